@@ -1,0 +1,31 @@
+//! imaptrace opens a mailbox as a mail program does and makes each run one distributed trace, one span per IMAP command.
+//!
+//! It is a probe: it reads, never changes a message, and follows no referral. It is no load generator, no mail client
+//! library and no IMAP server (the one in [`demo`] is a stage prop).
+//!
+//! Data flows one way:
+//!
+//! ```text
+//! configuration ─ config ─▶ plan ─ schedule ─▶ probe ─▶ record ─▶ latency ─▶ delivery ─▶ telemetry · terminal · status
+//!                                               ├─ imap  the protocol: no socket, no time
+//!                                               └─ net   resolve, connect, TLS, exact stamps
+//! ```
+//!
+//! [`record::Run`] is the one vocabulary that all below the probe share. Who may import whom is written down in
+//! `docs/architecture.md` and held by a test.
+
+pub mod agent;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod delivery;
+pub mod demo;
+pub mod imap;
+pub mod net;
+pub mod plan;
+pub mod probe;
+pub mod record;
+pub mod schedule;
+pub mod secret;
+pub mod telemetry;
+pub mod terminal;

@@ -1,0 +1,1 @@
+//! Resolve, connect, TLS, and exact stamps below it.

@@ -1,0 +1,12 @@
+//! What is to be done: targets, accounts, journeys and cadence, as values that cannot hold nonsense.
+//!
+//! Built by `config` from files, environment and flags, after everything was checked; read by `schedule`, `net` and
+//! `probe`. Nothing here parses a file, opens a socket or reads a clock, and nothing here can be printed that is secret.
+
+mod endpoint;
+mod journey;
+mod target;
+
+pub use endpoint::{AddressChoice, Endpoint, EndpointError, Host, ProxyProtocol, Security};
+pub use journey::{Auth, Deadlines, Journey, Limits, Mailbox, MailboxError, Open, TagStyle};
+pub use target::{Account, Dns, Target, TlsOptions, UserName};

@@ -1,0 +1,100 @@
+//! One IMAP service and the mailboxes on it.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use super::{AddressChoice, Deadlines, Endpoint, Journey, Limits, ProxyProtocol, Security};
+use crate::secret::SecretSource;
+
+/// One IMAP service: address, port, security, and what is run against it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// Unique among the targets; a metric attribute.
+    pub name: String,
+    /// Where.
+    pub endpoint: Endpoint,
+    /// How it is secured.
+    pub security: Security,
+    /// Trust and identity for TLS.
+    pub tls: TlsOptions,
+    /// Mailboxes to open, at least one.
+    pub accounts: Vec<Account>,
+    /// The operator's own keys and values.
+    pub labels: BTreeMap<String, String>,
+    /// What one run does.
+    pub journey: Journey,
+    /// Start of a run to the start of the next.
+    pub interval: Duration,
+    /// How long each part may take.
+    pub deadlines: Deadlines,
+    /// How much a run reads.
+    pub limits: Limits,
+    /// Which addresses are tried.
+    pub address: AddressChoice,
+    /// The local address to bind.
+    pub source_address: Option<IpAddr>,
+    /// Header to send before TLS.
+    pub proxy_protocol: Option<ProxyProtocol>,
+}
+
+/// Trust and identity for a TLS connection.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TlsOptions {
+    /// PEM file with roots to trust beside the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Name for SNI and for the certificate check, when it is not the host.
+    pub server_name: Option<String>,
+    /// Check neither chain nor name.
+    pub insecure: bool,
+    /// PEM file with our own certificate and its chain.
+    pub client_cert: Option<PathBuf>,
+    /// PEM file with its key.
+    pub client_key: Option<PathBuf>,
+}
+
+/// A mailbox owner on a target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// What telemetry calls it.
+    pub alias: String,
+    /// Who logs in. Never shown.
+    pub user: UserName,
+    /// Where the password is.
+    pub password: SecretSource,
+}
+
+/// A login name. Personal data: it goes on the wire and nowhere else.
+#[derive(Clone, PartialEq, Eq)]
+pub struct UserName(String);
+
+impl UserName {
+    /// Reads a name; CR, LF and NUL would split a command, so there is none with them.
+    pub fn new(name: &str) -> Option<Self> {
+        (!name.is_empty() && !name.contains(['\r', '\n', '\0'])).then(|| Self(name.to_owned()))
+    }
+
+    /// The name, for the wire and for finding it in what a server echoes.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for UserName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[user]")
+    }
+}
+
+/// How names are looked up.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Dns {
+    /// Keep answers for their time to live, between runs.
+    pub cache: bool,
+    /// Name servers to ask in place of the system's.
+    pub servers: Vec<SocketAddr>,
+}

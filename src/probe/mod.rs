@@ -1,0 +1,1 @@
+//! One run of a journey, step by step.

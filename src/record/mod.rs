@@ -1,0 +1,26 @@
+//! The vocabulary that everything below the probe shares: what one run found, as plain data.
+//!
+//! A [`Run`] is complete. It is printed as the JSON line, queued, replayed, drawn as a waterfall and turned into the
+//! trace, so nothing that is shown anywhere may come from anywhere else. This room formats nothing but JSON, reads no
+//! clock, does no input or output, and imports no other room. `probe` builds a `Run`; `latency` adds its verdicts;
+//! `delivery`, `telemetry`, `terminal` and `status` only read it.
+//!
+//! Units: every duration is in seconds, rounded to 1 µs when it enters the record; every size is in bytes.
+
+mod failure;
+mod ids;
+mod outcome;
+mod run;
+mod step;
+mod text;
+mod time;
+
+pub use failure::{Blame, ErrorType};
+pub use ids::{IdError, SpanId, TraceId};
+pub use outcome::{RunOutcome, StepOutcome};
+pub use run::{Note, NoteLevel, Run, SCHEMA, Security, Server};
+pub use step::{
+    CloseNotify, ConnectAttempt, ConnectFacts, EventName, ResolveFacts, State, Step, StepEvent, TlsFacts, Verified,
+};
+pub use text::{ServerText, escape};
+pub use time::{Seconds, Timestamp};

@@ -1,0 +1,202 @@
+//! One run: the record itself (contract §2).
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use super::{ErrorType, RunOutcome, Seconds, ServerText, SpanId, Step, StepOutcome, Timestamp, TraceId};
+
+/// The version of the JSON line. It grows when a field changes its meaning, not when one is added.
+pub const SCHEMA: u32 = 1;
+
+/// One execution of a journey for one account. Absent = does not apply.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The trace that this run is.
+    pub trace_id: TraceId,
+    /// The root span.
+    pub span_id: SpanId,
+    /// The span outside imaptrace that the root hangs under (TRACEPARENT).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent_span_id: Option<SpanId>,
+    /// The target's name.
+    pub target: String,
+    /// The account's alias, never the user name.
+    pub account: String,
+    /// The journey's name, `first-load`.
+    pub journey: String,
+    /// The target's own labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// When the run started, by the wall clock. All else is monotonic, counted from here.
+    pub started_at: Timestamp,
+    /// How it ended.
+    pub outcome: RunOutcome,
+    /// Why it did not pass; the same as the failing step's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_type: Option<ErrorType>,
+    /// The `name` of the entry in `steps` that failed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_step: Option<String>,
+    /// First Loading Latency: start of the run to the tagged OK of FETCH, or of SELECT for an empty mailbox.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_loading_latency_s: Option<Seconds>,
+    /// Start of the run to the first FETCH response; absent for an empty mailbox.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_row_s: Option<Seconds>,
+    /// Start of the run to the end of its last step, LOGOUT included.
+    pub duration_s: Seconds,
+    /// First Loading Latency less the steps that make it up: what imaptrace itself took between them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent_s: Option<Seconds>,
+    /// The `name` of the step that stood out, among those that count for First Loading Latency.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slowest_step: Option<String>,
+    /// Some step was slow by its history.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow: Option<bool>,
+    /// Planned start to real start, for runs that a schedule started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_lag_s: Option<Seconds>,
+    /// LOGIN was held back since the last one was refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth_backoff: Option<bool>,
+    /// Only set when the target asks for a run per address family: `ipv4` or `ipv6`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub family: Option<String>,
+    /// Whom we spoke to and how.
+    pub server: Server,
+    /// Bytes sent on the TCP connection, TLS included.
+    pub wire_sent_bytes: u64,
+    /// Bytes received on the TCP connection, TLS included.
+    pub wire_received_bytes: u64,
+    /// What each thing took, in order.
+    pub steps: Vec<Step>,
+    /// What imaptrace logged at INFO or above during the run, at most 64.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<Note>,
+}
+
+/// Whom a run spoke to, and how the connection was.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Server {
+    /// Host name or address as configured.
+    pub address: String,
+    /// TCP port as configured.
+    pub port: u16,
+    /// Address and port that answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<SocketAddr>,
+    /// Our own end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local: Option<SocketAddr>,
+    /// How the connection was to be secured.
+    pub security: Security,
+    /// `1.2` or `1.3`, from the ServerHello.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_version: Option<String>,
+    /// IANA name of the cipher suite, from the ServerHello.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_cipher: Option<String>,
+    /// The leaf certificate's notAfter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_not_after: Option<Timestamp>,
+    /// The name in the server's ID answer (RFC 2971).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id_name: Option<ServerText>,
+    /// The version in the server's ID answer (RFC 2971).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id_version: Option<ServerText>,
+    /// `4rev1` or `4rev2`: what the server's capabilities say it speaks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<String>,
+    /// Hash of the sorted capability list after login: a changed value is a changed server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capability_hash: Option<String>,
+    /// The greeting was PREAUTH.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preauth: Option<bool>,
+    /// Breaches of the grammar that were read past, of all steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lenient: Option<u64>,
+    /// Host that a referral named; recorded, never followed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub referral_host: Option<ServerText>,
+    /// Smallest round trip that the kernel saw on the connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rtt_min_s: Option<Seconds>,
+    /// Segments that our kernel sent again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retransmits: Option<u64>,
+    /// Segments that arrived out of order: loss or reordering on the server's side of the line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub out_of_order: Option<u64>,
+    /// Acknowledgements were sent at once, so that no server waited 40 ms for ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quickack: Option<bool>,
+    /// Where the arrival times come from: `kernel` or `user`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_source: Option<String>,
+}
+
+/// How a connection is secured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Security {
+    /// TLS from the first byte (RFC 8314 §3).
+    Tls,
+    /// STARTTLS, required (RFC 9051 §6.2.1).
+    Starttls,
+    /// Clear text.
+    None,
+}
+
+impl Security {
+    /// The word in JSON, text and telemetry.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tls => "tls",
+            Self::Starttls => "starttls",
+            Self::None => "none",
+        }
+    }
+}
+
+/// Something imaptrace logged while the run was under way. An event of the root span.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    /// Since the start of the run.
+    pub at_s: Seconds,
+    /// How serious.
+    pub level: NoteLevel,
+    /// What was logged, fields included.
+    pub text: String,
+}
+
+/// Level of a [`Note`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NoteLevel {
+    /// Worth knowing.
+    Info,
+    /// Something to look at.
+    Warn,
+    /// A fault of imaptrace.
+    Error,
+}
+
+impl Run {
+    /// The entry in `steps` that failed the run.
+    pub fn failing_step(&self) -> Option<&Step> {
+        let name = self.failed_step.as_deref()?;
+        self.steps.iter().rev().find(|step| step.name == name && step.outcome == StepOutcome::Failed)
+    }
+
+    /// The steps that make up First Loading Latency: all of the connection that got there, except LOGOUT.
+    pub fn loading_steps(&self) -> impl Iterator<Item = &Step> {
+        let last = self.steps.iter().filter_map(|step| step.connection).max();
+        self.steps.iter().filter(move |step| step.connection == last && step.name != Step::LOGOUT)
+    }
+}

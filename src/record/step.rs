@@ -1,0 +1,307 @@
+//! One step of a run: a thing that takes time and has one span.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use super::{ErrorType, Seconds, ServerText, SpanId, StepOutcome, Timestamp};
+
+/// One step. Times count from the start of the run unless said otherwise. Absent = does not apply.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Step {
+    /// `resolve`, `connect`, `tls`, `greeting`, or the IMAP command as sent, in capitals.
+    pub name: String,
+    /// The configured mailbox that the command is about, as UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mailbox: Option<String>,
+    /// The step's span, and the command's tag. A skipped step has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub span_id: Option<SpanId>,
+    /// Start: just before the first byte is handed to the kernel.
+    pub start_s: Seconds,
+    /// Start to end: the arrival of the last byte of the tagged line.
+    pub duration_s: Seconds,
+    /// Start to the first byte of an untagged or tagged response; a `+` is no answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_byte_s: Option<Seconds>,
+    /// Part of the duration in which the server owed us bytes and none came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_s: Option<Seconds>,
+    /// Part of the duration that the line's round trips took.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_s: Option<Seconds>,
+    /// The rest of the duration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transfer_s: Option<Seconds>,
+    /// What the server itself says it took, from its tagged text; shown beside, never used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reported_s: Option<Seconds>,
+    /// `OK`, `NO`, `BAD`, `BYE` or `PREAUTH`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<String>,
+    /// Response code without its arguments, one of the known ones, else `_OTHER`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// The server's words; only on a failing step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<ServerText>,
+    /// Plain IMAP bytes sent for the step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sent_bytes: Option<u64>,
+    /// Plain IMAP bytes received since the previous step's last byte, up to this one's tagged CRLF.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub received_bytes: Option<u64>,
+    /// Of the bytes received, those in literals.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub literal_bytes: Option<u64>,
+    /// Literals received.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub literals: Option<u64>,
+    /// Untagged responses received.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub untagged: Option<u64>,
+    /// FETCH: messages that were asked for and came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub messages: Option<u64>,
+    /// SELECT: messages in the mailbox (EXISTS).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mailbox_messages: Option<u64>,
+    /// The session's state when the command was sent (RFC 9051 §3).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<State>,
+    /// SASL mechanism, or `LOGIN` for the command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mechanism: Option<String>,
+    /// Breaches of the grammar that were read past.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lenient: Option<u64>,
+    /// Host that a referral in this step named; recorded, never followed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub referral_host: Option<ServerText>,
+    /// `resolve` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns: Option<ResolveFacts>,
+    /// `connect` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connect: Option<ConnectFacts>,
+    /// `tls` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsFacts>,
+    /// How the TLS connection ended, on the step that saw it end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub close_notify: Option<CloseNotify>,
+    /// `2` on the steps of a second connection (the first ended over ID).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection: Option<u32>,
+    /// Smallest round trip that the kernel had seen on the connection when the step ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rtt_min_s: Option<Seconds>,
+    /// Segments that our kernel sent again during the step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retransmits: Option<u64>,
+    /// Segments that arrived out of order during the step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub out_of_order: Option<u64>,
+    /// What happened inside the step, in order, at most 64.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub events: Vec<StepEvent>,
+    /// How it ended.
+    pub outcome: StepOutcome,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_type: Option<ErrorType>,
+    /// It was slow by its history.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow: Option<bool>,
+    /// Duration ÷ baseline.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ratio: Option<f64>,
+    /// The running median of this step's duration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline_s: Option<Seconds>,
+    /// Duration ÷ First Loading Latency.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<f64>,
+}
+
+impl Default for StepOutcome {
+    /// Passed until something says otherwise.
+    fn default() -> Self {
+        Self::Passed
+    }
+}
+
+impl Step {
+    /// Name query to answer.
+    pub const RESOLVE: &'static str = "resolve";
+    /// SYN to established.
+    pub const CONNECT: &'static str = "connect";
+    /// First ClientHello byte to the end of the handshake.
+    pub const TLS: &'static str = "tls";
+    /// From established (or the handshake's end) to the greeting's CRLF.
+    pub const GREETING: &'static str = "greeting";
+    /// The one command that never counts for First Loading Latency.
+    pub const LOGOUT: &'static str = "LOGOUT";
+    /// At most this many [`Step::events`].
+    pub const MAX_EVENTS: usize = 64;
+
+    /// Whether the step is an IMAP command, and not `resolve`, `connect`, `tls` or `greeting`.
+    pub fn is_command(&self) -> bool {
+        !matches!(self.name.as_str(), Self::RESOLVE | Self::CONNECT | Self::TLS | Self::GREETING)
+    }
+
+    /// Whether the step really began: one that could not start has a span of length 0 and enters no histogram.
+    pub fn was_started(&self) -> bool {
+        self.span_id.is_some() && !(self.outcome == StepOutcome::Failed && self.duration_s == Seconds::ZERO)
+    }
+
+    /// When the step ended, since the start of the run.
+    pub fn end_s(&self) -> Seconds {
+        self.start_s.saturating_add(self.duration_s)
+    }
+}
+
+/// State of an IMAP session (RFC 9051 §3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Before login.
+    NotAuthenticated,
+    /// After login, no mailbox open.
+    Authenticated,
+    /// A mailbox is open.
+    Selected,
+    /// LOGOUT was sent or BYE received.
+    Logout,
+}
+
+impl State {
+    /// The word in JSON and telemetry.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NotAuthenticated => "not_authenticated",
+            Self::Authenticated => "authenticated",
+            Self::Selected => "selected",
+            Self::Logout => "logout",
+        }
+    }
+}
+
+/// What the resolver said.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ResolveFacts {
+    /// The name that was asked for.
+    pub question: String,
+    /// The addresses that came, in the order in which they are tried.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub answers: Vec<IpAddr>,
+}
+
+/// How the connection came about (RFC 8305 §5).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ConnectFacts {
+    /// Every attempt in the order of its start, the winning one included.
+    pub attempts: Vec<ConnectAttempt>,
+}
+
+/// One attempt to connect.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectAttempt {
+    /// Whom.
+    pub peer: SocketAddr,
+    /// Since the start of the run.
+    pub start_s: Seconds,
+    /// SYN to established, or until it was given up.
+    pub duration_s: Seconds,
+    /// How it ended; `skipped` for one that was still waiting when another won.
+    pub outcome: StepOutcome,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_type: Option<ErrorType>,
+}
+
+/// What the handshake told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TlsFacts {
+    /// `1.2` or `1.3`, from the ServerHello; absent when none came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// IANA name of the cipher suite, from the ServerHello.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cipher: Option<String>,
+    /// Whether chain and name were checked.
+    pub verified: Verified,
+    /// The name that went out as SNI and was checked against the certificate.
+    pub server_name: String,
+    /// The leaf's notAfter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_after: Option<Timestamp>,
+    /// The leaf's subject.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<ServerText>,
+    /// The leaf's issuer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<ServerText>,
+    /// SHA-256 of the leaf's DER, upper-case hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+}
+
+/// Whether the server's certificate was verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verified {
+    /// Chain and name are good.
+    Yes,
+    /// The handshake failed before or over it.
+    No,
+    /// `--insecure`: nobody looked.
+    Insecure,
+}
+
+/// How a TLS connection ended (RFC 8446 §6.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CloseNotify {
+    /// With the alert: the server meant it.
+    True,
+    /// Without: cut off.
+    False,
+    /// Could not be seen.
+    Unknown,
+}
+
+impl CloseNotify {
+    /// The word in JSON and telemetry.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::True => "true",
+            Self::False => "false",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// Something that happened inside a step. An event of its span.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepEvent {
+    /// What.
+    pub name: EventName,
+    /// Since the start of the run.
+    pub at_s: Seconds,
+    /// The server's words, for an alert.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<ServerText>,
+}
+
+/// Kinds of [`StepEvent`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventName {
+    /// The server asked for more with `+`.
+    Continuation,
+    /// The first byte of the answer arrived.
+    FirstByte,
+    /// `[ALERT]`: words meant for a person (RFC 9051 §7.1).
+    Alert,
+}

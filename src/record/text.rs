@@ -1,0 +1,102 @@
+//! Text that came from a server, made safe before anything else sees it (contract §2, last lines of the exit codes).
+
+use std::fmt::{self, Write as _};
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// Server text that can go to a terminal, a log line and an OTLP string: valid UTF-8, control and direction characters
+/// escaped, bounded in length. There is no other way to build one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ServerText(String);
+
+impl ServerText {
+    /// Longest text kept of a status line, in bytes (contract §4).
+    pub const STATUS: usize = 256;
+    /// Longest text kept of a server's ID answer, in bytes (contract §4).
+    pub const ID: usize = 64;
+
+    /// Makes `raw` safe and cuts it to at most `max` bytes, `…` included, never inside a character or an escape.
+    pub fn new(raw: &[u8], max: usize) -> Self {
+        let mut text = String::with_capacity(raw.len().min(max));
+        let mut cut = 0; // the last place between two characters where `…` still fits behind
+        for character in String::from_utf8_lossy(raw).chars() {
+            if text.len() + '…'.len_utf8() <= max {
+                cut = text.len();
+            }
+            push_escaped(&mut text, character);
+            if text.len() > max {
+                text.truncate(cut);
+                text.push('…');
+                break;
+            }
+        }
+        Self(text)
+    }
+
+    /// The safe text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ServerText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for ServerText {
+    // A replayed file is as untrusted as the server was.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self::new(String::deserialize(deserializer)?.as_bytes(), Self::STATUS))
+    }
+}
+
+/// Escapes what could steer a terminal, forge a log line or turn the reading direction; used also for names that a
+/// user gave (a mailbox) when they are printed.
+pub fn escape(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    text.chars().for_each(|character| push_escaped(&mut safe, character));
+    safe
+}
+
+fn push_escaped(text: &mut String, character: char) {
+    let code = u32::from(character);
+    match code {
+        0x00..=0x1f | 0x7f => write!(text, "\\x{code:02x}").unwrap_or(()),
+        0x80..=0x9f | 0x061c | 0x200e..=0x200f | 0x2028..=0x202e | 0x2066..=0x2069 => {
+            write!(text, "\\u{{{code:x}}}").unwrap_or(());
+        }
+        _ => text.push(character),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_and_direction_characters_are_escaped() {
+        let raw = "a\x1b[2Jb\r\nc\u{7f}d\u{9b}e\u{202e}f\u{2066}g\u{61c}h\u{200f}i".as_bytes();
+        assert_eq!(
+            ServerText::new(raw, 256).as_str(),
+            "a\\x1b[2Jb\\x0d\\x0ac\\x7fd\\u{9b}e\\u{202e}f\\u{2066}g\\u{61c}h\\u{200f}i"
+        );
+    }
+
+    #[test]
+    fn invalid_utf8_is_replaced_and_length_is_bounded() {
+        assert_eq!(ServerText::new(b"caf\xe9 ok", 256).as_str(), "caf\u{fffd} ok");
+        let cut = ServerText::new("ä".repeat(300).as_bytes(), 256);
+        assert!(cut.as_str().len() <= 256 && cut.as_str().ends_with('…'), "{}", cut.as_str().len());
+        assert_eq!(ServerText::new("x".repeat(256).as_bytes(), 256).as_str().len(), 256);
+        assert_eq!(ServerText::new(b"abc\x1b\x1b", 8).as_str(), "abc…");
+    }
+
+    #[test]
+    fn reading_it_back_changes_nothing() {
+        let once = ServerText::new("\x1b\u{202e}ä\\".as_bytes(), 256);
+        let json = serde_json::to_string(&once).unwrap_or_default();
+        assert_eq!(serde_json::from_str::<ServerText>(&json).ok(), Some(once));
+    }
+}

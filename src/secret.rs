@@ -1,0 +1,281 @@
+//! A value without a printable form, and where to get it.
+//!
+//! Configuration holds a [`SecretSource`], a reference. The value is loaded just before a run needs it and is wiped
+//! when it is dropped. This file promises "never in an output", not "never in memory": the TLS library and the kernel
+//! have copies that it cannot reach.
+
+use std::{
+    ffi::OsString, fmt, io::Read as _, os::unix::fs::MetadataExt as _, path::PathBuf, process::Stdio, time::Duration,
+};
+
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio::io::AsyncReadExt as _;
+use zeroize::Zeroizing;
+
+/// A password. It cannot be printed, compared in telemetry or serialised.
+#[derive(Clone)]
+pub struct Secret(SecretString);
+
+impl Secret {
+    /// Takes the value over.
+    pub fn new(value: String) -> Self {
+        Self(SecretString::from(value))
+    }
+
+    /// The value, for the wire and for finding it in what a server echoes.
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[secret]")
+    }
+}
+
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        self.expose() == other.expose()
+    }
+}
+
+impl Eq for Secret {}
+
+/// Where a secret is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretSource {
+    /// The first line of a file that others cannot read.
+    File {
+        /// Its path.
+        path: PathBuf,
+        /// Take it even if others can read it.
+        insecure_mode: bool,
+    },
+    /// An environment variable, whole.
+    Env(String),
+    /// The first line that a program prints; no shell.
+    Command(Vec<String>),
+    /// A file in `$CREDENTIALS_DIRECTORY` (systemd `LoadCredential`).
+    Credential(String),
+    /// Already here: typed at a prompt or given in the URL.
+    Given(Secret),
+}
+
+/// A secret that could not be had. Says where it was looked for, never what was found.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretError {
+    /// The file cannot be read.
+    #[error("cannot read the secret file {path}: {source}", path = path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Others can read or change the file.
+    #[error("the secret file {path} has mode {mode:04o}: others can read or change it; run `chmod 600` on it, or set insecure_mode = true beside `file`", path = path.display())]
+    Mode {
+        /// Which.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// Somebody else owns the file.
+    #[error("the secret file {path} belongs to user {owner}, neither to root nor to the user that runs imaptrace", path = path.display())]
+    Owner {
+        /// Which.
+        path: PathBuf,
+        /// Its owner's id.
+        owner: u32,
+    },
+    /// It is a directory, a device, or the like.
+    #[error("the secret file {path} is not a regular file", path = path.display())]
+    NotAFile {
+        /// Which.
+        path: PathBuf,
+    },
+    /// The variable is not set or not UTF-8.
+    #[error("the environment variable {0} is not set, or is not UTF-8")]
+    Env(String),
+    /// The program could not be run or ended badly.
+    #[error("the password command {program:?} {problem}")]
+    Command {
+        /// Its first word.
+        program: String,
+        /// What went wrong.
+        problem: String,
+    },
+    /// systemd gave this process no credentials.
+    #[error("$CREDENTIALS_DIRECTORY is not set: is imaptrace run by systemd with LoadCredential={0}:…?")]
+    NoCredentials(String),
+    /// It is empty.
+    #[error("the secret from {0} is empty")]
+    Empty(String),
+    /// CR, LF or NUL inside: no IMAP command can carry it.
+    #[error("the secret from {0} holds CR, LF or NUL inside, which no IMAP command can carry")]
+    Control(String),
+    /// Not UTF-8.
+    #[error("the secret from {0} is not UTF-8")]
+    NotUtf8(String),
+    /// Over 64 KiB.
+    #[error("the secret from {0} is larger than 64 KiB: is it the right one?")]
+    TooLarge(String),
+}
+
+const LARGEST: u64 = 64 << 10;
+const COMMAND_DEADLINE: Duration = Duration::from_secs(10);
+
+impl SecretSource {
+    /// Fetches the value.
+    ///
+    /// `child_env` are variables that a password command gets back as the operator had set them.
+    pub async fn load(&self, child_env: &[(OsString, Option<OsString>)]) -> Result<Secret, SecretError> {
+        match self {
+            Self::Given(secret) => Ok(secret.clone()),
+            Self::Env(name) => {
+                let value = std::env::var(name).map_err(|_| SecretError::Env(name.clone()))?;
+                checked(&Zeroizing::new(value.into_bytes()), false, || format!("environment variable {name}"))
+            }
+            Self::File { path, insecure_mode } => read_file(path.clone(), *insecure_mode),
+            Self::Credential(name) => {
+                let directory = std::env::var_os("CREDENTIALS_DIRECTORY")
+                    .ok_or_else(|| SecretError::NoCredentials(name.clone()))?;
+                // systemd makes these files itself, mode 0400 or, with an ACL, 0440.
+                read_file(PathBuf::from(directory).join(name), true)
+            }
+            Self::Command(argv) => run_command(argv, child_env).await,
+        }
+    }
+}
+
+fn read_file(path: PathBuf, insecure_mode: bool) -> Result<Secret, SecretError> {
+    let failed = |path: &PathBuf, source| SecretError::File { path: path.clone(), source };
+    // Opened first and examined after, so that nobody can swap the file in between.
+    let meta = std::fs::metadata(&path).map_err(|source| failed(&path, source))?;
+    if !meta.is_file() {
+        return Err(SecretError::NotAFile { path });
+    }
+    let file = std::fs::File::open(&path).map_err(|source| failed(&path, source))?;
+    let meta = file.metadata().map_err(|source| failed(&path, source))?;
+    if !insecure_mode {
+        let me = nix::unistd::geteuid().as_raw();
+        if meta.uid() != 0 && meta.uid() != me {
+            return Err(SecretError::Owner { path, owner: meta.uid() });
+        }
+        if meta.mode() & 0o026 != 0 {
+            return Err(SecretError::Mode { path, mode: meta.mode() & 0o7777 });
+        }
+    }
+    let mut value = Zeroizing::new(Vec::new());
+    file.take(LARGEST + 1).read_to_end(&mut value).map_err(|source| failed(&path, source))?;
+    checked(&value, true, || format!("file {}", path.display()))
+}
+
+async fn run_command(argv: &[String], child_env: &[(OsString, Option<OsString>)]) -> Result<Secret, SecretError> {
+    let program = argv.first().cloned().unwrap_or_default();
+    let failed = |problem: String| SecretError::Command { program: program.clone(), problem };
+    let mut command = tokio::process::Command::new(&program);
+    command
+        .args(argv.iter().skip(1))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true);
+    for (name, value) in child_env {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    let mut child = command.spawn().map_err(|error| failed(format!("cannot be started: {error}")))?;
+    let mut value = Zeroizing::new(Vec::new());
+    let run = async {
+        if let Some(stdout) = child.stdout.take() {
+            stdout.take(LARGEST + 1).read_to_end(&mut value).await?;
+        }
+        child.wait().await
+    };
+    let status = tokio::time::timeout(COMMAND_DEADLINE, run)
+        .await
+        .map_err(|_| failed(format!("did not end within {} s", COMMAND_DEADLINE.as_secs())))?
+        .map_err(|error| failed(format!("cannot be read: {error}")))?;
+    if !status.success() {
+        return Err(failed(format!("ended with {status}")));
+    }
+    checked(&value, true, || format!("command {program:?}"))
+}
+
+/// Takes the first line (or, for a variable, the whole) and refuses what IMAP cannot carry.
+fn checked(bytes: &Zeroizing<Vec<u8>>, first_line: bool, place: impl Fn() -> String) -> Result<Secret, SecretError> {
+    if bytes.len() as u64 > LARGEST {
+        return Err(SecretError::TooLarge(place()));
+    }
+    let mut value = bytes.as_slice();
+    if first_line {
+        value = value.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        value = value.strip_suffix(b"\r").unwrap_or(value);
+    }
+    if value.is_empty() {
+        return Err(SecretError::Empty(place()));
+    }
+    if value.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)) {
+        return Err(SecretError::Control(place()));
+    }
+    let text = std::str::from_utf8(value).map_err(|_| SecretError::NotUtf8(place()))?;
+    Ok(Secret::new(text.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn file(content: &[u8], mode: u32) -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("password");
+        std::fs::write(&path, content).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        (directory, path)
+    }
+
+    async fn load(source: SecretSource) -> Result<String, String> {
+        source.load(&[]).await.map(|secret| secret.expose().to_owned()).map_err(|error| error.to_string())
+    }
+
+    #[tokio::test]
+    async fn a_file_gives_its_first_line_without_the_line_end() {
+        let (_keep, path) = file(b"two words \"q\" \\ p\xc3\xa4ss\r\nsecond", 0o600);
+        assert_eq!(load(SecretSource::File { path, insecure_mode: false }).await.unwrap(), "two words \"q\" \\ päss");
+    }
+
+    #[tokio::test]
+    async fn a_file_that_others_can_read_is_refused_unless_told() {
+        let (_keep, path) = file(b"canary", 0o644);
+        let error = load(SecretSource::File { path: path.clone(), insecure_mode: false }).await.unwrap_err();
+        assert!(error.contains("0644") && error.contains("chmod 600") && !error.contains("canary"), "{error}");
+        assert_eq!(load(SecretSource::File { path, insecure_mode: true }).await.unwrap(), "canary");
+    }
+
+    #[tokio::test]
+    async fn a_command_gives_its_first_line_and_a_failing_one_shows_nothing_of_it() {
+        let command = |script: &str| SecretSource::Command(vec!["sh".into(), "-c".into(), script.into()]);
+        assert_eq!(load(command("echo canary; echo more")).await.unwrap(), "canary");
+        let error = load(command("echo canary; exit 3")).await.unwrap_err();
+        assert!(error.contains("exit status: 3") && !error.contains("canary"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn empty_and_huge_values_are_errors() {
+        let (_keep, path) = file(b"\n", 0o600);
+        assert!(load(SecretSource::File { path, insecure_mode: false }).await.unwrap_err().contains("empty"));
+        let (_keep, path) = file(&vec![b'x'; 70_000], 0o600);
+        assert!(load(SecretSource::File { path, insecure_mode: false }).await.unwrap_err().contains("64 KiB"));
+    }
+
+    #[test]
+    fn no_printable_form() {
+        assert_eq!(format!("{:?}", SecretSource::Given(Secret::new("canary".into()))), "Given([secret])");
+    }
+}

@@ -1,0 +1,1 @@
+//! Run to spans and metrics: pure mapping.

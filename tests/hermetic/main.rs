@@ -1,0 +1,11 @@
+//! Tests that need nothing but this machine's loopback: scripted servers that know bytes, not IMAP.
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test says what failed by failing")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod command_line;
+mod configuration;
+mod demo;
+mod failures;
+mod otlp;

@@ -1,0 +1,6 @@
+//! Properties of the tree itself: who imports whom, docs against code.
+#![allow(clippy::unwrap_used, reason = "a test says what failed by failing")]
+
+mod configuration_docs;
+mod imports;
+mod telemetry_docs;

@@ -1,0 +1,9 @@
+//! Tests against the real parts: Dovecot, Collector, Jaeger, Prometheus. One that is missing fails its tests.
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test says what failed by failing")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod dovecot;
+mod files;
+mod pipeline;

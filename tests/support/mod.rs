@@ -1,0 +1,9 @@
+//! What several test binaries share: real parts, scripted servers, receivers.
+#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test binary uses its own share of this")]
+
+pub mod backends;
+pub mod dovecot;
+pub mod otlp;
+pub mod program;
+pub mod proxy;
+pub mod script;
