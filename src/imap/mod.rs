@@ -1,1 +1,28 @@
-//! The IMAP protocol, without a socket and without time.
+//! The IMAP protocol for a client that opens a mailbox and looks at the newest messages (RFC 9051, RFC 3501).
+//!
+//! No socket, no task, no clock: bytes go in, events come out, and every event belongs to the bytes that were just
+//! handed in, so `probe` can give it the stamp of the read that brought them. Memory does not grow with what a server
+//! sends: a literal is counted, and kept only where a name can stand. It judges nothing: a NO is an event like an OK.
+//!
+//! Not here: TLS, deadlines, which command comes next (all `probe`), IDLE, message parsing, compression.
+//!
+//! ```text
+//! bytes ─ framer ─▶ responses ─ response, code, capability ─▶ session ─▶ events
+//! command ─▶ parts to send, some after a `+`
+//! ```
+
+mod capability;
+mod code;
+mod command;
+mod framer;
+mod response;
+mod session;
+mod utf7;
+
+pub use capability::Capabilities;
+pub use code::{Code, referral_host};
+pub use command::{Command, Encoded, FETCH_HEADERS, Part};
+pub use framer::{Frame, Framer, Syntax};
+pub use response::{Condition, Response, Status};
+pub use session::{Breach, Event, Limits, Progress, Session, State};
+pub use utf7::encode as encode_utf7;

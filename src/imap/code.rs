@@ -1,0 +1,117 @@
+//! Response codes: the `[…]` in a status response (RFC 9051 §7.1, RFC 5530).
+
+/// A response code: its name from the closed list, and its argument as it came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Code<'a> {
+    /// A name of [`KNOWN`], or `_OTHER`.
+    pub name: &'static str,
+    /// What stands behind the name, up to the closing bracket.
+    pub argument: &'a [u8],
+}
+
+/// The names that telemetry may show. Any other is `_OTHER`, since a server's word never becomes an attribute value.
+const KNOWN: &[&str] = &[
+    "ALERT",
+    "ALREADYEXISTS",
+    "APPENDUID",
+    "AUTHENTICATIONFAILED",
+    "AUTHORIZATIONFAILED",
+    "BADCHARSET",
+    "CANNOT",
+    "CAPABILITY",
+    "CLIENTBUG",
+    "CLOSED",
+    "CONTACTADMIN",
+    "COPYUID",
+    "CORRUPTION",
+    "EXPIRED",
+    "EXPUNGEISSUED",
+    "HASCHILDREN",
+    "HIGHESTMODSEQ",
+    "INPROGRESS",
+    "INUSE",
+    "LIMIT",
+    "MESSAGELIMIT",
+    "NEWNAME",
+    "NOMODSEQ",
+    "NONEXISTENT",
+    "NOPERM",
+    "OVERQUOTA",
+    "PARSE",
+    "PERMANENTFLAGS",
+    "PRIVACYREQUIRED",
+    "READ-ONLY",
+    "READ-WRITE",
+    "REFERRAL",
+    "SERVERBUG",
+    "TRYCREATE",
+    "UIDNEXT",
+    "UIDNOTSTICKY",
+    "UIDVALIDITY",
+    "UNAVAILABLE",
+    "UNKNOWN-CTE",
+    "UNSEEN",
+];
+
+impl<'a> Code<'a> {
+    /// Takes a code off the front of a status response's text. Returns it and the human text behind it. A bracket
+    /// that is never closed is text.
+    pub fn split(text: &'a [u8]) -> (Option<Self>, &'a [u8]) {
+        let Some(close) = text.strip_prefix(b"[").and_then(|inside| memchr::memchr(b']', inside)) else {
+            return (None, text);
+        };
+        let inside = text.get(1..=close).unwrap_or_default();
+        let rest = text.get(close + 2..).unwrap_or_default();
+        let space = memchr::memchr(b' ', inside).unwrap_or(inside.len());
+        let (name, argument) = inside.split_at(space);
+        let known = KNOWN.iter().find(|known| name.eq_ignore_ascii_case(known.as_bytes()));
+        let code = Self { name: known.unwrap_or(&"_OTHER"), argument: argument.strip_prefix(b" ").unwrap_or(argument) };
+        (Some(code), rest.strip_prefix(b" ").unwrap_or(rest))
+    }
+}
+
+/// The host that an IMAP URL names (RFC 5092), without user, port and path. It is recorded, never followed.
+pub fn referral_host(url: &[u8]) -> &[u8] {
+    let rest = match url.get(..7) {
+        Some(scheme) if scheme.eq_ignore_ascii_case(b"imap://") => url.get(7..).unwrap_or_default(),
+        _ => url,
+    };
+    let authority = rest.split(|byte| *byte == b'/').next().unwrap_or_default();
+    let host = memchr::memrchr(b'@', authority).and_then(|at| authority.get(at + 1..)).unwrap_or(authority);
+    if host.first() == Some(&b'[') {
+        return memchr::memchr(b']', host).and_then(|close| host.get(..=close)).unwrap_or(host);
+    }
+    host.split(|byte| *byte == b':').next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn split(text: &str) -> (Option<(&'static str, &str)>, &str) {
+        let (code, rest) = Code::split(text.as_bytes());
+        (code.map(|code| (code.name, std::str::from_utf8(code.argument).unwrap())), std::str::from_utf8(rest).unwrap())
+    }
+
+    #[test]
+    fn codes_with_and_without_arguments() {
+        assert_eq!(split("[UIDNEXT 4392] Predicted"), (Some(("UIDNEXT", "4392")), "Predicted"));
+        assert_eq!(split("[authenticationfailed] no"), (Some(("AUTHENTICATIONFAILED", "")), "no"));
+        assert_eq!(split("[X-MADE-UP a b] hi"), (Some(("_OTHER", "a b")), "hi"));
+        assert_eq!(split("[never closed"), (None, "[never closed"));
+        assert_eq!(split("plain"), (None, "plain"));
+        assert_eq!(split("[ALERT]"), (Some(("ALERT", "")), ""));
+    }
+
+    #[test]
+    fn a_referral_gives_its_host_alone() {
+        for (url, host) in [
+            ("imap://user;AUTH=*@SERVER2/", "SERVER2"),
+            ("IMAP://a@b@mail.example.org:993/INBOX", "mail.example.org"),
+            ("imap://[2001:db8::1]:143/", "[2001:db8::1]"),
+            ("nonsense", "nonsense"),
+        ] {
+            assert_eq!(referral_host(url.as_bytes()), host.as_bytes());
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! The commands that can ever be sent, and how they stand on the wire (RFC 9051 §6).
+//!
+//! Strict: single spaces, CRLF, no CR, LF or NUL in any argument. What must wait for a `+` is a part of its own.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use zeroize::Zeroizing;
+
+use super::{Capabilities, utf7};
+use crate::secret::Secret;
+
+/// The header fields of FETCH: what a message list shows, and what threads it. Always the same and always in the same
+/// order, since a server adapts its caches to what is asked.
+pub const FETCH_HEADERS: &str = "DATE FROM TO CC SUBJECT MESSAGE-ID REFERENCES IN-REPLY-TO CONTENT-TYPE";
+
+/// A command. This list is the whole of what imaptrace ever says to a server.
+#[derive(Debug, Clone, Copy)]
+pub enum Command<'a> {
+    /// What the server can do.
+    Capability,
+    /// Begin TLS.
+    StartTls,
+    /// Who we are (RFC 2971): name and version, no more.
+    Id,
+    /// Log in by user name and password.
+    Login {
+        /// Who.
+        user: &'a str,
+        /// The password.
+        password: &'a Secret,
+    },
+    /// Log in by SASL PLAIN (RFC 4616).
+    AuthenticatePlain {
+        /// Who.
+        user: &'a str,
+        /// The password.
+        password: &'a Secret,
+    },
+    /// Where mailboxes are (RFC 2342).
+    Namespace,
+    /// All mailboxes.
+    List,
+    /// Open a mailbox.
+    Select {
+        /// Its name as UTF-8.
+        mailbox: &'a str,
+        /// EXAMINE in place of SELECT.
+        read_only: bool,
+    },
+    /// Headers of messages, by sequence number, ascending, with PEEK.
+    Fetch {
+        /// The first.
+        from: u32,
+        /// The last.
+        to: u32,
+    },
+    /// Good-bye.
+    Logout,
+}
+
+/// A command's bytes, in order.
+#[derive(Debug)]
+pub struct Encoded {
+    /// At least one.
+    pub parts: Vec<Part>,
+}
+
+/// Bytes that are sent in one go. Wiped when dropped: they may hold a password.
+pub struct Part {
+    /// What is sent.
+    pub bytes: Zeroizing<Vec<u8>>,
+    /// Whether the next part may only follow a `+`.
+    pub then_wait: bool,
+}
+
+impl std::fmt::Debug for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Part({} bytes)", self.bytes.len())
+    }
+}
+
+impl Command<'_> {
+    /// The command's name as sent.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Capability => "CAPABILITY",
+            Self::StartTls => "STARTTLS",
+            Self::Id => "ID",
+            Self::Login { .. } => "LOGIN",
+            Self::AuthenticatePlain { .. } => "AUTHENTICATE",
+            Self::Namespace => "NAMESPACE",
+            Self::List => "LIST",
+            Self::Select { read_only: false, .. } => "SELECT",
+            Self::Select { read_only: true, .. } => "EXAMINE",
+            Self::Fetch { .. } => "FETCH",
+            Self::Logout => "LOGOUT",
+        }
+    }
+
+    /// The command's bytes, given what the server can do now.
+    pub fn encode(&self, tag: &str, capabilities: &Capabilities) -> Encoded {
+        let mut writer = Writer { parts: Vec::new(), line: Zeroizing::new(Vec::new()), capabilities };
+        writer.raw(tag.as_bytes()).raw(b" ").raw(self.name().as_bytes());
+        match self {
+            Self::Capability | Self::StartTls | Self::Namespace | Self::Logout => &mut writer,
+            Self::Id => writer
+                .raw(b" (\"name\" \"imaptrace\" \"version\" \"")
+                .raw(env!("CARGO_PKG_VERSION").as_bytes())
+                .raw(b"\")"),
+            Self::Login { user, password } => writer.raw(b" ").string(user).raw(b" ").string(password.expose()),
+            Self::AuthenticatePlain { user, password } => writer.raw(b" PLAIN").plain(user, password),
+            Self::List => writer.raw(b" \"\" \"*\""),
+            Self::Select { mailbox, .. } => {
+                let name =
+                    if capabilities.version() == "4rev2" { (*mailbox).to_owned() } else { utf7::encode(mailbox) };
+                writer.raw(b" ").string(&name)
+            }
+            Self::Fetch { from, to } => writer.raw(
+                format!(" {from}:{to} (UID FLAGS INTERNALDATE RFC822.SIZE BODY.PEEK[HEADER.FIELDS ({FETCH_HEADERS})])")
+                    .as_bytes(),
+            ),
+        };
+        writer.finish()
+    }
+}
+
+struct Writer<'a> {
+    parts: Vec<Part>,
+    line: Zeroizing<Vec<u8>>,
+    capabilities: &'a Capabilities,
+}
+
+impl Writer<'_> {
+    fn raw(&mut self, bytes: &[u8]) -> &mut Self {
+        // Grown by hand, so that no outgrown buffer with a password in it is left behind unwiped.
+        if self.line.capacity() < self.line.len() + bytes.len() {
+            let mut larger =
+                Zeroizing::new(Vec::with_capacity((self.line.len() + bytes.len()).next_power_of_two().max(256)));
+            larger.extend_from_slice(&self.line);
+            self.line = larger;
+        }
+        self.line.extend_from_slice(bytes);
+        self
+    }
+
+    /// An astring as quoted string where that can hold it (RFC 9051 §4.3), else as literal.
+    fn string(&mut self, value: &str) -> &mut Self {
+        if value.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+            self.raw(b"\"");
+            for byte in value.bytes() {
+                if matches!(byte, b'"' | b'\\') {
+                    self.raw(b"\\");
+                }
+                self.raw(&[byte]);
+            }
+            return self.raw(b"\"");
+        }
+        if self.capabilities.literal_without_wait(value.len()) {
+            return self.raw(format!("{{{}+}}\r\n", value.len()).as_bytes()).raw(value.as_bytes());
+        }
+        self.raw(format!("{{{}}}\r\n", value.len()).as_bytes()).wait().raw(value.as_bytes())
+    }
+
+    /// The PLAIN message, on the same line where the server takes that (RFC 4959), else behind a `+`.
+    fn plain(&mut self, user: &str, password: &Secret) -> &mut Self {
+        let secret = password.expose();
+        let mut message = Zeroizing::new(Vec::with_capacity(user.len() + secret.len() + 2));
+        message.push(0);
+        message.extend_from_slice(user.as_bytes());
+        message.push(0);
+        message.extend_from_slice(secret.as_bytes());
+        let base64 = Zeroizing::new(STANDARD.encode(&*message));
+        if self.capabilities.sasl_ir { self.raw(b" ") } else { self.raw(b"\r\n").wait() }.raw(base64.as_bytes())
+    }
+
+    fn wait(&mut self) -> &mut Self {
+        let bytes = std::mem::replace(&mut self.line, Zeroizing::new(Vec::new()));
+        self.parts.push(Part { bytes, then_wait: true });
+        self
+    }
+
+    fn finish(mut self) -> Encoded {
+        self.raw(b"\r\n");
+        self.parts.push(Part { bytes: self.line, then_wait: false });
+        Encoded { parts: self.parts }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wire(command: &Command<'_>, capabilities: &str) -> Vec<String> {
+        let encoded = command.encode("T", &Capabilities::parse(capabilities.as_bytes()));
+        encoded
+            .parts
+            .iter()
+            .map(|part| format!("{}{}", String::from_utf8_lossy(&part.bytes), if part.then_wait { "⏸" } else { "" }))
+            .collect()
+    }
+
+    #[test]
+    fn commands_without_secrets() {
+        assert_eq!(wire(&Command::Capability, ""), ["T CAPABILITY\r\n"]);
+        assert_eq!(wire(&Command::List, ""), ["T LIST \"\" \"*\"\r\n"]);
+        assert_eq!(
+            wire(&Command::Select { mailbox: "Entwürfe", read_only: false }, "IMAP4rev1"),
+            ["T SELECT \"Entw&APw-rfe\"\r\n"]
+        );
+        assert_eq!(
+            wire(&Command::Select { mailbox: "a\"b\\c", read_only: true }, "IMAP4rev1"),
+            ["T EXAMINE \"a\\\"b\\\\c\"\r\n"]
+        );
+        assert_eq!(
+            wire(&Command::Select { mailbox: "日本", read_only: false }, "IMAP4rev2"),
+            ["T SELECT {6+}\r\n日本\r\n"]
+        );
+        assert_eq!(
+            wire(&Command::Fetch { from: 5, to: 24 }, ""),
+            [
+                "T FETCH 5:24 (UID FLAGS INTERNALDATE RFC822.SIZE BODY.PEEK[HEADER.FIELDS (DATE FROM TO CC SUBJECT MESSAGE-ID REFERENCES IN-REPLY-TO CONTENT-TYPE)])\r\n"
+            ]
+        );
+    }
+
+    #[test]
+    fn passwords_are_quoted_or_literals_as_the_server_allows() {
+        let quoted = Secret::new("two words \"q\" \\ {5}".into());
+        assert_eq!(
+            wire(&Command::Login { user: "a@b", password: &quoted }, ""),
+            ["T LOGIN \"a@b\" \"two words \\\"q\\\" \\\\ {5}\"\r\n"]
+        );
+        let eight_bit = Secret::new("pässwörd".into());
+        assert_eq!(
+            wire(&Command::Login { user: "u", password: &eight_bit }, ""),
+            ["T LOGIN \"u\" {10}\r\n⏸", "pässwörd\r\n"]
+        );
+        assert_eq!(
+            wire(&Command::Login { user: "u", password: &eight_bit }, "LITERAL+"),
+            ["T LOGIN \"u\" {10+}\r\npässwörd\r\n"]
+        );
+        assert_eq!(
+            wire(&Command::Login { user: "ü", password: &eight_bit }, ""),
+            ["T LOGIN {2}\r\n⏸", "ü {10}\r\n⏸", "pässwörd\r\n"]
+        );
+        let long = Secret::new("ü".repeat(2049));
+        assert_eq!(wire(&Command::Login { user: "u", password: &long }, "LITERAL-").len(), 2);
+    }
+
+    #[test]
+    fn plain_goes_on_the_line_only_with_sasl_ir() {
+        let password = Secret::new("pencil".into());
+        let command = Command::AuthenticatePlain { user: "tim", password: &password };
+        assert_eq!(wire(&command, "SASL-IR"), ["T AUTHENTICATE PLAIN AHRpbQBwZW5jaWw=\r\n"]);
+        assert_eq!(wire(&command, ""), ["T AUTHENTICATE PLAIN\r\n⏸", "AHRpbQBwZW5jaWw=\r\n"]);
+    }
+
+    #[test]
+    fn a_part_has_no_printable_form() {
+        let password = Secret::new("canary".into());
+        let encoded = Command::Login { user: "someone", password: &password }.encode("T", &Capabilities::default());
+        assert!(!format!("{encoded:?}").contains("canary"));
+    }
+}

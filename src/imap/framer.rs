@@ -1,0 +1,467 @@
+//! Cuts the server's bytes into responses: lines, and the literals inside them (RFC 9051 §2.2.2, §4.3).
+//!
+//! It streams: however large a literal is, its bytes are counted as they pass and dropped, unless a name can stand
+//! there and it is short. Framing comes before parsing, so a response that makes no sense never costs the next one.
+//! It knows no tags, no states and no commands; `session` does.
+
+use super::session::Limits;
+
+/// A breach of framing. The stream cannot be followed after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Syntax {
+    /// A `{…}` at the end of a line that is no literal size, or a literal without its line end.
+    #[error("a literal's size is malformed")]
+    Literal,
+    /// CR without LF inside a line.
+    #[error("a CR without LF stands inside a line")]
+    BareCr,
+    /// A line is over the limit.
+    #[error("a line is longer than the limit")]
+    Line,
+    /// Parentheses are nested deeper than the limit.
+    #[error("parentheses are nested deeper than the limit")]
+    Depth,
+}
+
+/// One whole response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Frame<'a> {
+    /// The response without its line end. A literal that was kept stands right behind its `{n}`.
+    pub text: &'a [u8],
+    /// Where in `text` the kept literals begin, and how long they are.
+    pub kept: &'a [(usize, usize)],
+    /// Literals in the response.
+    pub literals: u64,
+    /// Bytes in those literals.
+    pub literal_bytes: u64,
+    /// A line ended with bare LF or more than one CR, or a literal size had a `+`.
+    pub lenient: bool,
+}
+
+/// The state of the cut. See the module's head.
+#[derive(Debug)]
+pub struct Framer {
+    limits: Limits,
+    text: Vec<u8>,
+    kept: Vec<(usize, usize)>,
+    /// Start of the line that is being read, in `text`.
+    line: usize,
+    phase: Phase,
+    depth: u32,
+    literals: u64,
+    literal_bytes: u64,
+    lenient: bool,
+    complete: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Line,
+    Literal { left: u64, keep: bool },
+}
+
+/// What stands at the end of a line.
+enum Tail {
+    Nothing,
+    Literal { size: u64, plus: bool },
+    Malformed,
+}
+
+/// A row of a FETCH needs no more than its number and name once its first line has been looked at.
+const FETCH_KEPT: usize = 64;
+
+impl Framer {
+    /// A framer at the start of a stream.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            text: Vec::new(),
+            kept: Vec::new(),
+            line: 0,
+            phase: Phase::Line,
+            depth: 0,
+            literals: 0,
+            literal_bytes: 0,
+            lenient: false,
+            complete: false,
+        }
+    }
+
+    /// Whether the next byte begins a response.
+    pub fn is_between_responses(&self) -> bool {
+        self.complete || (self.text.is_empty() && self.phase == Phase::Line && self.literals == 0)
+    }
+
+    /// Takes bytes up to the end of a response, or all of them. Returns how many were taken and whether a response is
+    /// whole; then [`Framer::frame`] has it until the next call.
+    pub fn push(&mut self, input: &[u8]) -> Result<(usize, bool), Syntax> {
+        if self.complete {
+            self.reset();
+        }
+        let mut taken = 0;
+        while let Some(rest) = input.get(taken..).filter(|rest| !rest.is_empty()) {
+            match self.phase {
+                Phase::Literal { left, keep } => taken += self.literal(rest, left, keep),
+                Phase::Line => {
+                    let end = memchr::memchr(b'\n', rest);
+                    let piece = rest.get(..end.map_or(rest.len(), |at| at + 1)).unwrap_or(rest);
+                    if self.text.len() - self.line + piece.len() > self.limits.line + 2 {
+                        return Err(Syntax::Line);
+                    }
+                    self.text.extend_from_slice(piece);
+                    taken += piece.len();
+                    if end.is_some() && self.line_ended()? {
+                        self.complete = true;
+                        return Ok((taken, true));
+                    }
+                }
+            }
+        }
+        Ok((taken, false))
+    }
+
+    /// The response that [`Framer::push`] completed.
+    pub fn frame(&self) -> Frame<'_> {
+        Frame {
+            text: &self.text,
+            kept: &self.kept,
+            literals: self.literals,
+            literal_bytes: self.literal_bytes,
+            lenient: self.lenient,
+        }
+    }
+
+    /// What has come of a response that is not whole yet.
+    pub fn partial(&self) -> &[u8] {
+        if self.complete { &[] } else { &self.text }
+    }
+
+    fn reset(&mut self) {
+        // A buffer that one long line made large is given back: ten thousand sessions may stand waiting.
+        if self.text.capacity() > 4096 {
+            self.text = Vec::new();
+        }
+        self.text.clear();
+        self.kept.clear();
+        (self.line, self.phase, self.depth) = (0, Phase::Line, 0);
+        (self.literals, self.literal_bytes, self.lenient, self.complete) = (0, 0, false, false);
+    }
+
+    fn literal(&mut self, rest: &[u8], left: u64, keep: bool) -> usize {
+        let part = usize::try_from(left).map_or(rest.len(), |left| left.min(rest.len()));
+        if keep && let Some(bytes) = rest.get(..part) {
+            self.text.extend_from_slice(bytes);
+        }
+        let left = left - part as u64;
+        self.phase = if left == 0 { Phase::Line } else { Phase::Literal { left, keep } };
+        if left == 0 {
+            self.line = self.text.len();
+        }
+        part
+    }
+
+    /// Looks at the line that just ended. True when the response ends with it.
+    fn line_ended(&mut self) -> Result<bool, Syntax> {
+        let line = self.text.get(self.line..).unwrap_or_default();
+        let content = line.strip_suffix(b"\n").unwrap_or(line);
+        let carriage_returns = content.iter().rev().take_while(|byte| **byte == b'\r').count();
+        self.lenient |= carriage_returns != 1;
+        let content_len = content.len() - carriage_returns;
+        self.text.truncate(self.line + content_len);
+        let line = self.text.get(self.line..).unwrap_or_default();
+        if memchr::memchr(b'\r', line).is_some() {
+            return Err(Syntax::BareCr);
+        }
+        if self.is_text() {
+            return Ok(true);
+        }
+        let tail = self.scan_line()?;
+        match tail {
+            Tail::Nothing => Ok(true),
+            Tail::Malformed => Err(Syntax::Literal),
+            Tail::Literal { size, plus } => {
+                self.lenient |= plus;
+                self.begin_literal(size);
+                Ok(false)
+            }
+        }
+    }
+
+    fn begin_literal(&mut self, size: u64) {
+        self.literals += 1;
+        self.literal_bytes = self.literal_bytes.saturating_add(size);
+        let fetch = is_fetch(&self.text);
+        let room = self.limits.line.saturating_sub(self.text.len());
+        let short = usize::try_from(size).is_ok_and(|size| size <= self.limits.literal_kept && size <= room);
+        let keep = short && !fetch;
+        if keep {
+            self.kept.push((self.text.len(), usize::try_from(size).unwrap_or_default()));
+        } else if fetch {
+            self.text.truncate(FETCH_KEPT);
+        } else if room == 0 {
+            // The response goes on and on; what was kept of it is enough to name it.
+            self.text.truncate(FETCH_KEPT);
+            self.kept.clear();
+        }
+        self.line = self.text.len();
+        self.phase = if size == 0 { Phase::Line } else { Phase::Literal { left: size, keep } };
+    }
+
+    /// Whether the rest of the response is human text, in which braces and quotes mean nothing: a continuation, or a
+    /// status response whose code, if any, is closed (contract §7).
+    fn is_text(&self) -> bool {
+        let text = self.text.as_slice();
+        if text.first() == Some(&b'+') {
+            return true;
+        }
+        let mut words = text.splitn(3, |byte| *byte == b' ');
+        let (_, Some(second)) = (words.next(), words.next()) else { return true };
+        if !["OK", "NO", "BAD", "BYE", "PREAUTH"].iter().any(|word| second.eq_ignore_ascii_case(word.as_bytes())) {
+            return false;
+        }
+        let rest = words.next().unwrap_or_default();
+        rest.first() != Some(&b'[') || rest.contains(&b']')
+    }
+
+    /// Counts parentheses outside quoted strings and tells what the line ends with. A server that forgets to escape a
+    /// quote turns inside and outside round, so quotes never decide whether a `{n}` at the very end is a literal.
+    fn scan_line(&mut self) -> Result<Tail, Syntax> {
+        let line = self.text.get(self.line..).unwrap_or_default();
+        let (mut quoted, mut escaped) = (false, false);
+        let mut depth = self.depth;
+        for (at, byte) in line.iter().enumerate() {
+            if quoted {
+                match byte {
+                    _ if escaped => escaped = false,
+                    b'\\' => escaped = true,
+                    b'"' => quoted = false,
+                    _ => {}
+                }
+                continue;
+            }
+            match byte {
+                b'"' => quoted = true,
+                b'(' => depth += 1,
+                b')' => depth = depth.saturating_sub(1),
+                b'{' if at > 0 && !ends_line(line, at) && is_size(line, at) => return Ok(Tail::Malformed),
+                _ => {}
+            }
+            if depth > self.limits.depth {
+                return Err(Syntax::Depth);
+            }
+        }
+        self.depth = depth;
+        Ok(tail(line, quoted))
+    }
+}
+
+/// Whether the brace at `at` opens the last word of the line.
+fn ends_line(line: &[u8], at: usize) -> bool {
+    !line.get(at..).unwrap_or_default().contains(&b'}')
+        || line.get(at..).and_then(|rest| memchr::memchr(b'}', rest)).is_some_and(|close| at + close + 1 == line.len())
+}
+
+/// Whether `{digits}` stands at `at`, behind a space or an opening parenthesis: a literal whose line end is missing.
+fn is_size(line: &[u8], at: usize) -> bool {
+    let before = at.checked_sub(1).and_then(|before| line.get(before));
+    let rest = line.get(at + 1..).unwrap_or_default();
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    matches!(before, Some(b' ' | b'(' | b'~')) && digits > 0 && rest.get(digits) == Some(&b'}')
+}
+
+fn tail(line: &[u8], quoted: bool) -> Tail {
+    let Some(open) = memchr::memrchr(b'{', line) else { return Tail::Nothing };
+    let inside = line.get(open + 1..).unwrap_or_default();
+    let (inside, closed) = inside.strip_suffix(b"}").map_or((inside, false), |inside| (inside, true));
+    let (digits, plus) = inside.strip_suffix(b"+").map_or((inside, false), |digits| (digits, true));
+    if closed && !digits.is_empty() && digits.iter().all(u8::is_ascii_digit) {
+        let size = (digits.len() <= 19).then(|| std::str::from_utf8(digits).ok()?.parse::<u64>().ok()).flatten();
+        return size
+            .filter(|size| i64::try_from(*size).is_ok())
+            .map_or(Tail::Malformed, |size| Tail::Literal { size, plus });
+    }
+    // `{5`, `{ 5}`, `{-5}`: somebody meant a size. Inside a quoted string it is just text.
+    let meant = !inside.is_empty() && inside.iter().all(|byte| matches!(byte, b'0'..=b'9' | b' ' | b'-' | b'+'));
+    if meant && !quoted && inside.iter().any(u8::is_ascii_digit) { Tail::Malformed } else { Tail::Nothing }
+}
+
+fn is_fetch(text: &[u8]) -> bool {
+    let mut words = text.splitn(4, |byte| *byte == b' ');
+    words.next() == Some(b"*")
+        && words.next().is_some_and(|number| !number.is_empty() && number.iter().all(u8::is_ascii_digit))
+        && words.next().is_some_and(|name| name.eq_ignore_ascii_case(b"FETCH"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Debug, PartialEq, Eq)]
+    struct Seen {
+        text: String,
+        kept: Vec<String>,
+        literals: u64,
+        literal_bytes: u64,
+        lenient: bool,
+    }
+
+    fn run(chunks: &[&[u8]]) -> (Vec<Seen>, Option<Syntax>) {
+        let mut framer = Framer::new(Limits::default());
+        let mut seen = Vec::new();
+        for chunk in chunks {
+            let mut rest = *chunk;
+            while !rest.is_empty() {
+                match framer.push(rest) {
+                    Err(syntax) => return (seen, Some(syntax)),
+                    Ok((taken, whole)) => {
+                        rest = &rest[taken..];
+                        if whole {
+                            let frame = framer.frame();
+                            let lossy = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+                            seen.push(Seen {
+                                text: lossy(frame.text),
+                                kept: frame.kept.iter().map(|(at, len)| lossy(&frame.text[*at..at + len])).collect(),
+                                literals: frame.literals,
+                                literal_bytes: frame.literal_bytes,
+                                lenient: frame.lenient,
+                            });
+                        }
+                    }
+                }
+            }
+        }
+        (seen, None)
+    }
+
+    fn texts(input: &str) -> Vec<String> {
+        let (seen, error) = run(&[input.as_bytes()]);
+        assert_eq!(error, None, "{input:?}");
+        seen.into_iter().map(|seen| seen.text).collect()
+    }
+
+    fn error(input: &str) -> Option<Syntax> {
+        run(&[input.as_bytes()]).1
+    }
+
+    #[test]
+    fn a_literal_that_looks_like_the_tagged_line_is_not_one() {
+        let (seen, error) = run(&[b"* 1 FETCH (BODY[] {12}\r\na1 OK done\r\n)\r\na1 OK done\r\n"]);
+        assert_eq!(error, None);
+        assert_eq!(seen.len(), 2);
+        assert_eq!((seen[0].literals, seen[0].literal_bytes), (1, 12));
+        assert_eq!(seen[1].text, "a1 OK done");
+    }
+
+    #[test]
+    fn a_size_at_the_end_of_status_text_is_text() {
+        assert_eq!(texts("a1 NO no such folder {5}\r\n* OK hi\r\n"), ["a1 NO no such folder {5}", "* OK hi"]);
+        assert_eq!(texts("* OK [UIDNEXT 4] next {12}\r\n"), ["* OK [UIDNEXT 4] next {12}"]);
+        assert_eq!(texts("+ go on {3}\r\n"), ["+ go on {3}"]);
+    }
+
+    #[test]
+    fn a_literal_inside_an_open_response_code_is_a_literal() {
+        let (seen, error) = run(&[b"a1 NO [BADCHARSET ({5}\r\nUTF-8)] no\r\n"]);
+        assert_eq!((error, seen.len(), seen[0].kept.clone()), (None, 1, vec!["UTF-8".to_owned()]));
+    }
+
+    #[test]
+    fn a_name_in_a_literal_is_kept_and_a_long_one_is_not() {
+        let (seen, _) = run(&[b"* LIST () \"/\" {4}\r\na\r\nb\r\n"]);
+        assert_eq!(seen[0].kept, ["a\r\nb"]);
+        let long = format!("* LIST () NIL {{5000}}\r\n{}\r\n", "x".repeat(5000));
+        let (seen, _) = run(&[long.as_bytes()]);
+        assert_eq!(
+            (seen[0].kept.len(), seen[0].literal_bytes, seen[0].text.as_str()),
+            (0, 5000, "* LIST () NIL {5000}")
+        );
+    }
+
+    #[test]
+    fn malformed_sizes_end_the_stream() {
+        for wrong in [
+            "{5",
+            "{ 5}",
+            "{-5}",
+            "{18446744073709551616}",
+            "{9223372036854775808}",
+            "{1234567890123456789012345678901234567890}",
+        ] {
+            assert_eq!(error(&format!("* 1 FETCH (BODY[] {wrong}\r\n")), Some(Syntax::Literal), "{wrong}");
+        }
+        assert_eq!(error("* 1 FETCH (BODY[] {5}hello)\r\n"), Some(Syntax::Literal));
+        assert_eq!(error("* 1 FETCH (BODY[] {9223372036854775807}\r\n"), None);
+    }
+
+    #[test]
+    fn braces_in_quotes_and_unescaped_quotes_are_read_past() {
+        assert_eq!(texts("* LIST () \"/\" \"par(en)s {5}\"\r\n").len(), 1);
+        assert_eq!(texts("* LIST () \"/\" \"a\"b\"\r\n* LIST () \"/\" c\r\n").len(), 2);
+        assert_eq!(texts("* 1 FETCH (ENVELOPE (\"a\"b\" {3}\r\nabc))\r\n").len(), 1);
+    }
+
+    #[test]
+    fn line_ends_bare_lf_is_lenient_and_bare_cr_is_an_error() {
+        let (seen, error_) = run(&[b"* OK a\n* OK b\r\r\n* OK c\r\n"]);
+        assert_eq!(error_, None);
+        assert_eq!(
+            seen.iter().map(|seen| (seen.text.as_str(), seen.lenient)).collect::<Vec<_>>(),
+            [("* OK a", true), ("* OK b", true), ("* OK c", false)]
+        );
+        assert_eq!(error("* OK a\rb\r\n"), Some(Syntax::BareCr));
+    }
+
+    #[test]
+    fn endless_lines_and_endless_nesting_end_at_the_limit() {
+        assert_eq!(error(&"x".repeat(70_000)), Some(Syntax::Line));
+        assert_eq!(error(&format!("* X {}\r\n", "(".repeat(33))), Some(Syntax::Depth));
+        assert_eq!(error(&format!("* X {}\r\n", "(".repeat(32))), None);
+        assert_eq!(error(&format!("* OK {}\r\n", "(".repeat(500))), None);
+    }
+
+    #[test]
+    fn thousands_of_literals_keep_no_memory() {
+        let mut input = b"* 1 FETCH (".to_vec();
+        for _ in 0..20_000 {
+            input.extend_from_slice(b"BODY[1] {3}\r\nabc ");
+        }
+        input.extend_from_slice(b")\r\n");
+        let mut framer = Framer::new(Limits::default());
+        assert_eq!(framer.push(&input), Ok((input.len(), true)));
+        assert!(framer.text.capacity() < 4096, "{}", framer.text.capacity());
+        assert_eq!(framer.frame().literals, 20_000);
+        let other = [b"* LIST () NIL ", input.get(11..).unwrap()].concat();
+        let mut framer = Framer::new(Limits::default());
+        assert!(framer.push(&other).is_ok());
+        assert!(framer.text.capacity() <= 4 * Limits::default().line, "{}", framer.text.capacity());
+    }
+
+    proptest! {
+        #[test]
+        fn any_split_gives_the_same_responses(
+            pieces in proptest::collection::vec(prop_oneof![
+                Just("* 1 FETCH (BODY[] {7}\r\na\r\nb{1}\r\n)\r\n"), Just("* LIST () \"/\" {3}\r\nabc\r\n"), Just("a1 OK [X {1}] y {2}\r\n"),
+                Just("* OK \r\n"), Just("+ \r\n"), Just("{0}\r\n"), Just("* \"q\\\"{1}\r\n"), Just("\n"), Just("(((("), Just("\r")], 0..12),
+            cuts in proptest::collection::vec(0usize..300, 0..10),
+        ) {
+            let input = pieces.concat().into_bytes();
+            let whole = run(&[&input]);
+            let mut cuts: Vec<_> = cuts.into_iter().map(|cut| cut.min(input.len())).collect();
+            cuts.sort_unstable();
+            let mut chunks = Vec::new();
+            let mut from = 0;
+            for cut in cuts.into_iter().chain([input.len()]) {
+                chunks.push(&input[from..cut]);
+                from = cut;
+            }
+            prop_assert_eq!(run(&chunks), whole);
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(input in proptest::collection::vec(any::<u8>(), 0..400)) {
+            run(&[&input]);
+        }
+    }
+}

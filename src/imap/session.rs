@@ -1,0 +1,439 @@
+//! One IMAP session: its state (RFC 9051 §3), the command under way, and what of the server's talk matters to it.
+//!
+//! `probe` begins a command, hands in bytes as they come, and gets events. An event belongs to the bytes that were
+//! taken in the same call. One command at a time: nothing is pipelined.
+
+use super::{Capabilities, Command, Condition, Encoded, Framer, Response, Status, Syntax, referral_host};
+
+/// How much is read before the session gives up (contract §7). Sizes in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// A line without its literals.
+    pub line: usize,
+    /// All that comes for one command.
+    pub command_bytes: u64,
+    /// All that comes in the session.
+    pub session_bytes: u64,
+    /// Untagged responses for one command.
+    pub responses: u64,
+    /// Parentheses inside each other.
+    pub depth: u32,
+    /// A literal that is kept where a name can stand.
+    pub literal_kept: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            line: 64 << 10,
+            command_bytes: 64 << 20,
+            session_bytes: 256 << 20,
+            responses: 100_000,
+            depth: 32,
+            literal_kept: 4 << 10,
+        }
+    }
+}
+
+/// State of the session (RFC 9051 §3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// No greeting yet.
+    Connected,
+    /// Before login.
+    NotAuthenticated,
+    /// After login.
+    Authenticated,
+    /// A mailbox is open.
+    Selected,
+    /// LOGOUT was answered, or BYE came.
+    Logout,
+}
+
+/// A breach after which the stream cannot be trusted. The connection is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Breach {
+    /// Framing broke.
+    #[error(transparent)]
+    Syntax(#[from] Syntax),
+    /// The first line is no greeting.
+    #[error("the first line is no IMAP greeting")]
+    Greeting,
+    /// A tagged line with a tag that is not the running command's, or before the command was written.
+    #[error("a line bears a tag that is not the running command's")]
+    Tag,
+    /// Our tag, and then no status.
+    #[error("a tagged line holds no status")]
+    Status,
+    /// A `+` that nobody waits for.
+    #[error("a continuation that nobody waits for")]
+    Continuation,
+    /// More bytes than the limit.
+    #[error("more bytes than the limit")]
+    Bytes,
+    /// More untagged responses than the limit.
+    #[error("more untagged responses than the limit")]
+    Responses,
+}
+
+/// What happened. Each belongs to the bytes taken in the same call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// The greeting: OK, PREAUTH or BYE.
+    Greeting(Status<'a>),
+    /// The first byte of an untagged or tagged response to the command. The bytes themselves are still to be handed in.
+    FirstByte,
+    /// The first FETCH response for a message that was asked for is whole.
+    FirstRow,
+    /// `+`: the next part may be sent.
+    Continuation,
+    /// An untagged `[ALERT]`.
+    Alert(&'a [u8]),
+    /// BYE outside LOGOUT: the server is going away.
+    Bye(Status<'a>),
+    /// The command's end.
+    Tagged(Status<'a>),
+}
+
+/// What a step has seen so far.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// Bytes received since the previous step's last one.
+    pub received: u64,
+    /// Untagged responses.
+    pub untagged: u64,
+    /// Literals.
+    pub literals: u64,
+    /// Bytes in literals.
+    pub literal_bytes: u64,
+    /// Messages that were asked for and came.
+    pub rows: u64,
+    /// Breaches that were read past.
+    pub lenient: u64,
+    /// EXISTS while SELECT ran.
+    pub exists: Option<u32>,
+    /// Host of a referral.
+    pub referral: Option<Vec<u8>>,
+}
+
+/// See the module's head.
+#[derive(Debug)]
+pub struct Session {
+    limits: Limits,
+    framer: Framer,
+    state: State,
+    capabilities: Option<Capabilities>,
+    id: (Option<Vec<u8>>, Option<Vec<u8>>),
+    current: Option<Current>,
+    progress: Progress,
+    received: u64,
+}
+
+#[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "four independent facts about one command")]
+struct Current {
+    tag: String,
+    kind: Kind,
+    /// All parts are with the kernel.
+    sent: bool,
+    /// A `+` is awaited.
+    waiting: bool,
+    first_byte: bool,
+    /// Which of the messages asked for have come, and the number of the first.
+    rows: (u32, Vec<bool>),
+    /// A capability list came while the command ran.
+    relisted: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Capability,
+    StartTls,
+    Login,
+    Select,
+    Fetch,
+    Logout,
+    Other,
+}
+
+impl Session {
+    /// A session before its greeting.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            framer: Framer::new(limits),
+            state: State::Connected,
+            capabilities: None,
+            id: (None, None),
+            current: None,
+            progress: Progress::default(),
+            received: 0,
+        }
+    }
+
+    /// Where the session stands.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// What the server can do, as far as it has told since the last STARTTLS or login.
+    pub fn capabilities(&self) -> Option<&Capabilities> {
+        self.capabilities.as_ref()
+    }
+
+    /// Name and version from the server's ID answer.
+    pub fn id(&self) -> (Option<&[u8]>, Option<&[u8]>) {
+        (self.id.0.as_deref(), self.id.1.as_deref())
+    }
+
+    /// What the present step has seen.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// Takes what a step has seen and starts to count for the next.
+    pub fn take_progress(&mut self) -> Progress {
+        self.current = None;
+        std::mem::take(&mut self.progress)
+    }
+
+    /// The beginning of a response that never became whole.
+    pub fn partial(&self) -> &[u8] {
+        self.framer.partial()
+    }
+
+    /// Begins a command and gives the parts to send. Whoever sends them says so with [`Session::sent`].
+    pub fn begin(&mut self, tag: &str, command: &Command<'_>) -> Encoded {
+        let rows = match command {
+            Command::Fetch { from, to } => (*from, vec![false; (to.saturating_sub(*from) as usize).saturating_add(1)]),
+            _ => (0, Vec::new()),
+        };
+        self.current = Some(Current {
+            tag: tag.to_owned(),
+            kind: Kind::of(command),
+            sent: false,
+            waiting: false,
+            first_byte: false,
+            rows,
+            relisted: false,
+        });
+        match &self.capabilities {
+            Some(capabilities) => command.encode(tag, capabilities),
+            None => command.encode(tag, &Capabilities::default()),
+        }
+    }
+
+    /// A part is with the kernel. `then_wait` as in the part; `last` for the last one.
+    pub fn sent(&mut self, then_wait: bool, last: bool) {
+        if let Some(current) = &mut self.current {
+            current.waiting = then_wait;
+            current.sent = last;
+        }
+    }
+
+    /// After the TLS handshake: whatever was learned in clear text is void (RFC 9051 §6.2.1).
+    pub fn secured(&mut self) {
+        self.capabilities = None;
+        self.framer = Framer::new(self.limits);
+    }
+
+    /// Takes some of `input`; returns how much, and what happened. To be called until all of it is taken.
+    pub fn receive(&mut self, input: &[u8]) -> Result<(usize, Option<Event<'_>>), Breach> {
+        if let Some(current) = &mut self.current
+            && !current.first_byte
+            && self.framer.is_between_responses()
+            && input.first().is_some_and(|byte| *byte != b'+')
+        {
+            current.first_byte = true;
+            return Ok((0, Some(Event::FirstByte)));
+        }
+        let pushed = self.framer.push(input);
+        let taken = pushed.map_or(input.len(), |(taken, _)| taken);
+        self.progress.received += taken as u64;
+        self.received += taken as u64;
+        let (_, whole) = pushed.map_err(|syntax| match self.state {
+            // Whatever it is, it is no greeting.
+            State::Connected => Breach::Greeting,
+            _ => Breach::Syntax(syntax),
+        })?;
+        if self.progress.received > self.limits.command_bytes || self.received > self.limits.session_bytes {
+            return Err(Breach::Bytes);
+        }
+        if !whole {
+            return Ok((taken, None));
+        }
+        let frame = self.framer.frame();
+        self.progress.literals += frame.literals;
+        self.progress.literal_bytes += frame.literal_bytes;
+        self.progress.lenient += u64::from(frame.lenient);
+        if frame.text.is_empty() && self.state != State::Connected {
+            self.progress.lenient += 1;
+            return Ok((taken, None));
+        }
+        let response = Response::parse(&frame);
+        if self.state == State::Connected {
+            return greeting(response, &mut self.state, &mut self.capabilities, &mut self.progress)
+                .map(|event| (taken, Some(event)));
+        }
+        let event = Understanding {
+            limits: &self.limits,
+            state: &mut self.state,
+            capabilities: &mut self.capabilities,
+            id: &mut self.id,
+            current: &mut self.current,
+            progress: &mut self.progress,
+        }
+        .take(response)?;
+        Ok((taken, event))
+    }
+}
+
+impl Kind {
+    fn of(command: &Command<'_>) -> Self {
+        match command {
+            Command::Capability => Self::Capability,
+            Command::StartTls => Self::StartTls,
+            Command::Login { .. } | Command::AuthenticatePlain { .. } => Self::Login,
+            Command::Select { .. } => Self::Select,
+            Command::Fetch { .. } => Self::Fetch,
+            Command::Logout => Self::Logout,
+            Command::Id | Command::Namespace | Command::List => Self::Other,
+        }
+    }
+}
+
+fn greeting<'a>(
+    response: Response<'a>,
+    state: &mut State,
+    capabilities: &mut Option<Capabilities>,
+    progress: &mut Progress,
+) -> Result<Event<'a>, Breach> {
+    let Response::Status(status) = response else { return Err(Breach::Greeting) };
+    *state = match status.condition {
+        Condition::Ok => State::NotAuthenticated,
+        Condition::Preauth => State::Authenticated,
+        Condition::Bye => State::Logout,
+        Condition::No | Condition::Bad => return Err(Breach::Greeting),
+    };
+    learn(&status, capabilities, progress);
+    Ok(Event::Greeting(status))
+}
+
+/// Keeps what a status response's code tells. True when it was a capability list.
+fn learn(status: &Status<'_>, capabilities: &mut Option<Capabilities>, progress: &mut Progress) -> bool {
+    let Some(code) = status.code else { return false };
+    match code.name {
+        "CAPABILITY" => *capabilities = Some(Capabilities::parse(code.argument)),
+        "REFERRAL" => progress.referral = Some(referral_host(code.argument).to_vec()),
+        _ => return false,
+    }
+    code.name == "CAPABILITY"
+}
+
+/// The parts of a session that a response can change, while the framer lends the response.
+struct Understanding<'s> {
+    limits: &'s Limits,
+    state: &'s mut State,
+    capabilities: &'s mut Option<Capabilities>,
+    id: &'s mut (Option<Vec<u8>>, Option<Vec<u8>>),
+    current: &'s mut Option<Current>,
+    progress: &'s mut Progress,
+}
+
+impl Understanding<'_> {
+    fn take(mut self, response: Response<'_>) -> Result<Option<Event<'_>>, Breach> {
+        match response {
+            Response::Tagged(tag, status) => return self.tagged(tag, status).map(Some),
+            Response::Continuation => return self.continuation().map(Some),
+            _ => {}
+        }
+        self.progress.untagged += 1;
+        if self.progress.untagged > self.limits.responses {
+            return Err(Breach::Responses);
+        }
+        match response {
+            Response::Status(status) => return Ok(self.untagged_status(status)),
+            Response::Capability(list) => {
+                *self.capabilities = Some(Capabilities::parse(list));
+                if let Some(current) = self.current {
+                    current.relisted = true;
+                }
+            }
+            Response::Exists(number) if self.runs(Kind::Select) => self.progress.exists = Some(number),
+            Response::Fetch(number) if self.runs(Kind::Fetch) => return Ok(self.row(number)),
+            Response::Id(name, version) => *self.id = (name, version),
+            Response::Broken => self.progress.lenient += 1,
+            _ => {}
+        }
+        Ok(None)
+    }
+
+    fn runs(&self, kind: Kind) -> bool {
+        self.current.as_ref().is_some_and(|current| current.kind == kind)
+    }
+
+    fn row<'a>(&mut self, number: u32) -> Option<Event<'a>> {
+        let (first, rows) = &mut self.current.as_mut()?.rows;
+        let row = rows.get_mut(number.checked_sub(*first)? as usize)?;
+        if std::mem::replace(row, true) {
+            return None; // the rest of a message that came in pieces (RFC 9051 §7.5.2)
+        }
+        self.progress.rows += 1;
+        (self.progress.rows == 1).then_some(Event::FirstRow)
+    }
+
+    fn untagged_status<'a>(&mut self, status: Status<'a>) -> Option<Event<'a>> {
+        if learn(&status, self.capabilities, self.progress)
+            && let Some(current) = self.current
+        {
+            current.relisted = true;
+        }
+        if status.condition == Condition::Bye {
+            if self.runs(Kind::Logout) {
+                return None;
+            }
+            *self.state = State::Logout;
+            return Some(Event::Bye(status));
+        }
+        status.code.filter(|code| code.name == "ALERT").map(|_| Event::Alert(status.text))
+    }
+
+    fn continuation<'a>(&mut self) -> Result<Event<'a>, Breach> {
+        match self.current {
+            Some(current) if current.waiting => {
+                current.waiting = false;
+                Ok(Event::Continuation)
+            }
+            _ => Err(Breach::Continuation),
+        }
+    }
+
+    fn tagged<'a>(&mut self, tag: &[u8], status: Option<Status<'a>>) -> Result<Event<'a>, Breach> {
+        let Some(current) = self.current.take().filter(|current| current.tag.as_bytes() == tag) else {
+            return Err(Breach::Tag);
+        };
+        let status = status.ok_or(Breach::Status)?;
+        // Success before the whole command was written is a guess (RFC 9051 §11.1); a refusal is not.
+        if status.condition == Condition::Ok && !current.sent {
+            return Err(Breach::Tag);
+        }
+        if !matches!(status.condition, Condition::Ok | Condition::No | Condition::Bad) {
+            return Err(Breach::Status);
+        }
+        let ok = status.condition == Condition::Ok;
+        if current.kind == Kind::Login && ok && !current.relisted {
+            *self.capabilities = None;
+        }
+        learn(&status, self.capabilities, self.progress);
+        match current.kind {
+            Kind::Login if ok => *self.state = State::Authenticated,
+            Kind::Select => *self.state = if ok { State::Selected } else { State::Authenticated },
+            Kind::Logout if ok => *self.state = State::Logout,
+            Kind::Login | Kind::Logout | Kind::Capability | Kind::StartTls | Kind::Fetch | Kind::Other => {}
+        }
+        Ok(Event::Tagged(status))
+    }
+}
+
+#[cfg(test)]
+mod tests;

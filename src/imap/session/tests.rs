@@ -1,0 +1,250 @@
+//! Conversations with a [`Session`], byte for byte.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::secret::Secret;
+
+/// What came of some bytes, in words.
+fn talk(session: &mut Session, bytes: &[u8]) -> Vec<String> {
+    let mut rest = bytes;
+    let mut seen = Vec::new();
+    while !rest.is_empty() {
+        match session.receive(rest) {
+            Ok((taken, event)) => {
+                rest = &rest[taken..];
+                seen.extend(event.map(|event| describe(&event)));
+            }
+            Err(breach) => {
+                seen.push(format!("breach: {breach}"));
+                break;
+            }
+        }
+    }
+    seen
+}
+
+fn describe(event: &Event<'_>) -> String {
+    let status = |what: &str, status: &Status<'_>| {
+        format!(
+            "{what} {} {} {}",
+            status.condition.as_str(),
+            status.code.map_or("-", |code| code.name),
+            String::from_utf8_lossy(status.text)
+        )
+    };
+    match event {
+        Event::Greeting(greeting) => status("greeting", greeting),
+        Event::Bye(bye) => status("bye", bye),
+        Event::Tagged(tagged) => status("tagged", tagged),
+        Event::FirstByte => "first byte".into(),
+        Event::FirstRow => "first row".into(),
+        Event::Continuation => "continuation".into(),
+        Event::Alert(text) => format!("alert {}", String::from_utf8_lossy(text)),
+    }
+}
+
+fn greeted() -> Session {
+    let mut session = Session::new(Limits::default());
+    talk(&mut session, b"* OK [CAPABILITY IMAP4rev1 ID] hi\r\n");
+    session.take_progress();
+    session
+}
+
+fn run(session: &mut Session, command: &Command<'_>, answer: &[u8]) -> Vec<String> {
+    session.begin("t1", command);
+    session.sent(false, true);
+    talk(session, answer)
+}
+
+#[test]
+fn a_greeting_may_tell_the_capabilities() {
+    let mut session = Session::new(Limits::default());
+    assert_eq!(talk(&mut session, b"* OK [CAPABILITY IMAP4rev1 ID] hi\r\n"), ["greeting OK CAPABILITY hi"]);
+    assert!(session.capabilities().is_some_and(|capabilities| capabilities.id));
+    assert_eq!(session.state(), State::NotAuthenticated);
+}
+
+#[test]
+fn gibberish_instead_of_a_greeting() {
+    for gibberish in [
+        "HTTP/1.1 400 Bad\r\n",
+        "* NO\r\n",
+        "* BAD x\r\n",
+        "220 smtp\r\n",
+        "SSH-2.0-x\r\n",
+        "\r\n",
+        "+ hi\r\n",
+        "* LIST () NIL x\r\n",
+    ] {
+        let mut session = Session::new(Limits::default());
+        assert_eq!(
+            talk(&mut session, gibberish.as_bytes()),
+            ["breach: the first line is no IMAP greeting"],
+            "{gibberish:?}"
+        );
+    }
+}
+
+#[test]
+fn only_our_whole_tag_ends_a_command() {
+    for wrong in ["t", "t11", "T1", "t0"] {
+        let seen = run(&mut greeted(), &Command::List, format!("{wrong} OK\r\n").as_bytes());
+        assert_eq!(
+            seen.last().map(String::as_str),
+            Some("breach: a line bears a tag that is not the running command's"),
+            "{wrong}"
+        );
+    }
+    let mut session = greeted();
+    assert_eq!(
+        run(&mut session, &Command::List, b"t1 OK done\r\nt1 OK again\r\n").last().map(String::as_str),
+        Some("breach: a line bears a tag that is not the running command's")
+    );
+}
+
+#[test]
+fn ok_before_the_command_is_written_is_a_breach_and_no_is_not() {
+    let mut session = greeted();
+    let password = Secret::new("pässwörd".into());
+    session.begin("t1", &Command::Login { user: "u", password: &password });
+    session.sent(true, false);
+    assert_eq!(talk(&mut session, b"t1 NO no literals\r\n"), ["first byte", "tagged NO - no literals"]);
+    session.begin("t1", &Command::Login { user: "u", password: &password });
+    session.sent(true, false);
+    assert!(talk(&mut session, b"t1 OK in\r\n").last().unwrap().starts_with("breach"));
+}
+
+#[test]
+fn a_continuation_is_no_first_byte_and_comes_once() {
+    let mut session = greeted();
+    let password = Secret::new("pässwörd".into());
+    session.begin("t1", &Command::Login { user: "u", password: &password });
+    session.sent(true, false);
+    assert_eq!(talk(&mut session, b"+ go\r\n"), ["continuation"]);
+    session.sent(false, true);
+    assert_eq!(talk(&mut session, b"+ again\r\n"), ["breach: a continuation that nobody waits for"]);
+}
+
+#[test]
+fn capabilities_are_void_after_login_unless_told_anew() {
+    let password = Secret::new("p".into());
+    let login = Command::Login { user: "u", password: &password };
+    let mut session = greeted();
+    run(&mut session, &login, b"t1 OK in\r\n");
+    assert_eq!((session.state(), session.capabilities().is_none()), (State::Authenticated, true));
+    for told in ["t1 OK [CAPABILITY IMAP4rev1 NAMESPACE] in\r\n", "* CAPABILITY IMAP4rev1 NAMESPACE\r\nt1 OK in\r\n"] {
+        let mut session = greeted();
+        run(&mut session, &login, told.as_bytes());
+        assert!(session.capabilities().is_some_and(|capabilities| capabilities.namespace), "{told}");
+    }
+    let mut session = greeted();
+    run(&mut session, &login, b"t1 NO no\r\n");
+    assert!(session.capabilities().is_some(), "a refused login changes nothing");
+}
+
+#[test]
+fn rows_that_were_asked_for_are_counted_once() {
+    let mut session = greeted();
+    let answer = b"* 4 FETCH (FLAGS ())\r\n* 5 FETCH (UID 1)\r\n* 5 FETCH (FLAGS ())\r\n* 99 FETCH (UID 2)\r\n* 6 FETCH (BODY[] {3}\r\nabc)\r\nt1 OK\r\n";
+    let seen = run(&mut session, &Command::Fetch { from: 5, to: 7 }, answer);
+    assert_eq!(seen, ["first byte", "first row", "tagged OK - "]);
+    let progress = session.take_progress();
+    assert_eq!((progress.rows, progress.untagged, progress.literals, progress.literal_bytes), (2, 5, 1, 3));
+    assert_eq!(progress.received, answer.len() as u64);
+}
+
+#[test]
+fn exists_counts_while_select_runs_and_bytes_between_commands_belong_to_the_next() {
+    let mut session = greeted();
+    session.take_progress();
+    talk(&mut session, b"* 7 EXISTS\r\n");
+    assert_eq!(session.progress().exists, None);
+    run(
+        &mut session,
+        &Command::Select { mailbox: "INBOX", read_only: false },
+        b"* 172 EXISTS\r\nt1 OK [READ-WRITE] in\r\n",
+    );
+    let progress = session.take_progress();
+    assert_eq!((progress.exists, progress.received), (Some(172), 12 + 14 + 23));
+    assert_eq!(session.state(), State::Selected);
+}
+
+#[test]
+fn bye_ends_any_command_but_logout() {
+    let mut session = greeted();
+    assert_eq!(
+        run(&mut session, &Command::List, b"* BYE [UNAVAILABLE] later\r\n"),
+        ["first byte", "bye BYE UNAVAILABLE later"]
+    );
+    let mut session = greeted();
+    assert_eq!(run(&mut session, &Command::Logout, b"* BYE ciao\r\nt1 OK\r\n"), ["first byte", "tagged OK - "]);
+}
+
+#[test]
+fn referrals_are_recorded_and_pass() {
+    let password = Secret::new("p".into());
+    let mut session = greeted();
+    let seen = run(
+        &mut session,
+        &Command::Login { user: "u", password: &password },
+        b"t1 OK [REFERRAL imap://u@other.example/] in\r\n",
+    );
+    assert_eq!(seen.last().map(String::as_str), Some("tagged OK REFERRAL in"));
+    assert_eq!(session.progress().referral.as_deref(), Some(b"other.example".as_slice()));
+}
+
+#[test]
+fn broken_lines_are_counted_and_read_past() {
+    let mut session = greeted();
+    let seen = run(&mut session, &Command::List, b"* (((\r\n\r\n* LIST () \"/\" \"a\"b\"\r\n*\r\nt1 OK\n");
+    assert_eq!(seen.last().map(String::as_str), Some("tagged OK - "));
+    assert_eq!(session.progress().lenient, 4);
+}
+
+#[test]
+fn limits_on_responses_and_bytes_hold() {
+    let limits = Limits { responses: 3, ..Limits::default() };
+    let mut session = Session::new(limits);
+    talk(&mut session, b"* OK hi\r\n");
+    session.take_progress();
+    assert_eq!(
+        run(&mut session, &Command::List, &b"* X\r\n".repeat(4)).last().map(String::as_str),
+        Some("breach: more untagged responses than the limit")
+    );
+    let mut session = Session::new(Limits { command_bytes: 100, ..Limits::default() });
+    talk(&mut session, b"* OK hi\r\n");
+    session.take_progress();
+    let seen =
+        run(&mut session, &Command::List, format!("* 1 FETCH (BODY[] {{9999}}\r\n{}", "x".repeat(200)).as_bytes());
+    assert_eq!(seen.last().map(String::as_str), Some("breach: more bytes than the limit"));
+}
+
+proptest! {
+    #[test]
+    fn any_split_of_a_conversation_tells_the_same(cuts in proptest::collection::vec(0usize..220, 0..12)) {
+        let answer: &[u8] = b"* OK [ALERT] disk\r\n* 5 FETCH (BODY[HEADER] {9}\r\nt1 OK x\r\n)\r\n* 6 FETCH (FLAGS ())\r\n* NO [X] {3}\r\nt1 OK [READ-ONLY] done {4}\r\n";
+        let fetch = Command::Fetch { from: 5, to: 6 };
+        let mut whole = greeted();
+        let expected = run(&mut whole, &fetch, answer);
+        let mut session = greeted();
+        session.begin("t1", &fetch);
+        session.sent(false, true);
+        let mut cuts: Vec<_> = cuts.into_iter().map(|cut| cut.min(answer.len())).collect();
+        cuts.sort_unstable();
+        let mut seen = Vec::new();
+        let mut from = 0;
+        for cut in cuts.into_iter().chain([answer.len()]) {
+            seen.extend(talk(&mut session, &answer[from..cut]));
+            from = cut;
+        }
+        prop_assert_eq!(&seen, &expected);
+        prop_assert_eq!(session.progress(), whole.progress());
+    }
+
+    #[test]
+    fn no_bytes_make_a_session_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        let mut session = greeted();
+        run(&mut session, &Command::Fetch { from: 1, to: 20 }, &bytes);
+    }
+}
