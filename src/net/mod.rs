@@ -1,1 +1,65 @@
-//! Resolve, connect, TLS, and exact stamps below it.
+//! The way to a server: look the name up, connect, make it secure, and stamp every byte below TLS.
+//!
+//! Knows nothing of IMAP. Every duration is taken here, at the read or write itself, and handed down; nothing is timed
+//! a second time further on. Failures are a closed set of causes; what class a run gets from them is `probe`'s matter,
+//! and only `probe` calls this room.
+
+use std::io;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+mod connect;
+mod hello;
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(not(target_os = "linux"))]
+#[path = "portable.rs"]
+mod linux;
+mod meter;
+mod proxy;
+mod resolve;
+mod roots;
+mod tls;
+
+pub use connect::{Attempt, ConnectCause, ConnectOptions, Connected, connect};
+pub use hello::{LastRecord, ServerHello};
+pub use linux::TcpInfo;
+pub use meter::{Counts, Meter};
+pub use resolve::{Family, ResolveCause, Resolver};
+pub use roots::{Roots, RootsError};
+pub use tls::{Certificate, TlsCause, TlsContext, TlsContextError, TlsFailure};
+
+/// A connection to speak over: clear text, or TLS above the same meter.
+#[derive(Debug)]
+pub enum Line {
+    /// Clear text.
+    Plain(Meter),
+    /// TLS.
+    Tls(Box<async_native_tls::TlsStream<Meter>>),
+}
+
+impl Line {
+    /// Reads into `target`; 0 at the end of the stream.
+    pub async fn read(&mut self, target: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(meter) => meter.read(target).await,
+            Self::Tls(stream) => stream.read(target).await,
+        }
+    }
+
+    /// Writes all of `bytes`.
+    pub async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Plain(meter) => meter.write_all(bytes).await,
+            Self::Tls(stream) => stream.write_all(bytes).await,
+        }
+    }
+
+    /// Says that nothing more will be sent: `close_notify` under TLS (RFC 8446 §6.1), and FIN.
+    pub async fn close(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(meter) => meter.shutdown().await,
+            Self::Tls(stream) => stream.shutdown().await,
+        }
+    }
+}

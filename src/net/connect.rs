@@ -1,0 +1,225 @@
+//! TCP connections as mail programs make them: all addresses, raced (RFC 8305 §5), and every attempt on record, since
+//! a probe must not hide a half-dead service.
+
+use std::{
+    future::Future,
+    io,
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::{TcpSocket, TcpStream},
+    time::{sleep, sleep_until},
+};
+
+use super::{Meter, proxy};
+use crate::{clock, plan::ProxyProtocol};
+
+/// How to connect.
+#[derive(Debug, Clone, Copy)]
+pub struct ConnectOptions {
+    /// The local address to bind.
+    pub source: Option<IpAddr>,
+    /// Header to send first.
+    pub proxy: Option<ProxyProtocol>,
+    /// When to give up.
+    pub deadline: Instant,
+}
+
+/// Why an attempt failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConnectCause {
+    /// RST in answer to SYN.
+    Refused,
+    /// No route, or told so by ICMP.
+    Unreachable,
+    /// No answer.
+    Timeout,
+    /// RST after the connection stood.
+    Reset,
+    /// This process or machine has no file descriptor left.
+    NoDescriptor,
+    /// No local port left.
+    NoPort,
+    /// Another fault of the local system, as its error number.
+    Local(Option<i32>),
+}
+
+/// One attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attempt {
+    /// Whom.
+    pub peer: SocketAddr,
+    /// Just before SYN.
+    pub start: Instant,
+    /// Established, failed or given up.
+    pub end: Instant,
+    /// None for one that was still waiting when another won; then how it ended.
+    pub result: Option<Result<(), ConnectCause>>,
+}
+
+/// A connection, or why there is none, and every attempt in the order of its start.
+#[derive(Debug)]
+pub struct Connected {
+    /// The winner, with its peer and its own address.
+    pub result: Result<(Meter, SocketAddr, SocketAddr), ConnectCause>,
+    /// All attempts.
+    pub attempts: Vec<Attempt>,
+}
+
+/// RFC 8305 §5: how long one attempt is alone before the next begins.
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+/// RFC 8305 sets no bound; a name with a thousand addresses must not make a thousand sockets.
+const MOST_ATTEMPTS: usize = 8;
+
+/// Connects to the first of `addresses` that answers.
+pub async fn connect(addresses: &[SocketAddr], options: ConnectOptions) -> Connected {
+    let mut attempts: Vec<Attempt> = Vec::new();
+    let mut pending = FuturesUnordered::new();
+    let mut waiting = addresses.iter().take(MOST_ATTEMPTS);
+    let deadline = sleep_until(options.deadline.into());
+    tokio::pin!(deadline);
+    let mut begin = |attempts: &mut Vec<Attempt>, pending: &mut FuturesUnordered<_>| {
+        let Some(peer) = waiting.next() else { return false };
+        let start = clock::now();
+        attempts.push(Attempt { peer: *peer, start, end: start, result: None });
+        pending.push(numbered(attempts.len() - 1, attempt(*peer, options)));
+        true
+    };
+    let mut more = begin(&mut attempts, &mut pending);
+    let winner = loop {
+        let next = sleep(ATTEMPT_DELAY);
+        tokio::select! {
+            biased;
+            Some((number, result)) = pending.next() => {
+                let now = clock::now();
+                let Some(entry): Option<&mut Attempt> = attempts.get_mut(number) else { break None };
+                entry.end = now;
+                entry.result = Some(result.as_ref().map(|_| ()).map_err(|cause| *cause));
+                match result {
+                    Ok(stream) => break Some((entry.peer, stream)),
+                    Err(_) => more = begin(&mut attempts, &mut pending),
+                }
+                if pending.is_empty() && !more {
+                    break None;
+                }
+            }
+            () = &mut deadline => break None,
+            () = next, if more => more = begin(&mut attempts, &mut pending),
+        }
+    };
+    let now = clock::now();
+    for entry in attempts.iter_mut().filter(|entry| entry.result.is_none()) {
+        entry.end = now;
+        if winner.is_none() {
+            entry.result = Some(Err(ConnectCause::Timeout));
+        }
+    }
+    let result = match winner {
+        None => Err(telling(&attempts)),
+        Some((peer, stream)) => match prepare(stream, peer, options.proxy).await {
+            Ok((meter, local)) => Ok((meter, peer, local)),
+            Err(error) => Err(cause(&error)),
+        },
+    };
+    Connected { result, attempts }
+}
+
+async fn numbered<F: Future>(number: usize, future: F) -> (usize, F::Output) {
+    (number, future.await)
+}
+
+async fn attempt(peer: SocketAddr, options: ConnectOptions) -> Result<TcpStream, ConnectCause> {
+    let socket =
+        if peer.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(|error| cause(&error))?;
+    socket.set_nodelay(true).map_err(|error| cause(&error))?;
+    if let Some(source) = options.source {
+        socket.bind(SocketAddr::new(source, 0)).map_err(|error| cause(&error))?;
+    }
+    socket.connect(peer).await.map_err(|error| cause(&error))
+}
+
+async fn prepare(
+    stream: TcpStream,
+    peer: SocketAddr,
+    header: Option<ProxyProtocol>,
+) -> io::Result<(Meter, SocketAddr)> {
+    let local = stream.local_addr()?;
+    let mut meter = Meter::new(stream);
+    if let Some(version) = header {
+        meter.write_all(&proxy::header(version, local, peer)).await?;
+    }
+    Ok((meter, local))
+}
+
+/// Of several causes the one that says most: a fault of our own, then a clear no, then silence.
+fn telling(attempts: &[Attempt]) -> ConnectCause {
+    let weight = |cause: &ConnectCause| match cause {
+        ConnectCause::NoDescriptor => 0,
+        ConnectCause::NoPort => 1,
+        ConnectCause::Local(_) => 2,
+        ConnectCause::Refused => 3,
+        ConnectCause::Reset => 4,
+        ConnectCause::Timeout => 5,
+        ConnectCause::Unreachable => 6,
+    };
+    let causes = attempts.iter().filter_map(|entry| entry.result?.err());
+    causes.min_by_key(weight).unwrap_or(ConnectCause::Unreachable)
+}
+
+fn cause(error: &io::Error) -> ConnectCause {
+    match error.raw_os_error() {
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => ConnectCause::NoDescriptor,
+        // Without a port left in the range, connect and bind say so.
+        Some(libc::EADDRNOTAVAIL | libc::EADDRINUSE) => ConnectCause::NoPort,
+        Some(libc::ETIMEDOUT) => ConnectCause::Timeout,
+        Some(libc::ECONNREFUSED) => ConnectCause::Refused,
+        Some(libc::ECONNRESET | libc::ECONNABORTED | libc::EPIPE) => ConnectCause::Reset,
+        Some(
+            libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN | libc::EACCES | libc::EPERM | libc::EAFNOSUPPORT,
+        ) => ConnectCause::Unreachable,
+        other => ConnectCause::Local(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn options(limit: Duration) -> ConnectOptions {
+        ConnectOptions { source: None, proxy: None, deadline: clock::now() + limit }
+    }
+
+    async fn closed() -> SocketAddr {
+        TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_refused_address_is_on_record_and_the_next_one_wins() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (dead, alive) = (closed().await, listener.local_addr().unwrap());
+        let connected = connect(&[dead, alive], options(Duration::from_secs(5))).await;
+        let (_, peer, local) = connected.result.unwrap();
+        assert_eq!(peer, alive);
+        assert!(local.ip().is_loopback());
+        let results: Vec<_> = connected.attempts.iter().map(|entry| entry.result).collect();
+        assert_eq!(results, [Some(Err(ConnectCause::Refused)), Some(Ok(()))]);
+    }
+
+    #[tokio::test]
+    async fn refused_everywhere_is_refused() {
+        let connected = connect(&[closed().await], options(Duration::from_secs(5))).await;
+        assert_eq!(connected.result.map(|_| ()), Err(ConnectCause::Refused));
+    }
+
+    #[tokio::test]
+    async fn no_address_at_all_ends_at_once() {
+        let connected = connect(&[], options(Duration::from_secs(5))).await;
+        assert_eq!((connected.result.map(|_| ()), connected.attempts.len()), (Err(ConnectCause::Unreachable), 0));
+    }
+}

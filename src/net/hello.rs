@@ -1,0 +1,260 @@
+//! Looks at the TLS records that pass below the TLS library, since it does not tell version and cipher: the ServerHello
+//! is in clear text in every version (RFC 8446 §4.1.3, RFC 5246 §7.4.1.3). It decrypts nothing and changes nothing.
+
+/// What the server chose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServerHello {
+    /// Protocol version as on the wire: 0x0303 is 1.2, 0x0304 is 1.3.
+    pub version: u16,
+    /// Cipher suite as on the wire.
+    pub cipher: u16,
+}
+
+impl ServerHello {
+    /// `1.2` or `1.3`; older ones are refused before this is asked.
+    pub fn version_name(self) -> String {
+        match self.version {
+            0x0301 => "1.0".into(),
+            0x0302 => "1.1".into(),
+            0x0303 => "1.2".into(),
+            0x0304 => "1.3".into(),
+            other => format!("{other:#06x}"),
+        }
+    }
+
+    /// The suite's name in the IANA registry; its number when it is none that a client of ours offers.
+    pub fn cipher_name(self) -> String {
+        SUITES
+            .iter()
+            .find(|(number, _)| *number == self.cipher)
+            .map_or_else(|| format!("{:#06x}", self.cipher), |(_, name)| (*name).into())
+    }
+}
+
+/// The last record that the server sent, by its outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LastRecord {
+    /// Content type (RFC 8446 §5.1).
+    pub kind: u8,
+    /// Length of the body.
+    pub length: u16,
+    /// The whole of it arrived.
+    pub whole: bool,
+}
+
+impl LastRecord {
+    /// Whether the record can be an alert. In TLS 1.3 an alert looks like data, but is 2 bytes long, with 1 for the type
+    /// and 16 (or 8) for the tag behind it.
+    pub fn may_be_alert(self) -> bool {
+        self.whole && (self.kind == ALERT || (self.kind == DATA && matches!(self.length, 19 | 11)))
+    }
+}
+
+/// Follows the records of one direction.
+#[derive(Debug, Default)]
+pub(super) struct Records {
+    header: [u8; 5],
+    have: usize,
+    left: usize,
+    last: Option<LastRecord>,
+    first: Vec<u8>,
+    handshake: Vec<u8>,
+    hello: Option<ServerHello>,
+}
+
+const ALERT: u8 = 21;
+const HANDSHAKE: u8 = 22;
+const DATA: u8 = 23;
+/// A ServerHello is below 200 bytes even with a post-quantum key share's 1.1 KB counted apart; this is room enough.
+const HANDSHAKE_KEPT: usize = 2048;
+/// Enough of a stranger's greeting to name its protocol.
+const FIRST_KEPT: usize = 16;
+/// The random of a `HelloRetryRequest` (RFC 8446 §4.1.3).
+const RETRY: [u8; 8] = [0xCF, 0x21, 0xAD, 0x74, 0xE5, 0x9A, 0x61, 0x11];
+
+impl Records {
+    pub(super) fn push(&mut self, mut bytes: &[u8]) {
+        if self.first.len() < FIRST_KEPT {
+            self.first.extend(bytes.iter().take(FIRST_KEPT - self.first.len()));
+        }
+        while !bytes.is_empty() {
+            if self.left == 0 {
+                let need = (5 - self.have).min(bytes.len());
+                let (head, rest) = bytes.split_at(need);
+                if let Some(slot) = self.header.get_mut(self.have..self.have + need) {
+                    slot.copy_from_slice(head);
+                }
+                self.have += need;
+                bytes = rest;
+                if self.have == 5 {
+                    let length = u16::from_be_bytes([self.header[3], self.header[4]]);
+                    self.last = Some(LastRecord { kind: self.header[0], length, whole: length == 0 });
+                    self.left = usize::from(length);
+                    self.have = 0;
+                }
+            } else {
+                let (body, rest) = bytes.split_at(self.left.min(bytes.len()));
+                if self.hello.is_none() && self.header[0] == HANDSHAKE && self.handshake.len() < HANDSHAKE_KEPT {
+                    self.handshake.extend(body.iter().take(HANDSHAKE_KEPT - self.handshake.len()));
+                    self.look();
+                }
+                self.left -= body.len();
+                if self.left == 0
+                    && let Some(last) = &mut self.last
+                {
+                    last.whole = true;
+                }
+                bytes = rest;
+            }
+        }
+    }
+
+    pub(super) fn hello(&self) -> Option<ServerHello> {
+        self.hello
+    }
+
+    pub(super) fn last(&self) -> Option<LastRecord> {
+        self.last
+    }
+
+    /// The first bytes, when they are no TLS record.
+    pub(super) fn stranger(&self) -> Option<&[u8]> {
+        (self.first.first().is_some_and(|kind| !(20..=23).contains(kind))).then_some(&*self.first)
+    }
+
+    fn look(&mut self) {
+        let Some(length) = self
+            .handshake
+            .get(1..4)
+            .map(|size| usize::from(size[0]) << 16 | usize::from(size[1]) << 8 | usize::from(size[2]))
+        else {
+            return;
+        };
+        let Some(body) = self.handshake.get(4..4 + length) else { return };
+        if self.handshake.first() == Some(&2) {
+            let retry = body.get(2..10) == Some(&RETRY);
+            if !retry {
+                self.hello = parse(body);
+                self.handshake = Vec::new();
+                return;
+            }
+        }
+        self.handshake.drain(..4 + length);
+    }
+}
+
+fn parse(body: &[u8]) -> Option<ServerHello> {
+    let two = |at: usize| body.get(at..at + 2).map(|pair| u16::from_be_bytes([pair[0], pair[1]]));
+    let mut version = two(0)?;
+    let session = usize::from(*body.get(34)?);
+    let cipher = two(35 + session)?;
+    let mut at = 35 + session + 2 + 1 + 2; // cipher, compression, length of the extensions
+    while let (Some(kind), Some(length)) = (two(at), two(at + 2)) {
+        if kind == 43 {
+            version = two(at + 4)?;
+        }
+        at += 4 + usize::from(length);
+    }
+    Some(ServerHello { version, cipher })
+}
+
+/// The suites that OpenSSL 3 offers by default, and CBC ones that old servers still choose.
+const SUITES: &[(u16, &str)] = &[
+    (0x002f, "TLS_RSA_WITH_AES_128_CBC_SHA"),
+    (0x0033, "TLS_DHE_RSA_WITH_AES_128_CBC_SHA"),
+    (0x0035, "TLS_RSA_WITH_AES_256_CBC_SHA"),
+    (0x0039, "TLS_DHE_RSA_WITH_AES_256_CBC_SHA"),
+    (0x003c, "TLS_RSA_WITH_AES_128_CBC_SHA256"),
+    (0x003d, "TLS_RSA_WITH_AES_256_CBC_SHA256"),
+    (0x0067, "TLS_DHE_RSA_WITH_AES_128_CBC_SHA256"),
+    (0x006b, "TLS_DHE_RSA_WITH_AES_256_CBC_SHA256"),
+    (0x009c, "TLS_RSA_WITH_AES_128_GCM_SHA256"),
+    (0x009d, "TLS_RSA_WITH_AES_256_GCM_SHA384"),
+    (0x009e, "TLS_DHE_RSA_WITH_AES_128_GCM_SHA256"),
+    (0x009f, "TLS_DHE_RSA_WITH_AES_256_GCM_SHA384"),
+    (0x1301, "TLS_AES_128_GCM_SHA256"),
+    (0x1302, "TLS_AES_256_GCM_SHA384"),
+    (0x1303, "TLS_CHACHA20_POLY1305_SHA256"),
+    (0x1304, "TLS_AES_128_CCM_SHA256"),
+    (0x1305, "TLS_AES_128_CCM_8_SHA256"),
+    (0xc009, "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA"),
+    (0xc00a, "TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA"),
+    (0xc013, "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA"),
+    (0xc014, "TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA"),
+    (0xc023, "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA256"),
+    (0xc024, "TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA384"),
+    (0xc027, "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA256"),
+    (0xc028, "TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA384"),
+    (0xc02b, "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"),
+    (0xc02c, "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"),
+    (0xc02f, "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"),
+    (0xc030, "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384"),
+    (0xcca8, "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256"),
+    (0xcca9, "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256"),
+    (0xccaa, "TLS_DHE_RSA_WITH_CHACHA20_POLY1305_SHA256"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A ServerHello record with this session id length, cipher and extensions.
+    fn hello(random: &[u8], session: usize, cipher: u16, extensions: &[u8]) -> Vec<u8> {
+        let mut body = vec![3, 3];
+        body.extend_from_slice(random);
+        body.resize(34, 7);
+        body.push(u8::try_from(session).unwrap());
+        body.extend(vec![9; session]);
+        body.extend(cipher.to_be_bytes());
+        body.push(0);
+        body.extend(u16::try_from(extensions.len()).unwrap().to_be_bytes());
+        body.extend_from_slice(extensions);
+        let mut message = vec![2, 0];
+        message.extend(u16::try_from(body.len()).unwrap().to_be_bytes());
+        message.extend(body);
+        let mut record = vec![HANDSHAKE, 3, 3];
+        record.extend(u16::try_from(message.len()).unwrap().to_be_bytes());
+        record.extend(message);
+        record
+    }
+
+    const SUPPORTED_13: &[u8] = &[0, 51, 0, 2, 1, 2, 0, 43, 0, 2, 3, 4];
+
+    #[test]
+    fn tls_1_3_is_in_the_extension_and_1_2_in_the_old_place() {
+        let mut records = Records::default();
+        records.push(&hello(&[], 32, 0x1302, SUPPORTED_13));
+        let seen = records.hello().unwrap();
+        assert_eq!((seen.version_name(), seen.cipher_name()), ("1.3".into(), "TLS_AES_256_GCM_SHA384".into()));
+        let mut records = Records::default();
+        records.push(&hello(&[], 0, 0xc030, &[]));
+        let seen = records.hello().unwrap();
+        assert_eq!(
+            (seen.version_name(), seen.cipher_name()),
+            ("1.2".into(), "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384".into())
+        );
+    }
+
+    #[test]
+    fn a_retry_request_is_passed_over_and_any_split_is_the_same() {
+        let bytes = [hello(&RETRY, 32, 0x1301, SUPPORTED_13), hello(&[], 32, 0x1303, SUPPORTED_13)].concat();
+        for size in 1..bytes.len() {
+            let mut records = Records::default();
+            bytes.chunks(size).for_each(|chunk| records.push(chunk));
+            assert_eq!(records.hello(), Some(ServerHello { version: 0x0304, cipher: 0x1303 }), "chunks of {size}");
+        }
+    }
+
+    #[test]
+    fn a_stranger_is_known_by_its_first_byte() {
+        let mut records = Records::default();
+        records.push(b"* OK Dovecot ready.\r\n");
+        assert_eq!(records.stranger(), Some(b"* OK Dovecot rea".as_slice()));
+        let mut records = Records::default();
+        records.push(&[ALERT, 3, 3, 0, 2, 1]);
+        assert_eq!(records.stranger(), None);
+        assert!(!records.last().unwrap().may_be_alert(), "half of it");
+        records.push(&[0]);
+        assert!(records.last().unwrap().may_be_alert());
+    }
+}

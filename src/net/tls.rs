@@ -1,0 +1,302 @@
+//! TLS by async-native-tls, with what it does not tell (version, cipher) read from the wire, and its one opaque error
+//! sorted into causes.
+
+use std::{fmt::Write as _, io, path::PathBuf, time::Instant};
+
+use async_native_tls::TlsStream;
+use sha2::{Digest as _, Sha256};
+
+use super::Meter;
+use crate::plan::{Host, TlsOptions};
+
+/// What a target needs for TLS, read once.
+pub struct TlsContext {
+    name: String,
+    insecure: bool,
+    roots: Vec<native_tls::Certificate>,
+    identity: Option<native_tls::Identity>,
+}
+
+/// A file for TLS that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TlsContextError {
+    /// It cannot be read.
+    #[error("cannot read {path}: {problem}", path = path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        problem: String,
+    },
+    /// It holds no certificate.
+    #[error("{path} holds no certificate in PEM form", path = path.display())]
+    NoCertificate {
+        /// Which.
+        path: PathBuf,
+    },
+    /// Certificate and key do not make an identity.
+    #[error("the client certificate {certificate} and the key {key} cannot be used: {problem} (the key must be PKCS#8 in PEM form)", certificate = certificate.display(), key = key.display())]
+    Identity {
+        /// The certificate.
+        certificate: PathBuf,
+        /// The key.
+        key: PathBuf,
+        /// Why.
+        problem: String,
+    },
+}
+
+/// Why a handshake failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsCause {
+    /// The certificate has expired.
+    Expired,
+    /// The certificate is not valid yet.
+    NotYetValid,
+    /// The certificate is for another name.
+    Name,
+    /// No chain to a trusted root.
+    Untrusted,
+    /// A key or signature is too weak.
+    Weak,
+    /// No TLS, or no common version.
+    Protocol,
+    /// The server sent a fatal alert.
+    Alert,
+    /// The connection was reset.
+    Reset,
+    /// The connection ended.
+    Eof,
+    /// No end in time.
+    Timeout,
+    /// Any other failure.
+    Handshake,
+}
+
+/// A handshake that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFailure {
+    /// Why.
+    pub cause: TlsCause,
+    /// The TLS library's words, or our own. Untrusted: they may quote the server.
+    pub text: String,
+}
+
+/// The server's own certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Certificate {
+    /// notAfter, in seconds since the Unix epoch.
+    pub not_after: Option<i64>,
+    /// Subject, as RFC 4514 writes it. Untrusted.
+    pub subject: String,
+    /// Issuer, as RFC 4514 writes it. Untrusted.
+    pub issuer: String,
+    /// SHA-256 of its DER, upper-case hex.
+    pub sha256: String,
+}
+
+impl TlsContext {
+    /// Reads the files that the options name.
+    pub fn new(options: &TlsOptions, host: &Host) -> Result<Self, TlsContextError> {
+        let read = |path: &PathBuf| {
+            std::fs::read(path)
+                .map_err(|error| TlsContextError::Read { path: path.clone(), problem: error.to_string() })
+        };
+        let mut roots = Vec::new();
+        if let Some(path) = &options.ca_file {
+            let pem = read(path)?;
+            roots = certificates(&pem);
+            if roots.is_empty() {
+                return Err(TlsContextError::NoCertificate { path: path.clone() });
+            }
+        }
+        let identity = match (&options.client_cert, &options.client_key) {
+            (Some(certificate), Some(key)) => {
+                let (chain, secret) = (read(certificate)?, zeroize::Zeroizing::new(read(key)?));
+                Some(native_tls::Identity::from_pkcs8(&chain, &secret).map_err(|error| TlsContextError::Identity {
+                    certificate: certificate.clone(),
+                    key: key.clone(),
+                    problem: error.to_string(),
+                })?)
+            }
+            _ => None,
+        };
+        let name = options.server_name.clone().unwrap_or_else(|| host.to_string());
+        Ok(Self { name, insecure: options.insecure, roots, identity })
+    }
+
+    /// The name that is sent as SNI (unless it is an address) and checked against the certificate.
+    pub fn server_name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether certificates go unchecked.
+    pub fn is_insecure(&self) -> bool {
+        self.insecure
+    }
+
+    /// Shakes hands over `meter`, whose first write is then the ClientHello's first byte. The caller keeps its handle on
+    /// the meter: what was seen on the wire outlives a handshake that fails.
+    pub async fn handshake(&self, meter: Meter, deadline: Instant) -> Result<TlsStream<Meter>, TlsFailure> {
+        meter.begin_tls();
+        meter.mark();
+        let mut builder = native_tls::TlsConnector::builder();
+        builder
+            .min_protocol_version(Some(native_tls::Protocol::Tlsv12))
+            .danger_accept_invalid_certs(self.insecure)
+            .danger_accept_invalid_hostnames(self.insecure)
+            .request_alpns(&["imap"]);
+        for root in &self.roots {
+            builder.add_root_certificate(root.clone());
+        }
+        if let Some(identity) = &self.identity {
+            builder.identity(identity.clone());
+        }
+        let connector = async_native_tls::TlsConnector::from(builder);
+        let connecting = connector.connect(self.name.as_str(), meter.clone());
+        match tokio::time::timeout_at(deadline.into(), connecting).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(error)) => Err(failure(&error, &meter)),
+            Err(_) => Err(TlsFailure { cause: TlsCause::Timeout, text: String::new() }),
+        }
+    }
+}
+
+impl std::fmt::Debug for TlsContext {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TlsContext({:?})", self.name)
+    }
+}
+
+impl Certificate {
+    /// The leaf that the server showed, if it can be read.
+    pub fn of(stream: &TlsStream<Meter>) -> Option<Self> {
+        let der = stream.peer_certificate().ok()??.to_der().ok()?;
+        Some(Self::parse(&der))
+    }
+
+    fn parse(der: &[u8]) -> Self {
+        let sha256 = Sha256::digest(der).iter().fold(String::with_capacity(64), |mut hex, byte| {
+            write!(hex, "{byte:02X}").unwrap_or(());
+            hex
+        });
+        match x509_parser::parse_x509_certificate(der) {
+            Ok((_, certificate)) => Self {
+                not_after: Some(certificate.validity().not_after.timestamp()),
+                subject: certificate.subject().to_string(),
+                issuer: certificate.issuer().to_string(),
+                sha256,
+            },
+            // OpenSSL took it, so it is no reason to fail; only its words are missing.
+            Err(_) => Self { sha256, ..Self::default() },
+        }
+    }
+}
+
+/// The certificates of a PEM file that holds one or many.
+fn certificates(pem: &[u8]) -> Vec<native_tls::Certificate> {
+    x509_parser::pem::Pem::iter_from_buffer(pem)
+        .flatten()
+        .filter(|block| block.label == "CERTIFICATE" || block.label == "TRUSTED CERTIFICATE")
+        .filter_map(|block| native_tls::Certificate::from_der(&block.contents).ok())
+        .collect()
+}
+
+fn failure(error: &native_tls::Error, meter: &Meter) -> TlsFailure {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    let mut cause = None;
+    while let Some(inner) = source {
+        if let Some(error) = inner.downcast_ref::<io::Error>() {
+            cause = match error.kind() {
+                io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionAborted => {
+                    Some(TlsCause::Reset)
+                }
+                io::ErrorKind::UnexpectedEof => Some(TlsCause::Eof),
+                _ => cause,
+            };
+        }
+        source = inner.source();
+    }
+    if let Some(first) = meter.stranger() {
+        text = format!("the server did not answer in TLS; its first bytes were {:?}", String::from_utf8_lossy(&first));
+        return TlsFailure { cause: TlsCause::Protocol, text };
+    }
+    TlsFailure { cause: cause.unwrap_or_else(|| by_text(&text)), text }
+}
+
+/// OpenSSL's words are all there is: async-native-tls has one opaque error.
+fn by_text(text: &str) -> TlsCause {
+    let text = text.to_ascii_lowercase();
+    let table: &[(&[&str], TlsCause)] = &[
+        (&["certificate has expired"], TlsCause::Expired),
+        (&["certificate is not yet valid"], TlsCause::NotYetValid),
+        (&["hostname mismatch", "ip address mismatch"], TlsCause::Name),
+        (&["key too small", "too weak"], TlsCause::Weak),
+        (&["certificate verify failed", "self-signed certificate", "unable to get local issuer"], TlsCause::Untrusted),
+        (
+            &[
+                "wrong version number",
+                "unsupported protocol",
+                "protocol version",
+                "version too low",
+                "http request",
+                "packet length too long",
+            ],
+            TlsCause::Protocol,
+        ),
+        (&["alert handshake failure", "no shared cipher"], TlsCause::Handshake),
+        (&["alert"], TlsCause::Alert),
+        (&["unexpected eof"], TlsCause::Eof),
+        (&["connection reset", "broken pipe"], TlsCause::Reset),
+    ];
+    table
+        .iter()
+        .find(|(words, _)| words.iter().any(|word| text.contains(word)))
+        .map_or(TlsCause::Handshake, |(_, cause)| *cause)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn openssl_texts_are_sorted_into_causes() {
+        let verify = |why: &str| {
+            format!(
+                "error:0A000086:SSL routines:tls_post_process_server_certificate:certificate verify failed:../ssl/statem/statem_clnt.c:1889: ({why})"
+            )
+        };
+        for (text, cause) in [
+            (verify("certificate has expired"), TlsCause::Expired),
+            (verify("certificate is not yet valid"), TlsCause::NotYetValid),
+            (verify("hostname mismatch"), TlsCause::Name),
+            (verify("IP address mismatch"), TlsCause::Name),
+            (verify("self-signed certificate"), TlsCause::Untrusted),
+            (verify("unable to get local issuer certificate"), TlsCause::Untrusted),
+            (verify("EE certificate key too small"), TlsCause::Weak),
+            (verify("CA signature digest algorithm too weak"), TlsCause::Weak),
+            ("error:0A00010B:SSL routines:ssl3_get_record:wrong version number".into(), TlsCause::Protocol),
+            ("error:0A00042E:SSL routines:ssl3_read_bytes:tlsv1 alert protocol version".into(), TlsCause::Protocol),
+            ("error:0A000410:SSL routines:ssl3_read_bytes:sslv3 alert handshake failure".into(), TlsCause::Handshake),
+            ("error:0A00045C:SSL routines:ssl3_read_bytes:tlsv13 alert certificate required".into(), TlsCause::Alert),
+            ("something new".into(), TlsCause::Handshake),
+        ] {
+            assert_eq!(by_text(&text), cause, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_certificates_facts() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut parameters = rcgen::CertificateParams::new(vec!["mail.example".into()]).unwrap();
+        parameters.not_after = rcgen::date_time_ymd(2031, 1, 31);
+        let certificate = parameters.self_signed(&key).unwrap();
+        let facts = Certificate::parse(certificate.der());
+        assert_eq!(facts.not_after, Some(1_927_584_000));
+        assert!(facts.subject.starts_with("CN=") && facts.sha256.len() == 64, "{facts:?}");
+        assert_eq!(Certificate::parse(b"junk").not_after, None);
+        assert_eq!(certificates((certificate.pem() + &certificate.pem()).as_bytes()).len(), 2);
+        assert!(certificates(b"junk").is_empty());
+    }
+}
