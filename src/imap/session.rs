@@ -125,6 +125,8 @@ pub struct Session {
     capabilities: Option<Capabilities>,
     id: (Option<Vec<u8>>, Option<Vec<u8>>),
     current: Option<Current>,
+    /// Tag of a command that nobody waits for any more.
+    abandoned: Option<String>,
     progress: Progress,
     received: u64,
 }
@@ -166,6 +168,7 @@ impl Session {
             capabilities: None,
             id: (None, None),
             current: None,
+            abandoned: None,
             progress: Progress::default(),
             received: 0,
         }
@@ -231,6 +234,16 @@ impl Session {
         }
     }
 
+    /// Whether the next command may be sent: the one under way, if any, stands whole on the line.
+    pub fn is_between_commands(&self) -> bool {
+        self.current.as_ref().is_none_or(|current| current.sent)
+    }
+
+    /// Stops to wait for the command under way, so that LOGOUT can follow it. Its tagged answer will be read past.
+    pub fn abandon(&mut self) {
+        self.abandoned = self.current.take().map(|current| current.tag);
+    }
+
     /// After the TLS handshake: whatever was learned in clear text is void (RFC 9051 §6.2.1).
     pub fn secured(&mut self) {
         self.capabilities = None;
@@ -281,6 +294,7 @@ impl Session {
             capabilities: &mut self.capabilities,
             id: &mut self.id,
             current: &mut self.current,
+            abandoned: &mut self.abandoned,
             progress: &mut self.progress,
         }
         .take(response)?;
@@ -337,12 +351,19 @@ struct Understanding<'s> {
     capabilities: &'s mut Option<Capabilities>,
     id: &'s mut (Option<Vec<u8>>, Option<Vec<u8>>),
     current: &'s mut Option<Current>,
+    abandoned: &'s mut Option<String>,
     progress: &'s mut Progress,
 }
 
 impl Understanding<'_> {
     fn take(mut self, response: Response<'_>) -> Result<Option<Event<'_>>, Breach> {
         match response {
+            Response::Tagged(tag, _)
+                if self.abandoned.as_ref().is_some_and(|abandoned| abandoned.as_bytes() == tag) =>
+            {
+                *self.abandoned = None;
+                return Ok(None);
+            }
             Response::Tagged(tag, status) => return self.tagged(tag, status).map(Some),
             Response::Continuation => return self.continuation().map(Some),
             _ => {}

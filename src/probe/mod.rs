@@ -1,1 +1,126 @@
-//! One run of a journey, step by step.
+//! One run of a journey, step by step. It never fails: a failure is a finding, and the [`Run`] says what was found.
+//!
+//! The caller (`agent` and `cli`) gives the ids and decides when; this room decides which step comes next, how long it
+//! may take, and what each answer means. It shows nothing and sends nothing but IMAP.
+//!
+//! ```text
+//! journey   which step comes next, what a failure skips
+//! reach     resolve, connect, tls
+//! driver    bytes ↔ session, stamps, deadlines
+//! recorder  steps of the Run
+//! verdict   answers and causes → error.type
+//! redact    secrets and user names out of server text
+//! ```
+
+mod driver;
+mod journey;
+mod reach;
+mod recorder;
+mod redact;
+mod verdict;
+
+use std::{
+    ffi::OsString,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::watch;
+
+use crate::{
+    clock,
+    net::{Family, Resolver, TlsContext, TlsContextError},
+    plan::{Account, Dns, Target},
+    record::{ErrorType, Run, SpanId, TraceId},
+};
+
+/// Runs journeys. One for the life of the process.
+#[derive(Debug)]
+pub struct Prober {
+    resolver: Resolver,
+    child_env: Vec<(OsString, Option<OsString>)>,
+}
+
+/// A target with what is read from disk once, and what is learned about it for as long as the process lives.
+#[derive(Debug)]
+pub struct Prepared {
+    target: Target,
+    tls: TlsContext,
+    /// The server answered ID by closing the connection: it is not sent again.
+    without_id: AtomicBool,
+}
+
+/// The ids of one run, from the live root.
+#[derive(Debug, Clone, Copy)]
+pub struct Ids {
+    /// The trace.
+    pub trace: TraceId,
+    /// The root span.
+    pub root: SpanId,
+    /// The span that the root hangs under.
+    pub parent: Option<SpanId>,
+}
+
+/// What to run.
+#[derive(Debug)]
+pub struct Job<'a> {
+    /// Where.
+    pub target: &'a Prepared,
+    /// As whom.
+    pub account: &'a Account,
+    /// Over which addresses.
+    pub family: Family,
+    /// Under which ids.
+    pub ids: Ids,
+    /// Planned start to now, for runs that a schedule started.
+    pub start_lag: Option<Duration>,
+    /// LOGIN is not sent, since the last one ended so.
+    pub hold_login: Option<ErrorType>,
+}
+
+/// Tells running probes to end: `true` once.
+pub type Cancel = watch::Receiver<bool>;
+
+impl Prepared {
+    /// Reads the files that the target's TLS options name.
+    pub fn new(target: Target) -> Result<Self, TlsContextError> {
+        let tls = TlsContext::new(&target.tls, &target.endpoint.host)?;
+        Ok(Self { target, tls, without_id: AtomicBool::new(false) })
+    }
+
+    /// The target itself.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    fn sends_id(&self) -> bool {
+        !self.without_id.load(Ordering::Relaxed)
+    }
+
+    fn forget_id(&self) {
+        self.without_id.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Prober {
+    /// A prober. `child_env` are variables that a password command gets back as the operator had set them.
+    pub fn new(dns: Dns, child_env: Vec<(OsString, Option<OsString>)>) -> Self {
+        Self { resolver: Resolver::new(dns), child_env }
+    }
+
+    /// Runs the journey once. Ends within the run's deadline and a second for LOGOUT, whatever the server does.
+    pub async fn run(&self, job: &Job<'_>, cancel: Cancel) -> Run {
+        // A password command may take seconds: nobody who opens a mailbox waits for that, so it comes before the start.
+        let secret = match job.hold_login {
+            Some(_) => None,
+            None => Some(job.account.password.load(&self.child_env).await),
+        };
+        journey::Journey::new(self, job, secret, cancel).run().await
+    }
+}
+
+/// When a step must end: its own time, or what is left of the run. None when the run's time is up already.
+fn step_deadline(own: Duration, run: Instant) -> Option<Instant> {
+    let now = clock::now();
+    (now < run).then(|| (now + own).min(run))
+}

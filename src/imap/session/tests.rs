@@ -220,6 +220,19 @@ fn limits_on_responses_and_bytes_hold() {
     assert_eq!(seen.last().map(String::as_str), Some("breach: more bytes than the limit"));
 }
 
+#[test]
+fn logout_may_follow_a_command_that_nobody_waits_for() {
+    let mut session = greeted();
+    session.begin("t1", &Command::List);
+    session.sent(false, true);
+    assert!(session.is_between_commands());
+    session.abandon();
+    session.begin("t2", &Command::Logout);
+    session.sent(false, true);
+    let seen = talk(&mut session, b"* LIST () NIL x\r\nt1 OK\r\n* BYE\r\nt2 OK\r\n");
+    assert_eq!(seen, ["first byte", "tagged OK - "]);
+}
+
 proptest! {
     #[test]
     fn any_split_of_a_conversation_tells_the_same(cuts in proptest::collection::vec(0usize..220, 0..12)) {

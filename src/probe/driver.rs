@@ -1,0 +1,412 @@
+//! Carries bytes between a connection and a session, and gives every event the stamp of the read that brought it.
+//!
+//! It holds the deadlines and the wish to cancel; which command comes next, and what an answer means, is `journey`'s.
+
+use std::{
+    io,
+    time::{Duration, Instant},
+};
+
+use tokio::time::timeout_at;
+
+use super::{Cancel, verdict};
+use crate::{
+    clock,
+    imap::{Command, Condition, Event, Limits, Progress, Session, Status},
+    net::{Line, Meter, TcpInfo, TlsContext, TlsFailure},
+    record::{CloseNotify, ErrorType},
+};
+
+/// A connection and the session on it.
+pub(super) struct Driver {
+    line: Option<Line>,
+    meter: Meter,
+    pub(super) session: Session,
+    buffer: Vec<u8>,
+    unread: std::ops::Range<usize>,
+    /// When the bytes in the buffer arrived.
+    stamp: Instant,
+    /// Plain bytes that the last read gave.
+    last_read: usize,
+    info: TcpInfo,
+    cancel: Cancel,
+}
+
+/// A status response, owned.
+#[derive(Debug)]
+pub(super) struct Said {
+    pub(super) condition: Condition,
+    pub(super) code: Option<&'static str>,
+    pub(super) text: Vec<u8>,
+}
+
+/// Why a step did not come to a tagged answer.
+#[derive(Debug)]
+pub(super) struct Fault {
+    pub(super) class: ErrorType,
+    /// When it showed.
+    pub(super) at: Instant,
+    /// What the server said with it.
+    pub(super) said: Option<Said>,
+    /// How the TLS connection ended, if that is what happened.
+    pub(super) close_notify: Option<CloseNotify>,
+    /// The command stands whole on the line and was left to itself: LOGOUT can follow it.
+    pub(super) speaking: bool,
+}
+
+/// What a command took and how it ended.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    pub(super) start: Instant,
+    pub(super) end: Instant,
+    pub(super) first_byte: Option<Instant>,
+    pub(super) first_row: Option<Instant>,
+    pub(super) continuations: Vec<Instant>,
+    pub(super) alerts: Vec<(Instant, Vec<u8>)>,
+    pub(super) sent: u64,
+    pub(super) progress: Progress,
+    pub(super) result: Result<Said, Fault>,
+}
+
+/// What the kernel says of the connection since it was last asked.
+pub(super) struct Weather {
+    pub(super) rtt_min: Option<Duration>,
+    pub(super) retransmits: u64,
+    pub(super) out_of_order: Option<u64>,
+}
+
+enum Happened {
+    Greeting(Said),
+    FirstByte,
+    FirstRow,
+    Continuation,
+    Alert(Vec<u8>),
+    Bye(Said),
+    Tagged(Said),
+}
+
+const SMALLEST_BUFFER: usize = 4 << 10;
+const LARGEST_BUFFER: usize = 64 << 10;
+/// As many alerts and continuations of a command are kept; the rest only count.
+const KEPT: usize = 16;
+
+impl Driver {
+    pub(super) fn new(meter: Meter, limits: Limits, cancel: Cancel) -> Self {
+        Self {
+            line: Some(Line::Plain(meter.clone())),
+            meter,
+            session: Session::new(limits),
+            buffer: vec![0; SMALLEST_BUFFER],
+            unread: 0..0,
+            stamp: clock::now(),
+            last_read: 0,
+            info: TcpInfo::default(),
+            cancel,
+        }
+    }
+
+    pub(super) fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    /// Whether bytes wait that no step has asked for.
+    pub(super) fn has_unread(&self) -> bool {
+        !self.unread.is_empty()
+    }
+
+    /// Puts TLS over the connection. The handle on the meter stays, whatever comes of it.
+    pub(super) async fn secure(&mut self, context: &TlsContext, deadline: Instant) -> Result<(), SecureError> {
+        self.line = None;
+        let handshake = context.handshake(self.meter.clone(), deadline);
+        let stream = tokio::select! {
+            biased;
+            result = handshake => result.map_err(SecureError::Failed)?,
+            () = cancelled(&mut self.cancel) => return Err(SecureError::Cancelled),
+        };
+        self.line = Some(Line::Tls(Box::new(stream)));
+        self.session.secured();
+        Ok(())
+    }
+
+    /// The TLS stream, for its certificate.
+    pub(super) fn tls(&self) -> Option<&async_native_tls::TlsStream<Meter>> {
+        match &self.line {
+            Some(Line::Tls(stream)) => Some(stream),
+            _ => None,
+        }
+    }
+
+    /// Waits for the greeting. Returns it with the stamp of its last byte.
+    pub(super) async fn greeting(&mut self, deadline: Instant) -> Result<(Said, Instant), Fault> {
+        loop {
+            match self.next(deadline, ErrorType::TimeoutGreeting).await? {
+                Happened::Greeting(said) => return Ok((said, self.stamp)),
+                Happened::Bye(_)
+                | Happened::Tagged(_)
+                | Happened::Continuation
+                | Happened::FirstByte
+                | Happened::FirstRow
+                | Happened::Alert(_) => {}
+            }
+        }
+    }
+
+    /// Sends a command and waits for its end.
+    pub(super) async fn exchange(
+        &mut self,
+        tag: &str,
+        command: &Command<'_>,
+        deadline: Instant,
+        write: Duration,
+    ) -> Exchange {
+        self.meter.mark();
+        let now = clock::now();
+        let mut exchange = Exchange {
+            start: now,
+            end: now,
+            first_byte: None,
+            first_row: None,
+            continuations: Vec::new(),
+            alerts: Vec::new(),
+            sent: 0,
+            progress: Progress::default(),
+            // Replaced below; a command that nobody answers has this.
+            result: Err(Fault::new(ErrorType::Internal, now)),
+        };
+        let mut result = self.converse(tag, command, deadline, write, &mut exchange).await;
+        exchange.start = self.meter.first_write().unwrap_or(now);
+        exchange.end = match &result {
+            Ok(_) => self.stamp,
+            Err(fault) => fault.at,
+        };
+        if let Err(fault) = &mut result
+            && fault.class == ErrorType::Cancelled
+            && self.session.is_between_commands()
+        {
+            self.session.abandon();
+            fault.speaking = true;
+        }
+        exchange.progress = self.session.take_progress();
+        exchange.result = result;
+        exchange
+    }
+
+    async fn converse(
+        &mut self,
+        tag: &str,
+        command: &Command<'_>,
+        deadline: Instant,
+        write: Duration,
+        exchange: &mut Exchange,
+    ) -> Result<Said, Fault> {
+        let parts = self.session.begin(tag, command).parts;
+        let last = parts.len().saturating_sub(1);
+        for (number, part) in parts.into_iter().enumerate() {
+            self.send(&part.bytes, (clock::now() + write).min(deadline)).await?;
+            exchange.sent += part.bytes.len() as u64;
+            self.session.sent(part.then_wait, number == last);
+            if part.then_wait
+                && let Some(said) = self.until_go_or_end(deadline, exchange).await?
+            {
+                return Ok(said);
+            }
+        }
+        loop {
+            if let Some(said) = self.until_go_or_end(deadline, exchange).await? {
+                return Ok(said);
+            }
+        }
+    }
+
+    /// Waits for a `+` (none) or the command's end.
+    async fn until_go_or_end(&mut self, deadline: Instant, exchange: &mut Exchange) -> Result<Option<Said>, Fault> {
+        loop {
+            match self.next(deadline, ErrorType::TimeoutCommand).await? {
+                Happened::Tagged(said) => return Ok(Some(said)),
+                Happened::Continuation => {
+                    if exchange.continuations.len() < KEPT {
+                        exchange.continuations.push(self.stamp);
+                    }
+                    return Ok(None);
+                }
+                Happened::FirstByte => exchange.first_byte = Some(self.stamp),
+                Happened::FirstRow => exchange.first_row = Some(self.stamp),
+                Happened::Alert(text) if exchange.alerts.len() < KEPT => exchange.alerts.push((self.stamp, text)),
+                Happened::Bye(said) => {
+                    return Err(Fault::new(ErrorType::Bye, self.stamp).with(Some(said)));
+                }
+                Happened::Alert(_) | Happened::Greeting(_) => {}
+            }
+        }
+    }
+
+    async fn send(&mut self, bytes: &[u8], deadline: Instant) -> Result<(), Fault> {
+        let Some(line) = &mut self.line else { return Err(Fault::new(ErrorType::Internal, clock::now())) };
+        let written = tokio::select! {
+            biased;
+            written = timeout_at(deadline.into(), line.write_all(bytes)) => written,
+            () = cancelled(&mut self.cancel) => return Err(Fault::new(ErrorType::Cancelled, clock::now())),
+        };
+        match written {
+            Ok(Ok(())) => Ok(()),
+            Err(_) => Err(Fault::new(ErrorType::TimeoutWrite, clock::now())),
+            // The server may have said why before it hung up: what came first is what happened.
+            Ok(Err(error)) => Err(self.last_words(deadline).await.unwrap_or_else(|| broken(&error))),
+        }
+    }
+
+    async fn last_words(&mut self, deadline: Instant) -> Option<Fault> {
+        loop {
+            match self.next(deadline, ErrorType::TimeoutCommand).await {
+                Ok(Happened::Bye(said)) => {
+                    return Some(Fault::new(ErrorType::Bye, self.stamp).with(Some(said)));
+                }
+                Ok(_) => {}
+                Err(fault) => return (fault.class == ErrorType::Eof).then_some(fault),
+            }
+        }
+    }
+
+    async fn next(&mut self, deadline: Instant, timeout: ErrorType) -> Result<Happened, Fault> {
+        loop {
+            if self.unread.is_empty() {
+                self.read(deadline, timeout).await?;
+            }
+            let bytes = self.buffer.get(self.unread.clone()).unwrap_or_default();
+            match self.session.receive(bytes) {
+                Ok((taken, event)) => {
+                    let happened = event.map(Happened::from);
+                    self.unread.start += taken;
+                    if let Some(happened) = happened {
+                        return Ok(happened);
+                    }
+                }
+                Err(breach) => {
+                    let text = self.session.partial();
+                    let said =
+                        (!text.is_empty()).then(|| Said { condition: Condition::Bad, code: None, text: text.to_vec() });
+                    self.unread = 0..0;
+                    return Err(Fault::new(verdict::of_breach(breach), self.stamp).with(said));
+                }
+            }
+        }
+    }
+
+    async fn read(&mut self, deadline: Instant, timeout: ErrorType) -> Result<(), Fault> {
+        // A buffer that was filled to the brim is too small for this server's talk; a connection that waits has a small one.
+        if self.last_read == self.buffer.len() && self.buffer.len() < LARGEST_BUFFER {
+            self.buffer.resize(self.buffer.len() * 2, 0);
+        }
+        let Some(line) = &mut self.line else { return Err(Fault::new(ErrorType::Internal, clock::now())) };
+        let read = tokio::select! {
+            biased;
+            read = timeout_at(deadline.into(), line.read(&mut self.buffer)) => read,
+            () = cancelled(&mut self.cancel) => return Err(Fault::new(ErrorType::Cancelled, clock::now())),
+        };
+        self.stamp = self.meter.last_read().unwrap_or_else(clock::now);
+        match read {
+            Err(_) => Err(Fault::new(timeout, clock::now())),
+            Ok(Err(error)) => Err(broken(&error)),
+            Ok(Ok(0)) => Err(Fault { close_notify: self.close_notify(), ..Fault::new(ErrorType::Eof, self.stamp) }),
+            Ok(Ok(count)) => {
+                self.unread = 0..count;
+                self.last_read = count;
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether the TLS connection that just ended was closed as it should be (RFC 8446 §6.1).
+    fn close_notify(&self) -> Option<CloseNotify> {
+        self.tls()?;
+        Some(match self.meter.last_record() {
+            // In TLS 1.3 two bytes of data look the same from outside.
+            Some(last) if last.may_be_alert() && self.last_read == 2 => CloseNotify::Unknown,
+            Some(last) if last.may_be_alert() => CloseNotify::True,
+            Some(_) => CloseNotify::False,
+            None => CloseNotify::Unknown,
+        })
+    }
+
+    /// What the kernel has seen since it was last asked.
+    pub(super) fn weather(&mut self) -> Option<Weather> {
+        let info = self.meter.tcp_info()?;
+        let before = std::mem::replace(&mut self.info, info);
+        Some(Weather {
+            rtt_min: info.rtt_min,
+            retransmits: info.retransmits.saturating_sub(before.retransmits),
+            out_of_order: info.out_of_order.map(|count| count.saturating_sub(before.out_of_order.unwrap_or_default())),
+        })
+    }
+
+    /// What the kernel has seen in all.
+    pub(super) fn weather_in_all(&self) -> TcpInfo {
+        self.info
+    }
+
+    /// Says good-bye to the transport. Nothing depends on it, so it gets no more than `within`.
+    pub(super) async fn close(&mut self, within: Duration) {
+        if let Some(mut line) = self.line.take() {
+            // Whether the peer still listens makes no difference to anything that was measured.
+            drop(tokio::time::timeout(within, line.close()).await);
+        }
+    }
+
+    /// From here on a cancelled run may still finish what it does, for LOGOUT.
+    pub(super) fn ignore_cancel(&mut self, never: Cancel) {
+        self.cancel = never;
+    }
+}
+
+impl Fault {
+    fn new(class: ErrorType, at: Instant) -> Self {
+        Self { class, at, said: None, close_notify: None, speaking: false }
+    }
+
+    fn with(self, said: Option<Said>) -> Self {
+        Self { said, ..self }
+    }
+}
+
+/// Why there is no TLS.
+pub(super) enum SecureError {
+    Failed(TlsFailure),
+    Cancelled,
+}
+
+impl From<Event<'_>> for Happened {
+    fn from(event: Event<'_>) -> Self {
+        match event {
+            Event::Greeting(status) => Self::Greeting(status.into()),
+            Event::FirstByte => Self::FirstByte,
+            Event::FirstRow => Self::FirstRow,
+            Event::Continuation => Self::Continuation,
+            Event::Alert(text) => Self::Alert(text.to_vec()),
+            Event::Bye(status) => Self::Bye(status.into()),
+            Event::Tagged(status) => Self::Tagged(status.into()),
+        }
+    }
+}
+
+impl From<Status<'_>> for Said {
+    fn from(status: Status<'_>) -> Self {
+        Self { condition: status.condition, code: status.code.map(|code| code.name), text: status.text.to_vec() }
+    }
+}
+
+fn broken(error: &io::Error) -> Fault {
+    let class = verdict::of_io(error);
+    let said = (class != ErrorType::Reset && class != ErrorType::Eof).then(|| Said {
+        condition: Condition::Bad,
+        code: None,
+        text: error.to_string().into_bytes(),
+    });
+    Fault::new(class, clock::now()).with(said)
+}
+
+/// Ends when the run is to be cancelled; never when nobody can say so any more.
+pub(super) async fn cancelled(cancel: &mut Cancel) {
+    if cancel.wait_for(|cancelled| *cancelled).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}

@@ -1,0 +1,520 @@
+//! The journey `first-load`: what a mail program does until the message list shows (contract §1, §7).
+//!
+//! ```text
+//! resolve connect [tls] greeting [CAPABILITY] [STARTTLS tls [CAPABILITY]] [ID] LOGIN|AUTHENTICATE [CAPABILITY]
+//! [NAMESPACE] LIST SELECT|EXAMINE [FETCH] LOGOUT
+//! ```
+//!
+//! What a failure skips: everything but LOGOUT, and that too when the session can no longer speak. Which class a
+//! failure has is `verdict`'s matter.
+
+use std::time::Instant;
+
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use super::{
+    Cancel, Job, Prober,
+    driver::{Driver, Exchange, Fault, Said},
+    recorder::Recorder,
+    redact::Redactor,
+    step_deadline, verdict,
+};
+use crate::{
+    clock,
+    imap::{self, Command, Condition, Progress},
+    plan::{Auth, Open, Security, TagStyle, Target},
+    record::{ErrorType, EventName, Run, Seconds, ServerText, State, Step, StepEvent, StepOutcome},
+    secret::{Secret, SecretError},
+};
+
+/// A run under way.
+pub(super) struct Journey<'a> {
+    pub(super) prober: &'a Prober,
+    pub(super) job: &'a Job<'a>,
+    pub(super) target: &'a Target,
+    secret: Option<Result<Secret, SecretError>>,
+    pub(super) redactor: Redactor,
+    pub(super) recorder: Recorder,
+    deadline: Instant,
+    pub(super) cancel: Cancel,
+}
+
+/// Why the conversation ends early. What failed is on record already.
+pub(super) enum Stop {
+    /// LOGOUT can still be sent.
+    Speaking,
+    /// It cannot.
+    Silent,
+    /// The server left over ID: once more, without.
+    WithoutId,
+}
+
+/// What follows a connection.
+#[derive(PartialEq, Eq)]
+enum Next {
+    Done,
+    /// Once more, without ID.
+    WithoutId,
+}
+
+/// What a command brought that came to its end.
+struct Answer {
+    progress: Progress,
+    first_row: Option<Instant>,
+}
+
+impl<'a> Journey<'a> {
+    pub(super) fn new(
+        prober: &'a Prober,
+        job: &'a Job<'a>,
+        secret: Option<Result<Secret, SecretError>>,
+        cancel: Cancel,
+    ) -> Self {
+        let redactor = Redactor::new(job.account, secret.as_ref().and_then(|secret| secret.as_ref().ok()));
+        let recorder = Recorder::new(job);
+        let target = job.target.target();
+        let deadline = recorder.start() + target.deadlines.run;
+        Self { prober, job, target, secret, redactor, recorder, deadline, cancel }
+    }
+
+    pub(super) async fn run(mut self) -> Run {
+        if let Some(Err(error)) = &self.secret {
+            warn!(target: "imaptrace::probe", "{error}");
+            let name = if self.target.journey.auth == Auth::Plain { "AUTHENTICATE" } else { "LOGIN" };
+            self.recorder.refuse(name, ErrorType::SecretUnavailable);
+            self.recorder.fail(name, ErrorType::SecretUnavailable);
+            return self.recorder.finish();
+        }
+        if self.target.tls.insecure {
+            warn!(target: "imaptrace::probe", "the server's certificate is not checked (insecure)");
+        }
+        if self.connection().await == Next::WithoutId {
+            info!(target: "imaptrace::probe", "the server closed the connection over ID; trying again without it");
+            self.job.target.forget_id();
+            self.recorder.second_connection();
+            // This one cannot ask for a third: ID is not sent again.
+            self.connection().await;
+        }
+        self.recorder.finish()
+    }
+
+    /// One connection from look-up to close.
+    async fn connection(&mut self) -> Next {
+        let Ok(mut driver) = self.reach().await else { return Next::Done };
+        let ended = self.converse(&mut driver).await;
+        match &ended {
+            Ok(()) | Err(Stop::Speaking) => self.logout(&mut driver).await,
+            Err(Stop::Silent) => self.recorder.skip(Step::LOGOUT),
+            Err(Stop::WithoutId) => {}
+        }
+        driver.close(self.target.deadlines.logout).await;
+        self.note_connection(&driver);
+        if matches!(ended, Err(Stop::WithoutId)) { Next::WithoutId } else { Next::Done }
+    }
+
+    fn note_connection(&mut self, driver: &Driver) {
+        let counts = driver.meter().counts();
+        self.recorder.wire(counts.sent, counts.received);
+        let weather = driver.weather_in_all();
+        let quickack = driver.meter().quickack();
+        let server = self.recorder.server();
+        server.rtt_min_s = weather.rtt_min.map(Seconds::from);
+        server.retransmits = Some(weather.retransmits).filter(|_| weather.rtt_min.is_some());
+        server.out_of_order = weather.out_of_order;
+        server.quickack = Some(quickack);
+        server.clock_source = Some("user".to_owned());
+        if let Some(capabilities) = driver.session.capabilities() {
+            server.capability_hash = Some(capabilities.hash.clone());
+            server.protocol = Some(capabilities.version().to_owned());
+        }
+    }
+
+    // === the conversation ===
+
+    async fn converse(&mut self, driver: &mut Driver) -> Result<(), Stop> {
+        if self.target.security == Security::Tls {
+            self.tls(driver).await?;
+        }
+        self.greeting(driver).await?;
+        if self.target.security == Security::StartTls {
+            self.starttls(driver).await?;
+        }
+        self.capabilities(driver).await?;
+        self.id(driver).await?;
+        self.login(driver).await?;
+        self.capabilities(driver).await?;
+        if driver.session.capabilities().is_some_and(|capabilities| capabilities.namespace) {
+            self.command(driver, &Command::Namespace).await?;
+        }
+        self.command(driver, &Command::List).await?;
+        self.open_mailbox(driver).await
+    }
+
+    async fn greeting(&mut self, driver: &mut Driver) -> Result<(), Stop> {
+        let deadline = self.deadline_for(Step::GREETING, self.target.deadlines.greeting)?;
+        let mut step = self.recorder.open(Step::GREETING);
+        // From the end of the step before, so that the steps add up.
+        let before = self.recorder.steps().last().map_or(Seconds::ZERO, Step::end_s);
+        let result = driver.greeting(deadline).await;
+        let progress = driver.session.take_progress();
+        let end = match &result {
+            Ok((_, stamp)) => *stamp,
+            Err(fault) => fault.at,
+        };
+        step.start_s = before;
+        step.duration_s = self.recorder.at(end).saturating_sub(before);
+        step.received_bytes = Some(progress.received);
+        weather(&mut step, driver);
+        self.refer(&mut step, &progress);
+        let said = match result {
+            Ok((said, _)) => said,
+            Err(mut fault) => {
+                let partial = driver.session.partial();
+                // Something came, and it is not how an IMAP server begins.
+                if fault.said.is_none() && !partial.is_empty() && partial.first() != Some(&b'*') {
+                    fault.class = ErrorType::ProtocolGreeting;
+                    fault.said = Some(Said { condition: Condition::Bad, code: None, text: partial.to_vec() });
+                }
+                return Err(self.fault(step, &fault));
+            }
+        };
+        step.status = Some(said.condition.as_str().to_owned());
+        step.code = said.code.map(str::to_owned);
+        self.alert(&mut step, &said, end);
+        if said.condition == Condition::Bye {
+            step.text = Some(self.redactor.text(&said.text, ServerText::STATUS));
+            let class = if said.code == Some("REFERRAL") { ErrorType::Referral } else { ErrorType::GreetingBye };
+            self.fail(step, class);
+            return Err(Stop::Silent);
+        }
+        if said.condition == Condition::Preauth {
+            self.recorder.server().preauth = Some(true);
+            if self.target.security == Security::StartTls {
+                self.fail(step, ErrorType::PreauthPlaintext);
+                return Err(Stop::Silent);
+            }
+        }
+        if driver.session.capabilities().is_some_and(|capabilities| !capabilities.rev1 && !capabilities.rev2) {
+            step.text = Some(ServerText::new(b"the server's capabilities name no IMAP version", ServerText::STATUS));
+            self.fail(step, ErrorType::ProtocolGreeting);
+            return Err(Stop::Speaking);
+        }
+        self.recorder.push(step);
+        Ok(())
+    }
+
+    async fn starttls(&mut self, driver: &mut Driver) -> Result<(), Stop> {
+        self.capabilities(driver).await?;
+        let name = Command::StartTls.name();
+        if !driver.session.capabilities().is_some_and(|capabilities| capabilities.starttls) {
+            return Err(self.refuse(name, ErrorType::StarttlsUnavailable));
+        }
+        self.command(driver, &Command::StartTls).await?;
+        if driver.has_unread() {
+            // Whoever put bytes behind the OK wants them read as if they had come under TLS (RFC 9051 §11.1).
+            self.fail_last(ErrorType::StarttlsInjection);
+            return Err(Stop::Silent);
+        }
+        self.tls(driver).await
+    }
+
+    /// Asks what the server can do, if it has not told.
+    async fn capabilities(&mut self, driver: &mut Driver) -> Result<(), Stop> {
+        if driver.session.capabilities().is_some() {
+            return Ok(());
+        }
+        self.command(driver, &Command::Capability).await?;
+        if driver.session.capabilities().is_some_and(|capabilities| capabilities.rev1 || capabilities.rev2) {
+            return Ok(());
+        }
+        self.fail_last(ErrorType::ProtocolGreeting);
+        Err(Stop::Speaking)
+    }
+
+    /// ID is a courtesy: NO and BAD are "no ID", and a server that leaves over it is asked again without.
+    async fn id(&mut self, driver: &mut Driver) -> Result<(), Stop> {
+        let advertised = driver.session.capabilities().is_some_and(|capabilities| capabilities.id);
+        if !advertised || !self.job.target.sends_id() {
+            return Ok(());
+        }
+        let (mut step, exchange) = self.perform(driver, &Command::Id).await?;
+        match exchange.result {
+            Ok(_) => self.recorder.push(step),
+            Err(fault)
+                if matches!(fault.class, ErrorType::Bye | ErrorType::Eof | ErrorType::Reset)
+                    && !self.recorder.is_second_connection() =>
+            {
+                self.describe(&mut step, &fault);
+                step.outcome = StepOutcome::Failed;
+                step.error_type = Some(fault.class);
+                self.recorder.push(step);
+                return Err(Stop::WithoutId);
+            }
+            Err(fault) => return Err(self.fault(step, &fault)),
+        }
+        let (name, version) = driver.session.id();
+        let text = |raw: Option<&[u8]>| raw.map(|raw| self.redactor.text(raw, ServerText::ID));
+        let (name, version) = (text(name), text(version));
+        let server = self.recorder.server();
+        (server.id_name, server.id_version) = (name, version);
+        Ok(())
+    }
+
+    async fn login(&mut self, driver: &mut Driver) -> Result<(), Stop> {
+        if driver.session.state() == imap::State::Authenticated {
+            self.recorder.skip("LOGIN");
+            return Ok(());
+        }
+        let (plain, disabled) =
+            driver.session.capabilities().map_or((false, false), |known| (known.auth_plain, known.login_disabled));
+        // RFC 9051 §6.2.3: LOGIN is the last resort, and never where it is disabled.
+        let plain = match self.target.journey.auth {
+            Auth::Auto => plain,
+            Auth::Login => false,
+            Auth::Plain if plain => true,
+            Auth::Plain => return Err(self.refuse("AUTHENTICATE", ErrorType::AuthMechanism)),
+        };
+        if !plain && disabled {
+            return Err(self.refuse("LOGIN", ErrorType::AuthMechanism));
+        }
+        let user = self.job.account.user.expose();
+        let password = match (self.job.hold_login, self.secret.take()) {
+            (None, Some(Ok(password))) => password,
+            (hold, _) => {
+                let name = if plain { "AUTHENTICATE" } else { "LOGIN" };
+                return Err(self.refuse(name, hold.unwrap_or(ErrorType::SecretUnavailable)));
+            }
+        };
+        let command = if plain {
+            Command::AuthenticatePlain { user, password: &password }
+        } else {
+            Command::Login { user, password: &password }
+        };
+        let result = self.command(driver, &command).await.map(|_| ());
+        // A second connection logs in again.
+        self.secret = Some(Ok(password));
+        result
+    }
+
+    async fn open_mailbox(&mut self, driver: &mut Driver) -> Result<(), Stop> {
+        let target = self.target;
+        let mailbox = target.journey.mailbox.as_str();
+        let select = Command::Select { mailbox, read_only: target.journey.open == Open::Examine };
+        let answer = self.command(driver, &select).await?;
+        let exists = answer.progress.exists.unwrap_or_default();
+        if exists == 0 {
+            self.recorder.loaded();
+            self.recorder.skip("FETCH");
+            return Ok(());
+        }
+        let from = exists.saturating_sub(target.journey.newest.saturating_sub(1)).max(1);
+        let answer = self.command(driver, &Command::Fetch { from, to: exists }).await?;
+        if let Some(stamp) = answer.first_row {
+            self.recorder.first_row(stamp);
+        }
+        if answer.progress.rows == 0 {
+            warn!(target: "imaptrace::probe", "FETCH was OK and brought none of the messages that SELECT had told of");
+        }
+        self.recorder.loaded();
+        Ok(())
+    }
+
+    /// Says good-bye. Lies outside the run's deadline, and whatever goes wrong fails only itself.
+    async fn logout(&mut self, driver: &mut Driver) {
+        // A cancelled run still says good-bye.
+        let (_keep, never) = watch::channel(false);
+        driver.ignore_cancel(never);
+        let within = self.target.deadlines.logout;
+        let command = Command::Logout;
+        let mut step = self.recorder.open(command.name());
+        step.state = Some(state(driver));
+        let tag = self.tag(&step);
+        let exchange = driver.exchange(&tag, &command, clock::now() + within, within).await;
+        self.fill(&mut step, &exchange, driver);
+        match &exchange.result {
+            Ok(said) if said.condition == Condition::Ok => {}
+            Ok(said) => {
+                step.outcome = StepOutcome::Failed;
+                step.error_type = Some(verdict::of_refusal(command.name(), said.condition, said.code));
+                step.text = Some(self.redactor.text(&said.text, ServerText::STATUS));
+            }
+            Err(fault) => {
+                step.outcome = StepOutcome::Failed;
+                step.error_type = Some(fault.class);
+                self.describe(&mut step, fault);
+            }
+        }
+        self.recorder.push(step);
+    }
+
+    // === one command ===
+
+    /// Sends a command; anything but OK ends the conversation.
+    async fn command(&mut self, driver: &mut Driver, command: &Command<'_>) -> Result<Answer, Stop> {
+        let (mut step, exchange) = self.perform(driver, command).await?;
+        let Exchange { result, progress, first_row, .. } = exchange;
+        match result {
+            Err(fault) => Err(self.fault(step, &fault)),
+            Ok(Said { condition: Condition::Ok, .. }) => {
+                self.recorder.push(step);
+                Ok(Answer { progress, first_row })
+            }
+            Ok(said) => {
+                step.text = Some(self.redactor.text(&said.text, ServerText::STATUS));
+                self.fail(step, verdict::of_refusal(command.name(), said.condition, said.code));
+                Err(Stop::Speaking)
+            }
+        }
+    }
+
+    /// Sends a command and fills its step, without a verdict.
+    async fn perform(&mut self, driver: &mut Driver, command: &Command<'_>) -> Result<(Step, Exchange), Stop> {
+        let name = command.name();
+        let deadline = self.deadline_for(name, self.target.deadlines.command).map_err(|_| Stop::Speaking)?;
+        let mut step = self.recorder.open(name);
+        step.state = Some(state(driver));
+        match command {
+            Command::Select { mailbox, .. } => step.mailbox = Some((*mailbox).to_owned()),
+            Command::Fetch { .. } => step.mailbox = Some(self.target.journey.mailbox.as_str().to_owned()),
+            Command::Login { .. } => step.mechanism = Some("LOGIN".to_owned()),
+            Command::AuthenticatePlain { .. } => step.mechanism = Some("PLAIN".to_owned()),
+            _ => {}
+        }
+        let tag = self.tag(&step);
+        let exchange = driver.exchange(&tag, command, deadline, self.target.deadlines.write).await;
+        self.fill(&mut step, &exchange, driver);
+        match command {
+            Command::Select { .. } => step.mailbox_messages = exchange.progress.exists.map(u64::from),
+            Command::Fetch { .. } => step.messages = Some(exchange.progress.rows),
+            _ => {}
+        }
+        Ok((step, exchange))
+    }
+
+    fn tag(&self, step: &Step) -> String {
+        let id = step.span_id.map(|id| id.to_string()).unwrap_or_default();
+        match self.target.journey.tag {
+            TagStyle::SpanId => id,
+            TagStyle::Short => format!("T{}", id.get(..6).unwrap_or_default()),
+        }
+    }
+
+    fn fill(&mut self, step: &mut Step, exchange: &Exchange, driver: &mut Driver) {
+        self.recorder.time(step, exchange.start, exchange.end);
+        let progress = &exchange.progress;
+        step.sent_bytes = Some(exchange.sent);
+        step.received_bytes = Some(progress.received);
+        step.untagged = Some(progress.untagged);
+        step.literals = (progress.literals > 0).then_some(progress.literals);
+        step.literal_bytes = (progress.literals > 0).then_some(progress.literal_bytes);
+        step.lenient = (progress.lenient > 0).then_some(progress.lenient);
+        self.refer(step, progress);
+        weather(step, driver);
+        if let Some(stamp) = exchange.first_byte {
+            let at_s = self.recorder.at(stamp);
+            step.first_byte_s = Some(at_s.saturating_sub(step.start_s));
+            step.events.push(StepEvent { name: EventName::FirstByte, at_s, text: None });
+        }
+        for stamp in &exchange.continuations {
+            step.events.push(StepEvent { name: EventName::Continuation, at_s: self.recorder.at(*stamp), text: None });
+        }
+        for (stamp, text) in &exchange.alerts {
+            let text = Some(self.redactor.text(text, ServerText::STATUS));
+            step.events.push(StepEvent { name: EventName::Alert, at_s: self.recorder.at(*stamp), text });
+        }
+        if let Ok(said) = &exchange.result {
+            step.status = Some(said.condition.as_str().to_owned());
+            step.code = said.code.map(str::to_owned);
+            self.alert(step, said, exchange.end);
+        }
+        step.events.sort_by_key(|event| event.at_s);
+        step.events.truncate(Step::MAX_EVENTS);
+    }
+
+    fn alert(&self, step: &mut Step, said: &Said, stamp: Instant) {
+        if said.code == Some("ALERT") {
+            let text = Some(self.redactor.text(&said.text, ServerText::STATUS));
+            step.events.push(StepEvent { name: EventName::Alert, at_s: self.recorder.at(stamp), text });
+        }
+    }
+
+    /// Records a referral's host. Nobody goes there.
+    fn refer(&mut self, step: &mut Step, progress: &Progress) {
+        if let Some(host) = &progress.referral {
+            let host = self.redactor.text(host, ServerText::ID);
+            self.recorder.server().referral_host = Some(host.clone());
+            step.referral_host = Some(host);
+        }
+    }
+
+    // === failures ===
+
+    /// When this step must end; when the run's time is up already, the step is listed and the run over.
+    pub(super) fn deadline_for(&mut self, step: &str, own: std::time::Duration) -> Result<Instant, Stop> {
+        if let Some(deadline) = step_deadline(own, self.deadline) {
+            return Ok(deadline);
+        }
+        self.recorder.refuse(step, ErrorType::TimeoutRun);
+        self.recorder.fail(step, ErrorType::TimeoutRun);
+        Err(Stop::Silent)
+    }
+
+    /// A step that cannot even start ends the conversation.
+    fn refuse(&mut self, name: &str, class: ErrorType) -> Stop {
+        self.recorder.refuse(name, class);
+        self.recorder.fail(name, class);
+        Stop::Speaking
+    }
+
+    pub(super) fn fail(&mut self, mut step: Step, class: ErrorType) -> Stop {
+        step.outcome = StepOutcome::Failed;
+        step.error_type = Some(class);
+        self.recorder.fail(&step.name, class);
+        self.recorder.push(step);
+        Stop::Silent
+    }
+
+    /// The step that was pushed last turns out to be the one that fails the run.
+    fn fail_last(&mut self, class: ErrorType) {
+        if let Some(step) = self.recorder.pop() {
+            self.fail(step, class);
+        }
+    }
+
+    fn fault(&mut self, mut step: Step, fault: &Fault) -> Stop {
+        self.describe(&mut step, fault);
+        let referred = fault.class == ErrorType::Bye && step.code.as_deref() == Some("REFERRAL");
+        self.fail(step, if referred { ErrorType::Referral } else { fault.class });
+        if fault.speaking { Stop::Speaking } else { Stop::Silent }
+    }
+
+    fn describe(&self, step: &mut Step, fault: &Fault) {
+        step.close_notify = fault.close_notify;
+        if let Some(said) = &fault.said {
+            if fault.class == ErrorType::Bye {
+                step.status = Some(said.condition.as_str().to_owned());
+                step.code = said.code.map(str::to_owned);
+            }
+            step.text = Some(self.redactor.text(&said.text, ServerText::STATUS));
+        }
+    }
+}
+
+fn state(driver: &Driver) -> State {
+    match driver.session.state() {
+        imap::State::Connected | imap::State::NotAuthenticated => State::NotAuthenticated,
+        imap::State::Authenticated => State::Authenticated,
+        imap::State::Selected => State::Selected,
+        imap::State::Logout => State::Logout,
+    }
+}
+
+/// Notes on a step what the kernel saw of the line meanwhile.
+fn weather(step: &mut Step, driver: &mut Driver) {
+    if let Some(weather) = driver.weather() {
+        step.rtt_min_s = weather.rtt_min.map(Seconds::from);
+        step.retransmits = (weather.retransmits > 0).then_some(weather.retransmits);
+        step.out_of_order = weather.out_of_order.filter(|count| *count > 0);
+    }
+}

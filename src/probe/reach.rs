@@ -1,0 +1,160 @@
+//! The way to the server: the steps `resolve`, `connect` and `tls`, and the record of each.
+//!
+//! How they are done is `net`'s matter; when, is `journey`'s.
+
+use std::net::{IpAddr, SocketAddr};
+
+use tokio::time::timeout_at;
+use tracing::info;
+
+use super::{
+    driver::{Driver, SecureError, cancelled},
+    journey::{Journey, Stop},
+    verdict,
+};
+use crate::{
+    clock, imap,
+    net::{self, Certificate, ConnectOptions},
+    plan::Host,
+    record::{
+        ConnectAttempt, ConnectFacts, ErrorType, ResolveFacts, ServerText, Step, StepOutcome, Timestamp, TlsFacts,
+        Verified,
+    },
+};
+
+impl Journey<'_> {
+    /// Everything up to the connection.
+    pub(super) async fn reach(&mut self) -> Result<Driver, Stop> {
+        let addresses = self.resolve().await?;
+        self.connect(&addresses).await
+    }
+
+    async fn resolve(&mut self) -> Result<Vec<IpAddr>, Stop> {
+        let name = match &self.target.endpoint.host {
+            Host::Address(address) => return Ok(vec![*address]),
+            Host::Name(name) => name,
+        };
+        let deadline = self.deadline_for(Step::RESOLVE, self.target.deadlines.resolve)?;
+        let mut step = self.recorder.open(Step::RESOLVE);
+        let start = clock::now();
+        let looking = timeout_at(deadline.into(), self.prober.resolver.lookup(name, self.job.family));
+        let answer = tokio::select! {
+            biased;
+            answer = looking => answer.unwrap_or(Err(net::ResolveCause::Timeout)).map_err(|cause| (verdict::of_resolve(&cause), cause.to_string())),
+            () = cancelled(&mut self.cancel) => Err((ErrorType::Cancelled, String::new())),
+        };
+        self.recorder.time(&mut step, start, clock::now());
+        let answers = answer.as_ref().cloned().unwrap_or_default();
+        step.dns = Some(ResolveFacts { question: name.clone(), answers });
+        match answer {
+            Ok(addresses) => {
+                self.recorder.push(step);
+                Ok(addresses)
+            }
+            Err((class, text)) => {
+                step.text = Some(ServerText::new(text.as_bytes(), ServerText::STATUS));
+                Err(self.fail(step, class))
+            }
+        }
+    }
+
+    async fn connect(&mut self, addresses: &[IpAddr]) -> Result<Driver, Stop> {
+        let deadline = self.deadline_for(Step::CONNECT, self.target.deadlines.connect)?;
+        let mut step = self.recorder.open(Step::CONNECT);
+        let port = self.target.endpoint.port;
+        let peers: Vec<SocketAddr> = addresses.iter().map(|address| SocketAddr::new(*address, port)).collect();
+        let options =
+            ConnectOptions { source: self.target.source_address, proxy: self.target.proxy_protocol, deadline };
+        let start = clock::now();
+        let connected = tokio::select! {
+            biased;
+            connected = net::connect(&peers, options) => connected,
+            () = cancelled(&mut self.cancel) => {
+                self.recorder.time(&mut step, start, clock::now());
+                return Err(self.fail(step, ErrorType::Cancelled));
+            }
+        };
+        let end = connected
+            .attempts
+            .iter()
+            .find(|entry| entry.result == Some(Ok(())))
+            .map_or_else(clock::now, |entry| entry.end);
+        self.recorder.time(&mut step, connected.attempts.first().map_or(start, |entry| entry.start), end);
+        let attempts: Vec<_> = connected.attempts.iter().map(|entry| self.attempt(entry)).collect();
+        for lost in attempts.iter().filter(|entry| entry.error_type.is_some()) {
+            info!(target: "imaptrace::probe", peer = %lost.peer, error_type = lost.error_type.map_or("", ErrorType::as_str), "a connection attempt failed");
+        }
+        step.connect = Some(ConnectFacts { attempts });
+        let (meter, peer, local) = match connected.result {
+            Ok(connection) => connection,
+            Err(cause) => return Err(self.fail(step, verdict::of_connect(cause))),
+        };
+        self.recorder.push(step);
+        let server = self.recorder.server();
+        (server.peer, server.local) = (Some(peer), Some(local));
+        let limits = self.target.limits;
+        let limits = imap::Limits {
+            line: limits.line,
+            command_bytes: limits.command_bytes,
+            session_bytes: limits.run_bytes,
+            responses: limits.responses,
+            depth: limits.depth,
+            literal_kept: limits.literal_kept,
+        };
+        Ok(Driver::new(meter, limits, self.cancel.clone()))
+    }
+
+    fn attempt(&self, entry: &net::Attempt) -> ConnectAttempt {
+        let start_s = self.recorder.at(entry.start);
+        let (outcome, error_type) = match entry.result {
+            Some(Ok(())) => (StepOutcome::Passed, None),
+            Some(Err(cause)) => (StepOutcome::Failed, Some(verdict::of_connect(cause))),
+            None => (StepOutcome::Skipped, None),
+        };
+        let duration_s = self.recorder.at(entry.end).saturating_sub(start_s);
+        ConnectAttempt { peer: entry.peer, start_s, duration_s, outcome, error_type }
+    }
+
+    /// TLS over the connection.
+    pub(super) async fn tls(&mut self, driver: &mut Driver) -> Result<(), Stop> {
+        let deadline = self.deadline_for(Step::TLS, self.target.deadlines.tls)?;
+        let mut step = self.recorder.open(Step::TLS);
+        let asked = clock::now();
+        let result = driver.secure(&self.job.target.tls, deadline).await;
+        self.recorder.time(&mut step, driver.meter().first_write().unwrap_or(asked), clock::now());
+        let hello = driver.meter().server_hello();
+        let certificate = driver.tls().and_then(Certificate::of);
+        let verified = match &result {
+            Err(_) => Verified::No,
+            Ok(()) if self.job.target.tls.is_insecure() => Verified::Insecure,
+            Ok(()) => Verified::Yes,
+        };
+        let text = |text: &str| ServerText::new(text.as_bytes(), ServerText::STATUS);
+        let facts = TlsFacts {
+            version: hello.map(net::ServerHello::version_name),
+            cipher: hello.map(net::ServerHello::cipher_name),
+            verified,
+            server_name: self.job.target.tls.server_name().to_owned(),
+            not_after: certificate.as_ref().and_then(|leaf| Timestamp::from_epoch_seconds(leaf.not_after?)),
+            subject: certificate.as_ref().map(|leaf| text(&leaf.subject)),
+            issuer: certificate.as_ref().map(|leaf| text(&leaf.issuer)),
+            sha256: certificate.map(|leaf| leaf.sha256),
+        };
+        let server = self.recorder.server();
+        (server.tls_version, server.tls_cipher) = (facts.version.clone(), facts.cipher.clone());
+        server.certificate_not_after = facts.not_after;
+        step.tls = Some(facts);
+        match result {
+            Ok(()) => {
+                self.recorder.push(step);
+                Ok(())
+            }
+            Err(SecureError::Cancelled) => Err(self.fail(step, ErrorType::Cancelled)),
+            Err(SecureError::Failed(failure)) => {
+                step.text =
+                    (!failure.text.is_empty()).then(|| self.redactor.text(failure.text.as_bytes(), ServerText::STATUS));
+                Err(self.fail(step, verdict::of_tls(failure.cause)))
+            }
+        }
+    }
+}

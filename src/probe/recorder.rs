@@ -1,0 +1,195 @@
+//! Collects the steps of a run and makes the [`Run`] of them.
+
+use std::time::Instant;
+
+use super::{Ids, Job};
+use crate::{
+    clock::{self, Anchor},
+    net::Family,
+    plan,
+    record::{ErrorType, Run, RunOutcome, SCHEMA, Seconds, Security, Server, SpanId, Step, StepOutcome},
+};
+
+/// A run in the making.
+pub(super) struct Recorder {
+    anchor: Anchor,
+    run: Run,
+    /// When the connection that counts began, for the second one.
+    loading_from: Seconds,
+    connection: Option<u32>,
+}
+
+impl Recorder {
+    pub(super) fn new(job: &Job<'_>) -> Self {
+        let anchor = Anchor::now();
+        let target = job.target.target();
+        let Ids { trace, root, parent } = job.ids;
+        let server = Server {
+            address: target.endpoint.host.to_string(),
+            port: target.endpoint.port,
+            peer: None,
+            local: None,
+            security: match target.security {
+                plan::Security::Tls => Security::Tls,
+                plan::Security::StartTls => Security::Starttls,
+                plan::Security::None => Security::None,
+            },
+            tls_version: None,
+            tls_cipher: None,
+            certificate_not_after: None,
+            id_name: None,
+            id_version: None,
+            protocol: None,
+            capability_hash: None,
+            preauth: None,
+            lenient: None,
+            referral_host: None,
+            rtt_min_s: None,
+            retransmits: None,
+            out_of_order: None,
+            quickack: None,
+            clock_source: None,
+        };
+        let run = Run {
+            schema: SCHEMA,
+            trace_id: trace,
+            span_id: root,
+            parent_span_id: parent,
+            target: target.name.clone(),
+            account: job.account.alias.clone(),
+            journey: plan::Journey::FIRST_LOAD.to_owned(),
+            labels: target.labels.clone(),
+            started_at: anchor.wall().into(),
+            outcome: RunOutcome::Passed,
+            error_type: None,
+            failed_step: None,
+            first_loading_latency_s: None,
+            first_row_s: None,
+            duration_s: Seconds::ZERO,
+            agent_s: None,
+            slowest_step: None,
+            slow: None,
+            start_lag_s: job.start_lag.map(Seconds::from),
+            auth_backoff: job.hold_login.map(|_| true),
+            family: match (target.address, job.family) {
+                (plan::AddressChoice::Each, Family::V4) => Some("ipv4".to_owned()),
+                (plan::AddressChoice::Each, Family::V6) => Some("ipv6".to_owned()),
+                _ => None,
+            },
+            server,
+            wire_sent_bytes: 0,
+            wire_received_bytes: 0,
+            steps: Vec::with_capacity(16),
+            notes: Vec::new(),
+        };
+        Self { anchor, run, loading_from: Seconds::ZERO, connection: None }
+    }
+
+    pub(super) fn start(&self) -> Instant {
+        self.anchor.mono()
+    }
+
+    pub(super) fn at(&self, stamp: Instant) -> Seconds {
+        self.anchor.since(stamp).into()
+    }
+
+    pub(super) fn server(&mut self) -> &mut Server {
+        &mut self.run.server
+    }
+
+    /// The steps so far.
+    pub(super) fn steps(&self) -> &[Step] {
+        &self.run.steps
+    }
+
+    /// From here on the steps are those of a second connection, and First Loading Latency counts from now.
+    pub(super) fn second_connection(&mut self) {
+        self.connection = Some(2);
+        self.loading_from = self.at(clock::now());
+        self.run.first_row_s = None;
+    }
+
+    pub(super) fn is_second_connection(&self) -> bool {
+        self.connection.is_some()
+    }
+
+    /// A step that is about to begin, with a span id of its own.
+    pub(super) fn open(&self, name: &str) -> Step {
+        Step { name: name.to_owned(), span_id: Some(SpanId::random()), connection: self.connection, ..Step::default() }
+    }
+
+    /// Sets when a step began and ended. Both ends are rounded, not the difference: steps never overlap by rounding.
+    pub(super) fn time(&self, step: &mut Step, start: Instant, end: Instant) {
+        step.start_s = self.at(start);
+        step.duration_s = self.at(end).saturating_sub(step.start_s);
+    }
+
+    pub(super) fn push(&mut self, step: Step) {
+        self.run.steps.push(step);
+    }
+
+    /// Takes the last step back, to change it.
+    pub(super) fn pop(&mut self) -> Option<Step> {
+        self.run.steps.pop()
+    }
+
+    /// A step whose turn came and that was not needed.
+    pub(super) fn skip(&mut self, name: &str) {
+        let start_s = self.at(clock::now());
+        let skipped = StepOutcome::Skipped;
+        self.push(Step {
+            name: name.to_owned(),
+            start_s,
+            outcome: skipped,
+            connection: self.connection,
+            ..Step::default()
+        });
+    }
+
+    /// A step that could not even start.
+    pub(super) fn refuse(&mut self, name: &str, class: ErrorType) {
+        let mut step = self.open(name);
+        step.start_s = self.at(clock::now());
+        step.outcome = StepOutcome::Failed;
+        step.error_type = Some(class);
+        self.push(step);
+    }
+
+    /// The run ended over this step.
+    pub(super) fn fail(&mut self, step: &str, class: ErrorType) {
+        self.run.outcome = if class.is_void() { RunOutcome::Void } else { RunOutcome::Failed };
+        self.run.error_type = Some(class);
+        self.run.failed_step = Some(step.to_owned());
+    }
+
+    /// The first FETCH response was whole.
+    pub(super) fn first_row(&mut self, stamp: Instant) {
+        self.run.first_row_s = Some(self.at(stamp).saturating_sub(self.loading_from));
+    }
+
+    /// The message list is there as of the end of the last step.
+    pub(super) fn loaded(&mut self) {
+        let end = self.run.steps.last().map_or(Seconds::ZERO, Step::end_s);
+        self.run.first_loading_latency_s = Some(end.saturating_sub(self.loading_from));
+    }
+
+    /// Bytes on the wire of a connection that is over.
+    pub(super) fn wire(&mut self, sent: u64, received: u64) {
+        self.run.wire_sent_bytes += sent;
+        self.run.wire_received_bytes += received;
+    }
+
+    pub(super) fn finish(mut self) -> Run {
+        let run = &mut self.run;
+        run.duration_s = run.steps.iter().map(Step::end_s).max().unwrap_or_default();
+        let lenient: u64 = run.steps.iter().filter_map(|step| step.lenient).sum();
+        run.server.lenient = (lenient > 0).then_some(lenient);
+        if let Some(latency) = run.first_loading_latency_s {
+            let steps = run.loading_steps().fold(Seconds::ZERO, |sum, step| sum.saturating_add(step.duration_s));
+            run.agent_s = Some(latency.saturating_sub(steps));
+        }
+        let slowest = run.loading_steps().filter(|step| step.was_started()).max_by_key(|step| step.duration_s);
+        run.slowest_step = slowest.map(|step| step.name.clone());
+        self.run
+    }
+}
