@@ -13,7 +13,7 @@ pub fn failure(run: &Run, style: Style) -> Option<String> {
     }
     let mut line = format!("{} ({}): {}", safe(&run.target, style), endpoint(run, style), verdict(run, style));
     if let Some(class) = run.error_type {
-        let _ = write!(line, "; {}", hint(class));
+        write!(line, "; {}", hint(class)).unwrap_or(());
     }
     line.push('\n');
     Some(line)

@@ -11,7 +11,7 @@ use crate::record::{Run, RunOutcome};
 pub fn line(run: &Run, style: Style) -> String {
     let mut line = Line::default();
     line.push(Tone::Dim, run.started_at.time_of_day()).push(Tone::Plain, "  ");
-    line.push(tone(run.outcome), run.outcome.as_str()).to_column(18);
+    line.push(tone(run.outcome), run.outcome.as_str()).pad_to(18);
     if let Some(family) = &run.family {
         line.push(Tone::Plain, format!("{}  ", safe(family, style)));
     }

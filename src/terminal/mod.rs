@@ -17,6 +17,7 @@ mod nagios;
 mod samples;
 mod style;
 mod summary;
+mod table;
 mod text;
 mod waterfall;
 

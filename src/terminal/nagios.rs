@@ -42,7 +42,7 @@ pub fn nagios(runs: &[Run], thresholds: &Thresholds) -> (String, u8) {
     let mut text = format!("IMAP {} - {}", state.word(), describe(worst));
     if judged.len() > 1 {
         let bad = judged.iter().filter(|(_, other)| *other != State::Ok).count();
-        let _ = write!(text, " ({bad} of {} runs not OK)", judged.len());
+        write!(text, " ({bad} of {} runs not OK)", judged.len()).unwrap_or(());
     }
     text.push_str(" |");
     let mut families: Vec<_> = runs.iter().map(|run| run.family.as_deref()).collect();
@@ -59,7 +59,8 @@ pub fn nagios(runs: &[Run], thresholds: &Thresholds) -> (String, u8) {
     if judged.len() > 1 {
         for (run, state) in &judged {
             let family = run.family.as_deref().map(|family| format!(" {}", clean(family))).unwrap_or_default();
-            let _ = writeln!(text, "{}{family} {} - {}", run.started_at.time_of_day(), state.word(), describe(run));
+            writeln!(text, "{}{family} {} - {}", run.started_at.time_of_day(), state.word(), describe(run))
+                .unwrap_or(());
         }
     }
     (text, state.code())
@@ -127,7 +128,7 @@ fn perfdata(run: &Run, thresholds: &Thresholds, text: &mut String) {
         let times = used.iter().filter(|other| *other == name).count() + 1;
         used.push(name.to_owned());
         let number = if times > 1 { format!("_{times}") } else { String::new() };
-        let _ = write!(text, " {}={value}", quoted(&format!("{name}{number}{suffix}")));
+        write!(text, " {}={value}", quoted(&format!("{name}{number}{suffix}"))).unwrap_or(());
     };
     let limit = |limit: Option<Seconds>| limit.map(|limit| limit.as_f64().to_string()).unwrap_or_default();
     let seconds = |time: Seconds| format!("{:.6}s", time.as_f64());

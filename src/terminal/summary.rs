@@ -4,8 +4,8 @@ use unicode_width::UnicodeWidthStr as _;
 
 use super::{
     Style,
+    table::label,
     text::{Line, Tone, clip, duration},
-    waterfall::label,
 };
 use crate::record::{Run, RunOutcome, Seconds, Step, StepOutcome};
 
@@ -43,7 +43,7 @@ pub fn summary(runs: &[Run], style: Style) -> String {
     let name_width = widest.min(style.width.saturating_sub(32));
     let mut figures = |tone: Tone, name: &str, figures: [String; 4]| {
         let mut line = Line::default();
-        line.push(tone, clip(name, name_width, style)).to_column(name_width);
+        line.push(tone, clip(name, name_width, style)).pad_to(name_width);
         for figure in figures {
             let gap = " ".repeat(8_usize.saturating_sub(figure.width()));
             line.push(tone, format!("{gap}{figure}"));

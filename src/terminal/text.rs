@@ -43,7 +43,7 @@ impl Line {
     }
 
     /// Fills up with spaces to `column`; at least one when something already stands there.
-    pub(super) fn to_column(&mut self, column: usize) -> &mut Self {
+    pub(super) fn pad_to(&mut self, column: usize) -> &mut Self {
         let gap = column.saturating_sub(self.width()).max(usize::from(!self.0.is_empty()));
         self.push(Tone::Plain, " ".repeat(gap))
     }
@@ -177,12 +177,10 @@ pub(super) fn size(bytes: u64) -> String {
         value /= 1e3;
         unit = larger;
     }
-    let digits = if value < 9.995 {
-        2
-    } else if value < 99.95 {
-        1
-    } else {
-        0
+    let digits = match value {
+        ..9.995 => 2,
+        ..99.95 => 1,
+        _ => 0,
     };
     format!("{value:.digits$} {unit}")
 }

@@ -1,24 +1,21 @@
 //! The waterfall: one run, its steps on one time axis, what was slow, what failed and what to try.
 //!
-//! The name, the bar and the duration always have their place; the other columns come in as far as the width lets the
-//! bar keep [`LEAST_BAR`] columns. What does not fit is clipped by [`Line`], so no line passes the width.
+//! The rows themselves are in [`table`](super::table). Called by `cli` for one run, or for the slowest of several.
 
 use unicode_width::UnicodeWidthStr as _;
 
 use super::{
     Style,
-    bar::Axis,
-    failure::{endpoint, finding},
+    failure::{endpoint, verdict},
     hint,
     line::tone,
-    text::{Line, Tone, clip, duration, safe, size, wrap},
+    table::Table,
+    text::{Line, Tone, clip, duration, safe, wrap},
 };
-use crate::record::{Run, RunOutcome, Seconds, Security, Step, StepOutcome, TlsFacts, Verified};
+use crate::record::{
+    EventName, NoteLevel, Run, RunOutcome, Security, Step, StepOutcome, Timestamp, TlsFacts, Verified,
+};
 
-/// A column to the right of the bar is shown only while the bar keeps this width.
-const LEAST_BAR: usize = 24;
-/// Width of a duration or size.
-const FIGURE: usize = 7;
 /// Days before a certificate's end from which it is coloured.
 const CERTIFICATE_SOON: i64 = 21;
 
@@ -47,6 +44,11 @@ pub fn waterfall(run: &Run, style: Style) -> String {
         }
     }
     page.push('\n');
+    if run.outcome != RunOutcome::Passed && run.failing_step().is_none() {
+        // No row could say it: the run ended before, or between, its steps.
+        let hint = run.error_type.map(|class| format!("; {}", hint(class))).unwrap_or_default();
+        paragraph(tone(run.outcome), &format!("{}{hint}", verdict(run, style)), style, &mut page);
+    }
     sum(run, style, &mut page);
     details(run, style, &mut page);
     page
@@ -58,27 +60,22 @@ fn head(run: &Run, style: Style, page: &mut String) {
     if run.account != "default" {
         who = format!("{who}/{}", safe(&run.account, style));
     }
-    let endpoint = endpoint(run, style);
-    let peer = run
-        .server
-        .peer
-        .map(|peer| format!(" ({})", peer.ip()))
-        .filter(|peer| !endpoint.contains(&peer[2..peer.len() - 1]));
+    let mut place = format!("  {}", endpoint(run, style));
+    if run.target == run.server.address {
+        (who, place) = (place.trim_start().to_owned(), String::new());
+    }
     let family = run.family.as_deref().map(|family| format!("  {}", safe(family, style))).unwrap_or_default();
     let right = format!("  {}{family}  ", security(run, style));
     let room = style.width.saturating_sub(right.width() + run.outcome.as_str().width());
-    let mut place = if run.target == run.server.address { String::new() } else { "  ".to_owned() };
-    if run.target == run.server.address {
-        who = endpoint;
-    } else {
-        place.push_str(&endpoint);
+    if let Some(peer) = run.server.peer.map(|peer| peer.ip().to_string()).filter(|peer| *peer != run.server.address) {
+        let peer = format!(" ({peer})");
+        if who.width() + place.width() + peer.width() <= room {
+            place.push_str(&peer);
+        }
     }
-    if let Some(peer) = peer.filter(|peer| who.width() + place.width() + peer.width() <= room) {
-        place.push_str(&peer);
-    }
-    let mut line = Line::default();
     let who = clip(&who, room, style);
     let place = clip(&place, room.saturating_sub(who.width()), style);
+    let mut line = Line::default();
     line.push(Tone::Bold, who).push(Tone::Plain, place).push(Tone::Plain, right);
     line.push(tone(run.outcome), run.outcome.as_str());
     line.write(style, page);
@@ -94,211 +91,36 @@ fn security(run: &Run, style: Style) -> String {
     }
 }
 
-/// The columns of this run at this width.
-struct Table<'a> {
-    run: &'a Run,
-    style: Style,
-    name: usize,
-    axis: Axis,
-    first_byte: bool,
-    received: bool,
-    sent: bool,
-    status: usize,
-    code: usize,
-}
-
-impl<'a> Table<'a> {
-    fn new(run: &'a Run, style: Style) -> Self {
-        let most = |text: &dyn Fn(&Step) -> String, limit: usize| {
-            run.steps.iter().map(|step| text(step).width()).max().unwrap_or_default().min(limit)
-        };
-        let name = most(&|step| label(step, style), (style.width / 5).max(12));
-        let status = most(&|step| step.status.as_deref().map(|status| safe(status, style)).unwrap_or_default(), FIGURE);
-        let code = most(&|step| step.code.as_deref().map(|code| safe(code, style)).unwrap_or_default(), 20);
-        let mut table = Self {
-            run,
-            style,
-            name,
-            axis: Axis { columns: 0, end: Seconds::ZERO },
-            first_byte: false,
-            received: false,
-            sent: false,
-            status: 0,
-            code: 0,
-        };
-        let mark = most(&|step| table.mark(step), 16);
-        let mut room = style.width.saturating_sub(name + 1 + 1 + FIGURE + if mark > 0 { mark + 1 } else { 0 });
-        let mut admit = |width: usize| {
-            let fits = width > 0 && room >= LEAST_BAR + width + 1;
-            if fits {
-                room -= width + 1;
-            }
-            fits
-        };
-        table.status = if admit(status) { status } else { 0 };
-        table.first_byte = admit(FIGURE);
-        table.received = admit(FIGURE);
-        table.sent = admit(FIGURE);
-        table.code = if admit(code) { code } else { 0 };
-        let ends = run.steps.iter().map(Step::end_s).chain(run.first_loading_latency_s);
-        table.axis = Axis { columns: room, end: ends.max().unwrap_or_default().max(run.duration_s) };
-        table
-    }
-
-    fn bar_at(&self) -> usize {
-        self.name + 1
-    }
-
-    fn titles(&self, page: &mut String) {
-        let mut line = Line::default();
-        let end = duration(self.axis.end, self.style);
-        let gap = self.axis.columns.saturating_sub(1 + end.width());
-        line.push(Tone::Dim, format!("{}0{}{end}", " ".repeat(self.bar_at()), " ".repeat(gap)));
-        line.to_column(self.bar_at() + self.axis.columns);
-        line.push(Tone::Dim, format!(" {:>FIGURE$}", "took"));
-        for (shown, title) in [(self.first_byte, "1st"), (self.received, "recv"), (self.sent, "sent")] {
-            if shown {
-                line.push(Tone::Dim, format!(" {title:>FIGURE$}"));
-            }
-        }
-        line.write(self.style, page);
-    }
-
-    fn step(&self, step: &Step, page: &mut String) {
-        let style = self.style;
-        let mark = self.mark(step);
-        let (text, bar) = match step.outcome {
-            _ if self.failed_the_run(step) => (Tone::Bad, Tone::Bad),
-            StepOutcome::Failed => (Tone::Warn, Tone::Warn),
-            StepOutcome::Skipped => (Tone::Dim, Tone::Dim),
-            StepOutcome::Passed if !mark.is_empty() => (Tone::Bold, Tone::Warn),
-            StepOutcome::Passed => (Tone::Plain, Tone::Bar),
-        };
-        let took = match step.outcome {
-            StepOutcome::Skipped => "skipped".to_owned(),
-            StepOutcome::Failed if !step.was_started() => "unsent".to_owned(),
-            _ => duration(step.duration_s, style),
-        };
-        let mut line = Line::default();
-        line.push(text, clip(&label(step, style), self.name, style)).to_column(self.bar_at());
-        line.push(bar, self.axis.bar(step.start_s, step.end_s(), style));
-        line.push(text, format!(" {took:>FIGURE$}"));
-        let figures = [
-            (self.first_byte, step.first_byte_s.map(|at| duration(at, style))),
-            (self.received, step.received_bytes.map(size)),
-            (self.sent, step.sent_bytes.map(size)),
-        ];
-        for (_, figure) in figures.iter().filter(|(shown, _)| *shown) {
-            let figure = figure.as_deref().unwrap_or_default();
-            line.push(if text == Tone::Plain { Tone::Dim } else { text }, format!(" {}{figure}", gap(figure, FIGURE)));
-        }
-        for (width, words) in [(self.status, &step.status), (self.code, &step.code)] {
-            if width > 0 {
-                let words = clip(&safe(words.as_deref().unwrap_or_default(), style), width, style);
-                line.push(text, format!(" {words}{}", gap(&words, width)));
-            }
-        }
-        if !mark.is_empty() {
-            line.push(Tone::Warn, format!(" {mark}"));
-        }
-        line.write(style, page);
-    }
-
-    /// What a failed step found and, for the one that failed the run, what to try.
-    fn error(&self, step: &Step, page: &mut String) {
-        if step.outcome != StepOutcome::Failed {
-            return;
-        }
-        let decisive = self.failed_the_run(step);
-        let class = step.error_type.or(self.run.error_type.filter(|_| decisive));
-        let sign = if self.style.ascii { "x" } else { "✗" };
-        self.indented(sign, if decisive { Tone::Bad } else { Tone::Warn }, &finding(step, class, self.style), page);
-        if let Some(class) = class.filter(|_| decisive) {
-            let sign = if self.style.ascii { ">" } else { "→" };
-            self.indented(sign, Tone::Plain, hint(class), page);
-        }
-    }
-
-    fn indented(&self, sign: &str, tone: Tone, text: &str, page: &mut String) {
-        for (index, part) in wrap(text, self.style.width.saturating_sub(4)).into_iter().enumerate() {
-            let mut line = Line::default();
-            line.push(tone, format!("  {} {part}", if index == 0 { sign } else { " " }));
-            line.write(self.style, page);
-        }
-    }
-
-    /// The ruler under the steps that the user waits for.
-    fn latency(&self, page: &mut String) {
-        let Some(latency) = self.run.first_loading_latency_s else { return };
-        let mut line = Line::default();
-        line.push(Tone::Plain, " ".repeat(self.bar_at()));
-        line.push(Tone::Bold, self.axis.ruler(self.run.first_row_s, latency, self.style));
-        line.push(Tone::Bold, format!(" {:>FIGURE$}", duration(latency, self.style)));
-        let left = self.style.width.saturating_sub(line.width() + 1);
-        let name = "First Loading Latency";
-        line.push(Tone::Bold, format!(" {}", if left >= name.len() { name } else { "FLL" }));
-        line.write(self.style, page);
-    }
-
-    fn failed_the_run(&self, step: &Step) -> bool {
-        self.run.failing_step().is_some_and(|failing| std::ptr::eq(failing, step))
-    }
-
-    /// `◀ slowest 8.2×`, `◀ slow 8.2×`, or nothing.
-    fn mark(&self, step: &Step) -> String {
-        let longest = self.run.loading_steps().filter(|other| Some(&other.name) == self.run.slowest_step.as_ref());
-        let slowest = longest.max_by_key(|other| other.duration_s).is_some_and(|other| std::ptr::eq(other, step));
-        let slow = step.slow == Some(true);
-        if !slowest && !slow {
-            return String::new();
-        }
-        let (arrow, times) = if self.style.ascii { ("<", "x") } else { ("◀", "×") };
-        let ratio = match step.ratio.filter(|_| slow) {
-            Some(ratio) if ratio < 999.0 => format!(" {ratio:.1}{times}"),
-            Some(_) => format!(" >999{times}"),
-            None => String::new(),
-        };
-        format!("{arrow} {}{ratio}", if slowest { "slowest" } else { "slow" })
-    }
-}
-
-fn gap(text: &str, width: usize) -> String {
-    " ".repeat(width.saturating_sub(text.width()))
-}
-
-/// `FETCH INBOX`.
-pub(super) fn label(step: &Step, style: Style) -> String {
-    match &step.mailbox {
-        Some(mailbox) => format!("{} {}", safe(&step.name, style), safe(mailbox, style)),
-        None => safe(&step.name, style),
-    }
-}
-
 /// The numbers in words.
 fn sum(run: &Run, style: Style, page: &mut String) {
-    let mut line = Line::default();
-    if let Some(latency) = run.first_loading_latency_s {
-        line.push(Tone::Bold, format!("First Loading Latency {}", duration(latency, style)));
-        if let Some(row) = run.first_row_s {
-            line.push(Tone::Plain, format!(", first row {}", duration(row, style)));
-        }
-        line.push(Tone::Plain, format!(", run {}", duration(run.duration_s, style)));
-    } else {
-        line.push(Tone::Bold, "no First Loading Latency");
-        line.push(Tone::Plain, format!(": the run ended after {}", duration(run.duration_s, style)));
-    }
+    let mut words = match run.first_loading_latency_s {
+        Some(latency) => vec![format!("First Loading Latency {}", duration(latency, style))],
+        None => vec!["no First Loading Latency".to_owned()],
+    };
+    words.extend(run.first_row_s.map(|row| format!("first row {}", duration(row, style))));
+    words.push(format!("run {}", duration(run.duration_s, style)));
     if run.outcome == RunOutcome::Void {
-        line.push(Tone::Warn, "; void: it says nothing about the server");
+        words.push("void: it says nothing about the server".to_owned());
     }
-    line.write(style, page);
+    paragraph(Tone::Bold, &words.join(", "), style, page);
+}
+
+fn paragraph(tone: Tone, text: &str, style: Style, page: &mut String) {
+    for part in wrap(text, style.width) {
+        let mut line = Line::default();
+        line.push(tone, part);
+        line.write(style, page);
+    }
 }
 
 /// Facts beside the times, a line each.
 fn details(run: &Run, style: Style, page: &mut String) {
     let mut detail = |tone: Tone, name: &str, text: String| {
-        let mut line = Line::default();
-        line.push(Tone::Dim, format!("{name:<9}")).push(tone, text);
-        line.write(style, page);
+        for (index, part) in wrap(&text, style.width.saturating_sub(9)).into_iter().enumerate() {
+            let mut line = Line::default();
+            line.push(Tone::Dim, format!("{:<9}", if index == 0 { name } else { "" })).push(tone, part);
+            line.write(style, page);
+        }
     };
     let attempts = run.steps.iter().filter_map(|step| step.connect.as_ref()).flat_map(|facts| &facts.attempts);
     for attempt in attempts.filter(|attempt| attempt.outcome != StepOutcome::Passed) {
@@ -326,6 +148,13 @@ fn details(run: &Run, style: Style, page: &mut String) {
         let name = opened.mailbox.as_deref().unwrap_or("mailbox");
         detail(Tone::Dim, "mailbox", format!("{}: {messages} messages{fetched}", safe(name, style)));
     }
+    let events = run.steps.iter().flat_map(|step| &step.events).filter(|event| event.name == EventName::Alert);
+    for alert in events.filter_map(|event| event.text.as_ref()) {
+        detail(Tone::Warn, "alert", safe(alert.as_str(), style));
+    }
+    for note in run.notes.iter().filter(|note| note.level != NoteLevel::Info) {
+        detail(Tone::Warn, "note", safe(&note.text, style));
+    }
     detail(Tone::Dim, "trace", run.trace_id.to_string());
 }
 
@@ -337,7 +166,7 @@ fn tls(run: &Run, facts: Option<&TlsFacts>, style: Style) -> (Tone, Vec<String>)
         words.push("certificate NOT verified (--insecure)".to_owned());
     }
     words.extend(run.server.tls_cipher.as_deref().map(|cipher| safe(cipher, style)));
-    let not_after = run.server.certificate_not_after.or(facts.and_then(|facts| facts.not_after));
+    let not_after = run.server.certificate_not_after.or_else(|| facts.and_then(|facts| facts.not_after));
     if let Some(not_after) = not_after {
         let days = days(run, not_after);
         if days < CERTIFICATE_SOON && tone == Tone::Dim {
@@ -353,7 +182,7 @@ fn tls(run: &Run, facts: Option<&TlsFacts>, style: Style) -> (Tone, Vec<String>)
 
 /// Whole days from the start of the run, since nothing here reads a clock.
 #[expect(clippy::cast_possible_truncation, reason = "no calendar has so many days")]
-fn days(run: &Run, not_after: crate::record::Timestamp) -> i64 {
+fn days(run: &Run, not_after: Timestamp) -> i64 {
     ((not_after.epoch_seconds() - run.started_at.epoch_seconds()) / 86_400.0).floor() as i64
 }
 
@@ -362,7 +191,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::terminal::samples;
+    use crate::{
+        record::ErrorType,
+        terminal::{failure, line, samples, summary},
+    };
 
     const STYLES: [(bool, bool, &str); 2] = [(true, false, "colour"), (false, true, "ascii")];
 
@@ -373,7 +205,9 @@ mod tests {
             for (colour, ascii, kind) in STYLES {
                 for width in [60, 80, 120] {
                     let page = waterfall(&run, Style { width, colour, ascii });
-                    pages.push_str(&format!("--- {width} columns, {kind}\n{}", page.replace('\x1b', "\\e")));
+                    pages.push_str(
+                        &["--- ", &width.to_string(), " columns, ", kind, "\n", &page.replace('\x1b', "\\e")].concat(),
+                    );
                 }
             }
             insta::assert_snapshot!(name, pages);
@@ -386,6 +220,15 @@ mod tests {
         run.steps[2].tls.as_mut().unwrap().verified = Verified::Insecure;
         let page = waterfall(&run, Style { width: 80, colour: false, ascii: true });
         assert!(page.contains("NOT verified (--insecure)"), "{page}");
+    }
+
+    #[test]
+    fn a_run_that_ended_before_its_first_step_still_says_why_and_what_to_try() {
+        let mut run = samples::connect_refused();
+        run.steps.clear();
+        (run.failed_step, run.outcome, run.error_type) = (None, RunOutcome::Void, Some(ErrorType::Cancelled));
+        let page = waterfall(&run, Style { width: 100, colour: false, ascii: true });
+        assert!(page.contains("void: cancelled; imaptrace was told to stop"), "{page}");
     }
 
     /// Takes away the style's own sequences.
@@ -406,7 +249,7 @@ mod tests {
             run in samples::any_run(), width in 40_usize..140, colour in any::<bool>(), ascii in any::<bool>(),
         ) {
             let style = Style { width, colour, ascii };
-            for page in [waterfall(&run, style), super::super::line(&run, style), super::super::summary(&[run.clone(), run.clone()], style)] {
+            for page in [waterfall(&run, style), line(&run, style), summary(&[run.clone(), run.clone()], style)] {
                 prop_assert!(colour || !page.contains('\x1b'));
                 let page = bare(&page);
                 prop_assert!(!ascii || page.is_ascii(), "{page}");
@@ -415,7 +258,7 @@ mod tests {
                     prop_assert!(!line.contains(char::is_control), "{line:?}");
                 }
             }
-            if let Some(line) = super::super::failure(&run, style) {
+            if let Some(line) = failure(&run, style) {
                 prop_assert!(!line.trim_end_matches('\n').contains(char::is_control), "{line:?}");
             }
         }
