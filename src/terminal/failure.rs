@@ -11,7 +11,9 @@ pub fn failure(run: &Run, style: Style) -> Option<String> {
     if run.outcome == RunOutcome::Passed {
         return None;
     }
-    let mut line = format!("{} ({}): {}", safe(&run.target, style), endpoint(run, style), verdict(run, style));
+    let family = run.family.as_deref().map(|family| format!(", {}", safe(family, style))).unwrap_or_default();
+    let place = format!("{}{family}", endpoint(run, style));
+    let mut line = format!("{} ({place}): {}", safe(&run.target, style), verdict(run, style));
     if let Some(class) = run.error_type {
         write!(line, "; {}", hint(class)).unwrap_or(());
     }

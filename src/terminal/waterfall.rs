@@ -56,13 +56,14 @@ pub fn waterfall(run: &Run, style: Style) -> String {
 
 /// Target, address, security, outcome: the address gives way first.
 fn head(run: &Run, style: Style, page: &mut String) {
-    let mut who = safe(&run.target, style);
+    // A one-shot probe's target is called as its server: once is enough.
+    let (mut who, mut place) = if run.target == run.server.address {
+        (endpoint(run, style), String::new())
+    } else {
+        (safe(&run.target, style), format!("  {}", endpoint(run, style)))
+    };
     if run.account != "default" {
         who = format!("{who}/{}", safe(&run.account, style));
-    }
-    let mut place = format!("  {}", endpoint(run, style));
-    if run.target == run.server.address {
-        (who, place) = (place.trim_start().to_owned(), String::new());
     }
     let family = run.family.as_deref().map(|family| format!("  {}", safe(family, style))).unwrap_or_default();
     let right = format!("  {}{family}  ", security(run, style));
@@ -212,6 +213,15 @@ mod tests {
             }
             insta::assert_snapshot!(name, pages);
         }
+    }
+
+    #[test]
+    fn a_target_called_as_its_server_is_named_once_and_an_account_always() {
+        let mut run = samples::passed();
+        run.target = run.server.address.clone();
+        run.account = "second".to_owned();
+        let page = waterfall(&run, Style { width: 80, colour: false, ascii: true });
+        assert!(page.starts_with("mail01.example.org:993/second (192.0.2.7)  TLS 1.3  passed\n"), "{page}");
     }
 
     #[test]
