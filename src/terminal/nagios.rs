@@ -1,0 +1,232 @@
+//! Plug-in output for Nagios, Icinga and their like: a line, performance data, a line per run below (contract §2).
+//!
+//! The format is that of the Monitoring Plugins Development Guidelines: `TEXT | PERFDATA`, then long output. A `|` in
+//! text that is not ours would begin performance data, so it is escaped like a control character.
+
+use std::fmt::Write as _;
+
+use super::{
+    Style,
+    failure::verdict,
+    text::{duration, safe},
+};
+use crate::record::{Run, RunOutcome, Seconds};
+
+/// Limits on First Loading Latency, `-w` and `-c`. Beyond, not at, them is an alert.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Thresholds {
+    /// `-w`.
+    pub warning: Option<Seconds>,
+    /// `-c`.
+    pub critical: Option<Seconds>,
+}
+
+/// What a plug-in finds; the order is that of the exit codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Ok,
+    Warning,
+    Critical,
+    Unknown,
+}
+
+const PLAIN: Style = Style { width: usize::MAX, colour: false, ascii: true };
+
+/// The text and the exit code for `runs`, one or several. The worst run decides and is described, critical before
+/// warning before unknown; performance data is of the worst run of each address family.
+pub fn nagios(runs: &[Run], thresholds: &Thresholds) -> (String, u8) {
+    let judged: Vec<_> = runs.iter().map(|run| (run, State::of(run, thresholds))).collect();
+    let Some((worst, state)) = most_severe(&judged) else {
+        return ("IMAP UNKNOWN - no run was made\n".to_owned(), State::Unknown.code());
+    };
+    let mut text = format!("IMAP {} - {}", state.word(), describe(worst));
+    if judged.len() > 1 {
+        let bad = judged.iter().filter(|(_, other)| *other != State::Ok).count();
+        write!(text, " ({bad} of {} runs not OK)", judged.len()).unwrap_or(());
+    }
+    text.push_str(" |");
+    let mut families: Vec<_> = runs.iter().map(|run| run.family.as_deref()).collect();
+    families.dedup();
+    families.sort_unstable();
+    families.dedup();
+    for family in families {
+        let of_family: Vec<_> = judged.iter().copied().filter(|(run, _)| run.family.as_deref() == family).collect();
+        if let Some((run, _)) = most_severe(&of_family) {
+            perfdata(run, thresholds, &mut text);
+        }
+    }
+    text.push('\n');
+    if judged.len() > 1 {
+        for (run, state) in &judged {
+            let family = run.family.as_deref().map(|family| format!(" {}", clean(family))).unwrap_or_default();
+            writeln!(text, "{}{family} {} - {}", run.started_at.time_of_day(), state.word(), describe(run))
+                .unwrap_or(());
+        }
+    }
+    (text, state.code())
+}
+
+/// The worst of them; among equals the slowest.
+fn most_severe<'a>(judged: &[(&'a Run, State)]) -> Option<(&'a Run, State)> {
+    judged.iter().copied().max_by_key(|(run, state)| (state.severity(), run.first_loading_latency_s, run.duration_s))
+}
+
+impl State {
+    fn of(run: &Run, thresholds: &Thresholds) -> Self {
+        let beyond = |limit: Option<Seconds>| match (run.first_loading_latency_s, limit) {
+            (Some(latency), Some(limit)) => latency > limit,
+            _ => false,
+        };
+        match run.outcome {
+            RunOutcome::Void => Self::Unknown,
+            RunOutcome::Failed => Self::Critical,
+            RunOutcome::Passed if beyond(thresholds.critical) => Self::Critical,
+            RunOutcome::Passed if beyond(thresholds.warning) => Self::Warning,
+            RunOutcome::Passed => Self::Ok,
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "OK",
+            Self::Warning => "WARNING",
+            Self::Critical => "CRITICAL",
+            Self::Unknown => "UNKNOWN",
+        }
+    }
+
+    fn code(self) -> u8 {
+        self as u8
+    }
+
+    fn severity(self) -> u8 {
+        match self {
+            Self::Ok => 0,
+            Self::Unknown => 1,
+            Self::Warning => 2,
+            Self::Critical => 3,
+        }
+    }
+}
+
+fn describe(run: &Run) -> String {
+    let target = clean(&run.target);
+    match (run.outcome, run.first_loading_latency_s) {
+        (RunOutcome::Passed, Some(latency)) => {
+            let slowest = run.slowest_step.as_deref().map(|step| format!(", slowest {}", clean(step)));
+            format!("First Loading Latency {:.3} s on {target}{}", latency.as_f64(), slowest.unwrap_or_default())
+        }
+        (RunOutcome::Passed, None) => format!("passed in {} on {target}", duration(run.duration_s, PLAIN)),
+        _ => format!("{target}: {}", pipeless(&verdict(run, PLAIN))),
+    }
+}
+
+fn perfdata(run: &Run, thresholds: &Thresholds, text: &mut String) {
+    let suffix = run.family.as_deref().map(|family| format!("_{family}")).unwrap_or_default();
+    let mut used: Vec<String> = Vec::new();
+    let mut datum = |name: &str, value: String| {
+        let times = used.iter().filter(|other| *other == name).count() + 1;
+        used.push(name.to_owned());
+        let number = if times > 1 { format!("_{times}") } else { String::new() };
+        write!(text, " {}={value}", quoted(&format!("{name}{number}{suffix}"))).unwrap_or(());
+    };
+    let limit = |limit: Option<Seconds>| limit.map(|limit| limit.as_f64().to_string()).unwrap_or_default();
+    let seconds = |time: Seconds| format!("{:.6}s", time.as_f64());
+    if let Some(latency) = run.first_loading_latency_s {
+        let (warning, critical) = (limit(thresholds.warning), limit(thresholds.critical));
+        datum("fll", format!("{};{warning};{critical};0", seconds(latency)));
+    }
+    if let Some(row) = run.first_row_s {
+        datum("first_row", format!("{};;;0", seconds(row)));
+    }
+    datum("duration", format!("{};;;0", seconds(run.duration_s)));
+    for step in run.steps.iter().filter(|step| step.was_started()) {
+        datum(&step.name, format!("{};;;0", seconds(step.duration_s)));
+    }
+    datum("wire_sent", format!("{}B;;;0", run.wire_sent_bytes));
+    datum("wire_received", format!("{}B;;;0", run.wire_received_bytes));
+}
+
+/// A label: `=` and `'` cannot stand in one; with anything but the usual characters it is quoted.
+fn quoted(label: &str) -> String {
+    let label = clean(label).replace(['=', '\''], "_");
+    let usual = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+    if !label.is_empty() && label.bytes().all(usual) { label } else { format!("'{label}'") }
+}
+
+fn clean(text: &str) -> String {
+    pipeless(&safe(text, PLAIN))
+}
+
+fn pipeless(text: &str) -> String {
+    text.replace('|', "\\x7c")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        record::ServerText,
+        terminal::samples::{self, us},
+    };
+
+    const NONE: Thresholds = Thresholds { warning: None, critical: None };
+
+    fn limits(warning: u64, critical: u64) -> Thresholds {
+        Thresholds { warning: Some(us(warning)), critical: Some(us(critical)) }
+    }
+
+    #[test]
+    fn one_passed_run_is_one_line_with_perfdata_in_seconds_and_bytes() {
+        let (text, code) = nagios(&[samples::passed()], &limits(500_000, 1_000_000));
+        assert_eq!(code, 0);
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn the_state_follows_limits_and_outcome() {
+        let code = |run: &Run, thresholds| nagios(std::slice::from_ref(run), &thresholds).1;
+        let passed = samples::passed(); // 53,412 µs
+        assert_eq!(code(&passed, limits(53_412, 60_000)), 0);
+        assert_eq!(code(&passed, limits(53_411, 60_000)), 1);
+        assert_eq!(code(&passed, limits(10_000, 53_411)), 2);
+        assert_eq!(code(&samples::login_refused(), NONE), 2);
+        let void = Run { outcome: RunOutcome::Void, ..samples::passed() };
+        assert_eq!(code(&void, limits(1, 1)), 3);
+        assert_eq!(nagios(&[], &NONE).1, 3);
+    }
+
+    #[test]
+    fn among_several_the_worst_run_decides_and_each_family_has_its_own_data() {
+        let v4 = Run { family: Some("ipv4".to_owned()), ..samples::passed() };
+        let v6 = Run { family: Some("ipv6".to_owned()), ..samples::login_refused() };
+        let (text, code) = nagios(&[v4, v6], &NONE);
+        assert_eq!(code, 2);
+        let first = text.lines().next().unwrap();
+        assert!(first.starts_with("IMAP CRITICAL - mail01: LOGIN failed: auth_failed"), "{first}");
+        assert!(first.contains(" fll_ipv4=0.053412s;;;0 ") && first.contains(" LOGIN_ipv6=2.004000s;;;0 "), "{first}");
+        assert_eq!(text.lines().count(), 3, "{text}");
+    }
+
+    #[test]
+    fn bars_and_line_ends_in_a_servers_words_begin_no_perfdata() {
+        let mut run = samples::login_refused();
+        run.steps[5].text = Some(ServerText::new(b"no | x=1s\r\n| y=2", ServerText::STATUS));
+        let (text, _) = nagios(&[run], &NONE);
+        assert_eq!((text.matches('|').count(), text.lines().count()), (1, 1), "{text}");
+        assert!(text.contains("no \\x7c x=1s\\x0d\\x0a\\x7c y=2"), "{text}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_run_keeps_to_the_format(run in samples::any_run()) {
+            let (text, code) = nagios(&[run], &limits(1, 2));
+            prop_assert!(code <= 3 && text.is_ascii());
+            let line = text.strip_suffix('\n').unwrap();
+            prop_assert!(!line.contains(char::is_control));
+            prop_assert_eq!(line.matches('|').count(), 1, "{}", line);
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! Runs to draw in tests: the cases that users meet, and a generator of those that nobody should.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, SystemTime},
+};
+
+use proptest::{collection, option, prelude::*, sample};
+
+use crate::record::{
+    ConnectAttempt, ConnectFacts, ErrorType, Run, RunOutcome, SCHEMA, Seconds, Security, Server, ServerText, SpanId,
+    Step, StepOutcome, Timestamp, TlsFacts, TraceId, Verified,
+};
+
+pub(super) fn us(micros: u64) -> Seconds {
+    Seconds::from_micros(micros)
+}
+
+fn at(epoch: u64) -> Timestamp {
+    Timestamp::from(SystemTime::UNIX_EPOCH + Duration::from_secs(epoch))
+}
+
+fn peer(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+/// Steps laid end to end: name, duration, bytes.
+fn steps(list: &[(&str, u64, u64, u64)]) -> Vec<Step> {
+    let mut start = us(0);
+    let mut steps = Vec::new();
+    for (name, micros, sent, received) in list {
+        let command = name.chars().all(char::is_uppercase);
+        steps.push(Step {
+            name: (*name).to_owned(),
+            mailbox: matches!(*name, "SELECT" | "FETCH").then(|| "INBOX".to_owned()),
+            span_id: SpanId::from_bytes([7; 8]),
+            start_s: start,
+            duration_s: us(*micros),
+            first_byte_s: command.then(|| us(micros * 9 / 10)),
+            status: (command || *name == "greeting").then(|| "OK".to_owned()),
+            sent_bytes: command.then_some(*sent),
+            received_bytes: (*received > 0).then_some(*received),
+            ..Step::default()
+        });
+        start = start.saturating_add(us(*micros + 37));
+    }
+    steps
+}
+
+/// A passed run over TLS.
+pub(super) fn passed() -> Run {
+    let mut steps = steps(&[
+        ("resolve", 1_200, 0, 0),
+        ("connect", 310, 0, 0),
+        ("tls", 2_900, 0, 0),
+        ("greeting", 910, 0, 161),
+        ("ID", 340, 72, 98),
+        ("LOGIN", 12_400, 61, 402),
+        ("LIST", 1_800, 31, 733),
+        ("SELECT", 9_600, 33, 442),
+        ("FETCH", 23_300, 143, 48_211),
+        ("LOGOUT", 820, 25, 71),
+    ]);
+    steps[7].code = Some("READ-WRITE".to_owned());
+    steps[7].mailbox_messages = Some(10_000);
+    steps[8].messages = Some(20);
+    steps[1].connect = Some(ConnectFacts {
+        attempts: vec![ConnectAttempt {
+            peer: peer("192.0.2.7:993"),
+            start_s: us(1_237),
+            duration_s: us(310),
+            outcome: StepOutcome::Passed,
+            error_type: None,
+        }],
+    });
+    steps[2].tls = Some(TlsFacts {
+        version: Some("1.3".to_owned()),
+        cipher: Some("TLS_AES_256_GCM_SHA384".to_owned()),
+        verified: Verified::Yes,
+        server_name: "mail01.example.org".to_owned(),
+        not_after: Some(at(1_801_353_600)),
+        subject: None,
+        issuer: None,
+        sha256: None,
+    });
+    Run {
+        schema: SCHEMA,
+        trace_id: TraceId::from_bytes([0x4b; 16]).unwrap(),
+        span_id: SpanId::from_bytes([7; 8]).unwrap(),
+        parent_span_id: None,
+        target: "mail01".to_owned(),
+        account: "default".to_owned(),
+        journey: "first-load".to_owned(),
+        labels: std::collections::BTreeMap::default(),
+        started_at: at(1_795_434_160),
+        outcome: RunOutcome::Passed,
+        error_type: None,
+        failed_step: None,
+        first_loading_latency_s: Some(us(53_412)),
+        first_row_s: Some(us(51_901)),
+        duration_s: us(54_120),
+        agent_s: Some(us(412)),
+        slowest_step: Some("FETCH".to_owned()),
+        slow: None,
+        start_lag_s: None,
+        auth_backoff: None,
+        family: None,
+        server: Server {
+            address: "mail01.example.org".to_owned(),
+            port: 993,
+            peer: Some(peer("192.0.2.7:993")),
+            local: Some(peer("192.0.2.20:51234")),
+            security: Security::Tls,
+            tls_version: Some("1.3".to_owned()),
+            tls_cipher: Some("TLS_AES_256_GCM_SHA384".to_owned()),
+            certificate_not_after: Some(at(1_801_353_600)),
+            id_name: Some(ServerText::new(b"Dovecot", ServerText::ID)),
+            id_version: Some(ServerText::new(b"2.3.19", ServerText::ID)),
+            protocol: None,
+            capability_hash: None,
+            preauth: None,
+            lenient: None,
+            referral_host: None,
+            rtt_min_s: Some(us(310)),
+            retransmits: None,
+            out_of_order: None,
+            quickack: None,
+            clock_source: None,
+        },
+        wire_sent_bytes: 2_311,
+        wire_received_bytes: 61_022,
+        steps,
+        notes: Vec::new(),
+    }
+}
+
+/// SELECT finds nothing; FETCH is skipped.
+pub(super) fn empty_mailbox() -> Run {
+    let mut run = passed();
+    let fetch = &mut run.steps[8];
+    *fetch = Step {
+        name: "FETCH".to_owned(),
+        mailbox: Some("INBOX".to_owned()),
+        start_s: fetch.start_s,
+        outcome: StepOutcome::Skipped,
+        ..Step::default()
+    };
+    run.steps[7].mailbox_messages = Some(0);
+    run.steps[9].start_s = run.steps[7].end_s();
+    run.first_loading_latency_s = Some(run.steps[7].end_s());
+    run.first_row_s = None;
+    run.slowest_step = Some("LOGIN".to_owned());
+    run.duration_s = run.steps[9].end_s();
+    run
+}
+
+/// The server refuses the password.
+pub(super) fn login_refused() -> Run {
+    let mut run = passed();
+    run.steps.drain(6..9);
+    let login = &mut run.steps[5];
+    login.duration_s = us(2_004_000);
+    login.first_byte_s = Some(us(2_003_900));
+    login.outcome = StepOutcome::Failed;
+    login.status = Some("NO".to_owned());
+    login.code = Some("AUTHENTICATIONFAILED".to_owned());
+    login.text = Some(ServerText::new(b"Authentication failed.", ServerText::STATUS));
+    login.error_type = Some(ErrorType::AuthFailed);
+    let end = login.end_s();
+    run.steps[6].start_s = end;
+    run.duration_s = run.steps[6].end_s();
+    run.outcome = RunOutcome::Failed;
+    run.error_type = Some(ErrorType::AuthFailed);
+    run.failed_step = Some("LOGIN".to_owned());
+    (run.first_loading_latency_s, run.first_row_s, run.agent_s, run.slowest_step) = (None, None, None, None);
+    run
+}
+
+/// Nothing listens, on neither family.
+pub(super) fn connect_refused() -> Run {
+    let mut run = login_refused();
+    run.steps.truncate(2);
+    let attempt = |to: &str, start, took| ConnectAttempt {
+        peer: peer(to),
+        start_s: us(start),
+        duration_s: us(took),
+        outcome: StepOutcome::Failed,
+        error_type: Some(ErrorType::ConnectRefused),
+    };
+    let connect = &mut run.steps[1];
+    connect.connect = Some(ConnectFacts {
+        attempts: vec![attempt("[2001:db8::7]:993", 1_237, 240), attempt("192.0.2.7:993", 1_490, 310)],
+    });
+    connect.outcome = StepOutcome::Failed;
+    connect.error_type = Some(ErrorType::ConnectRefused);
+    connect.duration_s = us(563);
+    let facts = &mut run.server;
+    (facts.peer, facts.tls_version, facts.tls_cipher, facts.certificate_not_after) = (None, None, None, None);
+    (facts.id_name, facts.id_version, facts.rtt_min_s) = (None, None, None);
+    run.duration_s = us(1_800);
+    run.error_type = Some(ErrorType::ConnectRefused);
+    run.failed_step = Some("connect".to_owned());
+    run
+}
+
+/// ID made the server hang up; the run started again without it.
+pub(super) fn second_connection() -> Run {
+    let mut run = passed();
+    let mut again = run.steps.clone();
+    run.steps.truncate(5);
+    let id = &mut run.steps[4];
+    id.outcome = StepOutcome::Failed;
+    id.error_type = Some(ErrorType::Eof);
+    id.status = None;
+    let offset = id.end_s().saturating_sub(us(1_200));
+    again.remove(4);
+    again.remove(0);
+    for step in &mut again {
+        step.start_s = step.start_s.saturating_add(offset);
+        step.connection = Some(2);
+    }
+    run.steps.extend(again);
+    run.duration_s = run.steps.last().unwrap().end_s();
+    run
+}
+
+/// FETCH takes far longer than it used to.
+pub(super) fn slow_fetch() -> Run {
+    let mut run = passed();
+    let more = us(412_000);
+    let fetch = &mut run.steps[8];
+    fetch.duration_s = fetch.duration_s.saturating_add(more);
+    fetch.first_byte_s = Some(us(2_100));
+    fetch.slow = Some(true);
+    fetch.ratio = Some(18.68);
+    run.steps[9].start_s = run.steps[9].start_s.saturating_add(more);
+    run.duration_s = run.duration_s.saturating_add(more);
+    run.first_loading_latency_s = run.first_loading_latency_s.map(|latency| latency.saturating_add(more));
+    run.slow = Some(true);
+    run
+}
+
+pub(super) fn all() -> [(&'static str, Run); 6] {
+    [
+        ("passed", passed()),
+        ("empty_mailbox", empty_mailbox()),
+        ("login_refused", login_refused()),
+        ("connect_refused", connect_refused()),
+        ("second_connection", second_connection()),
+        ("slow_fetch", slow_fetch()),
+    ]
+}
+
+/// Any text: controls, right-to-left, combining and wide characters, emoji sequences.
+fn text() -> impl Strategy<Value = String> {
+    prop_oneof![
+        any::<String>(),
+        sample::select(vec![
+            "",
+            "FETCH",
+            "LOGOUT",
+            "resolve",
+            "ID",
+            "日本語日本語日本語",
+            "❤\u{fe0f}",
+            "👩‍👩‍👧‍👦",
+            "a\u{301}",
+            "\u{fe0f}\u{20e3}"
+        ])
+        .prop_map(str::to_owned),
+    ]
+}
+
+fn time() -> impl Strategy<Value = Seconds> {
+    prop_oneof![Just(0), 0..1_000_u64, 0..100_000_000_u64, any::<u64>()].prop_map(us)
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let words = (text(), option::of(text()), option::of(text()), option::of(text()), option::of(text()));
+    let times = (time(), time(), option::of(time()));
+    let verdict = (0..3_u8, option::of(sample::select(ErrorType::ALL)), option::of(any::<f64>()), any::<bool>());
+    let counts = (option::of(any::<u64>()), option::of(any::<u64>()), option::of(1..4_u32), any::<bool>());
+    (words, times, verdict, counts).prop_map(|(words, times, verdict, counts)| Step {
+        name: words.0,
+        mailbox: words.1,
+        status: words.2,
+        code: words.3,
+        text: words.4.map(|text| ServerText::new(text.as_bytes(), ServerText::STATUS)),
+        start_s: times.0,
+        duration_s: times.1,
+        first_byte_s: times.2,
+        outcome: [StepOutcome::Passed, StepOutcome::Failed, StepOutcome::Skipped][usize::from(verdict.0)],
+        error_type: verdict.1,
+        ratio: verdict.2,
+        slow: Some(verdict.3),
+        sent_bytes: counts.0,
+        received_bytes: counts.1,
+        messages: counts.0,
+        mailbox_messages: counts.1,
+        connection: counts.2,
+        span_id: counts.3.then(|| SpanId::from_bytes([9; 8])).flatten(),
+        ..Step::default()
+    })
+}
+
+/// Runs as no probe builds them but a replayed file may hold.
+pub(super) fn any_run() -> impl Strategy<Value = Run> {
+    let head = (text(), text(), text(), option::of(text()), 0..3_u8, option::of(sample::select(ErrorType::ALL)));
+    let names = (option::of(text()), option::of(text()), option::of(text()));
+    let times = (time(), option::of(time()), option::of(time()), -30_000_000_000_i64..200_000_000_000);
+    (
+        sample::select(all().map(|(_, run)| run).to_vec()),
+        head,
+        names,
+        times,
+        collection::vec(step(), 0..12),
+        any::<bool>(),
+    )
+        .prop_map(|(base, head, names, times, steps, keep)| {
+            let mut run = base;
+            (run.target, run.account, run.server.address, run.family) = (head.0, head.1, head.2, head.3);
+            run.outcome = [RunOutcome::Passed, RunOutcome::Failed, RunOutcome::Void][usize::from(head.4)];
+            run.error_type = head.5;
+            (run.failed_step, run.slowest_step, run.server.tls_version) = names;
+            (run.duration_s, run.first_loading_latency_s, run.first_row_s) = (times.0, times.1, times.2);
+            run.server.certificate_not_after = Timestamp::from_epoch_seconds(times.3);
+            if keep {
+                run.steps.extend(steps);
+            } else {
+                run.steps = steps;
+            }
+            run
+        })
+}

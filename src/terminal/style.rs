@@ -1,0 +1,117 @@
+//! How wide, in colour or not, in Unicode or ASCII: decided once, from facts that the caller collects.
+//!
+//! A stream gets colour only when it is a terminal and `NO_COLOR` is not set: the contract leaves no way around either,
+//! so `--color always` does no more than overrule `TERM=dumb`. Without a terminal or with `NO_COLOR` the text is plain
+//! ASCII, too: it goes into files, mails and screen readers that were not asked what they can show.
+
+/// The value of `--color`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ColorChoice {
+    /// When the terminal can show it.
+    #[default]
+    Auto,
+    /// Even when `TERM` says that the terminal cannot.
+    Always,
+    /// Not at all.
+    Never,
+}
+
+/// What the caller knows of the stream that the text goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Surroundings<'a> {
+    /// `--color`.
+    pub color: ColorChoice,
+    /// The variable `NO_COLOR`; an empty value counts as unset, as its authors define it.
+    pub no_color: Option<&'a str>,
+    /// The variable `TERM`.
+    pub term: Option<&'a str>,
+    /// Whether the stream is a terminal.
+    pub is_terminal: bool,
+    /// The terminal's width in columns.
+    pub width: Option<usize>,
+    /// Whether the locale's encoding is UTF-8.
+    pub utf8: bool,
+}
+
+/// How the text is to look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Style {
+    /// Columns; no line is longer.
+    pub width: usize,
+    /// Colour sequences are used.
+    pub colour: bool,
+    /// Only ASCII leaves; anything else is escaped or spelled otherwise.
+    pub ascii: bool,
+}
+
+impl Style {
+    /// The width where no terminal says one.
+    pub const UNKNOWN_WIDTH: usize = 100;
+    /// The narrowest width that is still laid out; a terminal below it wraps.
+    pub const LEAST_WIDTH: usize = 40;
+
+    /// Decides.
+    pub fn choose(around: &Surroundings<'_>) -> Self {
+        let no_color = around.no_color.is_some_and(|value| !value.is_empty());
+        let plain = no_color || !around.is_terminal;
+        let dumb = around.term.is_none_or(|term| term.is_empty() || term == "dumb");
+        let wanted = match around.color {
+            ColorChoice::Auto => !dumb,
+            ColorChoice::Always => true,
+            ColorChoice::Never => false,
+        };
+        Self {
+            width: match around.width {
+                Some(width) if around.is_terminal => width.max(Self::LEAST_WIDTH),
+                _ => Self::UNKNOWN_WIDTH,
+            },
+            colour: wanted && !plain,
+            ascii: plain || !around.utf8,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TERMINAL: Surroundings<'_> = Surroundings {
+        color: ColorChoice::Auto,
+        no_color: None,
+        term: Some("xterm-256color"),
+        is_terminal: true,
+        width: Some(132),
+        utf8: true,
+    };
+
+    #[test]
+    fn a_terminal_gets_colour_unicode_and_its_own_width() {
+        assert_eq!(Style::choose(&TERMINAL), Style { width: 132, colour: true, ascii: false });
+    }
+
+    #[test]
+    fn nothing_brings_colour_or_unicode_where_there_is_no_terminal_or_no_color_is_set() {
+        for color in [ColorChoice::Auto, ColorChoice::Always, ColorChoice::Never] {
+            let piped = Surroundings { color, is_terminal: false, ..TERMINAL };
+            assert_eq!(Style::choose(&piped), Style { width: 100, colour: false, ascii: true }, "{color:?}");
+            let asked = Surroundings { color, no_color: Some("1"), ..TERMINAL };
+            assert_eq!(Style::choose(&asked), Style { width: 132, colour: false, ascii: true }, "{color:?}");
+        }
+        assert!(Style::choose(&Surroundings { no_color: Some(""), ..TERMINAL }).colour);
+    }
+
+    #[test]
+    fn always_overrules_a_dumb_terminal_and_never_leaves_unicode() {
+        let dumb = Surroundings { term: Some("dumb"), ..TERMINAL };
+        assert!(!Style::choose(&dumb).colour);
+        assert!(Style::choose(&Surroundings { color: ColorChoice::Always, ..dumb }).colour);
+        let never = Style::choose(&Surroundings { color: ColorChoice::Never, ..TERMINAL });
+        assert!(!never.colour && !never.ascii);
+    }
+
+    #[test]
+    fn a_locale_without_utf8_gets_ascii_and_a_tiny_terminal_the_least_width() {
+        let style = Style::choose(&Surroundings { utf8: false, width: Some(7), ..TERMINAL });
+        assert_eq!(style, Style { width: Style::LEAST_WIDTH, colour: true, ascii: true });
+    }
+}

@@ -1,0 +1,201 @@
+//! The rows of a waterfall: which columns there is room for, and what stands in them.
+//!
+//! The name, the bar and the duration always have their place; the other columns come in, in the order of their use, as
+//! far as the bar keeps [`LEAST_BAR`] columns.
+
+use unicode_width::UnicodeWidthStr as _;
+
+use super::{
+    Style,
+    bar::Axis,
+    failure::finding,
+    hint,
+    text::{Line, Tone, clip, duration, safe, size, wrap},
+};
+use crate::record::{Run, Seconds, Step, StepOutcome};
+
+/// A column to the right of the bar is shown only while the bar keeps this width.
+const LEAST_BAR: usize = 24;
+/// Width of a duration or size.
+const FIGURE: usize = 7;
+
+/// A column of figures.
+struct Figure {
+    title: &'static str,
+    of: fn(&Step, Style) -> Option<String>,
+}
+
+/// The most useful first.
+const FIGURES: [Figure; 4] = [
+    Figure { title: "first", of: |step, style| step.first_byte_s.map(|time| duration(time, style)) },
+    Figure { title: "recv", of: |step, _| step.received_bytes.map(size) },
+    Figure { title: "sent", of: |step, _| step.sent_bytes.map(size) },
+    Figure { title: "reports", of: |step, style| step.reported_s.map(|time| duration(time, style)) },
+];
+
+/// The columns of this run at this width.
+pub(super) struct Table<'a> {
+    run: &'a Run,
+    style: Style,
+    name: usize,
+    axis: Axis,
+    figures: Vec<&'static Figure>,
+    status: usize,
+    code: usize,
+}
+
+impl<'a> Table<'a> {
+    pub(super) fn new(run: &'a Run, style: Style) -> Self {
+        let most = |text: &dyn Fn(&Step) -> String, limit: usize| {
+            run.steps.iter().map(|step| text(step).width()).max().unwrap_or_default().min(limit)
+        };
+        let name = most(&|step| label(step, style), (style.width / 5).max(12));
+        let status = most(&|step| step.status.as_deref().map(|status| safe(status, style)).unwrap_or_default(), FIGURE);
+        let code = most(&|step| step.code.as_deref().map(|code| safe(code, style)).unwrap_or_default(), 20);
+        let mut table = Self {
+            run,
+            style,
+            name,
+            axis: Axis { columns: 0, end: Seconds::ZERO },
+            figures: Vec::new(),
+            status: 0,
+            code: 0,
+        };
+        let mark = most(&|step| table.mark(step), 16);
+        let mut room = style.width.saturating_sub(name + 1 + 1 + FIGURE + if mark > 0 { mark + 1 } else { 0 });
+        let mut admit = |width: usize| {
+            let fits = width > 0 && room > LEAST_BAR + width;
+            if fits {
+                room -= width + 1;
+            }
+            fits
+        };
+        table.status = if admit(status) { status } else { 0 };
+        let filled = FIGURES.iter().filter(|figure| run.steps.iter().any(|step| (figure.of)(step, style).is_some()));
+        table.figures = filled.filter(|_| admit(FIGURE)).collect();
+        table.code = if admit(code) { code } else { 0 };
+        let ends = run.steps.iter().map(Step::end_s).chain(run.first_loading_latency_s);
+        table.axis = Axis { columns: room, end: ends.max().unwrap_or_default().max(run.duration_s) };
+        table
+    }
+
+    fn bar_at(&self) -> usize {
+        self.name + 1
+    }
+
+    pub(super) fn titles(&self, page: &mut String) {
+        let mut line = Line::default();
+        let end = duration(self.axis.end, self.style);
+        let gap = self.axis.columns.saturating_sub(1 + end.width());
+        let scale = clip(&format!("0{}{end}", " ".repeat(gap)), self.axis.columns, self.style);
+        line.push(Tone::Dim, format!("{}{scale} {:>FIGURE$}", " ".repeat(self.bar_at()), "took"));
+        for figure in &self.figures {
+            line.push(Tone::Dim, format!(" {:>FIGURE$}", figure.title));
+        }
+        line.write(self.style, page);
+    }
+
+    pub(super) fn step(&self, step: &Step, page: &mut String) {
+        let style = self.style;
+        let mark = self.mark(step);
+        let (text, bar) = match step.outcome {
+            _ if self.failed_the_run(step) => (Tone::Bad, Tone::Bad),
+            StepOutcome::Failed => (Tone::Warn, Tone::Warn),
+            StepOutcome::Skipped => (Tone::Dim, Tone::Dim),
+            StepOutcome::Passed if !mark.is_empty() => (Tone::Bold, Tone::Warn),
+            StepOutcome::Passed => (Tone::Plain, Tone::Bar),
+        };
+        let took = match step.outcome {
+            StepOutcome::Skipped => "skipped".to_owned(),
+            StepOutcome::Failed if !step.was_started() => "unsent".to_owned(),
+            _ => duration(step.duration_s, style),
+        };
+        let mut line = Line::default();
+        line.push(text, clip(&label(step, style), self.name, style)).pad_to(self.bar_at());
+        line.push(bar, self.axis.bar(step.start_s, step.end_s(), style));
+        line.push(text, format!(" {took:>FIGURE$}"));
+        for figure in &self.figures {
+            let figure = (figure.of)(step, style).unwrap_or_default();
+            line.push(if text == Tone::Plain { Tone::Dim } else { text }, format!(" {}{figure}", gap(&figure, FIGURE)));
+        }
+        for (width, words) in [(self.status, &step.status), (self.code, &step.code)] {
+            if width > 0 {
+                let words = clip(&safe(words.as_deref().unwrap_or_default(), style), width, style);
+                line.push(text, format!(" {words}{}", gap(&words, width)));
+            }
+        }
+        if !mark.is_empty() {
+            line.push(Tone::Warn, format!(" {mark}"));
+        }
+        line.write(style, page);
+    }
+
+    /// What a failed step found and, for the one that failed the run, what to try.
+    pub(super) fn error(&self, step: &Step, page: &mut String) {
+        if step.outcome != StepOutcome::Failed {
+            return;
+        }
+        let decisive = self.failed_the_run(step);
+        let class = step.error_type.or_else(|| self.run.error_type.filter(|_| decisive));
+        let sign = if self.style.ascii { "x" } else { "✗" };
+        self.indented(sign, if decisive { Tone::Bad } else { Tone::Warn }, &finding(step, class, self.style), page);
+        if let Some(class) = class.filter(|_| decisive) {
+            let sign = if self.style.ascii { ">" } else { "→" };
+            self.indented(sign, Tone::Plain, hint(class), page);
+        }
+    }
+
+    fn indented(&self, sign: &str, tone: Tone, text: &str, page: &mut String) {
+        for (index, part) in wrap(text, self.style.width.saturating_sub(4)).into_iter().enumerate() {
+            let mut line = Line::default();
+            line.push(tone, format!("  {} {part}", if index == 0 { sign } else { " " }));
+            line.write(self.style, page);
+        }
+    }
+
+    /// The ruler under the steps that the user waits for.
+    pub(super) fn latency(&self, page: &mut String) {
+        let Some(latency) = self.run.first_loading_latency_s else { return };
+        let mut line = Line::default();
+        line.push(Tone::Plain, " ".repeat(self.bar_at()));
+        line.push(Tone::Bold, self.axis.ruler(self.run.first_row_s, latency, self.style));
+        line.push(Tone::Bold, format!(" {:>FIGURE$}", duration(latency, self.style)));
+        let left = self.style.width.saturating_sub(line.width() + 1);
+        let name = "First Loading Latency";
+        line.push(Tone::Bold, format!(" {}", if left >= name.len() { name } else { "FLL" }));
+        line.write(self.style, page);
+    }
+
+    fn failed_the_run(&self, step: &Step) -> bool {
+        self.run.failing_step().is_some_and(|failing| std::ptr::eq(failing, step))
+    }
+
+    /// `◀ slowest 8.2×`, `◀ slow 8.2×`, or nothing.
+    fn mark(&self, step: &Step) -> String {
+        let longest = self.run.loading_steps().filter(|other| Some(&other.name) == self.run.slowest_step.as_ref());
+        let slowest = longest.max_by_key(|other| other.duration_s).is_some_and(|other| std::ptr::eq(other, step));
+        let slow = step.slow == Some(true);
+        if !slowest && !slow {
+            return String::new();
+        }
+        let (arrow, times) = if self.style.ascii { ("<", "x") } else { ("◀", "×") };
+        let ratio = match step.ratio.filter(|_| slow) {
+            Some(ratio) if ratio < 999.0 => format!(" {ratio:.1}{times}"),
+            Some(_) => format!(" >999{times}"),
+            None => String::new(),
+        };
+        format!("{arrow} {}{ratio}", if slowest { "slowest" } else { "slow" })
+    }
+}
+
+fn gap(text: &str, width: usize) -> String {
+    " ".repeat(width.saturating_sub(text.width()))
+}
+
+/// `FETCH INBOX`.
+pub(super) fn label(step: &Step, style: Style) -> String {
+    match &step.mailbox {
+        Some(mailbox) => format!("{} {}", safe(&step.name, style), safe(mailbox, style)),
+        None => safe(&step.name, style),
+    }
+}

@@ -1,0 +1,276 @@
+//! The waterfall: one run, its steps on one time axis, what was slow, what failed and what to try.
+//!
+//! The rows themselves are in [`table`](super::table). Called by `cli` for one run, or for the slowest of several.
+
+use unicode_width::UnicodeWidthStr as _;
+
+use super::{
+    Style,
+    failure::{endpoint, verdict},
+    hint,
+    line::tone,
+    table::Table,
+    text::{Line, Tone, clip, duration, safe, wrap},
+};
+use crate::record::{
+    EventName, NoteLevel, Run, RunOutcome, Security, Step, StepOutcome, Timestamp, TlsFacts, Verified,
+};
+
+/// Days before a certificate's end from which it is coloured.
+const CERTIFICATE_SOON: i64 = 21;
+
+/// Draws `run`.
+pub fn waterfall(run: &Run, style: Style) -> String {
+    let mut page = String::new();
+    head(run, style, &mut page);
+    page.push('\n');
+    let table = Table::new(run, style);
+    if !run.steps.is_empty() {
+        table.titles(&mut page);
+    }
+    let latency_row = run.steps.iter().rposition(|step| step.name != Step::LOGOUT);
+    let mut connection = None;
+    for (index, step) in run.steps.iter().enumerate() {
+        if step.connection > connection {
+            connection = step.connection;
+            let mut line = Line::default();
+            line.push(Tone::Dim, format!("connection {}", connection.unwrap_or_default()));
+            line.write(style, &mut page);
+        }
+        table.step(step, &mut page);
+        table.error(step, &mut page);
+        if Some(index) == latency_row {
+            table.latency(&mut page);
+        }
+    }
+    page.push('\n');
+    if run.outcome != RunOutcome::Passed && run.failing_step().is_none() {
+        // No row could say it: the run ended before, or between, its steps.
+        let hint = run.error_type.map(|class| format!("; {}", hint(class))).unwrap_or_default();
+        paragraph(tone(run.outcome), &format!("{}{hint}", verdict(run, style)), style, &mut page);
+    }
+    sum(run, style, &mut page);
+    details(run, style, &mut page);
+    page
+}
+
+/// Target, address, security, outcome: the address gives way first.
+fn head(run: &Run, style: Style, page: &mut String) {
+    // A one-shot probe's target is called as its server: once is enough.
+    let (mut who, mut place) = if run.target == run.server.address {
+        (endpoint(run, style), String::new())
+    } else {
+        (safe(&run.target, style), format!("  {}", endpoint(run, style)))
+    };
+    if run.account != "default" {
+        who = format!("{who}/{}", safe(&run.account, style));
+    }
+    let family = run.family.as_deref().map(|family| format!("  {}", safe(family, style))).unwrap_or_default();
+    let right = format!("  {}{family}  ", security(run, style));
+    let room = style.width.saturating_sub(right.width() + run.outcome.as_str().width());
+    if let Some(peer) = run.server.peer.map(|peer| peer.ip().to_string()).filter(|peer| *peer != run.server.address) {
+        let peer = format!(" ({peer})");
+        if who.width() + place.width() + peer.width() <= room {
+            place.push_str(&peer);
+        }
+    }
+    let who = clip(&who, room, style);
+    let place = clip(&place, room.saturating_sub(who.width()), style);
+    let mut line = Line::default();
+    line.push(Tone::Bold, who).push(Tone::Plain, place).push(Tone::Plain, right);
+    line.push(tone(run.outcome), run.outcome.as_str());
+    line.write(style, page);
+}
+
+fn security(run: &Run, style: Style) -> String {
+    let version = run.server.tls_version.as_deref().map(|version| format!(" {}", safe(version, style)));
+    let version = clip(&version.unwrap_or_default(), 8, style);
+    match run.server.security {
+        Security::Tls => format!("TLS{version}"),
+        Security::Starttls => format!("STARTTLS{version}"),
+        Security::None => "no TLS".to_owned(),
+    }
+}
+
+/// The numbers in words.
+fn sum(run: &Run, style: Style, page: &mut String) {
+    let mut words = match run.first_loading_latency_s {
+        Some(latency) => vec![format!("First Loading Latency {}", duration(latency, style))],
+        None => vec!["no First Loading Latency".to_owned()],
+    };
+    words.extend(run.first_row_s.map(|row| format!("first row {}", duration(row, style))));
+    words.push(format!("run {}", duration(run.duration_s, style)));
+    if run.outcome == RunOutcome::Void {
+        words.push("void: it says nothing about the server".to_owned());
+    }
+    paragraph(Tone::Bold, &words.join(", "), style, page);
+}
+
+fn paragraph(tone: Tone, text: &str, style: Style, page: &mut String) {
+    for part in wrap(text, style.width) {
+        let mut line = Line::default();
+        line.push(tone, part);
+        line.write(style, page);
+    }
+}
+
+/// Facts beside the times, a line each.
+fn details(run: &Run, style: Style, page: &mut String) {
+    let mut detail = |tone: Tone, name: &str, text: String| {
+        for (index, part) in wrap(&text, style.width.saturating_sub(9)).into_iter().enumerate() {
+            let mut line = Line::default();
+            line.push(Tone::Dim, format!("{:<9}", if index == 0 { name } else { "" })).push(tone, part);
+            line.write(style, page);
+        }
+    };
+    let attempts = run.steps.iter().filter_map(|step| step.connect.as_ref()).flat_map(|facts| &facts.attempts);
+    for attempt in attempts.filter(|attempt| attempt.outcome != StepOutcome::Passed) {
+        let why = attempt.error_type.map_or("given up, another was first", |class| class.as_str());
+        let text = format!("{} after {}: {why}", attempt.peer, duration(attempt.duration_s, style));
+        detail(Tone::Warn, "attempt", text);
+    }
+    let facts = run.steps.iter().filter_map(|step| step.tls.as_ref()).next_back();
+    let (tone, words) = tls(run, facts, style);
+    if !words.is_empty() {
+        detail(tone, "tls", words.join(", "));
+    }
+    let words = [run.server.id_name.as_ref(), run.server.id_version.as_ref()];
+    let mut words: Vec<_> = words.into_iter().flatten().map(|text| safe(text.as_str(), style)).collect();
+    if let Some(rtt) = run.server.rtt_min_s {
+        words.push(format!("{}round trip {}", if words.is_empty() { "" } else { "- " }, duration(rtt, style)));
+    }
+    if !words.is_empty() {
+        detail(Tone::Dim, "server", words.join(" "));
+    }
+    let opened = run.steps.iter().rfind(|step| step.mailbox_messages.is_some());
+    if let Some((opened, messages)) = opened.and_then(|step| Some((step, step.mailbox_messages?))) {
+        let fetched = run.steps.iter().rev().find_map(|step| step.messages);
+        let fetched = fetched.map(|count| format!(", {count} fetched")).unwrap_or_default();
+        let name = opened.mailbox.as_deref().unwrap_or("mailbox");
+        detail(Tone::Dim, "mailbox", format!("{}: {messages} messages{fetched}", safe(name, style)));
+    }
+    let events = run.steps.iter().flat_map(|step| &step.events).filter(|event| event.name == EventName::Alert);
+    for alert in events.filter_map(|event| event.text.as_ref()) {
+        detail(Tone::Warn, "alert", safe(alert.as_str(), style));
+    }
+    for note in run.notes.iter().filter(|note| note.level != NoteLevel::Info) {
+        detail(Tone::Warn, "note", safe(&note.text, style));
+    }
+    detail(Tone::Dim, "trace", run.trace_id.to_string());
+}
+
+fn tls(run: &Run, facts: Option<&TlsFacts>, style: Style) -> (Tone, Vec<String>) {
+    let mut tone = Tone::Dim;
+    let mut words = Vec::new();
+    if facts.is_some_and(|facts| facts.verified == Verified::Insecure) {
+        tone = Tone::Bad;
+        words.push("certificate NOT verified (--insecure)".to_owned());
+    }
+    words.extend(run.server.tls_cipher.as_deref().map(|cipher| safe(cipher, style)));
+    let not_after = run.server.certificate_not_after.or_else(|| facts.and_then(|facts| facts.not_after));
+    if let Some(not_after) = not_after {
+        let days = days(run, not_after);
+        if days < CERTIFICATE_SOON && tone == Tone::Dim {
+            tone = Tone::Warn;
+        }
+        words.push(match days {
+            0.. => format!("certificate good for {days} days, to {}", not_after.date()),
+            _ => format!("certificate expired on {}", not_after.date()),
+        });
+    }
+    (tone, words)
+}
+
+/// Whole days from the start of the run, since nothing here reads a clock.
+#[expect(clippy::cast_possible_truncation, reason = "no calendar has so many days")]
+fn days(run: &Run, not_after: Timestamp) -> i64 {
+    ((not_after.epoch_seconds() - run.started_at.epoch_seconds()) / 86_400.0).floor() as i64
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        record::ErrorType,
+        terminal::{failure, line, samples, summary},
+    };
+
+    const STYLES: [(bool, bool, &str); 2] = [(true, false, "colour"), (false, true, "ascii")];
+
+    #[test]
+    fn the_cases_that_users_meet_look_like_this() {
+        for (name, run) in samples::all() {
+            let mut pages = String::new();
+            for (colour, ascii, kind) in STYLES {
+                for width in [60, 80, 120] {
+                    let page = waterfall(&run, Style { width, colour, ascii });
+                    pages.push_str(
+                        &["--- ", &width.to_string(), " columns, ", kind, "\n", &page.replace('\x1b', "\\e")].concat(),
+                    );
+                }
+            }
+            insta::assert_snapshot!(name, pages);
+        }
+    }
+
+    #[test]
+    fn a_target_called_as_its_server_is_named_once_and_an_account_always() {
+        let mut run = samples::passed();
+        run.target = run.server.address.clone();
+        run.account = "second".to_owned();
+        let page = waterfall(&run, Style { width: 80, colour: false, ascii: true });
+        assert!(page.starts_with("mail01.example.org:993/second (192.0.2.7)  TLS 1.3  passed\n"), "{page}");
+    }
+
+    #[test]
+    fn an_insecure_handshake_is_said_loudly() {
+        let mut run = samples::passed();
+        run.steps[2].tls.as_mut().unwrap().verified = Verified::Insecure;
+        let page = waterfall(&run, Style { width: 80, colour: false, ascii: true });
+        assert!(page.contains("NOT verified (--insecure)"), "{page}");
+    }
+
+    #[test]
+    fn a_run_that_ended_before_its_first_step_still_says_why_and_what_to_try() {
+        let mut run = samples::connect_refused();
+        run.steps.clear();
+        (run.failed_step, run.outcome, run.error_type) = (None, RunOutcome::Void, Some(ErrorType::Cancelled));
+        let page = waterfall(&run, Style { width: 100, colour: false, ascii: true });
+        assert!(page.contains("void: cancelled; imaptrace was told to stop"), "{page}");
+    }
+
+    /// Takes away the style's own sequences.
+    fn bare(page: &str) -> String {
+        let mut pieces = page.split("\x1b[");
+        let mut bare = pieces.next().unwrap_or_default().to_owned();
+        for piece in pieces {
+            let (parameters, rest) = piece.split_once('m').unwrap();
+            assert!(parameters.chars().all(|digit| digit.is_ascii_digit()), "{parameters:?}");
+            bare.push_str(rest);
+        }
+        bare
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_run_holds_no_line_passes_the_width_and_no_control_character_leaves(
+            run in samples::any_run(), width in 40_usize..140, colour in any::<bool>(), ascii in any::<bool>(),
+        ) {
+            let style = Style { width, colour, ascii };
+            for page in [waterfall(&run, style), line(&run, style), summary(&[run.clone(), run.clone()], style)] {
+                prop_assert!(colour || !page.contains('\x1b'));
+                let page = bare(&page);
+                prop_assert!(!ascii || page.is_ascii(), "{page}");
+                for line in page.split('\n') {
+                    prop_assert!(line.width() <= width, "{} columns: {line:?}", line.width());
+                    prop_assert!(!line.contains(char::is_control), "{line:?}");
+                }
+            }
+            if let Some(line) = failure(&run, style) {
+                prop_assert!(!line.trim_end_matches('\n').contains(char::is_control), "{line:?}");
+            }
+        }
+    }
+}
