@@ -1,1 +1,526 @@
-//! Not yet.
+//! When things go wrong: each ends in a record with the right class, the step that failed, and the server's words.
+
+use std::time::Duration;
+
+use imaptrace::{
+    plan::{Auth, Dns, Limits, Security, Target, TlsOptions},
+    record::{CloseNotify, ErrorType, Run, RunOutcome},
+};
+
+use crate::support::{
+    run::{hasty, prepare, run, run_prepared, run_with, steps, target},
+    script::{Pem, Script},
+};
+
+/// A whole good conversation up to a point, and what the server does then.
+const LOGIN: &str = "S: * OK [CAPABILITY IMAP4rev1 LITERAL+] hi
+C: LOGIN
+";
+const LIST: &str = "S: {tag} OK [CAPABILITY IMAP4rev1] in
+C: LIST
+";
+const SELECT: &str = "S: * LIST () \"/\" INBOX
+S: {tag} OK
+C: SELECT
+";
+const FETCH: &str = "S: * 30 EXISTS
+S: {tag} OK
+C: FETCH 11:30
+";
+const LOGOUT: &str = "S: * 30 FETCH (UID 3)
+S: {tag} OK
+C: LOGOUT
+";
+const BYE: &str = "S: * BYE
+S: {tag} OK
+";
+
+/// The conversation up to and including the `C:` of this step.
+fn up_to(step: &str) -> String {
+    let mut script = String::new();
+    for (name, part) in [("LOGIN", LOGIN), ("LIST", LIST), ("SELECT", SELECT), ("FETCH", FETCH), ("LOGOUT", LOGOUT)] {
+        script += part;
+        if name == step {
+            return script;
+        }
+    }
+    panic!("no step {step}")
+}
+
+async fn against(script: &str) -> (Run, Vec<String>) {
+    against_changed(script, |_| {}).await
+}
+
+async fn against_changed(script: &str, change: impl FnOnce(&mut Target)) -> (Run, Vec<String>) {
+    let server = Script::play(script).await;
+    let mut target = target(server.address, Security::None);
+    change(&mut target);
+    let run = run(target).await;
+    (run, server.heard().await)
+}
+
+fn failed(run: &Run) -> (Option<ErrorType>, Option<&str>) {
+    assert_eq!(
+        run.error_type,
+        run.failing_step().and_then(|step| step.error_type),
+        "the step and the run say the same"
+    );
+    (run.error_type, run.failed_step.as_deref())
+}
+
+#[tokio::test]
+async fn a_good_run_passes_and_its_tags_are_its_span_ids() {
+    let (run, heard) = against(&(up_to("LOGOUT") + BYE)).await;
+    assert_eq!(steps(&run), "connect greeting LOGIN LIST SELECT FETCH LOGOUT");
+    assert_eq!((run.outcome, run.error_type), (RunOutcome::Passed, None));
+    let tags: Vec<_> = heard.iter().map(|line| line.split(' ').next().unwrap().to_owned()).collect();
+    let ids: Vec<_> = run.steps.iter().skip(2).map(|step| step.span_id.unwrap().to_string()).collect();
+    assert_eq!(tags, ids);
+    let fetch = run.steps.iter().find(|step| step.name == "FETCH").unwrap();
+    assert_eq!((fetch.messages, fetch.mailbox.as_deref()), (Some(1), Some("INBOX")));
+    assert_eq!(fetch.sent_bytes, Some(heard[3].len() as u64 + 2));
+    assert_eq!(fetch.received_bytes, Some("* 30 FETCH (UID 3)\r\n".len() as u64 + 16 + 5));
+    assert_eq!(run.first_loading_latency_s, Some(fetch.end_s()));
+    assert!(run.first_row_s.unwrap() <= fetch.end_s() && run.duration_s > fetch.end_s());
+    let plain: u64 = run.steps.iter().filter_map(|step| step.received_bytes).sum();
+    assert_eq!(run.wire_received_bytes, plain, "the steps add up to the connection");
+    assert_eq!(run.wire_sent_bytes, run.steps.iter().filter_map(|step| step.sent_bytes).sum::<u64>());
+}
+
+#[tokio::test]
+async fn no_and_bad_to_each_command_fail_it_and_logout_follows() {
+    for step in ["LOGIN", "LIST", "SELECT", "FETCH"] {
+        for (answer, class) in
+            [("NO", if step == "LOGIN" { ErrorType::AuthFailed } else { ErrorType::No }), ("BAD", ErrorType::Bad)]
+        {
+            let (run, _) = against(&format!("{}S: {{tag}} {answer} because\nC: LOGOUT\n{BYE}", up_to(step))).await;
+            assert_eq!(failed(&run), (Some(class), Some(step)), "{answer} to {step}");
+            assert_eq!(run.outcome, RunOutcome::Failed);
+            let entry = run.failing_step().unwrap();
+            assert_eq!(
+                (entry.status.as_deref(), entry.text.as_ref().map(|text| text.as_str())),
+                (Some(answer), Some("because"))
+            );
+            assert!(steps(&run).ends_with("LOGOUT"), "{}", steps(&run));
+            assert_eq!(run.first_loading_latency_s, None);
+        }
+    }
+}
+
+#[tokio::test]
+async fn bye_close_silence_and_reset_in_each_command() {
+    for step in ["LOGIN", "LIST", "SELECT", "FETCH"] {
+        for (act, class) in [
+            ("S: * BYE going", ErrorType::Bye),
+            ("close", ErrorType::Eof),
+            ("silence", ErrorType::TimeoutCommand),
+            ("reset", ErrorType::Reset),
+        ] {
+            let (run, _) =
+                against_changed(&format!("{}{act}\n", up_to(step)), |target| target.deadlines = hasty()).await;
+            assert_eq!(failed(&run), (Some(class), Some(step)), "{act} in {step}");
+            assert!(steps(&run).ends_with("LOGOUT-"), "{}", steps(&run));
+        }
+    }
+}
+
+#[tokio::test]
+async fn bye_and_then_the_end_is_bye() {
+    let (run, _) = against(&format!("{}S: * BYE [UNAVAILABLE] going\nreset\n", up_to("LIST"))).await;
+    assert_eq!(failed(&run), (Some(ErrorType::Bye), Some("LIST")));
+    assert_eq!(run.failing_step().unwrap().code.as_deref(), Some("UNAVAILABLE"));
+}
+
+#[tokio::test]
+async fn a_logout_that_goes_wrong_fails_only_itself() {
+    for (act, class) in [("close", "eof"), ("silence", "timeout_command"), ("S: {tag} NO", "no")] {
+        let (run, _) =
+            against_changed(&format!("{}{act}\n", up_to("LOGOUT")), |target| target.deadlines = hasty()).await;
+        assert_eq!(run.outcome, RunOutcome::Passed);
+        assert!(steps(&run).ends_with(&format!("LOGOUT!{class}")), "{}", steps(&run));
+    }
+}
+
+#[tokio::test]
+async fn greetings_that_are_none() {
+    for (script, class) in [
+        ("S: * BYE busy", ErrorType::GreetingBye),
+        ("S: * BYE [REFERRAL imap://other.example/] busy", ErrorType::Referral),
+        ("S: HTTP/1.1 400 Bad Request", ErrorType::ProtocolGreeting),
+        ("s: SSH-2.0-x\nclose", ErrorType::ProtocolGreeting),
+        ("s: \\x15\\x03\\x01\\x00\\x02\\x02\\x46\nclose", ErrorType::ProtocolGreeting),
+        ("S: * OK [CAPABILITY POP3] hi\nC: LOGOUT", ErrorType::ProtocolGreeting),
+        ("close", ErrorType::Eof),
+        ("reset", ErrorType::Reset),
+        ("silence", ErrorType::TimeoutGreeting),
+    ] {
+        let (run, heard) = against_changed(script, |target| target.deadlines = hasty()).await;
+        assert_eq!(failed(&run), (Some(class), Some("greeting")), "{script}");
+        assert!(heard.iter().all(|line| !line.contains("LOGIN")), "{heard:?}");
+    }
+}
+
+#[tokio::test]
+async fn refusals_of_a_login_by_code() {
+    for (code, class) in [
+        ("[AUTHENTICATIONFAILED] ", ErrorType::AuthFailed),
+        ("[EXPIRED] ", ErrorType::AuthExpired),
+        ("[UNAVAILABLE] ", ErrorType::Unavailable),
+        ("[LIMIT] ", ErrorType::LimitServer),
+        ("[INUSE] ", ErrorType::LimitServer),
+        ("[PRIVACYREQUIRED] ", ErrorType::AuthPrivacy),
+        ("[REFERRAL imap://a@other.example/] ", ErrorType::Referral),
+        ("", ErrorType::AuthFailed),
+    ] {
+        let (run, _) = against(&format!("{LOGIN}S: {{tag}} NO {code}no\nC: LOGOUT\n{BYE}")).await;
+        assert_eq!(failed(&run), (Some(class), Some("LOGIN")), "{code}");
+    }
+}
+
+#[tokio::test]
+async fn login_is_never_sent_when_it_is_disabled() {
+    let (run, heard) = against(&format!("S: * OK [CAPABILITY IMAP4rev1 LOGINDISABLED] hi\nC: LOGOUT\n{BYE}")).await;
+    assert_eq!(failed(&run), (Some(ErrorType::AuthMechanism), Some("LOGIN")));
+    assert_eq!(run.failing_step().unwrap().duration_s.as_micros(), 0);
+    assert_eq!(heard.len(), 1, "{heard:?}");
+    let (run, _) = against_changed(&format!("S: * OK [CAPABILITY IMAP4rev1] hi\nC: LOGOUT\n{BYE}"), |target| {
+        target.journey.auth = Auth::Plain
+    })
+    .await;
+    assert_eq!(failed(&run), (Some(ErrorType::AuthMechanism), Some("AUTHENTICATE")));
+}
+
+#[tokio::test]
+async fn starttls_not_offered_refused_or_followed_by_bytes_never_lets_a_secret_out() {
+    for (script, class, step) in [
+        ("S: * OK [CAPABILITY IMAP4rev1] hi\nC: LOGOUT", ErrorType::StarttlsUnavailable, "STARTTLS"),
+        (
+            "S: * OK [CAPABILITY IMAP4rev1 STARTTLS] hi\nC: STARTTLS\nS: {tag} NO not now\nC: LOGOUT",
+            ErrorType::StarttlsRefused,
+            "STARTTLS",
+        ),
+        (
+            "S: * OK [CAPABILITY IMAP4rev1 STARTTLS] hi\nC: STARTTLS\nS: {tag} BAD what\nC: LOGOUT",
+            ErrorType::StarttlsRefused,
+            "STARTTLS",
+        ),
+        (
+            "S: * OK [CAPABILITY IMAP4rev1 STARTTLS] hi\nC: STARTTLS\ns: {tag} OK go\\r\\n* OK injected\\r\\n\nsilence",
+            ErrorType::StarttlsInjection,
+            "STARTTLS",
+        ),
+        (
+            "S: * OK [CAPABILITY IMAP4rev1 STARTTLS] hi\nC: STARTTLS\nS: + go\nsilence",
+            ErrorType::ProtocolContinuation,
+            "STARTTLS",
+        ),
+        (
+            "S: * OK [CAPABILITY IMAP4rev1 STARTTLS] hi\nC: STARTTLS\nS: {tag} OK go\nS: * OK in clear text\nsilence",
+            ErrorType::StarttlsInjection,
+            "STARTTLS or tls",
+        ),
+        ("S: * PREAUTH [CAPABILITY IMAP4rev1] in\nsilence", ErrorType::PreauthPlaintext, "greeting"),
+    ] {
+        let server = Script::play(script).await;
+        let mut target = target(server.address, Security::StartTls);
+        target.deadlines = hasty();
+        let run = run(target).await;
+        if step == "STARTTLS or tls" {
+            // A second packet may come with the first or after it.
+            assert!(
+                matches!(
+                    failed(&run),
+                    (Some(ErrorType::StarttlsInjection), Some("STARTTLS"))
+                        | (Some(ErrorType::TlsProtocol), Some("tls"))
+                ),
+                "{:?}",
+                failed(&run)
+            );
+        } else {
+            assert_eq!(failed(&run), (Some(class), Some(step)), "{script}");
+        }
+        let heard = server.heard().await.join("\n");
+        assert!(!heard.contains("secret") && !heard.contains("AUTHENTICATE"), "{heard}");
+    }
+}
+
+#[tokio::test]
+async fn starttls_works_and_what_was_said_before_it_is_void() {
+    let pem = Pem::self_signed(&["127.0.0.1"], 2020, 2040);
+    let script = format!(
+        "S: * OK [CAPABILITY IMAP4rev1 STARTTLS LOGINDISABLED LITERAL+] hi\nC: STARTTLS\nS: {{tag}} OK go\ntls\nC: CAPABILITY\n\
+         S: * CAPABILITY IMAP4rev1 AUTH=PLAIN SASL-IR\nS: {{tag}} OK\nC: AUTHENTICATE PLAIN AHNvbWVvbmUAc2VjcmV0\n{LIST}{SELECT}{FETCH}{LOGOUT}{BYE}"
+    );
+    let server = Script::play_with(&script, &pem).await;
+    let mut target = target(server.address, Security::StartTls);
+    let ca = pem.ca_file();
+    target.tls.ca_file = Some(ca.path().to_owned());
+    let run = run(target).await;
+    assert_eq!(
+        steps(&run),
+        "connect greeting STARTTLS tls CAPABILITY AUTHENTICATE LIST SELECT FETCH LOGOUT",
+        "{:?}",
+        run.error_type
+    );
+    let tls = run.steps[3].tls.as_ref().unwrap();
+    assert_eq!((tls.version.as_deref(), tls.cipher.as_deref()), (Some("1.3"), Some("TLS_AES_256_GCM_SHA384")));
+    assert!(tls.not_after.is_some() && tls.sha256.as_ref().unwrap().len() == 64);
+    assert_eq!(run.server.tls_version.as_deref(), Some("1.3"));
+}
+
+#[tokio::test]
+async fn certificates_that_are_wrong() {
+    for (pem, trusted, class) in [
+        (Pem::self_signed(&["127.0.0.1"], 2020, 2040), false, ErrorType::TlsCertUntrusted),
+        (Pem::self_signed(&["127.0.0.1"], 2020, 2021), true, ErrorType::TlsCertExpired),
+        (Pem::self_signed(&["127.0.0.1"], 2039, 2040), true, ErrorType::TlsCertNotYetValid),
+        (Pem::self_signed(&["other.example"], 2020, 2040), true, ErrorType::TlsCertName),
+    ] {
+        let server = Script::play_with("tls\nS: * OK hi\nsilence", &pem).await;
+        let mut target = target(server.address, Security::Tls);
+        let ca = pem.ca_file();
+        target.tls.ca_file = trusted.then(|| ca.path().to_owned());
+        let run = run(target).await;
+        assert_eq!(failed(&run), (Some(class), Some("tls")), "{:?}", run.failing_step());
+        assert_eq!(run.steps.last().map(|step| step.name.as_str()), Some("LOGOUT"));
+    }
+}
+
+#[tokio::test]
+async fn an_insecure_run_passes_and_says_so_and_a_server_name_is_checked_in_place_of_the_host() {
+    let pem = Pem::self_signed(&["mail.example"], 2020, 2040);
+    let script = format!("tls\n{}{BYE}", up_to("LOGOUT"));
+    let ca = pem.ca_file();
+    for (options, verified) in [
+        (TlsOptions { insecure: true, ..TlsOptions::default() }, imaptrace::record::Verified::Insecure),
+        (
+            TlsOptions {
+                ca_file: Some(ca.path().to_owned()),
+                server_name: Some("mail.example".into()),
+                ..TlsOptions::default()
+            },
+            imaptrace::record::Verified::Yes,
+        ),
+    ] {
+        let server = Script::play_with(&script, &pem).await;
+        let mut target = target(server.address, Security::Tls);
+        target.tls = options;
+        let run = run(target).await;
+        assert_eq!(run.outcome, RunOutcome::Passed, "{:?}", run.failing_step());
+        assert_eq!(run.steps[1].tls.as_ref().unwrap().verified, verified);
+    }
+}
+
+#[tokio::test]
+async fn tls_to_a_port_that_speaks_clear_text_and_the_reverse() {
+    let server = Script::play("S: * OK Dovecot ready\nsilence").await;
+    let run_ = run(target(server.address, Security::Tls)).await;
+    assert_eq!(failed(&run_), (Some(ErrorType::TlsProtocol), Some("tls")));
+    assert!(run_.failing_step().unwrap().text.as_ref().unwrap().as_str().contains("* OK Dovecot"), "{run_:?}");
+    let pem = Pem::self_signed(&["127.0.0.1"], 2020, 2040);
+    let server = Script::play_with("tls\nS: * OK hi\nsilence", &pem).await;
+    let mut clear = target(server.address, Security::None);
+    clear.deadlines = hasty();
+    assert_eq!(failed(&run(clear).await), (Some(ErrorType::TimeoutGreeting), Some("greeting")));
+}
+
+#[tokio::test]
+async fn the_end_of_a_tls_connection_tells_whether_it_was_meant() {
+    let pem = Pem::self_signed(&["127.0.0.1"], 2020, 2040);
+    let ca = pem.ca_file();
+    for (act, notify) in [("", CloseNotify::True), ("close", CloseNotify::False)] {
+        let server = Script::play_with(&format!("tls\n{}{act}", up_to("LIST")), &pem).await;
+        let mut target = target(server.address, Security::Tls);
+        target.tls.ca_file = Some(ca.path().to_owned());
+        let run = run(target).await;
+        assert_eq!(failed(&run), (Some(ErrorType::Eof), Some("LIST")), "{act:?}");
+        assert_eq!(run.failing_step().unwrap().close_notify, Some(notify), "{act:?}");
+    }
+}
+
+#[tokio::test]
+async fn refused_ports_and_unknown_hosts() {
+    let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let run_ = run(target(closed, Security::Tls)).await;
+    assert_eq!(failed(&run_), (Some(ErrorType::ConnectRefused), Some("connect")));
+    assert_eq!(steps(&run_), "connect!connect_refused");
+    for (code, class) in [
+        (3, ErrorType::DnsNxdomain),
+        (0, ErrorType::DnsNodata),
+        (2, ErrorType::DnsServfail),
+        (99, ErrorType::TimeoutResolve),
+    ] {
+        let name_server = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let servers = vec![name_server.local_addr().unwrap()];
+        let answering = tokio::spawn(async move {
+            let mut buffer = [0u8; 512];
+            while let Ok((length, peer)) = name_server.recv_from(&mut buffer).await {
+                // The question comes back with this RCODE (RFC 1035 §4.1.1) and nothing else; 99 is no answer at all.
+                if code == 99 {
+                    continue;
+                }
+                let question_end = 12 + buffer[12..].iter().position(|byte| *byte == 0).unwrap() + 5;
+                let mut answer = buffer[..question_end.min(length)].to_vec();
+                (answer[2], answer[3]) = (0x81, 0x80 | code);
+                answer[6..12].fill(0);
+                name_server.send_to(&answer, peer).await.unwrap();
+            }
+        });
+        let mut unknown = target(closed, Security::Tls);
+        unknown.endpoint.host = imaptrace::plan::Host::parse("mail.example.test").unwrap();
+        unknown.deadlines.resolve = Duration::from_millis(800);
+        let (_keep, cancel) = tokio::sync::watch::channel(false);
+        let run = run_with(&prepare(unknown), Dns { cache: false, servers }, cancel).await;
+        answering.abort();
+        assert_eq!(failed(&run), (Some(class), Some("resolve")), "{run:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_breaks_the_protocol() {
+    for (answer, class) in [
+        ("S: ffffffffffffffff OK", ErrorType::ProtocolTag),
+        ("S: + what", ErrorType::ProtocolContinuation),
+        ("S: * 1 FETCH (BODY[] { 5}", ErrorType::ProtocolSyntax),
+        ("S: {tag} MAYBE", ErrorType::ProtocolSyntax),
+        ("s: * OK a\\rb\\r\\n", ErrorType::ProtocolSyntax),
+    ] {
+        let (run, _) = against(&format!("{}{answer}\nsilence\n", up_to("LIST"))).await;
+        assert_eq!(failed(&run), (Some(class), Some("LIST")), "{answer}");
+    }
+    let nested = format!("{}S: * X {}\nsilence\n", up_to("LIST"), "(".repeat(40));
+    assert_eq!(failed(&against(&nested).await.0).0, Some(ErrorType::LimitDepth));
+    let limits = |limits: Limits| move |target: &mut Target| target.limits = limits;
+    let long = format!("{}s: * {}\nsilence\n", up_to("LIST"), "x".repeat(3000));
+    assert_eq!(
+        failed(&against_changed(&long, limits(Limits { line: 2000, ..Limits::default() })).await.0).0,
+        Some(ErrorType::LimitLine)
+    );
+    let many = format!("{}s: {}\nsilence\n", up_to("LIST"), "* X\\r\\n".repeat(20));
+    assert_eq!(
+        failed(&against_changed(&many, limits(Limits { responses: 10, ..Limits::default() })).await.0).0,
+        Some(ErrorType::LimitResponses)
+    );
+    let big = format!("{}s: * 1 FETCH (BODY[] {{99999}}\\r\\n{}\nsilence\n", up_to("LIST"), "x".repeat(3000));
+    assert_eq!(
+        failed(&against_changed(&big, limits(Limits { command_bytes: 2000, ..Limits::default() })).await.0).0,
+        Some(ErrorType::LimitBytes)
+    );
+}
+
+#[tokio::test]
+async fn id_is_a_courtesy() {
+    let greeting = "S: * OK [CAPABILITY IMAP4rev1 ID] hi\nC: ID (\"name\" \"imaptrace\"\n";
+    let rest = format!("C: LOGIN\n{LIST}{SELECT}{FETCH}{LOGOUT}{BYE}");
+    for answer in ["S: {tag} NO what", "S: {tag} BAD what", "S: * ID NIL\nS: {tag} OK"] {
+        let (run, _) = against(&format!("{greeting}{answer}\n{rest}")).await;
+        assert_eq!(steps(&run), "connect greeting ID LOGIN LIST SELECT FETCH LOGOUT", "{answer}");
+    }
+    let (run, _) = against(&format!(
+        "{greeting}S: * ID (\"name\" \"Dov\\x1becot\" \"version\" {{3}}\ns: 2.3)\\r\\n\nS: {{tag}} OK\n{rest}"
+    ))
+    .await;
+    assert_eq!(run.server.id_name.as_ref().map(|name| name.as_str()), Some("Dov\\x1becot"));
+    assert_eq!(run.server.id_version.as_ref().map(|name| name.as_str()), Some("2.3"));
+    for act in ["S: * BYE no id please", "close"] {
+        let server = Script::play(&format!("{greeting}{act}\nnext\nS: * OK [CAPABILITY IMAP4rev1 ID] hi\n{rest}\nnext\nS: * OK [CAPABILITY IMAP4rev1 ID] hi\n{rest}")).await;
+        let prepared = prepare(target(server.address, Security::None));
+        let run = run_prepared(&prepared).await;
+        assert_eq!(run.outcome, RunOutcome::Passed);
+        let class = if act == "close" { "eof" } else { "bye" };
+        assert_eq!(steps(&run), format!("connect greeting ID!{class} connect greeting LOGIN LIST SELECT FETCH LOGOUT"));
+        assert_eq!(run.steps.iter().map(|step| step.connection).collect::<Vec<_>>()[2..5], [None, Some(2), Some(2)]);
+        let second = &run.steps[3];
+        let fetch = run.steps.iter().find(|step| step.name == "FETCH").unwrap();
+        let latency = run.first_loading_latency_s.unwrap();
+        assert!(
+            latency < fetch.end_s() && latency >= fetch.end_s().saturating_sub(second.start_s),
+            "counts from the second connect"
+        );
+        let again = run_prepared(&prepared).await;
+        assert_eq!(steps(&again), "connect greeting LOGIN LIST SELECT FETCH LOGOUT", "remembered for the target");
+    }
+}
+
+#[tokio::test]
+async fn preauth_skips_login_where_it_is_allowed() {
+    let (run, _) =
+        against(&format!("S: * PREAUTH [CAPABILITY IMAP4rev1] in\nC: LIST\n{SELECT}{FETCH}{LOGOUT}{BYE}")).await;
+    assert_eq!(steps(&run), "connect greeting LOGIN- LIST SELECT FETCH LOGOUT");
+    assert_eq!((run.outcome, run.server.preauth), (RunOutcome::Passed, Some(true)));
+}
+
+#[tokio::test]
+async fn an_empty_mailbox_skips_fetch_and_loads_with_select() {
+    let script = format!("{}S: * 0 EXISTS\nS: {{tag}} OK\nC: LOGOUT\n{BYE}", up_to("SELECT"));
+    let (run, _) = against(&script).await;
+    assert_eq!(steps(&run), "connect greeting LOGIN LIST SELECT FETCH- LOGOUT");
+    let select = run.steps.iter().find(|step| step.name == "SELECT").unwrap();
+    assert_eq!(
+        (run.first_loading_latency_s, run.first_row_s, select.mailbox_messages),
+        (Some(select.end_s()), None, Some(0))
+    );
+}
+
+#[tokio::test]
+async fn referrals_in_an_ok_pass_and_are_recorded() {
+    let script = format!(
+        "{LOGIN}S: {{tag}} OK [REFERRAL imap://someone@other.example/] in\nC: CAPABILITY\nS: * CAPABILITY IMAP4rev1\nS: {{tag}} OK\nC: LIST\n{SELECT}{FETCH}{LOGOUT}{BYE}"
+    );
+    let (run, _) = against(&script).await;
+    assert_eq!(run.outcome, RunOutcome::Passed, "{}", steps(&run));
+    assert_eq!(run.server.referral_host.as_ref().map(|host| host.as_str()), Some("other.example"));
+}
+
+#[tokio::test]
+async fn what_the_server_repeats_of_our_secrets_is_taken_out() {
+    let script = format!("{LOGIN}S: {{tag}} NO user someone, password secret, c2VjcmV0, \\x1b[31m\nC: LOGOUT\n{BYE}");
+    let (run, _) = against(&script).await;
+    assert_eq!(
+        run.failing_step().unwrap().text.as_ref().unwrap().as_str(),
+        "user [default], password [redacted], [redacted], \\x1b[31m"
+    );
+}
+
+#[tokio::test]
+async fn a_write_that_the_server_never_reads_ends_at_its_deadline() {
+    let script = "S: * OK [CAPABILITY IMAP4rev1 LITERAL+] hi\npause 600";
+    let (run, _) = against_changed(script, |target| {
+        target.deadlines = hasty();
+        target.accounts = vec![crate::support::run::account("someone", &"ä".repeat(16 << 20))];
+    })
+    .await;
+    assert_eq!(failed(&run), (Some(ErrorType::TimeoutWrite), Some("LOGIN")));
+}
+
+#[tokio::test]
+async fn a_cancelled_run_is_void_and_still_says_good_bye() {
+    let server = Script::play(&format!("{}C: LOGOUT\nS: * BYE\nS: {{tag}} OK", up_to("LIST"))).await;
+    let prepared = prepare(target(server.address, Security::None));
+    let (cancel, cancelled) = tokio::sync::watch::channel(false);
+    let task = tokio::spawn(async move { run_with(&prepared, Dns::default(), cancelled).await });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    cancel.send(true).unwrap();
+    let run = task.await.unwrap();
+    assert_eq!((run.outcome, failed(&run)), (RunOutcome::Void, (Some(ErrorType::Cancelled), Some("LIST"))));
+    assert!(steps(&run).ends_with(" LOGOUT"), "{}", steps(&run));
+}
+
+#[tokio::test]
+async fn the_run_ends_at_its_deadline_between_steps() {
+    let (run, _) = against_changed(&format!("{LOGIN}pause 300\n{LIST}silence"), |target| {
+        target.deadlines.run = Duration::from_millis(200)
+    })
+    .await;
+    assert_eq!(failed(&run), (Some(ErrorType::TimeoutCommand), Some("LOGIN")), "a step's class comes before the run's");
+}
+
+#[tokio::test]
+async fn a_password_that_cannot_be_had_makes_the_run_void() {
+    let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut target = target(closed.local_addr().unwrap(), Security::None);
+    target.accounts[0].password = imaptrace::secret::SecretSource::Env("IMAPTRACE_TEST_NOT_SET".into());
+    let run = run(target).await;
+    assert_eq!((run.outcome, failed(&run)), (RunOutcome::Void, (Some(ErrorType::SecretUnavailable), Some("LOGIN"))));
+    assert_eq!(steps(&run), "LOGIN!secret_unavailable");
+}

@@ -6,4 +6,5 @@ pub mod dovecot;
 pub mod otlp;
 pub mod program;
 pub mod proxy;
+pub mod run;
 pub mod script;

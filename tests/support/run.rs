@@ -1,0 +1,103 @@
+//! Runs the journey through the library, with a plan made by hand.
+
+use std::{net::SocketAddr, time::Duration};
+
+use imaptrace::{
+    net::Family,
+    plan::{
+        Account, AddressChoice, Auth, Deadlines, Dns, Endpoint, Host, Journey, Limits, Mailbox, Open, Security,
+        TagStyle, Target, TlsOptions, UserName,
+    },
+    probe::{Ids, Job, Prepared, Prober},
+    record::{Run, SpanId, TraceId},
+    secret::{Secret, SecretSource},
+};
+use tokio::sync::watch;
+
+/// A target on loopback with short deadlines; tests change what they are about.
+pub fn target(address: SocketAddr, security: Security) -> Target {
+    Target {
+        name: "test".into(),
+        endpoint: Endpoint { host: Host::Address(address.ip()), port: address.port() },
+        security,
+        tls: TlsOptions::default(),
+        accounts: vec![account("someone", "secret")],
+        labels: std::collections::BTreeMap::new(),
+        journey: Journey {
+            mailbox: Mailbox::new("INBOX").unwrap(),
+            open: Open::Select,
+            newest: 20,
+            auth: Auth::Auto,
+            tag: TagStyle::SpanId,
+        },
+        interval: Duration::from_secs(60),
+        deadlines: Deadlines::default(),
+        limits: Limits::default(),
+        address: AddressChoice::Any,
+        source_address: None,
+        proxy_protocol: None,
+    }
+}
+
+pub fn account(user: &str, password: &str) -> Account {
+    Account {
+        alias: "default".into(),
+        user: UserName::new(user).unwrap(),
+        password: SecretSource::Given(Secret::new(password.into())),
+    }
+}
+
+/// Every deadline this short: for servers that fall silent.
+pub fn hasty() -> Deadlines {
+    let short = Duration::from_millis(150);
+    Deadlines {
+        run: Duration::from_secs(10),
+        resolve: short,
+        connect: short,
+        tls: short,
+        greeting: short,
+        command: short,
+        write: short,
+        logout: short,
+    }
+}
+
+pub fn prepare(target: Target) -> Prepared {
+    Prepared::new(target).unwrap()
+}
+
+pub async fn run(target: Target) -> Run {
+    run_prepared(&prepare(target)).await
+}
+
+pub async fn run_prepared(target: &Prepared) -> Run {
+    let (_keep, cancel) = watch::channel(false);
+    run_with(target, Dns::default(), cancel).await
+}
+
+pub async fn run_with(target: &Prepared, dns: Dns, cancel: watch::Receiver<bool>) -> Run {
+    let prober = Prober::new(dns, Vec::new());
+    let ids = Ids { trace: TraceId::random(), root: SpanId::random(), parent: None };
+    let job = Job {
+        target,
+        account: &target.target().accounts[0],
+        family: Family::Any,
+        ids,
+        start_lag: None,
+        hold_login: None,
+    };
+    prober.run(&job, cancel).await
+}
+
+/// The run's steps in one line: `name`, `name!class` for a failed one, `name-` for a skipped one.
+pub fn steps(run: &Run) -> String {
+    use imaptrace::record::StepOutcome;
+    let word = |step: &imaptrace::record::Step| match step.outcome {
+        StepOutcome::Passed => step.name.clone(),
+        StepOutcome::Skipped => format!("{}-", step.name),
+        StepOutcome::Failed => {
+            format!("{}!{}", step.name, step.error_type.map_or("?", imaptrace::record::ErrorType::as_str))
+        }
+    };
+    run.steps.iter().map(word).collect::<Vec<_>>().join(" ")
+}
