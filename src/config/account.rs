@@ -30,7 +30,7 @@ pub(super) fn read(
 ) -> Vec<Account> {
     let in_url = url.and_then(|url| url.password.clone());
     if in_url.is_some() {
-        let help = "anybody who sees the configuration or the process list sees it too; use `password` or a file";
+        let help = "whoever sees the file, or the list of processes, sees it too: keep it in a file of its own";
         table.warn("url", "the password stands in the URL", help);
     }
     let listed = table.tables("accounts", &keys::ACCOUNT);

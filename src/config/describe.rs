@@ -43,10 +43,10 @@ fn write(out: &mut String, config: &Config) -> fmt::Result {
         if config.metrics.timing { "on" } else { "off" },
         joined(config.metrics.labels.iter().cloned()),
     )?;
-    writeln!(out, "  service.name {}", config.resource.service_name)?;
+    writeln!(out, "  service.name {:?}", config.resource.service_name)?;
     writeln!(out, "  service.instance.id {}", config.agent.instance.as_deref().unwrap_or("(the host's name)"))?;
     for (key, value) in &config.resource.attributes {
-        writeln!(out, "  {key} {value:?}")?;
+        writeln!(out, "  {} {value:?}", key.escape_debug())?;
     }
     writeln!(out, "\nagent")?;
     let format = match config.agent.log_format {

@@ -92,7 +92,7 @@ pub(super) static DEADLINES: TableKeys = TableKeys {
 };
 /// What stands in the braces of a secret.
 pub(super) static SECRET: TableKeys =
-    TableKeys { path: "", keys: &["file", "env", "command", "credential", "insecure_mode"], later: &[] };
+    TableKeys { path: "password", keys: &["file", "env", "command", "credential", "insecure_mode"], later: &[] };
 pub(super) static OTLP: TableKeys = TableKeys {
     path: "otlp",
     keys: &[
@@ -123,7 +123,7 @@ pub(super) static LIMITS: TableKeys = TableKeys {
 };
 pub(super) static DNS: TableKeys = TableKeys { path: "dns", keys: &["cache", "servers"], later: &[] };
 
-/// Every table that has a header of its own, in the order of the sample file; for tests and documentation.
+/// Every table, in the order of the sample file; for tests and documentation.
 pub fn tables() -> impl Iterator<Item = TableKeys> {
     [
         &TOP,
@@ -138,6 +138,7 @@ pub fn tables() -> impl Iterator<Item = TableKeys> {
         &DNS,
         &TARGET,
         &ACCOUNT,
+        &SECRET,
     ]
     .into_iter()
     .copied()

@@ -7,7 +7,7 @@ use std::{path::PathBuf, time::Duration};
 use super::{
     account, keys, otel,
     read::{Field, Table},
-    server,
+    server, target,
 };
 use crate::{
     plan::Host,
@@ -118,8 +118,8 @@ pub(super) fn read(table: &Table<'_>) -> Otlp {
     let traces = Settings::read(&traces_table);
     let metrics = Settings::read(&metrics_table);
     Otlp {
-        traces: traces.over(&base, "/v1/traces", &traces_table),
-        metrics: metrics.over(&base, "/v1/metrics", &metrics_table),
+        traces: traces.over(&base, "/v1/traces", &traces_table, table),
+        metrics: metrics.over(&base, "/v1/metrics", &metrics_table, table),
     }
 }
 
@@ -138,17 +138,11 @@ impl Settings {
     }
 
     /// The exporter of one signal: its own settings, else the common ones.
-    fn over(self, base: &Self, path: &str, table: &Table<'_>) -> Option<Exporter> {
+    fn over(self, base: &Self, path: &str, table: &Table<'_>, common: &Table<'_>) -> Option<Exporter> {
         let client_cert = self.client_cert.or_else(|| base.client_cert.clone());
         let client_key = self.client_key.or_else(|| base.client_key.clone());
-        if client_cert.is_some() != client_key.is_some() {
-            let missing = if client_cert.is_some() { "client_key" } else { "client_cert" };
-            table.error(
-                "",
-                format!("it has a client certificate or its key, but no {missing}"),
-                format!("add {missing}"),
-            );
-        }
+        let own_pair = table.has("client_cert") || table.has("client_key");
+        target::check_pair(if own_pair { table } else { common }, client_cert.is_some(), client_key.is_some());
         let own = self.endpoint.is_some();
         let endpoint = self.endpoint.as_ref().or(base.endpoint.as_ref())?;
         let by_port = if endpoint.port == Some(GRPC_PORT) { Protocol::Grpc } else { Protocol::HttpProtobuf };
@@ -156,6 +150,7 @@ impl Settings {
         let headers = self.headers.or_else(|| base.headers.clone()).unwrap_or_default();
         if endpoint.exposed && !headers.is_empty() {
             let help = "use https:// in the endpoint";
+            let table = if table.has("headers") { table } else { common };
             table.warn("headers", "headers, which may hold a key, go over the network in clear text", help);
         }
         let url = match protocol {

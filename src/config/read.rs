@@ -14,6 +14,9 @@ use super::{
     units::{self, UnitError},
 };
 
+/// A table with at most so many keys names them all when one is not known.
+const FEW: usize = 12;
+
 /// The tree and what was found wrong with it so far.
 pub(super) struct Reader {
     merged: Merged,
@@ -41,6 +44,11 @@ impl Reader {
                     list.push(problem);
                 }
             }
+            // In the order of the file; what stands elsewhere keeps its order, after it.
+            list.sort_by_key(|problem| match problem.place {
+                Place::File { at, .. } => at.unwrap_or_default(),
+                _ => (usize::MAX, 0),
+            });
         }
         problems
     }
@@ -63,6 +71,11 @@ impl<'a> Table<'a> {
         Some(Field { reader: self.reader, path: join(&self.path, key), value })
     }
 
+    /// Whether the key is there.
+    pub(super) fn has(&self, key: &'static str) -> bool {
+        self.get(key).is_some()
+    }
+
     /// A table inside.
     pub(super) fn table(&self, key: &'static str, keys: &'static TableKeys) -> Self {
         self.get(key).map_or_else(
@@ -78,7 +91,7 @@ impl<'a> Table<'a> {
             Value::Array(_, elements) => {
                 elements.iter().enumerate().map(|(index, value)| field.element(index, value).table(keys)).collect()
             }
-            _ if field.is_raw() || matches!(field.value, Value::Dict(..)) && field.from_outside() => {
+            _ if field.is_raw() || matches!(field.value, Value::Dict(..)) && field.is_outside() => {
                 field.error("a list of tables can only come from the file", "write it in the configuration file");
                 Vec::new()
             }
@@ -128,10 +141,10 @@ impl<'a> Field<'a> {
 
     /// Whether it is raw text from environment or flag, which every reader interprets.
     fn is_raw(&self) -> bool {
-        matches!(self.value, Value::String(..)) && self.from_outside()
+        matches!(self.value, Value::String(..)) && self.is_outside()
     }
 
-    fn from_outside(&self) -> bool {
+    fn is_outside(&self) -> bool {
         self.reader.merged.is_raw(self.value)
     }
 
@@ -152,6 +165,14 @@ impl<'a> Field<'a> {
     /// A value of the wrong type; says the type, not the value.
     fn mismatch(&self, expected: &str, help: &str) {
         self.error(format!("expected {expected}, found {}", kind(self.value)), help);
+    }
+
+    /// The same for a type that raw text could have been read as: then the text is shown, for no secret is such a type.
+    fn misread(&self, expected: &str) {
+        match self.value {
+            Value::String(_, text) if self.is_raw() => self.error(format!("{} is not {expected}", shown(text)), ""),
+            _ => self.mismatch(expected, ""),
+        }
     }
 
     /// A table, all its keys known.
@@ -175,10 +196,11 @@ impl<'a> Field<'a> {
                     .error("this version of imaptrace does not have it yet", "take it out; nothing else stands for it");
                 continue;
             }
-            let help = nearest(key, keys.keys.iter().chain(keys.later).copied()).map_or_else(
-                || format!("the keys here are {}", keys.keys.join(", ")),
-                |near| format!("did you mean `{near}`?"),
-            );
+            let help = match nearest(key, keys.keys.iter().chain(keys.later).copied()) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None if keys.keys.len() <= FEW => format!("the keys here are {}", keys.keys.join(", ")),
+                None => "docs/configuration.md has all keys".to_owned(),
+            };
             field.error("there is no such key", help);
         }
     }
@@ -240,7 +262,7 @@ impl<'a> Field<'a> {
             _ => None,
         };
         if value.is_none() {
-            self.mismatch("true or false", "");
+            self.misread("true or false");
         }
         value
     }
@@ -253,12 +275,13 @@ impl<'a> Field<'a> {
             _ => None,
         };
         let Some(number) = number else {
-            self.mismatch("a whole number", "");
+            self.misread("a whole number");
             return None;
         };
         let fitting = u64::try_from(number).ok().filter(|number| (least..=most).contains(number));
         if fitting.is_none() {
-            self.error(format!("{number} is out of bounds: expected {least} to {most}"), "");
+            let most = if most < u64::from(u32::MAX) { format!(" to {most}") } else { " or more".to_owned() };
+            self.error(format!("{number} is out of bounds: expected {least}{most}"), "");
         }
         fitting
     }

@@ -1,7 +1,7 @@
 //! From file, environment and flags to one merged tree in which every value knows where it stands.
 //!
 //! figment merges (file < `OTEL_*` < `IMAPTRACE__*` < flags; the built-in defaults lie below and are the readers') and
-//! tags each value with the provider it came from; toml_edit gives lines and columns. Nothing is interpreted here. The
+//! tags each value with the provider it came from; `toml_edit` gives lines and columns. Nothing is interpreted here. The
 //! process's own environment is never read: the caller hands it in.
 
 use std::{

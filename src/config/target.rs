@@ -25,8 +25,12 @@ const TAG: &[(&str, TagStyle)] = &[("span_id", TagStyle::SpanId), ("short", TagS
 const AUTH: &[(&str, Auth)] = &[("auto", Auth::Auto), ("login", Auth::Login), ("plain", Auth::Plain)];
 const ADDRESS: &[(&str, AddressChoice)] =
     &[("any", AddressChoice::Any), ("v4", AddressChoice::V4), ("v6", AddressChoice::V6), ("each", AddressChoice::Each)];
-const PROXY: &[(&str, Option<ProxyProtocol>)] =
-    &[("off", None), ("v1", Some(ProxyProtocol::V1)), ("v2", Some(ProxyProtocol::V2))];
+const PROXY: &[(&str, Proxy)] =
+    &[("off", Proxy(None)), ("v1", Proxy(Some(ProxyProtocol::V1))), ("v2", Proxy(Some(ProxyProtocol::V2)))];
+
+/// What `proxy_protocol` says; a target can switch off what `[defaults]` switches on.
+#[derive(Clone, Copy)]
+struct Proxy(Option<ProxyProtocol>);
 
 /// A login every few seconds is more than most servers like from one client.
 const SHORT_INTERVAL: Duration = Duration::from_secs(10);
@@ -49,7 +53,7 @@ pub(super) struct Options {
     auth: Option<Auth>,
     address: Option<AddressChoice>,
     source_address: Option<IpAddr>,
-    proxy_protocol: Option<Option<ProxyProtocol>>,
+    proxy_protocol: Option<Proxy>,
     resolve: Option<Duration>,
     connect: Option<Duration>,
     tls: Option<Duration>,
@@ -171,10 +175,7 @@ pub(super) fn read(table: &Table<'_>, defaults: &Options, limits: Limits, kind: 
         check_cadence(table, interval, deadlines.run);
     }
     check_families(table, &url.host, address, source_address);
-    if tls.client_cert.is_some() != tls.client_key.is_some() {
-        let missing = if tls.client_cert.is_some() { "client_key" } else { "client_cert" };
-        table.error("", format!("it has a client certificate or its key, but no {missing}"), format!("add {missing}"));
-    }
+    check_pair(table, tls.client_cert.is_some(), tls.client_key.is_some());
     if security == Security::None {
         let help = "use it on a network that nobody else can listen to, or not at all";
         table.warn("security", "user name, password and mail go over the network in clear text", help);
@@ -195,7 +196,7 @@ pub(super) fn read(table: &Table<'_>, defaults: &Options, limits: Limits, kind: 
         limits,
         address,
         source_address,
-        proxy_protocol: options.proxy_protocol.or(defaults.proxy_protocol).flatten(),
+        proxy_protocol: options.proxy_protocol.or(defaults.proxy_protocol).and_then(|proxy| proxy.0),
     })
 }
 
@@ -211,6 +212,16 @@ fn check_cadence(table: &Table<'_>, interval: Duration, timeout: Duration) {
         let what = format!("a login every {} may look like an attack to the server", print_duration(interval));
         table.warn("interval", what, "make interval longer, or make sure that the server has no limit on logins");
     }
+}
+
+/// A certificate goes with its key, whichever level each of them comes from.
+pub(super) fn check_pair(table: &Table<'_>, client_cert: bool, client_key: bool) {
+    let (here, missing) = match (client_cert, client_key) {
+        (true, false) => ("client_cert", "client_key"),
+        (false, true) => ("client_key", "client_cert"),
+        _ => return,
+    };
+    table.error(here, format!("there is no {missing} with it"), format!("add {missing}"));
 }
 
 /// Address, source address and the choice of family have to be of one family.
@@ -255,7 +266,7 @@ fn read_url(table: &Table<'_>) -> Option<ServerUrl> {
     match server::parse(&text) {
         Ok(url) => Some(url),
         Err(error) => {
-            field.error(format!("the URL cannot be used: {error}"), "");
+            field.error(format!("it cannot be used: {error}"), "");
             None
         }
     }
