@@ -178,7 +178,7 @@ fn read_endpoint(field: &Field<'_>) -> Option<Endpoint> {
         None
     };
     let Some((scheme, rest)) = text.split_once("://").filter(|(scheme, _)| matches!(*scheme, "http" | "https")) else {
-        return refuse("has no scheme", "write http://HOST:PORT or https://HOST:PORT");
+        return refuse("does not begin with http:// or https://", "write http://HOST:PORT, or https:// for TLS");
     };
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let authority = rest.get(..end).unwrap_or_default();

@@ -6,7 +6,7 @@
 use std::{fmt, path::PathBuf};
 
 /// Where a value stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Place {
     /// In the configuration file, line and column counted from 1 (columns in characters).
     File {
@@ -36,7 +36,7 @@ impl fmt::Display for Place {
 }
 
 /// One thing that is wrong, or that deserves a second look.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Problem {
     /// Where.
     pub place: Place,

@@ -3,7 +3,7 @@
 //! Knows types, not keys' meanings; those are in `target`, `otlp` and `load`. A value that does not fit is shown only
 //! where it cannot be a secret: numbers, durations, sizes and words out of a closed list.
 
-use std::{cell::RefCell, fmt::Write as _, path::PathBuf, time::Duration};
+use std::{cell::RefCell, collections::HashSet, fmt::Write as _, path::PathBuf, time::Duration};
 
 use figment::value::{Dict, Value};
 
@@ -38,12 +38,8 @@ impl Reader {
     pub(super) fn finish(self) -> Problems {
         let mut problems = self.problems.into_inner();
         for list in [&mut problems.errors, &mut problems.warnings] {
-            let all = std::mem::take(list);
-            for problem in all {
-                if !list.contains(&problem) {
-                    list.push(problem);
-                }
-            }
+            let mut seen = HashSet::new();
+            list.retain(|problem| seen.insert(problem.clone()));
             // In the order of the file; what stands elsewhere keeps its order, after it.
             list.sort_by_key(|problem| match problem.place {
                 Place::File { at, .. } => at.unwrap_or_default(),

@@ -20,8 +20,8 @@ use super::{
     problem::{Place, Problem},
 };
 
-/// Where a configuration comes from.
-#[derive(Debug, Clone, Default)]
+/// Where a configuration comes from. It has no printable form: secrets may stand in the environment.
+#[derive(Clone, Default)]
 pub struct Sources {
     /// The configuration file; one that is named and missing is an error.
     pub file: Option<PathBuf>,
@@ -31,7 +31,7 @@ pub struct Sources {
     pub flags: Vec<Flag>,
 }
 
-/// A flag of the command line that sets a key.
+/// A flag of the command line that sets a key. It has no printable form: a value can be a URL with a password.
 #[derive(Clone)]
 pub struct Flag {
     /// The key, such as `otlp.endpoint`.
@@ -40,13 +40,6 @@ pub struct Flag {
     pub value: String,
     /// The flag as the user knows it, such as `--otlp-endpoint`.
     pub name: String,
-}
-
-impl std::fmt::Debug for Flag {
-    // A value can be a URL with a password.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} = … ({})", self.key, self.name)
-    }
 }
 
 /// The key of the one target that the `probe` command line describes. Variables are read in lower case, so none can
@@ -115,7 +108,7 @@ pub(super) fn merge_text(sources: &Sources, text: Option<&str>, problems: &mut V
     if let (Some(path), Some(text)) = (&sources.file, text) {
         match Document::parse(text) {
             Ok(document) => {
-                let mut reader = FileReader { lines: Lines::new(text), positions: BTreeMap::new() };
+                let mut reader = FileReader { lines: Lines::new(text), positions: BTreeMap::new(), depth: 0 };
                 let values = reader.table(document.as_table(), "");
                 positions = reader.positions;
                 figment = figment.merge(Layer::new(FILE, Source::File(path.clone()), values));
@@ -237,11 +230,18 @@ impl<'a> Lines<'a> {
 struct FileReader<'a> {
     lines: Lines<'a>,
     positions: BTreeMap<String, (usize, usize)>,
+    /// How many tables are open.
+    depth: usize,
 }
 
 impl FileReader<'_> {
     fn table(&mut self, table: &dyn TableLike, path: &str) -> Dict {
         let mut values = Dict::new();
+        // An error has come up long before this level, so what lies below is left out.
+        if self.depth > DEEPEST {
+            return values;
+        }
+        self.depth += 1;
         for (key, item) in table.iter() {
             let path = join(path, key);
             let span = table.key(key).and_then(toml_edit::Key::span).or_else(|| item.span());
@@ -250,6 +250,7 @@ impl FileReader<'_> {
                 values.insert(key.to_owned(), value);
             }
         }
+        self.depth -= 1;
         values
     }
 
