@@ -156,26 +156,31 @@ pub(super) fn read(table: &Table<'_>, defaults: &Options, limits: Limits, kind: 
     };
     let accounts = account::read(table, url.as_ref(), given, matches!(kind, Kind::Probe(_)));
     let labels = read_labels(table);
-    let url = url?;
+    let tls = options.tls(defaults);
+    let deadlines = options.deadlines(defaults);
+    let interval = options.interval.or(defaults.interval).unwrap_or(Duration::from_secs(60));
+    if matches!(kind, Kind::Listed) {
+        check_cadence(table, interval, deadlines.run);
+    }
+    check_pair(table, tls.client_cert.is_some(), tls.client_key.is_some());
 
-    // A default that does not go with this target's scheme is not meant for it.
+    let url = url?;
+    let literal = match &url.host {
+        Host::Address(address) => Some(family(*address)),
+        Host::Name(_) => None,
+    };
+    // A default that does not go with this target's address is not meant for it.
+    let default = defaults.address.filter(|choice| literal.is_none_or(|literal| *choice == literal));
+    let address = options.address.or(default).unwrap_or(AddressChoice::Any);
+    let source_address = options.source_address.or(defaults.source_address);
+    check_families(table, literal, address, source_address.map(family));
+    // Nor one that does not go with its scheme.
     let asked = options
         .security
         .or_else(|| defaults.security.filter(|security| server::security(url.scheme, Some(*security)).is_ok()));
     let (security, endpoint) = server::resolve(&url, asked)
         .map_err(|error| table.error("security", error.to_string(), "change the scheme of the URL, or the security"))
         .ok()?;
-    let tls = options.tls(defaults);
-    let deadlines = options.deadlines(defaults);
-    let interval = options.interval.or(defaults.interval).unwrap_or(Duration::from_secs(60));
-    let address = options.address.or(defaults.address).unwrap_or(AddressChoice::Any);
-    let source_address = options.source_address.or(defaults.source_address);
-
-    if matches!(kind, Kind::Listed) {
-        check_cadence(table, interval, deadlines.run);
-    }
-    check_families(table, &url.host, address, source_address);
-    check_pair(table, tls.client_cert.is_some(), tls.client_key.is_some());
     if security == Security::None {
         let help = "use it on a network that nobody else can listen to, or not at all";
         table.warn("security", "user name, password and mail go over the network in clear text", help);
@@ -224,13 +229,18 @@ pub(super) fn check_pair(table: &Table<'_>, client_cert: bool, client_key: bool)
     table.error(here, format!("there is no {missing} with it"), format!("add {missing}"));
 }
 
-/// Address, source address and the choice of family have to be of one family.
-fn check_families(table: &Table<'_>, host: &Host, choice: AddressChoice, source: Option<IpAddr>) {
-    let version = |address: IpAddr| if address.is_ipv4() { AddressChoice::V4 } else { AddressChoice::V6 };
-    let literal = match host {
-        Host::Address(address) => Some(version(*address)),
-        Host::Name(_) => None,
-    };
+/// The choice that this address is all of.
+fn family(address: IpAddr) -> AddressChoice {
+    if address.is_ipv4() { AddressChoice::V4 } else { AddressChoice::V6 }
+}
+
+/// The URL's address, the source address and the choice of family have to be of one family.
+fn check_families(
+    table: &Table<'_>,
+    literal: Option<AddressChoice>,
+    choice: AddressChoice,
+    source: Option<AddressChoice>,
+) {
     let fits = |family: Option<AddressChoice>| {
         family.is_none_or(|family| matches!(choice, AddressChoice::Any) || choice == family)
     };
@@ -238,7 +248,6 @@ fn check_families(table: &Table<'_>, host: &Host, choice: AddressChoice, source:
         let what = format!("address {:?} does not go with an IP address in the URL", choice.as_str());
         table.error("address", what, "take address out: there is only this one to try");
     }
-    let source = source.map(version);
     if !fits(source) {
         let what = format!("a source address binds one family, address {:?} asks for another", choice.as_str());
         table.error("source_address", what, "set address to the family of source_address");

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use imaptrace::{
     config::{self, Config, Flag, Problems, Sources},
-    plan::Security,
+    plan::{AddressChoice, Security},
 };
 
 fn root() -> PathBuf {
@@ -278,12 +278,13 @@ fn a_target_takes_from_defaults_what_it_does_not_say_itself() {
         mailbox = "Probe"
         timeout = "10s"
         proxy_protocol = "v2"
+        address = "each"
         [defaults.deadlines]
         command = "3s"
 
         [[targets]]
         name = "a"
-        url = "imap://bob%40example.org:secret@a.example.org/Shared"
+        url = "imap://bob%40example.org:secret@192.0.2.7/Shared"
         [[targets]]
         name = "b"
         url = "imaps://b.example.org"
@@ -299,6 +300,7 @@ fn a_target_takes_from_defaults_what_it_does_not_say_itself() {
     assert_eq!(a.accounts[0].user.expose(), "bob@example.org");
     assert!(a.proxy_protocol.is_some() && b.proxy_protocol.is_none());
     assert_eq!((b.security, b.journey.mailbox.as_str(), b.endpoint.port), (Security::Tls, "Probe", 993));
+    assert_eq!((a.address, b.address), (AddressChoice::Any, AddressChoice::Each));
     assert_eq!([a, b].map(|target| target.deadlines.command.as_secs()), [3, 4]);
     assert_eq!([a, b].map(|target| target.deadlines.run.as_secs()), [10, 10]);
 }
