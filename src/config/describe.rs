@@ -38,9 +38,8 @@ fn write(out: &mut String, config: &Config) -> fmt::Result {
     };
     writeln!(
         out,
-        "  metrics every {}, histograms {histogram}, timing {}, labels {}",
+        "  metrics every {}, histograms {histogram}, labels {}",
         time(config.metrics.export_interval),
-        if config.metrics.timing { "on" } else { "off" },
         joined(config.metrics.labels.iter().cloned()),
     )?;
     writeln!(out, "  service.name {:?}", config.resource.service_name)?;

@@ -113,8 +113,8 @@ pub(super) static OTLP_TRACES: TableKeys = TableKeys { path: "otlp.traces", keys
 pub(super) static OTLP_METRICS: TableKeys = TableKeys { path: "otlp.metrics", keys: OTLP_KEYS, later: &[] };
 pub(super) static METRICS: TableKeys = TableKeys {
     path: "metrics",
-    keys: &["labels", "per", "series_limit", "export_interval", "histogram", "timing"],
-    later: &[],
+    keys: &["labels", "per", "series_limit", "export_interval", "histogram"],
+    later: &["timing"],
 };
 pub(super) static LIMITS: TableKeys = TableKeys {
     path: "limits",

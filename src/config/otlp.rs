@@ -37,7 +37,7 @@ pub struct Exporter {
     pub timeout: Duration,
     /// Whether requests are compressed.
     pub compression: Compression,
-    /// PEM file with the roots to trust.
+    /// PEM file with the roots to trust, in place of the system's.
     pub ca_file: Option<PathBuf>,
     /// PEM file with our own certificate.
     pub client_cert: Option<PathBuf>,
@@ -86,7 +86,7 @@ impl Compression {
 const PROTOCOL: &[(&str, Protocol)] = &[("grpc", Protocol::Grpc), ("http/protobuf", Protocol::HttpProtobuf)];
 const COMPRESSION: &[(&str, Compression)] = &[("gzip", Compression::Gzip), ("none", Compression::None)];
 
-/// The OTLP specification's own default.
+/// The OTLP specification's own default, as no compression is.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// IANA's port for OTLP over gRPC.
 const GRPC_PORT: u16 = 4317;
@@ -162,7 +162,7 @@ impl Settings {
             protocol,
             headers,
             timeout: self.timeout.or(base.timeout).unwrap_or(TIMEOUT),
-            compression: self.compression.or(base.compression).unwrap_or(Compression::Gzip),
+            compression: self.compression.or(base.compression).unwrap_or(Compression::None),
             ca_file: self.ca_file.or_else(|| base.ca_file.clone()),
             client_cert,
             client_key,

@@ -63,8 +63,6 @@ pub struct Metrics {
     pub export_interval: Duration,
     /// Which buckets histograms have.
     pub histogram: Histogram,
-    /// Whether `imaptrace.timing.duration` is recorded.
-    pub timing: bool,
 }
 
 /// Which buckets histograms have.
@@ -132,7 +130,6 @@ pub(super) fn read_metrics(table: &Table<'_>, targets: &[Target]) -> Metrics {
             .and_then(|field| field.duration())
             .unwrap_or(Duration::from_secs(15)),
         histogram: table.get("histogram").and_then(|field| field.choice(&kinds)).unwrap_or(Histogram::Explicit),
-        timing: table.get("timing").and_then(|field| field.bool()).unwrap_or(false),
     }
 }
 

@@ -359,7 +359,7 @@ fn the_probe_command_line_makes_one_target() {
     assert_eq!(config.warnings, []);
     insta::assert_snapshot!(config::describe(&config), @r#"
     targets: 1, accounts: 1
-    metric series: about 60 (limit 100000)
+    metric series: about 61 (limit 100000)
     runs in flight: at most 256
 
     target ::1
@@ -371,9 +371,9 @@ fn the_probe_command_line_makes_one_target() {
       limits      line 64KiB, command 64MiB, run 256MiB, responses 100000, depth 32, literal kept 4KiB
 
     export
-      traces to http://localhost:4317 by grpc, timeout 10s, compression gzip
-      metrics to http://localhost:4317 by grpc, timeout 10s, compression gzip
-      metrics every 15s, histograms explicit, timing off, labels none
+      traces to http://localhost:4317 by grpc, timeout 10s, compression none
+      metrics to http://localhost:4317 by grpc, timeout 10s, compression none
+      metrics every 15s, histograms explicit, labels none
       service.name "imaptrace"
       service.instance.id (the host's name)
 
@@ -450,7 +450,7 @@ fn the_plan_is_described_without_secrets_and_user_names() {
     assert!(!text.contains("canary"), "{text}");
     insta::assert_snapshot!(text, @r#"
     targets: 1, accounts: 2
-    metric series: about 208 (limit 100000)
+    metric series: about 206 (limit 100000)
     runs in flight: at most 256
 
     target mail01
@@ -465,9 +465,9 @@ fn the_plan_is_described_without_secrets_and_user_names() {
       limits      line 64KiB, command 64MiB, run 256MiB, responses 100000, depth 32, literal kept 4KiB
 
     export
-      traces to http://localhost:4317 by grpc, timeout 10s, compression gzip, headers: authorization given (hidden), x-key from variable KEY
-      metrics to http://localhost:4317 by grpc, timeout 10s, compression gzip, headers: authorization given (hidden), x-key from variable KEY
-      metrics every 15s, histograms explicit, timing off, labels rack
+      traces to http://localhost:4317 by grpc, timeout 10s, compression none, headers: authorization given (hidden), x-key from variable KEY
+      metrics to http://localhost:4317 by grpc, timeout 10s, compression none, headers: authorization given (hidden), x-key from variable KEY
+      metrics every 15s, histograms explicit, labels rack
       service.name "imaptrace"
       service.instance.id (the host's name)
 
