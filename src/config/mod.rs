@@ -1,1 +1,168 @@
-//! Text to plan.
+//! Text to plan: reads file, environment and flags, finds everything that is wrong at once, and builds the values that
+//! the rest of imaptrace works with.
+//!
+//! [`load`] is for `agent` and `check`, [`probe`] for the `probe` command line, [`describe`] for `check`. Nothing here
+//! fetches a secret, resolves a name or reads the process's own environment, and no text that leaves this room holds a
+//! secret. Other rooms define their own settings; `agent` and `cli` fill them from [`Config`].
+//!
+//! On the way down: `source` merges and remembers places, `read` gives types, `target`, `account`, `otlp` and
+//! `settings` give meaning, `problem` says what is wrong.
+
+mod account;
+mod describe;
+mod keys;
+mod otel;
+mod otlp;
+mod problem;
+mod read;
+mod series;
+pub mod server;
+mod settings;
+mod source;
+mod target;
+pub mod units;
+
+pub use describe::describe;
+pub use keys::{TableKeys, tables};
+pub use otel::Resource;
+pub use otlp::{Compression, Exporter, Otlp, Protocol};
+pub use problem::{Place, Problem, Problems};
+pub use series::series;
+pub use settings::{Agent, Histogram, LogFormat, LogLevel, Metrics};
+pub use source::{Flag, Sources};
+
+use self::{
+    read::Reader,
+    source::Merged,
+    target::{Kind, Options},
+};
+use crate::{
+    plan::{Dns, Target},
+    secret::SecretSource,
+};
+
+/// A configuration with nothing wrong in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// What is probed; at least one.
+    pub targets: Vec<Target>,
+    /// The agent itself.
+    pub agent: Agent,
+    /// Where traces and metrics go.
+    pub otlp: Otlp,
+    /// What metrics look like.
+    pub metrics: Metrics,
+    /// How many runs may be under way at once.
+    pub runs_in_flight: usize,
+    /// How names are looked up.
+    pub dns: Dns,
+    /// Who the telemetry is from.
+    pub resource: Resource,
+    /// What deserves a second look.
+    pub warnings: Vec<Problem>,
+}
+
+/// What the `probe` command line says. It has no printable form: SERVER and environment may hold secrets.
+#[derive(Clone, Default)]
+pub struct Probe {
+    /// The argument SERVER.
+    pub server: String,
+    /// Options that set a key: `target.KEY` for a target's own (`target.timeout`, `target.password.file`), else the
+    /// key as in the file (`otlp.endpoint`).
+    pub flags: Vec<Flag>,
+    /// The environment, whole: `IMAPTRACE__DEFAULTS__*` and `OTEL_*` count here too.
+    pub environment: Vec<(String, String)>,
+    /// The password to take when neither a flag nor SERVER has one: from a prompt, or the default variable.
+    pub password: Option<SecretSource>,
+}
+
+/// Reads the agent's configuration. Everything that is wrong is in the error, not only the first thing.
+pub fn load(sources: &Sources) -> Result<Config, Problems> {
+    let mut problems = Vec::new();
+    let merged = source::merge(sources, &mut problems);
+    build(merged, &sources.environment, problems, &Kind::Listed)
+}
+
+/// Makes the one target of the `probe` command line, held against the same rules; `interval` has no meaning there.
+pub fn probe(request: &Probe) -> Result<Config, Problems> {
+    let mut problems = Vec::new();
+    let own = |key: &str| key.strip_prefix("target.").map(|key| format!("{}.{key}", source::PROBE));
+    let server =
+        Flag { key: format!("{}.url", source::PROBE), value: request.server.clone(), name: "SERVER".to_owned() };
+    let flags = request
+        .flags
+        .iter()
+        .map(|flag| Flag { key: own(&flag.key).unwrap_or_else(|| flag.key.clone()), ..flag.clone() });
+    let sources = Sources {
+        file: None,
+        environment: request.environment.clone(),
+        flags: std::iter::once(server).chain(flags).collect(),
+    };
+    let merged = source::merge(&sources, &mut problems);
+    build(merged, &sources.environment, problems, &Kind::Probe(request.password.as_ref()))
+}
+
+fn build(
+    merged: Merged,
+    environment: &[(String, String)],
+    mut problems: Vec<Problem>,
+    kind: &Kind<'_>,
+) -> Result<Config, Problems> {
+    let mut resource = otel::resource(environment, &mut problems);
+    // A file that cannot be read or parsed is all there is to say: the rest would be about what is missing.
+    let unreadable = problems.iter().any(|problem| matches!(problem.place, Place::File { .. }));
+    let reader = Reader::new(merged, problems);
+    let config = if unreadable { None } else { read_all(&reader, &mut resource, kind) };
+    let problems = reader.finish();
+    match config {
+        Some(config) if problems.errors.is_empty() => Ok(Config { warnings: problems.warnings, ..config }),
+        _ => Err(problems),
+    }
+}
+
+/// None only when something was wrong, which has been noted then.
+fn read_all(reader: &Reader, resource: &mut Resource, kind: &Kind<'_>) -> Option<Config> {
+    let listed = matches!(kind, Kind::Listed);
+    let root = reader.root(if listed { &keys::TOP } else { &keys::PROBE_TOP });
+    let defaults = Options::read(&root.table("defaults", &keys::DEFAULTS));
+    let (limits, runs_in_flight) = settings::read_limits(&root.table("limits", &keys::LIMITS));
+    let tables =
+        if listed { root.tables("targets", &keys::TARGET) } else { vec![root.table(source::PROBE, &keys::TARGET)] };
+    if tables.is_empty() && root.get("targets").is_none_or(|field| field.is_list()) {
+        root.error("targets", "there is no target", "add [[targets]] with name, url, user and password");
+    }
+    let read = tables.iter().map(|table| target::read(table, &defaults, limits, kind));
+    let targets: Option<Vec<Target>> = read.collect::<Vec<_>>().into_iter().collect();
+    target::check_unique(&tables);
+
+    let agent = settings::read_agent(&root.table("agent", &keys::AGENT), resource);
+    let otlp_table = root.table("otlp", &keys::OTLP);
+    let otlp = otlp::read(&otlp_table);
+    if listed && otlp == Otlp::default() {
+        let help = "set endpoint in [otlp], or OTEL_EXPORTER_OTLP_ENDPOINT";
+        otlp_table.warn("endpoint", "there is no OTLP endpoint: the agent exports nothing", help);
+    }
+    let metrics_table = root.table("metrics", &keys::METRICS);
+    let metrics = settings::read_metrics(&metrics_table, targets.as_deref().unwrap_or_default());
+    let dns = settings::read_dns(&root.table("dns", &keys::DNS));
+    let config = Config {
+        targets: targets?,
+        agent,
+        otlp,
+        metrics,
+        runs_in_flight,
+        dns,
+        resource: resource.clone(),
+        warnings: Vec::new(),
+    };
+    let count = series(&config);
+    if listed && count > config.metrics.series_limit {
+        let what =
+            format!("the targets make about {count} metric series, the limit is {}", config.metrics.series_limit);
+        metrics_table.error("series_limit", what, "raise it if the back end can take them, or probe fewer accounts");
+    }
+    Some(config)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,478 @@
-//! Not yet.
+//! Files, variables and flags as an operator gives them: what is wrong is said at once, with its place, and no secret.
+
+use std::path::{Path, PathBuf};
+
+use imaptrace::{
+    config::{self, Config, Flag, Problems, Sources},
+    plan::{AddressChoice, Security},
+};
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn load_file(path: &Path) -> Result<Config, Problems> {
+    config::load(&Sources { file: Some(path.to_owned()), ..Sources::default() })
+}
+
+fn load_text(text: &str, environment: &[(&str, &str)], flags: Vec<Flag>) -> Result<Config, Problems> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("imaptrace.toml");
+    std::fs::write(&path, text).unwrap();
+    let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    config::load(&Sources { file: Some(path), environment, flags })
+}
+
+const TARGET: &str = r#"
+[[targets]]
+name = "mail01"
+url = "imaps://mail01.example.org"
+user = "probe@example.org"
+password = { file = "/run/secrets/mail01" }
+"#;
+
+/// Each file in `tests/config/invalid` breaks one rule and ends with the sentences it expects, `# expect: ` before each
+/// line: place, key, what is wrong, help.
+#[test]
+fn every_bad_file_gets_its_sentences_and_none_shows_a_secret() {
+    let folder = root().join("tests/config/invalid");
+    let mut wrong = Vec::new();
+    let mut count = 0;
+    for entry in std::fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let expected: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# expect: ")).collect();
+        let problems = load_file(&path).err().map(|problems| problems.to_string()).unwrap_or_default();
+        assert!(!problems.contains("canary"), "{problems}");
+        let found: Vec<String> = load_file(&path)
+            .err()
+            .into_iter()
+            .flat_map(|problems| problems.errors)
+            .map(|problem| problem.to_string().replace(&format!("{}:", path.display()), ""))
+            .collect();
+        let found = found.join("\n");
+        if expected.is_empty() || found != expected.join("\n") {
+            let name = path.file_name().unwrap().to_string_lossy();
+            wrong.push(format!("=== {name}\n{found}"));
+        }
+        count += 1;
+    }
+    assert!(wrong.is_empty(), "these files get other sentences than they expect:\n{}", wrong.join("\n"));
+    assert!(count >= 50, "only {count} files in {}", folder.display());
+}
+
+#[test]
+fn the_sample_loads_to_the_defaults() {
+    let sample = load_file(&root().join("imaptrace.toml")).unwrap();
+    assert_eq!(sample, load_text(TARGET, &[], Vec::new()).map(|config| moved(config, &sample)).unwrap());
+}
+
+/// The same configuration with the other's warnings, whose places are in another file.
+fn moved(config: Config, other: &Config) -> Config {
+    let words = |config: &Config| config.warnings.iter().map(|warning| warning.what.clone()).collect::<Vec<_>>();
+    assert_eq!(words(&config), words(other));
+    Config { warnings: other.warnings.clone(), ..config }
+}
+
+#[test]
+fn a_file_that_is_not_there_is_an_error() {
+    let problems = load_file(Path::new("does/not/exist.toml")).unwrap_err();
+    assert_eq!(problems.errors.len(), 1);
+    assert!(problems.to_string().starts_with("error: does/not/exist.toml: cannot be read: "), "{problems}");
+}
+
+#[test]
+fn flags_beat_variables_and_variables_beat_the_file() {
+    let file = format!("[otlp]\nendpoint = \"http://file:4318\"\n[defaults]\ninterval = \"50s\"\nnewest = 5\n{TARGET}");
+    let endpoint = |environment: &[(&str, &str)], flags: Vec<Flag>| {
+        load_text(&file, environment, flags).unwrap().otlp.metrics.unwrap().endpoint
+    };
+    let otel = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://otel:4318");
+    let own = ("IMAPTRACE__OTLP__ENDPOINT", "http://own:4318");
+    let flag = Flag {
+        key: "otlp.endpoint".to_owned(),
+        value: "http://flag:4318".to_owned(),
+        name: "--otlp-endpoint".to_owned(),
+    };
+    assert_eq!(endpoint(&[], Vec::new()), "http://file:4318/v1/metrics");
+    assert_eq!(endpoint(&[otel], Vec::new()), "http://otel:4318/v1/metrics");
+    assert_eq!(endpoint(&[own, otel], Vec::new()), "http://own:4318/v1/metrics");
+    assert_eq!(endpoint(&[own, otel], vec![flag]), "http://flag:4318/v1/metrics");
+
+    let config = load_text(&file, &[("IMAPTRACE__DEFAULTS__INTERVAL", "45s")], Vec::new()).unwrap();
+    assert_eq!(config.targets[0].interval.as_secs(), 45);
+    assert_eq!(config.targets[0].journey.newest, 5);
+}
+
+#[test]
+fn a_variable_is_raw_text_and_other_imaptrace_variables_are_left_alone() {
+    let environment = [
+        ("IMAPTRACE__AGENT__INSTANCE", "0123"),
+        ("IMAPTRACE__DEFAULTS__NEWEST", "7"),
+        ("IMAPTRACE__DEFAULTS__INSECURE", "true"),
+        ("IMAPTRACE__METRICS__LABELS", "rack, volume"),
+        ("IMAPTRACE_PORT", "tcp://10.0.0.1:993"),
+        ("IMAPTRACE_PASSWORD", "canary"),
+    ];
+    let config = load_text(TARGET, &environment, Vec::new()).unwrap();
+    assert_eq!(config.agent.instance.as_deref(), Some("0123"));
+    assert_eq!(config.targets[0].journey.newest, 7);
+    assert!(config.targets[0].tls.insecure);
+    assert_eq!(config.metrics.labels.len(), 2);
+}
+
+#[test]
+fn what_is_wrong_with_a_variable_names_the_variable() {
+    let environment = [
+        ("IMAPTRACE__DEFAULTS__INTERVAL", "soon"),
+        ("IMAPTRACE__DEFAULTS__INTERVALL", "60s"),
+        ("IMAPTRACE__DEFAULTS__", "60s"),
+        ("IMAPTRACE__TARGETS__0__URL", "imaps://canary@mail02.example.org"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "authorization"),
+        ("OTEL_TRACES_SAMPLER", "always_off"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "2048"),
+    ];
+    let problems = load_text(TARGET, &environment, Vec::new()).unwrap_err();
+    let mut text: Vec<String> = problems.errors.iter().map(ToString::to_string).collect();
+    text.sort();
+    insta::assert_snapshot!(text.join("\n"), @r#"
+    variable IMAPTRACE__DEFAULTS__: no key has this name
+      help: write the key's path in capitals with `__` between its levels, such as IMAPTRACE__DEFAULTS__INTERVAL
+    variable IMAPTRACE__DEFAULTS__INTERVAL: defaults.interval: "soon" is not a duration: expected a whole number with a unit, such as "900ms", "30s", "5m" or "1h"
+    variable IMAPTRACE__DEFAULTS__INTERVALL: defaults.intervall: there is no such key
+      help: did you mean `interval`?
+    variable IMAPTRACE__TARGETS__0__URL: targets: a list of tables can only come from the file
+      help: write it in the configuration file
+    variable OTEL_BSP_MAX_QUEUE_SIZE: not taken: runs wait in imaptrace's own queue, not in the SDK's batch processor, so this would have no effect
+      help: unset it
+    variable OTEL_EXPORTER_OTLP_HEADERS: otlp.headers: it cannot be read: expected name=value,name=value, percent-encoded
+      help: write a comma as %2C
+    variable OTEL_EXPORTER_OTLP_PROTOCOL: otlp.protocol: "http/json" is not known: expected "grpc" or "http/protobuf"
+    variable OTEL_EXPORTER_OTLP_TIMEOUT: "10s" is not a whole number of milliseconds
+      help: OpenTelemetry's variables take no unit: 10000 is ten seconds
+    variable OTEL_TRACES_SAMPLER: not taken: every run is a trace of its own and all are kept: a sampled-out run would be a gap in the measurement
+      help: unset it
+    "#);
+}
+
+#[test]
+fn the_variables_of_opentelemetry_set_the_exporters() {
+    let environment = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://otlp.example.org:4317/"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20canary,X-Scope=a"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "2500"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "none"),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/etc/ca.pem"),
+        ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "/etc/client.pem"),
+        ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/etc/client.key"),
+        ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://localhost:9090/api/v1/otlp/v1/metrics"),
+        ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "http/protobuf"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "5000"),
+        ("OTEL_SERVICE_NAME", "probes"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "service.instance.id=fra-1,deployment.environment.name=test%20bed"),
+    ];
+    let config = load_text(TARGET, &environment, Vec::new()).unwrap();
+    insta::assert_snapshot!(format!("{:#?}\n{:#?}", config.otlp, config.resource), @r#"
+    Otlp {
+        traces: Some(
+            Exporter {
+                endpoint: "https://otlp.example.org:4317/",
+                protocol: Grpc,
+                headers: [
+                    (
+                        "authorization",
+                        Given(
+                            [secret],
+                        ),
+                    ),
+                    (
+                        "x-scope",
+                        Given(
+                            [secret],
+                        ),
+                    ),
+                ],
+                timeout: 2.5s,
+                compression: None,
+                ca_file: Some(
+                    "/etc/ca.pem",
+                ),
+                client_cert: Some(
+                    "/etc/client.pem",
+                ),
+                client_key: Some(
+                    "/etc/client.key",
+                ),
+            },
+        ),
+        metrics: Some(
+            Exporter {
+                endpoint: "http://localhost:9090/api/v1/otlp/v1/metrics",
+                protocol: HttpProtobuf,
+                headers: [
+                    (
+                        "authorization",
+                        Given(
+                            [secret],
+                        ),
+                    ),
+                    (
+                        "x-scope",
+                        Given(
+                            [secret],
+                        ),
+                    ),
+                ],
+                timeout: 2.5s,
+                compression: None,
+                ca_file: Some(
+                    "/etc/ca.pem",
+                ),
+                client_cert: Some(
+                    "/etc/client.pem",
+                ),
+                client_key: Some(
+                    "/etc/client.key",
+                ),
+            },
+        ),
+    }
+    Resource {
+        service_name: "probes",
+        attributes: [
+            (
+                "deployment.environment.name",
+                "test bed",
+            ),
+        ],
+    }
+    "#);
+    assert_eq!(config.metrics.export_interval.as_secs(), 5);
+    assert_eq!(config.agent.instance.as_deref(), Some("fra-1"));
+    let headers = &config.otlp.traces.as_ref().unwrap().headers;
+    let imaptrace::secret::SecretSource::Given(value) = &headers[0].1 else { panic!("{headers:?}") };
+    assert_eq!(value.expose(), "Bearer canary");
+}
+
+#[test]
+fn the_protocol_is_told_by_the_port_when_nothing_else_does() {
+    let endpoint = |url: &str, protocol: &str| {
+        let environment = [("OTEL_EXPORTER_OTLP_ENDPOINT", url), ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)];
+        let traces = load_text(TARGET, &environment, Vec::new()).unwrap().otlp.traces.unwrap();
+        format!("{} {}", traces.protocol.as_str(), traces.endpoint)
+    };
+    assert_eq!(endpoint("http://c:4317", ""), "grpc http://c:4317");
+    assert_eq!(endpoint("http://c:4318", ""), "http/protobuf http://c:4318/v1/traces");
+    assert_eq!(endpoint("https://c/base/", ""), "http/protobuf https://c/base/v1/traces");
+    assert_eq!(endpoint("http://c:4317", "http/protobuf"), "http/protobuf http://c:4317/v1/traces");
+    assert_eq!(endpoint("http://[::1]:4318", "grpc"), "grpc http://[::1]:4318");
+}
+
+#[test]
+fn a_target_takes_from_defaults_what_it_does_not_say_itself() {
+    let file = r#"
+        [defaults]
+        security = "none"
+        mailbox = "Probe"
+        timeout = "10s"
+        proxy_protocol = "v2"
+        address = "each"
+        [defaults.deadlines]
+        command = "3s"
+
+        [[targets]]
+        name = "a"
+        url = "imap://bob%40example.org:secret@192.0.2.7/Shared"
+        [[targets]]
+        name = "b"
+        url = "imaps://b.example.org"
+        user = "bob"
+        password = { command = ["pass", "show", "b"] }
+        interval = "15s"
+        proxy_protocol = "off"
+        deadlines = { command = "4s" }
+    "#;
+    let config = load_text(file, &[], Vec::new()).unwrap();
+    let [a, b] = config.targets.as_slice() else { panic!("{config:?}") };
+    assert_eq!((a.security, a.journey.mailbox.as_str()), (Security::None, "Shared"));
+    assert_eq!(a.accounts[0].user.expose(), "bob@example.org");
+    assert!(a.proxy_protocol.is_some() && b.proxy_protocol.is_none());
+    assert_eq!((b.security, b.journey.mailbox.as_str(), b.endpoint.port), (Security::Tls, "Probe", 993));
+    assert_eq!((a.address, b.address), (AddressChoice::Any, AddressChoice::Each));
+    assert_eq!([a, b].map(|target| target.deadlines.command.as_secs()), [3, 4]);
+    assert_eq!([a, b].map(|target| target.deadlines.run.as_secs()), [10, 10]);
+}
+
+#[test]
+fn what_deserves_a_second_look_is_a_warning() {
+    let file = r#"
+        [metrics]
+        labels = ["rack"]
+        [otlp]
+        endpoint = "http://otlp.example.org:4318"
+        headers = { x-key = "canary" }
+        [[targets]]
+        name = "a"
+        url = "imap://bob:canary@a.example.org"
+        security = "none"
+        interval = "5s"
+        timeout = "4s"
+        [[targets]]
+        name = "b"
+        url = "b.example.org"
+        user = "bob"
+        password = { file = "/run/secrets/b", insecure_mode = true }
+        insecure = true
+    "#;
+    let config = load_text(file, &[], Vec::new()).unwrap();
+    let text: Vec<String> =
+        config.warnings.iter().map(|warning| format!("{}: {}", warning.key, warning.what)).collect();
+    insta::assert_snapshot!(text.join("\n"), @r#"
+    metrics.labels[0]: no target has this label
+    otlp.headers: headers, which may hold a key, go over the network in clear text
+    targets[0].url: the password stands in the URL
+    targets[0].security: user name, password and mail go over the network in clear text
+    targets[0].interval: a login every 5s may look like an attack to the server
+    targets[1].password.insecure_mode: a secret's file may be read by others
+    targets[1].insecure: the server's certificate is not checked: anybody could answer
+    "#);
+}
+
+#[test]
+fn the_probe_command_line_makes_one_target() {
+    let flag = |key: &str, value: &str, name: &str| Flag { key: key.into(), value: value.into(), name: name.into() };
+    let request = config::Probe {
+        server: "imap://bob@example.org@[::1]:1143/Shared".to_owned(),
+        flags: vec![
+            flag("target.timeout", "5s", "--timeout"),
+            flag("target.mailbox", "Probe", "--mailbox"),
+            flag("target.newest", "3", "--newest"),
+            flag("target.password.command", "pass show 'mail 01'", "--password-command"),
+            flag("otlp.endpoint", "http://localhost:4317", "--otlp-endpoint"),
+        ],
+        environment: vec![("IMAPTRACE__DEFAULTS__TAG".to_owned(), "short".to_owned())],
+        password: None,
+    };
+    let config = config::probe(&request).unwrap();
+    assert_eq!(config.warnings, []);
+    insta::assert_snapshot!(config::describe(&config), @r#"
+    targets: 1, accounts: 1
+    metric series: about 61 (limit 100000)
+    runs in flight: at most 256
+
+    target ::1
+      server      [::1]:1143, security starttls, address any
+      account     default, password from command "pass"
+      journey     first-load: SELECT "Probe", newest 3, auth auto, tag short
+      interval    1m, timeout 5s
+      deadlines   resolve 5s, connect 5s, tls 5s, greeting 20s, command 20s, write 10s, logout 1s
+      limits      line 64KiB, command 64MiB, run 256MiB, responses 100000, depth 32, literal kept 4KiB
+
+    export
+      traces to http://localhost:4317 by grpc, timeout 10s, compression none
+      metrics to http://localhost:4317 by grpc, timeout 10s, compression none
+      metrics every 15s, histograms explicit, labels none
+      service.name "imaptrace"
+      service.instance.id (the host's name)
+
+    agent
+      log text, from level info
+      name servers the system's, cache off
+    "#);
+}
+
+#[test]
+fn what_is_wrong_with_the_probe_command_line_names_the_flag() {
+    let flag = |key: &str, value: &str, name: &str| Flag { key: key.into(), value: value.into(), name: name.into() };
+    let wrong = |server: &str, flags: Vec<Flag>| {
+        let request = config::Probe { server: server.to_owned(), flags, ..config::Probe::default() };
+        config::probe(&request).unwrap_err().to_string()
+    };
+    let text = [
+        wrong("imaps://mail.example.org", Vec::new()),
+        wrong("imaps://bob:canary@mail.example.org:x", Vec::new()),
+        wrong(
+            "imaps://bob:pw@mail.example.org",
+            vec![
+                flag("target.security", "none", "--security"),
+                flag("target.timeout", "5", "--timeout"),
+                flag("target.mailbox", "a\r\nb", "--mailbox"),
+                flag("target.newest", "many", "--newest"),
+                flag("otlp.endpoint", "localhost:4317", "--otlp-endpoint"),
+            ],
+        ),
+    ];
+    insta::assert_snapshot!(text.join("\n\n"), @r#"
+    error: probe: there is no user name
+      help: give it with --user, or as USER@ in SERVER
+    error: probe: there is no password
+      help: give it with --password-file, --password-env or --password-command
+    2 errors
+
+    error: SERVER: it cannot be used: its port is not a number from 1 to 65535
+    1 error
+
+    warning: SERVER: the password stands in the URL
+      help: whoever sees the file, or the list of processes, sees it too: keep it in a file of its own
+    error: --mailbox: a mailbox name cannot hold CR, LF or NUL
+    error: --newest: "many" is not a whole number
+    error: --timeout: "5" is not a duration: expected a whole number with a unit, such as "900ms", "30s", "5m" or "1h"
+    error: --security: imaps:// goes with security "tls" alone, not with "none"
+      help: change the scheme of the URL, or the security
+    error: --otlp-endpoint: the endpoint does not begin with http:// or https://
+      help: write http://HOST:PORT, or https:// for TLS
+    5 errors
+    "#);
+}
+
+#[test]
+fn the_plan_is_described_without_secrets_and_user_names() {
+    let file = r#"
+        [metrics]
+        labels = ["rack"]
+        [otlp]
+        endpoint = "http://localhost:4317"
+        headers = { authorization = "canary", x-key = { env = "KEY" } }
+        [[targets]]
+        name = "mail01"
+        url = "imaps://canary-user:canary@mail01.example.org"
+        labels = { rack = "a3" }
+        ca_file = "/etc/ca.pem"
+        address = "each"
+        [[targets.accounts]]
+        name = "big"
+        user = "canary-user"
+        password = { command = ["pass", "canary"] }
+    "#;
+    let text = config::describe(&load_text(file, &[], Vec::new()).unwrap());
+    assert!(!text.contains("canary"), "{text}");
+    insta::assert_snapshot!(text, @r#"
+    targets: 1, accounts: 2
+    metric series: about 206 (limit 100000)
+    runs in flight: at most 256
+
+    target mail01
+      server      mail01.example.org:993, security tls, address each
+      tls         roots from /etc/ca.pem
+      account     default, password given (hidden)
+      account     big, password from command "pass"
+      labels      rack="a3"
+      journey     first-load: SELECT "INBOX", newest 20, auth auto, tag span_id
+      interval    1m, timeout 30s
+      deadlines   resolve 5s, connect 5s, tls 5s, greeting 20s, command 20s, write 10s, logout 1s
+      limits      line 64KiB, command 64MiB, run 256MiB, responses 100000, depth 32, literal kept 4KiB
+
+    export
+      traces to http://localhost:4317 by grpc, timeout 10s, compression none, headers: authorization given (hidden), x-key from variable KEY
+      metrics to http://localhost:4317 by grpc, timeout 10s, compression none, headers: authorization given (hidden), x-key from variable KEY
+      metrics every 15s, histograms explicit, labels rack
+      service.name "imaptrace"
+      service.instance.id (the host's name)
+
+    agent
+      log text, from level info
+      name servers the system's, cache off
+    "#);
+}

@@ -1,0 +1,152 @@
+//! A target's accounts, and references to secrets wherever they stand.
+//!
+//! No secret is fetched here, and none is ever repeated in a problem. Called by `target` and `otlp`.
+
+use std::collections::BTreeSet;
+
+use super::{
+    keys,
+    read::{Field, Table},
+    server::ServerUrl,
+};
+use crate::{
+    plan::{Account, UserName},
+    secret::SecretSource,
+};
+
+/// What an account is called when nobody names it.
+const DEFAULT: &str = "default";
+
+const FORMS: &str = "write { file = \"…\" }, { env = \"…\" }, { command = [\"…\"] } or { credential = \"…\" }";
+
+/// Reads the accounts: the target's own `user` and `password` (or those in its URL) first, then `[[targets.accounts]]`.
+///
+/// `given` is a password that the command line found elsewhere; a key beats the URL, and the URL beats it.
+pub(super) fn read(
+    table: &Table<'_>,
+    url: Option<&ServerUrl>,
+    given: Option<&SecretSource>,
+    probe: bool,
+) -> Vec<Account> {
+    let in_url = url.and_then(|url| url.password.clone());
+    if in_url.is_some() {
+        let help = "whoever sees the file, or the list of processes, sees it too: keep it in a file of its own";
+        table.warn("url", "the password stands in the URL", help);
+    }
+    let listed = table.tables("accounts", &keys::ACCOUNT);
+    let user_field = table.get("user");
+    let password_field = table.get("password");
+    let has_user = user_field.is_some() || url.is_some_and(|url| url.user.is_some());
+    let here = password_field.is_some() || in_url.is_some();
+    let has_password = here || given.is_some();
+    let user = user_field.as_ref().map_or_else(|| url.and_then(|url| url.user.clone()), user_name);
+    let password = password_field.as_ref().map_or_else(|| in_url.map(SecretSource::Given), secret);
+    let password = if here { password } else { given.cloned() };
+
+    let mut accounts = Vec::new();
+    if let (Some(user), Some(password)) = (user, password) {
+        accounts.push(Account { alias: DEFAULT.to_owned(), user, password });
+    }
+    // With a URL that cannot be read, nobody knows what stands in it.
+    if url.is_some() {
+        let (no_user, no_password) = if probe {
+            (
+                "give it with --user, or as USER@ in SERVER",
+                "give it with --password-file, --password-env or --password-command",
+            )
+        } else {
+            ("add user = \"…\"", FORMS)
+        };
+        if !has_user && (has_password || listed.is_empty()) {
+            table.error("user", "there is no user name", no_user);
+        }
+        if !has_password && (has_user || listed.is_empty()) {
+            table.error("password", "there is no password", no_password);
+        }
+    }
+
+    let mut aliases = BTreeSet::new();
+    if has_user || has_password {
+        aliases.insert(DEFAULT.to_owned());
+    }
+    for entry in listed {
+        let alias = match entry.get("name") {
+            Some(field) => field.text(),
+            None => Some(DEFAULT.to_owned()),
+        };
+        let user = entry.get("user");
+        let password = entry.get("password");
+        if user.is_none() {
+            entry.error("user", "there is no user name", "add user = \"…\"");
+        }
+        if password.is_none() {
+            entry.error("password", "there is no password", FORMS);
+        }
+        let user = user.as_ref().and_then(user_name);
+        let password = password.as_ref().and_then(secret);
+        let Some(alias) = alias else { continue };
+        if !aliases.insert(alias.clone()) {
+            let help = "give each account of a target a name of its own; one without is called \"default\"";
+            entry.error("name", "another account of this target has the same name", help);
+        }
+        if let (Some(user), Some(password)) = (user, password) {
+            accounts.push(Account { alias, user, password });
+        }
+    }
+    accounts
+}
+
+fn user_name(field: &Field<'_>) -> Option<UserName> {
+    UserName::new(&field.text()?)
+}
+
+/// Reads a reference to a secret. A secret in plain text is refused: it would stand in every copy of the file.
+pub(super) fn secret(field: &Field<'_>) -> Option<SecretSource> {
+    if !field.is_table() {
+        field.error("a secret does not stand in the configuration itself", FORMS);
+        return None;
+    }
+    let table = field.table(&keys::SECRET);
+    let file = table.get("file");
+    let env = table.get("env");
+    let command = table.get("command");
+    let credential = table.get("credential");
+    let insecure_mode = table.get("insecure_mode");
+    let count = [&file, &env, &command, &credential].into_iter().flatten().count();
+    if count != 1 {
+        field.error(format!("a secret has exactly one source, this one has {count}"), FORMS);
+        return None;
+    }
+    let insecure = insecure_mode.as_ref().and_then(Field::bool).unwrap_or(false);
+    if let Some(field) = insecure_mode.filter(|_| file.is_none()) {
+        field.error("insecure_mode goes with `file` alone", "take it out");
+        return None;
+    }
+    if let Some(field) = file {
+        let path = field.path()?;
+        if insecure {
+            let help = "take insecure_mode out and run `chmod 600` on the file if you can";
+            table.warn("insecure_mode", "a secret's file may be read by others", help);
+        }
+        return Some(SecretSource::File { path, insecure_mode: insecure });
+    }
+    if let Some(field) = env {
+        let name = field.text()?;
+        let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        if !plain || name.starts_with(|first: char| first.is_ascii_digit()) {
+            field.error("it is not the name of an environment variable", "give the variable's name, not the secret");
+            return None;
+        }
+        return Some(SecretSource::Env(name));
+    }
+    if let Some(field) = command {
+        return field.command().map(SecretSource::Command);
+    }
+    let field = credential?;
+    let name = field.text()?;
+    if name.contains('/') || name == "." || name == ".." {
+        field.error("it is not the name of a credential", "give the name in LoadCredential=NAME:…, not a path");
+        return None;
+    }
+    Some(SecretSource::Credential(name))
+}

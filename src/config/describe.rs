@@ -1,0 +1,184 @@
+//! The effective plan in words, for `check`: everything that a run will go by, secrets and user names hidden.
+//!
+//! Reads a [`Config`] and nothing else. Called by the command line.
+
+use std::fmt::{self, Write as _};
+
+use super::{
+    Config, Exporter, Histogram, LogFormat, series,
+    units::{print_duration as time, print_size as size},
+};
+use crate::{
+    plan::{Auth, Journey, Open, ProxyProtocol, TagStyle, Target},
+    secret::SecretSource,
+};
+
+/// The plan as text, one fact a line, ending with a line end.
+pub fn describe(config: &Config) -> String {
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    write(&mut text, config).unwrap_or(());
+    text
+}
+
+fn write(out: &mut String, config: &Config) -> fmt::Result {
+    let accounts: usize = config.targets.iter().map(|target| target.accounts.len()).sum();
+    writeln!(out, "targets: {}, accounts: {accounts}", config.targets.len())?;
+    writeln!(out, "metric series: about {} (limit {})", series(config), config.metrics.series_limit)?;
+    writeln!(out, "runs in flight: at most {}", config.runs_in_flight)?;
+    for target in &config.targets {
+        write_target(out, target)?;
+    }
+    writeln!(out, "\nexport")?;
+    write_exporter(out, "traces", config.otlp.traces.as_ref())?;
+    write_exporter(out, "metrics", config.otlp.metrics.as_ref())?;
+    let histogram = match config.metrics.histogram {
+        Histogram::Explicit => "explicit",
+        Histogram::Exponential => "exponential",
+    };
+    writeln!(
+        out,
+        "  metrics every {}, histograms {histogram}, labels {}",
+        time(config.metrics.export_interval),
+        joined(config.metrics.labels.iter().cloned()),
+    )?;
+    writeln!(out, "  service.name {:?}", config.resource.service_name)?;
+    writeln!(out, "  service.instance.id {}", config.agent.instance.as_deref().unwrap_or("(the host's name)"))?;
+    for (key, value) in &config.resource.attributes {
+        writeln!(out, "  {} {value:?}", key.escape_debug())?;
+    }
+    writeln!(out, "\nagent")?;
+    let format = match config.agent.log_format {
+        LogFormat::Text => "text",
+        LogFormat::Json => "json",
+    };
+    writeln!(out, "  log {format}, from level {}", config.agent.log_level.as_str())?;
+    let servers = if config.dns.servers.is_empty() {
+        "the system's".to_owned()
+    } else {
+        joined(config.dns.servers.iter().map(ToString::to_string))
+    };
+    writeln!(out, "  name servers {servers}, cache {}", if config.dns.cache { "on" } else { "off" })
+}
+
+fn write_target(out: &mut String, target: &Target) -> fmt::Result {
+    writeln!(out, "\ntarget {}", target.name)?;
+    write!(out, "  server      {}, security {}", target.endpoint, target.security.as_str())?;
+    write!(out, ", address {}", target.address.as_str())?;
+    if let Some(source) = target.source_address {
+        write!(out, " from {source}")?;
+    }
+    match target.proxy_protocol {
+        None => writeln!(out)?,
+        Some(ProxyProtocol::V1) => writeln!(out, ", PROXY protocol v1")?,
+        Some(ProxyProtocol::V2) => writeln!(out, ", PROXY protocol v2")?,
+    }
+    write_tls(out, target)?;
+    for account in &target.accounts {
+        writeln!(out, "  account     {}, password {}", account.alias, place(&account.password))?;
+    }
+    if !target.labels.is_empty() {
+        writeln!(out, "  labels      {}", joined(target.labels.iter().map(|(key, value)| format!("{key}={value:?}"))))?;
+    }
+    let journey = &target.journey;
+    let open = match journey.open {
+        Open::Select => "SELECT",
+        Open::Examine => "EXAMINE",
+    };
+    let auth = match journey.auth {
+        Auth::Auto => "auto",
+        Auth::Login => "login",
+        Auth::Plain => "plain",
+    };
+    let tag = match journey.tag {
+        TagStyle::SpanId => "span_id",
+        TagStyle::Short => "short",
+    };
+    writeln!(
+        out,
+        "  journey     {}: {open} {:?}, newest {}, auth {auth}, tag {tag}",
+        Journey::FIRST_LOAD,
+        journey.mailbox.as_str(),
+        journey.newest
+    )?;
+    let deadlines = &target.deadlines;
+    writeln!(out, "  interval    {}, timeout {}", time(target.interval), time(deadlines.run))?;
+    writeln!(
+        out,
+        "  deadlines   resolve {}, connect {}, tls {}, greeting {}, command {}, write {}, logout {}",
+        time(deadlines.resolve),
+        time(deadlines.connect),
+        time(deadlines.tls),
+        time(deadlines.greeting),
+        time(deadlines.command),
+        time(deadlines.write),
+        time(deadlines.logout),
+    )?;
+    let limits = &target.limits;
+    writeln!(
+        out,
+        "  limits      line {}, command {}, run {}, responses {}, depth {}, literal kept {}",
+        size(limits.line as u64),
+        size(limits.command_bytes),
+        size(limits.run_bytes),
+        limits.responses,
+        limits.depth,
+        size(limits.literal_kept as u64),
+    )
+}
+
+fn write_tls(out: &mut String, target: &Target) -> fmt::Result {
+    let tls = &target.tls;
+    let mut facts = Vec::new();
+    if tls.insecure {
+        facts.push("certificate NOT checked".to_owned());
+    }
+    facts.extend(tls.server_name.as_ref().map(|name| format!("server name {name}")));
+    facts.extend(tls.ca_file.as_ref().map(|path| format!("roots from {}", path.display())));
+    facts.extend(tls.client_cert.as_ref().map(|path| format!("client certificate {}", path.display())));
+    facts.extend(tls.client_key.as_ref().map(|path| format!("client key {}", path.display())));
+    if facts.is_empty() { Ok(()) } else { writeln!(out, "  tls         {}", facts.join(", ")) }
+}
+
+fn write_exporter(out: &mut String, signal: &str, exporter: Option<&Exporter>) -> fmt::Result {
+    let Some(exporter) = exporter else { return writeln!(out, "  {signal} nowhere") };
+    write!(
+        out,
+        "  {signal} to {} by {}, timeout {}, compression {}",
+        exporter.endpoint,
+        exporter.protocol.as_str(),
+        time(exporter.timeout),
+        exporter.compression.as_str(),
+    )?;
+    let files = [
+        ("roots from", &exporter.ca_file),
+        ("client certificate", &exporter.client_cert),
+        ("client key", &exporter.client_key),
+    ];
+    for (what, path) in files {
+        if let Some(path) = path {
+            write!(out, ", {what} {}", path.display())?;
+        }
+    }
+    if !exporter.headers.is_empty() {
+        let headers = exporter.headers.iter().map(|(name, source)| format!("{name} {}", place(source)));
+        write!(out, ", headers: {}", joined(headers))?;
+    }
+    writeln!(out)
+}
+
+/// Where a secret is. Of a command only the program: its arguments may be secrets.
+fn place(source: &SecretSource) -> String {
+    match source {
+        SecretSource::File { path, .. } => format!("from file {}", path.display()),
+        SecretSource::Env(name) => format!("from variable {name}"),
+        SecretSource::Command(argv) => format!("from command {:?}", argv.first().map_or("", String::as_str)),
+        SecretSource::Credential(name) => format!("from credential {name}"),
+        SecretSource::Given(_) => "given (hidden)".to_owned(),
+    }
+}
+
+fn joined(words: impl Iterator<Item = String>) -> String {
+    let words: Vec<String> = words.collect();
+    if words.is_empty() { "none".to_owned() } else { words.join(", ") }
+}

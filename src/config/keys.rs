@@ -1,0 +1,145 @@
+//! Every key that a configuration may hold, table by table.
+//!
+//! The one list: readers refuse what is not in it, and a test holds the documentation and the sample file against it.
+
+/// A table of the configuration and the keys that it may hold.
+#[derive(Debug, Clone, Copy)]
+pub struct TableKeys {
+    /// Its path as in a TOML header; empty for the top level.
+    pub path: &'static str,
+    /// Keys that have an effect.
+    pub keys: &'static [&'static str],
+    /// Keys that belong to a later version: refused by name, never silently ignored.
+    pub later: &'static [&'static str],
+}
+
+const OTLP_KEYS: &[&str] =
+    &["endpoint", "protocol", "headers", "timeout", "compression", "ca_file", "client_cert", "client_key"];
+
+pub(super) static TOP: TableKeys = TableKeys {
+    path: "",
+    keys: &["agent", "defaults", "otlp", "metrics", "limits", "dns", "targets"],
+    later: &["latency", "state", "http", "groups", "windows", "journeys", "targets_from"],
+};
+/// The top level when there is no file but the command line of `probe`.
+pub(super) static PROBE_TOP: TableKeys = TableKeys {
+    path: "",
+    keys: &["agent", "defaults", "otlp", "metrics", "limits", "dns", super::source::PROBE],
+    later: TOP.later,
+};
+pub(super) static AGENT: TableKeys =
+    TableKeys { path: "agent", keys: &["instance", "log_format", "log_level"], later: &[] };
+pub(super) static DEFAULTS: TableKeys = TableKeys {
+    path: "defaults",
+    keys: &[
+        "security",
+        "ca_file",
+        "server_name",
+        "insecure",
+        "client_cert",
+        "client_key",
+        "mailbox",
+        "newest",
+        "journey",
+        "timeout",
+        "interval",
+        "open",
+        "tag",
+        "auth",
+        "address",
+        "source_address",
+        "proxy_protocol",
+        "deadlines",
+    ],
+    later: &["window", "cold"],
+};
+pub(super) static TARGET: TableKeys = TableKeys {
+    path: "targets",
+    keys: &[
+        "name",
+        "url",
+        "user",
+        "password",
+        "labels",
+        "accounts",
+        "security",
+        "ca_file",
+        "server_name",
+        "insecure",
+        "client_cert",
+        "client_key",
+        "mailbox",
+        "newest",
+        "journey",
+        "timeout",
+        "interval",
+        "open",
+        "tag",
+        "auth",
+        "address",
+        "source_address",
+        "proxy_protocol",
+        "deadlines",
+    ],
+    later: &["window", "cold"],
+};
+pub(super) static ACCOUNT: TableKeys =
+    TableKeys { path: "targets.accounts", keys: &["name", "user", "password"], later: &[] };
+pub(super) static DEADLINES: TableKeys = TableKeys {
+    path: "defaults.deadlines",
+    keys: &["resolve", "connect", "tls", "greeting", "command", "write", "logout"],
+    later: &[],
+};
+/// What stands in the braces of a secret.
+pub(super) static SECRET: TableKeys =
+    TableKeys { path: "password", keys: &["file", "env", "command", "credential", "insecure_mode"], later: &[] };
+pub(super) static OTLP: TableKeys = TableKeys {
+    path: "otlp",
+    keys: &[
+        "endpoint",
+        "protocol",
+        "headers",
+        "timeout",
+        "compression",
+        "ca_file",
+        "client_cert",
+        "client_key",
+        "traces",
+        "metrics",
+    ],
+    later: &[],
+};
+pub(super) static OTLP_TRACES: TableKeys = TableKeys { path: "otlp.traces", keys: OTLP_KEYS, later: &[] };
+pub(super) static OTLP_METRICS: TableKeys = TableKeys { path: "otlp.metrics", keys: OTLP_KEYS, later: &[] };
+pub(super) static METRICS: TableKeys = TableKeys {
+    path: "metrics",
+    keys: &["labels", "per", "series_limit", "export_interval", "histogram"],
+    later: &["timing"],
+};
+pub(super) static LIMITS: TableKeys = TableKeys {
+    path: "limits",
+    keys: &["runs_in_flight", "line", "command_bytes", "run_bytes", "responses", "depth", "literal_kept"],
+    later: &["logins_per_second"],
+};
+pub(super) static DNS: TableKeys = TableKeys { path: "dns", keys: &["cache", "servers"], later: &[] };
+
+/// Every table, in the order of the sample file; for tests and documentation.
+pub fn tables() -> impl Iterator<Item = TableKeys> {
+    [
+        &TOP,
+        &AGENT,
+        &DEFAULTS,
+        &DEADLINES,
+        &OTLP,
+        &OTLP_TRACES,
+        &OTLP_METRICS,
+        &METRICS,
+        &LIMITS,
+        &DNS,
+        &TARGET,
+        &ACCOUNT,
+        &SECRET,
+    ]
+    .into_iter()
+    .copied()
+}

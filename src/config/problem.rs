@@ -1,0 +1,109 @@
+//! What is wrong, where it stands, and what to do: the sentences that an operator reads at night.
+//!
+//! A problem never holds a secret: readers pass on only values of keys that cannot be one. Called by every reader of
+//! this room; printed by `check`, `agent` and `probe`.
+
+use std::{fmt, path::PathBuf};
+
+/// Where a value stands.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// In the configuration file, line and column counted from 1 (columns in characters).
+    File {
+        /// The file as it was named.
+        path: PathBuf,
+        /// Line and column, when there is one to point at.
+        at: Option<(usize, usize)>,
+    },
+    /// In the environment variable of this name.
+    Variable(String),
+    /// In a flag, or in the argument SERVER.
+    Flag(String),
+    /// Nowhere: it is missing, and there is no file it could stand in.
+    Nowhere,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { path, at: Some((line, column)) } => write!(f, "{}:{line}:{column}", path.display()),
+            Self::File { path, at: None } => path.display().fmt(f),
+            Self::Variable(name) => write!(f, "variable {name}"),
+            Self::Flag(name) => f.write_str(name),
+            Self::Nowhere => f.write_str("configuration"),
+        }
+    }
+}
+
+/// One thing that is wrong, or that deserves a second look.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Problem {
+    /// Where.
+    pub place: Place,
+    /// The key's path, such as `targets[1].accounts[0].password`; empty when it is about no key.
+    pub key: String,
+    /// What is wrong and what was expected: lower case, no full stop.
+    pub what: String,
+    /// What to do about it.
+    pub help: Option<String>,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.place)?;
+        // A flag's name says which key it is; its path would be news to who typed it.
+        if !self.key.is_empty() && !matches!(self.place, Place::Flag(_)) {
+            write!(f, "{}: ", self.key)?;
+        }
+        f.write_str(&self.what)?;
+        self.help.as_ref().map_or(Ok(()), |help| write!(f, "\n  help: {help}"))
+    }
+}
+
+/// All that keeps a configuration from being used, at once. Displayed one under the other, with a count at the end.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Problems {
+    /// Why it cannot be used; never empty in an `Err`.
+    pub errors: Vec<Problem>,
+    /// What it would have been warned of besides.
+    pub warnings: Vec<Problem>,
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for problem in &self.warnings {
+            writeln!(f, "warning: {problem}")?;
+        }
+        for problem in &self.errors {
+            writeln!(f, "error: {problem}")?;
+        }
+        match self.errors.len() {
+            1 => f.write_str("1 error"),
+            count => write!(f, "{count} errors"),
+        }
+    }
+}
+
+impl std::error::Error for Problems {}
+
+/// The nearest of `known` to a mistyped word, when it is near enough to be meant.
+pub(super) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
+        .min_by_key(|(distance, _)| *distance)
+        .filter(|(distance, candidate)| *distance <= 1.max(candidate.chars().count() / 3))
+        .map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_near_word_is_suggested() {
+        let known = ["interval", "timeout", "tag"];
+        assert_eq!(nearest("intervall", known.into_iter()), Some("interval"));
+        assert_eq!(nearest("tiemout", known.into_iter()), Some("timeout"));
+        assert_eq!(nearest("colour", known.into_iter()), None);
+    }
+}

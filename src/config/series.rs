@@ -1,0 +1,40 @@
+//! How many metric series a configuration makes (contract §5), so that it can be refused before it costs anything.
+//!
+//! A histogram counts as one series for each set of attributes, as OpenTelemetry counts; a Prometheus that splits it
+//! into buckets sees about 19 times as many for a histogram with the explicit ones. Called by `load` and `describe`.
+
+use super::Config;
+use crate::plan::{AddressChoice, Host, Security, Target};
+
+/// Commands that every run sends once: CAPABILITY, ID, LOGIN or AUTHENTICATE, NAMESPACE, LIST, SELECT or EXAMINE,
+/// FETCH, LOGOUT. STARTTLS comes on top.
+const COMMANDS: u64 = 8;
+
+/// Ways of failing that an account is reckoned to show in its life: each adds a series for the run and one for the step.
+const FAILURES: u64 = 5;
+
+/// `imaptrace.probe.skipped` has this many reasons.
+const SKIP_REASONS: u64 = 4;
+
+/// Of the agent itself: start lag, active runs, queue size and limit, dropped by reason (3), delivery duration, last
+/// reload time and success.
+const AGENT: u64 = 10;
+
+/// The number of series when all goes well, and an allowance for failures.
+pub fn series(config: &Config) -> u64 {
+    let of_target = |target: &Target| {
+        let families = if target.address == AddressChoice::Each { 2 } else { 1 };
+        families * target.accounts.len() as u64 * per_account(target)
+    };
+    AGENT + config.targets.iter().map(of_target).sum::<u64>()
+}
+
+fn per_account(target: &Target) -> u64 {
+    let tls = target.security != Security::None;
+    let commands = COMMANDS + u64::from(target.security == Security::StartTls);
+    let phases = 2 + u64::from(tls) + u64::from(matches!(target.endpoint.host, Host::Name(_)));
+    // First loading, probe duration, up, last run, messages, bytes of the greeting; the certificate's end.
+    let single = 6 + u64::from(tls);
+    // One duration and two directions of bytes for each command.
+    single + phases + 3 * commands + SKIP_REASONS + 2 * FAILURES
+}

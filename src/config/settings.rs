@@ -1,0 +1,147 @@
+//! The tables that are no target and no exporter: `[agent]`, `[metrics]`, `[limits]`, `[dns]`.
+//!
+//! Plain values; nothing is done with them here. Called by `load` and `probe`.
+
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+
+use super::{Resource, read::Table};
+use crate::plan::{Dns, Limits, Target};
+
+/// The agent itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Agent {
+    /// `service.instance.id`; none stands for the host's name.
+    pub instance: Option<String>,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// The least level that is logged.
+    pub log_level: LogLevel,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The least level that is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Only what needs an action.
+    Error,
+    /// And what may need one.
+    Warn,
+    /// And changes of state.
+    Info,
+    /// And every step.
+    Debug,
+}
+
+impl LogLevel {
+    /// The word in the configuration, which `tracing` understands too.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+        }
+    }
+}
+
+/// What metrics look like.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Metrics {
+    /// Labels of targets that metrics bear; traces bear all.
+    pub labels: BTreeSet<String>,
+    /// A configuration with more series than this is refused.
+    pub series_limit: u64,
+    /// How often metrics are exported.
+    pub export_interval: Duration,
+    /// Which buckets histograms have.
+    pub histogram: Histogram,
+}
+
+/// Which buckets histograms have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Histogram {
+    /// The fixed ones of the documentation.
+    Explicit,
+    /// Base-2 exponential ones.
+    Exponential,
+}
+
+/// Reads `[agent]`. `service.instance.id` moves from the resource to the agent.
+pub(super) fn read_agent(table: &Table<'_>, resource: &mut Resource) -> Agent {
+    let attribute = resource.attributes.iter().position(|(key, _)| key == "service.instance.id");
+    let attribute = attribute.map(|index| resource.attributes.remove(index).1);
+    let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+    let levels =
+        [LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug].map(|level| (level.as_str(), level));
+    Agent {
+        instance: table.get("instance").and_then(|field| field.text()).or(attribute),
+        log_format: table.get("log_format").and_then(|field| field.choice(&formats)).unwrap_or(LogFormat::Text),
+        log_level: table.get("log_level").and_then(|field| field.choice(&levels)).unwrap_or(LogLevel::Info),
+    }
+}
+
+/// Reads `[limits]`: what holds for each run, and how many there may be.
+pub(super) fn read_limits(table: &Table<'_>) -> (Limits, usize) {
+    let standard = Limits::default();
+    let size = |key| table.get(key).and_then(|field| field.size());
+    let bytes = |key| size(key).and_then(|size| usize::try_from(size).ok());
+    let number = |key, most| table.get(key).and_then(|field| field.number(1, most));
+    let limits = Limits {
+        line: bytes("line").unwrap_or(standard.line),
+        command_bytes: size("command_bytes").unwrap_or(standard.command_bytes),
+        run_bytes: size("run_bytes").unwrap_or(standard.run_bytes),
+        responses: number("responses", u64::MAX).unwrap_or(standard.responses),
+        depth: number("depth", 1_000).and_then(|depth| depth.try_into().ok()).unwrap_or(standard.depth),
+        literal_kept: bytes("literal_kept").unwrap_or(standard.literal_kept),
+    };
+    let runs = number("runs_in_flight", 100_000).and_then(|runs| runs.try_into().ok());
+    (limits, runs.unwrap_or(256))
+}
+
+/// Reads `[metrics]`.
+pub(super) fn read_metrics(table: &Table<'_>, targets: &[Target]) -> Metrics {
+    let mut labels = BTreeSet::new();
+    for (field, label) in table.get("labels").and_then(|field| field.list()).unwrap_or_default() {
+        if !targets.is_empty() && !targets.iter().any(|target| target.labels.contains_key(&label)) {
+            field.warn("no target has this label", "give a target the label, or take it out of the list");
+        }
+        labels.insert(label);
+    }
+    if let Some(field) = table.get("per")
+        && field.choice(&[("target", false), ("group", true)]) == Some(true)
+    {
+        field.error("this version of imaptrace does not have groups yet", "write \"target\" or take it out");
+    }
+    let kinds = [("explicit", Histogram::Explicit), ("exponential", Histogram::Exponential)];
+    let number = |key| table.get(key).and_then(|field| field.number(1, u64::MAX));
+    Metrics {
+        labels,
+        series_limit: number("series_limit").unwrap_or(100_000),
+        export_interval: table
+            .get("export_interval")
+            .and_then(|field| field.duration())
+            .unwrap_or(Duration::from_secs(15)),
+        histogram: table.get("histogram").and_then(|field| field.choice(&kinds)).unwrap_or(Histogram::Explicit),
+    }
+}
+
+/// Reads `[dns]`.
+pub(super) fn read_dns(table: &Table<'_>) -> Dns {
+    let mut servers = Vec::new();
+    for (field, text) in table.get("servers").and_then(|field| field.list()).unwrap_or_default() {
+        let address = text.parse().ok().or_else(|| Some((text.parse::<IpAddr>().ok()?, 53).into()));
+        match address {
+            Some(address) => servers.push(address),
+            None => field.error("it is not an IP address", "write 192.0.2.53, 192.0.2.53:5353 or [2001:db8::53]:53"),
+        }
+    }
+    Dns { cache: table.get("cache").and_then(|field| field.bool()).unwrap_or(false), servers }
+}

@@ -1,0 +1,305 @@
+//! From file, environment and flags to one merged tree in which every value knows where it stands.
+//!
+//! figment merges (file < `OTEL_*` < `IMAPTRACE__*` < flags; the built-in defaults lie below and are the readers') and
+//! tags each value with the provider it came from; `toml_edit` gives lines and columns. Nothing is interpreted here. The
+//! process's own environment is never read: the caller hands it in.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use figment::{
+    Figment, Metadata, Profile, Provider, Source,
+    value::{Dict, Empty, Map, Tag, Value},
+};
+use toml_edit::{Document, Item, TableLike};
+
+use super::{
+    otel,
+    problem::{Place, Problem},
+};
+
+/// Where a configuration comes from. It has no printable form: secrets may stand in the environment.
+#[derive(Clone, Default)]
+pub struct Sources {
+    /// The configuration file; one that is named and missing is an error.
+    pub file: Option<PathBuf>,
+    /// The environment, whole: `IMAPTRACE__*` and `OTEL_*` are picked out of it.
+    pub environment: Vec<(String, String)>,
+    /// Flags that set a key.
+    pub flags: Vec<Flag>,
+}
+
+/// A flag of the command line that sets a key. It has no printable form: a value can be a URL with a password.
+#[derive(Clone)]
+pub struct Flag {
+    /// The key, such as `otlp.endpoint`.
+    pub key: String,
+    /// Its value as typed.
+    pub value: String,
+    /// The flag as the user knows it, such as `--otlp-endpoint`.
+    pub name: String,
+}
+
+/// The key of the one target that the `probe` command line describes. Variables are read in lower case, so none can
+/// reach it, and `probe` reads no file.
+pub(super) const PROBE: &str = "PROBE";
+
+const PREFIX: &str = "IMAPTRACE__";
+/// No key lies deeper; also bounds the recursion over names that come from outside.
+const DEEPEST: usize = 8;
+
+/// The merged tree and what is needed to say where a value stands.
+pub(super) struct Merged {
+    /// A dictionary.
+    pub(super) root: Value,
+    /// The file that was read.
+    file: Option<PathBuf>,
+    figment: Figment,
+    positions: BTreeMap<String, (usize, usize)>,
+}
+
+impl Merged {
+    /// Where the value of `path` stands, or where its nearest table does when it is missing.
+    pub(super) fn place(&self, path: &str, value: Option<&Value>) -> Place {
+        let source = value.and_then(|value| self.figment.get_metadata(value.tag()));
+        match source.and_then(|metadata| Some((metadata.name.as_ref(), metadata.source.as_ref()?))) {
+            Some((VARIABLE, Source::Custom(name))) => Place::Variable(name.clone()),
+            Some((FLAG, Source::Custom(name))) => Place::Flag(name.clone()),
+            _ => self.place_in_file(path),
+        }
+    }
+
+    /// Whether the value came as raw text, from the environment or a flag.
+    pub(super) fn is_raw(&self, value: &Value) -> bool {
+        let metadata = self.figment.get_metadata(value.tag());
+        metadata.is_some_and(|metadata| matches!(metadata.name.as_ref(), VARIABLE | FLAG))
+    }
+
+    fn place_in_file(&self, path: &str) -> Place {
+        let Some(file) = &self.file else {
+            return if path.starts_with(PROBE) { Place::Flag(PROBE.to_ascii_lowercase()) } else { Place::Nowhere };
+        };
+        let mut path = path;
+        let at = loop {
+            if let Some(at) = self.positions.get(path) {
+                break Some(*at);
+            }
+            match path.rfind(['.', '[']).and_then(|end| path.get(..end)) {
+                Some(parent) => path = parent,
+                None => break None,
+            }
+        };
+        Place::File { path: file.clone(), at }
+    }
+}
+
+/// Reads and merges all sources. Problems found on the way do not stop it, so that all are reported at once.
+pub(super) fn merge(sources: &Sources, problems: &mut Vec<Problem>) -> Merged {
+    let text = sources.file.as_deref().and_then(|path| read(path).map_err(|problem| problems.push(problem)).ok());
+    merge_text(sources, text.as_deref(), problems)
+}
+
+/// The same with the file's text at hand.
+pub(super) fn merge_text(sources: &Sources, text: Option<&str>, problems: &mut Vec<Problem>) -> Merged {
+    let mut figment = Figment::new();
+    let mut positions = BTreeMap::new();
+    if let (Some(path), Some(text)) = (&sources.file, text) {
+        match Document::parse(text) {
+            Ok(document) => {
+                let mut reader = FileReader { lines: Lines::new(text), positions: BTreeMap::new(), depth: 0 };
+                let values = reader.table(document.as_table(), "");
+                positions = reader.positions;
+                figment = figment.merge(Layer::new(FILE, Source::File(path.clone()), values));
+            }
+            Err(error) => problems.push(syntax_problem(path, text, &error)),
+        }
+    }
+    for (variable, key, value) in otel::settings(&sources.environment, problems) {
+        figment = figment.merge(Layer::raw(VARIABLE, variable, key, &value));
+    }
+    for (variable, value) in &sources.environment {
+        let Some(key) = variable.strip_prefix(PREFIX) else { continue };
+        let segments: Vec<String> = key.split("__").map(str::to_ascii_lowercase).collect();
+        if segments.iter().any(String::is_empty) || segments.len() > DEEPEST {
+            problems.push(Problem {
+                place: Place::Variable(variable.clone()),
+                key: String::new(),
+                what: "no key has this name".to_owned(),
+                help: Some("write the key's path in capitals with `__` between its levels, such as IMAPTRACE__DEFAULTS__INTERVAL".to_owned()),
+            });
+            continue;
+        }
+        let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+        figment = figment.merge(Layer::raw(VARIABLE, variable, &segments, value));
+    }
+    for flag in &sources.flags {
+        let segments: Vec<&str> = flag.key.split('.').collect();
+        figment = figment.merge(Layer::raw(FLAG, &flag.name, &segments, &flag.value));
+    }
+    // No provider of ours can fail, so neither can the merge.
+    let root = figment.find_value("").unwrap_or_else(|_| Value::Dict(Tag::Default, Dict::new()));
+    Merged { root, file: sources.file.clone(), figment, positions }
+}
+
+fn read(path: &Path) -> Result<String, Problem> {
+    let problem = |at, what: String, help: &str| Problem {
+        place: Place::File { path: path.to_owned(), at },
+        key: String::new(),
+        what,
+        help: Some(help.to_owned()),
+    };
+    let bytes = std::fs::read(path)
+        .map_err(|error| problem(None, format!("cannot be read: {error}"), "give the right file with --config"))?;
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = error.utf8_error().valid_up_to();
+        let line = 1 + error.as_bytes().iter().take(valid).filter(|byte| **byte == b'\n').count();
+        problem(Some((line, 1)), "this line is not UTF-8".to_owned(), "save the file as UTF-8")
+    })
+}
+
+/// Only the parser's message is used: its long form shows the line, and a password may stand in it.
+fn syntax_problem(path: &Path, text: &str, error: &toml_edit::TomlError) -> Problem {
+    Problem {
+        place: Place::File {
+            path: path.to_owned(),
+            at: error.span().map(|span| Lines::new(text).position(span.start)),
+        },
+        key: String::new(),
+        what: format!("this is not TOML: {}", error.message().replace('\n', "; ")),
+        help: None,
+    }
+}
+
+const FILE: &str = "file";
+const VARIABLE: &str = "variable";
+const FLAG: &str = "flag";
+
+/// One source as figment sees it.
+struct Layer {
+    metadata: Metadata,
+    values: Dict,
+}
+
+impl Layer {
+    fn new(kind: &'static str, source: Source, values: Dict) -> Self {
+        Self { metadata: Metadata::named(kind).source(source), values }
+    }
+
+    /// One value of raw text under the path `key`.
+    fn raw(kind: &'static str, name: &str, key: &[&str], value: &str) -> Self {
+        let nested = key.iter().rev().fold(Value::from(value), |value, segment| {
+            Value::Dict(Tag::Default, Dict::from([((*segment).to_owned(), value)]))
+        });
+        Self::new(kind, Source::Custom(name.to_owned()), nested.into_dict().unwrap_or_default())
+    }
+}
+
+impl Provider for Layer {
+    fn metadata(&self) -> Metadata {
+        self.metadata.clone()
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        Ok(Map::from([(Profile::Default, self.values.clone())]))
+    }
+}
+
+/// Byte offset to line and column.
+struct Lines<'a> {
+    text: &'a str,
+    starts: Vec<usize>,
+}
+
+impl<'a> Lines<'a> {
+    fn new(text: &'a str) -> Self {
+        let ends = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at + 1);
+        Self { text, starts: std::iter::once(0).chain(ends).collect() }
+    }
+
+    fn position(&self, offset: usize) -> (usize, usize) {
+        let line = self.starts.partition_point(|start| *start <= offset);
+        let start = line.checked_sub(1).and_then(|index| self.starts.get(index)).copied().unwrap_or(0);
+        let column = self.text.get(start..offset).map_or(0, |before| before.chars().count());
+        (line.max(1), column + 1)
+    }
+}
+
+/// Turns the document into figment's values and notes where each key stands.
+struct FileReader<'a> {
+    lines: Lines<'a>,
+    positions: BTreeMap<String, (usize, usize)>,
+    /// How many tables are open.
+    depth: usize,
+}
+
+impl FileReader<'_> {
+    fn table(&mut self, table: &dyn TableLike, path: &str) -> Dict {
+        let mut values = Dict::new();
+        // An error has come up long before this level, so what lies below is left out.
+        if self.depth > DEEPEST {
+            return values;
+        }
+        self.depth += 1;
+        for (key, item) in table.iter() {
+            let path = join(path, key);
+            let span = table.key(key).and_then(toml_edit::Key::span).or_else(|| item.span());
+            self.note(&path, span);
+            if let Some(value) = self.item(item, &path) {
+                values.insert(key.to_owned(), value);
+            }
+        }
+        self.depth -= 1;
+        values
+    }
+
+    fn item(&mut self, item: &Item, path: &str) -> Option<Value> {
+        match item {
+            Item::None => None,
+            Item::Value(value) => Some(self.value(value, path)),
+            Item::Table(table) => Some(Value::Dict(Tag::Default, self.table(table, path))),
+            Item::ArrayOfTables(tables) => {
+                let elements = tables.iter().enumerate().map(|(index, table)| {
+                    let path = format!("{path}[{index}]");
+                    self.note(&path, table.span());
+                    Value::Dict(Tag::Default, self.table(table, &path))
+                });
+                Some(Value::Array(Tag::Default, elements.collect()))
+            }
+        }
+    }
+
+    fn value(&mut self, value: &toml_edit::Value, path: &str) -> Value {
+        match value {
+            toml_edit::Value::String(text) => Value::from(text.value().as_str()),
+            toml_edit::Value::Integer(number) => Value::from(*number.value()),
+            toml_edit::Value::Float(number) => Value::from(*number.value()),
+            toml_edit::Value::Boolean(flag) => Value::from(*flag.value()),
+            // No key takes a date and TOML has no empty value, so this one stands for it.
+            toml_edit::Value::Datetime(_) => Value::Empty(Tag::Default, Empty::Unit),
+            toml_edit::Value::InlineTable(table) => Value::Dict(Tag::Default, self.table(table, path)),
+            toml_edit::Value::Array(array) => {
+                let elements = array.iter().enumerate().map(|(index, element)| {
+                    let path = format!("{path}[{index}]");
+                    self.note(&path, element.span());
+                    self.value(element, &path)
+                });
+                Value::Array(Tag::Default, elements.collect())
+            }
+        }
+    }
+
+    fn note(&mut self, path: &str, span: Option<std::ops::Range<usize>>) {
+        if let Some(span) = span {
+            self.positions.insert(path.to_owned(), self.lines.position(span.start));
+        }
+    }
+}
+
+/// `a.b`, or `b` at the top; a key that TOML would quote is quoted.
+pub(super) fn join(path: &str, key: &str) -> String {
+    let bare = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+    let key = if bare { key.to_owned() } else { format!("{key:?}") };
+    if path.is_empty() { key } else { format!("{path}.{key}") }
+}

@@ -1,0 +1,342 @@
+//! From `[defaults]` and `[[targets]]`, or from the `probe` command line, to [`plan::Target`](crate::plan::Target).
+//!
+//! Knows what each key means and which go together; opens no file and looks nothing up. Called by `load` and `probe`.
+
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
+
+use super::{
+    account, keys,
+    read::{Field, Table},
+    server::{self, ServerUrl},
+    units::print_duration,
+};
+use crate::{
+    plan::{
+        AddressChoice, Auth, Deadlines, Host, Journey, Limits, Mailbox, Open, ProxyProtocol, Security, TagStyle,
+        Target, TlsOptions,
+    },
+    secret::SecretSource,
+};
+
+const SECURITY: &[(&str, Security)] =
+    &[("tls", Security::Tls), ("starttls", Security::StartTls), ("none", Security::None)];
+const OPEN: &[(&str, Open)] = &[("select", Open::Select), ("examine", Open::Examine)];
+const TAG: &[(&str, TagStyle)] = &[("span_id", TagStyle::SpanId), ("short", TagStyle::Short)];
+const AUTH: &[(&str, Auth)] = &[("auto", Auth::Auto), ("login", Auth::Login), ("plain", Auth::Plain)];
+const ADDRESS: &[(&str, AddressChoice)] =
+    &[("any", AddressChoice::Any), ("v4", AddressChoice::V4), ("v6", AddressChoice::V6), ("each", AddressChoice::Each)];
+const PROXY: &[(&str, Proxy)] =
+    &[("off", Proxy(None)), ("v1", Proxy(Some(ProxyProtocol::V1))), ("v2", Proxy(Some(ProxyProtocol::V2)))];
+
+/// What `proxy_protocol` says; a target can switch off what `[defaults]` switches on.
+#[derive(Clone, Copy)]
+struct Proxy(Option<ProxyProtocol>);
+
+/// A login every few seconds is more than most servers like from one client.
+const SHORT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What stands in `[defaults]` or in a target: the same keys in both.
+#[derive(Clone, Default)]
+pub(super) struct Options {
+    security: Option<Security>,
+    ca_file: Option<PathBuf>,
+    server_name: Option<String>,
+    insecure: Option<bool>,
+    client_cert: Option<PathBuf>,
+    client_key: Option<PathBuf>,
+    mailbox: Option<Mailbox>,
+    newest: Option<u32>,
+    timeout: Option<Duration>,
+    interval: Option<Duration>,
+    open: Option<Open>,
+    tag: Option<TagStyle>,
+    auth: Option<Auth>,
+    address: Option<AddressChoice>,
+    source_address: Option<IpAddr>,
+    proxy_protocol: Option<Proxy>,
+    resolve: Option<Duration>,
+    connect: Option<Duration>,
+    tls: Option<Duration>,
+    greeting: Option<Duration>,
+    command: Option<Duration>,
+    write: Option<Duration>,
+    logout: Option<Duration>,
+}
+
+impl Options {
+    /// Reads them all.
+    pub(super) fn read(table: &Table<'_>) -> Self {
+        let deadlines = table.table("deadlines", &keys::DEADLINES);
+        let deadline = |key| deadlines.get(key).and_then(|field| field.duration());
+        if let Some(journey) = table.get("journey") {
+            journey.choice(&[(Journey::FIRST_LOAD, ())]);
+        }
+        Self {
+            security: table.get("security").and_then(|field| field.choice(SECURITY)),
+            ca_file: table.get("ca_file").and_then(|field| field.path()),
+            server_name: table.get("server_name").and_then(|field| server_name(&field)),
+            insecure: table.get("insecure").and_then(|field| field.bool()),
+            client_cert: table.get("client_cert").and_then(|field| field.path()),
+            client_key: table.get("client_key").and_then(|field| field.path()),
+            mailbox: table.get("mailbox").and_then(|field| mailbox(&field)),
+            newest: table.get("newest").and_then(|field| field.number(1, u32::MAX.into())?.try_into().ok()),
+            timeout: table.get("timeout").and_then(|field| field.duration()),
+            interval: table.get("interval").and_then(|field| field.duration()),
+            open: table.get("open").and_then(|field| field.choice(OPEN)),
+            tag: table.get("tag").and_then(|field| field.choice(TAG)),
+            auth: table.get("auth").and_then(|field| field.choice(AUTH)),
+            address: table.get("address").and_then(|field| field.choice(ADDRESS)),
+            source_address: table.get("source_address").and_then(|field| address(&field)),
+            proxy_protocol: table.get("proxy_protocol").and_then(|field| field.choice(PROXY)),
+            resolve: deadline("resolve"),
+            connect: deadline("connect"),
+            tls: deadline("tls"),
+            greeting: deadline("greeting"),
+            command: deadline("command"),
+            write: deadline("write"),
+            logout: deadlines.get("logout").and_then(|field| logout(&field)),
+        }
+    }
+
+    fn deadlines(&self, defaults: &Self) -> Deadlines {
+        let standard = Deadlines::default();
+        Deadlines {
+            run: self.timeout.or(defaults.timeout).unwrap_or(standard.run),
+            resolve: self.resolve.or(defaults.resolve).unwrap_or(standard.resolve),
+            connect: self.connect.or(defaults.connect).unwrap_or(standard.connect),
+            tls: self.tls.or(defaults.tls).unwrap_or(standard.tls),
+            greeting: self.greeting.or(defaults.greeting).unwrap_or(standard.greeting),
+            command: self.command.or(defaults.command).unwrap_or(standard.command),
+            write: self.write.or(defaults.write).unwrap_or(standard.write),
+            logout: self.logout.or(defaults.logout).unwrap_or(standard.logout),
+        }
+    }
+
+    fn journey(&self, defaults: &Self, url: Option<&Mailbox>) -> Option<Journey> {
+        let mailbox = self.mailbox.as_ref().or(url).or(defaults.mailbox.as_ref()).cloned();
+        Some(Journey {
+            mailbox: mailbox.or_else(|| Mailbox::new("INBOX").ok())?,
+            open: self.open.or(defaults.open).unwrap_or(Open::Select),
+            newest: self.newest.or(defaults.newest).unwrap_or(20),
+            auth: self.auth.or(defaults.auth).unwrap_or(Auth::Auto),
+            tag: self.tag.or(defaults.tag).unwrap_or(TagStyle::SpanId),
+        })
+    }
+
+    fn tls(&self, defaults: &Self) -> TlsOptions {
+        TlsOptions {
+            ca_file: self.ca_file.clone().or_else(|| defaults.ca_file.clone()),
+            server_name: self.server_name.clone().or_else(|| defaults.server_name.clone()),
+            insecure: self.insecure.or(defaults.insecure).unwrap_or(false),
+            client_cert: self.client_cert.clone().or_else(|| defaults.client_cert.clone()),
+            client_key: self.client_key.clone().or_else(|| defaults.client_key.clone()),
+        }
+    }
+}
+
+/// What a target of the command line has that one of the file has not.
+pub(super) enum Kind<'a> {
+    /// From `[[targets]]`.
+    Listed,
+    /// From `probe SERVER`, with the password that was found, if any, outside flags and URL.
+    Probe(Option<&'a SecretSource>),
+}
+
+/// Reads one target. None when something was wrong; it has been noted then.
+pub(super) fn read(table: &Table<'_>, defaults: &Options, limits: Limits, kind: &Kind<'_>) -> Option<Target> {
+    let options = Options::read(table);
+    let url = read_url(table);
+    let name = match kind {
+        Kind::Listed => read_name(table),
+        Kind::Probe(_) => url.as_ref().map(|url| url.host.to_string()),
+    };
+    let given = match kind {
+        Kind::Listed => None,
+        Kind::Probe(password) => *password,
+    };
+    let accounts = account::read(table, url.as_ref(), given, matches!(kind, Kind::Probe(_)));
+    let labels = read_labels(table);
+    let tls = options.tls(defaults);
+    let deadlines = options.deadlines(defaults);
+    let interval = options.interval.or(defaults.interval).unwrap_or(Duration::from_secs(60));
+    if matches!(kind, Kind::Listed) {
+        check_cadence(table, interval, deadlines.run);
+    }
+    check_pair(table, tls.client_cert.is_some(), tls.client_key.is_some());
+
+    let url = url?;
+    let literal = match &url.host {
+        Host::Address(address) => Some(family(*address)),
+        Host::Name(_) => None,
+    };
+    // A default that does not go with this target's address is not meant for it.
+    let default = defaults.address.filter(|choice| literal.is_none_or(|literal| *choice == literal));
+    let address = options.address.or(default).unwrap_or(AddressChoice::Any);
+    let source_address = options.source_address.or(defaults.source_address);
+    check_families(table, literal, address, source_address.map(family));
+    // Nor one that does not go with its scheme.
+    let asked = options
+        .security
+        .or_else(|| defaults.security.filter(|security| server::security(url.scheme, Some(*security)).is_ok()));
+    let (security, endpoint) = server::resolve(&url, asked)
+        .map_err(|error| table.error("security", error.to_string(), "change the scheme of the URL, or the security"))
+        .ok()?;
+    if security == Security::None {
+        let help = "use it on a network that nobody else can listen to, or not at all";
+        table.warn("security", "user name, password and mail go over the network in clear text", help);
+    } else if tls.insecure {
+        let help = "set ca_file to the server's own root certificate instead";
+        table.warn("insecure", "the server's certificate is not checked: anybody could answer", help);
+    }
+    Some(Target {
+        name: name?,
+        endpoint,
+        security,
+        tls,
+        accounts,
+        labels,
+        journey: options.journey(defaults, url.mailbox.as_ref())?,
+        interval,
+        deadlines,
+        limits,
+        address,
+        source_address,
+        proxy_protocol: options.proxy_protocol.or(defaults.proxy_protocol).and_then(|proxy| proxy.0),
+    })
+}
+
+fn check_cadence(table: &Table<'_>, interval: Duration, timeout: Duration) {
+    if interval <= timeout {
+        let (interval, timeout) = (print_duration(interval), print_duration(timeout));
+        table.error(
+            "interval",
+            format!("the interval ({interval}) is not longer than the timeout ({timeout}): runs would meet"),
+            "make interval longer or timeout shorter",
+        );
+    } else if interval < SHORT_INTERVAL {
+        let what = format!("a login every {} may look like an attack to the server", print_duration(interval));
+        table.warn("interval", what, "make interval longer, or make sure that the server has no limit on logins");
+    }
+}
+
+/// A certificate goes with its key, whichever level each of them comes from.
+pub(super) fn check_pair(table: &Table<'_>, client_cert: bool, client_key: bool) {
+    let (here, missing) = match (client_cert, client_key) {
+        (true, false) => ("client_cert", "client_key"),
+        (false, true) => ("client_key", "client_cert"),
+        _ => return,
+    };
+    table.error(here, format!("there is no {missing} with it"), format!("add {missing}"));
+}
+
+/// The choice that this address is all of.
+fn family(address: IpAddr) -> AddressChoice {
+    if address.is_ipv4() { AddressChoice::V4 } else { AddressChoice::V6 }
+}
+
+/// The URL's address, the source address and the choice of family have to be of one family.
+fn check_families(
+    table: &Table<'_>,
+    literal: Option<AddressChoice>,
+    choice: AddressChoice,
+    source: Option<AddressChoice>,
+) {
+    let fits = |family: Option<AddressChoice>| {
+        family.is_none_or(|family| matches!(choice, AddressChoice::Any) || choice == family)
+    };
+    if !fits(literal) {
+        let what = format!("address {:?} does not go with an IP address in the URL", choice.as_str());
+        table.error("address", what, "take address out: there is only this one to try");
+    }
+    if !fits(source) {
+        let what = format!("a source address binds one family, address {:?} asks for another", choice.as_str());
+        table.error("source_address", what, "set address to the family of source_address");
+    } else if let (Some(source), Some(literal)) = (source, literal)
+        && source != literal
+    {
+        table.error("source_address", "it is of another family than the IP address in the URL", "use one of the same");
+    }
+}
+
+fn read_name(table: &Table<'_>) -> Option<String> {
+    let Some(field) = table.get("name") else {
+        table.error("name", "the target has no name", "add name = \"…\": traces and metrics call it so");
+        return None;
+    };
+    field.text()
+}
+
+fn read_url(table: &Table<'_>) -> Option<ServerUrl> {
+    let Some(field) = table.get("url") else {
+        table.error("url", "the target has no url", "add url = \"imaps://HOST\"");
+        return None;
+    };
+    let text = field.text()?;
+    match server::parse(&text) {
+        Ok(url) => Some(url),
+        Err(error) => {
+            field.error(format!("it cannot be used: {error}"), "");
+            None
+        }
+    }
+}
+
+fn read_labels(table: &Table<'_>) -> BTreeMap<String, String> {
+    let Some(field) = table.get("labels") else { return BTreeMap::new() };
+    let mut labels = BTreeMap::new();
+    for (key, value) in field.entries() {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+        if key.is_empty() || !key.bytes().all(plain) {
+            value.error("a label's key is made of letters, digits, `_`, `-` and `.`", "rename it");
+        } else if let Some(text) = value.text() {
+            labels.insert(key.to_owned(), text);
+        }
+    }
+    labels
+}
+
+fn mailbox(field: &Field<'_>) -> Option<Mailbox> {
+    let Some(text) = field.as_text() else {
+        field.text();
+        return None;
+    };
+    Mailbox::new(text).map_err(|error| field.error(error.to_string(), "")).ok()
+}
+
+fn server_name(field: &Field<'_>) -> Option<String> {
+    let text = field.text()?;
+    let host = Host::parse(&text).map_err(|error| field.error(error.to_string(), "give the name in the certificate"));
+    host.ok().map(|host| host.to_string())
+}
+
+fn address(field: &Field<'_>) -> Option<IpAddr> {
+    let text = field.text()?;
+    text.parse().map_err(|_| field.error("it is not an IP address", "write it as 192.0.2.7 or 2001:db8::7")).ok()
+}
+
+/// LOGOUT lies outside the run's deadline, so its own stays short (contract §7).
+fn logout(field: &Field<'_>) -> Option<Duration> {
+    let longest = Deadlines::default().logout;
+    let duration = field.duration()?;
+    if duration > longest {
+        field.error(
+            format!("it is longer than {}", print_duration(longest)),
+            "LOGOUT lies outside the timeout and must not hold a run up",
+        );
+        return None;
+    }
+    Some(duration)
+}
+
+/// Notes every name that stands twice.
+pub(super) fn check_unique(targets: &[Table<'_>]) {
+    let mut seen = BTreeMap::new();
+    for (index, table) in targets.iter().enumerate() {
+        let Some(name) = table.get("name").and_then(|field| field.as_text()) else { continue };
+        if let Some(first) = seen.get(name) {
+            table.error("name", format!("targets[{first}] has the same name"), "give each target a name of its own");
+        } else {
+            seen.insert(name, index);
+        }
+    }
+}

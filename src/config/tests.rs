@@ -1,0 +1,136 @@
+//! Properties of the loader as a whole; the sentences of its errors are held by the hermetic tests.
+
+use std::path::PathBuf;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn load_text(text: &str) -> Result<Config, Problems> {
+    let sources = Sources { file: Some(PathBuf::from("imaptrace.toml")), ..Sources::default() };
+    let mut problems = Vec::new();
+    let merged = source::merge_text(&sources, Some(text), &mut problems);
+    build(merged, &[], problems, &Kind::Listed)
+}
+
+const TARGET: &str =
+    "[[targets]]\nname = \"a\"\nurl = \"imaps://a.example\"\nuser = \"u\"\npassword = { env = \"P\" }\n";
+
+#[test]
+fn everything_that_is_wrong_is_reported_at_once_in_the_order_of_the_file() {
+    let text =
+        "[defaults]\nintervall = \"1s\"\n[dns]\ncache = 1\n[[targets]]\nname = \"a\"\nurl = \"ftp://a\"\nnewest = 0\n";
+    let errors = load_text(text).unwrap_err().errors;
+    let places: Vec<String> = errors.iter().map(|error| format!("{} {}", error.place, error.key)).collect();
+    assert_eq!(
+        places,
+        [
+            "imaptrace.toml:2:1 defaults.intervall",
+            "imaptrace.toml:4:1 dns.cache",
+            "imaptrace.toml:7:1 targets[0].url",
+            "imaptrace.toml:8:1 targets[0].newest",
+        ]
+    );
+}
+
+#[test]
+fn columns_are_counted_in_characters() {
+    let text = format!("{TARGET}labels = {{ \"ä\" = \"ü\", b = 1 }}\n");
+    let errors = load_text(&text).unwrap_err().errors;
+    let places: Vec<String> = errors.iter().map(|error| error.place.to_string()).collect();
+    assert_eq!(places, ["imaptrace.toml:6:12", "imaptrace.toml:6:23"]);
+}
+
+#[test]
+fn the_number_of_series_grows_with_accounts_and_families() {
+    let count = |more: &str| series(&load_text(&format!("{TARGET}{more}")).unwrap());
+    // The agent's 10; 7 of one kind each, 4 phases, 8 commands three times, 4 reasons, 10 failures.
+    assert_eq!(count(""), 10 + 7 + 4 + 24 + 4 + 10);
+    let account = count("") - 10;
+    assert_eq!(count("address = \"each\""), 10 + 2 * account);
+    assert_eq!(count("[[targets.accounts]]\nname = \"b\"\nuser = \"u\"\npassword = { env = \"P\" }"), 10 + 2 * account);
+}
+
+#[test]
+fn keys_of_any_depth_are_refused_without_a_fall() {
+    let text = format!("{}a = 1\n", "a.".repeat(5_000));
+    assert!(!load_text(&text).unwrap_err().errors.is_empty());
+    let name = format!("IMAPTRACE__{}A", "A__".repeat(5_000));
+    let sources = Sources { environment: vec![(name, "1".to_owned())], ..Sources::default() };
+    assert!(!load(&sources).unwrap_err().errors.is_empty());
+}
+
+/// A value of any type, as TOML.
+fn value() -> impl Strategy<Value = String> {
+    let leaf = prop_oneof![
+        any::<i64>().prop_map(|number| number.to_string()),
+        any::<bool>().prop_map(|flag| flag.to_string()),
+        any::<f64>().prop_filter("finite", |number| number.is_finite()).prop_map(|number| format!("{number:?}")),
+        Just("1979-05-27T07:32:00Z".to_owned()),
+        prop::sample::select(vec!["30s", "16MiB", "none", "imap://u:p@h/x", "http://h:4317", "::1", "v6", ""])
+            .prop_map(|word| format!("{word:?}")),
+        "[ -~äß\u{202e}]{0,12}".prop_map(|text| toml_edit::Value::from(text).to_string()),
+    ];
+    leaf.prop_recursive(3, 12, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(|list| format!("[{}]", list.join(", "))),
+            prop::collection::btree_map(key(), inner, 0..4).prop_map(|table| {
+                let pairs: Vec<String> = table.into_iter().map(|(key, value)| format!("{key} = {value}")).collect();
+                format!("{{ {} }}", pairs.join(", "))
+            }),
+        ]
+    })
+}
+
+/// One `key = value` a line.
+fn lines(pairs: impl IntoIterator<Item = (String, String)>) -> String {
+    let lines: Vec<String> = pairs.into_iter().map(|(key, value)| format!("{key} = {value}")).collect();
+    lines.join("\n")
+}
+
+fn key() -> impl Strategy<Value = String> {
+    let known: Vec<&str> = tables().flat_map(|table| table.keys.iter().chain(table.later).copied()).collect();
+    prop_oneof![9 => prop::sample::select(known).prop_map(str::to_owned), 1 => "[a-z]{1,8}"]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn any_toml_loads_or_says_why_not(table in prop::collection::btree_map(key(), value(), 0..8)) {
+        let text = lines(table);
+        if let Err(problems) = load_text(&text) {
+            prop_assert!(!problems.errors.is_empty());
+            prop_assert!(problems.to_string().lines().count() <= 1 + 2 * (problems.errors.len() + problems.warnings.len()));
+        }
+    }
+
+    #[test]
+    fn any_target_loads_or_says_why_not(table in prop::collection::btree_map(key(), value(), 0..8)) {
+        let more = lines(table.into_iter().filter(|(key, _)| !["name", "url", "user", "password"].contains(&key.as_str())));
+        match load_text(&format!("{TARGET}{more}")) {
+            Ok(config) => prop_assert!(describe(&config).starts_with("targets: 1")),
+            Err(problems) => prop_assert!(!problems.errors.is_empty()),
+        }
+    }
+
+    #[test]
+    fn any_text_loads_or_says_why_not(text in ".{0,200}") {
+        prop_assert!(load_text(&text).is_err_and(|problems| !problems.errors.is_empty()));
+    }
+
+    #[test]
+    fn a_secret_is_never_repeated(junk in "[ -~]{0,12}") {
+        let text = |text: &str| toml_edit::Value::from(text).to_string();
+        let secret = text(&format!("canary{junk}"));
+        let url = text(&format!("imaps://u:canary{junk}@h"));
+        let file = format!(
+            "[otlp]\nendpoint = {url}\nheaders = {{ a = {secret}, b = [{secret}] }}\n\
+             [otlp.traces]\nheaders = {secret}\n\
+             [[targets]]\nname = \"a\"\nurl = {url}\nuser = {secret}\npassword = {secret}\n\
+             [[targets.accounts]]\nuser = {secret}\npassword = {{ env = {secret}, command = {secret} }}\n"
+        );
+        let problems = load_text(&file).unwrap_err();
+        prop_assert!(!format!("{problems} {problems:?}").contains("canary"), "{problems}");
+    }
+}

@@ -1,0 +1,112 @@
+//! Durations and sizes as people write them: `"900ms"`, `"30s"`, `"5m"`, `"1h"`, `"16MiB"`.
+//!
+//! Does no input or output and knows no key. Called by `read` for every such key, by `describe` to print them, and by
+//! the command line for its own options.
+
+use std::time::Duration;
+
+/// Text that is no duration or no size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum UnitError {
+    /// Not a whole number with one of the units of time.
+    #[error("not a duration: expected a whole number with a unit, such as \"900ms\", \"30s\", \"5m\" or \"1h\"")]
+    Duration,
+    /// Not a whole number with one of the units of size.
+    #[error("not a size: expected a whole number with a unit, such as \"512B\", \"64KiB\" or \"16MiB\"")]
+    Size,
+    /// Over a year, or over what a 64-bit number holds.
+    #[error("too large")]
+    TooLarge,
+}
+
+/// No duration in a configuration is longer: adding it to a clock's value can then never overflow.
+pub const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+
+const TIME: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
+const SIZE: [(&str, u64); 4] = [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
+
+/// Reads a duration; `"0"` needs no unit.
+pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    let millis = parse(text, &TIME, UnitError::Duration)?;
+    Some(Duration::from_millis(millis)).filter(|duration| *duration <= LONGEST).ok_or(UnitError::TooLarge)
+}
+
+/// Writes a duration in the largest unit that is exact; below a millisecond it is cut off.
+pub fn print_duration(duration: Duration) -> String {
+    print(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX), &TIME, "0s")
+}
+
+/// Reads a size in bytes.
+pub fn parse_size(text: &str) -> Result<u64, UnitError> {
+    parse(text, &SIZE, UnitError::Size)
+}
+
+/// Writes a size in bytes in the largest unit that is exact.
+pub fn print_size(bytes: u64) -> String {
+    print(bytes, &SIZE, "0B")
+}
+
+fn parse(text: &str, units: &[(&str, u64)], wrong: UnitError) -> Result<u64, UnitError> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (Some(number), Some(unit)) = (text.get(..digits), text.get(digits..)) else { return Err(wrong) };
+    let (_, factor) = units.iter().find(|(name, _)| *name == unit).ok_or(wrong)?;
+    if number.is_empty() {
+        return Err(wrong);
+    }
+    number.parse::<u64>().ok().and_then(|number| number.checked_mul(*factor)).ok_or(UnitError::TooLarge)
+}
+
+fn print(value: u64, units: &[(&str, u64)], zero: &str) -> String {
+    let exact = units.iter().rev().find(|(_, factor)| value != 0 && value.is_multiple_of(*factor));
+    exact.map_or_else(|| zero.to_owned(), |(unit, factor)| format!("{}{unit}", value / factor))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn durations_need_a_whole_number_and_a_unit() {
+        assert_eq!(parse_duration("900ms"), Ok(Duration::from_millis(900)));
+        assert_eq!(parse_duration("5m"), Ok(Duration::from_secs(300)));
+        assert_eq!(parse_duration("1h"), Ok(Duration::from_secs(3600)));
+        assert_eq!(parse_duration("0"), Ok(Duration::ZERO));
+        for wrong in ["", "30", "s", "1.5s", "-1s", "30 s", "30S", "1d", "٣s"] {
+            assert_eq!(parse_duration(wrong), Err(UnitError::Duration), "{wrong}");
+        }
+        for large in ["99999999999999999999s", "18446744073709551615h", "8785h"] {
+            assert_eq!(parse_duration(large), Err(UnitError::TooLarge), "{large}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_binary() {
+        assert_eq!(parse_size("16MiB"), Ok(16 << 20));
+        assert_eq!(parse_size("512B"), Ok(512));
+        for wrong in ["16MB", "16", "MiB", "1.5GiB"] {
+            assert_eq!(parse_size(wrong), Err(UnitError::Size), "{wrong}");
+        }
+        assert_eq!(parse_size("99999999999GiB"), Err(UnitError::TooLarge));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_printed_reads_back_the_same(millis in 0..=31_622_400_000u64, bytes: u64) {
+            let duration = Duration::from_millis(millis);
+            prop_assert_eq!(parse_duration(&print_duration(duration)), Ok(duration));
+            prop_assert_eq!(parse_size(&print_size(bytes)), Ok(bytes));
+        }
+
+        #[test]
+        fn no_text_makes_the_readers_panic(text: String) {
+            let known = TIME.iter().any(|(unit, _)| text.ends_with(unit)) || text == "0";
+            prop_assert!(known || parse_duration(&text).is_err());
+            prop_assert!(SIZE.iter().any(|(unit, _)| text.ends_with(unit)) || parse_size(&text).is_err());
+        }
+    }
+}
