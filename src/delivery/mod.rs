@@ -1,1 +1,235 @@
 //! The queue of runs, and the wire.
+//!
+//! [`Delivery::deliver`] takes a finished run and never waits; a task on a small runtime of its own turns runs into
+//! spans and exports them, keeps what it cannot deliver within a budget, and tries again. Metrics go out on a timer
+//! beside it. A slow, dead or hostile receiver delays no probe and fails no run: it is one line in the log when it
+//! begins, one when it ends, and honest numbers in the [`Report`].
+//!
+//! Decides nothing about what is sent (that is `telemetry`), and reads no environment. Called by the agent and by the
+//! command line.
+
+mod meter;
+mod queue;
+mod sender;
+mod settings;
+mod wire;
+
+use std::{fmt, time::Duration};
+
+use opentelemetry_sdk::metrics::SdkMeterProvider;
+use tokio::{runtime::Runtime, sync::oneshot};
+
+use self::{
+    meter::{Desk, MeteredExporter},
+    queue::Queue,
+};
+pub use self::{
+    settings::{Header, Protocol, Settings, Signal},
+    wire::WireError,
+};
+use crate::{
+    clock,
+    record::Run,
+    telemetry::{Metrics, MetricsSettings, ResourceSettings, meter_provider, resource},
+};
+
+/// Kept of a deadline so that the report is there when it passes.
+const MARGIN: Duration = Duration::from_millis(200);
+
+/// Delivery could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A signal's settings do not work.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// The machine gives no more threads.
+    #[error("cannot start the thread that delivers telemetry: {0}")]
+    Runtime(#[source] std::io::Error),
+}
+
+/// The way out for runs and metrics.
+pub struct Delivery {
+    queue: Queue,
+    metrics: Metrics,
+    provider: SdkMeterProvider,
+    desk: Desk,
+    has_metrics: bool,
+    engine: Engine,
+}
+
+/// What came of delivery up to now.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Report {
+    /// Runs that the receiver took since the start.
+    pub delivered_runs: u64,
+    /// Runs that are still here.
+    pub undelivered_runs: u64,
+    /// Their spans.
+    pub undelivered_spans: u64,
+    /// Runs that were given up since the start: over the budget, or refused for good.
+    pub dropped_runs: u64,
+    /// The last collection of metrics arrived, or there were none to send.
+    pub metrics_delivered: bool,
+    /// Why something was not delivered.
+    pub reason: Option<String>,
+}
+
+impl Delivery {
+    /// Starts the delivering thread. Nothing is sent yet, and no receiver needs to be there.
+    pub fn start(
+        settings: &Settings,
+        who: &ResourceSettings,
+        metrics_settings: &MetricsSettings,
+    ) -> Result<Self, StartError> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("delivery")
+            .enable_all()
+            .build()
+            .map_err(StartError::Runtime)?;
+        let engine = Engine(Some(runtime));
+        let handle = engine.handle();
+        let entered = handle.enter();
+        let resource = resource(who);
+        let desk = Desk::default();
+
+        let provider = match &settings.metrics {
+            Some(signal) => {
+                let exporter = MeteredExporter::new(wire::metrics(signal)?, handle.clone(), desk.clone());
+                meter_provider(metrics_settings, resource.clone(), settings.metric_interval, exporter)
+            }
+            None => SdkMeterProvider::default(),
+        };
+        let metrics = Metrics::new(&provider, metrics_settings);
+        let queue = Queue::new(settings.queue_bytes, settings.traces.is_some(), metrics.clone());
+        if let Some(signal) = &settings.traces {
+            let traces = wire::traces(signal, &resource)?;
+            handle.spawn(sender::run(queue.clone(), traces, metrics.clone()));
+        }
+        drop(entered);
+        Ok(Self { queue, metrics, provider, desk, has_metrics: settings.metrics.is_some(), engine })
+    }
+
+    /// The instruments whose measurements go out here.
+    pub fn metrics(&self) -> Metrics {
+        self.metrics.clone()
+    }
+
+    /// Queues a run's trace. Never waits: over the budget, the oldest waiting runs go, and are counted.
+    ///
+    /// Records no metric: a run that is replayed must not count twice.
+    pub fn deliver(&self, run: Run) {
+        self.queue.push(run);
+    }
+
+    /// Sends all that is here now, traces and metrics, and says within `deadline` what arrived.
+    ///
+    /// It gives up early when the receiver failed three times in a row.
+    pub async fn flush(&self, deadline: Duration) -> Report {
+        let provider = self.provider.clone();
+        self.finish(deadline, move || drop(provider.force_flush())).await.0
+    }
+
+    /// The same as [`Delivery::flush`], then ends all threads. Comes back within `deadline` whatever the receiver does.
+    pub async fn shutdown(mut self, deadline: Duration) -> Report {
+        self.desk.close_at(clock::now() + deadline.saturating_sub(MARGIN));
+        let provider = self.provider.clone();
+        let (report, metrics_done) = self.finish(deadline, move || drop(provider.shutdown())).await;
+        self.engine.stop(metrics_done);
+        report
+    }
+
+    /// Waits for traces and metrics side by side. The second value says whether the metrics' thread is through.
+    async fn finish(&self, deadline: Duration, last_export: impl FnOnce() + Send + 'static) -> (Report, bool) {
+        let (done, through) = oneshot::channel();
+        let before = self.desk.exports();
+        if self.has_metrics {
+            // `force_flush` and `shutdown` block, the first without an end of its own.
+            std::thread::spawn(move || {
+                last_export();
+                done.send(()).unwrap_or_default();
+            });
+        } else {
+            drop(done);
+        }
+        let left = deadline.saturating_sub(MARGIN / 2);
+        let (mut report, metrics_done) = tokio::join!(self.queue.drain(left), async {
+            !self.has_metrics || tokio::time::timeout(left, through).await.is_ok()
+        },);
+        let metrics = if self.has_metrics { self.desk.since(before) } else { Ok(()) };
+        report.metrics_delivered = metrics.is_ok();
+        report.reason = report.reason.or_else(|| metrics.err());
+        (report, metrics_done)
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        // Without `shutdown`: stop where we are. The provider's last export must not find the runtime gone.
+        if self.engine.0.is_some() {
+            self.desk.close_at(clock::now());
+            drop(self.provider.shutdown());
+        }
+    }
+}
+
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivery").finish_non_exhaustive()
+    }
+}
+
+impl Report {
+    /// Everything arrived.
+    pub fn is_complete(&self) -> bool {
+        self.undelivered_runs == 0 && self.dropped_runs == 0 && self.metrics_delivered
+    }
+}
+
+impl fmt::Display for Report {
+    /// One sentence: what was not delivered, and why.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_complete() {
+            return write!(f, "all telemetry was delivered ({} runs)", self.delivered_runs);
+        }
+        let mut missing = Vec::new();
+        if self.undelivered_runs > 0 {
+            missing.push(format!("{} runs ({} spans)", self.undelivered_runs, self.undelivered_spans));
+        }
+        if self.dropped_runs > 0 {
+            missing.push(format!("{} runs that were given up before", self.dropped_runs));
+        }
+        if !self.metrics_delivered {
+            missing.push("the last metrics".to_owned());
+        }
+        write!(f, "not delivered: {}", missing.join(", "))?;
+        self.reason.iter().try_for_each(|reason| write!(f, ": {reason}"))
+    }
+}
+
+/// Owns the runtime: dropping one inside another panics, so it is always stopped in the background.
+struct Engine(Option<Runtime>);
+
+impl Engine {
+    fn handle(&self) -> tokio::runtime::Handle {
+        match &self.0 {
+            Some(runtime) => runtime.handle().clone(),
+            None => tokio::runtime::Handle::current(),
+        }
+    }
+
+    /// Stops the runtime, unless the metrics' thread may still be waiting on it: then it goes with the process.
+    fn stop(&mut self, nobody_waits: bool) {
+        match self.0.take() {
+            Some(runtime) if nobody_waits => runtime.shutdown_background(),
+            Some(runtime) => std::mem::forget(runtime),
+            None => {}
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.stop(true);
+    }
+}
