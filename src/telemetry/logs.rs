@@ -50,7 +50,7 @@ pub enum LogFormat {
 pub struct LogSettings {
     /// Text or JSON.
     pub format: LogFormat,
-    /// Colour the level; only for text on a terminal without NO_COLOR.
+    /// Colour the level; only for text on a terminal without `NO_COLOR`.
     pub color: bool,
     /// `RUST_LOG`. Its directives come on top of `info` and of the quiet crates.
     pub filter: Option<String>,

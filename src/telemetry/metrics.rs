@@ -242,3 +242,217 @@ fn gauge(meter: &Meter, metric: Metric) -> Gauge<f64> {
 fn int_gauge(meter: &Meter, metric: Metric) -> Gauge<u64> {
     meter.u64_gauge(metric.name).with_unit(metric.unit).with_description(metric.description).build()
 }
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry_sdk::metrics::{
+        InMemoryMetricExporter,
+        data::{AggregatedMetrics, MetricData, ResourceMetrics},
+    };
+
+    use super::*;
+    use crate::telemetry::{ResourceSettings, resource, samples};
+
+    struct Bench {
+        metrics: Metrics,
+        provider: SdkMeterProvider,
+        exporter: InMemoryMetricExporter,
+    }
+
+    /// One series: attributes as `key=value`, in order, and what it holds.
+    type Series = (Vec<String>, f64);
+
+    impl Bench {
+        fn new(settings: &MetricsSettings) -> Self {
+            let exporter = InMemoryMetricExporter::default();
+            let who = resource(&ResourceSettings::default());
+            let provider = meter_provider(settings, who, Duration::from_secs(3600), exporter.clone());
+            Self { metrics: Metrics::new(&provider, settings), provider, exporter }
+        }
+
+        fn collected(&self) -> ResourceMetrics {
+            self.provider.force_flush().unwrap();
+            self.exporter.get_finished_metrics().unwrap().pop().unwrap()
+        }
+
+        /// The series of a metric: the sum, the last value, or the count of a histogram.
+        fn series(&self, metric: Metric) -> Vec<Series> {
+            let all = self.collected();
+            let Some(found) = all.scope_metrics().flat_map(|scope| scope.metrics()).find(|it| it.name() == metric.name)
+            else {
+                return Vec::new();
+            };
+            assert_eq!((found.unit(), found.description()), (metric.unit, metric.description));
+            let mut series = match found.data() {
+                AggregatedMetrics::F64(data) => points(data, |value| value),
+                AggregatedMetrics::U64(data) => points(data, |value| f64::from(u32::try_from(value).unwrap())),
+                AggregatedMetrics::I64(data) => points(data, |value| f64::from(i32::try_from(value).unwrap())),
+            };
+            series.sort_by(|a, b| a.0.cmp(&b.0));
+            series
+        }
+    }
+
+    fn points<T: Copy>(data: &MetricData<T>, number: impl Fn(T) -> f64) -> Vec<Series> {
+        match data {
+            MetricData::Gauge(gauge) => {
+                gauge.data_points().map(|point| (words(point.attributes()), number(point.value()))).collect()
+            }
+            MetricData::Sum(sum) => {
+                sum.data_points().map(|point| (words(point.attributes()), number(point.value()))).collect()
+            }
+            MetricData::Histogram(histogram) => histogram
+                .data_points()
+                .map(|point| {
+                    assert!(point.bounds().eq(names::BUCKETS.iter().copied()));
+                    (words(point.attributes()), f64::from(u32::try_from(point.count()).unwrap()))
+                })
+                .collect(),
+            MetricData::ExponentialHistogram(histogram) => histogram
+                .data_points()
+                .map(|point| (words(point.attributes()), f64::from(u32::try_from(point.count()).unwrap())))
+                .collect(),
+        }
+    }
+
+    fn words<'a>(attributes: impl Iterator<Item = &'a KeyValue>) -> Vec<String> {
+        let mut words: Vec<_> = attributes.map(|one| format!("{}={}", one.key, one.value)).collect();
+        words.sort();
+        words
+    }
+
+    const MAIL01: [&str; 3] =
+        ["imaptrace.account.name=default", "imaptrace.journey.name=first-load", "imaptrace.target.name=mail01"];
+
+    fn void() -> Run {
+        let mut run = samples::passed();
+        run.outcome = RunOutcome::Void;
+        run.error_type = Some(ErrorType::OverloadFd);
+        run.first_loading_latency_s = None;
+        run.steps.clear();
+        run
+    }
+
+    #[test]
+    fn up_follows_runs_that_could_judge_and_a_void_run_leaves_it() {
+        let bench = Bench::new(&MetricsSettings::default());
+        let mut run = samples::passed();
+        bench.metrics.record(&run);
+        bench.metrics.record(&void());
+        assert_eq!(bench.series(names::PROBE_UP), [(MAIL01.map(String::from).to_vec(), 1.0)]);
+        run.outcome = RunOutcome::Failed;
+        bench.metrics.record(&run);
+        bench.metrics.record(&void());
+        assert_eq!(bench.series(names::PROBE_UP), [(MAIL01.map(String::from).to_vec(), 0.0)]);
+    }
+
+    #[test]
+    fn a_void_run_is_counted_by_its_error_and_dated() {
+        let bench = Bench::new(&MetricsSettings::default());
+        bench.metrics.record(&void());
+        assert_eq!(bench.series(names::PROBE_UP), []);
+        let duration = bench.series(names::PROBE_DURATION);
+        assert_eq!(duration.len(), 1);
+        assert!(duration[0].0.contains(&"error.type=overload_fd".to_owned()), "{duration:?}");
+        assert_eq!(bench.series(names::PROBE_LAST_RUN_TIME).len(), 1);
+        assert_eq!(bench.series(names::PROBE_FIRST_LOADING_DURATION), []);
+    }
+
+    #[test]
+    fn each_command_and_phase_that_ran_enters_once() {
+        let bench = Bench::new(&MetricsSettings::default());
+        bench.metrics.record(&samples::passed());
+        let of = |metric: Metric, key: &str| -> Vec<String> {
+            let key = format!("{key}=");
+            let series = bench.series(metric).into_iter();
+            series.map(|(words, _)| words.iter().find(|word| word.starts_with(&key)).cloned().unwrap()).collect()
+        };
+        assert_eq!(
+            of(names::OPERATION_DURATION, "imap.command.name"),
+            ["FETCH", "LOGIN", "LOGOUT", "SELECT"].map(|name| format!("imap.command.name={name}"))
+        );
+        assert_eq!(
+            of(names::SETUP_DURATION, "imap.setup.phase"),
+            ["connect", "greeting", "resolve", "tls"].map(|name| format!("imap.setup.phase={name}"))
+        );
+        assert_eq!(bench.series(names::PROBE_FIRST_LOADING_DURATION)[0].1, 1.0);
+        assert_eq!(bench.series(names::MAILBOX_MESSAGES)[0].1, 4711.0);
+        assert_eq!(bench.series(names::CERTIFICATE_NOT_AFTER)[0].1, 1_801_353_600.0);
+        assert_eq!(bench.series(names::SCHEDULER_START_LAG), [(Vec::new(), 1.0)]);
+    }
+
+    #[test]
+    fn a_failing_command_bears_status_and_error_and_one_that_could_not_start_enters_nothing() {
+        let bench = Bench::new(&MetricsSettings::default());
+        let mut run = samples::failed();
+        bench.metrics.record(&run);
+        let login = bench.series(names::OPERATION_DURATION).remove(0).0;
+        assert!(login.contains(&"error.type=auth_failed".into()) && login.contains(&"imap.response.status=NO".into()));
+        assert_eq!(bench.series(names::OPERATION_DURATION).len(), 2);
+        assert_eq!(bench.series(names::PROBE_FIRST_LOADING_DURATION), []);
+        assert_eq!(bench.series(names::CERTIFICATE_NOT_AFTER), []);
+
+        let bench = Bench::new(&MetricsSettings::default());
+        run.steps[2].duration_s = Seconds::ZERO;
+        bench.metrics.record(&run);
+        assert_eq!(bench.series(names::OPERATION_DURATION).len(), 1, "LOGOUT alone");
+    }
+
+    #[test]
+    fn bytes_are_counted_by_direction_and_command() {
+        let bench = Bench::new(&MetricsSettings::default());
+        bench.metrics.record(&samples::passed());
+        bench.metrics.record(&samples::passed());
+        let io = bench.series(names::CLIENT_IO);
+        let find = |wanted: &[&str]| {
+            io.iter().find(|(words, _)| wanted.iter().all(|it| words.iter().any(|word| word == it))).map(|it| it.1)
+        };
+        assert_eq!(find(&["imap.command.name=FETCH", "network.io.direction=receive"]), Some(96_422.0));
+        assert_eq!(find(&["imap.command.name=FETCH", "network.io.direction=transmit"]), Some(176.0));
+        assert_eq!(io.len(), 9, "two for each command, one for the greeting");
+    }
+
+    #[test]
+    fn labels_on_the_allow_list_and_the_family_become_attributes() {
+        let settings = MetricsSettings { labels: vec!["rack".into(), "missing".into()], ..Default::default() };
+        let bench = Bench::new(&settings);
+        let mut run = samples::passed();
+        run.family = Some("ipv6".into());
+        bench.metrics.record(&run);
+        let up = bench.series(names::PROBE_UP).remove(0).0;
+        assert_eq!(up[2], "imaptrace.label.rack=a3");
+        assert_eq!(up[4], "network.type=ipv6");
+        assert_eq!(up.len(), 5);
+    }
+
+    #[test]
+    fn what_the_agent_counts_arrives() {
+        let bench = Bench::new(&MetricsSettings::default());
+        bench.metrics.skipped(SkipReason::Running, "mail01", "default", "first-load", &BTreeMap::new());
+        bench.metrics.active(1);
+        bench.metrics.active(1);
+        bench.metrics.active(-1);
+        bench.metrics.delivery_dropped(DropReason::Budget, 3);
+        bench.metrics.delivery_duration(Seconds::from_micros(1500));
+        assert!(bench.series(names::PROBE_SKIPPED)[0].0.contains(&"imaptrace.reason=running".into()));
+        assert_eq!(bench.series(names::PROBE_ACTIVE), [(Vec::new(), 1.0)]);
+        assert_eq!(bench.series(names::DELIVERY_DROPPED), [(vec!["imaptrace.reason=budget".into()], 3.0)]);
+        assert_eq!(bench.series(names::DELIVERY_DURATION), [(Vec::new(), 1.0)]);
+    }
+
+    #[test]
+    fn as_many_series_are_kept_as_the_settings_say() {
+        let settings = MetricsSettings { series_limit: 3000, exponential: true, ..Default::default() };
+        let bench = Bench::new(&settings);
+        let mut run = samples::failed();
+        for number in 0..3000 {
+            run.target = format!("mail{number}");
+            bench.metrics.record(&run);
+        }
+        for metric in [names::PROBE_UP, names::PROBE_DURATION] {
+            let series = bench.series(metric);
+            assert_eq!(series.len(), 3000);
+            assert!(series.iter().all(|(words, _)| words.iter().all(|word| !word.contains("overflow"))));
+        }
+    }
+}

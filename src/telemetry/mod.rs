@@ -18,3 +18,18 @@ pub use live::{LiveRoot, RemoteParent};
 pub use metrics::{Metrics, MetricsSettings, meter_provider};
 pub use resource::{ResourceSettings, resource};
 pub use spans::spans;
+
+#[cfg(test)]
+mod samples {
+    use crate::record::Run;
+
+    /// A run that passed, with nearly every field.
+    pub(super) fn passed() -> Run {
+        serde_json::from_str(include_str!("../../tests/support/runs/passed.json")).unwrap()
+    }
+
+    /// A run that ended at LOGIN.
+    pub(super) fn failed() -> Run {
+        serde_json::from_str(include_str!("../../tests/support/runs/failed.json")).unwrap()
+    }
+}
