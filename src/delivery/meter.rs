@@ -6,7 +6,10 @@
 
 use std::{
     future::{Future, ready},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -29,8 +32,10 @@ pub(super) struct Desk(Arc<Board>);
 #[derive(Default)]
 struct Board {
     closing: watch::Sender<Option<Instant>>,
-    /// How many exports ended, and how the last one did.
-    last: Mutex<(u64, Option<String>)>,
+    /// The reader's thread may be waiting on the runtime.
+    busy: AtomicBool,
+    /// Why the last export failed.
+    failure: Mutex<Option<String>>,
 }
 
 impl Desk {
@@ -39,19 +44,14 @@ impl Desk {
         self.0.closing.send_replace(Some(at));
     }
 
-    /// How many exports ended so far.
-    pub(super) fn exports(&self) -> u64 {
-        self.0.last.lock().unwrap_or_else(PoisonError::into_inner).0
+    /// Whether an export is under way. After closing, none begins.
+    pub(super) fn is_busy(&self) -> bool {
+        self.0.busy.load(Ordering::SeqCst)
     }
 
-    /// How the last export ended, provided that one did after the first `before`.
-    pub(super) fn since(&self, before: u64) -> Result<(), String> {
-        let last = self.0.last.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*last {
-            (ended, _) if *ended <= before => Err("the metrics' export did not end in time".to_owned()),
-            (_, Some(reason)) => Err(reason.clone()),
-            (_, None) => Ok(()),
-        }
+    /// Why the last export failed, if it did.
+    pub(super) fn failure(&self) -> Option<String> {
+        self.0.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn is_closed(&self) -> bool {
@@ -81,22 +81,28 @@ impl MeteredExporter {
     }
 
     fn send(&self, metrics: &ResourceMetrics) -> OTelSdkResult {
-        let outcome = if self.desk.is_closed() {
-            Err(Failure::Later("shutting down".to_owned()))
-        } else {
+        // Before the look at the closing time: who closes and then finds nobody busy may take the runtime down.
+        self.desk.0.busy.store(true, Ordering::SeqCst);
+        let outcome = (!self.desk.is_closed()).then(|| {
             self.runtime.block_on(async {
                 tokio::select! {
-                    outcome = self.wire.export(metrics) => outcome,
-                    () = self.desk.closed() => Err(Failure::Later("no answer before the shutdown's deadline".to_owned())),
+                    outcome = self.wire.export(metrics) => Some(outcome),
+                    () = self.desk.closed() => None,
                 }
             })
+        });
+        self.desk.0.busy.store(false, Ordering::SeqCst);
+        let failure = match outcome.flatten() {
+            Some(outcome) => {
+                let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+                health.note("metrics", self.wire.endpoint(), outcome.as_ref().copied());
+                outcome.err().map(Failure::into_reason)
+            }
+            // No news of the receiver: the report tells it.
+            None => Some("no answer before the deadline of the shutdown".to_owned()),
         };
-        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
-        health.note("metrics", self.wire.endpoint(), outcome.as_ref().copied());
-        let mut last = self.desk.0.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.0 += 1;
-        last.1 = outcome.err().map(Failure::into_reason);
-        last.1.clone().map_or(Ok(()), |reason| Err(OTelSdkError::InternalFailure(reason)))
+        self.desk.0.failure.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&failure);
+        failure.map_or(Ok(()), |reason| Err(OTelSdkError::InternalFailure(reason)))
     }
 }
 

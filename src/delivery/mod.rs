@@ -16,7 +16,7 @@ mod wire;
 
 use std::{fmt, time::Duration};
 
-use opentelemetry_sdk::metrics::SdkMeterProvider;
+use opentelemetry_sdk::{error::OTelSdkResult, metrics::SdkMeterProvider};
 use tokio::{runtime::Runtime, sync::oneshot};
 
 use self::{
@@ -127,49 +127,54 @@ impl Delivery {
     /// It gives up early when the receiver failed three times in a row.
     pub async fn flush(&self, deadline: Duration) -> Report {
         let provider = self.provider.clone();
-        self.finish(deadline, move || drop(provider.force_flush())).await.0
+        self.finish(deadline, move || provider.force_flush()).await
     }
 
     /// The same as [`Delivery::flush`], then ends all threads. Comes back within `deadline` whatever the receiver does.
     pub async fn shutdown(mut self, deadline: Duration) -> Report {
         self.desk.close_at(clock::now() + deadline.saturating_sub(MARGIN));
         let provider = self.provider.clone();
-        let (report, metrics_done) = self.finish(deadline, move || drop(provider.shutdown())).await;
-        self.engine.stop(metrics_done);
+        let report = self.finish(deadline, move || provider.shutdown()).await;
+        self.stop();
         report
     }
 
-    /// Waits for traces and metrics side by side. The second value says whether the metrics' thread is through.
-    async fn finish(&self, deadline: Duration, last_export: impl FnOnce() + Send + 'static) -> (Report, bool) {
-        let (done, through) = oneshot::channel();
-        let before = self.desk.exports();
-        if self.has_metrics {
-            // `force_flush` and `shutdown` block, the first without an end of its own.
-            std::thread::spawn(move || {
-                last_export();
-                done.send(()).unwrap_or_default();
-            });
-        } else {
-            drop(done);
-        }
+    /// Waits for traces and metrics side by side.
+    async fn finish(&self, deadline: Duration, last: impl FnOnce() -> OTelSdkResult + Send + 'static) -> Report {
         let left = deadline.saturating_sub(MARGIN / 2);
-        let (mut report, metrics_done) = tokio::join!(self.queue.drain(left), async {
-            !self.has_metrics || tokio::time::timeout(left, through).await.is_ok()
-        },);
-        let metrics = if self.has_metrics { self.desk.since(before) } else { Ok(()) };
-        report.metrics_delivered = metrics.is_ok();
-        report.reason = report.reason.or_else(|| metrics.err());
-        (report, metrics_done)
+        let metrics = async {
+            if !self.has_metrics {
+                return true;
+            }
+            let (done, arrived) = oneshot::channel();
+            // `force_flush` and `shutdown` block, the first without an end of its own.
+            std::thread::spawn(move || done.send(last().is_ok()).unwrap_or_default());
+            matches!(tokio::time::timeout(left, arrived).await, Ok(Ok(true)))
+        };
+        let (mut report, metrics_delivered) = tokio::join!(self.queue.drain(left), metrics);
+        report.metrics_delivered = metrics_delivered;
+        if !metrics_delivered {
+            let late = || format!("no answer within {:.1} s", deadline.as_secs_f64());
+            report.reason = report.reason.or_else(|| Some(self.desk.failure().unwrap_or_else(late)));
+        }
+        report
+    }
+
+    /// Takes the runtime down, or leaves it to the process's end while the metrics' thread waits on it.
+    fn stop(&mut self) {
+        self.desk.close_at(clock::now());
+        match self.engine.0.take() {
+            Some(runtime) if self.desk.is_busy() => std::mem::forget(runtime),
+            Some(runtime) => runtime.shutdown_background(),
+            None => {}
+        }
     }
 }
 
 impl Drop for Delivery {
     fn drop(&mut self) {
-        // Without `shutdown`: stop where we are. The provider's last export must not find the runtime gone.
-        if self.engine.0.is_some() {
-            self.desk.close_at(clock::now());
-            drop(self.provider.shutdown());
-        }
+        // Without `shutdown`: stop where we are.
+        self.stop();
     }
 }
 
@@ -217,19 +222,12 @@ impl Engine {
             None => tokio::runtime::Handle::current(),
         }
     }
-
-    /// Stops the runtime, unless the metrics' thread may still be waiting on it: then it goes with the process.
-    fn stop(&mut self, nobody_waits: bool) {
-        match self.0.take() {
-            Some(runtime) if nobody_waits => runtime.shutdown_background(),
-            Some(runtime) => std::mem::forget(runtime),
-            None => {}
-        }
-    }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.stop(true);
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
     }
 }

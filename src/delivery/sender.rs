@@ -40,7 +40,7 @@ impl Health {
         match outcome {
             Ok(()) => tracing::info!("{what} are delivered to {endpoint} again"),
             Err(Failure::Later(reason)) => {
-                tracing::warn!("cannot deliver {what} to {endpoint}: {reason}; they are kept and sent later");
+                tracing::warn!("cannot deliver {what} to {endpoint}: {reason}; imaptrace goes on trying");
             }
             Err(Failure::Refused(reason)) => {
                 tracing::warn!("{endpoint} refuses {what}: {reason}; what it refuses is dropped and counted");

@@ -247,7 +247,7 @@ fn int_gauge(meter: &Meter, metric: Metric) -> Gauge<u64> {
 mod tests {
     use opentelemetry_sdk::metrics::{
         InMemoryMetricExporter,
-        data::{AggregatedMetrics, MetricData, ResourceMetrics},
+        data::{AggregatedMetrics, MetricData, ResourceMetrics, ScopeMetrics},
     };
 
     use super::*;
@@ -278,7 +278,7 @@ mod tests {
         /// The series of a metric: the sum, the last value, or the count of a histogram.
         fn series(&self, metric: Metric) -> Vec<Series> {
             let all = self.collected();
-            let Some(found) = all.scope_metrics().flat_map(|scope| scope.metrics()).find(|it| it.name() == metric.name)
+            let Some(found) = all.scope_metrics().flat_map(ScopeMetrics::metrics).find(|it| it.name() == metric.name)
             else {
                 return Vec::new();
             };
@@ -375,9 +375,10 @@ mod tests {
             of(names::SETUP_DURATION, "imap.setup.phase"),
             ["connect", "greeting", "resolve", "tls"].map(|name| format!("imap.setup.phase={name}"))
         );
-        assert_eq!(bench.series(names::PROBE_FIRST_LOADING_DURATION)[0].1, 1.0);
-        assert_eq!(bench.series(names::MAILBOX_MESSAGES)[0].1, 4711.0);
-        assert_eq!(bench.series(names::CERTIFICATE_NOT_AFTER)[0].1, 1_801_353_600.0);
+        let mail01 = MAIL01.map(String::from).to_vec();
+        assert_eq!(bench.series(names::PROBE_FIRST_LOADING_DURATION), [(mail01.clone(), 1.0)]);
+        assert_eq!(bench.series(names::MAILBOX_MESSAGES), [(mail01.clone(), 4711.0)]);
+        assert_eq!(bench.series(names::CERTIFICATE_NOT_AFTER), [(mail01, 1_801_353_600.0)]);
         assert_eq!(bench.series(names::SCHEDULER_START_LAG), [(Vec::new(), 1.0)]);
     }
 
