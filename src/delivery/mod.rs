@@ -195,14 +195,18 @@ impl fmt::Display for Report {
     /// One sentence: what was not delivered, and why.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_complete() {
-            return write!(f, "all telemetry was delivered ({} runs)", self.delivered_runs);
+            return write!(f, "all telemetry was delivered ({})", count(self.delivered_runs, "run"));
         }
         let mut missing = Vec::new();
         if self.undelivered_runs > 0 {
-            missing.push(format!("{} runs ({} spans)", self.undelivered_runs, self.undelivered_spans));
+            missing.push(format!(
+                "{} ({})",
+                count(self.undelivered_runs, "run"),
+                count(self.undelivered_spans, "span")
+            ));
         }
         if self.dropped_runs > 0 {
-            missing.push(format!("{} runs that were given up before", self.dropped_runs));
+            missing.push(format!("{} given up before", count(self.dropped_runs, "run")));
         }
         if !self.metrics_delivered {
             missing.push("the last metrics".to_owned());
@@ -210,6 +214,10 @@ impl fmt::Display for Report {
         write!(f, "not delivered: {}", missing.join(", "))?;
         self.reason.iter().try_for_each(|reason| write!(f, ": {reason}"))
     }
+}
+
+fn count(number: u64, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 /// Owns the runtime: dropping one inside another panics, so it is always stopped in the background.

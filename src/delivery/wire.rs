@@ -341,6 +341,9 @@ fn http_failure(status: u16) -> Failure {
     }
 }
 
+/// What tonic puts in front of the cause.
+const WRAPPERS: &[&str] = &["transport error", "connection error", "tcp connect error", "client error (Connect)"];
+
 /// The exporter's error ends in `gRPC code: NAME`, followed by `: CAUSE` when no answer came at all.
 fn grpc_failure(error: &str) -> Failure {
     let Some((_, told)) = error.split_once("gRPC code: ") else {
@@ -348,7 +351,12 @@ fn grpc_failure(error: &str) -> Failure {
     };
     let (code, cause) = told.split_once(": ").map_or((told, None), |(code, cause)| (code, Some(cause)));
     if let Some(cause) = cause {
-        return Failure::Later(cause.to_owned());
+        // A chain of wrappers that repeat each other; what is left of it is the cause.
+        let mut told: Vec<_> = cause.split(": ").filter(|link| !WRAPPERS.contains(link)).collect();
+        told.dedup();
+        let half = told.len() / 2;
+        let told = if told.len() % 2 == 0 && told[..half] == told[half..] { &told[..half] } else { &told[..] };
+        return Failure::Later(told.join(": "));
     }
     match code {
         "Unauthenticated" | "PermissionDenied" => Failure::Later(format!("gRPC {code}: check the OTLP headers")),
@@ -442,5 +450,61 @@ fn innermost(error: &(dyn StdError + 'static)) -> String {
 impl fmt::Debug for Traces {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Traces").field("endpoint", &self.line.endpoint).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grpc(told: &str) -> Failure {
+        grpc_failure(&format!("Operation failed: TonicTracesClient export failed with gRPC code: {told}"))
+    }
+
+    #[test]
+    fn what_was_never_answered_is_sent_again_and_the_cause_is_told_once() {
+        for (told, reason) in [
+            (
+                "Unavailable: transport error: tcp connect error: tcp connect error: Connection refused (os error 111)",
+                "Connection refused (os error 111)",
+            ),
+            (
+                "Unavailable: transport error: invalid peer certificate: UnknownIssuer: invalid peer certificate: UnknownIssuer",
+                "invalid peer certificate: UnknownIssuer",
+            ),
+            ("Internal: protocol error: not HTTP/2", "protocol error: not HTTP/2"),
+        ] {
+            assert_eq!(grpc(told), Failure::Later(reason.to_owned()));
+        }
+    }
+
+    #[test]
+    fn only_what_is_the_batchs_own_fault_is_refused() {
+        for code in ["InvalidArgument", "Internal", "FailedPrecondition"] {
+            assert!(matches!(grpc(code), Failure::Refused(_)), "{code}");
+        }
+        for code in ["Unavailable", "ResourceExhausted", "Unauthenticated", "Unimplemented"] {
+            assert!(matches!(grpc(code), Failure::Later(_)), "{code}");
+        }
+        for status in [400, 413, 422, 500] {
+            assert!(matches!(http_failure(status), Failure::Refused(_)), "{status}");
+        }
+        for status in [301, 401, 403, 404, 429, 502, 503, 504] {
+            assert!(matches!(http_failure(status), Failure::Later(_)), "{status}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_is_shown_without_its_password() {
+        assert_eq!(shown("https://me:canary@otlp.example:4318/x"), "https://otlp.example:4318/x");
+        assert_eq!(shown("http://localhost:4317"), "http://localhost:4317");
+    }
+
+    #[test]
+    fn a_base_gets_the_signals_path() {
+        let mut signal = Signal::new("http://localhost:4318/", Protocol::HttpProtobuf);
+        assert_eq!(http_url(&signal, "v1/traces"), "http://localhost:4318/v1/traces");
+        signal.is_base = false;
+        assert_eq!(http_url(&signal, "v1/traces"), "http://localhost:4318/");
     }
 }
