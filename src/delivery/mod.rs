@@ -1,1 +1,241 @@
 //! The queue of runs, and the wire.
+//!
+//! [`Delivery::deliver`] takes a finished run and never waits; a task on a small runtime of its own turns runs into
+//! spans and exports them, keeps what it cannot deliver within a budget, and tries again. Metrics go out on a timer
+//! beside it. A slow, dead or hostile receiver delays no probe and fails no run: it is one line in the log when it
+//! begins, one when it ends, and honest numbers in the [`Report`].
+//!
+//! Decides nothing about what is sent (that is `telemetry`), and reads no environment. Called by the agent and by the
+//! command line.
+
+mod meter;
+mod queue;
+mod sender;
+mod settings;
+mod wire;
+
+use std::{fmt, time::Duration};
+
+use opentelemetry_sdk::{error::OTelSdkResult, metrics::SdkMeterProvider};
+use tokio::{runtime::Runtime, sync::oneshot};
+
+use self::{
+    meter::{Desk, MeteredExporter},
+    queue::Queue,
+};
+pub use self::{
+    settings::{Header, Protocol, Settings, Signal},
+    wire::WireError,
+};
+use crate::{
+    clock,
+    record::Run,
+    telemetry::{Metrics, MetricsSettings, ResourceSettings, meter_provider, resource},
+};
+
+/// Kept of a deadline so that the report is there when it passes.
+const MARGIN: Duration = Duration::from_millis(200);
+
+/// Delivery could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A signal's settings do not work.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// The machine gives no more threads.
+    #[error("cannot start the thread that delivers telemetry: {0}")]
+    Runtime(#[source] std::io::Error),
+}
+
+/// The way out for runs and metrics.
+pub struct Delivery {
+    queue: Queue,
+    metrics: Metrics,
+    provider: SdkMeterProvider,
+    desk: Desk,
+    has_metrics: bool,
+    engine: Engine,
+}
+
+/// What came of delivery up to now.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Report {
+    /// Runs that the receiver took since the start.
+    pub delivered_runs: u64,
+    /// Runs that are still here.
+    pub undelivered_runs: u64,
+    /// Their spans.
+    pub undelivered_spans: u64,
+    /// Runs that were given up since the start: over the budget, or refused for good.
+    pub dropped_runs: u64,
+    /// The last collection of metrics arrived, or there were none to send.
+    pub metrics_delivered: bool,
+    /// Why something was not delivered.
+    pub reason: Option<String>,
+}
+
+impl Delivery {
+    /// Starts the delivering thread. Nothing is sent yet, and no receiver needs to be there.
+    pub fn start(
+        settings: &Settings,
+        who: &ResourceSettings,
+        metrics_settings: &MetricsSettings,
+    ) -> Result<Self, StartError> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("delivery")
+            .enable_all()
+            .build()
+            .map_err(StartError::Runtime)?;
+        let engine = Engine(Some(runtime));
+        let handle = engine.handle();
+        let entered = handle.enter();
+        let resource = resource(who);
+        let desk = Desk::default();
+
+        let provider = match &settings.metrics {
+            Some(signal) => {
+                let exporter = MeteredExporter::new(wire::metrics(signal)?, handle.clone(), desk.clone());
+                meter_provider(metrics_settings, resource.clone(), settings.metric_interval, exporter)
+            }
+            None => SdkMeterProvider::default(),
+        };
+        let metrics = Metrics::new(&provider, metrics_settings);
+        let queue = Queue::new(settings.queue_bytes, settings.traces.is_some(), metrics.clone());
+        if let Some(signal) = &settings.traces {
+            let traces = wire::traces(signal, &resource)?;
+            handle.spawn(sender::run(queue.clone(), traces, metrics.clone()));
+        }
+        drop(entered);
+        Ok(Self { queue, metrics, provider, desk, has_metrics: settings.metrics.is_some(), engine })
+    }
+
+    /// The instruments whose measurements go out here.
+    pub fn metrics(&self) -> Metrics {
+        self.metrics.clone()
+    }
+
+    /// Queues a run's trace. Never waits: over the budget, the oldest waiting runs go, and are counted.
+    ///
+    /// Records no metric: a run that is replayed must not count twice.
+    pub fn deliver(&self, run: Run) {
+        self.queue.push(run);
+    }
+
+    /// Sends all that is here now, traces and metrics, and says within `deadline` what arrived.
+    ///
+    /// It gives up early when the receiver failed three times in a row.
+    pub async fn flush(&self, deadline: Duration) -> Report {
+        let provider = self.provider.clone();
+        self.finish(deadline, move || provider.force_flush()).await
+    }
+
+    /// The same as [`Delivery::flush`], then ends all threads. Comes back within `deadline` whatever the receiver does.
+    pub async fn shutdown(mut self, deadline: Duration) -> Report {
+        self.desk.close_at(clock::now() + deadline.saturating_sub(MARGIN));
+        let provider = self.provider.clone();
+        let report = self.finish(deadline, move || provider.shutdown()).await;
+        self.stop();
+        report
+    }
+
+    /// Waits for traces and metrics side by side.
+    async fn finish(&self, deadline: Duration, last: impl FnOnce() -> OTelSdkResult + Send + 'static) -> Report {
+        let left = deadline.saturating_sub(MARGIN / 2);
+        let metrics = async {
+            if !self.has_metrics {
+                return true;
+            }
+            let (done, arrived) = oneshot::channel();
+            // `force_flush` and `shutdown` block, the first without an end of its own.
+            std::thread::spawn(move || done.send(last().is_ok()).unwrap_or_default());
+            matches!(tokio::time::timeout(left, arrived).await, Ok(Ok(true)))
+        };
+        let (mut report, metrics_delivered) = tokio::join!(self.queue.drain(left), metrics);
+        report.metrics_delivered = metrics_delivered;
+        if !metrics_delivered {
+            let late = || format!("no answer within {:.1} s", deadline.as_secs_f64());
+            report.reason = report.reason.or_else(|| Some(self.desk.failure().unwrap_or_else(late)));
+        }
+        report
+    }
+
+    /// Takes the runtime down, or leaves it to the process's end while the metrics' thread waits on it.
+    fn stop(&mut self) {
+        self.desk.close_at(clock::now());
+        match self.engine.0.take() {
+            Some(runtime) if self.desk.is_busy() => std::mem::forget(runtime),
+            Some(runtime) => runtime.shutdown_background(),
+            None => {}
+        }
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        // Without `shutdown`: stop where we are.
+        self.stop();
+    }
+}
+
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivery").finish_non_exhaustive()
+    }
+}
+
+impl Report {
+    /// Everything arrived.
+    pub fn is_complete(&self) -> bool {
+        self.undelivered_runs == 0 && self.dropped_runs == 0 && self.metrics_delivered
+    }
+}
+
+impl fmt::Display for Report {
+    /// One sentence: what was not delivered, and why.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_complete() {
+            return write!(f, "all telemetry was delivered ({})", count(self.delivered_runs, "run"));
+        }
+        let mut missing = Vec::new();
+        if self.undelivered_runs > 0 {
+            missing.push(format!(
+                "{} ({})",
+                count(self.undelivered_runs, "run"),
+                count(self.undelivered_spans, "span")
+            ));
+        }
+        if self.dropped_runs > 0 {
+            missing.push(format!("{} given up before", count(self.dropped_runs, "run")));
+        }
+        if !self.metrics_delivered {
+            missing.push("the last metrics".to_owned());
+        }
+        write!(f, "not delivered: {}", missing.join(", "))?;
+        self.reason.iter().try_for_each(|reason| write!(f, ": {reason}"))
+    }
+}
+
+fn count(number: u64, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+/// Owns the runtime: dropping one inside another panics, so it is always stopped in the background.
+struct Engine(Option<Runtime>);
+
+impl Engine {
+    fn handle(&self) -> tokio::runtime::Handle {
+        match &self.0 {
+            Some(runtime) => runtime.handle().clone(),
+            None => tokio::runtime::Handle::current(),
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}

@@ -1,1 +1,496 @@
-//! Not yet.
+//! A fake OTLP receiver, over gRPC and over HTTP, with or without TLS, that fails as it is told.
+//!
+//! It runs on a runtime of its own, so that dropping it cuts every connection, as a killed Collector would. It decodes
+//! what it gets with the protocol's own types and knows nothing of imaptrace.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    io::{self, Read as _},
+    net::{SocketAddr, TcpListener as StdListener},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, OnceLock},
+    time::Duration,
+};
+
+use imaptrace::{
+    record::Run,
+    telemetry::logs::{LogFormat, LogSettings, subscriber},
+};
+use opentelemetry_proto::tonic::{
+    collector::{
+        metrics::v1::{
+            ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+            metrics_service_server::{MetricsService, MetricsServiceServer},
+        },
+        trace::v1::{
+            ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
+            trace_service_server::{TraceService, TraceServiceServer},
+        },
+    },
+    common::v1::{KeyValue, any_value},
+    metrics::v1::Metric,
+    trace::v1::Span,
+};
+use prost::Message;
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use socket2::{Domain, Socket, Type};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    runtime::Runtime,
+    sync::watch,
+};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{RootCertStore, ServerConfig, pki_types::PrivateKeyDer, server::WebPkiClientVerifier},
+};
+use tonic::{
+    Request, Response, Status,
+    codec::CompressionEncoding,
+    transport::{Certificate, Identity, Server, ServerTlsConfig, server::TcpIncoming},
+};
+
+/// Nothing that a test waits for takes this long; a test that gets here fails.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What a request meets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// Taken.
+    Accept,
+    /// UNAVAILABLE, or 503.
+    Unavailable,
+    /// `INVALID_ARGUMENT`, or 400.
+    Invalid,
+    /// UNAUTHENTICATED, or 401.
+    Unauthenticated,
+    /// Taken, except this many spans.
+    Partial(i64),
+}
+
+/// One request that came, whatever it met.
+#[derive(Debug, Clone)]
+pub struct Got<T> {
+    pub headers: HashMap<String, String>,
+    pub body: T,
+    pub answer: Answer,
+}
+
+/// All that came.
+#[derive(Debug, Default)]
+pub struct Inbox {
+    pub traces: Vec<Got<ExportTraceServiceRequest>>,
+    pub metrics: Vec<Got<ExportMetricsServiceRequest>>,
+    /// What the next requests for traces meet; then all are accepted.
+    script: VecDeque<Answer>,
+}
+
+impl Inbox {
+    /// The spans that were taken, in order of arrival.
+    pub fn spans(&self) -> Vec<Span> {
+        let taken = self.traces.iter().filter(|got| matches!(got.answer, Answer::Accept | Answer::Partial(_)));
+        let scopes = taken.flat_map(|got| &got.body.resource_spans).flat_map(|resource| &resource.scope_spans);
+        scopes.flat_map(|scope| scope.spans.clone()).collect()
+    }
+
+    /// The metrics of the last request, by name.
+    pub fn metrics(&self) -> HashMap<String, Metric> {
+        let last = self.metrics.last().map(|got| &got.body.resource_metrics);
+        let scopes = last.into_iter().flatten().flat_map(|resource| &resource.scope_metrics);
+        scopes.flat_map(|scope| scope.metrics.clone()).map(|metric| (metric.name.clone(), metric)).collect()
+    }
+
+    fn take_traces(&mut self, headers: HashMap<String, String>, body: ExportTraceServiceRequest) -> Answer {
+        let answer = self.script.pop_front().unwrap_or(Answer::Accept);
+        self.traces.push(Got { headers, body, answer });
+        answer
+    }
+}
+
+type Shared = Arc<watch::Sender<Inbox>>;
+
+/// The receiver. Dropping it kills it.
+pub struct Receiver {
+    pub address: SocketAddr,
+    scheme: &'static str,
+    inbox: Shared,
+    runtime: Option<Runtime>,
+}
+
+impl Receiver {
+    /// A gRPC receiver on a free port.
+    pub fn grpc() -> Self {
+        Self::start(free(), true, None)
+    }
+
+    /// An OTLP/HTTP receiver on a free port.
+    pub fn http() -> Self {
+        Self::start(free(), false, None)
+    }
+
+    /// A receiver with TLS that wants a client certificate.
+    pub fn tls(grpc: bool, papers: &Papers) -> Self {
+        Self::start(free(), grpc, Some(papers))
+    }
+
+    fn start(listener: StdListener, grpc: bool, papers: Option<&Papers>) -> Self {
+        let address = listener.local_addr().unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let inbox = Shared::default();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let entered = runtime.enter();
+        let listener = TcpListener::from_std(listener).unwrap();
+        if grpc {
+            let service = Service(Arc::clone(&inbox));
+            let mut server = Server::builder();
+            if let Some(papers) = papers {
+                server = server.tls_config(papers.tonic()).unwrap();
+            }
+            let router = server
+                .add_service(TraceServiceServer::new(service.clone()).accept_compressed(CompressionEncoding::Gzip))
+                .add_service(MetricsServiceServer::new(service).accept_compressed(CompressionEncoding::Gzip));
+            runtime.spawn(router.serve_with_incoming(TcpIncoming::from(listener)));
+        } else {
+            runtime.spawn(http(listener, papers.map(Papers::rustls), Arc::clone(&inbox)));
+        }
+        drop(entered);
+        Self { address, scheme: if papers.is_some() { "https" } else { "http" }, inbox, runtime: Some(runtime) }
+    }
+
+    /// The base URL. `localhost` with TLS, since that is the certificate's name.
+    pub fn url(&self) -> String {
+        match self.scheme {
+            "https" => format!("https://localhost:{}", self.address.port()),
+            scheme => format!("{scheme}://{}", self.address),
+        }
+    }
+
+    /// What the next requests for traces meet.
+    pub fn script(&self, answers: &[Answer]) {
+        self.inbox.send_modify(|inbox| inbox.script.extend(answers));
+    }
+
+    /// Looks at what came.
+    pub fn look<T>(&self, at: impl FnOnce(&Inbox) -> T) -> T {
+        at(&self.inbox.borrow())
+    }
+
+    /// Waits until what came is enough.
+    pub fn wait(&self, enough: impl FnMut(&Inbox) -> bool) {
+        let mut watch = self.inbox.subscribe();
+        block_on(async {
+            tokio::time::timeout(PATIENCE, watch.wait_for(enough)).await.expect("it never came").unwrap();
+        });
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_timeout(PATIENCE);
+        }
+    }
+}
+
+/// Runs a future to its end on this thread.
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+fn free() -> StdListener {
+    StdListener::bind("127.0.0.1:0").unwrap()
+}
+
+/// A port that is taken, so that no other test gets it, and that nobody listens on: connections are refused.
+pub struct ClosedPort(Socket);
+
+impl ClosedPort {
+    pub fn take() -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        Self(socket)
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address())
+    }
+
+    /// Starts a gRPC receiver there.
+    pub fn open(self) -> Receiver {
+        let address = self.address();
+        drop(self);
+        Receiver::start(StdListener::bind(address).unwrap(), true, None)
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.0.local_addr().unwrap().as_socket().unwrap()
+    }
+}
+
+/// A port that takes connections and never says a word.
+pub struct BlackHole(StdListener);
+
+impl BlackHole {
+    pub fn open() -> Self {
+        Self(free())
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.0.local_addr().unwrap())
+    }
+}
+
+// === gRPC ===
+
+#[derive(Clone)]
+struct Service(Shared);
+
+fn grpc_headers<T>(request: &Request<T>) -> HashMap<String, String> {
+    let headers = request.metadata().clone().into_headers();
+    headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap_or("?").to_owned())).collect()
+}
+
+#[tonic::async_trait]
+impl TraceService for Service {
+    async fn export(
+        &self,
+        request: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        let headers = grpc_headers(&request);
+        let mut answer = Answer::Accept;
+        self.0.send_modify(|inbox| answer = inbox.take_traces(headers, request.into_inner()));
+        match answer {
+            Answer::Accept => Ok(Response::new(ExportTraceServiceResponse::default())),
+            Answer::Partial(rejected) => Ok(Response::new(partial(rejected))),
+            Answer::Unavailable => Err(Status::unavailable("later")),
+            Answer::Invalid => Err(Status::invalid_argument("never")),
+            Answer::Unauthenticated => Err(Status::unauthenticated("who")),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl MetricsService for Service {
+    async fn export(
+        &self,
+        request: Request<ExportMetricsServiceRequest>,
+    ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
+        let got = Got { headers: grpc_headers(&request), body: request.into_inner(), answer: Answer::Accept };
+        self.0.send_modify(|inbox| inbox.metrics.push(got));
+        Ok(Response::new(ExportMetricsServiceResponse::default()))
+    }
+}
+
+fn partial(rejected_spans: i64) -> ExportTraceServiceResponse {
+    let partial_success = Some(ExportTracePartialSuccess { rejected_spans, error_message: "too old".to_owned() });
+    ExportTraceServiceResponse { partial_success }
+}
+
+// === HTTP ===
+
+async fn http(listener: TcpListener, tls: Option<Arc<ServerConfig>>, inbox: Shared) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let (inbox, tls) = (Arc::clone(&inbox), tls.clone());
+        tokio::spawn(async move {
+            // A client that goes away in the middle is no news here.
+            drop(match tls {
+                None => serve::<TcpStream>(stream, &inbox).await,
+                Some(config) => match TlsAcceptor::from(config).accept(stream).await {
+                    Ok(stream) => serve(stream, &inbox).await,
+                    Err(error) => Err(error),
+                },
+            });
+        });
+    }
+}
+
+/// One connection: request after request, as HTTP/1.1 with a length.
+async fn serve<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, inbox: &Shared) -> io::Result<()> {
+    let mut buffer = Vec::new();
+    loop {
+        let head = loop {
+            if let Some(end) = buffer.windows(4).position(|four| four == b"\r\n\r\n") {
+                break end + 4;
+            }
+            if stream.read_buf(&mut buffer).await? == 0 {
+                return Ok(());
+            }
+        };
+        let text = String::from_utf8_lossy(&buffer[..head]).into_owned();
+        let mut lines = text.lines();
+        let path = lines.next().and_then(|line| line.split(' ').nth(1)).unwrap_or_default().to_owned();
+        let headers: HashMap<_, _> = lines
+            .filter_map(|line| line.split_once(": "))
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
+            .collect();
+        let length: usize = headers["content-length"].parse().unwrap();
+        while buffer.len() < head + length {
+            if stream.read_buf(&mut buffer).await? == 0 {
+                return Ok(());
+            }
+        }
+        let mut body = buffer[head..head + length].to_vec();
+        buffer.drain(..head + length);
+        if headers.get("content-encoding").is_some_and(|encoding| encoding == "gzip") {
+            let mut plain = Vec::new();
+            flate2::read::GzDecoder::new(body.as_slice()).read_to_end(&mut plain)?;
+            body = plain;
+        }
+        let (status, answer) = take(&path, headers, &body, inbox);
+        let head = format!("HTTP/1.1 {status}\r\ncontent-type: application/x-protobuf\r\n");
+        stream.write_all(format!("{head}content-length: {}\r\n\r\n", answer.len()).as_bytes()).await?;
+        stream.write_all(&answer).await?;
+    }
+}
+
+fn take(path: &str, headers: HashMap<String, String>, body: &[u8], inbox: &Shared) -> (&'static str, Vec<u8>) {
+    match path {
+        "/v1/traces" => {
+            let body = ExportTraceServiceRequest::decode(body).unwrap();
+            let mut answer = Answer::Accept;
+            inbox.send_modify(|inbox| answer = inbox.take_traces(headers, body));
+            match answer {
+                Answer::Accept => ("200 OK", Vec::new()),
+                Answer::Partial(rejected) => ("200 OK", partial(rejected).encode_to_vec()),
+                Answer::Unavailable => ("503 Service Unavailable", Vec::new()),
+                Answer::Invalid => ("400 Bad Request", Vec::new()),
+                Answer::Unauthenticated => ("401 Unauthorized", Vec::new()),
+            }
+        }
+        "/v1/metrics" => {
+            let body = ExportMetricsServiceRequest::decode(body).unwrap();
+            inbox.send_modify(|inbox| inbox.metrics.push(Got { headers, body, answer: Answer::Accept }));
+            ("200 OK", Vec::new())
+        }
+        _ => ("404 Not Found", Vec::new()),
+    }
+}
+
+// === TLS ===
+
+/// A private CA, a server certificate for `localhost`, and a client certificate with its key, as files.
+pub struct Papers {
+    directory: tempfile::TempDir,
+    ca: rcgen::Certificate,
+    server: rcgen::Certificate,
+    server_key: KeyPair,
+}
+
+impl Papers {
+    pub fn issue() -> Self {
+        // Names of their own: OpenSSL takes a certificate whose issuer is its subject for self-signed.
+        let named = |name: &str, hosts: Vec<String>| {
+            let mut params = CertificateParams::new(hosts).unwrap();
+            params.distinguished_name.push(DnType::CommonName, name);
+            params
+        };
+        let mut params = named("test CA", Vec::new());
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca_key = KeyPair::generate().unwrap();
+        let ca = params.self_signed(&ca_key).unwrap();
+        let issuer = Issuer::new(params, ca_key);
+        let issue = |name: &str| {
+            let key = KeyPair::generate().unwrap();
+            let params = named(name, vec![name.to_owned()]);
+            (params.signed_by(&key, &issuer).unwrap(), key)
+        };
+        let (server, server_key) = issue("localhost");
+        let (client, client_key) = issue("imaptrace");
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("ca.pem"), ca.pem()).unwrap();
+        std::fs::write(directory.path().join("client.pem"), client.pem()).unwrap();
+        std::fs::write(directory.path().join("client.key"), client_key.serialize_pem()).unwrap();
+        Self { directory, ca, server, server_key }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        Path::new(self.directory.path()).join(name)
+    }
+
+    pub fn ca_file(&self) -> PathBuf {
+        self.file("ca.pem")
+    }
+
+    pub fn client_cert(&self) -> PathBuf {
+        self.file("client.pem")
+    }
+
+    pub fn client_key(&self) -> PathBuf {
+        self.file("client.key")
+    }
+
+    fn tonic(&self) -> ServerTlsConfig {
+        ServerTlsConfig::new()
+            .identity(Identity::from_pem(self.server.pem(), self.server_key.serialize_pem()))
+            .client_ca_root(Certificate::from_pem(self.ca.pem()))
+    }
+
+    fn rustls(&self) -> Arc<ServerConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.ca.der().clone()).unwrap();
+        let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build().unwrap();
+        let key = PrivateKeyDer::try_from(self.server_key.serialize_der()).unwrap();
+        let config = ServerConfig::builder().with_client_cert_verifier(verifier);
+        Arc::new(config.with_single_cert(vec![self.server.der().clone()], key).unwrap())
+    }
+}
+
+// === Runs and log ===
+
+/// A run that passed, with nearly every field.
+pub fn passed_run() -> Run {
+    serde_json::from_str(include_str!("runs/passed.json")).unwrap()
+}
+
+/// A run that ended at LOGIN.
+pub fn failed_run() -> Run {
+    serde_json::from_str(include_str!("runs/failed.json")).unwrap()
+}
+
+/// The text form of an attribute.
+pub fn attribute(attributes: &[KeyValue], key: &str) -> Option<String> {
+    let value = attributes.iter().find(|one| one.key == key)?.value.clone()?.value?;
+    Some(match value {
+        any_value::Value::StringValue(text) => text,
+        any_value::Value::IntValue(number) => number.to_string(),
+        any_value::Value::DoubleValue(number) => number.to_string(),
+        any_value::Value::BoolValue(truth) => truth.to_string(),
+        other => format!("{other:?}"),
+    })
+}
+
+/// The log of this process's library. All tests of a binary write to it, so look for what only your test can say.
+#[derive(Clone, Default)]
+pub struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    /// Sets the log up once, and gives it.
+    pub fn get() -> Self {
+        static LOG: OnceLock<Log> = OnceLock::new();
+        LOG.get_or_init(|| {
+            let log = Self::default();
+            let writer = log.clone();
+            let settings = LogSettings { format: LogFormat::Json, ..Default::default() };
+            tracing::subscriber::set_global_default(subscriber(&settings, move || writer.clone()).unwrap()).unwrap();
+            log
+        })
+        .clone()
+    }
+
+    /// The lines that hold this text.
+    pub fn lines(&self, text: &str) -> Vec<String> {
+        let all = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        all.lines().filter(|line| line.contains(text)).map(ToOwned::to_owned).collect()
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,110 @@
+//! Where telemetry goes, and how. Filled by the agent from configuration and OTEL_* variables.
+
+use std::{fmt, path::PathBuf, time::Duration};
+
+/// All of delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Where traces go; without it none are queued.
+    pub traces: Option<Signal>,
+    /// Where metrics go; without it none are kept.
+    pub metrics: Option<Signal>,
+    /// Between two exports of metrics.
+    pub metric_interval: Duration,
+    /// Budget of the queue: bytes of its runs as JSON lines. In memory they take about three times as much.
+    pub queue_bytes: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { traces: None, metrics: None, metric_interval: Duration::from_secs(15), queue_bytes: 16 << 20 }
+    }
+}
+
+/// One receiver for one signal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signal {
+    /// URL with `http` or `https`.
+    pub endpoint: String,
+    /// The endpoint is a base to which HTTP appends `/v1/traces` or `/v1/metrics`, and not the whole URL.
+    pub is_base: bool,
+    /// How OTLP is carried.
+    pub protocol: Protocol,
+    /// Sent with every request.
+    pub headers: Vec<Header>,
+    /// For one export, connecting included.
+    pub timeout: Duration,
+    /// Compress requests.
+    pub gzip: bool,
+    /// PEM file with the only roots to trust, in place of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// PEM file with our own certificate and its chain; with `client_key`.
+    pub client_cert: Option<PathBuf>,
+    /// PEM file with its key (PKCS #8).
+    pub client_key: Option<PathBuf>,
+}
+
+impl Signal {
+    /// A receiver without headers, certificates and compression, 10 s for each export.
+    pub fn new(endpoint: &str, protocol: Protocol) -> Self {
+        Self {
+            endpoint: endpoint.to_owned(),
+            is_base: true,
+            protocol,
+            headers: Vec::new(),
+            timeout: Duration::from_secs(10),
+            gzip: false,
+            ca_file: None,
+            client_cert: None,
+            client_key: None,
+        }
+    }
+}
+
+/// How OTLP is carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// gRPC over HTTP/2.
+    Grpc,
+    /// Protobuf over HTTP/1.1 or 2.
+    HttpProtobuf,
+}
+
+/// A header. Its value is taken for a secret: it has no printable form.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Header {
+    /// Its name.
+    pub name: String,
+    value: String,
+}
+
+impl Header {
+    /// A header with this value.
+    pub fn new(name: &str, value: &str) -> Self {
+        Self { name: name.to_owned(), value: value.to_owned() }
+    }
+
+    /// The value, for the wire.
+    pub(super) fn expose(&self) -> &str {
+        &self.value
+    }
+}
+
+impl fmt::Debug for Header {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: [secret]", self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_value_is_never_printed() {
+        let mut signal = Signal::new("http://localhost:4317", Protocol::Grpc);
+        signal.headers.push(Header::new("authorization", "canary"));
+        let text = format!("{signal:?}");
+        assert!(text.contains("authorization: [secret]") && !text.contains("canary"), "{text}");
+    }
+}

@@ -1,0 +1,510 @@
+//! opentelemetry-otlp's exporters, built from our settings, and what their failures mean.
+//!
+//! Retrying is left to the queue, which forgets nothing, so the exporters make one attempt each. Their errors are text;
+//! what matters is whether the same batch can be sent again, and a sentence for the log without any header's value.
+//! Must be built and run inside delivery's runtime.
+
+use std::{
+    collections::HashMap,
+    error::Error as StdError,
+    fmt,
+    future::Future,
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
+use opentelemetry_otlp::{
+    Compression, MetricExporter, RetryPolicy, SpanExporter, WithExportConfig as _, WithHttpConfig as _,
+    WithTonicConfig as _,
+    tonic_types::{
+        metadata::MetadataMap,
+        transport::{Certificate, ClientTlsConfig, Identity},
+    },
+};
+use opentelemetry_sdk::{
+    Resource,
+    error::{OTelSdkError, OTelSdkResult},
+    metrics::{Temporality, data::ResourceMetrics, exporter::PushMetricExporter as _},
+    trace::SpanExporter as _,
+};
+use reqwest::{
+    Url,
+    header::{HeaderMap, HeaderName, HeaderValue},
+};
+
+use super::settings::{Protocol, Signal};
+use crate::{record::Run, telemetry::spans};
+
+/// Settings of a signal that cannot work.
+#[derive(Debug, thiserror::Error)]
+pub enum WireError {
+    /// The endpoint is no URL with `http` or `https`.
+    #[error("the OTLP endpoint {endpoint:?} cannot be used: {problem}; write it like http://localhost:4317")]
+    Endpoint {
+        /// The endpoint, without a password.
+        endpoint: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A PEM file cannot be read.
+    #[error("cannot read the OTLP {what} {path}: {source}", path = path.display())]
+    File {
+        /// Which of the three.
+        what: &'static str,
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A PEM file does not hold what it should.
+    #[error("the OTLP {what} {path} cannot be used: {problem}", path = path.display())]
+    Pem {
+        /// Which of the three.
+        what: &'static str,
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        problem: String,
+    },
+    /// A certificate without a key, or a key without a certificate.
+    #[error("an OTLP client certificate and its key go together: give both or none")]
+    HalfIdentity,
+    /// A header that HTTP cannot carry.
+    #[error("the OTLP header {name:?} cannot be sent: a name is letters, digits and dashes, a value visible ASCII")]
+    Header {
+        /// Its name.
+        name: String,
+    },
+    /// Everything else that the exporter finds wrong.
+    #[error("cannot set up OTLP to {endpoint}: {problem}")]
+    Build {
+        /// The endpoint, without a password.
+        endpoint: String,
+        /// What the exporter says.
+        problem: String,
+    },
+}
+
+/// An export that did not succeed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// The same batch may be taken another time.
+    Later(String),
+    /// This batch never will.
+    Refused(String),
+}
+
+impl Failure {
+    pub(super) fn into_reason(self) -> String {
+        match self {
+            Self::Later(reason) | Self::Refused(reason) => reason,
+        }
+    }
+}
+
+/// The exporter of traces.
+pub(super) struct Traces {
+    exporter: SpanExporter,
+    line: Line,
+}
+
+/// The exporter of metrics.
+pub(super) struct MetricsWire {
+    exporter: MetricExporter,
+    line: Line,
+}
+
+/// What both need besides.
+struct Line {
+    endpoint: String,
+    protocol: Protocol,
+    timeout: Duration,
+    answer: LastAnswer,
+}
+
+/// What the last HTTP request met: a status, or why there was none.
+type LastAnswer = Arc<Mutex<Option<Result<u16, String>>>>;
+
+/// Builds the exporter of traces.
+pub(super) fn traces(signal: &Signal, resource: &Resource) -> Result<Traces, WireError> {
+    let line = Line::new(signal)?;
+    let mut exporter = match signal.protocol {
+        Protocol::Grpc => {
+            let mut builder = SpanExporter::builder()
+                .with_tonic()
+                .with_endpoint(&signal.endpoint)
+                .with_timeout(signal.timeout)
+                .with_metadata(MetadataMap::from_headers(headers(signal)?))
+                .with_retry_policy(RetryPolicy::disabled());
+            if let Some(tls) = grpc_tls(signal)? {
+                builder = builder.with_tls_config(tls);
+            }
+            if signal.gzip {
+                builder = builder.with_compression(Compression::Gzip);
+            }
+            builder.build()
+        }
+        Protocol::HttpProtobuf => {
+            let mut builder = SpanExporter::builder()
+                .with_http()
+                .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
+                .with_http_client(line.http_client(signal)?)
+                .with_endpoint(http_url(signal, "v1/traces"))
+                .with_timeout(signal.timeout)
+                .with_headers(header_texts(signal)?)
+                .with_retry_policy(RetryPolicy::disabled());
+            if signal.gzip {
+                builder = builder.with_compression(Compression::Gzip);
+            }
+            builder.build()
+        }
+    }
+    .map_err(|error| line.build_error(signal, &error))?;
+    exporter.set_resource(resource);
+    Ok(Traces { exporter, line })
+}
+
+/// Builds the exporter of metrics.
+pub(super) fn metrics(signal: &Signal) -> Result<MetricsWire, WireError> {
+    let line = Line::new(signal)?;
+    let exporter = match signal.protocol {
+        Protocol::Grpc => {
+            let mut builder = MetricExporter::builder()
+                .with_tonic()
+                .with_endpoint(&signal.endpoint)
+                .with_timeout(signal.timeout)
+                .with_metadata(MetadataMap::from_headers(headers(signal)?))
+                .with_retry_policy(RetryPolicy::disabled());
+            if let Some(tls) = grpc_tls(signal)? {
+                builder = builder.with_tls_config(tls);
+            }
+            if signal.gzip {
+                builder = builder.with_compression(Compression::Gzip);
+            }
+            builder.build()
+        }
+        Protocol::HttpProtobuf => {
+            let mut builder = MetricExporter::builder()
+                .with_http()
+                .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
+                .with_http_client(line.http_client(signal)?)
+                .with_endpoint(http_url(signal, "v1/metrics"))
+                .with_timeout(signal.timeout)
+                .with_headers(header_texts(signal)?)
+                .with_retry_policy(RetryPolicy::disabled());
+            if signal.gzip {
+                builder = builder.with_compression(Compression::Gzip);
+            }
+            builder.build()
+        }
+    }
+    .map_err(|error| line.build_error(signal, &error))?;
+    Ok(MetricsWire { exporter, line })
+}
+
+impl Traces {
+    /// One attempt to send the traces of these runs.
+    pub(super) async fn export(&self, runs: &[Run]) -> Result<(), Failure> {
+        let spans = runs.iter().flat_map(spans).collect();
+        self.line.judge(self.exporter.export(spans)).await
+    }
+
+    /// Where they go, for people.
+    pub(super) fn endpoint(&self) -> &str {
+        &self.line.endpoint
+    }
+}
+
+impl MetricsWire {
+    /// One attempt to send these metrics.
+    pub(super) async fn export(&self, metrics: &ResourceMetrics) -> Result<(), Failure> {
+        self.line.judge(self.exporter.export(metrics)).await
+    }
+
+    /// Where they go, for people.
+    pub(super) fn endpoint(&self) -> &str {
+        &self.line.endpoint
+    }
+
+    /// Cumulative unless `OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE` says otherwise.
+    pub(super) fn temporality(&self) -> Temporality {
+        self.exporter.temporality()
+    }
+}
+
+impl Line {
+    fn new(signal: &Signal) -> Result<Self, WireError> {
+        let wrong =
+            |problem: &str| WireError::Endpoint { endpoint: shown(&signal.endpoint), problem: problem.to_owned() };
+        let url = Url::parse(&signal.endpoint).map_err(|error| wrong(&error.to_string()))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(wrong("it needs http:// or https:// in front"));
+        }
+        if signal.client_cert.is_some() != signal.client_key.is_some() {
+            return Err(WireError::HalfIdentity);
+        }
+        Ok(Self {
+            endpoint: shown(&signal.endpoint),
+            protocol: signal.protocol,
+            timeout: signal.timeout,
+            answer: LastAnswer::default(),
+        })
+    }
+
+    fn build_error(&self, signal: &Signal, error: &dyn StdError) -> WireError {
+        let problem = chain(error).replace(&signal.endpoint, &self.endpoint);
+        WireError::Build { endpoint: self.endpoint.clone(), problem }
+    }
+
+    /// Runs one export to its end or to the timeout, and says what its failure means.
+    async fn judge(&self, export: impl Future<Output = OTelSdkResult>) -> Result<(), Failure> {
+        *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let error = match tokio::time::timeout(self.timeout, export).await {
+            Ok(Ok(())) => return Ok(()),
+            Err(_) | Ok(Err(OTelSdkError::Timeout(_))) => {
+                return Err(Failure::Later(format!("no answer within {:.1} s", self.timeout.as_secs_f64())));
+            }
+            Ok(Err(error)) => error.to_string(),
+        };
+        let answer = self.answer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Err(match (self.protocol, answer) {
+            (Protocol::Grpc, _) => grpc_failure(&error),
+            (Protocol::HttpProtobuf, Some(Ok(status))) => http_failure(status),
+            (Protocol::HttpProtobuf, Some(Err(reason))) => Failure::Later(reason),
+            // Never sent: the batch itself is at fault.
+            (Protocol::HttpProtobuf, None) => Failure::Refused(error),
+        })
+    }
+
+    fn http_client(&self, signal: &Signal) -> Result<Witness, WireError> {
+        let mut builder =
+            reqwest::Client::builder().timeout(signal.timeout).redirect(reqwest::redirect::Policy::none());
+        if let Some(path) = &signal.ca_file {
+            let bad = |problem| WireError::Pem { what: CA, path: path.clone(), problem };
+            let roots = reqwest::Certificate::from_pem_bundle(&read(CA, path)?).map_err(|error| bad(chain(&error)))?;
+            if roots.is_empty() {
+                return Err(bad("it holds no certificate".to_owned()));
+            }
+            builder = builder.tls_certs_only(roots);
+        }
+        if let Some([certificate, key]) = identity(signal)? {
+            let identity = reqwest::Identity::from_pkcs8_pem(&certificate, &key).map_err(|error| WireError::Pem {
+                what: CERTIFICATE,
+                path: signal.client_cert.clone().unwrap_or_default(),
+                problem: format!("{}; the key must be PKCS #8 (BEGIN PRIVATE KEY)", chain(&error)),
+            })?;
+            builder = builder.identity(identity);
+        }
+        let client = builder.build().map_err(|error| self.build_error(signal, &error))?;
+        Ok(Witness { client, answer: Arc::clone(&self.answer) })
+    }
+}
+
+/// reqwest, with a note of what it met: the exporter's error text tells too little.
+#[derive(Debug)]
+struct Witness {
+    client: reqwest::Client,
+    answer: LastAnswer,
+}
+
+impl HttpClient for Witness {
+    fn send_bytes<'a: 'b, 'b>(
+        &'a self,
+        request: Request<Bytes>,
+    ) -> Pin<Box<dyn Future<Output = Result<Response<Bytes>, HttpError>> + Send + 'b>>
+    where
+        Self: 'b,
+    {
+        Box::pin(async move {
+            let result = self.client.send_bytes(request).await;
+            let met = match &result {
+                Ok(response) => Ok(response.status().as_u16()),
+                Err(error) => Err(innermost(error.as_ref())),
+            };
+            *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(met);
+            result
+        })
+    }
+}
+
+/// The OTLP specification says which answers mean "again later". Beside those we keep what a wrong set-up brings about
+/// (address, credentials): it is the operator's to mend, and no fault of the batch.
+fn http_failure(status: u16) -> Failure {
+    match status {
+        401 | 403 => Failure::Later(format!("HTTP {status}: check the OTLP headers")),
+        300..=399 | 404 | 405 => Failure::Later(format!("HTTP {status}: check the OTLP endpoint and protocol")),
+        408 | 429 | 502..=504 => Failure::Later(format!("HTTP {status}")),
+        _ => Failure::Refused(format!("HTTP {status}")),
+    }
+}
+
+/// What tonic puts in front of the cause.
+const WRAPPERS: &[&str] = &["transport error", "connection error", "tcp connect error", "client error (Connect)"];
+
+/// The exporter's error ends in `gRPC code: NAME`, followed by `: CAUSE` when no answer came at all.
+fn grpc_failure(error: &str) -> Failure {
+    let Some((_, told)) = error.split_once("gRPC code: ") else {
+        return Failure::Later(error.to_owned());
+    };
+    let (code, cause) = told.split_once(": ").map_or((told, None), |(code, cause)| (code, Some(cause)));
+    if let Some(cause) = cause {
+        // A chain of wrappers that repeat each other; what is left of it is the cause.
+        let mut told: Vec<_> = cause.split(": ").filter(|link| !WRAPPERS.contains(link)).collect();
+        told.dedup();
+        let half = told.len() / 2;
+        let told = if told.len() % 2 == 0 && told[..half] == told[half..] { &told[..half] } else { &told[..] };
+        return Failure::Later(told.join(": "));
+    }
+    match code {
+        "Unauthenticated" | "PermissionDenied" => Failure::Later(format!("gRPC {code}: check the OTLP headers")),
+        "Unimplemented" => Failure::Later(format!("gRPC {code}: check the OTLP endpoint and protocol")),
+        "Cancelled" | "DeadlineExceeded" | "ResourceExhausted" | "Aborted" | "OutOfRange" | "Unavailable"
+        | "DataLoss" => Failure::Later(format!("gRPC {code}")),
+        _ => Failure::Refused(format!("gRPC {code}")),
+    }
+}
+
+const CA: &str = "CA file";
+const CERTIFICATE: &str = "client certificate";
+const KEY: &str = "client key";
+
+/// A bare `ClientTlsConfig` trusts nobody, so roots are always named.
+fn grpc_tls(signal: &Signal) -> Result<Option<ClientTlsConfig>, WireError> {
+    if !signal.endpoint.starts_with("https://") {
+        return Ok(None);
+    }
+    let mut tls = match &signal.ca_file {
+        Some(path) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(CA, path)?)),
+        None => ClientTlsConfig::new().with_enabled_roots(),
+    };
+    if let Some([certificate, key]) = identity(signal)? {
+        tls = tls.identity(Identity::from_pem(certificate, key));
+    }
+    Ok(Some(tls))
+}
+
+/// The PEM of certificate and key.
+fn identity(signal: &Signal) -> Result<Option<[Vec<u8>; 2]>, WireError> {
+    match (&signal.client_cert, &signal.client_key) {
+        (Some(certificate), Some(key)) => Ok(Some([read(CERTIFICATE, certificate)?, read(KEY, key)?])),
+        _ => Ok(None),
+    }
+}
+
+fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, WireError> {
+    std::fs::read(path).map_err(|source| WireError::File { what, path: path.to_owned(), source })
+}
+
+fn http_url(signal: &Signal, path: &str) -> String {
+    if signal.is_base { format!("{}/{path}", signal.endpoint.trim_end_matches('/')) } else { signal.endpoint.clone() }
+}
+
+fn headers(signal: &Signal) -> Result<HeaderMap, WireError> {
+    let pairs = signal.headers.iter().map(|header| {
+        let name = HeaderName::from_bytes(header.name.as_bytes()).ok();
+        let value = HeaderValue::from_str(header.expose()).ok().map(|mut value| {
+            value.set_sensitive(true);
+            value
+        });
+        name.zip(value).ok_or_else(|| WireError::Header { name: header.name.clone() })
+    });
+    pairs.collect()
+}
+
+fn header_texts(signal: &Signal) -> Result<HashMap<String, String>, WireError> {
+    headers(signal)?; // the exporter would leave out silently what it cannot send
+    Ok(signal.headers.iter().map(|header| (header.name.clone(), header.expose().to_owned())).collect())
+}
+
+/// The endpoint without user and password.
+fn shown(endpoint: &str) -> String {
+    match (endpoint.split_once("://"), endpoint.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://{rest}"),
+        (None, Some((_, rest))) => rest.to_owned(),
+        (_, None) => endpoint.to_owned(),
+    }
+}
+
+fn chain(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}
+
+/// The last cause: `Connection refused`, and not what led to it.
+fn innermost(error: &(dyn StdError + 'static)) -> String {
+    let mut inner = error;
+    while let Some(cause) = inner.source() {
+        inner = cause;
+    }
+    inner.to_string()
+}
+
+impl fmt::Debug for Traces {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Traces").field("endpoint", &self.line.endpoint).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grpc(told: &str) -> Failure {
+        grpc_failure(&format!("Operation failed: TonicTracesClient export failed with gRPC code: {told}"))
+    }
+
+    #[test]
+    fn what_was_never_answered_is_sent_again_and_the_cause_is_told_once() {
+        for (told, reason) in [
+            (
+                "Unavailable: transport error: tcp connect error: tcp connect error: Connection refused (os error 111)",
+                "Connection refused (os error 111)",
+            ),
+            (
+                "Unavailable: transport error: invalid peer certificate: UnknownIssuer: invalid peer certificate: UnknownIssuer",
+                "invalid peer certificate: UnknownIssuer",
+            ),
+            ("Internal: protocol error: not HTTP/2", "protocol error: not HTTP/2"),
+        ] {
+            assert_eq!(grpc(told), Failure::Later(reason.to_owned()));
+        }
+    }
+
+    #[test]
+    fn only_what_is_the_batchs_own_fault_is_refused() {
+        for code in ["InvalidArgument", "Internal", "FailedPrecondition"] {
+            assert!(matches!(grpc(code), Failure::Refused(_)), "{code}");
+        }
+        for code in ["Unavailable", "ResourceExhausted", "Unauthenticated", "Unimplemented"] {
+            assert!(matches!(grpc(code), Failure::Later(_)), "{code}");
+        }
+        for status in [400, 413, 422, 500] {
+            assert!(matches!(http_failure(status), Failure::Refused(_)), "{status}");
+        }
+        for status in [301, 401, 403, 404, 429, 502, 503, 504] {
+            assert!(matches!(http_failure(status), Failure::Later(_)), "{status}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_is_shown_without_its_password() {
+        assert_eq!(shown("https://me:canary@otlp.example:4318/x"), "https://otlp.example:4318/x");
+        assert_eq!(shown("http://localhost:4317"), "http://localhost:4317");
+    }
+
+    #[test]
+    fn a_base_gets_the_signals_path() {
+        let mut signal = Signal::new("http://localhost:4318/", Protocol::HttpProtobuf);
+        assert_eq!(http_url(&signal, "v1/traces"), "http://localhost:4318/v1/traces");
+        signal.is_base = false;
+        assert_eq!(http_url(&signal, "v1/traces"), "http://localhost:4318/");
+    }
+}

@@ -1,0 +1,300 @@
+//! The log on standard error: one event is one line, as text or as JSON, with the ids of the run it belongs to.
+//!
+//! What is shown is set by `RUST_LOG` (default `info`); the crates that carry telemetry are quiet unless named there,
+//! since `delivery` itself reports how they fare, once per change. The layer of live roots hangs beside the log with
+//! a filter of its own. Whatever is logged is escaped here once more: no line can hold an escape sequence or a line end.
+//! Called once, by the command line, before anything else starts.
+
+use std::fmt;
+
+use opentelemetry::{Context, trace::TraceContextExt as _};
+use serde_json::{Map, Value};
+use tracing::{
+    Event, Level, Subscriber,
+    field::{Field, Visit},
+};
+use tracing_subscriber::{
+    EnvFilter, Layer as _,
+    fmt::{
+        FmtContext, FormatEvent, FormatFields, MakeWriter,
+        format::Writer,
+        time::{FormatTime as _, SystemTime},
+    },
+    layer::SubscriberExt as _,
+    registry::LookupSpan,
+    util::{SubscriberInitExt as _, TryInitError},
+};
+
+use super::live;
+use crate::record::escape;
+
+/// What is quiet unless `RUST_LOG` names it. The one line of the exporter that nobody else tells is what a receiver
+/// refused of a batch that it otherwise took.
+const QUIET: &str = "info,opentelemetry=off,opentelemetry_sdk=off,opentelemetry-otlp=off,\
+    opentelemetry-otlp[{rejected_spans}]=warn,opentelemetry-otlp[{rejected_data_points}]=warn,\
+    h2=warn,hyper=warn,hyper_util=warn,tonic=warn,tower=warn,reqwest=warn,rustls=warn,hickory_resolver=warn,\
+    hickory_proto=warn";
+
+/// How a line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// Time, level, where, what, and the fields.
+    #[default]
+    Text,
+    /// One object.
+    Json,
+}
+
+/// The log's settings.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LogSettings {
+    /// Text or JSON.
+    pub format: LogFormat,
+    /// Colour the level; only for text on a terminal without `NO_COLOR`.
+    pub color: bool,
+    /// `RUST_LOG`. Its directives come on top of `info` and of the quiet crates.
+    pub filter: Option<String>,
+}
+
+/// A log that could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// `RUST_LOG` cannot be read.
+    #[error("cannot read the log filter {filter:?}: {source}; write it like `info,imaptrace::delivery=debug`")]
+    Filter {
+        /// What it was.
+        filter: String,
+        /// Why.
+        source: tracing_subscriber::filter::ParseError,
+    },
+    /// This process has a log already.
+    #[error("the log was set up twice")]
+    Twice(#[source] TryInitError),
+}
+
+/// Sets up the process's log on standard error, and the live roots.
+pub fn init(settings: &LogSettings) -> Result<(), LogError> {
+    subscriber(settings, std::io::stderr)?.try_init().map_err(LogError::Twice)
+}
+
+/// The same over any writer, not yet installed.
+pub fn subscriber<W>(settings: &LogSettings, writer: W) -> Result<impl Subscriber + Send + Sync + use<W>, LogError>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let given = settings.filter.as_deref().filter(|given| !given.trim().is_empty());
+    let all = given.map_or_else(|| QUIET.to_owned(), |given| format!("{QUIET},{given}"));
+    let filter = EnvFilter::builder()
+        .parse(all)
+        .map_err(|source| LogError::Filter { filter: given.unwrap_or_default().to_owned(), source })?;
+    let log = tracing_subscriber::fmt::layer()
+        .with_writer(writer)
+        .with_ansi(settings.color)
+        .event_format(Line(settings.format))
+        .with_filter(filter);
+    Ok(tracing_subscriber::registry().with(live::layer()).with(log))
+}
+
+/// Formats one event as one line.
+struct Line(LogFormat);
+
+impl<S, N> FormatEvent<S, N> for Line
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let mut time = String::new();
+        SystemTime.format_time(&mut Writer::new(&mut time))?;
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        // The live root is the current context inside a run, whatever this log's filter thinks of spans.
+        let context = Context::current();
+        let span = context.span().span_context().clone();
+        if span.is_valid() {
+            fields.put("trace_id", span.trace_id().to_string());
+            fields.put("span_id", span.span_id().to_string());
+        }
+        let (level, target) = (*event.metadata().level(), event.metadata().target());
+        match self.0 {
+            LogFormat::Text => {
+                let (on, off) = if writer.has_ansi_escapes() { (color(level), "\u{1b}[0m") } else { ("", "") };
+                write!(writer, "{time} {on}{level:5}{off} {target}: {}", fields.message)?;
+                for (name, value) in &fields.rest {
+                    match value {
+                        Value::String(text) if text.contains(char::is_whitespace) => write!(writer, " {name}={value}")?,
+                        Value::String(text) => write!(writer, " {name}={text}")?,
+                        value => write!(writer, " {name}={value}")?,
+                    }
+                }
+                writeln!(writer)
+            }
+            LogFormat::Json => {
+                let mut line = Map::new();
+                line.insert("time".into(), time.into());
+                line.insert("level".into(), level.as_str().to_ascii_lowercase().into());
+                line.insert("target".into(), target.into());
+                line.insert("message".into(), fields.message.into());
+                for (name, value) in fields.rest {
+                    line.entry(name).or_insert(value);
+                }
+                writeln!(writer, "{}", Value::Object(line))
+            }
+        }
+    }
+}
+
+fn color(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "\u{1b}[31m",
+        Level::WARN => "\u{1b}[33m",
+        Level::INFO => "\u{1b}[32m",
+        Level::DEBUG | Level::TRACE => "\u{1b}[2m",
+    }
+}
+
+/// The fields of an event, safe to print.
+#[derive(Default)]
+struct Fields {
+    message: String,
+    rest: Vec<(String, Value)>,
+}
+
+impl Fields {
+    fn put(&mut self, name: &str, value: impl Into<Value>) {
+        self.rest.push((name.to_owned(), value.into()));
+    }
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let text = escape(&format!("{value:?}"));
+        if field.name() == "message" {
+            self.message = text;
+        } else {
+            self.put(field.name(), text);
+        }
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == "message" {
+            self.message = escape(value);
+        } else {
+            self.put(field.name(), escape(value));
+        }
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.put(field.name(), value);
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.put(field.name(), value);
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.put(field.name(), value);
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.put(field.name(), value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io,
+        sync::{Arc, Mutex},
+    };
+
+    use super::*;
+    use crate::telemetry::LiveRoot;
+
+    #[derive(Clone, Default)]
+    struct Paper(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Paper {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(settings: &LogSettings, what: impl FnOnce()) -> String {
+        let paper = Paper::default();
+        let writer = paper.clone();
+        let subscriber = subscriber(settings, move || writer.clone()).unwrap();
+        tracing::subscriber::with_default(subscriber, what);
+        let bytes = paper.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    fn json(filter: Option<&str>) -> LogSettings {
+        LogSettings { format: LogFormat::Json, color: false, filter: filter.map(Into::into) }
+    }
+
+    #[test]
+    fn an_event_is_one_json_line_with_the_ids_of_the_live_root() {
+        let mut root = None;
+        let text = logged(&json(Some("warn")), || {
+            let live = LiveRoot::open("first-load", None);
+            live.span().in_scope(|| tracing::warn!(count = 2, name = "x\u{1b}[0m\ny", "two\nlines"));
+            root = Some((live.trace_id.to_string(), live.span_id.to_string()));
+        });
+        let line: Value = serde_json::from_str(text.trim_end()).unwrap();
+        let (trace_id, span_id) = root.unwrap();
+        assert_eq!(text.lines().count(), 1);
+        assert_eq!(line["level"], "warn");
+        assert_eq!(line["message"], "two\\x0alines");
+        assert_eq!(line["name"], "x\\x1b[0m\\x0ay");
+        assert_eq!(line["count"], 2);
+        assert_eq!(line["trace_id"], trace_id);
+        assert_eq!(line["span_id"], span_id);
+    }
+
+    #[test]
+    fn outside_a_run_there_are_no_ids_and_text_has_no_colour_unless_told() {
+        let tell = || tracing::info!(reason = "two words", "hello");
+        let plain = logged(&LogSettings::default(), tell);
+        assert!(plain.ends_with(" INFO  imaptrace::telemetry::logs::tests: hello reason=\"two words\"\n"), "{plain}");
+        let color = logged(&LogSettings { color: true, ..Default::default() }, tell);
+        assert!(color.contains("\u{1b}[32mINFO \u{1b}[0m"), "{color}");
+    }
+
+    #[test]
+    fn rust_log_hides_lines_but_never_the_notes_of_a_run() {
+        let mut notes = Vec::new();
+        let text = logged(&json(Some("off")), || {
+            let live = LiveRoot::open("first-load", None);
+            live.span().in_scope(|| tracing::info!("kept"));
+            notes = live.close();
+        });
+        assert_eq!(text, "");
+        assert_eq!(notes.len(), 1);
+    }
+
+    #[test]
+    fn the_crates_that_carry_telemetry_are_quiet_unless_named() {
+        let noise = || {
+            tracing::error!(target: "opentelemetry-otlp", "telemetry data will be lost");
+            tracing::error!(target: "opentelemetry_sdk", "export failed");
+            tracing::info!(target: "h2", "frame");
+        };
+        assert_eq!(logged(&json(None), noise), "");
+        assert_eq!(logged(&json(Some("opentelemetry_sdk=error")), noise).lines().count(), 1);
+        let partial = || tracing::warn!(target: "opentelemetry-otlp", rejected_spans = 3, "partial success");
+        assert_eq!(logged(&json(None), partial).lines().count(), 1);
+    }
+
+    #[test]
+    fn a_filter_that_cannot_be_read_is_an_error_that_says_so() {
+        let settings = LogSettings { filter: Some("imaptrace=loud".into()), ..Default::default() };
+        let error = subscriber(&settings, io::sink).err().unwrap().to_string();
+        assert!(error.starts_with("cannot read the log filter \"imaptrace=loud\""), "{error}");
+    }
+}

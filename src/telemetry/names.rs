@@ -1,0 +1,344 @@
+//! Every name that leaves in telemetry: spans, attributes, events, resource, metrics. They stand here and nowhere else.
+//!
+//! Only names, with what a metric needs beside its name. `docs/telemetry.md` explains each, and a test holds the two
+//! together in both directions. Called by [`super::spans()`], [`super::Metrics`] and [`super::resource`].
+
+/// What a metric is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A distribution.
+    Histogram,
+    /// A sum that only grows.
+    Counter,
+    /// A sum that grows and shrinks.
+    UpDownCounter,
+    /// The last value.
+    Gauge,
+}
+
+/// One metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Metric {
+    /// Its OpenTelemetry name.
+    pub name: &'static str,
+    /// What it is.
+    pub kind: Kind,
+    /// UCUM unit; empty where a unit of 1 would become `_ratio` in Prometheus.
+    pub unit: &'static str,
+    /// One sentence for the back end.
+    pub description: &'static str,
+}
+
+macro_rules! names {
+    ($(#[$doc:meta])* $list:ident { $($name:ident = $text:literal,)+ }) => {
+        $(#[doc = concat!("`", $text, "`")] pub const $name: &str = $text;)+
+        $(#[$doc])*
+        pub const $list: &[&str] = &[$($name,)+];
+    };
+}
+
+macro_rules! metrics {
+    ($($name:ident = $text:literal, $kind:ident, $unit:literal, $description:literal;)+) => {
+        $(#[doc = concat!("`", $text, "`")]
+        pub const $name: Metric =
+            Metric { name: $text, kind: Kind::$kind, unit: $unit, description: $description };)+
+        /// Every metric.
+        pub const METRICS: &[Metric] = &[$($name,)+];
+    };
+}
+
+/// The instrumentation scope of spans and metrics.
+pub const SCOPE: &str = "imaptrace";
+
+/// The first word of the root span's name; the journey follows.
+pub const ROOT_SPAN: &str = "probe";
+
+/// The span name of a command outside the closed list.
+pub const UNNAMED_SPAN: &str = "imap";
+
+/// The value of an attribute that is outside its closed list.
+pub const OTHER: &str = "_OTHER";
+
+/// What the key of each label of a target begins with on the root span and on metrics.
+pub const LABEL_PREFIX: &str = "imaptrace.label.";
+
+names! {
+    /// Every attribute of spans, events and metrics, except the labels, whose keys are the operator's.
+    ATTRIBUTES {
+        SERVER_ADDRESS = "server.address",
+        SERVER_PORT = "server.port",
+        NETWORK_TRANSPORT = "network.transport",
+        NETWORK_TYPE = "network.type",
+        NETWORK_PEER_ADDRESS = "network.peer.address",
+        NETWORK_PEER_PORT = "network.peer.port",
+        NETWORK_LOCAL_ADDRESS = "network.local.address",
+        NETWORK_LOCAL_PORT = "network.local.port",
+        NETWORK_PROTOCOL_NAME = "network.protocol.name",
+        NETWORK_PROTOCOL_VERSION = "network.protocol.version",
+        NETWORK_IO_DIRECTION = "network.io.direction",
+        ERROR_TYPE = "error.type",
+        IMAP_COMMAND_NAME = "imap.command.name",
+        IMAP_RESPONSE_STATUS = "imap.response.status",
+        IMAP_RESPONSE_CODE = "imap.response.code",
+        IMAP_RESPONSE_TEXT = "imap.response.text",
+        IMAP_REQUEST_SIZE = "imap.request.size",
+        IMAP_RESPONSE_SIZE = "imap.response.size",
+        IMAP_RESPONSE_LITERAL_SIZE = "imap.response.literal.size",
+        IMAP_RESPONSE_LITERAL_COUNT = "imap.response.literal.count",
+        IMAP_RESPONSE_UNTAGGED_COUNT = "imap.response.untagged.count",
+        IMAP_RESPONSE_FIRST_BYTE_DURATION = "imap.response.first_byte.duration",
+        IMAP_SERVER_REPORTED_DURATION = "imap.server.reported_duration",
+        IMAP_FETCH_MESSAGES = "imap.fetch.messages",
+        IMAP_MAILBOX_NAME = "imap.mailbox.name",
+        IMAP_MAILBOX_MESSAGES = "imap.mailbox.messages",
+        IMAP_STATE = "imap.state",
+        IMAP_AUTH_MECHANISM = "imap.auth.mechanism",
+        IMAP_SECURITY = "imap.security",
+        IMAP_PREAUTH = "imap.preauth",
+        IMAP_LENIENT = "imap.lenient",
+        IMAP_REFERRAL_HOST = "imap.referral.host",
+        IMAP_SERVER_ID_NAME = "imap.server.id.name",
+        IMAP_SERVER_ID_VERSION = "imap.server.id.version",
+        IMAP_CAPABILITY_HASH = "imap.capability.hash",
+        IMAP_CONNECT_ATTEMPTS = "imap.connect.attempts",
+        IMAP_CONNECT_FAILED_ADDRESSES = "imap.connect.failed_addresses",
+        IMAP_CONNECTION_ATTEMPT = "imap.connection.attempt",
+        IMAP_SETUP_PHASE = "imap.setup.phase",
+        TLS_PROTOCOL_VERSION = "tls.protocol.version",
+        TLS_CIPHER = "tls.cipher",
+        TLS_SERVER_NOT_AFTER = "tls.server.not_after",
+        TLS_SERVER_SUBJECT = "tls.server.subject",
+        TLS_SERVER_ISSUER = "tls.server.issuer",
+        TLS_SERVER_HASH_SHA256 = "tls.server.hash.sha256",
+        TLS_VERIFIED = "tls.verified",
+        TLS_CLOSE_NOTIFY = "tls.close_notify",
+        DNS_QUESTION_NAME = "dns.question.name",
+        DNS_ANSWERS = "dns.answers",
+        TARGET_NAME = "imaptrace.target.name",
+        ACCOUNT_NAME = "imaptrace.account.name",
+        JOURNEY_NAME = "imaptrace.journey.name",
+        FIRST_LOADING_LATENCY = "imaptrace.first_loading_latency",
+        FIRST_ROW = "imaptrace.first_row",
+        SLOWEST_STEP = "imaptrace.slowest.step",
+        START_LAG = "imaptrace.start_lag",
+        CONNECTION_BYTES_SENT = "imaptrace.connection.bytes_sent",
+        CONNECTION_BYTES_RECEIVED = "imaptrace.connection.bytes_received",
+        CLOCK_SOURCE = "imaptrace.clock.source",
+        TCP_QUICKACK = "imaptrace.tcp.quickack",
+        NETWORK_RTT_MIN = "imaptrace.network.rtt_min",
+        NETWORK_RETRANSMITS = "imaptrace.network.retransmits",
+        NETWORK_OUT_OF_ORDER = "imaptrace.network.out_of_order",
+        AUTH_BACKOFF = "imaptrace.auth.backoff",
+        SYNTHETIC_TYPE = "user_agent.synthetic.type",
+        NOTE_LEVEL = "imaptrace.note.level",
+        NOTE_TEXT = "imaptrace.note.text",
+        REASON = "imaptrace.reason",
+    }
+}
+
+names! {
+    /// Every event of a span.
+    EVENTS {
+        EVENT_CONTINUATION = "imap.continuation",
+        EVENT_FIRST_BYTE = "imap.first_byte",
+        EVENT_ALERT = "imap.alert",
+        EVENT_NOTE = "imaptrace.note",
+    }
+}
+
+names! {
+    /// Every attribute of the resource.
+    RESOURCE {
+        SERVICE_NAME = "service.name",
+        SERVICE_VERSION = "service.version",
+        SERVICE_INSTANCE_ID = "service.instance.id",
+        HOST_NAME = "host.name",
+        TELEMETRY_SDK_NAME = "telemetry.sdk.name",
+        TELEMETRY_SDK_LANGUAGE = "telemetry.sdk.language",
+        TELEMETRY_SDK_VERSION = "telemetry.sdk.version",
+    }
+}
+
+metrics! {
+    PROBE_FIRST_LOADING_DURATION = "imaptrace.probe.first_loading.duration", Histogram, "s",
+        "From the start of a run to the message list";
+    PROBE_DURATION = "imaptrace.probe.duration", Histogram, "s",
+        "From the start of a run to the end of its last step";
+    OPERATION_DURATION = "imap.client.operation.duration", Histogram, "s",
+        "From the first byte of a command to the last of its tagged line";
+    SETUP_DURATION = "imap.client.setup.duration", Histogram, "s",
+        "Name look-up, TCP connect, TLS handshake and greeting";
+    CLIENT_IO = "imap.client.io", Counter, "By",
+        "Plain IMAP bytes sent and received";
+    PROBE_UP = "imaptrace.probe.up", Gauge, "",
+        "1 when the last run that could judge passed, 0 when it failed";
+    PROBE_LAST_RUN_TIME = "imaptrace.probe.last_run.time", Gauge, "s",
+        "When the last run ended, in seconds since the epoch";
+    CERTIFICATE_NOT_AFTER = "imap.server.certificate.not_after", Gauge, "s",
+        "When the server's certificate ends, in seconds since the epoch";
+    MAILBOX_MESSAGES = "imap.mailbox.messages", Gauge, "{message}",
+        "Messages in the mailbox that the journey opens";
+    PROBE_SKIPPED = "imaptrace.probe.skipped", Counter, "{probe}",
+        "Runs that were due and not started";
+    SCHEDULER_START_LAG = "imaptrace.scheduler.start_lag", Histogram, "s",
+        "From a run's planned start to its real one";
+    PROBE_ACTIVE = "imaptrace.probe.active", UpDownCounter, "{probe}",
+        "Runs under way";
+    DELIVERY_DROPPED = "imaptrace.delivery.dropped", Counter, "{run}",
+        "Runs whose trace was given up";
+    DELIVERY_DURATION = "imaptrace.delivery.duration", Histogram, "s",
+        "One attempt to export a batch of traces";
+}
+
+/// Upper bounds of the histograms' buckets, in seconds (contract §5): a local FETCH takes 0.2 ms, a bad one 30 s.
+pub const BUCKETS: &[f64] =
+    &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+
+/// The commands that have a name in telemetry. Anything else, which only a replayed file could hold, is [`OTHER`].
+pub const COMMANDS: &[&str] = &[
+    "APPEND",
+    "AUTHENTICATE",
+    "CAPABILITY",
+    "CLOSE",
+    "COMPRESS",
+    "ENABLE",
+    "EXAMINE",
+    "FETCH",
+    "ID",
+    "IDLE",
+    "LIST",
+    "LOGIN",
+    "LOGOUT",
+    "NAMESPACE",
+    "NOOP",
+    "SEARCH",
+    "SELECT",
+    "STARTTLS",
+    "STATUS",
+    "UNSELECT",
+];
+
+/// The conditions of a status response (RFC 9051 §7.1).
+pub const STATUSES: &[&str] = &["OK", "NO", "BAD", "BYE", "PREAUTH"];
+
+/// Response codes that are shown by name: RFC 9051 §7.1, RFC 5530 and what RFC 2221, 4467, 4551, 4978 and 7162 add.
+pub const CODES: &[&str] = &[
+    "ALERT",
+    "ALREADYEXISTS",
+    "APPENDUID",
+    "AUTHENTICATIONFAILED",
+    "AUTHORIZATIONFAILED",
+    "BADCHARSET",
+    "CANNOT",
+    "CAPABILITY",
+    "CLIENTBUG",
+    "CLOSED",
+    "COMPRESSIONACTIVE",
+    "CONTACTADMIN",
+    "COPYUID",
+    "CORRUPTION",
+    "EXPIRED",
+    "EXPUNGEISSUED",
+    "HASCHILDREN",
+    "HIGHESTMODSEQ",
+    "INUSE",
+    "LIMIT",
+    "MAILBOXID",
+    "MODIFIED",
+    "NOMODSEQ",
+    "NONEXISTENT",
+    "NOPERM",
+    "NOTSAVED",
+    "OVERQUOTA",
+    "PARSE",
+    "PERMANENTFLAGS",
+    "PRIVACYREQUIRED",
+    "READ-ONLY",
+    "READ-WRITE",
+    "REFERRAL",
+    "SERVERBUG",
+    "TOOBIG",
+    "TRYCREATE",
+    "UIDNEXT",
+    "UIDNOTSTICKY",
+    "UIDVALIDITY",
+    "UNAVAILABLE",
+    "UNKNOWN-CTE",
+    "UNSEEN",
+];
+
+/// `text` if the closed list has it, else [`OTHER`].
+pub fn closed(list: &[&'static str], text: &str) -> &'static str {
+    list.iter().find(|known| **known == text).copied().unwrap_or(OTHER)
+}
+
+/// Why a run was skipped: [`REASON`] on [`PROBE_SKIPPED`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SkipReason {
+    /// The run before was still under way.
+    Running,
+    /// A limit on runs in flight or logins per second.
+    Limit,
+    /// Outside the window, or inside a maintenance window.
+    Window,
+    /// The agent had no room left.
+    Overload,
+}
+
+impl SkipReason {
+    /// The value of the attribute.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Limit => "limit",
+            Self::Window => "window",
+            Self::Overload => "overload",
+        }
+    }
+}
+
+/// Why a run's trace was given up: [`REASON`] on [`DELIVERY_DROPPED`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DropReason {
+    /// The queue was over its budget; the oldest went.
+    Budget,
+    /// The receiver refused it for good.
+    Refused,
+}
+
+impl DropReason {
+    /// The value of the attribute.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Budget => "budget",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn no_name_stands_twice() {
+        for list in [ATTRIBUTES, EVENTS, RESOURCE, COMMANDS, STATUSES, CODES] {
+            assert_eq!(list.iter().collect::<BTreeSet<_>>().len(), list.len());
+        }
+        assert_eq!(METRICS.iter().map(|metric| metric.name).collect::<BTreeSet<_>>().len(), METRICS.len());
+    }
+
+    #[test]
+    fn buckets_grow() {
+        assert!(BUCKETS.is_sorted());
+    }
+
+    #[test]
+    fn what_is_not_on_a_closed_list_is_other() {
+        assert_eq!(closed(COMMANDS, "FETCH"), "FETCH");
+        assert_eq!(closed(COMMANDS, "fetch"), OTHER);
+        assert_eq!(closed(CODES, "XSECRET"), OTHER);
+    }
+}

@@ -1,0 +1,475 @@
+//! A [`Run`] as the spans of its trace (contract §4).
+//!
+//! A pure mapping: ids, parents and times are the record's own, so a run that was queued and read back gives the very
+//! same spans. Called by `delivery` at each attempt to export.
+
+use std::borrow::Cow;
+
+use opentelemetry::{
+    Array, InstrumentationScope, KeyValue, StringValue, Value,
+    trace::{Event, SpanContext, SpanKind, Status, TraceFlags, TraceState},
+};
+use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
+
+use super::names;
+use crate::record::{
+    CloseNotify, ErrorType, EventName, NoteLevel, Run, RunOutcome, Seconds, ServerText, SpanId, State, Step,
+    StepOutcome, TlsFacts, Verified,
+};
+
+/// The spans of `run`, root first, then one for each step that has one.
+pub fn spans(run: &Run) -> Vec<SpanData> {
+    let scope = InstrumentationScope::builder(names::SCOPE).with_version(env!("CARGO_PKG_VERSION")).build();
+    let steps = run.steps.iter().filter(|step| step.outcome != StepOutcome::Skipped);
+    let mut spans = vec![root(run, &scope)];
+    spans.extend(steps.filter_map(|step| step.span_id.map(|id| child(run, step, id, &scope))));
+    spans
+}
+
+fn root(run: &Run, scope: &InstrumentationScope) -> SpanData {
+    let server = &run.server;
+    let mut with = Attributes::of(run);
+    with.put(names::SERVER_ADDRESS, server.address.clone());
+    with.put(names::SERVER_PORT, i64::from(server.port));
+    with.put(names::NETWORK_TRANSPORT, "tcp");
+    with.some(names::NETWORK_TYPE, server.peer.map(|peer| if peer.is_ipv4() { "ipv4" } else { "ipv6" }));
+    with.connection(run);
+    with.put(names::JOURNEY_NAME, run.journey.clone());
+    for (label, value) in &run.labels {
+        with.0.push(KeyValue::new(format!("{}{label}", names::LABEL_PREFIX), value.clone()));
+    }
+    with.error(run.error_type);
+    with.seconds(names::FIRST_LOADING_LATENCY, run.first_loading_latency_s);
+    with.seconds(names::FIRST_ROW, run.first_row_s);
+    with.some(names::SLOWEST_STEP, run.slowest_step.clone());
+    with.seconds(names::START_LAG, run.start_lag_s);
+    with.some(names::AUTH_BACKOFF, run.auth_backoff);
+    with.count(names::CONNECTION_BYTES_SENT, Some(run.wire_sent_bytes));
+    with.count(names::CONNECTION_BYTES_RECEIVED, Some(run.wire_received_bytes));
+    with.put(names::IMAP_SECURITY, server.security.as_str());
+    with.text(names::IMAP_SERVER_ID_NAME, server.id_name.as_ref());
+    with.text(names::IMAP_SERVER_ID_VERSION, server.id_version.as_ref());
+    with.some(names::IMAP_CAPABILITY_HASH, server.capability_hash.clone());
+    with.some(names::IMAP_PREAUTH, server.preauth);
+    with.count(names::IMAP_LENIENT, server.lenient);
+    with.text(names::IMAP_REFERRAL_HOST, server.referral_host.as_ref());
+    with.seconds(names::NETWORK_RTT_MIN, server.rtt_min_s);
+    with.count(names::NETWORK_RETRANSMITS, server.retransmits);
+    with.count(names::NETWORK_OUT_OF_ORDER, server.out_of_order);
+    with.some(names::TCP_QUICKACK, server.quickack);
+    with.some(names::CLOCK_SOURCE, server.clock_source.clone());
+    with.put(names::SYNTHETIC_TYPE, "test");
+
+    let notes = run.notes.iter().map(|note| {
+        let attributes = vec![
+            KeyValue::new(names::NOTE_LEVEL, level(note.level)),
+            KeyValue::new(names::NOTE_TEXT, note.text.clone()),
+        ];
+        event(run, names::EVENT_NOTE, note.at_s, attributes)
+    });
+    SpanData {
+        span_context: context(run, run.span_id),
+        parent_span_id: run.parent_span_id.map_or(opentelemetry::SpanId::INVALID, otel_id),
+        parent_span_is_remote: run.parent_span_id.is_some(),
+        span_kind: SpanKind::Internal,
+        name: format!("{} {}", names::ROOT_SPAN, run.journey).into(),
+        start_time: at(run, Seconds::ZERO),
+        end_time: at(run, run.duration_s),
+        attributes: with.0,
+        dropped_attributes_count: 0,
+        events: events(notes),
+        links: SpanLinks::default(),
+        status: if run.outcome == RunOutcome::Passed { Status::Unset } else { Status::error("") },
+        instrumentation_scope: scope.clone(),
+    }
+}
+
+fn child(run: &Run, step: &Step, id: SpanId, scope: &InstrumentationScope) -> SpanData {
+    let mut with = Attributes::of(run);
+    if step.is_command() {
+        with.put(names::IMAP_COMMAND_NAME, names::closed(names::COMMANDS, &step.name));
+        with.connection(run);
+    }
+    with.error(step.error_type);
+    with.some(names::IMAP_RESPONSE_STATUS, step.status.as_deref().map(|it| names::closed(names::STATUSES, it)));
+    with.some(names::IMAP_RESPONSE_CODE, step.code.as_deref().map(|it| names::closed(names::CODES, it)));
+    with.text(names::IMAP_RESPONSE_TEXT, step.text.as_ref());
+    with.count(names::IMAP_REQUEST_SIZE, step.sent_bytes);
+    with.count(names::IMAP_RESPONSE_SIZE, step.received_bytes);
+    with.count(names::IMAP_RESPONSE_LITERAL_SIZE, step.literal_bytes);
+    with.count(names::IMAP_RESPONSE_LITERAL_COUNT, step.literals);
+    with.count(names::IMAP_RESPONSE_UNTAGGED_COUNT, step.untagged);
+    with.seconds(names::IMAP_RESPONSE_FIRST_BYTE_DURATION, step.first_byte_s);
+    with.seconds(names::IMAP_SERVER_REPORTED_DURATION, step.reported_s);
+    with.count(names::IMAP_FETCH_MESSAGES, step.messages);
+    with.some(names::IMAP_MAILBOX_NAME, step.mailbox.clone());
+    with.count(names::IMAP_MAILBOX_MESSAGES, step.mailbox_messages);
+    with.some(names::IMAP_STATE, step.state.map(State::as_str));
+    with.some(names::IMAP_AUTH_MECHANISM, step.mechanism.clone());
+    with.count(names::IMAP_LENIENT, step.lenient);
+    with.text(names::IMAP_REFERRAL_HOST, step.referral_host.as_ref());
+    with.some(names::IMAP_CONNECTION_ATTEMPT, step.connection.map(i64::from));
+    with.seconds(names::NETWORK_RTT_MIN, step.rtt_min_s);
+    with.count(names::NETWORK_RETRANSMITS, step.retransmits);
+    with.count(names::NETWORK_OUT_OF_ORDER, step.out_of_order);
+    with.some(names::TLS_CLOSE_NOTIFY, step.close_notify.map(CloseNotify::as_str));
+    if let Some(dns) = &step.dns {
+        with.put(names::DNS_QUESTION_NAME, dns.question.clone());
+        with.put(names::DNS_ANSWERS, strings(dns.answers.iter()));
+    }
+    if let Some(connect) = &step.connect {
+        let failed = connect.attempts.iter().filter(|attempt| attempt.outcome == StepOutcome::Failed);
+        with.count(names::IMAP_CONNECT_ATTEMPTS, u64::try_from(connect.attempts.len()).ok());
+        with.put(names::IMAP_CONNECT_FAILED_ADDRESSES, strings(failed.map(|attempt| attempt.peer)));
+    }
+    if let Some(tls) = &step.tls {
+        with.tls(tls);
+    }
+
+    let told = step.events.iter().map(|it| {
+        let name = match it.name {
+            EventName::Continuation => names::EVENT_CONTINUATION,
+            EventName::FirstByte => names::EVENT_FIRST_BYTE,
+            EventName::Alert => names::EVENT_ALERT,
+        };
+        let text = it.text.iter().map(|text| KeyValue::new(names::IMAP_RESPONSE_TEXT, text.to_string()));
+        event(run, name, it.at_s, text.collect())
+    });
+    SpanData {
+        span_context: context(run, id),
+        parent_span_id: otel_id(run.span_id),
+        parent_span_is_remote: false,
+        span_kind: if step.is_command() { SpanKind::Client } else { SpanKind::Internal },
+        name: span_name(step),
+        start_time: at(run, step.start_s),
+        end_time: at(run, step.end_s()),
+        attributes: with.0,
+        dropped_attributes_count: 0,
+        events: events(told),
+        links: SpanLinks::default(),
+        status: match step.outcome {
+            StepOutcome::Failed => Status::error(step.text.as_ref().map(ToString::to_string).unwrap_or_default()),
+            StepOutcome::Passed | StepOutcome::Skipped => Status::Unset,
+        },
+        instrumentation_scope: scope.clone(),
+    }
+}
+
+/// Low cardinality: words from closed lists, and a mailbox only because somebody configured it.
+fn span_name(step: &Step) -> Cow<'static, str> {
+    match step.name.as_str() {
+        Step::RESOLVE => Step::RESOLVE.into(),
+        Step::CONNECT => Step::CONNECT.into(),
+        Step::TLS => Step::TLS.into(),
+        Step::GREETING => Step::GREETING.into(),
+        command => match (names::closed(names::COMMANDS, command), &step.mailbox) {
+            (names::OTHER, _) => names::UNNAMED_SPAN.into(),
+            (command, Some(mailbox)) => format!("{command} {mailbox}").into(),
+            (command, None) => command.into(),
+        },
+    }
+}
+
+/// Attributes under construction. Each key is put once: the SDK removes no duplicates.
+struct Attributes(Vec<KeyValue>);
+
+impl Attributes {
+    /// What every span of the run has.
+    fn of(run: &Run) -> Self {
+        let mut all = Self(Vec::with_capacity(40));
+        all.put(names::NETWORK_PROTOCOL_NAME, "imap");
+        all.some(names::NETWORK_PROTOCOL_VERSION, run.server.protocol.clone());
+        all.put(names::TARGET_NAME, run.target.clone());
+        all.put(names::ACCOUNT_NAME, run.account.clone());
+        all
+    }
+
+    /// Both ends of the connection.
+    fn connection(&mut self, run: &Run) {
+        self.some(names::NETWORK_PEER_ADDRESS, run.server.peer.map(|peer| peer.ip().to_string()));
+        self.some(names::NETWORK_PEER_PORT, run.server.peer.map(|peer| i64::from(peer.port())));
+        self.some(names::NETWORK_LOCAL_ADDRESS, run.server.local.map(|local| local.ip().to_string()));
+        self.some(names::NETWORK_LOCAL_PORT, run.server.local.map(|local| i64::from(local.port())));
+    }
+
+    fn tls(&mut self, tls: &TlsFacts) {
+        self.some(names::TLS_PROTOCOL_VERSION, tls.version.clone());
+        self.some(names::TLS_CIPHER, tls.cipher.clone());
+        self.put(
+            names::TLS_VERIFIED,
+            match tls.verified {
+                Verified::Yes => "yes",
+                Verified::No => "no",
+                Verified::Insecure => "insecure",
+            },
+        );
+        self.some(names::TLS_SERVER_NOT_AFTER, tls.not_after.and_then(rfc3339));
+        self.text(names::TLS_SERVER_SUBJECT, tls.subject.as_ref());
+        self.text(names::TLS_SERVER_ISSUER, tls.issuer.as_ref());
+        self.some(names::TLS_SERVER_HASH_SHA256, tls.sha256.clone());
+    }
+
+    fn put(&mut self, key: &'static str, value: impl Into<Value>) {
+        self.0.push(KeyValue::new(key, value.into()));
+    }
+
+    fn some(&mut self, key: &'static str, value: Option<impl Into<Value>>) {
+        self.0.extend(value.map(|value| KeyValue::new(key, value.into())));
+    }
+
+    fn text(&mut self, key: &'static str, value: Option<&ServerText>) {
+        self.some(key, value.map(ToString::to_string));
+    }
+
+    fn seconds(&mut self, key: &'static str, value: Option<Seconds>) {
+        self.some(key, value.map(Seconds::as_f64));
+    }
+
+    fn count(&mut self, key: &'static str, value: Option<u64>) {
+        self.some(key, value.map(|value| i64::try_from(value).unwrap_or(i64::MAX)));
+    }
+
+    fn error(&mut self, class: Option<ErrorType>) {
+        self.some(names::ERROR_TYPE, class.map(ErrorType::as_str));
+    }
+}
+
+fn strings(all: impl Iterator<Item = impl ToString>) -> Value {
+    Value::Array(Array::String(all.map(|one| StringValue::from(one.to_string())).collect()))
+}
+
+/// The same text as in the JSON line.
+fn rfc3339(at: crate::record::Timestamp) -> Option<String> {
+    serde_json::to_value(at).ok()?.as_str().map(ToOwned::to_owned)
+}
+
+fn level(level: NoteLevel) -> &'static str {
+    match level {
+        NoteLevel::Info => "info",
+        NoteLevel::Warn => "warn",
+        NoteLevel::Error => "error",
+    }
+}
+
+fn at(run: &Run, since_start: Seconds) -> std::time::SystemTime {
+    run.started_at.to_system_time() + since_start.to_duration()
+}
+
+fn event(run: &Run, name: &'static str, since_start: Seconds, attributes: Vec<KeyValue>) -> Event {
+    Event::new(name, at(run, since_start), attributes, 0)
+}
+
+fn events(all: impl Iterator<Item = Event>) -> SpanEvents {
+    let mut events = SpanEvents::default();
+    events.events.extend(all);
+    events
+}
+
+fn otel_id(id: SpanId) -> opentelemetry::SpanId {
+    opentelemetry::SpanId::from_bytes(id.to_bytes())
+}
+
+fn context(run: &Run, id: SpanId) -> SpanContext {
+    let trace = opentelemetry::TraceId::from_bytes(run.trace_id.to_bytes());
+    SpanContext::new(trace, otel_id(id), TraceFlags::SAMPLED, false, TraceState::default())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, time::Duration};
+
+    use super::*;
+    use crate::telemetry::samples;
+
+    fn attribute(span: &SpanData, key: &str) -> Option<String> {
+        span.attributes.iter().find(|one| one.key.as_str() == key).map(|one| one.value.to_string())
+    }
+
+    fn micros(run: &Run, micros: u64) -> std::time::SystemTime {
+        run.started_at.to_system_time() + Duration::from_micros(micros)
+    }
+
+    #[test]
+    fn a_passed_run_is_a_root_and_one_span_for_each_step_that_ran() {
+        let run = samples::passed();
+        let spans = spans(&run);
+        let told: Vec<_> = spans
+            .iter()
+            .map(|span| (span.name.as_ref(), span.span_kind.clone(), span.span_context.span_id().to_string()))
+            .collect();
+        let (inside, client) = (SpanKind::Internal, SpanKind::Client);
+        let expected = [
+            ("probe first-load", &inside, "b7ad6b7169203331"),
+            ("resolve", &inside, "1000000000000001"),
+            ("connect", &inside, "1000000000000002"),
+            ("tls", &inside, "1000000000000003"),
+            ("greeting", &inside, "1000000000000004"),
+            ("LOGIN", &client, "1000000000000005"),
+            ("SELECT INBOX", &client, "1000000000000006"),
+            ("FETCH INBOX", &client, "1000000000000007"),
+            ("LOGOUT", &client, "1000000000000008"),
+        ];
+        assert_eq!(told, expected.map(|(name, kind, id)| (name, kind.clone(), id.to_owned())));
+        for span in &spans {
+            assert_eq!(span.span_context.trace_id().to_string(), "4bf92f3577b34da6a3ce929d0e0e4736");
+            assert!(span.span_context.is_sampled());
+            assert_eq!(span.status, Status::Unset);
+            assert_eq!(span.instrumentation_scope.name(), "imaptrace");
+            assert_eq!(span.instrumentation_scope.version(), Some(env!("CARGO_PKG_VERSION")));
+        }
+        assert_eq!(spans[0].parent_span_id.to_string(), "00f067aa0ba902b7");
+        assert!(spans[0].parent_span_is_remote);
+        assert!(spans[1..].iter().all(|span| span.parent_span_id.to_string() == "b7ad6b7169203331"));
+        assert!(spans[1..].iter().all(|span| !span.parent_span_is_remote));
+    }
+
+    #[test]
+    fn times_are_those_of_the_record() {
+        let run = samples::passed();
+        let spans = spans(&run);
+        assert_eq!((spans[0].start_time, spans[0].end_time), (micros(&run, 0), micros(&run, 56_100)));
+        assert_eq!((spans[7].start_time, spans[7].end_time), (micros(&run, 30_100), micros(&run, 53_400)));
+        let events: Vec<_> = spans[6].events.iter().map(|event| (event.name.as_ref(), event.timestamp)).collect();
+        assert_eq!(events, [("imap.first_byte", micros(&run, 28_500)), ("imap.alert", micros(&run, 28_600))]);
+        assert_eq!(spans[6].events[1].attributes, [KeyValue::new("imap.response.text", "disk almost full")]);
+        assert_eq!(spans[0].events[0].name, "imaptrace.note");
+        assert_eq!(spans[0].events[0].timestamp, micros(&run, 28_600));
+        assert_eq!(spans[0].events[0].attributes[1].value.as_str(), "the server has an alert");
+    }
+
+    #[test]
+    fn attributes_stand_where_the_contract_puts_them() {
+        let spans = spans(&samples::passed());
+        let (root, resolve, connect, tls, fetch) = (&spans[0], &spans[1], &spans[2], &spans[3], &spans[7]);
+        for (span, key, value) in [
+            (root, "server.address", "mail01.example.org"),
+            (root, "server.port", "993"),
+            (root, "network.transport", "tcp"),
+            (root, "network.type", "ipv4"),
+            (root, "network.peer.address", "192.0.2.7"),
+            (root, "network.protocol.version", "4rev1"),
+            (root, "imaptrace.journey.name", "first-load"),
+            (root, "imaptrace.label.rack", "a3"),
+            (root, "imaptrace.first_loading_latency", "0.0534"),
+            (root, "imaptrace.first_row", "0.0519"),
+            (root, "imaptrace.slowest.step", "FETCH"),
+            (root, "imaptrace.start_lag", "0.002"),
+            (root, "imaptrace.connection.bytes_received", "61022"),
+            (root, "imap.server.id.name", "Dovecot"),
+            (root, "imap.capability.hash", "9f86d081884c7d65"),
+            (root, "imap.security", "tls"),
+            (root, "imaptrace.clock.source", "kernel"),
+            (root, "imaptrace.tcp.quickack", "true"),
+            (root, "imaptrace.network.rtt_min", "0.00031"),
+            (root, "user_agent.synthetic.type", "test"),
+            (resolve, "dns.question.name", "mail01.example.org"),
+            (resolve, "dns.answers", "[\"2001:db8::7\",\"192.0.2.7\"]"),
+            (connect, "imap.connect.attempts", "2"),
+            (connect, "imap.connect.failed_addresses", "[\"[2001:db8::7]:993\"]"),
+            (tls, "tls.protocol.version", "1.3"),
+            (tls, "tls.verified", "yes"),
+            (tls, "tls.server.not_after", "2027-01-31T00:00:00Z"),
+            (tls, "tls.server.issuer", "CN=Example CA"),
+            (fetch, "imap.command.name", "FETCH"),
+            (fetch, "imap.mailbox.name", "INBOX"),
+            (fetch, "imap.fetch.messages", "20"),
+            (fetch, "imap.request.size", "88"),
+            (fetch, "imap.response.size", "48211"),
+            (fetch, "imap.response.literal.size", "47000"),
+            (fetch, "imap.response.first_byte.duration", "0.0218"),
+            (fetch, "imap.state", "selected"),
+            (fetch, "network.peer.port", "993"),
+            (fetch, "imaptrace.target.name", "mail01"),
+            (fetch, "imaptrace.account.name", "default"),
+            (&spans[6], "imap.mailbox.messages", "4711"),
+            (&spans[6], "imap.server.reported_duration", "0.016"),
+            (&spans[5], "imap.auth.mechanism", "LOGIN"),
+        ] {
+            assert_eq!(attribute(span, key).as_deref(), Some(value), "{key} of {}", span.name);
+        }
+        for span in &spans {
+            let keys: BTreeSet<_> = span.attributes.iter().map(|one| one.key.as_str()).collect();
+            assert_eq!(keys.len(), span.attributes.len(), "each key once on {}", span.name);
+            assert_eq!(attribute(span, "error.type"), None);
+        }
+    }
+
+    #[test]
+    fn only_the_failing_step_and_the_root_are_errors() {
+        let spans = spans(&samples::failed());
+        let told: Vec<_> =
+            spans.iter().map(|span| (span.name.as_ref(), span.status.clone(), attribute(span, "error.type"))).collect();
+        let class = Some("auth_failed".to_owned());
+        assert_eq!(
+            told,
+            [
+                ("probe first-load", Status::error(""), class.clone()),
+                ("connect", Status::Unset, None),
+                ("greeting", Status::Unset, None),
+                ("LOGIN", Status::error("wrong user or password"), class),
+                ("LOGOUT", Status::Unset, None),
+            ]
+        );
+        assert_eq!(spans[0].parent_span_id, opentelemetry::SpanId::INVALID);
+        assert_eq!(attribute(&spans[3], "imap.response.code").as_deref(), Some("AUTHENTICATIONFAILED"));
+    }
+
+    #[test]
+    fn a_step_that_could_not_start_has_a_span_of_length_zero() {
+        let mut run = samples::failed();
+        run.steps[2].duration_s = Seconds::ZERO;
+        let spans = spans(&run);
+        assert_eq!(spans[3].name, "LOGIN");
+        assert_eq!(spans[3].start_time, spans[3].end_time);
+    }
+
+    #[test]
+    fn words_outside_the_closed_lists_never_become_names() {
+        let mut run = samples::failed();
+        run.steps[2].name = "XEVIL".into();
+        run.steps[2].code = Some("XSECRET".into());
+        run.steps[2].status = Some("MAYBE".into());
+        let span = &spans(&run)[3];
+        assert_eq!(span.name, "imap");
+        for key in ["imap.command.name", "imap.response.code", "imap.response.status"] {
+            assert_eq!(attribute(span, key).as_deref(), Some("_OTHER"));
+        }
+    }
+
+    #[test]
+    fn a_run_that_was_queued_and_read_back_gives_the_very_same_spans() {
+        for run in [samples::passed(), samples::failed()] {
+            let again: Run = serde_json::from_str(&serde_json::to_string(&run).unwrap()).unwrap();
+            assert_eq!(spans(&again), spans(&run));
+        }
+    }
+
+    #[test]
+    fn every_attribute_is_on_the_list() {
+        for span in [samples::passed(), samples::failed()].iter().flat_map(spans) {
+            let events = span.events.iter().flat_map(|event| &event.attributes);
+            for one in span.attributes.iter().chain(events) {
+                let key = one.key.as_str();
+                assert!(names::ATTRIBUTES.contains(&key) || key.starts_with(names::LABEL_PREFIX), "{key}");
+            }
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_times_survive_the_queue(
+            started in 0i64..4_000_000_000,
+            start in 0u64..10_000_000_000,
+            took in 0u64..10_000_000_000,
+            text in "\\PC{0,80}",
+        ) {
+            let mut run = samples::passed();
+            run.started_at = crate::record::Timestamp::from_epoch_seconds(started).unwrap();
+            run.steps[7].start_s = Seconds::from_micros(start);
+            run.steps[7].duration_s = Seconds::from_micros(took);
+            run.steps[7].text = Some(ServerText::new(text.as_bytes(), ServerText::STATUS));
+            let again: Run = serde_json::from_str(&serde_json::to_string(&run).unwrap()).unwrap();
+            proptest::prop_assert_eq!(spans(&again), spans(&run));
+        }
+    }
+}
