@@ -7,9 +7,9 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-/// The monotonic clock, for every duration.
+/// The monotonic clock, for every duration. In tests it follows a paused tokio clock.
 pub fn now() -> Instant {
-    Instant::now()
+    tokio::time::Instant::now().into_std()
 }
 
 /// The wall clock, only for anchors and for the age of things outside this process.

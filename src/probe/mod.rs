@@ -108,6 +108,11 @@ impl Prober {
         Self { resolver: Resolver::new(dns), child_env }
     }
 
+    /// The variables that a password command gets back.
+    pub fn child_env(&self) -> &[(OsString, Option<OsString>)] {
+        &self.child_env
+    }
+
     /// Runs the journey once. Ends within the run's deadline and a second for LOGOUT, whatever the server does.
     pub async fn run(&self, job: &Job<'_>, cancel: Cancel) -> Run {
         // A password command may take seconds: nobody who opens a mailbox waits for that, so it comes before the start.

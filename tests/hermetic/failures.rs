@@ -98,7 +98,7 @@ async fn no_and_bad_to_each_command_fail_it_and_logout_follows() {
             assert_eq!(run.outcome, RunOutcome::Failed);
             let entry = run.failing_step().unwrap();
             assert_eq!(
-                (entry.status.as_deref(), entry.text.as_ref().map(|text| text.as_str())),
+                (entry.status.as_deref(), entry.text.as_ref().map(imaptrace::record::ServerText::as_str)),
                 (Some(answer), Some("because"))
             );
             assert!(steps(&run).ends_with("LOGOUT"), "{}", steps(&run));
@@ -184,7 +184,7 @@ async fn login_is_never_sent_when_it_is_disabled() {
     assert_eq!(run.failing_step().unwrap().duration_s.as_micros(), 0);
     assert_eq!(heard.len(), 1, "{heard:?}");
     let (run, _) = against_changed(&format!("S: * OK [CAPABILITY IMAP4rev1] hi\nC: LOGOUT\n{BYE}"), |target| {
-        target.journey.auth = Auth::Plain
+        target.journey.auth = Auth::Plain;
     })
     .await;
     assert_eq!(failed(&run), (Some(ErrorType::AuthMechanism), Some("AUTHENTICATE")));
@@ -420,8 +420,8 @@ async fn id_is_a_courtesy() {
         "{greeting}S: * ID (\"name\" \"Dov\\x1becot\" \"version\" {{3}}\ns: 2.3)\\r\\n\nS: {{tag}} OK\n{rest}"
     ))
     .await;
-    assert_eq!(run.server.id_name.as_ref().map(|name| name.as_str()), Some("Dov\\x1becot"));
-    assert_eq!(run.server.id_version.as_ref().map(|name| name.as_str()), Some("2.3"));
+    assert_eq!(run.server.id_name.as_ref().map(imaptrace::record::ServerText::as_str), Some("Dov\\x1becot"));
+    assert_eq!(run.server.id_version.as_ref().map(imaptrace::record::ServerText::as_str), Some("2.3"));
     for act in ["S: * BYE no id please", "close"] {
         let server = Script::play(&format!("{greeting}{act}\nnext\nS: * OK [CAPABILITY IMAP4rev1 ID] hi\n{rest}\nnext\nS: * OK [CAPABILITY IMAP4rev1 ID] hi\n{rest}")).await;
         let prepared = prepare(target(server.address, Security::None));
@@ -469,7 +469,7 @@ async fn referrals_in_an_ok_pass_and_are_recorded() {
     );
     let (run, _) = against(&script).await;
     assert_eq!(run.outcome, RunOutcome::Passed, "{}", steps(&run));
-    assert_eq!(run.server.referral_host.as_ref().map(|host| host.as_str()), Some("other.example"));
+    assert_eq!(run.server.referral_host.as_ref().map(imaptrace::record::ServerText::as_str), Some("other.example"));
 }
 
 #[tokio::test]
@@ -509,7 +509,7 @@ async fn a_cancelled_run_is_void_and_still_says_good_bye() {
 #[tokio::test]
 async fn the_run_ends_at_its_deadline_between_steps() {
     let (run, _) = against_changed(&format!("{LOGIN}pause 300\n{LIST}silence"), |target| {
-        target.deadlines.run = Duration::from_millis(200)
+        target.deadlines.run = Duration::from_millis(200);
     })
     .await;
     assert_eq!(failed(&run), (Some(ErrorType::TimeoutCommand), Some("LOGIN")), "a step's class comes before the run's");

@@ -140,8 +140,8 @@ impl Player<'_> {
         }
         // A script that ends without a word ends as a server does: it closes.
         if let Some(mut stream) = self.stream.take() {
-            let _ = stream.shutdown().await;
-            let _ = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut Vec::new())).await;
+            drop(stream.shutdown().await);
+            drop(tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut Vec::new())).await);
         }
     }
 
@@ -186,7 +186,7 @@ impl Player<'_> {
             }
             "silence" => {
                 let mut rest = Vec::new();
-                let _ = self.stream.as_mut().unwrap().read_to_end(&mut rest).await;
+                drop(self.stream.as_mut().unwrap().read_to_end(&mut rest).await);
                 if !rest.is_empty() {
                     self.heard.push(String::from_utf8_lossy(&rest).into_owned());
                 }
@@ -205,17 +205,16 @@ impl Player<'_> {
         let mut line = Vec::new();
         while !line.ends_with(b"\n") {
             let mut byte = [0];
-            match self.stream.as_mut().unwrap().read(&mut byte).await {
-                Ok(1) => line.push(byte[0]),
-                _ => {
-                    self.heard.push(format!("(gone, waiting for {word}) {}", String::from_utf8_lossy(&line)));
-                    return false;
-                }
+            if let Ok(1) = self.stream.as_mut().unwrap().read(&mut byte).await {
+                line.push(byte[0])
+            } else {
+                self.heard.push(format!("(gone, waiting for {word}) {}", String::from_utf8_lossy(&line)));
+                return false;
             }
         }
         let line = String::from_utf8_lossy(&line).trim_end().to_owned();
         let wanted = line.contains(word);
-        self.tag = line.split(' ').next().unwrap_or_default().to_owned();
+        line.split(' ').next().unwrap_or_default().clone_into(&mut self.tag);
         self.heard.push(line.clone());
         if !wanted {
             self.heard.push(format!("(wanted {word})"));

@@ -1,1 +1,0 @@
-//! Wires the floors together for a long life.

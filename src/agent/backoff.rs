@@ -1,0 +1,128 @@
+//! After a refused login an account is left alone for 1, 2, 4 … intervals, at most an hour (contract §7): a wrong
+//! password tried every minute locks mailboxes and slows the logins of others from the same address.
+//!
+//! Runs that are due meanwhile go as far as CAPABILITY. A new secret ends the wait.
+
+use std::{
+    ffi::OsString,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    clock,
+    plan::Account,
+    record::{Blame, ErrorType, Run, RunOutcome},
+    secret::Secret,
+};
+
+const LONGEST: Duration = Duration::from_secs(3600);
+
+/// What is known of an account's logins.
+#[derive(Debug, Default)]
+pub(super) struct Backoff {
+    held: Option<Held>,
+    /// The secret of the run under way.
+    tried: Option<Secret>,
+}
+
+#[derive(Debug)]
+struct Held {
+    class: ErrorType,
+    until: Instant,
+    wait: Duration,
+    secret: Option<Secret>,
+}
+
+impl Backoff {
+    /// Whether the next run must not log in, given the account's secret of now.
+    pub(super) fn hold(&mut self, secret: Option<Secret>) -> Option<ErrorType> {
+        let held = self.held.as_ref().filter(|held| held.secret == secret);
+        let class = held.filter(|held| clock::now() < held.until).map(|held| held.class);
+        if held.is_none() {
+            self.held = None;
+        }
+        self.tried = secret;
+        class
+    }
+
+    /// Learns from a run that did try, and of one that did not.
+    pub(super) fn learn(&mut self, run: &Run, interval: Duration) {
+        let secret = self.tried.take();
+        if run.auth_backoff == Some(true) {
+            return;
+        }
+        let refused =
+            run.error_type.filter(|class| class.blame() == Blame::Credentials && *class != ErrorType::AuthMechanism);
+        self.held = match (refused, run.outcome) {
+            (Some(class), _) => {
+                let wait = self.held.as_ref().map_or(interval, |held| held.wait * 2).min(LONGEST);
+                // A little less than whole intervals, so that the run at the end of the wait is one that tries.
+                Some(Held { class, until: clock::now() + wait + wait.min(interval) / 2, wait, secret })
+            }
+            (None, RunOutcome::Passed) => None,
+            // It did not come as far as the login: nothing was learned.
+            (None, _) => self.held.take(),
+        };
+    }
+}
+
+/// The account's secret, only to see whether it has changed.
+pub(super) async fn present(account: &Account, child_env: &[(OsString, Option<OsString>)]) -> Option<Secret> {
+    account.password.load(child_env).await.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(class: Option<ErrorType>, held: bool) -> Run {
+        let mut run: Run = serde_json::from_str(include_str!("../../tests/support/runs/failed.json")).unwrap();
+        run.error_type = class;
+        run.outcome = if class.is_some() { RunOutcome::Failed } else { RunOutcome::Passed };
+        run.auth_backoff = held.then_some(true);
+        run
+    }
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    /// One due run a minute: which of them try to log in, when every try is refused.
+    async fn tries(minutes: u32, secret: impl Fn(u32) -> &'static str) -> Vec<u32> {
+        let mut backoff = Backoff::default();
+        let mut tried = Vec::new();
+        for minute in 0..minutes {
+            let hold = backoff.hold(Some(Secret::new(secret(minute).into())));
+            if hold.is_none() {
+                tried.push(minute);
+            }
+            backoff.learn(&run(Some(ErrorType::AuthFailed), hold.is_some()), MINUTE);
+            tokio::time::advance(MINUTE).await;
+        }
+        tried
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_login_is_tried_again_after_1_2_4_intervals_and_at_most_an_hour() {
+        assert_eq!(tries(200, |_| "wrong").await, [0, 2, 5, 10, 19, 36, 69, 130, 191]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_secret_is_tried_at_once() {
+        assert_eq!(tries(9, |minute| if minute < 7 { "wrong" } else { "new" }).await, [0, 2, 5, 7]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_login_that_works_ends_it_and_a_dead_server_teaches_nothing() {
+        let mut backoff = Backoff::default();
+        let secret = || Some(Secret::new("x".into()));
+        backoff.hold(secret());
+        backoff.learn(&run(Some(ErrorType::AuthFailed), false), MINUTE);
+        tokio::time::advance(MINUTE * 2).await;
+        assert_eq!(backoff.hold(secret()), None);
+        backoff.learn(&run(Some(ErrorType::ConnectRefused), false), MINUTE);
+        backoff.hold(secret());
+        backoff.learn(&run(Some(ErrorType::AuthFailed), false), MINUTE);
+        assert_eq!(backoff.held.as_ref().map(|held| held.wait), Some(MINUTE * 2));
+        backoff.learn(&run(None, false), MINUTE);
+        assert!(backoff.held.is_none());
+    }
+}

@@ -1,0 +1,247 @@
+//! Wires the floors together for a long life: plan, schedule, probe, delivery, log; and ends them in order.
+//!
+//! It decides nothing about a run and nothing about telemetry. Called by `cli`, which also borrows [`once`] for single
+//! runs and [`wiring`] for their export.
+
+mod backoff;
+pub mod wiring;
+
+use std::{
+    ffi::OsString,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+use tracing::{Instrument as _, info, warn};
+
+use self::backoff::Backoff;
+use crate::{
+    clock,
+    config::Config,
+    delivery::{Delivery, StartError},
+    net::{Family, TlsContextError},
+    plan::{AddressChoice, Journey, Target},
+    probe::{Cancel, Ids, Job, Prepared, Prober},
+    record::{ErrorType, Run, RunOutcome, ServerText},
+    schedule::{self, Skip, Slot},
+    secret::SecretError,
+    telemetry::{LiveRoot, Metrics, RemoteParent, names::SkipReason},
+};
+
+/// The agent cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// A file for TLS cannot be used.
+    #[error("target {target}: {source}")]
+    Tls {
+        /// Whose.
+        target: String,
+        /// What is wrong with it.
+        source: TlsContextError,
+    },
+    /// A header's value for OTLP cannot be had.
+    #[error("a header for OTLP: {0}")]
+    Header(#[from] SecretError),
+    /// Delivery cannot start.
+    #[error(transparent)]
+    Delivery(#[from] StartError),
+    /// The system gives no signals.
+    #[error("cannot listen for signals: {0}")]
+    Signal(#[from] std::io::Error),
+}
+
+/// All of an exit, from the signal on: the 5 s of contract §2 less what the process's own end takes.
+const EXIT: Duration = Duration::from_millis(4700);
+/// Of that, what running probes get to say good-bye; the rest is delivery's.
+const GOODBYE: Duration = Duration::from_millis(2500);
+
+/// One account of one target over one family: what a slot starts.
+struct Work {
+    target: Arc<Prepared>,
+    account: usize,
+    family: Family,
+    state: Mutex<History>,
+}
+
+#[derive(Default)]
+struct History {
+    backoff: Backoff,
+    /// Whether the last run that passed or failed, failed.
+    failing: bool,
+}
+
+/// The families over which a target is probed, one run each.
+pub fn families(target: &Target) -> &'static [Family] {
+    match target.address {
+        AddressChoice::Any => &[Family::Any],
+        AddressChoice::V4 => &[Family::V4],
+        AddressChoice::V6 => &[Family::V6],
+        AddressChoice::Each => &[Family::V4, Family::V6],
+    }
+}
+
+/// Runs the journey once under a live root of its own.
+pub async fn once<'a>(
+    prober: &Prober,
+    parent: Option<&RemoteParent>,
+    cancel: Cancel,
+    job: impl FnOnce(Ids) -> Job<'a>,
+) -> Run {
+    let root = LiveRoot::open(Journey::FIRST_LOAD, parent);
+    let job = job(Ids { trace: root.trace_id, root: root.span_id, parent: root.parent_span_id });
+    let mut run = prober.run(&job, cancel).instrument(root.span()).await;
+    run.notes = root.close();
+    run
+}
+
+/// Probes until SIGTERM or SIGINT, then ends within 5 s. `child_env` as for [`Prober::new`].
+pub async fn run(config: Config, child_env: Vec<(OsString, Option<OsString>)>) -> Result<(), AgentError> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let delivery = wiring::delivery(&config, &child_env).await?;
+    let slots = slots(&config)?;
+    info!(targets = config.targets.len(), slots = slots.len(), version = env!("CARGO_PKG_VERSION"), "imaptrace is up");
+    if config.otlp.traces.is_none() && config.otlp.metrics.is_none() {
+        warn!("no [otlp] endpoint is configured: nothing is exported, failed runs are only logged");
+    }
+    let metrics = delivery.metrics();
+    let prober = Prober::new(config.dns.clone(), child_env);
+    let shared = Arc::new(Shared { prober, metrics, delivery: Mutex::new(Some(delivery)) });
+    let (stop, stopped) = watch::channel(false);
+    let runner = {
+        let (shared, cancel) = (shared.clone(), stopped.clone());
+        move |work: Arc<Work>, lag| {
+            let (shared, cancel) = (shared.clone(), cancel.clone());
+            async move { shared.run(&work, lag, cancel).await }
+        }
+    };
+    let skips = shared.clone();
+    let keeping =
+        tokio::spawn(schedule::keep(slots, config.runs_in_flight, stopped, runner, move |work: &Work, why, count| {
+            skips.skipped(work, why, count);
+        }));
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    let end = clock::now() + EXIT;
+    info!("stopping: running probes say good-bye, then everything is flushed");
+    stop.send_replace(true);
+    let abort = keeping.abort_handle();
+    if tokio::time::timeout(GOODBYE, keeping).await.is_err() {
+        warn!("a probe did not end in time and is given up");
+        abort.abort();
+    }
+    let left = end.saturating_duration_since(clock::now());
+    let delivery = shared.delivery().take();
+    if let Some(delivery) = delivery {
+        let report = delivery.shutdown(left).await;
+        if report.is_complete() { info!("{report}") } else { warn!("{report}") }
+    }
+    Ok(())
+}
+
+/// A slot for every account of every target over every family.
+fn slots(config: &Config) -> Result<Vec<Slot<Work>>, AgentError> {
+    let mut slots = Vec::new();
+    for target in &config.targets {
+        let prepared =
+            Prepared::new(target.clone()).map_err(|source| AgentError::Tls { target: target.name.clone(), source })?;
+        let prepared = Arc::new(prepared);
+        for (account, known) in target.accounts.iter().enumerate() {
+            for family in families(target) {
+                slots.push(Slot {
+                    name: format!("{}/{}/{family:?}", target.name, known.alias),
+                    interval: target.interval,
+                    work: Arc::new(Work {
+                        target: prepared.clone(),
+                        account,
+                        family: *family,
+                        state: Mutex::default(),
+                    }),
+                });
+            }
+        }
+    }
+    Ok(slots)
+}
+
+/// What all runs share.
+struct Shared {
+    prober: Prober,
+    metrics: Metrics,
+    /// Taken at the end.
+    delivery: Mutex<Option<Delivery>>,
+}
+
+impl Shared {
+    fn delivery(&self) -> MutexGuard<'_, Option<Delivery>> {
+        self.delivery.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn run(&self, work: &Work, lag: Duration, cancel: Cancel) {
+        let Some(account) = work.target.target().accounts.get(work.account) else { return };
+        let secret = backoff::present(account, self.prober.child_env()).await;
+        let hold_login = work.history().backoff.hold(secret);
+        self.metrics.active(1);
+        let run = once(&self.prober, None, cancel, |ids| Job {
+            target: &work.target,
+            account,
+            family: work.family,
+            ids,
+            start_lag: Some(lag),
+            hold_login,
+        })
+        .await;
+        self.metrics.active(-1);
+        let mut history = work.history();
+        history.backoff.learn(&run, work.target.target().interval);
+        history.failing = tell(&run, history.failing);
+        drop(history);
+        self.metrics.record(&run);
+        if let Some(delivery) = &*self.delivery() {
+            delivery.deliver(run);
+        }
+    }
+
+    fn skipped(&self, work: &Work, why: Skip, count: u64) {
+        let target = work.target.target();
+        let account = target.accounts.get(work.account).map_or("", |account| account.alias.as_str());
+        let reason = match why {
+            Skip::Running => SkipReason::Running,
+            Skip::Limit => SkipReason::Limit,
+        };
+        warn!(target = target.name, account, reason = reason.as_str(), count, "a run was due and is skipped");
+        for _ in 0..count {
+            self.metrics.skipped(reason, &target.name, account, Journey::FIRST_LOAD, &target.labels);
+        }
+    }
+}
+
+impl Work {
+    fn history(&self) -> MutexGuard<'_, History> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One line for a failed run and for a recovery. Returns whether the target is failing now.
+fn tell(run: &Run, failing: bool) -> bool {
+    let (target, account, trace_id) = (run.target.as_str(), run.account.as_str(), run.trace_id);
+    if run.outcome == RunOutcome::Passed {
+        if failing {
+            let latency = run.first_loading_latency_s.map(crate::record::Seconds::as_f64);
+            info!(target, account, %trace_id, first_loading_latency_s = latency, "recovered");
+        }
+        return false;
+    }
+    let step = run.failing_step();
+    let text = step.and_then(|step| step.text.as_ref()).map(ServerText::as_str);
+    let (code, failed_step) = (step.and_then(|step| step.code.as_deref()), run.failed_step.as_deref());
+    let (error_type, outcome) = (run.error_type.map(ErrorType::as_str), run.outcome.as_str());
+    warn!(target, account, %trace_id, outcome, error_type, failed_step, code, text, "a run did not pass");
+    // A void run says nothing of the target.
+    if run.outcome == RunOutcome::Void { failing } else { true }
+}

@@ -1,0 +1,59 @@
+//! From the configuration to what each room below calls its settings. Plain copying, and the headers' secrets loaded.
+
+use std::ffi::OsString;
+
+use super::AgentError;
+use crate::{
+    config::{Compression, Config, Exporter, Histogram, Protocol},
+    delivery::{self, Delivery, Header, Signal},
+    telemetry::{MetricsSettings, ResourceSettings},
+};
+
+/// Starts delivery as the configuration says.
+pub async fn delivery(config: &Config, child_env: &[(OsString, Option<OsString>)]) -> Result<Delivery, AgentError> {
+    let mut settings =
+        delivery::Settings { metric_interval: config.metrics.export_interval, ..delivery::Settings::default() };
+    if let Some(exporter) = &config.otlp.traces {
+        settings.traces = Some(signal(exporter, child_env).await?);
+    }
+    if let Some(exporter) = &config.otlp.metrics {
+        settings.metrics = Some(signal(exporter, child_env).await?);
+    }
+    let metrics = MetricsSettings {
+        labels: config.metrics.labels.iter().cloned().collect(),
+        exponential: config.metrics.histogram == Histogram::Exponential,
+        series_limit: usize::try_from(config.metrics.series_limit).unwrap_or(usize::MAX),
+    };
+    Ok(Delivery::start(&settings, &resource(config), &metrics)?)
+}
+
+async fn signal(exporter: &Exporter, child_env: &[(OsString, Option<OsString>)]) -> Result<Signal, AgentError> {
+    let mut headers = Vec::with_capacity(exporter.headers.len());
+    for (name, value) in &exporter.headers {
+        headers.push(Header::new(name, value.load(child_env).await?.expose()));
+    }
+    let protocol = match exporter.protocol {
+        Protocol::Grpc => delivery::Protocol::Grpc,
+        Protocol::HttpProtobuf => delivery::Protocol::HttpProtobuf,
+    };
+    Ok(Signal {
+        is_base: false,
+        headers,
+        timeout: exporter.timeout,
+        gzip: exporter.compression == Compression::Gzip,
+        ca_file: exporter.ca_file.clone(),
+        client_cert: exporter.client_cert.clone(),
+        client_key: exporter.client_key.clone(),
+        ..Signal::new(&exporter.endpoint, protocol)
+    })
+}
+
+fn resource(config: &Config) -> ResourceSettings {
+    let host_name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    ResourceSettings {
+        service_name: Some(config.resource.service_name.clone()),
+        instance: config.agent.instance.clone(),
+        host_name,
+        attributes: config.resource.attributes.clone(),
+    }
+}

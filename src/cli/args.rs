@@ -1,0 +1,157 @@
+//! What can stand on the command line. One definition gives parser, help and completions.
+
+#![expect(clippy::doc_markdown, reason = "these comments are the help text that users read in a terminal")]
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::terminal::ColorChoice;
+
+/// Opens a mailbox as a mail program does and shows, or traces, what each step took.
+#[derive(Debug, Parser)]
+#[command(name = "imaptrace", version, propagate_version = true, max_term_width = 100, disable_help_subcommand = true)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run against a built-in IMAP server with a slow FETCH and show the waterfall
+    Demo,
+    /// Probe a server now and show the result
+    Probe(Box<ProbeArgs>),
+    /// Probe all configured targets until SIGTERM
+    Agent {
+        /// The configuration file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Tell all that is wrong with a configuration, or what it comes to
+    Check {
+        /// The configuration file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Print the completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ProbeArgs {
+    /// imaps://HOST[:PORT][/MAILBOX], imap://… (STARTTLS), or HOST
+    pub(super) server: String,
+
+    /// User name; @ is fine
+    #[arg(short, long, value_name = "NAME", help_heading = "Target")]
+    pub(super) user: Option<String>,
+    /// File whose first line is the password
+    #[arg(long, value_name = "FILE", help_heading = "Target", conflicts_with_all = ["password_env", "password_command"])]
+    pub(super) password_file: Option<String>,
+    /// Environment variable with the password [default: IMAPTRACE_PASSWORD, else a prompt]
+    #[arg(long, value_name = "NAME", help_heading = "Target", conflicts_with = "password_command")]
+    pub(super) password_env: Option<String>,
+    /// Program whose first line of output is the password; no shell
+    #[arg(long, value_name = "CMD", help_heading = "Target")]
+    pub(super) password_command: Option<String>,
+    /// tls (port 993), starttls (143, never falls back), none (143, clear text, password and all)
+    #[arg(long, value_name = "HOW", help_heading = "Target")]
+    pub(super) security: Option<String>,
+    /// PEM file with roots to trust beside the system's
+    #[arg(long, value_name = "FILE", help_heading = "Target")]
+    pub(super) ca_file: Option<String>,
+    /// Name to send and to check in place of HOST
+    #[arg(long, value_name = "NAME", help_heading = "Target")]
+    pub(super) server_name: Option<String>,
+    /// Do not check the server's certificate; whoever is in between can read the password
+    #[arg(long, help_heading = "Target")]
+    pub(super) insecure: bool,
+    /// Addresses to try: any (raced, RFC 8305), v4, v6, or each (a run per family)
+    #[arg(long, value_name = "WHICH", help_heading = "Target")]
+    pub(super) address: Option<String>,
+
+    /// Mailbox to open [default: INBOX]
+    #[arg(long, value_name = "NAME", help_heading = "Journey")]
+    pub(super) mailbox: Option<String>,
+    /// Open it with EXAMINE, read-only, in place of SELECT
+    #[arg(long, help_heading = "Journey")]
+    pub(super) examine: bool,
+    /// Newest messages whose headers are fetched [default: 20]
+    #[arg(long, value_name = "N", help_heading = "Journey")]
+    pub(super) newest: Option<String>,
+    /// What is done [default: first-load]
+    #[arg(long, value_name = "NAME", help_heading = "Journey")]
+    pub(super) journey: Option<String>,
+    /// Time for the whole run [default: 30s]
+    #[arg(long, value_name = "TIME", help_heading = "Journey")]
+    pub(super) timeout: Option<String>,
+    /// Number of runs
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..), help_heading = "Journey")]
+    pub(super) count: u32,
+    /// Start of a run to the start of the next; 0 is back to back
+    #[arg(long, value_name = "TIME", default_value = "1s", help_heading = "Journey")]
+    pub(super) every: String,
+
+    /// What is printed
+    #[arg(long, value_name = "FORMAT", default_value = "text", help_heading = "Output")]
+    pub(super) output: Format,
+    /// Nagios: WARNING above this First Loading Latency
+    #[arg(short, value_name = "SECONDS", value_parser = seconds, help_heading = "Output")]
+    pub(super) warning: Option<f64>,
+    /// Nagios: CRITICAL above this First Loading Latency
+    #[arg(short, value_name = "SECONDS", value_parser = seconds, help_heading = "Output")]
+    pub(super) critical: Option<f64>,
+    /// Colour on a terminal; NO_COLOR is honoured
+    #[arg(long, value_name = "WHEN", default_value = "auto", help_heading = "Output")]
+    pub(super) color: Color,
+
+    /// OpenTelemetry receiver, such as http://localhost:4317 [default: $OTEL_EXPORTER_OTLP_ENDPOINT, else no export]
+    #[arg(long, value_name = "URL", help_heading = "Telemetry")]
+    pub(super) otlp_endpoint: Option<String>,
+    /// grpc or http/protobuf [default: grpc for port 4317, else http/protobuf]
+    #[arg(long, value_name = "PROTOCOL", help_heading = "Telemetry")]
+    pub(super) otlp_protocol: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// The waterfall
+    Text,
+    /// One line a run: the record itself
+    Json,
+    /// A plug-in's line and perfdata
+    Nagios,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+impl Cli {
+    pub(super) fn color(&self) -> ColorChoice {
+        match &self.command {
+            Command::Probe(args) => match args.color {
+                Color::Auto => ColorChoice::Auto,
+                Color::Always => ColorChoice::Always,
+                Color::Never => ColorChoice::Never,
+            },
+            _ => ColorChoice::Auto,
+        }
+    }
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds: f64 = text.parse().map_err(|_| "expected a number of seconds, such as 0.5".to_owned())?;
+    if seconds.is_finite() && seconds >= 0.0 {
+        Ok(seconds)
+    } else {
+        Err("expected a number of seconds, such as 0.5".to_owned())
+    }
+}

@@ -1,0 +1,134 @@
+//! The command line (contract §2): reads it, calls the room that does the work, prints, and gives the exit code.
+//!
+//! Results go to standard output, everything else to standard error. Called by `main` alone.
+
+mod args;
+mod check;
+mod demo;
+mod output;
+mod probe;
+
+use std::{ffi::OsString, path::Path, process::ExitCode};
+
+use clap::{CommandFactory as _, Parser as _};
+
+use self::{
+    args::{Cli, Command},
+    output::Output,
+};
+use crate::{
+    agent,
+    config::{self, Sources},
+    net::{Roots, RootsError},
+    telemetry::logs::{self, LogFormat, LogSettings},
+};
+
+/// All runs passed.
+const PASSED: u8 = 0;
+/// A run failed or was void.
+const FAILED: u8 = 1;
+/// Wrong usage or configuration.
+const USAGE: u8 = 2;
+/// The plug-in convention's word for it.
+const NAGIOS_UNKNOWN: u8 = 3;
+
+/// Runs the program. `roots` is what became of the CA certificates; it lives until the end.
+pub fn main(roots: Result<Roots, RootsError>) -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return misused(&error),
+    };
+    let mut output = Output::new(cli.color());
+    let roots = roots.unwrap_or_else(|error| {
+        output.warn(&format!("{error}; every TLS connection costs 30 ms of CPU"));
+        Roots::default()
+    });
+    let code = match cli.command {
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "imaptrace", &mut std::io::stdout());
+            PASSED
+        }
+        Command::Check { config } => in_runtime(&mut output, async |output| check::run(&config, output).await),
+        Command::Agent { config } => {
+            in_runtime(&mut output, async |output| run_agent(&config, roots.original.clone(), output).await)
+        }
+        Command::Demo => in_runtime(&mut output, async |output| demo::run(roots.original.clone(), output).await),
+        Command::Probe(args) => {
+            in_runtime(&mut output, async |output| probe::run(*args, roots.original.clone(), output).await)
+        }
+    };
+    ExitCode::from(code)
+}
+
+fn in_runtime(output: &mut Output, run: impl AsyncFnOnce(&mut Output) -> u8) -> u8 {
+    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => {
+            let code = runtime.block_on(run(output));
+            // Whatever still runs has been given up; nobody waits for it.
+            runtime.shutdown_background();
+            code
+        }
+        Err(error) => {
+            output.error(&format!("cannot start the threads that probe: {error}"));
+            FAILED
+        }
+    }
+}
+
+/// Help and version are no misuse; with `--output nagios` misuse has its own form.
+fn misused(error: &clap::Error) -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let nagios = arguments.windows(2).any(|pair| pair[0] == "--output" && pair[1] == "nagios")
+        || arguments.iter().any(|argument| argument == "--output=nagios");
+    if error.use_stderr() && nagios {
+        let text = error.to_string();
+        let line = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+        Output::new(crate::terminal::ColorChoice::Never).print(&format!("IMAP UNKNOWN - {}\n", line.replace('|', "/")));
+        return ExitCode::from(NAGIOS_UNKNOWN);
+    }
+    // Nothing is left to say where the stream itself is gone.
+    drop(error.print());
+    ExitCode::from(if error.use_stderr() { USAGE } else { PASSED })
+}
+
+async fn run_agent(path: &Path, child_env: Vec<(OsString, Option<OsString>)>, output: &mut Output) -> u8 {
+    let config = match config::load(&sources(path)) {
+        Ok(config) => config,
+        Err(problems) => {
+            output.errors(&problems.to_string());
+            return USAGE;
+        }
+    };
+    let format = match config.agent.log_format {
+        config::LogFormat::Text => LogFormat::Text,
+        config::LogFormat::Json => LogFormat::Json,
+    };
+    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| config.agent.log_level.as_str().to_owned());
+    let settings = LogSettings { format, color: output.error_style().colour, filter: Some(filter) };
+    if let Err(error) = logs::init(&settings) {
+        output.error(&error.to_string());
+        return USAGE;
+    }
+    for warning in &config.warnings {
+        tracing::warn!("{}", warning.to_string().replace('\n', " "));
+    }
+    match agent::run(config, child_env).await {
+        Ok(()) => PASSED,
+        Err(error) => {
+            output.error(&error.to_string());
+            USAGE
+        }
+    }
+}
+
+/// The file, and the process's own environment.
+fn sources(path: &Path) -> Sources {
+    Sources { file: Some(path.to_owned()), environment: environment(), flags: Vec::new() }
+}
+
+/// Variables that are not UTF-8 are none of ours.
+fn environment() -> Vec<(String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}

@@ -1,0 +1,253 @@
+//! `imaptrace probe`: runs now, results on standard output.
+
+use std::{
+    ffi::OsString,
+    io::IsTerminal as _,
+    time::{Duration, Instant},
+};
+
+use tokio::{sync::watch, time::sleep_until};
+
+use super::{
+    FAILED, NAGIOS_UNKNOWN, PASSED, USAGE,
+    args::{Format, ProbeArgs},
+    environment,
+    output::Output,
+};
+use crate::{
+    agent::{self, families, wiring},
+    clock,
+    config::{self, Config, Flag, Probe, units},
+    delivery::Delivery,
+    plan::Target,
+    probe::{Job, Prepared, Prober},
+    record::{Run, RunOutcome, Seconds},
+    secret::{Secret, SecretSource},
+    telemetry::{
+        RemoteParent,
+        logs::{self, LogSettings},
+    },
+    terminal,
+};
+
+/// What a one-shot run waits for its export (contract §2).
+const EXPORT: Duration = Duration::from_secs(5);
+/// Where the password is when nobody says.
+const PASSWORD: &str = "IMAPTRACE_PASSWORD";
+
+pub(super) async fn run(args: ProbeArgs, child_env: Vec<(OsString, Option<OsString>)>, output: &mut Output) -> u8 {
+    match prepare(&args, &child_env, output).await {
+        Ok(plan) => plan.run(&args, child_env, output).await,
+        Err(problem) => misuse(&problem, args.output, output),
+    }
+}
+
+/// Everything that a run needs.
+struct Plan {
+    target: Prepared,
+    config: Config,
+    delivery: Option<Delivery>,
+    every: Duration,
+    parent: Option<RemoteParent>,
+}
+
+async fn prepare(
+    args: &ProbeArgs,
+    child_env: &[(OsString, Option<OsString>)],
+    output: &mut Output,
+) -> Result<Plan, String> {
+    let every = match args.every.as_str() {
+        "0" => Duration::ZERO,
+        text => units::parse_duration(text).map_err(|error| format!("error: --every: {error}"))?,
+    };
+    let environment = environment();
+    let request = Probe { server: args.server.clone(), flags: flags(args), environment, password: password(args)? };
+    let config = config::probe(&request).map_err(|problems| problems.to_string())?;
+    for warning in &config.warnings {
+        output.warn(&warning.to_string());
+    }
+    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".to_owned());
+    logs::init(&LogSettings { color: output.error_style().colour, filter: Some(filter), ..LogSettings::default() })
+        .map_err(|error| format!("error: {error}"))?;
+    let target = config.targets.first().cloned().ok_or("error: no target")?;
+    let target = Prepared::new(target).map_err(|error| format!("error: {error}"))?;
+    let exports = config.otlp.traces.is_some() || config.otlp.metrics.is_some();
+    let delivery = if exports {
+        Some(wiring::delivery(&config, child_env).await.map_err(|error| format!("error: {error}"))?)
+    } else {
+        None
+    };
+    let parent = std::env::var("TRACEPARENT").ok().filter(|value| !value.is_empty());
+    let parent = parent.and_then(|value| {
+        let parsed = RemoteParent::parse(&value);
+        if parsed.is_none() {
+            output.warn("TRACEPARENT is set and is no W3C traceparent; the run gets a trace of its own");
+        }
+        parsed
+    });
+    Ok(Plan { target, config, delivery, every, parent })
+}
+
+impl Plan {
+    async fn run(self, args: &ProbeArgs, child_env: Vec<(OsString, Option<OsString>)>, output: &mut Output) -> u8 {
+        let prober = Prober::new(self.config.dns.clone(), child_env);
+        let (stop, stopped) = watch::channel(false);
+        let interrupted = tokio::spawn(async move {
+            if tokio::signal::ctrl_c().await.is_ok() {
+                stop.send_replace(true);
+            }
+            // Kept, so that nobody who listens takes its end for a signal.
+            std::future::pending::<()>().await;
+        });
+        let mut runs = Vec::new();
+        let mut planned = clock::now();
+        for number in 0..args.count {
+            if number > 0 {
+                // A run that is late starts at once, and the ones after it count from there.
+                planned = (planned + self.every).max(clock::now());
+                if !wait(planned, &stopped).await {
+                    break;
+                }
+            }
+            for family in families(self.target.target()) {
+                let Some(account) = self.target.target().accounts.first() else { break };
+                let run = agent::once(&prober, self.parent.as_ref(), stopped.clone(), |ids| Job {
+                    target: &self.target,
+                    account,
+                    family: *family,
+                    ids,
+                    start_lag: None,
+                    hold_login: None,
+                })
+                .await;
+                self.show(&run, args, output);
+                if let Some(delivery) = &self.delivery {
+                    delivery.metrics().record(&run);
+                    delivery.deliver(run.clone());
+                }
+                runs.push(run);
+            }
+            if output.is_closed() || *stopped.borrow() {
+                break;
+            }
+        }
+        interrupted.abort();
+        let code = conclude(&runs, args, output);
+        if let Some(delivery) = self.delivery {
+            let report = delivery.shutdown(EXPORT).await;
+            if !report.is_complete() {
+                output.warn(&report.to_string());
+            }
+        }
+        code
+    }
+
+    /// What is shown of a run as soon as it has ended.
+    fn show(&self, run: &Run, args: &ProbeArgs, output: &mut Output) {
+        let several = args.count > 1 || families(self.target.target()).len() > 1;
+        match args.output {
+            Format::Json => match terminal::json(run) {
+                Ok(line) => output.print(&line),
+                Err(error) => output.error(&format!("a run cannot be written as JSON: {error}")),
+            },
+            Format::Nagios => {}
+            Format::Text if several => output.print(&terminal::line(run, output.style())),
+            Format::Text => output.print(&terminal::waterfall(run, output.style())),
+        }
+        if args.output != Format::Nagios
+            && let Some(failure) = terminal::failure(run, output.error_style())
+        {
+            output.errors(&failure);
+        }
+    }
+}
+
+/// What is shown when all runs have ended, and the exit code.
+fn conclude(runs: &[Run], args: &ProbeArgs, output: &mut Output) -> u8 {
+    match args.output {
+        Format::Nagios => {
+            let seconds = |limit: Option<f64>| limit.map(|limit| Seconds::from(Duration::from_secs_f64(limit)));
+            let limits = terminal::Thresholds { warning: seconds(args.warning), critical: seconds(args.critical) };
+            let (text, code) = terminal::nagios(runs, &limits);
+            output.print(&text);
+            return code;
+        }
+        Format::Text if runs.len() > 1 => {
+            if let Some(slowest) = terminal::slowest(runs) {
+                output.print(&format!("\n{}", terminal::waterfall(slowest, output.style())));
+            }
+            output.print(&format!("\n{}", terminal::summary(runs, output.style())));
+        }
+        Format::Text | Format::Json => {}
+    }
+    if runs.iter().all(|run| run.outcome == RunOutcome::Passed) && !runs.is_empty() { PASSED } else { FAILED }
+}
+
+/// Waits until it is time; false when the operator has had enough.
+async fn wait(planned: Instant, stopped: &watch::Receiver<bool>) -> bool {
+    let mut stopped = stopped.clone();
+    tokio::select! {
+        biased;
+        _ = stopped.wait_for(|stopped| *stopped) => false,
+        () = sleep_until(planned.into()) => true,
+    }
+}
+
+fn misuse(problem: &str, format: Format, output: &mut Output) -> u8 {
+    if format == Format::Nagios {
+        let line = problem.lines().next().unwrap_or_default().trim_start_matches("error: ").replace('|', "/");
+        output.print(&format!("IMAP UNKNOWN - {line}\n"));
+        return NAGIOS_UNKNOWN;
+    }
+    output.errors(problem);
+    USAGE
+}
+
+/// The flags that set a key of the configuration.
+fn flags(args: &ProbeArgs) -> Vec<Flag> {
+    let yes = |set: bool, value: &str| set.then(|| value.to_owned());
+    [
+        ("target.user", &args.user, "--user"),
+        ("target.password.file", &args.password_file, "--password-file"),
+        ("target.password.env", &args.password_env, "--password-env"),
+        ("target.password.command", &args.password_command, "--password-command"),
+        ("target.security", &args.security, "--security"),
+        ("target.ca_file", &args.ca_file, "--ca-file"),
+        ("target.server_name", &args.server_name, "--server-name"),
+        ("target.insecure", &yes(args.insecure, "true"), "--insecure"),
+        ("target.address", &args.address, "--address"),
+        ("target.mailbox", &args.mailbox, "--mailbox"),
+        ("target.open", &yes(args.examine, "examine"), "--examine"),
+        ("target.newest", &args.newest, "--newest"),
+        ("target.journey", &args.journey, "--journey"),
+        ("target.timeout", &args.timeout, "--timeout"),
+        ("otlp.endpoint", &args.otlp_endpoint, "--otlp-endpoint"),
+        ("otlp.protocol", &args.otlp_protocol, "--otlp-protocol"),
+    ]
+    .into_iter()
+    .filter_map(|(key, value, name)| Some(Flag { key: key.to_owned(), value: value.clone()?, name: name.to_owned() }))
+    .collect()
+}
+
+/// The password's place when neither a flag nor SERVER has it: the default variable, else a prompt on a terminal.
+fn password(args: &ProbeArgs) -> Result<Option<SecretSource>, String> {
+    let named = args.password_file.is_some() || args.password_env.is_some() || args.password_command.is_some();
+    let in_url = config::server::parse(&args.server).is_ok_and(|url| url.password.is_some());
+    if named || in_url {
+        return Ok(None);
+    }
+    if std::env::var_os(PASSWORD).is_some() {
+        return Ok(Some(SecretSource::Env(PASSWORD.to_owned())));
+    }
+    if !std::io::stdin().is_terminal() {
+        return Ok(None);
+    }
+    let password = rpassword::prompt_password("Password: ")
+        .map_err(|error| format!("error: cannot ask for the password: {error}"))?;
+    Ok(Some(SecretSource::Given(Secret::new(password))))
+}
+
+/// The one target of a `probe` request.
+pub(super) fn single(config: Config) -> Option<Target> {
+    config.targets.into_iter().next()
+}
