@@ -45,6 +45,8 @@ struct State {
     delivered: u64,
     dropped: u64,
     failure: Option<String>,
+    /// It was logged that runs are dropped.
+    told_full: bool,
 }
 
 struct Entry {
@@ -109,7 +111,7 @@ impl Queue {
             return;
         }
         let load = Load::of(&run);
-        let mut dropped = 0;
+        let (mut dropped, mut first) = (0, false);
         self.0.state.send_modify(|state| {
             state.waiting.push_back(Entry { run, load });
             state.waiting_load.add(load);
@@ -117,7 +119,13 @@ impl Queue {
                 dropped += 1;
             }
             state.dropped += dropped;
+            first = dropped > 0 && !state.told_full;
+            state.told_full |= first;
         });
+        if first {
+            let budget = self.0.budget;
+            tracing::warn!(budget, "the queue of runs is full: until they can be delivered the oldest are dropped");
+        }
         if dropped > 0 {
             self.0.metrics.delivery_dropped(DropReason::Budget, dropped);
         }
@@ -153,6 +161,7 @@ impl Queue {
             state.in_flight = Load::default();
             state.failure = None;
             state.failed_in_hurry = 0;
+            state.told_full = false;
         });
     }
 

@@ -281,6 +281,8 @@ fn over_the_budget_the_oldest_runs_go_and_are_counted() {
     }
     let report = block_on(delivery.shutdown(Duration::from_millis(500)));
     assert_eq!((report.delivered_runs, report.undelivered_runs, report.dropped_runs), (0, 3, 7), "{report}");
+    assert!(report.to_string().starts_with("not delivered: 3 runs (27 spans), 7 runs given up before"), "{report}");
+    assert_eq!(Log::get().lines(&format!("\"budget\":{budget}")).len(), 1, "told once");
 }
 
 #[test]
