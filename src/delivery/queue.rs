@@ -167,14 +167,14 @@ impl Queue {
 
     /// The batch in flight was refused for good.
     pub(super) fn refused(&self, reason: String) {
-        let mut runs = 0;
+        // Counted first: who sees the queue empty may read the counter at once.
+        let runs = self.0.state.borrow().in_flight.runs as u64;
+        self.0.metrics.delivery_dropped(DropReason::Refused, runs);
         self.0.state.send_modify(|state| {
-            runs = state.in_flight.runs as u64;
             state.dropped += runs;
             state.in_flight = Load::default();
             state.failure = Some(reason);
         });
-        self.0.metrics.delivery_dropped(DropReason::Refused, runs);
     }
 
     /// An attempt failed; the batch stays in flight. Returns when it is time for the next: after `pause`, or sooner
