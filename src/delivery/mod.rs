@@ -87,8 +87,8 @@ impl Delivery {
             .enable_all()
             .build()
             .map_err(StartError::Runtime)?;
+        let handle = runtime.handle().clone();
         let engine = Engine(Some(runtime));
-        let handle = engine.handle();
         let entered = handle.enter();
         let resource = resource(who);
         let desk = Desk::default();
@@ -222,15 +222,6 @@ fn count(number: u64, what: &str) -> String {
 
 /// Owns the runtime: dropping one inside another panics, so it is always stopped in the background.
 struct Engine(Option<Runtime>);
-
-impl Engine {
-    fn handle(&self) -> tokio::runtime::Handle {
-        match &self.0 {
-            Some(runtime) => runtime.handle().clone(),
-            None => tokio::runtime::Handle::current(),
-        }
-    }
-}
 
 impl Drop for Engine {
     fn drop(&mut self) {

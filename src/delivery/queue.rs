@@ -45,6 +45,8 @@ struct State {
     delivered: u64,
     dropped: u64,
     failure: Option<String>,
+    /// It was logged that runs are dropped.
+    told_full: bool,
 }
 
 struct Entry {
@@ -109,7 +111,7 @@ impl Queue {
             return;
         }
         let load = Load::of(&run);
-        let mut dropped = 0;
+        let (mut dropped, mut first) = (0, false);
         self.0.state.send_modify(|state| {
             state.waiting.push_back(Entry { run, load });
             state.waiting_load.add(load);
@@ -117,7 +119,13 @@ impl Queue {
                 dropped += 1;
             }
             state.dropped += dropped;
+            first = dropped > 0 && !state.told_full;
+            state.told_full |= first;
         });
+        if first {
+            let budget = self.0.budget;
+            tracing::warn!(budget, "the queue of runs is full: until they can be delivered the oldest are dropped");
+        }
         if dropped > 0 {
             self.0.metrics.delivery_dropped(DropReason::Budget, dropped);
         }
@@ -153,19 +161,20 @@ impl Queue {
             state.in_flight = Load::default();
             state.failure = None;
             state.failed_in_hurry = 0;
+            state.told_full = false;
         });
     }
 
     /// The batch in flight was refused for good.
     pub(super) fn refused(&self, reason: String) {
-        let mut runs = 0;
+        // Counted first: who sees the queue empty may read the counter at once.
+        let runs = self.0.state.borrow().in_flight.runs as u64;
+        self.0.metrics.delivery_dropped(DropReason::Refused, runs);
         self.0.state.send_modify(|state| {
-            runs = state.in_flight.runs as u64;
             state.dropped += runs;
             state.in_flight = Load::default();
             state.failure = Some(reason);
         });
-        self.0.metrics.delivery_dropped(DropReason::Refused, runs);
     }
 
     /// An attempt failed; the batch stays in flight. Returns when it is time for the next: after `pause`, or sooner
@@ -187,27 +196,40 @@ impl Queue {
 
     /// Sends without lingering until nothing is left, the receiver failed three times, or the deadline passed.
     pub(super) async fn drain(&self, deadline: Duration) -> Report {
-        self.0.state.send_modify(|state| {
-            state.draining += 1;
-            state.failed_in_hurry = 0;
-        });
+        let hurry = Hurry::begin(self);
         let mut watch = self.0.state.subscribe();
         let over = |state: &State| state.is_empty() || state.failed_in_hurry >= HURRIED_ATTEMPTS;
         let in_time = timeout(deadline, watch.wait_for(over)).await.is_ok();
-        let mut report = Report::default();
-        self.0.state.send_modify(|state| {
-            state.draining -= 1;
-            let late = || format!("no answer within {:.1} s", deadline.as_secs_f64());
-            report = Report {
-                delivered_runs: state.delivered,
-                undelivered_runs: (state.waiting_load.runs + state.in_flight.runs) as u64,
-                undelivered_spans: (state.waiting_load.spans + state.in_flight.spans) as u64,
-                dropped_runs: state.dropped,
-                metrics_delivered: false,
-                reason: state.failure.clone().or_else(|| (!in_time).then(late)),
-            };
+        drop(hurry);
+        let state = self.0.state.borrow();
+        let late = || format!("no answer within {:.1} s", deadline.as_secs_f64());
+        Report {
+            delivered_runs: state.delivered,
+            undelivered_runs: (state.waiting_load.runs + state.in_flight.runs) as u64,
+            undelivered_spans: (state.waiting_load.spans + state.in_flight.spans) as u64,
+            dropped_runs: state.dropped,
+            metrics_delivered: false,
+            reason: state.failure.clone().or_else(|| (!in_time).then(late)),
+        }
+    }
+}
+
+/// While it lives, the sender hurries. A drain may be given up at any point, so it ends by dropping.
+struct Hurry<'a>(&'a Queue);
+
+impl<'a> Hurry<'a> {
+    fn begin(queue: &'a Queue) -> Self {
+        queue.0.state.send_modify(|state| {
+            state.draining += 1;
+            state.failed_in_hurry = 0;
         });
-        report
+        Self(queue)
+    }
+}
+
+impl Drop for Hurry<'_> {
+    fn drop(&mut self) {
+        self.0.0.state.send_modify(|state| state.draining -= 1);
     }
 }
 
@@ -222,5 +244,85 @@ impl io::Write for Counter {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry_sdk::metrics::SdkMeterProvider;
+
+    use super::*;
+    use crate::telemetry::{MetricsSettings, spans};
+
+    fn passed() -> Run {
+        serde_json::from_str(include_str!("../../tests/support/runs/passed.json")).unwrap()
+    }
+
+    fn queue(budget: usize) -> Queue {
+        Queue::new(budget, true, Metrics::new(&SdkMeterProvider::default(), &MetricsSettings::default()))
+    }
+
+    #[test]
+    fn the_load_of_a_run_is_that_of_its_spans_and_of_its_json_line() {
+        let run = passed();
+        let load = Load::of(&run);
+        assert_eq!(load.spans, spans(&run).len());
+        assert_eq!(load.bytes, serde_json::to_string(&run).unwrap().len());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_holds_512_spans_in_the_order_of_arrival_and_the_rest_waits() {
+        let queue = queue(usize::MAX);
+        for number in 0..60 {
+            queue.push(Run { target: number.to_string(), ..passed() });
+        }
+        let first = queue.batch().await;
+        assert_eq!(first.len(), 512 / 9);
+        queue.delivered();
+        let second = queue.batch().await;
+        assert_eq!(second.len(), 60 - 512 / 9);
+        let order: Vec<_> = first.iter().chain(&second).map(|run| run.target.clone()).collect();
+        assert_eq!(order, (0..60).map(|number| number.to_string()).collect::<Vec<_>>());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn over_the_budget_the_oldest_that_wait_go_and_what_is_in_flight_stays() {
+        let queue = queue(3 * Load::of(&passed()).bytes);
+        let named = |name: &str| Run { target: name.to_owned(), ..passed() };
+        queue.push(named("mail01"));
+        let in_flight = queue.batch().await;
+        for name in ["mail02", "mail03", "mail04"] {
+            queue.push(named(name));
+        }
+        assert_eq!(in_flight[0].target, "mail01");
+        queue.delivered();
+        let left: Vec<_> = queue.batch().await.into_iter().map(|run| run.target).collect();
+        assert_eq!(left, ["mail03", "mail04"]);
+        let report = queue.drain(Duration::ZERO).await;
+        assert_eq!((report.delivered_runs, report.undelivered_runs, report.dropped_runs), (1, 2, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_that_is_given_up_leaves_nobody_in_a_hurry() {
+        let queue = queue(usize::MAX);
+        queue.push(passed());
+        let given_up = timeout(Duration::from_millis(1), queue.drain(Duration::from_secs(60))).await;
+        assert!(given_up.is_err());
+        assert_eq!(queue.0.state.borrow().draining, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_ends_when_somebody_drains() {
+        let queue = queue(usize::MAX);
+        queue.push(passed());
+        drop(queue.batch().await);
+        let year = Duration::from_secs(365 * 86_400);
+        let pausing = queue.pause("away".to_owned(), year, Duration::from_millis(250));
+        let sender = async {
+            pausing.await;
+            queue.delivered();
+        };
+        let ((), report) = tokio::join!(sender, queue.drain(Duration::from_secs(5)));
+        assert_eq!((report.delivered_runs, report.undelivered_runs, report.reason), (1, 0, None));
     }
 }

@@ -7,7 +7,6 @@
 use std::{
     collections::HashMap,
     error::Error as StdError,
-    fmt,
     future::Future,
     path::{Path, PathBuf},
     pin::Pin,
@@ -17,8 +16,7 @@ use std::{
 
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
 use opentelemetry_otlp::{
-    Compression, MetricExporter, RetryPolicy, SpanExporter, WithExportConfig as _, WithHttpConfig as _,
-    WithTonicConfig as _,
+    Compression, MetricExporter, RetryPolicy, SpanExporter, WithExportConfig, WithHttpConfig, WithTonicConfig,
     tonic_types::{
         metadata::MetadataMap,
         transport::{Certificate, ClientTlsConfig, Identity},
@@ -131,38 +129,11 @@ type LastAnswer = Arc<Mutex<Option<Result<u16, String>>>>;
 /// Builds the exporter of traces.
 pub(super) fn traces(signal: &Signal, resource: &Resource) -> Result<Traces, WireError> {
     let line = Line::new(signal)?;
-    let mut exporter = match signal.protocol {
-        Protocol::Grpc => {
-            let mut builder = SpanExporter::builder()
-                .with_tonic()
-                .with_endpoint(&signal.endpoint)
-                .with_timeout(signal.timeout)
-                .with_metadata(MetadataMap::from_headers(headers(signal)?))
-                .with_retry_policy(RetryPolicy::disabled());
-            if let Some(tls) = grpc_tls(signal)? {
-                builder = builder.with_tls_config(tls);
-            }
-            if signal.gzip {
-                builder = builder.with_compression(Compression::Gzip);
-            }
-            builder.build()
-        }
-        Protocol::HttpProtobuf => {
-            let mut builder = SpanExporter::builder()
-                .with_http()
-                .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
-                .with_http_client(line.http_client(signal)?)
-                .with_endpoint(http_url(signal, "v1/traces"))
-                .with_timeout(signal.timeout)
-                .with_headers(header_texts(signal)?)
-                .with_retry_policy(RetryPolicy::disabled());
-            if signal.gzip {
-                builder = builder.with_compression(Compression::Gzip);
-            }
-            builder.build()
-        }
-    }
-    .map_err(|error| line.build_error(signal, &error))?;
+    let built = match signal.protocol {
+        Protocol::Grpc => grpc(SpanExporter::builder().with_tonic(), signal)?.build(),
+        Protocol::HttpProtobuf => line.http(SpanExporter::builder().with_http(), signal, "v1/traces")?.build(),
+    };
+    let mut exporter = built.map_err(|error| line.build_error(signal, &error))?;
     exporter.set_resource(resource);
     Ok(Traces { exporter, line })
 }
@@ -170,39 +141,24 @@ pub(super) fn traces(signal: &Signal, resource: &Resource) -> Result<Traces, Wir
 /// Builds the exporter of metrics.
 pub(super) fn metrics(signal: &Signal) -> Result<MetricsWire, WireError> {
     let line = Line::new(signal)?;
-    let exporter = match signal.protocol {
-        Protocol::Grpc => {
-            let mut builder = MetricExporter::builder()
-                .with_tonic()
-                .with_endpoint(&signal.endpoint)
-                .with_timeout(signal.timeout)
-                .with_metadata(MetadataMap::from_headers(headers(signal)?))
-                .with_retry_policy(RetryPolicy::disabled());
-            if let Some(tls) = grpc_tls(signal)? {
-                builder = builder.with_tls_config(tls);
-            }
-            if signal.gzip {
-                builder = builder.with_compression(Compression::Gzip);
-            }
-            builder.build()
-        }
-        Protocol::HttpProtobuf => {
-            let mut builder = MetricExporter::builder()
-                .with_http()
-                .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
-                .with_http_client(line.http_client(signal)?)
-                .with_endpoint(http_url(signal, "v1/metrics"))
-                .with_timeout(signal.timeout)
-                .with_headers(header_texts(signal)?)
-                .with_retry_policy(RetryPolicy::disabled());
-            if signal.gzip {
-                builder = builder.with_compression(Compression::Gzip);
-            }
-            builder.build()
-        }
-    }
-    .map_err(|error| line.build_error(signal, &error))?;
+    let built = match signal.protocol {
+        Protocol::Grpc => grpc(MetricExporter::builder().with_tonic(), signal)?.build(),
+        Protocol::HttpProtobuf => line.http(MetricExporter::builder().with_http(), signal, "v1/metrics")?.build(),
+    };
+    let exporter = built.map_err(|error| line.build_error(signal, &error))?;
     Ok(MetricsWire { exporter, line })
+}
+
+fn grpc<B: WithExportConfig + WithTonicConfig>(builder: B, signal: &Signal) -> Result<B, WireError> {
+    let mut builder = builder
+        .with_endpoint(&signal.endpoint)
+        .with_timeout(signal.timeout)
+        .with_metadata(MetadataMap::from_headers(headers(signal)?))
+        .with_retry_policy(RetryPolicy::disabled());
+    if let Some(tls) = grpc_tls(signal)? {
+        builder = builder.with_tls_config(tls);
+    }
+    Ok(if signal.gzip { builder.with_compression(Compression::Gzip) } else { builder })
 }
 
 impl Traces {
@@ -277,6 +233,20 @@ impl Line {
             // Never sent: the batch itself is at fault.
             (Protocol::HttpProtobuf, None) => Failure::Refused(error),
         })
+    }
+
+    fn http<B>(&self, builder: B, signal: &Signal, path: &str) -> Result<B, WireError>
+    where
+        B: WithExportConfig + WithHttpConfig,
+    {
+        let builder = builder
+            .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
+            .with_http_client(self.http_client(signal)?)
+            .with_endpoint(http_url(signal, path))
+            .with_timeout(signal.timeout)
+            .with_headers(header_texts(signal)?)
+            .with_retry_policy(RetryPolicy::disabled());
+        Ok(if signal.gzip { builder.with_compression(Compression::Gzip) } else { builder })
     }
 
     fn http_client(&self, signal: &Signal) -> Result<Witness, WireError> {
@@ -445,12 +415,6 @@ fn innermost(error: &(dyn StdError + 'static)) -> String {
         inner = cause;
     }
     inner.to_string()
-}
-
-impl fmt::Debug for Traces {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Traces").field("endpoint", &self.line.endpoint).finish_non_exhaustive()
-    }
 }
 
 #[cfg(test)]

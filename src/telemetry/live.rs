@@ -274,6 +274,27 @@ mod tests {
     }
 
     #[test]
+    fn what_is_logged_in_a_span_below_the_root_is_kept_too() {
+        with_layer(|| {
+            let root = LiveRoot::open("first-load", None);
+            root.span().in_scope(|| {
+                tracing::info_span!("below").in_scope(|| tracing::info!("deep"));
+                tracing::info_span!(target: "h2", "noise").in_scope(|| tracing::info!("deep again"));
+            });
+            assert_eq!(root.close().len(), 2);
+        });
+    }
+
+    #[test]
+    fn a_long_note_is_cut() {
+        with_layer(|| {
+            let root = LiveRoot::open("first-load", None);
+            root.span().in_scope(|| tracing::info!("{}", "ä".repeat(2000)));
+            assert_eq!(root.close()[0].text.len(), LONGEST_NOTE);
+        });
+    }
+
+    #[test]
     fn a_root_that_is_dropped_leaves_nothing_behind() {
         with_layer(|| {
             let root = LiveRoot::open("first-load", None);

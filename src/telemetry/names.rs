@@ -1,7 +1,7 @@
 //! Every name that leaves in telemetry: spans, attributes, events, resource, metrics. They stand here and nowhere else.
 //!
 //! Only names, with what a metric needs beside its name. `docs/telemetry.md` explains each, and a test holds the two
-//! together in both directions. Called by [`super::spans()`], [`super::Metrics`] and [`super::resource`].
+//! together in both directions. Called by [`super::spans()`], [`super::Metrics`] and [`super::resource()`].
 
 /// What a metric is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

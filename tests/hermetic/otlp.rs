@@ -210,7 +210,7 @@ fn after_an_outage_everything_arrives_in_order_and_the_log_says_so_once() {
     let report = block_on(delivery.flush(LONG));
     assert_eq!(report.undelivered_runs, 80, "{report}");
 
-    let receiver = port.open();
+    let receiver = port.open(true);
     assert_eq!(block_on(delivery.flush(LONG)), delivered(80));
     let roots: Vec<_> = receiver.look(|inbox| {
         let spans = inbox.spans().into_iter();
@@ -221,6 +221,25 @@ fn after_an_outage_everything_arrives_in_order_and_the_log_says_so_once() {
     assert!(receiver.look(|inbox| inbox.traces.len()) >= 2, "batches of at most 512 spans");
     let told: Vec<_> = Log::get().lines(&url).iter().map(|line| line.contains("again")).collect();
     assert_eq!(told, [false, true]);
+}
+
+#[test]
+fn a_receiver_that_is_killed_and_comes_back_gets_what_it_missed() {
+    for protocol in BOTH {
+        let receiver = receiver(protocol);
+        let delivery = start(&traces_to(Signal::new(&receiver.url(), protocol)));
+        delivery.deliver(fresh_run());
+        assert_eq!(block_on(delivery.flush(LONG)), delivered(1), "{protocol:?}");
+        let port = receiver.kill();
+        let missed = fresh_run();
+        delivery.deliver(missed.clone());
+        let report = block_on(delivery.flush(LONG));
+        assert_eq!((report.delivered_runs, report.undelivered_runs), (1, 1), "{protocol:?} {report}");
+        let receiver = port.open(protocol == Protocol::Grpc);
+        assert_eq!(block_on(delivery.flush(LONG)), delivered(2), "{protocol:?}");
+        let root = receiver.look(|inbox| inbox.spans()[0].clone());
+        assert_eq!(hex(&root.span_id), missed.span_id.to_string());
+    }
 }
 
 #[test]
@@ -281,6 +300,8 @@ fn over_the_budget_the_oldest_runs_go_and_are_counted() {
     }
     let report = block_on(delivery.shutdown(Duration::from_millis(500)));
     assert_eq!((report.delivered_runs, report.undelivered_runs, report.dropped_runs), (0, 3, 7), "{report}");
+    assert!(report.to_string().starts_with("not delivered: 3 runs (27 spans), 7 runs given up before"), "{report}");
+    assert_eq!(Log::get().lines(&format!("\"budget\":{budget}")).len(), 1, "told once");
 }
 
 #[test]

@@ -113,3 +113,29 @@ fn the_bucket_bounds_are_the_documented_ones() {
     let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(flat.contains(&format!("{} and {last} seconds", others.join(", "))));
 }
+
+#[test]
+fn names_stand_in_one_file_and_nowhere_else() {
+    let mut all: Vec<&str> = [names::ATTRIBUTES, names::EVENTS, names::RESOURCE].concat();
+    all.extend(names::METRICS.iter().map(|metric| metric.name));
+    let mut folders = vec![std::path::PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))];
+    let mut looked_at = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            let code = text.split("#[cfg(test)]").next().unwrap();
+            if path.ends_with("telemetry/names.rs") {
+                assert!(all.iter().all(|name| code.contains(&format!("\"{name}\""))));
+                looked_at += 1;
+            } else if let Some(name) = all.iter().find(|name| code.contains(&format!("\"{name}\""))) {
+                panic!("{} spells out {name}: use telemetry::names", path.display());
+            }
+        }
+    }
+    assert_eq!(looked_at, 1);
+}

@@ -170,6 +170,13 @@ impl Receiver {
         self.inbox.send_modify(|inbox| inbox.script.extend(answers));
     }
 
+    /// Cuts all connections and leaves the port closed.
+    pub fn kill(self) -> ClosedPort {
+        let address = self.address;
+        drop(self);
+        ClosedPort::at(address)
+    }
+
     /// Looks at what came.
     pub fn look<T>(&self, at: impl FnOnce(&Inbox) -> T) -> T {
         at(&self.inbox.borrow())
@@ -206,8 +213,13 @@ pub struct ClosedPort(Socket);
 
 impl ClosedPort {
     pub fn take() -> Self {
+        Self::at(SocketAddr::from(([127, 0, 0, 1], 0)))
+    }
+
+    fn at(address: SocketAddr) -> Self {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        socket.set_reuse_address(true).unwrap();
+        socket.bind(&address.into()).unwrap();
         Self(socket)
     }
 
@@ -215,11 +227,11 @@ impl ClosedPort {
         format!("http://{}", self.address())
     }
 
-    /// Starts a gRPC receiver there.
-    pub fn open(self) -> Receiver {
+    /// Starts a receiver there.
+    pub fn open(self, grpc: bool) -> Receiver {
         let address = self.address();
         drop(self);
-        Receiver::start(StdListener::bind(address).unwrap(), true, None)
+        Receiver::start(StdListener::bind(address).unwrap(), grpc, None)
     }
 
     fn address(&self) -> SocketAddr {
