@@ -213,6 +213,7 @@ impl Shared {
         let reason = match why {
             Skip::Running => SkipReason::Running,
             Skip::Limit => SkipReason::Limit,
+            Skip::Overload => SkipReason::Overload,
         };
         warn!(target = target.name, account, reason = reason.as_str(), count, "a run was due and is skipped");
         for _ in 0..count {

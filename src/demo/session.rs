@@ -106,11 +106,7 @@ impl Session {
                 return Ok(Next::Close);
             }
             ("ID", [_]) => {
-                self.untagged(concat!(
-                    "ID (\"name\" \"imaptrace demo\" \"version\" \"",
-                    env!("CARGO_PKG_VERSION"),
-                    "\")"
-                ));
+                self.untagged(concat!("ID (\"name\" \"imaptrace\" \"version\" \"", env!("CARGO_PKG_VERSION"), "\")"));
                 self.line(tag, "OK ID completed.");
             }
             ("STARTTLS", []) if self.offers_starttls && !self.logged_in => {
@@ -396,7 +392,7 @@ mod tests {
     #[tokio::test]
     async fn the_journey_finds_what_it_needs() {
         let mut client = Client::greeted(Delays::NONE).await;
-        assert!(client.ask("ID NIL").await.starts_with("* ID (\"name\" \"imaptrace demo\""));
+        assert!(client.ask("ID NIL").await.starts_with("* ID (\"name\" \"imaptrace\""));
         let login = client.ask("LOGIN \"demo\" \"demo\"").await;
         assert!(login.starts_with("t OK [CAPABILITY ") && !login.contains("STARTTLS"), "{login}");
         assert!(client.ask("NAMESPACE").await.contains("((\"\" \"/\"))"));

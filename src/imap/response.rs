@@ -102,8 +102,10 @@ impl<'a> Response<'a> {
             let number = std::str::from_utf8(first).ok().and_then(|digits| digits.parse::<u32>().ok());
             let (kind, _) = word(after);
             return match number {
+                None => Self::Broken,
                 Some(number) if kind.eq_ignore_ascii_case(b"EXISTS") => Self::Exists(number),
-                None | Some(0) => Self::Broken,
+                // There is no message 0.
+                Some(0) if kind.eq_ignore_ascii_case(b"FETCH") || kind.eq_ignore_ascii_case(b"EXPUNGE") => Self::Broken,
                 Some(number) if kind.eq_ignore_ascii_case(b"FETCH") => Self::Fetch(number),
                 Some(_) => Self::Other,
             };
@@ -214,6 +216,8 @@ mod tests {
         assert_eq!(parse("+ idling"), Response::Continuation);
         assert_eq!(parse("+"), Response::Continuation);
         assert_eq!(parse("* LIST () \"/\" INBOX"), Response::Other);
+        assert_eq!(parse("* 0 RECENT"), Response::Other);
+        assert_eq!(parse("* 0 FETCH (UID 1)"), Response::Broken);
         assert_eq!(parse("* 4294967296 EXISTS"), Response::Broken);
         assert_eq!(parse("* (what"), Response::Broken);
         assert_eq!(parse("*"), Response::Broken);

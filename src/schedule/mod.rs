@@ -37,6 +37,8 @@ pub enum Skip {
     Running,
     /// As many runs as allowed were under way.
     Limit,
+    /// This process did not get to run in time.
+    Overload,
 }
 
 /// Keeps all slots going until `stop` is true, and comes back when every run that was started has ended.
@@ -57,10 +59,10 @@ where
         async move {
             let mut planned = begin + phase(&slot.name, slot.interval);
             while until(planned, &mut stop).await {
-                let late = clock::now().saturating_duration_since(planned);
-                let missed = u32::try_from(late.as_nanos() / slot.interval.as_nanos().max(1)).unwrap_or(u32::MAX);
+                // A whole interval late: this process did not get to run at all (the machine slept, or is swamped).
+                let missed = passed(planned + slot.interval, slot.interval);
                 if missed > 0 {
-                    skipped(&slot.work, Skip::Running, missed.into());
+                    skipped(&slot.work, Skip::Overload, missed.into());
                     planned += slot.interval * missed;
                 }
                 match places.clone().try_acquire_owned() {
@@ -75,6 +77,11 @@ where
                     }
                 }
                 planned += slot.interval;
+                let missed = passed(planned, slot.interval);
+                if missed > 0 {
+                    skipped(&slot.work, Skip::Running, missed.into());
+                    planned += slot.interval * missed;
+                }
             }
         }
     }))
@@ -87,6 +94,14 @@ async fn until(planned: Instant, stop: &mut watch::Receiver<bool>) -> bool {
         biased;
         _ = stop.wait_for(|stop| *stop) => false,
         () = sleep_until(planned.into()) => true,
+    }
+}
+
+/// How many starts of a grid lie behind, the first of them at `from`.
+fn passed(from: Instant, interval: Duration) -> u32 {
+    match clock::now().checked_duration_since(from) {
+        Some(late) => u32::try_from(late.as_nanos() / interval.as_nanos().max(1)).unwrap_or(u32::MAX).saturating_add(1),
+        None => 0,
     }
 }
 
@@ -144,7 +159,7 @@ mod tests {
         let seen = Arc::new(Seen::default());
         minute(vec![slot("a", 10, &seen)], 9, Duration::from_secs(25)).await;
         assert_eq!(seen.starts.lock().unwrap().len(), 2);
-        assert_eq!(seen.skips.lock().unwrap().first(), Some(&(Skip::Running, 1)));
+        assert_eq!(seen.skips.lock().unwrap().first(), Some(&(Skip::Running, 2)));
     }
 
     #[tokio::test(start_paused = true)]

@@ -206,7 +206,7 @@ impl Player<'_> {
         while !line.ends_with(b"\n") {
             let mut byte = [0];
             if let Ok(1) = self.stream.as_mut().unwrap().read(&mut byte).await {
-                line.push(byte[0])
+                line.push(byte[0]);
             } else {
                 self.heard.push(format!("(gone, waiting for {word}) {}", String::from_utf8_lossy(&line)));
                 return false;
