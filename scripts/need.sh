@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# need.sh build|stack|test : makes sure that the system has what this purpose needs.
+#
+# What is there already, from wherever it came, is left alone. What is missing is installed by its Debian package name,
+# as root or with sudo; without either it says what to install and stops.
+# shellcheck source=scripts/common.sh
+. "$(dirname "$0")/common.sh"
+
+build=(gcc libc6-dev pkg-config libssl-dev)
+stack=(dovecot-imapd openssl jq curl)
+test=(docker-compose shellcheck python3-venv)
+
+# Is what the package is wanted for there?
+there() {
+  case $1 in
+    gcc) command -v cc ;;
+    libc6-dev) [ -e /usr/include/stdio.h ] ;;
+    libssl-dev) pkg-config --exists openssl ;;
+    dovecot-imapd) [ -x /usr/lib/dovecot/imap ] || [ -x /usr/libexec/dovecot/imap ] ;;
+    python3-venv) command -v go || python3 -c 'import ensurepip' ;; # only ever used to fetch Go
+    *) command -v "$1" ;;
+  esac >/dev/null 2>&1
+}
+
+case ${1:-} in
+  build) want=("${build[@]}") ;;
+  stack) want=("${build[@]}" "${stack[@]}") ;;
+  test) want=("${build[@]}" "${stack[@]}" "${test[@]}") ;;
+  *) die "usage: need.sh build|stack|test" ;;
+esac
+# macOS builds against its own TLS; the real parts are not for it.
+[ "$(uname)" = Linux ] || [ "$1" != build ] || want=()
+
+command -v cargo >/dev/null || [ ! -x "$HOME/.cargo/bin/cargo" ] || PATH=$HOME/.cargo/bin:$PATH
+command -v cargo >/dev/null || die "cargo is missing: install Rust with rustup (https://rustup.rs), then try again"
+
+missing=()
+for package in "${want[@]}"; do there "$package" || missing+=("$package"); done
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+command -v apt-get >/dev/null || die "please install what these Debian packages hold, then try again: ${missing[*]}"
+if [ "$(id -u)" = 0 ]; then
+  as_root=()
+elif command -v sudo >/dev/null; then
+  as_root=(sudo)
+else
+  die "please have these packages installed, then try again: apt-get install ${missing[*]}"
+fi
+say "installing: ${missing[*]}"
+apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300)
+"${apt[@]}" update
+"${apt[@]}" install -y --no-install-recommends "${missing[@]}" >/dev/null
+
+# Debian starts a mail server when its package is installed. Nobody asked for one here: ours runs on loopback, as needed.
+case " ${missing[*]} " in
+  *" dovecot-imapd "*) [ ! -d /run/systemd/system ] || "${as_root[@]}" systemctl disable --now dovecot.service dovecot.socket ;;
+esac
+for package in "${missing[@]}"; do there "$package" || die "$package was installed, but what it is for is still not to be found"; done
