@@ -7,6 +7,9 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 CACHE=${IMAPTRACE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/imaptrace}
 BIN=$CACHE/bin
 
+# rustup puts cargo where a shell that was open before does not look.
+command -v cargo >/dev/null || [ ! -x "$HOME/.cargo/bin/cargo" ] || PATH=$HOME/.cargo/bin:$PATH
+
 say() { printf '%s\n' "$*"; }
 die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
 

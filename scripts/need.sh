@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# need.sh build|stack|test : makes sure that the system has what this purpose needs.
+# need.sh build|check|stack|test : makes sure that the system has what this purpose needs.
 #
 # What is there already, from wherever it came, is left alone. What is missing is installed by its Debian package name,
 # as root or with sudo; without either it says what to install and stops.
@@ -7,8 +7,9 @@
 . "$(dirname "$0")/common.sh"
 
 build=(gcc libc6-dev pkg-config libssl-dev)
-stack=(dovecot-imapd openssl jq curl)
-test=(docker-compose shellcheck python3-venv)
+stack=(dovecot-imapd openssl jq curl python3-venv)
+check=(shellcheck)
+test=(docker-compose)
 
 # Is what the package is wanted for there?
 there() {
@@ -25,13 +26,13 @@ there() {
 case ${1:-} in
   build) want=("${build[@]}") ;;
   stack) want=("${build[@]}" "${stack[@]}") ;;
-  test) want=("${build[@]}" "${stack[@]}" "${test[@]}") ;;
-  *) die "usage: need.sh build|stack|test" ;;
+  check) want=("${build[@]}" "${check[@]}") ;;
+  test) want=("${build[@]}" "${check[@]}" "${stack[@]}" "${test[@]}") ;;
+  *) die "usage: need.sh build|check|stack|test" ;;
 esac
 # macOS builds against its own TLS; the real parts are not for it.
 [ "$(uname)" = Linux ] || [ "$1" != build ] || want=()
 
-command -v cargo >/dev/null || [ ! -x "$HOME/.cargo/bin/cargo" ] || PATH=$HOME/.cargo/bin:$PATH
 command -v cargo >/dev/null || die "cargo is missing: install Rust with rustup (https://rustup.rs), then try again"
 
 missing=()
