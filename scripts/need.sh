@@ -49,8 +49,9 @@ else
 fi
 say "installing: ${missing[*]}"
 apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300)
-"${apt[@]}" update
-"${apt[@]}" install -y --no-install-recommends "${missing[@]}" >/dev/null
+# Packages say much that nobody needs to read, unless it went wrong.
+said=$({ "${apt[@]}" update && "${apt[@]}" install -y --no-install-recommends "${missing[@]}"; } 2>&1) ||
+  { printf '%s\n' "$said" >&2; die "these packages could not be installed: ${missing[*]}"; }
 
 # Debian starts a mail server when its package is installed. Nobody asked for one here: ours runs on loopback, as needed.
 case " ${missing[*]} " in
