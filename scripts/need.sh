@@ -30,10 +30,10 @@ case ${1:-} in
   test) want=("${build[@]}" "${check[@]}" "${stack[@]}" "${test[@]}") ;;
   *) die "usage: need.sh build|check|stack|test" ;;
 esac
-# macOS builds against its own TLS; the real parts are not for it.
-[ "$(uname)" = Linux ] || [ "$1" != build ] || want=()
-
 command -v cargo >/dev/null || die "cargo is missing: install Rust with rustup (https://rustup.rs), then try again"
+
+# macOS has what a build needs: its own TLS, and a compiler without which there is no make.
+[ "$(uname):$1" != Darwin:build ] || exit 0
 
 missing=()
 for package in "${want[@]}"; do there "$package" || missing+=("$package"); done
