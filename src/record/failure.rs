@@ -124,9 +124,9 @@ error_types! {
         No = "no",
         /// Tagged BAD.
         Bad = "bad",
-        /// NO [UNAVAILABLE] (RFC 5530 §3).
+        /// NO `[UNAVAILABLE]` (RFC 5530 §3).
         Unavailable = "unavailable",
-        /// NO [LIMIT] or [INUSE] (RFC 5530 §3).
+        /// NO `[LIMIT]` or `[INUSE]` (RFC 5530 §3).
         LimitServer = "limit_server",
         /// NO or BYE with a referral (RFC 2221), which is never followed.
         Referral = "referral",
@@ -134,9 +134,9 @@ error_types! {
     Credentials {
         /// User name or password refused.
         AuthFailed = "auth_failed",
-        /// NO [EXPIRED] (RFC 5530 §3).
+        /// NO `[EXPIRED]` (RFC 5530 §3).
         AuthExpired = "auth_expired",
-        /// NO [PRIVACYREQUIRED] (RFC 5530 §3), or a secret would have gone out in clear text.
+        /// NO `[PRIVACYREQUIRED]` (RFC 5530 §3), or a secret would have gone out in clear text.
         AuthPrivacy = "auth_privacy",
         /// No mechanism that both sides can use, or LOGINDISABLED.
         AuthMechanism = "auth_mechanism",
