@@ -4,11 +4,11 @@ set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # All that is built or downloaded stays here, outside the checkout, so that a fresh clone finds it warm.
-CACHE=${IMAPTRACE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/imaptrace}
+CACHE=${IMAPTRACE_CACHE:-${XDG_CACHE_HOME:-${HOME:-}/.cache}/imaptrace}
 BIN=$CACHE/bin
 
 # rustup puts cargo where a shell that was open before does not look.
-command -v cargo >/dev/null || [ ! -x "$HOME/.cargo/bin/cargo" ] || PATH=$HOME/.cargo/bin:$PATH
+command -v cargo >/dev/null || [ ! -x "${HOME:-}/.cargo/bin/cargo" ] || PATH=$HOME/.cargo/bin:$PATH
 
 say() { printf '%s\n' "$*"; }
 die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }

@@ -6,4 +6,4 @@
 "$ROOT/scripts/need.sh" build
 cd "$ROOT"
 # The dev profile: it compiles in well under half the time of the release profile, and a demo ought to start soon.
-exec cargo run --locked --quiet -- demo "$@"
+exec cargo run --locked -- demo "$@"

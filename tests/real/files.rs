@@ -58,6 +58,12 @@ fn prometheus_approves_of_its_file() {
 }
 
 #[test]
+fn dovecot_approves_of_the_containers_file() {
+    let path = format!("{ROOT}/deploy/dovecot/dovecot.conf");
+    approves(Command::new("doveconf").args(["-n", "-c", &path]));
+}
+
+#[test]
 fn docker_compose_approves_of_its_file_and_every_file_that_it_mounts_is_there() {
     let compose = || {
         let mut command = Command::new("docker-compose");
