@@ -1,1 +1,412 @@
-//! Not yet.
+//! Who may import whom in `src/`, and what no file may hold.
+//!
+//! Every path that leaves a room is looked at: `crate::NAME` wherever it stands, and `super::NAME` in a room's first
+//! file, where it means the same. Comments, literals and test code do not count. An edge that is not in the table
+//! fails, and so does a room without a line in it: whoever adds one says where it belongs.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// The first word may import the others, and nothing else of ours.
+const ALLOWED: &[(&str, &[&str])] = &[
+    ("record", &[]),
+    ("secret", &[]),
+    ("clock", &[]),
+    ("imap", &["secret"]),
+    ("plan", &["secret"]),
+    ("config", &["plan", "secret"]),
+    ("net", &["plan", "clock"]),
+    ("schedule", &["plan", "clock"]),
+    ("probe", &["plan", "net", "imap", "record", "secret", "clock"]),
+    ("latency", &["record"]),
+    ("telemetry", &["record"]),
+    ("terminal", &["record"]),
+    ("status", &["record"]),
+    ("delivery", &["record", "telemetry", "clock"]),
+    ("demo", &["imap"]),
+];
+/// These wire the rooms together, so they may import all.
+const WIRING: &[&str] = &["agent", "cli", "main", "lib"];
+
+#[test]
+fn rooms_import_only_what_the_table_lets_them() {
+    let src = Path::new(ROOT).join("src");
+    let mut sources: BTreeMap<PathBuf, String> = BTreeMap::new();
+    for path in files_under(&src).into_iter().filter(|path| path.extension().is_some_and(|name| name == "rs")) {
+        let text = fs::read_to_string(&path).unwrap();
+        sources.insert(path.strip_prefix(&src).unwrap().to_owned(), text);
+    }
+    assert!(
+        sources.contains_key(Path::new("lib.rs")),
+        "the scan found no src/lib.rs: it would find nothing wrong either"
+    );
+    let faults = faults_in(&sources);
+    assert!(faults.is_empty(), "{}\nThe table is in {}", faults.join("\n"), file!());
+}
+
+/// All forbidden edges in sources given by their path below `src/`.
+fn faults_in(sources: &BTreeMap<PathBuf, String>) -> Vec<String> {
+    let scans: BTreeMap<&Path, Scan> =
+        sources.iter().map(|(path, text)| (path.as_path(), Scan::of(path, text))).collect();
+    // A whole file is test code when its `mod` line says so.
+    let test_files: BTreeSet<PathBuf> = scans
+        .iter()
+        .flat_map(|(path, scan)| scan.test_modules.iter().map(|name| children_of(path).join(name)))
+        .flat_map(|path| [path.with_extension("rs"), path.join("mod.rs")])
+        .collect();
+    let mut faults = Vec::new();
+    for (path, scan) in scans.iter().filter(|(path, _)| !test_files.contains(**path)) {
+        let room = room_of(path);
+        let shown = path.display();
+        if scan.climbs_twice {
+            faults.push(format!("src/{shown}: super::super: say crate:: and the room's name"));
+        }
+        if WIRING.contains(&room.as_str()) {
+            continue;
+        }
+        let Some((_, allowed)) = ALLOWED.iter().find(|(name, _)| *name == room) else {
+            faults.push(format!("src/{shown}: the room `{room}` has no line in the table"));
+            continue;
+        };
+        for name in scan.imports.iter().filter(|name| **name != room && !allowed.contains(&name.as_str())) {
+            faults.push(format!("src/{shown}: `{room}` may not import `{name}`"));
+        }
+    }
+    faults
+}
+
+/// What one file says of others.
+#[derive(Debug, Default)]
+struct Scan {
+    /// The first name of each path that starts at the crate's root; `*` for a glob.
+    imports: BTreeSet<String>,
+    climbs_twice: bool,
+    /// Modules in files of their own that exist in tests alone.
+    test_modules: BTreeSet<String>,
+}
+
+impl Scan {
+    fn of(path: &Path, text: &str) -> Self {
+        let mut scan = Self::default();
+        let tokens = without_tests(&tokens(text), &mut scan.test_modules);
+        for (at, token) in tokens.iter().enumerate() {
+            if tokens.get(at + 1).map(String::as_str) != Some("::") {
+                continue;
+            }
+            let climbs = token == "super";
+            scan.climbs_twice |= climbs && tokens.get(at + 2).is_some_and(|next| next == "super");
+            if token == "crate" || (climbs && is_first_of_room(path)) {
+                scan.imports.extend(first_names(&tokens[at + 2..]));
+            }
+        }
+        scan
+    }
+}
+
+/// The names right behind a `::`: one, or those of a group.
+fn first_names(tokens: &[String]) -> Vec<String> {
+    if tokens.first().map(String::as_str) != Some("{") {
+        return tokens.first().cloned().into_iter().collect();
+    }
+    let (mut names, mut depth, mut expected) = (Vec::new(), 0, false);
+    for token in tokens {
+        match token.as_str() {
+            "{" => {
+                depth += 1;
+                expected = depth == 1;
+            }
+            "}" => {
+                depth -= 1;
+                if depth == 0 {
+                    break;
+                }
+            }
+            "," => expected = depth == 1,
+            name if expected => {
+                names.push(name.to_owned());
+                expected = false;
+            }
+            _ => {}
+        }
+    }
+    names
+}
+
+/// Words and marks of a Rust source, without comments, literals and lifetimes. `::` is one mark.
+fn tokens(text: &str) -> Vec<String> {
+    let chars: Vec<char> = text.chars().collect();
+    let starts = |at: usize, what: &str| what.chars().enumerate().all(|(n, c)| chars.get(at + n) == Some(&c));
+    let is_word = |at: usize| chars.get(at).is_some_and(|c| c.is_alphanumeric() || *c == '_');
+    let (mut tokens, mut at) = (Vec::new(), 0);
+    while at < chars.len() {
+        if starts(at, "//") {
+            while at < chars.len() && chars[at] != '\n' {
+                at += 1;
+            }
+        } else if starts(at, "/*") {
+            let mut depth = 0;
+            while at < chars.len() {
+                let step = if starts(at, "/*") {
+                    1
+                } else if starts(at, "*/") {
+                    -1
+                } else {
+                    0
+                };
+                depth += step;
+                at += if step == 0 { 1 } else { 2 };
+                if depth == 0 {
+                    break;
+                }
+            }
+        } else if chars[at] == '"' {
+            at += 1;
+            while at < chars.len() && chars[at] != '"' {
+                at += if chars[at] == '\\' { 2 } else { 1 };
+            }
+            at += 1;
+        } else if chars[at] == '\'' {
+            // 'x' or '\…' is a character; 'x without the second quote is a lifetime.
+            if starts(at + 1, "\\") {
+                at += 3;
+                while at < chars.len() && chars[at] != '\'' {
+                    at += 1;
+                }
+                at += 1;
+            } else {
+                at += if chars.get(at + 2) == Some(&'\'') { 3 } else { 1 };
+            }
+        } else if is_word(at) {
+            let begin = at;
+            while is_word(at) {
+                at += 1;
+            }
+            let word: String = chars[begin..at].iter().collect();
+            let hashes = chars[at..].iter().take_while(|c| **c == '#').count();
+            let raw = matches!(word.as_str(), "r" | "br" | "cr");
+            if raw && chars.get(at + hashes) == Some(&'"') {
+                let end = format!("\"{}", "#".repeat(hashes));
+                at += hashes + 1;
+                while at < chars.len() && !starts(at, &end) {
+                    at += 1;
+                }
+                at += end.len();
+            } else if word == "r" && hashes == 1 {
+                at += 1; // r#name: the name comes next
+            } else {
+                tokens.push(word);
+            }
+        } else if starts(at, "::") {
+            tokens.push("::".to_owned());
+            at += 2;
+        } else {
+            if !chars[at].is_whitespace() {
+                tokens.push(chars[at].to_string());
+            }
+            at += 1;
+        }
+    }
+    tokens
+}
+
+/// Takes out each item under `#[cfg(test)]` or `#[cfg(all(test, …))]`; modules without a body are named in `modules`.
+fn without_tests(tokens: &[String], modules: &mut BTreeSet<String>) -> Vec<String> {
+    let marks = |at: usize, words: &[&str]| {
+        words.iter().enumerate().all(|(n, word)| tokens.get(at + n).is_some_and(|token| token == word))
+    };
+    let (mut kept, mut at) = (Vec::new(), 0);
+    while at < tokens.len() {
+        let open = ["#", "[", "cfg", "("];
+        if !(marks(at, &[&open[..], &["test", ")", "]"]].concat())
+            || marks(at, &[&open[..], &["all", "(", "test"]].concat()))
+        {
+            kept.push(tokens[at].clone());
+            at += 1;
+            continue;
+        }
+        // To the end of the item: the `}` of its first brace, or a `;` outside of all brackets.
+        let (mut depth, begin) = (0_i32, at);
+        while at < tokens.len() {
+            match tokens[at].as_str() {
+                "{" | "(" | "[" => depth += 1,
+                "}" | ")" | "]" => depth -= 1,
+                _ => {}
+            }
+            at += 1;
+            if depth == 0 && matches!(tokens[at - 1].as_str(), "}" | ";") {
+                break;
+            }
+        }
+        if let [.., keyword, name, end] = &tokens[begin..at]
+            && keyword == "mod"
+            && end == ";"
+        {
+            modules.insert(name.clone());
+        }
+    }
+    kept
+}
+
+/// `probe/driver.rs` and `probe.rs` are both in `probe`.
+fn room_of(path: &Path) -> String {
+    let first = path.components().next().unwrap().as_os_str().to_string_lossy();
+    first.strip_suffix(".rs").unwrap_or(&first).to_owned()
+}
+
+/// Is it the file where `super` is the crate itself?
+fn is_first_of_room(path: &Path) -> bool {
+    let parts = path.components().count();
+    parts == 1 || (parts == 2 && path.ends_with("mod.rs"))
+}
+
+/// The folder in which a file's own modules are.
+fn children_of(path: &Path) -> PathBuf {
+    match path.file_name().and_then(|name| name.to_str()) {
+        Some("mod.rs" | "lib.rs" | "main.rs") => path.parent().unwrap().to_owned(),
+        _ => path.with_extension(""),
+    }
+}
+
+fn files_under(directory: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { files.extend(files_under(&path)) } else { files.push(path) }
+    }
+    files
+}
+
+/// Marks of unfinished or switched-off work, put together here so that this file holds none.
+const FORBIDDEN: &[&str] = &[
+    concat!("todo", "!("),
+    concat!("unimplemented", "!("),
+    concat!("dbg", "!("),
+    concat!("#[ign", "ore"),
+    concat!("TO", "DO"),
+    concat!("FIX", "ME"),
+    concat!("<<<<", "<<< "),
+    concat!(">>>>", ">>> "),
+];
+
+#[test]
+fn no_file_holds_a_mark_of_unfinished_work() {
+    let mut found = Vec::new();
+    let mut looked_at = 0;
+    for entry in fs::read_dir(ROOT).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let files = match name.as_str() {
+            ".git" | "target" | "Cargo.lock" => continue,
+            _ if path.is_dir() => files_under(&path),
+            _ => vec![path],
+        };
+        for file in files {
+            // What is no text is none of this test's business.
+            let Ok(text) = fs::read_to_string(&file) else { continue };
+            looked_at += 1;
+            for (number, line) in text.lines().enumerate() {
+                if let Some(mark) = forbidden_in(line) {
+                    found.push(format!("{}:{}: {mark}", file.display(), number + 1));
+                }
+            }
+        }
+    }
+    assert!(looked_at > 20, "only {looked_at} files were looked at");
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+fn forbidden_in(line: &str) -> Option<&'static str> {
+    FORBIDDEN.iter().copied().find(|mark| line.contains(mark))
+}
+
+#[test]
+fn the_scan_for_marks_finds_each_of_them() {
+    for mark in FORBIDDEN {
+        assert_eq!(forbidden_in(&format!("    {mark} later")), Some(*mark));
+    }
+    assert_eq!(forbidden_in("a method todo(), a word ignored, a <<< b"), None);
+}
+
+/// The faults of a tree with only these files.
+fn faults(files: &[(&str, &str)]) -> Vec<String> {
+    faults_in(&files.iter().map(|(path, text)| (PathBuf::from(path), (*text).to_owned())).collect())
+}
+
+#[test]
+fn an_edge_of_the_table_passes_and_any_other_fails() {
+    assert_eq!(faults(&[("imap/session.rs", "use crate::secret::Secret; use crate::imap::code;")]), [""; 0]);
+    assert_eq!(
+        faults(&[("imap/session.rs", "use crate::secret::Secret; use crate::net::Stream;")]),
+        ["src/imap/session.rs: `imap` may not import `net`"]
+    );
+}
+
+#[test]
+fn an_edge_is_found_in_every_form() {
+    for text in [
+        "use crate::{record::{Run, plan}, net};",
+        "use crate::{\n    self_made,\n    net::{self},\n};",
+        "fn f(x: &'static crate::net::X) {}",
+        "fn f() -> crate :: net :: X { todo }",
+        "macro_rules! m { () => { $crate::net::go() } }",
+        "/* a /* nested */ comment */ use crate::net;",
+        "const Q: char = '\"'; use crate::net;",
+        "const Q: &str = \"\\\"\"; use crate::net;",
+        "const Q: &str = r#\"\"\"#; use crate::net;",
+        "const Q: char = '\\''; use crate::net;",
+        "#[cfg(not(test))] use crate::net;",
+        "#[cfg(test)] use crate::plan; use crate::net;",
+    ] {
+        let found = faults(&[("terminal/json.rs", text)]);
+        assert!(found.iter().any(|fault| fault.ends_with("may not import `net`")), "{text}: {found:?}");
+    }
+}
+
+#[test]
+fn comments_literals_and_tests_are_no_edges() {
+    for text in [
+        "// crate::net",
+        "/// [`crate::net`] /*\nfn f() {}",
+        "/* /* */ crate::net */",
+        "const Q: &str = \"crate::net\";",
+        "const Q: &str = r##\"\" \"# crate::net\"##;",
+        "#[cfg(test)]\nmod tests {\n    use crate::net;\n    fn f() {}\n}",
+        "#[cfg(all(test, unix))] fn f(x: [u8; 2]) { crate::net::go() }",
+        "#[cfg(test)] use crate::{net, plan};",
+        "fn f<'a>(x: &'a str) { let crate_net = '\\u{41}'; }",
+    ] {
+        assert_eq!(faults(&[("record/run.rs", text)]), [""; 0], "{text}");
+    }
+}
+
+#[test]
+fn a_file_that_is_all_tests_is_left_out_by_the_line_that_declares_it() {
+    let tests = "use crate::net;";
+    assert_eq!(faults(&[("record/mod.rs", "#[cfg(test)]\nmod samples;"), ("record/samples.rs", tests)]), [""; 0]);
+    assert_eq!(faults(&[("record/run.rs", "#[cfg(test)] mod samples;"), ("record/run/samples.rs", tests)]), [""; 0]);
+    assert_eq!(
+        faults(&[("record/mod.rs", "mod samples;"), ("record/samples.rs", tests)]),
+        ["src/record/samples.rs: `record` may not import `net`"]
+    );
+}
+
+#[test]
+fn super_is_an_edge_in_a_rooms_first_file_and_nowhere_climbs_twice() {
+    assert_eq!(faults(&[("record/mod.rs", "use super::net;")]), ["src/record/mod.rs: `record` may not import `net`"]);
+    assert_eq!(faults(&[("secret.rs", "use super::{net};")]), ["src/secret.rs: `secret` may not import `net`"]);
+    assert_eq!(faults(&[("record/run.rs", "use super::net;")]), [""; 0]);
+    let [fault] = faults(&[("cli.rs", "use super::super::net;")]).try_into().unwrap();
+    assert!(fault.contains("super::super"), "{fault}");
+}
+
+#[test]
+fn a_glob_and_a_room_without_a_line_fail_and_the_wiring_may_do_all() {
+    assert_eq!(faults(&[("record/run.rs", "use crate::*;")]), ["src/record/run.rs: `record` may not import `*`"]);
+    assert_eq!(faults(&[("cellar/mod.rs", "")]), ["src/cellar/mod.rs: the room `cellar` has no line in the table"]);
+    assert_eq!(faults(&[("agent.rs", "use crate::{net, probe};"), ("main.rs", "use crate::cli;")]), [""; 0]);
+}

@@ -1,1 +1,252 @@
-//! Not yet.
+//! A real Collector, Jaeger and Prometheus on ports of their own, run from the repository's own files; ended on drop.
+//!
+//! Several can run at once. Prometheus looks for the first time some seconds after its start: whatever asks it waits.
+
+use std::{
+    fs::File,
+    io::{self, Read as _, Write as _},
+    net::TcpStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::Value;
+
+use super::program::{cache, free_port, wait_until};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// The three, ready to be used.
+pub struct Backends {
+    ports: Ports,
+    collector: Option<Process>,
+    jaeger: Process,
+    prometheus: Process,
+    directory: tempfile::TempDir,
+}
+
+struct Ports {
+    otlp_grpc: u16,
+    otlp_http: u16,
+    collector_health: u16,
+    collector_metrics: u16,
+    collector_self: u16,
+    jaeger_otlp: u16,
+    jaeger_query: u16,
+    jaeger_query_grpc: u16,
+    jaeger_health: u16,
+    prometheus: u16,
+}
+
+impl Backends {
+    /// Starts them and waits until each says that it is ready.
+    pub fn start() -> Self {
+        let directory = tempfile::Builder::new().prefix("backends-").tempdir().unwrap();
+        let ports = Ports {
+            otlp_grpc: free_port(),
+            otlp_http: free_port(),
+            collector_health: free_port(),
+            collector_metrics: free_port(),
+            collector_self: free_port(),
+            jaeger_otlp: free_port(),
+            jaeger_query: free_port(),
+            jaeger_query_grpc: free_port(),
+            jaeger_health: free_port(),
+            prometheus: free_port(),
+        };
+        let mut jaeger = command("jaeger");
+        jaeger
+            .args(["--config", &format!("{ROOT}/deploy/jaeger/jaeger.yaml")])
+            .env("JAEGER_OTLP_GRPC", loopback(ports.jaeger_otlp))
+            .env("JAEGER_QUERY_HTTP", loopback(ports.jaeger_query))
+            .env("JAEGER_QUERY_GRPC", loopback(ports.jaeger_query_grpc))
+            .env("JAEGER_HEALTH", loopback(ports.jaeger_health));
+        let jaeger = Process::start("jaeger", jaeger, directory.path());
+
+        // Files that a configuration names are looked for beside it, so it is copied to where its targets.json is.
+        std::fs::copy(format!("{ROOT}/deploy/prometheus/prometheus.yml"), directory.path().join("prometheus.yml"))
+            .unwrap();
+        let targets = format!(r#"[{{ "targets": ["{}"] }}]"#, loopback(ports.collector_metrics));
+        std::fs::write(directory.path().join("targets.json"), targets).unwrap();
+        let mut prometheus = command("prometheus");
+        prometheus.args([
+            "--config.file=prometheus.yml",
+            "--storage.tsdb.path=data",
+            "--enable-feature=exemplar-storage",
+            &format!("--web.listen-address={}", loopback(ports.prometheus)),
+        ]);
+        let prometheus = Process::start("prometheus", prometheus, directory.path());
+
+        let mut this = Self { ports, collector: None, jaeger, prometheus, directory };
+        this.jaeger.wait_ready(this.ports.jaeger_health, "/status");
+        this.prometheus.wait_ready(this.ports.prometheus, "/-/ready");
+        this.start_collector();
+        this
+    }
+
+    /// Starts the Collector (again).
+    pub fn start_collector(&mut self) {
+        let ports = &self.ports;
+        let mut collector = command("otelcol");
+        collector
+            .args(["--config", &format!("{ROOT}/otel-collector.yaml")])
+            .env("COLLECTOR_OTLP_GRPC", loopback(ports.otlp_grpc))
+            .env("COLLECTOR_OTLP_HTTP", loopback(ports.otlp_http))
+            .env("COLLECTOR_HEALTH", loopback(ports.collector_health))
+            .env("COLLECTOR_PROMETHEUS", loopback(ports.collector_metrics))
+            .env("COLLECTOR_SELF_PORT", ports.collector_self.to_string())
+            .env("JAEGER_OTLP_ENDPOINT", loopback(ports.jaeger_otlp));
+        let mut collector = Process::start("otelcol", collector, self.directory.path());
+        collector.wait_ready(ports.collector_health, "/");
+        self.collector = Some(collector);
+    }
+
+    /// Ends the Collector; the others stay. What it had taken is sent on first.
+    pub fn stop_collector(&mut self) {
+        self.collector = None;
+    }
+
+    /// Where agents send OTLP over gRPC.
+    pub fn otlp_grpc(&self) -> String {
+        format!("http://{}", loopback(self.ports.otlp_grpc))
+    }
+
+    /// Where agents send OTLP over HTTP, without the path of a signal.
+    pub fn otlp_http(&self) -> String {
+        format!("http://{}", loopback(self.ports.otlp_http))
+    }
+
+    /// Hands OTLP in JSON to the Collector, as a test without an agent does. `signal` is `traces` or `metrics`.
+    pub fn send(&self, signal: &str, json: &Value) {
+        let (status, body) =
+            request(self.ports.otlp_http, "POST", &format!("/v1/{signal}"), &json.to_string()).unwrap();
+        assert_eq!(status, 200, "the Collector says {body}");
+    }
+
+    /// A trace as Jaeger's API gives it (`spans`, `processes`), as soon as it has arrived.
+    pub fn jaeger_trace(&self, trace_id: &str) -> Value {
+        wait_until(&format!("trace {trace_id} is in Jaeger"), || {
+            let (status, body) = get(self.ports.jaeger_query, &format!("/api/traces/{trace_id}")).ok()?;
+            (status == 200).then(|| json(&body)["data"][0].clone()).filter(Value::is_object)
+        })
+    }
+
+    /// The series that answer a query (`metric`, `value`), as soon as there is one.
+    pub fn prometheus_query(&self, expression: &str) -> Vec<Value> {
+        wait_until(&format!("Prometheus has an answer to {expression}"), || {
+            Some(self.prometheus_now(expression)).filter(|series| !series.is_empty())
+        })
+    }
+
+    /// The series that answer a query at this moment, perhaps none.
+    pub fn prometheus_now(&self, expression: &str) -> Vec<Value> {
+        self.prometheus_api("query", "query", expression, "")
+    }
+
+    /// Series with exemplars of the last hour (`seriesLabels`, `exemplars`), as soon as there is one.
+    pub fn prometheus_exemplars(&self, expression: &str) -> Vec<Value> {
+        let now = imaptrace::clock::wall().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        let range = format!("&start={}&end={}", now - 3600, now + 3600);
+        wait_until(&format!("Prometheus has exemplars of {expression}"), || {
+            Some(self.prometheus_api("query_exemplars", "query", expression, &range))
+                .filter(|series| !series.is_empty())
+        })
+    }
+
+    fn prometheus_api(&self, api: &str, key: &str, expression: &str, more: &str) -> Vec<Value> {
+        let expression = utf8_percent_encode(expression, NON_ALPHANUMERIC);
+        let (status, body) = get(self.ports.prometheus, &format!("/api/v1/{api}?{key}={expression}{more}")).unwrap();
+        assert_eq!(status, 200, "{body}");
+        let data = &json(&body)["data"];
+        data.get("result").unwrap_or(data).as_array().unwrap().clone()
+    }
+}
+
+/// A program from the cache or, with a sentence of what to do, the end of the test.
+pub fn installed(name: &str) -> PathBuf {
+    let path = cache().join("bin").join(name);
+    assert!(path.is_file(), "{} is missing: run scripts/backends.sh, which builds it, once", path.display());
+    path
+}
+
+fn command(name: &str) -> Command {
+    Command::new(installed(name))
+}
+
+fn loopback(port: u16) -> String {
+    format!("127.0.0.1:{port}")
+}
+
+fn json(body: &str) -> Value {
+    serde_json::from_str(body).unwrap_or_else(|error| panic!("{error} in {body}"))
+}
+
+/// A child that is told to end when it is dropped, and made to if it does not.
+struct Process {
+    name: &'static str,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    fn start(name: &'static str, mut command: Command, directory: &Path) -> Self {
+        let log = directory.join(name).with_extension("log");
+        let file = File::create(&log).unwrap();
+        let child = command
+            .current_dir(directory)
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().unwrap())
+            .stderr(file)
+            .spawn()
+            .unwrap();
+        Self { name, child, log }
+    }
+
+    fn wait_ready(&mut self, port: u16, path: &str) {
+        let (name, log) = (self.name, &self.log);
+        wait_until(&format!("{name} is ready"), || {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!("{name} ended with {status}:\n{}", std::fs::read_to_string(log).unwrap_or_default());
+            }
+            get(port, path).ok().filter(|(status, _)| *status == 200)
+        });
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap_or_default());
+        // Not yet waited for, so the number is still its own.
+        let told = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).is_ok();
+        for _ in 0..if told { 100 } else { 0 } {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn get(port: u16, target: &str) -> io::Result<(u16, String)> {
+    request(port, "GET", target, "")
+}
+
+/// One request over HTTP/1.0, in which the end of the connection is the end of the answer.
+fn request(port: u16, method: &str, target: &str, body: &str) -> io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let length = body.len();
+    write!(
+        stream,
+        "{method} {target} HTTP/1.0\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or(io::ErrorKind::InvalidData)?;
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or(io::ErrorKind::InvalidData)?;
+    Ok((status, body.to_owned()))
+}

@@ -1,0 +1,23 @@
+# Each target is one line that calls a script or cargo; what it does stands there.
+.PHONY: help demo build check test stack stack-down
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+
+demo: ## build imaptrace and watch it find a slow FETCH; needs nothing but rustup, git and make
+	@scripts/demo.sh
+
+build: ## the program as it is shipped, target/release/imaptrace
+	@scripts/need.sh build && cargo build --locked --release
+
+check: ## formatting, lints, documentation, licences, scripts
+	@scripts/check.sh
+
+test: ## check, then all tests, real Dovecot, Collector, Jaeger and Prometheus among them
+	@scripts/test.sh
+
+stack: ## a mail server, an agent and the back ends on this machine, without containers
+	@scripts/stack.sh up
+
+stack-down: ## end what `make stack` started
+	@scripts/stack.sh down

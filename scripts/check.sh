@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# check.sh : all that can be said about the tree without running it.
+# shellcheck source=scripts/common.sh
+. "$(dirname "$0")/common.sh"
+
+CARGO_DENY=0.20.2
+
+"$ROOT/scripts/need.sh" check
+cd "$ROOT"
+# Outside the checkout, so that a fresh clone need not compile all dependencies again.
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$CACHE/target}
+
+step() { say "== $*"; "$@"; }
+
+# Debug and without its advisory database: that compiles in a third of the time, and looks at these few files as well.
+if [ "$("$BIN/cargo-deny" --version 2>/dev/null)" != "cargo-deny $CARGO_DENY" ]; then
+  lock cargo-deny
+  step env CARGO_TARGET_DIR="$CACHE/src/cargo-deny" CARGO_PROFILE_DEV_DEBUG=0 \
+    cargo install --quiet --locked --debug --no-default-features --root "$CACHE" --version "$CARGO_DENY" cargo-deny
+  rm -rf "$CACHE/src/cargo-deny"
+  exec 9>&-
+fi
+
+step cargo fmt --check
+step cargo clippy --locked --all-targets -- -D warnings
+step env RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+step "$BIN/cargo-deny" --locked check licenses bans
+step shellcheck --external-sources scripts/*.sh .ci/run

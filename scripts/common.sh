@@ -1,0 +1,22 @@
+# shellcheck shell=bash disable=SC2034
+# Shared by the other scripts: where things are, and how to stop. To be sourced, not run.
+set -euo pipefail
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# All that is built or downloaded stays here, outside the checkout, so that a fresh clone finds it warm.
+CACHE=${IMAPTRACE_CACHE:-${XDG_CACHE_HOME:-${HOME:-}/.cache}/imaptrace}
+BIN=$CACHE/bin
+
+# rustup puts cargo where a shell that was open before does not look.
+command -v cargo >/dev/null || [ ! -x "${HOME:-}/.cargo/bin/cargo" ] || PATH=$HOME/.cargo/bin:$PATH
+
+say() { printf '%s\n' "$*"; }
+die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
+
+# One of us at a time: a second one waits until the first has ended, and then finds its work done.
+# The lock lives as long as this process has the file open; background children must not inherit it.
+lock() {
+  mkdir -p "$CACHE"
+  exec 9>"$CACHE/$1.lock"
+  flock -n 9 || { say "waiting for another run to finish ($1)"; flock 9; }
+}

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# test.sh : what a change must pass, here as well as in CI.
+#
+# Needs a Debian machine with rustup, git and make, and registries to install from. The first time takes some ten minutes
+# on two cores, most of it for the Collector and Jaeger; later ones take what the tests take.
+# IMAPTRACE_TEST=hermetic leaves out all that needs real servers.
+# shellcheck source=scripts/common.sh
+. "$(dirname "$0")/common.sh"
+
+case ${IMAPTRACE_TEST:-all} in
+  all) which=() ;;
+  hermetic) which=(--lib --test house --test hermetic) ;;
+  *) die "IMAPTRACE_TEST is all or hermetic, not $IMAPTRACE_TEST" ;;
+esac
+
+[ ${#which[@]} -gt 0 ] || "$ROOT/scripts/need.sh" test
+"$ROOT/scripts/check.sh"
+[ ${#which[@]} -gt 0 ] || "$ROOT/scripts/backends.sh"
+cd "$ROOT"
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$CACHE/target} IMAPTRACE_CACHE=$CACHE
+exec cargo test --locked --no-fail-fast "${which[@]}"
