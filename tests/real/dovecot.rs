@@ -1,1 +1,225 @@
-//! Not yet.
+//! The journey against a real Dovecot: every way to secure the line and to log in, odd passwords, odd folders, large and
+//! empty mailboxes, and what a real server says when something is wrong.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    sync::LazyLock,
+};
+
+use imaptrace::{
+    plan::{Auth, Host, Mailbox, Open, Security, Target},
+    record::{ErrorType, Run, RunOutcome, ServerText, Verified},
+};
+
+use crate::support::{
+    dovecot::{BIG, Dovecot, EMPTY, Options, USER1, USER2, USER3},
+    proxy::Proxy,
+    run::{account, run, steps, target},
+};
+
+/// One for all tests that break nothing. Its processes end with the test program's own.
+static SERVER: LazyLock<Dovecot> = LazyLock::new(|| Dovecot::start(&Options { big: true, ..Options::default() }));
+
+fn at(server: &Dovecot, security: Security, (user, password): (&str, &str)) -> Target {
+    let port = if security == Security::Tls { server.tls } else { server.plain };
+    let mut target = target(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port), security);
+    target.endpoint.host = Host::parse("localhost").unwrap();
+    target.address = imaptrace::plan::AddressChoice::V4;
+    target.tls.ca_file = Some(server.ca.clone());
+    target.accounts = vec![account(user, password)];
+    target
+}
+
+fn step<'a>(run: &'a Run, name: &str) -> &'a imaptrace::record::Step {
+    run.steps.iter().find(|step| step.name == name).unwrap_or_else(|| panic!("no {name} in {}", steps(run)))
+}
+
+fn failed(run: &Run) -> (Option<ErrorType>, Option<&str>, Option<&str>) {
+    (run.error_type, run.failed_step.as_deref(), run.failing_step().and_then(|step| step.code.as_deref()))
+}
+
+#[tokio::test]
+async fn every_way_to_secure_the_line() {
+    let commands = "NAMESPACE LIST SELECT FETCH LOGOUT";
+    for (security, expected) in [
+        (Security::Tls, format!("resolve connect tls greeting ID AUTHENTICATE {commands}")),
+        (Security::StartTls, format!("resolve connect greeting STARTTLS tls CAPABILITY ID AUTHENTICATE {commands}")),
+        (Security::None, format!("resolve connect greeting ID AUTHENTICATE {commands}")),
+    ] {
+        let run = run(at(&SERVER, security, USER1)).await;
+        assert_eq!((steps(&run), run.outcome), (expected, RunOutcome::Passed), "{:?}", run.failing_step());
+        let fetch = step(&run, "FETCH");
+        assert_eq!(
+            (fetch.messages, fetch.literals, step(&run, "SELECT").mailbox_messages),
+            (Some(20), Some(20), Some(30))
+        );
+        assert_eq!(run.server.id_name.as_ref().map(ServerText::as_str), Some("Dovecot"));
+        assert_eq!(run.server.lenient, None, "a real server breaks no rule here");
+        assert_eq!(run.server.quickack, Some(true));
+        assert!(run.server.rtt_min_s.is_some() && run.server.capability_hash.is_some());
+        if security == Security::None {
+            assert_eq!(run.server.tls_version, None);
+            let plain: u64 = run.steps.iter().filter_map(|step| step.received_bytes).sum();
+            assert_eq!(run.wire_received_bytes, plain, "the steps add up to the connection");
+        } else {
+            let tls = step(&run, "tls").tls.as_ref().unwrap();
+            assert_eq!((tls.version.as_deref(), tls.verified), (Some("1.3"), Verified::Yes));
+            assert_eq!(tls.cipher.as_deref(), Some("TLS_AES_256_GCM_SHA384"));
+            assert_eq!(tls.subject.as_ref().map(ServerText::as_str), Some("CN=localhost"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn passwords_with_spaces_quotes_backslashes_and_more_than_ascii() {
+    for user in [USER1, USER2, USER3] {
+        for auth in [Auth::Login, Auth::Plain] {
+            let mut target = at(&SERVER, Security::Tls, user);
+            target.journey.auth = auth;
+            let run = run(target).await;
+            let name = if auth == Auth::Login { "LOGIN" } else { "AUTHENTICATE" };
+            assert_eq!(run.outcome, RunOutcome::Passed, "{} as {}: {:?}", name, user.0, run.failing_step());
+            assert_eq!(step(&run, name).status.as_deref(), Some("OK"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn folders_with_odd_names_can_be_opened() {
+    for name in [
+        "Entwürfe",
+        "日本語",
+        "Résumé/😀",
+        "Archive/2024/Q1",
+        "with space",
+        "quo\"te",
+        "back\\slash",
+        "100% done",
+        "a&b",
+        "par(en)s {5}",
+        "inbox",
+    ] {
+        let mut target = at(&SERVER, Security::Tls, USER1);
+        target.journey.mailbox = Mailbox::new(name).unwrap();
+        let run = run(target).await;
+        assert_eq!(run.outcome, RunOutcome::Passed, "{name}: {:?}", run.failing_step());
+        let expected = if name == "inbox" { "INBOX" } else { name };
+        assert_eq!(step(&run, "FETCH").mailbox.as_deref(), Some(expected));
+    }
+}
+
+#[tokio::test]
+async fn a_mailbox_of_ten_thousand_and_an_empty_one() {
+    let run_ = run(at(&SERVER, Security::Tls, BIG)).await;
+    assert_eq!(run_.outcome, RunOutcome::Passed, "{:?}", run_.failing_step());
+    assert_eq!((step(&run_, "SELECT").mailbox_messages, step(&run_, "FETCH").messages), (Some(10_000), Some(20)));
+    let mut all = at(&SERVER, Security::None, BIG);
+    all.journey.newest = 10_000;
+    assert_eq!(step(&run(all).await, "FETCH").messages, Some(10_000));
+    let empty = run(at(&SERVER, Security::Tls, EMPTY)).await;
+    assert_eq!(empty.outcome, RunOutcome::Passed);
+    assert!(steps(&empty).ends_with("SELECT FETCH- LOGOUT"), "{}", steps(&empty));
+    assert_eq!(empty.first_loading_latency_s, Some(step(&empty, "SELECT").end_s()));
+    assert_eq!(empty.first_row_s, None);
+}
+
+#[tokio::test]
+async fn fetch_asks_for_the_newest_in_ascending_order_and_marks_nothing_as_read() {
+    let server = Dovecot::start(&Options { messages: 50, ..Options::default() });
+    let proxy = Proxy::start(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), server.plain)).await;
+    let seen = |maildir: &Path| {
+        let mut names: Vec<_> = ["cur", "new"]
+            .into_iter()
+            .flat_map(|folder| std::fs::read_dir(maildir.join(folder)).unwrap())
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name.rsplit(',').next().unwrap_or_default().contains('S'))
+            .collect();
+        names.sort();
+        names
+    };
+    let maildir = server.maildir(USER1.0);
+    let before = seen(&maildir);
+    let mut target = at(&server, Security::None, USER1);
+    target.endpoint.port = proxy.address.port();
+    target.journey.newest = 7;
+    let run = run(target).await;
+    assert_eq!(run.outcome, RunOutcome::Passed, "{:?}", run.failing_step());
+    assert_eq!(seen(&maildir), before);
+    let sent = String::from_utf8(proxy.conversations()[0].sent.clone()).unwrap();
+    assert!(sent.contains(" FETCH 44:50 (UID FLAGS INTERNALDATE RFC822.SIZE BODY.PEEK["), "{sent}");
+    let tags: Vec<_> = sent.lines().map(|line| line.split(' ').next().unwrap()).collect();
+    let ids: Vec<_> =
+        run.steps.iter().filter(|step| step.is_command()).map(|step| step.span_id.unwrap().to_string()).collect();
+    assert_eq!(tags, ids);
+}
+
+#[tokio::test]
+async fn examine_opens_read_only() {
+    let mut target = at(&SERVER, Security::Tls, USER1);
+    target.journey.open = Open::Examine;
+    let run = run(target).await;
+    assert_eq!((run.outcome, step(&run, "EXAMINE").code.as_deref()), (RunOutcome::Passed, Some("READ-ONLY")));
+}
+
+#[tokio::test]
+async fn short_tags_work_too() {
+    let mut target = at(&SERVER, Security::Tls, USER1);
+    target.journey.tag = imaptrace::plan::TagStyle::Short;
+    assert_eq!(run(target).await.outcome, RunOutcome::Passed);
+}
+
+#[tokio::test]
+async fn an_unknown_mailbox_fails_select_and_the_session_goes_on_to_logout() {
+    let mut target = at(&SERVER, Security::Tls, USER1);
+    target.journey.mailbox = Mailbox::new("Nirvana").unwrap();
+    let run = run(target).await;
+    assert_eq!((failed(&run).0, failed(&run).1), (Some(ErrorType::No), Some("SELECT")));
+    assert!(
+        run.failing_step().unwrap().text.as_ref().unwrap().as_str().contains("Mailbox doesn't exist"),
+        "{:?}",
+        run.failing_step()
+    );
+    assert!(steps(&run).ends_with(" LOGOUT"));
+}
+
+#[tokio::test]
+async fn wrong_passwords_and_unknown_users() {
+    // Dovecot holds the logins after these back, so it is a server of its own.
+    let server = Dovecot::start(&Options { settings: "auth_failure_delay = 0\n".into(), ..Options::default() });
+    for user in [("user1", "wrong"), ("nobody-there", "x")] {
+        let run = run(at(&server, Security::Tls, user)).await;
+        assert_eq!(failed(&run), (Some(ErrorType::AuthFailed), Some("AUTHENTICATE"), Some("AUTHENTICATIONFAILED")));
+        assert!(steps(&run).ends_with(" LOGOUT"), "{}", steps(&run));
+        assert_eq!(run.first_loading_latency_s, None);
+    }
+}
+
+#[tokio::test]
+async fn clear_text_where_the_server_wants_tls_is_refused_before_a_secret_leaves() {
+    let settings = "disable_plaintext_auth = yes\n".to_owned();
+    let server = Dovecot::start(&Options { settings, ..Options::default() });
+    let mut target = at(&server, Security::None, USER1);
+    // Dovecot trusts a client at its own address.
+    target.source_address = Some(Ipv4Addr::new(127, 0, 0, 2).into());
+    let run = run(target).await;
+    assert_eq!((failed(&run).0, failed(&run).1), (Some(ErrorType::AuthMechanism), Some("LOGIN")));
+    assert!(steps(&run).ends_with("LOGIN!auth_mechanism LOGOUT"), "{}", steps(&run));
+}
+
+#[tokio::test]
+async fn the_wrong_port_and_the_wrong_certificate() {
+    let mut tls_to_clear = at(&SERVER, Security::Tls, USER1);
+    tls_to_clear.endpoint.port = SERVER.plain;
+    assert_eq!(failed(&run(tls_to_clear).await), (Some(ErrorType::TlsProtocol), Some("tls"), None));
+    let mut clear_to_tls = at(&SERVER, Security::None, USER1);
+    clear_to_tls.endpoint.port = SERVER.tls;
+    clear_to_tls.deadlines.greeting = std::time::Duration::from_millis(300);
+    assert_eq!(failed(&run(clear_to_tls).await), (Some(ErrorType::TimeoutGreeting), Some("greeting"), None));
+    let mut untrusted = at(&SERVER, Security::Tls, USER1);
+    untrusted.tls.ca_file = None;
+    assert_eq!(failed(&run(untrusted).await), (Some(ErrorType::TlsCertUntrusted), Some("tls"), None));
+    let mut named = at(&SERVER, Security::StartTls, USER1);
+    named.tls.server_name = Some("mail.example.org".into());
+    assert_eq!(failed(&run(named).await), (Some(ErrorType::TlsCertName), Some("tls"), None));
+}
