@@ -90,14 +90,15 @@ async fn folders_with_odd_names_can_be_opened() {
     for name in [
         "Entwürfe",
         "日本語",
-        "Résumé/😀",
-        "Archive/2024/Q1",
-        "with space",
-        "quo\"te",
+        "Nowhere/Résumé",
+        "😀",
+        "Archive/2025/Q4",
+        "two words",
+        "a\"quote",
         "back\\slash",
-        "100% done",
-        "a&b",
-        "par(en)s {5}",
+        "100% full",
+        "this & that",
+        "(round) {5}",
         "inbox",
     ] {
         let mut target = at(&SERVER, Security::Tls, USER1);
