@@ -3,14 +3,10 @@
 //!
 //! Runs that are due meanwhile go as far as CAPABILITY. A new secret ends the wait.
 
-use std::{
-    ffi::OsString,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use crate::{
     clock,
-    plan::Account,
     record::{Blame, ErrorType, Run, RunOutcome},
     secret::Secret,
 };
@@ -64,11 +60,6 @@ impl Backoff {
             (None, _) => self.held.take(),
         };
     }
-}
-
-/// The account's secret, only to see whether it has changed.
-pub(super) async fn present(account: &Account, child_env: &[(OsString, Option<OsString>)]) -> Option<Secret> {
-    account.password.load(child_env).await.ok()
 }
 
 #[cfg(test)]

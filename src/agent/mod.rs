@@ -59,11 +59,10 @@ const EXIT: Duration = Duration::from_millis(4700);
 /// Of that, what running probes get to say good-bye; the rest is delivery's.
 const GOODBYE: Duration = Duration::from_millis(2500);
 
-/// One account of one target over one family: what a slot starts.
+/// One account of one target: what a slot starts. Its runs never overlap, over whichever family they go.
 struct Work {
     target: Arc<Prepared>,
     account: usize,
-    family: Family,
     state: Mutex<History>,
 }
 
@@ -93,7 +92,7 @@ pub async fn once<'a>(
 ) -> Run {
     let root = LiveRoot::open(Journey::FIRST_LOAD, parent);
     let job = job(Ids { trace: root.trace_id, root: root.span_id, parent: root.parent_span_id });
-    let mut run = prober.run(&job, cancel).instrument(root.span()).await;
+    let mut run = prober.run(job, cancel).instrument(root.span()).await;
     run.notes = root.close();
     run
 }
@@ -144,7 +143,7 @@ pub async fn run(config: Config, child_env: Vec<(OsString, Option<OsString>)>) -
     Ok(())
 }
 
-/// A slot for every account of every target over every family.
+/// A slot for every account of every target.
 fn slots(config: &Config) -> Result<Vec<Slot<Work>>, AgentError> {
     let mut slots = Vec::new();
     for target in &config.targets {
@@ -152,18 +151,11 @@ fn slots(config: &Config) -> Result<Vec<Slot<Work>>, AgentError> {
             Prepared::new(target.clone()).map_err(|source| AgentError::Tls { target: target.name.clone(), source })?;
         let prepared = Arc::new(prepared);
         for (account, known) in target.accounts.iter().enumerate() {
-            for family in families(target) {
-                slots.push(Slot {
-                    name: format!("{}/{}/{family:?}", target.name, known.alias),
-                    interval: target.interval,
-                    work: Arc::new(Work {
-                        target: prepared.clone(),
-                        account,
-                        family: *family,
-                        state: Mutex::default(),
-                    }),
-                });
-            }
+            slots.push(Slot {
+                name: format!("{}/{}", target.name, known.alias),
+                interval: target.interval,
+                work: Arc::new(Work { target: prepared.clone(), account, state: Mutex::default() }),
+            });
         }
     }
     Ok(slots)
@@ -183,22 +175,25 @@ impl Shared {
     }
 
     async fn run(&self, work: &Work, lag: Duration, cancel: Cancel) {
-        let Some(account) = work.target.target().accounts.get(work.account) else { return };
-        let secret = backoff::present(account, self.prober.child_env()).await;
-        let hold_login = work.history().backoff.hold(secret);
+        for (number, family) in families(work.target.target()).iter().enumerate() {
+            if *cancel.borrow() {
+                return;
+            }
+            // Only the first was due; the second starts when the first has ended.
+            self.run_over(*family, work, (number == 0).then_some(lag), cancel.clone()).await;
+        }
+    }
+
+    async fn run_over(&self, family: Family, work: &Work, start_lag: Option<Duration>, cancel: Cancel) {
+        let target = &*work.target;
+        let Some(account) = target.target().accounts.get(work.account) else { return };
+        let secret = self.prober.secret(account).await;
+        let hold_login = work.history().backoff.hold(secret.as_ref().ok().cloned());
         self.metrics.active(1);
-        let run = once(&self.prober, None, cancel, |ids| Job {
-            target: &work.target,
-            account,
-            family: work.family,
-            ids,
-            start_lag: Some(lag),
-            hold_login,
-        })
-        .await;
+        let run = once(&self.prober, None, cancel, |ids| Job { target, account, family, ids, start_lag, secret, hold_login }).await;
         self.metrics.active(-1);
         let mut history = work.history();
-        history.backoff.learn(&run, work.target.target().interval);
+        history.backoff.learn(&run, target.target().interval);
         history.failing = tell(&run, history.failing);
         drop(history);
         self.metrics.record(&run);

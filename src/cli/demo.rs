@@ -54,12 +54,14 @@ pub(super) async fn run(child_env: Vec<(OsString, Option<OsString>)>, output: &m
     let prober = Prober::new(crate::plan::Dns::default(), child_env);
     let (_keep, cancel) = watch::channel(false);
     let Some(account) = prepared.target().accounts.first() else { return FAILED };
+    let secret = prober.secret(account).await;
     let run = agent::once(&prober, None, cancel, |ids| Job {
         target: &prepared,
         account,
         family: crate::net::Family::Any,
         ids,
         start_lag: None,
+        secret,
         hold_login: None,
     })
     .await;

@@ -25,15 +25,13 @@ use crate::{
     imap::{self, Command, Condition, Progress},
     plan::{Auth, Open, Security, TagStyle, Target},
     record::{ErrorType, EventName, Run, Seconds, ServerText, State, Step, StepEvent, StepOutcome},
-    secret::{Secret, SecretError},
 };
 
 /// A run under way.
 pub(super) struct Journey<'a> {
     pub(super) prober: &'a Prober,
-    pub(super) job: &'a Job<'a>,
+    pub(super) job: Job<'a>,
     pub(super) target: &'a Target,
-    secret: Option<Result<Secret, SecretError>>,
     pub(super) redactor: Redactor,
     pub(super) recorder: Recorder,
     deadline: Instant,
@@ -65,21 +63,16 @@ struct Answer {
 }
 
 impl<'a> Journey<'a> {
-    pub(super) fn new(
-        prober: &'a Prober,
-        job: &'a Job<'a>,
-        secret: Option<Result<Secret, SecretError>>,
-        cancel: Cancel,
-    ) -> Self {
-        let redactor = Redactor::new(job.account, secret.as_ref().and_then(|secret| secret.as_ref().ok()));
-        let recorder = Recorder::new(job);
+    pub(super) fn new(prober: &'a Prober, job: Job<'a>, cancel: Cancel) -> Self {
+        let redactor = Redactor::new(job.account, job.secret.as_ref().ok());
+        let recorder = Recorder::new(&job);
         let target = job.target.target();
         let deadline = recorder.start() + target.deadlines.run;
-        Self { prober, job, target, secret, redactor, recorder, deadline, cancel }
+        Self { prober, job, target, redactor, recorder, deadline, cancel }
     }
 
     pub(super) async fn run(mut self) -> Run {
-        if let Some(Err(error)) = &self.secret {
+        if let Err(error) = &self.job.secret {
             warn!(target: "imaptrace::probe", "{error}");
             let name = if self.target.journey.auth == Auth::Plain { "AUTHENTICATE" } else { "LOGIN" };
             self.recorder.refuse(name, ErrorType::SecretUnavailable);
@@ -278,23 +271,17 @@ impl<'a> Journey<'a> {
         if !plain && disabled {
             return Err(self.refuse("LOGIN", ErrorType::AuthMechanism));
         }
-        let user = self.job.account.user.expose();
-        let password = match (self.job.hold_login, self.secret.take()) {
-            (None, Some(Ok(password))) => password,
-            (hold, _) => {
-                let name = if plain { "AUTHENTICATE" } else { "LOGIN" };
-                return Err(self.refuse(name, hold.unwrap_or(ErrorType::SecretUnavailable)));
-            }
+        let name = if plain { "AUTHENTICATE" } else { "LOGIN" };
+        if let Some(class) = self.job.hold_login {
+            return Err(self.refuse(name, class));
+        }
+        let Ok(password) = self.job.secret.as_ref().cloned() else {
+            return Err(self.refuse(name, ErrorType::SecretUnavailable));
         };
-        let command = if plain {
-            Command::AuthenticatePlain { user, password: &password }
-        } else {
-            Command::Login { user, password: &password }
-        };
-        let result = self.command(driver, &command).await.map(|_| ());
-        // A second connection logs in again.
-        self.secret = Some(Ok(password));
-        result
+        let (user, password) = (self.job.account.user.expose(), &password);
+        let command =
+            if plain { Command::AuthenticatePlain { user, password } } else { Command::Login { user, password } };
+        self.command(driver, &command).await.map(|_| ())
     }
 
     async fn open_mailbox(&mut self, driver: &mut Driver) -> Result<(), Stop> {

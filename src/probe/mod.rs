@@ -32,6 +32,7 @@ use crate::{
     net::{Family, Resolver, TlsContext, TlsContextError},
     plan::{Account, Dns, Target},
     record::{ErrorType, Run, SpanId, TraceId},
+    secret::{Secret, SecretError},
 };
 
 /// Runs journeys. One for the life of the process.
@@ -74,6 +75,8 @@ pub struct Job<'a> {
     pub ids: Ids,
     /// Planned start to now, for runs that a schedule started.
     pub start_lag: Option<Duration>,
+    /// The account's password, from [`Prober::secret`].
+    pub secret: Result<Secret, SecretError>,
     /// LOGIN is not sent, since the last one ended so.
     pub hold_login: Option<ErrorType>,
 }
@@ -108,19 +111,15 @@ impl Prober {
         Self { resolver: Resolver::new(dns), child_env }
     }
 
-    /// The variables that a password command gets back.
-    pub fn child_env(&self) -> &[(OsString, Option<OsString>)] {
-        &self.child_env
+    /// Fetches an account's password. A password command may take seconds: nobody who opens a mailbox waits for that,
+    /// so it comes before the run.
+    pub async fn secret(&self, account: &Account) -> Result<Secret, SecretError> {
+        account.password.load(&self.child_env).await
     }
 
     /// Runs the journey once. Ends within the run's deadline and a second for LOGOUT, whatever the server does.
-    pub async fn run(&self, job: &Job<'_>, cancel: Cancel) -> Run {
-        // A password command may take seconds: nobody who opens a mailbox waits for that, so it comes before the start.
-        let secret = match job.hold_login {
-            Some(_) => None,
-            None => Some(job.account.password.load(&self.child_env).await),
-        };
-        journey::Journey::new(self, job, secret, cancel).run().await
+    pub async fn run(&self, job: Job<'_>, cancel: Cancel) -> Run {
+        journey::Journey::new(self, job, cancel).run().await
     }
 }
 

@@ -96,7 +96,7 @@ impl Journey<'_> {
         let limits = imap::Limits {
             line: limits.line,
             command_bytes: limits.command_bytes,
-            session_bytes: limits.run_bytes,
+            session_bytes: limits.run_bytes.saturating_sub(self.recorder.received()),
             responses: limits.responses,
             depth: limits.depth,
             literal_kept: limits.literal_kept,

@@ -179,6 +179,11 @@ impl Recorder {
         self.run.wire_received_bytes += received;
     }
 
+    /// Bytes received on connections that are over.
+    pub(super) fn received(&self) -> u64 {
+        self.run.wire_received_bytes
+    }
+
     pub(super) fn finish(mut self) -> Run {
         let run = &mut self.run;
         run.duration_s = run.steps.iter().map(Step::end_s).max().unwrap_or_default();

@@ -4,7 +4,7 @@
 use std::{
     net::{Ipv4Addr, SocketAddr},
     path::Path,
-    sync::LazyLock,
+    sync::{Arc, Mutex, PoisonError, Weak},
 };
 
 use imaptrace::{
@@ -18,8 +18,16 @@ use crate::support::{
     run::{account, run, steps, target},
 };
 
-/// One for all tests that break nothing. Its processes end with the test program's own.
-static SERVER: LazyLock<Dovecot> = LazyLock::new(|| Dovecot::start(&Options { big: true, ..Options::default() }));
+/// One for all tests that break nothing, ended with the last of those that use it at a time.
+fn shared() -> Arc<Dovecot> {
+    static SERVER: Mutex<Weak<Dovecot>> = Mutex::new(Weak::new());
+    let mut server = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
+    server.upgrade().unwrap_or_else(|| {
+        let started = Arc::new(Dovecot::start(&Options { big: true, ..Options::default() }));
+        *server = Arc::downgrade(&started);
+        started
+    })
+}
 
 fn at(server: &Dovecot, security: Security, (user, password): (&str, &str)) -> Target {
     let port = if security == Security::Tls { server.tls } else { server.plain };
@@ -41,13 +49,14 @@ fn failed(run: &Run) -> (Option<ErrorType>, Option<&str>, Option<&str>) {
 
 #[tokio::test]
 async fn every_way_to_secure_the_line() {
+    let server = shared();
     let commands = "NAMESPACE LIST SELECT FETCH LOGOUT";
     for (security, expected) in [
         (Security::Tls, format!("resolve connect tls greeting ID AUTHENTICATE {commands}")),
         (Security::StartTls, format!("resolve connect greeting STARTTLS tls CAPABILITY ID AUTHENTICATE {commands}")),
         (Security::None, format!("resolve connect greeting ID AUTHENTICATE {commands}")),
     ] {
-        let run = run(at(&SERVER, security, USER1)).await;
+        let run = run(at(&server, security, USER1)).await;
         assert_eq!((steps(&run), run.outcome), (expected, RunOutcome::Passed), "{:?}", run.failing_step());
         let fetch = step(&run, "FETCH");
         assert_eq!(
@@ -73,9 +82,10 @@ async fn every_way_to_secure_the_line() {
 
 #[tokio::test]
 async fn passwords_with_spaces_quotes_backslashes_and_more_than_ascii() {
+    let server = shared();
     for user in [USER1, USER2, USER3] {
         for auth in [Auth::Login, Auth::Plain] {
-            let mut target = at(&SERVER, Security::Tls, user);
+            let mut target = at(&server, Security::Tls, user);
             target.journey.auth = auth;
             let run = run(target).await;
             let name = if auth == Auth::Login { "LOGIN" } else { "AUTHENTICATE" };
@@ -87,6 +97,7 @@ async fn passwords_with_spaces_quotes_backslashes_and_more_than_ascii() {
 
 #[tokio::test]
 async fn folders_with_odd_names_can_be_opened() {
+    let server = shared();
     for name in [
         "Entwürfe",
         "日本語",
@@ -101,7 +112,7 @@ async fn folders_with_odd_names_can_be_opened() {
         "(round) {5}",
         "inbox",
     ] {
-        let mut target = at(&SERVER, Security::Tls, USER1);
+        let mut target = at(&server, Security::Tls, USER1);
         target.journey.mailbox = Mailbox::new(name).unwrap();
         let run = run(target).await;
         assert_eq!(run.outcome, RunOutcome::Passed, "{name}: {:?}", run.failing_step());
@@ -112,13 +123,14 @@ async fn folders_with_odd_names_can_be_opened() {
 
 #[tokio::test]
 async fn a_mailbox_of_ten_thousand_and_an_empty_one() {
-    let run_ = run(at(&SERVER, Security::Tls, BIG)).await;
+    let server = shared();
+    let run_ = run(at(&server, Security::Tls, BIG)).await;
     assert_eq!(run_.outcome, RunOutcome::Passed, "{:?}", run_.failing_step());
     assert_eq!((step(&run_, "SELECT").mailbox_messages, step(&run_, "FETCH").messages), (Some(10_000), Some(20)));
-    let mut all = at(&SERVER, Security::None, BIG);
+    let mut all = at(&server, Security::None, BIG);
     all.journey.newest = 10_000;
     assert_eq!(step(&run(all).await, "FETCH").messages, Some(10_000));
-    let empty = run(at(&SERVER, Security::Tls, EMPTY)).await;
+    let empty = run(at(&server, Security::Tls, EMPTY)).await;
     assert_eq!(empty.outcome, RunOutcome::Passed);
     assert!(steps(&empty).ends_with("SELECT FETCH- LOGOUT"), "{}", steps(&empty));
     assert_eq!(empty.first_loading_latency_s, Some(step(&empty, "SELECT").end_s()));
@@ -157,7 +169,8 @@ async fn fetch_asks_for_the_newest_in_ascending_order_and_marks_nothing_as_read(
 
 #[tokio::test]
 async fn examine_opens_read_only() {
-    let mut target = at(&SERVER, Security::Tls, USER1);
+    let server = shared();
+    let mut target = at(&server, Security::Tls, USER1);
     target.journey.open = Open::Examine;
     let run = run(target).await;
     assert_eq!((run.outcome, step(&run, "EXAMINE").code.as_deref()), (RunOutcome::Passed, Some("READ-ONLY")));
@@ -165,14 +178,16 @@ async fn examine_opens_read_only() {
 
 #[tokio::test]
 async fn short_tags_work_too() {
-    let mut target = at(&SERVER, Security::Tls, USER1);
+    let server = shared();
+    let mut target = at(&server, Security::Tls, USER1);
     target.journey.tag = imaptrace::plan::TagStyle::Short;
     assert_eq!(run(target).await.outcome, RunOutcome::Passed);
 }
 
 #[tokio::test]
 async fn an_unknown_mailbox_fails_select_and_the_session_goes_on_to_logout() {
-    let mut target = at(&SERVER, Security::Tls, USER1);
+    let server = shared();
+    let mut target = at(&server, Security::Tls, USER1);
     target.journey.mailbox = Mailbox::new("Nirvana").unwrap();
     let run = run(target).await;
     assert_eq!((failed(&run).0, failed(&run).1), (Some(ErrorType::No), Some("SELECT")));
@@ -210,17 +225,18 @@ async fn clear_text_where_the_server_wants_tls_is_refused_before_a_secret_leaves
 
 #[tokio::test]
 async fn the_wrong_port_and_the_wrong_certificate() {
-    let mut tls_to_clear = at(&SERVER, Security::Tls, USER1);
-    tls_to_clear.endpoint.port = SERVER.plain;
+    let server = shared();
+    let mut tls_to_clear = at(&server, Security::Tls, USER1);
+    tls_to_clear.endpoint.port = server.plain;
     assert_eq!(failed(&run(tls_to_clear).await), (Some(ErrorType::TlsProtocol), Some("tls"), None));
-    let mut clear_to_tls = at(&SERVER, Security::None, USER1);
-    clear_to_tls.endpoint.port = SERVER.tls;
+    let mut clear_to_tls = at(&server, Security::None, USER1);
+    clear_to_tls.endpoint.port = server.tls;
     clear_to_tls.deadlines.greeting = std::time::Duration::from_millis(300);
     assert_eq!(failed(&run(clear_to_tls).await), (Some(ErrorType::TimeoutGreeting), Some("greeting"), None));
-    let mut untrusted = at(&SERVER, Security::Tls, USER1);
+    let mut untrusted = at(&server, Security::Tls, USER1);
     untrusted.tls.ca_file = None;
     assert_eq!(failed(&run(untrusted).await), (Some(ErrorType::TlsCertUntrusted), Some("tls"), None));
-    let mut named = at(&SERVER, Security::StartTls, USER1);
+    let mut named = at(&server, Security::StartTls, USER1);
     named.tls.server_name = Some("mail.example.org".into());
     assert_eq!(failed(&run(named).await), (Some(ErrorType::TlsCertName), Some("tls"), None));
 }

@@ -82,9 +82,15 @@ async fn a_run_is_one_trace_in_jaeger_and_histograms_in_prometheus() {
     );
     std::fs::write(&config, text).unwrap();
     let agent = Program::new(["agent", "--config", config.to_str().unwrap()]).start();
-    tokio::task::spawn_blocking(move || in_prometheus(&backends)).await.unwrap();
+    let backends = tokio::task::spawn_blocking(move || {
+        in_prometheus(&backends);
+        backends
+    })
+    .await
+    .unwrap();
     agent.signal(Signal::SIGTERM);
     let output = agent.finish().await;
+    tokio::task::spawn_blocking(move || drop(backends)).await.unwrap();
     assert_eq!(output.code, Some(0), "{}", output.stderr);
     assert!(output.stderr.contains("all telemetry was delivered"), "{}", output.stderr);
 }

@@ -78,15 +78,10 @@ pub async fn run_prepared(target: &Prepared) -> Run {
 pub async fn run_with(target: &Prepared, dns: Dns, cancel: watch::Receiver<bool>) -> Run {
     let prober = Prober::new(dns, Vec::new());
     let ids = Ids { trace: TraceId::random(), root: SpanId::random(), parent: None };
-    let job = Job {
-        target,
-        account: &target.target().accounts[0],
-        family: Family::Any,
-        ids,
-        start_lag: None,
-        hold_login: None,
-    };
-    prober.run(&job, cancel).await
+    let account = &target.target().accounts[0];
+    let secret = prober.secret(account).await;
+    let job = Job { target, account, family: Family::Any, ids, start_lag: None, secret, hold_login: None };
+    prober.run(job, cancel).await
 }
 
 /// The run's steps in one line: `name`, `name!class` for a failed one, `name-` for a skipped one.
