@@ -190,7 +190,9 @@ impl Shared {
         let secret = self.prober.secret(account).await;
         let hold_login = work.history().backoff.hold(secret.as_ref().ok().cloned());
         self.metrics.active(1);
-        let run = once(&self.prober, None, cancel, |ids| Job { target, account, family, ids, start_lag, secret, hold_login }).await;
+        let run =
+            once(&self.prober, None, cancel, |ids| Job { target, account, family, ids, start_lag, secret, hold_login })
+                .await;
         self.metrics.active(-1);
         let mut history = work.history();
         history.backoff.learn(&run, target.target().interval);
