@@ -5,7 +5,7 @@
 #   dovecot.sh start DIR PLAIN TLS     the same, and a server on these two ports; returns when it greets
 #   dovecot.sh stop DIR
 #
-#   user1 / pass1     folders with awkward names          big / big       10,000 messages, shared through the cache
+#   user1 / pass1     folders with awkward names          big / big       10,000 messages, made once and then copied
 #   user2, user3      awkward passwords (see below)       empty / empty   none
 #
 # Environment:
@@ -75,10 +75,11 @@ mail() { # DIR
   else
     lock mail
     inbox "$CACHE/mail" 10000 big
-    [ -z "$owner" ] || chown -R "$owner" "$CACHE/mail/big"
     exec 9>&-
-    [ -L "$dir/big" ] || rm -rf "$dir/big"
-    ln -sfn "$CACHE/mail/big" "$dir/big"
+    # A copy: the cache may lie in a home that Dovecot's user cannot enter, and what Dovecot writes beside the mail
+    # would be another server's business.
+    rm -rf "$dir/big"
+    cp -a --reflink=auto "$CACHE/mail/big" "$dir/big"
   fi
   [ -z "$owner" ] || chown -R "$owner" "$dir"
 }

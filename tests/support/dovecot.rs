@@ -24,7 +24,7 @@ const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/dovecot.sh");
 pub struct Options {
     /// Messages in the INBOX of user1 to user3.
     pub messages: u32,
-    /// Fill the mailbox of `big` (made once, then shared between servers: a test must not change it).
+    /// Fill the mailbox of `big` (made once, then copied).
     pub big: bool,
     /// Users load1, load2, … with password `load` and 25 messages.
     pub load_users: u32,
