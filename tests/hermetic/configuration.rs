@@ -476,3 +476,12 @@ fn the_plan_is_described_without_secrets_and_user_names() {
       name servers the system's, cache off
     "#);
 }
+
+#[test]
+fn the_containers_configuration_loads() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/compose/imaptrace.toml");
+    let sources = Sources { file: Some(file.into()), ..Sources::default() };
+    let config = config::load(&sources).unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(config.targets.len(), 1);
+    assert!(config.otlp.traces.is_some() && config.otlp.metrics.is_some());
+}
