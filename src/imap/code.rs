@@ -3,7 +3,7 @@
 /// A response code: its name from the closed list, and its argument as it came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Code<'a> {
-    /// A name of [`KNOWN`], or `_OTHER`.
+    /// A name of the closed list in this file, or `_OTHER`.
     pub name: &'static str,
     /// What stands behind the name, up to the closing bracket.
     pub argument: &'a [u8],
