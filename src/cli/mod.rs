@@ -81,14 +81,20 @@ fn misused(error: &clap::Error) -> ExitCode {
     let nagios = arguments.windows(2).any(|pair| pair[0] == "--output" && pair[1] == "nagios")
         || arguments.iter().any(|argument| argument == "--output=nagios");
     if error.use_stderr() && nagios {
-        let text = error.to_string();
-        let line = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-        Output::new(crate::terminal::ColorChoice::Never).print(&format!("IMAP UNKNOWN - {}\n", line.replace('|', "/")));
-        return ExitCode::from(NAGIOS_UNKNOWN);
+        return ExitCode::from(unknown(&error.to_string(), &mut Output::new(crate::terminal::ColorChoice::Never)));
     }
     // Nothing is left to say where the stream itself is gone.
     drop(error.print());
     ExitCode::from(if error.use_stderr() { USAGE } else { PASSED })
+}
+
+/// Wrong usage as a plug-in says it: the first error, the lines that belong to it drawn into one.
+fn unknown(problem: &str, output: &mut Output) -> u8 {
+    let start = problem.find("error: ").map_or(0, |at| at + "error: ".len());
+    let first = problem.get(start..).unwrap_or_default().lines().map(str::trim).take_while(|line| !line.is_empty());
+    let first = first.take_while(|line| !line.starts_with("error: ")).collect::<Vec<_>>().join(" ");
+    output.print(&format!("IMAP UNKNOWN - {}\n", first.replace('|', "/")));
+    NAGIOS_UNKNOWN
 }
 
 async fn run_agent(path: &Path, child_env: Vec<(OsString, Option<OsString>)>, output: &mut Output) -> u8 {
