@@ -4,6 +4,7 @@ use std::{
     fs,
     net::IpAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use imaptrace::{
@@ -155,7 +156,7 @@ async fn defect_06_a_silent_server_ends_at_its_deadline_and_holds_up_nobody() {
     let server = Script::play(silent).await;
     let mut limited = target(server.address, Security::None);
     limited.deadlines = hasty();
-    let stopped = run(limited).await;
+    let stopped = tokio::time::timeout(Duration::from_secs(30), run(limited)).await.expect("it waits for ever");
     assert_eq!((stopped.error_type, stopped.failed_step.as_deref()), (Some(ErrorType::TimeoutCommand), Some("LOGIN")));
 
     let (stuck, good) = (Listener::silent_at("LOGIN").await, Script::play(GOOD).await);
