@@ -45,7 +45,9 @@ pub fn main(roots: Result<Roots, RootsError>) -> ExitCode {
     });
     let code = match cli.command {
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "imaptrace", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "imaptrace", &mut script);
+            output.print(&String::from_utf8_lossy(&script));
             PASSED
         }
         Command::Check { config } => in_runtime(&mut output, async |output| check::run(&config, output).await),
