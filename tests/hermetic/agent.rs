@@ -180,7 +180,7 @@ fn the_log_has_a_line_for_each_failed_run_and_one_for_the_recovery() {
     );
     let list = list.split_once("S: * 30 EXISTS").unwrap().0.to_owned() + "S: * BYE\nS: {tag} OK\n";
     let (output, log) = runtime.block_on(async {
-        let server = Script::play(&[&list, &list, GOOD].join("next\n")).await;
+        let server = Script::play(&[GOOD, &list, &list, GOOD].join("next\n")).await;
         let mut agent = start(&target("mail", server.address, "1s", "900ms"));
         agent.stderr_line("recovered").await;
         heard(server).await;

@@ -321,21 +321,26 @@ async fn no_escape_sequence_of_the_server_reaches_a_stream() {
 #[tokio::test]
 async fn a_reader_that_goes_away_ends_the_program_without_a_word() {
     let server = Script::play(&[GOOD; 2].join("next\n")).await;
-    let mut child = Command::new(env!("CARGO_BIN_EXE_imaptrace"))
-        .args(["probe", &format!("imap://someone@{}", server.address), "--security", "none"])
-        .args(["--count", "1000000", "--every", "0", "--output", "json"])
-        .env_clear()
-        .env("IMAPTRACE_PASSWORD", PASSWORD)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    drop(child.stdout.take());
-    let output = timeout(PATIENCE, child.wait_with_output()).await.expect("it goes on for nobody").unwrap();
-    let errors = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.code().is_some() && !errors.contains("panic") && !errors.contains("pipe"), "{errors}");
+    let url = format!("imap://someone@{}", server.address);
+    let count = ["--security", "none", "--count", "1000000", "--every", "0"];
+    let json = [&["probe", &url, "--output", "json"], &count[..]].concat();
+    for arguments in [&json[..], &["completions", "zsh"], &["--help"]] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_imaptrace"))
+            .args(arguments)
+            .env_clear()
+            .env("IMAPTRACE_PASSWORD", PASSWORD)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let output = timeout(PATIENCE, child.wait_with_output()).await.expect("it goes on for nobody").unwrap();
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert!(matches!(output.status.code(), Some(0 | 1)), "{arguments:?}: {}: {errors}", output.status);
+        assert!(!errors.contains("panic") && !errors.contains("pipe"), "{arguments:?}: {errors}");
+    }
 }
 
 #[tokio::test]
