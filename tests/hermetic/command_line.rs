@@ -419,7 +419,7 @@ async fn a_password_command_is_split_into_words_and_meets_no_shell() {
 #[tokio::test]
 async fn a_password_in_the_url_works_with_a_warning_and_the_last_at_sign_parts_it_from_the_host() {
     let server = Script::play(GOOD).await;
-    let url = format!("imap://me@example.org:canary%20%40%22x@{}", server.address);
+    let url = format!("imap://m%65@example.org:canary%20%40%22x@{}", server.address);
     let output = Program::new(["probe", &url, "--security", "none"]).run().await;
     assert_eq!(output.code, Some(0), "{output:?}");
     assert!(output.stderr.contains("the password stands in the URL"), "{output:?}");
@@ -465,6 +465,7 @@ async fn flags_decide_what_is_asked_for() {
     assert!(usual[3].starts_with("FETCH 11:30 "), "{usual:?}");
     assert_eq!(ask("/Some%20Folder", &[]).await[2], "SELECT \"Some Folder\"");
     assert_eq!(ask("/Archive", &["--mailbox", "Sent"]).await[2], "SELECT \"Sent\"");
+    assert_eq!(ask("", &["--mailbox", "Entwürfe & Co"]).await[2], "SELECT \"Entw&APw-rfe &- Co\"");
     assert_eq!(ask("", &["--examine"]).await[2], "EXAMINE \"INBOX\"");
     assert!(ask("", &["--newest", "5"]).await[3].starts_with("FETCH 26:30 "));
 }
