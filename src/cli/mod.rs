@@ -118,7 +118,7 @@ async fn run_agent(path: &Path, child_env: Vec<(OsString, Option<OsString>)>, ou
         return USAGE;
     }
     for warning in &config.warnings {
-        tracing::warn!("{}", warning.to_string().replace('\n', " "));
+        tracing::warn!("{}", warning.to_string().replace("\n  help: ", "; "));
     }
     match agent::run(config, child_env).await {
         Ok(()) => PASSED,

@@ -201,6 +201,7 @@ fn the_log_has_a_line_for_each_failed_run_and_one_for_the_recovery() {
     }
     assert_eq!(recovered[0]["trace_id"].as_str().unwrap().len(), 32);
     assert!(recovered[0]["first_loading_latency_s"].as_f64().unwrap() > 0.0);
+    assert_eq!(lines(&log, "in clear text; use it on a network").len(), 1, "{output:?}");
     assert_eq!(lines(&log, "no [otlp] endpoint is configured").len(), 1, "{output:?}");
 }
 
