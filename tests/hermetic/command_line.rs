@@ -1,4 +1,6 @@
 //! The program as its users meet it: flags, streams, exit codes, passwords, and what it says when things go wrong.
+//!
+//! Long, because it is all of one promise, and its tests share their servers, terminals and ways to start the program.
 
 use std::{
     fs::{self, Permissions},
