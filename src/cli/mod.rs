@@ -45,7 +45,9 @@ pub fn main(roots: Result<Roots, RootsError>) -> ExitCode {
     });
     let code = match cli.command {
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "imaptrace", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "imaptrace", &mut script);
+            output.print(&String::from_utf8_lossy(&script));
             PASSED
         }
         Command::Check { config } => in_runtime(&mut output, async |output| check::run(&config, output).await),
@@ -81,14 +83,20 @@ fn misused(error: &clap::Error) -> ExitCode {
     let nagios = arguments.windows(2).any(|pair| pair[0] == "--output" && pair[1] == "nagios")
         || arguments.iter().any(|argument| argument == "--output=nagios");
     if error.use_stderr() && nagios {
-        let text = error.to_string();
-        let line = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-        Output::new(crate::terminal::ColorChoice::Never).print(&format!("IMAP UNKNOWN - {}\n", line.replace('|', "/")));
-        return ExitCode::from(NAGIOS_UNKNOWN);
+        return ExitCode::from(unknown(&error.to_string(), &mut Output::new(crate::terminal::ColorChoice::Never)));
     }
     // Nothing is left to say where the stream itself is gone.
     drop(error.print());
     ExitCode::from(if error.use_stderr() { USAGE } else { PASSED })
+}
+
+/// Wrong usage as a plug-in says it: the first error, the lines that belong to it drawn into one.
+fn unknown(problem: &str, output: &mut Output) -> u8 {
+    let start = problem.find("error: ").map_or(0, |at| at + "error: ".len());
+    let first = problem.get(start..).unwrap_or_default().lines().map(str::trim).take_while(|line| !line.is_empty());
+    let first = first.take_while(|line| !line.starts_with("error: ")).collect::<Vec<_>>().join(" ");
+    output.print(&format!("IMAP UNKNOWN - {}\n", first.replace('|', "/")));
+    NAGIOS_UNKNOWN
 }
 
 async fn run_agent(path: &Path, child_env: Vec<(OsString, Option<OsString>)>, output: &mut Output) -> u8 {
@@ -113,7 +121,7 @@ async fn run_agent(path: &Path, child_env: Vec<(OsString, Option<OsString>)>, ou
         return USAGE;
     }
     for warning in &config.warnings {
-        tracing::warn!("{}", warning.to_string().replace('\n', " "));
+        tracing::warn!("{}", warning.to_string().replace("\n  help: ", "; "));
     }
     match agent::run(config, child_env).await {
         Ok(()) => PASSED,

@@ -9,10 +9,11 @@ use std::{
 use tokio::{sync::watch, time::sleep_until};
 
 use super::{
-    FAILED, NAGIOS_UNKNOWN, PASSED, USAGE,
+    FAILED, PASSED, USAGE,
     args::{Format, ProbeArgs},
     environment,
     output::Output,
+    unknown,
 };
 use crate::{
     agent::{self, families, wiring},
@@ -66,7 +67,8 @@ async fn prepare(
     for warning in &config.warnings {
         output.warn(&warning.to_string());
     }
-    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".to_owned());
+    // What delivery tells as it goes is for who watches it for long; here its last word says it all.
+    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "warn,imaptrace::delivery=off".to_owned());
     logs::init(&LogSettings { color: output.error_style().colour, filter: Some(filter), ..LogSettings::default() })
         .map_err(|error| format!("error: {error}"))?;
     let target = config.targets.first().cloned().ok_or("error: no target")?;
@@ -197,9 +199,7 @@ async fn wait(planned: Instant, stopped: &watch::Receiver<bool>) -> bool {
 
 fn misuse(problem: &str, format: Format, output: &mut Output) -> u8 {
     if format == Format::Nagios {
-        let line = problem.lines().next().unwrap_or_default().trim_start_matches("error: ").replace('|', "/");
-        output.print(&format!("IMAP UNKNOWN - {line}\n"));
-        return NAGIOS_UNKNOWN;
+        return unknown(problem, output);
     }
     output.errors(problem);
     USAGE

@@ -55,7 +55,12 @@ pub struct RemoteParent(SpanContext);
 impl RemoteParent {
     /// Reads a `traceparent` (W3C Trace Context §3.2); none when it is not a valid one.
     pub fn parse(traceparent: &str) -> Option<Self> {
-        let carrier = HashMap::from([("traceparent".to_owned(), traceparent.trim().to_owned())]);
+        let traceparent = traceparent.trim();
+        // The propagator takes ids that are too short for whole ones.
+        if !traceparent.split('-').map(str::len).take(4).eq([2, 32, 16, 2]) {
+            return None;
+        }
+        let carrier = HashMap::from([("traceparent".to_owned(), traceparent.to_owned())]);
         let context = TraceContextPropagator::new().extract_with_context(&Context::new(), &carrier);
         let parent = context.span().span_context().clone();
         parent.is_valid().then_some(Self(parent))
@@ -239,7 +244,9 @@ mod tests {
 
     #[test]
     fn what_is_no_traceparent_is_no_parent() {
-        for wrong in ["", "x", "00-0-0-01", "00-00000000000000000000000000000000-00f067aa0ba902b7-01"] {
+        for wrong in
+            ["", "x", "00-0-0-01", "00-beef-cafe-01", "00-00000000000000000000000000000000-00f067aa0ba902b7-01"]
+        {
             assert!(RemoteParent::parse(wrong).is_none(), "{wrong}");
         }
     }

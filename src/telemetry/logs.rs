@@ -133,7 +133,8 @@ where
                 let mut line = Map::new();
                 line.insert("time".into(), time.into());
                 line.insert("level".into(), level.as_str().to_ascii_lowercase().into());
-                line.insert("target".into(), target.into());
+                // Not `target`: that is what a field calls the IMAP service.
+                line.insert("module".into(), target.into());
                 line.insert("message".into(), fields.message.into());
                 for (name, value) in fields.rest {
                     line.entry(name).or_insert(value);

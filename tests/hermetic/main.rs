@@ -4,8 +4,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod agent;
 mod command_line;
 mod configuration;
+mod defects;
 mod demo;
 mod failures;
 mod otlp;

@@ -1,0 +1,278 @@
+//! The agent as a process: what it sends while it runs, what it logs, and how it ends.
+
+use std::{collections::HashMap, fmt::Write as _, fs, time::Duration};
+
+use nix::sys::signal::Signal;
+use opentelemetry_proto::tonic::trace::v1::Span;
+use serde_json::Value;
+use tokio::{runtime::Runtime, time::timeout};
+
+use crate::{
+    command_line::{GOOD, Listener, REFUSED, heard, hex, refusing},
+    support::{
+        otlp::{BlackHole, ClosedPort, Inbox, Receiver, attribute},
+        program::{Output, Program, Running},
+        script::Script,
+    },
+};
+
+/// What the contract gives the agent to end in.
+const EXIT: Duration = Duration::from_secs(5);
+
+/// A conversation in which the login is held back: no command but LOGOUT.
+const HELD: &str = "S: * OK [CAPABILITY IMAP4rev1] hi\nC: LOGOUT\nS: * BYE\nS: {tag} OK\n";
+
+/// The programs and servers of a test live on this; the test itself stays outside, where it can wait for a receiver.
+pub(crate) fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+/// A target in clear text whose password is in the variable PROBE.
+pub(crate) fn target(name: &str, address: impl std::fmt::Display, interval: &str, timeout: &str) -> String {
+    format!(
+        "[[targets]]\nname = \"{name}\"\nurl = \"imap://someone@{address}\"\nsecurity = \"none\"\n\
+         password = {{ env = \"PROBE\" }}\ninterval = \"{interval}\"\ntimeout = \"{timeout}\"\n"
+    )
+}
+
+pub(crate) fn otlp(url: &str, protocol: &str) -> String {
+    format!("[otlp]\nendpoint = \"{url}\"\nprotocol = \"{protocol}\"\n[metrics]\nexport_interval = \"500ms\"\n")
+}
+
+/// Starts the agent. It logs in JSON.
+pub(crate) fn start(config: &str) -> Running {
+    let program = Program::new(["agent", "--config", "imaptrace.toml"]).env("PROBE", "canary-51d0");
+    let config = format!("[agent]\nlog_format = \"json\"\n{config}");
+    fs::write(program.home().join("imaptrace.toml"), config).unwrap();
+    program.start()
+}
+
+/// Ends it in good time and gives what it wrote; its log has been looked through for the password.
+pub(crate) async fn stop(agent: Running, signal: Signal) -> (Output, Vec<Value>) {
+    agent.signal(signal);
+    let output = timeout(EXIT, agent.finish()).await.expect("it did not end within 5 s");
+    assert_eq!((output.code, output.stdout.as_str()), (Some(0), ""), "{output:?}");
+    assert!(!output.stderr.contains("canary"), "{output:?}");
+    let line = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}"));
+    let log = output.stderr.lines().map(line).collect();
+    (output, log)
+}
+
+/// The lines of a log whose message holds this.
+fn lines<'a>(log: &'a [Value], message: &str) -> Vec<&'a Value> {
+    log.iter().filter(|line| line["message"].as_str().is_some_and(|text| text.contains(message))).collect()
+}
+
+pub(crate) fn roots(inbox: &Inbox) -> Vec<Span> {
+    inbox.spans().into_iter().filter(|span| span.name == "probe first-load").collect()
+}
+
+fn value(span: &Span, key: &str) -> String {
+    attribute(&span.attributes, key).unwrap_or_default()
+}
+
+/// Runs that arrived, by target and account.
+fn runs(inbox: &Inbox) -> HashMap<String, usize> {
+    let mut runs = HashMap::new();
+    for root in roots(inbox) {
+        let key = format!("{}/{}", value(&root, "imaptrace.target.name"), value(&root, "imaptrace.account.name"));
+        *runs.entry(key).or_default() += 1;
+    }
+    runs
+}
+
+#[test]
+fn every_account_of_every_target_is_probed_at_its_own_interval_and_all_arrives() {
+    for protocol in ["grpc", "http/protobuf"] {
+        let receiver = if protocol == "grpc" { Receiver::grpc() } else { Receiver::http() };
+        let runtime = runtime();
+        let agent = runtime.block_on(async {
+            let (quick, slow) = (Listener::willing().await, Listener::willing().await);
+            let mut config = otlp(&receiver.url(), protocol);
+            config += &target("quick", quick.address, "200ms", "190ms");
+            config += "[[targets.accounts]]\nname = \"second\"\nuser = \"other\"\npassword = { env = \"PROBE\" }\n";
+            config += &target("slow", slow.address, "1s", "900ms");
+            start(&config)
+        });
+        let all = ["quick/default", "quick/second", "slow/default"];
+        receiver.wait(|inbox| all.iter().all(|key| runs(inbox).get(*key).is_some_and(|count| *count >= 3)));
+        let arrived = receiver.look(runs);
+        assert_eq!(arrived.len(), 3, "{arrived:?}");
+        assert!(arrived["quick/default"] > arrived["slow/default"], "{arrived:?}");
+        assert!(arrived["quick/second"] > arrived["slow/default"], "{arrived:?}");
+        receiver.wait(|inbox| inbox.metrics().contains_key("imaptrace.probe.up"));
+        let (output, log) = runtime.block_on(stop(agent, Signal::SIGTERM));
+        assert_eq!(lines(&log, "all telemetry was delivered (").len(), 1, "{output:?}");
+    }
+}
+
+/// Ends an agent whose target refuses connections, and checks what it says of what it could not deliver.
+fn ends(signal: Signal, url: &str, says: &str) {
+    let runtime = runtime();
+    let (_held, port) = refusing();
+    let (output, log) = runtime.block_on(async {
+        let config = otlp(url, "http/protobuf") + &target("gone", port, "400ms", "300ms");
+        let mut agent = start(&config);
+        agent.stderr_line("a run did not pass").await;
+        stop(agent, signal).await
+    });
+    let said = lines(&log, says);
+    assert_eq!(said.len(), 1, "{output:?}");
+    let message = said[0]["message"].as_str().unwrap();
+    let runs = lines(&log, "a run did not pass").len();
+    let plural = if runs == 1 { "" } else { "s" };
+    let (delivered, missing) = (format!("({runs} run{plural})"), format!("{runs} run{plural} ({} spans)", 2 * runs));
+    assert!(message.contains(&delivered) || message.contains(&missing), "{runs} runs: {output:?}");
+}
+
+#[test]
+fn it_ends_in_good_time_when_the_receiver_is_there() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let receiver = Receiver::http();
+        ends(signal, &receiver.url(), "all telemetry was delivered (");
+        assert!(!receiver.look(roots).is_empty());
+    }
+}
+
+#[test]
+fn it_ends_in_good_time_when_the_receiver_refuses() {
+    let closed = ClosedPort::take();
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        ends(signal, &closed.url(), "not delivered: ");
+    }
+}
+
+#[test]
+fn it_ends_in_good_time_when_the_receiver_hangs() {
+    let hole = BlackHole::open();
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        ends(signal, &hole.url(), "not delivered: ");
+    }
+}
+
+#[test]
+fn a_probe_under_way_at_the_end_is_void_and_says_good_bye() {
+    let receiver = Receiver::http();
+    let runtime = runtime();
+    let (output, log) = runtime.block_on(async {
+        let mut server = Listener::silent_at("LIST").await;
+        let agent = start(&(otlp(&receiver.url(), "http/protobuf") + &target("stuck", server.address, "4s", "3900ms")));
+        server.hears("LIST", 1).await;
+        let stopped = stop(agent, Signal::SIGTERM).await;
+        server.hears("LOGOUT", 1).await;
+        stopped
+    });
+    let [line] = lines(&log, "a run did not pass")[..] else { panic!("{output:?}") };
+    assert_eq!(
+        (&line["outcome"], &line["error_type"], &line["failed_step"]),
+        (&"void".into(), &"cancelled".into(), &"LIST".into())
+    );
+    let roots = receiver.look(roots);
+    assert_eq!(roots.iter().map(|root| value(root, "error.type")).collect::<Vec<_>>(), ["cancelled"]);
+}
+
+#[test]
+fn the_log_has_a_line_for_each_failed_run_and_one_for_the_recovery() {
+    let runtime = runtime();
+    let list = GOOD.replace(
+        "S: * LIST () \"/\" INBOX\nS: {tag} OK\nC: SELECT",
+        "S: {tag} NO [SERVERBUG] disk on \\x1b[31mfire\nC: LOGOUT",
+    );
+    let list = list.split_once("S: * 30 EXISTS").unwrap().0.to_owned() + "S: * BYE\nS: {tag} OK\n";
+    let (output, log) = runtime.block_on(async {
+        let server = Script::play(&[GOOD, &list, &list, GOOD].join("next\n")).await;
+        let mut agent = start(&target("mail", server.address, "1s", "900ms"));
+        agent.stderr_line("recovered").await;
+        heard(server).await;
+        stop(agent, Signal::SIGTERM).await
+    });
+    let recovered = lines(&log, "recovered");
+    let at = log.iter().position(|line| recovered.contains(&line)).unwrap();
+    let failed = lines(&log[..at], "a run did not pass");
+    assert_eq!((failed.len(), recovered.len()), (2, 1), "{output:?}");
+    for line in failed {
+        assert_eq!(
+            (&line["target"], &line["account"], &line["level"]),
+            (&"mail".into(), &"default".into(), &"warn".into())
+        );
+        assert_eq!((&line["error_type"], &line["failed_step"]), (&"no".into(), &"LIST".into()));
+        assert_eq!((&line["code"], &line["text"]), (&"SERVERBUG".into(), &"disk on \\x1b[31mfire".into()));
+        assert_eq!(line["trace_id"].as_str().unwrap().len(), 32);
+    }
+    assert_eq!(recovered[0]["trace_id"].as_str().unwrap().len(), 32);
+    assert!(recovered[0]["first_loading_latency_s"].as_f64().unwrap() > 0.0);
+    assert_eq!(lines(&log, "in clear text; use it on a network").len(), 1, "{output:?}");
+    assert_eq!(lines(&log, "no [otlp] endpoint is configured").len(), 1, "{output:?}");
+}
+
+#[test]
+fn a_missing_receiver_is_one_warning_a_signal_and_the_runs_go_on() {
+    let runtime = runtime();
+    let closed = ClosedPort::take();
+    let (output, log) = runtime.block_on(async {
+        let mut server = Listener::willing().await;
+        let config = otlp(&closed.url(), "http/protobuf") + &target("mail", server.address, "200ms", "190ms");
+        let mut agent = start(&config);
+        agent.stderr_line("cannot deliver traces").await;
+        // Long enough for a second try of both.
+        let before = server.count("LOGOUT");
+        server.hears("LOGOUT", before + 10).await;
+        stop(agent, Signal::SIGTERM).await
+    });
+    let warned: Vec<_> = lines(&log, "cannot deliver").iter().map(|line| line["message"].to_string()).collect();
+    let (traces, metrics): (Vec<&String>, Vec<&String>) =
+        warned.iter().partition(|text| text.contains("deliver traces"));
+    assert_eq!((traces.len(), metrics.len()), (1, 1), "{output:?}");
+}
+
+#[test]
+fn a_server_that_falls_silent_holds_up_nobody_else() {
+    let runtime = runtime();
+    runtime.block_on(async {
+        let (mut stuck, mut other) = (Listener::silent_at("LIST").await, Listener::willing().await);
+        let mut config = String::from("[limits]\nruns_in_flight = 2\n");
+        config += &target("stuck", stuck.address, "4s", "3900ms");
+        config += &target("other", other.address, "200ms", "190ms");
+        let agent = start(&config);
+        stuck.hears("LIST", 1).await;
+        let before = other.count("LOGOUT");
+        other.hears("LOGOUT", before + 3).await;
+        assert_eq!(stuck.count("LOGOUT"), 0, "the silent one has not ended meanwhile");
+        stop(agent, Signal::SIGTERM).await;
+    });
+}
+
+#[test]
+fn a_refused_password_is_not_tried_again_before_the_second_interval_is_over() {
+    let receiver = Receiver::http();
+    let runtime = runtime();
+    let agent = runtime.block_on(async {
+        let server = Script::play(&[REFUSED, HELD, REFUSED].join("next\n")).await;
+        let agent = start(&(otlp(&receiver.url(), "http/protobuf") + &target("mail", server.address, "1s", "900ms")));
+        let heard = heard(server).await;
+        let commands: Vec<_> = heard.iter().map(|line| line.split(' ').nth(1).unwrap()).collect();
+        assert_eq!(commands, ["LOGIN", "LOGOUT", "LOGOUT", "LOGIN", "LOGOUT"], "{heard:?}");
+        agent
+    });
+    receiver.wait(|inbox| roots(inbox).len() >= 3);
+    runtime.block_on(stop(agent, Signal::SIGTERM));
+    let spans = receiver.look(Inbox::spans);
+    let told: Vec<_> = receiver
+        .look(roots)
+        .iter()
+        .take(3)
+        .map(|root| {
+            let mut login = spans.iter().filter(|span| span.trace_id == root.trace_id && span.name == "LOGIN");
+            let (step, more) = (login.next().unwrap(), login.next());
+            assert!(more.is_none(), "{} has two logins", hex(&root.trace_id));
+            let sent = step.end_time_unix_nano > step.start_time_unix_nano;
+            let mut told = value(root, "error.type");
+            write!(told, " {} {} {sent}", value(step, "error.type"), value(root, "imaptrace.auth.backoff")).unwrap();
+            told
+        })
+        .collect();
+    assert_eq!(
+        told,
+        ["auth_failed auth_failed  true", "auth_failed auth_failed true false", "auth_failed auth_failed  true"]
+    );
+}
