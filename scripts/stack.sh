@@ -4,11 +4,12 @@
 # `up` starts a mail server with mail in it, Jaeger, the Collector, Prometheus and the agent, all on loopback, waits for
 # the first trace and draws it. What ran before is ended first, so `up` twice is `up` once. `down` ends it.
 #
-# Environment: PORT_OFFSET=0 is added to every port. IMAPTRACE_STACK is where logs, mail and process ids go (the cache).
+# Environment: PORT_OFFSET=0 is added to every port; each offset is a stack of its own, for `down` too.
+# IMAPTRACE_STACK is where logs, mail and process ids go (the cache).
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"
 
-RUN=${IMAPTRACE_STACK:-$CACHE/stack}
+RUN=${IMAPTRACE_STACK:-$CACHE/stack${PORT_OFFSET:+-$PORT_OFFSET}}
 port() { echo $(($1 + ${PORT_OFFSET:-0})); }
 imap=$(port 1143) imaps=$(port 1993)
 query=$(port 16686) prometheus=$(port 9090)
@@ -35,7 +36,7 @@ wait_for() {
   until "$@" >/dev/null 2>&1; do
     if ! alive "$name" || [ $((tries -= 1)) -lt 0 ]; then
       tail -n 10 "$RUN/$name.log" >&2
-      die "$name is not as it should be; its log is $RUN/$name.log"
+      die "$name is not as it should be; its log is $RUN/$name.log; \`make stack-down\` ends what was started"
     fi
     sleep 0.2
   done
@@ -79,7 +80,7 @@ waterfall() {
 
 ask() { # QUERY : each series and its value
   get "http://127.0.0.1:$prometheus/api/v1/query" --data-urlencode "query=$1" |
-    jq -r '.data.result[] | "  \(.metric.imaptrace_target_name)  \(.value[1])"'
+    jq -r '.data.result[] | "  \(.metric.imaptrace_target_name)  \(.value[1] | tonumber * 10000 | round / 10000)"'
 }
 FLL='sum by (imaptrace_target_name) (imaptrace_probe_first_loading_duration_seconds_sum)
    / sum by (imaptrace_target_name) (imaptrace_probe_first_loading_duration_seconds_count) > 0'

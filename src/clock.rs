@@ -44,9 +44,4 @@ impl Anchor {
     pub fn since(self, at: Instant) -> Duration {
         at.saturating_duration_since(self.mono)
     }
-
-    /// The wall clock time of a monotonic stamp, as it would have been without clock steps.
-    pub fn wall_at(self, at: Instant) -> SystemTime {
-        self.wall + self.since(at)
-    }
 }

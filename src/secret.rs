@@ -132,7 +132,7 @@ impl SecretSource {
     /// `child_env` are variables that a password command gets back as the operator had set them.
     pub async fn load(&self, child_env: &[(OsString, Option<OsString>)]) -> Result<Secret, SecretError> {
         match self {
-            Self::Given(secret) => Ok(secret.clone()),
+            Self::Given(secret) => checked(secret.expose().as_bytes(), false, || "the prompt or the URL".to_owned()),
             Self::Env(name) => {
                 let value = std::env::var(name).map_err(|_| SecretError::Env(name.clone()))?;
                 checked(&Zeroizing::new(value.into_bytes()), false, || format!("environment variable {name}"))
@@ -151,7 +151,7 @@ impl SecretSource {
 
 fn read_file(path: PathBuf, insecure_mode: bool) -> Result<Secret, SecretError> {
     let failed = |path: &PathBuf, source| SecretError::File { path: path.clone(), source };
-    // Opened first and examined after, so that nobody can swap the file in between.
+    // A device or a pipe is not even opened; what was opened is examined again, lest it was swapped in between.
     let meta = std::fs::metadata(&path).map_err(|source| failed(&path, source))?;
     if !meta.is_file() {
         return Err(SecretError::NotAFile { path });
@@ -207,11 +207,11 @@ async fn run_command(argv: &[String], child_env: &[(OsString, Option<OsString>)]
 }
 
 /// Takes the first line (or, for a variable, the whole) and refuses what IMAP cannot carry.
-fn checked(bytes: &Zeroizing<Vec<u8>>, first_line: bool, place: impl Fn() -> String) -> Result<Secret, SecretError> {
+fn checked(bytes: &[u8], first_line: bool, place: impl Fn() -> String) -> Result<Secret, SecretError> {
     if bytes.len() as u64 > LARGEST {
         return Err(SecretError::TooLarge(place()));
     }
-    let mut value = bytes.as_slice();
+    let mut value = bytes;
     if first_line {
         value = value.split(|byte| *byte == b'\n').next().unwrap_or_default();
         value = value.strip_suffix(b"\r").unwrap_or(value);

@@ -52,8 +52,11 @@ impl Backoff {
         self.held = match (refused, run.outcome) {
             (Some(class), _) => {
                 let wait = self.held.as_ref().map_or(interval, |held| held.wait * 2).min(LONGEST);
-                // A little less than whole intervals, so that the run at the end of the wait is one that tries.
-                Some(Held { class, until: clock::now() + wait + wait.min(interval) / 2, wait, secret })
+                // Half an interval more, so that as many due runs are held as the wait has intervals, whatever the jitter;
+                // at the end of the hour it is half an interval less, so that the run after an hour is one that tries.
+                let half = interval / 2;
+                let until = clock::now() + (wait + half).min(LONGEST.saturating_sub(half));
+                Some(Held { class, until, wait, secret })
             }
             (None, RunOutcome::Passed) => None,
             // It did not come as far as the login: nothing was learned.
@@ -93,7 +96,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_refused_login_is_tried_again_after_1_2_4_intervals_and_at_most_an_hour() {
-        assert_eq!(tries(200, |_| "wrong").await, [0, 2, 5, 10, 19, 36, 69, 130, 191]);
+        assert_eq!(tries(200, |_| "wrong").await, [0, 2, 5, 10, 19, 36, 69, 129, 189]);
     }
 
     #[tokio::test(start_paused = true)]

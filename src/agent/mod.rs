@@ -26,7 +26,7 @@ use crate::{
     net::{Family, TlsContextError},
     plan::{AddressChoice, Journey, Target},
     probe::{Cancel, Ids, Job, Prepared, Prober},
-    record::{ErrorType, Run, RunOutcome, ServerText},
+    record::{ErrorType, Run, RunOutcome, Seconds, ServerText},
     schedule::{self, Skip, Slot},
     secret::SecretError,
     telemetry::{LiveRoot, Metrics, RemoteParent, names::SkipReason},
@@ -69,8 +69,8 @@ struct Work {
 #[derive(Default)]
 struct History {
     backoff: Backoff,
-    /// Whether the last run that passed or failed, failed.
-    failing: bool,
+    /// Families over which the last run that passed or failed, failed.
+    failing: Vec<Family>,
 }
 
 /// The families over which a target is probed, one run each.
@@ -187,20 +187,31 @@ impl Shared {
     async fn run_over(&self, family: Family, work: &Work, start_lag: Option<Duration>, cancel: Cancel) {
         let target = &*work.target;
         let Some(account) = target.target().accounts.get(work.account) else { return };
-        let secret = self.prober.secret(account).await;
+        let mut stopping = cancel.clone();
+        // A password command may take its time; the exit does not wait for it.
+        let secret = tokio::select! {
+            biased;
+            _ = stopping.wait_for(|stop| *stop) => return,
+            secret = self.prober.secret(account) => secret,
+        };
         let hold_login = work.history().backoff.hold(secret.as_ref().ok().cloned());
-        self.metrics.active(1);
+        let active = Active::new(&self.metrics);
         let run =
             once(&self.prober, None, cancel, |ids| Job { target, account, family, ids, start_lag, secret, hold_login })
                 .await;
-        self.metrics.active(-1);
+        drop(active);
         let mut history = work.history();
         history.backoff.learn(&run, target.target().interval);
-        history.failing = tell(&run, history.failing);
+        let failing = tell(&run, history.failing.contains(&family));
+        history.failing.retain(|known| *known != family);
+        history.failing.extend(failing.then_some(family));
         drop(history);
         self.metrics.record(&run);
-        if let Some(delivery) = &*self.delivery() {
-            delivery.deliver(run);
+        match &*self.delivery() {
+            Some(delivery) => delivery.deliver(run),
+            None => {
+                warn!(target = run.target, trace_id = %run.trace_id, "a run ended too late for the exit and is not delivered");
+            }
         }
     }
 
@@ -219,6 +230,22 @@ impl Shared {
     }
 }
 
+/// A run under way, for as long as this lives, a panic included.
+struct Active<'a>(&'a Metrics);
+
+impl<'a> Active<'a> {
+    fn new(metrics: &'a Metrics) -> Self {
+        metrics.active(1);
+        Self(metrics)
+    }
+}
+
+impl Drop for Active<'_> {
+    fn drop(&mut self) {
+        self.0.active(-1);
+    }
+}
+
 impl Work {
     fn history(&self) -> MutexGuard<'_, History> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -228,10 +255,11 @@ impl Work {
 /// One line for a failed run and for a recovery. Returns whether the target is failing now.
 fn tell(run: &Run, failing: bool) -> bool {
     let (target, account, trace_id) = (run.target.as_str(), run.account.as_str(), run.trace_id);
+    let family = run.family.as_deref();
     if run.outcome == RunOutcome::Passed {
         if failing {
-            let latency = run.first_loading_latency_s.map(crate::record::Seconds::as_f64);
-            info!(target, account, %trace_id, first_loading_latency_s = latency, "recovered");
+            let latency = run.first_loading_latency_s.map(Seconds::as_f64);
+            info!(target, account, family, %trace_id, first_loading_latency_s = latency, "recovered");
         }
         return false;
     }
@@ -239,7 +267,11 @@ fn tell(run: &Run, failing: bool) -> bool {
     let text = step.and_then(|step| step.text.as_ref()).map(ServerText::as_str);
     let (code, failed_step) = (step.and_then(|step| step.code.as_deref()), run.failed_step.as_deref());
     let (error_type, outcome) = (run.error_type.map(ErrorType::as_str), run.outcome.as_str());
-    warn!(target, account, %trace_id, outcome, error_type, failed_step, code, text, "a run did not pass");
+    let what = match run.auth_backoff {
+        Some(true) => "a run did not pass: its login was held back, since the last one was refused",
+        _ => "a run did not pass",
+    };
+    warn!(target, account, family, %trace_id, outcome, error_type, failed_step, code, text, "{what}");
     // A void run says nothing of the target.
     if run.outcome == RunOutcome::Void { failing } else { true }
 }

@@ -140,7 +140,12 @@ impl Plan {
         if let Some(delivery) = self.delivery {
             let report = delivery.shutdown(EXPORT).await;
             if !report.is_complete() {
-                output.warn(&report.to_string());
+                let ends = [&self.config.otlp.traces, &self.config.otlp.metrics].into_iter().flatten();
+                let ends = ends.map(|end| format!("{} ({})", end.endpoint, end.protocol.as_str()));
+                let ends = ends.collect::<std::collections::BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(", ");
+                output.warn(&format!(
+                    "{report}\n  help: is an OTLP receiver there that speaks this protocol? tried {ends}"
+                ));
             }
         }
         code
@@ -244,7 +249,8 @@ fn password(args: &ProbeArgs) -> Result<Option<SecretSource>, String> {
     if !std::io::stdin().is_terminal() {
         return Ok(None);
     }
-    let password = rpassword::prompt_password("Password: ")
+    let host = config::server::parse(&args.server).map(|url| url.host.to_string()).unwrap_or_default();
+    let password = rpassword::prompt_password(format!("Password for the mailbox on {host}: "))
         .map_err(|error| format!("error: cannot ask for the password: {error}"))?;
     Ok(Some(SecretSource::Given(Secret::new(password))))
 }

@@ -28,6 +28,9 @@ const ADDRESS: &[(&str, AddressChoice)] =
 const PROXY: &[(&str, Proxy)] =
     &[("off", Proxy(None)), ("v1", Proxy(Some(ProxyProtocol::V1))), ("v2", Proxy(Some(ProxyProtocol::V2)))];
 
+/// More would end in the limit on responses of one command, whatever the server does.
+const MOST_NEWEST: u64 = 100_000;
+
 /// What `proxy_protocol` says; a target can switch off what `[defaults]` switches on.
 #[derive(Clone, Copy)]
 struct Proxy(Option<ProxyProtocol>);
@@ -79,7 +82,7 @@ impl Options {
             client_cert: table.get("client_cert").and_then(|field| field.path()),
             client_key: table.get("client_key").and_then(|field| field.path()),
             mailbox: table.get("mailbox").and_then(|field| mailbox(&field)),
-            newest: table.get("newest").and_then(|field| field.number(1, u32::MAX.into())?.try_into().ok()),
+            newest: table.get("newest").and_then(|field| field.number(1, MOST_NEWEST)?.try_into().ok()),
             timeout: table.get("timeout").and_then(|field| field.duration()),
             interval: table.get("interval").and_then(|field| field.duration()),
             open: table.get("open").and_then(|field| field.choice(OPEN)),

@@ -52,6 +52,8 @@ pub struct Framer {
     literal_bytes: u64,
     lenient: bool,
     complete: bool,
+    /// The response is a status response whose code has not been closed yet.
+    open_code: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +86,7 @@ impl Framer {
             literal_bytes: 0,
             lenient: false,
             complete: false,
+            open_code: false,
         }
     }
 
@@ -145,6 +148,7 @@ impl Framer {
         self.kept.clear();
         (self.line, self.phase, self.depth) = (0, Phase::Line, 0);
         (self.literals, self.literal_bytes, self.lenient, self.complete) = (0, 0, false, false);
+        self.open_code = false;
     }
 
     fn literal(&mut self, rest: &[u8], left: u64, keep: bool) -> usize {
@@ -193,7 +197,7 @@ impl Framer {
         let fetch = is_fetch(&self.text);
         let room = self.limits.line.saturating_sub(self.text.len());
         let short = usize::try_from(size).is_ok_and(|size| size <= self.limits.literal_kept && size <= room);
-        let keep = short && !fetch;
+        let keep = short && !fetch && room > 0;
         if keep {
             self.kept.push((self.text.len(), usize::try_from(size).unwrap_or_default()));
         } else if fetch {
@@ -208,19 +212,25 @@ impl Framer {
     }
 
     /// Whether the rest of the response is human text, in which braces and quotes mean nothing: a continuation, or a
-    /// status response whose code, if any, is closed (contract §7).
-    fn is_text(&self) -> bool {
-        let text = self.text.as_slice();
-        if text.first() == Some(&b'+') {
+    /// status response whose code, if any, is closed (contract §7). Looks at the new line alone, however long the rest.
+    fn is_text(&mut self) -> bool {
+        let line = self.text.get(self.line..).unwrap_or_default();
+        if self.literals > 0 {
+            let closed = self.open_code && line.contains(&b']');
+            self.open_code &= !closed;
+            return closed;
+        }
+        if line.first() == Some(&b'+') {
             return true;
         }
-        let mut words = text.splitn(3, |byte| *byte == b' ');
+        let mut words = line.splitn(3, |byte| *byte == b' ');
         let (_, Some(second)) = (words.next(), words.next()) else { return true };
         if !["OK", "NO", "BAD", "BYE", "PREAUTH"].iter().any(|word| second.eq_ignore_ascii_case(word.as_bytes())) {
             return false;
         }
         let rest = words.next().unwrap_or_default();
-        rest.first() != Some(&b'[') || rest.contains(&b']')
+        self.open_code = rest.first() == Some(&b'[') && !rest.contains(&b']');
+        !self.open_code
     }
 
     /// Counts parentheses outside quoted strings and tells what the line ends with. A server that forgets to escape a
@@ -432,6 +442,15 @@ mod tests {
         assert_eq!(framer.push(&input), Ok((input.len(), true)));
         assert!(framer.text.capacity() < 4096, "{}", framer.text.capacity());
         assert_eq!(framer.frame().literals, 20_000);
+        for head in ["* LIST () NIL ", "* OK [X ("] {
+            let mut framer = Framer::new(Limits::default());
+            assert!(framer.push(head.as_bytes()).is_ok());
+            for _ in 0..300_000 {
+                assert_eq!(framer.push(b"{0}\r\n"), Ok((5, false)));
+            }
+            let kept = framer.text.capacity() + framer.kept.capacity() * size_of::<(usize, usize)>();
+            assert!(kept < 1 << 20, "{head}: {kept}");
+        }
         let other = [b"* LIST () NIL ", input.get(11..).unwrap()].concat();
         let mut framer = Framer::new(Limits::default());
         assert!(framer.push(&other).is_ok());

@@ -44,6 +44,8 @@ pub enum ConnectCause {
     NoDescriptor,
     /// No local port left.
     NoPort,
+    /// The local address that was asked for is none of this host's.
+    Source,
     /// Another fault of the local system, as its error number.
     Local(Option<i32>),
 }
@@ -137,7 +139,10 @@ async fn attempt(peer: SocketAddr, options: ConnectOptions) -> Result<TcpStream,
         if peer.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(|error| cause(&error))?;
     socket.set_nodelay(true).map_err(|error| cause(&error))?;
     if let Some(source) = options.source {
-        socket.bind(SocketAddr::new(source, 0)).map_err(|error| cause(&error))?;
+        socket.bind(SocketAddr::new(source, 0)).map_err(|error| match error.raw_os_error() {
+            Some(libc::EADDRNOTAVAIL | libc::EINVAL | libc::EACCES) => ConnectCause::Source,
+            _ => cause(&error),
+        })?;
     }
     socket.connect(peer).await.map_err(|error| cause(&error))
 }
@@ -160,11 +165,12 @@ fn telling(attempts: &[Attempt]) -> ConnectCause {
     let weight = |cause: &ConnectCause| match cause {
         ConnectCause::NoDescriptor => 0,
         ConnectCause::NoPort => 1,
-        ConnectCause::Local(_) => 2,
+        ConnectCause::Source => 2,
         ConnectCause::Refused => 3,
         ConnectCause::Reset => 4,
         ConnectCause::Timeout => 5,
         ConnectCause::Unreachable => 6,
+        ConnectCause::Local(_) => 7,
     };
     let causes = attempts.iter().filter_map(|entry| entry.result?.err());
     causes.min_by_key(weight).unwrap_or(ConnectCause::Unreachable)
@@ -209,6 +215,15 @@ mod tests {
         assert!(local.ip().is_loopback());
         let results: Vec<_> = connected.attempts.iter().map(|entry| entry.result).collect();
         assert_eq!(results, [Some(Err(ConnectCause::Refused)), Some(Ok(()))]);
+    }
+
+    #[tokio::test]
+    async fn a_source_address_of_somebody_else_is_told_apart() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let source = Some("192.0.2.1".parse().unwrap());
+        let options = ConnectOptions { source, ..options(Duration::from_secs(5)) };
+        let connected = connect(&[listener.local_addr().unwrap()], options).await;
+        assert_eq!(connected.result.map(|_| ()), Err(ConnectCause::Source));
     }
 
     #[tokio::test]

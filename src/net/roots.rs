@@ -20,7 +20,8 @@ use tempfile::TempDir;
 pub struct Roots {
     /// The two variables as the operator had set them, for child processes.
     pub original: Vec<(OsString, Option<OsString>)>,
-    private: Option<TempDir>,
+    /// Removed when it is dropped.
+    _private: Option<TempDir>,
 }
 
 /// The bundle could not be made into a directory. TLS still works, at 30 ms a connection.
@@ -64,7 +65,8 @@ impl Roots {
                 (directories, None)
             }
             (Some(file), _) => (directories, Some(PathBuf::from(file))),
-            (None, _) if directories.iter().any(|path| is_hashed(path)) => (directories, None),
+            // The operator named directories and no file: these and no others.
+            (None, _) if directory.is_some() => (directories, None),
             (None, Some(system)) => {
                 directories.push(system.to_owned());
                 (directories, None)
@@ -99,12 +101,7 @@ impl Roots {
                 std::env::set_var(DIRECTORY, list);
             }
         }
-        Ok(Self { original, private })
-    }
-
-    /// Whether a private directory had to be made.
-    pub fn is_private(&self) -> bool {
-        self.private.is_some()
+        Ok(Self { original, _private: private })
     }
 }
 
@@ -174,7 +171,6 @@ mod tests {
         let bundle = place.path().join("own.pem");
         let (directories, explode) = Roots::decide(Some(bundle.as_os_str()), Some(OsStr::new("/a:/b")));
         assert_eq!((directories, explode), (vec![PathBuf::from("/a"), PathBuf::from("/b")], Some(bundle)));
-        std::fs::write(place.path().join("0123abcd.0"), "").unwrap();
         assert_eq!(Roots::decide(None, Some(place.path().as_os_str())), (vec![place.path().to_owned()], None));
     }
 }

@@ -156,7 +156,7 @@ impl TlsContext {
         let connecting = connector.connect(self.name.as_str(), meter.clone());
         match tokio::time::timeout_at(deadline.into(), connecting).await {
             Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(error)) => Err(failure(&error, &meter)),
+            Ok(Err(error)) => Err(failure(&error, &meter, &self.name)),
             Err(_) => Err(TlsFailure { cause: TlsCause::Timeout, text: String::new() }),
         }
     }
@@ -202,7 +202,7 @@ fn certificates(pem: &[u8]) -> Vec<native_tls::Certificate> {
         .collect()
 }
 
-fn failure(error: &native_tls::Error, meter: &Meter) -> TlsFailure {
+fn failure(error: &native_tls::Error, meter: &Meter, name: &str) -> TlsFailure {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
     let mut cause = None;
@@ -222,7 +222,13 @@ fn failure(error: &native_tls::Error, meter: &Meter) -> TlsFailure {
         text = format!("the server did not answer in TLS; its first bytes were {:?}", String::from_utf8_lossy(&first));
         return TlsFailure { cause: TlsCause::Protocol, text };
     }
-    TlsFailure { cause: cause.unwrap_or_else(|| by_text(&text)), text }
+    let cause = cause.unwrap_or_else(|| by_text(&text));
+    // Of a certificate that was refused, OpenSSL's place in its own source says nothing; its reason stands at the end.
+    let refused = text.contains("certificate verify failed").then(|| text.rsplit_once(": (")).flatten();
+    if let Some((_, reason)) = refused {
+        text = format!("certificate refused for {name}: {}", reason.trim_end_matches(')'));
+    }
+    TlsFailure { cause, text }
 }
 
 /// OpenSSL's words are all there is: async-native-tls has one opaque error.

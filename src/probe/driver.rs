@@ -159,6 +159,7 @@ impl Driver {
         deadline: Instant,
         write: Duration,
     ) -> Exchange {
+        let early = self.settle();
         self.meter.mark();
         let now = clock::now();
         let mut exchange = Exchange {
@@ -173,7 +174,10 @@ impl Driver {
             // Replaced below; a command that nobody answers has this.
             result: Err(Fault::new(ErrorType::Internal, now)),
         };
-        let mut result = self.converse(tag, command, deadline, write, &mut exchange).await;
+        let mut result = match early {
+            Ok(()) => self.converse(tag, command, deadline, write, &mut exchange).await,
+            Err(fault) => Err(Fault { at: now, ..fault }),
+        };
         exchange.start = self.meter.first_write().unwrap_or(now);
         exchange.end = match &result {
             Ok(_) => self.stamp,
@@ -189,6 +193,17 @@ impl Driver {
         exchange.progress = self.session.take_progress();
         exchange.result = result;
         exchange
+    }
+
+    /// Takes in what stood behind the last command's end before the next one is sent: it counts among the next one's
+    /// bytes, but is no answer to it.
+    fn settle(&mut self) -> Result<(), Fault> {
+        while !self.unread.is_empty() {
+            if let Some(Happened::Bye(said)) = self.understand()? {
+                return Err(Fault::new(ErrorType::Bye, self.stamp).with(Some(said)));
+            }
+        }
+        Ok(())
     }
 
     async fn converse(
@@ -240,7 +255,17 @@ impl Driver {
         }
     }
 
+    /// A server that never pauses must not keep the clock from being looked at: a timer is polled after what it guards.
+    fn on_time(&self, deadline: Instant, timeout: ErrorType) -> Result<(), Fault> {
+        let now = clock::now();
+        if *self.cancel.borrow() {
+            return Err(Fault::new(ErrorType::Cancelled, now));
+        }
+        if now >= deadline { Err(Fault::new(timeout, now)) } else { Ok(()) }
+    }
+
     async fn send(&mut self, bytes: &[u8], deadline: Instant) -> Result<(), Fault> {
+        self.on_time(deadline, ErrorType::TimeoutWrite)?;
         let Some(line) = &mut self.line else { return Err(Fault::new(ErrorType::Internal, clock::now())) };
         let written = tokio::select! {
             biased;
@@ -272,27 +297,33 @@ impl Driver {
             if self.unread.is_empty() {
                 self.read(deadline, timeout).await?;
             }
-            let bytes = self.buffer.get(self.unread.clone()).unwrap_or_default();
-            match self.session.receive(bytes) {
-                Ok((taken, event)) => {
-                    let happened = event.map(Happened::from);
-                    self.unread.start += taken;
-                    if let Some(happened) = happened {
-                        return Ok(happened);
-                    }
-                }
-                Err(breach) => {
-                    let text = self.session.partial();
-                    let said =
-                        (!text.is_empty()).then(|| Said { condition: Condition::Bad, code: None, text: text.to_vec() });
-                    self.unread = 0..0;
-                    return Err(Fault::new(verdict::of_breach(breach), self.stamp).with(said));
-                }
+            if let Some(happened) = self.understand()? {
+                return Ok(happened);
+            }
+        }
+    }
+
+    /// Hands the session some of the bytes that wait.
+    fn understand(&mut self) -> Result<Option<Happened>, Fault> {
+        let bytes = self.buffer.get(self.unread.clone()).unwrap_or_default();
+        match self.session.receive(bytes) {
+            Ok((taken, event)) => {
+                let happened = event.map(Happened::from);
+                self.unread.start += taken;
+                Ok(happened)
+            }
+            Err(breach) => {
+                let text = self.session.partial();
+                let said =
+                    (!text.is_empty()).then(|| Said { condition: Condition::Bad, code: None, text: text.to_vec() });
+                self.unread = 0..0;
+                Err(Fault::new(verdict::of_breach(breach), self.stamp).with(said))
             }
         }
     }
 
     async fn read(&mut self, deadline: Instant, timeout: ErrorType) -> Result<(), Fault> {
+        self.on_time(deadline, timeout)?;
         // A buffer that was filled to the brim is too small for this server's talk; a connection that waits has a small one.
         if self.last_read == self.buffer.len() && self.buffer.len() < LARGEST_BUFFER {
             self.buffer.resize(self.buffer.len() * 2, 0);
@@ -344,11 +375,11 @@ impl Driver {
         self.info
     }
 
-    /// Says good-bye to the transport. Nothing depends on it, so it gets no more than `within`.
-    pub(super) async fn close(&mut self, within: Duration) {
+    /// Says good-bye to the transport. Nothing depends on it, so it gets no more time than this.
+    pub(super) async fn close(&mut self, deadline: Instant) {
         if let Some(mut line) = self.line.take() {
             // Whether the peer still listens makes no difference to anything that was measured.
-            drop(tokio::time::timeout(within, line.close()).await);
+            drop(timeout_at(deadline.into(), line.close()).await);
         }
     }
 

@@ -8,7 +8,7 @@
 //! What a failure skips: everything but LOGOUT, and that too when the session can no longer speak. Which class a
 //! failure has is `verdict`'s matter.
 
-use std::time::Instant;
+use std::{net::IpAddr, time::Instant};
 
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -36,6 +36,10 @@ pub(super) struct Journey<'a> {
     pub(super) recorder: Recorder,
     deadline: Instant,
     pub(super) cancel: Cancel,
+    /// What the look-up gave; a second connection does not ask again.
+    pub(super) addresses: Option<Vec<IpAddr>>,
+    /// Whatever comes is under TLS, or nobody asked for TLS.
+    pub(super) trusted: bool,
 }
 
 /// Why the conversation ends early. What failed is on record already.
@@ -68,14 +72,16 @@ impl<'a> Journey<'a> {
         let recorder = Recorder::new(&job);
         let target = job.target.target();
         let deadline = recorder.start() + target.deadlines.run;
-        Self { prober, job, target, redactor, recorder, deadline, cancel }
+        let trusted = target.security == Security::None;
+        Self { prober, job, target, redactor, recorder, deadline, cancel, addresses: None, trusted }
     }
 
     pub(super) async fn run(mut self) -> Run {
         if let Err(error) = &self.job.secret {
             warn!(target: "imaptrace::probe", "{error}");
             let name = if self.target.journey.auth == Auth::Plain { "AUTHENTICATE" } else { "LOGIN" };
-            self.recorder.refuse(name, ErrorType::SecretUnavailable);
+            let text = ServerText::new(error.to_string().as_bytes(), ServerText::STATUS);
+            self.recorder.refuse(name, ErrorType::SecretUnavailable, Some(text));
             self.recorder.fail(name, ErrorType::SecretUnavailable);
             return self.recorder.finish();
         }
@@ -86,7 +92,7 @@ impl<'a> Journey<'a> {
             info!(target: "imaptrace::probe", "the server closed the connection over ID; trying again without it");
             self.job.target.forget_id();
             self.recorder.second_connection();
-            // This one cannot ask for a third: ID is not sent again.
+            // From connect, not from the look-up; and it cannot ask for a third: ID is not sent again.
             self.connection().await;
         }
         self.recorder.finish()
@@ -96,12 +102,13 @@ impl<'a> Journey<'a> {
     async fn connection(&mut self) -> Next {
         let Ok(mut driver) = self.reach().await else { return Next::Done };
         let ended = self.converse(&mut driver).await;
+        let goodbye = clock::now() + self.target.deadlines.logout;
         match &ended {
-            Ok(()) | Err(Stop::Speaking) => self.logout(&mut driver).await,
+            Ok(()) | Err(Stop::Speaking) => self.logout(&mut driver, goodbye).await,
             Err(Stop::Silent) => self.recorder.skip(Step::LOGOUT),
             Err(Stop::WithoutId) => {}
         }
-        driver.close(self.target.deadlines.logout).await;
+        driver.close(goodbye).await;
         self.note_connection(&driver);
         if matches!(ended, Err(Stop::WithoutId)) { Next::WithoutId } else { Next::Done }
     }
@@ -165,7 +172,8 @@ impl<'a> Journey<'a> {
             Err(mut fault) => {
                 let partial = driver.session.partial();
                 // Something came, and it is not how an IMAP server begins.
-                if fault.said.is_none() && !partial.is_empty() && partial.first() != Some(&b'*') {
+                let ended = fault.class != ErrorType::Cancelled;
+                if ended && fault.said.is_none() && !partial.is_empty() && partial.first() != Some(&b'*') {
                     fault.class = ErrorType::ProtocolGreeting;
                     fault.said = Some(Said { condition: Condition::Bad, code: None, text: partial.to_vec() });
                 }
@@ -308,16 +316,15 @@ impl<'a> Journey<'a> {
     }
 
     /// Says good-bye. Lies outside the run's deadline, and whatever goes wrong fails only itself.
-    async fn logout(&mut self, driver: &mut Driver) {
+    async fn logout(&mut self, driver: &mut Driver, deadline: Instant) {
         // A cancelled run still says good-bye.
         let (_keep, never) = watch::channel(false);
         driver.ignore_cancel(never);
-        let within = self.target.deadlines.logout;
         let command = Command::Logout;
         let mut step = self.recorder.open(command.name());
         step.state = Some(state(driver));
         let tag = self.tag(&step);
-        let exchange = driver.exchange(&tag, &command, clock::now() + within, within).await;
+        let exchange = driver.exchange(&tag, &command, deadline, self.target.deadlines.logout).await;
         self.fill(&mut step, &exchange, driver);
         match &exchange.result {
             Ok(said) if said.condition == Condition::Ok => {}
@@ -406,7 +413,8 @@ impl<'a> Journey<'a> {
         for stamp in &exchange.continuations {
             step.events.push(StepEvent { name: EventName::Continuation, at_s: self.recorder.at(*stamp), text: None });
         }
-        for (stamp, text) in &exchange.alerts {
+        // Words for a person that anybody on the way may have put there are nobody's words (RFC 9051 §11.3).
+        for (stamp, text) in exchange.alerts.iter().filter(|_| self.trusted) {
             let text = Some(self.redactor.text(text, ServerText::STATUS));
             step.events.push(StepEvent { name: EventName::Alert, at_s: self.recorder.at(*stamp), text });
         }
@@ -420,7 +428,7 @@ impl<'a> Journey<'a> {
     }
 
     fn alert(&self, step: &mut Step, said: &Said, stamp: Instant) {
-        if said.code == Some("ALERT") {
+        if self.trusted && said.code == Some("ALERT") {
             let text = Some(self.redactor.text(&said.text, ServerText::STATUS));
             step.events.push(StepEvent { name: EventName::Alert, at_s: self.recorder.at(stamp), text });
         }
@@ -442,14 +450,14 @@ impl<'a> Journey<'a> {
         if let Some(deadline) = step_deadline(own, self.deadline) {
             return Ok(deadline);
         }
-        self.recorder.refuse(step, ErrorType::TimeoutRun);
+        self.recorder.refuse(step, ErrorType::TimeoutRun, None);
         self.recorder.fail(step, ErrorType::TimeoutRun);
         Err(Stop::Silent)
     }
 
     /// A step that cannot even start ends the conversation.
     fn refuse(&mut self, name: &str, class: ErrorType) -> Stop {
-        self.recorder.refuse(name, class);
+        self.recorder.refuse(name, class, None);
         self.recorder.fail(name, class);
         Stop::Speaking
     }

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     clock, imap,
-    net::{self, Certificate, ConnectOptions},
+    net::{self, Certificate, ConnectCause, ConnectOptions},
     plan::Host,
     record::{
         ConnectAttempt, ConnectFacts, ErrorType, ResolveFacts, ServerText, Step, StepOutcome, Timestamp, TlsFacts,
@@ -25,8 +25,13 @@ use crate::{
 impl Journey<'_> {
     /// Everything up to the connection.
     pub(super) async fn reach(&mut self) -> Result<Driver, Stop> {
-        let addresses = self.resolve().await?;
-        self.connect(&addresses).await
+        let addresses = match self.addresses.take() {
+            Some(known) => known,
+            None => self.resolve().await?,
+        };
+        let reached = self.connect(&addresses).await;
+        self.addresses = Some(addresses);
+        reached
     }
 
     async fn resolve(&mut self) -> Result<Vec<IpAddr>, Stop> {
@@ -52,7 +57,7 @@ impl Journey<'_> {
                 Ok(addresses)
             }
             Err((class, text)) => {
-                step.text = Some(ServerText::new(text.as_bytes(), ServerText::STATUS));
+                step.text = (!text.is_empty()).then(|| ServerText::new(text.as_bytes(), ServerText::STATUS));
                 Err(self.fail(step, class))
             }
         }
@@ -62,9 +67,12 @@ impl Journey<'_> {
         let deadline = self.deadline_for(Step::CONNECT, self.target.deadlines.connect)?;
         let mut step = self.recorder.open(Step::CONNECT);
         let port = self.target.endpoint.port;
-        let peers: Vec<SocketAddr> = addresses.iter().map(|address| SocketAddr::new(*address, port)).collect();
-        let options =
-            ConnectOptions { source: self.target.source_address, proxy: self.target.proxy_protocol, deadline };
+        let source = self.target.source_address;
+        // An address of the other family cannot be reached from the one that we are to bind.
+        let usable =
+            addresses.iter().filter(|address| source.is_none_or(|source| source.is_ipv4() == address.is_ipv4()));
+        let peers: Vec<SocketAddr> = usable.map(|address| SocketAddr::new(*address, port)).collect();
+        let options = ConnectOptions { source, proxy: self.target.proxy_protocol, deadline };
         let start = clock::now();
         let connected = tokio::select! {
             biased;
@@ -87,7 +95,13 @@ impl Journey<'_> {
         step.connect = Some(ConnectFacts { attempts });
         let (meter, peer, local) = match connected.result {
             Ok(connection) => connection,
-            Err(cause) => return Err(self.fail(step, verdict::of_connect(cause))),
+            Err(cause) => {
+                if let (ConnectCause::Source, Some(source)) = (cause, source) {
+                    let text = format!("this host cannot connect from the source address {source}");
+                    step.text = Some(ServerText::new(text.as_bytes(), ServerText::STATUS));
+                }
+                return Err(self.fail(step, verdict::of_connect(cause)));
+            }
         };
         self.recorder.push(step);
         let server = self.recorder.server();
@@ -146,6 +160,7 @@ impl Journey<'_> {
         step.tls = Some(facts);
         match result {
             Ok(()) => {
+                self.trusted = true;
                 self.recorder.push(step);
                 Ok(())
             }

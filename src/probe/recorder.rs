@@ -7,7 +7,7 @@ use crate::{
     clock::{self, Anchor},
     net::Family,
     plan,
-    record::{ErrorType, Run, RunOutcome, SCHEMA, Seconds, Security, Server, SpanId, Step, StepOutcome},
+    record::{ErrorType, Run, RunOutcome, SCHEMA, Seconds, Security, Server, ServerText, SpanId, Step, StepOutcome},
 };
 
 /// A run in the making.
@@ -147,11 +147,12 @@ impl Recorder {
     }
 
     /// A step that could not even start.
-    pub(super) fn refuse(&mut self, name: &str, class: ErrorType) {
+    pub(super) fn refuse(&mut self, name: &str, class: ErrorType, text: Option<ServerText>) {
         let mut step = self.open(name);
         step.start_s = self.at(clock::now());
         step.outcome = StepOutcome::Failed;
         step.error_type = Some(class);
+        step.text = text;
         self.push(step);
     }
 

@@ -26,6 +26,7 @@ impl Redactor {
             }
         }
         needles.push((Zeroizing::new(user.as_bytes().to_vec()), format!("[{}]", account.alias).into_bytes()));
+        needles.retain(|(needle, _)| !needle.is_empty());
         // The longest first: a form must not be broken up by one that it contains.
         needles.sort_by_key(|(needle, _)| std::cmp::Reverse(needle.len()));
         Self { needles }

@@ -25,6 +25,7 @@ pub(super) fn of_connect(cause: ConnectCause) -> ErrorType {
         ConnectCause::Reset => ErrorType::Reset,
         ConnectCause::NoDescriptor => ErrorType::OverloadFd,
         ConnectCause::NoPort => ErrorType::OverloadPort,
+        ConnectCause::Source => ErrorType::AddressDenied,
         ConnectCause::Local(_) => ErrorType::Internal,
     }
 }

@@ -136,7 +136,7 @@ error_types! {
         AuthFailed = "auth_failed",
         /// NO `[EXPIRED]` (RFC 5530 §3).
         AuthExpired = "auth_expired",
-        /// NO `[PRIVACYREQUIRED]` (RFC 5530 §3), or a secret would have gone out in clear text.
+        /// NO `[PRIVACYREQUIRED]` (RFC 5530 §3).
         AuthPrivacy = "auth_privacy",
         /// No mechanism that both sides can use, or LOGINDISABLED.
         AuthMechanism = "auth_mechanism",
@@ -146,7 +146,7 @@ error_types! {
     Configuration {
         /// The password could not be had from its source.
         SecretUnavailable = "secret_unavailable",
-        /// The address is not allowed by the configuration.
+        /// The source address that the configuration names is none of this host's.
         AddressDenied = "address_denied",
     }
     Agent {

@@ -44,12 +44,12 @@ impl Axis {
         let from = self.position(start).min(self.columns * PARTS - 1);
         let to = self.position(end).max(from + 1);
         if style.ascii {
-            let (first, last) = ((from + PARTS / 2) / PARTS, (to + PARTS / 2) / PARTS);
-            return if first < last {
-                (0..self.columns).map(|column| if (first..last).contains(&column) { '#' } else { ' ' }).collect()
-            } else {
-                (0..self.columns).map(|column| if column == from / PARTS { '-' } else { ' ' }).collect()
-            };
+            // How long it is decides the mark, not where it happens to fall between two columns.
+            let (mark, first) =
+                if to - from < PARTS / 2 { ('-', from / PARTS) } else { ('#', (from + PARTS / 2) / PARTS) };
+            let first = first.min(self.columns - 1);
+            let last = ((to + PARTS / 2) / PARTS).max(first + 1);
+            return (0..self.columns).map(|column| if (first..last).contains(&column) { mark } else { ' ' }).collect();
         }
         let filled = |column: usize| {
             let within = |at: usize| at.saturating_sub(column * PARTS).min(PARTS);

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Style, hint, text::safe};
+use super::{Style, hints::advice, text::safe};
 use crate::record::{CloseNotify, ErrorType, Run, RunOutcome, Step};
 
 /// What went wrong in `run`, where, and what to try; none when it passed. One line, however long: nothing of the
@@ -15,7 +15,7 @@ pub fn failure(run: &Run, style: Style) -> Option<String> {
     let place = format!("{}{family}", endpoint(run, style));
     let mut line = format!("{} ({place}): {}", safe(&run.target, style), verdict(run, style));
     if let Some(class) = run.error_type {
-        write!(line, "; {}", hint(class)).unwrap_or(());
+        write!(line, "; {}", advice(run.failing_step(), class)).unwrap_or(());
     }
     line.push('\n');
     Some(line)

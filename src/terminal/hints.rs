@@ -1,6 +1,16 @@
 //! What to try, for every way in which a run can fail. One short sentence part, in plain ASCII, that ends a line.
 
-use crate::record::ErrorType;
+use crate::record::{ErrorType, Step};
+
+/// The same for the step that failed: a refused SELECT is mostly a mailbox that is not there.
+pub(super) fn advice(step: Option<&Step>, class: ErrorType) -> &'static str {
+    match (step.map(|step| step.name.as_str()), class) {
+        (Some("SELECT" | "EXAMINE"), ErrorType::No) => {
+            "is there such a mailbox? check --mailbox, or the path in the URL"
+        }
+        _ => hint(class),
+    }
+}
 
 /// What to look at first when a run ended with `class`. ASCII, lower case, no full stop, at most 76 characters:
 /// with its indent it stays one line on 80 columns.
@@ -53,7 +63,7 @@ pub fn hint(class: ErrorType) -> &'static str {
         ErrorType::AuthMechanism => "no mechanism is common to both: enable PLAIN or LOGIN over TLS",
         ErrorType::AuthProtocol => "the login exchange broke its own rules: look into the server's auth log",
         ErrorType::SecretUnavailable => "check where the password comes from: file, variable or command",
-        ErrorType::AddressDenied => "the configuration does not allow this address: change it, or the target",
+        ErrorType::AddressDenied => "set source_address to an address of this host, or leave it out",
         ErrorType::OverloadFd => "raise the limit on open files (ulimit -n, LimitNOFILE=), or run fewer",
         ErrorType::OverloadPort => "no local port is left: run fewer at once, or widen ip_local_port_range",
         ErrorType::Suspended => "this machine slept during the run: the run says nothing about the server",

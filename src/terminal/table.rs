@@ -9,7 +9,7 @@ use super::{
     Style,
     bar::Axis,
     failure::finding,
-    hint,
+    hints::advice,
     text::{Line, Tone, clip, duration, safe, size, wrap},
 };
 use crate::record::{Run, Seconds, Step, StepOutcome};
@@ -141,7 +141,7 @@ impl<'a> Table<'a> {
         self.indented(sign, if decisive { Tone::Bad } else { Tone::Warn }, &finding(step, class, self.style), page);
         if let Some(class) = class.filter(|_| decisive) {
             let sign = if self.style.ascii { ">" } else { "→" };
-            self.indented(sign, Tone::Plain, hint(class), page);
+            self.indented(sign, Tone::Plain, advice(Some(step), class), page);
         }
     }
 

@@ -442,7 +442,7 @@ async fn without_a_password_and_without_a_terminal_it_does_not_wait_for_one() {
 async fn on_a_terminal_it_asks_for_the_password_and_does_not_show_it() {
     let server = Script::play(GOOD).await;
     let url = format!("imap://someone@{}", server.address);
-    let typed = Some(("Password: ", PASSWORD));
+    let typed = Some(("Password for the mailbox on 127.0.0.1: ", PASSWORD));
     let (text, code) = Terminal::default().run(&["probe", &url, "--security", "none"], typed).await;
     assert_eq!(code, Some(0), "{text}");
     assert!(!text.contains("canary"), "{text}");

@@ -490,7 +490,7 @@ async fn a_write_that_the_server_never_reads_ends_at_its_deadline() {
     let script = "S: * OK [CAPABILITY IMAP4rev1 LITERAL+] hi\npause 600";
     let (run, _) = against_changed(script, |target| {
         target.deadlines = hasty();
-        target.accounts = vec![crate::support::run::account("someone", &"ä".repeat(16 << 20))];
+        target.accounts = vec![crate::support::run::account(&"ä".repeat(16 << 20), "secret")];
     })
     .await;
     assert_eq!(failed(&run), (Some(ErrorType::TimeoutWrite), Some("LOGIN")));
@@ -516,6 +516,93 @@ async fn the_run_ends_at_its_deadline_between_steps() {
     })
     .await;
     assert_eq!(failed(&run), (Some(ErrorType::TimeoutCommand), Some("LOGIN")), "a step's class comes before the run's");
+}
+
+#[tokio::test]
+async fn a_server_that_never_pauses_does_not_outrun_the_deadline() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let flood = tokio::spawn(async move {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.write_all(b"* OK [CAPABILITY IMAP4rev1] hi\r\n").await.unwrap();
+        assert!(stream.read(&mut [0; 512]).await.unwrap() > 0);
+        let rows = b"* LIST () NIL x\r\n".repeat(1000);
+        while stream.write_all(&rows).await.is_ok() {}
+    });
+    let mut target = target(address, Security::None);
+    target.deadlines.command = Duration::from_millis(100);
+    target.limits = Limits { responses: u64::MAX, command_bytes: u64::MAX, run_bytes: u64::MAX, ..Limits::default() };
+    let run = run(target).await;
+    assert_eq!(failed(&run), (Some(ErrorType::TimeoutCommand), Some("LOGIN")));
+    flood.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_came_before_a_command_is_no_answer_to_it() {
+    let script = format!(
+        "{}s: * 3 EXISTS\\r\\n{{tag}} OK in\\r\\n* 4 EXISTS\\r\\n* 1 FETCH (FLAGS ())\\r\\n\nC: FETCH 1:3\npause 60\n{LOGOUT}{BYE}",
+        up_to("SELECT")
+    );
+    let (run, _) = against(&script.replace("* 30 FETCH", "* 3 FETCH")).await;
+    assert_eq!(run.outcome, RunOutcome::Passed, "{:?}", run.failing_step());
+    let fetch = run.steps.iter().find(|step| step.name == "FETCH").unwrap();
+    assert_eq!(fetch.messages, Some(1));
+    assert_eq!(
+        fetch.received_bytes,
+        Some("* 4 EXISTS\r\n* 1 FETCH (FLAGS ())\r\n* 3 FETCH (UID 3)\r\n".len() as u64 + 16 + 5)
+    );
+    let pause = Duration::from_millis(60);
+    assert!(fetch.first_byte_s.unwrap().to_duration() >= pause, "{fetch:?}");
+    assert!(run.first_row_s.unwrap() >= fetch.start_s.saturating_add(pause.into()), "{run:?}");
+    assert!(fetch.events.iter().all(|event| event.at_s >= fetch.start_s), "{fetch:?}");
+}
+
+#[tokio::test]
+async fn a_source_address_that_this_host_lacks_and_one_of_the_other_family() {
+    let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let mut foreign = target(closed, Security::None);
+    foreign.source_address = Some("192.0.2.1".parse().unwrap());
+    let run_ = run(foreign).await;
+    assert_eq!((run_.outcome, failed(&run_)), (RunOutcome::Void, (Some(ErrorType::AddressDenied), Some("connect"))));
+    assert!(run_.failing_step().unwrap().text.as_ref().unwrap().as_str().contains("192.0.2.1"));
+    let mut named = target(closed, Security::None);
+    named.endpoint.host = imaptrace::plan::Host::parse("localhost").unwrap();
+    named.source_address = Some("127.0.0.1".parse().unwrap());
+    let run_ = run(named).await;
+    assert_eq!((run_.outcome, failed(&run_)), (RunOutcome::Failed, (Some(ErrorType::ConnectRefused), Some("connect"))));
+}
+
+#[tokio::test]
+async fn an_alert_before_tls_is_nobodys_word() {
+    let script = "S: * OK [CAPABILITY IMAP4rev1 STARTTLS] hi\nC: STARTTLS\nS: * OK [ALERT] call this number\nS: {tag} NO no\nC: LOGOUT";
+    let server = Script::play(script).await;
+    let run_ = run(target(server.address, Security::StartTls)).await;
+    assert!(run_.steps.iter().all(|step| step.events.iter().all(|event| event.text.is_none())), "{run_:?}");
+    let script = format!("{}S: * OK [ALERT] disk full\n{SELECT}{FETCH}{LOGOUT}{BYE}", up_to("LIST"));
+    let (run_, _) = against(&script).await;
+    let alert =
+        run_.steps.iter().find(|step| step.name == "LIST").unwrap().events.iter().find_map(|event| event.text.clone());
+    assert_eq!(alert.as_ref().map(imaptrace::record::ServerText::as_str), Some("disk full"));
+}
+
+#[tokio::test]
+async fn a_second_connection_does_not_look_the_name_up_again() {
+    let greeting = "S: * OK [CAPABILITY IMAP4rev1 ID] hi\n";
+    let script = format!("{greeting}C: ID\nclose\nnext\n{greeting}C: LOGIN\n{LIST}{SELECT}{FETCH}{LOGOUT}{BYE}");
+    let server = Script::play(&script).await;
+    let mut named = target(server.address, Security::None);
+    named.endpoint.host = imaptrace::plan::Host::parse("localhost").unwrap();
+    let run = run(named).await;
+    assert_eq!(steps(&run), "resolve connect greeting ID!eof connect greeting LOGIN LIST SELECT FETCH LOGOUT");
+}
+
+#[tokio::test]
+async fn an_empty_password_from_a_prompt_makes_the_run_void() {
+    let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut target = target(closed.local_addr().unwrap(), Security::None);
+    target.accounts = vec![crate::support::run::account("someone", "")];
+    assert_eq!(failed(&run(target).await), (Some(ErrorType::SecretUnavailable), Some("LOGIN")));
 }
 
 #[tokio::test]

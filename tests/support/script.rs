@@ -67,7 +67,8 @@ impl Script {
 
     /// What it heard, line by line, once all connections have ended.
     pub async fn heard(self) -> Vec<String> {
-        self.task.await.unwrap()
+        let played = tokio::time::timeout(Duration::from_secs(30), self.task).await;
+        played.expect("the script waits for a connection or a line that never came").unwrap()
     }
 }
 
