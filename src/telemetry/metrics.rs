@@ -435,9 +435,9 @@ mod tests {
         bench.metrics.active(-1);
         bench.metrics.delivery_dropped(DropReason::Budget, 3);
         bench.metrics.delivery_duration(Seconds::from_micros(1500));
-        assert!(bench.series(names::PROBE_SKIPPED)[0].0.contains(&"imaptrace.reason=running".into()));
+        assert!(bench.series(names::PROBE_SKIPPED)[0].0.contains(&"reason=running".into()));
         assert_eq!(bench.series(names::PROBE_ACTIVE), [(Vec::new(), 1.0)]);
-        assert_eq!(bench.series(names::DELIVERY_DROPPED), [(vec!["imaptrace.reason=budget".into()], 3.0)]);
+        assert_eq!(bench.series(names::DELIVERY_DROPPED), [(vec!["reason=budget".into()], 3.0)]);
         assert_eq!(bench.series(names::DELIVERY_DURATION), [(Vec::new(), 1.0)]);
     }
 

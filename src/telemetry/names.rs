@@ -132,7 +132,7 @@ names! {
         SYNTHETIC_TYPE = "user_agent.synthetic.type",
         NOTE_LEVEL = "imaptrace.note.level",
         NOTE_TEXT = "imaptrace.note.text",
-        REASON = "imaptrace.reason",
+        REASON = "reason",
     }
 }
 

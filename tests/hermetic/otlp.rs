@@ -270,7 +270,7 @@ fn what_the_receiver_refuses_is_counted_and_does_not_block_what_follows() {
         let report = block_on(delivery.flush(LONG));
         assert_eq!((report.delivered_runs, report.undelivered_runs, report.dropped_runs), (1, 0, 1), "{report}");
         let metrics = receiver.look(Inbox::metrics);
-        assert_eq!(sums(&metrics[names::DELIVERY_DROPPED.name]), [(vec!["imaptrace.reason=refused".into()], 1)]);
+        assert_eq!(sums(&metrics[names::DELIVERY_DROPPED.name]), [(vec!["reason=refused".into()], 1)]);
         let told = Log::get().lines(&format!("{} refuses traces", receiver.url()));
         assert_eq!(told.len(), 1, "{told:?}");
     }
@@ -391,7 +391,7 @@ fn metrics_arrive_with_their_names_buckets_and_attributes_and_a_void_run_leaves_
         assert_eq!(loading.data_points[0].explicit_bounds, names::BUCKETS);
         assert_eq!(loading.data_points[0].count, 2);
         let skipped = sums(&all[names::PROBE_SKIPPED.name]);
-        assert!(skipped[0].0.contains(&"imaptrace.reason=limit".to_owned()), "{skipped:?}");
+        assert!(skipped[0].0.contains(&"reason=limit".to_owned()), "{skipped:?}");
     }
 }
 
