@@ -184,6 +184,10 @@ metrics! {
         "From a run's planned start to its real one";
     PROBE_ACTIVE = "imaptrace.probe.active", UpDownCounter, "{probe}",
         "Runs under way";
+    DELIVERY_QUEUE_SIZE = "imaptrace.delivery.queue.size", UpDownCounter, "By",
+        "Runs that wait for delivery or are on their way, as JSON";
+    DELIVERY_QUEUE_LIMIT = "imaptrace.delivery.queue.limit", UpDownCounter, "By",
+        "What the queue may hold before the oldest runs go";
     DELIVERY_DROPPED = "imaptrace.delivery.dropped", Counter, "{run}",
         "Runs whose trace was given up";
     DELIVERY_DURATION = "imaptrace.delivery.duration", Histogram, "s",

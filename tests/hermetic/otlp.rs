@@ -305,6 +305,29 @@ fn over_the_budget_the_oldest_runs_go_and_are_counted() {
 }
 
 #[test]
+fn the_queue_tells_its_size_and_its_limit() {
+    for protocol in BOTH {
+        let receiver = receiver(protocol);
+        // The first run is taken, the second never.
+        receiver.script(&[&[Answer::Accept][..], &[Answer::Unavailable; 20]].concat());
+        let signal = Signal::new(&receiver.url(), protocol);
+        let delivery = start(&Settings { queue_bytes: 1 << 20, ..everything_to(&signal) });
+        let (taken, waiting) = (fresh_run(), Run { target: "mail02".to_owned(), ..fresh_run() });
+        let bytes = serde_json::to_string(&waiting).unwrap().len();
+        delivery.deliver(taken);
+        receiver.wait(|inbox| inbox.traces.len() == 1);
+        delivery.deliver(waiting);
+        // The second is sent when the first is off the queue.
+        receiver.wait(|inbox| inbox.traces.len() == 2);
+        let report = block_on(delivery.shutdown(LONG));
+        assert_eq!((report.delivered_runs, report.undelivered_runs), (1, 1), "{protocol:?} {report}");
+        let metrics = receiver.look(Inbox::metrics);
+        assert_eq!(sums(&metrics[names::DELIVERY_QUEUE_SIZE.name]), [(Vec::new(), i64::try_from(bytes).unwrap())]);
+        assert_eq!(sums(&metrics[names::DELIVERY_QUEUE_LIMIT.name]), [(Vec::new(), 1 << 20)]);
+    }
+}
+
+#[test]
 fn shutdown_comes_back_from_a_collector_that_hangs_and_says_what_is_lost() {
     for protocol in BOTH {
         let hole = BlackHole::open();
