@@ -37,7 +37,6 @@ async fn signal(exporter: &Exporter, child_env: &[(OsString, Option<OsString>)])
         Protocol::HttpProtobuf => delivery::Protocol::HttpProtobuf,
     };
     Ok(Signal {
-        is_base: false,
         headers,
         timeout: exporter.timeout,
         gzip: exporter.compression == Compression::Gzip,

@@ -16,7 +16,7 @@ mod wire;
 
 use std::{fmt, time::Duration};
 
-use opentelemetry_sdk::{error::OTelSdkResult, metrics::SdkMeterProvider};
+use opentelemetry_sdk::metrics::SdkMeterProvider;
 use tokio::{runtime::Runtime, sync::oneshot};
 
 use self::{
@@ -122,33 +122,26 @@ impl Delivery {
         self.queue.push(run);
     }
 
-    /// Sends all that is here now, traces and metrics, and says within `deadline` what arrived.
-    ///
-    /// It gives up early when the receiver failed three times in a row.
-    pub async fn flush(&self, deadline: Duration) -> Report {
-        let provider = self.provider.clone();
-        self.finish(deadline, move || provider.force_flush()).await
-    }
-
-    /// The same as [`Delivery::flush`], then ends all threads. Comes back within `deadline` whatever the receiver does.
+    /// Sends all that is here now, traces and metrics, says what arrived, and ends all threads. Comes back within
+    /// `deadline` whatever the receiver does, and early when it failed three times in a row.
     pub async fn shutdown(mut self, deadline: Duration) -> Report {
         self.desk.close_at(clock::now() + deadline.saturating_sub(MARGIN));
-        let provider = self.provider.clone();
-        let report = self.finish(deadline, move || provider.shutdown()).await;
+        let report = self.finish(deadline).await;
         self.stop();
         report
     }
 
-    /// Waits for traces and metrics side by side.
-    async fn finish(&self, deadline: Duration, last: impl FnOnce() -> OTelSdkResult + Send + 'static) -> Report {
+    /// Waits for the last traces and metrics side by side.
+    async fn finish(&self, deadline: Duration) -> Report {
         let left = deadline.saturating_sub(MARGIN / 2);
         let metrics = async {
             if !self.has_metrics {
                 return true;
             }
             let (done, arrived) = oneshot::channel();
-            // `force_flush` and `shutdown` block, the first without an end of its own.
-            std::thread::spawn(move || done.send(last().is_ok()).unwrap_or_default());
+            let provider = self.provider.clone();
+            // It blocks.
+            std::thread::spawn(move || done.send(provider.shutdown().is_ok()).unwrap_or_default());
             matches!(tokio::time::timeout(left, arrived).await, Ok(Ok(true)))
         };
         let (mut report, metrics_delivered) = tokio::join!(self.queue.drain(left), metrics);

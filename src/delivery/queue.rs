@@ -102,6 +102,9 @@ impl State {
 impl Queue {
     /// A queue of at most `budget` bytes. One that is not `open` takes nothing: nobody would send it.
     pub(super) fn new(budget: usize, open: bool, metrics: Metrics) -> Self {
+        if open {
+            metrics.queue_limit(signed(budget));
+        }
         Self(Arc::new(Inner { state: watch::Sender::default(), budget, open, metrics }))
     }
 
@@ -111,12 +114,16 @@ impl Queue {
             return;
         }
         let load = Load::of(&run);
-        let (mut dropped, mut first) = (0, false);
+        // Before anybody can take it off, so that the size is never negative.
+        self.0.metrics.queue_size(signed(load.bytes));
+        let (mut dropped, mut freed, mut first) = (0, 0, false);
         self.0.state.send_modify(|state| {
             state.waiting.push_back(Entry { run, load });
             state.waiting_load.add(load);
-            while state.waiting_load.bytes + state.in_flight.bytes > self.0.budget && state.pop().is_some() {
+            while state.waiting_load.bytes + state.in_flight.bytes > self.0.budget {
+                let Some(oldest) = state.pop() else { break };
                 dropped += 1;
+                freed += oldest.load.bytes;
             }
             state.dropped += dropped;
             first = dropped > 0 && !state.told_full;
@@ -127,6 +134,7 @@ impl Queue {
             tracing::warn!(budget, "the queue of runs is full: until they can be delivered the oldest are dropped");
         }
         if dropped > 0 {
+            self.0.metrics.queue_size(-signed(freed));
             self.0.metrics.delivery_dropped(DropReason::Budget, dropped);
         }
     }
@@ -156,6 +164,7 @@ impl Queue {
 
     /// The batch in flight arrived.
     pub(super) fn delivered(&self) {
+        self.leaves();
         self.0.state.send_modify(|state| {
             state.delivered += state.in_flight.runs as u64;
             state.in_flight = Load::default();
@@ -167,14 +176,21 @@ impl Queue {
 
     /// The batch in flight was refused for good.
     pub(super) fn refused(&self, reason: String) {
-        // Counted first: who sees the queue empty may read the counter at once.
-        let runs = self.0.state.borrow().in_flight.runs as u64;
+        let runs = self.leaves();
         self.0.metrics.delivery_dropped(DropReason::Refused, runs);
         self.0.state.send_modify(|state| {
             state.dropped += runs;
             state.in_flight = Load::default();
             state.failure = Some(reason);
         });
+    }
+
+    /// Measures that the batch in flight goes, and tells its runs. Before it goes: who sees the queue empty may read the
+    /// metrics at once.
+    fn leaves(&self) -> u64 {
+        let in_flight = self.0.state.borrow().in_flight;
+        self.0.metrics.queue_size(-signed(in_flight.bytes));
+        in_flight.runs as u64
     }
 
     /// An attempt failed; the batch stays in flight. Returns when it is time for the next: after `pause`, or sooner
@@ -233,6 +249,11 @@ impl Drop for Hurry<'_> {
     }
 }
 
+/// A number of bytes as a change of it.
+fn signed(bytes: usize) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
 /// Counts what is written to it.
 struct Counter(usize);
 
@@ -249,10 +270,17 @@ impl io::Write for Counter {
 
 #[cfg(test)]
 mod tests {
-    use opentelemetry_sdk::metrics::SdkMeterProvider;
+    use opentelemetry_sdk::metrics::{
+        InMemoryMetricExporter, SdkMeterProvider,
+        data::{AggregatedMetrics, MetricData, ScopeMetrics},
+    };
 
     use super::*;
-    use crate::telemetry::{MetricsSettings, spans};
+    use crate::telemetry::{
+        MetricsSettings,
+        names::{self, Metric},
+        spans,
+    };
 
     fn passed() -> Run {
         serde_json::from_str(include_str!("../../tests/support/runs/passed.json")).unwrap()
@@ -300,6 +328,35 @@ mod tests {
         assert_eq!(left, ["mail03", "mail04"]);
         let report = queue.drain(Duration::ZERO).await;
         assert_eq!((report.delivered_runs, report.undelivered_runs, report.dropped_runs), (1, 2, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_size_is_that_of_what_waits_and_flies_and_returns_to_nothing() {
+        let exporter = InMemoryMetricExporter::default();
+        let provider = SdkMeterProvider::builder().with_periodic_exporter(exporter.clone()).build();
+        let sum = |metric: Metric| {
+            provider.force_flush().unwrap();
+            let all = exporter.get_finished_metrics().unwrap().pop().unwrap();
+            let found =
+                all.scope_metrics().flat_map(ScopeMetrics::metrics).find(|it| it.name() == metric.name).unwrap();
+            let AggregatedMetrics::I64(MetricData::Sum(sum)) = found.data() else { panic!("{found:?}") };
+            assert!(!sum.is_monotonic());
+            usize::try_from(sum.data_points().next().unwrap().value()).unwrap()
+        };
+        let bytes = Load::of(&passed()).bytes;
+        let queue = Queue::new(2 * bytes, true, Metrics::new(&provider, &MetricsSettings::default()));
+        assert_eq!(sum(names::DELIVERY_QUEUE_LIMIT), 2 * bytes);
+        queue.push(passed());
+        drop(queue.batch().await);
+        assert_eq!(sum(names::DELIVERY_QUEUE_SIZE), bytes, "what is in flight counts");
+        queue.push(passed());
+        queue.push(passed());
+        assert_eq!(sum(names::DELIVERY_QUEUE_SIZE), 2 * bytes, "what is over the budget went");
+        queue.delivered();
+        assert_eq!(sum(names::DELIVERY_QUEUE_SIZE), bytes);
+        drop(queue.batch().await);
+        queue.refused("never".to_owned());
+        assert_eq!(sum(names::DELIVERY_QUEUE_SIZE), 0);
     }
 
     #[tokio::test(start_paused = true)]

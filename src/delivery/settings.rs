@@ -24,10 +24,8 @@ impl Default for Settings {
 /// One receiver for one signal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signal {
-    /// URL with `http` or `https`.
+    /// The whole URL, with `http` or `https`; over HTTP with its path. Nothing is appended to it.
     pub endpoint: String,
-    /// The endpoint is a base to which HTTP appends `/v1/traces` or `/v1/metrics`, and not the whole URL.
-    pub is_base: bool,
     /// How OTLP is carried.
     pub protocol: Protocol,
     /// Sent with every request.
@@ -49,7 +47,6 @@ impl Signal {
     pub fn new(endpoint: &str, protocol: Protocol) -> Self {
         Self {
             endpoint: endpoint.to_owned(),
-            is_base: true,
             protocol,
             headers: Vec::new(),
             timeout: Duration::from_secs(10),

@@ -131,7 +131,7 @@ pub(super) fn traces(signal: &Signal, resource: &Resource) -> Result<Traces, Wir
     let line = Line::new(signal)?;
     let built = match signal.protocol {
         Protocol::Grpc => grpc(SpanExporter::builder().with_tonic(), signal)?.build(),
-        Protocol::HttpProtobuf => line.http(SpanExporter::builder().with_http(), signal, "v1/traces")?.build(),
+        Protocol::HttpProtobuf => line.http(SpanExporter::builder().with_http(), signal)?.build(),
     };
     let mut exporter = built.map_err(|error| line.build_error(signal, &error))?;
     exporter.set_resource(resource);
@@ -143,7 +143,7 @@ pub(super) fn metrics(signal: &Signal) -> Result<MetricsWire, WireError> {
     let line = Line::new(signal)?;
     let built = match signal.protocol {
         Protocol::Grpc => grpc(MetricExporter::builder().with_tonic(), signal)?.build(),
-        Protocol::HttpProtobuf => line.http(MetricExporter::builder().with_http(), signal, "v1/metrics")?.build(),
+        Protocol::HttpProtobuf => line.http(MetricExporter::builder().with_http(), signal)?.build(),
     };
     let exporter = built.map_err(|error| line.build_error(signal, &error))?;
     Ok(MetricsWire { exporter, line })
@@ -235,14 +235,14 @@ impl Line {
         })
     }
 
-    fn http<B>(&self, builder: B, signal: &Signal, path: &str) -> Result<B, WireError>
+    fn http<B>(&self, builder: B, signal: &Signal) -> Result<B, WireError>
     where
         B: WithExportConfig + WithHttpConfig,
     {
         let builder = builder
             .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
             .with_http_client(self.http_client(signal)?)
-            .with_endpoint(http_url(signal, path))
+            .with_endpoint(&signal.endpoint)
             .with_timeout(signal.timeout)
             .with_headers(header_texts(signal)?)
             .with_retry_policy(RetryPolicy::disabled());
@@ -368,10 +368,6 @@ fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, WireError> {
     std::fs::read(path).map_err(|source| WireError::File { what, path: path.to_owned(), source })
 }
 
-fn http_url(signal: &Signal, path: &str) -> String {
-    if signal.is_base { format!("{}/{path}", signal.endpoint.trim_end_matches('/')) } else { signal.endpoint.clone() }
-}
-
 fn headers(signal: &Signal) -> Result<HeaderMap, WireError> {
     let pairs = signal.headers.iter().map(|header| {
         let name = HeaderName::from_bytes(header.name.as_bytes()).ok();
@@ -462,13 +458,5 @@ mod tests {
     fn an_endpoint_is_shown_without_its_password() {
         assert_eq!(shown("https://me:canary@otlp.example:4318/x"), "https://otlp.example:4318/x");
         assert_eq!(shown("http://localhost:4317"), "http://localhost:4317");
-    }
-
-    #[test]
-    fn a_base_gets_the_signals_path() {
-        let mut signal = Signal::new("http://localhost:4318/", Protocol::HttpProtobuf);
-        assert_eq!(http_url(&signal, "v1/traces"), "http://localhost:4318/v1/traces");
-        signal.is_base = false;
-        assert_eq!(http_url(&signal, "v1/traces"), "http://localhost:4318/");
     }
 }

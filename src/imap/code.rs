@@ -9,8 +9,9 @@ pub struct Code<'a> {
     pub argument: &'a [u8],
 }
 
-/// The names that telemetry may show. Any other is `_OTHER`, since a server's word never becomes an attribute value.
-const KNOWN: &[&str] = &[
+/// The names that telemetry may show: RFC 9051 §7.1, RFC 5530, and what RFC 2060, 2193, 3516, 4469, 4978, 7162, 8474,
+/// 9585 and 9738 add. Any other is `_OTHER`, since a server's word never becomes an attribute value.
+pub const CODES: &[&str] = &[
     "ALERT",
     "ALREADYEXISTS",
     "APPENDUID",
@@ -21,6 +22,7 @@ const KNOWN: &[&str] = &[
     "CAPABILITY",
     "CLIENTBUG",
     "CLOSED",
+    "COMPRESSIONACTIVE",
     "CONTACTADMIN",
     "COPYUID",
     "CORRUPTION",
@@ -31,11 +33,14 @@ const KNOWN: &[&str] = &[
     "INPROGRESS",
     "INUSE",
     "LIMIT",
+    "MAILBOXID",
     "MESSAGELIMIT",
+    "MODIFIED",
     "NEWNAME",
     "NOMODSEQ",
     "NONEXISTENT",
     "NOPERM",
+    "NOTSAVED",
     "OVERQUOTA",
     "PARSE",
     "PERMANENTFLAGS",
@@ -44,6 +49,7 @@ const KNOWN: &[&str] = &[
     "READ-WRITE",
     "REFERRAL",
     "SERVERBUG",
+    "TOOBIG",
     "TRYCREATE",
     "UIDNEXT",
     "UIDNOTSTICKY",
@@ -64,7 +70,7 @@ impl<'a> Code<'a> {
         let rest = text.get(close + 2..).unwrap_or_default();
         let space = memchr::memchr(b' ', inside).unwrap_or(inside.len());
         let (name, argument) = inside.split_at(space);
-        let known = KNOWN.iter().find(|known| name.eq_ignore_ascii_case(known.as_bytes()));
+        let known = CODES.iter().find(|known| name.eq_ignore_ascii_case(known.as_bytes()));
         let code = Self { name: known.unwrap_or(&"_OTHER"), argument: argument.strip_prefix(b" ").unwrap_or(argument) };
         (Some(code), rest.strip_prefix(b" ").unwrap_or(rest))
     }

@@ -20,7 +20,7 @@ mod session;
 mod utf7;
 
 pub use capability::Capabilities;
-pub use code::{Code, referral_host};
+pub use code::{CODES, Code, referral_host};
 pub use command::{Command, Encoded, FETCH_HEADERS, Part};
 pub use framer::{Frame, Framer, Syntax};
 pub use response::{Condition, Response, Status};

@@ -87,6 +87,8 @@ struct Instruments {
     skipped: Counter<u64>,
     start_lag: Histogram<f64>,
     active: UpDownCounter<i64>,
+    queue_size: UpDownCounter<i64>,
+    queue_limit: UpDownCounter<i64>,
     dropped: Counter<u64>,
     delivery: Histogram<f64>,
 }
@@ -109,11 +111,9 @@ impl Metrics {
             messages: int_gauge(&meter, names::MAILBOX_MESSAGES),
             skipped: counter(&meter, names::PROBE_SKIPPED),
             start_lag: histogram(&meter, names::SCHEDULER_START_LAG),
-            active: meter
-                .i64_up_down_counter(names::PROBE_ACTIVE.name)
-                .with_unit(names::PROBE_ACTIVE.unit)
-                .with_description(names::PROBE_ACTIVE.description)
-                .build(),
+            active: up_down_counter(&meter, names::PROBE_ACTIVE),
+            queue_size: up_down_counter(&meter, names::DELIVERY_QUEUE_SIZE),
+            queue_limit: up_down_counter(&meter, names::DELIVERY_QUEUE_LIMIT),
             dropped: counter(&meter, names::DELIVERY_DROPPED),
             delivery: histogram(&meter, names::DELIVERY_DURATION),
         }))
@@ -191,6 +191,16 @@ impl Metrics {
         self.0.active.add(change, &[]);
     }
 
+    /// The queue grew by so many bytes, or shrank by as many when negative.
+    pub fn queue_size(&self, change: i64) {
+        self.0.queue_size.add(change, &[]);
+    }
+
+    /// The budget of the queue in bytes. To be called once, at the start.
+    pub fn queue_limit(&self, bytes: i64) {
+        self.0.queue_limit.add(bytes, &[]);
+    }
+
     /// Counts runs whose trace was given up.
     pub fn delivery_dropped(&self, reason: DropReason, runs: u64) {
         self.0.dropped.add(runs, &[KeyValue::new(names::REASON, reason.as_str())]);
@@ -233,6 +243,10 @@ fn histogram(meter: &Meter, metric: Metric) -> Histogram<f64> {
 
 fn counter(meter: &Meter, metric: Metric) -> Counter<u64> {
     meter.u64_counter(metric.name).with_unit(metric.unit).with_description(metric.description).build()
+}
+
+fn up_down_counter(meter: &Meter, metric: Metric) -> UpDownCounter<i64> {
+    meter.i64_up_down_counter(metric.name).with_unit(metric.unit).with_description(metric.description).build()
 }
 
 fn gauge(meter: &Meter, metric: Metric) -> Gauge<f64> {
@@ -433,11 +447,16 @@ mod tests {
         bench.metrics.active(1);
         bench.metrics.active(1);
         bench.metrics.active(-1);
+        bench.metrics.queue_limit(4096);
+        bench.metrics.queue_size(1500);
+        bench.metrics.queue_size(-500);
         bench.metrics.delivery_dropped(DropReason::Budget, 3);
         bench.metrics.delivery_duration(Seconds::from_micros(1500));
-        assert!(bench.series(names::PROBE_SKIPPED)[0].0.contains(&"imaptrace.reason=running".into()));
+        assert!(bench.series(names::PROBE_SKIPPED)[0].0.contains(&"reason=running".into()));
         assert_eq!(bench.series(names::PROBE_ACTIVE), [(Vec::new(), 1.0)]);
-        assert_eq!(bench.series(names::DELIVERY_DROPPED), [(vec!["imaptrace.reason=budget".into()], 3.0)]);
+        assert_eq!(bench.series(names::DELIVERY_QUEUE_LIMIT), [(Vec::new(), 4096.0)]);
+        assert_eq!(bench.series(names::DELIVERY_QUEUE_SIZE), [(Vec::new(), 1000.0)]);
+        assert_eq!(bench.series(names::DELIVERY_DROPPED), [(vec!["reason=budget".into()], 3.0)]);
         assert_eq!(bench.series(names::DELIVERY_DURATION), [(Vec::new(), 1.0)]);
     }
 

@@ -132,7 +132,7 @@ names! {
         SYNTHETIC_TYPE = "user_agent.synthetic.type",
         NOTE_LEVEL = "imaptrace.note.level",
         NOTE_TEXT = "imaptrace.note.text",
-        REASON = "imaptrace.reason",
+        REASON = "reason",
     }
 }
 
@@ -184,6 +184,10 @@ metrics! {
         "From a run's planned start to its real one";
     PROBE_ACTIVE = "imaptrace.probe.active", UpDownCounter, "{probe}",
         "Runs under way";
+    DELIVERY_QUEUE_SIZE = "imaptrace.delivery.queue.size", UpDownCounter, "By",
+        "Runs that wait for delivery or are on their way, as JSON";
+    DELIVERY_QUEUE_LIMIT = "imaptrace.delivery.queue.limit", UpDownCounter, "By",
+        "What the queue may hold before the oldest runs go";
     DELIVERY_DROPPED = "imaptrace.delivery.dropped", Counter, "{run}",
         "Runs whose trace was given up";
     DELIVERY_DURATION = "imaptrace.delivery.duration", Histogram, "s",
@@ -221,7 +225,7 @@ pub const COMMANDS: &[&str] = &[
 /// The conditions of a status response (RFC 9051 §7.1).
 pub const STATUSES: &[&str] = &["OK", "NO", "BAD", "BYE", "PREAUTH"];
 
-/// Response codes that are shown by name: RFC 9051 §7.1, RFC 5530 and what RFC 2221, 4467, 4551, 4978 and 7162 add.
+/// Response codes that are shown by name: all that `imap` knows, which a test compares.
 pub const CODES: &[&str] = &[
     "ALERT",
     "ALREADYEXISTS",
@@ -241,10 +245,13 @@ pub const CODES: &[&str] = &[
     "EXPUNGEISSUED",
     "HASCHILDREN",
     "HIGHESTMODSEQ",
+    "INPROGRESS",
     "INUSE",
     "LIMIT",
     "MAILBOXID",
+    "MESSAGELIMIT",
     "MODIFIED",
+    "NEWNAME",
     "NOMODSEQ",
     "NONEXISTENT",
     "NOPERM",

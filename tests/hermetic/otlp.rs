@@ -37,12 +37,24 @@ fn start(settings: &Settings) -> Delivery {
     Delivery::start(settings, &who, &MetricsSettings::default()).unwrap()
 }
 
-fn traces_to(signal: Signal) -> Settings {
-    Settings { traces: Some(signal), ..Default::default() }
+fn traces_to(receiver: Signal) -> Settings {
+    Settings { traces: Some(at(receiver, "/v1/traces")), ..Default::default() }
 }
 
-fn everything_to(signal: &Signal) -> Settings {
-    Settings { traces: Some(signal.clone()), metrics: Some(signal.clone()), ..Default::default() }
+fn metrics_to(receiver: Signal) -> Settings {
+    Settings { metrics: Some(at(receiver, "/v1/metrics")), ..Default::default() }
+}
+
+fn everything_to(receiver: &Signal) -> Settings {
+    Settings { metrics: metrics_to(receiver.clone()).metrics, ..traces_to(receiver.clone()) }
+}
+
+/// Delivery takes whole URLs: a receiver's own, and over HTTP the signal's path.
+fn at(mut receiver: Signal, path: &str) -> Signal {
+    if receiver.protocol == Protocol::HttpProtobuf {
+        receiver.endpoint.push_str(path);
+    }
+    receiver
 }
 
 /// A run that cannot be mistaken for another.
@@ -75,7 +87,7 @@ fn traces_arrive_with_the_ids_parents_times_kinds_and_status_of_the_record() {
         let (passed, failed) = (passed_run(), failed_run());
         delivery.deliver(passed.clone());
         delivery.deliver(failed.clone());
-        assert_eq!(block_on(delivery.flush(LONG)), delivered(2), "{protocol:?}");
+        assert_eq!(block_on(delivery.shutdown(LONG)), delivered(2), "{protocol:?}");
 
         let spans = receiver.look(Inbox::spans);
         assert_eq!(spans.len(), 9 + 5);
@@ -126,7 +138,7 @@ fn headers_and_gzip_go_out_and_the_header_is_nowhere_else() {
         let delivery = start(&everything_to(&signal));
         delivery.metrics().record(&passed_run());
         delivery.deliver(fresh_run());
-        assert_eq!(block_on(delivery.flush(LONG)), delivered(1), "{protocol:?}");
+        assert_eq!(block_on(delivery.shutdown(LONG)), delivered(1), "{protocol:?}");
         receiver.look(|inbox| {
             for headers in [&inbox.traces[0].headers, &inbox.metrics[0].headers] {
                 assert_eq!(headers["x-token"], "canary-7f3a");
@@ -139,13 +151,13 @@ fn headers_and_gzip_go_out_and_the_header_is_nowhere_else() {
 }
 
 #[test]
-fn a_url_that_is_no_base_is_taken_as_it_is() {
+fn nothing_is_appended_to_a_url() {
     let receiver = Receiver::http();
-    let mut signal = Signal::new(&format!("{}/v1/traces", receiver.url()), Protocol::HttpProtobuf);
-    signal.is_base = false;
-    let delivery = start(&traces_to(signal));
+    let signal = Signal::new(&receiver.url(), Protocol::HttpProtobuf);
+    let delivery = start(&Settings { traces: Some(signal), ..Default::default() });
     delivery.deliver(fresh_run());
-    assert_eq!(block_on(delivery.flush(LONG)), delivered(1));
+    let report = block_on(delivery.shutdown(LONG));
+    assert_eq!(report.reason.as_deref(), Some("HTTP 404: check the OTLP endpoint and protocol"));
 }
 
 #[test]
@@ -185,10 +197,9 @@ fn a_missing_collector_is_one_warning_and_an_honest_report() {
         for _ in 0..3 {
             delivery.deliver(fresh_run());
         }
-        let first = block_on(delivery.flush(LONG));
         let report = block_on(delivery.shutdown(LONG));
         assert_eq!((report.delivered_runs, report.undelivered_runs, report.undelivered_spans), (0, 3, 27));
-        assert!(!report.metrics_delivered && !first.metrics_delivered);
+        assert!(!report.metrics_delivered);
         let sentence = report.to_string();
         assert!(sentence.starts_with("not delivered: 3 runs (27 spans), the last metrics: "), "{sentence}");
         assert!(sentence.contains("Connection refused"), "{sentence}");
@@ -207,11 +218,9 @@ fn after_an_outage_everything_arrives_in_order_and_the_log_says_so_once() {
     for run in &runs {
         delivery.deliver(run.clone());
     }
-    let report = block_on(delivery.flush(LONG));
-    assert_eq!(report.undelivered_runs, 80, "{report}");
-
+    Log::get().wait(&url);
     let receiver = port.open(true);
-    assert_eq!(block_on(delivery.flush(LONG)), delivered(80));
+    assert_eq!(block_on(delivery.shutdown(LONG)), delivered(80));
     let roots: Vec<_> = receiver.look(|inbox| {
         let spans = inbox.spans().into_iter();
         spans.filter(|span| span.name == "probe first-load").map(|span| hex(&span.trace_id)).collect()
@@ -229,15 +238,16 @@ fn a_receiver_that_is_killed_and_comes_back_gets_what_it_missed() {
         let receiver = receiver(protocol);
         let delivery = start(&traces_to(Signal::new(&receiver.url(), protocol)));
         delivery.deliver(fresh_run());
-        assert_eq!(block_on(delivery.flush(LONG)), delivered(1), "{protocol:?}");
+        receiver.wait(|inbox| inbox.traces.len() == 1);
+        let url = receiver.url();
         let port = receiver.kill();
         let missed = fresh_run();
         delivery.deliver(missed.clone());
-        let report = block_on(delivery.flush(LONG));
-        assert_eq!((report.delivered_runs, report.undelivered_runs), (1, 1), "{protocol:?} {report}");
+        Log::get().wait(&format!("cannot deliver traces to {url}"));
         let receiver = port.open(protocol == Protocol::Grpc);
-        assert_eq!(block_on(delivery.flush(LONG)), delivered(2), "{protocol:?}");
-        let root = receiver.look(|inbox| inbox.spans()[0].clone());
+        assert_eq!(block_on(delivery.shutdown(LONG)), delivered(2), "{protocol:?}");
+        let spans = receiver.look(Inbox::spans);
+        let root = find(&spans, "probe first-load", &missed.trace_id.to_string());
         assert_eq!(hex(&root.span_id), missed.span_id.to_string());
     }
 }
@@ -250,7 +260,7 @@ fn what_the_receiver_cannot_take_now_is_sent_again() {
             receiver.script(&[answer]);
             let delivery = start(&traces_to(Signal::new(&receiver.url(), protocol)));
             delivery.deliver(fresh_run());
-            assert_eq!(block_on(delivery.flush(LONG)), delivered(1), "{protocol:?} {answer:?}");
+            assert_eq!(block_on(delivery.shutdown(LONG)), delivered(1), "{protocol:?} {answer:?}");
             assert_eq!(receiver.look(|inbox| inbox.traces.len()), 2);
         }
     }
@@ -264,15 +274,17 @@ fn what_the_receiver_refuses_is_counted_and_does_not_block_what_follows() {
         let signal = Signal::new(&receiver.url(), protocol);
         let delivery = start(&everything_to(&signal));
         delivery.deliver(fresh_run());
-        let report = block_on(delivery.flush(LONG));
-        assert_eq!((report.delivered_runs, report.undelivered_runs, report.dropped_runs), (0, 0, 1), "{report}");
+        receiver.wait(|inbox| inbox.traces.len() == 1);
         delivery.deliver(fresh_run());
-        let report = block_on(delivery.flush(LONG));
+        // The second is sent when the first is given up and counted.
+        receiver.wait(|inbox| inbox.traces.len() == 2);
+        let report = block_on(delivery.shutdown(LONG));
         assert_eq!((report.delivered_runs, report.undelivered_runs, report.dropped_runs), (1, 0, 1), "{report}");
         let metrics = receiver.look(Inbox::metrics);
-        assert_eq!(sums(&metrics[names::DELIVERY_DROPPED.name]), [(vec!["imaptrace.reason=refused".into()], 1)]);
-        let told = Log::get().lines(&format!("{} refuses traces", receiver.url()));
-        assert_eq!(told.len(), 1, "{told:?}");
+        assert_eq!(sums(&metrics[names::DELIVERY_DROPPED.name]), [(vec!["reason=refused".into()], 1)]);
+        let told = Log::get().lines(&receiver.url());
+        let refusals = told.iter().filter(|line| line.contains("refuses traces"));
+        assert_eq!(refusals.count(), 1, "{told:?}");
     }
 }
 
@@ -283,7 +295,7 @@ fn spans_refused_out_of_a_batch_are_told_and_the_batch_is_not_sent_again() {
         receiver.script(&[Answer::Partial(rejected)]);
         let delivery = start(&traces_to(Signal::new(&receiver.url(), protocol)));
         delivery.deliver(fresh_run());
-        assert_eq!(block_on(delivery.flush(LONG)), delivered(1), "{protocol:?}");
+        assert_eq!(block_on(delivery.shutdown(LONG)), delivered(1), "{protocol:?}");
         assert_eq!(receiver.look(|inbox| inbox.traces.len()), 1);
         assert_eq!(Log::get().lines(&format!("\"rejected_spans\":{rejected}")).len(), 1);
     }
@@ -302,6 +314,29 @@ fn over_the_budget_the_oldest_runs_go_and_are_counted() {
     assert_eq!((report.delivered_runs, report.undelivered_runs, report.dropped_runs), (0, 3, 7), "{report}");
     assert!(report.to_string().starts_with("not delivered: 3 runs (27 spans), 7 runs given up before"), "{report}");
     assert_eq!(Log::get().lines(&format!("\"budget\":{budget}")).len(), 1, "told once");
+}
+
+#[test]
+fn the_queue_tells_its_size_and_its_limit() {
+    for protocol in BOTH {
+        let receiver = receiver(protocol);
+        // The first run is taken, the second never.
+        receiver.script(&[&[Answer::Accept][..], &[Answer::Unavailable; 20]].concat());
+        let signal = Signal::new(&receiver.url(), protocol);
+        let delivery = start(&Settings { queue_bytes: 1 << 20, ..everything_to(&signal) });
+        let (taken, waiting) = (fresh_run(), Run { target: "mail02".to_owned(), ..fresh_run() });
+        let bytes = serde_json::to_string(&waiting).unwrap().len();
+        delivery.deliver(taken);
+        receiver.wait(|inbox| inbox.traces.len() == 1);
+        delivery.deliver(waiting);
+        // The second is sent when the first is off the queue.
+        receiver.wait(|inbox| inbox.traces.len() == 2);
+        let report = block_on(delivery.shutdown(LONG));
+        assert_eq!((report.delivered_runs, report.undelivered_runs), (1, 1), "{protocol:?} {report}");
+        let metrics = receiver.look(Inbox::metrics);
+        assert_eq!(sums(&metrics[names::DELIVERY_QUEUE_SIZE.name]), [(Vec::new(), i64::try_from(bytes).unwrap())]);
+        assert_eq!(sums(&metrics[names::DELIVERY_QUEUE_LIMIT.name]), [(Vec::new(), 1 << 20)]);
+    }
 }
 
 #[test]
@@ -368,13 +403,12 @@ fn runs_go_out_without_anybody_asking() {
 fn metrics_arrive_with_their_names_buckets_and_attributes_and_a_void_run_leaves_up() {
     for protocol in BOTH {
         let receiver = receiver(protocol);
-        let settings = Settings { metrics: Some(Signal::new(&receiver.url(), protocol)), ..Default::default() };
-        let delivery = start(&settings);
+        let delivery = start(&metrics_to(Signal::new(&receiver.url(), protocol)));
         let metrics = delivery.metrics();
         metrics.record(&passed_run());
         metrics.record(&Run { outcome: RunOutcome::Void, ..passed_run() });
         metrics.skipped(names::SkipReason::Limit, "mail01", "default", "first-load", &BTreeMap::new());
-        assert_eq!(block_on(delivery.flush(LONG)), delivered(0), "{protocol:?}");
+        assert_eq!(block_on(delivery.shutdown(LONG)), delivered(0), "{protocol:?}");
 
         let all = receiver.look(Inbox::metrics);
         for metric in all.values() {
@@ -391,7 +425,7 @@ fn metrics_arrive_with_their_names_buckets_and_attributes_and_a_void_run_leaves_
         assert_eq!(loading.data_points[0].explicit_bounds, names::BUCKETS);
         assert_eq!(loading.data_points[0].count, 2);
         let skipped = sums(&all[names::PROBE_SKIPPED.name]);
-        assert!(skipped[0].0.contains(&"imaptrace.reason=limit".to_owned()), "{skipped:?}");
+        assert!(skipped[0].0.contains(&"reason=limit".to_owned()), "{skipped:?}");
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use imaptrace::{
+    imap,
     record::{Blame, ErrorType, Step},
     telemetry::names::{self, Kind, Metric},
 };
@@ -103,6 +104,11 @@ fn every_error_type_is_listed_with_its_blame() {
         vec![format!("`{class}`"), blame.to_owned()]
     });
     assert_eq!(told, known.collect::<Vec<_>>());
+}
+
+#[test]
+fn every_response_code_that_imap_knows_is_shown_by_name_and_no_other() {
+    assert_eq!(names::CODES, imap::CODES);
 }
 
 #[test]

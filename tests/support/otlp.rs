@@ -8,7 +8,7 @@ use std::{
     io::{self, Read as _},
     net::{SocketAddr, TcpListener as StdListener},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -473,7 +473,7 @@ pub fn attribute(attributes: &[KeyValue], key: &str) -> Option<String> {
 
 /// The log of this process's library. All tests of a binary write to it, so look for what only your test can say.
 #[derive(Clone, Default)]
-pub struct Log(Arc<Mutex<Vec<u8>>>);
+pub struct Log(Arc<watch::Sender<Vec<u8>>>);
 
 impl Log {
     /// Sets the log up once, and gives it.
@@ -491,14 +491,23 @@ impl Log {
 
     /// The lines that hold this text.
     pub fn lines(&self, text: &str) -> Vec<String> {
-        let all = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        let all = String::from_utf8(self.0.borrow().clone()).unwrap();
         all.lines().filter(|line| line.contains(text)).map(ToOwned::to_owned).collect()
+    }
+
+    /// Waits until a line holds this text.
+    pub fn wait(&self, text: &str) {
+        let mut watch = self.0.subscribe();
+        let told = |all: &Vec<u8>| String::from_utf8_lossy(all).contains(text);
+        block_on(async {
+            tokio::time::timeout(PATIENCE, watch.wait_for(told)).await.expect("it was never logged").unwrap();
+        });
     }
 }
 
 impl io::Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
+        self.0.send_modify(|all| all.extend_from_slice(bytes));
         Ok(bytes.len())
     }
 
