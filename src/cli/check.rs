@@ -8,6 +8,7 @@ use crate::{
     net::{TlsContext, TlsContextError},
 };
 
+#[expect(clippy::unused_async, reason = "called like the other commands")]
 pub(super) async fn run(path: &Path, output: &mut Output) -> u8 {
     let (config, problems) = match config::load(&sources(path)) {
         Ok(mut config) => {
