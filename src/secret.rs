@@ -5,7 +5,14 @@
 //! have copies that it cannot reach.
 
 use std::{
-    ffi::OsString, fmt, io::Read as _, os::unix::fs::MetadataExt as _, path::PathBuf, process::Stdio, time::Duration,
+    ffi::OsString,
+    fmt,
+    fs::{File, Metadata},
+    io::Read as _,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
 };
 
 use secrecy::{ExposeSecret as _, SecretString};
@@ -74,7 +81,7 @@ pub enum SecretError {
         source: std::io::Error,
     },
     /// Others can read or change the file.
-    #[error("the secret file {path} has mode {mode:04o}: others can read or change it; run `chmod 600` on it, or set insecure_mode = true beside `file`", path = path.display())]
+    #[error("the secret file {path} has mode {mode:04o}: others can read or change it; run `chmod 600` on it", path = path.display())]
     Mode {
         /// Which.
         path: PathBuf,
@@ -137,39 +144,61 @@ impl SecretSource {
                 let value = std::env::var(name).map_err(|_| SecretError::Env(name.clone()))?;
                 checked(&Zeroizing::new(value.into_bytes()), false, || format!("environment variable {name}"))
             }
-            Self::File { path, insecure_mode } => read_file(path.clone(), *insecure_mode),
+            Self::File { path, insecure_mode } => read_file(path, *insecure_mode),
             Self::Credential(name) => {
                 let directory = std::env::var_os("CREDENTIALS_DIRECTORY")
                     .ok_or_else(|| SecretError::NoCredentials(name.clone()))?;
                 // systemd makes these files itself, mode 0400 or, with an ACL, 0440.
-                read_file(PathBuf::from(directory).join(name), true)
+                read_file(&PathBuf::from(directory).join(name), true)
             }
             Self::Command(argv) => run_command(argv, child_env).await,
         }
     }
+
+    /// Whether a secret's file is there, may be read, is nobody else's and is not empty. What is in it is not read;
+    /// sources other than files are not looked at.
+    pub fn check(&self) -> Result<(), SecretError> {
+        let Self::File { path, insecure_mode } = self else { return Ok(()) };
+        let (_, meta) = open_file(path, *insecure_mode)?;
+        if meta.len() == 0 { Err(SecretError::Empty(in_words(path))) } else { Ok(()) }
+    }
 }
 
-fn read_file(path: PathBuf, insecure_mode: bool) -> Result<Secret, SecretError> {
-    let failed = |path: &PathBuf, source| SecretError::File { path: path.clone(), source };
-    // A device or a pipe is not even opened; what was opened is examined again, lest it was swapped in between.
-    let meta = std::fs::metadata(&path).map_err(|source| failed(&path, source))?;
+fn read_file(path: &Path, insecure_mode: bool) -> Result<Secret, SecretError> {
+    let (file, _) = open_file(path, insecure_mode)?;
+    let mut value = Zeroizing::new(Vec::new());
+    file.take(LARGEST + 1).read_to_end(&mut value).map_err(|source| unreadable(path, source))?;
+    checked(&value, true, || in_words(path))
+}
+
+/// Opens a secret's file if it is a file and nobody else's.
+fn open_file(path: &Path, insecure_mode: bool) -> Result<(File, Metadata), SecretError> {
+    // Opening a pipe would wait for its other end.
+    let meta = std::fs::metadata(path).map_err(|source| unreadable(path, source))?;
     if !meta.is_file() {
-        return Err(SecretError::NotAFile { path });
+        return Err(SecretError::NotAFile { path: path.to_owned() });
     }
-    let file = std::fs::File::open(&path).map_err(|source| failed(&path, source))?;
-    let meta = file.metadata().map_err(|source| failed(&path, source))?;
+    // What was opened is examined again, lest it was swapped in between.
+    let file = File::open(path).map_err(|source| unreadable(path, source))?;
+    let meta = file.metadata().map_err(|source| unreadable(path, source))?;
     if !insecure_mode {
         let me = nix::unistd::geteuid().as_raw();
         if meta.uid() != 0 && meta.uid() != me {
-            return Err(SecretError::Owner { path, owner: meta.uid() });
+            return Err(SecretError::Owner { path: path.to_owned(), owner: meta.uid() });
         }
         if meta.mode() & 0o026 != 0 {
-            return Err(SecretError::Mode { path, mode: meta.mode() & 0o7777 });
+            return Err(SecretError::Mode { path: path.to_owned(), mode: meta.mode() & 0o7777 });
         }
     }
-    let mut value = Zeroizing::new(Vec::new());
-    file.take(LARGEST + 1).read_to_end(&mut value).map_err(|source| failed(&path, source))?;
-    checked(&value, true, || format!("file {}", path.display()))
+    Ok((file, meta))
+}
+
+fn unreadable(path: &Path, source: std::io::Error) -> SecretError {
+    SecretError::File { path: path.to_owned(), source }
+}
+
+fn in_words(path: &Path) -> String {
+    format!("file {}", path.display())
 }
 
 async fn run_command(argv: &[String], child_env: &[(OsString, Option<OsString>)]) -> Result<Secret, SecretError> {

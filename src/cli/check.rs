@@ -4,47 +4,55 @@ use std::path::Path;
 
 use super::{PASSED, USAGE, output::Output, sources};
 use crate::{
-    config::{self, Config},
-    net::TlsContext,
-    secret::SecretSource,
+    config::{self, Config, Place, Problem, Problems},
+    net::{TlsContext, TlsContextError},
 };
 
-pub(super) async fn run(path: &Path, output: &mut Output) -> u8 {
-    let config = match config::load(&sources(path)) {
-        Ok(config) => config,
-        Err(problems) => {
-            output.errors(&problems.to_string());
-            return USAGE;
+pub(super) fn run(path: &Path, output: &mut Output) -> u8 {
+    let (config, problems) = match config::load(&sources(path)) {
+        Ok(mut config) => {
+            let problems = Problems {
+                errors: certificates(&config, path),
+                warnings: std::mem::take(&mut config.warnings),
+                unusable: std::mem::take(&mut config.unusable),
+                unset: std::mem::take(&mut config.unset),
+            };
+            (Some(config), problems)
         }
+        Err(problems) => (None, problems),
     };
-    for warning in &config.warnings {
-        output.warn(&warning.to_string());
-    }
-    let missing = files(&config).await;
-    if !missing.is_empty() {
-        for problem in &missing {
-            output.error(problem);
-        }
+    let problems = problems.with_surroundings();
+    let Some(config) = config.filter(|_| problems.errors.is_empty()) else {
+        output.errors(&problems.to_string());
         return USAGE;
+    };
+    for warning in &problems.warnings {
+        output.warn(&warning.to_string());
     }
     output.print(&config::describe(&config));
     PASSED
 }
 
-/// Files that the configuration names and that cannot be used. Variables and commands are left alone: they belong to
-/// the service's environment, not to that of who checks.
-async fn files(config: &Config) -> Vec<String> {
+/// What is wrong inside the targets' TLS files, each said once. Those that cannot be read have been noted with their
+/// place when the configuration was read.
+fn certificates(config: &Config, path: &Path) -> Vec<Problem> {
+    let mut found = Vec::new();
     let mut problems = Vec::new();
-    for target in &config.targets {
-        if let Err(error) = TlsContext::new(&target.tls, &target.endpoint.host) {
-            problems.push(format!("target {}: {error}", target.name));
-        }
-        for account in &target.accounts {
-            if let SecretSource::File { .. } = &account.password
-                && let Err(error) = account.password.load(&[]).await
-            {
-                problems.push(format!("target {}, account {}: {error}", target.name, account.alias));
-            }
+    for (index, target) in config.targets.iter().enumerate() {
+        let Err(error) = TlsContext::new(&target.tls, &target.endpoint.host) else { continue };
+        let (key, help) = match error {
+            TlsContextError::Read { .. } => continue,
+            TlsContextError::NoCertificate { .. } => ("ca_file", "give a PEM file with the roots to trust"),
+            TlsContextError::Identity { .. } => ("client_cert", "give a certificate and its own key, each a PEM file"),
+        };
+        if !found.contains(&error) {
+            problems.push(Problem {
+                place: Place::File { path: path.to_owned(), at: None },
+                key: format!("targets[{index}].{key}"),
+                what: error.to_string(),
+                help: Some(help.to_owned()),
+            });
+            found.push(error);
         }
     }
     problems

@@ -50,7 +50,7 @@ pub fn main(roots: Result<Roots, RootsError>) -> ExitCode {
             output.print(&String::from_utf8_lossy(&script));
             PASSED
         }
-        Command::Check { config } => in_runtime(&mut output, async |output| check::run(&config, output).await),
+        Command::Check { config } => check::run(&config, &mut output),
         Command::Agent { config } => {
             in_runtime(&mut output, async |output| run_agent(&config, roots.original.clone(), output).await)
         }

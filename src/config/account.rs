@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     plan::{Account, UserName},
-    secret::SecretSource,
+    secret::{SecretError, SecretSource},
 };
 
 /// What an account is called when nobody names it.
@@ -128,7 +128,17 @@ pub(super) fn secret(field: &Field<'_>) -> Option<SecretSource> {
             let help = "take insecure_mode out and run `chmod 600` on the file if you can";
             table.warn("insecure_mode", "a secret's file may be read by others", help);
         }
-        return Some(SecretSource::File { path, insecure_mode: insecure });
+        let source = SecretSource::File { path, insecure_mode: insecure };
+        if let Err(error) = source.check() {
+            let help = match error {
+                SecretError::Mode { .. } => "where others have to read it, set insecure_mode = true beside `file`",
+                SecretError::Owner { .. } => "run `chown` on it",
+                SecretError::Empty(_) => "write the secret on its first line",
+                _ => "give the path of a file that can be read",
+            };
+            field.unusable(error.to_string(), help);
+        }
+        return Some(source);
     }
     if let Some(field) = env {
         let name = field.text()?;
@@ -137,6 +147,7 @@ pub(super) fn secret(field: &Field<'_>) -> Option<SecretSource> {
             field.error("it is not the name of an environment variable", "give the variable's name, not the secret");
             return None;
         }
+        field.check_variable(&name);
         return Some(SecretSource::Env(name));
     }
     if let Some(field) = command {

@@ -1,8 +1,8 @@
 //! Text to plan: reads file, environment and flags, finds everything that is wrong at once, and builds the values that
 //! the rest of imaptrace works with.
 //!
-//! [`load`] is for `agent` and `check`, [`probe`] for the `probe` command line, [`describe`] for `check`. Nothing here
-//! fetches a secret, resolves a name or reads the process's own environment, and no text that leaves this room holds a
+//! [`load`] is for `agent` and `check`, [`probe`] for the `probe` command line, [`describe`] for `check`. Files that a key
+//! names are looked at, for `check` to tell which cannot be used, but never read. Nothing here fetches a secret, resolves a name or reads the process's own environment, and no text that leaves this room holds a
 //! secret. Other rooms define their own settings; `agent` and `cli` fill them from [`Config`].
 //!
 //! On the way down: `source` merges and remembers places, `read` gives types, `target`, `account`, `otlp` and
@@ -60,6 +60,10 @@ pub struct Config {
     pub resource: Resource,
     /// What deserves a second look.
     pub warnings: Vec<Problem>,
+    /// Files that it names and that cannot be used as things are now: errors to `check`, void runs to the others.
+    pub unusable: Vec<Problem>,
+    /// Variables that it names for a secret and that are not set here, which may be another place than the agent's.
+    pub unset: Vec<Problem>,
 }
 
 /// What the `probe` command line says. It has no printable form: SERVER and environment may hold secrets.
@@ -111,11 +115,13 @@ fn build(
     let mut resource = otel::resource(environment, &mut problems);
     // A file that cannot be read or parsed is all there is to say: the rest would be about what is missing.
     let unreadable = problems.iter().any(|problem| matches!(problem.place, Place::File { .. }));
-    let reader = Reader::new(merged, problems);
+    let reader = Reader::new(merged, environment, problems);
     let config = if unreadable { None } else { read_all(&reader, &mut resource, kind) };
     let problems = reader.finish();
     match config {
-        Some(config) if problems.errors.is_empty() => Ok(Config { warnings: problems.warnings, ..config }),
+        Some(config) if problems.errors.is_empty() => {
+            Ok(Config { warnings: problems.warnings, unusable: problems.unusable, unset: problems.unset, ..config })
+        }
         _ => Err(problems),
     }
 }
@@ -124,21 +130,23 @@ fn build(
 fn read_all(reader: &Reader, resource: &mut Resource, kind: &Kind<'_>) -> Option<Config> {
     let listed = matches!(kind, Kind::Listed);
     let root = reader.root(if listed { &keys::TOP } else { &keys::PROBE_TOP });
-    let defaults = Options::read(&root.table("defaults", &keys::DEFAULTS));
+    let defaults_table = root.table("defaults", &keys::DEFAULTS);
+    let defaults = Options::read(&defaults_table);
     let (limits, runs_in_flight) = settings::read_limits(&root.table("limits", &keys::LIMITS));
     let tables =
         if listed { root.tables("targets", &keys::TARGET) } else { vec![root.table(source::PROBE, &keys::TARGET)] };
     if tables.is_empty() && root.get("targets").is_none_or(|field| field.is_list()) {
         root.error("targets", "there is no target", "add [[targets]] with name, url, user and password");
     }
-    let read = tables.iter().map(|table| target::read(table, &defaults, limits, kind));
+    let read = tables.iter().map(|table| target::read(table, (&defaults_table, &defaults), limits, kind));
     let targets: Option<Vec<Target>> = read.collect::<Vec<_>>().into_iter().collect();
     target::check_unique(&tables);
 
     let agent = settings::read_agent(&root.table("agent", &keys::AGENT), resource);
     let otlp_table = root.table("otlp", &keys::OTLP);
     let otlp = otlp::read(&otlp_table);
-    if listed && otlp == Otlp::default() {
+    // A mistyped endpoint has been told of already.
+    if listed && otlp == Otlp::default() && !otlp_table.has_errors() {
         let help = "set endpoint in [otlp], or OTEL_EXPORTER_OTLP_ENDPOINT";
         otlp_table.warn("endpoint", "there is no OTLP endpoint: the agent exports nothing", help);
     }
@@ -154,6 +162,8 @@ fn read_all(reader: &Reader, resource: &mut Resource, kind: &Kind<'_>) -> Option
         dns,
         resource: resource.clone(),
         warnings: Vec::new(),
+        unusable: Vec::new(),
+        unset: Vec::new(),
     };
     let count = series(&config);
     if listed && count > config.metrics.series_limit {

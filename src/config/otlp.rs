@@ -131,9 +131,9 @@ impl Settings {
             headers: table.get("headers").map(|field| read_headers(&field)),
             timeout: table.get("timeout").and_then(|field| field.duration()),
             compression: table.get("compression").and_then(|field| field.choice(COMPRESSION)),
-            ca_file: table.get("ca_file").and_then(|field| field.path()),
-            client_cert: table.get("client_cert").and_then(|field| field.path()),
-            client_key: table.get("client_key").and_then(|field| field.path()),
+            ca_file: table.get("ca_file").and_then(|field| field.file()),
+            client_cert: table.get("client_cert").and_then(|field| field.file()),
+            client_key: table.get("client_key").and_then(|field| field.file()),
         }
     }
 

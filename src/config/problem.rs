@@ -67,6 +67,31 @@ pub struct Problems {
     pub errors: Vec<Problem>,
     /// What it would have been warned of besides.
     pub warnings: Vec<Problem>,
+    /// Files that it names and that cannot be used as things are now.
+    pub unusable: Vec<Problem>,
+    /// Variables that it names for a secret and that are not set here.
+    pub unset: Vec<Problem>,
+}
+
+impl Problems {
+    /// Counts unusable files as errors and unset variables as warnings, as `check` does.
+    #[must_use]
+    pub fn with_surroundings(mut self) -> Self {
+        self.errors.append(&mut self.unusable);
+        self.warnings.append(&mut self.unset);
+        self.sort();
+        self
+    }
+
+    /// In the order of the file; what stands elsewhere keeps its order, after it.
+    pub(super) fn sort(&mut self) {
+        for list in [&mut self.errors, &mut self.warnings, &mut self.unusable, &mut self.unset] {
+            list.sort_by_key(|problem| match problem.place {
+                Place::File { at, .. } => at.unwrap_or_default(),
+                _ => (usize::MAX, 0),
+            });
+        }
+    }
 }
 
 impl fmt::Display for Problems {

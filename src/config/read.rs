@@ -21,11 +21,14 @@ const FEW: usize = 12;
 pub(super) struct Reader {
     merged: Merged,
     problems: RefCell<Problems>,
+    /// The names of all variables that are set.
+    variables: HashSet<String>,
 }
 
 impl Reader {
-    pub(super) fn new(merged: Merged, errors: Vec<Problem>) -> Self {
-        Self { merged, problems: RefCell::new(Problems { errors, warnings: Vec::new() }) }
+    pub(super) fn new(merged: Merged, environment: &[(String, String)], errors: Vec<Problem>) -> Self {
+        let variables = environment.iter().map(|(name, _)| name.clone()).collect();
+        Self { merged, problems: RefCell::new(Problems { errors, ..Problems::default() }), variables }
     }
 
     /// The whole tree.
@@ -37,15 +40,11 @@ impl Reader {
     /// What was found, each problem once.
     pub(super) fn finish(self) -> Problems {
         let mut problems = self.problems.into_inner();
-        for list in [&mut problems.errors, &mut problems.warnings] {
+        for list in [&mut problems.errors, &mut problems.warnings, &mut problems.unusable, &mut problems.unset] {
             let mut seen = HashSet::new();
             list.retain(|problem| seen.insert(problem.clone()));
-            // In the order of the file; what stands elsewhere keeps its order, after it.
-            list.sort_by_key(|problem| match problem.place {
-                Place::File { at, .. } => at.unwrap_or_default(),
-                _ => (usize::MAX, 0),
-            });
         }
+        problems.sort();
         problems
     }
 }
@@ -60,6 +59,13 @@ pub(super) struct Table<'a> {
 }
 
 impl<'a> Table<'a> {
+    /// Whether something is wrong in this table or below it.
+    pub(super) fn has_errors(&self) -> bool {
+        let below =
+            |key: &str| key.strip_prefix(&self.path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        self.reader.problems.borrow().errors.iter().any(|problem| below(&problem.key))
+    }
+
     /// The value of a key.
     pub(super) fn get(&self, key: &'static str) -> Option<Field<'a>> {
         debug_assert!(self.keys.keys.contains(&key), "{key} is read but not listed");
@@ -158,6 +164,23 @@ impl<'a> Field<'a> {
         self.reader.problems.borrow_mut().warnings.push(problem);
     }
 
+    /// Notes that the file which it names cannot be used as things are now.
+    pub(super) fn unusable(&self, what: String, help: &str) {
+        let help = Some(help.to_owned()).filter(|help| !help.is_empty());
+        let problem = Problem { place: self.place(), key: self.path.clone(), what, help };
+        self.reader.problems.borrow_mut().unusable.push(problem);
+    }
+
+    /// Notes if the variable which it names is not set.
+    pub(super) fn check_variable(&self, name: &str) {
+        if !self.reader.variables.contains(name) {
+            let what = format!("the environment variable {name} is not set here");
+            let help = Some("make sure that it is where the agent runs".to_owned());
+            let problem = Problem { place: self.place(), key: self.path.clone(), what, help };
+            self.reader.problems.borrow_mut().unset.push(problem);
+        }
+    }
+
     /// A value of the wrong type; says the type, not the value.
     fn mismatch(&self, expected: &str, help: &str) {
         self.error(format!("expected {expected}, found {}", kind(self.value)), help);
@@ -248,6 +271,26 @@ impl<'a> Field<'a> {
     /// A path; a relative one is taken from the working directory.
     pub(super) fn path(&self) -> Option<PathBuf> {
         self.text().map(PathBuf::from)
+    }
+
+    /// The path of a file to read; one that cannot be read now is noted.
+    pub(super) fn file(&self) -> Option<PathBuf> {
+        let path = self.path()?;
+        // Opening a pipe would wait for its other end.
+        let opened = std::fs::metadata(&path).and_then(|meta| {
+            if meta.is_file() {
+                std::fs::File::open(&path).map(drop)
+            } else {
+                Err(std::io::Error::other("it is not a file"))
+            }
+        });
+        if let Err(error) = opened {
+            self.unusable(
+                format!("cannot read {}: {error}", path.display()),
+                "give the path of a file that can be read",
+            );
+        }
+        Some(path)
     }
 
     /// `true` or `false`.

@@ -48,6 +48,9 @@ pub enum ServerError {
     /// Something else than IMAP.
     #[error("the scheme is neither imaps:// nor imap://")]
     Scheme,
+    /// `imap//…` or `imaps:/…`.
+    #[error("its scheme does not end in ://")]
+    Slashes,
     /// No host where it should stand.
     #[error("it has no host: expected imaps://HOST[:PORT][/MAILBOX], imap://… or HOST")]
     NoHost,
@@ -98,6 +101,7 @@ pub fn parse(text: &str) -> Result<ServerUrl, ServerError> {
         Some((scheme, _)) if scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) => {
             return Err(ServerError::Scheme);
         }
+        _ if mistyped(text).is_some() => return Err(ServerError::Slashes),
         _ => (None, text),
     };
     let (authority, path) = rest.split_once('/').map_or((rest, None), |(authority, path)| (authority, Some(path)));
@@ -112,6 +116,24 @@ pub fn parse(text: &str) -> Result<ServerUrl, ServerError> {
         None => None,
     };
     Ok(ServerUrl { scheme, user, password, host, port, mailbox })
+}
+
+/// The scheme that was meant and what is behind it, when `:` or a `/` is missing between them.
+fn mistyped(text: &str) -> Option<(&'static str, &str)> {
+    ["imaps", "imap"].into_iter().find_map(|scheme| {
+        let (start, rest) = text.split_at_checked(scheme.len())?;
+        let rest = rest.strip_prefix("//").or_else(|| rest.strip_prefix(":/").filter(|rest| !rest.starts_with('/')))?;
+        start.eq_ignore_ascii_case(scheme).then_some((scheme, rest))
+    })
+}
+
+/// What was meant by a text whose scheme is mistyped: scheme and host, for user and password are not to be repeated.
+pub(super) fn meant(text: &str) -> Option<String> {
+    let (scheme, rest) = mistyped(text)?;
+    let authority = rest.split('/').next()?;
+    let place = authority.rsplit('@').next()?;
+    parse_place(place).ok()?;
+    Some(format!("{scheme}://{place}"))
 }
 
 /// The first `:` parts user and password, as in every URL.

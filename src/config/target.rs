@@ -1,6 +1,6 @@
 //! From `[defaults]` and `[[targets]]`, or from the `probe` command line, to [`plan::Target`](crate::plan::Target).
 //!
-//! Knows what each key means and which go together; opens no file and looks nothing up. Called by `load` and `probe`.
+//! Knows what each key means and which go together; reads no file and looks nothing up. Called by `load` and `probe`.
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
 
@@ -76,11 +76,11 @@ impl Options {
         }
         Self {
             security: table.get("security").and_then(|field| field.choice(SECURITY)),
-            ca_file: table.get("ca_file").and_then(|field| field.path()),
+            ca_file: table.get("ca_file").and_then(|field| field.file()),
             server_name: table.get("server_name").and_then(|field| server_name(&field)),
             insecure: table.get("insecure").and_then(|field| field.bool()),
-            client_cert: table.get("client_cert").and_then(|field| field.path()),
-            client_key: table.get("client_key").and_then(|field| field.path()),
+            client_cert: table.get("client_cert").and_then(|field| field.file()),
+            client_key: table.get("client_key").and_then(|field| field.file()),
             mailbox: table.get("mailbox").and_then(|field| mailbox(&field)),
             newest: table.get("newest").and_then(|field| field.number(1, MOST_NEWEST)?.try_into().ok()),
             timeout: table.get("timeout").and_then(|field| field.duration()),
@@ -146,7 +146,14 @@ pub(super) enum Kind<'a> {
 }
 
 /// Reads one target. None when something was wrong; it has been noted then.
-pub(super) fn read(table: &Table<'_>, defaults: &Options, limits: Limits, kind: &Kind<'_>) -> Option<Target> {
+///
+/// `[defaults]` comes as it stands, to point at, and as it was read.
+pub(super) fn read(
+    table: &Table<'_>,
+    (defaults_table, defaults): (&Table<'_>, &Options),
+    limits: Limits,
+    kind: &Kind<'_>,
+) -> Option<Target> {
     let options = Options::read(table);
     let url = read_url(table);
     let name = match kind {
@@ -163,7 +170,7 @@ pub(super) fn read(table: &Table<'_>, defaults: &Options, limits: Limits, kind: 
     let deadlines = options.deadlines(defaults);
     let interval = options.interval.or(defaults.interval).unwrap_or(Duration::from_secs(60));
     if matches!(kind, Kind::Listed) {
-        check_cadence(table, interval, deadlines.run);
+        check_cadence(table, defaults_table, interval, deadlines.run);
     }
     check_pair(table, tls.client_cert.is_some(), tls.client_key.is_some());
 
@@ -188,7 +195,10 @@ pub(super) fn read(table: &Table<'_>, defaults: &Options, limits: Limits, kind: 
         let help = "use it on a network that nobody else can listen to, or not at all";
         table.warn("security", "user name, password and mail go over the network in clear text", help);
     } else if tls.insecure {
-        let help = "set ca_file to the server's own root certificate instead";
+        let help = match kind {
+            Kind::Listed => "set ca_file to the server's own root certificate instead",
+            Kind::Probe(_) => "give the server's own root certificate with --ca-file instead",
+        };
         table.warn("insecure", "the server's certificate is not checked: anybody could answer", help);
     }
     Some(Target {
@@ -208,17 +218,21 @@ pub(super) fn read(table: &Table<'_>, defaults: &Options, limits: Limits, kind: 
     })
 }
 
-fn check_cadence(table: &Table<'_>, interval: Duration, timeout: Duration) {
+/// Points at the value where it stands; what comes from `[defaults]` is said there, so once for all targets.
+fn check_cadence(table: &Table<'_>, defaults: &Table<'_>, interval: Duration, timeout: Duration) {
+    let places = [(table, "interval"), (table, "timeout"), (defaults, "interval"), (defaults, "timeout")];
+    let (place, key) = places.into_iter().find(|(table, key)| table.has(key)).unwrap_or((table, "interval"));
     if interval <= timeout {
         let (interval, timeout) = (print_duration(interval), print_duration(timeout));
-        table.error(
-            "interval",
+        place.error(
+            key,
             format!("the interval ({interval}) is not longer than the timeout ({timeout}): runs would meet"),
             "make interval longer or timeout shorter",
         );
     } else if interval < SHORT_INTERVAL {
         let what = format!("a login every {} may look like an attack to the server", print_duration(interval));
-        table.warn("interval", what, "make interval longer, or make sure that the server has no limit on logins");
+        let place = if table.has("interval") { table } else { defaults };
+        place.warn("interval", what, "make interval longer, or make sure that the server has no limit on logins");
     }
 }
 
@@ -278,7 +292,8 @@ fn read_url(table: &Table<'_>) -> Option<ServerUrl> {
     match server::parse(&text) {
         Ok(url) => Some(url),
         Err(error) => {
-            field.error(format!("it cannot be used: {error}"), "");
+            let help = server::meant(&text).map(|meant| format!("did you mean {meant}?")).unwrap_or_default();
+            field.error(format!("it cannot be used: {error}"), help);
             None
         }
     }

@@ -514,6 +514,8 @@ impl Terminal<'_> {
                 if let Some((question, answer)) = typed
                     && String::from_utf8_lossy(&shown).contains(question)
                 {
+                    // The question is on the screen a moment before the echo is off; nobody types as fast as a test.
+                    tokio::time::sleep(Duration::from_millis(300)).await;
                     input.write_all(format!("{answer}\n").as_bytes()).await.unwrap();
                     typed = None;
                 }
@@ -828,7 +830,28 @@ async fn check_looks_into_the_files_that_a_plan_names() {
     let output = Program::new(["check", "--config", &file]).run().await;
     assert_eq!((output.code, output.stdout.as_str()), (Some(2), ""), "{output:?}");
     assert!(output.stderr.contains("has mode 0644") && output.stderr.contains("there.pem"), "{output:?}");
+    assert!(output.stderr.contains(&format!("warning: {file}:10:14: targets[1].password.env")), "{output:?}");
+    for place in ["5:14: targets[0].password.file", "11:1: targets[1].ca_file"] {
+        assert!(output.stderr.contains(&format!("error: {file}:{place}")), "{place}: {output:?}");
+    }
+    assert!(output.stderr.ends_with("2 errors\n"), "{output:?}");
     keeps_the_password(&output);
+
+    let text = fs::read_to_string(&file).unwrap();
+    let pem = program.home().join("junk.pem");
+    fs::write(&pem, "junk").unwrap();
+    let file = config(program.home(), &format!("intervall = 1\n{text}"));
+    let output = Program::new(["check", "--config", &file]).run().await;
+    assert!(output.stderr.ends_with("3 errors\n"), "{output:?}");
+    let junk = format!("[defaults]\nca_file = {pem:?}\n");
+    let file = config(
+        program.home(),
+        &(junk + &target("a", "password = { env = \"P\" }") + &target("b", "password = { env = \"P\" }")),
+    );
+    let output = Program::new(["check", "--config", &file]).run().await;
+    assert_eq!(output.code, Some(2), "{output:?}");
+    assert!(output.stderr.contains(&format!("error: {file}: targets[0].ca_file: ")), "{output:?}");
+    assert!(output.stderr.ends_with("1 error\n"), "{output:?}");
 }
 
 #[tokio::test]

@@ -67,11 +67,11 @@ fn the_sample_loads_to_the_defaults() {
     assert_eq!(sample, load_text(TARGET, &[], Vec::new()).map(|config| moved(config, &sample)).unwrap());
 }
 
-/// The same configuration with the other's warnings, whose places are in another file.
+/// The same configuration with the other's problems, whose places are in another file.
 fn moved(config: Config, other: &Config) -> Config {
     let words = |config: &Config| config.warnings.iter().map(|warning| warning.what.clone()).collect::<Vec<_>>();
     assert_eq!(words(&config), words(other));
-    Config { warnings: other.warnings.clone(), ..config }
+    Config { warnings: other.warnings.clone(), unusable: other.unusable.clone(), ..config }
 }
 
 #[test]
@@ -484,4 +484,63 @@ fn the_containers_configuration_loads() {
     let config = config::load(&sources).unwrap_or_else(|problems| panic!("{problems}"));
     assert_eq!(config.targets.len(), 1);
     assert!(config.otlp.traces.is_some() && config.otlp.metrics.is_some());
+}
+
+#[test]
+fn unusable_files_and_unset_variables_are_noted_with_their_place_and_stop_nothing() {
+    let text = "[otlp]\nendpoint = \"http://localhost:4318\"\nca_file = \"not/there.pem\"\n\
+                headers = { key = { file = \"/\" } }\n[defaults]\nca_file = \"/\"\n\
+                [[targets]]\nname = \"a\"\nurl = \"imaps://a\"\nuser = \"u\"\npassword = { env = \"NOT_SET\" }\n\
+                [[targets.accounts]]\nname = \"b\"\nuser = \"u\"\npassword = { env = \"SET\" }\n";
+    let config = load_text(text, &[("SET", "canary")], Vec::new()).unwrap();
+    let noted = |problems: &[config::Problem]| {
+        let line = |problem: &config::Problem| match &problem.place {
+            config::Place::File { at: Some((line, _)), .. } => format!("{line} {}", problem.key),
+            other => other.to_string(),
+        };
+        problems.iter().map(line).collect::<Vec<_>>()
+    };
+    assert_eq!(noted(&config.unusable), ["3 otlp.ca_file", "4 otlp.headers.key.file", "6 defaults.ca_file"]);
+    assert_eq!(noted(&config.unset), ["11 targets[0].password.env"]);
+    assert_eq!(noted(&config.warnings), Vec::<String>::new());
+}
+
+#[test]
+fn a_short_interval_in_the_defaults_is_said_once_and_there() {
+    let text = format!(
+        "[otlp]\nendpoint = \"http://localhost:4318\"\n[defaults]\ninterval = \"5s\"\ntimeout = \"4s\"\n{TARGET}{}",
+        TARGET.replace("mail01", "mail02")
+    );
+    let config = load_text(&text, &[], Vec::new()).unwrap();
+    let warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains(":4:1: defaults.interval: a login every 5s"), "{warnings:?}");
+}
+
+#[test]
+fn a_mistyped_endpoint_is_not_also_a_missing_one() {
+    let text = format!("[otlp]\nendpont = \"http://localhost:4318\"\n{TARGET}");
+    let problems = load_text(&text, &[], Vec::new()).unwrap_err();
+    assert_eq!((problems.errors.len(), problems.warnings.len()), (1, 0), "{problems}");
+}
+
+#[test]
+fn the_command_line_is_told_of_its_own_flags_and_of_a_mistyped_server() {
+    let flag = |key: &str, value: &str, name: &str| Flag { key: key.into(), value: value.into(), name: name.into() };
+    let request = |server: &str| config::Probe {
+        server: server.to_owned(),
+        flags: vec![
+            flag("target.user", "u", "--user"),
+            flag("target.password.env", "P", "--password-env"),
+            flag("target.insecure", "true", "--insecure"),
+        ],
+        ..config::Probe::default()
+    };
+    let insecure = config::probe(&request("imaps://mail02")).unwrap().warnings;
+    assert!(insecure[0].to_string().contains("with --ca-file"), "{insecure:?}");
+    let problems = config::probe(&request("imap//mail02")).unwrap_err().to_string();
+    assert!(
+        problems.contains("SERVER: it cannot be used") && problems.contains("did you mean imap://mail02?"),
+        "{problems}"
+    );
 }
