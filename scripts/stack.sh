@@ -56,7 +56,11 @@ down() {
     fi
     rm -f "$RUN/$name.pid"
   done
-  "$ROOT/scripts/dovecot.sh" stop "$RUN/dovecot"
+  if mail=$(cat "$RUN/dovecot.dir" 2>/dev/null); then
+    "$ROOT/scripts/dovecot.sh" stop "$mail"
+    rm -rf "$mail" "$RUN/dovecot.dir"
+    say "dovecot ended"
+  fi
 }
 
 # Everything that a run sent is in Jaeger within the second; the newest whole trace is the one to show.
@@ -94,7 +98,10 @@ up() {
   RUN=$(cd "$RUN" && pwd)
   down
 
-  "$ROOT/scripts/dovecot.sh" start "$RUN/dovecot" "$imap" "$imaps"
+  # Not below RUN: that may lie in a home which Dovecot's own users cannot enter.
+  mail=$(mktemp -d /tmp/imaptrace-dovecot.XXXXXX)
+  echo "$mail" >"$RUN/dovecot.dir"
+  "$ROOT/scripts/dovecot.sh" start "$mail" "$imap" "$imaps"
 
   JAEGER_OTLP_GRPC=127.0.0.1:$(port 14317)
   JAEGER_QUERY_HTTP=127.0.0.1:$query
@@ -121,7 +128,7 @@ up() {
   wait_for prometheus 30 get "http://127.0.0.1:$prometheus/-/ready"
 
   sed -e "s|http://otel-collector:4317|http://$COLLECTOR_OTLP_GRPC|" -e "s|imaps://dovecot|imaps://localhost:$imaps|" \
-    -e "s|/srv/mail/|$RUN/dovecot/|" "$ROOT/deploy/compose/imaptrace.toml" >"$RUN/imaptrace.toml"
+    -e "s|/srv/mail/|$mail/|" "$ROOT/deploy/compose/imaptrace.toml" >"$RUN/imaptrace.toml"
   # Its state beside the rest, and figures more often than is good for a fleet.
   XDG_STATE_HOME=$RUN/state DOVECOT_PASSWORD=pass1 OTEL_METRIC_EXPORT_INTERVAL=3000 \
     start agent "${CARGO_TARGET_DIR:-$ROOT/target}/debug/imaptrace" agent --config imaptrace.toml
@@ -134,7 +141,7 @@ up() {
   ask "$FLL"
   cat <<END
 
-  mail server   imaps://localhost:$imaps and imap://localhost:$imap, user1 / pass1, CA $RUN/dovecot/tls/ca.pem
+  mail server   imaps://localhost:$imaps and imap://localhost:$imap, user1 / pass1, CA $mail/tls/ca.pem
   Collector     OTLP on $COLLECTOR_OTLP_GRPC (gRPC) and $COLLECTOR_OTLP_HTTP (HTTP)
   Jaeger        http://127.0.0.1:$query/api/traces?service=imaptrace
   Prometheus    http://127.0.0.1:$prometheus/api/v1/query?query=imaptrace_probe_up
