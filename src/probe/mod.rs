@@ -6,12 +6,14 @@
 //! ```text
 //! journey   which step comes next, what a failure skips
 //! reach     resolve, connect, tls
+//! command   one command and its step
 //! driver    bytes ↔ session, stamps, deadlines
 //! recorder  steps of the Run
 //! verdict   answers and causes → error.type
 //! redact    secrets and user names out of server text
 //! ```
 
+mod command;
 mod driver;
 mod journey;
 mod reach;
