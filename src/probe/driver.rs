@@ -50,7 +50,7 @@ pub(super) struct Fault {
     pub(super) said: Option<Said>,
     /// How the TLS connection ended, if that is what happened.
     pub(super) close_notify: Option<CloseNotify>,
-    /// The command stands whole on the line and was left to itself: LOGOUT can follow it.
+    /// The line is not in the middle of a command, and the one under way was left to itself: LOGOUT can follow.
     pub(super) speaking: bool,
 }
 
@@ -185,7 +185,8 @@ impl Driver {
         };
         if let Err(fault) = &mut result
             && fault.class == ErrorType::Cancelled
-            && self.session.is_between_commands()
+            // The command stands whole on the line, or none of it does.
+            && (self.session.is_between_commands() || self.meter.first_write().is_none())
         {
             self.session.abandon();
             fault.speaking = true;
@@ -439,5 +440,44 @@ fn broken(error: &io::Error) -> Fault {
 pub(super) async fn cancelled(cancel: &mut Cancel) {
     if cancel.wait_for(|cancelled| *cancelled).await.is_err() {
         std::future::pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::{TcpListener, TcpStream},
+        sync::watch,
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_command_that_was_cancelled_before_its_first_byte_leaves_the_line_to_logout() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut server, _) = listener.accept().await.unwrap();
+        let (cancel, cancelled) = watch::channel(false);
+        let mut driver = Driver::new(Meter::new(stream), Limits::default(), cancelled);
+        let long = Duration::from_secs(30);
+        server.write_all(b"* OK hi\r\n").await.unwrap();
+        assert!(driver.greeting(clock::now() + long).await.is_ok());
+        cancel.send_replace(true);
+        let exchange = driver.exchange("t1", &Command::List, clock::now() + long, long).await;
+        let fault = exchange.result.unwrap_err();
+        assert_eq!((fault.class, fault.speaking, exchange.sent), (ErrorType::Cancelled, true, 0));
+
+        let (_keep, never) = watch::channel(false);
+        driver.ignore_cancel(never);
+        let answering = tokio::spawn(async move {
+            let mut heard = [0; 11];
+            server.read_exact(&mut heard).await.unwrap();
+            server.write_all(b"* BYE\r\nt2 OK\r\n").await.unwrap();
+            heard
+        });
+        let exchange = driver.exchange("t2", &Command::Logout, clock::now() + long, long).await;
+        assert_eq!(exchange.result.unwrap().condition, Condition::Ok);
+        assert_eq!(&answering.await.unwrap(), b"t2 LOGOUT\r\n");
     }
 }
