@@ -86,11 +86,12 @@ pub fn families(target: &Target) -> &'static [Family] {
 /// Runs the journey once under a live root of its own.
 pub async fn once<'a>(
     prober: &Prober,
+    journey: &Journey,
     parent: Option<&RemoteParent>,
     cancel: Cancel,
     job: impl FnOnce(Ids) -> Job<'a>,
 ) -> Run {
-    let root = LiveRoot::open(Journey::FIRST_LOAD, parent);
+    let root = LiveRoot::open(journey.name(), parent);
     let job = job(Ids { trace: root.trace_id, root: root.span_id, parent: root.parent_span_id });
     let mut run = prober.run(job, cancel).instrument(root.span()).await;
     run.notes = root.close();
@@ -196,9 +197,16 @@ impl Shared {
         };
         let hold_login = work.history().backoff.hold(secret.as_ref().ok().cloned());
         let active = Active::new(&self.metrics);
-        let run =
-            once(&self.prober, None, cancel, |ids| Job { target, account, family, ids, start_lag, secret, hold_login })
-                .await;
+        let run = once(&self.prober, &target.target().journey, None, cancel, |ids| Job {
+            target,
+            account,
+            family,
+            ids,
+            start_lag,
+            secret,
+            hold_login,
+        })
+        .await;
         drop(active);
         let mut history = work.history();
         history.backoff.learn(&run, target.target().interval);
@@ -225,7 +233,7 @@ impl Shared {
         };
         warn!(target = target.name, account, reason = reason.as_str(), count, "a run was due and is skipped");
         for _ in 0..count {
-            self.metrics.skipped(reason, &target.name, account, Journey::FIRST_LOAD, &target.labels);
+            self.metrics.skipped(reason, &target.name, account, target.journey.name(), &target.labels);
         }
     }
 }

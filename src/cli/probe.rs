@@ -114,16 +114,19 @@ impl Plan {
             for family in families(self.target.target()) {
                 let Some(account) = self.target.target().accounts.first() else { break };
                 let secret = prober.secret(account).await;
-                let run = agent::once(&prober, self.parent.as_ref(), stopped.clone(), |ids| Job {
-                    target: &self.target,
-                    account,
-                    family: *family,
-                    ids,
-                    start_lag: None,
-                    secret,
-                    hold_login: None,
-                })
-                .await;
+                let run =
+                    agent::once(&prober, &self.target.target().journey, self.parent.as_ref(), stopped.clone(), |ids| {
+                        Job {
+                            target: &self.target,
+                            account,
+                            family: *family,
+                            ids,
+                            start_lag: None,
+                            secret,
+                            hold_login: None,
+                        }
+                    })
+                    .await;
                 self.show(&run, args, output);
                 if let Some(delivery) = &self.delivery {
                     delivery.metrics().record(&run);

@@ -9,7 +9,7 @@ use super::{
     units::{print_duration as time, print_size as size},
 };
 use crate::{
-    plan::{Auth, Journey, Open, ProxyProtocol, TagStyle, Target},
+    plan::{Auth, Open, ProxyProtocol, TagStyle, Target},
     secret::SecretSource,
 };
 
@@ -97,7 +97,7 @@ fn write_target(out: &mut String, target: &Target) -> fmt::Result {
     writeln!(
         out,
         "  journey     {}: {open} {:?}, newest {}, auth {auth}, tag {tag}",
-        Journey::FIRST_LOAD,
+        journey.name(),
         journey.mailbox.as_str(),
         journey.newest
     )?;

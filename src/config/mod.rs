@@ -28,8 +28,10 @@ pub use otel::Resource;
 pub use otlp::{Compression, Exporter, Otlp, Protocol};
 pub use problem::{Place, Problem, Problems};
 pub use series::series;
-pub use settings::{Agent, Histogram, LogFormat, LogLevel, Metrics};
+pub use settings::{Agent, Histogram, Latency, LogFormat, LogLevel, Metrics};
 pub use source::{Flag, Sources};
+
+use std::path::PathBuf;
 
 use self::{
     read::Reader,
@@ -42,7 +44,7 @@ use crate::{
 };
 
 /// A configuration with nothing wrong in it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// What is probed; at least one.
     pub targets: Vec<Target>,
@@ -54,6 +56,10 @@ pub struct Config {
     pub metrics: Metrics,
     /// How many runs may be under way at once.
     pub runs_in_flight: usize,
+    /// When a step is slow, and how times are taken.
+    pub latency: Latency,
+    /// Where what was learned outlives the process; none forgets it.
+    pub state_dir: Option<PathBuf>,
     /// How names are looked up.
     pub dns: Dns,
     /// Who the telemetry is from.
@@ -159,6 +165,8 @@ fn read_all(reader: &Reader, resource: &mut Resource, kind: &Kind<'_>) -> Option
         otlp,
         metrics,
         runs_in_flight,
+        latency: Latency::default(),
+        state_dir: None,
         dns,
         resource: resource.clone(),
         warnings: Vec::new(),

@@ -2,10 +2,14 @@
 //!
 //! Plain values; nothing is done with them here. Called by `load` and `probe`.
 
-use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
 
 use super::{Resource, read::Table};
-use crate::plan::{Dns, Limits, Target};
+use crate::plan::{Dns, Limits, Target, Timing};
 
 /// The agent itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +67,38 @@ pub struct Metrics {
     pub export_interval: Duration,
     /// Which buckets histograms have.
     pub histogram: Histogram,
+    /// Whether the parts of each command's time are a metric too.
+    pub timing: bool,
+}
+
+/// When a step is slow, and how times are taken.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Latency {
+    /// No verdict before this many passed runs.
+    pub min_runs: u32,
+    /// Slow is past this many times the baseline …
+    pub slow_ratio: f64,
+    /// … and at least this long over it,
+    pub slow_excess: Duration,
+    /// or past this, whatever the baseline,
+    pub slow_limit: Option<Duration>,
+    /// or past the limit for the step of this name, which beats the one for all.
+    pub slow_limits: BTreeMap<String, Duration>,
+    /// How times are taken.
+    pub timing: Timing,
+}
+
+impl Default for Latency {
+    fn default() -> Self {
+        Self {
+            min_runs: 20,
+            slow_ratio: 3.0,
+            slow_excess: Duration::from_millis(10),
+            slow_limit: None,
+            slow_limits: BTreeMap::new(),
+            timing: Timing::default(),
+        }
+    }
 }
 
 /// Which buckets histograms have.
@@ -130,6 +166,7 @@ pub(super) fn read_metrics(table: &Table<'_>, targets: &[Target]) -> Metrics {
             .and_then(|field| field.duration())
             .unwrap_or(Duration::from_secs(15)),
         histogram: table.get("histogram").and_then(|field| field.choice(&kinds)).unwrap_or(Histogram::Explicit),
+        timing: false,
     }
 }
 

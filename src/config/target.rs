@@ -13,7 +13,7 @@ use super::{
 use crate::{
     plan::{
         AddressChoice, Auth, Deadlines, Host, Journey, Limits, Mailbox, Open, ProxyProtocol, Security, TagStyle,
-        Target, TlsOptions,
+        Target, Timing, TlsOptions, Window,
     },
     secret::SecretSource,
 };
@@ -121,6 +121,8 @@ impl Options {
             mailbox: mailbox.or_else(|| Mailbox::new("INBOX").ok())?,
             open: self.open.or(defaults.open).unwrap_or(Open::Select),
             newest: self.newest.or(defaults.newest).unwrap_or(20),
+            window: Window::Newest,
+            cold: false,
             auth: self.auth.or(defaults.auth).unwrap_or(Auth::Auto),
             tag: self.tag.or(defaults.tag).unwrap_or(TagStyle::SpanId),
         })
@@ -212,6 +214,7 @@ pub(super) fn read(
         interval,
         deadlines,
         limits,
+        timing: Timing::default(),
         address,
         source_address,
         proxy_protocol: options.proxy_protocol.or(defaults.proxy_protocol).and_then(|proxy| proxy.0),

@@ -9,8 +9,12 @@ pub struct Journey {
     pub mailbox: Mailbox,
     /// SELECT as mail programs do, or EXAMINE.
     pub open: Open,
-    /// How many of the newest messages' headers are fetched; at least 1.
+    /// How many messages' headers are fetched; at least 1.
     pub newest: u32,
+    /// Which messages those are.
+    pub window: Window,
+    /// Whole headers of old messages, which no server has at hand. Its window is always a random one.
+    pub cold: bool,
     /// How the client proves who it is.
     pub auth: Auth,
     /// How command tags are made.
@@ -18,8 +22,31 @@ pub struct Journey {
 }
 
 impl Journey {
-    /// The journey's name in telemetry.
+    /// What a mail program does until its message list shows.
     pub const FIRST_LOAD: &'static str = "first-load";
+    /// The same with a window of messages that changes with every run.
+    pub const FIRST_LOAD_RANDOM: &'static str = "first-load-random";
+    /// The same with whole headers of old messages.
+    pub const FIRST_LOAD_COLD: &'static str = "first-load-cold";
+
+    /// The journey's name in telemetry. What a server answers from its caches and what it must fetch from its disk are
+    /// two figures, so they never share a name, and with it a series.
+    pub fn name(&self) -> &'static str {
+        match (self.cold, self.window) {
+            (true, _) => Self::FIRST_LOAD_COLD,
+            (false, Window::Random) => Self::FIRST_LOAD_RANDOM,
+            (false, Window::Newest) => Self::FIRST_LOAD,
+        }
+    }
+}
+
+/// Which messages' headers are fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Window {
+    /// The newest ones, as a mail program does.
+    Newest,
+    /// As many in a row, from anywhere in the mailbox.
+    Random,
 }
 
 /// The command that opens the mailbox.

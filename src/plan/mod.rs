@@ -8,5 +8,5 @@ mod journey;
 mod target;
 
 pub use endpoint::{AddressChoice, Endpoint, EndpointError, Host, ProxyProtocol, Security};
-pub use journey::{Auth, Deadlines, Journey, Limits, Mailbox, MailboxError, Open, TagStyle};
-pub use target::{Account, Dns, Target, TlsOptions, UserName};
+pub use journey::{Auth, Deadlines, Journey, Limits, Mailbox, MailboxError, Open, TagStyle, Window};
+pub use target::{Account, Dns, Target, Timing, TlsOptions, UserName};

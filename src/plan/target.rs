@@ -34,12 +34,29 @@ pub struct Target {
     pub deadlines: Deadlines,
     /// How much a run reads.
     pub limits: Limits,
+    /// How times are taken.
+    pub timing: Timing,
     /// Which addresses are tried.
     pub address: AddressChoice,
     /// The local address to bind.
     pub source_address: Option<IpAddr>,
     /// Header to send before TLS.
     pub proxy_protocol: Option<ProxyProtocol>,
+}
+
+/// How times are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    /// The kernel stamps arrivals and departures, where it can. Else imaptrace does, when its turn comes.
+    pub kernel_stamps: bool,
+    /// Acknowledgements are sent at once, so that no server waits 40 ms for ours.
+    pub quickack: bool,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self { kernel_stamps: true, quickack: true }
+    }
 }
 
 /// Trust and identity for a TLS connection.

@@ -25,7 +25,7 @@ use crate::{
     clock,
     imap::{self, Command, Condition, Progress},
     plan::{Auth, Open, Security, Target},
-    record::{ErrorType, Run, Seconds, ServerText, Step, StepOutcome},
+    record::{ClockSource, ErrorType, Run, Seconds, ServerText, Step, StepOutcome},
 };
 
 /// A run under way.
@@ -124,7 +124,7 @@ impl<'a> Journey<'a> {
         server.retransmits = Some(weather.retransmits).filter(|_| weather.rtt_min.is_some());
         server.out_of_order = weather.out_of_order;
         server.quickack = Some(quickack);
-        server.clock_source = Some("user".to_owned());
+        server.clock_source = Some(ClockSource::User);
         if let Some(capabilities) = driver.session.capabilities() {
             server.capability_hash = Some(capabilities.hash.clone());
             server.protocol = Some(capabilities.version().to_owned());

@@ -20,7 +20,8 @@ pub use ids::{IdError, SpanId, TraceId};
 pub use outcome::{RunOutcome, StepOutcome};
 pub use run::{Note, NoteLevel, Run, SCHEMA, Security, Server};
 pub use step::{
-    CloseNotify, ConnectAttempt, ConnectFacts, EventName, ResolveFacts, State, Step, StepEvent, TlsFacts, Verified,
+    ClockSource, CloseNotify, ConnectAttempt, ConnectFacts, EventName, ResolveFacts, State, Step, StepEvent, TlsFacts,
+    Verified,
 };
 pub use text::{ServerText, escape};
 pub use time::{Seconds, Timestamp};

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{ErrorType, RunOutcome, Seconds, ServerText, SpanId, Step, StepOutcome, Timestamp, TraceId};
+use super::{ClockSource, ErrorType, RunOutcome, Seconds, ServerText, SpanId, Step, StepOutcome, Timestamp, TraceId};
 
 /// The version of the JSON line. It grows when a field changes its meaning, not when one is added.
 pub const SCHEMA: u32 = 1;
@@ -51,6 +51,9 @@ pub struct Run {
     /// First Loading Latency less the steps that make it up: what imaptrace itself took between them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent_s: Option<Seconds>,
+    /// The run's times could be wrong: those of a step are, or imaptrace's own pauses were too long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uncertain: Option<bool>,
     /// The `name` of the step that stood out, among those that count for First Loading Latency.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slowest_step: Option<String>,
@@ -136,9 +139,9 @@ pub struct Server {
     /// Acknowledgements were sent at once, so that no server waited 40 ms for ours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quickack: Option<bool>,
-    /// Where the arrival times come from: `kernel` or `user`.
+    /// What stamped the arrivals: `kernel` when it was the kernel in every step of an answer, else `user`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub clock_source: Option<String>,
+    pub clock_source: Option<ClockSource>,
 }
 
 /// How a connection is secured.

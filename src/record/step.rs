@@ -96,6 +96,13 @@ pub struct Step {
     /// Smallest round trip that the kernel had seen on the connection when the step ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rtt_min_s: Option<Seconds>,
+    /// What stamped the arrival of the step's last byte.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_source: Option<ClockSource>,
+    /// The step's times could be wrong: loss or reordering on the line, or bytes that imaptrace itself took too late to
+    /// tell their arrivals apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uncertain: Option<bool>,
     /// Segments that our kernel sent again during the step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retransmits: Option<u64>,
@@ -278,6 +285,26 @@ impl CloseNotify {
             Self::True => "true",
             Self::False => "false",
             Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// What stamped an arrival.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClockSource {
+    /// The kernel, when the packet came.
+    Kernel,
+    /// imaptrace, when it read the bytes.
+    User,
+}
+
+impl ClockSource {
+    /// The word in JSON and telemetry.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::User => "user",
         }
     }
 }

@@ -13,8 +13,8 @@ use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 
 use super::names;
 use crate::record::{
-    CloseNotify, ErrorType, EventName, NoteLevel, Run, RunOutcome, Seconds, ServerText, SpanId, State, Step,
-    StepOutcome, TlsFacts, Verified,
+    ClockSource, CloseNotify, ErrorType, EventName, NoteLevel, Run, RunOutcome, Seconds, ServerText, SpanId, State,
+    Step, StepOutcome, TlsFacts, Verified,
 };
 
 /// The spans of `run`, root first, then one for each step that has one.
@@ -57,7 +57,7 @@ fn root(run: &Run, scope: &InstrumentationScope) -> SpanData {
     with.count(names::NETWORK_RETRANSMITS, server.retransmits);
     with.count(names::NETWORK_OUT_OF_ORDER, server.out_of_order);
     with.some(names::TCP_QUICKACK, server.quickack);
-    with.some(names::CLOCK_SOURCE, server.clock_source.clone());
+    with.some(names::CLOCK_SOURCE, server.clock_source.map(ClockSource::as_str));
     with.put(names::SYNTHETIC_TYPE, "test");
 
     let notes = run.notes.iter().map(|note| {

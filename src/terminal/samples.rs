@@ -99,6 +99,7 @@ pub(super) fn passed() -> Run {
         first_loading_latency_s: Some(us(53_412)),
         first_row_s: Some(us(51_901)),
         duration_s: us(54_120),
+        uncertain: None,
         agent_s: Some(us(412)),
         slowest_step: Some("FETCH".to_owned()),
         slow: None,
