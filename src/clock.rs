@@ -1,7 +1,8 @@
 //! The only file that reads a clock.
 //!
 //! A run takes one [`Anchor`] at its start; every stamp after that is monotonic, and every exported time is the anchor
-//! plus a difference of stamps. So a step of the wall clock inside a run bends nothing.
+//! plus a difference of stamps. So a step of the wall clock inside a run bends nothing. A stamp of the kernel is on the
+//! wall clock; [`Kernel`] turns it into a monotonic one at once, at the receive that brought it.
 
 #![expect(clippy::disallowed_methods, reason = "the one place where clocks may be read")]
 
@@ -14,7 +15,29 @@ pub fn now() -> Instant {
 
 /// The wall clock, only for anchors and for the age of things outside this process.
 pub fn wall() -> SystemTime {
+    #[cfg(test)]
+    return injected::wall();
+    #[cfg(not(test))]
     SystemTime::now()
+}
+
+/// How long the machine has slept since it was booted: what the monotonic clock leaves out.
+#[cfg(target_os = "linux")]
+fn slept() -> Duration {
+    use nix::time::{ClockId, clock_gettime};
+    let (Ok(awake), Ok(all)) = (clock_gettime(ClockId::CLOCK_MONOTONIC), clock_gettime(ClockId::CLOCK_BOOTTIME)) else {
+        return Duration::ZERO;
+    };
+    let slept = Duration::from(all).saturating_sub(Duration::from(awake));
+    #[cfg(test)]
+    let slept = slept + injected::slept();
+    slept
+}
+
+/// Not known here.
+#[cfg(not(target_os = "linux"))]
+fn slept() -> Duration {
+    Duration::ZERO
 }
 
 /// One moment by both clocks.
@@ -22,12 +45,16 @@ pub fn wall() -> SystemTime {
 pub struct Anchor {
     mono: Instant,
     wall: SystemTime,
+    slept: Duration,
 }
+
+/// Two readings of the clocks differ by this much for other reasons than that the machine slept.
+const SLEPT: Duration = Duration::from_millis(100);
 
 impl Anchor {
     /// This moment.
     pub fn now() -> Self {
-        Self { wall: wall(), mono: now() }
+        Self { slept: slept(), wall: wall(), mono: now() }
     }
 
     /// The moment by the wall clock.
@@ -43,5 +70,162 @@ impl Anchor {
     /// How long after the anchor `at` is; zero when it is before.
     pub fn since(self, at: Instant) -> Duration {
         at.saturating_duration_since(self.mono)
+    }
+
+    /// Whether the machine has slept since: then nothing that a server did can be judged.
+    pub fn was_suspended(self) -> bool {
+        slept().saturating_sub(self.slept) > SLEPT
+    }
+}
+
+/// Turns stamps of the kernel, which are on the wall clock, into monotonic ones.
+///
+/// It remembers how the two clocks stood to each other when it last looked. A wall clock that was set since makes every
+/// stamp doubtful that was taken before now, so none is believed then.
+#[derive(Debug, Clone, Copy)]
+pub struct Kernel {
+    mono: Instant,
+    wall: SystemTime,
+}
+
+/// The two readings of one moment are never further apart than this.
+const TOGETHER: Duration = Duration::from_micros(5);
+/// What two honest looks may differ by: one between whose readings the thread lost its core, and a clock that is slewed
+/// (by a thousandth at most).
+const HONEST: Duration = Duration::from_micros(200);
+
+/// One look at both clocks.
+#[derive(Debug, Clone, Copy)]
+pub struct Look {
+    now: Kernel,
+    honest: bool,
+}
+
+impl Kernel {
+    /// Looks at both clocks for the first time.
+    pub fn new() -> Self {
+        // A thread that loses its core between the readings would misplace every stamp by as much.
+        let mut both = Self { mono: now(), wall: wall() };
+        for _ in 0..4 {
+            if now().saturating_duration_since(both.mono) <= TOGETHER {
+                break;
+            }
+            both = Self { mono: now(), wall: wall() };
+        }
+        both
+    }
+
+    /// Looks again: right after the stamps came that are to be placed.
+    pub fn look(&mut self) -> Look {
+        let before = std::mem::take(self);
+        let elapsed = self.mono.saturating_duration_since(before.mono);
+        let expected = before.wall + elapsed;
+        let apart = self.wall.duration_since(expected).unwrap_or_else(|error| error.duration());
+        Look { now: *self, honest: apart <= HONEST + elapsed / 1_000 }
+    }
+}
+
+impl Look {
+    /// When a stamp was taken, or none if it cannot be believed: it lies in the future, or before `earliest`, when there
+    /// was nothing yet to be stamped; or the wall clock was set since the look before this one.
+    pub fn place(&self, stamp: Duration, earliest: Instant) -> Option<Instant> {
+        let age = self.now.wall.duration_since(SystemTime::UNIX_EPOCH + stamp).ok().filter(|_| self.honest)?;
+        self.now.mono.checked_sub(age).filter(|at| *at >= earliest)
+    }
+
+    /// The moment of the look.
+    pub fn moment(&self) -> Instant {
+        self.now.mono
+    }
+}
+
+impl Default for Kernel {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Clocks that a test can move, each test its own: they are its thread's.
+#[cfg(test)]
+pub(crate) mod injected {
+    use std::{
+        cell::Cell,
+        time::{Duration, SystemTime},
+    };
+
+    thread_local! {
+        static STEP: Cell<i64> = const { Cell::new(0) };
+        static SLEPT: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+    }
+
+    pub(super) fn wall() -> SystemTime {
+        let step = Duration::from_secs(STEP.get().unsigned_abs());
+        if STEP.get() < 0 { SystemTime::now() - step } else { SystemTime::now() + step }
+    }
+
+    pub(super) fn slept() -> Duration {
+        SLEPT.get()
+    }
+
+    /// Sets the wall clock forward or back.
+    pub(crate) fn step(seconds: i64) {
+        STEP.set(STEP.get() + seconds);
+    }
+
+    /// Puts the machine to sleep for as long, after the fact.
+    pub(crate) fn sleep(time: Duration) {
+        SLEPT.set(SLEPT.get() + time);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn since_epoch() -> Duration {
+        wall().duration_since(SystemTime::UNIX_EPOCH).unwrap()
+    }
+
+    #[test]
+    fn a_stamp_of_the_kernel_is_placed_where_it_was_taken() {
+        let mut kernel = Kernel::new();
+        let before = now();
+        let stamp = since_epoch();
+        let after = now();
+        let at = kernel.look().place(stamp, before.checked_sub(HONEST).unwrap()).unwrap();
+        assert!(at + HONEST >= before && at <= after + HONEST, "{:?}", at.saturating_duration_since(before));
+    }
+
+    #[test]
+    fn a_stamp_from_the_future_or_from_before_there_was_anything_is_thrown_away() {
+        let mut kernel = Kernel::new();
+        assert_eq!(kernel.look().place(since_epoch() + Duration::from_secs(1), now()), None);
+        let second = Duration::from_secs(1);
+        let old = since_epoch().checked_sub(second).unwrap();
+        assert_eq!(kernel.look().place(old, now()), None);
+        assert!(kernel.look().place(old, now().checked_sub(2 * second).unwrap()).is_some());
+    }
+
+    #[test]
+    fn no_stamp_is_believed_across_a_step_of_the_wall_clock_and_the_next_one_is_again() {
+        for step in [3600, -3600, 1, -1] {
+            let mut kernel = Kernel::new();
+            let long_ago = now().checked_sub(Duration::from_secs(7200)).unwrap();
+            let stamp = since_epoch();
+            injected::step(step);
+            assert_eq!(kernel.look().place(stamp, long_ago), None, "{step}");
+            let stamp = since_epoch();
+            assert!(kernel.look().place(stamp, long_ago).is_some(), "{step}");
+        }
+    }
+
+    #[test]
+    fn sleep_shows_and_bends_no_duration() {
+        let anchor = Anchor::now();
+        assert!(!anchor.was_suspended());
+        injected::sleep(Duration::from_secs(3600));
+        injected::step(3600);
+        assert!(anchor.was_suspended());
+        assert!(anchor.since(now()) < Duration::from_secs(60));
     }
 }

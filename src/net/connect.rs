@@ -5,6 +5,7 @@ use std::{
     future::Future,
     io,
     net::{IpAddr, SocketAddr},
+    os::fd::AsFd as _,
     time::{Duration, Instant},
 };
 
@@ -15,8 +16,11 @@ use tokio::{
     time::{sleep, sleep_until},
 };
 
-use super::{Meter, proxy};
-use crate::{clock, plan::ProxyProtocol};
+use super::{Meter, linux, proxy};
+use crate::{
+    clock,
+    plan::{ProxyProtocol, Timing},
+};
 
 /// How to connect.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +29,8 @@ pub struct ConnectOptions {
     pub source: Option<IpAddr>,
     /// Header to send first.
     pub proxy: Option<ProxyProtocol>,
+    /// How times are taken.
+    pub timing: Timing,
     /// When to give up.
     pub deadline: Instant,
 }
@@ -66,8 +72,8 @@ pub struct Attempt {
 /// A connection, or why there is none, and every attempt in the order of its start.
 #[derive(Debug)]
 pub struct Connected {
-    /// The winner, with its peer and its own address.
-    pub result: Result<(Meter, SocketAddr, SocketAddr), ConnectCause>,
+    /// The winner's peer and its own address.
+    pub result: Result<(SocketAddr, SocketAddr), ConnectCause>,
     /// All attempts.
     pub attempts: Vec<Attempt>,
 }
@@ -77,8 +83,8 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// RFC 8305 sets no bound; a name with a thousand addresses must not make a thousand sockets.
 const MOST_ATTEMPTS: usize = 8;
 
-/// Connects to the first of `addresses` that answers.
-pub async fn connect(addresses: &[SocketAddr], options: ConnectOptions) -> Connected {
+/// Connects to the first of `addresses` that answers, and puts `meter` on it.
+pub async fn connect(meter: &Meter, addresses: &[SocketAddr], options: ConnectOptions) -> Connected {
     let mut attempts: Vec<Attempt> = Vec::new();
     let mut pending = FuturesUnordered::new();
     let mut waiting = addresses.iter().take(MOST_ATTEMPTS);
@@ -122,8 +128,8 @@ pub async fn connect(addresses: &[SocketAddr], options: ConnectOptions) -> Conne
     }
     let result = match winner {
         None => Err(telling(&attempts)),
-        Some((peer, stream)) => match prepare(stream, peer, options.proxy).await {
-            Ok((meter, local)) => Ok((meter, peer, local)),
+        Some((peer, (stream, stamped))) => match prepare(meter, stream, stamped, peer, options).await {
+            Ok(local) => Ok((peer, local)),
             Err(error) => Err(cause(&error)),
         },
     };
@@ -134,7 +140,8 @@ async fn numbered<F: Future>(number: usize, future: F) -> (usize, F::Output) {
     (number, future.await)
 }
 
-async fn attempt(peer: SocketAddr, options: ConnectOptions) -> Result<TcpStream, ConnectCause> {
+/// The connection, and whether the kernel stamps what comes on it.
+async fn attempt(peer: SocketAddr, options: ConnectOptions) -> Result<(TcpStream, bool), ConnectCause> {
     let socket =
         if peer.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(|error| cause(&error))?;
     socket.set_nodelay(true).map_err(|error| cause(&error))?;
@@ -144,20 +151,25 @@ async fn attempt(peer: SocketAddr, options: ConnectOptions) -> Result<TcpStream,
             _ => cause(&error),
         })?;
     }
-    socket.connect(peer).await.map_err(|error| cause(&error))
+    // Before the first packet comes, which may be the greeting.
+    let stamped = options.timing.kernel_stamps && linux::stamp(socket.as_fd());
+    let stream = socket.connect(peer).await.map_err(|error| cause(&error))?;
+    Ok((stream, stamped))
 }
 
 async fn prepare(
+    meter: &Meter,
     stream: TcpStream,
+    stamped: bool,
     peer: SocketAddr,
-    header: Option<ProxyProtocol>,
-) -> io::Result<(Meter, SocketAddr)> {
+    options: ConnectOptions,
+) -> io::Result<SocketAddr> {
     let local = stream.local_addr()?;
-    let mut meter = Meter::new(stream);
-    if let Some(version) = header {
-        meter.write_all(&proxy::header(version, local, peer)).await?;
+    meter.attach(stream.into_std()?, stamped, options.timing)?;
+    if let Some(version) = options.proxy {
+        meter.clone().write_all(&proxy::header(version, local, peer)).await?;
     }
-    Ok((meter, local))
+    Ok(local)
 }
 
 /// Of several causes the one that says most: a fault of our own, then a clear no, then silence.
@@ -198,7 +210,7 @@ mod tests {
     use super::*;
 
     fn options(limit: Duration) -> ConnectOptions {
-        ConnectOptions { source: None, proxy: None, deadline: clock::now() + limit }
+        ConnectOptions { source: None, proxy: None, timing: Timing::default(), deadline: clock::now() + limit }
     }
 
     async fn closed() -> SocketAddr {
@@ -209,8 +221,8 @@ mod tests {
     async fn a_refused_address_is_on_record_and_the_next_one_wins() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (dead, alive) = (closed().await, listener.local_addr().unwrap());
-        let connected = connect(&[dead, alive], options(Duration::from_secs(5))).await;
-        let (_, peer, local) = connected.result.unwrap();
+        let connected = connect(&Meter::default(), &[dead, alive], options(Duration::from_secs(5))).await;
+        let (peer, local) = connected.result.unwrap();
         assert_eq!(peer, alive);
         assert!(local.ip().is_loopback());
         let results: Vec<_> = connected.attempts.iter().map(|entry| entry.result).collect();
@@ -222,19 +234,19 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let source = Some("192.0.2.1".parse().unwrap());
         let options = ConnectOptions { source, ..options(Duration::from_secs(5)) };
-        let connected = connect(&[listener.local_addr().unwrap()], options).await;
+        let connected = connect(&Meter::default(), &[listener.local_addr().unwrap()], options).await;
         assert_eq!(connected.result.map(|_| ()), Err(ConnectCause::Source));
     }
 
     #[tokio::test]
     async fn refused_everywhere_is_refused() {
-        let connected = connect(&[closed().await], options(Duration::from_secs(5))).await;
+        let connected = connect(&Meter::default(), &[closed().await], options(Duration::from_secs(5))).await;
         assert_eq!(connected.result.map(|_| ()), Err(ConnectCause::Refused));
     }
 
     #[tokio::test]
     async fn no_address_at_all_ends_at_once() {
-        let connected = connect(&[], options(Duration::from_secs(3600))).await;
+        let connected = connect(&Meter::default(), &[], options(Duration::from_secs(3600))).await;
         assert_eq!((connected.result.map(|_| ()), connected.attempts.len()), (Err(ConnectCause::Unreachable), 0));
     }
 }

@@ -1,10 +1,20 @@
-//! All that only Linux has: immediate acknowledgements and what the kernel knows of a connection.
-//! Its portable twin says "not known" to everything.
+//! All that only Linux has: stamps of the kernel, immediate acknowledgements, and what the kernel knows of a connection.
+//! Its portable twin reads and writes, and says "not known" to everything else.
+//!
+//! The stamps are those of `SO_TIMESTAMPING` (the kernel's networking/timestamping.rst): an arrival is stamped when
+//! the packet comes to the kernel, a departure when the segment leaves TCP for the device's queue. Both are wall clock.
 
-#![expect(unsafe_code, reason = "neither nix, rustix nor socket2 has TCP_INFO")]
+#![expect(
+    unsafe_code,
+    reason = "neither nix, rustix nor socket2 has TCP_INFO; stamps without an allocation a read, none has either"
+)]
 
 use std::{
-    os::fd::{AsRawFd as _, BorrowedFd},
+    io,
+    mem::{offset_of, size_of},
+    net::UdpSocket,
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
+    sync::OnceLock,
     time::Duration,
 };
 
@@ -17,9 +27,12 @@ pub struct TcpInfo {
     pub retransmits: u64,
     /// Segments that arrived out of order, ever; none on a kernel before 5.4.
     pub out_of_order: Option<u64>,
+    /// Payload of a full segment of the peer's, in bytes, as seen.
+    pub segment: u32,
 }
 
 // Places in `struct tcp_info` of <linux/tcp.h>, which only ever grows at its end.
+const RCV_MSS: usize = 20;
 const TOTAL_RETRANS: usize = 100;
 const MIN_RTT: usize = 148;
 const RCV_OOOPACK: usize = 224;
@@ -55,12 +68,13 @@ impl TcpInfo {
                 .map(|micros| Duration::from_micros(micros.into())),
             retransmits: field(TOTAL_RETRANS)?.into(),
             out_of_order: field(RCV_OOOPACK).map(u64::from),
+            segment: field(RCV_MSS)?,
         })
     }
 }
 
 /// Sends the acknowledgement that is due now, and the next ones at once. The kernel forgets this by itself, so it is
-/// said again after every receive. True when it was taken.
+/// said again before every wait. True when it was taken.
 ///
 /// Without it a server that writes an answer in two pieces (Nagle) waits 40 ms for our acknowledgement, and the probe
 /// measures itself.
@@ -68,21 +82,181 @@ pub(super) fn acknowledge_now(socket: BorrowedFd<'_>) -> bool {
     socket2::SockRef::from(&socket).set_tcp_quickack(true).is_ok()
 }
 
+// === stamps ===
+
+const STAMPS: u32 = libc::SOF_TIMESTAMPING_SOFTWARE
+    | libc::SOF_TIMESTAMPING_RX_SOFTWARE
+    // A departure comes back as a stamp alone, without a copy of what was sent.
+    | libc::SOF_TIMESTAMPING_OPT_TSONLY;
+
+/// Bytes of a set of those flags.
+const FLAGS: u32 = 4;
+
+/// Asks the kernel to stamp what arrives on a socket. True when it will.
+pub(super) fn stamp(socket: BorrowedFd<'_>) -> bool {
+    /// The kernel stamps packets only while some socket asks for it, and takes a moment to begin: without one that
+    /// always does, the first answers on a fresh connection have no stamp.
+    static ALWAYS: OnceLock<Option<UdpSocket>> = OnceLock::new();
+    ALWAYS.get_or_init(|| UdpSocket::bind("127.0.0.1:0").ok().filter(|socket| ask(socket.as_fd())));
+    ask(socket)
+}
+
+fn ask(socket: BorrowedFd<'_>) -> bool {
+    let flags = STAMPS;
+    // SAFETY: pointer and length are those of a live integer, which is what this option takes.
+    let answer = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_TIMESTAMPING, (&raw const flags).cast(), FLAGS)
+    };
+    answer == 0
+}
+
+/// Bytes that one read gave, and when the last of them came, on the wall clock since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Piece {
+    pub(super) bytes: usize,
+    pub(super) stamp: Option<Duration>,
+}
+
+/// What one read gave.
+#[derive(Debug)]
+pub(super) struct Received {
+    pub(super) pieces: [Piece; 2],
+    /// What went wrong behind the bytes. The kernel tells it once.
+    pub(super) then: Option<io::Error>,
+}
+
+/// Room for a stamp, or for a stamp and why it comes, as control messages. Of integers, for its alignment.
+type Control = [u64; 16];
+
+/// Reads what is there into `target` in two pieces, the first of at most `head` bytes: a read that spans several packets
+/// bears the stamp of the last one, so whoever wants to know when the first byte came reads it alone.
+///
+/// `recvmmsg` would be one call for both, but it tells of a reset before it hands out what came before the reset.
+pub(super) fn receive(socket: BorrowedFd<'_>, head: usize, target: &mut [u8]) -> io::Result<Received> {
+    let (head, rest) = target.split_at_mut(head.min(target.len()));
+    if head.is_empty() {
+        return Ok(Received { pieces: [Piece::default(), receive_piece(socket, rest)?], then: None });
+    }
+    let first = receive_piece(socket, head)?;
+    if first.bytes < head.len() || rest.is_empty() {
+        return Ok(Received { pieces: [first, Piece::default()], then: None });
+    }
+    let (second, then) = match receive_piece(socket, rest) {
+        Ok(second) => (second, None),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => (Piece::default(), None),
+        Err(error) => (Piece::default(), Some(error)),
+    };
+    Ok(Received { pieces: [first, second], then })
+}
+
+fn receive_piece(socket: BorrowedFd<'_>, target: &mut [u8]) -> io::Result<Piece> {
+    let mut vector = libc::iovec { iov_base: target.as_mut_ptr().cast(), iov_len: target.len() };
+    let mut control: Control = [0; 16];
+    // SAFETY: all-zero bytes are a valid `msghdr`: null pointers and zero lengths.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut vector;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of::<Control>() as _;
+    // SAFETY: the header points at live buffers of the lengths given, none of them shared; the kernel writes no more
+    // than those lengths. The descriptor is borrowed, so it is open.
+    let answer = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
+    let bytes = usize::try_from(answer).map_err(|_| io::Error::last_os_error())?;
+    Ok(Piece { bytes, stamp: stamp_in(&message) })
+}
+
+/// Writes some of `bytes`; with `stamped` the kernel keeps the moment at which they leave, for [`departure`].
+pub(super) fn send(socket: BorrowedFd<'_>, bytes: &[u8], stamped: bool) -> io::Result<usize> {
+    let mut vector = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    let mut control: Control = [0; 16];
+    // SAFETY: all-zero bytes are a valid `msghdr`.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut vector;
+    message.msg_iovlen = 1;
+    if stamped {
+        let flags = libc::SOF_TIMESTAMPING_TX_SCHED;
+        message.msg_control = control.as_mut_ptr().cast();
+        // SAFETY: only arithmetic on lengths.
+        message.msg_controllen = unsafe { libc::CMSG_SPACE(FLAGS) } as _;
+        // SAFETY: the control buffer is aligned for a header, zeroed, and longer than the one message that is put in.
+        unsafe {
+            let header = libc::CMSG_FIRSTHDR(&raw const message);
+            (*header).cmsg_level = libc::SOL_SOCKET;
+            (*header).cmsg_type = libc::SO_TIMESTAMPING;
+            (*header).cmsg_len = libc::CMSG_LEN(FLAGS) as _;
+            libc::CMSG_DATA(header).cast::<u32>().write_unaligned(flags);
+        }
+    }
+    // SAFETY: the header points at live buffers of the lengths given, which the kernel only reads.
+    let answer = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) };
+    usize::try_from(answer).map_err(|_| io::Error::last_os_error())
+}
+
+/// When the bytes left that were sent last with a stamp, on the wall clock since 1970; none if the kernel has not said.
+pub(super) fn departure(socket: BorrowedFd<'_>) -> Option<Duration> {
+    let mut control: Control = [0; 16];
+    // SAFETY: all-zero bytes are a valid `msghdr`.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of::<Control>() as _;
+    // SAFETY: the header points at one live buffer of the length given; no data is asked for.
+    let answer =
+        unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT) };
+    if answer < 0 { None } else { stamp_in(&message) }
+}
+
+/// The stamp among the control messages that the kernel has put into `message`.
+fn stamp_in(message: &libc::msghdr) -> Option<Duration> {
+    // SAFETY: the kernel has filled the control buffer and set its length; the macros stay inside it.
+    let mut header = unsafe { libc::CMSG_FIRSTHDR(message) };
+    while !header.is_null() {
+        // SAFETY: not null, so it points at a whole header inside the buffer.
+        let known = unsafe { &*header };
+        if known.cmsg_level == libc::SOL_SOCKET && known.cmsg_type == libc::SO_TIMESTAMPING {
+            // SAFETY: this message carries three `timespec`; the first is the software stamp.
+            let stamp = unsafe { libc::CMSG_DATA(header).cast::<libc::timespec>().read_unaligned() };
+            let seconds = u64::try_from(stamp.tv_sec).ok()?;
+            let stamp = Duration::new(seconds, u32::try_from(stamp.tv_nsec).ok()?);
+            return Some(stamp).filter(|stamp| !stamp.is_zero());
+        }
+        // SAFETY: as above; null behind the last one.
+        header = unsafe { libc::CMSG_NXTHDR(message, header) };
+    }
+    None
+}
+
+// The stamp stands first in `struct scm_timestamping`, so a `timespec` can be read from the message's beginning.
+const _: () = assert!(offset_of!(libc::timespec, tv_sec) == 0);
+
 #[cfg(test)]
 mod tests {
     use std::{
         io::{Read as _, Write as _},
         net::{TcpListener, TcpStream},
-        os::fd::AsFd as _,
+        time::SystemTime,
     };
 
     use super::*;
+    use crate::clock;
+
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (ours, listener.accept().unwrap().0)
+    }
+
+    fn wall() -> Duration {
+        clock::wall().duration_since(SystemTime::UNIX_EPOCH).unwrap()
+    }
+
+    /// Until what was written on the other end is there.
+    fn wait_for(socket: &TcpStream, bytes: usize) {
+        while socket.peek(&mut vec![0; bytes]).unwrap() < bytes {}
+    }
 
     #[test]
     fn the_kernel_knows_the_round_trip_of_a_connection_that_spoke() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (mut theirs, _) = listener.accept().unwrap();
+        let (mut ours, mut theirs) = pair();
         ours.write_all(b"x").unwrap();
         theirs.read_exact(&mut [0]).unwrap();
         theirs.write_all(b"y").unwrap();
@@ -95,7 +269,61 @@ mod tests {
 
     #[test]
     fn a_socket_that_is_not_tcp_has_no_info() {
-        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         assert_eq!(TcpInfo::of(socket.as_fd()), None);
+    }
+
+    #[test]
+    fn an_arrival_bears_the_moment_it_came_and_not_the_moment_it_was_read() {
+        let (ours, mut theirs) = pair();
+        assert!(stamp(ours.as_fd()));
+        // The kernel begins to stamp some time after it was first asked to; from then on it does for good.
+        loop {
+            let before = wall();
+            theirs.write_all(b"abcdef").unwrap();
+            wait_for(&ours, 6);
+            let after = wall();
+            let mut target = [0; 16];
+            let [first, rest] = receive(ours.as_fd(), 1, &mut target).unwrap().pieces;
+            assert_eq!((first.bytes, rest.bytes, &target[..6]), (1, 5, &b"abcdef"[..]));
+            if let (Some(first), Some(rest)) = (first.stamp, rest.stamp) {
+                assert!(before <= first && first <= rest && rest <= after);
+                break;
+            }
+        }
+    }
+
+    #[test]
+    fn a_read_that_is_not_parted_is_one_piece_and_an_empty_socket_would_block() {
+        let (ours, mut theirs) = pair();
+        let empty = receive(ours.as_fd(), 1, &mut [0; 4]).unwrap_err();
+        assert_eq!(empty.kind(), io::ErrorKind::WouldBlock);
+        theirs.write_all(b"abc").unwrap();
+        wait_for(&ours, 3);
+        let [first, rest] = receive(ours.as_fd(), 0, &mut [0; 4]).unwrap().pieces;
+        assert_eq!((first.bytes, rest.bytes), (0, 3));
+        drop(theirs);
+        loop {
+            match receive(ours.as_fd(), 1, &mut [0; 4]) {
+                Ok(received) => break assert_eq!(received.pieces.map(|piece| piece.bytes), [0, 0]),
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+            }
+        }
+    }
+
+    #[test]
+    fn a_departure_is_stamped_on_request_alone() {
+        let (ours, mut theirs) = pair();
+        assert!(stamp(ours.as_fd()));
+        assert_eq!(send(ours.as_fd(), b"quiet", false).unwrap(), 5);
+        assert_eq!(departure(ours.as_fd()), None);
+        let before = wall();
+        assert_eq!(send(ours.as_fd(), b"loud", true).unwrap(), 4);
+        let left = departure(ours.as_fd()).unwrap();
+        assert!(before <= left && left <= wall());
+        assert_eq!(departure(ours.as_fd()), None);
+        let mut heard = [0; 9];
+        theirs.read_exact(&mut heard).unwrap();
+        assert_eq!(&heard, b"quietloud");
     }
 }

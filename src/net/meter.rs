@@ -1,24 +1,26 @@
 //! Counts and stamps the bytes of a TCP connection, below TLS if there is any.
 //!
-//! A stamp is taken at the read or write itself. Acknowledgements are asked for at once after every receive. The meter
-//! changes no byte and waits for nothing.
+//! A stamp is the kernel's, of the packet's arrival or departure, or taken at the read or write itself where the kernel
+//! gives none. What crossed the line, and when, is kept for one step at a time. Acknowledgements that are due are sent
+//! before every wait. The meter changes no byte and waits for nothing.
 
 use std::{
     io,
-    os::fd::AsFd as _,
+    net::{Shutdown, TcpStream},
+    os::fd::{AsFd as _, AsRawFd, OwnedFd},
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, unix::AsyncFd};
 
-use super::{LastRecord, ServerHello, TcpInfo, hello::Records, linux::acknowledge_now};
-use crate::clock;
+use super::{LastRecord, ServerHello, TcpInfo, hello::Records, linux};
+use crate::{
+    clock::{self, Kernel},
+    plan::Timing,
+};
 
 /// Bytes on the wire, TLS included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -29,19 +31,69 @@ pub struct Counts {
     pub received: u64,
 }
 
+/// Bytes that crossed the line together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Crossing {
+    /// When they left, or when the last of them came.
+    pub at: Instant,
+    /// How many, TLS included.
+    pub bytes: u32,
+    /// They were ours.
+    pub sent: bool,
+}
+
+/// What crossed the line since [`Meter::mark`].
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Traffic {
+    /// In order. A server that sends more pieces than are kept has the rest of them in the last one.
+    pub crossings: Vec<Crossing>,
+    /// Every arrival bears the kernel's stamp.
+    pub kernel: bool,
+    /// Some bytes lay long enough, and were enough, to have come in several packets whose arrivals nobody can tell apart.
+    pub late: bool,
+}
+
 /// A handle on a TCP connection with a meter. It can be copied: the TLS library swallows the stream that it is given,
 /// also when it fails, and what was seen on the wire must outlive that. One task uses it, so the lock is never waited for.
-#[derive(Debug, Clone)]
+///
+/// It is there before the connection: what is written meanwhile waits.
+#[derive(Debug, Clone, Default)]
 pub struct Meter(Arc<Mutex<Inner>>);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about one connection")]
 struct Inner {
-    stream: TcpStream,
+    socket: Option<Socket>,
     counts: Counts,
     first_write: Option<Instant>,
+    /// First arrival since [`Meter::listen`].
+    first_read: Option<Instant>,
     last_read: Option<Instant>,
+    /// Nothing has come since we wrote: the first byte of what comes is wanted with a stamp of its own.
+    asked: bool,
+    /// Bytes have come that may not have been acknowledged.
+    unacknowledged: bool,
     quickack: bool,
+    crossings: Vec<Crossing>,
+    /// Since the mark, imaptrace had to stamp an arrival itself.
+    stamped_here: bool,
+    /// See [`Traffic::late`].
+    late: bool,
     tls: Option<Box<Tls>>,
+}
+
+#[derive(Debug)]
+struct Socket {
+    /// Registered for reading alone: a departure's stamp is an event too, and nobody is to be woken by it.
+    stream: AsyncFd<TcpStream>,
+    /// A second registration, made when the kernel first takes no more bytes.
+    writable: Option<AsyncFd<OwnedFd>>,
+    /// How the clocks stand, when the kernel stamps.
+    kernel: Option<Kernel>,
+    /// Nothing that is read from now on came before this.
+    earliest: Instant,
+    /// What the next read has to tell.
+    broken: Option<io::Error>,
 }
 
 /// What is there only under TLS: OpenSSL reads a record in two pieces, which here costs one system call.
@@ -53,13 +105,25 @@ struct Tls {
 }
 
 const BUFFER: usize = 16 << 10;
+/// As many crossings of a step are kept one by one.
+const KEPT: usize = 256;
+/// Bytes that lay this long, and could have been more than one packet, may have come at several times.
+const LATE: Duration = Duration::from_millis(1);
+const ONE_PACKET: usize = 1460;
 
 impl Meter {
-    /// Puts a meter on a connection.
-    pub fn new(stream: TcpStream) -> Self {
-        let quickack = acknowledge_now(stream.as_fd());
-        let counts = Counts::default();
-        Self(Arc::new(Mutex::new(Inner { stream, counts, first_write: None, last_read: None, quickack, tls: None })))
+    /// Puts the meter on a connection. With `stamped` its socket was asked for stamps, and gives them.
+    pub fn attach(&self, stream: TcpStream, stamped: bool, timing: Timing) -> io::Result<()> {
+        let mut inner = self.inner();
+        inner.quickack = timing.quickack && linux::acknowledge_now(stream.as_fd());
+        inner.socket = Some(Socket {
+            stream: register(stream, Interest::READABLE)?,
+            writable: None,
+            kernel: stamped.then(Kernel::new),
+            earliest: clock::now(),
+            broken: None,
+        });
+        Ok(())
     }
 
     /// From here on the bytes are TLS records.
@@ -72,19 +136,38 @@ impl Meter {
         self.inner().counts
     }
 
-    /// Forgets the first write, so that the next one is the first.
+    /// Begins a step: forgets what has crossed the line, and the first write, so that the next one is the first.
     pub fn mark(&self) {
-        self.inner().first_write = None;
+        let mut inner = self.inner();
+        inner.first_write = None;
+        inner.crossings.clear();
+        (inner.stamped_here, inner.late) = (false, false);
     }
 
-    /// When the first byte since [`Meter::mark`] was handed to the kernel.
+    /// When the first byte since [`Meter::mark`] left, or was handed to the kernel.
     pub fn first_write(&self) -> Option<Instant> {
         self.inner().first_write
     }
 
-    /// When the bytes last read arrived.
-    pub fn last_read(&self) -> Option<Instant> {
-        self.inner().last_read
+    /// Begins a read: what it brings is told by [`Meter::heard`].
+    pub fn listen(&self) {
+        self.inner().first_read = None;
+    }
+
+    /// When the first and the last of the bytes arrived that were read since [`Meter::listen`]. A read that was served
+    /// from what had been read before gives the moment of that.
+    pub fn heard(&self) -> Option<(Instant, Instant)> {
+        let inner = self.inner();
+        let last = inner.last_read?;
+        Some((inner.first_read.unwrap_or(last), last))
+    }
+
+    /// Takes what has crossed the line since [`Meter::mark`].
+    pub fn traffic(&self) -> Traffic {
+        let mut inner = self.inner();
+        let crossings = std::mem::take(&mut inner.crossings);
+        let kernel = !inner.stamped_here && crossings.iter().any(|crossing| !crossing.sent);
+        Traffic { crossings, kernel, late: inner.late }
     }
 
     /// Whether the kernel took the wish to acknowledge at once.
@@ -94,7 +177,7 @@ impl Meter {
 
     /// What the kernel knows of the connection.
     pub fn tcp_info(&self) -> Option<TcpInfo> {
-        TcpInfo::of(self.inner().stream.as_fd())
+        TcpInfo::of(self.inner().socket.as_ref()?.stream.as_fd())
     }
 
     /// The server's choice, once it has passed.
@@ -118,12 +201,130 @@ impl Meter {
 }
 
 impl Inner {
-    fn received(&mut self, count: usize) {
-        self.last_read = Some(clock::now());
-        self.counts.received += count as u64;
-        if self.quickack {
-            acknowledge_now(self.stream.as_fd());
+    /// Reads what is there. None while there is nothing.
+    fn poll_receive(&mut self, context: &mut Context<'_>, target: &mut [u8]) -> Poll<io::Result<usize>> {
+        let Some(socket) = &mut self.socket else { return Poll::Pending };
+        if let Some(error) = socket.broken.take() {
+            return Poll::Ready(Err(error));
         }
+        loop {
+            let Poll::Ready(ready) = socket.stream.poll_read_ready(context) else {
+                if std::mem::take(&mut self.unacknowledged) && self.quickack {
+                    linux::acknowledge_now(socket.stream.as_fd());
+                }
+                return Poll::Pending;
+            };
+            let mut ready = ready?;
+            match linux::receive(ready.get_inner().as_fd(), usize::from(self.asked), target) {
+                Ok(linux::Received { pieces, then }) => {
+                    socket.broken = then;
+                    let count = pieces.iter().map(|piece| piece.bytes).sum();
+                    // The socket is empty now: what comes later is told anew.
+                    if 0 < count && count < target.len() {
+                        ready.clear_ready();
+                    }
+                    drop(ready);
+                    self.received(pieces);
+                    return Poll::Ready(Ok(count));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    fn received(&mut self, pieces: [linux::Piece; 2]) {
+        let Some(socket) = &mut self.socket else { return };
+        let look = socket.kernel.as_mut().map(Kernel::look);
+        let now = look.map_or_else(clock::now, |look| look.moment());
+        self.asked = false;
+        self.unacknowledged = true;
+        for piece in pieces.into_iter().filter(|piece| piece.bytes > 0) {
+            let at = look.zip(piece.stamp).and_then(|(look, stamp)| look.place(stamp, socket.earliest));
+            self.stamped_here |= at.is_none();
+            let at = at.unwrap_or(now);
+            self.late |= piece.bytes > ONE_PACKET && now.saturating_duration_since(at) > LATE;
+            socket.earliest = at;
+            self.first_read.get_or_insert(at);
+            self.last_read = Some(at);
+            self.counts.received += piece.bytes as u64;
+            keep(&mut self.crossings, at, piece.bytes, false);
+        }
+        // The end of the stream has a moment too.
+        if self.last_read.is_none() || pieces.iter().all(|piece| piece.bytes == 0) {
+            self.last_read = Some(now);
+        }
+    }
+
+    fn poll_send(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let Some(socket) = &mut self.socket else { return Poll::Pending };
+        loop {
+            let before = clock::now();
+            match linux::send(socket.stream.as_fd(), bytes, socket.kernel.is_some()) {
+                Ok(count) => {
+                    let at = socket.departure(before).unwrap_or(before);
+                    self.first_write.get_or_insert(at);
+                    self.asked = true;
+                    // It rides on what was sent.
+                    self.unacknowledged = false;
+                    self.counts.sent += count as u64;
+                    keep(&mut self.crossings, at, count, true);
+                    return Poll::Ready(Ok(count));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(socket.poll_writable(context))?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    // Tried at this moment, for a step that ends over it.
+                    self.first_write.get_or_insert(before);
+                    return Poll::Ready(Err(error));
+                }
+            }
+        }
+    }
+}
+
+/// Has the runtime watch a descriptor.
+#[expect(unsafe_code, reason = "tokio asks for a promise that its type cannot hold")]
+fn register<T: AsRawFd + Into<OwnedFd>>(owned: T, interest: Interest) -> io::Result<AsyncFd<T>> {
+    // SAFETY: whatever turns into an `OwnedFd` owns one descriptor, the same and open, for as long as it lives.
+    Ok(unsafe { AsyncFd::register_with_interest(owned, interest) }?)
+}
+
+impl Socket {
+    /// When the bytes left that were just sent, by the kernel.
+    fn departure(&mut self, before: Instant) -> Option<Instant> {
+        let kernel = self.kernel.as_mut()?;
+        // One that comes too late to be told at once is still there when the next is asked for.
+        while let Some(stamp) = linux::departure(self.stream.as_fd()) {
+            if let Some(at) = kernel.look().place(stamp, before) {
+                return Some(at);
+            }
+        }
+        None
+    }
+
+    fn poll_writable(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let writable = match &mut self.writable {
+            Some(writable) => writable,
+            none => none.insert(register(self.stream.as_fd().try_clone_to_owned()?, Interest::WRITABLE)?),
+        };
+        ready!(writable.poll_write_ready(context))?.clear_ready();
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Notes a crossing; beyond what is kept one by one, with the one before it.
+fn keep(crossings: &mut Vec<Crossing>, at: Instant, bytes: usize, sent: bool) {
+    let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+    let (length, last) = (crossings.len(), crossings.last_mut());
+    match last {
+        Some(last) if length >= KEPT && last.sent == sent => {
+            (last.at, last.bytes) = (at, last.bytes.saturating_add(bytes));
+        }
+        // No peer makes us speak that often in one step but one that means harm.
+        Some(_) if length >= 2 * KEPT => {}
+        _ => crossings.push(Crossing { at, bytes, sent }),
     }
 }
 
@@ -131,9 +332,8 @@ impl AsyncRead for Meter {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, target: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut inner = self.inner();
         let Some(mut tls) = inner.tls.take() else {
-            let before = target.filled().len();
-            ready!(Pin::new(&mut inner.stream).poll_read(context, target))?;
-            inner.received(target.filled().len() - before);
+            let count = ready!(inner.poll_receive(context, target.initialize_unfilled()))?;
+            target.advance(count);
             return Poll::Ready(Ok(()));
         };
         let done = tls.poll_read(&mut inner, context, target);
@@ -152,19 +352,16 @@ impl Tls {
         if self.from == self.buffer.len() {
             self.buffer.resize(BUFFER, 0);
             self.from = BUFFER;
-            let mut arrived = ReadBuf::new(&mut self.buffer);
-            let polled = Pin::new(&mut inner.stream).poll_read(context, &mut arrived);
-            let count = arrived.filled().len();
-            if !matches!(polled, Poll::Ready(Ok(()))) {
+            let polled = inner.poll_receive(context, &mut self.buffer);
+            let Poll::Ready(Ok(count)) = polled else {
                 // Nothing to hold: a connection that waits keeps no buffer.
                 self.buffer = Vec::new();
                 self.from = 0;
-                return polled;
-            }
+                return polled.map_ok(|_| ());
+            };
             self.buffer.truncate(count);
             self.from = 0;
             self.records.push(&self.buffer);
-            inner.received(count);
         }
         let rest = self.buffer.get(self.from..).unwrap_or_default();
         let part = rest.get(..rest.len().min(target.remaining())).unwrap_or_default();
@@ -176,21 +373,23 @@ impl Tls {
 
 impl AsyncWrite for Meter {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let mut inner = self.inner();
-        if inner.first_write.is_none() && !bytes.is_empty() {
-            inner.first_write = Some(clock::now());
+        if bytes.is_empty() {
+            return Poll::Ready(Ok(0));
         }
-        let count = ready!(Pin::new(&mut inner.stream).poll_write(context, bytes))?;
-        inner.counts.sent += count as u64;
-        Poll::Ready(Ok(count))
+        self.inner().poll_send(context, bytes)
     }
 
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner().stream).poll_flush(context)
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner().stream).poll_shutdown(context)
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let inner = self.inner();
+        let Some(socket) = &inner.socket else { return Poll::Ready(Ok(())) };
+        match socket.stream.get_ref().shutdown(Shutdown::Write) {
+            Err(error) if error.kind() != io::ErrorKind::NotConnected => Poll::Ready(Err(error)),
+            _ => Poll::Ready(Ok(())),
+        }
     }
 }
 
@@ -198,15 +397,17 @@ impl AsyncWrite for Meter {
 mod tests {
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
-        net::TcpListener,
+        net::{TcpListener, TcpStream},
     };
 
     use super::*;
 
     async fn pair() -> (Meter, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        (Meter::new(ours), listener.accept().await.unwrap().0)
+        let ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap().into_std().unwrap();
+        let (meter, stamped) = (Meter::default(), linux::stamp(ours.as_fd()));
+        meter.attach(ours, stamped, Timing::default()).unwrap();
+        (meter, listener.accept().await.unwrap().0)
     }
 
     #[tokio::test]
@@ -223,7 +424,7 @@ mod tests {
         server.write_all(b"xyz").await.unwrap();
         meter.read_exact(&mut [0; 3]).await.unwrap();
         assert_eq!(meter.counts(), Counts { sent: 5, received: 3 });
-        assert!(meter.last_read().unwrap() > first);
+        assert!(meter.heard().unwrap().1 > first);
     }
 
     #[tokio::test]

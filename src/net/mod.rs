@@ -24,10 +24,10 @@ mod tls;
 pub use connect::{Attempt, ConnectCause, ConnectOptions, Connected, connect};
 pub use hello::{LastRecord, ServerHello};
 pub use linux::TcpInfo;
-pub use meter::{Counts, Meter};
+pub use meter::{Counts, Crossing, Meter, Traffic};
 pub use resolve::{Family, ResolveCause, Resolver};
 pub use roots::{Roots, RootsError};
-pub use tls::{Certificate, TlsCause, TlsContext, TlsContextError, TlsFailure};
+pub use tls::{Armed, Certificate, TlsCause, TlsContext, TlsContextError, TlsFailure};
 
 /// A connection to speak over: clear text, or TLS above the same meter.
 #[derive(Debug)]

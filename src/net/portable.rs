@@ -1,6 +1,6 @@
-//! The twin of `linux.rs` for other systems: says "not known" to everything.
+//! The twin of `linux.rs` for other systems: reads and writes, and says "not known" to everything else.
 
-use std::{os::fd::BorrowedFd, time::Duration};
+use std::{io, os::fd::BorrowedFd, time::Duration};
 
 /// What the kernel knows of a TCP connection; here, nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -11,6 +11,8 @@ pub struct TcpInfo {
     pub retransmits: u64,
     /// Segments that arrived out of order, ever.
     pub out_of_order: Option<u64>,
+    /// Payload of a full segment of the peer's, in bytes.
+    pub segment: u32,
 }
 
 impl TcpInfo {
@@ -23,4 +25,40 @@ impl TcpInfo {
 /// Cannot be asked for here.
 pub(super) fn acknowledge_now(_: BorrowedFd<'_>) -> bool {
     false
+}
+
+/// Cannot be asked for here.
+pub(super) fn stamp(_: BorrowedFd<'_>) -> bool {
+    false
+}
+
+/// Bytes that one read gave; never a stamp.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Piece {
+    pub(super) bytes: usize,
+    pub(super) stamp: Option<Duration>,
+}
+
+/// What one read gave.
+#[derive(Debug)]
+pub(super) struct Received {
+    pub(super) pieces: [Piece; 2],
+    /// What went wrong behind the bytes.
+    pub(super) then: Option<io::Error>,
+}
+
+/// Reads what is there, in one piece.
+pub(super) fn receive(socket: BorrowedFd<'_>, _: usize, target: &mut [u8]) -> io::Result<Received> {
+    let read = io::Read::read(&mut &*socket2::SockRef::from(&socket), target)?;
+    Ok(Received { pieces: [Piece::default(), Piece { bytes: read, stamp: None }], then: None })
+}
+
+/// Writes some of `bytes`.
+pub(super) fn send(socket: BorrowedFd<'_>, bytes: &[u8], _: bool) -> io::Result<usize> {
+    socket2::SockRef::from(&socket).send(bytes)
+}
+
+/// Not known.
+pub(super) fn departure(_: BorrowedFd<'_>) -> Option<Duration> {
+    None
 }

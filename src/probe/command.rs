@@ -5,14 +5,15 @@
 use std::time::Instant;
 
 use super::{
-    driver::{Driver, Exchange, Said},
+    driver::{Driver, Exchange, Said, Weather},
     journey::{Answer, Journey, Stop},
+    split::{Span, split},
     verdict,
 };
 use crate::{
     imap::{self, Command, Condition, Progress},
     plan::TagStyle,
-    record::{EventName, Seconds, ServerText, State, Step, StepEvent},
+    record::{ClockSource, EventName, Seconds, ServerText, State, Step, StepEvent},
 };
 
 impl Journey<'_> {
@@ -80,7 +81,8 @@ impl Journey<'_> {
         step.literal_bytes = (progress.literals > 0).then_some(progress.literal_bytes);
         step.lenient = (progress.lenient > 0).then_some(progress.lenient);
         self.refer(step, progress);
-        weather(step, driver);
+        let weather = weather(step, driver);
+        account(step, exchange, weather.as_ref(), driver);
         if let Some(stamp) = exchange.first_byte {
             let at_s = self.recorder.at(stamp);
             step.first_byte_s = Some(at_s.saturating_sub(step.start_s));
@@ -130,10 +132,37 @@ pub(super) fn state(driver: &Driver) -> State {
 }
 
 /// Notes on a step what the kernel saw of the line meanwhile.
-pub(super) fn weather(step: &mut Step, driver: &mut Driver) {
-    if let Some(weather) = driver.weather() {
-        step.rtt_min_s = weather.rtt_min.map(Seconds::from);
-        step.retransmits = (weather.retransmits > 0).then_some(weather.retransmits);
-        step.out_of_order = weather.out_of_order.filter(|count| *count > 0);
+pub(super) fn weather(step: &mut Step, driver: &mut Driver) -> Option<Weather> {
+    let weather = driver.weather()?;
+    step.rtt_min_s = weather.rtt_min.map(Seconds::from);
+    step.retransmits = (weather.retransmits > 0).then_some(weather.retransmits);
+    step.out_of_order = weather.out_of_order.filter(|count| *count > 0);
+    if step.retransmits.is_some() || step.out_of_order.is_some() {
+        step.uncertain = Some(true);
+    }
+    Some(weather)
+}
+
+/// Notes on a command's step where its time went, and how sure that is.
+fn account(step: &mut Step, exchange: &Exchange, weather: Option<&Weather>, driver: &mut Driver) {
+    let Exchange { start, end, traffic, .. } = exchange;
+    driver.pace.learn(&traffic.crossings, weather.map_or(0, |weather| weather.segment));
+    let crossings = &traffic.crossings;
+    let round_trip = weather.and_then(|weather| weather.rtt_min);
+    let span = Span { start: *start, end: *end, crossings, duration: step.duration_s, round_trip };
+    let parts = split(span, &driver.pace);
+    step.server_s = Some(parts.server);
+    step.network_s = Some(parts.network);
+    step.transfer_s = Some(parts.transfer);
+    if crossings.iter().any(|crossing| !crossing.sent) {
+        step.clock_source = Some(if traffic.kernel { ClockSource::Kernel } else { ClockSource::User });
+    }
+    if traffic.late {
+        step.uncertain = Some(true);
+    }
+    if let Ok(said) = &exchange.result {
+        let reported = imap::reported(&said.text);
+        let reported = reported.filter(|told| told.time <= step.duration_s.to_duration() + told.resolution);
+        step.reported_s = reported.map(|told| Seconds::from(told.time));
     }
 }

@@ -4,32 +4,57 @@
 
 use std::{
     io,
+    pin::Pin,
+    task::Poll,
     time::{Duration, Instant},
 };
 
-use tokio::time::timeout_at;
+use tokio::time::{Sleep, sleep_until, timeout_at};
 
-use super::{Cancel, verdict};
+use super::{Cancel, split::Pace, verdict};
 use crate::{
     clock,
     imap::{Command, Condition, Event, Limits, Progress, Session, Status},
-    net::{Line, Meter, TcpInfo, TlsContext, TlsFailure},
+    net::{Armed, Line, Meter, TcpInfo, TlsFailure, Traffic},
     record::{CloseNotify, ErrorType},
 };
 
 /// A connection and the session on it.
 pub(super) struct Driver {
     line: Option<Line>,
+    /// The handshake that is still to come.
+    armed: Option<Armed>,
     meter: Meter,
     pub(super) session: Session,
     buffer: Vec<u8>,
     unread: std::ops::Range<usize>,
-    /// When the bytes in the buffer arrived.
+    /// When the last of the bytes in the buffer arrived.
     stamp: Instant,
+    /// When the first of them did.
+    first_stamp: Instant,
     /// Plain bytes that the last read gave.
     last_read: usize,
     info: TcpInfo,
+    /// How fast the line is.
+    pub(super) pace: Pace,
+    watch: Watch,
+}
+
+/// What ends a wait before its time.
+struct Watch {
+    /// One for the life of the connection, set anew only when it would ring too late.
+    timer: Pin<Box<Sleep>>,
+    /// When it rings.
+    rings: Instant,
     cancel: Cancel,
+    cancelled: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+/// How a wait ended.
+enum Waited<T> {
+    Done(T),
+    TimeUp,
+    Cancelled,
 }
 
 /// A status response, owned.
@@ -64,6 +89,8 @@ pub(super) struct Exchange {
     pub(super) continuations: Vec<Instant>,
     pub(super) alerts: Vec<(Instant, Vec<u8>)>,
     pub(super) sent: u64,
+    /// What crossed the line meanwhile.
+    pub(super) traffic: Traffic,
     pub(super) progress: Progress,
     pub(super) result: Result<Said, Fault>,
 }
@@ -73,6 +100,8 @@ pub(super) struct Weather {
     pub(super) rtt_min: Option<Duration>,
     pub(super) retransmits: u64,
     pub(super) out_of_order: Option<u64>,
+    /// Payload of a full segment of the server's.
+    pub(super) segment: u32,
 }
 
 enum Happened {
@@ -91,17 +120,21 @@ const LARGEST_BUFFER: usize = 64 << 10;
 const KEPT: usize = 16;
 
 impl Driver {
-    pub(super) fn new(meter: Meter, limits: Limits, cancel: Cancel) -> Self {
+    pub(super) fn new(meter: Meter, armed: Option<Armed>, limits: Limits, cancel: Cancel) -> Self {
+        let now = clock::now();
         Self {
             line: Some(Line::Plain(meter.clone())),
+            armed,
             meter,
             session: Session::new(limits),
             buffer: vec![0; SMALLEST_BUFFER],
             unread: 0..0,
-            stamp: clock::now(),
+            stamp: now,
+            first_stamp: now,
             last_read: 0,
             info: TcpInfo::default(),
-            cancel,
+            pace: Pace::default(),
+            watch: Watch::new(cancel, now),
         }
     }
 
@@ -115,13 +148,13 @@ impl Driver {
     }
 
     /// Puts TLS over the connection. The handle on the meter stays, whatever comes of it.
-    pub(super) async fn secure(&mut self, context: &TlsContext, deadline: Instant) -> Result<(), SecureError> {
+    pub(super) async fn secure(&mut self, deadline: Instant) -> Result<(), SecureError> {
         self.line = None;
-        let handshake = context.handshake(self.meter.clone(), deadline);
-        let stream = tokio::select! {
-            biased;
-            result = handshake => result.map_err(SecureError::Failed)?,
-            () = cancelled(&mut self.cancel) => return Err(SecureError::Cancelled),
+        let Some(armed) = self.armed.take() else { return Err(SecureError::Failed(TlsFailure::unprepared())) };
+        let stream = match self.watch.until(deadline, armed.shake(deadline)).await {
+            Waited::Done(result) => result.map_err(SecureError::Failed)?,
+            Waited::TimeUp => return Err(SecureError::Failed(TlsFailure::timeout())),
+            Waited::Cancelled => return Err(SecureError::Cancelled),
         };
         self.line = Some(Line::Tls(Box::new(stream)));
         self.session.secured();
@@ -170,6 +203,7 @@ impl Driver {
             continuations: Vec::new(),
             alerts: Vec::new(),
             sent: 0,
+            traffic: Traffic::default(),
             progress: Progress::default(),
             // Replaced below; a command that nobody answers has this.
             result: Err(Fault::new(ErrorType::Internal, now)),
@@ -191,6 +225,7 @@ impl Driver {
             self.session.abandon();
             fault.speaking = true;
         }
+        exchange.traffic = self.meter.traffic();
         exchange.progress = self.session.take_progress();
         exchange.result = result;
         exchange
@@ -245,7 +280,7 @@ impl Driver {
                     }
                     return Ok(None);
                 }
-                Happened::FirstByte => exchange.first_byte = Some(self.stamp),
+                Happened::FirstByte => exchange.first_byte = Some(self.stamp_of_next()),
                 Happened::FirstRow => exchange.first_row = Some(self.stamp),
                 Happened::Alert(text) if exchange.alerts.len() < KEPT => exchange.alerts.push((self.stamp, text)),
                 Happened::Bye(said) => {
@@ -259,7 +294,7 @@ impl Driver {
     /// A server that never pauses must not keep the clock from being looked at: a timer is polled after what it guards.
     fn on_time(&self, deadline: Instant, timeout: ErrorType) -> Result<(), Fault> {
         let now = clock::now();
-        if *self.cancel.borrow() {
+        if *self.watch.cancel.borrow() {
             return Err(Fault::new(ErrorType::Cancelled, now));
         }
         if now >= deadline { Err(Fault::new(timeout, now)) } else { Ok(()) }
@@ -268,16 +303,12 @@ impl Driver {
     async fn send(&mut self, bytes: &[u8], deadline: Instant) -> Result<(), Fault> {
         self.on_time(deadline, ErrorType::TimeoutWrite)?;
         let Some(line) = &mut self.line else { return Err(Fault::new(ErrorType::Internal, clock::now())) };
-        let written = tokio::select! {
-            biased;
-            written = timeout_at(deadline.into(), line.write_all(bytes)) => written,
-            () = cancelled(&mut self.cancel) => return Err(Fault::new(ErrorType::Cancelled, clock::now())),
-        };
-        match written {
-            Ok(Ok(())) => Ok(()),
-            Err(_) => Err(Fault::new(ErrorType::TimeoutWrite, clock::now())),
+        match self.watch.until(deadline, line.write_all(bytes)).await {
+            Waited::Done(Ok(())) => Ok(()),
+            Waited::TimeUp => Err(Fault::new(ErrorType::TimeoutWrite, clock::now())),
+            Waited::Cancelled => Err(Fault::new(ErrorType::Cancelled, clock::now())),
             // The server may have said why before it hung up: what came first is what happened.
-            Ok(Err(error)) => Err(self.last_words(deadline).await.unwrap_or_else(|| broken(&error))),
+            Waited::Done(Err(error)) => Err(self.last_words(deadline).await.unwrap_or_else(|| broken(&error))),
         }
     }
 
@@ -330,22 +361,27 @@ impl Driver {
             self.buffer.resize(self.buffer.len() * 2, 0);
         }
         let Some(line) = &mut self.line else { return Err(Fault::new(ErrorType::Internal, clock::now())) };
-        let read = tokio::select! {
-            biased;
-            read = timeout_at(deadline.into(), line.read(&mut self.buffer)) => read,
-            () = cancelled(&mut self.cancel) => return Err(Fault::new(ErrorType::Cancelled, clock::now())),
-        };
-        self.stamp = self.meter.last_read().unwrap_or_else(clock::now);
+        self.meter.listen();
+        let read = self.watch.until(deadline, line.read(&mut self.buffer)).await;
+        (self.first_stamp, self.stamp) = self.meter.heard().unwrap_or_else(|| (clock::now(), clock::now()));
         match read {
-            Err(_) => Err(Fault::new(timeout, clock::now())),
-            Ok(Err(error)) => Err(broken(&error)),
-            Ok(Ok(0)) => Err(Fault { close_notify: self.close_notify(), ..Fault::new(ErrorType::Eof, self.stamp) }),
-            Ok(Ok(count)) => {
+            Waited::TimeUp => Err(Fault::new(timeout, clock::now())),
+            Waited::Cancelled => Err(Fault::new(ErrorType::Cancelled, clock::now())),
+            Waited::Done(Err(error)) => Err(broken(&error)),
+            Waited::Done(Ok(0)) => {
+                Err(Fault { close_notify: self.close_notify(), ..Fault::new(ErrorType::Eof, self.stamp) })
+            }
+            Waited::Done(Ok(count)) => {
                 self.unread = 0..count;
                 self.last_read = count;
                 Ok(())
             }
         }
+    }
+
+    /// When the next byte that waits arrived, as far as it is known: the first of a read is told from the others.
+    fn stamp_of_next(&self) -> Instant {
+        if self.unread.start == 0 { self.first_stamp } else { self.stamp }
     }
 
     /// Whether the TLS connection that just ended was closed as it should be (RFC 8446 §6.1).
@@ -368,6 +404,7 @@ impl Driver {
             rtt_min: info.rtt_min,
             retransmits: info.retransmits.saturating_sub(before.retransmits),
             out_of_order: info.out_of_order.map(|count| count.saturating_sub(before.out_of_order.unwrap_or_default())),
+            segment: info.segment,
         })
     }
 
@@ -386,7 +423,50 @@ impl Driver {
 
     /// From here on a cancelled run may still finish what it does, for LOGOUT.
     pub(super) fn ignore_cancel(&mut self, never: Cancel) {
-        self.cancel = never;
+        self.watch = Watch::new(never, clock::now());
+    }
+}
+
+impl Watch {
+    fn new(cancel: Cancel, now: Instant) -> Self {
+        // Far enough off to be set to the first real deadline when that comes.
+        let rings = now + Duration::from_secs(24 * 3600);
+        let mut waiting = cancel.clone();
+        Self {
+            timer: Box::pin(sleep_until(rings.into())),
+            rings,
+            cancel,
+            cancelled: Box::pin(async move { cancelled(&mut waiting).await }),
+        }
+    }
+
+    /// Waits for `future`, no longer than until `deadline`. What is done is never overlooked for the time.
+    async fn until<T>(&mut self, deadline: Instant, future: impl Future<Output = T>) -> Waited<T> {
+        let mut future = std::pin::pin!(future);
+        if deadline < self.rings {
+            self.timer.as_mut().reset(deadline.into());
+            self.rings = deadline;
+        }
+        std::future::poll_fn(move |context| {
+            if let Poll::Ready(done) = future.as_mut().poll(context) {
+                return Poll::Ready(Waited::Done(done));
+            }
+            if self.cancelled.as_mut().poll(context).is_ready() {
+                // Said once: what still waits after that has been told to look for itself.
+                self.cancelled = Box::pin(std::future::pending());
+                return Poll::Ready(Waited::Cancelled);
+            }
+            while self.timer.as_mut().poll(context).is_ready() {
+                if clock::now() >= deadline {
+                    return Poll::Ready(Waited::TimeUp);
+                }
+                // It rang for an earlier step that is over.
+                self.timer.as_mut().reset(deadline.into());
+                self.rings = deadline;
+            }
+            Poll::Pending
+        })
+        .await
     }
 }
 
@@ -452,14 +532,17 @@ mod tests {
     };
 
     use super::*;
+    use crate::plan::Timing;
 
     #[tokio::test]
     async fn a_command_that_was_cancelled_before_its_first_byte_leaves_the_line_to_logout() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let meter = Meter::default();
+        meter.attach(stream.into_std().unwrap(), false, Timing::default()).unwrap();
         let (mut server, _) = listener.accept().await.unwrap();
         let (cancel, cancelled) = watch::channel(false);
-        let mut driver = Driver::new(Meter::new(stream), Limits::default(), cancelled);
+        let mut driver = Driver::new(meter, None, Limits::default(), cancelled);
         let long = Duration::from_secs(30);
         server.write_all(b"* OK hi\r\n").await.unwrap();
         assert!(driver.greeting(clock::now() + long).await.is_ok());

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::{
-    Cancel, Job, Prober,
+    Cancel, Job, Prepared, Prober,
     command::{state, weather},
     driver::{Driver, Fault, Said},
     recorder::Recorder,
@@ -24,8 +24,9 @@ use super::{
 use crate::{
     clock,
     imap::{self, Command, Condition, Progress},
+    net::{Armed, Meter},
     plan::{Auth, Open, Security, Target},
-    record::{ClockSource, ErrorType, Run, Seconds, ServerText, Step, StepOutcome},
+    record::{ErrorType, Run, Seconds, ServerText, Step, StepOutcome},
 };
 
 /// A run under way.
@@ -37,10 +38,27 @@ pub(super) struct Journey<'a> {
     pub(super) recorder: Recorder,
     deadline: Instant,
     pub(super) cancel: Cancel,
+    /// What the next connection will be: made ready before the run begins.
+    ready: Option<Ready>,
     /// What the look-up gave; a second connection does not ask again.
     pub(super) addresses: Option<Vec<IpAddr>>,
     /// Whatever comes is under TLS, or nobody asked for TLS.
     pub(super) trusted: bool,
+}
+
+/// A connection before there is one.
+pub(super) struct Ready {
+    pub(super) meter: Meter,
+    /// The handshake, where there will be one.
+    pub(super) armed: Option<Armed>,
+}
+
+impl Ready {
+    fn new(prepared: &Prepared) -> Self {
+        let meter = Meter::default();
+        let armed = (prepared.target.security != Security::None).then(|| prepared.tls.arm(&meter));
+        Self { meter, armed }
+    }
 }
 
 /// Why the conversation ends early. What failed is on record already.
@@ -70,11 +88,14 @@ pub(super) struct Answer {
 impl<'a> Journey<'a> {
     pub(super) fn new(prober: &'a Prober, job: Job<'a>, cancel: Cancel) -> Self {
         let redactor = Redactor::new(job.account, job.secret.as_ref().ok());
+        // Without a password there will be no connection.
+        let ready = job.secret.is_ok().then(|| Ready::new(job.target));
+        // From here on the run's time counts.
         let recorder = Recorder::new(&job);
         let target = job.target.target();
         let deadline = recorder.start() + target.deadlines.run;
         let trusted = target.security == Security::None;
-        Self { prober, job, target, redactor, recorder, deadline, cancel, addresses: None, trusted }
+        Self { prober, job, target, redactor, recorder, deadline, cancel, ready, addresses: None, trusted }
     }
 
     pub(super) async fn run(mut self) -> Run {
@@ -97,6 +118,11 @@ impl<'a> Journey<'a> {
             self.connection().await;
         }
         self.recorder.finish()
+    }
+
+    /// What was made ready for the first connection; for a second one it is made now.
+    pub(super) fn ready(&mut self) -> Ready {
+        self.ready.take().unwrap_or_else(|| Ready::new(self.job.target))
     }
 
     /// One connection from look-up to close.
@@ -124,7 +150,6 @@ impl<'a> Journey<'a> {
         server.retransmits = Some(weather.retransmits).filter(|_| weather.rtt_min.is_some());
         server.out_of_order = weather.out_of_order;
         server.quickack = Some(quickack);
-        server.clock_source = Some(ClockSource::User);
         if let Some(capabilities) = driver.session.capabilities() {
             server.capability_hash = Some(capabilities.hash.clone());
             server.protocol = Some(capabilities.version().to_owned());

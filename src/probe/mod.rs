@@ -9,6 +9,7 @@
 //! command   one command and its step
 //! driver    bytes ↔ session, stamps, deadlines
 //! recorder  steps of the Run
+//! split     where a command's time went
 //! verdict   answers and causes → error.type
 //! redact    secrets and user names out of server text
 //! ```
@@ -19,6 +20,7 @@ mod journey;
 mod reach;
 mod recorder;
 mod redact;
+mod split;
 mod verdict;
 
 use std::{

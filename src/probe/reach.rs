@@ -9,7 +9,7 @@ use tracing::info;
 
 use super::{
     driver::{Driver, SecureError, cancelled},
-    journey::{Journey, Stop},
+    journey::{Journey, Ready, Stop},
     verdict,
 };
 use crate::{
@@ -72,11 +72,13 @@ impl Journey<'_> {
         let usable =
             addresses.iter().filter(|address| source.is_none_or(|source| source.is_ipv4() == address.is_ipv4()));
         let peers: Vec<SocketAddr> = usable.map(|address| SocketAddr::new(*address, port)).collect();
-        let options = ConnectOptions { source, proxy: self.target.proxy_protocol, deadline };
+        let Ready { meter, armed } = self.ready();
+        let options =
+            ConnectOptions { source, proxy: self.target.proxy_protocol, timing: self.target.timing, deadline };
         let start = clock::now();
         let connected = tokio::select! {
             biased;
-            connected = net::connect(&peers, options) => connected,
+            connected = net::connect(&meter, &peers, options) => connected,
             () = cancelled(&mut self.cancel) => {
                 self.recorder.time(&mut step, start, clock::now());
                 return Err(self.fail(step, ErrorType::Cancelled));
@@ -93,7 +95,7 @@ impl Journey<'_> {
             info!(target: "imaptrace::probe", peer = %lost.peer, error_type = lost.error_type.map_or("", ErrorType::as_str), "a connection attempt failed");
         }
         step.connect = Some(ConnectFacts { attempts });
-        let (meter, peer, local) = match connected.result {
+        let (peer, local) = match connected.result {
             Ok(connection) => connection,
             Err(cause) => {
                 if let (ConnectCause::Source, Some(source)) = (cause, source) {
@@ -115,7 +117,7 @@ impl Journey<'_> {
             depth: limits.depth,
             literal_kept: limits.literal_kept,
         };
-        Ok(Driver::new(meter, limits, self.cancel.clone()))
+        Ok(Driver::new(meter, armed, limits, self.cancel.clone()))
     }
 
     fn attempt(&self, entry: &net::Attempt) -> ConnectAttempt {
@@ -134,7 +136,7 @@ impl Journey<'_> {
         let deadline = self.deadline_for(Step::TLS, self.target.deadlines.tls)?;
         let mut step = self.recorder.open(Step::TLS);
         let asked = clock::now();
-        let result = driver.secure(&self.job.target.tls, deadline).await;
+        let result = driver.secure(deadline).await;
         self.recorder.time(&mut step, driver.meter().first_write().unwrap_or(asked), clock::now());
         let hello = driver.meter().server_hello();
         let certificate = driver.tls().and_then(Certificate::of);

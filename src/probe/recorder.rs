@@ -7,7 +7,10 @@ use crate::{
     clock::{self, Anchor},
     net::Family,
     plan,
-    record::{ErrorType, Run, RunOutcome, SCHEMA, Seconds, Security, Server, ServerText, SpanId, Step, StepOutcome},
+    record::{
+        ClockSource, ErrorType, Run, RunOutcome, SCHEMA, Seconds, Security, Server, ServerText, SpanId, Step,
+        StepOutcome,
+    },
 };
 
 /// A run in the making.
@@ -186,6 +189,7 @@ impl Recorder {
         self.run.wire_received_bytes
     }
 
+    /// The whole run.
     pub(super) fn finish(mut self) -> Run {
         let run = &mut self.run;
         run.duration_s = run.steps.iter().map(Step::end_s).max().unwrap_or_default();
@@ -197,6 +201,38 @@ impl Recorder {
         }
         let slowest = run.loading_steps().filter(|step| step.was_started()).max_by_key(|step| step.duration_s);
         run.slowest_step = slowest.map(|step| step.name.clone());
+        let sources = || run.steps.iter().filter_map(|step| step.clock_source);
+        run.server.clock_source = sources().find(|source| *source == ClockSource::User).or_else(|| sources().next());
+        let paused = run.agent_s.zip(run.first_loading_latency_s).is_some_and(|(agent, latency)| {
+            agent > PAUSE || agent.as_micros().saturating_mul(20) > latency.as_micros()
+        });
+        let doubtful = paused || run.steps.iter().any(|step| step.uncertain == Some(true));
+        run.uncertain = doubtful.then_some(true);
+        if self.anchor.was_suspended() {
+            suspended(run);
+        }
         self.run
+    }
+}
+
+/// What imaptrace itself may take of First Loading Latency before that is doubtful: this, or a twentieth of it.
+const PAUSE: Seconds = Seconds::from_micros(5_000);
+
+/// The machine slept meanwhile. What the server did in that time, and what became of the line, nobody can tell; the last
+/// step bears it.
+fn suspended(run: &mut Run) {
+    let class = ErrorType::Suspended;
+    run.outcome = RunOutcome::Void;
+    run.error_type = Some(class);
+    (run.first_loading_latency_s, run.first_row_s, run.agent_s) = (None, None, None);
+    let failed = run.failed_step.take();
+    let step = match failed {
+        Some(name) => run.steps.iter_mut().rev().find(|step| step.name == name),
+        None => run.steps.iter_mut().rev().find(|step| step.was_started()),
+    };
+    if let Some(step) = step {
+        step.outcome = StepOutcome::Failed;
+        step.error_type = Some(class);
+        run.failed_step = Some(step.name.clone());
     }
 }

@@ -1,0 +1,80 @@
+//! What a server says of its own time in the text of a tagged OK. Not part of IMAP: a habit of some servers.
+//!
+//! Dovecot ends its text with `(0.036 + 0.000 + 0.035 secs).`: the time it worked, the time it waited, the time since it
+//! last did either. Cyrus has `(0.004 sec)` or `(3 msgs in 0.004 secs)`. Anything else says nothing.
+
+use std::time::Duration;
+
+/// What a server says that a command took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reported {
+    /// The sum of what it names.
+    pub time: Duration,
+    /// The smallest time that it can name.
+    pub resolution: Duration,
+}
+
+/// More terms, or digits, than any server writes.
+const MOST: usize = 9;
+
+/// Reads the times at the end of `text`, the human part of a status response (RFC 9051 §7.1).
+pub fn reported(text: &[u8]) -> Option<Reported> {
+    let text = std::str::from_utf8(text).ok()?.trim_end_matches(['.', ' ']).strip_suffix(')')?;
+    let (_, inside) = text.rsplit_once('(')?;
+    let terms = inside.strip_suffix(" secs").or_else(|| inside.strip_suffix(" sec"))?;
+    let terms = terms.rsplit_once(" in ").map_or(terms, |(_, terms)| terms);
+    let mut sum: Option<Reported> = None;
+    for term in terms.split(" + ").take(MOST) {
+        let (whole, fraction) = term.split_once('.')?;
+        let digits =
+            |text: &str| !text.is_empty() && text.len() <= MOST && text.bytes().all(|byte| byte.is_ascii_digit());
+        if !digits(whole) || !digits(fraction) {
+            return None;
+        }
+        let unit = 10_u32.pow(u32::try_from(MOST - fraction.len()).ok()?);
+        let time = Duration::new(whole.parse().ok()?, fraction.parse::<u32>().ok()? * unit);
+        let before = sum.map_or(Duration::ZERO, |sum| sum.time);
+        sum = Some(Reported { time: before.saturating_add(time), resolution: Duration::from_nanos(unit.into()) });
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_servers_say_of_their_own_time() {
+        let millis =
+            |text: &str| reported(text.as_bytes()).map(|told| (told.time.as_micros(), told.resolution.as_micros()));
+        for (text, expected) in [
+            ("Fetch completed (0.036 + 0.000 + 0.035 secs).", Some((71_000, 1_000))),
+            ("List completed (0.001 + 0.000 secs).", Some((1_000, 1_000))),
+            ("Completed (0.004 sec)", Some((4_000, 1_000))),
+            ("Completed (3 msgs in 1.250 secs)", Some((1_250_000, 1_000))),
+            ("Completed (0.1234 secs)", Some((123_400, 100))),
+            ("Fetch completed.", None),
+            ("(secs)", None),
+            ("( secs)", None),
+            ("(1 secs)", None),
+            ("(-1.000 secs)", None),
+            ("(0.001 + secs)", None),
+            ("(0.0000000001 secs)", None),
+            ("(9999999999.1 secs)", None),
+            ("(0.001 + 0.000 secs) and more", None),
+            ("", None),
+        ] {
+            assert_eq!(millis(text), expected, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_breaks_it(text in ".{0,40}", terms in "[0-9.+ a-z()]{0,40}") {
+            reported(text.as_bytes());
+            reported(format!("({terms} secs)").as_bytes());
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! Where a command's time went: server + network + transfer, which always add up to its duration (contract §3).
+//!
+//! The server's part is made of the gaps in which it owed us bytes and none came: from our last byte to its first,
+//! between its arrivals, and after each continuation. From each gap one round trip is taken off, and the time that the
+//! bytes which end it need on this line. docs/measurement.md has the method and its limits.
+//!
+//! Pure arithmetic on stamps: reads no clock and no socket. Called by `command`.
+
+use std::time::{Duration, Instant};
+
+use crate::{net::Crossing, record::Seconds};
+
+/// The three parts of a command's duration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Parts {
+    /// The server owed us bytes and none came.
+    pub(super) server: Seconds,
+    /// Round trips.
+    pub(super) network: Seconds,
+    /// The rest: bytes on their way.
+    pub(super) transfer: Seconds,
+}
+
+/// One step to be split. Stamps are monotonic.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Span<'a> {
+    /// The command's first byte left.
+    pub(super) start: Instant,
+    /// Its tagged line was whole; or the moment at which it was given up.
+    pub(super) end: Instant,
+    /// What crossed the line meanwhile, in order.
+    pub(super) crossings: &'a [Crossing],
+    /// The duration as the record has it, which the parts add up to.
+    pub(super) duration: Seconds,
+    /// Smallest round trip of the connection. Without one nothing is taken off for the line.
+    pub(super) round_trip: Option<Duration>,
+}
+
+/// How fast the line is, learned from a connection's own traffic.
+///
+/// A segment that follows a full one was waiting behind it: the sender had more to send than one segment holds, so the
+/// distance between the two is the line's doing and not the server's. Of those distances, per byte, the upper quartile is
+/// taken: a line that is shaped by a token bucket lets the first bytes through at a speed that it cannot keep.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    /// Picoseconds per byte; the newest replace the oldest.
+    samples: Vec<u32>,
+    next: usize,
+}
+
+/// Fewer distances tell nothing.
+const LEAST: usize = 8;
+const KEPT: usize = 128;
+
+impl Pace {
+    /// Learns from what crossed the line in one step. `segment`: payload of a full segment, in bytes.
+    pub(super) fn learn(&mut self, crossings: &[Crossing], segment: u32) {
+        if segment == 0 {
+            return;
+        }
+        for pair in crossings.windows(2) {
+            let [before, after] = pair else { continue };
+            // One of many segments at once is several waiting ones; a read may have cut one short, and is no witness.
+            if before.sent || after.sent || before.bytes % segment != 0 || after.bytes == 0 {
+                continue;
+            }
+            let distance = after.at.saturating_duration_since(before.at).as_nanos() * 1_000 / u128::from(after.bytes);
+            let sample = u32::try_from(distance).unwrap_or(u32::MAX);
+            if self.samples.len() < KEPT {
+                self.samples.push(sample);
+            } else {
+                self.samples[self.next] = sample;
+                self.next = (self.next + 1) % KEPT;
+            }
+        }
+    }
+
+    /// What so many bytes need on the line; nothing while nothing is known.
+    fn needs(per_byte: u32, bytes: u32) -> Duration {
+        Duration::from_nanos(u64::from(per_byte) * u64::from(bytes) / 1_000)
+    }
+
+    fn per_byte(&self) -> u32 {
+        if self.samples.len() < LEAST {
+            return 0;
+        }
+        let mut sorted = self.samples.clone();
+        let quartile = sorted.len() * 3 / 4;
+        *sorted.select_nth_unstable(quartile).1
+    }
+}
+
+/// Splits a step's duration.
+pub(super) fn split(span: Span<'_>, pace: &Pace) -> Parts {
+    let round_trip = span.round_trip.unwrap_or_default();
+    let per_byte = pace.per_byte();
+    let (mut server, mut turns) = (Duration::ZERO, 0_u32);
+    let (mut owed_since, mut asked) = (span.start, true);
+    let mut gap = |until: Instant, since: Instant, bytes: u32| {
+        let gap = until.min(span.end).saturating_duration_since(since);
+        server += gap.saturating_sub(round_trip).saturating_sub(Pace::needs(per_byte, bytes));
+    };
+    for crossing in span.crossings.iter().filter(|crossing| (span.start..=span.end).contains(&crossing.at)) {
+        if crossing.sent {
+            asked = true;
+        } else {
+            gap(crossing.at, owed_since, crossing.bytes);
+            turns += u32::from(std::mem::take(&mut asked));
+        }
+        owed_since = crossing.at;
+    }
+    // Nothing came in the end: the server owed it until it was given up. Else the last arrival is the end itself.
+    gap(span.end, owed_since, 0);
+    let server = Seconds::from(server).min(span.duration);
+    let rest = span.duration.saturating_sub(server);
+    let network = Seconds::from(round_trip * turns.max(1)).min(rest);
+    Parts { server, network, transfer: rest.saturating_sub(network) }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::clock;
+
+    const RTT: Duration = Duration::from_millis(40);
+
+    fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    /// A step that begins now, of `(after how many ms, bytes)`; ours are negative.
+    fn told(crossings: &[(u64, i64)], end: u64, round_trip: Duration, pace: &Pace) -> [u64; 3] {
+        let start = clock::now();
+        let crossings: Vec<_> = crossings
+            .iter()
+            .map(|(at, bytes)| Crossing {
+                at: start + ms(*at),
+                bytes: u32::try_from(bytes.abs()).unwrap(),
+                sent: *bytes < 0,
+            })
+            .collect();
+        let duration = Seconds::from(ms(end));
+        let span = Span { start, end: start + ms(end), crossings: &crossings, duration, round_trip: Some(round_trip) };
+        let parts = split(span, pace);
+        [parts.server, parts.network, parts.transfer].map(|part| part.as_micros() / 1_000)
+    }
+
+    #[test]
+    fn a_quick_answer_is_one_round_trip_of_network() {
+        assert_eq!(told(&[(0, -20), (40, 100)], 40, RTT, &Pace::default()), [0, 40, 0]);
+    }
+
+    #[test]
+    fn a_pause_is_the_servers_wherever_it_comes() {
+        let none = Pace::default();
+        assert_eq!(told(&[(0, -20), (340, 100)], 340, RTT, &none), [300, 40, 0]);
+        assert_eq!(told(&[(0, -20), (40, 100), (380, 10)], 380, RTT, &none), [300, 40, 40]);
+        assert_eq!(told(&[(0, -20), (40, 100), (45, 10)], 45, RTT, &none), [0, 40, 5]);
+        // Two turns: a continuation, and the answer to what followed it.
+        assert_eq!(told(&[(0, -20), (340, 4), (340, -9), (580, 10)], 580, RTT, &none), [500, 80, 0]);
+        // A second part that did not wait for anything is no turn of its own.
+        assert_eq!(told(&[(0, -20), (1, -9), (341, 10)], 341, RTT, &none), [300, 40, 1]);
+    }
+
+    #[test]
+    fn a_server_that_never_answered_owed_us_the_answer_all_the_time() {
+        assert_eq!(told(&[(0, -20)], 1000, RTT, &Pace::default()), [960, 40, 0]);
+        assert_eq!(told(&[(0, -20), (40, 7)], 1000, RTT, &Pace::default()), [920, 40, 40]);
+    }
+
+    /// Full segments on a line of 8 Mbit/s: one each 1.5 ms, the first `burst` at once.
+    fn full_line(burst: u64, count: u64) -> Vec<Crossing> {
+        let start = clock::now();
+        let mut crossings = vec![Crossing { at: start, bytes: 20, sent: true }];
+        crossings.extend((0..count).map(|number| Crossing {
+            at: start + Duration::from_micros(1_500 * number.saturating_sub(burst)),
+            bytes: 1_448,
+            sent: false,
+        }));
+        crossings
+    }
+
+    fn split_of(crossings: &[Crossing], pace: &Pace) -> Parts {
+        let (start, end) = (crossings[0].at, crossings.last().unwrap().at);
+        let duration = Seconds::from(end - start);
+        split(Span { start, end, crossings, duration, round_trip: Some(Duration::from_micros(50)) }, pace)
+    }
+
+    #[test]
+    fn a_full_line_is_transfer_also_when_its_first_bytes_come_at_once() {
+        for burst in [0, 20] {
+            let crossings = full_line(burst, 200);
+            let mut pace = Pace::default();
+            pace.learn(&crossings, 1_448);
+            let parts = split_of(&crossings, &pace);
+            assert!(parts.server < Seconds::from_micros(100), "{burst}: {parts:?}");
+            assert!(parts.transfer > Seconds::from(ms(250)), "{burst}: {parts:?}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_writes_slowly_is_not_taken_for_a_slow_line() {
+        let start = clock::now();
+        let mut crossings = vec![Crossing { at: start, bytes: 20, sent: true }];
+        // Twenty rows, each a full segment and a rest, 10 ms apart.
+        for row in 1..=20 {
+            crossings.push(Crossing { at: start + ms(10 * row), bytes: 1_448, sent: false });
+            crossings.push(Crossing { at: start + ms(10 * row) + Duration::from_micros(12), bytes: 700, sent: false });
+        }
+        let mut pace = Pace::default();
+        pace.learn(&crossings, 1_448);
+        let parts = split_of(&crossings, &pace);
+        assert!(parts.server > Seconds::from(ms(190)), "{parts:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn the_parts_always_add_up_and_none_is_longer_than_the_whole(
+            steps in proptest::collection::vec((0_u64..5_000, 1_u32..100_000, any::<bool>()), 0..40),
+            tail in 0_u64..5_000, round_trip in 0_u64..100_000, segment in 0_u32..2_000,
+        ) {
+            let start = clock::now();
+            let mut at = start;
+            let mut crossings = Vec::new();
+            for (after, bytes, sent) in steps {
+                at += Duration::from_micros(after);
+                crossings.push(Crossing { at, bytes, sent });
+            }
+            let end = at + Duration::from_micros(tail);
+            let duration = Seconds::from(end - start);
+            let mut pace = Pace::default();
+            pace.learn(&crossings, segment);
+            let round_trip = Some(Duration::from_micros(round_trip));
+            let parts = split(Span { start, end, crossings: &crossings, duration, round_trip }, &pace);
+            let sum = parts.server.saturating_add(parts.network).saturating_add(parts.transfer);
+            prop_assert_eq!(sum, duration);
+        }
+
+        #[test]
+        fn a_longer_pause_never_makes_less_of_the_server(pause in 0_u64..10_000, more in 0_u64..10_000) {
+            let none = Pace::default();
+            let told = |pause| told(&[(0, -20), (40 + pause, 100)], 40 + pause, RTT, &none)[0];
+            prop_assert!(told(pause) <= told(pause + more));
+        }
+    }
+}
