@@ -130,7 +130,9 @@ impl Look {
     /// was nothing yet to be stamped; or the wall clock was set since the look before this one.
     pub fn place(&self, stamp: Duration, earliest: Instant) -> Option<Instant> {
         let age = self.now.wall.duration_since(SystemTime::UNIX_EPOCH + stamp).ok().filter(|_| self.honest)?;
-        self.now.mono.checked_sub(age).filter(|at| *at >= earliest)
+        let at = self.now.mono.checked_sub(age)?;
+        // Two looks place the same stamp a little apart.
+        (at + HONEST >= earliest).then(|| at.max(earliest))
     }
 
     /// The moment of the look.

@@ -51,19 +51,33 @@ pub fn main(roots: Result<Roots, RootsError>) -> ExitCode {
             PASSED
         }
         Command::Check { config } => check::run(&config, &mut output),
-        Command::Agent { config } => {
-            in_runtime(&mut output, async |output| run_agent(&config, roots.original.clone(), output).await)
+        Command::Agent { config } => in_runtime(Threads::AsManyAsCores, &mut output, async |output| {
+            run_agent(&config, roots.original.clone(), output).await
+        }),
+        Command::Demo => {
+            in_runtime(Threads::One, &mut output, async |output| demo::run(roots.original.clone(), output).await)
         }
-        Command::Demo => in_runtime(&mut output, async |output| demo::run(roots.original.clone(), output).await),
-        Command::Probe(args) => {
-            in_runtime(&mut output, async |output| probe::run(*args, roots.original.clone(), output).await)
-        }
+        Command::Probe(args) => in_runtime(Threads::One, &mut output, async |output| {
+            probe::run(*args, roots.original.clone(), output).await
+        }),
     };
     ExitCode::from(code)
 }
 
-fn in_runtime(output: &mut Output, run: impl AsyncFnOnce(&mut Output) -> u8) -> u8 {
-    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+/// Threads that probe. Export has its own.
+#[derive(Clone, Copy)]
+enum Threads {
+    /// For one run after the other: no thread wakes another, which costs more than what it would do then.
+    One,
+    AsManyAsCores,
+}
+
+fn in_runtime(threads: Threads, output: &mut Output, run: impl AsyncFnOnce(&mut Output) -> u8) -> u8 {
+    let mut builder = match threads {
+        Threads::One => tokio::runtime::Builder::new_current_thread(),
+        Threads::AsManyAsCores => tokio::runtime::Builder::new_multi_thread(),
+    };
+    match builder.enable_all().build() {
         Ok(runtime) => {
             let code = runtime.block_on(run(output));
             // Whatever still runs has been given up; nobody waits for it.

@@ -33,6 +33,8 @@ pub struct RootsError {
 }
 
 const FILE: &str = "SSL_CERT_FILE";
+/// A file that exists and holds no certificate.
+const NOTHING: &str = "/dev/null";
 const DIRECTORY: &str = "SSL_CERT_DIR";
 
 /// Where distributions keep the bundle.
@@ -92,12 +94,16 @@ impl Roots {
         let (mut directories, bundle) = Self::decide(value(FILE).filter(|value| !value.is_empty()), value(DIRECTORY));
         let private = bundle.map(|bundle| explode(&bundle)).transpose()?;
         directories.extend(private.as_ref().map(|directory| directory.path().to_owned()));
-        if let Ok(list) = std::env::join_paths(&directories)
-            && !directories.is_empty()
-        {
+        if directories.is_empty() {
+            return Ok(Self { original, _private: private });
+        }
+        // For every certificate that it does not find by its hash, OpenSSL 3 reads the variable's value as one directory,
+        // too, and looks through the whole of it. Two of them are none.
+        directories.push(PathBuf::from(NOTHING));
+        if let Ok(list) = std::env::join_paths(&directories) {
             // SAFETY: the caller promises that there is no other thread.
             unsafe {
-                std::env::set_var(FILE, "/dev/null");
+                std::env::set_var(FILE, NOTHING);
                 std::env::set_var(DIRECTORY, list);
             }
         }
