@@ -132,3 +132,6 @@ fn step_deadline(own: Duration, run: Instant) -> Option<Instant> {
     let now = clock::now();
     (now < run).then(|| (now + own).min(run))
 }
+
+#[cfg(test)]
+mod tests;

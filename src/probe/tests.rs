@@ -1,0 +1,131 @@
+//! Whole runs against a server in the same thread, whose clocks the tests move. What servers can do wrong is tested in
+//! `tests/hermetic`, where the clocks cannot be reached.
+
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    net::TcpListener,
+    sync::watch,
+};
+
+use super::*;
+use crate::{
+    clock::injected,
+    plan::{
+        AddressChoice, Auth, Deadlines, Endpoint, Host, Journey, Limits, Mailbox, Open, Security, TagStyle, Timing,
+        TlsOptions, UserName, Window,
+    },
+    record::{RunOutcome, Seconds, Step},
+    secret::SecretSource,
+};
+
+const PAUSE: Duration = Duration::from_millis(60);
+
+fn target(address: SocketAddr) -> Target {
+    Target {
+        name: "test".into(),
+        endpoint: Endpoint { host: Host::Address(address.ip()), port: address.port() },
+        security: Security::None,
+        tls: TlsOptions::default(),
+        accounts: vec![Account {
+            alias: "default".into(),
+            user: UserName::new("someone").unwrap(),
+            password: SecretSource::Given(Secret::new("secret".into())),
+        }],
+        labels: BTreeMap::new(),
+        journey: Journey {
+            mailbox: Mailbox::new("INBOX").unwrap(),
+            open: Open::Select,
+            newest: 20,
+            window: Window::Newest,
+            cold: false,
+            auth: Auth::Login,
+            tag: TagStyle::SpanId,
+        },
+        interval: Duration::from_secs(60),
+        deadlines: Deadlines::default(),
+        limits: Limits::default(),
+        timing: Timing::default(),
+        address: AddressChoice::Any,
+        source_address: None,
+        proxy_protocol: None,
+    }
+}
+
+/// Answers every command; SELECT after a pause, in the middle of which `meanwhile` happens.
+async fn serve(listener: TcpListener, meanwhile: impl Fn()) {
+    let (stream, _) = listener.accept().await.unwrap();
+    let mut stream = BufReader::new(stream);
+    stream.write_all(b"* OK [CAPABILITY IMAP4rev1] hi\r\n").await.unwrap();
+    let mut line = String::new();
+    while stream.read_line(&mut line).await.unwrap() > 0 {
+        let mut words = line.split_whitespace();
+        let (tag, name) = (words.next().unwrap(), words.next().unwrap());
+        let before = match name {
+            "LOGIN" => "* CAPABILITY IMAP4rev1\r\n",
+            "LOGOUT" => "* BYE\r\n",
+            "SELECT" => "* 0 EXISTS\r\n",
+            _ => "",
+        };
+        if name == "SELECT" {
+            tokio::time::sleep(PAUSE / 2).await;
+            meanwhile();
+            tokio::time::sleep(PAUSE / 2).await;
+        }
+        let answer = format!("{before}{tag} OK done\r\n");
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        line.clear();
+    }
+}
+
+/// The run, and how long it took from outside.
+async fn run(meanwhile: impl Fn() + 'static) -> (Run, Seconds) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let prepared = Prepared::new(target(listener.local_addr().unwrap())).unwrap();
+    let prober = Prober::new(Dns::default(), Vec::new());
+    let (_keep, cancel) = watch::channel(false);
+    let account = &prepared.target().accounts[0];
+    let ids = Ids { trace: TraceId::random(), root: SpanId::random(), parent: None };
+    let secret = prober.secret(account).await;
+    let job = Job { target: &prepared, account, family: Family::Any, ids, start_lag: None, secret, hold_login: None };
+    let before = clock::now();
+    let (run, ()) = tokio::join!(prober.run(job, cancel), serve(listener, meanwhile));
+    (run, clock::now().duration_since(before).into())
+}
+
+fn select(run: &Run) -> &Step {
+    run.steps.iter().find(|step| step.name == "SELECT").unwrap()
+}
+
+#[tokio::test]
+async fn a_wall_clock_that_is_set_in_the_middle_of_a_run_bends_no_duration() {
+    for step in [3600, -3600, 1, -1] {
+        let (run, outside) = run(move || injected::step(step)).await;
+        assert_eq!(run.outcome, RunOutcome::Passed, "{step}: {run:?}");
+        let taken = select(&run);
+        assert!(taken.duration_s >= Seconds::from(PAUSE) && taken.duration_s <= outside, "{step}: {taken:?}");
+        assert!(
+            taken.server_s >= Some(Seconds::from(PAUSE / 2)) && taken.server_s <= Some(outside),
+            "{step}: {taken:?}"
+        );
+        let sum = run.steps.iter().fold(Seconds::ZERO, |sum, step| sum.saturating_add(step.duration_s));
+        assert!(run.duration_s <= outside && sum <= run.duration_s, "{step}: {run:?}");
+        for pair in run.steps.windows(2) {
+            assert!(pair[0].end_s() <= pair[1].start_s, "{step}: {pair:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_run_over_which_the_machine_slept_is_void_and_its_durations_are_those_of_the_waking() {
+    let (run, outside) = run(|| {
+        injected::sleep(Duration::from_secs(3600));
+        injected::step(3600);
+    })
+    .await;
+    assert_eq!((run.outcome, run.error_type), (RunOutcome::Void, Some(ErrorType::Suspended)));
+    assert_eq!(run.failing_step().unwrap().error_type, Some(ErrorType::Suspended));
+    assert_eq!((run.first_loading_latency_s, run.agent_s), (None, None));
+    assert!(select(&run).duration_s >= Seconds::from(PAUSE) && run.duration_s <= outside, "{run:?}");
+}
