@@ -3,6 +3,7 @@
 use std::{
     ffi::OsString,
     io::IsTerminal as _,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -20,8 +21,9 @@ use crate::{
     clock,
     config::{self, Config, Flag, Probe, units},
     delivery::Delivery,
+    net::Family,
     plan::Target,
-    probe::{Job, Prepared, Prober},
+    probe::{Cancel, Job, Prepared, Prober},
     record::{Run, RunOutcome, Seconds},
     secret::{Secret, SecretSource},
     telemetry::{
@@ -45,7 +47,7 @@ pub(super) async fn run(args: ProbeArgs, child_env: Vec<(OsString, Option<OsStri
 
 /// Everything that a run needs.
 struct Plan {
-    target: Prepared,
+    target: Arc<Prepared>,
     config: Config,
     delivery: Option<Delivery>,
     every: Duration,
@@ -72,7 +74,7 @@ async fn prepare(
     logs::init(&LogSettings { color: output.error_style().colour, filter: Some(filter), ..LogSettings::default() })
         .map_err(|error| format!("error: {error}"))?;
     let target = config.targets.first().cloned().ok_or("error: no target")?;
-    let target = Prepared::new(target).map_err(|error| format!("error: {error}"))?;
+    let target = Arc::new(Prepared::new(target).map_err(|error| format!("error: {error}"))?);
     let exports = config.otlp.traces.is_some() || config.otlp.metrics.is_some();
     let delivery = if exports {
         Some(wiring::delivery(&config, child_env).await.map_err(|error| format!("error: {error}"))?)
@@ -92,7 +94,7 @@ async fn prepare(
 
 impl Plan {
     async fn run(self, args: &ProbeArgs, child_env: Vec<(OsString, Option<OsString>)>, output: &mut Output) -> u8 {
-        let prober = Prober::new(self.config.dns.clone(), child_env);
+        let prober = Arc::new(Prober::new(self.config.dns.clone(), child_env));
         let (stop, stopped) = watch::channel(false);
         let interrupted = tokio::spawn(async move {
             if tokio::signal::ctrl_c().await.is_ok() {
@@ -112,21 +114,16 @@ impl Plan {
                 }
             }
             for family in families(self.target.target()) {
-                let Some(account) = self.target.target().accounts.first() else { break };
-                let secret = prober.secret(account).await;
-                let run =
-                    agent::once(&prober, &self.target.target().journey, self.parent.as_ref(), stopped.clone(), |ids| {
-                        Job {
-                            target: &self.target,
-                            account,
-                            family: *family,
-                            ids,
-                            start_lag: None,
-                            secret,
-                            hold_login: None,
-                        }
-                    })
-                    .await;
+                // A task of its own: the runtime goes through the kernel to wake the one that it was started with.
+                let one = once(prober.clone(), self.target.clone(), *family, self.parent.clone(), stopped.clone());
+                let run = match tokio::spawn(one).await {
+                    Ok(Some(run)) => run,
+                    Ok(None) => break,
+                    Err(error) => {
+                        output.error(&format!("a run broke off: {error}"));
+                        return FAILED;
+                    }
+                };
                 self.show(&run, args, output);
                 if let Some(delivery) = &self.delivery {
                     delivery.metrics().record(&run);
@@ -172,6 +169,29 @@ impl Plan {
             output.errors(&failure);
         }
     }
+}
+
+/// One run; none when the target has no account.
+async fn once(
+    prober: Arc<Prober>,
+    target: Arc<Prepared>,
+    family: Family,
+    parent: Option<RemoteParent>,
+    cancel: Cancel,
+) -> Option<Run> {
+    let account = target.target().accounts.first()?;
+    let secret = prober.secret(account).await;
+    let journey = &target.target().journey;
+    let run = agent::once(&prober, journey, parent.as_ref(), cancel, |ids| Job {
+        target: &target,
+        account,
+        family,
+        ids,
+        start_lag: None,
+        secret,
+        hold_login: None,
+    });
+    Some(run.await)
 }
 
 /// What is shown when all runs have ended, and the exit code.

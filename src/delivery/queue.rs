@@ -117,7 +117,8 @@ impl Queue {
         // Before anybody can take it off, so that the size is never negative.
         self.0.metrics.queue_size(signed(load.bytes));
         let (mut dropped, mut freed, mut first) = (0, 0, false);
-        self.0.state.send_modify(|state| {
+        self.0.state.send_if_modified(|state| {
+            let was_empty = state.waiting.is_empty();
             state.waiting.push_back(Entry { run, load });
             state.waiting_load.add(load);
             while state.waiting_load.bytes + state.in_flight.bytes > self.0.budget {
@@ -128,6 +129,8 @@ impl Queue {
             state.dropped += dropped;
             first = dropped > 0 && !state.told_full;
             state.told_full |= first;
+            // Nobody waits for anything in between, and waking the sender costs more than all of this.
+            was_empty || state.is_ready()
         });
         if first {
             let budget = self.0.budget;

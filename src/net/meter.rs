@@ -6,7 +6,7 @@
 
 use std::{
     io,
-    net::{Shutdown, TcpStream},
+    net::TcpStream,
     os::fd::{AsFd as _, AsRawFd, OwnedFd},
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -384,12 +384,8 @@ impl AsyncWrite for Meter {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let inner = self.inner();
-        let Some(socket) = &inner.socket else { return Poll::Ready(Ok(())) };
-        match socket.stream.get_ref().shutdown(Shutdown::Write) {
-            Err(error) if error.kind() != io::ErrorKind::NotConnected => Poll::Ready(Err(error)),
-            _ => Poll::Ready(Ok(())),
-        }
+        // Whoever says that nothing more will be sent closes the connection next, which says the same.
+        Poll::Ready(Ok(()))
     }
 }
 

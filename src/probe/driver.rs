@@ -5,6 +5,7 @@
 use std::{
     io,
     pin::Pin,
+    sync::{Mutex, MutexGuard, PoisonError},
     task::Poll,
     time::{Duration, Instant},
 };
@@ -358,7 +359,7 @@ impl Driver {
         self.on_time(deadline, timeout)?;
         // A buffer that was filled to the brim is too small for this server's talk; a connection that waits has a small one.
         if self.last_read == self.buffer.len() && self.buffer.len() < LARGEST_BUFFER {
-            self.buffer.resize(self.buffer.len() * 2, 0);
+            self.grow();
         }
         let Some(line) = &mut self.line else { return Err(Fault::new(ErrorType::Internal, clock::now())) };
         self.meter.listen();
@@ -382,6 +383,14 @@ impl Driver {
     /// When the next byte that waits arrived, as far as it is known: the first of a read is told from the others.
     fn stamp_of_next(&self) -> Instant {
         if self.unread.start == 0 { self.first_stamp } else { self.stamp }
+    }
+
+    /// A larger buffer: one that an ended connection has left, or a new one. Nothing unread is in the old one.
+    fn grow(&mut self) {
+        match left_buffers().pop() {
+            Some(left) => self.buffer = left,
+            None => self.buffer.resize(self.buffer.len() * 2, 0),
+        }
     }
 
     /// Whether the TLS connection that just ended was closed as it should be (RFC 8446 §6.1).
@@ -426,6 +435,24 @@ impl Driver {
         self.watch = Watch::new(never, clock::now());
     }
 }
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        let mut left = left_buffers();
+        if self.buffer.len() == LARGEST_BUFFER && left.len() < LEFT {
+            left.push(std::mem::take(&mut self.buffer));
+        }
+    }
+}
+
+/// Buffers of connections that are over: to grow one anew in every run costs more than all else that is done with it.
+fn left_buffers() -> MutexGuard<'static, Vec<Vec<u8>>> {
+    static BUFFERS: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
+    BUFFERS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// As many of them are kept.
+const LEFT: usize = 8;
 
 impl Watch {
     fn new(cancel: Cancel, now: Instant) -> Self {

@@ -198,6 +198,8 @@ metrics! {
 pub const BUCKETS: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
+/// The steps before the first command: values of `imap.setup.phase`.
+pub const PHASES: &[&str] = &["resolve", "connect", "tls", "greeting"];
 /// The commands that have a name in telemetry. Anything else, which only a replayed file could hold, is [`OTHER`].
 pub const COMMANDS: &[&str] = &[
     "APPEND",
