@@ -1,5 +1,7 @@
 //! A message's body, filled up to about a given size: text; text and HTML; the same with a file attached.
 
+use std::fmt::Write as _;
+
 use super::{
     encode::{base64_lines, parameter, quoted_printable},
     random::{Purpose, Random},
@@ -58,13 +60,13 @@ fn html(size: usize, random: &mut Random, out: &mut Vec<u8>) {
             sentence(random, &mut row);
             row.push('\n');
         }
-        row.push_str("</p></td><td><a href=\"https://www.example.com/read?id=");
-        row.push_str(&format!(
-            "{:x}\"><img src=\"https://img.example.com/{:x}.png\" alt=\"\"></a>",
-            random.next(),
-            random.next()
-        ));
-        row.push_str("</td></tr></table>\n");
+        let (link, image) = (random.next(), random.next());
+        writeln!(
+            row,
+            "</p></td><td><a href=\"https://www.example.com/read?id={link:x}\"><img \
+             src=\"https://img.example.com/{image:x}.png\" alt=\"\"></a></td></tr></table>"
+        )
+        .unwrap_or(());
         quoted_printable(&row, out);
     }
     quoted_printable("</body></html>\n", out);

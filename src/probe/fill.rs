@@ -54,9 +54,11 @@ pub struct Fill<'a> {
 
 /// Gives the messages, and hears how far they are.
 pub trait Source {
+    /// So many are in the mailbox already; called once, when the rest is about to be added.
+    fn begin(&mut self, found: u32);
     /// Message `number`, from 1.
     fn letter(&mut self, number: u32) -> Letter;
-    /// So many of them are in the mailbox; called once at the start, and after each that was added.
+    /// Message `number` is in the mailbox.
     fn stored(&mut self, number: u32);
 }
 
@@ -158,11 +160,11 @@ impl Errand for Filling<'_> {
             return Ok(());
         }
         let next = u32::try_from(ours).map_or(u32::MAX, |ours| ours.saturating_add(1));
-        self.fill.source.stored(next - 1);
         if next > self.fill.messages {
             self.end = FillEnd::Complete { counted: ours };
             return Ok(());
         }
+        self.fill.source.begin(next - 1);
         // From here on the wish to stop waits for the message under way: half a literal cannot be followed by LOGOUT.
         let mut stop = journey.cancel.clone();
         let (_keep, never) = watch::channel(false);
