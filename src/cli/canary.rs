@@ -134,16 +134,13 @@ fn conclude(args: &FillArgs, mailbox: &str, filled: &Filled, output: &mut Output
              meanwhile? the same command adds as many as are missing"
         )),
         FillEnd::Stopped => output.error(&format!("stopped\n  help: {so_far}")),
-        FillEnd::Failed => {
-            let line = terminal::failure(&filled.run, style).unwrap_or_default();
-            output.error(line.trim_end());
-            if let Some(help) = help(&filled.run) {
-                output.errors(&format!("  help: {help}"));
+        FillEnd::Failed => match refusal(&filled.run, style) {
+            Some((what, help)) => output.error(&format!("{what}\n  help: {help}; {so_far}")),
+            None => {
+                let line = terminal::failure(&filled.run, style).unwrap_or_default();
+                output.error(&format!("{line}  help: {so_far}"));
             }
-            if there > 0 {
-                output.errors(&format!("  help: {so_far}"));
-            }
-        }
+        },
     }
     FAILED
 }
@@ -164,18 +161,23 @@ fn words(run: &Run, style: Style) -> String {
     said.map(|text| format!(": {}", terminal::safe(text.as_str(), style))).unwrap_or_default()
 }
 
-/// What to do about a refusal of which a fill knows more than a probe (RFC 9051 §7.1, RFC 5530, RFC 9738).
-fn help(run: &Run) -> Option<&'static str> {
+/// A refusal of which a fill knows more than a probe, and what to do about it (RFC 9051 §7.1, RFC 5530, RFC 9738).
+fn refusal(run: &Run, style: Style) -> Option<(String, &'static str)> {
     let step = run.failing_step()?;
-    match (step.name.as_str(), step.code.as_deref()?) {
-        ("APPEND" | "CREATE", "OVERQUOTA") => Some("the account is full: raise its quota, or ask for fewer --messages"),
-        ("APPEND", "TRYCREATE" | "NONEXISTENT") => Some("the mailbox has gone meanwhile: --create makes it again"),
+    let code = step.code.as_deref()?;
+    let help = match (step.name.as_str(), code) {
+        ("APPEND" | "CREATE", "OVERQUOTA") => "the account is full: raise its quota, or ask for fewer --messages",
+        ("APPEND", "TRYCREATE" | "NONEXISTENT") => "the mailbox has gone meanwhile: --create makes it again",
         ("APPEND", "LIMIT" | "TOOBIG" | "MESSAGELIMIT") => {
-            Some("the server's limit on messages, their size or their rate is reached: raise it, or wait")
+            "the server's limit on messages, their size or their rate is reached: raise it, or wait"
         }
-        ("APPEND" | "CREATE", "NOPERM" | "CANNOT") => Some("this user may not do that there: give another --mailbox"),
-        _ => None,
-    }
+        ("APPEND" | "CREATE", "NOPERM" | "CANNOT") => "this user may not do that there: give another --mailbox",
+        _ => return None,
+    };
+    let text = step.text.as_ref().map(|text| terminal::safe(text.as_str(), style)).unwrap_or_default();
+    let target = terminal::safe(&run.target, style);
+    let status = step.status.as_deref().unwrap_or_default();
+    Some((format!("{target}: {} was refused: {status} [{code}] {text}", step.name), help))
 }
 
 /// The messages, and what shows how far they are.
