@@ -134,13 +134,13 @@ fn conclude(args: &FillArgs, mailbox: &str, filled: &Filled, output: &mut Output
              meanwhile? the same command adds as many as are missing"
         )),
         FillEnd::Stopped => output.error(&format!("stopped\n  help: {so_far}")),
-        FillEnd::Failed => match refusal(&filled.run, style) {
-            Some((what, help)) => output.error(&format!("{what}\n  help: {help}; {so_far}")),
-            None => {
-                let line = terminal::failure(&filled.run, style).unwrap_or_default();
-                output.error(&format!("{line}  help: {so_far}"));
-            }
-        },
+        FillEnd::Failed => {
+            let said = refusal(&filled.run, style).map_or_else(
+                || terminal::failure(&filled.run, style).unwrap_or_default() + "  help: ",
+                |(what, help)| format!("{what}\n  help: {help}; "),
+            );
+            output.error(&format!("{said}{so_far}"));
+        }
     }
     FAILED
 }

@@ -25,7 +25,7 @@ fn messages(folder: &Path) -> Vec<(String, String)> {
     let files = ["cur", "new"].into_iter().filter_map(|part| std::fs::read_dir(folder.join(part)).ok()).flatten();
     let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
     names
-        .map(|name| name.split_once(":2,").map_or((name.clone(), String::new()), |(a, b)| (a.into(), b.into())))
+        .map(|name| name.split_once(":2,").map_or_else(|| (name.clone(), String::new()), |(a, b)| (a.into(), b.into())))
         .collect()
 }
 
