@@ -48,8 +48,12 @@ fn opened(capabilities: &str, exists: u32) -> String {
 
 /// A search that finds so many.
 fn found(count: u32) -> String {
-    let numbers: String = (1..=count).map(|number| format!(" {number}")).collect();
-    format!("C: SEARCH\nS: * SEARCH{numbers}\nS: {{tag}} OK\n")
+    format!("C: SEARCH\nS: * SEARCH {}\nS: {{tag}} OK\n", numbers(count))
+}
+
+/// `1 2 3`
+fn numbers(count: u32) -> String {
+    (1..=count).map(|number| number.to_string()).collect::<Vec<_>>().join(" ")
 }
 
 /// Bytes of message `number`; they do not depend on the day.
@@ -284,10 +288,7 @@ impl Mailbox {
             let held = notes.borrow().0;
             answer = match command.split(' ').next() {
                 Some("EXAMINE") => format!("* {held} EXISTS\r\n{tag} OK done\r\n"),
-                Some("SEARCH") => {
-                    let numbers: String = (1..=held).map(|number| format!(" {number}")).collect();
-                    format!("* SEARCH{numbers}\r\n{tag} OK done\r\n")
-                }
+                Some("SEARCH") => format!("* SEARCH {}\r\n{tag} OK done\r\n", numbers(held)),
                 Some("APPEND") => {
                     notes.send_modify(|notes| notes.1 += 1);
                     if notes.borrow().1 == hang_at {
