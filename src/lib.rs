@@ -1,6 +1,7 @@
 //! imaptrace opens a mailbox as a mail program does and makes each run one distributed trace, one span per IMAP command.
 //!
-//! It is a probe: it reads, never changes a message, and follows no referral. It is no load generator, no mail client
+//! It is a probe: it reads, never changes a message, and follows no referral. Mailboxes to probe it can fill, on request
+//! (`imaptrace canary fill`, [`canary`], [`probe::fill`]): nothing else writes. It is no load generator, no mail client
 //! library and no IMAP server (the one in [`demo`] is a stage prop).
 //!
 //! Data flows one way:
@@ -15,6 +16,7 @@
 //! `docs/architecture.md` and held by a test.
 
 pub mod agent;
+pub mod canary;
 pub mod cli;
 pub mod clock;
 pub mod config;

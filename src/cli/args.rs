@@ -22,6 +22,12 @@ pub(super) enum Command {
     Demo,
     /// Probe a server now and show the result
     Probe(Box<ProbeArgs>),
+    /// Make mailboxes that are worth probing
+    #[command(arg_required_else_help = true)]
+    Canary {
+        #[command(subcommand)]
+        command: CanaryCommand,
+    },
     /// Probe all configured targets until SIGTERM
     Agent {
         /// The configuration file
@@ -41,8 +47,9 @@ pub(super) enum Command {
     },
 }
 
+/// Which server, as whom, and how.
 #[derive(Debug, Args)]
-pub(super) struct ProbeArgs {
+pub(super) struct TargetArgs {
     /// imaps://HOST[:PORT][/MAILBOX], imap://… (STARTTLS), or HOST
     pub(super) server: String,
 
@@ -73,6 +80,12 @@ pub(super) struct ProbeArgs {
     /// Addresses to try: any (raced, RFC 8305), v4, v6, or each (a run per family)
     #[arg(long, value_name = "WHICH", help_heading = "Target")]
     pub(super) address: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ProbeArgs {
+    #[command(flatten)]
+    pub(super) target: TargetArgs,
 
     /// Mailbox to open [default: INBOX]
     #[arg(long, value_name = "NAME", help_heading = "Journey")]
@@ -115,6 +128,31 @@ pub(super) struct ProbeArgs {
     /// grpc or http/protobuf [default: grpc for port 4317, else http/protobuf]
     #[arg(long, value_name = "PROTOCOL", help_heading = "Telemetry")]
     pub(super) otlp_protocol: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum CanaryCommand {
+    /// Fill a mailbox with realistic messages; what is there already is not added again
+    Fill(Box<FillArgs>),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct FillArgs {
+    #[command(flatten)]
+    pub(super) target: TargetArgs,
+
+    /// Messages that the mailbox is to hold, about 25 kB each
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000), help_heading = "Mailbox")]
+    pub(super) messages: u32,
+    /// Mailbox to fill [default: INBOX]
+    #[arg(long, value_name = "NAME", help_heading = "Mailbox")]
+    pub(super) mailbox: Option<String>,
+    /// Make the mailbox when it is not there
+    #[arg(long, help_heading = "Mailbox")]
+    pub(super) create: bool,
+    /// Fill it even when it holds other mail
+    #[arg(long, help_heading = "Mailbox")]
+    pub(super) among_other_mail: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

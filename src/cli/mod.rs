@@ -3,6 +3,7 @@
 //! Results go to standard output, everything else to standard error. Called by `main` alone.
 
 mod args;
+mod canary;
 mod check;
 mod demo;
 mod output;
@@ -13,7 +14,7 @@ use std::{ffi::OsString, path::Path, process::ExitCode};
 use clap::{CommandFactory as _, Parser as _};
 
 use self::{
-    args::{Cli, Command},
+    args::{CanaryCommand, Cli, Command},
     output::Output,
 };
 use crate::{
@@ -60,6 +61,11 @@ pub fn main(roots: Result<Roots, RootsError>) -> ExitCode {
         Command::Probe(args) => in_runtime(Threads::One, &mut output, async |output| {
             probe::run(*args, roots.original.clone(), output).await
         }),
+        Command::Canary { command: CanaryCommand::Fill(args) } => {
+            in_runtime(Threads::One, &mut output, async |output| {
+                canary::run(*args, roots.original.clone(), output).await
+            })
+        }
     };
     ExitCode::from(code)
 }

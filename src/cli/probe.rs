@@ -11,7 +11,7 @@ use tokio::{sync::watch, time::sleep_until};
 
 use super::{
     FAILED, PASSED, USAGE,
-    args::{Format, ProbeArgs},
+    args::{Format, ProbeArgs, TargetArgs},
     environment,
     output::Output,
     unknown,
@@ -64,7 +64,12 @@ async fn prepare(
         text => units::parse_duration(text).map_err(|error| format!("error: --every: {error}"))?,
     };
     let environment = environment();
-    let request = Probe { server: args.server.clone(), flags: flags(args), environment, password: password(args)? };
+    let request = Probe {
+        server: args.target.server.clone(),
+        flags: flags(args),
+        environment,
+        password: password(&args.target)?,
+    };
     let config = config::probe(&request).map_err(|problems| problems.to_string())?;
     for warning in &config.warnings {
         output.warn(&warning.to_string());
@@ -235,8 +240,23 @@ fn misuse(problem: &str, format: Format, output: &mut Output) -> u8 {
 
 /// The flags that set a key of the configuration.
 fn flags(args: &ProbeArgs) -> Vec<Flag> {
-    let yes = |set: bool, value: &str| set.then(|| value.to_owned());
-    [
+    let examine = args.examine.then(|| "examine".to_owned());
+    let own = [
+        ("target.mailbox", &args.mailbox, "--mailbox"),
+        ("target.open", &examine, "--examine"),
+        ("target.newest", &args.newest, "--newest"),
+        ("target.journey", &args.journey, "--journey"),
+        ("target.timeout", &args.timeout, "--timeout"),
+        ("otlp.endpoint", &args.otlp_endpoint, "--otlp-endpoint"),
+        ("otlp.protocol", &args.otlp_protocol, "--otlp-protocol"),
+    ];
+    [target_flags(&args.target), given(&own)].concat()
+}
+
+/// Those of them that say which server, as whom, and how.
+pub(super) fn target_flags(args: &TargetArgs) -> Vec<Flag> {
+    let insecure = args.insecure.then(|| "true".to_owned());
+    given(&[
         ("target.user", &args.user, "--user"),
         ("target.password.file", &args.password_file, "--password-file"),
         ("target.password.env", &args.password_env, "--password-env"),
@@ -244,23 +264,21 @@ fn flags(args: &ProbeArgs) -> Vec<Flag> {
         ("target.security", &args.security, "--security"),
         ("target.ca_file", &args.ca_file, "--ca-file"),
         ("target.server_name", &args.server_name, "--server-name"),
-        ("target.insecure", &yes(args.insecure, "true"), "--insecure"),
+        ("target.insecure", &insecure, "--insecure"),
         ("target.address", &args.address, "--address"),
-        ("target.mailbox", &args.mailbox, "--mailbox"),
-        ("target.open", &yes(args.examine, "examine"), "--examine"),
-        ("target.newest", &args.newest, "--newest"),
-        ("target.journey", &args.journey, "--journey"),
-        ("target.timeout", &args.timeout, "--timeout"),
-        ("otlp.endpoint", &args.otlp_endpoint, "--otlp-endpoint"),
-        ("otlp.protocol", &args.otlp_protocol, "--otlp-protocol"),
-    ]
-    .into_iter()
-    .filter_map(|(key, value, name)| Some(Flag { key: key.to_owned(), value: value.clone()?, name: name.to_owned() }))
-    .collect()
+    ])
+}
+
+/// Flags that were given: key, value, name.
+pub(super) fn given(flags: &[(&str, &Option<String>, &str)]) -> Vec<Flag> {
+    let flag = |(key, value, name): &(&str, &Option<String>, &str)| {
+        Some(Flag { key: (*key).to_owned(), value: (*value).clone()?, name: (*name).to_owned() })
+    };
+    flags.iter().filter_map(flag).collect()
 }
 
 /// The password's place when neither a flag nor SERVER has it: the default variable, else a prompt on a terminal.
-fn password(args: &ProbeArgs) -> Result<Option<SecretSource>, String> {
+pub(super) fn password(args: &TargetArgs) -> Result<Option<SecretSource>, String> {
     let named = args.password_file.is_some() || args.password_env.is_some() || args.password_command.is_some();
     let in_url = config::server::parse(&args.server).is_ok_and(|url| url.password.is_some());
     if named || in_url {

@@ -28,6 +28,8 @@ pub struct Capabilities {
     pub sasl_ir: bool,
     /// AUTH=PLAIN (RFC 4616).
     pub auth_plain: bool,
+    /// ESEARCH (RFC 4731, part of rev2).
+    pub esearch: bool,
     /// First 16 hex digits of the SHA-256 of the sorted list.
     pub hash: String,
 }
@@ -53,6 +55,7 @@ impl Capabilities {
             literal_minus: rev2 || has(b"LITERAL-"),
             sasl_ir: rev2 || has(b"SASL-IR"),
             auth_plain: has(b"AUTH=PLAIN"),
+            esearch: rev2 || has(b"ESEARCH"),
             hash: digest.iter().take(8).fold(String::with_capacity(16), |mut hash, byte| {
                 write!(hash, "{byte:02x}").unwrap_or(());
                 hash

@@ -1,6 +1,8 @@
 //! The commands that can ever be sent, and how they stand on the wire (RFC 9051 §6).
 //!
-//! Strict: single spaces, CRLF, no CR, LF or NUL in any argument. What must wait for a `+` is a part of its own.
+//! Strict: single spaces, CRLF, no CR, LF or NUL in any argument but a message. What must wait for a `+` is a part of
+//! its own. A probe sends none of the commands that write (CREATE, APPEND) and does not search; the filler of a canary
+//! mailbox does. Which of the two builds what is held by a test (`tests/house`).
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use zeroize::Zeroizing;
@@ -53,6 +55,27 @@ pub enum Command<'a> {
         /// The last.
         to: u32,
     },
+    /// Make a mailbox (RFC 9051 §6.3.4).
+    Create {
+        /// Its name as UTF-8.
+        mailbox: &'a str,
+    },
+    /// Count the messages that have a header field of this name, whatever is in it (RFC 9051 §6.4.4).
+    SearchHeader {
+        /// The field's name: letters, digits and hyphens.
+        field: &'a str,
+    },
+    /// Store a message, marked as seen or not (RFC 9051 §6.3.12).
+    Append {
+        /// Where, as UTF-8.
+        mailbox: &'a str,
+        /// With `\Seen`.
+        seen: bool,
+        /// When it came, as RFC 9051 §9 `date-time` without its quotes: `02-Mar-2026 09:15:00 +0100`.
+        date: &'a str,
+        /// The message (RFC 5322), 7-bit, without NUL.
+        message: &'a [u8],
+    },
     /// Good-bye.
     Logout,
 }
@@ -92,6 +115,9 @@ impl Command<'_> {
             Self::Select { read_only: false, .. } => "SELECT",
             Self::Select { read_only: true, .. } => "EXAMINE",
             Self::Fetch { .. } => "FETCH",
+            Self::Create { .. } => "CREATE",
+            Self::SearchHeader { .. } => "SEARCH",
+            Self::Append { .. } => "APPEND",
             Self::Logout => "LOGOUT",
         }
     }
@@ -109,15 +135,22 @@ impl Command<'_> {
             Self::Login { user, password } => writer.raw(b" ").string(user).raw(b" ").string(password.expose()),
             Self::AuthenticatePlain { user, password } => writer.raw(b" PLAIN").plain(user, password),
             Self::List => writer.raw(b" \"\" \"*\""),
-            Self::Select { mailbox, .. } => {
-                let name =
-                    if capabilities.version() == "4rev2" { (*mailbox).to_owned() } else { utf7::encode(mailbox) };
-                writer.raw(b" ").string(&name)
-            }
+            Self::Select { mailbox, .. } | Self::Create { mailbox } => writer.raw(b" ").mailbox(mailbox),
             Self::Fetch { from, to } => writer.raw(
                 format!(" {from}:{to} (UID FLAGS INTERNALDATE RFC822.SIZE BODY.PEEK[HEADER.FIELDS ({FETCH_HEADERS})])")
                     .as_bytes(),
             ),
+            Self::SearchHeader { field } => writer
+                .raw(if capabilities.esearch { b" RETURN (COUNT) HEADER " } else { b" HEADER " })
+                .raw(field.as_bytes())
+                .raw(b" \"\""),
+            Self::Append { mailbox, seen, date, message } => writer
+                .raw(b" ")
+                .mailbox(mailbox)
+                .raw(if *seen { b" (\\Seen) " } else { b" () " })
+                .string(date)
+                .raw(b" ")
+                .literal(message),
         };
         writer.finish()
     }
@@ -154,10 +187,23 @@ impl Writer<'_> {
             }
             return self.raw(b"\"");
         }
+        self.literal(value.as_bytes())
+    }
+
+    /// A literal (RFC 9051 §4.3), in one go where the server takes that now (RFC 7888), else behind a `+`.
+    fn literal(&mut self, value: &[u8]) -> &mut Self {
         if self.capabilities.literal_without_wait(value.len()) {
-            return self.raw(format!("{{{}+}}\r\n", value.len()).as_bytes()).raw(value.as_bytes());
+            return self.raw(format!("{{{}+}}\r\n", value.len()).as_bytes()).raw(value);
         }
-        self.raw(format!("{{{}}}\r\n", value.len()).as_bytes()).wait().raw(value.as_bytes())
+        self.raw(format!("{{{}}}\r\n", value.len()).as_bytes()).wait().raw(value)
+    }
+
+    /// A mailbox's name as this server spells it (RFC 3501 §5.1.3, RFC 9051 §5.1).
+    fn mailbox(&mut self, name: &str) -> &mut Self {
+        match self.capabilities.version() {
+            "4rev2" => self.string(name),
+            _ => self.string(&utf7::encode(name)),
+        }
     }
 
     /// The PLAIN message, on the same line where the server takes that (RFC 4959), else behind a `+`.
@@ -220,6 +266,29 @@ mod tests {
                 "T FETCH 5:24 (UID FLAGS INTERNALDATE RFC822.SIZE BODY.PEEK[HEADER.FIELDS (DATE FROM TO CC SUBJECT MESSAGE-ID REFERENCES IN-REPLY-TO CONTENT-TYPE)])\r\n"
             ]
         );
+    }
+
+    #[test]
+    fn a_message_is_a_literal_that_waits_for_no_plus_only_where_that_is_known() {
+        let date = "02-Mar-2026 09:15:00 +0100";
+        let append = Command::Append { mailbox: "Entwürfe", seen: true, date, message: b"A: b\r\n\r\nc" };
+        let head = format!("T APPEND \"Entw&APw-rfe\" (\\Seen) \"{date}\"");
+        assert_eq!(wire(&append, "IMAP4rev1"), [format!("{head} {{9}}\r\n⏸"), "A: b\r\n\r\nc\r\n".to_owned()]);
+        assert_eq!(wire(&append, "IMAP4rev1 LITERAL+"), [format!("{head} {{9+}}\r\nA: b\r\n\r\nc\r\n")]);
+        let large = vec![b'x'; 4097];
+        let append = Command::Append { mailbox: "a", seen: false, date, message: &large };
+        assert_eq!(wire(&append, "IMAP4rev1 LITERAL-")[0], format!("T APPEND \"a\" () \"{date}\" {{4097}}\r\n⏸"));
+        assert_eq!(wire(&append, "LITERAL- LITERAL+").len(), 1);
+    }
+
+    #[test]
+    fn a_search_asks_for_no_more_than_a_count_where_the_server_can_count() {
+        let search = Command::SearchHeader { field: "X-Mark" };
+        assert_eq!(wire(&search, "IMAP4rev1"), ["T SEARCH HEADER X-Mark \"\"\r\n"]);
+        for capable in ["IMAP4rev1 ESEARCH", "IMAP4rev2"] {
+            assert_eq!(wire(&search, capable), ["T SEARCH RETURN (COUNT) HEADER X-Mark \"\"\r\n"], "{capable}");
+        }
+        assert_eq!(wire(&Command::Create { mailbox: "this & that" }, ""), ["T CREATE \"this &- that\"\r\n"]);
     }
 
     #[test]

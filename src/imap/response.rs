@@ -18,6 +18,8 @@ pub enum Response<'a> {
     Fetch(u32),
     /// `* ID …`: name and version, as far as the server tells.
     Id(Option<Vec<u8>>, Option<Vec<u8>>),
+    /// `* SEARCH …` or `* ESEARCH … COUNT n`: how many messages were found.
+    Found(u64),
     /// Any other untagged response.
     Other,
     /// An untagged response that breaks the grammar; it is read past and counted.
@@ -94,6 +96,12 @@ impl<'a> Response<'a> {
         if first.eq_ignore_ascii_case(b"CAPABILITY") {
             return Self::Capability(after);
         }
+        if first.eq_ignore_ascii_case(b"SEARCH") {
+            return search(after).map_or(Self::Other, Self::Found);
+        }
+        if first.eq_ignore_ascii_case(b"ESEARCH") {
+            return esearch(after).map_or(Self::Other, Self::Found);
+        }
         if first.eq_ignore_ascii_case(b"ID") {
             let (name, version) = id(frame);
             return Self::Id(name, version);
@@ -130,6 +138,20 @@ fn word(text: &[u8]) -> (&[u8], &[u8]) {
         Some(space) => (text.get(..space).unwrap_or_default(), text.get(space + 1..).unwrap_or_default()),
         None => (text, &[]),
     }
+}
+
+/// How many numbers a SEARCH answer lists (RFC 3501 §7.2.5); `(MODSEQ …)` may follow them (RFC 7162 §3.1.5).
+fn search(text: &[u8]) -> Option<u64> {
+    let words = text.split(|byte| *byte == b' ').filter(|word| !word.is_empty());
+    let numbers = words.take_while(|word| word.first() != Some(&b'('));
+    numbers.map(|word| word.iter().all(u8::is_ascii_digit).then_some(1)).sum()
+}
+
+/// The COUNT of an ESEARCH answer (RFC 9051 §7.3.4), which is alone there but for `(TAG "…")` and UID.
+fn esearch(text: &[u8]) -> Option<u64> {
+    let mut words = text.split(|byte| *byte == b' ');
+    words.find(|word| word.eq_ignore_ascii_case(b"COUNT"))?;
+    std::str::from_utf8(words.next()?).ok()?.parse().ok()
 }
 
 /// Name and version of an ID answer (RFC 2971 §3.2): pairs of strings, or NIL.
@@ -215,6 +237,13 @@ mod tests {
         assert_eq!(parse("* CAPABILITY IMAP4rev1 ID"), Response::Capability(b"IMAP4rev1 ID"));
         assert_eq!(parse("+ idling"), Response::Continuation);
         assert_eq!(parse("+"), Response::Continuation);
+        assert_eq!(parse("* search"), Response::Found(0));
+        assert_eq!(parse("* SEARCH 2 84 882 "), Response::Found(3));
+        assert_eq!(parse("* SEARCH 2 5 (MODSEQ 917162500)"), Response::Found(2));
+        assert_eq!(parse("* SEARCH 2 x"), Response::Other);
+        assert_eq!(parse("* ESEARCH (TAG \"a1\") COUNT 17"), Response::Found(17));
+        assert_eq!(parse("* esearch (TAG \"a1\") UID count 0"), Response::Found(0));
+        assert_eq!(parse("* ESEARCH (TAG \"a1\") ALL 1:4"), Response::Other);
         assert_eq!(parse("* LIST () \"/\" INBOX"), Response::Other);
         assert_eq!(parse("* 0 RECENT"), Response::Other);
         assert_eq!(parse("* 0 FETCH (UID 1)"), Response::Broken);

@@ -112,6 +112,8 @@ pub struct Progress {
     pub lenient: u64,
     /// EXISTS while SELECT ran.
     pub exists: Option<u32>,
+    /// How many messages a SEARCH found; none when it did not say.
+    pub found: Option<u64>,
     /// Host of a referral.
     pub referral: Option<Vec<u8>>,
 }
@@ -154,6 +156,7 @@ enum Kind {
     Login,
     Select,
     Fetch,
+    Search,
     Logout,
     Other,
 }
@@ -310,8 +313,11 @@ impl Kind {
             Command::Login { .. } | Command::AuthenticatePlain { .. } => Self::Login,
             Command::Select { .. } => Self::Select,
             Command::Fetch { .. } => Self::Fetch,
+            Command::SearchHeader { .. } => Self::Search,
             Command::Logout => Self::Logout,
-            Command::Id | Command::Namespace | Command::List => Self::Other,
+            Command::Id | Command::Namespace | Command::List | Command::Create { .. } | Command::Append { .. } => {
+                Self::Other
+            }
         }
     }
 }
@@ -382,6 +388,10 @@ impl Understanding<'_> {
             }
             Response::Exists(number) if self.runs(Kind::Select) => self.progress.exists = Some(number),
             Response::Fetch(number) if self.runs(Kind::Fetch) => return Ok(self.row(number)),
+            // An answer may come in pieces.
+            Response::Found(number) if self.runs(Kind::Search) => {
+                self.progress.found = Some(self.progress.found.unwrap_or_default().saturating_add(number));
+            }
             Response::Id(name, version) => *self.id = (name, version),
             Response::Broken => self.progress.lenient += 1,
             _ => {}
@@ -450,7 +460,13 @@ impl Understanding<'_> {
             Kind::Login if ok => *self.state = State::Authenticated,
             Kind::Select => *self.state = if ok { State::Selected } else { State::Authenticated },
             Kind::Logout if ok => *self.state = State::Logout,
-            Kind::Login | Kind::Logout | Kind::Capability | Kind::StartTls | Kind::Fetch | Kind::Other => {}
+            Kind::Login
+            | Kind::Logout
+            | Kind::Capability
+            | Kind::StartTls
+            | Kind::Fetch
+            | Kind::Search
+            | Kind::Other => {}
         }
         Ok(Event::Tagged(status))
     }

@@ -79,6 +79,25 @@ enum Next {
     WithoutId,
 }
 
+/// What is done between login and LOGOUT.
+pub(super) trait Errand {
+    /// Does it. What it cannot do is on record when it ends with an error.
+    fn run(&mut self, journey: &mut Journey<'_>, driver: &mut Driver) -> impl Future<Output = Result<(), Stop>>;
+}
+
+/// Looks into the mailbox as a mail program does.
+struct FirstLoad;
+
+impl Errand for FirstLoad {
+    async fn run(&mut self, journey: &mut Journey<'_>, driver: &mut Driver) -> Result<(), Stop> {
+        if driver.session.capabilities().is_some_and(|capabilities| capabilities.namespace) {
+            journey.command(driver, &Command::Namespace).await?;
+        }
+        journey.command(driver, &Command::List).await?;
+        journey.open_mailbox(driver).await
+    }
+}
+
 /// What a command brought that came to its end.
 pub(super) struct Answer {
     pub(super) progress: Progress,
@@ -98,7 +117,12 @@ impl<'a> Journey<'a> {
         Self { prober, job, target, redactor, recorder, deadline, cancel, ready, addresses: None, trusted }
     }
 
-    pub(super) async fn run(mut self) -> Run {
+    pub(super) async fn run(self) -> Run {
+        self.visit(&mut FirstLoad).await
+    }
+
+    /// Goes there, logs in, does the errand and says good-bye.
+    pub(super) async fn visit(mut self, errand: &mut impl Errand) -> Run {
         if let Err(error) = &self.job.secret {
             warn!(target: "imaptrace::probe", "{error}");
             let name = if self.target.journey.auth == Auth::Plain { "AUTHENTICATE" } else { "LOGIN" };
@@ -110,12 +134,12 @@ impl<'a> Journey<'a> {
         if self.target.tls.insecure {
             warn!(target: "imaptrace::probe", "the server's certificate is not checked (insecure)");
         }
-        if self.connection().await == Next::WithoutId {
+        if self.connection(errand).await == Next::WithoutId {
             info!(target: "imaptrace::probe", "the server closed the connection over ID; trying again without it");
             self.job.target.forget_id();
             self.recorder.second_connection();
             // From connect, not from the look-up; and it cannot ask for a third: ID is not sent again.
-            self.connection().await;
+            self.connection(errand).await;
         }
         self.recorder.finish()
     }
@@ -126,9 +150,9 @@ impl<'a> Journey<'a> {
     }
 
     /// One connection from look-up to close.
-    async fn connection(&mut self) -> Next {
+    async fn connection(&mut self, errand: &mut impl Errand) -> Next {
         let Ok(mut driver) = self.reach().await else { return Next::Done };
-        let ended = self.converse(&mut driver).await;
+        let ended = self.converse(&mut driver, errand).await;
         let goodbye = clock::now() + self.target.deadlines.logout;
         match &ended {
             Ok(()) | Err(Stop::Speaking) => self.logout(&mut driver, goodbye).await,
@@ -158,7 +182,7 @@ impl<'a> Journey<'a> {
 
     // === the conversation ===
 
-    async fn converse(&mut self, driver: &mut Driver) -> Result<(), Stop> {
+    async fn converse(&mut self, driver: &mut Driver, errand: &mut impl Errand) -> Result<(), Stop> {
         if self.target.security == Security::Tls {
             self.tls(driver).await?;
         }
@@ -170,11 +194,7 @@ impl<'a> Journey<'a> {
         self.id(driver).await?;
         self.login(driver).await?;
         self.capabilities(driver).await?;
-        if driver.session.capabilities().is_some_and(|capabilities| capabilities.namespace) {
-            self.command(driver, &Command::Namespace).await?;
-        }
-        self.command(driver, &Command::List).await?;
-        self.open_mailbox(driver).await
+        errand.run(self, driver).await
     }
 
     async fn greeting(&mut self, driver: &mut Driver) -> Result<(), Stop> {

@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! journey   which step comes next, what a failure skips
+//! fill      the other errand: fills a mailbox with messages, for `cli` alone
 //! reach     resolve, connect, tls
 //! command   one command and its step
 //! driver    bytes ↔ session, stamps, deadlines
@@ -16,6 +17,7 @@
 
 mod command;
 mod driver;
+pub mod fill;
 mod journey;
 mod reach;
 mod recorder;

@@ -28,4 +28,5 @@ pub use line::line;
 pub use nagios::{Thresholds, nagios};
 pub use style::{ColorChoice, Style, Surroundings};
 pub use summary::{slowest, summary};
+pub use text::{duration, safe, size};
 pub use waterfall::waterfall;

@@ -83,7 +83,7 @@ fn paint(tone: Tone, text: &str, style: Style, page: &mut String) {
 }
 
 /// Makes text that is not ours safe to show in this style.
-pub(super) fn safe(text: &str, style: Style) -> String {
+pub fn safe(text: &str, style: Style) -> String {
     let text = escape(text);
     if !style.ascii || text.is_ascii() {
         return text;
@@ -146,7 +146,7 @@ pub(super) fn wrap(text: &str, width: usize) -> Vec<String> {
 
 /// A duration in three digits and the unit that fits, at most 7 columns: `310 µs`, `2.90 ms`, `23.3 ms`, `1.20 s`.
 #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
-pub(super) fn duration(seconds: Seconds, style: Style) -> String {
+pub fn duration(seconds: Seconds, style: Style) -> String {
     let micros = seconds.as_micros();
     let (ms, s) = (micros as f64 / 1e3, micros as f64 / 1e6);
     // Each limit is where rounding would add a digit.
@@ -164,7 +164,7 @@ pub(super) fn duration(seconds: Seconds, style: Style) -> String {
 
 /// A size in three digits and a decimal unit, at most 7 columns: `88 B`, `48.2 kB`.
 #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
-pub(super) fn size(bytes: u64) -> String {
+pub fn size(bytes: u64) -> String {
     if bytes < 1_000 {
         return format!("{bytes} B");
     }

@@ -475,11 +475,11 @@ async fn flags_decide_what_is_asked_for() {
 // === Terminals ===
 
 /// What the program sees of a terminal.
-struct Terminal<'a> {
-    columns: usize,
-    variables: &'a [(&'a str, &'a str)],
+pub(crate) struct Terminal<'a> {
+    pub(crate) columns: usize,
+    pub(crate) variables: &'a [(&'a str, &'a str)],
     /// A redirection for the shell, such as `2>/dev/null`.
-    redirect: &'a str,
+    pub(crate) redirect: &'a str,
 }
 
 impl Default for Terminal<'_> {
@@ -490,7 +490,7 @@ impl Default for Terminal<'_> {
 
 impl Terminal<'_> {
     /// Runs it there, types a line when it has asked, and gives all that the terminal showed, and the exit code.
-    async fn run(&self, arguments: &[&str], typed: Option<(&str, &str)>) -> (String, Option<i32>) {
+    pub(crate) async fn run(&self, arguments: &[&str], typed: Option<(&str, &str)>) -> (String, Option<i32>) {
         let words = shlex::try_join([&[env!("CARGO_BIN_EXE_imaptrace")], arguments].concat()).unwrap();
         let line = format!("stty rows 24 cols {}; exec {words} {}", self.columns, self.redirect);
         let mut child = Command::new("script")

@@ -17,6 +17,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("record", &[]),
     ("secret", &[]),
     ("clock", &[]),
+    ("canary", &[]),
     ("imap", &["secret"]),
     ("plan", &["secret"]),
     ("config", &["plan", "secret"]),
@@ -47,6 +48,31 @@ fn rooms_import_only_what_the_table_lets_them() {
     );
     let faults = faults_in(&sources);
     assert!(faults.is_empty(), "{}\nThe table is in {}", faults.join("\n"), file!());
+}
+
+/// Commands that no probe may ever send; a canary mailbox is filled with them.
+const FILLING: &[&str] = &["Create", "Append", "SearchHeader"];
+
+#[test]
+fn nothing_but_the_filler_can_build_a_command_that_writes() {
+    let src = Path::new(ROOT).join("src");
+    let mut builders = BTreeMap::new();
+    for path in files_under(&src).into_iter().filter(|path| path.extension().is_some_and(|name| name == "rs")) {
+        let shown = path.strip_prefix(&src).unwrap().to_owned();
+        let tokens = without_tests(&tokens(&fs::read_to_string(&path).unwrap()), &mut BTreeSet::new());
+        // In `imap` they are written out, not made up.
+        if room_of(&shown) == "imap" {
+            continue;
+        }
+        for name in FILLING {
+            if tokens.iter().any(|token| token == name) {
+                builders.entry(*name).or_insert_with(Vec::new).push(shown.clone());
+            }
+        }
+    }
+    let filler = Path::new("probe/fill.rs").to_owned();
+    let expected: BTreeMap<_, _> = FILLING.iter().map(|name| (*name, vec![filler.clone()])).collect();
+    assert_eq!(builders, expected);
 }
 
 /// All forbidden edges in sources given by their path below `src/`.

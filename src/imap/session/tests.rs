@@ -261,3 +261,31 @@ proptest! {
         run(&mut session, &Command::Fetch { from: 1, to: 20 }, &bytes);
     }
 }
+
+#[test]
+fn a_search_of_a_hundred_thousand_is_counted_where_the_line_may_be_that_long() {
+    let mut answer = b"* SEARCH".to_vec();
+    for number in 1..=100_000 {
+        answer.extend_from_slice(format!(" {number}").as_bytes());
+    }
+    answer.extend_from_slice(b"\r\nt1 OK\r\n");
+    let search = Command::SearchHeader { field: "X-Mark" };
+    assert_eq!(run(&mut greeted(), &search, &answer), ["first byte", "breach: a line is longer than the limit"]);
+
+    let mut session = Session::new(Limits { line: 8 << 20, ..Limits::default() });
+    talk(&mut session, b"* OK [CAPABILITY IMAP4rev1] hi\r\n");
+    assert_eq!(run(&mut session, &search, &answer), ["first byte", "tagged OK - "]);
+    assert_eq!(session.take_progress().found, Some(100_000));
+}
+
+#[test]
+fn a_search_answer_counts_for_the_search_alone_and_may_come_in_pieces() {
+    let mut session = greeted();
+    run(&mut session, &Command::List, b"* SEARCH 1 2\r\nt1 OK\r\n");
+    assert_eq!(session.take_progress().found, None);
+    let search = Command::SearchHeader { field: "X-Mark" };
+    run(&mut session, &search, b"* SEARCH 1 2\r\n* 9 EXISTS\r\n* SEARCH 5\r\nt1 OK\r\n");
+    assert_eq!(session.take_progress().found, Some(3));
+    run(&mut session, &search, b"t1 OK\r\n");
+    assert_eq!(session.take_progress().found, None);
+}

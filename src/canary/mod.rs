@@ -1,0 +1,110 @@
+//! Messages for a canary mailbox: as real as a server's caches and disks can tell, and the same ones every time.
+//!
+//! A message follows from its number, from how many there are to be, and from the day; nothing else. So a fill that
+//! was interrupted goes on the same day as if it had not been. Headers, threads, sizes and attachments are spread as in
+//! a person's mailbox; the words mean nothing. Every message bears [`MARKER`].
+//!
+//! No input or output, no clock. `cli` hands the messages to the filler in `probe`.
+
+mod body;
+mod encode;
+mod header;
+mod random;
+mod words;
+
+use std::time::SystemTime;
+
+use time::{OffsetDateTime, macros::format_description};
+
+use self::random::{Purpose, Random};
+
+/// The header field that tells a canary's message from other mail. Its value is the message's number.
+pub const MARKER: &str = "X-Imaptrace-Canary";
+
+/// Seconds.
+const DAY: u64 = 24 * 60 * 60;
+/// The oldest message of a large mailbox is so many days old; of a small one, as many as it has messages.
+const DAYS: u64 = 3 * 365;
+/// Longest way of a message from its sender into the mailbox. Seconds.
+const TRANSIT: u64 = 30;
+/// Bytes of half of the messages, about; and how wide sizes scatter (the logarithm's standard deviation).
+const MEDIAN: f64 = 10_000.0;
+const SCATTER: f64 = 1.35;
+/// Smallest and largest size aimed at, in bytes.
+const SIZES: (f64, f64) = (2_500.0, 1_000_000.0);
+
+/// A mailbox to be filled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Canary {
+    messages: u32,
+    /// Midnight today; seconds since 1970, UTC.
+    until: u64,
+}
+
+/// One of its messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// RFC 5322 and MIME, 7-bit, lines with CRLF and of at most 998 octets.
+    pub bytes: Vec<u8>,
+    /// When it came into the mailbox, as RFC 9051 §9 `date-time` without its quotes.
+    pub internal_date: String,
+    /// It has been read.
+    pub seen: bool,
+}
+
+/// When a message was sent and when it came; seconds since 1970, UTC.
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    sent: u64,
+    came: u64,
+}
+
+impl Canary {
+    /// A mailbox of so many messages, the newest of yesterday.
+    pub fn new(messages: u32, now: SystemTime) -> Self {
+        let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        Self { messages, until: now / DAY * DAY }
+    }
+
+    /// Message `number`, from 1.
+    pub fn message(&self, number: u32) -> Message {
+        let times = self.times(number);
+        let mut bytes = header::of(number, times);
+        body::append(number, size(number), &mut bytes);
+        let date = format_description!("[day]-[month repr:short]-[year] [hour]:[minute]:[second] +0000");
+        Message {
+            bytes,
+            internal_date: moment(times.came).format(date).unwrap_or_default(),
+            seen: Random::new(number, Purpose::Flags).chance(92),
+        }
+    }
+
+    /// Each message has a slot of its own, so they come in the order of their numbers, whatever is drawn.
+    fn times(&self, number: u32) -> Times {
+        let span = u64::from(self.messages).min(DAYS) * DAY;
+        let at = |number: u32| span * u64::from(number) / u64::from(self.messages.max(1));
+        let (from, to) = (at(number.saturating_sub(1)), at(number));
+        let half = (to - from) / 2;
+        let mut random = Random::new(number, Purpose::Time);
+        let came = self.until - span + from + half + random.below(half);
+        Times { sent: came - random.below(half.min(TRANSIT)), came }
+    }
+}
+
+/// The size that a message aims at, in bytes: as sizes of mail are, spread by a lognormal distribution.
+fn size(number: u32) -> usize {
+    let size = (MEDIAN * (SCATTER * Random::new(number, Purpose::Size).normal()).exp()).clamp(SIZES.0, SIZES.1);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within SIZES")]
+    let size = size as usize;
+    size
+}
+
+fn moment(seconds: u64) -> OffsetDateTime {
+    i64::try_from(seconds)
+        .ok()
+        .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
+        .unwrap_or(OffsetDateTime::UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests;

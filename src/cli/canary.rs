@@ -1,0 +1,260 @@
+//! `imaptrace canary fill`: makes a mailbox of realistic messages, or goes on where an earlier fill ended.
+//!
+//! The messages are `canary`'s, the conversation is `probe::fill`'s; here the two meet, and the operator sees how far it
+//! is: a bar on a terminal, else a line for each tenth.
+
+use std::ffi::OsString;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::sync::watch;
+
+use super::{
+    FAILED, PASSED, USAGE,
+    args::FillArgs,
+    environment,
+    output::Output,
+    probe::{given, password, single, target_flags},
+};
+use crate::{
+    agent::families,
+    canary::{Canary, MARKER},
+    clock,
+    config::{self, Probe},
+    net::Family,
+    plan::Dns,
+    probe::{
+        Ids, Job, Prepared, Prober,
+        fill::{self, Fill, FillEnd, Filled, Letter, Source},
+    },
+    record::{Run, SpanId, TraceId},
+    telemetry::logs::{self, LogSettings},
+    terminal::{self, Style},
+};
+
+/// What a probe of a smaller mailbox measures is not worth much.
+const WORTH_PROBING: u32 = 20;
+
+pub(super) async fn run(args: FillArgs, child_env: Vec<(OsString, Option<OsString>)>, output: &mut Output) -> u8 {
+    match prepare(&args, output) {
+        Ok((target, dns)) => fill(&args, &target, Prober::new(dns, child_env), output).await,
+        Err(problem) => {
+            output.errors(&problem);
+            USAGE
+        }
+    }
+}
+
+fn prepare(args: &FillArgs, output: &mut Output) -> Result<(Prepared, Dns), String> {
+    let flags = [target_flags(&args.target), given(&[("target.mailbox", &args.mailbox, "--mailbox")])].concat();
+    let server = args.target.server.clone();
+    let request = Probe { server, flags, environment: environment(), password: password(&args.target)? };
+    let config = config::probe(&request).map_err(|problems| problems.to_string())?;
+    for warning in &config.warnings {
+        output.warn(&warning.to_string());
+    }
+    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".to_owned());
+    logs::init(&LogSettings { color: output.error_style().colour, filter: Some(filter), ..LogSettings::default() })
+        .map_err(|error| format!("error: {error}"))?;
+    let dns = config.dns.clone();
+    let mut target = single(config).ok_or("error: no target")?;
+    fill::allow(&mut target);
+    let target = Prepared::new(target).map_err(|error| format!("error: {error}"))?;
+    Ok((target, dns))
+}
+
+async fn fill(args: &FillArgs, target: &Prepared, prober: Prober, output: &mut Output) -> u8 {
+    let Some(account) = target.target().accounts.first() else { return FAILED };
+    let mailbox = target.target().journey.mailbox.as_str();
+    let secret = prober.secret(account).await;
+    let (stop, stopped) = watch::channel(false);
+    let interrupted = tokio::spawn(async move {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            stop.send_replace(true);
+        }
+        // Kept, so that nobody who listens takes its end for a signal.
+        std::future::pending::<()>().await;
+    });
+    let mut source = Messages {
+        canary: Canary::new(args.messages, clock::wall()),
+        progress: Progress::new(args.messages, output.error_style()),
+        output,
+    };
+    let job = Job {
+        target,
+        account,
+        // A mailbox is filled once, whichever way leads there.
+        family: families(target.target()).first().copied().unwrap_or(Family::Any),
+        ids: Ids { trace: TraceId::random(), root: SpanId::random(), parent: None },
+        start_lag: None,
+        secret,
+        hold_login: None,
+    };
+    let fill = Fill {
+        messages: args.messages,
+        marker: MARKER,
+        create: args.create,
+        among_other_mail: args.among_other_mail,
+        source: &mut source,
+    };
+    let filled = prober.fill(job, fill, stopped).await;
+    interrupted.abort();
+    source.progress.end();
+    conclude(args, mailbox, &filled, output)
+}
+
+/// Says how it ended, and gives the exit code.
+fn conclude(args: &FillArgs, mailbox: &str, filled: &Filled, output: &mut Output) -> u8 {
+    let style = output.error_style();
+    let wanted = args.messages;
+    let shown = terminal::safe(mailbox, style);
+    let there = filled.found.saturating_add(filled.added.into());
+    let so_far = match there {
+        0 => "nothing was added; the same command begins again".to_owned(),
+        _ => format!("{there} of {wanted} messages are in {shown}, and the same command goes on from there"),
+    };
+    match filled.end {
+        FillEnd::Complete { counted } => {
+            output.print(&summary(mailbox, counted, filled, output.style()));
+            if wanted < WORTH_PROBING {
+                output.warn(&format!("a mailbox of fewer than {WORTH_PROBING} messages says little about a server"));
+            }
+            return PASSED;
+        }
+        FillEnd::OtherMail { other } => output.error(&format!(
+            "{shown} holds {other} messages that are no canary's; nothing was added\n  help: give a mailbox of its own \
+             with --mailbox NAME --create, or say --among-other-mail"
+        )),
+        FillEnd::Missing => output.error(&format!(
+            "there is no mailbox {shown}, or it cannot be opened{}\n  help: --create makes it; check --mailbox, or the \
+             path in the URL",
+            words(&filled.run, style)
+        )),
+        FillEnd::Short { counted } => output.error(&format!(
+            "the server took all messages, and counts {counted} of {wanted} in {shown}\n  help: was something deleted \
+             meanwhile? the same command adds as many as are missing"
+        )),
+        FillEnd::Stopped => output.error(&format!("stopped\n  help: {so_far}")),
+        FillEnd::Failed => {
+            let said = refusal(&filled.run, style).map_or_else(
+                || terminal::failure(&filled.run, style).unwrap_or_default() + "  help: ",
+                |(what, help)| format!("{what}\n  help: {help}; "),
+            );
+            output.error(&format!("{said}{so_far}"));
+        }
+    }
+    FAILED
+}
+
+/// `INBOX holds 300 canary messages: 180 added, 4.41 MB in 1.20 s`
+fn summary(mailbox: &str, counted: u64, filled: &Filled, style: Style) -> String {
+    let mailbox = terminal::safe(mailbox, style);
+    if filled.added == 0 {
+        return format!("{mailbox} holds {counted} canary messages already; nothing was added\n");
+    }
+    let (size, took) = (terminal::size(filled.bytes), terminal::duration(filled.took.into(), style));
+    format!("{mailbox} holds {counted} canary messages: {} added, {size} in {took}\n", filled.added)
+}
+
+/// What the server said of a mailbox that it did not open.
+fn words(run: &Run, style: Style) -> String {
+    let said = run.steps.iter().rev().find_map(|step| step.text.as_ref().filter(|text| !text.as_str().is_empty()));
+    said.map(|text| format!(": {}", terminal::safe(text.as_str(), style))).unwrap_or_default()
+}
+
+/// A refusal of which a fill knows more than a probe, and what to do about it (RFC 9051 §7.1, RFC 5530, RFC 9738).
+fn refusal(run: &Run, style: Style) -> Option<(String, &'static str)> {
+    let step = run.failing_step()?;
+    let code = step.code.as_deref()?;
+    let help = match (step.name.as_str(), code) {
+        ("APPEND" | "CREATE", "OVERQUOTA") => "the account is full: raise its quota, or ask for fewer --messages",
+        ("APPEND", "TRYCREATE" | "NONEXISTENT") => "the mailbox has gone meanwhile: --create makes it again",
+        ("APPEND", "LIMIT" | "TOOBIG" | "MESSAGELIMIT") => {
+            "the server's limit on messages, their size or their rate is reached: raise it, or wait"
+        }
+        ("APPEND" | "CREATE", "NOPERM" | "CANNOT") => "this user may not do that there: give another --mailbox",
+        _ => return None,
+    };
+    let text = step.text.as_ref().map(|text| terminal::safe(text.as_str(), style)).unwrap_or_default();
+    let target = terminal::safe(&run.target, style);
+    let status = step.status.as_deref().unwrap_or_default();
+    Some((format!("{target}: {} was refused: {status} [{code}] {text}", step.name), help))
+}
+
+/// The messages, and what shows how far they are.
+struct Messages<'a> {
+    canary: Canary,
+    progress: Progress,
+    output: &'a mut Output,
+}
+
+impl Source for Messages<'_> {
+    fn letter(&mut self, number: u32) -> Letter {
+        let message = self.canary.message(number);
+        Letter { bytes: message.bytes, date: message.internal_date, seen: message.seen }
+    }
+
+    fn begin(&mut self, found: u32) {
+        self.progress.begin(found);
+    }
+
+    fn stored(&mut self, number: u32) {
+        self.progress.reach(number, self.output);
+    }
+}
+
+/// How far it is, for a person.
+enum Progress {
+    /// On a terminal that can redraw a line.
+    Bar(ProgressBar),
+    /// Where escape sequences must not go: a line for each tenth.
+    Lines { all: u32, tenth: u64 },
+}
+
+impl Progress {
+    fn new(all: u32, style: Style) -> Self {
+        if !style.colour {
+            return Self::Lines { all, tenth: 0 };
+        }
+        let bar = ProgressBar::with_draw_target(Some(all.into()), ProgressDrawTarget::stderr());
+        let template = "{bar:30} {pos} of {len} messages, {per_sec}, {eta} left";
+        if let Ok(look) = ProgressStyle::with_template(template) {
+            bar.set_style(look.progress_chars(if style.ascii { "=> " } else { "━╸ " }));
+        }
+        Self::Bar(bar)
+    }
+
+    /// So many need not be waited for.
+    fn begin(&mut self, found: u32) {
+        match self {
+            Self::Bar(bar) => {
+                bar.set_position(found.into());
+                bar.reset_eta();
+            }
+            Self::Lines { all, tenth } => *tenth = tenth_of(found, *all),
+        }
+    }
+
+    /// So many are there.
+    fn reach(&mut self, number: u32, output: &mut Output) {
+        match self {
+            Self::Bar(bar) => bar.set_position(number.into()),
+            Self::Lines { all, tenth } => {
+                let reached = tenth_of(number, *all);
+                if std::mem::replace(tenth, reached) != reached {
+                    output.errors(&format!("{number} of {all} messages"));
+                }
+            }
+        }
+    }
+
+    fn end(&self) {
+        if let Self::Bar(bar) = self {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// How many tenths of `all` these are.
+fn tenth_of(number: u32, all: u32) -> u64 {
+    u64::from(number) * 10 / u64::from(all.max(1))
+}

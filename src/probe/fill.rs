@@ -1,0 +1,298 @@
+//! Fills a mailbox with messages by APPEND, and goes on where an earlier fill ended.
+//!
+//! It goes there and logs in by the same rules as a probe, as the same steps. Then, and nothing else:
+//!
+//! ```text
+//! EXAMINE [CREATE EXAMINE] [SEARCH] APPEND APPEND … EXAMINE SEARCH LOGOUT
+//! ```
+//!
+//! The messages and their marker come from the caller (`cli`, which has them from `canary`): this room knows no message.
+//! A mailbox that holds messages without the marker is left alone unless the caller says otherwise. EXAMINE, not SELECT:
+//! a mailbox that turns out to be somebody's own keeps its \Recent marks. One command at a time, one connection.
+
+use std::time::Duration;
+
+use tokio::{sync::watch, time::sleep};
+
+use super::{
+    Cancel, Job, Prober,
+    driver::{Driver, cancelled},
+    journey::{Errand, Journey, Stop},
+    verdict,
+};
+use crate::{
+    clock,
+    imap::{Command, Condition, Progress},
+    plan::Target,
+    record::{ErrorType, Run, ServerText, Step, StepOutcome},
+};
+
+/// How long a message that is on its way may take to arrive once the operator wants to stop.
+const GRACE: Duration = Duration::from_secs(3);
+/// A message may be large and the line slow; a search for a header may read every message of a large mailbox from its
+/// disk. Both only bound a server that hangs.
+const MESSAGE: Duration = Duration::from_secs(2 * 60);
+const SEARCH: Duration = Duration::from_secs(15 * 60);
+/// Nobody waits for a fill as for a message list.
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// A SEARCH answer is one line, and this is one of a million numbers. Bytes.
+const LINE: usize = 8 << 20;
+
+/// What to fill.
+pub struct Fill<'a> {
+    /// How many messages with the marker the mailbox is to hold.
+    pub messages: u32,
+    /// Name of the header field that all messages of the source have, and no other mail.
+    pub marker: &'a str,
+    /// Makes the mailbox when it is not there.
+    pub create: bool,
+    /// Fills it even when it holds mail without the marker.
+    pub among_other_mail: bool,
+    /// Where the messages come from.
+    pub source: &'a mut dyn Source,
+}
+
+/// Gives the messages, and hears how far they are.
+pub trait Source {
+    /// So many are in the mailbox already; called once, when the rest is about to be added.
+    fn begin(&mut self, found: u32);
+    /// Message `number`, from 1.
+    fn letter(&mut self, number: u32) -> Letter;
+    /// Message `number` is in the mailbox.
+    fn stored(&mut self, number: u32);
+}
+
+/// A message as it is appended.
+pub struct Letter {
+    /// The message (RFC 5322), 7-bit, lines with CRLF.
+    pub bytes: Vec<u8>,
+    /// When it came, as RFC 9051 §9 `date-time` without its quotes.
+    pub date: String,
+    /// Marked as read.
+    pub seen: bool,
+}
+
+/// What became of a fill.
+#[derive(Debug)]
+pub struct Filled {
+    /// The session, as steps; APPEND is among them only when it failed. What failed is in it.
+    pub run: Run,
+    /// How the fill ended.
+    pub end: FillEnd,
+    /// Messages with the marker that were there before.
+    pub found: u64,
+    /// Messages that were added.
+    pub added: u32,
+    /// Bytes of those messages.
+    pub bytes: u64,
+    /// From the first APPEND to the last one's OK.
+    pub took: Duration,
+}
+
+/// How a fill ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FillEnd {
+    /// The server counts as many messages with the marker as were asked for, or more.
+    Complete {
+        /// How many.
+        counted: u64,
+    },
+    /// All were taken, and the server counts fewer.
+    Short {
+        /// How many.
+        counted: u64,
+    },
+    /// Left alone, since it holds so much other mail.
+    OtherMail {
+        /// Messages without the marker.
+        other: u64,
+    },
+    /// There is no such mailbox, and it was not to be made.
+    Missing,
+    /// The operator had enough.
+    Stopped,
+    /// A step failed: the run has it.
+    Failed,
+}
+
+/// Gives a target the time and the room that a fill needs; they are no probe's.
+pub fn allow(target: &mut Target) {
+    target.deadlines.run = DAY;
+    target.limits.line = target.limits.line.max(LINE);
+}
+
+impl Prober {
+    /// Fills a mailbox. Ends soon after `cancel` says so, with what was stored by then.
+    pub async fn fill(&self, job: Job<'_>, fill: Fill<'_>, cancel: Cancel) -> Filled {
+        let mut filling = Filling { fill, end: FillEnd::Failed, found: 0, added: 0, bytes: 0, took: Duration::ZERO };
+        let run = Journey::new(self, job, cancel.clone()).visit(&mut filling).await;
+        let Filling { mut end, found, added, bytes, took, .. } = filling;
+        // A command that was left because of the wish to stop is no fault.
+        let no_fault = run.error_type.is_none_or(|class| class == ErrorType::Cancelled);
+        if end == FillEnd::Failed && *cancel.borrow() && no_fault {
+            end = FillEnd::Stopped;
+        }
+        Filled { run, end, found, added, bytes, took }
+    }
+}
+
+struct Filling<'a> {
+    fill: Fill<'a>,
+    end: FillEnd,
+    found: u64,
+    added: u32,
+    bytes: u64,
+    took: Duration,
+}
+
+impl Errand for Filling<'_> {
+    async fn run(&mut self, journey: &mut Journey<'_>, driver: &mut Driver) -> Result<(), Stop> {
+        let Some(exists) = self.open(journey, driver).await? else {
+            self.end = FillEnd::Missing;
+            return Ok(());
+        };
+        let ours = if exists == 0 { 0 } else { self.search(journey, driver).await? };
+        self.found = ours;
+        // What is not ours is the rest: a second search would read all messages once more.
+        let other = exists.saturating_sub(ours);
+        if other > 0 && !self.fill.among_other_mail {
+            self.end = FillEnd::OtherMail { other };
+            return Ok(());
+        }
+        let next = u32::try_from(ours).map_or(u32::MAX, |ours| ours.saturating_add(1));
+        if next > self.fill.messages {
+            self.end = FillEnd::Complete { counted: ours };
+            return Ok(());
+        }
+        self.fill.source.begin(next - 1);
+        // From here on the wish to stop waits for the message under way: half a literal cannot be followed by LOGOUT.
+        let mut stop = journey.cancel.clone();
+        let (_keep, never) = watch::channel(false);
+        driver.ignore_cancel(never);
+        let start = clock::now();
+        let appended = self.append_all(journey, driver, next, &mut stop).await;
+        self.took = clock::now() - start;
+        if !appended? {
+            self.end = FillEnd::Stopped;
+            return Ok(());
+        }
+        let counted = unless_stopped(&mut stop, self.count(journey, driver)).await.unwrap_or(Err(Stop::Silent))?;
+        let all = counted >= u64::from(self.fill.messages);
+        self.end = if all { FillEnd::Complete { counted } } else { FillEnd::Short { counted } };
+        Ok(())
+    }
+}
+
+impl Filling<'_> {
+    /// Opens the mailbox to look into it, and makes it if need be. Returns how many messages it holds, if it is there.
+    async fn open(&self, journey: &mut Journey<'_>, driver: &mut Driver) -> Result<Option<u64>, Stop> {
+        let target = journey.target;
+        let mailbox = target.journey.mailbox.as_str();
+        let examine = Command::Select { mailbox, read_only: true };
+        let (mut step, exchange) = journey.perform(driver, &examine).await?;
+        let said = match &exchange.result {
+            Err(fault) => return Err(journey.fault(step, fault)),
+            Ok(said) if said.condition == Condition::Ok => {
+                journey.recorder.push(step);
+                return Ok(Some(exchange.progress.exists.unwrap_or_default().into()));
+            }
+            Ok(said) => said,
+        };
+        step.text = Some(journey.redactor.text(&said.text, ServerText::STATUS));
+        // Many servers say no more than NO of a mailbox that is not there.
+        let missing = matches!(said.code, None | Some("NONEXISTENT" | "TRYCREATE"));
+        let class = verdict::of_refusal(examine.name(), said.condition, said.code);
+        if !missing || said.condition != Condition::No {
+            journey.fail(step, class);
+            return Err(Stop::Speaking);
+        }
+        step.outcome = StepOutcome::Failed;
+        step.error_type = Some(class);
+        journey.recorder.push(step);
+        if !self.fill.create {
+            return Ok(None);
+        }
+        journey.command(driver, &Command::Create { mailbox }).await?;
+        let answer = journey.command(driver, &examine).await?;
+        Ok(Some(answer.progress.exists.unwrap_or_default().into()))
+    }
+
+    /// What the server counts of ours when it looks anew.
+    async fn count(&self, journey: &mut Journey<'_>, driver: &mut Driver) -> Result<u64, Stop> {
+        let mailbox = journey.target.journey.mailbox.as_str();
+        journey.command(driver, &Command::Select { mailbox, read_only: true }).await?;
+        self.search(journey, driver).await
+    }
+
+    async fn search(&self, journey: &mut Journey<'_>, driver: &mut Driver) -> Result<u64, Stop> {
+        let search = Command::SearchHeader { field: self.fill.marker };
+        let (step, progress) = converse(journey, driver, &search, SEARCH).await?;
+        journey.recorder.push(step);
+        Ok(progress.found.unwrap_or_default())
+    }
+
+    /// Adds the messages from `next` on. False when the operator had enough before the last one.
+    async fn append_all(
+        &mut self,
+        journey: &mut Journey<'_>,
+        driver: &mut Driver,
+        next: u32,
+        stop: &mut Cancel,
+    ) -> Result<bool, Stop> {
+        for number in next..=self.fill.messages {
+            if *stop.borrow() {
+                return Ok(false);
+            }
+            let letter = self.fill.source.letter(number);
+            let appended = unless_stopped(stop, append(journey, driver, &letter)).await;
+            appended.unwrap_or(Err(Stop::Silent))?;
+            self.added += 1;
+            self.bytes += letter.bytes.len() as u64;
+            self.fill.source.stored(number);
+        }
+        Ok(true)
+    }
+}
+
+/// Adds one message. Its step is kept only when it fails: there may be a hundred thousand.
+async fn append(journey: &mut Journey<'_>, driver: &mut Driver, letter: &Letter) -> Result<(), Stop> {
+    let mailbox = journey.target.journey.mailbox.as_str();
+    let command = Command::Append { mailbox, seen: letter.seen, date: &letter.date, message: &letter.bytes };
+    converse(journey, driver, &command, MESSAGE).await.map(|_| ())
+}
+
+/// Sends a command that may take longer than a probe's; anything but OK ends the conversation.
+async fn converse(
+    journey: &mut Journey<'_>,
+    driver: &mut Driver,
+    command: &Command<'_>,
+    own: Duration,
+) -> Result<(Step, Progress), Stop> {
+    let deadline = journey.deadline_for(command.name(), own)?;
+    let mut step = journey.recorder.open(command.name());
+    let tag = journey.tag(&step);
+    let exchange = driver.exchange(&tag, command, deadline, own).await;
+    journey.fill(&mut step, &exchange, driver);
+    match exchange.result {
+        Ok(said) if said.condition == Condition::Ok => Ok((step, exchange.progress)),
+        Ok(said) => {
+            step.text = Some(journey.redactor.text(&said.text, ServerText::STATUS));
+            journey.fail(step, verdict::of_refusal(command.name(), said.condition, said.code));
+            Err(Stop::Speaking)
+        }
+        Err(fault) => Err(journey.fault(step, &fault)),
+    }
+}
+
+/// Lets work end by itself, unless it has not for a while after the wish to stop.
+async fn unless_stopped<T>(stop: &mut Cancel, work: impl Future<Output = T>) -> Option<T> {
+    let enough = async {
+        cancelled(stop).await;
+        sleep(GRACE).await;
+    };
+    tokio::select! {
+        biased;
+        done = work => Some(done),
+        () = enough => None,
+    }
+}
