@@ -24,6 +24,7 @@ pub async fn delivery(config: &Config, child_env: &[(OsString, Option<OsString>)
         labels: config.metrics.labels.iter().cloned().collect(),
         exponential: config.metrics.histogram == Histogram::Exponential,
         series_limit: usize::try_from(config.metrics.series_limit).unwrap_or(usize::MAX),
+        timing: config.metrics.timing,
     };
     Ok(Delivery::start(&settings, &resource(config), &metrics)?)
 }
