@@ -7,3 +7,4 @@ mod support;
 mod dovecot;
 mod files;
 mod pipeline;
+mod slow;
