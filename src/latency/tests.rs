@@ -276,6 +276,14 @@ fn what_is_no_lasting_change_is_not_told() {
 }
 
 #[test]
+fn a_step_that_is_now_quick_and_now_slow_has_no_shifts() {
+    let mut history = after(63, 20_000);
+    for micros in [20_000, 500_000].repeat(200) {
+        assert_eq!(history.judge(&mut run("mail01", &[("FETCH", micros)])), []);
+    }
+}
+
+#[test]
 fn a_damaged_line_is_left_out_and_counted() {
     let history = after(25, 1_000);
     let line = history.line(&history.keys()[0]).unwrap();
