@@ -23,6 +23,7 @@ pub mod config;
 pub mod delivery;
 pub mod demo;
 pub mod imap;
+pub mod latency;
 pub mod net;
 pub mod plan;
 pub mod probe;

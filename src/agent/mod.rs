@@ -4,6 +4,7 @@
 //! runs and [`wiring`] for their export.
 
 mod backoff;
+mod memory;
 pub mod wiring;
 
 use std::{
@@ -18,11 +19,12 @@ use tokio::{
 };
 use tracing::{Instrument as _, info, warn};
 
-use self::backoff::Backoff;
+use self::{backoff::Backoff, memory::Memory};
 use crate::{
     clock,
     config::Config,
     delivery::{Delivery, StartError},
+    latency,
     net::{Family, TlsContextError},
     plan::{AddressChoice, Journey, Target},
     probe::{Cancel, Ids, Job, Prepared, Prober},
@@ -83,7 +85,7 @@ pub fn families(target: &Target) -> &'static [Family] {
     }
 }
 
-/// Runs the journey once under a live root of its own.
+/// Runs the journey once under a live root of its own. No history is asked.
 pub async fn once<'a>(
     prober: &Prober,
     journey: &Journey,
@@ -95,12 +97,28 @@ pub async fn once<'a>(
     let job = job(Ids { trace: root.trace_id, root: root.span_id, parent: root.parent_span_id });
     let mut run = prober.run(job, cancel).instrument(root.span()).await;
     run.notes = root.close();
+    latency::share(&mut run);
     run
 }
 
 /// Probes until SIGTERM or SIGINT, then ends within 5 s. `child_env` as for [`Prober::new`].
 pub async fn run(config: Config, child_env: Vec<(OsString, Option<OsString>)>) -> Result<(), AgentError> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let told = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    until(told, config, child_env).await
+}
+
+/// Probes until `told` to stop, then ends within 5 s. `child_env` as for [`Prober::new`].
+pub async fn until(
+    told: impl Future<Output = ()>,
+    config: Config,
+    child_env: Vec<(OsString, Option<OsString>)>,
+) -> Result<(), AgentError> {
     let delivery = wiring::delivery(&config, &child_env).await?;
     let slots = slots(&config)?;
     info!(targets = config.targets.len(), slots = slots.len(), version = env!("CARGO_PKG_VERSION"), "imaptrace is up");
@@ -109,7 +127,9 @@ pub async fn run(config: Config, child_env: Vec<(OsString, Option<OsString>)>) -
     }
     let metrics = delivery.metrics();
     let prober = Prober::new(config.dns.clone(), child_env);
-    let shared = Arc::new(Shared { prober, metrics, delivery: Mutex::new(Some(delivery)) });
+    let memory = Arc::new(wiring::memory(&config));
+    let saving = tokio::spawn(memory.clone().keep());
+    let shared = Arc::new(Shared { prober, metrics, memory: memory.clone(), delivery: Mutex::new(Some(delivery)) });
     let (stop, stopped) = watch::channel(false);
     let runner = {
         let (shared, cancel) = (shared.clone(), stopped.clone());
@@ -123,10 +143,7 @@ pub async fn run(config: Config, child_env: Vec<(OsString, Option<OsString>)>) -
         tokio::spawn(schedule::keep(slots, config.runs_in_flight, stopped, runner, move |work: &Work, why, count| {
             skips.skipped(work, why, count);
         }));
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    told.await;
     let end = clock::now() + EXIT;
     info!("stopping: running probes say good-bye, then everything is flushed");
     stop.send_replace(true);
@@ -135,10 +152,22 @@ pub async fn run(config: Config, child_env: Vec<(OsString, Option<OsString>)>) -
         warn!("a probe did not end in time and is given up");
         abort.abort();
     }
+    saving.abort();
     let left = end.saturating_duration_since(clock::now());
     let delivery = shared.delivery().take();
-    if let Some(delivery) = delivery {
-        let report = delivery.shutdown(left).await;
+    let (report, saved) = tokio::join!(
+        async {
+            match delivery {
+                Some(delivery) => Some(delivery.shutdown(left).await),
+                None => None,
+            }
+        },
+        tokio::time::timeout(left, memory.save()),
+    );
+    if saved.is_err() {
+        warn!("the latency history was not saved in time: the one saved before stays");
+    }
+    if let Some(report) = report {
         if report.is_complete() { info!("{report}") } else { warn!("{report}") }
     }
     Ok(())
@@ -166,6 +195,7 @@ fn slots(config: &Config) -> Result<Vec<Slot<Work>>, AgentError> {
 struct Shared {
     prober: Prober,
     metrics: Metrics,
+    memory: Arc<Memory>,
     /// Taken at the end.
     delivery: Mutex<Option<Delivery>>,
 }
@@ -197,7 +227,7 @@ impl Shared {
         };
         let hold_login = work.history().backoff.hold(secret.as_ref().ok().cloned());
         let active = Active::new(&self.metrics);
-        let run = once(&self.prober, &target.target().journey, None, cancel, |ids| Job {
+        let mut run = once(&self.prober, &target.target().journey, None, cancel, |ids| Job {
             target,
             account,
             family,
@@ -214,6 +244,7 @@ impl Shared {
         history.failing.retain(|known| *known != family);
         history.failing.extend(failing.then_some(family));
         drop(history);
+        self.memory.judge(&mut run);
         self.metrics.record(&run);
         match &*self.delivery() {
             Some(delivery) => delivery.deliver(run),

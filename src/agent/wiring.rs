@@ -2,10 +2,11 @@
 
 use std::ffi::OsString;
 
-use super::AgentError;
+use super::{AgentError, memory::Memory};
 use crate::{
     config::{Compression, Config, Exporter, Histogram, Protocol},
     delivery::{self, Delivery, Header, Signal},
+    latency,
     telemetry::{MetricsSettings, ResourceSettings},
 };
 
@@ -23,8 +24,25 @@ pub async fn delivery(config: &Config, child_env: &[(OsString, Option<OsString>)
         labels: config.metrics.labels.iter().cloned().collect(),
         exponential: config.metrics.histogram == Histogram::Exponential,
         series_limit: usize::try_from(config.metrics.series_limit).unwrap_or(usize::MAX),
+        timing: config.metrics.timing,
     };
     Ok(Delivery::start(&settings, &resource(config), &metrics)?)
+}
+
+/// What was learned of latency before, for the accounts that the configuration still has.
+pub(super) fn memory(config: &Config) -> Memory {
+    let latency = &config.latency;
+    let settings = latency::Settings {
+        min_runs: latency.min_runs,
+        slow_ratio: latency.slow_ratio,
+        slow_excess: latency.slow_excess,
+        slow_limit: latency.slow_limit,
+        slow_limits: latency.slow_limits.clone(),
+    };
+    Memory::open(settings, config.state_dir.as_deref(), |target, account| {
+        let target = config.targets.iter().find(|known| known.name == target);
+        target.is_some_and(|target| target.accounts.iter().any(|known| known.alias == account))
+    })
 }
 
 async fn signal(exporter: &Exporter, child_env: &[(OsString, Option<OsString>)]) -> Result<Signal, AgentError> {

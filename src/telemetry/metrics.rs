@@ -30,11 +30,13 @@ pub struct MetricsSettings {
     /// Attribute sets kept per metric; at least 1. What comes above it would be lumped together by the SDK, so the
     /// configuration must have counted before.
     pub series_limit: usize,
+    /// Whether [`names::TIMING_DURATION`] is kept: three series more for each command.
+    pub timing: bool,
 }
 
 impl Default for MetricsSettings {
     fn default() -> Self {
-        Self { labels: Vec::new(), exponential: false, series_limit: 100_000 }
+        Self { labels: Vec::new(), exponential: false, series_limit: 100_000, timing: false }
     }
 }
 
@@ -78,6 +80,7 @@ struct Instruments {
     first_loading: Histogram<f64>,
     duration: Histogram<f64>,
     operation: Histogram<f64>,
+    timing: Option<Histogram<f64>>,
     setup: Histogram<f64>,
     io: Counter<u64>,
     up: Gauge<u64>,
@@ -103,6 +106,7 @@ impl Metrics {
             first_loading: histogram(&meter, names::PROBE_FIRST_LOADING_DURATION),
             duration: histogram(&meter, names::PROBE_DURATION),
             operation: histogram(&meter, names::OPERATION_DURATION),
+            timing: settings.timing.then(|| histogram(&meter, names::TIMING_DURATION)),
             setup: histogram(&meter, names::SETUP_DURATION),
             io: counter(&meter, names::CLIENT_IO),
             up: int_gauge(&meter, names::PROBE_UP),
@@ -158,6 +162,7 @@ impl Metrics {
             let status = status.map(|status| KeyValue::new(names::IMAP_RESPONSE_STATUS, status));
             let more = [command.clone()].into_iter().chain(status).chain(error(step.error_type));
             to.operation.record(seconds, &and(base, more));
+            self.record_timing(step, command, base);
         } else {
             let phase = KeyValue::new(names::IMAP_SETUP_PHASE, names::closed(names::PHASES, &step.name));
             to.setup.record(seconds, &and(base, [phase].into_iter().chain(error(step.error_type))));
@@ -170,6 +175,16 @@ impl Metrics {
         }
         if let Some(messages) = step.mailbox_messages {
             to.messages.record(messages, base);
+        }
+    }
+
+    /// The parts of a command that passed. One that failed has no place: a deadline is nobody's time.
+    fn record_timing(&self, step: &Step, command: &KeyValue, base: &[KeyValue]) {
+        let Some(timing) = self.0.timing.as_ref().filter(|_| step.outcome == StepOutcome::Passed) else { return };
+        for (part, took) in names::PARTS.into_iter().zip([step.server_s, step.network_s, step.transfer_s]) {
+            if let Some(took) = took {
+                timing.record(took.as_f64(), &and(base, [command.clone(), KeyValue::new(names::TIMING_PART, part)]));
+            }
         }
     }
 
@@ -416,6 +431,32 @@ mod tests {
         run.steps[2].duration_s = Seconds::ZERO;
         bench.metrics.record(&run);
         assert_eq!(bench.series(names::OPERATION_DURATION).len(), 1, "LOGOUT alone");
+    }
+
+    #[test]
+    fn the_parts_of_commands_that_passed_enter_when_asked_for() {
+        let settings = MetricsSettings { timing: true, ..Default::default() };
+        let bench = Bench::new(&settings);
+        let mut run = samples::passed();
+        bench.metrics.record(&run);
+        // SELECT failed: what a deadline cut off is nobody's time.
+        let select = run.steps.iter_mut().find(|step| step.name == "SELECT").unwrap();
+        (select.server_s, select.outcome) = (Some(select.duration_s), StepOutcome::Failed);
+        bench.metrics.record(&run);
+        let series = bench.series(names::TIMING_DURATION);
+        let told: Vec<_> = series.iter().map(|(words, count)| (words[0].as_str(), words[4].as_str(), *count)).collect();
+        let fetch = "imap.command.name=FETCH";
+        assert_eq!(
+            told,
+            [
+                (fetch, "imaptrace.timing.part=network", 2.0),
+                (fetch, "imaptrace.timing.part=server", 2.0),
+                (fetch, "imaptrace.timing.part=transfer", 2.0),
+            ]
+        );
+        let bench = Bench::new(&MetricsSettings::default());
+        bench.metrics.record(&run);
+        assert_eq!(bench.series(names::TIMING_DURATION), []);
     }
 
     #[test]

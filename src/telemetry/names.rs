@@ -123,6 +123,16 @@ names! {
         START_LAG = "imaptrace.start_lag",
         CONNECTION_BYTES_SENT = "imaptrace.connection.bytes_sent",
         CONNECTION_BYTES_RECEIVED = "imaptrace.connection.bytes_received",
+        TIMING_SERVER = "imaptrace.timing.server",
+        TIMING_NETWORK = "imaptrace.timing.network",
+        TIMING_TRANSFER = "imaptrace.timing.transfer",
+        TIMING_AGENT = "imaptrace.timing.agent",
+        TIMING_UNCERTAIN = "imaptrace.timing.uncertain",
+        TIMING_PART = "imaptrace.timing.part",
+        LATENCY_BASELINE = "imaptrace.latency.baseline",
+        LATENCY_RATIO = "imaptrace.latency.ratio",
+        LATENCY_SHARE = "imaptrace.latency.share",
+        LATENCY_SLOW = "imaptrace.latency.slow",
         CLOCK_SOURCE = "imaptrace.clock.source",
         TCP_QUICKACK = "imaptrace.tcp.quickack",
         NETWORK_RTT_MIN = "imaptrace.network.rtt_min",
@@ -168,6 +178,8 @@ metrics! {
         "From the first byte of a command to the last of its tagged line";
     SETUP_DURATION = "imap.client.setup.duration", Histogram, "s",
         "Name look-up, TCP connect, TLS handshake and greeting";
+    TIMING_DURATION = "imaptrace.timing.duration", Histogram, "s",
+        "What the server, the line's round trips and the transfer took of a command";
     CLIENT_IO = "imap.client.io", Counter, "By",
         "Plain IMAP bytes sent and received";
     PROBE_UP = "imaptrace.probe.up", Gauge, "",
@@ -223,6 +235,9 @@ pub const COMMANDS: &[&str] = &[
     "STATUS",
     "UNSELECT",
 ];
+
+/// What a command's time divides into: [`TIMING_PART`] on [`TIMING_DURATION`].
+pub const PARTS: [&str; 3] = ["server", "network", "transfer"];
 
 /// The conditions of a status response (RFC 9051 §7.1).
 pub const STATUSES: &[&str] = &["OK", "NO", "BAD", "BYE", "PREAUTH"];

@@ -42,6 +42,9 @@ fn root(run: &Run, scope: &InstrumentationScope) -> SpanData {
     with.seconds(names::FIRST_LOADING_LATENCY, run.first_loading_latency_s);
     with.seconds(names::FIRST_ROW, run.first_row_s);
     with.some(names::SLOWEST_STEP, run.slowest_step.clone());
+    with.some(names::LATENCY_SLOW, run.slow);
+    with.seconds(names::TIMING_AGENT, run.agent_s);
+    with.some(names::TIMING_UNCERTAIN, run.uncertain);
     with.seconds(names::START_LAG, run.start_lag_s);
     with.some(names::AUTH_BACKOFF, run.auth_backoff);
     with.count(names::CONNECTION_BYTES_SENT, Some(run.wire_sent_bytes));
@@ -101,6 +104,15 @@ fn child(run: &Run, step: &Step, id: SpanId, scope: &InstrumentationScope) -> Sp
     with.count(names::IMAP_RESPONSE_UNTAGGED_COUNT, step.untagged);
     with.seconds(names::IMAP_RESPONSE_FIRST_BYTE_DURATION, step.first_byte_s);
     with.seconds(names::IMAP_SERVER_REPORTED_DURATION, step.reported_s);
+    with.seconds(names::TIMING_SERVER, step.server_s);
+    with.seconds(names::TIMING_NETWORK, step.network_s);
+    with.seconds(names::TIMING_TRANSFER, step.transfer_s);
+    with.some(names::TIMING_UNCERTAIN, step.uncertain);
+    with.some(names::CLOCK_SOURCE, step.clock_source.map(ClockSource::as_str));
+    with.seconds(names::LATENCY_BASELINE, step.baseline_s);
+    with.some(names::LATENCY_RATIO, step.ratio);
+    with.some(names::LATENCY_SHARE, step.share);
+    with.some(names::LATENCY_SLOW, step.slow);
     with.count(names::IMAP_FETCH_MESSAGES, step.messages);
     with.some(names::IMAP_MAILBOX_NAME, step.mailbox.clone());
     with.count(names::IMAP_MAILBOX_MESSAGES, step.mailbox_messages);
@@ -359,6 +371,9 @@ mod tests {
             (root, "imap.capability.hash", "9f86d081884c7d65"),
             (root, "imap.security", "tls"),
             (root, "imaptrace.clock.source", "kernel"),
+            (root, "imaptrace.latency.slow", "true"),
+            (root, "imaptrace.timing.agent", "0.0004"),
+            (root, "imaptrace.timing.uncertain", "true"),
             (root, "imaptrace.tcp.quickack", "true"),
             (root, "imaptrace.network.rtt_min", "0.00031"),
             (root, "user_agent.synthetic.type", "test"),
@@ -368,11 +383,21 @@ mod tests {
             (connect, "imap.connect.failed_addresses", "[\"[2001:db8::7]:993\"]"),
             (tls, "tls.protocol.version", "1.3"),
             (tls, "tls.verified", "yes"),
+            (tls, "imaptrace.latency.ratio", "1.02"),
             (tls, "tls.server.not_after", "2027-01-31T00:00:00Z"),
             (tls, "tls.server.issuer", "CN=Example CA"),
             (fetch, "imap.command.name", "FETCH"),
             (fetch, "imap.mailbox.name", "INBOX"),
             (fetch, "imap.fetch.messages", "20"),
+            (fetch, "imaptrace.timing.server", "0.0219"),
+            (fetch, "imaptrace.timing.network", "0.0003"),
+            (fetch, "imaptrace.timing.transfer", "0.0011"),
+            (fetch, "imaptrace.timing.uncertain", "true"),
+            (fetch, "imaptrace.clock.source", "kernel"),
+            (fetch, "imaptrace.latency.baseline", "0.002841"),
+            (fetch, "imaptrace.latency.ratio", "8.2"),
+            (fetch, "imaptrace.latency.share", "0.4363"),
+            (fetch, "imaptrace.latency.slow", "true"),
             (fetch, "imap.request.size", "88"),
             (fetch, "imap.response.size", "48211"),
             (fetch, "imap.response.literal.size", "47000"),
@@ -392,6 +417,20 @@ mod tests {
             assert_eq!(keys.len(), span.attributes.len(), "each key once on {}", span.name);
             assert_eq!(attribute(span, "error.type"), None);
         }
+    }
+
+    #[test]
+    fn exactly_the_slow_spans_and_their_root_are_slow_and_say_so_with_a_boolean() {
+        let slow = |run: &Run| -> Vec<(Cow<'static, str>, Value)> {
+            let of = |span: &SpanData| {
+                let marks = span.attributes.iter().filter(|one| one.key.as_str() == names::LATENCY_SLOW);
+                marks.map(|one| (span.name.clone(), one.value.clone())).collect::<Vec<_>>()
+            };
+            spans(run).iter().flat_map(of).collect()
+        };
+        let yes = Value::Bool(true);
+        assert_eq!(slow(&samples::passed()), [("probe first-load".into(), yes.clone()), ("FETCH INBOX".into(), yes)]);
+        assert_eq!(slow(&samples::failed()), []);
     }
 
     #[test]

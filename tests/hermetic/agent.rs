@@ -1,6 +1,11 @@
 //! The agent as a process: what it sends while it runs, what it logs, and how it ends.
 
-use std::{collections::HashMap, fmt::Write as _, fs, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt::Write as _,
+    fs,
+    time::Duration,
+};
 
 use nix::sys::signal::Signal;
 use opentelemetry_proto::tonic::trace::v1::Span;
@@ -12,6 +17,7 @@ use crate::{
     support::{
         otlp::{BlackHole, ClosedPort, Inbox, Receiver, attribute},
         program::{Output, Program, Running},
+        quick,
         script::Script,
     },
 };
@@ -275,4 +281,53 @@ fn a_refused_password_is_not_tried_again_before_the_second_interval_is_over() {
         told,
         ["auth_failed auth_failed  true", "auth_failed auth_failed true false", "auth_failed auth_failed  true"]
     );
+}
+
+/// The ids of the spans that are slow by their own durations and baselines. The marks of all spans say the same.
+fn slow(inbox: &Inbox) -> HashSet<String> {
+    let (mut slow, mut traces) = (HashSet::new(), HashSet::new());
+    let (roots, steps): (Vec<_>, Vec<_>) = inbox.spans().into_iter().partition(|span| span.name == "probe first-load");
+    for span in steps {
+        let micros = u128::from((span.end_time_unix_nano - span.start_time_unix_nano) / 1000);
+        let usual: Option<f64> =
+            attribute(&span.attributes, "imaptrace.latency.baseline").map(|it| it.parse().unwrap());
+        let usual = usual.map(|seconds| Duration::from_secs_f64(seconds + 5e-7).as_micros());
+        let expected = usual.is_some_and(|usual| micros > 3 * usual && micros >= usual + 10_000);
+        assert_eq!(value(&span, "imaptrace.latency.slow"), if expected { "true" } else { "" }, "{span:?}");
+        if expected {
+            traces.insert(span.trace_id.clone());
+            slow.insert(hex(&span.span_id));
+        }
+    }
+    for root in roots {
+        let expected = traces.contains(&root.trace_id);
+        assert_eq!(value(&root, "imaptrace.latency.slow"), if expected { "true" } else { "" }, "{root:?}");
+    }
+    slow
+}
+
+/// FETCH spans that had something to be held against.
+fn judged(inbox: &Inbox) -> usize {
+    let fetches = inbox.spans().into_iter().filter(|span| span.name == "FETCH INBOX");
+    fetches.filter(|span| attribute(&span.attributes, "imaptrace.latency.ratio").is_some()).count()
+}
+
+#[test]
+fn exactly_the_slow_step_and_its_root_are_marked_and_a_restart_keeps_what_was_learned() {
+    let receiver = Receiver::http();
+    let state = tempfile::tempdir().unwrap();
+    let (quick, late) = (quick::conversation(""), quick::conversation("pause 400\n"));
+    let first = [vec![quick.clone(); 25], vec![late.clone()]].concat();
+    let fetches = runtime().block_on(quick::life(&first, &receiver.url(), state.path()));
+    assert!(receiver.look(slow).contains(&fetches[25]));
+    assert_eq!(receiver.look(judged), 6, "of 26 runs, all after the first 20");
+
+    let fetches = runtime().block_on(quick::life(&[late], &receiver.url(), state.path()));
+    assert!(receiver.look(slow).contains(&fetches[0]));
+    assert_eq!(receiver.look(judged), 7, "the first run after the restart, too");
+
+    fs::remove_file(state.path().join("latency.jsonl")).unwrap();
+    let fetches = runtime().block_on(quick::life(&[quick], &receiver.url(), state.path()));
+    assert!(!receiver.look(slow).contains(&fetches[0]));
+    assert_eq!(receiver.look(judged), 7, "the file is all that it knew from");
 }

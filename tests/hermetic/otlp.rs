@@ -11,6 +11,7 @@ use imaptrace::{
     telemetry::{MetricsSettings, ResourceSettings, names},
 };
 use opentelemetry_proto::tonic::{
+    common::v1::any_value::Value as Any,
     metrics::v1::{Metric, metric::Data, number_data_point::Value},
     trace::v1::{Span, span::SpanKind, status::StatusCode},
 };
@@ -112,6 +113,16 @@ fn traces_arrive_with_the_ids_parents_times_kinds_and_status_of_the_record() {
         );
         assert_eq!(fetch.status.clone().unwrap_or_default().code(), StatusCode::Unset);
         assert_eq!(attribute(&fetch.attributes, "imap.fetch.messages").as_deref(), Some("20"));
+        let typed = |span: &Span, key: &str| {
+            let found = span.attributes.iter().find(|one| one.key == key);
+            found.and_then(|one| one.value.clone()?.value)
+        };
+        assert_eq!(typed(root, names::LATENCY_SLOW), Some(Any::BoolValue(true)));
+        assert_eq!(typed(fetch, names::LATENCY_SLOW), Some(Any::BoolValue(true)));
+        assert_eq!(typed(fetch, names::LATENCY_RATIO), Some(Any::DoubleValue(8.2)));
+        assert_eq!(typed(fetch, names::TIMING_SERVER), Some(Any::DoubleValue(0.0219)));
+        assert_eq!(typed(fetch, names::TIMING_UNCERTAIN), Some(Any::BoolValue(true)));
+        assert_eq!(typed(find(&spans, "SELECT INBOX", &good), names::LATENCY_SLOW), None);
 
         let login = find(&spans, "LOGIN", &bad);
         assert_eq!(login.status.clone().unwrap().code(), StatusCode::Error);
@@ -426,6 +437,28 @@ fn metrics_arrive_with_their_names_buckets_and_attributes_and_a_void_run_leaves_
         assert_eq!(loading.data_points[0].count, 2);
         let skipped = sums(&all[names::PROBE_SKIPPED.name]);
         assert!(skipped[0].0.contains(&"reason=limit".to_owned()), "{skipped:?}");
+    }
+}
+
+#[test]
+fn the_parts_of_a_command_arrive_as_one_histogram_when_asked_for() {
+    for protocol in BOTH {
+        let receiver = receiver(protocol);
+        let settings = metrics_to(Signal::new(&receiver.url(), protocol));
+        let timing = MetricsSettings { timing: true, ..Default::default() };
+        let delivery = Delivery::start(&settings, &ResourceSettings::default(), &timing).unwrap();
+        delivery.metrics().record(&passed_run());
+        assert_eq!(block_on(delivery.shutdown(LONG)), delivered(0), "{protocol:?}");
+        let all = receiver.look(Inbox::metrics);
+        let Some(Data::Histogram(timing)) = &all[names::TIMING_DURATION.name].data else { panic!("no histogram") };
+        let mut parts: Vec<_> = timing
+            .data_points
+            .iter()
+            .map(|point| (attribute(&point.attributes, names::TIMING_PART).unwrap(), point.sum.unwrap()))
+            .collect();
+        parts.sort_by(|a, b| a.0.cmp(&b.0));
+        let expected = [("network", 0.0003), ("server", 0.0219), ("transfer", 0.0011)];
+        assert_eq!(parts, expected.map(|(part, sum)| (part.to_owned(), sum)));
     }
 }
 

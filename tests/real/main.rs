@@ -8,3 +8,4 @@ mod canary;
 mod dovecot;
 mod files;
 mod pipeline;
+mod slow;

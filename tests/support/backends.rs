@@ -133,6 +133,16 @@ impl Backends {
         })
     }
 
+    /// The newest traces of a service that have a span with all of these tags, at this moment, perhaps none.
+    pub fn jaeger_search(&self, service: &str, tags: &Value) -> Vec<Value> {
+        let tags = tags.to_string();
+        let tags = utf8_percent_encode(&tags, NON_ALPHANUMERIC);
+        let query = format!("/api/traces?service={service}&limit=1000&tags={tags}");
+        let (status, body) = get(self.ports.jaeger_query, &query).unwrap();
+        assert_eq!(status, 200, "{body}");
+        json(&body)["data"].as_array().cloned().unwrap_or_default()
+    }
+
     /// The series that answer a query (`metric`, `value`), as soon as there is one.
     pub fn prometheus_query(&self, expression: &str) -> Vec<Value> {
         wait_until(&format!("Prometheus has an answer to {expression}"), || {

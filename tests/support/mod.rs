@@ -6,5 +6,6 @@ pub mod dovecot;
 pub mod otlp;
 pub mod program;
 pub mod proxy;
+pub mod quick;
 pub mod run;
 pub mod script;

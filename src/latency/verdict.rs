@@ -1,0 +1,85 @@
+//! When a step is slow (contract §3). No history here, only the rule.
+//!
+//! Called by [`super::History`] and [`super::baseline`].
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crate::record::{Seconds, Step};
+
+/// When a step is slow.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// No verdict by history, and no baseline shown, before this many passed runs.
+    pub min_runs: u32,
+    /// Slow is more than this many times the baseline …
+    pub slow_ratio: f64,
+    /// … and at least this long over it,
+    pub slow_excess: Duration,
+    /// or more than this, whatever the baseline,
+    pub slow_limit: Option<Duration>,
+    /// or more than the limit for the step of this name, which takes the place of the one for all.
+    pub slow_limits: BTreeMap<String, Duration>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            min_runs: 20,
+            slow_ratio: 3.0,
+            slow_excess: Duration::from_millis(10),
+            slow_limit: None,
+            slow_limits: BTreeMap::new(),
+        }
+    }
+}
+
+/// How far two times must be apart to be called different.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Distance {
+    ratio: f64,
+    /// In microseconds.
+    excess: u32,
+}
+
+impl Distance {
+    /// Whether `high` is that far above `low`; both in microseconds.
+    pub(super) fn between(self, high: u32, low: u32) -> bool {
+        high.checked_sub(low).is_some_and(|over| over >= self.excess) && f64::from(high) > self.ratio * f64::from(low)
+    }
+}
+
+impl Settings {
+    /// From a baseline to what is slow.
+    pub(super) fn slow(&self) -> Distance {
+        Distance { ratio: self.slow_ratio, excess: micros(self.slow_excess.into()) }
+    }
+
+    /// From a level to one that is worth a line in the log: twice, or whatever is slow when that is less. So what was
+    /// slow and stays so is always told.
+    pub(super) fn shift(&self) -> Distance {
+        Distance { ratio: self.slow_ratio.min(2.0), ..self.slow() }
+    }
+
+    /// Whether the step took longer than its fixed limit.
+    pub(super) fn past_limit(&self, step: &Step) -> bool {
+        let limit = self.slow_limits.get(&step.name).or(self.slow_limit.as_ref());
+        limit.is_some_and(|limit| step.duration_s > (*limit).into())
+    }
+}
+
+/// Whole microseconds, at most 71 minutes.
+pub(super) fn micros(seconds: Seconds) -> u32 {
+    u32::try_from(seconds.as_micros()).unwrap_or(u32::MAX)
+}
+
+/// How many baselines a step took, for people: two decimals below 10, one below 100, none above. None for a baseline
+/// below the resolution of a microsecond.
+pub(super) fn ratio(duration: u32, baseline: u32) -> Option<f64> {
+    let ratio = (baseline > 0).then(|| f64::from(duration) / f64::from(baseline))?;
+    let digits = match ratio {
+        ..10.0 => 100.0,
+        10.0..100.0 => 10.0,
+        _ => 1.0,
+    };
+    Some((ratio * digits).round() / digits)
+}

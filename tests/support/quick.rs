@@ -1,0 +1,53 @@
+//! An agent inside the test, whose runs follow each other at once: for what only a history of many runs shows.
+
+use std::{net::SocketAddr, os::unix::fs::OpenOptionsExt as _, path::Path, time::Duration};
+
+use imaptrace::{
+    agent,
+    config::{self, Config, Sources},
+};
+use tokio::sync::oneshot;
+
+use super::script::Script;
+
+/// A conversation that brings one message's headers, with this between the FETCH and its answer.
+pub fn conversation(before_the_answer: &str) -> String {
+    format!(
+        "S: * OK [CAPABILITY IMAP4rev1] hi\nC: LOGIN\nS: {{tag}} OK [CAPABILITY IMAP4rev1] in\nC: LIST\n\
+         S: * LIST () \"/\" INBOX\nS: {{tag}} OK\nC: SELECT\nS: * 30 EXISTS\nS: {{tag}} OK\nC: FETCH\n\
+         {before_the_answer}S: * 30 FETCH (UID 3)\nS: {{tag}} OK\nC: LOGOUT\nS: * BYE\nS: {{tag}} OK\n"
+    )
+}
+
+/// Probes a server with these conversations, one after the other, to the end of the last one, then stops as on SIGTERM.
+/// Gives the tags of the FETCH commands, which are the ids of their spans. What was learned is kept in `state`.
+pub async fn life(conversations: &[String], otlp: &str, state: &Path) -> Vec<String> {
+    let server = Script::play(&conversations.join("next\n")).await;
+    let config = config(server.address, otlp, state);
+    let (tell, told) = oneshot::channel::<()>();
+    let agent = tokio::spawn(agent::until(async { drop(told.await) }, config, Vec::new()));
+    let heard = server.heard().await;
+    drop(tell);
+    agent.await.unwrap().unwrap();
+    heard.iter().filter_map(|line| line.split_once(" FETCH ")).map(|(tag, _)| tag.to_owned()).collect()
+}
+
+fn config(server: SocketAddr, otlp: &str, state: &Path) -> Config {
+    let home = tempfile::tempdir().unwrap();
+    let (file, password) = (home.path().join("imaptrace.toml"), state.join("password"));
+    let secret = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&password);
+    std::io::Write::write_all(&mut secret.unwrap(), b"secret").unwrap();
+    let text = format!(
+        "[otlp]\nendpoint = \"{otlp}\"\nprotocol = \"http/protobuf\"\n[[targets]]\nname = \"mail01\"\n\
+         url = \"imap://someone@{server}\"\nsecurity = \"none\"\ninterval = \"21s\"\ntimeout = \"20s\"\n\
+         password = {{ file = \"{}\" }}\n",
+        password.display()
+    );
+    std::fs::write(&file, text).unwrap();
+    let sources = Sources { file: Some(file), environment: Vec::new(), flags: Vec::new() };
+    let mut config = config::load(&sources).unwrap();
+    config.state_dir = Some(state.to_owned());
+    // A run that is still under way when the next is due lets it pass, so no deadline has to be as short as this.
+    config.targets[0].interval = Duration::from_millis(50);
+    config
+}
