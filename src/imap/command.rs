@@ -52,6 +52,8 @@ pub enum Command<'a> {
         from: u32,
         /// The last.
         to: u32,
+        /// All header fields in place of [`FETCH_HEADERS`]: no server keeps them apart from the message.
+        whole: bool,
     },
     /// Good-bye.
     Logout,
@@ -114,10 +116,13 @@ impl Command<'_> {
                     if capabilities.version() == "4rev2" { (*mailbox).to_owned() } else { utf7::encode(mailbox) };
                 writer.raw(b" ").string(&name)
             }
-            Self::Fetch { from, to } => writer.raw(
-                format!(" {from}:{to} (UID FLAGS INTERNALDATE RFC822.SIZE BODY.PEEK[HEADER.FIELDS ({FETCH_HEADERS})])")
-                    .as_bytes(),
-            ),
+            Self::Fetch { from, to, whole } => {
+                writer.raw(format!(" {from}:{to} (UID FLAGS INTERNALDATE RFC822.SIZE BODY.PEEK[HEADER").as_bytes());
+                if !whole {
+                    writer.raw(b".FIELDS (").raw(FETCH_HEADERS.as_bytes()).raw(b")");
+                }
+                writer.raw(b"])")
+            }
         };
         writer.finish()
     }
@@ -215,10 +220,14 @@ mod tests {
             ["T SELECT {6+}\r\n日本\r\n"]
         );
         assert_eq!(
-            wire(&Command::Fetch { from: 5, to: 24 }, ""),
+            wire(&Command::Fetch { from: 5, to: 24, whole: false }, ""),
             [
                 "T FETCH 5:24 (UID FLAGS INTERNALDATE RFC822.SIZE BODY.PEEK[HEADER.FIELDS (DATE FROM TO CC SUBJECT MESSAGE-ID REFERENCES IN-REPLY-TO CONTENT-TYPE)])\r\n"
             ]
+        );
+        assert_eq!(
+            wire(&Command::Fetch { from: 5, to: 24, whole: true }, ""),
+            ["T FETCH 5:24 (UID FLAGS INTERNALDATE RFC822.SIZE BODY.PEEK[HEADER])\r\n"]
         );
     }
 
