@@ -229,6 +229,8 @@ fn flags(args: &ProbeArgs) -> Vec<Flag> {
         ("target.mailbox", &args.mailbox, "--mailbox"),
         ("target.open", &yes(args.examine, "examine"), "--examine"),
         ("target.newest", &args.newest, "--newest"),
+        ("target.window", &args.window, "--window"),
+        ("target.cold", &yes(args.cold, "true"), "--cold"),
         ("target.journey", &args.journey, "--journey"),
         ("target.timeout", &args.timeout, "--timeout"),
         ("otlp.endpoint", &args.otlp_endpoint, "--otlp-endpoint"),
