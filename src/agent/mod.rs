@@ -73,6 +73,8 @@ struct History {
     backoff: Backoff,
     /// Families over which the last run that passed or failed, failed.
     failing: Vec<Family>,
+    /// The log has it that the mailbox holds too little.
+    told_of_few: bool,
 }
 
 /// The families over which a target is probed, one run each.
@@ -243,6 +245,9 @@ impl Shared {
         let failing = tell(&run, history.failing.contains(&family));
         history.failing.retain(|known| *known != family);
         history.failing.extend(failing.then_some(family));
+        if !history.told_of_few {
+            history.told_of_few = tell_of_few(&run);
+        }
         drop(history);
         self.memory.judge(&mut run);
         self.metrics.record(&run);
@@ -289,6 +294,15 @@ impl Work {
     fn history(&self) -> MutexGuard<'_, History> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// One line for a mailbox that holds too little to measure by; each run has it in its notes.
+fn tell_of_few(run: &Run) -> bool {
+    let messages = run.steps.iter().find_map(|step| step.mailbox_messages);
+    let Some(messages) = messages.filter(|messages| *messages < Journey::FEWEST.into()) else { return false };
+    let (target, account) = (run.target.as_str(), run.account.as_str());
+    warn!(target, account, messages, "the mailbox is all but empty: `imaptrace canary fill` makes one that measures");
+    true
 }
 
 /// One line for a failed run and for a recovery. Returns whether the target is failing now.

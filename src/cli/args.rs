@@ -1,6 +1,7 @@
 //! What can stand on the command line. One definition gives parser, help and completions.
 
 #![expect(clippy::doc_markdown, reason = "these comments are the help text that users read in a terminal")]
+#![allow(rustdoc::broken_intra_doc_links, reason = "and brackets mean there what they mean in every usage line")]
 
 use std::path::PathBuf;
 
@@ -93,9 +94,15 @@ pub(super) struct ProbeArgs {
     /// Open it with EXAMINE, read-only, in place of SELECT
     #[arg(long, help_heading = "Journey")]
     pub(super) examine: bool,
-    /// Newest messages whose headers are fetched [default: 20]
+    /// Messages whose headers are fetched [default: 20]
     #[arg(long, value_name = "N", help_heading = "Journey")]
     pub(super) newest: Option<String>,
+    /// Which ones: newest, or random (as many in a row, from anywhere) [default: newest]
+    #[arg(long, value_name = "WHICH", help_heading = "Journey")]
+    pub(super) window: Option<String>,
+    /// Whole headers of old messages at random: what a server has to read from its mail store
+    #[arg(long, help_heading = "Journey")]
+    pub(super) cold: bool,
     /// What is done [default: first-load]
     #[arg(long, value_name = "NAME", help_heading = "Journey")]
     pub(super) journey: Option<String>,

@@ -133,7 +133,11 @@ async fn run_agent(path: &Path, child_env: Vec<(OsString, Option<OsString>)>, ou
     };
     // What is noteworthy inside a run is on its trace; an agent that logs it each minute is not read any more.
     let level = config.agent.log_level;
-    let quiet = if level == config::LogLevel::Info { ",imaptrace::probe=warn" } else { "" };
+    let quiet = match level {
+        config::LogLevel::Debug => "",
+        config::LogLevel::Info => ",imaptrace::probe=warn,imaptrace::probe::mailbox=off",
+        config::LogLevel::Warn | config::LogLevel::Error => ",imaptrace::probe::mailbox=off",
+    };
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| format!("{}{quiet}", level.as_str()));
     let settings = LogSettings { format, color: output.error_style().colour, filter: Some(filter) };
     if let Err(error) = logs::init(&settings) {

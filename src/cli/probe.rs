@@ -241,10 +241,13 @@ fn misuse(problem: &str, format: Format, output: &mut Output) -> u8 {
 /// The flags that set a key of the configuration.
 fn flags(args: &ProbeArgs) -> Vec<Flag> {
     let examine = args.examine.then(|| "examine".to_owned());
+    let cold = args.cold.then(|| "true".to_owned());
     let own = [
         ("target.mailbox", &args.mailbox, "--mailbox"),
         ("target.open", &examine, "--examine"),
         ("target.newest", &args.newest, "--newest"),
+        ("target.window", &args.window, "--window"),
+        ("target.cold", &cold, "--cold"),
         ("target.journey", &args.journey, "--journey"),
         ("target.timeout", &args.timeout, "--timeout"),
         ("otlp.endpoint", &args.otlp_endpoint, "--otlp-endpoint"),

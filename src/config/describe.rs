@@ -5,11 +5,11 @@
 use std::fmt::{self, Write as _};
 
 use super::{
-    Config, Exporter, Histogram, LogFormat, series,
+    Config, Exporter, Histogram, Latency, LogFormat, series,
     units::{print_duration as time, print_size as size},
 };
 use crate::{
-    plan::{Auth, Open, ProxyProtocol, TagStyle, Target},
+    plan::{Auth, Open, ProxyProtocol, TagStyle, Target, Window},
     secret::SecretSource,
 };
 
@@ -38,8 +38,9 @@ fn write(out: &mut String, config: &Config) -> fmt::Result {
     };
     writeln!(
         out,
-        "  metrics every {}, histograms {histogram}, labels {}",
+        "  metrics every {}, histograms {histogram}, timing {}, labels {}",
         time(config.metrics.export_interval),
+        on(config.metrics.timing),
         joined(config.metrics.labels.iter().cloned()),
     )?;
     writeln!(out, "  service.name {:?}", config.resource.service_name)?;
@@ -47,6 +48,7 @@ fn write(out: &mut String, config: &Config) -> fmt::Result {
     for (key, value) in &config.resource.attributes {
         writeln!(out, "  {} {value:?}", key.escape_debug())?;
     }
+    write_latency(out, &config.latency)?;
     writeln!(out, "\nagent")?;
     let format = match config.agent.log_format {
         LogFormat::Text => "text",
@@ -58,7 +60,27 @@ fn write(out: &mut String, config: &Config) -> fmt::Result {
     } else {
         joined(config.dns.servers.iter().map(ToString::to_string))
     };
-    writeln!(out, "  name servers {servers}, cache {}", if config.dns.cache { "on" } else { "off" })
+    writeln!(out, "  name servers {servers}, cache {}", on(config.dns.cache))?;
+    match &config.state_dir {
+        Some(path) => writeln!(out, "  state in {}", path.display()),
+        None => writeln!(out, "  state nowhere: each start learns anew"),
+    }
+}
+
+fn write_latency(out: &mut String, latency: &Latency) -> fmt::Result {
+    writeln!(out, "\nlatency")?;
+    writeln!(
+        out,
+        "  slow past {} x the baseline and {} over it, after {} runs",
+        latency.slow_ratio,
+        time(latency.slow_excess),
+        latency.min_runs,
+    )?;
+    let every = latency.slow_limit.map(|limit| format!("any step {}", time(limit)));
+    let each = latency.slow_limits.iter().map(|(step, limit)| format!("{step} {}", time(*limit)));
+    writeln!(out, "  slow past a limit: {}", joined(every.into_iter().chain(each)))?;
+    let timing = latency.timing;
+    writeln!(out, "  kernel stamps {}, quickack {}", on(timing.kernel_stamps), on(timing.quickack))
 }
 
 fn write_target(out: &mut String, target: &Target) -> fmt::Result {
@@ -94,12 +116,17 @@ fn write_target(out: &mut String, target: &Target) -> fmt::Result {
         TagStyle::SpanId => "span_id",
         TagStyle::Short => "short",
     };
+    let window = match journey.window {
+        Window::Newest => "newest",
+        Window::Random => "random",
+    };
     writeln!(
         out,
-        "  journey     {}: {open} {:?}, newest {}, auth {auth}, tag {tag}",
+        "  journey     {}: {open} {:?}, newest {}, window {window}, cold {}, auth {auth}, tag {tag}",
         journey.name(),
         journey.mailbox.as_str(),
-        journey.newest
+        journey.newest,
+        on(journey.cold),
     )?;
     let deadlines = &target.deadlines;
     writeln!(out, "  interval    {}, timeout {}", time(target.interval), time(deadlines.run))?;
@@ -176,6 +203,10 @@ fn place(source: &SecretSource) -> String {
         SecretSource::Credential(name) => format!("from credential {name}"),
         SecretSource::Given(_) => "given (hidden)".to_owned(),
     }
+}
+
+fn on(switch: bool) -> &'static str {
+    if switch { "on" } else { "off" }
 }
 
 fn joined(words: impl Iterator<Item = String>) -> String {

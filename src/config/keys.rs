@@ -18,13 +18,13 @@ const OTLP_KEYS: &[&str] =
 
 pub(super) static TOP: TableKeys = TableKeys {
     path: "",
-    keys: &["agent", "defaults", "otlp", "metrics", "limits", "dns", "targets"],
-    later: &["latency", "state", "http", "groups", "windows", "journeys", "targets_from"],
+    keys: &["agent", "defaults", "otlp", "metrics", "latency", "limits", "dns", "state", "targets"],
+    later: &["http", "groups", "windows", "journeys", "targets_from"],
 };
 /// The top level when there is no file but the command line of `probe`.
 pub(super) static PROBE_TOP: TableKeys = TableKeys {
     path: "",
-    keys: &["agent", "defaults", "otlp", "metrics", "limits", "dns", super::source::PROBE],
+    keys: &["agent", "defaults", "otlp", "metrics", "latency", "limits", "dns", "state", super::source::PROBE],
     later: TOP.later,
 };
 pub(super) static AGENT: TableKeys =
@@ -40,6 +40,8 @@ pub(super) static DEFAULTS: TableKeys = TableKeys {
         "client_key",
         "mailbox",
         "newest",
+        "window",
+        "cold",
         "journey",
         "timeout",
         "interval",
@@ -51,7 +53,7 @@ pub(super) static DEFAULTS: TableKeys = TableKeys {
         "proxy_protocol",
         "deadlines",
     ],
-    later: &["window", "cold"],
+    later: &[],
 };
 pub(super) static TARGET: TableKeys = TableKeys {
     path: "targets",
@@ -70,6 +72,8 @@ pub(super) static TARGET: TableKeys = TableKeys {
         "client_key",
         "mailbox",
         "newest",
+        "window",
+        "cold",
         "journey",
         "timeout",
         "interval",
@@ -81,7 +85,7 @@ pub(super) static TARGET: TableKeys = TableKeys {
         "proxy_protocol",
         "deadlines",
     ],
-    later: &["window", "cold"],
+    later: &[],
 };
 pub(super) static ACCOUNT: TableKeys =
     TableKeys { path: "targets.accounts", keys: &["name", "user", "password"], later: &[] };
@@ -113,15 +117,39 @@ pub(super) static OTLP_TRACES: TableKeys = TableKeys { path: "otlp.traces", keys
 pub(super) static OTLP_METRICS: TableKeys = TableKeys { path: "otlp.metrics", keys: OTLP_KEYS, later: &[] };
 pub(super) static METRICS: TableKeys = TableKeys {
     path: "metrics",
-    keys: &["labels", "per", "series_limit", "export_interval", "histogram"],
-    later: &["timing"],
+    keys: &["labels", "per", "series_limit", "export_interval", "histogram", "timing"],
+    later: &[],
 };
+pub(super) static LATENCY: TableKeys = TableKeys {
+    path: "latency",
+    keys: &["min_runs", "slow_ratio", "slow_excess", "slow_limit", "slow_limits", "kernel_stamps", "quickack"],
+    later: &[],
+};
+/// What a step can be called, as in the record: the keys of `slow_limits`.
+pub(super) const STEPS: [&str; 15] = [
+    "resolve",
+    "connect",
+    "tls",
+    "greeting",
+    "CAPABILITY",
+    "STARTTLS",
+    "ID",
+    "LOGIN",
+    "AUTHENTICATE",
+    "NAMESPACE",
+    "LIST",
+    "SELECT",
+    "EXAMINE",
+    "FETCH",
+    "LOGOUT",
+];
 pub(super) static LIMITS: TableKeys = TableKeys {
     path: "limits",
     keys: &["runs_in_flight", "line", "command_bytes", "run_bytes", "responses", "depth", "literal_kept"],
     later: &["logins_per_second"],
 };
 pub(super) static DNS: TableKeys = TableKeys { path: "dns", keys: &["cache", "servers"], later: &[] };
+pub(super) static STATE: TableKeys = TableKeys { path: "state", keys: &["dir"], later: &[] };
 
 /// Every table, in the order of the sample file; for tests and documentation.
 pub fn tables() -> impl Iterator<Item = TableKeys> {
@@ -134,8 +162,10 @@ pub fn tables() -> impl Iterator<Item = TableKeys> {
         &OTLP_TRACES,
         &OTLP_METRICS,
         &METRICS,
+        &LATENCY,
         &LIMITS,
         &DNS,
+        &STATE,
         &TARGET,
         &ACCOUNT,
         &SECRET,

@@ -1,9 +1,10 @@
 //! Text to plan: reads file, environment and flags, finds everything that is wrong at once, and builds the values that
 //! the rest of imaptrace works with.
 //!
-//! [`load`] is for `agent` and `check`, [`probe`] for the `probe` command line, [`describe`] for `check`. Files that a key
-//! names are looked at, for `check` to tell which cannot be used, but never read. Nothing here fetches a secret, resolves a name or reads the process's own environment, and no text that leaves this room holds a
-//! secret. Other rooms define their own settings; `agent` and `cli` fill them from [`Config`].
+//! [`load`] is for `agent` and `check`, [`probe`] for the `probe` command line, [`describe()`] for `check`. Files that a
+//! key names are looked at, for `check` to tell which cannot be used, but never read. Nothing here fetches a secret,
+//! resolves a name or reads the process's own environment, and no text that leaves this room holds a secret. Other rooms
+//! define their own settings; `agent` and `cli` fill them from [`Config`].
 //!
 //! On the way down: `source` merges and remembers places, `read` gives types, `target`, `account`, `otlp` and
 //! `settings` give meaning, `problem` says what is wrong.
@@ -144,7 +145,9 @@ fn read_all(reader: &Reader, resource: &mut Resource, kind: &Kind<'_>) -> Option
     if tables.is_empty() && root.get("targets").is_none_or(|field| field.is_list()) {
         root.error("targets", "there is no target", "add [[targets]] with name, url, user and password");
     }
-    let read = tables.iter().map(|table| target::read(table, (&defaults_table, &defaults), limits, kind));
+    let latency = settings::read_latency(&root.table("latency", &keys::LATENCY));
+    let read =
+        tables.iter().map(|table| target::read(table, (&defaults_table, &defaults), limits, latency.timing, kind));
     let targets: Option<Vec<Target>> = read.collect::<Vec<_>>().into_iter().collect();
     target::check_unique(&tables);
 
@@ -159,14 +162,15 @@ fn read_all(reader: &Reader, resource: &mut Resource, kind: &Kind<'_>) -> Option
     let metrics_table = root.table("metrics", &keys::METRICS);
     let metrics = settings::read_metrics(&metrics_table, targets.as_deref().unwrap_or_default());
     let dns = settings::read_dns(&root.table("dns", &keys::DNS));
+    let state_dir = root.table("state", &keys::STATE).get("dir").and_then(|field| field.directory());
     let config = Config {
         targets: targets?,
         agent,
         otlp,
         metrics,
         runs_in_flight,
-        latency: Latency::default(),
-        state_dir: None,
+        latency,
+        state_dir,
         dns,
         resource: resource.clone(),
         warnings: Vec::new(),

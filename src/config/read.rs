@@ -6,6 +6,7 @@
 use std::{cell::RefCell, collections::HashSet, fmt::Write as _, path::PathBuf, time::Duration};
 
 use figment::value::{Dict, Value};
+use nix::unistd::{AccessFlags, access};
 
 use super::{
     keys::TableKeys,
@@ -146,7 +147,8 @@ impl<'a> Field<'a> {
         matches!(self.value, Value::String(..)) && self.is_outside()
     }
 
-    fn is_outside(&self) -> bool {
+    /// Whether it comes from environment or flag.
+    pub(super) fn is_outside(&self) -> bool {
         self.reader.merged.is_raw(self.value)
     }
 
@@ -293,6 +295,25 @@ impl<'a> Field<'a> {
         Some(path)
     }
 
+    /// A directory to write into; one that cannot be written now is noted.
+    pub(super) fn directory(&self) -> Option<PathBuf> {
+        let path = self.path()?;
+        let writable = std::fs::metadata(&path).and_then(|meta| {
+            if meta.is_dir() {
+                Ok(access(&path, AccessFlags::W_OK | AccessFlags::X_OK)?)
+            } else {
+                Err(std::io::Error::other("it is not a directory"))
+            }
+        });
+        if let Err(error) = writable {
+            self.unusable(
+                format!("cannot write into {}: {error}", path.display()),
+                "make the directory, and let the user that runs the agent own it",
+            );
+        }
+        Some(path)
+    }
+
     /// `true` or `false`.
     pub(super) fn bool(&self) -> Option<bool> {
         let value = match self.value {
@@ -321,6 +342,24 @@ impl<'a> Field<'a> {
         if fitting.is_none() {
             let most = if most < u64::from(u32::MAX) { format!(" to {most}") } else { " or more".to_owned() };
             self.error(format!("{number} is out of bounds: expected {least}{most}"), "");
+        }
+        fitting
+    }
+
+    /// A finite number above 1.
+    pub(super) fn ratio(&self) -> Option<f64> {
+        let number = match self.value {
+            Value::Num(_, number) => number.to_f64().or_else(|| Some(i32::try_from(number.to_i128()?).ok()?.into())),
+            Value::String(_, text) if self.is_raw() => text.parse().ok(),
+            _ => None,
+        };
+        let Some(number) = number else {
+            self.misread("a number");
+            return None;
+        };
+        let fitting = Some(number).filter(|number| number.is_finite() && *number > 1.0);
+        if fitting.is_none() {
+            self.error(format!("{number} is out of bounds: expected more than 1"), "");
         }
         fitting
     }

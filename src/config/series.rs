@@ -10,6 +10,9 @@ use crate::plan::{AddressChoice, Host, Security, Target};
 /// FETCH, LOGOUT. STARTTLS comes on top.
 const COMMANDS: u64 = 8;
 
+/// `imaptrace.timing.duration` parts the time of a command into so many.
+const TIMING_PARTS: u64 = 3;
+
 /// Ways of failing that an account is reckoned to show in its life: each adds a series for the run and one for the step.
 const FAILURES: u64 = 5;
 
@@ -23,17 +26,18 @@ const AGENT: u64 = 7;
 pub fn series(config: &Config) -> u64 {
     let of_target = |target: &Target| {
         let families = if target.address == AddressChoice::Each { 2 } else { 1 };
-        families * target.accounts.len() as u64 * per_account(target)
+        families * target.accounts.len() as u64 * per_account(target, config.metrics.timing)
     };
     AGENT + config.targets.iter().map(of_target).sum::<u64>()
 }
 
-fn per_account(target: &Target) -> u64 {
+fn per_account(target: &Target, timing: bool) -> u64 {
     let tls = target.security != Security::None;
     let commands = COMMANDS + u64::from(target.security == Security::StartTls);
     let phases = 2 + u64::from(tls) + u64::from(matches!(target.endpoint.host, Host::Name(_)));
     // First loading, probe duration, up, last run, messages, bytes of the greeting; the certificate's end.
     let single = 6 + u64::from(tls);
     // One duration and two directions of bytes for each command.
-    single + phases + 3 * commands + SKIP_REASONS + 2 * FAILURES
+    let of_command = 3 + if timing { TIMING_PARTS } else { 0 };
+    single + phases + of_command * commands + SKIP_REASONS + 2 * FAILURES
 }

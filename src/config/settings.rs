@@ -1,14 +1,19 @@
-//! The tables that are no target and no exporter: `[agent]`, `[metrics]`, `[limits]`, `[dns]`.
+//! The tables that are no target and no exporter: `[agent]`, `[metrics]`, `[latency]`, `[limits]`, `[dns]`.
 //!
 //! Plain values; nothing is done with them here. Called by `load` and `probe`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    ops::RangeInclusive,
     time::Duration,
 };
 
-use super::{Resource, read::Table};
+use super::{
+    Resource, keys,
+    problem::nearest,
+    read::{Field, Table},
+};
 use crate::plan::{Dns, Limits, Target, Timing};
 
 /// The agent itself.
@@ -166,8 +171,54 @@ pub(super) fn read_metrics(table: &Table<'_>, targets: &[Target]) -> Metrics {
             .and_then(|field| field.duration())
             .unwrap_or(Duration::from_secs(15)),
         histogram: table.get("histogram").and_then(|field| field.choice(&kinds)).unwrap_or(Histogram::Explicit),
-        timing: false,
+        timing: table.get("timing").and_then(|field| field.bool()).unwrap_or(false),
     }
+}
+
+/// Fewer runs have no median worth the name; the history of a step holds no more.
+const RUNS: RangeInclusive<u64> = 5..=63;
+
+/// Reads `[latency]`.
+pub(super) fn read_latency(table: &Table<'_>) -> Latency {
+    let standard = Latency::default();
+    let duration = |key| table.get(key).and_then(|field| field.duration());
+    let runs = table.get("min_runs").and_then(|field| field.number(*RUNS.start(), *RUNS.end())?.try_into().ok());
+    let switch = |key, standard| table.get(key).and_then(|field| field.bool()).unwrap_or(standard);
+    Latency {
+        min_runs: runs.unwrap_or(standard.min_runs),
+        slow_ratio: table.get("slow_ratio").and_then(|field| field.ratio()).unwrap_or(standard.slow_ratio),
+        slow_excess: duration("slow_excess").unwrap_or(standard.slow_excess),
+        slow_limit: duration("slow_limit"),
+        slow_limits: table.get("slow_limits").map(|field| read_slow_limits(&field)).unwrap_or_default(),
+        timing: Timing {
+            kernel_stamps: switch("kernel_stamps", standard.timing.kernel_stamps),
+            quickack: switch("quickack", standard.timing.quickack),
+        },
+    }
+}
+
+fn read_slow_limits(field: &Field<'_>) -> BTreeMap<String, Duration> {
+    let mut limits = BTreeMap::new();
+    for (key, limit) in field.entries() {
+        // The name of a variable comes in lower case, which sorts behind the file's spelling and so beats it here too.
+        if let Some(step) = step(key).filter(|step| *step == key || limit.is_outside()) {
+            limits.extend(limit.duration().map(|limit| (step.to_owned(), limit)));
+            continue;
+        }
+        let lower = keys::STEPS.map(str::to_ascii_lowercase);
+        let near = nearest(&key.to_ascii_lowercase(), lower.iter().map(String::as_str)).and_then(step);
+        let help = match near {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("the steps are {}", keys::STEPS.join(", ")),
+        };
+        limit.error("no step is called so", help);
+    }
+    limits
+}
+
+/// The step of this name in whatever case.
+fn step(name: &str) -> Option<&'static str> {
+    keys::STEPS.into_iter().find(|step| step.eq_ignore_ascii_case(name))
 }
 
 /// Reads `[dns]`.

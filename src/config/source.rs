@@ -1,7 +1,7 @@
 //! From file, environment and flags to one merged tree in which every value knows where it stands.
 //!
-//! figment merges (file < `OTEL_*` < `IMAPTRACE__*` < flags; the built-in defaults lie below and are the readers') and
-//! tags each value with the provider it came from; `toml_edit` gives lines and columns. Nothing is interpreted here. The
+//! figment merges (`STATE_DIRECTORY` < file < `OTEL_*` < `IMAPTRACE__*` < flags; the built-in defaults lie below and are
+//! the readers') and tags each value with the provider it came from; `toml_edit` gives lines and columns. Nothing is interpreted here. The
 //! process's own environment is never read: the caller hands it in.
 
 use std::{
@@ -25,7 +25,7 @@ use super::{
 pub struct Sources {
     /// The configuration file; one that is named and missing is an error.
     pub file: Option<PathBuf>,
-    /// The environment, whole: `IMAPTRACE__*` and `OTEL_*` are picked out of it.
+    /// The environment, whole: `IMAPTRACE__*`, `OTEL_*` and `STATE_DIRECTORY` are picked out of it.
     pub environment: Vec<(String, String)>,
     /// Flags that set a key.
     pub flags: Vec<Flag>,
@@ -47,6 +47,7 @@ pub struct Flag {
 pub(super) const PROBE: &str = "PROBE";
 
 const PREFIX: &str = "IMAPTRACE__";
+const STATE_DIRECTORY: &str = "STATE_DIRECTORY";
 /// No key lies deeper; also bounds the recursion over names that come from outside.
 const DEEPEST: usize = 8;
 
@@ -105,6 +106,11 @@ pub(super) fn merge(sources: &Sources, problems: &mut Vec<Problem>) -> Merged {
 pub(super) fn merge_text(sources: &Sources, text: Option<&str>, problems: &mut Vec<Problem>) -> Merged {
     let mut figment = Figment::new();
     let mut positions = BTreeMap::new();
+    // systemd sets it from StateDirectory=, a list; whatever the operator says himself lies above.
+    let given = sources.environment.iter().rev().find(|(name, _)| name == STATE_DIRECTORY);
+    if let Some(first) = given.and_then(|(_, paths)| paths.split(':').next()).filter(|first| !first.is_empty()) {
+        figment = figment.merge(Layer::raw(VARIABLE, STATE_DIRECTORY, &["state", "dir"], first));
+    }
     if let (Some(path), Some(text)) = (&sources.file, text) {
         match Document::parse(text) {
             Ok(document) => {

@@ -21,6 +21,7 @@ use crate::{
 const SECURITY: &[(&str, Security)] =
     &[("tls", Security::Tls), ("starttls", Security::StartTls), ("none", Security::None)];
 const OPEN: &[(&str, Open)] = &[("select", Open::Select), ("examine", Open::Examine)];
+const WINDOW: &[(&str, Window)] = &[("newest", Window::Newest), ("random", Window::Random)];
 const TAG: &[(&str, TagStyle)] = &[("span_id", TagStyle::SpanId), ("short", TagStyle::Short)];
 const AUTH: &[(&str, Auth)] = &[("auto", Auth::Auto), ("login", Auth::Login), ("plain", Auth::Plain)];
 const ADDRESS: &[(&str, AddressChoice)] =
@@ -49,6 +50,8 @@ pub(super) struct Options {
     client_key: Option<PathBuf>,
     mailbox: Option<Mailbox>,
     newest: Option<u32>,
+    window: Option<Window>,
+    cold: Option<bool>,
     timeout: Option<Duration>,
     interval: Option<Duration>,
     open: Option<Open>,
@@ -74,6 +77,12 @@ impl Options {
         if let Some(journey) = table.get("journey") {
             journey.choice(&[(Journey::FIRST_LOAD, ())]);
         }
+        let window = table.get("window").and_then(|field| field.choice(WINDOW));
+        let cold = table.get("cold").and_then(|field| field.bool());
+        if cold == Some(true) && window == Some(Window::Newest) {
+            let what = "a cold run reads old messages, and window = \"newest\" asks for the newest ones";
+            table.error("cold", what, "take window out: a cold run chooses its messages by itself");
+        }
         Self {
             security: table.get("security").and_then(|field| field.choice(SECURITY)),
             ca_file: table.get("ca_file").and_then(|field| field.file()),
@@ -83,6 +92,8 @@ impl Options {
             client_key: table.get("client_key").and_then(|field| field.file()),
             mailbox: table.get("mailbox").and_then(|field| mailbox(&field)),
             newest: table.get("newest").and_then(|field| field.number(1, MOST_NEWEST)?.try_into().ok()),
+            window,
+            cold,
             timeout: table.get("timeout").and_then(|field| field.duration()),
             interval: table.get("interval").and_then(|field| field.duration()),
             open: table.get("open").and_then(|field| field.choice(OPEN)),
@@ -117,12 +128,17 @@ impl Options {
 
     fn journey(&self, defaults: &Self, url: Option<&Mailbox>) -> Option<Journey> {
         let mailbox = self.mailbox.as_ref().or(url).or(defaults.mailbox.as_ref()).cloned();
+        // A default that does not go with what the target says itself is not meant for it: newest messages are not cold.
+        let meant = defaults.cold.filter(|_| self.window != Some(Window::Newest));
+        let cold = self.cold.or(meant).unwrap_or(false);
+        let window = self.window.or(defaults.window).filter(|_| !cold);
+        let window = window.unwrap_or(if cold { Window::Random } else { Window::Newest });
         Some(Journey {
             mailbox: mailbox.or_else(|| Mailbox::new("INBOX").ok())?,
             open: self.open.or(defaults.open).unwrap_or(Open::Select),
             newest: self.newest.or(defaults.newest).unwrap_or(20),
-            window: Window::Newest,
-            cold: false,
+            window,
+            cold,
             auth: self.auth.or(defaults.auth).unwrap_or(Auth::Auto),
             tag: self.tag.or(defaults.tag).unwrap_or(TagStyle::SpanId),
         })
@@ -154,6 +170,7 @@ pub(super) fn read(
     table: &Table<'_>,
     (defaults_table, defaults): (&Table<'_>, &Options),
     limits: Limits,
+    timing: Timing,
     kind: &Kind<'_>,
 ) -> Option<Target> {
     let options = Options::read(table);
@@ -214,7 +231,7 @@ pub(super) fn read(
         interval,
         deadlines,
         limits,
-        timing: Timing::default(),
+        timing,
         address,
         source_address,
         proxy_protocol: options.proxy_protocol.or(defaults.proxy_protocol).and_then(|proxy| proxy.0),

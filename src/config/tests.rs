@@ -47,6 +47,8 @@ fn the_number_of_series_grows_with_accounts_and_families() {
     // The agent's 7; 7 of one kind each, 4 phases, 8 commands three times, 4 reasons, 10 failures.
     assert_eq!(count(""), 7 + 7 + 4 + 24 + 4 + 10);
     let account = count("") - 7;
+    // The three parts of each command's time.
+    assert_eq!(count("[metrics]\ntiming = true"), count("") + 24);
     assert_eq!(count("address = \"each\""), 7 + 2 * account);
     assert_eq!(count("[[targets.accounts]]\nname = \"b\"\nuser = \"u\"\npassword = { env = \"P\" }"), 7 + 2 * account);
 }

@@ -54,6 +54,8 @@ pub enum Command<'a> {
         from: u32,
         /// The last.
         to: u32,
+        /// All header fields in place of [`FETCH_HEADERS`]: no server keeps them apart from the message.
+        whole: bool,
     },
     /// Make a mailbox (RFC 9051 §6.3.4).
     Create {
@@ -136,10 +138,13 @@ impl Command<'_> {
             Self::AuthenticatePlain { user, password } => writer.raw(b" PLAIN").plain(user, password),
             Self::List => writer.raw(b" \"\" \"*\""),
             Self::Select { mailbox, .. } | Self::Create { mailbox } => writer.raw(b" ").mailbox(mailbox),
-            Self::Fetch { from, to } => writer.raw(
-                format!(" {from}:{to} (UID FLAGS INTERNALDATE RFC822.SIZE BODY.PEEK[HEADER.FIELDS ({FETCH_HEADERS})])")
-                    .as_bytes(),
-            ),
+            Self::Fetch { from, to, whole } => {
+                writer.raw(format!(" {from}:{to} (UID FLAGS INTERNALDATE RFC822.SIZE BODY.PEEK[HEADER").as_bytes());
+                if !whole {
+                    writer.raw(b".FIELDS (").raw(FETCH_HEADERS.as_bytes()).raw(b")");
+                }
+                writer.raw(b"])")
+            }
             Self::SearchHeader { field } => writer
                 .raw(if capabilities.esearch { b" RETURN (COUNT) HEADER " } else { b" HEADER " })
                 .raw(field.as_bytes())
@@ -261,10 +266,14 @@ mod tests {
             ["T SELECT {6+}\r\n日本\r\n"]
         );
         assert_eq!(
-            wire(&Command::Fetch { from: 5, to: 24 }, ""),
+            wire(&Command::Fetch { from: 5, to: 24, whole: false }, ""),
             [
                 "T FETCH 5:24 (UID FLAGS INTERNALDATE RFC822.SIZE BODY.PEEK[HEADER.FIELDS (DATE FROM TO CC SUBJECT MESSAGE-ID REFERENCES IN-REPLY-TO CONTENT-TYPE)])\r\n"
             ]
+        );
+        assert_eq!(
+            wire(&Command::Fetch { from: 5, to: 24, whole: true }, ""),
+            ["T FETCH 5:24 (UID FLAGS INTERNALDATE RFC822.SIZE BODY.PEEK[HEADER])\r\n"]
         );
     }
 

@@ -211,7 +211,9 @@ impl Session {
     /// Begins a command and gives the parts to send. Whoever sends them says so with [`Session::sent`].
     pub fn begin(&mut self, tag: &str, command: &Command<'_>) -> Encoded {
         let rows = match command {
-            Command::Fetch { from, to } => (*from, vec![false; (to.saturating_sub(*from) as usize).saturating_add(1)]),
+            Command::Fetch { from, to, .. } => {
+                (*from, vec![false; (to.saturating_sub(*from) as usize).saturating_add(1)])
+            }
             _ => (0, Vec::new()),
         };
         self.current = Some(Current {

@@ -1,6 +1,8 @@
 //! What one run does, how long each part may take, and how much it may read.
 
-use std::{fmt, time::Duration};
+use std::{fmt, ops::RangeInclusive, time::Duration};
+
+use rand::Rng;
 
 /// The ordered steps of a run. There is one, `first-load`; its shape is set here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +30,8 @@ impl Journey {
     pub const FIRST_LOAD_RANDOM: &'static str = "first-load-random";
     /// The same with whole headers of old messages.
     pub const FIRST_LOAD_COLD: &'static str = "first-load-cold";
+    /// A mailbox with fewer messages measures next to nothing.
+    pub const FEWEST: u32 = 20;
 
     /// The journey's name in telemetry. What a server answers from its caches and what it must fetch from its disk are
     /// two figures, so they never share a name, and with it a series.
@@ -37,6 +41,25 @@ impl Journey {
             (false, Window::Random) => Self::FIRST_LOAD_RANDOM,
             (false, Window::Newest) => Self::FIRST_LOAD,
         }
+    }
+
+    /// The sequence numbers to fetch of a mailbox with `exists` messages; none when it is empty.
+    ///
+    /// A random window starts at each place where all of it fits with the same chance. A cold one lies in the older
+    /// half, as long as that holds all of it.
+    pub fn messages(&self, exists: u32, rng: &mut impl Rng) -> Option<RangeInclusive<u32>> {
+        if exists == 0 {
+            return None;
+        }
+        let count = self.newest.clamp(1, exists);
+        let older = exists / 2;
+        let end = if self.cold && older >= count { older } else { exists };
+        let latest = end - count + 1;
+        let from = match self.window {
+            Window::Newest if !self.cold => latest,
+            _ => rng.random_range(1..=latest),
+        };
+        Some(from..=from + (count - 1))
     }
 }
 
@@ -185,7 +208,71 @@ impl Default for Limits {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use rand::{SeedableRng as _, rngs::StdRng};
+
     use super::*;
+
+    fn journey(newest: u32, window: Window, cold: bool) -> Journey {
+        let mailbox = Mailbox::new("INBOX").unwrap();
+        Journey { mailbox, open: Open::Select, newest, window, cold, auth: Auth::Auto, tag: TagStyle::SpanId }
+    }
+
+    /// The windows of so many runs, each of them held to be whole.
+    fn windows(journey: &Journey, exists: u32, runs: usize) -> Vec<(u32, u32)> {
+        let mut rng = StdRng::seed_from_u64(4);
+        let all = std::iter::repeat_with(|| journey.messages(exists, &mut rng).unwrap());
+        let all: Vec<_> = all.take(runs).map(RangeInclusive::into_inner).collect();
+        for (from, to) in &all {
+            assert_eq!(to - from + 1, journey.newest.min(exists), "{from}:{to} of {exists}");
+            assert!(*from >= 1 && *to <= exists, "{from}:{to} of {exists}");
+        }
+        all
+    }
+
+    #[test]
+    fn the_newest_messages_are_the_last_ones() {
+        let journey = journey(20, Window::Newest, false);
+        for (exists, expected) in [(30, (11, 30)), (20, (1, 20)), (3, (1, 3)), (u32::MAX, (u32::MAX - 19, u32::MAX))] {
+            assert_eq!(windows(&journey, exists, 1), [expected]);
+        }
+    }
+
+    #[test]
+    fn an_empty_mailbox_has_no_window() {
+        for journey in
+            [journey(20, Window::Newest, false), journey(20, Window::Random, false), journey(20, Window::Random, true)]
+        {
+            assert_eq!(journey.messages(0, &mut StdRng::seed_from_u64(4)), None);
+        }
+    }
+
+    #[test]
+    fn a_random_window_starts_everywhere_with_the_same_chance() {
+        let all = windows(&journey(20, Window::Random, false), 29, 10_000);
+        for start in 1..=10 {
+            let count = all.iter().filter(|(from, _)| *from == start).count();
+            assert!((800..1200).contains(&count), "{count} of 10,000 start at {start}");
+        }
+    }
+
+    #[test]
+    fn a_cold_window_lies_in_the_older_half_where_that_holds_it() {
+        let journey = journey(20, Window::Random, true);
+        let ends = |exists| windows(&journey, exists, 1_000).into_iter().map(|(_, to)| to).collect::<BTreeSet<_>>();
+        assert_eq!(ends(50), (20..=25).collect());
+        assert_eq!(ends(40), BTreeSet::from([20]));
+        assert_eq!(ends(39), (20..=39).collect());
+        assert_eq!(ends(3), BTreeSet::from([3]));
+    }
+
+    #[test]
+    fn the_largest_mailbox_has_windows_too() {
+        for journey in [journey(u32::MAX, Window::Random, false), journey(1, Window::Random, true)] {
+            windows(&journey, u32::MAX, 100);
+        }
+    }
 
     #[test]
     fn a_mailbox_name_cannot_split_a_command() {

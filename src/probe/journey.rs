@@ -25,7 +25,7 @@ use crate::{
     clock,
     imap::{self, Command, Condition, Progress},
     net::{Armed, Meter},
-    plan::{Auth, Open, Security, Target},
+    plan::{self, Auth, Open, Security, Target},
     record::{ErrorType, Run, Seconds, ServerText, Step, StepOutcome},
 };
 
@@ -339,18 +339,36 @@ impl<'a> Journey<'a> {
     }
 
     async fn open_mailbox(&mut self, driver: &mut Driver) -> Result<(), Stop> {
-        let target = self.target;
-        let mailbox = target.journey.mailbox.as_str();
-        let select = Command::Select { mailbox, read_only: target.journey.open == Open::Examine };
+        let journey = &self.target.journey;
+        let mailbox = journey.mailbox.as_str();
+        let select = Command::Select { mailbox, read_only: journey.open == Open::Examine };
         let answer = self.command(driver, &select).await?;
         let exists = answer.progress.exists.unwrap_or_default();
-        if exists == 0 {
+        let loaded = self.load(driver, exists).await;
+        // Not before: whoever reads the log may be slow, and the clock would run.
+        if exists < plan::Journey::FEWEST {
+            let holds = match exists {
+                0 => "is empty".to_owned(),
+                1 => "holds only 1 message".to_owned(),
+                few => format!("holds only {few} messages"),
+            };
+            let help = "that measures next to nothing; `imaptrace canary fill` makes one that does";
+            // Of its own target, for an agent that would repeat it every minute.
+            warn!(target: "imaptrace::probe::mailbox", "the mailbox {holds}: {help}");
+        }
+        loaded
+    }
+
+    /// Fetches what makes the message list, of a mailbox that holds so many.
+    async fn load(&mut self, driver: &mut Driver, exists: u32) -> Result<(), Stop> {
+        let journey = &self.target.journey;
+        let Some(messages) = journey.messages(exists, &mut rand::rng()) else {
             self.recorder.loaded();
             self.recorder.skip("FETCH");
             return Ok(());
-        }
-        let from = exists.saturating_sub(target.journey.newest.saturating_sub(1)).max(1);
-        let answer = self.command(driver, &Command::Fetch { from, to: exists }).await?;
+        };
+        let (from, to) = messages.into_inner();
+        let answer = self.command(driver, &Command::Fetch { from, to, whole: journey.cold }).await?;
         if let Some(stamp) = answer.first_row {
             self.recorder.first_row(stamp);
         }

@@ -25,6 +25,9 @@ use crate::{
 /// What the contract gives the agent to end in.
 const EXIT: Duration = Duration::from_secs(5);
 
+/// The agent's own words may hold "canary", so all of it is looked for.
+const PASSWORD: &str = "canary-51d0";
+
 /// A conversation in which the login is held back: no command but LOGOUT.
 const HELD: &str = "S: * OK [CAPABILITY IMAP4rev1] hi\nC: LOGOUT\nS: * BYE\nS: {tag} OK\n";
 
@@ -47,7 +50,7 @@ pub(crate) fn otlp(url: &str, protocol: &str) -> String {
 
 /// Starts the agent. It logs in JSON.
 pub(crate) fn start(config: &str) -> Running {
-    let program = Program::new(["agent", "--config", "imaptrace.toml"]).env("PROBE", "canary-51d0");
+    let program = Program::new(["agent", "--config", "imaptrace.toml"]).env("PROBE", PASSWORD);
     let config = format!("[agent]\nlog_format = \"json\"\n{config}");
     fs::write(program.home().join("imaptrace.toml"), config).unwrap();
     program.start()
@@ -58,7 +61,7 @@ pub(crate) async fn stop(agent: Running, signal: Signal) -> (Output, Vec<Value>)
     agent.signal(signal);
     let output = timeout(EXIT, agent.finish()).await.expect("it did not end within 5 s");
     assert_eq!((output.code, output.stdout.as_str()), (Some(0), ""), "{output:?}");
-    assert!(!output.stderr.contains("canary"), "{output:?}");
+    assert!(!output.stderr.contains(PASSWORD), "{output:?}");
     let line = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}"));
     let log = output.stderr.lines().map(line).collect();
     (output, log)

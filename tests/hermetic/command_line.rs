@@ -242,6 +242,8 @@ async fn what_cannot_be_meant_is_wrong_usage_and_says_which_flag() {
         (&["imap://me@host", "--every", "soon"], "--every"),
         (&["imap://me@host", "--count", "0"], "--count"),
         (&["imap://me@host", "--newest", "0"], "--newest: "),
+        (&["imap://me@host", "--window", "oldest"], "--window: "),
+        (&["imap://me@host", "--cold", "--window", "newest"], "--cold: a cold run reads old messages"),
         (&["imap://me@host", "--address", "v5"], "--address: "),
         (&["imap://me@host", "--journey", "second-load"], "--journey: "),
         (&["imap://me@host", "-w", "NaN"], "-w"),

@@ -365,7 +365,7 @@ fn the_probe_command_line_makes_one_target() {
     target ::1
       server      [::1]:1143, security starttls, address any
       account     default, password from command "pass"
-      journey     first-load: SELECT "Probe", newest 3, auth auto, tag short
+      journey     first-load: SELECT "Probe", newest 3, window newest, cold off, auth auto, tag short
       interval    1m, timeout 5s
       deadlines   resolve 5s, connect 5s, tls 5s, greeting 20s, command 20s, write 10s, logout 1s
       limits      line 64KiB, command 64MiB, run 256MiB, responses 100000, depth 32, literal kept 4KiB
@@ -373,13 +373,19 @@ fn the_probe_command_line_makes_one_target() {
     export
       traces to http://localhost:4317 by grpc, timeout 10s, compression none
       metrics to http://localhost:4317 by grpc, timeout 10s, compression none
-      metrics every 15s, histograms explicit, labels none
+      metrics every 15s, histograms explicit, timing off, labels none
       service.name "imaptrace"
       service.instance.id (the host's name)
+
+    latency
+      slow past 3 x the baseline and 10ms over it, after 20 runs
+      slow past a limit: none
+      kernel stamps on, quickack on
 
     agent
       log text, from level info
       name servers the system's, cache off
+      state nowhere: each start learns anew
     "#);
 }
 
@@ -459,7 +465,7 @@ fn the_plan_is_described_without_secrets_and_user_names() {
       account     default, password given (hidden)
       account     big, password from command "pass"
       labels      rack="a3"
-      journey     first-load: SELECT "INBOX", newest 20, auth auto, tag span_id
+      journey     first-load: SELECT "INBOX", newest 20, window newest, cold off, auth auto, tag span_id
       interval    1m, timeout 30s
       deadlines   resolve 5s, connect 5s, tls 5s, greeting 20s, command 20s, write 10s, logout 1s
       limits      line 64KiB, command 64MiB, run 256MiB, responses 100000, depth 32, literal kept 4KiB
@@ -467,14 +473,109 @@ fn the_plan_is_described_without_secrets_and_user_names() {
     export
       traces to http://localhost:4317 by grpc, timeout 10s, compression none, headers: authorization given (hidden), x-key from variable KEY
       metrics to http://localhost:4317 by grpc, timeout 10s, compression none, headers: authorization given (hidden), x-key from variable KEY
-      metrics every 15s, histograms explicit, labels rack
+      metrics every 15s, histograms explicit, timing off, labels rack
       service.name "imaptrace"
       service.instance.id (the host's name)
+
+    latency
+      slow past 3 x the baseline and 10ms over it, after 20 runs
+      slow past a limit: none
+      kernel stamps on, quickack on
 
     agent
       log text, from level info
       name servers the system's, cache off
+      state nowhere: each start learns anew
     "#);
+}
+
+#[test]
+fn a_random_or_cold_window_has_a_journey_of_its_own() {
+    let journey = |defaults: &str, target: &str| {
+        let config = load_text(&format!("[defaults]\n{defaults}\n{TARGET}{target}\n"), &[], Vec::new()).unwrap();
+        config.targets[0].journey.name()
+    };
+    assert_eq!(journey("", ""), "first-load");
+    assert_eq!(journey("window = \"random\"", ""), "first-load-random");
+    assert_eq!(journey("window = \"random\"", "window = \"newest\""), "first-load");
+    assert_eq!(journey("cold = true", ""), "first-load-cold");
+    assert_eq!(journey("cold = true", "cold = false"), "first-load");
+    assert_eq!(journey("window = \"random\"", "cold = true"), "first-load-cold");
+    // What the target says itself beats a default that does not go with it.
+    assert_eq!(journey("window = \"newest\"", "cold = true"), "first-load-cold");
+    assert_eq!(journey("cold = true", "window = \"newest\""), "first-load");
+    assert_eq!(journey("cold = true", "window = \"random\""), "first-load-cold");
+}
+
+#[test]
+fn the_plan_tells_what_is_slow_and_what_is_kept() {
+    let file = format!(
+        "[latency]\nmin_runs = 63\nslow_ratio = 2.5\nslow_excess = \"1s\"\nslow_limit = \"5s\"\nkernel_stamps = false\n\
+         slow_limits = {{ SELECT = \"500ms\", FETCH = \"9s\" }}\n[metrics]\ntiming = true\n[state]\ndir = \"/\"\n\
+         [defaults]\nwindow = \"random\"\n{TARGET}"
+    );
+    let environment = [("IMAPTRACE__LATENCY__QUICKACK", "false"), ("IMAPTRACE__LATENCY__SLOW_LIMITS__FETCH", "2s")];
+    let config = load_text(&file, &environment, Vec::new()).unwrap();
+    assert_eq!(config.targets[0].timing, config.latency.timing);
+    let text = config::describe(&config);
+    let shown: Vec<&str> = text
+        .lines()
+        .skip_while(|line| *line != "latency")
+        .chain(text.lines().filter(|line| line.contains("window") || line.contains("timing")))
+        .collect();
+    insta::assert_snapshot!(shown.join("\n"), @r#"
+    latency
+      slow past 2.5 x the baseline and 1s over it, after 63 runs
+      slow past a limit: any step 5s, FETCH 2s, SELECT 500ms
+      kernel stamps off, quickack off
+
+    agent
+      log text, from level info
+      name servers the system's, cache off
+      state in /
+      journey     first-load-random: SELECT "INBOX", newest 20, window random, cold off, auth auto, tag span_id
+      metrics every 15s, histograms explicit, timing on, labels none
+    "#);
+}
+
+#[test]
+fn the_state_directory_is_the_files_own_or_the_one_that_systemd_gives() {
+    let state = |file: &str, environment: &[(&str, &str)]| {
+        load_text(&format!("{file}{TARGET}"), environment, Vec::new()).unwrap().state_dir
+    };
+    let given = ("STATE_DIRECTORY", "/var/lib/a:/var/lib/b");
+    let own = ("IMAPTRACE__STATE__DIR", "/own");
+    assert_eq!(state("", &[]), None);
+    assert_eq!(state("", &[("STATE_DIRECTORY", "")]), None);
+    assert_eq!(state("[state]\n", &[given]), Some("/var/lib/a".into()));
+    assert_eq!(state("[state]\ndir = \"/file\"\n", &[given]), Some("/file".into()));
+    assert_eq!(state("[state]\ndir = \"/file\"\n", &[own, given]), Some("/own".into()));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_state_directory_that_cannot_be_written_is_unusable_and_stops_nothing() {
+    let unusable = |path: &str| {
+        let config = load_text(TARGET, &[("STATE_DIRECTORY", path)], Vec::new()).unwrap();
+        let told: Vec<String> = config.unusable.iter().map(ToString::to_string).collect();
+        told.into_iter().filter(|told| told.contains("state.dir")).collect::<Vec<_>>()
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    std::fs::write(path("file"), "").unwrap();
+    assert_eq!(unusable(&path("")), Vec::<String>::new());
+    // Nobody may write into the last one, not even root.
+    for (path, why) in [
+        (path("missing"), "No such file or directory"),
+        (path("file"), "it is not a directory"),
+        ("/proc/sys".to_owned(), "cannot write into /proc/sys: "),
+    ] {
+        let told = unusable(&path);
+        assert!(
+            matches!(told.as_slice(), [told] if told.contains(why) && told.starts_with("variable STATE_DIRECTORY: ")),
+            "{path}: {told:?}"
+        );
+    }
 }
 
 #[test]

@@ -11,4 +11,5 @@ mod configuration;
 mod defects;
 mod demo;
 mod failures;
+mod messages;
 mod otlp;

@@ -147,7 +147,7 @@ fn capabilities_are_void_after_login_unless_told_anew() {
 fn rows_that_were_asked_for_are_counted_once() {
     let mut session = greeted();
     let answer = b"* 4 FETCH (FLAGS ())\r\n* 5 FETCH (UID 1)\r\n* 5 FETCH (FLAGS ())\r\n* 99 FETCH (UID 2)\r\n* 6 FETCH (BODY[] {3}\r\nabc)\r\nt1 OK\r\n";
-    let seen = run(&mut session, &Command::Fetch { from: 5, to: 7 }, answer);
+    let seen = run(&mut session, &Command::Fetch { from: 5, to: 7, whole: false }, answer);
     assert_eq!(seen, ["first byte", "first row", "tagged OK - "]);
     let progress = session.take_progress();
     assert_eq!((progress.rows, progress.untagged, progress.literals, progress.literal_bytes), (2, 5, 1, 3));
@@ -237,7 +237,7 @@ proptest! {
     #[test]
     fn any_split_of_a_conversation_tells_the_same(cuts in proptest::collection::vec(0usize..220, 0..12)) {
         let answer: &[u8] = b"* OK [ALERT] disk\r\n* 5 FETCH (BODY[HEADER] {9}\r\nt1 OK x\r\n)\r\n* 6 FETCH (FLAGS ())\r\n* NO [X] {3}\r\nt1 OK [READ-ONLY] done {4}\r\n";
-        let fetch = Command::Fetch { from: 5, to: 6 };
+        let fetch = Command::Fetch { from: 5, to: 6, whole: false };
         let mut whole = greeted();
         let expected = run(&mut whole, &fetch, answer);
         let mut session = greeted();
@@ -258,7 +258,7 @@ proptest! {
     #[test]
     fn no_bytes_make_a_session_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
         let mut session = greeted();
-        run(&mut session, &Command::Fetch { from: 1, to: 20 }, &bytes);
+        run(&mut session, &Command::Fetch { from: 1, to: 20, whole: false }, &bytes);
     }
 }
 
