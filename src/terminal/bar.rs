@@ -1,9 +1,11 @@
 //! Bars and the ruler on the one time axis of a waterfall.
 //!
-//! A bar is drawn plain over the whole of a step. Should it once show the server's, the network's and the transfer's
-//! part, this is the only file that changes.
+//! The bar of a command shows its parts: how large they are, not when they were (see [`parts`](super::parts)).
 
-use super::Style;
+use super::{
+    Style,
+    parts::{Part, Parts},
+};
 use crate::record::Seconds;
 
 /// The axis: so many columns for so much time, from 0.
@@ -13,11 +15,17 @@ pub(super) struct Axis {
     pub(super) end: Seconds,
 }
 
-/// Parts that a column divides into: Unicode has blocks of eighths.
-const PARTS: usize = 8;
-const LEFT: [char; PARTS + 1] = [' ', '▏', '▎', '▍', '▌', '▋', '▊', '▉', '█'];
+/// A column divides into so many: Unicode has blocks of eighths.
+const EIGHTHS: usize = 8;
+const LEFT: [char; EIGHTHS + 1] = [' ', '▏', '▎', '▍', '▌', '▋', '▊', '▉', '█'];
 const RIGHT_HALF: char = '▐';
 const RIGHT_EIGHTH: char = '▕';
+/// In ASCII: of a bar that is not divided, and one shorter than half a column.
+const WHOLE: char = '#';
+const SLIVER: char = '-';
+
+/// A part of a bar, or none, and how it is drawn.
+pub(super) type Piece = (Option<Part>, String);
 
 impl Axis {
     /// Where `at` is, in eighths of a column.
@@ -32,30 +40,52 @@ impl Axis {
             return 0;
         }
         let share = (at.as_micros() as f64 / self.end.as_micros() as f64).min(1.0);
-        (share * (self.columns * PARTS) as f64).round() as usize
+        (share * (self.columns * EIGHTHS) as f64).round() as usize
     }
 
-    /// A bar over the axis, as wide as the axis. Whatever took any time shows at least a sliver; what took none shows
-    /// nothing.
-    pub(super) fn bar(self, start: Seconds, end: Seconds, style: Style) -> String {
+    /// A bar over the axis, as wide as the axis, in pieces: each of one part, or of none in the bar of a step that is not
+    /// divided and beside the bar. Whatever took any time shows at least a sliver; what took none shows nothing.
+    ///
+    /// The ends are exact to the eighth of a column where a block can show it, else to half a column: shades, and ASCII,
+    /// have whole columns only. A sliver, shorter than half a column, bears its largest part.
+    pub(super) fn bar(self, start: Seconds, end: Seconds, parts: Option<Parts>, style: Style) -> Vec<Piece> {
         if self.columns == 0 || end <= start {
-            return " ".repeat(self.columns);
+            return vec![(None, " ".repeat(self.columns))];
         }
-        let from = self.position(start).min(self.columns * PARTS - 1);
+        let from = self.position(start).min(self.columns * EIGHTHS - 1);
         let to = self.position(end).max(from + 1);
-        if style.ascii {
-            // How long it is decides the mark, not where it happens to fall between two columns.
-            let (mark, first) =
-                if to - from < PARTS / 2 { ('-', from / PARTS) } else { ('#', (from + PARTS / 2) / PARTS) };
-            let first = first.min(self.columns - 1);
-            let last = ((to + PARTS / 2) / PARTS).max(first + 1);
-            return (0..self.columns).map(|column| if (first..last).contains(&column) { mark } else { ' ' }).collect();
-        }
-        let filled = |column: usize| {
-            let within = |at: usize| at.saturating_sub(column * PARTS).min(PARTS);
-            block(within(from), within(to))
+        let sliver = to - from < EIGHTHS / 2;
+        // The columns that parts are shared out over. How long the bar is decides how many, not where it happens to fall.
+        let first = ((from + EIGHTHS / 2) / EIGHTHS).min((to - 1) / EIGHTHS);
+        let first = if sliver { from / EIGHTHS } else { first };
+        let last = ((to + EIGHTHS / 2) / EIGHTHS).max(first + 1);
+        let cells = match parts {
+            Some(parts) if sliver => vec![Some(parts.largest()); last - first],
+            Some(parts) => parts.cells(last - first).into_iter().map(Some).collect(),
+            None => vec![None; last - first],
         };
-        (0..self.columns).map(filled).collect()
+        let mut pieces: Vec<Piece> = Vec::new();
+        for column in 0..self.columns {
+            let within = |at: usize| at.saturating_sub(column * EIGHTHS).min(EIGHTHS);
+            // What sticks out beyond them belongs to the part at that end.
+            let part = cells[column.clamp(first, last - 1) - first];
+            let block = block(within(from), within(to));
+            let inside = (first..last).contains(&column);
+            let cell = match part {
+                None | Some(Part::Server) if !style.ascii => block,
+                _ if sliver && !style.ascii => block,
+                _ if !inside => ' ',
+                _ if sliver => SLIVER,
+                None => WHOLE,
+                Some(part) => part.mark(style),
+            };
+            let part = part.filter(|_| cell != ' ');
+            match pieces.last_mut() {
+                Some((same, text)) if *same == part => text.push(cell),
+                _ => pieces.push((part, cell.into())),
+            }
+        }
+        pieces
     }
 
     /// A line from 0 to `end`, with a tick at `tick` and an end mark.
@@ -63,7 +93,7 @@ impl Axis {
         if self.columns == 0 {
             return String::new();
         }
-        let column = |at| self.position(at).div_ceil(PARTS).clamp(1, self.columns) - 1;
+        let column = |at| self.position(at).div_ceil(EIGHTHS).clamp(1, self.columns) - 1;
         let (last, tick) = (column(end), tick.map(column));
         let (line, mark, stop) = if style.ascii { ('=', '+', '|') } else { ('━', '┿', '┫') };
         (0..self.columns)
@@ -83,9 +113,9 @@ fn block(begin: usize, finish: usize) -> char {
     match (begin, finish - begin) {
         (_, 0) => ' ',
         (0, filled) => LEFT[filled],
-        (1, 7) => LEFT[PARTS],
-        (_, 3..) if finish == PARTS => RIGHT_HALF,
-        (0..4, filled) if finish < PARTS => LEFT[filled],
+        (1, 7) => LEFT[EIGHTHS],
+        (_, 3..) if finish == EIGHTHS => RIGHT_HALF,
+        (0..4, filled) if finish < EIGHTHS => LEFT[filled],
         _ => RIGHT_EIGHTH,
     }
 }
@@ -95,6 +125,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::record::Step;
 
     const UNICODE: Style = Style { width: 80, colour: false, ascii: false };
     const ASCII: Style = Style { width: 80, colour: false, ascii: true };
@@ -103,22 +134,71 @@ mod tests {
         Seconds::from_micros(micros)
     }
 
+    fn drawn(pieces: &[Piece]) -> String {
+        pieces.iter().map(|(_, text)| text.as_str()).collect()
+    }
+
+    fn whole(axis: Axis, start: u64, end: u64, style: Style) -> String {
+        drawn(&axis.bar(us(start), us(end), None, style))
+    }
+
+    fn parts(server: u64, network: u64, transfer: u64) -> Option<Parts> {
+        Parts::of(&Step {
+            server_s: Some(us(server)),
+            network_s: Some(us(network)),
+            transfer_s: Some(us(transfer)),
+            ..Step::default()
+        })
+    }
+
     #[test]
     fn bars_are_drawn_to_the_eighth_of_a_column() {
         let axis = Axis { columns: 4, end: us(32) };
         let cases =
             [(0, 32, "████"), (0, 1, "▏   "), (8, 19, " █▍ "), (12, 24, " ▐█ "), (7, 8, "▕   "), (10, 12, " ▎  ")];
         for (start, end, expected) in cases {
-            assert_eq!(axis.bar(us(start), us(end), UNICODE), expected, "{start} to {end}");
+            assert_eq!(whole(axis, start, end, UNICODE), expected, "{start} to {end}");
         }
     }
 
     #[test]
     fn in_ascii_a_bar_is_of_whole_columns_and_a_sliver_is_a_dash() {
         let axis = Axis { columns: 4, end: us(32) };
-        for (start, end, expected) in [(0, 32, "####"), (0, 1, "-   "), (8, 20, " ## "), (31, 32, "   -")] {
-            assert_eq!(axis.bar(us(start), us(end), ASCII), expected, "{start} to {end}");
+        for (start, end, expected) in
+            [(0, 32, "####"), (0, 1, "-   "), (8, 20, " ## "), (4, 8, "#   "), (31, 32, "   -")]
+        {
+            assert_eq!(whole(axis, start, end, ASCII), expected, "{start} to {end}");
         }
+    }
+
+    #[test]
+    fn a_command_is_drawn_in_its_parts_and_only_the_servers_ends_are_finer_than_half_a_column() {
+        let axis = Axis { columns: 8, end: us(64) };
+        for (start, end, times, unicode, ascii) in [
+            (0, 64, (40, 16, 8), "█████▒▒░", "#####::."),
+            (0, 64, (62, 1, 1), "████████", "########"),
+            (11, 45, (34, 0, 0), " ▐███▋  ", " #####  "),
+            (11, 45, (20, 0, 14), " ▐██░░  ", " ###..  "),
+            (13, 47, (0, 8, 26), "  ▒░░░  ", "  :...  "),
+            (4, 8, (1, 9, 2), "▒       ", ":       "),
+            (60, 64, (1, 2, 9), "       ░", "       ."),
+            (8, 11, (1, 2, 9), " ▍      ", " -      "),
+        ] {
+            let parts = parts(times.0, times.1, times.2);
+            let draw = |style| drawn(&axis.bar(us(start), us(end), parts, style));
+            assert_eq!([draw(UNICODE), draw(ASCII)], [unicode, ascii], "{start} to {end}, {times:?}");
+        }
+    }
+
+    #[test]
+    fn the_pieces_of_a_bar_say_which_part_they_are_and_a_sliver_is_of_its_largest() {
+        let axis = Axis { columns: 8, end: us(64) };
+        let bar = axis.bar(us(8), us(48), parts(24, 8, 8), UNICODE);
+        let texts: Vec<_> = bar.iter().map(|(part, text)| (*part, text.as_str())).collect();
+        let [server, network, transfer] = Part::ALL.map(Some);
+        assert_eq!(texts, [(None, " "), (server, "███"), (network, "▒"), (transfer, "░"), (None, "  ")]);
+        let sliver = axis.bar(us(63), us(64), parts(1, 7, 3), UNICODE);
+        assert_eq!(sliver.last(), Some(&(network, "▕".to_owned())));
     }
 
     #[test]
@@ -132,13 +212,36 @@ mod tests {
     proptest! {
         #[test]
         fn whatever_took_time_shows_and_the_bar_fills_the_axis(
-            columns in 1_usize..200, end in 1..=u64::MAX, start in any::<u64>(), took in 1..=u64::MAX, ascii in any::<bool>(),
+            columns in 1_usize..200, end in 1..=u64::MAX, start in any::<u64>(), took in 1..=u64::MAX,
+            times in any::<[u64; 3]>(), ascii in any::<bool>(),
         ) {
             let axis = Axis { columns, end: us(end) };
             let start = us(start.min(u64::MAX - 1));
-            let bar = axis.bar(start, start.saturating_add(us(took)), if ascii { ASCII } else { UNICODE });
+            let parts = parts(times[0], times[1], times[2]);
+            let pieces = axis.bar(start, start.saturating_add(us(took)), parts, if ascii { ASCII } else { UNICODE });
+            let bar = drawn(&pieces);
             prop_assert_eq!(bar.chars().count(), columns);
             prop_assert!(!bar.trim().is_empty());
+            prop_assert!(!bar.trim().contains(' '), "{}", bar);
+            let shown: Vec<_> = pieces.iter().filter_map(|(part, _)| *part).collect();
+            prop_assert!(shown.is_sorted(), "{:?}", shown);
+            if let Some(parts) = parts {
+                prop_assert!(shown.contains(&parts.largest()), "{:?}", shown);
+            }
+        }
+
+        #[test]
+        fn a_bar_in_parts_is_where_a_whole_one_would_be(
+            from in 0_u64..800, took in 1_u64..800, times in any::<[u64; 3]>(), ascii in any::<bool>(),
+        ) {
+            let axis = Axis { columns: 100, end: us(800) };
+            let style = if ascii { ASCII } else { UNICODE };
+            let bar = drawn(&axis.bar(us(from), us(from + took), parts(times[0], times[1], times[2]), style));
+            let drawn: Vec<usize> = bar.chars().enumerate().filter(|(_, cell)| *cell != ' ').map(|(at, _)| at).collect();
+            // Nowhere off by a column.
+            let (begin, finish) = (drawn[0] * EIGHTHS, (drawn[drawn.len() - 1] + 1) * EIGHTHS);
+            let (from, to) = (usize::try_from(from).unwrap(), usize::try_from(from + took).unwrap().min(800));
+            prop_assert!(begin.abs_diff(from) < EIGHTHS && finish.abs_diff(to) < EIGHTHS, "{bar}");
         }
     }
 }

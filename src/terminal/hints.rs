@@ -1,6 +1,15 @@
-//! What to try, for every way in which a run can fail. One short sentence part, in plain ASCII, that ends a line.
+//! What to try, for every way in which a run can fail, and for one that passed but kept the user waiting. One short
+//! sentence part, in plain ASCII, that ends a line.
 
-use crate::record::{ErrorType, Step};
+use super::{
+    Style,
+    parts::{Part, Parts},
+    text::{duration, safe, size},
+};
+use crate::record::{ErrorType, Run, RunOutcome, Seconds, Step};
+
+/// A part below this is not worth a word, unless the run was slow by its history: nobody notices it.
+const NOTICED: Seconds = Seconds::from_micros(100_000);
 
 /// The same for the step that failed: a refused SELECT is mostly a mailbox that is not there.
 pub(super) fn advice(step: Option<&Step>, class: ErrorType) -> &'static str {
@@ -72,9 +81,70 @@ pub fn hint(class: ErrorType) -> &'static str {
     }
 }
 
+/// Where to look when one part makes up more than half of what a user waits for. None for a run that did not pass, which
+/// has its own hint, and for one with a step whose parts may be wrong.
+pub(super) fn remedy(run: &Run, style: Style) -> Option<String> {
+    if run.outcome != RunOutcome::Passed || run.loading_steps().any(|step| step.uncertain == Some(true)) {
+        return None;
+    }
+    let latency = run.first_loading_latency_s?;
+    let parts = Parts::sum(run.loading_steps())?;
+    let part = parts.largest();
+    let took = parts.get(part);
+    if !most(took, latency) || (took < NOTICED && run.slow != Some(true)) {
+        return None;
+    }
+    let time = duration(took, style);
+    Some(match part {
+        Part::Server => {
+            let of = |step: &Step| Parts::of(step).map(|parts| parts.get(Part::Server)).unwrap_or_default();
+            let step = run.loading_steps().max_by_key(|step| of(step)).filter(|step| most(of(step), took));
+            match step {
+                Some(step) => {
+                    let (name, time) = (safe(&step.name, style), duration(of(step), style));
+                    format!("mostly the server in {name}, {time}: {}", suspects(step))
+                }
+                None => format!("mostly the server, {time} over several commands: its load, CPU or memory"),
+            }
+        }
+        Part::Network => {
+            let round_trip = run.server.rtt_min_s.filter(|time| *time > Seconds::ZERO);
+            let turns = round_trip.map(|each| {
+                let half = Seconds::from_micros(each.as_micros() / 2);
+                let count = took.saturating_add(half).as_micros() / each.as_micros();
+                format!("{count} round trips of {}", duration(each, style))
+            });
+            let turns = turns.unwrap_or_else(|| "round trips".to_owned());
+            format!("mostly the network, {time}: {turns}; only a shorter way helps")
+        }
+        Part::Transfer => {
+            let commands = run.loading_steps().filter(|step| Parts::of(step).is_some());
+            let bytes = commands.filter_map(|step| step.received_bytes).fold(0, u64::saturating_add);
+            format!("mostly transfer, {time} for {}: the rate of the line, or long headers", size(bytes))
+        }
+    })
+}
+
+/// Whether `part` is more than half of `whole`.
+fn most(part: Seconds, whole: Seconds) -> bool {
+    part > whole.saturating_sub(part)
+}
+
+/// What a server is mostly busy with in a command that takes long.
+fn suspects(step: &Step) -> &'static str {
+    match step.name.as_str() {
+        "LOGIN" | "AUTHENTICATE" => "the authentication back end",
+        "LIST" | "NAMESPACE" => "its namespaces, and the number of folders",
+        "SELECT" | "EXAMINE" => "the mailbox's index, or a lock on it",
+        "FETCH" => "its disk, or a cold cache",
+        _ => "its load, CPU or memory",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::terminal::samples;
 
     #[test]
     fn every_class_has_a_short_plain_hint_of_its_own() {
@@ -85,5 +155,72 @@ mod tests {
             assert!(!text.ends_with('.') && !text.contains(char::is_control), "{class}: {text}");
             assert!(seen.insert(text), "{class} shares its hint with another class");
         }
+    }
+
+    const PLAIN: Style = Style { width: 100, colour: false, ascii: true };
+
+    fn us(micros: u64) -> Seconds {
+        Seconds::from_micros(micros)
+    }
+
+    /// A passed run in which `name` takes half a second longer, in one of its parts.
+    fn held(name: &str, part: Part) -> Run {
+        let mut run = samples::passed();
+        let step = run.steps.iter_mut().find(|step| step.name == name).unwrap();
+        let times = match part {
+            Part::Server => &mut step.server_s,
+            Part::Network => &mut step.network_s,
+            Part::Transfer => &mut step.transfer_s,
+        };
+        *times = times.map(|time| time.saturating_add(us(500_000)));
+        run.first_loading_latency_s = run.first_loading_latency_s.map(|latency| latency.saturating_add(us(500_000)));
+        run
+    }
+
+    #[test]
+    fn what_makes_up_more_than_half_of_the_wait_is_named_with_where_to_look() {
+        for (name, expected) in [
+            ("LOGIN", "mostly the server in LOGIN, 511 ms: the authentication back end"),
+            ("LIST", "mostly the server in LIST, 501 ms: its namespaces, and the number of folders"),
+            ("SELECT", "mostly the server in SELECT, 509 ms: the mailbox's index, or a lock on it"),
+            ("FETCH", "mostly the server in FETCH, 522 ms: its disk, or a cold cache"),
+            ("ID", "mostly the server in ID, 500 ms: its load, CPU or memory"),
+        ] {
+            assert_eq!(remedy(&held(name, Part::Server), PLAIN).as_deref(), Some(expected));
+        }
+        assert_eq!(
+            remedy(&samples::far_away(), PLAIN).unwrap(),
+            "mostly the network, 702 ms: 5 round trips of 140 ms; only a shorter way helps"
+        );
+        assert_eq!(
+            remedy(&held("FETCH", Part::Transfer), PLAIN).unwrap(),
+            "mostly transfer, 502 ms for 49.9 kB: the rate of the line, or long headers"
+        );
+        let mut run = held("FETCH", Part::Server);
+        let select = run.steps.iter_mut().find(|step| step.name == "SELECT").unwrap();
+        select.server_s = Some(us(600_000));
+        let list = run.steps.iter_mut().find(|step| step.name == "LIST").unwrap();
+        list.server_s = Some(us(600_000));
+        assert_eq!(
+            remedy(&run, PLAIN).unwrap(),
+            "mostly the server, 1.73 s over several commands: its load, CPU or memory"
+        );
+    }
+
+    #[test]
+    fn nothing_is_said_where_nothing_stands_out_or_the_times_may_be_wrong() {
+        // Mostly the server, but nobody would notice.
+        assert_eq!(remedy(&samples::passed(), PLAIN), None);
+        let slow = Run { slow: Some(true), ..samples::passed() };
+        assert!(remedy(&slow, PLAIN).is_some(), "what is slow by its history is worth a word however short");
+        let run = held("FETCH", Part::Server);
+        let longer = Run { first_loading_latency_s: Some(us(1_200_000)), ..run.clone() };
+        assert_eq!(remedy(&longer, PLAIN), None, "more than half was elsewhere");
+        assert_eq!(remedy(&Run { outcome: RunOutcome::Failed, ..run.clone() }, PLAIN), None);
+        let paused = Run { uncertain: Some(true), ..run };
+        assert!(remedy(&paused, PLAIN).is_some(), "pauses of imaptrace between the steps are in none of them");
+        let mut doubtful = paused;
+        doubtful.steps[7].uncertain = Some(true);
+        assert_eq!(remedy(&doubtful, PLAIN), None);
     }
 }

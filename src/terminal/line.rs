@@ -3,11 +3,14 @@
 use super::{
     Style,
     failure::verdict,
-    text::{Line, Tone, duration, safe},
+    parts::{Part, Parts},
+    table::doubtful,
+    text::{Line, Tone, duration, safe, times},
 };
 use crate::record::{Run, RunOutcome};
 
-/// `11:42:40  passed  FLL 53.4 ms  slowest FETCH 23.3 ms`, or what failed it. The time of day is in UTC.
+/// `11:42:40  passed  FLL  465 ms  slowest FETCH 435 ms (server 432 ms)  slow 18.7×`, or what failed it. `~` before a
+/// latency says that it may be wrong. The time of day is in UTC.
 pub fn line(run: &Run, style: Style) -> String {
     let mut line = Line::default();
     line.push(Tone::Dim, run.started_at.time_of_day()).push(Tone::Plain, "  ");
@@ -16,15 +19,23 @@ pub fn line(run: &Run, style: Style) -> String {
         line.push(Tone::Plain, format!("{}  ", safe(family, style)));
     }
     if let Some(latency) = run.first_loading_latency_s {
-        line.push(Tone::Bold, format!("FLL {:>7}  ", duration(latency, style)));
+        let latency = duration(latency, style);
+        let latency = if run.uncertain == Some(true) { doubtful(&latency) } else { latency };
+        line.push(Tone::Bold, format!("FLL {latency:>8}  "));
     }
-    if let Some(name) = &run.slowest_step {
-        let longest = run.loading_steps().filter(|step| &step.name == name).map(|step| step.duration_s).max();
-        let took = longest.map(|took| format!(" {}", duration(took, style))).unwrap_or_default();
-        line.push(Tone::Plain, format!("slowest {}{took}  ", safe(name, style)));
+    let named = run.loading_steps().filter(|step| Some(&step.name) == run.slowest_step.as_ref());
+    let slowest = named.max_by_key(|step| step.duration_s);
+    if let Some(step) = slowest {
+        line.push(Tone::Plain, format!("slowest {} {}", safe(&step.name, style), duration(step.duration_s, style)));
+        if let Some(parts) = Parts::of(step) {
+            line.push(Tone::Plain, format!(" (server {})", duration(parts.get(Part::Server), style)));
+        }
+        line.push(Tone::Plain, "  ");
     }
     if run.slow == Some(true) {
-        line.push(Tone::Warn, "slow  ");
+        let ratio = slowest.filter(|step| step.slow == Some(true)).and_then(|step| step.ratio);
+        let ratio = ratio.map(|ratio| format!(" {}", times(ratio, style)));
+        line.push(Tone::Warn, format!("slow{}  ", ratio.unwrap_or_default()));
     }
     if run.outcome != RunOutcome::Passed {
         line.push(tone(run.outcome), verdict(run, style));
@@ -52,7 +63,26 @@ mod tests {
 
     #[test]
     fn a_passed_run_shows_its_latency_and_what_took_longest() {
-        assert_eq!(line(&samples::passed(), PLAIN), "11:42:40  passed  FLL 53.4 ms  slowest FETCH 23.3 ms\n");
+        assert_eq!(
+            line(&samples::passed(), PLAIN),
+            "11:42:40  passed  FLL  53.4 ms  slowest FETCH 23.3 ms (server 21.8 ms)\n"
+        );
+    }
+
+    #[test]
+    fn a_slow_run_says_how_much_and_a_doubtful_latency_is_marked_in_its_own_column() {
+        assert_eq!(
+            line(&samples::slow_fetch(), PLAIN),
+            "11:42:40  passed  FLL   465 ms  slowest FETCH 435 ms (server 434 ms)  slow 18.7x\n"
+        );
+        assert_eq!(
+            line(&samples::uncertain(), PLAIN),
+            "11:42:40  passed  FLL ~53.4 ms  slowest FETCH 23.3 ms (server 21.8 ms)\n"
+        );
+        let mut run = samples::slow_fetch();
+        // A fixed limit, without any history.
+        run.steps[8].ratio = None;
+        assert!(line(&run, PLAIN).ends_with("  slow\n"));
     }
 
     #[test]

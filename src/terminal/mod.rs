@@ -13,6 +13,7 @@ mod hints;
 mod json;
 mod line;
 mod nagios;
+mod parts;
 #[cfg(test)]
 mod samples;
 mod style;

@@ -8,8 +8,8 @@ use std::{
 use proptest::{collection, option, prelude::*, sample};
 
 use crate::record::{
-    ConnectAttempt, ConnectFacts, ErrorType, Run, RunOutcome, SCHEMA, Seconds, Security, Server, ServerText, SpanId,
-    Step, StepOutcome, Timestamp, TlsFacts, TraceId, Verified,
+    ConnectAttempt, ConnectFacts, ErrorType, Note, NoteLevel, Run, RunOutcome, SCHEMA, Seconds, Security, Server,
+    ServerText, SpanId, Step, StepOutcome, Timestamp, TlsFacts, TraceId, Verified,
 };
 
 pub(super) fn us(micros: u64) -> Seconds {
@@ -24,13 +24,25 @@ fn peer(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
-/// Steps laid end to end: name, duration, bytes.
+/// The round trip of the sample's line.
+const RTT: u64 = 310;
+
+/// Divides a command: a twentieth is transfer.
+fn divide(step: &mut Step, round_trip: u64) {
+    let micros = step.duration_s.as_micros();
+    let (network, transfer) = (round_trip.min(micros), micros / 20);
+    let server = micros.saturating_sub(network + transfer);
+    (step.server_s, step.network_s) = (Some(us(server)), Some(us(network)));
+    step.transfer_s = Some(us(micros - network - server));
+}
+
+/// Steps laid end to end: name, duration, bytes. Commands are divided.
 fn steps(list: &[(&str, u64, u64, u64)]) -> Vec<Step> {
     let mut start = us(0);
     let mut steps = Vec::new();
     for (name, micros, sent, received) in list {
         let command = name.chars().all(char::is_uppercase);
-        steps.push(Step {
+        let mut step = Step {
             name: (*name).to_owned(),
             mailbox: matches!(*name, "SELECT" | "FETCH").then(|| "INBOX".to_owned()),
             span_id: SpanId::from_bytes([7; 8]),
@@ -41,7 +53,11 @@ fn steps(list: &[(&str, u64, u64, u64)]) -> Vec<Step> {
             sent_bytes: command.then_some(*sent),
             received_bytes: (*received > 0).then_some(*received),
             ..Step::default()
-        });
+        };
+        if command {
+            divide(&mut step, RTT);
+        }
+        steps.push(step);
         start = start.saturating_add(us(*micros + 37));
     }
     steps
@@ -122,7 +138,7 @@ pub(super) fn passed() -> Run {
             preauth: None,
             lenient: None,
             referral_host: None,
-            rtt_min_s: Some(us(310)),
+            rtt_min_s: Some(us(RTT)),
             retransmits: None,
             out_of_order: None,
             quickack: None,
@@ -162,6 +178,7 @@ pub(super) fn login_refused() -> Run {
     let login = &mut run.steps[5];
     login.duration_s = us(2_004_000);
     login.first_byte_s = Some(us(2_003_900));
+    divide(login, RTT);
     login.outcome = StepOutcome::Failed;
     login.status = Some("NO".to_owned());
     login.code = Some("AUTHENTICATIONFAILED".to_owned());
@@ -225,7 +242,7 @@ pub(super) fn second_connection() -> Run {
     run
 }
 
-/// FETCH takes far longer than it used to.
+/// FETCH takes far longer than it used to, and so does LOGIN.
 pub(super) fn slow_fetch() -> Run {
     let mut run = passed();
     let more = us(412_000);
@@ -234,6 +251,9 @@ pub(super) fn slow_fetch() -> Run {
     fetch.first_byte_s = Some(us(2_100));
     fetch.slow = Some(true);
     fetch.ratio = Some(18.68);
+    fetch.server_s = fetch.server_s.map(|server| server.saturating_add(more));
+    fetch.reported_s = Some(us(434_000));
+    (run.steps[5].slow, run.steps[5].ratio) = (Some(true), Some(3.42));
     run.steps[9].start_s = run.steps[9].start_s.saturating_add(more);
     run.duration_s = run.duration_s.saturating_add(more);
     run.first_loading_latency_s = run.first_loading_latency_s.map(|latency| latency.saturating_add(more));
@@ -241,7 +261,44 @@ pub(super) fn slow_fetch() -> Run {
     run
 }
 
-pub(super) fn all() -> [(&'static str, Run); 6] {
+/// Segments were lost in FETCH, imaptrace read SELECT's answer late, and the mailbox is too small to tell much.
+pub(super) fn uncertain() -> Run {
+    let mut run = passed();
+    run.steps[7].uncertain = Some(true);
+    run.steps[7].mailbox_messages = Some(3);
+    let fetch = &mut run.steps[8];
+    (fetch.uncertain, fetch.retransmits, fetch.out_of_order) = (Some(true), Some(2), Some(1));
+    (run.server.retransmits, run.server.out_of_order) = (Some(2), Some(1));
+    run.uncertain = Some(true);
+    let text = "the mailbox holds only 3 messages".to_owned();
+    run.notes.push(Note { at_s: us(29_000), level: NoteLevel::Warn, text });
+    run
+}
+
+/// The same server from the other side of the world.
+pub(super) fn far_away() -> Run {
+    let mut run = passed();
+    let trip = 140_000;
+    let mut start = us(0);
+    for step in &mut run.steps {
+        step.start_s = start;
+        if step.name != "resolve" {
+            step.duration_s = step.duration_s.saturating_add(us(trip));
+        }
+        if step.server_s.is_some() {
+            step.network_s = Some(us(trip + RTT));
+            step.first_byte_s = step.first_byte_s.map(|time| time.saturating_add(us(trip)));
+        }
+        start = step.end_s().saturating_add(us(37));
+    }
+    run.server.rtt_min_s = Some(us(trip + RTT));
+    run.first_loading_latency_s = Some(run.steps[8].end_s());
+    run.first_row_s = run.steps[8].first_byte_s.map(|time| run.steps[8].start_s.saturating_add(time));
+    run.duration_s = run.steps[9].end_s();
+    run
+}
+
+pub(super) fn all() -> [(&'static str, Run); 8] {
     [
         ("passed", passed()),
         ("empty_mailbox", empty_mailbox()),
@@ -249,6 +306,8 @@ pub(super) fn all() -> [(&'static str, Run); 6] {
         ("connect_refused", connect_refused()),
         ("second_connection", second_connection()),
         ("slow_fetch", slow_fetch()),
+        ("uncertain", uncertain()),
+        ("far_away", far_away()),
     ]
 }
 
@@ -281,7 +340,9 @@ fn step() -> impl Strategy<Value = Step> {
     let times = (time(), time(), option::of(time()));
     let verdict = (0..3_u8, option::of(sample::select(ErrorType::ALL)), option::of(any::<f64>()), any::<bool>());
     let counts = (option::of(any::<u64>()), option::of(any::<u64>()), option::of(1..4_u32), any::<bool>());
-    (words, times, verdict, counts).prop_map(|(words, times, verdict, counts)| Step {
+    // They need not add up to the duration.
+    let parts = (option::of(time()), option::of(time()), option::of(time()), option::of(any::<bool>()));
+    (words, times, verdict, counts, parts).prop_map(|(words, times, verdict, counts, parts)| Step {
         name: words.0,
         mailbox: words.1,
         status: words.2,
@@ -299,6 +360,12 @@ fn step() -> impl Strategy<Value = Step> {
         messages: counts.0,
         mailbox_messages: counts.1,
         connection: counts.2,
+        server_s: parts.0,
+        network_s: parts.1,
+        transfer_s: parts.2,
+        uncertain: parts.3,
+        retransmits: counts.0,
+        out_of_order: counts.1,
         span_id: counts.3.then(|| SpanId::from_bytes([9; 8])).flatten(),
         ..Step::default()
     })
@@ -309,21 +376,24 @@ pub(super) fn any_run() -> impl Strategy<Value = Run> {
     let head = (text(), text(), text(), option::of(text()), 0..3_u8, option::of(sample::select(ErrorType::ALL)));
     let names = (option::of(text()), option::of(text()), option::of(text()));
     let times = (time(), option::of(time()), option::of(time()), -30_000_000_000_i64..200_000_000_000);
+    let timing = (option::of(time()), option::of(time()), option::of(any::<bool>()), option::of(any::<bool>()));
     (
         sample::select(all().map(|(_, run)| run).to_vec()),
         head,
         names,
         times,
+        timing,
         collection::vec(step(), 0..12),
         any::<bool>(),
     )
-        .prop_map(|(base, head, names, times, steps, keep)| {
+        .prop_map(|(base, head, names, times, timing, steps, keep)| {
             let mut run = base;
             (run.target, run.account, run.server.address, run.family) = (head.0, head.1, head.2, head.3);
             run.outcome = [RunOutcome::Passed, RunOutcome::Failed, RunOutcome::Void][usize::from(head.4)];
             run.error_type = head.5;
             (run.failed_step, run.slowest_step, run.server.tls_version) = names;
             (run.duration_s, run.first_loading_latency_s, run.first_row_s) = (times.0, times.1, times.2);
+            (run.agent_s, run.server.rtt_min_s, run.uncertain, run.slow) = timing;
             run.server.certificate_not_after = Timestamp::from_epoch_seconds(times.3);
             if keep {
                 run.steps.extend(steps);

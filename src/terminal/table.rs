@@ -10,7 +10,8 @@ use super::{
     bar::Axis,
     failure::finding,
     hints::advice,
-    text::{Line, Tone, clip, duration, safe, size, wrap},
+    parts::{Part, Parts},
+    text::{Line, Tone, clip, duration, safe, size, times, wrap},
 };
 use crate::record::{Run, Seconds, Step, StepOutcome};
 
@@ -26,7 +27,8 @@ struct Figure {
 }
 
 /// The most useful first.
-const FIGURES: [Figure; 4] = [
+const FIGURES: [Figure; 5] = [
+    Figure { title: "server", of: |step, style| step.server_s.map(|time| duration(time, style)) },
     Figure { title: "first", of: |step, style| step.first_byte_s.map(|time| duration(time, style)) },
     Figure { title: "recv", of: |step, _| step.received_bytes.map(size) },
     Figure { title: "sent", of: |step, _| step.sent_bytes.map(size) },
@@ -39,6 +41,8 @@ pub(super) struct Table<'a> {
     style: Style,
     name: usize,
     axis: Axis,
+    /// Width of the durations: a column more where one is marked as doubtful.
+    took: usize,
     figures: Vec<&'static Figure>,
     status: usize,
     code: usize,
@@ -52,17 +56,20 @@ impl<'a> Table<'a> {
         let name = most(&|step| label(step, style), (style.width / 5).max(12));
         let status = most(&|step| step.status.as_deref().map(|status| safe(status, style)).unwrap_or_default(), FIGURE);
         let code = most(&|step| step.code.as_deref().map(|code| safe(code, style)).unwrap_or_default(), 20);
+        let doubtful = run.uncertain == Some(true) || run.steps.iter().any(|step| step.uncertain == Some(true));
+        let took = FIGURE + usize::from(doubtful);
         let mut table = Self {
             run,
             style,
             name,
             axis: Axis { columns: 0, end: Seconds::ZERO },
+            took,
             figures: Vec::new(),
             status: 0,
             code: 0,
         };
         let mark = most(&|step| table.mark(step), 16);
-        let mut room = style.width.saturating_sub(name + 1 + 1 + FIGURE + if mark > 0 { mark + 1 } else { 0 });
+        let mut room = style.width.saturating_sub(name + 1 + 1 + took + if mark > 0 { mark + 1 } else { 0 });
         let mut admit = |width: usize| {
             let fits = width > 0 && room > LEAST_BAR + width;
             if fits {
@@ -88,7 +95,7 @@ impl<'a> Table<'a> {
         let end = duration(self.axis.end, self.style);
         let gap = self.axis.columns.saturating_sub(1 + end.width());
         let scale = clip(&format!("0{}{end}", " ".repeat(gap)), self.axis.columns, self.style);
-        line.push(Tone::Dim, format!("{}{scale} {:>FIGURE$}", " ".repeat(self.bar_at()), "took"));
+        line.push(Tone::Dim, format!("{}{scale} {:>took$}", " ".repeat(self.bar_at()), "took", took = self.took));
         for figure in &self.figures {
             line.push(Tone::Dim, format!(" {:>FIGURE$}", figure.title));
         }
@@ -108,12 +115,17 @@ impl<'a> Table<'a> {
         let took = match step.outcome {
             StepOutcome::Skipped => "skipped".to_owned(),
             StepOutcome::Failed if !step.was_started() => "unsent".to_owned(),
+            _ if step.uncertain == Some(true) => doubtful(&duration(step.duration_s, style)),
             _ => duration(step.duration_s, style),
         };
         let mut line = Line::default();
         line.push(text, clip(&label(step, style), self.name, style)).pad_to(self.bar_at());
-        line.push(bar, self.axis.bar(step.start_s, step.end_s(), style));
-        line.push(text, format!(" {took:>FIGURE$}"));
+        for (part, cells) in self.axis.bar(step.start_s, step.end_s(), Parts::of(step), style) {
+            // What failed has one colour; what passed has those of its parts, the slow ones too.
+            let part = part.filter(|_| step.outcome == StepOutcome::Passed);
+            line.push(part.map_or(bar, Part::tone), cells);
+        }
+        line.push(text, format!(" {took:>width$}", width = self.took));
         for figure in &self.figures {
             let figure = (figure.of)(step, style).unwrap_or_default();
             line.push(if text == Tone::Plain { Tone::Dim } else { text }, format!(" {}{figure}", gap(&figure, FIGURE)));
@@ -145,7 +157,8 @@ impl<'a> Table<'a> {
         }
     }
 
-    fn indented(&self, sign: &str, tone: Tone, text: &str, page: &mut String) {
+    /// A line below, or more of them, after a sign.
+    pub(super) fn indented(&self, sign: &str, tone: Tone, text: &str, page: &mut String) {
         for (index, part) in wrap(text, self.style.width.saturating_sub(4)).into_iter().enumerate() {
             let mut line = Line::default();
             line.push(tone, format!("  {} {part}", if index == 0 { sign } else { " " }));
@@ -159,10 +172,31 @@ impl<'a> Table<'a> {
         let mut line = Line::default();
         line.push(Tone::Plain, " ".repeat(self.bar_at()));
         line.push(Tone::Bold, self.axis.ruler(self.run.first_row_s, latency, self.style));
-        line.push(Tone::Bold, format!(" {:>FIGURE$}", duration(latency, self.style)));
+        let latency = duration(latency, self.style);
+        let latency = if self.run.uncertain == Some(true) { doubtful(&latency) } else { latency };
+        line.push(Tone::Bold, format!(" {latency:>took$}", took = self.took));
         let left = self.style.width.saturating_sub(line.width() + 1);
         let name = "First Loading Latency";
         line.push(Tone::Bold, format!(" {}", if left >= name.len() { name } else { "FLL" }));
+        line.write(self.style, page);
+    }
+
+    /// Which part is drawn how, and what all the commands above come to.
+    pub(super) fn legend(&self, page: &mut String) {
+        let Some(parts) = Parts::sum(&self.run.steps) else { return };
+        let at = self.bar_at();
+        let mut line = Line::default();
+        line.push(Tone::Dim, clip("commands", self.name, self.style)).pad_to(at);
+        for part in Part::ALL {
+            let words = format!(" {} {}", part.name(), duration(parts.get(part), self.style));
+            if line.width() > at && line.width() + 3 + words.width() > self.style.width {
+                std::mem::take(&mut line).write(self.style, page);
+                line.push(Tone::Plain, " ".repeat(at));
+            } else if line.width() > at {
+                line.push(Tone::Plain, "  ");
+            }
+            line.push(part.tone(), part.mark(self.style)).push(Tone::Dim, words);
+        }
         line.write(self.style, page);
     }
 
@@ -170,22 +204,26 @@ impl<'a> Table<'a> {
         self.run.failing_step().is_some_and(|failing| std::ptr::eq(failing, step))
     }
 
-    /// `◀ slowest 8.2×`, `◀ slow 8.2×`, or nothing.
+    /// `◀ slowest`, `◀ slow 8.2×`, for one that is both `◀ slowest 8.2×`, or nothing.
     fn mark(&self, step: &Step) -> String {
         let longest = self.run.loading_steps().filter(|other| Some(&other.name) == self.run.slowest_step.as_ref());
         let slowest = longest.max_by_key(|other| other.duration_s).is_some_and(|other| std::ptr::eq(other, step));
         let slow = step.slow == Some(true);
-        if !slowest && !slow {
-            return String::new();
-        }
-        let (arrow, times) = if self.style.ascii { ("<", "x") } else { ("◀", "×") };
-        let ratio = match step.ratio.filter(|_| slow) {
-            Some(ratio) if ratio < 999.0 => format!(" {ratio:.1}{times}"),
-            Some(_) => format!(" >999{times}"),
-            None => String::new(),
+        let words = match (slowest, step.ratio.filter(|_| slow)) {
+            (false, None) if !slow => return String::new(),
+            (false, None) => "slow".to_owned(),
+            (true, None) if slow => "slowest, slow".to_owned(),
+            (true, None) => "slowest".to_owned(),
+            (false, Some(ratio)) => format!("slow {}", times(ratio, self.style)),
+            (true, Some(ratio)) => format!("slowest {}", times(ratio, self.style)),
         };
-        format!("{arrow} {}{ratio}", if slowest { "slowest" } else { "slow" })
+        format!("{} {words}", if self.style.ascii { "<" } else { "◀" })
     }
+}
+
+/// Marks a duration that may be wrong.
+pub(super) fn doubtful(duration: &str) -> String {
+    format!("~{duration}")
 }
 
 fn gap(text: &str, width: usize) -> String {

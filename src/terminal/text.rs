@@ -15,6 +15,9 @@ pub(super) enum Tone {
     Warn,
     Bad,
     Bar,
+    Server,
+    Network,
+    Transfer,
 }
 
 impl Tone {
@@ -27,7 +30,9 @@ impl Tone {
             Self::Good => "32",
             Self::Warn => "33",
             Self::Bad => "31",
-            Self::Bar => "36",
+            Self::Bar | Self::Transfer => "36",
+            Self::Server => "35",
+            Self::Network => "34",
         }
     }
 }
@@ -160,6 +165,12 @@ pub fn duration(seconds: Seconds, style: Style) -> String {
         99_950_000..9_999_500_000 => format!("{s:.0} s"),
         _ => ">9999 s".to_owned(),
     }
+}
+
+/// A duration over its baseline, at most 6 columns: `8.2×`, `>999×`.
+pub(super) fn times(ratio: f64, style: Style) -> String {
+    let times = if style.ascii { "x" } else { "×" };
+    if ratio < 999.0 { format!("{ratio:.1}{times}") } else { format!(">999{times}") }
 }
 
 /// A size in three digits and a decimal unit, at most 7 columns: `88 B`, `48.2 kB`.

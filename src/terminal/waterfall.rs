@@ -7,9 +7,9 @@ use unicode_width::UnicodeWidthStr as _;
 use super::{
     Style,
     failure::{endpoint, verdict},
-    hints::advice,
+    hints::{advice, remedy},
     line::tone,
-    table::Table,
+    table::{Table, doubtful, label},
     text::{Line, Tone, clip, duration, safe, wrap},
 };
 use crate::record::{
@@ -43,6 +43,7 @@ pub fn waterfall(run: &Run, style: Style) -> String {
             table.latency(&mut page);
         }
     }
+    table.legend(&mut page);
     page.push('\n');
     if run.outcome != RunOutcome::Passed && run.failing_step().is_none() {
         // No row could say it: the run ended before, or between, its steps.
@@ -50,6 +51,10 @@ pub fn waterfall(run: &Run, style: Style) -> String {
         paragraph(tone(run.outcome), &format!("{}{hint}", verdict(run, style)), style, &mut page);
     }
     sum(run, style, &mut page);
+    if let Some(hint) = remedy(run, style) {
+        let sign = if style.ascii { ">" } else { "→" };
+        table.indented(sign, Tone::Plain, &hint, &mut page);
+    }
     details(run, style, &mut page);
     page
 }
@@ -94,12 +99,17 @@ fn security(run: &Run, style: Style) -> String {
 
 /// The numbers in words.
 fn sum(run: &Run, style: Style, page: &mut String) {
-    let mut words = match run.first_loading_latency_s {
-        Some(latency) => vec![format!("First Loading Latency {}", duration(latency, style))],
+    let uncertain = run.uncertain == Some(true);
+    let mut words = match run.first_loading_latency_s.map(|latency| duration(latency, style)) {
+        Some(latency) if uncertain => vec![format!("First Loading Latency {}", doubtful(&latency))],
+        Some(latency) => vec![format!("First Loading Latency {latency}")],
         None => vec!["no First Loading Latency".to_owned()],
     };
     words.extend(run.first_row_s.map(|row| format!("first row {}", duration(row, style))));
     words.push(format!("run {}", duration(run.duration_s, style)));
+    if let Some(agent) = run.agent_s.filter(|_| uncertain) {
+        words.push(format!("imaptrace itself {}", duration(agent, style)));
+    }
     if run.outcome == RunOutcome::Void {
         words.push("void: it says nothing about the server".to_owned());
     }
@@ -123,6 +133,9 @@ fn details(run: &Run, style: Style, page: &mut String) {
             line.write(style, page);
         }
     };
+    if let Some(doubts) = doubts(run, style) {
+        detail(Tone::Warn, "timing", doubts);
+    }
     let attempts = run.steps.iter().filter_map(|step| step.connect.as_ref()).flat_map(|facts| &facts.attempts);
     for attempt in attempts.filter(|attempt| attempt.outcome != StepOutcome::Passed) {
         let why = attempt.error_type.map_or("given up, another was first", |class| class.as_str());
@@ -134,13 +147,14 @@ fn details(run: &Run, style: Style, page: &mut String) {
     if !words.is_empty() {
         detail(tone, "tls", words.join(", "));
     }
-    let words = [run.server.id_name.as_ref(), run.server.id_version.as_ref()];
-    let mut words: Vec<_> = words.into_iter().flatten().map(|text| safe(text.as_str(), style)).collect();
-    if let Some(rtt) = run.server.rtt_min_s {
-        words.push(format!("{}round trip {}", if words.is_empty() { "" } else { "- " }, duration(rtt, style)));
-    }
+    let id = [&run.server.id_name, &run.server.id_version].into_iter().flatten();
+    let id: Vec<_> = id.map(|text| safe(text.as_str(), style)).collect();
+    let mut words = Vec::new();
+    words.extend((!id.is_empty()).then(|| id.join(" ")));
+    words.extend(run.server.rtt_min_s.map(|rtt| format!("round trip {}", duration(rtt, style))));
+    words.extend(lost(run.server.retransmits, run.server.out_of_order));
     if !words.is_empty() {
-        detail(Tone::Dim, "server", words.join(" "));
+        detail(Tone::Dim, "server", words.join(" - "));
     }
     let opened = run.steps.iter().rfind(|step| step.mailbox_messages.is_some());
     if let Some((opened, messages)) = opened.and_then(|step| Some((step, step.mailbox_messages?))) {
@@ -157,6 +171,29 @@ fn details(run: &Run, style: Style, page: &mut String) {
         detail(Tone::Warn, "note", safe(&note.text, style));
     }
     detail(Tone::Dim, "trace", run.trace_id.to_string());
+}
+
+/// Why the times that are marked with `~` may be wrong.
+fn doubts(run: &Run, style: Style) -> Option<String> {
+    let uncertain = run.steps.iter().filter(|step| step.uncertain == Some(true));
+    let mut doubts: Vec<_> = uncertain
+        .map(|step| {
+            let why = lost(step.retransmits, step.out_of_order);
+            format!("{} ({})", label(step, style), why.unwrap_or_else(|| "read late by imaptrace".to_owned()))
+        })
+        .collect();
+    if doubts.is_empty() && run.uncertain == Some(true) {
+        doubts.push("imaptrace itself took long between the steps".to_owned());
+    }
+    (!doubts.is_empty()).then(|| format!("~ may be wrong: {}", doubts.join(", ")))
+}
+
+/// What became of segments on the line: `segments: 2 sent again, 1 out of order`.
+fn lost(retransmits: Option<u64>, out_of_order: Option<u64>) -> Option<String> {
+    let counts = [(retransmits, "sent again"), (out_of_order, "out of order")];
+    let counts = counts.into_iter().filter_map(|(count, what)| Some((count.filter(|count| *count > 0)?, what)));
+    let words: Vec<_> = counts.map(|(count, what)| format!("{count} {what}")).collect();
+    (!words.is_empty()).then(|| format!("segments: {}", words.join(", ")))
 }
 
 fn tls(run: &Run, facts: Option<&TlsFacts>, style: Style) -> (Tone, Vec<String>) {
@@ -193,7 +230,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        record::ErrorType,
+        record::{ErrorType, Seconds},
         terminal::{failure, line, samples, summary},
     };
 
@@ -239,6 +276,62 @@ mod tests {
         (run.failed_step, run.outcome, run.error_type) = (None, RunOutcome::Void, Some(ErrorType::Cancelled));
         let page = waterfall(&run, Style { width: 100, colour: false, ascii: true });
         assert!(page.contains("void: cancelled; imaptrace was told to stop"), "{page}");
+    }
+
+    const WIDE: Style = Style { width: 120, colour: false, ascii: true };
+
+    #[test]
+    fn the_legend_has_the_sums_of_all_commands_and_is_left_out_where_none_is_divided() {
+        let page = waterfall(&samples::slow_fetch(), WIDE);
+        let legend = page.lines().find(|line| line.starts_with("commands")).unwrap();
+        assert_eq!(legend, "commands     # server 456 ms  : network 1.86 ms  . transfer 2.41 ms");
+        let mut run = samples::slow_fetch();
+        for step in &mut run.steps {
+            step.network_s = None;
+        }
+        let page = waterfall(&run, WIDE);
+        assert!(!page.contains("commands") && !page.contains("transfer"), "{page}");
+    }
+
+    #[test]
+    fn a_step_that_is_slow_and_the_slowest_has_one_mark_that_says_both() {
+        let mut run = samples::slow_fetch();
+        let mark = |run: &Run| {
+            let page = waterfall(run, WIDE);
+            let fetch = page.lines().find(|line| line.starts_with("FETCH")).unwrap();
+            fetch.split_once('<').unwrap().1.trim().to_owned()
+        };
+        assert_eq!(mark(&run), "slowest 18.7x");
+        // Past a fixed limit, without any history.
+        run.steps[8].ratio = None;
+        assert_eq!(mark(&run), "slowest, slow");
+        run.steps[8].slow = Some(false);
+        run.steps[8].ratio = Some(1.1);
+        assert_eq!(mark(&run), "slowest");
+        run.slowest_step = Some("LOGIN".to_owned());
+        run.steps[8].slow = Some(true);
+        assert_eq!(mark(&run), "slow 1.1x");
+    }
+
+    #[test]
+    fn pauses_of_imaptrace_itself_are_said_where_they_make_the_latency_doubtful() {
+        let mut run = samples::passed();
+        assert!(!waterfall(&run, WIDE).contains("imaptrace"));
+        (run.uncertain, run.agent_s) = (Some(true), Some(Seconds::from_micros(6_200)));
+        let page = waterfall(&run, WIDE);
+        let expected = [
+            "First Loading Latency ~53.4 ms, first row 51.9 ms, run 54.1 ms, imaptrace itself 6.20 ms\n",
+            "timing   ~ may be wrong: imaptrace itself took long between the steps\n",
+        ];
+        assert!(expected.iter().all(|line| page.contains(line)), "{page}");
+    }
+
+    #[test]
+    fn a_command_that_failed_shows_its_parts_in_the_one_colour_of_a_failure() {
+        let run = samples::login_refused();
+        let page = waterfall(&run, Style { width: 120, colour: true, ascii: false });
+        let login = page.lines().find(|line| line.contains("LOGIN")).unwrap();
+        assert!(login.contains("\x1b[31m█") && login.contains('░') && !login.contains("\x1b[36m"), "{login:?}");
     }
 
     /// Takes away the style's own sequences.

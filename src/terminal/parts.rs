@@ -1,0 +1,152 @@
+//! The server's, the network's and the transfer's part of commands: how they are marked, and how a bar is shared out.
+//!
+//! The parts have no place in time: a command can have several gaps of each kind. So a bar shows how large they are, not
+//! when they were, and always in the order in which the record names them.
+
+use super::{Style, text::Tone};
+use crate::record::{Seconds, Step};
+
+/// One of the three.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Part {
+    Server,
+    Network,
+    Transfer,
+}
+
+impl Part {
+    pub(super) const ALL: [Self; 3] = [Self::Server, Self::Network, Self::Transfer];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Server => "server",
+            Self::Network => "network",
+            Self::Transfer => "transfer",
+        }
+    }
+
+    /// What a cell of a bar is filled with. No two are told apart by colour alone.
+    pub(super) fn mark(self, style: Style) -> char {
+        match (self, style.ascii) {
+            (Self::Server, false) => '█',
+            (Self::Network, false) => '▒',
+            (Self::Transfer, false) => '░',
+            (Self::Server, true) => '#',
+            (Self::Network, true) => ':',
+            (Self::Transfer, true) => '.',
+        }
+    }
+
+    pub(super) fn tone(self) -> Tone {
+        match self {
+            Self::Server => Tone::Server,
+            Self::Network => Tone::Network,
+            Self::Transfer => Tone::Transfer,
+        }
+    }
+}
+
+/// How long each part took, of one command or of several. Not all of them are zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Parts([Seconds; 3]);
+
+impl Parts {
+    /// None where nothing can be shared out: all are zero.
+    fn new(parts: [Seconds; 3]) -> Option<Self> {
+        parts.iter().any(|part| *part > Seconds::ZERO).then_some(Self(parts))
+    }
+
+    /// A command's; none of a step that is not divided.
+    pub(super) fn of(step: &Step) -> Option<Self> {
+        Self::new([step.server_s?, step.network_s?, step.transfer_s?])
+    }
+
+    /// The sums over `steps`; none when none of them is divided.
+    pub(super) fn sum<'a>(steps: impl IntoIterator<Item = &'a Step>) -> Option<Self> {
+        let add = |sum: [Seconds; 3], parts: Self| [0, 1, 2].map(|part| sum[part].saturating_add(parts.0[part]));
+        Self::new(steps.into_iter().filter_map(Self::of).fold([Seconds::ZERO; 3], add))
+    }
+
+    pub(super) fn get(self, part: Part) -> Seconds {
+        self.0[part as usize]
+    }
+
+    /// The part that took the longest; among equals the first.
+    pub(super) fn largest(self) -> Part {
+        Part::ALL.into_iter().rev().max_by_key(|part| self.get(*part)).unwrap_or(Part::Server)
+    }
+
+    /// Shares out `count` cells by largest remainders, so the largest part has at least one. What counts is how the parts
+    /// stand to each other: in a record from elsewhere they may not add up to the duration.
+    pub(super) fn cells(self, count: usize) -> Vec<Part> {
+        let whole: u128 = self.0.iter().map(|part| u128::from(part.as_micros())).sum();
+        let shares = Part::ALL.map(|part| (part, u128::from(self.get(part).as_micros()) * count as u128));
+        let floor = |share: u128| usize::try_from(share / whole).unwrap_or(count);
+        let mut cells: Vec<Part> =
+            shares.iter().flat_map(|(part, share)| std::iter::repeat_n(*part, floor(*share))).collect();
+        let mut by_remainder = shares;
+        by_remainder.sort_by_key(|(_, share)| std::cmp::Reverse(share % whole));
+        let left = count - cells.len();
+        cells.extend(by_remainder.into_iter().map(|(part, _)| part).take(left));
+        cells.sort_unstable();
+        cells
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parts(server: u64, network: u64, transfer: u64) -> Option<Parts> {
+        Parts::new([server, network, transfer].map(Seconds::from_micros))
+    }
+
+    #[test]
+    fn cells_go_by_largest_remainders_in_the_order_of_the_record() {
+        let cells = |(server, network, transfer), count| {
+            let cells = parts(server, network, transfer).unwrap().cells(count);
+            Part::ALL.map(|part| cells.iter().filter(|cell| **cell == part).count())
+        };
+        for (times, count, expected) in [
+            ((50, 30, 20), 10, [5, 3, 2]),
+            ((98, 1, 1), 10, [10, 0, 0]),
+            ((5, 90, 5), 10, [1, 9, 0]),
+            ((1, 1, 2), 1, [0, 0, 1]),
+            ((1, 1, 1), 2, [1, 1, 0]),
+            ((0, 0, 7), 3, [0, 0, 3]),
+            ((9, 9, 9), 0, [0, 0, 0]),
+        ] {
+            assert_eq!(cells(times, count), expected, "{times:?} in {count}");
+        }
+    }
+
+    #[test]
+    fn a_step_is_divided_only_when_all_three_parts_are_known_and_one_is_not_zero() {
+        let of = |server: u64| Step {
+            server_s: Some(Seconds::from_micros(server)),
+            network_s: Some(Seconds::ZERO),
+            transfer_s: Some(Seconds::ZERO),
+            ..Step::default()
+        };
+        assert_eq!(Parts::of(&of(4)), parts(4, 0, 0));
+        assert_eq!(Parts::of(&of(0)), None);
+        assert_eq!(Parts::of(&Step { network_s: None, ..of(4) }), None);
+        assert_eq!(Parts::sum(&[of(4), Step::default(), of(3)]), parts(7, 0, 0));
+        assert_eq!(Parts::sum(&[Step::default()]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_numbers_the_cells_are_all_given_away_in_order_and_the_largest_part_has_one(
+            server in any::<u64>(), network in any::<u64>(), transfer in 1..=u64::MAX, count in 0_usize..300,
+        ) {
+            let parts = parts(server, network, transfer).unwrap();
+            let cells = parts.cells(count);
+            prop_assert_eq!(cells.len(), count);
+            prop_assert!(cells.is_sorted());
+            prop_assert!(count == 0 || cells.contains(&parts.largest()));
+        }
+    }
+}
