@@ -21,6 +21,7 @@ use crate::{
 };
 
 const PAUSE: Duration = Duration::from_millis(60);
+const MILLISECOND: Duration = Duration::from_millis(1);
 
 fn target(address: SocketAddr) -> Target {
     Target {
@@ -53,13 +54,19 @@ fn target(address: SocketAddr) -> Target {
     }
 }
 
+/// What the server saw of SELECT: it took us no less than the first, and no more than the second.
+type Witness = (Duration, Duration);
+
 /// Answers every command; SELECT after a pause, in the middle of which `meanwhile` happens.
-async fn serve(listener: TcpListener, meanwhile: impl Fn()) {
+async fn serve(listener: TcpListener, meanwhile: impl Fn()) -> Witness {
+    // When each command was heard, and answered.
+    let (mut heard, mut answered) = (Vec::new(), Vec::new());
     let (stream, _) = listener.accept().await.unwrap();
     let mut stream = BufReader::new(stream);
     stream.write_all(b"* OK [CAPABILITY IMAP4rev1] hi\r\n").await.unwrap();
     let mut line = String::new();
     while stream.read_line(&mut line).await.unwrap() > 0 {
+        heard.push(clock::now());
         let mut words = line.split_whitespace();
         let (tag, name) = (words.next().unwrap(), words.next().unwrap());
         let before = match name {
@@ -74,13 +81,16 @@ async fn serve(listener: TcpListener, meanwhile: impl Fn()) {
             tokio::time::sleep(PAUSE / 2).await;
         }
         let answer = format!("{before}{tag} OK done\r\n");
+        answered.push(clock::now());
         stream.write_all(answer.as_bytes()).await.unwrap();
         line.clear();
     }
+    // LOGIN, LIST, SELECT, LOGOUT: SELECT came after LIST was answered, and was over before LOGOUT was heard.
+    (answered[2] - heard[2], heard[3] - answered[1])
 }
 
-/// The run, and how long it took from outside.
-async fn run(meanwhile: impl Fn() + 'static) -> (Run, Seconds) {
+/// The run, how long it took from outside, and what the server saw.
+async fn run(meanwhile: impl Fn() + 'static) -> (Run, Seconds, Witness) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let prepared = Prepared::new(target(listener.local_addr().unwrap())).unwrap();
     let prober = Prober::new(Dns::default(), Vec::new());
@@ -90,8 +100,14 @@ async fn run(meanwhile: impl Fn() + 'static) -> (Run, Seconds) {
     let secret = prober.secret(account).await;
     let job = Job { target: &prepared, account, family: Family::Any, ids, start_lag: None, secret, hold_login: None };
     let before = clock::now();
-    let (run, ()) = tokio::join!(prober.run(job, cancel), serve(listener, meanwhile));
-    (run, clock::now().duration_since(before).into())
+    let (run, witness) = tokio::join!(prober.run(job, cancel), serve(listener, meanwhile));
+    (run, clock::now().duration_since(before).into(), witness)
+}
+
+/// SELECT took as long as the server saw it take, to 1 ms.
+fn assert_right(run: &Run, (least, most): Witness) {
+    let taken = select(run).duration_s.to_duration();
+    assert!(taken + MILLISECOND >= least && taken <= most + MILLISECOND, "{least:?} {taken:?} {most:?}");
 }
 
 fn select(run: &Run) -> &Step {
@@ -101,8 +117,9 @@ fn select(run: &Run) -> &Step {
 #[tokio::test]
 async fn a_wall_clock_that_is_set_in_the_middle_of_a_run_bends_no_duration() {
     for step in [3600, -3600, 1, -1] {
-        let (run, outside) = run(move || injected::step(step)).await;
+        let (run, outside, witness) = run(move || injected::step(step)).await;
         assert_eq!(run.outcome, RunOutcome::Passed, "{step}: {run:?}");
+        assert_right(&run, witness);
         let taken = select(&run);
         assert!(taken.duration_s >= Seconds::from(PAUSE) && taken.duration_s <= outside, "{step}: {taken:?}");
         assert!(
@@ -119,11 +136,12 @@ async fn a_wall_clock_that_is_set_in_the_middle_of_a_run_bends_no_duration() {
 
 #[tokio::test]
 async fn a_run_over_which_the_machine_slept_is_void_and_its_durations_are_those_of_the_waking() {
-    let (run, outside) = run(|| {
+    let (run, outside, witness) = run(|| {
         injected::sleep(Duration::from_secs(3600));
         injected::step(3600);
     })
     .await;
+    assert_right(&run, witness);
     assert_eq!((run.outcome, run.error_type), (RunOutcome::Void, Some(ErrorType::Suspended)));
     assert_eq!(run.failing_step().unwrap().error_type, Some(ErrorType::Suspended));
     assert_eq!((run.first_loading_latency_s, run.agent_s), (None, None));
