@@ -5,6 +5,7 @@
 mod support;
 
 mod agent;
+mod attribution;
 mod canary;
 mod command_line;
 mod configuration;

@@ -4,6 +4,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[cfg(target_os = "linux")]
+mod attribution;
 mod canary;
 mod dovecot;
 mod files;

@@ -3,7 +3,10 @@
 
 pub mod backends;
 pub mod dovecot;
+#[cfg(target_os = "linux")]
+pub mod net;
 pub mod otlp;
+pub mod parts;
 pub mod program;
 pub mod proxy;
 pub mod quick;

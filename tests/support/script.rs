@@ -9,6 +9,8 @@
 //! c: 10                  wait for this many bytes
 //! tls                    from here on TLS, as a server
 //! pause 50               milliseconds
+//! nagle                  from here on a small write waits for the acknowledgement of the one before it
+//! call WORD              hand the word to the test (Script::play_on)
 //! close | reset          end the connection
 //! silence                say nothing until the client goes
 //! next                   what follows is for the next connection
@@ -41,6 +43,13 @@ impl Script {
 
     async fn start(script: &str, pem: Option<Pem>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::play_on(listener.into_std().unwrap(), script, pem, Box::new(|word| panic!("nobody waits for {word}")))
+    }
+
+    /// Plays a script on a socket that listens already, wherever that is. `call` gets the words that the script calls.
+    pub fn play_on(listener: std::net::TcpListener, script: &str, pem: Option<Pem>, call: Call) -> Self {
+        listener.set_nonblocking(true).unwrap();
+        let listener = TcpListener::from_std(listener).unwrap();
         let address = listener.local_addr().unwrap();
         let parts: Vec<Vec<String>> = script
             .split("\nnext\n")
@@ -56,6 +65,7 @@ impl Script {
                     tag: String::new(),
                     heard: &mut heard,
                     pem: pem.as_ref(),
+                    call: &call,
                 }
                 .play(&part)
                 .await;
@@ -71,6 +81,9 @@ impl Script {
         played.expect("the script waits for a connection or a line that never came").unwrap()
     }
 }
+
+/// What a script can tell the test in its midst.
+pub type Call = Box<dyn Fn(&str) + Send + Sync>;
 
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
     fn tcp(&self) -> Option<&TcpStream>;
@@ -130,6 +143,7 @@ struct Player<'a> {
     tag: String,
     heard: &'a mut Vec<String>,
     pem: Option<&'a Pem>,
+    call: &'a Call,
 }
 
 impl Player<'_> {
@@ -177,6 +191,11 @@ impl Player<'_> {
             }
             "pause" => {
                 tokio::time::sleep(Duration::from_millis(rest.parse().unwrap())).await;
+                true
+            }
+            "nagle" => self.stream.as_ref().unwrap().tcp().unwrap().set_nodelay(false).is_ok(),
+            "call" => {
+                (self.call)(rest);
                 true
             }
             "close" => false,

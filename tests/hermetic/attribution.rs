@@ -1,0 +1,135 @@
+//! Where a command's time went, shown by causes that the test puts in: a scripted server that pauses, at each place where
+//! a server can, and one that waits for our acknowledgement. Causes on the line are tests/real/attribution.rs's.
+//!
+//! A noisy machine adds time to every part: each cause is large beside what noise there is, and what is asserted is where
+//! it went.
+
+use imaptrace::{
+    plan::{Security, Target},
+    record::{Run, RunOutcome, Seconds},
+};
+
+use crate::support::{
+    parts::{Parts as _, add_up, command, commands, median, ms, told},
+    run::{account, run, target},
+    script::{Pem, Script},
+};
+
+const PAUSE: u64 = 300;
+
+/// A whole conversation, of which each part can be replaced.
+const PARTS: [(&str, &str); 6] = [
+    ("greeting", "S: * OK [CAPABILITY IMAP4rev1] hi"),
+    ("LOGIN", "C: LOGIN\nS: {tag} OK [CAPABILITY IMAP4rev1] in"),
+    ("LIST", "C: LIST\nS: * LIST () \"/\" INBOX\nS: {tag} OK"),
+    ("SELECT", "C: SELECT\nS: * 30 EXISTS\nS: {tag} OK"),
+    ("FETCH", "C: FETCH\nS: * 29 FETCH (UID 2)\nS: * 30 FETCH (UID 3)\nS: {tag} OK"),
+    ("LOGOUT", "C: LOGOUT\nS: * BYE\nS: {tag} OK"),
+];
+
+fn script(changes: &[(&str, &str)]) -> String {
+    let part = |(name, usual)| changes.iter().find(|(changed, _)| *changed == name).map_or(usual, |(_, new)| *new);
+    PARTS.map(part).join("\n")
+}
+
+async fn against(script: &str, security: Security, change: impl FnOnce(&mut Target)) -> Run {
+    let pem = Pem::self_signed(&["127.0.0.1"], 2020, 2040);
+    let script = if security == Security::Tls { format!("tls\n{script}") } else { script.to_owned() };
+    let server = Script::play_with(&script, &pem).await;
+    let mut target = target(server.address, security);
+    let ca = pem.ca_file();
+    target.tls.ca_file = (security == Security::Tls).then(|| ca.path().to_owned());
+    change(&mut target);
+    let run = run(target).await;
+    let heard = server.heard().await;
+    assert_eq!(run.outcome, RunOutcome::Passed, "{:?}\n{heard:?}", run.failing_step());
+    add_up(&run);
+    run
+}
+
+/// Where a server can pause: the place, the command, what the server says for it, and its greeting where that is another.
+fn pauses() -> [(&'static str, &'static str, String, Option<&'static str>); 9] {
+    let rows = ["S: * 29 FETCH (UID 2)", "S: * 30 FETCH (UID 3)", "S: {tag} OK"];
+    let [first, second, tagged] = rows;
+    let third = PAUSE / 3;
+    let logged_in = "S: {tag} OK [CAPABILITY IMAP4rev1] in";
+    let sasl = Some("S: * OK [CAPABILITY IMAP4rev1 AUTH=PLAIN] hi");
+    let pause = format!("pause {PAUSE}");
+    [
+        ("before a lone tagged line", "LOGIN", format!("C: LOGIN\n{pause}\n{logged_in}"), None),
+        ("before the first row", "FETCH", format!("C: FETCH\n{pause}\n{first}\n{second}\n{tagged}"), None),
+        ("between rows", "FETCH", format!("C: FETCH\n{first}\n{pause}\n{second}\n{tagged}"), None),
+        ("inside a row", "FETCH", format!("C: FETCH\ns: * 29 FETCH (UI\n{pause}\nS: D 2)\n{second}\n{tagged}"), None),
+        ("before the tagged line", "SELECT", format!("C: SELECT\nS: * 30 EXISTS\n{pause}\n{tagged}"), None),
+        (
+            "in three places",
+            "FETCH",
+            format!("C: FETCH\npause {third}\n{first}\npause {third}\n{second}\npause {third}\n{tagged}"),
+            None,
+        ),
+        ("before a +", "AUTHENTICATE", format!("C: AUTHENTICATE\n{pause}\nS: + \nc: 22\n{logged_in}"), sasl),
+        (
+            "after the + of AUTHENTICATE",
+            "AUTHENTICATE",
+            format!("C: AUTHENTICATE\nS: + \nc: 22\n{pause}\n{logged_in}"),
+            sasl,
+        ),
+        // The password's ten bytes as a literal, and CRLF.
+        ("after the + of LOGIN", "LOGIN", format!("C: {{10}}\nS: + \nc: 12\n{pause}\n{logged_in}"), None),
+    ]
+}
+
+#[tokio::test]
+async fn a_pause_of_the_server_is_the_servers_time_wherever_it_comes() {
+    for (place, step, part, greeting) in pauses() {
+        let changed = if step == "AUTHENTICATE" { "LOGIN" } else { step };
+        let script = script(&[(changed, &part), ("greeting", greeting.unwrap_or(PARTS[0].1))]);
+        for security in [Security::None, Security::Tls] {
+            let run = against(&script, security, |target| {
+                if place.ends_with("of LOGIN") {
+                    target.accounts = vec![account("someone", "pässwörd")];
+                }
+            })
+            .await;
+            let told = format!("{place}, {security:?}: {}", told(&run));
+            let [server, network, transfer] = command(&run, step).parts();
+            assert!(server >= ms(PAUSE * 9 / 10), "{told}");
+            assert!(network.saturating_add(transfer) < ms(PAUSE / 3), "{told}");
+            for other in commands(&run).filter(|other| other.name != step) {
+                assert!(other.parts()[0] < ms(PAUSE / 2), "{told}");
+            }
+        }
+    }
+}
+
+// What is only so on Linux: that acknowledgements can be asked for, and how long they are held back else.
+
+/// Three answers in two writes, of which the second waits for our acknowledgement of the first.
+#[cfg(target_os = "linux")]
+const NAGLE: [(&str, &str); 3] = [
+    ("LIST", "nagle\nC: LIST\nS: * LIST () \"/\" INBOX\nS: {tag} OK"),
+    ("SELECT", "C: SELECT\nS: * 30 EXISTS\nS: {tag} OK"),
+    ("FETCH", "C: FETCH\nS: * 30 FETCH (UID 3)\nS: {tag} OK"),
+];
+
+#[cfg(target_os = "linux")]
+async fn median_against_nagle(security: Security, quickack: bool) -> Seconds {
+    let mut durations = Vec::new();
+    for _ in 0..7 {
+        let run = against(&script(&NAGLE), security, |target| target.timing.quickack = quickack).await;
+        assert_eq!(run.server.quickack, Some(quickack));
+        durations.extend(NAGLE.map(|(step, _)| command(&run, step).duration_s));
+    }
+    median(durations)
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_server_that_waits_for_our_acknowledgement_does_not_wait_forty_milliseconds() {
+    for security in [Security::None, Security::Tls] {
+        let held_back = median_against_nagle(security, false).await;
+        assert!(held_back > ms(35), "{security:?}: this server shows nothing: {held_back:?}");
+        let at_once = median_against_nagle(security, true).await;
+        assert!(at_once < ms(30), "{security:?}: {at_once:?}");
+    }
+}
