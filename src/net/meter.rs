@@ -92,6 +92,8 @@ struct Socket {
     kernel: Option<Kernel>,
     /// Nothing that is read from now on came before this.
     earliest: Instant,
+    /// The kernel's stamp of the last bytes read, if it was believed.
+    last_stamp: Option<Duration>,
     /// What the next read has to tell.
     broken: Option<io::Error>,
 }
@@ -121,6 +123,7 @@ impl Meter {
             writable: None,
             kernel: stamped.then(Kernel::new),
             earliest: clock::now(),
+            last_stamp: None,
             broken: None,
         });
         Ok(())
@@ -241,7 +244,13 @@ impl Inner {
         self.asked = false;
         self.unacknowledged = true;
         for piece in pieces.into_iter().filter(|piece| piece.bytes > 0) {
-            let at = look.zip(piece.stamp).and_then(|(look, stamp)| look.place(stamp, socket.earliest));
+            let at = match (self.last_read, piece.stamp) {
+                // The rest of what came together with the bytes before it.
+                (Some(last), Some(stamp)) if socket.last_stamp == Some(stamp) => Some(last),
+                (_, Some(stamp)) => look.and_then(|look| look.place(stamp, socket.earliest)),
+                (_, None) => None,
+            };
+            socket.last_stamp = piece.stamp.filter(|_| at.is_some());
             self.stamped_here |= at.is_none();
             let at = at.unwrap_or(now);
             self.late |= piece.bytes > ONE_PACKET && now.saturating_duration_since(at) > LATE;
@@ -314,12 +323,12 @@ impl Socket {
     }
 }
 
-/// Notes a crossing; beyond what is kept one by one, with the one before it.
+/// Notes a crossing; with the one before it if they came together, or beyond what is kept one by one.
 fn keep(crossings: &mut Vec<Crossing>, at: Instant, bytes: usize, sent: bool) {
     let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
     let (length, last) = (crossings.len(), crossings.last_mut());
     match last {
-        Some(last) if length >= KEPT && last.sent == sent => {
+        Some(last) if last.sent == sent && (last.at == at || length >= KEPT) => {
             (last.at, last.bytes) = (at, last.bytes.saturating_add(bytes));
         }
         // No peer makes us speak that often in one step but one that means harm.
