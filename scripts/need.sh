@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# need.sh build|check|stack|test : makes sure that the system has what this purpose needs.
+# need.sh build|check|stack|test|cost : makes sure that the system has what this purpose needs.
 #
 # What is there already, from wherever it came, is left alone. What is missing is installed by its Debian package name,
 # as root or with sudo; without either it says what to install and stops.
@@ -10,6 +10,7 @@ build=(gcc libc6-dev pkg-config libssl-dev)
 stack=(dovecot-imapd openssl jq curl python3-venv)
 check=(shellcheck)
 test=(docker-compose iproute2)
+cost=(python3 prometheus-blackbox-exporter)
 
 # Is what the package is wanted for there?
 there() {
@@ -20,6 +21,7 @@ there() {
     iproute2) command -v ip && command -v tc ;;
     dovecot-imapd) [ -x /usr/lib/dovecot/imap ] || [ -x /usr/libexec/dovecot/imap ] ;;
     python3-venv) command -v go || python3 -c 'import ensurepip' ;; # only ever used to fetch Go
+    python3) [ -x /usr/bin/python3 ] ;; # Debian's own
     *) command -v "$1" ;;
   esac >/dev/null 2>&1
 }
@@ -29,7 +31,8 @@ case ${1:-} in
   stack) want=("${build[@]}" "${stack[@]}") ;;
   check) want=("${build[@]}" "${check[@]}") ;;
   test) want=("${build[@]}" "${check[@]}" "${stack[@]}" "${test[@]}") ;;
-  *) die "usage: need.sh build|check|stack|test" ;;
+  cost) want=("${build[@]}" "${stack[@]}" "${cost[@]}") ;;
+  *) die "usage: need.sh build|check|stack|test|cost" ;;
 esac
 command -v cargo >/dev/null || die "cargo is missing: install Rust with rustup (https://rustup.rs), then try again"
 
@@ -54,8 +57,13 @@ apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Loc
 said=$({ "${apt[@]}" update && "${apt[@]}" install -y --no-install-recommends "${missing[@]}"; } 2>&1) ||
   { printf '%s\n' "$said" >&2; die "these packages could not be installed: ${missing[*]}"; }
 
-# Debian starts a mail server when its package is installed. Nobody asked for one here: ours runs on loopback, as needed.
-case " ${missing[*]} " in
-  *" dovecot-imapd "*) [ ! -d /run/systemd/system ] || "${as_root[@]}" systemctl disable --now dovecot.service dovecot.socket ;;
-esac
+# Debian starts a service when its package is installed. Nobody asked for one here: ours run on loopback, as needed.
+for package in "${missing[@]}"; do
+  case $package in
+    dovecot-imapd) services=(dovecot.service dovecot.socket) ;;
+    prometheus-blackbox-exporter) services=(prometheus-blackbox-exporter.service) ;;
+    *) continue ;;
+  esac
+  [ ! -d /run/systemd/system ] || "${as_root[@]}" systemctl disable --now "${services[@]}"
+done
 for package in "${missing[@]}"; do there "$package" || die "$package was installed, but what it is for is still not to be found"; done
