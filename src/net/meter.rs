@@ -49,7 +49,8 @@ pub struct Traffic {
     pub crossings: Vec<Crossing>,
     /// Every arrival bears the kernel's stamp.
     pub kernel: bool,
-    /// Some bytes lay long enough, and were enough, to have come in several packets whose arrivals nobody can tell apart.
+    /// Some bytes lay long enough, and were enough, to have come in several packets whose arrivals nobody can tell apart;
+    /// or the end of the stream had come before they were read.
     pub late: bool,
 }
 
@@ -222,6 +223,8 @@ impl Inner {
                 Ok(linux::Received { pieces, then }) => {
                     socket.broken = then;
                     let count = pieces.iter().map(|piece| piece.bytes).sum();
+                    // The end of the stream leaves its stamp on the bytes that it comes to lie beside.
+                    self.late |= count > 0 && socket.kernel.is_some() && ready.ready().is_read_closed();
                     // The socket is empty now: what comes later is told anew.
                     if 0 < count && count < target.len() {
                         ready.clear_ready();

@@ -50,7 +50,7 @@ impl Journey<'_> {
         };
         self.recorder.time(&mut step, start, clock::now());
         let answers = answer.as_ref().cloned().unwrap_or_default();
-        step.dns = Some(ResolveFacts { question: name.clone(), answers });
+        step.dns = Some(Box::new(ResolveFacts { question: name.clone(), answers }));
         match answer {
             Ok(addresses) => {
                 self.recorder.push(step);
@@ -159,7 +159,7 @@ impl Journey<'_> {
         let server = self.recorder.server();
         (server.tls_version, server.tls_cipher) = (facts.version.clone(), facts.cipher.clone());
         server.certificate_not_after = facts.not_after;
-        step.tls = Some(facts);
+        step.tls = Some(Box::new(facts));
         match result {
             Ok(()) => {
                 self.trusted = true;

@@ -83,7 +83,7 @@ impl Recorder {
             server,
             wire_sent_bytes: 0,
             wire_received_bytes: 0,
-            steps: Vec::with_capacity(16),
+            steps: Vec::new(),
             notes: Vec::new(),
         };
         Self { anchor, run, loading_from: Seconds::ZERO, connection: None }
@@ -129,6 +129,10 @@ impl Recorder {
     }
 
     pub(super) fn push(&mut self, step: Step) {
+        // A few at a time: while a run waits, what it has recorded is most of what it holds.
+        if self.run.steps.len() == self.run.steps.capacity() {
+            self.run.steps.reserve_exact(4);
+        }
         self.run.steps.push(step);
     }
 
@@ -206,7 +210,8 @@ impl Recorder {
         let paused = run.agent_s.zip(run.first_loading_latency_s).is_some_and(|(agent, latency)| {
             agent > PAUSE || agent.as_micros().saturating_mul(20) > latency.as_micros()
         });
-        let doubtful = paused || run.steps.iter().any(|step| step.uncertain == Some(true));
+        // Nobody waits for LOGOUT, and a server that closes right behind its answer makes it doubtful more often than not.
+        let doubtful = paused || run.steps.iter().any(|step| step.uncertain == Some(true) && step.name != Step::LOGOUT);
         run.uncertain = doubtful.then_some(true);
         if self.anchor.was_suspended() {
             suspended(run);

@@ -80,13 +80,13 @@ pub struct Step {
     pub referral_host: Option<ServerText>,
     /// `resolve` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dns: Option<ResolveFacts>,
+    pub dns: Option<Box<ResolveFacts>>,
     /// `connect` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connect: Option<ConnectFacts>,
     /// `tls` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tls: Option<TlsFacts>,
+    pub tls: Option<Box<TlsFacts>>,
     /// How the TLS connection ended, on the step that saw it end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub close_notify: Option<CloseNotify>,

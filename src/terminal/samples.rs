@@ -89,7 +89,7 @@ pub(super) fn passed() -> Run {
             error_type: None,
         }],
     });
-    steps[2].tls = Some(TlsFacts {
+    steps[2].tls = Some(Box::new(TlsFacts {
         version: Some("1.3".to_owned()),
         cipher: Some("TLS_AES_256_GCM_SHA384".to_owned()),
         verified: Verified::Yes,
@@ -98,7 +98,7 @@ pub(super) fn passed() -> Run {
         subject: None,
         issuer: None,
         sha256: None,
-    });
+    }));
     Run {
         schema: SCHEMA,
         trace_id: TraceId::from_bytes([0x4b; 16]).unwrap(),

@@ -142,7 +142,7 @@ fn details(run: &Run, style: Style, page: &mut String) {
         let text = format!("{} after {}: {why}", attempt.peer, duration(attempt.duration_s, style));
         detail(Tone::Warn, "attempt", text);
     }
-    let facts = run.steps.iter().filter_map(|step| step.tls.as_ref()).next_back();
+    let facts = run.steps.iter().filter_map(|step| step.tls.as_deref()).next_back();
     let (tone, words) = tls(run, facts, style);
     if !words.is_empty() {
         detail(tone, "tls", words.join(", "));
