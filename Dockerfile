@@ -4,8 +4,9 @@ FROM rust:1-bookworm AS build
 WORKDIR /src
 # Dependencies first, against empty programs: a change of ours does not compile them again.
 COPY Cargo.toml Cargo.lock ./
-RUN mkdir -p src tests/hermetic tests/real tests/house \
+RUN mkdir -p src tests/hermetic tests/real tests/house benches/cost benches/truth \
  && touch src/lib.rs tests/hermetic/main.rs tests/real/main.rs tests/house/main.rs \
+ && touch benches/cost/main.rs benches/truth/main.rs \
  && echo 'fn main() {}' >src/main.rs \
  && cargo build --locked --release
 COPY README.md ./
