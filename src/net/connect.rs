@@ -111,7 +111,7 @@ pub async fn connect(meter: &Meter, addresses: &[SocketAddr], options: ConnectOp
                 entry.end = now;
                 entry.result = Some(result.as_ref().map(|_| ()).map_err(|cause| *cause));
                 match result {
-                    Ok(stream) => break Some((entry.peer, stream)),
+                    Ok(stream) => break Some((entry.peer, entry.start, stream)),
                     Err(_) => more = begin(&mut attempts, &mut pending),
                 }
             }
@@ -128,7 +128,7 @@ pub async fn connect(meter: &Meter, addresses: &[SocketAddr], options: ConnectOp
     }
     let result = match winner {
         None => Err(telling(&attempts)),
-        Some((peer, (stream, stamped))) => match prepare(meter, stream, stamped, peer, options).await {
+        Some((peer, start, (stream, stamped))) => match prepare(meter, stream, (start, stamped), peer, options).await {
             Ok(local) => Ok((peer, local)),
             Err(error) => Err(cause(&error)),
         },
@@ -160,12 +160,12 @@ async fn attempt(peer: SocketAddr, options: ConnectOptions) -> Result<(TcpStream
 async fn prepare(
     meter: &Meter,
     stream: TcpStream,
-    stamped: bool,
+    (begun, stamped): (Instant, bool),
     peer: SocketAddr,
     options: ConnectOptions,
 ) -> io::Result<SocketAddr> {
     let local = stream.local_addr()?;
-    meter.attach(stream.into_std()?, stamped, options.timing)?;
+    meter.attach(stream.into_std()?, begun, stamped, options.timing)?;
     if let Some(version) = options.proxy {
         meter.clone().write_all(&proxy::header(version, local, peer)).await?;
     }

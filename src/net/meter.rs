@@ -49,7 +49,7 @@ pub struct Traffic {
     pub crossings: Vec<Crossing>,
     /// Every arrival bears the kernel's stamp.
     pub kernel: bool,
-    /// Some bytes lay long enough, and were enough, to have come in several packets whose arrivals nobody can tell apart;
+    /// There were more pieces than are kept; or some bytes lay long enough, and were enough, to have come in several packets whose arrivals nobody can tell apart;
     /// or the end of the stream had come before they were read.
     pub late: bool,
 }
@@ -109,21 +109,22 @@ struct Tls {
 
 const BUFFER: usize = 16 << 10;
 /// As many crossings of a step are kept one by one.
-const KEPT: usize = 256;
+const KEPT: usize = 512;
 /// Bytes that lay this long, and could have been more than one packet, may have come at several times.
 const LATE: Duration = Duration::from_millis(1);
 const ONE_PACKET: usize = 1460;
 
 impl Meter {
-    /// Puts the meter on a connection. With `stamped` its socket was asked for stamps, and gives them.
-    pub fn attach(&self, stream: TcpStream, stamped: bool, timing: Timing) -> io::Result<()> {
+    /// Puts the meter on a connection that was begun at `begun`. With `stamped` its socket was asked for stamps, and gives
+    /// them.
+    pub fn attach(&self, stream: TcpStream, begun: Instant, stamped: bool, timing: Timing) -> io::Result<()> {
         let mut inner = self.inner();
         inner.quickack = timing.quickack && linux::acknowledge_now(stream.as_fd());
         inner.socket = Some(Socket {
             stream: register(stream, Interest::READABLE)?,
             writable: None,
             kernel: stamped.then(Kernel::new),
-            earliest: clock::now(),
+            earliest: begun,
             last_stamp: None,
             broken: None,
         });
@@ -261,7 +262,7 @@ impl Inner {
             self.first_read.get_or_insert(at);
             self.last_read = Some(at);
             self.counts.received += piece.bytes as u64;
-            keep(&mut self.crossings, at, piece.bytes, false);
+            self.late |= keep(&mut self.crossings, at, piece.bytes, false);
         }
         // The end of the stream has a moment too.
         if self.last_read.is_none() || pieces.iter().all(|piece| piece.bytes == 0) {
@@ -321,22 +322,32 @@ impl Socket {
             Some(writable) => writable,
             none => none.insert(register(self.stream.as_fd().try_clone_to_owned()?, Interest::WRITABLE)?),
         };
-        ready!(writable.poll_write_ready(context))?.clear_ready();
-        Poll::Ready(Ok(()))
+        let ready = ready!(writable.poll_write_ready(context)).map(|mut ready| ready.clear_ready());
+        // A stamp that comes late is an error to epoll, and with it the runtime holds the socket for closed, for good: so
+        // late stamps go, and the next wait begins with a registration of its own.
+        while linux::departure(self.stream.as_fd()).is_some() {}
+        self.writable = None;
+        Poll::Ready(ready)
     }
 }
 
-/// Notes a crossing; with the one before it if they came together, or beyond what is kept one by one.
-fn keep(crossings: &mut Vec<Crossing>, at: Instant, bytes: usize, sent: bool) {
+/// Notes a crossing; with the one before it if they came together, or beyond what is kept one by one. True when that hid
+/// a gap.
+fn keep(crossings: &mut Vec<Crossing>, at: Instant, bytes: usize, sent: bool) -> bool {
     let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-    let (length, last) = (crossings.len(), crossings.last_mut());
-    match last {
+    let length = crossings.len();
+    match crossings.last_mut() {
         Some(last) if last.sent == sent && (last.at == at || length >= KEPT) => {
+            let hidden = last.at != at;
             (last.at, last.bytes) = (at, last.bytes.saturating_add(bytes));
+            hidden
         }
         // No peer makes us speak that often in one step but one that means harm.
-        Some(_) if length >= 2 * KEPT => {}
-        _ => crossings.push(Crossing { at, bytes, sent }),
+        Some(_) if length >= 2 * KEPT => true,
+        _ => {
+            crossings.push(Crossing { at, bytes, sent });
+            false
+        }
     }
 }
 
@@ -414,7 +425,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap().into_std().unwrap();
         let (meter, stamped) = (Meter::default(), linux::stamp(ours.as_fd()));
-        meter.attach(ours, stamped, Timing::default()).unwrap();
+        meter.attach(ours, clock::now(), stamped, Timing::default()).unwrap();
         (meter, listener.accept().await.unwrap().0)
     }
 
@@ -446,5 +457,32 @@ mod tests {
         meter.read_exact(&mut got[5..]).await.unwrap();
         assert_eq!(got, record);
         assert_eq!(meter.last_record(), Some(LastRecord { kind: 23, length: 4096, whole: true }));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_reads_nothing_is_waited_for_and_not_polled() {
+        let (mut meter, mut server) = pair().await;
+        let much = vec![7; 8 << 20];
+        let mut polls = 0;
+        {
+            let mut writing = std::pin::pin!(meter.write_all(&much));
+            let counted = std::future::poll_fn(|context| {
+                polls += 1;
+                writing.as_mut().poll(context)
+            });
+            assert!(tokio::time::timeout(Duration::from_millis(200), counted).await.is_err());
+            assert!(polls < 100, "polled {polls} times");
+            // Once it reads, all of it goes.
+            let mut got = 0;
+            let mut buffer = vec![0; 1 << 20];
+            let reading = async {
+                while got < much.len() {
+                    got += server.read(&mut buffer).await.unwrap();
+                }
+            };
+            let (written, ()) = tokio::join!(writing, reading);
+            written.unwrap();
+        }
+        assert_eq!(meter.counts().sent, 8 << 20);
     }
 }

@@ -4,15 +4,19 @@
 
 use std::{
     io,
-    pin::Pin,
     sync::{Mutex, MutexGuard, PoisonError},
-    task::Poll,
     time::{Duration, Instant},
 };
 
-use tokio::time::{Sleep, sleep_until, timeout_at};
+use tokio::time::timeout_at;
+use zeroize::Zeroize as _;
 
-use super::{Cancel, split::Pace, verdict};
+use super::{
+    Cancel,
+    split::Pace,
+    verdict,
+    wait::{Waited, Watch},
+};
 use crate::{
     clock,
     imap::{Command, Condition, Event, Limits, Progress, Session, Status},
@@ -39,23 +43,6 @@ pub(super) struct Driver {
     /// How fast the line is.
     pub(super) pace: Pace,
     watch: Watch,
-}
-
-/// What ends a wait before its time.
-struct Watch {
-    /// One for the life of the connection, set anew only when it would ring too late.
-    timer: Pin<Box<Sleep>>,
-    /// When it rings.
-    rings: Instant,
-    cancel: Cancel,
-    cancelled: Pin<Box<dyn Future<Output = ()> + Send>>,
-}
-
-/// How a wait ended.
-enum Waited<T> {
-    Done(T),
-    TimeUp,
-    Cancelled,
 }
 
 /// A status response, owned.
@@ -295,7 +282,7 @@ impl Driver {
     /// A server that never pauses must not keep the clock from being looked at: a timer is polled after what it guards.
     fn on_time(&self, deadline: Instant, timeout: ErrorType) -> Result<(), Fault> {
         let now = clock::now();
-        if *self.watch.cancel.borrow() {
+        if self.watch.is_cancelled() {
             return Err(Fault::new(ErrorType::Cancelled, now));
         }
         if now >= deadline { Err(Fault::new(timeout, now)) } else { Ok(()) }
@@ -440,6 +427,8 @@ impl Drop for Driver {
     fn drop(&mut self) {
         let mut left = left_buffers();
         if self.buffer.len() == LARGEST_BUFFER && left.len() < LEFT {
+            // Mail of one account, or a password that a server said back, has no business in the next connection.
+            self.buffer.as_mut_slice().zeroize();
             left.push(std::mem::take(&mut self.buffer));
         }
     }
@@ -453,49 +442,6 @@ fn left_buffers() -> MutexGuard<'static, Vec<Vec<u8>>> {
 
 /// As many of them are kept.
 const LEFT: usize = 8;
-
-impl Watch {
-    fn new(cancel: Cancel, now: Instant) -> Self {
-        // Far enough off to be set to the first real deadline when that comes.
-        let rings = now + Duration::from_secs(24 * 3600);
-        let mut waiting = cancel.clone();
-        Self {
-            timer: Box::pin(sleep_until(rings.into())),
-            rings,
-            cancel,
-            cancelled: Box::pin(async move { cancelled(&mut waiting).await }),
-        }
-    }
-
-    /// Waits for `future`, no longer than until `deadline`. What is done is never overlooked for the time.
-    async fn until<T>(&mut self, deadline: Instant, future: impl Future<Output = T>) -> Waited<T> {
-        let mut future = std::pin::pin!(future);
-        if deadline < self.rings {
-            self.timer.as_mut().reset(deadline.into());
-            self.rings = deadline;
-        }
-        std::future::poll_fn(move |context| {
-            if let Poll::Ready(done) = future.as_mut().poll(context) {
-                return Poll::Ready(Waited::Done(done));
-            }
-            if self.cancelled.as_mut().poll(context).is_ready() {
-                // Said once: what still waits after that has been told to look for itself.
-                self.cancelled = Box::pin(std::future::pending());
-                return Poll::Ready(Waited::Cancelled);
-            }
-            while self.timer.as_mut().poll(context).is_ready() {
-                if clock::now() >= deadline {
-                    return Poll::Ready(Waited::TimeUp);
-                }
-                // It rang for an earlier step that is over.
-                self.timer.as_mut().reset(deadline.into());
-                self.rings = deadline;
-            }
-            Poll::Pending
-        })
-        .await
-    }
-}
 
 impl Fault {
     fn new(class: ErrorType, at: Instant) -> Self {
@@ -543,13 +489,6 @@ fn broken(error: &io::Error) -> Fault {
     Fault::new(class, clock::now()).with(said)
 }
 
-/// Ends when the run is to be cancelled; never when nobody can say so any more.
-pub(super) async fn cancelled(cancel: &mut Cancel) {
-    if cancel.wait_for(|cancelled| *cancelled).await.is_err() {
-        std::future::pending::<()>().await;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::{
@@ -566,7 +505,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let meter = Meter::default();
-        meter.attach(stream.into_std().unwrap(), false, Timing::default()).unwrap();
+        meter.attach(stream.into_std().unwrap(), clock::now(), false, Timing::default()).unwrap();
         let (mut server, _) = listener.accept().await.unwrap();
         let (cancel, cancelled) = watch::channel(false);
         let mut driver = Driver::new(meter, None, Limits::default(), cancelled);

@@ -16,9 +16,10 @@ use tokio::{sync::watch, time::sleep};
 
 use super::{
     Cancel, Job, Prober,
-    driver::{Driver, cancelled},
+    driver::Driver,
     journey::{Errand, Journey, Stop},
     verdict,
+    wait::cancelled,
 };
 use crate::{
     clock,

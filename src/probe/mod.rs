@@ -12,6 +12,7 @@
 //! recorder  steps of the Run
 //! split     where a command's time went
 //! verdict   answers and causes → error.type
+//! wait      deadlines and the wish to cancel, for every wait
 //! redact    secrets and user names out of server text
 //! ```
 
@@ -24,6 +25,7 @@ mod recorder;
 mod redact;
 mod split;
 mod verdict;
+mod wait;
 
 use std::{
     ffi::OsString,

@@ -8,9 +8,11 @@ use tokio::time::timeout_at;
 use tracing::info;
 
 use super::{
-    driver::{Driver, SecureError, cancelled},
+    command::weather,
+    driver::{Driver, SecureError},
     journey::{Journey, Ready, Stop},
     verdict,
+    wait::cancelled,
 };
 use crate::{
     clock, imap,
@@ -105,7 +107,6 @@ impl Journey<'_> {
                 return Err(self.fail(step, verdict::of_connect(cause)));
             }
         };
-        self.recorder.push(step);
         let server = self.recorder.server();
         (server.peer, server.local) = (Some(peer), Some(local));
         let limits = self.target.limits;
@@ -117,7 +118,10 @@ impl Journey<'_> {
             depth: limits.depth,
             literal_kept: limits.literal_kept,
         };
-        Ok(Driver::new(meter, armed, limits, self.cancel.clone()))
+        let mut driver = Driver::new(meter, armed, limits, self.cancel.clone());
+        weather(&mut step, &mut driver);
+        self.recorder.push(step);
+        Ok(driver)
     }
 
     fn attempt(&self, entry: &net::Attempt) -> ConnectAttempt {
@@ -137,7 +141,14 @@ impl Journey<'_> {
         let mut step = self.recorder.open(Step::TLS);
         let asked = clock::now();
         let result = driver.secure(deadline).await;
-        self.recorder.time(&mut step, driver.meter().first_write().unwrap_or(asked), clock::now());
+        // It ends with the last byte of ours or theirs. What follows is our own, and the greeting may come meanwhile.
+        let traffic = driver.meter().traffic();
+        let end = match (&result, traffic.crossings.last()) {
+            (Ok(()), Some(last)) => last.at,
+            _ => clock::now(),
+        };
+        self.recorder.time(&mut step, driver.meter().first_write().unwrap_or(asked), end);
+        weather(&mut step, driver);
         let hello = driver.meter().server_hello();
         let certificate = driver.tls().and_then(Certificate::of);
         let verified = match &result {

@@ -96,7 +96,7 @@ pub struct Step {
     /// Smallest round trip that the kernel had seen on the connection when the step ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rtt_min_s: Option<Seconds>,
-    /// What stamped the arrival of the step's last byte.
+    /// `kernel` when every arrival of the step bears the kernel's stamp, else `user`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock_source: Option<ClockSource>,
     /// The step's times could be wrong: loss or reordering on the line, or bytes that imaptrace itself took too late to

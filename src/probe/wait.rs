@@ -1,0 +1,87 @@
+//! What ends a wait before its time: the step's deadline, or the wish to cancel the run.
+//!
+//! Knows nothing of what is waited for. Called by `driver`, for every read and write of a connection, so it sets no timer
+//! anew that can stay as it is.
+
+use std::{
+    pin::Pin,
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use tokio::time::{Sleep, sleep_until};
+
+use super::Cancel;
+use crate::clock;
+
+/// What ends a wait before its time.
+pub(super) struct Watch {
+    /// One for the life of the connection, set anew only when it would ring too late.
+    timer: Pin<Box<Sleep>>,
+    /// When it rings.
+    rings: Instant,
+    cancel: Cancel,
+    cancelled: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+/// How a wait ended.
+pub(super) enum Waited<T> {
+    Done(T),
+    TimeUp,
+    Cancelled,
+}
+
+impl Watch {
+    pub(super) fn new(cancel: Cancel, now: Instant) -> Self {
+        // Far enough off to be set to the first real deadline when that comes.
+        let rings = now + Duration::from_secs(24 * 3600);
+        let mut waiting = cancel.clone();
+        Self {
+            timer: Box::pin(sleep_until(rings.into())),
+            rings,
+            cancel,
+            cancelled: Box::pin(async move { cancelled(&mut waiting).await }),
+        }
+    }
+
+    /// Whether the run is to be cancelled. A server that never pauses keeps [`Watch::until`] from looking.
+    pub(super) fn is_cancelled(&self) -> bool {
+        *self.cancel.borrow()
+    }
+
+    /// Waits for `future`, no longer than until `deadline`. What is done is never overlooked for the time.
+    pub(super) async fn until<T>(&mut self, deadline: Instant, future: impl Future<Output = T>) -> Waited<T> {
+        let mut future = std::pin::pin!(future);
+        if deadline < self.rings {
+            self.timer.as_mut().reset(deadline.into());
+            self.rings = deadline;
+        }
+        std::future::poll_fn(move |context| {
+            if let Poll::Ready(done) = future.as_mut().poll(context) {
+                return Poll::Ready(Waited::Done(done));
+            }
+            if self.cancelled.as_mut().poll(context).is_ready() {
+                // Said once: what still waits after that has been told to look for itself.
+                self.cancelled = Box::pin(std::future::pending());
+                return Poll::Ready(Waited::Cancelled);
+            }
+            while self.timer.as_mut().poll(context).is_ready() {
+                if clock::now() >= deadline {
+                    return Poll::Ready(Waited::TimeUp);
+                }
+                // It rang for an earlier step that is over.
+                self.timer.as_mut().reset(deadline.into());
+                self.rings = deadline;
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+/// Ends when the run is to be cancelled; never when nobody can say so any more.
+pub(super) async fn cancelled(cancel: &mut Cancel) {
+    if cancel.wait_for(|cancelled| *cancelled).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
