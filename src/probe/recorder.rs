@@ -207,21 +207,15 @@ impl Recorder {
         run.slowest_step = slowest.map(|step| step.name.clone());
         let sources = || run.steps.iter().filter_map(|step| step.clock_source);
         run.server.clock_source = sources().find(|source| *source == ClockSource::User).or_else(|| sources().next());
-        let paused = run.agent_s.zip(run.first_loading_latency_s).is_some_and(|(agent, latency)| {
-            agent > PAUSE || agent.as_micros().saturating_mul(20) > latency.as_micros()
-        });
         // Nobody waits for LOGOUT, and a server that closes right behind its answer makes it doubtful more often than not.
-        let doubtful = paused || run.steps.iter().any(|step| step.uncertain == Some(true) && step.name != Step::LOGOUT);
-        run.uncertain = doubtful.then_some(true);
+        let step = run.steps.iter().any(|step| step.uncertain == Some(true) && step.name != Step::LOGOUT);
+        run.uncertain = (step || run.paused()).then_some(true);
         if self.anchor.was_suspended() {
             suspended(run);
         }
         self.run
     }
 }
-
-/// What imaptrace itself may take of First Loading Latency before that is doubtful: this, or a twentieth of it.
-const PAUSE: Seconds = Seconds::from_micros(5_000);
 
 /// The machine slept meanwhile. What the server did in that time, and what became of the line, nobody can tell; the last
 /// step bears it.

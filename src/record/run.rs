@@ -190,7 +190,18 @@ pub enum NoteLevel {
     Error,
 }
 
+/// What imaptrace itself may take of First Loading Latency before that is doubtful: this, or a twentieth of it.
+const PAUSE: Seconds = Seconds::from_micros(5_000);
+
 impl Run {
+    /// Whether imaptrace's own pauses between the steps make First Loading Latency doubtful. One of the reasons for
+    /// [`Run::uncertain`]; the others stand on the steps.
+    pub fn paused(&self) -> bool {
+        self.agent_s
+            .zip(self.first_loading_latency_s)
+            .is_some_and(|(agent, latency)| agent > PAUSE || agent.as_micros().saturating_mul(20) > latency.as_micros())
+    }
+
     /// The entry in `steps` that failed the run.
     pub fn failing_step(&self) -> Option<&Step> {
         let name = self.failed_step.as_deref()?;

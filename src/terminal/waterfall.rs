@@ -173,7 +173,7 @@ fn details(run: &Run, style: Style, page: &mut String) {
     detail(Tone::Dim, "trace", run.trace_id.to_string());
 }
 
-/// Why the times that are marked with `~` may be wrong.
+/// Why the times that are marked with `~` may be wrong: every reason, those of the steps and the run's own.
 fn doubts(run: &Run, style: Style) -> Option<String> {
     let uncertain = run.steps.iter().filter(|step| step.uncertain == Some(true));
     let mut doubts: Vec<_> = uncertain
@@ -182,7 +182,7 @@ fn doubts(run: &Run, style: Style) -> Option<String> {
             format!("{} ({})", label(step, style), why.unwrap_or_else(|| "read late by imaptrace".to_owned()))
         })
         .collect();
-    if doubts.is_empty() && run.uncertain == Some(true) {
+    if run.uncertain == Some(true) && run.paused() {
         doubts.push("imaptrace itself took long between the steps".to_owned());
     }
     (!doubts.is_empty()).then(|| format!("~ may be wrong: {}", doubts.join(", ")))
@@ -324,6 +324,16 @@ mod tests {
             "timing   ~ may be wrong: imaptrace itself took long between the steps\n",
         ];
         assert!(expected.iter().all(|line| page.contains(line)), "{page}");
+    }
+
+    #[test]
+    fn every_reason_for_a_doubtful_time_is_said_not_the_first_alone() {
+        let mut run = samples::uncertain();
+        run.agent_s = Some(Seconds::from_micros(6_200));
+        let lost = "SELECT INBOX (read late by imaptrace), FETCH INBOX (segments: 2 sent again, 1 out of order)";
+        let paused = "imaptrace itself took long between the steps";
+        let page = waterfall(&run, Style { width: 300, ..WIDE });
+        assert!(page.contains(&format!("timing   ~ may be wrong: {lost}, {paused}\n")), "{page}");
     }
 
     #[test]

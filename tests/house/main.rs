@@ -3,4 +3,5 @@
 
 mod configuration_docs;
 mod imports;
+mod record_docs;
 mod telemetry_docs;

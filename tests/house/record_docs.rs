@@ -1,0 +1,76 @@
+//! `docs/record.md` against the record: each type's fields, in the order of the code, and which of them are never absent.
+
+use imaptrace::telemetry::names;
+
+const SOURCE: &str = concat!(include_str!("../../src/record/run.rs"), include_str!("../../src/record/step.rs"));
+const PAGE: &str = include_str!("../../docs/record.md");
+
+/// The type, and the title of its table.
+const TABLES: &[(&str, &str)] = &[
+    ("Run", "## Run"),
+    ("Server", "## Server"),
+    ("Step", "## Step"),
+    ("ResolveFacts", "### DNS"),
+    ("ConnectAttempt", "### Attempt"),
+    ("TlsFacts", "### TLS"),
+    ("StepEvent", "### Event"),
+    ("Note", "### Note"),
+];
+
+/// The fields of a type as in the code, each with whether it is always there.
+fn fields(of: &str) -> Vec<(String, bool)> {
+    let head = format!("pub struct {of} {{");
+    let body = SOURCE.lines().skip_while(|line| *line != head).skip(1).take_while(|line| *line != "}");
+    let mut always = true;
+    let mut fields = Vec::new();
+    for line in body.map(str::trim) {
+        always &= !line.contains("skip_serializing_if");
+        if let Some((name, _)) = line.strip_prefix("pub ").and_then(|line| line.split_once(':')) {
+            fields.push((name.to_owned(), std::mem::replace(&mut always, true)));
+        }
+    }
+    fields
+}
+
+/// The rows of the table under a title, cell by cell, without its head.
+fn rows(title: &str) -> Vec<Vec<&'static str>> {
+    let section = PAGE.lines().skip_while(|line| *line != title).skip(1).take_while(|line| !line.starts_with('#'));
+    let rows = section.filter(|line| line.starts_with("| "));
+    rows.skip(1).map(|line| line.trim_matches('|').split('|').map(str::trim).collect()).collect()
+}
+
+#[test]
+fn every_field_is_listed_in_its_place_and_nothing_else_is() {
+    for (name, title) in TABLES {
+        let told = rows(title);
+        let told = told.iter().map(|row| (row[0].trim_matches('`').to_owned(), row[1].starts_with("always")));
+        let known = fields(name);
+        assert!(!known.is_empty(), "no struct {name} was found");
+        assert_eq!(told.collect::<Vec<_>>(), known, "{name} in docs/record.md");
+    }
+}
+
+#[test]
+fn every_type_of_the_record_that_has_fields_has_a_table() {
+    // ConnectFacts is a single list, told in its step's row.
+    let told = TABLES.iter().map(|(name, _)| *name).chain(["ConnectFacts"]);
+    let known = SOURCE.lines().filter_map(|line| line.strip_prefix("pub struct ")?.strip_suffix(" {"));
+    assert_eq!(sorted(told), sorted(known));
+}
+
+#[test]
+fn the_third_column_names_attributes_that_exist() {
+    let prefix = format!("{}*", names::LABEL_PREFIX);
+    for cell in TABLES.iter().flat_map(|(_, title)| rows(title)).map(|row| row[2]) {
+        for name in cell.split('`').skip(1).step_by(2).filter(|name| name.contains('.') && !name.ends_with('.')) {
+            let known = names::ATTRIBUTES.contains(&name) || names::EVENTS.contains(&name) || name == prefix;
+            assert!(known, "{name} is in docs/record.md and in no code");
+        }
+    }
+}
+
+fn sorted<'a>(all: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut all: Vec<_> = all.collect();
+    all.sort_unstable();
+    all
+}
