@@ -78,7 +78,7 @@ pub(super) struct TargetArgs {
     /// Do not check the server's certificate; whoever is in between can read the password
     #[arg(long, help_heading = "Target")]
     pub(super) insecure: bool,
-    /// Addresses to try: any (raced, RFC 8305), v4, v6, or each (a run per family)
+    /// Addresses to try: any (raced, RFC 8305), v4, v6, or each (a run per family; probe only)
     #[arg(long, value_name = "WHICH", help_heading = "Target")]
     pub(super) address: Option<String>,
 }
@@ -148,7 +148,7 @@ pub(super) struct FillArgs {
     #[command(flatten)]
     pub(super) target: TargetArgs,
 
-    /// Messages that the mailbox is to hold, about 25 kB each
+    /// Messages that the mailbox is to hold, at most 1000000; about 25 kB each
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000), help_heading = "Mailbox")]
     pub(super) messages: u32,
     /// Mailbox to fill [default: INBOX]

@@ -3,9 +3,9 @@
 //! The messages are `canary`'s, the conversation is `probe::fill`'s; here the two meet, and the operator sees how far it
 //! is: a bar on a terminal, else a line for each tenth.
 
-use std::ffi::OsString;
+use std::{ffi::OsString, fmt};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use tokio::sync::watch;
 
 use super::{
@@ -19,14 +19,14 @@ use crate::{
     agent::families,
     canary::{Canary, MARKER},
     clock,
-    config::{self, Probe},
+    config::{self, Place, Probe, Problems},
     net::Family,
-    plan::Dns,
+    plan::{AddressChoice, Dns},
     probe::{
         Ids, Job, Prepared, Prober,
         fill::{self, Fill, FillEnd, Filled, Letter, Source},
     },
-    record::{Run, SpanId, TraceId},
+    record::{ErrorType, Run, SpanId, TraceId},
     telemetry::logs::{self, LogSettings},
     terminal::{self, Style},
 };
@@ -48,7 +48,7 @@ fn prepare(args: &FillArgs, output: &mut Output) -> Result<(Prepared, Dns), Stri
     let flags = [target_flags(&args.target), given(&[("target.mailbox", &args.mailbox, "--mailbox")])].concat();
     let server = args.target.server.clone();
     let request = Probe { server, flags, environment: environment(), password: password(&args.target)? };
-    let config = config::probe(&request).map_err(|problems| problems.to_string())?;
+    let config = config::probe(&request).map_err(|problems| in_own_name(problems).to_string())?;
     for warning in &config.warnings {
         output.warn(&warning.to_string());
     }
@@ -57,9 +57,26 @@ fn prepare(args: &FillArgs, output: &mut Output) -> Result<(Prepared, Dns), Stri
         .map_err(|error| format!("error: {error}"))?;
     let dns = config.dns.clone();
     let mut target = single(config).ok_or("error: no target")?;
+    if target.address == AddressChoice::Each {
+        return Err(
+            "error: --address: \"each\" is a run for each family, and a mailbox is filled once\n  help: give any, \
+                    v4 or v6"
+                .to_owned(),
+        );
+    }
     fill::allow(&mut target);
     let target = Prepared::new(target).map_err(|error| format!("error: {error}"))?;
     Ok((target, dns))
+}
+
+/// What is missing on the whole command line is said under the name of this command.
+fn in_own_name(mut problems: Problems) -> Problems {
+    for problem in problems.errors.iter_mut().chain(&mut problems.warnings) {
+        if problem.place == Place::Flag("probe".to_owned()) {
+            problem.place = Place::Flag("canary fill".to_owned());
+        }
+    }
+    problems
 }
 
 async fn fill(args: &FillArgs, target: &Prepared, prober: Prober, output: &mut Output) -> u8 {
@@ -82,7 +99,6 @@ async fn fill(args: &FillArgs, target: &Prepared, prober: Prober, output: &mut O
     let job = Job {
         target,
         account,
-        // A mailbox is filled once, whichever way leads there.
         family: families(target.target()).first().copied().unwrap_or(Family::Any),
         ids: Ids { trace: TraceId::random(), root: SpanId::random(), parent: None },
         start_lag: None,
@@ -124,6 +140,22 @@ fn conclude(args: &FillArgs, mailbox: &str, filled: &Filled, output: &mut Output
             "{shown} holds {other} messages that are no canary's; nothing was added\n  help: give a mailbox of its own \
              with --mailbox NAME --create, or say --among-other-mail"
         )),
+        FillEnd::Indiscriminate { absent } => output.error(&format!(
+            "the server finds {absent} messages in {shown} by a header field that no mail has, so it cannot tell \
+             canaries from other mail; nothing was added\n  help: its SEARCH is broken (RFC 9051 section 6.4.4, HEADER): \
+             have it mended, or fill a new mailbox in one go with --mailbox NAME --create"
+        )),
+        FillEnd::Miscounted { counted, exists } => {
+            let added = match filled.added {
+                0 => "nothing was added".to_owned(),
+                added => format!("{added} were added"),
+            };
+            output.error(&format!(
+                "the server counts {counted} canary messages in {shown}, which holds {exists} messages in all; {added}\n  \
+                 help: does something else write to it? try again, or give another mailbox with --mailbox NAME --create; \
+                 if it stays, the server's SEARCH or EXAMINE is broken"
+            ));
+        }
         FillEnd::Missing => output.error(&format!(
             "there is no mailbox {shown}, or it cannot be opened{}\n  help: --create makes it; check --mailbox, or the \
              path in the URL",
@@ -164,6 +196,19 @@ fn words(run: &Run, style: Style) -> String {
 /// A refusal of which a fill knows more than a probe, and what to do about it (RFC 9051 §7.1, RFC 5530, RFC 9738).
 fn refusal(run: &Run, style: Style) -> Option<(String, &'static str)> {
     let step = run.failing_step()?;
+    let target = terminal::safe(&run.target, style);
+    let status = step.status.as_deref().unwrap_or_default();
+    if (step.name.as_str(), status, step.error_type) == ("EXAMINE", "OK", Some(ErrorType::ProtocolSyntax)) {
+        let mailbox = step.mailbox.as_deref().map(|mailbox| format!(" of {}", terminal::safe(mailbox, style)));
+        return Some((
+            format!(
+                "{target}: EXAMINE{} was OK, and the server did not say how many messages are there",
+                mailbox.unwrap_or_default()
+            ),
+            "a line `* NUMBER EXISTS` must come before the OK (RFC 9051 section 6.3.3): the server, or a proxy before \
+             it, is broken",
+        ));
+    }
     let code = step.code.as_deref()?;
     let help = match (step.name.as_str(), code) {
         ("APPEND" | "CREATE", "OVERQUOTA") => "the account is full: raise its quota, or ask for fewer --messages",
@@ -175,8 +220,6 @@ fn refusal(run: &Run, style: Style) -> Option<(String, &'static str)> {
         _ => return None,
     };
     let text = step.text.as_ref().map(|text| terminal::safe(text.as_str(), style)).unwrap_or_default();
-    let target = terminal::safe(&run.target, style);
-    let status = step.status.as_deref().unwrap_or_default();
     Some((format!("{target}: {} was refused: {status} [{code}] {text}", step.name), help))
 }
 
@@ -216,9 +259,12 @@ impl Progress {
             return Self::Lines { all, tenth: 0 };
         }
         let bar = ProgressBar::with_draw_target(Some(all.into()), ProgressDrawTarget::stderr());
-        let template = "{bar:30} {pos} of {len} messages, {per_sec}, {eta} left";
+        let template = "{bar:30} {pos} of {len} messages, {rate}, {eta} left";
         if let Ok(look) = ProgressStyle::with_template(template) {
-            bar.set_style(look.progress_chars(if style.ascii { "=> " } else { "━╸ " }));
+            let rate = |state: &ProgressState, text: &mut dyn fmt::Write| {
+                write!(text, "{:.0}/s", state.per_sec()).unwrap_or(());
+            };
+            bar.set_style(look.with_key("rate", rate).progress_chars(if style.ascii { "=> " } else { "━╸ " }));
         }
         Self::Bar(bar)
     }

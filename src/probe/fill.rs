@@ -3,11 +3,12 @@
 //! It goes there and logs in by the same rules as a probe, as the same steps. Then, and nothing else:
 //!
 //! ```text
-//! EXAMINE [CREATE EXAMINE] [SEARCH] APPEND APPEND … EXAMINE SEARCH LOGOUT
+//! EXAMINE [CREATE EXAMINE] [SEARCH [SEARCH]] APPEND APPEND … EXAMINE SEARCH LOGOUT
 //! ```
 //!
 //! The messages and their marker come from the caller (`cli`, which has them from `canary`): this room knows no message.
-//! A mailbox that holds messages without the marker is left alone unless the caller says otherwise. EXAMINE, not SELECT:
+//! A mailbox that holds messages without the marker is left alone unless the caller says otherwise, and so is one of which
+//! the server's figures cannot be true: the second SEARCH is for a header field that no message has. EXAMINE, not SELECT:
 //! a mailbox that turns out to be somebody's own keeps its \Recent marks. One command at a time, one connection.
 
 use std::time::Duration;
@@ -43,7 +44,8 @@ const LINE: usize = 8 << 20;
 pub struct Fill<'a> {
     /// How many messages with the marker the mailbox is to hold.
     pub messages: u32,
-    /// Name of the header field that all messages of the source have, and no other mail.
+    /// Name of the header field that all messages of the source have, and no other mail. No mail has one of this name
+    /// with `-Absent` behind it.
     pub marker: &'a str,
     /// Makes the mailbox when it is not there.
     pub create: bool,
@@ -108,6 +110,18 @@ pub enum FillEnd {
         /// Messages without the marker.
         other: u64,
     },
+    /// Left alone, since the server finds messages by a header field that none has: it takes `HEADER field ""` for "all".
+    Indiscriminate {
+        /// How many it finds.
+        absent: u64,
+    },
+    /// More messages with the marker than messages. Nothing is added after that.
+    Miscounted {
+        /// Messages with the marker.
+        counted: u64,
+        /// Messages in all.
+        exists: u64,
+    },
     /// There is no such mailbox, and it was not to be made.
     Missing,
     /// The operator had enough.
@@ -152,10 +166,20 @@ impl Errand for Filling<'_> {
             self.end = FillEnd::Missing;
             return Ok(());
         };
-        let ours = if exists == 0 { 0 } else { self.search(journey, driver).await? };
+        let ours = if exists == 0 { 0 } else { search(journey, driver, self.fill.marker).await? };
+        // What is not ours is the rest.
+        let Some(other) = exists.checked_sub(ours) else {
+            self.end = FillEnd::Miscounted { counted: ours, exists };
+            return Ok(());
+        };
+        if ours > 0 {
+            let absent = search(journey, driver, &format!("{}-Absent", self.fill.marker)).await?;
+            if absent > 0 {
+                self.end = FillEnd::Indiscriminate { absent };
+                return Ok(());
+            }
+        }
         self.found = ours;
-        // What is not ours is the rest: a second search would read all messages once more.
-        let other = exists.saturating_sub(ours);
         if other > 0 && !self.fill.among_other_mail {
             self.end = FillEnd::OtherMail { other };
             return Ok(());
@@ -177,9 +201,15 @@ impl Errand for Filling<'_> {
             self.end = FillEnd::Stopped;
             return Ok(());
         }
-        let counted = unless_stopped(&mut stop, self.count(journey, driver)).await.unwrap_or(Err(Stop::Silent))?;
-        let all = counted >= u64::from(self.fill.messages);
-        self.end = if all { FillEnd::Complete { counted } } else { FillEnd::Short { counted } };
+        let count = unless_stopped(&mut stop, self.count(journey, driver)).await;
+        let (counted, exists) = count.unwrap_or(Err(Stop::Silent))?;
+        self.end = if counted > exists {
+            FillEnd::Miscounted { counted, exists }
+        } else if counted >= u64::from(self.fill.messages) {
+            FillEnd::Complete { counted }
+        } else {
+            FillEnd::Short { counted }
+        };
         Ok(())
     }
 }
@@ -194,8 +224,7 @@ impl Filling<'_> {
         let said = match &exchange.result {
             Err(fault) => return Err(journey.fault(step, fault)),
             Ok(said) if said.condition == Condition::Ok => {
-                journey.recorder.push(step);
-                return Ok(Some(exchange.progress.exists.unwrap_or_default().into()));
+                return size(journey, step, &exchange.progress).map(Some);
             }
             Ok(said) => said,
         };
@@ -214,22 +243,13 @@ impl Filling<'_> {
             return Ok(None);
         }
         journey.command(driver, &Command::Create { mailbox }).await?;
-        let answer = journey.command(driver, &examine).await?;
-        Ok(Some(answer.progress.exists.unwrap_or_default().into()))
+        examine_again(journey, driver).await.map(Some)
     }
 
-    /// What the server counts of ours when it looks anew.
-    async fn count(&self, journey: &mut Journey<'_>, driver: &mut Driver) -> Result<u64, Stop> {
-        let mailbox = journey.target.journey.mailbox.as_str();
-        journey.command(driver, &Command::Select { mailbox, read_only: true }).await?;
-        self.search(journey, driver).await
-    }
-
-    async fn search(&self, journey: &mut Journey<'_>, driver: &mut Driver) -> Result<u64, Stop> {
-        let search = Command::SearchHeader { field: self.fill.marker };
-        let (step, progress) = converse(journey, driver, &search, SEARCH).await?;
-        journey.recorder.push(step);
-        Ok(progress.found.unwrap_or_default())
+    /// What the server counts when it looks anew: ours, and all.
+    async fn count(&self, journey: &mut Journey<'_>, driver: &mut Driver) -> Result<(u64, u64), Stop> {
+        let exists = examine_again(journey, driver).await?;
+        Ok((search(journey, driver, self.fill.marker).await?, exists))
     }
 
     /// Adds the messages from `next` on. False when the operator had enough before the last one.
@@ -253,6 +273,31 @@ impl Filling<'_> {
         }
         Ok(true)
     }
+}
+
+/// Opens the mailbox, which is there. Returns how many messages it holds.
+async fn examine_again(journey: &mut Journey<'_>, driver: &mut Driver) -> Result<u64, Stop> {
+    let target = journey.target;
+    let examine = Command::Select { mailbox: target.journey.mailbox.as_str(), read_only: true };
+    let (step, progress) = converse(journey, driver, &examine, target.deadlines.command).await?;
+    size(journey, step, &progress)
+}
+
+/// How many messages an EXAMINE that was OK told of. It must tell (RFC 9051 §6.3.3): silence is not an empty mailbox.
+fn size(journey: &mut Journey<'_>, step: Step, progress: &Progress) -> Result<u64, Stop> {
+    let Some(exists) = progress.exists else {
+        journey.fail(step, ErrorType::ProtocolSyntax);
+        return Err(Stop::Speaking);
+    };
+    journey.recorder.push(step);
+    Ok(exists.into())
+}
+
+/// How many messages have such a header field.
+async fn search(journey: &mut Journey<'_>, driver: &mut Driver, field: &str) -> Result<u64, Stop> {
+    let (step, progress) = converse(journey, driver, &Command::SearchHeader { field }, SEARCH).await?;
+    journey.recorder.push(step);
+    Ok(progress.found.unwrap_or_default())
 }
 
 /// Adds one message. Its step is kept only when it fails: there may be a hundred thousand.

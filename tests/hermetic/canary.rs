@@ -51,6 +51,9 @@ fn found(count: u32) -> String {
     format!("C: SEARCH\nS: * SEARCH {}\nS: {{tag}} OK\n", numbers(count))
 }
 
+/// The search that must find nothing when canaries were found.
+const NONE_ABSENT: &str = "C: SEARCH\nS: * SEARCH\nS: {tag} OK\n";
+
 /// `1 2 3`
 fn numbers(count: u32) -> String {
     (1..=count).map(|number| number.to_string()).collect::<Vec<_>>().join(" ")
@@ -165,12 +168,13 @@ async fn a_mailbox_that_is_missing_is_made_only_on_request() {
 
 #[tokio::test]
 async fn a_mailbox_with_other_mail_is_left_alone_unless_told() {
-    let script = [opened("", 5), found(2), GOODBYE.to_owned()].concat();
+    let script = [opened("", 5), found(2), NONE_ABSENT.to_owned(), GOODBYE.to_owned()].concat();
     let (output, heard) = against(&script, &["--messages", "3"]).await;
     says(&output, 1, &["INBOX holds 3 messages that are no canary's; nothing was added", "--among-other-mail"]);
-    assert_eq!(commands(&heard), ["LOGIN", "EXAMINE", "SEARCH", "LOGOUT"]);
+    assert_eq!(commands(&heard), ["LOGIN", "EXAMINE", "SEARCH", "SEARCH", "LOGOUT"]);
+    assert_eq!(heard[3], "SEARCH HEADER X-Imaptrace-Canary-Absent \"\"");
 
-    let script = [opened("", 5), found(2), taken(3, 3, GO), counted(3)].concat();
+    let script = [opened("", 5), found(2), NONE_ABSENT.to_owned(), taken(3, 3, GO), counted(3)].concat();
     let (output, heard) = against(&script, &["--messages", "3", "--among-other-mail"]).await;
     says(&output, 0, &[]);
     assert!(output.stdout.starts_with("INBOX holds 3 canary messages: 1 added, "), "{output:?}");
@@ -180,12 +184,63 @@ async fn a_mailbox_with_other_mail_is_left_alone_unless_told() {
 #[tokio::test]
 async fn a_mailbox_that_is_full_enough_stays_as_it_is() {
     for there in [3, 4] {
-        let script = [opened("", there), found(there), GOODBYE.to_owned()].concat();
+        let script = [opened("", there), found(there), NONE_ABSENT.to_owned(), GOODBYE.to_owned()].concat();
         let (output, heard) = against(&script, &["--messages", "3"]).await;
         says(&output, 0, &[]);
         assert_eq!(output.stdout, format!("INBOX holds {there} canary messages already; nothing was added\n"));
         assert!(!commands(&heard).contains(&"APPEND"));
     }
+}
+
+#[tokio::test]
+async fn a_server_whose_search_finds_everything_makes_no_canaries_of_other_mail() {
+    // By its own count one is full, and one is to be gone on with.
+    for (more, there) in [(&[][..], 5), (&["--among-other-mail"], 3)] {
+        let script = [opened("", 5), found(there), found(5), GOODBYE.to_owned()].concat();
+        let (output, heard) = against(&script, &[&["--messages", "5"], more].concat()).await;
+        says(
+            &output,
+            1,
+            &["finds 5 messages in INBOX by a header field that no mail has", "nothing was added", "help: "],
+        );
+        assert_eq!(commands(&heard), ["LOGIN", "EXAMINE", "SEARCH", "SEARCH", "LOGOUT"]);
+    }
+}
+
+#[tokio::test]
+async fn an_examine_that_tells_no_number_is_no_empty_mailbox() {
+    for silence in ["", "S: * 5000000000 EXISTS\n"] {
+        let open = opened("", 0).replace("S: * 0 EXISTS\n", silence);
+        let (output, heard) = against(&format!("{open}{GOODBYE}"), &["--messages", "2"]).await;
+        let said = "EXAMINE of INBOX was OK, and the server did not say how many messages are there";
+        says(&output, 1, &[said, "EXISTS` must come before the OK", "nothing was added"]);
+        assert_eq!(commands(&heard), ["LOGIN", "EXAMINE", "LOGOUT"]);
+    }
+    // Nor one just made, nor one just filled.
+    let made = "C: EXAMINE\nS: {tag} NO gone\nC: CREATE\nS: {tag} OK\nC: EXAMINE\nS: {tag} OK\n";
+    let open = opened("", 0);
+    let open = open.split_once("C: EXAMINE").unwrap().0;
+    let (output, heard) = against(&format!("{open}{made}{GOODBYE}"), &["--messages", "1", "--create"]).await;
+    says(&output, 1, &["did not say how many messages are there", "nothing was added"]);
+    assert!(!commands(&heard).contains(&"APPEND"), "{heard:?}");
+    let last = counted(1).replace("S: * 1 EXISTS\n", "");
+    let (output, _) = against(&[opened("", 0), taken(1, 1, GO), last].concat(), &["--messages", "1"]).await;
+    says(&output, 1, &["did not say how many messages are there", "1 of 1 messages are in INBOX"]);
+}
+
+#[tokio::test]
+async fn more_canaries_than_messages_are_not_believed() {
+    let twice = "C: SEARCH\nS: * ESEARCH (TAG \"{tag}\") COUNT 2\nS: * SEARCH 1 2\nS: {tag} OK\n";
+    let (output, heard) =
+        against(&[&opened("ESEARCH", 3), twice, GOODBYE].concat(), &["--messages", "9", "--among-other-mail"]).await;
+    let said = "counts 4 canary messages in INBOX, which holds 3 messages in all; nothing was added";
+    says(&output, 1, &[said, "help: "]);
+    assert_eq!(commands(&heard), ["LOGIN", "EXAMINE", "SEARCH", "LOGOUT"]);
+    // Nor at the end.
+    let last = counted(2).replace("S: * 2 EXISTS", "S: * 1 EXISTS");
+    let script = [opened("", 0), taken(1, 2, GO), taken(2, 2, GO), last].concat();
+    let (output, _) = against(&script, &["--messages", "2"]).await;
+    says(&output, 1, &["counts 2 canary messages in INBOX, which holds 1 messages in all; 2 were added"]);
 }
 
 #[tokio::test]
@@ -203,9 +258,10 @@ async fn starttls_is_not_given_up_for_clear_text() {
 #[tokio::test]
 async fn a_fill_goes_on_after_the_messages_that_are_there() {
     let count = "C: SEARCH RETURN (COUNT) HEADER X-Imaptrace-Canary \"\"\nS: * ESEARCH (TAG \"{tag}\") COUNT ";
+    let none = "C: SEARCH RETURN (COUNT) HEADER X-Imaptrace-Canary-Absent \"\"\nS: * ESEARCH (TAG \"{tag}\") COUNT 0\n";
     let script = [
         opened("ESEARCH LITERAL+", 2),
-        format!("{count}2\nS: {{tag}} OK\n"),
+        format!("{count}2\nS: {{tag}} OK\n{none}S: {{tag}} OK\n"),
         taken(3, 4, ""),
         taken(4, 4, ""),
         format!("C: EXAMINE\nS: * 4 EXISTS\nS: {{tag}} OK\n{count}4\nS: {{tag}} OK\n{GOODBYE}"),
@@ -288,6 +344,7 @@ impl Mailbox {
             let held = notes.borrow().0;
             answer = match command.split(' ').next() {
                 Some("EXAMINE") => format!("* {held} EXISTS\r\n{tag} OK done\r\n"),
+                Some("SEARCH") if command.contains("-Absent ") => format!("* SEARCH\r\n{tag} OK done\r\n"),
                 Some("SEARCH") => format!("* SEARCH {}\r\n{tag} OK done\r\n", numbers(held)),
                 Some("APPEND") => {
                     notes.send_modify(|notes| notes.1 += 1);
@@ -366,6 +423,8 @@ async fn a_terminal_gets_a_bar_and_no_color_gets_plain_lines() {
     let (text, code) = Terminal::default().run(&arguments("40"), None).await;
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("\x1b[") && text.contains(" of 40 messages, "), "{text:?}");
+    let mut rates = text.split([' ', ',']).filter_map(|word| word.strip_suffix("/s")).peekable();
+    assert!(rates.peek().is_some() && rates.all(|rate| rate.bytes().all(|byte| byte.is_ascii_digit())), "{text:?}");
     assert!(text.contains("INBOX holds 40 canary messages: 40 added, "), "{text:?}");
 
     let no_color = [("TERM", "xterm-256color"), ("LANG", "C.UTF-8"), ("NO_COLOR", "1")];
@@ -388,6 +447,11 @@ async fn wrong_usage_is_2_and_canary_alone_shows_its_help() {
     }
     let output = Program::new(["canary", "fill", "imaps://u:p@127.0.0.1/a%0Db"]).run().await;
     says(&output, 2, &["error: "]);
+    let output =
+        Program::new(["canary", "fill", "imaps://127.0.0.1:1"]).env("IMAPTRACE_PASSWORD", PASSWORD).run().await;
+    says(&output, 2, &["error: canary fill: there is no user name\n"]);
+    let output = Program::new(["canary", "fill", "imaps://u:p@localhost:1", "--address", "each"]).run().await;
+    says(&output, 2, &["error: --address: \"each\" is a run for each family", "help: give any, v4 or v6"]);
     let alone = Program::new(["canary"]).run().await;
     let help = Program::new(["canary", "--help"]).run().await;
     assert_eq!((alone.stderr, help.code), (help.stdout.clone(), Some(0)));
