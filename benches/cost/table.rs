@@ -19,7 +19,7 @@ pub fn machine(server_version: &str, rounds: u32, runs: u32) {
         model.map_or("CPU of unknown make", |(_, name)| name.trim()),
         read("/proc/sys/kernel/osrelease").trim(),
         read("/proc/loadavg").split(' ').next().unwrap_or_default(),
-        version("openssl", "version"),
+        version("openssl", "version").split(" (").next().unwrap_or_default(),
     );
 }
 
