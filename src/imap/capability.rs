@@ -37,11 +37,11 @@ pub struct Capabilities {
 impl Capabilities {
     /// Reads the words of a list; case means nothing.
     pub fn parse(list: &[u8]) -> Self {
-        let mut words: Vec<Vec<u8>> =
-            list.split(|byte| *byte == b' ').filter(|word| !word.is_empty()).map(<[u8]>::to_ascii_uppercase).collect();
+        let list = list.to_ascii_uppercase();
+        let mut words: Vec<&[u8]> = list.split(|byte| *byte == b' ').filter(|word| !word.is_empty()).collect();
         words.sort_unstable();
         words.dedup();
-        let has = |word: &[u8]| words.binary_search_by(|known| known.as_slice().cmp(word)).is_ok();
+        let has = |word: &[u8]| words.binary_search_by(|known| (*known).cmp(word)).is_ok();
         let rev2 = has(b"IMAP4REV2");
         let digest = Sha256::digest(words.join(&b' '));
         Self {

@@ -1,12 +1,18 @@
 //! The JSON line: the record itself, nothing added, nothing left out (contract §2).
 
+use serde::ser::Error as _;
+
 use crate::record::Run;
+
+/// Few lines are longer, in bytes.
+const USUAL: usize = 8 << 10;
 
 /// `run` as one line of JSON. Fails only for a time that no calendar has.
 pub fn json(run: &Run) -> serde_json::Result<String> {
-    let mut line = serde_json::to_string(run)?;
-    line.push('\n');
-    Ok(line)
+    let mut line = Vec::with_capacity(USUAL);
+    serde_json::to_writer(&mut line, run)?;
+    line.push(b'\n');
+    String::from_utf8(line).map_err(serde_json::Error::custom)
 }
 
 #[cfg(test)]
