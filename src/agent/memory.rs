@@ -1,8 +1,8 @@
 //! Keeps the latency history while the agent runs, and over restarts when there is a folder for state.
 //!
-//! What is saved is a copy: whatever goes wrong with the file, the agent goes on with what it has in memory, and a file
-//! that it cannot read is set aside, never overwritten. Decides nothing; the verdicts are `latency`'s. Called by the
-//! agent.
+//! What is saved is a copy: whatever goes wrong with the file, the agent goes on with what it has in memory. A file that
+//! was read and is damaged is set aside; one that could not be read stays as it is, and nothing is saved before it could.
+//! Decides nothing; the verdicts are `latency`'s. Called by the agent.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -35,30 +35,50 @@ const LARGEST: u64 = 256 << 20;
 /// The history, and the file that it outlives the process in.
 pub(super) struct Memory {
     history: Mutex<History>,
+    settings: Settings,
     /// Without one all is in memory only.
     file: Option<PathBuf>,
     /// Something was learned since the last save.
     changed: AtomicBool,
     /// The size of the file as last saved.
     saved: AtomicU64,
-    /// Held while saving; whether that is failing.
-    saving: Mutex<bool>,
+    /// Held while saving.
+    saving: Mutex<Saving>,
+}
+
+/// How saving goes.
+#[derive(Default)]
+struct Saving {
+    /// The last one failed, which has been told.
+    failing: bool,
+    /// The file could not be read yet: it may hold more than is known here.
+    unread: bool,
 }
 
 impl Memory {
     /// Takes up what was saved in the folder for the accounts that are `wanted` (by target and account), if anything.
     pub(super) fn open(settings: Settings, folder: Option<&Path>, wanted: impl Fn(&str, &str) -> bool) -> Self {
-        let path = folder.map(|folder| folder.join(FILE));
-        let (history, file) = match path {
-            Some(path) => read(settings, path, wanted),
-            None => (History::new(settings), None),
+        let file = folder.map(|folder| folder.join(FILE));
+        let read =
+            file.as_deref().map_or_else(|| Ok(History::new(settings.clone())), |file| read(&settings, file, wanted));
+        let (history, unread) = match read {
+            Ok(history) => (history, false),
+            Err(error) => {
+                warn!(
+                    %error,
+                    "the latency history cannot be read: it stays as it is, and nothing is saved until it can; \
+                     let the user that runs the agent read it, or move it away"
+                );
+                (History::new(settings.clone()), true)
+            }
         };
         Self {
             history: Mutex::new(history),
+            settings,
             file,
             changed: AtomicBool::new(false),
             saved: AtomicU64::new(0),
-            saving: Mutex::new(false),
+            saving: Mutex::new(Saving { failing: unread, unread }),
         }
     }
 
@@ -96,22 +116,22 @@ impl Memory {
     fn save_now(&self) {
         let Some(file) = &self.file else { return };
         // Asked behind the lock: whoever comes second waits until what the first one writes is on the disk.
-        let mut failing = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut saving = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.changed.swap(false, Ordering::Relaxed) {
             return;
         }
-        match self.write(file) {
+        match self.read_first(file, &mut saving.unread).and_then(|()| self.write(file)) {
             Ok(size) => {
                 self.saved.store(size, Ordering::Relaxed);
-                if std::mem::take(&mut *failing) {
+                if std::mem::take(&mut saving.failing) {
                     info!(file = %file.display(), "the latency history is saved again");
                 }
             }
             Err(error) => {
                 self.changed.store(true, Ordering::Relaxed);
-                if !std::mem::replace(&mut *failing, true) {
+                if !std::mem::replace(&mut saving.failing, true) {
                     warn!(
-                        file = %file.display(), %error,
+                        %error,
                         "the latency history cannot be saved and would be lost with a restart; \
                          is the folder there, writable, and is there room on the disk?"
                     );
@@ -120,10 +140,28 @@ impl Memory {
         }
     }
 
-    /// Writes beside the file, then puts the new one in its place: at every moment one of the two is whole.
+    /// Takes up what the file holds if it could not be read before. An account that the configuration has no more stays
+    /// until the next start.
+    fn read_first(&self, file: &Path, unread: &mut bool) -> io::Result<()> {
+        if *unread {
+            let found = read(&self.settings, file, |_, _| true)?;
+            self.history().take_up(found);
+            *unread = false;
+        }
+        Ok(())
+    }
+
     fn write(&self, path: &Path) -> io::Result<u64> {
-        let folder = path.parent().unwrap_or_else(|| Path::new("."));
-        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        let folder = folder_of(path);
+        match DirBuilder::new().mode(0o700).create(folder) {
+            Err(error) if !folder.is_dir() => return Err(about(folder, &error)),
+            _ => {}
+        }
+        self.replace(path, folder).map_err(|error| about(path, &error))
+    }
+
+    /// Writes beside the file, then puts the new one in its place: at every moment one of the two is whole.
+    fn replace(&self, path: &Path, folder: &Path) -> io::Result<u64> {
         let beside = path.with_extension("new");
         match fs::remove_file(&beside) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -151,37 +189,52 @@ impl Memory {
     }
 }
 
-/// What the file holds, and the file if it may be written.
-fn read(settings: Settings, path: PathBuf, wanted: impl Fn(&str, &str) -> bool) -> (History, Option<PathBuf>) {
-    let text = fs::metadata(&path).and_then(|found| {
-        if found.len() > LARGEST { Err(io::ErrorKind::FileTooLarge.into()) } else { fs::read(&path) }
-    });
+/// What the file holds. One that was read and is damaged is set aside, so that it may be written again. The error is that
+/// it could not be read or not be set aside, and says which path it is about.
+fn read(settings: &Settings, path: &Path, wanted: impl Fn(&str, &str) -> bool) -> io::Result<History> {
+    let text = fs::metadata(path)
+        .and_then(|found| if found.len() > LARGEST { Err(io::ErrorKind::FileTooLarge.into()) } else { fs::read(path) });
     let (history, problem) = match text {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return (History::new(settings), Some(path)),
-        Err(error) => (History::new(settings), error.to_string()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(History::new(settings.clone())),
+        Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+            (History::new(settings.clone()), error.to_string())
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Err(about(folder_of(path), &error)),
+        Err(error) => return Err(about(path, &error)),
         Ok(text) => match History::load(settings.clone(), &String::from_utf8_lossy(&text), wanted) {
-            Ok((history, 0)) => return (history, Some(path)),
+            Ok((history, 0)) => return Ok(history),
             Ok((history, damaged)) => (history, format!("{damaged} damaged lines; the others are used")),
-            Err(error) => (History::new(settings), error.to_string()),
+            Err(error) => (History::new(settings.clone()), error.to_string()),
         },
     };
-    let aside = path.with_extension("damaged");
-    let file = path.display();
-    match fs::rename(&path, &aside) {
-        Ok(()) => {
-            let aside = aside.display();
-            warn!(%file, problem, %aside, "the latency history is damaged and was set aside; what it lacks is learned anew");
-            (history, Some(path))
-        }
-        Err(error) => {
-            warn!(
-                %file, problem, %error,
-                "the latency history cannot be used, nor set aside: it stays as it is and nothing is saved; \
-                 move the file away and start again"
-            );
-            (history, None)
-        }
+    let aside = aside(path);
+    fs::rename(path, &aside).map_err(|error| {
+        let what = format!("{}: {problem}; it cannot be set aside: {error}", path.display());
+        io::Error::new(error.kind(), what)
+    })?;
+    let (file, aside) = (path.display(), aside.display());
+    warn!(%file, problem, %aside, "the latency history is damaged and was set aside; what it lacks is learned anew");
+    Ok(history)
+}
+
+/// A name for a damaged file that no other has.
+fn aside(path: &Path) -> PathBuf {
+    let mut aside = path.with_extension("damaged");
+    let mut number = 1;
+    while fs::symlink_metadata(&aside).is_ok() {
+        number += 1;
+        aside = path.with_extension(format!("damaged.{number}"));
     }
+    aside
+}
+
+fn folder_of(file: &Path) -> &Path {
+    file.parent().unwrap_or_else(|| Path::new("."))
+}
+
+/// The error with the path that it is about.
+fn about(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 #[cfg(test)]
@@ -222,7 +275,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_learned_outlives_the_process_in_a_file_that_only_its_owner_can_read() {
         let home = tempfile::tempdir().unwrap();
-        let folder = home.path().join("state/imaptrace");
+        let folder = home.path().join("imaptrace");
         assert!(!knows(&open(&folder)));
         Arc::new(learned(&folder, 20)).save().await;
         assert!(knows(&open(&folder)));
@@ -284,16 +337,71 @@ mod tests {
     }
 
     #[test]
-    fn what_can_neither_be_read_nor_set_aside_stays_and_nothing_is_saved() {
-        let home = tempfile::tempdir().unwrap();
-        // A folder is no file, and none that holds something lets another take its place.
-        fs::create_dir(home.path().join(FILE)).unwrap();
-        fs::create_dir_all(home.path().join("latency.damaged/full")).unwrap();
-        let memory = learned(home.path(), 20);
+    fn a_second_damaged_file_takes_nothing_from_the_first() {
+        let folder = tempfile::tempdir().unwrap();
+        for content in ["one", "two", "three"] {
+            fs::write(folder.path().join(FILE), content).unwrap();
+            open(folder.path());
+        }
+        let aside = ["latency.damaged", "latency.damaged.2", "latency.damaged.3"];
+        assert_eq!(names(folder.path()), aside);
+        assert_eq!(aside.map(|name| fs::read_to_string(folder.path().join(name)).unwrap()), ["one", "two", "three"]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_stays_and_is_taken_up_before_the_first_save() {
+        let folder = tempfile::tempdir().unwrap();
+        learned(folder.path(), 30).save_now();
+        let (file, kept) = (folder.path().join(FILE), folder.path().join("kept"));
+        fs::rename(&file, &kept).unwrap();
+        // A link to itself cannot be read, not even by root; it could be renamed and replaced.
+        std::os::unix::fs::symlink(FILE, &file).unwrap();
+        let memory = learned(folder.path(), 5);
+        for _ in 0..2 {
+            memory.save_now();
+            assert!(memory.saving.lock().unwrap().unread && memory.changed.load(Ordering::Relaxed));
+            assert!(fs::symlink_metadata(&file).unwrap().is_symlink());
+            assert_eq!(names(folder.path()), ["kept", FILE]);
+        }
+        fs::rename(&kept, &file).unwrap();
         memory.save_now();
-        assert!(knows(&memory));
-        assert!(home.path().join(FILE).is_dir());
-        assert_eq!(names(home.path()), ["latency.damaged", FILE]);
+        assert!(knows(&memory), "5 runs would not do");
+        assert!(knows(&open(folder.path())));
+        assert_eq!(names(folder.path()), [FILE]);
+    }
+
+    #[test]
+    fn a_file_that_could_be_read_late_takes_nothing_from_what_was_learned_meanwhile() {
+        let folder = tempfile::tempdir().unwrap();
+        learned(folder.path(), 5).save_now();
+        let (file, kept) = (folder.path().join(FILE), folder.path().join("kept"));
+        fs::rename(&file, &kept).unwrap();
+        fs::create_dir(&file).unwrap();
+        let memory = learned(folder.path(), 20);
+        memory.save_now();
+        fs::remove_dir(&file).unwrap();
+        fs::rename(&kept, &file).unwrap();
+        memory.save_now();
+        assert!(knows(&open(folder.path())));
+    }
+
+    #[test]
+    fn an_error_names_what_is_in_the_way() {
+        let home = tempfile::tempdir().unwrap();
+        let folder = home.path().join("state");
+        let missing = open(&folder.join("deeper"));
+        let said = missing.write(&folder.join("deeper").join(FILE)).unwrap_err().to_string();
+        assert!(said.starts_with(&format!("{}: ", folder.join("deeper").display())), "{said}");
+        fs::write(&folder, "a file where the folder should be").unwrap();
+        for said in [
+            read(&Settings::default(), &folder.join(FILE), |_, _| true).unwrap_err(),
+            open(&folder).write(&folder.join(FILE)).unwrap_err(),
+        ] {
+            assert!(said.to_string().starts_with(&format!("{}: ", folder.display())), "{said}");
+        }
+        fs::create_dir(home.path().join(FILE)).unwrap();
+        let said = read(&Settings::default(), &home.path().join(FILE), |_, _| true).unwrap_err().to_string();
+        assert!(said.starts_with(&format!("{}: ", home.path().join(FILE).display())), "{said}");
     }
 
     #[test]
@@ -304,11 +412,11 @@ mod tests {
         fs::write(&folder, "a file where the folder should be").unwrap();
         for _ in 0..2 {
             memory.save_now();
-            assert!(*memory.saving.lock().unwrap() && memory.changed.load(Ordering::Relaxed));
+            assert!(memory.saving.lock().unwrap().failing && memory.changed.load(Ordering::Relaxed));
         }
         fs::remove_file(&folder).unwrap();
         memory.save_now();
-        assert!(!*memory.saving.lock().unwrap());
+        assert!(!memory.saving.lock().unwrap().failing);
         assert!(knows(&open(&folder)));
     }
 

@@ -28,7 +28,7 @@ use crate::{
     net::{Family, TlsContextError},
     plan::{AddressChoice, Journey, Target},
     probe::{Cancel, Ids, Job, Prepared, Prober},
-    record::{ErrorType, Run, RunOutcome, Seconds, ServerText},
+    record::{ErrorType, Run, RunOutcome, Seconds, ServerText, Step},
     schedule::{self, Skip, Slot},
     secret::SecretError,
     telemetry::{LiveRoot, Metrics, RemoteParent, names::SkipReason},
@@ -73,6 +73,8 @@ struct History {
     backoff: Backoff,
     /// Families over which the last run that passed or failed, failed.
     failing: Vec<Family>,
+    /// Families over which the last run that tells was slow.
+    slow: Vec<Family>,
     /// The log has it that the mailbox holds too little.
     told_of_few: bool,
 }
@@ -124,9 +126,7 @@ pub async fn until(
     let delivery = wiring::delivery(&config, &child_env).await?;
     let slots = slots(&config)?;
     info!(targets = config.targets.len(), slots = slots.len(), version = env!("CARGO_PKG_VERSION"), "imaptrace is up");
-    if config.otlp.traces.is_none() && config.otlp.metrics.is_none() {
-        warn!("no [otlp] endpoint is configured: nothing is exported, failed runs are only logged");
-    }
+    let exports = config.otlp.traces.is_some() || config.otlp.metrics.is_some();
     let metrics = delivery.metrics();
     let prober = Prober::new(config.dns.clone(), child_env);
     let memory = Arc::new(wiring::memory(&config));
@@ -170,7 +170,11 @@ pub async fn until(
         warn!("the latency history was not saved in time: the one saved before stays");
     }
     if let Some(report) = report {
-        if report.is_complete() { info!("{report}") } else { warn!("{report}") }
+        match (exports, report.is_complete()) {
+            (false, _) => info!("nothing was to be delivered: there is no OTLP endpoint"),
+            (true, true) => info!("{report}"),
+            (true, false) => warn!("{report}"),
+        }
     }
     Ok(())
 }
@@ -240,16 +244,19 @@ impl Shared {
         })
         .await;
         drop(active);
+        self.memory.judge(&mut run);
         let mut history = work.history();
         history.backoff.learn(&run, target.target().interval);
         let failing = tell(&run, history.failing.contains(&family));
         history.failing.retain(|known| *known != family);
         history.failing.extend(failing.then_some(family));
+        let slow = tell_of_slow(&run, history.slow.contains(&family));
+        history.slow.retain(|known| *known != family);
+        history.slow.extend(slow.then_some(family));
         if !history.told_of_few {
             history.told_of_few = tell_of_few(&run);
         }
         drop(history);
-        self.memory.judge(&mut run);
         self.metrics.record(&run);
         match &*self.delivery() {
             Some(delivery) => delivery.deliver(run),
@@ -327,4 +334,31 @@ fn tell(run: &Run, failing: bool) -> bool {
     warn!(target, account, family, %trace_id, outcome, error_type, failed_step, code, text, "{what}");
     // A void run says nothing of the target.
     if run.outcome == RunOutcome::Void { failing } else { true }
+}
+
+/// One line for a slow run when the one before was not, about the step that is most over what it usually takes, and one
+/// when a run passes that is not slow. Returns whether the account is slow now.
+fn tell_of_slow(run: &Run, slow: bool) -> bool {
+    let (target, account, trace_id) = (run.target.as_str(), run.account.as_str(), run.trace_id);
+    let family = run.family.as_deref();
+    let excess = |step: &&Step| step.duration_s.as_f64() - step.baseline_s.map_or(0.0, Seconds::as_f64);
+    let slow_steps = run.steps.iter().filter(|step| step.slow == Some(true));
+    match slow_steps.max_by(|one, other| excess(one).total_cmp(&excess(other))) {
+        Some(step) => {
+            if !slow {
+                let (duration_s, baseline_s) = (step.duration_s.as_f64(), step.baseline_s.map(Seconds::as_f64));
+                let (step, ratio) = (step.name.as_str(), step.ratio);
+                info!(target, account, family, step, duration_s, baseline_s, ratio, %trace_id, "a step was slow");
+            }
+            true
+        }
+        None if run.outcome == RunOutcome::Passed => {
+            if slow {
+                info!(target, account, family, %trace_id, "no step is slow any more");
+            }
+            false
+        }
+        // A run that came to an early end does not say that what was slow is over.
+        None => slow,
+    }
 }

@@ -3,7 +3,13 @@
 //! Knows types, not keys' meanings; those are in `target`, `otlp` and `load`. A value that does not fit is shown only
 //! where it cannot be a secret: numbers, durations, sizes and words out of a closed list.
 
-use std::{cell::RefCell, collections::HashSet, fmt::Write as _, path::PathBuf, time::Duration};
+use std::{
+    cell::RefCell,
+    collections::HashSet,
+    fmt::Write as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use figment::value::{Dict, Value};
 use nix::unistd::{AccessFlags, access};
@@ -295,15 +301,24 @@ impl<'a> Field<'a> {
         Some(path)
     }
 
-    /// A directory to write into; one that cannot be written now is noted.
+    /// A directory to write into. The agent makes the last component, but not what is above it: one that it can make is
+    /// warned of, one that it can neither make nor write into is noted.
     pub(super) fn directory(&self) -> Option<PathBuf> {
         let path = self.path()?;
+        // What is there and leads nowhere is a link, in whose place nothing can be made.
+        let is_missing =
+            std::fs::symlink_metadata(&path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+        let parent = path.parent().map(|parent| if parent == Path::new("") { Path::new(".") } else { parent });
+        let writes = AccessFlags::W_OK | AccessFlags::X_OK;
+        if is_missing && parent.is_some_and(|parent| parent.is_dir() && access(parent, writes).is_ok()) {
+            self.warn(
+                format!("{} is not there: the agent makes it when it first saves", path.display()),
+                "make the directory, and let the user that runs the agent own it",
+            );
+            return Some(path);
+        }
         let writable = std::fs::metadata(&path).and_then(|meta| {
-            if meta.is_dir() {
-                Ok(access(&path, AccessFlags::W_OK | AccessFlags::X_OK)?)
-            } else {
-                Err(std::io::Error::other("it is not a directory"))
-            }
+            if meta.is_dir() { Ok(access(&path, writes)?) } else { Err(std::io::Error::other("it is not a directory")) }
         });
         if let Err(error) = writable {
             self.unusable(

@@ -85,6 +85,18 @@ impl History {
         Ok((history, damaged))
     }
 
+    /// Takes up what was `saved` before. An account of which both know something keeps what goes further back, within
+    /// the window.
+    pub fn take_up(&mut self, saved: Self) {
+        let reach = |account: &Account| account.iter().map(|(_, baseline)| baseline.newest_first().count()).max();
+        for (key, account) in saved.accounts {
+            if self.accounts.get(&key).is_none_or(|known| reach(known) < reach(&account)) {
+                self.accounts.insert(key, account);
+            }
+        }
+        self.names.extend(saved.names);
+    }
+
     fn read(&mut self, line: &str) -> Option<(Key, Account)> {
         let Line { key, steps } = serde_json::from_str(line).ok().filter(|line: &Line| line.steps.len() <= STEPS)?;
         let mut account = Account::with_capacity(steps.len());

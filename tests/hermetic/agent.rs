@@ -211,7 +211,38 @@ fn the_log_has_a_line_for_each_failed_run_and_one_for_the_recovery() {
     assert_eq!(recovered[0]["trace_id"].as_str().unwrap().len(), 32);
     assert!(recovered[0]["first_loading_latency_s"].as_f64().unwrap() > 0.0);
     assert_eq!(lines(&log, "in clear text; use it on a network").len(), 1, "{output:?}");
-    assert_eq!(lines(&log, "no [otlp] endpoint is configured").len(), 1, "{output:?}");
+    assert_eq!(lines(&log, " endpoint").iter().filter(|line| line["level"] == "warn").count(), 1, "{output:?}");
+    assert_eq!(lines(&log, "nothing was to be delivered").len(), 1, "{output:?}");
+    assert_eq!(lines(&log, "telemetry was delivered").len(), 0, "{output:?}");
+}
+
+#[test]
+fn the_log_has_one_line_when_a_step_gets_slow_and_one_when_that_is_over() {
+    let runtime = runtime();
+    let late = quick::conversation("pause 900\n");
+    // The last run only keeps the server there.
+    let script = [GOOD, GOOD, GOOD, GOOD, GOOD, &late, &late, GOOD, GOOD].join("next\n");
+    let (output, log) = runtime.block_on(async {
+        let server = Script::play(&script).await;
+        let config = "[latency]\nmin_runs = 5\nslow_excess = \"400ms\"\n".to_owned()
+            + &target("mail", server.address, "1500ms", "1400ms");
+        let mut agent = start(&config);
+        agent.stderr_line("slow any more").await;
+        heard(server).await;
+        stop(agent, Signal::SIGTERM).await
+    });
+    let [slow] = lines(&log, "a step was slow")[..] else { panic!("{output:?}") };
+    assert_eq!(
+        (&slow["target"], &slow["account"], &slow["step"], &slow["level"]),
+        (&"mail".into(), &"default".into(), &"FETCH".into(), &"info".into())
+    );
+    let number = |key: &str| slow[key].as_f64().unwrap();
+    let (took, usual) = (number("duration_s"), number("baseline_s"));
+    assert!(took >= 0.9 && usual < 0.5, "{slow:?}");
+    assert!((number("ratio") / (took / usual) - 1.0).abs() < 0.05, "{slow:?}");
+    let [over] = lines(&log, "no step is slow any more")[..] else { panic!("{output:?}") };
+    assert_ne!(slow["trace_id"], over["trace_id"]);
+    assert_eq!(over["trace_id"].as_str().unwrap().len(), 32);
 }
 
 #[test]

@@ -564,9 +564,12 @@ fn a_state_directory_that_cannot_be_written_is_unusable_and_stops_nothing() {
     let path = |name: &str| directory.path().join(name).display().to_string();
     std::fs::write(path("file"), "").unwrap();
     assert_eq!(unusable(&path("")), Vec::<String>::new());
+    std::os::unix::fs::symlink("nowhere", path("link")).unwrap();
     // Nobody may write into the last one, not even root.
     for (path, why) in [
-        (path("missing"), "No such file or directory"),
+        (path("missing/below"), "No such file or directory"),
+        (path("file/below"), "Not a directory"),
+        (path("link"), "No such file or directory"),
         (path("file"), "it is not a directory"),
         ("/proc/sys".to_owned(), "cannot write into /proc/sys: "),
     ] {
@@ -576,6 +579,22 @@ fn a_state_directory_that_cannot_be_written_is_unusable_and_stops_nothing() {
             "{path}: {told:?}"
         );
     }
+}
+
+#[test]
+fn a_state_directory_that_the_agent_can_make_is_a_warning_wherever_it_is_given() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("state").display().to_string();
+    let file = format!("[state]\ndir = \"{path}\"\n{TARGET}");
+    for (text, environment) in [(&*file, &[][..]), (TARGET, &[("STATE_DIRECTORY", &*path)][..])] {
+        let config = load_text(text, environment, Vec::new()).unwrap();
+        let told = |problems: &[config::Problem]| problems.iter().filter(|it| it.key == "state.dir").count();
+        assert_eq!((told(&config.warnings), told(&config.unusable)), (1, 0), "{:?}", config.warnings);
+    }
+    assert!(!home.path().join("state").exists(), "reading a configuration makes nothing");
+    // A relative one is below the working directory.
+    let config = load_text(TARGET, &[("STATE_DIRECTORY", "not-there-yet")], Vec::new()).unwrap();
+    assert!(config.warnings.iter().any(|warning| warning.key == "state.dir"), "{:?}", config.unusable);
 }
 
 #[test]
