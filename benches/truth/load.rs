@@ -24,7 +24,7 @@ pub struct Load {
     pub rounds: usize,
     /// In which time all connections begin, one after the other.
     pub ramp: Duration,
-    /// One of the runtime's threads is blocked now and then.
+    /// A thread of the runtime is blocked now and then.
     pub blocked: bool,
     /// The kernel stamps.
     pub kernel: bool,

@@ -65,7 +65,7 @@ impl Row {
         let single = Load { in_flight: 1, rounds: 500, ramp: Duration::ZERO, blocked: false, kernel, security };
         let (load, goal, words) = match base {
             "alone" => (single, 50_000, "alone"),
-            "blocked" => (Load { blocked: true, ..single }, 50_000, "a thread blocked"),
+            "blocked" => (Load { blocked: true, ..single }, 50_000, "the thread blocked"),
             "1000" => (
                 Load { in_flight: 1_000, rounds: 3, ramp: Duration::from_millis(500), ..single },
                 250_000,
@@ -128,11 +128,11 @@ fn main() {
             Row::parse(name, security).unwrap_or_else(|| panic!("no row {name:?}; there are {}", ROWS.join(" ")))
         })
         .collect();
-    let machine = table::machine();
+    table::print_head(&table::machine());
     let witness = Witness::start();
     let singles = Options { load_users: 1, settings: witness.settings(), ..Options::default() };
     let many = Options { load_users: USERS, settings: MANY.to_owned(), ..Options::default() };
-    let mut table = Vec::new();
+    let mut measured = Vec::new();
     for (single, options) in [(true, singles), (false, many)] {
         let group: Vec<&Row> = rows.iter().filter(|row| row.is_single() == single).collect();
         if group.is_empty() {
@@ -143,10 +143,12 @@ fn main() {
         let server = Dovecot::start(&options);
         for row in group {
             eprintln!("{}", row.name);
-            table.push((row, measure(row, &server, users, single.then_some(&witness))));
+            let outcome = measure(row, &server, users, single.then_some(&witness));
+            table::print_row(row, &outcome);
+            measured.push((row, outcome));
         }
     }
-    table::print(&table, &machine);
+    table::print_witness(&measured);
 }
 
 fn measure(row: &Row, server: &Dovecot, users: u32, witness: Option<&Witness>) -> Outcome {
@@ -170,8 +172,8 @@ fn measure(row: &Row, server: &Dovecot, users: u32, witness: Option<&Witness>) -
 fn join(run: &Run, tls: bool, connections: &Connections, outcome: &mut Outcome) {
     if run.outcome != RunOutcome::Passed {
         let class = run.error_type.map_or("", ErrorType::as_str);
-        *outcome.failures.entry(format!("{} {class}", run.failed_step.as_deref().unwrap_or_default())).or_default() +=
-            1;
+        let failure = format!("{} {class}", run.failed_step.as_deref().unwrap_or_default());
+        *outcome.failures.entry(failure).or_default() += 1;
         return;
     }
     let steps: Vec<&Step> = run.steps.iter().filter(|step| step.is_command() && step.was_started()).collect();

@@ -9,7 +9,7 @@ use crate::{
     figures::{Deviations, micros, thousands},
 };
 
-const HEAD: [&str; 10] = [
+const HEAD: [&str; 11] = [
     "Load",
     "Commands",
     "Start",
@@ -20,33 +20,42 @@ const HEAD: [&str; 10] = [
     "Worst p99 of the others",
     "Goal",
     "In flight (logged in)",
+    "Packets lost, runs not joined",
 ];
 
-/// Prints all.
-pub fn print(table: &[(&Row, Outcome)], machine: &str) {
+/// Prints what stands above the rows.
+pub fn print_head(machine: &str) {
     println!("{machine}\n");
     println!("Ours less the wire's, µs: median / p99 / max.\n");
     println!("| {} |\n|---|{}", HEAD.join(" | "), "--:|".repeat(HEAD.len() - 1));
-    for (row, outcome) in table {
-        let (all, certain) = (&outcome.all, &outcome.certain);
-        println!(
-            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} ({}) |",
-            row.name,
-            thousands(all.start.count() as u64),
-            all.start.cell(),
-            all.first_byte.cell(),
-            all.end.cell(),
-            all.duration.cell(),
-            share(all.start.count() - certain.start.count(), all.start.count()),
-            micros(certain.worst()),
-            verdict(row, outcome),
-            thousands(outcome.peaks.0 as u64),
-            thousands(outcome.peaks.1 as u64),
-        );
-    }
+}
+
+/// Prints a row as soon as there is one.
+pub fn print_row(row: &Row, outcome: &Outcome) {
+    let (all, certain) = (&outcome.all, &outcome.certain);
+    println!(
+        "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} ({}) | {}, {} |",
+        row.name,
+        thousands(all.start.count() as u64),
+        all.start.cell(),
+        all.first_byte.cell(),
+        all.end.cell(),
+        all.duration.cell(),
+        share(all.start.count() - certain.start.count(), all.start.count()),
+        micros(certain.worst()),
+        verdict(row, outcome),
+        thousands(outcome.peaks.0 as u64),
+        thousands(outcome.peaks.1 as u64),
+        thousands(outcome.dropped),
+        thousands(outcome.unjoined as u64),
+    );
+}
+
+/// Prints what the witness said.
+pub fn print_witness(rows: &[(&Row, Outcome)]) {
     println!("\nThe server's part by imaptrace less `running_usecs` by Dovecot, µs: median / p99 / max.\n");
     println!("| Load | Commands | SELECT | FETCH |\n|---|--:|--:|--:|");
-    for (row, outcome) in table.iter().filter(|(_, outcome)| !outcome.witness.is_empty()) {
+    for (row, outcome) in rows.iter().filter(|(_, outcome)| !outcome.witness.is_empty()) {
         let cell = |name| outcome.witness.get(name).map_or_else(|| "–".to_owned(), Deviations::cell);
         let count = outcome.witness.values().map(Deviations::count).sum::<usize>() as u64;
         println!("| {} | {} | {} | {} |", row.name, thousands(count), cell("SELECT"), cell("FETCH"));
@@ -65,7 +74,7 @@ fn verdict(row: &Row, outcome: &Outcome) -> String {
     for (failure, count) in &outcome.failures {
         fault(*count, &format!("runs ended in {failure}"));
     }
-    // One of a thousand may have been cut by the capture's end; more would hide something.
+    // The packets of one in a thousand may be too odd to be told apart; more would hide something.
     fault(if outcome.unjoined * 1_000 > outcome.runs { outcome.unjoined as u64 } else { 0 }, "runs not joined");
     // A few may have ended before the last began.
     let few = outcome.peaks.0 * 20 < row.load.in_flight * 19;
@@ -98,15 +107,15 @@ pub fn machine() -> String {
         String::from_utf8_lossy(&text).lines().find(|line| line.contains('.')).unwrap_or_default().to_owned()
     };
     format!(
-        "{}, {} × {}, {}, Linux {}; Dovecot {}; {}; load average at the start {}; {}",
+        "{}; {} × {}, {}; {}, Linux {}; Dovecot {}; {}; load average at the start {}",
         Timestamp::from(clock::wall()).date(),
         thread::available_parallelism().map_or(0, usize::from),
         field(&read("/proc/cpuinfo"), "model name"),
+        std::env::consts::ARCH,
         field(&read("/etc/os-release"), "PRETTY_NAME"),
         read("/proc/sys/kernel/osrelease").trim(),
         said("/usr/sbin/dovecot", &["--version"]),
         said("tcpdump", &["--version"]),
         read("/proc/loadavg").split(' ').next().unwrap_or_default(),
-        std::env::consts::ARCH,
     )
 }
