@@ -102,7 +102,7 @@ enum Happened {
     Tagged(Said),
 }
 
-const SMALLEST_BUFFER: usize = 4 << 10;
+const SMALLEST_BUFFER: usize = 2 << 10;
 const LARGEST_BUFFER: usize = 64 << 10;
 /// As many alerts and continuations of a command are kept; the rest only count.
 const KEPT: usize = 16;

@@ -151,7 +151,8 @@ impl<'a> Journey<'a> {
 
     /// One connection from look-up to close.
     async fn connection(&mut self, errand: &mut impl Errand) -> Next {
-        let Ok(mut driver) = self.reach().await else { return Next::Done };
+        // Boxed, as is TLS: what only the way there needs is not held while a command waits.
+        let Ok(mut driver) = Box::pin(self.reach()).await else { return Next::Done };
         let ended = self.converse(&mut driver, errand).await;
         let goodbye = clock::now() + self.target.deadlines.logout;
         match &ended {
@@ -184,7 +185,7 @@ impl<'a> Journey<'a> {
 
     async fn converse(&mut self, driver: &mut Driver, errand: &mut impl Errand) -> Result<(), Stop> {
         if self.target.security == Security::Tls {
-            self.tls(driver).await?;
+            Box::pin(self.tls(driver)).await?;
         }
         self.greeting(driver).await?;
         if self.target.security == Security::StartTls {
@@ -263,7 +264,7 @@ impl<'a> Journey<'a> {
             self.fail_last(ErrorType::StarttlsInjection);
             return Err(Stop::Silent);
         }
-        self.tls(driver).await
+        Box::pin(self.tls(driver)).await
     }
 
     /// Asks what the server can do, if it has not told.

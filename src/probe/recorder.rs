@@ -131,7 +131,7 @@ impl Recorder {
     pub(super) fn push(&mut self, step: Step) {
         // A few at a time: while a run waits, what it has recorded is most of what it holds.
         if self.run.steps.len() == self.run.steps.capacity() {
-            self.run.steps.reserve_exact(4);
+            self.run.steps.reserve_exact(2);
         }
         self.run.steps.push(step);
     }

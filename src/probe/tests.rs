@@ -147,3 +147,18 @@ async fn a_run_over_which_the_machine_slept_is_void_and_its_durations_are_those_
     assert_eq!((run.first_loading_latency_s, run.agent_s), (None, None));
     assert!(select(&run).duration_s >= Seconds::from(PAUSE) && run.duration_s <= outside, "{run:?}");
 }
+
+#[tokio::test]
+async fn a_run_holds_little_while_it_waits() {
+    let prepared = Prepared::new(target(([127, 0, 0, 1], 1).into())).unwrap();
+    let prober = Prober::new(Dns::default(), Vec::new());
+    let (_keep, cancel) = watch::channel(false);
+    let account = &prepared.target().accounts[0];
+    let ids = Ids { trace: TraceId::random(), root: SpanId::random(), parent: None };
+    let secret = prober.secret(account).await;
+    let job = Job { target: &prepared, account, family: Family::Any, ids, start_lag: None, secret, hold_login: None };
+    let run = prober.run(job, cancel);
+    let (whole, step) = (size_of_val(&run), size_of::<Step>());
+    assert!(whole <= 7 << 10, "the future of a run: {whole} bytes");
+    assert!(step <= 640, "a step: {step} bytes");
+}
