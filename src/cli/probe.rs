@@ -222,6 +222,10 @@ fn conclude(runs: &[Run], args: &ProbeArgs, output: &mut Output) -> u8 {
 
 /// Waits until it is time; false when the operator has had enough.
 async fn wait(planned: Instant, stopped: &watch::Receiver<bool>) -> bool {
+    // A timer rings at the next full millisecond, also for a moment that is over.
+    if planned <= clock::now() {
+        return !*stopped.borrow();
+    }
     let mut stopped = stopped.clone();
     tokio::select! {
         biased;

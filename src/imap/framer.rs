@@ -237,32 +237,41 @@ impl Framer {
     /// quote turns inside and outside round, so quotes never decide whether a `{n}` at the very end is a literal.
     fn scan_line(&mut self) -> Result<Tail, Syntax> {
         let line = self.text.get(self.line..).unwrap_or_default();
-        let (mut quoted, mut escaped) = (false, false);
+        let (mut quoted, mut at) = (false, 0);
         let mut depth = self.depth;
-        for (at, byte) in line.iter().enumerate() {
-            if quoted {
-                match byte {
-                    _ if escaped => escaped = false,
-                    b'\\' => escaped = true,
-                    b'"' => quoted = false,
-                    _ => {}
-                }
-                continue;
-            }
-            match byte {
-                b'"' => quoted = true,
-                b'(' => depth += 1,
-                b')' => depth = depth.saturating_sub(1),
-                b'{' if at > 0 && !ends_line(line, at) && is_size(line, at) => return Ok(Tail::Malformed),
+        while let Some(rest) = line.get(at..) {
+            // From one byte that means something to the next: most mean nothing.
+            let next = if quoted { memchr::memchr2(b'"', b'\\', rest) } else { rest.iter().position(is_special) };
+            let Some(next) = next else { break };
+            at += next;
+            match line.get(at) {
+                // It and what it escapes.
+                Some(b'\\') => at += 1,
+                Some(b'"') => quoted = !quoted,
+                Some(b'(') => depth += 1,
+                Some(b')') => depth = depth.saturating_sub(1),
+                Some(b'{') if at > 0 && !ends_line(line, at) && is_size(line, at) => return Ok(Tail::Malformed),
                 _ => {}
             }
             if depth > self.limits.depth {
                 return Err(Syntax::Depth);
             }
+            at += 1;
         }
         self.depth = depth;
         Ok(tail(line, quoted))
     }
+}
+
+/// Whether a byte means something outside quoted strings. By a table: this is asked for every byte that is no literal's.
+fn is_special(byte: &u8) -> bool {
+    const SPECIAL: [bool; 256] = {
+        let mut table = [false; 256];
+        (table[b'"' as usize], table[b'(' as usize], table[b')' as usize], table[b'{' as usize]) =
+            (true, true, true, true);
+        table
+    };
+    SPECIAL[usize::from(*byte)]
 }
 
 /// Whether the brace at `at` opens the last word of the line.

@@ -87,7 +87,7 @@ const MOST_ATTEMPTS: usize = 8;
 pub async fn connect(meter: &Meter, addresses: &[SocketAddr], options: ConnectOptions) -> Connected {
     let mut attempts: Vec<Attempt> = Vec::new();
     let mut pending = FuturesUnordered::new();
-    let mut waiting = addresses.iter().take(MOST_ATTEMPTS);
+    let mut waiting = addresses.iter().take(MOST_ATTEMPTS).peekable();
     let deadline = sleep_until(options.deadline.into());
     tokio::pin!(deadline);
     let mut begin = |attempts: &mut Vec<Attempt>, pending: &mut FuturesUnordered<_>| {
@@ -95,7 +95,7 @@ pub async fn connect(meter: &Meter, addresses: &[SocketAddr], options: ConnectOp
         let start = clock::now();
         attempts.push(Attempt { peer: *peer, start, end: start, result: None });
         pending.push(numbered(attempts.len() - 1, attempt(*peer, options)));
-        true
+        waiting.peek().is_some()
     };
     let mut more = begin(&mut attempts, &mut pending);
     let winner = loop {

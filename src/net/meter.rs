@@ -16,7 +16,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, unix::AsyncFd};
 
-use super::{LastRecord, ServerHello, TcpInfo, hello::Records, linux};
+use super::{Buffer, LastRecord, ServerHello, TcpInfo, hello::Records, linux};
 use crate::{
     clock::{self, Kernel},
     plan::Timing,
@@ -103,11 +103,11 @@ struct Socket {
 #[derive(Debug)]
 struct Tls {
     records: Records,
-    buffer: Vec<u8>,
+    /// What has come and is not yet taken.
+    waiting: Option<Buffer>,
     from: usize,
 }
 
-const BUFFER: usize = 16 << 10;
 /// As many crossings of a step are kept one by one.
 const KEPT: usize = 512;
 /// Bytes that lay this long, and could have been more than one packet, may have come at several times.
@@ -133,7 +133,7 @@ impl Meter {
 
     /// From here on the bytes are TLS records.
     pub fn begin_tls(&self) {
-        self.inner().tls = Some(Box::new(Tls { records: Records::default(), buffer: Vec::new(), from: 0 }));
+        self.inner().tls = Some(Box::new(Tls { records: Records::default(), waiting: None, from: 0 }));
     }
 
     /// Bytes so far.
@@ -372,24 +372,24 @@ impl Tls {
         context: &mut Context<'_>,
         target: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.from == self.buffer.len() {
-            self.buffer.resize(BUFFER, 0);
-            self.from = BUFFER;
-            let polled = inner.poll_receive(context, &mut self.buffer);
-            let Poll::Ready(Ok(count)) = polled else {
-                // Nothing to hold: a connection that waits keeps no buffer.
-                self.buffer = Vec::new();
+        let buffer = match &mut self.waiting {
+            Some(buffer) => buffer,
+            none => {
+                let mut buffer = Buffer::take();
+                let count = ready!(inner.poll_receive(context, buffer.room()))?;
+                buffer.fill(count);
+                self.records.push(buffer.filled());
                 self.from = 0;
-                return polled.map_ok(|_| ());
-            };
-            self.buffer.truncate(count);
-            self.from = 0;
-            self.records.push(&self.buffer);
-        }
-        let rest = self.buffer.get(self.from..).unwrap_or_default();
+                none.insert(buffer)
+            }
+        };
+        let rest = buffer.filled().get(self.from..).unwrap_or_default();
         let part = rest.get(..rest.len().min(target.remaining())).unwrap_or_default();
         target.put_slice(part);
         self.from += part.len();
+        if self.from == buffer.filled().len() {
+            self.waiting = None;
+        }
         Poll::Ready(Ok(()))
     }
 }

@@ -4,10 +4,15 @@
 //! a second time further on. Failures are a closed set of causes; what class a run gets from them is `probe`'s matter,
 //! and only `probe` calls this room.
 
-use std::io;
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead as _, AsyncWriteExt as _, ReadBuf};
 
+mod buffer;
 mod connect;
 mod hello;
 #[cfg(target_os = "linux")]
@@ -21,6 +26,7 @@ mod resolve;
 mod roots;
 mod tls;
 
+pub use buffer::Buffer;
 pub use connect::{Attempt, ConnectCause, ConnectOptions, Connected, connect};
 pub use hello::{LastRecord, ServerHello};
 pub use linux::TcpInfo;
@@ -40,11 +46,13 @@ pub enum Line {
 
 impl Line {
     /// Reads into `target`; 0 at the end of the stream.
-    pub async fn read(&mut self, target: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Plain(meter) => meter.read(target).await,
-            Self::Tls(stream) => stream.read(target).await,
-        }
+    pub fn poll_read(&mut self, context: &mut Context<'_>, target: &mut [u8]) -> Poll<io::Result<usize>> {
+        let mut target = ReadBuf::new(target);
+        let polled = match self {
+            Self::Plain(meter) => Pin::new(meter).poll_read(context, &mut target),
+            Self::Tls(stream) => Pin::new(&mut **stream).poll_read(context, &mut target),
+        };
+        polled.map_ok(|()| target.filled().len())
     }
 
     /// Writes all of `bytes`.

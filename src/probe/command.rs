@@ -83,6 +83,9 @@ impl Journey<'_> {
         self.refer(step, progress);
         let weather = weather(step, driver);
         account(step, exchange, weather.as_ref(), driver);
+        // No more than these: while a run waits, its steps are most of what it holds.
+        let alerts = if self.trusted { exchange.alerts.len() } else { 0 };
+        step.events.reserve_exact(usize::from(exchange.first_byte.is_some()) + exchange.continuations.len() + alerts);
         if let Some(stamp) = exchange.first_byte {
             let at_s = self.recorder.at(stamp);
             step.first_byte_s = Some(at_s.saturating_sub(step.start_s));

@@ -3,13 +3,13 @@
 //! It holds the deadlines and the wish to cancel; which command comes next, and what an answer means, is `journey`'s.
 
 use std::{
+    future::poll_fn,
     io,
-    sync::{Mutex, MutexGuard, PoisonError},
+    task::Poll,
     time::{Duration, Instant},
 };
 
 use tokio::time::timeout_at;
-use zeroize::Zeroize as _;
 
 use super::{
     Cancel,
@@ -20,7 +20,7 @@ use super::{
 use crate::{
     clock,
     imap::{Command, Condition, Event, Limits, Progress, Session, Status},
-    net::{Armed, Line, Meter, TcpInfo, TlsFailure, Traffic},
+    net::{Armed, Buffer, Line, Meter, TcpInfo, TlsFailure, Traffic},
     record::{CloseNotify, ErrorType},
 };
 
@@ -31,7 +31,8 @@ pub(super) struct Driver {
     armed: Option<Armed>,
     meter: Meter,
     pub(super) session: Session,
-    buffer: Vec<u8>,
+    /// What was read last, while something of it is unread.
+    buffer: Option<Buffer>,
     unread: std::ops::Range<usize>,
     /// When the last of the bytes in the buffer arrived.
     stamp: Instant,
@@ -102,8 +103,6 @@ enum Happened {
     Tagged(Said),
 }
 
-const SMALLEST_BUFFER: usize = 2 << 10;
-const LARGEST_BUFFER: usize = 64 << 10;
 /// As many alerts and continuations of a command are kept; the rest only count.
 const KEPT: usize = 16;
 
@@ -115,7 +114,7 @@ impl Driver {
             armed,
             meter,
             session: Session::new(limits),
-            buffer: vec![0; SMALLEST_BUFFER],
+            buffer: None,
             unread: 0..0,
             stamp: now,
             first_stamp: now,
@@ -325,7 +324,8 @@ impl Driver {
 
     /// Hands the session some of the bytes that wait.
     fn understand(&mut self) -> Result<Option<Happened>, Fault> {
-        let bytes = self.buffer.get(self.unread.clone()).unwrap_or_default();
+        let read = self.buffer.as_ref().map(Buffer::filled).unwrap_or_default();
+        let bytes = read.get(self.unread.clone()).unwrap_or_default();
         match self.session.receive(bytes) {
             Ok((taken, event)) => {
                 let happened = event.map(Happened::from);
@@ -344,13 +344,21 @@ impl Driver {
 
     async fn read(&mut self, deadline: Instant, timeout: ErrorType) -> Result<(), Fault> {
         self.on_time(deadline, timeout)?;
-        // A buffer that was filled to the brim is too small for this server's talk; a connection that waits has a small one.
-        if self.last_read == self.buffer.len() && self.buffer.len() < LARGEST_BUFFER {
-            self.grow();
-        }
+        self.buffer = None;
         let Some(line) = &mut self.line else { return Err(Fault::new(ErrorType::Internal, clock::now())) };
         self.meter.listen();
-        let read = self.watch.until(deadline, line.read(&mut self.buffer)).await;
+        let held = &mut self.buffer;
+        let reading = poll_fn(|context| {
+            // Taken at each look: whoever waits has none.
+            let mut buffer = Buffer::take();
+            let polled = line.poll_read(context, buffer.room());
+            if let Poll::Ready(Ok(count)) = polled {
+                buffer.fill(count);
+                *held = Some(buffer);
+            }
+            polled
+        });
+        let read = self.watch.until(deadline, reading).await;
         (self.first_stamp, self.stamp) = self.meter.heard().unwrap_or_else(|| (clock::now(), clock::now()));
         match read {
             Waited::TimeUp => Err(Fault::new(timeout, clock::now())),
@@ -370,14 +378,6 @@ impl Driver {
     /// When the next byte that waits arrived, as far as it is known: the first of a read is told from the others.
     fn stamp_of_next(&self) -> Instant {
         if self.unread.start == 0 { self.first_stamp } else { self.stamp }
-    }
-
-    /// A larger buffer: one that an ended connection has left, or a new one. Nothing unread is in the old one.
-    fn grow(&mut self) {
-        match left_buffers().pop() {
-            Some(left) => self.buffer = left,
-            None => self.buffer.resize(self.buffer.len() * 2, 0),
-        }
     }
 
     /// Whether the TLS connection that just ended was closed as it should be (RFC 8446 §6.1).
@@ -422,26 +422,6 @@ impl Driver {
         self.watch = Watch::new(never, clock::now());
     }
 }
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        let mut left = left_buffers();
-        if self.buffer.len() == LARGEST_BUFFER && left.len() < LEFT {
-            // Mail of one account, or a password that a server said back, has no business in the next connection.
-            self.buffer.as_mut_slice().zeroize();
-            left.push(std::mem::take(&mut self.buffer));
-        }
-    }
-}
-
-/// Buffers of connections that are over: to grow one anew in every run costs more than all else that is done with it.
-fn left_buffers() -> MutexGuard<'static, Vec<Vec<u8>>> {
-    static BUFFERS: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
-    BUFFERS.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// As many of them are kept.
-const LEFT: usize = 8;
 
 impl Fault {
     fn new(class: ErrorType, at: Instant) -> Self {

@@ -176,7 +176,7 @@ impl<'a> Journey<'a> {
         server.out_of_order = weather.out_of_order;
         server.quickack = Some(quickack);
         if let Some(capabilities) = driver.session.capabilities() {
-            server.capability_hash = Some(capabilities.hash.clone());
+            server.capability_hash = Some(capabilities.hash());
             server.protocol = Some(capabilities.version().to_owned());
         }
     }

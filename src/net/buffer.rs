@@ -1,0 +1,80 @@
+//! Memory for bytes that were just read.
+//!
+//! A connection has some only while there are bytes in it: ten thousand that wait have none. Used by the meter, below TLS,
+//! and by `probe` above it. It reads nothing itself.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Bytes that were read, in memory that goes to the next one who reads when this is dropped.
+#[derive(Debug)]
+pub struct Buffer {
+    memory: Box<[u8]>,
+    filled: usize,
+}
+
+/// Whole TLS records, and several of them, in one read.
+const SIZE: usize = 64 << 10;
+/// As many are kept for the next. More are in use at once only when as many threads read.
+const KEPT: usize = 8;
+
+impl Buffer {
+    /// An empty one.
+    pub fn take() -> Self {
+        let memory = left().pop().unwrap_or_else(|| vec![0; SIZE].into_boxed_slice());
+        Self { memory, filled: 0 }
+    }
+
+    /// Where to read into.
+    pub fn room(&mut self) -> &mut [u8] {
+        &mut self.memory
+    }
+
+    /// Says how many bytes were read.
+    pub fn fill(&mut self, count: usize) {
+        self.filled = count.min(self.memory.len());
+    }
+
+    /// The bytes that were read.
+    pub fn filled(&self) -> &[u8] {
+        self.memory.get(..self.filled).unwrap_or_default()
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // Mail of one account, or a password that a server said back, has no business in the next connection. Whoever
+        // takes the memory can see it, so that this is not optimised away.
+        if let Some(filled) = self.memory.get_mut(..self.filled) {
+            filled.fill(0);
+        }
+        let mut left = left();
+        if left.len() < KEPT {
+            left.push(std::mem::take(&mut self.memory));
+        }
+    }
+}
+
+fn left() -> MutexGuard<'static, Vec<Box<[u8]>>> {
+    static LEFT: Mutex<Vec<Box<[u8]>>> = Mutex::new(Vec::new());
+    LEFT.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_of_what_was_read_is_left_to_the_next_one() {
+        let mut buffers: Vec<_> = (0..=KEPT).map(|_| Buffer::take()).collect();
+        for buffer in &mut buffers {
+            buffer.room()[..6].copy_from_slice(b"canary");
+            buffer.fill(6);
+            assert_eq!(buffer.filled(), b"canary");
+        }
+        drop(buffers);
+        for mut buffer in (0..KEPT).map(|_| Buffer::take()) {
+            assert!(buffer.filled().is_empty());
+            assert!(buffer.room().iter().all(|byte| *byte == 0));
+        }
+    }
+}
