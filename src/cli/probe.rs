@@ -109,6 +109,8 @@ impl Plan {
             std::future::pending::<()>().await;
         });
         let mut runs = Vec::new();
+        // Whether all of them did; none yet.
+        let mut passed = None;
         let mut planned = clock::now();
         for number in 0..args.count {
             if number > 0 {
@@ -130,18 +132,24 @@ impl Plan {
                     }
                 };
                 self.show(&run, args, output);
-                if let Some(delivery) = &self.delivery {
-                    delivery.metrics().record(&run);
-                    delivery.deliver(run.clone());
+                passed = Some(passed.unwrap_or(true) && run.outcome == RunOutcome::Passed);
+                // What was said of it in JSON is said: it is not needed here any more.
+                let kept = args.output != Format::Json;
+                match &self.delivery {
+                    Some(delivery) => {
+                        delivery.metrics().record(&run);
+                        runs.extend(kept.then(|| run.clone()));
+                        delivery.deliver(run);
+                    }
+                    None => runs.extend(kept.then_some(run)),
                 }
-                runs.push(run);
             }
             if output.is_closed() || *stopped.borrow() {
                 break;
             }
         }
         interrupted.abort();
-        let code = conclude(&runs, args, output);
+        let code = conclude(&runs, passed == Some(true), args, output);
         if let Some(delivery) = self.delivery {
             let report = delivery.shutdown(EXPORT).await;
             if !report.is_complete() {
@@ -200,7 +208,7 @@ async fn once(
 }
 
 /// What is shown when all runs have ended, and the exit code.
-fn conclude(runs: &[Run], args: &ProbeArgs, output: &mut Output) -> u8 {
+fn conclude(runs: &[Run], passed: bool, args: &ProbeArgs, output: &mut Output) -> u8 {
     match args.output {
         Format::Nagios => {
             let seconds = |limit: Option<f64>| limit.map(|limit| Seconds::from(Duration::from_secs_f64(limit)));
@@ -217,7 +225,7 @@ fn conclude(runs: &[Run], args: &ProbeArgs, output: &mut Output) -> u8 {
         }
         Format::Text | Format::Json => {}
     }
-    if runs.iter().all(|run| run.outcome == RunOutcome::Passed) && !runs.is_empty() { PASSED } else { FAILED }
+    if passed { PASSED } else { FAILED }
 }
 
 /// Waits until it is time; false when the operator has had enough.

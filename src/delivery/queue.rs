@@ -3,7 +3,7 @@
 //! Holds runs and not spans, so that what waits is what is printed and replayed. One [`sender`](super::sender) takes
 //! batches off the front; [`Queue::push`] may be called from anywhere and never waits.
 
-use std::{collections::VecDeque, io, sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time::timeout};
 
@@ -63,11 +63,8 @@ struct Load {
 
 impl Load {
     fn of(run: &Run) -> Self {
-        let mut counter = Counter(0);
-        // Writing to a counter cannot fail, and a run always has a JSON form.
-        serde_json::to_writer(&mut counter, run).unwrap_or_default();
         let steps = run.steps.iter().filter(|step| step.outcome != StepOutcome::Skipped && step.span_id.is_some());
-        Self { runs: 1, spans: 1 + steps.count(), bytes: counter.0 }
+        Self { runs: 1, spans: 1 + steps.count(), bytes: run.held_bytes() }
     }
 
     fn add(&mut self, other: Self) {
@@ -257,20 +254,6 @@ fn signed(bytes: usize) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
-/// Counts what is written to it.
-struct Counter(usize);
-
-impl io::Write for Counter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0 += bytes.len();
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use opentelemetry_sdk::metrics::{
@@ -279,10 +262,13 @@ mod tests {
     };
 
     use super::*;
-    use crate::telemetry::{
-        MetricsSettings,
-        names::{self, Metric},
-        spans,
+    use crate::{
+        record::Step,
+        telemetry::{
+            MetricsSettings,
+            names::{self, Metric},
+            spans,
+        },
     };
 
     fn passed() -> Run {
@@ -294,11 +280,14 @@ mod tests {
     }
 
     #[test]
-    fn the_load_of_a_run_is_that_of_its_spans_and_of_its_json_line() {
+    fn the_load_of_a_run_is_that_of_its_spans_and_of_what_it_holds() {
         let run = passed();
         let load = Load::of(&run);
         assert_eq!(load.spans, spans(&run).len());
-        assert_eq!(load.bytes, serde_json::to_string(&run).unwrap().len());
+        let steps = run.steps.len() * size_of::<Step>();
+        assert!((steps..2 * steps).contains(&load.bytes), "{} for {steps}", load.bytes);
+        let longer = Run { target: "x".repeat(run.target.len() + 1_000), ..run };
+        assert_eq!(Load::of(&longer).bytes, load.bytes + 1_000);
     }
 
     #[tokio::test(start_paused = true)]

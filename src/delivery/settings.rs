@@ -11,13 +11,13 @@ pub struct Settings {
     pub metrics: Option<Signal>,
     /// Between two exports of metrics.
     pub metric_interval: Duration,
-    /// Budget of the queue: bytes of its runs as JSON lines. In memory they take about three times as much.
+    /// Budget of the queue: bytes of memory that its runs hold.
     pub queue_bytes: usize,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { traces: None, metrics: None, metric_interval: Duration::from_secs(15), queue_bytes: 16 << 20 }
+        Self { traces: None, metrics: None, metric_interval: Duration::from_secs(15), queue_bytes: 32 << 20 }
     }
 }
 

@@ -241,7 +241,11 @@ impl Framer {
         let mut depth = self.depth;
         while let Some(rest) = line.get(at..) {
             // From one byte that means something to the next: most mean nothing.
-            let next = if quoted { memchr::memchr2(b'"', b'\\', rest) } else { rest.iter().position(is_special) };
+            let next = if quoted {
+                memchr::memchr2(b'"', b'\\', rest)
+            } else {
+                rest.iter().position(|byte| is_special(*byte))
+            };
             let Some(next) = next else { break };
             at += next;
             match line.get(at) {
@@ -264,14 +268,14 @@ impl Framer {
 }
 
 /// Whether a byte means something outside quoted strings. By a table: this is asked for every byte that is no literal's.
-fn is_special(byte: &u8) -> bool {
+fn is_special(byte: u8) -> bool {
     const SPECIAL: [bool; 256] = {
         let mut table = [false; 256];
         (table[b'"' as usize], table[b'(' as usize], table[b')' as usize], table[b'{' as usize]) =
             (true, true, true, true);
         table
     };
-    SPECIAL[usize::from(*byte)]
+    SPECIAL[usize::from(byte)]
 }
 
 /// Whether the brace at `at` opens the last word of the line.

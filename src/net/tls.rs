@@ -7,7 +7,6 @@ use std::{
     path::PathBuf,
     pin::Pin,
     task::{Context, Poll, Waker},
-    time::Instant,
 };
 
 use async_native_tls::TlsStream;
@@ -182,22 +181,16 @@ pub struct Armed {
 
 impl Armed {
     /// Shakes hands; the meter's first write is then the ClientHello's first byte. The caller keeps its handle on the
-    /// meter: what was seen on the wire outlives a handshake that fails.
-    pub async fn shake(self, deadline: Instant) -> Result<TlsStream<Meter>, TlsFailure> {
+    /// meter: what was seen on the wire outlives a handshake that fails. Waits for as long as the server lets it.
+    pub async fn shake(self) -> Result<TlsStream<Meter>, TlsFailure> {
         let Self { handshake, early, meter, name } = self;
         meter.begin_tls();
         meter.mark();
-        let shaking = async move {
-            match early {
-                Some(result) => result,
-                None => handshake.await,
-            }
+        let result = match early {
+            Some(result) => result,
+            None => handshake.await,
         };
-        match tokio::time::timeout_at(deadline.into(), shaking).await {
-            Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(error)) => Err(failure(&error, &meter, &name)),
-            Err(_) => Err(TlsFailure::timeout()),
-        }
+        result.map_err(|error| failure(&error, &meter, &name))
     }
 }
 

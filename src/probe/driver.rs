@@ -138,7 +138,7 @@ impl Driver {
     pub(super) async fn secure(&mut self, deadline: Instant) -> Result<(), SecureError> {
         self.line = None;
         let Some(armed) = self.armed.take() else { return Err(SecureError::Failed(TlsFailure::unprepared())) };
-        let stream = match self.watch.until(deadline, armed.shake(deadline)).await {
+        let stream = match self.watch.until(deadline, armed.shake()).await {
             Waited::Done(result) => result.map_err(SecureError::Failed)?,
             Waited::TimeUp => return Err(SecureError::Failed(TlsFailure::timeout())),
             Waited::Cancelled => return Err(SecureError::Cancelled),
@@ -418,8 +418,8 @@ impl Driver {
     }
 
     /// From here on a cancelled run may still finish what it does, for LOGOUT.
-    pub(super) fn ignore_cancel(&mut self, never: Cancel) {
-        self.watch = Watch::new(never, clock::now());
+    pub(super) fn ignore_cancel(&mut self) {
+        self.watch.ignore_cancel();
     }
 }
 
@@ -497,8 +497,7 @@ mod tests {
         let fault = exchange.result.unwrap_err();
         assert_eq!((fault.class, fault.speaking, exchange.sent), (ErrorType::Cancelled, true, 0));
 
-        let (_keep, never) = watch::channel(false);
-        driver.ignore_cancel(never);
+        driver.ignore_cancel();
         let answering = tokio::spawn(async move {
             let mut heard = [0; 11];
             server.read_exact(&mut heard).await.unwrap();

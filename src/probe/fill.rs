@@ -13,7 +13,7 @@
 
 use std::time::Duration;
 
-use tokio::{sync::watch, time::sleep};
+use tokio::time::sleep;
 
 use super::{
     Cancel, Job, Prober,
@@ -192,8 +192,7 @@ impl Errand for Filling<'_> {
         self.fill.source.begin(next - 1);
         // From here on the wish to stop waits for the message under way: half a literal cannot be followed by LOGOUT.
         let mut stop = journey.cancel.clone();
-        let (_keep, never) = watch::channel(false);
-        driver.ignore_cancel(never);
+        driver.ignore_cancel();
         let start = clock::now();
         let appended = self.append_all(journey, driver, next, &mut stop).await;
         self.took = clock::now() - start;

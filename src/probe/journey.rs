@@ -10,7 +10,6 @@
 
 use std::{net::IpAddr, time::Instant};
 
-use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::{
@@ -383,8 +382,7 @@ impl<'a> Journey<'a> {
     /// Says good-bye. Lies outside the run's deadline, and whatever goes wrong fails only itself.
     async fn logout(&mut self, driver: &mut Driver, deadline: Instant) {
         // A cancelled run still says good-bye.
-        let (_keep, never) = watch::channel(false);
-        driver.ignore_cancel(never);
+        driver.ignore_cancel();
         let command = Command::Logout;
         let mut step = self.recorder.open(command.name());
         step.state = Some(state(driver));

@@ -20,9 +20,14 @@ pub(super) struct Watch {
     timer: Pin<Box<Sleep>>,
     /// When it rings.
     rings: Instant,
-    cancel: Cancel,
+    /// None once that has no meaning any more.
+    cancel: Option<Cancel>,
     cancelled: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
+
+/// A timer that is set to an earlier time goes through the kernel to wake its own thread. No deadline is shorter than this
+/// unless somebody wants it so, and most connections are over before: they set their timer once.
+const FIRST_RING: Duration = Duration::from_secs(1);
 
 /// How a wait ended.
 pub(super) enum Waited<T> {
@@ -33,20 +38,25 @@ pub(super) enum Waited<T> {
 
 impl Watch {
     pub(super) fn new(cancel: Cancel, now: Instant) -> Self {
-        // Far enough off to be set to the first real deadline when that comes.
-        let rings = now + Duration::from_secs(24 * 3600);
+        let rings = now + FIRST_RING;
         let mut waiting = cancel.clone();
         Self {
             timer: Box::pin(sleep_until(rings.into())),
             rings,
-            cancel,
+            cancel: Some(cancel),
             cancelled: Box::pin(async move { cancelled(&mut waiting).await }),
         }
     }
 
     /// Whether the run is to be cancelled. A server that never pauses keeps [`Watch::until`] from looking.
     pub(super) fn is_cancelled(&self) -> bool {
-        *self.cancel.borrow()
+        self.cancel.as_ref().is_some_and(|cancel| *cancel.borrow())
+    }
+
+    /// From here on nothing but the deadline ends a wait.
+    pub(super) fn ignore_cancel(&mut self) {
+        self.cancel = None;
+        self.cancelled = Box::pin(std::future::pending());
     }
 
     /// Waits for `future`, no longer than until `deadline`. What is done is never overlooked for the time.

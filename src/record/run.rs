@@ -202,6 +202,15 @@ impl Run {
             .is_some_and(|(agent, latency)| agent > PAUSE || agent.as_micros().saturating_mul(20) > latency.as_micros())
     }
 
+    /// Bytes of memory that the run holds, nearly: what the allocator adds is left out.
+    pub fn held_bytes(&self) -> usize {
+        let labels = self.labels.iter().map(|(key, value)| 2 * size_of::<String>() + key.len() + value.len());
+        let notes = self.notes.iter().map(|note| size_of::<Note>() + note.text.len());
+        let steps = self.steps.iter().map(Step::held_bytes);
+        let texts = self.target.len() + self.account.len() + self.journey.len() + self.server.address.len();
+        size_of::<Self>() + texts + labels.chain(notes).chain(steps).sum::<usize>()
+    }
+
     /// The entry in `steps` that failed the run.
     pub fn failing_step(&self) -> Option<&Step> {
         let name = self.failed_step.as_deref()?;

@@ -131,6 +131,9 @@ pub struct Step {
     pub share: Option<f64>,
 }
 
+/// What the texts of [`TlsFacts`] take, names and a hash of 64 digits.
+const TLS_TEXTS: usize = 256;
+
 impl Default for StepOutcome {
     /// Passed until something says otherwise.
     fn default() -> Self {
@@ -160,6 +163,20 @@ impl Step {
     /// Whether the step really began: one that could not start has a span of length 0 and enters no histogram.
     pub fn was_started(&self) -> bool {
         self.span_id.is_some() && !(self.outcome == StepOutcome::Failed && self.duration_s == Seconds::ZERO)
+    }
+
+    /// Bytes of memory that the step holds, nearly.
+    pub(super) fn held_bytes(&self) -> usize {
+        let texts = [&self.mailbox, &self.status, &self.code, &self.mechanism];
+        let texts = self.name.len() + texts.into_iter().flatten().map(String::len).sum::<usize>();
+        let told = |text: &Option<ServerText>| text.as_ref().map_or(0, |text| text.as_str().len());
+        let events = self.events.iter().map(|event| size_of::<StepEvent>() + told(&event.text)).sum::<usize>();
+        let facts = [
+            self.dns.as_ref().map_or(0, |_| size_of::<ResolveFacts>()),
+            self.connect.as_ref().map_or(0, |facts| facts.attempts.len() * size_of::<ConnectAttempt>()),
+            self.tls.as_ref().map_or(0, |_| size_of::<TlsFacts>() + TLS_TEXTS),
+        ];
+        size_of::<Self>() + texts + told(&self.text) + events + facts.into_iter().sum::<usize>()
     }
 
     /// When the step ended, since the start of the run.

@@ -197,7 +197,7 @@ metrics! {
     PROBE_ACTIVE = "imaptrace.probe.active", UpDownCounter, "{probe}",
         "Runs under way";
     DELIVERY_QUEUE_SIZE = "imaptrace.delivery.queue.size", UpDownCounter, "By",
-        "Runs that wait for delivery or are on their way, as JSON";
+        "Memory of runs that wait for delivery or are on their way";
     DELIVERY_QUEUE_LIMIT = "imaptrace.delivery.queue.limit", UpDownCounter, "By",
         "What the queue may hold before the oldest runs go";
     DELIVERY_DROPPED = "imaptrace.delivery.dropped", Counter, "{run}",

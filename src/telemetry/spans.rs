@@ -3,7 +3,7 @@
 //! A pure mapping: ids, parents and times are the record's own, so a run that was queued and read back gives the very
 //! same spans. Called by `delivery` at each attempt to export.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, net::SocketAddr, sync::Arc};
 
 use opentelemetry::{
     Array, InstrumentationScope, KeyValue, StringValue, Value,
@@ -19,21 +19,51 @@ use crate::record::{
 
 /// The spans of `run`, root first, then one for each step that has one.
 pub fn spans(run: &Run) -> Vec<SpanData> {
-    let scope = InstrumentationScope::builder(names::SCOPE).with_version(env!("CARGO_PKG_VERSION")).build();
+    let common = Common::of(run);
     let steps = run.steps.iter().filter(|step| step.outcome != StepOutcome::Skipped);
-    let mut spans = vec![root(run, &scope)];
-    spans.extend(steps.filter_map(|step| step.span_id.map(|id| child(run, step, id, &scope))));
+    let mut spans = Vec::with_capacity(1 + run.steps.len());
+    spans.push(root(run, &common));
+    spans.extend(steps.filter_map(|step| step.span_id.map(|id| child(run, step, id, &common))));
     spans
 }
 
-fn root(run: &Run, scope: &InstrumentationScope) -> SpanData {
+/// What the spans of a run have in common, made once: the exporter copies each span before it sends it.
+struct Common {
+    scope: InstrumentationScope,
+    protocol: Option<StringValue>,
+    target: StringValue,
+    account: StringValue,
+    peer: Option<(StringValue, i64)>,
+    local: Option<(StringValue, i64)>,
+}
+
+impl Common {
+    fn of(run: &Run) -> Self {
+        let end = |end: SocketAddr| (shared(&end.ip().to_string()), i64::from(end.port()));
+        Self {
+            scope: InstrumentationScope::builder(names::SCOPE).with_version(env!("CARGO_PKG_VERSION")).build(),
+            protocol: run.server.protocol.as_deref().map(shared),
+            target: shared(&run.target),
+            account: shared(&run.account),
+            peer: run.server.peer.map(end),
+            local: run.server.local.map(end),
+        }
+    }
+}
+
+/// A text whose copies share it.
+fn shared(text: &str) -> StringValue {
+    Arc::<str>::from(text).into()
+}
+
+fn root(run: &Run, common: &Common) -> SpanData {
     let server = &run.server;
-    let mut with = Attributes::of(run);
+    let mut with = Attributes::of(common);
     with.put(names::SERVER_ADDRESS, server.address.clone());
     with.put(names::SERVER_PORT, i64::from(server.port));
     with.put(names::NETWORK_TRANSPORT, "tcp");
     with.some(names::NETWORK_TYPE, server.peer.map(|peer| if peer.is_ipv4() { "ipv4" } else { "ipv6" }));
-    with.connection(run);
+    with.connection(common);
     with.put(names::JOURNEY_NAME, run.journey.clone());
     for (label, value) in &run.labels {
         with.0.push(KeyValue::new(format!("{}{label}", names::LABEL_PREFIX), value.clone()));
@@ -83,15 +113,15 @@ fn root(run: &Run, scope: &InstrumentationScope) -> SpanData {
         events: events(notes),
         links: SpanLinks::default(),
         status: if run.outcome == RunOutcome::Passed { Status::Unset } else { Status::error("") },
-        instrumentation_scope: scope.clone(),
+        instrumentation_scope: common.scope.clone(),
     }
 }
 
-fn child(run: &Run, step: &Step, id: SpanId, scope: &InstrumentationScope) -> SpanData {
-    let mut with = Attributes::of(run);
+fn child(run: &Run, step: &Step, id: SpanId, common: &Common) -> SpanData {
+    let mut with = Attributes::of(common);
     if step.is_command() {
         with.put(names::IMAP_COMMAND_NAME, names::closed(names::COMMANDS, &step.name));
-        with.connection(run);
+        with.connection(common);
     }
     with.error(step.error_type);
     with.some(names::IMAP_RESPONSE_STATUS, step.status.as_deref().map(|it| names::closed(names::STATUSES, it)));
@@ -163,7 +193,7 @@ fn child(run: &Run, step: &Step, id: SpanId, scope: &InstrumentationScope) -> Sp
             StepOutcome::Failed => Status::error(step.text.as_ref().map(ToString::to_string).unwrap_or_default()),
             StepOutcome::Passed | StepOutcome::Skipped => Status::Unset,
         },
-        instrumentation_scope: scope.clone(),
+        instrumentation_scope: common.scope.clone(),
     }
 }
 
@@ -187,21 +217,27 @@ struct Attributes(Vec<KeyValue>);
 
 impl Attributes {
     /// What every span of the run has.
-    fn of(run: &Run) -> Self {
+    fn of(common: &Common) -> Self {
         let mut all = Self(Vec::with_capacity(40));
         all.put(names::NETWORK_PROTOCOL_NAME, "imap");
-        all.some(names::NETWORK_PROTOCOL_VERSION, run.server.protocol.clone());
-        all.put(names::TARGET_NAME, run.target.clone());
-        all.put(names::ACCOUNT_NAME, run.account.clone());
+        all.some(names::NETWORK_PROTOCOL_VERSION, common.protocol.clone());
+        all.put(names::TARGET_NAME, common.target.clone());
+        all.put(names::ACCOUNT_NAME, common.account.clone());
         all
     }
 
     /// Both ends of the connection.
-    fn connection(&mut self, run: &Run) {
-        self.some(names::NETWORK_PEER_ADDRESS, run.server.peer.map(|peer| peer.ip().to_string()));
-        self.some(names::NETWORK_PEER_PORT, run.server.peer.map(|peer| i64::from(peer.port())));
-        self.some(names::NETWORK_LOCAL_ADDRESS, run.server.local.map(|local| local.ip().to_string()));
-        self.some(names::NETWORK_LOCAL_PORT, run.server.local.map(|local| i64::from(local.port())));
+    fn connection(&mut self, common: &Common) {
+        let ends = [
+            (&common.peer, names::NETWORK_PEER_ADDRESS, names::NETWORK_PEER_PORT),
+            (&common.local, names::NETWORK_LOCAL_ADDRESS, names::NETWORK_LOCAL_PORT),
+        ];
+        for (end, address, port) in ends {
+            if let Some((ip, number)) = end {
+                self.put(address, ip.clone());
+                self.put(port, *number);
+            }
+        }
     }
 
     fn tls(&mut self, tls: &TlsFacts) {
