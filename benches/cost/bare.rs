@@ -1,7 +1,8 @@
 //! The floor: a blocking client that sends the very bytes of one of our runs and reads until each is answered.
 //!
 //! It parses nothing, measures nothing and tells nothing; what a run costs here, the kernel and TLS cost. Under TLS it
-//! makes one context for all runs and shakes hands in full each time, the certificate checked against the same CA.
+//! makes one context for all runs, or one for each as async-native-tls does, and shakes hands in full each time, the
+//! certificate checked against the same CA.
 
 use std::{
     fs,
@@ -15,12 +16,18 @@ pub fn lines(dialogue: &[u8]) -> Vec<&[u8]> {
     dialogue.split_inclusive(|byte| *byte == b'\n').collect()
 }
 
-/// Plays the dialogue `runs` times, over TLS if there is a CA.
-pub fn replay(server: SocketAddr, ca: Option<&Path>, dialogue: &[u8], runs: u32) -> io::Result<()> {
+/// Plays the dialogue `runs` times, over TLS if there is a CA; with a context made `anew` each time.
+pub fn replay(server: SocketAddr, ca: Option<&Path>, dialogue: &[u8], runs: u32, anew: bool) -> io::Result<()> {
     let lines = lines(dialogue);
-    let connector = ca.map(connector).transpose()?;
+    let root = ca.map(fs::read).transpose()?;
+    let root = root.map(|pem| native_tls::Certificate::from_pem(&pem)).transpose().map_err(io::Error::other)?;
+    let make = || root.clone().map(connector).transpose();
+    let mut connector = make()?;
     let mut buffer = vec![0; 256 << 10];
     for _ in 0..runs {
+        if anew {
+            connector = make()?;
+        }
         let tcp = TcpStream::connect(server)?;
         match &connector {
             None => play(tcp, &lines, &mut buffer)?,
@@ -33,8 +40,7 @@ pub fn replay(server: SocketAddr, ca: Option<&Path>, dialogue: &[u8], runs: u32)
     Ok(())
 }
 
-fn connector(ca: &Path) -> io::Result<native_tls::TlsConnector> {
-    let root = native_tls::Certificate::from_pem(&fs::read(ca)?).map_err(io::Error::other)?;
+fn connector(root: native_tls::Certificate) -> io::Result<native_tls::TlsConnector> {
     native_tls::TlsConnector::builder().add_root_certificate(root).build().map_err(io::Error::other)
 }
 

@@ -34,6 +34,8 @@ pub enum Security {
 pub type Name = &'static str;
 pub const IMAPTRACE: Name = "**imaptrace**, everything on, exporting";
 pub const BARE: Name = "bare blocking client";
+/// Only over TLS.
+pub const BARE_ANEW: Name = "bare, a TLS context for each run";
 pub const ASYNC_IMAP: Name = "async-imap 0.12 on tokio";
 pub const IMAPLIB: Name = "Python imaplib";
 pub const BLACKBOX: Name = "blackbox_exporter";
@@ -84,15 +86,19 @@ pub fn all(stage: &Stage, security: Security) -> Vec<Client<'_>> {
     };
     let server = SocketAddr::from(([127, 0, 0, 1], port));
     let (user, password) = ACCOUNT;
-    let mut clients = vec![
-        child(BARE, {
-            let ca = ca.clone();
-            move |runs| {
-                let mut command = Command::new(std::env::current_exe().unwrap());
-                command.args(["bare", &server.to_string()]).arg(stage.dialogue()).arg(runs.to_string()).args(&ca);
-                command
-            }
-        }),
+    let bare = |name, how: &'static str| {
+        let ca = ca.clone();
+        child(name, move |runs| {
+            let mut command = Command::new(std::env::current_exe().unwrap());
+            command.args([how, &server.to_string()]).arg(stage.dialogue()).arg(runs.to_string()).args(&ca);
+            command
+        })
+    };
+    let mut clients = vec![bare(BARE, "bare")];
+    if security == Security::Tls {
+        clients.push(bare(BARE_ANEW, "bare-anew"));
+    }
+    clients.extend([
         child(ASYNC_IMAP, {
             let ca = ca.clone();
             move |runs| {
@@ -113,7 +119,7 @@ pub fn all(stage: &Stage, security: Security) -> Vec<Client<'_>> {
             }
         }),
         blackbox(stage, server, ca.as_deref()),
-    ];
+    ]);
     clients.push(imaptrace(stage, IMAPTRACE, server, ca.as_deref(), Off::default()));
     let off = [
         Off { export: true, ..Off::default() },

@@ -45,10 +45,15 @@ fn main() {
     match arguments.as_slice() {
         [] => report(),
         // The two that run as children of their own, so that what they cost can be told from what we do.
-        ["bare", server, dialogue, runs, ca @ ..] => {
+        [how @ ("bare" | "bare-anew"), server, dialogue, runs, ca @ ..] => {
+            // As in imaptrace: the system's roots are looked up by hash and not read whole for each context.
+            // SAFETY: no thread has been started.
+            #[expect(unsafe_code, reason = "as in the program's own main: before there is a second thread")]
+            let _roots = unsafe { imaptrace::net::Roots::prepare() };
             let dialogue = std::fs::read(dialogue).unwrap();
             let ca = ca.first().map(Path::new);
-            bare::replay(server.parse().unwrap(), ca, &dialogue, runs.parse().unwrap()).unwrap();
+            let (server, runs) = (server.parse().unwrap(), runs.parse().unwrap());
+            bare::replay(server, ca, &dialogue, runs, *how == "bare-anew").unwrap();
         }
         ["in-flight", server, ca @ ..] => {
             // SAFETY: no thread has been started.

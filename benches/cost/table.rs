@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::{
     Costs,
-    client::{ASYNC_IMAP, BARE, BLACKBOX, IMAPTRACE, Name, PerRun, Security, VARIANTS},
+    client::{ASYNC_IMAP, BARE, BARE_ANEW, BLACKBOX, IMAPTRACE, Name, PerRun, Security, VARIANTS},
     stage::version,
 };
 
@@ -42,14 +42,16 @@ pub fn peers(security: Security, costs: &Costs) {
         println!("| {name} | {row} | {ratio} |");
     }
     println!();
-    let goals: [(Name, f64, &str); 3] = match security {
-        Security::Plain => [(BARE, 2.5, "2.5 ×"), (ASYNC_IMAP, 1.0, "below"), (BLACKBOX, 0.1, "1/10 of")],
-        Security::Tls => [(BARE, 1.3, "1.3 ×"), (ASYNC_IMAP, 1.0, "below"), (BLACKBOX, 0.25, "1/4 of")],
+    let goals: &[(Name, f64, &str)] = match security {
+        Security::Plain => &[(BARE, 2.5, "2.5 ×"), (ASYNC_IMAP, 1.0, "below"), (BLACKBOX, 0.1, "1/10 of")],
+        Security::Tls => {
+            &[(BARE, 1.3, "1.3 ×"), (BARE_ANEW, 1.3, "1.3 ×"), (ASYNC_IMAP, 1.0, "below"), (BLACKBOX, 0.25, "1/4 of")]
+        }
     };
     println!("| goal: CPU at most | measured | |\n|---|--:|---|");
     for (name, limit, words) in goals {
         let measured = ours / cpu(costs, name);
-        println!("| {words} {name} | {} | {} |", ratio(measured), met(measured <= limit));
+        println!("| {words} {name} | {} | {} |", ratio(measured), met(measured <= *limit));
     }
     println!();
 }
