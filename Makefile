@@ -1,5 +1,5 @@
 # Each target is one line that calls a script or cargo; what it does stands there.
-.PHONY: help demo build check test bench-cost bench-truth stack stack-down
+.PHONY: help demo build check test bench-agent bench-cost bench-truth stack stack-down
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -15,6 +15,9 @@ check: ## formatting, lints, documentation, licences, scripts
 
 test: ## check, then all tests, real Dovecot, Collector, Jaeger and Prometheus among them
 	@scripts/test.sh
+
+bench-agent: ## CPU, memory and start lag with thousands of targets, and memory over an hour; prints tables
+	@scripts/bench-agent.sh
 
 bench-cost: ## what a run costs, beside other clients and a bare one, and a connection in flight; prints tables
 	@scripts/bench-cost.sh
