@@ -228,8 +228,8 @@ impl Itself {
                 if now_so != line {
                     inner.notifier.status(&now_so);
                     line = now_so;
+                    told_status = Some(now);
                 }
-                told_status = Some(now);
             }
         }
     }
