@@ -23,7 +23,7 @@ use super::{AgentError, systemd::Notifier};
 use crate::{
     clock::{self, Anchor},
     config::Config,
-    record::{Run, Seconds, Timestamp},
+    record::{Run, Seconds, Timestamp, escape},
     status::{self, Board, Delivery, Depth, Facts, Identity, Planned, Reload, Server},
     terminal::size,
 };
@@ -222,7 +222,7 @@ impl Itself {
                 inner.notifier.alive();
                 told_alive = Some(now);
             }
-            let up = *inner.phase() == Phase::Up;
+            let up = inner.notifier.is_heard() && *inner.phase() == Phase::Up;
             if up && is_due(told_status, STATUS) {
                 let now_so = inner.line();
                 if now_so != line {
@@ -290,7 +290,10 @@ impl Inner {
     }
 
     fn delivery(&self) -> Option<Delivery> {
-        self.sources.get()?.delivery.as_ref()?()
+        let mut delivery = self.sources.get()?.delivery.as_ref()?()?;
+        // Another end's words may be in it.
+        delivery.failure = delivery.failure.as_deref().map(escape);
+        Some(delivery)
     }
 
     /// The agent in one line, for `systemctl status`.
@@ -406,9 +409,13 @@ mod tests {
         let (itself, _watch) = begin(&["a", "b"], notifier);
         let ready = |itself: &Itself| itself.0.facts().not_ready.is_empty();
         assert!(!ready(&itself) && heard(&socket).is_empty());
-        let delivery = || Some(Delivery { memory_bytes: 2_000, disk_bytes: Some(7), ..Delivery::default() });
+        let failure = Some("a\u{9b}\u{202e}b".to_owned());
+        let told = Delivery { memory_bytes: 2_000, disk_bytes: Some(7), failure, ..Delivery::default() };
+        let delivery = move || Some(told.clone());
         itself.up(Sources { delivery: Some(Box::new(delivery)), loops: Vec::new() });
         assert!(ready(&itself));
+        let shown = itself.0.facts().delivery.unwrap();
+        assert_eq!(shown.failure.as_deref(), Some("a\\u{9b}\\u{202e}b"));
         assert_eq!(heard(&socket), ["READY=1\nSTATUS=2 targets, 0 failing, queue 2.01 kB"]);
         itself.stopping();
         assert!(!ready(&itself));

@@ -51,6 +51,11 @@ impl Notifier {
         Self { socket: Some(socket), watchdog }
     }
 
+    /// Whether there is anybody to tell.
+    pub(super) fn is_heard(&self) -> bool {
+        self.socket.is_some()
+    }
+
     /// systemd ends us when it has not heard [`Notifier::alive`] for so long.
     pub(super) fn watchdog(&self) -> Option<Duration> {
         self.watchdog
