@@ -11,7 +11,6 @@ pub mod wiring;
 
 use std::{
     ffi::OsString,
-    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -58,14 +57,6 @@ pub enum AgentError {
     /// Delivery cannot start.
     #[error(transparent)]
     Delivery(#[from] StartError),
-    /// Nobody could be told anything over HTTP.
-    #[error("cannot listen for HTTP on {address}: {source}")]
-    Listen {
-        /// Where.
-        address: SocketAddr,
-        /// Why.
-        source: std::io::Error,
-    },
     /// The system gives no signals.
     #[error("cannot listen for signals: {0}")]
     Signal(#[from] std::io::Error),
@@ -156,7 +147,7 @@ pub async fn serve(
     status: StatusSettings,
 ) -> Result<(), AgentError> {
     // The last to go: it shows the end, too.
-    let (itself, _watch) = Itself::start(&config, status)?;
+    let (itself, _watch) = Itself::start(&config, status);
     let delivery = wiring::delivery(&config, &child_env).await?;
     let slots = slots(&config)?;
     info!(targets = config.targets.len(), slots = slots.len(), version = env!("CARGO_PKG_VERSION"), "imaptrace is up");

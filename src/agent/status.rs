@@ -19,7 +19,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{AgentError, systemd::Notifier};
+use super::systemd::Notifier;
 use crate::{
     clock::{self, Anchor},
     config::Config,
@@ -114,7 +114,7 @@ impl Drop for UnderWay {
 
 impl Itself {
     /// Begins to show what the agent is doing. Before all that takes time, so that it is shown, too.
-    pub(super) fn start(config: &Config, settings: StatusSettings) -> Result<(Self, Watch), AgentError> {
+    pub(super) fn start(config: &Config, settings: StatusSettings) -> (Self, Watch) {
         let StatusSettings { listen, depth, file, notifier } = settings;
         let began = Anchor::now();
         let started_at = Timestamp::from(began.wall());
@@ -134,22 +134,29 @@ impl Itself {
             notifier,
         }));
         itself.0.plan(config);
-        let server = listen.map(|listen| itself.listen(listen, config, started_at)).transpose()?;
+        let server = listen.and_then(|listen| itself.listen(listen, config, started_at));
         let beating = tokio::spawn(itself.clone().beat());
-        Ok((itself, Watch { _server: server, beating }))
+        (itself, Watch { _server: server, beating })
     }
 
-    fn listen(&self, listen: SocketAddr, config: &Config, started_at: Timestamp) -> Result<Server, AgentError> {
+    fn listen(&self, listen: SocketAddr, config: &Config, started_at: Timestamp) -> Option<Server> {
         let identity =
             Identity { version: env!("CARGO_PKG_VERSION"), instance: config.agent.instance.clone(), started_at };
         let asked = self.clone();
-        let server = Server::start(listen, self.0.board.clone(), identity, move || asked.0.facts())
-            .map_err(|source| AgentError::Listen { address: listen, source })?;
+        let server = match Server::start(listen, self.0.board.clone(), identity, move || asked.0.facts()) {
+            Ok(server) => server,
+            Err(error) => {
+                warn!(
+                    "cannot listen for HTTP on {listen}: {error}; nobody can ask the agent how it is, and it probes on"
+                );
+                return None;
+            }
+        };
         info!(address = %server.address(), "status is told over HTTP");
         if !server.address().ip().to_canonical().is_loopback() {
             warn!("whoever reaches {} can see every target's state and last runs", server.address());
         }
-        Ok(server)
+        Some(server)
     }
 
     /// All floors are up: due runs start from here on.
@@ -292,7 +299,9 @@ impl Inner {
     fn delivery(&self) -> Option<Delivery> {
         let mut delivery = self.sources.get()?.delivery.as_ref()?()?;
         // Another end's words may be in it.
-        delivery.failure = delivery.failure.as_deref().map(escape);
+        for words in [&mut delivery.failure, &mut delivery.disk_failure] {
+            *words = words.as_deref().map(escape);
+        }
         Some(delivery)
     }
 
@@ -361,7 +370,7 @@ mod tests {
     }
 
     fn begin(names: &[&str], notifier: Notifier) -> (Itself, Watch) {
-        Itself::start(&config(names), StatusSettings { notifier, ..StatusSettings::default() }).unwrap()
+        Itself::start(&config(names), StatusSettings { notifier, ..StatusSettings::default() })
     }
 
     #[tokio::test(start_paused = true)]

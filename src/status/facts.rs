@@ -63,8 +63,11 @@ pub struct Reload {
 /// How delivery is.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Delivery {
-    /// Runs that wait.
+    /// Runs that wait or are on their way, each counted once.
     pub queued_runs: u64,
+    /// Of these, runs that are on disk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stored_runs: Option<u64>,
     /// What they take in memory.
     pub memory_bytes: u64,
     /// What they may take there.
@@ -87,4 +90,7 @@ pub struct Delivery {
     /// Why the last attempt failed. None when it did not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
+    /// Why nothing can be written to the disk. None when it can.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_failure: Option<String>,
 }

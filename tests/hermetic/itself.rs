@@ -234,16 +234,19 @@ async fn what_is_no_request_gets_no_more_than_a_refusal() {
 }
 
 #[test]
-fn an_address_that_is_taken_keeps_the_agent_from_starting_and_is_named() {
+fn an_address_that_is_taken_keeps_nothing_from_being_probed() {
     let runtime = runtime();
     runtime.block_on(async {
         let server = bare(loopback(0)).unwrap();
         assert_eq!(bare(server.address()).unwrap_err().kind(), ErrorKind::AddrInUse);
-        let home = tempfile::tempdir().unwrap();
-        let config = loaded(&target("mail", loopback(1), "20s", "19s"), &home);
+        let (mut mail, home) = (Listener::willing().await, tempfile::tempdir().unwrap());
+        let config = loaded(&target("mail", mail.address, "400ms", "300ms"), &home);
         let settings = StatusSettings { listen: Some(server.address()), ..StatusSettings::default() };
-        let error = agent::serve(std::future::pending(), config, Vec::new(), settings).await.unwrap_err().to_string();
-        assert!(error.starts_with(&format!("cannot listen for HTTP on {}: ", server.address())), "{error}");
+        let (tell, told) = oneshot::channel::<()>();
+        let agent = tokio::spawn(agent::serve(async { drop(told.await) }, config, Vec::new(), settings));
+        mail.hears("LOGOUT", 1).await;
+        drop(tell);
+        agent.await.unwrap().unwrap();
     });
 }
 

@@ -1,6 +1,11 @@
-//! The unit for systemd, asked of systemd's own tools. No systemd has to run.
+//! The agent as a service: its unit, asked of systemd's own tools (none has to run), and the lines by which it is asked.
 
-use std::{path::PathBuf, process::Command};
+use std::{path::PathBuf, process::Command, sync::Arc};
+
+use imaptrace::{
+    record::{Run, Seconds, Timestamp},
+    status::{Board, Config, Depth, Facts, Identity, Planned, Server},
+};
 
 const UNIT: &str = include_str!("../../deploy/systemd/imaptrace.service");
 const PAGE: &str = include_str!("../../docs/operations.md");
@@ -70,4 +75,39 @@ fn the_service_can_reach_no_more_than_the_page_of_operations_says() {
     let without = UNIT.replace("CapabilityBoundingSet=\n", "").replace("DynamicUser=yes\n", "");
     let (_folder, path) = unit(&without);
     assert!(!analyze(&["security", "--offline=true", "--no-pager", &threshold], &path).1, "it approves of anything");
+}
+
+#[test]
+fn the_lines_of_the_page_of_operations_get_what_they_are_for() {
+    let board = Board::new(Depth { runs: 1, failed_runs: 1 });
+    board.plan([Planned { target: "mail01".into(), accounts: vec!["default".into()] }]);
+    let mut run: Run = serde_json::from_str(include_str!("../support/runs/failed.json")).unwrap();
+    (run.target, run.account) = ("mail01".into(), "default".into());
+    for _ in 0..2 {
+        board.record(&run);
+    }
+    let at = Timestamp::from_epoch_seconds(1_795_434_000).unwrap();
+    let identity = Identity { version: "0", instance: None, started_at: at };
+    let server = Server::start(([127, 0, 0, 1], 0).into(), Arc::new(board), identity, move || Facts {
+        at,
+        uptime: Seconds::ZERO,
+        not_live: Vec::new(),
+        not_ready: Vec::new(),
+        in_flight: 0,
+        config: Config { file: None, loaded_at: at, last_reload: None },
+        delivery: None,
+    })
+    .unwrap();
+    let lines = PAGE.lines().filter(|line| line.starts_with("    curl "));
+    let said: Vec<String> = lines
+        .map(|line| {
+            let line = line.replace("localhost:8143", &server.address().to_string());
+            let output = Command::new("sh").args(["-c", &line]).output().unwrap();
+            assert!(output.status.success() && output.stderr.is_empty(), "{line}: {output:?}");
+            String::from_utf8(output.stdout).unwrap()
+        })
+        .collect();
+    let [failing, kept] = &said[..] else { panic!("{said:?}") };
+    assert_eq!(failing, "mail01\tdefault\t2026-11-23T11:43:00Z\tauth_failed\n");
+    assert!(kept.contains("\"failed_step\": \"LOGIN\""), "{kept}");
 }
