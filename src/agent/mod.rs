@@ -23,7 +23,7 @@ use tracing::{Instrument as _, info, warn};
 
 use self::{backoff::Backoff, memory::Memory, status::Itself};
 pub use self::{
-    status::{Loop, Sources, StatusSettings},
+    status::{Floors, Loop, StatusSettings},
     systemd::Notifier,
 };
 use crate::{
@@ -176,7 +176,7 @@ pub async fn serve(
         tokio::spawn(schedule::keep(slots, config.runs_in_flight, stopped, runner, move |work: &Work, why, count| {
             skips.skipped(work, why, count);
         }));
-    itself.up(Sources::default());
+    itself.up(Floors::default());
     told.await;
     itself.stopping();
     let end = clock::now() + EXIT;

@@ -50,7 +50,7 @@ pub struct StatusSettings {
 
 /// Where the agent's other floors are asked, once they are up.
 #[derive(Default)]
-pub struct Sources {
+pub struct Floors {
     /// How delivery is.
     pub delivery: Option<Box<dyn Fn() -> Option<Delivery> + Send + Sync>>,
     /// Loops beside the one here, which tells for the threads that probe.
@@ -87,7 +87,7 @@ struct Inner {
     beat: AtomicU64,
     in_flight: AtomicU64,
     config: Mutex<status::Config>,
-    sources: OnceLock<Sources>,
+    floors: OnceLock<Floors>,
     notifier: Notifier,
 }
 
@@ -130,7 +130,7 @@ impl Itself {
             beat: AtomicU64::new(0),
             in_flight: AtomicU64::new(0),
             config: Mutex::new(known),
-            sources: OnceLock::new(),
+            floors: OnceLock::new(),
             notifier,
         }));
         itself.0.plan(config);
@@ -160,9 +160,9 @@ impl Itself {
     }
 
     /// All floors are up: due runs start from here on.
-    pub(super) fn up(&self, sources: Sources) {
+    pub(super) fn up(&self, floors: Floors) {
         // Only the first call counts; there is no second.
-        drop(self.0.sources.set(sources));
+        drop(self.0.floors.set(floors));
         *self.0.phase() = Phase::Up;
         self.0.notifier.ready(&self.0.line());
     }
@@ -270,7 +270,7 @@ impl Inner {
     fn not_live(&self) -> Vec<String> {
         let last = Duration::from_millis(self.beat.load(Ordering::Relaxed));
         let ours = ("the threads that probe", LATE, self.age().saturating_sub(last));
-        let others = self.sources.get().into_iter().flat_map(|sources| &sources.loops);
+        let others = self.floors.get().into_iter().flat_map(|floors| &floors.loops);
         let all = std::iter::once(ours).chain(others.map(|known| (known.name, known.limit, (known.away)())));
         let late = all.filter(|(_, limit, away)| away > limit);
         late.map(|(name, _, away)| format!("{name}: nothing has moved for {:.0} s", away.as_secs_f64())).collect()
@@ -297,7 +297,7 @@ impl Inner {
     }
 
     fn delivery(&self) -> Option<Delivery> {
-        let mut delivery = self.sources.get()?.delivery.as_ref()?()?;
+        let mut delivery = self.floors.get()?.delivery.as_ref()?()?;
         // Another end's words may be in it.
         for words in [&mut delivery.failure, &mut delivery.disk_failure] {
             *words = words.as_deref().map(escape);
@@ -321,7 +321,7 @@ mod tests {
     use std::{io::ErrorKind, os::unix::net::UnixDatagram};
 
     use super::*;
-    use crate::config::{self, Sources as Places};
+    use crate::config::{self, Sources};
 
     const FAILED: &str = include_str!("../../tests/support/runs/failed.json");
 
@@ -335,7 +335,7 @@ mod tests {
             )
         };
         std::fs::write(&file, names.iter().map(target).collect::<String>()).unwrap();
-        config::load(&Places { file: Some(file), environment: Vec::new(), flags: Vec::new() }).unwrap()
+        config::load(&Sources { file: Some(file), environment: Vec::new(), flags: Vec::new() }).unwrap()
     }
 
     /// systemd's end, and the agent's.
@@ -381,7 +381,7 @@ mod tests {
         let seen = away.clone();
         let away_for = move || Duration::from_secs(seen.load(Ordering::Relaxed));
         let turning = Loop { name: "the schedule", limit: Duration::from_secs(5), away: Box::new(away_for) };
-        itself.up(Sources { delivery: None, loops: vec![turning] });
+        itself.up(Floors { delivery: None, loops: vec![turning] });
         tokio::time::sleep(Duration::from_millis(60_500)).await;
         let told = heard(&socket);
         assert!((4..=6).contains(&alive(&told)), "{told:?}");
@@ -421,7 +421,7 @@ mod tests {
         let failure = Some("a\u{9b}\u{202e}b".to_owned());
         let told = Delivery { memory_bytes: 2_000, disk_bytes: Some(7), failure, ..Delivery::default() };
         let delivery = move || Some(told.clone());
-        itself.up(Sources { delivery: Some(Box::new(delivery)), loops: Vec::new() });
+        itself.up(Floors { delivery: Some(Box::new(delivery)), loops: Vec::new() });
         assert!(ready(&itself));
         let shown = itself.0.facts().delivery.unwrap();
         assert_eq!(shown.failure.as_deref(), Some("a\\u{9b}\\u{202e}b"));
