@@ -9,7 +9,7 @@
 build=(gcc libc6-dev pkg-config libssl-dev)
 stack=(dovecot-imapd openssl jq curl python3-venv)
 check=(shellcheck)
-test=(docker-compose iproute2)
+test=(docker-compose iproute2 systemd)
 cost=(python3 prometheus-blackbox-exporter)
 truth=(tcpdump tshark)
 
@@ -19,6 +19,7 @@ there() {
     gcc) command -v cc ;;
     libc6-dev) [ -e /usr/include/stdio.h ] ;;
     libssl-dev) pkg-config --exists openssl ;;
+    systemd) command -v systemd-analyze ;; # its tools alone, it need not run
     iproute2) command -v ip && command -v tc ;;
     dovecot-imapd) [ -x /usr/lib/dovecot/imap ] || [ -x /usr/libexec/dovecot/imap ] ;;
     python3-venv) command -v go || python3 -c 'import ensurepip' ;; # only ever used to fetch Go

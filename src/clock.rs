@@ -21,6 +21,12 @@ pub fn wall() -> SystemTime {
     SystemTime::now()
 }
 
+/// The monotonic clock in the system's own count, for who reads the same one (systemd).
+pub fn monotonic() -> Duration {
+    use nix::time::{ClockId, clock_gettime};
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
+}
+
 /// How long the machine has slept since it was booted: what the monotonic clock leaves out.
 #[cfg(target_os = "linux")]
 fn slept() -> Duration {

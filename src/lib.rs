@@ -30,5 +30,6 @@ pub mod probe;
 pub mod record;
 pub mod schedule;
 pub mod secret;
+pub mod status;
 pub mod telemetry;
 pub mod terminal;

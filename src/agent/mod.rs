@@ -5,6 +5,8 @@
 
 mod backoff;
 mod memory;
+mod status;
+mod systemd;
 pub mod wiring;
 
 use std::{
@@ -19,7 +21,11 @@ use tokio::{
 };
 use tracing::{Instrument as _, info, warn};
 
-use self::{backoff::Backoff, memory::Memory};
+use self::{backoff::Backoff, memory::Memory, status::Itself};
+pub use self::{
+    status::{Floors, Loop, StatusSettings},
+    systemd::Notifier,
+};
 use crate::{
     clock,
     config::Config,
@@ -105,8 +111,15 @@ pub async fn once<'a>(
     run
 }
 
-/// Probes until SIGTERM or SIGINT, then ends within 5 s. `child_env` as for [`Prober::new`].
-pub async fn run(config: Config, child_env: Vec<(OsString, Option<OsString>)>) -> Result<(), AgentError> {
+/// Probes until SIGTERM or SIGINT, then ends within 5 s. `child_env` as for [`Prober::new`]. What systemd left in the
+/// environment is heeded, and kept from children.
+pub async fn run(
+    config: Config,
+    mut child_env: Vec<(OsString, Option<OsString>)>,
+    status: StatusSettings,
+) -> Result<(), AgentError> {
+    let status = StatusSettings { notifier: Notifier::new(|name| std::env::var_os(name)), ..status };
+    child_env.extend(systemd::VARIABLES.map(|name| (name.into(), None)));
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let told = async move {
         tokio::select! {
@@ -114,7 +127,7 @@ pub async fn run(config: Config, child_env: Vec<(OsString, Option<OsString>)>) -
             _ = interrupt.recv() => {}
         }
     };
-    until(told, config, child_env).await
+    serve(told, config, child_env, status).await
 }
 
 /// Probes until `told` to stop, then ends within 5 s. `child_env` as for [`Prober::new`].
@@ -123,6 +136,18 @@ pub async fn until(
     config: Config,
     child_env: Vec<(OsString, Option<OsString>)>,
 ) -> Result<(), AgentError> {
+    serve(told, config, child_env, StatusSettings::default()).await
+}
+
+/// The same, and shows what it is doing meanwhile.
+pub async fn serve(
+    told: impl Future<Output = ()>,
+    config: Config,
+    child_env: Vec<(OsString, Option<OsString>)>,
+    status: StatusSettings,
+) -> Result<(), AgentError> {
+    // The last to go: it shows the end, too.
+    let (itself, _watch) = Itself::start(&config, status);
     let delivery = wiring::delivery(&config, &child_env).await?;
     let slots = slots(&config)?;
     info!(targets = config.targets.len(), slots = slots.len(), version = env!("CARGO_PKG_VERSION"), "imaptrace is up");
@@ -131,7 +156,13 @@ pub async fn until(
     let prober = Prober::new(config.dns.clone(), child_env);
     let memory = Arc::new(wiring::memory(&config));
     let saving = tokio::spawn(memory.clone().keep());
-    let shared = Arc::new(Shared { prober, metrics, memory: memory.clone(), delivery: Mutex::new(Some(delivery)) });
+    let shared = Arc::new(Shared {
+        prober,
+        metrics,
+        memory: memory.clone(),
+        itself: itself.clone(),
+        delivery: Mutex::new(Some(delivery)),
+    });
     let (stop, stopped) = watch::channel(false);
     let runner = {
         let (shared, cancel) = (shared.clone(), stopped.clone());
@@ -145,7 +176,9 @@ pub async fn until(
         tokio::spawn(schedule::keep(slots, config.runs_in_flight, stopped, runner, move |work: &Work, why, count| {
             skips.skipped(work, why, count);
         }));
+    itself.up(Floors::default());
     told.await;
+    itself.stopping();
     let end = clock::now() + EXIT;
     info!("stopping: running probes say good-bye, then everything is flushed");
     stop.send_replace(true);
@@ -202,6 +235,7 @@ struct Shared {
     prober: Prober,
     metrics: Metrics,
     memory: Arc<Memory>,
+    itself: Itself,
     /// Taken at the end.
     delivery: Mutex<Option<Delivery>>,
 }
@@ -232,7 +266,7 @@ impl Shared {
             secret = self.prober.secret(account) => secret,
         };
         let hold_login = work.history().backoff.hold(secret.as_ref().ok().cloned());
-        let active = Active::new(&self.metrics);
+        let active = (Active::new(&self.metrics), self.itself.under_way());
         let mut run = once(&self.prober, &target.target().journey, None, cancel, |ids| Job {
             target,
             account,
@@ -258,6 +292,7 @@ impl Shared {
         }
         drop(history);
         self.metrics.record(&run);
+        self.itself.record(&run);
         match &*self.delivery() {
             Some(delivery) => delivery.deliver(run),
             None => {
@@ -275,6 +310,7 @@ impl Shared {
             Skip::Overload => SkipReason::Overload,
         };
         warn!(target = target.name, account, reason = reason.as_str(), count, "a run was due and is skipped");
+        self.itself.skipped(&target.name, account, reason.as_str(), count);
         for _ in 0..count {
             self.metrics.skipped(reason, &target.name, account, target.journey.name(), &target.labels);
         }

@@ -147,7 +147,8 @@ async fn run_agent(path: &Path, child_env: Vec<(OsString, Option<OsString>)>, ou
     for warning in &config.warnings {
         tracing::warn!("{}", warning.to_string().replace("\n  help: ", "; "));
     }
-    match agent::run(config, child_env).await {
+    let status = agent::StatusSettings { file: Some(path.to_owned()), ..agent::StatusSettings::default() };
+    match agent::run(config, child_env, status).await {
         Ok(()) => PASSED,
         Err(error) => {
             output.error(&error.to_string());

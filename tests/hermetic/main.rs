@@ -12,5 +12,6 @@ mod configuration;
 mod defects;
 mod demo;
 mod failures;
+mod itself;
 mod messages;
 mod otlp;

@@ -4,4 +4,5 @@
 mod configuration_docs;
 mod imports;
 mod record_docs;
+mod status_docs;
 mod telemetry_docs;

@@ -10,4 +10,5 @@ mod canary;
 mod dovecot;
 mod files;
 mod pipeline;
+mod service;
 mod slow;

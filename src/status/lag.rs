@@ -1,0 +1,155 @@
+//! How late runs started in the last minutes, without keeping the runs.
+//!
+//! A histogram for each minute, its buckets an eighth of an octave wide: a quantile is at most that much too large.
+
+use std::time::Duration;
+
+use crate::record::Seconds;
+
+/// How many minutes are told of, the one under way among them.
+pub(super) const MINUTES: usize = 5;
+
+/// Buckets of an octave.
+const PARTS: u32 = 8;
+/// Up to 2³² µs, more than an hour: later than that no run starts.
+const BUCKETS: usize = (32 * PARTS) as usize;
+
+/// The last minutes.
+pub(super) struct Lags {
+    minutes: [Minute; MINUTES],
+}
+
+struct Minute {
+    /// Since the epoch. What was in its place before is overwritten.
+    number: u64,
+    runs: u64,
+    max: u32,
+    buckets: Box<[u32; BUCKETS]>,
+}
+
+/// What became of the last minutes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Told {
+    /// Runs that a schedule started.
+    pub(super) runs: u64,
+    /// Half of them started no later than this.
+    pub(super) p50: Seconds,
+    /// 99 of 100.
+    pub(super) p99: Seconds,
+    /// All of them.
+    pub(super) max: Seconds,
+}
+
+impl Lags {
+    pub(super) fn new() -> Self {
+        let minute = || Minute { number: 0, runs: 0, max: 0, buckets: Box::new([0; BUCKETS]) };
+        Self { minutes: std::array::from_fn(|_| minute()) }
+    }
+
+    /// A run started this late; `at` is since the epoch.
+    pub(super) fn record(&mut self, at: Duration, lag: Seconds) {
+        let number = at.as_secs() / 60;
+        let minute = &mut self.minutes[place(number)];
+        if minute.number != number {
+            minute.buckets.fill(0);
+            (minute.number, minute.runs, minute.max) = (number, 0, 0);
+        }
+        let micros = u32::try_from(lag.as_micros()).unwrap_or(u32::MAX);
+        minute.runs += 1;
+        minute.max = minute.max.max(micros);
+        minute.buckets[bucket(micros)] += 1;
+    }
+
+    /// What is known at this moment since the epoch, if a run has started lately.
+    pub(super) fn told(&self, at: Duration) -> Option<Told> {
+        let now = at.as_secs() / 60;
+        let recent = |minute: &&Minute| minute.number <= now && minute.number + MINUTES as u64 > now;
+        let minutes: Vec<&Minute> = self.minutes.iter().filter(recent).filter(|minute| minute.runs > 0).collect();
+        let runs = minutes.iter().map(|minute| minute.runs).sum::<u64>();
+        let max = minutes.iter().map(|minute| minute.max).max()?;
+        let quantile = |percent: u64| {
+            let mut left = (runs * percent).div_ceil(100);
+            for number in 0..BUCKETS {
+                let here = minutes.iter().map(|minute| u64::from(minute.buckets[number])).sum::<u64>();
+                if here >= left {
+                    return Seconds::from_micros(upper(number).min(max.into()));
+                }
+                left -= here;
+            }
+            Seconds::from_micros(max.into())
+        };
+        Some(Told { runs, p50: quantile(50), p99: quantile(99), max: Seconds::from_micros(max.into()) })
+    }
+}
+
+fn place(minute: u64) -> usize {
+    usize::try_from(minute % MINUTES as u64).unwrap_or_default()
+}
+
+/// The bucket of so many microseconds: the octave, and its part by the three bits below the highest.
+fn bucket(micros: u32) -> usize {
+    if micros < PARTS {
+        return micros as usize;
+    }
+    let octave = micros.ilog2();
+    let part = (micros >> (octave - 3)) & (PARTS - 1);
+    ((octave - 2) * PARTS + part) as usize
+}
+
+/// The largest number of microseconds in a bucket.
+fn upper(bucket: usize) -> u64 {
+    let (bucket, parts) = (bucket as u64, u64::from(PARTS));
+    if bucket < parts {
+        return bucket;
+    }
+    let (octave, part) = (bucket / parts + 2, bucket % parts);
+    ((parts + part + 1) << (octave - 3)) - 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn micros(value: u64) -> Seconds {
+        Seconds::from_micros(value)
+    }
+
+    #[test]
+    fn every_lag_lies_in_its_bucket_and_no_bucket_is_wider_than_an_eighth() {
+        for octave in 0..32 {
+            for lag in [1_u32 << octave, (1 << octave) + (1 << octave) / 3, (1 << octave) - 1] {
+                let number = bucket(lag);
+                let below = if number == 0 { 0 } else { upper(number - 1) + 1 };
+                assert!((below..=upper(number)).contains(&lag.into()), "{lag} in {number}");
+                assert!(upper(number) - below <= u64::from(lag) / 8, "{lag} in {number}");
+            }
+        }
+        assert!(bucket(u32::MAX) < BUCKETS);
+    }
+
+    #[test]
+    fn quantiles_are_those_of_the_last_minutes_alone() {
+        let mut lags = Lags::new();
+        let minute = Duration::from_secs(60);
+        lags.record(minute * 1000, Seconds::from(minute));
+        for number in 1..=100 {
+            lags.record(minute * 1004 + Duration::from_secs(number / 2), micros(number * 100));
+        }
+        let told = lags.told(minute * 1004 + Duration::from_secs(59)).unwrap();
+        assert_eq!((told.runs, told.max), (101, Seconds::from(minute)));
+        let told = lags.told(minute * 1005).unwrap();
+        assert_eq!((told.runs, told.max), (100, micros(10_000)), "the oldest minute is over");
+        assert!((5_000..5_650).contains(&told.p50.as_micros()), "{told:?}");
+        assert!((9_900..=10_000).contains(&told.p99.as_micros()), "{told:?}");
+        assert_eq!(lags.told(minute * 1009), None);
+    }
+
+    #[test]
+    fn a_minute_that_comes_round_again_starts_empty() {
+        let mut lags = Lags::new();
+        lags.record(Duration::from_secs(60), micros(7_000));
+        lags.record(Duration::from_secs(60 * (1 + MINUTES as u64)), micros(3));
+        let told = lags.told(Duration::from_secs(60 * (1 + MINUTES as u64))).unwrap();
+        assert_eq!(told, Told { runs: 1, p50: micros(3), p99: micros(3), max: micros(3) });
+    }
+}

@@ -1,0 +1,426 @@
+//! The listener, on a thread of its own: whoever asks, however often and slowly, takes no time from a probe.
+//!
+//! What one peer can hold is bounded: so many connections, the oldest of which has to make room for a new one; a head of
+//! so many bytes, sent within seconds; no body; one request a connection, and that over within half a minute.
+
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    io,
+    net::{SocketAddr, TcpListener},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use hyper::{
+    Request, Response, StatusCode,
+    body::{Body, Bytes, Frame},
+    header::{self, HeaderName, HeaderValue},
+    http::request::Parts,
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::oneshot,
+    task::AbortHandle,
+    time::{sleep, timeout},
+};
+
+use super::{
+    board::Board,
+    facts::{Facts, Identity},
+    page::{Page, json},
+    request::{self, Ask, Refusal},
+};
+
+/// Connections at once.
+const CONNECTIONS: usize = 32;
+/// The head of a request, and what is read ahead: hyper takes no smaller number.
+const HEAD_BYTES: usize = 8 << 10;
+/// Header fields of a request.
+const HEADERS: usize = 32;
+/// Until the head of the request is there.
+const HEAD_TIME: Duration = Duration::from_secs(5);
+/// From the first byte to the last of the answer.
+const TIME: Duration = Duration::from_secs(30);
+/// After the system gave no connection (no file descriptors left).
+const BREATH: Duration = Duration::from_millis(100);
+
+const INDEX: &str = "\
+imaptrace
+
+/live                 200 while the agent's loops turn, else 503 and why
+/ready                200 while it probes and delivers, 503 before and while it ends
+/status.json          the agent itself, and the last runs of each account
+/status.json?target=NAME&state=failed&runs=1
+";
+
+/// Answers until it is dropped.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What answers are made of.
+struct Source {
+    board: Arc<Board>,
+    identity: Identity,
+    facts: Box<dyn Fn() -> Facts + Send + Sync>,
+    /// Only this machine can reach us.
+    loopback: bool,
+}
+
+impl Server {
+    /// Listens. `facts` is asked at each request, and must not wait for anything.
+    pub fn start(
+        listen: SocketAddr,
+        board: Arc<Board>,
+        identity: Identity,
+        facts: impl Fn() -> Facts + Send + Sync + 'static,
+    ) -> io::Result<Self> {
+        let listener = TcpListener::bind(listen)?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let loopback = request::loopback(&address.ip());
+        let source = Arc::new(Source { board, identity, facts: Box::new(facts), loopback });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let listener = {
+            let _entered = runtime.enter();
+            tokio::net::TcpListener::from_std(listener)?
+        };
+        let (stop, stopped) = oneshot::channel();
+        let thread = thread::Builder::new().name("status".into()).spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    biased;
+                    // Dropping the sender is the same as sending.
+                    _ = stopped => {}
+                    () = accept(&listener, &source) => {}
+                }
+            });
+            runtime.shutdown_background();
+        })?;
+        Ok(Self { address, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Where it listens; tells the port where 0 was asked for.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        // It waits for nothing, so it ends at once; should it panic, that was told.
+        self.thread.take().map(JoinHandle::join).transpose().unwrap_or_default();
+    }
+}
+
+async fn accept(listener: &tokio::net::TcpListener, source: &Arc<Source>) {
+    let mut open: VecDeque<AbortHandle> = VecDeque::new();
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            sleep(BREATH).await;
+            continue;
+        };
+        open.retain(|connection| !connection.is_finished());
+        if open.len() >= CONNECTIONS
+            && let Some(oldest) = open.pop_front()
+        {
+            oldest.abort();
+        }
+        open.push_back(tokio::spawn(serve(stream, source.clone())).abort_handle());
+    }
+}
+
+/// One connection, one answer. What goes wrong with it is the peer's to know.
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, source: Arc<Source>) {
+    let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+        let response = answer(&request.into_parts().0, &source);
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let connection = http1::Builder::new()
+        .keep_alive(false)
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME)
+        .max_buf_size(HEAD_BYTES)
+        .max_headers(HEADERS)
+        .serve_connection(TokioIo::new(stream), service);
+    drop(timeout(TIME, connection).await);
+}
+
+fn answer(request: &Parts, source: &Source) -> Response<Answer> {
+    let ask = request::read(request, source.loopback).and_then(|ask| match &ask {
+        Ask::Status(filter) if filter.target.as_ref().is_some_and(|name| !source.board.has(name)) => {
+            Err(Refusal::Target)
+        }
+        _ => Ok(ask),
+    });
+    match ask {
+        Ok(Ask::Index) => respond(StatusCode::OK, "text/plain; charset=utf-8", Answer::whole(INDEX.into())),
+        Ok(Ask::Live) => {
+            let facts = (source.facts)();
+            health("live", facts.not_live)
+        }
+        Ok(Ask::Ready) => {
+            let Facts { mut not_live, not_ready, .. } = (source.facts)();
+            not_live.extend(not_ready);
+            health("ready", not_live)
+        }
+        Ok(Ask::Status(filter)) => {
+            let page = Page::new(source.board.clone(), &source.identity, &(source.facts)(), filter);
+            respond(StatusCode::OK, JSON, Answer::Page(page))
+        }
+        Err(refusal) => {
+            let mut body = json(&Refused { error: refusal.to_string() });
+            body.push(b'\n');
+            let mut response = respond(refusal.status(), JSON, Answer::whole(body));
+            if refusal == Refusal::Method {
+                response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+            }
+            response
+        }
+    }
+}
+
+const JSON: &str = "application/json";
+
+#[derive(Serialize)]
+struct Refused {
+    error: String,
+}
+
+/// 200, or 503 and why.
+fn health(what: &'static str, reasons: Vec<String>) -> Response<Answer> {
+    let code = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let mut told = serde_json::Map::new();
+    told.insert(what.to_owned(), reasons.is_empty().into());
+    if !reasons.is_empty() {
+        told.insert("reasons".to_owned(), reasons.into());
+    }
+    let mut body = json(&told);
+    body.push(b'\n');
+    respond(code, JSON, Answer::whole(body))
+}
+
+/// No answer may be kept, guessed at, framed, or read by another site.
+fn respond(code: StatusCode, kind: &'static str, answer: Answer) -> Response<Answer> {
+    let mut response = Response::new(answer);
+    *response.status_mut() = code;
+    let fields: [(HeaderName, &'static str); 5] = [
+        (header::CONTENT_TYPE, kind),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    ];
+    for (name, value) in fields {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// A body, whole or piece by piece.
+enum Answer {
+    Whole(Option<Bytes>),
+    Page(Page),
+}
+
+impl Answer {
+    fn whole(bytes: Vec<u8>) -> Self {
+        Self::Whole(Some(bytes.into()))
+    }
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let piece = match self.get_mut() {
+            Self::Whole(bytes) => bytes.take(),
+            Self::Page(page) => page.next().map(Bytes::from),
+        };
+        Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Self::Whole(None))
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        match self {
+            Self::Whole(bytes) => hyper::body::SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
+            Self::Page(_) => hyper::body::SizeHint::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+
+    use super::*;
+    use crate::{
+        clock,
+        record::{RunOutcome, Seconds, Timestamp},
+        status::{
+            board::tests::{board, plan, run},
+            facts::Config,
+        },
+    };
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_epoch_seconds(1_795_434_000 + second).unwrap()
+    }
+
+    fn facts() -> Facts {
+        Facts {
+            at: at(90),
+            uptime: Seconds::from_micros(90_000_000),
+            not_live: Vec::new(),
+            not_ready: Vec::new(),
+            in_flight: 1,
+            config: Config { file: None, loaded_at: at(0), last_reload: None },
+            delivery: None,
+        }
+    }
+
+    fn source(board: Board, facts: Facts) -> Arc<Source> {
+        let identity = Identity { version: "0.1.0", instance: None, started_at: at(0) };
+        Arc::new(Source { board: Arc::new(board), identity, facts: Box::new(move || facts.clone()), loopback: true })
+    }
+
+    /// Begins a conversation over a pipe that holds so many bytes.
+    fn begin(source: Arc<Source>, pipe: usize) -> DuplexStream {
+        let (ours, theirs) = tokio::io::duplex(pipe);
+        drop(tokio::spawn(serve(theirs, source)));
+        ours
+    }
+
+    /// Asks, and gives the status line, the head and the body.
+    async fn ask(source: &Arc<Source>, request: &str) -> (String, String, String) {
+        let mut stream = begin(source.clone(), 1 << 20);
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{answer}"));
+        let (line, head) = head.split_once("\r\n").unwrap();
+        (line.to_owned(), head.to_owned(), body.to_owned())
+    }
+
+    async fn get(source: &Arc<Source>, path: &str) -> (String, String) {
+        let (line, _, body) = ask(source, &format!("GET {path} HTTP/1.0\r\n\r\n")).await;
+        (line.split(' ').nth(1).unwrap().to_owned(), body)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn live_and_ready_say_why_not() {
+        let fine = source(board(&[]), facts());
+        assert_eq!(get(&fine, "/live").await, ("200".into(), "{\"live\":true}\n".into()));
+        assert_eq!(get(&fine, "/ready").await, ("200".into(), "{\"ready\":true}\n".into()));
+        let stopping = source(board(&[]), Facts { not_ready: vec!["it is stopping".into()], ..facts() });
+        assert_eq!(get(&stopping, "/live").await.0, "200");
+        let told = "{\"ready\":false,\"reasons\":[\"it is stopping\"]}\n";
+        assert_eq!(get(&stopping, "/ready").await, ("503".into(), told.into()));
+        let stuck = source(board(&[]), Facts { not_live: vec!["no \"turn\"".into()], ..facts() });
+        let told = "{\"live\":false,\"reasons\":[\"no \\\"turn\\\"\"]}\n";
+        assert_eq!(get(&stuck, "/live").await, ("503".into(), told.into()));
+        assert_eq!(get(&stuck, "/ready").await.0, "503");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn status_has_the_agent_and_its_accounts() {
+        let board = board(&["mail01", "mail02"]);
+        board.record(&run(RunOutcome::Failed, 1));
+        board.skipped("mail01", "default", "limit", 2);
+        let source = source(board, Facts { not_ready: vec!["it is stopping".into()], ..facts() });
+        let (code, body) = get(&source, "/status.json").await;
+        let status: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!((code.as_str(), &status["schema"], &status["ready"]), ("200", &1.into(), &false.into()));
+        assert_eq!((&status["live"], &status["reasons"][0]), (&true.into(), &"it is stopping".into()));
+        assert_eq!(status["schedule"]["skipped"], serde_json::json!({ "limit": 2 }));
+        assert_eq!(status["states"], serde_json::json!({ "passed": 0, "failed": 1, "void": 0, "never": 1 }));
+        assert_eq!((&status["accounts"][0]["skipped"], &status["accounts"][1]["state"]), (&2.into(), &"never".into()));
+        assert_eq!(get(&source, "/status.json?target=mail03").await.0, "404");
+        let (_, body) = get(&source, "/status.json?target=mail02").await;
+        let status: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(status["accounts"].as_array().unwrap().len(), 1);
+        assert_eq!(status["accounts"][0]["target"], "mail02");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_answer_forbids_to_keep_it_and_a_head_has_no_body() {
+        let source = source(board(&["mail01"]), facts());
+        for path in ["/", "/live", "/status.json", "/nothing"] {
+            let (_, head, body) = ask(&source, &format!("HEAD {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
+            assert!(head.contains("cache-control: no-store\r\n"), "{head}");
+            assert!(head.contains("x-content-type-options: nosniff\r\n"), "{head}");
+            assert!(head.contains("content-security-policy: default-src 'none'"), "{head}");
+            assert_eq!(body, "");
+        }
+        let (line, head, _) = ask(&source, "POST /live HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+        assert!(line.contains(" 405 ") && head.contains("allow: GET, HEAD"), "{line} {head}");
+        let (line, _, body) = ask(&source, "GET /live HTTP/1.1\r\nHost: evil.example\r\n\r\n").await;
+        assert!(line.contains(" 421 ") && !body.contains("evil"), "{line} {body}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_is_too_large_is_not_read_to_its_end() {
+        let source = source(board(&[]), facts());
+        for padding in ["x: y\r\n".repeat(HEADERS + 1), format!("x: {}\r\n", "y".repeat(2 * HEAD_BYTES))] {
+            let request = format!("GET /live HTTP/1.1\r\nHost: localhost\r\n{padding}\r\n");
+            let (line, ..) = ask(&source, &request).await;
+            assert!(line.contains(" 431 "), "{line}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_slow_to_ask_is_dropped_in_seconds() {
+        let begun = clock::now();
+        let mut stream = begin(source(board(&[]), facts()), 1 << 20);
+        stream.write_all(b"GET /live HTTP/1.1\r\nHo").await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        assert_eq!((clock::now() - begun).as_secs(), HEAD_TIME.as_secs());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_slow_to_read_is_dropped_and_had_one_piece_made_for_it() {
+        let names: Vec<String> = (0..5_000).map(|number| format!("mail{number:04}")).collect();
+        let all = board(&[]);
+        all.plan(plan(&names.iter().map(String::as_str).collect::<Vec<_>>()));
+        let source = source(all, facts());
+        let begun = clock::now();
+        let mut stream = begin(source.clone(), 64);
+        stream.write_all(b"GET /status.json HTTP/1.1\r\nHost: [::1]\r\n\r\n").await.unwrap();
+        // The pipe is full now, and stays so until the time is over.
+        sleep(TIME.mul_f64(0.9)).await;
+        assert_eq!(Arc::strong_count(&source), 2, "it is still being served");
+        let mut answer = Vec::new();
+        sleep(TIME.mul_f64(0.2)).await;
+        assert_eq!(Arc::strong_count(&source), 1, "it is not any more");
+        drop(stream.read_to_end(&mut answer).await);
+        assert!(answer.len() <= 64, "{}", answer.len());
+        assert!(clock::now() - begun >= TIME);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_answer_arrives_whole() {
+        let names: Vec<String> = (0..5_000).map(|number| format!("mail{number:04}")).collect();
+        let all = board(&[]);
+        all.plan(plan(&names.iter().map(String::as_str).collect::<Vec<_>>()));
+        let (_, body) = get(&source(all, facts()), "/status.json").await;
+        let status: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(status["accounts"].as_array().unwrap().len(), 5_000);
+    }
+}
