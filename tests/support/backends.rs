@@ -66,8 +66,10 @@ impl Backends {
         let jaeger = Process::start("jaeger", jaeger, directory.path());
 
         // Files that a configuration names are looked for beside it, so it is copied to where its targets.json is.
-        std::fs::copy(format!("{ROOT}/deploy/prometheus/prometheus.yml"), directory.path().join("prometheus.yml"))
-            .unwrap();
+        std::fs::create_dir(directory.path().join("rules")).unwrap();
+        for file in ["prometheus.yml", "rules/recording.yml", "rules/alerts.yml"] {
+            std::fs::copy(format!("{ROOT}/deploy/prometheus/{file}"), directory.path().join(file)).unwrap();
+        }
         let targets = format!(r#"[{{ "targets": ["{}"] }}]"#, loopback(ports.collector_metrics));
         std::fs::write(directory.path().join("targets.json"), targets).unwrap();
         let mut prometheus = command("prometheus");
