@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod alerts;
 #[cfg(target_os = "linux")]
 mod attribution;
 mod canary;
@@ -11,3 +12,4 @@ mod dovecot;
 mod files;
 mod pipeline;
 mod slow;
+mod tail_sampling;

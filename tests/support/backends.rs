@@ -21,6 +21,7 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 /// The three, ready to be used.
 pub struct Backends {
     ports: Ports,
+    collector_file: PathBuf,
     collector: Option<Process>,
     jaeger: Process,
     prometheus: Process,
@@ -43,7 +44,14 @@ struct Ports {
 impl Backends {
     /// Starts them and waits until each says that it is ready.
     pub fn start() -> Self {
+        Self::start_with(&std::fs::read_to_string(format!("{ROOT}/otel-collector.yaml")).unwrap())
+    }
+
+    /// The same, with this text in place of `otel-collector.yaml`.
+    pub fn start_with(collector: &str) -> Self {
         let directory = tempfile::Builder::new().prefix("backends-").tempdir().unwrap();
+        let collector_file = directory.path().join("otel-collector.yaml");
+        std::fs::write(&collector_file, collector).unwrap();
         let ports = Ports {
             otlp_grpc: free_port(),
             otlp_http: free_port(),
@@ -81,7 +89,7 @@ impl Backends {
         ]);
         let prometheus = Process::start("prometheus", prometheus, directory.path());
 
-        let mut this = Self { ports, collector: None, jaeger, prometheus, directory };
+        let mut this = Self { ports, collector_file, collector: None, jaeger, prometheus, directory };
         this.jaeger.wait_ready(this.ports.jaeger_health, "/status");
         this.prometheus.wait_ready(this.ports.prometheus, "/-/ready");
         this.start_collector();
@@ -93,7 +101,8 @@ impl Backends {
         let ports = &self.ports;
         let mut collector = command("otelcol");
         collector
-            .args(["--config", &format!("{ROOT}/otel-collector.yaml")])
+            .arg("--config")
+            .arg(&self.collector_file)
             .env("COLLECTOR_OTLP_GRPC", loopback(ports.otlp_grpc))
             .env("COLLECTOR_OTLP_HTTP", loopback(ports.otlp_http))
             .env("COLLECTOR_HEALTH", loopback(ports.collector_health))
@@ -174,6 +183,18 @@ impl Backends {
         let data = &json(&body)["data"];
         data.get("result").unwrap_or(data).as_array().unwrap().clone()
     }
+}
+
+/// `otel-collector.yaml` without the `#~` at the beginning of some lines, as an operator takes them away.
+pub fn tail_sampling_switched_on() -> String {
+    let text = std::fs::read_to_string(format!("{ROOT}/otel-collector.yaml")).unwrap();
+    let lines: Vec<_> = text.lines().map(|line| line.strip_prefix("#~").unwrap_or(line)).collect();
+    let switched_on = lines.join("\n") + "\n";
+    assert!(
+        switched_on.contains("\n  tail_sampling:\n") && switched_on.contains("\n        - tail_sampling\n"),
+        "tail sampling is not there:\n{text}"
+    );
+    switched_on
 }
 
 /// A program from the cache or, with a sentence of what to do, the end of the test.
