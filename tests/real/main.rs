@@ -8,6 +8,7 @@ mod alerts;
 #[cfg(target_os = "linux")]
 mod attribution;
 mod canary;
+mod dashboard;
 mod dovecot;
 mod files;
 mod pipeline;

@@ -176,6 +176,21 @@ impl Backends {
         })
     }
 
+    /// The recording rules that Prometheus has loaded: name and expression. None may have failed.
+    pub fn prometheus_recordings(&self) -> Vec<(String, String)> {
+        let (status, body) = get(self.ports.prometheus, "/api/v1/rules").unwrap();
+        assert_eq!(status, 200, "{body}");
+        let body = json(&body);
+        let groups = body["data"]["groups"].as_array().unwrap();
+        let rules: Vec<_> = groups.iter().flat_map(|group| group["rules"].as_array().unwrap()).collect();
+        for rule in &rules {
+            assert_ne!(rule["health"], "err", "{rule:#}");
+        }
+        let recordings = rules.into_iter().filter(|rule| rule["type"] == "recording");
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        recordings.map(|rule| (text(&rule["name"]), text(&rule["query"]))).collect()
+    }
+
     fn prometheus_api(&self, api: &str, key: &str, expression: &str, more: &str) -> Vec<Value> {
         let expression = utf8_percent_encode(expression, NON_ALPHANUMERIC);
         let (status, body) = get(self.ports.prometheus, &format!("/api/v1/{api}?{key}={expression}{more}")).unwrap();
