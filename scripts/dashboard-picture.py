@@ -226,7 +226,7 @@ def page(prometheus, minutes):
             panels.append((panel, command, panel["gridPos"]["x"] + index * panel["gridPos"]["w"]))
     out, bottom = "", 0
     for panel, command, x in panels:
-        variables = {"$__rate_interval": "60s", "$__range": f"{minutes}m", "$target": ".*", "$account": ".*", "$journey": ".*", "$command": command or ".+"}
+        variables = {"$__rate_interval": "60s", "$__range": f"{minutes}m", "$target": ".*", "$account": ".*", "$journey": ".*", "$command": command or "[A-Z]+"}
         answers = []
         for target in panel.get("targets", []):
             query = target["expr"]
