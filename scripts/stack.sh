@@ -121,7 +121,7 @@ up() {
   wait_for otelcol 30 get "http://$COLLECTOR_HEALTH/"
 
   mkdir -p "$RUN/prometheus"
-  cp "$ROOT/deploy/prometheus/prometheus.yml" "$RUN/prometheus/"
+  cp -r "$ROOT/deploy/prometheus/prometheus.yml" "$ROOT/deploy/prometheus/rules" "$RUN/prometheus/"
   printf '[{ "targets": ["%s"] }]\n' "$COLLECTOR_PROMETHEUS" >"$RUN/prometheus/targets.json"
   start prometheus "$BIN/prometheus" --config.file=prometheus/prometheus.yml --storage.tsdb.path=prometheus/data \
     --web.listen-address="127.0.0.1:$prometheus" --enable-feature=exemplar-storage

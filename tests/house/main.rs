@@ -1,6 +1,7 @@
 //! Properties of the tree itself: who imports whom, docs against code.
 #![allow(clippy::unwrap_used, reason = "a test says what failed by failing")]
 
+mod alerts_docs;
 mod configuration_docs;
 mod imports;
 mod record_docs;

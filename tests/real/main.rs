@@ -4,11 +4,14 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod alerts;
 #[cfg(target_os = "linux")]
 mod attribution;
 mod canary;
+mod dashboard;
 mod dovecot;
 mod files;
 mod pipeline;
 mod service;
 mod slow;
+mod tail_sampling;

@@ -21,6 +21,7 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 /// The three, ready to be used.
 pub struct Backends {
     ports: Ports,
+    collector_file: PathBuf,
     collector: Option<Process>,
     jaeger: Process,
     prometheus: Process,
@@ -43,7 +44,14 @@ struct Ports {
 impl Backends {
     /// Starts them and waits until each says that it is ready.
     pub fn start() -> Self {
+        Self::start_with(&std::fs::read_to_string(format!("{ROOT}/otel-collector.yaml")).unwrap())
+    }
+
+    /// The same, with this text in place of `otel-collector.yaml`.
+    pub fn start_with(collector: &str) -> Self {
         let directory = tempfile::Builder::new().prefix("backends-").tempdir().unwrap();
+        let collector_file = directory.path().join("otel-collector.yaml");
+        std::fs::write(&collector_file, collector).unwrap();
         let ports = Ports {
             otlp_grpc: free_port(),
             otlp_http: free_port(),
@@ -66,8 +74,10 @@ impl Backends {
         let jaeger = Process::start("jaeger", jaeger, directory.path());
 
         // Files that a configuration names are looked for beside it, so it is copied to where its targets.json is.
-        std::fs::copy(format!("{ROOT}/deploy/prometheus/prometheus.yml"), directory.path().join("prometheus.yml"))
-            .unwrap();
+        std::fs::create_dir(directory.path().join("rules")).unwrap();
+        for file in ["prometheus.yml", "rules/recording.yml", "rules/alerts.yml"] {
+            std::fs::copy(format!("{ROOT}/deploy/prometheus/{file}"), directory.path().join(file)).unwrap();
+        }
         let targets = format!(r#"[{{ "targets": ["{}"] }}]"#, loopback(ports.collector_metrics));
         std::fs::write(directory.path().join("targets.json"), targets).unwrap();
         let mut prometheus = command("prometheus");
@@ -79,7 +89,7 @@ impl Backends {
         ]);
         let prometheus = Process::start("prometheus", prometheus, directory.path());
 
-        let mut this = Self { ports, collector: None, jaeger, prometheus, directory };
+        let mut this = Self { ports, collector_file, collector: None, jaeger, prometheus, directory };
         this.jaeger.wait_ready(this.ports.jaeger_health, "/status");
         this.prometheus.wait_ready(this.ports.prometheus, "/-/ready");
         this.start_collector();
@@ -91,7 +101,8 @@ impl Backends {
         let ports = &self.ports;
         let mut collector = command("otelcol");
         collector
-            .args(["--config", &format!("{ROOT}/otel-collector.yaml")])
+            .arg("--config")
+            .arg(&self.collector_file)
             .env("COLLECTOR_OTLP_GRPC", loopback(ports.otlp_grpc))
             .env("COLLECTOR_OTLP_HTTP", loopback(ports.otlp_http))
             .env("COLLECTOR_HEALTH", loopback(ports.collector_health))
@@ -165,6 +176,21 @@ impl Backends {
         })
     }
 
+    /// The recording rules that Prometheus has loaded: name and expression. None may have failed.
+    pub fn prometheus_recordings(&self) -> Vec<(String, String)> {
+        let (status, body) = get(self.ports.prometheus, "/api/v1/rules").unwrap();
+        assert_eq!(status, 200, "{body}");
+        let body = json(&body);
+        let groups = body["data"]["groups"].as_array().unwrap();
+        let rules: Vec<_> = groups.iter().flat_map(|group| group["rules"].as_array().unwrap()).collect();
+        for rule in &rules {
+            assert_ne!(rule["health"], "err", "{rule:#}");
+        }
+        let recordings = rules.into_iter().filter(|rule| rule["type"] == "recording");
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        recordings.map(|rule| (text(&rule["name"]), text(&rule["query"]))).collect()
+    }
+
     fn prometheus_api(&self, api: &str, key: &str, expression: &str, more: &str) -> Vec<Value> {
         let expression = utf8_percent_encode(expression, NON_ALPHANUMERIC);
         let (status, body) = get(self.ports.prometheus, &format!("/api/v1/{api}?{key}={expression}{more}")).unwrap();
@@ -172,6 +198,18 @@ impl Backends {
         let data = &json(&body)["data"];
         data.get("result").unwrap_or(data).as_array().unwrap().clone()
     }
+}
+
+/// `otel-collector.yaml` without the `#~` at the beginning of some lines, as an operator takes them away.
+pub fn tail_sampling_switched_on() -> String {
+    let text = std::fs::read_to_string(format!("{ROOT}/otel-collector.yaml")).unwrap();
+    let lines: Vec<_> = text.lines().map(|line| line.strip_prefix("#~").unwrap_or(line)).collect();
+    let switched_on = lines.join("\n") + "\n";
+    assert!(
+        switched_on.contains("\n  tail_sampling:\n") && switched_on.contains("\n        - tail_sampling\n"),
+        "tail sampling is not there:\n{text}"
+    );
+    switched_on
 }
 
 /// A program from the cache or, with a sentence of what to do, the end of the test.
