@@ -135,8 +135,6 @@ pub(super) fn layer<S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync>() -> i
         .with_threads(false)
         .with_target(false)
         .with_tracked_inactivity(false)
-        // Nobody in here asks for the current context: the ids are on the tracing span.
-        .with_context_activation(false)
         .with_error_fields_to_exceptions(false)
         .with_error_events_to_exceptions(false)
         .with_error_records_to_exceptions(false)
