@@ -13,4 +13,5 @@ mod defects;
 mod demo;
 mod failures;
 mod messages;
+mod metrics;
 mod otlp;
