@@ -10,7 +10,7 @@ use imaptrace::{
 use opentelemetry_proto::tonic::{
     collector::metrics::v1::ExportMetricsServiceRequest,
     common::v1::KeyValue,
-    metrics::v1::{Metric, metric::Data},
+    metrics::v1::{Metric, metric::Data, number_data_point::Value},
 };
 use prost::Message as _;
 
@@ -22,11 +22,14 @@ const LONG: Duration = Duration::from_secs(30);
 const LIMIT: usize = 4 << 20;
 
 fn start(receiver: &Receiver, interval: Duration) -> Delivery {
+    start_with(receiver, interval, &MetricsSettings { timing: true, ..Default::default() })
+}
+
+fn start_with(receiver: &Receiver, interval: Duration, metrics: &MetricsSettings) -> Delivery {
     Log::get();
     let signal = Signal::new(&receiver.url(), Protocol::Grpc);
     let settings = Settings { metrics: Some(signal), metric_interval: interval, ..Default::default() };
-    let metrics = MetricsSettings { timing: true, ..Default::default() };
-    Delivery::start(&settings, &ResourceSettings::default(), &metrics).unwrap()
+    Delivery::start(&settings, &ResourceSettings::default(), metrics).unwrap()
 }
 
 fn record(delivery: &Delivery, targets: u32) {
@@ -140,13 +143,12 @@ fn after_a_failed_export_the_next_interval_tells_what_is_newest() {
     assert!(block_on(delivery.shutdown(LONG)).metrics_delivered);
     let told = Log::get().lines(&receiver.url());
     assert_eq!(told.iter().filter(|line| line.contains("cannot deliver metrics")).count(), 1, "{told:?}");
-    // A receiver that cannot take one message gets no other in the same round.
+    // One message a round, and the next round begins behind it.
     receiver.look(|inbox| {
-        let refused = inbox.metrics.iter().take(2);
-        assert!(refused.clone().all(|got| got.answer == Answer::Unavailable));
-        assert!(
-            refused.map(|got| series([got])).all(|series| series.iter().any(|(name, _)| name == names::PROBE_UP.name))
-        );
+        let refused: Vec<_> = inbox.metrics.iter().take(2).collect();
+        assert!(refused.iter().all(|got| got.answer == Answer::Unavailable));
+        let has_up = |got: &Got<_>| series([got]).iter().any(|(metric, _)| metric == names::PROBE_UP.name);
+        assert_eq!(refused.into_iter().map(has_up).collect::<Vec<_>>(), [true, false]);
     });
 }
 
@@ -164,5 +166,27 @@ fn a_message_that_is_refused_stops_no_other_and_is_reported() {
         let taken = inbox.metrics.iter().filter(|got| got.answer == Answer::Accept);
         let up = series(taken).into_iter().filter(|(metric, _)| metric == names::PROBE_UP.name);
         assert_eq!(up.count(), 5);
+    });
+}
+
+#[test]
+fn a_series_too_many_is_told_once_and_counted_and_those_that_are_there_go_on() {
+    let receiver = Receiver::grpc();
+    let settings = MetricsSettings { series_limit: 50, ..Default::default() };
+    let delivery = start_with(&receiver, Duration::from_secs(3600), &settings);
+    record(&delivery, 9);
+    record(&delivery, 9);
+    assert_eq!(delivery.metrics().series(), 50);
+    assert!(block_on(delivery.shutdown(LONG)).metrics_delivered);
+    let told = Log::get().lines("there is no room for more metric series");
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].contains("\"level\":\"error\"") || told[0].contains("ERROR"), "{told:?}");
+    receiver.look(|inbox| {
+        let all = series(&inbox.metrics);
+        assert_eq!(all.iter().filter(|(_, words)| !words.is_empty()).count(), 50);
+        assert!(all.iter().flat_map(|(_, words)| words).all(|word| !word.contains("otel")));
+        let Some(Data::Sum(overflow)) = inbox.metrics()[names::METRICS_OVERFLOW.name].data.clone() else { panic!() };
+        assert!(overflow.data_points[0].value.is_some_and(|value| value != Value::AsInt(0)));
+        assert_eq!(count(inbox), 2, "the first target goes on");
     });
 }
