@@ -1,6 +1,6 @@
-//! What metrics cost: the measurements of a run, the memory of a series, a collection of all.
+//! What metrics cost: the measurements of a run, the memory of a series, reading and encoding all.
 //!
-//! `cargo bench --bench metrics`. It needs nothing but this machine, sends nothing, prints figures and judges none.
+//! `make bench-metrics`. It needs nothing but this machine, sends nothing, prints figures and judges none.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,9 +13,11 @@ use std::{fmt::Write as _, fs, time::Instant};
 
 use imaptrace::{
     record::Run,
-    telemetry::{Metrics, MetricsSettings, ResourceSettings, resource},
+    telemetry::{Collection, Metrics, MetricsSettings, ResourceSettings, resource},
 };
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_sdk::metrics::Temporality;
+use prost::Message as _;
 
 /// Accounts, as many as give some 100,000 series.
 const ACCOUNTS: [(bool, u32); 2] = [(false, 2_900), (true, 1_700)];
@@ -63,9 +65,18 @@ fn main() {
     println!("timing {which}: {:.2} us a run of one account over and over", took * 1e6);
     let began = Instant::now();
     let collections = metrics.collections();
-    let found = collections.iter().filter(|one| one.collect().is_some()).count();
+    let found: Vec<_> = collections.iter().filter_map(Collection::collect).collect();
     let took = began.elapsed().as_secs_f64();
-    println!("timing {which}: {found} collections, {:.0} ms, {:.2} us a series", took * 1e3, took * 1e6 / count);
+    println!("timing {which}: {} messages, read in {:.2} us a series", found.len(), took * 1e6 / count);
+    let began = Instant::now();
+    let bytes: Vec<_> = found.iter().map(|all| ExportMetricsServiceRequest::from(all).encode_to_vec().len()).collect();
+    let took = began.elapsed().as_secs_f64();
+    let (all, largest) = (bytes.iter().sum::<usize>(), bytes.iter().max().unwrap());
+    println!(
+        "timing {which}: {} B a series on the wire, the largest message {largest} B, encoded in {:.2} us a series",
+        all / series,
+        took * 1e6 / count
+    );
 }
 
 /// Resident memory in bytes.

@@ -33,6 +33,8 @@ impl Meter {
     /// Starts the task. The first export is an interval away.
     pub(super) fn start(metrics: Metrics, wire: MetricsWire, interval: Duration, runtime: &Handle) -> Self {
         let (asks, asked) = mpsc::channel(1);
+        // The timer takes no 0.
+        let interval = interval.max(Duration::from_millis(1));
         runtime.spawn(Task { metrics, wire, interval, health: Health::Good, first: 0 }.run(asked));
         Self(asks)
     }
