@@ -117,11 +117,16 @@ impl Metrics {
 
     /// Enters a finished run. A void run says nothing of the target: it leaves `up` as it was.
     pub fn record(&self, run: &Run) {
+        self.record_as(&run.target, run);
+    }
+
+    /// The same under another name than the target's: its group's, when series are for groups.
+    pub fn record_as(&self, name: &str, run: &Run) {
         if let Some(lag) = run.start_lag_s {
             self.0.own.start_lag.record(lag.as_f64(), &[]);
         }
         let who = Who {
-            target: &run.target,
+            target: name,
             account: &run.account,
             journey: &run.journey,
             family: run.family.as_deref(),

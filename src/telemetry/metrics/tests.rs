@@ -210,6 +210,19 @@ fn labels_on_the_allow_list_and_the_family_become_attributes() {
 }
 
 #[test]
+fn targets_that_share_a_name_share_their_series() {
+    let bench = Bench::new(&MetricsSettings::default());
+    let mut run = samples::passed();
+    bench.metrics.record_as("fleet", &run);
+    run.target = "mail02".to_owned();
+    bench.metrics.record_as("fleet", &run);
+    bench.metrics.record(&run);
+    let found = bench.series(names::PROBE_FIRST_LOADING_DURATION);
+    let named: Vec<_> = found.iter().map(|(words, count)| (words[2].as_str(), *count)).collect();
+    assert_eq!(named, [("imaptrace.target.name=fleet", 2.0), ("imaptrace.target.name=mail02", 1.0)]);
+}
+
+#[test]
 fn what_the_agent_counts_arrives() {
     let bench = Bench::new(&MetricsSettings::default());
     bench.metrics.skipped(SkipReason::Running, "mail01", "default", "first-load", &BTreeMap::new());
