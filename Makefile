@@ -1,5 +1,5 @@
 # Each target is one line that calls a script or cargo; what it does stands there.
-.PHONY: help demo build check test bench-agent bench-cost bench-truth stack stack-down
+.PHONY: help demo build check test bench-agent bench-cost bench-metrics bench-truth stack stack-down
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -21,6 +21,9 @@ bench-agent: ## CPU, memory and start lag with thousands of targets, and memory 
 
 bench-cost: ## what a run costs, beside other clients and a bare one, and a connection in flight; prints tables
 	@scripts/bench-cost.sh
+
+bench-metrics: ## what a run's measurements and a metric series cost
+	@cargo bench --quiet --locked --bench metrics
 
 bench-truth: ## our times against a packet capture and Dovecot's own words; needs root and a quiet machine
 	@scripts/bench-truth.sh

@@ -1,126 +1,114 @@
-//! The exporter of metrics, made to end.
+//! The task that exports metrics: on a timer, message after message, and once more at the end.
 //!
-//! The SDK's reader runs on a thread of its own, sets no limit to an export, and says Ok at its end whether or not the
-//! last one arrived. This wrapper runs the real exporter on delivery's runtime, cuts each export at the signal's
-//! timeout and at the closing time, and writes every outcome down on the [`Desk`], where the report finds it.
+//! A collection is read just before it is sent, so what fails is not kept: the next round sends what is newest then. A
+//! round ends with the first message that the receiver cannot take now, and the next one comes an interval later, so
+//! that a receiver which hangs or throttles costs one message's memory and is left alone meanwhile. Knows nothing of
+//! series. Called by [`super::Delivery`].
 
-use std::{
-    future::{Future, ready},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
-use opentelemetry_sdk::{
-    error::{OTelSdkError, OTelSdkResult},
-    metrics::{Temporality, data::ResourceMetrics, exporter::PushMetricExporter},
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot},
+    time::{Instant, MissedTickBehavior},
 };
-use tokio::{runtime::Handle, sync::watch};
 
 use super::{
     sender::Health,
     wire::{Failure, MetricsWire},
 };
-use crate::clock;
+use crate::{clock, telemetry::Metrics};
 
-/// Shared by the exporter and its owner.
-#[derive(Clone, Default)]
-pub(super) struct Desk(Arc<Board>);
+/// Of an interval, what a round's messages are spread over at most: one thread's work is nobody's pause.
+const SPREAD: u32 = 3;
+/// Between two messages at most.
+const LONGEST_GAP: Duration = Duration::from_millis(200);
 
-#[derive(Default)]
-struct Board {
-    closing: watch::Sender<Option<Instant>>,
-    /// The reader's thread may be waiting on the runtime.
-    busy: AtomicBool,
-    /// Why the last export failed.
-    failure: Mutex<Option<String>>,
+type Answer = oneshot::Sender<Result<(), String>>;
+
+/// The way to the task.
+pub(super) struct Meter(mpsc::Sender<Answer>);
+
+impl Meter {
+    /// Starts the task. The first export is an interval away.
+    pub(super) fn start(metrics: Metrics, wire: MetricsWire, interval: Duration, runtime: &Handle) -> Self {
+        let (asks, asked) = mpsc::channel(1);
+        // The timer takes no 0.
+        let interval = interval.max(Duration::from_millis(1));
+        runtime.spawn(Task { metrics, wire, interval, health: Health::Good, first: 0 }.run(asked));
+        Self(asks)
+    }
+
+    /// Exports all there is now, at once, and ends the task. An export under way is cut off: this one has newer values.
+    pub(super) async fn finish(&self) -> Result<(), String> {
+        let (answer, outcome) = oneshot::channel();
+        let gone = || "the task that exports metrics has ended".to_owned();
+        self.0.send(answer).await.map_err(|_| gone())?;
+        outcome.await.map_err(|_| gone())?
+    }
 }
 
-impl Desk {
-    /// From `at` on nothing is exported any more, and what is under way is cut off.
-    pub(super) fn close_at(&self, at: Instant) {
-        self.0.closing.send_replace(Some(at));
-    }
+struct Task {
+    metrics: Metrics,
+    wire: MetricsWire,
+    interval: Duration,
+    health: Health,
+    /// Where the next round begins: behind what the receiver could not take, which may be that one message.
+    first: usize,
+}
 
-    /// Whether an export is under way. After closing, none begins.
-    pub(super) fn is_busy(&self) -> bool {
-        self.0.busy.load(Ordering::SeqCst)
-    }
-
-    /// Why the last export failed, if it did.
-    pub(super) fn failure(&self) -> Option<String> {
-        self.0.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn is_closed(&self) -> bool {
-        self.0.closing.borrow().is_some_and(|at| at <= clock::now())
-    }
-
-    async fn closed(&self) {
-        let mut watch = self.0.closing.subscribe();
-        let at = watch.wait_for(Option::is_some).await.ok().and_then(|at| *at);
-        if let Some(at) = at {
-            tokio::time::sleep_until(at.into()).await;
+impl Task {
+    async fn run(mut self, mut asked: mpsc::Receiver<Answer>) {
+        let mut ticks = tokio::time::interval_at(Instant::from_std(clock::now()) + self.interval, self.interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let turn = async {
+                ticks.tick().await;
+                // A failure is in the log; the next turn makes up for it.
+                drop(self.round(self.interval / SPREAD).await);
+            };
+            let ask = tokio::select! {
+                biased;
+                ask = asked.recv() => ask,
+                () = turn => continue,
+            };
+            // Without anybody who asks, delivery is gone.
+            let Some(answer) = ask else { return };
+            let outcome = self.round(Duration::ZERO).await;
+            drop(answer.send(outcome.map_err(Failure::into_reason)));
+            return;
         }
     }
-}
 
-/// The wrapper.
-pub(super) struct MeteredExporter {
-    wire: MetricsWire,
-    runtime: Handle,
-    desk: Desk,
-    health: Mutex<Health>,
-}
-
-impl MeteredExporter {
-    pub(super) fn new(wire: MetricsWire, runtime: Handle, desk: Desk) -> Self {
-        Self { wire, runtime, desk, health: Mutex::new(Health::Good) }
-    }
-
-    fn send(&self, metrics: &ResourceMetrics) -> OTelSdkResult {
-        // Before the look at the closing time: who closes and then finds nobody busy may take the runtime down.
-        self.desk.0.busy.store(true, Ordering::SeqCst);
-        let outcome = (!self.desk.is_closed()).then(|| {
-            self.runtime.block_on(async {
-                tokio::select! {
-                    outcome = self.wire.export(metrics) => Some(outcome),
-                    () = self.desk.closed() => None,
-                }
-            })
-        });
-        self.desk.0.busy.store(false, Ordering::SeqCst);
-        let failure = match outcome.flatten() {
-            Some(outcome) => {
-                let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
-                health.note("metrics", self.wire.endpoint(), outcome.as_ref().copied());
-                outcome.err().map(Failure::into_reason)
+    /// Sends every collection once. What is refused for good stops nobody behind it.
+    async fn round(&mut self, spread: Duration) -> Result<(), Failure> {
+        let mut collections = self.metrics.collections();
+        let first = std::mem::take(&mut self.first) % collections.len().max(1);
+        collections.rotate_left(first);
+        let gap = (spread / u32::try_from(collections.len().max(1)).unwrap_or(u32::MAX)).min(LONGEST_GAP);
+        let (mut outcome, mut sent) = (Ok(()), false);
+        for (number, collection) in collections.iter().enumerate() {
+            let Some(found) = collection.collect() else { continue };
+            if sent && !gap.is_zero() {
+                tokio::time::sleep(gap).await;
             }
-            // No news of the receiver: the report tells it.
-            None => Some("no answer before the deadline of the shutdown".to_owned()),
-        };
-        self.desk.0.failure.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&failure);
-        failure.map_or(Ok(()), |reason| Err(OTelSdkError::InternalFailure(reason)))
-    }
-}
-
-impl PushMetricExporter for MeteredExporter {
-    fn export(&self, metrics: &ResourceMetrics) -> impl Future<Output = OTelSdkResult> + Send {
-        // On the reader's own plain thread, so that blocking is right.
-        ready(self.send(metrics))
-    }
-
-    fn force_flush(&self) -> OTelSdkResult {
-        Ok(())
-    }
-
-    fn shutdown_with_timeout(&self, _timeout: Duration) -> OTelSdkResult {
-        Ok(())
-    }
-
-    fn temporality(&self) -> Temporality {
-        self.wire.temporality()
+            sent = true;
+            match self.wire.export(&found).await {
+                Ok(()) => self.metrics.settled(collection),
+                Err(failure @ Failure::Refused(_)) => {
+                    self.metrics.settled(collection);
+                    outcome = Err(failure);
+                }
+                Err(failure @ Failure::Later(_)) => {
+                    outcome = Err(failure);
+                    self.first = first + number + 1;
+                    break;
+                }
+            }
+        }
+        if sent {
+            self.health.note("metrics", self.wire.endpoint(), outcome.as_ref().copied());
+        }
+        outcome
     }
 }

@@ -16,21 +16,16 @@ mod wire;
 
 use std::{fmt, time::Duration};
 
-use opentelemetry_sdk::metrics::SdkMeterProvider;
-use tokio::{runtime::Runtime, sync::oneshot};
+use tokio::runtime::Runtime;
 
-use self::{
-    meter::{Desk, MeteredExporter},
-    queue::Queue,
-};
+use self::{meter::Meter, queue::Queue};
 pub use self::{
     settings::{Header, Protocol, Settings, Signal},
     wire::WireError,
 };
 use crate::{
-    clock,
     record::Run,
-    telemetry::{Metrics, MetricsSettings, ResourceSettings, meter_provider, resource},
+    telemetry::{Metrics, MetricsSettings, ResourceSettings, resource},
 };
 
 /// Kept of a deadline so that the report is there when it passes.
@@ -51,9 +46,8 @@ pub enum StartError {
 pub struct Delivery {
     queue: Queue,
     metrics: Metrics,
-    provider: SdkMeterProvider,
-    desk: Desk,
-    has_metrics: bool,
+    /// None without a receiver of metrics.
+    meter: Option<Meter>,
     engine: Engine,
 }
 
@@ -91,23 +85,22 @@ impl Delivery {
         let engine = Engine(Some(runtime));
         let entered = handle.enter();
         let resource = resource(who);
-        let desk = Desk::default();
-
-        let provider = match &settings.metrics {
+        let (metrics, meter) = match &settings.metrics {
             Some(signal) => {
-                let exporter = MeteredExporter::new(wire::metrics(signal)?, handle.clone(), desk.clone());
-                meter_provider(metrics_settings, resource.clone(), settings.metric_interval, exporter)
+                let wire = wire::metrics(signal)?;
+                let metrics = Metrics::new(metrics_settings, resource.clone(), wire.temporality());
+                let meter = Meter::start(metrics.clone(), wire, settings.metric_interval, &handle);
+                (metrics, Some(meter))
             }
-            None => SdkMeterProvider::default(),
+            None => (Metrics::off(), None),
         };
-        let metrics = Metrics::new(&provider, metrics_settings);
         let queue = Queue::new(settings.queue_bytes, settings.traces.is_some(), metrics.clone());
         if let Some(signal) = &settings.traces {
             let traces = wire::traces(signal, &resource)?;
             handle.spawn(sender::run(queue.clone(), traces, metrics.clone()));
         }
         drop(entered);
-        Ok(Self { queue, metrics, provider, desk, has_metrics: settings.metrics.is_some(), engine })
+        Ok(Self { queue, metrics, meter, engine })
     }
 
     /// The instruments whose measurements go out here.
@@ -124,50 +117,20 @@ impl Delivery {
 
     /// Sends all that is here now, traces and metrics, says what arrived, and ends all threads. Comes back within
     /// `deadline` whatever the receiver does, and early when it failed three times in a row.
-    pub async fn shutdown(mut self, deadline: Duration) -> Report {
-        self.desk.close_at(clock::now() + deadline.saturating_sub(MARGIN));
-        let report = self.finish(deadline).await;
-        self.stop();
-        report
-    }
-
-    /// Waits for the last traces and metrics side by side.
-    async fn finish(&self, deadline: Duration) -> Report {
-        let left = deadline.saturating_sub(MARGIN / 2);
+    pub async fn shutdown(self, deadline: Duration) -> Report {
+        let Self { queue, meter, engine, .. } = self;
+        let left = deadline.saturating_sub(MARGIN);
+        // Side by side.
         let metrics = async {
-            if !self.has_metrics {
-                return true;
-            }
-            let (done, arrived) = oneshot::channel();
-            let provider = self.provider.clone();
-            // It blocks.
-            std::thread::spawn(move || done.send(provider.shutdown().is_ok()).unwrap_or_default());
-            matches!(tokio::time::timeout(left, arrived).await, Ok(Ok(true)))
-        };
-        let (mut report, metrics_delivered) = tokio::join!(self.queue.drain(left), metrics);
-        report.metrics_delivered = metrics_delivered;
-        if !metrics_delivered {
+            let Some(meter) = &meter else { return Ok(()) };
             let late = || format!("no answer within {:.1} s", deadline.as_secs_f64());
-            report.reason = report.reason.or_else(|| Some(self.desk.failure().unwrap_or_else(late)));
-        }
+            tokio::time::timeout(left, meter.finish()).await.unwrap_or_else(|_| Err(late()))
+        };
+        let (mut report, metrics) = tokio::join!(queue.drain(left), metrics);
+        report.metrics_delivered = metrics.is_ok();
+        report.reason = report.reason.or_else(|| metrics.err());
+        drop(engine);
         report
-    }
-
-    /// Takes the runtime down, or leaves it to the process's end while the metrics' thread waits on it.
-    fn stop(&mut self) {
-        self.desk.close_at(clock::now());
-        match self.engine.0.take() {
-            Some(runtime) if self.desk.is_busy() => std::mem::forget(runtime),
-            Some(runtime) => runtime.shutdown_background(),
-            None => {}
-        }
-    }
-}
-
-impl Drop for Delivery {
-    fn drop(&mut self) {
-        // Without `shutdown`: stop where we are.
-        self.stop();
     }
 }
 

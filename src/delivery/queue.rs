@@ -265,7 +265,6 @@ mod tests {
     use crate::{
         record::Step,
         telemetry::{
-            MetricsSettings,
             names::{self, Metric},
             spans,
         },
@@ -276,7 +275,7 @@ mod tests {
     }
 
     fn queue(budget: usize) -> Queue {
-        Queue::new(budget, true, Metrics::new(&SdkMeterProvider::default(), &MetricsSettings::default()))
+        Queue::new(budget, true, Metrics::off())
     }
 
     #[test]
@@ -336,7 +335,7 @@ mod tests {
             usize::try_from(sum.data_points().next().unwrap().value()).unwrap()
         };
         let bytes = Load::of(&passed()).bytes;
-        let queue = Queue::new(2 * bytes, true, Metrics::new(&provider, &MetricsSettings::default()));
+        let queue = Queue::new(2 * bytes, true, Metrics::of(&provider));
         assert_eq!(sum(names::DELIVERY_QUEUE_LIMIT), 2 * bytes);
         queue.push(passed());
         drop(queue.batch().await);

@@ -15,7 +15,7 @@ mod resource;
 mod spans;
 
 pub use live::{LiveRoot, RemoteParent};
-pub use metrics::{Metrics, MetricsSettings, meter_provider};
+pub use metrics::{Collection, Metrics, MetricsSettings, Subject};
 pub use resource::{ResourceSettings, resource};
 pub use spans::spans;
 

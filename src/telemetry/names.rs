@@ -204,6 +204,8 @@ metrics! {
         "Runs whose trace was given up";
     DELIVERY_DURATION = "imaptrace.delivery.duration", Histogram, "s",
         "One attempt to export a batch of traces";
+    METRICS_OVERFLOW = "imaptrace.metrics.overflow", Counter, "{measurement}",
+        "Measurements that are in no series, since there was no room for one more";
 }
 
 /// Upper bounds of the histograms' buckets, in seconds (contract §5): a local FETCH takes 0.2 ms, a bad one 30 s.

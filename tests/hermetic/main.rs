@@ -14,4 +14,5 @@ mod demo;
 mod failures;
 mod itself;
 mod messages;
+mod metrics;
 mod otlp;

@@ -28,7 +28,7 @@ use opentelemetry_proto::tonic::{
         },
     },
     common::v1::{KeyValue, any_value},
-    metrics::v1::Metric,
+    metrics::v1::{Metric, metric::Data},
     trace::v1::Span,
 };
 use prost::Message;
@@ -83,6 +83,8 @@ pub struct Inbox {
     pub metrics: Vec<Got<ExportMetricsServiceRequest>>,
     /// What the next requests for traces meet; then all are accepted.
     script: VecDeque<Answer>,
+    /// The same for metrics.
+    metrics_script: VecDeque<Answer>,
 }
 
 impl Inbox {
@@ -93,17 +95,61 @@ impl Inbox {
         scopes.flat_map(|scope| scope.spans.clone()).collect()
     }
 
-    /// The metrics of the last request, by name.
+    /// All series as they were last told, by metric. They come in many requests.
     pub fn metrics(&self) -> HashMap<String, Metric> {
-        let last = self.metrics.last().map(|got| &got.body.resource_metrics);
-        let scopes = last.into_iter().flatten().flat_map(|resource| &resource.scope_metrics);
-        scopes.flat_map(|scope| scope.metrics.clone()).map(|metric| (metric.name.clone(), metric)).collect()
+        let mut all: HashMap<String, Metric> = HashMap::new();
+        let resources = self.metrics.iter().flat_map(|got| &got.body.resource_metrics);
+        for metric in resources.flat_map(|resource| &resource.scope_metrics).flat_map(|scope| &scope.metrics) {
+            match all.get_mut(&metric.name) {
+                None => drop(all.insert(metric.name.clone(), metric.clone())),
+                Some(known) => renew(known, metric.data.as_ref().unwrap()),
+            }
+        }
+        all
     }
 
     fn take_traces(&mut self, headers: HashMap<String, String>, body: ExportTraceServiceRequest) -> Answer {
         let answer = self.script.pop_front().unwrap_or(Answer::Accept);
         self.traces.push(Got { headers, body, answer });
         answer
+    }
+
+    fn take_metrics(&mut self, headers: HashMap<String, String>, body: ExportMetricsServiceRequest) -> Answer {
+        let answer = self.metrics_script.pop_front().unwrap_or(Answer::Accept);
+        self.metrics.push(Got { headers, body, answer });
+        answer
+    }
+}
+
+/// Puts newer points in place of the older ones with the same attributes.
+fn renew(known: &mut Metric, newer: &Data) {
+    fn points<T: Clone>(known: &mut Vec<T>, newer: &[T], attributes: impl Fn(&T) -> Vec<KeyValue>) {
+        let attributes = |point: &T| {
+            let mut attributes = attributes(point);
+            attributes.sort_by(|one, other| one.key.cmp(&other.key));
+            attributes
+        };
+        for point in newer {
+            match known.iter_mut().find(|known| attributes(known) == attributes(point)) {
+                Some(known) => known.clone_from(point),
+                None => known.push(point.clone()),
+            }
+        }
+    }
+    match (known.data.as_mut().unwrap(), newer) {
+        (Data::Gauge(known), Data::Gauge(newer)) => {
+            points(&mut known.data_points, &newer.data_points, |it| it.attributes.clone());
+        }
+        (Data::Sum(known), Data::Sum(newer)) => {
+            points(&mut known.data_points, &newer.data_points, |it| it.attributes.clone());
+        }
+        (Data::Histogram(known), Data::Histogram(newer)) => {
+            points(&mut known.data_points, &newer.data_points, |it| it.attributes.clone());
+        }
+        (Data::ExponentialHistogram(known), Data::ExponentialHistogram(newer)) => {
+            points(&mut known.data_points, &newer.data_points, |it| it.attributes.clone());
+        }
+        (known, newer) => panic!("{newer:?} after {known:?}"),
     }
 }
 
@@ -168,6 +214,11 @@ impl Receiver {
     /// What the next requests for traces meet.
     pub fn script(&self, answers: &[Answer]) {
         self.inbox.send_modify(|inbox| inbox.script.extend(answers));
+    }
+
+    /// What the next requests for metrics meet, over gRPC.
+    pub fn script_metrics(&self, answers: &[Answer]) {
+        self.inbox.send_modify(|inbox| inbox.metrics_script.extend(answers));
     }
 
     /// Cuts all connections and leaves the port closed.
@@ -262,6 +313,16 @@ fn grpc_headers<T>(request: &Request<T>) -> HashMap<String, String> {
     headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap_or("?").to_owned())).collect()
 }
 
+/// What a scripted answer is as a gRPC status, if it is a refusal.
+fn refusal(answer: Answer) -> Result<(), Status> {
+    match answer {
+        Answer::Accept | Answer::Partial(_) => Ok(()),
+        Answer::Unavailable => Err(Status::unavailable("later")),
+        Answer::Invalid => Err(Status::invalid_argument("never")),
+        Answer::Unauthenticated => Err(Status::unauthenticated("who")),
+    }
+}
+
 #[tonic::async_trait]
 impl TraceService for Service {
     async fn export(
@@ -271,13 +332,11 @@ impl TraceService for Service {
         let headers = grpc_headers(&request);
         let mut answer = Answer::Accept;
         self.0.send_modify(|inbox| answer = inbox.take_traces(headers, request.into_inner()));
-        match answer {
-            Answer::Accept => Ok(Response::new(ExportTraceServiceResponse::default())),
-            Answer::Partial(rejected) => Ok(Response::new(partial(rejected))),
-            Answer::Unavailable => Err(Status::unavailable("later")),
-            Answer::Invalid => Err(Status::invalid_argument("never")),
-            Answer::Unauthenticated => Err(Status::unauthenticated("who")),
-        }
+        refusal(answer)?;
+        Ok(Response::new(match answer {
+            Answer::Partial(rejected) => partial(rejected),
+            _ => ExportTraceServiceResponse::default(),
+        }))
     }
 }
 
@@ -287,8 +346,10 @@ impl MetricsService for Service {
         &self,
         request: Request<ExportMetricsServiceRequest>,
     ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
-        let got = Got { headers: grpc_headers(&request), body: request.into_inner(), answer: Answer::Accept };
-        self.0.send_modify(|inbox| inbox.metrics.push(got));
+        let headers = grpc_headers(&request);
+        let mut answer = Answer::Accept;
+        self.0.send_modify(|inbox| answer = inbox.take_metrics(headers, request.into_inner()));
+        refusal(answer)?;
         Ok(Response::new(ExportMetricsServiceResponse::default()))
     }
 }

@@ -1,0 +1,268 @@
+//! A finished [`Run`] as measurements (contract §5).
+//!
+//! Keeps no history: the last verdict, the last certificate and the last count of messages live in gauges. Nothing
+//! that a server sends becomes an attribute, so the configuration alone bounds the number of series, and what would
+//! pass the limit is refused aloud. Sends nothing: `delivery` takes the [`Collection`]s. Called by the agent and by the
+//! command line.
+//!
+//! ```text
+//! series   a run as measurements, and the attributes of each series
+//! fleet    all accounts: where their series are, who goes, who comes
+//! shard    a part of them with a provider of its own: one message
+//! ```
+
+mod fleet;
+mod series;
+mod shard;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use opentelemetry::{
+    KeyValue,
+    metrics::{Counter, Histogram, Meter, UpDownCounter},
+};
+use opentelemetry_sdk::{
+    Resource,
+    metrics::{SdkMeterProvider, Temporality, data::ResourceMetrics},
+};
+
+pub use self::fleet::Subject;
+use self::{
+    fleet::{Fleet, Who},
+    series::{Key, Measured, measure},
+    shard::{Making, Source, counter, histogram, up_down_counter},
+};
+use super::names::{self, DropReason, SkipReason};
+use crate::record::{Run, Seconds};
+
+/// How measurements are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MetricsSettings {
+    /// Keys of the labels that become attributes (`[metrics] labels`).
+    pub labels: Vec<String>,
+    /// Exponential histograms in place of [`names::BUCKETS`]; more exact, and about three times the memory.
+    pub exponential: bool,
+    /// Series kept in all, beside the agent's own few. What comes above it is not kept: it is logged and counted by
+    /// [`names::METRICS_OVERFLOW`]. The configuration is to count before.
+    pub series_limit: usize,
+    /// Whether [`names::TIMING_DURATION`] is kept: three series more for each command.
+    pub timing: bool,
+}
+
+impl Default for MetricsSettings {
+    fn default() -> Self {
+        Self { labels: Vec::new(), exponential: false, series_limit: 100_000, timing: false }
+    }
+}
+
+/// All series. Cheap to clone; all clones record into the same ones.
+#[derive(Clone)]
+pub struct Metrics(Arc<All>);
+
+struct All {
+    timing: bool,
+    own: Own,
+    /// Where the agent's own series are read, and those of all accounts; none when nobody asks for metrics.
+    kept: Option<(Source, Fleet)>,
+    /// The log has it that there is no room.
+    told: AtomicBool,
+}
+
+/// What the agent tells of itself.
+struct Own {
+    start_lag: Histogram<f64>,
+    active: UpDownCounter<i64>,
+    queue_size: UpDownCounter<i64>,
+    queue_limit: UpDownCounter<i64>,
+    dropped: Counter<u64>,
+    delivery: Histogram<f64>,
+    overflow: Counter<u64>,
+}
+
+/// Series that go in one message, of less than 4 MiB.
+pub struct Collection {
+    source: Source,
+    leaves: bool,
+}
+
+impl Metrics {
+    /// Keeps what the settings say, for whoever takes the [`Self::collections`].
+    pub fn new(settings: &MetricsSettings, resource: Resource, temporality: Temporality) -> Self {
+        let making = Making { resource, settings: settings.clone(), temporality };
+        let source = Source::new(&making, |_| None);
+        let own = Own::new(&source.meter());
+        Self::with(settings.timing, own, Some((source, Fleet::new(making))))
+    }
+
+    /// Keeps nothing: nobody asks for metrics.
+    pub fn off() -> Self {
+        Self::of(&SdkMeterProvider::default())
+    }
+
+    /// What the agent tells of itself, in a provider of the caller's; nothing of runs.
+    pub fn of(provider: &SdkMeterProvider) -> Self {
+        Self::with(false, Own::new(&shard::meter(provider)), None)
+    }
+
+    fn with(timing: bool, own: Own, kept: Option<(Source, Fleet)>) -> Self {
+        Self(Arc::new(All { timing, own, kept, told: AtomicBool::new(false) }))
+    }
+
+    /// Enters a finished run. A void run says nothing of the target: it leaves `up` as it was.
+    pub fn record(&self, run: &Run) {
+        self.record_as(&run.target, run);
+    }
+
+    /// The same under another name than the target's: its group's, when series are for groups.
+    pub fn record_as(&self, name: &str, run: &Run) {
+        if let Some(lag) = run.start_lag_s {
+            self.0.own.start_lag.record(lag.as_f64(), &[]);
+        }
+        let who = Who {
+            target: name,
+            account: &run.account,
+            journey: &run.journey,
+            family: run.family.as_deref(),
+            labels: &run.labels,
+        };
+        self.enter(&who, |enter| measure(run, self.0.timing, enter));
+    }
+
+    /// Counts a run that was due and not started.
+    pub fn skipped(
+        &self,
+        reason: SkipReason,
+        target: &str,
+        account: &str,
+        journey: &str,
+        labels: &BTreeMap<String, String>,
+    ) {
+        let who = Who { target, account, journey, family: None, labels };
+        self.enter(&who, |enter| enter(Key::skipped(reason), Measured::Count(1)));
+    }
+
+    fn enter(&self, who: &Who<'_>, measure: impl Fn(&mut dyn FnMut(Key, Measured))) {
+        let Some((_, fleet)) = &self.0.kept else { return };
+        let lost = fleet.enter(who, measure);
+        if lost == 0 {
+            return;
+        }
+        self.0.own.overflow.add(lost.try_into().unwrap_or(u64::MAX), &[]);
+        if !self.0.told.swap(true, Ordering::Relaxed) {
+            let (target, account, series) = (who.target, who.account, fleet.series());
+            tracing::error!(
+                target,
+                account,
+                series,
+                "there is no room for more metric series: new ones are lost and counted; raise [metrics] series_limit"
+            );
+        }
+    }
+
+    /// From now on keeps the series of which `keep` says so. All others vanish after one more export, and runs of theirs
+    /// that end later are not counted. What shared a message with them begins anew: its sums start from 0, its gauges
+    /// stay.
+    pub fn retain(&self, keep: impl Fn(&Subject<'_>) -> bool + Send + Sync + 'static) {
+        if let Some((_, fleet)) = &self.0.kept {
+            fleet.retain(Box::new(keep));
+            self.0.told.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Lets all series of a target go, like [`Self::retain`]; a later run makes new ones.
+    pub fn forget(&self, target: &str) {
+        if let Some((_, fleet)) = &self.0.kept {
+            fleet.forget(target);
+            self.0.told.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Series of all accounts; the agent's own few are not among them.
+    pub fn series(&self) -> usize {
+        self.0.kept.as_ref().map_or(0, |(_, fleet)| fleet.series())
+    }
+
+    /// All there is, in messages. What shows the agent itself comes last, so that it can tell of the others.
+    pub fn collections(&self) -> Vec<Collection> {
+        let Some((own, fleet)) = &self.0.kept else { return Vec::new() };
+        let (leaving, staying) = fleet.sources();
+        let leaving = leaving.into_iter().map(|source| Collection { source, leaves: true });
+        let staying = staying.into_iter().chain([own.clone()]).map(|source| Collection { source, leaves: false });
+        leaving.chain(staying).collect()
+    }
+
+    /// Says that a receiver has taken this collection, or never will.
+    pub fn settled(&self, collection: &Collection) {
+        if let (true, Some((_, fleet))) = (collection.leaves, &self.0.kept) {
+            fleet.left(&collection.source);
+        }
+    }
+
+    /// A run began (1) or ended (-1).
+    pub fn active(&self, change: i64) {
+        self.0.own.active.add(change, &[]);
+    }
+
+    /// The queue grew by so many bytes, or shrank by as many when negative.
+    pub fn queue_size(&self, change: i64) {
+        self.0.own.queue_size.add(change, &[]);
+    }
+
+    /// The budget of the queue in bytes. To be called once, at the start.
+    pub fn queue_limit(&self, bytes: i64) {
+        self.0.own.queue_limit.add(bytes, &[]);
+    }
+
+    /// Counts runs whose trace was given up.
+    pub fn delivery_dropped(&self, reason: DropReason, runs: u64) {
+        self.0.own.dropped.add(runs, &[KeyValue::new(names::REASON, reason.as_str())]);
+    }
+
+    /// Enters one attempt to export a batch of traces.
+    pub fn delivery_duration(&self, took: Seconds) {
+        self.0.own.delivery.record(took.as_f64(), &[]);
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").field("series", &self.series()).finish_non_exhaustive()
+    }
+}
+
+impl Collection {
+    /// What its series hold now; nothing when it has none.
+    pub fn collect(&self) -> Option<ResourceMetrics> {
+        self.source.collect()
+    }
+}
+
+impl fmt::Debug for Collection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Collection").field("leaves", &self.leaves).finish_non_exhaustive()
+    }
+}
+
+impl Own {
+    fn new(meter: &Meter) -> Self {
+        Self {
+            start_lag: histogram(meter, names::SCHEDULER_START_LAG),
+            active: up_down_counter(meter, names::PROBE_ACTIVE),
+            queue_size: up_down_counter(meter, names::DELIVERY_QUEUE_SIZE),
+            queue_limit: up_down_counter(meter, names::DELIVERY_QUEUE_LIMIT),
+            dropped: counter(meter, names::DELIVERY_DROPPED),
+            delivery: histogram(meter, names::DELIVERY_DURATION),
+            overflow: counter(meter, names::METRICS_OVERFLOW),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,224 @@
+//! A run as measurements: which series each enters, and with what.
+//!
+//! Pure mapping. A series is a [`Key`] of four bytes within its account, so that finding one costs next to nothing; its
+//! attributes are built once, when it is new. Nothing that a server sends becomes an attribute. Called by `fleet`.
+
+use std::sync::Arc;
+
+use opentelemetry::KeyValue;
+
+use crate::{
+    record::{ErrorType, Run, RunOutcome, Step, StepOutcome},
+    telemetry::names::{self, Metric, SkipReason},
+};
+
+/// The metrics of runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum What {
+    FirstLoading,
+    Duration,
+    Operation,
+    Timing,
+    Setup,
+    Io,
+    Up,
+    LastRun,
+    Certificate,
+    Messages,
+    Skipped,
+}
+
+impl What {
+    pub(super) const COUNT: usize = 11;
+
+    pub(super) const ALL: [Self; Self::COUNT] = [
+        Self::FirstLoading,
+        Self::Duration,
+        Self::Operation,
+        Self::Timing,
+        Self::Setup,
+        Self::Io,
+        Self::Up,
+        Self::LastRun,
+        Self::Certificate,
+        Self::Messages,
+        Self::Skipped,
+    ];
+
+    pub(super) fn metric(self) -> Metric {
+        match self {
+            Self::FirstLoading => names::PROBE_FIRST_LOADING_DURATION,
+            Self::Duration => names::PROBE_DURATION,
+            Self::Operation => names::OPERATION_DURATION,
+            Self::Timing => names::TIMING_DURATION,
+            Self::Setup => names::SETUP_DURATION,
+            Self::Io => names::CLIENT_IO,
+            Self::Up => names::PROBE_UP,
+            Self::LastRun => names::PROBE_LAST_RUN_TIME,
+            Self::Certificate => names::CERTIFICATE_NOT_AFTER,
+            Self::Messages => names::MAILBOX_MESSAGES,
+            Self::Skipped => names::PROBE_SKIPPED,
+        }
+    }
+
+    /// Series for which an account finds room at once: those of a good life, and some of a bad one. An account that
+    /// needs more shares its shard with fewer others.
+    pub(super) fn allowance(self, timing: bool) -> usize {
+        match self {
+            Self::FirstLoading | Self::Up | Self::LastRun | Self::Certificate | Self::Messages => 1,
+            Self::Skipped => 2,
+            Self::Duration => 3,
+            Self::Setup => 6,
+            Self::Operation => 12,
+            Self::Io => 22,
+            Self::Timing => 27 * usize::from(timing),
+        }
+    }
+
+    /// Whether its series have handles of their own. A handle on a histogram takes 270 bytes and spares some 0.25 µs a
+    /// measurement; with one for these few, a series would take more than 700 bytes.
+    pub(super) fn has_handles(self) -> bool {
+        !matches!(self, Self::FirstLoading | Self::Setup | Self::Timing)
+    }
+}
+
+/// What is entered.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Measured {
+    /// Into a histogram or a gauge.
+    Number(f64),
+    /// Into a counter or a gauge of whole numbers.
+    Count(u64),
+}
+
+/// A series of an account: its metric, and the values of the attributes that tell it from the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Key {
+    pub(super) what: What,
+    /// Command, phase or reason: its place on its list.
+    name: u8,
+    /// Status, part or direction: its place on its list.
+    more: u8,
+    error: Option<ErrorType>,
+}
+
+/// In place of a [`Key::name`] or [`Key::more`] that there is not.
+const NONE: u8 = u8::MAX;
+
+const DIRECTIONS: &[&str] = &["transmit", "receive"];
+const REASONS: [SkipReason; 4] = [SkipReason::Running, SkipReason::Limit, SkipReason::Window, SkipReason::Overload];
+
+impl Key {
+    fn of(what: What) -> Self {
+        Self { what, name: NONE, more: NONE, error: None }
+    }
+
+    /// A run that was due and not started.
+    pub(super) fn skipped(reason: SkipReason) -> Self {
+        let name = REASONS.iter().position(|known| *known == reason).map_or(NONE, small);
+        Self { name, ..Self::of(What::Skipped) }
+    }
+
+    /// Those of the account, which are sorted by key, and what is this series' own; sorted, too.
+    pub(super) fn attributes(self, base: &[KeyValue]) -> Vec<KeyValue> {
+        let mut all = Vec::with_capacity(base.len() + self.own());
+        all.extend_from_slice(base);
+        let mut insert = |one: KeyValue| all.insert(all.partition_point(|other| other.key < one.key), one);
+        if self.name != NONE {
+            insert(match self.what {
+                What::Setup => listed(names::IMAP_SETUP_PHASE, names::PHASES, self.name),
+                What::Skipped => {
+                    let reason = REASONS.get(usize::from(self.name)).map_or(names::OTHER, |reason| reason.as_str());
+                    KeyValue::new(names::REASON, reason)
+                }
+                _ => listed(names::IMAP_COMMAND_NAME, names::COMMANDS, self.name),
+            });
+        }
+        if self.more != NONE {
+            insert(match self.what {
+                What::Timing => listed(names::TIMING_PART, &names::PARTS, self.more),
+                What::Io => listed(names::NETWORK_IO_DIRECTION, DIRECTIONS, self.more),
+                _ => listed(names::IMAP_RESPONSE_STATUS, names::STATUSES, self.more),
+            });
+        }
+        if let Some(class) = self.error {
+            insert(KeyValue::new(names::ERROR_TYPE, class.as_str()));
+        }
+        all
+    }
+
+    /// Attributes that are not the account's.
+    fn own(self) -> usize {
+        usize::from(self.name != NONE) + usize::from(self.more != NONE) + usize::from(self.error.is_some())
+    }
+}
+
+fn listed(key: &'static str, list: &'static [&'static str], place: u8) -> KeyValue {
+    KeyValue::new(key, list.get(usize::from(place)).copied().unwrap_or(names::OTHER))
+}
+
+/// The place of `text` on a closed list; behind its end for what it does not have.
+fn place(list: &[&str], text: &str) -> u8 {
+    small(list.iter().position(|known| *known == text).unwrap_or(list.len()))
+}
+
+fn small(place: usize) -> u8 {
+    u8::try_from(place).unwrap_or(NONE)
+}
+
+/// All that a run measured, always in the same order. A void run says nothing of the target: it has no `up`.
+pub(super) fn measure(run: &Run, timing: bool, mut enter: impl FnMut(Key, Measured)) {
+    match run.outcome {
+        RunOutcome::Passed => enter(Key::of(What::Up), Measured::Count(1)),
+        RunOutcome::Failed => enter(Key::of(What::Up), Measured::Count(0)),
+        RunOutcome::Void => {}
+    }
+    let end = run.started_at.epoch_seconds() + run.duration_s.as_f64();
+    enter(Key::of(What::LastRun), Measured::Number(end));
+    let duration = Key { error: run.error_type, ..Key::of(What::Duration) };
+    enter(duration, Measured::Number(run.duration_s.as_f64()));
+    if let Some(latency) = run.first_loading_latency_s {
+        enter(Key::of(What::FirstLoading), Measured::Number(latency.as_f64()));
+    }
+    let shook_hands = run.steps.iter().any(|step| step.name == Step::TLS && step.outcome == StepOutcome::Passed);
+    if let (true, Some(end)) = (shook_hands, run.server.certificate_not_after) {
+        enter(Key::of(What::Certificate), Measured::Number(end.epoch_seconds()));
+    }
+    for step in run.steps.iter().filter(|step| step.was_started() && step.outcome != StepOutcome::Skipped) {
+        measure_step(step, timing, &mut enter);
+    }
+}
+
+fn measure_step(step: &Step, timing: bool, enter: &mut impl FnMut(Key, Measured)) {
+    let took = Measured::Number(step.duration_s.as_f64());
+    let command = if step.is_command() { place(names::COMMANDS, &step.name) } else { NONE };
+    if command == NONE {
+        let name = place(names::PHASES, &step.name);
+        enter(Key { name, error: step.error_type, ..Key::of(What::Setup) }, took);
+    } else {
+        let more = step.status.as_deref().map_or(NONE, |status| place(names::STATUSES, status));
+        enter(Key { what: What::Operation, name: command, more, error: step.error_type }, took);
+        // Only of a command that passed: a deadline is nobody's time.
+        if timing && step.outcome == StepOutcome::Passed {
+            for (more, took) in (0..).zip([step.server_s, step.network_s, step.transfer_s]) {
+                if let Some(took) = took {
+                    let key = Key { name: command, more, ..Key::of(What::Timing) };
+                    enter(key, Measured::Number(took.as_f64()));
+                }
+            }
+        }
+    }
+    for (more, bytes) in (0..).zip([step.sent_bytes, step.received_bytes]) {
+        if let Some(bytes) = bytes.filter(|bytes| *bytes > 0) {
+            enter(Key { name: command, more, ..Key::of(What::Io) }, Measured::Count(bytes));
+        }
+    }
+    if let Some(messages) = step.mailbox_messages {
+        enter(Key::of(What::Messages), Measured::Count(messages));
+    }
+}
+
+/// A text that is in the attributes of all series of an account: cloned by counting.
+pub(super) fn shared(text: &str) -> Arc<str> {
+    Arc::from(text)
+}

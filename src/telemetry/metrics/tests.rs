@@ -1,0 +1,473 @@
+use opentelemetry::Key as AttributeKey;
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData, ScopeMetrics};
+use prost::Message as _;
+
+use super::*;
+use crate::{
+    record::{ErrorType, RunOutcome, StepOutcome},
+    telemetry::{ResourceSettings, names::Metric, resource, samples},
+};
+
+struct Bench {
+    metrics: Metrics,
+}
+
+/// One series: attributes as `key=value`, in order, and what it holds.
+type Series = (Vec<String>, f64);
+
+impl Bench {
+    fn new(settings: &MetricsSettings) -> Self {
+        let who = resource(&ResourceSettings::default());
+        Self { metrics: Metrics::new(settings, who, Temporality::Cumulative) }
+    }
+
+    /// Everything, as a receiver that takes all of it gets it.
+    fn collected(&self) -> Vec<ResourceMetrics> {
+        let collections = self.metrics.collections();
+        let found = collections.iter().filter_map(Collection::collect).collect();
+        for one in &collections {
+            self.metrics.settled(one);
+        }
+        found
+    }
+
+    /// The series of a metric: the sum, the last value, or the count of a histogram.
+    fn series(&self, metric: Metric) -> Vec<Series> {
+        let all = self.collected();
+        let found = all.iter().flat_map(ResourceMetrics::scope_metrics).flat_map(ScopeMetrics::metrics);
+        let mut series = Vec::new();
+        for found in found.filter(|it| it.name() == metric.name) {
+            assert_eq!((found.unit(), found.description()), (metric.unit, metric.description));
+            series.extend(match found.data() {
+                AggregatedMetrics::F64(data) => points(data, |value| value),
+                AggregatedMetrics::U64(data) => points(data, |value| f64::from(u32::try_from(value).unwrap())),
+                AggregatedMetrics::I64(data) => points(data, |value| f64::from(i32::try_from(value).unwrap())),
+            });
+        }
+        series.sort_by(|a, b| a.0.cmp(&b.0));
+        series
+    }
+}
+
+fn points<T: Copy>(data: &MetricData<T>, number: impl Fn(T) -> f64) -> Vec<Series> {
+    match data {
+        MetricData::Gauge(gauge) => {
+            gauge.data_points().map(|point| (words(point.attributes()), number(point.value()))).collect()
+        }
+        MetricData::Sum(sum) => {
+            sum.data_points().map(|point| (words(point.attributes()), number(point.value()))).collect()
+        }
+        MetricData::Histogram(histogram) => histogram
+            .data_points()
+            .map(|point| {
+                assert!(point.bounds().eq(names::BUCKETS.iter().copied()));
+                (words(point.attributes()), f64::from(u32::try_from(point.count()).unwrap()))
+            })
+            .collect(),
+        MetricData::ExponentialHistogram(histogram) => histogram
+            .data_points()
+            .map(|point| (words(point.attributes()), f64::from(u32::try_from(point.count()).unwrap())))
+            .collect(),
+    }
+}
+
+fn words<'a>(attributes: impl Iterator<Item = &'a KeyValue>) -> Vec<String> {
+    let mut words: Vec<_> = attributes.map(|one| format!("{}={}", one.key, one.value)).collect();
+    words.sort();
+    words
+}
+
+const MAIL01: [&str; 3] =
+    ["imaptrace.account.name=default", "imaptrace.journey.name=first-load", "imaptrace.target.name=mail01"];
+
+fn void() -> Run {
+    let mut run = samples::passed();
+    run.outcome = RunOutcome::Void;
+    run.error_type = Some(ErrorType::OverloadFd);
+    run.first_loading_latency_s = None;
+    run.steps.clear();
+    run
+}
+
+#[test]
+fn up_follows_runs_that_could_judge_and_a_void_run_leaves_it() {
+    let bench = Bench::new(&MetricsSettings::default());
+    let mut run = samples::passed();
+    bench.metrics.record(&run);
+    bench.metrics.record(&void());
+    assert_eq!(bench.series(names::PROBE_UP), [(MAIL01.map(String::from).to_vec(), 1.0)]);
+    run.outcome = RunOutcome::Failed;
+    bench.metrics.record(&run);
+    bench.metrics.record(&void());
+    assert_eq!(bench.series(names::PROBE_UP), [(MAIL01.map(String::from).to_vec(), 0.0)]);
+}
+
+#[test]
+fn a_void_run_is_counted_by_its_error_and_dated() {
+    let bench = Bench::new(&MetricsSettings::default());
+    bench.metrics.record(&void());
+    assert_eq!(bench.series(names::PROBE_UP), []);
+    let duration = bench.series(names::PROBE_DURATION);
+    assert_eq!(duration.len(), 1);
+    assert!(duration[0].0.contains(&"error.type=overload_fd".to_owned()), "{duration:?}");
+    assert_eq!(bench.series(names::PROBE_LAST_RUN_TIME).len(), 1);
+    assert_eq!(bench.series(names::PROBE_FIRST_LOADING_DURATION), []);
+}
+
+#[test]
+fn each_command_and_phase_that_ran_enters_once() {
+    let bench = Bench::new(&MetricsSettings::default());
+    bench.metrics.record(&samples::passed());
+    let of = |metric: Metric, key: &str| -> Vec<String> {
+        let key = format!("{key}=");
+        let series = bench.series(metric).into_iter();
+        series.map(|(words, _)| words.iter().find(|word| word.starts_with(&key)).cloned().unwrap()).collect()
+    };
+    assert_eq!(
+        of(names::OPERATION_DURATION, names::IMAP_COMMAND_NAME),
+        ["FETCH", "LOGIN", "LOGOUT", "SELECT"].map(|name| format!("imap.command.name={name}"))
+    );
+    assert_eq!(
+        of(names::SETUP_DURATION, names::IMAP_SETUP_PHASE),
+        ["connect", "greeting", "resolve", "tls"].map(|name| format!("imap.setup.phase={name}"))
+    );
+    let mail01 = MAIL01.map(String::from).to_vec();
+    assert_eq!(bench.series(names::PROBE_FIRST_LOADING_DURATION), [(mail01.clone(), 1.0)]);
+    assert_eq!(bench.series(names::MAILBOX_MESSAGES), [(mail01.clone(), 4711.0)]);
+    assert_eq!(bench.series(names::CERTIFICATE_NOT_AFTER), [(mail01, 1_801_353_600.0)]);
+    assert_eq!(bench.series(names::SCHEDULER_START_LAG), [(Vec::new(), 1.0)]);
+}
+
+#[test]
+fn a_failing_command_bears_status_and_error_and_one_that_could_not_start_enters_nothing() {
+    let bench = Bench::new(&MetricsSettings::default());
+    let mut run = samples::failed();
+    bench.metrics.record(&run);
+    let login = bench.series(names::OPERATION_DURATION).remove(0).0;
+    assert!(login.contains(&"error.type=auth_failed".into()) && login.contains(&"imap.response.status=NO".into()));
+    assert_eq!(bench.series(names::OPERATION_DURATION).len(), 2);
+    assert_eq!(bench.series(names::PROBE_FIRST_LOADING_DURATION), []);
+    assert_eq!(bench.series(names::CERTIFICATE_NOT_AFTER), []);
+
+    let bench = Bench::new(&MetricsSettings::default());
+    run.steps[2].duration_s = Seconds::ZERO;
+    bench.metrics.record(&run);
+    assert_eq!(bench.series(names::OPERATION_DURATION).len(), 1, "LOGOUT alone");
+}
+
+#[test]
+fn the_parts_of_commands_that_passed_enter_when_asked_for() {
+    let settings = MetricsSettings { timing: true, ..Default::default() };
+    let bench = Bench::new(&settings);
+    let mut run = samples::passed();
+    bench.metrics.record(&run);
+    // SELECT failed: what a deadline cut off is nobody's time.
+    let select = run.steps.iter_mut().find(|step| step.name == "SELECT").unwrap();
+    (select.server_s, select.outcome) = (Some(select.duration_s), StepOutcome::Failed);
+    bench.metrics.record(&run);
+    let series = bench.series(names::TIMING_DURATION);
+    let told: Vec<_> = series.iter().map(|(words, count)| (words[0].as_str(), words[4].as_str(), *count)).collect();
+    let fetch = "imap.command.name=FETCH";
+    assert_eq!(
+        told,
+        [
+            (fetch, "imaptrace.timing.part=network", 2.0),
+            (fetch, "imaptrace.timing.part=server", 2.0),
+            (fetch, "imaptrace.timing.part=transfer", 2.0),
+        ]
+    );
+    let bench = Bench::new(&MetricsSettings::default());
+    bench.metrics.record(&run);
+    assert_eq!(bench.series(names::TIMING_DURATION), []);
+}
+
+#[test]
+fn bytes_are_counted_by_direction_and_command() {
+    let bench = Bench::new(&MetricsSettings::default());
+    bench.metrics.record(&samples::passed());
+    bench.metrics.record(&samples::passed());
+    let io = bench.series(names::CLIENT_IO);
+    let find = |wanted: &[&str]| {
+        io.iter().find(|(words, _)| wanted.iter().all(|it| words.iter().any(|word| word == it))).map(|it| it.1)
+    };
+    assert_eq!(find(&["imap.command.name=FETCH", "network.io.direction=receive"]), Some(96_422.0));
+    assert_eq!(find(&["imap.command.name=FETCH", "network.io.direction=transmit"]), Some(176.0));
+    assert_eq!(io.len(), 9, "two for each command, one for the greeting");
+}
+
+#[test]
+fn labels_on_the_allow_list_and_the_family_become_attributes() {
+    let settings = MetricsSettings { labels: vec!["rack".into(), "missing".into()], ..Default::default() };
+    let bench = Bench::new(&settings);
+    let mut run = samples::passed();
+    run.family = Some("ipv6".into());
+    bench.metrics.record(&run);
+    let up = bench.series(names::PROBE_UP).remove(0).0;
+    assert_eq!(up[2], "imaptrace.label.rack=a3");
+    assert_eq!(up[4], "network.type=ipv6");
+    assert_eq!(up.len(), 5);
+}
+
+#[test]
+fn targets_that_share_a_name_share_their_series() {
+    let bench = Bench::new(&MetricsSettings::default());
+    let mut run = samples::passed();
+    bench.metrics.record_as("fleet", &run);
+    run.target = "mail02".to_owned();
+    bench.metrics.record_as("fleet", &run);
+    bench.metrics.record(&run);
+    let found = bench.series(names::PROBE_FIRST_LOADING_DURATION);
+    let named: Vec<_> = found.iter().map(|(words, count)| (words[2].as_str(), *count)).collect();
+    assert_eq!(named, [("imaptrace.target.name=fleet", 2.0), ("imaptrace.target.name=mail02", 1.0)]);
+}
+
+#[test]
+fn what_the_agent_counts_arrives() {
+    let bench = Bench::new(&MetricsSettings::default());
+    bench.metrics.skipped(SkipReason::Running, "mail01", "default", "first-load", &BTreeMap::new());
+    bench.metrics.active(1);
+    bench.metrics.active(1);
+    bench.metrics.active(-1);
+    bench.metrics.queue_limit(4096);
+    bench.metrics.queue_size(1500);
+    bench.metrics.queue_size(-500);
+    bench.metrics.delivery_dropped(DropReason::Budget, 3);
+    bench.metrics.delivery_duration(Seconds::from_micros(1500));
+    assert!(bench.series(names::PROBE_SKIPPED)[0].0.contains(&"reason=running".into()));
+    assert_eq!(bench.series(names::PROBE_ACTIVE), [(Vec::new(), 1.0)]);
+    assert_eq!(bench.series(names::DELIVERY_QUEUE_LIMIT), [(Vec::new(), 4096.0)]);
+    assert_eq!(bench.series(names::DELIVERY_QUEUE_SIZE), [(Vec::new(), 1000.0)]);
+    assert_eq!(bench.series(names::DELIVERY_DROPPED), [(vec!["reason=budget".into()], 3.0)]);
+    assert_eq!(bench.series(names::DELIVERY_DURATION), [(Vec::new(), 1.0)]);
+}
+
+/// Runs of so many targets, mail000 and on.
+fn of_targets(count: usize, run: &Run) -> impl Iterator<Item = Run> + '_ {
+    (0..count).map(|number| Run { target: format!("mail{number:03}"), ..run.clone() })
+}
+
+fn words_of_all(bench: &Bench) -> Vec<(String, Vec<String>)> {
+    let mut all = Vec::new();
+    for metric in names::METRICS {
+        all.extend(bench.series(*metric).into_iter().map(|(words, _)| (metric.name.to_owned(), words)));
+    }
+    all
+}
+
+fn overflows(bench: &Bench) -> u32 {
+    let series = bench.series(names::METRICS_OVERFLOW);
+    series.first().map_or(0, |(_, count)| (0..10_000).find(|number| is(*count, *number)).unwrap())
+}
+
+fn is(value: f64, number: u32) -> bool {
+    (value - f64::from(number)).abs() < 0.5
+}
+
+#[test]
+fn every_series_of_many_targets_is_kept_once_and_none_overflows() {
+    for exponential in [false, true] {
+        let bench = Bench::new(&MetricsSettings { exponential, ..Default::default() });
+        let run = samples::passed();
+        for _ in 0..2 {
+            of_targets(300, &run).for_each(|run| bench.metrics.record(&run));
+        }
+        let up = bench.series(names::PROBE_UP);
+        assert_eq!(up.len(), 300);
+        let operations = bench.series(names::OPERATION_DURATION);
+        assert_eq!(operations.len(), 300 * 4);
+        assert!(operations.iter().all(|(_, count)| is(*count, 2)), "each command entered twice");
+        let all = words_of_all(&bench);
+        let mut distinct = all.clone();
+        distinct.sort();
+        distinct.dedup();
+        assert_eq!(distinct.len(), all.len());
+        assert!(all.iter().all(|(_, words)| words.iter().all(|word| !word.contains("overflow"))));
+        let lag = 1;
+        assert_eq!(all.len(), bench.metrics.series() + lag);
+    }
+}
+
+#[test]
+fn a_target_that_is_not_retained_vanishes_after_one_more_export_and_comes_back_with_no_late_run() {
+    let bench = Bench::new(&MetricsSettings::default());
+    let run = samples::passed();
+    of_targets(100, &run).for_each(|run| bench.metrics.record(&run));
+    let before = bench.metrics.series();
+    bench.metrics.retain(|subject| subject.target != "mail007");
+    assert_eq!(
+        bench.metrics.series() + 3 * (before / 100 - 4),
+        before - before / 100,
+        "three begin anew: gauges alone"
+    );
+    let of_seven = |bench: &Bench| {
+        words_of_all(bench)
+            .into_iter()
+            .filter(|(_, words)| words.contains(&"imaptrace.target.name=mail007".into()))
+            .count()
+    };
+    // What leaves is told once more.
+    bench.collected();
+    assert_eq!(of_seven(&bench), 0);
+    bench.metrics.record(&Run { target: "mail007".into(), ..run.clone() });
+    assert_eq!(of_seven(&bench), 0, "a run that was under way");
+    assert_eq!(overflows(&bench), 0);
+
+    // Its neighbours' gauges are still there, and their sums begin anew; all others go on.
+    assert_eq!(bench.series(names::PROBE_UP).len(), 99);
+    assert_eq!(bench.series(names::MAILBOX_MESSAGES).len(), 99);
+    of_targets(100, &run).for_each(|run| bench.metrics.record(&run));
+    let counts = bench.series(names::PROBE_FIRST_LOADING_DURATION);
+    assert_eq!(counts.len(), 99);
+    let anew = counts.iter().filter(|(_, count)| is(*count, 1)).count();
+    assert_eq!((anew, counts.iter().filter(|(_, count)| is(*count, 2)).count()), (3, 96));
+}
+
+#[test]
+fn what_leaves_stays_until_it_was_delivered() {
+    let bench = Bench::new(&MetricsSettings::default());
+    bench.metrics.record(&samples::passed());
+    bench.metrics.forget("mail01");
+    assert_eq!(bench.metrics.series(), 0);
+    let told = || bench.metrics.collections().iter().filter_map(Collection::collect).count();
+    assert_eq!((told(), told()), (2, 2), "the receiver was away: what left, and the agent's own");
+    bench.collected();
+    assert_eq!(told(), 1);
+    // Forgotten is not forbidden.
+    bench.metrics.record(&samples::passed());
+    assert_eq!(bench.series(names::PROBE_UP).len(), 1);
+}
+
+#[test]
+fn a_label_that_changed_makes_another_account_and_the_old_one_can_go() {
+    let settings = MetricsSettings { labels: vec!["rack".into()], ..Default::default() };
+    let bench = Bench::new(&settings);
+    let mut run = samples::passed();
+    bench.metrics.record(&run);
+    run.labels.insert("rack".into(), "b1".into());
+    bench.metrics.record(&run);
+    assert_eq!(bench.series(names::PROBE_UP).len(), 2);
+    bench.metrics.retain(|subject| subject.labels.get("rack") == Some(&"b1"));
+    bench.collected();
+    bench.metrics.record(&run);
+    let up = bench.series(names::PROBE_UP);
+    assert_eq!(up.len(), 1);
+    assert!(up[0].0.contains(&"imaptrace.label.rack=b1".into()), "{up:?}");
+}
+
+#[test]
+fn accounts_that_fail_in_many_ways_are_spread_and_nothing_is_lost() {
+    let bench = Bench::new(&MetricsSettings::default());
+    let run = samples::failed();
+    // Four share a message that has room for three ways each.
+    for class in &ErrorType::ALL[..20] {
+        for run in of_targets(4, &run) {
+            bench.metrics.record(&Run { error_type: Some(*class), ..run });
+        }
+    }
+    assert_eq!(overflows(&bench), 0);
+    bench.collected();
+    let up = bench.series(names::PROBE_UP);
+    assert_eq!(up.len(), 4, "gauges move along");
+    let shards = bench.collected().len() - 1;
+    assert!(shards > 1, "{shards}");
+}
+
+#[test]
+fn an_account_alone_may_fail_in_every_way_there_is() {
+    let bench = Bench::new(&MetricsSettings::default());
+    for _ in 0..3 {
+        for class in ErrorType::ALL {
+            bench.metrics.record(&Run { error_type: Some(*class), ..samples::failed() });
+        }
+        assert_eq!(overflows(&bench), 0);
+        bench.collected();
+    }
+    assert_eq!(bench.series(names::PROBE_DURATION).len(), ErrorType::ALL.len());
+    assert_eq!(bench.series(names::PROBE_UP).len(), 1);
+}
+
+#[test]
+fn a_message_that_grows_too_long_is_parted_and_an_account_too_long_for_any_is_told() {
+    let settings = MetricsSettings { labels: vec!["rack".into()], ..Default::default() };
+    let bench = Bench::new(&settings);
+    let mut run = samples::failed();
+    // Two accounts of few series fit, until they have all of theirs.
+    run.labels.insert("rack".into(), "x".repeat(70_000));
+    of_targets(3, &run).for_each(|run| bench.metrics.record(&run));
+    let long = Run { labels: run.labels.clone(), ..samples::passed() };
+    of_targets(3, &long).for_each(|run| bench.metrics.record(&run));
+    assert_eq!(overflows(&bench), 0);
+    bench.collected();
+    let sizes: Vec<usize> = bench.collected().iter().map(bytes).collect();
+    assert!(sizes.len() > 3 && sizes.iter().all(|bytes| *bytes < 4 << 20), "{sizes:?}");
+
+    run.labels.insert("rack".into(), "x".repeat(400_000));
+    bench.metrics.record(&Run { labels: run.labels, ..samples::passed() });
+    assert!(overflows(&bench) > 0);
+}
+
+/// What a message takes as protobuf.
+fn bytes(all: &ResourceMetrics) -> usize {
+    ExportMetricsServiceRequest::from(all).encoded_len()
+}
+
+#[test]
+fn over_the_limit_new_series_are_refused_and_counted_and_the_old_go_on() {
+    let bench = Bench::new(&MetricsSettings { series_limit: 100, ..Default::default() });
+    let run = samples::passed();
+    of_targets(10, &run).for_each(|run| bench.metrics.record(&run));
+    assert_eq!(bench.metrics.series(), 100);
+    let lost = overflows(&bench);
+    assert!(lost > 0);
+    bench.metrics.record(&Run { target: "mail000".into(), ..run.clone() });
+    assert_eq!(overflows(&bench), lost, "an account that has its series loses nothing");
+    assert!(words_of_all(&bench).iter().all(|(_, words)| words.iter().all(|word| !word.contains("otel"))));
+    // What a removal sets free is there for others.
+    bench.metrics.retain(|subject| subject.target == "mail009");
+    bench.collected();
+    bench.metrics.record(&Run { target: "mail009".into(), ..run });
+    assert_eq!(overflows(&bench), lost);
+    assert_eq!(bench.series(names::OPERATION_DURATION).len(), 4);
+}
+
+#[test]
+fn attributes_are_sorted_and_each_stands_once() {
+    let bench = Bench::new(&MetricsSettings { timing: true, labels: vec!["rack".into()], ..Default::default() });
+    bench.metrics.record(&Run { family: Some("ipv4".into()), ..samples::passed() });
+    bench.metrics.record(&samples::failed());
+    bench.metrics.skipped(SkipReason::Window, "mail01", "default", "first-load", &BTreeMap::new());
+    for resource in bench.collected() {
+        for metric in resource.scope_metrics().flat_map(ScopeMetrics::metrics) {
+            let AggregatedMetrics::F64(MetricData::Histogram(data)) = metric.data() else { continue };
+            for point in data.data_points() {
+                let keys: Vec<&AttributeKey> = point.attributes().map(|one| &one.key).collect();
+                assert!(keys.is_sorted_by(|one, next| one < next), "{keys:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn with_delta_temporality_only_what_is_new_is_told() {
+    let who = resource(&ResourceSettings::default());
+    let bench = Bench { metrics: Metrics::new(&MetricsSettings::default(), who, Temporality::Delta) };
+    bench.metrics.record(&samples::passed());
+    bench.metrics.record(&samples::passed());
+    let counts = |bench: &Bench| -> Vec<f64> {
+        bench.series(names::OPERATION_DURATION).into_iter().map(|(_, count)| count).collect()
+    };
+    assert!(counts(&bench).iter().all(|count| is(*count, 2)));
+    assert_eq!(words_of_all(&bench), []);
+    bench.metrics.record(&samples::passed());
+    assert!(counts(&bench).iter().all(|count| is(*count, 1)));
+}
+
+#[test]
+fn without_a_receiver_nothing_is_kept() {
+    let metrics = Metrics::off();
+    metrics.record(&samples::passed());
+    metrics.retain(|_| true);
+    metrics.forget("mail01");
+    assert_eq!((metrics.series(), metrics.collections().len()), (0, 0));
+}
