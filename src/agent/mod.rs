@@ -141,10 +141,15 @@ pub async fn until(
         }
     };
     let skips = shared.clone();
-    let keeping =
-        tokio::spawn(schedule::keep(slots, config.runs_in_flight, stopped, runner, move |work: &Work, why, count| {
+    let keeping = tokio::spawn(schedule::keep(
+        slots,
+        config.limits.in_flight,
+        stopped,
+        runner,
+        move |work: &Work, why, count| {
             skips.skipped(work, why, count);
-        }));
+        },
+    ));
     told.await;
     let end = clock::now() + EXIT;
     info!("stopping: running probes say good-bye, then everything is flushed");

@@ -25,7 +25,7 @@ fn write(out: &mut String, config: &Config) -> fmt::Result {
     let accounts: usize = config.targets.iter().map(|target| target.accounts.len()).sum();
     writeln!(out, "targets: {}, accounts: {accounts}", config.targets.len())?;
     writeln!(out, "metric series: about {} (limit {})", series(config), config.metrics.series_limit)?;
-    writeln!(out, "runs in flight: at most {}", config.runs_in_flight)?;
+    writeln!(out, "runs in flight: at most {}", config.limits.in_flight)?;
     for target in &config.targets {
         write_target(out, target)?;
     }
@@ -61,7 +61,7 @@ fn write(out: &mut String, config: &Config) -> fmt::Result {
         joined(config.dns.servers.iter().map(ToString::to_string))
     };
     writeln!(out, "  name servers {servers}, cache {}", on(config.dns.cache))?;
-    match &config.state_dir {
+    match &config.state.dir {
         Some(path) => writeln!(out, "  state in {}", path.display()),
         None => writeln!(out, "  state nowhere: each start learns anew"),
     }

@@ -22,6 +22,7 @@ mod settings;
 mod source;
 mod target;
 pub mod units;
+mod window;
 
 pub use describe::describe;
 pub use keys::{TableKeys, tables};
@@ -29,7 +30,7 @@ pub use otel::Resource;
 pub use otlp::{Compression, Exporter, Otlp, Protocol};
 pub use problem::{Place, Problem, Problems};
 pub use series::series;
-pub use settings::{Agent, Histogram, Latency, LogFormat, LogLevel, Metrics};
+pub use settings::{Agent, Histogram, Http, Latency, LogFormat, LogLevel, Metrics, State};
 pub use source::{Flag, Sources};
 
 use std::path::PathBuf;
@@ -40,7 +41,7 @@ use self::{
     target::{Kind, Options},
 };
 use crate::{
-    plan::{Dns, Target},
+    plan::{Dns, Maintenance, RunLimits, Target},
     secret::SecretSource,
 };
 
@@ -55,16 +56,23 @@ pub struct Config {
     pub otlp: Otlp,
     /// What metrics look like.
     pub metrics: Metrics,
-    /// How many runs may be under way at once.
-    pub runs_in_flight: usize,
+    /// How many runs may be under way at once, and how fast they may log in.
+    pub limits: RunLimits,
     /// When a step is slow, and how times are taken.
     pub latency: Latency,
-    /// Where what was learned outlives the process; none forgets it.
-    pub state_dir: Option<PathBuf>,
+    /// What outlives the process.
+    pub state: State,
+    /// What the agent tells of itself.
+    pub http: Http,
+    /// When which targets are not probed.
+    pub windows: Vec<Maintenance>,
     /// How names are looked up.
     pub dns: Dns,
     /// Who the telemetry is from.
     pub resource: Resource,
+    /// What it was read from: the file, the files of `targets_from`, and the folders in which more of them may turn up.
+    /// When one of these has another time of modification, it is worth reading anew.
+    pub watched: Vec<PathBuf>,
     /// What deserves a second look.
     pub warnings: Vec<Problem>,
     /// Files that it names and that cannot be used as things are now: errors to `check`, void runs to the others.
@@ -139,7 +147,7 @@ fn read_all(reader: &Reader, resource: &mut Resource, kind: &Kind<'_>) -> Option
     let root = reader.root(if listed { &keys::TOP } else { &keys::PROBE_TOP });
     let defaults_table = root.table("defaults", &keys::DEFAULTS);
     let defaults = Options::read(&defaults_table);
-    let (limits, runs_in_flight) = settings::read_limits(&root.table("limits", &keys::LIMITS));
+    let (limits, run_limits) = settings::read_limits(&root.table("limits", &keys::LIMITS));
     let tables =
         if listed { root.tables("targets", &keys::TARGET) } else { vec![root.table(source::PROBE, &keys::TARGET)] };
     if tables.is_empty() && root.get("targets").is_none_or(|field| field.is_list()) {
@@ -162,17 +170,22 @@ fn read_all(reader: &Reader, resource: &mut Resource, kind: &Kind<'_>) -> Option
     let metrics_table = root.table("metrics", &keys::METRICS);
     let metrics = settings::read_metrics(&metrics_table, targets.as_deref().unwrap_or_default());
     let dns = settings::read_dns(&root.table("dns", &keys::DNS));
-    let state_dir = root.table("state", &keys::STATE).get("dir").and_then(|field| field.directory());
+    let state = settings::read_state(&root.table("state", &keys::STATE));
+    let http = settings::read_http(&root.table("http", &keys::HTTP));
+    let windows = if listed { window::read(&root, targets.as_deref()) } else { Vec::new() };
     let config = Config {
         targets: targets?,
         agent,
         otlp,
         metrics,
-        runs_in_flight,
+        limits: run_limits,
         latency,
-        state_dir,
+        state,
+        http,
+        windows,
         dns,
         resource: resource.clone(),
+        watched: Vec::new(),
         warnings: Vec::new(),
         unusable: Vec::new(),
         unset: Vec::new(),

@@ -222,6 +222,7 @@ pub(super) fn read(
     }
     Some(Target {
         name: name?,
+        group: None,
         endpoint,
         security,
         tls,

@@ -541,7 +541,7 @@ fn the_plan_tells_what_is_slow_and_what_is_kept() {
 #[test]
 fn the_state_directory_is_the_files_own_or_the_one_that_systemd_gives() {
     let state = |file: &str, environment: &[(&str, &str)]| {
-        load_text(&format!("{file}{TARGET}"), environment, Vec::new()).unwrap().state_dir
+        load_text(&format!("{file}{TARGET}"), environment, Vec::new()).unwrap().state.dir
     };
     let given = ("STATE_DIRECTORY", "/var/lib/a:/var/lib/b");
     let own = ("IMAPTRACE__STATE__DIR", "/own");
