@@ -26,7 +26,7 @@ use crate::{
     delivery::{Delivery, StartError},
     latency,
     net::{Family, TlsContextError},
-    plan::{AddressChoice, Journey, Target},
+    plan::{AddressChoice, Journey, Per, Target},
     probe::{Cancel, Ids, Job, Prepared, Prober},
     record::{ErrorType, Run, RunOutcome, Seconds, ServerText, Step},
     schedule::{self, Skip, Slot},
@@ -131,7 +131,8 @@ pub async fn until(
     let prober = Prober::new(config.dns.clone(), child_env);
     let memory = Arc::new(wiring::memory(&config));
     let saving = tokio::spawn(memory.clone().keep());
-    let shared = Arc::new(Shared { prober, metrics, memory: memory.clone(), delivery: Mutex::new(Some(delivery)) });
+    let (per, delivery) = (config.metrics.per, Mutex::new(Some(delivery)));
+    let shared = Arc::new(Shared { prober, metrics, memory: memory.clone(), per, delivery });
     let (stop, stopped) = watch::channel(false);
     let runner = {
         let (shared, cancel) = (shared.clone(), stopped.clone());
@@ -207,6 +208,7 @@ struct Shared {
     prober: Prober,
     metrics: Metrics,
     memory: Arc<Memory>,
+    per: Per,
     /// Taken at the end.
     delivery: Mutex<Option<Delivery>>,
 }
@@ -262,7 +264,7 @@ impl Shared {
             history.told_of_few = tell_of_few(&run);
         }
         drop(history);
-        self.metrics.record(&run);
+        self.metrics.record_as(target.target().series_name(self.per), &run);
         match &*self.delivery() {
             Some(delivery) => delivery.deliver(run),
             None => {
@@ -281,7 +283,7 @@ impl Shared {
         };
         warn!(target = target.name, account, reason = reason.as_str(), count, "a run was due and is skipped");
         for _ in 0..count {
-            self.metrics.skipped(reason, &target.name, account, target.journey.name(), &target.labels);
+            self.metrics.skipped(reason, target.series_name(self.per), account, target.journey.name(), &target.labels);
         }
     }
 }

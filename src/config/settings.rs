@@ -237,11 +237,18 @@ pub(super) fn read_metrics(table: &Table<'_>, targets: &[Target]) -> Metrics {
         }
         labels.insert(label);
     }
+    let per = table.get("per").and_then(|field| Some((field.choice(PER)?, field)));
+    if let Some((Per::Group, field)) = &per
+        && !targets.is_empty()
+        && targets.iter().all(|target| target.group.is_none())
+    {
+        field.warn("no target is in a group", "add [[groups]], or take it out");
+    }
     let kinds = [("explicit", Histogram::Explicit), ("exponential", Histogram::Exponential)];
     let number = |key| table.get(key).and_then(|field| field.number(1, u64::MAX));
     Metrics {
         labels,
-        per: table.get("per").and_then(|field| field.choice(PER)).unwrap_or(Per::Target),
+        per: per.map_or(Per::Target, |(per, _)| per),
         series_limit: number("series_limit").unwrap_or(100_000),
         export_interval: table
             .get("export_interval")

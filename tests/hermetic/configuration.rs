@@ -71,7 +71,12 @@ fn the_sample_loads_to_the_defaults() {
 fn moved(config: Config, other: &Config) -> Config {
     let words = |config: &Config| config.warnings.iter().map(|warning| warning.what.clone()).collect::<Vec<_>>();
     assert_eq!(words(&config), words(other));
-    Config { warnings: other.warnings.clone(), unusable: other.unusable.clone(), ..config }
+    Config {
+        warnings: other.warnings.clone(),
+        unusable: other.unusable.clone(),
+        watched: other.watched.clone(),
+        ..config
+    }
 }
 
 #[test]
