@@ -92,8 +92,7 @@ fn write(out: &mut String, config: &Config) -> fmt::Result {
 }
 
 fn write_pace(out: &mut String, limits: &RunLimits) -> fmt::Result {
-    let logins =
-        |limit: Option<NonZeroU32>| limit.map_or_else(|| "any number of".to_owned(), |limit| limit.to_string());
+    let logins = |limit: Option<NonZeroU32>| limit.map_or_else(|| "no limit".to_owned(), |limit| limit.to_string());
     writeln!(out, "runs in flight: at most {}, on one server {}", limits.in_flight, limits.in_flight_per_server)?;
     writeln!(
         out,

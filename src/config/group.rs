@@ -106,10 +106,8 @@ fn read_groups<'a>(below: &Below<'a, '_>) -> Vec<Option<Group<'a>>> {
         let settings = options.over(below.defaults);
         target::check_cadence(&table, below.defaults_table, &settings);
         target::check_own_pair(&table, &settings);
-        let url = match table.get("url") {
-            Some(field) => read_url(&field),
-            None => Some(URL.to_owned()),
-        };
+        // One that cannot be used has been told of; the others' faults are told all the same.
+        let url = table.get("url").and_then(|field| read_url(&field)).unwrap_or_else(|| URL.to_owned());
         let Some(field) = table.get("name") else {
             let help = "add name = \"…\": windows, files of targets and metrics call it so";
             table.error("name", "the group has no name", help);
@@ -120,7 +118,7 @@ fn read_groups<'a>(below: &Below<'a, '_>) -> Vec<Option<Group<'a>>> {
             table.error("name", format!("groups[{first}] has the same name"), "give each group a name of its own");
             return None;
         }
-        Some(Group { table, name, options, settings, url: url? })
+        Some(Group { table, name, options, settings, url })
     });
     read.collect()
 }
@@ -158,7 +156,7 @@ impl Made<'_, '_> {
             return entry.error("", "it is a URL: expected HOST or HOST:PORT", help);
         }
         let Some(address) = Address::read(&entry, Some(group), &text) else { return };
-        let origin = format!("the group {:?}", group.name);
+        let origin = format!("a target of the group {:?}", group.name);
         self.add(Some(group), &entry, &address, Some(text), BTreeMap::new(), origin);
     }
 
@@ -244,7 +242,7 @@ impl Made<'_, '_> {
             return entry.error("", what, "a name holds no `/` and begins with neither `.` nor `-`");
         }
         if let Some(first) = self.names.get(&name) {
-            let what = format!("another target is called {}: {first}", shown(&name));
+            let what = format!("{} is the name of {first} already", shown(&name));
             return entry.error("", what, "give each target a name of its own");
         }
         let host = url.host.to_string();

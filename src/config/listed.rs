@@ -148,10 +148,12 @@ enum Value {
     Other,
 }
 
-/// Only the parser's place is used: what it says may repeat a line, and a password may stand in it.
+/// What the parser says is about the shape and holds nothing of the text.
 fn json(text: &str) -> Result<Node, (At, String)> {
     let root = serde_json::from_str(text).map_err(|error| {
-        (Some((error.line(), error.column())).filter(|(line, _)| *line > 0), "this is not JSON".to_owned())
+        let told = error.to_string();
+        let what = told.split_once(" at line ").map_or(told.as_str(), |(what, _)| what);
+        (Some((error.line(), error.column())).filter(|(line, _)| *line > 0), format!("this is not JSON: {what}"))
     })?;
     Ok(from_json(root))
 }
