@@ -59,6 +59,12 @@ pub(super) fn read(below: &Below<'_, '_>, listed: &[Table<'_>], watched: &mut Ve
     }
     for group in groups.iter().flatten() {
         for (field, template) in group.table.get("targets").and_then(|field| field.list()).unwrap_or_default() {
+            // Not repeated, and so not expanded either: a password may stand in it.
+            if template.contains(['@', '/']) {
+                let help = "let url and user say the rest: url = \"imap://{host}\"";
+                field.error("it is more than HOST or HOST:PORT", help);
+                continue;
+            }
             match expand::expand(&template) {
                 Ok(texts) => {
                     for text in texts {
@@ -151,10 +157,6 @@ impl Made<'_, '_> {
     fn expanded(&mut self, group: &Group<'_>, field: &Field<'_>, text: String) {
         self.populated.insert(group.name.clone());
         let entry = field.entry(&text);
-        if text.contains("://") {
-            let help = "let url say the rest: url = \"imap://{host}\"";
-            return entry.error("", "it is a URL: expected HOST or HOST:PORT", help);
-        }
         let Some(address) = Address::read(&entry, Some(group), &text) else { return };
         let origin = format!("a target of the group {:?}", group.name);
         self.add(Some(group), &entry, &address, Some(text), BTreeMap::new(), origin);

@@ -131,18 +131,25 @@ fn build(merged: Merged, sources: &Sources, mut problems: Vec<Problem>, kind: &K
     // A file that cannot be read or parsed is all there is to say: the rest would be about what is missing.
     let unreadable = problems.iter().any(|problem| matches!(problem.place, Place::File { .. }));
     let reader = Reader::new(merged, &sources.environment, problems);
-    let config = if unreadable { None } else { read_all(&reader, &mut resource, sources.file.as_ref(), kind) };
+    let mut watched: Vec<PathBuf> = sources.file.iter().cloned().collect();
+    let config = if unreadable { None } else { read_all(&reader, &mut resource, &mut watched, kind) };
+    watched.sort();
+    watched.dedup();
     let problems = reader.finish();
     match config {
-        Some(config) if problems.errors.is_empty() => {
-            Ok(Config { warnings: problems.warnings, unusable: problems.unusable, unset: problems.unset, ..config })
-        }
-        _ => Err(problems),
+        Some(config) if problems.errors.is_empty() => Ok(Config {
+            watched,
+            warnings: problems.warnings,
+            unusable: problems.unusable,
+            unset: problems.unset,
+            ..config
+        }),
+        _ => Err(Problems { watched, ..problems }),
     }
 }
 
 /// None only when something was wrong, which has been noted then.
-fn read_all(reader: &Reader, resource: &mut Resource, file: Option<&PathBuf>, kind: &Kind<'_>) -> Option<Config> {
+fn read_all(reader: &Reader, resource: &mut Resource, watched: &mut Vec<PathBuf>, kind: &Kind<'_>) -> Option<Config> {
     let listed = matches!(kind, Kind::Listed);
     let root = reader.root(if listed { &keys::TOP } else { &keys::PROBE_TOP });
     let defaults_table = root.table("defaults", &keys::DEFAULTS);
@@ -159,10 +166,9 @@ fn read_all(reader: &Reader, resource: &mut Resource, file: Option<&PathBuf>, ki
     let read = tables.iter().map(|table| target::read(table, (&defaults_table, &defaults), common, kind));
     let targets: Option<Vec<Target>> = read.collect::<Vec<_>>().into_iter().collect();
     target::check_unique(&tables);
-    let mut watched: Vec<PathBuf> = file.into_iter().cloned().collect();
     let targets = if listed {
         let below = Below { reader, root: &root, defaults_table: &defaults_table, defaults: &defaults, common };
-        let made = group::read(&below, &tables, &mut watched);
+        let made = group::read(&below, &tables, watched);
         if tables.is_empty() && many && made.is_empty() && !reader.has_errors() {
             let key = if root.has("groups") { "groups" } else { "targets_from" };
             root.error(
@@ -178,8 +184,6 @@ fn read_all(reader: &Reader, resource: &mut Resource, file: Option<&PathBuf>, ki
     } else {
         targets
     };
-    watched.sort();
-    watched.dedup();
 
     let agent = settings::read_agent(&root.table("agent", &keys::AGENT), resource);
     let otlp_table = root.table("otlp", &keys::OTLP);
@@ -193,7 +197,7 @@ fn read_all(reader: &Reader, resource: &mut Resource, file: Option<&PathBuf>, ki
     let metrics = settings::read_metrics(&metrics_table, targets.as_deref().unwrap_or_default());
     let dns = settings::read_dns(&root.table("dns", &keys::DNS));
     let state = settings::read_state(&root.table("state", &keys::STATE));
-    let http = settings::read_http(&root.table("http", &keys::HTTP));
+    let http = if listed { settings::read_http(&root.table("http", &keys::HTTP)) } else { Http::OFF };
     let windows = if listed { window::read(&root, targets.as_deref()) } else { Vec::new() };
     let config = Config {
         targets: targets?,
@@ -207,7 +211,7 @@ fn read_all(reader: &Reader, resource: &mut Resource, file: Option<&PathBuf>, ki
         windows,
         dns,
         resource: resource.clone(),
-        watched,
+        watched: Vec::new(),
         warnings: Vec::new(),
         unusable: Vec::new(),
         unset: Vec::new(),

@@ -94,6 +94,8 @@ pub struct Problems {
     pub unusable: Vec<Problem>,
     /// Variables that it names for a secret and that are not set here.
     pub unset: Vec<Problem>,
+    /// As [`Config::watched`](super::Config::watched): what is wrong may be mended in one of these.
+    pub watched: Vec<PathBuf>,
 }
 
 impl Problems {

@@ -138,7 +138,10 @@ impl<'a> Table<'a> {
         let path = if key.is_empty() { self.path.clone() } else { join(&self.path, key) };
         let value = self.values.and_then(|values| values.get(key));
         let place = self.at.clone().unwrap_or_else(|| self.reader.merged.place(&path, value));
-        let what = if let Some(subject) = &self.subject { format!("{subject}: {what}") } else { what };
+        let what = match &self.subject {
+            Some(subject) if !what.contains(&shown(subject)) => format!("{subject}: {what}"),
+            _ => what,
+        };
         Problem { place, key: path, what, help: Some(help).filter(|help| !help.is_empty()) }
     }
 }

@@ -135,6 +135,8 @@ impl Http {
     /// Where it listens unless told: nobody else can reach it there. All ports from 9100 to 9999 belong to exporters of
     /// Prometheus.
     pub const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8143);
+    /// For `probe`, which tells nobody.
+    pub(super) const OFF: Self = Self { listen: None, history: 0 };
 }
 
 /// Which buckets histograms have.

@@ -132,6 +132,22 @@ proptest! {
     }
 
     #[test]
+    fn any_group_or_window_loads_or_says_why_not(
+        group in prop::collection::btree_map(key(), value(), 0..8),
+        window in prop::collection::btree_map(key(), value(), 0..4),
+    ) {
+        let group = lines(group.into_iter().filter(|(key, _)| !["name", "targets"].contains(&key.as_str())));
+        let text = format!("{TARGET}[[groups]]\nname = \"g\"\ntargets = [\"m{{1..3}}\"]\n{group}\n");
+        if let Err(problems) = load_text(&text) {
+            prop_assert!(!problems.errors.is_empty());
+        }
+        match load_text(&format!("{TARGET}[[windows]]\n{}", lines(window))) {
+            Ok(config) => prop_assert_eq!(config.windows.len(), 1),
+            Err(problems) => prop_assert!(!problems.errors.is_empty()),
+        }
+    }
+
+    #[test]
     fn any_text_loads_or_says_why_not(text in ".{0,200}") {
         prop_assert!(load_text(&text).is_err_and(|problems| !problems.errors.is_empty()));
     }
@@ -145,7 +161,8 @@ proptest! {
             "[otlp]\nendpoint = {url}\nheaders = {{ a = {secret}, b = [{secret}] }}\n\
              [otlp.traces]\nheaders = {secret}\n\
              [[targets]]\nname = \"a\"\nurl = {url}\nuser = {secret}\npassword = {secret}\n\
-             [[targets.accounts]]\nuser = {secret}\npassword = {{ env = {secret}, command = {secret} }}\n"
+             [[targets.accounts]]\nuser = {secret}\npassword = {{ env = {secret}, command = {secret} }}\n\
+             [[groups]]\nname = \"g\"\ntargets = [\"m\", {url}, \"u:canary@h\"]\nurl = {url}\nuser = {secret}\npassword = {secret}\n"
         );
         let problems = load_text(&file).unwrap_err();
         prop_assert!(!format!("{problems} {problems:?}").contains("canary"), "{problems}");

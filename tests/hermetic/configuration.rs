@@ -361,7 +361,12 @@ fn the_probe_command_line_makes_one_target() {
             flag("target.password.command", "pass show 'mail 01'", "--password-command"),
             flag("otlp.endpoint", "http://localhost:4317", "--otlp-endpoint"),
         ],
-        environment: vec![("IMAPTRACE__DEFAULTS__TAG".to_owned(), "short".to_owned())],
+        environment: vec![
+            ("IMAPTRACE__DEFAULTS__TAG".to_owned(), "short".to_owned()),
+            // The agent's own, which may be set where probe is called.
+            ("IMAPTRACE__HTTP__LISTEN".to_owned(), "0.0.0.0:80".to_owned()),
+            ("IMAPTRACE__TARGETS_FROM".to_owned(), "not/there.json".to_owned()),
+        ],
         password: None,
     };
     let config = config::probe(&request).unwrap();
@@ -398,7 +403,7 @@ fn the_probe_command_line_makes_one_target() {
       name servers the system's, cache off
       state nowhere: each start learns anew
       runs to deliver: 16MiB in memory, on disk none
-      http on 127.0.0.1:8143, 5 runs and as many failed ones kept for each account
+      http off
     "#);
 }
 
@@ -839,6 +844,15 @@ fn a_folder_that_is_still_empty_is_a_warning_and_a_file_that_is_too_large_an_err
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str| format!("targets_from = [\"{}/{name}\"]\n{TARGET}", folder.path().display());
     let config = load_text(&file("*.json"), &[], Vec::new()).unwrap();
+    let given = ("IMAPTRACE__TARGETS_FROM", "not/there.json, not/here.yml");
+    let problems = load_text(&file("*.json"), &[given], Vec::new()).unwrap_err();
+    let told: Vec<String> = problems.errors.iter().map(ToString::to_string).collect();
+    assert!(
+        told[0].starts_with("variable IMAPTRACE__TARGETS_FROM: targets_from: cannot read not/there.json"),
+        "{told:?}"
+    );
+    // What is wrong may be mended there.
+    assert!(problems.watched.contains(&"not/there.json".into()) && problems.watched.contains(&"not/here.yml".into()));
     assert!(config.warnings.iter().any(|warning| warning.what == "there is no such file yet"), "{:?}", config.warnings);
     assert!(config.watched.contains(&folder.path().to_owned()));
     let large = std::fs::File::create(folder.path().join("large.json")).unwrap();
