@@ -239,15 +239,15 @@ impl Made<'_, '_> {
             let standard = way.endpoint.port == way.security.default_port();
             if standard { way.endpoint.host.to_string() } else { way.endpoint.to_string() }
         });
-        if name.is_empty() || name.contains('/') || name.starts_with(['.', '-']) || name.contains(char::is_control) {
-            let what = format!("{} cannot be a target's name: it may become a part of a secret's path", shown(&name));
+        let host = url.host.to_string();
+        if let Some(word) = [&name, &host].into_iter().find(|word| is_unfit(word)) {
+            let what = format!("{} cannot be a target's name: it may become a part of a secret's path", shown(word));
             return entry.error("", what, "a name holds no `/` and begins with neither `.` nor `-`");
         }
         if let Some(first) = self.names.get(&name) {
             let what = format!("{} is the name of {first} already", shown(&name));
             return entry.error("", what, "give each target a name of its own");
         }
-        let host = url.host.to_string();
         let fill = Fill { host: &host, name: &name };
         let accounts = match group {
             Some(group) => account::read(&group.table, Some(url), &Whose::Member { fill, own_url: *whole }),
@@ -264,6 +264,12 @@ impl Made<'_, '_> {
         let target = target::settle(name, group, way, accounts, all, (options, defaults), url, self.below.common);
         self.targets.extend(target);
     }
+}
+
+/// A file of targets may be written by others than who wrote the configuration. What comes out of it must not lead from a
+/// folder of secrets into another, nor be an option to a program that prints one.
+fn is_unfit(word: &str) -> bool {
+    word.is_empty() || word.starts_with(['.', '-']) || word.contains('/') || word.contains(char::is_control)
 }
 
 /// Where a member is.
