@@ -32,7 +32,7 @@ use crate::{
     delivery::{Delivery, StartError},
     latency,
     net::{Family, TlsContextError},
-    plan::{AddressChoice, Journey, Target},
+    plan::{AddressChoice, Journey, Per, Target},
     probe::{Cancel, Ids, Job, Prepared, Prober},
     record::{ErrorType, Run, RunOutcome, Seconds, ServerText, Step},
     schedule::{self, Skip, Slot},
@@ -161,6 +161,7 @@ pub async fn serve(
         metrics,
         memory: memory.clone(),
         itself: itself.clone(),
+        per: config.metrics.per,
         delivery: Mutex::new(Some(delivery)),
     });
     let (stop, stopped) = watch::channel(false);
@@ -172,10 +173,15 @@ pub async fn serve(
         }
     };
     let skips = shared.clone();
-    let keeping =
-        tokio::spawn(schedule::keep(slots, config.runs_in_flight, stopped, runner, move |work: &Work, why, count| {
+    let keeping = tokio::spawn(schedule::keep(
+        slots,
+        config.limits.in_flight,
+        stopped,
+        runner,
+        move |work: &Work, why, count| {
             skips.skipped(work, why, count);
-        }));
+        },
+    ));
     itself.up(Floors::default());
     told.await;
     itself.stopping();
@@ -236,6 +242,7 @@ struct Shared {
     metrics: Metrics,
     memory: Arc<Memory>,
     itself: Itself,
+    per: Per,
     /// Taken at the end.
     delivery: Mutex<Option<Delivery>>,
 }
@@ -291,7 +298,7 @@ impl Shared {
             history.told_of_few = tell_of_few(&run);
         }
         drop(history);
-        self.metrics.record(&run);
+        self.metrics.record_as(target.target().series_name(self.per), &run);
         self.itself.record(&run);
         match &*self.delivery() {
             Some(delivery) => delivery.deliver(run),
@@ -312,7 +319,7 @@ impl Shared {
         warn!(target = target.name, account, reason = reason.as_str(), count, "a run was due and is skipped");
         self.itself.skipped(&target.name, account, reason.as_str(), count);
         for _ in 0..count {
-            self.metrics.skipped(reason, &target.name, account, target.journey.name(), &target.labels);
+            self.metrics.skipped(reason, target.series_name(self.per), account, target.journey.name(), &target.labels);
         }
     }
 }

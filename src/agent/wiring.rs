@@ -39,7 +39,7 @@ pub(super) fn memory(config: &Config) -> Memory {
         slow_limit: latency.slow_limit,
         slow_limits: latency.slow_limits.clone(),
     };
-    Memory::open(settings, config.state_dir.as_deref(), |target, account| {
+    Memory::open(settings, config.state.dir.as_deref(), |target, account| {
         let target = config.targets.iter().find(|known| known.name == target);
         target.is_some_and(|target| target.accounts.iter().any(|known| known.alias == account))
     })
