@@ -21,6 +21,7 @@ use crate::{
     agent,
     config::{self, Sources},
     net::{Roots, RootsError},
+    status::Depth,
     telemetry::logs::{self, LogFormat, LogSettings},
 };
 
@@ -147,7 +148,12 @@ async fn run_agent(path: &Path, child_env: Vec<(OsString, Option<OsString>)>, ou
     for warning in &config.warnings {
         tracing::warn!("{}", warning.to_string().replace("\n  help: ", "; "));
     }
-    let status = agent::StatusSettings { file: Some(path.to_owned()), ..agent::StatusSettings::default() };
+    let status = agent::StatusSettings {
+        listen: config.http.listen,
+        depth: Depth { runs: config.http.history, failed_runs: config.http.history },
+        file: Some(path.to_owned()),
+        ..agent::StatusSettings::default()
+    };
     match agent::run(config, child_env, status).await {
         Ok(()) => PASSED,
         Err(error) => {

@@ -54,7 +54,9 @@ pub(crate) fn otlp(url: &str, protocol: &str) -> String {
 /// Starts the agent. It logs in JSON.
 pub(crate) fn start(config: &str) -> Running {
     let program = Program::new(["agent", "--config", "imaptrace.toml"]).env("PROBE", PASSWORD);
-    let config = format!("[agent]\nlog_format = \"json\"\n{config}");
+    // Many agents at once have one port between them, unless the test is about it.
+    let http = if config.contains("[http]") { "" } else { "[http]\nlisten = \"off\"\n" };
+    let config = format!("[agent]\nlog_format = \"json\"\n{http}{config}");
     fs::write(program.home().join("imaptrace.toml"), config).unwrap();
     program.start()
 }
