@@ -12,6 +12,7 @@ mod dashboard;
 mod dovecot;
 mod files;
 mod pipeline;
+mod restart;
 mod service;
 mod slow;
 mod tail_sampling;

@@ -7,6 +7,7 @@ pub mod dovecot;
 pub mod net;
 pub mod otlp;
 pub mod parts;
+pub mod post;
 pub mod program;
 pub mod proxy;
 pub mod quick;
