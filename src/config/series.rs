@@ -19,8 +19,9 @@ const FAILURES: u64 = 5;
 /// `imaptrace.probe.skipped` has this many reasons.
 const SKIP_REASONS: u64 = 4;
 
-/// Of the agent itself: start lag, active runs, queue size and limit, dropped by reason (2), delivery duration.
-const AGENT: u64 = 7;
+/// Of the agent itself: start lag, active runs, queue size and limit, dropped by reason (2), delivery duration,
+/// last reload's time and success.
+const AGENT: u64 = 9;
 
 /// The number of series when all goes well, and an allowance for failures.
 pub fn series(config: &Config) -> u64 {

@@ -4,7 +4,11 @@
 //! that a server sends becomes an attribute, so the configuration alone bounds the number of series. Sends nothing:
 //! `delivery` owns the provider that [`meter_provider`] makes. Called by the agent and by the command line.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use opentelemetry::{
     InstrumentationScope, KeyValue,
@@ -94,6 +98,8 @@ struct Instruments {
     queue_limit: UpDownCounter<i64>,
     dropped: Counter<u64>,
     delivery: Histogram<f64>,
+    reload_time: Gauge<f64>,
+    reload_success: Gauge<u64>,
 }
 
 impl Metrics {
@@ -120,6 +126,8 @@ impl Metrics {
             queue_limit: up_down_counter(&meter, names::DELIVERY_QUEUE_LIMIT),
             dropped: counter(&meter, names::DELIVERY_DROPPED),
             delivery: histogram(&meter, names::DELIVERY_DURATION),
+            reload_time: gauge(&meter, names::CONFIG_LAST_RELOAD_TIME),
+            reload_success: int_gauge(&meter, names::CONFIG_LAST_RELOAD_SUCCESS),
         }))
     }
 
@@ -224,6 +232,13 @@ impl Metrics {
     /// Enters one attempt to export a batch of traces.
     pub fn delivery_duration(&self, took: Seconds) {
         self.0.delivery.record(took.as_f64(), &[]);
+    }
+
+    /// The configuration was read, at the start or again, and is in use or was bad.
+    pub fn reloaded(&self, success: bool, at: SystemTime) {
+        let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.0.reload_time.record(since.as_secs_f64(), &[]);
+        self.0.reload_success.record(success.into(), &[]);
     }
 
     fn base(&self, target: &str, account: &str, journey: &str, labels: &BTreeMap<String, String>) -> Vec<KeyValue> {

@@ -204,6 +204,10 @@ metrics! {
         "Runs whose trace was given up";
     DELIVERY_DURATION = "imaptrace.delivery.duration", Histogram, "s",
         "One attempt to export a batch of traces";
+    CONFIG_LAST_RELOAD_TIME = "imaptrace.config.last_reload.time", Gauge, "s",
+        "When the configuration was last read, in seconds since the epoch";
+    CONFIG_LAST_RELOAD_SUCCESS = "imaptrace.config.last_reload.success", Gauge, "",
+        "1 when the configuration that was last read is in use, 0 when it was bad";
 }
 
 /// Upper bounds of the histograms' buckets, in seconds (contract §5): a local FETCH takes 0.2 ms, a bad one 30 s.
