@@ -120,7 +120,8 @@ fn unknown(problem: &str, output: &mut Output) -> u8 {
 }
 
 async fn run_agent(path: &Path, child_env: Vec<(OsString, Option<OsString>)>, output: &mut Output) -> u8 {
-    let config = match config::load(&sources(path)) {
+    let sources = sources(path);
+    let config = match config::load(&sources) {
         Ok(config) => config,
         Err(problems) => {
             output.errors(&problems.to_string());
@@ -147,7 +148,7 @@ async fn run_agent(path: &Path, child_env: Vec<(OsString, Option<OsString>)>, ou
     for warning in &config.warnings {
         tracing::warn!("{}", warning.to_string().replace("\n  help: ", "; "));
     }
-    match agent::run(config, child_env).await {
+    match agent::run(config, sources, child_env).await {
         Ok(()) => PASSED,
         Err(error) => {
             output.error(&error.to_string());

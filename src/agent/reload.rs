@@ -1,0 +1,198 @@
+//! Reads the configuration again on SIGHUP and when one of its files changes, and goes over to it if nothing is wrong.
+//!
+//! What is wrong with it is `config`'s to say; what a target keeps is `fleet`'s. A bad configuration changes nothing.
+//! Runs beside the schedule for as long as the agent does.
+
+use std::{ffi::OsString, future::pending, path::PathBuf, sync::Arc, time::Duration};
+
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    task::spawn_blocking,
+    time::sleep,
+};
+use tracing::{error, info, warn};
+
+use super::{
+    fleet::{Difference, Fleet, Stamp, Work, tls_files},
+    shared::{Settings, Shared},
+    wiring,
+};
+use crate::{
+    clock,
+    config::{self, Config, Sources},
+    probe::Prober,
+    schedule::Schedule,
+};
+
+/// From one look at the files to the next.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What goes on, and what it came from.
+pub(super) struct Reload {
+    /// None: there is nothing to read again.
+    pub(super) sources: Option<Sources>,
+    pub(super) child_env: Vec<(OsString, Option<OsString>)>,
+    pub(super) config: Config,
+    pub(super) fleet: Arc<Fleet>,
+}
+
+/// What the files looked like.
+type Look = Vec<(PathBuf, Option<Stamp>)>;
+
+/// Why it is read again.
+#[derive(Debug, Clone, Copy)]
+enum Why {
+    Signal,
+    File,
+}
+
+impl Reload {
+    /// Follows the configuration for as long as it is polled.
+    pub(super) async fn follow(mut self, schedule: &Schedule<Work>, shared: &Shared) {
+        let Some(sources) = self.sources.take() else { return pending().await };
+        let mut hangup = match signal(SignalKind::hangup()) {
+            Ok(hangup) => Some(hangup),
+            Err(error) => {
+                warn!("cannot listen for SIGHUP: {error}; changes of the file are followed all the same");
+                None
+            }
+        };
+        // As it was before it was read for the first time nobody knows; a change since then shows at the second look.
+        let mut used = look(watched(&sources, &self.config)).await;
+        let mut last = used.clone();
+        loop {
+            let why = tokio::select! {
+                biased;
+                () = hung_up(&mut hangup) => Why::Signal,
+                () = sleep(LOOK) => Why::File,
+            };
+            let now = look(watched(&sources, &self.config)).await;
+            // A file that is still being written changes from one look to the next.
+            let settled = now != used && now == last;
+            last.clone_from(&now);
+            if matches!(why, Why::Signal) || settled {
+                self.reload(why, &sources, schedule, shared).await;
+                // It may name other files now; those of before are known as they were before they were read.
+                let named = look(watched(&sources, &self.config)).await;
+                let known = |path: &PathBuf| now.iter().find(|(known, _)| known == path).map(|(_, stamp)| *stamp);
+                used = named.into_iter().map(|(path, new)| (known(&path).unwrap_or(new), path)).map(swap).collect();
+            }
+        }
+    }
+
+    async fn reload(&mut self, why: Why, sources: &Sources, schedule: &Schedule<Work>, shared: &Shared) {
+        let why = match why {
+            Why::Signal => "SIGHUP",
+            Why::File => "a file has changed",
+        };
+        let (sources, fleet) = (sources.clone(), self.fleet.clone());
+        let read = spawn_blocking(move || {
+            let config = config::load(&sources).map_err(|problems| {
+                let lines = problems.errors.iter().map(|problem| problem.to_string().replace("\n  help: ", "; "));
+                lines.collect::<Vec<_>>()
+            })?;
+            let (fleet, difference) = fleet.next(&config.targets).map_err(|error| vec![error.to_string()])?;
+            Ok((config, fleet, difference))
+        });
+        let read = read.await.unwrap_or_else(|error| Err(vec![format!("a fault in imaptrace: {error}")]));
+        shared.metrics.reloaded(read.is_ok(), clock::wall());
+        match read {
+            Ok((config, fleet, difference)) => self.go_over(why, config, fleet, difference, schedule, shared),
+            Err(problems) => {
+                for problem in &problems {
+                    error!("{problem}");
+                }
+                let count = problems.len();
+                error!(
+                    why,
+                    problems = count,
+                    "the new configuration is not used: the agent goes on with the one before"
+                );
+            }
+        }
+    }
+
+    fn go_over(
+        &mut self,
+        why: &str,
+        config: Config,
+        fleet: Fleet,
+        difference: Difference,
+        schedule: &Schedule<Work>,
+        shared: &Shared,
+    ) {
+        for warning in config.warnings.iter().filter(|warning| !self.config.warnings.contains(warning)) {
+            warn!("{}", warning.to_string().replace("\n  help: ", "; "));
+        }
+        let waiting = need_restart(&self.config, &config);
+        if !waiting.is_empty() {
+            warn!(
+                keys = waiting.join(" "),
+                "these have changed too, and take effect only when the agent is started again"
+            );
+        }
+        let prober = if config.dns == self.config.dns {
+            shared.settings().prober.clone()
+        } else {
+            Arc::new(Prober::new(config.dns.clone(), self.child_env.clone()))
+        };
+        *shared.settings() = Settings { prober, closed: wiring::closed(&config) };
+        schedule.apply(fleet.slots(), wiring::run_limits(&config));
+        let Difference { added, changed, removed, unchanged } = difference;
+        info!(why, added, changed, removed, unchanged, "the configuration was read again: these are the targets");
+        // What needs a restart stays as it was started with, so that it is told again as long as it differs.
+        let (agent, otlp, metrics, resource) = (
+            self.config.agent.clone(),
+            self.config.otlp.clone(),
+            self.config.metrics.clone(),
+            self.config.resource.clone(),
+        );
+        let (latency, state_dir) = (self.config.latency.clone(), self.config.state_dir.clone());
+        self.config = Config { agent, otlp, metrics, latency, state_dir, resource, ..config };
+        self.fleet = Arc::new(fleet);
+    }
+}
+
+/// The tables whose changes a running agent cannot follow.
+fn need_restart(old: &Config, new: &Config) -> Vec<&'static str> {
+    // How times are taken is a matter of each target, and followed.
+    let timing = new.latency.timing;
+    let latency = config::Latency { timing, ..old.latency.clone() } == new.latency;
+    let same = [
+        ("[agent]", old.agent == new.agent),
+        ("[otlp]", old.otlp == new.otlp),
+        ("[metrics]", old.metrics == new.metrics),
+        ("[latency]", latency),
+        ("[state]", old.state_dir == new.state_dir),
+    ];
+    same.into_iter().filter(|(_, same)| !same).map(|(table, _)| table).collect()
+}
+
+/// The files whose changes are followed.
+fn watched(sources: &Sources, config: &Config) -> Vec<PathBuf> {
+    let mut files: Vec<_> = sources.file.iter().chain(config.targets.iter().flat_map(tls_files)).cloned().collect();
+    files.sort();
+    files.dedup();
+    files
+}
+
+/// Looks at files where waiting for a disk delays no probe.
+async fn look(files: Vec<PathBuf>) -> Look {
+    let look = spawn_blocking(|| files.into_iter().map(|path| (Stamp::of(&path), path)).map(swap).collect());
+    look.await.unwrap_or_default()
+}
+
+fn swap((stamp, path): (Option<Stamp>, PathBuf)) -> (PathBuf, Option<Stamp>) {
+    (path, stamp)
+}
+
+async fn hung_up(hangup: &mut Option<Signal>) {
+    let came = match hangup {
+        Some(signal) => signal.recv().await,
+        None => None,
+    };
+    // None is the end of all signals.
+    if came.is_none() {
+        pending::<()>().await;
+    }
+}
