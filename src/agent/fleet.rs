@@ -160,3 +160,84 @@ impl Stamp {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Sources};
+
+    /// A folder with a configuration, and files beside it.
+    struct Folder(tempfile::TempDir);
+
+    impl Folder {
+        fn write(&self, name: &str, text: &str) {
+            fs::write(self.0.path().join(name), text).unwrap();
+        }
+
+        /// The targets of this configuration, in which `DIR` is the folder.
+        fn targets(&self, text: &str) -> Vec<Target> {
+            self.write("imaptrace.toml", &text.replace("DIR", self.0.path().to_str().unwrap()));
+            let file = Some(self.0.path().join("imaptrace.toml"));
+            config::load(&Sources { file, ..Sources::default() }).unwrap().targets
+        }
+    }
+
+    fn target(name: &str, more: &str) -> String {
+        format!(
+            "[[targets]]\nname = \"{name}\"\nurl = \"imaps://{name}.example.org\"\nuser = \"me\"\n\
+             password = {{ env = \"X\" }}\n{more}\n"
+        )
+    }
+
+    fn work(fleet: &Fleet, name: &str) -> Arc<Work> {
+        fleet.slots().iter().find(|slot| &*slot.name == name).unwrap().work.clone()
+    }
+
+    #[test]
+    fn only_what_changed_gets_new_work_and_an_account_keeps_what_was_learned_of_it() {
+        let folder = Folder(tempfile::tempdir().unwrap());
+        let before = folder.targets(&(target("one", "") + &target("two", "") + &target("three", "")));
+        let (old, difference) = Fleet::default().next(&before).unwrap();
+        assert_eq!(difference, Difference { added: 3, ..Difference::default() });
+        work(&old, "two/default").history().told_of_few = true;
+        let after =
+            folder.targets(&(target("one", "") + &target("two", "labels = { rack = \"b\" }") + &target("four", "")));
+        let (new, difference) = old.next(&after).unwrap();
+        assert_eq!(difference, Difference { added: 1, changed: 1, removed: 1, unchanged: 1 });
+        assert!(Arc::ptr_eq(&work(&old, "one/default"), &work(&new, "one/default")));
+        assert!(!Arc::ptr_eq(&work(&old, "two/default"), &work(&new, "two/default")));
+        assert!(work(&new, "two/default").history().told_of_few);
+        assert!(!work(&new, "four/default").history().told_of_few);
+    }
+
+    #[test]
+    fn a_target_is_read_anew_when_a_file_of_its_own_changed_under_the_same_name() {
+        let folder = Folder(tempfile::tempdir().unwrap());
+        let pem = |name: &str| rcgen::generate_simple_self_signed([name.to_owned()]).unwrap().cert.pem();
+        folder.write("ca.pem", &pem("one"));
+        let text = target("one", "ca_file = \"DIR/ca.pem\"") + &target("two", "");
+        let (old, _) = Fleet::default().next(&folder.targets(&text)).unwrap();
+        let (same, _) = old.next(&folder.targets(&text)).unwrap();
+        folder.write("ca.pem", &(pem("another") + &pem("third")));
+        let (new, difference) = same.next(&folder.targets(&text)).unwrap();
+        assert_eq!(difference, Difference { changed: 1, unchanged: 1, ..Difference::default() });
+        assert!(Arc::ptr_eq(&work(&old, "one/default"), &work(&same, "one/default")));
+        assert!(!Arc::ptr_eq(&work(&same, "one/default"), &work(&new, "one/default")));
+        folder.write("ca.pem", "no certificate");
+        assert!(new.next(&folder.targets(&text)).is_err());
+    }
+
+    #[test]
+    fn targets_on_one_host_and_port_share_its_limits_and_two_families_log_in_twice() {
+        let folder = Folder(tempfile::tempdir().unwrap());
+        let other = target("other", "address = \"each\"").replace("other.example.org", "one.example.org");
+        let (fleet, _) =
+            Fleet::default().next(&folder.targets(&(target("one", "") + &other + &target("two", "")))).unwrap();
+        let slots = fleet.slots();
+        let slot = |name: &str| slots.iter().find(|slot| &*slot.name == name).unwrap();
+        let (one, other, two) = (slot("one/default"), slot("other/default"), slot("two/default"));
+        assert_eq!((&one.server, one.logins, other.logins), (&other.server, 1, 2));
+        assert_ne!(one.server, two.server);
+        assert!(one.patience > two.work.target.target().deadlines.run);
+    }
+}

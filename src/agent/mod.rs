@@ -31,7 +31,7 @@ use std::{
 };
 
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::{oneshot, watch},
 };
 use tracing::{info, warn};
@@ -104,9 +104,10 @@ pub async fn run(
             _ = interrupt.recv() => {}
         }
     };
+    let hangup = signal(SignalKind::hangup())?;
     let (tell, stop) = oneshot::channel::<()>();
     // A task of its own: at the second signal it is left behind as it stands, and nobody waits for it.
-    let mut agent = tokio::spawn(keep(async { drop(stop.await) }, config, Some(sources), child_env));
+    let mut agent = tokio::spawn(keep(async { drop(stop.await) }, config, Some((sources, hangup)), child_env));
     let ended = tokio::select! {
         ended = &mut agent => ended,
         () = told() => {
@@ -135,7 +136,7 @@ pub async fn until(
 async fn keep(
     told: impl Future<Output = ()>,
     config: Config,
-    sources: Option<Sources>,
+    origin: Option<(Sources, Signal)>,
     child_env: Vec<(OsString, Option<OsString>)>,
 ) -> Result<(), AgentError> {
     let delivery = wiring::delivery(&config, &child_env).await?;
@@ -158,7 +159,7 @@ async fn keep(
     });
     let schedule = Schedule::start(Arc::new(Hands(shared.clone())));
     schedule.apply(slots, wiring::run_limits(&config));
-    let reload = Reload { sources, child_env, config, fleet: Arc::new(fleet) };
+    let reload = Reload { origin, child_env, config, fleet: Arc::new(fleet) };
     tokio::select! {
         biased;
         () = told => {}

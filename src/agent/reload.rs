@@ -5,11 +5,7 @@
 
 use std::{ffi::OsString, future::pending, path::PathBuf, sync::Arc, time::Duration};
 
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    task::spawn_blocking,
-    time::sleep,
-};
+use tokio::{signal::unix::Signal, task::spawn_blocking, time::sleep};
 use tracing::{error, info, warn};
 
 use super::{
@@ -29,8 +25,8 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// What goes on, and what it came from.
 pub(super) struct Reload {
-    /// None: there is nothing to read again.
-    pub(super) sources: Option<Sources>,
+    /// Where it is read from again, and the signal to do so; none: never.
+    pub(super) origin: Option<(Sources, Signal)>,
     pub(super) child_env: Vec<(OsString, Option<OsString>)>,
     pub(super) config: Config,
     pub(super) fleet: Arc<Fleet>,
@@ -49,14 +45,7 @@ enum Why {
 impl Reload {
     /// Follows the configuration for as long as it is polled.
     pub(super) async fn follow(mut self, schedule: &Schedule<Work>, shared: &Shared) {
-        let Some(sources) = self.sources.take() else { return pending().await };
-        let mut hangup = match signal(SignalKind::hangup()) {
-            Ok(hangup) => Some(hangup),
-            Err(error) => {
-                warn!("cannot listen for SIGHUP: {error}; changes of the file are followed all the same");
-                None
-            }
-        };
+        let Some((sources, mut hangup)) = self.origin.take() else { return pending().await };
         // As it was before it was read for the first time nobody knows; a change since then shows at the second look.
         let mut used = look(watched(&sources, &self.config)).await;
         let mut last = used.clone();
@@ -186,13 +175,40 @@ fn swap((stamp, path): (Option<Stamp>, PathBuf)) -> (PathBuf, Option<Stamp>) {
     (path, stamp)
 }
 
-async fn hung_up(hangup: &mut Option<Signal>) {
-    let came = match hangup {
-        Some(signal) => signal.recv().await,
-        None => None,
-    };
+async fn hung_up(hangup: &mut Signal) {
     // None is the end of all signals.
-    if came.is_none() {
+    if hangup.recv().await.is_none() {
         pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Config {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("imaptrace.toml");
+        let target = "[[targets]]\nname = \"a\"\nurl = \"imaps://a\"\nuser = \"me\"\npassword = { env = \"X\" }\n";
+        std::fs::write(&file, format!("{text}\n{target}")).unwrap();
+        config::load(&Sources { file: Some(file), ..Sources::default() }).unwrap()
+    }
+
+    #[test]
+    fn what_a_running_agent_cannot_follow_is_named_and_nothing_else_is() {
+        let plain = load("");
+        for (text, named) in [
+            ("[agent]\nlog_level = \"debug\"", "[agent]"),
+            ("[otlp]\nendpoint = \"http://localhost:4317\"", "[otlp]"),
+            ("[metrics]\nhistogram = \"exponential\"", "[metrics]"),
+            ("[latency]\nslow_ratio = 5.0", "[latency]"),
+            ("[state]\ndir = \"/tmp\"", "[state]"),
+            ("[latency]\nquickack = false", ""),
+            ("[limits]\nruns_in_flight = 3", ""),
+            ("[dns]\ncache = true", ""),
+            ("[defaults]\ninterval = \"2m\"", ""),
+        ] {
+            assert_eq!(need_restart(&plain, &load(text)).join(" "), named, "{text}");
+        }
     }
 }

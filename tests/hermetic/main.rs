@@ -14,3 +14,4 @@ mod demo;
 mod failures;
 mod messages;
 mod otlp;
+mod reload;
