@@ -44,13 +44,13 @@ fn columns_are_counted_in_characters() {
 #[test]
 fn the_number_of_series_grows_with_accounts_and_families() {
     let count = |more: &str| series(&load_text(&format!("{TARGET}{more}")).unwrap());
-    // The agent's 7; 7 of one kind each, 4 phases, 8 commands three times, 4 reasons, 10 failures.
-    assert_eq!(count(""), 7 + 7 + 4 + 24 + 4 + 10);
-    let account = count("") - 7;
+    // The agent's 9; 7 of one kind each, 4 phases, 8 commands three times, 4 reasons, 10 failures.
+    assert_eq!(count(""), 9 + 7 + 4 + 24 + 4 + 10);
+    let account = count("") - 9;
     // The three parts of each command's time.
     assert_eq!(count("[metrics]\ntiming = true"), count("") + 24);
-    assert_eq!(count("address = \"each\""), 7 + 2 * account);
-    assert_eq!(count("[[targets.accounts]]\nname = \"b\"\nuser = \"u\"\npassword = { env = \"P\" }"), 7 + 2 * account);
+    assert_eq!(count("address = \"each\""), 9 + 2 * account);
+    assert_eq!(count("[[targets.accounts]]\nname = \"b\"\nuser = \"u\"\npassword = { env = \"P\" }"), 9 + 2 * account);
 }
 
 #[test]

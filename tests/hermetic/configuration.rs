@@ -359,7 +359,7 @@ fn the_probe_command_line_makes_one_target() {
     assert_eq!(config.warnings, []);
     insta::assert_snapshot!(config::describe(&config), @r#"
     targets: 1, accounts: 1
-    metric series: about 58 (limit 100000)
+    metric series: about 60 (limit 100000)
     runs in flight: at most 256
 
     target ::1
@@ -456,7 +456,7 @@ fn the_plan_is_described_without_secrets_and_user_names() {
     assert!(!text.contains("canary"), "{text}");
     insta::assert_snapshot!(text, @r#"
     targets: 1, accounts: 2
-    metric series: about 203 (limit 100000)
+    metric series: about 205 (limit 100000)
     runs in flight: at most 256
 
     target mail01
