@@ -1,6 +1,6 @@
 //! Wires the floors together for a long life: plan, schedule, probe, delivery, log; and ends them in order.
 //!
-//! It decides nothing about a run and nothing about telemetry. Called by `cli`, which also borrows [`once`] for single
+//! It decides nothing about a run and nothing about telemetry. Called by `cli`, which also borrows [`once()`] for single
 //! runs and [`wiring`] for their export.
 //!
 //! ```text
@@ -139,6 +139,8 @@ async fn keep(
     origin: Option<(Sources, Signal)>,
     child_env: Vec<(OsString, Option<OsString>)>,
 ) -> Result<(), AgentError> {
+    // Before anything of it is read: a file that changes meanwhile has changed.
+    let seen = reload::look(reload::watched(origin.as_ref().map(|(sources, _)| sources), &config)).await;
     let delivery = wiring::delivery(&config, &child_env).await?;
     let (fleet, _) = Fleet::default().next(&config.targets)?;
     let slots = fleet.slots();
@@ -159,7 +161,7 @@ async fn keep(
     });
     let schedule = Schedule::start(Arc::new(Hands(shared.clone())));
     schedule.apply(slots, wiring::run_limits(&config));
-    let reload = Reload { origin, child_env, config, fleet: Arc::new(fleet) };
+    let reload = Reload { origin, seen, child_env, config, fleet: Arc::new(fleet) };
     tokio::select! {
         biased;
         () = told => {}

@@ -27,13 +27,15 @@ const LOOK: Duration = Duration::from_secs(1);
 pub(super) struct Reload {
     /// Where it is read from again, and the signal to do so; none: never.
     pub(super) origin: Option<(Sources, Signal)>,
+    /// What its files looked like before it was read.
+    pub(super) seen: Look,
     pub(super) child_env: Vec<(OsString, Option<OsString>)>,
     pub(super) config: Config,
     pub(super) fleet: Arc<Fleet>,
 }
 
-/// What the files looked like.
-type Look = Vec<(PathBuf, Option<Stamp>)>;
+/// What files looked like.
+pub(super) type Look = Vec<(PathBuf, Option<Stamp>)>;
 
 /// Why it is read again.
 #[derive(Debug, Clone, Copy)]
@@ -46,8 +48,7 @@ impl Reload {
     /// Follows the configuration for as long as it is polled.
     pub(super) async fn follow(mut self, schedule: &Schedule<Work>, shared: &Shared) {
         let Some((sources, mut hangup)) = self.origin.take() else { return pending().await };
-        // As it was before it was read for the first time nobody knows; a change since then shows at the second look.
-        let mut used = look(watched(&sources, &self.config)).await;
+        let mut used = std::mem::take(&mut self.seen);
         let mut last = used.clone();
         loop {
             let why = tokio::select! {
@@ -55,14 +56,14 @@ impl Reload {
                 () = hung_up(&mut hangup) => Why::Signal,
                 () = sleep(LOOK) => Why::File,
             };
-            let now = look(watched(&sources, &self.config)).await;
+            let now = look(watched(Some(&sources), &self.config)).await;
             // A file that is still being written changes from one look to the next.
             let settled = now != used && now == last;
             last.clone_from(&now);
             if matches!(why, Why::Signal) || settled {
                 self.reload(why, &sources, schedule, shared).await;
                 // It may name other files now; those of before are known as they were before they were read.
-                let named = look(watched(&sources, &self.config)).await;
+                let named = look(watched(Some(&sources), &self.config)).await;
                 let known = |path: &PathBuf| now.iter().find(|(known, _)| known == path).map(|(_, stamp)| *stamp);
                 used = named.into_iter().map(|(path, new)| (known(&path).unwrap_or(new), path)).map(swap).collect();
             }
@@ -158,15 +159,16 @@ fn need_restart(old: &Config, new: &Config) -> Vec<&'static str> {
 }
 
 /// The files whose changes are followed.
-fn watched(sources: &Sources, config: &Config) -> Vec<PathBuf> {
-    let mut files: Vec<_> = sources.file.iter().chain(config.targets.iter().flat_map(tls_files)).cloned().collect();
+pub(super) fn watched(sources: Option<&Sources>, config: &Config) -> Vec<PathBuf> {
+    let file = sources.and_then(|sources| sources.file.as_ref());
+    let mut files: Vec<_> = file.into_iter().chain(config.targets.iter().flat_map(tls_files)).cloned().collect();
     files.sort();
     files.dedup();
     files
 }
 
 /// Looks at files where waiting for a disk delays no probe.
-async fn look(files: Vec<PathBuf>) -> Look {
+pub(super) async fn look(files: Vec<PathBuf>) -> Look {
     let look = spawn_blocking(|| files.into_iter().map(|path| (Stamp::of(&path), path)).map(swap).collect());
     look.await.unwrap_or_default()
 }
