@@ -140,7 +140,7 @@ async fn keep(
     child_env: Vec<(OsString, Option<OsString>)>,
 ) -> Result<(), AgentError> {
     // Before anything of it is read: a file that changes meanwhile has changed.
-    let seen = reload::look(reload::watched(origin.as_ref().map(|(sources, _)| sources), &config)).await;
+    let seen = reload::look(reload::watched(&config.watched, &config.targets)).await;
     let delivery = wiring::delivery(&config, &child_env).await?;
     let (fleet, _) = Fleet::default().next(&config.targets)?;
     let slots = fleet.slots();
@@ -156,6 +156,7 @@ async fn keep(
         settings: Mutex::new(Settings { prober, closed: wiring::closed(&config) }),
         metrics,
         memory: memory.clone(),
+        per: config.metrics.per,
         delivery: Mutex::new(Some(delivery)),
         cancel,
     });

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     clock,
     config::{self, Config, Sources},
+    plan::Target,
     probe::Prober,
     schedule::Schedule,
 };
@@ -37,6 +38,14 @@ pub(super) struct Reload {
 /// What files looked like.
 pub(super) type Look = Vec<(PathBuf, Option<Stamp>)>;
 
+/// A configuration that cannot be used.
+struct Refused {
+    /// All that is wrong.
+    problems: Vec<String>,
+    /// Where it may be mended.
+    files: Vec<PathBuf>,
+}
+
 /// Why it is read again.
 #[derive(Debug, Clone, Copy)]
 enum Why {
@@ -49,6 +58,8 @@ impl Reload {
     pub(super) async fn follow(mut self, schedule: &Schedule<Work>, shared: &Shared) {
         let Some((sources, mut hangup)) = self.origin.take() else { return pending().await };
         let mut used = std::mem::take(&mut self.seen);
+        // What a bad configuration was read from is followed too: there it will be mended.
+        let mut files = watched(&self.config.watched, &self.config.targets);
         let mut last = used.clone();
         loop {
             let why = tokio::select! {
@@ -56,50 +67,66 @@ impl Reload {
                 () = hung_up(&mut hangup) => Why::Signal,
                 () = sleep(LOOK) => Why::File,
             };
-            let now = look(watched(Some(&sources), &self.config)).await;
+            let now = look(files.clone()).await;
             // A file that is still being written changes from one look to the next.
             let settled = now != used && now == last;
             last.clone_from(&now);
             if matches!(why, Why::Signal) || settled {
-                self.reload(why, &sources, schedule, shared).await;
+                files = self.reload(why, &sources, schedule, shared).await;
                 // It may name other files now; those of before are known as they were before they were read.
-                let named = look(watched(Some(&sources), &self.config)).await;
+                let named = look(files.clone()).await;
                 let known = |path: &PathBuf| now.iter().find(|(known, _)| known == path).map(|(_, stamp)| *stamp);
                 used = named.into_iter().map(|(path, new)| (known(&path).unwrap_or(new), path)).map(swap).collect();
             }
         }
     }
 
-    async fn reload(&mut self, why: Why, sources: &Sources, schedule: &Schedule<Work>, shared: &Shared) {
+    /// Returns the files to follow from now on.
+    async fn reload(
+        &mut self,
+        why: Why,
+        sources: &Sources,
+        schedule: &Schedule<Work>,
+        shared: &Shared,
+    ) -> Vec<PathBuf> {
         let why = match why {
             Why::Signal => "SIGHUP",
             Why::File => "a file has changed",
         };
         let (sources, fleet) = (sources.clone(), self.fleet.clone());
         let read = spawn_blocking(move || {
-            let config = config::load(&sources).map_err(|problems| {
-                let lines = problems.errors.iter().map(|problem| problem.to_string().replace("\n  help: ", "; "));
-                lines.collect::<Vec<_>>()
+            let config = config::load(&sources).map_err(|problems| Refused {
+                problems: problems
+                    .errors
+                    .iter()
+                    .map(|problem| problem.to_string().replace("\n  help: ", "; "))
+                    .collect(),
+                files: problems.watched,
             })?;
-            let (fleet, difference) = fleet.next(&config.targets).map_err(|error| vec![error.to_string()])?;
+            let (fleet, difference) = fleet.next(&config.targets).map_err(|error| Refused {
+                problems: vec![error.to_string()],
+                files: watched(&config.watched, &config.targets),
+            })?;
             Ok((config, fleet, difference))
         });
-        let read = read.await.unwrap_or_else(|error| Err(vec![format!("a fault in imaptrace: {error}")]));
+        let read = read.await.unwrap_or_else(|error| {
+            Err(Refused { problems: vec![format!("a fault in imaptrace: {error}")], files: Vec::new() })
+        });
         shared.metrics.reloaded(read.is_ok(), clock::wall());
+        let mut files = Vec::new();
         match read {
             Ok((config, fleet, difference)) => self.go_over(why, config, fleet, difference, schedule, shared),
-            Err(problems) => {
-                for problem in &problems {
+            Err(refused) => {
+                for problem in &refused.problems {
                     error!("{problem}");
                 }
-                let count = problems.len();
-                error!(
-                    why,
-                    problems = count,
-                    "the new configuration is not used: the agent goes on with the one before"
-                );
+                let problems = refused.problems.len();
+                error!(why, problems, "the new configuration is not used: the agent goes on with the one before");
+                files = refused.files;
             }
         }
+        files.extend(self.config.watched.iter().cloned());
+        watched(&files, &self.config.targets)
     }
 
     fn go_over(
@@ -137,8 +164,8 @@ impl Reload {
             self.config.metrics.clone(),
             self.config.resource.clone(),
         );
-        let (latency, state_dir) = (self.config.latency.clone(), self.config.state_dir.clone());
-        self.config = Config { agent, otlp, metrics, latency, state_dir, resource, ..config };
+        let (latency, state, http) = (self.config.latency.clone(), self.config.state.clone(), self.config.http);
+        self.config = Config { agent, otlp, metrics, latency, state, http, resource, ..config };
         self.fleet = Arc::new(fleet);
     }
 }
@@ -153,15 +180,15 @@ fn need_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("[otlp]", old.otlp == new.otlp),
         ("[metrics]", old.metrics == new.metrics),
         ("[latency]", latency),
-        ("[state]", old.state_dir == new.state_dir),
+        ("[state]", old.state == new.state),
+        ("[http]", old.http == new.http),
     ];
     same.into_iter().filter(|(_, same)| !same).map(|(table, _)| table).collect()
 }
 
-/// The files whose changes are followed.
-pub(super) fn watched(sources: Option<&Sources>, config: &Config) -> Vec<PathBuf> {
-    let file = sources.and_then(|sources| sources.file.as_ref());
-    let mut files: Vec<_> = file.into_iter().chain(config.targets.iter().flat_map(tls_files)).cloned().collect();
+/// The files whose changes are followed: those that a configuration was read from, and those of its targets.
+pub(super) fn watched(read: &[PathBuf], targets: &[Target]) -> Vec<PathBuf> {
+    let mut files: Vec<_> = read.iter().chain(targets.iter().flat_map(tls_files)).cloned().collect();
     files.sort();
     files.dedup();
     files
@@ -205,8 +232,10 @@ mod tests {
             ("[metrics]\nhistogram = \"exponential\"", "[metrics]"),
             ("[latency]\nslow_ratio = 5.0", "[latency]"),
             ("[state]\ndir = \"/tmp\"", "[state]"),
+            ("[http]\nlisten = \"off\"", "[http]"),
             ("[latency]\nquickack = false", ""),
-            ("[limits]\nruns_in_flight = 3", ""),
+            ("[limits]\nruns_in_flight = 9", ""),
+            ("[[windows]]\nname = \"night\"\nto = \"04:00\"", ""),
             ("[dns]\ncache = true", ""),
             ("[defaults]\ninterval = \"2m\"", ""),
         ] {

@@ -21,7 +21,7 @@ use crate::{
     clock,
     delivery::Delivery,
     net::Family,
-    plan::Target,
+    plan::{Per, Target},
     probe::{Cancel, Job, Prober},
     schedule::{Lost, Runner, Skip},
     telemetry::{Metrics, names::SkipReason},
@@ -42,6 +42,7 @@ pub(super) struct Shared {
     pub(super) settings: Mutex<Settings>,
     pub(super) metrics: Metrics,
     pub(super) memory: Arc<Memory>,
+    pub(super) per: Per,
     /// Taken at the end.
     pub(super) delivery: Mutex<Option<Delivery>>,
     pub(super) cancel: Cancel,
@@ -103,7 +104,7 @@ impl Shared {
             history.told_of_few = tell_of_few(&run);
         }
         drop(history);
-        self.metrics.record(&run);
+        self.metrics.record_as(target.target().series_name(self.per), &run);
         match &*self.delivery() {
             Some(delivery) => delivery.deliver(run),
             None => {
@@ -147,7 +148,13 @@ impl Runner for Hands {
             warn!(target = target.name, account, reason = reason.as_str(), count, "a run was due and is skipped");
         }
         for _ in 0..count {
-            self.0.metrics.skipped(reason, &target.name, account, target.journey.name(), &target.labels);
+            self.0.metrics.skipped(
+                reason,
+                target.series_name(self.0.per),
+                account,
+                target.journey.name(),
+                &target.labels,
+            );
         }
     }
 

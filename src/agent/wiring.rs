@@ -40,7 +40,7 @@ pub(super) fn memory(config: &Config) -> Memory {
         slow_limit: latency.slow_limit,
         slow_limits: latency.slow_limits.clone(),
     };
-    Memory::open(settings, config.state_dir.as_deref(), |target, account| {
+    Memory::open(settings, config.state.dir.as_deref(), |target, account| {
         let target = config.targets.iter().find(|known| known.name == target);
         target.is_some_and(|target| target.accounts.iter().any(|known| known.alias == account))
     })
@@ -48,13 +48,20 @@ pub(super) fn memory(config: &Config) -> Memory {
 
 /// How many runs there may be at once, and how fast they may log in.
 pub(super) fn run_limits(config: &Config) -> Limits {
-    let in_flight = config.runs_in_flight;
-    Limits { in_flight, in_flight_per_server: in_flight, logins_per_second_per_server: None, ..Limits::default() }
+    let limits = &config.limits;
+    Limits {
+        in_flight: limits.in_flight,
+        in_flight_per_server: limits.in_flight_per_server,
+        logins_per_second: limits.logins_per_second,
+        logins_per_second_per_server: limits.logins_per_second_per_server,
+        wait: limits.wait,
+    }
 }
 
 /// The maintenance windows.
-pub(super) fn closed(_config: &Config) -> Closed {
-    Arc::new(|_, _| false)
+pub(super) fn closed(config: &Config) -> Closed {
+    let windows = config.windows.clone();
+    Arc::new(move |target, at| windows.iter().any(|window| window.covers(target, at)))
 }
 
 async fn signal(exporter: &Exporter, child_env: &[(OsString, Option<OsString>)]) -> Result<Signal, AgentError> {

@@ -16,6 +16,7 @@ pub(super) fn run(path: &Path, output: &mut Output) -> u8 {
                 warnings: std::mem::take(&mut config.warnings),
                 unusable: std::mem::take(&mut config.unusable),
                 unset: std::mem::take(&mut config.unset),
+                watched: Vec::new(),
             };
             (Some(config), problems)
         }
@@ -36,9 +37,15 @@ pub(super) fn run(path: &Path, output: &mut Output) -> u8 {
 /// What is wrong inside the targets' TLS files, each said once. Those that cannot be read have been noted with their
 /// place when the configuration was read.
 fn certificates(config: &Config, path: &Path) -> Vec<Problem> {
+    let mut looked_at = Vec::new();
     let mut found = Vec::new();
     let mut problems = Vec::new();
     for (index, target) in config.targets.iter().enumerate() {
+        // All targets of a group have the same files.
+        if looked_at.contains(&&target.tls) {
+            continue;
+        }
+        looked_at.push(&target.tls);
         let Err(error) = TlsContext::new(&target.tls, &target.endpoint.host) else { continue };
         let (key, help) = match error {
             TlsContextError::Read { .. } => continue,
@@ -46,12 +53,13 @@ fn certificates(config: &Config, path: &Path) -> Vec<Problem> {
             TlsContextError::Identity { .. } => ("client_cert", "give a certificate and its own key, each a PEM file"),
         };
         if !found.contains(&error) {
-            problems.push(Problem {
-                place: Place::File { path: path.to_owned(), at: None },
-                key: format!("targets[{index}].{key}"),
-                what: error.to_string(),
-                help: Some(help.to_owned()),
-            });
+            // Those of [[targets]] come first in the configuration too.
+            let (key, what) = match &target.group {
+                Some(group) => (format!("groups.{key}"), format!("group {group:?}: {error}")),
+                None => (format!("targets[{index}].{key}"), error.to_string()),
+            };
+            let place = Place::File { path: path.to_owned(), at: None };
+            problems.push(Problem { place, key, what, help: Some(help.to_owned()) });
             found.push(error);
         }
     }

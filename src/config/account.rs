@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 
 use super::{
+    expand::{Fill, unknown},
     keys,
     read::{Field, Table},
     server::ServerUrl,
@@ -19,28 +20,45 @@ const DEFAULT: &str = "default";
 
 const FORMS: &str = "write { file = \"…\" }, { env = \"…\" }, { command = [\"…\"] } or { credential = \"…\" }";
 
+/// Whose accounts are read.
+pub(super) enum Whose<'a> {
+    /// A target's own.
+    Target,
+    /// The command line's, with a password that was found, if any, outside flags and URL.
+    Probe(Option<&'a SecretSource>),
+    /// A group's, for one of its members.
+    Member {
+        /// What the group's keys leave open.
+        fill: Fill<'a>,
+        /// The URL is the member's own, so what stands in it beats the group's keys.
+        own_url: bool,
+    },
+}
+
 /// Reads the accounts: the target's own `user` and `password` (or those in its URL) first, then `[[targets.accounts]]`.
 ///
-/// `given` is a password that the command line found elsewhere; a key beats the URL, and the URL beats it.
-pub(super) fn read(
-    table: &Table<'_>,
-    url: Option<&ServerUrl>,
-    given: Option<&SecretSource>,
-    probe: bool,
-) -> Vec<Account> {
+/// A key beats the URL, and the URL beats a password that the command line found elsewhere.
+pub(super) fn read(table: &Table<'_>, url: Option<&ServerUrl>, whose: &Whose<'_>) -> Vec<Account> {
+    let given = if let Whose::Probe(given) = whose { *given } else { None };
+    let (fill, own_url) = match whose {
+        Whose::Member { fill, own_url } => (Some(fill), *own_url),
+        _ => (None, false),
+    };
     let in_url = url.and_then(|url| url.password.clone());
     if in_url.is_some() {
         let help = "whoever sees the file, or the list of processes, sees it too: keep it in a file of its own";
         table.warn("url", "the password stands in the URL", help);
     }
     let listed = table.tables("accounts", &keys::ACCOUNT);
-    let user_field = table.get("user");
-    let password_field = table.get("password");
+    let own_user = own_url && url.is_some_and(|url| url.user.is_some());
+    let user_field = table.get("user").filter(|_| !own_user);
+    let password_field = table.get("password").filter(|_| !own_url || in_url.is_none());
     let has_user = user_field.is_some() || url.is_some_and(|url| url.user.is_some());
     let here = password_field.is_some() || in_url.is_some();
     let has_password = here || given.is_some();
-    let user = user_field.as_ref().map_or_else(|| url.and_then(|url| url.user.clone()), user_name);
-    let password = password_field.as_ref().map_or_else(|| in_url.map(SecretSource::Given), secret);
+    let user = user_field.as_ref().map_or_else(|| url.and_then(|url| url.user.clone()), |field| user_name(field, fill));
+    let password =
+        password_field.as_ref().map_or_else(|| in_url.map(SecretSource::Given), |field| filled_secret(field, fill));
     let password = if here { password } else { given.cloned() };
 
     let mut accounts = Vec::new();
@@ -49,7 +67,7 @@ pub(super) fn read(
     }
     // With a URL that cannot be read, nobody knows what stands in it.
     if url.is_some() {
-        let (no_user, no_password) = if probe {
+        let (no_user, no_password) = if matches!(whose, Whose::Probe(_)) {
             (
                 "give it with --user, or as USER@ in SERVER",
                 "give it with --password-file, --password-env or --password-command",
@@ -82,8 +100,8 @@ pub(super) fn read(
         if password.is_none() {
             entry.error("password", "there is no password", FORMS);
         }
-        let user = user.as_ref().and_then(user_name);
-        let password = password.as_ref().and_then(secret);
+        let user = user.as_ref().and_then(|field| user_name(field, fill));
+        let password = password.as_ref().and_then(|field| filled_secret(field, fill));
         let Some(alias) = alias else { continue };
         if !aliases.insert(alias.clone()) {
             let help = "give each account of a target a name of its own; one without is called \"default\"";
@@ -96,12 +114,28 @@ pub(super) fn read(
     accounts
 }
 
-fn user_name(field: &Field<'_>) -> Option<UserName> {
-    UserName::new(&field.text()?)
+fn user_name(field: &Field<'_>, fill: Option<&Fill<'_>>) -> Option<UserName> {
+    UserName::new(&filled(field, fill)?)
+}
+
+/// The text of a key, with what a group fills in.
+pub(super) fn filled(field: &Field<'_>, fill: Option<&Fill<'_>>) -> Option<String> {
+    let text = field.text()?;
+    let Some(fill) = fill else { return Some(text) };
+    if let Some(word) = unknown(&text, &["host", "name"]) {
+        field.error(format!("nothing stands for {{{word}}}"), "there are {host} and {name}");
+        return None;
+    }
+    Some(fill.fill(&text))
 }
 
 /// Reads a reference to a secret. A secret in plain text is refused: it would stand in every copy of the file.
 pub(super) fn secret(field: &Field<'_>) -> Option<SecretSource> {
+    filled_secret(field, None)
+}
+
+/// The same, with what a group fills in.
+fn filled_secret(field: &Field<'_>, blanks: Option<&Fill<'_>>) -> Option<SecretSource> {
     if !field.is_table() {
         field.error("a secret does not stand in the configuration itself", FORMS);
         return None;
@@ -123,7 +157,7 @@ pub(super) fn secret(field: &Field<'_>) -> Option<SecretSource> {
         return None;
     }
     if let Some(field) = file {
-        let path = field.path()?;
+        let path = filled(&field, blanks)?.into();
         if insecure {
             let help = "take insecure_mode out and run `chmod 600` on the file if you can";
             table.warn("insecure_mode", "a secret's file may be read by others", help);
@@ -141,7 +175,7 @@ pub(super) fn secret(field: &Field<'_>) -> Option<SecretSource> {
         return Some(source);
     }
     if let Some(field) = env {
-        let name = field.text()?;
+        let name = filled(&field, blanks)?;
         let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
         if !plain || name.starts_with(|first: char| first.is_ascii_digit()) {
             field.error("it is not the name of an environment variable", "give the variable's name, not the secret");
@@ -151,10 +185,13 @@ pub(super) fn secret(field: &Field<'_>) -> Option<SecretSource> {
         return Some(SecretSource::Env(name));
     }
     if let Some(field) = command {
-        return field.command().map(SecretSource::Command);
+        let words = field.command()?;
+        // A program's own arguments may hold braces of any kind, so a word that is not known stays as it is.
+        let words = words.iter().map(|word| blanks.map_or_else(|| word.clone(), |blanks| blanks.fill(word)));
+        return Some(SecretSource::Command(words.collect()));
     }
     let field = credential?;
-    let name = field.text()?;
+    let name = filled(&field, blanks)?;
     if name.contains('/') || name == "." || name == ".." {
         field.error("it is not the name of a credential", "give the name in LoadCredential=NAME:…, not a path");
         return None;

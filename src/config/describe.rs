@@ -2,14 +2,18 @@
 //!
 //! Reads a [`Config`] and nothing else. Called by the command line.
 
-use std::fmt::{self, Write as _};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::{self, Write as _},
+    num::NonZeroU32,
+};
 
 use super::{
     Config, Exporter, Histogram, Latency, LogFormat, series,
     units::{print_duration as time, print_size as size},
 };
 use crate::{
-    plan::{Auth, Open, ProxyProtocol, TagStyle, Target, Window},
+    plan::{Auth, Hours, Open, Per, ProxyProtocol, RunLimits, TagStyle, Target, Window},
     secret::SecretSource,
 };
 
@@ -24,11 +28,16 @@ pub fn describe(config: &Config) -> String {
 fn write(out: &mut String, config: &Config) -> fmt::Result {
     let accounts: usize = config.targets.iter().map(|target| target.accounts.len()).sum();
     writeln!(out, "targets: {}, accounts: {accounts}", config.targets.len())?;
+    let groups: BTreeSet<_> = config.targets.iter().filter_map(|target| target.group.as_ref()).collect();
+    writeln!(out, "groups: {}, maintenance windows: {}", groups.len(), config.windows.len())?;
     writeln!(out, "metric series: about {} (limit {})", series(config), config.metrics.series_limit)?;
-    writeln!(out, "runs in flight: at most {}", config.runs_in_flight)?;
-    for target in &config.targets {
+    write_pace(out, &config.limits)?;
+    for target in config.targets.iter().filter(|target| target.group.is_none()) {
+        writeln!(out, "\ntarget {}", target.name)?;
         write_target(out, target)?;
     }
+    write_groups(out, &config.targets)?;
+    write_windows(out, config)?;
     writeln!(out, "\nexport")?;
     write_exporter(out, "traces", config.otlp.traces.as_ref())?;
     write_exporter(out, "metrics", config.otlp.metrics.as_ref())?;
@@ -36,9 +45,13 @@ fn write(out: &mut String, config: &Config) -> fmt::Result {
         Histogram::Explicit => "explicit",
         Histogram::Exponential => "exponential",
     };
+    let per = match config.metrics.per {
+        Per::Target => "target",
+        Per::Group => "group",
+    };
     writeln!(
         out,
-        "  metrics every {}, histograms {histogram}, timing {}, labels {}",
+        "  metrics per {per} every {}, histograms {histogram}, timing {}, labels {}",
         time(config.metrics.export_interval),
         on(config.metrics.timing),
         joined(config.metrics.labels.iter().cloned()),
@@ -61,10 +74,83 @@ fn write(out: &mut String, config: &Config) -> fmt::Result {
         joined(config.dns.servers.iter().map(ToString::to_string))
     };
     writeln!(out, "  name servers {servers}, cache {}", on(config.dns.cache))?;
-    match &config.state_dir {
-        Some(path) => writeln!(out, "  state in {}", path.display()),
-        None => writeln!(out, "  state nowhere: each start learns anew"),
+    let state = &config.state;
+    match &state.dir {
+        Some(path) => writeln!(out, "  state in {}", path.display())?,
+        None => writeln!(out, "  state nowhere: each start learns anew")?,
     }
+    let disk = if state.dir.is_some() { size(state.queue_disk) } else { "none".to_owned() };
+    writeln!(out, "  runs to deliver: {} in memory, on disk {disk}", size(state.queue_memory))?;
+    match config.http.listen {
+        Some(address) => writeln!(
+            out,
+            "  http on {address}, {} runs and as many failed ones kept for each account",
+            config.http.history
+        ),
+        None => writeln!(out, "  http off"),
+    }
+}
+
+fn write_pace(out: &mut String, limits: &RunLimits) -> fmt::Result {
+    let logins = |limit: Option<NonZeroU32>| limit.map_or_else(|| "no limit".to_owned(), |limit| limit.to_string());
+    writeln!(out, "runs in flight: at most {}, on one server {}", limits.in_flight, limits.in_flight_per_server)?;
+    writeln!(
+        out,
+        "logins per second: {}, on one server {}; a run waits {} for its turn",
+        logins(limits.logins_per_second),
+        logins(limits.logins_per_second_per_server),
+        time(limits.wait),
+    )
+}
+
+/// Each group with what its first target comes to: the others differ by little more than their names.
+fn write_groups(out: &mut String, targets: &[Target]) -> fmt::Result {
+    let mut groups: BTreeMap<&str, Vec<&Target>> = BTreeMap::new();
+    for target in targets {
+        if let Some(group) = &target.group {
+            groups.entry(group).or_default().push(target);
+        }
+    }
+    for (name, members) in groups {
+        let (Some(first), Some(last)) = (members.first(), members.last()) else { continue };
+        if members.len() == 1 {
+            writeln!(out, "\ngroup {name}: 1 target, {}", first.name)?;
+        } else {
+            writeln!(
+                out,
+                "\ngroup {name}: {} targets, from {} to {}; the first one:",
+                members.len(),
+                first.name,
+                last.name
+            )?;
+        }
+        write_target(out, first)?;
+    }
+    Ok(())
+}
+
+fn write_windows(out: &mut String, config: &Config) -> fmt::Result {
+    if !config.windows.is_empty() {
+        writeln!(out, "\nwindows")?;
+    }
+    for window in &config.windows {
+        let count = config.targets.iter().filter(|target| window.scope.holds(target)).count();
+        write!(out, "  {}: ", window.name)?;
+        match &window.hours {
+            Hours::Once { from, to } => write!(out, "once, {from} to {to}")?,
+            Hours::Weekly { days, from, to, zone } => {
+                let days = match days.len() {
+                    7 => "every day".to_owned(),
+                    _ => joined(days.iter().map(|day| format!("{day:?}"))),
+                };
+                let to = to.map_or_else(|| "24:00".to_owned(), |to| to.strftime("%H:%M").to_string());
+                let zone = zone.iana_name().unwrap_or("UTC");
+                write!(out, "{days}, {} to {to}, {zone}", from.strftime("%H:%M"))?;
+            }
+        }
+        writeln!(out, "; targets: {count}")?;
+    }
+    Ok(())
 }
 
 fn write_latency(out: &mut String, latency: &Latency) -> fmt::Result {
@@ -84,7 +170,6 @@ fn write_latency(out: &mut String, latency: &Latency) -> fmt::Result {
 }
 
 fn write_target(out: &mut String, target: &Target) -> fmt::Result {
-    writeln!(out, "\ntarget {}", target.name)?;
     write!(out, "  server      {}, security {}", target.endpoint, target.security.as_str())?;
     write!(out, ", address {}", target.address.as_str())?;
     if let Some(source) = target.source_address {

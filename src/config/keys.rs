@@ -18,13 +18,40 @@ const OTLP_KEYS: &[&str] =
 
 pub(super) static TOP: TableKeys = TableKeys {
     path: "",
-    keys: &["agent", "defaults", "otlp", "metrics", "latency", "limits", "dns", "state", "targets"],
-    later: &["http", "groups", "windows", "journeys", "targets_from"],
+    keys: &[
+        "targets_from",
+        "agent",
+        "defaults",
+        "otlp",
+        "metrics",
+        "latency",
+        "limits",
+        "dns",
+        "state",
+        "http",
+        "windows",
+        "groups",
+        "targets",
+    ],
+    later: &["journeys"],
 };
-/// The top level when there is no file but the command line of `probe`.
+/// The top level when there is no file but the command line of `probe`. Some of it has no meaning there, but a variable
+/// that the agent goes by is no mistake.
 pub(super) static PROBE_TOP: TableKeys = TableKeys {
     path: "",
-    keys: &["agent", "defaults", "otlp", "metrics", "latency", "limits", "dns", "state", super::source::PROBE],
+    keys: &[
+        "targets_from",
+        "agent",
+        "defaults",
+        "otlp",
+        "metrics",
+        "latency",
+        "limits",
+        "dns",
+        "state",
+        "http",
+        super::source::PROBE,
+    ],
     later: TOP.later,
 };
 pub(super) static AGENT: TableKeys =
@@ -59,6 +86,40 @@ pub(super) static TARGET: TableKeys = TableKeys {
     path: "targets",
     keys: &[
         "name",
+        "url",
+        "user",
+        "password",
+        "labels",
+        "accounts",
+        "security",
+        "ca_file",
+        "server_name",
+        "insecure",
+        "client_cert",
+        "client_key",
+        "mailbox",
+        "newest",
+        "window",
+        "cold",
+        "journey",
+        "timeout",
+        "interval",
+        "open",
+        "tag",
+        "auth",
+        "address",
+        "source_address",
+        "proxy_protocol",
+        "deadlines",
+    ],
+    later: &[],
+};
+pub(super) static GROUP: TableKeys = TableKeys {
+    path: "groups",
+    keys: &[
+        "name",
+        "targets",
+        "targets_from",
         "url",
         "user",
         "password",
@@ -145,11 +206,30 @@ pub(super) const STEPS: [&str; 15] = [
 ];
 pub(super) static LIMITS: TableKeys = TableKeys {
     path: "limits",
-    keys: &["runs_in_flight", "line", "command_bytes", "run_bytes", "responses", "depth", "literal_kept"],
-    later: &["logins_per_second"],
+    keys: &[
+        "runs_in_flight",
+        "runs_in_flight_per_server",
+        "logins_per_second",
+        "logins_per_second_per_server",
+        "wait",
+        "line",
+        "command_bytes",
+        "run_bytes",
+        "responses",
+        "depth",
+        "literal_kept",
+    ],
+    later: &[],
 };
 pub(super) static DNS: TableKeys = TableKeys { path: "dns", keys: &["cache", "servers"], later: &[] };
-pub(super) static STATE: TableKeys = TableKeys { path: "state", keys: &["dir"], later: &[] };
+pub(super) static STATE: TableKeys =
+    TableKeys { path: "state", keys: &["dir", "queue_memory", "queue_disk"], later: &[] };
+pub(super) static HTTP: TableKeys = TableKeys { path: "http", keys: &["listen", "history"], later: &[] };
+pub(super) static WINDOW: TableKeys = TableKeys {
+    path: "windows",
+    keys: &["name", "days", "from", "to", "time_zone", "targets", "groups", "labels"],
+    later: &[],
+};
 
 /// Every table, in the order of the sample file; for tests and documentation.
 pub fn tables() -> impl Iterator<Item = TableKeys> {
@@ -166,6 +246,9 @@ pub fn tables() -> impl Iterator<Item = TableKeys> {
         &LIMITS,
         &DNS,
         &STATE,
+        &HTTP,
+        &WINDOW,
+        &GROUP,
         &TARGET,
         &ACCOUNT,
         &SECRET,

@@ -2,16 +2,20 @@
 //! the rest of imaptrace works with.
 //!
 //! [`load`] is for `agent` and `check`, [`probe`] for the `probe` command line, [`describe()`] for `check`. Files that a
-//! key names are looked at, for `check` to tell which cannot be used, but never read. Nothing here fetches a secret,
+//! key names are looked at, for `check` to tell which cannot be used, but never read; the files of `targets_from` alone
+//! are. Nothing here fetches a secret,
 //! resolves a name or reads the process's own environment, and no text that leaves this room holds a secret. Other rooms
 //! define their own settings; `agent` and `cli` fill them from [`Config`].
 //!
-//! On the way down: `source` merges and remembers places, `read` gives types, `target`, `account`, `otlp` and
-//! `settings` give meaning, `problem` says what is wrong.
+//! On the way down: `source` merges and remembers places, `read` gives types, `target`, `group`, `account`, `window`,
+//! `otlp` and `settings` give meaning (`expand` and `listed` are `group`'s hands), `problem` says what is wrong.
 
 mod account;
 mod describe;
+mod expand;
+mod group;
 mod keys;
+mod listed;
 mod otel;
 mod otlp;
 mod problem;
@@ -22,6 +26,7 @@ mod settings;
 mod source;
 mod target;
 pub mod units;
+mod window;
 
 pub use describe::describe;
 pub use keys::{TableKeys, tables};
@@ -29,18 +34,19 @@ pub use otel::Resource;
 pub use otlp::{Compression, Exporter, Otlp, Protocol};
 pub use problem::{Place, Problem, Problems};
 pub use series::series;
-pub use settings::{Agent, Histogram, Latency, LogFormat, LogLevel, Metrics};
+pub use settings::{Agent, Histogram, Http, Latency, LogFormat, LogLevel, Metrics, State};
 pub use source::{Flag, Sources};
 
 use std::path::PathBuf;
 
 use self::{
+    group::Below,
     read::Reader,
     source::Merged,
-    target::{Kind, Options},
+    target::{Common, Kind, Options},
 };
 use crate::{
-    plan::{Dns, Target},
+    plan::{Dns, Maintenance, RunLimits, Target},
     secret::SecretSource,
 };
 
@@ -55,16 +61,23 @@ pub struct Config {
     pub otlp: Otlp,
     /// What metrics look like.
     pub metrics: Metrics,
-    /// How many runs may be under way at once.
-    pub runs_in_flight: usize,
+    /// How many runs may be under way at once, and how fast they may log in.
+    pub limits: RunLimits,
     /// When a step is slow, and how times are taken.
     pub latency: Latency,
-    /// Where what was learned outlives the process; none forgets it.
-    pub state_dir: Option<PathBuf>,
+    /// What outlives the process.
+    pub state: State,
+    /// What the agent tells of itself.
+    pub http: Http,
+    /// When which targets are not probed.
+    pub windows: Vec<Maintenance>,
     /// How names are looked up.
     pub dns: Dns,
     /// Who the telemetry is from.
     pub resource: Resource,
+    /// What it was read from: the file, the files of `targets_from`, and the folders in which more of them may turn up.
+    /// When one of these has another time of modification, it is worth reading anew.
+    pub watched: Vec<PathBuf>,
     /// What deserves a second look.
     pub warnings: Vec<Problem>,
     /// Files that it names and that cannot be used as things are now: errors to `check`, void runs to the others.
@@ -91,7 +104,7 @@ pub struct Probe {
 pub fn load(sources: &Sources) -> Result<Config, Problems> {
     let mut problems = Vec::new();
     let merged = source::merge(sources, &mut problems);
-    build(merged, &sources.environment, problems, &Kind::Listed)
+    build(merged, sources, problems, &Kind::Listed)
 }
 
 /// Makes the one target of the `probe` command line, held against the same rules; `interval` has no meaning there.
@@ -110,46 +123,67 @@ pub fn probe(request: &Probe) -> Result<Config, Problems> {
         flags: std::iter::once(server).chain(flags).collect(),
     };
     let merged = source::merge(&sources, &mut problems);
-    build(merged, &sources.environment, problems, &Kind::Probe(request.password.as_ref()))
+    build(merged, &sources, problems, &Kind::Probe(request.password.as_ref()))
 }
 
-fn build(
-    merged: Merged,
-    environment: &[(String, String)],
-    mut problems: Vec<Problem>,
-    kind: &Kind<'_>,
-) -> Result<Config, Problems> {
-    let mut resource = otel::resource(environment, &mut problems);
+fn build(merged: Merged, sources: &Sources, mut problems: Vec<Problem>, kind: &Kind<'_>) -> Result<Config, Problems> {
+    let mut resource = otel::resource(&sources.environment, &mut problems);
     // A file that cannot be read or parsed is all there is to say: the rest would be about what is missing.
     let unreadable = problems.iter().any(|problem| matches!(problem.place, Place::File { .. }));
-    let reader = Reader::new(merged, environment, problems);
-    let config = if unreadable { None } else { read_all(&reader, &mut resource, kind) };
+    let reader = Reader::new(merged, &sources.environment, problems);
+    let mut watched: Vec<PathBuf> = sources.file.iter().cloned().collect();
+    let config = if unreadable { None } else { read_all(&reader, &mut resource, &mut watched, kind) };
+    watched.sort();
+    watched.dedup();
     let problems = reader.finish();
     match config {
-        Some(config) if problems.errors.is_empty() => {
-            Ok(Config { warnings: problems.warnings, unusable: problems.unusable, unset: problems.unset, ..config })
-        }
-        _ => Err(problems),
+        Some(config) if problems.errors.is_empty() => Ok(Config {
+            watched,
+            warnings: problems.warnings,
+            unusable: problems.unusable,
+            unset: problems.unset,
+            ..config
+        }),
+        _ => Err(Problems { watched, ..problems }),
     }
 }
 
 /// None only when something was wrong, which has been noted then.
-fn read_all(reader: &Reader, resource: &mut Resource, kind: &Kind<'_>) -> Option<Config> {
+fn read_all(reader: &Reader, resource: &mut Resource, watched: &mut Vec<PathBuf>, kind: &Kind<'_>) -> Option<Config> {
     let listed = matches!(kind, Kind::Listed);
     let root = reader.root(if listed { &keys::TOP } else { &keys::PROBE_TOP });
     let defaults_table = root.table("defaults", &keys::DEFAULTS);
     let defaults = Options::read(&defaults_table);
-    let (limits, runs_in_flight) = settings::read_limits(&root.table("limits", &keys::LIMITS));
+    let (limits, run_limits) = settings::read_limits(&root.table("limits", &keys::LIMITS));
     let tables =
         if listed { root.tables("targets", &keys::TARGET) } else { vec![root.table(source::PROBE, &keys::TARGET)] };
-    if tables.is_empty() && root.get("targets").is_none_or(|field| field.is_list()) {
+    let many = listed && (root.has("groups") || root.has("targets_from"));
+    if tables.is_empty() && !many && root.get("targets").is_none_or(|field| field.is_list()) {
         root.error("targets", "there is no target", "add [[targets]] with name, url, user and password");
     }
     let latency = settings::read_latency(&root.table("latency", &keys::LATENCY));
-    let read =
-        tables.iter().map(|table| target::read(table, (&defaults_table, &defaults), limits, latency.timing, kind));
+    let common = Common { limits, timing: latency.timing };
+    let read = tables.iter().map(|table| target::read(table, (&defaults_table, &defaults), common, kind));
     let targets: Option<Vec<Target>> = read.collect::<Vec<_>>().into_iter().collect();
     target::check_unique(&tables);
+    let targets = if listed {
+        let below = Below { reader, root: &root, defaults_table: &defaults_table, defaults: &defaults, common };
+        let made = group::read(&below, &tables, watched);
+        if tables.is_empty() && many && made.is_empty() && !reader.has_errors() {
+            let key = if root.has("groups") { "groups" } else { "targets_from" };
+            root.error(
+                key,
+                "there is no target in groups and files",
+                "add one: an agent without a target does nothing",
+            );
+        }
+        targets.map(|mut targets| {
+            targets.extend(made);
+            targets
+        })
+    } else {
+        targets
+    };
 
     let agent = settings::read_agent(&root.table("agent", &keys::AGENT), resource);
     let otlp_table = root.table("otlp", &keys::OTLP);
@@ -162,17 +196,22 @@ fn read_all(reader: &Reader, resource: &mut Resource, kind: &Kind<'_>) -> Option
     let metrics_table = root.table("metrics", &keys::METRICS);
     let metrics = settings::read_metrics(&metrics_table, targets.as_deref().unwrap_or_default());
     let dns = settings::read_dns(&root.table("dns", &keys::DNS));
-    let state_dir = root.table("state", &keys::STATE).get("dir").and_then(|field| field.directory());
+    let state = settings::read_state(&root.table("state", &keys::STATE));
+    let http = if listed { settings::read_http(&root.table("http", &keys::HTTP)) } else { Http::OFF };
+    let windows = if listed { window::read(&root, targets.as_deref()) } else { Vec::new() };
     let config = Config {
         targets: targets?,
         agent,
         otlp,
         metrics,
-        runs_in_flight,
+        limits: run_limits,
         latency,
-        state_dir,
+        state,
+        http,
+        windows,
         dns,
         resource: resource.clone(),
+        watched: Vec::new(),
         warnings: Vec::new(),
         unusable: Vec::new(),
         unset: Vec::new(),

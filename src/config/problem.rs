@@ -3,7 +3,11 @@
 //! A problem never holds a secret: readers pass on only values of keys that cannot be one. Called by every reader of
 //! this room; printed by `check`, `agent` and `probe`.
 
-use std::{fmt, path::PathBuf};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt::{self, Write as _},
+    path::{Path, PathBuf},
+};
 
 /// Where a value stands.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -13,6 +17,13 @@ pub enum Place {
         /// The file as it was named.
         path: PathBuf,
         /// Line and column, when there is one to point at.
+        at: Option<(usize, usize)>,
+    },
+    /// In a file of `targets_from`.
+    Listed {
+        /// The file as it was named or found.
+        path: PathBuf,
+        /// Line and column, where they are known.
         at: Option<(usize, usize)>,
     },
     /// In the environment variable of this name.
@@ -26,8 +37,10 @@ pub enum Place {
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::File { path, at: Some((line, column)) } => write!(f, "{}:{line}:{column}", path.display()),
-            Self::File { path, at: None } => path.display().fmt(f),
+            Self::File { path, at: Some((line, column)) } | Self::Listed { path, at: Some((line, column)) } => {
+                write!(f, "{}:{line}:{column}", path.display())
+            }
+            Self::File { path, at: None } | Self::Listed { path, at: None } => path.display().fmt(f),
             Self::Variable(name) => write!(f, "variable {name}"),
             Self::Flag(name) => f.write_str(name),
             Self::Nowhere => f.write_str("configuration"),
@@ -46,6 +59,16 @@ pub struct Problem {
     pub what: String,
     /// What to do about it.
     pub help: Option<String>,
+}
+
+impl Problem {
+    /// What problems that are alike have in common: a key of the configuration, or the sentence in a file of targets.
+    fn kind(&self) -> (Place, String) {
+        match &self.place {
+            Place::Listed { path, .. } => (Place::Listed { path: path.clone(), at: None }, self.what.clone()),
+            place => (place.clone(), self.key.clone()),
+        }
+    }
 }
 
 impl fmt::Display for Problem {
@@ -71,6 +94,8 @@ pub struct Problems {
     pub unusable: Vec<Problem>,
     /// Variables that it names for a secret and that are not set here.
     pub unset: Vec<Problem>,
+    /// As [`Config::watched`](super::Config::watched): what is wrong may be mended in one of these.
+    pub watched: Vec<PathBuf>,
 }
 
 impl Problems {
@@ -83,14 +108,48 @@ impl Problems {
         self
     }
 
-    /// In the order of the file; what stands elsewhere keeps its order, after it.
+    /// In the order of the file, then of the files of `targets_from`; what stands elsewhere keeps its order, after them.
     pub(super) fn sort(&mut self) {
-        for list in [&mut self.errors, &mut self.warnings, &mut self.unusable, &mut self.unset] {
-            list.sort_by_key(|problem| match problem.place {
-                Place::File { at, .. } => at.unwrap_or_default(),
-                _ => (usize::MAX, 0),
-            });
+        for list in self.lists() {
+            list.sort_by(|a, b| order(&a.place).cmp(&order(&b.place)));
         }
+    }
+
+    /// Each problem once, and of those that are alike the first few and how many more there are: one key of a group can
+    /// be wrong for each of its targets.
+    pub(super) fn thin_out(&mut self) {
+        for list in self.lists() {
+            let mut seen = HashSet::new();
+            list.retain(|problem| seen.insert(problem.clone()));
+            let mut counts: HashMap<_, usize> = HashMap::new();
+            list.retain(|problem| {
+                let count = counts.entry(problem.kind()).or_default();
+                *count += 1;
+                *count <= ALIKE
+            });
+            for last in list.iter_mut().rev() {
+                let more = counts.remove(&last.kind()).unwrap_or_default().saturating_sub(ALIKE);
+                if more > 0 {
+                    // Writing to a string cannot fail.
+                    write!(last.what, " (and {more} more like this)").unwrap_or(());
+                }
+            }
+        }
+    }
+
+    fn lists(&mut self) -> [&mut Vec<Problem>; 4] {
+        [&mut self.errors, &mut self.warnings, &mut self.unusable, &mut self.unset]
+    }
+}
+
+/// So many problems that are alike are told.
+const ALIKE: usize = 5;
+
+fn order(place: &Place) -> (u8, Option<&Path>, (usize, usize)) {
+    match place {
+        Place::File { at, .. } => (0, None, at.unwrap_or_default()),
+        Place::Listed { path, at } => (1, Some(path), at.unwrap_or_default()),
+        _ => (2, None, (0, 0)),
     }
 }
 

@@ -15,7 +15,7 @@ use figment::value::{Dict, Value};
 use nix::unistd::{AccessFlags, access};
 
 use super::{
-    keys::TableKeys,
+    keys::{self, TableKeys},
     problem::{Place, Problem, Problems, nearest},
     source::{Merged, join},
     units::{self, UnitError},
@@ -44,14 +44,21 @@ impl Reader {
         root.table(keys)
     }
 
+    /// An empty table that stands for something at that place, such as a target in a file of `targets_from`.
+    pub(super) fn entry(&self, place: Place, path: String) -> Table<'_> {
+        Table { reader: self, path, values: None, keys: &keys::GROUP, at: Some(place), subject: None }
+    }
+
+    /// Whether anything is wrong so far.
+    pub(super) fn has_errors(&self) -> bool {
+        !self.problems.borrow().errors.is_empty()
+    }
+
     /// What was found, each problem once.
     pub(super) fn finish(self) -> Problems {
         let mut problems = self.problems.into_inner();
-        for list in [&mut problems.errors, &mut problems.warnings, &mut problems.unusable, &mut problems.unset] {
-            let mut seen = HashSet::new();
-            list.retain(|problem| seen.insert(problem.clone()));
-        }
         problems.sort();
+        problems.thin_out();
         problems
     }
 }
@@ -63,6 +70,10 @@ pub(super) struct Table<'a> {
     path: String,
     values: Option<&'a Dict>,
     keys: &'static TableKeys,
+    /// Where all that is said of it stands, if it is no table of the tree.
+    at: Option<Place>,
+    /// Whom of many it is said of.
+    subject: Option<String>,
 }
 
 impl<'a> Table<'a> {
@@ -88,7 +99,7 @@ impl<'a> Table<'a> {
     /// A table inside.
     pub(super) fn table(&self, key: &'static str, keys: &'static TableKeys) -> Self {
         self.get(key).map_or_else(
-            || Table { reader: self.reader, path: join(&self.path, key), values: None, keys },
+            || Table { reader: self.reader, path: join(&self.path, key), values: None, keys, at: None, subject: None },
             |field| field.table(keys),
         )
     }
@@ -126,7 +137,12 @@ impl<'a> Table<'a> {
     fn problem(&self, key: &str, what: String, help: String) -> Problem {
         let path = if key.is_empty() { self.path.clone() } else { join(&self.path, key) };
         let value = self.values.and_then(|values| values.get(key));
-        Problem { place: self.reader.merged.place(&path, value), key: path, what, help: Some(help) }
+        let place = self.at.clone().unwrap_or_else(|| self.reader.merged.place(&path, value));
+        let what = match &self.subject {
+            Some(subject) if !what.contains(&shown(subject)) => format!("{subject}: {what}"),
+            _ => what,
+        };
+        Problem { place, key: path, what, help: Some(help).filter(|help| !help.is_empty()) }
     }
 }
 
@@ -141,6 +157,12 @@ pub(super) struct Field<'a> {
 impl<'a> Field<'a> {
     fn element(&self, index: usize, value: &'a Value) -> Self {
         Self { reader: self.reader, path: format!("{}[{index}]", self.path), value }
+    }
+
+    /// An empty table that stands for one of the many things that this value names.
+    pub(super) fn entry(&self, subject: &str) -> Table<'a> {
+        let entry = self.reader.entry(self.place(), self.path.clone());
+        Table { subject: Some(subject.to_owned()), ..entry }
     }
 
     /// Where the value stands.
@@ -209,7 +231,7 @@ impl<'a> Field<'a> {
             Some(values) => self.check_keys(values, keys),
             None => self.mismatch("a table", ""),
         }
-        Table { reader: self.reader, path: self.path.clone(), values, keys }
+        Table { reader: self.reader, path: self.path.clone(), values, keys, at: None, subject: None }
     }
 
     fn check_keys(&self, values: &'a Dict, keys: &'static TableKeys) {

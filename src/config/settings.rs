@@ -1,11 +1,14 @@
-//! The tables that are no target and no exporter: `[agent]`, `[metrics]`, `[latency]`, `[limits]`, `[dns]`.
+//! The tables that are no target and no exporter: `[agent]`, `[metrics]`, `[latency]`, `[limits]`, `[dns]`, `[state]`,
+//! `[http]`.
 //!
 //! Plain values; nothing is done with them here. Called by `load` and `probe`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::NonZeroU32,
     ops::RangeInclusive,
+    path::PathBuf,
     time::Duration,
 };
 
@@ -14,7 +17,7 @@ use super::{
     problem::nearest,
     read::{Field, Table},
 };
-use crate::plan::{Dns, Limits, Target, Timing};
+use crate::plan::{Dns, Limits, Per, RunLimits, Target, Timing};
 
 /// The agent itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +69,8 @@ impl LogLevel {
 pub struct Metrics {
     /// Labels of targets that metrics bear; traces bear all.
     pub labels: BTreeSet<String>,
+    /// What a series is for.
+    pub per: Per,
     /// A configuration with more series than this is refused.
     pub series_limit: u64,
     /// How often metrics are exported.
@@ -106,6 +111,34 @@ impl Default for Latency {
     }
 }
 
+/// What outlives the agent, and how much of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    /// Where it is; none keeps nothing.
+    pub dir: Option<PathBuf>,
+    /// Bytes of finished runs that wait in memory.
+    pub queue_memory: u64,
+    /// Bytes of finished runs that wait in `dir`.
+    pub queue_disk: u64,
+}
+
+/// What the agent tells of itself over HTTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Http {
+    /// Where it listens; none does not.
+    pub listen: Option<SocketAddr>,
+    /// The last runs kept for each account, and as many failed ones.
+    pub history: usize,
+}
+
+impl Http {
+    /// Where it listens unless told: nobody else can reach it there. All ports from 9100 to 9999 belong to exporters of
+    /// Prometheus.
+    pub const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8143);
+    /// For `probe`, which tells nobody.
+    pub(super) const OFF: Self = Self { listen: None, history: 0 };
+}
+
 /// Which buckets histograms have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Histogram {
@@ -129,8 +162,11 @@ pub(super) fn read_agent(table: &Table<'_>, resource: &mut Resource) -> Agent {
     }
 }
 
+/// More runs, at once or in a second, are more than one agent can do.
+const MOST_RUNS: u64 = 100_000;
+
 /// Reads `[limits]`: what holds for each run, and how many there may be.
-pub(super) fn read_limits(table: &Table<'_>) -> (Limits, usize) {
+pub(super) fn read_limits(table: &Table<'_>) -> (Limits, RunLimits) {
     let standard = Limits::default();
     let size = |key| table.get(key).and_then(|field| field.size());
     let bytes = |key| size(key).and_then(|size| usize::try_from(size).ok());
@@ -143,9 +179,56 @@ pub(super) fn read_limits(table: &Table<'_>) -> (Limits, usize) {
         depth: number("depth", 1_000).and_then(|depth| depth.try_into().ok()).unwrap_or(standard.depth),
         literal_kept: bytes("literal_kept").unwrap_or(standard.literal_kept),
     };
-    let runs = number("runs_in_flight", 100_000).and_then(|runs| runs.try_into().ok());
-    (limits, runs.unwrap_or(256))
+    let standard = RunLimits::default();
+    let runs = |key| number(key, MOST_RUNS).and_then(|runs| runs.try_into().ok());
+    // 0 is no limit.
+    let logins =
+        |key| table.get(key).and_then(|field| field.number(0, MOST_RUNS)?.try_into().ok()).map(NonZeroU32::new);
+    let per_server = logins("logins_per_second_per_server");
+    let runs = RunLimits {
+        in_flight: runs("runs_in_flight").unwrap_or(standard.in_flight),
+        in_flight_per_server: runs("runs_in_flight_per_server").unwrap_or(standard.in_flight_per_server),
+        logins_per_second: logins("logins_per_second").unwrap_or(standard.logins_per_second),
+        logins_per_second_per_server: per_server.unwrap_or(standard.logins_per_second_per_server),
+        wait: table.get("wait").and_then(|field| field.duration()).unwrap_or(standard.wait),
+    };
+    (limits, runs)
 }
+
+/// Reads `[state]`.
+pub(super) fn read_state(table: &Table<'_>) -> State {
+    let size = |key| table.get(key).and_then(|field| field.size());
+    State {
+        dir: table.get("dir").and_then(|field| field.directory()),
+        queue_memory: size("queue_memory").unwrap_or(16 << 20),
+        queue_disk: size("queue_disk").unwrap_or(128 << 20),
+    }
+}
+
+/// Reads `[http]`.
+pub(super) fn read_http(table: &Table<'_>) -> Http {
+    let listen = match table.get("listen") {
+        Some(field) => read_listen(&field),
+        None => Some(Http::LISTEN),
+    };
+    let history = table.get("history").and_then(|field| field.number(1, 1_000)?.try_into().ok());
+    Http { listen, history: history.unwrap_or(5) }
+}
+
+fn read_listen(field: &Field<'_>) -> Option<SocketAddr> {
+    let text = field.text().filter(|text| text != "off")?;
+    let Ok(address) = text.parse::<SocketAddr>() else {
+        field.error("it is not an IP address with a port", "write 127.0.0.1:8143, [::1]:8143, or off");
+        return None;
+    };
+    if !address.ip().is_loopback() {
+        let help = "listen on 127.0.0.1 and let a proxy that asks for a password stand before it";
+        field.warn("names of targets and what failed there can be read by whoever reaches this address", help);
+    }
+    Some(address)
+}
+
+const PER: &[(&str, Per)] = &[("target", Per::Target), ("group", Per::Group)];
 
 /// Reads `[metrics]`.
 pub(super) fn read_metrics(table: &Table<'_>, targets: &[Target]) -> Metrics {
@@ -156,15 +239,18 @@ pub(super) fn read_metrics(table: &Table<'_>, targets: &[Target]) -> Metrics {
         }
         labels.insert(label);
     }
-    if let Some(field) = table.get("per")
-        && field.choice(&[("target", false), ("group", true)]) == Some(true)
+    let per = table.get("per").and_then(|field| Some((field.choice(PER)?, field)));
+    if let Some((Per::Group, field)) = &per
+        && !targets.is_empty()
+        && targets.iter().all(|target| target.group.is_none())
     {
-        field.error("this version of imaptrace does not have groups yet", "write \"target\" or take it out");
+        field.warn("no target is in a group", "add [[groups]], or take it out");
     }
     let kinds = [("explicit", Histogram::Explicit), ("exponential", Histogram::Exponential)];
     let number = |key| table.get(key).and_then(|field| field.number(1, u64::MAX));
     Metrics {
         labels,
+        per: per.map_or(Per::Target, |(per, _)| per),
         series_limit: number("series_limit").unwrap_or(100_000),
         export_interval: table
             .get("export_interval")

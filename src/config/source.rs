@@ -98,7 +98,7 @@ impl Merged {
 
 /// Reads and merges all sources. Problems found on the way do not stop it, so that all are reported at once.
 pub(super) fn merge(sources: &Sources, problems: &mut Vec<Problem>) -> Merged {
-    let text = sources.file.as_deref().and_then(|path| read(path).map_err(|problem| problems.push(problem)).ok());
+    let text = sources.file.as_deref().and_then(|path| read(path).map_err(|problem| problems.push(*problem)).ok());
     merge_text(sources, text.as_deref(), problems)
 }
 
@@ -149,12 +149,14 @@ pub(super) fn merge_text(sources: &Sources, text: Option<&str>, problems: &mut V
     Merged { root, file: sources.file.clone(), figment, positions }
 }
 
-fn read(path: &Path) -> Result<String, Problem> {
-    let problem = |at, what: String, help: &str| Problem {
-        place: Place::File { path: path.to_owned(), at },
-        key: String::new(),
-        what,
-        help: Some(help.to_owned()),
+fn read(path: &Path) -> Result<String, Box<Problem>> {
+    let problem = |at, what: String, help: &str| {
+        Box::new(Problem {
+            place: Place::File { path: path.to_owned(), at },
+            key: String::new(),
+            what,
+            help: Some(help.to_owned()),
+        })
     };
     let bytes = std::fs::read(path)
         .map_err(|error| problem(None, format!("cannot be read: {error}"), "give the right file with --config"))?;

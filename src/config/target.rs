@@ -5,15 +5,17 @@
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
 
 use super::{
-    account, keys,
+    account::{self, Whose},
+    expand::Fill,
+    keys,
     read::{Field, Table},
     server::{self, ServerUrl},
     units::print_duration,
 };
 use crate::{
     plan::{
-        AddressChoice, Auth, Deadlines, Host, Journey, Limits, Mailbox, Open, ProxyProtocol, Security, TagStyle,
-        Target, Timing, TlsOptions, Window,
+        Account, AddressChoice, Auth, Deadlines, Endpoint, Host, Journey, Limits, Mailbox, Open, ProxyProtocol,
+        Security, TagStyle, Target, Timing, TlsOptions, Window,
     },
     secret::SecretSource,
 };
@@ -112,6 +114,44 @@ impl Options {
         }
     }
 
+    /// These, and where they say nothing, those.
+    pub(super) fn over(&self, below: &Self) -> Self {
+        // What the upper one says of the choice of messages, the lower one cannot gainsay.
+        let cold = self.cold.or_else(|| below.cold.filter(|_| self.window != Some(Window::Newest)));
+        let window = self.window.or_else(|| below.window.filter(|_| self.cold != Some(true)));
+        Self {
+            security: self.security.or(below.security),
+            ca_file: self.ca_file.clone().or_else(|| below.ca_file.clone()),
+            server_name: self.server_name.clone().or_else(|| below.server_name.clone()),
+            insecure: self.insecure.or(below.insecure),
+            client_cert: self.client_cert.clone().or_else(|| below.client_cert.clone()),
+            client_key: self.client_key.clone().or_else(|| below.client_key.clone()),
+            mailbox: self.mailbox.clone().or_else(|| below.mailbox.clone()),
+            newest: self.newest.or(below.newest),
+            window,
+            cold,
+            timeout: self.timeout.or(below.timeout),
+            interval: self.interval.or(below.interval),
+            open: self.open.or(below.open),
+            tag: self.tag.or(below.tag),
+            auth: self.auth.or(below.auth),
+            address: self.address.or(below.address),
+            source_address: self.source_address.or(below.source_address),
+            proxy_protocol: self.proxy_protocol.or(below.proxy_protocol),
+            resolve: self.resolve.or(below.resolve),
+            connect: self.connect.or(below.connect),
+            tls: self.tls.or(below.tls),
+            greeting: self.greeting.or(below.greeting),
+            command: self.command.or(below.command),
+            write: self.write.or(below.write),
+            logout: self.logout.or(below.logout),
+        }
+    }
+
+    fn interval(&self, defaults: &Self) -> Duration {
+        self.interval.or(defaults.interval).unwrap_or(Duration::from_secs(60))
+    }
+
     fn deadlines(&self, defaults: &Self) -> Deadlines {
         let standard = Deadlines::default();
         Deadlines {
@@ -169,8 +209,7 @@ pub(super) enum Kind<'a> {
 pub(super) fn read(
     table: &Table<'_>,
     (defaults_table, defaults): (&Table<'_>, &Options),
-    limits: Limits,
-    timing: Timing,
+    common: Common,
     kind: &Kind<'_>,
 ) -> Option<Target> {
     let options = Options::read(table);
@@ -179,67 +218,115 @@ pub(super) fn read(
         Kind::Listed => read_name(table),
         Kind::Probe(_) => url.as_ref().map(|url| url.host.to_string()),
     };
-    let given = match kind {
-        Kind::Listed => None,
-        Kind::Probe(password) => *password,
+    let whose = match kind {
+        Kind::Listed => Whose::Target,
+        Kind::Probe(password) => Whose::Probe(*password),
     };
-    let accounts = account::read(table, url.as_ref(), given, matches!(kind, Kind::Probe(_)));
-    let labels = read_labels(table);
-    let tls = options.tls(defaults);
-    let deadlines = options.deadlines(defaults);
-    let interval = options.interval.or(defaults.interval).unwrap_or(Duration::from_secs(60));
+    let accounts = account::read(table, url.as_ref(), &whose);
+    let labels = read_labels(table, None);
+    let settings = options.over(defaults);
     if matches!(kind, Kind::Listed) {
-        check_cadence(table, defaults_table, interval, deadlines.run);
+        check_cadence(table, defaults_table, &settings);
     }
-    check_pair(table, tls.client_cert.is_some(), tls.client_key.is_some());
+    check_own_pair(table, &settings);
 
     let url = url?;
-    let literal = match &url.host {
-        Host::Address(address) => Some(family(*address)),
-        Host::Name(_) => None,
-    };
-    // A default that does not go with this target's address is not meant for it.
-    let default = defaults.address.filter(|choice| literal.is_none_or(|literal| *choice == literal));
-    let address = options.address.or(default).unwrap_or(AddressChoice::Any);
-    let source_address = options.source_address.or(defaults.source_address);
-    check_families(table, literal, address, source_address.map(family));
-    // Nor one that does not go with its scheme.
-    let asked = options
-        .security
-        .or_else(|| defaults.security.filter(|security| server::security(url.scheme, Some(*security)).is_ok()));
-    let (security, endpoint) = server::resolve(&url, asked)
-        .map_err(|error| table.error("security", error.to_string(), "change the scheme of the URL, or the security"))
-        .ok()?;
-    if security == Security::None {
-        let help = "use it on a network that nobody else can listen to, or not at all";
-        table.warn("security", "user name, password and mail go over the network in clear text", help);
-    } else if tls.insecure {
-        let help = match kind {
-            Kind::Listed => "set ca_file to the server's own root certificate instead",
-            Kind::Probe(_) => "give the server's own root certificate with --ca-file instead",
+    let place = Place { keys: table, entry: table, kind };
+    let way = Way::find(&place, &options, defaults, &url)?;
+    settle(name?, None, way, accounts, labels, (&options, defaults), &url, common)
+}
+
+/// What holds for all targets alike.
+#[derive(Clone, Copy)]
+pub(super) struct Common {
+    pub(super) limits: Limits,
+    pub(super) timing: Timing,
+}
+
+/// Where to note what: what is a key's fault and said once, and what is so for one target out of many.
+pub(super) struct Place<'a, 'b> {
+    pub(super) keys: &'b Table<'a>,
+    pub(super) entry: &'b Table<'a>,
+    pub(super) kind: &'b Kind<'b>,
+}
+
+/// How to get to a target.
+pub(super) struct Way {
+    pub(super) endpoint: Endpoint,
+    pub(super) security: Security,
+    address: AddressChoice,
+    source_address: Option<IpAddr>,
+}
+
+impl Way {
+    /// None when URL and keys do not go together.
+    pub(super) fn find(place: &Place<'_, '_>, options: &Options, defaults: &Options, url: &ServerUrl) -> Option<Self> {
+        let table = place.entry;
+        let literal = match &url.host {
+            Host::Address(address) => Some(family(*address)),
+            Host::Name(_) => None,
         };
-        table.warn("insecure", "the server's certificate is not checked: anybody could answer", help);
+        // A default that does not go with this target's address is not meant for it.
+        let default = defaults.address.filter(|choice| literal.is_none_or(|literal| *choice == literal));
+        let address = options.address.or(default).unwrap_or(AddressChoice::Any);
+        let source_address = options.source_address.or(defaults.source_address);
+        check_families(table, literal, address, source_address.map(family));
+        // Nor one that does not go with its scheme.
+        let asked = options
+            .security
+            .or_else(|| defaults.security.filter(|security| server::security(url.scheme, Some(*security)).is_ok()));
+        let help = "change the scheme of the URL, or the security";
+        let (security, endpoint) =
+            server::resolve(url, asked).map_err(|error| table.error("security", error.to_string(), help)).ok()?;
+        if security == Security::None {
+            let help = "use it on a network that nobody else can listen to, or not at all";
+            place.keys.warn("security", "user name, password and mail go over the network in clear text", help);
+        } else if options.insecure.or(defaults.insecure).unwrap_or(false) {
+            let help = match place.kind {
+                Kind::Listed => "set ca_file to the server's own root certificate instead",
+                Kind::Probe(_) => "give the server's own root certificate with --ca-file instead",
+            };
+            place.keys.warn("insecure", "the server's certificate is not checked: anybody could answer", help);
+        }
+        Some(Self { endpoint, security, address, source_address })
     }
+}
+
+/// Puts a target together.
+#[expect(clippy::too_many_arguments, reason = "each is a part of a target")]
+pub(super) fn settle(
+    name: String,
+    group: Option<String>,
+    way: Way,
+    accounts: Vec<Account>,
+    labels: BTreeMap<String, String>,
+    (options, defaults): (&Options, &Options),
+    url: &ServerUrl,
+    common: Common,
+) -> Option<Target> {
     Some(Target {
-        name: name?,
-        endpoint,
-        security,
-        tls,
+        name,
+        group,
+        endpoint: way.endpoint,
+        security: way.security,
+        tls: options.tls(defaults),
         accounts,
         labels,
         journey: options.journey(defaults, url.mailbox.as_ref())?,
-        interval,
-        deadlines,
-        limits,
-        timing,
-        address,
-        source_address,
+        interval: options.interval(defaults),
+        deadlines: options.deadlines(defaults),
+        limits: common.limits,
+        timing: common.timing,
+        address: way.address,
+        source_address: way.source_address,
         proxy_protocol: options.proxy_protocol.or(defaults.proxy_protocol).and_then(|proxy| proxy.0),
     })
 }
 
 /// Points at the value where it stands; what comes from `[defaults]` is said there, so once for all targets.
-fn check_cadence(table: &Table<'_>, defaults: &Table<'_>, interval: Duration, timeout: Duration) {
+pub(super) fn check_cadence(table: &Table<'_>, defaults: &Table<'_>, settings: &Options) {
+    let nothing = Options::default();
+    let (interval, timeout) = (settings.interval(&nothing), settings.deadlines(&nothing).run);
     let places = [(table, "interval"), (table, "timeout"), (defaults, "interval"), (defaults, "timeout")];
     let (place, key) = places.into_iter().find(|(table, key)| table.has(key)).unwrap_or((table, "interval"));
     if interval <= timeout {
@@ -264,6 +351,11 @@ pub(super) fn check_pair(table: &Table<'_>, client_cert: bool, client_key: bool)
         _ => return,
     };
     table.error(here, format!("there is no {missing} with it"), format!("add {missing}"));
+}
+
+/// The same for what a target or a group says.
+pub(super) fn check_own_pair(table: &Table<'_>, settings: &Options) {
+    check_pair(table, settings.client_cert.is_some(), settings.client_key.is_some());
 }
 
 /// The choice that this address is all of.
@@ -319,18 +411,25 @@ fn read_url(table: &Table<'_>) -> Option<ServerUrl> {
     }
 }
 
-fn read_labels(table: &Table<'_>) -> BTreeMap<String, String> {
+/// Reads labels, with what a group fills in.
+pub(super) fn read_labels(table: &Table<'_>, fill: Option<&Fill<'_>>) -> BTreeMap<String, String> {
     let Some(field) = table.get("labels") else { return BTreeMap::new() };
     let mut labels = BTreeMap::new();
     for (key, value) in field.entries() {
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
-        if key.is_empty() || !key.bytes().all(plain) {
-            value.error("a label's key is made of letters, digits, `_`, `-` and `.`", "rename it");
-        } else if let Some(text) = value.text() {
+        if !is_label(key) {
+            value.error(NO_LABEL, "rename it");
+        } else if let Some(text) = account::filled(&value, fill) {
             labels.insert(key.to_owned(), text);
         }
     }
     labels
+}
+
+pub(super) const NO_LABEL: &str = "a label's key is made of letters, digits, `_`, `-` and `.`";
+
+pub(super) fn is_label(key: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+    !key.is_empty() && key.bytes().all(plain)
 }
 
 fn mailbox(field: &Field<'_>) -> Option<Mailbox> {

@@ -10,7 +10,7 @@ fn load_text(text: &str) -> Result<Config, Problems> {
     let sources = Sources { file: Some(PathBuf::from("imaptrace.toml")), ..Sources::default() };
     let mut problems = Vec::new();
     let merged = source::merge_text(&sources, Some(text), &mut problems);
-    build(merged, &[], problems, &Kind::Listed)
+    build(merged, &sources, problems, &Kind::Listed)
 }
 
 const TARGET: &str =
@@ -44,13 +44,28 @@ fn columns_are_counted_in_characters() {
 #[test]
 fn the_number_of_series_grows_with_accounts_and_families() {
     let count = |more: &str| series(&load_text(&format!("{TARGET}{more}")).unwrap());
-    // The agent's 9; 7 of one kind each, 4 phases, 8 commands three times, 4 reasons, 10 failures.
-    assert_eq!(count(""), 9 + 7 + 4 + 24 + 4 + 10);
-    let account = count("") - 9;
+    // The agent's 10; 7 of one kind each, 4 phases, 8 commands three times, 4 reasons, 10 failures.
+    assert_eq!(count(""), 10 + 7 + 4 + 24 + 4 + 10);
+    let account = count("") - 10;
     // The three parts of each command's time.
     assert_eq!(count("[metrics]\ntiming = true"), count("") + 24);
-    assert_eq!(count("address = \"each\""), 9 + 2 * account);
-    assert_eq!(count("[[targets.accounts]]\nname = \"b\"\nuser = \"u\"\npassword = { env = \"P\" }"), 9 + 2 * account);
+    assert_eq!(count("address = \"each\""), 10 + 2 * account);
+    assert_eq!(count("[[targets.accounts]]\nname = \"b\"\nuser = \"u\"\npassword = { env = \"P\" }"), 10 + 2 * account);
+}
+
+#[test]
+fn targets_of_a_group_share_their_series_when_those_are_for_groups() {
+    let count = |metrics: &str| {
+        let group = "[[groups]]\nname = \"fleet\"\ntargets = [\"m{1..40}.example\"]\nuser = \"u\"\n\
+                     password = { env = \"P\" }\nlabels = { rack = \"a\", host = \"{host}\" }\n";
+        series(&load_text(&format!("{TARGET}{group}[metrics]\n{metrics}")).unwrap()) - 10
+    };
+    let account = count("per = \"group\"") / 2;
+    assert_eq!(count(""), 41 * account);
+    assert_eq!(count("per = \"group\""), 2 * account);
+    assert_eq!(count("per = \"group\"\nlabels = [\"rack\"]"), 2 * account);
+    // A label with a value for each target parts them again.
+    assert_eq!(count("per = \"group\"\nlabels = [\"host\"]"), 41 * account);
 }
 
 #[test]
@@ -117,6 +132,22 @@ proptest! {
     }
 
     #[test]
+    fn any_group_or_window_loads_or_says_why_not(
+        group in prop::collection::btree_map(key(), value(), 0..8),
+        window in prop::collection::btree_map(key(), value(), 0..4),
+    ) {
+        let group = lines(group.into_iter().filter(|(key, _)| !["name", "targets"].contains(&key.as_str())));
+        let text = format!("{TARGET}[[groups]]\nname = \"g\"\ntargets = [\"m{{1..3}}\"]\n{group}\n");
+        if let Err(problems) = load_text(&text) {
+            prop_assert!(!problems.errors.is_empty());
+        }
+        match load_text(&format!("{TARGET}[[windows]]\n{}", lines(window))) {
+            Ok(config) => prop_assert_eq!(config.windows.len(), 1),
+            Err(problems) => prop_assert!(!problems.errors.is_empty()),
+        }
+    }
+
+    #[test]
     fn any_text_loads_or_says_why_not(text in ".{0,200}") {
         prop_assert!(load_text(&text).is_err_and(|problems| !problems.errors.is_empty()));
     }
@@ -130,7 +161,8 @@ proptest! {
             "[otlp]\nendpoint = {url}\nheaders = {{ a = {secret}, b = [{secret}] }}\n\
              [otlp.traces]\nheaders = {secret}\n\
              [[targets]]\nname = \"a\"\nurl = {url}\nuser = {secret}\npassword = {secret}\n\
-             [[targets.accounts]]\nuser = {secret}\npassword = {{ env = {secret}, command = {secret} }}\n"
+             [[targets.accounts]]\nuser = {secret}\npassword = {{ env = {secret}, command = {secret} }}\n\
+             [[groups]]\nname = \"g\"\ntargets = [\"m\", {url}, \"u:canary@h\"]\nurl = {url}\nuser = {secret}\npassword = {secret}\n"
         );
         let problems = load_text(&file).unwrap_err();
         prop_assert!(!format!("{problems} {problems:?}").contains("canary"), "{problems}");

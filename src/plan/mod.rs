@@ -5,8 +5,12 @@
 
 mod endpoint;
 mod journey;
+mod maintenance;
+mod pace;
 mod target;
 
 pub use endpoint::{AddressChoice, Endpoint, EndpointError, Host, ProxyProtocol, Security};
 pub use journey::{Auth, Deadlines, Journey, Limits, Mailbox, MailboxError, Open, TagStyle, Window};
-pub use target::{Account, Dns, Target, Timing, TlsOptions, UserName};
+pub use maintenance::{Glob, Hours, Maintenance, Scope};
+pub use pace::RunLimits;
+pub use target::{Account, Dns, Per, Target, Timing, TlsOptions, UserName};

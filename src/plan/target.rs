@@ -16,6 +16,8 @@ use crate::secret::SecretSource;
 pub struct Target {
     /// Unique among the targets; a metric attribute.
     pub name: String,
+    /// The group out of whose paragraph it comes.
+    pub group: Option<String>,
     /// Where.
     pub endpoint: Endpoint,
     /// How it is secured.
@@ -42,6 +44,25 @@ pub struct Target {
     pub source_address: Option<IpAddr>,
     /// Header to send before TLS.
     pub proxy_protocol: Option<ProxyProtocol>,
+}
+
+impl Target {
+    /// What metrics call it: its own name, or its group's when series are for groups.
+    pub fn series_name(&self, per: Per) -> &str {
+        match (per, &self.group) {
+            (Per::Group, Some(group)) => group,
+            _ => &self.name,
+        }
+    }
+}
+
+/// What a metric's series is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Per {
+    /// A target.
+    Target,
+    /// A group of targets; a target of its own where there is no group.
+    Group,
 }
 
 /// How times are taken.

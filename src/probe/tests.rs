@@ -26,6 +26,7 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 fn target(address: SocketAddr) -> Target {
     Target {
         name: "test".into(),
+        group: None,
         endpoint: Endpoint { host: Host::Address(address.ip()), port: address.port() },
         security: Security::None,
         tls: TlsOptions::default(),

@@ -133,8 +133,13 @@ impl Metrics {
 
     /// Enters a finished run. A void run says nothing of the target: it leaves `up` as it was.
     pub fn record(&self, run: &Run) {
+        self.record_as(&run.target, run);
+    }
+
+    /// The same under another name than the target's: its group's, when series are for groups.
+    pub fn record_as(&self, name: &str, run: &Run) {
         let to = &*self.0;
-        let mut base = self.base(&run.target, &run.account, &run.journey, &run.labels);
+        let mut base = self.base(name, &run.account, &run.journey, &run.labels);
         base.extend(run.family.iter().map(|family| KeyValue::new(names::NETWORK_TYPE, family.clone())));
 
         match run.outcome {
@@ -499,6 +504,19 @@ mod tests {
         assert_eq!(up[2], "imaptrace.label.rack=a3");
         assert_eq!(up[4], "network.type=ipv6");
         assert_eq!(up.len(), 5);
+    }
+
+    #[test]
+    fn targets_that_share_a_name_share_their_series() {
+        let bench = Bench::new(&MetricsSettings::default());
+        let mut run = samples::passed();
+        bench.metrics.record_as("fleet", &run);
+        run.target = "mail02".to_owned();
+        bench.metrics.record_as("fleet", &run);
+        bench.metrics.record(&run);
+        let found = bench.series(names::PROBE_FIRST_LOADING_DURATION);
+        let named: Vec<_> = found.iter().map(|(words, count)| (words[2].as_str(), *count)).collect();
+        assert_eq!(named, [("imaptrace.target.name=fleet", 2.0), ("imaptrace.target.name=mail02", 1.0)]);
     }
 
     #[test]

@@ -8,7 +8,10 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use opentelemetry_proto::tonic::trace::v1::Span;
+use opentelemetry_proto::tonic::{
+    metrics::v1::{NumberDataPoint, metric::Data},
+    trace::v1::Span,
+};
 use serde_json::Value;
 use tokio::{runtime::Runtime, time::timeout};
 
@@ -113,6 +116,38 @@ fn every_account_of_every_target_is_probed_at_its_own_interval_and_all_arrives()
         let (output, log) = runtime.block_on(stop(agent, Signal::SIGTERM));
         assert_eq!(lines(&log, "all telemetry was delivered (").len(), 1, "{output:?}");
     }
+}
+
+#[test]
+fn a_group_is_probed_target_by_target_and_has_one_series_when_those_are_for_groups() {
+    let receiver = Receiver::http();
+    let runtime = runtime();
+    let folder = tempfile::tempdir().unwrap();
+    let (agent, mut expected) = runtime.block_on(async {
+        let (templated, listed) = (Listener::willing().await, Listener::willing().await);
+        let file = folder.path().join("targets.json");
+        fs::write(&file, format!("[{{\"targets\": [\"{}\"]}}]", listed.address)).unwrap();
+        let config = format!(
+            "{}per = \"group\"\n[[groups]]\nname = \"fleet\"\ntargets = [\"{}\"]\ntargets_from = [\"{}\"]\n\
+             url = \"imap://someone@{{host}}\"\nsecurity = \"none\"\npassword = {{ env = \"PROBE\" }}\n\
+             interval = \"400ms\"\ntimeout = \"390ms\"\n",
+            otlp(&receiver.url(), "http/protobuf"),
+            templated.address,
+            file.display(),
+        );
+        (start(&config), [templated, listed].map(|server| format!("{}/default", server.address)))
+    });
+    expected.sort();
+    receiver.wait(|inbox| expected.iter().all(|key| runs(inbox).get(key).is_some_and(|count| *count >= 2)));
+    runtime.block_on(stop(agent, Signal::SIGTERM));
+    let mut arrived: Vec<_> = receiver.look(runs).into_keys().collect();
+    arrived.sort();
+    assert_eq!(arrived, expected);
+    // The last export, at the end, holds all of them.
+    let metric = receiver.look(Inbox::metrics).remove("imaptrace.probe.up").unwrap();
+    let Some(Data::Gauge(gauge)) = &metric.data else { panic!("{metric:?}") };
+    let name = |point: &NumberDataPoint| attribute(&point.attributes, "imaptrace.target.name");
+    assert_eq!(gauge.data_points.iter().map(name).collect::<Vec<_>>(), [Some("fleet".to_owned())]);
 }
 
 /// Ends an agent whose target refuses connections, and checks what it says of what it could not deliver.

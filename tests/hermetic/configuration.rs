@@ -1,10 +1,14 @@
 //! Files, variables and flags as an operator gives them: what is wrong is said at once, with its place, and no secret.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
 
 use imaptrace::{
     config::{self, Config, Flag, Problems, Sources},
-    plan::{AddressChoice, Security},
+    plan::{AddressChoice, Security, Target},
+    secret::SecretSource,
 };
 
 fn root() -> PathBuf {
@@ -71,7 +75,12 @@ fn the_sample_loads_to_the_defaults() {
 fn moved(config: Config, other: &Config) -> Config {
     let words = |config: &Config| config.warnings.iter().map(|warning| warning.what.clone()).collect::<Vec<_>>();
     assert_eq!(words(&config), words(other));
-    Config { warnings: other.warnings.clone(), unusable: other.unusable.clone(), ..config }
+    Config {
+        warnings: other.warnings.clone(),
+        unusable: other.unusable.clone(),
+        watched: other.watched.clone(),
+        ..config
+    }
 }
 
 #[test]
@@ -252,7 +261,7 @@ fn the_variables_of_opentelemetry_set_the_exporters() {
     assert_eq!(config.metrics.export_interval.as_secs(), 5);
     assert_eq!(config.agent.instance.as_deref(), Some("fra-1"));
     let headers = &config.otlp.traces.as_ref().unwrap().headers;
-    let imaptrace::secret::SecretSource::Given(value) = &headers[0].1 else { panic!("{headers:?}") };
+    let SecretSource::Given(value) = &headers[0].1 else { panic!("{headers:?}") };
     assert_eq!(value.expose(), "Bearer canary");
 }
 
@@ -352,15 +361,22 @@ fn the_probe_command_line_makes_one_target() {
             flag("target.password.command", "pass show 'mail 01'", "--password-command"),
             flag("otlp.endpoint", "http://localhost:4317", "--otlp-endpoint"),
         ],
-        environment: vec![("IMAPTRACE__DEFAULTS__TAG".to_owned(), "short".to_owned())],
+        environment: vec![
+            ("IMAPTRACE__DEFAULTS__TAG".to_owned(), "short".to_owned()),
+            // The agent's own, which may be set where probe is called.
+            ("IMAPTRACE__HTTP__LISTEN".to_owned(), "0.0.0.0:80".to_owned()),
+            ("IMAPTRACE__TARGETS_FROM".to_owned(), "not/there.json".to_owned()),
+        ],
         password: None,
     };
     let config = config::probe(&request).unwrap();
     assert_eq!(config.warnings, []);
     insta::assert_snapshot!(config::describe(&config), @r#"
     targets: 1, accounts: 1
-    metric series: about 60 (limit 100000)
-    runs in flight: at most 256
+    groups: 0, maintenance windows: 0
+    metric series: about 61 (limit 100000)
+    runs in flight: at most 256, on one server 8
+    logins per second: no limit, on one server 10; a run waits 1s for its turn
 
     target ::1
       server      [::1]:1143, security starttls, address any
@@ -373,7 +389,7 @@ fn the_probe_command_line_makes_one_target() {
     export
       traces to http://localhost:4317 by grpc, timeout 10s, compression none
       metrics to http://localhost:4317 by grpc, timeout 10s, compression none
-      metrics every 15s, histograms explicit, timing off, labels none
+      metrics per target every 15s, histograms explicit, timing off, labels none
       service.name "imaptrace"
       service.instance.id (the host's name)
 
@@ -386,6 +402,8 @@ fn the_probe_command_line_makes_one_target() {
       log text, from level info
       name servers the system's, cache off
       state nowhere: each start learns anew
+      runs to deliver: 16MiB in memory, on disk none
+      http off
     "#);
 }
 
@@ -456,8 +474,10 @@ fn the_plan_is_described_without_secrets_and_user_names() {
     assert!(!text.contains("canary"), "{text}");
     insta::assert_snapshot!(text, @r#"
     targets: 1, accounts: 2
-    metric series: about 205 (limit 100000)
-    runs in flight: at most 256
+    groups: 0, maintenance windows: 0
+    metric series: about 206 (limit 100000)
+    runs in flight: at most 256, on one server 8
+    logins per second: no limit, on one server 10; a run waits 1s for its turn
 
     target mail01
       server      mail01.example.org:993, security tls, address each
@@ -473,7 +493,7 @@ fn the_plan_is_described_without_secrets_and_user_names() {
     export
       traces to http://localhost:4317 by grpc, timeout 10s, compression none, headers: authorization given (hidden), x-key from variable KEY
       metrics to http://localhost:4317 by grpc, timeout 10s, compression none, headers: authorization given (hidden), x-key from variable KEY
-      metrics every 15s, histograms explicit, timing off, labels rack
+      metrics per target every 15s, histograms explicit, timing off, labels rack
       service.name "imaptrace"
       service.instance.id (the host's name)
 
@@ -486,6 +506,8 @@ fn the_plan_is_described_without_secrets_and_user_names() {
       log text, from level info
       name servers the system's, cache off
       state nowhere: each start learns anew
+      runs to deliver: 16MiB in memory, on disk none
+      http on 127.0.0.1:8143, 5 runs and as many failed ones kept for each account
     "#);
 }
 
@@ -521,7 +543,7 @@ fn the_plan_tells_what_is_slow_and_what_is_kept() {
     let shown: Vec<&str> = text
         .lines()
         .skip_while(|line| *line != "latency")
-        .chain(text.lines().filter(|line| line.contains("window") || line.contains("timing")))
+        .chain(text.lines().filter(|line| line.contains(", window ") || line.contains("timing")))
         .collect();
     insta::assert_snapshot!(shown.join("\n"), @r#"
     latency
@@ -533,15 +555,17 @@ fn the_plan_tells_what_is_slow_and_what_is_kept() {
       log text, from level info
       name servers the system's, cache off
       state in /
+      runs to deliver: 16MiB in memory, on disk 128MiB
+      http on 127.0.0.1:8143, 5 runs and as many failed ones kept for each account
       journey     first-load-random: SELECT "INBOX", newest 20, window random, cold off, auth auto, tag span_id
-      metrics every 15s, histograms explicit, timing on, labels none
+      metrics per target every 15s, histograms explicit, timing on, labels none
     "#);
 }
 
 #[test]
 fn the_state_directory_is_the_files_own_or_the_one_that_systemd_gives() {
     let state = |file: &str, environment: &[(&str, &str)]| {
-        load_text(&format!("{file}{TARGET}"), environment, Vec::new()).unwrap().state_dir
+        load_text(&format!("{file}{TARGET}"), environment, Vec::new()).unwrap().state.dir
     };
     let given = ("STATE_DIRECTORY", "/var/lib/a:/var/lib/b");
     let own = ("IMAPTRACE__STATE__DIR", "/own");
@@ -663,4 +687,225 @@ fn the_command_line_is_told_of_its_own_flags_and_of_a_mistyped_server() {
         problems.contains("SERVER: it cannot be used") && problems.contains("did you mean imap://mail02?"),
         "{problems}"
     );
+}
+
+const FLEET: &str = r#"
+[[groups]]
+name = "fleet"
+user = "probe-{name}@example.org"
+password = { file = "/run/secrets/{name}", insecure_mode = true }
+labels = { rack = "a3", where = "{host}" }
+interval = "90s"
+mailbox = "Probe"
+"#;
+
+/// Name, group, endpoint, security, user and password of each target.
+fn lines(config: &Config) -> String {
+    let line = |target: &Target| {
+        let account = &target.accounts[0];
+        let group = target.group.as_deref().unwrap_or("-");
+        let password = match &account.password {
+            SecretSource::File { path, .. } => path.display().to_string(),
+            other => format!("{other:?}"),
+        };
+        let (security, user) = (target.security.as_str(), account.user.expose());
+        format!("{} {group} {} {security} {user} {password}", target.name, target.endpoint)
+    };
+    config.targets.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn a_group_makes_a_target_of_each_text_that_its_templates_stand_for() {
+    let file = format!(
+        "[defaults]\nnewest = 7\nmailbox = \"INBOX\"\n{TARGET}{FLEET}\
+         targets = [\"mail{{09..11}}.example.org\", \"[2001:db8::7]:1993\", \"{{a,b}}:993\"]\n\
+         [[groups.accounts]]\nname = \"big\"\nuser = \"big@{{host}}\"\n\
+         password = {{ command = [\"pass\", \"{{host}}\", \"{{print}}\"] }}\n\
+         [[groups]]\nname = \"old\"\ntargets = [\"old{{1..2}}\"]\nurl = \"imap://probe@{{host}}.example.org:1143/Shared\"\n\
+         password = {{ env = \"OLD\" }}\n"
+    );
+    let config = load_text(&file, &[("OLD", "")], Vec::new()).unwrap();
+    insta::assert_snapshot!(lines(&config), @r#"
+    mail01 - mail01.example.org:993 tls probe@example.org /run/secrets/mail01
+    mail09.example.org fleet mail09.example.org:993 tls probe-mail09.example.org@example.org /run/secrets/mail09.example.org
+    mail10.example.org fleet mail10.example.org:993 tls probe-mail10.example.org@example.org /run/secrets/mail10.example.org
+    mail11.example.org fleet mail11.example.org:993 tls probe-mail11.example.org@example.org /run/secrets/mail11.example.org
+    [2001:db8::7]:1993 fleet [2001:db8::7]:1993 tls probe-[2001:db8::7]:1993@example.org /run/secrets/[2001:db8::7]:1993
+    a:993 fleet a:993 tls probe-a:993@example.org /run/secrets/a:993
+    b:993 fleet b:993 tls probe-b:993@example.org /run/secrets/b:993
+    old1 old old1.example.org:1143 starttls probe Env("OLD")
+    old2 old old2.example.org:1143 starttls probe Env("OLD")
+    "#);
+    let nine = &config.targets[1];
+    assert_eq!((nine.interval.as_secs(), nine.journey.newest, nine.journey.mailbox.as_str()), (90, 7, "Probe"));
+    assert_eq!(config.targets[7].journey.mailbox.as_str(), "Shared");
+    assert_eq!(nine.labels["rack"], "a3");
+    assert_eq!(
+        (nine.labels["where"].as_str(), config.targets[4].labels["where"].as_str()),
+        ("mail09.example.org", "2001:db8::7")
+    );
+    let big = &nine.accounts[1];
+    assert_eq!((big.alias.as_str(), big.user.expose()), ("big", "big@mail09.example.org"));
+    let SecretSource::Command(words) = &big.password else { panic!("{big:?}") };
+    assert_eq!(words, &["pass", "mail09.example.org", "{print}"]);
+}
+
+#[test]
+fn a_group_of_many_is_one_paragraph_of_the_plan() {
+    let file = format!("{FLEET}targets = [\"mail{{001..120}}.example.org\"]\n[metrics]\nper = \"group\"\n");
+    let windows = "[[windows]]\nname = \"patches\"\ndays = [\"tue\", \"sat\"]\nfrom = \"22:00\"\nto = \"04:30\"\n\
+                   time_zone = \"Europe/Berlin\"\ntargets = [\"mail0*\"]\n\
+                   [[windows]]\nname = \"move\"\nfrom = \"2026-12-01T22:00:00+01:00\"\nto = \"2026-12-02T04:00:00+01:00\"\n\
+                   [[windows]]\nname = \"sundays\"\ndays = [\"sun\"]\nlabels = { rack = \"b*\" }\n";
+    let config = load_text(&format!("{file}{windows}"), &[], Vec::new()).unwrap();
+    let text = config::describe(&config);
+    let until_export: Vec<&str> = text.lines().take_while(|line| *line != "export").collect();
+    insta::assert_snapshot!(until_export.join("\n"), @r#"
+    targets: 120, accounts: 120
+    groups: 1, maintenance windows: 3
+    metric series: about 59 (limit 100000)
+    runs in flight: at most 256, on one server 8
+    logins per second: no limit, on one server 10; a run waits 1s for its turn
+
+    group fleet: 120 targets, from mail001.example.org to mail120.example.org; the first one:
+      server      mail001.example.org:993, security tls, address any
+      account     default, password from file /run/secrets/mail001.example.org
+      labels      rack="a3", where="mail001.example.org"
+      journey     first-load: SELECT "Probe", newest 20, window newest, cold off, auth auto, tag span_id
+      interval    90s, timeout 30s
+      deadlines   resolve 5s, connect 5s, tls 5s, greeting 20s, command 20s, write 10s, logout 1s
+      limits      line 64KiB, command 64MiB, run 256MiB, responses 100000, depth 32, literal kept 4KiB
+
+    windows
+      patches: Tuesday, Saturday, 22:00 to 04:30, Europe/Berlin; targets: 99
+      move: once, 2026-12-01T21:00:00Z to 2026-12-02T03:00:00Z; targets: 120
+      sundays: Sunday, 00:00 to 24:00, UTC; targets: 0
+    "#);
+    let warned: Vec<String> =
+        config.warnings.iter().map(|warning| format!("{}: {}", warning.key, warning.what)).collect();
+    assert!(warned.contains(&"windows[2]: the window is for none of the targets".to_owned()), "{warned:?}");
+}
+
+/// What an operator has lying there for Prometheus's blackbox exporter, and what imaptrace takes beside.
+fn write_targets(folder: &Path) {
+    std::fs::write(
+        folder.join("a.json"),
+        r#"[{"targets": ["mail01.example.org:993", "mail02.example.org:1993"],
+            "labels": {"job": "imap", "dc": "", "__param_module": "imap_starttls", "rack": "b1"}},
+           {"targets": [], "labels": {}}]"#,
+    )
+    .unwrap();
+    std::fs::write(
+        folder.join("b.yaml"),
+        "# by a script\n- targets: [mail03.example.org, 'imaps://own:canary@mail04.example.org/Own']\n  \
+         labels: {rack: 7, __imaptrace_group__: old}\n- targets:\n  - 192.0.2.7:143\n  labels:\n    \
+         __imaptrace_group__: old\n    __imaptrace_name__: 'ip-{host}'\n- targets: ['[2001:db8::7]']\n",
+    )
+    .unwrap();
+    std::fs::write(folder.join(".c.yaml.swp"), "being written").unwrap();
+    std::fs::write(folder.join("notes.txt"), "no targets").unwrap();
+}
+
+#[test]
+fn files_for_prometheus_make_targets_of_the_group_that_they_or_the_configuration_name() {
+    let folder = tempfile::tempdir().unwrap();
+    write_targets(folder.path());
+    let pattern = |name: &str| folder.path().join(name).display().to_string();
+    let file = format!(
+        "{FLEET}targets_from = [\"{}\", \"{}\", \"{}\"]\n\
+         [[groups]]\nname = \"old\"\nsecurity = \"starttls\"\nuser = \"probe\"\npassword = {{ env = \"OLD\" }}\n",
+        pattern("*.json"),
+        pattern("b*.yaml"),
+        pattern("a*.json"),
+    );
+    let config = load_text(&file, &[("OLD", "")], Vec::new()).unwrap();
+    insta::assert_snapshot!(lines(&config), @r#"
+    mail01.example.org fleet mail01.example.org:993 tls probe-mail01.example.org@example.org /run/secrets/mail01.example.org
+    mail02.example.org:1993 fleet mail02.example.org:1993 tls probe-mail02.example.org:1993@example.org /run/secrets/mail02.example.org:1993
+    mail03.example.org old mail03.example.org:143 starttls probe Env("OLD")
+    mail04.example.org old mail04.example.org:993 tls own Given([secret])
+    ip-192.0.2.7 old 192.0.2.7:143 starttls probe Env("OLD")
+    2001:db8::7 fleet [2001:db8::7]:993 tls probe-2001:db8::7@example.org /run/secrets/2001:db8::7
+    "#);
+    let labels = |index: usize| {
+        let pairs = config.targets[index].labels.iter().map(|(key, value)| format!("{key}={value}"));
+        pairs.collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(labels(0), "job=imap rack=b1 where=mail01.example.org");
+    assert_eq!(labels(2), "rack=7");
+    assert_eq!(config.targets[3].journey.mailbox.as_str(), "Own");
+    let watched: Vec<_> = config.watched.iter().filter_map(|path| path.strip_prefix(folder.path()).ok()).collect();
+    assert_eq!(watched, ["", "a.json", "b.yaml"].map(Path::new));
+    assert!(config.watched.iter().any(|path| path.ends_with("imaptrace.toml")));
+}
+
+#[test]
+fn a_folder_that_is_still_empty_is_a_warning_and_a_file_that_is_too_large_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| format!("targets_from = [\"{}/{name}\"]\n{TARGET}", folder.path().display());
+    let config = load_text(&file("*.json"), &[], Vec::new()).unwrap();
+    let given = ("IMAPTRACE__TARGETS_FROM", "not/there.json, not/here.yml");
+    let problems = load_text(&file("*.json"), &[given], Vec::new()).unwrap_err();
+    let told: Vec<String> = problems.errors.iter().map(ToString::to_string).collect();
+    assert!(
+        told[0].starts_with("variable IMAPTRACE__TARGETS_FROM: targets_from: cannot read not/there.json"),
+        "{told:?}"
+    );
+    // What is wrong may be mended there.
+    assert!(problems.watched.contains(&"not/there.json".into()) && problems.watched.contains(&"not/here.yml".into()));
+    assert!(config.warnings.iter().any(|warning| warning.what == "there is no such file yet"), "{:?}", config.warnings);
+    assert!(config.watched.contains(&folder.path().to_owned()));
+    let large = std::fs::File::create(folder.path().join("large.json")).unwrap();
+    large.set_len((16 << 20) + 1).unwrap();
+    let problems = load_text(&file("large.json"), &[], Vec::new()).unwrap_err().to_string();
+    assert!(problems.contains("it is larger than 16MiB"), "{problems}");
+}
+
+#[test]
+fn what_is_wrong_for_each_of_many_targets_is_told_a_few_times() {
+    let file = format!("{}targets = [\"mail{{001..120}}\"]\n", FLEET.replace(", insecure_mode = true", ""));
+    let config = load_text(&file, &[], Vec::new()).unwrap();
+    let told: Vec<&str> = config.unusable.iter().map(|problem| problem.what.as_str()).collect();
+    assert_eq!(told.len(), 5, "{told:?}");
+    assert!(told[0].contains("/run/secrets/mail001") && told[4].ends_with("(and 115 more like this)"), "{told:?}");
+}
+
+#[test]
+fn what_an_agent_alone_needs_is_read() {
+    let file = format!(
+        "[limits]\nruns_in_flight = 9\nruns_in_flight_per_server = 2\nlogins_per_second = 50\n\
+         logins_per_second_per_server = 0\nwait = \"250ms\"\n[http]\nlisten = \"0.0.0.0:80\"\nhistory = 9\n\
+         [state]\nqueue_memory = \"1MiB\"\nqueue_disk = \"2GiB\"\n{TARGET}"
+    );
+    let config = load_text(&file, &[("IMAPTRACE__LIMITS__RUNS_IN_FLIGHT", "7")], Vec::new()).unwrap();
+    let limits = config.limits;
+    assert_eq!((limits.in_flight, limits.in_flight_per_server, limits.wait.as_millis()), (7, 2, 250));
+    assert_eq!((limits.logins_per_second.map(u32::from), limits.logins_per_second_per_server), (Some(50), None));
+    assert_eq!((config.http.listen, config.http.history), (Some("0.0.0.0:80".parse().unwrap()), 9));
+    assert_eq!((config.state.queue_memory, config.state.queue_disk), (1 << 20, 2 << 30));
+    assert!(config.warnings.iter().any(|warning| warning.key == "http.listen"), "{:?}", config.warnings);
+    let off = load_text(&format!("[http]\nlisten = \"off\"\n{TARGET}"), &[], Vec::new()).unwrap();
+    assert_eq!(off.http.listen, None);
+}
+
+#[test]
+fn a_window_is_for_the_targets_that_fit_all_it_says() {
+    let file = format!(
+        "{TARGET}{FLEET}targets = [\"mail{{1..3}}.example.org\"]\n[[windows]]\nname = \"w\"\nfrom = \"02:00\"\n\
+         to = \"03:00\"\ntime_zone = \"Europe/Berlin\"\n"
+    );
+    let covered = |more: &str| {
+        let config = load_text(&format!("{file}{more}"), &[], Vec::new()).unwrap();
+        // 2026-11-24 01:30 UTC is half past two in Berlin.
+        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_483_800);
+        let hit = config.targets.iter().filter(|target| config.windows[0].covers(target, at));
+        assert!(!config.targets.iter().any(|target| config.windows[0].covers(target, at + Duration::from_secs(1800))));
+        hit.map(|target| target.name.as_str()).collect::<Vec<_>>().join(" ")
+    };
+    let all = "mail01 mail1.example.org mail2.example.org mail3.example.org";
+    assert_eq!(covered(""), all);
+    assert_eq!(covered("targets = [\"*\"]"), all);
+    assert_eq!(covered("targets = [\"mail01\", \"mail2.*\"]"), "mail01 mail2.example.org");
+    assert_eq!(covered("groups = [\"fleet\"]\ntargets = [\"mail01\", \"mail2.*\"]"), "mail2.example.org");
+    assert_eq!(covered("labels = { rack = \"a*\", where = \"mail3*\" }"), "mail3.example.org");
 }

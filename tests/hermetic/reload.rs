@@ -14,7 +14,7 @@ use crate::{
     agent::{HELD, lines, otlp, roots, runtime, start, stop, target, value},
     command_line::{GOOD, Listener, REFUSED, heard, hex},
     support::{
-        otlp::{BlackHole, Inbox, Receiver},
+        otlp::{BlackHole, Inbox, Receiver, attribute},
         program::Running,
         script::Script,
     },
@@ -239,4 +239,69 @@ fn a_second_signal_ends_it_without_waiting_for_what_hangs() {
     });
     assert_eq!(lines(&log, "told to stop a second time").len(), 1, "{output:?}");
     assert_eq!(lines(&log, "delivered: ").len(), 0, "it waited for delivery: {output:?}");
+}
+
+/// Due runs that were skipped for this reason, as the last request has it.
+fn skipped(inbox: &Inbox, reason: &str) -> i64 {
+    let metrics = inbox.metrics();
+    let Some(Data::Sum(sum)) = metrics.get("imaptrace.probe.skipped").and_then(|metric| metric.data.clone()) else {
+        return 0;
+    };
+    let points =
+        sum.data_points.iter().filter(|point| attribute(&point.attributes, "reason").as_deref() == Some(reason));
+    points.map(|point| if let Some(Number::AsInt(count)) = point.value { count } else { 0 }).sum()
+}
+
+#[test]
+fn a_maintenance_window_that_is_reloaded_holds_at_once_and_its_skipped_runs_are_counted() {
+    let receiver = Receiver::http();
+    let runtime = runtime();
+    let mut server = runtime.block_on(Listener::willing());
+    let plain = otlp(&receiver.url(), "http/protobuf") + &target("mail", server.address, "200ms", "190ms");
+    let mut agent = runtime.block_on(async { start(&plain) });
+    runtime.block_on(async {
+        server.hears("LOGOUT", 2).await;
+        let window = "[[windows]]\nname = \"move\"\nfrom = \"00:00\"\ntargets = [\"ma*\"]\n";
+        reload(&mut agent, &(window.to_owned() + &plain)).await;
+    });
+    receiver.wait(|inbox| skipped(inbox, "window") >= 2);
+    let during = server.count("LOGIN");
+    receiver.wait(|inbox| skipped(inbox, "window") >= 6);
+    assert_eq!(server.count("LOGIN"), during);
+    runtime.block_on(async {
+        reload(&mut agent, &plain).await;
+        let before = server.count("LOGOUT");
+        server.hears("LOGOUT", before + 2).await;
+        stop(agent, Signal::SIGTERM).await;
+    });
+}
+
+#[test]
+fn a_file_of_targets_is_followed_also_when_it_was_bad_in_between() {
+    let runtime = runtime();
+    runtime.block_on(async {
+        let (mut first, mut second) = (Listener::willing().await, Listener::willing().await);
+        let folder = tempfile::tempdir().unwrap();
+        let list = |text: &str| {
+            fs::write(folder.path().join("new"), text).unwrap();
+            fs::rename(folder.path().join("new"), folder.path().join("fleet.json")).unwrap();
+        };
+        let one = format!("{{\"targets\": [\"{}\"]}}", first.address);
+        list(&format!("[{one}]"));
+        let mut agent = start(&format!(
+            "[[groups]]\nname = \"fleet\"\ntargets_from = [\"{}/*.json\"]\nurl = \"imap://someone@{{host}}\"\n\
+             security = \"none\"\npassword = {{ env = \"PROBE\" }}\ninterval = \"400ms\"\ntimeout = \"390ms\"\n",
+            folder.path().display()
+        ));
+        first.hears("LOGOUT", 1).await;
+        list("[{");
+        agent.stderr_line("the new configuration is not used").await;
+        list(&format!("[{one}, {{\"targets\": [\"{}\"]}}]", second.address));
+        let line = agent.stderr_line("the configuration was read again").await;
+        assert!(line.contains("\"added\":1") && line.contains("\"unchanged\":1"), "{line}");
+        second.hears("LOGOUT", 1).await;
+        let before = first.count("LOGOUT");
+        first.hears("LOGOUT", before + 1).await;
+        stop(agent, Signal::SIGTERM).await;
+    });
 }

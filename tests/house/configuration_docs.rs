@@ -41,7 +41,12 @@ fn documented() -> Keys {
     keys
 }
 
-/// `key = default`, or `#key = example` for one that has no default. `[[targets]]` holds examples only.
+/// Tables in lists hold examples only.
+fn is_listed(table: &str) -> bool {
+    ["targets", "groups", "windows"].iter().any(|list| table.starts_with(list))
+}
+
+/// `key = default`, or `#key = example` for one that has no default.
 fn sampled() -> Keys {
     let mut keys = Keys::new();
     let mut table = String::new();
@@ -55,7 +60,7 @@ fn sampled() -> Keys {
             text.trim_matches(['[', ']']).clone_into(&mut table);
             keys.extend(parents(&table));
         } else if let Some((key, value)) = text.split_once(" = ") {
-            let default = (live && !table.starts_with("targets")).then(|| value.to_owned());
+            let default = (live && !is_listed(&table)).then(|| value.to_owned());
             let new = keys.insert((table.clone(), key.trim().to_owned()), default).is_none();
             assert!(new, "imaptrace.toml has {key} of [{table}] twice");
         }
@@ -74,10 +79,10 @@ fn known() -> BTreeSet<(String, String)> {
     config::tables().flat_map(|table| table.keys.iter().map(move |key| pair(table.path, key))).collect()
 }
 
-/// The keys that a target shares with `[defaults]` are written down there.
+/// The keys that a target or a group shares with `[defaults]` are written down there.
 fn without_shared(keys: BTreeSet<(String, String)>) -> BTreeSet<(String, String)> {
     let shared = |(table, key): &(String, String)| {
-        table == "targets"
+        ["targets", "groups"].contains(&table.as_str())
             && config::tables().any(|table| table.path == "defaults" && table.keys.contains(&key.as_str()))
     };
     keys.into_iter().filter(|pair| !shared(pair)).collect()
@@ -105,7 +110,7 @@ fn every_key_is_in_the_sample_and_every_key_of_the_sample_exists() {
 fn documentation_and_sample_name_the_same_defaults() {
     let documented = documented();
     for ((table, key), default) in sampled() {
-        if !table.starts_with("targets") {
+        if !is_listed(&table) {
             assert_eq!(documented[&(table.clone(), key.clone())], default, "{key} of [{table}]");
         }
     }

@@ -46,7 +46,7 @@ fn config(server: SocketAddr, otlp: &str, state: &Path) -> Config {
     std::fs::write(&file, text).unwrap();
     let sources = Sources { file: Some(file), environment: Vec::new(), flags: Vec::new() };
     let mut config = config::load(&sources).unwrap();
-    config.state_dir = Some(state.to_owned());
+    config.state.dir = Some(state.to_owned());
     // A run that is still under way when the next is due lets it pass, so no deadline has to be as short as this.
     config.targets[0].interval = Duration::from_millis(50);
     config

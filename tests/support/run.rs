@@ -18,6 +18,7 @@ use tokio::sync::watch;
 pub fn target(address: SocketAddr, security: Security) -> Target {
     Target {
         name: "test".into(),
+        group: None,
         endpoint: Endpoint { host: Host::Address(address.ip()), port: address.port() },
         security,
         tls: TlsOptions::default(),

@@ -1,0 +1,302 @@
+//! The files of `targets_from`, in the shape of Prometheus's `file_sd_configs`: JSON or YAML, a list of
+//! `{ "targets": ["HOST:PORT"], "labels": { "KEY": "VALUE" } }`.
+//!
+//! Finds and reads the files and says what is wrong with their shape; what a target means is `group`'s affair. Of YAML,
+//! aliases are refused, for a few lines of them can stand for gigabytes, and a scalar is the text as it was written.
+
+use std::{
+    collections::BTreeMap,
+    io::Read as _,
+    path::{Path, PathBuf},
+};
+
+use saphyr_parser::{Event, Parser, ScalarStyle};
+
+use super::{
+    problem::Place,
+    read::{Field, Reader, shown},
+};
+use crate::plan::Glob;
+
+/// No file is larger. 10,000 targets with labels make about one.
+const LARGEST: u64 = 16 << 20;
+/// A list of tables of tables of texts is four deep.
+const DEEPEST: usize = 8;
+
+/// One target of a file, and what stands beside it.
+pub(super) struct Listed {
+    /// HOST, HOST:PORT or a URL.
+    pub(super) text: String,
+    /// All labels, those that begin with `__` too.
+    pub(super) labels: BTreeMap<String, String>,
+    /// Where it stands.
+    pub(super) place: Place,
+    /// `[2].targets[0]`.
+    pub(super) key: String,
+}
+
+/// The files that a pattern names, in the order of their names. `*` may stand in the last component alone, as in
+/// Prometheus. Where more may turn up is added to `watched`, and so is each file.
+pub(super) fn files(field: &Field<'_>, pattern: &str, watched: &mut Vec<PathBuf>) -> Vec<PathBuf> {
+    let path = Path::new(pattern);
+    let (Some(name), Some(folder)) = (path.file_name().and_then(|name| name.to_str()), path.parent()) else {
+        field.error("it is not the path of a file", "write a path such as /etc/imaptrace/targets/*.json");
+        return Vec::new();
+    };
+    if folder.to_string_lossy().contains('*') {
+        field.error("`*` stands in the last component of a path alone", "name each folder");
+        return Vec::new();
+    }
+    if format(path).is_none() {
+        field.error("it ends in none of .json, .yml and .yaml", "the ending tells how the file is read");
+        return Vec::new();
+    }
+    if !name.contains('*') {
+        watched.push(path.to_owned());
+        return vec![path.to_owned()];
+    }
+    let folder = if folder == Path::new("") { Path::new(".") } else { folder };
+    watched.push(folder.to_owned());
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) => {
+            let what = format!("cannot read {}: {error}", folder.display());
+            field.error(what, "give the path of a folder that can be read");
+            return Vec::new();
+        }
+    };
+    let glob = Glob::new(name);
+    // What begins with a dot is being written, or was saved by an editor.
+    let hidden = name.starts_with('.');
+    let fits = |name: &str| glob.matches(name) && (hidden || !name.starts_with('.'));
+    let mut found: Vec<PathBuf> = entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| fits(name))
+        .map(|name| folder.join(name))
+        .collect();
+    found.sort();
+    if found.is_empty() {
+        field.warn("there is no such file yet", "it is looked for again when the folder changes");
+    }
+    watched.extend(found.iter().cloned());
+    found
+}
+
+#[derive(Clone, Copy)]
+enum Format {
+    Json,
+    Yaml,
+}
+
+fn format(path: &Path) -> Option<Format> {
+    match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
+        "json" => Some(Format::Json),
+        "yml" | "yaml" => Some(Format::Yaml),
+        _ => None,
+    }
+}
+
+/// The targets of one file. `field` names it, for what is wrong with the file as a whole.
+pub(super) fn read(reader: &Reader, field: &Field<'_>, path: &Path) -> Vec<Listed> {
+    let text = match read_text(path) {
+        Ok(text) => text,
+        Err(error) => {
+            let what = format!("cannot read {}: {error}", path.display());
+            field.error(what, "give the path of a file that can be read, or take it out");
+            return Vec::new();
+        }
+    };
+    let mut walk = Walk { reader, path, found: Vec::new() };
+    let root = match format(path) {
+        Some(Format::Yaml) => yaml(&text),
+        _ => json(&text),
+    };
+    match root {
+        Ok(root) => walk.file(&root),
+        Err((at, what)) => walk.error(at, "", what, "the file holds a list of { targets = […], labels = {…} }"),
+    }
+    walk.found
+}
+
+fn read_text(path: &Path) -> std::io::Result<String> {
+    let other = |what: &str| Err(std::io::Error::other(what.to_owned()));
+    // Opening a pipe would wait for its other end.
+    if !std::fs::metadata(path)?.is_file() {
+        return other("it is not a file");
+    }
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(LARGEST + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > LARGEST {
+        return other("it is larger than 16MiB");
+    }
+    Ok(text)
+}
+
+type At = Option<(usize, usize)>;
+
+/// A value of either format.
+struct Node {
+    value: Value,
+    at: At,
+}
+
+enum Value {
+    Text(String),
+    List(Vec<Node>),
+    Table(Vec<(String, Node)>),
+    /// A number, a truth value, or nothing.
+    Other,
+}
+
+/// What the parser says is about the shape and holds nothing of the text.
+fn json(text: &str) -> Result<Node, (At, String)> {
+    let root = serde_json::from_str(text).map_err(|error| {
+        let told = error.to_string();
+        let what = told.split_once(" at line ").map_or(told.as_str(), |(what, _)| what);
+        (Some((error.line(), error.column())).filter(|(line, _)| *line > 0), format!("this is not JSON: {what}"))
+    })?;
+    Ok(from_json(root))
+}
+
+fn from_json(value: serde_json::Value) -> Node {
+    let value = match value {
+        serde_json::Value::String(text) => Value::Text(text),
+        serde_json::Value::Array(list) => Value::List(list.into_iter().map(from_json).collect()),
+        serde_json::Value::Object(table) => {
+            Value::Table(table.into_iter().map(|(key, value)| (key, from_json(value))).collect())
+        }
+        _ => Value::Other,
+    };
+    Node { value, at: None }
+}
+
+/// A list or table that is not finished: for a table, the key whose value comes next.
+enum Open {
+    List(Vec<Node>, At),
+    Table(Vec<(String, Node)>, Option<String>, At),
+}
+
+fn yaml(text: &str) -> Result<Node, (At, String)> {
+    let mut open: Vec<Open> = Vec::new();
+    let mut root = None;
+    for event in Parser::new_from_str(text) {
+        let (event, span) = event.map_err(|error| {
+            (Some((error.marker().line(), error.marker().col() + 1)), format!("this is not YAML: {}", error.info()))
+        })?;
+        let at = Some((span.start.line(), span.start.col() + 1));
+        let refuse = |what: &str| Err((at, what.to_owned()));
+        let done = match event {
+            Event::Alias(_) => return refuse("this is an alias: they are not taken here"),
+            Event::SequenceStart(..) | Event::MappingStart(..) if open.len() >= DEEPEST => {
+                return refuse("there are too many levels");
+            }
+            Event::DocumentStart(_) if root.is_some() => return refuse("this is a second document"),
+            Event::SequenceStart(..) => {
+                open.push(Open::List(Vec::new(), at));
+                continue;
+            }
+            Event::MappingStart(..) => {
+                open.push(Open::Table(Vec::new(), None, at));
+                continue;
+            }
+            Event::Scalar(text, style, ..) => {
+                let nothing = style == ScalarStyle::Plain && matches!(&*text, "" | "~" | "null" | "Null" | "NULL");
+                let value = if nothing { Value::Other } else { Value::Text(text.into_owned()) };
+                Node { value, at }
+            }
+            Event::SequenceEnd | Event::MappingEnd => match open.pop() {
+                Some(Open::List(list, at)) => Node { value: Value::List(list), at },
+                Some(Open::Table(table, _, at)) => Node { value: Value::Table(table), at },
+                None => continue,
+            },
+            _ => continue,
+        };
+        match open.last_mut() {
+            None => root = Some(done),
+            Some(Open::List(list, _)) => list.push(done),
+            Some(Open::Table(table, key @ Some(_), _)) => table.extend(key.take().map(|key| (key, done))),
+            Some(Open::Table(_, key, _)) => match done.value {
+                Value::Text(text) => *key = Some(text),
+                _ => return Err((done.at, "a key is a text".to_owned())),
+            },
+        }
+    }
+    Ok(root.unwrap_or(Node { value: Value::Other, at: None }))
+}
+
+/// Goes through a file and collects its targets.
+struct Walk<'a> {
+    reader: &'a Reader,
+    path: &'a Path,
+    found: Vec<Listed>,
+}
+
+impl Walk<'_> {
+    fn place(&self, at: At) -> Place {
+        Place::Listed { path: self.path.to_owned(), at }
+    }
+
+    fn error(&self, at: At, key: &str, what: impl Into<String>, help: &str) {
+        self.reader.entry(self.place(at), key.to_owned()).error("", what, help);
+    }
+
+    fn file(&mut self, root: &Node) {
+        let Value::List(entries) = &root.value else {
+            self.error(root.at, "", "expected a list", "the file holds a list of { targets = […], labels = {…} }");
+            return;
+        };
+        for (index, entry) in entries.iter().enumerate() {
+            self.entry(entry, &format!("[{index}]"));
+        }
+    }
+
+    fn entry(&mut self, entry: &Node, key: &str) {
+        let Value::Table(pairs) = &entry.value else {
+            self.error(entry.at, key, "expected a table with targets and labels", "");
+            return;
+        };
+        let mut labels = BTreeMap::new();
+        let mut targets = None;
+        for (name, value) in pairs {
+            match (name.as_str(), &value.value) {
+                ("targets", Value::List(list)) => targets = Some(list),
+                ("targets", _) => self.error(value.at, &format!("{key}.targets"), "expected a list of texts", ""),
+                ("labels", Value::Table(pairs)) => {
+                    for (label, value) in pairs {
+                        match &value.value {
+                            Value::Text(text) => {
+                                labels.insert(label.clone(), text.clone());
+                            }
+                            _ => self.error(
+                                value.at.or(entry.at),
+                                &format!("{key}.labels.{label}"),
+                                "expected text",
+                                "put it in quotes",
+                            ),
+                        }
+                    }
+                }
+                // No labels at all.
+                ("labels", Value::Other) => {}
+                ("labels", _) => self.error(value.at, &format!("{key}.labels"), "expected a table", ""),
+                (other, _) => {
+                    let what = format!("there is no key {}", shown(other));
+                    self.error(value.at, key, what, "the keys here are targets, labels");
+                }
+            }
+        }
+        if !pairs.iter().any(|(name, _)| name == "targets") {
+            self.error(entry.at, key, "it has no targets", "add targets");
+        }
+        for (index, target) in targets.into_iter().flatten().enumerate() {
+            let key = format!("{key}.targets[{index}]");
+            match &target.value {
+                Value::Text(text) => {
+                    let place = self.place(target.at);
+                    self.found.push(Listed { text: text.clone(), labels: labels.clone(), place, key });
+                }
+                _ => self.error(target.at, &key, "expected text", "put it in quotes"),
+            }
+        }
+    }
+}

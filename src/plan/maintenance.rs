@@ -1,0 +1,237 @@
+//! Times at which targets are not probed.
+//!
+//! The time is an argument: nothing here reads a clock. Built by `config`; asked by whoever starts runs.
+
+use std::{collections::BTreeMap, time::SystemTime};
+
+use jiff::{
+    Timestamp,
+    civil::{Time, Weekday},
+    tz::TimeZone,
+};
+
+use super::Target;
+
+/// A maintenance window: when, and for which targets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Maintenance {
+    /// What the operator calls it.
+    pub name: String,
+    /// When it is open.
+    pub hours: Hours,
+    /// For which targets.
+    pub scope: Scope,
+}
+
+/// When a maintenance window is open. The end is not part of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hours {
+    /// Again and again, by a clock on the wall of that zone: an hour that is left out in spring opens no window, one that
+    /// comes twice in autumn opens it twice.
+    Weekly {
+        /// Days on which it begins, at least one.
+        days: Vec<Weekday>,
+        /// Beginning; midnight unless told.
+        from: Time,
+        /// End; on the day after when it is not later than the beginning. None is midnight, the day's own end.
+        to: Option<Time>,
+        /// Whose clock it goes by.
+        zone: TimeZone,
+    },
+    /// One time.
+    Once {
+        /// Beginning.
+        from: Timestamp,
+        /// End, later than that.
+        to: Timestamp,
+    },
+}
+
+impl Hours {
+    /// Whether this moment lies inside.
+    pub fn hold(&self, at: SystemTime) -> bool {
+        let Ok(at) = Timestamp::try_from(at) else { return false };
+        match self {
+            Self::Once { from, to } => (*from..*to).contains(&at),
+            Self::Weekly { days, from, to, zone } => {
+                let local = zone.to_datetime(at);
+                let (time, today) = (local.time(), local.date().weekday());
+                let begins = |day: Weekday| days.contains(&day);
+                match *to {
+                    None => begins(today) && time >= *from,
+                    Some(to) if to > *from => begins(today) && (*from..to).contains(&time),
+                    Some(to) => (begins(today) && time >= *from) || (begins(today.previous()) && time < to),
+                }
+            }
+        }
+    }
+}
+
+/// Which targets something is for: those that fit all that is said here. What is empty is fitted by all.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Scope {
+    /// Names of targets, one of which has to fit.
+    pub targets: Vec<Glob>,
+    /// Names of groups, one of which has to be the target's.
+    pub groups: Vec<String>,
+    /// Labels that the target has to have, all of them.
+    pub labels: BTreeMap<String, Glob>,
+}
+
+impl Scope {
+    /// Whether the target is one of them.
+    pub fn holds(&self, target: &Target) -> bool {
+        let group = |known: &String| target.group.as_ref() == Some(known);
+        let label = |(key, value): (&String, &Glob)| target.labels.get(key).is_some_and(|found| value.matches(found));
+        (self.targets.is_empty() || self.targets.iter().any(|glob| glob.matches(&target.name)))
+            && (self.groups.is_empty() || self.groups.iter().any(group))
+            && self.labels.iter().all(label)
+    }
+}
+
+impl Maintenance {
+    /// Whether this target is not to be probed at this moment.
+    pub fn covers(&self, target: &Target, at: SystemTime) -> bool {
+        self.hours.hold(at) && self.scope.holds(target)
+    }
+}
+
+/// A text in which each `*` stands for any characters, or none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Glob(String);
+
+impl Glob {
+    /// Any text will do.
+    pub fn new(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
+    /// The text as it was given.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether all of `text` fits.
+    pub fn matches(&self, text: &str) -> bool {
+        let Some((first, rest)) = self.0.split_once('*') else { return self.0 == text };
+        let Some(mut left) = text.strip_prefix(first) else { return false };
+        // What stands between two stars is taken where it comes first: that leaves the most for what follows.
+        let (between, last) = rest.rsplit_once('*').map_or(("", rest), |(between, last)| (between, last));
+        for part in between.split('*') {
+            match left.split_once(part) {
+                Some((_, behind)) => left = behind,
+                None => return false,
+            }
+        }
+        left.ends_with(last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use jiff::civil::time;
+
+    use super::*;
+
+    fn at(text: &str) -> SystemTime {
+        SystemTime::try_from(text.parse::<Timestamp>().unwrap()).unwrap()
+    }
+
+    fn weekly(days: &[Weekday], from: Time, to: Option<Time>, zone: &str) -> Hours {
+        Hours::Weekly { days: days.to_vec(), from, to, zone: TimeZone::get(zone).unwrap() }
+    }
+
+    const ALL: [Weekday; 7] = [
+        Weekday::Monday,
+        Weekday::Tuesday,
+        Weekday::Wednesday,
+        Weekday::Thursday,
+        Weekday::Friday,
+        Weekday::Saturday,
+        Weekday::Sunday,
+    ];
+
+    #[test]
+    fn a_window_of_one_day_begins_on_the_minute_and_ends_before_the_minute() {
+        // 2026-11-28 is a Saturday.
+        let hours = weekly(&[Weekday::Saturday], time(2, 0, 0, 0), Some(time(4, 30, 0, 0)), "UTC");
+        assert!(!hours.hold(at("2026-11-28T01:59:59.999Z")));
+        assert!(hours.hold(at("2026-11-28T02:00:00Z")));
+        assert!(hours.hold(at("2026-11-28T04:29:59.999Z")));
+        assert!(!hours.hold(at("2026-11-28T04:30:00Z")));
+        assert!(!hours.hold(at("2026-11-29T03:00:00Z")));
+    }
+
+    #[test]
+    fn a_window_over_midnight_belongs_to_the_day_on_which_it_begins() {
+        let hours = weekly(&[Weekday::Sunday], time(22, 0, 0, 0), Some(time(6, 0, 0, 0)), "UTC");
+        for (moment, expected) in [
+            ("2026-11-29T05:00:00Z", false),
+            ("2026-11-29T21:59:59Z", false),
+            ("2026-11-29T22:00:00Z", true),
+            ("2026-11-30T05:59:59Z", true),
+            ("2026-11-30T06:00:00Z", false),
+            ("2026-11-30T23:00:00Z", false),
+        ] {
+            assert_eq!(hours.hold(at(moment)), expected, "{moment}");
+        }
+    }
+
+    #[test]
+    fn a_whole_day_ends_with_the_day_of_its_own_zone() {
+        let hours = weekly(&[Weekday::Sunday], Time::midnight(), None, "America/New_York");
+        assert!(!hours.hold(at("2026-11-29T04:59:59Z")));
+        assert!(hours.hold(at("2026-11-29T05:00:00Z")));
+        assert!(hours.hold(at("2026-11-30T04:59:59Z")));
+        assert!(!hours.hold(at("2026-11-30T05:00:00Z")));
+    }
+
+    #[test]
+    fn an_hour_that_is_left_out_opens_nothing_and_one_that_comes_twice_opens_it_twice() {
+        // Berlin: 2026-03-29 01:00Z, 02:00 becomes 03:00; 2026-10-25 01:00Z, 03:00 becomes 02:00.
+        let left_out = weekly(&ALL, time(2, 0, 0, 0), Some(time(3, 0, 0, 0)), "Europe/Berlin");
+        let minutes = |hours: &Hours, day: &str| {
+            let start = at(day);
+            (0..24 * 60).filter(|minute| hours.hold(start + Duration::from_secs(60 * minute))).count()
+        };
+        assert_eq!(minutes(&left_out, "2026-03-28T00:00:00Z"), 60);
+        assert_eq!(minutes(&left_out, "2026-03-29T00:00:00Z"), 0);
+        assert_eq!(minutes(&left_out, "2026-10-25T00:00:00Z"), 120);
+        // One that begins in the hour that is left out begins when that is over.
+        let partly = weekly(&ALL, time(2, 30, 0, 0), Some(time(4, 0, 0, 0)), "Europe/Berlin");
+        assert_eq!(minutes(&partly, "2026-03-29T00:00:00Z"), 60);
+        // The same time of day all year, whatever that is in UTC.
+        let noon = weekly(&ALL, time(12, 0, 0, 0), Some(time(13, 0, 0, 0)), "Europe/Berlin");
+        assert!(noon.hold(at("2026-01-05T11:30:00Z")) && noon.hold(at("2026-07-06T10:30:00Z")));
+    }
+
+    #[test]
+    fn a_window_of_one_time_never_comes_again() {
+        let moment = |text: &str| text.parse::<Timestamp>().unwrap();
+        let hours = Hours::Once { from: moment("2026-12-01T22:00:00+01:00"), to: moment("2026-12-02T04:00:00+01:00") };
+        assert!(!hours.hold(at("2026-12-01T20:59:59Z")));
+        assert!(hours.hold(at("2026-12-01T21:00:00Z")));
+        assert!(!hours.hold(at("2026-12-02T03:00:00Z")));
+        assert!(!hours.hold(at("2027-12-01T22:00:00Z")));
+    }
+
+    #[test]
+    fn stars_stand_for_anything_in_between() {
+        for (glob, fitting, other) in [
+            ("mail01", &["mail01"][..], &["mail011", "amail01", ""][..]),
+            ("mail*", &["mail", "mail01"], &["imail"]),
+            ("*.example.org", &["a.example.org", ".example.org"], &["a.example.org."]),
+            ("m*a*l", &["mal", "mxaxl", "maall"], &["ml", "mla"]),
+            ("ab*ba", &["abba", "abxba"], &["aba"]),
+            ("a*b*b", &["abb", "axbxb"], &["ab"]),
+            ("*", &["", "x"], &[]),
+            ("", &[""], &["x"]),
+        ] {
+            let glob = Glob::new(glob);
+            assert!(fitting.iter().all(|text| glob.matches(text)), "{glob:?}");
+            assert!(!other.iter().any(|text| glob.matches(text)), "{glob:?}");
+        }
+    }
+}
