@@ -1,12 +1,14 @@
 //! After a refused login an account is left alone for 1, 2, 4 … intervals, at most an hour (contract §7): a wrong
 //! password tried every minute locks mailboxes and slows the logins of others from the same address.
 //!
-//! Runs that are due meanwhile go as far as CAPABILITY. A new secret ends the wait.
+//! Runs that are due meanwhile go as far as CAPABILITY. A new secret ends the wait, and so does another user; a reload that
+//! changes anything else does not.
 
 use std::time::{Duration, Instant};
 
 use crate::{
     clock,
+    plan::UserName,
     record::{Blame, ErrorType, Run, RunOutcome},
     secret::Secret,
 };
@@ -17,8 +19,15 @@ const LONGEST: Duration = Duration::from_secs(3600);
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     held: Option<Held>,
-    /// The secret of the run under way.
-    tried: Option<Secret>,
+    /// Who the run under way is.
+    tried: Option<Login>,
+}
+
+/// Who logs in, and with what; no secret is one that cannot be had.
+#[derive(Debug, PartialEq)]
+struct Login {
+    user: UserName,
+    secret: Option<Secret>,
 }
 
 #[derive(Debug)]
@@ -26,24 +35,25 @@ struct Held {
     class: ErrorType,
     until: Instant,
     wait: Duration,
-    secret: Option<Secret>,
+    login: Option<Login>,
 }
 
 impl Backoff {
-    /// Whether the next run must not log in, given the account's secret of now.
-    pub(super) fn hold(&mut self, secret: Option<Secret>) -> Option<ErrorType> {
-        let held = self.held.as_ref().filter(|held| held.secret == secret);
+    /// Whether the next run must not log in, given the account's user and secret of now.
+    pub(super) fn hold(&mut self, user: &UserName, secret: Option<Secret>) -> Option<ErrorType> {
+        let login = Some(Login { user: user.clone(), secret });
+        let held = self.held.as_ref().filter(|held| held.login == login);
         let class = held.filter(|held| clock::now() < held.until).map(|held| held.class);
         if held.is_none() {
             self.held = None;
         }
-        self.tried = secret;
+        self.tried = login;
         class
     }
 
     /// Learns from a run that did try, and of one that did not.
     pub(super) fn learn(&mut self, run: &Run, interval: Duration) {
-        let secret = self.tried.take();
+        let login = self.tried.take();
         if run.auth_backoff == Some(true) {
             return;
         }
@@ -56,7 +66,7 @@ impl Backoff {
                 // at the end of the hour it is half an interval less, so that the run after an hour is one that tries.
                 let half = interval / 2;
                 let until = clock::now() + (wait + half).min(LONGEST.saturating_sub(half));
-                Some(Held { class, until, wait, secret })
+                Some(Held { class, until, wait, login })
             }
             (None, RunOutcome::Passed) => None,
             // It did not come as far as the login: nothing was learned.
@@ -80,11 +90,12 @@ mod tests {
     const MINUTE: Duration = Duration::from_secs(60);
 
     /// One due run a minute: which of them try to log in, when every try is refused.
-    async fn tries(minutes: u32, secret: impl Fn(u32) -> &'static str) -> Vec<u32> {
+    async fn tries(minutes: u32, login: impl Fn(u32) -> (&'static str, &'static str)) -> Vec<u32> {
         let mut backoff = Backoff::default();
         let mut tried = Vec::new();
         for minute in 0..minutes {
-            let hold = backoff.hold(Some(Secret::new(secret(minute).into())));
+            let (user, secret) = login(minute);
+            let hold = backoff.hold(&UserName::new(user).unwrap(), Some(Secret::new(secret.into())));
             if hold.is_none() {
                 tried.push(minute);
             }
@@ -96,24 +107,29 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_refused_login_is_tried_again_after_1_2_4_intervals_and_at_most_an_hour() {
-        assert_eq!(tries(200, |_| "wrong").await, [0, 2, 5, 10, 19, 36, 69, 129, 189]);
+        assert_eq!(tries(200, |_| ("me", "wrong")).await, [0, 2, 5, 10, 19, 36, 69, 129, 189]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_new_secret_is_tried_at_once() {
-        assert_eq!(tries(9, |minute| if minute < 7 { "wrong" } else { "new" }).await, [0, 2, 5, 7]);
+        assert_eq!(tries(9, |minute| ("me", if minute < 7 { "wrong" } else { "new" })).await, [0, 2, 5, 7]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_user_with_the_same_secret_is_tried_at_once() {
+        assert_eq!(tries(9, |minute| (if minute < 7 { "me" } else { "you" }, "wrong")).await, [0, 2, 5, 7]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_login_that_works_ends_it_and_a_dead_server_teaches_nothing() {
         let mut backoff = Backoff::default();
-        let secret = || Some(Secret::new("x".into()));
-        backoff.hold(secret());
+        let (user, secret) = (UserName::new("me").unwrap(), || Some(Secret::new("x".into())));
+        backoff.hold(&user, secret());
         backoff.learn(&run(Some(ErrorType::AuthFailed), false), MINUTE);
         tokio::time::advance(MINUTE * 2).await;
-        assert_eq!(backoff.hold(secret()), None);
+        assert_eq!(backoff.hold(&user, secret()), None);
         backoff.learn(&run(Some(ErrorType::ConnectRefused), false), MINUTE);
-        backoff.hold(secret());
+        backoff.hold(&user, secret());
         backoff.learn(&run(Some(ErrorType::AuthFailed), false), MINUTE);
         assert_eq!(backoff.held.as_ref().map(|held| held.wait), Some(MINUTE * 2));
         backoff.learn(&run(None, false), MINUTE);

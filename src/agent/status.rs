@@ -168,13 +168,11 @@ impl Itself {
     }
 
     /// A changed configuration is being read.
-    #[cfg_attr(not(test), expect(dead_code, reason = "there is no reload yet to call it"))]
     pub(super) fn reloading(&self) {
         self.0.notifier.reloading();
     }
 
     /// It was taken up, or it has so many problems and the one before stays.
-    #[cfg_attr(not(test), expect(dead_code, reason = "there is no reload yet to call it"))]
     pub(super) fn reloaded(&self, outcome: Result<&Config, u64>) {
         let at = Timestamp::from(clock::wall());
         let last_reload = match outcome {

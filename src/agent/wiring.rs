@@ -1,12 +1,13 @@
 //! From the configuration to what each room below calls its settings. Plain copying, and the headers' secrets loaded.
 
-use std::ffi::OsString;
+use std::{ffi::OsString, sync::Arc};
 
-use super::{AgentError, memory::Memory};
+use super::{AgentError, memory::Memory, shared::Closed};
 use crate::{
     config::{Compression, Config, Exporter, Histogram, Protocol},
     delivery::{self, Delivery, Header, Signal},
     latency,
+    schedule::Limits,
     telemetry::{MetricsSettings, ResourceSettings},
 };
 
@@ -43,6 +44,24 @@ pub(super) fn memory(config: &Config) -> Memory {
         let target = config.targets.iter().find(|known| known.name == target);
         target.is_some_and(|target| target.accounts.iter().any(|known| known.alias == account))
     })
+}
+
+/// How many runs there may be at once, and how fast they may log in.
+pub(super) fn run_limits(config: &Config) -> Limits {
+    let limits = &config.limits;
+    Limits {
+        in_flight: limits.in_flight,
+        in_flight_per_server: limits.in_flight_per_server,
+        logins_per_second: limits.logins_per_second,
+        logins_per_second_per_server: limits.logins_per_second_per_server,
+        wait: limits.wait,
+    }
+}
+
+/// The maintenance windows.
+pub(super) fn closed(config: &Config) -> Closed {
+    let windows = config.windows.clone();
+    Arc::new(move |target, at| windows.iter().any(|window| window.covers(target, at)))
 }
 
 async fn signal(exporter: &Exporter, child_env: &[(OsString, Option<OsString>)]) -> Result<Signal, AgentError> {

@@ -121,7 +121,8 @@ fn unknown(problem: &str, output: &mut Output) -> u8 {
 }
 
 async fn run_agent(path: &Path, child_env: Vec<(OsString, Option<OsString>)>, output: &mut Output) -> u8 {
-    let config = match config::load(&sources(path)) {
+    let sources = sources(path);
+    let config = match config::load(&sources) {
         Ok(config) => config,
         Err(problems) => {
             output.errors(&problems.to_string());
@@ -154,7 +155,7 @@ async fn run_agent(path: &Path, child_env: Vec<(OsString, Option<OsString>)>, ou
         file: Some(path.to_owned()),
         ..agent::StatusSettings::default()
     };
-    match agent::run(config, child_env, status).await {
+    match agent::run(config, sources, child_env, status).await {
         Ok(()) => PASSED,
         Err(error) => {
             output.error(&error.to_string());

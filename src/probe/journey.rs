@@ -21,7 +21,7 @@ use super::{
     step_deadline, verdict,
 };
 use crate::{
-    clock,
+    clock::{self, Anchor},
     imap::{self, Command, Condition, Progress},
     net::{Armed, Meter},
     plan::{self, Auth, Open, Security, Target},
@@ -109,7 +109,7 @@ impl<'a> Journey<'a> {
         // Without a password there will be no connection.
         let ready = job.secret.is_ok().then(|| Ready::new(job.target));
         // From here on the run's time counts.
-        let recorder = Recorder::new(&job);
+        let recorder = Recorder::new(&job, Anchor::now());
         let target = job.target.target();
         let deadline = recorder.start() + target.deadlines.run;
         let trusted = target.security == Security::None;

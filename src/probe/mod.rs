@@ -36,7 +36,7 @@ use std::{
 use tokio::sync::watch;
 
 use crate::{
-    clock,
+    clock::{self, Anchor},
     net::{Family, Resolver, TlsContext, TlsContextError},
     plan::{Account, Dns, Target},
     record::{ErrorType, Run, SpanId, TraceId},
@@ -89,6 +89,17 @@ pub struct Job<'a> {
     pub hold_login: Option<ErrorType>,
 }
 
+/// What is known of a run before it begins: its record when it never comes to an end of its own.
+#[derive(Debug)]
+pub struct Unfinished<'a> {
+    target: &'a Prepared,
+    account: &'a Account,
+    family: Family,
+    ids: Ids,
+    start_lag: Option<Duration>,
+    begin: Anchor,
+}
+
 /// Tells running probes to end: `true` once.
 pub type Cancel = watch::Receiver<bool>;
 
@@ -110,6 +121,24 @@ impl Prepared {
 
     fn forget_id(&self) {
         self.without_id.store(true, Ordering::Relaxed);
+    }
+}
+
+impl<'a> Job<'a> {
+    /// What to fall back on should the run never come back. To be called right before it.
+    pub fn unfinished(&self) -> Unfinished<'a> {
+        let Self { target, account, family, ids, start_lag, .. } = *self;
+        Unfinished { target, account, family, ids, start_lag, begin: Anchor::now() }
+    }
+}
+
+impl Unfinished<'_> {
+    /// A run of this class, up to now, without a step.
+    pub fn end(self, class: ErrorType) -> Run {
+        let Self { target, account, family, ids, start_lag, begin } = self;
+        let secret = Ok(Secret::new(String::new()));
+        let job = Job { target, account, family, ids, start_lag, secret, hold_login: None };
+        recorder::Recorder::new(&job, begin).give_up(class)
     }
 }
 

@@ -23,8 +23,7 @@ pub(super) struct Recorder {
 }
 
 impl Recorder {
-    pub(super) fn new(job: &Job<'_>) -> Self {
-        let anchor = Anchor::now();
+    pub(super) fn new(job: &Job<'_>, anchor: Anchor) -> Self {
         let target = job.target.target();
         let Ids { trace, root, parent } = job.ids;
         let server = Server {
@@ -191,6 +190,14 @@ impl Recorder {
     /// Bytes received on connections that are over.
     pub(super) fn received(&self) -> u64 {
         self.run.wire_received_bytes
+    }
+
+    /// The run as far as it is known when it is given up from outside.
+    pub(super) fn give_up(mut self, class: ErrorType) -> Run {
+        self.run.outcome = if class.is_void() { RunOutcome::Void } else { RunOutcome::Failed };
+        self.run.error_type = Some(class);
+        self.run.duration_s = self.at(clock::now());
+        self.run
     }
 
     /// The whole run.

@@ -163,3 +163,22 @@ async fn a_run_holds_little_while_it_waits() {
     assert!(whole <= 7 << 10, "the future of a run: {whole} bytes");
     assert!(step <= 640, "a step: {step} bytes");
 }
+
+#[tokio::test]
+async fn a_run_that_never_comes_back_still_has_its_record() {
+    let prepared = Prepared::new(target(([127, 0, 0, 1], 143).into())).unwrap();
+    let ids = Ids { trace: TraceId::random(), root: SpanId::random(), parent: None };
+    let job = Job {
+        target: &prepared,
+        account: &prepared.target().accounts[0],
+        family: Family::Any,
+        ids,
+        start_lag: Some(MILLISECOND),
+        secret: Ok(Secret::new("secret".into())),
+        hold_login: None,
+    };
+    let run = job.unfinished().end(ErrorType::Internal);
+    assert_eq!((run.trace_id, run.span_id, run.outcome), (ids.trace, ids.root, RunOutcome::Void));
+    assert_eq!((run.error_type, run.start_lag_s), (Some(ErrorType::Internal), Some(Seconds::from(MILLISECOND))));
+    assert_eq!((run.target.as_str(), run.account.as_str(), run.steps.len()), ("test", "default", 0));
+}

@@ -206,6 +206,10 @@ metrics! {
         "One attempt to export a batch of traces";
     METRICS_OVERFLOW = "imaptrace.metrics.overflow", Counter, "{measurement}",
         "Measurements that are in no series, since there was no room for one more";
+    CONFIG_LAST_RELOAD_TIME = "imaptrace.config.last_reload.time", Gauge, "s",
+        "When the configuration was last read, in seconds since the epoch";
+    CONFIG_LAST_RELOAD_SUCCESS = "imaptrace.config.last_reload.success", Gauge, "",
+        "1 when the configuration that was last read is in use, 0 when it was bad";
 }
 
 /// Upper bounds of the histograms' buckets, in seconds (contract §5): a local FETCH takes 0.2 ms, a bad one 30 s.

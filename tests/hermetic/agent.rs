@@ -29,10 +29,10 @@ use crate::{
 const EXIT: Duration = Duration::from_secs(5);
 
 /// The agent's own words may hold "canary", so all of it is looked for.
-const PASSWORD: &str = "canary-51d0";
+pub(crate) const PASSWORD: &str = "canary-51d0";
 
 /// A conversation in which the login is held back: no command but LOGOUT.
-const HELD: &str = "S: * OK [CAPABILITY IMAP4rev1] hi\nC: LOGOUT\nS: * BYE\nS: {tag} OK\n";
+pub(crate) const HELD: &str = "S: * OK [CAPABILITY IMAP4rev1] hi\nC: LOGOUT\nS: * BYE\nS: {tag} OK\n";
 
 /// The programs and servers of a test live on this; the test itself stays outside, where it can wait for a receiver.
 pub(crate) fn runtime() -> Runtime {
@@ -51,13 +51,17 @@ pub(crate) fn otlp(url: &str, protocol: &str) -> String {
     format!("[otlp]\nendpoint = \"{url}\"\nprotocol = \"{protocol}\"\n[metrics]\nexport_interval = \"500ms\"\n")
 }
 
+/// The configuration of an agent that logs in JSON.
+pub(crate) fn whole(config: &str) -> String {
+    // Many agents at once have one port between them, unless the test is about it.
+    let http = if config.contains("[http]") { "" } else { "[http]\nlisten = \"off\"\n" };
+    format!("[agent]\nlog_format = \"json\"\n{http}{config}")
+}
+
 /// Starts the agent. It logs in JSON.
 pub(crate) fn start(config: &str) -> Running {
     let program = Program::new(["agent", "--config", "imaptrace.toml"]).env("PROBE", PASSWORD);
-    // Many agents at once have one port between them, unless the test is about it.
-    let http = if config.contains("[http]") { "" } else { "[http]\nlisten = \"off\"\n" };
-    let config = format!("[agent]\nlog_format = \"json\"\n{http}{config}");
-    fs::write(program.home().join("imaptrace.toml"), config).unwrap();
+    fs::write(program.home().join("imaptrace.toml"), whole(config)).unwrap();
     program.start()
 }
 
@@ -73,7 +77,7 @@ pub(crate) async fn stop(agent: Running, signal: Signal) -> (Output, Vec<Value>)
 }
 
 /// The lines of a log whose message holds this.
-fn lines<'a>(log: &'a [Value], message: &str) -> Vec<&'a Value> {
+pub(crate) fn lines<'a>(log: &'a [Value], message: &str) -> Vec<&'a Value> {
     log.iter().filter(|line| line["message"].as_str().is_some_and(|text| text.contains(message))).collect()
 }
 
@@ -81,7 +85,7 @@ pub(crate) fn roots(inbox: &Inbox) -> Vec<Span> {
     inbox.spans().into_iter().filter(|span| span.name == "probe first-load").collect()
 }
 
-fn value(span: &Span, key: &str) -> String {
+pub(crate) fn value(span: &Span, key: &str) -> String {
     attribute(&span.attributes, key).unwrap_or_default()
 }
 

@@ -341,3 +341,25 @@ fn systemd_is_told_how_many_targets_fail_and_nothing_before_the_agent_is_up() {
     runtime.block_on(stop(agent, Signal::SIGTERM));
     assert!(!systemd.rest().iter().any(|told| told.contains("WATCHDOG")), "nobody asked for a watchdog");
 }
+
+#[test]
+fn systemd_hears_of_a_reload_and_of_its_end_whatever_became_of_it() {
+    let runtime = runtime();
+    let systemd = Systemd::new();
+    let (agent, home) = runtime.block_on(async {
+        let program = Program::new(["agent", "--config", "imaptrace.toml"]).env("PROBE", PASSWORD);
+        let home = program.home().to_owned();
+        let config = target("gone", loopback(1), "24h", "300ms");
+        fs::write(home.join("imaptrace.toml"), format!("[agent]\nlog_format = \"json\"\n{config}")).unwrap();
+        (program.env("NOTIFY_SOCKET", &systemd.path).start(), home)
+    });
+    assert_eq!(systemd.hears_of("READY=1"), "READY=1\nSTATUS=1 target, 0 failing");
+    let more = target("gone", loopback(1), "24h", "300ms") + &target("more", loopback(1), "24h", "300ms");
+    for (config, expected) in [("nothing = 1\n".to_owned(), "1 target"), (more, "2 targets")] {
+        fs::write(home.join("imaptrace.toml"), format!("[agent]\nlog_format = \"json\"\n{config}")).unwrap();
+        agent.signal(Signal::SIGHUP);
+        assert!(systemd.hears_of("RELOADING=1").starts_with("RELOADING=1\nMONOTONIC_USEC="));
+        assert_eq!(systemd.hears_of("READY=1"), format!("READY=1\nSTATUS={expected}, 0 failing"));
+    }
+    runtime.block_on(stop(agent, Signal::SIGTERM));
+}

@@ -16,3 +16,4 @@ mod itself;
 mod messages;
 mod metrics;
 mod otlp;
+mod reload;

@@ -95,7 +95,7 @@ impl Program {
         drop(tokio::spawn(async move { drop(stdin.write_all(&bytes).await) }));
         let stdout = Stream::follow(child.stdout.take().unwrap());
         let stderr = Stream::follow(child.stderr.take().unwrap());
-        Running { child, stdout, stderr, deadline: self.deadline, _home: self.home }
+        Running { child, stdout, stderr, deadline: self.deadline, home: self.home }
     }
 }
 
@@ -105,10 +105,15 @@ pub struct Running {
     stdout: Stream,
     stderr: Stream,
     deadline: Duration,
-    _home: tempfile::TempDir,
+    home: tempfile::TempDir,
 }
 
 impl Running {
+    /// Its home and working directory.
+    pub fn home(&self) -> &Path {
+        self.home.path()
+    }
+
     /// The next line of standard output that holds `text`; those before it are passed over.
     pub async fn stdout_line(&mut self, text: &str) -> String {
         Self::line(&mut self.stdout, &self.stderr, self.deadline, text).await

@@ -22,11 +22,12 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::SystemTime,
 };
 
 use opentelemetry::{
     KeyValue,
-    metrics::{Counter, Histogram, Meter, UpDownCounter},
+    metrics::{Counter, Gauge, Histogram, Meter, UpDownCounter},
 };
 use opentelemetry_sdk::{
     Resource,
@@ -37,7 +38,7 @@ pub use self::fleet::Subject;
 use self::{
     fleet::{Fleet, Who},
     series::{Key, Measured, measure},
-    shard::{Making, Source, counter, histogram, up_down_counter},
+    shard::{Making, Source, counter, gauge, histogram, int_gauge, up_down_counter},
 };
 use super::names::{self, DropReason, SkipReason};
 use crate::record::{Run, Seconds};
@@ -84,6 +85,8 @@ struct Own {
     dropped: Counter<u64>,
     delivery: Histogram<f64>,
     overflow: Counter<u64>,
+    reload_time: Gauge<f64>,
+    reload_success: Gauge<u64>,
 }
 
 /// Series that go in one message, of less than 4 MiB.
@@ -229,6 +232,13 @@ impl Metrics {
     pub fn delivery_duration(&self, took: Seconds) {
         self.0.own.delivery.record(took.as_f64(), &[]);
     }
+
+    /// The configuration was read, at the start or again, and is in use or was bad.
+    pub fn reloaded(&self, success: bool, at: SystemTime) {
+        let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.0.own.reload_time.record(since.as_secs_f64(), &[]);
+        self.0.own.reload_success.record(success.into(), &[]);
+    }
 }
 
 impl fmt::Debug for Metrics {
@@ -260,6 +270,8 @@ impl Own {
             dropped: counter(meter, names::DELIVERY_DROPPED),
             delivery: histogram(meter, names::DELIVERY_DURATION),
             overflow: counter(meter, names::METRICS_OVERFLOW),
+            reload_time: gauge(meter, names::CONFIG_LAST_RELOAD_TIME),
+            reload_success: int_gauge(meter, names::CONFIG_LAST_RELOAD_SUCCESS),
         }
     }
 }

@@ -278,10 +278,10 @@ pub(super) fn up_down_counter(meter: &Meter, metric: Metric) -> UpDownCounter<i6
     meter.i64_up_down_counter(metric.name).with_unit(metric.unit).with_description(metric.description).build()
 }
 
-fn gauge(meter: &Meter, metric: Metric) -> Gauge<f64> {
+pub(super) fn gauge(meter: &Meter, metric: Metric) -> Gauge<f64> {
     meter.f64_gauge(metric.name).with_unit(metric.unit).with_description(metric.description).build()
 }
 
-fn int_gauge(meter: &Meter, metric: Metric) -> Gauge<u64> {
+pub(super) fn int_gauge(meter: &Meter, metric: Metric) -> Gauge<u64> {
     meter.u64_gauge(metric.name).with_unit(metric.unit).with_description(metric.description).build()
 }

@@ -1,0 +1,278 @@
+//! Reads the configuration again on SIGHUP and when one of its files changes, and goes over to it if nothing is wrong.
+//!
+//! What is wrong with it is `config`'s to say; what a target keeps is `fleet`'s. A bad configuration changes nothing.
+//! Runs beside the schedule for as long as the agent does.
+
+use std::{collections::HashSet, ffi::OsString, future::pending, path::PathBuf, sync::Arc, time::Duration};
+
+use tokio::{signal::unix::Signal, task::spawn_blocking, time::sleep};
+use tracing::{error, info, warn};
+
+use super::{
+    fleet::{Difference, Fleet, Stamp, Work, tls_files},
+    shared::{Settings, Shared},
+    wiring,
+};
+use crate::{
+    clock,
+    config::{self, Config, Sources},
+    plan::Target,
+    probe::Prober,
+    schedule::Schedule,
+    telemetry::Subject,
+};
+
+/// From one look at the files to the next.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What goes on, and what it came from.
+pub(super) struct Reload {
+    /// Where it is read from again, and the signal to do so; none: never.
+    pub(super) origin: Option<(Sources, Signal)>,
+    /// What its files looked like before it was read.
+    pub(super) seen: Look,
+    pub(super) child_env: Vec<(OsString, Option<OsString>)>,
+    pub(super) config: Config,
+    pub(super) fleet: Arc<Fleet>,
+}
+
+/// What files looked like.
+pub(super) type Look = Vec<(PathBuf, Option<Stamp>)>;
+
+/// A configuration that cannot be used.
+struct Refused {
+    /// All that is wrong.
+    problems: Vec<String>,
+    /// Where it may be mended.
+    files: Vec<PathBuf>,
+}
+
+/// Why it is read again.
+#[derive(Debug, Clone, Copy)]
+enum Why {
+    Signal,
+    File,
+}
+
+impl Reload {
+    /// Follows the configuration for as long as it is polled.
+    pub(super) async fn follow(mut self, schedule: &Schedule<Work>, shared: &Shared) {
+        let Some((sources, mut hangup)) = self.origin.take() else { return pending().await };
+        let mut used = std::mem::take(&mut self.seen);
+        // What a bad configuration was read from is followed too: there it will be mended.
+        let mut files = watched(&self.config.watched, &self.config.targets);
+        let mut last = used.clone();
+        loop {
+            let why = tokio::select! {
+                biased;
+                () = hung_up(&mut hangup) => Why::Signal,
+                () = sleep(LOOK) => Why::File,
+            };
+            let now = look(files.clone()).await;
+            // A file that is still being written changes from one look to the next.
+            let settled = now != used && now == last;
+            last.clone_from(&now);
+            if matches!(why, Why::Signal) || settled {
+                files = self.reload(why, &sources, schedule, shared).await;
+                // It may name other files now; those of before are known as they were before they were read.
+                let named = look(files.clone()).await;
+                let known = |path: &PathBuf| now.iter().find(|(known, _)| known == path).map(|(_, stamp)| *stamp);
+                used = named.into_iter().map(|(path, new)| (known(&path).unwrap_or(new), path)).map(swap).collect();
+            }
+        }
+    }
+
+    /// Returns the files to follow from now on.
+    async fn reload(
+        &mut self,
+        why: Why,
+        sources: &Sources,
+        schedule: &Schedule<Work>,
+        shared: &Shared,
+    ) -> Vec<PathBuf> {
+        let why = match why {
+            Why::Signal => "SIGHUP",
+            Why::File => "a file has changed",
+        };
+        let (sources, fleet) = (sources.clone(), self.fleet.clone());
+        shared.itself.reloading();
+        let read = spawn_blocking(move || {
+            let config = config::load(&sources).map_err(|problems| Refused {
+                problems: problems
+                    .errors
+                    .iter()
+                    .map(|problem| problem.to_string().replace("\n  help: ", "; "))
+                    .collect(),
+                files: problems.watched,
+            })?;
+            let (fleet, difference) = fleet.next(&config.targets).map_err(|error| Refused {
+                problems: vec![error.to_string()],
+                files: watched(&config.watched, &config.targets),
+            })?;
+            Ok((config, fleet, difference))
+        });
+        let read = read.await.unwrap_or_else(|error| {
+            Err(Refused { problems: vec![format!("a fault in imaptrace: {error}")], files: Vec::new() })
+        });
+        shared.metrics.reloaded(read.is_ok(), clock::wall());
+        let mut files = Vec::new();
+        match read {
+            Ok((config, fleet, difference)) => self.go_over(why, config, fleet, difference, schedule, shared),
+            Err(refused) => {
+                for problem in &refused.problems {
+                    error!("{problem}");
+                }
+                let count = refused.problems.len();
+                shared.itself.reloaded(Err(count.try_into().unwrap_or(u64::MAX)));
+                error!(
+                    why,
+                    problems = count,
+                    "the new configuration is not used: the agent goes on with the one before"
+                );
+                files = refused.files;
+            }
+        }
+        files.extend(self.config.watched.iter().cloned());
+        watched(&files, &self.config.targets)
+    }
+
+    fn go_over(
+        &mut self,
+        why: &str,
+        config: Config,
+        fleet: Fleet,
+        difference: Difference,
+        schedule: &Schedule<Work>,
+        shared: &Shared,
+    ) {
+        for warning in config.warnings.iter().filter(|warning| !self.config.warnings.contains(warning)) {
+            warn!("{}", warning.to_string().replace("\n  help: ", "; "));
+        }
+        let waiting = need_restart(&self.config, &config);
+        if !waiting.is_empty() {
+            warn!(
+                keys = waiting.join(" "),
+                "these have changed too, and take effect only when the agent is started again"
+            );
+        }
+        let prober = if config.dns == self.config.dns {
+            shared.settings().prober.clone()
+        } else {
+            Arc::new(Prober::new(config.dns.clone(), self.child_env.clone()))
+        };
+        *shared.settings() = Settings { prober, closed: wiring::closed(&config) };
+        shared.itself.reloaded(Ok(&config));
+        schedule.apply(fleet.slots(), wiring::run_limits(&config));
+        let known = Known::of(&config, &self.config.metrics);
+        shared.metrics.retain(move |series| known.has(series));
+        let Difference { added, changed, removed, unchanged } = difference;
+        info!(why, added, changed, removed, unchanged, "the configuration was read again: these are the targets");
+        // What needs a restart stays as it was started with, so that it is told again as long as it differs.
+        let (agent, otlp, metrics, resource) = (
+            self.config.agent.clone(),
+            self.config.otlp.clone(),
+            self.config.metrics.clone(),
+            self.config.resource.clone(),
+        );
+        let (latency, state, http) = (self.config.latency.clone(), self.config.state.clone(), self.config.http);
+        self.config = Config { agent, otlp, metrics, latency, state, http, resource, ..config };
+        self.fleet = Arc::new(fleet);
+    }
+}
+
+/// Whose series go on: name, alias, and the labels that metrics bear. Names and labels are as at the start: [metrics] is not
+/// followed.
+struct Known(HashSet<(String, String, Labels)>);
+
+type Labels = Vec<(String, String)>;
+
+impl Known {
+    fn of(config: &Config, metrics: &config::Metrics) -> Self {
+        let accounts = config.targets.iter().flat_map(|target| {
+            let labels = target.labels.iter().filter(|(key, _)| metrics.labels.contains(*key));
+            let labels: Vec<_> = labels.map(|(key, value)| (key.clone(), value.clone())).collect();
+            let name = target.series_name(metrics.per).to_owned();
+            target.accounts.iter().map(move |account| (name.clone(), account.alias.clone(), labels.clone()))
+        });
+        Self(accounts.collect())
+    }
+
+    fn has(&self, series: &Subject<'_>) -> bool {
+        let labels = series.labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        self.0.contains(&(series.target.to_owned(), series.account.to_owned(), labels))
+    }
+}
+
+/// The tables whose changes a running agent cannot follow.
+fn need_restart(old: &Config, new: &Config) -> Vec<&'static str> {
+    // How times are taken is a matter of each target, and followed.
+    let timing = new.latency.timing;
+    let latency = config::Latency { timing, ..old.latency.clone() } == new.latency;
+    let same = [
+        ("[agent]", old.agent == new.agent),
+        ("[otlp]", old.otlp == new.otlp),
+        ("[metrics]", old.metrics == new.metrics),
+        ("[latency]", latency),
+        ("[state]", old.state == new.state),
+        ("[http]", old.http == new.http),
+    ];
+    same.into_iter().filter(|(_, same)| !same).map(|(table, _)| table).collect()
+}
+
+/// The files whose changes are followed: those that a configuration was read from, and those of its targets.
+pub(super) fn watched(read: &[PathBuf], targets: &[Target]) -> Vec<PathBuf> {
+    let mut files: Vec<_> = read.iter().chain(targets.iter().flat_map(tls_files)).cloned().collect();
+    files.sort();
+    files.dedup();
+    files
+}
+
+/// Looks at files where waiting for a disk delays no probe.
+pub(super) async fn look(files: Vec<PathBuf>) -> Look {
+    let look = spawn_blocking(|| files.into_iter().map(|path| (Stamp::of(&path), path)).map(swap).collect());
+    look.await.unwrap_or_default()
+}
+
+fn swap((stamp, path): (Option<Stamp>, PathBuf)) -> (PathBuf, Option<Stamp>) {
+    (path, stamp)
+}
+
+async fn hung_up(hangup: &mut Signal) {
+    // None is the end of all signals.
+    if hangup.recv().await.is_none() {
+        pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Config {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("imaptrace.toml");
+        let target = "[[targets]]\nname = \"a\"\nurl = \"imaps://a\"\nuser = \"me\"\npassword = { env = \"X\" }\n";
+        std::fs::write(&file, format!("{text}\n{target}")).unwrap();
+        config::load(&Sources { file: Some(file), ..Sources::default() }).unwrap()
+    }
+
+    #[test]
+    fn what_a_running_agent_cannot_follow_is_named_and_nothing_else_is() {
+        let plain = load("");
+        for (text, named) in [
+            ("[agent]\nlog_level = \"debug\"", "[agent]"),
+            ("[otlp]\nendpoint = \"http://localhost:4317\"", "[otlp]"),
+            ("[metrics]\nhistogram = \"exponential\"", "[metrics]"),
+            ("[latency]\nslow_ratio = 5.0", "[latency]"),
+            ("[state]\ndir = \"/tmp\"", "[state]"),
+            ("[http]\nlisten = \"off\"", "[http]"),
+            ("[latency]\nquickack = false", ""),
+            ("[limits]\nruns_in_flight = 9", ""),
+            ("[[windows]]\nname = \"night\"\nto = \"04:00\"", ""),
+            ("[dns]\ncache = true", ""),
+            ("[defaults]\ninterval = \"2m\"", ""),
+        ] {
+            assert_eq!(need_restart(&plain, &load(text)).join(" "), named, "{text}");
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! What all runs of the agent share, and the way of one of them: back-off, run, verdict, log, metrics, delivery.
+//!
+//! Decides nothing about when: `schedule` does, and calls here.
+
+use std::{
+    future::Future,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use tracing::{error, warn};
+
+use super::{
+    families,
+    fleet::Work,
+    memory::Memory,
+    once::once,
+    status::Itself,
+    tell::{tell, tell_of_few, tell_of_slow},
+};
+use crate::{
+    clock,
+    delivery::Delivery,
+    net::Family,
+    plan::{Per, Target},
+    probe::{Cancel, Job, Prober},
+    schedule::{Lost, Runner, Skip},
+    telemetry::{Metrics, names::SkipReason},
+};
+
+/// Whether a target is in a maintenance window at a time.
+pub(super) type Closed = Arc<dyn Fn(&Target, SystemTime) -> bool + Send + Sync>;
+
+/// What a reload can replace for all runs that begin after it.
+#[derive(Clone)]
+pub(super) struct Settings {
+    pub(super) prober: Arc<Prober>,
+    pub(super) closed: Closed,
+}
+
+/// What all runs share.
+pub(super) struct Shared {
+    pub(super) settings: Mutex<Settings>,
+    pub(super) metrics: Metrics,
+    pub(super) memory: Arc<Memory>,
+    pub(super) itself: Itself,
+    pub(super) per: Per,
+    /// Taken at the end.
+    pub(super) delivery: Mutex<Option<Delivery>>,
+    pub(super) cancel: Cancel,
+}
+
+impl Shared {
+    pub(super) fn delivery(&self) -> MutexGuard<'_, Option<Delivery>> {
+        self.delivery.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn settings(&self) -> MutexGuard<'_, Settings> {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn run_all(&self, work: &Work, lag: Duration) {
+        for (number, family) in families(work.target.target()).iter().enumerate() {
+            if *self.cancel.borrow() {
+                return;
+            }
+            // Only the first was due; the second starts when the first has ended.
+            self.run_over(*family, work, (number == 0).then_some(lag)).await;
+        }
+    }
+
+    async fn run_over(&self, family: Family, work: &Work, start_lag: Option<Duration>) {
+        let target = &*work.target;
+        let Some(account) = target.target().accounts.get(work.account) else { return };
+        let prober = self.settings().prober.clone();
+        let mut stopping = self.cancel.clone();
+        // A password command may take its time; the exit does not wait for it.
+        let secret = tokio::select! {
+            biased;
+            _ = stopping.wait_for(|stop| *stop) => return,
+            secret = prober.secret(account) => secret,
+        };
+        let hold_login = work.history().backoff.hold(&account.user, secret.as_ref().ok().cloned());
+        let active = (Active::new(&self.metrics), self.itself.under_way());
+        let mut run = once(&prober, &target.target().journey, None, self.cancel.clone(), |ids| Job {
+            target,
+            account,
+            family,
+            ids,
+            start_lag,
+            secret,
+            hold_login,
+        })
+        .await;
+        drop(active);
+        self.memory.judge(&mut run);
+        let mut history = work.history();
+        history.backoff.learn(&run, target.target().interval);
+        let failing = tell(&run, history.failing.contains(&family));
+        history.failing.retain(|known| *known != family);
+        history.failing.extend(failing.then_some(family));
+        let slow = tell_of_slow(&run, history.slow.contains(&family));
+        history.slow.retain(|known| *known != family);
+        history.slow.extend(slow.then_some(family));
+        if !history.told_of_few {
+            history.told_of_few = tell_of_few(&run);
+        }
+        drop(history);
+        self.metrics.record_as(target.target().series_name(self.per), &run);
+        self.itself.record(&run);
+        match &*self.delivery() {
+            Some(delivery) => delivery.deliver(run),
+            None => {
+                warn!(target = run.target, trace_id = %run.trace_id, "a run ended too late for the exit and is not delivered");
+            }
+        }
+    }
+}
+
+/// The schedule's hands.
+pub(super) struct Hands(pub(super) Arc<Shared>);
+
+impl Runner for Hands {
+    type Work = Work;
+
+    fn run(&self, work: Arc<Work>, lag: Duration) -> impl Future<Output = ()> + Send + 'static {
+        let shared = self.0.clone();
+        async move { shared.run_all(&work, lag).await }
+    }
+
+    fn is_closed(&self, work: &Work) -> bool {
+        (self.0.settings().closed)(work.target.target(), clock::wall())
+    }
+
+    fn skipped(&self, work: &Work, why: Skip, count: u64) {
+        let (target, account) = (work.target.target(), work.alias());
+        let reason = match why {
+            Skip::Running => SkipReason::Running,
+            Skip::Limit => SkipReason::Limit,
+            Skip::Window => SkipReason::Window,
+            Skip::Overload => SkipReason::Overload,
+        };
+        if why == Skip::Window {
+            tracing::debug!(
+                target = target.name,
+                account,
+                count,
+                "a run was due in a maintenance window and is skipped"
+            );
+        } else {
+            warn!(target = target.name, account, reason = reason.as_str(), count, "a run was due and is skipped");
+        }
+        self.0.itself.skipped(&target.name, account, reason.as_str(), count);
+        for _ in 0..count {
+            self.0.metrics.skipped(
+                reason,
+                target.series_name(self.0.per),
+                account,
+                target.journey.name(),
+                &target.labels,
+            );
+        }
+    }
+
+    fn lost(&self, work: &Work, how: Lost) {
+        let (target, account) = (work.target.target().name.as_str(), work.alias());
+        let what = match how {
+            Lost::Panicked => "a fault in imaptrace ended a run, which is lost: please report it",
+            Lost::Overstayed => "a run hangs and is given up, it is lost: please report it",
+        };
+        error!(target, account, "{what}");
+    }
+}
+
+/// A run under way, for as long as this lives, a panic included.
+struct Active<'a>(&'a Metrics);
+
+impl<'a> Active<'a> {
+    fn new(metrics: &'a Metrics) -> Self {
+        metrics.active(1);
+        Self(metrics)
+    }
+}
+
+impl Drop for Active<'_> {
+    fn drop(&mut self) {
+        self.0.active(-1);
+    }
+}

@@ -1,0 +1,140 @@
+//! No coordinated omission, by random plans, run times, limits, reloads and pauses of the process: each planned start is
+//! a run or counted as skipped, and nothing happens that the limits forbid.
+
+use std::{
+    collections::HashMap,
+    num::NonZeroU32,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use proptest::prelude::*;
+
+use super::{
+    Limits, Slot,
+    book::{Act, Book},
+    grid,
+};
+use crate::clock;
+
+const MS: Duration = Duration::from_millis(1);
+
+/// What is done to a book.
+#[derive(Debug, Clone)]
+enum Event {
+    /// So many milliseconds pass unseen.
+    Wait(u64),
+    /// The oldest run ends, or the one after it.
+    End(usize),
+    /// These slots: number, interval in 100 ms, whether its work is new.
+    Apply(Vec<(u8, u64, bool)>, Limits),
+}
+
+fn limits() -> impl Strategy<Value = Limits> {
+    let per_second = || proptest::option::of((1u32..20).prop_map(|limit| NonZeroU32::new(limit).unwrap()));
+    (1usize..6, 1usize..4, per_second(), per_second(), 0u64..2000).prop_map(|(all, one, fast, fast_one, wait)| Limits {
+        in_flight: all,
+        in_flight_per_server: one,
+        logins_per_second: fast,
+        logins_per_second_per_server: fast_one,
+        wait: MS * u32::try_from(wait).unwrap(),
+    })
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let slots = proptest::collection::vec((0u8..8, 1u64..30, any::<bool>()), 0..8);
+    prop_oneof![
+        6 => (1u64..400).prop_map(Event::Wait),
+        1 => (400u64..9000).prop_map(Event::Wait),
+        4 => (0usize..2).prop_map(Event::End),
+        1 => (slots, limits()).prop_map(|(slots, limits)| Event::Apply(slots, limits)),
+    ]
+}
+
+/// What a slot ought to have had.
+struct Model {
+    interval: Duration,
+    work: Arc<String>,
+    next: Instant,
+}
+
+proptest! {
+    #[test]
+    fn each_planned_start_is_a_run_or_counted_as_skipped(events in proptest::collection::vec(event(), 1..120)) {
+        let origin = clock::now();
+        let mut now = origin;
+        let mut limits = Limits::default();
+        let mut book = Book::new(origin, limits);
+        let mut model: HashMap<String, Model> = HashMap::new();
+        let mut planned: HashMap<String, u64> = HashMap::new();
+        let mut happened: HashMap<String, u64> = HashMap::new();
+        let mut running: Vec<(u64, String)> = Vec::new();
+        let mut take = |acts: Vec<Act<String>>, running: &mut Vec<(u64, String)>, limits: &Limits| {
+            for act in acts {
+                match act {
+                    Act::Start { run, work, lag } => {
+                        *happened.entry((*work).clone()).or_default() += 1;
+                        assert!(running.iter().all(|(_, name)| *name != *work), "{work} overlaps");
+                        // A reload may have set lower limits than what is under way already.
+                        assert!(running.len() < limits.in_flight, "one too many");
+                        let server = work.as_bytes()[0] % 2;
+                        let beside = running.iter().filter(|(_, name)| name.as_bytes()[0] % 2 == server).count();
+                        assert!(beside < limits.in_flight_per_server, "one too many on a server");
+                        assert!(lag < 30 * 100 * MS);
+                        running.push((run, (*work).clone()));
+                    }
+                    Act::Skip { work, count, .. } => *happened.entry((*work).clone()).or_default() += count,
+                    Act::GiveUp { .. } => panic!("nobody's patience is over"),
+                }
+            }
+        };
+        for event in events {
+            match event {
+                Event::Wait(time) => now += MS * u32::try_from(time).unwrap(),
+                Event::End(which) if which < running.len() => book.ended(running.remove(which).0),
+                Event::End(_) => {}
+                Event::Apply(slots, new) => {
+                    take(book.poll(now, |_| false), &mut running, &limits);
+                    count(&mut model, &mut planned, now);
+                    limits = new;
+                    let mut wanted = HashMap::new();
+                    for (number, tenths, fresh) in slots {
+                        let (name, interval) = (number.to_string(), 100 * MS * u32::try_from(tenths).unwrap());
+                        let old = model.remove(&name).or_else(|| wanted.remove(&name));
+                        let work = old.as_ref().filter(|_| !fresh).map(|old| old.work.clone());
+                        let next = old.filter(|old| old.interval == interval).map(|old| old.next);
+                        let next = next.unwrap_or_else(|| grid::Grid::new(origin).after(now, &name, interval));
+                        let work = work.unwrap_or_else(|| Arc::new(name.clone()));
+                        wanted.insert(name, Model { interval, work, next });
+                    }
+                    model = wanted;
+                    let slots = model.iter().map(|(name, model)| Slot {
+                        name: name.as_str().into(),
+                        server: (name.as_bytes()[0] % 2).to_string().into(),
+                        interval: model.interval,
+                        patience: Duration::from_secs(1 << 20),
+                        logins: 1,
+                        work: model.work.clone(),
+                    });
+                    take(book.apply(slots.collect(), limits, now), &mut running, &limits);
+                }
+            }
+            take(book.poll(now, |_| false), &mut running, &limits);
+            count(&mut model, &mut planned, now);
+            // Nothing is forgotten: whatever is to happen next without an event has a time.
+            prop_assert!(model.is_empty() || book.next(now).is_some_and(|next| next > now));
+        }
+        take(book.stop(), &mut running, &limits);
+        prop_assert_eq!(planned, happened);
+    }
+}
+
+/// Planned starts up to now.
+fn count(model: &mut HashMap<String, Model>, planned: &mut HashMap<String, u64>, now: Instant) {
+    for (name, slot) in model {
+        while slot.next <= now {
+            slot.next += slot.interval;
+            *planned.entry(name.clone()).or_default() += 1;
+        }
+    }
+}
