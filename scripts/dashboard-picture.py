@@ -3,7 +3,7 @@
 
 This is no Grafana: it reads deploy/grafana/dashboards/imaptrace.json, asks each query of a running Prometheus for the last
 MINUTES (20), draws the answers as plainly as it can, and has a headless Chromium take the picture. For a look at the
-dashboard where Grafana is not to be had, and for docs/images/dashboard.png. Debian: python3 and chromium.
+dashboard where Grafana is not to be had, and for docs/images/dashboard.png. Debian: python3, chromium, pngquant.
 """
 
 import html
@@ -258,6 +258,7 @@ def main():
         root = ["--no-sandbox"] if os.geteuid() == 0 else []
         picture = [f"--screenshot={out}", f"--window-size={WIDTH},{height}", "--hide-scrollbars", f"--user-data-dir={folder}/profile"]
         subprocess.run(["chromium", "--headless", "--disable-gpu", *root, *quiet, *picture, file.as_uri()], check=True, capture_output=True, timeout=60)
+    subprocess.run(["pngquant", "--force", "--output", str(out), "64", str(out)], check=True)
     print(f"{out}: {out.stat().st_size} bytes")
 
 
