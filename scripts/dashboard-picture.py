@@ -96,6 +96,7 @@ class Plot:
         self.parts.append(f'<text x="{x:.0f}" y="{y:.0f}" text-anchor="{anchor}">{html.escape(text)}</text>')
 
     def box(self, x, y, width, height, fill):
+        width, x = x + width - max(x, self.left), max(x, self.left)
         self.parts.append(f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" fill="{fill}"/>')
 
     def done(self):
@@ -109,6 +110,8 @@ def lines(panel, answers, width, height, span):
     for target, result in answers:
         for series in result:
             points = [(float(t), number(v)) for t, v in series["values"]]
+            if all(value is None for _, value in points):
+                continue
             if stacked:
                 under = [below.get(t, 0) for t, _ in points]
                 below.update({t: low + (v or 0) for (t, v), low in zip(points, under)})
