@@ -3,7 +3,7 @@
 
 This is no Grafana: it reads deploy/grafana/dashboards/imaptrace.json, asks each query of a running Prometheus for the last
 MINUTES (20), draws the answers as plainly as it can, and has a headless Chromium take the picture. For a look at the
-dashboard where Grafana is not to be had, and for docs/images/dashboard.png. Debian: python3 and chromium.
+dashboard where Grafana is not to be had, and for docs/images/dashboard.png. Debian: python3, chromium, pngquant.
 """
 
 import html
@@ -96,6 +96,7 @@ class Plot:
         self.parts.append(f'<text x="{x:.0f}" y="{y:.0f}" text-anchor="{anchor}">{html.escape(text)}</text>')
 
     def box(self, x, y, width, height, fill):
+        width, x = x + width - max(x, self.left), max(x, self.left)
         self.parts.append(f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" fill="{fill}"/>')
 
     def done(self):
@@ -109,6 +110,8 @@ def lines(panel, answers, width, height, span):
     for target, result in answers:
         for series in result:
             points = [(float(t), number(v)) for t, v in series["values"]]
+            if all(value is None for _, value in points):
+                continue
             if stacked:
                 under = [below.get(t, 0) for t, _ in points]
                 below.update({t: low + (v or 0) for (t, v), low in zip(points, under)})
@@ -258,6 +261,7 @@ def main():
         root = ["--no-sandbox"] if os.geteuid() == 0 else []
         picture = [f"--screenshot={out}", f"--window-size={WIDTH},{height}", "--hide-scrollbars", f"--user-data-dir={folder}/profile"]
         subprocess.run(["chromium", "--headless", "--disable-gpu", *root, *quiet, *picture, file.as_uri()], check=True, capture_output=True, timeout=60)
+    subprocess.run(["pngquant", "--force", "--output", str(out), "64", str(out)], check=True)
     print(f"{out}: {out.stat().st_size} bytes")
 
 

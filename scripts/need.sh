@@ -12,7 +12,7 @@ check=(shellcheck)
 test=(docker-compose iproute2 systemd)
 cost=(python3 prometheus-blackbox-exporter)
 truth=(tcpdump tshark)
-picture=(python3 chromium)
+picture=(python3 chromium pngquant)
 
 # Is what the package is wanted for there?
 there() {

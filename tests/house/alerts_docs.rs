@@ -7,8 +7,8 @@ use serde_json::Value;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// Comes with the reload of the configuration; to be taken away when `names` has it.
-const COMING: &[&str] = &["imaptrace_config_last_reload_success"];
+/// Come with the reload of the configuration, and with metrics in shards; to be taken away when `names` has them.
+const COMING: &[&str] = &["imaptrace_config_last_reload_success", "imaptrace_metrics_overflow_total"];
 
 fn read(path: &str) -> String {
     std::fs::read_to_string(format!("{ROOT}/{path}")).unwrap_or_else(|error| panic!("{path}: {error}"))
