@@ -25,10 +25,8 @@ use crate::clock;
 
 /// It goes round at least this often.
 const BEAT: Duration = Duration::from_secs(1);
-/// A round that comes later than this was not on time.
-const LATE: Duration = Duration::from_secs(1);
 
-/// When the schedule last went round on time. Cheap to clone and to ask, from any thread.
+/// When the schedule last went round. Cheap to clone and to ask, from any thread.
 #[derive(Debug, Clone)]
 pub struct Pulse {
     origin: Instant,
@@ -41,7 +39,7 @@ impl Pulse {
         Self { origin, last: Arc::default() }
     }
 
-    /// How long ago that was. Much more than a second says that the schedule hangs, or that it is starved.
+    /// How long ago that was. Much more than a second says that the schedule hangs.
     pub fn age(&self) -> Duration {
         let last = self.origin + Duration::from_millis(self.last.load(Ordering::Relaxed));
         clock::now().saturating_duration_since(last)
@@ -87,15 +85,13 @@ impl<R: Runner> Keeper<R> {
     /// Keeps going until it is to stop, and comes back when every run that was started has ended.
     pub(super) async fn keep(mut self, mut orders: UnboundedReceiver<Order<R::Work>>) {
         let mut stopping = false;
-        let mut due = clock::now();
         while !stopping || self.book.running() > 0 {
             let now = clock::now();
-            if now.saturating_duration_since(due) <= LATE {
-                self.pulse.beat(now);
-            }
+            // A round that is late is a round: an agent with too much to do is not to be started anew over it.
+            self.pulse.beat(now);
             self.turn(now);
             let beat = now + BEAT;
-            due = self.book.next(now).map_or(beat, |next| next.min(beat)).max(now);
+            let due = self.book.next(now).map_or(beat, |next| next.min(beat)).max(now);
             tokio::select! {
                 biased;
                 order = orders.recv(), if !stopping => match order {

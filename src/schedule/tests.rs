@@ -327,14 +327,13 @@ async fn it_stops_when_all_runs_have_ended_or_its_time_is_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_pulse_tells_a_schedule_that_hangs_or_is_starved() {
+async fn the_pulse_tells_a_schedule_that_hangs_and_not_one_that_is_late() {
     let (schedule, _) = schedule();
     let pulse = schedule.pulse();
     sleep(90 * SECOND).await;
     assert!(pulse.age() <= SECOND, "{:?}", pulse.age());
     tokio::time::advance(30 * SECOND).await;
-    assert!(pulse.age() >= 30 * SECOND);
-    sleep(SECOND * 3).await;
+    sleep(SECOND).await;
     assert!(pulse.age() <= SECOND, "{:?}", pulse.age());
     schedule.keeping.abort();
     sleep(30 * SECOND).await;
