@@ -96,10 +96,6 @@ fn queries(backends: &Backends) {
     for panel in dashboard["panels"].as_array().unwrap() {
         for target in panel["targets"].as_array().into_iter().flatten() {
             let query = substituted(target["expr"].as_str().unwrap());
-            // Comes with the reload of the configuration.
-            if query.contains("imaptrace_config_last_reload") {
-                continue;
-            }
             asked += 1;
             if target["exemplar"] == true {
                 backends.prometheus_exemplars(&query);
