@@ -23,7 +23,7 @@ use self::{backoff::Backoff, memory::Memory};
 use crate::{
     clock,
     config::Config,
-    delivery::{Delivery, StartError},
+    delivery::{Delivery, HeldError, StartError, StateDir},
     latency,
     net::{Family, TlsContextError},
     plan::{AddressChoice, Journey, Target},
@@ -51,6 +51,9 @@ pub enum AgentError {
     /// Delivery cannot start.
     #[error(transparent)]
     Delivery(#[from] StartError),
+    /// Another agent keeps its state in the same place.
+    #[error(transparent)]
+    State(#[from] HeldError),
     /// The system gives no signals.
     #[error("cannot listen for signals: {0}")]
     Signal(#[from] std::io::Error),
@@ -123,7 +126,9 @@ pub async fn until(
     config: Config,
     child_env: Vec<(OsString, Option<OsString>)>,
 ) -> Result<(), AgentError> {
-    let delivery = wiring::delivery(&config, &child_env).await?;
+    // Held before anything in it is read.
+    let state = config.state_dir.as_deref().map(StateDir::open).transpose()?;
+    let delivery = wiring::delivery(&config, state, &child_env).await?;
     let slots = slots(&config)?;
     info!(targets = config.targets.len(), slots = slots.len(), version = env!("CARGO_PKG_VERSION"), "imaptrace is up");
     let exports = config.otlp.traces.is_some() || config.otlp.metrics.is_some();

@@ -5,15 +5,19 @@ use std::ffi::OsString;
 use super::{AgentError, memory::Memory};
 use crate::{
     config::{Compression, Config, Exporter, Histogram, Protocol},
-    delivery::{self, Delivery, Header, Signal},
+    delivery::{self, Delivery, Header, Signal, StateDir},
     latency,
     telemetry::{MetricsSettings, ResourceSettings},
 };
 
-/// Starts delivery as the configuration says.
-pub async fn delivery(config: &Config, child_env: &[(OsString, Option<OsString>)]) -> Result<Delivery, AgentError> {
+/// Starts delivery as the configuration says; what waits is kept in the folder for state, if there is one.
+pub async fn delivery(
+    config: &Config,
+    state: Option<StateDir>,
+    child_env: &[(OsString, Option<OsString>)],
+) -> Result<Delivery, AgentError> {
     let mut settings =
-        delivery::Settings { metric_interval: config.metrics.export_interval, ..delivery::Settings::default() };
+        delivery::Settings { metric_interval: config.metrics.export_interval, state, ..delivery::Settings::default() };
     if let Some(exporter) = &config.otlp.traces {
         settings.traces = Some(signal(exporter, child_env).await?);
     }
