@@ -139,6 +139,8 @@ impl Delivery {
     pub async fn shutdown(mut self, deadline: Duration) -> Report {
         self.desk.close_at(clock::now() + deadline.saturating_sub(MARGIN));
         let report = self.finish(deadline).await;
+        // A disk that hangs is given up with all else.
+        let _closed = tokio::time::timeout(MARGIN / 2, self.queue.close()).await.is_ok();
         self.stop();
         report
     }

@@ -401,10 +401,7 @@ impl Queue {
         if self.has_disk() {
             let writing = self.on_disk(|queue, spool| {
                 queue.0.state.send_modify(State::resettle);
-                let written = queue.write_and_tell(spool).is_ok();
-                spool.close();
-                queue.0.state.send_modify(|state| state.stored = spool.figures());
-                written
+                queue.write_and_tell(spool).is_ok()
             });
             let _in_time = timeout(last_write, writing).await.is_ok();
         }
@@ -420,6 +417,11 @@ impl Queue {
             metrics_delivered: false,
             reason: state.failure.clone().or_else(|| (!in_time).then(late)),
         }
+    }
+
+    /// Lets go of the folder for state. Nothing is written any more.
+    pub(super) async fn close(&self) {
+        self.on_disk(|_, spool| spool.close()).await.unwrap_or_default();
     }
 
     /// How it stands.
@@ -445,15 +447,23 @@ impl Queue {
 
     // === The disk ===
 
-    /// Does something on a thread where waiting for a disk holds nobody up.
+    /// Does something on a thread where waiting for a disk holds nobody up. Never comes back once the folder was let go:
+    /// whoever still wants something from it then ends with the runtime.
     pub(super) async fn on_disk<T: Send + 'static>(
         &self,
         what: impl FnOnce(&Self, &mut Spool) -> T + Send + 'static,
     ) -> Option<T> {
         let this = self.clone();
-        let done = tokio::task::spawn_blocking(move || Some(what(&this, &mut *this.spool()?)));
+        let done = tokio::task::spawn_blocking(move || {
+            let Some(mut spool) = this.spool() else { return Some(None) };
+            (!spool.closed).then(|| Some(what(&this, &mut spool)))
+        });
         // It ends with an error only when it panicked, which has been told, or when the runtime ends.
-        done.await.ok().flatten()
+        match done.await {
+            Ok(Some(done)) => done,
+            Ok(None) => std::future::pending().await,
+            Err(_) => None,
+        }
     }
 
     fn spool(&self) -> Option<MutexGuard<'_, Spool>> {

@@ -196,6 +196,7 @@ async fn a_run_that_waits_is_on_disk_before_200_ms_have_passed_and_its_file_goes
     assert_eq!(targets(&batch), numbers(0..3));
     queue.delivered(0).await;
     let report = queue.drain(Duration::from_secs(5)).await;
+    queue.close().await;
     assert_eq!(report, Report { delivered_runs: 3, ..Report::default() });
     assert_eq!((files(folder.path()), queue.status().disk_bytes, queue.status().memory_bytes), (0, 0, 0));
 }
@@ -221,6 +222,7 @@ async fn memory_over_its_budget_goes_on_disk_and_comes_back_in_order() {
     queue.delivered(0).await;
     assert_eq!(take(&queue, 399).await, numbers(1..400));
     let report = queue.drain(Duration::from_secs(5)).await;
+    queue.close().await;
     assert_eq!(report, Report { delivered_runs: 400, ..Report::default() });
     assert_eq!(files(folder.path()), 0);
 }
@@ -228,38 +230,20 @@ async fn memory_over_its_budget_goes_on_disk_and_comes_back_in_order() {
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_delivered_by_the_end_is_taken_up_by_the_next_process_before_all_that_is_new() {
     let folder = tempfile::tempdir().unwrap();
-    {
-        let queue = stored(folder.path(), usize::MAX, 8 << 20);
-        (0..100).for_each(|number| queue.push(named(number)));
-        let delivered = queue.batch().await.len();
-        queue.delivered(0).await;
-        drop(queue.batch().await);
-        // Nothing was written yet: the drain does it.
-        let report = queue.drain(Duration::ZERO).await;
-        let left = 100 - delivered as u64;
-        let report = Report { reason: None, ..report };
-        assert_eq!(report, Report { delivered_runs: delivered as u64, undelivered_runs: left, ..report.clone() });
-        let report = queue.drain(Duration::from_secs(3)).await;
-        assert_eq!((report.stored_runs, report.undelivered_runs), (left, 0), "{report}");
-        assert!(report.to_string().contains("kept on disk for the next start"), "{report}");
-    }
-    let queue = Queue::new(usize::MAX, None, true, metrics());
-    drop(queue);
-    let queue = second_life(folder.path());
+    let queue = stored(folder.path(), usize::MAX, 8 << 20);
+    (0..100).for_each(|number| queue.push(named(number)));
+    assert_eq!(queue.batch().await.len(), 56);
+    queue.delivered(0).await;
+    drop(queue.batch().await);
+    let report = queue.drain(Duration::from_secs(3)).await;
+    assert_eq!((report.delivered_runs, report.stored_runs, report.undelivered_runs), (56, 44, 0), "{report}");
+    assert!(report.to_string().contains("44 runs kept on disk for the next start"), "{report}");
+    queue.close().await;
+
+    let queue = stored(folder.path(), usize::MAX, 8 << 20);
     queue.push(named(100));
     assert_eq!(queue.status().queued_runs, 45);
     assert_eq!(take(&queue, 45).await, numbers(56..101));
-}
-
-/// The next process; that the first one's tasks still hold the lock here is no matter.
-fn second_life(folder: &Path) -> Queue {
-    let copy = tempfile::tempdir().unwrap().keep();
-    std::fs::create_dir(copy.join("queue")).unwrap();
-    for entry in std::fs::read_dir(folder.join("queue")).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), copy.join("queue").join(entry.file_name())).unwrap();
-    }
-    stored(&copy, usize::MAX, 8 << 20)
 }
 
 #[tokio::test(start_paused = true)]

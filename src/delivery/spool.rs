@@ -102,6 +102,8 @@ pub(super) struct Spool {
     active: Option<File>,
     next: u64,
     loaded: bool,
+    /// It is another's from now on.
+    pub(super) closed: bool,
     /// The content of the segment that is being read.
     reading: Option<(u64, Vec<u8>)>,
     shelf: Shelf,
@@ -120,7 +122,17 @@ impl Spool {
     /// The backlog of this folder. Touches nothing before the first call.
     pub(super) fn new(state: StateDir, budget: u64) -> Self {
         let shelf = Shelf::new(state.path(), budget / 4);
-        Self { state, budget, segments: VecDeque::new(), active: None, next: 1, loaded: false, reading: None, shelf }
+        Self {
+            state,
+            budget,
+            segments: VecDeque::new(),
+            active: None,
+            next: 1,
+            loaded: false,
+            closed: false,
+            reading: None,
+            shelf,
+        }
     }
 
     /// Looks at what an earlier process left, once. Gives where reading begins, if there is anything to be read.
@@ -314,10 +326,12 @@ impl Spool {
         }
     }
 
-    /// Deletes what was delivered to its end, for the process ends.
+    /// Deletes what was delivered to its end, and lets go of the folder: nothing is written to it any more.
     pub(super) fn close(&mut self) {
+        self.closed = true;
         self.active = None;
         self.remove_while(|oldest| oldest.left == 0);
+        self.state.unlock();
     }
 
     fn remove_while(&mut self, done: impl Fn(&Segment) -> bool) {

@@ -34,7 +34,8 @@ pub struct HeldError {
     pub holder: Option<u32>,
 }
 
-/// A folder for state that is ours for as long as this lives. Clones share it.
+/// A folder for state that is ours for as long as this lives, or until delivery that was given it has shut down. Clones
+/// share it.
 #[derive(Debug, Clone)]
 pub struct StateDir(Arc<Inner>);
 
@@ -90,6 +91,11 @@ impl StateDir {
         let _told = lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| lock.write_all(pid.as_bytes())).is_ok();
         *held = Some(lock);
         Ok(())
+    }
+
+    /// Lets go of the folder, whoever has a clone of this.
+    pub(super) fn unlock(&self) {
+        *self.0.lock.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
