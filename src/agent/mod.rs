@@ -126,9 +126,9 @@ pub async fn until(
     config: Config,
     child_env: Vec<(OsString, Option<OsString>)>,
 ) -> Result<(), AgentError> {
-    // Held before anything in it is read.
+    // Held before anything in it is read, and to the end: the latency history is in it as well.
     let state = config.state_dir.as_deref().map(StateDir::open).transpose()?;
-    let delivery = wiring::delivery(&config, state, &child_env).await?;
+    let delivery = wiring::delivery(&config, state.clone(), &child_env).await?;
     let slots = slots(&config)?;
     info!(targets = config.targets.len(), slots = slots.len(), version = env!("CARGO_PKG_VERSION"), "imaptrace is up");
     let exports = config.otlp.traces.is_some() || config.otlp.metrics.is_some();
@@ -181,6 +181,7 @@ pub async fn until(
             (true, false) => warn!("{report}"),
         }
     }
+    drop(state);
     Ok(())
 }
 

@@ -4,8 +4,8 @@ use std::ffi::OsString;
 
 use super::{AgentError, memory::Memory};
 use crate::{
-    config::{Compression, Config, Exporter, Histogram, Protocol},
-    delivery::{self, Delivery, Header, Signal, StateDir},
+    config::{Compression, Config, Exporter, Exports, Histogram, Protocol, Resource},
+    delivery::{self, Delivery, Header, Replay, Signal, StartError, StateDir},
     latency,
     telemetry::{MetricsSettings, ResourceSettings},
 };
@@ -30,7 +30,8 @@ pub async fn delivery(
         series_limit: usize::try_from(config.metrics.series_limit).unwrap_or(usize::MAX),
         timing: config.metrics.timing,
     };
-    Ok(Delivery::start(&settings, &resource(config), &metrics)?)
+    let who = resource(&config.resource, config.agent.instance.as_ref());
+    Ok(Delivery::start(&settings, &who, &metrics)?)
 }
 
 /// What was learned of latency before, for the accounts that the configuration still has.
@@ -69,12 +70,23 @@ async fn signal(exporter: &Exporter, child_env: &[(OsString, Option<OsString>)])
     })
 }
 
-fn resource(config: &Config) -> ResourceSettings {
+/// What sends runs again, if there is an endpoint for traces.
+pub async fn replay(
+    exports: &Exports,
+    child_env: &[(OsString, Option<OsString>)],
+) -> Result<Option<Replay>, AgentError> {
+    let Some(exporter) = &exports.otlp.traces else { return Ok(None) };
+    let signal = signal(exporter, child_env).await?;
+    let who = resource(&exports.resource, exports.agent.instance.as_ref());
+    Ok(Some(Replay::new(&signal, &who).map_err(StartError::from)?))
+}
+
+fn resource(resource: &Resource, instance: Option<&String>) -> ResourceSettings {
     let host_name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
     ResourceSettings {
-        service_name: Some(config.resource.service_name.clone()),
-        instance: config.agent.instance.clone(),
+        service_name: Some(resource.service_name.clone()),
+        instance: instance.cloned(),
         host_name,
-        attributes: config.resource.attributes.clone(),
+        attributes: resource.attributes.clone(),
     }
 }

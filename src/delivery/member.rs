@@ -2,7 +2,7 @@
 //!
 //! `zcat` shows them. A member's own length and CRC (RFC 1952 §2.3.1) are its checksum; how many runs it holds stands in
 //! its header as well, so that they can be counted without unpacking them, and when they cannot be unpacked any more.
-//! Does no input or output. Called by [`spool`](super::spool).
+//! Does no input or output. Called by [`spool`](super::spool), and by [`replay`](super::replay) for files of any origin.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -11,7 +11,7 @@ use std::{
 
 use flate2::{Compression, GzBuilder, bufread::GzDecoder};
 
-use super::queue::Load;
+use super::order::Load;
 use crate::record::{Run, SCHEMA};
 
 /// The name of our field in the header (RFC 1952 §2.3.1.1).

@@ -6,15 +6,17 @@
 //! receiver delays no probe and fails no run: it is one line in the log when it begins, one when it ends, and honest
 //! numbers in the [`Report`].
 //!
-//! On the way: `queue` holds the order, `spool` what of it is on disk (`member` its bytes, `shelf` what was put aside),
-//! `writer` brings it there, `sender` takes it to the `wire`.
+//! On the way: `queue` holds the runs, `order` says which is next, `spool` what of it is on disk (`member` its bytes, `shelf` what was put aside),
+//! `writer` brings it there, `sender` takes it to the `wire`. [`Replay`] sends runs again that are in files.
 //!
 //! Decides nothing about what is sent (that is `telemetry`), and reads no environment. Called by the agent and by the
 //! command line.
 
 mod member;
 mod meter;
+mod order;
 mod queue;
+mod replay;
 mod report;
 mod sender;
 mod settings;
@@ -35,6 +37,7 @@ use self::{
     spool::Spool,
 };
 pub use self::{
+    replay::{BadLine, Lines, Replay, Sent},
     report::{Dropped, Report, Status},
     settings::{Header, Protocol, Settings, Signal},
     state::{HeldError, StateDir},

@@ -5,30 +5,28 @@
 //! Read back they come before all else, so the order is that of arrival throughout. Without a state directory, or while
 //! it cannot be written to, memory is all there is, and over its budget the oldest go.
 //!
-//! [`Queue::push`] may be called from anywhere and never waits. One [`sender`](super::sender) takes batches off the front,
+//! Who is next is told by [`order`](super::order). [`Queue::push`] may be called from anywhere and never waits. One [`sender`](super::sender) takes batches off the front,
 //! one [`writer`](super::writer) brings to disk what waits. The disk's lock is always taken before the state's, and
 //! only on threads that may wait.
 
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio::{sync::watch, time::timeout};
 
 use super::{
-    Dropped, Report, Status,
-    spool::{Figures, Place, Spool},
+    Report, Status,
+    order::{BATCH_SPANS, Entry, Load, State},
+    spool::{Place, Spool},
 };
 use crate::{
     clock,
-    record::{Run, StepOutcome},
+    record::Run,
     telemetry::{Metrics, names::DropReason},
 };
-
-/// A batch is full with this many spans.
-const BATCH_SPANS: usize = 512;
 
 /// How long the first run of a batch waits for others: no longer than leaves time for an answer before [`HOLD`].
 const LINGER: Duration = Duration::from_millis(50);
@@ -43,9 +41,6 @@ const HURRIED_ATTEMPTS: u32 = 3;
 const LAST_WRITE: Duration = Duration::from_millis(700);
 const LAST_WRITE_PART: u32 = 3;
 
-/// Memory that runs may take over the budget while a disk that works has not got to them yet.
-const SLACK: usize = 8 << 20;
-
 /// The queue; clones share it.
 #[derive(Clone)]
 pub(super) struct Queue(pub(super) Arc<Inner>);
@@ -59,210 +54,6 @@ pub(super) struct Inner {
     open: bool,
     disk: Option<Mutex<Spool>>,
     pub(super) metrics: Metrics,
-}
-
-#[derive(Default)]
-pub(super) struct State {
-    /// On their way, not answered yet: the oldest of all.
-    flying: VecDeque<Entry>,
-    /// Read back from disk.
-    ahead: VecDeque<Entry>,
-    /// What came last. Those on disk come before those that are not.
-    recent: VecDeque<Entry>,
-    /// What all three hold.
-    load: Load,
-    recent_spans: usize,
-    /// Entries that are not on disk.
-    pub(super) fresh: usize,
-    /// Where the oldest run is that is on disk alone, if there may be one.
-    unread: Option<Place>,
-    stored: Figures,
-    /// What has ended its way is still being noted on disk.
-    settling: usize,
-    /// Memory is over its budget and waits for the disk.
-    pub(super) urgent: bool,
-    /// The disk takes what it is given.
-    pub(super) disk_works: bool,
-    pub(super) disk_failure: Option<String>,
-    /// What was measured as the size.
-    told_size: i64,
-    pub(super) draining: u32,
-    failed_in_hurry: u32,
-    delivered: u64,
-    dropped: Dropped,
-    failure: Option<String>,
-    /// It was logged that runs are dropped.
-    told_full: bool,
-    /// The number of the run that comes next.
-    next: u64,
-}
-
-/// A run in memory.
-struct Entry {
-    number: u64,
-    run: Arc<Run>,
-    load: Load,
-    arrived: Instant,
-    place: Option<Place>,
-}
-
-/// What runs weigh.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Load {
-    pub(super) runs: usize,
-    pub(super) spans: usize,
-    pub(super) bytes: usize,
-}
-
-impl Load {
-    pub(super) fn of(run: &Run) -> Self {
-        let steps = run.steps.iter().filter(|step| step.outcome != StepOutcome::Skipped && step.span_id.is_some());
-        Self { runs: 1, spans: 1 + steps.count(), bytes: run.held_bytes() }
-    }
-
-    fn add(&mut self, other: Self) {
-        self.runs += other.runs;
-        self.spans += other.spans;
-        self.bytes += other.bytes;
-    }
-
-    fn remove(&mut self, other: Self) {
-        self.runs -= other.runs;
-        self.spans -= other.spans;
-        self.bytes -= other.bytes;
-    }
-}
-
-impl State {
-    fn has_some(&self) -> bool {
-        !self.ahead.is_empty() || self.unread.is_some() || !self.recent.is_empty()
-    }
-
-    fn is_ready(&self) -> bool {
-        !self.recent.is_empty() && (self.draining > 0 || self.recent_spans >= BATCH_SPANS)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.flying.is_empty() && self.settling == 0 && !self.has_some()
-    }
-
-    /// When the oldest run came that is not on disk.
-    pub(super) fn oldest_fresh(&self) -> Option<Instant> {
-        let first = self.recent.partition_point(|entry| entry.place.is_some());
-        let old = self.flying.iter().chain(&self.ahead).filter(|entry| entry.place.is_none());
-        old.chain(self.recent.get(first)).next().map(|entry| entry.arrived)
-    }
-
-    /// Runs that would be lost with the process: not on disk, or no more.
-    fn homeless(&self) -> impl Iterator<Item = &Entry> {
-        let first = self.stored.first;
-        let all = self.flying.iter().chain(&self.ahead).chain(&self.recent);
-        all.filter(move |entry| entry.place.is_none_or(|place| place.segment < first))
-    }
-
-    /// The next batch starts its way; none if the oldest run has to be read from disk first.
-    fn take_off(&mut self) -> Vec<Arc<Run>> {
-        if self.ahead.is_empty() && self.unread.is_some() {
-            return Vec::new();
-        }
-        let recent = self.ahead.is_empty();
-        let mut spans = 0;
-        loop {
-            let source = if recent { &mut self.recent } else { &mut self.ahead };
-            let Some(next) = source.front() else { break };
-            if spans > 0 && spans + next.load.spans > BATCH_SPANS {
-                break;
-            }
-            spans += next.load.spans;
-            self.flying.extend(source.pop_front());
-        }
-        self.recent_spans -= if recent { spans } else { 0 };
-        self.flying.iter().map(|entry| entry.run.clone()).collect()
-    }
-
-    /// The batch on its way has come to its end. What of it is on disk, by segment, and how far.
-    fn land(&mut self) -> (Vec<Arc<Run>>, BTreeMap<u64, u64>, Option<Place>) {
-        let mut places = BTreeMap::new();
-        let mut through = None;
-        let mut runs = Vec::new();
-        for entry in std::mem::take(&mut self.flying) {
-            self.load.remove(entry.load);
-            match entry.place {
-                Some(place) => {
-                    *places.entry(place.segment).or_default() += 1;
-                    through = Some(place);
-                }
-                None => self.fresh -= 1,
-            }
-            runs.push(entry.run);
-        }
-        self.settling += 1;
-        (runs, places, through)
-    }
-
-    fn pop_recent(&mut self) -> Option<Entry> {
-        let entry = self.recent.pop_front()?;
-        self.load.remove(entry.load);
-        self.recent_spans -= entry.load.spans;
-        self.fresh -= usize::from(entry.place.is_none());
-        Some(entry)
-    }
-
-    /// Brings memory within its budget. Gives how many runs are gone for good.
-    fn shrink(&mut self, budget: usize) -> u64 {
-        let mut dropped = 0;
-        self.urgent = false;
-        while self.load.bytes > budget {
-            match self.recent.front().map(|oldest| oldest.place) {
-                None => break,
-                Some(Some(place)) => self.unread = self.unread.or(Some(place)),
-                Some(None) if self.disk_works && self.load.bytes - budget <= budget.max(SLACK) => {
-                    self.urgent = true;
-                    break;
-                }
-                Some(None) => dropped += 1,
-            }
-            self.pop_recent();
-        }
-        dropped
-    }
-
-    /// Notes where runs are on disk now. Gives those that have left meanwhile, and whether all older ones have.
-    fn place(&mut self, mut places: BTreeMap<u64, Place>) -> (BTreeMap<u64, u64>, Option<Place>) {
-        let first = self.recent.partition_point(|entry| entry.place.is_some());
-        let waiting = self.flying.iter_mut().chain(&mut self.ahead).chain(self.recent.range_mut(first..));
-        let mut oldest = None;
-        for entry in waiting.filter(|entry| entry.place.is_none()) {
-            if let Some(place) = places.remove(&entry.number) {
-                entry.place = Some(place);
-                oldest = oldest.or(Some(place));
-                self.fresh -= 1;
-            }
-        }
-        let mut gone = BTreeMap::new();
-        let mut through = None;
-        for place in places.into_values() {
-            *gone.entry(place.segment).or_default() += 1;
-            if oldest.is_none_or(|oldest| place < oldest) {
-                through = Some(place);
-            }
-        }
-        (gone, through)
-    }
-
-    /// A segment is gone with so many runs that were left in it. Gives how many of them are lost.
-    fn forget(&mut self, segment: u64, left: u64) -> u64 {
-        let here = |place: Option<Place>| place.is_some_and(|place| place.segment == segment);
-        while self.recent.front().is_some_and(|oldest| here(oldest.place)) {
-            self.pop_recent();
-        }
-        if here(self.unread) {
-            self.unread = Some(Place::start(segment + 1));
-        }
-        // What is on its way, or next, is in memory and goes on.
-        let held = self.flying.iter().chain(&self.ahead).filter(|entry| here(entry.place)).count();
-        left.saturating_sub(held as u64)
-    }
 }
 
 impl Queue {
@@ -618,19 +409,6 @@ impl Queue {
     }
 }
 
-impl State {
-    /// What is in memory and on disk no more has to be written again.
-    fn resettle(&mut self) {
-        let first = self.stored.first;
-        for entry in self.flying.iter_mut().chain(&mut self.ahead) {
-            if entry.place.is_some_and(|place| place.segment < first) {
-                entry.place = None;
-                self.fresh += 1;
-            }
-        }
-    }
-}
-
 /// While it lives, the sender hurries. A drain may be given up at any point, so it ends by dropping.
 struct Hurry<'a>(&'a Queue);
 
@@ -656,5 +434,4 @@ fn signed(bytes: usize) -> i64 {
 }
 
 #[cfg(test)]
-#[path = "queue_tests.rs"]
 mod tests;

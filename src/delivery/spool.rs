@@ -19,7 +19,7 @@ use std::{
 
 use super::{
     member::{self, HEAD, Piece},
-    queue::Load,
+    order::Load,
     shelf::Shelf,
     state::{StateDir, about},
 };
@@ -499,5 +499,4 @@ fn checksum(text: &str) -> String {
 }
 
 #[cfg(test)]
-#[path = "spool_tests.rs"]
 mod tests;

@@ -7,7 +7,10 @@ use std::{io, time::Duration};
 
 use tokio::time::timeout;
 
-use super::queue::{HOLD, Queue, State};
+use super::{
+    order::State,
+    queue::{HOLD, Queue},
+};
 use crate::clock;
 
 /// The first pause after a failed write; each next one is twice as long, up to [`LONGEST_PAUSE`].

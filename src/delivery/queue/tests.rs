@@ -7,7 +7,7 @@ use opentelemetry_sdk::metrics::{
 
 use super::*;
 use crate::{
-    delivery::{StateDir, writer},
+    delivery::{Dropped, StateDir, writer},
     record::Step,
     telemetry::{
         MetricsSettings,
@@ -20,7 +20,7 @@ use crate::{
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
 fn passed() -> Run {
-    serde_json::from_str(include_str!("../../tests/support/runs/passed.json")).unwrap()
+    serde_json::from_str(include_str!("../../../tests/support/runs/passed.json")).unwrap()
 }
 
 fn named(number: impl std::fmt::Display) -> Run {

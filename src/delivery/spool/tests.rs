@@ -7,7 +7,7 @@ const BUDGET: u64 = 64 << 10;
 const ALL: usize = usize::MAX;
 
 fn run(number: u64) -> Arc<Run> {
-    let passed = include_str!("../../tests/support/runs/passed.json");
+    let passed = include_str!("../../../tests/support/runs/passed.json");
     Arc::new(Run { target: number.to_string(), ..serde_json::from_str(passed).unwrap() })
 }
 
@@ -129,7 +129,9 @@ fn a_flipped_bit_costs_at_most_the_runs_of_its_group() {
     let folder = tempfile::tempdir().unwrap();
     let (mut spool, _) = open(folder.path());
     let groups: Vec<_> = (0..4).map(|group| group * 3..group * 3 + 3).collect();
-    groups.iter().for_each(|group| drop(append(&mut spool, group.clone())));
+    for group in &groups {
+        append(&mut spool, group.clone());
+    }
     drop(spool);
     let [segment] = segments(folder.path()).try_into().unwrap();
     let whole = fs::read(&segment).unwrap();
@@ -151,7 +153,7 @@ fn a_flipped_bit_costs_at_most_the_runs_of_its_group() {
 #[derive(Debug, Clone)]
 enum Step {
     /// A group of so many runs is written.
-    Append(u64),
+    Write(u64),
     /// So many spans are read and delivered.
     Deliver(usize),
     /// So many spans are read, and the process is killed before they are delivered, with so many bytes of the next group
@@ -161,7 +163,7 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        6 => (1..6_u64).prop_map(Step::Append),
+        6 => (1..6_u64).prop_map(Step::Write),
         3 => (1..60_usize).prop_map(Step::Deliver),
         2 => (0..60_usize, 0..2500_usize, any::<bool>())
             .prop_map(|(read, torn, cursor)| Step::Crash { read, torn, cursor }),
@@ -181,7 +183,7 @@ proptest! {
         let mut next = 0;
         for step in steps.into_iter().chain([Step::Crash { read: 0, torn: 0, cursor: true }, Step::Deliver(ALL)]) {
             match step {
-                Step::Append(count) => {
+                Step::Write(count) => {
                     let written = append(&mut spool, next..next + count);
                     waiting.extend(next..next + count);
                     next += count;
