@@ -51,10 +51,18 @@ pub(super) struct State {
     pub(super) delivered: u64,
     pub(super) dropped: Dropped,
     pub(super) failure: Option<String>,
-    /// It was logged that runs are dropped.
-    pub(super) told_full: bool,
+    pub(super) told: Told,
     /// The number of the run that comes next.
     pub(super) next: u64,
+}
+
+/// What was logged, and need not be again.
+#[derive(Default)]
+pub(super) struct Told {
+    /// That refused runs are put aside.
+    pub(super) aside: bool,
+    /// That runs are dropped over the budget; until a batch arrives.
+    pub(super) full: bool,
 }
 
 /// A run in memory.

@@ -82,6 +82,7 @@ impl Queue {
         }
         let load = Load::of(&run);
         let (run, arrived) = (Arc::new(run), clock::now());
+        let mut full = false;
         self.0.state.send_if_modified(|state| {
             // Somebody may be waiting for the first of its kind, or for a batch to be full; else waking them costs more
             // than all of this.
@@ -93,10 +94,13 @@ impl Queue {
             state.recent_spans += load.spans;
             state.fresh += 1;
             let dropped = state.shrink(self.0.memory_budget);
-            self.drop_over_budget(state, dropped);
+            full = self.drop_over_budget(state, dropped);
             self.tell_size(state);
             first || state.is_ready() || (state.urgent && !was_urgent)
         });
+        if full {
+            self.tell_full();
+        }
     }
 
     /// The next runs in order: a full batch, or what came within [`LINGER`], or what there is when somebody drains.
@@ -140,7 +144,7 @@ impl Queue {
             state.delivered += runs - refused;
             state.failure = None;
             state.failed_in_hurry = 0;
-            state.told_full = false;
+            state.told.full = false;
             self.drop_refused(state, refused);
         });
         let Some((runs, places, through)) = landed else { return };
@@ -308,14 +312,17 @@ impl Queue {
         if !gone.is_empty() {
             spool.settle(&gone, through);
         }
+        let mut full = false;
         self.0.state.send_modify(|state| {
-            let lost = written.dropped.iter().map(|(segment, left)| state.forget(*segment, *left)).sum();
-            self.drop_over_budget(state, lost);
+            let lost: u64 = written.dropped.iter().map(|(segment, left)| state.forget(*segment, *left)).sum();
             let dropped = state.shrink(self.0.memory_budget);
-            self.drop_over_budget(state, dropped);
+            full = self.drop_over_budget(state, lost + dropped);
             state.stored = spool.figures();
             self.tell_size(state);
         });
+        if full {
+            self.tell_full();
+        }
         Ok(())
     }
 
@@ -372,7 +379,17 @@ impl Queue {
     async fn put_aside(&self, runs: Vec<Arc<Run>>) {
         let now = clock::wall();
         match self.on_disk(move |_, spool| spool.put_aside(&runs, now)).await {
-            Some(Ok(path)) => tracing::debug!(file = %path.display(), "refused runs were put aside"),
+            Some(Ok(path)) => {
+                let mut first = false;
+                self.0.state.send_if_modified(|state| {
+                    first = !std::mem::replace(&mut state.told.aside, true);
+                    false
+                });
+                if first {
+                    let file = path.display();
+                    tracing::warn!(%file, "runs that were refused are put aside; `imaptrace replay` sends them again");
+                }
+            }
             Some(Err(error)) => tracing::warn!(%error, "refused runs cannot be put aside and are gone"),
             None => {}
         }
@@ -380,16 +397,20 @@ impl Queue {
 
     // === Counting ===
 
-    fn drop_over_budget(&self, state: &mut State, runs: u64) {
+    /// Gives whether the log has to be told.
+    fn drop_over_budget(&self, state: &mut State, runs: u64) -> bool {
         if runs == 0 {
-            return;
+            return false;
         }
         state.dropped.budget += runs;
         self.0.metrics.delivery_dropped(DropReason::Budget, runs);
-        if !std::mem::replace(&mut state.told_full, true) {
-            let budget = self.0.memory_budget.saturating_add(usize::try_from(self.0.disk_budget).unwrap_or(usize::MAX));
-            tracing::warn!(budget, "the queue of runs is full: until they can be delivered the oldest are dropped");
-        }
+        !std::mem::replace(&mut state.told.full, true)
+    }
+
+    /// Not under the lock: whoever reads the log may be slow.
+    fn tell_full(&self) {
+        let budget = self.0.memory_budget.saturating_add(usize::try_from(self.0.disk_budget).unwrap_or(usize::MAX));
+        tracing::warn!(budget, "the queue of runs is full: until they can be delivered the oldest are dropped");
     }
 
     fn drop_refused(&self, state: &mut State, runs: u64) {

@@ -46,7 +46,7 @@ impl Health {
                 tracing::warn!("cannot deliver {what} to {endpoint}: {reason}; imaptrace goes on trying");
             }
             Err(Failure::Refused(reason)) => {
-                tracing::warn!("{endpoint} refuses {what}: {reason}; what it refuses is dropped and counted");
+                tracing::warn!("{endpoint} refuses {what}: {reason}; what it refuses is counted and not sent again");
             }
         }
     }

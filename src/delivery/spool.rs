@@ -439,15 +439,16 @@ impl Spool {
         }
         let folder = self.folder();
         let _there = DirBuilder::new().mode(0o700).create(&folder).is_ok();
-        let path = self.path_of(self.next);
+        let number = self.next;
+        // Whatever stands in the way of this one need not stand in the way of the next.
+        self.next += 1;
+        let path = self.path_of(number);
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
         let file = file.map_err(|error| about(&path, &error))?;
         // The name, too, has to be on the disk.
         File::open(&folder).and_then(|folder| folder.sync_all()).map_err(|error| about(&folder, &error))?;
         self.active = Some(file);
-        let segment = Segment { number: self.next, length: 0, left: 0, written: None, damaged: false };
-        self.segments.push_back(segment);
-        self.next += 1;
+        self.segments.push_back(Segment { number, length: 0, left: 0, written: None, damaged: false });
         Ok(())
     }
 

@@ -351,3 +351,58 @@ fn an_agent_that_is_killed_at_any_moment_loses_no_run_that_is_older_than_200_ms(
     let once: HashSet<_> = here.iter().collect();
     assert_eq!(once.len(), here.len(), "and none came twice");
 }
+
+#[test]
+fn replay_says_which_lines_are_no_runs_and_what_did_not_arrive() {
+    let receiver = Receiver::grpc();
+    let (runtime, closed) = (runtime(), ClosedPort::take());
+    let line = |run: &Run| serde_json::to_string(run).unwrap() + "\n";
+    let runs = fresh_runs(60);
+    let lines: Vec<_> = runs.iter().map(line).collect();
+    let replay = |arguments: &[&str], stdin: String| {
+        let program = Program::new([&["replay"], arguments].concat());
+        fs::write(program.home().join("good.jsonl"), &lines[0]).unwrap();
+        fs::write(program.home().join("bad.jsonl"), format!("{}\u{1b}[31m\n\n{{\"schema\":3}}\n", lines[1])).unwrap();
+        runtime.block_on(program.stdin(stdin).run())
+    };
+    let to = |url: &str| ["--otlp-protocol".to_owned(), "grpc".into(), "--otlp-endpoint".into(), url.to_owned()];
+    let (here, nowhere) = (to(&receiver.url()), to(&closed.url()));
+    let [here, nowhere] = [&here, &nowhere].map(|flags| flags.each_ref().map(String::as_str));
+
+    let output = replay(&[&here[..], &["good.jsonl", "bad.jsonl"]].concat(), String::new());
+    assert_eq!(output.code, Some(1), "{output:?}");
+    assert_eq!(output.stdout, format!("2 runs (18 spans) delivered to {}\n", receiver.url()));
+    let told: Vec<_> = output.stderr.lines().collect();
+    assert_eq!(told.len(), 2, "{output:?}");
+    assert!(told[0].starts_with("warning: bad.jsonl:2: this is no run") && !told[0].contains('\u{1b}'), "{output:?}");
+    let newer = "warning: bad.jsonl:4: a newer imaptrace wrote this run: its schema is 3, this one knows 1";
+    assert_eq!(told[1], newer);
+
+    // Several batches, on standard input.
+    let output = replay(&[&here[..], &["-"]].concat(), lines.concat());
+    assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""), "{output:?}");
+    assert_eq!(output.stdout, format!("60 runs (540 spans) delivered to {}\n", receiver.url()));
+    assert_eq!(receiver.look(arrived), [ids(&runs[..2]), ids(&runs)].concat());
+
+    receiver.script(&[Answer::Partial(4)]);
+    let output = replay(&[&here[..], &["good.jsonl"]].concat(), String::new());
+    assert_eq!(output.code, Some(1), "{output:?}");
+    assert!(output.stderr.contains("refused 4 spans of what it took"), "{output:?}");
+    receiver.script(&[Answer::Invalid]);
+    let output = replay(&[&here[..], &["good.jsonl"]].concat(), String::new());
+    assert_eq!(output.code, Some(1), "{output:?}");
+    assert!(output.stderr.contains("refuses 1 runs: gRPC InvalidArgument"), "{output:?}");
+
+    let output = replay(&[&nowhere[..], &["good.jsonl"]].concat(), String::new());
+    assert_eq!(output.code, Some(1), "{output:?}");
+    assert!(output.stderr.contains("Connection refused"), "{output:?}");
+    for (arguments, says) in [
+        (&["good.jsonl"][..], "error: there is no OTLP endpoint to send the runs to\n  help: "),
+        (&[&here[..], &["gone.jsonl"]].concat(), "error: gone.jsonl: No such file"),
+        (&["--otlp-endpoint", "ftp://x", "good.jsonl"], "--otlp-endpoint"),
+    ] {
+        let output = replay(arguments, String::new());
+        assert_eq!((output.code, output.stdout.as_str()), (Some(2), ""), "{output:?}");
+        assert!(output.stderr.contains(says), "{output:?}");
+    }
+}
