@@ -165,7 +165,15 @@ impl State {
             runs.push(entry.run);
         }
         self.settling += 1;
+        // At the end of the process some may have been written again, behind what is newer.
+        let through = through.filter(|through| self.next_stored().is_none_or(|next| *through < next));
         (runs, places, through)
+    }
+
+    /// Where the oldest run is on disk that waits and is not on its way.
+    fn next_stored(&self) -> Option<Place> {
+        let first = |entries: &VecDeque<Entry>| entries.front().and_then(|entry| entry.place);
+        first(&self.ahead).or(self.unread).or_else(|| first(&self.recent))
     }
 
     pub(super) fn pop_recent(&mut self) -> Option<Entry> {
@@ -198,6 +206,8 @@ impl State {
     /// Notes where runs are on disk now. Gives those that have left meanwhile, and whether all older ones have.
     pub(super) fn place(&mut self, mut places: BTreeMap<u64, Place>) -> (BTreeMap<u64, u64>, Option<Place>) {
         let first = self.recent.partition_point(|entry| entry.place.is_some());
+        // What was on disk before is older, and still waits.
+        let older = self.next_stored().is_some() || self.flying.iter().any(|entry| entry.place.is_some());
         let waiting = self.flying.iter_mut().chain(&mut self.ahead).chain(self.recent.range_mut(first..));
         let mut oldest = None;
         for entry in waiting.filter(|entry| entry.place.is_none()) {
@@ -211,7 +221,7 @@ impl State {
         let mut through = None;
         for place in places.into_values() {
             *gone.entry(place.segment).or_default() += 1;
-            if oldest.is_none_or(|oldest| place < oldest) {
+            if !older && oldest.is_none_or(|oldest| place < oldest) {
                 through = Some(place);
             }
         }
@@ -241,5 +251,62 @@ impl State {
         // What is on its way, or next, is in memory and goes on.
         let held = self.flying.iter().chain(&self.ahead).filter(|entry| here(entry.place)).count();
         left.saturating_sub(held as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+
+    fn entry(number: u64, place: Option<Place>) -> Entry {
+        let run: Run = serde_json::from_str(include_str!("../../tests/support/runs/passed.json")).unwrap();
+        Entry { number, load: Load::of(&run), run: Arc::new(run), arrived: clock::now(), place }
+    }
+
+    /// What waits, by its place, and so many behind it that are on no disk.
+    fn state(flying: &[Option<u64>], recent: &[Option<u64>]) -> State {
+        let mut state = State::default();
+        for (number, segment) in (0..).zip(flying.iter().chain(recent)) {
+            let entry = entry(number, segment.map(Place::start));
+            state.load.add(entry.load);
+            state.fresh += usize::from(segment.is_none());
+            if number < flying.len() as u64 {
+                state.flying.push_back(entry);
+            } else {
+                state.recent_spans += entry.load.spans;
+                state.recent.push_back(entry);
+            }
+        }
+        state
+    }
+
+    #[test]
+    fn what_left_while_it_was_written_settles_nothing_that_is_older_and_waits() {
+        let written = || BTreeMap::from([(7, Place::start(7)), (8, Place::start(8))]);
+        for (flying, recent, unread, through) in [
+            // All that was older has left: 7 was delivered, and 8 too.
+            (vec![], vec![], None, Some(8)),
+            (vec![Some(1)], vec![], None, None),
+            (vec![], vec![Some(1)], None, None),
+            (vec![], vec![], Some(1), None),
+        ] {
+            let mut state = State { unread: unread.map(Place::start), ..state(&flying, &recent) };
+            let (gone, settled) = state.place(written());
+            assert_eq!(gone, BTreeMap::from([(7, 1), (8, 1)]));
+            assert_eq!(settled, through.map(Place::start), "{flying:?} {recent:?} {unread:?}");
+        }
+        // 0 waits on no disk and is written now: what left behind it settles nothing before it.
+        let mut state = state(&[None], &[]);
+        let (gone, settled) = state.place(BTreeMap::from([(0, Place::start(6)), (7, Place::start(7))]));
+        assert_eq!((gone, settled, state.fresh), (BTreeMap::from([(7, 1)]), None, 0));
+    }
+
+    #[test]
+    fn a_batch_that_was_written_again_behind_newer_runs_settles_only_itself() {
+        let (_, places, through) = state(&[Some(3), Some(4)], &[Some(5)]).land();
+        assert_eq!((places, through), (BTreeMap::from([(3, 1), (4, 1)]), Some(Place::start(4))));
+        let (_, places, through) = state(&[Some(9)], &[Some(5)]).land();
+        assert_eq!((places, through), (BTreeMap::from([(9, 1)]), None));
     }
 }

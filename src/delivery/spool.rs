@@ -256,7 +256,7 @@ impl Spool {
                         && let Some(segment) = self.segment(number)
                     {
                         // The header is under no checksum; the lines are.
-                        let told = head.map_or(1, |head| head.runs);
+                        let told = head.map_or(lines.len() as u64, |head| head.runs);
                         segment.left = (segment.left + lines.len() as u64).saturating_sub(told);
                     }
                     back.next = Place { offset: next as u64, index: 0, ..at };
