@@ -53,7 +53,7 @@ pub use self::{
 use crate::{
     clock,
     config::{Config, Sources},
-    delivery::StartError,
+    delivery::{HeldError, StartError, StateDir},
     net::{Family, TlsContextError},
     plan::{AddressChoice, Target},
     probe::Prober,
@@ -78,6 +78,9 @@ pub enum AgentError {
     /// Delivery cannot start.
     #[error(transparent)]
     Delivery(#[from] StartError),
+    /// Another agent keeps its state in the same place.
+    #[error(transparent)]
+    State(#[from] HeldError),
     /// The system gives no signals.
     #[error("cannot listen for signals: {0}")]
     Signal(#[from] std::io::Error),
@@ -168,7 +171,9 @@ async fn keep(
     let (itself, _watch) = Itself::start(&config, status);
     // Before anything of it is read: a file that changes meanwhile has changed.
     let seen = reload::look(reload::watched(&config.watched, &config.targets)).await;
-    let delivery = wiring::delivery(&config, &child_env).await?;
+    // Held before anything in it is read, and to the end: the latency history is in it as well.
+    let state = config.state.dir.as_deref().map(StateDir::open).transpose()?;
+    let delivery = wiring::delivery(&config, state.clone(), &child_env).await?;
     let (fleet, _) = Fleet::default().next(&config.targets)?;
     let slots = fleet.slots();
     info!(targets = config.targets.len(), slots = slots.len(), version = env!("CARGO_PKG_VERSION"), "imaptrace is up");
@@ -190,9 +195,9 @@ async fn keep(
     });
     let schedule = Schedule::start(Arc::new(Hands(shared.clone())));
     schedule.apply(slots, wiring::run_limits(&config));
-    let pulse = schedule.pulse();
+    let (pulse, asked) = (schedule.pulse(), shared.clone());
     itself.up(Floors {
-        delivery: None,
+        delivery: Some(Box::new(move || Some(wiring::shown(asked.delivery().as_ref()?.status())))),
         loops: vec![Loop { name: "the schedule", limit: STUCK, away: Box::new(move || pulse.age()) }],
     });
     let reload = Reload { origin, seen, child_env, config, fleet: Arc::new(fleet) };
@@ -230,5 +235,6 @@ async fn keep(
             (true, false) => warn!("{report}"),
         }
     }
+    drop(state);
     Ok(())
 }

@@ -4,17 +4,27 @@ use std::{ffi::OsString, sync::Arc};
 
 use super::{AgentError, memory::Memory, shared::Closed};
 use crate::{
-    config::{Compression, Config, Exporter, Histogram, Protocol},
-    delivery::{self, Delivery, Header, Signal},
+    config::{Compression, Config, Exporter, Exports, Histogram, Protocol, Resource},
+    delivery::{self, Delivery, Header, Replay, Signal, StartError, StateDir},
     latency,
+    record::Seconds,
     schedule::Limits,
-    telemetry::{MetricsSettings, ResourceSettings},
+    telemetry::{MetricsSettings, ResourceSettings, names::DropReason},
 };
 
-/// Starts delivery as the configuration says.
-pub async fn delivery(config: &Config, child_env: &[(OsString, Option<OsString>)]) -> Result<Delivery, AgentError> {
-    let mut settings =
-        delivery::Settings { metric_interval: config.metrics.export_interval, ..delivery::Settings::default() };
+/// Starts delivery as the configuration says; what waits is kept in the folder for state, if there is one.
+pub async fn delivery(
+    config: &Config,
+    state: Option<StateDir>,
+    child_env: &[(OsString, Option<OsString>)],
+) -> Result<Delivery, AgentError> {
+    let mut settings = delivery::Settings {
+        metric_interval: config.metrics.export_interval,
+        state,
+        queue_memory: usize::try_from(config.state.queue_memory).unwrap_or(usize::MAX),
+        queue_disk: config.state.queue_disk,
+        ..delivery::Settings::default()
+    };
     if let Some(exporter) = &config.otlp.traces {
         settings.traces = Some(signal(exporter, child_env).await?);
     }
@@ -27,7 +37,8 @@ pub async fn delivery(config: &Config, child_env: &[(OsString, Option<OsString>)
         series_limit: usize::try_from(config.metrics.series_limit).unwrap_or(usize::MAX),
         timing: config.metrics.timing,
     };
-    Ok(Delivery::start(&settings, &resource(config), &metrics)?)
+    let who = resource(&config.resource, config.agent.instance.as_ref());
+    Ok(Delivery::start(&settings, &who, &metrics)?)
 }
 
 /// What was learned of latency before, for the accounts that the configuration still has.
@@ -84,12 +95,50 @@ async fn signal(exporter: &Exporter, child_env: &[(OsString, Option<OsString>)])
     })
 }
 
-fn resource(config: &Config) -> ResourceSettings {
+/// What sends runs again, if there is an endpoint for traces.
+pub async fn replay(
+    exports: &Exports,
+    child_env: &[(OsString, Option<OsString>)],
+) -> Result<Option<Replay>, AgentError> {
+    let Some(exporter) = &exports.otlp.traces else { return Ok(None) };
+    let signal = signal(exporter, child_env).await?;
+    let who = resource(&exports.resource, exports.agent.instance.as_ref());
+    Ok(Some(Replay::new(&signal, &who).map_err(StartError::from)?))
+}
+
+fn resource(resource: &Resource, instance: Option<&String>) -> ResourceSettings {
     let host_name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
     ResourceSettings {
-        service_name: Some(config.resource.service_name.clone()),
-        instance: config.agent.instance.clone(),
+        service_name: Some(resource.service_name.clone()),
+        instance: instance.cloned(),
         host_name,
-        attributes: config.resource.attributes.clone(),
+        attributes: resource.attributes.clone(),
+    }
+}
+
+/// How delivery stands, for the status page.
+pub(super) fn shown(status: delivery::Status) -> crate::status::Delivery {
+    let has_disk = status.disk_limit.is_some();
+    let dropped = [
+        (DropReason::Budget, status.dropped.budget),
+        (DropReason::Refused, status.dropped.refused),
+        (DropReason::Corrupt, status.dropped.corrupt),
+    ];
+    crate::status::Delivery {
+        queued_runs: status.queued_runs,
+        stored_runs: has_disk.then_some(status.stored_runs),
+        memory_bytes: status.memory_bytes,
+        memory_limit_bytes: Some(status.memory_limit),
+        disk_bytes: has_disk.then_some(status.disk_bytes),
+        disk_limit_bytes: status.disk_limit,
+        oldest_s: status.oldest_age.map(Seconds::from),
+        delivered_runs: status.delivered_runs,
+        dropped_runs: dropped
+            .into_iter()
+            .filter(|(_, runs)| *runs > 0)
+            .map(|(reason, runs)| (reason.as_str().to_owned(), runs))
+            .collect(),
+        failure: status.failure,
+        disk_failure: status.disk_failure,
     }
 }

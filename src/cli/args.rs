@@ -41,6 +41,8 @@ pub(super) enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Send runs again: printed with --output json, or kept by the agent when their receiver refused them
+    Replay(ReplayArgs),
     /// Print the completion script for a shell
     Completions {
         /// The shell
@@ -130,6 +132,20 @@ pub(super) struct ProbeArgs {
     pub(super) color: Color,
 
     /// OpenTelemetry receiver, such as http://localhost:4317 [default: $OTEL_EXPORTER_OTLP_ENDPOINT, else no export]
+    #[arg(long, value_name = "URL", help_heading = "Telemetry")]
+    pub(super) otlp_endpoint: Option<String>,
+    /// grpc or http/protobuf [default: grpc for port 4317, else http/protobuf]
+    #[arg(long, value_name = "PROTOCOL", help_heading = "Telemetry")]
+    pub(super) otlp_protocol: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ReplayArgs {
+    /// Files with a run a line, packed by gzip or not; - is standard input
+    #[arg(required = true, value_name = "FILE")]
+    pub(super) files: Vec<PathBuf>,
+
+    /// OpenTelemetry receiver, such as http://localhost:4317 [default: $OTEL_EXPORTER_OTLP_ENDPOINT]
     #[arg(long, value_name = "URL", help_heading = "Telemetry")]
     pub(super) otlp_endpoint: Option<String>,
     /// grpc or http/protobuf [default: grpc for port 4317, else http/protobuf]

@@ -8,6 +8,7 @@ mod check;
 mod demo;
 mod output;
 mod probe;
+mod replay;
 
 use std::{ffi::OsString, path::Path, process::ExitCode};
 
@@ -61,6 +62,9 @@ pub fn main(roots: Result<Roots, RootsError>) -> ExitCode {
         }
         Command::Probe(args) => in_runtime(Threads::One, &mut output, async |output| {
             probe::run(*args, roots.original.clone(), output).await
+        }),
+        Command::Replay(args) => in_runtime(Threads::One, &mut output, async |output| {
+            replay::run(args, roots.original.clone(), output).await
         }),
         Command::Canary { command: CanaryCommand::Fill(args) } => {
             in_runtime(Threads::One, &mut output, async |output| {

@@ -82,7 +82,7 @@ async fn prepare(
     let target = Arc::new(Prepared::new(target).map_err(|error| format!("error: {error}"))?);
     let exports = config.otlp.traces.is_some() || config.otlp.metrics.is_some();
     let delivery = if exports {
-        Some(wiring::delivery(&config, child_env).await.map_err(|error| format!("error: {error}"))?)
+        Some(wiring::delivery(&config, None, child_env).await.map_err(|error| format!("error: {error}"))?)
     } else {
         None
     };

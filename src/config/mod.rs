@@ -126,6 +126,30 @@ pub fn probe(request: &Probe) -> Result<Config, Problems> {
     build(merged, &sources, problems, &Kind::Probe(request.password.as_ref()))
 }
 
+/// What is exported, where to, and from whom: for a command that probes nothing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Exports {
+    /// Where traces and metrics go.
+    pub otlp: Otlp,
+    /// The agent itself.
+    pub agent: Agent,
+    /// Who the telemetry is from.
+    pub resource: Resource,
+}
+
+/// Reads what a command has to know that exports and probes nothing.
+pub fn exports(sources: &Sources) -> Result<Exports, Problems> {
+    let mut problems = Vec::new();
+    let merged = source::merge(sources, &mut problems);
+    let mut resource = otel::resource(&sources.environment, &mut problems);
+    let reader = Reader::new(merged, &sources.environment, problems);
+    let root = reader.root(&keys::PROBE_TOP);
+    let agent = settings::read_agent(&root.table("agent", &keys::AGENT), &mut resource);
+    let otlp = otlp::read(&root.table("otlp", &keys::OTLP));
+    let problems = reader.finish();
+    if problems.errors.is_empty() { Ok(Exports { otlp, agent, resource }) } else { Err(problems) }
+}
+
 fn build(merged: Merged, sources: &Sources, mut problems: Vec<Problem>, kind: &Kind<'_>) -> Result<Config, Problems> {
     let mut resource = otel::resource(&sources.environment, &mut problems);
     // A file that cannot be read or parsed is all there is to say: the rest would be about what is missing.

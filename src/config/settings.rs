@@ -200,7 +200,7 @@ pub(super) fn read_state(table: &Table<'_>) -> State {
     let size = |key| table.get(key).and_then(|field| field.size());
     State {
         dir: table.get("dir").and_then(|field| field.directory()),
-        queue_memory: size("queue_memory").unwrap_or(16 << 20),
+        queue_memory: size("queue_memory").unwrap_or(32 << 20),
         queue_disk: size("queue_disk").unwrap_or(128 << 20),
     }
 }

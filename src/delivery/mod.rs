@@ -1,26 +1,41 @@
 //! The queue of runs, and the wire.
 //!
 //! [`Delivery::deliver`] takes a finished run and never waits; a task on a small runtime of its own turns runs into
-//! spans and exports them, keeps what it cannot deliver within a budget, and tries again. Metrics go out on a timer
-//! beside it. A slow, dead or hostile receiver delays no probe and fails no run: it is one line in the log when it
-//! begins, one when it ends, and honest numbers in the [`Report`].
+//! spans and exports them, keeps what it cannot deliver within a budget, and tries again. With a [`StateDir`] what waits
+//! is on disk after 200 ms, and outlives the process. Metrics go out on a timer beside it. A slow, dead or hostile
+//! receiver delays no probe and fails no run: it is one line in the log when it begins, one when it ends, and honest
+//! numbers in the [`Report`].
+//!
+//! On the way: `queue` holds the runs, `order` says which is next, `spool` what of it is on disk (`member` its bytes, `shelf` what was put aside),
+//! `writer` brings it there, `sender` takes it to the `wire`. [`Replay`] sends runs again that are in files.
 //!
 //! Decides nothing about what is sent (that is `telemetry`), and reads no environment. Called by the agent and by the
 //! command line.
 
+mod member;
 mod meter;
+mod order;
 mod queue;
+mod replay;
+mod report;
 mod sender;
 mod settings;
+mod shelf;
+mod spool;
+mod state;
 mod wire;
+mod writer;
 
 use std::{fmt, time::Duration};
 
 use tokio::runtime::Runtime;
 
-use self::{meter::Meter, queue::Queue};
+use self::{meter::Meter, queue::Queue, spool::Spool};
 pub use self::{
+    replay::{BadLine, Lines, Replay, Sent},
+    report::{Dropped, Report, Status},
     settings::{Header, Protocol, Settings, Signal},
+    state::{HeldError, StateDir},
     wire::WireError,
 };
 use crate::{
@@ -51,23 +66,6 @@ pub struct Delivery {
     engine: Engine,
 }
 
-/// What came of delivery up to now.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Report {
-    /// Runs that the receiver took since the start.
-    pub delivered_runs: u64,
-    /// Runs that are still here.
-    pub undelivered_runs: u64,
-    /// Their spans.
-    pub undelivered_spans: u64,
-    /// Runs that were given up since the start: over the budget, or refused for good.
-    pub dropped_runs: u64,
-    /// The last collection of metrics arrived, or there were none to send.
-    pub metrics_delivered: bool,
-    /// Why something was not delivered.
-    pub reason: Option<String>,
-}
-
 impl Delivery {
     /// Starts the delivering thread. Nothing is sent yet, and no receiver needs to be there.
     pub fn start(
@@ -94,10 +92,20 @@ impl Delivery {
             }
             None => (Metrics::off(), None),
         };
-        let queue = Queue::new(settings.queue_bytes, settings.traces.is_some(), metrics.clone());
+        // Without a receiver of traces what waits in the folder stays there.
+        let state = settings.state.clone().filter(|_| settings.traces.is_some());
+        let backlog = state.map(|state| (Spool::new(state, settings.queue_disk), settings.queue_disk));
+        let queue = Queue::new(settings.queue_memory, backlog, settings.traces.is_some(), metrics.clone());
         if let Some(signal) = &settings.traces {
             let traces = wire::traces(signal, &resource)?;
-            handle.spawn(sender::run(queue.clone(), traces, metrics.clone()));
+            let (queue, metrics) = (queue.clone(), metrics.clone());
+            handle.spawn(async move {
+                if queue.has_disk() {
+                    queue.on_disk(|queue, spool| queue.write_and_tell(spool).is_ok()).await;
+                    tokio::spawn(writer::run(queue.clone()));
+                }
+                sender::run(queue, traces, metrics).await;
+            });
         }
         drop(entered);
         Ok(Self { queue, metrics, meter, engine })
@@ -115,8 +123,14 @@ impl Delivery {
         self.queue.push(run);
     }
 
-    /// Sends all that is here now, traces and metrics, says what arrived, and ends all threads. Comes back within
-    /// `deadline` whatever the receiver does, and early when it failed three times in a row.
+    /// How the queue of runs stands.
+    pub fn status(&self) -> Status {
+        self.queue.status()
+    }
+
+    /// Sends all that is here now, traces and metrics, says what arrived, and ends all threads. What cannot be
+    /// delivered is written to the state directory. Comes back within `deadline` whatever the receiver does, and early when
+    /// it failed three times in a row.
     pub async fn shutdown(self, deadline: Duration) -> Report {
         let Self { queue, meter, engine, .. } = self;
         let left = deadline.saturating_sub(MARGIN);
@@ -129,6 +143,8 @@ impl Delivery {
         let (mut report, metrics) = tokio::join!(queue.drain(left), metrics);
         report.metrics_delivered = metrics.is_ok();
         report.reason = report.reason.or_else(|| metrics.err());
+        // A disk that hangs is given up with all else.
+        let _closed = tokio::time::timeout(MARGIN / 2, queue.close()).await.is_ok();
         drop(engine);
         report
     }
@@ -138,42 +154,6 @@ impl fmt::Debug for Delivery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Delivery").finish_non_exhaustive()
     }
-}
-
-impl Report {
-    /// Everything arrived.
-    pub fn is_complete(&self) -> bool {
-        self.undelivered_runs == 0 && self.dropped_runs == 0 && self.metrics_delivered
-    }
-}
-
-impl fmt::Display for Report {
-    /// One sentence: what was not delivered, and why.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.is_complete() {
-            return write!(f, "all telemetry was delivered ({})", count(self.delivered_runs, "run"));
-        }
-        let mut missing = Vec::new();
-        if self.undelivered_runs > 0 {
-            missing.push(format!(
-                "{} ({})",
-                count(self.undelivered_runs, "run"),
-                count(self.undelivered_spans, "span")
-            ));
-        }
-        if self.dropped_runs > 0 {
-            missing.push(format!("{} given up before", count(self.dropped_runs, "run")));
-        }
-        if !self.metrics_delivered {
-            missing.push("the last metrics".to_owned());
-        }
-        write!(f, "not delivered: {}", missing.join(", "))?;
-        self.reason.iter().try_for_each(|reason| write!(f, ": {reason}"))
-    }
-}
-
-fn count(number: u64, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 /// Owns the runtime: dropping one inside another panics, so it is always stopped in the background.

@@ -1,199 +1,175 @@
-//! Runs that wait for delivery, in memory, within a budget of bytes.
+//! Runs that wait for delivery: one order, the oldest perhaps on disk alone, the newest in memory.
 //!
-//! Holds runs and not spans, so that what waits is what is printed and replayed. One [`sender`](super::sender) takes
-//! batches off the front; [`Queue::push`] may be called from anywhere and never waits.
+//! A run that is delivered at once never sees a disk. One that has waited for [`HOLD`] is written, and stays in memory
+//! beside that, so that it need not be read back; when memory is over its budget, the oldest that are on disk leave it.
+//! Read back they come before all else, so the order is that of arrival throughout. Without a state directory, or while
+//! it cannot be written to, memory is all there is, and over its budget the oldest go.
+//!
+//! Who is next is told by [`order`](super::order). [`Queue::push`] may be called from anywhere and never waits. One [`sender`](super::sender) takes batches off the front,
+//! one [`writer`](super::writer) brings to disk what waits. The disk's lock is always taken before the state's, and
+//! only on threads that may wait.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use tokio::{sync::watch, time::timeout};
 
-use super::Report;
+use super::{
+    Report, Status,
+    order::{BATCH_SPANS, Entry, Load, State},
+    spool::{Place, Spool},
+};
 use crate::{
-    record::{Run, StepOutcome},
+    clock,
+    record::Run,
     telemetry::{Metrics, names::DropReason},
 };
 
-/// A batch is full with this many spans.
-const BATCH_SPANS: usize = 512;
+/// How long the first run of a batch waits for others: no longer than leaves time for an answer before [`HOLD`].
+const LINGER: Duration = Duration::from_millis(30);
 
-/// How long the first run of a batch waits for others.
-const LINGER: Duration = Duration::from_secs(1);
+/// A run that was not delivered after this is written to disk, which has the rest of 200 ms for it. On a machine that is
+/// busy the rest is needed: with 50 ms one run of 13,803 came too late for one of 200 kills.
+pub(super) const HOLD: Duration = Duration::from_millis(110);
 
 /// Failed attempts after which [`Queue::drain`] gives up.
 const HURRIED_ATTEMPTS: u32 = 3;
 
+/// Kept of a drain's deadline for writing what could not be delivered, and at most this part of it.
+const LAST_WRITE: Duration = Duration::from_millis(700);
+const LAST_WRITE_PART: u32 = 3;
+
 /// The queue; clones share it.
 #[derive(Clone)]
-pub(super) struct Queue(Arc<Inner>);
+pub(super) struct Queue(pub(super) Arc<Inner>);
 
-struct Inner {
+pub(super) struct Inner {
     // Everybody who waits for something in here waits on this one channel.
-    state: watch::Sender<State>,
-    budget: usize,
+    pub(super) state: watch::Sender<State>,
+    memory_budget: usize,
+    disk_budget: u64,
     /// Somebody takes runs off.
     open: bool,
-    metrics: Metrics,
-}
-
-#[derive(Default)]
-struct State {
-    waiting: VecDeque<Entry>,
-    waiting_load: Load,
-    in_flight: Load,
-    draining: u32,
-    failed_in_hurry: u32,
-    delivered: u64,
-    dropped: u64,
-    failure: Option<String>,
-    /// It was logged that runs are dropped.
-    told_full: bool,
-}
-
-struct Entry {
-    run: Run,
-    load: Load,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Load {
-    runs: usize,
-    spans: usize,
-    bytes: usize,
-}
-
-impl Load {
-    fn of(run: &Run) -> Self {
-        let steps = run.steps.iter().filter(|step| step.outcome != StepOutcome::Skipped && step.span_id.is_some());
-        Self { runs: 1, spans: 1 + steps.count(), bytes: run.held_bytes() }
-    }
-
-    fn add(&mut self, other: Self) {
-        self.runs += other.runs;
-        self.spans += other.spans;
-        self.bytes += other.bytes;
-    }
-
-    fn remove(&mut self, other: Self) {
-        self.runs -= other.runs;
-        self.spans -= other.spans;
-        self.bytes -= other.bytes;
-    }
-}
-
-impl State {
-    fn is_ready(&self) -> bool {
-        !self.waiting.is_empty() && (self.draining > 0 || self.waiting_load.spans >= BATCH_SPANS)
-    }
-
-    fn pop(&mut self) -> Option<Entry> {
-        let entry = self.waiting.pop_front()?;
-        self.waiting_load.remove(entry.load);
-        Some(entry)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.waiting_load.runs + self.in_flight.runs == 0
-    }
+    disk: Option<Mutex<Spool>>,
+    pub(super) metrics: Metrics,
 }
 
 impl Queue {
-    /// A queue of at most `budget` bytes. One that is not `open` takes nothing: nobody would send it.
-    pub(super) fn new(budget: usize, open: bool, metrics: Metrics) -> Self {
+    /// A queue within these budgets, over a backlog on disk if there is one. One that is not `open` takes nothing: nobody
+    /// would send it.
+    pub(super) fn new(memory_budget: usize, disk: Option<(Spool, u64)>, open: bool, metrics: Metrics) -> Self {
+        let disk_budget = disk.as_ref().map_or(0, |(_, budget)| *budget);
+        let disk = disk.map(|(spool, _)| Mutex::new(spool));
         if open {
-            metrics.queue_limit(signed(budget));
+            metrics.queue_limit(signed(memory_budget).saturating_add_unsigned(disk_budget));
         }
-        Self(Arc::new(Inner { state: watch::Sender::default(), budget, open, metrics }))
+        let state = State { disk_works: disk.is_some(), ..State::default() };
+        let state = watch::Sender::new(state);
+        Self(Arc::new(Inner { state, memory_budget, disk_budget, open, disk, metrics }))
     }
 
-    /// Takes a run in. Over the budget, the oldest that wait go; what is in flight stays.
+    /// Whether there is a disk to write to.
+    pub(super) fn has_disk(&self) -> bool {
+        self.0.disk.is_some()
+    }
+
+    /// Takes a run in. Over the budget, the oldest that wait go; what is on its way stays.
     pub(super) fn push(&self, run: Run) {
         if !self.0.open {
             return;
         }
         let load = Load::of(&run);
-        // Before anybody can take it off, so that the size is never negative.
-        self.0.metrics.queue_size(signed(load.bytes));
-        let (mut dropped, mut freed, mut first) = (0, 0, false);
+        let (run, arrived) = (Arc::new(run), clock::now());
+        let mut full = false;
         self.0.state.send_if_modified(|state| {
-            let was_empty = state.waiting.is_empty();
-            state.waiting.push_back(Entry { run, load });
-            state.waiting_load.add(load);
-            while state.waiting_load.bytes + state.in_flight.bytes > self.0.budget {
-                let Some(oldest) = state.pop() else { break };
-                dropped += 1;
-                freed += oldest.load.bytes;
-            }
-            state.dropped += dropped;
-            first = dropped > 0 && !state.told_full;
-            state.told_full |= first;
-            // Nobody waits for anything in between, and waking the sender costs more than all of this.
-            was_empty || state.is_ready()
+            // Somebody may be waiting for the first of its kind, or for a batch to be full; else waking them costs more
+            // than all of this.
+            let first = state.recent.is_empty() || state.fresh == 0;
+            let was_urgent = state.urgent;
+            state.recent.push_back(Entry { number: state.next, run, load, arrived, place: None });
+            state.next += 1;
+            state.load.add(load);
+            state.recent_spans += load.spans;
+            state.fresh += 1;
+            let dropped = state.shrink(self.0.memory_budget);
+            full = self.drop_over_budget(state, dropped);
+            self.tell_size(state);
+            first || state.is_ready() || (state.urgent && !was_urgent)
         });
-        if first {
-            let budget = self.0.budget;
-            tracing::warn!(budget, "the queue of runs is full: until they can be delivered the oldest are dropped");
-        }
-        if dropped > 0 {
-            self.0.metrics.queue_size(-signed(freed));
-            self.0.metrics.delivery_dropped(DropReason::Budget, dropped);
+        if full {
+            self.tell_full();
         }
     }
 
-    /// The next runs in order: a full batch, or what came within a second, or what there is when somebody drains.
-    /// They are in flight until [`Queue::delivered`] or [`Queue::refused`].
-    pub(super) async fn batch(&self) -> Vec<Run> {
+    /// The next runs in order: a full batch, or what came within [`LINGER`], or what there is when somebody drains.
+    /// They are on their way until [`Queue::delivered`] or [`Queue::refused`].
+    pub(super) async fn batch(&self) -> Vec<Arc<Run>> {
         let mut watch = self.0.state.subscribe();
-        // The sender half lives in `self`, so waiting cannot fail.
-        drop(watch.wait_for(|state| !state.waiting.is_empty()).await);
-        let _full = timeout(LINGER, watch.wait_for(State::is_ready)).await.is_ok();
-        let mut batch = Vec::new();
-        self.0.state.send_modify(|state| {
-            let fits = |state: &State| {
-                state.waiting.front().is_some_and(|next| {
-                    state.in_flight.runs == 0 || state.in_flight.spans + next.load.spans <= BATCH_SPANS
-                })
-            };
-            while fits(state) {
-                let Some(entry) = state.pop() else { break };
-                state.in_flight.add(entry.load);
-                batch.push(entry.run);
+        loop {
+            // The sender half lives in `self`, so waiting cannot fail.
+            let (ahead, unread) =
+                watch.wait_for(State::has_some).await.map_or((0, None), |state| (state.ahead.len(), state.unread));
+            if ahead == 0 && unread.is_some() {
+                self.on_disk(Self::read_back).await;
+                continue;
             }
-        });
-        batch
+            if ahead == 0 {
+                let _full = timeout(LINGER, watch.wait_for(State::is_ready)).await.is_ok();
+            }
+            let mut batch = Vec::new();
+            self.0.state.send_if_modified(|state| {
+                batch = state.take_off();
+                false
+            });
+            if !batch.is_empty() {
+                return batch;
+            }
+        }
     }
 
-    /// The batch in flight arrived.
-    pub(super) fn delivered(&self) {
-        self.leaves();
+    /// The batch on its way arrived, except for so many spans of it.
+    ///
+    /// Which they were nobody says, so all of it is put aside, and as many runs count as refused as have as many spans on
+    /// the average.
+    pub(super) async fn delivered(&self, refused_spans: u64) {
+        let mut landed = None;
         self.0.state.send_modify(|state| {
-            state.delivered += state.in_flight.runs as u64;
-            state.in_flight = Load::default();
+            let spans: usize = state.flying.iter().map(|entry| entry.load.spans).sum();
+            let runs = state.flying.len() as u64;
+            let refused = (refused_spans.saturating_mul(runs)).div_ceil(spans.max(1) as u64).min(runs);
+            landed = Some(state.land());
+            self.tell_size(state);
+            state.delivered += runs - refused;
             state.failure = None;
             state.failed_in_hurry = 0;
-            state.told_full = false;
+            state.told.full = false;
+            self.drop_refused(state, refused);
         });
+        let Some((runs, places, through)) = landed else { return };
+        if refused_spans > 0 {
+            self.put_aside(runs).await;
+        }
+        self.settle(places, through).await;
     }
 
-    /// The batch in flight was refused for good.
-    pub(super) fn refused(&self, reason: String) {
-        let runs = self.leaves();
-        self.0.metrics.delivery_dropped(DropReason::Refused, runs);
+    /// The batch on its way was refused for good: it is counted and put aside.
+    pub(super) async fn refused(&self, reason: String) {
+        let mut landed = None;
         self.0.state.send_modify(|state| {
-            state.dropped += runs;
-            state.in_flight = Load::default();
+            let landed = landed.insert(state.land());
+            self.tell_size(state);
+            self.drop_refused(state, landed.0.len() as u64);
             state.failure = Some(reason);
         });
+        let Some((runs, places, through)) = landed else { return };
+        self.put_aside(runs).await;
+        self.settle(places, through).await;
     }
 
-    /// Measures that the batch in flight goes, and tells its runs. Before it goes: who sees the queue empty may read the
-    /// metrics at once.
-    fn leaves(&self) -> u64 {
-        let in_flight = self.0.state.borrow().in_flight;
-        self.0.metrics.queue_size(-signed(in_flight.bytes));
-        in_flight.runs as u64
-    }
-
-    /// An attempt failed; the batch stays in flight. Returns when it is time for the next: after `pause`, or sooner
+    /// An attempt failed; the batch stays on its way. Returns when it is time for the next: after `pause`, or sooner
     /// when somebody drains.
     pub(super) async fn pause(&self, reason: String, pause: Duration, hurried: Duration) {
         let mut hurry = false;
@@ -210,22 +186,247 @@ impl Queue {
         }
     }
 
-    /// Sends without lingering until nothing is left, the receiver failed three times, or the deadline passed.
+    /// Sends without lingering until nothing is left, the receiver failed three times, or the deadline passed; then
+    /// writes to disk what is still here.
     pub(super) async fn drain(&self, deadline: Duration) -> Report {
         let hurry = Hurry::begin(self);
         let mut watch = self.0.state.subscribe();
         let over = |state: &State| state.is_empty() || state.failed_in_hurry >= HURRIED_ATTEMPTS;
-        let in_time = timeout(deadline, watch.wait_for(over)).await.is_ok();
+        let last_write = if self.has_disk() { LAST_WRITE.min(deadline / LAST_WRITE_PART) } else { Duration::ZERO };
+        let in_time = timeout(deadline.saturating_sub(last_write), watch.wait_for(over)).await.is_ok();
+        if self.has_disk() {
+            let writing = self.on_disk(|queue, spool| {
+                queue.0.state.send_modify(State::resettle);
+                queue.write_and_tell(spool).is_ok()
+            });
+            let _in_time = timeout(last_write, writing).await.is_ok();
+        }
         drop(hurry);
         let state = self.0.state.borrow();
         let late = || format!("no answer within {:.1} s", deadline.as_secs_f64());
         Report {
             delivered_runs: state.delivered,
-            undelivered_runs: (state.waiting_load.runs + state.in_flight.runs) as u64,
-            undelivered_spans: (state.waiting_load.spans + state.in_flight.spans) as u64,
-            dropped_runs: state.dropped,
+            stored_runs: state.stored.runs,
+            undelivered_runs: state.homeless().count() as u64,
+            undelivered_spans: state.homeless().map(|entry| entry.load.spans as u64).sum(),
+            dropped_runs: state.dropped.total(),
             metrics_delivered: false,
             reason: state.failure.clone().or_else(|| (!in_time).then(late)),
+        }
+    }
+
+    /// Lets go of the folder for state. Nothing is written any more.
+    pub(super) async fn close(&self) {
+        self.on_disk(|_, spool| spool.close()).await.unwrap_or_default();
+    }
+
+    /// How it stands.
+    pub(super) fn status(&self) -> Status {
+        let state = self.0.state.borrow();
+        let first = [&state.flying, &state.ahead, &state.recent].into_iter().find_map(VecDeque::front);
+        let in_memory = first.map(|entry| clock::now().saturating_duration_since(entry.arrived));
+        let on_disk = state.stored.oldest.and_then(|written| clock::wall().duration_since(written).ok());
+        Status {
+            queued_runs: state.stored.runs + state.homeless().count() as u64,
+            stored_runs: state.stored.runs,
+            memory_bytes: state.load.bytes as u64,
+            memory_limit: self.0.memory_budget as u64,
+            disk_bytes: state.stored.bytes,
+            disk_limit: self.has_disk().then_some(self.0.disk_budget),
+            delivered_runs: state.delivered,
+            dropped: state.dropped,
+            oldest_age: in_memory.max(on_disk),
+            failure: state.failure.clone(),
+            disk_failure: state.disk_failure.clone(),
+        }
+    }
+
+    // === The disk ===
+
+    /// Does something on a thread where waiting for a disk holds nobody up. Never comes back once the folder was let go:
+    /// whoever still wants something from it then ends with the runtime.
+    pub(super) async fn on_disk<T: Send + 'static>(
+        &self,
+        what: impl FnOnce(&Self, &mut Spool) -> T + Send + 'static,
+    ) -> Option<T> {
+        let this = self.clone();
+        let done = tokio::task::spawn_blocking(move || {
+            let Some(mut spool) = this.spool() else { return Some(None) };
+            (!spool.closed).then(|| Some(what(&this, &mut spool)))
+        });
+        // It ends with an error only when it panicked, which has been told, or when the runtime ends.
+        match done.await {
+            Ok(Some(done)) => done,
+            Ok(None) => std::future::pending().await,
+            Err(_) => None,
+        }
+    }
+
+    fn spool(&self) -> Option<MutexGuard<'_, Spool>> {
+        Some(self.0.disk.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes up what an earlier process left. It is older than all that is here.
+    pub(super) fn load(&self, spool: &mut Spool) -> std::io::Result<()> {
+        let found = spool.load()?;
+        self.0.state.send_modify(|state| {
+            state.unread = found.or(state.unread);
+            state.stored = spool.figures();
+            self.tell_size(state);
+        });
+        Ok(())
+    }
+
+    /// Writes all runs that are not on disk, and logs it when the disk takes no more, and when it does again.
+    pub(super) fn write_and_tell(&self, spool: &mut Spool) -> std::io::Result<()> {
+        let outcome = self.write(spool);
+        let mut news = false;
+        self.0.state.send_modify(|state| news = state.note_disk(&outcome));
+        match &outcome {
+            Err(error) if news => tracing::warn!(
+                %error,
+                "runs cannot be written to the state directory: they wait in memory alone and would be lost with the agent; \
+                 is it there, writable, and is there room on the disk?"
+            ),
+            Ok(()) if news => tracing::info!("runs are written to the state directory again"),
+            _ => {}
+        }
+        outcome
+    }
+
+    /// Writes all runs that are not on disk.
+    fn write(&self, spool: &mut Spool) -> std::io::Result<()> {
+        self.load(spool)?;
+        let (numbers, runs): (Vec<_>, Vec<_>) = {
+            let state = self.0.state.borrow();
+            let first = state.recent.partition_point(|entry| entry.place.is_some());
+            let waiting = state.flying.iter().chain(&state.ahead).chain(state.recent.range(first..));
+            waiting.filter(|entry| entry.place.is_none()).map(|entry| (entry.number, entry.run.clone())).unzip()
+        };
+        let written = spool.append(&runs, clock::wall())?;
+        let mut left = (BTreeMap::new(), None);
+        self.0.state.send_if_modified(|state| {
+            left = state.place(numbers.into_iter().zip(written.places).collect());
+            false
+        });
+        let (gone, through) = left;
+        if !gone.is_empty() {
+            spool.settle(&gone, through);
+        }
+        let mut full = false;
+        self.0.state.send_modify(|state| {
+            let lost: u64 = written.dropped.iter().map(|(segment, left)| state.forget(*segment, *left)).sum();
+            let dropped = state.shrink(self.0.memory_budget);
+            full = self.drop_over_budget(state, lost + dropped);
+            state.stored = spool.figures();
+            self.tell_size(state);
+        });
+        if full {
+            self.tell_full();
+        }
+        Ok(())
+    }
+
+    /// Reads the oldest runs back.
+    fn read_back(&self, spool: &mut Spool) {
+        let (from, until) = {
+            let state = self.0.state.borrow();
+            (state.unread, state.recent.front().and_then(|oldest| oldest.place))
+        };
+        let Some(from) = from else { return };
+        let back = spool.read(from, until, BATCH_SPANS);
+        if let Some(damage) = &back.damage {
+            tracing::warn!(
+                runs = back.corrupt,
+                "runs in the state directory cannot be read and are left out: {damage}; the file is put aside in refused/"
+            );
+        }
+        self.0.state.send_modify(|state| {
+            for (place, run) in back.runs {
+                let load = Load::of(&run);
+                state.load.add(load);
+                let (run, arrived) = (Arc::new(run), clock::now());
+                state.ahead.push_back(Entry { number: state.next, run, load, arrived, place: Some(place) });
+                state.next += 1;
+            }
+            // Meanwhile more may have left memory.
+            let oldest = state.recent.front().and_then(|oldest| oldest.place);
+            state.unread = Some(back.next).filter(|next| *next < oldest.unwrap_or_else(|| spool.end()));
+            state.dropped.corrupt += back.corrupt;
+            if back.corrupt > 0 {
+                self.0.metrics.delivery_dropped(DropReason::Corrupt, back.corrupt);
+            }
+            state.stored = spool.figures();
+            self.tell_size(state);
+        });
+    }
+
+    /// Notes on disk that runs have ended their way there; the last step of it.
+    async fn settle(&self, places: BTreeMap<u64, u64>, through: Option<Place>) {
+        if !places.is_empty() {
+            self.on_disk(move |queue, spool| {
+                spool.settle(&places, through);
+                queue.0.state.send_if_modified(|state| {
+                    state.stored = spool.figures();
+                    queue.tell_size(state);
+                    false
+                });
+            })
+            .await;
+        }
+        self.0.state.send_modify(|state| state.settling -= 1);
+    }
+
+    async fn put_aside(&self, runs: Vec<Arc<Run>>) {
+        let now = clock::wall();
+        match self.on_disk(move |_, spool| spool.put_aside(&runs, now)).await {
+            Some(Ok(path)) => {
+                let mut first = false;
+                self.0.state.send_if_modified(|state| {
+                    first = !std::mem::replace(&mut state.told.aside, true);
+                    false
+                });
+                if first {
+                    let file = path.display();
+                    tracing::warn!(%file, "runs that were refused are put aside; `imaptrace replay` sends them again");
+                }
+            }
+            Some(Err(error)) => tracing::warn!(%error, "refused runs cannot be put aside and are gone"),
+            None => {}
+        }
+    }
+
+    // === Counting ===
+
+    /// Gives whether the log has to be told.
+    fn drop_over_budget(&self, state: &mut State, runs: u64) -> bool {
+        if runs == 0 {
+            return false;
+        }
+        state.dropped.budget += runs;
+        self.0.metrics.delivery_dropped(DropReason::Budget, runs);
+        !std::mem::replace(&mut state.told.full, true)
+    }
+
+    /// Not under the lock: whoever reads the log may be slow.
+    fn tell_full(&self) {
+        let budget = self.0.memory_budget.saturating_add(usize::try_from(self.0.disk_budget).unwrap_or(usize::MAX));
+        tracing::warn!(budget, "the queue of runs is full: until they can be delivered the oldest are dropped");
+    }
+
+    fn drop_refused(&self, state: &mut State, runs: u64) {
+        if runs > 0 {
+            state.dropped.refused += runs;
+            self.0.metrics.delivery_dropped(DropReason::Refused, runs);
+        }
+    }
+
+    /// Measures what has changed. Under the lock, so that the size is never negative.
+    fn tell_size(&self, state: &mut State) {
+        let size = signed(state.load.bytes).saturating_add_unsigned(state.stored.bytes);
+        let change = size - std::mem::replace(&mut state.told_size, size);
+        if change != 0 {
+            self.0.metrics.queue_size(change);
         }
     }
 }
@@ -255,122 +456,4 @@ fn signed(bytes: usize) -> i64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use opentelemetry_sdk::metrics::{
-        InMemoryMetricExporter, SdkMeterProvider,
-        data::{AggregatedMetrics, MetricData, ScopeMetrics},
-    };
-
-    use super::*;
-    use crate::{
-        record::Step,
-        telemetry::{
-            names::{self, Metric},
-            spans,
-        },
-    };
-
-    fn passed() -> Run {
-        serde_json::from_str(include_str!("../../tests/support/runs/passed.json")).unwrap()
-    }
-
-    fn queue(budget: usize) -> Queue {
-        Queue::new(budget, true, Metrics::off())
-    }
-
-    #[test]
-    fn the_load_of_a_run_is_that_of_its_spans_and_of_what_it_holds() {
-        let run = passed();
-        let load = Load::of(&run);
-        assert_eq!(load.spans, spans(&run).len());
-        let steps = run.steps.len() * size_of::<Step>();
-        assert!((steps..2 * steps).contains(&load.bytes), "{} for {steps}", load.bytes);
-        let longer = Run { target: "x".repeat(run.target.len() + 1_000), ..run };
-        assert_eq!(Load::of(&longer).bytes, load.bytes + 1_000);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_batch_holds_512_spans_in_the_order_of_arrival_and_the_rest_waits() {
-        let queue = queue(usize::MAX);
-        for number in 0..60 {
-            queue.push(Run { target: number.to_string(), ..passed() });
-        }
-        let first = queue.batch().await;
-        assert_eq!(first.len(), 512 / 9);
-        queue.delivered();
-        let second = queue.batch().await;
-        assert_eq!(second.len(), 60 - 512 / 9);
-        let order: Vec<_> = first.iter().chain(&second).map(|run| run.target.clone()).collect();
-        assert_eq!(order, (0..60).map(|number| number.to_string()).collect::<Vec<_>>());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn over_the_budget_the_oldest_that_wait_go_and_what_is_in_flight_stays() {
-        let queue = queue(3 * Load::of(&passed()).bytes);
-        let named = |name: &str| Run { target: name.to_owned(), ..passed() };
-        queue.push(named("mail01"));
-        let in_flight = queue.batch().await;
-        for name in ["mail02", "mail03", "mail04"] {
-            queue.push(named(name));
-        }
-        assert_eq!(in_flight[0].target, "mail01");
-        queue.delivered();
-        let left: Vec<_> = queue.batch().await.into_iter().map(|run| run.target).collect();
-        assert_eq!(left, ["mail03", "mail04"]);
-        let report = queue.drain(Duration::ZERO).await;
-        assert_eq!((report.delivered_runs, report.undelivered_runs, report.dropped_runs), (1, 2, 1));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_size_is_that_of_what_waits_and_flies_and_returns_to_nothing() {
-        let exporter = InMemoryMetricExporter::default();
-        let provider = SdkMeterProvider::builder().with_periodic_exporter(exporter.clone()).build();
-        let sum = |metric: Metric| {
-            provider.force_flush().unwrap();
-            let all = exporter.get_finished_metrics().unwrap().pop().unwrap();
-            let found =
-                all.scope_metrics().flat_map(ScopeMetrics::metrics).find(|it| it.name() == metric.name).unwrap();
-            let AggregatedMetrics::I64(MetricData::Sum(sum)) = found.data() else { panic!("{found:?}") };
-            assert!(!sum.is_monotonic());
-            usize::try_from(sum.data_points().next().unwrap().value()).unwrap()
-        };
-        let bytes = Load::of(&passed()).bytes;
-        let queue = Queue::new(2 * bytes, true, Metrics::of(&provider));
-        assert_eq!(sum(names::DELIVERY_QUEUE_LIMIT), 2 * bytes);
-        queue.push(passed());
-        drop(queue.batch().await);
-        assert_eq!(sum(names::DELIVERY_QUEUE_SIZE), bytes, "what is in flight counts");
-        queue.push(passed());
-        queue.push(passed());
-        assert_eq!(sum(names::DELIVERY_QUEUE_SIZE), 2 * bytes, "what is over the budget went");
-        queue.delivered();
-        assert_eq!(sum(names::DELIVERY_QUEUE_SIZE), bytes);
-        drop(queue.batch().await);
-        queue.refused("never".to_owned());
-        assert_eq!(sum(names::DELIVERY_QUEUE_SIZE), 0);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_drain_that_is_given_up_leaves_nobody_in_a_hurry() {
-        let queue = queue(usize::MAX);
-        queue.push(passed());
-        let given_up = timeout(Duration::from_millis(1), queue.drain(Duration::from_secs(60))).await;
-        assert!(given_up.is_err());
-        assert_eq!(queue.0.state.borrow().draining, 0);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_pause_ends_when_somebody_drains() {
-        let queue = queue(usize::MAX);
-        queue.push(passed());
-        drop(queue.batch().await);
-        let year = Duration::from_secs(365 * 86_400);
-        let pausing = queue.pause("away".to_owned(), year, Duration::from_millis(250));
-        let sender = async {
-            pausing.await;
-            queue.delivered();
-        };
-        let ((), report) = tokio::join!(sender, queue.drain(Duration::from_secs(5)));
-        assert_eq!((report.delivered_runs, report.undelivered_runs, report.reason), (1, 0, None));
-    }
-}
+mod tests;

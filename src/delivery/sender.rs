@@ -10,7 +10,10 @@ use crate::{clock, record::Seconds, telemetry::Metrics};
 
 /// The first pause after a failure; each next one is twice as long, up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// What a receiver may ask for: no shorter than our own first pause, no longer than this.
+const LONGEST_REQUEST: Duration = Duration::from_secs(300);
 
 /// The pause when somebody waits for the queue to empty.
 const HURRIED_PAUSE: Duration = Duration::from_millis(250);
@@ -43,9 +46,28 @@ impl Health {
                 tracing::warn!("cannot deliver {what} to {endpoint}: {reason}; imaptrace goes on trying");
             }
             Err(Failure::Refused(reason)) => {
-                tracing::warn!("{endpoint} refuses {what}: {reason}; what it refuses is dropped and counted");
+                tracing::warn!("{endpoint} refuses {what}: {reason}; what it refuses is counted and not sent again");
             }
         }
+    }
+}
+
+/// The pauses between attempts at one batch.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pauses(Duration);
+
+impl Pauses {
+    pub(super) fn new() -> Self {
+        Self(FIRST_PAUSE)
+    }
+
+    /// The next pause: what the receiver asks for, else twice the one before.
+    pub(super) fn next(&mut self, asked: Option<Duration>) -> Duration {
+        if let Some(asked) = asked {
+            return asked.clamp(FIRST_PAUSE, LONGEST_REQUEST);
+        }
+        let longer = (self.0 * 2).min(LONGEST_PAUSE);
+        std::mem::replace(&mut self.0, longer)
     }
 }
 
@@ -54,22 +76,40 @@ pub(super) async fn run(queue: Queue, traces: Traces, metrics: Metrics) {
     let mut health = Health::Good;
     loop {
         let batch = queue.batch().await;
-        let mut pause = FIRST_PAUSE;
+        let mut pauses = Pauses::new();
         loop {
             let began = clock::now();
-            let outcome = traces.export(&batch).await;
+            let answer = traces.export(&batch).await;
             metrics.delivery_duration(Seconds::from(clock::now().saturating_duration_since(began)));
-            health.note("traces", traces.endpoint(), outcome.as_ref().copied());
-            match outcome {
-                Ok(()) => queue.delivered(),
-                Err(Failure::Refused(reason)) => queue.refused(reason),
+            health.note("traces", traces.endpoint(), answer.outcome.as_ref().copied());
+            match answer.outcome {
+                Ok(()) => {
+                    answer.tell_partial_success(traces.endpoint());
+                    queue.delivered(answer.heard.rejected_spans).await;
+                }
+                Err(Failure::Refused(reason)) => queue.refused(reason).await,
                 Err(Failure::Later(reason)) => {
-                    queue.pause(reason, pause, HURRIED_PAUSE).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    queue.pause(reason, pauses.next(answer.heard.retry_after), HURRIED_PAUSE).await;
                     continue;
                 }
             }
             break;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_a_minute_and_a_receivers_wish_is_obeyed_up_to_five() {
+        let mut pauses = Pauses::new();
+        let seconds: Vec<_> = (0..8).map(|_| pauses.next(None).as_secs()).collect();
+        assert_eq!(seconds, [1, 2, 4, 8, 16, 32, 60, 60]);
+        for (asked, waited) in [(0, 1), (7, 7), (299, 299), (3600, 300)] {
+            assert_eq!(pauses.next(Some(Duration::from_secs(asked))).as_secs(), waited);
+        }
+        assert_eq!(pauses.next(None).as_secs(), 60);
     }
 }

@@ -2,6 +2,8 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
+use super::state::StateDir;
+
 /// All of delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -11,13 +13,24 @@ pub struct Settings {
     pub metrics: Option<Signal>,
     /// Between two exports of metrics.
     pub metric_interval: Duration,
+    /// Where runs wait that cannot be delivered at once; without it they wait in memory alone.
+    pub state: Option<StateDir>,
     /// Budget of the queue: bytes of memory that its runs hold.
-    pub queue_bytes: usize,
+    pub queue_memory: usize,
+    /// Budget of the queue: bytes of its files in `state`. A quarter as much comes on top for what was put aside.
+    pub queue_disk: u64,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { traces: None, metrics: None, metric_interval: Duration::from_secs(15), queue_bytes: 32 << 20 }
+        Self {
+            traces: None,
+            metrics: None,
+            metric_interval: Duration::from_secs(15),
+            state: None,
+            queue_memory: 32 << 20,
+            queue_disk: 128 << 20,
+        }
     }
 }
 

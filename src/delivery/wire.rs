@@ -11,9 +11,10 @@ use std::{
     path::{Path, PathBuf},
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
+use ::time::{OffsetDateTime, format_description::well_known::Rfc2822};
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
 use opentelemetry_otlp::{
     Compression, MetricExporter, RetryPolicy, SpanExporter, WithExportConfig, WithHttpConfig, WithTonicConfig,
@@ -30,11 +31,15 @@ use opentelemetry_sdk::{
 };
 use reqwest::{
     Url,
-    header::{HeaderMap, HeaderName, HeaderValue},
+    header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
 };
 
 use super::settings::{Protocol, Signal};
-use crate::{record::Run, telemetry::spans};
+use crate::{
+    clock,
+    record::Run,
+    telemetry::{exports, spans},
+};
 
 /// Settings of a signal that cannot work.
 #[derive(Debug, thiserror::Error)]
@@ -161,11 +166,33 @@ fn grpc<B: WithExportConfig + WithTonicConfig>(builder: B, signal: &Signal) -> R
     Ok(if signal.gzip { builder.with_compression(Compression::Gzip) } else { builder })
 }
 
+/// What came of one attempt to send traces.
+#[derive(Debug)]
+pub(super) struct Answer {
+    /// Whether they arrived.
+    pub(super) outcome: Result<(), Failure>,
+    /// What else the receiver said.
+    pub(super) heard: exports::Heard,
+}
+
+impl Answer {
+    /// Logs what the receiver said of a batch that it took.
+    pub(super) fn tell_partial_success(&self, endpoint: &str) {
+        let (rejected_spans, told) = (self.heard.rejected_spans, self.heard.message.as_str());
+        if rejected_spans > 0 {
+            tracing::warn!(rejected_spans, told, "{endpoint} took a batch of traces and refused some of its spans");
+        } else if !told.is_empty() {
+            tracing::warn!(told, "{endpoint} took a batch of traces and has something to say");
+        }
+    }
+}
+
 impl Traces {
     /// One attempt to send the traces of these runs.
-    pub(super) async fn export(&self, runs: &[Run]) -> Result<(), Failure> {
-        let spans = runs.iter().flat_map(spans).collect();
-        self.line.judge(self.exporter.export(spans)).await
+    pub(super) async fn export(&self, runs: &[Arc<Run>]) -> Answer {
+        let spans = runs.iter().flat_map(|run| spans(run)).collect();
+        let (outcome, heard) = exports::listen(self.line.judge(self.exporter.export(spans))).await;
+        Answer { outcome, heard }
     }
 
     /// Where they go, for people.
@@ -290,6 +317,9 @@ impl HttpClient for Witness {
     {
         Box::pin(async move {
             let result = self.client.send_bytes(request).await;
+            if let Ok(response) = &result {
+                response.headers().get(RETRY_AFTER).and_then(asked).into_iter().for_each(exports::retry_after);
+            }
             let met = match &result {
                 Ok(response) => Ok(response.status().as_u16()),
                 Err(error) => Err(innermost(error.as_ref())),
@@ -298,6 +328,14 @@ impl HttpClient for Witness {
             result
         })
     }
+}
+
+/// How long a Retry-After asks to be left alone (RFC 9110 §10.2.3): a number of seconds, or until a point in time.
+fn asked(value: &HeaderValue) -> Option<Duration> {
+    let text = value.to_str().ok()?.trim();
+    let until = || OffsetDateTime::parse(text, &Rfc2822).ok();
+    let left = || Some(SystemTime::from(until()?).duration_since(clock::wall()).unwrap_or_default());
+    text.parse().map(Duration::from_secs).ok().or_else(left)
 }
 
 /// The OTLP specification says which answers mean "again later". Beside those we keep what a wrong set-up brings about
@@ -452,6 +490,16 @@ mod tests {
         for status in [301, 401, 403, 404, 429, 502, 503, 504] {
             assert!(matches!(http_failure(status), Failure::Later(_)), "{status}");
         }
+    }
+
+    #[test]
+    fn a_retry_after_is_a_number_of_seconds_or_a_point_in_time() {
+        let asked = |text: &str| asked(&HeaderValue::from_str(text).unwrap());
+        assert_eq!(asked("120"), Some(Duration::from_secs(120)));
+        assert_eq!(asked("Fri, 31 Dec 1999 23:59:59 GMT"), Some(Duration::ZERO));
+        let far = asked("Fri, 31 Dec 2049 23:59:59 GMT").unwrap();
+        assert!(far > Duration::from_secs(86_400), "{far:?}");
+        assert_eq!(asked("soon"), None);
     }
 
     #[test]

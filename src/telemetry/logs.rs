@@ -25,13 +25,13 @@ use tracing_subscriber::{
     util::{SubscriberInitExt as _, TryInitError},
 };
 
-use super::live;
+use super::{exports, live};
 use crate::record::escape;
 
 /// What is quiet unless `RUST_LOG` names it. The one line of the exporter that nobody else tells is what a receiver
-/// refused of a batch that it otherwise took.
+/// refused of metrics that it otherwise took.
 const QUIET: &str = "info,opentelemetry=off,opentelemetry_sdk=off,opentelemetry-otlp=off,\
-    opentelemetry-otlp[{rejected_spans}]=warn,opentelemetry-otlp[{rejected_data_points}]=warn,\
+    opentelemetry-otlp[{rejected_data_points}]=warn,\
     h2=warn,hyper=warn,hyper_util=warn,tonic=warn,tower=warn,reqwest=warn,rustls=warn,hickory_resolver=warn,\
     hickory_proto=warn";
 
@@ -92,7 +92,7 @@ where
         .with_ansi(settings.color)
         .event_format(Line(settings.format))
         .with_filter(filter);
-    Ok(tracing_subscriber::registry().with(live::layer()).with(log))
+    Ok(tracing_subscriber::registry().with(live::layer()).with(exports::layer()).with(log))
 }
 
 /// Formats one event as one line.
@@ -288,7 +288,7 @@ mod tests {
         };
         assert_eq!(logged(&json(None), noise), "");
         assert_eq!(logged(&json(Some("opentelemetry_sdk=error")), noise).lines().count(), 1);
-        let partial = || tracing::warn!(target: "opentelemetry-otlp", rejected_spans = 3, "partial success");
+        let partial = || tracing::warn!(target: "opentelemetry-otlp", rejected_data_points = 3, "partial success");
         assert_eq!(logged(&json(None), partial).lines().count(), 1);
     }
 

@@ -197,7 +197,7 @@ metrics! {
     PROBE_ACTIVE = "imaptrace.probe.active", UpDownCounter, "{probe}",
         "Runs under way";
     DELIVERY_QUEUE_SIZE = "imaptrace.delivery.queue.size", UpDownCounter, "By",
-        "Memory of runs that wait for delivery or are on their way";
+        "Memory and disk that runs take which wait for delivery or are on their way";
     DELIVERY_QUEUE_LIMIT = "imaptrace.delivery.queue.limit", UpDownCounter, "By",
         "What the queue may hold before the oldest runs go";
     DELIVERY_DROPPED = "imaptrace.delivery.dropped", Counter, "{run}",
@@ -334,6 +334,8 @@ pub enum DropReason {
     Budget,
     /// The receiver refused it for good.
     Refused,
+    /// It could not be read back from disk.
+    Corrupt,
 }
 
 impl DropReason {
@@ -342,6 +344,7 @@ impl DropReason {
         match self {
             Self::Budget => "budget",
             Self::Refused => "refused",
+            Self::Corrupt => "corrupt",
         }
     }
 }

@@ -402,7 +402,7 @@ fn the_probe_command_line_makes_one_target() {
       log text, from level info
       name servers the system's, cache off
       state nowhere: each start learns anew
-      runs to deliver: 16MiB in memory, on disk none
+      runs to deliver: 32MiB in memory, on disk none
       http off
     "#);
 }
@@ -506,7 +506,7 @@ fn the_plan_is_described_without_secrets_and_user_names() {
       log text, from level info
       name servers the system's, cache off
       state nowhere: each start learns anew
-      runs to deliver: 16MiB in memory, on disk none
+      runs to deliver: 32MiB in memory, on disk none
       http on 127.0.0.1:8143, 5 runs and as many failed ones kept for each account
     "#);
 }
@@ -555,7 +555,7 @@ fn the_plan_tells_what_is_slow_and_what_is_kept() {
       log text, from level info
       name servers the system's, cache off
       state in /
-      runs to deliver: 16MiB in memory, on disk 128MiB
+      runs to deliver: 32MiB in memory, on disk 128MiB
       http on 127.0.0.1:8143, 5 runs and as many failed ones kept for each account
       journey     first-load-random: SELECT "INBOX", newest 20, window random, cold off, auth auto, tag span_id
       metrics per target every 15s, histograms explicit, timing on, labels none

@@ -10,6 +10,7 @@ mod canary;
 mod command_line;
 mod configuration;
 mod defects;
+mod delivery;
 mod demo;
 mod failures;
 mod itself;

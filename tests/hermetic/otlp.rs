@@ -300,13 +300,14 @@ fn what_the_receiver_refuses_is_counted_and_does_not_block_what_follows() {
 }
 
 #[test]
-fn spans_refused_out_of_a_batch_are_told_and_the_batch_is_not_sent_again() {
+fn spans_refused_out_of_a_batch_are_told_and_counted_and_the_batch_is_not_sent_again() {
     for (protocol, rejected) in [(Protocol::Grpc, 101), (Protocol::HttpProtobuf, 102)] {
         let receiver = receiver(protocol);
         receiver.script(&[Answer::Partial(rejected)]);
         let delivery = start(&traces_to(Signal::new(&receiver.url(), protocol)));
         delivery.deliver(fresh_run());
-        assert_eq!(block_on(delivery.shutdown(LONG)), delivered(1), "{protocol:?}");
+        let report = block_on(delivery.shutdown(LONG));
+        assert_eq!(report, Report { dropped_runs: 1, ..delivered(0) }, "{protocol:?}");
         assert_eq!(receiver.look(|inbox| inbox.traces.len()), 1);
         assert_eq!(Log::get().lines(&format!("\"rejected_spans\":{rejected}")).len(), 1);
     }
@@ -315,8 +316,8 @@ fn spans_refused_out_of_a_batch_are_told_and_the_batch_is_not_sent_again() {
 #[test]
 fn over_the_budget_the_oldest_runs_go_and_are_counted() {
     let hole = BlackHole::open();
-    let budget = 3 * serde_json::to_string(&fresh_run()).unwrap().len() + 100;
-    let settings = Settings { queue_bytes: budget, ..traces_to(Signal::new(&hole.url(), Protocol::Grpc)) };
+    let budget = 3 * fresh_run().held_bytes() + 100;
+    let settings = Settings { queue_memory: budget, ..traces_to(Signal::new(&hole.url(), Protocol::Grpc)) };
     let delivery = start(&settings);
     for _ in 0..10 {
         delivery.deliver(fresh_run());
@@ -334,9 +335,9 @@ fn the_queue_tells_its_size_and_its_limit() {
         // The first run is taken, the second never.
         receiver.script(&[&[Answer::Accept][..], &[Answer::Unavailable; 20]].concat());
         let signal = Signal::new(&receiver.url(), protocol);
-        let delivery = start(&Settings { queue_bytes: 1 << 20, ..everything_to(&signal) });
+        let delivery = start(&Settings { queue_memory: 1 << 20, ..everything_to(&signal) });
         let (taken, waiting) = (fresh_run(), Run { target: "mail02".to_owned(), ..fresh_run() });
-        let bytes = serde_json::to_string(&waiting).unwrap().len();
+        let bytes = waiting.held_bytes();
         delivery.deliver(taken);
         receiver.wait(|inbox| inbox.traces.len() == 1);
         delivery.deliver(waiting);

@@ -9,10 +9,11 @@ use std::{
     net::{SocketAddr, TcpListener as StdListener},
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use imaptrace::{
+    clock,
     record::Run,
     telemetry::logs::{LogFormat, LogSettings, subscriber},
 };
@@ -45,7 +46,7 @@ use tokio_rustls::{
     rustls::{RootCertStore, ServerConfig, pki_types::PrivateKeyDer, server::WebPkiClientVerifier},
 };
 use tonic::{
-    Request, Response, Status,
+    Code, Request, Response, Status,
     codec::CompressionEncoding,
     transport::{Certificate, Identity, Server, ServerTlsConfig, server::TcpIncoming},
 };
@@ -66,6 +67,8 @@ pub enum Answer {
     Unauthenticated,
     /// Taken, except this many spans.
     Partial(i64),
+    /// `RESOURCE_EXHAUSTED` with `RetryInfo`, or 429 with Retry-After: come again in so many seconds.
+    Throttled(u32),
 }
 
 /// One request that came, whatever it met.
@@ -74,6 +77,7 @@ pub struct Got<T> {
     pub headers: HashMap<String, String>,
     pub body: T,
     pub answer: Answer,
+    pub at: Instant,
 }
 
 /// All that came.
@@ -110,13 +114,13 @@ impl Inbox {
 
     fn take_traces(&mut self, headers: HashMap<String, String>, body: ExportTraceServiceRequest) -> Answer {
         let answer = self.script.pop_front().unwrap_or(Answer::Accept);
-        self.traces.push(Got { headers, body, answer });
+        self.traces.push(Got { headers, body, answer, at: clock::now() });
         answer
     }
 
     fn take_metrics(&mut self, headers: HashMap<String, String>, body: ExportMetricsServiceRequest) -> Answer {
         let answer = self.metrics_script.pop_front().unwrap_or(Answer::Accept);
-        self.metrics.push(Got { headers, body, answer });
+        self.metrics.push(Got { headers, body, answer, at: clock::now() });
         answer
     }
 }
@@ -320,6 +324,9 @@ fn refusal(answer: Answer) -> Result<(), Status> {
         Answer::Unavailable => Err(Status::unavailable("later")),
         Answer::Invalid => Err(Status::invalid_argument("never")),
         Answer::Unauthenticated => Err(Status::unauthenticated("who")),
+        Answer::Throttled(seconds) => {
+            Err(Status::with_details(Code::ResourceExhausted, "slow down", retry_info(seconds).into()))
+        }
     }
 }
 
@@ -357,6 +364,39 @@ impl MetricsService for Service {
 fn partial(rejected_spans: i64) -> ExportTraceServiceResponse {
     let partial_success = Some(ExportTracePartialSuccess { rejected_spans, error_message: "too old".to_owned() });
     ExportTraceServiceResponse { partial_success }
+}
+
+/// A `google.rpc.Status` with a `google.rpc.RetryInfo` (`google/rpc/error_details.proto`), as gRPC carries it.
+fn retry_info(seconds: u32) -> Vec<u8> {
+    #[derive(Message)]
+    struct Details {
+        #[prost(int32, tag = "1")]
+        code: i32,
+        #[prost(message, repeated, tag = "3")]
+        details: Vec<Any>,
+    }
+    #[derive(Message)]
+    struct Any {
+        #[prost(string, tag = "1")]
+        type_url: String,
+        #[prost(bytes = "vec", tag = "2")]
+        value: Vec<u8>,
+    }
+    #[derive(Message)]
+    struct RetryInfo {
+        #[prost(message, tag = "1")]
+        delay: Option<Delay>,
+    }
+    #[derive(Message)]
+    struct Delay {
+        #[prost(int64, tag = "1")]
+        seconds: i64,
+        #[prost(int32, tag = "2")]
+        nanos: i32,
+    }
+    let info = RetryInfo { delay: Some(Delay { seconds: seconds.into(), nanos: 0 }) };
+    let any = Any { type_url: "type.googleapis.com/google.rpc.RetryInfo".to_owned(), value: info.encode_to_vec() };
+    Details { code: Code::ResourceExhausted.into(), details: vec![any] }.encode_to_vec()
 }
 
 // === HTTP ===
@@ -409,33 +449,39 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, inbox: &Shared)
             flate2::read::GzDecoder::new(body.as_slice()).read_to_end(&mut plain)?;
             body = plain;
         }
-        let (status, answer) = take(&path, headers, &body, inbox);
-        let head = format!("HTTP/1.1 {status}\r\ncontent-type: application/x-protobuf\r\n");
+        let (status, more, answer) = take(&path, headers, &body, inbox);
+        let head = format!("HTTP/1.1 {status}\r\ncontent-type: application/x-protobuf\r\n{more}");
         stream.write_all(format!("{head}content-length: {}\r\n\r\n", answer.len()).as_bytes()).await?;
         stream.write_all(&answer).await?;
     }
 }
 
-fn take(path: &str, headers: HashMap<String, String>, body: &[u8], inbox: &Shared) -> (&'static str, Vec<u8>) {
+fn take(path: &str, headers: HashMap<String, String>, body: &[u8], inbox: &Shared) -> (&'static str, String, Vec<u8>) {
+    let plain = |status, body| (status, String::new(), body);
     match path {
         "/v1/traces" => {
             let body = ExportTraceServiceRequest::decode(body).unwrap();
             let mut answer = Answer::Accept;
             inbox.send_modify(|inbox| answer = inbox.take_traces(headers, body));
             match answer {
-                Answer::Accept => ("200 OK", Vec::new()),
-                Answer::Partial(rejected) => ("200 OK", partial(rejected).encode_to_vec()),
-                Answer::Unavailable => ("503 Service Unavailable", Vec::new()),
-                Answer::Invalid => ("400 Bad Request", Vec::new()),
-                Answer::Unauthenticated => ("401 Unauthorized", Vec::new()),
+                Answer::Accept => plain("200 OK", Vec::new()),
+                Answer::Partial(rejected) => plain("200 OK", partial(rejected).encode_to_vec()),
+                Answer::Unavailable => plain("503 Service Unavailable", Vec::new()),
+                Answer::Invalid => plain("400 Bad Request", Vec::new()),
+                Answer::Unauthenticated => plain("401 Unauthorized", Vec::new()),
+                Answer::Throttled(seconds) => {
+                    ("429 Too Many Requests", format!("retry-after: {seconds}\r\n"), Vec::new())
+                }
             }
         }
         "/v1/metrics" => {
             let body = ExportMetricsServiceRequest::decode(body).unwrap();
-            inbox.send_modify(|inbox| inbox.metrics.push(Got { headers, body, answer: Answer::Accept }));
-            ("200 OK", Vec::new())
+            inbox.send_modify(|inbox| {
+                inbox.metrics.push(Got { headers, body, answer: Answer::Accept, at: clock::now() });
+            });
+            plain("200 OK", Vec::new())
         }
-        _ => ("404 Not Found", Vec::new()),
+        _ => plain("404 Not Found", Vec::new()),
     }
 }
 

@@ -1,0 +1,290 @@
+//! The bytes of a segment: gzip members in a row, each a group of runs, one JSON line a run.
+//!
+//! `zcat` shows them. A member's own length and CRC (RFC 1952 §2.3.1) are its checksum; how many runs it holds stands in
+//! its header as well, so that they can be counted without unpacking them, and when they cannot be unpacked any more.
+//! Does no input or output. Called by [`spool`](super::spool), and by [`replay`](super::replay) for files of any origin.
+
+use std::{
+    io::{self, Read as _, Write as _},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use flate2::{Compression, GzBuilder, bufread::GzDecoder};
+
+use super::order::Load;
+use crate::record::{Run, SCHEMA};
+
+/// The name of our field in the header (RFC 1952 §2.3.1.1).
+const FIELD: [u8; 2] = *b"iT";
+/// The field's content: length of the member, runs, spans; four bytes each, the lowest first.
+const CONTENT: usize = 12;
+/// Where the content begins: behind ten bytes of header, the length of all fields, and the field's name and length.
+const CONTENT_AT: usize = 10 + 2 + 4;
+/// What is read of a member to know its [`Head`].
+pub(super) const HEAD: usize = CONTENT_AT + CONTENT;
+/// How every member begins: the magic number, the method "deflate".
+const MAGIC: [u8; 3] = [0x1f, 0x8b, 8];
+/// No group that we write is larger when unpacked; one that is, is none of ours.
+const LARGEST: u64 = 64 << 20;
+
+/// A member's header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Head {
+    /// Bytes of the whole member.
+    pub(super) length: u64,
+    /// Lines in it.
+    pub(super) runs: u64,
+    /// Spans of all its runs.
+    pub(super) spans: u64,
+    /// When it was written, to the second.
+    pub(super) written: SystemTime,
+}
+
+/// What stands at a place of a segment.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Piece {
+    /// A member that is whole: its lines, and where the next begins.
+    Whole {
+        /// The lines.
+        text: Vec<u8>,
+        /// What its header says, if it is one of ours.
+        head: Option<Head>,
+        /// Where the next piece begins.
+        next: usize,
+    },
+    /// Bytes that are no whole member.
+    Damaged {
+        /// Runs in it as far as its header tells; at least one.
+        runs: u64,
+        /// Where the next piece begins.
+        next: usize,
+    },
+}
+
+/// Packs these runs into one member.
+pub(super) fn pack<'a>(runs: impl IntoIterator<Item = &'a Run>, now: SystemTime) -> io::Result<Vec<u8>> {
+    let seconds = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let field = [&FIELD[..], &[CONTENT.to_le_bytes()[0], 0], &[0; CONTENT]].concat();
+    let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
+    let mut gzip = GzBuilder::new().mtime(seconds).extra(field).write(Vec::new(), Compression::default());
+    let (mut count, mut spans) = (0_u32, 0_u32);
+    for run in runs {
+        // A run that has no JSON (a year past 9999) leaves an empty line, so that the others keep their places.
+        gzip.write_all(&serde_json::to_vec(run).unwrap_or_default())?;
+        gzip.write_all(b"\n")?;
+        count += 1;
+        spans = spans.saturating_add(u32::try_from(Load::of(run).spans).unwrap_or(u32::MAX));
+    }
+    let mut member = gzip.finish()?;
+    let length = u32::try_from(member.len()).map_err(io::Error::other)?;
+    let content = [length.to_le_bytes(), count.to_le_bytes(), spans.to_le_bytes()].concat();
+    if let Some(place) = member.get_mut(CONTENT_AT..HEAD) {
+        place.copy_from_slice(&content);
+    }
+    Ok(member)
+}
+
+/// What the header of a member says, if `bytes` begin with one of ours.
+pub(super) fn head(bytes: &[u8]) -> Option<Head> {
+    let number = |at: usize| {
+        let four = bytes.get(at..at + 4)?;
+        Some(u64::from(u32::from_le_bytes(four.try_into().ok()?)))
+    };
+    let ours = bytes.starts_with(&MAGIC) && bytes.get(CONTENT_AT - 4..CONTENT_AT - 2) == Some(&FIELD[..]);
+    let head = Head {
+        length: number(CONTENT_AT)?,
+        runs: number(CONTENT_AT + 4)?,
+        spans: number(CONTENT_AT + 8)?,
+        written: UNIX_EPOCH + Duration::from_secs(number(4)?),
+    };
+    // Nothing shorter than a header is a member, and no run takes less than a byte of it.
+    (ours && head.length > HEAD as u64 && head.runs <= head.length).then_some(head)
+}
+
+/// Looks at what begins at a place; none at the end.
+pub(super) fn piece(bytes: &[u8], at: usize) -> Option<Piece> {
+    let rest = bytes.get(at..).filter(|rest| !rest.is_empty())?;
+    let head = head(rest);
+    if let Some((text, used)) = unpack(rest) {
+        return Some(Piece::Whole { text, head, next: at + used });
+    }
+    let runs = head.map_or(1, |head| head.runs.max(1));
+    let told = head.and_then(|head| usize::try_from(head.length).ok()).and_then(|length| at.checked_add(length));
+    let told = told.filter(|next| bytes.get(*next..).is_some_and(|next| next.is_empty() || next.starts_with(&MAGIC)));
+    let found = || (at + 1..bytes.len()).find(|next| bytes.get(*next..).is_some_and(|rest| unpack(rest).is_some()));
+    Some(Piece::Damaged { runs, next: told.or_else(found).unwrap_or(bytes.len()) })
+}
+
+/// The content of the member that begins here, and its length; none when it is damaged, cut short or no member at all.
+fn unpack(bytes: &[u8]) -> Option<(Vec<u8>, usize)> {
+    if !bytes.starts_with(&MAGIC) {
+        return None;
+    }
+    let mut decoder = GzDecoder::new(bytes);
+    let mut text = Vec::new();
+    let size = decoder.by_ref().take(LARGEST).read_to_end(&mut text).ok()?;
+    (size < usize::try_from(LARGEST).ok()?).then(|| (text, bytes.len() - decoder.into_inner().len()))
+}
+
+/// Why a line is no run that can be sent.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum LineError {
+    /// It is no record.
+    #[error("this is no run: {0}")]
+    Foreign(String),
+    /// A newer imaptrace wrote it.
+    #[error("a newer imaptrace wrote this run: its schema is {0}, this one knows {SCHEMA}")]
+    Newer(u64),
+}
+
+/// The run that a line holds.
+pub(super) fn line(line: &[u8]) -> Result<Run, LineError> {
+    #[derive(serde::Deserialize)]
+    struct Version {
+        schema: u64,
+    }
+    let foreign = |error: serde_json::Error| LineError::Foreign(error.to_string());
+    let read = serde_json::from_slice::<Run>(line);
+    match &read {
+        Ok(run) if run.schema <= SCHEMA => read.map_err(foreign),
+        // Only now: what a newer one wrote need not look like a run of ours.
+        _ => match serde_json::from_slice::<Version>(line) {
+            Ok(version) if version.schema > SCHEMA.into() => Err(LineError::Newer(version.schema)),
+            _ => read.map_err(foreign),
+        },
+    }
+}
+
+/// The lines of a text, without their ends.
+pub(super) fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.strip_suffix(b"\n").unwrap_or(text).split(|byte| *byte == b'\n').filter(|_| !text.is_empty())
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use proptest::prelude::*;
+    use rand::Rng as _;
+
+    use super::*;
+    use crate::record::{Seconds, SpanId, Step, Timestamp, TraceId};
+
+    /// A run whose every measured value is its own, as from a server: two more steps than the sample, 11 spans in all.
+    pub(in crate::delivery) fn measured() -> Run {
+        let mut random = rand::rng();
+        let mut run: Run = serde_json::from_str(include_str!("../../tests/support/runs/passed.json")).unwrap();
+        run.trace_id = TraceId::random();
+        run.span_id = SpanId::random();
+        run.parent_span_id = None;
+        run.target = format!("mail{:03}", random.random_range(1..=1000));
+        let at = UNIX_EPOCH + Duration::from_micros(1_795_434_160_000_000 + random.random_range(0..86_400_000_000));
+        run.started_at = Timestamp::from(at);
+        let command = run.steps.iter().find(|step| step.name == "LOGIN").unwrap().clone();
+        let more = ["ID", "NAMESPACE"].map(|name| Step { name: name.into(), ..command.clone() });
+        run.steps.splice(5..5, more);
+        let mut micros = |most: u64| Seconds::from_micros(random.random_range(1..most));
+        let mut at = Seconds::ZERO;
+        for step in run.steps.iter_mut().filter(|step| step.span_id.is_some()) {
+            step.span_id = Some(SpanId::random());
+            step.start_s = at;
+            step.duration_s = micros(20_000);
+            at = step.end_s().saturating_add(micros(100));
+            // As long as a server has a history, and the line is measured.
+            if step.is_command() {
+                for part in [&mut step.first_byte_s, &mut step.server_s, &mut step.network_s, &mut step.transfer_s] {
+                    *part = Some(micros(10_000));
+                }
+                step.rtt_min_s = Some(micros(400));
+            }
+            step.baseline_s = Some(micros(20_000));
+            step.ratio = Some((micros(500).as_f64() * 1e6).round() / 1e2);
+            step.share = Some((micros(10_000).as_f64() * 1e6).round() / 1e4);
+            for event in &mut step.events {
+                event.at_s = step.start_s;
+            }
+        }
+        run.duration_s = at;
+        run.first_loading_latency_s = Some(at);
+        run.first_row_s = Some(at.saturating_sub(micros(1000)));
+        run
+    }
+
+    fn runs(text: &[u8]) -> Vec<Run> {
+        lines(text).map(|text| line(text).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_member_holds_its_runs_and_its_header_says_how_many() {
+        let sent = [measured(), measured()];
+        let now = UNIX_EPOCH + Duration::from_secs(1_795_434_160);
+        let member = pack(&sent, now).unwrap();
+        let expected = Head { length: member.len() as u64, runs: 2, spans: 22, written: now };
+        assert_eq!(head(&member), Some(expected));
+        let twice = [member.clone(), member.clone()].concat();
+        let Some(Piece::Whole { text, head, next }) = piece(&twice, 0) else { panic!("damaged") };
+        assert_eq!((runs(&text), head, next), (sent.to_vec(), Some(expected), member.len()));
+        assert!(matches!(piece(&twice, next), Some(Piece::Whole { next, .. }) if next == twice.len()));
+        assert_eq!(piece(&twice, twice.len()), None);
+    }
+
+    #[test]
+    fn a_span_takes_at_most_100_bytes_in_groups_of_three_runs() {
+        let (mut bytes, mut spans) = (0, 0);
+        for _ in 0..100 {
+            let member = pack(&[measured(), measured(), measured()], UNIX_EPOCH).unwrap();
+            spans += head(&member).unwrap().spans;
+            bytes += member.len() as u64;
+        }
+        assert_eq!(spans, 100 * 3 * 11);
+        // `--nocapture` shows how many it is.
+        io::Write::write_fmt(&mut io::stderr(), format_args!("{} bytes a span\n", bytes / spans)).unwrap();
+        assert!(bytes <= 100 * spans, "{} bytes a span", bytes / spans);
+    }
+
+    #[test]
+    fn a_damaged_member_costs_itself_alone() {
+        let members = [pack(&[measured()], UNIX_EPOCH), pack(&[measured(), measured()], UNIX_EPOCH)];
+        let [first, second] = members.map(Result::unwrap);
+        let whole = [first.clone(), second.clone(), first.clone()].concat();
+        // In its body the header still tells what was lost; in the header itself, it does not.
+        for (at, lost) in [(first.len() + second.len() / 2, 2), (first.len() + 1, 1)] {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 0xff;
+            let Some(Piece::Damaged { runs, next }) = piece(&damaged, first.len()) else { panic!("it is whole") };
+            assert_eq!((runs, next), (lost, first.len() + second.len()), "{at}");
+            assert!(matches!(piece(&damaged, next), Some(Piece::Whole { .. })));
+        }
+    }
+
+    #[test]
+    fn a_line_of_a_newer_version_is_told_from_one_that_is_no_run() {
+        let text = serde_json::to_string(&measured()).unwrap();
+        assert!(line(text.as_bytes()).is_ok());
+        let newer = text.replace("\"schema\":1", "\"schema\":2");
+        assert_eq!(line(newer.as_bytes()), Err(LineError::Newer(2)));
+        assert_eq!(line(b"{\"schema\":7,\"all\":\"else\"}"), Err(LineError::Newer(7)));
+        for text in ["", "{}", "{\"schema\":1}", "no JSON"] {
+            assert!(matches!(line(text.as_bytes()), Err(LineError::Foreign(_))), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_bytes_are_the_walk_goes_forward_to_the_end(
+            bytes in proptest::collection::vec(any::<u8>(), 0..200),
+            cut in 0..3000_usize,
+        ) {
+            let member = pack(&[measured()], UNIX_EPOCH).unwrap();
+            let cut = cut.min(member.len());
+            let bytes = [&bytes[..], &member[..cut], &bytes[..], &member].concat();
+            let (mut at, mut found) = (0, 0);
+            while let Some(piece) = piece(&bytes, at) {
+                let (Piece::Whole { next, .. } | Piece::Damaged { next, .. }) = &piece;
+                prop_assert!(*next > at && *next <= bytes.len());
+                at = *next;
+                found += usize::from(matches!(piece, Piece::Whole { .. }));
+            }
+            prop_assert_eq!(at, bytes.len());
+            prop_assert!(found >= 1, "the last member is whole");
+        }
+    }
+}

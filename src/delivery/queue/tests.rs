@@ -1,0 +1,404 @@
+use std::path::Path;
+
+use opentelemetry_sdk::metrics::{
+    InMemoryMetricExporter, SdkMeterProvider,
+    data::{AggregatedMetrics, MetricData, ScopeMetrics},
+};
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    delivery::{Dropped, StateDir, writer},
+    record::Step,
+    telemetry::{
+        names::{self, Metric},
+        spans,
+    },
+};
+
+/// Longer than anything that is waited for here; the clock is paused.
+const YEAR: Duration = Duration::from_secs(365 * 86_400);
+
+fn passed() -> Run {
+    serde_json::from_str(include_str!("../../../tests/support/runs/passed.json")).unwrap()
+}
+
+fn named(number: impl std::fmt::Display) -> Run {
+    Run { target: number.to_string(), ..passed() }
+}
+
+fn metrics() -> Metrics {
+    Metrics::off()
+}
+
+fn queue(budget: usize) -> Queue {
+    Queue::new(budget, None, true, metrics())
+}
+
+/// One with a backlog in this folder, and its writer.
+fn stored(folder: &Path, memory: usize, disk: u64) -> Queue {
+    let spool = Spool::new(StateDir::open(folder).unwrap(), disk);
+    let queue = Queue::new(memory, Some((spool, disk)), true, metrics());
+    queue.write_and_tell(&mut queue.spool().unwrap()).unwrap();
+    tokio::spawn(writer::run(queue.clone()));
+    queue
+}
+
+fn targets(runs: &[Arc<Run>]) -> Vec<String> {
+    runs.iter().map(|run| run.target.clone()).collect()
+}
+
+fn numbers(range: std::ops::Range<usize>) -> Vec<String> {
+    range.map(|number| number.to_string()).collect()
+}
+
+/// Takes batches off until so many runs have come.
+async fn take(queue: &Queue, count: usize) -> Vec<String> {
+    let mut taken = Vec::new();
+    while taken.len() < count {
+        taken.extend(targets(&queue.batch().await));
+        queue.delivered(0).await;
+    }
+    taken
+}
+
+/// Lets the writer write what is here.
+async fn written(queue: &Queue) {
+    let mut watch = queue.0.state.subscribe();
+    drop(timeout(YEAR, watch.wait_for(|state| state.fresh == 0)).await.unwrap().unwrap());
+}
+
+fn files(folder: &Path) -> usize {
+    let entries = std::fs::read_dir(folder.join("queue")).unwrap();
+    entries.filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().ends_with(".gz")).count()
+}
+
+#[test]
+fn the_load_of_a_run_is_that_of_its_spans_and_of_what_it_holds() {
+    let run = passed();
+    let load = Load::of(&run);
+    assert_eq!(load.spans, spans(&run).len());
+    let steps = run.steps.len() * size_of::<Step>();
+    assert!((steps..2 * steps).contains(&load.bytes), "{} for {steps}", load.bytes);
+    let longer = Run { target: "x".repeat(run.target.len() + 1_000), ..run };
+    assert_eq!(Load::of(&longer).bytes, load.bytes + 1_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_holds_512_spans_in_the_order_of_arrival_and_the_rest_waits() {
+    let queue = queue(usize::MAX);
+    for number in 0..60 {
+        queue.push(named(number));
+    }
+    let first = queue.batch().await;
+    assert_eq!(first.len(), 512 / 9);
+    queue.delivered(0).await;
+    let second = queue.batch().await;
+    assert_eq!(second.len(), 60 - 512 / 9);
+    assert_eq!(targets(&[first, second].concat()), numbers(0..60));
+}
+
+#[tokio::test(start_paused = true)]
+async fn over_the_budget_the_oldest_that_wait_go_and_what_is_on_its_way_stays() {
+    let queue = queue(3 * Load::of(&passed()).bytes);
+    queue.push(named("mail01"));
+    let flying = queue.batch().await;
+    for name in ["mail02", "mail03", "mail04"] {
+        queue.push(named(name));
+    }
+    assert_eq!(targets(&flying), ["mail01"]);
+    queue.delivered(0).await;
+    assert_eq!(targets(&queue.batch().await), ["mail03", "mail04"]);
+    let report = queue.drain(Duration::ZERO).await;
+    assert_eq!((report.delivered_runs, report.undelivered_runs, report.dropped_runs), (1, 2, 1));
+    assert_eq!(queue.status().dropped, Dropped { budget: 1, ..Dropped::default() });
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_size_is_that_of_what_waits_and_flies_and_returns_to_nothing() {
+    let exporter = InMemoryMetricExporter::default();
+    let provider = SdkMeterProvider::builder().with_periodic_exporter(exporter.clone()).build();
+    let sum = |metric: Metric| {
+        provider.force_flush().unwrap();
+        let all = exporter.get_finished_metrics().unwrap().pop().unwrap();
+        let found = all.scope_metrics().flat_map(ScopeMetrics::metrics).find(|it| it.name() == metric.name).unwrap();
+        let AggregatedMetrics::I64(MetricData::Sum(sum)) = found.data() else { panic!("{found:?}") };
+        assert!(!sum.is_monotonic());
+        usize::try_from(sum.data_points().next().unwrap().value()).unwrap()
+    };
+    let bytes = Load::of(&passed()).bytes;
+    let queue = Queue::new(2 * bytes, None, true, Metrics::of(&provider));
+    assert_eq!(sum(names::DELIVERY_QUEUE_LIMIT), 2 * bytes);
+    queue.push(passed());
+    drop(queue.batch().await);
+    assert_eq!(sum(names::DELIVERY_QUEUE_SIZE), bytes, "what is on its way counts");
+    queue.push(passed());
+    queue.push(passed());
+    assert_eq!(sum(names::DELIVERY_QUEUE_SIZE), 2 * bytes, "what is over the budget went");
+    queue.delivered(0).await;
+    assert_eq!(sum(names::DELIVERY_QUEUE_SIZE), bytes);
+    drop(queue.batch().await);
+    queue.refused("never".to_owned()).await;
+    assert_eq!(sum(names::DELIVERY_QUEUE_SIZE), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_that_is_given_up_leaves_nobody_in_a_hurry() {
+    let queue = queue(usize::MAX);
+    queue.push(passed());
+    let given_up = timeout(Duration::from_millis(1), queue.drain(Duration::from_secs(60))).await;
+    assert!(given_up.is_err());
+    assert_eq!(queue.0.state.borrow().draining, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_ends_when_somebody_drains() {
+    let queue = queue(usize::MAX);
+    queue.push(passed());
+    drop(queue.batch().await);
+    let pausing = queue.pause("away".to_owned(), YEAR, Duration::from_millis(250));
+    let sender = async {
+        pausing.await;
+        queue.delivered(0).await;
+    };
+    let ((), report) = tokio::join!(sender, queue.drain(Duration::from_secs(5)));
+    assert_eq!((report.delivered_runs, report.undelivered_runs, report.reason), (1, 0, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_is_delivered_at_once_never_sees_the_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let queue = stored(folder.path(), usize::MAX, 1 << 20);
+    for number in 0..20 {
+        queue.push(named(number));
+        assert_eq!(take(&queue, 1).await, [number.to_string()]);
+        tokio::time::sleep(Duration::from_millis(70)).await;
+    }
+    assert_eq!(files(folder.path()), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_waits_is_on_disk_before_200_ms_have_passed_and_its_file_goes_when_it_was_delivered() {
+    let folder = tempfile::tempdir().unwrap();
+    let queue = stored(folder.path(), usize::MAX, 1 << 20);
+    let began = clock::now();
+    queue.push(named(0));
+    // A batch on its way waits as well.
+    let batch = queue.batch().await;
+    queue.push(named(1));
+    written(&queue).await;
+    assert!(clock::now() - began < Duration::from_millis(200));
+    let began = clock::now();
+    queue.push(named(2));
+    written(&queue).await;
+    assert!(clock::now() - began < Duration::from_millis(200));
+    let status = queue.status();
+    assert_eq!((status.queued_runs, status.stored_runs, files(folder.path())), (3, 3, 1));
+    assert!(status.disk_bytes > 500 && status.oldest_age >= Some(Duration::from_millis(200)), "{status:?}");
+    assert_eq!(targets(&batch), numbers(0..1));
+    queue.delivered(0).await;
+    assert_eq!(take(&queue, 2).await, numbers(1..3));
+    let report = queue.drain(Duration::from_secs(5)).await;
+    queue.close().await;
+    assert_eq!(report, Report { delivered_runs: 3, ..Report::default() });
+    assert_eq!((files(folder.path()), queue.status().disk_bytes, queue.status().memory_bytes), (0, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn memory_over_its_budget_goes_on_disk_and_comes_back_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let queue = stored(folder.path(), 5 * Load::of(&passed()).bytes, 8 << 20);
+    // The first batch stays on its way for the whole outage.
+    queue.push(named(0));
+    let first = queue.batch().await;
+    for number in 1..400 {
+        queue.push(named(number));
+        if number % 50 == 0 {
+            written(&queue).await;
+        }
+    }
+    written(&queue).await;
+    let status = queue.status();
+    assert!(status.memory_bytes <= status.memory_limit, "{status:?}");
+    assert_eq!((status.queued_runs, status.dropped), (400, Dropped::default()));
+    assert_eq!(targets(&first), ["0"]);
+    queue.delivered(0).await;
+    assert_eq!(take(&queue, 399).await, numbers(1..400));
+    let report = queue.drain(Duration::from_secs(5)).await;
+    queue.close().await;
+    assert_eq!(report, Report { delivered_runs: 400, ..Report::default() });
+    assert_eq!(files(folder.path()), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_delivered_by_the_end_is_taken_up_by_the_next_process_before_all_that_is_new() {
+    let folder = tempfile::tempdir().unwrap();
+    let queue = stored(folder.path(), usize::MAX, 8 << 20);
+    (0..100).for_each(|number| queue.push(named(number)));
+    assert_eq!(queue.batch().await.len(), 56);
+    queue.delivered(0).await;
+    drop(queue.batch().await);
+    let report = queue.drain(Duration::from_secs(3)).await;
+    assert_eq!((report.delivered_runs, report.stored_runs, report.undelivered_runs), (56, 44, 0), "{report}");
+    assert!(report.to_string().contains("44 runs kept on disk for the next start"), "{report}");
+    queue.close().await;
+
+    let queue = stored(folder.path(), usize::MAX, 8 << 20);
+    queue.push(named(100));
+    assert_eq!(queue.status().queued_runs, 45);
+    assert_eq!(take(&queue, 45).await, numbers(56..101));
+}
+
+#[tokio::test(start_paused = true)]
+async fn over_the_disks_budget_what_is_lost_and_what_arrives_add_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let queue = stored(folder.path(), 20 * Load::of(&passed()).bytes, 64 << 10);
+    let mut sent = 0;
+    queue.push(named(sent));
+    let flying = queue.batch().await;
+    while queue.status().dropped.budget < 100 {
+        for _ in 0..10 {
+            sent += 1;
+            queue.push(named(sent));
+        }
+        written(&queue).await;
+    }
+    let status = queue.status();
+    assert!(status.disk_bytes <= 64 << 10, "{status:?}");
+    let dropped = usize::try_from(status.dropped.budget).unwrap();
+    queue.delivered(0).await;
+    let arrived = [targets(&flying), take(&queue, sent - dropped).await].concat();
+    assert_eq!(arrived, [numbers(0..1), numbers(dropped + 1..sent + 1)].concat(), "the oldest went");
+    assert_eq!(queue.status().queued_runs, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_refused_is_counted_and_put_aside_and_in_part_by_the_share_of_its_spans() {
+    let folder = tempfile::tempdir().unwrap();
+    let queue = stored(folder.path(), usize::MAX, 1 << 20);
+    for (rejected, refused) in [(None, 4), (Some(1), 1), (Some(18), 2), (Some(1_000), 4)] {
+        let before = queue.status();
+        (0..4).for_each(|number| queue.push(named(number)));
+        drop(queue.batch().await);
+        match rejected {
+            None => queue.refused("never".to_owned()).await,
+            Some(spans) => queue.delivered(spans).await,
+        }
+        let after = queue.status();
+        assert_eq!(after.dropped.refused - before.dropped.refused, refused, "{rejected:?}");
+        assert_eq!(after.delivered_runs - before.delivered_runs, 4 - refused, "{rejected:?}");
+    }
+    assert_eq!(std::fs::read_dir(folder.path().join("refused")).unwrap().count(), 4);
+    assert_eq!(queue.status().queued_runs, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_takes_nothing_costs_nothing_but_safety_and_is_used_again_when_it_can_be() {
+    let folder = tempfile::tempdir().unwrap();
+    let queue = stored(folder.path(), 50 * Load::of(&passed()).bytes, 1 << 20);
+    // A file in the way stands for every reason that the folder cannot be written to.
+    let segments = folder.path().join("queue");
+    std::fs::remove_dir(&segments).unwrap();
+    std::fs::write(&segments, "in the way").unwrap();
+    (0..10).for_each(|number| queue.push(named(number)));
+    let mut watch = queue.0.state.subscribe();
+    drop(timeout(YEAR, watch.wait_for(|state| state.disk_failure.is_some())).await.unwrap().unwrap());
+    let told = queue.status().disk_failure.unwrap();
+    assert!(told.contains(&segments.display().to_string()), "{told}");
+    // In memory the budget holds now as without a disk.
+    (10..60).for_each(|number| queue.push(named(number)));
+    assert_eq!(queue.status().dropped.budget, 10);
+    std::fs::remove_file(&segments).unwrap();
+    drop(timeout(YEAR, watch.wait_for(|state| state.disk_failure.is_none())).await.unwrap().unwrap());
+    let status = queue.status();
+    assert_eq!((status.disk_failure, status.stored_runs), (None, 50));
+    assert_eq!(take(&queue, 50).await, numbers(10..60));
+}
+
+#[derive(Debug, Clone)]
+enum Turn {
+    /// So many runs come.
+    Push(usize),
+    /// So much time passes.
+    Wait(u64),
+    /// The next batch arrives.
+    Deliver,
+    /// The next batch starts its way and is refused for good.
+    Refuse,
+    /// The process ends in order, with a batch on its way, and the next one starts.
+    Restart,
+}
+
+fn turn() -> impl Strategy<Value = Turn> {
+    prop_oneof![
+        5 => (1..40_usize).prop_map(Turn::Push),
+        4 => (1..400_u64).prop_map(Turn::Wait),
+        3 => Just(Turn::Deliver),
+        1 => Just(Turn::Refuse),
+        1 => Just(Turn::Restart),
+    ]
+}
+
+/// Runs in memory, bytes on disk, and what happens. Gives the runs that arrived.
+async fn live(memory: usize, disk: u64, turns: Vec<Turn>) {
+    let folder = tempfile::tempdir().unwrap();
+    let memory = memory * Load::of(&passed()).bytes;
+    let mut queue = stored(folder.path(), memory, disk);
+    let (mut next, mut arrived, mut refused, mut dropped) = (0, Vec::new(), 0, 0);
+    for turn in turns.into_iter().chain([Turn::Restart]) {
+        match turn {
+            Turn::Push(count) => {
+                (next..next + count).for_each(|number| queue.push(named(number)));
+                next += count;
+            }
+            Turn::Wait(millis) => tokio::time::sleep(Duration::from_millis(millis)).await,
+            Turn::Deliver | Turn::Refuse if queue.status().queued_runs == 0 => {}
+            Turn::Deliver => {
+                arrived.extend(targets(&queue.batch().await));
+                queue.delivered(0).await;
+            }
+            Turn::Refuse => {
+                refused += queue.batch().await.len() as u64;
+                queue.refused("never".to_owned()).await;
+            }
+            Turn::Restart => {
+                if queue.status().queued_runs > 0 {
+                    drop(queue.batch().await);
+                }
+                let report = queue.drain(Duration::from_secs(3)).await;
+                assert_eq!(report.undelivered_runs, 0, "{report}");
+                queue.close().await;
+                dropped += queue.status().dropped.budget;
+                assert_eq!(queue.status().dropped.corrupt, 0);
+                queue = stored(folder.path(), memory, disk);
+                assert_eq!(queue.status().queued_runs, report.stored_runs);
+            }
+        }
+    }
+    while queue.status().queued_runs > 0 {
+        arrived.extend(targets(&queue.batch().await));
+        queue.delivered(0).await;
+    }
+    dropped += queue.status().dropped.budget;
+    assert_eq!(arrived.len() as u64 + refused + dropped, next as u64, "{refused} refused, {dropped} dropped");
+    let mut numbers: Vec<usize> = arrived.iter().map(|target| target.parse().unwrap()).collect();
+    if dropped == 0 {
+        assert!(numbers.is_sorted(), "{numbers:?}");
+    }
+    numbers.sort_unstable();
+    numbers.dedup();
+    assert_eq!(numbers.len(), arrived.len(), "none came twice");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+    #[test]
+    fn whatever_happens_each_run_arrives_once_and_in_order_or_is_counted(
+        memory in 1..60_usize,
+        disk in prop_oneof![Just(1_u64 << 20), Just(32_u64 << 10)],
+        turns in proptest::collection::vec(turn(), 1..40),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(live(memory, disk, turns));
+    }
+}

@@ -1,0 +1,234 @@
+//! Sends runs again that are in files: what an agent put aside, what `probe --output json` printed.
+//!
+//! Traces only: a run's measurements were counted when it was new. [`Lines`] reads, whatever the form; [`Replay`] sends,
+//! and has the patience of a person who watches. Called by the command line.
+
+use std::{
+    io::{self, BufRead, BufReader, Read},
+    sync::Arc,
+    time::Duration,
+};
+
+use flate2::read::MultiGzDecoder;
+
+use super::{
+    member::{self, Piece},
+    order::Load,
+    settings::Signal,
+    wire::{self, Failure, Traces, WireError},
+};
+use crate::{
+    record::Run,
+    telemetry::{ResourceSettings, resource},
+};
+
+/// Attempts at one batch.
+const ATTEMPTS: u32 = 5;
+/// The first pause after a failure; each next one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// A receiver that asks for more than this is not waited for.
+const LONGEST_REQUEST: Duration = Duration::from_secs(300);
+/// A packed file of at most this size is unpacked group by group, so that a damaged one costs itself alone.
+const WHOLE: u64 = 64 << 20;
+
+/// The way out for runs that are read from files.
+pub struct Replay {
+    traces: Traces,
+}
+
+/// What came of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sent {
+    /// It arrived, except for so many spans that the receiver refused.
+    Delivered {
+        /// The spans.
+        refused_spans: u64,
+    },
+    /// The receiver refuses it for good.
+    Refused(String),
+    /// The receiver could not be reached, or asks to come again.
+    Away(String),
+}
+
+impl Replay {
+    /// A batch is full with this many spans.
+    pub const BATCH_SPANS: usize = 512;
+
+    /// Nothing is sent yet. To be made and used inside one runtime.
+    pub fn new(signal: &Signal, who: &ResourceSettings) -> Result<Self, WireError> {
+        Ok(Self { traces: wire::traces(signal, &resource(who))? })
+    }
+
+    /// Where the traces go, for people.
+    pub fn endpoint(&self) -> &str {
+        self.traces.endpoint()
+    }
+
+    /// The spans of a run's trace.
+    pub fn spans(run: &Run) -> usize {
+        Load::of(run).spans
+    }
+
+    /// Sends a batch, a few times if need be.
+    pub async fn send(&self, runs: &[Arc<Run>]) -> Sent {
+        let mut pause = FIRST_PAUSE;
+        let mut attempt = 1;
+        loop {
+            let answer = self.traces.export(runs).await;
+            match answer.outcome {
+                Ok(()) => return Sent::Delivered { refused_spans: answer.heard.rejected_spans },
+                Err(Failure::Refused(reason)) => return Sent::Refused(reason),
+                Err(Failure::Later(reason)) => {
+                    let asked = answer.heard.retry_after.unwrap_or_default();
+                    if attempt == ATTEMPTS || asked > LONGEST_REQUEST {
+                        return Sent::Away(reason);
+                    }
+                    tokio::time::sleep(pause.max(asked)).await;
+                    pause *= 2;
+                    attempt += 1;
+                }
+            }
+        }
+    }
+}
+
+/// A part of a file that is no run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadLine {
+    /// Which line; when the damage is in what is packed, the line behind the last that could be read.
+    pub line: u64,
+    /// What is the matter.
+    pub problem: String,
+}
+
+/// The runs of a file, one JSON line each, packed by gzip or not. Empty lines do not count.
+pub struct Lines {
+    source: Source,
+    line: u64,
+    ended: bool,
+}
+
+enum Source {
+    /// Read as it comes.
+    Stream(Box<dyn BufRead>),
+    /// Groups that stand for themselves, and what is left of the lines of the last one.
+    Members { packed: Vec<u8>, at: usize, text: io::Cursor<Vec<u8>> },
+}
+
+impl Lines {
+    /// The runs in what `reader` gives.
+    pub fn new(reader: impl Read + 'static) -> io::Result<Self> {
+        let mut reader = BufReader::new(reader);
+        let source = if reader.fill_buf()?.starts_with(&[0x1f, 0x8b]) {
+            let mut packed = Vec::new();
+            let size = reader.by_ref().take(WHOLE).read_to_end(&mut packed)?;
+            if (size as u64) < WHOLE {
+                Source::Members { packed, at: 0, text: io::Cursor::default() }
+            } else {
+                let all = io::Cursor::new(packed).chain(reader);
+                Source::Stream(Box::new(BufReader::new(MultiGzDecoder::new(all))))
+            }
+        } else {
+            Source::Stream(Box::new(reader))
+        };
+        Ok(Self { source, line: 0, ended: false })
+    }
+
+    /// The next line; empty at the end.
+    fn read(&mut self, line: &mut Vec<u8>) -> Result<(), String> {
+        match &mut self.source {
+            Source::Stream(reader) => {
+                reader.read_until(b'\n', line).map(drop).inspect_err(|_| self.ended = true).map_err(|it| it.to_string())
+            }
+            Source::Members { packed, at, text } => loop {
+                if text.read_until(b'\n', line).is_ok_and(|size| size > 0) {
+                    return Ok(());
+                }
+                match member::piece(packed, *at) {
+                    None => return Ok(()),
+                    Some(Piece::Whole { text: unpacked, next, .. }) => {
+                        *at = next;
+                        *text = io::Cursor::new(unpacked);
+                    }
+                    Some(Piece::Damaged { runs, next }) => {
+                        let plural = if runs == 1 { "" } else { "s" };
+                        let problem = format!("byte {at}: the data are damaged ({runs} run{plural})");
+                        *at = next;
+                        return Err(problem);
+                    }
+                }
+            },
+        }
+    }
+}
+
+impl Iterator for Lines {
+    type Item = Result<Run, BadLine>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut text = Vec::new();
+        while !self.ended {
+            text.clear();
+            if let Err(problem) = self.read(&mut text) {
+                return Some(Err(BadLine { line: self.line + 1, problem }));
+            }
+            if text.is_empty() {
+                break;
+            }
+            self.line += 1;
+            if text.iter().all(u8::is_ascii_whitespace) {
+                continue;
+            }
+            return Some(member::line(&text).map_err(|error| BadLine { line: self.line, problem: error.to_string() }));
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Cursor, Write as _},
+        time::UNIX_EPOCH,
+    };
+
+    use super::*;
+    use crate::delivery::member::tests::measured;
+
+    fn read(bytes: &[u8]) -> Vec<Result<Run, BadLine>> {
+        Lines::new(Cursor::new(bytes.to_vec())).unwrap().collect()
+    }
+
+    #[test]
+    fn plain_lines_packed_lines_and_segments_are_read_alike() {
+        let runs = [measured(), measured(), measured()];
+        let lines: Vec<_> = runs.iter().map(|run| serde_json::to_string(run).unwrap()).collect();
+        let plain = lines.join("\n");
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(plain.as_bytes()).unwrap();
+        let segment = [member::pack(&runs[..2], UNIX_EPOCH), member::pack(&runs[2..], UNIX_EPOCH)];
+        let segment = segment.map(Result::unwrap).concat();
+        let expected: Vec<_> = runs.into_iter().map(Ok).collect();
+        for bytes in [plain.as_bytes(), &gzip.finish().unwrap(), &segment] {
+            assert_eq!(read(bytes), expected);
+        }
+        assert_eq!(read(b""), []);
+    }
+
+    #[test]
+    fn what_is_no_run_is_told_with_its_line_and_the_rest_is_read() {
+        let run = measured();
+        let line = serde_json::to_string(&run).unwrap();
+        let found = read(format!("{line}\n\n{{\"schema\":9}}\n{line}").as_bytes());
+        let [Ok(first), Err(bad), Ok(last)] = &found[..] else { panic!("{found:?}") };
+        assert_eq!((first, last, bad.line), (&run, &run, 3));
+        assert!(bad.problem.starts_with("a newer imaptrace wrote this run"), "{bad:?}");
+
+        let member = member::pack([&run], UNIX_EPOCH).unwrap();
+        let damaged = [&member[..], &member[..100], &member].concat();
+        let found = read(&damaged);
+        let [Ok(first), Err(bad), Ok(last)] = &found[..] else { panic!("{found:?}") };
+        assert_eq!((first, last, bad.line), (&run, &run, 2));
+        assert!(bad.problem.contains("the data are damaged (1 run)"), "{bad:?}");
+    }
+}

@@ -1,0 +1,503 @@
+//! The backlog on disk: segments in the order of their age, each a row of members, and a cursor.
+//!
+//! `queue/` in the folder for state holds the segments, `refused/` what was put aside: runs that the receiver refused, and
+//! segments in which something was damaged. A segment is deleted when all of it was delivered; the cursor says how far
+//! the oldest one was, so that a restart repeats little. It may be lost: then some runs go out twice, with the same ids.
+//!
+//! Everything in here waits for the disk. Knows nothing of memory, order among runs, receivers and clocks' ticking; that
+//! is [`queue`](super::queue), which alone calls it, from threads that may wait.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fs::{self, DirBuilder, File, OpenOptions},
+    io,
+    os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
+
+use super::{
+    member::{self, HEAD, Piece},
+    order::Load,
+    shelf::Shelf,
+    state::{StateDir, about},
+};
+use crate::record::Run;
+
+/// The folder of the segments.
+const QUEUE: &str = "queue";
+/// The file that says how far the oldest segment was delivered.
+const CURSOR: &str = "cursor";
+/// How a segment's name ends.
+const ENDING: &str = ".jsonl.gz";
+/// A segment is full at this size: what a damaged or over-budget one can cost, and what is unpacked at once.
+const FULL: u64 = 1 << 20;
+/// And at this part of the budget: the oldest goes whole.
+const PARTS: u64 = 8;
+/// A segment that was delivered to its end takes more runs until it is as large as this.
+const WORTH_DELETING: u64 = 64 << 10;
+/// Runs in a member at most.
+const GROUP: usize = 64;
+
+/// Where a run is on disk. In the order of age.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    /// The segment's number.
+    pub(super) segment: u64,
+    /// Where its member begins.
+    offset: u64,
+    /// Which line it is there.
+    index: u64,
+}
+
+impl Place {
+    /// Where this segment begins.
+    pub(super) fn start(segment: u64) -> Self {
+        Self { segment, offset: 0, index: 0 }
+    }
+}
+
+/// What is on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Figures {
+    /// Runs that were not delivered yet.
+    pub(super) runs: u64,
+    /// Bytes of the segments that hold them.
+    pub(super) bytes: u64,
+    /// When the oldest of them was written, nearly.
+    pub(super) oldest: Option<SystemTime>,
+    /// The oldest segment: a place in one before is gone.
+    pub(super) first: u64,
+}
+
+/// What came of writing a group.
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    /// Where each run is now.
+    pub(super) places: Vec<Place>,
+    /// Segments that had to go for it, and how many runs in each had not been delivered.
+    pub(super) dropped: BTreeMap<u64, u64>,
+}
+
+/// What was read back.
+#[derive(Debug)]
+pub(super) struct ReadBack {
+    /// Runs in the order of their age.
+    pub(super) runs: Vec<(Place, Run)>,
+    /// Where to read on.
+    pub(super) next: Place,
+    /// Runs that could not be read.
+    pub(super) corrupt: u64,
+    /// What was the matter with the last of these.
+    pub(super) damage: Option<String>,
+}
+
+/// The backlog.
+pub(super) struct Spool {
+    state: StateDir,
+    budget: u64,
+    segments: VecDeque<Segment>,
+    /// The newest segment, if it takes more.
+    active: Option<File>,
+    next: u64,
+    loaded: bool,
+    /// It is another's from now on.
+    pub(super) closed: bool,
+    /// The content of the segment that is being read.
+    reading: Option<(u64, Vec<u8>)>,
+    shelf: Shelf,
+}
+
+struct Segment {
+    number: u64,
+    length: u64,
+    /// Runs that were not delivered yet.
+    left: u64,
+    written: Option<SystemTime>,
+    damaged: bool,
+}
+
+impl Spool {
+    /// The backlog of this folder. Touches nothing before the first call.
+    pub(super) fn new(state: StateDir, budget: u64) -> Self {
+        let shelf = Shelf::new(state.path(), budget / 4);
+        Self {
+            state,
+            budget,
+            segments: VecDeque::new(),
+            active: None,
+            next: 1,
+            loaded: false,
+            closed: false,
+            reading: None,
+            shelf,
+        }
+    }
+
+    /// Looks at what an earlier process left, once. Gives where reading begins, if there is anything to be read.
+    pub(super) fn load(&mut self) -> io::Result<Option<Place>> {
+        if self.loaded {
+            return Ok(None);
+        }
+        self.state.lock()?;
+        let mut numbers = self.numbers()?;
+        numbers.sort_unstable();
+        // One that points into no segment was left by a process that had delivered everything.
+        let known = self.cursor();
+        let cursor = known.filter(|cursor| numbers.contains(&cursor.segment));
+        self.next = numbers.last().copied().max(known.map(|cursor| cursor.segment)).unwrap_or(0) + 1;
+        for number in numbers {
+            let cursor = cursor.filter(|cursor| cursor.segment >= number);
+            match self.survey(number, cursor) {
+                Ok(segment) if cursor.is_none_or(|cursor| cursor.segment == number) && segment.left > 0 => {
+                    self.segments.push_back(segment);
+                }
+                // Delivered to its end, or before the cursor.
+                Ok(segment) => self.remove(&segment),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                // It stays where it is and is counted when it is its turn to be read.
+                Err(_) => self.segments.push_back(Segment { number, length: 0, left: 1, written: None, damaged: true }),
+            }
+        }
+        self.loaded = true;
+        let first = self.segments.front().map(|segment| segment.number);
+        let behind = |cursor: Place| Place { index: cursor.index + 1, ..cursor };
+        Ok(first
+            .map(|first| cursor.filter(|cursor| cursor.segment == first).map_or_else(|| Place::start(first), behind)))
+    }
+
+    /// Writes runs to the end; they are on the disk when this comes back. Over the budget the oldest segments go.
+    pub(super) fn append(&mut self, runs: &[Arc<Run>], now: SystemTime) -> io::Result<Written> {
+        let mut written = Written::default();
+        if runs.is_empty() {
+            return Ok(written);
+        }
+        let mut members = Vec::new();
+        let mut offsets = Vec::new();
+        for group in runs.chunks(GROUP) {
+            offsets.push((members.len() as u64, group.len() as u64));
+            members.extend(member::pack(group.iter().map(AsRef::as_ref), now)?);
+        }
+        let full = FULL.min(self.budget / PARTS);
+        // Somebody may have deleted the file: what is written to it then is nowhere.
+        let gone = |file: &File| file.metadata().is_ok_and(|found| found.nlink() == 0);
+        if self.active.as_ref().is_some_and(gone) || self.segments.back().is_some_and(|last| last.length >= full) {
+            self.active = None;
+        }
+        if self.active.is_none() {
+            self.create()?;
+        }
+        let (Some(file), Some(segment)) = (&self.active, self.segments.back_mut()) else { return Ok(written) };
+        let start = segment.length;
+        if let Err(error) = file.write_all_at(&members, start).and_then(|()| file.sync_data()) {
+            // What half a group looks like is known to the reader; a file that goes on behind it is not.
+            let _cut = file.set_len(start).is_ok();
+            let number = segment.number;
+            self.active = None;
+            if start == 0 {
+                self.segments.pop_back();
+                let _removed = fs::remove_file(self.path_of(number)).is_ok();
+            }
+            return Err(about(&self.path_of(number), &error));
+        }
+        segment.length += members.len() as u64;
+        segment.left += runs.len() as u64;
+        segment.written.get_or_insert(now);
+        for (offset, count) in offsets {
+            let places = (0..count).map(|index| Place { segment: segment.number, offset: start + offset, index });
+            written.places.extend(places);
+        }
+        while self.segments.len() > 1 && self.segments.iter().map(|segment| segment.length).sum::<u64>() > self.budget {
+            let Some(oldest) = self.segments.pop_front() else { break };
+            written.dropped.insert(oldest.number, oldest.left);
+            self.remove(&oldest);
+        }
+        Ok(written)
+    }
+
+    /// Reads on at `from`, up to `until` or the end: as many runs as have `spans` spans, and the rest of their group.
+    pub(super) fn read(&mut self, from: Place, until: Option<Place>, spans: usize) -> ReadBack {
+        let mut back = ReadBack { runs: Vec::new(), next: from, corrupt: 0, damage: None };
+        let mut load = 0;
+        while load < spans && until.is_none_or(|until| back.next < until) {
+            let Some(number) =
+                self.segments.iter().map(|segment| segment.number).find(|number| *number >= back.next.segment)
+            else {
+                back.next = self.end();
+                break;
+            };
+            if number > back.next.segment {
+                back.next = Place::start(number);
+                continue;
+            }
+            let at = back.next;
+            let piece = match self.content(number) {
+                Ok(content) => member::piece(content, usize::try_from(at.offset).unwrap_or(usize::MAX)),
+                Err(error) => {
+                    let left = self.segment(number).map_or(0, |segment| std::mem::take(&mut segment.left));
+                    back.corrupt += left;
+                    back.damage = Some(about(&self.path_of(number), &error).to_string());
+                    back.next = Place::start(number + 1);
+                    continue;
+                }
+            };
+            match piece {
+                None if self.segments.back().is_some_and(|last| last.number == number) => break,
+                None => back.next = Place::start(number + 1),
+                Some(Piece::Damaged { runs, next }) => {
+                    let what = format!("{}, byte {}: the data are damaged", self.path_of(number).display(), at.offset);
+                    self.spoiled(number, runs, what, &mut back);
+                    back.next = Place { offset: next as u64, index: 0, ..at };
+                }
+                Some(Piece::Whole { text, head, next }) => {
+                    let lines: Vec<_> = member::lines(&text).collect();
+                    if at.index == 0
+                        && let Some(segment) = self.segment(number)
+                    {
+                        // The header is under no checksum; the lines are.
+                        let told = head.map_or(lines.len() as u64, |head| head.runs);
+                        segment.left = (segment.left + lines.len() as u64).saturating_sub(told);
+                    }
+                    back.next = Place { offset: next as u64, index: 0, ..at };
+                    for (index, text) in (0..).zip(lines).skip_while(|(index, _)| *index < at.index) {
+                        let place = Place { index, ..at };
+                        if until.is_some_and(|until| until <= place) {
+                            back.next = place;
+                            break;
+                        }
+                        match member::line(text) {
+                            Ok(run) => {
+                                load += Load::of(&run).spans;
+                                back.runs.push((place, run));
+                            }
+                            Err(error) => {
+                                let path = self.path_of(number);
+                                let what = format!("{}, byte {}: {error}", path.display(), at.offset);
+                                self.spoiled(number, 1, what, &mut back);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        self.tidy();
+        back
+    }
+
+    /// Notes runs as delivered, or given up: so many in each of these segments. All up to `through` are.
+    pub(super) fn settle(&mut self, settled: &BTreeMap<u64, u64>, through: Option<Place>) {
+        for (number, runs) in settled {
+            if let Some(segment) = self.segment(*number) {
+                segment.left = segment.left.saturating_sub(*runs);
+            }
+        }
+        if let Some(through) = through {
+            self.remove_while(|oldest| oldest.number < through.segment);
+            // It only saves repetition.
+            let _written = self.write_cursor(through).is_ok();
+        }
+        self.tidy();
+    }
+
+    /// Puts runs aside that the receiver refused, for `imaptrace replay`. Gives the file.
+    pub(super) fn put_aside(&mut self, runs: &[Arc<Run>], now: SystemTime) -> io::Result<PathBuf> {
+        self.state.lock()?;
+        self.shelf.put(&member::pack(runs.iter().map(AsRef::as_ref), now)?, now)
+    }
+
+    /// Behind the newest run.
+    pub(super) fn end(&self) -> Place {
+        let newest = self.segments.back();
+        newest.map_or_else(
+            || Place::start(self.next),
+            |newest| Place { offset: newest.length, ..Place::start(newest.number) },
+        )
+    }
+
+    /// What is here now.
+    pub(super) fn figures(&self) -> Figures {
+        let waiting = || self.segments.iter().filter(|segment| segment.left > 0);
+        Figures {
+            runs: waiting().map(|segment| segment.left).sum(),
+            bytes: waiting().map(|segment| segment.length).sum(),
+            oldest: waiting().find_map(|segment| segment.written),
+            first: self.segments.front().map_or(self.next, |segment| segment.number),
+        }
+    }
+
+    /// Deletes what was delivered to its end, and lets go of the folder: nothing is written to it any more.
+    pub(super) fn close(&mut self) {
+        self.closed = true;
+        self.active = None;
+        self.remove_while(|oldest| oldest.left == 0);
+        self.state.unlock();
+    }
+
+    fn remove_while(&mut self, done: impl Fn(&Segment) -> bool) {
+        while self.segments.front().is_some_and(&done) {
+            let Some(oldest) = self.segments.pop_front() else { break };
+            self.remove(&oldest);
+        }
+    }
+
+    /// Deletes the oldest segments of which nothing is left.
+    fn tidy(&mut self) {
+        let newest = self.segments.back().filter(|_| self.active.is_some());
+        let kept = newest.filter(|newest| newest.length < WORTH_DELETING).map(|newest| newest.number);
+        self.remove_while(|oldest| oldest.left == 0 && Some(oldest.number) != kept);
+        if self.segments.is_empty() {
+            self.active = None;
+        }
+    }
+
+    fn spoiled(&mut self, number: u64, runs: u64, what: String, back: &mut ReadBack) {
+        if let Some(segment) = self.segment(number) {
+            segment.left = segment.left.saturating_sub(runs);
+            segment.damaged = true;
+        }
+        back.corrupt += runs;
+        back.damage = Some(what);
+    }
+
+    fn segment(&mut self, number: u64) -> Option<&mut Segment> {
+        self.segments.iter_mut().find(|segment| segment.number == number)
+    }
+
+    /// All of a segment that was written; what stands behind that is half a group.
+    fn content(&mut self, number: u64) -> io::Result<&[u8]> {
+        let length = self.segment(number).map_or(0, |segment| segment.length);
+        if length == 0 {
+            return Err(io::Error::other("it could not be read when the agent started"));
+        }
+        if self.reading.as_ref().is_none_or(|(held, content)| *held != number || (content.len() as u64) < length) {
+            let content = fs::read(self.path_of(number))?;
+            if (content.len() as u64) < length {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            self.reading = Some((number, content));
+        }
+        let content = self.reading.as_ref().map_or(&[][..], |(_, content)| content);
+        Ok(content.get(..usize::try_from(length).unwrap_or(usize::MAX)).unwrap_or(content))
+    }
+
+    /// Counts the runs of a segment that lie behind the cursor, by its headers, and by its content where they fail.
+    fn survey(&self, number: u64, cursor: Option<Place>) -> io::Result<Segment> {
+        let file = File::open(self.path_of(number))?;
+        let length = file.metadata()?.len();
+        let mut segment = Segment { number, length, left: 0, written: None, damaged: false };
+        let settled = |offset: u64, runs: u64| match cursor {
+            Some(cursor) if offset < cursor.offset => runs,
+            Some(cursor) if offset == cursor.offset => runs.min(cursor.index + 1),
+            _ => 0,
+        };
+        let mut at = 0;
+        let mut head = [0; HEAD];
+        while at < length {
+            let read = file.read_exact_at(&mut head, at);
+            let found = read.ok().and_then(|()| member::head(&head)).filter(|found| at + found.length <= length);
+            let Some(found) = found else { return self.survey_content(segment, settled) };
+            segment.left += found.runs - settled(at, found.runs);
+            segment.written.get_or_insert(found.written);
+            at += found.length;
+        }
+        Ok(segment)
+    }
+
+    fn survey_content(&self, mut segment: Segment, settled: impl Fn(u64, u64) -> u64) -> io::Result<Segment> {
+        let content = fs::read(self.path_of(segment.number))?;
+        (segment.left, segment.written, segment.length) = (0, None, content.len() as u64);
+        let mut at = 0;
+        while let Some(piece) = member::piece(&content, at) {
+            let (runs, after) = match piece {
+                Piece::Whole { text, head, next } => {
+                    segment.written = segment.written.or_else(|| head.map(|head| head.written));
+                    (head.map_or_else(|| member::lines(&text).count() as u64, |head| head.runs), next)
+                }
+                Piece::Damaged { runs, next } => (runs, next),
+            };
+            segment.left += runs - settled(at as u64, runs);
+            at = after;
+        }
+        Ok(segment)
+    }
+
+    fn numbers(&self) -> io::Result<Vec<u64>> {
+        let folder = self.folder();
+        match DirBuilder::new().mode(0o700).create(&folder) {
+            Err(error) if !folder.is_dir() => return Err(about(&folder, &error)),
+            _ => {}
+        }
+        let entries = fs::read_dir(&folder).map_err(|error| about(&folder, &error))?;
+        let number = |name: &str| name.strip_suffix(ENDING)?.parse().ok();
+        Ok(entries.filter_map(|entry| number(entry.ok()?.file_name().to_str()?)).collect())
+    }
+
+    fn create(&mut self) -> io::Result<()> {
+        if !self.loaded {
+            self.load()?;
+        }
+        let folder = self.folder();
+        let _there = DirBuilder::new().mode(0o700).create(&folder).is_ok();
+        let number = self.next;
+        // Whatever stands in the way of this one need not stand in the way of the next.
+        self.next += 1;
+        let path = self.path_of(number);
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        let file = file.map_err(|error| about(&path, &error))?;
+        // The name, too, has to be on the disk.
+        File::open(&folder).and_then(|folder| folder.sync_all()).map_err(|error| about(&folder, &error))?;
+        self.active = Some(file);
+        self.segments.push_back(Segment { number, length: 0, left: 0, written: None, damaged: false });
+        Ok(())
+    }
+
+    /// Of a damaged one, somebody may still make something.
+    fn remove(&mut self, segment: &Segment) {
+        if self.reading.as_ref().is_some_and(|(number, _)| *number == segment.number) {
+            self.reading = None;
+        }
+        let path = self.path_of(segment.number);
+        let _gone = if segment.damaged { self.shelf.take(&path).is_ok() } else { fs::remove_file(path).is_ok() };
+    }
+
+    /// `SEGMENT OFFSET INDEX CHECKSUM`, in place of the one before.
+    fn write_cursor(&self, at: Place) -> io::Result<()> {
+        let folder = self.folder();
+        let text = format!("{} {} {}", at.segment, at.offset, at.index);
+        let beside = folder.join("cursor.new");
+        fs::write(&beside, format!("{text} {}\n", checksum(&text)))?;
+        fs::rename(beside, folder.join(CURSOR))
+    }
+
+    fn cursor(&self) -> Option<Place> {
+        let text = fs::read_to_string(self.folder().join(CURSOR)).ok()?;
+        let (text, sum) = text.trim_end().rsplit_once(' ')?;
+        let mut numbers = text.split(' ').map(str::parse);
+        let mut number = || numbers.next()?.ok();
+        let place = Place { segment: number()?, offset: number()?, index: number()? };
+        (sum == checksum(text)).then_some(place)
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.state.path().join(QUEUE)
+    }
+
+    fn path_of(&self, number: u64) -> PathBuf {
+        segment_path(self.state.path(), number)
+    }
+}
+
+fn segment_path(state: &Path, number: u64) -> PathBuf {
+    // As wide as the largest number: names sort by age.
+    state.join(QUEUE).join(format!("{number:020}{ENDING}"))
+}
+
+fn checksum(text: &str) -> String {
+    let mut sum = flate2::Crc::new();
+    sum.update(text.as_bytes());
+    format!("{:08x}", sum.sum())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,240 @@
+use proptest::prelude::*;
+
+use super::*;
+
+/// Segments of some three groups, and room for thirty.
+const BUDGET: u64 = 64 << 10;
+const ALL: usize = usize::MAX;
+
+fn run(number: u64) -> Arc<Run> {
+    let passed = include_str!("../../../tests/support/runs/passed.json");
+    Arc::new(Run { target: number.to_string(), ..serde_json::from_str(passed).unwrap() })
+}
+
+fn numbers(back: &ReadBack) -> Vec<u64> {
+    back.runs.iter().map(|(_, run)| run.target.parse().unwrap()).collect()
+}
+
+fn open(folder: &Path) -> (Spool, Place) {
+    let mut spool = Spool::new(StateDir::open(folder).unwrap(), BUDGET);
+    let from = spool.load().unwrap().unwrap_or_else(|| spool.end());
+    (spool, from)
+}
+
+fn append(spool: &mut Spool, numbers: std::ops::Range<u64>) -> Written {
+    spool.append(&numbers.map(run).collect::<Vec<_>>(), SystemTime::UNIX_EPOCH).unwrap()
+}
+
+/// Notes all that was read as delivered.
+fn settle(spool: &mut Spool, back: &ReadBack) {
+    let mut places = BTreeMap::new();
+    back.runs.iter().for_each(|(place, _)| *places.entry(place.segment).or_default() += 1);
+    spool.settle(&places, back.runs.last().map(|(place, _)| *place));
+}
+
+fn segments(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder.join(QUEUE)).unwrap().map(|entry| entry.unwrap().path());
+    let mut paths: Vec<_> = entries.filter(|path| path.to_string_lossy().ends_with(ENDING)).collect();
+    paths.sort();
+    paths
+}
+
+#[test]
+fn a_segment_is_what_zcat_shows_one_json_line_a_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut spool, _) = open(folder.path());
+    append(&mut spool, 0..2);
+    append(&mut spool, 2..3);
+    let [segment] = segments(folder.path()).try_into().unwrap();
+    let mut text = String::new();
+    let file = File::open(&segment).unwrap();
+    io::Read::read_to_string(&mut flate2::read::MultiGzDecoder::new(file), &mut text).unwrap();
+    let targets: Vec<_> = text.lines().map(|line| serde_json::from_str::<Run>(line).unwrap().target).collect();
+    assert_eq!(targets, ["0", "1", "2"]);
+}
+
+#[test]
+fn a_restart_goes_on_behind_what_was_delivered_and_repeats_only_that_when_the_cursor_is_lost() {
+    for lost in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut spool, from) = open(folder.path());
+        append(&mut spool, 0..5);
+        append(&mut spool, 5..9);
+        let until = Some(Place { index: 2, ..from });
+        let first = spool.read(from, until, ALL);
+        assert_eq!(numbers(&first), [0, 1]);
+        settle(&mut spool, &first);
+        assert_eq!(spool.figures().runs, 7);
+        drop(spool);
+        if lost {
+            fs::write(folder.path().join("queue/cursor"), "1 0 8 00000000\n").unwrap();
+        }
+        let (mut spool, from) = open(folder.path());
+        let expected: Vec<u64> = if lost { (0..9).collect() } else { (2..9).collect() };
+        assert_eq!(spool.figures().runs, expected.len() as u64);
+        let all = spool.read(from, None, ALL);
+        assert_eq!((numbers(&all), all.corrupt), (expected, 0));
+        settle(&mut spool, &all);
+        spool.close();
+        assert_eq!(segments(folder.path()), [""; 0].map(PathBuf::from));
+    }
+}
+
+#[test]
+fn a_line_of_a_newer_version_is_left_out_and_its_segment_kept_aside() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut spool, from) = open(folder.path());
+    let newer = Arc::new(Run { schema: 2, ..(*run(7)).clone() });
+    spool.append(&[run(1), newer, run(2)], SystemTime::UNIX_EPOCH).unwrap();
+    let back = spool.read(from, None, ALL);
+    assert_eq!((numbers(&back), back.corrupt), (vec![1, 2], 1));
+    let told = back.damage.clone().unwrap();
+    assert!(told.contains("a newer imaptrace wrote this run: its schema is 2"), "{told}");
+    settle(&mut spool, &back);
+    spool.close();
+    let aside: Vec<_> =
+        fs::read_dir(folder.path().join("refused")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(aside.len(), 1);
+    assert!(aside[0].to_string_lossy().ends_with(".jsonl.gz.damaged"), "{aside:?}");
+}
+
+#[test]
+fn a_segment_that_is_gone_costs_its_own_runs_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut spool, from) = open(folder.path());
+    let mut numbers_in = Vec::new();
+    while segments(folder.path()).len() < 4 {
+        let next = numbers_in.len() as u64;
+        append(&mut spool, next..next + 4);
+        let segment = segments(folder.path()).len();
+        numbers_in.extend([segment; 4]);
+    }
+    let [_, second, third, _] = segments(folder.path()).try_into().unwrap();
+    fs::remove_file(second).unwrap();
+    fs::write(third, "").unwrap();
+    let back = spool.read(from, None, ALL);
+    let kept = numbers_in.iter().zip(0..).filter(|(segment, _)| [1, 4].contains(*segment)).map(|(_, number)| number);
+    assert_eq!(numbers(&back), kept.collect::<Vec<u64>>());
+    assert_eq!(back.corrupt, numbers_in.len() as u64 - back.runs.len() as u64);
+    settle(&mut spool, &back);
+    assert_eq!(spool.figures().runs, 0);
+    // One that is deleted under the writer is not written to any more.
+    fs::remove_file(segments(folder.path()).pop().unwrap()).unwrap();
+    let from = append(&mut spool, 900..901).places[0];
+    assert_eq!(numbers(&spool.read(from, None, ALL)), [900]);
+}
+
+#[test]
+fn a_flipped_bit_costs_at_most_the_runs_of_its_group() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut spool, _) = open(folder.path());
+    let groups: Vec<_> = (0..4).map(|group| group * 3..group * 3 + 3).collect();
+    for group in &groups {
+        append(&mut spool, group.clone());
+    }
+    drop(spool);
+    let [segment] = segments(folder.path()).try_into().unwrap();
+    let whole = fs::read(&segment).unwrap();
+    for at in (0..whole.len()).step_by(37).chain(0..HEAD) {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 1 << (at % 8);
+        fs::write(&segment, damaged).unwrap();
+        let (mut spool, from) = open(folder.path());
+        let back = spool.read(from, None, ALL);
+        let got = numbers(&back);
+        assert!(got.is_sorted());
+        let missing: Vec<u64> = (0..12).filter(|number| !got.contains(number)).collect();
+        let group = missing.first().map_or(0, |first| first / 3);
+        assert!(missing.iter().all(|number| number / 3 == group), "{at}: {missing:?}");
+        assert_eq!(back.corrupt > 0, !missing.is_empty(), "{at}");
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// A group of so many runs is written.
+    Write(u64),
+    /// So many spans are read and delivered.
+    Deliver(usize),
+    /// So many spans are read, and the process is killed before they are delivered, with so many bytes of the next group
+    /// written, with or without its cursor.
+    Crash { read: usize, torn: usize, cursor: bool },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (1..6_u64).prop_map(Step::Write),
+        3 => (1..60_usize).prop_map(Step::Deliver),
+        2 => (0..60_usize, 0..2500_usize, any::<bool>())
+            .prop_map(|(read, torn, cursor)| Step::Crash { read, torn, cursor }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn whatever_is_written_delivered_and_cut_off_every_run_comes_back_in_order(
+        steps in proptest::collection::vec(step(), 1..60),
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut spool, mut from) = open(folder.path());
+        // What is on disk and not delivered, and what may come again since nothing says that it was.
+        let (mut waiting, mut again) = (VecDeque::new(), VecDeque::new());
+        let mut next = 0;
+        for step in steps.into_iter().chain([Step::Crash { read: 0, torn: 0, cursor: true }, Step::Deliver(ALL)]) {
+            match step {
+                Step::Write(count) => {
+                    let written = append(&mut spool, next..next + count);
+                    waiting.extend(next..next + count);
+                    next += count;
+                    for (segment, left) in written.dropped {
+                        // What may come again counts as well: it is on disk and nothing says that it was delivered.
+                        for _ in 0..left {
+                            again.pop_front().or_else(|| waiting.pop_front());
+                        }
+                        if from.segment == segment {
+                            from = Place::start(segment + 1);
+                        }
+                    }
+                }
+                Step::Deliver(spans) => {
+                    let back = spool.read(from, None, spans);
+                    for number in numbers(&back) {
+                        let expected = again.pop_front().or_else(|| waiting.pop_front());
+                        prop_assert_eq!(Some(number), expected);
+                    }
+                    settle(&mut spool, &back);
+                    from = back.next;
+                }
+                Step::Crash { read, torn, cursor } => {
+                    drop(spool.read(from, None, read));
+                    drop(spool);
+                    if !cursor {
+                        drop(fs::remove_file(folder.path().join("queue/cursor")));
+                        // All of the oldest segment that is left comes again.
+                        let oldest = segments(folder.path()).into_iter().next();
+                        let content = oldest.map(|oldest| fs::read(oldest).unwrap()).unwrap_or_default();
+                        if let Some(Piece::Whole { text, .. }) = member::piece(&content, 0) {
+                            let first = member::line(member::lines(&text).next().unwrap()).unwrap();
+                            let first: u64 = first.target.parse().unwrap();
+                            let until = waiting.front().copied().unwrap_or(next);
+                            again = (first..until).collect();
+                        }
+                    }
+                    if let Some(newest) = segments(folder.path()).pop() {
+                        let group: Vec<_> = (next..next + 3).map(run).collect();
+                        let group = member::pack(group.iter().map(AsRef::as_ref), SystemTime::UNIX_EPOCH).unwrap();
+                        let torn = &group[..torn.min(group.len() - 1)];
+                        let whole = [&fs::read(&newest).unwrap()[..], torn].concat();
+                        fs::write(&newest, whole).unwrap();
+                    }
+                    (spool, from) = open(folder.path());
+                }
+            }
+            let sorted: Vec<_> = segments(folder.path());
+            let size: u64 = sorted.iter().map(|path| fs::metadata(path).unwrap().len()).sum();
+            prop_assert!(size <= BUDGET + 2500, "{} bytes", size);
+        }
+        prop_assert_eq!((waiting, again), (VecDeque::new(), VecDeque::new()));
+    }
+}
