@@ -196,8 +196,10 @@ async fn keep(
     let schedule = Schedule::start(Arc::new(Hands(shared.clone())));
     schedule.apply(slots, wiring::run_limits(&config));
     let (pulse, asked) = (schedule.pulse(), shared.clone());
+    let queue = move || Some(wiring::shown(asked.delivery().as_ref()?.status()));
     itself.up(Floors {
-        delivery: Some(Box::new(move || Some(wiring::shown(asked.delivery().as_ref()?.status())))),
+        // Without a receiver of traces nothing is queued.
+        delivery: config.otlp.traces.is_some().then(|| Box::new(queue) as _),
         loops: vec![Loop { name: "the schedule", limit: STUCK, away: Box::new(move || pulse.age()) }],
     });
     let reload = Reload { origin, seen, child_env, config, fleet: Arc::new(fleet) };

@@ -18,3 +18,4 @@ mod messages;
 mod metrics;
 mod otlp;
 mod reload;
+mod survival;
