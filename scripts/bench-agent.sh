@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# bench-agent.sh : CPU, memory and start lag of an agent with thousands of targets, and its memory over an hour.
+# bench-agent.sh : CPU, memory and start lag of an agent with thousands of targets, an hour's runs
+# without a Collector, and memory over an hour.
 #
 # Prints Markdown for docs/performance.md, which tells how it measures; what it says besides goes to standard error.
 #
 # Environment:
 #   TARGETS="1000 2000"  rows; each is started without and with metrics, in clear text and over TLS
 #   WINDOW=60            seconds that a row is measured for
+#   OUTAGE=1             0 leaves the hour without a Collector out
 #   SOAK_MINUTES=60      0 leaves the long run out
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"

@@ -7,6 +7,7 @@
 //! ```text
 //! rig      Dovecot, the Collector, what the Collector counts
 //! subject  an agent with so many targets, and what the kernel says of it
+//! outage   an hour's runs without a receiver
 //! ```
 
 #![allow(
@@ -17,6 +18,7 @@
     reason = "a program that measures: a fault ends it, and what it finds goes to standard output"
 )]
 
+mod outage;
 mod rig;
 mod subject;
 #[path = "../../tests/support/mod.rs"]
@@ -61,6 +63,9 @@ fn main() {
     println!("{}\n", Rig::machine());
     if !targets.is_empty() {
         load(&rig, &targets, Duration::from_secs(window.into()));
+    }
+    if knob("OUTAGE", 1) > 0 {
+        outage::report(rig.directory.path());
     }
     if soak > 0 {
         endure(&rig, Duration::from_secs(60 * u64::from(soak)));
