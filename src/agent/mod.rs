@@ -29,6 +29,7 @@ pub mod wiring;
 use std::{
     ffi::OsString,
     future::Future,
+    pin::pin,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -84,6 +85,16 @@ pub enum AgentError {
     /// The system gives no signals.
     #[error("cannot listen for signals: {0}")]
     Signal(#[from] std::io::Error),
+}
+
+impl AgentError {
+    /// Whether the same start may go well another time, without anybody changing anything.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Header(_) | Self::Signal(_) | Self::Delivery(StartError::Runtime(_)) => true,
+            Self::Tls { .. } | Self::State(_) | Self::Delivery(StartError::Wire(_)) => false,
+        }
+    }
 }
 
 /// All of an exit, from the signal on: the 5 s of contract §2 less what the process's own end takes.
@@ -173,7 +184,16 @@ async fn keep(
     let seen = reload::look(reload::watched(&config.watched, &config.targets)).await;
     // Held before anything in it is read, and to the end: the latency history is in it as well.
     let state = config.state.dir.as_deref().map(StateDir::open).transpose()?;
-    let delivery = wiring::delivery(&config, state.clone(), &child_env).await?;
+    // A header's command may take its time; the exit does not wait for it.
+    let mut told = pin!(told);
+    let delivery = tokio::select! {
+        biased;
+        () = &mut told => {
+            info!("told to stop before anything was started");
+            return Ok(());
+        }
+        delivery = wiring::delivery(&config, state.clone(), &child_env) => delivery?,
+    };
     let (fleet, _) = Fleet::default().next(&config.targets)?;
     let slots = fleet.slots();
     info!(targets = config.targets.len(), slots = slots.len(), version = env!("CARGO_PKG_VERSION"), "imaptrace is up");
@@ -205,7 +225,7 @@ async fn keep(
     let reload = Reload { origin, seen, child_env, config, fleet: Arc::new(fleet) };
     tokio::select! {
         biased;
-        () = told => {}
+        () = &mut told => {}
         () = reload.follow(&schedule, &shared) => {}
     }
     itself.stopping();

@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use tracing::{Instrument as _, error};
 
 use crate::{
-    latency,
+    clock, latency,
     plan::{Journey, Target},
     probe::{Cancel, Ids, Job, Prober},
     record::{ErrorType, Run},
@@ -25,6 +25,9 @@ use crate::{
 const GRACE: Duration = Duration::from_secs(2);
 /// What a run may take over its deadline and LOGOUT, on a machine that has much to do, before it counts as hanging.
 const MARGIN: Duration = Duration::from_secs(5);
+
+/// A timer that rings so late tells of a process that did not get to run.
+const LATE: Duration = Duration::from_secs(1);
 
 /// The longest that a run may take, by its own deadlines.
 pub(super) fn longest(target: &Target) -> Duration {
@@ -65,10 +68,20 @@ async fn whatever_comes(
             ErrorType::Internal
         }),
         () = stopped(cancel) => Err(ErrorType::Cancelled),
-        () = sleep(longest) => {
+        () = overstayed(longest) => {
             error!(after_s = longest.as_secs_f64(), "the run passed all its deadlines and is given up: please report it");
             Err(ErrorType::Internal)
         }
+    }
+}
+
+/// Comes back when a run has had its time. One whose process was stopped meanwhile (SIGSTOP, a paused machine) has had none
+/// of it, and gets a moment to end by its own deadlines.
+async fn overstayed(longest: Duration) {
+    let due = clock::now() + longest;
+    sleep(longest).await;
+    if clock::now().saturating_duration_since(due) > LATE {
+        sleep(MARGIN).await;
     }
 }
 
@@ -88,7 +101,6 @@ mod tests {
     use tokio::sync::watch;
 
     use super::*;
-    use crate::clock;
 
     const LONGEST: Duration = Duration::from_secs(36);
 
@@ -109,6 +121,22 @@ mod tests {
             passed()
         };
         assert_eq!(whatever_comes(pin!(late), LONGEST, cancel).await, Ok(passed()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_run_whose_process_was_stopped_ends_by_its_own_deadlines() {
+        let (_keep, cancel) = watch::channel(false);
+        let mut run = pin!(async {
+            sleep(LONGEST / 2).await;
+            // It says good-bye.
+            sleep(Duration::from_secs(1)).await;
+            passed()
+        });
+        let ending = whatever_comes(run.as_mut(), LONGEST, cancel);
+        let mut ending = pin!(ending);
+        assert!(futures_util::poll!(ending.as_mut()).is_pending());
+        tokio::time::advance(10 * LONGEST).await;
+        assert_eq!(ending.await, Ok(passed()));
     }
 
     #[tokio::test(start_paused = true)]

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     clock,
     config::{self, Config, Sources},
-    plan::Target,
+    plan::{AddressChoice, Target},
     probe::Prober,
     schedule::Schedule,
     telemetry::Subject,
@@ -180,26 +180,37 @@ impl Reload {
     }
 }
 
-/// Whose series go on: name, alias, and the labels that metrics bear. Names and labels are as at the start: [metrics] is not
-/// followed.
-struct Known(HashSet<(String, String, Labels)>);
+/// Whose series go on: name, alias, journey, family, and the labels that metrics bear. Names and labels are as at the start:
+/// [metrics] is not followed.
+struct Known(HashSet<Series>);
 
-type Labels = Vec<(String, String)>;
+type Series = (String, String, String, Option<String>, Vec<(String, String)>);
 
 impl Known {
     fn of(config: &Config, metrics: &config::Metrics) -> Self {
-        let accounts = config.targets.iter().flat_map(|target| {
+        let mut known = HashSet::new();
+        for target in &config.targets {
             let labels = target.labels.iter().filter(|(key, _)| metrics.labels.contains(*key));
             let labels: Vec<_> = labels.map(|(key, value)| (key.clone(), value.clone())).collect();
-            let name = target.series_name(metrics.per).to_owned();
-            target.accounts.iter().map(move |account| (name.clone(), account.alias.clone(), labels.clone()))
-        });
-        Self(accounts.collect())
+            let families: &[Option<&str>] = match target.address {
+                AddressChoice::Each => &[Some("ipv4"), Some("ipv6"), None],
+                AddressChoice::Any | AddressChoice::V4 | AddressChoice::V6 => &[None],
+            };
+            let (name, journey) = (target.series_name(metrics.per), target.journey.name());
+            for account in &target.accounts {
+                for family in families {
+                    let family = family.map(ToOwned::to_owned);
+                    known.insert((name.to_owned(), account.alias.clone(), journey.to_owned(), family, labels.clone()));
+                }
+            }
+        }
+        Self(known)
     }
 
     fn has(&self, series: &Subject<'_>) -> bool {
         let labels = series.labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        self.0.contains(&(series.target.to_owned(), series.account.to_owned(), labels))
+        let (name, account, journey) = (series.target.to_owned(), series.account.to_owned(), series.journey.to_owned());
+        self.0.contains(&(name, account, journey, series.family.map(ToOwned::to_owned), labels))
     }
 }
 
@@ -246,6 +257,8 @@ async fn hung_up(hangup: &mut Signal) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn load(text: &str) -> Config {
@@ -274,5 +287,22 @@ mod tests {
         ] {
             assert_eq!(need_restart(&plain, &load(text)).join(" "), named, "{text}");
         }
+    }
+
+    #[test]
+    fn series_go_with_whatever_tells_them_apart() {
+        let plain = load("");
+        let series =
+            |journey, family| Subject { target: "a", account: "default", journey, family, labels: BTreeMap::new() };
+        let kept = |text: &str, series: &Subject<'_>| Known::of(&load(text), &plain.metrics).has(series);
+        assert!(kept("", &series("first-load", None)));
+        assert!(!kept("", &series("first-load", Some("ipv4"))));
+        assert!(kept("[defaults]\naddress = \"each\"", &series("first-load", Some("ipv4"))));
+        assert!(!kept("[defaults]\ncold = true", &series("first-load", None)));
+        assert!(kept("[defaults]\ncold = true", &series("first-load-cold", None)));
+        assert!(!kept("", &Subject { target: "b", ..series("first-load", None) }));
+        assert!(!kept("", &Subject { account: "other", ..series("first-load", None) }));
+        let labels = BTreeMap::from([("rack", "a3")]);
+        assert!(!kept("", &Subject { labels, ..series("first-load", None) }));
     }
 }

@@ -151,15 +151,8 @@ impl Runner for Hands {
             warn!(target = target.name, account, reason = reason.as_str(), count, "a run was due and is skipped");
         }
         self.0.itself.skipped(&target.name, account, reason.as_str(), count);
-        for _ in 0..count {
-            self.0.metrics.skipped(
-                reason,
-                target.series_name(self.0.per),
-                account,
-                target.journey.name(),
-                &target.labels,
-            );
-        }
+        let name = target.series_name(self.0.per);
+        self.0.metrics.skipped(count, reason, name, account, target.journey.name(), &target.labels);
     }
 
     fn lost(&self, work: &Work, how: Lost) {

@@ -163,7 +163,8 @@ async fn run_agent(path: &Path, child_env: Vec<(OsString, Option<OsString>)>, ou
         Ok(()) => PASSED,
         Err(error) => {
             output.error(&error.to_string());
-            USAGE
+            // What passes by itself is not to keep a supervisor from trying again.
+            if error.may_pass() { FAILED } else { USAGE }
         }
     }
 }

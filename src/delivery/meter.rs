@@ -83,12 +83,19 @@ impl Task {
     /// Sends every collection once. What is refused for good stops nobody behind it.
     async fn round(&mut self, spread: Duration) -> Result<(), Failure> {
         let mut collections = self.metrics.collections();
-        let first = std::mem::take(&mut self.first) % collections.len().max(1);
-        collections.rotate_left(first);
+        // What leaves goes first, always: those who follow it begin anew under the same attributes, and what it holds would
+        // look like a leap of theirs.
+        let leaving = collections.iter().take_while(|collection| collection.leaves()).count();
+        let staying = collections.get_mut(leaving..).unwrap_or_default();
+        let first = std::mem::take(&mut self.first) % staying.len().max(1);
+        staying.rotate_left(first);
         let gap = (spread / u32::try_from(collections.len().max(1)).unwrap_or(u32::MAX)).min(LONGEST_GAP);
         let (mut outcome, mut sent) = (Ok(()), false);
         for (number, collection) in collections.iter().enumerate() {
-            let Some(found) = collection.collect() else { continue };
+            let Some(found) = collection.collect() else {
+                self.metrics.settled(collection);
+                continue;
+            };
             if sent && !gap.is_zero() {
                 tokio::time::sleep(gap).await;
             }
@@ -101,7 +108,7 @@ impl Task {
                 }
                 Err(failure @ Failure::Later(_)) => {
                     outcome = Err(failure);
-                    self.first = first + number + 1;
+                    self.first = number.checked_sub(leaving).map_or(first, |number| first + number + 1);
                     break;
                 }
             }

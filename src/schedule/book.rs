@@ -55,6 +55,11 @@ struct Run<T> {
     patience: Option<Instant>,
 }
 
+/// A timer that rings so late tells of a process that did not get to run.
+const LATE: Duration = Duration::from_secs(1);
+/// What a run gets then.
+const SPARED: Duration = Duration::from_secs(10);
+
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
     Due(u64),
@@ -120,6 +125,7 @@ impl<T> Book<T> {
         while self.timers.first().is_some_and(|(at, _)| *at <= now) {
             match self.timers.pop_first() {
                 Some((_, Timer::Due(entry))) => self.due(entry, now, &closed, &mut acts),
+                Some((at, Timer::Patience(run))) if now.saturating_duration_since(at) > LATE => self.spare(run, now),
                 Some((_, Timer::Patience(run))) => self.give_up(run, &mut acts),
                 Some((_, Timer::Server(server))) => self.offer(&server),
                 None => {}
@@ -295,6 +301,14 @@ impl<T> Book<T> {
         let work = slot.work.clone();
         acts.push(Act::Start { run, work: work.clone(), lag: now.saturating_duration_since(waiting.planned) });
         self.runs.insert(run, Run { entry: id, server: name.clone(), work, patience: Some(patience) });
+    }
+
+    /// A run whose process was stopped meanwhile (SIGSTOP, a paused machine) gets a moment to end by its own deadlines.
+    fn spare(&mut self, number: u64, now: Instant) {
+        let Some(run) = self.runs.get_mut(&number) else { return };
+        let patience = now + SPARED;
+        run.patience = Some(patience);
+        self.timers.insert((patience, Timer::Patience(number)));
     }
 
     fn give_up(&mut self, number: u64, acts: &mut Vec<Act<T>>) {

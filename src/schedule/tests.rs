@@ -150,6 +150,20 @@ async fn a_panic_in_one_run_is_told_and_does_not_end_the_slot() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_run_whose_process_was_stopped_is_not_given_up_at_once() {
+    let seen = Seen::taking(12 * SECOND);
+    let (schedule, _) = schedule();
+    schedule.apply(vec![Slot { patience: 5 * SECOND, ..slot("a", "s", 60 * SECOND, &seen) }], free());
+    while seen.starts() == 0 {
+        sleep(SECOND / 10).await;
+    }
+    // As after SIGSTOP: its patience is over, and nobody has been able to do anything meanwhile.
+    tokio::time::advance(10 * SECOND).await;
+    sleep(5 * SECOND).await;
+    assert_eq!((seen.running.load(Ordering::Relaxed), seen.lost.lock().unwrap().len()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_run_that_overstays_is_given_up_and_the_slot_goes_on() {
     let seen = Seen::taking(3600 * SECOND);
     let stuck = Slot { patience: 5 * SECOND, ..slot("a", "s", 10 * SECOND, &seen) };

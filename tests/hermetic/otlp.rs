@@ -419,7 +419,7 @@ fn metrics_arrive_with_their_names_buckets_and_attributes_and_a_void_run_leaves_
         let metrics = delivery.metrics();
         metrics.record(&passed_run());
         metrics.record(&Run { outcome: RunOutcome::Void, ..passed_run() });
-        metrics.skipped(names::SkipReason::Limit, "mail01", "default", "first-load", &BTreeMap::new());
+        metrics.skipped(1, names::SkipReason::Limit, "mail01", "default", "first-load", &BTreeMap::new());
         assert_eq!(block_on(delivery.shutdown(LONG)), delivered(0), "{protocol:?}");
 
         let all = receiver.look(Inbox::metrics);

@@ -138,9 +138,10 @@ impl Metrics {
         self.enter(&who, |enter| measure(run, self.0.timing, enter));
     }
 
-    /// Counts a run that was due and not started.
+    /// Counts runs that were due and not started.
     pub fn skipped(
         &self,
+        count: u64,
         reason: SkipReason,
         target: &str,
         account: &str,
@@ -148,7 +149,7 @@ impl Metrics {
         labels: &BTreeMap<String, String>,
     ) {
         let who = Who { target, account, journey, family: None, labels };
-        self.enter(&who, |enter| enter(Key::skipped(reason), Measured::Count(1)));
+        self.enter(&who, |enter| enter(Key::skipped(reason), Measured::Count(count)));
     }
 
     fn enter(&self, who: &Who<'_>, measure: impl Fn(&mut dyn FnMut(Key, Measured))) {
@@ -251,6 +252,11 @@ impl Collection {
     /// What its series hold now; nothing when it has none.
     pub fn collect(&self) -> Option<ResourceMetrics> {
         self.source.collect()
+    }
+
+    /// Whether they are in no later message: others may begin anew under the same attributes.
+    pub fn leaves(&self) -> bool {
+        self.leaves
     }
 }
 

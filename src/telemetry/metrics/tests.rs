@@ -225,7 +225,7 @@ fn targets_that_share_a_name_share_their_series() {
 #[test]
 fn what_the_agent_counts_arrives() {
     let bench = Bench::new(&MetricsSettings::default());
-    bench.metrics.skipped(SkipReason::Running, "mail01", "default", "first-load", &BTreeMap::new());
+    bench.metrics.skipped(1, SkipReason::Running, "mail01", "default", "first-load", &BTreeMap::new());
     bench.metrics.active(1);
     bench.metrics.active(1);
     bench.metrics.active(-1);
@@ -436,7 +436,7 @@ fn attributes_are_sorted_and_each_stands_once() {
     let bench = Bench::new(&MetricsSettings { timing: true, labels: vec!["rack".into()], ..Default::default() });
     bench.metrics.record(&Run { family: Some("ipv4".into()), ..samples::passed() });
     bench.metrics.record(&samples::failed());
-    bench.metrics.skipped(SkipReason::Window, "mail01", "default", "first-load", &BTreeMap::new());
+    bench.metrics.skipped(1, SkipReason::Window, "mail01", "default", "first-load", &BTreeMap::new());
     for resource in bench.collected() {
         for metric in resource.scope_metrics().flat_map(ScopeMetrics::metrics) {
             let AggregatedMetrics::F64(MetricData::Histogram(data)) = metric.data() else { continue };
