@@ -24,6 +24,8 @@ use crate::{
 
 /// From one look at the files to the next.
 const LOOK: Duration = Duration::from_secs(1);
+/// Files that were never the same in so many looks are read as they are: somebody writes them all the time.
+const RESTLESS: u32 = 5;
 
 /// What goes on, and what it came from.
 pub(super) struct Reload {
@@ -62,6 +64,7 @@ impl Reload {
         // What a bad configuration was read from is followed too: there it will be mended.
         let mut files = watched(&self.config.watched, &self.config.targets);
         let mut last = used.clone();
+        let mut restless = 0;
         loop {
             let why = tokio::select! {
                 biased;
@@ -70,7 +73,8 @@ impl Reload {
             };
             let now = look(files.clone()).await;
             // A file that is still being written changes from one look to the next.
-            let settled = now != used && now == last;
+            restless = if now == last { 0 } else { restless + 1 };
+            let settled = now != used && (restless == 0 || restless >= RESTLESS);
             last.clone_from(&now);
             if matches!(why, Why::Signal) || settled {
                 files = self.reload(why, &sources, schedule, shared).await;

@@ -242,7 +242,11 @@ impl Made<'_, '_> {
         let host = url.host.to_string();
         if let Some(word) = [&name, &host].into_iter().find(|word| is_unfit(word)) {
             let what = format!("{} cannot be a target's name: it may become a part of a secret's path", shown(word));
-            return entry.error("", what, "a name holds no `/` and begins with neither `.` nor `-`");
+            return entry.error(
+                "",
+                what,
+                "a name is made of letters, digits and `.-_:[]@+`, and begins with neither `.` nor `-`",
+            );
         }
         if let Some(first) = self.names.get(&name) {
             let what = format!("{} is the name of {first} already", shown(&name));
@@ -267,9 +271,10 @@ impl Made<'_, '_> {
 }
 
 /// A file of targets may be written by others than who wrote the configuration. What comes out of it must not lead from a
-/// folder of secrets into another, nor be an option to a program that prints one.
+/// folder of secrets into another, nor be an option to a program that prints one, nor a command to a shell.
 fn is_unfit(word: &str) -> bool {
-    word.is_empty() || word.starts_with(['.', '-']) || word.contains('/') || word.contains(char::is_control)
+    let plain = |letter: char| letter.is_alphanumeric() || ".-_:[]@+".contains(letter);
+    word.is_empty() || word.starts_with(['.', '-']) || !word.chars().all(plain)
 }
 
 /// Where a member is.
