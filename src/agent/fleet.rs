@@ -62,11 +62,12 @@ struct Member {
 }
 
 /// How a fleet differs from the one before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Difference {
     pub(super) added: usize,
     pub(super) changed: usize,
-    pub(super) removed: usize,
+    /// Their names, in order.
+    pub(super) removed: Vec<String>,
     pub(super) unchanged: usize,
 }
 
@@ -92,7 +93,9 @@ impl Fleet {
             };
             next.members.insert(target.name.clone(), member);
         }
-        difference.removed = self.members.keys().filter(|name| !next.members.contains_key(*name)).count();
+        let mut gone: Vec<_> = self.members.keys().filter(|name| !next.members.contains_key(*name)).cloned().collect();
+        gone.sort_unstable();
+        difference.removed = gone;
         Ok((next, difference))
     }
 
@@ -203,7 +206,7 @@ mod tests {
         let after =
             folder.targets(&(target("one", "") + &target("two", "labels = { rack = \"b\" }") + &target("four", "")));
         let (new, difference) = old.next(&after).unwrap();
-        assert_eq!(difference, Difference { added: 1, changed: 1, removed: 1, unchanged: 1 });
+        assert_eq!(difference, Difference { added: 1, changed: 1, removed: vec!["three".to_owned()], unchanged: 1 });
         assert!(Arc::ptr_eq(&work(&old, "one/default"), &work(&new, "one/default")));
         assert!(!Arc::ptr_eq(&work(&old, "two/default"), &work(&new, "two/default")));
         assert!(work(&new, "two/default").history().told_of_few);

@@ -91,8 +91,8 @@ impl AgentError {
     /// Whether the same start may go well another time, without anybody changing anything.
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::Header(_) | Self::Signal(_) | Self::Delivery(StartError::Runtime(_)) => true,
-            Self::Tls { .. } | Self::State(_) | Self::Delivery(StartError::Wire(_)) => false,
+            Self::Header(_) | Self::Signal(_) | Self::State(_) | Self::Delivery(StartError::Runtime(_)) => true,
+            Self::Tls { .. } | Self::Delivery(StartError::Wire(_)) => false,
         }
     }
 }
@@ -178,12 +178,12 @@ async fn keep(
     child_env: Vec<(OsString, Option<OsString>)>,
     status: StatusSettings,
 ) -> Result<(), AgentError> {
+    // Held before anything is begun, and to the end: the latency history is in it as well.
+    let state = config.state.dir.as_deref().map(StateDir::open).transpose()?;
     // The last to go: it shows the end, too.
     let (itself, _watch) = Itself::start(&config, status);
     // Before anything of it is read: a file that changes meanwhile has changed.
     let seen = reload::look(reload::watched(&config.watched, &config.targets)).await;
-    // Held before anything in it is read, and to the end: the latency history is in it as well.
-    let state = config.state.dir.as_deref().map(StateDir::open).transpose()?;
     // A header's command may take its time; the exit does not wait for it.
     let mut told = pin!(told);
     let delivery = tokio::select! {

@@ -22,6 +22,8 @@ use crate::{
     telemetry::Subject,
 };
 
+/// As many targets that are gone are named.
+const NAMED: usize = 10;
 /// From one look at the files to the next.
 const LOOK: Duration = Duration::from_secs(1);
 /// Files that were never the same in so many looks are read as they are: somebody writes them all the time.
@@ -170,6 +172,13 @@ impl Reload {
         let known = Known::of(&config, &self.config.metrics);
         shared.metrics.retain(move |series| known.has(series));
         let Difference { added, changed, removed, unchanged } = difference;
+        if !removed.is_empty() {
+            // Nothing else tells of a target that is gone, and a file with targets may be empty by mistake.
+            let (first, more) = removed.split_at(removed.len().min(NAMED));
+            let (names, and_more) = (first.join(" "), more.len());
+            warn!(why, names, and_more, "these targets are not probed any more");
+        }
+        let removed = removed.len();
         info!(why, added, changed, removed, unchanged, "the configuration was read again: these are the targets");
         // What needs a restart stays as it was started with, so that it is told again as long as it differs.
         let (agent, otlp, metrics, resource) = (

@@ -56,7 +56,7 @@ const INDEX: &str = "\
 imaptrace
 
 /live                 200 while the agent's loops turn, else 503 and why
-/ready                200 while it probes and delivers, 503 before and while it ends
+/ready                200 while it probes, 503 before and while it ends
 /status.json          the agent itself, and the last runs of each account
 /status.json?target=NAME&state=failed&runs=1
 ";

@@ -59,7 +59,10 @@ pub fn waterfall(run: &Run, style: Style) -> String {
     page
 }
 
-/// Target, address, security, outcome: the address gives way first.
+/// The journey that needs no mention.
+const FIRST_LOAD: &str = "first-load";
+
+/// Target, address, security, journey, outcome: the address gives way first.
 fn head(run: &Run, style: Style, page: &mut String) {
     // A one-shot probe's target is called as its server: once is enough.
     let (mut who, mut place) = if run.target == run.server.address {
@@ -71,7 +74,10 @@ fn head(run: &Run, style: Style, page: &mut String) {
         who = format!("{who}/{}", safe(&run.account, style));
     }
     let family = run.family.as_deref().map(|family| format!("  {}", safe(family, style))).unwrap_or_default();
-    let right = format!("  {}{family}  ", security(run, style));
+    // Another journey reads other messages: its figures are not to be taken for those of the usual one.
+    let usual = run.journey == FIRST_LOAD;
+    let journey = if usual { String::new() } else { format!("  {}", safe(&run.journey, style)) };
+    let right = format!("  {}{family}{journey}  ", security(run, style));
     let room = style.width.saturating_sub(right.width() + run.outcome.as_str().width());
     if let Some(peer) = run.server.peer.map(|peer| peer.ip().to_string()).filter(|peer| *peer != run.server.address) {
         let peer = format!(" ({peer})");
@@ -259,6 +265,12 @@ mod tests {
         run.account = "second".to_owned();
         let page = waterfall(&run, Style { width: 80, colour: false, ascii: true });
         assert!(page.starts_with("mail01.example.org:993/second (192.0.2.7)  TLS 1.3  passed\n"), "{page}");
+        run.journey = "first-load-cold".to_owned();
+        let page = waterfall(&run, Style { width: 80, colour: false, ascii: true });
+        assert!(
+            page.starts_with("mail01.example.org:993/second (192.0.2.7)  TLS 1.3  first-load-cold  passed\n"),
+            "{page}"
+        );
     }
 
     #[test]

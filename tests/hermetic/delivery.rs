@@ -267,7 +267,7 @@ fn a_state_directory_that_another_agent_holds_is_refused_with_its_number() {
         first.stderr_line("imaptrace is up").await;
         let pid = first.id().unwrap();
         let second = start(&config).finish().await;
-        assert_eq!(second.code, Some(2), "{second:?}");
+        assert_eq!(second.code, Some(1), "it may be free later: {second:?}");
         let told = format!("error: the state directory {} is in use by process {pid};", folder.path().display());
         assert!(second.stderr.contains(&told), "{second:?}");
         stop(first, signal::Signal::SIGTERM).await;
