@@ -214,7 +214,7 @@ async fn keep(
         cancel,
     });
     let schedule = Schedule::start(Arc::new(Hands(shared.clone())));
-    schedule.apply(slots, wiring::run_limits(&config));
+    schedule.apply(slots, config.limits);
     let (pulse, asked) = (schedule.pulse(), shared.clone());
     let queue = move || Some(wiring::shown(asked.delivery().as_ref()?.status()));
     itself.up(Floors {

@@ -168,7 +168,7 @@ impl Reload {
         };
         *shared.settings() = Settings { prober, closed: wiring::closed(&config) };
         shared.itself.reloaded(Ok(&config));
-        schedule.apply(fleet.slots(), wiring::run_limits(&config));
+        schedule.apply(fleet.slots(), config.limits);
         let known = Known::of(&config, &self.config.metrics);
         shared.metrics.retain(move |series| known.has(series));
         let Difference { added, changed, removed, unchanged } = difference;

@@ -8,7 +8,6 @@ use crate::{
     delivery::{self, Delivery, Header, Replay, Signal, StartError, StateDir},
     latency,
     record::Seconds,
-    schedule::Limits,
     telemetry::{MetricsSettings, ResourceSettings, names::DropReason},
 };
 
@@ -55,18 +54,6 @@ pub(super) fn memory(config: &Config) -> Memory {
         let target = config.targets.iter().find(|known| known.name == target);
         target.is_some_and(|target| target.accounts.iter().any(|known| known.alias == account))
     })
-}
-
-/// How many runs there may be at once, and how fast they may log in.
-pub(super) fn run_limits(config: &Config) -> Limits {
-    let limits = &config.limits;
-    Limits {
-        in_flight: limits.in_flight,
-        in_flight_per_server: limits.in_flight_per_server,
-        logins_per_second: limits.logins_per_second,
-        logins_per_second_per_server: limits.logins_per_second_per_server,
-        wait: limits.wait,
-    }
 }
 
 /// The maintenance windows.

@@ -24,9 +24,10 @@ use tokio::{
     task::JoinHandle,
 };
 
+pub use self::keeper::Pulse;
 use self::keeper::{Keeper, Order};
-pub use self::{keeper::Pulse, pace::Limits};
 use crate::clock;
+pub use crate::plan::RunLimits as Limits;
 
 /// Something to start again and again.
 #[derive(Debug)]
