@@ -16,6 +16,7 @@ mod expand;
 mod group;
 mod keys;
 mod listed;
+mod logins;
 mod otel;
 mod otlp;
 mod problem;
@@ -178,7 +179,8 @@ fn read_all(reader: &Reader, resource: &mut Resource, watched: &mut Vec<PathBuf>
     let root = reader.root(if listed { &keys::TOP } else { &keys::PROBE_TOP });
     let defaults_table = root.table("defaults", &keys::DEFAULTS);
     let defaults = Options::read(&defaults_table);
-    let (limits, run_limits) = settings::read_limits(&root.table("limits", &keys::LIMITS));
+    let limits_table = root.table("limits", &keys::LIMITS);
+    let (limits, run_limits) = settings::read_limits(&limits_table);
     let tables =
         if listed { root.tables("targets", &keys::TARGET) } else { vec![root.table(source::PROBE, &keys::TARGET)] };
     let many = listed && (root.has("groups") || root.has("targets_from"));
@@ -240,6 +242,9 @@ fn read_all(reader: &Reader, resource: &mut Resource, watched: &mut Vec<PathBuf>
         unusable: Vec::new(),
         unset: Vec::new(),
     };
+    if listed {
+        logins::check(&limits_table, &config.targets, &config.limits);
+    }
     let count = series(&config);
     if listed && count > config.metrics.series_limit {
         let what =

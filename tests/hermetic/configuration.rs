@@ -315,6 +315,35 @@ fn a_target_takes_from_defaults_what_it_does_not_say_itself() {
 }
 
 #[test]
+fn a_limit_on_logins_that_the_intervals_cannot_keep_is_a_warning() {
+    let file = |limits: &str| {
+        format!(
+            "[otlp]\nendpoint = \"http://localhost:4317\"\n[limits]\n{limits}\n[defaults]\ninterval = \"20s\"\ntimeout = \"10s\"\n\
+             [[groups]]\nname = \"g\"\ntargets = [\"a:{{1001..1030}}\", \"b:{{1001..1030}}\"]\nuser = \"bob\"\npassword = {{ env = \"X\" }}\n\
+             [[groups]]\nname = \"one\"\ntargets = [\"c\"]\naccounts = [{accounts}]\n",
+            accounts = (0..30)
+                .map(|number| format!("{{ name = \"n{number}\", user = \"bob\", password = {{ env = \"X\" }} }}"))
+                .collect::<Vec<_>>()
+                .join(", ")
+        )
+    };
+    let told = |limits: &str| {
+        let config = load_text(&file(limits), &[], Vec::new()).unwrap();
+        let told = config.warnings.iter().filter(|warning| warning.key.starts_with("limits."));
+        told.map(|warning| format!("{}: {}", warning.key, warning.what)).collect::<Vec<_>>()
+    };
+    assert_eq!(told(""), Vec::<String>::new(), "1.5 logins a second on one server, 4.5 on all");
+    assert_eq!(
+        told("logins_per_second_per_server = 1\nlogins_per_second = 4"),
+        [
+            "limits.logins_per_second_per_server: 1.5 logins a second are due on c:993, the limit is 1: the others are skipped",
+            "limits.logins_per_second: 4.5 logins a second are due on all servers together, the limit is 4: the others are skipped",
+        ]
+    );
+    assert_eq!(told("logins_per_second_per_server = 2\nlogins_per_second = 5"), Vec::<String>::new());
+}
+
+#[test]
 fn what_deserves_a_second_look_is_a_warning() {
     let file = r#"
         [metrics]
