@@ -63,6 +63,8 @@ pub(super) struct Told {
     pub(super) aside: bool,
     /// That runs are dropped over the budget; until a batch arrives.
     pub(super) full: bool,
+    /// That what is on disk cannot be read.
+    pub(super) stuck: bool,
 }
 
 /// A run in memory.
@@ -248,9 +250,29 @@ impl State {
         if here(self.unread) {
             self.unread = Some(Place::start(segment + 1));
         }
-        // What is on its way, or next, is in memory and goes on.
-        let held = self.flying.iter().chain(&self.ahead).filter(|entry| here(entry.place)).count();
+        self.lost(segment, left)
+    }
+
+    /// How many of so many runs that were left in a segment are gone with it: what is in memory goes on.
+    pub(super) fn lost(&self, segment: u64, left: u64) -> u64 {
+        let all = self.flying.iter().chain(&self.ahead).chain(&self.recent);
+        let held = all.filter(|entry| entry.place.is_some_and(|place| place.segment == segment)).count();
         left.saturating_sub(held as u64)
+    }
+
+    /// The file of the oldest segment is gone: what memory has of it is written again.
+    pub(super) fn unplace(&mut self, segment: u64) {
+        let here = |place: Option<Place>| place.is_some_and(|place| place.segment == segment);
+        // Not in the midst of those that are on disk.
+        while self.recent.front().is_some_and(|oldest| here(oldest.place)) {
+            let Some(entry) = self.pop_recent() else { break };
+            self.load.add(entry.load);
+            self.ahead.push_back(entry);
+        }
+        for entry in self.flying.iter_mut().chain(&mut self.ahead).filter(|entry| here(entry.place)) {
+            entry.place = None;
+            self.fresh += 1;
+        }
     }
 }
 

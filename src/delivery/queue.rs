@@ -20,6 +20,7 @@ use tokio::{sync::watch, time::timeout};
 use super::{
     Report, Status,
     order::{BATCH_SPANS, Entry, Load, State},
+    sender::{HURRIED_PAUSE, Pauses},
     spool::{Place, Spool},
 };
 use crate::{
@@ -108,12 +109,17 @@ impl Queue {
     /// They are on their way until [`Queue::delivered`] or [`Queue::refused`].
     pub(super) async fn batch(&self) -> Vec<Arc<Run>> {
         let mut watch = self.0.state.subscribe();
+        let mut pauses = Pauses::new();
         loop {
             // The sender half lives in `self`, so waiting cannot fail.
             let (ahead, unread) =
                 watch.wait_for(State::has_some).await.map_or((0, None), |state| (state.ahead.len(), state.unread));
             if ahead == 0 && unread.is_some() {
-                self.on_disk(Self::read_back).await;
+                if let Some(problem) = self.on_disk(Self::read_back).await.unwrap_or_else(|| Some("a panic".to_owned()))
+                {
+                    let reason = format!("the state directory cannot be read: {problem}");
+                    self.pause(reason, pauses.next(None), HURRIED_PAUSE).await;
+                }
                 continue;
             }
             if ahead == 0 {
@@ -327,21 +333,21 @@ impl Queue {
         Ok(())
     }
 
-    /// Reads the oldest runs back.
-    fn read_back(&self, spool: &mut Spool) {
+    /// Reads the oldest runs back. Gives why none can be read at present, if so.
+    fn read_back(&self, spool: &mut Spool) -> Option<String> {
         let (from, until) = {
             let state = self.0.state.borrow();
             (state.unread, state.recent.front().and_then(|oldest| oldest.place))
         };
-        let Some(from) = from else { return };
-        let back = spool.read(from, until, BATCH_SPANS);
-        if let Some(damage) = &back.damage {
-            tracing::warn!(
-                runs = back.corrupt,
-                "runs in the state directory cannot be read and are left out: {damage}; the file is put aside in refused/"
-            );
-        }
+        let back = spool.read(from?, until, BATCH_SPANS);
+        let stuck = back.failure.filter(|_| back.runs.is_empty()).map(|error| error.to_string());
+        let (mut corrupt, mut news) = (back.corrupt, false);
         self.0.state.send_modify(|state| {
+            news = std::mem::replace(&mut state.told.stuck, stuck.is_some()) != stuck.is_some();
+            for (segment, left) in &back.gone {
+                let read = back.runs.iter().filter(|(place, _)| place.segment == *segment).count();
+                corrupt += state.lost(*segment, *left).saturating_sub(read as u64);
+            }
             for (place, run) in back.runs {
                 let load = Load::of(&run);
                 state.load.add(load);
@@ -349,16 +355,34 @@ impl Queue {
                 state.ahead.push_back(Entry { number: state.next, run, load, arrived, place: Some(place) });
                 state.next += 1;
             }
+            back.gone.keys().for_each(|segment| state.unplace(*segment));
             // Meanwhile more may have left memory.
             let oldest = state.recent.front().and_then(|oldest| oldest.place);
-            state.unread = Some(back.next).filter(|next| *next < oldest.unwrap_or_else(|| spool.end()));
-            state.dropped.corrupt += back.corrupt;
-            if back.corrupt > 0 {
-                self.0.metrics.delivery_dropped(DropReason::Corrupt, back.corrupt);
+            let end = || oldest.unwrap_or_else(|| spool.end());
+            state.unread = Some(back.next).filter(|next| stuck.is_some() || *next < end());
+            state.dropped.corrupt += corrupt;
+            if corrupt > 0 {
+                self.0.metrics.delivery_dropped(DropReason::Corrupt, corrupt);
             }
             state.stored = spool.figures();
             self.tell_size(state);
         });
+        if let Some(damage) = &back.damage {
+            tracing::warn!(
+                runs = corrupt,
+                "runs in the state directory cannot be read and are left out: {damage}; \
+                 what is there of the file is put aside in refused/"
+            );
+        }
+        match &stuck {
+            Some(error) if news => tracing::warn!(
+                %error,
+                "runs in the state directory cannot be read at present; delivery waits for them and goes on trying"
+            ),
+            None if news => tracing::info!("runs in the state directory can be read again"),
+            _ => {}
+        }
+        stuck
     }
 
     /// Notes on disk that runs have ended their way there; the last step of it.

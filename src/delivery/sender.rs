@@ -16,7 +16,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const LONGEST_REQUEST: Duration = Duration::from_secs(300);
 
 /// The pause when somebody waits for the queue to empty.
-const HURRIED_PAUSE: Duration = Duration::from_millis(250);
+pub(super) const HURRIED_PAUSE: Duration = Duration::from_millis(250);
 
 /// How the receiver fares. Only a change is logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -315,6 +315,50 @@ async fn a_disk_that_takes_nothing_costs_nothing_but_safety_and_is_used_again_wh
     assert_eq!(take(&queue, 50).await, numbers(10..60));
 }
 
+/// A queue whose oldest runs are on disk alone, in one segment; and its file.
+async fn backlog(folder: &Path) -> (Queue, std::path::PathBuf) {
+    let queue = stored(folder, 5 * Load::of(&passed()).bytes, 8 << 20);
+    for number in 0..20 {
+        queue.push(named(number));
+    }
+    written(&queue).await;
+    let entries = std::fs::read_dir(folder.join("queue")).unwrap().map(|entry| entry.unwrap().path());
+    let [file] = entries.collect::<Vec<_>>().try_into().unwrap();
+    (queue, file)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_read_now_is_waited_for_and_delivered_in_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let (queue, file) = backlog(folder.path()).await;
+    let beside = folder.path().join("beside");
+    std::fs::rename(&file, &beside).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    let began = clock::now();
+    let mend = async {
+        tokio::time::sleep(Duration::from_secs(100)).await;
+        let status = queue.status();
+        assert_eq!((status.queued_runs, status.dropped), (20, Dropped::default()));
+        assert!(status.failure.unwrap().contains(&file.display().to_string()));
+        std::fs::remove_dir(&file).unwrap();
+        std::fs::rename(&beside, &file).unwrap();
+    };
+    let (taken, ()) = tokio::join!(take(&queue, 20), mend);
+    assert_eq!(taken, numbers(0..20));
+    assert!(clock::now() - began >= Duration::from_secs(100));
+    assert_eq!((queue.status().failure, queue.status().queued_runs), (None, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_is_gone_costs_what_memory_does_not_have() {
+    let folder = tempfile::tempdir().unwrap();
+    let (queue, file) = backlog(folder.path()).await;
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(take(&queue, 5).await, numbers(15..20));
+    let status = queue.status();
+    assert_eq!((status.queued_runs, status.dropped), (0, Dropped { corrupt: 15, ..Dropped::default() }));
+}
+
 #[derive(Debug, Clone)]
 enum Turn {
     /// So many runs come.
