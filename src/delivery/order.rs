@@ -39,6 +39,8 @@ pub(super) struct State {
     pub(super) stored: Figures,
     /// What has ended its way is still being noted on disk.
     pub(super) settling: usize,
+    /// Runs whose way has ended, and which the disk still counts as left, by segment.
+    pub(super) landed: BTreeMap<u64, u64>,
     /// Memory is over its budget and waits for the disk.
     pub(super) urgent: bool,
     /// The disk takes what it is given.
@@ -160,6 +162,7 @@ impl State {
             match entry.place {
                 Some(place) => {
                     *places.entry(place.segment).or_default() += 1;
+                    *self.landed.entry(place.segment).or_default() += 1;
                     through = Some(place);
                 }
                 None => self.fresh -= 1,
@@ -253,11 +256,22 @@ impl State {
         self.lost(segment, left)
     }
 
-    /// How many of so many runs that were left in a segment are gone with it: what is in memory goes on.
+    /// These runs are no more counted on disk.
+    pub(super) fn settled(&mut self, places: &BTreeMap<u64, u64>) {
+        for (segment, runs) in places {
+            let left = self.landed.get(segment).copied().unwrap_or_default().saturating_sub(*runs);
+            self.landed.insert(*segment, left);
+        }
+        self.landed.retain(|_, left| *left > 0);
+    }
+
+    /// How many of so many runs that were left in a segment are gone with it: what is in memory goes on, and what has
+    /// arrived is not lost.
     pub(super) fn lost(&self, segment: u64, left: u64) -> u64 {
         let all = self.flying.iter().chain(&self.ahead).chain(&self.recent);
         let held = all.filter(|entry| entry.place.is_some_and(|place| place.segment == segment)).count();
-        left.saturating_sub(held as u64)
+        let landed = self.landed.get(&segment).copied().unwrap_or_default();
+        left.saturating_sub(held as u64 + landed)
     }
 
     /// The file of the oldest segment is gone: what memory has of it is written again.
@@ -322,6 +336,16 @@ mod tests {
         let mut state = state(&[None], &[]);
         let (gone, settled) = state.place(BTreeMap::from([(0, Place::start(6)), (7, Place::start(7))]));
         assert_eq!((gone, settled, state.fresh), (BTreeMap::from([(7, 1)]), None, 0));
+    }
+
+    #[test]
+    fn what_has_arrived_is_not_lost_with_a_segment_that_does_not_know_it_yet() {
+        let mut state = state(&[Some(3), Some(3), Some(4)], &[Some(4)]);
+        let (_, places, _) = state.land();
+        assert_eq!(state.forget(3, 5), 3);
+        assert_eq!(state.forget(4, 2), 1);
+        state.settled(&places);
+        assert_eq!(state.forget(3, 5), 5);
     }
 
     #[test]

@@ -391,6 +391,7 @@ impl Queue {
             self.on_disk(move |queue, spool| {
                 spool.settle(&places, through);
                 queue.0.state.send_if_modified(|state| {
+                    state.settled(&places);
                     state.stored = spool.figures();
                     queue.tell_size(state);
                     false
