@@ -9,9 +9,9 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    fs::{self, DirBuilder, File, OpenOptions},
-    io,
-    os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _},
+    fs::{self, File, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::SystemTime,
@@ -21,7 +21,7 @@ use super::{
     member::{self, HEAD, Piece},
     order::Load,
     shelf::Shelf,
-    state::{StateDir, about},
+    state::{StateDir, about, make, sync},
 };
 use crate::record::Run;
 
@@ -453,10 +453,7 @@ impl Spool {
 
     fn numbers(&self) -> io::Result<Vec<u64>> {
         let folder = self.folder();
-        match DirBuilder::new().mode(0o700).create(&folder) {
-            Err(error) if !folder.is_dir() => return Err(about(&folder, &error)),
-            _ => {}
-        }
+        make(&folder)?;
         let entries = fs::read_dir(&folder).map_err(|error| about(&folder, &error))?;
         let number = |name: &str| name.strip_suffix(ENDING)?.parse().ok();
         Ok(entries.filter_map(|entry| number(entry.ok()?.file_name().to_str()?)).collect())
@@ -467,7 +464,7 @@ impl Spool {
             self.load()?;
         }
         let folder = self.folder();
-        let _there = DirBuilder::new().mode(0o700).create(&folder).is_ok();
+        make(&folder)?;
         let number = self.next;
         // Whatever stands in the way of this one need not stand in the way of the next.
         self.next += 1;
@@ -475,7 +472,7 @@ impl Spool {
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
         let file = file.map_err(|error| about(&path, &error))?;
         // The name, too, has to be on the disk.
-        File::open(&folder).and_then(|folder| folder.sync_all()).map_err(|error| about(&folder, &error))?;
+        sync(&folder).inspect_err(|_| drop(fs::remove_file(&path)))?;
         self.active = Some(file);
         self.segments.push_back(Segment { number, length: 0, left: 0, written: None, damaged: false });
         Ok(())
@@ -495,7 +492,8 @@ impl Spool {
         let folder = self.folder();
         let text = format!("{} {} {}", at.segment, at.offset, at.index);
         let beside = folder.join("cursor.new");
-        fs::write(&beside, format!("{text} {}\n", checksum(&text)))?;
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        file.write_all(format!("{text} {}\n", checksum(&text)).as_bytes())?;
         fs::rename(beside, folder.join(CURSOR))
     }
 

@@ -70,10 +70,7 @@ impl StateDir {
             return Ok(());
         }
         let path = self.path();
-        match DirBuilder::new().mode(0o700).create(path) {
-            Err(error) if !path.is_dir() => return Err(LockError::Io(about(path, &error))),
-            _ => {}
-        }
+        make(path)?;
         let file = path.join(LOCK);
         let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&file);
         let mut lock = match Flock::lock(open.map_err(|error| about(&file, &error))?, FlockArg::LockExclusiveNonblock) {
@@ -131,6 +128,22 @@ impl From<LockError> for io::Error {
 /// The error with the path that it is about.
 pub(super) fn about(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+/// Makes a folder for its owner alone, unless it is there. Its name is on the disk when this comes back.
+pub(super) fn make(folder: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(folder) {
+        Err(_) if folder.is_dir() => return Ok(()),
+        made => made.map_err(|error| about(folder, &error))?,
+    }
+    let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // Next time it would be there, and nobody would see to its name.
+    sync(parent).inspect_err(|_| drop(std::fs::remove_dir(folder)))
+}
+
+/// Brings the names in a folder to the disk.
+pub(super) fn sync(folder: &Path) -> io::Result<()> {
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| about(folder, &error))
 }
 
 #[cfg(test)]

@@ -65,6 +65,8 @@ fn a_restart_goes_on_behind_what_was_delivered_and_repeats_only_that_when_the_cu
         assert_eq!(numbers(&first), [0, 1]);
         settle(&mut spool, &first);
         assert_eq!(spool.figures().runs, 7);
+        let mode = fs::metadata(folder.path().join("queue/cursor")).unwrap().mode();
+        assert_eq!(mode & 0o777, 0o600);
         drop(spool);
         if lost {
             fs::write(folder.path().join("queue/cursor"), "1 0 8 00000000\n").unwrap();
