@@ -99,7 +99,7 @@ impl Task {
                     self.metrics.settled(collection);
                     outcome = Err(failure);
                 }
-                Err(failure @ Failure::Later(_)) => {
+                Err(failure @ (Failure::Later(_) | Failure::TooMuch(_))) => {
                     outcome = Err(failure);
                     self.first = first + number + 1;
                     break;

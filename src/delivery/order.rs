@@ -25,7 +25,7 @@ const SLACK: usize = 8 << 20;
 pub(super) struct State {
     /// On their way, not answered yet: the oldest of all.
     pub(super) flying: VecDeque<Entry>,
-    /// Read back from disk.
+    /// Read back from disk, or put back.
     pub(super) ahead: VecDeque<Entry>,
     /// What came last. Those on disk come before those that are not.
     pub(super) recent: VecDeque<Entry>,
@@ -149,6 +149,14 @@ impl State {
             self.flying.extend(source.pop_front());
         }
         self.recent_spans -= if recent { spans } else { 0 };
+        self.flying.iter().map(|entry| entry.run.clone()).collect()
+    }
+
+    /// The batch was too much: half of it goes on its way, the rest is next.
+    pub(super) fn halve(&mut self) -> Vec<Arc<Run>> {
+        for entry in self.flying.split_off(self.flying.len().div_ceil(2)).into_iter().rev() {
+            self.ahead.push_front(entry);
+        }
         self.flying.iter().map(|entry| entry.run.clone()).collect()
     }
 

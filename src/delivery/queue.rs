@@ -175,6 +175,16 @@ impl Queue {
         self.settle(places, through).await;
     }
 
+    /// The batch on its way was too much at once: the half of it that goes instead.
+    pub(super) fn halve(&self) -> Vec<Arc<Run>> {
+        let mut half = Vec::new();
+        self.0.state.send_if_modified(|state| {
+            half = state.halve();
+            false
+        });
+        half
+    }
+
     /// An attempt failed; the batch stays on its way. Returns when it is time for the next: after `pause`, or sooner
     /// when somebody drains.
     pub(super) async fn pause(&self, reason: String, pause: Duration, hurried: Duration) {

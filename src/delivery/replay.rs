@@ -77,7 +77,7 @@ impl Replay {
             let answer = self.traces.export(runs).await;
             match answer.outcome {
                 Ok(()) => return Sent::Delivered { refused_spans: answer.heard.rejected_spans },
-                Err(Failure::Refused(reason)) => return Sent::Refused(reason),
+                Err(Failure::Refused(reason) | Failure::TooMuch(reason)) => return Sent::Refused(reason),
                 Err(Failure::Later(reason)) => {
                     let asked = answer.heard.retry_after.unwrap_or_default();
                     if attempt == ATTEMPTS || asked > LONGEST_REQUEST {

@@ -136,7 +136,7 @@ pub(super) fn make(folder: &Path) -> io::Result<()> {
         Err(_) if folder.is_dir() => return Ok(()),
         made => made.map_err(|error| about(folder, &error))?,
     }
-    let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     // Next time it would be there, and nobody would see to its name.
     sync(parent).inspect_err(|_| drop(std::fs::remove_dir(folder)))
 }

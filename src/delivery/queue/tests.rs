@@ -359,6 +359,30 @@ async fn a_file_that_is_gone_costs_what_memory_does_not_have() {
     assert_eq!((status.queued_runs, status.dropped), (0, Dropped { corrupt: 15, ..Dropped::default() }));
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_is_too_much_goes_in_halves_and_each_run_once_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let queue = stored(folder.path(), 20 * Load::of(&passed()).bytes, 8 << 20);
+    (0..70).for_each(|number| queue.push(named(number)));
+    written(&queue).await;
+    // Some are on disk alone, some in memory as well, and these not on disk.
+    (70..75).for_each(|number| queue.push(named(number)));
+    let mut taken = Vec::new();
+    while taken.len() < 75 {
+        let mut batch = queue.batch().await;
+        while batch.len() > 3 {
+            batch = queue.halve();
+        }
+        taken.extend(targets(&batch));
+        queue.delivered(0).await;
+    }
+    assert_eq!(taken, numbers(0..75));
+    let report = queue.drain(Duration::from_secs(5)).await;
+    queue.close().await;
+    assert_eq!(report, Report { delivered_runs: 75, ..Report::default() });
+    assert_eq!((files(folder.path()), queue.status().memory_bytes), (0, 0));
+}
+
 #[derive(Debug, Clone)]
 enum Turn {
     /// So many runs come.
@@ -402,7 +426,8 @@ async fn live(memory: usize, disk: u64, turns: Vec<Turn>) {
                 queue.delivered(0).await;
             }
             Turn::Refuse => {
-                refused += queue.batch().await.len() as u64;
+                queue.batch().await;
+                refused += queue.halve().len() as u64;
                 queue.refused("never".to_owned()).await;
             }
             Turn::Restart => {
