@@ -343,7 +343,7 @@ impl Spool {
         self.closed = true;
         self.active = None;
         self.remove_while(|oldest| oldest.left == 0);
-        self.state.unlock();
+        self.state.let_go();
     }
 
     fn remove_while(&mut self, done: impl Fn(&Segment) -> bool) {

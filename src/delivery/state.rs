@@ -34,8 +34,7 @@ pub struct HeldError {
     pub holder: Option<u32>,
 }
 
-/// A folder for state that is ours for as long as this lives, or until delivery that was given it has shut down. Clones
-/// share it.
+/// A folder for state that is ours for as long as this lives. Clones share it: the last to go lets go of the folder.
 #[derive(Debug, Clone)]
 pub struct StateDir(Arc<Inner>);
 
@@ -90,9 +89,9 @@ impl StateDir {
         Ok(())
     }
 
-    /// Lets go of the folder, whoever has a clone of this.
-    pub(super) fn unlock(&self) {
-        *self.0.lock.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    /// Lets go of the folder as if this were dropped: who has a clone still holds it.
+    pub(super) fn let_go(&mut self) {
+        *self = Self(Arc::new(Inner { path: self.path().to_owned(), lock: Mutex::default() }));
     }
 }
 
@@ -162,10 +161,13 @@ mod tests {
         assert_eq!(error.holder, Some(std::process::id()));
         let text = error.to_string();
         assert!(text.contains(&format!("in use by process {}", std::process::id())), "{text}");
-        let shared = first.clone();
+        let mut shared = first.clone();
         drop(first);
         assert!(StateDir::open(&path).is_err());
-        drop(shared);
+        let last = shared.clone();
+        shared.let_go();
+        assert!(StateDir::open(&path).is_err(), "another part of the agent still writes in it");
+        drop(last);
         assert!(StateDir::open(&path).is_ok());
     }
 
