@@ -39,6 +39,8 @@ pub(super) struct State {
     pub(super) stored: Figures,
     /// What has ended its way is still being noted on disk.
     pub(super) settling: usize,
+    /// What of them the disk can be told now, and how far it goes.
+    pub(super) due: (BTreeMap<u64, u64>, Option<Place>),
     /// Runs whose way has ended, and which the disk still counts as left, by segment.
     pub(super) landed: BTreeMap<u64, u64>,
     /// Memory is over its budget and waits for the disk.

@@ -36,6 +36,9 @@ const LINGER: Duration = Duration::from_millis(30);
 /// busy the rest is needed: with 50 ms one run of 13,803 came too late for one of 200 kills.
 pub(super) const HOLD: Duration = Duration::from_millis(110);
 
+/// How long the next batch waits until what became of the one before is noted on disk. A disk that takes longer hangs.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// Failed attempts after which [`Queue::drain`] gives up.
 const HURRIED_ATTEMPTS: u32 = 3;
 
@@ -154,11 +157,9 @@ impl Queue {
             state.told.full = false;
             self.drop_refused(state, refused);
         });
-        let Some((runs, places, through)) = landed else { return };
-        if refused_spans > 0 {
-            self.put_aside(runs).await;
+        if let Some((runs, places, through)) = landed {
+            self.note_end((refused_spans > 0).then_some(runs), places, through).await;
         }
-        self.settle(places, through).await;
     }
 
     /// The batch on its way was refused for good: it is counted and put aside.
@@ -170,9 +171,9 @@ impl Queue {
             self.drop_refused(state, landed.0.len() as u64);
             state.failure = Some(reason);
         });
-        let Some((runs, places, through)) = landed else { return };
-        self.put_aside(runs).await;
-        self.settle(places, through).await;
+        if let Some((runs, places, through)) = landed {
+            self.note_end(Some(runs), places, through).await;
+        }
     }
 
     /// The batch on its way was too much at once: the half of it that goes instead.
@@ -395,21 +396,57 @@ impl Queue {
         stuck
     }
 
-    /// Notes on disk that runs have ended their way there; the last step of it.
-    async fn settle(&self, places: BTreeMap<u64, u64>, through: Option<Place>) {
-        if !places.is_empty() {
-            self.on_disk(move |queue, spool| {
-                spool.settle(&places, through);
-                queue.0.state.send_if_modified(|state| {
-                    state.settled(&places);
-                    state.stored = spool.figures();
-                    queue.tell_size(state);
-                    false
-                });
-            })
-            .await;
+    /// Puts runs aside if there are any, and notes on disk that those in `places` have ended their way. It is done when this
+    /// comes back, unless the disk hangs: then it is done whenever it can be, and delivery goes on.
+    async fn note_end(&self, aside: Option<Vec<Arc<Run>>>, places: BTreeMap<u64, u64>, through: Option<Place>) {
+        if aside.is_none() && places.is_empty() {
+            self.0.state.send_modify(|state| state.settling -= 1);
+            return;
         }
-        self.0.state.send_modify(|state| state.settling -= 1);
+        let hangs = self.0.state.borrow().settling > 1;
+        // One that still waits to be put aside may be before it: nothing is known of all up to here.
+        let through = through.filter(|_| !hangs);
+        let this = self.clone();
+        let noted = tokio::spawn(async move {
+            if let Some(runs) = aside {
+                this.put_aside(runs).await;
+            }
+            this.settle(places, through).await;
+            this.0.state.send_modify(|state| state.settling -= 1);
+        });
+        let _in_time = timeout(if hangs { Duration::ZERO } else { PATIENCE }, noted).await.is_ok();
+    }
+
+    /// Notes on disk that runs have ended their way there.
+    async fn settle(&self, places: BTreeMap<u64, u64>, through: Option<Place>) {
+        let mut first = false;
+        self.0.state.send_if_modified(|state| {
+            first = state.due.0.is_empty();
+            for (segment, runs) in places {
+                *state.due.0.entry(segment).or_default() += runs;
+            }
+            state.due.1 = through.or(state.due.1);
+            false
+        });
+        // Who came before waits for the disk, and takes this along: one thread at a time is enough.
+        if !first {
+            return;
+        }
+        self.on_disk(|queue, spool| {
+            let (mut due, mut through) = (BTreeMap::new(), None);
+            queue.0.state.send_if_modified(|state| {
+                (due, through) = std::mem::take(&mut state.due);
+                false
+            });
+            spool.settle(&due, through);
+            queue.0.state.send_if_modified(|state| {
+                state.settled(&due);
+                state.stored = spool.figures();
+                queue.tell_size(state);
+                false
+            });
+        })
+        .await;
     }
 
     async fn put_aside(&self, runs: Vec<Arc<Run>>) {

@@ -383,6 +383,38 @@ async fn what_is_too_much_goes_in_halves_and_each_run_once_in_order() {
     assert_eq!((files(folder.path()), queue.status().memory_bytes), (0, 0));
 }
 
+#[tokio::test]
+async fn a_disk_that_hangs_holds_up_nothing_that_is_in_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let queue = stored(folder.path(), usize::MAX, 1 << 20);
+    (0..4).for_each(|number| queue.push(named(number)));
+    let first = queue.batch().await;
+    written(&queue).await;
+    // Whoever wants something from the disk now waits for this lock.
+    let (let_go, held) = std::sync::mpsc::channel::<()>();
+    let (hangs, hanging) = tokio::sync::oneshot::channel();
+    let holder = queue.clone();
+    let hung = std::thread::spawn(move || {
+        let spool = holder.spool();
+        hangs.send(()).unwrap();
+        drop((held.recv(), spool));
+    });
+    hanging.await.unwrap();
+    assert_eq!(targets(&first), numbers(0..4));
+    queue.delivered(0).await;
+    for number in 4..8 {
+        queue.push(named(number));
+        assert_eq!(targets(&queue.batch().await), [number.to_string()]);
+        queue.refused("never".to_owned()).await;
+    }
+    assert_eq!((queue.status().delivered_runs, queue.status().stored_runs), (4, 4));
+    drop(let_go);
+    hung.join().unwrap();
+    let report = queue.drain(YEAR).await;
+    assert_eq!((report.delivered_runs, report.stored_runs, report.dropped_runs), (4, 0, 4));
+    assert_eq!(std::fs::read_dir(folder.path().join("refused")).unwrap().count(), 4);
+}
+
 #[derive(Debug, Clone)]
 enum Turn {
     /// So many runs come.
