@@ -106,7 +106,7 @@ impl Task {
                     self.metrics.settled(collection);
                     outcome = Err(failure);
                 }
-                Err(failure @ Failure::Later(_)) => {
+                Err(failure @ (Failure::Later(_) | Failure::TooMuch(_))) => {
                     outcome = Err(failure);
                     self.first = number.checked_sub(leaving).map_or(first, |number| first + number + 1);
                     break;

@@ -46,6 +46,9 @@ use crate::{
 /// Kept of a deadline so that the report is there when it passes.
 const MARGIN: Duration = Duration::from_millis(200);
 
+/// How long new runs wait for those that an earlier process left to be counted.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// Delivery could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -101,7 +104,9 @@ impl Delivery {
             let (queue, metrics) = (queue.clone(), metrics.clone());
             handle.spawn(async move {
                 if queue.has_disk() {
-                    queue.on_disk(|queue, spool| queue.write_and_tell(spool).is_ok()).await;
+                    let counted = queue.on_disk(|queue, spool| queue.write_and_tell(spool).is_ok());
+                    // It goes on for as long as it takes; what is new does not wait for a disk that hangs.
+                    let _in_time = tokio::time::timeout(PATIENCE, counted).await.is_ok();
                     tokio::spawn(writer::run(queue.clone()));
                 }
                 sender::run(queue, traces, metrics).await;

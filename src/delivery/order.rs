@@ -25,7 +25,7 @@ const SLACK: usize = 8 << 20;
 pub(super) struct State {
     /// On their way, not answered yet: the oldest of all.
     pub(super) flying: VecDeque<Entry>,
-    /// Read back from disk.
+    /// Read back from disk, or put back.
     pub(super) ahead: VecDeque<Entry>,
     /// What came last. Those on disk come before those that are not.
     pub(super) recent: VecDeque<Entry>,
@@ -39,6 +39,10 @@ pub(super) struct State {
     pub(super) stored: Figures,
     /// What has ended its way is still being noted on disk.
     pub(super) settling: usize,
+    /// What of them the disk can be told now, and how far it goes.
+    pub(super) due: (BTreeMap<u64, u64>, Option<Place>),
+    /// Runs whose way has ended, and which the disk still counts as left, by segment.
+    pub(super) landed: BTreeMap<u64, u64>,
     /// Memory is over its budget and waits for the disk.
     pub(super) urgent: bool,
     /// The disk takes what it is given.
@@ -63,6 +67,8 @@ pub(super) struct Told {
     pub(super) aside: bool,
     /// That runs are dropped over the budget; until a batch arrives.
     pub(super) full: bool,
+    /// That what is on disk cannot be read.
+    pub(super) stuck: bool,
 }
 
 /// A run in memory.
@@ -148,6 +154,14 @@ impl State {
         self.flying.iter().map(|entry| entry.run.clone()).collect()
     }
 
+    /// The batch was too much: half of it goes on its way, the rest is next.
+    pub(super) fn halve(&mut self) -> Vec<Arc<Run>> {
+        for entry in self.flying.split_off(self.flying.len().div_ceil(2)).into_iter().rev() {
+            self.ahead.push_front(entry);
+        }
+        self.flying.iter().map(|entry| entry.run.clone()).collect()
+    }
+
     /// The batch on its way has come to its end. What of it is on disk, by segment, and how far.
     pub(super) fn land(&mut self) -> (Vec<Arc<Run>>, BTreeMap<u64, u64>, Option<Place>) {
         let mut places = BTreeMap::new();
@@ -158,6 +172,7 @@ impl State {
             match entry.place {
                 Some(place) => {
                     *places.entry(place.segment).or_default() += 1;
+                    *self.landed.entry(place.segment).or_default() += 1;
                     through = Some(place);
                 }
                 None => self.fresh -= 1,
@@ -248,9 +263,40 @@ impl State {
         if here(self.unread) {
             self.unread = Some(Place::start(segment + 1));
         }
-        // What is on its way, or next, is in memory and goes on.
-        let held = self.flying.iter().chain(&self.ahead).filter(|entry| here(entry.place)).count();
-        left.saturating_sub(held as u64)
+        self.lost(segment, left)
+    }
+
+    /// These runs are no more counted on disk.
+    pub(super) fn settled(&mut self, places: &BTreeMap<u64, u64>) {
+        for (segment, runs) in places {
+            let left = self.landed.get(segment).copied().unwrap_or_default().saturating_sub(*runs);
+            self.landed.insert(*segment, left);
+        }
+        self.landed.retain(|_, left| *left > 0);
+    }
+
+    /// How many of so many runs that were left in a segment are gone with it: what is in memory goes on, and what has
+    /// arrived is not lost.
+    pub(super) fn lost(&self, segment: u64, left: u64) -> u64 {
+        let all = self.flying.iter().chain(&self.ahead).chain(&self.recent);
+        let held = all.filter(|entry| entry.place.is_some_and(|place| place.segment == segment)).count();
+        let landed = self.landed.get(&segment).copied().unwrap_or_default();
+        left.saturating_sub(held as u64 + landed)
+    }
+
+    /// The file of the oldest segment is gone: what memory has of it is written again.
+    pub(super) fn unplace(&mut self, segment: u64) {
+        let here = |place: Option<Place>| place.is_some_and(|place| place.segment == segment);
+        // Not in the midst of those that are on disk.
+        while self.recent.front().is_some_and(|oldest| here(oldest.place)) {
+            let Some(entry) = self.pop_recent() else { break };
+            self.load.add(entry.load);
+            self.ahead.push_back(entry);
+        }
+        for entry in self.flying.iter_mut().chain(&mut self.ahead).filter(|entry| here(entry.place)) {
+            entry.place = None;
+            self.fresh += 1;
+        }
     }
 }
 
@@ -300,6 +346,16 @@ mod tests {
         let mut state = state(&[None], &[]);
         let (gone, settled) = state.place(BTreeMap::from([(0, Place::start(6)), (7, Place::start(7))]));
         assert_eq!((gone, settled, state.fresh), (BTreeMap::from([(7, 1)]), None, 0));
+    }
+
+    #[test]
+    fn what_has_arrived_is_not_lost_with_a_segment_that_does_not_know_it_yet() {
+        let mut state = state(&[Some(3), Some(3), Some(4)], &[Some(4)]);
+        let (_, places, _) = state.land();
+        assert_eq!(state.forget(3, 5), 3);
+        assert_eq!(state.forget(4, 2), 1);
+        state.settled(&places);
+        assert_eq!(state.forget(3, 5), 5);
     }
 
     #[test]

@@ -20,6 +20,7 @@ use tokio::{sync::watch, time::timeout};
 use super::{
     Report, Status,
     order::{BATCH_SPANS, Entry, Load, State},
+    sender::{HURRIED_PAUSE, Pauses},
     spool::{Place, Spool},
 };
 use crate::{
@@ -34,6 +35,9 @@ const LINGER: Duration = Duration::from_millis(30);
 /// A run that was not delivered after this is written to disk, which has the rest of 200 ms for it. On a machine that is
 /// busy the rest is needed: with 50 ms one run of 13,803 came too late for one of 200 kills.
 pub(super) const HOLD: Duration = Duration::from_millis(110);
+
+/// How long the next batch waits until what became of the one before is noted on disk. A disk that takes longer hangs.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Failed attempts after which [`Queue::drain`] gives up.
 const HURRIED_ATTEMPTS: u32 = 3;
@@ -108,12 +112,17 @@ impl Queue {
     /// They are on their way until [`Queue::delivered`] or [`Queue::refused`].
     pub(super) async fn batch(&self) -> Vec<Arc<Run>> {
         let mut watch = self.0.state.subscribe();
+        let mut pauses = Pauses::new();
         loop {
             // The sender half lives in `self`, so waiting cannot fail.
             let (ahead, unread) =
                 watch.wait_for(State::has_some).await.map_or((0, None), |state| (state.ahead.len(), state.unread));
             if ahead == 0 && unread.is_some() {
-                self.on_disk(Self::read_back).await;
+                if let Some(problem) = self.on_disk(Self::read_back).await.unwrap_or_else(|| Some("a panic".to_owned()))
+                {
+                    let reason = format!("the state directory cannot be read: {problem}");
+                    self.pause(reason, pauses.next(None), HURRIED_PAUSE).await;
+                }
                 continue;
             }
             if ahead == 0 {
@@ -148,11 +157,9 @@ impl Queue {
             state.told.full = false;
             self.drop_refused(state, refused);
         });
-        let Some((runs, places, through)) = landed else { return };
-        if refused_spans > 0 {
-            self.put_aside(runs).await;
+        if let Some((runs, places, through)) = landed {
+            self.note_end((refused_spans > 0).then_some(runs), places, through).await;
         }
-        self.settle(places, through).await;
     }
 
     /// The batch on its way was refused for good: it is counted and put aside.
@@ -164,9 +171,19 @@ impl Queue {
             self.drop_refused(state, landed.0.len() as u64);
             state.failure = Some(reason);
         });
-        let Some((runs, places, through)) = landed else { return };
-        self.put_aside(runs).await;
-        self.settle(places, through).await;
+        if let Some((runs, places, through)) = landed {
+            self.note_end(Some(runs), places, through).await;
+        }
+    }
+
+    /// The batch on its way was too much at once: the half of it that goes instead.
+    pub(super) fn halve(&self) -> Vec<Arc<Run>> {
+        let mut half = Vec::new();
+        self.0.state.send_if_modified(|state| {
+            half = state.halve();
+            false
+        });
+        half
     }
 
     /// An attempt failed; the batch stays on its way. Returns when it is time for the next: after `pause`, or sooner
@@ -327,21 +344,21 @@ impl Queue {
         Ok(())
     }
 
-    /// Reads the oldest runs back.
-    fn read_back(&self, spool: &mut Spool) {
+    /// Reads the oldest runs back. Gives why none can be read at present, if so.
+    fn read_back(&self, spool: &mut Spool) -> Option<String> {
         let (from, until) = {
             let state = self.0.state.borrow();
             (state.unread, state.recent.front().and_then(|oldest| oldest.place))
         };
-        let Some(from) = from else { return };
-        let back = spool.read(from, until, BATCH_SPANS);
-        if let Some(damage) = &back.damage {
-            tracing::warn!(
-                runs = back.corrupt,
-                "runs in the state directory cannot be read and are left out: {damage}; the file is put aside in refused/"
-            );
-        }
+        let back = spool.read(from?, until, BATCH_SPANS);
+        let stuck = back.failure.filter(|_| back.runs.is_empty()).map(|error| error.to_string());
+        let (mut corrupt, mut news) = (back.corrupt, false);
         self.0.state.send_modify(|state| {
+            news = std::mem::replace(&mut state.told.stuck, stuck.is_some()) != stuck.is_some();
+            for (segment, left) in &back.gone {
+                let read = back.runs.iter().filter(|(place, _)| place.segment == *segment).count();
+                corrupt += state.lost(*segment, *left).saturating_sub(read as u64);
+            }
             for (place, run) in back.runs {
                 let load = Load::of(&run);
                 state.load.add(load);
@@ -349,32 +366,87 @@ impl Queue {
                 state.ahead.push_back(Entry { number: state.next, run, load, arrived, place: Some(place) });
                 state.next += 1;
             }
+            back.gone.keys().for_each(|segment| state.unplace(*segment));
             // Meanwhile more may have left memory.
             let oldest = state.recent.front().and_then(|oldest| oldest.place);
-            state.unread = Some(back.next).filter(|next| *next < oldest.unwrap_or_else(|| spool.end()));
-            state.dropped.corrupt += back.corrupt;
-            if back.corrupt > 0 {
-                self.0.metrics.delivery_dropped(DropReason::Corrupt, back.corrupt);
+            let end = || oldest.unwrap_or_else(|| spool.end());
+            state.unread = Some(back.next).filter(|next| stuck.is_some() || *next < end());
+            state.dropped.corrupt += corrupt;
+            if corrupt > 0 {
+                self.0.metrics.delivery_dropped(DropReason::Corrupt, corrupt);
             }
             state.stored = spool.figures();
             self.tell_size(state);
         });
+        if let Some(damage) = &back.damage {
+            tracing::warn!(
+                runs = corrupt,
+                "runs in the state directory cannot be read and are left out: {damage}; \
+                 what is there of the file is put aside in refused/"
+            );
+        }
+        match &stuck {
+            Some(error) if news => tracing::warn!(
+                %error,
+                "runs in the state directory cannot be read at present; delivery waits for them and goes on trying"
+            ),
+            None if news => tracing::info!("runs in the state directory can be read again"),
+            _ => {}
+        }
+        stuck
     }
 
-    /// Notes on disk that runs have ended their way there; the last step of it.
-    async fn settle(&self, places: BTreeMap<u64, u64>, through: Option<Place>) {
-        if !places.is_empty() {
-            self.on_disk(move |queue, spool| {
-                spool.settle(&places, through);
-                queue.0.state.send_if_modified(|state| {
-                    state.stored = spool.figures();
-                    queue.tell_size(state);
-                    false
-                });
-            })
-            .await;
+    /// Puts runs aside if there are any, and notes on disk that those in `places` have ended their way. It is done when this
+    /// comes back, unless the disk hangs: then it is done whenever it can be, and delivery goes on.
+    async fn note_end(&self, aside: Option<Vec<Arc<Run>>>, places: BTreeMap<u64, u64>, through: Option<Place>) {
+        if aside.is_none() && places.is_empty() {
+            self.0.state.send_modify(|state| state.settling -= 1);
+            return;
         }
-        self.0.state.send_modify(|state| state.settling -= 1);
+        let hangs = self.0.state.borrow().settling > 1;
+        // One that still waits to be put aside may be before it: nothing is known of all up to here.
+        let through = through.filter(|_| !hangs);
+        let this = self.clone();
+        let noted = tokio::spawn(async move {
+            if let Some(runs) = aside {
+                this.put_aside(runs).await;
+            }
+            this.settle(places, through).await;
+            this.0.state.send_modify(|state| state.settling -= 1);
+        });
+        let _in_time = timeout(if hangs { Duration::ZERO } else { PATIENCE }, noted).await.is_ok();
+    }
+
+    /// Notes on disk that runs have ended their way there.
+    async fn settle(&self, places: BTreeMap<u64, u64>, through: Option<Place>) {
+        let mut first = false;
+        self.0.state.send_if_modified(|state| {
+            first = state.due.0.is_empty();
+            for (segment, runs) in places {
+                *state.due.0.entry(segment).or_default() += runs;
+            }
+            state.due.1 = through.or(state.due.1);
+            false
+        });
+        // Who came before waits for the disk, and takes this along: one thread at a time is enough.
+        if !first {
+            return;
+        }
+        self.on_disk(|queue, spool| {
+            let (mut due, mut through) = (BTreeMap::new(), None);
+            queue.0.state.send_if_modified(|state| {
+                (due, through) = std::mem::take(&mut state.due);
+                false
+            });
+            spool.settle(&due, through);
+            queue.0.state.send_if_modified(|state| {
+                state.settled(&due);
+                state.stored = spool.figures();
+                queue.tell_size(state);
+                false
+            });
+        })
+        .await;
     }
 
     async fn put_aside(&self, runs: Vec<Arc<Run>>) {

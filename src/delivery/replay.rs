@@ -28,7 +28,7 @@ const ATTEMPTS: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// A receiver that asks for more than this is not waited for.
 const LONGEST_REQUEST: Duration = Duration::from_secs(300);
-/// A packed file of at most this size is unpacked group by group, so that a damaged one costs itself alone.
+/// A packed file of ours of at most this size is unpacked group by group, so that a damaged one costs itself alone.
 const WHOLE: u64 = 64 << 20;
 
 /// The way out for runs that are read from files.
@@ -77,7 +77,7 @@ impl Replay {
             let answer = self.traces.export(runs).await;
             match answer.outcome {
                 Ok(()) => return Sent::Delivered { refused_spans: answer.heard.rejected_spans },
-                Err(Failure::Refused(reason)) => return Sent::Refused(reason),
+                Err(Failure::Refused(reason) | Failure::TooMuch(reason)) => return Sent::Refused(reason),
                 Err(Failure::Later(reason)) => {
                     let asked = answer.heard.retry_after.unwrap_or_default();
                     if attempt == ATTEMPTS || asked > LONGEST_REQUEST {
@@ -122,7 +122,9 @@ impl Lines {
         let source = if reader.fill_buf()?.starts_with(&[0x1f, 0x8b]) {
             let mut packed = Vec::new();
             let size = reader.by_ref().take(WHOLE).read_to_end(&mut packed)?;
-            if (size as u64) < WHOLE {
+            // The first header may be what is damaged.
+            let ours = (0..size).any(|at| packed.get(at..).is_some_and(|rest| member::head(rest).is_some()));
+            if ours && (size as u64) < WHOLE {
                 Source::Members { packed, at: 0, text: io::Cursor::default() }
             } else {
                 let all = io::Cursor::new(packed).chain(reader);
@@ -216,6 +218,19 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_another_packed_may_be_one_member_of_any_size() {
+        let run = measured();
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        let mut empty = vec![b' '; 1 << 20];
+        empty.push(b'\n');
+        for _ in 0..65 {
+            gzip.write_all(&empty).unwrap();
+        }
+        gzip.write_all(&serde_json::to_vec(&run).unwrap()).unwrap();
+        assert_eq!(read(&gzip.finish().unwrap()), [Ok(run)]);
+    }
+
+    #[test]
     fn what_is_no_run_is_told_with_its_line_and_the_rest_is_read() {
         let run = measured();
         let line = serde_json::to_string(&run).unwrap();
@@ -230,5 +245,9 @@ mod tests {
         let [Ok(first), Err(bad), Ok(last)] = &found[..] else { panic!("{found:?}") };
         assert_eq!((first, last, bad.line), (&run, &run, 2));
         assert!(bad.problem.contains("the data are damaged (1 run)"), "{bad:?}");
+
+        let headless = [&[0x1f, 0x8b, 0, 0][..], &member[4..], &member].concat();
+        let found = read(&headless);
+        assert!(matches!(&found[..], [Err(_), Ok(last)] if *last == run), "{found:?}");
     }
 }

@@ -16,7 +16,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const LONGEST_REQUEST: Duration = Duration::from_secs(300);
 
 /// The pause when somebody waits for the queue to empty.
-const HURRIED_PAUSE: Duration = Duration::from_millis(250);
+pub(super) const HURRIED_PAUSE: Duration = Duration::from_millis(250);
 
 /// How the receiver fares. Only a change is logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +35,7 @@ impl Health {
         let new = match outcome {
             Ok(()) => Self::Good,
             Err(Failure::Later(_)) => Self::Away,
-            Err(Failure::Refused(_)) => Self::Refusing,
+            Err(Failure::Refused(_) | Failure::TooMuch(_)) => Self::Refusing,
         };
         if std::mem::replace(self, new) == new {
             return;
@@ -45,7 +45,7 @@ impl Health {
             Err(Failure::Later(reason)) => {
                 tracing::warn!("cannot deliver {what} to {endpoint}: {reason}; imaptrace goes on trying");
             }
-            Err(Failure::Refused(reason)) => {
+            Err(Failure::Refused(reason) | Failure::TooMuch(reason)) => {
                 tracing::warn!("{endpoint} refuses {what}: {reason}; what it refuses is counted and not sent again");
             }
         }
@@ -75,19 +75,24 @@ impl Pauses {
 pub(super) async fn run(queue: Queue, traces: Traces, metrics: Metrics) {
     let mut health = Health::Good;
     loop {
-        let batch = queue.batch().await;
+        let mut batch = queue.batch().await;
         let mut pauses = Pauses::new();
         loop {
             let began = clock::now();
             let answer = traces.export(&batch).await;
             metrics.delivery_duration(Seconds::from(clock::now().saturating_duration_since(began)));
+            // A part of it may be taken: no news yet.
+            if batch.len() > 1 && matches!(answer.outcome, Err(Failure::TooMuch(_))) {
+                batch = queue.halve();
+                continue;
+            }
             health.note("traces", traces.endpoint(), answer.outcome.as_ref().copied());
             match answer.outcome {
                 Ok(()) => {
                     answer.tell_partial_success(traces.endpoint());
                     queue.delivered(answer.heard.rejected_spans).await;
                 }
-                Err(Failure::Refused(reason)) => queue.refused(reason).await,
+                Err(Failure::Refused(reason) | Failure::TooMuch(reason)) => queue.refused(reason).await,
                 Err(Failure::Later(reason)) => {
                     queue.pause(reason, pauses.next(answer.heard.retry_after), HURRIED_PAUSE).await;
                     continue;

@@ -4,14 +4,14 @@
 //! [`spool`](super::spool) alone.
 
 use std::{
-    fs::{self, DirBuilder, OpenOptions},
+    fs::{self, OpenOptions},
     io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use super::state::about;
+use super::state::{about, make, sync};
 
 /// The folder's name.
 const SHELF: &str = "refused";
@@ -30,11 +30,13 @@ impl Shelf {
 
     /// Puts a file with this content there, and gives its path.
     pub(super) fn put(&self, content: &[u8], now: SystemTime) -> io::Result<PathBuf> {
-        self.make()?;
+        make(&self.folder)?;
         let path =
             self.free(&format!("{:020}", now.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()), ".jsonl.gz");
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
         let written = file.and_then(|mut file| file.write_all(content).and_then(|()| file.sync_data()));
+        // The segment that has these runs as well may be deleted now: the name has to be on the disk, too.
+        let written = written.and_then(|()| sync(&self.folder));
         if let Err(error) = written {
             // Half of it helps nobody, and takes room that is missing.
             let _removed = fs::remove_file(&path).is_ok();
@@ -46,9 +48,10 @@ impl Shelf {
 
     /// Takes a damaged segment over.
     pub(super) fn take(&self, segment: &Path) -> io::Result<()> {
-        self.make()?;
+        make(&self.folder)?;
         let name = segment.file_name().unwrap_or_default().to_string_lossy();
         fs::rename(segment, self.free(&name, ".damaged"))?;
+        sync(&self.folder)?;
         self.trim();
         Ok(())
     }
@@ -70,13 +73,6 @@ impl Shelf {
                 break;
             }
             size -= if fs::remove_file(self.folder.join(name)).is_ok() { length } else { 0 };
-        }
-    }
-
-    fn make(&self) -> io::Result<()> {
-        match DirBuilder::new().mode(0o700).create(&self.folder) {
-            Err(error) if !self.folder.is_dir() => Err(about(&self.folder, &error)),
-            _ => Ok(()),
         }
     }
 

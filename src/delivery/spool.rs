@@ -9,9 +9,9 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    fs::{self, DirBuilder, File, OpenOptions},
-    io,
-    os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _},
+    fs::{self, File, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::SystemTime,
@@ -21,7 +21,7 @@ use super::{
     member::{self, HEAD, Piece},
     order::Load,
     shelf::Shelf,
-    state::{StateDir, about},
+    state::{StateDir, about, make, sync},
 };
 use crate::record::Run;
 
@@ -89,8 +89,12 @@ pub(super) struct ReadBack {
     pub(super) next: Place,
     /// Runs that could not be read.
     pub(super) corrupt: u64,
+    /// Segments whose file is gone or short, and how many runs in each had not been delivered.
+    pub(super) gone: BTreeMap<u64, u64>,
     /// What was the matter with the last of these.
     pub(super) damage: Option<String>,
+    /// Why nothing can be read on from `next` at present. All that is there stays.
+    pub(super) failure: Option<io::Error>,
 }
 
 /// The backlog.
@@ -156,8 +160,11 @@ impl Spool {
                 // Delivered to its end, or before the cursor.
                 Ok(segment) => self.remove(&segment),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                // It stays where it is and is counted when it is its turn to be read.
-                Err(_) => self.segments.push_back(Segment { number, length: 0, left: 1, written: None, damaged: true }),
+                Err(_) if cursor.is_some_and(|cursor| cursor.segment > number) => {}
+                // It stays where it is, and is looked at again when it is its turn to be read.
+                Err(_) => {
+                    self.segments.push_back(Segment { number, length: 0, left: 1, written: None, damaged: false });
+                }
             }
         }
         self.loaded = true;
@@ -218,7 +225,8 @@ impl Spool {
 
     /// Reads on at `from`, up to `until` or the end: as many runs as have `spans` spans, and the rest of their group.
     pub(super) fn read(&mut self, from: Place, until: Option<Place>, spans: usize) -> ReadBack {
-        let mut back = ReadBack { runs: Vec::new(), next: from, corrupt: 0, damage: None };
+        let gone = BTreeMap::new();
+        let mut back = ReadBack { runs: Vec::new(), next: from, corrupt: 0, gone, damage: None, failure: None };
         let mut load = 0;
         while load < spans && until.is_none_or(|until| back.next < until) {
             let Some(number) =
@@ -234,12 +242,16 @@ impl Spool {
             let at = back.next;
             let piece = match self.content(number) {
                 Ok(content) => member::piece(content, usize::try_from(at.offset).unwrap_or(usize::MAX)),
-                Err(error) => {
-                    let left = self.segment(number).map_or(0, |segment| std::mem::take(&mut segment.left));
-                    back.corrupt += left;
+                Err(error) if is_gone(&error) => {
+                    back.gone.insert(number, self.give_up(number));
                     back.damage = Some(about(&self.path_of(number), &error).to_string());
                     back.next = Place::start(number + 1);
                     continue;
+                }
+                // No file descriptor, no permission, a disk that errs: what is in it may be whole.
+                Err(error) => {
+                    back.failure = Some(about(&self.path_of(number), &error));
+                    break;
                 }
             };
             match piece {
@@ -331,7 +343,7 @@ impl Spool {
         self.closed = true;
         self.active = None;
         self.remove_while(|oldest| oldest.left == 0);
-        self.state.unlock();
+        self.state.let_go();
     }
 
     fn remove_while(&mut self, done: impl Fn(&Segment) -> bool) {
@@ -360,16 +372,33 @@ impl Spool {
         back.damage = Some(what);
     }
 
+    /// The file of this segment holds no more what was written to it. Gives how many runs were left in it.
+    fn give_up(&mut self, number: u64) -> u64 {
+        if self.segments.back().is_some_and(|last| last.number == number) {
+            self.active = None;
+        }
+        let Some(segment) = self.segment(number) else { return 0 };
+        segment.damaged = true;
+        std::mem::take(&mut segment.left)
+    }
+
     fn segment(&mut self, number: u64) -> Option<&mut Segment> {
         self.segments.iter_mut().find(|segment| segment.number == number)
     }
 
     /// All of a segment that was written; what stands behind that is half a group.
     fn content(&mut self, number: u64) -> io::Result<&[u8]> {
-        let length = self.segment(number).map_or(0, |segment| segment.length);
-        if length == 0 {
-            return Err(io::Error::other("it could not be read when the agent started"));
+        if self.segment(number).is_some_and(|segment| segment.length == 0) {
+            // It could not be read at the start.
+            let found = self.survey(number, self.cursor().filter(|cursor| cursor.segment == number))?;
+            if found.length == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            if let Some(segment) = self.segment(number) {
+                *segment = found;
+            }
         }
+        let length = self.segment(number).map_or(0, |segment| segment.length);
         if self.reading.as_ref().is_none_or(|(held, content)| *held != number || (content.len() as u64) < length) {
             let content = fs::read(self.path_of(number))?;
             if (content.len() as u64) < length {
@@ -424,10 +453,7 @@ impl Spool {
 
     fn numbers(&self) -> io::Result<Vec<u64>> {
         let folder = self.folder();
-        match DirBuilder::new().mode(0o700).create(&folder) {
-            Err(error) if !folder.is_dir() => return Err(about(&folder, &error)),
-            _ => {}
-        }
+        make(&folder)?;
         let entries = fs::read_dir(&folder).map_err(|error| about(&folder, &error))?;
         let number = |name: &str| name.strip_suffix(ENDING)?.parse().ok();
         Ok(entries.filter_map(|entry| number(entry.ok()?.file_name().to_str()?)).collect())
@@ -438,7 +464,7 @@ impl Spool {
             self.load()?;
         }
         let folder = self.folder();
-        let _there = DirBuilder::new().mode(0o700).create(&folder).is_ok();
+        make(&folder)?;
         let number = self.next;
         // Whatever stands in the way of this one need not stand in the way of the next.
         self.next += 1;
@@ -446,7 +472,7 @@ impl Spool {
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
         let file = file.map_err(|error| about(&path, &error))?;
         // The name, too, has to be on the disk.
-        File::open(&folder).and_then(|folder| folder.sync_all()).map_err(|error| about(&folder, &error))?;
+        sync(&folder).inspect_err(|_| drop(fs::remove_file(&path)))?;
         self.active = Some(file);
         self.segments.push_back(Segment { number, length: 0, left: 0, written: None, damaged: false });
         Ok(())
@@ -466,7 +492,8 @@ impl Spool {
         let folder = self.folder();
         let text = format!("{} {} {}", at.segment, at.offset, at.index);
         let beside = folder.join("cursor.new");
-        fs::write(&beside, format!("{text} {}\n", checksum(&text)))?;
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        file.write_all(format!("{text} {}\n", checksum(&text)).as_bytes())?;
         fs::rename(beside, folder.join(CURSOR))
     }
 
@@ -491,6 +518,11 @@ impl Spool {
 fn segment_path(state: &Path, number: u64) -> PathBuf {
     // As wide as the largest number: names sort by age.
     state.join(QUEUE).join(format!("{number:020}{ENDING}"))
+}
+
+/// Whether a file that gives this error is not there, or not all of it.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof)
 }
 
 fn checksum(text: &str) -> String {

@@ -34,8 +34,7 @@ pub struct HeldError {
     pub holder: Option<u32>,
 }
 
-/// A folder for state that is ours for as long as this lives, or until delivery that was given it has shut down. Clones
-/// share it.
+/// A folder for state that is ours for as long as this lives. Clones share it: the last to go lets go of the folder.
 #[derive(Debug, Clone)]
 pub struct StateDir(Arc<Inner>);
 
@@ -70,10 +69,7 @@ impl StateDir {
             return Ok(());
         }
         let path = self.path();
-        match DirBuilder::new().mode(0o700).create(path) {
-            Err(error) if !path.is_dir() => return Err(LockError::Io(about(path, &error))),
-            _ => {}
-        }
+        make(path)?;
         let file = path.join(LOCK);
         let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&file);
         let mut lock = match Flock::lock(open.map_err(|error| about(&file, &error))?, FlockArg::LockExclusiveNonblock) {
@@ -93,9 +89,9 @@ impl StateDir {
         Ok(())
     }
 
-    /// Lets go of the folder, whoever has a clone of this.
-    pub(super) fn unlock(&self) {
-        *self.0.lock.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    /// Lets go of the folder as if this were dropped: who has a clone still holds it.
+    pub(super) fn let_go(&mut self) {
+        *self = Self(Arc::new(Inner { path: self.path().to_owned(), lock: Mutex::default() }));
     }
 }
 
@@ -133,6 +129,22 @@ pub(super) fn about(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
+/// Makes a folder for its owner alone, unless it is there. Its name is on the disk when this comes back.
+pub(super) fn make(folder: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(folder) {
+        Err(_) if folder.is_dir() => return Ok(()),
+        made => made.map_err(|error| about(folder, &error))?,
+    }
+    let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    // Next time it would be there, and nobody would see to its name.
+    sync(parent).inspect_err(|_| drop(std::fs::remove_dir(folder)))
+}
+
+/// Brings the names in a folder to the disk.
+pub(super) fn sync(folder: &Path) -> io::Result<()> {
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| about(folder, &error))
+}
+
 #[cfg(test)]
 mod tests {
     use std::{fs, os::unix::fs::PermissionsExt as _};
@@ -149,10 +161,13 @@ mod tests {
         assert_eq!(error.holder, Some(std::process::id()));
         let text = error.to_string();
         assert!(text.contains(&format!("in use by process {}", std::process::id())), "{text}");
-        let shared = first.clone();
+        let mut shared = first.clone();
         drop(first);
         assert!(StateDir::open(&path).is_err());
-        drop(shared);
+        let last = shared.clone();
+        shared.let_go();
+        assert!(StateDir::open(&path).is_err(), "another part of the agent still writes in it");
+        drop(last);
         assert!(StateDir::open(&path).is_ok());
     }
 

@@ -96,6 +96,8 @@ pub enum WireError {
 pub(super) enum Failure {
     /// The same batch may be taken another time.
     Later(String),
+    /// This batch is too much; a part of it may be taken.
+    TooMuch(String),
     /// This batch never will.
     Refused(String),
 }
@@ -103,7 +105,7 @@ pub(super) enum Failure {
 impl Failure {
     pub(super) fn into_reason(self) -> String {
         match self {
-            Self::Later(reason) | Self::Refused(reason) => reason,
+            Self::Later(reason) | Self::TooMuch(reason) | Self::Refused(reason) => reason,
         }
     }
 }
@@ -192,6 +194,11 @@ impl Traces {
     pub(super) async fn export(&self, runs: &[Arc<Run>]) -> Answer {
         let spans = runs.iter().flat_map(|run| spans(run)).collect();
         let (outcome, heard) = exports::listen(self.line.judge(self.exporter.export(spans))).await;
+        let outcome = match outcome {
+            // Only a delay says that it is the receiver that has too much (OTLP specification, "OTLP/gRPC Throttling").
+            Err(Failure::TooMuch(reason)) if heard.retry_after.is_some() => Err(Failure::Later(reason)),
+            outcome => outcome,
+        };
         Answer { outcome, heard }
     }
 
@@ -204,7 +211,11 @@ impl Traces {
 impl MetricsWire {
     /// One attempt to send these metrics.
     pub(super) async fn export(&self, metrics: &ResourceMetrics) -> Result<(), Failure> {
-        self.line.judge(self.exporter.export(metrics)).await
+        self.line.judge(self.exporter.export(metrics)).await.map_err(|failure| match failure {
+            // Whether it asked for a delay is not heard here, and the next round has newer values anyhow.
+            Failure::TooMuch(reason) => Failure::Later(reason),
+            failure => failure,
+        })
     }
 
     /// Where they go, for people.
@@ -369,8 +380,11 @@ fn grpc_failure(error: &str) -> Failure {
     match code {
         "Unauthenticated" | "PermissionDenied" => Failure::Later(format!("gRPC {code}: check the OTLP headers")),
         "Unimplemented" => Failure::Later(format!("gRPC {code}: check the OTLP endpoint and protocol")),
-        "Cancelled" | "DeadlineExceeded" | "ResourceExhausted" | "Aborted" | "OutOfRange" | "Unavailable"
-        | "DataLoss" => Failure::Later(format!("gRPC {code}")),
+        // What a message over the receiver's limit meets, in Go and in Rust.
+        "ResourceExhausted" | "OutOfRange" => Failure::TooMuch(format!("gRPC {code}")),
+        "Cancelled" | "DeadlineExceeded" | "Aborted" | "Unavailable" | "DataLoss" => {
+            Failure::Later(format!("gRPC {code}"))
+        }
         _ => Failure::Refused(format!("gRPC {code}")),
     }
 }
@@ -481,8 +495,11 @@ mod tests {
         for code in ["InvalidArgument", "Internal", "FailedPrecondition"] {
             assert!(matches!(grpc(code), Failure::Refused(_)), "{code}");
         }
-        for code in ["Unavailable", "ResourceExhausted", "Unauthenticated", "Unimplemented"] {
+        for code in ["Unavailable", "Unauthenticated", "Unimplemented"] {
             assert!(matches!(grpc(code), Failure::Later(_)), "{code}");
+        }
+        for code in ["ResourceExhausted", "OutOfRange"] {
+            assert!(matches!(grpc(code), Failure::TooMuch(_)), "{code}");
         }
         for status in [400, 413, 422, 500] {
             assert!(matches!(http_failure(status), Failure::Refused(_)), "{status}");

@@ -32,11 +32,12 @@ pub(super) async fn run(queue: Queue) {
             continue;
         }
         match queue.on_disk(Queue::write_and_tell).await {
-            Some(Err(_)) => {
+            // A panic is no reason to try again at once.
+            Some(Err(_)) | None => {
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
-            Some(Ok(())) | None => pause = FIRST_PAUSE,
+            Some(Ok(())) => pause = FIRST_PAUSE,
         }
     }
 }

@@ -315,6 +315,106 @@ async fn a_disk_that_takes_nothing_costs_nothing_but_safety_and_is_used_again_wh
     assert_eq!(take(&queue, 50).await, numbers(10..60));
 }
 
+/// A queue whose oldest runs are on disk alone, in one segment; and its file.
+async fn backlog(folder: &Path) -> (Queue, std::path::PathBuf) {
+    let queue = stored(folder, 5 * Load::of(&passed()).bytes, 8 << 20);
+    for number in 0..20 {
+        queue.push(named(number));
+    }
+    written(&queue).await;
+    let entries = std::fs::read_dir(folder.join("queue")).unwrap().map(|entry| entry.unwrap().path());
+    let [file] = entries.collect::<Vec<_>>().try_into().unwrap();
+    (queue, file)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_read_now_is_waited_for_and_delivered_in_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let (queue, file) = backlog(folder.path()).await;
+    let beside = folder.path().join("beside");
+    std::fs::rename(&file, &beside).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    let began = clock::now();
+    let mend = async {
+        tokio::time::sleep(Duration::from_secs(100)).await;
+        let status = queue.status();
+        assert_eq!((status.queued_runs, status.dropped), (20, Dropped::default()));
+        assert!(status.failure.unwrap().contains(&file.display().to_string()));
+        std::fs::remove_dir(&file).unwrap();
+        std::fs::rename(&beside, &file).unwrap();
+    };
+    let (taken, ()) = tokio::join!(take(&queue, 20), mend);
+    assert_eq!(taken, numbers(0..20));
+    assert!(clock::now() - began >= Duration::from_secs(100));
+    assert_eq!((queue.status().failure, queue.status().queued_runs), (None, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_is_gone_costs_what_memory_does_not_have() {
+    let folder = tempfile::tempdir().unwrap();
+    let (queue, file) = backlog(folder.path()).await;
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(take(&queue, 5).await, numbers(15..20));
+    let status = queue.status();
+    assert_eq!((status.queued_runs, status.dropped), (0, Dropped { corrupt: 15, ..Dropped::default() }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_too_much_goes_in_halves_and_each_run_once_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let queue = stored(folder.path(), 20 * Load::of(&passed()).bytes, 8 << 20);
+    (0..70).for_each(|number| queue.push(named(number)));
+    written(&queue).await;
+    // Some are on disk alone, some in memory as well, and these not on disk.
+    (70..75).for_each(|number| queue.push(named(number)));
+    let mut taken = Vec::new();
+    while taken.len() < 75 {
+        let mut batch = queue.batch().await;
+        while batch.len() > 3 {
+            batch = queue.halve();
+        }
+        taken.extend(targets(&batch));
+        queue.delivered(0).await;
+    }
+    assert_eq!(taken, numbers(0..75));
+    let report = queue.drain(Duration::from_secs(5)).await;
+    queue.close().await;
+    assert_eq!(report, Report { delivered_runs: 75, ..Report::default() });
+    assert_eq!((files(folder.path()), queue.status().memory_bytes), (0, 0));
+}
+
+#[tokio::test]
+async fn a_disk_that_hangs_holds_up_nothing_that_is_in_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let queue = stored(folder.path(), usize::MAX, 1 << 20);
+    (0..4).for_each(|number| queue.push(named(number)));
+    let first = queue.batch().await;
+    written(&queue).await;
+    // Whoever wants something from the disk now waits for this lock.
+    let (let_go, held) = std::sync::mpsc::channel::<()>();
+    let (hangs, hanging) = tokio::sync::oneshot::channel();
+    let holder = queue.clone();
+    let hung = std::thread::spawn(move || {
+        let spool = holder.spool();
+        hangs.send(()).unwrap();
+        drop((held.recv(), spool));
+    });
+    hanging.await.unwrap();
+    assert_eq!(targets(&first), numbers(0..4));
+    queue.delivered(0).await;
+    for number in 4..8 {
+        queue.push(named(number));
+        assert_eq!(targets(&queue.batch().await), [number.to_string()]);
+        queue.refused("never".to_owned()).await;
+    }
+    assert_eq!((queue.status().delivered_runs, queue.status().stored_runs), (4, 4));
+    drop(let_go);
+    hung.join().unwrap();
+    let report = queue.drain(YEAR).await;
+    assert_eq!((report.delivered_runs, report.stored_runs, report.dropped_runs), (4, 0, 4));
+    assert_eq!(std::fs::read_dir(folder.path().join("refused")).unwrap().count(), 4);
+}
+
 #[derive(Debug, Clone)]
 enum Turn {
     /// So many runs come.
@@ -358,7 +458,8 @@ async fn live(memory: usize, disk: u64, turns: Vec<Turn>) {
                 queue.delivered(0).await;
             }
             Turn::Refuse => {
-                refused += queue.batch().await.len() as u64;
+                queue.batch().await;
+                refused += queue.halve().len() as u64;
                 queue.refused("never".to_owned()).await;
             }
             Turn::Restart => {

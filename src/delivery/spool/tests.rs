@@ -65,6 +65,8 @@ fn a_restart_goes_on_behind_what_was_delivered_and_repeats_only_that_when_the_cu
         assert_eq!(numbers(&first), [0, 1]);
         settle(&mut spool, &first);
         assert_eq!(spool.figures().runs, 7);
+        let mode = fs::metadata(folder.path().join("queue/cursor")).unwrap().mode();
+        assert_eq!(mode & 0o777, 0o600);
         drop(spool);
         if lost {
             fs::write(folder.path().join("queue/cursor"), "1 0 8 00000000\n").unwrap();
@@ -115,13 +117,42 @@ fn a_segment_that_is_gone_costs_its_own_runs_and_nothing_else() {
     let back = spool.read(from, None, ALL);
     let kept = numbers_in.iter().zip(0..).filter(|(segment, _)| [1, 4].contains(*segment)).map(|(_, number)| number);
     assert_eq!(numbers(&back), kept.collect::<Vec<u64>>());
-    assert_eq!(back.corrupt, numbers_in.len() as u64 - back.runs.len() as u64);
+    assert_eq!(back.gone.values().sum::<u64>(), numbers_in.len() as u64 - back.runs.len() as u64);
     settle(&mut spool, &back);
     assert_eq!(spool.figures().runs, 0);
     // One that is deleted under the writer is not written to any more.
     fs::remove_file(segments(folder.path()).pop().unwrap()).unwrap();
     let from = append(&mut spool, 900..901).places[0];
     assert_eq!(numbers(&spool.read(from, None, ALL)), [900]);
+}
+
+#[test]
+fn a_segment_that_cannot_be_read_now_stays_and_is_read_when_it_can_be() {
+    for restarted in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut spool, mut from) = open(folder.path());
+        append(&mut spool, 0..3);
+        let [segment] = segments(folder.path()).try_into().unwrap();
+        let (beside, all) = (folder.path().join("beside"), numbers(&spool.read(from, None, ALL)));
+        assert_eq!(all, [0, 1, 2]);
+        spool.reading = None;
+        fs::rename(&segment, &beside).unwrap();
+        fs::create_dir(&segment).unwrap();
+        if restarted {
+            drop(spool);
+            (spool, from) = open(folder.path());
+        }
+        for _ in 0..3 {
+            let back = spool.read(from, None, ALL);
+            assert_eq!((numbers(&back), back.corrupt, back.gone.len(), back.next), (vec![], 0, 0, from));
+            let told = back.failure.unwrap().to_string();
+            assert!(told.starts_with(&segment.display().to_string()), "{told}");
+        }
+        fs::remove_dir(&segment).unwrap();
+        fs::rename(&beside, &segment).unwrap();
+        let back = spool.read(from, None, ALL);
+        assert_eq!((numbers(&back), spool.figures().runs), (all, 3));
+    }
 }
 
 #[test]
