@@ -212,8 +212,8 @@ impl MetricsWire {
     /// One attempt to send these metrics.
     pub(super) async fn export(&self, metrics: &ResourceMetrics) -> Result<(), Failure> {
         self.line.judge(self.exporter.export(metrics)).await.map_err(|failure| match failure {
-            // Whether it asked for a delay is not heard here, and the next round has newer values anyhow.
-            Failure::TooMuch(reason) => Failure::Later(reason),
+            // It stops no other message, and the next round has newer values anyhow.
+            Failure::TooMuch(reason) => Failure::Refused(reason),
             failure => failure,
         })
     }
@@ -267,7 +267,7 @@ impl Line {
         Err(match (self.protocol, answer) {
             (Protocol::Grpc, _) => grpc_failure(&error),
             (Protocol::HttpProtobuf, Some(Ok(status))) => http_failure(status),
-            (Protocol::HttpProtobuf, Some(Err(reason))) => Failure::Later(reason),
+            (Protocol::HttpProtobuf, Some(Err(reason))) => Failure::Later(mistaken(reason)),
             // Never sent: the batch itself is at fault.
             (Protocol::HttpProtobuf, None) => Failure::Refused(error),
         })
@@ -360,6 +360,18 @@ fn http_failure(status: u16) -> Failure {
     }
 }
 
+/// Adds what is most likely wrong when one protocol met the other.
+fn mistaken(reason: String) -> String {
+    let grpc = ["invalid HTTP version parsed", "received unexpected message from connection"];
+    if grpc.iter().any(|words| reason.contains(words)) {
+        format!("{reason}: it may speak gRPC (protocol = \"grpc\")")
+    } else if reason.contains("frame with invalid size") {
+        format!("{reason}: it may speak HTTP (protocol = \"http/protobuf\")")
+    } else {
+        reason
+    }
+}
+
 /// What tonic puts in front of the cause.
 const WRAPPERS: &[&str] = &["transport error", "connection error", "tcp connect error", "client error (Connect)"];
 
@@ -375,7 +387,7 @@ fn grpc_failure(error: &str) -> Failure {
         told.dedup();
         let half = told.len() / 2;
         let told = if told.len() % 2 == 0 && told[..half] == told[half..] { &told[..half] } else { &told[..] };
-        return Failure::Later(told.join(": "));
+        return Failure::Later(mistaken(told.join(": ")));
     }
     match code {
         "Unauthenticated" | "PermissionDenied" => Failure::Later(format!("gRPC {code}: check the OTLP headers")),
@@ -488,6 +500,18 @@ mod tests {
         ] {
             assert_eq!(grpc(told), Failure::Later(reason.to_owned()));
         }
+    }
+
+    #[test]
+    fn a_receiver_of_the_other_protocol_is_guessed_at() {
+        assert_eq!(mistaken("away".to_owned()), "away");
+        assert!(
+            mistaken("invalid HTTP version parsed".to_owned()).ends_with("it may speak gRPC (protocol = \"grpc\")")
+        );
+        let Failure::Later(reason) = grpc("Unavailable: http2 error: connection error: frame with invalid size") else {
+            panic!("it is not to be kept");
+        };
+        assert!(reason.ends_with("it may speak HTTP (protocol = \"http/protobuf\")"), "{reason}");
     }
 
     #[test]
