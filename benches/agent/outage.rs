@@ -119,7 +119,8 @@ fn fresh() -> Run {
     run.span_id = SpanId::random();
     run.target = format!("mail{:03}.example.org", random.random_range(0..1_000));
     for step in &mut run.steps {
-        step.span_id = Some(SpanId::random());
+        // A skipped step has no span.
+        step.span_id = step.span_id.map(|_| SpanId::random());
         let times = [&mut step.first_byte_s, &mut step.server_s, &mut step.network_s, &mut step.transfer_s];
         for time in times.into_iter().flatten().chain([&mut step.duration_s]) {
             *time = Seconds::from_micros(time.as_micros() + random.random_range(0..1_000));
