@@ -13,10 +13,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 
-use super::{
-    sender::Health,
-    wire::{Failure, MetricsWire},
-};
+use super::{failure::Failure, sender::Health, wire::MetricsWire};
 use crate::{clock, telemetry::Metrics};
 
 /// Of an interval, what a round's messages are spread over at most: one thread's work is nobody's pause.

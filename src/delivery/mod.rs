@@ -7,11 +7,12 @@
 //! numbers in the [`Report`].
 //!
 //! On the way: `queue` holds the runs, `order` says which is next, `spool` what of it is on disk (`member` its bytes, `shelf` what was put aside),
-//! `writer` brings it there, `sender` takes it to the `wire`. [`Replay`] sends runs again that are in files.
+//! `writer` brings it there, `sender` takes it to the `wire`, `failure` says what becomes of what was not taken. [`Replay`] sends runs again that are in files.
 //!
 //! Decides nothing about what is sent (that is `telemetry`), and reads no environment. Called by the agent and by the
 //! command line.
 
+mod failure;
 mod member;
 mod meter;
 mod order;

@@ -12,10 +12,11 @@ use std::{
 use flate2::read::MultiGzDecoder;
 
 use super::{
+    failure::Failure,
     member::{self, Piece},
     order::Load,
     settings::Signal,
-    wire::{self, Failure, Traces, WireError},
+    wire::{self, Traces, WireError},
 };
 use crate::{
     record::Run,

@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use super::{
-    queue::Queue,
-    wire::{Failure, Traces},
-};
+use super::{failure::Failure, queue::Queue, wire::Traces};
 use crate::{clock, record::Seconds, telemetry::Metrics};
 
 /// The first pause after a failure; each next one is twice as long, up to [`LONGEST_PAUSE`].
