@@ -6,8 +6,9 @@
 //! receiver delays no probe and fails no run: it is one line in the log when it begins, one when it ends, and honest
 //! numbers in the [`Report`].
 //!
-//! On the way: `queue` holds the runs, `order` says which is next, `spool` what of it is on disk (`member` its bytes, `shelf` what was put aside),
-//! `writer` brings it there, `sender` takes it to the `wire`, `failure` says what becomes of what was not taken. [`Replay`] sends runs again that are in files.
+//! On the way: `queue` holds the runs, `order` says which is next, `spool` what of it is on disk (`member` its bytes,
+//! `shelf` what was put aside), `writer` brings it there, `sender` takes it to the `wire`, `failure` says what becomes of
+//! what was not taken. [`Replay`] sends runs again that are in files.
 //!
 //! Decides nothing about what is sent (that is `telemetry`), and reads no environment. Called by the agent and by the
 //! command line.
