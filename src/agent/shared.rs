@@ -28,8 +28,8 @@ use crate::{
     telemetry::{Metrics, names::SkipReason},
 };
 
-/// Whether a target is in a maintenance window at a time.
-pub(super) type Closed = Arc<dyn Fn(&Target, SystemTime) -> bool + Send + Sync>;
+/// The name of the maintenance window that a target is in at a time.
+pub(super) type Closed = Arc<dyn Fn(&Target, SystemTime) -> Option<Arc<str>> + Send + Sync>;
 
 /// What a reload can replace for all runs that begin after it.
 #[derive(Clone)]
@@ -57,6 +57,12 @@ impl Shared {
 
     pub(super) fn settings(&self) -> MutexGuard<'_, Settings> {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The maintenance window that the target is in now.
+    fn window(&self, target: &Target) -> Option<Arc<str>> {
+        let closed = Arc::clone(&self.settings().closed);
+        closed(target, clock::wall())
     }
 
     async fn run_all(&self, work: &Work, lag: Duration) {
@@ -129,7 +135,7 @@ impl Runner for Hands {
     }
 
     fn is_closed(&self, work: &Work) -> bool {
-        (self.0.settings().closed)(work.target.target(), clock::wall())
+        self.0.window(work.target.target()).is_some()
     }
 
     fn skipped(&self, work: &Work, why: Skip, count: u64) {
@@ -144,6 +150,7 @@ impl Runner for Hands {
             tracing::debug!(
                 target = target.name,
                 account,
+                window = self.0.window(target).as_deref(),
                 count,
                 "a run was due in a maintenance window and is skipped"
             );

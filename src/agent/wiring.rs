@@ -58,8 +58,11 @@ pub(super) fn memory(config: &Config) -> Memory {
 
 /// The maintenance windows.
 pub(super) fn closed(config: &Config) -> Closed {
-    let windows = config.windows.clone();
-    Arc::new(move |target, at| windows.iter().any(|window| window.covers(target, at)))
+    let windows: Vec<_> =
+        config.windows.iter().map(|window| (Arc::from(window.name.as_str()), window.clone())).collect();
+    Arc::new(move |target, at| {
+        windows.iter().find(|(_, window)| window.covers(target, at)).map(|(name, _)| Arc::clone(name))
+    })
 }
 
 async fn signal(exporter: &Exporter, child_env: &[(OsString, Option<OsString>)]) -> Result<Signal, AgentError> {

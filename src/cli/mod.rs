@@ -145,7 +145,8 @@ async fn run_agent(path: &Path, child_env: Vec<(OsString, Option<OsString>)>, ou
         config::LogLevel::Warn | config::LogLevel::Error => ",imaptrace::probe::mailbox=off",
     };
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| format!("{}{quiet}", level.as_str()));
-    let settings = LogSettings { format, color: output.error_style().colour, filter: Some(filter) };
+    let settings =
+        LogSettings { format, color: output.error_style().colour, journal: logs::to_journal(), filter: Some(filter) };
     if let Err(error) = logs::init(&settings) {
         output.error(&error.to_string());
         return USAGE;

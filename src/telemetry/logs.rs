@@ -52,6 +52,8 @@ pub struct LogSettings {
     pub format: LogFormat,
     /// Colour the level; only for text on a terminal without `NO_COLOR`.
     pub color: bool,
+    /// Begin each line with its priority, as the journal reads it (sd-daemon(3)); see [`to_journal`].
+    pub journal: bool,
     /// `RUST_LOG`. Its directives come on top of `info` and of the quiet crates.
     pub filter: Option<String>,
 }
@@ -90,13 +92,25 @@ where
     let log = tracing_subscriber::fmt::layer()
         .with_writer(writer)
         .with_ansi(settings.color)
-        .event_format(Line(settings.format))
+        .event_format(Line { format: settings.format, journal: settings.journal })
         .with_filter(filter);
     Ok(tracing_subscriber::registry().with(live::layer()).with(exports::layer()).with(log))
 }
 
+/// Whether standard error goes to the journal: systemd says which stream that is in `JOURNAL_STREAM` (systemd.exec(5)),
+/// and a program that was given another one has the variable all the same.
+pub fn to_journal() -> bool {
+    let said = std::env::var("JOURNAL_STREAM").ok();
+    let Some((device, inode)) = said.as_deref().and_then(|said| said.split_once(':')) else { return false };
+    let Ok(stream) = nix::sys::stat::fstat(std::io::stderr()) else { return false };
+    device.parse() == Ok(stream.st_dev) && inode.parse() == Ok(stream.st_ino)
+}
+
 /// Formats one event as one line.
-struct Line(LogFormat);
+struct Line {
+    format: LogFormat,
+    journal: bool,
+}
 
 impl<S, N> FormatEvent<S, N> for Line
 where
@@ -116,7 +130,10 @@ where
             fields.put("span_id", span.span_id().to_string());
         }
         let (level, target) = (*event.metadata().level(), event.metadata().target());
-        match self.0 {
+        if self.journal {
+            write!(writer, "<{}>", priority(level))?;
+        }
+        match self.format {
             LogFormat::Text => {
                 let (on, off) = if writer.has_ansi_escapes() { (color(level), "\u{1b}[0m") } else { ("", "") };
                 write!(writer, "{time} {on}{level:5}{off} {target}: {}", fields.message)?;
@@ -142,6 +159,16 @@ where
                 writeln!(writer, "{}", Value::Object(line))
             }
         }
+    }
+}
+
+/// As syslog(3) numbers them.
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        Level::DEBUG | Level::TRACE => 7,
     }
 }
 
@@ -236,7 +263,7 @@ mod tests {
     }
 
     fn json(filter: Option<&str>) -> LogSettings {
-        LogSettings { format: LogFormat::Json, color: false, filter: filter.map(Into::into) }
+        LogSettings { format: LogFormat::Json, filter: filter.map(Into::into), ..Default::default() }
     }
 
     #[test]

@@ -363,3 +363,56 @@ fn systemd_hears_of_a_reload_and_of_its_end_whatever_became_of_it() {
     }
     runtime.block_on(stop(agent, Signal::SIGTERM));
 }
+
+// === In the log ===
+
+#[test]
+fn lines_for_the_journal_bear_their_priority_and_those_for_another_stream_do_not() {
+    let runtime = runtime();
+    for (journal, expected) in [(true, "<4>"), (false, "2")] {
+        let home = tempfile::tempdir().unwrap();
+        let log = home.path().join("log");
+        let (file, config) = (fs::File::create(&log).unwrap(), home.path().join("imaptrace.toml"));
+        fs::write(&config, target("gone", loopback(1), "500ms", "300ms")).unwrap();
+        let stream = nix::sys::stat::fstat(&file).unwrap();
+        let inode = if journal { stream.st_ino } else { stream.st_ino + 1 };
+        let mut agent = std::process::Command::new(env!("CARGO_BIN_EXE_imaptrace"))
+            .args(["agent".as_ref(), "--config".as_ref(), config.as_os_str()])
+            .env_clear()
+            .env("PROBE", PASSWORD)
+            .env("JOURNAL_STREAM", format!("{}:{inode}", stream.st_dev))
+            .stderr(file)
+            .spawn()
+            .unwrap();
+        let until = async {
+            loop {
+                let text = fs::read_to_string(&log).unwrap();
+                if let Some(line) = text.lines().find(|line| line.contains("connect_refused")) {
+                    return line.to_owned();
+                }
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let found = runtime.block_on(async { timeout(PATIENCE, until).await });
+        agent.kill().unwrap();
+        agent.wait().unwrap();
+        assert!(found.expect("no line of the failed run").starts_with(expected), "{journal}");
+    }
+}
+
+#[test]
+fn a_run_that_a_maintenance_window_holds_is_told_with_the_name_of_the_window() {
+    let runtime = runtime();
+    let mut agent = runtime.block_on(async {
+        let program =
+            Program::new(["agent", "--config", "imaptrace.toml"]).env("PROBE", PASSWORD).env("RUST_LOG", "debug");
+        let agent = "[agent]\nlog_format = \"json\"\n";
+        let windows = "[[windows]]\nname = \"new disks\"\nfrom = \"00:00\"\n";
+        let config = agent.to_owned() + &target("gone", loopback(1), "500ms", "300ms") + windows;
+        fs::write(program.home().join("imaptrace.toml"), config).unwrap();
+        program.start()
+    });
+    let line = runtime.block_on(agent.stderr_line("in a maintenance window"));
+    assert!(line.contains("\"window\":\"new disks\""), "{line}");
+    runtime.block_on(stop(agent, Signal::SIGTERM));
+}
