@@ -1,7 +1,7 @@
 //! The series of all accounts, spread over shards: who is where, who goes, who comes.
 //!
-//! A measurement takes a shared lock, finds its account by name and its series by four bytes, and enters; no attribute
-//! is built. What is new or crowded, or goes, takes the lock for itself. Sends nothing. Called by `Metrics`.
+//! A measurement takes a shared lock, finds its account by name, sees by four bytes whether its series has a place, and
+//! enters. What is new or crowded, or goes, takes the lock for itself. Sends nothing. Called by `Metrics`.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -15,15 +15,15 @@ use opentelemetry::{Key as AttributeKey, KeyValue};
 
 use super::{
     series::{Key, Measured, What, shared},
-    shard::{Lack, Making, Series, Shard, Source},
+    shard::{Lack, Making, Shard, Source},
 };
 use crate::telemetry::names;
 
 /// Accounts that a shard is made for: the first so many shards, and how many each takes. With few accounts, one that
 /// goes leaves few others behind that begin anew; with many, there are not too many messages. The largest is what just
-/// fills a table of the SDK's.
+/// fills the SDK's tables, whose sizes are powers of two.
 const SIZES: [(usize, usize); 2] = [(32, 4), (64, 16)];
-const LARGEST: usize = 55;
+const LARGEST: usize = 37;
 /// An account alone that fails in ever more ways gets the room of so many.
 const MOST_SIZE: usize = 256;
 
@@ -90,7 +90,7 @@ struct Account {
 /// What an account has. Its measurements come in the same order with each run, so the next one is where it was.
 #[derive(Default)]
 struct Life {
-    series: Vec<(Key, Series)>,
+    series: Vec<Key>,
     /// The last values of its gauges, for a new shard.
     gauges: Vec<(Key, Measured)>,
 }
@@ -355,15 +355,14 @@ impl Life {
         key: Key,
         value: Measured,
     ) -> Result<(), Lack> {
-        let guessed = self.series.get(*next).is_some_and(|(known, _)| *known == key).then_some(*next);
-        let place = match guessed.or_else(|| self.series.iter().position(|(known, _)| *known == key)) {
+        let attributes = key.attributes(&account.base);
+        let guessed = self.series.get(*next).is_some_and(|known| *known == key).then_some(*next);
+        let place = match guessed.or_else(|| self.series.iter().position(|known| *known == key)) {
             Some(place) => place,
-            None => self.bind(fleet, account, key)?,
+            None => self.admit(fleet, account, key, &attributes)?,
         };
         *next = place + 1;
-        if let Some((_, series)) = self.series.get(place) {
-            series.enter(value, || key.attributes(&account.base));
-        }
+        account.shard.enter(key.what, value, &attributes);
         if matches!(key.what, What::Up | What::LastRun | What::Certificate | What::Messages) {
             match self.gauges.iter_mut().find(|(known, _)| *known == key) {
                 Some((_, last)) => *last = value,
@@ -373,17 +372,17 @@ impl Life {
         Ok(())
     }
 
-    fn bind(&mut self, fleet: &Fleet, account: &Account, key: Key) -> Result<usize, Lack> {
+    /// The place of a new series.
+    fn admit(&mut self, fleet: &Fleet, account: &Account, key: Key, attributes: &[KeyValue]) -> Result<usize, Lack> {
         let settings = &fleet.making.settings;
         if fleet.series.fetch_add(1, Ordering::Relaxed) >= settings.series_limit {
             fleet.series.fetch_sub(1, Ordering::Relaxed);
             return Err(Lack::Agent);
         }
-        let bound = account.shard.bind(key.what, &key.attributes(&account.base), settings);
-        let series = bound.inspect_err(|_| {
+        account.shard.admit(key.what, attributes, settings).inspect_err(|_| {
             fleet.series.fetch_sub(1, Ordering::Relaxed);
         })?;
-        self.series.push((key, series));
+        self.series.push(key);
         Ok(self.series.len() - 1)
     }
 }

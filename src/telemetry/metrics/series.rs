@@ -1,7 +1,7 @@
 //! A run as measurements: which series each enters, and with what.
 //!
-//! Pure mapping. A series is a [`Key`] of four bytes within its account, so that finding one costs next to nothing; its
-//! attributes are built once, when it is new. Nothing that a server sends becomes an attribute. Called by `fleet`.
+//! Pure mapping. A series is a [`Key`] of four bytes within its account, so that knowing one costs next to nothing.
+//! Nothing that a server sends becomes an attribute. Called by `fleet`.
 
 use std::sync::Arc;
 
@@ -73,12 +73,6 @@ impl What {
             Self::Io => 22,
             Self::Timing => 27 * usize::from(timing),
         }
-    }
-
-    /// Whether its series have handles of their own. A handle on a histogram takes 270 bytes and spares some 0.25 µs a
-    /// measurement; with one for these few, a series would take more than 700 bytes.
-    pub(super) fn has_handles(self) -> bool {
-        !matches!(self, Self::FirstLoading | Self::Setup | Self::Timing)
     }
 }
 

@@ -9,9 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use opentelemetry::{
     InstrumentationScope, KeyValue,
-    metrics::{
-        BoundCounter, BoundGauge, BoundHistogram, Counter, Gauge, Histogram, Meter, MeterProvider as _, UpDownCounter,
-    },
+    metrics::{Counter, Gauge, Histogram, Meter, MeterProvider as _, UpDownCounter},
 };
 use opentelemetry_sdk::{
     Resource,
@@ -68,21 +66,13 @@ struct Fill {
     bytes: usize,
 }
 
+/// An instrument. A series is entered through it, found by its attributes each time: a handle of its own (what the SDK
+/// calls bound) would spare 0.25 µs a measurement, and take 110 to 270 bytes.
 enum Kept {
     Histogram(Histogram<f64>),
     Counter(Counter<u64>),
     Number(Gauge<f64>),
     Count(Gauge<u64>),
-}
-
-/// One series, without the way to it.
-pub(super) enum Series {
-    /// To be found by its attributes each time.
-    Loose(Histogram<f64>),
-    Histogram(BoundHistogram<f64>),
-    Counter(BoundCounter<u64>),
-    Number(BoundGauge<f64>),
-    Count(BoundGauge<u64>),
 }
 
 impl Shard {
@@ -109,8 +99,9 @@ impl Shard {
         self.fill().accounts
     }
 
-    /// Makes a series. `attributes` are sorted by key: else the SDK keeps them twice.
-    pub(super) fn bind(&self, what: What, attributes: &[KeyValue], making: &MetricsSettings) -> Result<Series, Lack> {
+    /// Makes room for a series of this metric with these attributes, which are sorted by key: else the SDK keeps them
+    /// twice.
+    pub(super) fn admit(&self, what: What, attributes: &[KeyValue], making: &MetricsSettings) -> Result<(), Lack> {
         debug_assert!(attributes.is_sorted_by(|one, next| one.key < next.key));
         let bytes = point_bytes(what, attributes, making.exponential);
         let mut fill = self.fill();
@@ -120,14 +111,18 @@ impl Shard {
         }
         fill.series[what as usize] += 1;
         fill.bytes += bytes;
-        drop(fill);
-        Ok(match &self.instruments[what as usize] {
-            Kept::Histogram(it) if !what.has_handles() => Series::Loose(it.clone()),
-            Kept::Histogram(it) => Series::Histogram(it.bind(attributes)),
-            Kept::Counter(it) => Series::Counter(it.bind(attributes)),
-            Kept::Number(it) => Series::Number(it.bind(attributes)),
-            Kept::Count(it) => Series::Count(it.bind(attributes)),
-        })
+        Ok(())
+    }
+
+    /// Enters a value into a series for which there is room.
+    pub(super) fn enter(&self, what: What, value: Measured, attributes: &[KeyValue]) {
+        match (&self.instruments[what as usize], value) {
+            (Kept::Histogram(it), Measured::Number(value)) => it.record(value, attributes),
+            (Kept::Number(it), Measured::Number(value)) => it.record(value, attributes),
+            (Kept::Counter(it), Measured::Count(count)) => it.add(count, attributes),
+            (Kept::Count(it), Measured::Count(count)) => it.record(count, attributes),
+            _ => debug_assert!(false, "a measurement of the wrong kind"),
+        }
     }
 
     pub(super) fn source(&self) -> &Source {
@@ -147,20 +142,6 @@ impl Kept {
             (names::Kind::Gauge, What::Up | What::Messages) => Self::Count(int_gauge(meter, metric)),
             (names::Kind::Gauge, _) => Self::Number(gauge(meter, metric)),
             _ => Self::Counter(counter(meter, metric)),
-        }
-    }
-}
-
-impl Series {
-    /// `attributes` as it was bound with.
-    pub(super) fn enter(&self, value: Measured, attributes: impl FnOnce() -> Vec<KeyValue>) {
-        match (self, value) {
-            (Self::Loose(it), Measured::Number(value)) => it.record(value, &attributes()),
-            (Self::Histogram(it), Measured::Number(value)) => it.record(value),
-            (Self::Number(it), Measured::Number(value)) => it.record(value),
-            (Self::Counter(it), Measured::Count(count)) => it.add(count),
-            (Self::Count(it), Measured::Count(count)) => it.record(count),
-            _ => debug_assert!(false, "a measurement of the wrong kind"),
         }
     }
 }
