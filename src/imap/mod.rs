@@ -15,6 +15,10 @@ mod capability;
 mod code;
 mod command;
 mod framer;
+#[cfg(test)]
+#[expect(unreachable_pub, reason = "tests/hermetic has it, too")]
+#[path = "../../tests/support/scram.rs"]
+pub(crate) mod peer;
 mod reported;
 mod response;
 mod sasl;

@@ -116,3 +116,103 @@ fn breach(text: Vec<u8>) -> Fault {
     let said = Said { condition: Condition::Bad, code: None, text };
     Fault::new(ErrorType::AuthProtocol, clock::now()).with(Some(said))
 }
+
+#[cfg(test)]
+mod tests {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    use tokio::{
+        io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+        net::{TcpListener, TcpStream},
+        sync::{OwnedSemaphorePermit, watch},
+    };
+
+    use super::*;
+    use crate::{
+        imap::{Command, Credentials, Limits, Mechanism, peer::Peer},
+        net::Meter,
+        plan::Timing,
+        secret::Secret,
+    };
+
+    const LONG: Duration = Duration::from_secs(30);
+
+    /// All places to hash are taken.
+    async fn all_places() -> OwnedSemaphorePermit {
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        PLACES.clone().acquire_many_owned((processors / 2).max(1).try_into().unwrap()).await.unwrap()
+    }
+
+    /// A login by SCRAM-SHA-256 at a server that keeps to the rules. `hashing` is called when the password is about to be
+    /// hashed. The exchange, and the lines that the server heard.
+    async fn login(deadline: Duration, hashing: impl FnOnce(watch::Sender<bool>)) -> (Exchange, usize) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let meter = Meter::default();
+        meter.attach(stream.into_std().unwrap(), clock::now(), false, Timing::default()).unwrap();
+        let (cancel, cancelled) = watch::channel(false);
+        let mut driver = Driver::new(meter, None, Limits::default(), cancelled);
+        let (stream, _) = listener.accept().await.unwrap();
+        let server = async {
+            let mut stream = BufReader::new(stream);
+            stream.write_all(b"* OK [CAPABILITY IMAP4rev1 SASL-IR] hi\r\n").await.unwrap();
+            let (mut heard, mut lines) = (String::new(), 0);
+            stream.read_line(&mut heard).await.unwrap();
+            let first = heard.trim_end().rsplit(' ').next().unwrap();
+            let mut peer = Peer::new(std::str::from_utf8(&STANDARD.decode(first).unwrap()).unwrap());
+            let challenge = format!("+ {}\r\n", STANDARD.encode(peer.first("x", b"salt", 4096)));
+            stream.write_all(challenge.as_bytes()).await.unwrap();
+            hashing(cancel);
+            loop {
+                heard.clear();
+                if stream.read_line(&mut heard).await.unwrap_or_default() == 0 {
+                    return lines;
+                }
+                lines += 1;
+                let last = STANDARD.decode(heard.trim_end()).unwrap();
+                let answer = match std::str::from_utf8(&last).unwrap() {
+                    "" => "t1 OK in\r\n".to_owned(),
+                    last => format!("+ {}\r\n", STANDARD.encode(peer.last(last, "pencil").unwrap())),
+                };
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        };
+        let client = async {
+            assert!(driver.greeting(clock::now() + LONG).await.is_ok());
+            let password = Secret::new("pencil".into());
+            let credentials = Credentials { authzid: None, user: "user", password: &password };
+            let command = Command::Authenticate { mechanism: Mechanism::ScramSha256, credentials };
+            let exchange = driver.exchange("t1", &command, clock::now() + deadline, LONG).await;
+            driver.close(clock::now()).await;
+            drop(driver);
+            exchange
+        };
+        tokio::join!(client, server)
+    }
+
+    #[tokio::test]
+    async fn hashing_waits_for_a_place_within_the_steps_deadline_and_can_be_cancelled() {
+        let (exchange, lines) = login(LONG, |_| ()).await;
+        assert_eq!(exchange.result.unwrap().condition, Condition::Ok);
+        assert_eq!((lines, exchange.continuations.len(), exchange.spoken.len()), (2, 2, 2));
+
+        let places = all_places().await;
+        let (exchange, lines) = login(Duration::from_millis(300), |_| ()).await;
+        let fault = exchange.result.unwrap_err();
+        assert_eq!((fault.class, fault.speaking, lines), (ErrorType::TimeoutCommand, false, 0));
+
+        // A waiting server is owed a line, so that no LOGOUT can follow.
+        let (exchange, lines) = login(LONG, |cancel| assert!(!cancel.send_replace(true))).await;
+        let fault = exchange.result.unwrap_err();
+        assert_eq!((fault.class, fault.speaking, lines), (ErrorType::Cancelled, false, 0));
+
+        // Whoever had to wait says so.
+        let (exchange, _) = login(LONG, move |_| {
+            tokio::spawn(async move {
+                tokio::time::sleep(2 * DAWDLED).await;
+                drop(places);
+            });
+        })
+        .await;
+        assert!(exchange.result.is_ok() && exchange.dawdled);
+    }
+}

@@ -72,7 +72,7 @@ pub fn hint(class: ErrorType) -> &'static str {
         ErrorType::AuthFailed => "check user name and password, and whether the account is locked or wants 2FA",
         ErrorType::AuthExpired => "the password has expired: set a new one and give it to imaptrace",
         ErrorType::AuthPrivacy => "the server wants TLS before a login: use imaps:// or --security starttls",
-        ErrorType::AuthMechanism => "no mechanism is common to both: set auth to one that the server offers",
+        ErrorType::AuthMechanism => "no mechanism is common to both: log in over TLS, or set auth to one offered",
         ErrorType::AuthProtocol => "the login exchange broke its own rules: look into the server's auth log",
         ErrorType::SecretUnavailable => "check where the password comes from: file, variable or command",
         ErrorType::AddressDenied => "set source_address to an address of this host, or leave it out",

@@ -124,7 +124,7 @@ async fn an_exchange_is_one_step_with_a_turn_for_each_plus_with_and_without_sasl
         let received: u64 = run.steps.iter().filter_map(|step| step.received_bytes).sum();
         assert_eq!(run.wire_received_bytes, received, "the steps add up to the connection");
         let parts = [step.server_s, step.network_s, step.transfer_s].map(Option::unwrap);
-        let sum = parts.into_iter().reduce(|sum, part| sum.saturating_add(part));
+        let sum = parts.into_iter().reduce(imaptrace::record::Seconds::saturating_add);
         assert_eq!(sum, Some(step.duration_s));
     }
 }

@@ -4,12 +4,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use proptest::prelude::*;
 
 use super::*;
-use crate::imap::{Breach, Command, Event, Limits, Mechanism as Sasl, Session as Imap, State};
-
-#[expect(unreachable_pub, reason = "tests/hermetic has it, too")]
-#[path = "../../../tests/support/scram.rs"]
-mod peer;
-use peer::Peer;
+use crate::imap::{Breach, Command, Event, Limits, Mechanism as Sasl, Session as Imap, State, peer::Peer};
 
 const USER: &str = "user";
 const PASSWORD: &str = "pencil";
