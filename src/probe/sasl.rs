@@ -20,7 +20,8 @@ use crate::{
     record::ErrorType,
 };
 
-/// Hashing gets no longer than this, or what is left of the step. The most iterations that are taken need a tenth of it.
+/// Hashing gets no longer than this, or what is left of the step. The most iterations that are taken need a tenth of it, or
+/// some tenths on a processor without instructions for SHA-256.
 const HASHING: Duration = Duration::from_secs(5);
 /// A wait for a processor that is worth a word.
 const DAWDLED: Duration = Duration::from_millis(5);
