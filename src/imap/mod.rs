@@ -8,15 +8,21 @@
 //!
 //! ```text
 //! bytes ─ framer ─▶ responses ─ response, code, capability ─▶ session ─▶ events
-//! command ─▶ parts to send, some after a `+`
+//! command ─▶ parts to send, some after a `+` ─ sasl, scram ─▶ answers to challenges
 //! ```
 
 mod capability;
 mod code;
 mod command;
 mod framer;
+#[cfg(test)]
+#[expect(unreachable_pub, reason = "tests/hermetic has it, too")]
+#[path = "../../tests/support/scram.rs"]
+pub(crate) mod peer;
 mod reported;
 mod response;
+mod sasl;
+mod scram;
 mod session;
 mod utf7;
 
@@ -26,5 +32,7 @@ pub use command::{Command, Encoded, FETCH_HEADERS, Part};
 pub use framer::{Frame, Framer, Syntax};
 pub use reported::{Reported, reported};
 pub use response::{Condition, Response, Status};
+pub use sasl::{Answer, Credentials, Mechanism, Refusal};
+pub use scram::{Work, Worked};
 pub use session::{Breach, Event, Limits, Progress, Session, State};
 pub use utf7::encode as encode_utf7;

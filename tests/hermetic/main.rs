@@ -6,6 +6,7 @@ mod support;
 
 mod agent;
 mod attribution;
+mod auth;
 mod canary;
 mod command_line;
 mod configuration;

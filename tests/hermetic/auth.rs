@@ -1,0 +1,343 @@
+//! Logins: what is said for which choice, and servers that break a mechanism's rules.
+
+use std::net::SocketAddr;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use imaptrace::{
+    config::Sources,
+    plan::{Auth, Security, Target, UserName},
+    record::{ErrorType, Run},
+};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    net::TcpListener,
+    task::JoinHandle,
+};
+
+use crate::support::{
+    run::{account, hasty, run, steps, target},
+    scram::Peer,
+    script::Script,
+};
+
+const GREETING: &str = "* OK [CAPABILITY IMAP4rev1 SASL-IR LITERAL+ AUTH=PLAIN AUTH=SCRAM-SHA-256] hi\r\n";
+const PASSWORD: &str = "secret";
+
+/// A server that knows SCRAM-SHA-256, LOGOUT and nothing else, and where it strays from the rules. `TAG` is the tag of
+/// AUTHENTICATE, `PROOF` the client's last message as it came.
+#[derive(Clone, Copy)]
+struct Server {
+    iterations: u32,
+    /// The line in place of its first message.
+    first: Option<&'static str>,
+    /// The line in place of its last.
+    last: Option<&'static str>,
+    /// The line that ends the exchange.
+    end: &'static str,
+    /// The line that answers a `*`.
+    cancelled: &'static str,
+}
+
+const RIGHT: Server = Server {
+    iterations: 4096,
+    first: None,
+    last: None,
+    end: "TAG OK [CAPABILITY IMAP4rev1] in",
+    cancelled: "TAG BAD cancelled",
+};
+
+impl Server {
+    /// Plays one connection; ends with the lines that it heard, those of the exchange decoded, without tags.
+    async fn play(self) -> (SocketAddr, JoinHandle<Vec<String>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let playing = tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut stream = BufReader::new(stream);
+            stream.write_all(GREETING.as_bytes()).await.unwrap();
+            let (mut heard, mut line) = (Vec::new(), String::new());
+            let (mut login, mut proof, mut peer) = (String::new(), String::new(), None);
+            while stream.read_line(&mut line).await.unwrap_or_default() > 0 {
+                let text = line.trim_end();
+                let (tag, command) = text.split_once(' ').unwrap_or(("", text));
+                let challenge = |text: &str| format!("+ {}", STANDARD.encode(text));
+                let answer = if let Some(first) = command.strip_prefix("AUTHENTICATE SCRAM-SHA-256 ") {
+                    tag.clone_into(&mut login);
+                    heard.push(decoded(first));
+                    let mut begun = Peer::new(&decoded(first));
+                    let first = challenge(&begun.first("theirs", b"salt", self.iterations));
+                    peer = Some(begun);
+                    self.first.map_or(first, str::to_owned)
+                } else if command == "*" {
+                    heard.push(command.to_owned());
+                    self.cancelled.to_owned()
+                } else if command == "LOGOUT" {
+                    heard.push(command.to_owned());
+                    format!("* BYE\r\n{tag} OK")
+                } else if command.is_empty() {
+                    heard.push(String::new());
+                    self.end.to_owned()
+                } else if let (Some(peer), "") = (&peer, proof.as_str()) {
+                    text.clone_into(&mut proof);
+                    heard.push(decoded(text));
+                    let right = || challenge(&peer.last(&decoded(text), PASSWORD).expect("the proof of the password"));
+                    self.last.map_or_else(right, str::to_owned)
+                } else {
+                    heard.push(command.to_owned());
+                    format!("{tag} BAD what")
+                };
+                let answer = answer.replace("TAG", &login).replace("PROOF", &proof);
+                stream.write_all(format!("{answer}\r\n").as_bytes()).await.unwrap();
+                line.clear();
+            }
+            heard
+        });
+        (address, playing)
+    }
+}
+
+fn decoded(text: &str) -> String {
+    String::from_utf8(STANDARD.decode(text).unwrap()).unwrap()
+}
+
+async fn against(server: Server) -> (Run, Vec<String>) {
+    against_changed(server, |_| {}).await
+}
+
+async fn against_changed(server: Server, change: impl FnOnce(&mut Target)) -> (Run, Vec<String>) {
+    let (address, playing) = server.play().await;
+    let mut target = target(address, Security::None);
+    change(&mut target);
+    let run = run(target).await;
+    (run, playing.await.unwrap())
+}
+
+/// The words beside the failure.
+fn why(run: &Run) -> &str {
+    run.failing_step().and_then(|step| step.text.as_ref()).map_or("", |text| text.as_str())
+}
+
+#[tokio::test]
+async fn an_exchange_by_the_rules_logs_in_and_says_no_password() {
+    let (run, heard) = against(RIGHT).await;
+    // It knows no other command.
+    assert!(steps(&run).starts_with("connect greeting AUTHENTICATE LIST!bad"), "{} {heard:?}", steps(&run));
+    assert!(heard[0].starts_with("n,,n=someone,r="), "{heard:?}");
+    assert!(heard[1].starts_with("c=biws,r=") && heard[2].is_empty(), "{heard:?}");
+    assert!(heard.iter().all(|line| !line.contains(PASSWORD)), "{heard:?}");
+}
+
+#[tokio::test]
+async fn what_breaks_the_rules_is_cancelled_and_called_by_its_name() {
+    let first = |line| Server { first: Some(line), ..RIGHT };
+    let last = |line| Server { last: Some(line), ..RIGHT };
+    let iterations = |iterations| Server { iterations, ..RIGHT };
+    for (server, because, proven) in [
+        (iterations(2_147_483_648), "asks for 2147483648 SCRAM iterations", false),
+        (iterations(600_001), "asks for 600001 SCRAM iterations", false),
+        (iterations(4_095), "asks for 4095 SCRAM iterations", false),
+        (iterations(0), "asks for 0 SCRAM iterations", false),
+        // r=other,s=c2FsdA==,i=4096
+        (first("+ cj1vdGhlcixzPWMyRnNkQT09LGk9NDA5Ng=="), "nonce does not go on from ours", false),
+        // m=x
+        (first("+ bT14"), "demands a SCRAM extension", false),
+        (first("+ \u{1b}]0;\u{fffd}"), "is not base64", false),
+        (first("+"), "does not begin with a nonce", false),
+        // v= and 32 times nothing
+        (
+            last("+ dj1BQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBPQ=="),
+            "does not know the password",
+            true,
+        ),
+        // v=%%%
+        (last("+ dj0lJSU="), "signature is not base64", true),
+        // x
+        (last("+ eA=="), "there is no signature", true),
+        (Server { end: "+ cj1tb3Jl", ..RIGHT }, "a challenge that the mechanism does not have", true),
+    ] {
+        let (run, heard) = against(server).await;
+        assert_eq!(run.error_type, Some(ErrorType::AuthProtocol), "{because}: {heard:?}");
+        assert_eq!(run.failed_step.as_deref(), Some("AUTHENTICATE"));
+        assert!(why(&run).contains(because), "{because}: {}", why(&run));
+        assert_eq!(heard.iter().any(|line| line.contains(",p=")), proven, "{because}: {heard:?}");
+        assert!(heard.ends_with(&["*".to_owned(), "LOGOUT".to_owned()]), "{because}: {heard:?}");
+    }
+}
+
+#[tokio::test]
+async fn success_without_the_servers_proof_ends_the_conversation() {
+    for server in [
+        Server { first: Some("TAG OK in"), ..RIGHT },
+        Server { last: Some("TAG OK in"), ..RIGHT },
+        // e=invalid-proof
+        Server { last: Some("+ ZT1pbnZhbGlkLXByb29m"), end: "TAG OK in", ..RIGHT },
+        Server { iterations: 1, cancelled: "TAG OK in", ..RIGHT },
+    ] {
+        let (run, heard) = against(server).await;
+        assert_eq!(run.error_type, Some(ErrorType::AuthProtocol), "{heard:?}");
+        assert!(steps(&run).ends_with("AUTHENTICATE!auth_protocol LOGOUT-"), "{}", steps(&run));
+        assert!(!heard.iter().any(|line| line.contains("LIST")), "{heard:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_answer_a_cancel_as_it_should_changes_nothing_of_the_class() {
+    for cancelled in ["* OK wait", "+ more", "other OK"] {
+        let server = Server { iterations: 1, cancelled, ..RIGHT };
+        let (run, heard) = against_changed(server, |target| target.deadlines = hasty()).await;
+        assert_eq!(run.error_type, Some(ErrorType::AuthProtocol), "{cancelled}: {heard:?}");
+        assert!(steps(&run).ends_with("AUTHENTICATE!auth_protocol LOGOUT-"), "{}", steps(&run));
+    }
+}
+
+#[tokio::test]
+async fn a_refused_proof_is_a_wrong_password_and_other_errors_are_the_servers_own() {
+    let error = |last, end| Server { last: Some(last), end, ..RIGHT };
+    for (server, class) in [
+        // e=invalid-proof, e=unknown-user, e=other-error, e=no-resources
+        (error("+ ZT1pbnZhbGlkLXByb29m", "TAG NO no"), ErrorType::AuthFailed),
+        (error("+ ZT11bmtub3duLXVzZXI=", "TAG NO no"), ErrorType::AuthFailed),
+        (error("+ ZT1vdGhlci1lcnJvcg==", "TAG NO no"), ErrorType::AuthProtocol),
+        (error("+ ZT1vdGhlci1lcnJvcg==", "TAG NO [AUTHENTICATIONFAILED] no"), ErrorType::AuthFailed),
+        (error("+ ZT1uby1yZXNvdXJjZXM=", "TAG NO [UNAVAILABLE] later"), ErrorType::Unavailable),
+        (error("+ ZT1uby1yZXNvdXJjZXM=", "TAG BAD what"), ErrorType::AuthProtocol),
+        (error("TAG NO no", ""), ErrorType::AuthFailed),
+        (error("TAG NO [EXPIRED] no", ""), ErrorType::AuthExpired),
+        (Server { first: Some("TAG NO no"), ..RIGHT }, ErrorType::AuthFailed),
+    ] {
+        let (run, heard) = against(server).await;
+        assert_eq!(run.error_type, Some(class), "{heard:?} {}", why(&run));
+        assert!(!heard.contains(&"*".to_owned()) && steps(&run).ends_with(" LOGOUT"), "{heard:?} {}", steps(&run));
+    }
+    let (run, _) = against(error("+ ZT1vdGhlci1lcnJvcg==", "TAG NO no")).await;
+    assert_eq!(why(&run), "the server ended SCRAM with the error other-error");
+}
+
+#[tokio::test]
+async fn what_a_server_says_back_of_the_exchange_is_cut_out() {
+    let (run, heard) = against(Server { last: Some("TAG NO [AUTHENTICATIONFAILED] you said PROOF"), ..RIGHT }).await;
+    assert_eq!(why(&run), "you said [redacted]");
+    let proof = heard.iter().find_map(|line| line.rsplit_once(",p=")).unwrap().1;
+    let json = imaptrace::terminal::json(&run).unwrap();
+    assert!(!json.contains(proof) && !json.contains(&STANDARD.encode(proof)), "{json}");
+}
+
+#[tokio::test]
+async fn a_mechanism_that_has_said_all_answers_no_more_challenges() {
+    let greeting = "S: * OK [CAPABILITY IMAP4rev1 SASL-IR AUTH=PLAIN] hi\nC: AUTHENTICATE PLAIN AHNvbWVvbmUAc2VjcmV0\n";
+    for script in [
+        format!("{greeting}S: + \nC: *\nsilence"),
+        format!("{greeting}s: {}\nC: *\nsilence", "+ \\r\\n".repeat(1000)),
+        format!("{greeting}S: + {}\nC: *\nsilence", "A".repeat(60_000)),
+    ] {
+        let server = Script::play(&script).await;
+        let mut target = target(server.address, Security::None);
+        target.deadlines = hasty();
+        let run = run(target).await;
+        assert_eq!(run.error_type, Some(ErrorType::AuthProtocol));
+        assert!(steps(&run).ends_with("AUTHENTICATE!auth_protocol LOGOUT-"), "{}", steps(&run));
+        let heard = server.heard().await;
+        assert_eq!(heard.len(), 2, "nothing but the * follows: {heard:?}");
+    }
+}
+
+/// The last line of a login at a server that offers these, with the user `owner` and the password `secret`.
+async fn says(capabilities: &str, auth: Auth, master: Option<&str>, script: &str) -> Vec<String> {
+    let script =
+        format!("S: * OK [CAPABILITY IMAP4rev1 {capabilities}] hi\n{script}S: {{tag}} NO no\nC: LOGOUT\nS: * BYE");
+    let server = Script::play(&script).await;
+    let mut target = target(server.address, Security::None);
+    target.accounts = vec![account("owner", PASSWORD)];
+    target.accounts[0].master_user = master.and_then(UserName::new);
+    target.journey.auth = auth;
+    run(target).await;
+    let mut heard = server.heard().await;
+    heard.iter_mut().for_each(|line| *line = line.split_once(' ').map_or(line.clone(), |(_, rest)| rest.to_owned()));
+    heard
+}
+
+#[tokio::test]
+async fn a_master_user_logs_in_for_the_user_by_every_mechanism() {
+    let command = "C: A\n";
+    let plain = says("SASL-IR AUTH=PLAIN", Auth::Auto, Some("overseer"), command).await;
+    assert_eq!(plain[0], format!("AUTHENTICATE PLAIN {}", STANDARD.encode("owner\0overseer\0secret")));
+    let waiting = says("AUTH=PLAIN", Auth::Plain, Some("overseer"), "C: A\nS: + \nC: b3\n").await;
+    assert_eq!(waiting[..2], ["AUTHENTICATE PLAIN".to_owned(), STANDARD.encode("owner\0overseer\0secret")]);
+    let scram = says("SASL-IR AUTH=SCRAM-SHA-256", Auth::Auto, Some("over,seer"), command).await;
+    let scram = scram[0].strip_prefix("AUTHENTICATE SCRAM-SHA-256 ").unwrap();
+    assert!(decoded(scram).starts_with("n,a=owner,n=over=2Cseer,r="), "{}", decoded(scram));
+    assert_eq!(says("", Auth::Login, Some("overseer"), "C: L\n").await[0], "LOGIN \"owner*overseer\" \"secret\"");
+}
+
+#[tokio::test]
+async fn the_choice_goes_by_what_is_offered_and_a_pinned_one_by_nothing_else() {
+    let all = "SASL-IR AUTH=EXTERNAL AUTH=PLAIN AUTH=SCRAM-SHA-256 AUTH=LOGIN";
+    for (capabilities, auth, name) in [
+        (all, Auth::Auto, "AUTHENTICATE SCRAM-SHA-256 "),
+        ("SASL-IR AUTH=PLAIN AUTH=LOGIN LOGINDISABLED", Auth::Auto, "AUTHENTICATE PLAIN "),
+        ("SASL-IR AUTH=LOGIN", Auth::Auto, "LOGIN "),
+        (all, Auth::Plain, "AUTHENTICATE PLAIN "),
+        (all, Auth::Login, "LOGIN "),
+        (all, Auth::External, "AUTHENTICATE EXTERNAL b3duZXI="),
+    ] {
+        let heard = says(capabilities, auth, None, "C: \n").await;
+        assert!(heard[0].starts_with(name), "{capabilities} {auth:?}: {heard:?}");
+    }
+    for (capabilities, auth) in [
+        ("AUTH=LOGIN LOGINDISABLED", Auth::Auto),
+        ("AUTH=PLAIN LOGINDISABLED", Auth::Login),
+        ("AUTH=PLAIN", Auth::ScramSha256),
+        ("AUTH=PLAIN AUTH=SCRAM-SHA-256", Auth::External),
+        ("AUTH=SCRAM-SHA-256", Auth::Plain),
+    ] {
+        let script = format!("S: * OK [CAPABILITY IMAP4rev1 {capabilities}] hi\nC: LOGOUT\nS: * BYE\nS: {{tag}} OK");
+        let server = Script::play(&script).await;
+        let mut target = target(server.address, Security::None);
+        target.journey.auth = auth;
+        let run = run(target).await;
+        assert_eq!(run.error_type, Some(ErrorType::AuthMechanism), "{capabilities}");
+        assert!(why(&run).contains("the server offers "), "{}", why(&run));
+        assert_eq!(server.heard().await.len(), 1, "{capabilities}: nothing but LOGOUT was said");
+    }
+}
+
+/// What the configuration comes to, for one target with these lines.
+fn planned(lines: &str) -> (imaptrace::config::Config, String) {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), format!("[[targets]]\nname = \"a\"\nurl = \"imaps://a.example\"\n{lines}")).unwrap();
+    let sources = Sources { file: Some(file.path().to_owned()), ..Sources::default() };
+    let config = imaptrace::config::load(&sources).unwrap_or_else(|problems| panic!("{problems}"));
+    let text = imaptrace::config::describe(&config);
+    assert!(!text.contains("canary"), "{text}");
+    (config, text)
+}
+
+#[test]
+fn master_users_stand_at_targets_groups_and_accounts_and_are_never_shown() {
+    let password = "password = { env = \"PASSWORD\" }\n";
+    let (config, text) = planned(&format!(
+        "user = \"canary-user\"\nmaster_user = \"canary-master\"\n{password}auth = \"scram-sha-256\"\n\
+         [[targets.accounts]]\nname = \"own\"\nuser = \"canary-own\"\n{password}\
+         [[groups]]\nname = \"fleet\"\ntargets = [\"b.example\"]\nuser = \"canary\"\nmaster_user = \"canary-{{name}}\"\n{password}"
+    ));
+    let masters = |index: usize| {
+        let accounts = config.targets[index].accounts.iter();
+        accounts.map(|account| account.master_user.as_ref().map(UserName::expose)).collect::<Vec<_>>()
+    };
+    assert_eq!(masters(0), [Some("canary-master"), None]);
+    assert_eq!(masters(1), [Some("canary-b.example")]);
+    assert!(text.contains("account     default, password of a master user from variable PASSWORD"), "{text}");
+    assert!(text.contains("account     own, password from variable PASSWORD"), "{text}");
+    assert!(text.contains("auth scram-sha-256"), "{text}");
+}
+
+#[test]
+fn whoever_logs_in_by_a_certificate_needs_no_password() {
+    let (config, text) = planned(
+        "user = \"canary\"\nauth = \"external\"\nclient_cert = \"/c.pem\"\nclient_key = \"/c.key\"\n\
+         [[targets.accounts]]\nname = \"more\"\nuser = \"canary\"\n",
+    );
+    assert_eq!(config.targets[0].journey.auth, Auth::External);
+    assert_eq!(config.targets[0].accounts.len(), 2);
+    assert!(text.contains("account     default, password not needed"), "{text}");
+}
