@@ -116,6 +116,7 @@ run() { # NAME DIR PLAIN TLS
 accounts=(user1:pass1 'user2:two words "quoted" back\slash 100% {5}' 'user3:pässwörd-日本' empty:empty full:full)
 
 inside() { # NAME DIR PLAIN TLS
+  local server # the process without which there is none
   local name=$1 dir=$2 plain=$3 tls=$4 tree root=$2/root part
   tree=$(cd "$TREES/$name/." && pwd -P)
   if listens "$plain" || listens "$tls"; then die "Address already in use: $plain or $tls"; fi
@@ -144,6 +145,7 @@ inside() { # NAME DIR PLAIN TLS
       cat >/dev/null
       return
     fi
+    kill -0 "$server" 2>/dev/null || break
     sleep 0.05
   done
   tail -n 20 "$dir/server.log" >&2
@@ -152,6 +154,10 @@ inside() { # NAME DIR PLAIN TLS
 
 cyrus() {
   mkdir -p "$dir"/var/lib/cyrus/{db,socket} "$dir/var/spool/cyrus" "$dir"/run/cyrus/{socket,proc,lock}
+  local account
+  for account in "${accounts[@]}"; do
+    printf %s "${account#*:}" | chroot "$root" /usr/sbin/saslpasswd2 -p -c -f /etc/sasldb2 -u localhost "${account%%:*}"
+  done
   # It tells what it does to syslog alone.
   perl -MIO::Socket::UNIX -e '
     my $log = IO::Socket::UNIX->new(Type => SOCK_DGRAM, Local => shift) or die $!;
@@ -159,10 +165,6 @@ cyrus() {
     while (defined $log->recv(my $line, 8192)) { print "$line\n" }' "$root/dev/log" &
   for _ in {1..100}; do [ ! -S "$root/dev/log" ] || break; sleep 0.05; done
   chmod 666 "$root/dev/log"
-  local account
-  for account in "${accounts[@]}"; do
-    printf %s "${account#*:}" | chroot "$root" /usr/sbin/saslpasswd2 -p -c -f /etc/sasldb2 -u localhost "${account%%:*}"
-  done
   # As in Debian's, names are under INBOX and dots part them.
   cat >"$dir/etc/imapd.conf" <<END
 configdirectory: /var/lib/cyrus
@@ -175,7 +177,6 @@ servername: localhost
 altnamespace: no
 unixhierarchysep: no
 autocreate_quota: 0
-allowplaintext: yes
 sasl_pwcheck_method: auxprop
 sasl_auxprop_plugin: sasldb
 sasl_sasldb_path: /etc/sasldb2
@@ -183,6 +184,8 @@ tls_server_cert: /etc/server.pem
 tls_server_key: /etc/server.pem
 END
   [ -z "${SERVER_EXTRA:-}" ] || cat "$SERVER_EXTRA" >>"$dir/etc/imapd.conf"
+  # No key may stand there twice.
+  grep -q '^allowplaintext:' "$dir/etc/imapd.conf" || echo 'allowplaintext: yes' >>"$dir/etc/imapd.conf"
   cat >"$dir/etc/cyrus.conf" <<END
 START {
   recover cmd="/usr/lib/cyrus/bin/ctl_cyrusdb -r"
@@ -199,6 +202,7 @@ DAEMON {
 END
   chown -R $NOBODY:$NOBODY "$dir/var" "$dir/run" "$dir/etc/sasldb2"
   chroot "$root" /usr/lib/cyrus/bin/master -D -C /etc/imapd.conf -M /etc/cyrus.conf -p /run/master.pid &
+  server=$!
 }
 
 courier() {
@@ -239,6 +243,7 @@ END
   local listen=(chroot "$root" /usr/sbin/couriertcpd -address=127.0.0.1 -maxprocs=100 -maxperip=100 -nodnslookup -noidentlookup)
   local imap=(/usr/lib/courier/courier/imaplogin /usr/bin/imapd Maildir)
   "${listen[@]}" "$plain" "${imap[@]}" &
+  server=$!
   IMAP_TLS=1 "${listen[@]}" "$tls" /usr/bin/couriertls -server -tcpd -user=courier "${imap[@]}" &
 }
 

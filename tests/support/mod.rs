@@ -13,3 +13,4 @@ pub mod proxy;
 pub mod quick;
 pub mod run;
 pub mod script;
+pub mod servers;
