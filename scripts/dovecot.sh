@@ -4,6 +4,7 @@
 #   dovecot.sh prepare DIR HOST...     certificates for the HOSTs, users, mail
 #   dovecot.sh start DIR PLAIN TLS     the same, and a server on these two ports; returns when it greets
 #   dovecot.sh stop DIR
+#   dovecot.sh certificates DIR HOST...   certificates alone, for other servers
 #
 #   user1 / pass1     folders with awkward names          big / big       10,000 messages, made once and then copied
 #   user2, user3      awkward passwords (see below)       empty / empty   none
@@ -186,6 +187,7 @@ stop() { # DIR
 
 case ${1:-}:$# in
   prepare:[3-9]) shift; prepare "$@" ;;
+  certificates:[3-9]) shift; certificates "$@" ;;
   start:4) start "$2" "$3" "$4" ;;
   stop:2) stop "$(cd "$2" 2>/dev/null && pwd || echo "$2")" ;;
   *) sed -n '2,/^$/s/^# \{0,1\}//p' "$0" | sed '/shellcheck/,$d' >&2; exit 2 ;;

@@ -117,6 +117,11 @@ impl Records {
         self.last
     }
 
+    /// Whether no record is there in part.
+    pub(super) fn is_between(&self) -> bool {
+        self.have == 0 && self.left == 0
+    }
+
     /// The first bytes, when they are no TLS record.
     pub(super) fn stranger(&self) -> Option<&[u8]> {
         (self.first.first().is_some_and(|kind| !(20..=23).contains(kind))).then_some(&*self.first)

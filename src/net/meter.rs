@@ -67,7 +67,7 @@ struct Inner {
     socket: Option<Socket>,
     counts: Counts,
     first_write: Option<Instant>,
-    /// First arrival since [`Meter::listen`].
+    /// First arrival since [`Meter::listen`], or [`Meter::pass_over`].
     first_read: Option<Instant>,
     last_read: Option<Instant>,
     /// Nothing has come since we wrote: the first byte of what comes is wanted with a stamp of its own.
@@ -157,6 +157,16 @@ impl Meter {
     /// Begins a read: what it brings is told by [`Meter::heard`].
     pub fn listen(&self) {
         self.inner().first_read = None;
+    }
+
+    /// What came since [`Meter::listen`] was TLS's own, such as session tickets, unless half a record is there: from
+    /// outside they look like data, and only who waited for data in vain knows. What comes next is the first.
+    pub fn pass_over(&self) {
+        let mut inner = self.inner();
+        let between = inner.tls.as_ref().is_some_and(|tls| tls.records.is_between());
+        if between && inner.first_read.take().is_some() {
+            inner.asked = true;
+        }
     }
 
     /// When the first and the last of the bytes arrived that were read since [`Meter::listen`]. A read that was served
@@ -457,6 +467,29 @@ mod tests {
         meter.read_exact(&mut got[5..]).await.unwrap();
         assert_eq!(got, record);
         assert_eq!(meter.last_record(), Some(LastRecord { kind: 23, length: 4096, whole: true }));
+    }
+
+    #[tokio::test]
+    async fn what_was_passed_over_is_not_the_first_of_what_was_heard() {
+        let (mut meter, mut server) = pair().await;
+        meter.begin_tls();
+        let record = [23u8, 3, 3, 0, 2, 7, 7];
+        let mut got = [0; 7];
+        meter.listen();
+        server.write_all(&record).await.unwrap();
+        meter.read_exact(&mut got).await.unwrap();
+        let (ticket, _) = meter.heard().unwrap();
+        meter.pass_over();
+        server.write_all(&record[..4]).await.unwrap();
+        meter.read_exact(&mut got[..4]).await.unwrap();
+        let (first, _) = meter.heard().unwrap();
+        assert!(first > ticket);
+        // Half a record is the beginning of something that may be an answer.
+        meter.pass_over();
+        server.write_all(&record[4..]).await.unwrap();
+        meter.read_exact(&mut got[4..]).await.unwrap();
+        let (still, last) = meter.heard().unwrap();
+        assert!(still == first && last > first, "{still:?} {last:?} {first:?}");
     }
 
     #[tokio::test]

@@ -361,14 +361,18 @@ impl Driver {
         self.buffer = None;
         let Some(line) = &mut self.line else { return Err(Fault::new(ErrorType::Internal, clock::now())) };
         self.meter.listen();
-        let held = &mut self.buffer;
+        let (held, meter) = (&mut self.buffer, &self.meter);
         let reading = poll_fn(|context| {
             // Taken at each look: whoever waits has none.
             let mut buffer = Buffer::take();
             let polled = line.poll_read(context, buffer.room());
-            if let Poll::Ready(Ok(count)) = polled {
-                buffer.fill(count);
-                *held = Some(buffer);
+            match polled {
+                Poll::Ready(Ok(count)) => {
+                    buffer.fill(count);
+                    *held = Some(buffer);
+                }
+                Poll::Ready(Err(_)) => {}
+                Poll::Pending => meter.pass_over(),
             }
             polled
         });

@@ -3,13 +3,14 @@
 //! It goes there and logs in by the same rules as a probe, as the same steps. Then, and nothing else:
 //!
 //! ```text
-//! EXAMINE [CREATE EXAMINE] [SEARCH [SEARCH]] APPEND APPEND … EXAMINE SEARCH LOGOUT
+//! EXAMINE [CREATE EXAMINE] [SEARCH [SEARCH]] APPEND [SELECT APPEND] APPEND … EXAMINE SEARCH LOGOUT
 //! ```
 //!
 //! The messages and their marker come from the caller (`cli`, which has them from `canary`): this room knows no message.
 //! A mailbox that holds messages without the marker is left alone unless the caller says otherwise, and so is one of which
 //! the server's figures cannot be true: the second SEARCH is for a header field that no message has. EXAMINE, not SELECT:
-//! a mailbox that turns out to be somebody's own keeps its \Recent marks. One command at a time, one connection.
+//! a mailbox that turns out to be somebody's own keeps its \Recent marks. SELECT only for a server that takes no message
+//! while a mailbox is open by EXAMINE, as Courier does. One command at a time, one connection.
 
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use tokio::time::sleep;
 
 use super::{
     Cancel, Job, Prober,
-    driver::Driver,
+    driver::{Driver, Exchange, Said},
     journey::{Errand, Journey, Stop},
     verdict,
     wait::cancelled,
@@ -264,7 +265,7 @@ impl Filling<'_> {
                 return Ok(false);
             }
             let letter = self.fill.source.letter(number);
-            let appended = unless_stopped(stop, append(journey, driver, &letter)).await;
+            let appended = unless_stopped(stop, append(journey, driver, &letter, self.added == 0)).await;
             appended.unwrap_or(Err(Stop::Silent))?;
             self.added += 1;
             self.bytes += letter.bytes.len() as u64;
@@ -300,9 +301,23 @@ async fn search(journey: &mut Journey<'_>, driver: &mut Driver, field: &str) -> 
 }
 
 /// Adds one message. Its step is kept only when it fails: there may be a hundred thousand.
-async fn append(journey: &mut Journey<'_>, driver: &mut Driver, letter: &Letter) -> Result<(), Stop> {
-    let mailbox = journey.target.journey.mailbox.as_str();
+async fn append(journey: &mut Journey<'_>, driver: &mut Driver, letter: &Letter, first: bool) -> Result<(), Stop> {
+    let target = journey.target;
+    let mailbox = target.journey.mailbox.as_str();
     let command = Command::Append { mailbox, seen: letter.seen, date: &letter.date, message: &letter.bytes };
+    let (mut step, exchange) = attempt(journey, driver, &command, MESSAGE).await?;
+    match exchange.result {
+        // Perhaps because the mailbox is open to be looked at alone, perhaps not: the second answer counts.
+        Ok(Said { condition: Condition::No, code: None, .. }) if first => {
+            step.outcome = StepOutcome::Failed;
+            step.error_type = Some(ErrorType::No);
+            journey.recorder.push(step);
+        }
+        _ => return judge(journey, step, exchange).map(|_| ()),
+    }
+    let select = Command::Select { mailbox, read_only: false };
+    let (step, _) = converse(journey, driver, &select, target.deadlines.command).await?;
+    journey.recorder.push(step);
     converse(journey, driver, &command, MESSAGE).await.map(|_| ())
 }
 
@@ -313,16 +328,33 @@ async fn converse(
     command: &Command<'_>,
     own: Duration,
 ) -> Result<(Step, Progress), Stop> {
+    let (step, exchange) = attempt(journey, driver, command, own).await?;
+    judge(journey, step, exchange)
+}
+
+/// Sends a command and fills its step, without a verdict.
+async fn attempt(
+    journey: &mut Journey<'_>,
+    driver: &mut Driver,
+    command: &Command<'_>,
+    own: Duration,
+) -> Result<(Step, Exchange), Stop> {
     let deadline = journey.deadline_for(command.name(), own)?;
     let mut step = journey.recorder.open(command.name());
     let tag = journey.tag(&step);
     let exchange = driver.exchange(&tag, command, deadline, own).await;
     journey.fill(&mut step, &exchange, driver);
+    Ok((step, exchange))
+}
+
+/// Anything but OK is put on record.
+fn judge(journey: &mut Journey<'_>, mut step: Step, exchange: Exchange) -> Result<(Step, Progress), Stop> {
     match exchange.result {
         Ok(said) if said.condition == Condition::Ok => Ok((step, exchange.progress)),
         Ok(said) => {
             step.text = Some(journey.redactor.text(&said.text, ServerText::STATUS));
-            journey.fail(step, verdict::of_refusal(command.name(), said.condition, said.code));
+            let class = verdict::of_refusal(&step.name, said.condition, said.code);
+            journey.fail(step, class);
             Err(Stop::Speaking)
         }
         Err(fault) => Err(journey.fault(step, &fault)),

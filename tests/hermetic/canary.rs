@@ -78,7 +78,7 @@ fn counted(count: u32) -> String {
 }
 
 fn commands(heard: &[String]) -> Vec<&str> {
-    let known = ["LOGIN", "EXAMINE", "CREATE", "SEARCH", "APPEND", "LOGOUT"];
+    let known = ["LOGIN", "EXAMINE", "CREATE", "SEARCH", "APPEND", "SELECT", "LOGOUT"];
     let words = heard.iter().map(|line| line.split(' ').next().unwrap_or_default());
     words.filter(|word| known.contains(word)).collect()
 }
@@ -290,6 +290,24 @@ async fn a_refusal_in_the_middle_says_what_to_do_and_where_the_same_command_goes
         says(&output, 1, &["APPEND ", refusal, advice, goes_on]);
         assert_eq!(commands(&heard), ["LOGIN", "EXAMINE", "APPEND", "APPEND", "LOGOUT"]);
     }
+}
+
+#[tokio::test]
+async fn a_server_that_takes_no_message_while_a_mailbox_is_open_to_look_at_has_it_opened_to_write() {
+    let refused = "C: APPEND\nS: {tag} NO Current box is selected READ-ONLY.\nC: SELECT\nS: * 0 EXISTS\nS: {tag} OK\n";
+    let refused = refused.to_owned();
+    let script = [opened("", 0), refused.clone(), taken(1, 2, GO), taken(2, 2, GO), counted(2)].concat();
+    let (output, heard) = against(&script, &["--messages", "2"]).await;
+    assert_eq!(output.code, Some(0), "{output:?}");
+    let expected = ["LOGIN", "EXAMINE", "APPEND", "SELECT", "APPEND", "APPEND", "EXAMINE", "SEARCH", "LOGOUT"];
+    assert_eq!(commands(&heard), expected);
+
+    // Once is enough: what it says then is what counts.
+    let still = "C: APPEND\nS: {tag} NO Disk on fire\n".to_owned();
+    let (output, heard) =
+        against(&[opened("", 0), refused, still, GOODBYE.to_owned()].concat(), &["--messages", "2"]).await;
+    says(&output, 1, &["APPEND failed: no: NO Disk on fire", "nothing was added"]);
+    assert_eq!(commands(&heard), ["LOGIN", "EXAMINE", "APPEND", "SELECT", "APPEND", "LOGOUT"]);
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ mod dovecot;
 mod files;
 mod pipeline;
 mod restart;
+mod servers;
 mod service;
 mod slow;
 mod tail_sampling;

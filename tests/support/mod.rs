@@ -14,3 +14,4 @@ pub mod quick;
 pub mod run;
 pub mod scram;
 pub mod script;
+pub mod servers;
