@@ -12,4 +12,6 @@ pub mod program;
 pub mod proxy;
 pub mod quick;
 pub mod run;
+pub mod scenario;
 pub mod script;
+mod wire;
