@@ -76,7 +76,8 @@ pub(super) struct Exchange {
     pub(super) first_byte: Option<Instant>,
     pub(super) first_row: Option<Instant>,
     pub(super) continuations: Vec<Instant>,
-    pub(super) alerts: Vec<(Instant, Vec<u8>)>,
+    /// The first; a server that has ten thousand is not to be read ten thousand times.
+    pub(super) alert: Option<(Instant, Vec<u8>)>,
     pub(super) sent: u64,
     /// What crossed the line meanwhile.
     pub(super) traffic: Traffic,
@@ -103,7 +104,7 @@ enum Happened {
     Tagged(Said),
 }
 
-/// As many alerts and continuations of a command are kept; the rest only count.
+/// As many continuations of a command are kept; the rest only count.
 const KEPT: usize = 16;
 
 impl Driver {
@@ -188,7 +189,7 @@ impl Driver {
             first_byte: None,
             first_row: None,
             continuations: Vec::new(),
-            alerts: Vec::new(),
+            alert: None,
             sent: 0,
             traffic: Traffic::default(),
             progress: Progress::default(),
@@ -269,7 +270,7 @@ impl Driver {
                 }
                 Happened::FirstByte => exchange.first_byte = Some(self.stamp_of_next()),
                 Happened::FirstRow => exchange.first_row = Some(self.stamp),
-                Happened::Alert(text) if exchange.alerts.len() < KEPT => exchange.alerts.push((self.stamp, text)),
+                Happened::Alert(text) if exchange.alert.is_none() => exchange.alert = Some((self.stamp, text)),
                 Happened::Bye(said) => {
                     return Err(Fault::new(ErrorType::Bye, self.stamp).with(Some(said)));
                 }

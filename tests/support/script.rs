@@ -15,6 +15,7 @@
 //! times 3 S: * OK        a direction, so many times
 //! forever S: * OK        a direction, until the client goes
 //! rekey                  change the keys of TLS 1.3
+//! noise                  send a TLS record that no key made, below TLS
 //! spoil                  have our TLS library read noise, at which it sends a fatal alert
 //! pause 50               milliseconds
 //! nagle                  from here on a small write waits for the acknowledgement of the one before it
@@ -42,7 +43,7 @@ use super::wire::{self, Stream, Tcp};
 /// A running script.
 pub struct Script {
     pub address: SocketAddr,
-    task: JoinHandle<Vec<String>>,
+    task: JoinHandle<(Vec<String>, bool)>,
     wire: wire::Heard,
     /// Whether the test is over.
     over: watch::Sender<bool>,
@@ -54,6 +55,8 @@ pub struct Heard {
     pub lines: Vec<String>,
     /// What an eavesdropper saw of the client: under TLS its records.
     pub wire: Vec<u8>,
+    /// The script's last direction was come to.
+    pub to_the_end: bool,
 }
 
 impl Script {
@@ -85,10 +88,10 @@ impl Script {
         let (over, is_over) = watch::channel(false);
         let kept = wire.clone();
         let task = tokio::spawn(async move {
-            let mut heard = Vec::new();
+            let (mut heard, mut to_the_end) = (Vec::new(), true);
             for part in parts {
                 let (stream, _) = listener.accept().await.unwrap();
-                Player {
+                to_the_end &= Player {
                     stream: Some(Box::new(Tcp::new(stream, kept.clone()))),
                     tags: [String::new(), String::new()],
                     heard: &mut heard,
@@ -99,7 +102,7 @@ impl Script {
                 .play(&part)
                 .await;
             }
-            heard
+            (heard, to_the_end)
         });
         Self { address, task, wire, over }
     }
@@ -113,9 +116,9 @@ impl Script {
     pub async fn end(self) -> Heard {
         self.over.send_replace(true);
         let played = tokio::time::timeout(Duration::from_secs(30), self.task).await;
-        let lines = played.expect("the script waits for a connection or a line that never came").unwrap();
+        let (lines, to_the_end) = played.expect("the script waits for a connection or a line that never came").unwrap();
         let wire = std::mem::take(&mut *self.wire.lock().unwrap());
-        Heard { lines, wire }
+        Heard { lines, wire, to_the_end }
     }
 }
 
@@ -136,10 +139,11 @@ struct Player<'a> {
 const CHUNK: usize = 64 << 10;
 
 impl Player<'_> {
-    async fn play(&mut self, script: &[String]) {
-        for direction in script {
+    /// Whether it came to the last direction.
+    async fn play(&mut self, script: &[String]) -> bool {
+        for (number, direction) in script.iter().enumerate() {
             if !self.step(direction).await {
-                return;
+                return number + 1 == script.len();
             }
         }
         // A script that ends without a word ends as a server does: it closes.
@@ -147,6 +151,7 @@ impl Player<'_> {
             drop(stream.shutdown().await);
             drop(tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut Vec::new())).await);
         }
+        true
     }
 
     /// Whether to go on.
@@ -217,6 +222,7 @@ impl Player<'_> {
                 self.stream().tcp().spoil();
                 self.stream().read(&mut [0]).await.is_ok()
             }
+            "noise" => wire::noise(self.stream()).await,
             "pause" => {
                 tokio::time::sleep(Duration::from_millis(rest.parse().unwrap())).await;
                 true

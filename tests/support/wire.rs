@@ -176,6 +176,11 @@ pub(super) async fn record(stream: &mut Box<dyn Stream>) -> io::Result<()> {
     Ok(())
 }
 
+/// Sends below TLS what looks like a record of it.
+pub(super) async fn noise(stream: &mut Box<dyn Stream>) -> bool {
+    stream.tcp().stream.write_all(NOISE).await.is_ok()
+}
+
 /// Writes and makes sure that it is under way.
 pub(super) async fn send(stream: &mut Box<dyn Stream>, bytes: &[u8]) -> bool {
     stream.write_all(bytes).await.is_ok() && stream.flush().await.is_ok()

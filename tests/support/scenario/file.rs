@@ -60,7 +60,7 @@ pub struct Set {
     pub line: Option<usize>,
     pub command_bytes: Option<u64>,
     pub responses: Option<u64>,
-    /// Deadlines in milliseconds.
+    /// Deadlines in milliseconds. All that are not set are a minute.
     pub tls_ms: Option<u64>,
     pub greeting_ms: Option<u64>,
     pub command_ms: Option<u64>,
@@ -85,6 +85,8 @@ pub struct Expect {
     pub lenient: Option<u64>,
     /// So many alerts are on record.
     pub alerts: Option<usize>,
+    /// The first of them says this.
+    pub alert: Option<String>,
     /// FETCH brought so many.
     pub messages: Option<u64>,
     /// The referral's host on record; `-` for none.
@@ -94,6 +96,8 @@ pub struct Expect {
     /// How the TLS connection ended.
     pub close_notify: Option<String>,
     pub preauth: bool,
+    /// The client said no word, but for its part of TLS.
+    pub nothing_heard: bool,
     /// The server heard this.
     pub heard: Vec<String>,
     /// The server never heard this.
@@ -126,6 +130,11 @@ impl Scenario {
             .iter()
             .map(|path| Self::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())))
             .collect()
+    }
+
+    /// Whether it ends at a deadline.
+    pub fn waits(&self) -> bool {
+        self.error.is_some_and(|class| class.as_str().starts_with("timeout"))
     }
 
     fn read(path: &Path) -> Result<Self, String> {

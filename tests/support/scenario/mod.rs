@@ -15,6 +15,7 @@
 //! The script is that of `support::script` with some words more, which stand for whole conversations:
 //!
 //! ```text
+//! approach               all that comes before the ClientHello: nothing over TLS, else STARTTLS and its OK
 //! shake                  begin TLS where it comes before the greeting (over = "tls"); nothing elsewhere
 //! greet CAPABILITIES     the way to a client that knows these: `shake` and a greeting, or all of STARTTLS
 //! until STEP             `greet IMAP4rev1`, and a good conversation until LOGIN, LIST, SELECT, FETCH or LOGOUT is heard
@@ -38,7 +39,7 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use imaptrace::{
-    plan::{Auth, Security, TagStyle, Target, TlsOptions},
+    plan::{Auth, Deadlines, Security, TagStyle, Target, TlsOptions},
     record::{CloseNotify, Run, ServerText},
 };
 
@@ -93,6 +94,8 @@ pub struct Served {
     pem: Pem,
     over: Over,
     set: Set,
+    /// How many times the deadlines that are set.
+    patience: u32,
     who: Credentials,
     ca: tempfile::NamedTempFile,
 }
@@ -114,7 +117,7 @@ impl Scenario {
             (script.address, Some(script), None)
         };
         let ca = pem.ca_file();
-        Served { address, script, _closed: closed, pem, over, set: self.set.clone(), who, ca }
+        Served { address, script, _closed: closed, pem, over, set: self.set.clone(), patience: 1, who, ca }
     }
 
     /// What differs from what has to come of it.
@@ -157,9 +160,13 @@ impl Scenario {
         if let Some(lenient) = expect.lenient {
             differs.unless_same("breaches read past", &run.server.lenient.unwrap_or_default(), &lenient);
         }
+        let events = run.steps.iter().flat_map(|step| &step.events);
+        let said: Vec<_> = events.filter_map(|event| event.text.as_ref()).map(ServerText::as_str).collect();
+        if expect.alert.is_some() {
+            differs.unless_same("the alert", &said.first().copied(), &expect.alert.as_deref());
+        }
         if let Some(alerts) = expect.alerts {
-            let events = run.steps.iter().flat_map(|step| &step.events);
-            differs.unless_same("alerts", &events.filter(|event| event.text.is_some()).count(), &alerts);
+            differs.unless_same("alerts", &said.len(), &alerts);
         }
         if expect.messages.is_some() {
             let fetch = run.steps.iter().find(|step| step.name == "FETCH");
@@ -191,6 +198,15 @@ impl Scenario {
 }
 
 fn judge_talk(differs: &mut Differences, expect: &Expect, heard: &Heard) {
+    if !heard.to_the_end {
+        differs.0.push(format!("the client went before the script was at its end; heard {:?}", heard.lines));
+    }
+    let said = heard.lines.iter().find(|line| !line.starts_with('('));
+    if expect.nothing_heard
+        && let Some(line) = said
+    {
+        differs.0.push(format!("the server heard {line:?}"));
+    }
     for wanted in &expect.heard {
         if !heard.lines.iter().any(|line| line.contains(wanted)) {
             differs.0.push(format!("the server never heard {wanted:?}: {:?}", heard.lines));
@@ -234,6 +250,11 @@ impl Differences {
 }
 
 impl Served {
+    /// With deadlines so many times as long as the scenario sets them.
+    pub fn with_patience(self, patience: u32) -> Self {
+        Self { patience, ..self }
+    }
+
     /// The target, for the library.
     pub fn target(&self) -> Target {
         let security = match self.over {
@@ -257,7 +278,20 @@ impl Served {
         let limits = &mut target.limits;
         limits.line = set.line.unwrap_or(limits.line);
         limits.command_bytes = set.command_bytes.unwrap_or(limits.command_bytes);
+        limits.run_bytes = limits.run_bytes.max(limits.command_bytes);
         limits.responses = set.responses.unwrap_or(limits.responses);
+        // A busy machine is not what the scenario is about.
+        let long = Duration::from_secs(60);
+        target.deadlines = Deadlines {
+            run: 3 * long,
+            resolve: long,
+            connect: long,
+            tls: long,
+            greeting: long,
+            command: long,
+            write: long,
+            logout: long / 3,
+        };
         let deadlines = &mut target.deadlines;
         for (deadline, set) in [
             (&mut deadlines.tls, set.tls_ms),
@@ -265,7 +299,7 @@ impl Served {
             (&mut deadlines.command, set.command_ms),
             (&mut deadlines.write, set.write_ms),
         ] {
-            *deadline = set.map_or(*deadline, Duration::from_millis);
+            *deadline = set.map_or(*deadline, |set| Duration::from_millis(set) * self.patience);
         }
         target
     }
@@ -297,7 +331,7 @@ impl Served {
     pub async fn heard(self) -> Heard {
         match self.script {
             Some(script) => script.end().await,
-            None => Heard { lines: Vec::new(), wire: Vec::new() },
+            None => Heard { lines: Vec::new(), wire: Vec::new(), to_the_end: true },
         }
     }
 }
@@ -326,6 +360,8 @@ fn spell_out(script: &str, over: Over, who: &Credentials) -> String {
     for line in script.lines() {
         let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
         match word {
+            "approach" if over == Over::StartTls => out += APPROACH,
+            "approach" => {}
             "shake" => out += shake(over),
             "greet" => out += &greet(rest, over),
             "until" => {
@@ -367,16 +403,15 @@ fn spell_out(script: &str, over: Over, who: &Credentials) -> String {
     out
 }
 
+const APPROACH: &str = "S: * OK [CAPABILITY IMAP4rev1 STARTTLS] hi\nC: STARTTLS\nS: {tag} OK go\n";
+
 fn shake(over: Over) -> &'static str {
     if over == Over::Tls { "tls\n" } else { "" }
 }
 
 fn greet(capabilities: &str, over: Over) -> String {
     match over {
-        Over::StartTls => format!(
-            "S: * OK [CAPABILITY IMAP4rev1 STARTTLS] hi\nC: STARTTLS\nS: {{tag}} OK go\ntls\nC: CAPABILITY\n\
-             S: * CAPABILITY {capabilities}\nS: {{tag}} OK\n"
-        ),
+        Over::StartTls => format!("{APPROACH}tls\nC: CAPABILITY\nS: * CAPABILITY {capabilities}\nS: {{tag}} OK\n"),
         _ => format!("{}S: * OK [CAPABILITY {capabilities}] hi\n", shake(over)),
     }
 }
