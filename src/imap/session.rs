@@ -165,6 +165,7 @@ struct Current {
 enum Kind {
     Capability,
     StartTls,
+    Id,
     Login,
     Select,
     Fetch,
@@ -302,6 +303,7 @@ impl Session {
     /// After the TLS handshake: whatever was learned in clear text is void (RFC 9051 §6.2.1).
     pub fn secured(&mut self) {
         self.capabilities = None;
+        self.id = (None, None);
         self.framer = Framer::new(self.limits);
     }
 
@@ -320,8 +322,10 @@ impl Session {
         self.progress.received += taken as u64;
         self.received += taken as u64;
         let (_, whole) = pushed.map_err(|syntax| match self.state {
-            // Whatever it is, it is no greeting.
-            State::Connected => Breach::Greeting,
+            // One that begins well and has no end may still be a greeting; whatever else it is, it is none.
+            State::Connected if syntax != Syntax::Line || self.framer.partial().first() != Some(&b'*') => {
+                Breach::Greeting
+            }
             _ => Breach::Syntax(syntax),
         })?;
         if self.progress.received > self.limits.command_bytes || self.received > self.limits.session_bytes {
@@ -364,14 +368,13 @@ impl Kind {
         match command {
             Command::Capability => Self::Capability,
             Command::StartTls => Self::StartTls,
+            Command::Id => Self::Id,
             Command::Login { .. } | Command::Authenticate { .. } => Self::Login,
             Command::Select { .. } => Self::Select,
             Command::Fetch { .. } => Self::Fetch,
             Command::SearchHeader { .. } => Self::Search,
             Command::Logout => Self::Logout,
-            Command::Id | Command::Namespace | Command::List | Command::Create { .. } | Command::Append { .. } => {
-                Self::Other
-            }
+            Command::Namespace | Command::List | Command::Create { .. } | Command::Append { .. } => Self::Other,
         }
     }
 }
@@ -448,7 +451,7 @@ impl Understanding<'_> {
             Response::Found(number) if self.runs(Kind::Search) => {
                 self.progress.found = Some(self.progress.found.unwrap_or_default().saturating_add(number));
             }
-            Response::Id(name, version) => *self.id = (name, version),
+            Response::Id(name, version) if self.runs(Kind::Id) => *self.id = (name, version),
             Response::Broken => self.progress.lenient += 1,
             _ => {}
         }
@@ -529,6 +532,7 @@ impl Understanding<'_> {
             | Kind::Logout
             | Kind::Capability
             | Kind::StartTls
+            | Kind::Id
             | Kind::Fetch
             | Kind::Search
             | Kind::Other => {}

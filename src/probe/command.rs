@@ -87,8 +87,10 @@ impl Journey<'_> {
         let weather = weather(step, driver);
         account(step, exchange, weather.as_ref(), driver);
         // No more than these: while a run waits, its steps are most of what it holds.
-        let alerts = if self.trusted { exchange.alerts.len() } else { 0 };
-        step.events.reserve_exact(usize::from(exchange.first_byte.is_some()) + exchange.continuations.len() + alerts);
+        // Words for a person that anybody on the way may have put there are nobody's words (RFC 9051 §11.3).
+        let alert = exchange.alert.as_ref().filter(|_| self.trusted);
+        let known = [exchange.first_byte.is_some(), alert.is_some()].map(usize::from);
+        step.events.reserve_exact(known.into_iter().sum::<usize>() + exchange.continuations.len());
         if let Some(stamp) = exchange.first_byte {
             let at_s = self.recorder.at(stamp);
             step.first_byte_s = Some(at_s.saturating_sub(step.start_s));
@@ -97,8 +99,7 @@ impl Journey<'_> {
         for stamp in &exchange.continuations {
             step.events.push(StepEvent { name: EventName::Continuation, at_s: self.recorder.at(*stamp), text: None });
         }
-        // Words for a person that anybody on the way may have put there are nobody's words (RFC 9051 §11.3).
-        for (stamp, text) in exchange.alerts.iter().filter(|_| self.trusted) {
+        if let Some((stamp, text)) = alert {
             let text = Some(self.redactor.text(text, ServerText::STATUS));
             step.events.push(StepEvent { name: EventName::Alert, at_s: self.recorder.at(*stamp), text });
         }
@@ -112,15 +113,16 @@ impl Journey<'_> {
     }
 
     pub(super) fn alert(&self, step: &mut Step, said: &Said, stamp: Instant) {
-        if self.trusted && said.code == Some("ALERT") {
+        let first = step.events.iter().all(|event| event.name != EventName::Alert);
+        if self.trusted && first && said.code == Some("ALERT") {
             let text = Some(self.redactor.text(&said.text, ServerText::STATUS));
             step.events.push(StepEvent { name: EventName::Alert, at_s: self.recorder.at(stamp), text });
         }
     }
 
-    /// Records a referral's host. Nobody goes there.
+    /// Records a referral's host. Nobody goes there. Before TLS it is nobody's word either.
     pub(super) fn refer(&mut self, step: &mut Step, progress: &Progress) {
-        if let Some(host) = &progress.referral {
+        if let Some(host) = progress.referral.as_ref().filter(|_| self.trusted) {
             let host = self.redactor.text(host, ServerText::ID);
             self.recorder.server().referral_host = Some(host.clone());
             step.referral_host = Some(host);

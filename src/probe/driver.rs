@@ -81,7 +81,8 @@ pub(super) struct Exchange {
     pub(super) spoken: Vec<Zeroizing<Vec<u8>>>,
     /// We kept the server waiting for a processor.
     pub(super) dawdled: bool,
-    pub(super) alerts: Vec<(Instant, Vec<u8>)>,
+    /// The first; a server that has ten thousand is not to be read ten thousand times.
+    pub(super) alert: Option<(Instant, Vec<u8>)>,
     pub(super) sent: u64,
     /// What crossed the line meanwhile.
     pub(super) traffic: Traffic,
@@ -108,7 +109,7 @@ enum Happened {
     Tagged(Said),
 }
 
-/// As many alerts and continuations of a command are kept; the rest only count.
+/// As many continuations of a command are kept; the rest only count.
 const KEPT: usize = 16;
 
 impl Driver {
@@ -195,7 +196,7 @@ impl Driver {
             continuations: Vec::new(),
             spoken: Vec::new(),
             dawdled: false,
-            alerts: Vec::new(),
+            alert: None,
             sent: 0,
             traffic: Traffic::default(),
             progress: Progress::default(),
@@ -283,7 +284,7 @@ impl Driver {
                 }
                 Happened::FirstByte => exchange.first_byte = Some(self.stamp_of_next()),
                 Happened::FirstRow => exchange.first_row = Some(self.stamp),
-                Happened::Alert(text) if exchange.alerts.len() < KEPT => exchange.alerts.push((self.stamp, text)),
+                Happened::Alert(text) if exchange.alert.is_none() => exchange.alert = Some((self.stamp, text)),
                 Happened::Bye(said) => {
                     return Err(Fault::new(ErrorType::Bye, self.stamp).with(Some(said)));
                 }

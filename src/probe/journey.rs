@@ -411,8 +411,13 @@ impl<'a> Journey<'a> {
 
     pub(super) fn fault(&mut self, mut step: Step, fault: &Fault) -> Stop {
         self.describe(&mut step, fault);
-        let referred = fault.class == ErrorType::Bye && step.code.as_deref() == Some("REFERRAL");
-        self.fail(step, if referred { ErrorType::Referral } else { fault.class });
+        let class = match fault.class {
+            ErrorType::Bye if step.code.as_deref() == Some("REFERRAL") => ErrorType::Referral,
+            // One challenge more than the mechanism has.
+            ErrorType::ProtocolContinuation if step.name == "AUTHENTICATE" => ErrorType::AuthProtocol,
+            class => class,
+        };
+        self.fail(step, class);
         if fault.speaking { Stop::Speaking } else { Stop::Silent }
     }
 

@@ -19,4 +19,5 @@ mod messages;
 mod metrics;
 mod otlp;
 mod reload;
+mod scenarios;
 mod survival;

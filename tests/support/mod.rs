@@ -12,6 +12,8 @@ pub mod program;
 pub mod proxy;
 pub mod quick;
 pub mod run;
+pub mod scenario;
 pub mod scram;
 pub mod script;
 pub mod servers;
+mod wire;
