@@ -254,7 +254,7 @@ impl Framer {
                 Some(b'"') => quoted = !quoted,
                 Some(b'(') => depth += 1,
                 Some(b')') => depth = depth.saturating_sub(1),
-                Some(b'{') if at > 0 && !ends_line(line, at) && is_size(line, at) => return Ok(Tail::Malformed),
+                Some(b'{') if size_at(line, at).is_some_and(|end| end < line.len()) => return Ok(Tail::Malformed),
                 _ => {}
             }
             if depth > self.limits.depth {
@@ -278,18 +278,14 @@ fn is_special(byte: u8) -> bool {
     SPECIAL[usize::from(byte)]
 }
 
-/// Whether the brace at `at` opens the last word of the line.
-fn ends_line(line: &[u8], at: usize) -> bool {
-    !line.get(at..).unwrap_or_default().contains(&b'}')
-        || line.get(at..).and_then(|rest| memchr::memchr(b'}', rest)).is_some_and(|close| at + close + 1 == line.len())
-}
-
-/// Whether `{digits}` stands at `at`, behind a space or an opening parenthesis: a literal whose line end is missing.
-fn is_size(line: &[u8], at: usize) -> bool {
-    let before = at.checked_sub(1).and_then(|before| line.get(before));
+/// Where `{digits}` ends that stands at `at`, behind a space or an opening parenthesis: in the midst of a line it is a
+/// literal whose line end is missing. Looks no further than the digits go, since a line may be full of braces.
+fn size_at(line: &[u8], at: usize) -> Option<usize> {
+    let before = line.get(at.checked_sub(1)?)?;
     let rest = line.get(at + 1..).unwrap_or_default();
     let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
-    matches!(before, Some(b' ' | b'(' | b'~')) && digits > 0 && rest.get(digits) == Some(&b'}')
+    let found = matches!(before, b' ' | b'(' | b'~') && digits > 0 && rest.get(digits) == Some(&b'}');
+    found.then_some(at + 1 + digits + 1)
 }
 
 fn tail(line: &[u8], quoted: bool) -> Tail {
@@ -308,7 +304,9 @@ fn tail(line: &[u8], quoted: bool) -> Tail {
     if meant && !quoted && inside.iter().any(u8::is_ascii_digit) { Tail::Malformed } else { Tail::Nothing }
 }
 
+/// Asked for each literal, however many there are: what stands further back than a number can reach is not looked at.
 fn is_fetch(text: &[u8]) -> bool {
+    let text = text.get(..FETCH_KEPT).unwrap_or(text);
     let mut words = text.splitn(4, |byte| *byte == b' ');
     words.next() == Some(b"*")
         && words.next().is_some_and(|number| !number.is_empty() && number.iter().all(u8::is_ascii_digit))
@@ -468,6 +466,53 @@ mod tests {
         let mut framer = Framer::new(Limits::default());
         assert!(framer.push(&other).is_ok());
         assert!(framer.text.capacity() <= 4 * Limits::default().line, "{}", framer.text.capacity());
+    }
+
+    /// What this thread worked while a framer read all of it, in seconds. No time on the wall: others may run meanwhile.
+    fn work(input: &[u8]) -> f64 {
+        let now = || {
+            let spent = nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap();
+            std::time::Duration::from(spent).as_secs_f64()
+        };
+        let (mut framer, mut rest, begun) = (Framer::new(Limits::default()), input, now());
+        while !rest.is_empty() {
+            rest = rest.get(framer.push(rest).unwrap().0..).unwrap_or_default();
+        }
+        now() - begun
+    }
+
+    #[test]
+    fn no_input_makes_it_look_at_the_same_bytes_again_and_again() {
+        let line = |fill: &str| format!("* LIST {}\r\n", fill.repeat(60_000 / fill.len())).repeat(4);
+        let literals = |head: &str| format!("{head} {}\r\n", "{0}\r\n".repeat(20_000));
+        for (hostile, plain) in [
+            (line("{"), line(")")),
+            (line(" {1x"), line(" )1x")),
+            (line("{}"), line("))")),
+            (literals(&format!("* {}", "1".repeat(60_000))), literals("* LIST")),
+            (literals(&"* 1 FETCH ".repeat(6_000)), literals("* LIST")),
+            (literals("* OK [X"), literals("* LIST")),
+        ] {
+            let (hostile_work, plain_work) = (work(hostile.as_bytes()), work(plain.as_bytes()));
+            // Of the same length, and so much the same work; looking at it all again for each byte is some hundred times that.
+            let head = hostile.get(..20).unwrap_or_default();
+            assert!(hostile_work < 20.0 * plain_work, "{head}: {hostile_work} s, and {plain_work} s for the plain one");
+        }
+    }
+
+    #[test]
+    fn ten_gigabytes_of_a_literal_leave_nothing_behind() {
+        let mut framer = Framer::new(Limits::default());
+        let size = 10u64 << 30;
+        assert!(framer.push(format!("* 1 FETCH (BODY[] {{{size}}}\r\n").as_bytes()).is_ok());
+        let before = framer.text.capacity() + framer.kept.capacity();
+        let chunk = vec![b'x'; 1 << 20];
+        for _ in 0..size >> 20 {
+            assert_eq!(framer.push(&chunk), Ok((chunk.len(), false)));
+        }
+        assert_eq!(framer.text.capacity() + framer.kept.capacity(), before);
+        assert_eq!(framer.push(b")\r\n"), Ok((3, true)));
+        assert_eq!(framer.frame().literal_bytes, size);
     }
 
     proptest! {
