@@ -56,6 +56,11 @@ impl Resolver {
         Self { dns, any: OnceLock::new(), v4: OnceLock::new(), v6: OnceLock::new() }
     }
 
+    /// Whether the configuration lets a name lead there.
+    pub fn allows(&self, address: IpAddr) -> bool {
+        self.dns.allows(address)
+    }
+
     /// Asks for the addresses of `name`. They come in the order in which they are to be tried: families in turn, IPv6
     /// first (RFC 8305 §4). The caller sets the deadline.
     pub async fn lookup(&self, name: &str, family: Family) -> Result<Vec<IpAddr>, ResolveCause> {

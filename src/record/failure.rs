@@ -146,7 +146,7 @@ error_types! {
     Configuration {
         /// The password could not be had from its source.
         SecretUnavailable = "secret_unavailable",
-        /// The source address that the configuration names is none of this host's.
+        /// The configuration forbids all addresses of the name, or its source address is none of this host's.
         AddressDenied = "address_denied",
     }
     Agent {

@@ -16,6 +16,7 @@ mod failures;
 mod itself;
 mod messages;
 mod metrics;
+mod names;
 mod otlp;
 mod reload;
 mod survival;
