@@ -165,7 +165,7 @@ impl Journey<'_> {
         self.recorder.time(&mut step, driver.meter().first_write().unwrap_or(asked), end);
         weather(&mut step, driver);
         let hello = driver.meter().server_hello();
-        let certificate = driver.tls().and_then(Certificate::of);
+        let certificate = Certificate::of(driver.tls(), driver.meter());
         let verified = match &result {
             Err(_) => Verified::No,
             Ok(()) if self.job.target.tls.is_insecure() => Verified::Insecure,

@@ -76,7 +76,7 @@ error_types! {
         TlsCertExpired = "tls_cert_expired",
         /// The certificate's notBefore lies ahead.
         TlsCertNotYetValid = "tls_cert_not_yet_valid",
-        /// The certificate is for another name (RFC 7817 §3).
+        /// The certificate is for another name, or has one only as its common name (RFC 7817 §3).
         TlsCertName = "tls_cert_name",
         /// No chain to a trusted root.
         TlsCertUntrusted = "tls_cert_untrusted",

@@ -18,7 +18,7 @@ use crate::support::{
 };
 
 /// The shortest conversation that passes: an empty mailbox, already logged in.
-const GOOD: &str = "S: * PREAUTH [CAPABILITY IMAP4rev1] in
+pub(crate) const GOOD: &str = "S: * PREAUTH [CAPABILITY IMAP4rev1] in
 C: LIST
 S: {tag} OK
 C: SELECT

@@ -7,6 +7,7 @@ pub mod names;
 #[cfg(target_os = "linux")]
 pub mod net;
 pub mod otlp;
+pub mod papers;
 pub mod parts;
 pub mod post;
 pub mod program;
