@@ -13,7 +13,7 @@ use async_native_tls::TlsStream;
 use sha2::{Digest as _, Sha256};
 use x509_parser::extensions::GeneralName;
 
-use super::Meter;
+use super::{Meter, descriptors};
 use crate::plan::{Host, TlsOptions};
 
 /// What a target needs for TLS, read once.
@@ -76,6 +76,8 @@ pub enum TlsCause {
     Eof,
     /// No end in time.
     Timeout,
+    /// This process or machine has no file descriptor left to read a trusted root with.
+    NoDescriptor,
     /// Any other failure.
     Handshake,
 }
@@ -303,6 +305,11 @@ fn failure(error: &native_tls::Error, meter: &Meter, name: &str) -> TlsFailure {
         return TlsFailure { cause: TlsCause::Protocol, text };
     }
     let cause = cause.unwrap_or_else(|| by_text(&text));
+    // Roots are read when they are needed; one that could not be opened is to OpenSSL one that does not exist.
+    if matches!(cause, TlsCause::Untrusted | TlsCause::Handshake) && descriptors::are_spent() {
+        text = "no file descriptor is left to read the trusted roots with".to_owned();
+        return TlsFailure { cause: TlsCause::NoDescriptor, text };
+    }
     // Of a certificate that was refused, OpenSSL's place in its own source says nothing; its reason stands at the end.
     let refused = text.contains("certificate verify failed").then(|| text.rsplit_once(": (")).flatten();
     if let Some((_, reason)) = refused {

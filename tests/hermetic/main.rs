@@ -19,6 +19,7 @@ mod messages;
 mod metrics;
 mod names;
 mod otlp;
+mod overload;
 mod receivers;
 mod reload;
 mod survival;
