@@ -15,6 +15,7 @@ use crate::{
     support::{
         names::{NO_ERROR, NameServer},
         papers::{Authority, Front, Hello, Paper, parameters},
+        program::wait_until,
         run::{prepare, run_with, target},
         script::Script,
     },
@@ -233,6 +234,26 @@ async fn alpn_may_be_taken_or_passed_over_and_a_server_for_something_else_says_s
     assert!(text(&run).contains("no application protocol"), "{}", text(&run));
 }
 
+#[tokio::test]
+async fn a_session_that_is_over_ends_with_our_close_notify() {
+    let root = Authority::root();
+    let (file, paper) = (root.file(), root.issue(&usual()));
+    for version in BOTH {
+        let behind = Script::play(GOOD).await;
+        let front = Front::start(&paper, &[version], &[], behind.address).await;
+        let mut target = target(front.address, Security::Tls);
+        target.tls.ca_file = Some(file.path().into());
+        target.tls.server_name = Some(HOST.into());
+        let run = crate::support::run::run(target).await;
+        assert_eq!(run.outcome, RunOutcome::Passed, "{:?}", run.failing_step());
+        assert!(behind.heard().await.iter().any(|line| line.ends_with(" LOGOUT")));
+        let ends = tokio::task::spawn_blocking(move || {
+            wait_until("the connection is over", || Some(front.ends()).filter(|ends| !ends.is_empty()))
+        });
+        assert_eq!(ends.await.unwrap(), [true]);
+    }
+}
+
 /// Keys and signatures that no library but OpenSSL still makes, and that only when it is asked to forget its caution.
 #[cfg(target_os = "linux")]
 mod weak {
@@ -242,7 +263,7 @@ mod weak {
         hash::MessageDigest,
         pkey::{PKey, Private},
         rsa::Rsa,
-        ssl::{SslAcceptor, SslMethod},
+        ssl::{SslAcceptor, SslMethod, SslOptions, SslVersion},
         x509::{
             X509, X509Name,
             extension::{BasicConstraints, SubjectAlternativeName},
@@ -288,7 +309,10 @@ mod weak {
         if let Some(between) = between {
             builder.add_extra_chain_cert(between).unwrap();
         }
-        let acceptor = builder.build();
+        accept(builder.build())
+    }
+
+    fn accept(acceptor: SslAcceptor) -> SocketAddr {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         std::thread::spawn(move || {
@@ -296,6 +320,24 @@ mod weak {
             assert!(acceptor.accept(stream).is_err(), "it was believed");
         });
         address
+    }
+
+    #[tokio::test]
+    async fn tls_1_1_is_no_tls() {
+        let root = sign(2048, MessageDigest::sha256(), None);
+        let (leaf, key) = sign(2048, MessageDigest::sha256(), Some(&root));
+        let mut builder = SslAcceptor::mozilla_intermediate(SslMethod::tls_server()).unwrap();
+        builder.set_security_level(0);
+        builder.clear_options(SslOptions::NO_TLSV1_1 | SslOptions::NO_TLSV1);
+        builder.set_min_proto_version(Some(SslVersion::TLS1)).unwrap();
+        builder.set_max_proto_version(Some(SslVersion::TLS1_1)).unwrap();
+        builder.set_certificate(&leaf).unwrap();
+        builder.set_private_key(&key).unwrap();
+        let mut target = target(accept(builder.build()), Security::Tls);
+        // Not even who checks nothing speaks it.
+        target.tls.insecure = true;
+        let run = crate::support::run::run(target).await;
+        assert_eq!((run.error_type, run.failed_step.as_deref()), (Some(ErrorType::TlsProtocol), Some("tls")));
     }
 
     #[tokio::test]

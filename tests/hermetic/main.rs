@@ -20,6 +20,7 @@ mod metrics;
 mod names;
 mod otlp;
 mod overload;
+mod protocol;
 mod receivers;
 mod reload;
 mod survival;

@@ -16,3 +16,5 @@ mod restart;
 mod service;
 mod slow;
 mod tail_sampling;
+#[cfg(target_os = "linux")]
+mod ways;

@@ -113,6 +113,8 @@ pub struct Hello {
 pub struct Front {
     pub address: SocketAddr,
     heard: Arc<Mutex<Vec<Hello>>>,
+    /// Whether each connection ended with the client's `close_notify`.
+    ends: Arc<Mutex<Vec<bool>>>,
     task: JoinHandle<()>,
 }
 
@@ -133,13 +135,21 @@ impl Front {
         let address = listener.local_addr().unwrap();
         let heard: Arc<Mutex<Vec<Hello>>> = Arc::default();
         let kept = Arc::clone(&heard);
+        let ends: Arc<Mutex<Vec<bool>>> = Arc::default();
+        let ended = Arc::clone(&ends);
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                // A client that will have none of it is what most tests are about.
-                drop(pass(stream, Arc::clone(&config), &kept, behind).await);
+                // A client that will have none of it is what most tests are about. One that just hangs up is an error.
+                let passed = pass(stream, Arc::clone(&config), &kept, behind).await;
+                ended.lock().unwrap().push(passed.is_ok());
             }
         });
-        Self { address, heard, task }
+        Self { address, heard, ends, task }
+    }
+
+    /// Whether each connection that is over ended with the client's `close_notify`.
+    pub fn ends(&self) -> Vec<bool> {
+        self.ends.lock().unwrap().clone()
     }
 
     /// What clients said, in the order in which they came.
