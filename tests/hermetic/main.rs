@@ -23,5 +23,6 @@ mod overload;
 mod protocol;
 mod receivers;
 mod reload;
+mod secret_files;
 mod survival;
 mod ways;

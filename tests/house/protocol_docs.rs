@@ -1,7 +1,9 @@
 //! `docs/protocol.md` against the tests that it names: no row is missing, and each is held by a test that is there or says
-//! why it does not apply.
+//! why it does not apply. And the tests that `docs/testing.md` names for what hosts and networks do.
 
 use std::{fs, path::PathBuf};
+
+use imaptrace::record::ErrorType;
 
 const PAGE: &str = include_str!("../../docs/protocol.md");
 /// Requirements, counted from 1.
@@ -69,5 +71,35 @@ fn a_test_that_is_not_there_is_seen() {
     assert!(exists("imap::framer::tests::any_split_gives_the_same_responses"), "a property");
     for missing in ["house::protocol_docs::rows", "house::protocol_docs::no_such_test", "imap::nowhere::tests::x", ""] {
         assert!(!exists(missing), "{missing}");
+    }
+}
+
+/// The tests that a line of `docs/testing.md` names: `hermetic/file.rs` and then its tests, or a room's path.
+fn named(line: &str) -> Vec<String> {
+    let mut file = String::new();
+    let mut tests = Vec::new();
+    for word in line.split('`').skip(1).step_by(2) {
+        let is_name = word.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+        let stem = word.strip_suffix(".rs");
+        if let Some(stem) = stem.filter(|stem| stem.starts_with("hermetic/") || stem.starts_with("real/")) {
+            file = stem.replace('/', "::");
+        } else if word.contains("::tests::") {
+            tests.push(word.to_owned());
+        } else if is_name && word.contains('_') && word.parse::<ErrorType>().is_err() {
+            tests.push(format!("{file}::{word}"));
+        }
+    }
+    tests
+}
+
+#[test]
+fn every_test_that_the_table_of_hosts_names_and_ways_has_is_there() {
+    let page = include_str!("../../docs/testing.md");
+    let title = "## Rows about the host, the names and the way";
+    let section = page.lines().skip_while(|line| *line != title).skip(1).take_while(|line| !line.starts_with("## "));
+    let tests: Vec<String> = section.filter(|line| line.starts_with("| ")).flat_map(named).collect();
+    assert!(tests.len() >= 40, "{tests:#?}");
+    for test in tests {
+        assert!(exists(&test), "there is no test {test}");
     }
 }

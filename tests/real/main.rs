@@ -11,6 +11,8 @@ mod canary;
 mod dashboard;
 mod dovecot;
 mod files;
+#[cfg(target_os = "linux")]
+mod host;
 mod pipeline;
 mod restart;
 mod service;
