@@ -73,13 +73,12 @@ impl Resolver {
             Family::V4 => (&self.v4, LookupIpStrategy::Ipv4Only),
             Family::V6 => (&self.v6, LookupIpStrategy::Ipv6Only),
         };
-        let resolver = match slot.get() {
-            Some(resolver) => resolver,
+        let resolver = if let Some(resolver) = slot.get() {
+            resolver
+        } else {
             // What cannot be read now may be there for the next run.
-            None => {
-                let built = build(&self.dns, strategy).map_err(failed)?;
-                slot.get_or_init(|| built)
-            }
+            let built = build(&self.dns, strategy).map_err(failed)?;
+            slot.get_or_init(|| built)
         };
         let answer = resolver.lookup_ip(name).await.map_err(|error| cause(&error))?;
         let mut addresses: Vec<IpAddr> = Vec::new();

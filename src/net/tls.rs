@@ -307,7 +307,7 @@ fn failure(error: &native_tls::Error, meter: &Meter, name: &str) -> TlsFailure {
     let cause = cause.unwrap_or_else(|| by_text(&text));
     // Roots are read when they are needed; one that could not be opened is to OpenSSL one that does not exist.
     if matches!(cause, TlsCause::Untrusted | TlsCause::Handshake) && descriptors::are_spent() {
-        text = "no file descriptor is left to read the trusted roots with".to_owned();
+        let text = "no file descriptor is left to read the trusted roots with".to_owned();
         return TlsFailure { cause: TlsCause::NoDescriptor, text };
     }
     // Of a certificate that was refused, OpenSSL's place in its own source says nothing; its reason stands at the end.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use imaptrace::{
     plan::{Host, Security, Target},
-    record::{ErrorType, Run, RunOutcome, TlsFacts},
+    record::{ErrorType, Run, RunOutcome, ServerText, Timestamp, TlsFacts},
 };
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, SanType};
 use tokio::sync::watch;
@@ -136,9 +136,9 @@ async fn dates_of_a_certificate_that_is_refused_are_on_record_where_it_passed_in
     let run = shown(&root, &paper, &version::TLS12).await;
     assert_eq!(run.error_type, Some(ErrorType::TlsCertExpired));
     let told = facts(&run);
-    assert_eq!(told.not_after, imaptrace::record::Timestamp::from_epoch_seconds(1_609_459_200));
-    assert_eq!(told.subject.as_ref().map(|subject| subject.as_str()), Some("CN=test server"));
-    assert_eq!(told.issuer.as_ref().map(|issuer| issuer.as_str()), Some("CN=test root"));
+    assert_eq!(told.not_after, Timestamp::from_epoch_seconds(1_609_459_200));
+    assert_eq!(told.subject.as_ref().map(ServerText::as_str), Some("CN=test server"));
+    assert_eq!(told.issuer.as_ref().map(ServerText::as_str), Some("CN=test root"));
     assert_eq!(told.sha256.as_ref().map(String::len), Some(64));
     assert_eq!(run.server.certificate_not_after, told.not_after);
     // TLS 1.3 encrypts it, and the library tells nothing of a handshake that failed.

@@ -54,7 +54,7 @@ async fn data_that_nobody_asked_for_may_come_in_every_command() {
         ("FETCH 11:30", "S: * 30 FETCH (UID 3)\nS: {tag} OK\n"),
         ("LOGOUT", "S: * BYE\nS: {tag} OK\n"),
     ] {
-        script += &format!("C: {command}\n{UNASKED}{answer}");
+        script.extend(["C: ", command, "\n", UNASKED, answer]);
     }
     let (run, _) = against(&script, |_| {}).await;
     assert_eq!(steps(&run), "connect greeting LOGIN LIST SELECT FETCH LOGOUT");

@@ -27,7 +27,8 @@ async fn check(prepare: impl FnOnce(&Path)) -> Output {
     prepare(program.home());
     let path = program.home().join("password");
     let config = format!(
-        "[[targets]]\nname = \"a\"\nurl = \"imaps://a.example.org\"\nuser = \"u\"\npassword = {{ file = {path:?} }}\n"
+        "[[targets]]\nname = \"a\"\nurl = \"imaps://a.example.org\"\nuser = \"u\"\npassword = {{ file = \"{}\" }}\n",
+        path.display()
     );
     fs::write(program.home().join("imaptrace.toml"), config).unwrap();
     let output = program.run().await;

@@ -152,7 +152,7 @@ async fn a_proxy_header_goes_out_first_and_once_and_only_on_request() {
             let heard = server.heard().await;
             match version {
                 Some(ProxyProtocol::V1) => {
-                    assert_eq!(heard[0], format!("PROXY TCP4 127.0.0.1 127.0.0.1 {local} {port}"))
+                    assert_eq!(heard[0], format!("PROXY TCP4 127.0.0.1 127.0.0.1 {local} {port}"));
                 }
                 Some(ProxyProtocol::V2) => assert!(heard[0].contains("QUIT"), "{:?}", heard[0]),
                 None => assert!(heard[0].ends_with("LIST \"\" \"*\""), "{:?}", heard[0]),
