@@ -158,12 +158,16 @@ impl SecretSource {
         }
     }
 
-    /// Whether a secret's file is there, may be read, is nobody else's and is not empty. What is in it is not read;
+    /// Whether a secret's file is there, may be read, is nobody else's, and is neither empty nor too large. What is in it is not read;
     /// sources other than files are not looked at.
     pub fn check(&self) -> Result<(), SecretError> {
         let Self::File { path, insecure_mode } = self else { return Ok(()) };
         let (_, meta) = open_file(path, *insecure_mode)?;
-        if meta.len() == 0 { Err(SecretError::Empty(in_words(path))) } else { Ok(()) }
+        match meta.len() {
+            0 => Err(SecretError::Empty(in_words(path))),
+            size if size > LARGEST => Err(SecretError::TooLarge(in_words(path))),
+            _ => Ok(()),
+        }
     }
 }
 

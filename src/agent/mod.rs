@@ -8,6 +8,7 @@
 //! reload   a configuration that changes
 //! shared   one run of an account, from its back-off to its delivery
 //! once     a run under its live root, whatever comes of it
+//! descriptors  no more runs than files can be open
 //! backoff  logins that are held back
 //! memory   the latency history
 //! tell     what the log says of runs
@@ -16,6 +17,7 @@
 //! ```
 
 mod backoff;
+mod descriptors;
 mod fleet;
 mod memory;
 mod once;
@@ -214,7 +216,7 @@ async fn keep(
         cancel,
     });
     let schedule = Schedule::start(Arc::new(Hands(shared.clone())));
-    schedule.apply(slots, config.limits);
+    schedule.apply(slots, descriptors::bounded(config.limits));
     let (pulse, asked) = (schedule.pulse(), shared.clone());
     let queue = move || Some(wiring::shown(asked.delivery().as_ref()?.status()));
     itself.up(Floors {

@@ -9,6 +9,7 @@ use tokio::{signal::unix::Signal, task::spawn_blocking, time::sleep};
 use tracing::{error, info, warn};
 
 use super::{
+    descriptors,
     fleet::{Difference, Fleet, Stamp, Work, tls_files},
     shared::{Settings, Shared},
     wiring,
@@ -168,7 +169,7 @@ impl Reload {
         };
         *shared.settings() = Settings { prober, closed: wiring::closed(&config) };
         shared.itself.reloaded(Ok(&config));
-        schedule.apply(fleet.slots(), config.limits);
+        schedule.apply(fleet.slots(), descriptors::bounded(config.limits));
         let known = Known::of(&config, &self.config.metrics);
         shared.metrics.retain(move |series| known.has(series));
         let Difference { added, changed, removed, unchanged } = difference;

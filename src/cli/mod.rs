@@ -21,7 +21,7 @@ use self::{
 use crate::{
     agent,
     config::{self, Sources},
-    net::{Roots, RootsError},
+    net::{self, Roots, RootsError},
     status::Depth,
     telemetry::logs::{self, LogFormat, LogSettings},
 };
@@ -83,7 +83,15 @@ enum Threads {
     AsManyAsCores,
 }
 
+/// Files that are open once the threads that probe have started and listen to signals.
+const TO_START: usize = 6;
+
 fn in_runtime(threads: Threads, output: &mut Output, run: impl AsyncFnOnce(&mut Output) -> u8) -> u8 {
+    // Parts of what is started here do not fail but fall over.
+    if let Err(error) = net::can_open(TO_START) {
+        output.error(&format!("cannot open as many files as it takes to start: {error}; raise the limit (ulimit -n)"));
+        return FAILED;
+    }
     let mut builder = match threads {
         Threads::One => tokio::runtime::Builder::new_current_thread(),
         Threads::AsManyAsCores => tokio::runtime::Builder::new_multi_thread(),

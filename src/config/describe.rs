@@ -74,6 +74,10 @@ fn write(out: &mut String, config: &Config) -> fmt::Result {
         joined(config.dns.servers.iter().map(ToString::to_string))
     };
     writeln!(out, "  name servers {servers}, cache {}", on(config.dns.cache))?;
+    if !config.dns.deny.is_empty() {
+        let kinds = config.dns.deny.iter().map(|kind| kind.as_str().to_owned());
+        writeln!(out, "  no name may lead to an address that is {}", joined(kinds))?;
+    }
     let state = &config.state;
     match &state.dir {
         Some(path) => writeln!(out, "  state in {}", path.display())?,

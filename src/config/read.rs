@@ -448,6 +448,11 @@ impl<'a> Field<'a> {
             self.mismatch("text", "put it in quotes");
             return None;
         };
+        self.word(text, words)
+    }
+
+    /// One of several words, where `text` is the field's or a part of it.
+    pub(super) fn word<T: Copy>(&self, text: &str, words: &[(&str, T)]) -> Option<T> {
         let found = words.iter().find(|(word, _)| *word == text);
         if found.is_none() {
             let mut expected = String::new();

@@ -17,7 +17,7 @@ use super::{
     problem::nearest,
     read::{Field, Table},
 };
-use crate::plan::{Dns, Limits, Per, RunLimits, Target, Timing};
+use crate::plan::{AddressKind, Dns, Limits, Per, RunLimits, Target, Timing};
 
 /// The agent itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -317,5 +317,13 @@ pub(super) fn read_dns(table: &Table<'_>) -> Dns {
             None => field.error("it is not an IP address", "write 192.0.2.53, 192.0.2.53:5353 or [2001:db8::53]:53"),
         }
     }
-    Dns { cache: table.get("cache").and_then(|field| field.bool()).unwrap_or(false), servers }
+    let mut deny = Vec::new();
+    for (field, word) in table.get("deny").and_then(|field| field.list()).unwrap_or_default() {
+        if let Some(kind) = field.word(&word, AddressKind::WORDS)
+            && !deny.contains(&kind)
+        {
+            deny.push(kind);
+        }
+    }
+    Dns { cache: table.get("cache").and_then(|field| field.bool()).unwrap_or(false), servers, deny }
 }

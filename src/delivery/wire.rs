@@ -311,19 +311,45 @@ impl HttpClient for Witness {
         Self: 'b,
     {
         Box::pin(async move {
-            let result = self.client.send_bytes(request).await;
-            if let Ok(response) = &result {
-                response.headers().get(RETRY_AFTER).and_then(asked).into_iter().for_each(exports::retry_after);
+            let result = self.exchange(request).await;
+            if let Err(error) = &result {
+                self.note(Err(innermost(error.as_ref())));
             }
-            let met = match &result {
-                Ok(response) => Ok(response.status().as_u16()),
-                Err(error) => Err(innermost(error.as_ref())),
-            };
-            *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(met);
             result
         })
     }
 }
+
+impl Witness {
+    fn note(&self, met: Result<u16, String>) {
+        *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(met);
+    }
+
+    async fn exchange(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        let mut response = self.client.execute(request.try_into()?).await?;
+        let status = response.status();
+        self.note(Ok(status.as_u16()));
+        response.headers().get(RETRY_AFTER).and_then(asked).into_iter().for_each(exports::retry_after);
+        let mut body = Vec::new();
+        // A refusal is one by its first line: its words, which may have no end, are not waited for. Those of an acceptance
+        // tell what was left out of it.
+        while status.is_success()
+            && let Some(piece) = response.chunk().await?
+        {
+            if body.len() + piece.len() > LARGEST_ANSWER {
+                body.clear();
+                break;
+            }
+            body.extend_from_slice(&piece);
+        }
+        let mut answer = Response::builder().status(status).body(Bytes::from(body))?;
+        *answer.headers_mut() = std::mem::take(response.headers_mut());
+        Ok(answer)
+    }
+}
+
+/// No receiver has more to say of what it took.
+const LARGEST_ANSWER: usize = 1 << 20;
 
 /// How long a Retry-After asks to be left alone (RFC 9110 §10.2.3): a number of seconds, or until a point in time.
 fn asked(value: &HeaderValue) -> Option<Duration> {

@@ -1,5 +1,6 @@
 //! Looks at the TLS records that pass below the TLS library, since it does not tell version and cipher: the ServerHello
-//! is in clear text in every version (RFC 8446 §4.1.3, RFC 5246 §7.4.1.3). It decrypts nothing and changes nothing.
+//! is in clear text in every version (RFC 8446 §4.1.3, RFC 5246 §7.4.1.3). So is, up to TLS 1.2, the certificate, which
+//! the library does not tell of a handshake that failed over it. It decrypts nothing and changes nothing.
 
 /// What the server chose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,13 +61,20 @@ pub(super) struct Records {
     first: Vec<u8>,
     handshake: Vec<u8>,
     hello: Option<ServerHello>,
+    /// The server's own certificate, as DER.
+    leaf: Option<Vec<u8>>,
+    /// There is no more to be seen in clear text.
+    dark: bool,
 }
 
 const ALERT: u8 = 21;
 const HANDSHAKE: u8 = 22;
 const DATA: u8 = 23;
-/// A ServerHello is below 200 bytes even with a post-quantum key share's 1.1 KB counted apart; this is room enough.
-const HANDSHAKE_KEPT: usize = 2048;
+const SERVER_HELLO: u8 = 2;
+const CERTIFICATE: u8 = 11;
+/// A ServerHello is below 200 bytes even with a post-quantum key share's 1.1 KB counted apart, and a chain of certificates
+/// that is longer than this is not looked at. What is kept is let go once all was seen.
+const HANDSHAKE_KEPT: usize = 12 << 10;
 /// Enough of a stranger's greeting to name its protocol.
 const FIRST_KEPT: usize = 16;
 /// The random of a `HelloRetryRequest` (RFC 8446 §4.1.3).
@@ -94,9 +102,12 @@ impl Records {
                 }
             } else {
                 let (body, rest) = bytes.split_at(self.left.min(bytes.len()));
-                if self.hello.is_none() && self.header[0] == HANDSHAKE && self.handshake.len() < HANDSHAKE_KEPT {
+                if !self.dark && self.header[0] == HANDSHAKE {
                     self.handshake.extend(body.iter().take(HANDSHAKE_KEPT - self.handshake.len()));
-                    self.look();
+                    self.dark = self.look() || self.handshake.len() >= HANDSHAKE_KEPT;
+                    if self.dark {
+                        self.handshake = Vec::new();
+                    }
                 }
                 self.left -= body.len();
                 if self.left == 0
@@ -127,25 +138,49 @@ impl Records {
         (self.first.first().is_some_and(|kind| !(20..=23).contains(kind))).then_some(&*self.first)
     }
 
-    fn look(&mut self) {
-        let Some(length) = self
-            .handshake
-            .get(1..4)
-            .map(|size| usize::from(size[0]) << 16 | usize::from(size[1]) << 8 | usize::from(size[2]))
-        else {
-            return;
-        };
-        let Some(body) = self.handshake.get(4..4 + length) else { return };
-        if self.handshake.first() == Some(&2) {
-            let retry = body.get(2..10) == Some(&RETRY);
-            if !retry {
-                self.hello = parse(body);
-                self.handshake = Vec::new();
-                return;
-            }
-        }
-        self.handshake.drain(..4 + length);
+    /// The server's own certificate, as DER, where it passed in clear text; to be had once.
+    pub(super) fn take_leaf(&mut self) -> Option<Vec<u8>> {
+        self.leaf.take()
     }
+
+    /// Looks at the messages that are whole. True when no later one is of interest.
+    fn look(&mut self) -> bool {
+        loop {
+            let Some(size) = self.handshake.get(1..4) else { return false };
+            let length = number(size);
+            let Some(body) = self.handshake.get(4..4 + length) else { return false };
+            match self.handshake.first() {
+                Some(&SERVER_HELLO) if body.get(2..10) == Some(&RETRY) => {}
+                Some(&SERVER_HELLO) => {
+                    self.hello = parse(body);
+                    if self.hello.is_none_or(|hello| hello.version >= TLS_1_3) {
+                        return true;
+                    }
+                }
+                Some(&CERTIFICATE) => {
+                    self.leaf = first_certificate(body).map(<[u8]>::to_vec);
+                    return true;
+                }
+                // A cipher suite without certificates.
+                _ if self.hello.is_some() => return true,
+                _ => {}
+            }
+            self.handshake.drain(..4 + length);
+        }
+    }
+}
+
+const TLS_1_3: u16 = 0x0304;
+
+/// A number in network order.
+fn number(bytes: &[u8]) -> usize {
+    bytes.iter().fold(0, |number, byte| number << 8 | usize::from(*byte))
+}
+
+/// The leaf in the body of a Certificate message (RFC 5246 §7.4.2): the length of the list, then each with its length.
+fn first_certificate(body: &[u8]) -> Option<&[u8]> {
+    let length = number(body.get(3..6)?);
+    body.get(6..6 + length)
 }
 
 fn parse(body: &[u8]) -> Option<ServerHello> {
@@ -247,6 +282,45 @@ mod tests {
             let mut records = Records::default();
             bytes.chunks(size).for_each(|chunk| records.push(chunk));
             assert_eq!(records.hello(), Some(ServerHello { version: 0x0304, cipher: 0x1303 }), "chunks of {size}");
+        }
+    }
+
+    /// A Certificate message in a record of its own, with two certificates.
+    fn certificates(leaf: &[u8]) -> Vec<u8> {
+        let three = |length: usize| u32::try_from(length).unwrap().to_be_bytes()[1..].to_vec();
+        let list = [three(leaf.len()), leaf.to_vec(), three(5), b"issue".to_vec()].concat();
+        let message = [vec![CERTIFICATE], three(list.len() + 3), three(list.len()), list].concat();
+        let length = u16::try_from(message.len()).unwrap().to_be_bytes();
+        [vec![HANDSHAKE, 3, 3], length.to_vec(), message].concat()
+    }
+
+    #[test]
+    fn up_to_tls_1_2_the_leaf_is_seen_in_any_split_and_then_nothing_is_kept() {
+        let bytes = [hello(&[], 0, 0xc030, &[]), certificates(b"the leaf")].concat();
+        for size in 1..bytes.len() {
+            let mut records = Records::default();
+            bytes.chunks(size).for_each(|chunk| records.push(chunk));
+            assert_eq!(records.take_leaf().as_deref(), Some(b"the leaf".as_slice()), "chunks of {size}");
+            assert_eq!((records.take_leaf(), records.handshake.capacity()), (None, 0));
+        }
+        let mut records = Records::default();
+        records.push(&hello(&[], 32, 0x1302, SUPPORTED_13));
+        records.push(&certificates(b"no clear text comes here"));
+        assert_eq!(records.take_leaf(), None);
+    }
+
+    #[test]
+    fn a_chain_without_end_and_lengths_that_are_wrong_keep_nothing() {
+        let mut records = Records::default();
+        records.push(&hello(&[], 0, 0xc030, &[]));
+        records.push(&[HANDSHAKE, 3, 3, 0xff, 0xff, CERTIFICATE, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]);
+        for _ in 0..100 {
+            records.push(&[0xff; 1000]);
+            assert!(records.handshake.len() <= HANDSHAKE_KEPT);
+        }
+        assert_eq!((records.take_leaf(), records.handshake.capacity()), (None, 0));
+        for body in [&[][..], &[0, 0, 9], &[0, 0, 9, 0, 0, 9, 1]] {
+            assert_eq!(first_certificate(body), None, "{body:?}");
         }
     }
 

@@ -210,6 +210,11 @@ impl Meter {
         self.inner().tls.as_ref()?.records.stranger().map(<[u8]>::to_vec)
     }
 
+    /// The server's own certificate, as DER, where it passed in clear text (up to TLS 1.2); to be had once.
+    pub(super) fn take_leaf(&self) -> Option<Vec<u8>> {
+        self.inner().tls.as_mut()?.records.take_leaf()
+    }
+
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead as _, AsyncWriteExt as _, ReadBuf};
 
 mod buffer;
 mod connect;
+mod descriptors;
 mod hello;
 #[cfg(target_os = "linux")]
 mod linux;
@@ -28,6 +29,7 @@ mod tls;
 
 pub use buffer::Buffer;
 pub use connect::{Attempt, ConnectCause, ConnectOptions, Connected, connect};
+pub use descriptors::can_open;
 pub use hello::{LastRecord, ServerHello};
 pub use linux::TcpInfo;
 pub use meter::{Counts, Crossing, Meter, Traffic};

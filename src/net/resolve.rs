@@ -10,6 +10,7 @@ use hickory_resolver::{
     proto::op::ResponseCode,
 };
 
+use super::descriptors;
 use crate::plan::Dns;
 
 /// Which addresses are asked for.
@@ -35,6 +36,9 @@ pub enum ResolveCause {
     /// No answer in time.
     #[error("no answer from the name servers in time")]
     Timeout,
+    /// This process or machine has no file descriptor left to ask with.
+    #[error("no file descriptor is left to ask a name server with")]
+    NoDescriptor,
     /// The name servers failed, refused, or could not be asked.
     #[error("the name servers failed: {0}")]
     Failed(String),
@@ -45,15 +49,20 @@ pub enum ResolveCause {
 pub struct Resolver {
     dns: Dns,
     // One for each family, since the family is an option of the whole.
-    any: OnceLock<Result<TokioResolver, String>>,
-    v4: OnceLock<Result<TokioResolver, String>>,
-    v6: OnceLock<Result<TokioResolver, String>>,
+    any: OnceLock<TokioResolver>,
+    v4: OnceLock<TokioResolver>,
+    v6: OnceLock<TokioResolver>,
 }
 
 impl Resolver {
     /// A resolver that has not yet read the system's configuration: a run to an address needs none.
     pub fn new(dns: Dns) -> Self {
         Self { dns, any: OnceLock::new(), v4: OnceLock::new(), v6: OnceLock::new() }
+    }
+
+    /// Whether the configuration lets a name lead there.
+    pub fn allows(&self, address: IpAddr) -> bool {
+        self.dns.allows(address)
     }
 
     /// Asks for the addresses of `name`. They come in the order in which they are to be tried: families in turn, IPv6
@@ -64,10 +73,13 @@ impl Resolver {
             Family::V4 => (&self.v4, LookupIpStrategy::Ipv4Only),
             Family::V6 => (&self.v6, LookupIpStrategy::Ipv6Only),
         };
-        let resolver = slot
-            .get_or_init(|| build(&self.dns, strategy))
-            .as_ref()
-            .map_err(|error| ResolveCause::Failed(error.clone()))?;
+        let resolver = if let Some(resolver) = slot.get() {
+            resolver
+        } else {
+            // What cannot be read now may be there for the next run.
+            let built = build(&self.dns, strategy).map_err(failed)?;
+            slot.get_or_init(|| built)
+        };
         let answer = resolver.lookup_ip(name).await.map_err(|error| cause(&error))?;
         let mut addresses: Vec<IpAddr> = Vec::new();
         for address in answer.iter() {
@@ -110,8 +122,13 @@ fn cause(error: &NetError) -> ResolveCause {
         NetError::Timeout => ResolveCause::Timeout,
         NetError::Dns(DnsError::NoRecordsFound(none)) => code(none.response_code),
         NetError::Dns(DnsError::ResponseCode(response)) => code(*response),
-        other => ResolveCause::Failed(other.to_string()),
+        other => failed(other.to_string()),
     }
+}
+
+/// The resolver does not tell why it could ask nobody.
+fn failed(reason: String) -> ResolveCause {
+    if descriptors::are_spent() { ResolveCause::NoDescriptor } else { ResolveCause::Failed(reason) }
 }
 
 fn code(code: ResponseCode) -> ResolveCause {

@@ -11,8 +11,9 @@ use std::{
 
 use async_native_tls::TlsStream;
 use sha2::{Digest as _, Sha256};
+use x509_parser::extensions::GeneralName;
 
-use super::Meter;
+use super::{Meter, descriptors};
 use crate::{
     plan::{Host, TlsOptions},
     secret::{self, SecretError},
@@ -96,6 +97,8 @@ pub enum TlsCause {
     Eof,
     /// No end in time.
     Timeout,
+    /// This process or machine has no file descriptor left to read a trusted root with.
+    NoDescriptor,
     /// Any other failure.
     Handshake,
 }
@@ -155,6 +158,8 @@ impl TlsContext {
             _ => None,
         };
         let name = options.server_name.clone().unwrap_or_else(|| host.to_string());
+        // A dot at the end says where a look-up stops; it is no part of the name (RFC 6066 §3, RFC 9525 §6.3).
+        let name = name.strip_suffix('.').unwrap_or(&name).to_owned();
         Ok(Self { name, insecure: options.insecure, roots, identity })
     }
 
@@ -191,7 +196,7 @@ impl TlsContext {
             Poll::Ready(result) => Some(result),
             Poll::Pending => None,
         };
-        Armed { handshake, early, meter: meter.clone(), name: self.name.clone() }
+        Armed { handshake, early, meter: meter.clone(), name: self.name.clone(), insecure: self.insecure }
     }
 }
 
@@ -204,27 +209,52 @@ pub struct Armed {
     early: Option<Result<TlsStream<Meter>, native_tls::Error>>,
     meter: Meter,
     name: String,
+    insecure: bool,
 }
 
 impl Armed {
     /// Shakes hands; the meter's first write is then the ClientHello's first byte. The caller keeps its handle on the
     /// meter: what was seen on the wire outlives a handshake that fails. Waits for as long as the server lets it.
     pub async fn shake(self) -> Result<TlsStream<Meter>, TlsFailure> {
-        let Self { handshake, early, meter, name } = self;
+        let Self { handshake, early, meter, name, insecure } = self;
         meter.begin_tls();
         meter.mark();
         let result = match early {
             Some(result) => result,
             None => handshake.await,
         };
-        result.map_err(|error| failure(&error, &meter, &name))
+        let stream = result.map_err(|error| failure(&error, &meter, &name))?;
+        if !insecure && is_name(&name) && !has_dns_names(&stream) {
+            return Err(TlsFailure::nameless(&name));
+        }
+        Ok(stream)
     }
+}
+
+fn is_name(reference: &str) -> bool {
+    reference.parse::<std::net::IpAddr>().is_err()
+}
+
+/// Whether the leaf says for which hosts it is where that is to be said. Where it does not, OpenSSL goes by the common
+/// name, which may be anything that reads like a host (RFC 9525 §6.3 and RFC 7817 §3 are for the one and against the other).
+fn has_dns_names(stream: &TlsStream<Meter>) -> bool {
+    let der = stream.peer_certificate().ok().flatten().and_then(|leaf| leaf.to_der().ok()).unwrap_or_default();
+    let Ok((_, leaf)) = x509_parser::parse_x509_certificate(&der) else { return false };
+    let Ok(Some(names)) = leaf.subject_alternative_name() else { return false };
+    names.value.general_names.iter().any(|name| matches!(name, GeneralName::DNSName(_)))
 }
 
 impl TlsFailure {
     /// There is no handshake to be shaken: a fault of ours.
     pub fn unprepared() -> Self {
         Self { cause: TlsCause::Handshake, text: "no handshake was prepared".to_owned() }
+    }
+
+    /// A certificate that names no host.
+    fn nameless(name: &str) -> Self {
+        let text =
+            format!("certificate refused for {name}: no host name in subjectAltName (a common name is not enough)");
+        Self { cause: TlsCause::Name, text }
     }
 
     /// No end in time.
@@ -246,10 +276,12 @@ impl std::fmt::Debug for TlsContext {
 }
 
 impl Certificate {
-    /// The leaf that the server showed, if it can be read.
-    pub fn of(stream: &TlsStream<Meter>) -> Option<Self> {
-        let der = stream.peer_certificate().ok()??.to_der().ok()?;
-        Some(Self::parse(&der))
+    /// The leaf that the server showed, if it can be read. Of a handshake that failed the library tells nothing, and what
+    /// passed on the wire is taken: up to TLS 1.2 that is in clear text.
+    pub fn of(stream: Option<&TlsStream<Meter>>, meter: &Meter) -> Option<Self> {
+        let seen = meter.take_leaf();
+        let told = stream.and_then(|stream| stream.peer_certificate().ok()??.to_der().ok());
+        told.or(seen).map(|der| Self::parse(&der))
     }
 
     fn parse(der: &[u8]) -> Self {
@@ -321,6 +353,11 @@ fn failure(error: &native_tls::Error, meter: &Meter, name: &str) -> TlsFailure {
         return TlsFailure { cause: TlsCause::Protocol, text };
     }
     let cause = cause.unwrap_or_else(|| by_text(&text));
+    // Roots are read when they are needed; one that could not be opened is to OpenSSL one that does not exist.
+    if matches!(cause, TlsCause::Untrusted | TlsCause::Handshake) && descriptors::are_spent() {
+        let text = "no file descriptor is left to read the trusted roots with".to_owned();
+        return TlsFailure { cause: TlsCause::NoDescriptor, text };
+    }
     // Of a certificate that was refused, OpenSSL's place in its own source says nothing; its reason stands at the end.
     let refused = text.contains("certificate verify failed").then(|| text.rsplit_once(": (")).flatten();
     if let Some((_, reason)) = refused {

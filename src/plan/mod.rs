@@ -5,12 +5,14 @@
 
 mod endpoint;
 mod journey;
+mod kind;
 mod maintenance;
 mod pace;
 mod target;
 
 pub use endpoint::{AddressChoice, Endpoint, EndpointError, Host, ProxyProtocol, Security};
 pub use journey::{Auth, Deadlines, Journey, Limits, Mailbox, MailboxError, Open, TagStyle, Window};
+pub use kind::AddressKind;
 pub use maintenance::{Glob, Hours, Maintenance, Scope};
 pub use pace::RunLimits;
 pub use target::{Account, Dns, Per, Target, Timing, TlsOptions, UserName};

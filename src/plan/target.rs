@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{AddressChoice, Deadlines, Endpoint, Journey, Limits, ProxyProtocol, Security};
+use super::{AddressChoice, AddressKind, Deadlines, Endpoint, Journey, Limits, ProxyProtocol, Security};
 use crate::secret::SecretSource;
 
 /// One IMAP service: address, port, security, and what is run against it.
@@ -147,4 +147,13 @@ pub struct Dns {
     pub cache: bool,
     /// Name servers to ask in place of the system's.
     pub servers: Vec<SocketAddr>,
+    /// Kinds of addresses that a name must not lead to.
+    pub deny: Vec<AddressKind>,
+}
+
+impl Dns {
+    /// Whether a name may lead there.
+    pub fn allows(&self, address: IpAddr) -> bool {
+        AddressKind::of(address).is_none_or(|kind| !self.deny.contains(&kind))
+    }
 }

@@ -5,7 +5,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use tokio::time::timeout_at;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{
     command::weather,
@@ -51,9 +51,9 @@ impl Journey<'_> {
             () = cancelled(&mut self.cancel) => Err((ErrorType::Cancelled, String::new())),
         };
         self.recorder.time(&mut step, start, clock::now());
-        let answers = answer.as_ref().cloned().unwrap_or_default();
+        let answers = answer.iter().flatten().take(ResolveFacts::KEPT).copied().collect();
         step.dns = Some(Box::new(ResolveFacts { question: name.clone(), answers }));
-        match answer {
+        match answer.and_then(|addresses| self.allowed(addresses)) {
             Ok(addresses) => {
                 self.recorder.push(step);
                 Ok(addresses)
@@ -63,6 +63,21 @@ impl Journey<'_> {
                 Err(self.fail(step, class))
             }
         }
+    }
+
+    /// What the operator lets a name lead to. The password would go wherever it leads.
+    fn allowed(&self, mut addresses: Vec<IpAddr>) -> Result<Vec<IpAddr>, (ErrorType, String)> {
+        let came = addresses.len();
+        addresses.retain(|address| self.prober.resolver.allows(*address));
+        if addresses.is_empty() {
+            let text = "the name has only addresses that [dns] deny forbids";
+            return Err((ErrorType::AddressDenied, text.to_owned()));
+        }
+        if addresses.len() < came {
+            let denied = came - addresses.len();
+            warn!(target: "imaptrace::probe", denied, "the name has addresses that [dns] deny forbids; they are left out");
+        }
+        Ok(addresses)
     }
 
     async fn connect(&mut self, addresses: &[IpAddr]) -> Result<Driver, Stop> {
@@ -150,7 +165,7 @@ impl Journey<'_> {
         self.recorder.time(&mut step, driver.meter().first_write().unwrap_or(asked), end);
         weather(&mut step, driver);
         let hello = driver.meter().server_hello();
-        let certificate = driver.tls().and_then(Certificate::of);
+        let certificate = Certificate::of(driver.tls(), driver.meter());
         let verified = match &result {
             Err(_) => Verified::No,
             Ok(()) if self.job.target.tls.is_insecure() => Verified::Insecure,

@@ -13,6 +13,7 @@ pub(super) fn of_resolve(cause: &ResolveCause) -> ErrorType {
         ResolveCause::NxDomain => ErrorType::DnsNxdomain,
         ResolveCause::NoData => ErrorType::DnsNodata,
         ResolveCause::Timeout => ErrorType::TimeoutResolve,
+        ResolveCause::NoDescriptor => ErrorType::OverloadFd,
         ResolveCause::Failed(_) => ErrorType::DnsServfail,
     }
 }
@@ -42,6 +43,7 @@ pub(super) fn of_tls(cause: TlsCause) -> ErrorType {
         TlsCause::Reset => ErrorType::Reset,
         TlsCause::Eof => ErrorType::Eof,
         TlsCause::Timeout => ErrorType::TimeoutTls,
+        TlsCause::NoDescriptor => ErrorType::OverloadFd,
         TlsCause::Handshake => ErrorType::TlsHandshake,
     }
 }

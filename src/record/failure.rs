@@ -76,7 +76,7 @@ error_types! {
         TlsCertExpired = "tls_cert_expired",
         /// The certificate's notBefore lies ahead.
         TlsCertNotYetValid = "tls_cert_not_yet_valid",
-        /// The certificate is for another name (RFC 7817 §3).
+        /// The certificate is for another name, or has one only as its common name (RFC 7817 §3).
         TlsCertName = "tls_cert_name",
         /// No chain to a trusted root.
         TlsCertUntrusted = "tls_cert_untrusted",
@@ -146,7 +146,7 @@ error_types! {
     Configuration {
         /// The password could not be had from its source.
         SecretUnavailable = "secret_unavailable",
-        /// The source address that the configuration names is none of this host's.
+        /// The configuration forbids all addresses of the name, or its source address is none of this host's.
         AddressDenied = "address_denied",
     }
     Agent {

@@ -216,9 +216,14 @@ impl State {
 pub struct ResolveFacts {
     /// The name that was asked for.
     pub question: String,
-    /// The addresses that came, in the order in which they are tried.
+    /// The addresses that came, in the order in which they are tried; no more than [`ResolveFacts::KEPT`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub answers: Vec<IpAddr>,
+}
+
+impl ResolveFacts {
+    /// A name with a thousand addresses must not make a record of a thousand; eight of them are tried.
+    pub const KEPT: usize = 32;
 }
 
 /// How the connection came about (RFC 8305 §5).

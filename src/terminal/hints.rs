@@ -75,7 +75,7 @@ pub fn hint(class: ErrorType) -> &'static str {
         ErrorType::AuthMechanism => "no mechanism is common to both: log in over TLS, or set auth to one offered",
         ErrorType::AuthProtocol => "the login exchange broke its own rules: look into the server's auth log",
         ErrorType::SecretUnavailable => "check where the password comes from: file, variable or command",
-        ErrorType::AddressDenied => "set source_address to an address of this host, or leave it out",
+        ErrorType::AddressDenied => "see [dns] deny and the name's addresses, or source_address and this host's",
         ErrorType::OverloadFd => "raise the limit on open files (ulimit -n, LimitNOFILE=), or run fewer",
         ErrorType::OverloadPort => "no local port is left: run fewer at once, or widen ip_local_port_range",
         ErrorType::Suspended => "this machine slept during the run: the run says nothing about the server",

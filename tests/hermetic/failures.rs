@@ -373,7 +373,7 @@ async fn refused_ports_and_unknown_hosts() {
         unknown.endpoint.host = imaptrace::plan::Host::parse("mail.example.test").unwrap();
         unknown.deadlines.resolve = Duration::from_millis(800);
         let (_keep, cancel) = tokio::sync::watch::channel(false);
-        let run = run_with(&prepare(unknown), Dns { cache: false, servers }, cancel).await;
+        let run = run_with(&prepare(unknown), Dns { servers, ..Dns::default() }, cancel).await;
         answering.abort();
         assert_eq!(failed(&run), (Some(class), Some("resolve")), "{run:?}");
     }

@@ -4,6 +4,7 @@
 mod alerts_docs;
 mod configuration_docs;
 mod imports;
+mod protocol_docs;
 mod record_docs;
 mod status_docs;
 mod telemetry_docs;

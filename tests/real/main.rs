@@ -12,9 +12,13 @@ mod canary;
 mod dashboard;
 mod dovecot;
 mod files;
+#[cfg(target_os = "linux")]
+mod host;
 mod pipeline;
 mod restart;
 mod servers;
 mod service;
 mod slow;
 mod tail_sampling;
+#[cfg(target_os = "linux")]
+mod ways;

@@ -3,9 +3,11 @@
 
 pub mod backends;
 pub mod dovecot;
+pub mod names;
 #[cfg(target_os = "linux")]
 pub mod net;
 pub mod otlp;
+pub mod papers;
 pub mod parts;
 pub mod post;
 pub mod program;

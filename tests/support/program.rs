@@ -57,6 +57,23 @@ impl Program {
         Self { command, stdin: Vec::new(), deadline: Duration::from_secs(60), home }
     }
 
+    /// Lets it have no more than so many files open at once.
+    pub fn open_files(mut self, most: u32) -> Self {
+        let std = self.command.as_std();
+        let mut limited = Command::new("sh");
+        limited
+            .arg("-c")
+            .arg(format!("ulimit -n {most} && exec \"$0\" \"$@\""))
+            .arg(std.get_program())
+            .args(std.get_args())
+            .env_clear()
+            .envs(std.get_envs().filter_map(|(name, value)| Some((name, value?))))
+            .current_dir(self.home.path())
+            .kill_on_drop(true);
+        self.command = limited;
+        self
+    }
+
     /// Sets a variable.
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.command.env(name, value);

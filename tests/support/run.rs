@@ -81,11 +81,21 @@ pub async fn run_prepared(target: &Prepared) -> Run {
 }
 
 pub async fn run_with(target: &Prepared, dns: Dns, cancel: watch::Receiver<bool>) -> Run {
+    run_as(target, dns, Family::Any, cancel).await
+}
+
+/// Over the addresses of one family.
+pub async fn run_over(target: Target, dns: Dns, family: Family) -> Run {
+    let (_keep, cancel) = watch::channel(false);
+    run_as(&prepare(target), dns, family, cancel).await
+}
+
+async fn run_as(target: &Prepared, dns: Dns, family: Family, cancel: watch::Receiver<bool>) -> Run {
     let prober = Prober::new(dns, Vec::new());
     let ids = Ids { trace: TraceId::random(), root: SpanId::random(), parent: None };
     let account = &target.target().accounts[0];
     let secret = prober.secret(account).await;
-    let job = Job { target, account, family: Family::Any, ids, start_lag: None, secret, hold_login: None };
+    let job = Job { target, account, family, ids, start_lag: None, secret, hold_login: None };
     prober.run(job, cancel).await
 }
 

@@ -1,0 +1,54 @@
+//! Keeps runs below the number of files that the process may have open: beyond that every run would be void.
+
+use nix::sys::resource::{Resource, getrlimit};
+use tracing::warn;
+
+use crate::plan::RunLimits;
+
+/// What is open whatever runs: log, status, delivery, the disk.
+const OWN: u64 = 64;
+/// What a run has open at most while it connects: a race of two families, or a file with a root. After that it is one.
+const PER_RUN: u64 = 2;
+
+/// The limits that this process can keep, with a warning when they are not those that were asked for.
+pub(super) fn bounded(limits: RunLimits) -> RunLimits {
+    // Where there is no such limit there is nothing to keep below.
+    let Ok((open, _)) = getrlimit(Resource::RLIMIT_NOFILE) else { return limits };
+    let kept = within(limits, open);
+    if kept != limits {
+        warn!(
+            asked = limits.in_flight,
+            runs = kept.in_flight,
+            open_files = open,
+            "fewer runs at once than [limits] runs_in_flight: the limit on open files is too low for them (ulimit -n, LimitNOFILE=)"
+        );
+    }
+    kept
+}
+
+fn within(limits: RunLimits, open: u64) -> RunLimits {
+    let most = usize::try_from(open.saturating_sub(OWN) / PER_RUN).unwrap_or(usize::MAX).max(1);
+    RunLimits {
+        in_flight: limits.in_flight.min(most),
+        in_flight_per_server: limits.in_flight_per_server.min(most),
+        ..limits
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_runs_are_under_way_than_files_can_be_open() {
+        let asked = RunLimits { in_flight: 5_000, in_flight_per_server: 300, ..RunLimits::default() };
+        for (open, in_flight, per_server) in
+            [(u64::MAX, 5_000, 300), (65_536, 5_000, 300), (1_024, 480, 300), (256, 96, 96), (66, 1, 1), (0, 1, 1)]
+        {
+            let kept = within(asked, open);
+            assert_eq!((kept.in_flight, kept.in_flight_per_server), (in_flight, per_server), "{open}");
+            assert_eq!(kept.wait, asked.wait);
+        }
+        assert_eq!(within(RunLimits::default(), 1_024), RunLimits::default(), "what most systems allow is enough");
+    }
+}

@@ -1,0 +1,19 @@
+//! Whether this process can still open a file: without a descriptor a name server cannot be asked and a trusted root not
+//! be read, and the libraries that do so have other words for it. It would read as somebody else's fault.
+
+use std::{fs::File, io};
+
+/// Whether there is none left for this process, or on this machine.
+pub(super) fn are_spent() -> bool {
+    File::open("/dev/null").is_err_and(|error| is_shortage(&error))
+}
+
+/// Whether this many can be opened now.
+pub fn can_open(count: usize) -> io::Result<()> {
+    let held: io::Result<Vec<File>> = (0..count).map(|_| File::open("/dev/null")).collect();
+    held.map(drop)
+}
+
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}

@@ -1,0 +1,315 @@
+//! What a client must bear and must not do, where no room of its own can show it: whole runs against scripts of bytes.
+//! `docs/protocol.md` says which requirement each test is for.
+
+use std::time::Duration;
+
+use imaptrace::{
+    imap::{Capabilities, Command, Credentials, Mechanism},
+    plan::{Mailbox, Security, Target, UserName},
+    record::{ErrorType, Run, RunOutcome, StepOutcome},
+    secret::Secret,
+};
+use proptest::prelude::*;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    net::TcpListener,
+};
+
+use crate::support::{
+    run::{account, run, steps, target},
+    script::Script,
+};
+
+async fn against(script: &str, change: impl FnOnce(&mut Target)) -> (Run, Vec<String>) {
+    let server = Script::play(script).await;
+    let mut target = target(server.address, Security::None);
+    change(&mut target);
+    let run = run(target).await;
+    (run, server.heard().await)
+}
+
+/// What a server may say whenever it likes (RFC 9051 §2.2.2, §5.2), and some that it should not.
+const UNASKED: &str = "S: * 5 EXISTS
+S: * 0 RECENT
+S: * FLAGS (\\\\Seen)
+S: * LIST () \"/\" other
+S: * 2 FETCH (FLAGS (\\\\Seen))
+S: * 3 EXPUNGE
+S: * VANISHED (EARLIER) 41,43:116
+S: * XMADEUP (a {3}
+S: b c) \"d\"
+S: * OK [UIDNEXT 5] by the way
+S: * NO just a warning
+S: * BAD about nothing
+";
+
+#[tokio::test]
+async fn data_that_nobody_asked_for_may_come_in_every_command() {
+    let mut script = "S: * OK [CAPABILITY IMAP4rev1] hi\n".to_owned();
+    for (command, answer) in [
+        ("LOGIN", "S: {tag} OK [CAPABILITY IMAP4rev1] in\n"),
+        ("LIST", "S: {tag} OK\n"),
+        // The last one counts.
+        ("SELECT", "S: * 30 EXISTS\nS: {tag} OK\n"),
+        ("FETCH 11:30", "S: * 30 FETCH (UID 3)\nS: {tag} OK\n"),
+        ("LOGOUT", "S: * BYE\nS: {tag} OK\n"),
+    ] {
+        script.extend(["C: ", command, "\n", UNASKED, answer]);
+    }
+    let (run, _) = against(&script, |_| {}).await;
+    assert_eq!(steps(&run), "connect greeting LOGIN LIST SELECT FETCH LOGOUT");
+    let fetch = run.steps.iter().find(|step| step.name == "FETCH").unwrap();
+    assert_eq!((fetch.messages, fetch.untagged), (Some(1), Some(12)), "message 2 was not asked for");
+    assert_eq!(run.steps.iter().filter_map(|step| step.lenient).sum::<u64>(), 0);
+}
+
+#[tokio::test]
+async fn no_command_is_sent_before_the_one_before_it_has_ended() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = tokio::spawn(async move {
+        let mut stream = BufReader::new(listener.accept().await.unwrap().0);
+        let told = "[CAPABILITY IMAP4rev1 ID NAMESPACE LITERAL+ SASL-IR AUTH=PLAIN]";
+        stream.write_all(format!("* OK {told} hi\r\n").as_bytes()).await.unwrap();
+        let (mut line, mut commands) = (String::new(), Vec::new());
+        while stream.read_line(&mut line).await.unwrap() > 0 {
+            // Whoever pipelines has sent more by now.
+            let more = tokio::time::timeout(Duration::from_millis(20), stream.fill_buf()).await;
+            assert!(!more.is_ok_and(|more| !more.unwrap().is_empty()), "more came with {line}");
+            let mut words = line.split_whitespace();
+            let (tag, command) = (words.next().unwrap(), words.next().unwrap());
+            let before = if command == "SELECT" { "* 1 EXISTS\r\n" } else { "" };
+            stream.write_all(format!("{before}{tag} OK {told} done\r\n").as_bytes()).await.unwrap();
+            commands.push(command.to_owned());
+            line.clear();
+        }
+        commands
+    });
+    let run = run(target(address, Security::None)).await;
+    assert_eq!(run.outcome, RunOutcome::Passed, "{}", steps(&run));
+    assert_eq!(server.await.unwrap(), ["ID", "AUTHENTICATE", "NAMESPACE", "LIST", "SELECT", "FETCH", "LOGOUT"]);
+}
+
+#[tokio::test]
+async fn a_refusal_in_place_of_the_plus_keeps_the_password_here() {
+    for (answer, class) in [("NO no literals today", ErrorType::AuthFailed), ("BAD what is that", ErrorType::Bad)] {
+        let script = format!(
+            "S: * OK [CAPABILITY IMAP4rev1] hi\nC: LOGIN \"someone\" {{10}}\nS: {{tag}} {answer}\nC: LOGOUT\nS: {{tag}} OK\n"
+        );
+        let (run, heard) = against(&script, |target| target.accounts = vec![account("someone", "pässwörd")]).await;
+        assert_eq!((run.error_type, run.failed_step.as_deref()), (Some(class), Some("LOGIN")));
+        assert!(steps(&run).ends_with(" LOGOUT"), "{}", steps(&run));
+        assert!(heard.iter().all(|line| !line.contains("pässwörd")), "{heard:?}");
+    }
+}
+
+#[tokio::test]
+async fn literals_of_any_kind_may_stand_wherever_a_string_can() {
+    let script = "S: * OK [CAPABILITY IMAP4rev1] hi
+C: LOGIN
+S: {tag} OK [CAPABILITY IMAP4rev1] in
+C: LIST
+s: * LIST (\\\\HasNoChildren) {1}\\r\\n/ {5}\\r\\na\\r\\nb{\\r\\n
+S: {tag} OK
+C: SELECT
+S: * 30 EXISTS
+S: {tag} OK
+C: FETCH
+s: * 29 FETCH (BODYSTRUCTURE ({4}\\r\\ntext {5}\\r\\nplain (\"x\" {2}\\r\\ny)) NIL NIL {4}\\r\\n7bit 9 1) BINARY[1] ~{6}\\r\\n\\0(\\r\\n\"{)\\r\\n
+s: * 30 FETCH (ENVELOPE (NIL {0}\\r\\n NIL) BODY[] {25}\\r\\n{tag} OK ok)\\r\\n)\\r\\n
+S: {tag} OK
+C: LOGOUT
+S: * BYE
+S: {tag} OK
+";
+    let (run, _) = against(script, |_| {}).await;
+    assert_eq!(
+        (run.outcome, steps(&run).as_str()),
+        (RunOutcome::Passed, "connect greeting LOGIN LIST SELECT FETCH LOGOUT")
+    );
+    let literals = |name: &str| {
+        let step = run.steps.iter().find(|step| step.name == name).unwrap();
+        (step.literals, step.literal_bytes, step.lenient)
+    };
+    assert_eq!(literals("LIST"), (Some(2), Some(6), None));
+    assert_eq!(literals("FETCH"), (Some(7), Some(4 + 5 + 2 + 4 + 6 + 25), None));
+}
+
+#[tokio::test]
+async fn every_code_that_is_kept_as_data_is_told_and_any_other_is_other() {
+    let kept = [
+        "ALERT",
+        "AUTHENTICATIONFAILED",
+        "AUTHORIZATIONFAILED",
+        "EXPIRED",
+        "PRIVACYREQUIRED",
+        "CONTACTADMIN",
+        "NOPERM",
+        "INUSE",
+        "EXPUNGEISSUED",
+        "CORRUPTION",
+        "SERVERBUG",
+        "CLIENTBUG",
+        "CANNOT",
+        "LIMIT",
+        "OVERQUOTA",
+        "ALREADYEXISTS",
+        "NONEXISTENT",
+        "UNAVAILABLE",
+        "CAPABILITY",
+        "UIDVALIDITY",
+        "UIDNEXT",
+        "READ-ONLY",
+        "READ-WRITE",
+        "TRYCREATE",
+        "PARSE",
+        "BADCHARSET",
+        "CLOSED",
+        "HIGHESTMODSEQ",
+        "REFERRAL",
+        "INPROGRESS",
+        "MESSAGELIMIT",
+        "UNKNOWN-CTE",
+        "HASCHILDREN",
+    ];
+    for code in kept.into_iter().chain(["XMADEUP"]) {
+        let script = format!(
+            "S: * OK [CAPABILITY IMAP4rev1] hi\nC: LOGIN\nS: {{tag}} OK [CAPABILITY IMAP4rev1] in\nC: LIST\n\
+             S: {{tag}} NO [{code} a (b) \"c\"] words\nC: LOGOUT\nS: {{tag}} OK\n"
+        );
+        let (run, _) = against(&script, |_| {}).await;
+        let failing = run.failing_step().unwrap();
+        let expected = if code == "XMADEUP" { "_OTHER" } else { code };
+        assert_eq!((failing.name.as_str(), failing.code.as_deref()), ("LIST", Some(expected)));
+        assert_eq!(failing.text.as_ref().unwrap().as_str(), "words", "{code}");
+    }
+}
+
+#[tokio::test]
+async fn namespace_comes_before_list_where_it_is_offered_and_what_is_offered_beside_it_is_left_alone() {
+    let all =
+        "IMAP4rev1 ID NAMESPACE IDLE COMPRESS=DEFLATE CONDSTORE QRESYNC ENABLE UTF8=ACCEPT LIST-STATUS STATUS=SIZE";
+    let script = format!(
+        "S: * OK [CAPABILITY {all}] hi\nC: ID (\"name\" \"imaptrace\" \"version\" \nS: * ID NIL\nS: {{tag}} OK\nC: LOGIN\nS: {{tag}} OK [CAPABILITY {all}] in\nC: NAMESPACE\n\
+         S: * NAMESPACE ((\"\" NIL)) NIL ((\"#shared/\" \"/\" \"X-PARAM\" (\"a\" \"b\")))\nS: {{tag}} OK\nC: LIST \"\" \"*\"\n\
+         S: * LIST () NIL INBOX\nS: * LSUB () \".\" old\nS: {{tag}} OK\nC: SELECT\nS: * 0 EXISTS\nS: {{tag}} OK\nC: LOGOUT\nS: * BYE\nS: {{tag}} OK\n"
+    );
+    let (run, heard) = against(&script, |_| {}).await;
+    assert_eq!(run.outcome, RunOutcome::Passed, "{heard:?}");
+    assert_eq!(
+        steps(&run),
+        "connect greeting ID LOGIN NAMESPACE LIST SELECT FETCH- LOGOUT",
+        "and nothing else is sent"
+    );
+    assert!(heard.iter().all(|line| !line.starts_with('(')), "{heard:?}");
+}
+
+#[tokio::test]
+async fn messages_that_vanish_while_they_are_fetched_fail_nothing() {
+    let script = "S: * OK [CAPABILITY IMAP4rev1] hi
+C: LOGIN
+S: {tag} OK [CAPABILITY IMAP4rev1] in
+C: LIST
+S: {tag} OK
+C: SELECT
+S: * 30 EXISTS
+S: {tag} OK
+C: FETCH 11:30
+S: * 11 FETCH (UID 3)
+S: * 11 EXPUNGE
+S: * 29 EXISTS
+S: * 1 RECENT
+S: * 12 FETCH (UID 5)
+S: {tag} OK [EXPUNGEISSUED] some are gone
+C: LOGOUT
+S: * BYE
+S: {tag} OK
+";
+    let (run, _) = against(script, |_| {}).await;
+    assert_eq!(run.outcome, RunOutcome::Passed, "{}", steps(&run));
+    let fetch = run.steps.iter().find(|step| step.name == "FETCH").unwrap();
+    assert_eq!((fetch.messages, fetch.code.as_deref()), (Some(2), Some("EXPUNGEISSUED")));
+}
+
+#[tokio::test]
+async fn signs_of_life_do_not_lengthen_a_command() {
+    for sign in ["* OK Still here", "* OK [INPROGRESS (\"x\" 1 100)] still at it", "* 5 EXISTS"] {
+        let endless = format!("pause 20\nS: {sign}\n").repeat(200);
+        let script = format!("S: * OK [CAPABILITY IMAP4rev1] hi\nC: LOGIN\n{endless}");
+        let (run, _) = against(&script, |target| target.deadlines.command = Duration::from_millis(150)).await;
+        assert_eq!(
+            (run.error_type, run.failed_step.as_deref()),
+            (Some(ErrorType::TimeoutCommand), Some("LOGIN")),
+            "{sign}"
+        );
+        let login = run.failing_step().unwrap();
+        assert!(login.untagged > Some(1) && login.duration_s >= Duration::from_millis(150).into(), "{login:?}");
+        assert_eq!(run.steps.last().map(|step| step.outcome), Some(StepOutcome::Skipped), "nothing is said into it");
+    }
+}
+
+/// What a name, a password or a folder may be, in the eyes of who takes it from the operator.
+fn words() -> impl Strategy<Value = String> {
+    proptest::collection::vec(
+        prop_oneof![
+            proptest::char::range(' ', '~'),
+            Just('"'),
+            Just('\\'),
+            Just('{'),
+            Just('}'),
+            Just('ü'),
+            Just('台'),
+            Just('\u{1f600}'),
+            Just('\t'),
+            Just('\u{7f}'),
+        ],
+        1..20,
+    )
+    .prop_map(|characters| characters.into_iter().collect())
+}
+
+proptest! {
+    #[test]
+    fn no_argument_ends_its_command_early(user in words(), password in words(), folder in words(), plus: bool) {
+        let capabilities = Capabilities::parse(if plus { b"IMAP4rev1 LITERAL+" } else { b"IMAP4rev1" });
+        prop_assume!(Mailbox::new(&folder).is_ok());
+        let user = UserName::new(&user).unwrap();
+        let secret = Secret::new(password.clone());
+        let credentials = Credentials { authzid: None, user: user.expose(), password: &secret };
+        for command in [
+            Command::Login { user: user.expose(), password: &secret },
+            Command::Authenticate { mechanism: Mechanism::Plain, credentials },
+            Command::Select { mailbox: &folder, read_only: false },
+            Command::Id,
+        ] {
+            let parts = command.encode("t1", &capabilities).parts;
+            let wire: Vec<u8> = parts.iter().flat_map(|part| part.bytes.iter().copied()).collect();
+            prop_assert!(!wire.contains(&0));
+            // Read as a server does: a line, and the literal that its end announces, until a line announces none.
+            let mut rest = wire.as_slice();
+            loop {
+                let end = rest.windows(2).position(|pair| pair == b"\r\n").unwrap();
+                let (line, after) = (&rest[..end], &rest[end + 2..]);
+                prop_assert!(!line.contains(&b'\r') && !line.contains(&b'\n') && line.is_ascii());
+                let size = std::str::from_utf8(line).unwrap().rsplit_once('{').and_then(|(_, size)| {
+                    size.strip_suffix('}')?.trim_end_matches('+').parse::<usize>().ok()
+                });
+                match size {
+                    Some(size) => rest = &after[size..],
+                    None if matches!(command, Command::Authenticate { .. }) && !after.is_empty() => rest = after,
+                    None => {
+                        prop_assert!(after.is_empty(), "{:?}", String::from_utf8_lossy(&wire));
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_would_end_a_command_is_taken_from_nobody() {
+    for bad in ["a\rb", "a\nb", "a\0b", "a\r\nX LOGOUT"] {
+        assert!(UserName::new(bad).is_none() && Mailbox::new(bad).is_err(), "{bad:?}");
+    }
+}
