@@ -96,7 +96,7 @@ impl fmt::Debug for SecretSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File { path, .. } => write!(f, "File({path:?})"),
-            Self::Env(name) => write!(f, "Env({name:?})"),
+            Self::Env(name) => write!(f, "Env({:?})", shown_variable(name)),
             // Its arguments may be secrets.
             Self::Command(argv) => write!(f, "Command({:?}, …)", argv.first().map_or("", String::as_str)),
             Self::Credential(name) => write!(f, "Credential({name:?})"),
@@ -145,7 +145,7 @@ pub enum SecretError {
         path: PathBuf,
     },
     /// The variable is not set or not UTF-8.
-    #[error("the environment variable {0} is not set, or is not UTF-8")]
+    #[error("the environment variable {} is not set, or is not UTF-8", shown_variable(.0))]
     Env(String),
     /// The program could not be run or ended badly.
     #[error("the password command {program:?} {problem}")]
@@ -184,7 +184,9 @@ impl SecretSource {
             Self::Given(secret) => checked(secret.expose().as_bytes(), false, || "the prompt or the URL".to_owned()),
             Self::Env(name) => {
                 let value = std::env::var(name).map_err(|_| SecretError::Env(name.clone()))?;
-                checked(&Zeroizing::new(value.into_bytes()), false, || format!("environment variable {name}"))
+                checked(&Zeroizing::new(value.into_bytes()), false, || {
+                    format!("environment variable {}", shown_variable(name))
+                })
             }
             Self::File { path, insecure_mode } => read_file(path, *insecure_mode),
             Self::Credential(name) => {
@@ -204,6 +206,13 @@ impl SecretSource {
         let (_, meta) = open_file(path, *insecure_mode)?;
         if meta.len() == 0 { Err(SecretError::Empty(in_words(path))) } else { Ok(()) }
     }
+}
+
+/// The name of a variable as it may be told: somebody may have put the secret itself where its variable's name belongs,
+/// and that is seldom all capitals.
+pub fn shown_variable(name: &str) -> &str {
+    let is_usual = name.bytes().all(|byte| matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'_'));
+    if is_usual && name.len() <= 64 { name } else { "(not shown: its name is not in capitals)" }
 }
 
 fn read_file(path: &Path, insecure_mode: bool) -> Result<Secret, SecretError> {
@@ -442,6 +451,10 @@ mod tests {
     #[test]
     fn no_printable_form() {
         assert_eq!(format!("{:?}", SecretSource::Given(Secret::new("canary".into()))), "Given([secret])");
+        assert_eq!(format!("{:?}", SecretSource::Env("MAIL_1".into())), "Env(\"MAIL_1\")");
+        let variable = SecretSource::Env("canary7".into());
+        let told = format!("{variable:?} {}", SecretError::Env("canary7".into()));
+        assert!(!told.contains("canary7"), "{told}");
         let command = SecretSource::Command(vec!["pass".into(), "--key=canary".into()]);
         assert_eq!(format!("{command:?}"), "Command(\"pass\", …)");
     }

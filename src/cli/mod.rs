@@ -125,11 +125,12 @@ fn misused(error: clap::Error) -> ExitCode {
     ExitCode::from(if error.use_stderr() { USAGE } else { PASSED })
 }
 
-/// The same without what may be a password: a URL that stands in the wrong place, or whatever follows SERVER.
+/// The same without what may be a password: a URL that stands in the wrong place, or a word too many where nobody writes
+/// the name of a file.
 fn discreet(mut error: clap::Error, command: Option<&OsString>) -> clap::Error {
-    let logs_in = command.is_some_and(|command| command == "probe" || command == "canary");
+    let takes_file = ["agent", "check", "replay"].iter().any(|known| command.is_some_and(|command| command == known));
     let hide = |kind: ContextKind, text: &str| {
-        text.contains('@') || (kind == ContextKind::InvalidArg && logs_in && !text.starts_with(['-', '<']))
+        text.contains('@') || (kind == ContextKind::InvalidArg && !takes_file && !text.starts_with(['-', '<']))
     };
     let mut hidden = Vec::new();
     for (kind, value) in error.context() {

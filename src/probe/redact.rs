@@ -3,7 +3,7 @@
 //!
 //! The rule: of the password, whole or in pieces, no six characters in a row stay (of a shorter one: not all of it). Of the
 //! user name, what stays is the alias. That holds for the text as it is and in any case, with quotes or escapes as in
-//! IMAP, JSON, C or Rust, percent-encoded, and, of values from three bytes on, in hex, as a list of numbers, and in base64
+//! IMAP, JSON, C or Rust, as in HTML, percent-encoded, and, of values from three bytes on, in hex, as a list of numbers, and in base64
 //! at any place of a larger message, folded or cut short. What is changed in another way (reversed, in another character
 //! set, encoded twice) is not found: a server that means to give a password away can always do so.
 //!

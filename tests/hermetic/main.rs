@@ -18,4 +18,5 @@ mod messages;
 mod metrics;
 mod otlp;
 mod reload;
+mod secrets;
 mod survival;

@@ -11,7 +11,7 @@ use super::view::{Form, View, folded};
 pub(super) struct Sought {
     put: Vec<u8>,
     value: Windows,
-    /// The same in base64 whose case is lost, at each of the three places that it can have in a larger message.
+    /// The same in base64 whose case is lost.
     shouted: Vec<Windows>,
     rule: Rule,
 }
@@ -38,17 +38,9 @@ const SHORTEST_NAME: usize = 4;
 impl Sought {
     /// A secret.
     pub(super) fn pieces(value: &str, put: &str) -> Self {
-        let mut shouted = Vec::new();
-        if value.len() >= PIECE {
-            for lead in 0..3 {
-                let message = Zeroizing::new([&[0; 3][..lead], value.as_bytes()].concat());
-                let text = Zeroizing::new(STANDARD.encode(&*message));
-                let settled = text.get((8 * lead).div_ceil(6)..8 * message.len() / 6).unwrap_or_default();
-                shouted.push(Windows::new(Zeroizing::new(settled.to_ascii_lowercase().into_bytes()), SETTLED));
-            }
-        }
-        let folded = folded(value.as_bytes());
-        Self { put: put.into(), value: Windows::new(folded, PIECE), shouted, rule: Rule::Pieces }
+        let value = value.as_bytes();
+        let (shouted, value) = (shouted(value, SETTLED), Windows::new(folded(value), PIECE));
+        Self { put: put.into(), value, shouted, rule: Rule::Pieces }
     }
 
     /// A name that has another.
@@ -63,9 +55,9 @@ impl Sought {
     }
 
     fn whole(value: &str, put: &str, rule: Rule) -> Self {
-        let folded = folded(value.as_bytes());
-        let all = folded.len();
-        Self { put: put.into(), value: Windows::new(folded, all), shouted: Vec::new(), rule }
+        let value = value.as_bytes();
+        let (shouted, value) = (shouted(value, usize::MAX), Windows::new(folded(value), usize::MAX));
+        Self { put: put.into(), value, shouted, rule }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -95,6 +87,19 @@ impl Sought {
             }
         }
     }
+}
+
+/// The characters of base64 without their case that a value settles by itself, at each of the three places that it can
+/// have in a larger message; of a short value there are too few.
+fn shouted(value: &[u8], width: usize) -> Vec<Windows> {
+    let places = if value.len() < PIECE { 0..0 } else { 0..3 };
+    let settled = places.map(|lead| {
+        let message = Zeroizing::new([vec![0; lead].as_slice(), value].concat());
+        let text = Zeroizing::new(STANDARD.encode(&*message));
+        let settled = text.get((8 * lead).div_ceil(6)..8 * message.len() / 6).unwrap_or_default();
+        Windows::new(Zeroizing::new(settled.to_ascii_lowercase().into_bytes()), width)
+    });
+    settled.collect()
 }
 
 /// All pieces of one length of a value, in an order in which they are found quickly.

@@ -41,6 +41,8 @@ fn every_form_of_the_password_goes() {
         "pass%20word%22%5C%C3%A4%257%2B".to_owned(),
         "pass+word%22%5c%c3%a4%257%2b".to_owned(),
         "pa%73s wor%64\"%5c\u{e4}%257+".to_owned(),
+        "pass word&quot;\\&#228;%7+".to_owned(),
+        "pass&#x20;word&#34;&#92;&#xE4;%7+".to_owned(),
         each(&|byte| format!("%{byte:02x}"), ""),
         each(&|byte| format!("{byte:02x}"), ""),
         each(&|byte| format!("{byte:02X}"), ":"),
@@ -121,6 +123,8 @@ fn the_user_name_becomes_the_alias_without_its_domain_and_cut_short_too() {
     let clean = said(&format!("Canary@Example.org canary {blob} {escaped} canaryx canary@exam"));
     assert_eq!(clean, "[default] [default] [default] [default] canaryx [default]");
     assert_eq!(said("* BYE canary@example.o"), "* BYE [default]");
+    assert_eq!(said(&format!("<{}>", STANDARD.encode(USER).to_uppercase())), "<[default]>");
+    assert_eq!(said("&lt;canary&#64;example&#x2e;org&gt;"), "&lt;[default]&gt;");
     assert_eq!(said(&format!("* BYE {}", &STANDARD.encode(USER)[..14])), "* BYE [default]");
     let short = redactor("me", PASSWORD);
     assert_eq!(short.text(b"some of me", 256).as_str(), "some of [default]");

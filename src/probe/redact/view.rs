@@ -59,6 +59,9 @@ pub(super) fn all(text: &[u8]) -> Vec<View> {
             add(Form::Plain, percent(text, true));
         }
     }
+    if text.contains(&b'&') {
+        add(Form::Plain, entities(text));
+    }
     for run in hex(text).into_iter().chain(numbers(text)) {
         add(Form::Encoded, run);
     }
@@ -184,6 +187,38 @@ fn percent(text: &[u8], forms: bool) -> Vec<(u8, Range<usize>)> {
         at += length;
     }
     read
+}
+
+/// Characters as HTML and XML have them: by a name or a number between `&` and `;`.
+fn entities(text: &[u8]) -> Vec<(u8, Range<usize>)> {
+    let mut read = Vec::with_capacity(text.len());
+    let mut at = 0;
+    while let Some(byte) = text.get(at) {
+        let rest = text.get(at + 1..).unwrap_or_default();
+        let end = rest.iter().take(10).position(|byte| *byte == b';').filter(|_| *byte == b'&');
+        let entity = end.and_then(|end| Some((entity(rest.get(..end)?)?, end + 2)));
+        if let Some((character, length)) = entity {
+            read.extend(character.encode_utf8(&mut [0; 4]).bytes().map(|byte| (byte, at..at + length)));
+            at += length;
+        } else {
+            read.push((*byte, at..at + 1));
+            at += 1;
+        }
+    }
+    read
+}
+
+fn entity(name: &[u8]) -> Option<char> {
+    Some(match name {
+        b"amp" => '&',
+        b"lt" => '<',
+        b"gt" => '>',
+        b"quot" => '"',
+        b"apos" => '\'',
+        [b'#', b'x' | b'X', digits @ ..] => char::from_u32(number(digits, 16)?)?,
+        [b'#', digits @ ..] => char::from_u32(number(digits, 10)?)?,
+        _ => return None,
+    })
 }
 
 /// What can be read as hex: digits with nothing but separators and `0x` between them. Where a byte begins is not known, so
