@@ -18,5 +18,6 @@ mod messages;
 mod metrics;
 mod otlp;
 mod reload;
+mod scenarios;
 mod secrets;
 mod survival;

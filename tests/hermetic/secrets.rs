@@ -39,6 +39,7 @@ use crate::{
         otlp::{Answer, Log, Receiver},
         program::{Output, Program, free_port, wait_until},
         run::{account, prepare, run, target},
+        scenario::{Credentials, Scenario},
         script::{Pem, Script},
     },
 };
@@ -192,6 +193,40 @@ async fn a_certificate_that_names_them_does_not_either() {
             leaks.look("records of runs over TLS", serde_json::to_string(&run).unwrap());
         }
     }
+    leaks.end();
+}
+
+/// What the scenarios say back, and all else that they do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_scenario_brings_either_out() {
+    let leaks = Arc::new(leaks());
+    let turns = Arc::new(Semaphore::new(8));
+    let mut playing = JoinSet::new();
+    for (number, scenario) in Scenario::all().into_iter().enumerate() {
+        // The two whose passwords mean nothing else to a script.
+        let who = canaries()[[0, 4][number % 2]].clone();
+        let who = Credentials { user: who.user, password: who.password };
+        for (turn, over) in scenario.over.clone().into_iter().enumerate() {
+            let (leaks, turns, who, scenario) = (leaks.clone(), turns.clone(), who.clone(), scenario.clone());
+            playing.spawn(async move {
+                let _turn = turns.acquire().await.unwrap();
+                let served = scenario.serve(over, &who).await;
+                let run = run(served.target()).await;
+                leaks.look("records of scenarios", serde_json::to_string(&run).unwrap());
+                // The program itself once for each: it takes longer.
+                if turn == 0 {
+                    let served = scenario.serve(over, &who).await;
+                    let arguments = ["probe".to_owned()].into_iter().chain(served.flags());
+                    let program =
+                        Program::new(arguments.chain(["--output".into(), ["text", "json"][number % 2].into()]));
+                    let output = program.env("IMAPTRACE_PASSWORD", &who.password).env("RUST_LOG", TRACE).run().await;
+                    assert!(matches!(output.code, Some(0 | 1)), "{}: {output:?}", scenario.file);
+                    look(&leaks, "probe of a scenario", &output);
+                }
+            });
+        }
+    }
+    playing.join_all().await;
     leaks.end();
 }
 

@@ -13,4 +13,6 @@ pub mod program;
 pub mod proxy;
 pub mod quick;
 pub mod run;
+pub mod scenario;
 pub mod script;
+mod wire;

@@ -3,31 +3,57 @@
 //! A script is one direction a line:
 //!
 //! ```text
-//! S: * OK hello          send the line and CRLF; {tag} is the tag of the line last heard
+//! S: * OK hello          send the line and CRLF
 //! s: * 1 FETCH           send without CRLF; \r \n \0 \xHH are bytes
 //! C: LOGIN               wait for a line that holds this word
 //! c: 10                  wait for this many bytes
-//! tls                    from here on TLS, as a server
+//! hello                  wait for a whole TLS record, such as a ClientHello, without understanding it
+//! tls                    from here on TLS 1.2, as a server; `tls 1.3`, or `tls demand` a certificate of the client's
+//! drips                  from here on every byte goes in a packet of its own, TLS records too
+//! drip 50 * OK           send byte by byte, with so many milliseconds before each
+//! fill 1000000 x         send so many bytes of this kind
+//! times 3 S: * OK        a direction, so many times
+//! forever S: * OK        a direction, until the client goes
+//! rekey                  change the keys of TLS 1.3
+//! spoil                  have our TLS library read noise, at which it sends a fatal alert
 //! pause 50               milliseconds
 //! nagle                  from here on a small write waits for the acknowledgement of the one before it
 //! call WORD              hand the word to the test (Script::play_on)
 //! close | reset          end the connection
 //! silence                say nothing until the client goes
+//! deaf                   read nothing until the test asks what was heard
 //! next                   what follows is for the next connection
 //! ```
+//!
+//! In what is sent `{tag}` is the tag of the line last heard, `{past}` that of the line before it, `{part}` the tag
+//! without its last character and `{small}` the tag in small letters.
 
 use std::{net::SocketAddr, time::Duration};
 
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+    sync::watch,
     task::JoinHandle,
 };
+
+use super::wire::{self, Stream, Tcp};
 
 /// A running script.
 pub struct Script {
     pub address: SocketAddr,
     task: JoinHandle<Vec<String>>,
+    wire: wire::Heard,
+    /// Whether the test is over.
+    over: watch::Sender<bool>,
+}
+
+/// What a script heard.
+pub struct Heard {
+    /// Line by line, and in parentheses what did not go as the script has it.
+    pub lines: Vec<String>,
+    /// What an eavesdropper saw of the client: under TLS its records.
+    pub wire: Vec<u8>,
 }
 
 impl Script {
@@ -55,96 +81,59 @@ impl Script {
             .split("\nnext\n")
             .map(|part| part.lines().map(|line| line.trim_start().to_owned()).filter(|line| !line.is_empty()).collect())
             .collect();
+        let wire = wire::Heard::default();
+        let (over, is_over) = watch::channel(false);
+        let kept = wire.clone();
         let task = tokio::spawn(async move {
             let mut heard = Vec::new();
             for part in parts {
                 let (stream, _) = listener.accept().await.unwrap();
-                stream.set_nodelay(true).unwrap();
                 Player {
-                    stream: Some(Box::new(Tcp(stream))),
-                    tag: String::new(),
+                    stream: Some(Box::new(Tcp::new(stream, kept.clone()))),
+                    tags: [String::new(), String::new()],
                     heard: &mut heard,
                     pem: pem.as_ref(),
                     call: &call,
+                    over: is_over.clone(),
                 }
                 .play(&part)
                 .await;
             }
             heard
         });
-        Self { address, task }
+        Self { address, task, wire, over }
     }
 
     /// What it heard, line by line, once all connections have ended.
     pub async fn heard(self) -> Vec<String> {
+        self.end().await.lines
+    }
+
+    /// All that it heard, once all connections have ended.
+    pub async fn end(self) -> Heard {
+        self.over.send_replace(true);
         let played = tokio::time::timeout(Duration::from_secs(30), self.task).await;
-        played.expect("the script waits for a connection or a line that never came").unwrap()
+        let lines = played.expect("the script waits for a connection or a line that never came").unwrap();
+        let wire = std::mem::take(&mut *self.wire.lock().unwrap());
+        Heard { lines, wire }
     }
 }
 
 /// What a script can tell the test in its midst.
 pub type Call = Box<dyn Fn(&str) + Send + Sync>;
 
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
-    fn tcp(&self) -> Option<&TcpStream>;
-}
-struct Tcp(TcpStream);
-struct Tls(async_native_tls::TlsStream<Box<dyn Stream>>);
-
-macro_rules! through {
-    ($name:ident) => {
-        impl AsyncRead for $name {
-            fn poll_read(
-                mut self: std::pin::Pin<&mut Self>,
-                cx: &mut std::task::Context<'_>,
-                buf: &mut tokio::io::ReadBuf<'_>,
-            ) -> std::task::Poll<std::io::Result<()>> {
-                std::pin::Pin::new(&mut self.0).poll_read(cx, buf)
-            }
-        }
-        impl AsyncWrite for $name {
-            fn poll_write(
-                mut self: std::pin::Pin<&mut Self>,
-                cx: &mut std::task::Context<'_>,
-                buf: &[u8],
-            ) -> std::task::Poll<std::io::Result<usize>> {
-                std::pin::Pin::new(&mut self.0).poll_write(cx, buf)
-            }
-            fn poll_flush(
-                mut self: std::pin::Pin<&mut Self>,
-                cx: &mut std::task::Context<'_>,
-            ) -> std::task::Poll<std::io::Result<()>> {
-                std::pin::Pin::new(&mut self.0).poll_flush(cx)
-            }
-            fn poll_shutdown(
-                mut self: std::pin::Pin<&mut Self>,
-                cx: &mut std::task::Context<'_>,
-            ) -> std::task::Poll<std::io::Result<()>> {
-                std::pin::Pin::new(&mut self.0).poll_shutdown(cx)
-            }
-        }
-    };
-}
-through!(Tcp);
-through!(Tls);
-impl Stream for Tcp {
-    fn tcp(&self) -> Option<&TcpStream> {
-        Some(&self.0)
-    }
-}
-impl Stream for Tls {
-    fn tcp(&self) -> Option<&TcpStream> {
-        self.0.get_ref().tcp()
-    }
-}
-
 struct Player<'a> {
     stream: Option<Box<dyn Stream>>,
-    tag: String,
+    /// Of the line last heard, and of the one before it.
+    tags: [String; 2],
     heard: &'a mut Vec<String>,
     pem: Option<&'a Pem>,
     call: &'a Call,
+    over: watch::Receiver<bool>,
 }
+
+/// What is sent in one go of something that is sent many times.
+const CHUNK: usize = 64 << 10;
 
 impl Player<'_> {
     async fn play(&mut self, script: &[String]) {
@@ -164,23 +153,23 @@ impl Player<'_> {
     async fn step(&mut self, direction: &str) -> bool {
         let (word, rest) = direction.split_once(' ').unwrap_or((direction, ""));
         match word {
-            "S:" => self.send(&[bytes(&rest.replace("{tag}", &self.tag)), b"\r\n".to_vec()].concat()).await,
-            "s:" => self.send(&bytes(&rest.replace("{tag}", &self.tag))).await,
+            "S:" | "s:" => {
+                let bytes = self.bytes(word, rest);
+                wire::send(self.stream(), &bytes).await
+            }
             "C:" => self.hear(rest).await,
             "c:" => {
                 let mut buffer = vec![0; rest.parse().unwrap()];
-                let got = self.stream.as_mut().unwrap().read_exact(&mut buffer).await.is_ok();
+                let got = self.stream().read_exact(&mut buffer).await.is_ok();
                 self.heard.push(String::from_utf8_lossy(&buffer).into_owned());
                 got
             }
+            "hello" => wire::record(self.stream()).await.is_ok(),
             "tls" => {
                 let pem = self.pem.expect("a script with `tls` needs an identity");
-                let identity =
-                    async_native_tls::Identity::from_pkcs8(pem.certificate.as_bytes(), pem.key.as_bytes()).unwrap();
-                let acceptor = async_native_tls::TlsAcceptor::from(native_tls::TlsAcceptor::new(identity).unwrap());
-                match acceptor.accept(self.stream.take().unwrap()).await {
+                match wire::accept(self.stream.take().unwrap(), pem, rest).await {
                     Ok(stream) => {
-                        self.stream = Some(Box::new(Tls(stream)));
+                        self.stream = Some(stream);
                         true
                     }
                     Err(error) => {
@@ -189,43 +178,108 @@ impl Player<'_> {
                     }
                 }
             }
+            "drips" => {
+                self.stream().tcp().drips = true;
+                true
+            }
+            "drip" => {
+                let (pause, text) = rest.split_once(' ').unwrap();
+                let pause = Duration::from_millis(pause.parse().unwrap());
+                for byte in self.bytes("s:", text) {
+                    tokio::time::sleep(pause).await;
+                    if !wire::send(self.stream(), &[byte]).await {
+                        return false;
+                    }
+                }
+                true
+            }
+            "fill" => {
+                let (count, text) = rest.split_once(' ').unwrap();
+                let [byte] = self.bytes("s:", text)[..] else { panic!("`fill` takes one byte, not {text:?}") };
+                self.repeat(&[byte], count.parse().unwrap()).await
+            }
+            "times" | "forever" => {
+                let (count, inner) = if word == "times" { rest.split_once(' ').unwrap() } else { ("", rest) };
+                let count = if word == "times" { count.parse().unwrap() } else { u64::MAX };
+                if let Some((word @ ("S:" | "s:"), text)) = inner.split_once(' ') {
+                    let bytes = self.bytes(word, text);
+                    return self.repeat(&bytes, count).await;
+                }
+                for _ in 0..count {
+                    if !Box::pin(self.step(inner)).await {
+                        return false;
+                    }
+                }
+                true
+            }
+            "rekey" => self.stream().rekey().is_ok() && self.stream().flush().await.is_ok(),
+            "spoil" => {
+                self.stream().tcp().spoil();
+                self.stream().read(&mut [0]).await.is_ok()
+            }
             "pause" => {
                 tokio::time::sleep(Duration::from_millis(rest.parse().unwrap())).await;
                 true
             }
-            "nagle" => self.stream.as_ref().unwrap().tcp().unwrap().set_nodelay(false).is_ok(),
+            "nagle" => self.stream().tcp().stream.set_nodelay(false).is_ok(),
             "call" => {
                 (self.call)(rest);
                 true
             }
             "close" => false,
             "reset" => {
-                let stream = self.stream.take().unwrap();
-                socket2::SockRef::from(stream.tcp().unwrap()).set_linger(Some(Duration::ZERO)).unwrap();
+                let mut stream = self.stream.take().unwrap();
+                socket2::SockRef::from(&stream.tcp().stream).set_linger(Some(Duration::ZERO)).unwrap();
                 false
             }
             "silence" => {
                 let mut rest = Vec::new();
-                drop(self.stream.as_mut().unwrap().read_to_end(&mut rest).await);
+                drop(self.stream().read_to_end(&mut rest).await);
                 if !rest.is_empty() {
                     self.heard.push(String::from_utf8_lossy(&rest).into_owned());
                 }
                 false
             }
+            "deaf" => self.over.wait_for(|over| *over).await.is_ok_and(|_| false),
             other => panic!("no such direction: {other:?}"),
         }
     }
 
-    async fn send(&mut self, bytes: &[u8]) -> bool {
-        let stream = self.stream.as_mut().unwrap();
-        stream.write_all(bytes).await.is_ok() && stream.flush().await.is_ok()
+    fn stream(&mut self) -> &mut Box<dyn Stream> {
+        self.stream.as_mut().unwrap()
+    }
+
+    /// What `S:` or `s:` sends.
+    fn bytes(&self, word: &str, text: &str) -> Vec<u8> {
+        let [tag, past] = &self.tags;
+        let part = tag.get(..tag.len().saturating_sub(1)).unwrap_or_default();
+        let text = text.replace("{tag}", tag).replace("{past}", past).replace("{part}", part);
+        let mut bytes = bytes(&text.replace("{small}", &tag.to_ascii_lowercase()));
+        if word == "S:" {
+            bytes.extend_from_slice(b"\r\n");
+        }
+        bytes
+    }
+
+    async fn repeat(&mut self, bytes: &[u8], count: u64) -> bool {
+        let at_once = (CHUNK / bytes.len()).max(1);
+        let chunk = bytes.repeat(at_once);
+        let mut left = count;
+        while left > 0 {
+            let now = left.min(at_once as u64);
+            if !wire::send(self.stream(), &chunk[..bytes.len() * usize::try_from(now).unwrap()]).await {
+                return false;
+            }
+            left -= now;
+        }
+        true
     }
 
     async fn hear(&mut self, word: &str) -> bool {
         let mut line = Vec::new();
         while !line.ends_with(b"\n") {
             let mut byte = [0];
-            if let Ok(1) = self.stream.as_mut().unwrap().read(&mut byte).await {
+            if let Ok(1) = self.stream().read(&mut byte).await {
                 line.push(byte[0]);
             } else {
                 self.heard.push(format!("(gone, waiting for {word}) {}", String::from_utf8_lossy(&line)));
@@ -234,7 +288,8 @@ impl Player<'_> {
         }
         let line = String::from_utf8_lossy(&line).trim_end().to_owned();
         let wanted = line.contains(word);
-        line.split(' ').next().unwrap_or_default().clone_into(&mut self.tag);
+        let tag = line.split(' ').next().unwrap_or_default().to_owned();
+        self.tags = [tag, std::mem::take(&mut self.tags[0])];
         self.heard.push(line.clone());
         if !wanted {
             self.heard.push(format!("(wanted {word})"));
