@@ -95,12 +95,16 @@ pub enum SecretSource {
 impl fmt::Debug for SecretSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::File { path, .. } => write!(f, "File({path:?})"),
-            Self::Env(name) => write!(f, "Env({:?})", shown_variable(name)),
+            Self::File { path, .. } => f.debug_tuple("File").field(path).finish(),
+            Self::Env(name) => f.debug_tuple("Env").field(&shown_variable(name)).finish(),
             // Its arguments may be secrets.
-            Self::Command(argv) => write!(f, "Command({:?}, …)", argv.first().map_or("", String::as_str)),
-            Self::Credential(name) => write!(f, "Credential({name:?})"),
-            Self::Given(secret) => write!(f, "Given({secret:?})"),
+            Self::Command(argv) => f
+                .debug_tuple("Command")
+                .field(&argv.first().map_or("", String::as_str))
+                .field(&format_args!("…"))
+                .finish(),
+            Self::Credential(name) => f.debug_tuple("Credential").field(name).finish(),
+            Self::Given(secret) => f.debug_tuple("Given").field(secret).finish(),
         }
     }
 }

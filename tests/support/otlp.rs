@@ -445,7 +445,11 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, inbox: &Shared)
             }
         }
         let mut body = buffer[head..head + length].to_vec();
-        inbox.send_modify(|inbox| inbox.raw.push((path.clone(), body.clone())));
+        // Nobody waits for it: those who do wait for what it holds.
+        inbox.send_if_modified(|inbox| {
+            inbox.raw.push((path.clone(), body.clone()));
+            false
+        });
         buffer.drain(..head + length);
         if headers.get("content-encoding").is_some_and(|encoding| encoding == "gzip") {
             let mut plain = Vec::new();
