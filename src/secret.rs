@@ -1,14 +1,18 @@
 //! A value without a printable form, and where to get it.
 //!
 //! Configuration holds a [`SecretSource`], a reference. The value is loaded just before a run needs it and is wiped
-//! when it is dropped. This file promises "never in an output", not "never in memory": the TLS library and the kernel
-//! have copies that it cannot reach.
+//! when it is dropped, and so is every copy that is made on the way. This file promises "never in an output", not "never
+//! in memory": the TLS library, the kernel and the environment have copies that it cannot reach (SECURITY.md).
+
+mod dumps;
+
+pub use dumps::no_dumps;
 
 use std::{
     ffi::OsString,
     fmt,
     fs::{File, Metadata},
-    io::Read as _,
+    io::{ErrorKind, Read as _},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::Stdio,
@@ -26,7 +30,8 @@ pub struct Secret(SecretString);
 impl Secret {
     /// Takes the value over.
     pub fn new(value: String) -> Self {
-        Self(SecretString::from(value))
+        // Copied: a text with room to spare would be moved to give it back, and leave its words where it was.
+        Self(SecretString::from(Zeroizing::new(value).as_str()))
     }
 
     /// The value, for the wire and for finding it in what a server echoes.
@@ -49,8 +54,26 @@ impl PartialEq for Secret {
 
 impl Eq for Secret {}
 
+/// Makes the build fail when a type can be displayed or serialised: then there is more than one answer to `_`.
+macro_rules! unprintable {
+    ($($hidden:ty),+) => {
+        const _: () = {
+            trait Answer<Which> {
+                const ONE: () = ();
+            }
+            impl<T: ?Sized> Answer<()> for T {}
+            impl<T: ?Sized + std::fmt::Display> Answer<u8> for T {}
+            impl<T: ?Sized + serde::Serialize> Answer<u16> for T {}
+            $(let () = <$hidden as Answer<_>>::ONE;)+
+        };
+    };
+}
+pub(crate) use unprintable;
+
+unprintable!(Secret, SecretSource);
+
 /// Where a secret is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum SecretSource {
     /// The first line of a file that others cannot read.
     File {
@@ -69,6 +92,24 @@ pub enum SecretSource {
     Given(Secret),
     /// Nowhere: who logs in has no password.
     Nowhere,
+}
+
+impl fmt::Debug for SecretSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { path, .. } => f.debug_tuple("File").field(path).finish(),
+            Self::Env(name) => f.debug_tuple("Env").field(&shown_variable(name)).finish(),
+            // Its arguments may be secrets.
+            Self::Command(argv) => f
+                .debug_tuple("Command")
+                .field(&argv.first().map_or("", String::as_str))
+                .field(&format_args!("…"))
+                .finish(),
+            Self::Credential(name) => f.debug_tuple("Credential").field(name).finish(),
+            Self::Given(secret) => f.debug_tuple("Given").field(secret).finish(),
+            Self::Nowhere => f.write_str("Nowhere"),
+        }
+    }
 }
 
 /// A secret that could not be had. Says where it was looked for, never what was found.
@@ -98,6 +139,12 @@ pub enum SecretError {
         /// Its owner's id.
         owner: u32,
     },
+    /// Anybody can put another file in its place.
+    #[error("others can write into the folder of the secret file {path}, and so put another in its place; run `chmod o-w` on the folder", path = path.display())]
+    Folder {
+        /// Which file.
+        path: PathBuf,
+    },
     /// It is a directory, a device, or the like.
     #[error("the secret file {path} is not a regular file", path = path.display())]
     NotAFile {
@@ -105,7 +152,7 @@ pub enum SecretError {
         path: PathBuf,
     },
     /// The variable is not set or not UTF-8.
-    #[error("the environment variable {0} is not set, or is not UTF-8")]
+    #[error("the environment variable {} is not set, or is not UTF-8", shown_variable(.0))]
     Env(String),
     /// The program could not be run or ended badly.
     #[error("the password command {program:?} {problem}")]
@@ -132,7 +179,7 @@ pub enum SecretError {
     TooLarge(String),
 }
 
-const LARGEST: u64 = 64 << 10;
+const LARGEST: usize = 64 << 10;
 const COMMAND_DEADLINE: Duration = Duration::from_secs(10);
 
 impl SecretSource {
@@ -145,7 +192,9 @@ impl SecretSource {
             Self::Given(secret) => checked(secret.expose().as_bytes(), false, || "the prompt or the URL".to_owned()),
             Self::Env(name) => {
                 let value = std::env::var(name).map_err(|_| SecretError::Env(name.clone()))?;
-                checked(&Zeroizing::new(value.into_bytes()), false, || format!("environment variable {name}"))
+                checked(&Zeroizing::new(value.into_bytes()), false, || {
+                    format!("environment variable {}", shown_variable(name))
+                })
             }
             Self::File { path, insecure_mode } => read_file(path, *insecure_mode),
             Self::Credential(name) => {
@@ -158,14 +207,14 @@ impl SecretSource {
         }
     }
 
-    /// Whether a secret's file is there, may be read, is nobody else's, and is neither empty nor too large. What is in it is not read;
-    /// sources other than files are not looked at.
+    /// Whether a secret's file is there, may be read, is nobody else's, and is neither empty nor too large. What is in it
+    /// is not read; sources other than files are not looked at.
     pub fn check(&self) -> Result<(), SecretError> {
         let Self::File { path, insecure_mode } = self else { return Ok(()) };
         let (_, meta) = open_file(path, *insecure_mode)?;
         match meta.len() {
             0 => Err(SecretError::Empty(in_words(path))),
-            size if size > LARGEST => Err(SecretError::TooLarge(in_words(path))),
+            size if size > LARGEST as u64 => Err(SecretError::TooLarge(in_words(path))),
             _ => Ok(()),
         }
     }
@@ -173,17 +222,71 @@ impl SecretSource {
 
 /// Reads the file of a private key, if it is nobody else's.
 pub fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, SecretError> {
-    let (file, _) = open_file(path, false)?;
-    let mut key = Zeroizing::new(Vec::new());
-    file.take(LARGEST + 1).read_to_end(&mut key).map_err(|source| unreadable(path, source))?;
-    if key.len() as u64 > LARGEST { Err(SecretError::TooLarge(in_words(path))) } else { Ok(key) }
+    let key = take_in(path, false)?;
+    if key.bytes().len() > LARGEST {
+        return Err(SecretError::TooLarge(in_words(path)));
+    }
+    Ok(Zeroizing::new(key.bytes().to_vec()))
+}
+
+/// The name of a variable as it may be told: somebody may have put the secret itself where its variable's name belongs,
+/// and that is seldom all capitals.
+pub fn shown_variable(name: &str) -> &str {
+    let is_usual = name.bytes().all(|byte| matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'_'));
+    if is_usual && name.len() <= 64 { name } else { "(not shown: its name is not in capitals)" }
 }
 
 fn read_file(path: &Path, insecure_mode: bool) -> Result<Secret, SecretError> {
-    let (file, _) = open_file(path, insecure_mode)?;
-    let mut value = Zeroizing::new(Vec::new());
-    file.take(LARGEST + 1).read_to_end(&mut value).map_err(|source| unreadable(path, source))?;
-    checked(&value, true, || in_words(path))
+    checked(take_in(path, insecure_mode)?.bytes(), true, || in_words(path))
+}
+
+/// All of a secret's file, or one byte more than the largest that is taken.
+fn take_in(path: &Path, insecure_mode: bool) -> Result<Intake, SecretError> {
+    let (mut file, _) = open_file(path, insecure_mode)?;
+    let mut value = Intake::new();
+    loop {
+        match file.read(value.room()) {
+            Ok(0) => return Ok(value),
+            Ok(count) => value.took(count),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(source) => return Err(unreadable(path, source)),
+        }
+    }
+}
+
+/// A value that is being read. Grown by hand, so that no outgrown memory with a secret in it is left behind unwiped.
+struct Intake {
+    memory: Zeroizing<Vec<u8>>,
+    taken: usize,
+}
+
+impl Intake {
+    /// One byte more than the largest that is taken shows that it is larger.
+    const MOST: usize = LARGEST + 1;
+
+    fn new() -> Self {
+        Self { memory: Zeroizing::new(vec![0; 256]), taken: 0 }
+    }
+
+    /// Where to read into; empty when it holds the most.
+    fn room(&mut self) -> &mut [u8] {
+        if self.taken == self.memory.len() && self.taken < Self::MOST {
+            let mut larger = Zeroizing::new(vec![0; (self.taken * 2).min(Self::MOST)]);
+            if let Some(start) = larger.get_mut(..self.taken) {
+                start.copy_from_slice(&self.memory);
+            }
+            self.memory = larger;
+        }
+        self.memory.get_mut(self.taken..).unwrap_or_default()
+    }
+
+    fn took(&mut self, count: usize) {
+        self.taken += count;
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.memory.get(..self.taken).unwrap_or_default()
+    }
 }
 
 /// Opens a secret's file if it is a file and nobody else's.
@@ -203,6 +306,12 @@ fn open_file(path: &Path, insecure_mode: bool) -> Result<(File, Metadata), Secre
         }
         if meta.mode() & 0o026 != 0 {
             return Err(SecretError::Mode { path: path.to_owned(), mode: meta.mode() & 0o7777 });
+        }
+        // With the sticky bit nobody can take away what is another's.
+        let folder = path.parent().map(|folder| if folder == Path::new("") { Path::new(".") } else { folder });
+        let folder = folder.map(std::fs::metadata).transpose().map_err(|source| unreadable(path, source))?;
+        if folder.is_some_and(|folder| folder.mode() & 0o1002 == 0o002) {
+            return Err(SecretError::Folder { path: path.to_owned() });
         }
     }
     Ok((file, meta))
@@ -233,10 +342,15 @@ async fn run_command(argv: &[String], child_env: &[(OsString, Option<OsString>)]
         };
     }
     let mut child = command.spawn().map_err(|error| failed(format!("cannot be started: {error}")))?;
-    let mut value = Zeroizing::new(Vec::new());
+    let mut value = Intake::new();
     let run = async {
-        if let Some(stdout) = child.stdout.take() {
-            stdout.take(LARGEST + 1).read_to_end(&mut value).await?;
+        if let Some(mut stdout) = child.stdout.take() {
+            loop {
+                match stdout.read(value.room()).await? {
+                    0 => break,
+                    count => value.took(count),
+                }
+            }
         }
         child.wait().await
     };
@@ -247,12 +361,12 @@ async fn run_command(argv: &[String], child_env: &[(OsString, Option<OsString>)]
     if !status.success() {
         return Err(failed(format!("ended with {status}")));
     }
-    checked(&value, true, || format!("command {program:?}"))
+    checked(value.bytes(), true, || format!("command {program:?}"))
 }
 
 /// Takes the first line (or, for a variable, the whole) and refuses what IMAP cannot carry.
 fn checked(bytes: &[u8], first_line: bool, place: impl Fn() -> String) -> Result<Secret, SecretError> {
-    if bytes.len() as u64 > LARGEST {
+    if bytes.len() > LARGEST {
         return Err(SecretError::TooLarge(place()));
     }
     let mut value = bytes;
@@ -267,7 +381,7 @@ fn checked(bytes: &[u8], first_line: bool, place: impl Fn() -> String) -> Result
         return Err(SecretError::Control(place()));
     }
     let text = std::str::from_utf8(value).map_err(|_| SecretError::NotUtf8(place()))?;
-    Ok(Secret::new(text.to_owned()))
+    Ok(Secret(SecretString::from(text)))
 }
 
 #[cfg(test)]
@@ -318,6 +432,47 @@ mod tests {
         assert!(load(SecretSource::File { path, insecure_mode: false }).await.unwrap_err().contains("64 KiB"));
     }
 
+    #[tokio::test]
+    async fn a_value_of_any_length_comes_whole_and_the_largest_is_the_largest() {
+        for length in [1, 255, 256, 257, 5000, LARGEST] {
+            let long: String = ('a'..='w').cycle().take(length).collect();
+            let (_keep, path) = file(long.as_bytes(), 0o600);
+            assert!(load(SecretSource::File { path: path.clone(), insecure_mode: false }).await.as_ref() == Ok(&long));
+            let cat = SecretSource::Command(vec!["cat".into(), path.display().to_string()]);
+            assert!(load(cat).await.as_ref() == Ok(&long), "{length}");
+        }
+        let (_keep, path) = file(&vec![b'x'; LARGEST + 1], 0o600);
+        let cat = SecretSource::Command(vec!["cat".into(), path.display().to_string()]);
+        assert!(load(cat).await.unwrap_err().contains("64 KiB"));
+    }
+
+    #[tokio::test]
+    async fn a_file_in_a_folder_that_others_write_into_is_refused_unless_told_or_sticky() {
+        let (keep, path) = file(b"canary", 0o600);
+        let folder = |mode| std::fs::set_permissions(keep.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+        let strict = || SecretSource::File { path: path.clone(), insecure_mode: false };
+        folder(0o777);
+        let error = load(strict()).await.unwrap_err();
+        assert!(error.contains("chmod o-w") && !error.contains("canary"), "{error}");
+        assert_eq!(load(SecretSource::File { path: path.clone(), insecure_mode: true }).await.unwrap(), "canary");
+        for mode in [0o1777, 0o775] {
+            folder(mode);
+            assert_eq!(load(strict()).await.unwrap(), "canary", "{mode:o}");
+        }
+    }
+
+    #[tokio::test]
+    async fn of_a_link_it_is_the_file_behind_it_that_must_be_nobody_elses() {
+        let (keep, path) = file(b"canary", 0o644);
+        let link = keep.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let strict = || SecretSource::File { path: link.clone(), insecure_mode: false };
+        assert!(load(strict()).await.unwrap_err().contains("0644"));
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o400)).unwrap();
+        assert_eq!(load(strict()).await.unwrap(), "canary");
+        assert!(load(SecretSource::File { path: keep.path().into(), insecure_mode: false }).await.is_err());
+    }
+
     #[test]
     fn a_key_is_read_whole_and_only_if_others_cannot() {
         let (_keep, path) = file(b"-----BEGIN\nmore\n", 0o600);
@@ -334,5 +489,11 @@ mod tests {
     #[test]
     fn no_printable_form() {
         assert_eq!(format!("{:?}", SecretSource::Given(Secret::new("canary".into()))), "Given([secret])");
+        assert_eq!(format!("{:?}", SecretSource::Env("MAIL_1".into())), "Env(\"MAIL_1\")");
+        let variable = SecretSource::Env("canary7".into());
+        let told = format!("{variable:?} {}", SecretError::Env("canary7".into()));
+        assert!(!told.contains("canary7"), "{told}");
+        let command = SecretSource::Command(vec!["pass".into(), "--key=canary".into()]);
+        assert_eq!(format!("{command:?}"), "Command(\"pass\", …)");
     }
 }

@@ -12,7 +12,10 @@ mod replay;
 
 use std::{ffi::OsString, path::Path, process::ExitCode};
 
-use clap::{CommandFactory as _, Parser as _};
+use clap::{
+    CommandFactory as _, Parser as _,
+    error::{ContextKind, ContextValue},
+};
 
 use self::{
     args::{CanaryCommand, Cli, Command},
@@ -22,6 +25,7 @@ use crate::{
     agent,
     config::{self, Sources},
     net::{self, Roots, RootsError},
+    secret::no_dumps,
     status::Depth,
     telemetry::logs::{self, LogFormat, LogSettings},
 };
@@ -37,11 +41,16 @@ const NAGIOS_UNKNOWN: u8 = 3;
 
 /// Runs the program. `roots` is what became of the CA certificates; it lives until the end.
 pub fn main(roots: Result<Roots, RootsError>) -> ExitCode {
+    // Before anything is read: a password may stand on the command line itself.
+    let undumped = no_dumps();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return misused(&error),
+        Err(error) => return misused(error),
     };
     let mut output = Output::new(cli.color());
+    if let Err(error) = undumped {
+        output.warn(&format!("core dumps cannot be turned off ({error}): one of this process would hold passwords"));
+    }
     let roots = roots.unwrap_or_else(|error| {
         output.warn(&format!("{error}; every TLS connection costs 30 ms of CPU"));
         Roots::default()
@@ -111,8 +120,9 @@ fn in_runtime(threads: Threads, output: &mut Output, run: impl AsyncFnOnce(&mut 
 }
 
 /// Help and version are no misuse; with `--output nagios` misuse has its own form.
-fn misused(error: &clap::Error) -> ExitCode {
+fn misused(error: clap::Error) -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
+    let error = discreet(error, arguments.get(1));
     let nagios = arguments.windows(2).any(|pair| pair[0] == "--output" && pair[1] == "nagios")
         || arguments.iter().any(|argument| argument == "--output=nagios");
     if error.use_stderr() && nagios {
@@ -121,6 +131,27 @@ fn misused(error: &clap::Error) -> ExitCode {
     // Nothing is left to say where the stream itself is gone.
     drop(error.print());
     ExitCode::from(if error.use_stderr() { USAGE } else { PASSED })
+}
+
+/// The same without what may be a password: a URL that stands in the wrong place, or a word too many where nobody writes
+/// the name of a file.
+fn discreet(mut error: clap::Error, command: Option<&OsString>) -> clap::Error {
+    let takes_file = ["agent", "check", "replay"].iter().any(|known| command.is_some_and(|command| command == known));
+    let hide = |kind: ContextKind, text: &str| {
+        text.contains('@') || (kind == ContextKind::InvalidArg && !takes_file && !text.starts_with(['-', '<']))
+    };
+    let mut hidden = Vec::new();
+    for (kind, value) in error.context() {
+        match value {
+            ContextValue::String(text) if hide(kind, text) => hidden.push(kind),
+            ContextValue::Strings(texts) if texts.iter().any(|text| hide(kind, text)) => hidden.push(kind),
+            _ => {}
+        }
+    }
+    for kind in hidden {
+        error.insert(kind, ContextValue::String("(not shown: it may hold a password)".to_owned()));
+    }
+    error
 }
 
 /// Wrong usage as a plug-in says it: the first error, the lines that belong to it drawn into one.
@@ -183,9 +214,15 @@ fn sources(path: &Path) -> Sources {
     Sources { file: Some(path.to_owned()), environment: environment(), flags: Vec::new() }
 }
 
-/// Variables that are not UTF-8 are none of ours.
+/// Variables that are not UTF-8 are none of ours. Of others than configuration is read from, only the names are taken:
+/// one may be the password.
 fn environment() -> Vec<(String, String)> {
-    std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect()
+    let is_read = |name: &str| ["IMAPTRACE__", "OTEL_", "STATE_DIRECTORY"].iter().any(|start| name.starts_with(start));
+    let variable = |(name, value): (OsString, OsString)| {
+        let name = name.into_string().ok()?;
+        let value = value.into_string().ok()?;
+        let value = if is_read(&name) { value } else { String::new() };
+        Some((name, value))
+    };
+    std::env::vars_os().filter_map(variable).collect()
 }

@@ -177,6 +177,7 @@ fn filled_secret(field: &Field<'_>, blanks: Option<&Fill<'_>>) -> Option<SecretS
         if let Err(error) = source.check() {
             let help = match error {
                 SecretError::Mode { .. } => "where others have to read it, set insecure_mode = true beside `file`",
+                SecretError::Folder { .. } => "where that cannot be, set insecure_mode = true beside `file`",
                 SecretError::Owner { .. } => "run `chown` on it",
                 SecretError::Empty(_) => "write the secret on its first line",
                 _ => "give the path of a file that can be read",

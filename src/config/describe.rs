@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     plan::{Hours, Open, Per, ProxyProtocol, RunLimits, TagStyle, Target, Window},
-    secret::SecretSource,
+    secret::{SecretSource, shown_variable},
 };
 
 /// The plan as text, one fact a line, ending with a line end.
@@ -284,7 +284,7 @@ fn write_exporter(out: &mut String, signal: &str, exporter: Option<&Exporter>) -
 fn place(source: &SecretSource) -> String {
     match source {
         SecretSource::File { path, .. } => format!("from file {}", path.display()),
-        SecretSource::Env(name) => format!("from variable {name}"),
+        SecretSource::Env(name) => format!("from variable {}", shown_variable(name)),
         SecretSource::Command(argv) => format!("from command {:?}", argv.first().map_or("", String::as_str)),
         SecretSource::Credential(name) => format!("from credential {name}"),
         SecretSource::Given(_) => "given (hidden)".to_owned(),

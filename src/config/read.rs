@@ -20,6 +20,7 @@ use super::{
     source::{Merged, join},
     units::{self, UnitError},
 };
+use crate::secret::shown_variable;
 
 /// A table with at most so many keys names them all when one is not known.
 const FEW: usize = 12;
@@ -204,7 +205,7 @@ impl<'a> Field<'a> {
     /// Notes if the variable which it names is not set.
     pub(super) fn check_variable(&self, name: &str) {
         if !self.reader.variables.contains(name) {
-            let what = format!("the environment variable {name} is not set here");
+            let what = format!("the environment variable {} is not set here", shown_variable(name));
             let help = Some("make sure that it is where the agent runs".to_owned());
             let problem = Problem { place: self.place(), key: self.path.clone(), what, help };
             self.reader.problems.borrow_mut().unset.push(problem);

@@ -141,11 +141,11 @@ fn parse_login(login: &str) -> Result<(Option<UserName>, Option<Secret>), Server
     let (user, password) = login.split_once(':').map_or((login, None), |(user, password)| (user, Some(password)));
     let user = decode(user, Part::User)?;
     let user = UserName::new(&user).ok_or(ServerError::Control(Part::User))?;
-    let password = password.map(|password| decode(password, Part::Password)).transpose()?;
-    if password.as_ref().is_some_and(|password| password.contains(['\r', '\n', '\0'])) {
+    let password = password.map(|password| decode(password, Part::Password).map(Secret::new)).transpose()?;
+    if password.as_ref().is_some_and(|password| password.expose().contains(['\r', '\n', '\0'])) {
         return Err(ServerError::Control(Part::Password));
     }
-    Ok((Some(user), password.map(Secret::new)))
+    Ok((Some(user), password))
 }
 
 fn decode(text: &str, part: Part) -> Result<String, ServerError> {

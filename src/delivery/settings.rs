@@ -2,6 +2,8 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
+use zeroize::Zeroizing;
+
 use super::state::StateDir;
 
 /// All of delivery.
@@ -85,13 +87,13 @@ pub enum Protocol {
 pub struct Header {
     /// Its name.
     pub name: String,
-    value: String,
+    value: Zeroizing<String>,
 }
 
 impl Header {
     /// A header with this value.
     pub fn new(name: &str, value: &str) -> Self {
-        Self { name: name.to_owned(), value: value.to_owned() }
+        Self { name: name.to_owned(), value: Zeroizing::new(value.to_owned()) }
     }
 
     /// The value, for the wire.

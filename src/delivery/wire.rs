@@ -5,7 +5,6 @@
 //! Must be built and run inside delivery's runtime.
 
 use std::{
-    collections::HashMap,
     error::Error as StdError,
     future::Future,
     path::{Path, PathBuf},
@@ -33,6 +32,7 @@ use reqwest::{
     Url,
     header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
 };
+use zeroize::Zeroizing;
 
 use super::{
     failure::{Failure, grpc_failure, http_failure, mistaken},
@@ -266,7 +266,6 @@ impl Line {
             .with_http_client(self.http_client(signal)?)
             .with_endpoint(&signal.endpoint)
             .with_timeout(signal.timeout)
-            .with_headers(header_texts(signal)?)
             .with_retry_policy(RetryPolicy::disabled());
         Ok(if signal.gzip { builder.with_compression(Compression::Gzip) } else { builder })
     }
@@ -291,7 +290,7 @@ impl Line {
             builder = builder.identity(identity);
         }
         let client = builder.build().map_err(|error| self.build_error(signal, &error))?;
-        Ok(Witness { client, answer: Arc::clone(&self.answer) })
+        Ok(Witness { client, headers: headers(signal)?, answer: Arc::clone(&self.answer) })
     }
 }
 
@@ -299,17 +298,22 @@ impl Line {
 #[derive(Debug)]
 struct Witness {
     client: reqwest::Client,
+    /// Put on here and marked as secret: the exporter would hold them as plain text, and nobody who logs would know.
+    headers: HeaderMap,
     answer: LastAnswer,
 }
 
 impl HttpClient for Witness {
     fn send_bytes<'a: 'b, 'b>(
         &'a self,
-        request: Request<Bytes>,
+        mut request: Request<Bytes>,
     ) -> Pin<Box<dyn Future<Output = Result<Response<Bytes>, HttpError>> + Send + 'b>>
     where
         Self: 'b,
     {
+        for (name, value) in &self.headers {
+            request.headers_mut().insert(name, value.clone());
+        }
         Box::pin(async move {
             let result = self.exchange(request).await;
             if let Err(error) = &result {
@@ -373,15 +377,17 @@ fn grpc_tls(signal: &Signal) -> Result<Option<ClientTlsConfig>, WireError> {
         None => ClientTlsConfig::new().with_enabled_roots(),
     };
     if let Some([certificate, key]) = identity(signal)? {
-        tls = tls.identity(Identity::from_pem(certificate, key));
+        tls = tls.identity(Identity::from_pem(&*certificate, &*key));
     }
     Ok(Some(tls))
 }
 
-/// The PEM of certificate and key.
-fn identity(signal: &Signal) -> Result<Option<[Vec<u8>; 2]>, WireError> {
+/// The PEM of certificate and key. What the TLS libraries make of the key, only they can wipe.
+fn identity(signal: &Signal) -> Result<Option<[Zeroizing<Vec<u8>>; 2]>, WireError> {
     match (&signal.client_cert, &signal.client_key) {
-        (Some(certificate), Some(key)) => Ok(Some([read(CERTIFICATE, certificate)?, read(KEY, key)?])),
+        (Some(certificate), Some(key)) => {
+            Ok(Some([read(CERTIFICATE, certificate)?, read(KEY, key)?].map(Zeroizing::new)))
+        }
         _ => Ok(None),
     }
 }
@@ -400,11 +406,6 @@ fn headers(signal: &Signal) -> Result<HeaderMap, WireError> {
         name.zip(value).ok_or_else(|| WireError::Header { name: header.name.clone() })
     });
     pairs.collect()
-}
-
-fn header_texts(signal: &Signal) -> Result<HashMap<String, String>, WireError> {
-    headers(signal)?; // the exporter would leave out silently what it cannot send
-    Ok(signal.headers.iter().map(|header| (header.name.clone(), header.expose().to_owned())).collect())
 }
 
 /// The endpoint without user and password.

@@ -6,7 +6,6 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Bytes that were read, in memory that goes to the next one who reads when this is dropped.
-#[derive(Debug)]
 pub struct Buffer {
     memory: Box<[u8]>,
     filled: usize,
@@ -40,6 +39,12 @@ impl Buffer {
     }
 }
 
+impl std::fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Buffer({} bytes)", self.filled)
+    }
+}
+
 impl Drop for Buffer {
     fn drop(&mut self) {
         // Mail of one account, or a password that a server said back, has no business in the next connection. Whoever
@@ -70,6 +75,7 @@ mod tests {
             buffer.room()[..6].copy_from_slice(b"canary");
             buffer.fill(6);
             assert_eq!(buffer.filled(), b"canary");
+            assert_eq!(format!("{buffer:?}"), "Buffer(6 bytes)");
         }
         drop(buffers);
         for mut buffer in (0..KEPT).map(|_| Buffer::take()) {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{AddressChoice, AddressKind, Deadlines, Endpoint, Journey, Limits, ProxyProtocol, Security};
-use crate::secret::SecretSource;
+use crate::secret::{SecretSource, unprintable};
 
 /// One IMAP service: address, port, security, and what is run against it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,6 +121,8 @@ impl Account {
 /// A login name. Personal data: it goes on the wire and nowhere else.
 #[derive(Clone, PartialEq, Eq)]
 pub struct UserName(String);
+
+unprintable!(UserName);
 
 impl UserName {
     /// Reads a name; CR, LF and NUL would split a command, so there is none with them.

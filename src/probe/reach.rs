@@ -59,7 +59,7 @@ impl Journey<'_> {
                 Ok(addresses)
             }
             Err((class, text)) => {
-                step.text = (!text.is_empty()).then(|| ServerText::new(text.as_bytes(), ServerText::STATUS));
+                step.text = (!text.is_empty()).then(|| self.redactor.text(text.as_bytes(), ServerText::STATUS));
                 Err(self.fail(step, class))
             }
         }
@@ -171,7 +171,7 @@ impl Journey<'_> {
             Ok(()) if self.job.target.tls.is_insecure() => Verified::Insecure,
             Ok(()) => Verified::Yes,
         };
-        let text = |text: &str| ServerText::new(text.as_bytes(), ServerText::STATUS);
+        let text = |text: &str| self.redactor.text(text.as_bytes(), ServerText::STATUS);
         let facts = TlsFacts {
             version: hello.map(net::ServerHello::version_name),
             cipher: hello.map(net::ServerHello::cipher_name),

@@ -1,55 +1,57 @@
-//! Takes what the server must not make us repeat out of its words: the password in every form in which we sent it, and
-//! the user name. Works on the whole text, before it is cut short.
+//! Takes what the server must not make us repeat out of its words: the password and the user name, in every form in
+//! which they can be said back. Called by `journey`, `reach` and `fill` for whatever came from outside.
+//!
+//! The rule: of the password, whole or in pieces, no six characters in a row stay (of a shorter one: not all of it). Of the
+//! user name, what stays is the alias. That holds for the text as it is and in any case, with quotes or escapes as in
+//! IMAP, JSON, C or Rust, as in HTML, percent-encoded, and, of values from three bytes on, in hex, as a list of numbers, and in base64
+//! at any place of a larger message, folded or cut short. What is changed in another way (reversed, in another character
+//! set, encoded twice) is not found: a server that means to give a password away can always do so.
+//!
+//! A text comes here whole, however many reads it took. Only its start is kept anyway, and no more than that is looked at.
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+mod find;
+mod view;
+
 use zeroize::Zeroizing;
 
+use self::find::Sought;
 use crate::{plan::Account, record::ServerText, secret::Secret};
 
 /// What to look for, and what to put there.
 pub(super) struct Redactor {
-    needles: Vec<(Zeroizing<Vec<u8>>, Vec<u8>)>,
+    sought: Vec<Sought>,
 }
+
+/// So much of a text is looked at: many times what is kept of one.
+const LOOKED_AT: usize = 4096;
+/// A piece that begins before this ends before the text does, however it is written.
+const KEPT: usize = LOOKED_AT - 256;
 
 impl Redactor {
     pub(super) fn new(account: &Account, secret: Option<&Secret>) -> Self {
-        let mut needles = Vec::new();
         let user = account.user.expose();
-        let (owner, login) = account.master_user.as_ref().map_or(("", user), |master| (user, master.expose()));
-        if let Some(secret) = secret {
-            let password = secret.expose();
-            let blob = [owner.as_bytes(), b"\0", login.as_bytes(), b"\0", password.as_bytes()].concat();
-            let blob = Zeroizing::new(blob);
-            let quoted = password.replace('\\', "\\\\").replace('"', "\\\"");
-            let percent =
-                percent_encoding::utf8_percent_encode(password, percent_encoding::NON_ALPHANUMERIC).to_string();
-            for form in [STANDARD.encode(&*blob), STANDARD.encode(password), quoted, percent, password.to_owned()] {
-                needles.push((Zeroizing::new(form.into_bytes()), b"[redacted]".to_vec()));
-            }
-        }
+        let alias = format!("[{}]", account.alias);
+        let mut sought = Vec::new();
+        // What is first wins where two would be put in the same place.
+        sought.extend(secret.map(|secret| Sought::pieces(secret.expose(), "[redacted]")));
         // Both names, and the two together as LOGIN has them.
-        for name in [user, login, &account.login_name()] {
-            needles.push((Zeroizing::new(name.as_bytes().to_vec()), format!("[{}]", account.alias).into_bytes()));
+        let master = account.master_user.as_ref().map(|master| master.expose());
+        sought.extend(master.map(|_| Sought::name(&account.login_name(), &alias)));
+        for name in [Some(user), master].into_iter().flatten() {
+            sought.push(Sought::name(name, &alias));
+            // A server that knows one domain leaves it out.
+            sought.extend(name.rsplit_once('@').map(|(local, _)| Sought::word(local, &alias)));
         }
-        let mut redactor = Self { needles };
-        redactor.settle();
-        redactor
+        sought.retain(|sought| !sought.is_empty());
+        Self { sought }
     }
 
     /// What was said in a SASL exchange: nobody is told from what a password could be guessed.
     pub(super) fn learn(&mut self, message: &[u8]) {
-        let base64 = STANDARD.encode(message).into_bytes();
-        let proof = message.rsplit(|byte| *byte == b',').next().and_then(|field| field.strip_prefix(b"p="));
-        for form in [base64, message.to_vec(), proof.unwrap_or_default().to_vec()] {
-            self.needles.push((Zeroizing::new(form), b"[redacted]".to_vec()));
+        let message = Sought::pieces(&Zeroizing::new(String::from_utf8_lossy(message).into_owned()), "[redacted]");
+        if !message.is_empty() {
+            self.sought.insert(0, message);
         }
-        self.settle();
-    }
-
-    fn settle(&mut self) {
-        self.needles.retain(|(needle, _)| !needle.is_empty());
-        // The longest first: a form must not be broken up by one that it contains.
-        self.needles.sort_by_key(|(needle, _)| std::cmp::Reverse(needle.len()));
     }
 
     /// Server text as it may enter the record.
@@ -57,80 +59,33 @@ impl Redactor {
         ServerText::new(&self.bytes(raw), max)
     }
 
-    fn bytes(&self, raw: &[u8]) -> Vec<u8> {
-        let mut clean = Vec::with_capacity(raw.len());
-        let mut at = 0;
-        while let Some(rest) = raw.get(at..).filter(|rest| !rest.is_empty()) {
-            if let Some((needle, put)) = self.needles.iter().find(|(needle, _)| starts_with(rest, needle)) {
-                clean.extend_from_slice(put);
-                at += needle.len();
-            } else {
-                clean.extend(rest.first());
-                at += 1;
+    fn bytes(&self, raw: &[u8]) -> Zeroizing<Vec<u8>> {
+        let looked_at = raw.get(..LOOKED_AT).unwrap_or(raw);
+        let kept = if looked_at.len() < raw.len() { KEPT } else { raw.len() };
+        let mut marks: Vec<Option<usize>> = vec![None; looked_at.len()];
+        for view in view::all(looked_at) {
+            // From the last to the first: the first has the last word.
+            for (number, sought) in self.sought.iter().enumerate().rev() {
+                sought.mark(&view, |range| {
+                    for mark in marks.get_mut(range).unwrap_or_default() {
+                        *mark = Some(mark.map_or(number, |other| other.min(number)));
+                    }
+                });
             }
+        }
+        let mut clean = Zeroizing::new(Vec::with_capacity(2 * kept));
+        let mut before = None;
+        for (byte, mark) in looked_at.iter().zip(marks).take(kept) {
+            match mark {
+                None => clean.push(*byte),
+                Some(_) if mark == before => {}
+                Some(number) => clean.extend(self.sought.get(number).map(Sought::put).unwrap_or_default()),
+            }
+            before = mark;
         }
         clean
     }
 }
 
-/// In any case: a server may shout back.
-fn starts_with(text: &[u8], needle: &[u8]) -> bool {
-    text.get(..needle.len()).is_some_and(|head| head.eq_ignore_ascii_case(needle))
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{plan::UserName, secret::SecretSource};
-
-    #[test]
-    fn every_form_of_the_password_and_the_user_name_go() {
-        let account = Account {
-            alias: "default".into(),
-            user: UserName::new("canary@example.org").unwrap(),
-            master_user: None,
-            password: SecretSource::Env("X".into()),
-        };
-        let secret = Secret::new("pass word\"\\ä".into());
-        let redactor = Redactor::new(&account, Some(&secret));
-        let blob = STANDARD.encode("\0canary@example.org\0pass word\"\\ä");
-        let said = format!(
-            "no {blob} / pass word\"\\ä / pass word\\\"\\\\ä / {} / pass%20word%22%5C%C3%A4 / Canary@Example.org!",
-            STANDARD.encode("pass word\"\\ä")
-        );
-        assert_eq!(
-            redactor.text(said.as_bytes(), 256).as_str(),
-            "no [redacted] / [redacted] / [redacted] / [redacted] / [redacted] / [default]!"
-        );
-    }
-
-    #[test]
-    fn whoever_logs_in_for_somebody_else_is_not_named_either() {
-        let account = Account {
-            alias: "shop".into(),
-            user: UserName::new("canary@example.org").unwrap(),
-            master_user: UserName::new("overseer"),
-            password: SecretSource::Env("X".into()),
-        };
-        let secret = Secret::new("pass".into());
-        let redactor = Redactor::new(&account, Some(&secret));
-        let blob = STANDARD.encode("canary@example.org\0overseer\0pass");
-        let said = format!("{blob} / canary@example.org*overseer / OVERSEER for canary@example.org");
-        assert_eq!(redactor.text(said.as_bytes(), 256).as_str(), "[redacted] / [shop] / [shop] for [shop]");
-    }
-
-    #[test]
-    fn what_was_said_to_prove_the_password_is_cut_out_whole_and_in_parts() {
-        let account = Account {
-            alias: "default".into(),
-            user: UserName::new("user").unwrap(),
-            master_user: None,
-            password: SecretSource::Env("X".into()),
-        };
-        let mut redactor = Redactor::new(&account, None);
-        let message = b"c=biws,r=abcdef,p=cHJvb2Y=";
-        redactor.learn(message);
-        let said = format!("{} / c=biws,r=abcdef,p=cHJvb2Y= / p is cHJvb2Y=", STANDARD.encode(message));
-        assert_eq!(redactor.text(said.as_bytes(), 256).as_str(), "[redacted] / [redacted] / p is [redacted]");
-    }
-}
+mod tests;

@@ -26,5 +26,6 @@ mod receivers;
 mod reload;
 mod scenarios;
 mod secret_files;
+mod secrets;
 mod survival;
 mod ways;

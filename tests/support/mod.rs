@@ -3,6 +3,7 @@
 
 pub mod backends;
 pub mod dovecot;
+pub mod leaks;
 pub mod names;
 #[cfg(target_os = "linux")]
 pub mod net;

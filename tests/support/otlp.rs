@@ -85,6 +85,8 @@ pub struct Got<T> {
 pub struct Inbox {
     pub traces: Vec<Got<ExportTraceServiceRequest>>,
     pub metrics: Vec<Got<ExportMetricsServiceRequest>>,
+    /// Path and body of every request over HTTP, whatever it was for: as it came.
+    pub raw: Vec<(String, Vec<u8>)>,
     /// What the next requests for traces meet; then all are accepted.
     script: VecDeque<Answer>,
     /// The same for metrics.
@@ -443,6 +445,11 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, inbox: &Shared)
             }
         }
         let mut body = buffer[head..head + length].to_vec();
+        // Nobody waits for it: those who do wait for what it holds.
+        inbox.send_if_modified(|inbox| {
+            inbox.raw.push((path.clone(), body.clone()));
+            false
+        });
         buffer.drain(..head + length);
         if headers.get("content-encoding").is_some_and(|encoding| encoding == "gzip") {
             let mut plain = Vec::new();

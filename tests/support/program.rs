@@ -92,6 +92,24 @@ impl Program {
         self
     }
 
+    /// Runs it as another user, who gets its home. Needs root.
+    pub fn user(mut self, user: u32) -> Self {
+        nix::unistd::chown(self.home.path(), Some(user.into()), Some(user.into())).unwrap();
+        self.command.uid(user).gid(user);
+        self
+    }
+
+    /// The same arguments and environment for a copy of the program.
+    pub fn copied_to(mut self, path: &Path) -> Self {
+        std::fs::copy(env!("CARGO_BIN_EXE_imaptrace"), path).unwrap();
+        let mut copy = Command::new(path);
+        let known = self.command.as_std();
+        copy.args(known.get_args()).env_clear().current_dir(self.home.path()).kill_on_drop(true);
+        copy.envs(known.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        self.command = copy;
+        self
+    }
+
     /// Its home and working directory, empty at the start and removed at the end.
     pub fn home(&self) -> &Path {
         self.home.path()
