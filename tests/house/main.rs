@@ -5,5 +5,6 @@ mod alerts_docs;
 mod configuration_docs;
 mod imports;
 mod record_docs;
+mod scenarios_docs;
 mod status_docs;
 mod telemetry_docs;

@@ -77,7 +77,8 @@ impl Credentials {
             for skip in 0..3 {
                 let encoded = STANDARD.encode([vec![0; skip], word.as_bytes().to_vec()].concat());
                 let inner = encoded.trim_end_matches('=');
-                forms.push(inner[if skip == 0 { 0 } else { 4 }..inner.len() - 2].to_owned());
+                let whole = if skip == 0 { 0 } else { 4 }..inner.len() - 2;
+                forms.push(inner.get(whole).unwrap().to_owned());
             }
         }
         forms
@@ -304,7 +305,7 @@ impl Served {
         target
     }
 
-    /// What stands behind `imaptrace probe` for this server; the password is for IMAPTRACE_PASSWORD. Limits and deadlines
+    /// What stands behind `imaptrace probe` for this server; the password is for `IMAPTRACE_PASSWORD`. Limits and deadlines
     /// are the defaults, but for `--timeout`.
     pub fn flags(&self) -> Vec<String> {
         let scheme = if self.over == Over::Tls { "imaps" } else { "imap" };
@@ -367,15 +368,15 @@ fn spell_out(script: &str, over: Over, who: &Credentials) -> String {
             "until" => {
                 out += &greet("IMAP4rev1", over);
                 last = GOOD.iter().position(|(name, _)| *name == rest).unwrap_or_else(|| panic!("no step {rest}"));
-                GOOD[..last].iter().for_each(|(name, answer)| out += &format!("C: {name}\n{answer}"));
-                out += &format!("C: {rest}\n");
+                GOOD[..last].iter().for_each(|(name, answer)| out.extend(["C: ", name, "\n", answer]));
+                out.extend(["C: ", rest, "\n"]);
             }
             "answer" => out += GOOD[last].1,
             "on" | "rest" => {
                 if word == "rest" {
                     out += GOOD[last].1;
                 }
-                GOOD[last + 1..].iter().for_each(|(name, answer)| out += &format!("C: {name}\n{answer}"));
+                GOOD[last + 1..].iter().for_each(|(name, answer)| out.extend(["C: ", name, "\n", answer]));
             }
             _ => {
                 if word == "C:" {
