@@ -56,6 +56,20 @@ async fn play(scenario: &Scenario, over: Over) -> Vec<String> {
     }
 }
 
+/// Else a search that finds nothing would say nothing.
+#[tokio::test]
+async fn what_is_searched_for_on_the_wire_is_found_where_it_may_leave() {
+    let who = Credentials::default();
+    for (file, forms) in [("23-login-refused", 2), ("21-endless-challenges", 3)] {
+        let scenario = Scenario::all().into_iter().find(|scenario| scenario.file == file).unwrap();
+        let served = scenario.serve(Over::None, &who).await;
+        run(served.target()).await;
+        let wire = String::from_utf8(served.heard().await.wire).unwrap();
+        let found = who.forms().into_iter().filter(|form| wire.contains(form)).count();
+        assert!(found >= forms, "{file}: {found} forms of {:?} are in {wire:?}", who.forms());
+    }
+}
+
 #[test]
 fn a_file_with_a_key_that_nobody_knows_is_an_error() {
     let good = "rows = [1]\nname = \"x\"\nover = [\"none\"]\noutcome = \"passed\"\nscript = \"\"\n";

@@ -68,6 +68,21 @@ impl Credentials {
         STANDARD.encode(format!("\0{}\0{}", self.user, self.password))
     }
 
+    /// Puts them where a script or an expectation names them.
+    fn fill_in(&self, text: String) -> String {
+        let percent = percent_encoding::utf8_percent_encode(&self.password, percent_encoding::NON_ALPHANUMERIC);
+        [
+            ("{user}", self.user.clone()),
+            ("{password}", self.password.clone()),
+            ("{user64}", STANDARD.encode(&self.user)),
+            ("{password64}", STANDARD.encode(&self.password)),
+            ("{plain64}", self.plain()),
+            ("{password%}", percent.to_string()),
+        ]
+        .into_iter()
+        .fold(text, |text, (name, value)| if text.contains(name) { text.replace(name, &value) } else { text })
+    }
+
     /// The forms in which either could leave.
     pub fn forms(&self) -> Vec<String> {
         let mut forms = vec![self.plain()];
@@ -192,13 +207,14 @@ impl Scenario {
             differs.unless_same("close_notify", &found, &close_notify.as_str());
         }
         differs.unless_same("preauth", &run.server.preauth.unwrap_or_default(), &expect.preauth);
-        judge_talk(&mut differs, expect, heard);
+        judge_talk(&mut differs, expect, heard, who);
         judge_secrets(&mut differs, over, run, heard, who);
         differs.0
     }
 }
 
-fn judge_talk(differs: &mut Differences, expect: &Expect, heard: &Heard) {
+fn judge_talk(differs: &mut Differences, expect: &Expect, heard: &Heard, who: &Credentials) {
+    let filled = |words: &[String]| words.iter().map(|word| who.fill_in(word.clone())).collect::<Vec<_>>();
     if !heard.to_the_end {
         differs.0.push(format!("the client went before the script was at its end; heard {:?}", heard.lines));
     }
@@ -208,13 +224,13 @@ fn judge_talk(differs: &mut Differences, expect: &Expect, heard: &Heard) {
     {
         differs.0.push(format!("the server heard {line:?}"));
     }
-    for wanted in &expect.heard {
-        if !heard.lines.iter().any(|line| line.contains(wanted)) {
+    for wanted in filled(&expect.heard) {
+        if !heard.lines.iter().any(|line| line.contains(&wanted)) {
             differs.0.push(format!("the server never heard {wanted:?}: {:?}", heard.lines));
         }
     }
-    for unwanted in &expect.unheard {
-        if heard.lines.iter().any(|line| line.contains(unwanted)) {
+    for unwanted in filled(&expect.unheard) {
+        if heard.lines.iter().any(|line| line.contains(&unwanted)) {
             differs.0.push(format!("the server heard {unwanted:?}: {:?}", heard.lines));
         }
     }
@@ -388,20 +404,7 @@ fn spell_out(script: &str, over: Over, who: &Credentials) -> String {
             }
         }
     }
-    let percent = percent_encoding::utf8_percent_encode(&who.password, percent_encoding::NON_ALPHANUMERIC).to_string();
-    for (name, value) in [
-        ("{user}", who.user.clone()),
-        ("{password}", who.password.clone()),
-        ("{user64}", STANDARD.encode(&who.user)),
-        ("{password64}", STANDARD.encode(&who.password)),
-        ("{plain64}", who.plain()),
-        ("{password%}", percent),
-    ] {
-        if out.contains(name) {
-            out = out.replace(name, &value);
-        }
-    }
-    out
+    who.fill_in(out)
 }
 
 const APPROACH: &str = "S: * OK [CAPABILITY IMAP4rev1 STARTTLS] hi\nC: STARTTLS\nS: {tag} OK go\n";
