@@ -223,6 +223,11 @@ impl Session {
         self.framer.partial()
     }
 
+    /// The response that a breach was found in, as far as it came.
+    pub fn culprit(&self) -> &[u8] {
+        self.framer.frame().text
+    }
+
     /// Begins a command and gives the parts to send. Whoever sends them says so with [`Session::sent`].
     pub fn begin(&mut self, tag: &str, command: &Command<'_>) -> Encoded {
         let rows = match command {

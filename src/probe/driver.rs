@@ -348,7 +348,7 @@ impl Driver {
                 Ok(happened)
             }
             Err(breach) => {
-                let text = self.session.partial();
+                let text = self.session.culprit();
                 let said =
                     (!text.is_empty()).then(|| Said { condition: Condition::Bad, code: None, text: text.to_vec() });
                 self.unread = 0..0;

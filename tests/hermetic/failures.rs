@@ -1,4 +1,7 @@
 //! When things go wrong: each ends in a record with the right class, the step that failed, and the server's words.
+//!
+//! Here is what needs more than one script: steps in a loop, names, certificates, two connections. What a server does and no
+//! more is a file in `tests/scenarios`.
 
 use std::time::Duration;
 
@@ -142,42 +145,6 @@ async fn a_logout_that_goes_wrong_fails_only_itself() {
 }
 
 #[tokio::test]
-async fn greetings_that_are_none() {
-    for (script, class) in [
-        ("S: * BYE busy", ErrorType::GreetingBye),
-        ("S: * BYE [REFERRAL imap://other.example/] busy", ErrorType::Referral),
-        ("S: HTTP/1.1 400 Bad Request", ErrorType::ProtocolGreeting),
-        ("s: SSH-2.0-x\nclose", ErrorType::ProtocolGreeting),
-        ("s: \\x15\\x03\\x01\\x00\\x02\\x02\\x46\nclose", ErrorType::ProtocolGreeting),
-        ("S: * OK [CAPABILITY POP3] hi\nC: LOGOUT", ErrorType::ProtocolGreeting),
-        ("close", ErrorType::Eof),
-        ("reset", ErrorType::Reset),
-        ("silence", ErrorType::TimeoutGreeting),
-    ] {
-        let (run, heard) = against_changed(script, |target| target.deadlines = hasty()).await;
-        assert_eq!(failed(&run), (Some(class), Some("greeting")), "{script}");
-        assert!(heard.iter().all(|line| !line.contains("LOGIN")), "{heard:?}");
-    }
-}
-
-#[tokio::test]
-async fn refusals_of_a_login_by_code() {
-    for (code, class) in [
-        ("[AUTHENTICATIONFAILED] ", ErrorType::AuthFailed),
-        ("[EXPIRED] ", ErrorType::AuthExpired),
-        ("[UNAVAILABLE] ", ErrorType::Unavailable),
-        ("[LIMIT] ", ErrorType::LimitServer),
-        ("[INUSE] ", ErrorType::LimitServer),
-        ("[PRIVACYREQUIRED] ", ErrorType::AuthPrivacy),
-        ("[REFERRAL imap://a@other.example/] ", ErrorType::Referral),
-        ("", ErrorType::AuthFailed),
-    ] {
-        let (run, _) = against(&format!("{LOGIN}S: {{tag}} NO {code}no\nC: LOGOUT\n{BYE}")).await;
-        assert_eq!(failed(&run), (Some(class), Some("LOGIN")), "{code}");
-    }
-}
-
-#[tokio::test]
 async fn login_is_never_sent_when_it_is_disabled() {
     let (run, heard) = against(&format!("S: * OK [CAPABILITY IMAP4rev1 LOGINDISABLED] hi\nC: LOGOUT\n{BYE}")).await;
     assert_eq!(failed(&run), (Some(ErrorType::AuthMechanism), Some("LOGIN")));
@@ -188,60 +155,6 @@ async fn login_is_never_sent_when_it_is_disabled() {
     })
     .await;
     assert_eq!(failed(&run), (Some(ErrorType::AuthMechanism), Some("AUTHENTICATE")));
-}
-
-#[tokio::test]
-async fn starttls_not_offered_refused_or_followed_by_bytes_never_lets_a_secret_out() {
-    for (script, class, step) in [
-        ("S: * OK [CAPABILITY IMAP4rev1] hi\nC: LOGOUT", ErrorType::StarttlsUnavailable, "STARTTLS"),
-        (
-            "S: * OK [CAPABILITY IMAP4rev1 STARTTLS] hi\nC: STARTTLS\nS: {tag} NO not now\nC: LOGOUT",
-            ErrorType::StarttlsRefused,
-            "STARTTLS",
-        ),
-        (
-            "S: * OK [CAPABILITY IMAP4rev1 STARTTLS] hi\nC: STARTTLS\nS: {tag} BAD what\nC: LOGOUT",
-            ErrorType::StarttlsRefused,
-            "STARTTLS",
-        ),
-        (
-            "S: * OK [CAPABILITY IMAP4rev1 STARTTLS] hi\nC: STARTTLS\ns: {tag} OK go\\r\\n* OK injected\\r\\n\nsilence",
-            ErrorType::StarttlsInjection,
-            "STARTTLS",
-        ),
-        (
-            "S: * OK [CAPABILITY IMAP4rev1 STARTTLS] hi\nC: STARTTLS\nS: + go\nsilence",
-            ErrorType::ProtocolContinuation,
-            "STARTTLS",
-        ),
-        (
-            "S: * OK [CAPABILITY IMAP4rev1 STARTTLS] hi\nC: STARTTLS\nS: {tag} OK go\nS: * OK in clear text\nsilence",
-            ErrorType::StarttlsInjection,
-            "STARTTLS or tls",
-        ),
-        ("S: * PREAUTH [CAPABILITY IMAP4rev1] in\nsilence", ErrorType::PreauthPlaintext, "greeting"),
-    ] {
-        let server = Script::play(script).await;
-        let mut target = target(server.address, Security::StartTls);
-        target.deadlines = hasty();
-        let run = run(target).await;
-        if step == "STARTTLS or tls" {
-            // A second packet may come with the first or after it.
-            assert!(
-                matches!(
-                    failed(&run),
-                    (Some(ErrorType::StarttlsInjection), Some("STARTTLS"))
-                        | (Some(ErrorType::TlsProtocol), Some("tls"))
-                ),
-                "{:?}",
-                failed(&run)
-            );
-        } else {
-            assert_eq!(failed(&run), (Some(class), Some(step)), "{script}");
-        }
-        let heard = server.heard().await.join("\n");
-        assert!(!heard.contains("secret") && !heard.contains("AUTHENTICATE"), "{heard}");
-    }
 }
 
 #[tokio::test]
@@ -380,38 +293,6 @@ async fn refused_ports_and_unknown_hosts() {
 }
 
 #[tokio::test]
-async fn a_server_that_breaks_the_protocol() {
-    for (answer, class) in [
-        ("S: ffffffffffffffff OK", ErrorType::ProtocolTag),
-        ("S: + what", ErrorType::ProtocolContinuation),
-        ("S: * 1 FETCH (BODY[] { 5}", ErrorType::ProtocolSyntax),
-        ("S: {tag} MAYBE", ErrorType::ProtocolSyntax),
-        ("s: * OK a\\rb\\r\\n", ErrorType::ProtocolSyntax),
-    ] {
-        let (run, _) = against(&format!("{}{answer}\nsilence\n", up_to("LIST"))).await;
-        assert_eq!(failed(&run), (Some(class), Some("LIST")), "{answer}");
-    }
-    let nested = format!("{}S: * X {}\nsilence\n", up_to("LIST"), "(".repeat(40));
-    assert_eq!(failed(&against(&nested).await.0).0, Some(ErrorType::LimitDepth));
-    let limits = |limits: Limits| move |target: &mut Target| target.limits = limits;
-    let long = format!("{}s: * {}\nsilence\n", up_to("LIST"), "x".repeat(3000));
-    assert_eq!(
-        failed(&against_changed(&long, limits(Limits { line: 2000, ..Limits::default() })).await.0).0,
-        Some(ErrorType::LimitLine)
-    );
-    let many = format!("{}s: {}\nsilence\n", up_to("LIST"), "* X\\r\\n".repeat(20));
-    assert_eq!(
-        failed(&against_changed(&many, limits(Limits { responses: 10, ..Limits::default() })).await.0).0,
-        Some(ErrorType::LimitResponses)
-    );
-    let big = format!("{}s: * 1 FETCH (BODY[] {{99999}}\\r\\n{}\nsilence\n", up_to("LIST"), "x".repeat(3000));
-    assert_eq!(
-        failed(&against_changed(&big, limits(Limits { command_bytes: 2000, ..Limits::default() })).await.0).0,
-        Some(ErrorType::LimitBytes)
-    );
-}
-
-#[tokio::test]
 async fn id_is_a_courtesy() {
     let greeting = "S: * OK [CAPABILITY IMAP4rev1 ID] hi\nC: ID (\"name\" \"imaptrace\"\n";
     let rest = format!("C: LOGIN\n{LIST}{SELECT}{FETCH}{LOGOUT}{BYE}");
@@ -446,14 +327,6 @@ async fn id_is_a_courtesy() {
 }
 
 #[tokio::test]
-async fn preauth_skips_login_where_it_is_allowed() {
-    let (run, _) =
-        against(&format!("S: * PREAUTH [CAPABILITY IMAP4rev1] in\nC: LIST\n{SELECT}{FETCH}{LOGOUT}{BYE}")).await;
-    assert_eq!(steps(&run), "connect greeting LOGIN- LIST SELECT FETCH LOGOUT");
-    assert_eq!((run.outcome, run.server.preauth), (RunOutcome::Passed, Some(true)));
-}
-
-#[tokio::test]
 async fn an_empty_mailbox_skips_fetch_and_loads_with_select() {
     let script = format!("{}S: * 0 EXISTS\nS: {{tag}} OK\nC: LOGOUT\n{BYE}", up_to("SELECT"));
     let (run, _) = against(&script).await;
@@ -483,17 +356,6 @@ async fn what_the_server_repeats_of_our_secrets_is_taken_out() {
         run.failing_step().unwrap().text.as_ref().unwrap().as_str(),
         "user [default], password [redacted], [redacted], \\x1b[31m"
     );
-}
-
-#[tokio::test]
-async fn a_write_that_the_server_never_reads_ends_at_its_deadline() {
-    let script = "S: * OK [CAPABILITY IMAP4rev1 LITERAL+] hi\npause 600";
-    let (run, _) = against_changed(script, |target| {
-        target.deadlines = hasty();
-        target.accounts = vec![crate::support::run::account(&"ä".repeat(16 << 20), "secret")];
-    })
-    .await;
-    assert_eq!(failed(&run), (Some(ErrorType::TimeoutWrite), Some("LOGIN")));
 }
 
 #[tokio::test]
@@ -571,19 +433,6 @@ async fn a_source_address_that_this_host_lacks_and_one_of_the_other_family() {
     named.source_address = Some("127.0.0.1".parse().unwrap());
     let run_ = run(named).await;
     assert_eq!((run_.outcome, failed(&run_)), (RunOutcome::Failed, (Some(ErrorType::ConnectRefused), Some("connect"))));
-}
-
-#[tokio::test]
-async fn an_alert_before_tls_is_nobodys_word() {
-    let script = "S: * OK [CAPABILITY IMAP4rev1 STARTTLS] hi\nC: STARTTLS\nS: * OK [ALERT] call this number\nS: {tag} NO no\nC: LOGOUT";
-    let server = Script::play(script).await;
-    let run_ = run(target(server.address, Security::StartTls)).await;
-    assert!(run_.steps.iter().all(|step| step.events.iter().all(|event| event.text.is_none())), "{run_:?}");
-    let script = format!("{}S: * OK [ALERT] disk full\n{SELECT}{FETCH}{LOGOUT}{BYE}", up_to("LIST"));
-    let (run_, _) = against(&script).await;
-    let alert =
-        run_.steps.iter().find(|step| step.name == "LIST").unwrap().events.iter().find_map(|event| event.text.clone());
-    assert_eq!(alert.as_ref().map(imaptrace::record::ServerText::as_str), Some("disk full"));
 }
 
 #[tokio::test]

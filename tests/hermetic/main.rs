@@ -15,6 +15,7 @@ mod defects;
 mod delivery;
 mod demo;
 mod failures;
+mod hostile_text;
 mod itself;
 mod messages;
 mod metrics;

@@ -30,8 +30,7 @@ async fn every_scenario_comes_out_as_its_file_says() {
                 let turn = turns.acquire().await.unwrap();
                 let differs = play(&scenario, over).await;
                 drop(turn);
-                let told = differs.iter().map(|one| format!("\n    {one}")).collect::<String>();
-                (!differs.is_empty()).then(|| format!("{} over {over}:{told}", scenario.file))
+                (!differs.is_empty()).then(|| format!("{} over {over}:\n    {}", scenario.file, differs.join("\n    ")))
             });
         }
     }
@@ -54,5 +53,31 @@ async fn play(scenario: &Scenario, over: Over) -> Vec<String> {
             return differs;
         }
         patience *= 4;
+    }
+}
+
+/// Else a search that finds nothing would say nothing.
+#[tokio::test]
+async fn what_is_searched_for_on_the_wire_is_found_where_it_may_leave() {
+    let who = Credentials::default();
+    for (file, forms) in [("23-login-refused", 2), ("21-endless-challenges", 3)] {
+        let scenario = Scenario::all().into_iter().find(|scenario| scenario.file == file).unwrap();
+        let served = scenario.serve(Over::None, &who).await;
+        run(served.target()).await;
+        let wire = String::from_utf8(served.heard().await.wire).unwrap();
+        let found = who.forms().into_iter().filter(|form| wire.contains(form)).count();
+        assert!(found >= forms, "{file}: {found} forms of {:?} are in {wire:?}", who.forms());
+    }
+}
+
+#[test]
+fn a_file_with_a_key_that_nobody_knows_is_an_error() {
+    let good = "rows = [1]\nname = \"x\"\nover = [\"none\"]\noutcome = \"passed\"\nscript = \"\"\n";
+    assert_eq!(Scenario::parse(good).map(|scenario| scenario.rows), Ok(vec![1]));
+    for wrong in
+        ["bound = 3\n", "[set]\nlimit = 3\n", "[expect]\nmost = 3\n", "error = \"no_such_class\"\nstep = \"LIST\"\n"]
+    {
+        let error = Scenario::parse(&format!("{good}{wrong}")).map(|_| ()).unwrap_err();
+        assert!(error.contains("unknown") || error.contains("no error type"), "{wrong}: {error}");
     }
 }

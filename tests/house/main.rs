@@ -6,5 +6,6 @@ mod configuration_docs;
 mod imports;
 mod protocol_docs;
 mod record_docs;
+mod scenarios_docs;
 mod status_docs;
 mod telemetry_docs;

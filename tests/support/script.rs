@@ -258,8 +258,8 @@ impl Player<'_> {
     /// What `S:` or `s:` sends.
     fn bytes(&self, word: &str, text: &str) -> Vec<u8> {
         let [tag, past] = &self.tags;
-        let part = tag.get(..tag.len().saturating_sub(1)).unwrap_or_default();
-        let text = text.replace("{tag}", tag).replace("{past}", past).replace("{part}", part);
+        let beginning = tag.get(..tag.len().saturating_sub(1)).unwrap_or_default();
+        let text = text.replace("{tag}", tag).replace("{past}", past).replace("{part}", beginning);
         let mut bytes = bytes(&text.replace("{small}", &tag.to_ascii_lowercase()));
         if word == "S:" {
             bytes.extend_from_slice(b"\r\n");

@@ -140,8 +140,13 @@ impl Scenario {
     fn read(path: &Path) -> Result<Self, String> {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let file = name.strip_suffix(".toml").ok_or("it is no .toml file")?.to_owned();
-        let scenario = Figment::from(Toml::file_exact(path)).extract::<Self>();
-        let scenario = Self { file, ..scenario.map_err(|error| error.to_string())? };
+        let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+        Ok(Self { file, ..Self::parse(&text)? })
+    }
+
+    /// Reads what stands in a file.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let scenario: Self = Figment::from(Toml::string(text)).extract().map_err(|error| error.to_string())?;
         match () {
             () if scenario.rows.is_empty() || scenario.over.is_empty() => Err("it has no row, or is run over nothing"),
             () if (scenario.outcome == RunOutcome::Passed) != scenario.error.is_none() => {

@@ -59,13 +59,28 @@ pub struct Credentials {
 
 impl Default for Credentials {
     fn default() -> Self {
-        Self { user: "canary-user-5e1f".into(), password: "canary-word-7a2d".into() }
+        Self { user: "canary-user-5e1f".into(), password: "finch-word-7a2d".into() }
     }
 }
 
 impl Credentials {
     fn plain(&self) -> String {
         STANDARD.encode(format!("\0{}\0{}", self.user, self.password))
+    }
+
+    /// Puts them where a script or an expectation names them.
+    fn fill_in(&self, text: String) -> String {
+        let percent = percent_encoding::utf8_percent_encode(&self.password, percent_encoding::NON_ALPHANUMERIC);
+        [
+            ("{user}", self.user.clone()),
+            ("{password}", self.password.clone()),
+            ("{user64}", STANDARD.encode(&self.user)),
+            ("{password64}", STANDARD.encode(&self.password)),
+            ("{plain64}", self.plain()),
+            ("{password%}", percent.to_string()),
+        ]
+        .into_iter()
+        .fold(text, |text, (name, value)| if text.contains(name) { text.replace(name, &value) } else { text })
     }
 
     /// The forms in which either could leave.
@@ -77,7 +92,8 @@ impl Credentials {
             for skip in 0..3 {
                 let encoded = STANDARD.encode([vec![0; skip], word.as_bytes().to_vec()].concat());
                 let inner = encoded.trim_end_matches('=');
-                forms.push(inner[if skip == 0 { 0 } else { 4 }..inner.len() - 2].to_owned());
+                let whole = if skip == 0 { 0 } else { 4 }..inner.len() - 2;
+                forms.push(inner.get(whole).unwrap().to_owned());
             }
         }
         forms
@@ -191,13 +207,14 @@ impl Scenario {
             differs.unless_same("close_notify", &found, &close_notify.as_str());
         }
         differs.unless_same("preauth", &run.server.preauth.unwrap_or_default(), &expect.preauth);
-        judge_talk(&mut differs, expect, heard);
+        judge_talk(&mut differs, expect, heard, who);
         judge_secrets(&mut differs, over, run, heard, who);
         differs.0
     }
 }
 
-fn judge_talk(differs: &mut Differences, expect: &Expect, heard: &Heard) {
+fn judge_talk(differs: &mut Differences, expect: &Expect, heard: &Heard, who: &Credentials) {
+    let filled = |words: &[String]| words.iter().map(|word| who.fill_in(word.clone())).collect::<Vec<_>>();
     if !heard.to_the_end {
         differs.0.push(format!("the client went before the script was at its end; heard {:?}", heard.lines));
     }
@@ -207,13 +224,13 @@ fn judge_talk(differs: &mut Differences, expect: &Expect, heard: &Heard) {
     {
         differs.0.push(format!("the server heard {line:?}"));
     }
-    for wanted in &expect.heard {
-        if !heard.lines.iter().any(|line| line.contains(wanted)) {
+    for wanted in filled(&expect.heard) {
+        if !heard.lines.iter().any(|line| line.contains(&wanted)) {
             differs.0.push(format!("the server never heard {wanted:?}: {:?}", heard.lines));
         }
     }
-    for unwanted in &expect.unheard {
-        if heard.lines.iter().any(|line| line.contains(unwanted)) {
+    for unwanted in filled(&expect.unheard) {
+        if heard.lines.iter().any(|line| line.contains(&unwanted)) {
             differs.0.push(format!("the server heard {unwanted:?}: {:?}", heard.lines));
         }
     }
@@ -304,7 +321,7 @@ impl Served {
         target
     }
 
-    /// What stands behind `imaptrace probe` for this server; the password is for IMAPTRACE_PASSWORD. Limits and deadlines
+    /// What stands behind `imaptrace probe` for this server; the password is for `IMAPTRACE_PASSWORD`. Limits and deadlines
     /// are the defaults, but for `--timeout`.
     pub fn flags(&self) -> Vec<String> {
         let scheme = if self.over == Over::Tls { "imaps" } else { "imap" };
@@ -367,15 +384,15 @@ fn spell_out(script: &str, over: Over, who: &Credentials) -> String {
             "until" => {
                 out += &greet("IMAP4rev1", over);
                 last = GOOD.iter().position(|(name, _)| *name == rest).unwrap_or_else(|| panic!("no step {rest}"));
-                GOOD[..last].iter().for_each(|(name, answer)| out += &format!("C: {name}\n{answer}"));
-                out += &format!("C: {rest}\n");
+                GOOD[..last].iter().for_each(|(name, answer)| out.extend(["C: ", name, "\n", answer]));
+                out.extend(["C: ", rest, "\n"]);
             }
             "answer" => out += GOOD[last].1,
             "on" | "rest" => {
                 if word == "rest" {
                     out += GOOD[last].1;
                 }
-                GOOD[last + 1..].iter().for_each(|(name, answer)| out += &format!("C: {name}\n{answer}"));
+                GOOD[last + 1..].iter().for_each(|(name, answer)| out.extend(["C: ", name, "\n", answer]));
             }
             _ => {
                 if word == "C:" {
@@ -387,20 +404,7 @@ fn spell_out(script: &str, over: Over, who: &Credentials) -> String {
             }
         }
     }
-    let percent = percent_encoding::utf8_percent_encode(&who.password, percent_encoding::NON_ALPHANUMERIC).to_string();
-    for (name, value) in [
-        ("{user}", who.user.clone()),
-        ("{password}", who.password.clone()),
-        ("{user64}", STANDARD.encode(&who.user)),
-        ("{password64}", STANDARD.encode(&who.password)),
-        ("{plain64}", who.plain()),
-        ("{password%}", percent),
-    ] {
-        if out.contains(name) {
-            out = out.replace(name, &value);
-        }
-    }
-    out
+    who.fill_in(out)
 }
 
 const APPROACH: &str = "S: * OK [CAPABILITY IMAP4rev1 STARTTLS] hi\nC: STARTTLS\nS: {tag} OK go\n";
