@@ -49,7 +49,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts one, and fails the test with the script's own words if that cannot be. `settings` as in SERVER_EXTRA.
+    /// Starts one, and fails the test with the script's own words if that cannot be. `settings` as in `SERVER_EXTRA`.
     pub fn start(kind: Kind, settings: &str) -> Self {
         let name = if kind == Kind::Cyrus { "cyrus" } else { "courier" };
         let mut complaint = String::new();
