@@ -378,6 +378,6 @@ mod tests {
         let password = Secret::new("canary".into());
         let command = Command::Login { user: "someone", password: &password };
         let encoded = command.encode("T", &Capabilities::default());
-        assert_eq!(format!("{command:?} {encoded:?}"), "LOGIN Encoded { parts: [Part(28 bytes)] }");
+        assert_eq!(format!("{command:?} {encoded:?}"), "LOGIN Encoded { parts: [Part(28 bytes)], exchange: None }");
     }
 }

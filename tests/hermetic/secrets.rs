@@ -250,8 +250,8 @@ async fn no_scenario_brings_either_out() {
                 let served = scenario.serve(over, &who).await;
                 let run = run(served.target()).await;
                 leaks.look("records of scenarios", serde_json::to_string(&run).unwrap());
-                // The program itself once for each: it takes longer.
-                if turn == 0 {
+                // The program itself once for each: it takes longer. No argument can be as long as some user's name.
+                if turn == 0 && scenario.set.user_bytes.is_none() {
                     let served = scenario.serve(over, &who).await;
                     let arguments = ["probe".to_owned()].into_iter().chain(served.flags());
                     let program =

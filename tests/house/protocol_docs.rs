@@ -1,7 +1,10 @@
 //! `docs/protocol.md` against the tests that it names: no row is missing, and each is held by a test that is there or says
 //! why it does not apply. And the tests that `docs/testing.md` names for what hosts and networks do.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use imaptrace::record::ErrorType;
 
@@ -35,6 +38,21 @@ fn exists(path: &str) -> bool {
     })
 }
 
+/// What stands before a scenario's name, or before the beginning of some names and a `*`.
+const SCENARIOS: &str = "scenarios/";
+
+/// Whether there is such a scenario.
+fn is_played(name: &str) -> bool {
+    let Some(name) = name.strip_prefix(SCENARIOS) else { return false };
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
+    match name.strip_suffix('*') {
+        None => folder.join(format!("{name}.toml")).is_file(),
+        Some(start) => fs::read_dir(folder)
+            .unwrap()
+            .any(|file| file.unwrap().file_name().to_str().is_some_and(|file| file.starts_with(start))),
+    }
+}
+
 /// Whether a text has a test of this name.
 fn holds(text: &str, name: &str) -> bool {
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
@@ -54,12 +72,17 @@ fn every_requirement_has_a_row_and_its_tests_are_there() {
     let numbers: Vec<usize> = rows.iter().map(|(number, _)| *number).collect();
     assert_eq!(numbers, (1..=ROWS).collect::<Vec<_>>());
     for (number, held) in rows {
-        let tests: Vec<&str> = held.split('`').skip(1).step_by(2).filter(|name| name.contains("::")).collect();
+        let tests: Vec<&str> = held
+            .split('`')
+            .skip(1)
+            .step_by(2)
+            .filter(|name| name.contains("::") || name.starts_with(SCENARIOS))
+            .collect();
         let reason = held.strip_prefix("does not apply: ").unwrap_or_default();
         assert!(!tests.is_empty() || reason.len() > 20, "row {number} names no test and gives no reason");
         assert!(tests.is_empty() || reason.is_empty(), "row {number} does not apply and has a test");
         for test in tests {
-            assert!(exists(test), "row {number}: there is no test {test}");
+            assert!(exists(test) || is_played(test), "row {number}: there is no test {test}");
         }
     }
 }
@@ -71,6 +94,10 @@ fn a_test_that_is_not_there_is_seen() {
     assert!(exists("imap::framer::tests::any_split_gives_the_same_responses"), "a property");
     for missing in ["house::protocol_docs::rows", "house::protocol_docs::no_such_test", "imap::nowhere::tests::x", ""] {
         assert!(!exists(missing), "{missing}");
+    }
+    assert!(is_played("scenarios/36-*") && is_played("scenarios/16-greeting-bye"));
+    for missing in ["scenarios/99-*", "scenarios/16-greeting", "16-greeting-bye"] {
+        assert!(!is_played(missing), "{missing}");
     }
 }
 
