@@ -15,6 +15,8 @@ mod capability;
 mod code;
 mod command;
 mod framer;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzed;
 mod reported;
 mod response;
 mod session;

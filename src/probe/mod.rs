@@ -19,6 +19,8 @@
 mod command;
 mod driver;
 pub mod fill;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzed;
 mod journey;
 mod reach;
 mod recorder;
