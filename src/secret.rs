@@ -67,6 +67,8 @@ pub enum SecretSource {
     Credential(String),
     /// Already here: typed at a prompt or given in the URL.
     Given(Secret),
+    /// Nowhere: who logs in has no password.
+    Nowhere,
 }
 
 /// A secret that could not be had. Says where it was looked for, never what was found.
@@ -139,6 +141,7 @@ impl SecretSource {
     /// `child_env` are variables that a password command gets back as the operator had set them.
     pub async fn load(&self, child_env: &[(OsString, Option<OsString>)]) -> Result<Secret, SecretError> {
         match self {
+            Self::Nowhere => Ok(Secret::new(String::new())),
             Self::Given(secret) => checked(secret.expose().as_bytes(), false, || "the prompt or the URL".to_owned()),
             Self::Env(name) => {
                 let value = std::env::var(name).map_err(|_| SecretError::Env(name.clone()))?;
@@ -162,6 +165,14 @@ impl SecretSource {
         let (_, meta) = open_file(path, *insecure_mode)?;
         if meta.len() == 0 { Err(SecretError::Empty(in_words(path))) } else { Ok(()) }
     }
+}
+
+/// Reads the file of a private key, if it is nobody else's.
+pub fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, SecretError> {
+    let (file, _) = open_file(path, false)?;
+    let mut key = Zeroizing::new(Vec::new());
+    file.take(LARGEST + 1).read_to_end(&mut key).map_err(|source| unreadable(path, source))?;
+    if key.len() as u64 > LARGEST { Err(SecretError::TooLarge(in_words(path))) } else { Ok(key) }
 }
 
 fn read_file(path: &Path, insecure_mode: bool) -> Result<Secret, SecretError> {
@@ -301,6 +312,19 @@ mod tests {
         assert!(load(SecretSource::File { path, insecure_mode: false }).await.unwrap_err().contains("empty"));
         let (_keep, path) = file(&vec![b'x'; 70_000], 0o600);
         assert!(load(SecretSource::File { path, insecure_mode: false }).await.unwrap_err().contains("64 KiB"));
+    }
+
+    #[test]
+    fn a_key_is_read_whole_and_only_if_others_cannot() {
+        let (_keep, path) = file(b"-----BEGIN\nmore\n", 0o600);
+        assert_eq!(*read_key(&path).unwrap(), b"-----BEGIN\nmore\n");
+        for mode in [0o644, 0o620, 0o606] {
+            let (_keep, path) = file(b"canary", mode);
+            let error = read_key(&path).unwrap_err().to_string();
+            assert!(error.contains("chmod 600") && !error.contains("canary"), "{mode:o}: {error}");
+        }
+        let (_keep, path) = file(&vec![b'x'; 70_000], 0o600);
+        assert!(read_key(&path).unwrap_err().to_string().contains("64 KiB"));
     }
 
     #[test]

@@ -59,6 +59,9 @@ pub(super) struct TargetArgs {
     /// User name; @ is fine
     #[arg(short, long, value_name = "NAME", help_heading = "Target")]
     pub(super) user: Option<String>,
+    /// Who logs in for the user, with a password of their own (Dovecot's master users)
+    #[arg(long, value_name = "NAME", help_heading = "Target")]
+    pub(super) master_user: Option<String>,
     /// File whose first line is the password
     #[arg(long, value_name = "FILE", help_heading = "Target", conflicts_with_all = ["password_env", "password_command"])]
     pub(super) password_file: Option<String>,
@@ -68,12 +71,21 @@ pub(super) struct TargetArgs {
     /// Program whose first line of output is the password; no shell
     #[arg(long, value_name = "CMD", help_heading = "Target")]
     pub(super) password_command: Option<String>,
+    /// How to log in: auto (the strongest that is offered), scram-sha-256, plain, login, or external
+    #[arg(long, value_name = "MECHANISM", help_heading = "Target")]
+    pub(super) auth: Option<String>,
     /// tls (port 993), starttls (143, never falls back), none (143, clear text, password and all)
     #[arg(long, value_name = "HOW", help_heading = "Target")]
     pub(super) security: Option<String>,
     /// PEM file with roots to trust beside the system's
     #[arg(long, value_name = "FILE", help_heading = "Target")]
     pub(super) ca_file: Option<String>,
+    /// PEM file with our own certificate and its chain; goes with --client-key
+    #[arg(long, value_name = "FILE", help_heading = "Target")]
+    pub(super) client_cert: Option<String>,
+    /// PEM file with its key, unencrypted, that others cannot read
+    #[arg(long, value_name = "FILE", help_heading = "Target")]
+    pub(super) client_key: Option<String>,
     /// Name to send and to check in place of HOST
     #[arg(long, value_name = "NAME", help_heading = "Target")]
     pub(super) server_name: Option<String>,

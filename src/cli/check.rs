@@ -49,6 +49,9 @@ fn certificates(config: &Config, path: &Path) -> Vec<Problem> {
         let Err(error) = TlsContext::new(&target.tls, &target.endpoint.host) else { continue };
         let (key, help) = match error {
             TlsContextError::Read { .. } => continue,
+            TlsContextError::Key { .. } | TlsContextError::Encrypted { .. } | TlsContextError::NotPkcs8 { .. } => {
+                ("client_key", "give a PEM file with an unencrypted key that imaptrace alone can read")
+            }
             TlsContextError::NoCertificate { .. } => ("ca_file", "give a PEM file with the roots to trust"),
             TlsContextError::Identity { .. } => ("client_cert", "give a certificate and its own key, each a PEM file"),
         };

@@ -22,7 +22,7 @@ use crate::{
     config::{self, Config, Flag, Probe, units},
     delivery::Delivery,
     net::Family,
-    plan::Target,
+    plan::{Auth, Target},
     probe::{Cancel, Job, Prepared, Prober},
     record::{Run, RunOutcome, Seconds},
     secret::{Secret, SecretSource},
@@ -273,11 +273,15 @@ pub(super) fn target_flags(args: &TargetArgs) -> Vec<Flag> {
     let insecure = args.insecure.then(|| "true".to_owned());
     given(&[
         ("target.user", &args.user, "--user"),
+        ("target.master_user", &args.master_user, "--master-user"),
         ("target.password.file", &args.password_file, "--password-file"),
         ("target.password.env", &args.password_env, "--password-env"),
         ("target.password.command", &args.password_command, "--password-command"),
+        ("target.auth", &args.auth, "--auth"),
         ("target.security", &args.security, "--security"),
         ("target.ca_file", &args.ca_file, "--ca-file"),
+        ("target.client_cert", &args.client_cert, "--client-cert"),
+        ("target.client_key", &args.client_key, "--client-key"),
         ("target.server_name", &args.server_name, "--server-name"),
         ("target.insecure", &insecure, "--insecure"),
         ("target.address", &args.address, "--address"),
@@ -296,7 +300,7 @@ pub(super) fn given(flags: &[(&str, &Option<String>, &str)]) -> Vec<Flag> {
 pub(super) fn password(args: &TargetArgs) -> Result<Option<SecretSource>, String> {
     let named = args.password_file.is_some() || args.password_env.is_some() || args.password_command.is_some();
     let in_url = config::server::parse(&args.server).is_ok_and(|url| url.password.is_some());
-    if named || in_url {
+    if named || in_url || args.auth.as_deref() == Some(Auth::External.as_str()) {
         return Ok(None);
     }
     if std::env::var_os(PASSWORD).is_some() {

@@ -38,7 +38,9 @@ pub(super) enum Whose<'a> {
 /// Reads the accounts: the target's own `user` and `password` (or those in its URL) first, then `[[targets.accounts]]`.
 ///
 /// A key beats the URL, and the URL beats a password that the command line found elsewhere.
-pub(super) fn read(table: &Table<'_>, url: Option<&ServerUrl>, whose: &Whose<'_>) -> Vec<Account> {
+///
+/// `passwordless`: they log in by a certificate, and a password may be left out.
+pub(super) fn read(table: &Table<'_>, url: Option<&ServerUrl>, whose: &Whose<'_>, passwordless: bool) -> Vec<Account> {
     let given = if let Whose::Probe(given) = whose { *given } else { None };
     let (fill, own_url) = match whose {
         Whose::Member { fill, own_url } => (Some(fill), *own_url),
@@ -59,11 +61,16 @@ pub(super) fn read(table: &Table<'_>, url: Option<&ServerUrl>, whose: &Whose<'_>
     let user = user_field.as_ref().map_or_else(|| url.and_then(|url| url.user.clone()), |field| user_name(field, fill));
     let password =
         password_field.as_ref().map_or_else(|| in_url.map(SecretSource::Given), |field| filled_secret(field, fill));
-    let password = if here { password } else { given.cloned() };
+    let nowhere = || passwordless.then_some(SecretSource::Nowhere);
+    let password = if here { password } else { given.cloned().or_else(nowhere) };
+
+    let master_user = table.get("master_user").and_then(|field| user_name(&field, fill));
 
     let mut accounts = Vec::new();
     if let (Some(user), Some(password)) = (user, password) {
-        accounts.push(Account { alias: DEFAULT.to_owned(), user, password });
+        accounts.push(Account { alias: DEFAULT.to_owned(), user, master_user, password });
+    } else if let Some(field) = table.get("master_user").filter(|_| !has_user && !listed.is_empty()) {
+        field.error("there is no user for whom to log in", "add user, or move master_user to the accounts");
     }
     // With a URL that cannot be read, nobody knows what stands in it.
     if url.is_some() {
@@ -78,7 +85,7 @@ pub(super) fn read(table: &Table<'_>, url: Option<&ServerUrl>, whose: &Whose<'_>
         if !has_user && (has_password || listed.is_empty()) {
             table.error("user", "there is no user name", no_user);
         }
-        if !has_password && (has_user || listed.is_empty()) {
+        if !has_password && !passwordless && (has_user || listed.is_empty()) {
             table.error("password", "there is no password", no_password);
         }
     }
@@ -97,18 +104,22 @@ pub(super) fn read(table: &Table<'_>, url: Option<&ServerUrl>, whose: &Whose<'_>
         if user.is_none() {
             entry.error("user", "there is no user name", "add user = \"…\"");
         }
-        if password.is_none() {
+        if password.is_none() && !passwordless {
             entry.error("password", "there is no password", FORMS);
         }
         let user = user.as_ref().and_then(|field| user_name(field, fill));
-        let password = password.as_ref().and_then(|field| filled_secret(field, fill));
+        let master_user = entry.get("master_user").and_then(|field| user_name(&field, fill));
+        let password = match &password {
+            Some(field) => filled_secret(field, fill),
+            None => nowhere(),
+        };
         let Some(alias) = alias else { continue };
         if !aliases.insert(alias.clone()) {
             let help = "give each account of a target a name of its own; one without is called \"default\"";
             entry.error("name", "another account of this target has the same name", help);
         }
         if let (Some(user), Some(password)) = (user, password) {
-            accounts.push(Account { alias, user, password });
+            accounts.push(Account { alias, user, master_user, password });
         }
     }
     accounts

@@ -13,7 +13,7 @@ use super::{
     units::{print_duration as time, print_size as size},
 };
 use crate::{
-    plan::{Auth, Hours, Open, Per, ProxyProtocol, RunLimits, TagStyle, Target, Window},
+    plan::{Hours, Open, Per, ProxyProtocol, RunLimits, TagStyle, Target, Window},
     secret::SecretSource,
 };
 
@@ -182,7 +182,8 @@ fn write_target(out: &mut String, target: &Target) -> fmt::Result {
     }
     write_tls(out, target)?;
     for account in &target.accounts {
-        writeln!(out, "  account     {}, password {}", account.alias, place(&account.password))?;
+        let master = if account.master_user.is_some() { " of a master user" } else { "" };
+        writeln!(out, "  account     {}, password{master} {}", account.alias, place(&account.password))?;
     }
     if !target.labels.is_empty() {
         writeln!(out, "  labels      {}", joined(target.labels.iter().map(|(key, value)| format!("{key}={value:?}"))))?;
@@ -192,11 +193,7 @@ fn write_target(out: &mut String, target: &Target) -> fmt::Result {
         Open::Select => "SELECT",
         Open::Examine => "EXAMINE",
     };
-    let auth = match journey.auth {
-        Auth::Auto => "auto",
-        Auth::Login => "login",
-        Auth::Plain => "plain",
-    };
+    let auth = journey.auth.as_str();
     let tag = match journey.tag {
         TagStyle::SpanId => "span_id",
         TagStyle::Short => "short",
@@ -287,6 +284,7 @@ fn place(source: &SecretSource) -> String {
         SecretSource::Command(argv) => format!("from command {:?}", argv.first().map_or("", String::as_str)),
         SecretSource::Credential(name) => format!("from credential {name}"),
         SecretSource::Given(_) => "given (hidden)".to_owned(),
+        SecretSource::Nowhere => "not needed".to_owned(),
     }
 }
 

@@ -278,8 +278,13 @@ impl Made<'_, '_> {
         }
         let fill = Fill { host: &host, name: &name };
         let accounts = match group {
-            Some(group) => account::read(&group.table, Some(url), &Whose::Member { fill, own_url: *whole }),
-            None if url.user.is_some() && url.password.is_some() => account::read(entry, Some(url), &Whose::Target),
+            Some(group) => {
+                let whose = Whose::Member { fill, own_url: *whole };
+                account::read(&group.table, Some(url), &whose, group.settings.is_passwordless())
+            }
+            None if url.user.is_some() && url.password.is_some() => {
+                account::read(entry, Some(url), &Whose::Target, false)
+            }
             None => {
                 let help = format!("name its group in the label {GROUP}, or move targets_from into [[groups]]");
                 return entry.error("", "it has no group, so there is no user name and no password for it", help);

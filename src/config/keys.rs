@@ -88,6 +88,7 @@ pub(super) static TARGET: TableKeys = TableKeys {
         "name",
         "url",
         "user",
+        "master_user",
         "password",
         "labels",
         "accounts",
@@ -122,6 +123,7 @@ pub(super) static GROUP: TableKeys = TableKeys {
         "targets_from",
         "url",
         "user",
+        "master_user",
         "password",
         "labels",
         "accounts",
@@ -149,7 +151,7 @@ pub(super) static GROUP: TableKeys = TableKeys {
     later: &[],
 };
 pub(super) static ACCOUNT: TableKeys =
-    TableKeys { path: "targets.accounts", keys: &["name", "user", "password"], later: &[] };
+    TableKeys { path: "targets.accounts", keys: &["name", "user", "master_user", "password"], later: &[] };
 pub(super) static DEADLINES: TableKeys = TableKeys {
     path: "defaults.deadlines",
     keys: &["resolve", "connect", "tls", "greeting", "command", "write", "logout"],

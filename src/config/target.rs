@@ -25,7 +25,13 @@ const SECURITY: &[(&str, Security)] =
 const OPEN: &[(&str, Open)] = &[("select", Open::Select), ("examine", Open::Examine)];
 const WINDOW: &[(&str, Window)] = &[("newest", Window::Newest), ("random", Window::Random)];
 const TAG: &[(&str, TagStyle)] = &[("span_id", TagStyle::SpanId), ("short", TagStyle::Short)];
-const AUTH: &[(&str, Auth)] = &[("auto", Auth::Auto), ("login", Auth::Login), ("plain", Auth::Plain)];
+const AUTH: &[(&str, Auth)] = &[
+    ("auto", Auth::Auto),
+    ("scram-sha-256", Auth::ScramSha256),
+    ("plain", Auth::Plain),
+    ("login", Auth::Login),
+    ("external", Auth::External),
+];
 const ADDRESS: &[(&str, AddressChoice)] =
     &[("any", AddressChoice::Any), ("v4", AddressChoice::V4), ("v6", AddressChoice::V6), ("each", AddressChoice::Each)];
 const PROXY: &[(&str, Proxy)] =
@@ -148,6 +154,11 @@ impl Options {
         }
     }
 
+    /// Whether a login by these needs no password.
+    pub(super) fn is_passwordless(&self) -> bool {
+        self.auth == Some(Auth::External)
+    }
+
     fn interval(&self, defaults: &Self) -> Duration {
         self.interval.or(defaults.interval).unwrap_or(Duration::from_secs(60))
     }
@@ -222,9 +233,9 @@ pub(super) fn read(
         Kind::Listed => Whose::Target,
         Kind::Probe(password) => Whose::Probe(*password),
     };
-    let accounts = account::read(table, url.as_ref(), &whose);
-    let labels = read_labels(table, None);
     let settings = options.over(defaults);
+    let accounts = account::read(table, url.as_ref(), &whose, settings.is_passwordless());
+    let labels = read_labels(table, None);
     if matches!(kind, Kind::Listed) {
         check_cadence(table, defaults_table, &settings);
     }
@@ -356,6 +367,15 @@ pub(super) fn check_pair(table: &Table<'_>, client_cert: bool, client_key: bool)
 /// The same for what a target or a group says.
 pub(super) fn check_own_pair(table: &Table<'_>, settings: &Options) {
     check_pair(table, settings.client_cert.is_some(), settings.client_key.is_some());
+    if settings.auth == Some(Auth::External) {
+        if settings.client_cert.is_none() {
+            let what = "external is a login by a client certificate, and there is none";
+            table.error("auth", what, "add client_cert and client_key");
+        }
+        if table.has("master_user") {
+            table.error("master_user", "with auth \"external\" it is the certificate that logs in", "take it out");
+        }
+    }
 }
 
 /// The choice that this address is all of.

@@ -26,8 +26,12 @@ pub struct Capabilities {
     pub literal_minus: bool,
     /// SASL-IR (RFC 4959, part of rev2).
     pub sasl_ir: bool,
+    /// AUTH=EXTERNAL (RFC 4422 appendix A).
+    pub auth_external: bool,
     /// AUTH=PLAIN (RFC 4616).
     pub auth_plain: bool,
+    /// AUTH=SCRAM-SHA-256 (RFC 7677).
+    pub auth_scram_sha_256: bool,
     /// ESEARCH (RFC 4731, part of rev2).
     pub esearch: bool,
     /// The sorted list, in upper case, each word once.
@@ -53,10 +57,17 @@ impl Capabilities {
             literal_plus: has(b"LITERAL+"),
             literal_minus: rev2 || has(b"LITERAL-"),
             sasl_ir: rev2 || has(b"SASL-IR"),
+            auth_external: has(b"AUTH=EXTERNAL"),
             auth_plain: has(b"AUTH=PLAIN"),
+            auth_scram_sha_256: has(b"AUTH=SCRAM-SHA-256"),
             esearch: rev2 || has(b"ESEARCH"),
             list: words.join(&b' ').into(),
         }
+    }
+
+    /// The SASL mechanisms, in upper case and in order. Untrusted, any bytes.
+    pub fn mechanisms(&self) -> impl Iterator<Item = &[u8]> {
+        self.list.split(|byte| *byte == b' ').filter_map(|word| word.strip_prefix(b"AUTH="))
     }
 
     /// First 16 hex digits of the SHA-256 of the sorted list. Worked out anew each time: once in a run is enough.
@@ -94,6 +105,15 @@ mod tests {
         );
         assert!(!capabilities.rev2 && !capabilities.login_disabled && !capabilities.namespace);
         assert!(!Capabilities::parse(b"IDLE XID AUTH=PLAIN-CLIENTTOKEN").id);
+    }
+
+    #[test]
+    fn mechanisms_are_the_words_behind_auth() {
+        let capabilities = Capabilities::parse(b"IMAP4rev1 auth=scram-sha-256 AUTH=PLAIN AUTH=SCRAM-SHA-256-PLUS IDLE");
+        let told: Vec<_> = capabilities.mechanisms().collect();
+        assert_eq!(told, [b"PLAIN".as_slice(), b"SCRAM-SHA-256", b"SCRAM-SHA-256-PLUS"]);
+        assert!(capabilities.auth_scram_sha_256 && capabilities.auth_plain && !capabilities.auth_external);
+        assert!(!Capabilities::parse(b"AUTH=SCRAM-SHA-256-PLUS").auth_scram_sha_256);
     }
 
     #[test]

@@ -4,10 +4,13 @@
 //! its own. A probe sends none of the commands that write (CREATE, APPEND) and does not search; the filler of a canary
 //! mailbox does. Which of the two builds what is held by a test (`tests/house`).
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use zeroize::Zeroizing;
 
-use super::{Capabilities, utf7};
+use super::{
+    Capabilities, Credentials, Mechanism,
+    sasl::{self, Exchange},
+    utf7,
+};
 use crate::secret::Secret;
 
 /// The header fields of FETCH: what a message list shows, and what threads it. Always the same and always in the same
@@ -30,12 +33,12 @@ pub enum Command<'a> {
         /// The password.
         password: &'a Secret,
     },
-    /// Log in by SASL PLAIN (RFC 4616).
-    AuthenticatePlain {
-        /// Who.
-        user: &'a str,
-        /// The password.
-        password: &'a Secret,
+    /// Log in by SASL (RFC 9051 §6.2.2).
+    Authenticate {
+        /// How.
+        mechanism: Mechanism,
+        /// As whom.
+        credentials: Credentials<'a>,
     },
     /// Where mailboxes are (RFC 2342).
     Namespace,
@@ -87,6 +90,8 @@ pub enum Command<'a> {
 pub struct Encoded {
     /// At least one.
     pub parts: Vec<Part>,
+    /// What goes on behind them, for AUTHENTICATE.
+    pub(super) exchange: Option<Exchange>,
 }
 
 /// Bytes that are sent in one go. Wiped when dropped: they may hold a password.
@@ -111,7 +116,7 @@ impl Command<'_> {
             Self::StartTls => "STARTTLS",
             Self::Id => "ID",
             Self::Login { .. } => "LOGIN",
-            Self::AuthenticatePlain { .. } => "AUTHENTICATE",
+            Self::Authenticate { .. } => "AUTHENTICATE",
             Self::Namespace => "NAMESPACE",
             Self::List => "LIST",
             Self::Select { read_only: false, .. } => "SELECT",
@@ -126,7 +131,8 @@ impl Command<'_> {
 
     /// The command's bytes, given what the server can do now.
     pub fn encode(&self, tag: &str, capabilities: &Capabilities) -> Encoded {
-        let mut writer = Writer { parts: Vec::new(), line: Zeroizing::new(Vec::new()), capabilities };
+        let line = Zeroizing::new(Vec::new());
+        let mut writer = Writer { parts: Vec::new(), line, exchange: None, capabilities };
         writer.raw(tag.as_bytes()).raw(b" ").raw(self.name().as_bytes());
         match self {
             Self::Capability | Self::StartTls | Self::Namespace | Self::Logout => &mut writer,
@@ -135,7 +141,7 @@ impl Command<'_> {
                 .raw(env!("CARGO_PKG_VERSION").as_bytes())
                 .raw(b"\")"),
             Self::Login { user, password } => writer.raw(b" ").string(user).raw(b" ").string(password.expose()),
-            Self::AuthenticatePlain { user, password } => writer.raw(b" PLAIN").plain(user, password),
+            Self::Authenticate { mechanism, credentials } => writer.authenticate(*mechanism, *credentials),
             Self::List => writer.raw(b" \"\" \"*\""),
             Self::Select { mailbox, .. } | Self::Create { mailbox } => writer.raw(b" ").mailbox(mailbox),
             Self::Fetch { from, to, whole } => {
@@ -164,6 +170,7 @@ impl Command<'_> {
 struct Writer<'a> {
     parts: Vec<Part>,
     line: Zeroizing<Vec<u8>>,
+    exchange: Option<Exchange>,
     capabilities: &'a Capabilities,
 }
 
@@ -211,16 +218,16 @@ impl Writer<'_> {
         }
     }
 
-    /// The PLAIN message, on the same line where the server takes that (RFC 4959), else behind a `+`.
-    fn plain(&mut self, user: &str, password: &Secret) -> &mut Self {
-        let secret = password.expose();
-        let mut message = Zeroizing::new(Vec::with_capacity(user.len() + secret.len() + 2));
-        message.push(0);
-        message.extend_from_slice(user.as_bytes());
-        message.push(0);
-        message.extend_from_slice(secret.as_bytes());
-        let base64 = Zeroizing::new(STANDARD.encode(&*message));
-        if self.capabilities.sasl_ir { self.raw(b" ") } else { self.raw(b"\r\n").wait() }.raw(base64.as_bytes())
+    /// The mechanism and its first message, on the same line where the server takes that (RFC 4959), else behind a `+`.
+    fn authenticate(&mut self, mechanism: Mechanism, credentials: Credentials<'_>) -> &mut Self {
+        let (exchange, message) = Exchange::begin(mechanism, credentials);
+        self.exchange = Some(exchange);
+        self.raw(b" ").raw(mechanism.as_str().as_bytes());
+        match (self.capabilities.sasl_ir, message.is_empty()) {
+            (true, true) => self.raw(b" ="),
+            (true, false) => self.raw(b" ").raw(sasl::encode(&message).as_bytes()),
+            (false, _) => self.raw(b"\r\n").wait().raw(sasl::encode(&message).as_bytes()),
+        }
     }
 
     fn wait(&mut self) -> &mut Self {
@@ -232,7 +239,7 @@ impl Writer<'_> {
     fn finish(mut self) -> Encoded {
         self.raw(b"\r\n");
         self.parts.push(Part { bytes: self.line, then_wait: false });
-        Encoded { parts: self.parts }
+        Encoded { parts: self.parts, exchange: self.exchange }
     }
 }
 
@@ -324,12 +331,40 @@ mod tests {
         assert_eq!(wire(&Command::Login { user: "u", password: &long }, "LITERAL-").len(), 2);
     }
 
-    #[test]
-    fn plain_goes_on_the_line_only_with_sasl_ir() {
+    fn authenticate(mechanism: Mechanism, authzid: Option<&'static str>, capabilities: &str) -> Vec<String> {
         let password = Secret::new("pencil".into());
-        let command = Command::AuthenticatePlain { user: "tim", password: &password };
-        assert_eq!(wire(&command, "SASL-IR"), ["T AUTHENTICATE PLAIN AHRpbQBwZW5jaWw=\r\n"]);
-        assert_eq!(wire(&command, ""), ["T AUTHENTICATE PLAIN\r\n⏸", "AHRpbQBwZW5jaWw=\r\n"]);
+        let credentials = Credentials { authzid, user: "tim", password: &password };
+        wire(&Command::Authenticate { mechanism, credentials }, capabilities)
+    }
+
+    #[test]
+    fn a_first_message_goes_on_the_line_only_with_sasl_ir() {
+        let plain = authenticate(Mechanism::Plain, None, "SASL-IR");
+        assert_eq!(plain, ["T AUTHENTICATE PLAIN AHRpbQBwZW5jaWw=\r\n"]);
+        let plain = authenticate(Mechanism::Plain, None, "");
+        assert_eq!(plain, ["T AUTHENTICATE PLAIN\r\n⏸", "AHRpbQBwZW5jaWw=\r\n"]);
+        let external = authenticate(Mechanism::External, None, "SASL-IR");
+        assert_eq!(external, ["T AUTHENTICATE EXTERNAL =\r\n"], "an empty message is a = (RFC 4959 §3)");
+        assert_eq!(authenticate(Mechanism::External, None, ""), ["T AUTHENTICATE EXTERNAL\r\n⏸", "\r\n"]);
+        let scram = authenticate(Mechanism::ScramSha256, None, "");
+        assert_eq!((scram.len(), scram[0].as_str()), (2, "T AUTHENTICATE SCRAM-SHA-256\r\n⏸"));
+        // `n,,n=tim,r=` and our nonce.
+        assert!(scram[1].starts_with("biwsbj10aW0scj"), "{scram:?}");
+        assert_eq!(authenticate(Mechanism::ScramSha256, None, "SASL-IR").len(), 1);
+    }
+
+    #[test]
+    fn who_logs_in_for_somebody_else_says_so_first() {
+        // `kurt NUL tim NUL pencil` (RFC 4616 §2).
+        let plain = authenticate(Mechanism::Plain, Some("kurt"), "SASL-IR");
+        assert_eq!(plain, ["T AUTHENTICATE PLAIN a3VydAB0aW0AcGVuY2ls\r\n"]);
+        assert_eq!(
+            authenticate(Mechanism::External, Some("kurt"), "SASL-IR"),
+            ["T AUTHENTICATE EXTERNAL a3VydA==\r\n"]
+        );
+        // `n,a=kurt,n=tim,r=` and our nonce.
+        let scram = authenticate(Mechanism::ScramSha256, Some("kurt"), "");
+        assert!(scram[1].starts_with("bixhPWt1cnQsbj10aW0scj"), "{scram:?}");
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //!
 //! ```text
 //! bytes ─ framer ─▶ responses ─ response, code, capability ─▶ session ─▶ events
-//! command ─▶ parts to send, some after a `+`
+//! command ─▶ parts to send, some after a `+` ─ sasl, scram ─▶ answers to challenges
 //! ```
 
 mod capability;
@@ -19,6 +19,8 @@ mod framer;
 pub mod fuzzed;
 mod reported;
 mod response;
+mod sasl;
+mod scram;
 mod session;
 mod utf7;
 
@@ -28,5 +30,7 @@ pub use command::{Command, Encoded, FETCH_HEADERS, Part};
 pub use framer::{Frame, Framer, Syntax};
 pub use reported::{Reported, reported};
 pub use response::{Condition, Response, Status};
+pub use sasl::{Answer, Credentials, Mechanism, Refusal};
+pub use scram::{Work, Worked};
 pub use session::{Breach, Event, Limits, Progress, Session, State};
 pub use utf7::encode as encode_utf7;

@@ -6,8 +6,8 @@ use super::{Code, Frame};
 /// One response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Response<'a> {
-    /// `+ …`
-    Continuation,
+    /// `+ …`, what stands behind it.
+    Continuation(&'a [u8]),
     /// `* OK …` and its kin.
     Status(Status<'a>),
     /// `* CAPABILITY …`, the words.
@@ -77,8 +77,8 @@ impl<'a> Response<'a> {
     /// Reads a frame.
     pub fn parse(frame: &Frame<'a>) -> Self {
         let text = frame.text;
-        if text.first() == Some(&b'+') {
-            return Self::Continuation;
+        if let Some(rest) = text.strip_prefix(b"+") {
+            return Self::Continuation(rest.strip_prefix(b" ").unwrap_or(rest));
         }
         let (first, rest) = word(text);
         if first == b"*" {
@@ -235,8 +235,10 @@ mod tests {
         assert_eq!(parse("* 0 exists"), Response::Exists(0));
         assert_eq!(parse("* 12 fetch (FLAGS ())"), Response::Fetch(12));
         assert_eq!(parse("* CAPABILITY IMAP4rev1 ID"), Response::Capability(b"IMAP4rev1 ID"));
-        assert_eq!(parse("+ idling"), Response::Continuation);
-        assert_eq!(parse("+"), Response::Continuation);
+        assert_eq!(parse("+ idling"), Response::Continuation(b"idling"));
+        assert_eq!(parse("+"), Response::Continuation(b""));
+        assert_eq!(parse("+ "), Response::Continuation(b""));
+        assert_eq!(parse("+PDI="), Response::Continuation(b"PDI="));
         assert_eq!(parse("* search"), Response::Found(0));
         assert_eq!(parse("* SEARCH 2 84 882 "), Response::Found(3));
         assert_eq!(parse("* SEARCH 2 5 (MODSEQ 917162500)"), Response::Found(2));

@@ -3,7 +3,12 @@
 //! `probe` begins a command, hands in bytes as they come, and gets events. An event belongs to the bytes that were
 //! taken in the same call. One command at a time: nothing is pipelined.
 
-use super::{Capabilities, Command, Condition, Encoded, Framer, Response, Status, Syntax, referral_host};
+use zeroize::Zeroizing;
+
+use super::{
+    Answer, Capabilities, Command, Condition, Encoded, Framer, Refusal, Response, Status, Syntax, Worked,
+    referral_host, sasl::Exchange,
+};
 
 /// How much is read before the session gives up (contract §7). Sizes in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +73,9 @@ pub enum Breach {
     /// A `+` that nobody waits for.
     #[error("a continuation that nobody waits for")]
     Continuation,
+    /// AUTHENTICATE succeeded before the server had proved what its mechanism makes it prove, or after we gave it up.
+    #[error("the server let us in without the proof that it knows the password")]
+    Unproven,
     /// More bytes than the limit.
     #[error("more bytes than the limit")]
     Bytes,
@@ -85,7 +93,7 @@ pub enum Event<'a> {
     FirstByte,
     /// The first FETCH response for a message that was asked for is whole.
     FirstRow,
-    /// `+`: the next part may be sent.
+    /// `+`: the next part may be sent, or [`Session::answer`] says what to.
     Continuation,
     /// An untagged `[ALERT]`.
     Alert(&'a [u8]),
@@ -129,6 +137,10 @@ pub struct Session {
     current: Option<Current>,
     /// Tag of a command that nobody waits for any more.
     abandoned: Option<String>,
+    /// The SASL exchange of AUTHENTICATE, until the next command.
+    exchange: Option<Exchange>,
+    /// What to do about its last challenge.
+    answer: Option<Answer>,
     progress: Progress,
     received: u64,
 }
@@ -172,6 +184,8 @@ impl Session {
             id: (None, None),
             current: None,
             abandoned: None,
+            exchange: None,
+            answer: None,
             progress: Progress::default(),
             received: 0,
         }
@@ -199,7 +213,7 @@ impl Session {
 
     /// Takes what a step has seen and starts to count for the next.
     pub fn take_progress(&mut self) -> Progress {
-        self.current = None;
+        (self.current, self.exchange, self.answer) = (None, None, None);
         std::mem::take(&mut self.progress)
     }
 
@@ -225,28 +239,64 @@ impl Session {
             rows,
             relisted: false,
         });
-        match &self.capabilities {
+        let mut encoded = match &self.capabilities {
             Some(capabilities) => command.encode(tag, capabilities),
             None => command.encode(tag, &Capabilities::default()),
-        }
+        };
+        (self.exchange, self.answer) = (encoded.exchange.take(), None);
+        encoded
     }
 
     /// A part is with the kernel. `then_wait` as in the part; `last` for the last one.
     pub fn sent(&mut self, then_wait: bool, last: bool) {
         if let Some(current) = &mut self.current {
-            current.waiting = then_wait;
+            // In a SASL exchange the server has the next word.
+            current.waiting = then_wait || (last && self.exchange.is_some());
             current.sent = last;
         }
     }
 
+    /// What to do about the challenge that came last. Whoever sends the line says so with [`Session::sent`].
+    pub fn answer(&mut self) -> Option<Answer> {
+        self.answer.take()
+    }
+
+    /// What to do now that the work is done that a challenge made.
+    pub fn worked(&mut self, worked: Worked) -> Answer {
+        match &mut self.exchange {
+            Some(exchange) => exchange.worked(worked),
+            None => Answer::Cancel(Refusal::Computation),
+        }
+    }
+
+    /// Gives the SASL exchange up; the line that says so, which a BAD should answer (RFC 9051 §6.2.2).
+    pub fn cancel(&mut self) -> &'static [u8] {
+        if let Some(exchange) = &mut self.exchange {
+            exchange.cancel();
+        }
+        b"*\r\n"
+    }
+
+    /// Why the server refuses, in its mechanism's own word, if that is not the password's fault. Untrusted.
+    pub fn complaint(&self) -> Option<&[u8]> {
+        self.exchange.as_ref().and_then(Exchange::complaint)
+    }
+
+    /// What was said in the SASL exchange and must not be repeated, beside names and password.
+    pub fn spoken(&self) -> &[Zeroizing<Vec<u8>>] {
+        self.exchange.as_ref().map(Exchange::spoken).unwrap_or_default()
+    }
+
     /// Whether the next command may be sent: the one under way, if any, stands whole on the line.
     pub fn is_between_commands(&self) -> bool {
-        self.current.as_ref().is_none_or(|current| current.sent)
+        let is_over = self.exchange.as_ref().is_none_or(Exchange::is_over);
+        self.current.as_ref().is_none_or(|current| current.sent && is_over)
     }
 
     /// Stops to wait for the command under way, so that LOGOUT can follow it. Its tagged answer will be read past.
     pub fn abandon(&mut self) {
         self.abandoned = self.current.take().map(|current| current.tag);
+        (self.exchange, self.answer) = (None, None);
     }
 
     /// After the TLS handshake: whatever was learned in clear text is void (RFC 9051 §6.2.1).
@@ -305,6 +355,8 @@ impl Session {
             id: &mut self.id,
             current: &mut self.current,
             abandoned: &mut self.abandoned,
+            exchange: &mut self.exchange,
+            answer: &mut self.answer,
             progress: &mut self.progress,
         }
         .take(response)?;
@@ -317,7 +369,7 @@ impl Kind {
         match command {
             Command::Capability => Self::Capability,
             Command::StartTls => Self::StartTls,
-            Command::Login { .. } | Command::AuthenticatePlain { .. } => Self::Login,
+            Command::Login { .. } | Command::Authenticate { .. } => Self::Login,
             Command::Select { .. } => Self::Select,
             Command::Fetch { .. } => Self::Fetch,
             Command::SearchHeader { .. } => Self::Search,
@@ -365,6 +417,8 @@ struct Understanding<'s> {
     id: &'s mut (Option<Vec<u8>>, Option<Vec<u8>>),
     current: &'s mut Option<Current>,
     abandoned: &'s mut Option<String>,
+    exchange: &'s mut Option<Exchange>,
+    answer: &'s mut Option<Answer>,
     progress: &'s mut Progress,
 }
 
@@ -378,7 +432,7 @@ impl Understanding<'_> {
                 return Ok(None);
             }
             Response::Tagged(tag, status) => return self.tagged(tag, status).map(Some),
-            Response::Continuation => return self.continuation().map(Some),
+            Response::Continuation(text) => return self.continuation(text).map(Some),
             _ => {}
         }
         self.progress.untagged += 1;
@@ -436,10 +490,16 @@ impl Understanding<'_> {
         status.code.filter(|code| code.name == "ALERT").map(|_| Event::Alert(status.text))
     }
 
-    fn continuation<'a>(&mut self) -> Result<Event<'a>, Breach> {
+    fn continuation<'a>(&mut self, text: &[u8]) -> Result<Event<'a>, Breach> {
         match self.current {
             Some(current) if current.waiting => {
                 current.waiting = false;
+                if current.sent
+                    && let Some(exchange) = self.exchange
+                {
+                    *self.answer = Some(exchange.challenge(text));
+                    current.sent = false;
+                }
                 Ok(Event::Continuation)
             }
             _ => Err(Breach::Continuation),
@@ -451,6 +511,9 @@ impl Understanding<'_> {
             return Err(Breach::Tag);
         };
         let status = status.ok_or(Breach::Status)?;
+        if status.condition == Condition::Ok && self.exchange.as_ref().is_some_and(|exchange| !exchange.is_proven()) {
+            return Err(Breach::Unproven);
+        }
         // Success before the whole command was written is a guess (RFC 9051 §11.1); a refusal is not.
         if status.condition == Condition::Ok && !current.sent {
             return Err(Breach::Tag);

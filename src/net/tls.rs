@@ -4,7 +4,7 @@
 use std::{
     fmt::Write as _,
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     pin::Pin,
     task::{Context, Poll, Waker},
 };
@@ -13,7 +13,10 @@ use async_native_tls::TlsStream;
 use sha2::{Digest as _, Sha256};
 
 use super::Meter;
-use crate::plan::{Host, TlsOptions};
+use crate::{
+    plan::{Host, TlsOptions},
+    secret::{self, SecretError},
+};
 
 /// What a target needs for TLS, read once.
 pub struct TlsContext {
@@ -40,8 +43,26 @@ pub enum TlsContextError {
         /// Which.
         path: PathBuf,
     },
+    /// The client key's file is no file, or not ours alone.
+    #[error("the client key cannot be used: {problem}")]
+    Key {
+        /// Why, with the file's path.
+        problem: String,
+    },
+    /// The client key wants a passphrase.
+    #[error("the client key {path} is encrypted, and nobody is there to type its passphrase: write it anew with `openssl pkcs8 -topk8 -nocrypt`, for imaptrace alone to read", path = path.display())]
+    Encrypted {
+        /// Which.
+        path: PathBuf,
+    },
+    /// The client key is in one of the older forms.
+    #[error("the client key {path} is not in PKCS#8 form (BEGIN PRIVATE KEY): `openssl pkcs8 -topk8 -nocrypt` makes it so", path = path.display())]
+    NotPkcs8 {
+        /// Which.
+        path: PathBuf,
+    },
     /// Certificate and key do not make an identity.
-    #[error("the client certificate {certificate} and the key {key} cannot be used: {problem} (the key must be PKCS#8 in PEM form)", certificate = certificate.display(), key = key.display())]
+    #[error("the client certificate {certificate} and the key {key} cannot be used: {problem}", certificate = certificate.display(), key = key.display())]
     Identity {
         /// The certificate.
         certificate: PathBuf,
@@ -118,12 +139,18 @@ impl TlsContext {
         }
         let identity = match (&options.client_cert, &options.client_key) {
             (Some(certificate), Some(key)) => {
-                let (chain, secret) = (read(certificate)?, zeroize::Zeroizing::new(read(key)?));
-                Some(native_tls::Identity::from_pkcs8(&chain, &secret).map_err(|error| TlsContextError::Identity {
+                let secret = secret::read_key(key).map_err(unusable)?;
+                check_form(&secret, key)?;
+                let chain = read(certificate)?;
+                let wrong = |error: native_tls::Error| TlsContextError::Identity {
                     certificate: certificate.clone(),
                     key: key.clone(),
                     problem: error.to_string(),
-                })?)
+                };
+                let identity = native_tls::Identity::from_pkcs8(&chain, &secret).map_err(wrong)?;
+                // That the two belong together is looked at no earlier than when they are used.
+                native_tls::TlsConnector::builder().identity(identity.clone()).build().map_err(wrong)?;
+                Some(identity)
             }
             _ => None,
         };
@@ -243,6 +270,27 @@ impl Certificate {
     }
 }
 
+fn unusable(error: SecretError) -> TlsContextError {
+    match error {
+        SecretError::File { path, source } => TlsContextError::Read { path, problem: source.to_string() },
+        error => TlsContextError::Key { problem: error.to_string() },
+    }
+}
+
+/// The TLS library takes unencrypted PKCS#8 alone, and says of anything else no more than that.
+fn check_form(key: &[u8], path: &Path) -> Result<(), TlsContextError> {
+    let has = |mark: &[u8]| memchr::memmem::find(key, mark).is_some();
+    let path = path.to_owned();
+    // PKCS#8 and the older forms have a way of their own each to say so.
+    if has(b"BEGIN ENCRYPTED PRIVATE KEY") || has(b"Proc-Type: 4,ENCRYPTED") {
+        return Err(TlsContextError::Encrypted { path });
+    }
+    if has(b"BEGIN RSA PRIVATE KEY") || has(b"BEGIN EC PRIVATE KEY") || has(b"BEGIN DSA PRIVATE KEY") {
+        return Err(TlsContextError::NotPkcs8 { path });
+    }
+    Ok(())
+}
+
 /// The certificates of a PEM file that holds one or many.
 fn certificates(pem: &[u8]) -> Vec<native_tls::Certificate> {
     x509_parser::pem::Pem::iter_from_buffer(pem)
@@ -340,6 +388,38 @@ mod tests {
         ] {
             assert_eq!(by_text(&text), cause, "{text}");
         }
+    }
+
+    #[test]
+    fn a_client_key_is_refused_when_others_can_read_it_or_nobody_can_use_it() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let directory = tempfile::tempdir().unwrap();
+        let pair = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::new(Vec::new()).unwrap().self_signed(&pair).unwrap();
+        let (cert, key) = (directory.path().join("client.pem"), directory.path().join("client.key"));
+        std::fs::write(&cert, certificate.pem()).unwrap();
+        let context = |pem: &str, mode| {
+            std::fs::write(&key, pem).unwrap();
+            std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).unwrap();
+            let options =
+                TlsOptions { client_cert: Some(cert.clone()), client_key: Some(key.clone()), ..TlsOptions::default() };
+            TlsContext::new(&options, &Host::parse("localhost").unwrap()).map(drop).map_err(|error| error.to_string())
+        };
+        let good = pair.serialize_pem();
+        assert_eq!(context(&good, 0o600), Ok(()));
+        assert_eq!(context(&good, 0o440), Ok(()));
+        assert!(context(&good, 0o644).unwrap_err().contains("chmod 600"));
+        for encrypted in [
+            "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAA==\n-----END ENCRYPTED PRIVATE KEY-----\n",
+            "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\nAA==\n-----END RSA PRIVATE KEY-----\n",
+        ] {
+            assert!(context(encrypted, 0o600).unwrap_err().contains("is encrypted"), "{encrypted}");
+        }
+        let old = "-----BEGIN EC PRIVATE KEY-----\nAA==\n-----END EC PRIVATE KEY-----\n";
+        assert!(context(old, 0o600).unwrap_err().contains("openssl pkcs8"));
+        let other = rcgen::KeyPair::generate().unwrap().serialize_pem();
+        assert!(context(&other, 0o600).is_err(), "a key that is another certificate's");
+        assert!(context("junk", 0o600).is_err());
     }
 
     #[test]

@@ -84,12 +84,29 @@ pub enum Open {
 /// Which mechanism is used to log in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Auth {
-    /// AUTHENTICATE PLAIN when it is advertised, else LOGIN.
+    /// The strongest that is offered: SCRAM-SHA-256, PLAIN, or else the LOGIN command.
     Auto,
+    /// AUTHENTICATE EXTERNAL, by the client certificate.
+    External,
     /// The LOGIN command.
     Login,
     /// AUTHENTICATE PLAIN.
     Plain,
+    /// AUTHENTICATE SCRAM-SHA-256.
+    ScramSha256,
+}
+
+impl Auth {
+    /// The word in configuration and flags.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::External => "external",
+            Self::Login => "login",
+            Self::Plain => "plain",
+            Self::ScramSha256 => "scram-sha-256",
+        }
+    }
 }
 
 /// How command tags are made. Both are random.

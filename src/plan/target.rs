@@ -100,10 +100,22 @@ pub struct TlsOptions {
 pub struct Account {
     /// What telemetry calls it.
     pub alias: String,
-    /// Who logs in. Never shown.
+    /// Whose mailbox it is, and who logs in unless somebody else does. Never shown.
     pub user: UserName,
-    /// Where the password is.
+    /// Who logs in for them, with a password of their own. Never shown.
+    pub master_user: Option<UserName>,
+    /// Where the password is of whoever logs in.
     pub password: SecretSource,
+}
+
+impl Account {
+    /// The name for a login that has room for one: that of who logs in for somebody else stands behind a `*`.
+    pub fn login_name(&self) -> String {
+        match &self.master_user {
+            Some(master) => format!("{}*{}", self.user.expose(), master.expose()),
+            None => self.user.expose().to_owned(),
+        }
+    }
 }
 
 /// A login name. Personal data: it goes on the wire and nowhere else.

@@ -49,11 +49,14 @@ impl Journey<'_> {
             Command::Select { mailbox, .. } => step.mailbox = Some((*mailbox).to_owned()),
             Command::Fetch { .. } => step.mailbox = Some(self.target.journey.mailbox.as_str().to_owned()),
             Command::Login { .. } => step.mechanism = Some("LOGIN".to_owned()),
-            Command::AuthenticatePlain { .. } => step.mechanism = Some("PLAIN".to_owned()),
+            Command::Authenticate { mechanism, .. } => step.mechanism = Some(mechanism.as_str().to_owned()),
             _ => {}
         }
         let tag = self.tag(&step);
         let exchange = driver.exchange(&tag, command, deadline, self.target.deadlines.write).await;
+        for message in &exchange.spoken {
+            self.redactor.learn(message);
+        }
         self.fill(&mut step, &exchange, driver);
         match command {
             Command::Select { .. } => step.mailbox_messages = exchange.progress.exists.map(u64::from),
@@ -160,7 +163,7 @@ fn account(step: &mut Step, exchange: &Exchange, weather: Option<&Weather>, driv
     if crossings.iter().any(|crossing| !crossing.sent) {
         step.clock_source = Some(if traffic.kernel { ClockSource::Kernel } else { ClockSource::User });
     }
-    if traffic.late {
+    if traffic.late || exchange.dawdled {
         step.uncertain = Some(true);
     }
     if let Ok(said) = &exchange.result {

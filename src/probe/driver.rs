@@ -10,6 +10,7 @@ use std::{
 };
 
 use tokio::time::timeout_at;
+use zeroize::Zeroizing;
 
 use super::{
     Cancel,
@@ -43,7 +44,7 @@ pub(super) struct Driver {
     info: TcpInfo,
     /// How fast the line is.
     pub(super) pace: Pace,
-    watch: Watch,
+    pub(super) watch: Watch,
 }
 
 /// A status response, owned.
@@ -76,6 +77,10 @@ pub(super) struct Exchange {
     pub(super) first_byte: Option<Instant>,
     pub(super) first_row: Option<Instant>,
     pub(super) continuations: Vec<Instant>,
+    /// What was said in a SASL exchange and must not be repeated, beside names and password.
+    pub(super) spoken: Vec<Zeroizing<Vec<u8>>>,
+    /// We kept the server waiting for a processor.
+    pub(super) dawdled: bool,
     pub(super) alerts: Vec<(Instant, Vec<u8>)>,
     pub(super) sent: u64,
     /// What crossed the line meanwhile.
@@ -188,6 +193,8 @@ impl Driver {
             first_byte: None,
             first_row: None,
             continuations: Vec::new(),
+            spoken: Vec::new(),
+            dawdled: false,
             alerts: Vec::new(),
             sent: 0,
             traffic: Traffic::default(),
@@ -213,6 +220,7 @@ impl Driver {
             fault.speaking = true;
         }
         exchange.traffic = self.meter.traffic();
+        exchange.spoken = self.session.spoken().to_vec();
         exchange.progress = self.session.take_progress();
         exchange.result = result;
         exchange
@@ -251,13 +259,19 @@ impl Driver {
         }
         loop {
             if let Some(said) = self.until_go_or_end(deadline, exchange).await? {
-                return Ok(said);
+                return self.with_complaint(said);
             }
+            // Boxed: what only a login needs is not held while another command waits.
+            Box::pin(self.reply(deadline, write, exchange)).await?;
         }
     }
 
     /// Waits for a `+` (none) or the command's end.
-    async fn until_go_or_end(&mut self, deadline: Instant, exchange: &mut Exchange) -> Result<Option<Said>, Fault> {
+    pub(super) async fn until_go_or_end(
+        &mut self,
+        deadline: Instant,
+        exchange: &mut Exchange,
+    ) -> Result<Option<Said>, Fault> {
         loop {
             match self.next(deadline, ErrorType::TimeoutCommand).await? {
                 Happened::Tagged(said) => return Ok(Some(said)),
@@ -287,7 +301,7 @@ impl Driver {
         if now >= deadline { Err(Fault::new(timeout, now)) } else { Ok(()) }
     }
 
-    async fn send(&mut self, bytes: &[u8], deadline: Instant) -> Result<(), Fault> {
+    pub(super) async fn send(&mut self, bytes: &[u8], deadline: Instant) -> Result<(), Fault> {
         self.on_time(deadline, ErrorType::TimeoutWrite)?;
         let Some(line) = &mut self.line else { return Err(Fault::new(ErrorType::Internal, clock::now())) };
         match self.watch.until(deadline, line.write_all(bytes)).await {
@@ -424,11 +438,11 @@ impl Driver {
 }
 
 impl Fault {
-    fn new(class: ErrorType, at: Instant) -> Self {
+    pub(super) fn new(class: ErrorType, at: Instant) -> Self {
         Self { class, at, said: None, close_notify: None, speaking: false }
     }
 
-    fn with(self, said: Option<Said>) -> Self {
+    pub(super) fn with(self, said: Option<Said>) -> Self {
         Self { said, ..self }
     }
 }

@@ -22,9 +22,9 @@ use super::{
 };
 use crate::{
     clock::{self, Anchor},
-    imap::{self, Command, Condition, Progress},
+    imap::{Command, Condition, Progress},
     net::{Armed, Meter},
-    plan::{self, Auth, Open, Security, Target},
+    plan::{self, Open, Security, Target},
     record::{ErrorType, Run, Seconds, ServerText, Step, StepOutcome},
 };
 
@@ -124,7 +124,7 @@ impl<'a> Journey<'a> {
     pub(super) async fn visit(mut self, errand: &mut impl Errand) -> Run {
         if let Err(error) = &self.job.secret {
             warn!(target: "imaptrace::probe", "{error}");
-            let name = if self.target.journey.auth == Auth::Plain { "AUTHENTICATE" } else { "LOGIN" };
+            let name = self.login_name();
             let text = ServerText::new(error.to_string().as_bytes(), ServerText::STATUS);
             self.recorder.refuse(name, ErrorType::SecretUnavailable, Some(text));
             self.recorder.fail(name, ErrorType::SecretUnavailable);
@@ -308,36 +308,6 @@ impl<'a> Journey<'a> {
         Ok(())
     }
 
-    async fn login(&mut self, driver: &mut Driver) -> Result<(), Stop> {
-        if driver.session.state() == imap::State::Authenticated {
-            self.recorder.skip("LOGIN");
-            return Ok(());
-        }
-        let (plain, disabled) =
-            driver.session.capabilities().map_or((false, false), |known| (known.auth_plain, known.login_disabled));
-        // RFC 9051 §6.2.3: LOGIN is the last resort, and never where it is disabled.
-        let plain = match self.target.journey.auth {
-            Auth::Auto => plain,
-            Auth::Login => false,
-            Auth::Plain if plain => true,
-            Auth::Plain => return Err(self.refuse("AUTHENTICATE", ErrorType::AuthMechanism)),
-        };
-        if !plain && disabled {
-            return Err(self.refuse("LOGIN", ErrorType::AuthMechanism));
-        }
-        let name = if plain { "AUTHENTICATE" } else { "LOGIN" };
-        if let Some(class) = self.job.hold_login {
-            return Err(self.refuse(name, class));
-        }
-        let Ok(password) = self.job.secret.as_ref().cloned() else {
-            return Err(self.refuse(name, ErrorType::SecretUnavailable));
-        };
-        let (user, password) = (self.job.account.user.expose(), &password);
-        let command =
-            if plain { Command::AuthenticatePlain { user, password } } else { Command::Login { user, password } };
-        self.command(driver, &command).await.map(|_| ())
-    }
-
     async fn open_mailbox(&mut self, driver: &mut Driver) -> Result<(), Stop> {
         let journey = &self.target.journey;
         let mailbox = journey.mailbox.as_str();
@@ -418,7 +388,7 @@ impl<'a> Journey<'a> {
     }
 
     /// A step that cannot even start ends the conversation.
-    fn refuse(&mut self, name: &str, class: ErrorType) -> Stop {
+    pub(super) fn refuse(&mut self, name: &str, class: ErrorType) -> Stop {
         self.recorder.refuse(name, class, None);
         self.recorder.fail(name, class);
         Stop::Speaking

@@ -7,8 +7,10 @@
 //! journey   which step comes next, what a failure skips
 //! fill      the other errand: fills a mailbox with messages, for `cli` alone
 //! reach     resolve, connect, tls
+//! login     which mechanism, and the command that goes with it
 //! command   one command and its step
 //! driver    bytes ↔ session, stamps, deadlines
+//! sasl      the turns of a login that has several
 //! recorder  steps of the Run
 //! split     where a command's time went
 //! verdict   answers and causes → error.type
@@ -22,9 +24,11 @@ pub mod fill;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzed;
 mod journey;
+mod login;
 mod reach;
 mod recorder;
 mod redact;
+mod sasl;
 mod split;
 mod verdict;
 mod wait;

@@ -33,6 +33,7 @@ fn target(address: SocketAddr) -> Target {
         accounts: vec![Account {
             alias: "default".into(),
             user: UserName::new("someone").unwrap(),
+            master_user: None,
             password: SecretSource::Given(Secret::new("secret".into())),
         }],
         labels: BTreeMap::new(),

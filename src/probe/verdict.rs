@@ -54,6 +54,7 @@ pub(super) fn of_breach(breach: Breach) -> ErrorType {
         Breach::Greeting => ErrorType::ProtocolGreeting,
         Breach::Tag => ErrorType::ProtocolTag,
         Breach::Continuation => ErrorType::ProtocolContinuation,
+        Breach::Unproven => ErrorType::AuthProtocol,
         Breach::Bytes => ErrorType::LimitBytes,
         Breach::Responses => ErrorType::LimitResponses,
     }

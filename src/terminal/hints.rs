@@ -13,10 +13,13 @@ const NOTICED: Seconds = Seconds::from_micros(100_000);
 
 /// The same for the step that failed: a refused SELECT is mostly a mailbox that is not there.
 pub(super) fn advice(step: Option<&Step>, class: ErrorType) -> &'static str {
+    let scram = step.and_then(|step| step.mechanism.as_deref()).is_some_and(|name| name.starts_with("SCRAM"));
     match (step.map(|step| step.name.as_str()), class) {
         (Some("SELECT" | "EXAMINE"), ErrorType::No) => {
             "is there such a mailbox? check --mailbox, or the path in the URL"
         }
+        // A server that offers it may yet hold this user's password in another form.
+        (_, ErrorType::AuthFailed) if scram => "is the password right, and stored in a form for SCRAM? try auth plain",
         _ => hint(class),
     }
 }
@@ -69,7 +72,7 @@ pub fn hint(class: ErrorType) -> &'static str {
         ErrorType::AuthFailed => "check user name and password, and whether the account is locked or wants 2FA",
         ErrorType::AuthExpired => "the password has expired: set a new one and give it to imaptrace",
         ErrorType::AuthPrivacy => "the server wants TLS before a login: use imaps:// or --security starttls",
-        ErrorType::AuthMechanism => "no mechanism is common to both: enable PLAIN or LOGIN over TLS",
+        ErrorType::AuthMechanism => "no mechanism is common to both: set auth to one that the server offers",
         ErrorType::AuthProtocol => "the login exchange broke its own rules: look into the server's auth log",
         ErrorType::SecretUnavailable => "check where the password comes from: file, variable or command",
         ErrorType::AddressDenied => "set source_address to an address of this host, or leave it out",
@@ -154,6 +157,19 @@ mod tests {
             assert!((20..=76).contains(&text.len()) && text.is_ascii(), "{class}: {text}");
             assert!(!text.ends_with('.') && !text.contains(char::is_control), "{class}: {text}");
             assert!(seen.insert(text), "{class} shares its hint with another class");
+        }
+    }
+
+    #[test]
+    fn a_scram_login_that_was_refused_may_be_the_servers_way_to_keep_passwords() {
+        let refused = samples::login_refused();
+        let mut step = refused.failing_step().unwrap().clone();
+        for (mechanism, expected) in [
+            ("PLAIN", hint(ErrorType::AuthFailed)),
+            ("SCRAM-SHA-256", "is the password right, and stored in a form for SCRAM? try auth plain"),
+        ] {
+            step.mechanism = Some(mechanism.to_owned());
+            assert_eq!(advice(Some(&step), ErrorType::AuthFailed), expected);
         }
     }
 

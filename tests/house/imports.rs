@@ -21,7 +21,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("imap", &["secret"]),
     ("plan", &["secret"]),
     ("config", &["plan", "secret"]),
-    ("net", &["plan", "clock"]),
+    ("net", &["plan", "secret", "clock"]),
     ("schedule", &["plan", "clock"]),
     ("probe", &["plan", "net", "imap", "record", "secret", "clock"]),
     ("latency", &["record"]),

@@ -7,6 +7,7 @@ mod support;
 mod alerts;
 #[cfg(target_os = "linux")]
 mod attribution;
+mod auth;
 mod canary;
 mod dashboard;
 mod dovecot;

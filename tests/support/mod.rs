@@ -12,4 +12,5 @@ pub mod program;
 pub mod proxy;
 pub mod quick;
 pub mod run;
+pub mod scram;
 pub mod script;

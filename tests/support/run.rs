@@ -47,6 +47,7 @@ pub fn account(user: &str, password: &str) -> Account {
     Account {
         alias: "default".into(),
         user: UserName::new(user).unwrap(),
+        master_user: None,
         password: SecretSource::Given(Secret::new(password.into())),
     }
 }

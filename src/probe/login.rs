@@ -1,0 +1,162 @@
+//! The login: which mechanism proves who we are, and the command that carries it (RFC 9051 §6.2.2, §6.2.3).
+//!
+//! How the turns of a mechanism go is `sasl`'s matter. Whether the line is one on which a password may be sent was settled
+//! before: by TLS, or by the operator who chose to do without.
+
+use super::{
+    driver::Driver,
+    journey::{Journey, Stop},
+};
+use crate::{
+    imap::{self, Capabilities, Command, Credentials, Mechanism},
+    plan::Auth,
+    record::{ErrorType, ServerText},
+};
+
+/// How to log in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Login,
+    Sasl(Mechanism),
+}
+
+impl Way {
+    /// The way that was pinned, or the best that the server offers: a proof before the password itself, and LOGIN as the
+    /// last resort (RFC 9051 §6.2.3).
+    fn choose(auth: Auth, known: &Capabilities) -> Option<Self> {
+        let login = Some(Self::Login).filter(|_| !known.login_disabled);
+        let if_offered = |offered: bool, mechanism| offered.then_some(Self::Sasl(mechanism));
+        match auth {
+            Auth::Auto => if_offered(known.auth_scram_sha_256, Mechanism::ScramSha256)
+                .or_else(|| if_offered(known.auth_plain, Mechanism::Plain))
+                .or(login),
+            Auth::External => if_offered(known.auth_external, Mechanism::External),
+            Auth::Login => login,
+            Auth::Plain => if_offered(known.auth_plain, Mechanism::Plain),
+            Auth::ScramSha256 => if_offered(known.auth_scram_sha_256, Mechanism::ScramSha256),
+        }
+    }
+
+    /// The step's name.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Login => "LOGIN",
+            Self::Sasl(_) => "AUTHENTICATE",
+        }
+    }
+}
+
+impl Journey<'_> {
+    /// What the login's step is called when nobody knows yet what the server offers.
+    pub(super) fn login_name(&self) -> &'static str {
+        match self.target.journey.auth {
+            Auth::Auto | Auth::Login => "LOGIN",
+            Auth::External | Auth::Plain | Auth::ScramSha256 => "AUTHENTICATE",
+        }
+    }
+
+    pub(super) async fn login(&mut self, driver: &mut Driver) -> Result<(), Stop> {
+        if driver.session.state() == imap::State::Authenticated {
+            self.recorder.skip("LOGIN");
+            return Ok(());
+        }
+        let auth = self.target.journey.auth;
+        let nothing = Capabilities::default();
+        let known = driver.session.capabilities().unwrap_or(&nothing);
+        let Some(way) = Way::choose(auth, known) else {
+            let text = missing(auth, known);
+            let name = self.login_name();
+            let text = Some(self.redactor.text(&text, ServerText::STATUS));
+            self.recorder.refuse(name, ErrorType::AuthMechanism, text);
+            self.recorder.fail(name, ErrorType::AuthMechanism);
+            return Err(Stop::Speaking);
+        };
+        if let Some(class) = self.job.hold_login {
+            return Err(self.refuse(way.name(), class));
+        }
+        let Ok(password) = self.job.secret.as_ref().cloned() else {
+            return Err(self.refuse(way.name(), ErrorType::SecretUnavailable));
+        };
+        let account = self.job.account;
+        match way {
+            Way::Login => {
+                let user = account.login_name();
+                self.command(driver, &Command::Login { user: &user, password: &password }).await?;
+            }
+            Way::Sasl(mechanism) => {
+                let (user, master) = (account.user.expose(), account.master_user.as_ref());
+                let credentials = match (mechanism, master) {
+                    // The certificate says who logs in.
+                    (Mechanism::External, _) => Credentials { authzid: Some(user), user, password: &password },
+                    (_, Some(master)) => {
+                        Credentials { authzid: Some(user), user: master.expose(), password: &password }
+                    }
+                    (_, None) => Credentials { authzid: None, user, password: &password },
+                };
+                self.command(driver, &Command::Authenticate { mechanism, credentials }).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why there is no way, for who reads the failure.
+fn missing(auth: Auth, known: &Capabilities) -> Vec<u8> {
+    let offered = known.mechanisms().collect::<Vec<_>>().join(b", ".as_slice());
+    let offered = if offered.is_empty() { b"no mechanism".to_vec() } else { offered };
+    let pinned = match auth {
+        Auth::Auto | Auth::Login => "LOGIN is disabled".to_owned(),
+        Auth::External | Auth::Plain | Auth::ScramSha256 => format!("auth is {:?}", auth.as_str()),
+    };
+    [pinned.as_bytes(), b", and the server offers ", &offered].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen(auth: Auth, capabilities: &str) -> Option<Way> {
+        Way::choose(auth, &Capabilities::parse(capabilities.as_bytes()))
+    }
+
+    #[test]
+    fn the_strongest_mechanism_comes_first_and_login_last() {
+        let all = "AUTH=LOGIN AUTH=PLAIN AUTH=SCRAM-SHA-256 AUTH=EXTERNAL AUTH=SCRAM-SHA-1";
+        assert_eq!(chosen(Auth::Auto, all), Some(Way::Sasl(Mechanism::ScramSha256)));
+        assert_eq!(chosen(Auth::Auto, "AUTH=LOGIN AUTH=PLAIN"), Some(Way::Sasl(Mechanism::Plain)));
+        assert_eq!(chosen(Auth::Auto, "AUTH=PLAIN LOGINDISABLED"), Some(Way::Sasl(Mechanism::Plain)));
+        // AUTH=LOGIN is a mechanism of its own that no standard has; it is not the LOGIN command, and is not used.
+        for nothing in ["", "AUTH=LOGIN", "AUTH=SCRAM-SHA-1", "AUTH=SCRAM-SHA-256-PLUS"] {
+            assert_eq!(chosen(Auth::Auto, nothing), Some(Way::Login), "{nothing}");
+            assert_eq!(chosen(Auth::Auto, &format!("{nothing} LOGINDISABLED")), None, "{nothing}");
+        }
+    }
+
+    #[test]
+    fn what_is_pinned_is_used_or_nothing_is() {
+        let others = "AUTH=EXTERNAL AUTH=PLAIN AUTH=SCRAM-SHA-256";
+        for (auth, word, way) in [
+            (Auth::External, "AUTH=EXTERNAL", Way::Sasl(Mechanism::External)),
+            (Auth::Plain, "AUTH=PLAIN", Way::Sasl(Mechanism::Plain)),
+            (Auth::ScramSha256, "AUTH=SCRAM-SHA-256", Way::Sasl(Mechanism::ScramSha256)),
+        ] {
+            assert_eq!(chosen(auth, others), Some(way));
+            let rest = others.split(' ').filter(|other| *other != word).collect::<Vec<_>>().join(" ");
+            assert_eq!(chosen(auth, &rest), None, "{auth:?}");
+        }
+        assert_eq!(chosen(Auth::Login, others), Some(Way::Login));
+        assert_eq!(chosen(Auth::Login, "LOGINDISABLED AUTH=PLAIN"), None);
+    }
+
+    #[test]
+    fn why_there_is_no_way_is_said_with_what_the_server_offers() {
+        let why = |auth, capabilities: &str| {
+            String::from_utf8(missing(auth, &Capabilities::parse(capabilities.as_bytes()))).unwrap()
+        };
+        assert_eq!(
+            why(Auth::ScramSha256, "AUTH=PLAIN AUTH=LOGIN"),
+            "auth is \"scram-sha-256\", and the server offers LOGIN, PLAIN"
+        );
+        assert_eq!(why(Auth::Auto, "LOGINDISABLED"), "LOGIN is disabled, and the server offers no mechanism");
+    }
+}
