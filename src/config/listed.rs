@@ -169,8 +169,15 @@ fn json(text: &str) -> Result<Node, (At, String)> {
     read.map_err(|error| {
         let told = error.to_string();
         let what = told.split_once(" at line ").map_or(told.as_str(), |(what, _)| what);
-        (Some((error.line(), error.column().max(1))).filter(|(line, _)| *line > 0), format!("this is not JSON: {what}"))
+        (in_characters(text, error.line(), error.column()), format!("this is not JSON: {what}"))
     })
+}
+
+/// The parser counts bytes, and none of them right behind a line's end.
+fn in_characters(text: &str, line: usize, column: usize) -> At {
+    let row = text.split('\n').nth(line.checked_sub(1)?)?.as_bytes();
+    let before = row.get(..column.saturating_sub(1)).unwrap_or(row);
+    Some((line, String::from_utf8_lossy(before).chars().count() + 1))
 }
 
 /// Reads any JSON, up to so many values.

@@ -190,6 +190,14 @@ fn a_few_lines_cannot_stand_for_more_targets_than_there_is_room_for() {
 }
 
 #[test]
+fn a_fault_in_a_list_stands_where_an_editor_shows_it() {
+    for (text, place) in [("[\"ä\", ä]", "l.json:1:7"), ("[\"a\nb\"]", "l.json:2:1"), ("[\n\"ü", "l.json:2:3")] {
+        let told = load_list("l.json", text).errors[0].place.to_string();
+        assert!(told.ends_with(place), "{text:?}: {told}");
+    }
+}
+
+#[test]
 fn a_file_of_targets_takes_no_more_memory_than_its_targets_and_labels_may() {
     let told = |name: &str, text: &str| {
         let problems = load_list(name, text);

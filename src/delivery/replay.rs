@@ -126,7 +126,7 @@ impl Lines {
         let mut packed = Vec::new();
         reader.by_ref().take(MAGIC.len() as u64).read_to_end(&mut packed)?;
         let is_packed = packed == MAGIC;
-        let is_text = packed.first().is_none_or(|first| *first == b'{' || first.is_ascii_whitespace());
+        let is_text = packed.first().is_none_or(|first| *first == b'{');
         let mut reader = BufReader::new(reader);
         // What begins like neither may be packed, and damaged there.
         if is_packed || !is_text {

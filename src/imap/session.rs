@@ -514,6 +514,10 @@ impl Understanding<'_> {
         if status.condition == Condition::Ok && self.exchange.as_ref().is_some_and(|exchange| !exchange.is_proven()) {
             return Err(Breach::Unproven);
         }
+        // No answer begins before its command does.
+        if !current.first_byte {
+            return Err(Breach::Tag);
+        }
         // Success before the whole command was written is a guess (RFC 9051 §11.1); a refusal is not.
         if status.condition == Condition::Ok && !current.sent {
             return Err(Breach::Tag);

@@ -29,6 +29,8 @@ const USER: &str = "wV9someone3Jm";
 const PASSWORD: &str = "qZ4canary7Xk";
 /// The server listens for so long; then it goes on, for the client may have nothing to say.
 const PATIENCE: Duration = Duration::from_millis(2);
+/// It listens so often; a run has half as many steps.
+const TURNS: usize = 32;
 /// No run waits longer: a server that has said all hangs up.
 const DEADLINE: Duration = Duration::from_secs(5);
 
@@ -67,7 +69,7 @@ fn target(choice: u8, address: SocketAddr) -> Target {
     let password = SecretSource::Given(Secret::new(PASSWORD.to_owned()));
     let Ok(mailbox) = Mailbox::new("INBOX") else { panic!("INBOX is a mailbox") };
     let security = if choice & 1 == 0 { Security::StartTls } else { Security::None };
-    let auth = [Auth::Auto, Auth::Login, Auth::Plain, Auth::Auto][usize::from(choice >> 1 & 3)];
+    let auth = [Auth::Auto, Auth::Login, Auth::Plain, Auth::ScramSha256][usize::from(choice >> 1 & 3)];
     let tag = if choice & 8 == 0 { TagStyle::SpanId } else { TagStyle::Short };
     Target {
         name: "t".to_owned(),
@@ -75,7 +77,9 @@ fn target(choice: u8, address: SocketAddr) -> Target {
         endpoint: Endpoint { host: Host::Address(address.ip()), port: address.port() },
         security,
         tls: TlsOptions::default(),
-        accounts: user.map(|user| Account { alias: "default".to_owned(), user, password: password.clone() }).collect(),
+        accounts: user
+            .map(|user| Account { alias: "default".to_owned(), user, master_user: None, password: password.clone() })
+            .collect(),
         labels: BTreeMap::new(),
         journey: Journey { mailbox, open: Open::Select, newest: 20, window: Window::Newest, cold: false, auth, tag },
         interval: Duration::from_secs(60),
@@ -109,7 +113,7 @@ async fn serve(listener: &TcpListener, script: &[u8], heard: &RefCell<Vec<u8>>) 
 
 async fn speak(mut stream: TcpStream, script: &[u8], heard: &RefCell<Vec<u8>>) -> std::io::Result<()> {
     let mut tag = Vec::new();
-    for (number, part) in script.split(|byte| *byte == 0xff).enumerate() {
+    for (number, part) in script.split(|byte| *byte == 0xff).take(TURNS).enumerate() {
         if number > 0 {
             let mut line = Vec::new();
             let mut bytes = [0; 2048];
@@ -145,7 +149,8 @@ fn check(run: &Run, heard: &[u8]) {
     let secured = run.server.security == crate::record::Security::Starttls;
     if secured {
         let blob = STANDARD.encode(format!("\0{USER}\0{PASSWORD}"));
-        for credential in [USER, PASSWORD, &blob] {
+        let scram = STANDARD.encode(format!("n,,n={USER}"));
+        for credential in [USER, PASSWORD, &blob, &scram] {
             let credential = credential.as_bytes();
             let leaked = heard.windows(credential.len()).any(|window| window == credential);
             assert!(!leaked, "a credential left in clear text: {text}");
@@ -205,7 +210,9 @@ mod tests {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/journey");
         let files: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
         assert!(files.len() > 3, "{} holds next to nothing", folder.display());
-        files.iter().for_each(|path| journey(&fs::read(path).unwrap()));
+        for path in files {
+            journey(&fs::read(path).unwrap());
+        }
     }
 
     #[test]

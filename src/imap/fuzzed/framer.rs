@@ -6,7 +6,7 @@ use crate::imap::{Framer, Syntax};
 /// What came of some bytes.
 #[derive(Debug, PartialEq)]
 struct Followed {
-    frames: Vec<Whole>,
+    responses: Vec<Whole>,
     /// What is left of a response that did not end.
     partial: Vec<u8>,
     /// Why the stream cannot be followed any more.
@@ -39,7 +39,7 @@ pub fn framer(input: &[u8]) {
 
 fn follow(limits: Limits, pieces: &[&[u8]]) -> Followed {
     let mut framer = Framer::new(limits);
-    let (mut frames, mut at, mut breach) = (Vec::new(), 0, None);
+    let (mut responses, mut at, mut breach) = (Vec::new(), 0, None);
     'all: for piece in pieces {
         let mut rest = *piece;
         while !rest.is_empty() {
@@ -60,12 +60,12 @@ fn follow(limits: Limits, pieces: &[&[u8]]) -> Followed {
                 let frame = framer.frame();
                 let (text, kept) = (frame.text.to_vec(), frame.kept.to_vec());
                 let (literals, literal_bytes, lenient) = (frame.literals, frame.literal_bytes, frame.lenient);
-                frames.push(Whole { end: at, text, kept, literals, literal_bytes, lenient });
+                responses.push(Whole { end: at, text, kept, literals, literal_bytes, lenient });
             }
         }
     }
     bounded(limits, &framer);
-    Followed { frames, partial: framer.partial().to_vec(), breach, passed: framer.passed() }
+    Followed { responses, partial: framer.partial().to_vec(), breach, passed: framer.passed() }
 }
 
 /// What stands before a line is at most a line, or what a row of FETCH keeps; then the line itself and its end.
@@ -77,12 +77,12 @@ fn bounded(limits: Limits, framer: &Framer) {
 
 fn check(limits: Limits, bytes: &[u8], followed: &Followed) {
     let mut start = 0;
-    for frame in &followed.frames {
+    for frame in &followed.responses {
         let raw = bytes.get(start..frame.end).unwrap_or_default();
         start = frame.end;
         assert!(raw.ends_with(b"\n"), "a response ends with its line");
         assert!(frame.text.len() < raw.len() && frame.literal_bytes < raw.len() as u64);
-        let ends = raw.iter().filter(|byte| **byte == b'\n').count() as u64;
+        let ends = raw.split(|byte| *byte == b'\n').count() as u64 - 1;
         assert!(frame.literals < ends, "{} literals in {ends} lines", frame.literals);
         if frame.literals == 0 {
             let content = raw.strip_suffix(b"\n").unwrap_or(raw);

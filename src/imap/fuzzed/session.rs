@@ -5,7 +5,7 @@
 
 use super::{Limits, choice, cuts, limits};
 use crate::{
-    imap::{Command, Condition, Encoded, Event, Progress, Session, State, Status},
+    imap::{Answer, Command, Condition, Credentials, Encoded, Event, Mechanism, Progress, Session, State, Status},
     secret::Secret,
 };
 
@@ -45,12 +45,15 @@ struct Client {
 }
 
 /// A command under way.
+#[expect(clippy::struct_excessive_bools, reason = "four independent facts about one command")]
 struct Running {
     tag: String,
     kind: Kind,
     encoded: Encoded,
     sent: usize,
     waiting: bool,
+    /// It is AUTHENTICATE: the server may say something to each line.
+    asks: bool,
     rows: u64,
     first_byte: bool,
     first_row: bool,
@@ -121,7 +124,15 @@ impl Client {
             (1, false, _) => self.begin(Kind::StartTls, &Command::StartTls),
             (2, ..) => self.begin(Kind::Other, &Command::Id),
             (3, false, _) => self.begin(Kind::Login, &Command::Login { user, password }),
-            (4, false, _) => self.begin(Kind::Login, &Command::AuthenticatePlain { user, password }),
+            (4 | 13 | 14, false, _) => {
+                let mechanism = match what & 0x0f {
+                    4 => Mechanism::Plain,
+                    13 => Mechanism::ScramSha256,
+                    _ => Mechanism::External,
+                };
+                let credentials = Credentials { authzid: None, user, password };
+                self.begin(Kind::Login, &Command::Authenticate { mechanism, credentials });
+            }
             (5, true, _) => self.begin(Kind::Other, &Command::Namespace),
             (6, true, _) => self.begin(Kind::Other, &Command::List),
             (7, true, _) => self.begin(Kind::Select, &Command::Select { mailbox, read_only: what & 0x10 != 0 }),
@@ -147,9 +158,10 @@ impl Client {
             Command::Fetch { from, to, .. } => u64::from(to - from + 1),
             _ => 0,
         };
+        let asks = matches!(command, Command::Authenticate { .. });
         let encoded = self.session.begin(&tag, command);
         let (sent, waiting, first_byte, first_row) = (0, false, false, false);
-        self.running = Some(Running { tag, kind, encoded, sent, waiting, rows, first_byte, first_row });
+        self.running = Some(Running { tag, kind, encoded, sent, waiting, asks, rows, first_byte, first_row });
         self.send();
     }
 
@@ -164,8 +176,24 @@ impl Client {
         let Some(running) = &mut self.running else { return };
         let Some(part) = running.encoded.parts.get(running.sent) else { return };
         running.sent += 1;
-        running.waiting = part.then_wait;
-        self.session.sent(part.then_wait, running.sent == running.encoded.parts.len());
+        let last = running.sent == running.encoded.parts.len();
+        running.waiting = part.then_wait || (last && running.asks);
+        self.session.sent(part.then_wait, last);
+    }
+
+    /// What `reply` does: a challenge is answered, or the exchange is given up.
+    fn reply(&mut self) {
+        let Some(answer) = self.session.answer() else { return self.send() };
+        let Some(running) = &mut self.running else { return };
+        match answer {
+            Answer::Line(_) => {
+                running.waiting = true;
+                self.session.sent(false, true);
+            }
+            // None goes on from a nonce that it cannot know.
+            Answer::Work(_) => panic!("there is something to hash"),
+            Answer::Cancel(_) => assert_eq!(self.session.cancel(), b"*\r\n"),
+        }
     }
 
     fn hear(&mut self, pieces: &[&[u8]]) {
@@ -229,7 +257,7 @@ impl Client {
             }
             (Heard::Continuation, Some(running)) => {
                 assert!(std::mem::replace(&mut running.waiting, false), "nobody waits for it");
-                self.send();
+                self.reply();
                 before
             }
             (Heard::Alert, _) => before,

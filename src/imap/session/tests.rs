@@ -116,6 +116,16 @@ fn ok_before_the_command_is_written_is_a_breach_and_no_is_not() {
 }
 
 #[test]
+fn an_answer_that_began_before_its_command_is_a_breach() {
+    let mut session = greeted();
+    assert_eq!(talk(&mut session, b"t1 OK "), [""; 0]);
+    assert_eq!(
+        run(&mut session, &Command::List, b"done\r\n"),
+        ["breach: a line bears a tag that is not the running command's"]
+    );
+}
+
+#[test]
 fn a_continuation_is_no_first_byte_and_comes_once() {
     let mut session = greeted();
     let password = Secret::new("pässwörd".into());
