@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# need.sh build|check|stack|test|cost|truth|picture : makes sure that the system has what this purpose needs.
+# need.sh build|check|stack|test|cost|truth|picture|fuzz : makes sure that the system has what this purpose needs.
 #
 # What is there already, from wherever it came, is left alone. What is missing is installed by its Debian package name,
 # as root or with sudo; without either it says what to install and stops.
@@ -13,6 +13,7 @@ test=(docker-compose iproute2 systemd)
 cost=(python3 prometheus-blackbox-exporter)
 truth=(tcpdump tshark)
 picture=(python3 chromium pngquant)
+fuzz=(g++) # libFuzzer is C++
 
 # Is what the package is wanted for there?
 there() {
@@ -37,7 +38,8 @@ case ${1:-} in
   cost) want=("${build[@]}" "${stack[@]}" "${cost[@]}") ;;
   truth) want=("${build[@]}" "${stack[@]}" "${truth[@]}") ;;
   picture) want=("${picture[@]}") ;;
-  *) die "usage: need.sh build|check|stack|test|cost|truth|picture" ;;
+  fuzz) want=("${build[@]}" "${fuzz[@]}") ;;
+  *) die "usage: need.sh build|check|stack|test|cost|truth|picture|fuzz" ;;
 esac
 command -v cargo >/dev/null || die "cargo is missing: install Rust with rustup (https://rustup.rs), then try again"
 

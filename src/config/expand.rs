@@ -9,8 +9,10 @@
 
 use super::read::shown;
 
-/// No group has more targets than this.
+/// No configuration has more targets than this in all its groups and files.
 pub(super) const MOST: usize = 100_000;
+/// No text that a template stands for is longer, in bytes. No host's name is, with a port behind it.
+const LONGEST: usize = 300;
 
 /// A template that stands for nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -27,6 +29,8 @@ pub(super) enum ExpandError {
     Range(String),
     #[error("it stands for more than {MOST} targets")]
     TooMany,
+    #[error("it stands for a text of more than {LONGEST} bytes")]
+    TooLong,
 }
 
 /// All that a template stands for; at least one text.
@@ -55,6 +59,11 @@ pub(super) fn expand(template: &str) -> Result<Vec<String>, ExpandError> {
     if count.is_none_or(|count| count > MOST) {
         return Err(ExpandError::TooMany);
     }
+    let longest = |choices: &[Choice<'_>]| choices.iter().map(Choice::length).max().unwrap_or_default();
+    let length: usize = parts.iter().map(|(text, choices)| text.len() + longest(choices)).sum();
+    if length + rest.len() > LONGEST {
+        return Err(ExpandError::TooLong);
+    }
     let mut made = vec![String::new()];
     for (text, choices) in &parts {
         let choices: Vec<String> = choices.iter().flat_map(Choice::texts).collect();
@@ -77,6 +86,14 @@ impl Choice<'_> {
         match self {
             Self::Text(_) => 1,
             Self::Range { from, to, .. } => usize::try_from(to - from).unwrap_or(usize::MAX).saturating_add(1),
+        }
+    }
+
+    /// Bytes of the longest text; of a number, as many as it is filled up to.
+    fn length(&self) -> usize {
+        match *self {
+            Self::Text(text) => text.len(),
+            Self::Range { width, .. } => width.max(1),
         }
     }
 
@@ -184,6 +201,19 @@ mod tests {
             assert_eq!(expand(template), Err(error), "{template}");
         }
         assert_eq!(expand("{1..100000}").map(|texts| texts.len()), Ok(MOST));
+    }
+
+    #[test]
+    fn a_template_of_any_length_makes_no_texts_that_are_longer_than_a_host() {
+        let long = "x".repeat(LONGEST);
+        assert_eq!(expand(&long), Ok(vec![long.clone()]));
+        // A hundred thousand of these would be 30 GB, and no formatter writes a number that wide.
+        let filled = format!("{{{}1..2}}", "0".repeat(70_000));
+        let many = format!("{{{}}}", vec!["mail.example.org"; 1000].join(","));
+        for template in [format!("{long}x"), format!("{{1..100000}}{long}x"), filled, format!("{{a,{long}x}}")] {
+            assert_eq!(expand(&template), Err(ExpandError::TooLong));
+        }
+        assert_eq!(expand(&many).map(|texts| texts.len()), Ok(1000));
     }
 
     #[test]

@@ -51,7 +51,8 @@ pub(super) struct Below<'a, 'b> {
 /// looked at on the way is added to `watched`.
 pub(super) fn read(below: &Below<'_, '_>, listed: &[Table<'_>], watched: &mut Vec<PathBuf>) -> Vec<Target> {
     let groups = read_groups(below);
-    let mut made = Made { below, names: HashMap::new(), targets: Vec::new(), populated: HashSet::new() };
+    let mut made =
+        Made { below, names: HashMap::new(), targets: Vec::new(), populated: HashSet::new(), members: 0, full: false };
     for (index, table) in listed.iter().enumerate() {
         if let Some(name) = table.get("name").and_then(|field| field.as_text()) {
             made.names.insert(name.to_owned(), format!("targets[{index}]"));
@@ -67,6 +68,9 @@ pub(super) fn read(below: &Below<'_, '_>, listed: &[Table<'_>], watched: &mut Ve
             }
             match expand::expand(&template) {
                 Ok(texts) => {
+                    if !made.takes(texts.len(), &field) {
+                        continue;
+                    }
                     for text in texts {
                         made.expanded(group, &field, text);
                     }
@@ -87,6 +91,9 @@ pub(super) fn read(below: &Below<'_, '_>, listed: &[Table<'_>], watched: &mut Ve
                     continue;
                 }
                 for entry in listed::read(below.reader, &field, &path) {
+                    if !made.takes(1, &field) {
+                        break;
+                    }
                     made.listed(&groups, own, entry);
                 }
             }
@@ -150,9 +157,26 @@ struct Made<'a, 'b> {
     targets: Vec<Target>,
     /// Groups with a member, right or wrong.
     populated: HashSet<String>,
+    /// Members of all groups, right or wrong.
+    members: usize,
+    /// There were too many, which has been told of.
+    full: bool,
 }
 
 impl Made<'_, '_> {
+    /// Whether there is room for so many more members. A few lines can stand for more than any memory holds.
+    fn takes(&mut self, more: usize, field: &Field<'_>) -> bool {
+        if self.members + more <= expand::MOST {
+            self.members += more;
+            return true;
+        }
+        if !std::mem::replace(&mut self.full, true) {
+            let what = format!("groups and files have more than {} targets in all", expand::MOST);
+            field.error(what, "share them out among several agents");
+        }
+        false
+    }
+
     /// A text out of a group's `targets`; it is the target's name.
     fn expanded(&mut self, group: &Group<'_>, field: &Field<'_>, text: String) {
         self.populated.insert(group.name.clone());
@@ -168,20 +192,20 @@ impl Made<'_, '_> {
         let entry = self.below.reader.entry(listed.place, listed.key);
         let mut labels = BTreeMap::new();
         let (mut group, mut name) = (own, None);
-        for (key, value) in listed.labels {
+        for (key, value) in &*listed.labels {
             match key.as_str() {
                 GROUP => {
                     let known = groups.iter().flatten();
-                    group = known.clone().find(|group| group.name == value);
+                    group = known.clone().find(|group| group.name == *value);
                     if group.is_none() {
                         // One that is wrong has been told of.
                         if !groups.iter().any(Option::is_none) {
-                            let near = nearest(&value, known.map(|group| group.name.as_str()));
+                            let near = nearest(value, known.map(|group| group.name.as_str()));
                             let help = near.map_or_else(
                                 || "add [[groups]] with this name".to_owned(),
                                 |near| format!("did you mean {near:?}?"),
                             );
-                            entry.error("", format!("there is no group {}", shown(&value)), help);
+                            entry.error("", format!("there is no group {}", shown(value)), help);
                         }
                         return;
                     }
@@ -202,7 +226,7 @@ impl Made<'_, '_> {
                     return entry.error("", what, "take out line ends, tabs and the like");
                 }
                 _ => {
-                    labels.insert(key, value);
+                    labels.insert(key.clone(), value.clone());
                 }
             }
         }

@@ -5,14 +5,19 @@
 //! aliases are refused, for a few lines of them can stand for gigabytes, and a scalar is the text as it was written.
 
 use std::{
+    cell::Cell,
     collections::BTreeMap,
+    fmt,
     io::Read as _,
     path::{Path, PathBuf},
+    rc::Rc,
 };
 
 use saphyr_parser::{Event, Parser, ScalarStyle};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
 use super::{
+    expand,
     problem::Place,
     read::{Field, Reader, shown},
 };
@@ -22,13 +27,19 @@ use crate::plan::Glob;
 const LARGEST: u64 = 16 << 20;
 /// A list of tables of tables of texts is four deep.
 const DEEPEST: usize = 8;
+/// No file holds more texts, lists and tables: 100,000 targets with labels of their own hold a million.
+const MOST_VALUES: usize = 2_000_000;
+/// What the labels of a file may take when each target has its own, in bytes.
+const MOST_LABELS: usize = 64 << 20;
+/// So many faults of one file's shape are told, and the rest is left out.
+const MOST_FAULTS: usize = 1000;
 
 /// One target of a file, and what stands beside it.
 pub(super) struct Listed {
     /// HOST, HOST:PORT or a URL.
     pub(super) text: String,
-    /// All labels, those that begin with `__` too.
-    pub(super) labels: BTreeMap<String, String>,
+    /// All labels, those that begin with `__` too. Shared by the targets of an entry.
+    pub(super) labels: Rc<BTreeMap<String, String>>,
     /// Where it stands.
     pub(super) place: Place,
     /// `[2].targets[0]`.
@@ -106,7 +117,7 @@ pub(super) fn read(reader: &Reader, field: &Field<'_>, path: &Path) -> Vec<Liste
             return Vec::new();
         }
     };
-    let mut walk = Walk { reader, path, found: Vec::new() };
+    let mut walk = Walk { reader, path, found: Vec::new(), labels: 0, faults: 0 };
     let root = match format(path) {
         Some(Format::Yaml) => yaml(&text),
         _ => json(&text),
@@ -148,26 +159,91 @@ enum Value {
     Other,
 }
 
+const TOO_MANY: &str = "there are more than 2,000,000 values";
+
 /// What the parser says is about the shape and holds nothing of the text.
 fn json(text: &str) -> Result<Node, (At, String)> {
-    let root = serde_json::from_str(text).map_err(|error| {
+    let left = Cell::new(MOST_VALUES);
+    let mut parser = serde_json::Deserializer::from_str(text);
+    let read = Shape(&left).deserialize(&mut parser).and_then(|root| parser.end().map(|()| root));
+    read.map_err(|error| {
         let told = error.to_string();
         let what = told.split_once(" at line ").map_or(told.as_str(), |(what, _)| what);
-        (Some((error.line(), error.column())).filter(|(line, _)| *line > 0), format!("this is not JSON: {what}"))
-    })?;
-    Ok(from_json(root))
+        (in_characters(text, error.line(), error.column()), format!("this is not JSON: {what}"))
+    })
 }
 
-fn from_json(value: serde_json::Value) -> Node {
-    let value = match value {
-        serde_json::Value::String(text) => Value::Text(text),
-        serde_json::Value::Array(list) => Value::List(list.into_iter().map(from_json).collect()),
-        serde_json::Value::Object(table) => {
-            Value::Table(table.into_iter().map(|(key, value)| (key, from_json(value))).collect())
+/// The parser counts bytes, and none of them right behind a line's end.
+fn in_characters(text: &str, line: usize, column: usize) -> At {
+    let row = text.split('\n').nth(line.checked_sub(1)?)?.as_bytes();
+    let before = row.get(..column.saturating_sub(1)).unwrap_or(row);
+    Some((line, String::from_utf8_lossy(before).chars().count() + 1))
+}
+
+/// Reads any JSON, up to so many values.
+#[derive(Clone, Copy)]
+struct Shape<'a>(&'a Cell<usize>);
+
+impl<'de> DeserializeSeed<'de> for Shape<'_> {
+    type Value = Node;
+
+    fn deserialize<D: Deserializer<'de>>(self, parser: D) -> Result<Node, D::Error> {
+        let left = self.0.get().checked_sub(1).ok_or_else(|| D::Error::custom(TOO_MANY))?;
+        self.0.set(left);
+        parser.deserialize_any(self).map(|value| Node { value, at: None })
+    }
+}
+
+impl<'de> Visitor<'de> for Shape<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
+        Ok(Value::Text(text.to_owned()))
+    }
+
+    fn visit_string<E>(self, text: String) -> Result<Value, E> {
+        Ok(Value::Text(text))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
+        let mut nodes = Vec::new();
+        while let Some(node) = list.next_element_seed(self)? {
+            nodes.push(node);
         }
-        _ => Value::Other,
-    };
-    Node { value, at: None }
+        Ok(Value::List(nodes))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut table: A) -> Result<Value, A::Error> {
+        let mut pairs = Vec::new();
+        while let Some(key) = table.next_key()? {
+            pairs.push((key, table.next_value_seed(self)?));
+        }
+        Ok(Value::Table(pairs))
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Value, E> {
+        Ok(Value::Other)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Value, E> {
+        Ok(Value::Other)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Value, E> {
+        Ok(Value::Other)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Value, E> {
+        Ok(Value::Other)
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Other)
+    }
 }
 
 /// A list or table that is not finished: for a table, the key whose value comes next.
@@ -178,7 +254,7 @@ enum Open {
 
 fn yaml(text: &str) -> Result<Node, (At, String)> {
     let mut open: Vec<Open> = Vec::new();
-    let mut root = None;
+    let (mut root, mut values) = (None, 0);
     for event in Parser::new_from_str(text) {
         let (event, span) = event.map_err(|error| {
             (Some((error.marker().line(), error.marker().col() + 1)), format!("this is not YAML: {}", error.info()))
@@ -211,6 +287,10 @@ fn yaml(text: &str) -> Result<Node, (At, String)> {
             },
             _ => continue,
         };
+        values += 1;
+        if values > MOST_VALUES {
+            return Err((done.at, TOO_MANY.to_owned()));
+        }
         match open.last_mut() {
             None => root = Some(done),
             Some(Open::List(list, _)) => list.push(done),
@@ -229,6 +309,10 @@ struct Walk<'a> {
     reader: &'a Reader,
     path: &'a Path,
     found: Vec<Listed>,
+    /// What the labels take so far, for each target by itself.
+    labels: usize,
+    /// What is wrong so far.
+    faults: usize,
 }
 
 impl Walk<'_> {
@@ -236,7 +320,11 @@ impl Walk<'_> {
         Place::Listed { path: self.path.to_owned(), at }
     }
 
-    fn error(&self, at: At, key: &str, what: impl Into<String>, help: &str) {
+    fn error(&mut self, at: At, key: &str, what: impl Into<String>, help: &str) {
+        self.faults += 1;
+        if self.faults > MOST_FAULTS {
+            return;
+        }
         self.reader.entry(self.place(at), key.to_owned()).error("", what, help);
     }
 
@@ -288,12 +376,24 @@ impl Walk<'_> {
         if !pairs.iter().any(|(name, _)| name == "targets") {
             self.error(entry.at, key, "it has no targets", "add targets");
         }
-        for (index, target) in targets.into_iter().flatten().enumerate() {
+        let targets: &[Node] = targets.map_or(&[], Vec::as_slice);
+        let size: usize = labels.iter().map(|(label, value)| label.len() + value.len()).sum();
+        self.labels = self.labels.saturating_add(size.saturating_mul(targets.len()));
+        if self.labels > MOST_LABELS {
+            let what = "its labels, which each of its targets has, and those before it take more than 64MiB";
+            return self.error(entry.at, key, what, "take out those that nobody looks at");
+        }
+        let labels = Rc::new(labels);
+        for (index, target) in targets.iter().enumerate() {
+            // More of them are too many whatever they are, which `group` will say.
+            if self.found.len() > expand::MOST {
+                break;
+            }
             let key = format!("{key}.targets[{index}]");
             match &target.value {
                 Value::Text(text) => {
                     let place = self.place(target.at);
-                    self.found.push(Listed { text: text.clone(), labels: labels.clone(), place, key });
+                    self.found.push(Listed { text: text.clone(), labels: Rc::clone(&labels), place, key });
                 }
                 _ => self.error(target.at, &key, "expected text", "put it in quotes"),
             }

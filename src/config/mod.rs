@@ -13,6 +13,8 @@
 mod account;
 mod describe;
 mod expand;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzed;
 mod group;
 mod keys;
 mod listed;

@@ -168,3 +168,49 @@ proptest! {
         prop_assert!(!format!("{problems} {problems:?}").contains("canary"), "{problems}");
     }
 }
+
+/// A configuration whose group's targets are in this file, and what is wrong with it.
+fn load_list(name: &str, text: &str) -> Problems {
+    let folder = tempfile::tempdir().unwrap();
+    let list = folder.path().join(name);
+    std::fs::write(&list, text).unwrap();
+    let group = "[[groups]]\nname = \"fleet\"\nuser = \"u\"\npassword = { env = \"P\" }\n";
+    load_text(&format!("{group}targets_from = [{:?}]\n", list.display().to_string())).unwrap_err()
+}
+
+#[test]
+fn a_few_lines_cannot_stand_for_more_targets_than_there_is_room_for() {
+    let templates: Vec<String> = (0..20).map(|number| format!("\"{number}-{{1..99999}}\"")).collect();
+    let group = "[[groups]]\nname = \"fleet\"\nuser = \"u\"\npassword = { env = \"P\" }\nnewest = 0\n";
+    let problems = load_text(&format!("{group}targets = [{}]\n", templates.join(", "))).unwrap_err();
+    let told: Vec<_> = problems.errors.iter().map(|error| error.what.as_str()).collect();
+    assert!(told.contains(&"groups and files have more than 100000 targets in all"), "{told:?}");
+    // Once, whatever else is wrong: so many targets make too many series, and the group has a fault of its own.
+    assert_eq!(told.len(), 3, "{told:?}");
+}
+
+#[test]
+fn a_fault_in_a_list_stands_where_an_editor_shows_it() {
+    for (text, place) in [("[\"ä\", ä]", "l.json:1:7"), ("[\"a\nb\"]", "l.json:2:1"), ("[\n\"ü", "l.json:2:3")] {
+        let told = load_list("l.json", text).errors[0].place.to_string();
+        assert!(told.ends_with(place), "{text:?}: {told}");
+    }
+}
+
+#[test]
+fn a_file_of_targets_takes_no_more_memory_than_its_targets_and_labels_may() {
+    let told = |name: &str, text: &str| {
+        let problems = load_list(name, text);
+        problems.errors.iter().map(|error| error.what.clone()).collect::<Vec<_>>().join("; ")
+    };
+    // 8 GB of labels out of a megabyte.
+    let label = "x".repeat(800_000);
+    let targets = vec!["\"a\""; 10_000].join(",");
+    let labels = format!("[{{\"targets\":[{targets}],\"labels\":{{\"l\":\"{label}\"}}}}]");
+    assert!(told("l.json", &labels).contains("take more than 64MiB"));
+    // A fault for each of a million values.
+    assert_eq!(load_list("l.json", &format!("[{}1]", "1,".repeat(1_000_000))).errors.len(), 5);
+    for (name, text) in [("l.json", format!("[{}1]", "1,".repeat(2_000_000))), ("l.yml", "- 1\n".repeat(2_000_001))] {
+        assert!(told(name, &text).contains("there are more than 2,000,000 values"), "{name}");
+    }
+}

@@ -25,7 +25,9 @@ pub(super) const HEAD: usize = CONTENT_AT + CONTENT;
 /// How every member begins: the magic number, the method "deflate".
 const MAGIC: [u8; 3] = [0x1f, 0x8b, 8];
 /// No group that we write is larger when unpacked; one that is, is none of ours.
-const LARGEST: u64 = 64 << 20;
+const LARGEST: usize = 64 << 20;
+/// No group that we write holds more lines.
+const MOST_LINES: usize = 1024;
 
 /// A member's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,25 +107,44 @@ pub(super) fn head(bytes: &[u8]) -> Option<Head> {
 pub(super) fn piece(bytes: &[u8], at: usize) -> Option<Piece> {
     let rest = bytes.get(at..).filter(|rest| !rest.is_empty())?;
     let head = head(rest);
-    if let Some((text, used)) = unpack(rest) {
+    let mut room = LARGEST;
+    if let Some((text, used)) = unpack(rest, &mut room) {
         return Some(Piece::Whole { text, head, next: at + used });
     }
     let runs = head.map_or(1, |head| head.runs.max(1));
     let told = head.and_then(|head| usize::try_from(head.length).ok()).and_then(|length| at.checked_add(length));
     let told = told.filter(|next| bytes.get(*next..).is_some_and(|next| next.is_empty() || next.starts_with(&MAGIC)));
-    let found = || (at + 1..bytes.len()).find(|next| bytes.get(*next..).is_some_and(|rest| unpack(rest).is_some()));
-    Some(Piece::Damaged { runs, next: told.or_else(found).unwrap_or(bytes.len()) })
+    // The header may be what is damaged: what is whole before the place that it names comes first.
+    let end = told.unwrap_or(bytes.len());
+    // What is tried on the way is bounded in all: bytes that only look like members could keep us for hours.
+    let mut room = LARGEST;
+    let found = (at + 1..end).find(|next| bytes.get(*next..).is_some_and(|rest| unpack(rest, &mut room).is_some()));
+    Some(Piece::Damaged { runs, next: found.unwrap_or(end) })
 }
 
-/// The content of the member that begins here, and its length; none when it is damaged, cut short or no member at all.
-fn unpack(bytes: &[u8]) -> Option<(Vec<u8>, usize)> {
+/// The content of the member that begins here, and its length; none when it is damaged, cut short, no member at all, or
+/// takes more than `room`, of which all is taken that was unpacked.
+fn unpack(bytes: &[u8], room: &mut usize) -> Option<(Vec<u8>, usize)> {
     if !bytes.starts_with(&MAGIC) {
         return None;
     }
     let mut decoder = GzDecoder::new(bytes);
     let mut text = Vec::new();
-    let size = decoder.by_ref().take(LARGEST).read_to_end(&mut text).ok()?;
-    (size < usize::try_from(LARGEST).ok()?).then(|| (text, bytes.len() - decoder.into_inner().len()))
+    let read = decoder.by_ref().take(*room as u64).read_to_end(&mut text);
+    *room -= text.len();
+    (read.is_ok() && *room > 0).then(|| (text, bytes.len() - decoder.into_inner().len()))
+}
+
+/// How many runs a member holds that is whole: what its header says, else its lines. One with more lines than any group
+/// of ours counts as one, for nothing in it is.
+pub(super) fn told(text: &[u8], head: Option<Head>) -> u64 {
+    let counted = || if is_foreign(text) { 1 } else { lines(text).count() as u64 };
+    head.map_or_else(counted, |head| head.runs)
+}
+
+/// Whether there are more lines than in any group of ours.
+pub(super) fn is_foreign(text: &[u8]) -> bool {
+    lines(text).nth(MOST_LINES).is_some()
 }
 
 /// Why a line is no run that can be sent.
@@ -253,6 +274,17 @@ pub(super) mod tests {
             assert_eq!((runs, next), (lost, first.len() + second.len()), "{at}");
             assert!(matches!(piece(&damaged, next), Some(Piece::Whole { .. })));
         }
+    }
+
+    #[test]
+    fn a_header_that_lies_about_its_length_costs_no_member_behind_it() {
+        let members: Vec<_> = (0..3).map(|_| pack(&[measured()], UNIX_EPOCH).unwrap()).collect();
+        let mut bytes = members.concat();
+        // The first is damaged, and its header says that it goes on to where the third begins.
+        let lie = u32::try_from(members[0].len() + members[1].len()).unwrap();
+        bytes[CONTENT_AT..CONTENT_AT + 4].copy_from_slice(&lie.to_le_bytes());
+        bytes[members[0].len() / 2] ^= 0xff;
+        assert_eq!(piece(&bytes, 0), Some(Piece::Damaged { runs: 1, next: members[0].len() }));
     }
 
     #[test]

@@ -14,6 +14,8 @@
 //! command line.
 
 mod failure;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzed;
 mod member;
 mod meter;
 mod order;

@@ -31,6 +31,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_REQUEST: Duration = Duration::from_secs(300);
 /// A packed file of ours of at most this size is unpacked group by group, so that a damaged one costs itself alone.
 const WHOLE: u64 = 64 << 20;
+/// How everything begins that is packed by gzip (RFC 1952 §2.3.1).
+const MAGIC: [u8; 2] = [0x1f, 0x8b];
 
 /// The way out for runs that are read from files.
 pub struct Replay {
@@ -119,20 +121,24 @@ enum Source {
 impl Lines {
     /// The runs in what `reader` gives.
     pub fn new(reader: impl Read + 'static) -> io::Result<Self> {
+        let mut reader = reader;
+        // A pipe may give one byte at first.
+        let mut packed = Vec::new();
+        reader.by_ref().take(MAGIC.len() as u64).read_to_end(&mut packed)?;
+        let is_packed = packed == MAGIC;
+        let is_text = packed.first().is_none_or(|first| *first == b'{');
         let mut reader = BufReader::new(reader);
-        let source = if reader.fill_buf()?.starts_with(&[0x1f, 0x8b]) {
-            let mut packed = Vec::new();
-            let size = reader.by_ref().take(WHOLE).read_to_end(&mut packed)?;
-            // The first header may be what is damaged.
-            let ours = (0..size).any(|at| packed.get(at..).is_some_and(|rest| member::head(rest).is_some()));
-            if ours && (size as u64) < WHOLE {
-                Source::Members { packed, at: 0, text: io::Cursor::default() }
-            } else {
-                let all = io::Cursor::new(packed).chain(reader);
-                Source::Stream(Box::new(BufReader::new(MultiGzDecoder::new(all))))
-            }
+        // What begins like neither may be packed, and damaged there.
+        if is_packed || !is_text {
+            reader.by_ref().take(WHOLE).read_to_end(&mut packed)?;
+        }
+        // The first header may be what is damaged.
+        let ours = (0..packed.len()).any(|at| packed.get(at..).is_some_and(|rest| member::head(rest).is_some()));
+        let source = if !is_text && ours && (packed.len() as u64) < WHOLE {
+            Source::Members { packed, at: 0, text: io::Cursor::default() }
         } else {
-            Source::Stream(Box::new(reader))
+            let all = io::Cursor::new(packed).chain(reader);
+            Source::Stream(if is_packed { Box::new(BufReader::new(MultiGzDecoder::new(all))) } else { Box::new(all) })
         };
         Ok(Self { source, line: 0, ended: false })
     }
@@ -219,6 +225,15 @@ mod tests {
     }
 
     #[test]
+    fn what_is_packed_is_known_for_it_even_when_its_first_byte_comes_alone() {
+        let run = measured();
+        let member = member::pack([&run], UNIX_EPOCH).unwrap();
+        let (first, rest) = member.split_at(1);
+        let pipe = Cursor::new(first.to_vec()).chain(Cursor::new(rest.to_vec()));
+        assert_eq!(Lines::new(pipe).unwrap().collect::<Vec<_>>(), [Ok(run)]);
+    }
+
+    #[test]
     fn a_file_that_another_packed_may_be_one_member_of_any_size() {
         let run = measured();
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
@@ -249,6 +264,9 @@ mod tests {
 
         let headless = [&[0x1f, 0x8b, 0, 0][..], &member[4..], &member].concat();
         let found = read(&headless);
+        assert!(matches!(&found[..], [Err(_), Ok(last)] if *last == run), "{found:?}");
+        // Not even the first byte need be there.
+        let found = read(&headless[1..]);
         assert!(matches!(&found[..], [Err(_), Ok(last)] if *last == run), "{found:?}");
     }
 }

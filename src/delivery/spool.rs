@@ -262,13 +262,20 @@ impl Spool {
                     self.spoiled(number, runs, what, &mut back);
                     back.next = Place { offset: next as u64, index: 0, ..at };
                 }
+                Some(Piece::Whole { text, head, next }) if member::is_foreign(&text) => {
+                    let runs = member::told(&text, head);
+                    let what =
+                        format!("{}, byte {}: this is no group of runs", self.path_of(number).display(), at.offset);
+                    self.spoiled(number, runs, what, &mut back);
+                    back.next = Place { offset: next as u64, index: 0, ..at };
+                }
                 Some(Piece::Whole { text, head, next }) => {
                     let lines: Vec<_> = member::lines(&text).collect();
                     if at.index == 0
                         && let Some(segment) = self.segment(number)
                     {
                         // The header is under no checksum; the lines are.
-                        let told = head.map_or(lines.len() as u64, |head| head.runs);
+                        let told = member::told(&text, head);
                         segment.left = (segment.left + lines.len() as u64).saturating_sub(told);
                     }
                     back.next = Place { offset: next as u64, index: 0, ..at };
@@ -441,7 +448,7 @@ impl Spool {
             let (runs, after) = match piece {
                 Piece::Whole { text, head, next } => {
                     segment.written = segment.written.or_else(|| head.map(|head| head.written));
-                    (head.map_or_else(|| member::lines(&text).count() as u64, |head| head.runs), next)
+                    (member::told(&text, head), next)
                 }
                 Piece::Damaged { runs, next } => (runs, next),
             };

@@ -53,6 +53,8 @@ pub struct Framer {
     complete: bool,
     /// The response is a status response whose code has not been closed yet.
     open_code: bool,
+    /// Bytes that were taken since the start of the stream.
+    passed: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +95,7 @@ impl Framer {
             lenient: false,
             complete: false,
             open_code: false,
+            passed: 0,
         }
     }
 
@@ -102,31 +105,40 @@ impl Framer {
     }
 
     /// Takes bytes up to the end of a response, or all of them. Returns how many were taken and whether a response is
-    /// whole; then [`Framer::frame`] has it until the next call.
+    /// whole; then [`Framer::frame`] has it until the next call. What was taken up to a breach, [`Framer::passed`] tells.
     pub fn push(&mut self, input: &[u8]) -> Result<(usize, bool), Syntax> {
+        let mut taken = 0;
+        let pushed = self.follow(input, &mut taken);
+        self.passed += taken as u64;
+        pushed.map(|whole| (taken, whole))
+    }
+
+    fn follow(&mut self, input: &[u8], taken: &mut usize) -> Result<bool, Syntax> {
         if self.complete {
             self.reset();
         }
-        let mut taken = 0;
-        while let Some(rest) = input.get(taken..).filter(|rest| !rest.is_empty()) {
+        while let Some(rest) = input.get(*taken..).filter(|rest| !rest.is_empty()) {
             match self.phase {
-                Phase::Literal { left, keep } => taken += self.literal(rest, left, keep),
+                Phase::Literal { left, keep } => *taken += self.literal(rest, left, keep),
                 Phase::Line => {
                     let end = memchr::memchr(b'\n', rest);
                     let piece = rest.get(..end.map_or(rest.len(), |at| at + 1)).unwrap_or(rest);
-                    if self.text.len() - self.line + piece.len() > self.limits.line + 2 {
+                    let room = (self.limits.line + 2).saturating_sub(self.text.len() - self.line);
+                    // As much as fits, however it came: what a breach shows must not depend on that.
+                    let fits = piece.get(..room).unwrap_or(piece);
+                    self.text.extend_from_slice(fits);
+                    *taken += fits.len();
+                    if fits.len() < piece.len() {
                         return Err(Syntax::Line);
                     }
-                    self.text.extend_from_slice(piece);
-                    taken += piece.len();
                     if end.is_some() && self.line_ended()? {
                         self.complete = true;
-                        return Ok((taken, true));
+                        return Ok(true);
                     }
                 }
             }
         }
-        Ok((taken, false))
+        Ok(false)
     }
 
     /// The response that [`Framer::push`] completed.
@@ -140,9 +152,20 @@ impl Framer {
         }
     }
 
+    /// Bytes taken since the start of the stream.
+    pub fn passed(&self) -> u64 {
+        self.passed
+    }
+
     /// What has come of a response that is not whole yet.
     pub fn partial(&self) -> &[u8] {
         if self.complete { &[] } else { &self.text }
+    }
+
+    /// Bytes and literals that are held.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn held(&self) -> (usize, usize) {
+        (self.text.len(), self.kept.len())
     }
 
     fn reset(&mut self) {

@@ -15,6 +15,8 @@ mod capability;
 mod code;
 mod command;
 mod framer;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzed;
 #[cfg(test)]
 #[expect(unreachable_pub, reason = "tests/hermetic has it, too")]
 #[path = "../../tests/support/scram.rs"]

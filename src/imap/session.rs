@@ -322,11 +322,16 @@ impl Session {
             current.first_byte = true;
             return Ok((0, Some(Event::FirstByte)));
         }
-        let pushed = self.framer.push(input);
-        let taken = pushed.map_or(input.len(), |(taken, _)| taken);
-        self.progress.received += taken as u64;
-        self.received += taken as u64;
-        let (_, whole) = pushed.map_err(|syntax| match self.state {
+        // No further than one byte over the limits, so that all ends at the same one however many came at once.
+        let room = (self.limits.command_bytes.saturating_sub(self.progress.received))
+            .min(self.limits.session_bytes.saturating_sub(self.received));
+        let most = usize::try_from(room).unwrap_or(usize::MAX).saturating_add(1);
+        let before = self.framer.passed();
+        let pushed = self.framer.push(input.get(..most).unwrap_or(input));
+        let passed = self.framer.passed() - before;
+        self.progress.received += passed;
+        self.received += passed;
+        let (taken, whole) = pushed.map_err(|syntax| match self.state {
             // One that begins well and has no end may still be a greeting; whatever else it is, it is none.
             State::Connected if syntax != Syntax::Line || self.framer.partial().first() != Some(&b'*') => {
                 Breach::Greeting
@@ -517,6 +522,10 @@ impl Understanding<'_> {
         if status.condition == Condition::Ok && self.exchange.as_ref().is_some_and(|exchange| !exchange.is_proven()) {
             return Err(Breach::Unproven);
         }
+        // No answer begins before its command does.
+        if !current.first_byte {
+            return Err(Breach::Tag);
+        }
         // Success before the whole command was written is a guess (RFC 9051 §11.1); a refusal is not.
         if status.condition == Condition::Ok && !current.sent {
             return Err(Breach::Tag);
@@ -530,6 +539,8 @@ impl Understanding<'_> {
         }
         learn(&status, self.capabilities, self.progress);
         match current.kind {
+            // There is no way back from a BYE.
+            _ if *self.state == State::Logout => {}
             Kind::Login if ok => *self.state = State::Authenticated,
             Kind::Select => *self.state = if ok { State::Selected } else { State::Authenticated },
             Kind::Logout if ok => *self.state = State::Logout,

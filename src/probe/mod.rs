@@ -21,6 +21,8 @@
 mod command;
 mod driver;
 pub mod fill;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzed;
 mod journey;
 mod login;
 mod reach;

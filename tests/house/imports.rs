@@ -79,14 +79,13 @@ fn nothing_but_the_filler_can_build_a_command_that_writes() {
 fn faults_in(sources: &BTreeMap<PathBuf, String>) -> Vec<String> {
     let scans: BTreeMap<&Path, Scan> =
         sources.iter().map(|(path, text)| (path.as_path(), Scan::of(path, text))).collect();
-    // A whole file is test code when its `mod` line says so.
-    let test_files: BTreeSet<PathBuf> = scans
+    // A whole file is test code when its `mod` line says so, and with it all files below.
+    let tests: BTreeSet<PathBuf> = scans
         .iter()
         .flat_map(|(path, scan)| scan.test_modules.iter().map(|name| children_of(path).join(name)))
-        .flat_map(|path| [path.with_extension("rs"), path.join("mod.rs")])
         .collect();
     let mut faults = Vec::new();
-    for (path, scan) in scans.iter().filter(|(path, _)| !test_files.contains(**path)) {
+    for (path, scan) in scans.iter().filter(|(path, _)| !is_below(path, &tests)) {
         let room = room_of(path);
         let shown = path.display();
         if scan.climbs_twice {
@@ -104,6 +103,11 @@ fn faults_in(sources: &BTreeMap<PathBuf, String>) -> Vec<String> {
         }
     }
     faults
+}
+
+/// Is the file one of these modules, or inside one?
+fn is_below(path: &Path, modules: &BTreeSet<PathBuf>) -> bool {
+    path.with_extension("").ancestors().any(|module| modules.contains(module))
 }
 
 /// What one file says of others.
@@ -240,7 +244,8 @@ fn tokens(text: &str) -> Vec<String> {
     tokens
 }
 
-/// Takes out each item under `#[cfg(test)]` or `#[cfg(all(test, …))]`; modules without a body are named in `modules`.
+/// Takes out each item under `#[cfg(test)]`, `#[cfg(all(test, …))]` or `#[cfg(any(test, fuzzing))]`; modules without a
+/// body are named in `modules`.
 fn without_tests(tokens: &[String], modules: &mut BTreeSet<String>) -> Vec<String> {
     let marks = |at: usize, words: &[&str]| {
         words.iter().enumerate().all(|(n, word)| tokens.get(at + n).is_some_and(|token| token == word))
@@ -249,7 +254,8 @@ fn without_tests(tokens: &[String], modules: &mut BTreeSet<String>) -> Vec<Strin
     while at < tokens.len() {
         let open = ["#", "[", "cfg", "("];
         if !(marks(at, &[&open[..], &["test", ")", "]"]].concat())
-            || marks(at, &[&open[..], &["all", "(", "test"]].concat()))
+            || marks(at, &[&open[..], &["all", "(", "test"]].concat())
+            || marks(at, &[&open[..], &["any", "(", "test", ",", "fuzzing", ")"]].concat()))
         {
             kept.push(tokens[at].clone());
             at += 1;
@@ -387,6 +393,7 @@ fn an_edge_is_found_in_every_form() {
         "const Q: char = '\\''; use crate::net;",
         "#[cfg(not(test))] use crate::net;",
         "#[cfg(test)] use crate::plan; use crate::net;",
+        "#[cfg(any(test, windows))] use crate::net;",
     ] {
         let found = faults(&[("terminal/json.rs", text)]);
         assert!(found.iter().any(|fault| fault.ends_with("may not import `net`")), "{text}: {found:?}");
@@ -404,6 +411,7 @@ fn comments_literals_and_tests_are_no_edges() {
         "#[cfg(test)]\nmod tests {\n    use crate::net;\n    fn f() {}\n}",
         "#[cfg(all(test, unix))] fn f(x: [u8; 2]) { crate::net::go() }",
         "#[cfg(test)] use crate::{net, plan};",
+        "#[cfg(any(test, fuzzing))] use crate::net;",
         "fn f<'a>(x: &'a str) { let crate_net = '\\u{41}'; }",
     ] {
         assert_eq!(faults(&[("record/run.rs", text)]), [""; 0], "{text}");
@@ -415,6 +423,8 @@ fn a_file_that_is_all_tests_is_left_out_by_the_line_that_declares_it() {
     let tests = "use crate::net;";
     assert_eq!(faults(&[("record/mod.rs", "#[cfg(test)]\nmod samples;"), ("record/samples.rs", tests)]), [""; 0]);
     assert_eq!(faults(&[("record/run.rs", "#[cfg(test)] mod samples;"), ("record/run/samples.rs", tests)]), [""; 0]);
+    let below = [("record/mod.rs", "#[cfg(test)] mod a;"), ("record/a/mod.rs", "mod b;"), ("record/a/b.rs", tests)];
+    assert_eq!(faults(&below), [""; 0]);
     assert_eq!(
         faults(&[("record/mod.rs", "mod samples;"), ("record/samples.rs", tests)]),
         ["src/record/samples.rs: `record` may not import `net`"]

@@ -181,6 +181,28 @@ fn a_flipped_bit_costs_at_most_the_runs_of_its_group() {
     }
 }
 
+#[test]
+fn a_group_that_unpacks_to_millions_of_lines_is_one_that_is_damaged_and_costs_itself_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut spool, _) = open(folder.path());
+    append(&mut spool, 0..1);
+    append(&mut spool, 1..2);
+    drop(spool);
+    let [segment] = segments(folder.path()).try_into().unwrap();
+    let whole = fs::read(&segment).unwrap();
+    let first = usize::try_from(member::head(&whole).unwrap().length).unwrap();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(&vec![b'\n'; 4 << 20]).unwrap();
+    let bomb = gzip.finish().unwrap();
+    fs::write(&segment, [&whole[..first], &bomb, &whole[first..]].concat()).unwrap();
+    let (mut spool, from) = open(folder.path());
+    assert_eq!(spool.figures().runs, 3);
+    let back = spool.read(from, None, ALL);
+    assert_eq!((numbers(&back), back.corrupt), (vec![0, 1], 1));
+    assert!(back.damage.unwrap().contains("no group of runs"));
+    assert_eq!(spool.figures().runs, 2);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     /// A group of so many runs is written.

@@ -116,6 +116,16 @@ fn ok_before_the_command_is_written_is_a_breach_and_no_is_not() {
 }
 
 #[test]
+fn an_answer_that_began_before_its_command_is_a_breach() {
+    let mut session = greeted();
+    assert_eq!(talk(&mut session, b"t1 OK "), [""; 0]);
+    assert_eq!(
+        run(&mut session, &Command::List, b"done\r\n"),
+        ["breach: a line bears a tag that is not the running command's"]
+    );
+}
+
+#[test]
 fn a_continuation_is_no_first_byte_and_comes_once() {
     let mut session = greeted();
     let password = Secret::new("pässwörd".into());
@@ -182,6 +192,16 @@ fn bye_ends_any_command_but_logout() {
 }
 
 #[test]
+fn nothing_leads_back_from_bye() {
+    let password = Secret::new("p".into());
+    let mut session = greeted();
+    let login = Command::Login { user: "u", password: &password };
+    let seen = run(&mut session, &login, b"* BYE gone\r\nt1 OK in\r\n");
+    assert_eq!(seen, ["first byte", "bye BYE - gone", "tagged OK - in"]);
+    assert_eq!(session.state(), State::Logout);
+}
+
+#[test]
 fn referrals_are_recorded_and_pass() {
     let password = Secret::new("p".into());
     let mut session = greeted();
@@ -218,6 +238,30 @@ fn limits_on_responses_and_bytes_hold() {
     let seen =
         run(&mut session, &Command::List, format!("* 1 FETCH (BODY[] {{9999}}\r\n{}", "x".repeat(200)).as_bytes());
     assert_eq!(seen.last().map(String::as_str), Some("breach: more bytes than the limit"));
+}
+
+#[test]
+fn a_breach_shows_and_counts_the_same_however_much_came_at_once() {
+    let limits = Limits { line: 40, command_bytes: 100, ..Limits::default() };
+    let long_line = [b"* LIST () NIL ", &b"x".repeat(60)[..], b"\r\nt1 OK\r\n"].concat();
+    let many_bytes = [b"* 1 FETCH (BODY[] {90}\r\n", &b"x".repeat(90)[..], b")\r\nt1 OK\r\n"].concat();
+    for (answer, received) in [(long_line, 42), (many_bytes, 101), (b"* X\r\n* OK a\rb\r\n* Y\r\n".to_vec(), 15)] {
+        let ends: Vec<_> = [1, 7, answer.len()]
+            .map(|size| {
+                let mut session = Session::new(limits);
+                talk(&mut session, b"* OK hi\r\n");
+                session.take_progress();
+                session.begin("t1", &Command::List);
+                session.sent(false, true);
+                let broken =
+                    |chunk: &[u8]| talk(&mut session, chunk).last().is_some_and(|last| last.starts_with("breach"));
+                assert!(answer.chunks(size).any(broken));
+                (session.progress().received, session.partial().to_vec())
+            })
+            .to_vec();
+        assert_eq!(ends[0].0, received);
+        assert!(ends.iter().all(|end| *end == ends[0]), "{ends:?}");
+    }
 }
 
 #[test]

@@ -1,0 +1,107 @@
+//! One response: whatever it is, what is read out of it lies in it, is bounded, and can be shown.
+
+use super::{choice, lies_in, limits};
+use crate::{
+    imap::{CODES, Capabilities, Framer, Response, Status, encode_utf7, referral_host, reported},
+    record::ServerText,
+};
+
+/// A byte that chooses limits, then responses.
+pub fn response(input: &[u8]) {
+    let (choice, bytes) = choice(input);
+    let mut framer = Framer::new(limits(choice));
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let Ok((taken, whole)) = framer.push(rest) else { break };
+        rest = rest.get(taken..).unwrap_or_default();
+        if whole {
+            let frame = framer.frame();
+            let read = Response::parse(&frame);
+            assert_eq!(read, Response::parse(&frame), "read twice");
+            check(&read, frame.text);
+        }
+    }
+    // What has no line end yet is shown, too, when a connection ends there.
+    shown(framer.partial());
+    shown(bytes);
+    names(bytes);
+}
+
+fn check(read: &Response<'_>, text: &[u8]) {
+    match read {
+        Response::Status(status) => check_status(status, text),
+        Response::Tagged(tag, status) => {
+            assert!(lies_in(tag, text) && text.starts_with(tag) && !tag.contains(&b' ') && *tag != b"*");
+            assert!(tag.first() != Some(&b'+'), "a continuation is no tag");
+            if let Some(status) = status {
+                check_status(status, text);
+            }
+        }
+        Response::Capability(list) => {
+            assert!(lies_in(list, text));
+            check_capabilities(list);
+        }
+        Response::Fetch(number) => assert!(*number > 0, "messages are counted from 1"),
+        Response::Id(name, version) => {
+            for value in [name, version].into_iter().flatten() {
+                assert!(value.len() <= text.len());
+                shown(value);
+            }
+        }
+        // A list holds no more numbers than bytes; a COUNT is what the server says.
+        Response::Found(number) if !text.to_ascii_uppercase().starts_with(b"* ESEARCH") => {
+            assert!(*number <= text.len() as u64);
+        }
+        Response::Continuation(rest) => {
+            assert!(text.first() == Some(&b'+') && text.ends_with(rest) && lies_in(rest, text));
+        }
+        Response::Exists(_) | Response::Found(_) | Response::Other | Response::Broken => {}
+    }
+}
+
+fn check_status(status: &Status<'_>, text: &[u8]) {
+    assert!(lies_in(status.text, text));
+    assert!(text.ends_with(status.text), "the words for people are the rest");
+    shown(status.text);
+    if let Some(told) = reported(status.text) {
+        assert!(!told.resolution.is_zero());
+    }
+    let Some(code) = &status.code else { return };
+    assert!(code.name == "_OTHER" || CODES.contains(&code.name), "a server's word is no name");
+    assert!(lies_in(code.argument, text) && !code.argument.contains(&b']'));
+    assert!(lies_in(referral_host(code.argument), text));
+    shown(referral_host(code.argument));
+    check_capabilities(code.argument);
+}
+
+fn check_capabilities(list: &[u8]) {
+    let (known, again) = (Capabilities::parse(list), Capabilities::parse(&list.to_ascii_lowercase()));
+    assert_eq!(known, again, "case means nothing");
+    let hash = known.hash();
+    assert!(hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()));
+}
+
+/// Any bytes as they are shown: short enough, nothing in it that steers, and the same when read back.
+fn shown(raw: &[u8]) {
+    for max in [ServerText::STATUS, ServerText::ID, 8] {
+        let safe = ServerText::new(raw, max);
+        let text = safe.as_str();
+        assert!(text.len() <= max, "{} bytes of {max}", text.len());
+        assert!(!text.chars().any(steers), "{text:?}");
+        let json = serde_json::to_string(&safe).ok();
+        assert_eq!(json.and_then(|json| serde_json::from_str(&json).ok()).as_ref(), Some(&safe));
+    }
+}
+
+fn steers(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// A mailbox's name on its way to an old server is printable ASCII.
+fn names(raw: &[u8]) {
+    let name = String::from_utf8_lossy(raw);
+    let wire = encode_utf7(&name);
+    assert!(wire.bytes().all(|byte| matches!(byte, b' '..=b'~')), "{wire:?}");
+    assert_eq!(wire == name, name.chars().all(|letter| matches!(letter, ' '..='~') && letter != '&'));
+}

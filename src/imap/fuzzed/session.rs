@@ -1,0 +1,327 @@
+//! Whole conversations: any cut of the server's bytes tells the same, and no event comes where it has no place.
+//!
+//! `FF` and a byte stand for what the client does next (see [`Client::act`]), where `driver` and `journey` would do it:
+//! one command at a time, its parts as the server lets them. All else is the server's.
+
+use super::{Limits, choice, cuts, limits};
+use crate::{
+    imap::{Answer, Command, Condition, Credentials, Encoded, Event, Mechanism, Progress, Session, State, Status},
+    secret::Secret,
+};
+
+/// One byte that chooses, then the conversation.
+pub fn session(input: &[u8]) {
+    let (choice, script) = choice(input);
+    let limits = limits(choice);
+    let [whole, single, drawn] = [0, 1, 2].map(|way| Client::talk(limits, choice, script, way));
+    assert_eq!(single, whole, "byte by byte");
+    assert_eq!(drawn, whole, "as drawn");
+}
+
+/// All that can be told of a conversation.
+#[derive(Debug, PartialEq)]
+struct Told {
+    lines: Vec<String>,
+    state: State,
+    progress: Progress,
+    partial: Vec<u8>,
+    id: (Option<Vec<u8>>, Option<Vec<u8>>),
+    capabilities: Option<String>,
+}
+
+struct Client {
+    limits: Limits,
+    session: Session,
+    lines: Vec<String>,
+    /// All that the server has said.
+    heard: Vec<u8>,
+    /// Where in it the present step began.
+    step: usize,
+    running: Option<Running>,
+    password: Secret,
+    /// The server was heard where nobody can follow any more.
+    broken: bool,
+    tags: u32,
+}
+
+/// A command under way.
+#[expect(clippy::struct_excessive_bools, reason = "four independent facts about one command")]
+struct Running {
+    tag: String,
+    kind: Kind,
+    encoded: Encoded,
+    sent: usize,
+    waiting: bool,
+    /// It is AUTHENTICATE: the server may say something to each line.
+    asks: bool,
+    rows: u64,
+    first_byte: bool,
+    first_row: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    StartTls,
+    Login,
+    Select,
+    Fetch,
+    Logout,
+    Other,
+}
+
+impl Client {
+    fn talk(limits: Limits, choice: u8, script: &[u8], way: usize) -> Told {
+        let mut client = Self {
+            limits,
+            session: Session::new(limits),
+            lines: Vec::new(),
+            heard: Vec::new(),
+            step: 0,
+            running: None,
+            password: Secret::new("pässwörd".to_owned()),
+            broken: false,
+            tags: 0,
+        };
+        let mut parts = script.split(|byte| *byte == 0xff);
+        client.hear(&cuts(choice, parts.next().unwrap_or_default())[way]);
+        for part in parts {
+            let Some((what, bytes)) = part.split_first() else { continue };
+            client.act(*what);
+            client.hear(&cuts(choice, bytes)[way]);
+        }
+        let (name, version) = client.session.id();
+        Told {
+            id: (name.map(<[u8]>::to_vec), version.map(<[u8]>::to_vec)),
+            lines: client.lines,
+            state: client.session.state(),
+            progress: client.session.progress().clone(),
+            partial: client.session.partial().to_vec(),
+            capabilities: client.session.capabilities().map(|known| format!("{known:?}")),
+        }
+    }
+
+    /// Begins a command where the state lets it (RFC 9051 §3), or leaves the one under way to itself.
+    fn act(&mut self, what: u8) {
+        let state = self.session.state();
+        if self.broken || matches!(state, State::Connected | State::Logout) {
+            return;
+        }
+        if self.running.is_some() {
+            if what & 0x40 != 0 && self.session.is_between_commands() {
+                self.session.abandon();
+                self.running = None;
+                self.end_step();
+                self.begin(Kind::Logout, &Command::Logout);
+            }
+            return;
+        }
+        let password = self.password.clone();
+        let (user, password) = (if what & 0x20 == 0 { "user" } else { "üser" }, &password);
+        let mailbox = if what & 0x20 == 0 { "INBOX" } else { "日本" };
+        let inside = matches!(state, State::Authenticated | State::Selected);
+        match (what & 0x0f, inside, state == State::Selected) {
+            (0, ..) => self.begin(Kind::Other, &Command::Capability),
+            (1, false, _) => self.begin(Kind::StartTls, &Command::StartTls),
+            (2, ..) => self.begin(Kind::Other, &Command::Id),
+            (3, false, _) => self.begin(Kind::Login, &Command::Login { user, password }),
+            (4 | 13 | 14, false, _) => {
+                let mechanism = match what & 0x0f {
+                    4 => Mechanism::Plain,
+                    13 => Mechanism::ScramSha256,
+                    _ => Mechanism::External,
+                };
+                let credentials = Credentials { authzid: None, user, password };
+                self.begin(Kind::Login, &Command::Authenticate { mechanism, credentials });
+            }
+            (5, true, _) => self.begin(Kind::Other, &Command::Namespace),
+            (6, true, _) => self.begin(Kind::Other, &Command::List),
+            (7, true, _) => self.begin(Kind::Select, &Command::Select { mailbox, read_only: what & 0x10 != 0 }),
+            (8, _, true) => {
+                let (from, to) = if what & 0x10 == 0 { (5, 24) } else { (1, 1) };
+                self.begin(Kind::Fetch, &Command::Fetch { from, to, whole: what & 0x20 != 0 });
+            }
+            (9, true, _) => self.begin(Kind::Other, &Command::Create { mailbox }),
+            (10, _, true) => self.begin(Kind::Other, &Command::SearchHeader { field: "X-Mark" }),
+            (11, true, _) => {
+                let date = "02-Mar-2026 09:15:00 +0100";
+                self.begin(Kind::Other, &Command::Append { mailbox, seen: true, date, message: b"A: b\r\n\r\nc" });
+            }
+            (12, ..) => self.begin(Kind::Logout, &Command::Logout),
+            _ => {}
+        }
+    }
+
+    fn begin(&mut self, kind: Kind, command: &Command<'_>) {
+        self.tags += 1;
+        let tag = format!("t{}", self.tags);
+        let rows = match command {
+            Command::Fetch { from, to, .. } => u64::from(to - from + 1),
+            _ => 0,
+        };
+        let asks = matches!(command, Command::Authenticate { .. });
+        let encoded = self.session.begin(&tag, command);
+        let (sent, waiting, first_byte, first_row) = (0, false, false, false);
+        self.running = Some(Running { tag, kind, encoded, sent, waiting, asks, rows, first_byte, first_row });
+        self.send();
+    }
+
+    /// What came up to here is counted, and what comes now counts among the next step's.
+    fn end_step(&mut self) {
+        let progress = self.session.take_progress();
+        assert_eq!(progress.received, (self.heard.len() - self.step) as u64, "bytes in are bytes counted");
+        self.step = self.heard.len();
+    }
+
+    fn send(&mut self) {
+        let Some(running) = &mut self.running else { return };
+        let Some(part) = running.encoded.parts.get(running.sent) else { return };
+        running.sent += 1;
+        let last = running.sent == running.encoded.parts.len();
+        running.waiting = part.then_wait || (last && running.asks);
+        self.session.sent(part.then_wait, last);
+    }
+
+    /// What `reply` does: a challenge is answered, or the exchange is given up.
+    fn reply(&mut self) {
+        let Some(answer) = self.session.answer() else { return self.send() };
+        let Some(running) = &mut self.running else { return };
+        match answer {
+            Answer::Line(_) => {
+                running.waiting = true;
+                self.session.sent(false, true);
+            }
+            // None goes on from a nonce that it cannot know.
+            Answer::Work(_) => panic!("there is something to hash"),
+            Answer::Cancel(_) => assert_eq!(self.session.cancel(), b"*\r\n"),
+        }
+    }
+
+    fn hear(&mut self, pieces: &[&[u8]]) {
+        for piece in pieces {
+            let mut rest = *piece;
+            while !rest.is_empty() && !self.broken {
+                let before = self.session.state();
+                let (taken, event) = match self.session.receive(rest) {
+                    Ok((taken, event)) => (taken, event.map(|event| Heard::from(&event))),
+                    Err(breach) => {
+                        self.lines.push(format!("breach: {breach}"));
+                        self.broken = true;
+                        break;
+                    }
+                };
+                assert!(taken > 0 || event == Some(Heard::FirstByte), "nothing was taken");
+                self.heard.extend_from_slice(rest.get(..taken).unwrap_or_default());
+                rest = rest.get(taken..).unwrap_or_default();
+                self.within_limits();
+                let after = self.session.state();
+                match event {
+                    Some(event) => {
+                        self.lines.push(format!("{} {event:?}", self.heard.len()));
+                        self.take(&event, before, after);
+                    }
+                    None => assert_eq!(before, after, "the state changed in silence"),
+                }
+            }
+        }
+    }
+
+    fn within_limits(&self) {
+        let progress = self.session.progress();
+        assert!(progress.received <= self.limits.command_bytes && self.heard.len() as u64 <= self.limits.session_bytes);
+        assert!(progress.untagged <= self.limits.responses);
+        assert!(self.session.partial().len() <= 2 * self.limits.line.max(64) + 2);
+        let rows = self.running.as_ref().map_or(0, |running| running.rows);
+        assert!(progress.rows <= rows, "{} rows of {rows}", progress.rows);
+    }
+
+    /// Whether the event has a place here, and the state is what it makes of it.
+    fn take(&mut self, event: &Heard, before: State, after: State) {
+        let expected = match (event, &mut self.running) {
+            (Heard::Greeting(condition), None) => {
+                assert_eq!(before, State::Connected, "a second greeting");
+                self.end_step();
+                match condition {
+                    Condition::Ok => State::NotAuthenticated,
+                    Condition::Preauth => State::Authenticated,
+                    _ => State::Logout,
+                }
+            }
+            (Heard::FirstByte, Some(running)) => {
+                assert!(!std::mem::replace(&mut running.first_byte, true), "a second first byte");
+                before
+            }
+            (Heard::FirstRow, Some(running)) => {
+                assert_eq!(running.kind, Kind::Fetch);
+                assert!(!std::mem::replace(&mut running.first_row, true), "a second first row");
+                before
+            }
+            (Heard::Continuation, Some(running)) => {
+                assert!(std::mem::replace(&mut running.waiting, false), "nobody waits for it");
+                self.reply();
+                before
+            }
+            (Heard::Alert, _) => before,
+            (Heard::Bye, _) => State::Logout,
+            (Heard::Tagged(condition), Some(_)) => {
+                let Some(ended) = self.running.take() else { return };
+                let ok = *condition == Condition::Ok;
+                assert!(!ok || ended.sent == ended.encoded.parts.len(), "done before it was asked");
+                assert!(ended.first_byte, "its first byte is among those that were told of");
+                assert!(self.said(&ended.tag), "the server never said {}", ended.tag);
+                self.end_step();
+                if ended.kind == Kind::StartTls && ok {
+                    self.session.secured();
+                    assert!(self.session.capabilities().is_none(), "what was learned in clear text is void");
+                }
+                match ended.kind {
+                    _ if before == State::Logout => before,
+                    Kind::Login if ok => {
+                        assert_eq!(before, State::NotAuthenticated);
+                        State::Authenticated
+                    }
+                    Kind::Select if ok => State::Selected,
+                    Kind::Select => State::Authenticated,
+                    Kind::Logout if ok => State::Logout,
+                    _ => before,
+                }
+            }
+            (event, None) => panic!("{event:?}, and no command runs"),
+            (event, Some(_)) => panic!("{event:?} while a command runs"),
+        };
+        assert_eq!(after, expected, "{event:?} in {before:?}");
+    }
+
+    /// Whether a line of what was heard begins with this tag, whole.
+    fn said(&self, tag: &str) -> bool {
+        self.heard.split(|byte| *byte == b'\n').any(|line| {
+            line.strip_prefix(tag.as_bytes()).is_some_and(|behind| behind.first().is_some_and(|byte| *byte == b' '))
+        })
+    }
+}
+
+/// An event that borrows nothing, with its words left out.
+#[derive(Debug, PartialEq)]
+enum Heard {
+    Greeting(Condition),
+    FirstByte,
+    FirstRow,
+    Continuation,
+    Alert,
+    Bye,
+    Tagged(Condition),
+}
+
+impl From<&Event<'_>> for Heard {
+    fn from(event: &Event<'_>) -> Self {
+        let condition = |status: &Status<'_>| status.condition;
+        match event {
+            Event::Greeting(status) => Self::Greeting(condition(status)),
+            Event::FirstByte => Self::FirstByte,
+            Event::FirstRow => Self::FirstRow,
+            Event::Continuation => Self::Continuation,
+            Event::Alert(_) => Self::Alert,
+            Event::Bye(_) => Self::Bye,
+            Event::Tagged(status) => Self::Tagged(condition(status)),
+        }
+    }
+}
