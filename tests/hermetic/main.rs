@@ -14,6 +14,7 @@ mod delivery;
 mod demo;
 mod failures;
 mod itself;
+mod limits;
 mod messages;
 mod metrics;
 mod otlp;
