@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead as _, AsyncWriteExt as _, ReadBuf};
 
 mod buffer;
 mod connect;
+mod errno;
 mod hello;
 #[cfg(target_os = "linux")]
 mod linux;
@@ -24,10 +25,12 @@ mod meter;
 mod proxy;
 mod resolve;
 mod roots;
+mod sockets;
 mod tls;
 
 pub use buffer::Buffer;
 pub use connect::{Attempt, ConnectCause, ConnectOptions, Connected, connect};
+pub use errno::{Trouble, trouble};
 pub use hello::{LastRecord, ServerHello};
 pub use linux::TcpInfo;
 pub use meter::{Counts, Crossing, Meter, Traffic};

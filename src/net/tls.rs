@@ -12,7 +12,7 @@ use std::{
 use async_native_tls::TlsStream;
 use sha2::{Digest as _, Sha256};
 
-use super::Meter;
+use super::{Meter, Trouble, trouble};
 use crate::plan::{Host, TlsOptions};
 
 /// What a target needs for TLS, read once.
@@ -75,6 +75,10 @@ pub enum TlsCause {
     Eof,
     /// No end in time.
     Timeout,
+    /// This process or machine has no file descriptor left, or no memory for sockets.
+    Exhausted,
+    /// Another fault of the local system.
+    Local,
     /// Any other failure.
     Handshake,
 }
@@ -258,12 +262,12 @@ fn failure(error: &native_tls::Error, meter: &Meter, name: &str) -> TlsFailure {
     let mut cause = None;
     while let Some(inner) = source {
         if let Some(error) = inner.downcast_ref::<io::Error>() {
-            cause = match error.kind() {
-                io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionAborted => {
-                    Some(TlsCause::Reset)
-                }
-                io::ErrorKind::UnexpectedEof => Some(TlsCause::Eof),
-                _ => cause,
+            cause = match trouble(error) {
+                Some(Trouble::Line) => Some(TlsCause::Reset),
+                Some(Trouble::Exhausted) => Some(TlsCause::Exhausted),
+                Some(Trouble::Local) => Some(TlsCause::Local),
+                None if error.kind() == io::ErrorKind::UnexpectedEof => Some(TlsCause::Eof),
+                None => cause,
             };
         }
         source = inner.source();
