@@ -9,7 +9,7 @@
 
 case ${IMAPTRACE_TEST:-all} in
   all) which=() ;;
-  hermetic) which=(--lib --test house --test hermetic) ;;
+  hermetic) which=(--lib --test house --test hermetic --test faults) ;;
   *) die "IMAPTRACE_TEST is all or hermetic, not $IMAPTRACE_TEST" ;;
 esac
 

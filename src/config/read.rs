@@ -7,6 +7,7 @@ use std::{
     cell::RefCell,
     collections::HashSet,
     fmt::Write as _,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -420,6 +421,27 @@ impl<'a> Field<'a> {
             return None;
         }
         Some(size)
+    }
+
+    /// A duration within bounds.
+    pub(super) fn duration_within(&self, bounds: &RangeInclusive<Duration>) -> Option<Duration> {
+        let duration = self.duration()?;
+        self.within(duration, bounds, units::print_duration)
+    }
+
+    /// A size within bounds.
+    pub(super) fn size_within(&self, bounds: &RangeInclusive<u64>) -> Option<u64> {
+        let size = self.size()?;
+        self.within(size, bounds, units::print_size)
+    }
+
+    fn within<T: PartialOrd + Copy>(&self, value: T, bounds: &RangeInclusive<T>, print: fn(T) -> String) -> Option<T> {
+        let fitting = Some(value).filter(|value| bounds.contains(value));
+        if fitting.is_none() {
+            let (value, least, most) = (print(value), print(*bounds.start()), print(*bounds.end()));
+            self.error(format!("{value} is out of bounds: expected {least} to {most}"), "");
+        }
+        fitting
     }
 
     fn unit<T>(&self, parse: impl Fn(&str) -> Result<T, UnitError>, expected: &str, unit: &str) -> Option<T> {

@@ -2,7 +2,7 @@
 //!
 //! Knows what each key means and which go together; reads no file and looks nothing up. Called by `load` and `probe`.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use super::{
     account::{self, Whose},
@@ -39,6 +39,10 @@ const PROXY: &[(&str, Proxy)] =
 
 /// More would end in the limit on responses of one command, whatever the server does.
 const MOST_NEWEST: u64 = 100_000;
+
+/// Of a step or a run. In less a healthy server over a slow line has no time to answer; a run that hangs holds one of the
+/// places in flight for as long.
+const DEADLINE: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3600);
 
 /// What `proxy_protocol` says; a target can switch off what `[defaults]` switches on.
 #[derive(Clone, Copy)]
@@ -81,7 +85,7 @@ impl Options {
     /// Reads them all.
     pub(super) fn read(table: &Table<'_>) -> Self {
         let deadlines = table.table("deadlines", &keys::DEADLINES);
-        let deadline = |key| deadlines.get(key).and_then(|field| field.duration());
+        let deadline = |key| deadlines.get(key).and_then(|field| field.duration_within(&DEADLINE));
         if let Some(journey) = table.get("journey") {
             journey.choice(&[(Journey::FIRST_LOAD, ())]);
         }
@@ -102,7 +106,7 @@ impl Options {
             newest: table.get("newest").and_then(|field| field.number(1, MOST_NEWEST)?.try_into().ok()),
             window,
             cold,
-            timeout: table.get("timeout").and_then(|field| field.duration()),
+            timeout: table.get("timeout").and_then(|field| field.duration_within(&DEADLINE)),
             interval: table.get("interval").and_then(|field| field.duration()),
             open: table.get("open").and_then(|field| field.choice(OPEN)),
             tag: table.get("tag").and_then(|field| field.choice(TAG)),
@@ -474,7 +478,7 @@ fn address(field: &Field<'_>) -> Option<IpAddr> {
 /// LOGOUT lies outside the run's deadline, so its own stays short (contract §7).
 fn logout(field: &Field<'_>) -> Option<Duration> {
     let longest = Deadlines::default().logout;
-    let duration = field.duration()?;
+    let duration = field.duration_within(&DEADLINE)?;
     if duration > longest {
         field.error(
             format!("it is longer than {}", print_duration(longest)),

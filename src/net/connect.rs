@@ -13,10 +13,10 @@ use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::{
     io::AsyncWriteExt as _,
     net::{TcpSocket, TcpStream},
-    time::{sleep, sleep_until},
+    time::{sleep, sleep_until, timeout_at},
 };
 
-use super::{Meter, linux, proxy};
+use super::{Meter, errno::is_exhausted, linux, proxy};
 use crate::{
     clock,
     plan::{ProxyProtocol, Timing},
@@ -46,8 +46,8 @@ pub enum ConnectCause {
     Timeout,
     /// RST after the connection stood.
     Reset,
-    /// This process or machine has no file descriptor left.
-    NoDescriptor,
+    /// This process or machine has no file descriptor left, or no memory for sockets.
+    Exhausted,
     /// No local port left.
     NoPort,
     /// The local address that was asked for is none of this host's.
@@ -167,7 +167,11 @@ async fn prepare(
     let local = stream.local_addr()?;
     meter.attach(stream.into_std()?, begun, stamped, options.timing)?;
     if let Some(version) = options.proxy {
-        meter.clone().write_all(&proxy::header(version, local, peer)).await?;
+        let header = proxy::header(version, local, peer);
+        let mut line = meter.clone();
+        // A kernel that is short of memory takes not even these few bytes.
+        let written = timeout_at(options.deadline.into(), line.write_all(&header)).await;
+        written.unwrap_or_else(|_| Err(io::Error::from_raw_os_error(libc::ETIMEDOUT)))?;
     }
     Ok(local)
 }
@@ -175,7 +179,7 @@ async fn prepare(
 /// Of several causes the one that says most: a fault of our own, then a clear no, then silence.
 fn telling(attempts: &[Attempt]) -> ConnectCause {
     let weight = |cause: &ConnectCause| match cause {
-        ConnectCause::NoDescriptor => 0,
+        ConnectCause::Exhausted => 0,
         ConnectCause::NoPort => 1,
         ConnectCause::Source => 2,
         ConnectCause::Refused => 3,
@@ -190,7 +194,7 @@ fn telling(attempts: &[Attempt]) -> ConnectCause {
 
 fn cause(error: &io::Error) -> ConnectCause {
     match error.raw_os_error() {
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => ConnectCause::NoDescriptor,
+        Some(number) if is_exhausted(number) => ConnectCause::Exhausted,
         // Without a port left in the range, connect and bind say so.
         Some(libc::EADDRNOTAVAIL | libc::EADDRINUSE) => ConnectCause::NoPort,
         Some(libc::ETIMEDOUT) => ConnectCause::Timeout,

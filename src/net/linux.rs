@@ -158,11 +158,17 @@ fn receive_piece(socket: BorrowedFd<'_>, target: &mut [u8]) -> io::Result<Piece>
     message.msg_iovlen = 1;
     message.msg_control = control.as_mut_ptr().cast();
     message.msg_controllen = size_of::<Control>() as _;
-    // SAFETY: the header points at live buffers of the lengths given, none of them shared; the kernel writes no more
-    // than those lengths. The descriptor is borrowed, so it is open.
-    let answer = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
-    let bytes = usize::try_from(answer).map_err(|_| io::Error::last_os_error())?;
-    Ok(Piece { bytes, stamp: stamp_in(&message) })
+    loop {
+        // SAFETY: the header points at live buffers of the lengths given, none of them shared; the kernel writes no more
+        // than those lengths. The descriptor is borrowed, so it is open.
+        let answer = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
+        match usize::try_from(answer).map_err(|_| io::Error::last_os_error()) {
+            Ok(bytes) => return Ok(Piece { bytes, stamp: stamp_in(&message) }),
+            // Here and not further up, where it would be an error behind the bytes of the piece before it.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// Writes some of `bytes`; with `stamped` the kernel keeps the moment at which they leave, for [`departure`].

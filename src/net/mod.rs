@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead as _, AsyncWriteExt as _, ReadBuf};
 mod buffer;
 mod connect;
 mod descriptors;
+mod errno;
 mod hello;
 #[cfg(target_os = "linux")]
 mod linux;
@@ -25,11 +26,13 @@ mod meter;
 mod proxy;
 mod resolve;
 mod roots;
+mod sockets;
 mod tls;
 
 pub use buffer::Buffer;
 pub use connect::{Attempt, ConnectCause, ConnectOptions, Connected, connect};
 pub use descriptors::can_open;
+pub use errno::{Trouble, trouble};
 pub use hello::{LastRecord, ServerHello};
 pub use linux::TcpInfo;
 pub use meter::{Counts, Crossing, Meter, Traffic};

@@ -4,13 +4,13 @@
 use std::{net::IpAddr, sync::OnceLock};
 
 use hickory_resolver::{
-    TokioResolver,
+    Resolver as Library,
     config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig},
-    net::{DnsError, NetError, runtime::TokioRuntimeProvider},
+    net::{DnsError, NetError},
     proto::op::ResponseCode,
 };
 
-use super::descriptors;
+use super::{Trouble, descriptors, sockets::Sockets, trouble};
 use crate::plan::Dns;
 
 /// Which addresses are asked for.
@@ -36,9 +36,9 @@ pub enum ResolveCause {
     /// No answer in time.
     #[error("no answer from the name servers in time")]
     Timeout,
-    /// This process or machine has no file descriptor left to ask with.
-    #[error("no file descriptor is left to ask a name server with")]
-    NoDescriptor,
+    /// This process or machine has no file descriptor left, or no memory for sockets, to ask with.
+    #[error("the name servers cannot be asked: {0}")]
+    Exhausted(String),
     /// The name servers failed, refused, or could not be asked.
     #[error("the name servers failed: {0}")]
     Failed(String),
@@ -48,16 +48,17 @@ pub enum ResolveCause {
 #[derive(Debug)]
 pub struct Resolver {
     dns: Dns,
+    sockets: Sockets,
     // One for each family, since the family is an option of the whole.
-    any: OnceLock<TokioResolver>,
-    v4: OnceLock<TokioResolver>,
-    v6: OnceLock<TokioResolver>,
+    any: OnceLock<Library<Sockets>>,
+    v4: OnceLock<Library<Sockets>>,
+    v6: OnceLock<Library<Sockets>>,
 }
 
 impl Resolver {
     /// A resolver that has not yet read the system's configuration: a run to an address needs none.
     pub fn new(dns: Dns) -> Self {
-        Self { dns, any: OnceLock::new(), v4: OnceLock::new(), v6: OnceLock::new() }
+        Self { dns, sockets: Sockets::default(), any: OnceLock::new(), v4: OnceLock::new(), v6: OnceLock::new() }
     }
 
     /// Whether the configuration lets a name lead there.
@@ -76,11 +77,18 @@ impl Resolver {
         let resolver = if let Some(resolver) = slot.get() {
             resolver
         } else {
-            // What cannot be read now may be there for the next run.
-            let built = build(&self.dns, strategy).map_err(failed)?;
+            // What cannot be built now is tried again by the next run: the file may be back then, or a descriptor free.
+            let built = build(&self.dns, self.sockets.clone(), strategy)?;
             slot.get_or_init(|| built)
         };
-        let answer = resolver.lookup_ip(name).await.map_err(|error| cause(&error))?;
+        let short = self.sockets.short();
+        let answer = resolver.lookup_ip(name).await.map_err(|error| match cause(&error) {
+            // The resolver does not always tell why it could ask nobody.
+            ResolveCause::Failed(text) if self.sockets.short() > short || descriptors::are_spent() => {
+                ResolveCause::Exhausted(text)
+            }
+            cause => cause,
+        })?;
         let mut addresses: Vec<IpAddr> = Vec::new();
         for address in answer.iter() {
             let wanted = match family {
@@ -96,10 +104,9 @@ impl Resolver {
     }
 }
 
-fn build(dns: &Dns, strategy: LookupIpStrategy) -> Result<TokioResolver, String> {
+fn build(dns: &Dns, sockets: Sockets, strategy: LookupIpStrategy) -> Result<Library<Sockets>, ResolveCause> {
     let mut builder = if dns.servers.is_empty() {
-        TokioResolver::builder_tokio()
-            .map_err(|error| format!("cannot read the system's resolver configuration: {error}"))?
+        Library::builder(sockets).map_err(|error| unbuilt(&error, "cannot read the system's resolver configuration"))?
     } else {
         let servers = dns.servers.iter().map(|server| {
             let (mut udp, mut tcp) = (ConnectionConfig::udp(), ConnectionConfig::tcp());
@@ -107,14 +114,24 @@ fn build(dns: &Dns, strategy: LookupIpStrategy) -> Result<TokioResolver, String>
             NameServerConfig::new(server.ip(), true, vec![udp, tcp])
         });
         let config = ResolverConfig::from_parts(None, Vec::new(), servers.collect());
-        TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+        Library::builder_with_config(config, sockets)
     };
     let options = builder.options_mut();
     options.ip_strategy = strategy;
     if !dns.cache {
         options.cache_size = 0;
     }
-    builder.build().map_err(|error| format!("cannot start the resolver: {error}"))
+    builder.build().map_err(|error| unbuilt(&error, "cannot start the resolver"))
+}
+
+fn unbuilt(error: &NetError, what: &str) -> ResolveCause {
+    let text = format!("{what}: {error}");
+    if is_short(error) || descriptors::are_spent() { ResolveCause::Exhausted(text) } else { ResolveCause::Failed(text) }
+}
+
+/// Whether something of this machine's has run out.
+fn is_short(error: &NetError) -> bool {
+    matches!(error, NetError::Io(error) if trouble(error) == Some(Trouble::Exhausted))
 }
 
 fn cause(error: &NetError) -> ResolveCause {
@@ -122,13 +139,9 @@ fn cause(error: &NetError) -> ResolveCause {
         NetError::Timeout => ResolveCause::Timeout,
         NetError::Dns(DnsError::NoRecordsFound(none)) => code(none.response_code),
         NetError::Dns(DnsError::ResponseCode(response)) => code(*response),
-        other => failed(other.to_string()),
+        short if is_short(short) => ResolveCause::Exhausted(short.to_string()),
+        other => ResolveCause::Failed(other.to_string()),
     }
-}
-
-/// The resolver does not tell why it could ask nobody.
-fn failed(reason: String) -> ResolveCause {
-    if descriptors::are_spent() { ResolveCause::NoDescriptor } else { ResolveCause::Failed(reason) }
 }
 
 fn code(code: ResponseCode) -> ResolveCause {

@@ -13,7 +13,7 @@ use async_native_tls::TlsStream;
 use sha2::{Digest as _, Sha256};
 use x509_parser::extensions::GeneralName;
 
-use super::{Meter, descriptors};
+use super::{Meter, Trouble, descriptors, trouble};
 use crate::{
     plan::{Host, TlsOptions},
     secret::{self, SecretError},
@@ -97,8 +97,10 @@ pub enum TlsCause {
     Eof,
     /// No end in time.
     Timeout,
-    /// This process or machine has no file descriptor left to read a trusted root with.
-    NoDescriptor,
+    /// This process or machine has no file descriptor left, or no memory for sockets.
+    Exhausted,
+    /// Another fault of the local system.
+    Local,
     /// Any other failure.
     Handshake,
 }
@@ -338,12 +340,12 @@ fn failure(error: &native_tls::Error, meter: &Meter, name: &str) -> TlsFailure {
     let mut cause = None;
     while let Some(inner) = source {
         if let Some(error) = inner.downcast_ref::<io::Error>() {
-            cause = match error.kind() {
-                io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionAborted => {
-                    Some(TlsCause::Reset)
-                }
-                io::ErrorKind::UnexpectedEof => Some(TlsCause::Eof),
-                _ => cause,
+            cause = match trouble(error) {
+                Some(Trouble::Line) => Some(TlsCause::Reset),
+                Some(Trouble::Exhausted) => Some(TlsCause::Exhausted),
+                Some(Trouble::Local) => Some(TlsCause::Local),
+                None if error.kind() == io::ErrorKind::UnexpectedEof => Some(TlsCause::Eof),
+                None => cause,
             };
         }
         source = inner.source();
@@ -356,7 +358,7 @@ fn failure(error: &native_tls::Error, meter: &Meter, name: &str) -> TlsFailure {
     // Roots are read when they are needed; one that could not be opened is to OpenSSL one that does not exist.
     if matches!(cause, TlsCause::Untrusted | TlsCause::Handshake) && descriptors::are_spent() {
         let text = "no file descriptor is left to read the trusted roots with".to_owned();
-        return TlsFailure { cause: TlsCause::NoDescriptor, text };
+        return TlsFailure { cause: TlsCause::Exhausted, text };
     }
     // Of a certificate that was refused, OpenSSL's place in its own source says nothing; its reason stands at the end.
     let refused = text.contains("certificate verify failed").then(|| text.rsplit_once(": (")).flatten();

@@ -111,6 +111,8 @@ enum Happened {
 
 /// As many continuations of a command are kept; the rest only count.
 const KEPT: usize = 16;
+/// On a connection that is no more, whatever was said is there at once.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 impl Driver {
     pub(super) fn new(meter: Meter, armed: Option<Armed>, limits: Limits, cancel: Cancel) -> Self {
@@ -309,19 +311,28 @@ impl Driver {
             Waited::Done(Ok(())) => Ok(()),
             Waited::TimeUp => Err(Fault::new(ErrorType::TimeoutWrite, clock::now())),
             Waited::Cancelled => Err(Fault::new(ErrorType::Cancelled, clock::now())),
-            // The server may have said why before it hung up: what came first is what happened.
-            Waited::Done(Err(error)) => Err(self.last_words(deadline).await.unwrap_or_else(|| broken(&error))),
+            Waited::Done(Err(error)) => {
+                let fault = broken(&error);
+                // What is wrong here, the server knows nothing of, and may be silent for long.
+                if fault.class != ErrorType::Reset {
+                    return Err(fault);
+                }
+                // The server may have said why before it hung up: what came first is what happened.
+                let ended = error.kind() == io::ErrorKind::BrokenPipe;
+                Err(self.last_words(deadline.min(clock::now() + LAST_WORDS), ended).await.unwrap_or(fault))
+            }
         }
     }
 
-    async fn last_words(&mut self, deadline: Instant) -> Option<Fault> {
+    /// What the server said before its connection was found to be broken; that it had ended it, if it had.
+    async fn last_words(&mut self, deadline: Instant, ended: bool) -> Option<Fault> {
         loop {
             match self.next(deadline, ErrorType::TimeoutCommand).await {
                 Ok(Happened::Bye(said)) => {
                     return Some(Fault::new(ErrorType::Bye, self.stamp).with(Some(said)));
                 }
                 Ok(_) => {}
-                Err(fault) => return (fault.class == ErrorType::Eof).then_some(fault),
+                Err(fault) => return (ended && fault.class == ErrorType::Eof).then_some(fault),
             }
         }
     }

@@ -15,7 +15,11 @@ mod view;
 use zeroize::Zeroizing;
 
 use self::find::Sought;
-use crate::{plan::Account, record::ServerText, secret::Secret};
+use crate::{
+    plan::{Account, UserName},
+    record::ServerText,
+    secret::Secret,
+};
 
 /// What to look for, and what to put there.
 pub(super) struct Redactor {
@@ -35,7 +39,7 @@ impl Redactor {
         // What is first wins where two would be put in the same place.
         sought.extend(secret.map(|secret| Sought::pieces(secret.expose(), "[redacted]")));
         // Both names, and the two together as LOGIN has them.
-        let master = account.master_user.as_ref().map(|master| master.expose());
+        let master = account.master_user.as_ref().map(UserName::expose);
         sought.extend(master.map(|_| Sought::name(&account.login_name(), &alias)));
         for name in [Some(user), master].into_iter().flatten() {
             sought.push(Sought::name(name, &alias));

@@ -4,7 +4,7 @@ use std::io;
 
 use crate::{
     imap::{Breach, Condition, Syntax},
-    net::{ConnectCause, ResolveCause, TlsCause},
+    net::{ConnectCause, ResolveCause, TlsCause, Trouble, trouble},
     record::ErrorType,
 };
 
@@ -13,7 +13,7 @@ pub(super) fn of_resolve(cause: &ResolveCause) -> ErrorType {
         ResolveCause::NxDomain => ErrorType::DnsNxdomain,
         ResolveCause::NoData => ErrorType::DnsNodata,
         ResolveCause::Timeout => ErrorType::TimeoutResolve,
-        ResolveCause::NoDescriptor => ErrorType::OverloadFd,
+        ResolveCause::Exhausted(_) => ErrorType::OverloadFd,
         ResolveCause::Failed(_) => ErrorType::DnsServfail,
     }
 }
@@ -24,7 +24,7 @@ pub(super) fn of_connect(cause: ConnectCause) -> ErrorType {
         ConnectCause::Unreachable => ErrorType::ConnectUnreachable,
         ConnectCause::Timeout => ErrorType::TimeoutConnect,
         ConnectCause::Reset => ErrorType::Reset,
-        ConnectCause::NoDescriptor => ErrorType::OverloadFd,
+        ConnectCause::Exhausted => ErrorType::OverloadFd,
         ConnectCause::NoPort => ErrorType::OverloadPort,
         ConnectCause::Source => ErrorType::AddressDenied,
         ConnectCause::Local(_) => ErrorType::Internal,
@@ -43,7 +43,8 @@ pub(super) fn of_tls(cause: TlsCause) -> ErrorType {
         TlsCause::Reset => ErrorType::Reset,
         TlsCause::Eof => ErrorType::Eof,
         TlsCause::Timeout => ErrorType::TimeoutTls,
-        TlsCause::NoDescriptor => ErrorType::OverloadFd,
+        TlsCause::Exhausted => ErrorType::OverloadFd,
+        TlsCause::Local => ErrorType::Internal,
         TlsCause::Handshake => ErrorType::TlsHandshake,
     }
 }
@@ -64,6 +65,13 @@ pub(super) fn of_breach(breach: Breach) -> ErrorType {
 
 /// An error of a connection that stood.
 pub(super) fn of_io(error: &io::Error) -> ErrorType {
+    match trouble(error) {
+        Some(Trouble::Line) => return ErrorType::Reset,
+        // It says nothing of the server.
+        Some(Trouble::Exhausted) => return ErrorType::OverloadFd,
+        Some(Trouble::Local) => return ErrorType::Internal,
+        None => {}
+    }
     let text = error.to_string().to_ascii_lowercase();
     match error.kind() {
         io::ErrorKind::UnexpectedEof => ErrorType::Eof,

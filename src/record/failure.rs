@@ -60,7 +60,7 @@ error_types! {
         ConnectUnreachable = "connect_unreachable",
         /// No answer to SYN in time.
         TimeoutConnect = "timeout_connect",
-        /// RST in an established connection.
+        /// RST in an established connection, or the kernel has given the connection up.
         Reset = "reset",
         /// The connection ended in the middle; `tls.close_notify` tells how.
         Eof = "eof",
@@ -150,7 +150,7 @@ error_types! {
         AddressDenied = "address_denied",
     }
     Agent {
-        /// No file descriptor left.
+        /// No file descriptor left, or no memory of the kernel's for sockets.
         OverloadFd = "overload_fd",
         /// No local port left.
         OverloadPort = "overload_port",
@@ -158,7 +158,7 @@ error_types! {
         Suspended = "suspended",
         /// imaptrace was told to stop.
         Cancelled = "cancelled",
-        /// A fault in imaptrace.
+        /// A fault in imaptrace, or of its machine's that has no class of its own.
         Internal = "internal",
     }
 }

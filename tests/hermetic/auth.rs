@@ -252,7 +252,9 @@ async fn says(capabilities: &str, auth: Auth, master: Option<&str>, script: &str
     target.journey.auth = auth;
     run(target).await;
     let mut heard = server.heard().await;
-    heard.iter_mut().for_each(|line| *line = line.split_once(' ').map_or(line.clone(), |(_, rest)| rest.to_owned()));
+    for line in &mut heard {
+        *line = line.split_once(' ').map_or_else(|| line.clone(), |(_, rest)| rest.to_owned());
+    }
     heard
 }
 

@@ -17,6 +17,7 @@ mod demo;
 mod failures;
 mod hostile_text;
 mod itself;
+mod limits;
 mod messages;
 mod metrics;
 mod names;

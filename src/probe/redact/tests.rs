@@ -7,7 +7,7 @@ use base64::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::{plan::UserName, secret::SecretSource};
+use crate::secret::SecretSource;
 
 const USER: &str = "canary@example.org";
 const PASSWORD: &str = "pass word\"\\ä%7+";
