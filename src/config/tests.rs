@@ -195,6 +195,10 @@ fn a_fault_in_a_list_stands_where_an_editor_shows_it() {
         let told = load_list("l.json", text).errors[0].place.to_string();
         assert!(told.ends_with(place), "{text:?}: {told}");
     }
+    for (text, place) in [("%ääää \0", "l.yml:1:8"), ("- a\n- \"b", "l.yml:2:3")] {
+        let told = load_list("l.yml", text).errors[0].place.to_string();
+        assert!(told.ends_with(place), "{text:?}: {told}");
+    }
 }
 
 #[test]
