@@ -180,6 +180,13 @@ fn in_characters(text: &str, line: usize, column: usize) -> At {
     Some((line, String::from_utf8_lossy(before).chars().count() + 1))
 }
 
+/// The parser takes bytes for characters where it reads a directive: no further than the line goes. A CR ends one, too.
+fn within(text: &str, line: usize, column: usize) -> At {
+    let text = text.replace("\r\n", "\n");
+    let row = text.split(['\n', '\r']).nth(line.checked_sub(1)?).unwrap_or_default();
+    Some((line, column.min(row.chars().count() + 1)))
+}
+
 /// Reads any JSON, up to so many values.
 #[derive(Clone, Copy)]
 struct Shape<'a>(&'a Cell<usize>);
@@ -257,7 +264,8 @@ fn yaml(text: &str) -> Result<Node, (At, String)> {
     let (mut root, mut values) = (None, 0);
     for event in Parser::new_from_str(text) {
         let (event, span) = event.map_err(|error| {
-            (Some((error.marker().line(), error.marker().col() + 1)), format!("this is not YAML: {}", error.info()))
+            let at = within(text, error.marker().line(), error.marker().col() + 1);
+            (at, format!("this is not YAML: {}", error.info()))
         })?;
         let at = Some((span.start.line(), span.start.col() + 1));
         let refuse = |what: &str| Err((at, what.to_owned()));

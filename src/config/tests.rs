@@ -34,6 +34,13 @@ fn everything_that_is_wrong_is_reported_at_once_in_the_order_of_the_file() {
 }
 
 #[test]
+fn a_file_that_breaks_off_in_the_middle_of_a_list_is_told_of() {
+    // toml_parser before 1.1.6 lost its place here and panicked.
+    let errors = load_text("targets=[{a a[]n \"\ntargets.").unwrap_err().errors;
+    assert!(errors[0].what.starts_with("this is not TOML"), "{errors:?}");
+}
+
+#[test]
 fn columns_are_counted_in_characters() {
     let text = format!("{TARGET}labels = {{ \"ä\" = \"ü\", b = 1 }}\n");
     let errors = load_text(&text).unwrap_err().errors;
@@ -193,6 +200,10 @@ fn a_few_lines_cannot_stand_for_more_targets_than_there_is_room_for() {
 fn a_fault_in_a_list_stands_where_an_editor_shows_it() {
     for (text, place) in [("[\"ä\", ä]", "l.json:1:7"), ("[\"a\nb\"]", "l.json:2:1"), ("[\n\"ü", "l.json:2:3")] {
         let told = load_list("l.json", text).errors[0].place.to_string();
+        assert!(told.ends_with(place), "{text:?}: {told}");
+    }
+    for (text, place) in [("%ääää \0", "l.yml:1:8"), ("- a\n- \"b", "l.yml:2:3")] {
+        let told = load_list("l.yml", text).errors[0].place.to_string();
         assert!(told.ends_with(place), "{text:?}: {told}");
     }
 }

@@ -120,6 +120,8 @@ struct Segment {
     left: u64,
     written: Option<SystemTime>,
     damaged: bool,
+    /// What is left was counted by what is there, not by what headers say of it.
+    counted: bool,
 }
 
 impl Spool {
@@ -163,7 +165,14 @@ impl Spool {
                 Err(_) if cursor.is_some_and(|cursor| cursor.segment > number) => {}
                 // It stays where it is, and is looked at again when it is its turn to be read.
                 Err(_) => {
-                    self.segments.push_back(Segment { number, length: 0, left: 1, written: None, damaged: false });
+                    self.segments.push_back(Segment {
+                        number,
+                        length: 0,
+                        left: 1,
+                        written: None,
+                        damaged: false,
+                        counted: false,
+                    });
                 }
             }
         }
@@ -254,6 +263,9 @@ impl Spool {
                     break;
                 }
             };
+            if let Some(Piece::Whole { next, .. } | Piece::Damaged { next, .. }) = &piece {
+                self.recount(number, at.offset, *next as u64);
+            }
             match piece {
                 None if self.segments.back().is_some_and(|last| last.number == number) => break,
                 None => back.next = Place::start(number + 1),
@@ -417,11 +429,29 @@ impl Spool {
         Ok(content.get(..usize::try_from(length).unwrap_or(usize::MAX)).unwrap_or(content))
     }
 
+    /// Headers were believed when the segment was counted. From the first on that is wrong, its content is: it would be
+    /// deleted before its end if they told of fewer runs than there are.
+    fn recount(&mut self, number: u64, at: u64, next: u64) {
+        if self.segment(number).is_none_or(|segment| segment.counted) {
+            return;
+        }
+        let (Ok(content), Ok(from)) = (self.content(number), usize::try_from(at)) else { return };
+        let head = content.get(from..).and_then(member::head);
+        if head.is_some_and(|head| at + head.length == next) {
+            return;
+        }
+        let (told, there) = (runs_by_headers(content, from), runs_by_content(content, from));
+        if let (Some(told), Some(segment)) = (told, self.segment(number)) {
+            segment.left = (segment.left + there).saturating_sub(told);
+            segment.counted = true;
+        }
+    }
+
     /// Counts the runs of a segment that lie behind the cursor, by its headers, and by its content where they fail.
     fn survey(&self, number: u64, cursor: Option<Place>) -> io::Result<Segment> {
         let file = File::open(self.path_of(number))?;
         let length = file.metadata()?.len();
-        let mut segment = Segment { number, length, left: 0, written: None, damaged: false };
+        let mut segment = Segment { number, length, left: 0, written: None, damaged: false, counted: false };
         let settled = |offset: u64, runs: u64| match cursor {
             Some(cursor) if offset < cursor.offset => runs,
             Some(cursor) if offset == cursor.offset => runs.min(cursor.index + 1),
@@ -443,6 +473,7 @@ impl Spool {
     fn survey_content(&self, mut segment: Segment, settled: impl Fn(u64, u64) -> u64) -> io::Result<Segment> {
         let content = fs::read(self.path_of(segment.number))?;
         (segment.left, segment.written, segment.length) = (0, None, content.len() as u64);
+        segment.counted = true;
         let mut at = 0;
         while let Some(piece) = member::piece(&content, at) {
             let (runs, after) = match piece {
@@ -481,7 +512,7 @@ impl Spool {
         // The name, too, has to be on the disk.
         sync(&folder).inspect_err(|_| drop(fs::remove_file(&path)))?;
         self.active = Some(file);
-        self.segments.push_back(Segment { number, length: 0, left: 0, written: None, damaged: false });
+        self.segments.push_back(Segment { number, length: 0, left: 0, written: None, damaged: false, counted: false });
         Ok(())
     }
 
@@ -520,6 +551,31 @@ impl Spool {
     fn path_of(&self, number: u64) -> PathBuf {
         segment_path(self.state.path(), number)
     }
+}
+
+/// The runs from here on, if each header leads to the next up to the end.
+fn runs_by_headers(content: &[u8], mut at: usize) -> Option<u64> {
+    let mut runs = 0;
+    while at < content.len() {
+        let head = member::head(content.get(at..)?)?;
+        runs += head.runs;
+        at = at.checked_add(usize::try_from(head.length).ok()?).filter(|next| *next <= content.len())?;
+    }
+    Some(runs)
+}
+
+/// The runs from here on, by looking at all that is there.
+fn runs_by_content(content: &[u8], mut at: usize) -> u64 {
+    let mut runs = 0;
+    while let Some(piece) = member::piece(content, at) {
+        let (found, next) = match piece {
+            Piece::Whole { text, head, next } => (member::told(&text, head), next),
+            Piece::Damaged { runs, next } => (runs, next),
+        };
+        runs += found;
+        at = next;
+    }
+    runs
 }
 
 fn segment_path(state: &Path, number: u64) -> PathBuf {

@@ -182,6 +182,34 @@ fn a_flipped_bit_costs_at_most_the_runs_of_its_group() {
 }
 
 #[test]
+fn a_header_that_leads_over_whole_groups_costs_none_of_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut spool, _) = open(folder.path());
+    // Alike, so that they are of one length.
+    for _ in 0..4 {
+        append(&mut spool, 0..1);
+    }
+    drop(spool);
+    let [segment] = segments(folder.path()).try_into().unwrap();
+    let mut bytes = fs::read(&segment).unwrap();
+    let length = member::head(&bytes).unwrap().length;
+    let first = usize::try_from(length).unwrap();
+    // The second is damaged, and its header leads to where the fourth begins.
+    bytes[first + 16..first + 20].copy_from_slice(&u32::try_from(2 * length).unwrap().to_le_bytes());
+    bytes[first + first / 2] ^= 0xff;
+    fs::write(&segment, bytes).unwrap();
+    let (mut spool, mut from) = open(folder.path());
+    let mut got = Vec::new();
+    while from < spool.end() {
+        let back = spool.read(from, None, 1);
+        settle(&mut spool, &back);
+        got.extend(numbers(&back));
+        from = back.next;
+    }
+    assert_eq!(got, [0, 0, 0]);
+}
+
+#[test]
 fn a_group_that_unpacks_to_millions_of_lines_is_one_that_is_damaged_and_costs_itself_alone() {
     let folder = tempfile::tempdir().unwrap();
     let (mut spool, _) = open(folder.path());
