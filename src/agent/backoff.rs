@@ -1,14 +1,14 @@
 //! After a refused login an account is left alone for 1, 2, 4 … intervals, at most an hour (contract §7): a wrong
 //! password tried every minute locks mailboxes and slows the logins of others from the same address.
 //!
-//! Runs that are due meanwhile go as far as CAPABILITY. A new secret ends the wait, and so does another user; a reload that
-//! changes anything else does not.
+//! Runs that are due meanwhile go as far as CAPABILITY. A new secret ends the wait, and so does another user, master
+//! user or mechanism; a reload that changes anything else does not.
 
 use std::time::{Duration, Instant};
 
 use crate::{
     clock,
-    plan::UserName,
+    plan::{Account, Auth, UserName},
     record::{Blame, ErrorType, Run, RunOutcome},
     secret::Secret,
 };
@@ -27,6 +27,8 @@ pub(super) struct Backoff {
 #[derive(Debug, PartialEq)]
 struct Login {
     user: UserName,
+    master_user: Option<UserName>,
+    auth: Auth,
     secret: Option<Secret>,
 }
 
@@ -39,9 +41,10 @@ struct Held {
 }
 
 impl Backoff {
-    /// Whether the next run must not log in, given the account's user and secret of now.
-    pub(super) fn hold(&mut self, user: &UserName, secret: Option<Secret>) -> Option<ErrorType> {
-        let login = Some(Login { user: user.clone(), secret });
+    /// Whether the next run must not log in, given the account's names, mechanism and secret of now.
+    pub(super) fn hold(&mut self, account: &Account, auth: Auth, secret: Option<Secret>) -> Option<ErrorType> {
+        let (user, master_user) = (account.user.clone(), account.master_user.clone());
+        let login = Some(Login { user, master_user, auth, secret });
         let held = self.held.as_ref().filter(|held| held.login == login);
         let class = held.filter(|held| clock::now() < held.until).map(|held| held.class);
         if held.is_none() {
@@ -78,6 +81,7 @@ impl Backoff {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::secret::SecretSource;
 
     fn run(class: Option<ErrorType>, held: bool) -> Run {
         let mut run: Run = serde_json::from_str(include_str!("../../tests/support/runs/failed.json")).unwrap();
@@ -89,13 +93,30 @@ mod tests {
 
     const MINUTE: Duration = Duration::from_secs(60);
 
+    fn account(user: &str) -> Account {
+        Account {
+            alias: "default".into(),
+            user: UserName::new(user).unwrap(),
+            master_user: None,
+            password: SecretSource::Env("X".into()),
+        }
+    }
+
     /// One due run a minute: which of them try to log in, when every try is refused.
     async fn tries(minutes: u32, login: impl Fn(u32) -> (&'static str, &'static str)) -> Vec<u32> {
+        tries_of(minutes, |minute| {
+            let (user, secret) = login(minute);
+            (account(user), Auth::Auto, secret)
+        })
+        .await
+    }
+
+    async fn tries_of(minutes: u32, login: impl Fn(u32) -> (Account, Auth, &'static str)) -> Vec<u32> {
         let mut backoff = Backoff::default();
         let mut tried = Vec::new();
         for minute in 0..minutes {
-            let (user, secret) = login(minute);
-            let hold = backoff.hold(&UserName::new(user).unwrap(), Some(Secret::new(secret.into())));
+            let (account, auth, secret) = login(minute);
+            let hold = backoff.hold(&account, auth, Some(Secret::new(secret.into())));
             if hold.is_none() {
                 tried.push(minute);
             }
@@ -121,15 +142,24 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn another_master_user_or_mechanism_is_tried_at_once() {
+        let master = |minute| UserName::new(if minute < 7 { "one" } else { "two" });
+        let by_master = |minute| (Account { master_user: master(minute), ..account("me") }, Auth::Auto, "wrong");
+        assert_eq!(tries_of(9, by_master).await, [0, 2, 5, 7]);
+        let auth = |minute| if minute < 7 { Auth::Auto } else { Auth::Plain };
+        assert_eq!(tries_of(9, |minute| (account("me"), auth(minute), "wrong")).await, [0, 2, 5, 7]);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_login_that_works_ends_it_and_a_dead_server_teaches_nothing() {
         let mut backoff = Backoff::default();
-        let (user, secret) = (UserName::new("me").unwrap(), || Some(Secret::new("x".into())));
-        backoff.hold(&user, secret());
+        let (me, secret) = (account("me"), || Some(Secret::new("x".into())));
+        backoff.hold(&me, Auth::Auto, secret());
         backoff.learn(&run(Some(ErrorType::AuthFailed), false), MINUTE);
         tokio::time::advance(MINUTE * 2).await;
-        assert_eq!(backoff.hold(&user, secret()), None);
+        assert_eq!(backoff.hold(&me, Auth::Auto, secret()), None);
         backoff.learn(&run(Some(ErrorType::ConnectRefused), false), MINUTE);
-        backoff.hold(&user, secret());
+        backoff.hold(&me, Auth::Auto, secret());
         backoff.learn(&run(Some(ErrorType::AuthFailed), false), MINUTE);
         assert_eq!(backoff.held.as_ref().map(|held| held.wait), Some(MINUTE * 2));
         backoff.learn(&run(None, false), MINUTE);

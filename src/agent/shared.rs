@@ -86,7 +86,8 @@ impl Shared {
             _ = stopping.wait_for(|stop| *stop) => return,
             secret = prober.secret(account) => secret,
         };
-        let hold_login = work.history().backoff.hold(&account.user, secret.as_ref().ok().cloned());
+        let hold_login =
+            work.history().backoff.hold(account, target.target().journey.auth, secret.as_ref().ok().cloned());
         let active = (Active::new(&self.metrics), self.itself.under_way());
         let mut run = once(&prober, &target.target().journey, None, self.cancel.clone(), |ids| Job {
             target,

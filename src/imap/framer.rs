@@ -80,6 +80,9 @@ impl std::fmt::Debug for Framer {
     }
 }
 
+/// Literals of a response that are kept: more than any response has whose names we read (30 pairs in ID, RFC 2971 §3.3).
+const MOST_KEPT: usize = 64;
+
 impl Framer {
     /// A framer at the start of a stream.
     pub fn new(limits: Limits) -> Self {
@@ -226,7 +229,7 @@ impl Framer {
         let fetch = is_fetch(&self.text);
         let room = self.limits.line.saturating_sub(self.text.len());
         let short = usize::try_from(size).is_ok_and(|size| size <= self.limits.literal_kept && size <= room);
-        let keep = short && !fetch && room > 0;
+        let keep = short && !fetch && room > 0 && self.kept.len() < MOST_KEPT;
         if keep {
             self.kept.push((self.text.len(), usize::try_from(size).unwrap_or_default()));
         } else if fetch {

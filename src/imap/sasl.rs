@@ -106,6 +106,8 @@ pub(super) struct Exchange {
     stage: Stage,
     /// Base64 that came.
     heard: usize,
+    /// What had been said when it was given up.
+    given_up: Vec<Zeroizing<Vec<u8>>>,
 }
 
 #[derive(Debug)]
@@ -130,7 +132,7 @@ impl Exchange {
                 None => (Stage::Cancelled, Zeroizing::default()),
             },
         };
-        (Self { stage, heard: 0 }, message)
+        (Self { stage, heard: 0, given_up: Vec::new() }, message)
     }
 
     /// What to do about a challenge: the text behind the `+`.
@@ -157,6 +159,9 @@ impl Exchange {
 
     /// The exchange comes to nothing, whatever the server says from here on.
     pub(super) fn cancel(&mut self) {
+        if let Stage::Scram(scram) = &self.stage {
+            self.given_up = scram.spoken().to_vec();
+        }
         self.stage = Stage::Cancelled;
     }
 
@@ -200,7 +205,7 @@ impl Exchange {
     pub(super) fn spoken(&self) -> &[Zeroizing<Vec<u8>>] {
         match &self.stage {
             Stage::Scram(scram) => scram.spoken(),
-            Stage::Said | Stage::Cancelled => &[],
+            Stage::Said | Stage::Cancelled => &self.given_up,
         }
     }
 }

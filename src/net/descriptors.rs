@@ -3,17 +3,15 @@
 
 use std::{fs::File, io};
 
+use super::{Trouble, trouble};
+
 /// Whether there is none left for this process, or on this machine.
 pub(super) fn are_spent() -> bool {
-    File::open("/dev/null").is_err_and(|error| is_shortage(&error))
+    File::open("/dev/null").is_err_and(|error| trouble(&error) == Some(Trouble::Exhausted))
 }
 
 /// Whether this many can be opened now.
 pub fn can_open(count: usize) -> io::Result<()> {
     let held: io::Result<Vec<File>> = (0..count).map(|_| File::open("/dev/null")).collect();
     held.map(drop)
-}
-
-fn is_shortage(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }

@@ -50,9 +50,12 @@ impl Redactor {
         Self { sought }
     }
 
-    /// What was said in a SASL exchange: nobody is told from what a password could be guessed.
+    /// What was said in a SASL exchange: nobody is told from what a password could be guessed. Names in it are sought
+    /// already, and stand for themselves.
     pub(super) fn learn(&mut self, message: &[u8]) {
-        let message = Sought::pieces(&Zeroizing::new(String::from_utf8_lossy(message).into_owned()), "[redacted]");
+        let message = Zeroizing::new(String::from_utf8_lossy(message).into_owned());
+        let nonce = if message.contains(",p=") { None } else { message.find(",r=") };
+        let message = Sought::pieces(message.get(nonce.unwrap_or_default()..).unwrap_or_default(), "[redacted]");
         if !message.is_empty() {
             self.sought.insert(0, message);
         }

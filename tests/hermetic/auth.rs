@@ -223,6 +223,17 @@ async fn what_a_server_says_back_of_the_exchange_is_cut_out() {
 }
 
 #[tokio::test]
+async fn what_was_said_in_an_exchange_that_was_given_up_is_cut_out_as_well() {
+    let alert = "* OK [ALERT] you said PROOF\r\n+ dj1BQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBPQ==";
+    let (run, heard) = against(Server { last: Some(alert), ..RIGHT }).await;
+    assert_eq!(run.error_type, Some(ErrorType::AuthProtocol));
+    let json = imaptrace::terminal::json(&run).unwrap();
+    assert!(json.contains("you said [redacted]"), "{json}");
+    let proof = heard.iter().find_map(|line| line.rsplit_once(",p=")).unwrap().1;
+    assert!(!json.contains(proof), "{json}");
+}
+
+#[tokio::test]
 async fn a_mechanism_that_has_said_all_answers_no_more_challenges() {
     let greeting = "S: * OK [CAPABILITY IMAP4rev1 SASL-IR AUTH=PLAIN] hi\nC: AUTHENTICATE PLAIN AHNvbWVvbmUAc2VjcmV0\n";
     for script in [

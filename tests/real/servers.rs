@@ -334,10 +334,21 @@ async fn cyrus_tells_who_it_is_and_what_it_can_do_without_being_asked() {
 async fn cyrus_without_plaintext_logins_is_not_given_a_password_in_clear_text() {
     let server = Server::start(Kind::Cyrus, "allowplaintext: no\nsasl_mech_list: PLAIN LOGIN\n");
     let (run, sent, received) = overheard(&server, server.target(Security::None, USER1)).await;
-    assert_eq!(failed(&run), (Some(ErrorType::AuthMechanism), Some("LOGIN"), None, ""));
+    let why = "LOGIN is disabled, and the server offers no mechanism";
+    assert_eq!(failed(&run), (Some(ErrorType::AuthMechanism), Some("LOGIN"), None, why));
     assert!(received.contains("LOGINDISABLED") && !sent.contains("LOGIN \""), "{received} {sent}");
     assert!(!sent.contains("AUTHENTICATE"), "{sent}");
     assert_eq!(load(server.target(Security::StartTls, USER1)).await.outcome, RunOutcome::Passed);
+}
+
+#[tokio::test]
+async fn cyrus_and_we_prove_to_each_other_by_scram_that_we_know_the_password() {
+    let server = shared(Kind::Cyrus);
+    let mut target = server.target(Security::Tls, USER1);
+    target.journey.auth = Auth::ScramSha256;
+    let run = load(target).await;
+    let authenticate = step(&run, "AUTHENTICATE");
+    assert_eq!((authenticate.mechanism.as_deref(), run.outcome), (Some("SCRAM-SHA-256"), RunOutcome::Passed));
 }
 
 // === Courier ===
@@ -365,7 +376,8 @@ async fn courier_in_clear_text_offers_mechanisms_that_are_not_ours_and_gets_logi
     assert!(sent.contains(" LOGIN \"user1\" \"pass1\"\r\n"), "{sent}");
     let mut pinned = server.target(Security::None, USER1);
     pinned.journey.auth = Auth::Plain;
-    assert_eq!(failed(&load(pinned).await), (Some(ErrorType::AuthMechanism), Some("AUTHENTICATE"), None, ""));
+    let why = "auth is \"plain\", and the server offers CRAM-MD5, CRAM-SHA1, CRAM-SHA256";
+    assert_eq!(failed(&load(pinned).await), (Some(ErrorType::AuthMechanism), Some("AUTHENTICATE"), None, why));
     // Under TLS it takes PLAIN, and wants it behind a continuation: it has no SASL-IR.
     let secured = load(server.target(Security::Tls, USER1)).await;
     let authenticate = step(&secured, "AUTHENTICATE");
@@ -380,7 +392,8 @@ async fn courier_in_clear_text_offers_mechanisms_that_are_not_ours_and_gets_logi
 async fn courier_where_starttls_is_wanted_is_not_given_a_password_in_clear_text() {
     let server = Server::start(Kind::Courier, "IMAP_TLS_REQUIRED=1\n");
     let (run, sent, received) = overheard(&server, server.target(Security::None, USER1)).await;
-    assert_eq!(failed(&run), (Some(ErrorType::AuthMechanism), Some("LOGIN"), None, ""), "{received}");
+    let why = "LOGIN is disabled, and the server offers CRAM-MD5, CRAM-SHA1, CRAM-SHA256";
+    assert_eq!(failed(&run), (Some(ErrorType::AuthMechanism), Some("LOGIN"), None, why), "{received}");
     assert!(!sent.contains("pass1"), "{sent}");
     assert_eq!(load(server.target(Security::StartTls, USER1)).await.outcome, RunOutcome::Passed);
 }

@@ -197,3 +197,11 @@ fn what_was_said_to_prove_the_password_is_cut_out_whole_and_in_parts() {
     let said = format!("{} / c=biws,r=abcdef,p=cHJvb2Y= / p is cHJvb2Y=", STANDARD.encode(message));
     assert_eq!(redactor.text(said.as_bytes(), 256).as_str(), "[redacted] / [redacted] / p is [redacted]");
 }
+
+#[test]
+fn what_began_an_exchange_leaves_the_name_its_alias_and_others_of_its_domain_alone() {
+    let mut redactor = redactor(USER, PASSWORD);
+    redactor.learn(format!("n,,n={USER},r=abcdefgh").as_bytes());
+    let said = format!("n,,n={USER},r=abcdefgh of example.org");
+    assert_eq!(redactor.text(said.as_bytes(), 256).as_str(), "n,,n=[default][redacted] of example.org");
+}
