@@ -20,14 +20,14 @@ use crate::{
     record::ErrorType,
 };
 
-/// Hashing gets no longer than this, or what is left of the step. The most iterations that are taken need a tenth of it, or
+/// Hashing gets no longer than this, or what is left of the step; a place to hash at, as long again. The most iterations that are taken need a tenth of it, or
 /// some tenths on a processor without instructions for SHA-256.
 const HASHING: Duration = Duration::from_secs(5);
 /// A wait for a processor that is worth a word.
 const DAWDLED: Duration = Duration::from_millis(5);
 
 /// Hashing at one time: half of the processors, for the other half is to carry bytes and look at clocks. A thousand servers
-/// that want the password hashed 600,000 times keep each other waiting, and nobody else.
+/// that want the password hashed 600,000 times keep those waiting that hash, too, and nobody else.
 static PLACES: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     Arc::new(Semaphore::new((processors / 2).max(1)))
@@ -63,22 +63,22 @@ impl Driver {
     async fn work(&mut self, work: Work, deadline: Instant, exchange: &mut Exchange) -> Result<Option<Worked>, Fault> {
         let asked = clock::now();
         let until = (asked + HASHING).min(deadline);
-        let hashing = async {
-            let place = PLACES.clone().acquire_owned().await.ok();
-            let began = clock::now();
-            // It runs to its end, whoever waits for it, and keeps its place for as long.
-            let worked = tokio::task::spawn_blocking(move || {
-                let worked = work.run();
-                drop(place);
-                worked
-            });
-            (began, worked.await)
+        let place = match self.watch.until(until, PLACES.clone().acquire_owned()).await {
+            Waited::Done(place) => place.ok(),
+            Waited::TimeUp => return Err(no_place()),
+            Waited::Cancelled => return Err(Fault::new(ErrorType::Cancelled, clock::now())),
         };
+        let began = clock::now();
+        exchange.dawdled |= began.saturating_duration_since(asked) >= DAWDLED;
+        // It runs to its end, whoever waits for it, and keeps its place for as long.
+        let hashing = tokio::task::spawn_blocking(move || {
+            let worked = work.run();
+            drop(place);
+            worked
+        });
+        let until = (began + HASHING).min(deadline);
         match self.watch.until(until, hashing).await {
-            Waited::Done((began, worked)) => {
-                exchange.dawdled |= began.saturating_duration_since(asked) >= DAWDLED;
-                worked.map(Some).map_err(|_| Fault::new(ErrorType::Internal, clock::now()))
-            }
+            Waited::Done(worked) => worked.map(Some).map_err(|_| Fault::new(ErrorType::Internal, clock::now())),
             Waited::TimeUp if until == deadline => Err(Fault::new(ErrorType::TimeoutCommand, clock::now())),
             Waited::TimeUp => Ok(None),
             Waited::Cancelled => Err(Fault::new(ErrorType::Cancelled, clock::now())),
@@ -111,6 +111,12 @@ impl Driver {
         let text = [b"the server ended SCRAM with the error ".as_slice(), complaint].concat();
         Err(Fault { speaking: true, ..breach(text) })
     }
+}
+
+/// Nothing was hashed, for other runs had all places: neither server nor password is to blame, and nobody is judged.
+fn no_place() -> Fault {
+    let text = b"no processor was free to hash the password".to_vec();
+    Fault::new(ErrorType::Internal, clock::now()).with(Some(Said { condition: Condition::Bad, code: None, text }))
 }
 
 fn breach(text: Vec<u8>) -> Fault {
@@ -199,7 +205,7 @@ mod tests {
         let places = all_places().await;
         let (exchange, lines) = login(Duration::from_millis(300), |_| ()).await;
         let fault = exchange.result.unwrap_err();
-        assert_eq!((fault.class, fault.speaking, lines), (ErrorType::TimeoutCommand, false, 0));
+        assert_eq!((fault.class, fault.speaking, lines), (ErrorType::Internal, false, 0), "it is our own fault");
 
         // A waiting server is owed a line, so that no LOGOUT can follow.
         let (exchange, lines) = login(LONG, |cancel| assert!(!cancel.send_replace(true))).await;
