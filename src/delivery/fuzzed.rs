@@ -169,8 +169,9 @@ fn replay(files: &Files) {
     };
     let whole = read(usize::MAX);
     assert!(read(1 + all.len() % 7) == whole, "it is read otherwise when it comes in pieces");
-    // What begins as a record does is read as lines, whatever comes then.
-    if !all.starts_with(b"{") {
+    // What begins as a record does is read as lines, whatever comes then; and one header at least tells whose file it is.
+    let ours = (0..all.len()).any(|at| all.get(at..).is_some_and(|rest| member::head(rest).is_some()));
+    if ours && !all.starts_with(b"{") {
         holds(&files.whole, whole.iter().filter_map(|line| line.as_ref().ok()));
     }
 }
