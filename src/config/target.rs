@@ -293,6 +293,10 @@ impl Way {
         let help = "change the scheme of the URL, or the security";
         let (security, endpoint) =
             server::resolve(url, asked).map_err(|error| table.error("security", error.to_string(), help)).ok()?;
+        if security == Security::None && options.auth.or(defaults.auth) == Some(Auth::External) {
+            let what = "external is a login by a client certificate, which nobody sees without TLS";
+            place.keys.error("auth", what, "set security = \"tls\" or \"starttls\"");
+        }
         if security == Security::None {
             let help = "use it on a network that nobody else can listen to, or not at all";
             place.keys.warn("security", "user name, password and mail go over the network in clear text", help);

@@ -102,12 +102,8 @@ impl Records {
                 }
             } else {
                 let (body, rest) = bytes.split_at(self.left.min(bytes.len()));
-                if !self.dark && self.header[0] == HANDSHAKE {
-                    self.handshake.extend(body.iter().take(HANDSHAKE_KEPT - self.handshake.len()));
-                    self.dark = self.look() || self.handshake.len() >= HANDSHAKE_KEPT;
-                    if self.dark {
-                        self.handshake = Vec::new();
-                    }
+                if self.header[0] == HANDSHAKE {
+                    self.follow(body);
                 }
                 self.left -= body.len();
                 if self.left == 0
@@ -143,13 +139,30 @@ impl Records {
         self.leaf.take()
     }
 
-    /// Looks at the messages that are whole. True when no later one is of interest.
-    fn look(&mut self) -> bool {
+    /// Takes a part of the handshake in, as much at a time as there is room for.
+    fn follow(&mut self, mut body: &[u8]) {
+        while !self.dark && !body.is_empty() {
+            let (fits, rest) = body.split_at(body.len().min(HANDSHAKE_KEPT - self.handshake.len()));
+            self.handshake.extend(fits);
+            let mut seen = 0;
+            self.dark = self.look(&mut seen);
+            self.handshake.drain(..seen);
+            self.dark |= self.handshake.len() >= HANDSHAKE_KEPT;
+            body = rest;
+        }
+        if self.dark {
+            self.handshake = Vec::new();
+        }
+    }
+
+    /// Looks at the messages that are whole, and tells up to where. True when no later one is of interest.
+    fn look(&mut self, seen: &mut usize) -> bool {
         loop {
-            let Some(size) = self.handshake.get(1..4) else { return false };
+            let Some(message) = self.handshake.get(*seen..) else { return false };
+            let Some(size) = message.get(1..4) else { return false };
             let length = number(size);
-            let Some(body) = self.handshake.get(4..4 + length) else { return false };
-            match self.handshake.first() {
+            let Some(body) = message.get(4..4 + length) else { return false };
+            match message.first() {
                 Some(&SERVER_HELLO) if body.get(2..10) == Some(&RETRY) => {}
                 Some(&SERVER_HELLO) => {
                     self.hello = parse(body);
@@ -165,7 +178,7 @@ impl Records {
                 _ if self.hello.is_some() => return true,
                 _ => {}
             }
-            self.handshake.drain(..4 + length);
+            *seen += 4 + length;
         }
     }
 }

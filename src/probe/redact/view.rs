@@ -146,7 +146,8 @@ fn escape(rest: &[u8]) -> Option<(Escaped, usize)> {
     match rest.first()? {
         b'x' => Some((Escaped::Byte(u8::try_from(number(rest.get(1..3)?, 16)?).ok()?), 3)),
         b'u' if rest.get(1) == Some(&b'{') => {
-            let close = rest.iter().position(|byte| *byte == b'}')?;
+            // Six digits at most: a text full of openings is not searched to its end for each of them.
+            let close = rest.iter().take(9).position(|byte| *byte == b'}')?;
             character(number(rest.get(2..close)?, 16)?, close + 1)
         }
         b'u' => {
@@ -284,7 +285,9 @@ fn sextets(text: &[u8]) -> Vec<Sextet> {
     while at < text.len() {
         let rest = text.get(at..).unwrap_or_default();
         let length = rest.iter().take_while(|byte| sextet(**byte).is_some()).count();
-        let padding = rest.get(length..).unwrap_or_default().iter().take_while(|byte| **byte == b'=').count();
+        // Padding belongs to a word; by itself it is not counted again for each of its bytes.
+        let padding = rest.get(length..).filter(|_| length > 0).unwrap_or_default();
+        let padding = padding.iter().take_while(|byte| **byte == b'=').count();
         let word = at..at + length + padding;
         let values = rest.iter().map_while(|byte| sextet(*byte)).enumerate();
         sextets.extend(values.map(|(place, value)| Sextet { at: at + place, word: word.clone(), value }));
