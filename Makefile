@@ -1,5 +1,5 @@
 # Each target is one line that calls a script or cargo; what it does stands there.
-.PHONY: help demo build check test bench-agent bench-cost bench-metrics bench-truth fuzz stack stack-down
+.PHONY: help demo build check test bench-agent bench-cost bench-hostile bench-metrics bench-truth fuzz stack stack-down
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -21,6 +21,9 @@ bench-agent: ## CPU, memory and start lag with thousands of targets, and memory 
 
 bench-cost: ## what a run costs, beside other clients and a bare one, and a connection in flight; prints tables
 	@scripts/bench-cost.sh
+
+bench-hostile: ## memory, pace and deadlines against hostile servers, and what they do to good ones; prints tables
+	@scripts/bench-hostile.sh
 
 bench-metrics: ## what a run's measurements and a metric series cost
 	@cargo bench --quiet --locked --bench metrics

@@ -15,7 +15,7 @@ PATH=$PATH:/usr/sbin:/sbin
   "$ROOT/scripts/need.sh" cost
   "$ROOT/scripts/backends.sh" otelcol
   cd "$ROOT"
-  export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$CACHE/target}
+  target_dir
   mkdir -p "$CACHE/cost"
   cargo build --locked --release
   # A copy: building the bench builds the program again, with what only tests need in it, and puts it in the same place.

@@ -10,7 +10,7 @@
 [ "$(uname)" = Linux ] || die "the kernel's stamps, and what they are compared with, are only to be had on Linux"
 "$ROOT/scripts/need.sh" truth
 cd "$ROOT"
-export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$CACHE/target}
+target_dir
 cargo bench --locked --no-run --bench truth
 
 # 10,000 connections are as many descriptors, here and in Dovecot.

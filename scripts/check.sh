@@ -7,8 +7,7 @@ CARGO_DENY=0.20.2
 
 "$ROOT/scripts/need.sh" check
 cd "$ROOT"
-# Outside the checkout, so that a fresh clone need not compile all dependencies again.
-export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$CACHE/target}
+target_dir
 
 step() { say "== $*"; "$@"; }
 

@@ -20,3 +20,15 @@ lock() {
   exec 9>"$CACHE/$1.lock"
   flock -n 9 || { say "waiting for another run to finish ($1)"; flock 9; }
 }
+
+# Where cargo builds. Two checkouts may take turns in one folder: cargo tells sources apart by how old they are, not by where
+# they lie, and would run what the other one has built. So all that is ours is built anew when the checkout is another.
+target_dir() {
+  export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$CACHE/target}
+  local mark=$CARGO_TARGET_DIR/checkout
+  [ "$(cat "$mark" 2>/dev/null)" != "$ROOT" ] || return 0
+  # Nothing was built yet on a new machine, and there may be no index yet to ask what is ours.
+  [ ! -e "$CARGO_TARGET_DIR/CACHEDIR.TAG" ] || (cd "$ROOT" && cargo clean --quiet --locked -p imaptrace)
+  mkdir -p "$CARGO_TARGET_DIR"
+  say "$ROOT" >"$mark"
+}

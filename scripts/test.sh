@@ -17,5 +17,6 @@ esac
 "$ROOT/scripts/check.sh"
 [ ${#which[@]} -gt 0 ] || { "$ROOT/scripts/servers.sh" prepare; "$ROOT/scripts/backends.sh"; }
 cd "$ROOT"
-export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$CACHE/target} IMAPTRACE_CACHE=$CACHE
+target_dir
+export IMAPTRACE_CACHE=$CACHE
 exec cargo test --locked --no-fail-fast "${which[@]}"

@@ -55,6 +55,8 @@ pub struct Framer {
     open_code: bool,
     /// Bytes that were taken since the start of the stream.
     passed: u64,
+    /// The response is a row of a FETCH; known from its first literal on.
+    fetch: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +101,7 @@ impl Framer {
             complete: false,
             open_code: false,
             passed: 0,
+            fetch: false,
         }
     }
 
@@ -180,7 +183,7 @@ impl Framer {
         self.kept.clear();
         (self.line, self.phase, self.depth) = (0, Phase::Line, 0);
         (self.literals, self.literal_bytes, self.lenient, self.complete) = (0, 0, false, false);
-        self.open_code = false;
+        (self.open_code, self.fetch) = (false, false);
     }
 
     fn literal(&mut self, rest: &[u8], left: u64, keep: bool) -> usize {
@@ -224,9 +227,12 @@ impl Framer {
     }
 
     fn begin_literal(&mut self, size: u64) {
+        if self.literals == 0 {
+            self.fetch = is_fetch(&self.text);
+        }
         self.literals += 1;
         self.literal_bytes = self.literal_bytes.saturating_add(size);
-        let fetch = is_fetch(&self.text);
+        let fetch = self.fetch;
         let room = self.limits.line.saturating_sub(self.text.len());
         let short = usize::try_from(size).is_ok_and(|size| size <= self.limits.literal_kept && size <= room);
         let keep = short && !fetch && room > 0 && self.kept.len() < MOST_KEPT;
@@ -326,10 +332,10 @@ fn tail(line: &[u8], quoted: bool) -> Tail {
     let (inside, closed) = inside.strip_suffix(b"}").map_or((inside, false), |inside| (inside, true));
     let (digits, plus) = inside.strip_suffix(b"+").map_or((inside, false), |digits| (digits, true));
     if closed && !digits.is_empty() && digits.iter().all(u8::is_ascii_digit) {
-        let size = (digits.len() <= 19).then(|| std::str::from_utf8(digits).ok()?.parse::<u64>().ok()).flatten();
-        return size
-            .filter(|size| i64::try_from(*size).is_ok())
-            .map_or(Tail::Malformed, |size| Tail::Literal { size, plus });
+        // No 19 digits are too many for 64 bits.
+        let size = digits.iter().fold(0u64, |size, digit| size.wrapping_mul(10).wrapping_add(u64::from(digit - b'0')));
+        let fits = digits.len() <= 19 && i64::try_from(size).is_ok();
+        return if fits { Tail::Literal { size, plus } } else { Tail::Malformed };
     }
     // `{5`, `{ 5}`, `{-5}`: somebody meant a size. Inside a quoted string it is just text.
     let meant = !inside.is_empty() && inside.iter().all(|byte| matches!(byte, b'0'..=b'9' | b' ' | b'-' | b'+'));

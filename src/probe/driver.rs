@@ -41,6 +41,8 @@ pub(super) struct Driver {
     first_stamp: Instant,
     /// Plain bytes that the last read gave.
     last_read: usize,
+    /// Plain bytes that were read since others had their turn.
+    turn: usize,
     info: TcpInfo,
     /// How fast the line is.
     pub(super) pace: Pace,
@@ -111,6 +113,9 @@ enum Happened {
 
 /// As many continuations of a command are kept; the rest only count.
 const KEPT: usize = 16;
+/// After so many bytes all other runs on this thread have a turn: they may be five thousand responses, and half a
+/// millisecond. The runtime counts reads, and its 128 are 8 MiB; whoever never pauses would have the thread to himself.
+const TURN: usize = 64 << 10;
 /// On a connection that is no more, whatever was said is there at once.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -127,6 +132,7 @@ impl Driver {
             stamp: now,
             first_stamp: now,
             last_read: 0,
+            turn: 0,
             info: TcpInfo::default(),
             pace: Pace::default(),
             watch: Watch::new(cancel, now),
@@ -371,6 +377,10 @@ impl Driver {
     async fn read(&mut self, deadline: Instant, timeout: ErrorType) -> Result<(), Fault> {
         self.on_time(deadline, timeout)?;
         self.buffer = None;
+        if self.turn >= TURN {
+            self.turn = 0;
+            tokio::task::yield_now().await;
+        }
         let Some(line) = &mut self.line else { return Err(Fault::new(ErrorType::Internal, clock::now())) };
         self.meter.listen();
         let (held, meter) = (&mut self.buffer, &self.meter);
@@ -400,6 +410,7 @@ impl Driver {
             Waited::Done(Ok(count)) => {
                 self.unread = 0..count;
                 self.last_read = count;
+                self.turn += count;
                 Ok(())
             }
         }
