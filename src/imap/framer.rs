@@ -55,8 +55,6 @@ pub struct Framer {
     open_code: bool,
     /// Bytes that were taken since the start of the stream.
     passed: u64,
-    /// The response is a row of a FETCH; known from its first literal on.
-    fetch: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,7 +99,6 @@ impl Framer {
             complete: false,
             open_code: false,
             passed: 0,
-            fetch: false,
         }
     }
 
@@ -183,7 +180,7 @@ impl Framer {
         self.kept.clear();
         (self.line, self.phase, self.depth) = (0, Phase::Line, 0);
         (self.literals, self.literal_bytes, self.lenient, self.complete) = (0, 0, false, false);
-        (self.open_code, self.fetch) = (false, false);
+        self.open_code = false;
     }
 
     fn literal(&mut self, rest: &[u8], left: u64, keep: bool) -> usize {
@@ -227,12 +224,9 @@ impl Framer {
     }
 
     fn begin_literal(&mut self, size: u64) {
-        if self.literals == 0 {
-            self.fetch = is_fetch(&self.text);
-        }
         self.literals += 1;
         self.literal_bytes = self.literal_bytes.saturating_add(size);
-        let fetch = self.fetch;
+        let fetch = is_fetch(&self.text);
         let room = self.limits.line.saturating_sub(self.text.len());
         let short = usize::try_from(size).is_ok_and(|size| size <= self.limits.literal_kept && size <= room);
         let keep = short && !fetch && room > 0 && self.kept.len() < MOST_KEPT;
