@@ -73,7 +73,7 @@ fn row(literals: &[usize]) -> String {
     let mut row = "* 4711 FETCH (UID 90210 FLAGS (\\Seen \\Answered) RFC822.SIZE 4242".to_owned();
     for size in literals {
         let text: String = "Subject: of this and that\r\n".chars().cycle().take(*size).collect();
-        row += &format!(" BODY[HEADER.FIELDS (DATE FROM TO SUBJECT)] {{{size}}}\r\n{text}");
+        row.extend([" BODY[HEADER.FIELDS (DATE FROM TO SUBJECT)] {", &size.to_string(), "}\r\n", &text]);
     }
     row + ")\r\n"
 }

@@ -1,8 +1,8 @@
 //! What hostile servers can do to an agent: memory that grows, time that runs on, others that have to wait.
 //!
-//! `make bench-hostile` calls it. The servers are in this process, or where good ones are beside them in another; whoever
-//! probes them is a process of its own, started by this one, and the only one that is measured. It prints tables for docs/performance.md and ends what it started. A row is
-//! void when the runs did not end as they had to; no figure fails it.
+//! `make bench-hostile` calls it. The servers are in this process, or where good ones are beside them in others; whoever
+//! probes them is a process of its own, started by this one, and the only one that is measured. It prints tables for
+//! docs/performance.md and ends what it started. A row is void when the runs did not end as they had to; no figure fails it.
 //!
 //! ```text
 //! servers  silent ones, endless ones, and one that does all right
@@ -63,12 +63,14 @@ fn main() {
     allow_files();
     match arguments.as_slice() {
         [] => report(),
-        ["serve"] => {
-            let servers = Servers::start(&KINDS.map(|(spoil, _)| spoil), None);
+        ["serve", which] => {
+            let bad = KINDS.map(|(spoil, _)| spoil);
+            let spoils = if *which == "good" { &[Spoil::Nothing][..] } else { &bad };
+            let servers = Servers::start(spoils, None);
             let first: Vec<SocketAddr> = servers.kinds.iter().map(|addresses| addresses[0]).collect();
             println!("{}", joined(&first));
             // Until whoever started this has gone.
-            drop(std::io::stdin().lines().count());
+            let _ = std::io::stdin().lines().count();
         }
         ["literal", server, ca @ ..] => probes::literal(server, ca.first().copied()),
         ["hold", servers, ca @ ..] => probes::hold(servers, ca.first().copied(), None),
@@ -210,15 +212,16 @@ fn late(stage: &Stage, connections: u32, deadline: u32) {
 
 fn mix(rounds: u32, window: u32, targets: u32, per_minute: u32) {
     println!("### {} good targets, alone and among {targets} hostile ones\n", probes::GOOD);
-    let good = Servers::start(&[Spoil::Nothing], None);
-    // Of a machine of their own they would take nothing from those who are measured: here they wait for what is left.
-    let mut others = Command::new("nice");
-    others.args(["-n", "19"]).arg(env::current_exe().unwrap()).arg("serve");
-    let mut others = Probing::spawn(others);
-    let hostile = others.line();
+    // Servers are other machines. Here they share our cores: the good one never waits for us, the bad ones take what is left.
+    let [mut good, mut others] = [("good", "nice -n -20"), ("hostile", "chrt --idle 0")].map(|(which, how)| {
+        let mut words = how.split(' ');
+        let mut command = Command::new(words.next().unwrap_or_default());
+        Probing::spawn(command.args(words).arg(env::current_exe().unwrap()).args(["serve", which]))
+    });
+    let (good, hostile) = (good.line(), others.line());
     let arguments = [
         "mix",
-        &good.kinds[0][0].to_string(),
+        &good,
         &hostile,
         &rounds.to_string(),
         &window.to_string(),
@@ -262,10 +265,10 @@ impl Probing {
         let mut command = Command::new(env::current_exe().unwrap());
         // What `main` does about the roots, without its directory: the one root comes from the target.
         command.args(arguments).args(ca).env("SSL_CERT_FILE", "/dev/null").env("SSL_CERT_DIR", "/dev/null:/dev/null");
-        Self::spawn(command)
+        Self::spawn(&mut command)
     }
 
-    fn spawn(mut command: Command) -> Self {
+    fn spawn(command: &mut Command) -> Self {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let (orders, said) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
         Self { child, orders, said }
@@ -317,13 +320,17 @@ fn met(met: bool) -> &'static str {
     if met { "met" } else { "missed" }
 }
 
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 fn machine() -> String {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     let cpu = read("/proc/cpuinfo");
     let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     format!(
         "Machine: {} × {}, Linux {}, load {} at the start.",
-        std::thread::available_parallelism().map_or(0, usize::from),
+        cores(),
         model.map_or("CPU of unknown make", |(_, name)| name.trim()),
         read("/proc/sys/kernel/osrelease").trim(),
         read("/proc/loadavg").split(' ').next().unwrap_or_default(),

@@ -182,12 +182,10 @@ impl Session {
                     ")\r\n".clone_into(&mut untagged);
                 }
                 ("FETCH", _) => {
-                    for number in 1..=20 {
-                        untagged += &format!(
-                            "* {number} FETCH (UID {number} FLAGS (\\Seen) BODY[] {{400}}\r\n{:400})\r\n",
-                            "a"
-                        );
-                    }
+                    let row = |number| {
+                        format!("* {number} FETCH (UID {number} FLAGS (\\Seen) BODY[] {{400}}\r\n{:400})\r\n", "a")
+                    };
+                    untagged = (1..=20).map(row).collect();
                 }
                 _ => {}
             }
