@@ -2,7 +2,7 @@
 //! password tried every minute locks mailboxes and slows the logins of others from the same address.
 //!
 //! Runs that are due meanwhile go as far as CAPABILITY. A new secret ends the wait, and so does another user, master
-//! user or mechanism; a reload that changes anything else does not.
+//! user, mechanism or client certificate; a reload that changes anything else does not.
 
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,8 @@ struct Login {
     user: UserName,
     master_user: Option<UserName>,
     auth: Auth,
+    /// The client certificate's fingerprint.
+    certificate: Option<String>,
     secret: Option<Secret>,
 }
 
@@ -41,10 +43,17 @@ struct Held {
 }
 
 impl Backoff {
-    /// Whether the next run must not log in, given the account's names, mechanism and secret of now.
-    pub(super) fn hold(&mut self, account: &Account, auth: Auth, secret: Option<Secret>) -> Option<ErrorType> {
+    /// Whether the next run must not log in, given the account's names, the mechanism, the client certificate's
+    /// fingerprint and the secret of now.
+    pub(super) fn hold(
+        &mut self,
+        account: &Account,
+        auth: Auth,
+        certificate: Option<&str>,
+        secret: Option<Secret>,
+    ) -> Option<ErrorType> {
         let (user, master_user) = (account.user.clone(), account.master_user.clone());
-        let login = Some(Login { user, master_user, auth, secret });
+        let login = Some(Login { user, master_user, auth, certificate: certificate.map(str::to_owned), secret });
         let held = self.held.as_ref().filter(|held| held.login == login);
         let class = held.filter(|held| clock::now() < held.until).map(|held| held.class);
         if held.is_none() {
@@ -106,17 +115,20 @@ mod tests {
     async fn tries(minutes: u32, login: impl Fn(u32) -> (&'static str, &'static str)) -> Vec<u32> {
         tries_of(minutes, |minute| {
             let (user, secret) = login(minute);
-            (account(user), Auth::Auto, secret)
+            (account(user), Auth::Auto, None, secret)
         })
         .await
     }
 
-    async fn tries_of(minutes: u32, login: impl Fn(u32) -> (Account, Auth, &'static str)) -> Vec<u32> {
+    async fn tries_of(
+        minutes: u32,
+        login: impl Fn(u32) -> (Account, Auth, Option<&'static str>, &'static str),
+    ) -> Vec<u32> {
         let mut backoff = Backoff::default();
         let mut tried = Vec::new();
         for minute in 0..minutes {
-            let (account, auth, secret) = login(minute);
-            let hold = backoff.hold(&account, auth, Some(Secret::new(secret.into())));
+            let (account, auth, certificate, secret) = login(minute);
+            let hold = backoff.hold(&account, auth, certificate, Some(Secret::new(secret.into())));
             if hold.is_none() {
                 tried.push(minute);
             }
@@ -142,24 +154,26 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn another_master_user_or_mechanism_is_tried_at_once() {
+    async fn another_master_user_mechanism_or_certificate_is_tried_at_once() {
         let master = |minute| UserName::new(if minute < 7 { "one" } else { "two" });
-        let by_master = |minute| (Account { master_user: master(minute), ..account("me") }, Auth::Auto, "wrong");
+        let by_master = |minute| (Account { master_user: master(minute), ..account("me") }, Auth::Auto, None, "wrong");
         assert_eq!(tries_of(9, by_master).await, [0, 2, 5, 7]);
         let auth = |minute| if minute < 7 { Auth::Auto } else { Auth::Plain };
-        assert_eq!(tries_of(9, |minute| (account("me"), auth(minute), "wrong")).await, [0, 2, 5, 7]);
+        assert_eq!(tries_of(9, |minute| (account("me"), auth(minute), None, "wrong")).await, [0, 2, 5, 7]);
+        let shown = |minute| Some(if minute < 7 { "AB" } else { "CD" });
+        assert_eq!(tries_of(9, |minute| (account("me"), Auth::External, shown(minute), "")).await, [0, 2, 5, 7]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_login_that_works_ends_it_and_a_dead_server_teaches_nothing() {
         let mut backoff = Backoff::default();
         let (me, secret) = (account("me"), || Some(Secret::new("x".into())));
-        backoff.hold(&me, Auth::Auto, secret());
+        backoff.hold(&me, Auth::Auto, None, secret());
         backoff.learn(&run(Some(ErrorType::AuthFailed), false), MINUTE);
         tokio::time::advance(MINUTE * 2).await;
-        assert_eq!(backoff.hold(&me, Auth::Auto, secret()), None);
+        assert_eq!(backoff.hold(&me, Auth::Auto, None, secret()), None);
         backoff.learn(&run(Some(ErrorType::ConnectRefused), false), MINUTE);
-        backoff.hold(&me, Auth::Auto, secret());
+        backoff.hold(&me, Auth::Auto, None, secret());
         backoff.learn(&run(Some(ErrorType::AuthFailed), false), MINUTE);
         assert_eq!(backoff.held.as_ref().map(|held| held.wait), Some(MINUTE * 2));
         backoff.learn(&run(None, false), MINUTE);

@@ -86,8 +86,8 @@ impl Shared {
             _ = stopping.wait_for(|stop| *stop) => return,
             secret = prober.secret(account) => secret,
         };
-        let hold_login =
-            work.history().backoff.hold(account, target.target().journey.auth, secret.as_ref().ok().cloned());
+        let (auth, certificate) = (target.target().journey.auth, target.client_certificate());
+        let hold_login = work.history().backoff.hold(account, auth, certificate, secret.as_ref().ok().cloned());
         let active = (Active::new(&self.metrics), self.itself.under_way());
         let mut run = once(&prober, &target.target().journey, None, self.cancel.clone(), |ids| Job {
             target,

@@ -52,8 +52,14 @@ fn certificates(config: &Config, path: &Path) -> Vec<Problem> {
             TlsContextError::Key { .. } | TlsContextError::Encrypted { .. } | TlsContextError::NotPkcs8 { .. } => {
                 ("client_key", "give a PEM file with an unencrypted key that imaptrace alone can read")
             }
+            TlsContextError::NoCertificate { ref path } if target.tls.client_cert.as_ref() == Some(path) => {
+                ("client_cert", "give a PEM file with imaptrace's own certificate, and the chain behind it")
+            }
             TlsContextError::NoCertificate { .. } => ("ca_file", "give a PEM file with the roots to trust"),
-            TlsContextError::Identity { .. } => ("client_cert", "give a certificate and its own key, each a PEM file"),
+            TlsContextError::Damaged { .. } => {
+                ("client_key", "write it anew, in PKCS#8 form: openssl pkcs8 -topk8 -nocrypt")
+            }
+            TlsContextError::Pair { .. } => ("client_cert", "give a certificate and its own key, each a PEM file"),
         };
         if !found.contains(&error) {
             // Those of [[targets]] come first in the configuration too.

@@ -123,6 +123,7 @@ fn in_runtime(threads: Threads, output: &mut Output, run: impl AsyncFnOnce(&mut 
 fn misused(error: clap::Error) -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let error = discreet(error, arguments.get(1));
+    let error = if is_password(&error) { without_password(&error) } else { error };
     let nagios = arguments.windows(2).any(|pair| pair[0] == "--output" && pair[1] == "nagios")
         || arguments.iter().any(|argument| argument == "--output=nagios");
     if error.use_stderr() && nagios {
@@ -131,6 +132,21 @@ fn misused(error: clap::Error) -> ExitCode {
     // Nothing is left to say where the stream itself is gone.
     drop(error.print());
     ExitCode::from(if error.use_stderr() { USAGE } else { PASSED })
+}
+
+/// Somebody gave the password itself, as other programs have it.
+fn is_password(error: &clap::Error) -> bool {
+    let unknown = error.kind() == clap::error::ErrorKind::UnknownArgument;
+    unknown && matches!(error.get(ContextKind::InvalidArg), Some(ContextValue::String(flag)) if flag == "--password")
+}
+
+/// What to do instead; clap would lead to the flag that is spelled most like it.
+fn without_password(error: &clap::Error) -> clap::Error {
+    clap::Error::raw(
+        error.kind(),
+        "there is no --password: all who list this machine's processes would see it\n\n  \
+         tip: --password-file FILE, --password-env NAME or --password-command COMMAND, or the variable IMAPTRACE_PASSWORD\n",
+    )
 }
 
 /// The same without what may be a password: a URL that stands in the wrong place, or a word too many where nobody writes

@@ -18,6 +18,8 @@ use crate::{
 /// What an account is called when nobody names it.
 const DEFAULT: &str = "default";
 
+const UNUSED: &str = "with auth \"external\" the certificate logs in, and no password is used";
+
 const FORMS: &str = "write { file = \"…\" }, { env = \"…\" }, { command = [\"…\"] } or { credential = \"…\" }";
 
 /// Whose accounts are read.
@@ -61,8 +63,12 @@ pub(super) fn read(table: &Table<'_>, url: Option<&ServerUrl>, whose: &Whose<'_>
     let user = user_field.as_ref().map_or_else(|| url.and_then(|url| url.user.clone()), |field| user_name(field, fill));
     let password =
         password_field.as_ref().map_or_else(|| in_url.map(SecretSource::Given), |field| filled_secret(field, fill));
-    let nowhere = || passwordless.then_some(SecretSource::Nowhere);
-    let password = if here { password } else { given.cloned().or_else(nowhere) };
+    // One that nobody will ask for is not fetched either.
+    let nowhere = passwordless.then_some(SecretSource::Nowhere);
+    let password = nowhere.clone().or_else(|| if here { password } else { given.cloned() });
+    if passwordless && password_field.is_some() {
+        table.warn("password", UNUSED, "take it out");
+    }
 
     let master_user = table.get("master_user").and_then(|field| user_name(&field, fill));
 
@@ -109,10 +115,11 @@ pub(super) fn read(table: &Table<'_>, url: Option<&ServerUrl>, whose: &Whose<'_>
         }
         let user = user.as_ref().and_then(|field| user_name(field, fill));
         let master_user = entry.get("master_user").and_then(|field| user_name(&field, fill));
-        let password = match &password {
-            Some(field) => filled_secret(field, fill),
-            None => nowhere(),
-        };
+        if passwordless && password.is_some() {
+            entry.warn("password", UNUSED, "take it out");
+        }
+        let read = password.as_ref().and_then(|field| filled_secret(field, fill));
+        let password = nowhere.clone().or(read);
         let Some(alias) = alias else { continue };
         if !aliases.insert(alias.clone()) {
             let help = "give each account of a target a name of its own; one without is called \"default\"";

@@ -117,7 +117,7 @@ fn read_groups<'a>(below: &Below<'a, '_>) -> Vec<Option<Group<'a>>> {
     let read = tables.into_iter().enumerate().map(|(index, table)| {
         let options = Options::read(&table);
         let settings = options.over(below.defaults);
-        target::check_cadence(&table, below.defaults_table, &settings);
+        target::check_times(&table, below.defaults_table, &settings);
         target::check_own_pair(&table, &settings);
         // One that cannot be used has been told of; the others' faults are told all the same.
         let url = table.get("url").and_then(|field| read_url(&field)).unwrap_or_else(|| URL.to_owned());

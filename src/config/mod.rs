@@ -18,11 +18,11 @@ pub mod fuzzed;
 mod group;
 mod keys;
 mod listed;
-mod logins;
 mod otel;
 mod otlp;
 mod problem;
 mod read;
+mod room;
 mod series;
 pub mod server;
 mod settings;
@@ -244,8 +244,9 @@ fn read_all(reader: &Reader, resource: &mut Resource, watched: &mut Vec<PathBuf>
         unusable: Vec::new(),
         unset: Vec::new(),
     };
+    room::check_responses(&limits_table, &config.targets);
     if listed {
-        logins::check(&limits_table, &config.targets, &config.limits);
+        room::check_logins(&limits_table, &config.targets, &config.limits);
     }
     let count = series(&config);
     if listed && count > config.metrics.series_limit {

@@ -18,7 +18,7 @@ use nix::unistd::{AccessFlags, access};
 use super::{
     keys::{self, TableKeys},
     problem::{Place, Problem, Problems, nearest},
-    source::{Merged, join},
+    source::{Merged, PROBE, join},
     units::{self, UnitError},
 };
 use crate::secret::shown_variable;
@@ -96,6 +96,11 @@ impl<'a> Table<'a> {
     /// Whether the key is there.
     pub(super) fn has(&self, key: &'static str) -> bool {
         self.get(key).is_some()
+    }
+
+    /// A key's name where the reader of a problem writes it: on the command line it is a flag.
+    pub(super) fn spelt(&self, key: &'static str) -> String {
+        if self.path.starts_with(PROBE) { format!("--{}", key.replace('_', "-")) } else { key.to_owned() }
     }
 
     /// A table inside.

@@ -57,6 +57,9 @@ pub enum ServerError {
     /// A host that no look-up could find.
     #[error("its host is neither a name nor an IP address (an IPv6 address with a port stands in brackets)")]
     Host,
+    /// What is taken for a port is more likely a password with a `/` in it.
+    #[error("its port is not a number; if that is a password, write / as %2F and @ as %40 in it")]
+    Slash,
     /// Not 1 to 65535.
     #[error("its port is not a number from 1 to 65535")]
     Port,
@@ -107,7 +110,11 @@ pub fn parse(text: &str) -> Result<ServerUrl, ServerError> {
     let (authority, path) = rest.split_once('/').map_or((rest, None), |(authority, path)| (authority, Some(path)));
     let (login, place) = authority.rsplit_once('@').map_or((None, authority), |(login, place)| (Some(login), place));
     let (user, password) = login.map(parse_login).transpose()?.unwrap_or_default();
-    let (host, port) = parse_place(place)?;
+    let (host, port) = parse_place(place).map_err(|error| {
+        // The path begins at the first slash, so what stands before it may be the start of a login.
+        let cut_short = path.is_some_and(|path| path.contains('@'));
+        if cut_short && error == ServerError::Port { ServerError::Slash } else { error }
+    })?;
     let mailbox = match path.filter(|path| !path.is_empty()) {
         Some(path) => {
             let name = decode(path, Part::Mailbox)?;
@@ -280,6 +287,14 @@ mod tests {
     }
 
     #[test]
+    fn a_password_with_a_slash_in_it_is_not_blamed_on_the_port_alone() {
+        for text in ["imaps://u:p/w@mail.example", "imaps://u@example.org:p/w@mail.example", "u:p/w@mail.example"] {
+            assert_eq!(parse(text).unwrap_err(), ServerError::Slash, "{text}");
+        }
+        assert_eq!(parse("imaps://u:p@mail.example:x/INBOX").unwrap_err(), ServerError::Port);
+    }
+
+    #[test]
     fn ipv6_stands_in_brackets_and_may_stand_alone() {
         let address = Host::parse("2001:db8::7").unwrap();
         for (text, port) in [
@@ -307,7 +322,7 @@ mod tests {
             ("mail.example:65536", E::Port),
             ("mail.example:+143", E::Port),
             ("mail.example:", E::Port),
-            ("imaps://u:canary/x@mail.example", E::Port),
+            ("imaps://u:canary/x@mail.example", E::Slash),
             ("mail example", E::Host),
             ("2001:db8::7:", E::Port),
             ("[mail.example]", E::Host),

@@ -69,6 +69,8 @@ pub(super) struct Options {
     open: Option<Open>,
     tag: Option<TagStyle>,
     auth: Option<Auth>,
+    /// `auth` is there and could not be read: whatever depends on it was told of already.
+    auth_misread: bool,
     address: Option<AddressChoice>,
     source_address: Option<IpAddr>,
     proxy_protocol: Option<Proxy>,
@@ -95,6 +97,7 @@ impl Options {
             let what = "a cold run reads old messages, and window = \"newest\" asks for the newest ones";
             table.error("cold", what, "take window out: a cold run chooses its messages by itself");
         }
+        let auth = table.get("auth").and_then(|field| field.choice(AUTH));
         Self {
             security: table.get("security").and_then(|field| field.choice(SECURITY)),
             ca_file: table.get("ca_file").and_then(|field| field.file()),
@@ -110,7 +113,8 @@ impl Options {
             interval: table.get("interval").and_then(|field| field.duration()),
             open: table.get("open").and_then(|field| field.choice(OPEN)),
             tag: table.get("tag").and_then(|field| field.choice(TAG)),
-            auth: table.get("auth").and_then(|field| field.choice(AUTH)),
+            auth,
+            auth_misread: auth.is_none() && table.has("auth"),
             address: table.get("address").and_then(|field| field.choice(ADDRESS)),
             source_address: table.get("source_address").and_then(|field| address(&field)),
             proxy_protocol: table.get("proxy_protocol").and_then(|field| field.choice(PROXY)),
@@ -145,6 +149,7 @@ impl Options {
             open: self.open.or(below.open),
             tag: self.tag.or(below.tag),
             auth: self.auth.or(below.auth),
+            auth_misread: self.auth_misread || (self.auth.is_none() && below.auth_misread),
             address: self.address.or(below.address),
             source_address: self.source_address.or(below.source_address),
             proxy_protocol: self.proxy_protocol.or(below.proxy_protocol),
@@ -158,9 +163,9 @@ impl Options {
         }
     }
 
-    /// Whether a login by these needs no password.
+    /// Whether a login by these needs no password, as far as is known.
     pub(super) fn is_passwordless(&self) -> bool {
-        self.auth == Some(Auth::External)
+        self.auth == Some(Auth::External) || self.auth_misread
     }
 
     fn interval(&self, defaults: &Self) -> Duration {
@@ -241,7 +246,7 @@ pub(super) fn read(
     let accounts = account::read(table, url.as_ref(), &whose, settings.is_passwordless());
     let labels = read_labels(table, None);
     if matches!(kind, Kind::Listed) {
-        check_cadence(table, defaults_table, &settings);
+        check_times(table, defaults_table, &settings);
     }
     check_own_pair(table, &settings);
 
@@ -342,8 +347,13 @@ pub(super) fn settle(
     })
 }
 
-/// Points at the value where it stands; what comes from `[defaults]` is said there, so once for all targets.
-pub(super) fn check_cadence(table: &Table<'_>, defaults: &Table<'_>, settings: &Options) {
+/// Points at each value where it stands; what comes from `[defaults]` is said there, so once for all targets.
+pub(super) fn check_times(table: &Table<'_>, defaults: &Table<'_>, settings: &Options) {
+    check_cadence(table, defaults, settings);
+    check_deadlines(table, defaults, settings);
+}
+
+fn check_cadence(table: &Table<'_>, defaults: &Table<'_>, settings: &Options) {
     let nothing = Options::default();
     let (interval, timeout) = (settings.interval(&nothing), settings.deadlines(&nothing).run);
     let places = [(table, "interval"), (table, "timeout"), (defaults, "interval"), (defaults, "timeout")];
@@ -362,6 +372,30 @@ pub(super) fn check_cadence(table: &Table<'_>, defaults: &Table<'_>, settings: &
     }
 }
 
+/// A deadline that the end of the run always comes before.
+fn check_deadlines(table: &Table<'_>, defaults: &Table<'_>, settings: &Options) {
+    let timeout = settings.deadlines(&Options::default()).run;
+    let [own, common] = [table, defaults].map(|table| table.table("deadlines", &keys::DEADLINES));
+    for (key, deadline) in [
+        ("resolve", settings.resolve),
+        ("connect", settings.connect),
+        ("tls", settings.tls),
+        ("greeting", settings.greeting),
+        ("command", settings.command),
+        ("write", settings.write),
+    ] {
+        let Some(deadline) = deadline.filter(|deadline| *deadline > timeout) else { continue };
+        // Common deadlines go with the common timeout: a target that is to be quicker need not repeat them all.
+        let place = if own.has(key) { &own } else { &common };
+        if !own.has(key) && table.has("timeout") {
+            continue;
+        }
+        let (deadline, timeout) = (print_duration(deadline), print_duration(timeout));
+        let what = format!("it is longer ({deadline}) than the timeout of the run ({timeout}), which ends it before");
+        place.warn(key, what, "make it shorter, or timeout longer");
+    }
+}
+
 /// A certificate goes with its key, whichever level each of them comes from.
 pub(super) fn check_pair(table: &Table<'_>, client_cert: bool, client_key: bool) {
     let (here, missing) = match (client_cert, client_key) {
@@ -369,6 +403,7 @@ pub(super) fn check_pair(table: &Table<'_>, client_cert: bool, client_key: bool)
         (false, true) => ("client_key", "client_cert"),
         _ => return,
     };
+    let missing = table.spelt(missing);
     table.error(here, format!("there is no {missing} with it"), format!("add {missing}"));
 }
 
@@ -378,7 +413,8 @@ pub(super) fn check_own_pair(table: &Table<'_>, settings: &Options) {
     if settings.auth == Some(Auth::External) {
         if settings.client_cert.is_none() {
             let what = "external is a login by a client certificate, and there is none";
-            table.error("auth", what, "add client_cert and client_key");
+            let (certificate, key) = (table.spelt("client_cert"), table.spelt("client_key"));
+            table.error("auth", what, format!("add {certificate} and {key}"));
         }
         if table.has("master_user") {
             table.error("master_user", "with auth \"external\" it is the certificate that logs in", "take it out");

@@ -25,6 +25,8 @@ pub struct TlsContext {
     insecure: bool,
     roots: Vec<native_tls::Certificate>,
     identity: Option<native_tls::Identity>,
+    /// SHA-256 of the client certificate's DER.
+    own: Option<String>,
 }
 
 /// A file for TLS that cannot be used.
@@ -62,14 +64,22 @@ pub enum TlsContextError {
         /// Which.
         path: PathBuf,
     },
+    /// The client key is in the right form, and what is in it cannot be read.
+    #[error("the client key {path} is damaged, or of a kind that OpenSSL does not know: {problem}", path = path.display())]
+    Damaged {
+        /// Which.
+        path: PathBuf,
+        /// The TLS library's words.
+        problem: String,
+    },
     /// Certificate and key do not make an identity.
-    #[error("the client certificate {certificate} and the key {key} cannot be used: {problem}", certificate = certificate.display(), key = key.display())]
-    Identity {
+    #[error("the key {key} does not belong to the client certificate {certificate}, which has to come first in its file ({problem})", certificate = certificate.display(), key = key.display())]
+    Pair {
         /// The certificate.
         certificate: PathBuf,
         /// The key.
         key: PathBuf,
-        /// Why.
+        /// The TLS library's words.
         problem: String,
     },
 }
@@ -147,27 +157,35 @@ impl TlsContext {
                 let secret = secret::read_key(key).map_err(unusable)?;
                 check_form(&secret, key)?;
                 let chain = read(certificate)?;
-                let wrong = |error: native_tls::Error| TlsContextError::Identity {
-                    certificate: certificate.clone(),
-                    key: key.clone(),
-                    problem: error.to_string(),
+                let Some(own) = certificates(&chain).first().and_then(|own| own.to_der().ok()) else {
+                    return Err(TlsContextError::NoCertificate { path: certificate.clone() });
                 };
-                let identity = native_tls::Identity::from_pkcs8(&chain, &secret).map_err(wrong)?;
+                let identity = native_tls::Identity::from_pkcs8(&chain, &secret)
+                    .map_err(|error| TlsContextError::Damaged { path: key.clone(), problem: error.to_string() })?;
                 // That the two belong together is looked at no earlier than when they are used.
-                native_tls::TlsConnector::builder().identity(identity.clone()).build().map_err(wrong)?;
-                Some(identity)
+                native_tls::TlsConnector::builder().identity(identity.clone()).build().map_err(|error| {
+                    let (certificate, key) = (certificate.clone(), key.clone());
+                    TlsContextError::Pair { certificate, key, problem: error.to_string() }
+                })?;
+                Some((identity, Certificate::parse(&own).sha256))
             }
             _ => None,
         };
+        let (identity, own) = identity.unzip();
         let name = options.server_name.clone().unwrap_or_else(|| host.to_string());
         // A dot at the end says where a look-up stops; it is no part of the name (RFC 6066 §3, RFC 9525 §6.3).
         let name = name.strip_suffix('.').unwrap_or(&name).to_owned();
-        Ok(Self { name, insecure: options.insecure, roots, identity })
+        Ok(Self { name, insecure: options.insecure, roots, identity, own })
     }
 
     /// The name that is sent as SNI (unless it is an address) and checked against the certificate.
     pub fn server_name(&self) -> &str {
         &self.name
+    }
+
+    /// SHA-256 of the client certificate, upper-case hex; none is shown to a server without one.
+    pub fn client_certificate(&self) -> Option<&str> {
+        self.own.as_deref()
     }
 
     /// Whether certificates go unchecked.
@@ -457,8 +475,10 @@ mod tests {
         let old = "-----BEGIN EC PRIVATE KEY-----\nAA==\n-----END EC PRIVATE KEY-----\n";
         assert!(context(old, 0o600).unwrap_err().contains("openssl pkcs8"));
         let other = rcgen::KeyPair::generate().unwrap().serialize_pem();
-        assert!(context(&other, 0o600).is_err(), "a key that is another certificate's");
-        assert!(context("junk", 0o600).is_err());
+        assert!(context(&other, 0o600).unwrap_err().contains("does not belong to the client certificate"));
+        assert!(context("junk", 0o600).unwrap_err().contains("damaged"));
+        std::fs::write(&cert, "junk").unwrap();
+        assert!(context(&good, 0o600).unwrap_err().contains("client.pem holds no certificate"));
     }
 
     #[test]

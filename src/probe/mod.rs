@@ -121,6 +121,11 @@ impl Prepared {
         &self.target
     }
 
+    /// SHA-256 of the certificate that is shown to the server, when there is one.
+    pub fn client_certificate(&self) -> Option<&str> {
+        self.tls.client_certificate()
+    }
+
     fn sends_id(&self) -> bool {
         !self.without_id.load(Ordering::Relaxed)
     }

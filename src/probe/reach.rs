@@ -68,10 +68,12 @@ impl Journey<'_> {
     /// What the operator lets a name lead to. The password would go wherever it leads.
     fn allowed(&self, mut addresses: Vec<IpAddr>) -> Result<Vec<IpAddr>, (ErrorType, String)> {
         let came = addresses.len();
+        let first = addresses.first().copied();
         addresses.retain(|address| self.prober.resolver.allows(*address));
-        if addresses.is_empty() {
-            let text = "the name has only addresses that [dns] deny forbids";
-            return Err((ErrorType::AddressDenied, text.to_owned()));
+        if let Some(first) = first.filter(|_| addresses.is_empty()) {
+            let others = if came > 1 { format!(" and {} more", came - 1) } else { String::new() };
+            let text = format!("the name has only addresses that [dns] deny forbids: {first}{others}");
+            return Err((ErrorType::AddressDenied, text));
         }
         if addresses.len() < came {
             let denied = came - addresses.len();

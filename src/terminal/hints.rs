@@ -13,13 +13,25 @@ const NOTICED: Seconds = Seconds::from_micros(100_000);
 
 /// The same for the step that failed: a refused SELECT is mostly a mailbox that is not there.
 pub(super) fn advice(step: Option<&Step>, class: ErrorType) -> &'static str {
-    let scram = step.and_then(|step| step.mechanism.as_deref()).is_some_and(|name| name.starts_with("SCRAM"));
+    let mechanism = step.and_then(|step| step.mechanism.as_deref()).unwrap_or_default();
+    let code = step.and_then(|step| step.code.as_deref());
     match (step.map(|step| step.name.as_str()), class) {
         (Some("SELECT" | "EXAMINE"), ErrorType::No) => {
             "is there such a mailbox? check --mailbox, or the path in the URL"
         }
+        // Who logged in is known, and may not be who it wants to be (RFC 5530 §3).
+        (_, ErrorType::AuthFailed) if code == Some("AUTHORIZATIONFAILED") => {
+            "the login is right, but not allowed to act for this user: see its rights"
+        }
+        // No password was in it.
+        (_, ErrorType::AuthFailed) if mechanism == "EXTERNAL" => {
+            "does the server trust the client certificate, and does it name this user?"
+        }
         // A server that offers it may yet hold this user's password in another form.
-        (_, ErrorType::AuthFailed) if scram => "is the password right, and stored in a form for SCRAM? try auth plain",
+        (_, ErrorType::AuthFailed) if mechanism.starts_with("SCRAM") => {
+            "is the password right, and stored in a form for SCRAM? try auth plain"
+        }
+        (Some(Step::CONNECT), ErrorType::AddressDenied) => "source_address has to be an address of this machine",
         _ => hint(class),
     }
 }
@@ -75,7 +87,7 @@ pub fn hint(class: ErrorType) -> &'static str {
         ErrorType::AuthMechanism => "no mechanism is common to both: log in over TLS, or set auth to one offered",
         ErrorType::AuthProtocol => "the login exchange broke its own rules: look into the server's auth log",
         ErrorType::SecretUnavailable => "check where the password comes from: file, variable or command",
-        ErrorType::AddressDenied => "see [dns] deny and the name's addresses, or source_address and this host's",
+        ErrorType::AddressDenied => "the name leads where [dns] deny forbids: look at its addresses and at deny",
         ErrorType::OverloadFd => "raise the limit on open files (ulimit -n, LimitNOFILE=), or run fewer",
         ErrorType::OverloadPort => "no local port is left: run fewer at once, or widen ip_local_port_range",
         ErrorType::Suspended => "this machine slept during the run: the run says nothing about the server",
@@ -161,15 +173,36 @@ mod tests {
     }
 
     #[test]
-    fn a_scram_login_that_was_refused_may_be_the_servers_way_to_keep_passwords() {
+    fn what_to_try_after_a_refused_login_depends_on_what_was_shown_to_the_server() {
         let refused = samples::login_refused();
         let mut step = refused.failing_step().unwrap().clone();
-        for (mechanism, expected) in [
-            ("PLAIN", hint(ErrorType::AuthFailed)),
-            ("SCRAM-SHA-256", "is the password right, and stored in a form for SCRAM? try auth plain"),
+        for (mechanism, code, expected) in [
+            ("PLAIN", "AUTHENTICATIONFAILED", hint(ErrorType::AuthFailed)),
+            (
+                "SCRAM-SHA-256",
+                "AUTHENTICATIONFAILED",
+                "is the password right, and stored in a form for SCRAM? try auth plain",
+            ),
+            ("EXTERNAL", "ALERT", "does the server trust the client certificate, and does it name this user?"),
+            (
+                "PLAIN",
+                "AUTHORIZATIONFAILED",
+                "the login is right, but not allowed to act for this user: see its rights",
+            ),
         ] {
-            step.mechanism = Some(mechanism.to_owned());
-            assert_eq!(advice(Some(&step), ErrorType::AuthFailed), expected);
+            (step.mechanism, step.code) = (Some(mechanism.to_owned()), Some(code.to_owned()));
+            let advice = advice(Some(&step), ErrorType::AuthFailed);
+            assert_eq!(advice, expected);
+            assert!(advice.len() <= 76 && advice.is_ascii());
+        }
+    }
+
+    #[test]
+    fn an_address_that_is_denied_is_the_names_or_our_own() {
+        let mut step = samples::passed().steps[0].clone();
+        for (name, word) in [(Step::RESOLVE, "[dns] deny"), (Step::CONNECT, "source_address")] {
+            name.clone_into(&mut step.name);
+            assert!(advice(Some(&step), ErrorType::AddressDenied).contains(word));
         }
     }
 

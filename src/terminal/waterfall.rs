@@ -157,6 +157,8 @@ fn details(run: &Run, style: Style, page: &mut String) {
     let id: Vec<_> = id.map(|text| safe(text.as_str(), style)).collect();
     let mut words = Vec::new();
     words.extend((!id.is_empty()).then(|| id.join(" ")));
+    let mechanism = run.steps.iter().find_map(|step| step.mechanism.as_deref());
+    words.extend(mechanism.map(|name| format!("login by {}", safe(name, style))));
     words.extend(run.server.rtt_min_s.map(|rtt| format!("round trip {}", duration(rtt, style))));
     words.extend(lost(run.server.retransmits, run.server.out_of_order));
     if !words.is_empty() {

@@ -254,6 +254,8 @@ async fn what_cannot_be_meant_is_wrong_usage_and_says_which_flag() {
             "--otlp-protocol: ",
         ),
         (&["imap://me@host", "--password-env", "A", "--password-command", "b"], "--password-command"),
+        (&["imap://me@host", "--password", PASSWORD], "tip: --password-file FILE"),
+        (&["imap://me:pa/ss@host"], "write / as %2F"),
     ] {
         let output = Program::new([&["probe"], wrong].concat()).env("IMAPTRACE_PASSWORD", PASSWORD).run().await;
         assert_eq!((output.code, output.stdout.as_str()), (Some(2), ""), "{wrong:?}: {output:?}");

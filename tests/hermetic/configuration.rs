@@ -691,6 +691,57 @@ fn a_short_interval_in_the_defaults_is_said_once_and_there() {
 }
 
 #[test]
+fn a_deadline_that_the_timeout_comes_before_is_a_warning_where_it_stands() {
+    let text = format!(
+        "[otlp]\nendpoint = \"http://localhost:4318\"\n[defaults.deadlines]\nconnect = \"40s\"\ntls = \"30s\"\n\
+         {TARGET}timeout = \"10s\"\n[targets.deadlines]\ntls = \"2s\"\ncommand = \"11s\"\n{}",
+        TARGET.replace("mail01", "mail02")
+    );
+    let config = load_text(&text, &[], Vec::new()).unwrap();
+    let warnings: Vec<String> =
+        config.warnings.iter().map(|warning| format!("{}: {}", warning.key, warning.what)).collect();
+    insta::assert_snapshot!(warnings.join("\n"), @r"
+    defaults.deadlines.connect: it is longer (40s) than the timeout of the run (30s), which ends it before
+    targets[0].deadlines.command: it is longer (11s) than the timeout of the run (10s), which ends it before
+    ");
+}
+
+#[test]
+fn a_limit_on_responses_that_a_fetch_cannot_keep_is_a_warning() {
+    let text = |newest: u32| {
+        format!("[otlp]\nendpoint = \"http://localhost:4318\"\n[limits]\nresponses = 100\n{TARGET}newest = {newest}\n")
+    };
+    assert_eq!(load_text(&text(100), &[], Vec::new()).unwrap().warnings, Vec::new());
+    let warnings = load_text(&text(101), &[], Vec::new()).unwrap().warnings;
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].to_string().contains("limits.responses: mail01 fetches 101 messages"), "{warnings:?}");
+}
+
+#[test]
+fn with_a_certificate_for_a_login_no_password_is_fetched_and_a_mistyped_way_is_told_of_alone() {
+    let files = tempfile::tempdir().unwrap();
+    let path = |name: &str| files.path().join(name).display().to_string();
+    for name in ["c.pem", "c.key"] {
+        std::fs::write(path(name), "").unwrap();
+    }
+    let pair = format!("client_cert = {:?}\nclient_key = {:?}\n", path("c.pem"), path("c.key"));
+    let target = |auth: &str, more: &str| {
+        let text = format!(
+            "[otlp]\nendpoint = \"http://localhost:4318\"\n[[targets]]\nname = \"a\"\nurl = \"imaps://a\"\nuser = \"u\"\n\
+             auth = \"{auth}\"\n{pair}{more}"
+        );
+        load_text(&text, &[], Vec::new())
+    };
+    let config = target("external", "password = { command = [\"never\"] }\n").unwrap();
+    assert_eq!(config.targets[0].accounts[0].password, SecretSource::Nowhere);
+    let warnings: Vec<&str> = config.warnings.iter().map(|warning| warning.key.as_str()).collect();
+    assert_eq!(warnings, ["targets[0].password"]);
+    let problems = target("External", "").unwrap_err();
+    assert_eq!(problems.errors.len(), 1, "{problems}");
+    assert!(problems.to_string().contains("did you mean \"external\"?"), "{problems}");
+}
+
+#[test]
 fn a_mistyped_endpoint_is_not_also_a_missing_one() {
     let text = format!("[otlp]\nendpont = \"http://localhost:4318\"\n{TARGET}");
     let problems = load_text(&text, &[], Vec::new()).unwrap_err();
@@ -711,6 +762,10 @@ fn the_command_line_is_told_of_its_own_flags_and_of_a_mistyped_server() {
     };
     let insecure = config::probe(&request("imaps://mail02")).unwrap().warnings;
     assert!(insecure[0].to_string().contains("with --ca-file"), "{insecure:?}");
+    let mut alone = request("imaps://mail02");
+    alone.flags.push(flag("target.client_cert", "/dev/null", "--client-cert"));
+    let problems = config::probe(&alone).unwrap_err().to_string();
+    assert!(problems.contains("--client-cert: there is no --client-key with it"), "{problems}");
     let problems = config::probe(&request("imap//mail02")).unwrap_err().to_string();
     assert!(
         problems.contains("SERVER: it cannot be used") && problems.contains("did you mean imap://mail02?"),

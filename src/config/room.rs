@@ -1,4 +1,5 @@
-//! Whether the accounts can log in as often as they are to: a limit that cannot be met skips runs for good.
+//! Whether the limits leave room for what is to be done: one on logins that cannot be met skips runs for good, one on
+//! responses that is below the number of messages fails them.
 //!
 //! Called by `load`, which has both.
 
@@ -7,8 +8,18 @@ use std::{collections::BTreeMap, num::NonZeroU32};
 use super::read::Table;
 use crate::plan::{AddressChoice, RunLimits, Target};
 
+/// Warns of a limit on responses below what the largest FETCH has to bring: a row for each message.
+pub(super) fn check_responses(table: &Table<'_>, targets: &[Target]) {
+    let newest = targets.iter().max_by_key(|target| target.journey.newest);
+    if let Some(target) = newest.filter(|target| target.limits.responses < u64::from(target.journey.newest)) {
+        let (name, newest, limit) = (&target.name, target.journey.newest, target.limits.responses);
+        let what = format!("{name} fetches {newest} messages, each a response, and no more than {limit} may come");
+        table.warn("responses", what, "raise it, or lower newest");
+    }
+}
+
 /// Warns of a limit on logins that is less than what the intervals ask for; of servers, of the one that asks most.
-pub(super) fn check(table: &Table<'_>, targets: &[Target], limits: &RunLimits) {
+pub(super) fn check_logins(table: &Table<'_>, targets: &[Target], limits: &RunLimits) {
     let mut servers: BTreeMap<String, f64> = BTreeMap::new();
     for target in targets {
         let server = format!("{}:{}", target.endpoint.host, target.endpoint.port);
