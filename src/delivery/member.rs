@@ -125,7 +125,7 @@ pub(super) fn piece(bytes: &[u8], at: usize) -> Option<Piece> {
 /// The content of the member that begins here, and its length; none when it is damaged, cut short, no member at all, or
 /// takes more than `room`, of which all is taken that was unpacked.
 fn unpack(bytes: &[u8], room: &mut usize) -> Option<(Vec<u8>, usize)> {
-    if !bytes.starts_with(&MAGIC) {
+    if !bytes.starts_with(&MAGIC) || skips_groups(bytes) {
         return None;
     }
     let mut decoder = GzDecoder::new(bytes);
@@ -133,6 +133,14 @@ fn unpack(bytes: &[u8], room: &mut usize) -> Option<(Vec<u8>, usize)> {
     let read = decoder.by_ref().take(*room as u64).read_to_end(&mut text);
     *room -= text.len();
     (read.is_ok() && *room > 0).then(|| (text, bytes.len() - decoder.into_inner().len()))
+}
+
+/// Whether the header says that it has more fields than ours. A header that was cut short inside their length takes two bytes of
+/// what stands behind it for that, and would lead over whole groups into the body of one, which has a checksum that is right.
+fn skips_groups(bytes: &[u8]) -> bool {
+    const HAS_FIELDS: u8 = 4;
+    let fields = bytes.get(10..12).and_then(|two| two.try_into().ok()).map_or(0, u16::from_le_bytes);
+    bytes.get(3).is_some_and(|flags| flags & HAS_FIELDS != 0) && usize::from(fields) > HEAD - 12
 }
 
 /// How many runs a member holds that is whole: what its header says, else its lines. One with more lines than any group
@@ -285,6 +293,18 @@ pub(super) mod tests {
         bytes[CONTENT_AT..CONTENT_AT + 4].copy_from_slice(&lie.to_le_bytes());
         bytes[members[0].len() / 2] ^= 0xff;
         assert_eq!(piece(&bytes, 0), Some(Piece::Damaged { runs: 1, next: members[0].len() }));
+    }
+
+    #[test]
+    fn a_header_that_was_cut_short_does_not_lead_over_whole_groups() {
+        let group = pack(&[measured()], UNIX_EPOCH).unwrap();
+        // Its first byte becomes the upper half of the length of the fields: 0x1f10 bytes, up to a body.
+        let cut = &group[..11];
+        let behind = 12 + 0x1f10 - cut.len();
+        let other = &group[..behind.checked_sub(HEAD).unwrap() % group.len()];
+        let bytes = [cut, &group.repeat(behind / group.len()), other, &group].concat();
+        assert!(bytes.get(12 + 0x1f10..).is_some_and(|body| body.starts_with(&group[HEAD..])));
+        assert_eq!(piece(&bytes, 0), Some(Piece::Damaged { runs: 1, next: cut.len() }));
     }
 
     #[test]
