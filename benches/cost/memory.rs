@@ -30,19 +30,14 @@ use tokio::{
     net::TcpListener,
     sync::watch,
 };
-use tokio_rustls::{
-    TlsAcceptor,
-    rustls::{
-        ServerConfig, crypto,
-        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
-    },
-};
+use tokio_rustls::TlsAcceptor;
 
 use crate::{
     stage::Stage,
     support::{
         program::wait_until,
         run::{prepare, target},
+        script::Pem,
     },
     table::met,
 };
@@ -96,15 +91,8 @@ fn measure(stage: &Stage, tls: bool, few: u32, many: u32) -> (f64, f64) {
 
 fn acceptor(ca: &Path) -> TlsAcceptor {
     // Beside the CA lies what it has signed.
-    let chain = CertificateDer::pem_file_iter(ca.with_file_name("server.pem")).unwrap().map(Result::unwrap).collect();
-    let key = PrivateKeyDer::from_pem_file(ca.with_file_name("server.key")).unwrap();
-    let config = ServerConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .unwrap();
-    TlsAcceptor::from(Arc::new(config))
+    let read = |name| fs::read_to_string(ca.with_file_name(name)).unwrap();
+    Pem { certificate: read("server.pem"), key: read("server.key") }.acceptor()
 }
 
 async fn serve(listener: TcpListener, acceptor: Option<TlsAcceptor>, waiting: Arc<AtomicU32>) {

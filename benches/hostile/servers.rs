@@ -19,13 +19,7 @@ use tokio::{
     sync::oneshot,
     task::JoinSet,
 };
-use tokio_rustls::{
-    TlsAcceptor,
-    rustls::{
-        ServerConfig, crypto,
-        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
-    },
-};
+use tokio_rustls::TlsAcceptor;
 
 use crate::support::script::Pem;
 
@@ -89,7 +83,7 @@ impl Servers {
             .iter()
             .map(|spoil| Session { spoil: *spoil, waiting: Arc::clone(&waiting), sent: Arc::clone(&sent) })
             .collect();
-        let acceptor = pem.map(acceptor);
+        let acceptor = pem.map(Pem::acceptor);
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
@@ -110,18 +104,6 @@ impl Servers {
         });
         Self { kinds: told.recv().unwrap(), waiting, sent, _until: until }
     }
-}
-
-fn acceptor(pem: &Pem) -> TlsAcceptor {
-    let chain = CertificateDer::pem_slice_iter(pem.certificate.as_bytes()).map(Result::unwrap).collect();
-    let key = PrivateKeyDer::from_pem_slice(pem.key.as_bytes()).unwrap();
-    let config = ServerConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .unwrap();
-    TlsAcceptor::from(Arc::new(config))
 }
 
 async fn serve(listener: TcpListener, session: Session, acceptor: Option<TlsAcceptor>) {

@@ -261,6 +261,15 @@ mod tests {
     }
 
     #[test]
+    fn the_mechanism_of_the_login_is_named_as_safely_as_all_that_servers_say() {
+        let mut run = samples::passed();
+        let login = run.steps.iter_mut().find(|step| step.name == "LOGIN").unwrap();
+        login.mechanism = Some("SCRAM\u{1b}[2J".to_owned());
+        let page = waterfall(&run, Style { width: 120, colour: false, ascii: true });
+        assert!(page.contains("login by SCRAM\\x1b[2J - round trip"), "{page}");
+    }
+
+    #[test]
     fn a_target_called_as_its_server_is_named_once_and_an_account_always() {
         let mut run = samples::passed();
         run.target = run.server.address.clone();

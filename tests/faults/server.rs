@@ -8,10 +8,6 @@ use tokio::{
     net::{TcpListener, TcpStream, UdpSocket},
     task::JoinSet,
 };
-use tokio_rustls::rustls::{
-    ServerConfig, crypto,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
-};
 
 use crate::{
     kernel::{self, Stage},
@@ -43,15 +39,7 @@ impl Acceptors {
             .max_protocol_version(Some(native_tls::Protocol::Tlsv12))
             .build()
             .unwrap();
-        let chain = CertificateDer::pem_slice_iter(pem.certificate.as_bytes()).map(Result::unwrap).collect();
-        let key = PrivateKeyDer::from_pem_slice(pem.key.as_bytes()).unwrap();
-        let config = ServerConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(chain, key)
-            .unwrap();
-        Self { old: old.into(), new: Arc::new(config).into() }
+        Self { old: old.into(), new: pem.acceptor() }
     }
 }
 

@@ -29,13 +29,17 @@
 //! In what is sent `{tag}` is the tag of the line last heard, `{past}` that of the line before it, `{part}` the tag
 //! without its last character and `{small}` the tag in small letters.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
     sync::watch,
     task::JoinHandle,
+};
+use tokio_rustls::rustls::{
+    ServerConfig, crypto,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
 };
 
 use super::wire::{self, Stream, Tcp};
@@ -351,5 +355,18 @@ impl Pem {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), &self.certificate).unwrap();
         file
+    }
+
+    /// What a server needs that shows this certificate and is glad of every client; TLS 1.2 and 1.3.
+    pub fn acceptor(&self) -> tokio_rustls::TlsAcceptor {
+        let chain = CertificateDer::pem_slice_iter(self.certificate.as_bytes()).map(Result::unwrap).collect();
+        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .unwrap();
+        Arc::new(config).into()
     }
 }
