@@ -28,7 +28,9 @@ target_dir() {
   local mark=$CARGO_TARGET_DIR/checkout
   [ "$(cat "$mark" 2>/dev/null)" != "$ROOT" ] || return 0
   # Nothing was built yet on a new machine, and there may be no index yet to ask what is ours.
-  [ ! -e "$CARGO_TARGET_DIR/CACHEDIR.TAG" ] || (cd "$ROOT" && cargo clean --quiet --locked -p imaptrace)
+  if [ -e "$CARGO_TARGET_DIR/CACHEDIR.TAG" ]; then
+    (cd "$ROOT" && cargo clean --quiet --locked -p imaptrace && cargo clean --quiet --locked --release -p imaptrace)
+  fi
   mkdir -p "$CARGO_TARGET_DIR"
   say "$ROOT" >"$mark"
 }

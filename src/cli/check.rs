@@ -59,7 +59,12 @@ fn certificates(config: &Config, path: &Path) -> Vec<Problem> {
             TlsContextError::Damaged { .. } => {
                 ("client_key", "write it anew, in PKCS#8 form: openssl pkcs8 -topk8 -nocrypt")
             }
-            TlsContextError::Pair { .. } => ("client_cert", "give a certificate and its own key, each a PEM file"),
+            TlsContextError::Chain { .. } => {
+                ("client_cert", "put the whole chain there again, each certificate in PEM form")
+            }
+            TlsContextError::Pair { .. } | TlsContextError::Unfit { .. } => {
+                ("client_cert", "give a certificate and its own key, each a PEM file")
+            }
         };
         if !found.contains(&error) {
             // Those of [[targets]] come first in the configuration too.

@@ -123,7 +123,7 @@ fn in_runtime(threads: Threads, output: &mut Output, run: impl AsyncFnOnce(&mut 
 fn misused(error: clap::Error) -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let error = discreet(error, arguments.get(1));
-    let error = if is_password(&error) { without_password(&error) } else { error };
+    let error = if is_password(&error, arguments.get(1)) { without_password(&error) } else { error };
     let nagios = arguments.windows(2).any(|pair| pair[0] == "--output" && pair[1] == "nagios")
         || arguments.iter().any(|argument| argument == "--output=nagios");
     if error.use_stderr() && nagios {
@@ -134,10 +134,13 @@ fn misused(error: clap::Error) -> ExitCode {
     ExitCode::from(if error.use_stderr() { USAGE } else { PASSED })
 }
 
-/// Somebody gave the password itself, as other programs have it.
-fn is_password(error: &clap::Error) -> bool {
+/// Somebody gave the password itself, as other programs have it, to a command that logs in.
+fn is_password(error: &clap::Error, command: Option<&OsString>) -> bool {
+    let logs_in = command.is_some_and(|command| command == "probe" || command == "canary");
     let unknown = error.kind() == clap::error::ErrorKind::UnknownArgument;
-    unknown && matches!(error.get(ContextKind::InvalidArg), Some(ContextValue::String(flag)) if flag == "--password")
+    logs_in
+        && unknown
+        && matches!(error.get(ContextKind::InvalidArg), Some(ContextValue::String(flag)) if flag == "--password")
 }
 
 /// What to do instead; clap would lead to the flag that is spelled most like it.

@@ -37,12 +37,21 @@ pub(super) enum Whose<'a> {
     },
 }
 
+/// What a login needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Needs {
+    /// A password.
+    Password,
+    /// A certificate alone.
+    NoPassword,
+    /// How it is done could not be read, which has been told of: a password is neither missed nor one too many.
+    Unknown,
+}
+
 /// Reads the accounts: the target's own `user` and `password` (or those in its URL) first, then `[[targets.accounts]]`.
 ///
 /// A key beats the URL, and the URL beats a password that the command line found elsewhere.
-///
-/// `passwordless`: they log in by a certificate, and a password may be left out.
-pub(super) fn read(table: &Table<'_>, url: Option<&ServerUrl>, whose: &Whose<'_>, passwordless: bool) -> Vec<Account> {
+pub(super) fn read(table: &Table<'_>, url: Option<&ServerUrl>, whose: &Whose<'_>, needs: Needs) -> Vec<Account> {
     let given = if let Whose::Probe(given) = whose { *given } else { None };
     let (fill, own_url) = match whose {
         Whose::Member { fill, own_url } => (Some(fill), *own_url),
@@ -64,9 +73,9 @@ pub(super) fn read(table: &Table<'_>, url: Option<&ServerUrl>, whose: &Whose<'_>
     let password =
         password_field.as_ref().map_or_else(|| in_url.map(SecretSource::Given), |field| filled_secret(field, fill));
     // One that nobody will ask for is not fetched either.
-    let nowhere = passwordless.then_some(SecretSource::Nowhere);
+    let nowhere = (needs != Needs::Password).then_some(SecretSource::Nowhere);
     let password = nowhere.clone().or_else(|| if here { password } else { given.cloned() });
-    if passwordless && password_field.is_some() {
+    if needs == Needs::NoPassword && password_field.is_some() {
         table.warn("password", UNUSED, "take it out");
     }
 
@@ -91,7 +100,7 @@ pub(super) fn read(table: &Table<'_>, url: Option<&ServerUrl>, whose: &Whose<'_>
         if !has_user && (has_password || listed.is_empty()) {
             table.error("user", "there is no user name", no_user);
         }
-        if !has_password && !passwordless && (has_user || listed.is_empty()) {
+        if !has_password && needs == Needs::Password && (has_user || listed.is_empty()) {
             table.error("password", "there is no password", no_password);
         }
     }
@@ -110,12 +119,12 @@ pub(super) fn read(table: &Table<'_>, url: Option<&ServerUrl>, whose: &Whose<'_>
         if user.is_none() {
             entry.error("user", "there is no user name", "add user = \"…\"");
         }
-        if password.is_none() && !passwordless {
+        if password.is_none() && needs == Needs::Password {
             entry.error("password", "there is no password", FORMS);
         }
         let user = user.as_ref().and_then(|field| user_name(field, fill));
         let master_user = entry.get("master_user").and_then(|field| user_name(&field, fill));
-        if passwordless && password.is_some() {
+        if needs == Needs::NoPassword && password.is_some() {
             entry.warn("password", UNUSED, "take it out");
         }
         let read = password.as_ref().and_then(|field| filled_secret(field, fill));

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    account::{self, Whose},
+    account::{self, Needs, Whose},
     expand::{self, Fill},
     keys,
     listed::{self, Listed},
@@ -280,10 +280,10 @@ impl Made<'_, '_> {
         let accounts = match group {
             Some(group) => {
                 let whose = Whose::Member { fill, own_url: *whole };
-                account::read(&group.table, Some(url), &whose, group.settings.is_passwordless())
+                account::read(&group.table, Some(url), &whose, group.settings.needs())
             }
             None if url.user.is_some() && url.password.is_some() => {
-                account::read(entry, Some(url), &Whose::Target, false)
+                account::read(entry, Some(url), &Whose::Target, Needs::Password)
             }
             None => {
                 let help = format!("name its group in the label {GROUP}, or move targets_from into [[groups]]");

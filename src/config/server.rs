@@ -58,7 +58,9 @@ pub enum ServerError {
     #[error("its host is neither a name nor an IP address (an IPv6 address with a port stands in brackets)")]
     Host,
     /// What is taken for a port is more likely a password with a `/` in it.
-    #[error("its port is not a number; if that is a password, write / as %2F and @ as %40 in it")]
+    #[error(
+        "its port is not a number from 1 to 65535; if it is the start of a password, write / as %2F and @ as %40 in it"
+    )]
     Slash,
     /// Not 1 to 65535.
     #[error("its port is not a number from 1 to 65535")]

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, net::IpAddr, ops::RangeInclusive, path::PathBuf
 use self::agree::{check_families, family};
 pub(super) use self::agree::{check_own_pair, check_pair, check_times};
 use super::{
-    account::{self, Whose},
+    account::{self, Needs, Whose},
     expand::Fill,
     keys,
     read::{Field, Table},
@@ -165,9 +165,13 @@ impl Options {
         }
     }
 
-    /// Whether a login by these needs no password, as far as is known.
-    pub(super) fn is_passwordless(&self) -> bool {
-        self.auth == Some(Auth::External) || self.auth_misread
+    /// What a login by these needs, as far as is known.
+    pub(super) fn needs(&self) -> Needs {
+        match self.auth {
+            Some(Auth::External) => Needs::NoPassword,
+            _ if self.auth_misread => Needs::Unknown,
+            _ => Needs::Password,
+        }
     }
 
     fn interval(&self, defaults: &Self) -> Duration {
@@ -245,7 +249,7 @@ pub(super) fn read(
         Kind::Probe(password) => Whose::Probe(*password),
     };
     let settings = options.over(defaults);
-    let accounts = account::read(table, url.as_ref(), &whose, settings.is_passwordless());
+    let accounts = account::read(table, url.as_ref(), &whose, settings.needs());
     let labels = read_labels(table, None);
     if matches!(kind, Kind::Listed) {
         check_times(table, defaults_table, &settings);

@@ -72,6 +72,22 @@ pub enum TlsContextError {
         /// The TLS library's words.
         problem: String,
     },
+    /// One of the certificates in a client certificate's file cannot be read.
+    #[error("a certificate in {path} is damaged", path = path.display())]
+    Chain {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// The TLS library does not take this client certificate with this key.
+    #[error("the client certificate {certificate} and the key {key} cannot be used: {problem}", certificate = certificate.display(), key = key.display())]
+    Unfit {
+        /// The certificate.
+        certificate: PathBuf,
+        /// The key.
+        key: PathBuf,
+        /// The TLS library's words.
+        problem: String,
+    },
     /// Certificate and key do not make an identity.
     #[error("the key {key} does not belong to the client certificate {certificate}, which has to come first in its file ({problem})", certificate = certificate.display(), key = key.display())]
     Pair {
@@ -160,12 +176,19 @@ impl TlsContext {
                 let Some(own) = certificates(&chain).first().and_then(|own| own.to_der().ok()) else {
                     return Err(TlsContextError::NoCertificate { path: certificate.clone() });
                 };
+                if !is_whole(&chain) {
+                    return Err(TlsContextError::Chain { path: certificate.clone() });
+                }
                 let identity = native_tls::Identity::from_pkcs8(&chain, &secret)
                     .map_err(|error| TlsContextError::Damaged { path: key.clone(), problem: error.to_string() })?;
                 // That the two belong together is looked at no earlier than when they are used.
                 native_tls::TlsConnector::builder().identity(identity.clone()).build().map_err(|error| {
-                    let (certificate, key) = (certificate.clone(), key.clone());
-                    TlsContextError::Pair { certificate, key, problem: error.to_string() }
+                    let (certificate, key, problem) = (certificate.clone(), key.clone(), error.to_string());
+                    if problem.contains("mismatch") {
+                        TlsContextError::Pair { certificate, key, problem }
+                    } else {
+                        TlsContextError::Unfit { certificate, key, problem }
+                    }
                 })?;
                 Some((identity, Certificate::parse(&own).sha256))
             }
@@ -352,6 +375,15 @@ fn certificates(pem: &[u8]) -> Vec<native_tls::Certificate> {
         .collect()
 }
 
+/// Whether every block of a file with certificates can be read: OpenSSL stops at the first that cannot.
+fn is_whole(pem: &[u8]) -> bool {
+    x509_parser::pem::Pem::iter_from_buffer(pem).all(|block| {
+        block.is_ok_and(|block| {
+            !block.label.ends_with("CERTIFICATE") || native_tls::Certificate::from_der(&block.contents).is_ok()
+        })
+    })
+}
+
 fn failure(error: &native_tls::Error, meter: &Meter, name: &str) -> TlsFailure {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
@@ -477,6 +509,9 @@ mod tests {
         let other = rcgen::KeyPair::generate().unwrap().serialize_pem();
         assert!(context(&other, 0o600).unwrap_err().contains("does not belong to the client certificate"));
         assert!(context("junk", 0o600).unwrap_err().contains("damaged"));
+        let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        std::fs::write(&cert, certificate.pem() + broken).unwrap();
+        assert!(context(&good, 0o600).unwrap_err().contains("client.pem is damaged"));
         std::fs::write(&cert, "junk").unwrap();
         assert!(context(&good, 0o600).unwrap_err().contains("client.pem holds no certificate"));
     }

@@ -736,8 +736,11 @@ fn with_a_certificate_for_a_login_no_password_is_fetched_and_a_mistyped_way_is_t
     assert_eq!(config.targets[0].accounts[0].password, SecretSource::Nowhere);
     let warnings: Vec<&str> = config.warnings.iter().map(|warning| warning.key.as_str()).collect();
     assert_eq!(warnings, ["targets[0].password"]);
+    for password in ["", "password = { command = [\"never\"] }\n"] {
+        let problems = target("External", password).unwrap_err();
+        assert_eq!((problems.errors.len(), problems.warnings.len()), (1, 0), "{problems}");
+    }
     let problems = target("External", "").unwrap_err();
-    assert_eq!(problems.errors.len(), 1, "{problems}");
     assert!(problems.to_string().contains("did you mean \"external\"?"), "{problems}");
 }
 

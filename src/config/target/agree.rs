@@ -39,6 +39,10 @@ fn check_cadence(table: &Table<'_>, defaults: &Table<'_>, settings: &Options) {
 
 /// A deadline that the end of the run always comes before.
 fn check_deadlines(table: &Table<'_>, defaults: &Table<'_>, settings: &Options) {
+    // A timeout that could not be read would be taken for the standard one.
+    if table.has_errors() || defaults.has_errors() {
+        return;
+    }
     let timeout = settings.deadlines(&Options::default()).run;
     let [own, common] = [table, defaults].map(|table| table.table("deadlines", &keys::DEADLINES));
     for (key, deadline) in [
