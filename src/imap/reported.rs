@@ -1,14 +1,18 @@
 //! What a server says of its own time in the text of a tagged OK. Not part of IMAP: a habit of some servers.
 //!
-//! Dovecot ends its text with `(0.036 + 0.000 + 0.035 secs).`: the time it worked, the time it waited, the time since it
-//! last did either. Cyrus has `(0.004 sec)` or `(3 msgs in 0.004 secs)`. Anything else says nothing.
+//! Dovecot ends its text with `(0.036 + 0.000 + 0.035 secs).`: the time spent in the command (running, blocked, or waiting
+//! for a lock), the time spent waiting for the client, and the time since the command last ran, which overlaps the first.
+//! The first alone is the server's own, so the others are checked and not added. Cyrus has `(0.004 sec)` or
+//! `(3 msgs in 0.004 secs)`. Anything else says nothing.
+//!
+//! Reads text; whether a time can be true is the caller's to decide. Called by `probe`.
 
 use std::time::Duration;
 
 /// What a server says that a command took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reported {
-    /// The sum of what it names.
+    /// The time spent in the command: the first, or only, term.
     pub time: Duration,
     /// The smallest time that it can name.
     pub resolution: Duration,
@@ -23,20 +27,22 @@ pub fn reported(text: &[u8]) -> Option<Reported> {
     let (_, inside) = text.rsplit_once('(')?;
     let terms = inside.strip_suffix(" secs").or_else(|| inside.strip_suffix(" sec"))?;
     let terms = terms.rsplit_once(" in ").map_or(terms, |(_, terms)| terms);
-    let mut sum: Option<Reported> = None;
-    for term in terms.split(" + ").take(MOST) {
-        let (whole, fraction) = term.split_once('.')?;
-        let digits =
-            |text: &str| !text.is_empty() && text.len() <= MOST && text.bytes().all(|byte| byte.is_ascii_digit());
-        if !digits(whole) || !digits(fraction) {
-            return None;
-        }
-        let unit = 10_u32.pow(u32::try_from(MOST - fraction.len()).ok()?);
-        let time = Duration::new(whole.parse().ok()?, fraction.parse::<u32>().ok()? * unit);
-        let before = sum.map_or(Duration::ZERO, |sum| sum.time);
-        sum = Some(Reported { time: before.saturating_add(time), resolution: Duration::from_nanos(unit.into()) });
+    let mut terms = terms.split(" + ").take(MOST).map(term);
+    let first = terms.next()??;
+    // Text that only begins like such a time says nothing.
+    terms.all(|other| other.is_some()).then_some(first)
+}
+
+/// One term, such as `0.036`.
+fn term(text: &str) -> Option<Reported> {
+    let (whole, fraction) = text.split_once('.')?;
+    let digits = |text: &str| !text.is_empty() && text.len() <= MOST && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits(whole) || !digits(fraction) {
+        return None;
     }
-    sum
+    let unit = 10_u32.pow(u32::try_from(MOST - fraction.len()).ok()?);
+    let time = Duration::new(whole.parse().ok()?, fraction.parse::<u32>().ok()? * unit);
+    Some(Reported { time, resolution: Duration::from_nanos(unit.into()) })
 }
 
 #[cfg(test)]
@@ -50,7 +56,8 @@ mod tests {
         let millis =
             |text: &str| reported(text.as_bytes()).map(|told| (told.time.as_micros(), told.resolution.as_micros()));
         for (text, expected) in [
-            ("Fetch completed (0.036 + 0.000 + 0.035 secs).", Some((71_000, 1_000))),
+            ("Fetch completed (0.036 + 0.000 + 0.035 secs).", Some((36_000, 1_000))),
+            ("Select completed (1.020 + 0.000 + 1.019 secs).", Some((1_020_000, 1_000))),
             ("List completed (0.001 + 0.000 secs).", Some((1_000, 1_000))),
             ("Completed (0.004 sec)", Some((4_000, 1_000))),
             ("Completed (3 msgs in 1.250 secs)", Some((1_250_000, 1_000))),
@@ -61,6 +68,8 @@ mod tests {
             ("(1 secs)", None),
             ("(-1.000 secs)", None),
             ("(0.001 + secs)", None),
+            ("(0.001 + x secs)", None),
+            ("( + 0.001 secs)", None),
             ("(0.0000000001 secs)", None),
             ("(9999999999.1 secs)", None),
             ("(0.001 + 0.000 secs) and more", None),

@@ -2,7 +2,7 @@
 //!
 //! Which command comes next, and what its failure skips, is `journey`'s matter.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{
     driver::{Driver, Exchange, Said, Weather},
@@ -169,8 +169,36 @@ fn account(step: &mut Step, exchange: &Exchange, weather: Option<&Weather>, driv
         step.uncertain = Some(true);
     }
     if let Ok(said) = &exchange.result {
-        let reported = imap::reported(&said.text);
-        let reported = reported.filter(|told| told.time <= step.duration_s.to_duration() + told.resolution);
-        step.reported_s = reported.map(|told| Seconds::from(told.time));
+        step.reported_s = reported(&said.text, step.duration_s.to_duration());
+    }
+}
+
+/// What the server says that a command took, unless it took less here: then it speaks of something else, or is wrong.
+/// Its clock may be slewed, by a thousandth at most.
+fn reported(text: &[u8], duration: Duration) -> Option<Seconds> {
+    let reported = imap::reported(text)?;
+    (reported.time <= duration + reported.resolution + duration / 1_000).then(|| Seconds::from(reported.time))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_server_reports_is_its_time_in_the_command_on_quick_and_slow_ones_alike() {
+        for (text, millis, expected) in [
+            ("Fetch completed (0.036 + 0.000 + 0.035 secs).", 40, Some(36)),
+            // Rounded up by the server.
+            ("List completed (0.001 + 0.000 secs).", 0, Some(1)),
+            // The last term overlaps the first: the sum of all is twice what the command took.
+            ("Select completed (1.020 + 0.000 + 1.019 secs).", 1_021, Some(1_020)),
+            ("Select completed (29.020 + 0.000 + 29.019 secs).", 29_000, Some(29_020)),
+            ("Select completed (30.020 + 0.000 + 29.019 secs).", 29_000, None),
+            ("Fetch completed (0.050 secs).", 40, None),
+            ("Fetch completed.", 40, None),
+        ] {
+            let reported = reported(text.as_bytes(), Duration::from_millis(millis));
+            assert_eq!(reported.map(|time| time.as_micros() / 1_000), expected, "{text}");
+        }
     }
 }

@@ -33,7 +33,8 @@ pub struct Step {
     /// The rest of the duration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transfer_s: Option<Seconds>,
-    /// What the server itself says it took, from its tagged text; shown beside, never used.
+    /// What the server itself says that it spent in the command, from its tagged text (Dovecot: the first of its terms);
+    /// shown beside, never used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reported_s: Option<Seconds>,
     /// `OK`, `NO`, `BAD`, `BYE` or `PREAUTH`.
