@@ -14,7 +14,7 @@ use std::{
 };
 
 use super::{AgentError, backoff::Backoff, families, once::longest};
-use crate::{net::Family, plan::Target, probe::Prepared, schedule::Slot};
+use crate::{latency::SlowSpell, net::Family, plan::Target, probe::Prepared, schedule::Slot};
 
 /// A password command's own deadline, and what handing a finished run on may take.
 const AROUND: Duration = Duration::from_secs(15);
@@ -31,10 +31,21 @@ pub(super) struct History {
     pub(super) backoff: Backoff,
     /// Families over which the last run that passed or failed, failed.
     pub(super) failing: Vec<Family>,
-    /// Families over which the last run that tells was slow.
-    pub(super) slow: Vec<Family>,
+    /// The slow steps of recent runs, for each family that had some.
+    slow: Vec<(Family, SlowSpell)>,
     /// The log has it that the mailbox holds too little.
     pub(super) told_of_few: bool,
+}
+
+impl History {
+    /// The slow steps of recent runs over a family.
+    pub(super) fn slow_spell(&mut self, family: Family) -> &mut SlowSpell {
+        let at = self.slow.iter().position(|(known, _)| *known == family).unwrap_or_else(|| {
+            self.slow.push((family, SlowSpell::default()));
+            self.slow.len() - 1
+        });
+        &mut self.slow[at].1
+    }
 }
 
 impl Work {

@@ -82,6 +82,11 @@ impl Memory {
         }
     }
 
+    /// When a step is slow.
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     /// Adds the verdicts to a finished run, learns from it, and tells of levels that have moved for good.
     pub(super) fn judge(&self, run: &mut Run) {
         let shifts = self.history().judge(run);

@@ -106,9 +106,7 @@ impl Shared {
         let failing = tell(&run, history.failing.contains(&family));
         history.failing.retain(|known| *known != family);
         history.failing.extend(failing.then_some(family));
-        let slow = tell_of_slow(&run, history.slow.contains(&family));
-        history.slow.retain(|known| *known != family);
-        history.slow.extend(slow.then_some(family));
+        tell_of_slow(&run, history.slow_spell(family), self.memory.settings());
         if !history.told_of_few {
             history.told_of_few = tell_of_few(&run);
         }

@@ -5,8 +5,9 @@
 use tracing::{info, warn};
 
 use crate::{
+    latency::{self, SlowSpell, SpellChange, UsualMoved},
     plan::Journey,
-    record::{ErrorType, Run, RunOutcome, Seconds, ServerText, Step},
+    record::{ErrorType, Run, RunOutcome, Seconds, ServerText},
 };
 
 /// One line for a mailbox that holds too little to measure by; each run has it in its notes.
@@ -42,29 +43,28 @@ pub(super) fn tell(run: &Run, failing: bool) -> bool {
     if run.outcome == RunOutcome::Void { failing } else { true }
 }
 
-/// One line for a slow run when the one before was not, about the step that is most over what it usually takes, and one
-/// when a run passes that is not slow. Returns whether the account is slow now.
-pub(super) fn tell_of_slow(run: &Run, slow: bool) -> bool {
+/// One line for a slow run when the one before was not, about the step that stands out, and one when a run passes that is
+/// not slow: that it is over, or that the steps are as slow as before and only what is usual has moved.
+pub(super) fn tell_of_slow(run: &Run, spell: &mut SlowSpell, settings: &latency::Settings) {
     let (target, account, trace_id) = (run.target.as_str(), run.account.as_str(), run.trace_id);
     let family = run.family.as_deref();
-    let excess = |step: &&Step| step.duration_s.as_f64() - step.baseline_s.map_or(0.0, Seconds::as_f64);
-    let slow_steps = run.steps.iter().filter(|step| step.slow == Some(true));
-    match slow_steps.max_by(|one, other| excess(one).total_cmp(&excess(other))) {
-        Some(step) => {
-            if !slow {
-                let (duration_s, baseline_s) = (step.duration_s.as_f64(), step.baseline_s.map(Seconds::as_f64));
-                let (step, ratio) = (step.name.as_str(), step.ratio);
-                info!(target, account, family, step, duration_s, baseline_s, ratio, %trace_id, "a step was slow");
-            }
-            true
+    match spell.observe(run, settings) {
+        SpellChange::Nothing => {}
+        SpellChange::Began(step) => {
+            let (duration_s, baseline_s) = (step.duration_s.as_f64(), step.baseline_s.map(Seconds::as_f64));
+            let (step, ratio) = (step.name.as_str(), step.ratio);
+            info!(target, account, family, step, duration_s, baseline_s, ratio, %trace_id, "a step was slow");
         }
-        None if run.outcome == RunOutcome::Passed => {
-            if slow {
-                info!(target, account, family, %trace_id, "no step is slow any more");
+        SpellChange::Over => info!(target, account, family, %trace_id, "no step is slow any more"),
+        SpellChange::UsualMoved(steps) => {
+            for UsualMoved { step, from, to } in steps {
+                let [duration_s, from_s, to_s] = [step.duration_s, from, to].map(Seconds::as_f64);
+                let step = step.name.as_str();
+                warn!(
+                    target, account, family, step, duration_s, from_s, to_s, %trace_id,
+                    "a step is as slow as before, but counts as usual now: its baseline has moved"
+                );
             }
-            false
         }
-        // A run that came to an early end does not say that what was slow is over.
-        None => slow,
     }
 }

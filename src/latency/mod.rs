@@ -9,6 +9,7 @@
 //! memory of 10,000 accounts, with the allocator's gaps: 410 bytes a series at 7 steps, 350 at 12.
 
 mod baseline;
+mod spell;
 mod state;
 mod verdict;
 
@@ -23,6 +24,7 @@ use self::{
 };
 use crate::record::{Run, RunOutcome, Seconds, Step, StepOutcome};
 
+pub use spell::{SlowSpell, SpellChange, UsualMoved};
 pub use state::{HEAD, Key, UnknownFormat};
 pub use verdict::Settings;
 
@@ -72,10 +74,11 @@ impl History {
             step.baseline_s = usual.map(|usual| Seconds::from_micros(usual.into()));
             step.ratio = usual.and_then(|usual| ratio(took, usual));
             let by_history = usual.is_some_and(|usual| self.settings.slow().between(took, usual));
-            step.slow = (by_history || self.settings.past_limit(step)).then_some(true);
+            step.slow = (by_history || self.settings.over_limit(step).is_some()).then_some(true);
         }
         run.slow = run.steps.iter().any(|step| step.slow == Some(true)).then_some(true);
-        run.slowest_step = slowest(run);
+        let loading = run.loading_steps().filter(|step| step.was_started());
+        run.slowest_step = standing_out(loading, &self.settings).map(|step| step.name.clone());
         if run.outcome == RunOutcome::Passed { self.learn(key, run) } else { Vec::new() }
     }
 
@@ -115,14 +118,13 @@ fn series<'a>(account: &'a mut Account, names: &mut BTreeSet<Arc<str>>, step: &s
     &mut account[at].1
 }
 
-/// The loading step with the largest excess over its baseline. One without a baseline counts with all of its time, so
-/// without any baselines it is the longest.
-fn slowest(run: &Run) -> Option<String> {
-    let excess = |step: &&Step| {
-        let usual = step.baseline_s.unwrap_or_default();
-        i128::from(step.duration_s.as_micros()) - i128::from(usual.as_micros())
-    };
-    run.loading_steps().filter(|step| step.was_started()).max_by_key(excess).map(|step| step.name.clone())
+/// Of these steps the one to look at: past its fixed limit, by the most; else slow, by the most over its baseline (a step
+/// without one counts with all of its time); else the longest.
+fn standing_out<'a>(steps: impl Iterator<Item = &'a Step>, settings: &Settings) -> Option<&'a Step> {
+    steps.max_by_key(|step| {
+        let over_baseline = step.duration_s.saturating_sub(step.baseline_s.unwrap_or_default());
+        (settings.over_limit(step), (step.slow == Some(true)).then_some(over_baseline), step.duration_s)
+    })
 }
 
 /// Fills in what part of First Loading Latency each step was, in a run that has one.

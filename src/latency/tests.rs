@@ -196,7 +196,7 @@ fn a_step_that_was_not_started_has_no_verdict_and_no_share() {
 }
 
 #[test]
-fn the_slowest_step_is_the_one_most_over_its_baseline_and_never_logout() {
+fn the_slowest_of_slow_steps_is_the_one_most_over_its_baseline_and_never_logout() {
     let mut history = History::new(Settings::default());
     let usual = [("SELECT", 5_000), ("FETCH", 90_000), ("LOGOUT", 1_000)];
     let mut first = run("mail01", &usual);
@@ -207,6 +207,112 @@ fn the_slowest_step_is_the_one_most_over_its_baseline_and_never_logout() {
     history.judge(&mut run);
     assert_eq!(run.slowest_step.as_deref(), Some("SELECT"));
     assert_eq!(run.steps.iter().map(|step| step.slow.is_some()).collect::<Vec<_>>(), [true, false, true]);
+}
+
+#[test]
+fn when_no_step_is_slow_the_slowest_is_the_longest_that_counts_however_far_over_its_baseline_another_is() {
+    let mut history = History::new(Settings::default());
+    let usual = [("connect", 300), ("FETCH", 2_000_000), ("LOGOUT", 3_000_000)];
+    (0..40).for_each(|_| drop(history.judge(&mut run("mail01", &usual))));
+    // As slow as ever, and a little quicker: connect is the one that is most over its baseline.
+    let mut chronic = run("mail01", &[("connect", 9_000), ("FETCH", 1_999_000), ("LOGOUT", 3_000_000)]);
+    history.judge(&mut chronic);
+    assert_eq!((chronic.slow, chronic.slowest_step.as_deref()), (None, Some("FETCH")));
+    // LOGOUT alone is slow, and does not count.
+    let mut logout = run("mail01", &[("connect", 9_000), ("FETCH", 1_999_000), ("LOGOUT", 30_000_000)]);
+    history.judge(&mut logout);
+    assert_eq!((logout.slow, logout.slowest_step.as_deref()), (Some(true), Some("FETCH")));
+    // A step that is slow beats one that is longer, and one that is more over its baseline without being slow.
+    let mut slow = run("mail01", &[("connect", 90_000), ("FETCH", 2_900_000), ("LOGOUT", 3_000_000)]);
+    history.judge(&mut slow);
+    assert_eq!((slow.slow, slow.slowest_step.as_deref()), (Some(true), Some("connect")));
+}
+
+#[test]
+fn a_step_past_its_fixed_limit_is_the_slowest_before_all_others_and_of_several_the_one_most_past_its_own() {
+    let limits = [("LIST", 50), ("SELECT", 200), ("LOGOUT", 1)];
+    let settings = Settings {
+        slow_limits: limits.map(|(name, limit)| (name.to_owned(), Duration::from_millis(limit))).into(),
+        ..Settings::default()
+    };
+    let mut history = History::new(settings);
+    let usual = [("LIST", 60_000), ("SELECT", 5_000), ("FETCH", 5_000), ("LOGOUT", 500)];
+    (0..40).for_each(|_| drop(history.judge(&mut run("mail01", &usual))));
+    for (list, select, fetch, expected) in [
+        // As always, and past its limit; FETCH is slow by far more.
+        (60_000, 5_000, 900_000, "LIST"),
+        // Both past their limits: SELECT takes longer, LIST is 30 ms past and SELECT 20 ms.
+        (80_000, 220_000, 5_000, "LIST"),
+        (80_000, 231_000, 5_000, "SELECT"),
+        // Within the limits what is slow counts.
+        (50_000, 200_000, 5_000, "SELECT"),
+        (50_000, 5_000, 5_000, "LIST"),
+    ] {
+        let mut run = run("mail01", &[("LIST", list), ("SELECT", select), ("FETCH", fetch), ("LOGOUT", 700_000)]);
+        history.judge(&mut run);
+        assert_eq!(run.slowest_step.as_deref(), Some(expected), "{list} {select} {fetch}");
+    }
+}
+
+/// What each run of a series of FETCH times changes, by its number; a run that changes nothing is left out.
+fn changes(history: &mut History, times: impl IntoIterator<Item = u64>) -> Vec<(usize, String)> {
+    let mut spell = SlowSpell::default();
+    let mut told = Vec::new();
+    for (number, micros) in times.into_iter().enumerate() {
+        let mut run = run("mail01", &[("FETCH", micros), ("LIST", 1_000)]);
+        history.judge(&mut run);
+        match spell.observe(&run, &Settings::default()) {
+            SpellChange::Nothing => {}
+            SpellChange::Began(step) => told.push((number, format!("{} began", step.name))),
+            SpellChange::Over => told.push((number, "over".to_owned())),
+            SpellChange::UsualMoved(steps) => told.extend(
+                steps
+                    .iter()
+                    .map(|it| (number, format!("{} {} {}", it.step.name, it.from.as_micros(), it.to.as_micros()))),
+            ),
+        }
+    }
+    told
+}
+
+#[test]
+fn a_slow_spell_that_ends_only_since_the_baseline_came_up_to_it_is_not_over_but_has_moved_what_is_usual() {
+    let lasting = [vec![500_000; 40], vec![500_000; 40]].concat();
+    let expected = [(0, "FETCH began".to_owned()), (32, "FETCH 20000 500000".to_owned())];
+    assert_eq!(changes(&mut after(63, 20_000), lasting), expected);
+    // The same with a spread, and with a short history, whose median goes through the middle of both.
+    let spread: Vec<_> = (0..60).map(|number| 450_000 + number % 7 * 9_000).collect();
+    let told = changes(&mut after(63, 20_000), spread);
+    assert!(told.len() == 2 && told[1].1.starts_with("FETCH 20000 4"), "{told:?}");
+    let told = changes(&mut after(20, 20_000), vec![500_000; 40]);
+    assert_eq!(told, [(0, "FETCH began".to_owned()), (20, "FETCH 20000 260000".to_owned())]);
+}
+
+#[test]
+fn a_slow_spell_is_over_when_the_step_takes_what_it_took_before() {
+    let expected = [(0, "FETCH began".to_owned()), (10, "over".to_owned())];
+    assert_eq!(changes(&mut after(63, 20_000), [vec![500_000; 10], vec![21_000; 80]].concat()), expected);
+    // Also when the baseline has crept up meanwhile: 40 ms would not have been slow before either.
+    let mixed = [vec![500_000; 30], vec![40_000; 80]].concat();
+    assert_eq!(changes(&mut after(63, 20_000), mixed), [(0, "FETCH began".to_owned()), (30, "over".to_owned())]);
+}
+
+#[test]
+fn a_run_that_did_not_pass_ends_no_slow_spell_and_a_step_by_its_fixed_limit_alone_has_no_baseline_to_move() {
+    let settings = Settings { slow_limit: Some(Duration::from_millis(100)), ..Settings::default() };
+    let (mut history, mut spell) = (History::new(settings.clone()), SlowSpell::default());
+    let mut observed = |micros, outcome| {
+        let mut run = run("mail01", &[("FETCH", micros)]);
+        run.outcome = outcome;
+        history.judge(&mut run);
+        format!("{:?}", spell.observe(&run, &settings)).split(['(', '{']).next().unwrap().trim().to_owned()
+    };
+    assert_eq!(observed(200_000, RunOutcome::Passed), "Began");
+    assert_eq!(observed(10_000, RunOutcome::Failed), "Nothing");
+    assert_eq!(observed(10_000, RunOutcome::Void), "Nothing");
+    assert_eq!(observed(200_000, RunOutcome::Passed), "Nothing", "it never ended");
+    assert_eq!(observed(10_000, RunOutcome::Passed), "Over");
+    assert_eq!(observed(10_000, RunOutcome::Passed), "Nothing");
 }
 
 #[test]

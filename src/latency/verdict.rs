@@ -60,10 +60,15 @@ impl Settings {
         Distance { ratio: self.slow_ratio.min(2.0), ..self.slow() }
     }
 
-    /// Whether the step took longer than its fixed limit.
-    pub(super) fn past_limit(&self, step: &Step) -> bool {
-        let limit = self.slow_limits.get(&step.name).or(self.slow_limit.as_ref());
-        limit.is_some_and(|limit| step.duration_s > (*limit).into())
+    /// Whether a step that took so long is slow by a baseline.
+    pub(super) fn is_slow(&self, took: Seconds, baseline: Seconds) -> bool {
+        self.slow().between(micros(took), micros(baseline))
+    }
+
+    /// How much longer than its fixed limit the step took; none of one that kept it, or has none.
+    pub(super) fn over_limit(&self, step: &Step) -> Option<Seconds> {
+        let limit = Seconds::from(*self.slow_limits.get(&step.name).or(self.slow_limit.as_ref())?);
+        (step.duration_s > limit).then(|| step.duration_s.saturating_sub(limit))
     }
 }
 

@@ -54,7 +54,8 @@ pub struct Run {
     /// The run's times could be wrong: those of a step are, or imaptrace's own pauses were too long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uncertain: Option<bool>,
-    /// The `name` of the step that stood out, among those that count for First Loading Latency.
+    /// The `name` of the step to look at first, among those that count for First Loading Latency: past its fixed limit,
+    /// else slow, else the longest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slowest_step: Option<String>,
     /// Some step was slow by its history.

@@ -287,6 +287,34 @@ fn the_log_has_one_line_when_a_step_gets_slow_and_one_when_that_is_over() {
 }
 
 #[test]
+fn a_step_that_stays_slow_until_that_is_usual_is_a_warning_and_not_good_news() {
+    let runtime = runtime();
+    let late = quick::conversation("pause 400\n");
+    // At five of ten values the median is half of what is slow. The last run only keeps the server there.
+    let script = [vec![GOOD; 5], vec![&*late; 6], vec![GOOD]].concat().join("next\n");
+    let (output, log) = runtime.block_on(async {
+        let server = Script::play(&script).await;
+        let config = "[latency]\nmin_runs = 5\nslow_excess = \"150ms\"\n".to_owned()
+            + &target("mail", server.address, "700ms", "690ms");
+        let mut agent = start(&config);
+        agent.stderr_line("its baseline has moved").await;
+        heard(server).await;
+        stop(agent, Signal::SIGTERM).await
+    });
+    let [slow] = lines(&log, "a step was slow")[..] else { panic!("{output:?}") };
+    let [moved] = lines(&log, "its baseline has moved")[..] else { panic!("{output:?}") };
+    for key in ["target", "account", "step"] {
+        assert_eq!(moved[key], slow[key], "{key}");
+    }
+    assert_eq!((&moved["level"], &moved["step"]), (&"warn".into(), &"FETCH".into()));
+    assert_eq!(moved["from_s"], slow["baseline_s"], "the baseline when it became slow");
+    let number = |key: &str| moved[key].as_f64().unwrap();
+    assert!(number("duration_s") >= 0.4 && number("from_s") < 0.15, "{moved:?}");
+    assert!(number("to_s") > 0.15 && number("to_s") < 0.4, "{moved:?}");
+    assert_eq!(lines(&log, "no step is slow any more").len(), 0, "{output:?}");
+}
+
+#[test]
 fn a_missing_receiver_is_one_warning_a_signal_and_the_runs_go_on() {
     let runtime = runtime();
     let closed = ClosedPort::take();
