@@ -9,6 +9,7 @@
 //! shared   one run of an account, from its back-off to its delivery
 //! once     a run under its live root, whatever comes of it
 //! descriptors  no more runs than files can be open
+//! stop     the signals that end the agent
 //! backoff  logins that are held back
 //! memory   the latency history
 //! tell     what the log says of runs
@@ -24,6 +25,7 @@ mod once;
 mod reload;
 mod shared;
 mod status;
+mod stop;
 mod systemd;
 mod tell;
 pub mod wiring;
@@ -47,6 +49,7 @@ use self::{
     reload::Reload,
     shared::{Hands, Settings, Shared},
     status::Itself,
+    stop::StopSignals,
 };
 pub use self::{
     once::once,
@@ -116,9 +119,9 @@ pub fn families(target: &Target) -> &'static [Family] {
     }
 }
 
-/// Probes until SIGTERM or SIGINT, then ends within 5 s, and at once when told again. Follows changes of `sources`, which
-/// `config` came from. `child_env` as for [`Prober::new`]. What systemd left in the environment is heeded, and kept from
-/// children.
+/// Probes until SIGTERM or SIGINT, then ends within 5 s, and at once at another such signal more than a second after the
+/// first. Follows changes of `sources`, which `config` came from. `child_env` as for [`Prober::new`]. What systemd left in
+/// the environment is heeded, and kept from children.
 pub async fn run(
     config: Config,
     sources: Sources,
@@ -127,24 +130,18 @@ pub async fn run(
 ) -> Result<(), AgentError> {
     let status = StatusSettings { notifier: Notifier::new(|name| std::env::var_os(name)), ..status };
     child_env.extend(systemd::VARIABLES.map(|name| (name.into(), None)));
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let mut told = async move || {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    };
+    let mut signals = StopSignals::catch()?;
     let hangup = signal(SignalKind::hangup())?;
     let (tell, stop) = oneshot::channel::<()>();
     // A task of its own: at the second signal it is left behind as it stands, and nobody waits for it.
     let mut agent = tokio::spawn(keep(async { drop(stop.await) }, config, Some((sources, hangup)), child_env, status));
     let ended = tokio::select! {
         ended = &mut agent => ended,
-        () = told() => {
+        first = signals.next() => {
             drop(tell);
             tokio::select! {
                 ended = &mut agent => ended,
-                () = told() => {
+                () = signals.next_request(first) => {
                     warn!("told to stop a second time: the end is now, and what was not delivered yet is not");
                     return Ok(());
                 }

@@ -21,7 +21,7 @@ use serde_json::Value;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
-    agent::{otlp, roots, runtime, start, stop, target},
+    agent::{lines, otlp, roots, runtime, start, stop, target},
     command_line::{hex, refusing},
     support::{
         otlp::{Answer, BlackHole, ClosedPort, Inbox, Log, Receiver, block_on, passed_run},
@@ -314,6 +314,36 @@ fn whatever_the_receiver_does_when_the_agent_ends_each_run_is_delivered_or_on_di
             );
         }
         assert_eq!(here, runs, "{url}");
+    }
+}
+
+#[test]
+fn two_stop_signals_within_a_second_are_one_request_and_lose_no_run() {
+    use signal::Signal::{SIGINT, SIGTERM};
+    let (closed, receiver) = (ClosedPort::take(), Receiver::http());
+    for [first, second] in [[SIGINT, SIGINT], [SIGTERM, SIGTERM], [SIGTERM, SIGINT], [SIGINT, SIGTERM]] {
+        for url in [closed.url(), receiver.url()] {
+            let runtime = runtime();
+            let (_held, port) = refusing();
+            let folder = tempfile::tempdir().unwrap();
+            let (output, log) = runtime.block_on(async {
+                let mut agent = start(&config(&url, folder.path(), port));
+                for _ in 0..10 {
+                    agent.stderr_line("a run did not pass").await;
+                }
+                agent.signal(first);
+                if first == second {
+                    // Two of one kind that come before the first was taken are one to the kernel.
+                    agent.stderr_line("stopping: ").await;
+                }
+                stop(agent, second).await
+            });
+            assert_eq!(lines(&log, "a second time"), Vec::<&Value>::new(), "{first} {second}: {output:?}");
+            let runs: BTreeSet<_> = told(&log).into_iter().map(|(id, _)| id).collect();
+            let mut here: BTreeSet<_> = kept(&folder.path().join("queue")).into_iter().collect();
+            here.extend(receiver.look(arrived).into_iter().filter(|id| runs.contains(id)));
+            assert_eq!(here, runs, "{first} {second} {url}: {output:?}");
+        }
     }
 }
 
