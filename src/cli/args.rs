@@ -124,7 +124,7 @@ pub(super) struct ProbeArgs {
     #[arg(long, value_name = "TIME", help_heading = "Journey")]
     pub(super) timeout: Option<String>,
     /// Number of runs
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..), help_heading = "Journey")]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = whole::<1, { u32::MAX }>, help_heading = "Journey")]
     pub(super) count: u32,
     /// Start of a run to the start of the next; 0 is back to back
     #[arg(long, value_name = "TIME", default_value = "1s", help_heading = "Journey")]
@@ -177,7 +177,7 @@ pub(super) struct FillArgs {
     pub(super) target: TargetArgs,
 
     /// Messages that the mailbox is to hold, at most 1000000; about 25 kB each
-    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000), help_heading = "Mailbox")]
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = whole::<1, 1_000_000>, help_heading = "Mailbox")]
     pub(super) messages: u32,
     /// Mailbox to fill [default: INBOX]
     #[arg(long, value_name = "NAME", help_heading = "Mailbox")]
@@ -218,6 +218,13 @@ impl Cli {
             _ => ColorChoice::Auto,
         }
     }
+}
+
+/// A whole number within bounds, with an error in the style of the configuration's.
+fn whole<const LEAST: u32, const MOST: u32>(text: &str) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|number| (LEAST..=MOST).contains(number));
+    let most = if MOST == u32::MAX { "or more".to_owned() } else { format!("to {MOST}") };
+    number.ok_or_else(|| format!("expected a whole number, {LEAST} {most}, such as 20"))
 }
 
 fn seconds(text: &str) -> Result<f64, String> {

@@ -59,10 +59,8 @@ async fn prepare(
     child_env: &[(OsString, Option<OsString>)],
     output: &mut Output,
 ) -> Result<Plan, String> {
-    let every = match args.every.as_str() {
-        "0" => Duration::ZERO,
-        text => units::parse_duration(text).map_err(|error| format!("error: --every: {error}"))?,
-    };
+    let every = units::parse_duration(&args.every)
+        .map_err(|error| format!("error: --every: {}", units::explain_duration(&args.every, error)))?;
     let environment = environment();
     let request = Probe {
         server: args.target.server.clone(),

@@ -8,7 +8,8 @@
 //! define their own settings; `agent` and `cli` fill them from [`Config`].
 //!
 //! On the way down: `source` merges and remembers places, `read` gives types, `target`, `group`, `account`, `window`,
-//! `otlp` and `settings` give meaning (`expand` and `listed` are `group`'s hands), `problem` says what is wrong.
+//! `otlp` and `settings` give meaning (`expand` and `listed` are `group`'s hands), `problem` says what is wrong, `misplaced`
+//! where an unknown key belongs, `syntax` why a file is not TOML.
 
 mod account;
 mod describe;
@@ -18,6 +19,7 @@ pub mod fuzzed;
 mod group;
 mod keys;
 mod listed;
+mod misplaced;
 mod otel;
 mod otlp;
 mod problem;
@@ -27,6 +29,7 @@ mod series;
 pub mod server;
 mod settings;
 mod source;
+mod syntax;
 mod target;
 pub mod units;
 mod window;

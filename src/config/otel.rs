@@ -76,7 +76,7 @@ pub(super) fn settings<'a>(
         } else if value.bytes().all(|byte| byte.is_ascii_digit()) {
             settings.push((variable.as_str(), *key, format!("{value}ms")));
         } else {
-            let what = format!("{value:?} is not a whole number of milliseconds");
+            let what = format!("{value:?} is not a whole number of milliseconds: expected digits alone, such as 10000");
             problems.push(problem(variable, what, "OpenTelemetry's variables take no unit: 10000 is ten seconds"));
         }
     }

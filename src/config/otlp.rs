@@ -217,6 +217,9 @@ fn read_headers(field: &Field<'_>) -> Vec<(String, SecretSource)> {
         return pairs.into_iter().filter_map(header).collect();
     }
     let header = |(name, value): (&str, Field<'_>)| {
+        if value.foreign(name, keys::OTLP.keys, "a header", value.as_text().is_some() || value.is_table()) {
+            return None;
+        }
         let name = header_name(&value, name)?;
         let source = match value.as_text() {
             Some(text) => SecretSource::Given(header_value(&value, text.to_owned())?),

@@ -3,13 +3,13 @@
 //! Knows types, not keys' meanings; those are in `target`, `otlp` and `load`. A value that does not fit is shown only
 //! where it cannot be a secret: numbers, durations, sizes and words out of a closed list.
 
+mod quantity;
+
 use std::{
     cell::RefCell,
     collections::HashSet,
-    fmt::Write as _,
-    ops::RangeInclusive,
+    fmt::{self, Write as _},
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use figment::value::{Dict, Value};
@@ -17,9 +17,9 @@ use nix::unistd::{AccessFlags, access};
 
 use super::{
     keys::{self, TableKeys},
+    misplaced,
     problem::{Place, Problem, Problems, nearest},
     source::{Merged, PROBE, join},
-    units::{self, UnitError},
 };
 use crate::secret::shown_variable;
 
@@ -223,11 +223,23 @@ impl<'a> Field<'a> {
         self.error(format!("expected {expected}, found {}", kind(self.value)), help);
     }
 
-    /// The same for a type that raw text could have been read as: then the text is shown, for no secret is such a type.
-    fn misread(&self, expected: &str) {
+    /// A value that is not `expected`, as in "a whole number: expected 1 to 10, such as 2". It is shown, for no secret is of
+    /// such a type.
+    fn unfit(&self, expected: impl fmt::Display, help: impl Into<String>) {
+        self.error(format!("{} is {expected}", self.given()), help);
+    }
+
+    /// The value as it was given, lists and tables by their kind alone.
+    fn given(&self) -> String {
         match self.value {
-            Value::String(_, text) if self.is_raw() => self.error(format!("{} is not {expected}", shown(text)), ""),
-            _ => self.mismatch(expected, ""),
+            Value::String(_, text) => shown(text),
+            Value::Bool(_, value) => value.to_string(),
+            Value::Num(_, number) => match (number.to_i128(), number.to_f64()) {
+                (Some(number), _) => number.to_string(),
+                (None, Some(number)) => format!("{number:?}"),
+                (None, None) => kind(self.value).to_owned(),
+            },
+            _ => kind(self.value).to_owned(),
         }
     }
 
@@ -252,13 +264,59 @@ impl<'a> Field<'a> {
                     .error("this version of imaptrace does not have it yet", "take it out; nothing else stands for it");
                 continue;
             }
-            let help = match nearest(key, keys.keys.iter().chain(keys.later).copied()) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None if keys.keys.len() <= FEW => format!("the keys here are {}", keys.keys.join(", ")),
-                None => "docs/configuration.md has all keys".to_owned(),
-            };
-            field.error("there is no such key", help);
+            field.unknown(key, keys);
         }
+    }
+
+    /// Notes that no such key is in the table that has `keys`, and where it belongs.
+    fn unknown(&self, key: &str, keys: &'static TableKeys) {
+        // A table under a name that is one letter off is no value that got into the wrong table.
+        let is_table = |value: &Value| matches!(value, Value::Dict(..));
+        let holds_tables = match self.value {
+            Value::Array(_, elements) => elements.first().is_some_and(is_table),
+            value => is_table(value) && !self.is_outside(),
+        };
+        let near = nearest(key, keys.keys.iter().copied());
+        // `tls = true` asks for what `security` says, and means no deadline.
+        let is_security = key == "tls" && matches!(self.value, Value::Bool(..));
+        let home = misplaced::home(key, keys).filter(|_| !(holds_tables && near.is_some() || is_security));
+        if let Some(home) = home {
+            self.error(format!("`{key}` belongs {}", home.words), self.move_it(key, home.table, near));
+            return;
+        }
+        let help = match misplaced::meant(if is_security { "ssl" } else { key }, keys) {
+            Some(help) => help,
+            None if keys.keys.len() <= FEW => format!("the keys here are {}", keys.keys.join(", ")),
+            None => "docs/configuration.md has all keys".to_owned(),
+        };
+        self.error("there is no such key", help);
+    }
+
+    /// What to do about a key in the wrong table: of a variable the name says the table.
+    fn move_it(&self, key: &str, table: Option<&str>, near: Option<&str>) -> String {
+        match (table, near) {
+            (Some(table), _) if self.is_outside() => {
+                let path = format!("{table}.{key}").replace('.', "__").to_ascii_uppercase();
+                format!("set IMAPTRACE__{path}")
+            }
+            (None, _) if self.is_outside() => "write it in the configuration file".to_owned(),
+            (_, Some(near)) => format!("or did you mean `{near}`?"),
+            _ => String::new(),
+        }
+    }
+
+    /// Notes a key of another table among those of the user's own choosing, to whose header all belongs that stands below
+    /// it. A usable one may be meant; then it is a warning. True when it cannot be used.
+    pub(super) fn foreign(&self, key: &str, keys: &[&str], what: &str, usable: bool) -> bool {
+        let Some(home) = misplaced::home(key, &misplaced::FREE).filter(|_| keys.contains(&key)) else { return false };
+        if usable {
+            let help = format!("if the key is meant: `{key}` belongs {}, above this header", home.words);
+            self.warn(format!("here it is {what}"), help);
+        } else {
+            let help = format!("move it above this header, below which it is {what}");
+            self.error(format!("`{key}` belongs {}", home.words), help);
+        }
+        !usable
     }
 
     /// A table with keys of the user's own choosing.
@@ -358,122 +416,10 @@ impl<'a> Field<'a> {
         Some(path)
     }
 
-    /// `true` or `false`.
-    pub(super) fn bool(&self) -> Option<bool> {
-        let value = match self.value {
-            Value::Bool(_, value) => Some(*value),
-            Value::String(_, text) if self.is_raw() => text.parse().ok(),
-            _ => None,
-        };
-        if value.is_none() {
-            self.misread("true or false");
-        }
-        value
-    }
-
-    /// A whole number within bounds.
-    pub(super) fn number(&self, least: u64, most: u64) -> Option<u64> {
-        let number = match self.value {
-            Value::Num(_, number) => number.to_i128(),
-            Value::String(_, text) if self.is_raw() => text.parse().ok(),
-            _ => None,
-        };
-        let Some(number) = number else {
-            self.misread("a whole number");
-            return None;
-        };
-        let fitting = u64::try_from(number).ok().filter(|number| (least..=most).contains(number));
-        if fitting.is_none() {
-            let most = if most < u64::from(u32::MAX) { format!(" to {most}") } else { " or more".to_owned() };
-            self.error(format!("{number} is out of bounds: expected {least}{most}"), "");
-        }
-        fitting
-    }
-
-    /// A finite number above 1.
-    pub(super) fn ratio(&self) -> Option<f64> {
-        let number = match self.value {
-            Value::Num(_, number) => number.to_f64().or_else(|| Some(i32::try_from(number.to_i128()?).ok()?.into())),
-            Value::String(_, text) if self.is_raw() => text.parse().ok(),
-            _ => None,
-        };
-        let Some(number) = number else {
-            self.misread("a number");
-            return None;
-        };
-        let fitting = Some(number).filter(|number| number.is_finite() && *number > 1.0);
-        if fitting.is_none() {
-            self.error(format!("{number} is out of bounds: expected more than 1"), "");
-        }
-        fitting
-    }
-
-    /// A duration above zero.
-    pub(super) fn duration(&self) -> Option<Duration> {
-        let duration = self.unit(units::parse_duration, "a duration such as \"30s\"", "s")?;
-        if duration.is_zero() {
-            self.error("it must be longer than zero", "");
-            return None;
-        }
-        Some(duration)
-    }
-
-    /// A size in bytes, at least one.
-    pub(super) fn size(&self) -> Option<u64> {
-        let size = self.unit(units::parse_size, "a size such as \"16MiB\"", "B")?;
-        if size == 0 {
-            self.error("it must be larger than zero", "");
-            return None;
-        }
-        Some(size)
-    }
-
-    /// A duration within bounds.
-    pub(super) fn duration_within(&self, bounds: &RangeInclusive<Duration>) -> Option<Duration> {
-        let duration = self.duration()?;
-        self.within(duration, bounds, units::print_duration)
-    }
-
-    /// A size within bounds.
-    pub(super) fn size_within(&self, bounds: &RangeInclusive<u64>) -> Option<u64> {
-        let size = self.size()?;
-        self.within(size, bounds, units::print_size)
-    }
-
-    fn within<T: PartialOrd + Copy>(&self, value: T, bounds: &RangeInclusive<T>, print: fn(T) -> String) -> Option<T> {
-        let fitting = Some(value).filter(|value| bounds.contains(value));
-        if fitting.is_none() {
-            let (value, least, most) = (print(value), print(*bounds.start()), print(*bounds.end()));
-            self.error(format!("{value} is out of bounds: expected {least} to {most}"), "");
-        }
-        fitting
-    }
-
-    fn unit<T>(&self, parse: impl Fn(&str) -> Result<T, UnitError>, expected: &str, unit: &str) -> Option<T> {
-        match self.value {
-            Value::String(_, text) => match parse(text) {
-                Ok(value) => Some(value),
-                Err(error) => {
-                    self.error(format!("{} is {error}", shown(text)), "");
-                    None
-                }
-            },
-            Value::Num(_, number) => {
-                let help = number.to_i128().map(|number| format!("write \"{number}{unit}\" if that is what you mean"));
-                self.mismatch(expected, &help.unwrap_or_default());
-                None
-            }
-            _ => {
-                self.mismatch(expected, "");
-                None
-            }
-        }
-    }
-
     /// One word of a closed list.
     pub(super) fn choice<T: Copy>(&self, words: &[(&str, T)]) -> Option<T> {
-        let Some(text) = self.value.as_str() else {
-            self.mismatch("text", "put it in quotes");
+        let Some(text) = self.as_text() else {
+            self.unfit(format!("not known: expected {}", quoted(words)), "");
             return None;
         };
         self.word(text, words)
@@ -483,19 +429,9 @@ impl<'a> Field<'a> {
     pub(super) fn word<T: Copy>(&self, text: &str, words: &[(&str, T)]) -> Option<T> {
         let found = words.iter().find(|(word, _)| *word == text);
         if found.is_none() {
-            let mut expected = String::new();
-            for (index, (word, _)) in words.iter().enumerate() {
-                let between = match index {
-                    0 => "",
-                    _ if index + 1 == words.len() => " or ",
-                    _ => ", ",
-                };
-                // Writing to a string cannot fail.
-                write!(expected, "{between}\"{word}\"").unwrap_or(());
-            }
             let help = nearest(text, words.iter().map(|(word, _)| *word));
             let help = help.map(|near| format!("did you mean \"{near}\"?")).unwrap_or_default();
-            self.error(format!("{} is not known: expected {expected}", shown(text)), help);
+            self.error(format!("{} is not known: expected {}", shown(text), quoted(words)), help);
         }
         found.map(|(_, value)| *value)
     }
@@ -540,6 +476,21 @@ impl<'a> Field<'a> {
         }
         Some(words)
     }
+}
+
+/// The words of a closed list, as in `"a", "b" or "c"`.
+fn quoted<T>(words: &[(&str, T)]) -> String {
+    let mut text = String::new();
+    for (index, (word, _)) in words.iter().enumerate() {
+        let between = match index {
+            0 => "",
+            _ if index + 1 == words.len() => " or ",
+            _ => ", ",
+        };
+        // Writing to a string cannot fail.
+        write!(text, "{between}\"{word}\"").unwrap_or(());
+    }
+    text
 }
 
 fn kind(value: &Value) -> &'static str {

@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::{
-    Resource, keys,
+    Resource, keys, misplaced,
     problem::nearest,
     read::{Field, Table},
     units::print_size,
@@ -311,6 +311,10 @@ fn read_slow_limits(field: &Field<'_>) -> BTreeMap<String, Duration> {
         // The name of a variable comes in lower case, which sorts behind the file's spelling and so beats it here too.
         if let Some(step) = step(key).filter(|step| *step == key || limit.is_outside()) {
             limits.extend(limit.duration().map(|limit| (step.to_owned(), limit)));
+            continue;
+        }
+        if let Some(home) = misplaced::home(key, &misplaced::SLOW_LIMITS) {
+            limit.error(format!("`{key}` belongs {}", home.words), "the keys here are steps");
             continue;
         }
         let lower = keys::STEPS.map(str::to_ascii_lowercase);

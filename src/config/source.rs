@@ -18,6 +18,7 @@ use toml_edit::{Document, Item, TableLike};
 use super::{
     otel,
     problem::{Place, Problem},
+    syntax,
 };
 
 /// Where a configuration comes from. It has no printable form: secrets may stand in the environment.
@@ -169,14 +170,14 @@ fn read(path: &Path) -> Result<String, Box<Problem>> {
 
 /// Only the parser's message is used: its long form shows the line, and a password may stand in it.
 fn syntax_problem(path: &Path, text: &str, error: &toml_edit::TomlError) -> Problem {
+    let at = error.span().map(|span| Lines::new(text).position(span.start));
+    let found = syntax::explain(text, at.map_or(0, |(line, _)| line));
+    let what = found.what.unwrap_or_else(|| format!("this is not TOML: {}", error.message().replace('\n', "; ")));
     Problem {
-        place: Place::File {
-            path: path.to_owned(),
-            at: error.span().map(|span| Lines::new(text).position(span.start)),
-        },
+        place: Place::File { path: path.to_owned(), at: found.line.map(|line| (line, 1)).or(at) },
         key: String::new(),
-        what: format!("this is not TOML: {}", error.message().replace('\n', "; ")),
-        help: None,
+        what,
+        help: found.help,
     }
 }
 

@@ -15,7 +15,6 @@ use super::{
     keys,
     read::{Field, Table},
     server::{self, ServerUrl},
-    units::print_duration,
 };
 use crate::{
     plan::{
@@ -377,6 +376,24 @@ fn read_url(table: &Table<'_>) -> Option<ServerUrl> {
     }
 }
 
+/// Keys of a target that hardly anybody gives to a label.
+const OWN_KEYS: &[&str] = &[
+    "url",
+    "master_user",
+    "password",
+    "accounts",
+    "ca_file",
+    "server_name",
+    "client_cert",
+    "client_key",
+    "newest",
+    "timeout",
+    "interval",
+    "source_address",
+    "proxy_protocol",
+    "deadlines",
+];
+
 /// Reads labels, with what a group fills in.
 pub(super) fn read_labels(table: &Table<'_>, fill: Option<&Fill<'_>>) -> BTreeMap<String, String> {
     let Some(field) = table.get("labels") else { return BTreeMap::new() };
@@ -384,7 +401,9 @@ pub(super) fn read_labels(table: &Table<'_>, fill: Option<&Fill<'_>>) -> BTreeMa
     for (key, value) in field.entries() {
         if !is_label(key) {
             value.error(NO_LABEL, "rename it");
-        } else if let Some(text) = account::filled(&value, fill) {
+        } else if !value.foreign(key, OWN_KEYS, "a label", value.as_text().is_some())
+            && let Some(text) = account::filled(&value, fill)
+        {
             labels.insert(key.to_owned(), text);
         }
     }
@@ -417,18 +436,9 @@ fn address(field: &Field<'_>) -> Option<IpAddr> {
     text.parse().map_err(|_| field.error("it is not an IP address", "write it as 192.0.2.7 or 2001:db8::7")).ok()
 }
 
-/// LOGOUT lies outside the run's deadline, so its own stays short (contract §7).
+/// LOGOUT lies outside the run's deadline, so its own stays short (docs/configuration.md).
 fn logout(field: &Field<'_>) -> Option<Duration> {
-    let longest = Deadlines::default().logout;
-    let duration = field.duration_within(&DEADLINE)?;
-    if duration > longest {
-        field.error(
-            format!("it is longer than {}", print_duration(longest)),
-            "LOGOUT lies outside the timeout and must not hold a run up",
-        );
-        return None;
-    }
-    Some(duration)
+    field.duration_within(&(*DEADLINE.start()..=Deadlines::default().logout))
 }
 
 /// Notes every name that stands twice.

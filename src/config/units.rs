@@ -15,7 +15,7 @@ pub enum UnitError {
     #[error("not a size: expected a whole number with a unit, such as \"512B\", \"64KiB\" or \"16MiB\"")]
     Size,
     /// Over a year, or over what a 64-bit number holds.
-    #[error("too large")]
+    #[error("out of bounds: it is too long, or too large")]
     TooLarge,
 }
 
@@ -34,6 +34,16 @@ pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
     Some(Duration::from_millis(millis)).filter(|duration| *duration <= LONGEST).ok_or(UnitError::TooLarge)
 }
 
+/// Says what is wrong with a duration that could not be read, and on a line of its own what may be meant.
+pub fn explain_duration(text: &str, error: UnitError) -> String {
+    let longest = print_duration(LONGEST);
+    match (error, meant_duration(text)) {
+        (UnitError::TooLarge, _) => format!("{text:?} is out of bounds: expected 0 to {longest}, such as \"30s\""),
+        (_, Some(meant)) => format!("{text:?} is {error}\n  help: did you mean {meant:?}?"),
+        (_, None) => format!("{text:?} is {error}"),
+    }
+}
+
 /// Writes a duration in the largest unit that is exact; below a millisecond it is cut off.
 pub fn print_duration(duration: Duration) -> String {
     print(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX), &TIME, "0s")
@@ -44,9 +54,64 @@ pub fn parse_size(text: &str) -> Result<u64, UnitError> {
     parse(text, &SIZE, UnitError::Size)
 }
 
+/// The duration that a text of another form stands for, in ours: of `30`, `30 sec` and `0.5 min` it is `30s`.
+pub fn meant_duration(text: &str) -> Option<String> {
+    meant(text, &OTHER_TIMES, ("s", 1_000), |millis| {
+        let duration = Duration::from_millis(millis);
+        (duration <= LONGEST).then(|| print_duration(duration))
+    })
+}
+
+/// The size that a text of another form stands for, in ours: of `16`, `16 b` and `16 bytes` it is `16B`. A unit in powers of
+/// ten is taken for the nearest in powers of two.
+pub fn meant_size(text: &str) -> Option<String> {
+    meant(text, &OTHER_SIZES, ("B", 1), |bytes| Some(print_size(bytes)))
+}
+
 /// Writes a size in bytes in the largest unit that is exact.
 pub fn print_size(bytes: u64) -> String {
     print(bytes, &SIZE, "0B")
+}
+
+/// How others write the units, in small letters; in milliseconds.
+const OTHER_TIMES: [(&[&str], u64); 6] = [
+    (&["ms", "msec", "msecs", "millis", "millisecond", "milliseconds"], 1),
+    (&["s", "sec", "secs", "second", "seconds"], 1_000),
+    (&["m", "min", "mins", "minute", "minutes"], 60_000),
+    (&["h", "hr", "hrs", "hour", "hours"], 3_600_000),
+    (&["d", "day", "days"], 86_400_000),
+    (&["w", "week", "weeks"], 604_800_000),
+];
+const OTHER_SIZES: [(&[&str], u64); 4] = [
+    (&["b", "byte", "bytes"], 1),
+    (&["k", "kb", "kib"], 1 << 10),
+    (&["m", "mb", "mib"], 1 << 20),
+    (&["g", "gb", "gib"], 1 << 30),
+];
+
+/// A decimal number with a unit, or with none for `bare`, if it is whole and above zero in the smallest unit.
+fn meant(
+    text: &str,
+    units: &[(&[&str], u64)],
+    bare: (&str, u64),
+    print: impl Fn(u64) -> Option<String>,
+) -> Option<String> {
+    let text = text.trim().to_ascii_lowercase();
+    let number = text.bytes().take_while(|byte| byte.is_ascii_digit() || *byte == b'.').count();
+    let (number, unit) = (text.get(..number)?, text.get(number..)?.trim());
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    let factor = match unit {
+        "" => bare.1,
+        _ => units.iter().find(|(names, _)| names.contains(&unit))?.1,
+    };
+    let places = 10_u64.checked_pow(fraction.len().try_into().ok()?)?;
+    let fraction = fraction.parse::<u64>().ok()?.checked_mul(factor)?;
+    let value = whole.parse::<u64>().ok()?.checked_mul(factor)?.checked_add(fraction / places)?;
+    if value == 0 || !fraction.is_multiple_of(places) {
+        return None;
+    }
+    // The number as it was written is the one that is looked for.
+    print(value).map(|printed| if unit.is_empty() && number == whole { format!("{whole}{}", bare.0) } else { printed })
 }
 
 fn parse(text: &str, units: &[(&str, u64)], wrong: UnitError) -> Result<u64, UnitError> {
@@ -94,6 +159,37 @@ mod tests {
         assert_eq!(parse_size("99999999999GiB"), Err(UnitError::TooLarge));
     }
 
+    #[test]
+    fn what_others_write_is_understood_and_what_is_not_exact_is_not() {
+        for (text, meant) in [
+            ("30", "30s"),
+            ("60", "60s"),
+            ("30 s", "30s"),
+            ("30S", "30s"),
+            ("30sec", "30s"),
+            (" 5 Minutes ", "5m"),
+            ("1.5s", "1500ms"),
+            ("1.5", "1500ms"),
+            ("0.5h", "30m"),
+            ("1d", "24h"),
+            ("2 weeks", "336h"),
+        ] {
+            assert_eq!(meant_duration(text).as_deref(), Some(meant), "{text}");
+            assert!(parse_duration(meant).is_ok(), "{meant}");
+        }
+        for text in ["", "s", "soon", "-5s", "0", "0.0005s", "1.s", ".5s", "1.2.3s", "400d", "99999999999999999999s"] {
+            assert_eq!(meant_duration(text), None, "{text}");
+        }
+        for (text, meant) in
+            [("16MB", "16MiB"), ("16 mib", "16MiB"), ("65536", "65536B"), ("1.5G", "1536MiB"), ("7", "7B")]
+        {
+            assert_eq!(meant_size(text).as_deref(), Some(meant), "{text}");
+        }
+        for text in ["", "MB", "16MX", "0", "99999999999999GB"] {
+            assert_eq!(meant_size(text), None, "{text}");
+        }
+    }
+
     proptest! {
         #[test]
         fn what_is_printed_reads_back_the_same(millis in 0..=31_622_400_000u64, bytes: u64) {
@@ -107,6 +203,9 @@ mod tests {
             let known = TIME.iter().any(|(unit, _)| text.ends_with(unit)) || text == "0";
             prop_assert!(known || parse_duration(&text).is_err());
             prop_assert!(SIZE.iter().any(|(unit, _)| text.ends_with(unit)) || parse_size(&text).is_err());
+            let readable = |meant: Option<String>, reads: fn(&str) -> bool| meant.is_none_or(|meant| reads(&meant));
+            prop_assert!(readable(meant_duration(&text), |text| parse_duration(text).is_ok()));
+            prop_assert!(readable(meant_size(&text), |text| parse_size(text).is_ok()));
         }
     }
 }

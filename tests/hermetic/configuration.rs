@@ -136,6 +136,9 @@ fn what_is_wrong_with_a_variable_names_the_variable() {
         ("IMAPTRACE__DEFAULTS__INTERVAL", "soon"),
         ("IMAPTRACE__DEFAULTS__INTERVALL", "60s"),
         ("IMAPTRACE__DEFAULTS__", "60s"),
+        ("IMAPTRACE__INTERVAL", "60s"),
+        ("IMAPTRACE__AGENT__RUNS_IN_FLIGHT", "8"),
+        ("IMAPTRACE__URL", "imaps://canary@mail03.example.org"),
         ("IMAPTRACE__TARGETS__0__URL", "imaps://canary@mail02.example.org"),
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s"),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
@@ -147,19 +150,25 @@ fn what_is_wrong_with_a_variable_names_the_variable() {
     let mut text: Vec<String> = problems.errors.iter().map(ToString::to_string).collect();
     text.sort();
     insta::assert_snapshot!(text.join("\n"), @r#"
+    variable IMAPTRACE__AGENT__RUNS_IN_FLIGHT: agent.runs_in_flight: `runs_in_flight` belongs in `[limits]`
+      help: set IMAPTRACE__LIMITS__RUNS_IN_FLIGHT
     variable IMAPTRACE__DEFAULTS__: no key has this name
       help: write the key's path in capitals with `__` between its levels, such as IMAPTRACE__DEFAULTS__INTERVAL
     variable IMAPTRACE__DEFAULTS__INTERVAL: defaults.interval: "soon" is not a duration: expected a whole number with a unit, such as "900ms", "30s", "5m" or "1h"
     variable IMAPTRACE__DEFAULTS__INTERVALL: defaults.intervall: there is no such key
       help: did you mean `interval`?
+    variable IMAPTRACE__INTERVAL: interval: `interval` belongs in `[defaults]` or a target
+      help: set IMAPTRACE__DEFAULTS__INTERVAL
     variable IMAPTRACE__TARGETS__0__URL: targets: a list of tables can only come from the file
+      help: write it in the configuration file
+    variable IMAPTRACE__URL: url: `url` belongs in a target
       help: write it in the configuration file
     variable OTEL_BSP_MAX_QUEUE_SIZE: not taken: runs wait in imaptrace's own queue, not in the SDK's batch processor, so this would have no effect
       help: unset it
     variable OTEL_EXPORTER_OTLP_HEADERS: otlp.headers: it cannot be read: expected name=value,name=value, percent-encoded
       help: write a comma as %2C
     variable OTEL_EXPORTER_OTLP_PROTOCOL: otlp.protocol: "http/json" is not known: expected "grpc" or "http/protobuf"
-    variable OTEL_EXPORTER_OTLP_TIMEOUT: "10s" is not a whole number of milliseconds
+    variable OTEL_EXPORTER_OTLP_TIMEOUT: "10s" is not a whole number of milliseconds: expected digits alone, such as 10000
       help: OpenTelemetry's variables take no unit: 10000 is ten seconds
     variable OTEL_TRACES_SAMPLER: not taken: every run is a trace of its own and all are kept: a sampled-out run would be a gap in the measurement
       help: unset it
@@ -470,8 +479,9 @@ fn what_is_wrong_with_the_probe_command_line_names_the_flag() {
     warning: SERVER: the password stands in the URL
       help: whoever sees the file, or the list of processes, sees it too: keep it in a file of its own
     error: --mailbox: a mailbox name cannot hold CR, LF or NUL
-    error: --newest: "many" is not a whole number
+    error: --newest: "many" is not a whole number: expected 1 to 100000, such as 20
     error: --timeout: "5" is not a duration: expected a whole number with a unit, such as "900ms", "30s", "5m" or "1h"
+      help: did you mean "5s"?
     error: --security: imaps:// goes with security "tls" alone, not with "none"
       help: change the scheme of the URL, or the security
     error: --otlp-endpoint: the endpoint does not begin with http:// or https://
