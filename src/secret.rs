@@ -5,8 +5,10 @@
 //! in memory": the TLS library, the kernel and the environment have copies that it cannot reach (SECURITY.md).
 
 mod dumps;
+mod form;
 
 pub use dumps::no_dumps;
+pub use form::Edge;
 
 use std::{
     ffi::OsString,
@@ -22,6 +24,8 @@ use std::{
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::io::AsyncReadExt as _;
 use zeroize::Zeroizing;
+
+use self::form::{Extent, remedy, take};
 
 /// A password. It cannot be printed, compared in telemetry or serialised.
 #[derive(Clone)]
@@ -88,8 +92,10 @@ pub enum SecretSource {
     Command(Vec<String>),
     /// A file in `$CREDENTIALS_DIRECTORY` (systemd `LoadCredential`).
     Credential(String),
-    /// Already here: typed at a prompt or given in the URL.
+    /// Already here, and taken as it is: typed at a prompt or given in the URL.
     Given(Secret),
+    /// The source inside, whose value may begin or end with a blank or a byte order mark (`exact = true`).
+    Exact(Box<Self>),
     /// Nowhere: who logs in has no password.
     Nowhere,
 }
@@ -107,6 +113,7 @@ impl fmt::Debug for SecretSource {
                 .finish(),
             Self::Credential(name) => f.debug_tuple("Credential").field(name).finish(),
             Self::Given(secret) => f.debug_tuple("Given").field(secret).finish(),
+            Self::Exact(source) => f.debug_tuple("Exact").field(source).finish(),
             Self::Nowhere => f.write_str("Nowhere"),
         }
     }
@@ -168,12 +175,23 @@ pub enum SecretError {
     /// It is empty.
     #[error("the secret from {0} is empty")]
     Empty(String),
-    /// CR, LF or NUL inside: no IMAP command can carry it.
-    #[error("the secret from {0} holds CR, LF or NUL inside, which no IMAP command can carry")]
+    /// It begins or ends with a blank or a byte order mark, and nothing says that this is meant.
+    #[error("the secret from {place} {edge}: {}", remedy(*.edge))]
+    Edge {
+        /// Where it is from.
+        place: String,
+        /// What stands there.
+        edge: Edge,
+    },
+    /// CR, LF or NUL: no IMAP command can carry it.
+    #[error("the secret from {0} holds CR, LF or NUL, which no IMAP command can carry")]
     Control(String),
     /// Not UTF-8.
-    #[error("the secret from {0} is not UTF-8")]
+    #[error("the secret from {0} is not UTF-8: save it as UTF-8")]
     NotUtf8(String),
+    /// UTF-16.
+    #[error("the secret from {0} is in UTF-16, not UTF-8: save it as UTF-8 without a byte order mark")]
+    Utf16(String),
     /// Over 64 KiB.
     #[error("the secret from {0} is larger than 64 KiB: is it the right one?")]
     TooLarge(String),
@@ -187,34 +205,45 @@ impl SecretSource {
     ///
     /// `child_env` are variables that a password command gets back as the operator had set them.
     pub async fn load(&self, child_env: &[(OsString, Option<OsString>)]) -> Result<Secret, SecretError> {
-        match self {
-            Self::Nowhere => Ok(Secret::new(String::new())),
-            Self::Given(secret) => checked(secret.expose().as_bytes(), false, || "the prompt or the URL".to_owned()),
+        let (source, exact) = self.plain();
+        match source {
+            Self::Nowhere | Self::Exact(_) => Ok(Secret::new(String::new())),
+            Self::Given(secret) => {
+                take(secret.expose().as_bytes(), Extent::Whole, true, || "the prompt or the URL".to_owned())
+            }
             Self::Env(name) => {
                 let value = std::env::var(name).map_err(|_| SecretError::Env(name.clone()))?;
-                checked(&Zeroizing::new(value.into_bytes()), false, || {
+                take(&Zeroizing::new(value.into_bytes()), Extent::Whole, exact, || {
                     format!("environment variable {}", shown_variable(name))
                 })
             }
-            Self::File { path, insecure_mode } => read_file(path, *insecure_mode),
+            Self::File { path, insecure_mode } => read_file(path, *insecure_mode, exact, || in_words(path)),
             Self::Credential(name) => {
                 let directory = std::env::var_os("CREDENTIALS_DIRECTORY")
                     .ok_or_else(|| SecretError::NoCredentials(name.clone()))?;
                 // systemd makes these files itself, mode 0400 or, with an ACL, 0440.
-                read_file(&PathBuf::from(directory).join(name), true)
+                let path = PathBuf::from(directory).join(name);
+                read_file(&path, true, exact, || format!("credential {name} ({})", path.display()))
             }
-            Self::Command(argv) => run_command(argv, child_env).await,
+            Self::Command(argv) => run_command(argv, child_env, exact).await,
         }
     }
 
-    /// Whether a secret's file is there, may be read, is nobody else's, and is neither empty nor too large. What is in it
-    /// is not read; sources other than files are not looked at.
+    /// The source itself, and whether its value may begin or end with a blank or a byte order mark.
+    pub fn plain(&self) -> (&Self, bool) {
+        match self {
+            Self::Exact(source) => (source.plain().0, true),
+            source => (source, false),
+        }
+    }
+
+    /// Whether a secret's file is there, may be read, is nobody else's, and holds what a secret can be. What was read for
+    /// this is wiped at once; sources other than files are not looked at.
     pub fn check(&self) -> Result<(), SecretError> {
-        let Self::File { path, insecure_mode } = self else { return Ok(()) };
-        let (_, meta) = open_file(path, *insecure_mode)?;
-        match meta.len() {
-            0 => Err(SecretError::Empty(in_words(path))),
-            size if size > LARGEST as u64 => Err(SecretError::TooLarge(in_words(path))),
+        match self.plain() {
+            (Self::File { path, insecure_mode }, exact) => {
+                read_file(path, *insecure_mode, exact, || in_words(path)).map(drop)
+            }
             _ => Ok(()),
         }
     }
@@ -236,8 +265,8 @@ pub fn shown_variable(name: &str) -> &str {
     if is_usual && name.len() <= 64 { name } else { "(not shown: its name is not in capitals)" }
 }
 
-fn read_file(path: &Path, insecure_mode: bool) -> Result<Secret, SecretError> {
-    checked(take_in(path, insecure_mode)?.bytes(), true, || in_words(path))
+fn read_file(path: &Path, insecure_mode: bool, exact: bool, place: impl Fn() -> String) -> Result<Secret, SecretError> {
+    take(take_in(path, insecure_mode)?.bytes(), Extent::FirstLine, exact, place)
 }
 
 /// All of a secret's file, or one byte more than the largest that is taken.
@@ -325,7 +354,11 @@ fn in_words(path: &Path) -> String {
     format!("file {}", path.display())
 }
 
-async fn run_command(argv: &[String], child_env: &[(OsString, Option<OsString>)]) -> Result<Secret, SecretError> {
+async fn run_command(
+    argv: &[String],
+    child_env: &[(OsString, Option<OsString>)],
+    exact: bool,
+) -> Result<Secret, SecretError> {
     let program = argv.first().cloned().unwrap_or_default();
     let failed = |problem: String| SecretError::Command { program: program.clone(), problem };
     let mut command = tokio::process::Command::new(&program);
@@ -362,27 +395,7 @@ async fn run_command(argv: &[String], child_env: &[(OsString, Option<OsString>)]
     if value.bytes().len() <= LARGEST && !status.success() {
         return Err(failed(format!("ended with {status}")));
     }
-    checked(value.bytes(), true, || format!("command {program:?}"))
-}
-
-/// Takes the first line (or, for a variable, the whole) and refuses what IMAP cannot carry.
-fn checked(bytes: &[u8], first_line: bool, place: impl Fn() -> String) -> Result<Secret, SecretError> {
-    if bytes.len() > LARGEST {
-        return Err(SecretError::TooLarge(place()));
-    }
-    let mut value = bytes;
-    if first_line {
-        value = value.split(|byte| *byte == b'\n').next().unwrap_or_default();
-        value = value.strip_suffix(b"\r").unwrap_or(value);
-    }
-    if value.is_empty() {
-        return Err(SecretError::Empty(place()));
-    }
-    if value.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)) {
-        return Err(SecretError::Control(place()));
-    }
-    let text = std::str::from_utf8(value).map_err(|_| SecretError::NotUtf8(place()))?;
-    Ok(Secret(SecretString::from(text)))
+    take(value.bytes(), Extent::FirstLine, exact, || format!("command {program:?}"))
 }
 
 #[cfg(test)]

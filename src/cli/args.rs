@@ -71,6 +71,9 @@ pub(super) struct TargetArgs {
     /// Program whose first line of output is the password; no shell
     #[arg(long, value_name = "CMD", help_heading = "Target")]
     pub(super) password_command: Option<String>,
+    /// Take the password as it is, with a blank or a byte order mark at its start or end
+    #[arg(long, help_heading = "Target")]
+    pub(super) password_exact: bool,
     /// How to log in: auto (the strongest that is offered), scram-sha-256, plain, login, or external
     #[arg(long, value_name = "MECHANISM", help_heading = "Target")]
     pub(super) auth: Option<String>,

@@ -269,12 +269,15 @@ fn flags(args: &ProbeArgs) -> Vec<Flag> {
 /// Those of them that say which server, as whom, and how.
 pub(super) fn target_flags(args: &TargetArgs) -> Vec<Flag> {
     let insecure = args.insecure.then(|| "true".to_owned());
+    // It stands beside a place; the one that nobody names has it from `password`.
+    let exact = (args.password_exact && names_password(args)).then(|| "true".to_owned());
     given(&[
         ("target.user", &args.user, "--user"),
         ("target.master_user", &args.master_user, "--master-user"),
         ("target.password.file", &args.password_file, "--password-file"),
         ("target.password.env", &args.password_env, "--password-env"),
         ("target.password.command", &args.password_command, "--password-command"),
+        ("target.password.exact", &exact, "--password-exact"),
         ("target.auth", &args.auth, "--auth"),
         ("target.security", &args.security, "--security"),
         ("target.ca_file", &args.ca_file, "--ca-file"),
@@ -294,15 +297,26 @@ pub(super) fn given(flags: &[(&str, &Option<String>, &str)]) -> Vec<Flag> {
     flags.iter().filter_map(flag).collect()
 }
 
+fn names_password(args: &TargetArgs) -> bool {
+    args.password_file.is_some() || args.password_env.is_some() || args.password_command.is_some()
+}
+
 /// The password's place when neither a flag nor SERVER has it: the default variable, else a prompt on a terminal.
 pub(super) fn password(args: &TargetArgs) -> Result<Option<SecretSource>, String> {
-    let named = args.password_file.is_some() || args.password_env.is_some() || args.password_command.is_some();
     let in_url = config::server::parse(&args.server).is_ok_and(|url| url.password.is_some());
-    if named || in_url || args.auth.as_deref() == Some(Auth::External.as_str()) {
+    if in_url && args.password_exact && !names_password(args) {
+        return Err(
+            "error: --password-exact: it is about a file, a variable or a command, and the password stands in \
+                    the URL\n  help: give it with --password-file, --password-env or --password-command"
+                .to_owned(),
+        );
+    }
+    if names_password(args) || in_url || args.auth.as_deref() == Some(Auth::External.as_str()) {
         return Ok(None);
     }
     if std::env::var_os(PASSWORD).is_some() {
-        return Ok(Some(SecretSource::Env(PASSWORD.to_owned())));
+        let variable = SecretSource::Env(PASSWORD.to_owned());
+        return Ok(Some(if args.password_exact { SecretSource::Exact(Box::new(variable)) } else { variable }));
     }
     if !std::io::stdin().is_terminal() {
         return Ok(None);

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     plan::{Account, UserName},
-    secret::{SecretError, SecretSource},
+    secret::{Edge, SecretError, SecretSource},
 };
 
 /// What an account is called when nobody names it.
@@ -69,9 +69,14 @@ pub(super) fn read(table: &Table<'_>, url: Option<&ServerUrl>, whose: &Whose<'_>
     let has_user = user_field.is_some() || url.is_some_and(|url| url.user.is_some());
     let here = password_field.is_some() || in_url.is_some();
     let has_password = here || given.is_some();
+    let in_url_used = in_url.clone().filter(|_| password_field.is_none());
     let user = user_field.as_ref().map_or_else(|| url.and_then(|url| url.user.clone()), |field| user_name(field, fill));
     let password =
         password_field.as_ref().map_or_else(|| in_url.map(SecretSource::Given), |field| filled_secret(field, fill));
+    if let Some(edge) = in_url_used.and_then(|secret| Edge::of(secret.expose())) {
+        let help = "take it out; one that is meant needs a file, a variable or a command, and `exact` beside it";
+        table.error("url", format!("the password in the URL {edge}"), help);
+    }
     // One that nobody will ask for is not fetched either.
     let nowhere = (needs != Needs::Password).then_some(SecretSource::Nowhere);
     let password = nowhere.clone().or_else(|| if here { password } else { given.cloned() });
@@ -173,6 +178,8 @@ fn filled_secret(field: &Field<'_>, blanks: Option<&Fill<'_>>) -> Option<SecretS
     let command = table.get("command");
     let credential = table.get("credential");
     let insecure_mode = table.get("insecure_mode");
+    let exact = table.get("exact").as_ref().and_then(Field::bool).unwrap_or(false);
+    let as_said = |source: SecretSource| if exact { SecretSource::Exact(Box::new(source)) } else { source };
     let count = [&file, &env, &command, &credential].into_iter().flatten().count();
     if count != 1 {
         field.error(format!("a secret has exactly one source, this one has {count}"), FORMS);
@@ -189,13 +196,19 @@ fn filled_secret(field: &Field<'_>, blanks: Option<&Fill<'_>>) -> Option<SecretS
             let help = "take insecure_mode out and run `chmod 600` on the file if you can";
             table.warn("insecure_mode", "a secret's file may be read by others", help);
         }
-        let source = SecretSource::File { path, insecure_mode: insecure };
+        let source = as_said(SecretSource::File { path, insecure_mode: insecure });
         if let Err(error) = source.check() {
             let help = match error {
                 SecretError::Mode { .. } => "where others have to read it, set insecure_mode = true beside `file`",
                 SecretError::Folder { .. } => "where that cannot be, set insecure_mode = true beside `file`",
                 SecretError::Owner { .. } => "run `chown` on it",
                 SecretError::Empty(_) => "write the secret on its first line",
+                // These say themselves what to do.
+                SecretError::Edge { .. }
+                | SecretError::Control(_)
+                | SecretError::NotUtf8(_)
+                | SecretError::Utf16(_)
+                | SecretError::TooLarge(_) => "",
                 _ => "give the path of a file that can be read",
             };
             field.unusable(error.to_string(), help);
@@ -210,13 +223,13 @@ fn filled_secret(field: &Field<'_>, blanks: Option<&Fill<'_>>) -> Option<SecretS
             return None;
         }
         field.check_variable(&name);
-        return Some(SecretSource::Env(name));
+        return Some(as_said(SecretSource::Env(name)));
     }
     if let Some(field) = command {
         let words = field.command()?;
         // A program's own arguments may hold braces of any kind, so a word that is not known stays as it is.
         let words = words.iter().map(|word| blanks.map_or_else(|| word.clone(), |blanks| blanks.fill(word)));
-        return Some(SecretSource::Command(words.collect()));
+        return Some(as_said(SecretSource::Command(words.collect())));
     }
     let field = credential?;
     let name = filled(&field, blanks)?;
@@ -224,5 +237,5 @@ fn filled_secret(field: &Field<'_>, blanks: Option<&Fill<'_>>) -> Option<SecretS
         field.error("it is not the name of a credential", "give the name in LoadCredential=NAME:…, not a path");
         return None;
     }
-    Some(SecretSource::Credential(name))
+    Some(as_said(SecretSource::Credential(name)))
 }

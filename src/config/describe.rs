@@ -288,6 +288,7 @@ fn place(source: &SecretSource) -> String {
         SecretSource::Command(argv) => format!("from command {:?}", argv.first().map_or("", String::as_str)),
         SecretSource::Credential(name) => format!("from credential {name}"),
         SecretSource::Given(_) => "given (hidden)".to_owned(),
+        SecretSource::Exact(source) => format!("{}, exact", place(source)),
         SecretSource::Nowhere => "not needed".to_owned(),
     }
 }

@@ -158,8 +158,11 @@ pub(super) static DEADLINES: TableKeys = TableKeys {
     later: &[],
 };
 /// What stands in the braces of a secret.
-pub(super) static SECRET: TableKeys =
-    TableKeys { path: "password", keys: &["file", "env", "command", "credential", "insecure_mode"], later: &[] };
+pub(super) static SECRET: TableKeys = TableKeys {
+    path: "password",
+    keys: &["file", "env", "command", "credential", "insecure_mode", "exact"],
+    later: &[],
+};
 pub(super) static OTLP: TableKeys = TableKeys {
     path: "otlp",
     keys: &[

@@ -2,8 +2,8 @@
 //! the rest of imaptrace works with.
 //!
 //! [`load`] is for `agent` and `check`, [`probe`] for the `probe` command line, [`describe()`] for `check`. Files that a
-//! key names are looked at, for `check` to tell which cannot be used, but never read; the files of `targets_from` alone
-//! are. Nothing here fetches a secret,
+//! key names are looked at, for `check` to tell which cannot be used; the files of `targets_from` alone are taken in. A
+//! secret's file is read by `secret`, which says what is wrong with it and keeps nothing. Nothing here fetches a secret,
 //! resolves a name or reads the process's own environment, and no text that leaves this room holds a secret. Other rooms
 //! define their own settings; `agent` and `cli` fill them from [`Config`].
 //!

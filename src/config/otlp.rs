@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     plan::Host,
-    secret::{Secret, SecretSource},
+    secret::{Edge, Secret, SecretSource},
 };
 
 /// The two exporters. One without an endpoint exports nothing.
@@ -247,6 +247,11 @@ fn header_name(field: &Field<'_>, name: &str) -> Option<String> {
 fn header_value(field: &Field<'_>, value: String) -> Option<Secret> {
     if value.is_empty() || !value.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
         field.error("the header's value is empty or holds more than printable ASCII", "");
+        return None;
+    }
+    if let Some(edge) = Edge::of(&value) {
+        // RFC 9110 section 5.5: blanks around a value are no part of it.
+        field.error(format!("the header's value {edge}, which HTTP does not carry"), "take it out");
         return None;
     }
     Some(Secret::new(value))
