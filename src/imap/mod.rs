@@ -17,6 +17,7 @@ mod command;
 mod framer;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzed;
+mod hierarchy;
 #[cfg(test)]
 #[expect(unreachable_pub, reason = "tests/hermetic has it, too")]
 #[path = "../../tests/support/scram.rs"]
@@ -32,6 +33,7 @@ pub use capability::Capabilities;
 pub use code::{CODES, Code, referral_host};
 pub use command::{Command, Encoded, FETCH_HEADERS, Part};
 pub use framer::{Frame, Framer, Syntax};
+pub use hierarchy::{Hierarchy, suggest as suggest_mailbox};
 pub use reported::{Reported, reported};
 pub use response::{Condition, Response, Status};
 pub use sasl::{Answer, Credentials, Mechanism, Refusal};

@@ -12,6 +12,10 @@ pub enum Response<'a> {
     Status(Status<'a>),
     /// `* CAPABILITY …`, the words.
     Capability(&'a [u8]),
+    /// `* NAMESPACE …`, what stands behind it.
+    Namespace(&'a [u8]),
+    /// `* LIST …`, what stands behind it.
+    List(&'a [u8]),
     /// `* n EXISTS`
     Exists(u32),
     /// `* n FETCH …`, the message's number.
@@ -101,6 +105,12 @@ impl<'a> Response<'a> {
         }
         if first.eq_ignore_ascii_case(b"ESEARCH") {
             return esearch(after).map_or(Self::Other, Self::Found);
+        }
+        if first.eq_ignore_ascii_case(b"LIST") {
+            return Self::List(after);
+        }
+        if first.eq_ignore_ascii_case(b"NAMESPACE") {
+            return Self::Namespace(after);
         }
         if first.eq_ignore_ascii_case(b"ID") {
             let (name, version) = id(frame);
@@ -246,7 +256,9 @@ mod tests {
         assert_eq!(parse("* ESEARCH (TAG \"a1\") COUNT 17"), Response::Found(17));
         assert_eq!(parse("* esearch (TAG \"a1\") UID count 0"), Response::Found(0));
         assert_eq!(parse("* ESEARCH (TAG \"a1\") ALL 1:4"), Response::Other);
-        assert_eq!(parse("* LIST () \"/\" INBOX"), Response::Other);
+        assert_eq!(parse("* LIST () \"/\" INBOX"), Response::List(b"() \"/\" INBOX"));
+        assert_eq!(parse("* namespace NIL NIL NIL"), Response::Namespace(b"NIL NIL NIL"));
+        assert_eq!(parse("* LSUB () \"/\" INBOX"), Response::Other);
         assert_eq!(parse("* 0 RECENT"), Response::Other);
         assert_eq!(parse("* 0 FETCH (UID 1)"), Response::Broken);
         assert_eq!(parse("* 4294967296 EXISTS"), Response::Broken);

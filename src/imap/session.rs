@@ -6,7 +6,7 @@
 use zeroize::Zeroizing;
 
 use super::{
-    Answer, Capabilities, Command, Condition, Encoded, Framer, Refusal, Response, Status, Syntax, Worked,
+    Answer, Capabilities, Command, Condition, Encoded, Framer, Hierarchy, Refusal, Response, Status, Syntax, Worked,
     referral_host, sasl::Exchange,
 };
 
@@ -134,6 +134,7 @@ pub struct Session {
     state: State,
     capabilities: Option<Capabilities>,
     id: (Option<Vec<u8>>, Option<Vec<u8>>),
+    hierarchy: Option<Hierarchy>,
     current: Option<Current>,
     /// Tag of a command that nobody waits for any more.
     abandoned: Option<String>,
@@ -183,6 +184,7 @@ impl Session {
             state: State::Connected,
             capabilities: None,
             id: (None, None),
+            hierarchy: None,
             current: None,
             abandoned: None,
             exchange: None,
@@ -205,6 +207,11 @@ impl Session {
     /// Name and version from the server's ID answer.
     pub fn id(&self) -> (Option<&[u8]>, Option<&[u8]>) {
         (self.id.0.as_deref(), self.id.1.as_deref())
+    }
+
+    /// How mailbox names are built, by the first NAMESPACE or LIST response that said so.
+    pub fn hierarchy(&self) -> Option<Hierarchy> {
+        self.hierarchy
     }
 
     /// What the present step has seen.
@@ -362,6 +369,7 @@ impl Session {
             state: &mut self.state,
             capabilities: &mut self.capabilities,
             id: &mut self.id,
+            hierarchy: &mut self.hierarchy,
             current: &mut self.current,
             abandoned: &mut self.abandoned,
             exchange: &mut self.exchange,
@@ -423,6 +431,7 @@ struct Understanding<'s> {
     state: &'s mut State,
     capabilities: &'s mut Option<Capabilities>,
     id: &'s mut (Option<Vec<u8>>, Option<Vec<u8>>),
+    hierarchy: &'s mut Option<Hierarchy>,
     current: &'s mut Option<Current>,
     abandoned: &'s mut Option<String>,
     exchange: &'s mut Option<Exchange>,
@@ -455,6 +464,10 @@ impl Understanding<'_> {
                     current.relisted = true;
                 }
             }
+            Response::Namespace(arguments) if self.hierarchy.is_none() => {
+                *self.hierarchy = Hierarchy::of_namespace(arguments);
+            }
+            Response::List(arguments) if self.hierarchy.is_none() => *self.hierarchy = Hierarchy::of_list(arguments),
             Response::Exists(number) if self.runs(Kind::Select) => self.progress.exists = Some(number),
             Response::Fetch(number) if self.runs(Kind::Fetch) => return Ok(self.row(number)),
             // An answer may come in pieces.

@@ -1,6 +1,6 @@
 //! Modified UTF-7, in which `IMAP4rev1` writes mailbox names (RFC 3501 §5.1.3).
 //!
-//! Only the way to the wire: names that a server sends are not shown, so they are never decoded.
+//! Names that a server sends are not shown, so they are never decoded; a name that a person wrote may be.
 
 use base64::{
     Engine as _,
@@ -37,6 +37,27 @@ pub fn encode(name: &str) -> String {
     wire
 }
 
+/// Reads a name that is well-formed modified UTF-7; none for any other.
+pub(super) fn decode(wire: &str) -> Option<String> {
+    let mut name = String::with_capacity(wire.len());
+    let mut rest = wire;
+    while let Some((plain, shifted)) = rest.split_once('&') {
+        let (base64, after) = shifted.split_once('-')?;
+        name.push_str(plain);
+        if base64.is_empty() {
+            name.push('&');
+        } else {
+            let bytes = BASE64.decode(base64).ok().filter(|bytes| bytes.len() % 2 == 0)?;
+            let units = bytes.chunks_exact(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]]));
+            name.extend(char::decode_utf16(units).collect::<Result<Vec<_>, _>>().ok()?);
+        }
+        rest = after;
+    }
+    name.push_str(rest);
+    // One name has one form (RFC 3501 §5.1.3): what would be written otherwise was not meant so.
+    (encode(&name) == wire).then_some(name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -53,6 +74,15 @@ mod tests {
             ("tab\there", "tab&AAk-here"),
         ] {
             assert_eq!(encode(name), wire);
+            assert_eq!(decode(wire).as_deref(), Some(name));
+        }
+    }
+
+    #[test]
+    fn what_is_not_modified_utf_7_is_not_decoded() {
+        // No end, no base64, half a character, a lone surrogate, printable ASCII in base64, an 8-bit character.
+        for other in ["Tom & Jerry", "R&D", "&!!-", "&AA-", "&2D0-", "&AGE-", "ü"] {
+            assert_eq!(decode(other), None, "{other}");
         }
     }
 }

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     clock::{self, Anchor},
-    imap::{Command, Condition, Progress},
+    imap::{self, Command, Condition, Progress},
     net::{Armed, Meter},
     plan::{self, Open, Security, Target},
     record::{ErrorType, Run, Seconds, ServerText, Step, StepOutcome},
@@ -312,7 +312,13 @@ impl<'a> Journey<'a> {
         let journey = &self.target.journey;
         let mailbox = journey.mailbox.as_str();
         let select = Command::Select { mailbox, read_only: journey.open == Open::Examine };
-        let answer = self.command(driver, &select).await?;
+        let answer = match self.command(driver, &select).await {
+            Ok(answer) => answer,
+            Err(stop) => {
+                self.suggest_mailbox(driver);
+                return Err(stop);
+            }
+        };
         let exists = answer.progress.exists.unwrap_or_default();
         let loaded = self.load(driver, exists).await;
         // Not before: whoever reads the log may be slow, and the clock would run.
@@ -327,6 +333,19 @@ impl<'a> Journey<'a> {
             warn!(target: "imaptrace::probe::mailbox", "the mailbox {holds}: {help}");
         }
         loaded
+    }
+
+    /// Records how a mailbox name that the server refused could have been meant.
+    fn suggest_mailbox(&mut self, driver: &Driver) {
+        let refused = self.recorder.steps().last().filter(|step| step.error_type == Some(ErrorType::No));
+        // With any other code the name is not what the server complains of (RFC 5530 §3).
+        let of_name = [None, Some("NONEXISTENT"), Some("TRYCREATE"), Some("CANNOT"), Some("_OTHER")];
+        if refused.is_some_and(|step| of_name.contains(&step.code.as_deref()))
+            && let Some((mailbox, separator)) =
+                imap::suggest_mailbox(self.target.journey.mailbox.as_str(), driver.session.hierarchy())
+        {
+            self.recorder.suggest_mailbox(mailbox, separator);
+        }
     }
 
     /// Fetches what makes the message list, of a mailbox that holds so many.

@@ -42,6 +42,7 @@ impl Recorder {
             id_name: None,
             id_version: None,
             protocol: None,
+            hierarchy_separator: None,
             capability_hash: None,
             preauth: None,
             lenient: None,
@@ -74,6 +75,7 @@ impl Recorder {
             slow: None,
             start_lag_s: job.start_lag.map(Seconds::from),
             auth_backoff: job.hold_login.map(|_| true),
+            suggested_mailbox: None,
             family: match (target.address, job.family) {
                 (plan::AddressChoice::Each, Family::V4) => Some("ipv4".to_owned()),
                 (plan::AddressChoice::Each, Family::V6) => Some("ipv6".to_owned()),
@@ -94,6 +96,13 @@ impl Recorder {
 
     pub(super) fn at(&self, stamp: Instant) -> Seconds {
         self.anchor.since(stamp).into()
+    }
+
+    /// The server refused the mailbox's name; this is how it could have been meant.
+    pub(super) fn suggest_mailbox(&mut self, mailbox: String, separator: Option<char>) {
+        self.run.suggested_mailbox = Some(mailbox);
+        self.run.server.hierarchy_separator =
+            separator.map(|separator| ServerText::new(separator.to_string().as_bytes(), ServerText::ID));
     }
 
     pub(super) fn server(&mut self) -> &mut Server {

@@ -67,6 +67,10 @@ pub struct Run {
     /// LOGIN was held back since the last one was refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth_backoff: Option<bool>,
+    /// The configured mailbox as the server would write it, when SELECT or EXAMINE refused the name and the name bears
+    /// another hierarchy separator than the server's (RFC 9051 §5.1.1), or is modified UTF-7 (RFC 3501 §5.1.3).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suggested_mailbox: Option<String>,
     /// Only set when the target asks for a run per address family: `ipv4` or `ipv6`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub family: Option<String>,
@@ -116,6 +120,9 @@ pub struct Server {
     /// `4rev1` or `4rev2`: what the server's capabilities say it speaks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<String>,
+    /// The hierarchy separator of the account's own mailboxes (RFC 9051 §5.1.1), on a run whose mailbox was refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hierarchy_separator: Option<ServerText>,
     /// Hash of the sorted capability list after login: a changed value is a changed server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capability_hash: Option<String>,

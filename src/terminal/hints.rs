@@ -1,6 +1,8 @@
 //! What to try, for every way in which a run can fail, and for one that passed but kept the user waiting. One short
 //! sentence part, in plain ASCII, that ends a line.
 
+use std::borrow::Cow;
+
 use super::{
     Style,
     parts::{Part, Parts},
@@ -11,13 +13,32 @@ use crate::record::{ErrorType, Run, RunOutcome, Seconds, Step};
 /// A part below this is not worth a word, unless the run was slow by its history: nobody notices it.
 const NOTICED: Seconds = Seconds::from_micros(100_000);
 
-/// The same for the step that failed: a refused SELECT is mostly a mailbox that is not there.
-pub(super) fn advice(step: Option<&Step>, class: ErrorType) -> &'static str {
+/// The same for the step that failed, by all that is known of it: its response code (RFC 9051 §7.1, RFC 5530 §3), its
+/// mechanism, and what the server disclosed before.
+pub(super) fn advice(run: &Run, class: ErrorType, style: Style) -> Cow<'static, str> {
+    let step = run.failing_step();
+    if class == ErrorType::No
+        && let Some(mailbox) = &run.suggested_mailbox
+    {
+        let mailbox = safe(mailbox, style);
+        let separator = run.server.hierarchy_separator.as_ref().map(|separator| safe(separator.as_str(), style));
+        return Cow::Owned(match separator.filter(|separator| mailbox.contains(separator.as_str())) {
+            Some(separator) => format!("the mailbox separator is {separator}; did you mean {mailbox}?"),
+            None => format!("mailbox names are plain UTF-8 here; did you mean {mailbox}?"),
+        });
+    }
+    Cow::Borrowed(of_step(step, class))
+}
+
+fn of_step(step: Option<&Step>, class: ErrorType) -> &'static str {
     let mechanism = step.and_then(|step| step.mechanism.as_deref()).unwrap_or_default();
     let code = step.and_then(|step| step.code.as_deref());
-    match (step.map(|step| step.name.as_str()), class) {
-        (Some("SELECT" | "EXAMINE"), ErrorType::No) => {
-            "is there such a mailbox? check --mailbox, or the path in the URL"
+    let name = step.map(|step| step.name.as_str());
+    let opens = matches!(name, Some("SELECT" | "EXAMINE"));
+    match (name, class) {
+        (_, ErrorType::No) => of_code(code, opens).unwrap_or_else(|| hint(class)),
+        (_, ErrorType::LimitServer) if code == Some("INUSE") && !is_login(name) => {
+            "another session holds it: look for a lock, a migration or a POP3 session"
         }
         // Who logged in is known, and may not be who it wants to be (RFC 5530 §3).
         (_, ErrorType::AuthFailed) if code == Some("AUTHORIZATIONFAILED") => {
@@ -34,6 +55,27 @@ pub(super) fn advice(step: Option<&Step>, class: ErrorType) -> &'static str {
         (Some(Step::CONNECT), ErrorType::AddressDenied) => "source_address has to be an address of this machine",
         _ => hint(class),
     }
+}
+
+fn is_login(name: Option<&str>) -> bool {
+    matches!(name, Some("LOGIN" | "AUTHENTICATE"))
+}
+
+/// What a NO means by its response code, whatever command it answers; `opens` when that is SELECT or EXAMINE.
+fn of_code(code: Option<&str>, opens: bool) -> Option<&'static str> {
+    Some(match code {
+        Some("SERVERBUG") => "a fault inside the server: its log at this time says which",
+        Some("NOPERM") => "this account may not do that: look at its rights (ACL) on the mailbox",
+        Some("CORRUPTION") => "the server finds its own data damaged: see its log, and repair the mailbox",
+        Some("OVERQUOTA") => "the account is over a quota or limit: make space, or raise the limit",
+        Some("CONTACTADMIN") => "only the server's administrator can mend this: the server's words say what",
+        Some("CANNOT") => "the server cannot do that with this name: does it only hold other mailboxes?",
+        Some("NONEXISTENT" | "TRYCREATE") if opens => {
+            "there is no such mailbox: check --mailbox, or the path in the URL"
+        }
+        _ if opens => "the server refused to open the mailbox: see its words, and check --mailbox",
+        _ => return None,
+    })
 }
 
 /// What to look at first when a run ended with `class`. ASCII, lower case, no full stop, at most 76 characters:
@@ -191,10 +233,57 @@ mod tests {
             ),
         ] {
             (step.mechanism, step.code) = (Some(mechanism.to_owned()), Some(code.to_owned()));
-            let advice = advice(Some(&step), ErrorType::AuthFailed);
+            let advice = of_step(Some(&step), ErrorType::AuthFailed);
             assert_eq!(advice, expected);
             assert!(advice.len() <= 76 && advice.is_ascii());
         }
+    }
+
+    #[test]
+    fn what_to_try_after_a_refused_command_follows_its_response_code() {
+        let mut step = samples::passed().steps[7].clone();
+        let mut advice = |name: &str, code: Option<&str>, class| {
+            (step.name, step.code) = (name.to_owned(), code.map(str::to_owned));
+            let advice = of_step(Some(&step), class);
+            assert!(advice.len() <= 76 && advice.is_ascii() && !advice.ends_with('.'), "{advice}");
+            advice
+        };
+        for (code, word) in [
+            ("SERVERBUG", "inside the server"),
+            ("NOPERM", "ACL"),
+            ("CORRUPTION", "damaged"),
+            ("OVERQUOTA", "quota"),
+            ("CONTACTADMIN", "administrator"),
+            ("CANNOT", "with this name"),
+        ] {
+            for name in ["SELECT", "EXAMINE", "LIST", "FETCH"] {
+                assert!(advice(name, Some(code), ErrorType::No).contains(word), "{name} {code}");
+            }
+        }
+        for code in ["NONEXISTENT", "TRYCREATE"] {
+            assert!(advice("SELECT", Some(code), ErrorType::No).contains("no such mailbox"));
+            assert_eq!(advice("FETCH", Some(code), ErrorType::No), hint(ErrorType::No));
+        }
+        assert!(advice("EXAMINE", None, ErrorType::No).contains("refused to open the mailbox"));
+        assert_eq!(advice("LIST", None, ErrorType::No), hint(ErrorType::No));
+        assert!(advice("SELECT", Some("INUSE"), ErrorType::LimitServer).contains("another session"));
+        for (name, code) in [("LOGIN", "INUSE"), ("SELECT", "LIMIT")] {
+            assert_eq!(advice(name, Some(code), ErrorType::LimitServer), hint(ErrorType::LimitServer));
+        }
+    }
+
+    #[test]
+    fn a_mailbox_that_could_have_been_meant_is_asked_for() {
+        let mut run = samples::passed();
+        (run.suggested_mailbox, run.error_type) = (Some("Archive/2024".to_owned()), Some(ErrorType::No));
+        run.server.hierarchy_separator = Some(crate::record::ServerText::new(b"/", 8));
+        let asks = |run: &Run, class| advice(run, class, PLAIN).into_owned();
+        assert_eq!(asks(&run, ErrorType::No), "the mailbox separator is /; did you mean Archive/2024?");
+        assert_eq!(asks(&run, ErrorType::Bye), hint(ErrorType::Bye), "another failure is not the name's");
+        (run.suggested_mailbox, run.server.hierarchy_separator) = (Some("Entw\u{fc}rfe\u{1b}".to_owned()), None);
+        let styled = |ascii| advice(&run, ErrorType::No, Style { ascii, ..PLAIN }).into_owned();
+        assert_eq!(styled(false), "mailbox names are plain UTF-8 here; did you mean Entw\u{fc}rfe\\x1b?");
+        assert!(styled(true).is_ascii());
     }
 
     #[test]
@@ -202,7 +291,7 @@ mod tests {
         let mut step = samples::passed().steps[0].clone();
         for (name, word) in [(Step::RESOLVE, "[dns] deny"), (Step::CONNECT, "source_address")] {
             name.clone_into(&mut step.name);
-            assert!(advice(Some(&step), ErrorType::AddressDenied).contains(word));
+            assert!(of_step(Some(&step), ErrorType::AddressDenied).contains(word));
         }
     }
 

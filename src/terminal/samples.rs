@@ -121,6 +121,7 @@ pub(super) fn passed() -> Run {
         slow: None,
         start_lag_s: None,
         auth_backoff: None,
+        suggested_mailbox: None,
         family: None,
         server: Server {
             address: "mail01.example.org".to_owned(),
@@ -134,6 +135,7 @@ pub(super) fn passed() -> Run {
             id_name: Some(ServerText::new(b"Dovecot", ServerText::ID)),
             id_version: Some(ServerText::new(b"2.3.19", ServerText::ID)),
             protocol: None,
+            hierarchy_separator: None,
             capability_hash: None,
             preauth: None,
             lenient: None,

@@ -153,7 +153,7 @@ impl<'a> Table<'a> {
         self.indented(sign, if decisive { Tone::Bad } else { Tone::Warn }, &finding(step, class, self.style), page);
         if let Some(class) = class.filter(|_| decisive) {
             let sign = if self.style.ascii { ">" } else { "→" };
-            self.indented(sign, Tone::Plain, advice(Some(step), class), page);
+            self.indented(sign, Tone::Plain, &advice(self.run, class, self.style), page);
         }
     }
 

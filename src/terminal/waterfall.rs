@@ -47,7 +47,7 @@ pub fn waterfall(run: &Run, style: Style) -> String {
     page.push('\n');
     if run.outcome != RunOutcome::Passed && run.failing_step().is_none() {
         // No row could say it: the run ended before, or between, its steps.
-        let hint = run.error_type.map(|class| format!("; {}", advice(run.failing_step(), class))).unwrap_or_default();
+        let hint = run.error_type.map(|class| format!("; {}", advice(run, class, style))).unwrap_or_default();
         paragraph(tone(run.outcome), &format!("{}{hint}", verdict(run, style)), style, &mut page);
     }
     sum(run, style, &mut page);

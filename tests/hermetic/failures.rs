@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use imaptrace::{
-    plan::{Auth, Dns, Limits, Security, Target, TlsOptions},
+    plan::{Auth, Dns, Limits, Mailbox, Security, Target, TlsOptions},
     record::{CloseNotify, ErrorType, Run, RunOutcome},
 };
 
@@ -108,6 +108,40 @@ async fn no_and_bad_to_each_command_fail_it_and_logout_follows() {
             assert_eq!(run.first_loading_latency_s, None);
         }
     }
+}
+
+#[tokio::test]
+async fn a_refused_mailbox_name_is_suggested_with_the_separator_that_the_server_disclosed() {
+    let up_to = |list: &str| {
+        format!(
+            "S: * OK [CAPABILITY IMAP4rev1 NAMESPACE LITERAL+] hi\nC: LOGIN\nS: {{tag}} OK [CAPABILITY IMAP4rev1 NAMESPACE] in\n\
+             C: NAMESPACE\n{list}S: {{tag}} OK\nC: SELECT\n"
+        )
+    };
+    let slash = "S: * NAMESPACE ((\"\" \"/\")) NIL NIL\nS: {tag} OK\nC: LIST\nS: * LIST () \".\" INBOX\n";
+    let below = "S: * NAMESPACE ((\"INBOX.\" \".\")) NIL NIL\nS: {tag} OK\nC: LIST\nS: * LIST () \".\" INBOX\n";
+    let listed = "S: {tag} NO not here\n";
+    for (list, mailbox, answer, suggested, separator) in [
+        (slash, "Archive.2024", "NO Mailbox does not exist", Some("Archive/2024"), Some("/")),
+        (slash, "Archive.2024", "NO [NONEXISTENT] Unknown", Some("Archive/2024"), Some("/")),
+        (slash, "Archive.2024", "NO [CANNOT] Invalid mailbox name", Some("Archive/2024"), Some("/")),
+        (slash, "Archive.2024", "NO [SERVERBUG] Internal error", None, None),
+        (slash, "Archive.2024", "NO [NOPERM] Not yours", None, None),
+        (slash, "Archive/2024", "NO Mailbox does not exist", None, None),
+        (slash, "Entw&APw-rfe", "NO Mailbox does not exist", Some("Entwürfe"), None),
+        (below, "Archive/2024", "NO Mailbox does not exist", Some("INBOX.Archive.2024"), Some(".")),
+        (below, "Sent", "NO Mailbox does not exist", Some("INBOX.Sent"), Some(".")),
+        (below, "INBOX", "NO Mailbox does not exist", None, None),
+    ] {
+        let script = format!("{}S: {{tag}} {answer}\nC: LOGOUT\n{BYE}", up_to(list));
+        let (run, _) = against_changed(&script, |target| target.journey.mailbox = Mailbox::new(mailbox).unwrap()).await;
+        assert_eq!(failed(&run), (Some(ErrorType::No), Some("SELECT")), "{mailbox}");
+        assert_eq!(run.suggested_mailbox.as_deref(), suggested, "{mailbox}: {answer}");
+        let told = run.server.hierarchy_separator.as_ref().map(imaptrace::record::ServerText::as_str);
+        assert_eq!(told, separator, "{mailbox}: {answer}");
+    }
+    let (run, _) = against(&format!("{}{listed}C: LOGOUT\n{BYE}", up_to("").replace("C: SELECT\n", ""))).await;
+    assert_eq!((run.suggested_mailbox, run.server.hierarchy_separator), (None, None), "NAMESPACE was refused");
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use super::{choice, lies_in, limits};
 use crate::{
-    imap::{CODES, Capabilities, Framer, Response, Status, encode_utf7, referral_host, reported},
+    imap::{CODES, Capabilities, Framer, Hierarchy, Response, Status, encode_utf7, referral_host, reported},
     record::ServerText,
 };
 
@@ -27,6 +27,14 @@ pub fn response(input: &[u8]) {
     names(bytes);
 }
 
+fn check_hierarchy(hierarchy: Option<Hierarchy>) {
+    if let Some(hierarchy) = hierarchy {
+        assert!(hierarchy.separator().is_ascii_graphic());
+        let suggested = hierarchy.suggest("A/b.c\\d").unwrap_or_default();
+        assert!(suggested.len() <= "INBOX//A/b.c\\d".len() && suggested.is_ascii());
+    }
+}
+
 fn check(read: &Response<'_>, text: &[u8]) {
     match read {
         Response::Status(status) => check_status(status, text),
@@ -40,6 +48,14 @@ fn check(read: &Response<'_>, text: &[u8]) {
         Response::Capability(list) => {
             assert!(lies_in(list, text));
             check_capabilities(list);
+        }
+        Response::Namespace(arguments) => {
+            assert!(lies_in(arguments, text));
+            check_hierarchy(Hierarchy::of_namespace(arguments));
+        }
+        Response::List(arguments) => {
+            assert!(lies_in(arguments, text));
+            check_hierarchy(Hierarchy::of_list(arguments));
         }
         Response::Fetch(number) => assert!(*number > 0, "messages are counted from 1"),
         Response::Id(name, version) => {
