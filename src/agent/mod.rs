@@ -191,7 +191,7 @@ async fn keep(
             info!("told to stop before anything was started");
             return Ok(());
         }
-        delivery = wiring::delivery(&config, state.clone(), &child_env) => delivery?,
+        delivery = wiring::delivery(&config, state.clone(), false, &child_env) => delivery?,
     };
     let (fleet, _) = Fleet::default().next(&config.targets)?;
     let slots = fleet.slots();

@@ -11,10 +11,12 @@ use crate::{
     telemetry::{MetricsSettings, ResourceSettings, names::DropReason},
 };
 
-/// Starts delivery as the configuration says; what waits is kept in the folder for state, if there is one.
+/// Starts delivery as the configuration says; what waits is kept in the state directory, if there is one. `one_shot` marks
+/// the metrics of a process that is no agent.
 pub async fn delivery(
     config: &Config,
     state: Option<StateDir>,
+    one_shot: bool,
     child_env: &[(OsString, Option<OsString>)],
 ) -> Result<Delivery, AgentError> {
     let mut settings = delivery::Settings {
@@ -35,6 +37,7 @@ pub async fn delivery(
         exponential: config.metrics.histogram == Histogram::Exponential,
         series_limit: usize::try_from(config.metrics.series_limit).unwrap_or(usize::MAX),
         timing: config.metrics.timing,
+        one_shot,
     };
     let who = resource(&config.resource, config.agent.instance.as_ref());
     Ok(Delivery::start(&settings, &who, &metrics)?)

@@ -152,6 +152,9 @@ pub(super) struct ProbeArgs {
     /// grpc or http/protobuf [default: grpc for port 4317, else http/protobuf]
     #[arg(long, value_name = "PROTOCOL", help_heading = "Telemetry")]
     pub(super) otlp_protocol: Option<String>,
+    /// Export metrics beside traces, marked as those of a single run: no alert rule looks at them
+    #[arg(long, help_heading = "Telemetry")]
+    pub(super) metrics: bool,
 }
 
 #[derive(Debug, Args)]

@@ -68,7 +68,15 @@ async fn prepare(
         environment,
         password: password(&args.target)?,
     };
-    let config = config::probe(&request).map_err(|problems| problems.to_string())?;
+    let mut config = config::probe(&request).map_err(|problems| problems.to_string())?;
+    if !args.metrics {
+        // Series of a process that ends at once look like those of an agent that has died.
+        config.otlp.metrics = None;
+    } else if config.otlp.metrics.is_none() {
+        return Err("error: --metrics: there is no OTLP endpoint to send metrics to\n  help: give --otlp-endpoint \
+                    http://localhost:4317, or set OTEL_EXPORTER_OTLP_ENDPOINT"
+            .to_owned());
+    }
     for warning in &config.warnings {
         output.warn(&warning.to_string());
     }
@@ -80,7 +88,7 @@ async fn prepare(
     let target = Arc::new(Prepared::new(target).map_err(|error| format!("error: {error}"))?);
     let exports = config.otlp.traces.is_some() || config.otlp.metrics.is_some();
     let delivery = if exports {
-        Some(wiring::delivery(&config, None, child_env).await.map_err(|error| format!("error: {error}"))?)
+        Some(wiring::delivery(&config, None, true, child_env).await.map_err(|error| format!("error: {error}"))?)
     } else {
         None
     };

@@ -117,6 +117,7 @@ names! {
         TARGET_NAME = "imaptrace.target.name",
         ACCOUNT_NAME = "imaptrace.account.name",
         JOURNEY_NAME = "imaptrace.journey.name",
+        ONE_SHOT = "imaptrace.one_shot",
         FIRST_LOADING_LATENCY = "imaptrace.first_loading_latency",
         FIRST_ROW = "imaptrace.first_row",
         SLOWEST_STEP = "imaptrace.slowest.step",

@@ -16,6 +16,7 @@ use imaptrace::{
     record::{ErrorType, Run, RunOutcome},
 };
 use nix::sys::signal::Signal;
+use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{TcpListener, TcpStream},
@@ -728,8 +729,45 @@ fn the_trace_arrives_with_the_ids_of_the_json_line_however_the_endpoint_is_given
             (run.trace_id.to_string(), "00f067aa0ba902b7".to_owned())
         );
         assert_eq!(attribute(&root.attributes, "imaptrace.account.name").as_deref(), Some("default"));
-        assert!(receiver.look(|inbox| inbox.metrics().contains_key("imaptrace.probe.first_loading.duration")));
+        assert!(receiver.look(|inbox| inbox.metrics.is_empty()), "metrics of one run look like a dead agent's");
     }
+}
+
+#[test]
+fn metrics_of_a_probe_are_exported_when_asked_for_and_are_marked_as_no_agents() {
+    for (grpc, protocol) in [(true, "grpc"), (false, "http/protobuf")] {
+        let receiver = if grpc { Receiver::grpc() } else { Receiver::http() };
+        let url = receiver.url();
+        block_on(async {
+            let server = Script::play(GOOD).await;
+            let flags = ["--metrics", "--otlp-endpoint", &url, "--otlp-protocol", protocol];
+            let output = probe(server.address, &flags).run().await;
+            assert_eq!((output.code, complaints(&output)), (Some(0), Vec::new()), "{output:?}");
+        });
+        assert_eq!(receiver.look(|inbox| inbox.spans().len()), 8);
+        let metrics = receiver.look(Inbox::metrics);
+        assert!(metrics.contains_key("imaptrace.probe.up") && metrics.contains_key("imap.client.operation.duration"));
+        for (name, metric) in metrics {
+            let own = ["imaptrace.delivery.", "imaptrace.scheduler.", "imaptrace.config.", "imaptrace.probe.active"];
+            assert!(!own.iter().any(|start| name.starts_with(start)), "{name} is an agent's");
+            let attributes: Vec<_> = match metric.data.unwrap() {
+                Data::Gauge(it) => it.data_points.into_iter().map(|point| point.attributes).collect(),
+                Data::Sum(it) => it.data_points.into_iter().map(|point| point.attributes).collect(),
+                Data::Histogram(it) => it.data_points.into_iter().map(|point| point.attributes).collect(),
+                other => panic!("{other:?}"),
+            };
+            for attributes in attributes {
+                assert_eq!(attribute(&attributes, "imaptrace.one_shot").as_deref(), Some("true"), "{name}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn metrics_without_an_endpoint_are_a_mistake_on_the_command_line() {
+    let nowhere = probe("127.0.0.1:1".parse().unwrap(), &["--metrics"]).run().await;
+    assert_eq!((nowhere.code, nowhere.stdout.as_str()), (Some(2), ""), "{nowhere:?}");
+    assert!(nowhere.stderr.starts_with("error: --metrics: there is no OTLP endpoint"), "{nowhere:?}");
 }
 
 #[tokio::test]
@@ -742,7 +780,7 @@ async fn a_missing_or_silent_collector_is_one_warning_and_changes_no_exit_code()
         let lines = complaints(&output);
         let [line] = lines.as_slice() else { panic!("{output:?}") };
         // The root, connect, greeting, and five commands.
-        assert!(line.starts_with("warning: not delivered: 1 run (8 spans), the last metrics"), "{line}");
+        assert!(line.starts_with("warning: not delivered: 1 run (8 spans): "), "{line}");
         assert!(output.stdout.contains("First Loading Latency"), "{output:?}");
     }
 }

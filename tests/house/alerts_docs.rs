@@ -143,6 +143,35 @@ fn rules_and_dashboard_ask_for_series_and_labels_that_are_made() {
     }
 }
 
+/// Series of runs are exported by one-shot runs, too, which are no agents; the agent's own are not.
+#[test]
+fn no_rule_looks_at_the_series_of_one_shot_runs() {
+    let one_shot = names::ONE_SHOT.replace('.', "_");
+    let mut selectors = 0;
+    for file in ["alerts", "recording"] {
+        let text = read(&format!("deploy/prometheus/rules/{file}.yml"));
+        let rules: String = text.lines().filter(|line| !line.trim().starts_with('#')).collect::<Vec<_>>().join("\n");
+        let rules = rules.replace('\\', "");
+        for metric in names::METRICS.iter().filter(|metric| is_of_runs(metric.name)) {
+            let name = metric.name.replace('.', "_");
+            for rest in rules.split(&name).skip(1) {
+                let rest = rest.trim_start_matches(|c: char| c.is_ascii_lowercase() || c == '_');
+                let filter = rest.strip_prefix('{').and_then(|rest| rest.split('}').next()).unwrap_or_default();
+                assert!(filter.contains(&format!("{one_shot}=\"\"")), "{file}: {name}{{{filter}}}");
+                selectors += 1;
+            }
+        }
+    }
+    assert!(selectors > 20, "{selectors}");
+}
+
+/// Whether its series are those of an account. Of runs that were skipped only agents tell.
+fn is_of_runs(metric: &str) -> bool {
+    let own = [names::PROBE_SKIPPED, names::PROBE_ACTIVE].map(|metric| metric.name);
+    (metric.starts_with("imap.") || metric.starts_with("imaptrace.probe.") || metric == names::TIMING_DURATION.name)
+        && !own.contains(&metric)
+}
+
 #[test]
 fn the_dashboards_panels_are_apart_and_its_links_search_for_attributes_that_spans_have() {
     let text = read("deploy/grafana/dashboards/imaptrace.json");

@@ -284,6 +284,7 @@ impl Account {
             KeyValue::new(names::ACCOUNT_NAME, Arc::clone(&name)),
             KeyValue::new(names::JOURNEY_NAME, Arc::clone(&journey)),
         ];
+        base.extend(fleet.making.settings.one_shot.then(|| KeyValue::new(names::ONE_SHOT, true)));
         base.extend(family.iter().map(|family| KeyValue::new(names::NETWORK_TYPE, Arc::clone(family))));
         for (key, value) in fleet.label_keys.iter().zip(&labels) {
             base.extend(value.iter().map(|value| KeyValue::new(key.clone(), Arc::clone(value))));

@@ -55,11 +55,14 @@ pub struct MetricsSettings {
     pub series_limit: usize,
     /// Whether [`names::TIMING_DURATION`] is kept: three series more for each command.
     pub timing: bool,
+    /// The process makes some runs and ends: each series bears [`names::ONE_SHOT`], and those that describe an agent
+    /// (schedule, queue, configuration) are not exported. Alert rules look at agents only.
+    pub one_shot: bool,
 }
 
 impl Default for MetricsSettings {
     fn default() -> Self {
-        Self { labels: Vec::new(), exponential: false, series_limit: 100_000, timing: false }
+        Self { labels: Vec::new(), exponential: false, series_limit: 100_000, timing: false, one_shot: false }
     }
 }
 
@@ -69,6 +72,7 @@ pub struct Metrics(Arc<All>);
 
 struct All {
     timing: bool,
+    one_shot: bool,
     own: Own,
     /// Where the agent's own series are read, and those of all accounts; none when nobody asks for metrics.
     kept: Option<(Source, Fleet)>,
@@ -101,7 +105,7 @@ impl Metrics {
         let making = Making { resource, settings: settings.clone(), temporality };
         let source = Source::new(&making, |_| None);
         let own = Own::new(&source.meter());
-        Self::with(settings.timing, own, Some((source, Fleet::new(making))))
+        Self::with(settings, own, Some((source, Fleet::new(making))))
     }
 
     /// Keeps nothing: nobody asks for metrics.
@@ -111,11 +115,12 @@ impl Metrics {
 
     /// What the agent tells of itself, in a provider of the caller's; nothing of runs.
     pub fn of(provider: &SdkMeterProvider) -> Self {
-        Self::with(false, Own::new(&shard::meter(provider)), None)
+        Self::with(&MetricsSettings::default(), Own::new(&shard::meter(provider)), None)
     }
 
-    fn with(timing: bool, own: Own, kept: Option<(Source, Fleet)>) -> Self {
-        Self(Arc::new(All { timing, own, kept, told: AtomicBool::new(false) }))
+    fn with(settings: &MetricsSettings, own: Own, kept: Option<(Source, Fleet)>) -> Self {
+        let (timing, one_shot) = (settings.timing, settings.one_shot);
+        Self(Arc::new(All { timing, one_shot, own, kept, told: AtomicBool::new(false) }))
     }
 
     /// Enters a finished run. A void run says nothing of the target: it leaves `up` as it was.
@@ -198,7 +203,8 @@ impl Metrics {
         let Some((own, fleet)) = &self.0.kept else { return Vec::new() };
         let (leaving, staying) = fleet.sources();
         let leaving = leaving.into_iter().map(|source| Collection { source, leaves: true });
-        let staying = staying.into_iter().chain([own.clone()]).map(|source| Collection { source, leaves: false });
+        let own = (!self.0.one_shot).then(|| own.clone());
+        let staying = staying.into_iter().chain(own).map(|source| Collection { source, leaves: false });
         leaving.chain(staying).collect()
     }
 

@@ -471,3 +471,18 @@ fn without_a_receiver_nothing_is_kept() {
     metrics.forget("mail01");
     assert_eq!((metrics.series(), metrics.collections().len()), (0, 0));
 }
+
+#[test]
+fn a_one_shot_process_marks_each_series_and_has_none_of_an_agents_own() {
+    for one_shot in [true, false] {
+        let bench = Bench::new(&MetricsSettings { one_shot, ..Default::default() });
+        let metrics = &bench.metrics;
+        metrics.record(&samples::passed());
+        metrics.queue_limit(1);
+        metrics.reloaded(true, SystemTime::UNIX_EPOCH);
+        let all: Vec<_> = bench.collected().iter().map(ExportMetricsServiceRequest::from).collect();
+        let text = format!("{all:?}");
+        let (marked, own) = (text.matches(names::ONE_SHOT).count(), text.contains(names::DELIVERY_QUEUE_LIMIT.name));
+        assert_eq!((marked == metrics.series(), own), (one_shot, !one_shot), "{marked} of {}", metrics.series());
+    }
+}
