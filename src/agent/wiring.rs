@@ -2,6 +2,8 @@
 
 use std::{ffi::OsString, sync::Arc};
 
+use opentelemetry_sdk::metrics::Temporality;
+
 use super::{AgentError, memory::Memory, shared::Closed};
 use crate::{
     config::{Compression, Config, Exporter, Exports, Histogram, Protocol, Resource},
@@ -21,6 +23,7 @@ pub async fn delivery(
 ) -> Result<Delivery, AgentError> {
     let mut settings = delivery::Settings {
         metric_interval: config.metrics.export_interval,
+        temporality: temporality(),
         state,
         queue_memory: usize::try_from(config.state.queue_memory).unwrap_or(usize::MAX),
         queue_disk: config.state.queue_disk,
@@ -41,6 +44,12 @@ pub async fn delivery(
     };
     let who = resource(&config.resource, config.agent.instance.as_ref());
     Ok(Delivery::start(&settings, &who, &metrics)?)
+}
+
+/// What OpenTelemetry's variable says, else cumulative.
+fn temporality() -> Temporality {
+    let preference = std::env::var("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE").ok();
+    preference.and_then(|word| word.to_ascii_lowercase().parse().ok()).unwrap_or_default()
 }
 
 /// What was learned of latency before, for the accounts that the configuration still has.

@@ -1,7 +1,7 @@
 //! What a failed export means: the same batch again, a part of it, or never.
 //!
-//! Knows the answers of HTTP and gRPC, and nothing of how they came; that is `wire`'s, which calls it. `sender`, `meter` and
-//! `replay` act on it.
+//! Knows the statuses of HTTP and gRPC, and nothing of how they came; that is `answer`'s and `wire`'s, which call it.
+//! `sender`, `meter` and `replay` act on it.
 
 /// An export that did not succeed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +20,15 @@ impl Failure {
             Self::Later(reason) | Self::TooMuch(reason) | Self::Refused(reason) => reason,
         }
     }
+
+    /// The same with another reason.
+    pub(super) fn map(self, change: impl FnOnce(String) -> String) -> Self {
+        match self {
+            Self::Later(reason) => Self::Later(change(reason)),
+            Self::TooMuch(reason) => Self::TooMuch(change(reason)),
+            Self::Refused(reason) => Self::Refused(change(reason)),
+        }
+    }
 }
 
 /// The OTLP specification says which answers mean "again later". Beside those we keep what a wrong set-up brings about
@@ -33,44 +42,43 @@ pub(super) fn http_failure(status: u16) -> Failure {
     }
 }
 
-/// Adds what is most likely wrong when one protocol met the other.
-pub(super) fn mistaken(reason: String) -> String {
-    let grpc = ["invalid HTTP version parsed", "received unexpected message from connection"];
-    if grpc.iter().any(|words| reason.contains(words)) {
-        format!("{reason}: it may speak gRPC (protocol = \"grpc\")")
-    } else if reason.contains("frame with invalid size") {
-        format!("{reason}: it may speak HTTP (protocol = \"http/protobuf\")")
-    } else {
-        reason
-    }
-}
+/// The codes of gRPC by number ("Status codes and their use in gRPC").
+const CODES: [&str; 17] = [
+    "Ok",
+    "Cancelled",
+    "Unknown",
+    "InvalidArgument",
+    "DeadlineExceeded",
+    "NotFound",
+    "AlreadyExists",
+    "PermissionDenied",
+    "ResourceExhausted",
+    "FailedPrecondition",
+    "Aborted",
+    "OutOfRange",
+    "Unimplemented",
+    "Internal",
+    "Unavailable",
+    "DataLoss",
+    "Unauthenticated",
+];
 
-/// What tonic puts in front of the cause.
-const WRAPPERS: &[&str] = &["transport error", "connection error", "tcp connect error", "client error (Connect)"];
-
-/// The exporter's error ends in `gRPC code: NAME`, followed by `: CAUSE` when no answer came at all.
-pub(super) fn grpc_failure(error: &str) -> Failure {
-    let Some((_, told)) = error.split_once("gRPC code: ") else {
-        return Failure::Later(error.to_owned());
+/// What a status of gRPC means that is not Ok.
+pub(super) fn grpc_failure(code: usize) -> Failure {
+    let Some(name) = CODES.get(code) else {
+        return Failure::Later(format!(
+            "gRPC status {code}, which does not exist: check the OTLP endpoint and protocol"
+        ));
     };
-    let (code, cause) = told.split_once(": ").map_or((told, None), |(code, cause)| (code, Some(cause)));
-    if let Some(cause) = cause {
-        // A chain of wrappers that repeat each other; what is left of it is the cause.
-        let mut told: Vec<_> = cause.split(": ").filter(|link| !WRAPPERS.contains(link)).collect();
-        told.dedup();
-        let half = told.len() / 2;
-        let told = if told.len() % 2 == 0 && told[..half] == told[half..] { &told[..half] } else { &told[..] };
-        return Failure::Later(mistaken(told.join(": ")));
-    }
-    match code {
-        "Unauthenticated" | "PermissionDenied" => Failure::Later(format!("gRPC {code}: check the OTLP headers")),
-        "Unimplemented" => Failure::Later(format!("gRPC {code}: check the OTLP endpoint and protocol")),
+    match *name {
+        "Unauthenticated" | "PermissionDenied" => Failure::Later(format!("gRPC {name}: check the OTLP headers")),
+        "Unimplemented" => Failure::Later(format!("gRPC {name}: check the OTLP endpoint and protocol")),
         // What a message over the receiver's limit meets, in Go and in Rust.
-        "ResourceExhausted" | "OutOfRange" => Failure::TooMuch(format!("gRPC {code}")),
+        "ResourceExhausted" | "OutOfRange" => Failure::TooMuch(format!("gRPC {name}")),
         "Cancelled" | "DeadlineExceeded" | "Aborted" | "Unavailable" | "DataLoss" => {
-            Failure::Later(format!("gRPC {code}"))
+            Failure::Later(format!("gRPC {name}"))
         }
-        _ => Failure::Refused(format!("gRPC {code}")),
+        _ => Failure::Refused(format!("gRPC {name}")),
     }
 }
 
@@ -78,50 +86,20 @@ pub(super) fn grpc_failure(error: &str) -> Failure {
 mod tests {
     use super::*;
 
-    fn grpc(told: &str) -> Failure {
-        grpc_failure(&format!("Operation failed: TonicTracesClient export failed with gRPC code: {told}"))
-    }
-
-    #[test]
-    fn what_was_never_answered_is_sent_again_and_the_cause_is_told_once() {
-        for (told, reason) in [
-            (
-                "Unavailable: transport error: tcp connect error: tcp connect error: Connection refused (os error 111)",
-                "Connection refused (os error 111)",
-            ),
-            (
-                "Unavailable: transport error: invalid peer certificate: UnknownIssuer: invalid peer certificate: UnknownIssuer",
-                "invalid peer certificate: UnknownIssuer",
-            ),
-            ("Internal: protocol error: not HTTP/2", "protocol error: not HTTP/2"),
-        ] {
-            assert_eq!(grpc(told), Failure::Later(reason.to_owned()));
-        }
-    }
-
-    #[test]
-    fn a_receiver_of_the_other_protocol_is_guessed_at() {
-        assert_eq!(mistaken("away".to_owned()), "away");
-        assert!(
-            mistaken("invalid HTTP version parsed".to_owned()).ends_with("it may speak gRPC (protocol = \"grpc\")")
-        );
-        let Failure::Later(reason) = grpc("Unavailable: http2 error: connection error: frame with invalid size") else {
-            panic!("it is not to be kept");
-        };
-        assert!(reason.ends_with("it may speak HTTP (protocol = \"http/protobuf\")"), "{reason}");
-    }
-
     #[test]
     fn only_what_is_the_batchs_own_fault_is_refused() {
+        let number = |name: &str| CODES.iter().position(|code| *code == name).unwrap();
         for code in ["InvalidArgument", "Internal", "FailedPrecondition"] {
-            assert!(matches!(grpc(code), Failure::Refused(_)), "{code}");
+            assert_eq!(grpc_failure(number(code)), Failure::Refused(format!("gRPC {code}")));
         }
         for code in ["Unavailable", "Unauthenticated", "Unimplemented"] {
-            assert!(matches!(grpc(code), Failure::Later(_)), "{code}");
+            assert!(matches!(grpc_failure(number(code)), Failure::Later(_)), "{code}");
         }
         for code in ["ResourceExhausted", "OutOfRange"] {
-            assert!(matches!(grpc(code), Failure::TooMuch(_)), "{code}");
+            assert!(matches!(grpc_failure(number(code)), Failure::TooMuch(_)), "{code}");
         }
+        assert!(matches!(grpc_failure(17), Failure::Later(_)));
+        assert_eq!((number("DeadlineExceeded"), number("Unauthenticated")), (4, 16));
         for status in [400, 413, 422, 500] {
             assert!(matches!(http_failure(status), Failure::Refused(_)), "{status}");
         }

@@ -7,12 +7,15 @@
 //! numbers in the [`Report`].
 //!
 //! On the way: `queue` holds the runs, `order` says which is next, `spool` what of it is on disk (`member` its bytes,
-//! `shelf` what was put aside), `writer` brings it there, `sender` takes it to the `wire`, `failure` says what becomes of
-//! what was not taken. [`Replay`] sends runs again that are in files.
+//! `shelf` what was put aside), `writer` brings it there, `sender` takes it to the `wire`, which sends it by a `transport`
+//! over a connection that `connect` opens; `answer` says whether what came back is a delivery, `failure` what becomes of what
+//! is not. [`Replay`] sends runs again that are in files.
 //!
 //! Decides nothing about what is sent (that is `telemetry`), and reads no environment. Called by the agent and by the
 //! command line.
 
+mod answer;
+mod connect;
 mod failure;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzed;
@@ -27,6 +30,7 @@ mod settings;
 mod shelf;
 mod spool;
 mod state;
+mod transport;
 mod wire;
 mod writer;
 
@@ -38,7 +42,7 @@ use self::{meter::Meter, queue::Queue, spool::Spool};
 pub use self::{
     replay::{BadLine, Lines, Replay, Sent},
     report::{Dropped, Report, Status},
-    settings::{Header, Protocol, Settings, Signal},
+    settings::{Header, Protocol, Proxy, Settings, Signal},
     state::{HeldError, StateDir},
     wire::WireError,
 };
@@ -93,7 +97,7 @@ impl Delivery {
         let (metrics, meter) = match &settings.metrics {
             Some(signal) => {
                 let wire = wire::metrics(signal)?;
-                let metrics = Metrics::new(metrics_settings, resource.clone(), wire.temporality());
+                let metrics = Metrics::new(metrics_settings, resource.clone(), settings.temporality);
                 let meter = Meter::start(metrics.clone(), wire, settings.metric_interval, &handle);
                 (metrics, Some(meter))
             }

@@ -79,10 +79,10 @@ impl Replay {
         loop {
             let answer = self.traces.export(runs).await;
             match answer.outcome {
-                Ok(()) => return Sent::Delivered { refused_spans: answer.heard.rejected_spans },
+                Ok(accepted) => return Sent::Delivered { refused_spans: accepted.rejected },
                 Err(Failure::Refused(reason) | Failure::TooMuch(reason)) => return Sent::Refused(reason),
                 Err(Failure::Later(reason)) => {
-                    let asked = answer.heard.retry_after.unwrap_or_default();
+                    let asked = answer.retry_after.unwrap_or_default();
                     if attempt == ATTEMPTS || asked > LONGEST_REQUEST {
                         return Sent::Away(reason);
                     }

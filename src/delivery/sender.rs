@@ -83,15 +83,15 @@ pub(super) async fn run(queue: Queue, traces: Traces, metrics: Metrics) {
                 batch = queue.halve();
                 continue;
             }
-            health.note("traces", traces.endpoint(), answer.outcome.as_ref().copied());
+            health.note("traces", traces.endpoint(), answer.outcome.as_ref().map(|_| ()));
             match answer.outcome {
-                Ok(()) => {
-                    answer.tell_partial_success(traces.endpoint());
-                    queue.delivered(answer.heard.rejected_spans).await;
+                Ok(accepted) => {
+                    accepted.log(traces.endpoint());
+                    queue.delivered(accepted.rejected).await;
                 }
                 Err(Failure::Refused(reason) | Failure::TooMuch(reason)) => queue.refused(reason).await,
                 Err(Failure::Later(reason)) => {
-                    queue.pause(reason, pauses.next(answer.heard.retry_after), HURRIED_PAUSE).await;
+                    queue.pause(reason, pauses.next(answer.retry_after), HURRIED_PAUSE).await;
                     continue;
                 }
             }

@@ -2,6 +2,8 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use opentelemetry_sdk::metrics::Temporality;
 use zeroize::Zeroizing;
 
 use super::state::StateDir;
@@ -15,6 +17,8 @@ pub struct Settings {
     pub metrics: Option<Signal>,
     /// Between two exports of metrics.
     pub metric_interval: Duration,
+    /// Whether metrics are sums since the start, or since the last export.
+    pub temporality: Temporality,
     /// Where runs wait that cannot be delivered at once; without it they wait in memory alone.
     pub state: Option<StateDir>,
     /// Budget of the queue: bytes of memory that its runs hold.
@@ -29,6 +33,7 @@ impl Default for Settings {
             traces: None,
             metrics: None,
             metric_interval: Duration::from_secs(15),
+            temporality: Temporality::Cumulative,
             state: None,
             queue_memory: 32 << 20,
             queue_disk: 128 << 20,
@@ -53,8 +58,10 @@ pub struct Signal {
     pub ca_file: Option<PathBuf>,
     /// PEM file with our own certificate and its chain; with `client_key`.
     pub client_cert: Option<PathBuf>,
-    /// PEM file with its key (PKCS #8).
+    /// PEM file with its key, unencrypted; on systems other than Linux in PKCS #8.
     pub client_key: Option<PathBuf>,
+    /// The HTTP proxy on the way; without one the connection is straight to the receiver, whatever the environment says.
+    pub proxy: Option<Proxy>,
 }
 
 impl Signal {
@@ -69,6 +76,7 @@ impl Signal {
             ca_file: None,
             client_cert: None,
             client_key: None,
+            proxy: None,
         }
     }
 }
@@ -80,6 +88,39 @@ pub enum Protocol {
     Grpc,
     /// Protobuf over HTTP/1.1 or 2.
     HttpProtobuf,
+}
+
+/// An HTTP proxy that opens tunnels (CONNECT). Its credentials have no printable form.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Proxy {
+    pub(super) host: String,
+    pub(super) port: u16,
+    credentials: Option<Zeroizing<String>>,
+}
+
+impl Proxy {
+    /// The proxy there, an IPv6 address in brackets; `credentials` is `USER:PASSWORD`.
+    pub fn new(host: &str, port: u16, credentials: Option<&str>) -> Self {
+        let credentials = credentials.map(|both| Zeroizing::new(STANDARD.encode(both)));
+        Self { host: host.to_owned(), port, credentials }
+    }
+
+    /// The credentials as Basic authentication has them (RFC 7617 §2), for the proxy alone.
+    pub(super) fn credentials(&self) -> Option<&str> {
+        self.credentials.as_ref().map(|credentials| credentials.as_str())
+    }
+}
+
+impl fmt::Display for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "http://{}:{}", self.host, self.port)
+    }
+}
+
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Proxy({self})")
+    }
 }
 
 /// A header. Its value is taken for a secret: it has no printable form.
@@ -118,5 +159,12 @@ mod tests {
         signal.headers.push(Header::new("authorization", "canary"));
         let text = format!("{signal:?}");
         assert!(text.contains("authorization: [secret]") && !text.contains("canary"), "{text}");
+    }
+
+    #[test]
+    fn a_proxy_is_printed_without_its_credentials() {
+        let proxy = Proxy::new("[::1]", 3128, Some("me:canary"));
+        assert_eq!(proxy.credentials(), Some("bWU6Y2FuYXJ5"));
+        assert_eq!(format!("{proxy} {proxy:?}"), "http://[::1]:3128 Proxy(http://[::1]:3128)");
     }
 }

@@ -1,48 +1,39 @@
-//! opentelemetry-otlp's exporters, built from our settings, and what their failures mean.
+//! OTLP over gRPC and HTTP/protobuf: an export as one request, and what its failure means.
 //!
-//! Retrying is left to the queue, which forgets nothing, so the exporters make one attempt each. Their errors are text;
-//! what matters is whether the same batch can be sent again, and a sentence for the log without any header's value.
-//! Must be built and run inside delivery's runtime.
+//! Retrying is left to the queue, which forgets nothing, so an export is one attempt. What matters of a failure is whether
+//! the same batch can be sent again, and a sentence for the log without any header's value. `connect` and `transport` carry
+//! the request, `answer` reads what came back, `failure` knows the statuses. Must be used inside delivery's runtime.
 
 use std::{
-    error::Error as StdError,
-    future::Future,
+    io::Write as _,
     path::{Path, PathBuf},
-    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
-use ::time::{OffsetDateTime, format_description::well_known::Rfc2822};
-use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
-use opentelemetry_otlp::{
-    Compression, MetricExporter, RetryPolicy, SpanExporter, WithExportConfig, WithHttpConfig, WithTonicConfig,
-    tonic_types::{
-        metadata::MetadataMap,
-        transport::{Certificate, ClientTlsConfig, Identity},
-    },
+use flate2::{Compression, write::GzEncoder};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, StatusCode, Uri,
+    header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, TE, USER_AGENT},
 };
-use opentelemetry_sdk::{
-    Resource,
-    error::{OTelSdkError, OTelSdkResult},
-    metrics::{Temporality, data::ResourceMetrics, exporter::PushMetricExporter as _},
-    trace::SpanExporter as _,
+use hyper::body::Bytes;
+use native_tls::{Certificate, Identity, TlsConnector};
+use opentelemetry_proto::{
+    tonic::collector::{metrics::v1::ExportMetricsServiceRequest, trace::v1::ExportTraceServiceRequest},
+    transform::{common::tonic::ResourceAttributesWithSchema, trace::tonic::group_spans_by_resource_and_scope},
 };
-use reqwest::{
-    Url,
-    header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
-};
+use opentelemetry_sdk::{Resource, metrics::data::ResourceMetrics};
+use prost::Message as _;
 use zeroize::Zeroizing;
 
 use super::{
-    failure::{Failure, grpc_failure, http_failure, mistaken},
+    answer::{self, Accepted, WANTS_TLS},
+    connect::{ConnectError, Connector, Peer, Seen},
+    failure::Failure,
     settings::{Protocol, Signal},
+    transport::{Transport, TransportError},
 };
-use crate::{
-    clock,
-    record::Run,
-    telemetry::{exports, spans},
-};
+use crate::{record::Run, telemetry::spans};
 
 /// Settings of a signal that cannot work.
 #[derive(Debug, thiserror::Error)]
@@ -84,91 +75,69 @@ pub enum WireError {
         /// Its name.
         name: String,
     },
-    /// Everything else that the exporter finds wrong.
-    #[error("cannot set up OTLP to {endpoint}: {problem}")]
-    Build {
+    /// The TLS library cannot be set up.
+    #[error("cannot set up TLS for OTLP to {endpoint}: {problem}")]
+    Tls {
         /// The endpoint, without a password.
         endpoint: String,
-        /// What the exporter says.
+        /// What the library says.
         problem: String,
     },
 }
 
 /// The exporter of traces.
 pub(super) struct Traces {
-    exporter: SpanExporter,
+    resource: ResourceAttributesWithSchema,
     line: Line,
 }
 
 /// The exporter of metrics.
 pub(super) struct MetricsWire {
-    exporter: MetricExporter,
     line: Line,
+    /// What the receiver last said of metrics that it took: said once.
+    told: Mutex<Accepted>,
 }
 
 /// What both need besides.
 struct Line {
     endpoint: String,
     protocol: Protocol,
+    gzip: bool,
     timeout: Duration,
-    answer: LastAnswer,
+    transport: Transport,
+    /// Whether a port that did not answer as a receiver in clear text speaks TLS; none before it was asked.
+    speaks_tls: Mutex<Option<bool>>,
 }
-
-/// What the last HTTP request met: a status, or why there was none.
-type LastAnswer = Arc<Mutex<Option<Result<u16, String>>>>;
 
 /// Builds the exporter of traces.
 pub(super) fn traces(signal: &Signal, resource: &Resource) -> Result<Traces, WireError> {
-    let line = Line::new(signal)?;
-    let built = match signal.protocol {
-        Protocol::Grpc => grpc(SpanExporter::builder().with_tonic(), signal)?.build(),
-        Protocol::HttpProtobuf => line.http(SpanExporter::builder().with_http(), signal)?.build(),
-    };
-    let mut exporter = built.map_err(|error| line.build_error(signal, &error))?;
-    exporter.set_resource(resource);
-    Ok(Traces { exporter, line })
+    let line = Line::new(signal, "/opentelemetry.proto.collector.trace.v1.TraceService/Export")?;
+    Ok(Traces { resource: resource.into(), line })
 }
 
 /// Builds the exporter of metrics.
 pub(super) fn metrics(signal: &Signal) -> Result<MetricsWire, WireError> {
-    let line = Line::new(signal)?;
-    let built = match signal.protocol {
-        Protocol::Grpc => grpc(MetricExporter::builder().with_tonic(), signal)?.build(),
-        Protocol::HttpProtobuf => line.http(MetricExporter::builder().with_http(), signal)?.build(),
-    };
-    let exporter = built.map_err(|error| line.build_error(signal, &error))?;
-    Ok(MetricsWire { exporter, line })
-}
-
-fn grpc<B: WithExportConfig + WithTonicConfig>(builder: B, signal: &Signal) -> Result<B, WireError> {
-    let mut builder = builder
-        .with_endpoint(&signal.endpoint)
-        .with_timeout(signal.timeout)
-        .with_metadata(MetadataMap::from_headers(headers(signal)?))
-        .with_retry_policy(RetryPolicy::disabled());
-    if let Some(tls) = grpc_tls(signal)? {
-        builder = builder.with_tls_config(tls);
-    }
-    Ok(if signal.gzip { builder.with_compression(Compression::Gzip) } else { builder })
+    let line = Line::new(signal, "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export")?;
+    Ok(MetricsWire { line, told: Mutex::default() })
 }
 
 /// What came of one attempt to send traces.
 #[derive(Debug)]
 pub(super) struct Answer {
-    /// Whether they arrived.
-    pub(super) outcome: Result<(), Failure>,
-    /// What else the receiver said.
-    pub(super) heard: exports::Heard,
+    /// Whether they arrived, and what the receiver said of it.
+    pub(super) outcome: Result<Accepted, Failure>,
+    /// How long the receiver asks to be left alone.
+    pub(super) retry_after: Option<Duration>,
 }
 
-impl Answer {
-    /// Logs what the receiver said of a batch that it took.
-    pub(super) fn tell_partial_success(&self, endpoint: &str) {
-        let (rejected_spans, told) = (self.heard.rejected_spans, self.heard.message.as_str());
+impl Accepted {
+    /// Logs what the receiver said of a batch of traces that it took.
+    pub(super) fn log(&self, endpoint: &str) {
+        let (rejected_spans, told) = (self.rejected, self.message.as_str());
         if rejected_spans > 0 {
             tracing::warn!(rejected_spans, told, "{endpoint} took a batch of traces and refused some of its spans");
         } else if !told.is_empty() {
-            tracing::warn!(told, "{endpoint} took a batch of traces and has something to say");
+            tracing::warn!(told, "{endpoint} accepted a batch of traces with a warning");
         }
     }
 }
@@ -177,13 +146,15 @@ impl Traces {
     /// One attempt to send the traces of these runs.
     pub(super) async fn export(&self, runs: &[Arc<Run>]) -> Answer {
         let spans = runs.iter().flat_map(|run| spans(run)).collect();
-        let (outcome, heard) = exports::listen(self.line.judge(self.exporter.export(spans))).await;
+        let resource_spans = group_spans_by_resource_and_scope(spans, &self.resource);
+        let (outcome, retry_after) =
+            self.line.export(&ExportTraceServiceRequest { resource_spans }.encode_to_vec()).await;
         let outcome = match outcome {
             // Only a delay says that it is the receiver that has too much (OTLP specification, "OTLP/gRPC Throttling").
-            Err(Failure::TooMuch(reason)) if heard.retry_after.is_some() => Err(Failure::Later(reason)),
+            Err(Failure::TooMuch(reason)) if retry_after.is_some() => Err(Failure::Later(reason)),
             outcome => outcome,
         };
-        Answer { outcome, heard }
+        Answer { outcome, retry_after }
     }
 
     /// Where they go, for people.
@@ -195,217 +166,276 @@ impl Traces {
 impl MetricsWire {
     /// One attempt to send these metrics.
     pub(super) async fn export(&self, metrics: &ResourceMetrics) -> Result<(), Failure> {
-        self.line.judge(self.exporter.export(metrics)).await.map_err(|failure| match failure {
+        let request = ExportMetricsServiceRequest::from(metrics).encode_to_vec();
+        match self.line.export(&request).await.0 {
+            Ok(accepted) => {
+                self.log(accepted);
+                Ok(())
+            }
             // It stops no other message, and the next round has newer values anyhow.
-            Failure::TooMuch(reason) => Failure::Refused(reason),
-            failure => failure,
-        })
+            Err(Failure::TooMuch(reason)) => Err(Failure::Refused(reason)),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    fn log(&self, accepted: Accepted) {
+        let mut last = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if accepted == Accepted::default() || accepted == *last {
+            return;
+        }
+        let (rejected_data_points, told) = (accepted.rejected, accepted.message.as_str());
+        tracing::warn!(rejected_data_points, told, "{} took metrics and refused some of them", self.line.endpoint);
+        *last = accepted;
     }
 
     /// Where they go, for people.
     pub(super) fn endpoint(&self) -> &str {
         &self.line.endpoint
     }
-
-    /// Cumulative unless `OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE` says otherwise.
-    pub(super) fn temporality(&self) -> Temporality {
-        self.exporter.temporality()
-    }
 }
 
 impl Line {
-    fn new(signal: &Signal) -> Result<Self, WireError> {
-        let wrong =
-            |problem: &str| WireError::Endpoint { endpoint: shown(&signal.endpoint), problem: problem.to_owned() };
-        let url = Url::parse(&signal.endpoint).map_err(|error| wrong(&error.to_string()))?;
-        if !matches!(url.scheme(), "http" | "https") {
-            return Err(wrong("it needs http:// or https:// in front"));
-        }
+    fn new(signal: &Signal, grpc_path: &str) -> Result<Self, WireError> {
+        let endpoint = shown(&signal.endpoint);
+        let wrong = |problem: &str| WireError::Endpoint { endpoint: endpoint.clone(), problem: problem.to_owned() };
+        let uri = signal.endpoint.parse::<Uri>().map_err(|error| wrong(&error.to_string()))?;
+        let tls = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err(wrong("it needs http:// or https:// in front")),
+        };
         if signal.client_cert.is_some() != signal.client_key.is_some() {
             return Err(WireError::HalfIdentity);
         }
-        Ok(Self {
-            endpoint: shown(&signal.endpoint),
-            protocol: signal.protocol,
-            timeout: signal.timeout,
-            answer: LastAnswer::default(),
-        })
-    }
-
-    fn build_error(&self, signal: &Signal, error: &dyn StdError) -> WireError {
-        let problem = chain(error).replace(&signal.endpoint, &self.endpoint);
-        WireError::Build { endpoint: self.endpoint.clone(), problem }
-    }
-
-    /// Runs one export to its end or to the timeout, and says what its failure means.
-    async fn judge(&self, export: impl Future<Output = OTelSdkResult>) -> Result<(), Failure> {
-        *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        let error = match tokio::time::timeout(self.timeout, export).await {
-            Ok(Ok(())) => return Ok(()),
-            Err(_) | Ok(Err(OTelSdkError::Timeout(_))) => {
-                return Err(Failure::Later(format!("no answer within {:.1} s", self.timeout.as_secs_f64())));
+        let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(|| wrong("it names no host"))?.to_owned();
+        let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        let mut headers = headers(signal)?;
+        let uri = match signal.protocol {
+            Protocol::HttpProtobuf => uri,
+            Protocol::Grpc => {
+                headers.insert(TE, HeaderValue::from_static("trailers"));
+                let mut parts = uri.into_parts();
+                parts.path_and_query = grpc_path.parse().ok();
+                Uri::from_parts(parts).map_err(|error| wrong(&error.to_string()))?
             }
-            Ok(Err(error)) => error.to_string(),
         };
-        let answer = self.answer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        Err(match (self.protocol, answer) {
-            (Protocol::Grpc, _) => grpc_failure(&error),
-            (Protocol::HttpProtobuf, Some(Ok(status))) => http_failure(status),
-            (Protocol::HttpProtobuf, Some(Err(reason))) => Failure::Later(mistaken(reason)),
-            // Never sent: the batch itself is at fault.
-            (Protocol::HttpProtobuf, None) => Failure::Refused(error),
+        let tls = if tls { Some(tls_connector(signal)?) } else { None };
+        let connector = Connector::new(&host, port, tls, signal.proxy.clone());
+        Ok(Self {
+            endpoint,
+            protocol: signal.protocol,
+            gzip: signal.gzip,
+            timeout: signal.timeout,
+            transport: Transport::new(connector, signal.protocol, uri, headers),
+            speaks_tls: Mutex::default(),
         })
     }
 
-    fn http<B>(&self, builder: B, signal: &Signal) -> Result<B, WireError>
-    where
-        B: WithExportConfig + WithHttpConfig,
-    {
-        let builder = builder
-            .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
-            .with_http_client(self.http_client(signal)?)
-            .with_endpoint(&signal.endpoint)
-            .with_timeout(signal.timeout)
-            .with_retry_policy(RetryPolicy::disabled());
-        Ok(if signal.gzip { builder.with_compression(Compression::Gzip) } else { builder })
-    }
-
-    fn http_client(&self, signal: &Signal) -> Result<Witness, WireError> {
-        let mut builder =
-            reqwest::Client::builder().timeout(signal.timeout).redirect(reqwest::redirect::Policy::none());
-        if let Some(path) = &signal.ca_file {
-            let bad = |problem| WireError::Pem { what: CA, path: path.clone(), problem };
-            let roots = reqwest::Certificate::from_pem_bundle(&read(CA, path)?).map_err(|error| bad(chain(&error)))?;
-            if roots.is_empty() {
-                return Err(bad("it holds no certificate".to_owned()));
+    /// One request to its end or to the timeout: what came of it, and how long the receiver asks to be left alone.
+    async fn export(&self, message: &[u8]) -> (Result<Accepted, Failure>, Option<Duration>) {
+        let body = match self.body(message) {
+            Ok(body) => body,
+            Err(error) => return (Err(Failure::Refused(format!("it cannot be compressed: {error}"))), None),
+        };
+        let late = || format!("no answer within {:.1} s", self.timeout.as_secs_f64());
+        let reason = match tokio::time::timeout(self.timeout, self.transport.exchange(body)).await {
+            Ok(Ok(reply)) => {
+                let outcome = match self.protocol {
+                    Protocol::Grpc => answer::grpc(&reply),
+                    Protocol::HttpProtobuf => answer::http(&reply),
+                };
+                let outcome = match outcome {
+                    // A server that wants TLS answers so, too, and not all have words that we know.
+                    Err(Failure::Refused(reason)) if reply.status == StatusCode::BAD_REQUEST => {
+                        let mistake = self.tls_after_all().await;
+                        let reason = explained(reason, mistake);
+                        Err(if mistake.is_some() { Failure::Later(reason) } else { Failure::Refused(reason) })
+                    }
+                    outcome => outcome,
+                };
+                if outcome.is_ok() {
+                    *self.speaks_tls.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                }
+                let outcome = outcome.map_err(|failure| failure.map(|reason| self.by_way_of(reason)));
+                return (outcome, answer::retry_after(&reply));
             }
-            builder = builder.tls_certs_only(roots);
-        }
-        if let Some([certificate, key]) = identity(signal)? {
-            let identity = reqwest::Identity::from_pkcs8_pem(&certificate, &key).map_err(|error| WireError::Pem {
-                what: CERTIFICATE,
-                path: signal.client_cert.clone().unwrap_or_default(),
-                problem: format!("{}; the key must be PKCS #8 (BEGIN PRIVATE KEY)", chain(&error)),
-            })?;
-            builder = builder.identity(identity);
-        }
-        let client = builder.build().map_err(|error| self.build_error(signal, &error))?;
-        Ok(Witness { client, headers: headers(signal)?, answer: Arc::clone(&self.answer) })
-    }
-}
-
-/// reqwest, with a note of what it met: the exporter's error text tells too little.
-#[derive(Debug)]
-struct Witness {
-    client: reqwest::Client,
-    /// Put on here and marked as secret: the exporter would hold them as plain text, and nobody who logs would know.
-    headers: HeaderMap,
-    answer: LastAnswer,
-}
-
-impl HttpClient for Witness {
-    fn send_bytes<'a: 'b, 'b>(
-        &'a self,
-        mut request: Request<Bytes>,
-    ) -> Pin<Box<dyn Future<Output = Result<Response<Bytes>, HttpError>> + Send + 'b>>
-    where
-        Self: 'b,
-    {
-        for (name, value) in &self.headers {
-            request.headers_mut().insert(name, value.clone());
-        }
-        Box::pin(async move {
-            let result = self.exchange(request).await;
-            if let Err(error) = &result {
-                self.note(Err(innermost(error.as_ref())));
+            Ok(Err(TransportError::Connect(ConnectError::Proxy(reason)))) => {
+                return (Err(Failure::Later(reason)), None);
             }
-            result
-        })
-    }
-}
-
-impl Witness {
-    fn note(&self, met: Result<u16, String>) {
-        *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(met);
-    }
-
-    async fn exchange(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
-        let mut response = self.client.execute(request.try_into()?).await?;
-        let status = response.status();
-        self.note(Ok(status.as_u16()));
-        response.headers().get(RETRY_AFTER).and_then(asked).into_iter().for_each(exports::retry_after);
-        let mut body = Vec::new();
-        // A refusal is one by its first line: its words, which may have no end, are not waited for. Those of an acceptance
-        // tell what was left out of it.
-        while status.is_success()
-            && let Some(piece) = response.chunk().await?
-        {
-            if body.len() + piece.len() > LARGEST_ANSWER {
-                body.clear();
-                break;
+            Ok(Err(TransportError::Connect(ConnectError::Host(reason)))) => reason,
+            Ok(Err(TransportError::Connect(ConnectError::Tls(reason, seen)))) => explained(reason, self.mistake(&seen)),
+            Ok(Err(TransportError::Exchange { reason, seen })) => {
+                let mistake = match self.mistake(&seen) {
+                    Some(WANTS_TLS) => Some(WANTS_TLS),
+                    mistake => self.tls_after_all().await.or(mistake),
+                };
+                explained(reason, mistake)
             }
-            body.extend_from_slice(&piece);
+            Err(_) => late(),
+        };
+        (Err(Failure::Later(self.by_way_of(reason))), None)
+    }
+
+    /// What is most likely wrong when the other side began to speak another protocol.
+    fn mistake(&self, seen: &Seen) -> Option<&'static str> {
+        let wire = seen.wire();
+        if !self.transport.connector().has_tls() {
+            if wire == Some(Peer::Tls) {
+                return Some(WANTS_TLS);
+            }
+        } else if matches!(wire, Some(Peer::Http1 | Peer::Http2)) {
+            return Some("the port speaks clear text: write http:// in the endpoint");
+        } else if wire == Some(Peer::Text) {
+            return Some("the port speaks clear text: write http:// in the endpoint if it is the right one");
         }
-        let mut answer = Response::builder().status(status).body(Bytes::from(body))?;
-        *answer.headers_mut() = std::mem::take(response.headers_mut());
-        Ok(answer)
+        match (self.protocol, seen.plain()) {
+            (Protocol::HttpProtobuf, Some(Peer::Http2)) => Some("it may speak gRPC (protocol = \"grpc\")"),
+            (Protocol::Grpc, Some(Peer::Http1)) => Some("it may speak HTTP (protocol = \"http/protobuf\")"),
+            (Protocol::Grpc, Some(Peer::Text)) => {
+                Some("it does not speak gRPC: check the endpoint's port, or write protocol = \"http/protobuf\"")
+            }
+            (Protocol::HttpProtobuf, Some(Peer::Text)) => Some("it does not speak HTTP: check the endpoint's port"),
+            _ => None,
+        }
+    }
+
+    /// The same of one that ended a connection in clear text, or refused what it got: a port for TLS does either, and its words
+    /// may be lost with the connection. It is asked once, until something is delivered.
+    async fn tls_after_all(&self) -> Option<&'static str> {
+        let connector = self.transport.connector();
+        if connector.has_tls() {
+            return None;
+        }
+        let known = *self.speaks_tls.lock().unwrap_or_else(PoisonError::into_inner);
+        let speaks_tls = match known {
+            Some(known) => known,
+            None => connector.speaks_tls().await,
+        };
+        *self.speaks_tls.lock().unwrap_or_else(PoisonError::into_inner) = Some(speaks_tls);
+        speaks_tls.then_some(WANTS_TLS)
+    }
+
+    /// A reason, with the proxy on the way to the receiver.
+    fn by_way_of(&self, reason: String) -> String {
+        match self.transport.connector().proxy() {
+            Some(proxy) => format!("{reason} (by way of the proxy {proxy})"),
+            None => reason,
+        }
+    }
+
+    /// The body of a request.
+    fn body(&self, message: &[u8]) -> std::io::Result<Bytes> {
+        let mut body = Vec::with_capacity(message.len() + 5);
+        if self.protocol == Protocol::Grpc {
+            // "Length-Prefixed-Message" (gRPC over HTTP/2); the length is known afterwards.
+            body.extend_from_slice(&[u8::from(self.gzip), 0, 0, 0, 0]);
+        }
+        if self.gzip {
+            let mut gzip = GzEncoder::new(body, Compression::default());
+            gzip.write_all(message)?;
+            body = gzip.finish()?;
+        } else {
+            body.extend_from_slice(message);
+        }
+        if self.protocol == Protocol::Grpc {
+            let length = u32::try_from(body.len() - 5).map_err(|_| std::io::ErrorKind::FileTooLarge)?;
+            if let Some(place) = body.get_mut(1..5) {
+                place.copy_from_slice(&length.to_be_bytes());
+            }
+        }
+        Ok(body.into())
     }
 }
 
-/// No receiver has more to say of what it took.
-const LARGEST_ANSWER: usize = 1 << 20;
-
-/// How long a Retry-After asks to be left alone (RFC 9110 §10.2.3): a number of seconds, or until a point in time.
-fn asked(value: &HeaderValue) -> Option<Duration> {
-    let text = value.to_str().ok()?.trim();
-    let until = || OffsetDateTime::parse(text, &Rfc2822).ok();
-    let left = || Some(SystemTime::from(until()?).duration_since(clock::wall()).unwrap_or_default());
-    text.parse().map(Duration::from_secs).ok().or_else(left)
+fn explained(reason: String, mistake: Option<&str>) -> String {
+    match mistake {
+        Some(mistake) => format!("{reason}: {mistake}"),
+        None => reason,
+    }
 }
 
 const CA: &str = "CA file";
 const CERTIFICATE: &str = "client certificate";
 const KEY: &str = "client key";
 
-/// A bare `ClientTlsConfig` trusts nobody, so roots are always named.
-fn grpc_tls(signal: &Signal) -> Result<Option<ClientTlsConfig>, WireError> {
-    if !signal.endpoint.starts_with("https://") {
-        return Ok(None);
+fn tls_connector(signal: &Signal) -> Result<TlsConnector, WireError> {
+    let mut builder = TlsConnector::builder();
+    builder.request_alpns(match signal.protocol {
+        Protocol::Grpc => &["h2"],
+        Protocol::HttpProtobuf => &["http/1.1"],
+    });
+    if let Some(path) = &signal.ca_file {
+        let bad = |problem| WireError::Pem { what: CA, path: path.clone(), problem };
+        let roots = Certificate::stack_from_pem(&read(CA, path)?).map_err(|error| bad(error.to_string()))?;
+        if roots.is_empty() {
+            return Err(bad("it holds no certificate".to_owned()));
+        }
+        builder.disable_built_in_roots(true);
+        for root in roots {
+            builder.add_root_certificate(root);
+        }
     }
-    let mut tls = match &signal.ca_file {
-        Some(path) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(CA, path)?)),
-        None => ClientTlsConfig::new().with_enabled_roots(),
-    };
-    if let Some([certificate, key]) = identity(signal)? {
-        tls = tls.identity(Identity::from_pem(&*certificate, &*key));
+    if let (Some(certificate), Some(key)) = (&signal.client_cert, &signal.client_key) {
+        let pem = read(CERTIFICATE, certificate)?;
+        let key = pkcs8(&Zeroizing::new(read(KEY, key)?));
+        let identity = Identity::from_pkcs8(&pem, &key).map_err(|error| WireError::Pem {
+            what: CERTIFICATE,
+            path: certificate.clone(),
+            problem: format!("{error}; the key must be an unencrypted one, PKCS #8 (BEGIN PRIVATE KEY)"),
+        })?;
+        builder.identity(identity);
     }
-    Ok(Some(tls))
+    builder.build().map_err(|error| WireError::Tls { endpoint: shown(&signal.endpoint), problem: error.to_string() })
 }
 
-/// The PEM of certificate and key. What the TLS libraries make of the key, only they can wipe.
-fn identity(signal: &Signal) -> Result<Option<[Zeroizing<Vec<u8>>; 2]>, WireError> {
-    match (&signal.client_cert, &signal.client_key) {
-        (Some(certificate), Some(key)) => {
-            Ok(Some([read(CERTIFICATE, certificate)?, read(KEY, key)?].map(Zeroizing::new)))
-        }
-        _ => Ok(None),
-    }
+/// The key in the one form that the TLS library takes; as it is where it cannot be made so.
+#[cfg(target_os = "linux")]
+fn pkcs8(pem: &[u8]) -> Zeroizing<Vec<u8>> {
+    // An encrypted one must not make OpenSSL ask for its passphrase on the terminal.
+    let key = openssl::pkey::PKey::private_key_from_pem_callback(pem, |_| Ok(0));
+    Zeroizing::new(key.and_then(|key| key.private_key_to_pem_pkcs8()).unwrap_or_else(|_| pem.to_vec()))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn pkcs8(pem: &[u8]) -> Zeroizing<Vec<u8>> {
+    Zeroizing::new(pem.to_vec())
 }
 
 fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, WireError> {
     std::fs::read(path).map_err(|source| WireError::File { what, path: path.to_owned(), source })
 }
 
+/// Those of the protocol, and the operator's, which come last.
 fn headers(signal: &Signal) -> Result<HeaderMap, WireError> {
-    let pairs = signal.headers.iter().map(|header| {
+    let mut all = HeaderMap::new();
+    all.insert(USER_AGENT, HeaderValue::from_static(concat!("imaptrace/", env!("CARGO_PKG_VERSION"))));
+    match signal.protocol {
+        Protocol::Grpc => {
+            all.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            all.insert("grpc-accept-encoding", HeaderValue::from_static("gzip"));
+            if signal.gzip {
+                all.insert("grpc-encoding", HeaderValue::from_static("gzip"));
+            }
+        }
+        Protocol::HttpProtobuf => {
+            all.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
+            all.insert(ACCEPT, HeaderValue::from_static("application/x-protobuf, application/json"));
+            if signal.gzip {
+                all.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            }
+        }
+    }
+    for header in &signal.headers {
         let name = HeaderName::from_bytes(header.name.as_bytes()).ok();
         let value = HeaderValue::from_str(header.expose()).ok().map(|mut value| {
+            // It is in no library's log then.
             value.set_sensitive(true);
             value
         });
-        name.zip(value).ok_or_else(|| WireError::Header { name: header.name.clone() })
-    });
-    pairs.collect()
+        let pair = name.zip(value).ok_or_else(|| WireError::Header { name: header.name.clone() })?;
+        all.insert(pair.0, pair.1);
+    }
+    Ok(all)
 }
 
 /// The endpoint without user and password.
@@ -417,42 +447,32 @@ fn shown(endpoint: &str) -> String {
     }
 }
 
-fn chain(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
-}
-
-/// The last cause: `Connection refused`, and not what led to it.
-fn innermost(error: &(dyn StdError + 'static)) -> String {
-    let mut inner = error;
-    while let Some(cause) = inner.source() {
-        inner = cause;
-    }
-    inner.to_string()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::io::Read as _;
 
-    #[test]
-    fn a_retry_after_is_a_number_of_seconds_or_a_point_in_time() {
-        let asked = |text: &str| asked(&HeaderValue::from_str(text).unwrap());
-        assert_eq!(asked("120"), Some(Duration::from_secs(120)));
-        assert_eq!(asked("Fri, 31 Dec 1999 23:59:59 GMT"), Some(Duration::ZERO));
-        let far = asked("Fri, 31 Dec 2049 23:59:59 GMT").unwrap();
-        assert!(far > Duration::from_secs(86_400), "{far:?}");
-        assert_eq!(asked("soon"), None);
-    }
+    use super::*;
 
     #[test]
     fn an_endpoint_is_shown_without_its_password() {
         assert_eq!(shown("https://me:canary@otlp.example:4318/x"), "https://otlp.example:4318/x");
         assert_eq!(shown("http://localhost:4317"), "http://localhost:4317");
+    }
+
+    #[test]
+    fn a_message_of_grpc_is_one_frame_compressed_or_not() {
+        for gzip in [false, true] {
+            let signal = Signal { gzip, ..Signal::new("http://localhost:4317", Protocol::Grpc) };
+            let body = Line::new(&signal, "/x").unwrap().body(b"message").unwrap();
+            let length = u32::from_be_bytes(body[1..5].try_into().unwrap()) as usize;
+            assert_eq!((body[0], length), (u8::from(gzip), body.len() - 5));
+            let mut plain = String::new();
+            if gzip {
+                flate2::read::GzDecoder::new(&body[5..]).read_to_string(&mut plain).unwrap();
+            } else {
+                plain.push_str(std::str::from_utf8(&body[5..]).unwrap());
+            }
+            assert_eq!(plain, "message");
+        }
     }
 }

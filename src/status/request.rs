@@ -98,7 +98,7 @@ fn host(request: &Parts) -> Result<Option<&str>, Refusal> {
         (None, None) if request.version <= Version::HTTP_10 => None,
         _ => return Err(Refusal::NoHost),
     };
-    Ok(request.uri.authority().map(hyper::http::uri::Authority::as_str).or(given))
+    Ok(request.uri.authority().map(http::uri::Authority::as_str).or(given))
 }
 
 /// Whether a host is a name that nobody else can give to this machine's loopback. The port is not looked at: it may

@@ -25,15 +25,12 @@ use tracing_subscriber::{
     util::{SubscriberInitExt as _, TryInitError},
 };
 
-use super::{exports, live};
+use super::live;
 use crate::record::escape;
 
-/// What is quiet unless `RUST_LOG` names it. The one line of the exporter that nobody else tells is what a receiver
-/// refused of metrics that it otherwise took.
-const QUIET: &str = "info,opentelemetry=off,opentelemetry_sdk=off,opentelemetry-otlp=off,\
-    opentelemetry-otlp[{rejected_data_points}]=warn,\
-    h2=warn,hyper=warn,hyper_util=warn,tonic=warn,tower=warn,reqwest=warn,rustls=warn,hickory_resolver=warn,\
-    hickory_proto=warn";
+/// What is quiet unless `RUST_LOG` names it.
+const QUIET: &str = "info,opentelemetry=off,opentelemetry_sdk=off,h2=warn,hyper=warn,hyper_util=warn,\
+    hickory_resolver=warn,hickory_proto=warn";
 
 /// How a line looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -94,7 +91,7 @@ where
         .with_ansi(settings.color)
         .event_format(Line { format: settings.format, journal: settings.journal })
         .with_filter(filter);
-    Ok(tracing_subscriber::registry().with(live::layer()).with(exports::layer()).with(log))
+    Ok(tracing_subscriber::registry().with(live::layer()).with(log))
 }
 
 /// Whether standard error goes to the journal: systemd says which stream that is in `JOURNAL_STREAM` (systemd.exec(5)),
@@ -309,14 +306,12 @@ mod tests {
     #[test]
     fn the_crates_that_carry_telemetry_are_quiet_unless_named() {
         let noise = || {
-            tracing::error!(target: "opentelemetry-otlp", "telemetry data will be lost");
+            tracing::error!(target: "opentelemetry", "telemetry data will be lost");
             tracing::error!(target: "opentelemetry_sdk", "export failed");
             tracing::info!(target: "h2", "frame");
         };
         assert_eq!(logged(&json(None), noise), "");
         assert_eq!(logged(&json(Some("opentelemetry_sdk=error")), noise).lines().count(), 1);
-        let partial = || tracing::warn!(target: "opentelemetry-otlp", rejected_data_points = 3, "partial success");
-        assert_eq!(logged(&json(None), partial).lines().count(), 1);
     }
 
     #[test]

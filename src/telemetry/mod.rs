@@ -7,7 +7,6 @@
 //! Sends nothing (that is `delivery`), reads no clock and no environment. Called by `delivery`, by the agent and by
 //! the command line.
 
-pub mod exports;
 mod live;
 pub mod logs;
 mod metrics;

@@ -53,6 +53,7 @@ async fn a_run_is_one_trace_in_jaeger_and_histograms_in_prometheus() {
         &backends.otlp_grpc(),
         "--otlp-protocol",
         "grpc",
+        "--metrics",
     ];
     let output =
         Program::new(arguments.into_iter().chain([url.as_str()])).env("IMAPTRACE_PASSWORD", USER1.1).run().await;
@@ -61,6 +62,10 @@ async fn a_run_is_one_trace_in_jaeger_and_histograms_in_prometheus() {
     let trace_id = run["trace_id"].as_str().unwrap().to_owned();
     let (backends, trace) = tokio::task::spawn_blocking(move || {
         let trace = backends.jaeger_trace(&trace_id);
+        // Its metrics bear what the alert rules leave out.
+        let up = backends.prometheus_query("imaptrace_probe_up");
+        assert!(up.iter().all(|series| series["metric"]["imaptrace_one_shot"] == "true"), "{up:?}");
+        assert!(backends.prometheus_now("imaptrace_delivery_queue_limit_bytes").is_empty());
         (backends, trace)
     })
     .await
@@ -164,7 +169,7 @@ fn in_prometheus(backends: &Backends) {
         r#"imap_client_operation_duration_seconds_count{imap_command_name="SELECT",imap_response_status="OK",imaptrace_target_name="mail01"} > 1"#,
         r#"imap_client_operation_duration_seconds_count{imap_command_name="FETCH",imap_response_status="OK",imaptrace_target_name="mail01"} > 1"#,
         r#"imap_client_setup_duration_seconds_count{imap_setup_phase="tls"} > 1"#,
-        r#"imaptrace_probe_up{imaptrace_target_name="mail01",imaptrace_account_name="default",imaptrace_journey_name="first-load"} == 1"#,
+        r#"imaptrace_probe_up{imaptrace_target_name="mail01",imaptrace_account_name="default",imaptrace_journey_name="first-load",imaptrace_one_shot=""} == 1"#,
         r#"time() - imaptrace_probe_last_run_time_seconds{imaptrace_target_name="mail01"} < 60"#,
         r#"imap_server_certificate_not_after_seconds{imaptrace_target_name="mail01"} > time()"#,
         r#"imap_mailbox_messages{imaptrace_target_name="mail01"} == 60"#,

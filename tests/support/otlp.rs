@@ -551,6 +551,11 @@ impl Papers {
             .client_ca_root(Certificate::from_pem(self.ca.pem()))
     }
 
+    /// The server's side of a handshake.
+    pub fn acceptor(&self) -> TlsAcceptor {
+        self.rustls().into()
+    }
+
     fn rustls(&self) -> Arc<ServerConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(self.ca.der().clone()).unwrap();

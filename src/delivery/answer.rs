@@ -1,0 +1,489 @@
+//! What an answer to an export means: delivered, perhaps in part, or one that no OTLP receiver gives.
+//!
+//! An answer with 2xx alone proves nothing: proxies, sign-in pages and other services give it too. Delivered is an empty
+//! body, one that is an export response, or JSON with no key but `partialSuccess` (OTLP specification, "OTLP/HTTP
+//! Response"); over gRPC the content type is `application/grpc` and the status is `OK` (gRPC over HTTP/2, "Responses"). All
+//! else is kept and sent again. Pure: bytes in, meaning out. Called by `wire`.
+
+use std::{
+    io::Read as _,
+    time::{Duration, SystemTime},
+};
+
+use ::time::{OffsetDateTime, format_description::well_known::Rfc2822};
+use base64::{Engine as _, engine::GeneralPurposeConfig, engine::general_purpose::GeneralPurpose};
+use http::{
+    HeaderMap, HeaderValue, StatusCode,
+    header::{CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER},
+};
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
+use prost::Message;
+use serde_json::Value;
+
+use super::failure::{Failure, grpc_failure, http_failure};
+use crate::clock;
+
+/// No receiver has more to say of what it took. What is longer is not read, and is no export response.
+pub(super) const LARGEST_BODY: usize = 1 << 20;
+
+/// What came back.
+#[derive(Debug, Default)]
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    /// At most [`LARGEST_BODY`].
+    pub(super) body: Vec<u8>,
+    /// Whether that is all of it.
+    pub(super) complete: bool,
+    pub(super) trailers: HeaderMap,
+}
+
+/// A delivery, and what the receiver says of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Accepted {
+    /// Spans, or data points, that the receiver refused of what it took.
+    pub(super) rejected: u64,
+    /// Why, or a warning.
+    pub(super) message: String,
+}
+
+/// An answer over HTTP.
+pub(super) fn http(reply: &Reply) -> Result<Accepted, Failure> {
+    if !reply.status.is_success() {
+        return Err(if wants_tls(reply) {
+            Failure::Later(format!("HTTP {}: {WANTS_TLS}", reply.status.as_u16()))
+        } else {
+            http_failure(reply.status.as_u16())
+        });
+    }
+    let body = reply.complete.then(|| unpacked(&reply.body, reply.headers.get(CONTENT_ENCODING))).flatten();
+    body.and_then(|body| acceptance(&reply.headers, &body)).ok_or_else(|| foreign(reply, "an OTLP"))
+}
+
+/// What the operator is to do when TLS is spoken at a port that the endpoint names with `http://`.
+pub(super) const WANTS_TLS: &str = "the port speaks TLS: write https:// in the endpoint";
+
+/// How servers say in clear text that they want TLS: Go (which the Collector is written in), nginx, Apache, Tomcat.
+/// They say it with status 400, which else is the batch's own fault.
+const TLS_WORDS: &[&str] = &[
+    "http request to an https server",
+    "plain http request was sent to https port",
+    "speaking plain http to an ssl-enabled",
+    "combination of host and port requires tls",
+];
+
+fn wants_tls(reply: &Reply) -> bool {
+    let text = String::from_utf8_lossy(&reply.body).to_ascii_lowercase();
+    reply.status == StatusCode::BAD_REQUEST && TLS_WORDS.iter().any(|words| text.contains(words))
+}
+
+fn acceptance(headers: &HeaderMap, body: &[u8]) -> Option<Accepted> {
+    if body.is_empty() {
+        return Some(Accepted::default());
+    }
+    if body.trim_ascii_start().starts_with(b"{") {
+        return json(body);
+    }
+    let response = ExportTraceServiceResponse::decode(body).ok()?;
+    // Protobuf passes over fields that it does not know, and some text can be read as such fields.
+    let is_protobuf = content_type(headers).is_some_and(|kind| kind.contains("protobuf"));
+    (is_protobuf || response.encode_to_vec() == body).then(|| accepted(response))
+}
+
+/// That of metrics has the same fields under other names.
+fn accepted(response: ExportTraceServiceResponse) -> Accepted {
+    let part = response.partial_success.unwrap_or_default();
+    Accepted { rejected: part.rejected_spans.try_into().unwrap_or(0), message: part.error_message }
+}
+
+/// JSON as Protobuf maps it: a number of 64 bits is a string, or a number.
+fn json(body: &[u8]) -> Option<Accepted> {
+    let Value::Object(response) = serde_json::from_slice(body).ok()? else { return None };
+    if response.keys().any(|key| key != "partialSuccess") {
+        return None;
+    }
+    let part = match response.get("partialSuccess") {
+        None | Some(Value::Null) => return Some(Accepted::default()),
+        Some(Value::Object(part)) => part,
+        Some(_) => return None,
+    };
+    let rejected = ["rejectedSpans", "rejectedDataPoints"].into_iter().find_map(|key| part.get(key));
+    let rejected = match rejected {
+        None | Some(Value::Null) => 0,
+        Some(Value::String(number)) => number.parse::<i64>().ok()?,
+        Some(number) => number.as_i64()?,
+    };
+    let message = part.get("errorMessage").and_then(Value::as_str).unwrap_or_default().to_owned();
+    Some(Accepted { rejected: rejected.try_into().unwrap_or(0), message })
+}
+
+/// An answer over gRPC.
+pub(super) fn grpc(reply: &Reply) -> Result<Accepted, Failure> {
+    let kind = content_type(&reply.headers);
+    let rest = kind.as_deref().and_then(|kind| kind.strip_prefix("application/grpc"));
+    let is_grpc = rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('+'));
+    let status = [&reply.trailers, &reply.headers].into_iter().find_map(|map| map.get("grpc-status"));
+    // A status without a message may come in headers alone ("Trailers-Only"), of some proxies without a content type.
+    let is_bare_status = kind.is_none() && status.is_some() && reply.body.is_empty();
+    if reply.status != StatusCode::OK {
+        // It is not the receiver's judgement of the batch: that has a gRPC status, and HTTP's is 200.
+        return Err(Failure::Later(http_failure(reply.status.as_u16()).into_reason()));
+    }
+    if !is_grpc && !is_bare_status {
+        return Err(foreign(reply, "a gRPC"));
+    }
+    let Some(code) = status.and_then(|status| status.to_str().ok()?.parse().ok()) else {
+        return Err(Failure::Later("the answer ends without a gRPC status".to_owned()));
+    };
+    if code != 0 {
+        return Err(grpc_failure(code));
+    }
+    let broken = || Failure::Later("gRPC Ok with something else than an export response".to_owned());
+    message(reply).and_then(|body| ExportTraceServiceResponse::decode(&*body).ok()).map(accepted).ok_or_else(broken)
+}
+
+/// The one message of an answer ("Length-Prefixed-Message").
+fn message(reply: &Reply) -> Option<Vec<u8>> {
+    let (compressed, rest) = reply.body.split_first()?;
+    let (length, message) = rest.split_first_chunk()?;
+    let is_one = reply.complete && usize::try_from(u32::from_be_bytes(*length)).is_ok_and(|it| it == message.len());
+    match compressed {
+        0 if is_one => Some(message.to_vec()),
+        1 if is_one => unpacked(message, Some(reply.headers.get("grpc-encoding")?)),
+        _ => None,
+    }
+}
+
+/// The body without its compression; none when it is damaged, too large, or compressed otherwise.
+fn unpacked(body: &[u8], encoding: Option<&HeaderValue>) -> Option<Vec<u8>> {
+    match encoding.map(HeaderValue::as_bytes) {
+        None | Some(b"identity") => Some(body.to_vec()),
+        Some(b"gzip") => {
+            let mut plain = Vec::new();
+            let mut unpacking = flate2::read::MultiGzDecoder::new(body).take(LARGEST_BODY as u64 + 1);
+            unpacking.read_to_end(&mut plain).ok()?;
+            (plain.len() <= LARGEST_BODY).then_some(plain)
+        }
+        Some(_) => None,
+    }
+}
+
+/// What no receiver sends. It is kept: the batch has not arrived, and nothing is wrong with it.
+fn foreign(reply: &Reply, expected: &str) -> Failure {
+    let kind = content_type(&reply.headers).map_or_else(|| "no content type".to_owned(), |kind| shown(&kind));
+    let size = if reply.complete { String::new() } else { format!(" and more than {} KiB", LARGEST_BODY >> 10) };
+    Failure::Later(format!(
+        "HTTP {} with {kind}{size} is no answer of {expected} receiver: a proxy, a sign-in page or another service answers \
+         at this address; check the endpoint's host, port and path, and the protocol",
+        reply.status.as_u16()
+    ))
+}
+
+/// In lower case, without parameters.
+fn content_type(headers: &HeaderMap) -> Option<String> {
+    let text = String::from_utf8_lossy(headers.get(CONTENT_TYPE)?.as_bytes()).to_ascii_lowercase();
+    Some(text.split(';').next().unwrap_or_default().trim().to_owned())
+}
+
+/// A content type as it can stand in a log: it is the other side's text.
+fn shown(kind: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/+-._".contains(c);
+    if kind.contains('/') && kind.len() <= 60 && kind.chars().all(is_plain) {
+        kind.to_owned()
+    } else {
+        "an unreadable content type".to_owned()
+    }
+}
+
+/// How long the receiver asks to be left alone: Retry-After (RFC 9110 §10.2.3) over HTTP, `RetryInfo` in the status of
+/// gRPC.
+pub(super) fn retry_after(reply: &Reply) -> Option<Duration> {
+    let details =
+        reply.trailers.get("grpc-status-details-bin").or_else(|| reply.headers.get("grpc-status-details-bin"));
+    let padding = GeneralPurposeConfig::new().with_decode_padding_mode(base64::engine::DecodePaddingMode::Indifferent);
+    let base64 = GeneralPurpose::new(&base64::alphabet::STANDARD, padding);
+    let info = details.and_then(|value| retry_info(&base64.decode(value.as_bytes()).ok()?));
+    info.or_else(|| reply.headers.get(RETRY_AFTER).and_then(asked))
+}
+
+/// A number of seconds, or until a point in time.
+fn asked(value: &HeaderValue) -> Option<Duration> {
+    let text = value.to_str().ok()?.trim();
+    let until = || OffsetDateTime::parse(text, &Rfc2822).ok();
+    let left = || Some(SystemTime::from(until()?).duration_since(clock::wall()).unwrap_or_default());
+    text.parse().map(Duration::from_secs).ok().or_else(left)
+}
+
+/// `google.rpc.Status` (`google/rpc/status.proto`), of which the details matter here.
+#[derive(Message)]
+struct Status {
+    #[prost(message, repeated, tag = "3")]
+    details: Vec<Detail>,
+}
+
+/// `google.protobuf.Any`.
+#[derive(Message)]
+struct Detail {
+    #[prost(string, tag = "1")]
+    type_url: String,
+    #[prost(bytes = "vec", tag = "2")]
+    value: Vec<u8>,
+}
+
+/// `google.rpc.RetryInfo` (`google/rpc/error_details.proto`).
+#[derive(Message)]
+struct RetryInfo {
+    #[prost(message, optional, tag = "1")]
+    delay: Option<Delay>,
+}
+
+/// `google.protobuf.Duration`.
+#[derive(Message)]
+struct Delay {
+    #[prost(int64, tag = "1")]
+    seconds: i64,
+    #[prost(int32, tag = "2")]
+    nanos: i32,
+}
+
+fn retry_info(status: &[u8]) -> Option<Duration> {
+    let details = Status::decode(status).ok()?.details;
+    let info = details.iter().find(|detail| detail.type_url.ends_with("/google.rpc.RetryInfo"))?;
+    let delay = RetryInfo::decode(&*info.value).ok()?.delay?;
+    let nanos = u32::try_from(delay.nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?;
+    Some(Duration::new(u64::try_from(delay.seconds).ok()?, nanos))
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry_proto::tonic::collector::trace::v1::ExportTracePartialSuccess;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn reply(status: u16, headers: &[(&'static str, &str)], body: &[u8]) -> Reply {
+        let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+        Reply {
+            status: StatusCode::from_u16(status).unwrap(),
+            headers: headers.collect(),
+            body: body.to_vec(),
+            complete: true,
+            trailers: HeaderMap::new(),
+        }
+    }
+
+    fn partial(rejected_spans: i64, error_message: &str) -> Vec<u8> {
+        let part = ExportTracePartialSuccess { rejected_spans, error_message: error_message.to_owned() };
+        ExportTraceServiceResponse { partial_success: Some(part) }.encode_to_vec()
+    }
+
+    fn packed(plain: &[u8]) -> Vec<u8> {
+        let mut gzip = flate2::read::GzEncoder::new(plain, flate2::Compression::fast());
+        let mut packed = Vec::new();
+        gzip.read_to_end(&mut packed).unwrap();
+        packed
+    }
+
+    /// The reason why it is kept.
+    fn kept(outcome: Result<Accepted, Failure>) -> String {
+        match outcome {
+            Err(Failure::Later(reason)) => reason,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    const PROTOBUF: (&str, &str) = ("content-type", "application/x-protobuf");
+    const JSON: (&str, &str) = ("content-type", "application/json; charset=utf-8");
+    const TEXT: (&str, &str) = ("content-type", "text/plain; charset=utf-8");
+    const HTML: (&str, &str) = ("content-type", "text/html");
+
+    #[test]
+    fn delivered_is_an_empty_body_an_export_response_or_json_without_another_key() {
+        let old = Accepted { rejected: 3, message: "old".to_owned() };
+        let told = partial(3, "old");
+        let gzip = packed(&told);
+        for (status, headers, body, accepted) in [
+            (200, &[][..], &b""[..], Accepted::default()),
+            (204, &[], b"", Accepted::default()),
+            (202, &[HTML], b"", Accepted::default()),
+            (200, &[PROTOBUF], b"\x0a\x00", Accepted::default()),
+            (200, &[PROTOBUF], &told, old.clone()),
+            (200, &[], &told, old.clone()),
+            (200, &[PROTOBUF, ("content-encoding", "gzip")], &gzip, old.clone()),
+            // A later version's field.
+            (200, &[PROTOBUF], b"\x12\x01x", Accepted::default()),
+            (200, &[JSON], b"{}", Accepted::default()),
+            (200, &[TEXT], b" {}\n", Accepted::default()),
+            (200, &[JSON], br#"{"partialSuccess":{}}"#, Accepted::default()),
+            (200, &[JSON], br#"{"partialSuccess":null}"#, Accepted::default()),
+            (200, &[JSON], br#"{"partialSuccess":{"rejectedSpans":"3","errorMessage":"old"}}"#, old.clone()),
+            (200, &[JSON], br#"{"partialSuccess":{"rejectedDataPoints":3,"errorMessage":"old"}}"#, old.clone()),
+            (200, &[JSON], br#"{"partialSuccess":{"rejectedSpans":-3}}"#, Accepted::default()),
+        ] {
+            assert_eq!(http(&reply(status, headers, body)), Ok(accepted), "{status} {headers:?} {body:?}");
+        }
+    }
+
+    #[test]
+    fn all_else_with_2xx_is_kept_and_its_content_type_is_said() {
+        for (headers, body, kind) in [
+            (&[HTML][..], &b"<!DOCTYPE html><title>Sign in</title>"[..], "text/html"),
+            (&[TEXT], b"It works!\n", "text/plain"),
+            // These can be read as protobuf whose fields nobody knows.
+            (&[TEXT], b"accepted\n", "text/plain"),
+            (&[], b"00", "no content type"),
+            (&[TEXT], b"\n", "text/plain"),
+            (&[JSON], br#"{"status":"error","message":"no such tenant"}"#, "application/json"),
+            (&[JSON], br#"{"error":"unauthorised"}"#, "application/json"),
+            (&[JSON], br#"{"code":16,"message":"no token"}"#, "application/json"),
+            (&[JSON], br#"{"partialSuccess":{},"error":"x"}"#, "application/json"),
+            (&[JSON], br#"{"partialSuccess":"yes"}"#, "application/json"),
+            (&[JSON], br#"{"partialSuccess":{"rejectedSpans":"some"}}"#, "application/json"),
+            (&[JSON], b"[]", "application/json"),
+            (&[JSON], b"null", "application/json"),
+            (&[JSON], b"\"ok\"", "application/json"),
+            (&[JSON], b"{", "application/json"),
+            // A google.rpc.Status: its first field is a number.
+            (&[PROTOBUF], b"\x08\x03\x12\x02no", "application/x-protobuf"),
+            (&[PROTOBUF], b"\xff\xff\xff", "application/x-protobuf"),
+            (&[PROTOBUF, ("content-encoding", "gzip")], b"not packed", "application/x-protobuf"),
+            (&[PROTOBUF, ("content-encoding", "br")], b"\x0a\x00", "application/x-protobuf"),
+            (&[("content-type", "text/html\u{9b}31m")], b"x", "an unreadable content type"),
+        ] {
+            let reason = kept(http(&reply(200, headers, body)));
+            assert!(reason.starts_with(&format!("HTTP 200 with {kind} is no answer of an OTLP")), "{reason} {body:?}");
+        }
+        let endless = Reply { complete: false, ..reply(200, &[PROTOBUF], &[0x0a; 10]) };
+        assert!(kept(http(&endless)).contains("application/x-protobuf and more than 1024 KiB"));
+        let bomb = packed(&vec![0; LARGEST_BODY + 1]);
+        kept(http(&reply(200, &[PROTOBUF, ("content-encoding", "gzip")], &bomb)));
+    }
+
+    #[test]
+    fn a_server_that_wants_tls_says_so_in_clear_text_and_the_batch_is_kept() {
+        for words in [
+            "Client sent an HTTP request to an HTTPS server.\n",
+            "<center>The plain HTTP request was sent to HTTPS port</center>",
+            "Reason: You're speaking plain HTTP to an SSL-enabled server port.<br />",
+            "Bad Request\nThis combination of host and port requires TLS.\n",
+        ] {
+            let reason = kept(http(&reply(400, &[TEXT], words.as_bytes())));
+            assert_eq!(reason, "HTTP 400: the port speaks TLS: write https:// in the endpoint");
+        }
+        let batch = http(&reply(400, &[TEXT], b"the attribute tls.cipher is too long"));
+        assert!(matches!(batch, Err(Failure::Refused(_))), "{batch:?}");
+    }
+
+    const GRPC: (&str, &str) = ("content-type", "application/grpc");
+    const OK: &[(&str, &str)] = &[("grpc-status", "0")];
+
+    fn framed(flag: u8, message: &[u8]) -> Vec<u8> {
+        [&[flag][..], &u32::try_from(message.len()).unwrap().to_be_bytes(), message].concat()
+    }
+
+    fn with_trailers(mut reply: Reply, trailers: &[(&'static str, &str)]) -> Reply {
+        reply.trailers = trailers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
+        reply
+    }
+
+    #[test]
+    fn delivered_over_grpc_is_one_message_with_status_ok_under_its_content_type() {
+        let old = Accepted { rejected: 3, message: "old".to_owned() };
+        let gzip = framed(1, &packed(&partial(3, "old")));
+        for (headers, body, accepted) in [
+            (&[GRPC][..], framed(0, b""), Accepted::default()),
+            (&[("content-type", "application/grpc+proto")], framed(0, b"\x0a\x00"), Accepted::default()),
+            (&[("content-type", "Application/GRPC; x=y")], framed(0, &partial(3, "old")), old.clone()),
+            (&[GRPC, ("grpc-encoding", "gzip")], gzip.clone(), old.clone()),
+        ] {
+            let answer = with_trailers(reply(200, headers, &body), OK);
+            assert_eq!(grpc(&answer), Ok(accepted), "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_answer_of_grpc_is_kept() {
+        let empty = framed(0, b"");
+        for (headers, body, trailers, says) in [
+            (&[HTML][..], &b"<html>"[..], &[][..], "HTTP 200 with text/html is no answer of a gRPC"),
+            (&[HTML], &empty, OK, "HTTP 200 with text/html"),
+            (&[JSON], b"{}", &[], "HTTP 200 with application/json"),
+            (&[], b"", &[], "HTTP 200 with no content type"),
+            (&[("content-type", "application/grpc-web")], &empty, OK, "HTTP 200 with application/grpc-web"),
+            (&[GRPC], &empty, &[], "without a gRPC status"),
+            (&[GRPC], b"", &[], "without a gRPC status"),
+            (&[GRPC], &empty, &[("grpc-status", "fine")], "without a gRPC status"),
+            // Trailers-Only with Ok has no message, and a call of this kind has one.
+            (&[GRPC, ("grpc-status", "0")], b"", &[], "gRPC Ok with something else"),
+            (&[GRPC], b"", OK, "gRPC Ok with something else"),
+            (&[GRPC], &empty[..3], OK, "gRPC Ok with something else"),
+            (&[GRPC], b"<html>", OK, "gRPC Ok with something else"),
+            (&[GRPC], &[&empty[..], &empty].concat(), OK, "gRPC Ok with something else"),
+            (&[GRPC], &framed(1, b""), OK, "gRPC Ok with something else"),
+            (&[GRPC], &framed(0, b"\x08\x03"), OK, "gRPC Ok with something else"),
+        ] {
+            let reason = kept(grpc(&with_trailers(reply(200, headers, body), trailers)));
+            assert!(reason.contains(says), "{reason}");
+        }
+        // HTTP's own status is a proxy's, whatever it is.
+        for status in [301, 400, 401, 404, 413, 415, 500, 502, 503] {
+            kept(grpc(&reply(status, &[HTML], b"<html>")));
+        }
+    }
+
+    #[test]
+    fn a_status_of_grpc_counts_wherever_it_stands() {
+        let refused = [("grpc-status", "3")];
+        for answer in [
+            reply(200, &[GRPC, refused[0]], b""),
+            reply(200, &[refused[0]], b""),
+            with_trailers(reply(200, &[GRPC], b""), &refused),
+            with_trailers(reply(200, &[GRPC], &framed(0, b"")), &refused),
+        ] {
+            assert_eq!(grpc(&answer), Err(Failure::Refused("gRPC InvalidArgument".to_owned())));
+        }
+        kept(grpc(&reply(200, &[GRPC, ("grpc-status", "14")], b"")));
+    }
+
+    /// `RESOURCE_EXHAUSTED`, "slow down", with a `RetryInfo` of 90.5 s behind some other detail.
+    fn throttled() -> Vec<u8> {
+        let detail =
+            |kind: &str, value: Vec<u8>| Detail { type_url: format!("type.googleapis.com/google.rpc.{kind}"), value };
+        let delay = RetryInfo { delay: Some(Delay { seconds: 90, nanos: 500_000_000 }) };
+        let details = vec![detail("DebugInfo", b"\x12\x01x".to_vec()), detail("RetryInfo", delay.encode_to_vec())];
+        [&b"\x08\x08\x12\x09slow down"[..], &Status { details }.encode_to_vec()].concat()
+    }
+
+    #[test]
+    fn a_delay_is_found_in_the_details_of_a_status_and_in_retry_after() {
+        assert_eq!(retry_info(&throttled()), Some(Duration::from_millis(90_500)));
+        for engine in [base64::engine::general_purpose::STANDARD, base64::engine::general_purpose::STANDARD_NO_PAD] {
+            let details = engine.encode(throttled());
+            let answer = with_trailers(reply(200, &[GRPC], b""), &[("grpc-status-details-bin", &details)]);
+            assert_eq!(retry_after(&answer), Some(Duration::from_millis(90_500)));
+        }
+        assert_eq!(retry_info(b""), None);
+        let asks = |text: &str| retry_after(&reply(503, &[("retry-after", text)], b""));
+        assert_eq!(asks("120"), Some(Duration::from_secs(120)));
+        assert_eq!(asks("Fri, 31 Dec 1999 23:59:59 GMT"), Some(Duration::ZERO));
+        let far = asks("Fri, 31 Dec 2049 23:59:59 GMT").unwrap();
+        assert!(far > Duration::from_secs(86_400), "{far:?}");
+        assert_eq!(asks("soon"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_is_too_strange(bytes in proptest::collection::vec(any::<u8>(), 0..100), cut in 0..200_usize) {
+            let status = throttled();
+            retry_info(&[&status[..cut.min(status.len())], &bytes].concat());
+            let answer = with_trailers(reply(200, &[GRPC, ("grpc-encoding", "gzip")], &bytes), OK);
+            drop((http(&answer), grpc(&answer)));
+        }
+
+        /// Whatever a page says, it is kept.
+        #[test]
+        fn no_text_is_a_delivery(text in "[ -z|~\r\n\t]{1,40}") {
+            kept(http(&reply(200, &[TEXT], text.as_bytes())));
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! A connection to a receiver: TCP, perhaps through a proxy, perhaps with TLS; and the first bytes that came back.
+//!
+//! A proxy is asked for a tunnel (CONNECT, RFC 9110 §9.3.6) whatever the endpoint's scheme, so it sees neither the requests
+//! nor their headers unless the endpoint is `http://`, and what it says is never taken for the receiver's word. The first
+//! bytes tell which protocol the other side speaks, in every library's words for it. Sends no telemetry. Called by
+//! `transport`.
+
+use std::{
+    error::Error as StdError,
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use http::Uri;
+use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
+    net::TcpStream,
+};
+use tower_service::Service as _;
+
+use super::settings::Proxy;
+
+/// The head of a proxy's answer; a longer one is none.
+const LARGEST_HEAD: usize = 16 << 10;
+/// As many of the first bytes tell the protocol.
+const TELLING: usize = 16;
+/// How long a port that says nothing is asked whether it speaks TLS.
+const TLS_CHECK: Duration = Duration::from_secs(2);
+
+/// The way to a receiver.
+pub(super) struct Connector {
+    host: String,
+    port: u16,
+    tls: Option<tokio_native_tls::TlsConnector>,
+    proxy: Option<Proxy>,
+}
+
+/// Both directions of a connection.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// A connection that is ready for requests.
+pub(super) struct Connection {
+    pub(super) stream: Box<dyn Stream>,
+    pub(super) seen: Seen,
+}
+
+/// The first bytes that came, as they were on the wire and without TLS.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Seen {
+    wire: FirstBytes,
+    plain: FirstBytes,
+}
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub(super) enum ConnectError {
+    /// The proxy: it cannot be reached, or refuses. Names it.
+    Proxy(String),
+    /// The receiver's host: no address, or no connection.
+    Host(String),
+    /// The handshake; what came before it ended.
+    Tls(String, Seen),
+}
+
+/// The protocol that the other side begins to speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Peer {
+    Tls,
+    Http1,
+    Http2,
+    /// Text that is no HTTP: another service, or an HTTP server that answers without a status line.
+    Text,
+}
+
+impl Connector {
+    /// To this host, in brackets if it is an IPv6 address.
+    pub(super) fn new(host: &str, port: u16, tls: Option<native_tls::TlsConnector>, proxy: Option<Proxy>) -> Self {
+        Self { host: host.to_owned(), port, tls: tls.map(Into::into), proxy }
+    }
+
+    /// The proxy on the way, for people.
+    pub(super) fn proxy(&self) -> Option<&Proxy> {
+        self.proxy.as_ref()
+    }
+
+    pub(super) fn has_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Opens a connection. Waits without limit: the caller has one for the whole exchange.
+    pub(super) async fn connect(&self) -> Result<Connection, ConnectError> {
+        let seen = Seen::default();
+        let stream = self.reach(&seen.wire).await?;
+        let stream: Box<dyn Stream> = match &self.tls {
+            None => Box::new(stream),
+            Some(tls) => match tls.connect(self.name(), stream).await {
+                Ok(stream) => Box::new(stream),
+                Err(error) => return Err(ConnectError::Tls(tls_problem(&error), seen)),
+            },
+        };
+        let stream = Box::new(Watched { stream, ahead: Vec::new(), first: seen.plain.clone() });
+        Ok(Connection { stream, seen })
+    }
+
+    /// Whether the port answers a TLS handshake, of which nothing is believed and over which nothing is sent.
+    pub(super) async fn speaks_tls(&self) -> bool {
+        let seen = Seen::default();
+        let handshake = async {
+            let stream = self.reach(&seen.wire).await.ok()?;
+            let mut tls = native_tls::TlsConnector::builder();
+            let tls = tls.danger_accept_invalid_certs(true).danger_accept_invalid_hostnames(true).build().ok()?;
+            tokio_native_tls::TlsConnector::from(tls).connect(self.name(), stream).await.ok()
+        };
+        // Only the first bytes matter: it may refuse us for want of a certificate.
+        let _in_time = tokio::time::timeout(TLS_CHECK, handshake).await.is_ok();
+        seen.wire() == Some(Peer::Tls)
+    }
+
+    fn name(&self) -> &str {
+        self.host.trim_start_matches('[').trim_end_matches(']')
+    }
+
+    /// TCP to the receiver, by way of the proxy if there is one.
+    async fn reach(&self, first: &FirstBytes) -> Result<Watched<TcpStream>, ConnectError> {
+        let watched = |stream, ahead| Watched { stream, ahead, first: first.clone() };
+        let Some(proxy) = &self.proxy else {
+            return Ok(watched(tcp(&self.host, self.port).await.map_err(ConnectError::Host)?, Vec::new()));
+        };
+        let problem = |what: String| ConnectError::Proxy(format!("the proxy {proxy} {what}"));
+        let mut stream =
+            tcp(&proxy.host, proxy.port).await.map_err(|it| problem(format!("cannot be reached: {it}")))?;
+        let broken = |error: io::Error| problem(format!("does not answer CONNECT: {error}"));
+        let to = format!("{}:{}", self.host, self.port);
+        let mut request = zeroize::Zeroizing::new(format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n"));
+        if let Some(credentials) = proxy.credentials() {
+            request.push_str("Proxy-Authorization: Basic ");
+            request.push_str(credentials);
+            request.push_str("\r\n");
+        }
+        request.push_str("\r\n");
+        stream.write_all(request.as_bytes()).await.map_err(broken)?;
+        let mut answer = Vec::new();
+        let end = loop {
+            if let Some(end) = answer.windows(4).position(|four| four == b"\r\n\r\n") {
+                break end + 4;
+            }
+            let came = stream.read_buf(&mut answer).await.map_err(broken)?;
+            let is_http = answer.starts_with(b"HTTP/1.") || b"HTTP/1.".starts_with(&answer);
+            if !is_http || answer.len() > LARGEST_HEAD {
+                return Err(problem("answers CONNECT with something else than HTTP: is it an HTTP proxy?".to_owned()));
+            }
+            if came == 0 {
+                return Err(problem("closes the connection after CONNECT".to_owned()));
+            }
+        };
+        let ahead = answer.split_off(end);
+        // "HTTP/1.1 200 …"
+        let status = answer.get(9..12).and_then(|digits| std::str::from_utf8(digits).ok()?.parse::<u16>().ok());
+        match status {
+            Some(200..=299) => Ok(watched(stream, ahead)),
+            Some(407) if proxy.credentials().is_some() => Err(problem(
+                "does not accept the user and password of its URL (HTTP 407): check them in [otlp] proxy".to_owned(),
+            )),
+            Some(407) => Err(problem(
+                "asks for a user and a password (HTTP 407): write them into its URL, http://USER:PASSWORD@HOST:PORT"
+                    .to_owned(),
+            )),
+            Some(status) => Err(problem(format!(
+                "refuses to connect to {to}: HTTP {status}, which is the proxy's answer and not the receiver's"
+            ))),
+            None => Err(problem("answers CONNECT with something else than HTTP: is it an HTTP proxy?".to_owned())),
+        }
+    }
+}
+
+/// Opens a connection, to the first address that answers (RFC 8305).
+async fn tcp(host: &str, port: u16) -> Result<TcpStream, String> {
+    let uri = format!("http://{host}:{port}").parse::<Uri>().map_err(|error| error.to_string())?;
+    let mut connector = HttpConnector::new();
+    connector.set_nodelay(true);
+    connector.call(uri).await.map(TokioIo::into_inner).map_err(|error| innermost(&error))
+}
+
+/// The last cause: `Connection refused`, and not what led to it.
+pub(super) fn innermost(error: &(dyn StdError + 'static)) -> String {
+    let mut inner = error;
+    while let Some(cause) = inner.source() {
+        inner = cause;
+    }
+    inner.to_string()
+}
+
+/// OpenSSL's text without its codes and places, and with the result of the verification if that is what failed.
+fn tls_problem(error: &native_tls::Error) -> String {
+    let text = error.to_string();
+    if text.contains("certificate verify failed") {
+        let verdict = text.rsplit_once(" (").map(|(_, verdict)| verdict.trim_end_matches(')'));
+        let verdict = verdict.unwrap_or("certificate verify failed");
+        return format!("the receiver's certificate is not accepted: {verdict}; give the roots to trust in ca_file");
+    }
+    // "error:CODE:LIBRARY:FUNCTION:REASON:FILE:LINE:"
+    let reason = text.split_once("error:").and_then(|(_, rest)| rest.split(':').nth(3)).filter(|it| !it.is_empty());
+    format!("the TLS handshake failed: {}", reason.unwrap_or(&text))
+}
+
+impl Seen {
+    /// What was spoken on the wire.
+    pub(super) fn wire(&self) -> Option<Peer> {
+        peer(&self.wire.get())
+    }
+
+    /// What was spoken inside TLS, or on the wire without it.
+    pub(super) fn plain(&self) -> Option<Peer> {
+        peer(&self.plain.get())
+    }
+}
+
+fn peer(first: &[u8]) -> Option<Peer> {
+    match first {
+        // A record of TLS (RFC 8446 §5.1): its type, and the version.
+        [0x14..=0x17, 3, ..] => Some(Peer::Tls),
+        // A frame of HTTP/2 (RFC 9113 §4.1) on stream 0: SETTINGS, which comes first, or GOAWAY.
+        [0, _, _, 4 | 7, _, stream @ ..] if stream.iter().take(4).all(|byte| *byte == 0) => Some(Peer::Http2),
+        _ if first.starts_with(b"HTTP/") => Some(Peer::Http1),
+        _ if first.len() >= 5 && first.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\r' | b'\n' | b'\t')) => {
+            Some(Peer::Text)
+        }
+        _ => None,
+    }
+}
+
+/// As many as tell the protocol.
+#[derive(Debug, Clone, Default)]
+struct FirstBytes(Arc<Mutex<Vec<u8>>>);
+
+impl FirstBytes {
+    fn get(&self) -> Vec<u8> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn add(&self, bytes: &[u8]) {
+        let mut first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = TELLING.saturating_sub(first.len());
+        first.extend(bytes.iter().take(room));
+    }
+}
+
+/// A stream whose first bytes are kept, and before which some may stand that were read already.
+struct Watched<S> {
+    stream: S,
+    ahead: Vec<u8>,
+    first: FirstBytes,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        if self.ahead.is_empty() {
+            ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        } else {
+            let size = self.ahead.len().min(buf.remaining());
+            buf.put_slice(&self.ahead.drain(..size).collect::<Vec<_>>());
+        }
+        self.first.add(buf.filled().get(before..).unwrap_or_default());
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let outcome = ready!(Pin::new(&mut self.stream).poll_write(cx, buf));
+        if outcome.is_err() && self.first.get().is_empty() {
+            // What was said before the other side hung up may still be here.
+            let mut words = [0; TELLING];
+            let _last = self.as_mut().poll_read(cx, &mut ReadBuf::new(&mut words)).is_ready();
+        }
+        Poll::Ready(outcome)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_bytes_tell_the_protocol() {
+        for (bytes, expected) in [
+            (&b"\x15\x03\x01\x00\x02\x02\x46"[..], Some(Peer::Tls)),
+            (b"\x16\x03\x03\x00\x7a", Some(Peer::Tls)),
+            (b"HTTP/1.0 400 Bad", Some(Peer::Http1)),
+            (b"\0\0\x18\x04\0\0\0\0\0\0\x05", Some(Peer::Http2)),
+            (b"\0\0\x08\x07\0\0\0\0\0", Some(Peer::Http2)),
+            // OpenSSL reads no more of what is no record.
+            (b"HTTP/", Some(Peer::Http1)),
+            (b"\0\0\x18\x04\0", Some(Peer::Http2)),
+            (b"\0\0\x08\x04\0\0\0\0\x01", None),
+            (b"* OK ready", Some(Peer::Text)),
+            (b"<!DOCTYPE HTML P", Some(Peer::Text)),
+            (b"220 ", None),
+            (b"\xff\xfb\x01\xff\xfb", None),
+            (b"\x15", None),
+            (b"", None),
+        ] {
+            assert_eq!(peer(bytes), expected, "{bytes:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_came_with_a_proxys_answer_is_read_first_and_few_bytes_are_kept() {
+        let first = FirstBytes::default();
+        let mut stream =
+            Watched { stream: &b"efghijklmnopqrstuvwxyz"[..], ahead: b"abcd".to_vec(), first: first.clone() };
+        let mut all = String::new();
+        stream.read_to_string(&mut all).await.unwrap();
+        assert_eq!(all, "abcdefghijklmnopqrstuvwxyz");
+        assert_eq!(first.get(), b"abcdefghijklmnop");
+    }
+}

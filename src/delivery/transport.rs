@@ -1,0 +1,188 @@
+//! One request after another to a receiver, over HTTP/1.1 or HTTP/2, and what came back.
+//!
+//! Keeps one connection; one that ended while it was idle is replaced. Reads no more of an answer than `answer` looks at.
+//! Judges nothing. Called by `wire`, which limits the time.
+
+use std::time::Duration;
+
+use http::{HeaderMap, Request, Response, StatusCode, Uri, header::HOST};
+use http_body_util::{BodyExt as _, Full};
+use hyper::{
+    body::{Bytes, Incoming},
+    client::conn::{http1, http2},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::{sync::Mutex, task::JoinHandle, time::timeout};
+
+use super::{
+    answer::{LARGEST_BODY, Reply},
+    connect::{ConnectError, Connection, Connector, Seen, innermost},
+    settings::Protocol,
+};
+
+/// What is read of the words of a refusal, and for how long: they may have no end.
+const WORDS: usize = 4 << 10;
+const WORDS_WAIT: Duration = Duration::from_millis(500);
+
+/// The way to one receiver.
+pub(super) struct Transport {
+    connector: Connector,
+    protocol: Protocol,
+    uri: Uri,
+    headers: HeaderMap,
+    /// None while it is used: an exchange that is cut off takes its connection with it.
+    idle: Mutex<Option<Open>>,
+}
+
+/// Why nothing came back.
+#[derive(Debug)]
+pub(super) enum TransportError {
+    /// There was no connection.
+    Connect(ConnectError),
+    /// It ended, or what came was not HTTP.
+    Exchange {
+        /// The last cause.
+        reason: String,
+        /// What came until then.
+        seen: Seen,
+    },
+}
+
+struct Open {
+    sender: Sender,
+    seen: Seen,
+    task: JoinHandle<()>,
+}
+
+enum Sender {
+    Http1(http1::SendRequest<Full<Bytes>>),
+    Http2(http2::SendRequest<Full<Bytes>>),
+}
+
+impl Transport {
+    /// Requests go to `uri`, an absolute one, with these headers.
+    pub(super) fn new(connector: Connector, protocol: Protocol, uri: Uri, headers: HeaderMap) -> Self {
+        Self { connector, protocol, uri, headers, idle: Mutex::default() }
+    }
+
+    pub(super) fn connector(&self) -> &Connector {
+        &self.connector
+    }
+
+    /// Sends one request to its end.
+    pub(super) async fn exchange(&self, body: Bytes) -> Result<Reply, TransportError> {
+        let mut idle = self.idle.lock().await;
+        if let Some(mut open) = idle.take().filter(|open| !open.sender.is_closed()) {
+            // The receiver may have closed it just now, which is no failure of this request.
+            if let Ok(response) = open.send(self.request(body.clone())).await {
+                let (reply, open) = read(response, open).await?;
+                *idle = open;
+                return Ok(reply);
+            }
+        }
+        let connection = self.connector.connect().await.map_err(TransportError::Connect)?;
+        let seen = connection.seen.clone();
+        let failed = |error: hyper::Error| TransportError::Exchange { reason: innermost(&error), seen: seen.clone() };
+        let mut open = Open::new(connection, self.protocol).await.map_err(failed)?;
+        let response = open.send(self.request(body)).await.map_err(failed)?;
+        let (reply, open) = read(response, open).await?;
+        *idle = open;
+        Ok(reply)
+    }
+
+    fn request(&self, body: Bytes) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = http::Method::POST;
+        *request.headers_mut() = self.headers.clone();
+        match self.protocol {
+            Protocol::Grpc => *request.uri_mut() = self.uri.clone(),
+            // Origin form, and the host in a header (RFC 9112 §3.2.1).
+            Protocol::HttpProtobuf => {
+                let path = self.uri.path_and_query().map_or("/", |path| path.as_str());
+                *request.uri_mut() = path.parse().unwrap_or_default();
+                let host = self.uri.authority().and_then(|host| host.as_str().parse().ok());
+                host.and_then(|host| request.headers_mut().insert(HOST, host));
+            }
+        }
+        request
+    }
+}
+
+impl Open {
+    async fn new(connection: Connection, protocol: Protocol) -> Result<Self, hyper::Error> {
+        let Connection { stream, seen } = connection;
+        let io = TokioIo::new(stream);
+        // What ends the connection is told to the request that waits on it.
+        let (sender, task) = match protocol {
+            Protocol::HttpProtobuf => {
+                let (sender, connection) = http1::handshake(io).await?;
+                (Sender::Http1(sender), tokio::spawn(async { drop(connection.await) }))
+            }
+            Protocol::Grpc => {
+                let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await?;
+                (Sender::Http2(sender), tokio::spawn(async { drop(connection.await) }))
+            }
+        };
+        Ok(Self { sender, seen, task })
+    }
+
+    async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, hyper::Error> {
+        match &mut self.sender {
+            Sender::Http1(sender) => {
+                sender.ready().await?;
+                sender.send_request(request).await
+            }
+            Sender::Http2(sender) => {
+                sender.ready().await?;
+                sender.send_request(request).await
+            }
+        }
+    }
+}
+
+impl Sender {
+    fn is_closed(&self) -> bool {
+        match self {
+            Self::Http1(sender) => sender.is_closed(),
+            Self::Http2(sender) => sender.is_closed(),
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Reads what matters of an answer. Gives the connection back if that was all of it.
+async fn read(response: Response<Incoming>, open: Open) -> Result<(Reply, Option<Open>), TransportError> {
+    let (head, mut body) = response.into_parts();
+    let mut reply = Reply { status: head.status, headers: head.headers, ..Reply::default() };
+    let outcome = match head.status {
+        status if status.is_success() => collect(&mut body, &mut reply, LARGEST_BODY).await,
+        // Here words can tell more than the status. A refusal is one without them, too.
+        StatusCode::BAD_REQUEST => timeout(WORDS_WAIT, collect(&mut body, &mut reply, WORDS)).await.unwrap_or(Ok(())),
+        _ => Ok(()),
+    };
+    outcome.map_err(|error| TransportError::Exchange { reason: innermost(&error), seen: open.seen.clone() })?;
+    let is_over = reply.complete || hyper::body::Body::is_end_stream(&body);
+    Ok((reply, is_over.then_some(open)))
+}
+
+async fn collect(body: &mut Incoming, reply: &mut Reply, most: usize) -> Result<(), hyper::Error> {
+    while let Some(frame) = body.frame().await {
+        match frame?.into_data() {
+            Ok(data) => {
+                let room = most.saturating_sub(reply.body.len());
+                reply.body.extend_from_slice(data.get(..room).unwrap_or(&data));
+                if data.len() > room {
+                    return Ok(());
+                }
+            }
+            Err(frame) => reply.trailers = frame.into_trailers().unwrap_or_default(),
+        }
+    }
+    reply.complete = true;
+    Ok(())
+}
