@@ -6,10 +6,11 @@ use opentelemetry_sdk::metrics::Temporality;
 
 use super::{AgentError, memory::Memory, shared::Closed};
 use crate::{
-    config::{Compression, Config, Exporter, Exports, Histogram, Protocol, Resource},
-    delivery::{self, Delivery, Header, Replay, Signal, StartError, StateDir},
+    config::{Compression, Config, Exporter, Exports, Histogram, Protocol, Resource, bracketed},
+    delivery::{self, Delivery, Header, Proxy, Replay, Signal, StartError, StateDir},
     latency,
     record::Seconds,
+    secret::Secret,
     telemetry::{MetricsSettings, ResourceSettings, names::DropReason},
 };
 
@@ -93,6 +94,10 @@ async fn signal(exporter: &Exporter, child_env: &[(OsString, Option<OsString>)])
         ca_file: exporter.ca_file.clone(),
         client_cert: exporter.client_cert.clone(),
         client_key: exporter.client_key.clone(),
+        proxy: exporter.route.proxy.as_ref().map(|proxy| {
+            let credentials = proxy.credentials.as_ref().map(Secret::expose);
+            Proxy::new(&bracketed(&proxy.host), proxy.port, credentials)
+        }),
         ..Signal::new(&exporter.endpoint, protocol)
     })
 }

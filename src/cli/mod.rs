@@ -236,7 +236,11 @@ fn sources(path: &Path) -> Sources {
 /// Variables that are not UTF-8 are none of ours. Of others than configuration is read from, only the names are taken:
 /// one may be the password.
 fn environment() -> Vec<(String, String)> {
-    let is_read = |name: &str| ["IMAPTRACE__", "OTEL_", "STATE_DIRECTORY"].iter().any(|start| name.starts_with(start));
+    let is_read = |name: &str| {
+        let proxies = ["http_proxy", "https_proxy", "all_proxy", "no_proxy"];
+        ["IMAPTRACE__", "OTEL_", "STATE_DIRECTORY"].iter().any(|start| name.starts_with(start))
+            || proxies.iter().any(|proxy| name.eq_ignore_ascii_case(proxy))
+    };
     let variable = |(name, value): (OsString, OsString)| {
         let name = name.into_string().ok()?;
         let value = value.into_string().ok()?;

@@ -263,6 +263,7 @@ fn write_exporter(out: &mut String, signal: &str, exporter: Option<&Exporter>) -
         time(exporter.timeout),
         exporter.compression.as_str(),
     )?;
+    write!(out, ", {}", exporter.route)?;
     let files = [
         ("roots from", &exporter.ca_file),
         ("client certificate", &exporter.client_cert),

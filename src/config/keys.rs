@@ -14,7 +14,7 @@ pub struct TableKeys {
 }
 
 const OTLP_KEYS: &[&str] =
-    &["endpoint", "protocol", "headers", "timeout", "compression", "ca_file", "client_cert", "client_key"];
+    &["endpoint", "protocol", "headers", "timeout", "compression", "ca_file", "client_cert", "client_key", "proxy"];
 
 pub(super) static TOP: TableKeys = TableKeys {
     path: "",
@@ -174,6 +174,7 @@ pub(super) static OTLP: TableKeys = TableKeys {
         "ca_file",
         "client_cert",
         "client_key",
+        "proxy",
         "traces",
         "metrics",
     ],

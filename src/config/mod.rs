@@ -8,8 +8,8 @@
 //! define their own settings; `agent` and `cli` fill them from [`Config`].
 //!
 //! On the way down: `source` merges and remembers places, `read` gives types, `target`, `group`, `account`, `window`,
-//! `otlp` and `settings` give meaning (`expand` and `listed` are `group`'s hands), `problem` says what is wrong, `misplaced`
-//! where an unknown key belongs, `syntax` why a file is not TOML.
+//! `otlp` (with `proxy`) and `settings` give meaning (`expand` and `listed` are `group`'s hands), `problem` says what is
+//! wrong, `misplaced` where an unknown key belongs, `syntax` why a file is not TOML.
 
 mod account;
 mod describe;
@@ -23,6 +23,7 @@ mod misplaced;
 mod otel;
 mod otlp;
 mod problem;
+mod proxy;
 mod read;
 mod room;
 mod series;
@@ -39,6 +40,8 @@ pub use keys::{TableKeys, tables};
 pub use otel::Resource;
 pub use otlp::{Compression, Exporter, Otlp, Protocol};
 pub use problem::{Place, Problem, Problems};
+pub(crate) use proxy::bracketed;
+pub use proxy::{Proxy, Route};
 pub use series::series;
 pub use settings::{Agent, Histogram, Http, Latency, LogFormat, LogLevel, Metrics, State};
 pub use source::{Flag, Sources};
@@ -151,7 +154,7 @@ pub fn exports(sources: &Sources) -> Result<Exports, Problems> {
     let reader = Reader::new(merged, &sources.environment, problems);
     let root = reader.root(&keys::PROBE_TOP);
     let agent = settings::read_agent(&root.table("agent", &keys::AGENT), &mut resource);
-    let otlp = otlp::read(&root.table("otlp", &keys::OTLP));
+    let otlp = otlp::read(&root.table("otlp", &keys::OTLP), &sources.environment);
     let problems = reader.finish();
     if problems.errors.is_empty() { Ok(Exports { otlp, agent, resource }) } else { Err(problems) }
 }
@@ -162,7 +165,8 @@ fn build(merged: Merged, sources: &Sources, mut problems: Vec<Problem>, kind: &K
     let unreadable = problems.iter().any(|problem| matches!(problem.place, Place::File { .. }));
     let reader = Reader::new(merged, &sources.environment, problems);
     let mut watched: Vec<PathBuf> = sources.file.iter().cloned().collect();
-    let config = if unreadable { None } else { read_all(&reader, &mut resource, &mut watched, kind) };
+    let config =
+        if unreadable { None } else { read_all(&reader, (&sources.environment, &mut resource), &mut watched, kind) };
     watched.sort();
     watched.dedup();
     let problems = reader.finish();
@@ -179,7 +183,12 @@ fn build(merged: Merged, sources: &Sources, mut problems: Vec<Problem>, kind: &K
 }
 
 /// None only when something was wrong, which has been noted then.
-fn read_all(reader: &Reader, resource: &mut Resource, watched: &mut Vec<PathBuf>, kind: &Kind<'_>) -> Option<Config> {
+fn read_all(
+    reader: &Reader,
+    (environment, resource): (&[(String, String)], &mut Resource),
+    watched: &mut Vec<PathBuf>,
+    kind: &Kind<'_>,
+) -> Option<Config> {
     let listed = matches!(kind, Kind::Listed);
     let root = reader.root(if listed { &keys::TOP } else { &keys::PROBE_TOP });
     let defaults_table = root.table("defaults", &keys::DEFAULTS);
@@ -218,7 +227,7 @@ fn read_all(reader: &Reader, resource: &mut Resource, watched: &mut Vec<PathBuf>
 
     let agent = settings::read_agent(&root.table("agent", &keys::AGENT), resource);
     let otlp_table = root.table("otlp", &keys::OTLP);
-    let otlp = otlp::read(&otlp_table);
+    let otlp = otlp::read(&otlp_table, environment);
     // A mistyped endpoint has been told of already.
     if listed && otlp == Otlp::default() && !otlp_table.has_errors() {
         let help = "set endpoint in [otlp], or OTEL_EXPORTER_OTLP_ENDPOINT";

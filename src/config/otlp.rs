@@ -6,6 +6,7 @@ use std::{path::PathBuf, time::Duration};
 
 use super::{
     account, keys, otel,
+    proxy::{self, Route, Setting},
     read::{Field, Table},
     server, target,
 };
@@ -43,6 +44,8 @@ pub struct Exporter {
     pub client_cert: Option<PathBuf>,
     /// PEM file with its key.
     pub client_key: Option<PathBuf>,
+    /// The proxy on the way, if there is one.
+    pub route: Route,
 }
 
 /// How OTLP is spoken.
@@ -101,25 +104,28 @@ struct Settings {
     ca_file: Option<PathBuf>,
     client_cert: Option<PathBuf>,
     client_key: Option<PathBuf>,
+    proxy: Option<Setting>,
 }
 
 struct Endpoint {
     url: String,
+    scheme: &'static str,
+    host: Host,
     port: Option<u16>,
     /// Whether what is sent there can be read on its way.
     exposed: bool,
 }
 
 /// Reads `[otlp]`.
-pub(super) fn read(table: &Table<'_>) -> Otlp {
+pub(super) fn read(table: &Table<'_>, environment: &[(String, String)]) -> Otlp {
     let base = Settings::read(table);
     let traces_table = table.table("traces", &keys::OTLP_TRACES);
     let metrics_table = table.table("metrics", &keys::OTLP_METRICS);
     let traces = Settings::read(&traces_table);
     let metrics = Settings::read(&metrics_table);
     Otlp {
-        traces: traces.over(&base, "/v1/traces", &traces_table, table),
-        metrics: metrics.over(&base, "/v1/metrics", &metrics_table, table),
+        traces: traces.over(&base, "/v1/traces", (&traces_table, table), environment),
+        metrics: metrics.over(&base, "/v1/metrics", (&metrics_table, table), environment),
     }
 }
 
@@ -134,11 +140,18 @@ impl Settings {
             ca_file: table.get("ca_file").and_then(|field| field.file()),
             client_cert: table.get("client_cert").and_then(|field| field.file()),
             client_key: table.get("client_key").and_then(|field| field.file()),
+            proxy: table.get("proxy").and_then(|field| proxy::read(&field)),
         }
     }
 
     /// The exporter of one signal: its own settings, else the common ones.
-    fn over(self, base: &Self, path: &str, table: &Table<'_>, common: &Table<'_>) -> Option<Exporter> {
+    fn over(
+        self,
+        base: &Self,
+        path: &str,
+        (table, common): (&Table<'_>, &Table<'_>),
+        environment: &[(String, String)],
+    ) -> Option<Exporter> {
         let client_cert = self.client_cert.or_else(|| base.client_cert.clone());
         let client_key = self.client_key.or_else(|| base.client_key.clone());
         let own_pair = table.has("client_cert") || table.has("client_key");
@@ -153,6 +166,12 @@ impl Settings {
             let table = if table.has("headers") { table } else { common };
             table.warn("headers", "headers, which may hold a key, go over the network in clear text", help);
         }
+        let setting = self.proxy.or_else(|| base.proxy.clone()).unwrap_or(Setting::None);
+        let port = endpoint.port.unwrap_or(if endpoint.scheme == "https" { 443 } else { 80 });
+        let route = proxy::route(&setting, (endpoint.scheme, &endpoint.host, port), environment, |what| {
+            let table = if table.has("proxy") { table } else { common };
+            table.error("proxy", what, "set it to http://HOST:PORT, or set proxy to none");
+        });
         let url = match protocol {
             Protocol::HttpProtobuf if !own => format!("{}{path}", endpoint.url.trim_end_matches('/')),
             _ => endpoint.url.clone(),
@@ -166,6 +185,7 @@ impl Settings {
             ca_file: self.ca_file.or_else(|| base.ca_file.clone()),
             client_cert,
             client_key,
+            route,
         })
     }
 }
@@ -192,11 +212,9 @@ fn read_endpoint(field: &Field<'_>) -> Option<Endpoint> {
         Ok(place) => place,
         Err(error) => return refuse(&format!("cannot be used: {error}"), ""),
     };
-    let loopback = match &host {
-        Host::Address(address) => address.is_loopback(),
-        Host::Name(name) => name == "localhost",
-    };
-    Some(Endpoint { port, exposed: scheme == "http" && !loopback, url: text })
+    let scheme = if scheme == "https" { "https" } else { "http" };
+    let exposed = scheme == "http" && !proxy::is_loopback(&host);
+    Some(Endpoint { scheme, host, port, exposed, url: text })
 }
 
 /// A table of names and values (each plain text or a reference to a secret), or `name=value,…` in one text.

@@ -223,6 +223,7 @@ fn the_variables_of_opentelemetry_set_the_exporters() {
                 client_key: Some(
                     "/etc/client.key",
                 ),
+                route: Route(proxy none),
             },
         ),
         metrics: Some(
@@ -254,6 +255,7 @@ fn the_variables_of_opentelemetry_set_the_exporters() {
                 client_key: Some(
                     "/etc/client.key",
                 ),
+                route: Route(proxy none),
             },
         ),
     }
@@ -425,8 +427,8 @@ fn the_probe_command_line_makes_one_target() {
       limits      line 64KiB, command 64MiB, run 256MiB, responses 100000, depth 32, literal kept 4KiB
 
     export
-      traces to http://localhost:4317 by grpc, timeout 10s, compression none
-      metrics to http://localhost:4317 by grpc, timeout 10s, compression none
+      traces to http://localhost:4317 by grpc, timeout 10s, compression none, proxy none
+      metrics to http://localhost:4317 by grpc, timeout 10s, compression none, proxy none
       metrics per target every 15s, histograms explicit, timing off, labels none
       service.name "imaptrace"
       service.instance.id (the host's name)
@@ -530,8 +532,8 @@ fn the_plan_is_described_without_secrets_and_user_names() {
       limits      line 64KiB, command 64MiB, run 256MiB, responses 100000, depth 32, literal kept 4KiB
 
     export
-      traces to http://localhost:4317 by grpc, timeout 10s, compression none, headers: authorization given (hidden), x-key from variable KEY
-      metrics to http://localhost:4317 by grpc, timeout 10s, compression none, headers: authorization given (hidden), x-key from variable KEY
+      traces to http://localhost:4317 by grpc, timeout 10s, compression none, proxy none, headers: authorization given (hidden), x-key from variable KEY
+      metrics to http://localhost:4317 by grpc, timeout 10s, compression none, proxy none, headers: authorization given (hidden), x-key from variable KEY
       metrics per target every 15s, histograms explicit, timing off, labels rack
       service.name "imaptrace"
       service.instance.id (the host's name)

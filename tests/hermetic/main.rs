@@ -24,6 +24,7 @@ mod names;
 mod otlp;
 mod overload;
 mod protocol;
+mod proxies;
 mod receivers;
 mod reload;
 mod scenarios;

@@ -19,4 +19,5 @@ pub mod scenario;
 pub mod scram;
 pub mod script;
 pub mod servers;
+pub mod tunnel;
 mod wire;
