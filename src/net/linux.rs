@@ -29,12 +29,21 @@ pub struct TcpInfo {
     pub out_of_order: Option<u64>,
     /// Payload of a full segment of the peer's, in bytes, as seen.
     pub segment: u32,
+    /// Segments with data that arrived, ever, repeated ones included; none on a kernel before 4.6.
+    pub data_segments: Option<u64>,
+    /// For how long data of ours was not acknowledged, in all, to [`tick`]; none on a kernel before 4.10.
+    pub unacknowledged: Option<Duration>,
+    /// How long ago the last data arrived, to [`tick`].
+    pub data_age: Duration,
 }
 
 // Places in `struct tcp_info` of <linux/tcp.h>, which only ever grows at its end.
 const RCV_MSS: usize = 20;
+const LAST_DATA_RECV: usize = 52;
 const TOTAL_RETRANS: usize = 100;
 const MIN_RTT: usize = 148;
+const DATA_SEGS_IN: usize = 152;
+const BUSY_TIME: usize = 168;
 const RCV_OOOPACK: usize = 224;
 const KNOWN: usize = 232;
 
@@ -59,6 +68,10 @@ impl TcpInfo {
             let bytes = info.get(at..at + 4).filter(|_| at + 4 <= length)?;
             Some(u32::from_ne_bytes(bytes.try_into().ok()?))
         };
+        let wide = |at: usize| -> Option<u64> {
+            let bytes = info.get(at..at + 8).filter(|_| at + 8 <= length)?;
+            Some(u64::from_ne_bytes(bytes.try_into().ok()?))
+        };
         if answer != 0 {
             return None;
         }
@@ -69,9 +82,24 @@ impl TcpInfo {
             retransmits: field(TOTAL_RETRANS)?.into(),
             out_of_order: field(RCV_OOOPACK).map(u64::from),
             segment: field(RCV_MSS)?,
+            data_segments: field(DATA_SEGS_IN).map(u64::from),
+            unacknowledged: wide(BUSY_TIME).map(Duration::from_micros),
+            data_age: Duration::from_millis(field(LAST_DATA_RECV)?.into()),
         })
     }
 }
+
+/// The step of the kernel's coarse clock, by which [`TcpInfo::data_age`] and [`TcpInfo::unacknowledged`] are kept: 1 to 10 ms.
+pub fn tick() -> Duration {
+    let mut step = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is that of a live value, which the call only writes.
+    let answer = unsafe { libc::clock_getres(libc::CLOCK_MONOTONIC_COARSE, &raw mut step) };
+    let known = u64::try_from(step.tv_nsec).ok().filter(|_| answer == 0 && step.tv_sec == 0);
+    known.map_or(LONGEST_TICK, Duration::from_nanos).min(LONGEST_TICK)
+}
+
+/// At the least number of ticks a second that a kernel is built with.
+const LONGEST_TICK: Duration = Duration::from_millis(10);
 
 /// Sends the acknowledgement that is due now, and the next ones at once. The kernel forgets this by itself, so it is
 /// said again before every wait. True when it was taken.
@@ -270,6 +298,11 @@ mod tests {
         let info = TcpInfo::of(ours.as_fd()).unwrap();
         assert!(info.rtt_min.unwrap() < Duration::from_secs(1), "{info:?}");
         assert_eq!((info.retransmits, info.out_of_order), (0, Some(0)));
+        assert_eq!(info.data_segments, Some(1));
+        // Either is kept by a coarse clock, and nothing here took a second.
+        let second = Duration::from_secs(1);
+        assert!(info.unacknowledged.unwrap() < second && info.data_age < second, "{info:?}");
+        assert!(tick() >= Duration::from_millis(1) && tick() <= LONGEST_TICK);
         assert!(acknowledge_now(ours.as_fd()));
     }
 

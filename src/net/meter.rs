@@ -38,8 +38,33 @@ pub struct Crossing {
     pub at: Instant,
     /// How many, TLS included.
     pub bytes: u32,
+    /// For how many microseconds they lay in the socket before they were read; 0 where imaptrace stamped them itself.
+    pub lay_us: u32,
     /// They were ours.
     pub sent: bool,
+    /// While they were waited for, the kernel sent something again or something came out of order. Only looked at where the
+    /// wait passed [`LATE`].
+    pub lost: bool,
+    /// They came at several times, of which `at` is the last: there were more pieces than are kept one by one.
+    pub merged: bool,
+}
+
+impl Crossing {
+    /// Bytes that crossed at a moment, and of which nothing else is to be said.
+    pub fn new(at: Instant, bytes: usize, sent: bool) -> Self {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        Self { at, bytes, lay_us: 0, sent, lost: false, merged: false }
+    }
+
+    /// For how long the bytes lay in the socket before they were read.
+    pub fn lay(&self) -> Duration {
+        Duration::from_micros(self.lay_us.into())
+    }
+
+    /// They lay there for so long that what came behind them in the meantime may have left its own stamp on them.
+    pub fn is_late(&self) -> bool {
+        self.lay() > LATE
+    }
 }
 
 /// What crossed the line since [`Meter::mark`].
@@ -49,9 +74,8 @@ pub struct Traffic {
     pub crossings: Vec<Crossing>,
     /// Every arrival bears the kernel's stamp.
     pub kernel: bool,
-    /// There were more pieces than are kept; or some bytes lay long enough, and were enough, to have come in several packets whose arrivals nobody can tell apart;
-    /// or the end of the stream had come before they were read.
-    pub late: bool,
+    /// The end of the stream had come when the last bytes were read: their stamp may be that of the end.
+    pub closed: bool,
 }
 
 /// A handle on a TCP connection with a meter. It can be copied: the TLS library swallows the stream that it is given,
@@ -78,8 +102,10 @@ struct Inner {
     crossings: Vec<Crossing>,
     /// Since the mark, imaptrace had to stamp an arrival itself.
     stamped_here: bool,
-    /// See [`Traffic::late`].
-    late: bool,
+    /// See [`Traffic::closed`].
+    closed: bool,
+    /// Segments sent again or received out of order, as of the last look.
+    lost: u64,
     tls: Option<Box<Tls>>,
 }
 
@@ -110,9 +136,9 @@ struct Tls {
 
 /// As many crossings of a step are kept one by one.
 const KEPT: usize = 512;
-/// Bytes that lay this long, and could have been more than one packet, may have come at several times.
-const LATE: Duration = Duration::from_millis(1);
-const ONE_PACKET: usize = 1460;
+/// A read that comes no later than this is prompt, and a wait that is no longer is not looked into: a doubt of so little is
+/// none.
+pub const LATE: Duration = Duration::from_millis(1);
 
 impl Meter {
     /// Puts the meter on a connection that was begun at `begun`. With `stamped` its socket was asked for stamps, and gives
@@ -146,7 +172,7 @@ impl Meter {
         let mut inner = self.inner();
         inner.first_write = None;
         inner.crossings.clear();
-        (inner.stamped_here, inner.late) = (false, false);
+        (inner.stamped_here, inner.closed) = (false, false);
     }
 
     /// When the first byte since [`Meter::mark`] left, or was handed to the kernel.
@@ -182,7 +208,7 @@ impl Meter {
         let mut inner = self.inner();
         let crossings = std::mem::take(&mut inner.crossings);
         let kernel = !inner.stamped_here && crossings.iter().any(|crossing| !crossing.sent);
-        Traffic { crossings, kernel, late: inner.late }
+        Traffic { crossings, kernel, closed: inner.closed }
     }
 
     /// Whether the kernel took the wish to acknowledge at once.
@@ -192,7 +218,15 @@ impl Meter {
 
     /// What the kernel knows of the connection.
     pub fn tcp_info(&self) -> Option<TcpInfo> {
-        TcpInfo::of(self.inner().socket.as_ref()?.stream.as_fd())
+        let mut inner = self.inner();
+        let info = TcpInfo::of(inner.socket.as_ref()?.stream.as_fd())?;
+        inner.lost = lost(&info);
+        Some(info)
+    }
+
+    /// Whether bytes have come that TLS has not taken yet.
+    pub fn has_waiting(&self) -> bool {
+        self.inner().tls.as_ref().is_some_and(|tls| tls.waiting.is_some())
     }
 
     /// The server's choice, once it has passed.
@@ -240,7 +274,7 @@ impl Inner {
                     socket.broken = then;
                     let count = pieces.iter().map(|piece| piece.bytes).sum();
                     // The end of the stream leaves its stamp on the bytes that it comes to lie beside.
-                    self.late |= count > 0 && socket.kernel.is_some() && ready.ready().is_read_closed();
+                    self.closed |= count > 0 && ready.ready().is_read_closed();
                     // The socket is empty now: what comes later is told anew.
                     if 0 < count && count < target.len() {
                         ready.clear_ready();
@@ -272,12 +306,16 @@ impl Inner {
             socket.last_stamp = piece.stamp.filter(|_| at.is_some());
             self.stamped_here |= at.is_none();
             let at = at.unwrap_or(now);
-            self.late |= piece.bytes > ONE_PACKET && now.saturating_duration_since(at) > LATE;
             socket.earliest = at;
+            let waited = self.crossings.last().is_some_and(|last| now.saturating_duration_since(last.at) > LATE);
+            let info = if waited { TcpInfo::of(socket.stream.as_fd()) } else { None };
+            let now_lost = info.map_or(self.lost, |info| lost(&info));
             self.first_read.get_or_insert(at);
             self.last_read = Some(at);
             self.counts.received += piece.bytes as u64;
-            self.late |= keep(&mut self.crossings, at, piece.bytes, false);
+            let lay_us = u32::try_from(now.saturating_duration_since(at).as_micros()).unwrap_or(u32::MAX);
+            let lost = std::mem::replace(&mut self.lost, now_lost) != now_lost;
+            keep(&mut self.crossings, Crossing { lay_us, lost, ..Crossing::new(at, piece.bytes, false) });
         }
         // The end of the stream has a moment too.
         if self.last_read.is_none() || pieces.iter().all(|piece| piece.bytes == 0) {
@@ -297,7 +335,7 @@ impl Inner {
                     // It rides on what was sent.
                     self.unacknowledged = false;
                     self.counts.sent += count as u64;
-                    keep(&mut self.crossings, at, count, true);
+                    keep(&mut self.crossings, Crossing::new(at, count, true));
                     return Poll::Ready(Ok(count));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(socket.poll_writable(context))?,
@@ -346,23 +384,24 @@ impl Socket {
     }
 }
 
-/// Notes a crossing; with the one before it if they came together, or beyond what is kept one by one. True when that hid
-/// a gap.
-fn keep(crossings: &mut Vec<Crossing>, at: Instant, bytes: usize, sent: bool) -> bool {
-    let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+/// Segments that were sent again, or came out of order.
+fn lost(info: &TcpInfo) -> u64 {
+    info.retransmits + info.out_of_order.unwrap_or_default()
+}
+
+/// Notes a crossing; with the one before it if they came together, or beyond what is kept one by one.
+fn keep(crossings: &mut Vec<Crossing>, new: Crossing) {
     let length = crossings.len();
     match crossings.last_mut() {
-        Some(last) if last.sent == sent && (last.at == at || length >= KEPT) => {
-            let hidden = last.at != at;
-            (last.at, last.bytes) = (at, last.bytes.saturating_add(bytes));
-            hidden
+        Some(last) if last.sent == new.sent && (last.at == new.at || length >= KEPT) => {
+            last.merged |= last.at != new.at;
+            last.lost |= new.lost;
+            last.lay_us = last.lay_us.max(new.lay_us);
+            (last.at, last.bytes) = (new.at, last.bytes.saturating_add(new.bytes));
         }
         // No peer makes us speak that often in one step but one that means harm.
-        Some(_) if length >= 2 * KEPT => true,
-        _ => {
-            crossings.push(Crossing { at, bytes, sent });
-            false
-        }
+        Some(last) if length >= 2 * KEPT => last.merged = true,
+        _ => crossings.push(new),
     }
 }
 
@@ -459,6 +498,64 @@ mod tests {
         meter.read_exact(&mut [0; 3]).await.unwrap();
         assert_eq!(meter.counts(), Counts { sent: 5, received: 3 });
         assert!(meter.heard().unwrap().1 > first);
+    }
+
+    /// Bytes that the kernel stamped so long ago.
+    fn stamped(bytes: usize, ago: Duration) -> linux::Piece {
+        let now = clock::wall().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap();
+        linux::Piece { bytes, stamp: now.checked_sub(ago) }
+    }
+
+    #[tokio::test]
+    async fn how_long_bytes_lay_there_stands_beside_their_arrival() {
+        let (meter, _server) = pair().await;
+        let mut inner = meter.inner();
+        let Some(socket) = &mut inner.socket else { unreachable!() };
+        socket.earliest = clock::now().checked_sub(Duration::from_secs(60)).unwrap();
+        socket.kernel = Some(Kernel::new());
+        let long = Duration::from_millis(30);
+        inner.received([stamped(1, 2 * long), stamped(3_000, long)]);
+        inner.received([stamped(80, Duration::ZERO), linux::Piece::default()]);
+        let [first, rest, prompt] = inner.crossings[..] else { panic!("{:?}", inner.crossings) };
+        assert!(first.lay() >= 2 * long && first.is_late(), "{first:?}");
+        assert!(rest.lay() >= long && rest.lay() < 2 * long && rest.is_late(), "{rest:?}");
+        assert!(!prompt.merged && !prompt.lost && prompt.lay() < long, "{prompt:?}");
+        // Without a stamp of the kernel nothing tells for how long.
+        inner.received([linux::Piece { bytes: 5, stamp: None }, linux::Piece::default()]);
+        assert_eq!(inner.crossings.last().unwrap().lay(), Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn a_loss_is_noted_on_what_was_waited_for_meanwhile_and_not_again_on_what_follows() {
+        let (meter, _server) = pair().await;
+        let mut inner = meter.inner();
+        let now = clock::now();
+        let arrival = |since: u32| Crossing::new(now.checked_sub(since * LATE).unwrap(), 9, false);
+        // The kernel of this connection has lost nothing; as if one had been lost before.
+        inner.crossings.push(arrival(50));
+        inner.lost = 1;
+        let piece = linux::Piece { bytes: 9, stamp: None };
+        inner.received([piece, linux::Piece::default()]);
+        inner.crossings.push(arrival(20));
+        inner.received([piece, linux::Piece::default()]);
+        let lost: Vec<_> = inner.crossings.iter().map(|crossing| crossing.lost).collect();
+        assert_eq!(lost, [false, true, false, false]);
+    }
+
+    #[test]
+    fn pieces_that_are_merged_keep_what_was_said_of_each() {
+        let now = clock::now();
+        let mut crossings = vec![Crossing { lost: true, ..Crossing::new(now, 10, false) }];
+        keep(&mut crossings, Crossing { lay_us: 7, ..Crossing::new(now, 5, false) });
+        assert_eq!(crossings, [Crossing { bytes: 15, lay_us: 7, lost: true, ..Crossing::new(now, 0, false) }]);
+        while crossings.len() < KEPT {
+            let at = now + LATE * u32::try_from(crossings.len()).unwrap();
+            keep(&mut crossings, Crossing::new(at, 1, false));
+        }
+        assert!(crossings.iter().all(|crossing| !crossing.merged));
+        keep(&mut crossings, Crossing::new(now + Duration::from_secs(9), 1, false));
+        let last = crossings.last().unwrap();
+        assert!(crossings.len() == KEPT && last.merged && last.at == now + Duration::from_secs(9), "{last:?}");
     }
 
     #[tokio::test]

@@ -13,6 +13,12 @@ pub struct TcpInfo {
     pub out_of_order: Option<u64>,
     /// Payload of a full segment of the peer's, in bytes.
     pub segment: u32,
+    /// Segments with data that arrived, ever.
+    pub data_segments: Option<u64>,
+    /// For how long data of ours was not acknowledged, in all.
+    pub unacknowledged: Option<Duration>,
+    /// How long ago the last data arrived.
+    pub data_age: Duration,
 }
 
 impl TcpInfo {
@@ -20,6 +26,11 @@ impl TcpInfo {
     pub fn of(_: BorrowedFd<'_>) -> Option<Self> {
         None
     }
+}
+
+/// Zero: nothing here is kept by a coarse clock.
+pub fn tick() -> Duration {
+    Duration::ZERO
 }
 
 /// Cannot be asked for here.

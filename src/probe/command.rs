@@ -5,9 +5,10 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    driver::{Driver, Exchange, Said, Weather},
+    driver::{Driver, Exchange, Said, TcpInfoDelta},
     journey::{Answer, Journey, Stop},
     split::{Span, split},
+    uncertainty::{Evidence, Uncertainty},
     verdict,
 };
 use crate::{
@@ -84,8 +85,9 @@ impl Journey<'_> {
         step.literal_bytes = (progress.literals > 0).then_some(progress.literal_bytes);
         step.lenient = (progress.lenient > 0).then_some(progress.lenient);
         self.refer(step, progress);
-        let weather = weather(step, driver);
-        account(step, exchange, weather.as_ref(), driver);
+        let tcp = weather(step, driver);
+        let uncertainty = account(step, exchange, tcp.as_ref(), driver);
+        self.recorder.doubt(step, uncertainty);
         // No more than these: while a run waits, its steps are most of what it holds.
         // Words for a person that anybody on the way may have put there are nobody's words (RFC 9051 §11.3).
         let alert = exchange.alert.as_ref().filter(|_| self.trusted);
@@ -110,6 +112,13 @@ impl Journey<'_> {
         }
         step.events.sort_by_key(|event| event.at_s);
         step.events.truncate(Step::MAX_EVENTS);
+    }
+
+    /// Notes on a step that is no command what the kernel saw of the line meanwhile, and what that makes uncertain.
+    pub(super) fn weather(&mut self, step: &mut Step, driver: &mut Driver) {
+        if let Some(tcp) = weather(step, driver) {
+            self.recorder.doubt(step, Uncertainty::of_setup(step.duration_s.to_duration(), &tcp));
+        }
     }
 
     pub(super) fn alert(&self, step: &mut Step, said: &Said, stamp: Instant) {
@@ -140,37 +149,34 @@ pub(super) fn state(driver: &Driver) -> State {
 }
 
 /// Notes on a step what the kernel saw of the line meanwhile.
-pub(super) fn weather(step: &mut Step, driver: &mut Driver) -> Option<Weather> {
-    let weather = driver.weather()?;
-    step.rtt_min_s = weather.rtt_min.map(Seconds::from);
-    step.retransmits = (weather.retransmits > 0).then_some(weather.retransmits);
-    step.out_of_order = weather.out_of_order.filter(|count| *count > 0);
-    if step.retransmits.is_some() || step.out_of_order.is_some() {
-        step.uncertain = Some(true);
-    }
-    Some(weather)
+fn weather(step: &mut Step, driver: &mut Driver) -> Option<TcpInfoDelta> {
+    let tcp = driver.weather()?;
+    step.rtt_min_s = tcp.rtt_min.map(Seconds::from);
+    step.retransmits = (tcp.retransmits > 0).then_some(tcp.retransmits);
+    step.out_of_order = tcp.out_of_order.filter(|count| *count > 0);
+    Some(tcp)
 }
 
-/// Notes on a command's step where its time went, and how sure that is.
-fn account(step: &mut Step, exchange: &Exchange, weather: Option<&Weather>, driver: &mut Driver) {
+/// Notes on a command's step where its time went. Gives how far off that can be.
+fn account(step: &mut Step, exchange: &Exchange, tcp: Option<&TcpInfoDelta>, driver: &mut Driver) -> Uncertainty {
     let Exchange { start, end, traffic, .. } = exchange;
-    driver.pace.learn(&traffic.crossings, weather.map_or(0, |weather| weather.segment));
-    let crossings = &traffic.crossings;
-    let round_trip = weather.and_then(|weather| weather.rtt_min);
+    driver.pace.learn(&traffic.crossings, tcp.map_or(0, |tcp| tcp.segment));
+    let (crossings, per_byte) = (&traffic.crossings, driver.pace.per_byte());
+    let round_trip = tcp.and_then(|tcp| tcp.rtt_min);
     let span = Span { start: *start, end: *end, crossings, duration: step.duration_s, round_trip };
-    let parts = split(span, &driver.pace);
+    let parts = split(span, per_byte);
     step.server_s = Some(parts.server);
     step.network_s = Some(parts.network);
     step.transfer_s = Some(parts.transfer);
     if crossings.iter().any(|crossing| !crossing.sent) {
         step.clock_source = Some(if traffic.kernel { ClockSource::Kernel } else { ClockSource::User });
     }
-    if traffic.late || exchange.dawdled {
-        step.uncertain = Some(true);
-    }
     if let Ok(said) = &exchange.result {
         step.reported_s = reported(&said.text, step.duration_s.to_duration());
     }
+    let Exchange { more, waited, .. } = *exchange;
+    let evidence = Evidence { tcp, kernel: traffic.kernel, closed: traffic.closed, more, waited };
+    Uncertainty::of_command(span, per_byte, &evidence)
 }
 
 /// What the server says that a command took, unless it took less here: then it speaks of something else, or is wrong.

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     clock,
     imap::{Command, Condition, Event, Limits, Progress, Session, Status},
-    net::{Armed, Buffer, Line, Meter, TcpInfo, TlsFailure, Traffic},
+    net::{Armed, Buffer, Line, Meter, TcpInfo, TlsFailure, Traffic, tick},
     record::{CloseNotify, ErrorType},
 };
 
@@ -81,24 +81,47 @@ pub(super) struct Exchange {
     pub(super) continuations: Vec<Instant>,
     /// What was said in a SASL exchange and must not be repeated, beside names and password.
     pub(super) spoken: Vec<Zeroizing<Vec<u8>>>,
-    /// We kept the server waiting for a processor.
-    pub(super) dawdled: bool,
+    /// For how long we kept the server waiting for a processor.
+    pub(super) waited: Duration,
     /// The first; a server that has ten thousand is not to be read ten thousand times.
     pub(super) alert: Option<(Instant, Vec<u8>)>,
     pub(super) sent: u64,
     /// What crossed the line meanwhile.
     pub(super) traffic: Traffic,
+    /// More than its tagged line had come when that was read.
+    pub(super) more: bool,
     pub(super) progress: Progress,
     pub(super) result: Result<Said, Fault>,
 }
 
 /// What the kernel says of the connection since it was last asked.
-pub(super) struct Weather {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct TcpInfoDelta {
     pub(super) rtt_min: Option<Duration>,
     pub(super) retransmits: u64,
     pub(super) out_of_order: Option<u64>,
     /// Payload of a full segment of the server's.
     pub(super) segment: u32,
+    /// Segments with data that arrived.
+    pub(super) data_segments: Option<u64>,
+    /// For how long data of ours was not acknowledged, at most.
+    pub(super) unacknowledged: Option<Duration>,
+    /// When the last data arrived.
+    pub(super) last_data: Option<Between>,
+}
+
+/// A moment that the kernel tells by its coarse clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Between {
+    pub(super) earliest: Instant,
+    pub(super) latest: Instant,
+}
+
+impl TcpInfoDelta {
+    /// Segments that were sent again, or came out of order.
+    pub(super) fn lost(&self) -> u64 {
+        self.retransmits.saturating_add(self.out_of_order.unwrap_or_default())
+    }
 }
 
 enum Happened {
@@ -203,10 +226,11 @@ impl Driver {
             first_row: None,
             continuations: Vec::new(),
             spoken: Vec::new(),
-            dawdled: false,
+            waited: Duration::ZERO,
             alert: None,
             sent: 0,
             traffic: Traffic::default(),
+            more: false,
             progress: Progress::default(),
             // Replaced below; a command that nobody answers has this.
             result: Err(Fault::new(ErrorType::Internal, now)),
@@ -229,6 +253,7 @@ impl Driver {
             fault.speaking = true;
         }
         exchange.traffic = self.meter.traffic();
+        exchange.more = self.has_unread() || self.meter.has_waiting();
         exchange.spoken = self.session.spoken().to_vec();
         exchange.progress = self.session.take_progress();
         exchange.result = result;
@@ -434,14 +459,28 @@ impl Driver {
     }
 
     /// What the kernel has seen since it was last asked.
-    pub(super) fn weather(&mut self) -> Option<Weather> {
+    pub(super) fn weather(&mut self) -> Option<TcpInfoDelta> {
         let info = self.meter.tcp_info()?;
+        // Behind the kernel's answer: should this thread lose its core in between, data seems younger than it is, and no
+        // doubt is made of that.
+        let now = clock::now();
         let before = std::mem::replace(&mut self.info, info);
-        Some(Weather {
+        let count =
+            |now: Option<u64>, before: Option<u64>| now.map(|now| now.saturating_sub(before.unwrap_or_default()));
+        let unacknowledged =
+            info.unacknowledged.map(|time| time.saturating_sub(before.unacknowledged.unwrap_or_default()));
+        let last_data = now.checked_sub(info.data_age).and_then(|latest| {
+            let earliest = latest.checked_sub(tick())?;
+            Some(Between { earliest, latest })
+        });
+        Some(TcpInfoDelta {
             rtt_min: info.rtt_min,
             retransmits: info.retransmits.saturating_sub(before.retransmits),
-            out_of_order: info.out_of_order.map(|count| count.saturating_sub(before.out_of_order.unwrap_or_default())),
+            out_of_order: count(info.out_of_order, before.out_of_order),
             segment: info.segment,
+            data_segments: count(info.data_segments, before.data_segments),
+            unacknowledged: unacknowledged.map(|time| time + tick()),
+            last_data,
         })
     }
 

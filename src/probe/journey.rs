@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use super::{
     Cancel, Job, Prepared, Prober,
-    command::{state, weather},
+    command::state,
     driver::{Driver, Fault, Said},
     recorder::Recorder,
     redact::Redactor,
@@ -211,7 +211,7 @@ impl<'a> Journey<'a> {
         step.start_s = before;
         step.duration_s = self.recorder.at(end).saturating_sub(before);
         step.received_bytes = Some(progress.received);
-        weather(&mut step, driver);
+        self.weather(&mut step, driver);
         self.refer(&mut step, &progress);
         let said = match result {
             Ok((said, _)) => said,

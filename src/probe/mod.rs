@@ -13,6 +13,7 @@
 //! sasl      the turns of a login that has several
 //! recorder  steps of the Run
 //! split     where a command's time went
+//! uncertainty  how far off that can be
 //! verdict   answers and causes → error.type
 //! wait      deadlines and the wish to cancel, for every wait
 //! redact    secrets and user names out of server text
@@ -30,6 +31,7 @@ mod recorder;
 mod redact;
 mod sasl;
 mod split;
+mod uncertainty;
 mod verdict;
 mod wait;
 

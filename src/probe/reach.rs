@@ -8,7 +8,6 @@ use tokio::time::timeout_at;
 use tracing::{info, warn};
 
 use super::{
-    command::weather,
     driver::{Driver, SecureError},
     journey::{Journey, Ready, Stop},
     verdict,
@@ -136,7 +135,7 @@ impl Journey<'_> {
             literal_kept: limits.literal_kept,
         };
         let mut driver = Driver::new(meter, armed, limits, self.cancel.clone());
-        weather(&mut step, &mut driver);
+        self.weather(&mut step, &mut driver);
         self.recorder.push(step);
         Ok(driver)
     }
@@ -165,7 +164,7 @@ impl Journey<'_> {
             _ => clock::now(),
         };
         self.recorder.time(&mut step, driver.meter().first_write().unwrap_or(asked), end);
-        weather(&mut step, driver);
+        self.weather(&mut step, driver);
         let hello = driver.meter().server_hello();
         let certificate = Certificate::of(driver.tls(), driver.meter());
         let verified = match &result {

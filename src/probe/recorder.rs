@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Ids, Job};
+use super::{Ids, Job, uncertainty::Uncertainty};
 use crate::{
     clock::{self, Anchor},
     net::Family,
@@ -20,6 +20,8 @@ pub(super) struct Recorder {
     /// When the connection that counts began, for the second one.
     loading_from: Seconds,
     connection: Option<u32>,
+    /// How far off the steps that count could be, in all.
+    off_by: Seconds,
 }
 
 impl Recorder {
@@ -71,6 +73,7 @@ impl Recorder {
             duration_s: Seconds::ZERO,
             agent_s: None,
             uncertain: None,
+            uncertainty_s: None,
             slowest_step: None,
             slow: None,
             start_lag_s: job.start_lag.map(Seconds::from),
@@ -87,7 +90,7 @@ impl Recorder {
             steps: Vec::new(),
             notes: Vec::new(),
         };
-        Self { anchor, run, loading_from: Seconds::ZERO, connection: None }
+        Self { anchor, run, loading_from: Seconds::ZERO, connection: None, off_by: Seconds::ZERO }
     }
 
     pub(super) fn start(&self) -> Instant {
@@ -119,6 +122,11 @@ impl Recorder {
         self.connection = Some(2);
         self.loading_from = self.at(clock::now());
         self.run.first_row_s = None;
+        // What came before does not count any more.
+        self.off_by = Seconds::ZERO;
+        for step in &mut self.run.steps {
+            (step.uncertain, step.uncertainty_s) = (None, None);
+        }
     }
 
     pub(super) fn is_second_connection(&self) -> bool {
@@ -134,6 +142,14 @@ impl Recorder {
     pub(super) fn time(&self, step: &mut Step, start: Instant, end: Instant) {
         step.start_s = self.at(start);
         step.duration_s = self.at(end).saturating_sub(step.start_s);
+    }
+
+    /// Notes how far off the times of a step can be.
+    pub(super) fn doubt(&mut self, step: &mut Step, uncertainty: Uncertainty) {
+        uncertainty.note(step);
+        if step.name != Step::LOGOUT {
+            self.off_by = self.off_by.saturating_add(uncertainty.duration.into());
+        }
     }
 
     pub(super) fn push(&mut self, step: Step) {
@@ -223,9 +239,11 @@ impl Recorder {
         run.slowest_step = slowest.map(|step| step.name.clone());
         let sources = || run.steps.iter().filter_map(|step| step.clock_source);
         run.server.clock_source = sources().find(|source| *source == ClockSource::User).or_else(|| sources().next());
-        // Nobody waits for LOGOUT, and a server that closes right behind its answer makes it doubtful more often than not.
-        let step = run.steps.iter().any(|step| step.uncertain == Some(true) && step.name != Step::LOGOUT);
-        run.uncertain = (step || run.paused()).then_some(true);
+        let off_by = self.off_by.saturating_add(run.agent_s.unwrap_or_default());
+        let figure = run.first_loading_latency_s.unwrap_or(run.duration_s);
+        run.uncertainty_s = figure.is_uncertain_by(off_by).then_some(off_by);
+        let step = run.loading_steps().any(|step| step.uncertain == Some(true));
+        run.uncertain = (step || run.uncertainty_s.is_some()).then_some(true);
         if self.anchor.was_suspended() {
             suspended(run);
         }

@@ -23,8 +23,6 @@ use crate::{
 /// Hashing gets no longer than this, or what is left of the step; a place to hash at, as long again. The most iterations that are taken need a tenth of it, or
 /// some tenths on a processor without instructions for SHA-256.
 const HASHING: Duration = Duration::from_secs(5);
-/// A wait for a processor that is worth a word.
-const DAWDLED: Duration = Duration::from_millis(5);
 
 /// Hashing at one time: half of the processors, for the other half is to carry bytes and look at clocks. A thousand servers
 /// that want the password hashed 600,000 times keep those waiting that hash, too, and nobody else.
@@ -69,7 +67,7 @@ impl Driver {
             Waited::Cancelled => return Err(Fault::new(ErrorType::Cancelled, clock::now())),
         };
         let began = clock::now();
-        exchange.dawdled |= began.saturating_duration_since(asked) >= DAWDLED;
+        exchange.waited += began.saturating_duration_since(asked);
         // It runs to its end, whoever waits for it, and keeps its place for as long.
         let hashing = tokio::task::spawn_blocking(move || {
             let worked = work.run();
@@ -212,14 +210,16 @@ mod tests {
         let fault = exchange.result.unwrap_err();
         assert_eq!((fault.class, fault.speaking, lines), (ErrorType::Cancelled, false, 0));
 
-        // Whoever had to wait says so.
+        // How long it had to wait is known.
+        let wait = Duration::from_millis(10);
         let (exchange, _) = login(LONG, move |_| {
             tokio::spawn(async move {
-                tokio::time::sleep(2 * DAWDLED).await;
+                tokio::time::sleep(wait).await;
                 drop(places);
             });
         })
         .await;
-        assert!(exchange.result.is_ok() && exchange.dawdled);
+        assert!(exchange.result.is_ok() && exchange.waited >= wait, "{:?}", exchange.waited);
+        assert!(exchange.waited < exchange.end - exchange.start);
     }
 }

@@ -4,7 +4,7 @@
 //! between its arrivals, and after each continuation. From each gap one round trip is taken off, and the time that the
 //! bytes which end it need on this line. docs/measurement.md has the method and its limits.
 //!
-//! Pure arithmetic on stamps: reads no clock and no socket. Called by `command`.
+//! Pure arithmetic on stamps: reads no clock and no socket. Called by `command`; `uncertainty` looks at the same gaps.
 
 use std::time::{Duration, Instant};
 
@@ -80,7 +80,8 @@ impl Pace {
         Duration::from_nanos(u64::from(per_byte) * u64::from(bytes) / 1_000)
     }
 
-    fn per_byte(&self) -> u32 {
+    /// What a byte needs, in picoseconds; 0 while that is not known.
+    pub(super) fn per_byte(&self) -> u32 {
         if self.samples.len() < LEAST {
             return 0;
         }
@@ -90,30 +91,58 @@ impl Pace {
     }
 }
 
-/// Splits a step's duration.
-pub(super) fn split(span: Span<'_>, pace: &Pace) -> Parts {
-    let round_trip = span.round_trip.unwrap_or_default();
-    let per_byte = pace.per_byte();
-    let (mut server, mut turns) = (Duration::ZERO, 0_u32);
-    let (mut owed_since, mut asked) = (span.start, true);
-    let mut gap = |until: Instant, since: Instant, bytes: u32| {
-        let gap = until.min(span.end).saturating_duration_since(since);
-        server += gap.saturating_sub(round_trip).saturating_sub(Pace::needs(per_byte, bytes));
-    };
-    for crossing in span.crossings.iter().filter(|crossing| (span.start..=span.end).contains(&crossing.at)) {
-        if crossing.sent {
-            asked = true;
-        } else {
-            gap(crossing.at, owed_since, crossing.bytes);
-            turns += u32::from(std::mem::take(&mut asked));
-        }
-        owed_since = crossing.at;
+/// A time in which the server owed us bytes and none came.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Gap<'a> {
+    /// What ended it; none where nothing did, and the step was given up.
+    pub(super) arrival: Option<&'a Crossing>,
+    /// All of it but one round trip.
+    pub(super) wait: Duration,
+    /// The server's part: that, less what the bytes need that ended it.
+    pub(super) server: Duration,
+    /// By how much it could have been shorter: by all of it, but for the round trip that an answer takes to what we sent.
+    pub(super) delay: Duration,
+}
+
+impl Gap<'_> {
+    /// What is neither the server's nor the round trip: the bytes that ended it were on their way.
+    pub(super) fn needed(&self) -> Duration {
+        self.wait.saturating_sub(self.server)
     }
+}
+
+/// The gaps of a step, in order.
+pub(super) fn gaps(span: Span<'_>, per_byte: u32) -> impl Iterator<Item = Gap<'_>> {
+    let round_trip = span.round_trip.unwrap_or_default();
+    let inside = span.crossings.iter().filter(move |crossing| (span.start..=span.end).contains(&crossing.at));
+    let (mut owed_since, mut asked) = (span.start, true);
     // Nothing came in the end: the server owed it until it was given up. Else the last arrival is the end itself.
-    gap(span.end, owed_since, 0);
+    inside.map(Some).chain([None]).filter_map(move |crossing| {
+        let until = crossing.map_or(span.end, |crossing| crossing.at);
+        let since = std::mem::replace(&mut owed_since, until);
+        let answers = std::mem::replace(&mut asked, crossing.is_some_and(|crossing| crossing.sent));
+        if asked {
+            return None;
+        }
+        let whole = until.saturating_duration_since(since);
+        let wait = whole.saturating_sub(round_trip);
+        let needs = crossing.map_or(Duration::ZERO, |crossing| Pace::needs(per_byte, crossing.bytes));
+        let delay = if answers { wait } else { whole };
+        Some(Gap { arrival: crossing, wait, server: wait.saturating_sub(needs), delay })
+    })
+}
+
+/// Splits a step's duration.
+pub(super) fn split(span: Span<'_>, per_byte: u32) -> Parts {
+    let server: Duration = gaps(span, per_byte).map(|gap| gap.server).sum();
+    let (mut turns, mut asked) = (0_u32, true);
+    for crossing in span.crossings.iter().filter(|crossing| (span.start..=span.end).contains(&crossing.at)) {
+        turns += u32::from(!crossing.sent && asked);
+        asked = crossing.sent;
+    }
     let server = Seconds::from(server).min(span.duration);
     let rest = span.duration.saturating_sub(server);
-    let network = Seconds::from(round_trip * turns.max(1)).min(rest);
+    let network = Seconds::from(span.round_trip.unwrap_or_default() * turns.max(1)).min(rest);
     Parts { server, network, transfer: rest.saturating_sub(network) }
 }
 
@@ -135,15 +164,11 @@ mod tests {
         let start = clock::now();
         let crossings: Vec<_> = crossings
             .iter()
-            .map(|(at, bytes)| Crossing {
-                at: start + ms(*at),
-                bytes: u32::try_from(bytes.abs()).unwrap(),
-                sent: *bytes < 0,
-            })
+            .map(|(at, bytes)| Crossing::new(start + ms(*at), usize::try_from(bytes.abs()).unwrap(), *bytes < 0))
             .collect();
         let duration = Seconds::from(ms(end));
         let span = Span { start, end: start + ms(end), crossings: &crossings, duration, round_trip: Some(round_trip) };
-        let parts = split(span, pace);
+        let parts = split(span, pace.per_byte());
         [parts.server, parts.network, parts.transfer].map(|part| part.as_micros() / 1_000)
     }
 
@@ -173,11 +198,9 @@ mod tests {
     /// Full segments on a line of 8 Mbit/s: one each 1.5 ms, the first `burst` at once.
     fn full_line(burst: u64, count: u64) -> Vec<Crossing> {
         let start = clock::now();
-        let mut crossings = vec![Crossing { at: start, bytes: 20, sent: true }];
-        crossings.extend((0..count).map(|number| Crossing {
-            at: start + Duration::from_micros(1_500 * number.saturating_sub(burst)),
-            bytes: 1_448,
-            sent: false,
+        let mut crossings = vec![Crossing::new(start, 20, true)];
+        crossings.extend((0..count).map(|number| {
+            Crossing::new(start + Duration::from_micros(1_500 * number.saturating_sub(burst)), 1_448, false)
         }));
         crossings
     }
@@ -185,7 +208,7 @@ mod tests {
     fn split_of(crossings: &[Crossing], pace: &Pace) -> Parts {
         let (start, end) = (crossings[0].at, crossings.last().unwrap().at);
         let duration = Seconds::from(end - start);
-        split(Span { start, end, crossings, duration, round_trip: Some(Duration::from_micros(50)) }, pace)
+        split(Span { start, end, crossings, duration, round_trip: Some(Duration::from_micros(50)) }, pace.per_byte())
     }
 
     #[test]
@@ -203,11 +226,11 @@ mod tests {
     #[test]
     fn a_server_that_writes_slowly_is_not_taken_for_a_slow_line() {
         let start = clock::now();
-        let mut crossings = vec![Crossing { at: start, bytes: 20, sent: true }];
+        let mut crossings = vec![Crossing::new(start, 20, true)];
         // Twenty rows, each a full segment and a rest, 10 ms apart.
         for row in 1..=20 {
-            crossings.push(Crossing { at: start + ms(10 * row), bytes: 1_448, sent: false });
-            crossings.push(Crossing { at: start + ms(10 * row) + Duration::from_micros(12), bytes: 700, sent: false });
+            crossings.push(Crossing::new(start + ms(10 * row), 1_448, false));
+            crossings.push(Crossing::new(start + ms(10 * row) + Duration::from_micros(12), 700, false));
         }
         let mut pace = Pace::default();
         pace.learn(&crossings, 1_448);
@@ -218,7 +241,7 @@ mod tests {
     proptest! {
         #[test]
         fn the_parts_always_add_up_and_none_is_longer_than_the_whole(
-            steps in proptest::collection::vec((0_u64..5_000, 1_u32..100_000, any::<bool>()), 0..40),
+            steps in proptest::collection::vec((0_u64..5_000, 1_usize..100_000, any::<bool>()), 0..40),
             tail in 0_u64..5_000, round_trip in 0_u64..100_000, segment in 0_u32..2_000,
         ) {
             let start = clock::now();
@@ -226,14 +249,14 @@ mod tests {
             let mut crossings = Vec::new();
             for (after, bytes, sent) in steps {
                 at += Duration::from_micros(after);
-                crossings.push(Crossing { at, bytes, sent });
+                crossings.push(Crossing::new(at, bytes, sent));
             }
             let end = at + Duration::from_micros(tail);
             let duration = Seconds::from(end - start);
             let mut pace = Pace::default();
             pace.learn(&crossings, segment);
             let round_trip = Some(Duration::from_micros(round_trip));
-            let parts = split(Span { start, end, crossings: &crossings, duration, round_trip }, &pace);
+            let parts = split(Span { start, end, crossings: &crossings, duration, round_trip }, pace.per_byte());
             let sum = parts.server.saturating_add(parts.network).saturating_add(parts.transfer);
             prop_assert_eq!(sum, duration);
         }

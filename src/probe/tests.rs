@@ -9,9 +9,9 @@ use tokio::{
     sync::watch,
 };
 
-use super::*;
+use super::{recorder::Recorder, uncertainty::Uncertainty, *};
 use crate::{
-    clock::injected,
+    clock::{Anchor, injected},
     plan::{
         AddressChoice, Auth, Deadlines, Endpoint, Host, Journey, Limits, Mailbox, Open, Security, TagStyle, Timing,
         TlsOptions, UserName, Window,
@@ -59,8 +59,9 @@ fn target(address: SocketAddr) -> Target {
 /// What the server saw of SELECT: it took us no less than the first, and no more than the second.
 type Witness = (Duration, Duration);
 
-/// Answers every command; SELECT after a pause, in the middle of which `meanwhile` happens.
-async fn serve(listener: TcpListener, meanwhile: impl Fn()) -> Witness {
+/// Answers every command; SELECT after a pause, in the middle of which `meanwhile` happens. `behind` is called with the name
+/// of each command when its answer is on the line and nobody has read it yet.
+async fn serve(listener: TcpListener, meanwhile: impl Fn(), behind: impl Fn(&str)) -> Witness {
     // When each command was heard, and answered.
     let (mut heard, mut answered) = (Vec::new(), Vec::new());
     let (stream, _) = listener.accept().await.unwrap();
@@ -85,7 +86,12 @@ async fn serve(listener: TcpListener, meanwhile: impl Fn()) -> Witness {
         let answer = format!("{before}{tag} OK done\r\n");
         answered.push(clock::now());
         stream.write_all(answer.as_bytes()).await.unwrap();
+        let name = name.to_owned();
         line.clear();
+        if name == "LOGOUT" {
+            stream.shutdown().await.unwrap();
+        }
+        behind(&name);
     }
     // LOGIN, LIST, SELECT, LOGOUT: SELECT came after LIST was answered, and was over before LOGOUT was heard.
     (answered[2] - heard[2], heard[3] - answered[1])
@@ -93,6 +99,10 @@ async fn serve(listener: TcpListener, meanwhile: impl Fn()) -> Witness {
 
 /// The run, how long it took from outside, and what the server saw.
 async fn run(meanwhile: impl Fn() + 'static) -> (Run, Seconds, Witness) {
+    run_with(meanwhile, |_| ()).await
+}
+
+async fn run_with(meanwhile: impl Fn() + 'static, behind: impl Fn(&str) + 'static) -> (Run, Seconds, Witness) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let prepared = Prepared::new(target(listener.local_addr().unwrap())).unwrap();
     let prober = Prober::new(Dns::default(), Vec::new());
@@ -102,7 +112,7 @@ async fn run(meanwhile: impl Fn() + 'static) -> (Run, Seconds, Witness) {
     let secret = prober.secret(account).await;
     let job = Job { target: &prepared, account, family: Family::Any, ids, start_lag: None, secret, hold_login: None };
     let before = clock::now();
-    let (run, witness) = tokio::join!(prober.run(job, cancel), serve(listener, meanwhile));
+    let (run, witness) = tokio::join!(prober.run(job, cancel), serve(listener, meanwhile, behind));
     (run, clock::now().duration_since(before).into(), witness)
 }
 
@@ -148,6 +158,98 @@ async fn a_run_over_which_the_machine_slept_is_void_and_its_durations_are_those_
     assert_eq!(run.failing_step().unwrap().error_type, Some(ErrorType::Suspended));
     assert_eq!((run.first_loading_latency_s, run.agent_s), (None, None));
     assert!(select(&run).duration_s >= Seconds::from(PAUSE) && run.duration_s <= outside, "{run:?}");
+}
+
+/// A processor that is busy for so long with something else than the probe: both run in this thread.
+const BUSY: Duration = Duration::from_millis(40);
+
+fn busy() {
+    let since = clock::now();
+    while clock::now().duration_since(since) < BUSY {
+        std::hint::spin_loop();
+    }
+}
+
+#[tokio::test]
+async fn a_machine_that_is_busy_between_two_steps_makes_the_latency_uncertain_by_as_much_and_no_step() {
+    let (run, _, witness) = run_with(
+        || (),
+        |name| {
+            if name == "LIST" {
+                busy();
+            }
+        },
+    )
+    .await;
+    assert_eq!(run.outcome, RunOutcome::Passed, "{run:?}");
+    // The answer to LIST bears the stamp of its arrival, and so does that to SELECT.
+    assert_right(&run, witness);
+    let list = run.steps.iter().find(|step| step.name == "LIST").unwrap();
+    assert!(list.duration_s < Seconds::from(BUSY / 2), "{list:?}");
+    assert!(run.uncertain == Some(true) && run.is_latency_uncertain() && run.paused(), "{run:?}");
+    assert!(run.uncertainty_s >= Some(Seconds::from(BUSY * 9 / 10)) && run.uncertainty_s >= run.agent_s, "{run:?}");
+    assert!(run.steps.iter().all(|step| step.uncertain.is_none() && step.uncertainty_s.is_none()), "{run:?}");
+}
+
+#[tokio::test]
+async fn a_logout_that_is_read_long_after_the_server_has_closed_puts_nothing_in_doubt() {
+    let (run, _, witness) = run_with(
+        || (),
+        |name| {
+            if name == "LOGOUT" {
+                busy();
+            }
+        },
+    )
+    .await;
+    assert_right(&run, witness);
+    assert_eq!(run.steps.last().unwrap().name, Step::LOGOUT);
+    assert!(run.steps.iter().all(|step| step.uncertain.is_none()), "{run:?}");
+    // What this machine did meanwhile is its own affair.
+    assert_eq!(run.uncertain.is_some(), run.uncertainty_s.is_some(), "{run:?}");
+}
+
+/// A run of these steps of 10 ms each, with how far off its duration is, in microseconds.
+fn recorded(steps: &[(&str, u64)]) -> Run {
+    let prepared = Prepared::new(target(([127, 0, 0, 1], 1).into())).unwrap();
+    let ids = Ids { trace: TraceId::random(), root: SpanId::random(), parent: None };
+    let job = Job {
+        target: &prepared,
+        account: &prepared.target().accounts[0],
+        family: Family::Any,
+        ids,
+        start_lag: None,
+        secret: Ok(Secret::new("secret".into())),
+        hold_login: None,
+    };
+    let mut recorder = Recorder::new(&job, Anchor::now());
+    let mut at = recorder.start();
+    for (name, micros) in steps {
+        if *name == "LOGOUT" {
+            recorder.loaded();
+        }
+        let mut step = recorder.open(name);
+        recorder.time(&mut step, at, at + 10 * MILLISECOND);
+        at += 10 * MILLISECOND;
+        let duration = Duration::from_micros(*micros);
+        recorder.doubt(&mut step, Uncertainty { duration, ..Uncertainty::default() });
+        recorder.push(step);
+    }
+    recorder.finish()
+}
+
+#[test]
+fn a_run_is_uncertain_by_what_all_its_steps_are_though_none_alone_is_and_never_by_logout() {
+    let run = recorded(&[("LOGIN", 900), ("LIST", 900), ("SELECT", 900), ("FETCH", 0), ("LOGOUT", 9_000)]);
+    assert!(run.steps.iter().all(|step| step.uncertain.is_none()), "{run:?}");
+    assert_eq!((run.uncertain, run.uncertainty_s), (Some(true), Some(Seconds::from_micros(2_700))));
+    let run = recorded(&[("LOGIN", 900), ("LIST", 900), ("SELECT", 0), ("FETCH", 0), ("LOGOUT", 9_000)]);
+    assert_eq!((run.uncertain, run.uncertainty_s), (None, None), "1.8 ms of 40 ms");
+    // A step can be uncertain where the whole is not.
+    let run = recorded(&[("LOGIN", 0), ("LIST", 0), ("SELECT", 0), ("FETCH", 1_700), ("LOGOUT", 0)]);
+    assert_eq!(run.steps[3].uncertainty_s, Some(Seconds::from_micros(1_700)));
+    assert_eq!((run.uncertain, run.uncertainty_s), (Some(true), None));
+    assert!(!run.is_latency_uncertain());
 }
 
 #[tokio::test]

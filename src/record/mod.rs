@@ -14,6 +14,7 @@ mod run;
 mod step;
 mod text;
 mod time;
+mod uncertainty;
 
 pub use failure::{Blame, ErrorType};
 pub use ids::{IdError, SpanId, TraceId};

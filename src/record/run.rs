@@ -51,9 +51,14 @@ pub struct Run {
     /// First Loading Latency less the steps that make it up: what imaptrace itself took between them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent_s: Option<Seconds>,
-    /// The run's times could be wrong: those of a step are, or imaptrace's own pauses were too long.
+    /// The run's times could be wrong: those of a step that counts for First Loading Latency could be, or First Loading
+    /// Latency itself, by more than 1 ms and by more than 5 % ([`Seconds::is_uncertain_by`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uncertain: Option<bool>,
+    /// How far off First Loading Latency could be, at most, where it is uncertain itself: what its steps could be off by,
+    /// and `agent_s`. Of a run without First Loading Latency, its duration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uncertainty_s: Option<Seconds>,
     /// The `name` of the step to look at first, among those that count for First Loading Latency: past its fixed limit,
     /// else slow, else the longest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -198,18 +203,7 @@ pub enum NoteLevel {
     Error,
 }
 
-/// What imaptrace itself may take of First Loading Latency before that is doubtful: this, or a twentieth of it.
-const PAUSE: Seconds = Seconds::from_micros(5_000);
-
 impl Run {
-    /// Whether imaptrace's own pauses between the steps make First Loading Latency doubtful. One of the reasons for
-    /// [`Run::uncertain`]; the others stand on the steps.
-    pub fn paused(&self) -> bool {
-        self.agent_s
-            .zip(self.first_loading_latency_s)
-            .is_some_and(|(agent, latency)| agent > PAUSE || agent.as_micros().saturating_mul(20) > latency.as_micros())
-    }
-
     /// Bytes of memory that the run holds, nearly: what the allocator adds is left out.
     pub fn held_bytes(&self) -> usize {
         let labels = self.labels.iter().map(|(key, value)| 2 * size_of::<String>() + key.len() + value.len());

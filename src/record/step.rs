@@ -100,10 +100,13 @@ pub struct Step {
     /// `kernel` when every arrival of the step bears the kernel's stamp, else `user`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock_source: Option<ClockSource>,
-    /// The step's times could be wrong: loss or reordering on the line, or bytes that imaptrace itself took too late to
-    /// tell their arrivals apart.
+    /// Its duration, or the server's or transfer's part of it, could be wrong by more than 1 ms and by more than 5 %
+    /// ([`Seconds::is_uncertain_by`]): loss or reordering on the line, or imaptrace itself was late. Never on LOGOUT.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uncertain: Option<bool>,
+    /// How far off the worst of these figures could be, at most; only beside `uncertain`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uncertainty_s: Option<Seconds>,
     /// Segments that our kernel sent again during the step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retransmits: Option<u64>,

@@ -75,6 +75,7 @@ fn root(run: &Run, common: &Common) -> SpanData {
     with.some(names::LATENCY_SLOW, run.slow);
     with.seconds(names::TIMING_AGENT, run.agent_s);
     with.some(names::TIMING_UNCERTAIN, run.uncertain);
+    with.seconds(names::TIMING_UNCERTAINTY, run.uncertainty_s);
     with.seconds(names::START_LAG, run.start_lag_s);
     with.some(names::AUTH_BACKOFF, run.auth_backoff);
     with.count(names::CONNECTION_BYTES_SENT, Some(run.wire_sent_bytes));
@@ -138,6 +139,7 @@ fn child(run: &Run, step: &Step, id: SpanId, common: &Common) -> SpanData {
     with.seconds(names::TIMING_NETWORK, step.network_s);
     with.seconds(names::TIMING_TRANSFER, step.transfer_s);
     with.some(names::TIMING_UNCERTAIN, step.uncertain);
+    with.seconds(names::TIMING_UNCERTAINTY, step.uncertainty_s);
     with.some(names::CLOCK_SOURCE, step.clock_source.map(ClockSource::as_str));
     with.seconds(names::LATENCY_BASELINE, step.baseline_s);
     with.some(names::LATENCY_RATIO, step.ratio);
@@ -410,6 +412,7 @@ mod tests {
             (root, "imaptrace.latency.slow", "true"),
             (root, "imaptrace.timing.agent", "0.0004"),
             (root, "imaptrace.timing.uncertain", "true"),
+            (root, "imaptrace.timing.uncertainty", "0.0031"),
             (root, "imaptrace.tcp.quickack", "true"),
             (root, "imaptrace.network.rtt_min", "0.00031"),
             (root, "user_agent.synthetic.type", "test"),
@@ -429,6 +432,7 @@ mod tests {
             (fetch, "imaptrace.timing.network", "0.0003"),
             (fetch, "imaptrace.timing.transfer", "0.0011"),
             (fetch, "imaptrace.timing.uncertain", "true"),
+            (fetch, "imaptrace.timing.uncertainty", "0.0027"),
             (fetch, "imaptrace.clock.source", "kernel"),
             (fetch, "imaptrace.latency.baseline", "0.002841"),
             (fetch, "imaptrace.latency.ratio", "8.2"),

@@ -139,24 +139,32 @@ pub fn hint(class: ErrorType) -> &'static str {
 }
 
 /// Where to look when one part makes up more than half of what a user waits for. None for a run that did not pass, which
-/// has its own hint, and for one with a step whose parts may be wrong.
+/// has its own hint, and for one whose uncertain times could change what is named here.
 pub(super) fn remedy(run: &Run, style: Style) -> Option<String> {
-    if run.outcome != RunOutcome::Passed || run.loading_steps().any(|step| step.uncertain == Some(true)) {
+    if run.outcome != RunOutcome::Passed {
         return None;
     }
     let latency = run.first_loading_latency_s?;
     let parts = Parts::sum(run.loading_steps())?;
     let part = parts.largest();
     let took = parts.get(part);
-    if !most(took, latency) || (took < NOTICED && run.slow != Some(true)) {
+    let doubt = run.loading_steps().map(doubt).fold(Seconds::ZERO, Seconds::saturating_add);
+    // Whatever is in doubt could be another part's.
+    if !most(took.saturating_sub(doubt), latency) || (took < NOTICED && run.slow != Some(true)) {
         return None;
     }
     let time = duration(took, style);
     Some(match part {
         Part::Server => {
             let of = |step: &Step| Parts::of(step).map(|parts| parts.get(Part::Server)).unwrap_or_default();
-            let step = run.loading_steps().max_by_key(|step| of(step)).filter(|step| most(of(step), took));
-            match step {
+            let most_of_it = run.loading_steps().max_by_key(|step| of(step))?;
+            // Whatever is in doubt could be this step's or the others'.
+            let [least, largest] = [took.saturating_sub(doubt), took.saturating_add(doubt)];
+            let is_most = most(of(most_of_it), largest);
+            if !is_most && most(of(most_of_it), least) {
+                return None;
+            }
+            match Some(most_of_it).filter(|_| is_most) {
                 Some(step) => {
                     let (name, time) = (safe(&step.name, style), duration(of(step), style));
                     format!("mostly the server in {name}, {time}: {}", suspects(step))
@@ -180,6 +188,12 @@ pub(super) fn remedy(run: &Run, style: Style) -> Option<String> {
             format!("mostly transfer, {time} for {}: the rate of the line, or long headers", size(bytes))
         }
     })
+}
+
+/// How far off a step's times could be: by all of it where that is not on record.
+fn doubt(step: &Step) -> Seconds {
+    let uncertain = step.uncertain == Some(true);
+    if uncertain { step.uncertainty_s.unwrap_or(step.duration_s) } else { Seconds::ZERO }
 }
 
 /// Whether `part` is more than half of `whole`.
@@ -311,6 +325,7 @@ mod tests {
             Part::Transfer => &mut step.transfer_s,
         };
         *times = times.map(|time| time.saturating_add(us(500_000)));
+        step.duration_s = step.duration_s.saturating_add(us(500_000));
         run.first_loading_latency_s = run.first_loading_latency_s.map(|latency| latency.saturating_add(us(500_000)));
         run
     }
@@ -355,10 +370,66 @@ mod tests {
         let longer = Run { first_loading_latency_s: Some(us(1_200_000)), ..run.clone() };
         assert_eq!(remedy(&longer, PLAIN), None, "more than half was elsewhere");
         assert_eq!(remedy(&Run { outcome: RunOutcome::Failed, ..run.clone() }, PLAIN), None);
-        let paused = Run { uncertain: Some(true), ..run };
+        let paused = Run { uncertain: Some(true), uncertainty_s: Some(us(30_000)), ..run };
         assert!(remedy(&paused, PLAIN).is_some(), "pauses of imaptrace between the steps are in none of them");
-        let mut doubtful = paused;
-        doubtful.steps[7].uncertain = Some(true);
-        assert_eq!(remedy(&doubtful, PLAIN), None);
+    }
+
+    #[test]
+    fn a_doubt_keeps_the_advice_back_only_if_it_could_change_the_part_or_the_step_that_is_named() {
+        // 553 ms, of which the server has 544 ms, and 522 ms in FETCH.
+        let run = held("FETCH", Part::Server);
+        let with = |index: usize, doubt: Option<u64>| {
+            let mut run = run.clone();
+            let step: &mut Step = &mut run.steps[index];
+            (step.uncertain, step.uncertainty_s) = (Some(true), doubt.map(us));
+            remedy(&run, PLAIN)
+        };
+        let named = remedy(&run, PLAIN);
+        assert!(named.as_deref().is_some_and(|text| text.starts_with("mostly the server in FETCH")), "{named:?}");
+        for (index, doubt, stays) in [
+            (7, Some(1_400), true),
+            (8, Some(1_400), true),
+            (8, Some(100_000), true),
+            // With 267 ms less the server would have half.
+            (8, Some(266_000), true),
+            (8, Some(268_000), false),
+            // By how much is not on record: by all of SELECT's 9.6 ms, or of FETCH.
+            (7, None, true),
+            (8, None, false),
+            // Nobody waits for it.
+            (9, Some(900_000), true),
+        ] {
+            let expected = named.clone().filter(|_| stays);
+            assert_eq!(with(index, doubt), expected, "{index} {doubt:?}");
+        }
+    }
+
+    #[test]
+    fn a_doubt_keeps_back_a_step_that_it_could_make_the_others_outweigh_and_several_that_it_could_make_one_of() {
+        // SELECT has 300 ms of the server's 600 ms, or a little more or less, and FETCH most of the others.
+        let of = |select: u64, doubt: u64| {
+            let mut run = samples::passed();
+            for step in &mut run.steps {
+                step.server_s = step.server_s.map(|_| Seconds::ZERO);
+            }
+            (run.steps[7].server_s, run.steps[8].server_s) = (Some(us(select)), Some(us(600_000 - select)));
+            run.first_loading_latency_s = Some(us(640_000));
+            (run.steps[8].uncertain, run.steps[8].uncertainty_s) = (Some(true), Some(us(doubt)));
+            remedy(&run, PLAIN)
+        };
+        assert!(of(310_000, 19_000).unwrap().contains("in SELECT"));
+        assert_eq!(of(310_000, 21_000), None, "FETCH could have as much");
+        assert!(of(200_000, 199_000).unwrap().contains("in FETCH"));
+        // Of several none is the most, with the doubt either.
+        let mut run = samples::passed();
+        for (index, server) in [(5, 200_000), (7, 200_000), (8, 200_000)] {
+            run.steps[index].server_s = Some(us(server));
+        }
+        run.first_loading_latency_s = Some(us(640_000));
+        assert!(remedy(&run, PLAIN).unwrap().contains("over several commands"));
+        (run.steps[8].uncertain, run.steps[8].uncertainty_s) = (Some(true), Some(us(150_000)));
+        assert!(remedy(&run, PLAIN).unwrap().contains("over several commands"));
+        run.steps[8].uncertainty_s = Some(us(250_000));
+        assert_eq!(remedy(&run, PLAIN), None);
     }
 }

@@ -20,7 +20,7 @@ pub fn line(run: &Run, style: Style) -> String {
     }
     if let Some(latency) = run.first_loading_latency_s {
         let latency = duration(latency, style);
-        let latency = if run.uncertain == Some(true) { doubtful(&latency) } else { latency };
+        let latency = if run.is_latency_uncertain() { doubtful(&latency) } else { latency };
         line.push(Tone::Bold, format!("FLL {latency:>8}  "));
     }
     let named = run.loading_steps().filter(|step| Some(&step.name) == run.slowest_step.as_ref());

@@ -116,6 +116,7 @@ pub(super) fn passed() -> Run {
         first_row_s: Some(us(51_901)),
         duration_s: us(54_120),
         uncertain: None,
+        uncertainty_s: None,
         agent_s: Some(us(412)),
         slowest_step: Some("FETCH".to_owned()),
         slow: None,
@@ -266,12 +267,13 @@ pub(super) fn slow_fetch() -> Run {
 /// Segments were lost in FETCH, imaptrace read SELECT's answer late, and the mailbox is too small to tell much.
 pub(super) fn uncertain() -> Run {
     let mut run = passed();
-    run.steps[7].uncertain = Some(true);
+    (run.steps[7].uncertain, run.steps[7].uncertainty_s) = (Some(true), Some(us(2_600)));
     run.steps[7].mailbox_messages = Some(3);
     let fetch = &mut run.steps[8];
-    (fetch.uncertain, fetch.retransmits, fetch.out_of_order) = (Some(true), Some(2), Some(1));
+    (fetch.uncertain, fetch.uncertainty_s) = (Some(true), Some(us(14_200)));
+    (fetch.retransmits, fetch.out_of_order) = (Some(2), Some(1));
     (run.server.retransmits, run.server.out_of_order) = (Some(2), Some(1));
-    run.uncertain = Some(true);
+    (run.uncertain, run.uncertainty_s) = (Some(true), Some(us(14_612)));
     let text = "the mailbox holds only 3 messages".to_owned();
     run.notes.push(Note { at_s: us(29_000), level: NoteLevel::Warn, text });
     run
@@ -343,7 +345,8 @@ fn step() -> impl Strategy<Value = Step> {
     let verdict = (0..3_u8, option::of(sample::select(ErrorType::ALL)), option::of(any::<f64>()), any::<bool>());
     let counts = (option::of(any::<u64>()), option::of(any::<u64>()), option::of(1..4_u32), any::<bool>());
     // They need not add up to the duration.
-    let parts = (option::of(time()), option::of(time()), option::of(time()), option::of(any::<bool>()));
+    let doubt = (option::of(any::<bool>()), option::of(time()));
+    let parts = (option::of(time()), option::of(time()), option::of(time()), doubt);
     (words, times, verdict, counts, parts).prop_map(|(words, times, verdict, counts, parts)| Step {
         name: words.0,
         mailbox: words.1,
@@ -365,7 +368,8 @@ fn step() -> impl Strategy<Value = Step> {
         server_s: parts.0,
         network_s: parts.1,
         transfer_s: parts.2,
-        uncertain: parts.3,
+        uncertain: parts.3.0,
+        uncertainty_s: parts.3.1,
         retransmits: counts.0,
         out_of_order: counts.1,
         span_id: counts.3.then(|| SpanId::from_bytes([9; 8])).flatten(),
@@ -378,7 +382,8 @@ pub(super) fn any_run() -> impl Strategy<Value = Run> {
     let head = (text(), text(), text(), option::of(text()), 0..3_u8, option::of(sample::select(ErrorType::ALL)));
     let names = (option::of(text()), option::of(text()), option::of(text()));
     let times = (time(), option::of(time()), option::of(time()), -30_000_000_000_i64..200_000_000_000);
-    let timing = (option::of(time()), option::of(time()), option::of(any::<bool>()), option::of(any::<bool>()));
+    let marks = (option::of(any::<bool>()), option::of(any::<bool>()), option::of(time()));
+    let timing = (option::of(time()), option::of(time()), marks);
     (
         sample::select(all().map(|(_, run)| run).to_vec()),
         head,
@@ -395,7 +400,7 @@ pub(super) fn any_run() -> impl Strategy<Value = Run> {
             run.error_type = head.5;
             (run.failed_step, run.slowest_step, run.server.tls_version) = names;
             (run.duration_s, run.first_loading_latency_s, run.first_row_s) = (times.0, times.1, times.2);
-            (run.agent_s, run.server.rtt_min_s, run.uncertain, run.slow) = timing;
+            (run.agent_s, run.server.rtt_min_s, (run.uncertain, run.slow, run.uncertainty_s)) = timing;
             run.server.certificate_not_after = Timestamp::from_epoch_seconds(times.3);
             if keep {
                 run.steps.extend(steps);

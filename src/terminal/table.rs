@@ -173,7 +173,7 @@ impl<'a> Table<'a> {
         line.push(Tone::Plain, " ".repeat(self.bar_at()));
         line.push(Tone::Bold, self.axis.ruler(self.run.first_row_s, latency, self.style));
         let latency = duration(latency, self.style);
-        let latency = if self.run.uncertain == Some(true) { doubtful(&latency) } else { latency };
+        let latency = if self.run.is_latency_uncertain() { doubtful(&latency) } else { latency };
         line.push(Tone::Bold, format!(" {latency:>took$}", took = self.took));
         let left = self.style.width.saturating_sub(line.width() + 1);
         let name = "First Loading Latency";

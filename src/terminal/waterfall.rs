@@ -105,7 +105,7 @@ fn security(run: &Run, style: Style) -> String {
 
 /// The numbers in words.
 fn sum(run: &Run, style: Style, page: &mut String) {
-    let uncertain = run.uncertain == Some(true);
+    let uncertain = run.is_latency_uncertain();
     let mut words = match run.first_loading_latency_s.map(|latency| duration(latency, style)) {
         Some(latency) if uncertain => vec![format!("First Loading Latency {}", doubtful(&latency))],
         Some(latency) => vec![format!("First Loading Latency {latency}")],
@@ -183,15 +183,20 @@ fn details(run: &Run, style: Style, page: &mut String) {
 
 /// Why the times that are marked with `~` may be wrong: every reason, those of the steps and the run's own.
 fn doubts(run: &Run, style: Style) -> Option<String> {
-    let uncertain = run.steps.iter().filter(|step| step.uncertain == Some(true));
+    let uncertain = run.loading_steps().filter(|step| step.uncertain == Some(true));
     let mut doubts: Vec<_> = uncertain
         .map(|step| {
             let why = lost(step.retransmits, step.out_of_order);
-            format!("{} ({})", label(step, style), why.unwrap_or_else(|| "read late by imaptrace".to_owned()))
+            let why = why.unwrap_or_else(|| "imaptrace itself was late".to_owned());
+            let by = step.uncertainty_s.map(|by| format!(" by up to {}", duration(by, style))).unwrap_or_default();
+            format!("{}{by} ({why})", label(step, style))
         })
         .collect();
     if run.uncertain == Some(true) && run.paused() {
         doubts.push("imaptrace itself took long between the steps".to_owned());
+    } else if let Some(by) = run.uncertainty_s.filter(|_| run.is_latency_uncertain() && doubts.is_empty()) {
+        // Each of the steps is good enough; all together are not.
+        doubts.push(format!("all steps together by up to {}", duration(by, style)));
     }
     (!doubts.is_empty()).then(|| format!("~ may be wrong: {}", doubts.join(", ")))
 }
@@ -341,6 +346,7 @@ mod tests {
         let mut run = samples::passed();
         assert!(!waterfall(&run, WIDE).contains("imaptrace"));
         (run.uncertain, run.agent_s) = (Some(true), Some(Seconds::from_micros(6_200)));
+        run.uncertainty_s = run.agent_s;
         let page = waterfall(&run, WIDE);
         let expected = [
             "First Loading Latency ~53.4 ms, first row 51.9 ms, run 54.1 ms, imaptrace itself 6.20 ms\n",
@@ -353,10 +359,26 @@ mod tests {
     fn every_reason_for_a_doubtful_time_is_said_not_the_first_alone() {
         let mut run = samples::uncertain();
         run.agent_s = Some(Seconds::from_micros(6_200));
-        let lost = "SELECT INBOX (read late by imaptrace), FETCH INBOX (segments: 2 sent again, 1 out of order)";
+        let lost = "SELECT INBOX by up to 2.60 ms (imaptrace itself was late), \
+                    FETCH INBOX by up to 14.2 ms (segments: 2 sent again, 1 out of order)";
         let paused = "imaptrace itself took long between the steps";
         let page = waterfall(&run, Style { width: 300, ..WIDE });
         assert!(page.contains(&format!("timing   ~ may be wrong: {lost}, {paused}\n")), "{page}");
+    }
+
+    #[test]
+    fn a_latency_that_is_right_has_no_mark_where_only_a_part_of_a_step_may_be_wrong() {
+        let mut run = samples::uncertain();
+        run.uncertainty_s = None;
+        let page = waterfall(&run, WIDE);
+        assert!(page.contains("First Loading Latency 53.4 ms") && page.contains("~23.3 ms"), "{page}");
+        assert!(page.contains("timing   ~ may be wrong: SELECT INBOX by up to 2.60 ms"), "{page}");
+        // Many steps, each by too little for a mark of its own.
+        let mut run = samples::passed();
+        (run.uncertain, run.uncertainty_s) = (Some(true), Some(Seconds::from_micros(3_100)));
+        let page = waterfall(&run, WIDE);
+        assert!(page.contains("First Loading Latency ~53.4 ms"), "{page}");
+        assert!(page.contains("timing   ~ may be wrong: all steps together by up to 3.10 ms\n"), "{page}");
     }
 
     #[test]

@@ -5,12 +5,14 @@
 //! it went.
 
 use imaptrace::{
+    demo::{Delays, Server, Settings},
     plan::{Security, Target},
-    record::{Run, RunOutcome, Seconds},
+    record::{Run, RunOutcome, Seconds, Step},
 };
 
 use crate::support::{
     parts::{Parts as _, add_up, command, commands, median, ms, told},
+    program::Program,
     run::{account, run, target},
     script::{Pem, Script},
 };
@@ -131,5 +133,41 @@ async fn a_server_that_waits_for_our_acknowledgement_does_not_wait_forty_millise
         assert!(held_back > ms(35), "{security:?}: this server shows nothing: {held_back:?}");
         let at_once = median_against_nagle(security, true).await;
         assert!(at_once < ms(30), "{security:?}: {at_once:?}");
+    }
+}
+
+/// Probes the built-in server so many times, as `imaptrace probe` does.
+async fn on_loopback(tls: bool, count: &str, settings: Settings) -> Vec<Run> {
+    let server = Server::start(Settings { tls, ..settings }).await.unwrap();
+    let (address, ca) = (server.address(), server.ca_file().display().to_string());
+    let url = format!("{}://demo@{address}", if tls { "imaps" } else { "imap" });
+    let security = if tls { "tls" } else { "none" };
+    // With PLAIN: nothing is hashed, for which a busy machine might have no processor.
+    let fixed = ["probe", &url, "--security", security, "--ca-file", &ca, "--auth", "plain", "--output", "json"];
+    let program = Program::new(fixed.iter().chain(&["--count", count, "--every", "0"]));
+    let output = program.env("IMAPTRACE_PASSWORD", "demo").run().await;
+    assert_eq!(output.code, Some(0), "{output:?}");
+    output.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_eighty_runs_on_loopback_none_bears_a_doubt_without_a_cause_that_is_large_enough() {
+    for tls in [false, true] {
+        let runs = on_loopback(tls, "40", Settings { delays: Delays::NONE, ..Settings::default() }).await;
+        assert_eq!(runs.len(), 40);
+        for run in &runs {
+            let lost = |step: &Step| step.retransmits.is_some() || step.out_of_order.is_some();
+            for step in &run.steps {
+                assert_eq!(step.uncertain.is_some(), step.uncertainty_s.is_some(), "{step:?}");
+                // A round trip on loopback is too short for anything else to matter.
+                assert!(step.uncertain.is_none() || (lost(step) && step.name != Step::LOGOUT), "{step:?}");
+            }
+            // A busy machine makes pauses between the steps, by which alone First Loading Latency is uncertain here.
+            let (latency, agent) = (run.first_loading_latency_s.unwrap(), run.agent_s.unwrap());
+            let paused = latency.is_uncertain_by(agent).then_some(agent);
+            if !run.steps.iter().any(lost) {
+                assert_eq!((run.uncertain, run.uncertainty_s), (paused.map(|_| true), paused), "{run:?}");
+            }
+        }
     }
 }
