@@ -26,7 +26,6 @@ mod meter;
 mod proxy;
 mod resolve;
 mod roots;
-mod sockets;
 mod tls;
 
 pub use buffer::Buffer;

@@ -1,20 +1,42 @@
-//! Names to addresses, by hickory-resolver: asynchronous, so that slow names stall nobody, and without a cache unless
-//! told, so that every run asks DNS anew (contract §1).
+//! Names to addresses, by a resolver of our own, which does what the C library does but waits on no thread and is bound by
+//! the deadline of its step.
+//!
+//! ```text
+//! files     /etc/resolv.conf and /etc/hosts, followed by a thread
+//! conf      what resolv.conf means
+//! hosts     what the hosts file holds
+//! ask       the servers in their order, search domains, both families
+//! exchange  one question to one server
+//! cache     answers between runs, when that is asked for
+//! ```
+//!
+//! What we cannot do ourselves (no descriptor, no thread, a file that cannot be read) is told apart from what the name
+//! servers say and do not say. Called by `probe`.
 
-use std::{net::IpAddr, sync::OnceLock};
-
-use hickory_resolver::{
-    Resolver as Library,
-    config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig},
-    net::{DnsError, NetError},
-    proto::op::ResponseCode,
+use std::{
+    net::IpAddr,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Instant,
 };
 
-use super::{Trouble, descriptors, sockets::Sockets, trouble};
-use crate::plan::Dns;
+use crate::{clock, plan::Dns};
+
+mod ask;
+mod cache;
+mod conf;
+mod exchange;
+mod files;
+mod hosts;
+
+use ask::LookUp;
+use conf::ResolvConf;
+use files::{Follower, Paths, Reader};
 
 /// Which addresses are asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Family {
     /// Both.
     Any,
@@ -36,29 +58,39 @@ pub enum ResolveCause {
     /// No answer in time.
     #[error("no answer from the name servers in time")]
     Timeout,
+    /// The name servers failed, refused, or could not be reached.
+    #[error("the name servers failed: {0}")]
+    Failed(String),
     /// This process or machine has no file descriptor left, or no memory for sockets, to ask with.
     #[error("the name servers cannot be asked: {0}")]
     Exhausted(String),
-    /// The name servers failed, refused, or could not be asked.
-    #[error("the name servers failed: {0}")]
-    Failed(String),
+    /// This host has no local port left to ask with.
+    #[error("the name servers cannot be asked: {0}")]
+    NoPort(String),
+    /// Another fault of this process or machine, which says nothing of the name.
+    #[error("the name cannot be looked up here: {0}")]
+    Local(String),
 }
 
 /// Looks names up. One for the life of the process.
 #[derive(Debug)]
 pub struct Resolver {
     dns: Dns,
-    sockets: Sockets,
-    // One for each family, since the family is an option of the whole.
-    any: OnceLock<Library<Sockets>>,
-    v4: OnceLock<Library<Sockets>>,
-    v6: OnceLock<Library<Sockets>>,
+    paths: Paths,
+    /// Started by the first look-up that needs it: a run to an address needs none.
+    files: Mutex<Option<Follower>>,
+    /// Where `rotate` begins next.
+    first: AtomicUsize,
 }
 
 impl Resolver {
-    /// A resolver that has not yet read the system's configuration: a run to an address needs none.
+    /// A resolver that has not yet read the system's configuration.
     pub fn new(dns: Dns) -> Self {
-        Self { dns, sockets: Sockets::default(), any: OnceLock::new(), v4: OnceLock::new(), v6: OnceLock::new() }
+        let resolv_conf = dns.servers.is_empty().then(|| "/etc/resolv.conf".into());
+        let paths = Paths { resolv_conf, hosts: "/etc/hosts".into() };
+        // Programs that live for one run begin anywhere, lest all of them ask the same server.
+        let first = AtomicUsize::new(usize::from(rand::random::<u16>()));
+        Self { dns, paths, files: Mutex::default(), first }
     }
 
     /// Whether the configuration lets a name lead there.
@@ -66,98 +98,78 @@ impl Resolver {
         self.dns.allows(address)
     }
 
-    /// Asks for the addresses of `name`. They come in the order in which they are to be tried: families in turn, IPv6
-    /// first (RFC 8305 §4). The caller sets the deadline.
-    pub async fn lookup(&self, name: &str, family: Family) -> Result<Vec<IpAddr>, ResolveCause> {
-        let (slot, strategy) = match family {
-            Family::Any => (&self.any, LookupIpStrategy::Ipv4AndIpv6),
-            Family::V4 => (&self.v4, LookupIpStrategy::Ipv4Only),
-            Family::V6 => (&self.v6, LookupIpStrategy::Ipv6Only),
-        };
-        let resolver = if let Some(resolver) = slot.get() {
-            resolver
-        } else {
-            // What cannot be built now is tried again by the next run: the file may be back then, or a descriptor free.
-            let built = build(&self.dns, self.sockets.clone(), strategy)?;
-            slot.get_or_init(|| built)
-        };
-        let short = self.sockets.short();
-        let answer = resolver.lookup_ip(name).await.map_err(|error| match cause(&error) {
-            // The resolver does not always tell why it could ask nobody.
-            ResolveCause::Failed(text) if self.sockets.short() > short || descriptors::are_spent() => {
-                ResolveCause::Exhausted(text)
-            }
-            cause => cause,
-        })?;
-        let mut addresses: Vec<IpAddr> = Vec::new();
-        for address in answer.iter() {
-            let wanted = match family {
-                Family::Any => true,
-                Family::V4 => address.is_ipv4(),
-                Family::V6 => address.is_ipv6(),
-            };
-            if wanted && !addresses.contains(&address) {
-                addresses.push(address);
+    /// Asks for the addresses of `name`, until `deadline`. They come in the order in which they are to be tried: families
+    /// in turn (RFC 8305 §4), IPv6 first or as the system's resolver begins.
+    pub async fn lookup(&self, name: &str, family: Family, deadline: Instant) -> Result<Vec<IpAddr>, ResolveCause> {
+        let addresses = self.builtin(name, family, deadline).await?;
+        let mut once: Vec<IpAddr> = Vec::with_capacity(addresses.len());
+        for address in addresses {
+            if !once.contains(&address) {
+                once.push(address);
             }
         }
-        if addresses.is_empty() { Err(ResolveCause::NoData) } else { Ok(interleave(addresses)) }
+        if once.is_empty() { Err(ResolveCause::NoData) } else { Ok(interleave(once, true)) }
+    }
+
+    async fn builtin(&self, name: &str, family: Family, deadline: Instant) -> Result<Vec<IpAddr>, ResolveCause> {
+        let system = self.files()?.current(deadline).await?;
+        let local = family.of(system.hosts.addresses(name));
+        if !local.is_empty() {
+            return Ok(local);
+        }
+        if is_localhost(name) {
+            return Ok(family.of(&[IpAddr::from([127, 0, 0, 1]), IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1])]));
+        }
+        if self.dns.cache
+            && let Some(known) = system.cache.get(name, family, clock::now())
+        {
+            return known;
+        }
+        // Only `rotate` goes by it, and that once for each question.
+        let first = self.first.fetch_add(1, Ordering::Relaxed);
+        let found = LookUp::new(&system.conf, family, deadline, first).search(name).await;
+        if self.dns.cache {
+            system.cache.put(name, family, &found, clock::now());
+        }
+        found.result
+    }
+
+    /// What reads the files. A thread that could not be started now may start with the next run.
+    fn files(&self) -> Result<Reader, ResolveCause> {
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(follower) = &*files {
+            return Ok(follower.reader());
+        }
+        let given = (!self.dns.servers.is_empty()).then(|| ResolvConf::of_servers(&self.dns.servers));
+        let started = Follower::start(self.paths.clone(), given)
+            .map_err(|error| ResolveCause::Local(format!("cannot start the thread that reads /etc/hosts: {error}")))?;
+        Ok(files.insert(started).reader())
     }
 }
 
-fn build(dns: &Dns, sockets: Sockets, strategy: LookupIpStrategy) -> Result<Library<Sockets>, ResolveCause> {
-    let mut builder = if dns.servers.is_empty() {
-        Library::builder(sockets).map_err(|error| unbuilt(&error, "cannot read the system's resolver configuration"))?
-    } else {
-        let servers = dns.servers.iter().map(|server| {
-            let (mut udp, mut tcp) = (ConnectionConfig::udp(), ConnectionConfig::tcp());
-            (udp.port, tcp.port) = (server.port(), server.port());
-            NameServerConfig::new(server.ip(), true, vec![udp, tcp])
-        });
-        let config = ResolverConfig::from_parts(None, Vec::new(), servers.collect());
-        Library::builder_with_config(config, sockets)
-    };
-    let options = builder.options_mut();
-    options.ip_strategy = strategy;
-    if !dns.cache {
-        options.cache_size = 0;
-    }
-    builder.build().map_err(|error| unbuilt(&error, "cannot start the resolver"))
-}
-
-fn unbuilt(error: &NetError, what: &str) -> ResolveCause {
-    let text = format!("{what}: {error}");
-    if is_short(error) || descriptors::are_spent() { ResolveCause::Exhausted(text) } else { ResolveCause::Failed(text) }
-}
-
-/// Whether something of this machine's has run out.
-fn is_short(error: &NetError) -> bool {
-    matches!(error, NetError::Io(error) if trouble(error) == Some(Trouble::Exhausted))
-}
-
-fn cause(error: &NetError) -> ResolveCause {
-    match error {
-        NetError::Timeout => ResolveCause::Timeout,
-        NetError::Dns(DnsError::NoRecordsFound(none)) => code(none.response_code),
-        NetError::Dns(DnsError::ResponseCode(response)) => code(*response),
-        short if is_short(short) => ResolveCause::Exhausted(short.to_string()),
-        other => ResolveCause::Failed(other.to_string()),
+impl Family {
+    fn of(self, addresses: &[IpAddr]) -> Vec<IpAddr> {
+        let wanted = |address: &&IpAddr| match self {
+            Self::Any => true,
+            Self::V4 => address.is_ipv4(),
+            Self::V6 => address.is_ipv6(),
+        };
+        addresses.iter().filter(wanted).copied().collect()
     }
 }
 
-fn code(code: ResponseCode) -> ResolveCause {
-    match code {
-        ResponseCode::NXDomain => ResolveCause::NxDomain,
-        ResponseCode::NoError => ResolveCause::NoData,
-        other => ResolveCause::Failed(other.to_string()),
-    }
+/// A name that is never asked for (RFC 6761 §6.3).
+fn is_localhost(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    name == "localhost" || name.ends_with(".localhost")
 }
 
-fn interleave(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
-    let (v6, v4): (Vec<_>, Vec<_>) = addresses.into_iter().partition(IpAddr::is_ipv6);
-    let mut order = Vec::with_capacity(v6.len() + v4.len());
-    let (mut v6, mut v4) = (v6.into_iter(), v4.into_iter());
+fn interleave(addresses: Vec<IpAddr>, v6_first: bool) -> Vec<IpAddr> {
+    let (first, second): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|address| address.is_ipv6() == v6_first);
+    let mut order = Vec::with_capacity(first.len() + second.len());
+    let (mut first, mut second) = (first.into_iter(), second.into_iter());
     loop {
-        let pair = (v6.next(), v4.next());
+        let pair = (first.next(), second.next());
         if pair == (None, None) {
             return order;
         }
@@ -167,21 +179,4 @@ fn interleave(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn families_take_turns_with_ipv6_first() {
-        let ips = |list: &[&str]| list.iter().map(|ip| ip.parse().unwrap()).collect::<Vec<IpAddr>>();
-        assert_eq!(
-            interleave(ips(&["1.1.1.1", "2.2.2.2", "::1", "3.3.3.3"])),
-            ips(&["::1", "1.1.1.1", "2.2.2.2", "3.3.3.3"])
-        );
-    }
-
-    #[tokio::test]
-    async fn localhost_needs_no_name_server() {
-        let resolver = Resolver::new(Dns::default());
-        assert!(resolver.lookup("localhost", Family::V4).await.unwrap().contains(&"127.0.0.1".parse().unwrap()));
-    }
-}
+mod tests;

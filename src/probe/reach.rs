@@ -4,7 +4,6 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use tokio::time::timeout_at;
 use tracing::{info, warn};
 
 use super::{
@@ -43,10 +42,10 @@ impl Journey<'_> {
         let deadline = self.deadline_for(Step::RESOLVE, self.target.deadlines.resolve)?;
         let mut step = self.recorder.open(Step::RESOLVE);
         let start = clock::now();
-        let looking = timeout_at(deadline.into(), self.prober.resolver.lookup(name, self.job.family));
+        let looking = self.prober.resolver.lookup(name, self.job.family, deadline);
         let answer = tokio::select! {
             biased;
-            answer = looking => answer.unwrap_or(Err(net::ResolveCause::Timeout)).map_err(|cause| (verdict::of_resolve(&cause), cause.to_string())),
+            answer = looking => answer.map_err(|cause| (verdict::of_resolve(&cause), cause.to_string())),
             () = cancelled(&mut self.cancel) => Err((ErrorType::Cancelled, String::new())),
         };
         self.recorder.time(&mut step, start, clock::now());

@@ -14,6 +14,8 @@ pub(super) fn of_resolve(cause: &ResolveCause) -> ErrorType {
         ResolveCause::NoData => ErrorType::DnsNodata,
         ResolveCause::Timeout => ErrorType::TimeoutResolve,
         ResolveCause::Exhausted(_) => ErrorType::OverloadFd,
+        ResolveCause::NoPort(_) => ErrorType::OverloadPort,
+        ResolveCause::Local(_) => ErrorType::Internal,
         ResolveCause::Failed(_) => ErrorType::DnsServfail,
     }
 }

@@ -30,7 +30,7 @@ use crate::record::escape;
 
 /// What is quiet unless `RUST_LOG` names it.
 const QUIET: &str = "info,opentelemetry=off,opentelemetry_sdk=off,h2=warn,hyper=warn,hyper_util=warn,\
-    hickory_resolver=warn,hickory_proto=warn";
+    hickory_proto=warn";
 
 /// How a line looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

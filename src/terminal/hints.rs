@@ -53,6 +53,9 @@ fn of_step(step: Option<&Step>, class: ErrorType) -> &'static str {
             "is the password right, and stored in a form for SCRAM? try auth plain"
         }
         (Some(Step::CONNECT), ErrorType::AddressDenied) => "source_address has to be an address of this machine",
+        (Some(Step::RESOLVE), ErrorType::Internal) => {
+            "the fault is on this machine: see the text above, resolv.conf and [dns]"
+        }
         _ => hint(class),
     }
 }
@@ -84,8 +87,8 @@ pub fn hint(class: ErrorType) -> &'static str {
     match class {
         ErrorType::DnsNxdomain => "check the spelling of the host name, and whether its zone still holds it",
         ErrorType::DnsNodata => "the name has no address of this family: try --address any, or add the record",
-        ErrorType::DnsServfail => "ask the resolver by hand (dig HOST); look at its log and at DNSSEC",
-        ErrorType::TimeoutResolve => "see that the servers in /etc/resolv.conf answer from this machine",
+        ErrorType::DnsServfail => "ask each server of /etc/resolv.conf (dig @SERVER HOST); see its log, DNSSEC",
+        ErrorType::TimeoutResolve => "see that each server in /etc/resolv.conf answers (dig @SERVER HOST)",
         ErrorType::ConnectRefused => "see that the server runs and listens on this port; is the port right?",
         ErrorType::ConnectUnreachable => "check routes and firewalls; --address v4 or v6 shows which family fails",
         ErrorType::TimeoutConnect => "a firewall drops the packets, or the host is down: try from elsewhere",
@@ -307,6 +310,15 @@ mod tests {
             name.clone_into(&mut step.name);
             assert!(of_step(Some(&step), ErrorType::AddressDenied).contains(word));
         }
+    }
+
+    #[test]
+    fn a_look_up_that_this_machine_refused_is_no_fault_to_be_reported() {
+        let mut step = samples::passed().steps[0].clone();
+        Step::RESOLVE.clone_into(&mut step.name);
+        let advice = of_step(Some(&step), ErrorType::Internal);
+        assert!(advice.contains("resolv.conf") && advice.len() <= 76 && advice.is_ascii());
+        assert!(hint(ErrorType::Internal).contains("report"));
     }
 
     const PLAIN: Style = Style { width: 100, colour: false, ascii: true };

@@ -14,19 +14,20 @@ pub(crate) enum Expected {
     Fails(&'static str, ErrorType),
     /// The run passes, and this step has failed.
     StepAlone(&'static str, ErrorType),
-    /// Whoever asks name servers asks again, or not; if it gives up, at this step with one of these.
-    PassesOrFails(&'static str, &'static [ErrorType]),
 }
 
-use Expected::{Fails, Passes, PassesOrFails, StepAlone};
+use Expected::{Fails, Passes, StepAlone};
 
 pub(crate) fn expected(seen: Seen, fault: Fault) -> Expected {
     match seen.call {
         // No answer of the kernel to these is worth a run.
-        Call::Open | Call::Option | Call::Info | Call::Stamp => Passes,
-        Call::LookupSocket | Call::LookupBind | Call::LookupRegister | Call::LookupSend | Call::LookupReceive => {
-            look_up(seen.call, fault)
-        }
+        Call::Option | Call::Info | Call::Stamp => Passes,
+        Call::LookupSocket
+        | Call::LookupBind
+        | Call::LookupRegister
+        | Call::LookupConnect
+        | Call::LookupSend
+        | Call::LookupReceive => look_up(seen.call, fault),
         Call::Socket
         | Call::NoDelay
         | Call::Bind
@@ -39,20 +40,19 @@ pub(crate) fn expected(seen: Seen, fault: Fault) -> Expected {
     }
 }
 
+/// What the machine itself refuses says nothing of the server, and `up` stays as it was. Anything else that fails once is
+/// made up for when the server is asked a second time.
 fn look_up(call: Call, fault: Fault) -> Expected {
-    PassesOrFails(
-        "resolve",
-        match fault {
-            // The library that asks keeps to itself why it could not.
-            Fault::Error(_) if call == Call::LookupSend => &[ErrorType::DnsServfail, ErrorType::TimeoutResolve],
-            // The machine's own: it says nothing of the server, and `up` stays as it was.
-            Fault::Error(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS | libc::ENOSPC) => {
-                &[ErrorType::OverloadFd]
-            }
-            Fault::Hang => &[ErrorType::TimeoutResolve],
-            _ => &[ErrorType::DnsServfail, ErrorType::TimeoutResolve],
-        },
-    )
+    let class = match fault {
+        Fault::Error(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS | libc::ENOSPC) => {
+            ErrorType::OverloadFd
+        }
+        Fault::Error(libc::EADDRINUSE) if call == Call::LookupBind => ErrorType::OverloadPort,
+        // Nothing is left of the step's time then.
+        Fault::Hang => ErrorType::TimeoutResolve,
+        _ => return Passes,
+    };
+    Fails("resolve", class)
 }
 
 fn connection(call: Call, fault: Fault) -> ErrorType {

@@ -11,7 +11,7 @@
 use std::{
     cell::{Cell, RefCell},
     net::SocketAddrV4,
-    os::raw::{c_char, c_int, c_long, c_uint, c_void},
+    os::raw::{c_int, c_long, c_void},
 };
 
 use libc::{clockid_t, epoll_event, msghdr, size_t, sockaddr, socklen_t, ssize_t, timespec};
@@ -27,14 +27,14 @@ macro_rules! kernel {
 /// What is asked of the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Call {
-    /// A file of the resolver's configuration is opened.
-    Open,
     /// A socket for the look-up.
     LookupSocket,
     /// The look-up's socket gets its port.
     LookupBind,
     /// The runtime is asked to watch the look-up's socket.
     LookupRegister,
+    /// The look-up's socket gets its server.
+    LookupConnect,
     /// The look-up's question.
     LookupSend,
     /// The look-up's answer.
@@ -85,10 +85,12 @@ impl Call {
     pub(crate) fn faults(self) -> &'static [Fault] {
         use Fault::{End, Error, Full, Hang, Short};
         match self {
-            Self::Open => &[Error(libc::EMFILE), Error(libc::EACCES), Error(libc::EIO)],
             Self::LookupSocket | Self::Socket => &[Error(libc::EMFILE), Error(libc::ENFILE), Error(libc::EIO)],
             Self::LookupBind => &[Error(libc::EADDRINUSE), Error(libc::EACCES), Error(libc::EIO)],
             Self::LookupRegister | Self::Register => &[Error(libc::ENOSPC), Error(libc::ENOMEM), Error(libc::EIO)],
+            Self::LookupConnect => {
+                &[Error(libc::ENETUNREACH), Error(libc::EADDRNOTAVAIL), Error(libc::EPERM), Error(libc::EIO)]
+            }
             Self::LookupSend => &[Error(libc::ENETUNREACH), Error(libc::ENOBUFS), Error(libc::EPERM), Error(libc::EIO)],
             Self::LookupReceive => &[Error(libc::ECONNREFUSED), Error(libc::EIO), Hang],
             Self::NoDelay | Self::Option | Self::LocalAddress | Self::Info => &[Error(libc::ENOBUFS), Error(libc::EIO)],
@@ -351,18 +353,6 @@ extern "C" fn close(fd: c_int) -> c_int {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn open64(path: *const c_char, flags: c_int, mode: c_uint) -> c_int {
-    // SAFETY: the caller gives a string.
-    let name = unsafe { std::ffi::CStr::from_ptr(path) }.to_bytes();
-    if [b"/etc/resolv.conf".as_slice(), b"/etc/hosts"].contains(&name)
-        && let Verdict::Fails(fault) = judge_new(Call::Open)
-    {
-        return fail(fault);
-    }
-    to_int(kernel!(SYS_openat, libc::AT_FDCWD, path, flags, mode))
-}
-
-#[unsafe(no_mangle)]
 extern "C" fn bind(fd: c_int, address: *const sockaddr, length: socklen_t) -> c_int {
     match judge(fd, |socket| Some(if socket.stream { Call::Bind } else { Call::LookupBind })) {
         Verdict::Fails(fault) => fail(fault),
@@ -403,7 +393,7 @@ extern "C" fn getsockname(fd: c_int, address: *mut sockaddr, length: *mut sockle
 
 #[unsafe(no_mangle)]
 extern "C" fn connect(fd: c_int, address: *const sockaddr, length: socklen_t) -> c_int {
-    match judge(fd, |socket| socket.stream.then_some(Call::Connect)) {
+    match judge(fd, |socket| Some(if socket.stream { Call::Connect } else { Call::LookupConnect })) {
         Verdict::Fails(Fault::Hang) => {
             pass_time();
             let Some(hole) = WATCHED.with_borrow(|watched| watched.hole) else { return fail(Fault::Hang) };
@@ -495,6 +485,16 @@ fn first_byte(message: *mut msghdr, call: impl FnOnce(*mut msghdr) -> c_long) ->
     let done = to_size(call(message));
     vector.iov_len = length;
     done
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn send(fd: c_int, bytes: *const c_void, count: size_t, flags: c_int) -> ssize_t {
+    sendto(fd, bytes, count, flags, std::ptr::null(), 0)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn recv(fd: c_int, bytes: *mut c_void, count: size_t, flags: c_int) -> ssize_t {
+    recvfrom(fd, bytes, count, flags, std::ptr::null_mut(), std::ptr::null_mut())
 }
 
 #[unsafe(no_mangle)]

@@ -1,4 +1,4 @@
-//! A name server that answers as a test tells it, over UDP and TCP at one port of loopback.
+//! A name server that answers as a test tells it, over UDP and TCP at one port.
 //!
 //! It knows the format of a message (RFC 1035 §4) and nothing of names: what a question gets, rightly or not, is made by
 //! the test out of the question's own bytes.
@@ -17,10 +17,14 @@ use tokio::{
 
 /// RCODE 0: no error.
 pub const NO_ERROR: u8 = 0;
+/// RCODE 1.
+pub const FORMERR: u8 = 1;
 /// RCODE 2.
 pub const SERVFAIL: u8 = 2;
 /// RCODE 3.
 pub const NXDOMAIN: u8 = 3;
+/// RCODE 4.
+pub const NOTIMP: u8 = 4;
 /// RCODE 5.
 pub const REFUSED: u8 = 5;
 
@@ -35,6 +39,8 @@ pub struct Question {
     pub name: String,
     /// Over TCP and not UDP.
     pub tcp: bool,
+    /// With an additional record, which is EDNS (RFC 6891 §6.1.1).
+    pub edns: bool,
     /// A or AAAA, by number.
     kind: u16,
     /// Header and question as they came, nothing behind them.
@@ -51,7 +57,8 @@ impl Question {
             at += length + 1;
         }
         let kind = u16::from_be_bytes([message[at + 1], message[at + 2]]);
-        Self { name: labels.join("."), tcp: false, kind, bytes: message[..at + 5].to_vec() }
+        let edns = message[10..12] != [0, 0];
+        Self { name: labels.join("."), tcp: false, edns, kind, bytes: message[..at + 5].to_vec() }
     }
 
     /// Asks for IPv4 addresses.
@@ -148,9 +155,17 @@ pub struct NameServer {
 impl NameServer {
     /// Starts one. `answering` gives the messages that a question gets, in their order; none is silence.
     pub async fn start(answering: impl Fn(&Question) -> Vec<Vec<u8>> + Send + Sync + 'static) -> Self {
+        Self::start_at("127.0.0.1:0".parse().unwrap(), answering).await
+    }
+
+    /// The same at this address; port 0 is one that is free.
+    pub async fn start_at(
+        address: SocketAddr,
+        answering: impl Fn(&Question) -> Vec<Vec<u8>> + Send + Sync + 'static,
+    ) -> Self {
         // A port that is free for both.
         let (udp, tcp) = loop {
-            let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            let udp = UdpSocket::bind(address).await.unwrap();
             if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()).await {
                 break (udp, tcp);
             }

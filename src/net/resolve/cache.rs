@@ -1,0 +1,62 @@
+//! Answers of name servers, kept for their time to live when `dns.cache` asks for it. Called by `resolve`.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use super::{Family, ResolveCause, ask::Found};
+
+/// Names that are kept; there are no more where as many are asked for.
+const MOST: usize = 65_536;
+/// The longest that an answer is kept, whatever its server says.
+const LONGEST: Duration = Duration::from_secs(86_400);
+
+type Answer = Result<Vec<IpAddr>, ResolveCause>;
+
+/// The answers.
+#[derive(Debug, Default)]
+pub(super) struct Cache(Mutex<HashMap<(String, Family), (Instant, Answer)>>);
+
+impl Cache {
+    /// What is known of a name at this moment.
+    pub(super) fn get(&self, name: &str, family: Family, now: Instant) -> Option<Answer> {
+        let answers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (end, answer) = answers.get(&(name.to_owned(), family))?;
+        (now < *end).then(|| answer.clone())
+    }
+
+    /// Keeps what was found, if it holds for a time.
+    pub(super) fn put(&self, name: &str, family: Family, found: &Found, now: Instant) {
+        let Some(ttl) = found.ttl.filter(|ttl| *ttl > 0) else { return };
+        let end = now + Duration::from_secs(ttl.into()).min(LONGEST);
+        let mut answers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if answers.len() >= MOST {
+            answers.retain(|_, (end, _)| now < *end);
+        }
+        if answers.len() < MOST {
+            answers.insert((name.to_owned(), family), (end, found.result.clone()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+
+    #[test]
+    fn an_answer_holds_for_its_time_and_one_without_is_not_kept() {
+        let (cache, now) = (Cache::default(), clock::now());
+        let found = |ttl| Found { result: Err(ResolveCause::NxDomain), ttl };
+        cache.put("a", Family::Any, &found(Some(10)), now);
+        cache.put("b", Family::Any, &found(None), now);
+        cache.put("c", Family::Any, &found(Some(0)), now);
+        let after = |name, seconds| cache.get(name, Family::Any, now + Duration::from_secs(seconds));
+        assert_eq!(after("a", 9), Some(Err(ResolveCause::NxDomain)));
+        assert_eq!((after("a", 10), after("b", 0), after("c", 0)), (None, None, None));
+        assert_eq!(cache.get("a", Family::V4, now), None);
+    }
+}
