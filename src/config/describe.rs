@@ -13,7 +13,7 @@ use super::{
     units::{print_duration as time, print_size as size},
 };
 use crate::{
-    plan::{Hours, Open, Per, ProxyProtocol, RunLimits, TagStyle, Target, Window},
+    plan::{Hours, NameResolver, Open, Per, ProxyProtocol, RunLimits, TagStyle, Target, Window},
     secret::{SecretSource, shown_variable},
 };
 
@@ -73,7 +73,12 @@ fn write(out: &mut String, config: &Config) -> fmt::Result {
     } else {
         joined(config.dns.servers.iter().map(ToString::to_string))
     };
-    writeln!(out, "  name servers {servers}, cache {}", on(config.dns.cache))?;
+    match config.dns.resolver {
+        NameResolver::Builtin => {
+            writeln!(out, "  resolver builtin, name servers {servers}, cache {}", on(config.dns.cache))?;
+        }
+        NameResolver::System => writeln!(out, "  resolver system: getaddrinfo, as nsswitch.conf says")?,
+    }
     if !config.dns.deny.is_empty() {
         let kinds = config.dns.deny.iter().map(|kind| kind.as_str().to_owned());
         writeln!(out, "  no name may lead to an address that is {}", joined(kinds))?;

@@ -227,7 +227,8 @@ pub(super) static LIMITS: TableKeys = TableKeys {
     ],
     later: &[],
 };
-pub(super) static DNS: TableKeys = TableKeys { path: "dns", keys: &["cache", "servers", "deny"], later: &[] };
+pub(super) static DNS: TableKeys =
+    TableKeys { path: "dns", keys: &["resolver", "cache", "servers", "deny"], later: &[] };
 pub(super) static STATE: TableKeys =
     TableKeys { path: "state", keys: &["dir", "queue_memory", "queue_disk"], later: &[] };
 pub(super) static HTTP: TableKeys = TableKeys { path: "http", keys: &["listen", "history"], later: &[] };

@@ -55,7 +55,7 @@ use self::{
     target::{Common, Kind, Options},
 };
 use crate::{
-    plan::{Dns, Maintenance, RunLimits, Target},
+    plan::{Dns, Maintenance, NameResolver, RunLimits, Target},
     secret::SecretSource,
 };
 
@@ -235,7 +235,7 @@ fn read_all(
     }
     let metrics_table = root.table("metrics", &keys::METRICS);
     let metrics = settings::read_metrics(&metrics_table, targets.as_deref().unwrap_or_default());
-    let dns = settings::read_dns(&root.table("dns", &keys::DNS));
+    let dns = settings::read_dns(&root.table("dns", &keys::DNS), NameResolver::SYSTEM_HAS_NSS);
     let state = settings::read_state(&root.table("state", &keys::STATE));
     let http = if listed { settings::read_http(&root.table("http", &keys::HTTP)) } else { Http::OFF };
     let windows = if listed { window::read(&root, targets.as_deref()) } else { Vec::new() };

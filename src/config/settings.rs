@@ -18,7 +18,7 @@ use super::{
     read::{Field, Table},
     units::print_size,
 };
-use crate::plan::{AddressKind, Dns, Limits, Per, RunLimits, Target, Timing};
+use crate::plan::{AddressKind, Dns, Limits, NameResolver, Per, RunLimits, Target, Timing};
 
 /// The agent itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -333,11 +333,25 @@ fn step(name: &str) -> Option<&'static str> {
     keys::STEPS.into_iter().find(|step| step.eq_ignore_ascii_case(name))
 }
 
-/// Reads `[dns]`.
-pub(super) fn read_dns(table: &Table<'_>) -> Dns {
+/// Reads `[dns]`. `nss`: whether this build's C library is one that `resolver = "system"` has a meaning with.
+pub(super) fn read_dns(table: &Table<'_>, nss: bool) -> Dns {
+    let resolver = table.get("resolver").and_then(|field| {
+        let words = [NameResolver::Builtin, NameResolver::System].map(|resolver| (resolver.as_str(), resolver));
+        let chosen = field.choice(&words)?;
+        if chosen == NameResolver::System && !nss {
+            field.error(
+                "\"system\" is not in this build: its C library is linked statically, or musl, and knows no nsswitch.conf",
+                "leave it at \"builtin\", or take a build that is linked dynamically against glibc",
+            );
+        }
+        Some(chosen)
+    });
+    let resolver = resolver.unwrap_or_default();
     let mut servers = Vec::new();
     for (field, text) in table.get("servers").and_then(|field| field.list()).unwrap_or_default() {
-        let address = text.parse().ok().or_else(|| Some((text.parse::<IpAddr>().ok()?, 53).into()));
+        // A link-local address bears its zone in brackets alone.
+        let address = text.parse().or_else(|_| format!("[{text}]:53").parse()).ok();
+        let address = address.or_else(|| Some((text.parse::<IpAddr>().ok()?, 53).into()));
         match address {
             Some(address) => servers.push(address),
             None => field.error("it is not an IP address", "write 192.0.2.53, 192.0.2.53:5353 or [2001:db8::53]:53"),
@@ -351,5 +365,14 @@ pub(super) fn read_dns(table: &Table<'_>) -> Dns {
             deny.push(kind);
         }
     }
-    Dns { cache: table.get("cache").and_then(|field| field.bool()).unwrap_or(false), servers, deny }
+    let cache = table.get("cache").and_then(|field| field.bool()).unwrap_or(false);
+    if resolver == NameResolver::System {
+        for (key, set) in [("servers", !servers.is_empty()), ("cache", cache)] {
+            if set {
+                let what = format!("it has no meaning with dns.resolver = \"system\": the system has its own {key}");
+                table.error(key, what, "take it out, or set resolver = \"builtin\"");
+            }
+        }
+    }
+    Dns { resolver, cache, servers, deny }
 }

@@ -43,6 +43,22 @@ fn what_the_parser_loses_its_place_in_is_told_of() {
 }
 
 #[test]
+fn a_build_without_nss_refuses_the_systems_resolver_by_name() {
+    let read = |nss| {
+        let sources = Sources { file: Some(PathBuf::from("imaptrace.toml")), ..Sources::default() };
+        let mut problems = Vec::new();
+        let merged = source::merge_text(&sources, Some("[dns]\nresolver = \"system\"\n"), &mut problems);
+        let source = Reader::new(merged, &[], problems);
+        settings::read_dns(&source.root(&keys::TOP).table("dns", &keys::DNS), nss);
+        source.finish().errors
+    };
+    assert_eq!(read(true).len(), 0);
+    let errors = read(false);
+    assert_eq!((errors.len(), errors[0].key.as_str()), (1, "dns.resolver"));
+    assert!(errors[0].what.contains("\"system\" is not in this build"), "{errors:?}");
+}
+
+#[test]
 fn columns_are_counted_in_characters() {
     let text = format!("{TARGET}labels = {{ \"ä\" = \"ü\", b = 1 }}\n");
     let errors = load_text(&text).unwrap_err().errors;

@@ -1,5 +1,5 @@
-//! Names to addresses, by a resolver of our own, which does what the C library does but waits on no thread and is bound by
-//! the deadline of its step.
+//! Names to addresses. Two ways, by `dns.resolver`: a resolver of our own, which does what the C library does but waits
+//! on no thread and is bound by the deadline of its step; or the C library itself.
 //!
 //! ```text
 //! files     /etc/resolv.conf and /etc/hosts, followed by a thread
@@ -8,6 +8,7 @@
 //! ask       the servers in their order, search domains, both families
 //! exchange  one question to one server
 //! cache     answers between runs, when that is asked for
+//! system    getaddrinfo
 //! ```
 //!
 //! What we cannot do ourselves (no descriptor, no thread, a file that cannot be read) is told apart from what the name
@@ -22,7 +23,10 @@ use std::{
     time::Instant,
 };
 
-use crate::{clock, plan::Dns};
+use crate::{
+    clock,
+    plan::{Dns, NameResolver},
+};
 
 mod ask;
 mod cache;
@@ -30,10 +34,12 @@ mod conf;
 mod exchange;
 mod files;
 mod hosts;
+mod system;
 
 use ask::LookUp;
 use conf::ResolvConf;
 use files::{Follower, Paths, Reader};
+use system::System;
 
 /// Which addresses are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -81,6 +87,7 @@ pub struct Resolver {
     files: Mutex<Option<Follower>>,
     /// Where `rotate` begins next.
     first: AtomicUsize,
+    system: System,
 }
 
 impl Resolver {
@@ -90,7 +97,7 @@ impl Resolver {
         let paths = Paths { resolv_conf, hosts: "/etc/hosts".into() };
         // Programs that live for one run begin anywhere, lest all of them ask the same server.
         let first = AtomicUsize::new(usize::from(rand::random::<u16>()));
-        Self { dns, paths, files: Mutex::default(), first }
+        Self { dns, paths, files: Mutex::default(), first, system: System::default() }
     }
 
     /// Whether the configuration lets a name lead there.
@@ -101,14 +108,21 @@ impl Resolver {
     /// Asks for the addresses of `name`, until `deadline`. They come in the order in which they are to be tried: families
     /// in turn (RFC 8305 §4), IPv6 first or as the system's resolver begins.
     pub async fn lookup(&self, name: &str, family: Family, deadline: Instant) -> Result<Vec<IpAddr>, ResolveCause> {
-        let addresses = self.builtin(name, family, deadline).await?;
+        let (addresses, v6_first) = match self.dns.resolver {
+            NameResolver::Builtin => (self.builtin(name, family, deadline).await?, true),
+            NameResolver::System => {
+                let addresses = self.system.lookup(name, family, deadline).await?;
+                let v6_first = addresses.first().is_none_or(IpAddr::is_ipv6);
+                (addresses, v6_first)
+            }
+        };
         let mut once: Vec<IpAddr> = Vec::with_capacity(addresses.len());
         for address in addresses {
             if !once.contains(&address) {
                 once.push(address);
             }
         }
-        if once.is_empty() { Err(ResolveCause::NoData) } else { Ok(interleave(once, true)) }
+        if once.is_empty() { Err(ResolveCause::NoData) } else { Ok(interleave(once, v6_first)) }
     }
 
     async fn builtin(&self, name: &str, family: Family, deadline: Instant) -> Result<Vec<IpAddr>, ResolveCause> {

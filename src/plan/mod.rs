@@ -15,4 +15,4 @@ pub use journey::{Auth, Deadlines, Journey, Limits, Mailbox, MailboxError, Open,
 pub use kind::AddressKind;
 pub use maintenance::{Glob, Hours, Maintenance, Scope};
 pub use pace::RunLimits;
-pub use target::{Account, Dns, Per, Target, Timing, TlsOptions, UserName};
+pub use target::{Account, Dns, NameResolver, Per, Target, Timing, TlsOptions, UserName};

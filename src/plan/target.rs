@@ -142,9 +142,35 @@ impl fmt::Debug for UserName {
     }
 }
 
+/// Who looks names up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NameResolver {
+    /// imaptrace itself, from the hosts file and by asking name servers.
+    #[default]
+    Builtin,
+    /// The C library's `getaddrinfo`, and with it what nsswitch.conf names.
+    System,
+}
+
+impl NameResolver {
+    /// Whether this build's C library can load the modules that nsswitch.conf names: one that is linked statically, or
+    /// musl, cannot, and `getaddrinfo` would be another resolver of its own.
+    pub const SYSTEM_HAS_NSS: bool = !cfg!(any(target_feature = "crt-static", target_env = "musl"));
+
+    /// The word in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Builtin => "builtin",
+            Self::System => "system",
+        }
+    }
+}
+
 /// How names are looked up.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Dns {
+    /// Who looks them up.
+    pub resolver: NameResolver,
     /// Keep answers for their time to live, between runs.
     pub cache: bool,
     /// Name servers to ask in place of the system's.

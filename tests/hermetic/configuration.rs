@@ -440,7 +440,7 @@ fn the_probe_command_line_makes_one_target() {
 
     agent
       log text, from level info
-      name servers the system's, cache off
+      resolver builtin, name servers the system's, cache off
       state nowhere: each start learns anew
       runs to deliver: 32MiB in memory, on disk none
       http off
@@ -545,7 +545,7 @@ fn the_plan_is_described_without_secrets_and_user_names() {
 
     agent
       log text, from level info
-      name servers the system's, cache off
+      resolver builtin, name servers the system's, cache off
       state nowhere: each start learns anew
       runs to deliver: 32MiB in memory, on disk none
       http on 127.0.0.1:8143, 5 runs and as many failed ones kept for each account
@@ -594,7 +594,7 @@ fn the_plan_tells_what_is_slow_and_what_is_kept() {
 
     agent
       log text, from level info
-      name servers the system's, cache off
+      resolver builtin, name servers the system's, cache off
       state in /
       runs to deliver: 32MiB in memory, on disk 128MiB
       http on 127.0.0.1:8143, 5 runs and as many failed ones kept for each account

@@ -27,6 +27,7 @@ mod protocol;
 mod proxies;
 mod receivers;
 mod reload;
+mod resolvers;
 mod scenarios;
 mod secret_files;
 mod secrets;
