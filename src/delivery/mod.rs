@@ -7,9 +7,9 @@
 //! numbers in the [`Report`].
 //!
 //! On the way: `queue` holds the runs, `order` says which is next, `spool` what of it is on disk (`member` its bytes,
-//! `shelf` what was put aside), `writer` brings it there, `sender` takes it to the `wire`, which sends it by a `transport`
-//! over a connection that `connect` opens; `answer` says whether what came back is a delivery, `failure` what becomes of what
-//! is not. [`Replay`] sends runs again that are in files.
+//! `shelf` what was put aside), `writer` brings it there, `sender` takes it to the exporters in `wire`, whose
+//! `otlp_client` sends it by a `transport` over a connection that `connect` opens; `answer` says whether what came back is a
+//! delivery, `failure` what becomes of what is not. [`Replay`] sends runs again that are in files.
 //!
 //! Decides nothing about what is sent (that is `telemetry`), and reads no environment. Called by the agent and by the
 //! command line.
@@ -22,6 +22,7 @@ pub mod fuzzed;
 mod member;
 mod meter;
 mod order;
+mod otlp_client;
 mod queue;
 mod replay;
 mod report;
@@ -96,7 +97,7 @@ impl Delivery {
         let resource = resource(who);
         let (metrics, meter) = match &settings.metrics {
             Some(signal) => {
-                let wire = wire::metrics(signal)?;
+                let wire = wire::metrics(signal, settings.temporality)?;
                 let metrics = Metrics::new(metrics_settings, resource.clone(), settings.temporality);
                 let meter = Meter::start(metrics.clone(), wire, settings.metric_interval, &handle);
                 (metrics, Some(meter))

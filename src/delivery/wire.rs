@@ -1,124 +1,82 @@
-//! OTLP over gRPC and HTTP/protobuf: an export as one request, and what its failure means.
+//! The exporters of traces and metrics: runs and metric data go through opentelemetry-otlp, and what came of it is a verdict.
 //!
 //! Retrying is left to the queue, which forgets nothing, so an export is one attempt. What matters of a failure is whether
-//! the same batch can be sent again, and a sentence for the log without any header's value. `connect` and `transport` carry
-//! the request, `answer` reads what came back, `failure` knows the statuses. Must be used inside delivery's runtime.
+//! the same batch can be sent again, and a sentence for the log without any header's value; `otlp_client`, which the exporters
+//! send by, has both. Must be used inside delivery's runtime. Called by `sender`, `meter` and `replay`.
 
 use std::{
-    io::Write as _,
-    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use flate2::{Compression, write::GzEncoder};
-use http::{
-    HeaderMap, HeaderName, HeaderValue, StatusCode, Uri,
-    header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, TE, USER_AGENT},
+use opentelemetry_otlp::{MetricExporter, RetryPolicy, SpanExporter, WithExportConfig, WithHttpConfig};
+use opentelemetry_sdk::{
+    Resource,
+    error::OTelSdkResult,
+    metrics::{Temporality, data::ResourceMetrics, exporter::PushMetricExporter as _},
+    trace::SpanExporter as _,
 };
-use hyper::body::Bytes;
-use native_tls::{Certificate, Identity, TlsConnector};
-use opentelemetry_proto::{
-    tonic::collector::{metrics::v1::ExportMetricsServiceRequest, trace::v1::ExportTraceServiceRequest},
-    transform::{common::tonic::ResourceAttributesWithSchema, trace::tonic::group_spans_by_resource_and_scope},
-};
-use opentelemetry_sdk::{Resource, metrics::data::ResourceMetrics};
-use prost::Message as _;
-use zeroize::Zeroizing;
 
+pub use super::otlp_client::WireError;
 use super::{
-    answer::{self, Accepted, WANTS_TLS},
-    connect::{ConnectError, Connector, Peer, Seen},
+    answer::Accepted,
     failure::Failure,
-    settings::{Protocol, Signal},
-    transport::{Transport, TransportError},
+    otlp_client::{OtlpClient, Outcome},
+    settings::Signal,
 };
 use crate::{record::Run, telemetry::spans};
 
-/// Settings of a signal that cannot work.
-#[derive(Debug, thiserror::Error)]
-pub enum WireError {
-    /// The endpoint is no URL with `http` or `https`.
-    #[error("the OTLP endpoint {endpoint:?} cannot be used: {problem}; write it like http://localhost:4317")]
-    Endpoint {
-        /// The endpoint, without a password.
-        endpoint: String,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// A PEM file cannot be read.
-    #[error("cannot read the OTLP {what} {path}: {source}", path = path.display())]
-    File {
-        /// Which of the three.
-        what: &'static str,
-        /// Its path.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// A PEM file does not hold what it should.
-    #[error("the OTLP {what} {path} cannot be used: {problem}", path = path.display())]
-    Pem {
-        /// Which of the three.
-        what: &'static str,
-        /// Its path.
-        path: PathBuf,
-        /// Why.
-        problem: String,
-    },
-    /// A certificate without a key, or a key without a certificate.
-    #[error("an OTLP client certificate and its key go together: give both or none")]
-    HalfIdentity,
-    /// A header that HTTP cannot carry.
-    #[error("the OTLP header {name:?} cannot be sent: a name is letters, digits and dashes, a value visible ASCII")]
-    Header {
-        /// Its name.
-        name: String,
-    },
-    /// The TLS library cannot be set up.
-    #[error("cannot set up TLS for OTLP to {endpoint}: {problem}")]
-    Tls {
-        /// The endpoint, without a password.
-        endpoint: String,
-        /// What the library says.
-        problem: String,
-    },
-}
-
 /// The exporter of traces.
 pub(super) struct Traces {
-    resource: ResourceAttributesWithSchema,
-    line: Line,
+    exporter: SpanExporter,
+    client: Arc<OtlpClient>,
 }
 
 /// The exporter of metrics.
 pub(super) struct MetricsWire {
-    line: Line,
+    exporter: MetricExporter,
+    client: Arc<OtlpClient>,
     /// What the receiver last said of metrics that it took: said once.
     told: Mutex<Accepted>,
 }
 
-/// What both need besides.
-struct Line {
-    endpoint: String,
-    protocol: Protocol,
-    gzip: bool,
-    timeout: Duration,
-    transport: Transport,
-    /// Whether a port that did not answer as a receiver in clear text speaks TLS; none before it was asked.
-    speaks_tls: Mutex<Option<bool>>,
-}
-
 /// Builds the exporter of traces.
 pub(super) fn traces(signal: &Signal, resource: &Resource) -> Result<Traces, WireError> {
-    let line = Line::new(signal, "/opentelemetry.proto.collector.trace.v1.TraceService/Export")?;
-    Ok(Traces { resource: resource.into(), line })
+    let client = OtlpClient::new(signal, "/opentelemetry.proto.collector.trace.v1.TraceService/Export")?;
+    let client = Arc::new(client);
+    let built = over(SpanExporter::builder().with_http(), signal, &client).build();
+    let mut exporter = built.map_err(|error| client.build_error(signal, &error))?;
+    exporter.set_resource(resource);
+    Ok(Traces { exporter, client })
 }
 
 /// Builds the exporter of metrics.
-pub(super) fn metrics(signal: &Signal) -> Result<MetricsWire, WireError> {
-    let line = Line::new(signal, "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export")?;
-    Ok(MetricsWire { line, told: Mutex::default() })
+pub(super) fn metrics(signal: &Signal, temporality: Temporality) -> Result<MetricsWire, WireError> {
+    let client = OtlpClient::new(signal, "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export")?;
+    let client = Arc::new(client);
+    let built = over(MetricExporter::builder().with_http(), signal, &client).with_temporality(temporality).build();
+    let exporter = built.map_err(|error| client.build_error(signal, &error))?;
+    Ok(MetricsWire { exporter, client, told: Mutex::default() })
+}
+
+/// An exporter's builder that sends by this client, once.
+fn over<B: WithExportConfig + WithHttpConfig>(builder: B, signal: &Signal, client: &Arc<OtlpClient>) -> B {
+    builder
+        .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
+        .with_shared_http_client(Arc::<OtlpClient>::clone(client))
+        .with_endpoint(&signal.endpoint)
+        .with_timeout(signal.timeout)
+        .with_retry_policy(RetryPolicy::disabled())
+}
+
+/// Runs an export to its end and takes what the client keeps of it.
+async fn outcome(client: &OtlpClient, export: impl Future<Output = OTelSdkResult>) -> Outcome {
+    let result = export.await;
+    client.take_outcome().unwrap_or_else(|| {
+        // Never sent: the batch itself is at fault.
+        let reason = result.err().map_or_else(|| "the exporter sent nothing".to_owned(), |error| error.to_string());
+        (Err(Failure::Refused(reason)), None)
+    })
 }
 
 /// What came of one attempt to send traces.
@@ -146,9 +104,7 @@ impl Traces {
     /// One attempt to send the traces of these runs.
     pub(super) async fn export(&self, runs: &[Arc<Run>]) -> Answer {
         let spans = runs.iter().flat_map(|run| spans(run)).collect();
-        let resource_spans = group_spans_by_resource_and_scope(spans, &self.resource);
-        let (outcome, retry_after) =
-            self.line.export(&ExportTraceServiceRequest { resource_spans }.encode_to_vec()).await;
+        let (outcome, retry_after) = outcome(&self.client, self.exporter.export(spans)).await;
         let outcome = match outcome {
             // Only a delay says that it is the receiver that has too much (OTLP specification, "OTLP/gRPC Throttling").
             Err(Failure::TooMuch(reason)) if retry_after.is_some() => Err(Failure::Later(reason)),
@@ -159,15 +115,14 @@ impl Traces {
 
     /// Where they go, for people.
     pub(super) fn endpoint(&self) -> &str {
-        &self.line.endpoint
+        self.client.endpoint()
     }
 }
 
 impl MetricsWire {
     /// One attempt to send these metrics.
     pub(super) async fn export(&self, metrics: &ResourceMetrics) -> Result<(), Failure> {
-        let request = ExportMetricsServiceRequest::from(metrics).encode_to_vec();
-        match self.line.export(&request).await.0 {
+        match outcome(&self.client, self.exporter.export(metrics)).await.0 {
             Ok(accepted) => {
                 self.log(accepted);
                 Ok(())
@@ -184,295 +139,12 @@ impl MetricsWire {
             return;
         }
         let (rejected_data_points, told) = (accepted.rejected, accepted.message.as_str());
-        tracing::warn!(rejected_data_points, told, "{} took metrics and refused some of them", self.line.endpoint);
+        tracing::warn!(rejected_data_points, told, "{} took metrics and refused some of them", self.client.endpoint());
         *last = accepted;
     }
 
     /// Where they go, for people.
     pub(super) fn endpoint(&self) -> &str {
-        &self.line.endpoint
-    }
-}
-
-impl Line {
-    fn new(signal: &Signal, grpc_path: &str) -> Result<Self, WireError> {
-        let endpoint = shown(&signal.endpoint);
-        let wrong = |problem: &str| WireError::Endpoint { endpoint: endpoint.clone(), problem: problem.to_owned() };
-        let uri = signal.endpoint.parse::<Uri>().map_err(|error| wrong(&error.to_string()))?;
-        let tls = match uri.scheme_str() {
-            Some("http") => false,
-            Some("https") => true,
-            _ => return Err(wrong("it needs http:// or https:// in front")),
-        };
-        if signal.client_cert.is_some() != signal.client_key.is_some() {
-            return Err(WireError::HalfIdentity);
-        }
-        let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(|| wrong("it names no host"))?.to_owned();
-        let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
-        let mut headers = headers(signal)?;
-        let uri = match signal.protocol {
-            Protocol::HttpProtobuf => uri,
-            Protocol::Grpc => {
-                headers.insert(TE, HeaderValue::from_static("trailers"));
-                let mut parts = uri.into_parts();
-                parts.path_and_query = grpc_path.parse().ok();
-                Uri::from_parts(parts).map_err(|error| wrong(&error.to_string()))?
-            }
-        };
-        let tls = if tls { Some(tls_connector(signal)?) } else { None };
-        let connector = Connector::new(&host, port, tls, signal.proxy.clone());
-        Ok(Self {
-            endpoint,
-            protocol: signal.protocol,
-            gzip: signal.gzip,
-            timeout: signal.timeout,
-            transport: Transport::new(connector, signal.protocol, uri, headers),
-            speaks_tls: Mutex::default(),
-        })
-    }
-
-    /// One request to its end or to the timeout: what came of it, and how long the receiver asks to be left alone.
-    async fn export(&self, message: &[u8]) -> (Result<Accepted, Failure>, Option<Duration>) {
-        let body = match self.body(message) {
-            Ok(body) => body,
-            Err(error) => return (Err(Failure::Refused(format!("it cannot be compressed: {error}"))), None),
-        };
-        let late = || format!("no answer within {:.1} s", self.timeout.as_secs_f64());
-        let reason = match tokio::time::timeout(self.timeout, self.transport.exchange(body)).await {
-            Ok(Ok(reply)) => {
-                let outcome = match self.protocol {
-                    Protocol::Grpc => answer::grpc(&reply),
-                    Protocol::HttpProtobuf => answer::http(&reply),
-                };
-                let outcome = match outcome {
-                    // A server that wants TLS answers so, too, and not all have words that we know.
-                    Err(Failure::Refused(reason)) if reply.status == StatusCode::BAD_REQUEST => {
-                        let mistake = self.tls_after_all().await;
-                        let reason = explained(reason, mistake);
-                        Err(if mistake.is_some() { Failure::Later(reason) } else { Failure::Refused(reason) })
-                    }
-                    outcome => outcome,
-                };
-                if outcome.is_ok() {
-                    *self.speaks_tls.lock().unwrap_or_else(PoisonError::into_inner) = None;
-                }
-                let outcome = outcome.map_err(|failure| failure.map(|reason| self.by_way_of(reason)));
-                return (outcome, answer::retry_after(&reply));
-            }
-            Ok(Err(TransportError::Connect(ConnectError::Proxy(reason)))) => {
-                return (Err(Failure::Later(reason)), None);
-            }
-            Ok(Err(TransportError::Connect(ConnectError::Host(reason)))) => reason,
-            Ok(Err(TransportError::Connect(ConnectError::Tls(reason, seen)))) => explained(reason, self.mistake(&seen)),
-            Ok(Err(TransportError::Exchange { reason, seen })) => {
-                let mistake = match self.mistake(&seen) {
-                    Some(WANTS_TLS) => Some(WANTS_TLS),
-                    mistake => self.tls_after_all().await.or(mistake),
-                };
-                explained(reason, mistake)
-            }
-            Err(_) => late(),
-        };
-        (Err(Failure::Later(self.by_way_of(reason))), None)
-    }
-
-    /// What is most likely wrong when the other side began to speak another protocol.
-    fn mistake(&self, seen: &Seen) -> Option<&'static str> {
-        let wire = seen.wire();
-        if !self.transport.connector().has_tls() {
-            if wire == Some(Peer::Tls) {
-                return Some(WANTS_TLS);
-            }
-        } else if matches!(wire, Some(Peer::Http1 | Peer::Http2)) {
-            return Some("the port speaks clear text: write http:// in the endpoint");
-        } else if wire == Some(Peer::Text) {
-            return Some("the port speaks clear text: write http:// in the endpoint if it is the right one");
-        }
-        match (self.protocol, seen.plain()) {
-            (Protocol::HttpProtobuf, Some(Peer::Http2)) => Some("it may speak gRPC (protocol = \"grpc\")"),
-            (Protocol::Grpc, Some(Peer::Http1)) => Some("it may speak HTTP (protocol = \"http/protobuf\")"),
-            (Protocol::Grpc, Some(Peer::Text)) => {
-                Some("it does not speak gRPC: check the endpoint's port, or write protocol = \"http/protobuf\"")
-            }
-            (Protocol::HttpProtobuf, Some(Peer::Text)) => Some("it does not speak HTTP: check the endpoint's port"),
-            _ => None,
-        }
-    }
-
-    /// The same of one that ended a connection in clear text, or refused what it got: a port for TLS does either, and its words
-    /// may be lost with the connection. It is asked once, until something is delivered.
-    async fn tls_after_all(&self) -> Option<&'static str> {
-        let connector = self.transport.connector();
-        if connector.has_tls() {
-            return None;
-        }
-        let known = *self.speaks_tls.lock().unwrap_or_else(PoisonError::into_inner);
-        let speaks_tls = match known {
-            Some(known) => known,
-            None => connector.speaks_tls().await,
-        };
-        *self.speaks_tls.lock().unwrap_or_else(PoisonError::into_inner) = Some(speaks_tls);
-        speaks_tls.then_some(WANTS_TLS)
-    }
-
-    /// A reason, with the proxy on the way to the receiver.
-    fn by_way_of(&self, reason: String) -> String {
-        match self.transport.connector().proxy() {
-            Some(proxy) => format!("{reason} (by way of the proxy {proxy})"),
-            None => reason,
-        }
-    }
-
-    /// The body of a request.
-    fn body(&self, message: &[u8]) -> std::io::Result<Bytes> {
-        let mut body = Vec::with_capacity(message.len() + 5);
-        if self.protocol == Protocol::Grpc {
-            // "Length-Prefixed-Message" (gRPC over HTTP/2); the length is known afterwards.
-            body.extend_from_slice(&[u8::from(self.gzip), 0, 0, 0, 0]);
-        }
-        if self.gzip {
-            let mut gzip = GzEncoder::new(body, Compression::default());
-            gzip.write_all(message)?;
-            body = gzip.finish()?;
-        } else {
-            body.extend_from_slice(message);
-        }
-        if self.protocol == Protocol::Grpc {
-            let length = u32::try_from(body.len() - 5).map_err(|_| std::io::ErrorKind::FileTooLarge)?;
-            if let Some(place) = body.get_mut(1..5) {
-                place.copy_from_slice(&length.to_be_bytes());
-            }
-        }
-        Ok(body.into())
-    }
-}
-
-fn explained(reason: String, mistake: Option<&str>) -> String {
-    match mistake {
-        Some(mistake) => format!("{reason}: {mistake}"),
-        None => reason,
-    }
-}
-
-const CA: &str = "CA file";
-const CERTIFICATE: &str = "client certificate";
-const KEY: &str = "client key";
-
-fn tls_connector(signal: &Signal) -> Result<TlsConnector, WireError> {
-    let mut builder = TlsConnector::builder();
-    builder.request_alpns(match signal.protocol {
-        Protocol::Grpc => &["h2"],
-        Protocol::HttpProtobuf => &["http/1.1"],
-    });
-    if let Some(path) = &signal.ca_file {
-        let bad = |problem| WireError::Pem { what: CA, path: path.clone(), problem };
-        let roots = Certificate::stack_from_pem(&read(CA, path)?).map_err(|error| bad(error.to_string()))?;
-        if roots.is_empty() {
-            return Err(bad("it holds no certificate".to_owned()));
-        }
-        builder.disable_built_in_roots(true);
-        for root in roots {
-            builder.add_root_certificate(root);
-        }
-    }
-    if let (Some(certificate), Some(key)) = (&signal.client_cert, &signal.client_key) {
-        let pem = read(CERTIFICATE, certificate)?;
-        let key = pkcs8(&Zeroizing::new(read(KEY, key)?));
-        let identity = Identity::from_pkcs8(&pem, &key).map_err(|error| WireError::Pem {
-            what: CERTIFICATE,
-            path: certificate.clone(),
-            problem: format!("{error}; the key must be an unencrypted one, PKCS #8 (BEGIN PRIVATE KEY)"),
-        })?;
-        builder.identity(identity);
-    }
-    builder.build().map_err(|error| WireError::Tls { endpoint: shown(&signal.endpoint), problem: error.to_string() })
-}
-
-/// The key in the one form that the TLS library takes; as it is where it cannot be made so.
-#[cfg(target_os = "linux")]
-fn pkcs8(pem: &[u8]) -> Zeroizing<Vec<u8>> {
-    // An encrypted one must not make OpenSSL ask for its passphrase on the terminal.
-    let key = openssl::pkey::PKey::private_key_from_pem_callback(pem, |_| Ok(0));
-    Zeroizing::new(key.and_then(|key| key.private_key_to_pem_pkcs8()).unwrap_or_else(|_| pem.to_vec()))
-}
-
-#[cfg(not(target_os = "linux"))]
-fn pkcs8(pem: &[u8]) -> Zeroizing<Vec<u8>> {
-    Zeroizing::new(pem.to_vec())
-}
-
-fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, WireError> {
-    std::fs::read(path).map_err(|source| WireError::File { what, path: path.to_owned(), source })
-}
-
-/// Those of the protocol, and the operator's, which come last.
-fn headers(signal: &Signal) -> Result<HeaderMap, WireError> {
-    let mut all = HeaderMap::new();
-    all.insert(USER_AGENT, HeaderValue::from_static(concat!("imaptrace/", env!("CARGO_PKG_VERSION"))));
-    match signal.protocol {
-        Protocol::Grpc => {
-            all.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-            all.insert("grpc-accept-encoding", HeaderValue::from_static("gzip"));
-            if signal.gzip {
-                all.insert("grpc-encoding", HeaderValue::from_static("gzip"));
-            }
-        }
-        Protocol::HttpProtobuf => {
-            all.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
-            all.insert(ACCEPT, HeaderValue::from_static("application/x-protobuf, application/json"));
-            if signal.gzip {
-                all.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-            }
-        }
-    }
-    for header in &signal.headers {
-        let name = HeaderName::from_bytes(header.name.as_bytes()).ok();
-        let value = HeaderValue::from_str(header.expose()).ok().map(|mut value| {
-            // It is in no library's log then.
-            value.set_sensitive(true);
-            value
-        });
-        let pair = name.zip(value).ok_or_else(|| WireError::Header { name: header.name.clone() })?;
-        all.insert(pair.0, pair.1);
-    }
-    Ok(all)
-}
-
-/// The endpoint without user and password.
-fn shown(endpoint: &str) -> String {
-    match (endpoint.split_once("://"), endpoint.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://{rest}"),
-        (None, Some((_, rest))) => rest.to_owned(),
-        (_, None) => endpoint.to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io::Read as _;
-
-    use super::*;
-
-    #[test]
-    fn an_endpoint_is_shown_without_its_password() {
-        assert_eq!(shown("https://me:canary@otlp.example:4318/x"), "https://otlp.example:4318/x");
-        assert_eq!(shown("http://localhost:4317"), "http://localhost:4317");
-    }
-
-    #[test]
-    fn a_message_of_grpc_is_one_frame_compressed_or_not() {
-        for gzip in [false, true] {
-            let signal = Signal { gzip, ..Signal::new("http://localhost:4317", Protocol::Grpc) };
-            let body = Line::new(&signal, "/x").unwrap().body(b"message").unwrap();
-            let length = u32::from_be_bytes(body[1..5].try_into().unwrap()) as usize;
-            assert_eq!((body[0], length), (u8::from(gzip), body.len() - 5));
-            let mut plain = String::new();
-            if gzip {
-                flate2::read::GzDecoder::new(&body[5..]).read_to_string(&mut plain).unwrap();
-            } else {
-                plain.push_str(std::str::from_utf8(&body[5..]).unwrap());
-            }
-            assert_eq!(plain, "message");
-        }
+        self.client.endpoint()
     }
 }

@@ -3,6 +3,7 @@
 
 mod alerts_docs;
 mod configuration_docs;
+mod dependencies;
 mod imports;
 mod protocol_docs;
 mod record_docs;

@@ -1,0 +1,435 @@
+//! The HTTP client of opentelemetry-otlp's exporters: it carries one request of theirs, over gRPC or HTTP/protobuf, and keeps what
+//! came of it.
+//!
+//! The exporters make the request of spans and metrics; their result is Ok or a text, so the outcome is kept here, where
+//! `wire` takes it. An exporter for HTTP serves both protocols: what gRPC adds to the same message is a path, a frame and three
+//! headers. Retrying is left to the queue. `connect` and `transport` carry the request, `answer` reads what came back, `failure`
+//! knows the statuses. Must be used inside delivery's runtime.
+
+use std::{
+    fmt,
+    io::Write as _,
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use flate2::{Compression, write::GzEncoder};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri,
+    header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, TE, USER_AGENT},
+};
+use hyper::body::Bytes;
+use native_tls::{Certificate, Identity, TlsConnector};
+use opentelemetry_http::{HttpClient, HttpError};
+use zeroize::Zeroizing;
+
+use super::{
+    answer::{self, Accepted, WANTS_TLS},
+    connect::{ConnectError, Connector, Peer, Seen},
+    failure::Failure,
+    settings::{Protocol, Signal},
+    transport::{Transport, TransportError},
+};
+
+/// Settings of a signal that cannot work.
+#[derive(Debug, thiserror::Error)]
+pub enum WireError {
+    /// The endpoint is no URL with `http` or `https`.
+    #[error("the OTLP endpoint {endpoint:?} cannot be used: {problem}; write it like http://localhost:4317")]
+    Endpoint {
+        /// The endpoint, without a password.
+        endpoint: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A PEM file cannot be read.
+    #[error("cannot read the OTLP {what} {path}: {source}", path = path.display())]
+    File {
+        /// Which of the three.
+        what: &'static str,
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A PEM file does not hold what it should.
+    #[error("the OTLP {what} {path} cannot be used: {problem}", path = path.display())]
+    Pem {
+        /// Which of the three.
+        what: &'static str,
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        problem: String,
+    },
+    /// A certificate without a key, or a key without a certificate.
+    #[error("an OTLP client certificate and its key go together: give both or none")]
+    HalfIdentity,
+    /// A header that HTTP cannot carry.
+    #[error("the OTLP header {name:?} cannot be sent: a name is letters, digits and dashes, a value visible ASCII")]
+    Header {
+        /// Its name.
+        name: String,
+    },
+    /// The exporter does not take its settings.
+    #[error("cannot build the OTLP exporter for {endpoint}: {problem}")]
+    Build {
+        /// The endpoint, without a password.
+        endpoint: String,
+        /// What the exporter says.
+        problem: String,
+    },
+    /// The TLS library cannot be set up.
+    #[error("cannot set up TLS for OTLP to {endpoint}: {problem}")]
+    Tls {
+        /// The endpoint, without a password.
+        endpoint: String,
+        /// What the library says.
+        problem: String,
+    },
+}
+
+/// What came of one request: whether it was delivered, and how long the receiver asks to be left alone.
+pub(super) type Outcome = (Result<Accepted, Failure>, Option<Duration>);
+
+/// See the module's head.
+pub(super) struct OtlpClient {
+    endpoint: String,
+    protocol: Protocol,
+    gzip: bool,
+    timeout: Duration,
+    transport: Transport,
+    /// Whether a port that did not answer as a receiver in clear text speaks TLS; none before it was asked.
+    speaks_tls: Mutex<Option<bool>>,
+    /// Of the last request, until it is taken.
+    outcome: Mutex<Option<Outcome>>,
+}
+
+impl fmt::Debug for OtlpClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "OtlpClient({})", self.endpoint)
+    }
+}
+
+impl HttpClient for OtlpClient {
+    /// Sends the body alone: the headers here are our own, some of them secret, and the exporter has read others out of the
+    /// environment.
+    fn send_bytes<'a: 'b, 'b>(
+        &'a self,
+        request: Request<Bytes>,
+    ) -> Pin<Box<dyn Future<Output = Result<Response<Bytes>, HttpError>> + Send + 'b>>
+    where
+        Self: 'b,
+    {
+        Box::pin(async move {
+            let outcome = self.export(request.body()).await;
+            let delivered = outcome.0.is_ok();
+            *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
+            // The exporter needs no more than this: it logs what it makes of a body.
+            if delivered { Ok(Response::new(Bytes::new())) } else { Err("not delivered".into()) }
+        })
+    }
+}
+
+impl OtlpClient {
+    /// A client for one receiver; `grpc_path` names the service and its method, in place of the endpoint's path.
+    pub(super) fn new(signal: &Signal, grpc_path: &str) -> Result<Self, WireError> {
+        let endpoint = shown(&signal.endpoint);
+        let wrong = |problem: &str| WireError::Endpoint { endpoint: endpoint.clone(), problem: problem.to_owned() };
+        let uri = signal.endpoint.parse::<Uri>().map_err(|error| wrong(&error.to_string()))?;
+        let tls = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err(wrong("it needs http:// or https:// in front")),
+        };
+        if signal.client_cert.is_some() != signal.client_key.is_some() {
+            return Err(WireError::HalfIdentity);
+        }
+        let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(|| wrong("it names no host"))?.to_owned();
+        let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        let mut headers = headers(signal)?;
+        let uri = match signal.protocol {
+            Protocol::HttpProtobuf => uri,
+            Protocol::Grpc => {
+                headers.insert(TE, HeaderValue::from_static("trailers"));
+                let mut parts = uri.into_parts();
+                parts.path_and_query = grpc_path.parse().ok();
+                Uri::from_parts(parts).map_err(|error| wrong(&error.to_string()))?
+            }
+        };
+        let tls = if tls { Some(tls_connector(signal)?) } else { None };
+        let connector = Connector::new(&host, port, tls, signal.proxy.clone());
+        Ok(Self {
+            endpoint,
+            protocol: signal.protocol,
+            gzip: signal.gzip,
+            timeout: signal.timeout,
+            transport: Transport::new(connector, signal.protocol, uri, headers),
+            speaks_tls: Mutex::default(),
+            outcome: Mutex::default(),
+        })
+    }
+
+    /// Where requests go, for people.
+    pub(super) fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// An exporter that could not be built, without the endpoint's password.
+    pub(super) fn build_error(&self, signal: &Signal, error: &dyn std::error::Error) -> WireError {
+        let problem = error.to_string().replace(&signal.endpoint, &self.endpoint);
+        WireError::Build { endpoint: self.endpoint.clone(), problem }
+    }
+
+    /// What came of the last request; none when the exporter sent none.
+    pub(super) fn take_outcome(&self) -> Option<Outcome> {
+        self.outcome.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// One request to its end or to the timeout: what came of it, and how long the receiver asks to be left alone.
+    async fn export(&self, message: &[u8]) -> Outcome {
+        let body = match self.body(message) {
+            Ok(body) => body,
+            Err(error) => return (Err(Failure::Refused(format!("it cannot be compressed: {error}"))), None),
+        };
+        let late = || format!("no answer within {:.1} s", self.timeout.as_secs_f64());
+        let reason = match tokio::time::timeout(self.timeout, self.transport.exchange(body)).await {
+            Ok(Ok(reply)) => {
+                let outcome = match self.protocol {
+                    Protocol::Grpc => answer::grpc(&reply),
+                    Protocol::HttpProtobuf => answer::http(&reply),
+                };
+                let outcome = match outcome {
+                    // A server that wants TLS answers so, too, and not all have words that we know.
+                    Err(Failure::Refused(reason)) if reply.status == StatusCode::BAD_REQUEST => {
+                        let mistake = self.tls_after_all().await;
+                        let reason = explained(reason, mistake);
+                        Err(if mistake.is_some() { Failure::Later(reason) } else { Failure::Refused(reason) })
+                    }
+                    outcome => outcome,
+                };
+                if outcome.is_ok() {
+                    *self.speaks_tls.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                }
+                let outcome = outcome.map_err(|failure| failure.map(|reason| self.by_way_of(reason)));
+                return (outcome, answer::retry_after(&reply));
+            }
+            Ok(Err(TransportError::Connect(ConnectError::Proxy(reason)))) => {
+                return (Err(Failure::Later(reason)), None);
+            }
+            Ok(Err(TransportError::Connect(ConnectError::Host(reason)))) => reason,
+            Ok(Err(TransportError::Connect(ConnectError::Tls(reason, seen)))) => explained(reason, self.mistake(&seen)),
+            Ok(Err(TransportError::Exchange { reason, seen })) => {
+                let mistake = match self.mistake(&seen) {
+                    Some(WANTS_TLS) => Some(WANTS_TLS),
+                    mistake => self.tls_after_all().await.or(mistake),
+                };
+                explained(reason, mistake)
+            }
+            Err(_) => late(),
+        };
+        (Err(Failure::Later(self.by_way_of(reason))), None)
+    }
+
+    /// What is most likely wrong when the other side began to speak another protocol.
+    fn mistake(&self, seen: &Seen) -> Option<&'static str> {
+        let wire = seen.wire();
+        if !self.transport.connector().has_tls() {
+            if wire == Some(Peer::Tls) {
+                return Some(WANTS_TLS);
+            }
+        } else if matches!(wire, Some(Peer::Http1 | Peer::Http2)) {
+            return Some("the port speaks clear text: write http:// in the endpoint");
+        } else if wire == Some(Peer::Text) {
+            return Some("the port speaks clear text: write http:// in the endpoint if it is the right one");
+        }
+        match (self.protocol, seen.plain()) {
+            (Protocol::HttpProtobuf, Some(Peer::Http2)) => Some("it may speak gRPC (protocol = \"grpc\")"),
+            (Protocol::Grpc, Some(Peer::Http1)) => Some("it may speak HTTP (protocol = \"http/protobuf\")"),
+            (Protocol::Grpc, Some(Peer::Text)) => {
+                Some("it does not speak gRPC: check the endpoint's port, or write protocol = \"http/protobuf\"")
+            }
+            (Protocol::HttpProtobuf, Some(Peer::Text)) => Some("it does not speak HTTP: check the endpoint's port"),
+            _ => None,
+        }
+    }
+
+    /// The same of one that ended a connection in clear text, or refused what it got: a port for TLS does either, and its words
+    /// may be lost with the connection. It is asked once, until something is delivered.
+    async fn tls_after_all(&self) -> Option<&'static str> {
+        let connector = self.transport.connector();
+        if connector.has_tls() {
+            return None;
+        }
+        let known = *self.speaks_tls.lock().unwrap_or_else(PoisonError::into_inner);
+        let speaks_tls = match known {
+            Some(known) => known,
+            None => connector.speaks_tls().await,
+        };
+        *self.speaks_tls.lock().unwrap_or_else(PoisonError::into_inner) = Some(speaks_tls);
+        speaks_tls.then_some(WANTS_TLS)
+    }
+
+    /// A reason, with the proxy on the way to the receiver.
+    fn by_way_of(&self, reason: String) -> String {
+        match self.transport.connector().proxy() {
+            Some(proxy) => format!("{reason} (by way of the proxy {proxy})"),
+            None => reason,
+        }
+    }
+
+    /// The body of a request.
+    fn body(&self, message: &[u8]) -> std::io::Result<Bytes> {
+        let mut body = Vec::with_capacity(message.len() + 5);
+        if self.protocol == Protocol::Grpc {
+            // "Length-Prefixed-Message" (gRPC over HTTP/2); the length is known afterwards.
+            body.extend_from_slice(&[u8::from(self.gzip), 0, 0, 0, 0]);
+        }
+        if self.gzip {
+            let mut gzip = GzEncoder::new(body, Compression::default());
+            gzip.write_all(message)?;
+            body = gzip.finish()?;
+        } else {
+            body.extend_from_slice(message);
+        }
+        if self.protocol == Protocol::Grpc {
+            let length = u32::try_from(body.len() - 5).map_err(|_| std::io::ErrorKind::FileTooLarge)?;
+            if let Some(place) = body.get_mut(1..5) {
+                place.copy_from_slice(&length.to_be_bytes());
+            }
+        }
+        Ok(body.into())
+    }
+}
+
+fn explained(reason: String, mistake: Option<&str>) -> String {
+    match mistake {
+        Some(mistake) => format!("{reason}: {mistake}"),
+        None => reason,
+    }
+}
+
+const CA: &str = "CA file";
+const CERTIFICATE: &str = "client certificate";
+const KEY: &str = "client key";
+
+fn tls_connector(signal: &Signal) -> Result<TlsConnector, WireError> {
+    let mut builder = TlsConnector::builder();
+    builder.request_alpns(match signal.protocol {
+        Protocol::Grpc => &["h2"],
+        Protocol::HttpProtobuf => &["http/1.1"],
+    });
+    if let Some(path) = &signal.ca_file {
+        let bad = |problem| WireError::Pem { what: CA, path: path.clone(), problem };
+        let roots = Certificate::stack_from_pem(&read(CA, path)?).map_err(|error| bad(error.to_string()))?;
+        if roots.is_empty() {
+            return Err(bad("it holds no certificate".to_owned()));
+        }
+        builder.disable_built_in_roots(true);
+        for root in roots {
+            builder.add_root_certificate(root);
+        }
+    }
+    if let (Some(certificate), Some(key)) = (&signal.client_cert, &signal.client_key) {
+        let pem = read(CERTIFICATE, certificate)?;
+        let key = pkcs8(&Zeroizing::new(read(KEY, key)?));
+        let identity = Identity::from_pkcs8(&pem, &key).map_err(|error| WireError::Pem {
+            what: CERTIFICATE,
+            path: certificate.clone(),
+            problem: format!("{error}; the key must be an unencrypted one, PKCS #8 (BEGIN PRIVATE KEY)"),
+        })?;
+        builder.identity(identity);
+    }
+    builder.build().map_err(|error| WireError::Tls { endpoint: shown(&signal.endpoint), problem: error.to_string() })
+}
+
+/// The key in the one form that the TLS library takes; as it is where it cannot be made so.
+#[cfg(target_os = "linux")]
+fn pkcs8(pem: &[u8]) -> Zeroizing<Vec<u8>> {
+    // An encrypted one must not make OpenSSL ask for its passphrase on the terminal.
+    let key = openssl::pkey::PKey::private_key_from_pem_callback(pem, |_| Ok(0));
+    Zeroizing::new(key.and_then(|key| key.private_key_to_pem_pkcs8()).unwrap_or_else(|_| pem.to_vec()))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn pkcs8(pem: &[u8]) -> Zeroizing<Vec<u8>> {
+    Zeroizing::new(pem.to_vec())
+}
+
+fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, WireError> {
+    std::fs::read(path).map_err(|source| WireError::File { what, path: path.to_owned(), source })
+}
+
+/// Those of the protocol, and the operator's, which come last.
+fn headers(signal: &Signal) -> Result<HeaderMap, WireError> {
+    let mut all = HeaderMap::new();
+    all.insert(USER_AGENT, HeaderValue::from_static(concat!("imaptrace/", env!("CARGO_PKG_VERSION"))));
+    match signal.protocol {
+        Protocol::Grpc => {
+            all.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            all.insert("grpc-accept-encoding", HeaderValue::from_static("gzip"));
+            if signal.gzip {
+                all.insert("grpc-encoding", HeaderValue::from_static("gzip"));
+            }
+        }
+        Protocol::HttpProtobuf => {
+            all.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
+            all.insert(ACCEPT, HeaderValue::from_static("application/x-protobuf, application/json"));
+            if signal.gzip {
+                all.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            }
+        }
+    }
+    for header in &signal.headers {
+        let name = HeaderName::from_bytes(header.name.as_bytes()).ok();
+        let value = HeaderValue::from_str(header.expose()).ok().map(|mut value| {
+            // It is in no library's log then.
+            value.set_sensitive(true);
+            value
+        });
+        let pair = name.zip(value).ok_or_else(|| WireError::Header { name: header.name.clone() })?;
+        all.insert(pair.0, pair.1);
+    }
+    Ok(all)
+}
+
+/// The endpoint without user and password.
+fn shown(endpoint: &str) -> String {
+    match (endpoint.split_once("://"), endpoint.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://{rest}"),
+        (None, Some((_, rest))) => rest.to_owned(),
+        (_, None) => endpoint.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_shown_without_its_password() {
+        assert_eq!(shown("https://me:canary@otlp.example:4318/x"), "https://otlp.example:4318/x");
+        assert_eq!(shown("http://localhost:4317"), "http://localhost:4317");
+    }
+
+    #[test]
+    fn a_message_of_grpc_is_one_frame_compressed_or_not() {
+        for gzip in [false, true] {
+            let signal = Signal { gzip, ..Signal::new("http://localhost:4317", Protocol::Grpc) };
+            let body = OtlpClient::new(&signal, "/x").unwrap().body(b"message").unwrap();
+            let length = u32::from_be_bytes(body[1..5].try_into().unwrap()) as usize;
+            assert_eq!((body[0], length), (u8::from(gzip), body.len() - 5));
+            let mut plain = String::new();
+            if gzip {
+                flate2::read::GzDecoder::new(&body[5..]).read_to_string(&mut plain).unwrap();
+            } else {
+                plain.push_str(std::str::from_utf8(&body[5..]).unwrap());
+            }
+            assert_eq!(plain, "message");
+        }
+    }
+}
