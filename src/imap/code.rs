@@ -1,5 +1,7 @@
 //! Response codes: the `[…]` in a status response (RFC 9051 §7.1, RFC 5530).
 
+use super::word::{has_loose_spaces, without_spaces, word};
+
 /// A response code: its name from the closed list, and its argument as it came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Code<'a> {
@@ -60,19 +62,22 @@ pub const CODES: &[&str] = &[
 ];
 
 impl<'a> Code<'a> {
-    /// Takes a code off the front of a status response's text. Returns it and the human text behind it. A bracket
-    /// that is never closed is text.
-    pub fn split(text: &'a [u8]) -> (Option<Self>, &'a [u8]) {
+    /// Takes a code off the front of a status response's text. Returns it, the human text behind it, and whether spaces
+    /// stand in the brackets that the grammar does not have. A bracket that is never closed is text.
+    pub fn split(text: &'a [u8]) -> (Option<Self>, &'a [u8], bool) {
         let Some(close) = text.strip_prefix(b"[").and_then(|inside| memchr::memchr(b']', inside)) else {
-            return (None, text);
+            return (None, text, false);
         };
         let inside = text.get(1..=close).unwrap_or_default();
-        let rest = text.get(close + 2..).unwrap_or_default();
-        let space = memchr::memchr(b' ', inside).unwrap_or(inside.len());
-        let (name, argument) = inside.split_at(space);
+        let trimmed = without_spaces(inside);
+        let trailing = trimmed.iter().rev().take_while(|byte| **byte == b' ').count();
+        let trimmed = trimmed.get(..trimmed.len() - trailing).unwrap_or_default();
+        let (name, argument, gap) = word(trimmed);
         let known = CODES.iter().find(|known| name.eq_ignore_ascii_case(known.as_bytes()));
-        let code = Self { name: known.unwrap_or(&"_OTHER"), argument: argument.strip_prefix(b" ").unwrap_or(argument) };
-        (Some(code), rest.strip_prefix(b" ").unwrap_or(rest))
+        let code = Self { name: known.unwrap_or(&"_OTHER"), argument };
+        let rest = text.get(close + 2..).unwrap_or_default();
+        let loose_list = code.name == "CAPABILITY" && has_loose_spaces(argument);
+        (Some(code), without_spaces(rest), gap || loose_list || trimmed.len() < inside.len())
     }
 }
 
@@ -95,7 +100,7 @@ mod tests {
     use super::*;
 
     fn split(text: &str) -> (Option<(&'static str, &str)>, &str) {
-        let (code, rest) = Code::split(text.as_bytes());
+        let (code, rest, _) = Code::split(text.as_bytes());
         (code.map(|code| (code.name, std::str::from_utf8(code.argument).unwrap())), std::str::from_utf8(rest).unwrap())
     }
 
@@ -104,6 +109,8 @@ mod tests {
         assert_eq!(split("[UIDNEXT 4392] Predicted"), (Some(("UIDNEXT", "4392")), "Predicted"));
         assert_eq!(split("[authenticationfailed] no"), (Some(("AUTHENTICATIONFAILED", "")), "no"));
         assert_eq!(split("[X-MADE-UP a b] hi"), (Some(("_OTHER", "a b")), "hi"));
+        assert_eq!(split("[ LIMIT   5  ]  x"), (Some(("LIMIT", "5")), "x"));
+        assert_eq!(split("[  ]"), (Some(("_OTHER", "")), ""));
         assert_eq!(split("[never closed"), (None, "[never closed"));
         assert_eq!(split("plain"), (None, "plain"));
         assert_eq!(split("[ALERT]"), (Some(("ALERT", "")), ""));

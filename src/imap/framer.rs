@@ -4,7 +4,10 @@
 //! there and it is short. Framing comes before parsing, so a response that makes no sense never costs the next one.
 //! It knows no tags, no states and no commands; `session` does.
 
-use super::session::Limits;
+use super::{
+    session::Limits,
+    word::{without_spaces, word},
+};
 
 /// A breach of framing. The stream cannot be followed after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -36,6 +39,13 @@ pub struct Frame<'a> {
     pub literal_bytes: u64,
     /// A line ended with bare LF or more than one CR, or a literal size had a `+`.
     pub lenient: bool,
+    /// Of a row, `* n FETCH …`: where in `text` that word ends.
+    pub row: Option<usize>,
+    /// Every bracket and quote was closed, each literal ended where the grammar can go on, and a row ended with its list. Of
+    /// a status response, whose words are free, always so.
+    pub closed: bool,
+    /// Each item of a row that came as a literal ended with a line end, as a header and a message do.
+    pub whole_lines: bool,
 }
 
 /// The state of the cut. See the module's head.
@@ -47,14 +57,31 @@ pub struct Framer {
     line: usize,
     phase: Phase,
     depth: u32,
+    /// Where the word FETCH of a row ends in `text`; 0 in any other response, and until the first line has ended.
+    head: usize,
+    /// Size of the literal that is being read.
+    size: u64,
     literals: u64,
     literal_bytes: u64,
     lenient: bool,
+    ends: Ends,
     complete: bool,
     /// The response is a status response whose code has not been closed yet.
     open_code: bool,
     /// Bytes that were taken since the start of the stream.
     passed: u64,
+}
+
+/// See the fields of [`Frame`] that have the same names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Ends {
+    closed: bool,
+    whole_lines: bool,
+}
+
+impl Ends {
+    /// Of a response of which nothing was seen yet.
+    const GOOD: Self = Self { closed: true, whole_lines: true };
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,8 +97,33 @@ enum Tail {
     Malformed,
 }
 
-/// A row of a FETCH needs no more than its number and name once its first line has been looked at.
-const FETCH_KEPT: usize = 64;
+/// What is kept of a response that goes on and on: enough to name it.
+const NAME_KEPT: usize = 64;
+
+/// Data items that a row can have (RFC 9051 §7.5.2, RFC 3501 §7.4.2), with those of widespread extensions (RFC 7162, 8474, 8514,
+/// 8970, and Gmail's). What stands behind a literal and is none of them is more of the literal than its size said.
+const ITEMS: &[&str] = &[
+    "BINARY",
+    "BINARY.SIZE",
+    "BODY",
+    "BODYSTRUCTURE",
+    "EMAILID",
+    "ENVELOPE",
+    "FLAGS",
+    "INTERNALDATE",
+    "MODSEQ",
+    "PREVIEW",
+    "RFC822",
+    "RFC822.HEADER",
+    "RFC822.SIZE",
+    "RFC822.TEXT",
+    "SAVEDATE",
+    "THREADID",
+    "UID",
+    "X-GM-LABELS",
+    "X-GM-MSGID",
+    "X-GM-THRID",
+];
 
 impl std::fmt::Debug for Framer {
     // What a server said may be a password that it says back.
@@ -93,9 +145,12 @@ impl Framer {
             line: 0,
             phase: Phase::Line,
             depth: 0,
+            head: 0,
+            size: 0,
             literals: 0,
             literal_bytes: 0,
             lenient: false,
+            ends: Ends::GOOD,
             complete: false,
             open_code: false,
             passed: 0,
@@ -152,7 +207,28 @@ impl Framer {
             literals: self.literals,
             literal_bytes: self.literal_bytes,
             lenient: self.lenient,
+            row: Some(self.head).filter(|head| *head > 0),
+            closed: self.ends.closed,
+            whole_lines: self.ends.whole_lines,
         }
+    }
+
+    /// Of a literal that is being read: how many octets of it are still awaited, and its size.
+    pub fn awaited(&self) -> Option<(u64, u64)> {
+        match self.phase {
+            Phase::Literal { left, .. } => Some((left, self.size)),
+            Phase::Line => None,
+        }
+    }
+
+    /// The line that is being read or ended last, without what stands before a literal.
+    pub(super) fn last_line(&self) -> &[u8] {
+        self.text.get(self.line..).unwrap_or_default()
+    }
+
+    /// Whether what is being read or ended last is a row, as far as it came.
+    pub(super) fn is_in_row(&self) -> bool {
+        self.head > 0 || (self.literals == 0 && row_head(&self.text) > 0)
     }
 
     /// Bytes taken since the start of the stream.
@@ -179,7 +255,8 @@ impl Framer {
         self.text.clear();
         self.kept.clear();
         (self.line, self.phase, self.depth) = (0, Phase::Line, 0);
-        (self.literals, self.literal_bytes, self.lenient, self.complete) = (0, 0, false, false);
+        (self.head, self.literals, self.literal_bytes) = (0, 0, 0);
+        (self.lenient, self.ends, self.complete) = (false, Ends::GOOD, false);
         self.open_code = false;
     }
 
@@ -189,6 +266,9 @@ impl Framer {
             self.text.extend_from_slice(bytes);
         }
         let left = left - part as u64;
+        if left == 0 {
+            self.ends.whole_lines &= !self.is_item() || rest.get(part.wrapping_sub(1)) == Some(&b'\n');
+        }
         self.phase = if left == 0 { Phase::Line } else { Phase::Literal { left, keep } };
         if left == 0 {
             self.line = self.text.len();
@@ -208,6 +288,9 @@ impl Framer {
         if memchr::memchr(b'\r', line).is_some() {
             return Err(Syntax::BareCr);
         }
+        if self.literals == 0 {
+            self.head = row_head(line);
+        }
         if self.is_text() {
             return Ok(true);
         }
@@ -226,25 +309,33 @@ impl Framer {
     fn begin_literal(&mut self, size: u64) {
         self.literals += 1;
         self.literal_bytes = self.literal_bytes.saturating_add(size);
-        let fetch = is_fetch(&self.text);
+        self.size = size;
+        let row = self.head > 0;
         let room = self.limits.line.saturating_sub(self.text.len());
         let short = usize::try_from(size).is_ok_and(|size| size <= self.limits.literal_kept && size <= room);
-        let keep = short && !fetch && room > 0 && self.kept.len() < MOST_KEPT;
+        let keep = short && !row && room > 0 && self.kept.len() < MOST_KEPT;
         if keep {
             self.kept.push((self.text.len(), usize::try_from(size).unwrap_or_default()));
-        } else if fetch {
-            self.text.truncate(FETCH_KEPT);
+        } else if row {
+            // It needs no more than its number and name once a line has been looked at.
+            self.text.truncate(self.head + 1);
         } else if room == 0 {
             // The response goes on and on; what was kept of it is enough to name it.
-            self.text.truncate(FETCH_KEPT);
+            self.text.truncate(NAME_KEPT);
             self.kept.clear();
         }
         self.line = self.text.len();
+        self.ends.whole_lines &= size > 0 || !self.is_item();
         self.phase = if size == 0 { Phase::Line } else { Phase::Literal { left: size, keep } };
     }
 
+    /// Whether a literal here is an item of a row, header or message; what stands deeper is a part of a name.
+    fn is_item(&self) -> bool {
+        self.head > 0 && self.depth == 1
+    }
+
     /// Whether the rest of the response is human text, in which braces and quotes mean nothing: a continuation, or a
-    /// status response whose code, if any, is closed (contract §7). Looks at the new line alone, however long the rest.
+    /// status response whose code, if any, is closed. Looks at the new line alone, however long the rest.
     fn is_text(&mut self) -> bool {
         let line = self.text.get(self.line..).unwrap_or_default();
         if self.literals > 0 {
@@ -255,12 +346,14 @@ impl Framer {
         if line.first() == Some(&b'+') {
             return true;
         }
-        let mut words = line.splitn(3, |byte| *byte == b' ');
-        let (_, Some(second)) = (words.next(), words.next()) else { return true };
+        let (first, rest, _) = word(line);
+        if first.len() == line.len() {
+            return true;
+        }
+        let (second, rest, _) = word(rest);
         if !["OK", "NO", "BAD", "BYE", "PREAUTH"].iter().any(|word| second.eq_ignore_ascii_case(word.as_bytes())) {
             return false;
         }
-        let rest = words.next().unwrap_or_default();
         self.open_code = rest.first() == Some(&b'[') && !rest.contains(&b']');
         !self.open_code
     }
@@ -270,7 +363,12 @@ impl Framer {
     fn scan_line(&mut self) -> Result<Tail, Syntax> {
         let line = self.text.get(self.line..).unwrap_or_default();
         let (mut quoted, mut at) = (false, 0);
-        let mut depth = self.depth;
+        let (row, mut depth) = (self.head > 0, self.depth);
+        let mut closed = match (self.literals, row) {
+            (0, true) => opens_list(line.get(self.head..).unwrap_or_default()),
+            (0, false) => true,
+            _ => follows_literal(line, row && depth == 1),
+        };
         while let Some(rest) = line.get(at..) {
             // From one byte that means something to the next: most mean nothing.
             let next = if quoted {
@@ -285,7 +383,11 @@ impl Framer {
                 Some(b'\\') => at += 1,
                 Some(b'"') => quoted = !quoted,
                 Some(b'(') => depth += 1,
-                Some(b')') => depth = depth.saturating_sub(1),
+                Some(b')') => {
+                    // One too many, or the end of a row's list with more behind it.
+                    closed &= depth > 1 || (depth == 1 && !(row && at + 1 < line.len()));
+                    depth = depth.saturating_sub(1);
+                }
                 Some(b'{') if size_at(line, at).is_some_and(|end| end < line.len()) => return Ok(Tail::Malformed),
                 _ => {}
             }
@@ -294,8 +396,11 @@ impl Framer {
             }
             at += 1;
         }
+        let tail = tail(line, quoted);
+        let ended = matches!(tail, Tail::Nothing);
+        self.ends.closed &= closed && !quoted && !(ended && (depth > 0 || (row && line.last() != Some(&b')'))));
         self.depth = depth;
-        Ok(tail(line, quoted))
+        Ok(tail)
     }
 }
 
@@ -336,13 +441,37 @@ fn tail(line: &[u8], quoted: bool) -> Tail {
     if meant && !quoted && inside.iter().any(u8::is_ascii_digit) { Tail::Malformed } else { Tail::Nothing }
 }
 
-/// Asked for each literal, however many there are: what stands further back than a number can reach is not looked at.
-fn is_fetch(text: &[u8]) -> bool {
-    let text = text.get(..FETCH_KEPT).unwrap_or(text);
-    let mut words = text.splitn(4, |byte| *byte == b' ');
-    words.next() == Some(b"*")
-        && words.next().is_some_and(|number| !number.is_empty() && number.iter().all(u8::is_ascii_digit))
-        && words.next().is_some_and(|name| name.eq_ignore_ascii_case(b"FETCH"))
+/// Where the word FETCH ends in the first line of a row; 0 when it is none. A list may stand right behind it.
+fn row_head(line: &[u8]) -> usize {
+    let (star, rest, _) = word(line);
+    let (number, rest, _) = word(rest);
+    let is_row = star == b"*"
+        && !number.is_empty()
+        && number.iter().all(u8::is_ascii_digit)
+        && rest.get(..5).is_some_and(|name| name.eq_ignore_ascii_case(b"FETCH"))
+        && matches!(rest.get(5), None | Some(b' ' | b'('));
+    if is_row { line.len() - rest.len() + 5 } else { 0 }
+}
+
+/// Whether a row's list begins behind the word FETCH.
+fn opens_list(rest: &[u8]) -> bool {
+    without_spaces(rest).first() == Some(&b'(')
+}
+
+/// Whether a line that goes on behind a literal goes on as the grammar has it: with a space, and behind that the name of a
+/// further item if it is the list of a row, or with a closing bracket.
+fn follows_literal(line: &[u8], in_row: bool) -> bool {
+    match line.first() {
+        Some(b' ') if in_row => {
+            let rest = without_spaces(line);
+            let end = rest.iter().position(|byte| matches!(byte, b' ' | b'[' | b'(' | b')')).unwrap_or(rest.len());
+            let name = rest.get(..end).unwrap_or_default();
+            // `literal )` is what at least one large server sends.
+            rest == b")" || ITEMS.iter().any(|item| name.eq_ignore_ascii_case(item.as_bytes()))
+        }
+        None | Some(b')' | b' ') => true,
+        Some(_) => false,
+    }
 }
 
 #[cfg(test)]

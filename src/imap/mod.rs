@@ -18,6 +18,7 @@ mod framer;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzed;
 mod hierarchy;
+mod mail_guard;
 #[cfg(test)]
 #[expect(unreachable_pub, reason = "tests/hermetic has it, too")]
 #[path = "../../tests/support/scram.rs"]
@@ -28,12 +29,14 @@ mod sasl;
 mod scram;
 mod session;
 mod utf7;
+mod word;
 
 pub use capability::Capabilities;
 pub use code::{CODES, Code, referral_host};
 pub use command::{Command, Encoded, FETCH_HEADERS, Part};
 pub use framer::{Frame, Framer, Syntax};
 pub use hierarchy::{Hierarchy, suggest as suggest_mailbox};
+pub use mail_guard::{OffendingLine, WITHHELD};
 pub use reported::{Reported, reported};
 pub use response::{Condition, Response, Status};
 pub use sasl::{Answer, Credentials, Mechanism, Refusal};

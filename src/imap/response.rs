@@ -1,7 +1,10 @@
 //! Reads one framed response as far as the journey needs it (RFC 9051 §7). What it does not know is `Other`, which is
 //! no error: a server may send any data at any time (RFC 9051 §2.2.2).
 
-use super::{Code, Frame};
+use super::{
+    Code, Frame,
+    word::{has_loose_spaces, without_spaces, word},
+};
 
 /// One response.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,8 +21,17 @@ pub enum Response<'a> {
     List(&'a [u8]),
     /// `* n EXISTS`
     Exists(u32),
-    /// `* n FETCH …`, the message's number.
-    Fetch(u32),
+    /// `* n EXPUNGE`
+    Expunge,
+    /// `* VANISHED …`, of messages that are gone since the mailbox was opened (RFC 7162 §3.2.10).
+    Vanished,
+    /// `* n FETCH …`
+    Fetch {
+        /// The message's number.
+        number: u32,
+        /// It holds nothing but what a server may send of a message unasked when its flags change (RFC 9051 §7.5.2).
+        only_flags: bool,
+    },
     /// `* ID …`: name and version, as far as the server tells.
     Id(Option<Vec<u8>>, Option<Vec<u8>>),
     /// `* SEARCH …` or `* ESEARCH … COUNT n`: how many messages were found.
@@ -78,32 +90,44 @@ impl Condition {
 }
 
 impl<'a> Response<'a> {
-    /// Reads a frame.
-    pub fn parse(frame: &Frame<'a>) -> Self {
+    /// Reads a frame. The second value says that it deviates from the grammar in its spaces, which is tolerated.
+    pub fn parse(frame: &Frame<'a>) -> (Self, bool) {
         let text = frame.text;
         if let Some(rest) = text.strip_prefix(b"+") {
-            return Self::Continuation(rest.strip_prefix(b" ").unwrap_or(rest));
+            let words = without_spaces(rest);
+            return (Self::Continuation(words), rest.len() - words.len() > 1);
         }
-        let (first, rest) = word(text);
-        if first == b"*" {
-            return Self::untagged(rest, frame);
-        }
-        let (second, rest) = word(rest);
-        Self::Tagged(first, Status::parse(second, rest))
+        let (first, rest, mut loose) = word(text);
+        let response = if first == b"*" {
+            Self::untagged(rest, frame, &mut loose)
+        } else if first.first() == Some(&b'*') {
+            // No tag begins so (RFC 9051 §9, `tag`).
+            Self::Broken
+        } else {
+            Self::Tagged(first, Status::parse(rest, &mut loose))
+        };
+        (response, loose)
     }
 
-    fn untagged(rest: &'a [u8], frame: &Frame<'a>) -> Self {
-        let (first, after) = word(rest);
-        if let Some(status) = Status::parse(first, after) {
+    fn untagged(rest: &'a [u8], frame: &Frame<'a>, loose: &mut bool) -> Self {
+        if let Some(status) = Status::parse(rest, loose) {
             return Self::Status(status);
         }
+        let (first, after, gap) = word(rest);
+        *loose |= gap;
+        if !first.is_empty() && first.iter().all(u8::is_ascii_digit) {
+            return Self::of_message(first, after, frame, loose);
+        }
         if first.eq_ignore_ascii_case(b"CAPABILITY") {
+            *loose |= has_loose_spaces(after);
             return Self::Capability(after);
         }
         if first.eq_ignore_ascii_case(b"SEARCH") {
+            *loose |= has_loose_spaces(after);
             return search(after).map_or(Self::Other, Self::Found);
         }
         if first.eq_ignore_ascii_case(b"ESEARCH") {
+            *loose |= has_loose_spaces(after);
             return esearch(after).map_or(Self::Other, Self::Found);
         }
         if first.eq_ignore_ascii_case(b"LIST") {
@@ -116,37 +140,56 @@ impl<'a> Response<'a> {
             let (name, version) = id(frame);
             return Self::Id(name, version);
         }
-        if !first.is_empty() && first.iter().all(u8::is_ascii_digit) {
-            let number = std::str::from_utf8(first).ok().and_then(|digits| digits.parse::<u32>().ok());
-            let (kind, _) = word(after);
-            return match number {
-                None => Self::Broken,
-                Some(number) if kind.eq_ignore_ascii_case(b"EXISTS") => Self::Exists(number),
-                // There is no message 0.
-                Some(0) if kind.eq_ignore_ascii_case(b"FETCH") || kind.eq_ignore_ascii_case(b"EXPUNGE") => Self::Broken,
-                Some(number) if kind.eq_ignore_ascii_case(b"FETCH") => Self::Fetch(number),
-                Some(_) => Self::Other,
-            };
+        if first.eq_ignore_ascii_case(b"VANISHED") {
+            let (kind, ..) = word(after);
+            return if kind.eq_ignore_ascii_case(b"(EARLIER)") { Self::Other } else { Self::Vanished };
         }
         let is_word = !first.is_empty()
             && first.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'));
-        if is_word { Self::Other } else { Self::Broken }
+        // A number that is none.
+        let (second, ..) = word(after);
+        let counts = [b"EXISTS".as_slice(), b"EXPUNGE"].iter().any(|name| second.eq_ignore_ascii_case(name));
+        if is_word && !counts { Self::Other } else { Self::Broken }
+    }
+
+    /// `* n …`: `message-data`, EXISTS and RECENT (RFC 9051 §9).
+    fn of_message(digits: &[u8], after: &[u8], frame: &Frame<'_>, loose: &mut bool) -> Self {
+        let number = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse::<u32>().ok());
+        let Some(number) = number else { return Self::Broken };
+        let (kind, _, gap) = word(after);
+        *loose |= gap;
+        let is = |name: &[u8]| kind.eq_ignore_ascii_case(name);
+        if is(b"EXISTS") {
+            *loose |= kind.len() < after.len();
+            return Self::Exists(number);
+        }
+        // There is no message 0.
+        if is(b"EXPUNGE") {
+            *loose |= kind.len() < after.len();
+            return if number == 0 { Self::Broken } else { Self::Expunge };
+        }
+        let Some(items) = frame.row.and_then(|head| frame.text.get(head..)) else { return Self::Other };
+        let list = without_spaces(items);
+        *loose |= items.len() - list.len() != 1;
+        match list.strip_prefix(b"(") {
+            _ if number == 0 => Self::Broken,
+            // A literal is no flag; the items before it are not kept.
+            _ if frame.literals > 0 => Self::Fetch { number, only_flags: false },
+            Some(items) => Self::Fetch { number, only_flags: has_only_flags(items) },
+            None => Self::Broken,
+        }
     }
 }
 
 impl<'a> Status<'a> {
-    fn parse(first: &[u8], rest: &'a [u8]) -> Option<Self> {
+    /// Reads what stands behind the tag or the `*`.
+    fn parse(rest: &'a [u8], loose: &mut bool) -> Option<Self> {
+        let (first, rest, gap) = word(rest);
         let condition = Condition::parse(first)?;
-        let (code, text) = Code::split(rest);
+        let (code, text, code_loose) = Code::split(rest);
+        // In front of words for people more spaces are just some of them.
+        *loose |= code_loose || (gap && code.is_some());
         Some(Self { condition, code, text })
-    }
-}
-
-/// The first word, and what stands behind the one space after it.
-fn word(text: &[u8]) -> (&[u8], &[u8]) {
-    match memchr::memchr(b' ', text) {
-        Some(space) => (text.get(..space).unwrap_or_default(), text.get(space + 1..).unwrap_or_default()),
-        None => (text, &[]),
     }
 }
 
@@ -159,9 +202,28 @@ fn search(text: &[u8]) -> Option<u64> {
 
 /// The COUNT of an ESEARCH answer (RFC 9051 §7.3.4), which is alone there but for `(TAG "…")` and UID.
 fn esearch(text: &[u8]) -> Option<u64> {
-    let mut words = text.split(|byte| *byte == b' ');
+    let mut words = text.split(|byte| *byte == b' ').filter(|word| !word.is_empty());
     words.find(|word| word.eq_ignore_ascii_case(b"COUNT"))?;
     std::str::from_utf8(words.next()?).ok()?.parse().ok()
+}
+
+/// Whether a row's list has no item but flags and their MODSEQ (RFC 7162 §3.1.4.2), as a server sends it unasked.
+fn has_only_flags(items: &[u8]) -> bool {
+    let mut rest = items;
+    loop {
+        rest = without_spaces(rest);
+        let end = rest.iter().position(|byte| matches!(byte, b' ' | b'(' | b')' | b'[')).unwrap_or(rest.len());
+        let (name, behind) = rest.split_at(end);
+        match name {
+            b"" => return matches!(rest.first(), None | Some(b')')),
+            name if name.eq_ignore_ascii_case(b"FLAGS") || name.eq_ignore_ascii_case(b"MODSEQ") => {}
+            _ => return false,
+        }
+        let value = without_spaces(behind);
+        let close = memchr::memchr(b')', value).filter(|_| value.first() == Some(&b'('));
+        let Some(close) = close else { return true };
+        rest = value.get(close + 1..).unwrap_or_default();
+    }
 }
 
 /// Name and version of an ID answer (RFC 2971 §3.2): pairs of strings, or NIL.
@@ -231,19 +293,31 @@ impl Strings<'_, '_> {
 mod tests {
     use super::*;
 
-    fn frame(text: &str) -> Frame<'_> {
-        Frame { text: text.as_bytes(), kept: &[], literals: 0, literal_bytes: 0, lenient: false }
+    fn parse(text: &str) -> Response<'_> {
+        read(text).0
     }
 
-    fn parse(text: &str) -> Response<'_> {
-        Response::parse(&frame(text))
+    /// Read as the framer gives it, and whether its spaces deviate.
+    fn read(text: &str) -> (Response<'_>, bool) {
+        let row = text.to_ascii_uppercase().find(" FETCH").map(|at| at + 6);
+        let frame = Frame {
+            text: text.as_bytes(),
+            kept: &[],
+            literals: 0,
+            literal_bytes: 0,
+            lenient: false,
+            row,
+            closed: true,
+            whole_lines: true,
+        };
+        Response::parse(&frame)
     }
 
     #[test]
     fn the_responses_that_the_journey_needs() {
         assert_eq!(parse("* 23 EXISTS"), Response::Exists(23));
         assert_eq!(parse("* 0 exists"), Response::Exists(0));
-        assert_eq!(parse("* 12 fetch (FLAGS ())"), Response::Fetch(12));
+        assert_eq!(parse("* 12 fetch (UID 5)"), Response::Fetch { number: 12, only_flags: false });
         assert_eq!(parse("* CAPABILITY IMAP4rev1 ID"), Response::Capability(b"IMAP4rev1 ID"));
         assert_eq!(parse("+ idling"), Response::Continuation(b"idling"));
         assert_eq!(parse("+"), Response::Continuation(b""));
@@ -260,6 +334,10 @@ mod tests {
         assert_eq!(parse("* namespace NIL NIL NIL"), Response::Namespace(b"NIL NIL NIL"));
         assert_eq!(parse("* LSUB () \"/\" INBOX"), Response::Other);
         assert_eq!(parse("* 0 RECENT"), Response::Other);
+        assert_eq!(parse("* 3 EXPUNGE"), Response::Expunge);
+        assert_eq!(parse("* 0 EXPUNGE"), Response::Broken);
+        assert_eq!(parse("* vanished 41,43:116"), Response::Vanished);
+        assert_eq!(parse("* VANISHED (EARLIER) 41"), Response::Other);
         assert_eq!(parse("* 0 FETCH (UID 1)"), Response::Broken);
         assert_eq!(parse("* 4294967296 EXISTS"), Response::Broken);
         assert_eq!(parse("* (what"), Response::Broken);
@@ -288,8 +366,90 @@ mod tests {
             literals: 1,
             literal_bytes: 3,
             lenient: false,
+            row: None,
+            closed: true,
+            whole_lines: true,
         };
-        assert_eq!(Response::parse(&literal), Response::Id(Some(b"a\"b".to_vec()), None));
+        assert_eq!(Response::parse(&literal).0, Response::Id(Some(b"a\"b".to_vec()), None));
         assert_eq!(parse("* ID (\"name"), Response::Id(None, None));
+    }
+
+    #[test]
+    fn a_run_of_spaces_is_read_as_one_and_counted_wherever_the_grammar_has_one() {
+        for (loose, strict) in [
+            ("*  25 EXISTS", "* 25 EXISTS"),
+            ("* 25   EXISTS", "* 25 EXISTS"),
+            ("* 25 EXISTS ", "* 25 EXISTS"),
+            ("* 25 EXISTS * 0 RECENT", "* 25 EXISTS"),
+            ("*  3  EXPUNGE  ", "* 3 EXPUNGE"),
+            ("*  CAPABILITY IMAP4rev1", "* CAPABILITY IMAP4rev1"),
+            ("*   6  FETCH   (UID 6)", "* 6 FETCH (UID 6)"),
+            ("* 6 FETCH(UID 6)", "* 6 FETCH (UID 6)"),
+            ("*  SEARCH  2   84 ", "* SEARCH 2 84"),
+            ("* ESEARCH  (TAG \"a\")  COUNT   2", "* ESEARCH (TAG \"a\") COUNT 2"),
+            ("*  ID  (\"name\"  \"x\")", "* ID (\"name\" \"x\")"),
+            ("*  BYE going", "* BYE going"),
+            ("* OK  [ALERT] disk", "* OK [ALERT] disk"),
+            ("a1   NO  [ LIMIT  5 ]  many", "a1 NO [LIMIT 5] many"),
+            ("+   PDI=", "+ PDI="),
+        ] {
+            assert_eq!(read(loose), (read(strict).0, true), "{loose}");
+            assert!(!read(strict).1, "{strict}");
+        }
+        for capabilities in ["* CAPABILITY IMAP4rev1  ID", "* CAPABILITY IMAP4rev1 ID "] {
+            assert!(read(capabilities).1, "{capabilities}");
+        }
+        // Spaces are legal in front of words for people.
+        assert_eq!(read("a1 OK   done"), (read("a1 OK done").0, false));
+    }
+
+    #[test]
+    fn a_number_of_messages_is_read_from_nothing_but_a_number() {
+        for (text, number) in
+            [("* 000025 EXISTS", 25), ("* 4294967295 eXiStS", u32::MAX), ("* 000000000000025 EXISTS", 25)]
+        {
+            assert_eq!(read(text), (Response::Exists(number), false), "{text}");
+        }
+        for text in [
+            "* -25 EXISTS",
+            "* +25 EXISTS",
+            "* 0x19 EXISTS",
+            "* 2 5 EXISTS",
+            "* 25.0 EXISTS",
+            "* 4294967296 EXISTS",
+            "* twenty EXISTS",
+            "* EXISTS 25",
+            "* 25EXISTS",
+            "*25 EXISTS",
+            "*\t25 EXISTS",
+            "*  ",
+        ] {
+            assert!(!matches!(parse(text), Response::Exists(_)), "{text}");
+        }
+        for text in ["* -25 EXISTS", "* twenty EXISTS", "*25 EXISTS", "*\t25 EXISTS", "* 4294967296 EXISTS"] {
+            assert_eq!(parse(text), Response::Broken, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_row_of_flags_alone_is_told_from_one_with_data() {
+        for (items, only_flags) in [
+            ("(FLAGS (\\Seen))", true),
+            ("(flags () MODSEQ (12121231000))", true),
+            ("(MODSEQ (5) FLAGS ())", true),
+            ("()", true),
+            ("(FLAGS (", true),
+            ("(FLAGS", true),
+            ("((UID 6))", false),
+            ("(UID 6 FLAGS ())", false),
+            ("(FLAGS (\\Seen $a) UID 6)", false),
+            ("(FLAGS (a) BODY[] \"x\")", false),
+            ("(INTERNALDATE \"x\")", false),
+        ] {
+            assert_eq!(parse(&format!("* 6 FETCH {items}")), Response::Fetch { number: 6, only_flags }, "{items}");
+        }
+        for none in ["* 6 FETCH", "* 6 FETCH UID 6"] {
+            assert_eq!(parse(none), Response::Broken, "{none}");
+        }
     }
 }

@@ -6,11 +6,14 @@
 use zeroize::Zeroizing;
 
 use super::{
-    Answer, Capabilities, Command, Condition, Encoded, Framer, Hierarchy, Refusal, Response, Status, Syntax, Worked,
-    referral_host, sasl::Exchange,
+    Answer, Capabilities, Command, Condition, Encoded, Framer, Hierarchy, OffendingLine, Refusal, Response, Status,
+    Syntax, Worked,
+    mail_guard::{MailGuard, WITHHELD},
+    referral_host,
+    sasl::Exchange,
 };
 
-/// How much is read before the session gives up (contract §7). Sizes in bytes.
+/// How much is read before the session gives up. Sizes in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// A line without its literals.
@@ -67,6 +70,9 @@ pub enum Breach {
     /// A tagged line with a tag that is not the running command's, or before the command was written.
     #[error("a line bears a tag that is not the running command's")]
     Tag,
+    /// A line between or behind the rows of a FETCH that is no response: a row or a literal was cut wrongly.
+    #[error("what came among the rows of FETCH is no response")]
+    OutOfPlace,
     /// Our tag, and then no status.
     #[error("a tagged line holds no status")]
     Status,
@@ -91,11 +97,11 @@ pub enum Event<'a> {
     Greeting(Status<'a>),
     /// The first byte of an untagged or tagged response to the command. The bytes themselves are still to be handed in.
     FirstByte,
-    /// The first FETCH response for a message that was asked for is whole.
+    /// The first FETCH response that holds data of a message that was asked for is whole.
     FirstRow,
     /// `+`: the next part may be sent, or [`Session::answer`] says what to.
     Continuation,
-    /// An untagged `[ALERT]`.
+    /// An untagged `[ALERT]`. Later rows may show that its words were mail: see [`Session::trusts_untagged`].
     Alert(&'a [u8]),
     /// BYE outside LOGOUT: the server is going away.
     Bye(Status<'a>),
@@ -114,11 +120,11 @@ pub struct Progress {
     pub literals: u64,
     /// Bytes in literals.
     pub literal_bytes: u64,
-    /// Messages that were asked for and came.
+    /// Messages that were asked for and of which data came, beside flags.
     pub rows: u64,
-    /// Breaches that were read past.
+    /// Deviations from the grammar that were tolerated.
     pub lenient: u64,
-    /// EXISTS while SELECT ran.
+    /// EXISTS while SELECT ran; the last one that could be read.
     pub exists: Option<u32>,
     /// How many messages a SEARCH found; none when it did not say.
     pub found: Option<u64>,
@@ -144,6 +150,11 @@ pub struct Session {
     answer: Option<Answer>,
     progress: Progress,
     received: u64,
+    /// EXISTS of the mailbox that is open.
+    exists: Option<u32>,
+    /// Messages have left that mailbox since.
+    shrunk: bool,
+    guard: MailGuard,
 }
 
 #[derive(Debug)]
@@ -191,6 +202,9 @@ impl Session {
             answer: None,
             progress: Progress::default(),
             received: 0,
+            exists: None,
+            shrunk: false,
+            guard: MailGuard::new(),
         }
     }
 
@@ -230,9 +244,28 @@ impl Session {
         self.framer.partial()
     }
 
-    /// The response that a breach was found in, as far as it came.
-    pub fn culprit(&self) -> &[u8] {
-        self.framer.frame().text
+    /// Of a literal that is under way: how many octets are still awaited, and its size.
+    pub fn awaited(&self) -> Option<(u64, u64)> {
+        self.framer.awaited()
+    }
+
+    /// Whether messages have left the mailbox since SELECT counted them: EXPUNGE, VANISHED, a lower EXISTS, or a status
+    /// response with EXPUNGEISSUED (RFC 5530 §3), since EXPUNGE itself must not come in a FETCH (RFC 9051 §7.5.1).
+    pub fn has_shrunk(&self) -> bool {
+        self.shrunk
+    }
+
+    /// Whether untagged words are the server's own. False once a row was cut in a way that lets mail be read as responses:
+    /// then an ALERT or a referral that came before in the same command counts for nothing.
+    pub fn trusts_untagged(&self) -> bool {
+        self.guard.trusts_untagged()
+    }
+
+    /// The line that a breach was found in, as far as it came and may be shown. From FETCH on it may be mail.
+    pub fn offending_line(&self) -> OffendingLine<'_> {
+        let tag = self.current.as_ref().map(|current| current.tag.as_str());
+        let framer = &self.framer;
+        self.guard.offending(framer.frame().text, framer.last_line(), framer.is_in_row(), tag)
     }
 
     /// Begins a command and gives the parts to send. Whoever sends them says so with [`Session::sent`].
@@ -243,6 +276,11 @@ impl Session {
             }
             _ => (0, Vec::new()),
         };
+        match command {
+            Command::Fetch { .. } => self.guard.fetch_begins(),
+            Command::Select { .. } => (self.exists, self.shrunk) = (None, false),
+            _ => {}
+        }
         self.current = Some(Current {
             tag: tag.to_owned(),
             kind: Kind::of(command),
@@ -359,7 +397,9 @@ impl Session {
             self.progress.lenient += 1;
             return Ok((taken, None));
         }
-        let response = Response::parse(&frame);
+        let (response, loose) = Response::parse(&frame);
+        self.progress.lenient += u64::from(loose);
+        self.guard.look_at(&frame, &response);
         if self.state == State::Connected {
             return greeting(response, &mut self.state, &mut self.capabilities, &mut self.progress)
                 .map(|event| (taken, Some(event)));
@@ -375,6 +415,9 @@ impl Session {
             exchange: &mut self.exchange,
             answer: &mut self.answer,
             progress: &mut self.progress,
+            exists: &mut self.exists,
+            shrunk: &mut self.shrunk,
+            guard: self.guard,
         }
         .take(response)?;
         Ok((taken, event))
@@ -437,6 +480,9 @@ struct Understanding<'s> {
     exchange: &'s mut Option<Exchange>,
     answer: &'s mut Option<Answer>,
     progress: &'s mut Progress,
+    exists: &'s mut Option<u32>,
+    shrunk: &'s mut bool,
+    guard: MailGuard,
 }
 
 impl Understanding<'_> {
@@ -458,18 +504,25 @@ impl Understanding<'_> {
         }
         match response {
             Response::Status(status) => return Ok(self.untagged_status(status)),
-            Response::Capability(list) => {
+            Response::Capability(list) if self.guard.may_learn() => {
                 *self.capabilities = Some(Capabilities::parse(list));
                 if let Some(current) = self.current {
                     current.relisted = true;
                 }
             }
-            Response::Namespace(arguments) if self.hierarchy.is_none() => {
+            Response::Namespace(arguments) if self.hierarchy.is_none() && self.guard.may_learn() => {
                 *self.hierarchy = Hierarchy::of_namespace(arguments);
             }
-            Response::List(arguments) if self.hierarchy.is_none() => *self.hierarchy = Hierarchy::of_list(arguments),
-            Response::Exists(number) if self.runs(Kind::Select) => self.progress.exists = Some(number),
-            Response::Fetch(number) if self.runs(Kind::Fetch) => return Ok(self.row(number)),
+            Response::List(arguments) if self.hierarchy.is_none() && self.guard.may_learn() => {
+                *self.hierarchy = Hierarchy::of_list(arguments);
+            }
+            Response::Exists(number) if self.runs(Kind::Select) => {
+                self.progress.exists = Some(number);
+                (*self.exists, *self.shrunk) = (Some(number), false);
+            }
+            Response::Exists(number) => *self.shrunk |= self.exists.is_some_and(|before| number < before),
+            Response::Expunge | Response::Vanished => *self.shrunk |= self.exists.is_some(),
+            Response::Fetch { number, only_flags: false } if self.runs(Kind::Fetch) => return Ok(self.row(number)),
             // An answer may come in pieces.
             Response::Found(number) if self.runs(Kind::Search) => {
                 self.progress.found = Some(self.progress.found.unwrap_or_default().saturating_add(number));
@@ -496,7 +549,11 @@ impl Understanding<'_> {
     }
 
     fn untagged_status<'a>(&mut self, status: Status<'a>) -> Option<Event<'a>> {
-        if learn(&status, self.capabilities, self.progress)
+        let trusted = self.guard.trusts_untagged();
+        let status = if trusted { status } else { Status { code: None, text: WITHHELD, ..status } };
+        let is_list = status.code.is_some_and(|code| code.name == "CAPABILITY");
+        if (!is_list || self.guard.may_learn())
+            && self.learn(&status)
             && let Some(current) = self.current
         {
             current.relisted = true;
@@ -509,6 +566,12 @@ impl Understanding<'_> {
             return Some(Event::Bye(status));
         }
         status.code.filter(|code| code.name == "ALERT").map(|_| Event::Alert(status.text))
+    }
+
+    /// Keeps what a status response's code tells. True when it was a capability list.
+    fn learn(&mut self, status: &Status<'_>) -> bool {
+        *self.shrunk |= status.code.is_some_and(|code| code.name == "EXPUNGEISSUED") && self.exists.is_some();
+        learn(status, self.capabilities, self.progress)
     }
 
     fn continuation<'a>(&mut self, text: &[u8]) -> Result<Event<'a>, Breach> {
@@ -528,30 +591,38 @@ impl Understanding<'_> {
     }
 
     fn tagged<'a>(&mut self, tag: &[u8], status: Option<Status<'a>>) -> Result<Event<'a>, Breach> {
-        let Some(current) = self.current.take().filter(|current| current.tag.as_bytes() == tag) else {
-            return Err(Breach::Tag);
+        let Some(current) = self.current.as_ref().filter(|current| current.tag.as_bytes() == tag) else {
+            let out_of_place = self.guard.is_out_of_place(status.is_some());
+            return Err(if out_of_place { Breach::OutOfPlace } else { Breach::Tag });
         };
+        let Current { kind, sent, first_byte, relisted, .. } = *current;
         let status = status.ok_or(Breach::Status)?;
         if status.condition == Condition::Ok && self.exchange.as_ref().is_some_and(|exchange| !exchange.is_proven()) {
             return Err(Breach::Unproven);
         }
         // No answer begins before its command does.
-        if !current.first_byte {
+        if !first_byte {
             return Err(Breach::Tag);
         }
         // Success before the whole command was written is a guess (RFC 9051 §11.1); a refusal is not.
-        if status.condition == Condition::Ok && !current.sent {
+        if status.condition == Condition::Ok && !sent {
             return Err(Breach::Tag);
         }
         if !matches!(status.condition, Condition::Ok | Condition::No | Condition::Bad) {
             return Err(Breach::Status);
         }
+        *self.current = None;
         let ok = status.condition == Condition::Ok;
-        if current.kind == Kind::Login && ok && !current.relisted {
+        if kind == Kind::Login && ok && !relisted {
             *self.capabilities = None;
         }
-        learn(&status, self.capabilities, self.progress);
-        match current.kind {
+        let status = if self.guard.trusts_tagged() {
+            self.learn(&status);
+            status
+        } else {
+            Status { text: WITHHELD, ..status }
+        };
+        match kind {
             // There is no way back from a BYE.
             _ if *self.state == State::Logout => {}
             Kind::Login if ok => *self.state = State::Authenticated,

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     clock,
-    imap::{Command, Condition, Event, Limits, Progress, Session, Status},
+    imap::{Command, Condition, Event, Limits, OffendingLine, Progress, Session, Status},
     net::{Armed, Buffer, Line, Meter, TcpInfo, TlsFailure, Traffic, tick},
     record::{CloseNotify, ErrorType},
 };
@@ -252,12 +252,31 @@ impl Driver {
             self.session.abandon();
             fault.speaking = true;
         }
+        if let Err(fault) = &mut result {
+            self.explain(fault);
+        }
         exchange.traffic = self.meter.traffic();
         exchange.more = self.has_unread() || self.meter.has_waiting();
         exchange.spoken = self.session.spoken().to_vec();
         exchange.progress = self.session.take_progress();
+        if !self.session.trusts_untagged() {
+            // They came while rows were cut wrongly, and may be mail.
+            (exchange.alert, exchange.progress.referral) = (None, None);
+        }
         exchange.result = result;
         exchange
+    }
+
+    /// A wait that ended in the middle of a literal: the server, or the path from it, owes the rest of it.
+    fn explain(&self, fault: &mut Fault) {
+        let waited = matches!(fault.class, ErrorType::TimeoutCommand | ErrorType::Eof | ErrorType::Reset);
+        if waited
+            && fault.said.is_none()
+            && let Some((left, size)) = self.session.awaited()
+        {
+            let text = format!("{left} octets of a literal of {size} are still awaited").into_bytes();
+            fault.said = Some(Said { condition: Condition::Bad, code: None, text });
+        }
     }
 
     /// Takes in what stood behind the last command's end before the next one is sent: it counts among the next one's
@@ -390,9 +409,12 @@ impl Driver {
                 Ok(happened)
             }
             Err(breach) => {
-                let text = self.session.culprit();
-                let said =
-                    (!text.is_empty()).then(|| Said { condition: Condition::Bad, code: None, text: text.to_vec() });
+                let text = match self.session.offending_line() {
+                    OffendingLine::Text(text) => text.to_vec(),
+                    // What is wrong with it cannot be seen, and is said.
+                    withheld @ OffendingLine::Withheld { .. } => format!("{breach}: {withheld}").into_bytes(),
+                };
+                let said = (!text.is_empty()).then_some(Said { condition: Condition::Bad, code: None, text });
                 self.unread = 0..0;
                 Err(Fault::new(verdict::of_breach(breach), self.stamp).with(said))
             }

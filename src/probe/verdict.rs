@@ -53,7 +53,9 @@ pub(super) fn of_tls(cause: TlsCause) -> ErrorType {
 
 pub(super) fn of_breach(breach: Breach) -> ErrorType {
     match breach {
-        Breach::Syntax(Syntax::Literal | Syntax::BareCr) | Breach::Status => ErrorType::ProtocolSyntax,
+        Breach::Syntax(Syntax::Literal | Syntax::BareCr) | Breach::OutOfPlace | Breach::Status => {
+            ErrorType::ProtocolSyntax
+        }
         Breach::Syntax(Syntax::Line) => ErrorType::LimitLine,
         Breach::Syntax(Syntax::Depth) => ErrorType::LimitDepth,
         Breach::Greeting => ErrorType::ProtocolGreeting,

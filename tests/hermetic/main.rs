@@ -18,6 +18,7 @@ mod failures;
 mod hostile_text;
 mod itself;
 mod limits;
+mod mail_content;
 mod messages;
 mod metrics;
 mod names;

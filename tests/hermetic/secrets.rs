@@ -44,7 +44,7 @@ use crate::support::{
 const TOKEN: &str = "tk-Yw5rG8nLq2Zb";
 
 /// Every line that anything in the program logs, the crates that are else quiet included.
-const TRACE: &str = "trace,opentelemetry=trace,opentelemetry_sdk=trace,opentelemetry-otlp=trace,opentelemetry-http=trace,\
+pub(crate) const TRACE: &str = "trace,opentelemetry=trace,opentelemetry_sdk=trace,opentelemetry-otlp=trace,opentelemetry-http=trace,\
     h2=trace,hyper=trace,hyper_util=trace,tonic=trace,tower=trace,reqwest=trace,rustls=trace,hickory_resolver=trace,\
     hickory_proto=trace";
 

@@ -25,6 +25,9 @@ struct Whole {
     literals: u64,
     literal_bytes: u64,
     lenient: bool,
+    row: Option<usize>,
+    closed: bool,
+    ends_with_lines: bool,
 }
 
 /// One byte that chooses, then the server's.
@@ -60,7 +63,19 @@ fn follow(limits: Limits, pieces: &[&[u8]]) -> Followed {
                 let frame = framer.frame();
                 let (text, kept) = (frame.text.to_vec(), frame.kept.to_vec());
                 let (literals, literal_bytes, lenient) = (frame.literals, frame.literal_bytes, frame.lenient);
-                responses.push(Whole { end: at, text, kept, literals, literal_bytes, lenient });
+                let (row, closed, ends_with_lines) = (frame.row, frame.closed, frame.whole_lines);
+                let end = at;
+                responses.push(Whole {
+                    end,
+                    text,
+                    kept,
+                    literals,
+                    literal_bytes,
+                    lenient,
+                    row,
+                    closed,
+                    ends_with_lines,
+                });
             }
         }
     }
@@ -91,6 +106,12 @@ fn check(limits: Limits, bytes: &[u8], followed: &Followed) {
             assert_eq!(frame.lenient, returns != 1);
         }
         assert!(frame.kept.len() as u64 <= frame.literals);
+        if let Some(head) = frame.row {
+            assert!(frame.kept.is_empty(), "nothing of a row's literals is kept");
+            assert!(frame.text.get(..head).is_some_and(|head| head.to_ascii_uppercase().ends_with(b"FETCH")));
+            assert!(!frame.closed || frame.text.ends_with(b")"), "a row ends with its list");
+        }
+        assert!(frame.ends_with_lines || frame.literals > 0);
         let mut behind = 0;
         for (at, len) in &frame.kept {
             let literal = frame.text.get(*at..at + len);

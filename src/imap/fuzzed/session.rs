@@ -5,7 +5,10 @@
 
 use super::{Limits, choice, cuts, limits};
 use crate::{
-    imap::{Answer, Command, Condition, Credentials, Encoded, Event, Mechanism, Progress, Session, State, Status},
+    imap::{
+        Answer, Command, Condition, Credentials, Encoded, Event, Mechanism, OffendingLine, Progress, Session, State,
+        Status, WITHHELD,
+    },
     secret::Secret,
 };
 
@@ -41,6 +44,8 @@ struct Client {
     password: Secret,
     /// The server was heard where nobody can follow any more.
     broken: bool,
+    /// FETCH was sent: what comes may be mail.
+    fetched: bool,
     tags: u32,
 }
 
@@ -80,6 +85,7 @@ impl Client {
             running: None,
             password: Secret::new("pässwörd".to_owned()),
             broken: false,
+            fetched: false,
             tags: 0,
         };
         let mut parts = script.split(|byte| *byte == 0xff);
@@ -159,6 +165,7 @@ impl Client {
             _ => 0,
         };
         let asks = matches!(command, Command::Authenticate { .. });
+        self.fetched |= kind == Kind::Fetch;
         let encoded = self.session.begin(&tag, command);
         let (sent, waiting, first_byte, first_row) = (0, false, false, false);
         self.running = Some(Running { tag, kind, encoded, sent, waiting, asks, rows, first_byte, first_row });
@@ -201,15 +208,27 @@ impl Client {
             let mut rest = *piece;
             while !rest.is_empty() && !self.broken {
                 let before = self.session.state();
-                let (taken, event) = match self.session.receive(rest) {
-                    Ok((taken, event)) => (taken, event.map(|event| Heard::from(&event))),
+                let (taken, event, words) = match self.session.receive(rest) {
+                    Ok((taken, event)) => {
+                        let words = match &event {
+                            Some(Event::Alert(text) | Event::Bye(Status { text, .. })) => Some(*text != WITHHELD),
+                            _ => None,
+                        };
+                        (taken, event.map(|event| Heard::from(&event)), words)
+                    }
                     Err(breach) => {
-                        self.lines.push(format!("breach: {breach}"));
+                        let line = self.session.offending_line();
+                        assert!(
+                            !self.fetched || matches!(line, OffendingLine::Withheld { .. }),
+                            "mail may be in {line:?}"
+                        );
+                        self.lines.push(format!("breach: {breach}: {line:?}"));
                         self.broken = true;
                         break;
                     }
                 };
                 assert!(taken > 0 || event == Some(Heard::FirstByte), "nothing was taken");
+                assert!(words != Some(true) || self.session.trusts_untagged(), "the words may be mail");
                 self.heard.extend_from_slice(rest.get(..taken).unwrap_or_default());
                 rest = rest.get(taken..).unwrap_or_default();
                 self.within_limits();

@@ -333,3 +333,251 @@ fn a_search_answer_counts_for_the_search_alone_and_may_come_in_pieces() {
     run(&mut session, &search, b"t1 OK\r\n");
     assert_eq!(session.take_progress().found, None);
 }
+
+fn selected(exists: &str) -> Session {
+    let mut session = greeted();
+    let select = Command::Select { mailbox: "INBOX", read_only: false };
+    run(&mut session, &select, format!("{exists}t1 OK\r\n").as_bytes());
+    session
+}
+
+#[test]
+fn exists_is_what_could_be_read_while_select_ran_and_nothing_else() {
+    for (lines, exists) in [
+        ("", None),
+        ("* OK [UIDNEXT 5] x\r\n* FLAGS ()\r\n* 0 RECENT\r\n", None),
+        ("* x EXISTS\r\n", None),
+        ("* -1 EXISTS\r\n", None),
+        ("* 4294967296 EXISTS\r\n", None),
+        ("*  25   exists \r\n", Some(25)),
+        ("* 0 EXISTS\r\n", Some(0)),
+        ("* 25 EXISTS\r\n* 26 EXISTS\r\n* y EXISTS\r\n", Some(26)),
+    ] {
+        assert_eq!(selected(lines).progress().exists, exists, "{lines:?}");
+    }
+    let mut session = selected("");
+    session.take_progress();
+    talk(&mut session, b"* 25 EXISTS\r\n");
+    assert_eq!(session.progress().exists, None, "it came behind the tagged line");
+}
+
+#[test]
+fn a_mailbox_shrinks_by_what_says_so_and_from_its_last_count_on() {
+    for (before, then, shrunk) in [
+        ("* 30 EXISTS\r\n", "", false),
+        ("* 30 EXISTS\r\n", "* 30 EXISTS\r\n* 31 EXISTS\r\n", false),
+        ("* 30 EXISTS\r\n", "* 29 EXISTS\r\n", true),
+        ("* 30 EXISTS\r\n", "*  3  EXPUNGE\r\n", true),
+        ("* 30 EXISTS\r\n", "* VANISHED 405,407\r\n", true),
+        ("* 30 EXISTS\r\n", "* VANISHED (EARLIER) 405,407\r\n", false),
+        ("* 30 EXISTS\r\n", "* 0 EXPUNGE\r\n* EXPUNGE 3\r\n", false),
+        ("* 30 EXISTS\r\n* 3 EXPUNGE\r\n", "", true),
+        ("* 3 EXPUNGE\r\n* 40 EXISTS\r\n* 30 EXISTS\r\n", "", false),
+        ("* 30 EXISTS\r\n", "* OK [EXPUNGEISSUED] gone\r\n", true),
+    ] {
+        let mut session = selected(before);
+        session.take_progress();
+        let fetch = Command::Fetch { from: 11, to: 30, whole: false };
+        run(&mut session, &fetch, format!("{then}t1 OK\r\n").as_bytes());
+        assert_eq!(session.has_shrunk(), shrunk, "{before:?} {then:?}");
+    }
+    let mut session = selected("* 30 EXISTS\r\n");
+    run(&mut session, &Command::Fetch { from: 11, to: 30, whole: false }, b"t1 OK [EXPUNGEISSUED] gone\r\n");
+    assert!(session.has_shrunk());
+    run(&mut session, &Command::Select { mailbox: "INBOX", read_only: false }, b"* 0 EXISTS\r\nt1 OK\r\n");
+    assert!(!session.has_shrunk(), "it was counted anew");
+}
+
+#[test]
+fn flags_that_change_meanwhile_are_no_row_that_was_asked_for() {
+    let fetch = Command::Fetch { from: 5, to: 7, whole: false };
+    let mut session = greeted();
+    let answer = b"* 5 FETCH (FLAGS (\\Seen))\r\n* 6 FETCH (MODSEQ (7) FLAGS ())\r\n*  7  FETCH  (UID 7)\r\n* 8 FETCH (UID 8)\r\nt1 OK\r\n";
+    let seen = run(&mut session, &fetch, answer);
+    assert_eq!(seen, ["first byte", "first row", "tagged OK - "]);
+    let progress = session.take_progress();
+    assert_eq!((progress.rows, progress.untagged, progress.lenient), (1, 4, 1));
+}
+
+/// What is said of a line that breaks a FETCH.
+fn broken(answer: &str) -> String {
+    let mut session = selected("* 30 EXISTS\r\n");
+    session.take_progress();
+    let seen = run(&mut session, &Command::Fetch { from: 11, to: 30, whole: true }, answer.as_bytes());
+    assert!(seen.last().is_some_and(|last| last.starts_with("breach")), "{answer:?}: {seen:?}");
+    assert!(seen.iter().all(|seen| !seen.contains("PLANTED")), "{seen:?}");
+    session.offending_line().to_string()
+}
+
+#[test]
+fn of_a_line_that_breaks_a_fetch_no_more_is_told_than_its_length_and_a_first_word_of_the_protocol() {
+    let hidden = "(it may hold mail and is not shown)";
+    for (answer, told) in [
+        ("* 30 FETCH (BODY[] \"PLANTED\rx\")\r\n", "a line of 31 octets, beginning with *"),
+        ("* 30 FETCH (UID 1)\r\nt1 PLANTED\r\n", "a line of 10 octets, beginning with the command's tag"),
+        ("* 30 FETCH (UID 1)\r\nt2 PLANTED\r\n", "a line of 10 octets"),
+        ("30 FETCH (PLANTED)\r\n", "a line of 18 octets"),
+        ("* 30 FETCH (UID 1)\r\n  flags (PLANTED)\r\n", "a line of 17 octets, beginning with FLAGS"),
+        ("+ PLANTED\r\n", "a line of 9 octets, beginning with +"),
+        ("* 30 FETCH (BODY[] {3}\r\nabcPLANTED {5\r\n", "a line of 10 octets"),
+        ("* 30 FETCH (BODY[] {1}\r\na)\r\n)\r\n", "a line of 1 octet"),
+        ("Bcc: PLANTED\n", "a line of 12 octets"),
+    ] {
+        assert_eq!(broken(answer), format!("{told} {hidden}"), "{answer:?}");
+    }
+    let long = format!("* 30 FETCH (BODY[] \"{}", "PLANTED ".repeat(9000));
+    assert_eq!(broken(&long), format!("a line of 65538 octets, beginning with * {hidden}"));
+    // A row that comes unasked, in any command.
+    let mut session = greeted();
+    run(&mut session, &Command::List, b"* 5 FETCH (BODY[] \"PLANTED\r\")\r\n");
+    assert!(!session.offending_line().to_string().contains("PLANTED"));
+    // And where no mail can be, the line helps.
+    let mut session = greeted();
+    run(&mut session, &Command::List, b"a1 OK done\r\n");
+    assert_eq!(session.offending_line(), OffendingLine::Text(b"a1 OK done"));
+}
+
+#[test]
+fn words_keep_their_place_behind_rows_that_were_closed_and_lose_it_behind_others() {
+    let fetch = Command::Fetch { from: 11, to: 30, whole: true };
+    let closed = [
+        "",
+        "* 30 FETCH (UID 1 FLAGS (\\Seen) BODY[HEADER.FIELDS (DATE FROM)] {6}\r\na: b\r\n)\r\n",
+        "* 30 FETCH (BODY[] {6}\r\na: b\r\n UID 5 X-GM-LABELS (a {3}\r\nb(c) )\r\n",
+        "* 30 FETCH (UID 5)\r\n* LIST () \"/\" {1}\r\na\r\n\r\n* 1 RECENT\r\n",
+        "*  30  FETCH  (BODY[] \"a (b \\\" c\" UID 5)\r\n",
+    ];
+    let open = [
+        "* 30 FETCH (BODY[] {2}\r\na: b\r\n)\r\n",
+        "* 30 FETCH (BODY[] {2}\r\na: b)\r\n",
+        "* 30 FETCH (BODY[] {2}\r\na\n hi :)\r\n",
+        "* 30 FETCH (UID 5) (\r\n",
+        "* 30 FETCH (UID 5))\r\n",
+        "* 30 FETCH (UID 5) x (UID 6)\r\n",
+        "* 30 FETCH (UID 5\r\n",
+        "* 30 FETCH (BODY[] \"a\"b\")\r\n",
+        "* 30 FETCH x (UID 5)\r\n",
+        "* LIST (x\r\n",
+        "* (what\r\n",
+    ];
+    for (rows, shown) in closed.map(|rows| (rows, true)).into_iter().chain(open.map(|rows| (rows, false))) {
+        for end in ["* BYE [UNAVAILABLE] words", "* OK [ALERT] words", "t1 NO [SERVERBUG] words"] {
+            let mut session = selected("* 30 EXISTS\r\n");
+            let seen = run(&mut session, &fetch, format!("{rows}{end}\r\n").as_bytes());
+            let told = seen.last().is_some_and(|last| last.ends_with(" words"));
+            assert_eq!(told, shown, "{rows:?} {end}: {seen:?}");
+        }
+    }
+    // Cut off within a line, and what follows looks like the end of a row.
+    for (end, shown) in [("* BYE words", false), ("* OK [ALERT] words", false), ("t1 NO words", true)] {
+        for literal in ["{3}\r\nHi ", "{0}\r\n"] {
+            let mut session = selected("* 30 EXISTS\r\n");
+            let answer = format!("* 30 FETCH (BODY[] {literal})\r\n{end}\r\n");
+            let seen = run(&mut session, &fetch, answer.as_bytes());
+            assert_eq!(seen.last().is_some_and(|last| last.ends_with(" words")), shown, "{literal:?}: {seen:?}");
+        }
+    }
+}
+
+#[test]
+fn what_looks_like_data_among_rows_that_were_not_closed_is_not_learned() {
+    let fetch = Command::Fetch { from: 11, to: 30, whole: true };
+    let answer = b"* 30 FETCH (BODY[] {1}\r\nxyz\r\n* CAPABILITY PLANTED\r\n* OK [CAPABILITY PLANTED] x\r\n* NO [REFERRAL imap://PLANTED/] x\r\n* ID (\"name\" \"PLANTED\")\r\nt1 OK [REFERRAL imap://PLANTED/] x\r\n";
+    let mut session = selected("* 30 EXISTS\r\n");
+    let known = session.capabilities().cloned();
+    run(&mut session, &fetch, answer);
+    assert_eq!(session.capabilities().cloned(), known);
+    assert_eq!((session.progress().referral.clone(), session.id()), (None, (None, None)));
+}
+
+#[test]
+fn a_line_among_rows_that_is_no_response_is_out_of_place_and_one_with_a_foreign_tag_is_not() {
+    for (answer, out_of_place) in [
+        ("* 30 FETCH (UID 1)\r\n)\r\n", true),
+        ("* 30 FETCH (UID 1)\r\nTo: a\r\n", true),
+        ("* 30 FETCH (BODY[] {1}\r\nab\r\nAll OK now\r\n", true),
+        ("* 30 FETCH (UID 1)\r\nt9 OK done\r\n", false),
+        ("t9 OK done\r\n", false),
+    ] {
+        let mut session = selected("* 30 EXISTS\r\n");
+        let seen = run(&mut session, &Command::Fetch { from: 11, to: 30, whole: true }, answer.as_bytes());
+        let last = seen.last().unwrap();
+        assert_eq!(
+            last == "breach: what came among the rows of FETCH is no response",
+            out_of_place,
+            "{answer:?}: {seen:?}"
+        );
+        assert!(last.starts_with("breach"), "{seen:?}");
+    }
+}
+
+#[test]
+fn a_literal_that_is_under_way_says_how_much_of_it_is_awaited() {
+    let mut session = selected("* 30 EXISTS\r\n");
+    let fetch = Command::Fetch { from: 11, to: 30, whole: true };
+    run(&mut session, &fetch, b"* 30 FETCH (BODY[] {10}\r\nabc");
+    assert_eq!(session.awaited(), Some((7, 10)));
+    talk(&mut session, b"defghij");
+    assert_eq!(session.awaited(), None);
+    talk(&mut session, b" BODY[1] {4}\r\n");
+    assert_eq!(session.awaited(), Some((4, 4)));
+}
+
+/// Pieces of a message, of which some look like the protocol.
+fn message() -> impl Strategy<Value = String> {
+    let piece = prop_oneof![
+        Just("PLANTED"),
+        Just(" "),
+        Just("("),
+        Just(")"),
+        Just("\""),
+        Just("\\"),
+        Just("\r\n"),
+        Just("\n"),
+        Just("\r"),
+        Just("\r\n* BYE PLANTED"),
+        Just("\r\n* OK [ALERT] PLANTED"),
+        Just("\r\n* NO [REFERRAL imap://PLANTED/] PLANTED"),
+        Just("\r\nt9 OK PLANTED"),
+        Just("\r\n* CAPABILITY PLANTED"),
+        Just("\r\n+ PLANTED"),
+        Just("\r\n* ID (\"name\" \"PLANTED\")"),
+        Just("{2}"),
+        Just("{PLANTED"),
+        Just("\0"),
+        Just("UID 5"),
+        Just("* 30 FETCH (UID 5)\r\n"),
+    ];
+    proptest::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn no_word_of_a_message_is_told_however_its_literal_was_announced(
+        message in message(), off in -40isize..40, quoted: bool, end in "(t1 NO|\\* BYE) words",
+    ) {
+        let announced = message.len().saturating_add_signed(off);
+        // A literal that ends with a line, right before a line that ends a row, is one like any other.
+        let (inside, behind) = message.split_at_checked(announced).unwrap_or((&message, ""));
+        let ends_a_row = behind.split('\n').next().is_some_and(|line| line.trim_end_matches('\r').ends_with(')'));
+        prop_assume!(!(inside.ends_with('\n') && ends_a_row));
+        let row = if quoted {
+            format!("* 30 FETCH (BODY[] \"{message}\")\r\n")
+        } else {
+            format!("* 30 FETCH (BODY[] {{{announced}}}\r\n{message})\r\n")
+        };
+        prop_assume!(!quoted || !message.contains('"'));
+        let mut session = selected("* 30 EXISTS\r\n");
+        let known = session.capabilities().cloned();
+        session.take_progress();
+        let fetch = Command::Fetch { from: 11, to: 30, whole: true };
+        let seen = run(&mut session, &fetch, format!("{row}{end}\r\n").as_bytes());
+        prop_assert!(seen.iter().all(|seen| !seen.contains("PLANTED")), "{row:?}: {seen:?}");
+        let line = session.offending_line().to_string();
+        prop_assert!(!line.contains("PLANTED"), "{row:?}: {line}");
+        let referral = session.progress().referral.as_ref().filter(|_| session.trusts_untagged());
+        prop_assert_eq!((referral, session.capabilities().cloned(), session.id()), (None, known, (None, None)));
+    }
+}

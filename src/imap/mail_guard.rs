@@ -1,0 +1,149 @@
+//! Which of a server's words may be shown once mail may stand among them.
+//!
+//! A server that announces a literal too short, or breaks a quoted string, has the rest of a message read as lines of the
+//! protocol: as responses, as BYE or ALERT, as the tagged line. From FETCH on, and from any row on that comes unasked, each
+//! response is looked at for brackets, quotes and literals that were not closed. `session` asks here before it hands words on;
+//! it reads and counts as before. Nothing is kept here but five facts.
+
+use std::fmt;
+
+use super::{
+    Frame, Response,
+    word::{without_spaces, word},
+};
+
+/// Stands for words of a status response that may be mail.
+pub const WITHHELD: &[u8] = b"(words not shown: behind rows that were not closed they may be mail)";
+
+/// Response names of RFC 9051 §7 and §9 (`response-data`, `resp-cond-*`, `mailbox-data`, `message-data`).
+const NAMES: &[&str] = &[
+    "OK",
+    "NO",
+    "BAD",
+    "BYE",
+    "PREAUTH",
+    "CAPABILITY",
+    "ENABLED",
+    "ESEARCH",
+    "EXISTS",
+    "EXPUNGE",
+    "FETCH",
+    "FLAGS",
+    "LIST",
+    "NAMESPACE",
+    "RECENT",
+    "SEARCH",
+    "STATUS",
+];
+
+/// The line that a breach was found in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OffendingLine<'a> {
+    /// All that was kept of its response. Untrusted.
+    Text(&'a [u8]),
+    /// It may be mail.
+    Withheld {
+        /// Its length, without its line end; of a line that has none yet, what came of it.
+        octets: usize,
+        /// Its first word, when that names what it is: `*`, `+`, a response name, or that it is the command's tag.
+        first: Option<&'static str>,
+    },
+}
+
+impl fmt::Display for OffendingLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => write!(f, "{}", String::from_utf8_lossy(text)),
+            Self::Withheld { octets, first } => {
+                write!(f, "a line of {octets} {}", if *octets == 1 { "octet" } else { "octets" })?;
+                if let Some(first) = first {
+                    write!(f, ", beginning with {first}")?;
+                }
+                f.write_str(" (it may hold mail and is not shown)")
+            }
+        }
+    }
+}
+
+/// See the module's head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "five independent facts about one stream")]
+pub(super) struct MailGuard {
+    /// FETCH was sent.
+    asked: bool,
+    /// Mail may stand in what comes.
+    begun: bool,
+    /// A row has come.
+    rows: bool,
+    /// All brackets, quotes and literals since then were closed.
+    closed: bool,
+    /// All literals since then ended with a line.
+    whole_lines: bool,
+}
+
+impl MailGuard {
+    pub(super) fn new() -> Self {
+        Self { asked: false, begun: false, rows: false, closed: true, whole_lines: true }
+    }
+
+    /// FETCH goes out.
+    pub(super) fn fetch_begins(&mut self) {
+        (self.asked, self.begun) = (true, true);
+    }
+
+    /// Looks at a response that is whole.
+    pub(super) fn look_at(&mut self, frame: &Frame<'_>, response: &Response<'_>) {
+        self.rows |= frame.row.is_some();
+        self.begun |= self.rows;
+        if self.begun {
+            self.closed &= frame.closed && *response != Response::Broken;
+            self.whole_lines &= frame.whole_lines;
+        }
+    }
+
+    /// Whether the words of a tagged line are the server's: no message knows the tag of a command.
+    pub(super) fn trusts_tagged(self) -> bool {
+        self.closed
+    }
+
+    /// Whether the words of an untagged line are the server's. A message may hold a bracket and, on the next line, `* BYE`:
+    /// where a literal is cut off in front of them it is cut off within a line, which no header and no message is.
+    pub(super) fn trusts_untagged(self) -> bool {
+        self.closed && self.whole_lines
+    }
+
+    /// Whether capabilities and mailboxes may still be learned. Nothing depends on them once mail is asked for.
+    pub(super) fn may_learn(self) -> bool {
+        !self.asked && self.trusts_untagged()
+    }
+
+    /// Whether a line with a foreign tag is a piece of a row or of mail, and bears no tag.
+    pub(super) fn is_out_of_place(self, has_status: bool) -> bool {
+        self.begun && (!has_status || !self.trusts_untagged())
+    }
+
+    /// What may be told of the line that a breach was found in. `in_row` when it belongs to a row that is not whole.
+    pub(super) fn offending<'a>(
+        self,
+        text: &'a [u8],
+        line: &[u8],
+        in_row: bool,
+        tag: Option<&str>,
+    ) -> OffendingLine<'a> {
+        if !self.begun && !in_row {
+            return OffendingLine::Text(text);
+        }
+        let octets = line.strip_suffix(b"\n").map_or(line.len(), |line| line.strip_suffix(b"\r").unwrap_or(line).len());
+        OffendingLine::Withheld { octets, first: first_word(line, tag) }
+    }
+}
+
+fn first_word(line: &[u8], tag: Option<&str>) -> Option<&'static str> {
+    let (word, ..) = word(without_spaces(line));
+    match word {
+        b"*" => Some("*"),
+        b"+" => Some("+"),
+        word if tag.is_some_and(|tag| tag.as_bytes() == word) => Some("the command's tag"),
+        word => NAMES.iter().find(|name| word.eq_ignore_ascii_case(name.as_bytes())).copied(),
+    }
+}
