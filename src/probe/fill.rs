@@ -285,12 +285,8 @@ async fn examine_again(journey: &mut Journey<'_>, driver: &mut Driver) -> Result
 
 /// How many messages an EXAMINE that was OK told of. It must tell (RFC 9051 §6.3.3): silence is not an empty mailbox.
 fn size(journey: &mut Journey<'_>, step: Step, progress: &Progress) -> Result<u64, Stop> {
-    let Some(exists) = progress.exists else {
-        journey.fail(step, ErrorType::ProtocolSyntax);
-        return Err(Stop::Speaking);
-    };
     journey.recorder.push(step);
-    Ok(exists.into())
+    progress.exists.map(u64::from).ok_or_else(|| journey.without_exists())
 }
 
 /// How many messages have such a header field.

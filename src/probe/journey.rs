@@ -260,7 +260,7 @@ impl<'a> Journey<'a> {
         self.command(driver, &Command::StartTls).await?;
         if driver.has_unread() {
             // Whoever put bytes behind the OK wants them read as if they had come under TLS (RFC 9051 §11.1).
-            self.fail_last(ErrorType::StarttlsInjection);
+            self.fail_last(ErrorType::StarttlsInjection, None);
             return Err(Stop::Silent);
         }
         Box::pin(self.tls(driver)).await
@@ -275,7 +275,7 @@ impl<'a> Journey<'a> {
         if driver.session.capabilities().is_some_and(|capabilities| capabilities.rev1 || capabilities.rev2) {
             return Ok(());
         }
-        self.fail_last(ErrorType::ProtocolGreeting);
+        self.fail_last(ErrorType::ProtocolGreeting, None);
         Err(Stop::Speaking)
     }
 
@@ -319,7 +319,7 @@ impl<'a> Journey<'a> {
                 return Err(stop);
             }
         };
-        let exists = answer.progress.exists.unwrap_or_default();
+        let Some(exists) = answer.progress.exists else { return Err(self.without_exists()) };
         let loaded = self.load(driver, exists).await;
         // Not before: whoever reads the log may be slow, and the clock would run.
         if exists < plan::Journey::FEWEST {
@@ -361,11 +361,32 @@ impl<'a> Journey<'a> {
         if let Some(stamp) = answer.first_row {
             self.recorder.first_row(stamp);
         }
-        if answer.progress.rows == 0 {
-            warn!(target: "imaptrace::probe", "FETCH was OK and brought none of the messages that SELECT had told of");
+        let asked = u64::from(to - from) + 1;
+        let rows = answer.progress.rows;
+        let shrunk = driver.session.has_shrunk();
+        if rows == 0 && !shrunk {
+            let text = format!(
+                "FETCH {from}:{to} was OK and brought none of the {asked} messages that SELECT counted, and nothing said that they are gone"
+            );
+            self.fail_last(ErrorType::ProtocolSyntax, Some(&text));
+            return Err(Stop::Speaking);
         }
         self.recorder.loaded();
+        if rows == 0 {
+            info!(target: "imaptrace::probe", "FETCH brought nothing: its {asked} messages left the mailbox after SELECT");
+        } else if rows < asked && !shrunk {
+            warn!(target: "imaptrace::probe", "FETCH was OK and brought {rows} of the {asked} messages that SELECT counted");
+        }
         Ok(())
+    }
+
+    /// SELECT or EXAMINE was OK and did not tell how many messages there are. It must (RFC 9051 §6.3.2): what was not said or
+    /// could not be read is no empty mailbox.
+    pub(super) fn without_exists(&mut self) -> Stop {
+        let text =
+            "the mailbox was opened without an EXISTS response that can be read: how many messages it holds is unknown";
+        self.fail_last(ErrorType::ProtocolSyntax, Some(text));
+        Stop::Speaking
     }
 
     /// Says good-bye. Lies outside the run's deadline, and whatever goes wrong fails only itself.
@@ -421,9 +442,10 @@ impl<'a> Journey<'a> {
         Stop::Silent
     }
 
-    /// The step that was pushed last turns out to be the one that fails the run.
-    fn fail_last(&mut self, class: ErrorType) {
-        if let Some(step) = self.recorder.pop() {
+    /// The step that was pushed last turns out to be the one that fails the run; why, in our own words.
+    fn fail_last(&mut self, class: ErrorType, words: Option<&str>) {
+        if let Some(mut step) = self.recorder.pop() {
+            step.text = words.map(|words| ServerText::new(words.as_bytes(), ServerText::STATUS)).or(step.text);
             self.fail(step, class);
         }
     }

@@ -33,6 +33,7 @@ pub(super) fn advice(run: &Run, class: ErrorType, style: Style) -> Cow<'static, 
 fn of_step(step: Option<&Step>, class: ErrorType) -> &'static str {
     let mechanism = step.and_then(|step| step.mechanism.as_deref()).unwrap_or_default();
     let code = step.and_then(|step| step.code.as_deref());
+    let was_ok = step.is_some_and(|step| step.status.as_deref() == Some("OK"));
     let name = step.map(|step| step.name.as_str());
     let opens = matches!(name, Some("SELECT" | "EXAMINE"));
     match (name, class) {
@@ -51,6 +52,17 @@ fn of_step(step: Option<&Step>, class: ErrorType) -> &'static str {
         // A server that offers it may yet hold this user's password in another form.
         (_, ErrorType::AuthFailed) if mechanism.starts_with("SCRAM") => {
             "is the password right, and stored in a form for SCRAM? try auth plain"
+        }
+        // What was found behind an OK, and not in its grammar.
+        (Some("SELECT" | "EXAMINE"), ErrorType::ProtocolSyntax) if was_ok => {
+            "the answer lacks EXISTS: look at the server, or a proxy that edits its lines"
+        }
+        (Some("FETCH"), ErrorType::ProtocolSyntax) if was_ok => {
+            "the server counts messages it does not give: look at the mailbox's index"
+        }
+        // All tags before it came back as they were: they are not the trouble.
+        (Some("FETCH"), ErrorType::ProtocolSyntax | ErrorType::ProtocolTag | ErrorType::ProtocolContinuation) => {
+            "a row is cut wrongly: a literal's size, or a line end in a quoted string?"
         }
         (Some(Step::CONNECT), ErrorType::AddressDenied) => "source_address has to be an address of this machine",
         (Some(Step::RESOLVE), ErrorType::Internal) => {
@@ -286,6 +298,26 @@ mod tests {
         assert!(advice("SELECT", Some("INUSE"), ErrorType::LimitServer).contains("another session"));
         for (name, code) in [("LOGIN", "INUSE"), ("SELECT", "LIMIT")] {
             assert_eq!(advice(name, Some(code), ErrorType::LimitServer), hint(ErrorType::LimitServer));
+        }
+    }
+
+    #[test]
+    fn what_to_try_after_a_breach_at_a_mailbox_depends_on_where_it_was_found() {
+        let mut step = samples::passed().steps[7].clone();
+        for (name, class, status, word) in [
+            ("SELECT", ErrorType::ProtocolSyntax, Some("OK"), "EXISTS"),
+            ("EXAMINE", ErrorType::ProtocolSyntax, Some("OK"), "EXISTS"),
+            ("SELECT", ErrorType::ProtocolSyntax, None, "grammar"),
+            ("FETCH", ErrorType::ProtocolSyntax, Some("OK"), "index"),
+            ("FETCH", ErrorType::ProtocolSyntax, None, "literal"),
+            ("FETCH", ErrorType::ProtocolTag, None, "literal"),
+            ("LIST", ErrorType::ProtocolTag, None, "long tags"),
+        ] {
+            name.clone_into(&mut step.name);
+            step.status = status.map(str::to_owned);
+            let advice = of_step(Some(&step), class);
+            assert!(advice.contains(word), "{name} {class} {status:?}: {advice}");
+            assert!(advice.len() <= 76 && advice.is_ascii());
         }
     }
 

@@ -98,9 +98,10 @@ async fn defect_03_connect_tls_and_greeting_have_a_time_each() {
 #[tokio::test]
 async fn defect_04_the_newest_messages_are_fetched_and_none_of_an_empty_mailbox() {
     for (exists, set) in [(30, Some("11:30")), (21, Some("2:21")), (20, Some("1:20")), (7, Some("1:7")), (0, None)] {
-        let mut script = GOOD.replace("* 30 EXISTS", &format!("* {exists} EXISTS"));
+        let script = GOOD.replace("* 30 EXISTS", &format!("* {exists} EXISTS"));
+        let mut script = script.replace("* 30 FETCH", &format!("* {exists} FETCH"));
         if set.is_none() {
-            script = script.replace("C: FETCH\nS: * 30 FETCH (UID 3)\nS: {tag} OK\n", "");
+            script = script.replace("C: FETCH\nS: * 0 FETCH (UID 3)\nS: {tag} OK\n", "");
         }
         let server = Script::play(&script).await;
         let run = run(target(server.address, Security::None)).await;

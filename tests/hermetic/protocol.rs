@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use imaptrace::{
     imap::{Capabilities, Command, Credentials, Mechanism},
-    plan::{Mailbox, Security, Target, UserName},
-    record::{ErrorType, Run, RunOutcome, StepOutcome},
+    plan::{Mailbox, Open, Security, Target, UserName},
+    record::{ErrorType, Run, RunOutcome, Step, StepOutcome},
     secret::Secret,
 };
 use proptest::prelude::*;
@@ -78,7 +78,11 @@ async fn no_command_is_sent_before_the_one_before_it_has_ended() {
             assert!(!more.is_ok_and(|more| !more.unwrap().is_empty()), "more came with {line}");
             let mut words = line.split_whitespace();
             let (tag, command) = (words.next().unwrap(), words.next().unwrap());
-            let before = if command == "SELECT" { "* 1 EXISTS\r\n" } else { "" };
+            let before = match command {
+                "SELECT" => "* 1 EXISTS\r\n",
+                "FETCH" => "* 1 FETCH (UID 1)\r\n",
+                _ => "",
+            };
             stream.write_all(format!("{before}{tag} OK {told} done\r\n").as_bytes()).await.unwrap();
             commands.push(command.to_owned());
             line.clear();
@@ -311,5 +315,188 @@ proptest! {
 fn what_would_end_a_command_is_taken_from_nobody() {
     for bad in ["a\rb", "a\nb", "a\0b", "a\r\nX LOGOUT"] {
         assert!(UserName::new(bad).is_none() && Mailbox::new(bad).is_err(), "{bad:?}");
+    }
+}
+
+// === “Empty” is only what the server said is empty ===
+
+/// A conversation whose SELECT and FETCH are answered so.
+fn mailbox(select: &str, fetch: &str) -> String {
+    let fetch = if fetch.is_empty() { String::new() } else { format!("C: FETCH\n{fetch}") };
+    format!(
+        "S: * OK [CAPABILITY IMAP4rev1] hi\nC: LOGIN\nS: {{tag}} OK [CAPABILITY IMAP4rev1] in\nC: LIST\nS: {{tag}} OK\n\
+         C: SELECT\n{select}{fetch}C: LOGOUT\nS: * BYE\nS: {{tag}} OK\n"
+    )
+}
+
+fn step<'a>(run: &'a Run, name: &str) -> &'a Step {
+    run.steps.iter().find(|step| step.name == name).unwrap()
+}
+
+fn notes(run: &Run) -> Vec<&str> {
+    run.notes.iter().map(|note| note.text.as_str()).collect()
+}
+
+#[tokio::test]
+async fn select_without_a_readable_exists_is_a_failure_that_says_so_and_no_empty_mailbox() {
+    for exists in [
+        "",
+        "S: * OK [UIDVALIDITY 7] v\nS: * OK [UNSEEN 1] u\n",
+        "S: * FLAGS ()\nS: * 0 RECENT\n",
+        "S: * -25 EXISTS\n",
+        "S: * +25 EXISTS\n",
+        "S: * 4294967296 EXISTS\n",
+        "S: * 99999999999999999999999999 EXISTS\n",
+        "S: * 2.5 EXISTS\n",
+        "S: * many EXISTS\n",
+        "S: * EXISTS 25\n",
+        "S: * 25EXISTS\n",
+        "S: * 25\\x09EXISTS\n",
+        "S: *\\x0925 EXISTS\n",
+        "S: *25 EXISTS\n",
+        "S: * 25 EXIST\n",
+        "S: * \\\"25\\\" EXISTS\n",
+        "S: * STATUS INBOX (MESSAGES 25)\n",
+    ] {
+        for open in [Open::Select, Open::Examine] {
+            let script = mailbox(&format!("{exists}S: {{tag}} OK done\n"), "");
+            let script = if open == Open::Examine { script.replace("C: SELECT", "C: EXAMINE") } else { script };
+            let (run, heard) = against(&script, |target| target.journey.open = open).await;
+            let name = if open == Open::Examine { "EXAMINE" } else { "SELECT" };
+            assert_eq!(steps(&run), format!("connect greeting LOGIN LIST {name}!protocol_syntax LOGOUT"), "{exists}");
+            assert!(heard.iter().all(|line| !line.contains("FETCH")), "{exists}: {heard:?}");
+            assert_eq!((run.first_loading_latency_s, step(&run, name).mailbox_messages), (None, None), "{exists}");
+            let text = step(&run, name).text.as_ref().unwrap().as_str();
+            assert!(text.contains("without an EXISTS response that can be read"), "{exists}: {text}");
+            assert!(notes(&run).iter().all(|note| !note.contains("empty")), "{exists}: {:?}", notes(&run));
+        }
+    }
+    // What comes behind the tagged line comes too late, whether or not it arrives together with it.
+    for late in ["s: {tag} OK done\\r\\n* 25 EXISTS\\r\\n\n", "S: {tag} OK done\nS: * 25 EXISTS\n"] {
+        let (run, _) = against(&mailbox(late, ""), |_| {}).await;
+        assert_eq!(steps(&run), "connect greeting LOGIN LIST SELECT!protocol_syntax LOGOUT", "{late}");
+    }
+}
+
+#[tokio::test]
+async fn exists_is_read_through_what_is_tolerated_and_its_last_word_counts() {
+    let rows = "S: * 25 FETCH (UID 25)\nS: {tag} OK\n";
+    for (exists, lenient) in [
+        ("S: *  25 EXISTS\n", 1),
+        ("S: * 25   EXISTS\n", 1),
+        ("S: * 25 EXISTS \n", 1),
+        ("S: *  25  EXISTS  \n", 1),
+        ("S: * 000025 exists\n", 0),
+        ("S: * 25 EXISTS * 0 RECENT\n", 1),
+        ("S: * 7 EXISTS\nS: * 25 EXISTS\n", 0),
+        ("S: * 25 EXISTS\nS: * x EXISTS\n", 1),
+    ] {
+        let (run, heard) = against(&mailbox(&format!("{exists}S: {{tag}} OK\n"), rows), |_| {}).await;
+        assert_eq!(run.outcome, RunOutcome::Passed, "{exists}: {}", steps(&run));
+        assert!(heard.iter().any(|line| line.contains(" FETCH 6:25 ")), "{exists}: {heard:?}");
+        let select = step(&run, "SELECT");
+        assert_eq!((select.mailbox_messages, select.lenient.unwrap_or_default()), (Some(25), lenient), "{exists}");
+        assert_eq!(run.server.lenient.unwrap_or_default(), lenient, "{exists}");
+    }
+    for exists in ["S: *  0  EXISTS\n", "S: * 25 EXISTS\nS: * 0 EXISTS\n"] {
+        let (run, _) = against(&mailbox(&format!("{exists}S: {{tag}} OK\n"), ""), |_| {}).await;
+        assert_eq!(steps(&run), "connect greeting LOGIN LIST SELECT FETCH- LOGOUT", "{exists}");
+        assert!(run.first_loading_latency_s.is_some(), "the server said that it is empty");
+    }
+}
+
+#[tokio::test]
+async fn a_fetch_that_brings_none_of_its_rows_fails_unless_the_server_said_that_they_are_gone() {
+    let select = "S: * 25 EXISTS\nS: {tag} OK\n";
+    for (rows, untagged) in [
+        ("", 0),
+        ("S: * 25 FETCH (FLAGS (\\\\Seen))\nS: * 24 FETCH (FLAGS () MODSEQ (9))\n", 2),
+        ("S: * 5 FETCH (UID 5)\nS: * 26 FETCH (UID 26)\n", 2),
+        ("S: * 25 FETCH ()\nS: * 25 FETCH\nS: * 25 FETCHED (UID 25)\nS: * FETCH 25 (UID 25)\n", 4),
+        ("S: * 25 EXISTS\nS: * 26 EXISTS\nS: * 0 RECENT\n", 3),
+        ("S: * VANISHED (EARLIER) 405\nS: * 0 EXPUNGE\nS: * OK [UIDNEXT 5] EXPUNGE\n", 3),
+    ] {
+        let (run, _) = against(&mailbox(select, &format!("{rows}S: {{tag}} OK done\n")), |_| {}).await;
+        assert_eq!(steps(&run), "connect greeting LOGIN LIST SELECT FETCH!protocol_syntax LOGOUT", "{rows}");
+        let fetch = step(&run, "FETCH");
+        assert_eq!((fetch.messages, fetch.untagged, fetch.status.as_deref()), (Some(0), Some(untagged), Some("OK")));
+        let text = fetch.text.as_ref().unwrap().as_str();
+        assert!(text.starts_with("FETCH 6:25 was OK and brought none of the 20 messages"), "{text}");
+        assert_eq!((run.first_loading_latency_s, run.first_row_s), (None, None), "{rows}");
+    }
+    for gone in [
+        "S: * 25 EXPUNGE\nS: {tag} OK\n",
+        "S: *  25   EXPUNGE \nS: {tag} OK\n",
+        "S: * VANISHED 405:430\nS: {tag} OK\n",
+        "S: * 24 EXISTS\nS: {tag} OK\n",
+        "S: * 0 EXISTS\nS: {tag} OK\n",
+        "S: {tag} OK [EXPUNGEISSUED] some are gone\n",
+        "S: * 3 FETCH (UID 3)\nS: * 25 EXPUNGE\nS: {tag} OK\n",
+    ] {
+        let (run, _) = against(&mailbox(select, gone), |_| {}).await;
+        assert_eq!(steps(&run), "connect greeting LOGIN LIST SELECT FETCH LOGOUT", "{gone}");
+        // To the end of FETCH: then nothing more is awaited.
+        let end = step(&run, "FETCH").end_s();
+        assert_eq!((run.first_loading_latency_s, run.first_row_s), (Some(end), None), "{gone}");
+    }
+    // Before FETCH was sent, and since SELECT counted.
+    let between = "s: * 25 EXISTS\\r\\n{tag} OK\\r\\n* 25 EXPUNGE\\r\\n* 24 EXISTS\\r\\n\n";
+    let (run, _) = against(&mailbox(between, "S: {tag} OK\n"), |_| {}).await;
+    assert_eq!(run.outcome, RunOutcome::Passed, "{}", steps(&run));
+    let before = "S: * 26 EXISTS\nS: * 1 EXPUNGE\nS: * 25 EXISTS\nS: {tag} OK\n";
+    let (run, _) = against(&mailbox(before, "S: {tag} OK\n"), |_| {}).await;
+    assert_eq!(run.error_type, Some(ErrorType::ProtocolSyntax), "they left before the last count");
+}
+
+#[tokio::test]
+async fn rows_are_read_through_runs_of_spaces_and_counted_as_what_was_asked_for() {
+    let select = "S: * 25 EXISTS\nS: {tag} OK\n";
+    let row = |number: u32| format!("S: *  {number}   FETCH  (UID {number} BODY[] {{3}}\ns: abc)\\r\\n\n");
+    let rows: String = (6..=25).map(row).collect();
+    let (run, _) = against(&mailbox(select, &format!("{rows}S: {{tag}}  OK  done\n")), |_| {}).await;
+    assert_eq!(run.outcome, RunOutcome::Passed, "{}", steps(&run));
+    let fetch = step(&run, "FETCH");
+    assert_eq!((fetch.messages, fetch.literals, fetch.lenient), (Some(20), Some(20), Some(21)));
+    assert!(run.first_row_s.is_some());
+
+    // Fewer than were asked for, and nothing says why.
+    let few = format!("{}S: * 7 FETCH (FLAGS ())\nS: {{tag}} OK\n", row(6));
+    let (run, _) = against(&mailbox(select, &few), |_| {}).await;
+    assert_eq!((run.outcome, step(&run, "FETCH").messages), (RunOutcome::Passed, Some(1)));
+}
+
+#[tokio::test]
+async fn runs_of_spaces_are_one_in_every_kind_of_response() {
+    let script = "S: *  OK  [CAPABILITY  IMAP4rev1  ID ]  hi
+C: ID
+S: *  ID  (\"name\"  \"x\")
+S: {tag}  OK  done
+C: LOGIN
+S: {tag} OK  [ ALERT ] in
+C: CAPABILITY
+S: *  CAPABILITY   IMAP4rev1  NAMESPACE
+S: {tag}  OK  done
+C: NAMESPACE
+S: {tag}   OK
+C: LIST
+S: *  LIST () \"/\" a
+S: {tag}  NO  [  UNAVAILABLE  ]  later
+C: LOGOUT
+S: *  BYE  bye
+S: {tag}  OK
+";
+    let (run, _) = against(script, |_| {}).await;
+    assert_eq!(steps(&run), "connect greeting ID LOGIN CAPABILITY NAMESPACE LIST!unavailable LOGOUT");
+    let counted = ["ID", "LOGIN", "CAPABILITY", "NAMESPACE", "LIST", "LOGOUT"].map(|name| step(&run, name).lenient);
+    assert_eq!(counted, [Some(2), Some(1), Some(2), Some(1), Some(2), Some(2)]);
+    assert_eq!(step(&run, "LIST").text.as_ref().unwrap().as_str(), "later");
+    assert_eq!(run.server.id_name.as_ref().unwrap().as_str(), "x");
+
+    for (bye, class) in
+        [("S: *  BYE going\n", ErrorType::Bye), ("S: *  BYE  [REFERRAL  imap://b/]  x\n", ErrorType::Referral)]
+    {
+        let script = format!("S: * OK [CAPABILITY IMAP4rev1] hi\nC: LOGIN\n{bye}");
+        let (run, _) = against(&script, |_| {}).await;
+        assert_eq!((run.error_type, run.failed_step.as_deref()), (Some(class), Some("LOGIN")), "{bye}");
     }
 }
