@@ -95,6 +95,9 @@ pub(super) struct TargetArgs {
     /// Do not check the server's certificate; whoever is in between can read the password
     #[arg(long, help_heading = "Target")]
     pub(super) insecure: bool,
+    /// Do not offer imap by ALPN, for a server that refuses it
+    #[arg(long, help_heading = "Target")]
+    pub(super) no_alpn: bool,
     /// Addresses to try: any (raced, RFC 8305), v4, v6, or each (a run per family; probe only)
     #[arg(long, value_name = "WHICH", help_heading = "Target")]
     pub(super) address: Option<String>,

@@ -279,6 +279,7 @@ pub(super) fn target_flags(args: &TargetArgs) -> Vec<Flag> {
     let insecure = args.insecure.then(|| "true".to_owned());
     // It stands beside a place; the one that nobody names has it from `password`.
     let exact = (args.password_exact && names_password(args)).then(|| "true".to_owned());
+    let alpn = args.no_alpn.then(|| "false".to_owned());
     given(&[
         ("target.user", &args.user, "--user"),
         ("target.master_user", &args.master_user, "--master-user"),
@@ -293,6 +294,7 @@ pub(super) fn target_flags(args: &TargetArgs) -> Vec<Flag> {
         ("target.client_key", &args.client_key, "--client-key"),
         ("target.server_name", &args.server_name, "--server-name"),
         ("target.insecure", &insecure, "--insecure"),
+        ("target.alpn", &alpn, "--no-alpn"),
         ("target.address", &args.address, "--address"),
     ])
 }

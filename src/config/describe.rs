@@ -251,6 +251,9 @@ fn write_tls(out: &mut String, target: &Target) -> fmt::Result {
     if tls.insecure {
         facts.push("certificate NOT checked".to_owned());
     }
+    if !tls.alpn {
+        facts.push("no ALPN".to_owned());
+    }
     facts.extend(tls.server_name.as_ref().map(|name| format!("server name {name}")));
     facts.extend(tls.ca_file.as_ref().map(|path| format!("roots from {}", path.display())));
     facts.extend(tls.client_cert.as_ref().map(|path| format!("client certificate {}", path.display())));

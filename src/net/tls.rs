@@ -23,6 +23,7 @@ use crate::{
 pub struct TlsContext {
     name: String,
     insecure: bool,
+    alpn: bool,
     roots: Vec<native_tls::Certificate>,
     identity: Option<native_tls::Identity>,
     /// SHA-256 of the client certificate's DER.
@@ -198,7 +199,7 @@ impl TlsContext {
         let name = options.server_name.clone().unwrap_or_else(|| host.to_string());
         // A dot at the end says where a look-up stops; it is no part of the name (RFC 6066 §3, RFC 9525 §6.3).
         let name = name.strip_suffix('.').unwrap_or(&name).to_owned();
-        Ok(Self { name, insecure: options.insecure, roots, identity, own })
+        Ok(Self { name, insecure: options.insecure, alpn: options.alpn, roots, identity, own })
     }
 
     /// The name that is sent as SNI (unless it is an address) and checked against the certificate.
@@ -223,8 +224,10 @@ impl TlsContext {
         builder
             .min_protocol_version(Some(native_tls::Protocol::Tlsv12))
             .danger_accept_invalid_certs(self.insecure)
-            .danger_accept_invalid_hostnames(self.insecure)
-            .request_alpns(&["imap"]);
+            .danger_accept_invalid_hostnames(self.insecure);
+        if self.alpn {
+            builder.request_alpns(&["imap"]);
+        }
         for root in &self.roots {
             builder.add_root_certificate(root.clone());
         }

@@ -81,7 +81,7 @@ impl Default for Timing {
 }
 
 /// Trust and identity for a TLS connection.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsOptions {
     /// PEM file with roots to trust beside the system's.
     pub ca_file: Option<PathBuf>,
@@ -89,10 +89,18 @@ pub struct TlsOptions {
     pub server_name: Option<String>,
     /// Check neither chain nor name.
     pub insecure: bool,
+    /// Offer `imap` by ALPN (RFC 7301).
+    pub alpn: bool,
     /// PEM file with our own certificate and its chain.
     pub client_cert: Option<PathBuf>,
     /// PEM file with its key.
     pub client_key: Option<PathBuf>,
+}
+
+impl Default for TlsOptions {
+    fn default() -> Self {
+        Self { ca_file: None, server_name: None, insecure: false, alpn: true, client_cert: None, client_key: None }
+    }
 }
 
 /// A mailbox owner on a target.

@@ -229,6 +229,13 @@ async fn alpn_may_be_taken_or_passed_over_and_a_server_for_something_else_says_s
         let (run, _) = run_to(HOST, &paper, (&BOTH, protocols), trusting).await;
         assert_eq!(run.outcome, RunOutcome::Passed, "{protocols:?}: {:?}", run.failing_step());
     }
+    let without = |target: &mut Target| {
+        trusting(target);
+        target.tls.alpn = false;
+    };
+    let (run, heard) = run_to(HOST, &paper, (&BOTH, &["h2", "http/1.1"]), without).await;
+    assert_eq!(run.outcome, RunOutcome::Passed, "{:?}", run.failing_step());
+    assert_eq!(heard, [Hello { name: Some(HOST.into()), protocols: vec![] }]);
     let (run, _) = run_to(HOST, &paper, (&BOTH, &["h2", "http/1.1"]), trusting).await;
     assert_eq!((run.error_type, run.failed_step.as_deref()), (Some(ErrorType::TlsAlert), Some("tls")));
     assert!(text(&run).contains("no application protocol"), "{}", text(&run));

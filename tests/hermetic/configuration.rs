@@ -114,6 +114,25 @@ fn flags_beat_variables_and_variables_beat_the_file() {
 }
 
 #[test]
+fn alpn_is_offered_unless_defaults_a_group_or_a_target_say_no() {
+    let text = "[defaults]\nDEFAULT\n\
+        [[groups]]\nname = \"g\"\ntargets = [\"mail02\"]\nurl = \"imaps://{host}\"\nuser = \"u\"\npassword = { env = \"P\" }\nGROUP\n\
+        [[targets]]\nname = \"mail01\"\nurl = \"imaps://mail01\"\nuser = \"u\"\npassword = { env = \"P\" }\nTARGET\n";
+    for (default, group, target, expected) in [
+        ("", "", "", [true, true]),
+        ("alpn = false", "", "", [false, false]),
+        ("alpn = false", "alpn = true", "", [true, false]),
+        ("alpn = false", "", "alpn = true", [false, true]),
+        ("", "alpn = false", "alpn = false", [false, false]),
+    ] {
+        let text = text.replace("DEFAULT", default).replace("GROUP", group).replace("TARGET", target);
+        let config = load_text(&text, &[], Vec::new()).unwrap();
+        let of = |name: &str| config.targets.iter().find(|target| target.name == name).unwrap().tls.alpn;
+        assert_eq!([of("mail02"), of("mail01")], expected, "{text}");
+    }
+}
+
+#[test]
 fn a_variable_is_raw_text_and_other_imaptrace_variables_are_left_alone() {
     let environment = [
         ("IMAPTRACE__AGENT__INSTANCE", "0123"),
