@@ -61,8 +61,8 @@ pub(super) struct Records {
     first: Vec<u8>,
     handshake: Vec<u8>,
     hello: Option<ServerHello>,
-    /// The server's own certificate, as DER.
-    leaf: Option<Vec<u8>>,
+    /// The body of the server's Certificate message.
+    chain: Option<Vec<u8>>,
     /// There is no more to be seen in clear text.
     dark: bool,
 }
@@ -134,9 +134,13 @@ impl Records {
         (self.first.first().is_some_and(|kind| !(20..=23).contains(kind))).then_some(&*self.first)
     }
 
-    /// The server's own certificate, as DER, where it passed in clear text; to be had once.
-    pub(super) fn take_leaf(&mut self) -> Option<Vec<u8>> {
-        self.leaf.take()
+    /// The server's certificates, as DER, its own first, where they passed in clear text; to be had once.
+    pub(super) fn take_chain(&mut self) -> Vec<Vec<u8>> {
+        self.chain.take().map(|body| certificates(&body)).unwrap_or_default()
+    }
+
+    pub(super) fn drop_chain(&mut self) {
+        self.chain = None;
     }
 
     /// Takes a part of the handshake in, as much at a time as there is room for.
@@ -171,7 +175,7 @@ impl Records {
                     }
                 }
                 Some(&CERTIFICATE) => {
-                    self.leaf = first_certificate(body).map(<[u8]>::to_vec);
+                    self.chain = Some(body.to_vec());
                     return true;
                 }
                 // A cipher suite without certificates.
@@ -190,10 +194,18 @@ fn number(bytes: &[u8]) -> usize {
     bytes.iter().fold(0, |number, byte| number << 8 | usize::from(*byte))
 }
 
-/// The leaf in the body of a Certificate message (RFC 5246 §7.4.2): the length of the list, then each with its length.
-fn first_certificate(body: &[u8]) -> Option<&[u8]> {
-    let length = number(body.get(3..6)?);
-    body.get(6..6 + length)
+/// The certificates in the body of a Certificate message (RFC 5246 §7.4.2): the length of the list, then each with its
+/// length. Up to the first that is not whole.
+fn certificates(body: &[u8]) -> Vec<Vec<u8>> {
+    let mut rest = body.get(3..).unwrap_or_default();
+    let mut all = Vec::new();
+    while let Some((size, after)) = rest.split_at_checked(3)
+        && let Some((certificate, after)) = after.split_at_checked(number(size))
+    {
+        all.push(certificate.to_vec());
+        rest = after;
+    }
+    all
 }
 
 fn parse(body: &[u8]) -> Option<ServerHello> {
@@ -299,7 +311,7 @@ mod tests {
     }
 
     /// A Certificate message in a record of its own, with two certificates.
-    fn certificates(leaf: &[u8]) -> Vec<u8> {
+    fn two_certificates(leaf: &[u8]) -> Vec<u8> {
         let three = |length: usize| u32::try_from(length).unwrap().to_be_bytes()[1..].to_vec();
         let list = [three(leaf.len()), leaf.to_vec(), three(5), b"issue".to_vec()].concat();
         let message = [vec![CERTIFICATE], three(list.len() + 3), three(list.len()), list].concat();
@@ -308,18 +320,18 @@ mod tests {
     }
 
     #[test]
-    fn up_to_tls_1_2_the_leaf_is_seen_in_any_split_and_then_nothing_is_kept() {
-        let bytes = [hello(&[], 0, 0xc030, &[]), certificates(b"the leaf")].concat();
+    fn up_to_tls_1_2_the_chain_is_seen_in_any_split_and_then_nothing_is_kept() {
+        let bytes = [hello(&[], 0, 0xc030, &[]), two_certificates(b"the leaf")].concat();
         for size in 1..bytes.len() {
             let mut records = Records::default();
             bytes.chunks(size).for_each(|chunk| records.push(chunk));
-            assert_eq!(records.take_leaf().as_deref(), Some(b"the leaf".as_slice()), "chunks of {size}");
-            assert_eq!((records.take_leaf(), records.handshake.capacity()), (None, 0));
+            assert_eq!(records.take_chain(), [b"the leaf".to_vec(), b"issue".to_vec()], "chunks of {size}");
+            assert_eq!((records.take_chain(), records.handshake.capacity()), (vec![], 0));
         }
         let mut records = Records::default();
         records.push(&hello(&[], 32, 0x1302, SUPPORTED_13));
-        records.push(&certificates(b"no clear text comes here"));
-        assert_eq!(records.take_leaf(), None);
+        records.push(&two_certificates(b"no clear text comes here"));
+        assert_eq!(records.take_chain(), Vec::<Vec<u8>>::new());
     }
 
     #[test]
@@ -331,9 +343,9 @@ mod tests {
             records.push(&[0xff; 1000]);
             assert!(records.handshake.len() <= HANDSHAKE_KEPT);
         }
-        assert_eq!((records.take_leaf(), records.handshake.capacity()), (None, 0));
+        assert_eq!((records.take_chain(), records.handshake.capacity()), (vec![], 0));
         for body in [&[][..], &[0, 0, 9], &[0, 0, 9, 0, 0, 9, 1]] {
-            assert_eq!(first_certificate(body), None, "{body:?}");
+            assert_eq!(certificates(body), Vec::<Vec<u8>>::new(), "{body:?}");
         }
     }
 

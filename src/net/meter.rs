@@ -244,9 +244,16 @@ impl Meter {
         self.inner().tls.as_ref()?.records.stranger().map(<[u8]>::to_vec)
     }
 
-    /// The server's own certificate, as DER, where it passed in clear text (up to TLS 1.2); to be had once.
-    pub(super) fn take_leaf(&self) -> Option<Vec<u8>> {
-        self.inner().tls.as_mut()?.records.take_leaf()
+    /// The server's certificates, as DER, its own first, where they passed in clear text (up to TLS 1.2); to be had once.
+    pub(super) fn take_chain(&self) -> Vec<Vec<u8>> {
+        self.inner().tls.as_mut().map(|tls| tls.records.take_chain()).unwrap_or_default()
+    }
+
+    /// The server's certificates are of no interest any more.
+    pub(super) fn drop_chain(&self) {
+        if let Some(tls) = &mut self.inner().tls {
+            tls.records.drop_chain();
+        }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {

@@ -13,6 +13,8 @@ use std::{
 use tokio::io::{AsyncRead as _, AsyncWriteExt as _, ReadBuf};
 
 mod buffer;
+mod certificate;
+mod chain;
 mod connect;
 mod descriptors;
 mod errno;
@@ -27,8 +29,11 @@ mod proxy;
 mod resolve;
 mod roots;
 mod tls;
+mod tls_error;
 
 pub use buffer::Buffer;
+pub use certificate::Certificate;
+pub use chain::{Chain, Refused};
 pub use connect::{Attempt, ConnectCause, ConnectOptions, Connected, connect};
 pub use descriptors::can_open;
 pub use errno::{Trouble, trouble};
@@ -37,7 +42,8 @@ pub use linux::{TcpInfo, tick};
 pub use meter::{Counts, Crossing, LATE, Meter, Traffic};
 pub use resolve::{Family, ResolveCause, Resolver};
 pub use roots::{Roots, RootsError};
-pub use tls::{Armed, Certificate, TlsCause, TlsContext, TlsContextError, TlsFailure};
+pub use tls::{Armed, Shown, TlsContext, TlsContextError, shown};
+pub use tls_error::{TlsCause, TlsFailure};
 
 /// A connection to speak over: clear text, or TLS above the same meter.
 #[derive(Debug)]

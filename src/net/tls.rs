@@ -1,19 +1,15 @@
-//! TLS by async-native-tls, with what it does not tell (version, cipher) read from the wire, and its one opaque error
-//! sorted into causes.
+//! TLS by async-native-tls: what a target needs for it, read once, and the handshake. What the library does not tell
+//! (version, cipher) is read from the wire by `hello`, and its errors are sorted into causes by `tls_error`.
 
 use std::{
-    fmt::Write as _,
-    io,
     path::{Path, PathBuf},
     pin::Pin,
     task::{Context, Poll, Waker},
 };
 
 use async_native_tls::TlsStream;
-use sha2::{Digest as _, Sha256};
-use x509_parser::extensions::GeneralName;
 
-use super::{Meter, Trouble, descriptors, trouble};
+use super::{Certificate, Meter, TlsCause, TlsFailure, certificate};
 use crate::{
     plan::{Host, TlsOptions},
     secret::{self, SecretError},
@@ -90,68 +86,13 @@ pub enum TlsContextError {
         problem: String,
     },
     /// Certificate and key do not make an identity.
-    #[error("the key {key} does not belong to the client certificate {certificate}, which has to come first in its file ({problem})", certificate = certificate.display(), key = key.display())]
+    #[error("the key {key} does not belong to the client certificate {certificate}, which has to come first in its file", certificate = certificate.display(), key = key.display())]
     Pair {
         /// The certificate.
         certificate: PathBuf,
         /// The key.
         key: PathBuf,
-        /// The TLS library's words.
-        problem: String,
     },
-}
-
-/// Why a handshake failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TlsCause {
-    /// The certificate has expired.
-    Expired,
-    /// The certificate is not valid yet.
-    NotYetValid,
-    /// The certificate is for another name.
-    Name,
-    /// No chain to a trusted root.
-    Untrusted,
-    /// A key or signature is too weak.
-    Weak,
-    /// No TLS, or no common version.
-    Protocol,
-    /// The server sent a fatal alert.
-    Alert,
-    /// The connection was reset.
-    Reset,
-    /// The connection ended.
-    Eof,
-    /// No end in time.
-    Timeout,
-    /// This process or machine has no file descriptor left, or no memory for sockets.
-    Exhausted,
-    /// Another fault of the local system.
-    Local,
-    /// Any other failure.
-    Handshake,
-}
-
-/// A handshake that failed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TlsFailure {
-    /// Why.
-    pub cause: TlsCause,
-    /// The TLS library's words, or our own. Untrusted: they may quote the server.
-    pub text: String,
-}
-
-/// The server's own certificate.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Certificate {
-    /// notAfter, in seconds since the Unix epoch.
-    pub not_after: Option<i64>,
-    /// Subject, as RFC 4514 writes it. Untrusted.
-    pub subject: String,
-    /// Issuer, as RFC 4514 writes it. Untrusted.
-    pub issuer: String,
-    /// SHA-256 of its DER, upper-case hex.
-    pub sha256: String,
 }
 
 impl TlsContext {
@@ -182,14 +123,13 @@ impl TlsContext {
                 }
                 let identity = native_tls::Identity::from_pkcs8(&chain, &secret)
                     .map_err(|error| TlsContextError::Damaged { path: key.clone(), problem: error.to_string() })?;
-                // That the two belong together is looked at no earlier than when they are used.
+                if !is_pair(&own, &secret) {
+                    return Err(TlsContextError::Pair { certificate: certificate.clone(), key: key.clone() });
+                }
+                // What else is wrong with the two shows no earlier than when they are used.
                 native_tls::TlsConnector::builder().identity(identity.clone()).build().map_err(|error| {
                     let (certificate, key, problem) = (certificate.clone(), key.clone(), error.to_string());
-                    if problem.contains("mismatch") {
-                        TlsContextError::Pair { certificate, key, problem }
-                    } else {
-                        TlsContextError::Unfit { certificate, key, problem }
-                    }
+                    TlsContextError::Unfit { certificate, key, problem }
                 })?;
                 Some((identity, Certificate::parse(&own).sha256))
             }
@@ -215,6 +155,14 @@ impl TlsContext {
     /// Whether certificates go unchecked.
     pub fn is_insecure(&self) -> bool {
         self.insecure
+    }
+
+    pub(super) fn roots(&self) -> &[native_tls::Certificate] {
+        &self.roots
+    }
+
+    pub(super) fn offers_alpn(&self) -> bool {
+        self.alpn
     }
 
     /// Makes everything ready for a handshake over `meter`, up to the ClientHello, which waits for a connection. That is
@@ -269,9 +217,14 @@ impl Armed {
             Some(result) => result,
             None => handshake.await,
         };
-        let stream = result.map_err(|error| failure(&error, &meter, &name))?;
-        if !insecure && is_name(&name) && !has_dns_names(&stream) {
-            return Err(TlsFailure::nameless(&name));
+        let stream = result.map_err(|error| TlsFailure::of_handshake(&error, &meter, &name))?;
+        if !insecure && is_name(&name) {
+            // Where the leaf does not say for which hosts it is, OpenSSL goes by the common name, which may be anything that
+            // reads like a host (RFC 9525 §6.3 and RFC 7817 §3 are for the one and against the other).
+            let leaf = leaf(&stream).unwrap_or_default();
+            if !certificate::has_dns_names(&leaf) {
+                return Err(nameless(&name, leaf));
+            }
         }
         Ok(stream)
     }
@@ -281,32 +234,37 @@ fn is_name(reference: &str) -> bool {
     reference.parse::<std::net::IpAddr>().is_err()
 }
 
-/// Whether the leaf says for which hosts it is where that is to be said. Where it does not, OpenSSL goes by the common
-/// name, which may be anything that reads like a host (RFC 9525 §6.3 and RFC 7817 §3 are for the one and against the other).
-fn has_dns_names(stream: &TlsStream<Meter>) -> bool {
-    let der = stream.peer_certificate().ok().flatten().and_then(|leaf| leaf.to_der().ok()).unwrap_or_default();
-    let Ok((_, leaf)) = x509_parser::parse_x509_certificate(&der) else { return false };
-    let Ok(Some(names)) = leaf.subject_alternative_name() else { return false };
-    names.value.general_names.iter().any(|name| matches!(name, GeneralName::DNSName(_)))
+/// The server's own certificate, as DER.
+fn leaf(stream: &TlsStream<Meter>) -> Option<Vec<u8>> {
+    stream.peer_certificate().ok()??.to_der().ok()
 }
 
-impl TlsFailure {
-    /// There is no handshake to be shaken: a fault of ours.
-    pub fn unprepared() -> Self {
-        Self { cause: TlsCause::Handshake, text: "no handshake was prepared".to_owned() }
-    }
+/// A certificate that names no host.
+fn nameless(name: &str, leaf: Vec<u8>) -> TlsFailure {
+    let text = format!("certificate refused for {name}: no host name in subjectAltName (a common name is not enough)");
+    TlsFailure { answered: true, leaf: Some(leaf), ..TlsFailure::new(TlsCause::Name, text) }
+}
 
-    /// A certificate that names no host.
-    fn nameless(name: &str) -> Self {
-        let text =
-            format!("certificate refused for {name}: no host name in subjectAltName (a common name is not enough)");
-        Self { cause: TlsCause::Name, text }
+/// What is known of the server's certificate after a handshake, good or bad: of one that failed the library tells
+/// nothing, and what passed on the wire is taken; up to TLS 1.2 that is in clear text.
+pub fn shown(stream: Result<&TlsStream<Meter>, &TlsFailure>, meter: &Meter) -> Shown {
+    match stream {
+        Ok(stream) => {
+            meter.drop_chain();
+            Shown::Leaf(leaf(stream).map(|der| Certificate::parse(&der)))
+        }
+        Err(TlsFailure { leaf: Some(leaf), .. }) => Shown::Chain(vec![leaf.clone()]),
+        Err(_) => Shown::Chain(meter.take_chain()),
     }
+}
 
-    /// No end in time.
-    pub fn timeout() -> Self {
-        Self { cause: TlsCause::Timeout, text: String::new() }
-    }
+/// See [`shown`].
+#[derive(Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// Of a handshake that is done.
+    Leaf(Option<Certificate>),
+    /// Of one that failed: as DER, the server's own first; none where they were not seen.
+    Chain(Vec<Vec<u8>>),
 }
 
 impl std::fmt::Debug for Armed {
@@ -318,33 +276,6 @@ impl std::fmt::Debug for Armed {
 impl std::fmt::Debug for TlsContext {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "TlsContext({:?})", self.name)
-    }
-}
-
-impl Certificate {
-    /// The leaf that the server showed, if it can be read. Of a handshake that failed the library tells nothing, and what
-    /// passed on the wire is taken: up to TLS 1.2 that is in clear text.
-    pub fn of(stream: Option<&TlsStream<Meter>>, meter: &Meter) -> Option<Self> {
-        let seen = meter.take_leaf();
-        let told = stream.and_then(|stream| stream.peer_certificate().ok()??.to_der().ok());
-        told.or(seen).map(|der| Self::parse(&der))
-    }
-
-    fn parse(der: &[u8]) -> Self {
-        let sha256 = Sha256::digest(der).iter().fold(String::with_capacity(64), |mut hex, byte| {
-            write!(hex, "{byte:02X}").unwrap_or(());
-            hex
-        });
-        match x509_parser::parse_x509_certificate(der) {
-            Ok((_, certificate)) => Self {
-                not_after: Some(certificate.validity().not_after.timestamp()),
-                subject: certificate.subject().to_string(),
-                issuer: certificate.issuer().to_string(),
-                sha256,
-            },
-            // OpenSSL took it, so it is no reason to fail; only its words are missing.
-            Err(_) => Self { sha256, ..Self::default() },
-        }
     }
 }
 
@@ -369,6 +300,21 @@ fn check_form(key: &[u8], path: &Path) -> Result<(), TlsContextError> {
     Ok(())
 }
 
+/// Whether this key (PEM) is the one of this certificate (DER).
+#[cfg(target_os = "linux")]
+fn is_pair(certificate: &[u8], key: &[u8]) -> bool {
+    let public = openssl::x509::X509::from_der(certificate).and_then(|certificate| certificate.public_key());
+    let private = openssl::pkey::PKey::private_key_from_pem(key);
+    // What cannot be read here is for the library to refuse.
+    public.is_ok_and(|public| private.is_ok_and(|private| private.public_eq(&public)))
+}
+
+/// The same elsewhere: the library refuses what is no pair, without a word for it.
+#[cfg(not(target_os = "linux"))]
+fn is_pair(_: &[u8], _: &[u8]) -> bool {
+    true
+}
+
 /// The certificates of a PEM file that holds one or many.
 fn certificates(pem: &[u8]) -> Vec<native_tls::Certificate> {
     x509_parser::pem::Pem::iter_from_buffer(pem)
@@ -387,100 +333,9 @@ fn is_whole(pem: &[u8]) -> bool {
     })
 }
 
-fn failure(error: &native_tls::Error, meter: &Meter, name: &str) -> TlsFailure {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    let mut cause = None;
-    while let Some(inner) = source {
-        if let Some(error) = inner.downcast_ref::<io::Error>() {
-            cause = match trouble(error) {
-                Some(Trouble::Line) => Some(TlsCause::Reset),
-                Some(Trouble::Exhausted) => Some(TlsCause::Exhausted),
-                Some(Trouble::Local) => Some(TlsCause::Local),
-                None if error.kind() == io::ErrorKind::UnexpectedEof => Some(TlsCause::Eof),
-                None => cause,
-            };
-        }
-        source = inner.source();
-    }
-    if let Some(first) = meter.stranger() {
-        text = format!("the server did not answer in TLS; its first bytes were {:?}", String::from_utf8_lossy(&first));
-        return TlsFailure { cause: TlsCause::Protocol, text };
-    }
-    let cause = cause.unwrap_or_else(|| by_text(&text));
-    // Roots are read when they are needed; one that could not be opened is to OpenSSL one that does not exist.
-    if matches!(cause, TlsCause::Untrusted | TlsCause::Handshake) && descriptors::are_spent() {
-        let text = "no file descriptor is left to read the trusted roots with".to_owned();
-        return TlsFailure { cause: TlsCause::Exhausted, text };
-    }
-    // Of a certificate that was refused, OpenSSL's place in its own source says nothing; its reason stands at the end.
-    let refused = text.contains("certificate verify failed").then(|| text.rsplit_once(": (")).flatten();
-    if let Some((_, reason)) = refused {
-        text = format!("certificate refused for {name}: {}", reason.trim_end_matches(')'));
-    }
-    TlsFailure { cause, text }
-}
-
-/// OpenSSL's words are all there is: async-native-tls has one opaque error.
-fn by_text(text: &str) -> TlsCause {
-    let text = text.to_ascii_lowercase();
-    let table: &[(&[&str], TlsCause)] = &[
-        (&["certificate has expired"], TlsCause::Expired),
-        (&["certificate is not yet valid"], TlsCause::NotYetValid),
-        (&["hostname mismatch", "ip address mismatch"], TlsCause::Name),
-        (&["key too small", "too weak"], TlsCause::Weak),
-        (&["certificate verify failed", "self-signed certificate", "unable to get local issuer"], TlsCause::Untrusted),
-        (
-            &[
-                "wrong version number",
-                "unsupported protocol",
-                "protocol version",
-                "version too low",
-                "http request",
-                "packet length too long",
-            ],
-            TlsCause::Protocol,
-        ),
-        (&["alert handshake failure", "no shared cipher"], TlsCause::Handshake),
-        (&["alert"], TlsCause::Alert),
-        (&["unexpected eof"], TlsCause::Eof),
-        (&["connection reset", "broken pipe"], TlsCause::Reset),
-    ];
-    table
-        .iter()
-        .find(|(words, _)| words.iter().any(|word| text.contains(word)))
-        .map_or(TlsCause::Handshake, |(_, cause)| *cause)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn openssl_texts_are_sorted_into_causes() {
-        let verify = |why: &str| {
-            format!(
-                "error:0A000086:SSL routines:tls_post_process_server_certificate:certificate verify failed:../ssl/statem/statem_clnt.c:1889: ({why})"
-            )
-        };
-        for (text, cause) in [
-            (verify("certificate has expired"), TlsCause::Expired),
-            (verify("certificate is not yet valid"), TlsCause::NotYetValid),
-            (verify("hostname mismatch"), TlsCause::Name),
-            (verify("IP address mismatch"), TlsCause::Name),
-            (verify("self-signed certificate"), TlsCause::Untrusted),
-            (verify("unable to get local issuer certificate"), TlsCause::Untrusted),
-            (verify("EE certificate key too small"), TlsCause::Weak),
-            (verify("CA signature digest algorithm too weak"), TlsCause::Weak),
-            ("error:0A00010B:SSL routines:ssl3_get_record:wrong version number".into(), TlsCause::Protocol),
-            ("error:0A00042E:SSL routines:ssl3_read_bytes:tlsv1 alert protocol version".into(), TlsCause::Protocol),
-            ("error:0A000410:SSL routines:ssl3_read_bytes:sslv3 alert handshake failure".into(), TlsCause::Handshake),
-            ("error:0A00045C:SSL routines:ssl3_read_bytes:tlsv13 alert certificate required".into(), TlsCause::Alert),
-            ("something new".into(), TlsCause::Handshake),
-        ] {
-            assert_eq!(by_text(&text), cause, "{text}");
-        }
-    }
 
     #[test]
     fn a_client_key_is_refused_when_others_can_read_it_or_nobody_can_use_it() {
@@ -520,15 +375,9 @@ mod tests {
     }
 
     #[test]
-    fn a_certificates_facts() {
+    fn a_file_may_hold_several_certificates() {
         let key = rcgen::KeyPair::generate().unwrap();
-        let mut parameters = rcgen::CertificateParams::new(vec!["mail.example".into()]).unwrap();
-        parameters.not_after = rcgen::date_time_ymd(2031, 1, 31);
-        let certificate = parameters.self_signed(&key).unwrap();
-        let facts = Certificate::parse(certificate.der());
-        assert_eq!(facts.not_after, Some(1_927_584_000));
-        assert!(facts.subject.starts_with("CN=") && facts.sha256.len() == 64, "{facts:?}");
-        assert_eq!(Certificate::parse(b"junk").not_after, None);
+        let certificate = rcgen::CertificateParams::new(Vec::new()).unwrap().self_signed(&key).unwrap();
         assert_eq!(certificates((certificate.pem() + &certificate.pem()).as_bytes()).len(), 2);
         assert!(certificates(b"junk").is_empty());
     }

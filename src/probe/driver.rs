@@ -22,7 +22,7 @@ use crate::{
     clock,
     imap::{Command, Condition, Event, Limits, OffendingLine, Progress, Session, Status},
     net::{Armed, Buffer, Line, Meter, TcpInfo, TlsFailure, Traffic, tick},
-    record::{CloseNotify, ErrorType},
+    record::{CloseNotify, ErrorType, TlsFault},
 };
 
 /// A connection and the session on it.
@@ -65,6 +65,8 @@ pub(super) struct Fault {
     pub(super) at: Instant,
     /// What the server said with it.
     pub(super) said: Option<Said>,
+    /// What was wrong with TLS, if that is what happened.
+    pub(super) tls: Option<TlsFault>,
     /// How the TLS connection ended, if that is what happened.
     pub(super) close_notify: Option<CloseNotify>,
     /// The line is not in the middle of a command, and the one under way was left to itself: LOGOUT can follow.
@@ -527,7 +529,7 @@ impl Driver {
 
 impl Fault {
     pub(super) fn new(class: ErrorType, at: Instant) -> Self {
-        Self { class, at, said: None, close_notify: None, speaking: false }
+        Self { class, at, said: None, tls: None, close_notify: None, speaking: false }
     }
 
     pub(super) fn with(self, said: Option<Said>) -> Self {
@@ -562,13 +564,19 @@ impl From<Status<'_>> for Said {
 }
 
 fn broken(error: &io::Error) -> Fault {
-    let class = verdict::of_io(error);
-    let said = (class != ErrorType::Reset && class != ErrorType::Eof).then(|| Said {
-        condition: Condition::Bad,
-        code: None,
-        text: error.to_string().into_bytes(),
-    });
-    Fault::new(class, clock::now()).with(said)
+    let tls = TlsFailure::of_session(error);
+    let class = verdict::of_io(error, tls.as_ref());
+    let fault = Fault::new(class, clock::now());
+    if matches!(class, ErrorType::Reset | ErrorType::Eof) {
+        // Without the alert that announces an end: with it, the stream just ends.
+        let close_notify = tls.filter(|_| class == ErrorType::Eof).map(|_| CloseNotify::False);
+        return Fault { close_notify, ..fault };
+    }
+    let (tls, text) = match tls {
+        Some(failure) => (verdict::tls_fault(&failure), failure.text),
+        None => (None, error.to_string()),
+    };
+    Fault { tls, said: Some(Said { condition: Condition::Bad, code: None, text: text.into_bytes() }), ..fault }
 }
 
 #[cfg(test)]

@@ -464,6 +464,7 @@ impl<'a> Journey<'a> {
 
     pub(super) fn describe(&self, step: &mut Step, fault: &Fault) {
         step.close_notify = fault.close_notify;
+        step.tls_fault = fault.tls;
         if let Some(said) = &fault.said {
             if fault.class == ErrorType::Bye {
                 step.status = Some(said.condition.as_str().to_owned());

@@ -15,10 +15,12 @@
 //! split     where a command's time went
 //! uncertainty  how far off that can be
 //! verdict   answers and causes → error.type
+//! certificates  what a failed handshake tells of certificates
 //! wait      deadlines and the wish to cancel, for every wait
 //! redact    secrets and user names out of server text
 //! ```
 
+mod certificates;
 mod command;
 mod driver;
 pub mod fill;

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use tracing::{info, warn};
 
 use super::{
+    certificates,
     driver::{Driver, SecureError},
     journey::{Journey, Ready, Stop},
     verdict,
@@ -14,11 +15,10 @@ use super::{
 };
 use crate::{
     clock, imap,
-    net::{self, Certificate, ConnectCause, ConnectOptions},
+    net::{self, ConnectCause, ConnectOptions, Shown},
     plan::Host,
     record::{
-        ConnectAttempt, ConnectFacts, ErrorType, ResolveFacts, ServerText, Step, StepOutcome, Timestamp, TlsFacts,
-        Verified,
+        ConnectAttempt, ConnectFacts, ErrorType, ResolveFacts, ServerText, Step, StepOutcome, TlsFacts, Verified,
     },
 };
 
@@ -165,26 +165,37 @@ impl Journey<'_> {
         self.recorder.time(&mut step, driver.meter().first_write().unwrap_or(asked), end);
         self.weather(&mut step, driver);
         let hello = driver.meter().server_hello();
-        let certificate = Certificate::of(driver.tls(), driver.meter());
+        let shown = match &result {
+            Err(SecureError::Failed(failure)) => net::shown(Err(failure), driver.meter()),
+            Err(SecureError::Cancelled) => Shown::Leaf(None),
+            Ok(()) => driver.tls().map_or(Shown::Leaf(None), |stream| net::shown(Ok(stream), driver.meter())),
+        };
         let verified = match &result {
             Err(_) => Verified::No,
             Ok(()) if self.job.target.tls.is_insecure() => Verified::Insecure,
             Ok(()) => Verified::Yes,
         };
-        let text = |text: &str| self.redactor.text(text.as_bytes(), ServerText::STATUS);
-        let facts = TlsFacts {
+        let mut facts = TlsFacts {
             version: hello.map(net::ServerHello::version_name),
             cipher: hello.map(net::ServerHello::cipher_name),
             verified,
             server_name: self.job.target.tls.server_name().to_owned(),
-            not_after: certificate.as_ref().and_then(|leaf| Timestamp::from_epoch_seconds(leaf.not_after?)),
-            subject: certificate.as_ref().map(|leaf| text(&leaf.subject)),
-            issuer: certificate.as_ref().map(|leaf| text(&leaf.issuer)),
-            sha256: certificate.map(|leaf| leaf.sha256),
+            not_after: None,
+            subject: None,
+            issuer: None,
+            sha256: None,
+            not_before: None,
+            key: None,
+            chain: Vec::new(),
+            refused_depth: None,
+            read_at: None,
         };
         let server = self.recorder.server();
         (server.tls_version, server.tls_cipher) = (facts.version.clone(), facts.cipher.clone());
-        server.certificate_not_after = facts.not_after;
+        if let Shown::Leaf(Some(leaf)) = &shown {
+            certificates::leaf(&mut facts, leaf, &self.redactor);
+            server.certificate_not_after = facts.not_after;
+        }
         step.tls = Some(Box::new(facts));
         match result {
             Ok(()) => {
@@ -196,6 +207,15 @@ impl Journey<'_> {
             Err(SecureError::Failed(failure)) => {
                 step.text =
                     (!failure.text.is_empty()).then(|| self.redactor.text(failure.text.as_bytes(), ServerText::STATUS));
+                step.tls_fault = verdict::tls_fault(&failure);
+                if let Shown::Chain(sent) = shown
+                    && !sent.is_empty()
+                {
+                    let chain = self.job.target.tls.verify(&sent);
+                    certificates::describe(&mut step, &chain, failure.cause, &self.redactor);
+                    let not_after = step.tls.as_ref().and_then(|facts| facts.not_after);
+                    self.recorder.server().certificate_not_after = not_after;
+                }
                 Err(self.fail(step, verdict::of_tls(failure.cause)))
             }
         }

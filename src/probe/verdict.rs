@@ -4,8 +4,8 @@ use std::io;
 
 use crate::{
     imap::{Breach, Condition, Syntax},
-    net::{ConnectCause, ResolveCause, TlsCause, Trouble, trouble},
-    record::ErrorType,
+    net::{ConnectCause, Refused, ResolveCause, TlsCause, TlsFailure, Trouble, trouble},
+    record::{ErrorType, TlsFault},
 };
 
 pub(super) fn of_resolve(cause: &ResolveCause) -> ErrorType {
@@ -40,15 +40,86 @@ pub(super) fn of_tls(cause: TlsCause) -> ErrorType {
         TlsCause::Name => ErrorType::TlsCertName,
         TlsCause::Untrusted => ErrorType::TlsCertUntrusted,
         TlsCause::Weak => ErrorType::TlsCertWeak,
-        TlsCause::Protocol => ErrorType::TlsProtocol,
-        TlsCause::Alert => ErrorType::TlsAlert,
+        TlsCause::ClearText | TlsCause::Http | TlsCause::NoTls | TlsCause::Version => ErrorType::TlsProtocol,
+        TlsCause::Alert
+        | TlsCause::Alpn
+        | TlsCause::UnknownName
+        | TlsCause::ClientCertificateRequired
+        | TlsCause::ClientCertificateRefused
+        | TlsCause::HandshakeRefused
+        | TlsCause::ServerFault => ErrorType::TlsAlert,
         TlsCause::Reset => ErrorType::Reset,
         TlsCause::Eof => ErrorType::Eof,
         TlsCause::Timeout => ErrorType::TimeoutTls,
         TlsCause::Exhausted => ErrorType::OverloadFd,
         TlsCause::Local => ErrorType::Internal,
-        TlsCause::Handshake => ErrorType::TlsHandshake,
+        TlsCause::SmallDhGroup
+        | TlsCause::LegacyRenegotiation
+        | TlsCause::NoCommonParameters
+        | TlsCause::SignatureAlgorithm
+        | TlsCause::MalformedCertificate
+        | TlsCause::Altered
+        | TlsCause::RefusedAfterCertificate
+        | TlsCause::Handshake => ErrorType::TlsHandshake,
     }
+}
+
+/// What an operator has to mend, as far as the handshake or the connection itself tells.
+pub(super) fn tls_fault(failure: &TlsFailure) -> Option<TlsFault> {
+    Some(match failure.cause {
+        TlsCause::ClearText => TlsFault::ClearText,
+        TlsCause::Http => TlsFault::Http,
+        TlsCause::NoTls => TlsFault::NoTls,
+        TlsCause::Version => TlsFault::Version,
+        TlsCause::SmallDhGroup => TlsFault::SmallDhGroup,
+        TlsCause::LegacyRenegotiation => TlsFault::LegacyRenegotiation,
+        TlsCause::NoCommonParameters => TlsFault::NoCommonParameters,
+        TlsCause::SignatureAlgorithm => TlsFault::SignatureAlgorithm,
+        TlsCause::MalformedCertificate => TlsFault::MalformedCertificate,
+        TlsCause::Altered => TlsFault::Altered,
+        TlsCause::Alpn => TlsFault::Alpn,
+        TlsCause::UnknownName => TlsFault::UnknownName,
+        TlsCause::ClientCertificateRequired => TlsFault::ClientCertificateRequired,
+        TlsCause::RefusedAfterCertificate => TlsFault::RefusedAfterCertificate,
+        TlsCause::ClientCertificateRefused => TlsFault::ClientCertificateRefused,
+        TlsCause::HandshakeRefused => TlsFault::HandshakeRefused,
+        TlsCause::ServerFault => TlsFault::ServerFault,
+        TlsCause::Eof | TlsCause::Reset if failure.answered => TlsFault::ClosedInHandshake,
+        TlsCause::Eof | TlsCause::Reset => TlsFault::ClosedBeforeHello,
+        TlsCause::Expired
+        | TlsCause::NotYetValid
+        | TlsCause::Name
+        | TlsCause::Untrusted
+        | TlsCause::Weak
+        | TlsCause::Alert
+        | TlsCause::Timeout
+        | TlsCause::Exhausted
+        | TlsCause::Local
+        | TlsCause::Handshake => return None,
+    })
+}
+
+/// The same of a certificate that was refused, by its place in the chain.
+pub(super) fn certificate_fault(refused: &Refused) -> Option<TlsFault> {
+    // Results of OpenSSL's verification (x509_vfy.h).
+    const SELF_SIGNED: i32 = 18;
+    const SELF_SIGNED_IN_CHAIN: i32 = 19;
+    const NO_ISSUER: [i32; 3] = [2, 20, 21];
+    let leaf = refused.depth == 0;
+    Some(match refused.cause {
+        TlsCause::Expired if leaf => TlsFault::LeafExpired,
+        TlsCause::Expired if refused.certificate.is_self_issued() => TlsFault::RootExpired,
+        TlsCause::Expired => TlsFault::IntermediateExpired,
+        TlsCause::NotYetValid if leaf => TlsFault::LeafNotYetValid,
+        TlsCause::NotYetValid => TlsFault::IssuerNotYetValid,
+        TlsCause::Weak if leaf => TlsFault::LeafWeak,
+        TlsCause::Weak => TlsFault::IssuerWeak,
+        TlsCause::Untrusted if refused.number == SELF_SIGNED => TlsFault::SelfSigned,
+        TlsCause::Untrusted if refused.number == SELF_SIGNED_IN_CHAIN => TlsFault::RootUntrusted,
+        TlsCause::Untrusted if NO_ISSUER.contains(&refused.number) && leaf => TlsFault::IssuerMissing,
+        TlsCause::Untrusted if NO_ISSUER.contains(&refused.number) => TlsFault::RootUntrusted,
+        _ => return None,
+    })
 }
 
 pub(super) fn of_breach(breach: Breach) -> ErrorType {
@@ -67,22 +138,19 @@ pub(super) fn of_breach(breach: Breach) -> ErrorType {
     }
 }
 
-/// An error of a connection that stood.
-pub(super) fn of_io(error: &io::Error) -> ErrorType {
-    match trouble(error) {
-        Some(Trouble::Line) => return ErrorType::Reset,
+/// An error of a connection that stood, under TLS (with what TLS says of it, if it is TLS's own) or not.
+pub(super) fn of_io(error: &io::Error, tls: Option<&TlsFailure>) -> ErrorType {
+    match (trouble(error), tls) {
         // It says nothing of the server.
-        Some(Trouble::Exhausted) => return ErrorType::OverloadFd,
-        Some(Trouble::Local) => return ErrorType::Internal,
-        None => {}
-    }
-    let text = error.to_string().to_ascii_lowercase();
-    match error.kind() {
-        io::ErrorKind::UnexpectedEof => ErrorType::Eof,
-        _ if text.contains("unexpected eof") => ErrorType::Eof,
-        _ if text.contains("alert") => ErrorType::TlsAlert,
-        _ if text.contains("ssl routines") => ErrorType::TlsProtocol,
-        _ => ErrorType::Reset,
+        (Some(Trouble::Exhausted), _) => ErrorType::OverloadFd,
+        (Some(Trouble::Local), _) => ErrorType::Internal,
+        (None, Some(failure)) => match of_tls(failure.cause) {
+            // There is no handshake any more.
+            ErrorType::TlsHandshake => ErrorType::TlsProtocol,
+            class => class,
+        },
+        (None, None) if error.kind() == io::ErrorKind::UnexpectedEof => ErrorType::Eof,
+        (Some(Trouble::Line), _) | (None, None) => ErrorType::Reset,
     }
 }
 

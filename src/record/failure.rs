@@ -72,15 +72,15 @@ error_types! {
         TlsProtocol = "tls_protocol",
         /// The server sent a fatal alert.
         TlsAlert = "tls_alert",
-        /// The certificate's notAfter has passed.
+        /// The notAfter of a certificate in the chain has passed.
         TlsCertExpired = "tls_cert_expired",
-        /// The certificate's notBefore lies ahead.
+        /// The notBefore of a certificate in the chain lies ahead.
         TlsCertNotYetValid = "tls_cert_not_yet_valid",
         /// The certificate is for another name, or has one only as its common name (RFC 7817 §3).
         TlsCertName = "tls_cert_name",
         /// No chain to a trusted root.
         TlsCertUntrusted = "tls_cert_untrusted",
-        /// Key or signature too weak for the local policy.
+        /// Key or signature of a certificate too weak for the local policy.
         TlsCertWeak = "tls_cert_weak",
         /// The handshake did not end in time.
         TimeoutTls = "timeout_tls",

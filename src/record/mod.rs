@@ -14,6 +14,7 @@ mod run;
 mod step;
 mod text;
 mod time;
+mod tls_fault;
 mod uncertainty;
 
 pub use failure::{Blame, ErrorType};
@@ -21,8 +22,9 @@ pub use ids::{IdError, SpanId, TraceId};
 pub use outcome::{RunOutcome, StepOutcome};
 pub use run::{Note, NoteLevel, Run, SCHEMA, Security, Server};
 pub use step::{
-    ClockSource, CloseNotify, ConnectAttempt, ConnectFacts, EventName, ResolveFacts, State, Step, StepEvent, TlsFacts,
-    Verified,
+    ChainCertificate, ClockSource, CloseNotify, ConnectAttempt, ConnectFacts, EventName, ResolveFacts, State, Step,
+    StepEvent, TlsFacts, Verified,
 };
 pub use text::{ServerText, escape};
 pub use time::{Seconds, Timestamp};
+pub use tls_fault::TlsFault;

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{ErrorType, Seconds, ServerText, SpanId, StepOutcome, Timestamp};
+use super::{ErrorType, Seconds, ServerText, SpanId, StepOutcome, Timestamp, TlsFault};
 
 /// One step. Times count from the start of the run unless said otherwise. Absent = does not apply.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -88,6 +88,9 @@ pub struct Step {
     /// `tls` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<Box<TlsFacts>>,
+    /// What exactly was wrong with TLS, on a step that failed over it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_fault: Option<TlsFault>,
     /// How the TLS connection ended, on the step that saw it end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub close_notify: Option<CloseNotify>,
@@ -178,7 +181,11 @@ impl Step {
         let facts = [
             self.dns.as_ref().map_or(0, |_| size_of::<ResolveFacts>()),
             self.connect.as_ref().map_or(0, |facts| facts.attempts.len() * size_of::<ConnectAttempt>()),
-            self.tls.as_ref().map_or(0, |_| size_of::<TlsFacts>() + TLS_TEXTS),
+            self.tls.as_ref().map_or(0, |facts| {
+                let texts = |entry: &ChainCertificate| entry.subject.as_str().len() + entry.issuer.as_str().len();
+                let chain = facts.chain.iter().map(|entry| size_of::<ChainCertificate>() + texts(entry));
+                size_of::<TlsFacts>() + TLS_TEXTS + chain.sum::<usize>()
+            }),
         ];
         size_of::<Self>() + texts + told(&self.text) + events + facts.into_iter().sum::<usize>()
     }
@@ -278,6 +285,36 @@ pub struct TlsFacts {
     /// SHA-256 of the leaf's DER, upper-case hex.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
+    /// The leaf's notBefore; this and all below only of a handshake that failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Timestamp>,
+    /// Kind and size of the leaf's key, such as `RSA 2048`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The certificates by depth, the leaf first; at most ten.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub chain: Vec<ChainCertificate>,
+    /// The depth of the certificate that was refused: 0 is the leaf.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused_depth: Option<u32>,
+    /// When the certificates were read, if not in the run's own handshake but over a further connection after a run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_at: Option<Timestamp>,
+}
+
+/// One certificate of a chain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChainCertificate {
+    /// Its subject.
+    pub subject: ServerText,
+    /// Its issuer.
+    pub issuer: ServerText,
+    /// Its notBefore.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Timestamp>,
+    /// Its notAfter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_after: Option<Timestamp>,
 }
 
 /// Whether the server's certificate was verified.

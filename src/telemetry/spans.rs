@@ -14,7 +14,7 @@ use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 use super::names;
 use crate::record::{
     ClockSource, CloseNotify, ErrorType, EventName, NoteLevel, Run, RunOutcome, Seconds, ServerText, SpanId, State,
-    Step, StepOutcome, TlsFacts, Verified,
+    Step, StepOutcome, TlsFacts, TlsFault, Verified,
 };
 
 /// The spans of `run`, root first, then one for each step that has one.
@@ -156,6 +156,7 @@ fn child(run: &Run, step: &Step, id: SpanId, common: &Common) -> SpanData {
     with.seconds(names::NETWORK_RTT_MIN, step.rtt_min_s);
     with.count(names::NETWORK_RETRANSMITS, step.retransmits);
     with.count(names::NETWORK_OUT_OF_ORDER, step.out_of_order);
+    with.some(names::TLS_FAULT, step.tls_fault.map(TlsFault::as_str));
     with.some(names::TLS_CLOSE_NOTIFY, step.close_notify.map(CloseNotify::as_str));
     if let Some(dns) = &step.dns {
         with.put(names::DNS_QUESTION_NAME, dns.question.clone());
@@ -257,6 +258,13 @@ impl Attributes {
         self.text(names::TLS_SERVER_SUBJECT, tls.subject.as_ref());
         self.text(names::TLS_SERVER_ISSUER, tls.issuer.as_ref());
         self.some(names::TLS_SERVER_HASH_SHA256, tls.sha256.clone());
+        self.some(names::TLS_SERVER_NOT_BEFORE, tls.not_before.and_then(rfc3339));
+        self.some(names::CERTIFICATE_KEY, tls.key.clone());
+        if !tls.chain.is_empty() {
+            self.put(names::CERTIFICATE_CHAIN, strings(tls.chain.iter().map(|entry| entry.subject.as_str())));
+        }
+        self.some(names::CERTIFICATE_REFUSED_DEPTH, tls.refused_depth.map(i64::from));
+        self.some(names::CERTIFICATE_READ_AT, tls.read_at.and_then(rfc3339));
     }
 
     fn put(&mut self, key: &'static str, value: impl Into<Value>) {

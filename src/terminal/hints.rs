@@ -7,6 +7,7 @@ use super::{
     Style,
     parts::{Part, Parts},
     text::{duration, safe, size},
+    tls_hints,
 };
 use crate::record::{ErrorType, Run, RunOutcome, Seconds, Step};
 
@@ -34,6 +35,9 @@ fn of_step(step: Option<&Step>, class: ErrorType) -> &'static str {
     let mechanism = step.and_then(|step| step.mechanism.as_deref()).unwrap_or_default();
     let code = step.and_then(|step| step.code.as_deref());
     let was_ok = step.is_some_and(|step| step.status.as_deref() == Some("OK"));
+    if let Some(fault) = step.and_then(|step| step.tls_fault) {
+        return tls_hints::remedy(fault);
+    }
     let name = step.map(|step| step.name.as_str());
     let opens = matches!(name, Some("SELECT" | "EXAMINE"));
     match (name, class) {
@@ -108,12 +112,12 @@ pub fn hint(class: ErrorType) -> &'static str {
         ErrorType::Eof => "the server hung up: look into its log at this time for a crash or a limit",
         ErrorType::TlsHandshake => "repeat it by hand with openssl s_client -connect HOST:PORT and compare",
         ErrorType::TlsProtocol => "is it the right port? 993 speaks TLS at once, 143 wants --security starttls",
-        ErrorType::TlsAlert => "look into the server's TLS log: does it want a client certificate?",
-        ErrorType::TlsCertExpired => "renew the certificate, and reload the server if the new one is there already",
+        ErrorType::TlsAlert => "look into the server's TLS log: its alert says what it did not like",
+        ErrorType::TlsCertExpired => "see which certificate of the chain has expired: openssl s_client -showcerts",
         ErrorType::TlsCertNotYetValid => "compare this machine's clock with the one that issued the certificate",
         ErrorType::TlsCertName => "use a name that the certificate holds, or give it with --server-name",
         ErrorType::TlsCertUntrusted => "send the whole chain from the server, or give your own CA with --ca-file",
-        ErrorType::TlsCertWeak => "issue the certificate anew with a longer key and a current signature",
+        ErrorType::TlsCertWeak => "issue the certificate anew with a longer key and a signature by SHA-256",
         ErrorType::TimeoutTls => "the port is open but no TLS answers: wrong port, or a busy server?",
         ErrorType::StarttlsUnavailable => "switch STARTTLS on at the server, or use imaps:// on port 993",
         ErrorType::StarttlsRefused => "STARTTLS is offered, then refused: look at its certificate and TLS log",

@@ -20,6 +20,7 @@ mod style;
 mod summary;
 mod table;
 mod text;
+mod tls_hints;
 mod waterfall;
 
 pub use failure::failure;

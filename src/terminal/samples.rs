@@ -98,6 +98,11 @@ pub(super) fn passed() -> Run {
         subject: None,
         issuer: None,
         sha256: None,
+        not_before: None,
+        key: None,
+        chain: Vec::new(),
+        refused_depth: None,
+        read_at: None,
     }));
     Run {
         schema: SCHEMA,

@@ -33,4 +33,6 @@ mod scenarios;
 mod secret_files;
 mod secrets;
 mod survival;
+#[cfg(target_os = "linux")]
+mod tls_faults;
 mod ways;

@@ -13,6 +13,7 @@ const TABLES: &[(&str, &str)] = &[
     ("ResolveFacts", "### DNS"),
     ("ConnectAttempt", "### Attempt"),
     ("TlsFacts", "### TLS"),
+    ("ChainCertificate", "### Chain"),
     ("StepEvent", "### Event"),
     ("Note", "### Note"),
 ];

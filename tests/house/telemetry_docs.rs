@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use imaptrace::{
     imap,
-    record::{Blame, ErrorType, Step},
+    record::{Blame, ErrorType, Step, TlsFault},
     telemetry::names::{self, Kind, Metric},
 };
 
@@ -104,6 +104,15 @@ fn every_error_type_is_listed_with_its_blame() {
         vec![format!("`{class}`"), blame.to_owned()]
     });
     assert_eq!(told, known.collect::<Vec<_>>());
+}
+
+#[test]
+fn every_tls_fault_is_listed_in_the_order_of_the_code() {
+    let told: Vec<_> = rows("imaptrace.tls.fault").iter().flat_map(|row| codes(&row[0])).collect();
+    let known: Vec<_> = TlsFault::ALL.iter().map(|fault| fault.as_str()).collect();
+    assert_eq!(told, known);
+    let classes = rows("imaptrace.tls.fault").iter().flat_map(|row| codes(&row[1])).collect::<Vec<_>>();
+    assert!(classes.iter().all(|class| class.parse::<ErrorType>().is_ok()), "{classes:?}");
 }
 
 #[test]

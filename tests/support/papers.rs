@@ -55,7 +55,12 @@ fn authority(name: &str) -> CertificateParams {
 impl Authority {
     /// One that nobody stands above.
     pub fn root() -> Self {
-        let (key, parameters) = (KeyPair::generate().unwrap(), authority("test root"));
+        Self::root_named("test root")
+    }
+
+    /// The same under another name.
+    pub fn root_named(name: &str) -> Self {
+        let (key, parameters) = (KeyPair::generate().unwrap(), authority(name));
         let certificate = parameters.self_signed(&key).unwrap();
         Self { issuer: Issuer::new(parameters, key), certificate, chain: Vec::new() }
     }
@@ -86,6 +91,11 @@ impl Authority {
 }
 
 impl Paper {
+    /// The server's own certificate, as DER.
+    pub fn leaf(&self) -> &[u8] {
+        self.chain.first().unwrap()
+    }
+
     /// One that nobody else signed.
     pub fn self_signed(parameters: &CertificateParams) -> Self {
         let key = KeyPair::generate().unwrap();

@@ -1,0 +1,120 @@
+//! What a certificate says of itself. It judges nothing: `chain` asks the TLS library for that. Called by `tls`, `chain`
+//! and, for the record, by `probe`.
+
+use std::fmt::Write as _;
+
+use sha2::{Digest as _, Sha256};
+use x509_parser::{certificate::X509Certificate, extensions::GeneralName, public_key::PublicKey};
+
+/// A certificate of a server's chain.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Certificate {
+    /// notBefore, in seconds since the Unix epoch.
+    pub not_before: Option<i64>,
+    /// notAfter, in seconds since the Unix epoch.
+    pub not_after: Option<i64>,
+    /// Subject, as RFC 4514 writes it. Untrusted.
+    pub subject: String,
+    /// Issuer, as RFC 4514 writes it. Untrusted.
+    pub issuer: String,
+    /// SHA-256 of its DER, upper-case hex.
+    pub sha256: String,
+}
+
+impl Certificate {
+    /// Reads one from DER. Of one that cannot be read there is the hash alone.
+    pub(super) fn parse(der: &[u8]) -> Self {
+        let sha256 = Sha256::digest(der).iter().fold(String::with_capacity(64), |mut hex, byte| {
+            write!(hex, "{byte:02X}").unwrap_or(());
+            hex
+        });
+        match x509_parser::parse_x509_certificate(der) {
+            Ok((_, certificate)) => Self {
+                not_before: Some(certificate.validity().not_before.timestamp()),
+                not_after: Some(certificate.validity().not_after.timestamp()),
+                subject: certificate.subject().to_string(),
+                issuer: certificate.issuer().to_string(),
+                sha256,
+            },
+            // OpenSSL took it, so it is no reason to fail; only its words are missing.
+            Err(_) => Self { sha256, ..Self::default() },
+        }
+    }
+
+    /// Whether it names itself as its issuer.
+    pub fn is_self_issued(&self) -> bool {
+        !self.subject.is_empty() && self.subject == self.issuer
+    }
+}
+
+/// Kind and size of the key in a certificate (DER), such as `RSA 2048` or `EC 256`; none when it cannot be read.
+pub(super) fn key(der: &[u8]) -> Option<String> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
+    let key = certificate.public_key();
+    // Without parameters that OpenSSL has for it, x509-parser knows no more of Edwards curves than their number.
+    match key.algorithm.algorithm.to_id_string().as_str() {
+        "1.3.101.112" => return Some("Ed25519".to_owned()),
+        "1.3.101.113" => return Some("Ed448".to_owned()),
+        _ => {}
+    }
+    Some(match key.parsed().ok()? {
+        PublicKey::RSA(key) => format!("RSA {}", key.key_size()),
+        PublicKey::EC(key) => format!("EC {}", key.key_size()),
+        PublicKey::DSA(number) => format!("DSA {}", number.len() * 8),
+        _ => return None,
+    })
+}
+
+/// The digest of the signature on a certificate (DER), where it is one that no library takes any more.
+pub(super) fn weak_digest(der: &[u8]) -> Option<&'static str> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
+    match certificate.signature_algorithm.algorithm.to_id_string().as_str() {
+        "1.2.840.113549.1.1.2" => Some("MD2"),
+        "1.2.840.113549.1.1.4" => Some("MD5"),
+        "1.2.840.113549.1.1.5" | "1.2.840.10045.4.1" | "1.2.840.10040.4.3" => Some("SHA-1"),
+        _ => None,
+    }
+}
+
+/// The host names that a certificate (DER) is for, its IP addresses left out; none when it cannot be read.
+pub(super) fn dns_names(der: &[u8]) -> Vec<String> {
+    let Ok((_, certificate)) = x509_parser::parse_x509_certificate(der) else { return Vec::new() };
+    names_of(&certificate).map(str::to_owned).collect()
+}
+
+/// Whether a certificate (DER) is for any host name at all, where that is to be said: in subjectAltName.
+pub(super) fn has_dns_names(der: &[u8]) -> bool {
+    x509_parser::parse_x509_certificate(der).is_ok_and(|(_, certificate)| names_of(&certificate).next().is_some())
+}
+
+fn names_of<'a>(certificate: &'a X509Certificate<'_>) -> impl Iterator<Item = &'a str> {
+    let names = certificate.subject_alternative_name().ok().flatten();
+    names.into_iter().flat_map(|names| &names.value.general_names).filter_map(|name| match name {
+        GeneralName::DNSName(name) => Some(*name),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificates_facts() {
+        let pair = rcgen::KeyPair::generate().unwrap();
+        let mut parameters = rcgen::CertificateParams::new(vec!["mail.example".into()]).unwrap();
+        parameters.not_before = rcgen::date_time_ymd(2021, 1, 31);
+        parameters.not_after = rcgen::date_time_ymd(2031, 1, 31);
+        let certificate = parameters.self_signed(&pair).unwrap();
+        let facts = Certificate::parse(certificate.der());
+        assert_eq!((facts.not_before, facts.not_after), (Some(1_612_051_200), Some(1_927_584_000)));
+        assert!(facts.subject.starts_with("CN=") && facts.sha256.len() == 64, "{facts:?}");
+        assert!(facts.is_self_issued());
+        assert_eq!(key(certificate.der()).as_deref(), Some("EC 256"));
+        assert_eq!(dns_names(certificate.der()), ["mail.example"]);
+        assert!(has_dns_names(certificate.der()));
+        assert_eq!(Certificate::parse(b"junk").not_after, None);
+        assert!(!Certificate::parse(b"junk").is_self_issued());
+        assert_eq!((key(b"junk"), dns_names(b"junk"), has_dns_names(b"junk")), (None, vec![], false));
+    }
+}

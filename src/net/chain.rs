@@ -1,0 +1,273 @@
+//! A server's chain of certificates when one of them was refused: which one, and why.
+//!
+//! The TLS library tells of a failed handshake no more than the reason. The chain is had in one of two ways. Up to TLS 1.2
+//! it passes in clear text and is verified once more here, against the same roots. Otherwise a connection of its own
+//! brings it ([`TlsContext::inspect`]). Neither has a say in whether a server is trusted. Called by `probe`.
+//!
+//! Elsewhere than on Linux there is no more than the certificates.
+
+use super::{
+    TlsCause, TlsContext,
+    certificate::{self, Certificate},
+};
+
+/// The certificates of a server, its own first, with what was found wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Chain {
+    /// At most [`Chain::KEPT`], by depth.
+    pub certificates: Vec<Certificate>,
+    /// Kind and size of the server's own key, such as `RSA 2048`.
+    pub key: Option<String>,
+    /// The one that was refused.
+    pub refused: Option<Refused>,
+}
+
+/// A certificate that was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// Why.
+    pub cause: TlsCause,
+    /// OpenSSL's number for that, one of `X509_V_ERR_…`.
+    pub number: i32,
+    /// Where it stands: 0 is the server's own, 1 its issuer's.
+    pub depth: usize,
+    /// Itself.
+    pub certificate: Certificate,
+    /// What is wrong with it, in words. Untrusted: they quote the server.
+    pub words: String,
+}
+
+impl Chain {
+    /// No sound chain is longer, and the record of a run must not grow with what a server sends.
+    pub const KEPT: usize = 10;
+
+    /// The certificates as a server sent them.
+    pub(super) fn sent(all: &[Vec<u8>]) -> Self {
+        let certificates = all.iter().take(Self::KEPT).map(|der| Certificate::parse(der)).collect();
+        Self { certificates, key: all.first().and_then(|leaf| certificate::key(leaf)), refused: None }
+    }
+}
+
+impl TlsContext {
+    /// What is wrong with these certificates (DER, the server's own first) for one who trusts the same roots. Names are
+    /// not looked at.
+    pub fn verify(&self, sent: &[Vec<u8>]) -> Chain {
+        self.verify_sent(sent).unwrap_or_else(|| Chain::sent(sent))
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod library {
+    use super::{Chain, TlsContext};
+    use crate::net::Meter;
+
+    impl TlsContext {
+        pub(super) fn verify_sent(&self, _: &[Vec<u8>]) -> Option<Chain> {
+            None
+        }
+
+        /// Has a server show its certificates over `meter`, and goes no further. Only on Linux.
+        pub async fn inspect(&self, _: &Meter) -> Option<Chain> {
+            None
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod library {
+    use std::{
+        io::{self, Read, Write},
+        sync::{Arc, Mutex, PoisonError},
+    };
+
+    use openssl::{
+        error::ErrorStack,
+        ssl::{ConnectConfiguration, HandshakeError, SslConnector, SslMethod, SslVerifyMode, SslVersion},
+        stack::Stack,
+        x509::{
+            X509, X509PurposeId, X509StoreContext, X509StoreContextRef,
+            store::{X509Store, X509StoreBuilder},
+            verify::X509VerifyParam,
+        },
+    };
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::{Chain, Refused, TlsContext, certificate, certificate::Certificate};
+    use crate::net::{Meter, TlsCause, tls_error::of_verification};
+
+    /// What a handshake takes in before it is given up: the largest chain that OpenSSL takes is 100 KB.
+    const MOST: usize = 256 << 10;
+
+    impl TlsContext {
+        pub(super) fn verify_sent(&self, sent: &[Vec<u8>]) -> Option<Chain> {
+            let mut certificates = sent.iter().map(|der| X509::from_der(der).ok());
+            let leaf = certificates.next()??;
+            let mut others = Stack::new().ok()?;
+            for certificate in certificates.flatten() {
+                others.push(certificate).ok()?;
+            }
+            let store = self.store().ok()?;
+            let verified = X509StoreContext::new().ok()?.init(&store, &leaf, &others, |context| {
+                Ok(if context.verify_cert()? { None } else { Some(refusal(context)) })
+            });
+            Some(verified.ok()?.unwrap_or_else(|| Chain::sent(sent)))
+        }
+
+        /// The roots that a handshake trusts, and how strict it is.
+        fn store(&self) -> Result<X509Store, ErrorStack> {
+            let mut store = X509StoreBuilder::new()?;
+            store.set_default_paths()?;
+            for root in self.root_certificates() {
+                store.add_cert(root)?;
+            }
+            store.set_purpose(X509PurposeId::SSL_SERVER)?;
+            let mut strict = X509VerifyParam::new()?;
+            let level = SslConnector::builder(SslMethod::tls_client())?.build().context().security_level();
+            strict.set_auth_level(i32::try_from(level).unwrap_or(i32::MAX));
+            store.set_param(&strict)?;
+            Ok(store.build())
+        }
+
+        fn root_certificates(&self) -> impl Iterator<Item = X509> {
+            self.roots().iter().filter_map(|root| X509::from_der(&root.to_der().ok()?).ok())
+        }
+
+        /// Has a server show its certificates over `meter`, and goes no further: nothing is sent but the handshake, without
+        /// a client certificate. What is wrong is judged as in any other handshake, but nothing depends on it. None when the
+        /// server shows none. The caller sets a time.
+        pub async fn inspect(&self, meter: &Meter) -> Option<Chain> {
+            let seen = Arc::default();
+            let configured = self.looking(Arc::clone(&seen)).ok()?;
+            let mut meter = meter.clone();
+            let mut room = vec![0; 16 << 10];
+            let mut taken = 0;
+            let mut step = configured.connect(self.server_name(), Pipe::default());
+            let mut last = loop {
+                let mut waiting = match step {
+                    Err(HandshakeError::WouldBlock(waiting)) => waiting,
+                    Ok(mut stream) => {
+                        // Politely: a server that hears of no end waits for a command.
+                        drop(stream.shutdown());
+                        break std::mem::take(&mut stream.get_mut().outgoing);
+                    }
+                    Err(HandshakeError::Failure(mut ended)) => break std::mem::take(&mut ended.get_mut().outgoing),
+                    Err(HandshakeError::SetupFailure(_)) => return None,
+                };
+                let outgoing = std::mem::take(&mut waiting.get_mut().outgoing);
+                meter.write_all(&outgoing).await.ok()?;
+                let count = meter.read(&mut room).await.ok()?;
+                taken += count;
+                if count == 0 || taken > MOST {
+                    break Vec::new();
+                }
+                waiting.get_mut().incoming.extend(room.get(..count)?);
+                step = waiting.handshake();
+            };
+            last.truncate(MOST);
+            // The alert, or close_notify. It makes no difference to what was seen.
+            drop(meter.write_all(&last).await);
+            seen.lock().unwrap_or_else(PoisonError::into_inner).take()
+        }
+
+        /// A connection like any other of this target's, which keeps what it sees of certificates.
+        fn looking(&self, seen: Arc<Mutex<Option<Chain>>>) -> Result<ConnectConfiguration, ErrorStack> {
+            let mut builder = SslConnector::builder(SslMethod::tls_client())?;
+            builder.set_min_proto_version(Some(SslVersion::TLS1_2))?;
+            if self.offers_alpn() {
+                builder.set_alpn_protos(b"\x04imap")?;
+            }
+            for root in self.root_certificates() {
+                builder.cert_store_mut().add_cert(root)?;
+            }
+            builder.set_verify_callback(SslVerifyMode::PEER, move |good, context| {
+                let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+                if !good && seen.is_none() {
+                    *seen = Some(refusal(context));
+                }
+                good
+            });
+            builder.build().configure()
+        }
+    }
+
+    /// What a verification that just failed found.
+    fn refusal(context: &X509StoreContextRef) -> Chain {
+        let built = context.chain().into_iter().flatten().filter_map(|certificate| certificate.to_der().ok());
+        let built: Vec<Vec<u8>> = built.take(Chain::KEPT).collect();
+        let chain = Chain::sent(&built);
+        let number = context.error().as_raw();
+        let depth = usize::try_from(context.error_depth()).unwrap_or_default();
+        let Some(der) = context.current_cert().and_then(|refused| refused.to_der().ok()) else { return chain };
+        let certificate = Certificate::parse(&der);
+        let words = words(number, depth, &certificate, &der);
+        Chain { refused: Some(Refused { cause: of_verification(number), number, depth, certificate, words }), ..chain }
+    }
+
+    /// Which certificate it is, and what is wrong with it.
+    fn words(number: i32, depth: usize, certificate: &Certificate, der: &[u8]) -> String {
+        let Certificate { subject, issuer, .. } = certificate;
+        let which = format!("at depth {depth} of the chain, {subject}");
+        match (of_verification(number), number) {
+            (TlsCause::Expired, _) => format!("{which}, expired on {}", date(certificate.not_after)),
+            (TlsCause::NotYetValid, _) => format!("{which}, is valid from {}", date(certificate.not_before)),
+            (TlsCause::Name, _) => match certificate::dns_names(der).as_slice() {
+                [] => format!("{which}, names no host"),
+                names => {
+                    let more = names.len().saturating_sub(NAMES);
+                    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+                    let names = names.iter().take(NAMES).map(String::as_str).collect::<Vec<_>>().join(", ");
+                    format!("it is for {names}{more}")
+                }
+            },
+            // EE key too small, CA key too small
+            (TlsCause::Weak, 66 | 67) => {
+                let key = certificate::key(der).unwrap_or_else(|| "of an unknown kind".to_owned());
+                format!("{which}, has the key {key}")
+            }
+            (TlsCause::Weak, _) => match certificate::weak_digest(der) {
+                Some(digest) => format!("{which}, is signed with {digest}"),
+                None => format!("{which}, has a weak signature"),
+            },
+            // self-signed certificate, self-signed certificate in certificate chain
+            (_, 18 | 19) => format!("{which}, is its own issuer and not trusted here"),
+            // unable to get issuer certificate, the same locally, unable to verify the first certificate
+            (_, 2 | 20 | 21) => format!("{which}: its issuer, {issuer}, was not sent and is not trusted here"),
+            _ => which,
+        }
+    }
+
+    /// So many host names of a certificate are told.
+    const NAMES: usize = 3;
+
+    fn date(seconds: Option<i64>) -> String {
+        let date = seconds.and_then(|seconds| time::OffsetDateTime::from_unix_timestamp(seconds).ok());
+        date.map_or_else(|| "an unknown day".to_owned(), |date| date.date().to_string())
+    }
+
+    /// A stream that waits for nothing: bytes are put into it and taken out of it.
+    #[derive(Debug, Default)]
+    struct Pipe {
+        incoming: std::collections::VecDeque<u8>,
+        outgoing: Vec<u8>,
+    }
+
+    impl Read for Pipe {
+        fn read(&mut self, target: &mut [u8]) -> io::Result<usize> {
+            if self.incoming.is_empty() {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            self.incoming.read(target)
+        }
+    }
+
+    impl Write for Pipe {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.outgoing.extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+}

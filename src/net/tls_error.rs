@@ -1,0 +1,475 @@
+//! Sorts the TLS library's errors into causes, by numbers: OpenSSL's reason codes, the numbers of alerts (RFC 8446 §6),
+//! the results of verification. No cause depends on a part of a message's text. Called by `tls` for handshakes and by
+//! `probe` for connections that stand. What class a run gets from a cause is `probe`'s matter.
+//!
+//! Elsewhere than on Linux the library is another one, and only errors of the connection itself are told apart.
+
+use std::{error::Error, io};
+
+use super::{Meter, Trouble, descriptors, trouble};
+
+/// Why a handshake failed, or a TLS connection broke.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsCause {
+    /// A certificate of the chain has expired.
+    Expired,
+    /// A certificate of the chain is not valid yet.
+    NotYetValid,
+    /// The certificate is for another name.
+    Name,
+    /// No chain to a trusted root.
+    Untrusted,
+    /// The key or the signature of a certificate is too weak.
+    Weak,
+    /// IMAP in clear text.
+    ClearText,
+    /// HTTP in clear text.
+    Http,
+    /// No TLS.
+    NoTls,
+    /// No protocol version in common.
+    Version,
+    /// The server's Diffie-Hellman group is too small.
+    SmallDhGroup,
+    /// The server lacks secure renegotiation (RFC 5746).
+    LegacyRenegotiation,
+    /// No cipher suite, group or signature algorithm in common.
+    NoCommonParameters,
+    /// The server signed by an algorithm that is not allowed.
+    SignatureAlgorithm,
+    /// A certificate or key of the server's cannot be read.
+    MalformedCertificate,
+    /// A signature or checksum is wrong.
+    Altered,
+    /// The server sent `no_application_protocol`.
+    Alpn,
+    /// The server sent `unrecognized_name`.
+    UnknownName,
+    /// The server wants a client certificate.
+    ClientCertificateRequired,
+    /// The server sent `handshake_failure` after its ServerHello: it found something in common, and then refused.
+    RefusedAfterCertificate,
+    /// The server refused the client certificate.
+    ClientCertificateRefused,
+    /// The server would not read the handshake, or a part of it.
+    HandshakeRefused,
+    /// The server sent `internal_error`.
+    ServerFault,
+    /// The server sent another fatal alert.
+    Alert,
+    /// The connection was reset.
+    Reset,
+    /// The connection ended.
+    Eof,
+    /// No end in time.
+    Timeout,
+    /// This process or machine has no file descriptor left, or no memory for sockets.
+    Exhausted,
+    /// Another fault of the local system.
+    Local,
+    /// Any other failure.
+    Handshake,
+}
+
+impl TlsCause {
+    /// Whether a certificate of the server's was refused.
+    pub fn is_of_certificate(self) -> bool {
+        matches!(self, Self::Expired | Self::NotYetValid | Self::Name | Self::Untrusted | Self::Weak)
+    }
+}
+
+/// A handshake that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFailure {
+    /// Why.
+    pub cause: TlsCause,
+    /// Our own words, with the TLS library's in them. Untrusted: they may quote the server.
+    pub text: String,
+    /// The server had sent something before.
+    pub answered: bool,
+    /// The server's own certificate, as DER, where the library gave it.
+    pub(super) leaf: Option<Vec<u8>>,
+}
+
+impl TlsFailure {
+    /// There is no handshake to be shaken: a fault of ours.
+    pub fn unprepared() -> Self {
+        Self::new(TlsCause::Handshake, "no handshake was prepared".to_owned())
+    }
+
+    /// No end in time.
+    pub fn timeout() -> Self {
+        Self::new(TlsCause::Timeout, String::new())
+    }
+
+    pub(super) fn new(cause: TlsCause, text: String) -> Self {
+        Self { cause, text, answered: false, leaf: None }
+    }
+
+    /// A handshake over `meter`, with a server that was to be `name`, failed with this error.
+    pub(super) fn of_handshake(error: &native_tls::Error, meter: &Meter, name: &str) -> Self {
+        let answered = meter.last_record().is_some();
+        let failure = match meter.stranger() {
+            Some(first) => not_tls(&first),
+            None => library(error, meter, name),
+        };
+        Self { answered, ..failure }
+    }
+
+    /// An error of a connection that stood, if it is TLS's own and not the kernel's.
+    pub fn of_session(error: &io::Error) -> Option<Self> {
+        session(error).map(|(cause, text)| Self::new(cause, text))
+    }
+}
+
+/// What the server sent in place of TLS.
+fn not_tls(first: &[u8]) -> TlsFailure {
+    let cause = if first.starts_with(b"* ") {
+        TlsCause::ClearText
+    } else if first.starts_with(b"HTTP/") {
+        TlsCause::Http
+    } else {
+        TlsCause::NoTls
+    };
+    let first = String::from_utf8_lossy(first);
+    TlsFailure::new(cause, format!("the server did not answer in TLS; its first bytes were {first:?}"))
+}
+
+fn library(error: &native_tls::Error, meter: &Meter, name: &str) -> TlsFailure {
+    let failure = match broken(error) {
+        Some(Ended::Kernel(cause, text)) => {
+            let when = if meter.last_record().is_some() {
+                "in the handshake"
+            } else {
+                "before the server's first byte of TLS"
+            };
+            TlsFailure::new(cause, format!("the connection broke {when}: {text}"))
+        }
+        Some(Ended::Eof) => ended(meter),
+        None => handshake(error, meter, name),
+    };
+    // Roots are read when they are needed; one that could not be opened is to OpenSSL one that does not exist.
+    if matches!(failure.cause, TlsCause::Untrusted | TlsCause::Handshake) && descriptors::are_spent() {
+        let text = "no file descriptor is left to read the trusted roots with".to_owned();
+        return TlsFailure::new(TlsCause::Exhausted, text);
+    }
+    failure
+}
+
+/// The connection is at its end, in the handshake.
+fn ended(meter: &Meter) -> TlsFailure {
+    const ALERT: u8 = 21;
+    let text = match meter.last_record() {
+        None => "the server closed the connection before its first byte of TLS",
+        Some(last) if last.whole && last.kind == ALERT => "the server ended the handshake with close_notify",
+        Some(_) => "the server closed the connection in the handshake, without close_notify",
+    };
+    TlsFailure::new(TlsCause::Eof, text.to_owned())
+}
+
+enum Ended {
+    Kernel(TlsCause, String),
+    Eof,
+}
+
+/// Whether the connection below TLS is what broke.
+fn broken(error: &native_tls::Error) -> Option<Ended> {
+    let mut source = error.source();
+    while let Some(inner) = source {
+        if let Some(error) = inner.downcast_ref::<io::Error>() {
+            let cause = match trouble(error) {
+                Some(Trouble::Line) => TlsCause::Reset,
+                Some(Trouble::Exhausted) => TlsCause::Exhausted,
+                Some(Trouble::Local) => TlsCause::Local,
+                None if error.kind() == io::ErrorKind::UnexpectedEof => return Some(Ended::Eof),
+                None => return None,
+            };
+            return Some(Ended::Kernel(cause, error.to_string()));
+        }
+        source = inner.source();
+    }
+    None
+}
+
+/// The names of alerts (IANA's TLS Alert Registry), with what each says of a handshake.
+const ALERTS: &[(i32, &str, TlsCause)] = &[
+    (10, "unexpected_message", TlsCause::HandshakeRefused),
+    (20, "bad_record_mac", TlsCause::Alert),
+    (21, "decryption_failed", TlsCause::Alert),
+    (22, "record_overflow", TlsCause::HandshakeRefused),
+    (30, "decompression_failure", TlsCause::Alert),
+    (40, "handshake_failure", TlsCause::NoCommonParameters),
+    (41, "no_certificate", TlsCause::ClientCertificateRequired),
+    (42, "bad_certificate", TlsCause::ClientCertificateRefused),
+    (43, "unsupported_certificate", TlsCause::ClientCertificateRefused),
+    (44, "certificate_revoked", TlsCause::ClientCertificateRefused),
+    (45, "certificate_expired", TlsCause::ClientCertificateRefused),
+    (46, "certificate_unknown", TlsCause::ClientCertificateRefused),
+    (47, "illegal_parameter", TlsCause::HandshakeRefused),
+    (48, "unknown_ca", TlsCause::ClientCertificateRefused),
+    (49, "access_denied", TlsCause::ClientCertificateRefused),
+    (50, "decode_error", TlsCause::HandshakeRefused),
+    (51, "decrypt_error", TlsCause::HandshakeRefused),
+    (60, "export_restriction", TlsCause::NoCommonParameters),
+    (70, "protocol_version", TlsCause::Version),
+    (71, "insufficient_security", TlsCause::NoCommonParameters),
+    (80, "internal_error", TlsCause::ServerFault),
+    (86, "inappropriate_fallback", TlsCause::Version),
+    (90, "user_canceled", TlsCause::Alert),
+    (100, "no_renegotiation", TlsCause::Alert),
+    (109, "missing_extension", TlsCause::HandshakeRefused),
+    (110, "unsupported_extension", TlsCause::HandshakeRefused),
+    (111, "certificate_unobtainable", TlsCause::Alert),
+    (112, "unrecognized_name", TlsCause::UnknownName),
+    (113, "bad_certificate_status_response", TlsCause::Alert),
+    (114, "bad_certificate_hash_value", TlsCause::Alert),
+    (115, "unknown_psk_identity", TlsCause::Alert),
+    (116, "certificate_required", TlsCause::ClientCertificateRequired),
+    (120, "no_application_protocol", TlsCause::Alpn),
+];
+
+/// The name of an alert, and its cause.
+fn alert(number: i32) -> (&'static str, TlsCause) {
+    let known = ALERTS.iter().find(|(known, _, _)| *known == number);
+    known.map_or(("of no known name", TlsCause::Alert), |(_, name, cause)| (*name, *cause))
+}
+
+#[cfg(target_os = "linux")]
+use self::openssl_errors::{handshake, session};
+
+#[cfg(not(target_os = "linux"))]
+fn handshake(error: &native_tls::Error, _: &Meter, _: &str) -> TlsFailure {
+    TlsFailure::new(TlsCause::Handshake, error.to_string())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn session(_: &io::Error) -> Option<(TlsCause, String)> {
+    None
+}
+
+#[cfg(target_os = "linux")]
+pub(super) use self::openssl_errors::of_verification;
+#[cfg(all(test, target_os = "linux"))]
+use self::openssl_errors::verification_text;
+
+#[cfg(target_os = "linux")]
+mod openssl_errors {
+    use std::{error::Error as _, io};
+
+    use openssl::{
+        error::ErrorStack,
+        ssl::{self, ErrorCode},
+        x509::X509VerifyResult,
+    };
+
+    use super::{Meter, TlsCause, TlsFailure, alert, ended};
+
+    /// `ERR_LIB_SSL`, and the libraries below it that read certificates: `ERR_LIB_X509`, `ERR_LIB_ASN1`.
+    const SSL: i32 = 20;
+    const READS: &[i32] = &[11, 13];
+    /// An alert's number is added to this.
+    const ALERT: i32 = 1000;
+    const VERIFY_FAILED: i32 = 134;
+    const UNEXPECTED_EOF: i32 = 294;
+
+    /// Reasons of `ERR_LIB_SSL` by number, as they stand in OpenSSL's `sslerr.h`.
+    const REASONS: &[(TlsCause, &str, &[i32])] = &[
+        (
+            TlsCause::NoTls,
+            "what the server sent is not TLS",
+            // http request, https proxy request, packet length too long, wrong version number, bad record type
+            &[156, 155, 198, 267, 443],
+        ),
+        (
+            TlsCause::Version,
+            "the server has no protocol version from TLS 1.2 on",
+            // bad protocol version number, version too high, no protocols available, unknown protocol, unknown SSL version,
+            // unsupported protocol, unsupported SSL version, wrong SSL version, inappropriate fallback, version too low
+            &[116, 166, 191, 252, 254, 258, 259, 266, 373, 396],
+        ),
+        (TlsCause::SmallDhGroup, "the server's Diffie-Hellman group is too small", &[394]),
+        (TlsCause::LegacyRenegotiation, "the server lacks secure renegotiation (RFC 5746)", &[338]),
+        (
+            TlsCause::NoCommonParameters,
+            "the server and imaptrace have no cipher suite or group in common",
+            // no suitable key share, no ciphers available, no cipher match, no shared cipher, unknown cipher returned,
+            // wrong cipher returned, no suitable groups, unsupported elliptic curve, wrong curve, no shared groups
+            &[101, 181, 185, 193, 248, 261, 295, 315, 378, 410],
+        ),
+        (
+            TlsCause::SignatureAlgorithm,
+            "the server signed the handshake by an algorithm that is not allowed",
+            // no suitable signature algorithm, no suitable digest algorithm, legacy sigalg disallowed or unsupported,
+            // signature algorithms error, unknown digest, wrong signature type, no shared signature algorithms
+            &[118, 297, 333, 360, 368, 370, 376],
+        ),
+        (
+            TlsCause::MalformedCertificate,
+            "the server's certificate cannot be read",
+            // cert length mismatch, no certificates returned, signature for non signing certificate, invalid certificate or
+            // alg, unable to find public key parameters, unknown certificate type, unknown pkey type, bad ecc cert, ecc cert
+            // not for signing, wrong certificate type
+            &[135, 176, 220, 238, 239, 247, 251, 304, 318, 383],
+        ),
+        (
+            TlsCause::Altered,
+            "a signature or checksum of the server's is wrong",
+            // bad signature, block cipher pad is wrong, decryption failed, digest check failed, wrong signature length, wrong
+            // signature size, decryption failed or bad record mac
+            &[123, 129, 147, 149, 264, 265, 281],
+        ),
+        (
+            TlsCause::Weak,
+            "a certificate is too weak",
+            // ca key too small, ca md too weak, ee key too small
+            &[397, 398, 399],
+        ),
+    ];
+
+    pub(super) fn handshake(error: &native_tls::Error, meter: &Meter, name: &str) -> TlsFailure {
+        let Some(stack) = error.source().and_then(|source| source.downcast_ref::<ErrorStack>()) else {
+            // Before there is a connection it is the set-up that fails. After that, only an end has no reason.
+            return match meter.tcp_info() {
+                Some(_) => ended(meter),
+                None => TlsFailure::new(TlsCause::Handshake, error.to_string()),
+            };
+        };
+        if ssl_reasons(stack).any(|reason| reason == VERIFY_FAILED) {
+            let result = refused(&error.to_string(), stack);
+            let cause = result.map_or(TlsCause::Untrusted, of_verification);
+            let why = result.map_or("no reason is given", verification_text);
+            return TlsFailure::new(cause, format!("certificate refused for {name}: {why}"));
+        }
+        if ssl_reasons(stack).any(|reason| reason == UNEXPECTED_EOF) {
+            return ended(meter);
+        }
+        let (cause, text) = reason(stack).unwrap_or_else(|| (TlsCause::Handshake, error.to_string()));
+        match cause {
+            // The server had found something in common before.
+            TlsCause::NoCommonParameters if is_alert(stack) && meter.server_hello().is_some() => TlsFailure::new(
+                TlsCause::RefusedAfterCertificate,
+                format!("{text}, after it had shown its certificate"),
+            ),
+            cause => TlsFailure::new(cause, text),
+        }
+    }
+
+    pub(super) fn session(error: &io::Error) -> Option<(TlsCause, String)> {
+        let error = error.get_ref()?.downcast_ref::<ssl::Error>()?;
+        if error.code() == ErrorCode::ZERO_RETURN {
+            return Some((TlsCause::Eof, String::new()));
+        }
+        let stack = error.ssl_error()?;
+        if ssl_reasons(stack).any(|reason| reason == UNEXPECTED_EOF) {
+            return Some((TlsCause::Eof, String::new()));
+        }
+        Some(reason(stack).unwrap_or_else(|| (TlsCause::Handshake, error.to_string())))
+    }
+
+    /// The reasons of the TLS library itself, the first first.
+    fn ssl_reasons(stack: &ErrorStack) -> impl Iterator<Item = i32> {
+        stack.errors().iter().filter(|error| error.library_code() == SSL).map(openssl::error::Error::reason_code)
+    }
+
+    fn is_alert(stack: &ErrorStack) -> bool {
+        ssl_reasons(stack).any(|reason| reason > ALERT)
+    }
+
+    /// The cause that the first known error on the stack gives, and its words.
+    fn reason(stack: &ErrorStack) -> Option<(TlsCause, String)> {
+        if let Some(number) = ssl_reasons(stack).find(|reason| (ALERT..ALERT + 256).contains(reason)) {
+            let (name, cause) = alert(number - ALERT);
+            return Some((cause, format!("the server sent the fatal alert {} ({name})", number - ALERT)));
+        }
+        let theirs =
+            |error: &openssl::error::Error| error.reason().map(|reason| format!(" ({reason})")).unwrap_or_default();
+        let errors = || stack.errors().iter();
+        let known = errors().filter(|error| error.library_code() == SSL).find_map(|error| {
+            let known = REASONS.iter().find(|(_, _, numbers)| numbers.contains(&error.reason_code()));
+            known.map(|(cause, words, _)| (*cause, format!("{words}{}", theirs(error))))
+        });
+        let unread = || errors().find(|error| READS.contains(&error.library_code()));
+        let malformed = |error| {
+            (TlsCause::MalformedCertificate, format!("the server's certificate cannot be read{}", theirs(error)))
+        };
+        let other = || errors().find(|error| error.library_code() == SSL);
+        let broke = |error| (TlsCause::Handshake, format!("the server broke the handshake{}", theirs(error)));
+        known.or_else(|| unread().map(malformed)).or_else(|| other().map(broke))
+    }
+
+    /// The number of the verification's result, which native-tls gives only as the last words of its own: OpenSSL's text for
+    /// that number, in parentheses behind the text of the stack. None when the text is another one.
+    fn refused(text: &str, stack: &ErrorStack) -> Option<i32> {
+        let words = text.strip_prefix(&stack.to_string())?.strip_prefix(" (")?.strip_suffix(')')?;
+        (1..256).find(|number| verification_text(*number) == words)
+    }
+
+    #[expect(unsafe_code, reason = "every number has a text, also those that mean nothing")]
+    pub(crate) fn verification_text(number: i32) -> &'static str {
+        // SAFETY: it wraps a number that is only ever looked up in a table, with a default.
+        unsafe { X509VerifyResult::from_raw(number) }.error_string()
+    }
+
+    /// The cause that a verification's result (`X509_V_ERR_…` in OpenSSL's `x509_vfy.h`) stands for.
+    pub(crate) fn of_verification(number: i32) -> TlsCause {
+        match number {
+            10 => TlsCause::Expired,
+            9 => TlsCause::NotYetValid,
+            // hostname, email and IP address mismatch
+            62..=64 => TlsCause::Name,
+            // EE key too small, CA key too small, CA signature digest too weak
+            66..=68 => TlsCause::Weak,
+            _ => TlsCause::Untrusted,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_tls_is_known_by_its_first_bytes() {
+        for (first, cause) in [
+            (b"* OK Dovecot".as_slice(), TlsCause::ClearText),
+            (b"* BYE too many", TlsCause::ClearText),
+            (b"HTTP/1.1 400", TlsCause::Http),
+            (b"SSH-2.0-OpenSSH", TlsCause::NoTls),
+            (b"220 HTTP/", TlsCause::NoTls),
+            (b"*", TlsCause::NoTls),
+        ] {
+            assert_eq!(not_tls(first).cause, cause, "{}", String::from_utf8_lossy(first));
+        }
+    }
+
+    #[test]
+    fn alerts_are_in_order_and_each_is_named_once() {
+        assert!(ALERTS.is_sorted_by(|one, other| one.0 < other.0));
+        assert_eq!(alert(120), ("no_application_protocol", TlsCause::Alpn));
+        assert_eq!(alert(255).1, TlsCause::Alert);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn each_result_of_a_verification_has_a_text_of_its_own_and_a_cause() {
+        let texts: Vec<_> = (1..=79).map(verification_text).collect();
+        for (number, cause) in [
+            (10, TlsCause::Expired),
+            (9, TlsCause::NotYetValid),
+            (62, TlsCause::Name),
+            (64, TlsCause::Name),
+            (66, TlsCause::Weak),
+            (67, TlsCause::Weak),
+            (68, TlsCause::Weak),
+            (18, TlsCause::Untrusted),
+            (19, TlsCause::Untrusted),
+            (20, TlsCause::Untrusted),
+            (22, TlsCause::Untrusted),
+            (12, TlsCause::Untrusted),
+        ] {
+            let text = verification_text(number);
+            assert_eq!(texts.iter().filter(|other| **other == text).count(), 1, "{text}");
+            assert_eq!(of_verification(number), cause, "{text}");
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! Writes what is known of a server's certificates into the step `tls`: which one was refused, and why. Called by `reach`
+//! for what passed in the handshake itself, and by `inspect` for what was read afterwards.
+
+use super::{redact::Redactor, verdict};
+use crate::{
+    net::{Certificate, Chain, TlsCause},
+    record::{ChainCertificate, ServerText, Step, Timestamp, TlsFacts},
+};
+
+/// The server's own certificate.
+pub(super) fn leaf(facts: &mut TlsFacts, leaf: &Certificate, redactor: &Redactor) {
+    let text = |text: &str| redactor.text(text.as_bytes(), ServerText::STATUS);
+    facts.not_after = time(leaf.not_after);
+    facts.subject = Some(text(&leaf.subject));
+    facts.issuer = Some(text(&leaf.issuer));
+    facts.sha256 = Some(leaf.sha256.clone());
+}
+
+/// All of a chain of which a certificate was refused for `cause`.
+pub(super) fn describe(step: &mut Step, chain: &Chain, cause: TlsCause, redactor: &Redactor) {
+    let Some(facts) = &mut step.tls else { return };
+    let Some(own) = chain.certificates.first() else { return };
+    leaf(facts, own, redactor);
+    let text = |text: &str| redactor.text(text.as_bytes(), ServerText::STATUS);
+    facts.not_before = time(own.not_before);
+    facts.key.clone_from(&chain.key);
+    let entry = |certificate: &Certificate| ChainCertificate {
+        subject: text(&certificate.subject),
+        issuer: text(&certificate.issuer),
+        not_before: time(certificate.not_before),
+        not_after: time(certificate.not_after),
+    };
+    facts.chain = chain.certificates.iter().map(entry).collect();
+    // Another verification may come to another end: it is asked again, and names are not looked at.
+    let Some(refused) = chain.refused.as_ref().filter(|refused| refused.cause == cause) else { return };
+    facts.refused_depth = u32::try_from(refused.depth).ok();
+    step.tls_fault = verdict::certificate_fault(refused);
+    let said = step.text.as_ref().map_or("", ServerText::as_str);
+    step.text = Some(redactor.text(format!("{said}: {}", refused.words).as_bytes(), ServerText::STATUS));
+}
+
+fn time(seconds: Option<i64>) -> Option<Timestamp> {
+    Timestamp::from_epoch_seconds(seconds?)
+}
