@@ -16,8 +16,8 @@ use std::{
 use super::{AgentError, backoff::Backoff, families, once::longest};
 use crate::{latency::SlowSpell, net::Family, plan::Target, probe::Prepared, schedule::Slot};
 
-/// A password command's own deadline, and what handing a finished run on may take.
-const AROUND: Duration = Duration::from_secs(15);
+/// A password command's own deadline, a look at certificates, and what handing a finished run on may take.
+const AROUND: Duration = Duration::from_secs(20);
 
 /// One account of one target: what a slot starts. Its runs never overlap, over whichever family they go.
 pub(super) struct Work {
@@ -138,7 +138,10 @@ impl Member {
     fn new(target: &Target, files: Vec<Option<Stamp>>, old: Option<&Self>) -> Result<Self, AgentError> {
         let prepared =
             Prepared::new(target.clone()).map_err(|source| AgentError::Tls { target: target.name.clone(), source })?;
-        let prepared = Arc::new(prepared);
+        let prepared = Arc::new(match old {
+            Some(old) => prepared.following(&old.prepared),
+            None => prepared,
+        });
         let known = |alias: &str| old?.works.iter().find(|work| work.alias() == alias).map(|work| work.state.clone());
         let accounts = target.accounts.iter().enumerate();
         let works = accounts.map(|(number, account)| {

@@ -23,8 +23,10 @@ use crate::{
     delivery::Delivery,
     net::Family,
     plan::{Per, Target},
-    probe::{Cancel, Job, Prober},
+    probe::{Cancel, Job, Prober, inspect, lacks_certificate},
+    record::Run,
     schedule::{Lost, Runner, Skip},
+    secret::Secret,
     telemetry::{Metrics, names::SkipReason},
 };
 
@@ -66,28 +68,41 @@ impl Shared {
     }
 
     async fn run_all(&self, work: &Work, lag: Duration) {
-        for (number, family) in families(work.target.target()).iter().enumerate() {
+        let target = work.target.target();
+        // The start after this one, less what the end of this one takes.
+        let before = clock::now() + target.interval.saturating_sub(lag + BETWEEN);
+        let mut unseen = Vec::new();
+        for (number, family) in families(target).iter().enumerate() {
             if *self.cancel.borrow() {
-                return;
+                break;
             }
             // Only the first was due; the second starts when the first has ended.
-            self.run_over(*family, work, (number == 0).then_some(lag)).await;
+            unseen.extend(self.run_over(*family, work, (number == 0).then_some(lag)).await);
+        }
+        // When nothing of this start is left to be measured.
+        for Unseen { mut run, family, secret } in unseen {
+            let Some(account) = target.accounts.get(work.account) else { return };
+            let left = before.saturating_duration_since(clock::now());
+            inspect(&mut run, (&work.target, account, secret.as_ref()), left, self.cancel.clone()).await;
+            self.finish(run, family, work);
         }
     }
 
-    async fn run_over(&self, family: Family, work: &Work, start_lag: Option<Duration>) {
+    /// A run over this family, which is told of and delivered, unless its server's certificate is to be looked at first.
+    async fn run_over(&self, family: Family, work: &Work, start_lag: Option<Duration>) -> Option<Unseen> {
         let target = &*work.target;
-        let Some(account) = target.target().accounts.get(work.account) else { return };
+        let account = target.target().accounts.get(work.account)?;
         let prober = self.settings().prober.clone();
         let mut stopping = self.cancel.clone();
         // A password command may take its time; the exit does not wait for it.
         let secret = tokio::select! {
             biased;
-            _ = stopping.wait_for(|stop| *stop) => return,
+            _ = stopping.wait_for(|stop| *stop) => return None,
             secret = prober.secret(account) => secret,
         };
         let (auth, certificate) = (target.target().journey.auth, target.client_certificate());
         let hold_login = work.history().backoff.hold(account, auth, certificate, secret.as_ref().ok().cloned());
+        let kept = secret.as_ref().ok().cloned();
         let active = (Active::new(&self.metrics), self.itself.under_way());
         let mut run = once(&prober, &target.target().journey, None, self.cancel.clone(), |ids| Job {
             target,
@@ -101,8 +116,18 @@ impl Shared {
         .await;
         drop(active);
         self.memory.judge(&mut run);
+        work.history().backoff.learn(&run, target.target().interval);
+        if lacks_certificate(&run) {
+            return Some(Unseen { run, family, secret: kept });
+        }
+        self.finish(run, family, work);
+        None
+    }
+
+    /// What is done with a run that is on record whole.
+    fn finish(&self, run: Run, family: Family, work: &Work) {
+        let target = work.target.target();
         let mut history = work.history();
-        history.backoff.learn(&run, target.target().interval);
         let failing = tell(&run, history.failing.contains(&family));
         history.failing.retain(|known| *known != family);
         history.failing.extend(failing.then_some(family));
@@ -111,7 +136,7 @@ impl Shared {
             history.told_of_few = tell_of_few(&run);
         }
         drop(history);
-        self.metrics.record_as(target.target().series_name(self.per), &run);
+        self.metrics.record_as(target.series_name(self.per), &run);
         self.itself.record(&run);
         match &*self.delivery() {
             Some(delivery) => delivery.deliver(run),
@@ -121,6 +146,17 @@ impl Shared {
         }
     }
 }
+
+/// A run that failed over a certificate which is not on record.
+struct Unseen {
+    run: Run,
+    family: Family,
+    /// What the server must not make us repeat.
+    secret: Option<Secret>,
+}
+
+/// What is left free before the next start.
+const BETWEEN: Duration = Duration::from_secs(1);
 
 /// The schedule's hands.
 pub(super) struct Hands(pub(super) Arc<Shared>);

@@ -23,7 +23,7 @@ use crate::{
     delivery::Delivery,
     net::Family,
     plan::{Auth, Target},
-    probe::{Cancel, Job, Prepared, Prober},
+    probe::{Cancel, Job, Prepared, Prober, inspect},
     record::{Run, RunOutcome, Seconds},
     secret::{Secret, SecretSource},
     telemetry::{
@@ -128,7 +128,9 @@ impl Plan {
             }
             for family in families(self.target.target()) {
                 // A task of its own: the runtime goes through the kernel to wake the one that it was started with.
-                let one = once(prober.clone(), self.target.clone(), *family, self.parent.clone(), stopped.clone());
+                let next = (number + 1 < args.count && !self.every.is_zero()).then(|| planned + self.every);
+                let one =
+                    once(prober.clone(), self.target.clone(), *family, self.parent.clone(), (next, stopped.clone()));
                 let run = match tokio::spawn(one).await {
                     Ok(Some(run)) => run,
                     Ok(None) => break,
@@ -190,18 +192,20 @@ impl Plan {
     }
 }
 
-/// One run; none when the target has no account.
+/// One run; none when the target has no account. With what is to be known of a certificate that was refused, if that can
+/// be had before the next planned start.
 async fn once(
     prober: Arc<Prober>,
     target: Arc<Prepared>,
     family: Family,
     parent: Option<RemoteParent>,
-    cancel: Cancel,
+    (next, cancel): (Option<Instant>, Cancel),
 ) -> Option<Run> {
     let account = target.target().accounts.first()?;
     let secret = prober.secret(account).await;
+    let kept = secret.as_ref().ok().cloned();
     let journey = &target.target().journey;
-    let run = agent::once(&prober, journey, parent.as_ref(), cancel, |ids| Job {
+    let run = agent::once(&prober, journey, parent.as_ref(), cancel.clone(), |ids| Job {
         target: &target,
         account,
         family,
@@ -210,7 +214,10 @@ async fn once(
         secret,
         hold_login: None,
     });
-    Some(run.await)
+    let mut run = run.await;
+    let within = next.map_or(Duration::MAX, |next| next.saturating_duration_since(clock::now()));
+    inspect(&mut run, (&target, account, kept.as_ref()), within, cancel).await;
+    Some(run)
 }
 
 /// What is shown when all runs have ended, and the exit code.

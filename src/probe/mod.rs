@@ -16,6 +16,7 @@
 //! uncertainty  how far off that can be
 //! verdict   answers and causes → error.type
 //! certificates  what a failed handshake tells of certificates
+//! inspect   one more connection after a run whose handshake showed none
 //! wait      deadlines and the wish to cancel, for every wait
 //! redact    secrets and user names out of server text
 //! ```
@@ -26,6 +27,7 @@ mod driver;
 pub mod fill;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzed;
+mod inspect;
 mod journey;
 mod login;
 mod reach;
@@ -37,6 +39,7 @@ mod uncertainty;
 mod verdict;
 mod wait;
 
+pub use self::inspect::{inspect, lacks_certificate};
 use std::{
     ffi::OsString,
     sync::atomic::{AtomicBool, Ordering},
@@ -67,6 +70,7 @@ pub struct Prepared {
     tls: TlsContext,
     /// The server answered ID by closing the connection: it is not sent again.
     without_id: AtomicBool,
+    inspections: inspect::Inspections,
 }
 
 /// The ids of one run, from the live root.
@@ -117,7 +121,13 @@ impl Prepared {
     /// Reads the files that the target's TLS options name.
     pub fn new(target: Target) -> Result<Self, TlsContextError> {
         let tls = TlsContext::new(&target.tls, &target.endpoint.host)?;
-        Ok(Self { target, tls, without_id: AtomicBool::new(false) })
+        Ok(Self { target, tls, without_id: AtomicBool::new(false), inspections: inspect::Inspections::default() })
+    }
+
+    /// The same target as `before`, which has changed: its server's certificates are not read again any sooner for that.
+    #[must_use]
+    pub fn following(self, before: &Self) -> Self {
+        Self { inspections: before.inspections.carried_over(), ..self }
     }
 
     /// The target itself.

@@ -147,7 +147,7 @@ fn keeps_the_password(output: &Output) {
     assert!(!output.stdout.contains("canary") && !output.stderr.contains("canary"), "{output:?}");
 }
 
-fn run_of(line: &str) -> Run {
+pub(crate) fn run_of(line: &str) -> Run {
     serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line:?}"))
 }
 

@@ -16,6 +16,7 @@ mod delivery;
 mod demo;
 mod failures;
 mod hostile_text;
+mod inspection;
 mod itself;
 mod limits;
 mod mail_content;
