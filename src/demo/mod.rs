@@ -7,6 +7,7 @@
 //!
 //! Called by `cli` for `imaptrace demo`, and by benches and tests.
 
+mod ca_file;
 mod command;
 mod mailbox;
 mod server;
@@ -14,6 +15,7 @@ mod session;
 
 use std::time::Duration;
 
+pub use ca_file::CaFileError;
 pub use server::{Server, StartError};
 
 /// What the server is to be like.

@@ -1,9 +1,9 @@
 //! The listener: loopback, a port of the kernel's choice, a certificate made at start.
 
 use std::{
-    fs, io,
+    io,
     net::{Ipv4Addr, SocketAddr},
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -20,6 +20,7 @@ use tokio::{
 
 use super::{
     Settings,
+    ca_file::{CaFile, CaFileError},
     session::{End, Session, Stream},
 };
 
@@ -43,13 +44,8 @@ pub enum StartError {
     #[error("the TLS library refuses the demo server's certificate")]
     Tls(#[from] native_tls::Error),
     /// The certificate could not be written for the client.
-    #[error("the demo server's certificate cannot be written to {}; set TMPDIR to a directory that can be", path.display())]
-    CaFile {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    CaFile(#[from] CaFileError),
 }
 
 impl Server {
@@ -58,7 +54,7 @@ impl Server {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(StartError::Listen)?;
         let address = listener.local_addr().map_err(StartError::Listen)?;
         let (ca, acceptor) = certificate()?;
-        let ca = CaFile::write(&ca, address.port())?;
+        let ca = CaFile::new(&ca)?;
         let task = tokio::spawn(serve(listener, acceptor, Arc::new(settings)));
         Ok(Self { address, ca, task })
     }
@@ -70,36 +66,13 @@ impl Server {
 
     /// A PEM file with the root to trust; it is there as long as the server is.
     pub fn ca_file(&self) -> &Path {
-        &self.ca.0
+        self.ca.path()
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
         self.task.abort();
-    }
-}
-
-/// The root certificate as a file, since that is how a client is told whom to trust.
-struct CaFile(PathBuf);
-
-impl CaFile {
-    fn write(pem: &str, port: u16) -> Result<Self, StartError> {
-        let name = format!("imaptrace-demo-{}-{port}-{:08x}.pem", std::process::id(), rand::random::<u32>());
-        let path = std::env::temp_dir().join(name);
-        // A new file or none: in a shared directory somebody else may have put a link there.
-        let written = fs::File::create_new(&path).and_then(|mut file| io::Write::write_all(&mut file, pem.as_bytes()));
-        match written {
-            Ok(()) => Ok(Self(path)),
-            Err(source) => Err(StartError::CaFile { path, source }),
-        }
-    }
-}
-
-impl Drop for CaFile {
-    fn drop(&mut self) {
-        // Nobody is left who could be told.
-        fs::remove_file(&self.0).unwrap_or(());
     }
 }
 
@@ -165,6 +138,8 @@ async fn converse(stream: TcpStream, acceptor: TlsAcceptor, settings: Arc<Settin
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use async_native_tls::{Certificate, TlsConnector, TlsStream};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -231,9 +206,10 @@ mod tests {
         let mut stream = TcpStream::connect(server.address()).await.unwrap();
         stream.read_u8().await.unwrap();
         let path = server.ca_file().to_owned();
-        assert!(path.exists());
+        let certificate = fs::read(&path).unwrap();
         drop(server);
-        assert!(!path.exists());
+        // Another test may have the number of the descriptor by now.
+        assert_ne!(fs::read(&path).ok(), Some(certificate));
         let mut rest = Vec::new();
         // An orderly end or a reset, but an end.
         let _ended = stream.read_to_end(&mut rest).await;

@@ -45,3 +45,13 @@ async fn two_demos_at_once_do_not_get_in_each_others_way() {
         assert!(output.status.success() && text.contains("First Loading Latency"), "{text}\n{errors}");
     }
 }
+
+/// As in a container whose root can only be read.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_demo_needs_no_directory_to_write_into() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_imaptrace"));
+    command.arg("demo").env("TMPDIR", "/proc/none").env("HOME", "/proc/none").stdin(Stdio::null()).kill_on_drop(true);
+    let output = timeout(DEADLINE, command.output()).await.expect("the demo ends by itself").unwrap();
+    assert!(output.status.success(), "{output:?}");
+}

@@ -1,0 +1,97 @@
+//! The root certificate as a file, since a client is given the path of one.
+//!
+//! On Linux the file is in memory, so that `demo` needs no directory that it can write into: a container with a read-only
+//! root has none. Elsewhere, and without /proc, it is a temporary file. Called by `server`.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+};
+
+/// A file with a certificate; it goes when this is dropped.
+pub(super) struct CaFile {
+    path: PathBuf,
+    /// Keeps a file in memory, which has no name in a directory.
+    memory: Option<File>,
+}
+
+/// The certificate could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("the demo server's certificate cannot be written to {}; set TMPDIR to a directory that can be", path.display())]
+pub struct CaFileError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+impl CaFile {
+    pub(super) fn new(pem: &str) -> Result<Self, CaFileError> {
+        in_memory(pem).map_or_else(|_| on_disk(pem), Ok)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for CaFile {
+    fn drop(&mut self) {
+        if self.memory.is_none() {
+            // It is the end: no one can act on a failure.
+            fs::remove_file(&self.path).unwrap_or(());
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn in_memory(pem: &str) -> io::Result<CaFile> {
+    use std::os::fd::AsRawFd as _;
+
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+
+    let mut file = File::from(memfd_create(c"imaptrace-demo.pem", MFdFlags::MFD_CLOEXEC)?);
+    file.write_all(pem.as_bytes())?;
+    let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    // Without /proc nothing can be opened by this name.
+    File::open(&path)?;
+    Ok(CaFile { path, memory: Some(file) })
+}
+
+#[cfg(not(target_os = "linux"))]
+fn in_memory(_pem: &str) -> io::Result<CaFile> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+fn on_disk(pem: &str) -> Result<CaFile, CaFileError> {
+    let name = format!("imaptrace-demo-{}-{:016x}.pem", std::process::id(), rand::random::<u64>());
+    let path = std::env::temp_dir().join(name);
+    // A new file or none: in a shared directory somebody else may have put a link there.
+    match File::create_new(&path).and_then(|mut file| file.write_all(pem.as_bytes())) {
+        Ok(()) => Ok(CaFile { path, memory: None }),
+        Err(source) => Err(CaFileError { path, source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_on_disk_holds_the_certificate_until_it_is_dropped() {
+        let file = on_disk("canary").unwrap();
+        let path = file.path().to_owned();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "canary");
+        drop(file);
+        assert!(!path.exists());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_file_in_memory_can_be_read_again_and_again() {
+        let file = in_memory("canary").unwrap();
+        for _ in 0..2 {
+            assert!(fs::metadata(file.path()).unwrap().is_file());
+            assert_eq!(fs::read_to_string(file.path()).unwrap(), "canary");
+        }
+    }
+}
