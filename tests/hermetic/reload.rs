@@ -17,7 +17,7 @@ use opentelemetry_proto::tonic::metrics::v1::{metric::Data, number_data_point::V
 
 use crate::{
     agent::{HELD, lines, otlp, roots, runtime, start, stop, target, value},
-    command_line::{GOOD, Listener, REFUSED, heard, hex},
+    command_line::{GOOD, Listener, REFUSED, heard, hex, refusing},
     support::{
         otlp::{BlackHole, Inbox, Receiver, attribute},
         program::Running,
@@ -228,6 +228,33 @@ fn a_login_that_is_held_back_stays_so_over_a_reload_that_changes_its_target() {
         let good = ["LOGIN", "LIST", "SELECT", "FETCH", "LOGOUT"];
         let all = [&["LOGIN", "LOGOUT", "LOGOUT", "LOGIN", "LOGOUT"][..], &good[..]].concat();
         assert_eq!(commands.iter().map(|word| word.trim_start_matches("UID")).collect::<Vec<_>>(), all, "{heard:?}");
+        stop(agent, Signal::SIGTERM).await;
+    });
+}
+
+/// A minimal Debian has systemd and a shell, and no /bin/kill.
+#[test]
+fn the_unit_reloads_with_no_program_but_the_shell() {
+    let unit = include_str!("../../deploy/systemd/imaptrace.service");
+    let commands: Vec<_> = unit.lines().filter(|line| line.starts_with("Exec")).collect();
+    for command in &commands {
+        let program = command.split_once('=').unwrap().1.split(' ').next().unwrap();
+        assert!(["/usr/bin/imaptrace", "/bin/sh"].contains(&program), "{command}");
+    }
+    let reload = commands.iter().find_map(|line| line.strip_prefix("ExecReload=")).unwrap();
+    let words = shlex::split(reload).unwrap();
+    let (_held, port) = refusing();
+    let config = target("gone", port, "4s", "3900ms");
+    runtime().block_on(async {
+        let mut agent = start(&config);
+        agent.stderr_line("imaptrace is up").await;
+        write(agent.home(), &config.replace("4s", "5s"));
+        // What systemd gives it, and a PATH on which nothing is.
+        let mut command = std::process::Command::new(&words[0]);
+        command.args(&words[1..]).env_clear().env("PATH", "/none").env("MAINPID", agent.id().unwrap().to_string());
+        let output = command.output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+        agent.stderr_line("the configuration was read again").await;
         stop(agent, Signal::SIGTERM).await;
     });
 }
