@@ -5,6 +5,8 @@ mod alerts_docs;
 mod configuration_docs;
 mod dependencies;
 mod imports;
+
+mod names_docs;
 mod protocol_docs;
 mod record_docs;
 mod scenarios_docs;
