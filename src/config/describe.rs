@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    Config, Exporter, Histogram, Latency, LogFormat, series,
+    Config, Exporter, Histogram, Latency, LogFormat, samples, series, span_samples,
     units::{print_duration as time, print_size as size},
 };
 use crate::{
@@ -31,6 +31,13 @@ fn write(out: &mut String, config: &Config) -> fmt::Result {
     let groups: BTreeSet<_> = config.targets.iter().filter_map(|target| target.group.as_ref()).collect();
     writeln!(out, "groups: {}, maintenance windows: {}", groups.len(), config.windows.len())?;
     writeln!(out, "metric series: about {} (limit {})", series(config), config.metrics.series_limit)?;
+    let (own, spans) = (samples(config), span_samples(config));
+    writeln!(
+        out,
+        "samples in each scrape of Prometheus: up to {} while all runs pass, {} with failures",
+        own.passing, own.failing
+    )?;
+    writeln!(out, "  the span metrics of otel-collector.yaml: up to {} and {} more", spans.passing, spans.failing)?;
     write_pace(out, &config.limits)?;
     for target in config.targets.iter().filter(|target| target.group.is_none()) {
         writeln!(out, "\ntarget {}", target.name)?;

@@ -82,6 +82,11 @@ pub struct Metrics {
     pub timing: bool,
 }
 
+impl Metrics {
+    /// How often metrics are exported unless set.
+    pub const EXPORT_INTERVAL: Duration = Duration::from_secs(15);
+}
+
 /// When a step is slow, and how times are taken.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Latency {
@@ -277,7 +282,7 @@ pub(super) fn read_metrics(table: &Table<'_>, targets: &[Target]) -> Metrics {
         export_interval: table
             .get("export_interval")
             .and_then(|field| field.duration())
-            .unwrap_or(Duration::from_secs(15)),
+            .unwrap_or(Metrics::EXPORT_INTERVAL),
         histogram: table.get("histogram").and_then(|field| field.choice(&kinds)).unwrap_or(Histogram::Explicit),
         timing: table.get("timing").and_then(|field| field.bool()).unwrap_or(false),
     }

@@ -5,7 +5,7 @@ mod alerts_docs;
 mod configuration_docs;
 mod dependencies;
 mod imports;
-
+mod intervals;
 mod names_docs;
 mod protocol_docs;
 mod record_docs;

@@ -16,6 +16,7 @@ mod files;
 mod host;
 mod pipeline;
 mod restart;
+mod scrape;
 mod servers;
 mod service;
 mod slow;

@@ -1,0 +1,102 @@
+//! What Prometheus gets at a scrape, against the figures that `imaptrace check` gives beforehand.
+
+use std::{collections::BTreeSet, os::unix::fs::PermissionsExt as _};
+
+use imaptrace::config::{self, Sources};
+use nix::sys::signal::Signal;
+
+use crate::support::{
+    backends::Backends,
+    dovecot::{Dovecot, Options, USER1},
+    program::{Program, wait_until},
+};
+
+/// Samples of a scrape by what makes them: imaptrace's own metrics, the span metrics, and all others by name.
+fn counted(scrape: &str) -> (u64, u64, BTreeSet<String>) {
+    let mut others = BTreeSet::new();
+    let (mut own, mut spans) = (0, 0);
+    for line in scrape.lines().filter(|line| !line.starts_with('#')) {
+        let name = line.split(['{', ' ']).next().unwrap();
+        if name.starts_with("imap_") || name.starts_with("imaptrace_") {
+            own += 1;
+        } else if name.starts_with("traces_span_metrics_") {
+            spans += 1;
+        } else {
+            others.insert(line.split(['}', ' ']).next().unwrap().to_owned());
+        }
+    }
+    (own, spans, others)
+}
+
+/// A server that answers all commands, two accounts of one target, and runs that pass.
+async fn scraped_and_reckoned(histogram: &str, histogram_samples: u64) {
+    let backends = tokio::task::spawn_blocking(Backends::start).await.unwrap();
+    let server = Dovecot::start(&Options::default());
+    let directory = tempfile::tempdir().unwrap();
+    let secret = directory.path().join("password");
+    std::fs::write(&secret, USER1.1).unwrap();
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let (user, secret) = (USER1.0, secret.display());
+    let text = format!(
+        "[otlp]\nendpoint = \"{}\"\nprotocol = \"http/protobuf\"\n[metrics]\nexport_interval = \"1s\"\n\
+         histogram = \"{histogram}\"\n[defaults]\ninterval = \"1s\"\ntimeout = \"900ms\"\n[http]\nlisten = \"off\"\n\
+         [[targets]]\nname = \"mail01\"\nurl = \"imaps://localhost:{}\"\nca_file = \"{}\"\naddress = \"v4\"\n\
+         user = \"{user}\"\npassword = {{ file = \"{secret}\" }}\n\
+         [[targets.accounts]]\nname = \"second\"\nuser = \"{user}\"\npassword = {{ file = \"{secret}\" }}\n",
+        backends.otlp_http(),
+        server.tls,
+        server.ca.display(),
+    );
+    let path = directory.path().join("imaptrace.toml");
+    std::fs::write(&path, text).unwrap();
+    let config = config::load(&Sources { file: Some(path.clone()), ..Sources::default() }).unwrap();
+    let (own, spans) = (config::samples(&config), config::span_samples(&config));
+    let check = Program::new(["check", "--config", path.to_str().unwrap()]).run().await;
+    for said in [
+        format!("up to {} while all runs pass, {} with failures\n", own.passing, own.failing),
+        format!("up to {} and {} more\n", spans.passing, spans.failing),
+    ] {
+        assert!(check.stdout.contains(&said), "{check:?}");
+    }
+
+    let agent = Program::new(["agent", "--config", path.to_str().unwrap()]).start();
+    let (backends, others) = tokio::task::spawn_blocking(move || {
+        let mut last = (0, 0, BTreeSet::new());
+        let others = wait_until("all series are there", || {
+            let (own, spans, others) = counted(&backends.scrape());
+            let settled = (own, spans) == (last.0, last.1) && spans > 0 && own > 0;
+            last = (own, spans, others.clone());
+            let agent = others.iter().filter(|other| other.contains("service_version")).count() as u64;
+            settled.then_some((own + agent, spans, others))
+        });
+        (backends, others)
+    })
+    .await
+    .unwrap();
+    agent.signal(Signal::SIGTERM);
+    let output = agent.finish().await;
+    tokio::task::spawn_blocking(move || drop(backends)).await.unwrap();
+    // What Dovecot says of its capabilities by itself is not asked for: each account lacks one command of those reckoned
+    // with, its duration and both directions of its bytes; the target one span.
+    let failed = output.stderr.contains("did not pass");
+    let (own_scraped, spans_scraped, others) = others;
+    for (scraped, reckoned, not_asked) in
+        [(own_scraped, own, 2 * (histogram_samples + 2)), (spans_scraped, spans, config::SPAN_SAMPLES)]
+    {
+        let least = reckoned.passing - not_asked;
+        // On a busy machine a run may have failed.
+        let most = if failed { reckoned.failing } else { least };
+        assert!((least..=most).contains(&scraped), "{scraped} samples, {reckoned:?}, less {not_asked}: {others:?}");
+    }
+    assert!(others.iter().all(|other| other.starts_with("target_info")), "{others:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scrape_has_as_many_samples_as_check_says() {
+    scraped_and_reckoned("explicit", config::EXPLICIT_SAMPLES).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scrape_has_as_many_samples_as_check_says_with_exponential_histograms_too() {
+    scraped_and_reckoned("exponential", config::EXPONENTIAL_SAMPLES).await;
+}
