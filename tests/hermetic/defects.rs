@@ -200,7 +200,7 @@ fn defect_08_no_telemetry_names_the_user_and_login_is_quoted() {
     let (login, output) = block_on(async {
         let server = Script::play(&[GOOD, refused].join("next\n")).await;
         let url = format!("imap://{}", server.address);
-        let flags = ["--security", "none", "--output", "json", "--count", "2", "--every", "0"];
+        let flags = ["--security", "none", "--output", "json", "--count", "2", "--every", "0", "--metrics"];
         let who = ["probe", &url, "--user", "ca\"nary \\one@example.org"];
         let output = Program::new(who.iter().chain(&flags))
             .env("IMAPTRACE_PASSWORD", "nary \"\\ {5}")
