@@ -32,14 +32,21 @@ impl Failure {
 }
 
 /// The OTLP specification says which answers mean "again later". Beside those we keep what a wrong set-up brings about
-/// (address, credentials): it is the operator's to mend, and no fault of the batch.
+/// (address, credentials, format), which is the operator's to mend, and what only an intermediary says: neither is a
+/// judgement of the batch.
 pub(super) fn http_failure(status: u16) -> Failure {
-    match status {
-        401 | 403 => Failure::Later(format!("HTTP {status}: check the OTLP headers")),
-        300..=399 | 404 | 405 => Failure::Later(format!("HTTP {status}: check the OTLP endpoint and protocol")),
-        408 | 429 | 502..=504 => Failure::Later(format!("HTTP {status}")),
-        _ => Failure::Refused(format!("HTTP {status}")),
-    }
+    let advice = match status {
+        401..=403 => ": check the OTLP headers",
+        300..=399 | 404 | 405 | 410 | 421 => ": check the OTLP endpoint and protocol",
+        406 | 415 => ": check the OTLP protocol and compression",
+        407 => ": a proxy on the way asks for credentials",
+        426 => ": check the OTLP protocol, and whether the endpoint needs https://",
+        511 => ": the network wants a sign-in (RFC 6585 §6)",
+        // The last are those of content networks, whose origin does not answer as it should.
+        408 | 425 | 429 | 502..=504 | 520..=599 => "",
+        _ => return Failure::Refused(format!("HTTP {status}")),
+    };
+    Failure::Later(format!("HTTP {status}{advice}"))
 }
 
 /// The codes of gRPC by number ("Status codes and their use in gRPC").
@@ -100,8 +107,12 @@ mod tests {
         }
         assert!(matches!(grpc_failure(17), Failure::Later(_)));
         assert_eq!((number("DeadlineExceeded"), number("Unauthenticated")), (4, 16));
-        for status in [400, 413, 422, 500] {
+        for status in [400, 413, 422, 431, 500, 501] {
             assert!(matches!(http_failure(status), Failure::Refused(_)), "{status}");
+        }
+        // Of proxies, sign-in pages and content networks, and of what an operator can mend.
+        for status in [402, 406, 407, 410, 415, 421, 425, 426, 511, 520, 522, 530, 598] {
+            assert!(matches!(http_failure(status), Failure::Later(_)), "{status}");
         }
         for status in [301, 401, 403, 404, 429, 502, 503, 504] {
             assert!(matches!(http_failure(status), Failure::Later(_)), "{status}");
