@@ -26,6 +26,9 @@ use crate::clock;
 /// No receiver has more to say of what it took. What is longer is not read, and is no export response.
 pub(super) const LARGEST_BODY: usize = 1 << 20;
 
+/// Characters that are kept of what a receiver says of a batch that it took.
+const LONGEST_MESSAGE: usize = 1000;
+
 /// What came back.
 #[derive(Debug, Default)]
 pub(super) struct Reply {
@@ -93,7 +96,7 @@ fn acceptance(headers: &HeaderMap, body: &[u8]) -> Option<Accepted> {
 /// That of metrics has the same fields under other names.
 fn accepted(response: ExportTraceServiceResponse) -> Accepted {
     let part = response.partial_success.unwrap_or_default();
-    Accepted { rejected: part.rejected_spans.try_into().unwrap_or(0), message: part.error_message }
+    Accepted { rejected: part.rejected_spans.try_into().unwrap_or(0), message: short(&part.error_message) }
 }
 
 /// JSON as Protobuf maps it: a number of 64 bits is a string, or a number.
@@ -113,8 +116,13 @@ fn json(body: &[u8]) -> Option<Accepted> {
         Some(Value::String(number)) => number.parse::<i64>().ok()?,
         Some(number) => number.as_i64()?,
     };
-    let message = part.get("errorMessage").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let message = short(part.get("errorMessage").and_then(Value::as_str).unwrap_or_default());
     Some(Accepted { rejected: rejected.try_into().unwrap_or(0), message })
+}
+
+/// As much of a message as a line of the log is to hold.
+fn short(message: &str) -> String {
+    message.chars().take(LONGEST_MESSAGE).collect()
 }
 
 /// An answer over gRPC.
@@ -321,6 +329,16 @@ mod tests {
             (200, &[JSON], br#"{"partialSuccess":{"rejectedSpans":-3}}"#, Accepted::default()),
         ] {
             assert_eq!(http(&reply(status, headers, body)), Ok(accepted), "{status} {headers:?} {body:?}");
+        }
+    }
+
+    #[test]
+    fn of_a_long_message_the_beginning_is_kept() {
+        for body in [
+            partial(0, &"ü".repeat(5000)),
+            format!(r#"{{"partialSuccess":{{"errorMessage":"{}"}}}}"#, "ü".repeat(5000)).into_bytes(),
+        ] {
+            assert_eq!(http(&reply(200, &[PROTOBUF], &body)).unwrap().message, "ü".repeat(LONGEST_MESSAGE));
         }
     }
 
