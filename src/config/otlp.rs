@@ -166,12 +166,17 @@ impl Settings {
             let table = if table.has("headers") { table } else { common };
             table.warn("headers", "headers, which may hold a key, go over the network in clear text", help);
         }
-        let setting = self.proxy.or_else(|| base.proxy.clone()).unwrap_or(Setting::None);
+        let said = self.proxy.or_else(|| base.proxy.clone());
+        let setting = said.as_ref().unwrap_or(&Setting::None);
         let port = endpoint.port.unwrap_or(if endpoint.scheme == "https" { 443 } else { 80 });
-        let route = proxy::route(&setting, (endpoint.scheme, &endpoint.host, port), environment, |what| {
+        let route = proxy::route(setting, (endpoint.scheme, &endpoint.host, port), environment, |what| {
             let table = if table.has("proxy") { table } else { common };
             table.error("proxy", what, "set it to http://HOST:PORT, or set proxy to none");
         });
+        if let (None, Some(reason)) = (said, &route.reason) {
+            let help = "set proxy to environment to use it, or to none if that is meant";
+            common.warn("proxy", format!("{reason}: OTLP goes straight to its receiver"), help);
+        }
         let url = match protocol {
             Protocol::HttpProtobuf if !own => format!("{}{path}", endpoint.url.trim_end_matches('/')),
             _ => endpoint.url.clone(),

@@ -108,17 +108,18 @@ pub(super) fn route(
         // A header `Proxy:` sets it in a CGI program (CVE-2016-5385).
         names.filter(|name| !(cgi && *name == "HTTP_PROXY")).find_map(get)
     };
+    let exempting = || {
+        let lists = ["no_proxy", "NO_PROXY"].into_iter().find_map(get);
+        lists.filter(|(_, list)| list.split([',', ' ', '\t']).any(|entry| exempts(entry, host, port)))
+    };
     match setting {
         Setting::Url(proxy) => Route { proxy: Some(proxy.clone()), reason: None },
-        Setting::None => straight(
-            variable().filter(|_| !is_loopback(host)).map(|(name, _)| format!("{name} is set and is not used")),
-        ),
+        Setting::None => {
+            let passed_over = variable().filter(|_| !is_loopback(host) && exempting().is_none());
+            straight(passed_over.map(|(name, _)| format!("{name} is set and is not used")))
+        }
         Setting::Environment => {
-            if let Some((name, _)) = ["no_proxy", "NO_PROXY"]
-                .into_iter()
-                .find_map(get)
-                .filter(|(_, list)| list.split([',', ' ', '\t']).any(|entry| exempts(entry, host, port)))
-            {
+            if let Some((name, _)) = exempting() {
                 return straight(Some(format!("{name} names the receiver")));
             }
             let Some((name, value)) = variable() else {
@@ -262,6 +263,8 @@ mod tests {
         }
         assert_eq!(by(&Setting::None, "http://otel.example", &[("HTTPS_PROXY", "http://p:1")]), "proxy none");
         assert_eq!(by(&Setting::None, "http://otel.example", &[("HTTP_PROXY", "")]), "proxy none");
+        let exempt = [("HTTP_PROXY", "http://p:1"), ("NO_PROXY", "otel.example")];
+        assert_eq!(by(&Setting::None, "http://otel.example", &exempt), "proxy none");
     }
 
     #[test]

@@ -247,6 +247,10 @@ fn check_names_the_proxy_of_each_signal_and_refuses_what_is_none() {
     ] {
         let output = check(&format!("{far}{more}"), environment);
         assert_eq!(output.code, Some(0), "{output:?}");
+        // A variable that is passed over is a matter for a warning unless the key says that it is meant.
+        let warnings =
+            output.stderr.matches("HTTPS_PROXY is set and is not used: OTLP goes straight to its receiver").count();
+        assert_eq!(warnings, usize::from(more.is_empty() && !environment.is_empty()), "{output:?}");
         for (signal, way) in [("traces", traces), ("metrics", metrics)] {
             let line =
                 output.stdout.lines().find(|line| line.trim_start().starts_with(&format!("{signal} to"))).unwrap();
