@@ -18,7 +18,7 @@ use std::{
 use flate2::{Compression, write::GzEncoder};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri,
-    header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, TE, USER_AGENT},
+    header::{CONTENT_ENCODING, CONTENT_TYPE, TE, USER_AGENT},
 };
 use hyper::body::Bytes;
 use native_tls::{Certificate, Identity, TlsConnector};
@@ -376,7 +376,6 @@ fn headers(signal: &Signal) -> Result<HeaderMap, WireError> {
         }
         Protocol::HttpProtobuf => {
             all.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
-            all.insert(ACCEPT, HeaderValue::from_static("application/x-protobuf, application/json"));
             if signal.gzip {
                 all.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
             }
