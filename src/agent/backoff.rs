@@ -69,8 +69,11 @@ impl Backoff {
         if run.auth_backoff == Some(true) {
             return;
         }
-        let refused =
-            run.error_type.filter(|class| class.blame() == Blame::Credentials && *class != ErrorType::AuthMechanism);
+        // Only by the answer to the login itself: whatever is said after its OK is about something else.
+        let at_login = matches!(run.failed_step.as_deref(), Some("LOGIN" | "AUTHENTICATE"));
+        let refused = run
+            .error_type
+            .filter(|class| at_login && class.blame() == Blame::Credentials && *class != ErrorType::AuthMechanism);
         self.held = match (refused, run.outcome) {
             (Some(class), _) => {
                 let wait = self.held.as_ref().map_or(interval, |held| held.wait * 2).min(LONGEST);
@@ -162,6 +165,26 @@ mod tests {
         assert_eq!(tries_of(9, |minute| (account("me"), auth(minute), None, "wrong")).await, [0, 2, 5, 7]);
         let shown = |minute| Some(if minute < 7 { "AB" } else { "CD" });
         assert_eq!(tries_of(9, |minute| (account("me"), Auth::External, shown(minute), "")).await, [0, 2, 5, 7]);
+    }
+
+    #[test]
+    fn only_an_answer_to_the_login_that_blames_its_credentials_holds_the_next_one_back() {
+        for class in ErrorType::ALL.iter().copied() {
+            for step in ["LOGIN", "AUTHENTICATE", "LIST", "LOGOUT"] {
+                let mut backoff = Backoff::default();
+                backoff.hold(&account("me"), Auth::Auto, None, Some(Secret::new("x".into())));
+                let mut run = run(Some(class), false);
+                run.failed_step = Some(step.to_owned());
+                backoff.learn(&run, MINUTE);
+                let refused =
+                    ["auth_failed", "auth_expired", "auth_privacy", "auth_protocol"].contains(&class.as_str());
+                assert_eq!(
+                    backoff.held.is_some(),
+                    refused && !step.starts_with("LI") && step != "LOGOUT",
+                    "{class} {step}"
+                );
+            }
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -101,8 +101,11 @@ pub enum Event<'a> {
     FirstRow,
     /// `+`: the next part may be sent, or [`Session::answer`] says what to.
     Continuation,
-    /// An untagged `[ALERT]`. Later rows may show that its words were mail: see [`Session::trusts_untagged`].
+    /// An untagged OK with `[ALERT]`. Later rows may show that its words were mail: see [`Session::trusts_untagged`].
     Alert(&'a [u8]),
+    /// An untagged NO or BAD: a warning, or a refusal that may stay the server's only word (RFC 9051 §7.1). The
+    /// same goes for its words.
+    Warning(Status<'a>),
     /// BYE outside LOGOUT: the server is going away.
     Bye(Status<'a>),
     /// The command's end.
@@ -565,6 +568,9 @@ impl Understanding<'_> {
             *self.state = State::Logout;
             return Some(Event::Bye(status));
         }
+        if matches!(status.condition, Condition::No | Condition::Bad) {
+            return Some(Event::Warning(status));
+        }
         status.code.filter(|code| code.name == "ALERT").map(|_| Event::Alert(status.text))
     }
 
@@ -607,6 +613,13 @@ impl Understanding<'_> {
         // Success before the whole command was written is a guess (RFC 9051 §11.1); a refusal is not.
         if status.condition == Condition::Ok && !sent {
             return Err(Breach::Tag);
+        }
+        // BYE has no tag (RFC 9051 §7.1.5); what it says is plain all the same.
+        if status.condition == Condition::Bye {
+            self.progress.lenient += 1;
+            *self.state = State::Logout;
+            let text = if self.guard.trusts_tagged() { status.text } else { WITHHELD };
+            return Ok(Event::Bye(Status { text, ..status }));
         }
         if !matches!(status.condition, Condition::Ok | Condition::No | Condition::Bad) {
             return Err(Breach::Status);

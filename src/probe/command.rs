@@ -30,7 +30,7 @@ impl Journey<'_> {
             }
             Ok(said) => {
                 step.text = Some(self.redactor.text(&said.text, ServerText::STATUS));
-                self.fail(step, verdict::of_refusal(command.name(), said.condition, said.code));
+                self.fail(step, verdict::of_refusal(command.name(), &said));
                 Err(Stop::Speaking)
             }
         }

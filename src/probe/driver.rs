@@ -44,6 +44,8 @@ pub(super) struct Driver {
     /// Plain bytes that were read since others had their turn.
     turn: usize,
     info: TcpInfo,
+    /// The first untagged NO or BAD to the command under way, or the first whose code gives a class.
+    warning: Option<Said>,
     /// How fast the line is.
     pub(super) pace: Pace,
     pub(super) watch: Watch,
@@ -67,6 +69,8 @@ pub(super) struct Fault {
     pub(super) said: Option<Said>,
     /// What was wrong with TLS, if that is what happened.
     pub(super) tls: Option<TlsFault>,
+    /// An untagged NO or BAD that came before: the only answer that the command got.
+    pub(super) warning: Option<Said>,
     /// How the TLS connection ended, if that is what happened.
     pub(super) close_notify: Option<CloseNotify>,
     /// The line is not in the middle of a command, and the one under way was left to itself: LOGOUT can follow.
@@ -132,6 +136,7 @@ enum Happened {
     FirstRow,
     Continuation,
     Alert(Vec<u8>),
+    Warning(Said),
     Bye(Said),
     Tagged(Said),
 }
@@ -159,6 +164,7 @@ impl Driver {
             last_read: 0,
             turn: 0,
             info: TcpInfo::default(),
+            warning: None,
             pace: Pace::default(),
             watch: Watch::new(cancel, now),
         }
@@ -205,7 +211,8 @@ impl Driver {
                 | Happened::Continuation
                 | Happened::FirstByte
                 | Happened::FirstRow
-                | Happened::Alert(_) => {}
+                | Happened::Alert(_)
+                | Happened::Warning(_) => {}
             }
         }
     }
@@ -219,6 +226,7 @@ impl Driver {
         write: Duration,
     ) -> Exchange {
         let early = self.settle();
+        self.warning = None;
         self.meter.mark();
         let now = clock::now();
         let mut exchange = Exchange {
@@ -254,6 +262,13 @@ impl Driver {
             self.session.abandon();
             fault.speaking = true;
         }
+        // The tagged line did not come: what came in its place is what the server had to say.
+        if let Err(fault) = &mut result
+            && is_end(fault.class)
+        {
+            fault.warning = self.warning.take();
+        }
+        self.warning = None;
         if let Err(fault) = &mut result {
             self.explain(fault);
         }
@@ -264,6 +279,9 @@ impl Driver {
         if !self.session.trusts_untagged() {
             // They came while rows were cut wrongly, and may be mail.
             (exchange.alert, exchange.progress.referral) = (None, None);
+            if let Err(fault) = &mut result {
+                fault.warning = None;
+            }
         }
         exchange.result = result;
         exchange
@@ -339,6 +357,12 @@ impl Driver {
                 Happened::FirstByte => exchange.first_byte = Some(self.stamp_of_next()),
                 Happened::FirstRow => exchange.first_row = Some(self.stamp),
                 Happened::Alert(text) if exchange.alert.is_none() => exchange.alert = Some((self.stamp, text)),
+                Happened::Warning(said) => {
+                    if said.code == Some("ALERT") && exchange.alert.is_none() {
+                        exchange.alert = Some((self.stamp, said.text.clone()));
+                    }
+                    self.warn(said);
+                }
                 Happened::Bye(said) => {
                     return Err(Fault::new(ErrorType::Bye, self.stamp).with(Some(said)));
                 }
@@ -376,6 +400,14 @@ impl Driver {
         }
     }
 
+    /// Keeps an untagged NO or BAD, in case that no tagged line follows.
+    fn warn(&mut self, said: Said) {
+        let tells = |said: &Said| verdict::of_code("LOGIN", said.code).is_some();
+        if self.warning.as_ref().is_none_or(|known| !tells(known) && tells(&said)) {
+            self.warning = Some(said);
+        }
+    }
+
     /// What the server said before its connection was found to be broken; that it had ended it, if it had.
     async fn last_words(&mut self, deadline: Instant, ended: bool) -> Option<Fault> {
         loop {
@@ -383,6 +415,7 @@ impl Driver {
                 Ok(Happened::Bye(said)) => {
                     return Some(Fault::new(ErrorType::Bye, self.stamp).with(Some(said)));
                 }
+                Ok(Happened::Warning(said)) => self.warn(said),
                 Ok(_) => {}
                 Err(fault) => return (ended && fault.class == ErrorType::Eof).then_some(fault),
             }
@@ -529,7 +562,7 @@ impl Driver {
 
 impl Fault {
     pub(super) fn new(class: ErrorType, at: Instant) -> Self {
-        Self { class, at, said: None, tls: None, close_notify: None, speaking: false }
+        Self { class, at, said: None, warning: None, tls: None, close_notify: None, speaking: false }
     }
 
     pub(super) fn with(self, said: Option<Said>) -> Self {
@@ -551,6 +584,7 @@ impl From<Event<'_>> for Happened {
             Event::FirstRow => Self::FirstRow,
             Event::Continuation => Self::Continuation,
             Event::Alert(text) => Self::Alert(text.to_vec()),
+            Event::Warning(status) => Self::Warning(status.into()),
             Event::Bye(status) => Self::Bye(status.into()),
             Event::Tagged(status) => Self::Tagged(status.into()),
         }
@@ -561,6 +595,20 @@ impl From<Status<'_>> for Said {
     fn from(status: Status<'_>) -> Self {
         Self { condition: status.condition, code: status.code.map(|code| code.name), text: status.text.to_vec() }
     }
+}
+
+/// Whether the command came to no tagged line since the server, the connection or the deadline ended it.
+fn is_end(class: ErrorType) -> bool {
+    matches!(
+        class,
+        ErrorType::Bye
+            | ErrorType::Eof
+            | ErrorType::Reset
+            | ErrorType::TlsAlert
+            | ErrorType::TlsProtocol
+            | ErrorType::TimeoutCommand
+            | ErrorType::TimeoutWrite
+    )
 }
 
 fn broken(error: &io::Error) -> Fault {

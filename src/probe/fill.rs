@@ -231,8 +231,8 @@ impl Filling<'_> {
         step.text = Some(journey.redactor.text(&said.text, ServerText::STATUS));
         // Many servers say no more than NO of a mailbox that is not there.
         let missing = matches!(said.code, None | Some("NONEXISTENT" | "TRYCREATE"));
-        let class = verdict::of_refusal(examine.name(), said.condition, said.code);
-        if !missing || said.condition != Condition::No {
+        let class = verdict::of_refusal(examine.name(), said);
+        if !missing || class != ErrorType::No {
             journey.fail(step, class);
             return Err(Stop::Speaking);
         }
@@ -349,7 +349,7 @@ fn judge(journey: &mut Journey<'_>, mut step: Step, exchange: Exchange) -> Resul
         Ok(said) if said.condition == Condition::Ok => Ok((step, exchange.progress)),
         Ok(said) => {
             step.text = Some(journey.redactor.text(&said.text, ServerText::STATUS));
-            let class = verdict::of_refusal(&step.name, said.condition, said.code);
+            let class = verdict::of_refusal(&step.name, &said);
             journey.fail(step, class);
             Err(Stop::Speaking)
         }

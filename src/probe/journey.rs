@@ -8,7 +8,7 @@
 //! What a failure skips: everything but LOGOUT, and that too when the session can no longer speak. Which class a
 //! failure has is `verdict`'s matter.
 
-use std::{net::IpAddr, time::Instant};
+use std::{borrow::Cow, net::IpAddr, time::Instant};
 
 use tracing::{info, warn};
 
@@ -403,7 +403,7 @@ impl<'a> Journey<'a> {
             Ok(said) if said.condition == Condition::Ok => {}
             Ok(said) => {
                 step.outcome = StepOutcome::Failed;
-                step.error_type = Some(verdict::of_refusal(command.name(), said.condition, said.code));
+                step.error_type = Some(verdict::of_refusal(command.name(), said));
                 step.text = Some(self.redactor.text(&said.text, ServerText::STATUS));
             }
             Err(fault) => {
@@ -452,11 +452,24 @@ impl<'a> Journey<'a> {
 
     pub(super) fn fault(&mut self, mut step: Step, fault: &Fault) -> Stop {
         self.describe(&mut step, fault);
-        let class = match fault.class {
-            ErrorType::Bye if step.code.as_deref() == Some("REFERRAL") => ErrorType::Referral,
+        // A server that ended the session before the login was sent said nothing of it.
+        let command = if step.sent_bytes == Some(0) { "" } else { step.name.as_str() };
+        let class = match (fault.class, &fault.said) {
+            (ErrorType::Bye, Some(said)) => verdict::of_refusal(command, said),
             // One challenge more than the mechanism has.
-            ErrorType::ProtocolContinuation if step.name == "AUTHENTICATE" => ErrorType::AuthProtocol,
-            class => class,
+            (ErrorType::ProtocolContinuation, _) if step.name == "AUTHENTICATE" => ErrorType::AuthProtocol,
+            (class, _) => class,
+        };
+        // What was said untagged counts where nothing else was said of the login.
+        let warning = fault.warning.as_ref().filter(|_| class == fault.class && verdict::is_login(command));
+        let by_warning = warning.and_then(|said| Some((said, verdict::of_code(command, said.code)?)));
+        let class = match by_warning {
+            Some((said, class)) => {
+                step.status = Some(said.condition.as_str().to_owned());
+                step.code = said.code.map(str::to_owned);
+                class
+            }
+            None => class,
         };
         self.fail(step, class);
         if fault.speaking { Stop::Speaking } else { Stop::Silent }
@@ -465,12 +478,16 @@ impl<'a> Journey<'a> {
     pub(super) fn describe(&self, step: &mut Step, fault: &Fault) {
         step.close_notify = fault.close_notify;
         step.tls_fault = fault.tls;
-        if let Some(said) = &fault.said {
-            if fault.class == ErrorType::Bye {
-                step.status = Some(said.condition.as_str().to_owned());
-                step.code = said.code.map(str::to_owned);
-            }
-            step.text = Some(self.redactor.text(&said.text, ServerText::STATUS));
+        let bye = fault.said.as_ref().filter(|_| fault.class == ErrorType::Bye);
+        if let Some(said) = bye.or(fault.warning.as_ref()) {
+            step.status = Some(said.condition.as_str().to_owned());
+            step.code = said.code.map(str::to_owned);
         }
+        let words = [&fault.warning, &fault.said].map(|said| said.as_ref().map(|said| said.text.as_slice()));
+        let words = match words {
+            [Some(warning), Some(said)] => Some(Cow::Owned([warning, said].join(b" | ".as_slice()))),
+            [one, other] => one.or(other).map(Cow::Borrowed),
+        };
+        step.text = words.map(|words| self.redactor.text(&words, ServerText::STATUS));
     }
 }

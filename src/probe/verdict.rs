@@ -2,10 +2,11 @@
 
 use std::io;
 
+use super::driver::Said;
 use crate::{
     imap::{Breach, Condition, Syntax},
     net::{ConnectCause, Refused, ResolveCause, TlsCause, TlsFailure, Trouble, trouble},
-    record::{ErrorType, TlsFault},
+    record::{ErrorType, TlsFault, not_now},
 };
 
 pub(super) fn of_resolve(cause: &ResolveCause) -> ErrorType {
@@ -155,48 +156,129 @@ pub(super) fn of_io(error: &io::Error, tls: Option<&TlsFailure>) -> ErrorType {
 }
 
 /// A tagged NO or BAD, or BYE, to the command of this name.
-pub(super) fn of_refusal(command: &str, condition: Condition, code: Option<&str>) -> ErrorType {
-    let login = matches!(command, "LOGIN" | "AUTHENTICATE");
-    match (condition, code) {
-        (Condition::No | Condition::Bye, Some("REFERRAL")) => ErrorType::Referral,
-        (Condition::Bye, _) => ErrorType::Bye,
-        (Condition::No | Condition::Bad, _) if command == "STARTTLS" => ErrorType::StarttlsRefused,
-        (Condition::Bad, _) => ErrorType::Bad,
-        (_, Some("UNAVAILABLE")) => ErrorType::Unavailable,
-        (_, Some("LIMIT" | "INUSE")) => ErrorType::LimitServer,
-        (_, Some("EXPIRED")) if login => ErrorType::AuthExpired,
-        (_, Some("PRIVACYREQUIRED")) if login => ErrorType::AuthPrivacy,
-        // An alert is a wish to be read, no reason of its own.
-        (_, None | Some("AUTHENTICATIONFAILED" | "AUTHORIZATIONFAILED" | "ALERT")) if login => ErrorType::AuthFailed,
-        _ => ErrorType::No,
+pub(super) fn of_refusal(command: &str, said: &Said) -> ErrorType {
+    let login = is_login(command);
+    match (said.condition, said.code) {
+        (Condition::No | Condition::Bye, Some("REFERRAL")) => return ErrorType::Referral,
+        (Condition::No | Condition::Bad, _) if command == "STARTTLS" => return ErrorType::StarttlsRefused,
+        (Condition::Bye, _) if !login => return ErrorType::Bye,
+        _ => {}
     }
+    if let Some(class) = of_code(command, said.code) {
+        return class;
+    }
+    // A standard code that is there and gives no class is the server's own word; a wording is no better.
+    let no_reason = gives_no_reason(said.code);
+    let by_wording = || not_now(command, &said.text).filter(|_| no_reason);
+    match said.condition {
+        Condition::Bye => ErrorType::Bye,
+        Condition::Bad => by_wording().unwrap_or(ErrorType::Bad),
+        _ => by_wording().unwrap_or(if login && no_reason { ErrorType::AuthFailed } else { ErrorType::No }),
+    }
+}
+
+/// The class that a response code gives a refusal of this command (RFC 5530 §3), whether it is said in NO, BAD or BYE.
+pub(super) fn of_code(command: &str, code: Option<&str>) -> Option<ErrorType> {
+    Some(match code? {
+        "UNAVAILABLE" => ErrorType::Unavailable,
+        "LIMIT" | "INUSE" => ErrorType::LimitServer,
+        // Only the answer to a login is about the account.
+        _ if !is_login(command) => return None,
+        "AUTHENTICATIONFAILED" | "AUTHORIZATIONFAILED" | "CONTACTADMIN" => ErrorType::AuthFailed,
+        "EXPIRED" => ErrorType::AuthExpired,
+        "PRIVACYREQUIRED" => ErrorType::AuthPrivacy,
+        _ => return None,
+    })
+}
+
+/// No code, or one that is no reason: a wish to be read (ALERT), data (CAPABILITY), or a code that is to be ignored since
+/// it is not known (RFC 9051 §7.1).
+fn gives_no_reason(code: Option<&str>) -> bool {
+    matches!(code, None | Some("ALERT" | "CAPABILITY" | "_OTHER"))
+}
+
+pub(super) fn is_login(command: &str) -> bool {
+    matches!(command, "LOGIN" | "AUTHENTICATE")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn class(command: &str, condition: Condition, code: Option<&'static str>, text: &str) -> ErrorType {
+        of_refusal(command, &Said { condition, code, text: text.as_bytes().to_vec() })
+    }
+
     #[test]
     fn refusals_by_command_and_code() {
         use Condition::{Bad, Bye, No};
-        for (command, condition, code, class) in [
+        for (command, condition, code, expected) in [
             ("LOGIN", No, None, ErrorType::AuthFailed),
-            ("AUTHENTICATE", No, Some("AUTHENTICATIONFAILED"), ErrorType::AuthFailed),
-            ("LOGIN", No, Some("EXPIRED"), ErrorType::AuthExpired),
-            ("LOGIN", No, Some("PRIVACYREQUIRED"), ErrorType::AuthPrivacy),
-            ("LOGIN", No, Some("UNAVAILABLE"), ErrorType::Unavailable),
-            ("LOGIN", No, Some("LIMIT"), ErrorType::LimitServer),
             ("SELECT", No, Some("INUSE"), ErrorType::LimitServer),
-            ("LOGIN", No, Some("CONTACTADMIN"), ErrorType::No),
+            ("SELECT", Bad, Some("INUSE"), ErrorType::LimitServer),
+            ("LIST", Bad, Some("UNAVAILABLE"), ErrorType::Unavailable),
             ("LOGIN", Bad, None, ErrorType::Bad),
+            ("LOGIN", Bad, Some("ALERT"), ErrorType::Bad),
+            ("LOGIN", Bye, None, ErrorType::Bye),
+            ("LOGIN", Bye, Some("ALERT"), ErrorType::Bye),
+            // What is not known is no reason, and data is none either.
+            ("LOGIN", No, Some("_OTHER"), ErrorType::AuthFailed),
+            ("LOGIN", No, Some("CAPABILITY"), ErrorType::AuthFailed),
+            ("LOGIN", No, Some("SERVERBUG"), ErrorType::No),
             ("SELECT", No, None, ErrorType::No),
             ("SELECT", No, Some("NONEXISTENT"), ErrorType::No),
             ("FETCH", Bad, Some("CLIENTBUG"), ErrorType::Bad),
             ("LOGIN", No, Some("REFERRAL"), ErrorType::Referral),
+            ("AUTHENTICATE", Bye, Some("REFERRAL"), ErrorType::Referral),
             ("LIST", Bye, Some("UNAVAILABLE"), ErrorType::Bye),
             ("STARTTLS", Bad, None, ErrorType::StarttlsRefused),
+            ("STARTTLS", No, Some("UNAVAILABLE"), ErrorType::StarttlsRefused),
         ] {
-            assert_eq!(of_refusal(command, condition, code), class, "{command} {condition:?} {code:?}");
+            assert_eq!(class(command, condition, code, ""), expected, "{command} {condition:?} {code:?}");
+        }
+    }
+
+    #[test]
+    fn at_a_login_the_code_gives_the_class_however_it_is_said_and_at_no_other_command() {
+        use Condition::{Bad, Bye, No};
+        for (code, expected) in [
+            ("AUTHENTICATIONFAILED", ErrorType::AuthFailed),
+            ("AUTHORIZATIONFAILED", ErrorType::AuthFailed),
+            ("CONTACTADMIN", ErrorType::AuthFailed),
+            ("EXPIRED", ErrorType::AuthExpired),
+            ("PRIVACYREQUIRED", ErrorType::AuthPrivacy),
+            ("UNAVAILABLE", ErrorType::Unavailable),
+            ("LIMIT", ErrorType::LimitServer),
+            ("INUSE", ErrorType::LimitServer),
+        ] {
+            for condition in [No, Bad, Bye] {
+                for command in ["LOGIN", "AUTHENTICATE"] {
+                    assert_eq!(class(command, condition, Some(code), "x"), expected, "{command} {condition:?} {code}");
+                }
+                let elsewhere = class("LIST", condition, Some(code), "x");
+                assert_ne!(elsewhere.blame(), crate::record::Blame::Credentials, "{condition:?} {code}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_wording_counts_where_no_standard_code_stands_beside_it() {
+        use Condition::{Bad, Bye, No};
+        let throttled = "Request is throttled. Suggested Backoff Time: 300 milliseconds";
+        for (command, condition, code, text, expected) in [
+            ("SELECT", Bad, None, throttled, ErrorType::LimitServer),
+            ("FETCH", No, None, throttled, ErrorType::LimitServer),
+            ("NAMESPACE", Bad, None, "User is authenticated but not connected.", ErrorType::Unavailable),
+            ("LOGIN", No, Some("ALERT"), "Too many simultaneous connections. (Failure)", ErrorType::LimitServer),
+            ("LOGIN", No, Some("_OTHER"), "Too many simultaneous connections. (Failure)", ErrorType::LimitServer),
+            ("LOGIN", No, Some("AUTHENTICATIONFAILED"), throttled, ErrorType::AuthFailed),
+            ("LOGIN", No, Some("SERVERBUG"), "Server Unavailable", ErrorType::No),
+            ("LOGIN", No, Some("UNAVAILABLE"), throttled, ErrorType::Unavailable),
+            ("SELECT", No, Some("NONEXISTENT"), "Server Unavailable", ErrorType::No),
+            ("LOGIN", Bye, None, throttled, ErrorType::Bye),
+            ("LOGIN", No, None, "no: Too many connections", ErrorType::AuthFailed),
+        ] {
+            assert_eq!(class(command, condition, code, text), expected, "{command} {condition:?} {code:?} {text}");
         }
     }
 }

@@ -122,21 +122,21 @@ error_types! {
         Bye = "bye",
         /// Tagged NO.
         No = "no",
-        /// Tagged BAD.
+        /// Tagged BAD that says nothing else.
         Bad = "bad",
-        /// NO `[UNAVAILABLE]` (RFC 5530 §3).
+        /// NO or BAD that says so, by `[UNAVAILABLE]` (RFC 5530 §3) or in a known wording.
         Unavailable = "unavailable",
-        /// NO `[LIMIT]` or `[INUSE]` (RFC 5530 §3).
+        /// NO or BAD that says so, by `[LIMIT]` or `[INUSE]` (RFC 5530 §3) or in a known wording.
         LimitServer = "limit_server",
         /// NO or BYE with a referral (RFC 2221), which is never followed.
         Referral = "referral",
     }
     Credentials {
-        /// User name or password refused.
+        /// User name or password refused, or the account.
         AuthFailed = "auth_failed",
-        /// NO `[EXPIRED]` (RFC 5530 §3).
+        /// The login was refused with `[EXPIRED]` (RFC 5530 §3).
         AuthExpired = "auth_expired",
-        /// NO `[PRIVACYREQUIRED]` (RFC 5530 §3).
+        /// The login was refused with `[PRIVACYREQUIRED]` (RFC 5530 §3).
         AuthPrivacy = "auth_privacy",
         /// No mechanism that both sides can use, or LOGINDISABLED.
         AuthMechanism = "auth_mechanism",

@@ -16,6 +16,7 @@ mod text;
 mod time;
 mod tls_fault;
 mod uncertainty;
+mod wording;
 
 pub use failure::{Blame, ErrorType};
 pub use ids::{IdError, SpanId, TraceId};
@@ -28,3 +29,4 @@ pub use step::{
 pub use text::{ServerText, escape};
 pub use time::{Seconds, Timestamp};
 pub use tls_fault::TlsFault;
+pub use wording::not_now;

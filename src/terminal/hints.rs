@@ -9,7 +9,7 @@ use super::{
     text::{duration, safe, size},
     tls_hints,
 };
-use crate::record::{ErrorType, Run, RunOutcome, Seconds, Step};
+use crate::record::{ErrorType, Run, RunOutcome, Seconds, Step, not_now};
 
 /// A part below this is not worth a word, unless the run was slow by its history: nobody notices it.
 const NOTICED: Seconds = Seconds::from_micros(100_000);
@@ -39,11 +39,28 @@ fn of_step(step: Option<&Step>, class: ErrorType) -> &'static str {
         return tls_hints::remedy(fault);
     }
     let name = step.map(|step| step.name.as_str());
+    let words = step.and_then(|step| step.text.as_ref()).map_or("", |text| text.as_str());
     let opens = matches!(name, Some("SELECT" | "EXAMINE"));
     match (name, class) {
         (_, ErrorType::No) => of_code(code, opens).unwrap_or_else(|| hint(class)),
         (_, ErrorType::LimitServer) if code == Some("INUSE") && !is_login(name) => {
             "another session holds it: look for a lock, a migration or a POP3 session"
+        }
+        // Dovecot before 2.3 says of its limit that it is UNAVAILABLE.
+        (_, ErrorType::Unavailable)
+            if not_now(name.unwrap_or_default(), words.as_bytes()) == Some(ErrorType::LimitServer) =>
+        {
+            hint(ErrorType::LimitServer)
+        }
+        (_, ErrorType::Unavailable) if words.starts_with("User is authenticated but not connected") => {
+            "Exchange: has the account a mailbox, a licence and IMAP, or is it throttled?"
+        }
+        // A timeout has no status, but that of a refusal without a tag.
+        (_, ErrorType::TimeoutCommand) if step.is_some_and(|step| step.status.is_some()) => {
+            "refused without a tag, and the command never ended: see its words and log"
+        }
+        (_, ErrorType::AuthFailed) if code == Some("CONTACTADMIN") => {
+            of_code(code, false).unwrap_or_else(|| hint(class))
         }
         // Who logged in is known, and may not be who it wants to be (RFC 5530 §3).
         (_, ErrorType::AuthFailed) if code == Some("AUTHORIZATIONFAILED") => {
@@ -234,7 +251,7 @@ fn suspects(step: &Step) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::terminal::samples;
+    use crate::{record::ServerText, terminal::samples};
 
     #[test]
     fn every_class_has_a_short_plain_hint_of_its_own() {
@@ -326,10 +343,30 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_that_means_not_now_asks_for_no_password_and_a_timeout_with_words_points_to_them() {
+        let mut step = samples::login_refused().failing_step().unwrap().clone();
+        for (class, words, expected) in [
+            (
+                ErrorType::Unavailable,
+                "Maximum number of connections from user+IP exceeded (mail_max_userip_connections=10)",
+                "raise the limit",
+            ),
+            (ErrorType::Unavailable, "User is authenticated but not connected.", "licence"),
+            (ErrorType::Unavailable, "storage is away", "a part behind the server is down"),
+            (ErrorType::TimeoutCommand, "not today", "without a tag"),
+        ] {
+            step.text = Some(ServerText::new(words.as_bytes(), ServerText::STATUS));
+            let advice = of_step(Some(&step), class);
+            assert!(advice.contains(expected) && !advice.contains("password"), "{words}: {advice}");
+            assert!(advice.len() <= 76 && advice.is_ascii(), "{advice}");
+        }
+    }
+
+    #[test]
     fn a_mailbox_that_could_have_been_meant_is_asked_for() {
         let mut run = samples::passed();
         (run.suggested_mailbox, run.error_type) = (Some("Archive/2024".to_owned()), Some(ErrorType::No));
-        run.server.hierarchy_separator = Some(crate::record::ServerText::new(b"/", 8));
+        run.server.hierarchy_separator = Some(ServerText::new(b"/", 8));
         let asks = |run: &Run, class| advice(run, class, PLAIN).into_owned();
         assert_eq!(asks(&run, ErrorType::No), "the mailbox separator is /; did you mean Archive/2024?");
         assert_eq!(asks(&run, ErrorType::Bye), hint(ErrorType::Bye), "another failure is not the name's");

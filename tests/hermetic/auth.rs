@@ -354,3 +354,139 @@ fn whoever_logs_in_by_a_certificate_needs_no_password() {
     assert_eq!(config.targets[0].accounts.len(), 2);
     assert!(text.contains("account     default, password not needed"), "{text}");
 }
+
+/// A run against a server that says these lines to LOGIN, and then does that.
+async fn refused_by(lines: &str, then: &str) -> Run {
+    let answer = format!("S: {}\n", lines.replace('\n', "\nS: "));
+    let script = format!("S: * OK [CAPABILITY IMAP4rev1] hi\nC: LOGIN\n{answer}{then}");
+    let server = Script::play(&script).await;
+    let mut target = target(server.address, Security::None);
+    target.deadlines = hasty();
+    run(target).await
+}
+
+#[tokio::test]
+async fn a_refused_login_has_its_codes_class_however_it_is_said_and_keeps_the_words() {
+    for (code, class) in [
+        ("AUTHENTICATIONFAILED", ErrorType::AuthFailed),
+        ("AUTHORIZATIONFAILED", ErrorType::AuthFailed),
+        ("CONTACTADMIN", ErrorType::AuthFailed),
+        ("EXPIRED", ErrorType::AuthExpired),
+        ("PRIVACYREQUIRED", ErrorType::AuthPrivacy),
+        ("UNAVAILABLE", ErrorType::Unavailable),
+        ("LIMIT", ErrorType::LimitServer),
+        ("INUSE", ErrorType::LimitServer),
+    ] {
+        for (said, then, status) in [
+            ("{tag} NO", "C: LOGOUT\nclose", "NO"),
+            ("{tag} BAD", "C: LOGOUT\nclose", "BAD"),
+            ("{tag} BYE", "close", "BYE"),
+            ("* BYE", "close", "BYE"),
+            ("* NO", "close", "NO"),
+            ("* BAD", "close", "BAD"),
+            ("* NO", "S: * BYE gone\nclose", "NO"),
+            ("* BAD", "S: * BYE [ALERT] gone\nclose", "BAD"),
+            ("* NO", "silence", "NO"),
+        ] {
+            let run = refused_by(&format!("{said} [{code}] not like this"), then).await;
+            let place = format!("{said} {code}, then {then}");
+            assert_eq!(run.error_type, Some(class), "{place}: {}", why(&run));
+            assert!(why(&run).starts_with("not like this"), "{place}: {}", why(&run));
+            let step = run.failing_step().unwrap();
+            assert_eq!((step.code.as_deref(), step.status.as_deref()), (Some(code), Some(status)), "{place}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_untagged_refusal_is_a_warning_and_the_tagged_line_alone_counts() {
+    let warning = "* NO [AUTHENTICATIONFAILED] wait";
+    for (end, class, words) in [
+        ("{tag} NO [UNAVAILABLE] later", ErrorType::Unavailable, "later"),
+        ("{tag} NO [EXPIRED] too old", ErrorType::AuthExpired, "too old"),
+        ("{tag} BAD what", ErrorType::Bad, "what"),
+        ("* BYE [LIMIT] too many", ErrorType::LimitServer, "wait | too many"),
+    ] {
+        let run = refused_by(&format!("{warning}\n{end}"), "close").await;
+        assert_eq!((run.error_type, why(&run)), (Some(class), words), "{end}");
+    }
+    let run =
+        refused_by(&format!("{warning}\n{{tag}} OK [CAPABILITY IMAP4rev1] in"), "C: LIST\nS: {tag} NO no\n").await;
+    assert!(steps(&run).starts_with("connect greeting LOGIN LIST!no"), "{}", steps(&run));
+    // Without a code it says nothing of the login; the first whose code says something is kept.
+    let run = refused_by("* NO hm", "S: * BYE gone\nclose").await;
+    assert_eq!((run.error_type, why(&run)), (Some(ErrorType::Bye), "hm | gone"));
+    let run = refused_by("* NO hm\n* BAD [ALERT] look\n* NO [EXPIRED] old\n* NO [LIMIT] many", "close").await;
+    assert_eq!((run.error_type, why(&run)), (Some(ErrorType::AuthExpired), "old"));
+}
+
+#[tokio::test]
+async fn what_is_said_outside_a_login_is_no_answer_to_it() {
+    for (lines, class, words) in [
+        // Before the login was sent.
+        (
+            "C: CAPABILITY\nS: * CAPABILITY IMAP4rev1\ns: {tag} OK\\r\\n* BYE [AUTHENTICATIONFAILED] no\\r\\n\nclose",
+            ErrorType::Bye,
+            "no",
+        ),
+        // After its OK.
+        (
+            "C: CAPABILITY\nS: * CAPABILITY IMAP4rev1\nS: {tag} OK\nC: LOGIN\ns: {tag} OK [CAPABILITY IMAP4rev1] in\\r\\n* NO [AUTHENTICATIONFAILED] no\\r\\n\nC: LIST\nclose",
+            ErrorType::Eof,
+            "",
+        ),
+        (
+            "C: CAPABILITY\nS: * CAPABILITY IMAP4rev1\nS: {tag} OK\nC: LOGIN\nS: {tag} OK [CAPABILITY IMAP4rev1] in\nC: LIST\nS: {tag} NO [AUTHENTICATIONFAILED] no\nclose",
+            ErrorType::No,
+            "no",
+        ),
+        (
+            "C: CAPABILITY\nS: * CAPABILITY IMAP4rev1\nS: {tag} OK\nC: LOGIN\nS: {tag} OK [CAPABILITY IMAP4rev1] in\nC: LIST\nS: * BYE [EXPIRED] no\nclose",
+            ErrorType::Bye,
+            "no",
+        ),
+        (
+            "C: CAPABILITY\nS: * CAPABILITY IMAP4rev1\nS: {tag} OK\nC: LOGIN\nS: {tag} OK [CAPABILITY IMAP4rev1] in\nC: LIST\nS: * BAD [UNAVAILABLE] no\nsilence",
+            ErrorType::TimeoutCommand,
+            "no",
+        ),
+    ] {
+        let server = Script::play(&format!("S: * OK hi\n{lines}")).await;
+        let mut target = target(server.address, Security::None);
+        target.deadlines = hasty();
+        let run = run(target).await;
+        assert_eq!((run.error_type, why(&run)), (Some(class), words), "{lines}: {}", steps(&run));
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_that_means_not_now_blames_no_password_whatever_the_command() {
+    let throttled = "Request is throttled. Suggested Backoff Time: 89117 milliseconds";
+    let many = "Too many simultaneous connections. (Failure)";
+    for (said, class) in [
+        (format!("BAD {throttled}"), ErrorType::LimitServer),
+        (format!("NO [ALERT] {many}"), ErrorType::LimitServer),
+        (format!("NO [AUTHENTICATIONFAILED] {many}"), ErrorType::AuthFailed),
+        ("BAD [UNAVAILABLE] Service temporarily unavailable".to_owned(), ErrorType::Unavailable),
+        (
+            "NO Maximum number of connections from user+IP exceeded (mail_max_userip_connections=10)".to_owned(),
+            ErrorType::LimitServer,
+        ),
+        ("BAD User is authenticated but not connected.".to_owned(), ErrorType::Unavailable),
+        ("NO someone: Too many connections".to_owned(), ErrorType::AuthFailed),
+    ] {
+        let refused = refused_by(&format!("{{tag}} {said}"), "C: LOGOUT\nclose").await;
+        assert_eq!(refused.error_type, Some(class), "{said}");
+        let line = imaptrace::terminal::failure(
+            &refused,
+            imaptrace::terminal::Style { width: 80, colour: false, ascii: true },
+        )
+        .unwrap();
+        assert_eq!(line.contains("password"), class == ErrorType::AuthFailed, "{line}");
+    }
+    for said in [format!("BAD {throttled}"), format!("NO {throttled}"), "NO [LIMIT] rate".to_owned()] {
+        let script = format!("S: * PREAUTH [CAPABILITY IMAP4rev1] hi\nC: LIST\nS: {{tag}} {said}\nC: LOGOUT\nclose");
+        let run = run(target(Script::play(&script).await.address, Security::None)).await;
+        assert_eq!(run.error_type, Some(ErrorType::LimitServer), "{said}");
+    }
+}

@@ -279,7 +279,7 @@ impl Client {
                 self.reply();
                 before
             }
-            (Heard::Alert, _) => before,
+            (Heard::Alert | Heard::Warning, _) => before,
             (Heard::Bye, _) => State::Logout,
             (Heard::Tagged(condition), Some(_)) => {
                 let Some(ended) = self.running.take() else { return };
@@ -326,6 +326,7 @@ enum Heard {
     FirstRow,
     Continuation,
     Alert,
+    Warning,
     Bye,
     Tagged(Condition),
 }
@@ -339,6 +340,7 @@ impl From<&Event<'_>> for Heard {
             Event::FirstRow => Self::FirstRow,
             Event::Continuation => Self::Continuation,
             Event::Alert(_) => Self::Alert,
+            Event::Warning(_) => Self::Warning,
             Event::Bye(_) => Self::Bye,
             Event::Tagged(status) => Self::Tagged(condition(status)),
         }

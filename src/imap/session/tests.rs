@@ -36,6 +36,7 @@ fn describe(event: &Event<'_>) -> String {
     match event {
         Event::Greeting(greeting) => status("greeting", greeting),
         Event::Bye(bye) => status("bye", bye),
+        Event::Warning(warning) => status("warning", warning),
         Event::Tagged(tagged) => status("tagged", tagged),
         Event::FirstByte => "first byte".into(),
         Event::FirstRow => "first row".into(),
