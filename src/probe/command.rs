@@ -20,7 +20,12 @@ use crate::{
 impl Journey<'_> {
     /// Sends a command; anything but OK ends the conversation.
     pub(super) async fn command(&mut self, driver: &mut Driver, command: &Command<'_>) -> Result<Answer, Stop> {
-        let (mut step, exchange) = self.perform(driver, command).await?;
+        let (step, exchange) = self.perform(driver, command).await?;
+        self.judge(step, exchange)
+    }
+
+    /// What an exchange comes to; anything but OK ends the conversation.
+    pub(super) fn judge(&mut self, mut step: Step, exchange: Exchange) -> Result<Answer, Stop> {
         let Exchange { result, progress, first_row, .. } = exchange;
         match result {
             Err(fault) => Err(self.fault(step, &fault)),
@@ -30,7 +35,8 @@ impl Journey<'_> {
             }
             Ok(said) => {
                 step.text = Some(self.redactor.text(&said.text, ServerText::STATUS));
-                self.fail(step, verdict::of_refusal(command.name(), &said));
+                let class = verdict::of_refusal(&step.name, &said);
+                self.fail(step, class);
                 Err(Stop::Speaking)
             }
         }

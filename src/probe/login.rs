@@ -1,16 +1,24 @@
 //! The login: which mechanism proves who we are, and the command that carries it (RFC 9051 §6.2.2, §6.2.3).
 //!
+//! A server may offer SCRAM-SHA-256 and yet hold this user's password in a form that it does not work with: then, once for
+//! an account and its secret and under verified TLS only, another mechanism is tried (`login_memory`).
+//!
 //! How the turns of a mechanism go is `sasl`'s matter. Whether the line is one on which a password may be sent was settled
 //! before: by TLS, or by the operator who chose to do without.
+
+use tracing::info;
 
 use super::{
     driver::Driver,
     journey::{Journey, Stop},
+    login_memory::{Fallback, LoginId},
+    verdict,
 };
 use crate::{
-    imap::{self, Capabilities, Command, Credentials, Mechanism},
+    imap::{self, Capabilities, Command, Condition, Credentials, Mechanism},
     plan::Auth,
-    record::{ErrorType, ServerText},
+    record::{ErrorType, ServerText, StepOutcome},
+    secret::Secret,
 };
 
 /// How to log in.
@@ -34,6 +42,25 @@ impl Way {
             Auth::Login => login,
             Auth::Plain => if_offered(known.auth_plain, Mechanism::Plain),
             Auth::ScramSha256 => if_offered(known.auth_scram_sha_256, Mechanism::ScramSha256),
+        }
+    }
+
+    /// What is left for an account whose server refuses SCRAM-SHA-256, when nothing was pinned.
+    fn after_scram(self, auth: Auth, known: &Capabilities) -> Option<Self> {
+        if auth != Auth::Auto || self != Self::Sasl(Mechanism::ScramSha256) {
+            return None;
+        }
+        if known.auth_plain {
+            return Some(Self::Sasl(Mechanism::Plain));
+        }
+        Some(Self::Login).filter(|_| !known.login_disabled)
+    }
+
+    /// The mechanism, or `LOGIN` for the command.
+    fn mechanism(self) -> &'static str {
+        match self {
+            Self::Login => "LOGIN",
+            Self::Sasl(mechanism) => mechanism.as_str(),
         }
     }
 
@@ -71,33 +98,98 @@ impl Journey<'_> {
             self.recorder.fail(name, ErrorType::AuthMechanism);
             return Err(Stop::Speaking);
         };
-        if let Some(class) = self.job.hold_login {
-            return Err(self.refuse(way.name(), class));
-        }
+        let second = way.after_scram(auth, known).filter(|_| self.is_verified(driver));
         let Ok(password) = self.job.secret.as_ref().cloned() else {
             return Err(self.refuse(way.name(), ErrorType::SecretUnavailable));
         };
         let account = self.job.account;
-        match way {
+        let id = second.map(|second| (second, LoginId::new(&self.target.endpoint, account, &password)));
+        let known = id.and_then(|(_, id)| self.job.target.logins.recall(&account.alias, id));
+        let (way, second) = match (id, known) {
+            (Some((second, _)), Some(Fallback::Works)) => (second, None),
+            (_, Some(Fallback::Refused)) => (way, None),
+            (second, None) => (way, second),
+            (None, Some(Fallback::Works)) => (way, None),
+        };
+        if let Some(class) = self.job.hold_login {
+            return Err(self.refuse(way.name(), class));
+        }
+        let Some((second, id)) = second else { return self.log_in(driver, way, &password, false).await.map(drop) };
+        if self.log_in(driver, way, &password, true).await? {
+            return Ok(());
+        }
+        let (refused, instead) = (way.mechanism(), second.mechanism());
+        info!(target: "imaptrace::probe", "the server refused {refused} for this account; trying {instead}, once");
+        // Boxed: what is needed once in an account's life is not held by every run that waits.
+        let ended = Box::pin(self.log_in(driver, second, &password, false)).await;
+        let fallback = match (&ended, self.recorder.error_type()) {
+            (Ok(_), _) => Some(Fallback::Works),
+            // It was not tried, or the server could not say.
+            (Err(_), Some(ErrorType::TimeoutRun | ErrorType::Unavailable | ErrorType::LimitServer)) => None,
+            (Err(_), class) => Some(Fallback::Refused).filter(|_| !class.is_some_and(ErrorType::is_void)),
+        };
+        if let Some(fallback) = fallback {
+            self.job.target.logins.learn(&account.alias, id, fallback);
+        }
+        ended.map(drop)
+    }
+
+    /// Whether what is said now is read by the server alone whose certificate was checked.
+    fn is_verified(&self, driver: &Driver) -> bool {
+        driver.tls().is_some() && !self.job.target.tls.is_insecure()
+    }
+
+    /// Logs in this way. False when the server refused the way and `may_go_on`, so that another one can follow; any other
+    /// refusal ends the conversation.
+    async fn log_in(
+        &mut self,
+        driver: &mut Driver,
+        way: Way,
+        password: &Secret,
+        may_go_on: bool,
+    ) -> Result<bool, Stop> {
+        let account = self.job.account;
+        let (mut step, exchange) = match way {
             Way::Login => {
                 let user = account.login_name();
-                self.command(driver, &Command::Login { user: &user, password: &password }).await?;
+                self.perform(driver, &Command::Login { user: &user, password }).await?
             }
             Way::Sasl(mechanism) => {
                 let (user, master) = (account.user.expose(), account.master_user.as_ref());
                 let credentials = match (mechanism, master) {
                     // The certificate says who logs in.
-                    (Mechanism::External, _) => Credentials { authzid: Some(user), user, password: &password },
-                    (_, Some(master)) => {
-                        Credentials { authzid: Some(user), user: master.expose(), password: &password }
-                    }
-                    (_, None) => Credentials { authzid: None, user, password: &password },
+                    (Mechanism::External, _) => Credentials { authzid: Some(user), user, password },
+                    (_, Some(master)) => Credentials { authzid: Some(user), user: master.expose(), password },
+                    (_, None) => Credentials { authzid: None, user, password },
                 };
-                self.command(driver, &Command::Authenticate { mechanism, credentials }).await?;
+                self.perform(driver, &Command::Authenticate { mechanism, credentials }).await?
             }
+        };
+        if let Ok(said) = &exchange.result
+            && may_go_on
+            && said.condition == Condition::No
+            && let class = verdict::of_refusal(&step.name, said)
+            && may_be_the_mechanisms(class)
+        {
+            step.text = Some(self.redactor.text(&said.text, ServerText::STATUS));
+            (step.outcome, step.error_type) = (StepOutcome::Failed, Some(class));
+            self.recorder.push(step);
+            return Ok(false);
         }
-        Ok(())
+        self.judge(step, exchange).map(|_| true)
     }
+}
+
+/// Whether the account might get in by another mechanism. These say that it would not, or not now.
+fn may_be_the_mechanisms(class: ErrorType) -> bool {
+    !matches!(
+        class,
+        ErrorType::Unavailable
+            | ErrorType::LimitServer
+            | ErrorType::AuthExpired
+            | ErrorType::AuthPrivacy
+            | ErrorType::Referral
+    )
 }
 
 /// Why there is no way, for who reads the failure.

@@ -8,6 +8,7 @@
 //! fill      the other errand: fills a mailbox with messages, for `cli` alone
 //! reach     resolve, connect, tls
 //! login     which mechanism, and the command that goes with it
+//! login_memory  which mechanism an account's server takes, where it refused the first
 //! command   one command and its step
 //! driver    bytes ↔ session, stamps, deadlines
 //! sasl      the turns of a login that has several
@@ -30,6 +31,7 @@ pub mod fuzzed;
 mod inspect;
 mod journey;
 mod login;
+mod login_memory;
 mod reach;
 mod recorder;
 mod redact;
@@ -42,12 +44,16 @@ mod wait;
 pub use self::inspect::{inspect, lacks_certificate};
 use std::{
     ffi::OsString,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use tokio::sync::watch;
 
+use self::login_memory::LoginMemory;
 use crate::{
     clock::{self, Anchor},
     net::{Family, Resolver, TlsContext, TlsContextError},
@@ -71,6 +77,7 @@ pub struct Prepared {
     /// The server answered ID by closing the connection: it is not sent again.
     without_id: AtomicBool,
     inspections: inspect::Inspections,
+    logins: Arc<LoginMemory>,
 }
 
 /// The ids of one run, from the live root.
@@ -121,13 +128,16 @@ impl Prepared {
     /// Reads the files that the target's TLS options name.
     pub fn new(target: Target) -> Result<Self, TlsContextError> {
         let tls = TlsContext::new(&target.tls, &target.endpoint.host)?;
-        Ok(Self { target, tls, without_id: AtomicBool::new(false), inspections: inspect::Inspections::default() })
+        let (inspections, logins) = Default::default();
+        Ok(Self { target, tls, without_id: AtomicBool::new(false), inspections, logins })
     }
 
-    /// The same target as `before`, which has changed: its server's certificates are not read again any sooner for that.
+    /// The same target as `before`, which has changed: its server's certificates are not read again any sooner for that, and
+    /// what is known of its accounts' logins stays.
     #[must_use]
     pub fn following(self, before: &Self) -> Self {
-        Self { inspections: before.inspections.carried_over(), ..self }
+        before.logins.keep(&self.target.accounts);
+        Self { inspections: before.inspections.carried_over(), logins: before.logins.clone(), ..self }
     }
 
     /// The target itself.

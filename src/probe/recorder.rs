@@ -112,6 +112,11 @@ impl Recorder {
         &mut self.run.server
     }
 
+    /// Why the run has failed, if it has.
+    pub(super) fn error_type(&self) -> Option<ErrorType> {
+        self.run.error_type
+    }
+
     /// The steps so far.
     pub(super) fn steps(&self) -> &[Step] {
         &self.run.steps

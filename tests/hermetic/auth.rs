@@ -6,7 +6,9 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use imaptrace::{
     config::Sources,
     plan::{Auth, Security, Target, UserName},
-    record::{ErrorType, Run},
+    record::{ErrorType, Run, RunOutcome},
+    secret::{Secret, SecretSource},
+    terminal::Style,
 };
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
@@ -15,9 +17,9 @@ use tokio::{
 };
 
 use crate::support::{
-    run::{account, hasty, run, steps, target},
+    run::{account, hasty, prepare, run, run_prepared, steps, target},
     scram::Peer,
-    script::Script,
+    script::{Pem, Script},
 };
 
 const GREETING: &str = "* OK [CAPABILITY IMAP4rev1 SASL-IR LITERAL+ AUTH=PLAIN AUTH=SCRAM-SHA-256] hi\r\n";
@@ -477,11 +479,7 @@ async fn a_refusal_that_means_not_now_blames_no_password_whatever_the_command() 
     ] {
         let refused = refused_by(&format!("{{tag}} {said}"), "C: LOGOUT\nclose").await;
         assert_eq!(refused.error_type, Some(class), "{said}");
-        let line = imaptrace::terminal::failure(
-            &refused,
-            imaptrace::terminal::Style { width: 80, colour: false, ascii: true },
-        )
-        .unwrap();
+        let line = imaptrace::terminal::failure(&refused, Style { width: 80, colour: false, ascii: true }).unwrap();
         assert_eq!(line.contains("password"), class == ErrorType::AuthFailed, "{line}");
     }
     for said in [format!("BAD {throttled}"), format!("NO {throttled}"), "NO [LIMIT] rate".to_owned()] {
@@ -489,4 +487,183 @@ async fn a_refusal_that_means_not_now_blames_no_password_whatever_the_command() 
         let run = run(target(Script::play(&script).await.address, Security::None)).await;
         assert_eq!(run.error_type, Some(ErrorType::LimitServer), "{said}");
     }
+}
+
+/// A server that offers SCRAM-SHA-256 and more, and refuses it with this line; what it says to what follows.
+fn refuses_scram(offers: &str, said: &str, then: &str) -> String {
+    format!(
+        "tls\nS: * OK [CAPABILITY IMAP4rev1 SASL-IR AUTH=SCRAM-SHA-256{offers}] hi\nC: AUTHENTICATE SCRAM-SHA-256 \n\
+         S: {{tag}} {said}\n{then}"
+    )
+}
+
+const MAILBOX: &str = "C: LIST\nS: {tag} OK done\nC: SELECT\nS: * 0 EXISTS\nS: {tag} OK done\nC: LOGOUT\nS: * BYE\n\
+                       S: {tag} OK bye\nclose\n";
+const IN: &str = "S: {tag} OK [CAPABILITY IMAP4rev1] in\n";
+const NO: &str = "S: {tag} NO [AUTHENTICATIONFAILED] no\nC: LOGOUT\nS: * BYE\nS: {tag} OK\nclose\n";
+const NO_LOGIN: &str = "C: LOGOUT\nS: * BYE\nS: {tag} OK\nclose\n";
+
+/// Runs one after the other against a script over TLS that can be verified; what was heard, without tags.
+async fn over_tls(script: &str, passwords: &[&str], change: impl FnOnce(&mut Target)) -> (Vec<Run>, Vec<String>) {
+    let pem = Pem::self_signed(&["127.0.0.1"], 2020, 2040);
+    let server = Script::play_with(script, &pem).await;
+    let ca = pem.ca_file();
+    let mut target = target(server.address, Security::Tls);
+    target.tls.ca_file = Some(ca.path().to_owned());
+    change(&mut target);
+    let mut prepared = prepare(target);
+    let mut runs = Vec::new();
+    for password in passwords {
+        let mut next = prepared.target().clone();
+        next.accounts[0].password = SecretSource::Given(Secret::new((*password).into()));
+        // As at a reload.
+        prepared = prepare(next).following(&prepared);
+        runs.push(run_prepared(&prepared).await);
+    }
+    let mut heard = server.heard().await;
+    for line in &mut heard {
+        let words: Vec<_> = line.split(' ').skip(1).take(2).collect();
+        *line = words.join(" ");
+    }
+    (runs, heard)
+}
+
+#[tokio::test]
+async fn an_account_that_cannot_use_scram_gets_in_by_plain_and_by_plain_alone_from_then_on() {
+    let plain = |line: &str| format!("C: AUTHENTICATE PLAIN AHNvbWVvbmUAc2VjcmV0\n{IN}{line}{MAILBOX}");
+    let greeting = "next\ntls\nS: * OK [CAPABILITY IMAP4rev1 SASL-IR AUTH=SCRAM-SHA-256 AUTH=PLAIN] hi\n";
+    let first = refuses_scram(" AUTH=PLAIN", "NO [AUTHENTICATIONFAILED] no SCRAM for someone", &plain(""));
+    let script = format!("{first}{greeting}{}", plain(""));
+    let (runs, heard) = over_tls(&script, &["secret", "secret"], |_| {}).await;
+    let [first, second] = &runs[..] else { panic!() };
+    assert_eq!(
+        steps(first),
+        "connect tls greeting AUTHENTICATE!auth_failed AUTHENTICATE LIST SELECT FETCH- LOGOUT",
+        "{heard:?}"
+    );
+    assert_eq!((first.outcome, first.error_type, &first.failed_step), (RunOutcome::Passed, None, &None));
+    let refused = &first.steps[3];
+    assert_eq!(
+        (refused.mechanism.as_deref(), refused.code.as_deref()),
+        (Some("SCRAM-SHA-256"), Some("AUTHENTICATIONFAILED"))
+    );
+    assert_eq!(refused.text.as_ref().map(|text| text.as_str()), Some("no SCRAM for [default]"));
+    assert_eq!(first.steps[4].mechanism.as_deref(), Some("PLAIN"));
+    // The user waits for both.
+    let loaded = first.steps.iter().find(|step| step.name == "SELECT").unwrap().end_s();
+    assert_eq!(first.first_loading_latency_s, Some(loaded));
+    assert!(
+        refused.end_s() <= first.steps[4].start_s && first.loading_steps().any(|step| step.span_id == refused.span_id)
+    );
+    // It goes through JSON and back, and is drawn.
+    let again: Run = serde_json::from_str(&imaptrace::terminal::json(first).unwrap()).unwrap();
+    assert_eq!(&again, first);
+    let drawn = imaptrace::terminal::waterfall(first, Style { width: 100, colour: false, ascii: true });
+    assert!(drawn.contains("auth_failed: NO [AUTHENTICATIONFAILED] no SCRAM for [default]"), "{drawn}");
+    assert_eq!(steps(second), "connect tls greeting AUTHENTICATE LIST SELECT FETCH- LOGOUT", "{heard:?}");
+    assert_eq!(heard.iter().filter(|line| line.contains("SCRAM")).count(), 1, "{heard:?}");
+}
+
+#[tokio::test]
+async fn only_a_refusal_that_the_mechanism_may_explain_is_followed_by_another_try() {
+    for (said, class) in [
+        ("NO [AUTHENTICATIONFAILED] no", None),
+        ("NO [CONTACTADMIN] no", None),
+        ("NO [CANNOT] no", None),
+        ("NO no", None),
+        ("NO [UNAVAILABLE] no", Some(ErrorType::Unavailable)),
+        ("NO [LIMIT] no", Some(ErrorType::LimitServer)),
+        ("NO [INUSE] no", Some(ErrorType::LimitServer)),
+        ("NO Too many connections", Some(ErrorType::LimitServer)),
+        ("NO [EXPIRED] no", Some(ErrorType::AuthExpired)),
+        ("NO [PRIVACYREQUIRED] no", Some(ErrorType::AuthPrivacy)),
+        ("NO [REFERRAL imap://other.example.org/] no", Some(ErrorType::Referral)),
+        ("BAD what", Some(ErrorType::Bad)),
+        ("BAD [AUTHENTICATIONFAILED] no", Some(ErrorType::AuthFailed)),
+        ("OK in", Some(ErrorType::AuthProtocol)),
+    ] {
+        let then = if class.is_some() { NO_LOGIN.to_owned() } else { format!("C: AUTHENTICATE PLAIN\n{IN}{MAILBOX}") };
+        let (runs, heard) = over_tls(&refuses_scram(" AUTH=PLAIN", said, &then), &["secret"], |_| {}).await;
+        assert_eq!(runs[0].error_type, class, "{said}: {heard:?}");
+        assert_eq!(heard.iter().any(|line| line == "AUTHENTICATE PLAIN"), class.is_none(), "{said}: {heard:?}");
+    }
+    // e=other-error: SCRAM says itself that the password is not the reason.
+    let failed = "NO no\n";
+    let script = refuses_scram(" AUTH=PLAIN", failed, NO_LOGIN)
+        .replace("S: {tag} NO no\n", "S: + ZT1vdGhlci1lcnJvcg==\nC: \nS: {past} NO no\n");
+    let (runs, heard) = over_tls(&script, &["secret"], |_| {}).await;
+    assert_eq!(runs[0].error_type, Some(ErrorType::AuthProtocol), "{heard:?}");
+    assert!(!heard.iter().any(|line| line == "AUTHENTICATE PLAIN"), "{heard:?}");
+}
+
+#[tokio::test]
+async fn login_is_the_other_try_where_plain_is_not_offered_and_none_where_it_is_disabled() {
+    let login = format!("C: LOGIN\n{IN}{MAILBOX}");
+    let (runs, _) = over_tls(&refuses_scram("", "NO no", &login), &["secret"], |_| {}).await;
+    assert!(steps(&runs[0]).contains("AUTHENTICATE!auth_failed LOGIN LIST"), "{}", steps(&runs[0]));
+    let (runs, _) = over_tls(&refuses_scram(" LOGINDISABLED", "NO no", NO_LOGIN), &["secret"], |_| {}).await;
+    assert_eq!(steps(&runs[0]), "connect tls greeting AUTHENTICATE!auth_failed LOGOUT");
+}
+
+#[tokio::test]
+async fn a_password_is_sent_after_a_refused_proof_under_verified_tls_alone_and_where_nothing_is_pinned() {
+    type Change = fn(&mut Target);
+    let changes: [(Change, bool); 4] = [
+        (|target| target.tls.insecure = true, true),
+        (|target| target.journey.auth = Auth::ScramSha256, true),
+        (|target| target.security = Security::None, false),
+        (|_| {}, true),
+    ];
+    for (number, (change, tls)) in changes.into_iter().enumerate() {
+        let allowed = number == 3;
+        let then = if allowed { &format!("C: AUTHENTICATE PLAIN\n{IN}{MAILBOX}") } else { NO_LOGIN };
+        let script = refuses_scram(" AUTH=PLAIN", "NO no", then);
+        let script = if tls { &script } else { script.trim_start_matches("tls\n") };
+        let (runs, heard) = over_tls(script, &["secret"], change).await;
+        assert_eq!(runs[0].error_type, (!allowed).then_some(ErrorType::AuthFailed), "{number}: {heard:?}");
+        assert_eq!(heard.iter().any(|line| line == "AUTHENTICATE PLAIN"), allowed, "{number}: {heard:?}");
+    }
+    // A password that was refused is not said in another way.
+    let script = format!("tls\nS: * OK [CAPABILITY IMAP4rev1 SASL-IR AUTH=PLAIN] hi\nC: AUTHENTICATE PLAIN\n{NO}");
+    let (runs, heard) = over_tls(&script, &["secret"], |_| {}).await;
+    assert_eq!(steps(&runs[0]), "connect tls greeting AUTHENTICATE!auth_failed LOGOUT", "{heard:?}");
+}
+
+#[tokio::test]
+async fn the_other_try_is_made_once_for_a_secret_and_again_for_a_new_one() {
+    let both = refuses_scram(" AUTH=PLAIN", "NO no", &format!("C: AUTHENTICATE PLAIN\n{NO}"));
+    let alone = refuses_scram(" AUTH=PLAIN", "NO no", NO_LOGIN);
+    let expired = refuses_scram(" AUTH=PLAIN", "NO no", "C: AUTHENTICATE PLAIN\nS: {tag} NO [EXPIRED] old\nclose\n");
+    let gone = refuses_scram(" AUTH=PLAIN", "NO no", "C: AUTHENTICATE PLAIN\nS: * BYE enough\nclose\n");
+    let later = refuses_scram(
+        " AUTH=PLAIN",
+        "NO no",
+        &format!("C: AUTHENTICATE PLAIN\nS: {{tag}} NO [UNAVAILABLE] later\n{NO_LOGIN}"),
+    );
+    let works = refuses_scram(" AUTH=PLAIN", "NO no", &format!("C: AUTHENTICATE PLAIN\n{IN}{MAILBOX}"));
+    let script =
+        [&both, &alone, &alone, &expired, &alone, &gone, &alone, &later, &works].map(String::as_str).join("next\n");
+    let passwords = ["one", "one", "one", "two", "two", "three", "three", "four", "four"];
+    let (runs, heard) = over_tls(&script, &passwords, |_| {}).await;
+    let logins: Vec<_> =
+        runs.iter().map(|run| steps(run).split_whitespace().filter(|step| step.starts_with("AUTH")).count()).collect();
+    assert_eq!(logins, [2, 1, 1, 2, 1, 2, 1, 2, 2], "{heard:?}");
+    let classes: Vec<_> = runs.iter().map(|run| run.error_type).collect();
+    let refused = Some(ErrorType::AuthFailed);
+    assert_eq!(
+        classes,
+        [
+            refused,
+            refused,
+            refused,
+            Some(ErrorType::AuthExpired),
+            refused,
+            Some(ErrorType::Bye),
+            refused,
+            Some(ErrorType::Unavailable),
+            None
+        ]
+    );
+    // The step that failed the run is the last one that was tried.
+    assert_eq!(runs[0].failing_step().unwrap().mechanism.as_deref(), Some("PLAIN"));
 }

@@ -17,7 +17,7 @@ use imaptrace::{
 use crate::support::{
     dovecot::{Dovecot, Options, USER1, USER2, USER3},
     proxy::Proxy,
-    run::{account, run, steps, target},
+    run::{account, prepare, run, run_prepared, steps, target},
 };
 
 const SASL: [Auth; 2] = [Auth::Plain, Auth::ScramSha256];
@@ -257,4 +257,36 @@ async fn a_certificate_alone_logs_in_by_external() {
     // Somebody else's mailbox is not to be had with it.
     target.accounts[0].user = UserName::new("user2").unwrap();
     assert_eq!(run(target).await.error_type, Some(ErrorType::AuthFailed));
+}
+
+#[tokio::test]
+async fn an_account_whose_password_is_stored_for_no_scram_gets_in_by_plain_and_the_next_time_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let hash = Command::new("doveadm").args(["pw", "-s", "SHA512-CRYPT", "-p", HASHED.1]).output().unwrap();
+    let hash = String::from_utf8(hash.stdout).unwrap();
+    assert!(hash.starts_with("{SHA512-CRYPT}"), "{hash}");
+    let users = public(folder.path(), "users", &format!("{}:{hash}", HASHED.0));
+    let server = start(&format!(
+        "{SCRAM}auth_failure_delay = 0\npassdb {{\n  driver = passwd-file\n  args = {}\n}}\n",
+        users.display()
+    ));
+    let prepared = prepare(at(&server, HASHED, Auth::Auto));
+    let first = run_prepared(&prepared).await;
+    assert_eq!(first.outcome, RunOutcome::Passed, "{} {:?}", steps(&first), first.failing_step());
+    let logins: Vec<_> = first.steps.iter().filter(|step| step.name == "AUTHENTICATE").collect();
+    let ended = |step: &&Step| (step.mechanism.clone().unwrap(), step.error_type);
+    assert_eq!(
+        logins.iter().map(ended).collect::<Vec<_>>(),
+        [("SCRAM-SHA-256".to_owned(), Some(ErrorType::AuthFailed)), ("PLAIN".to_owned(), None)]
+    );
+    let second = run_prepared(&prepared).await;
+    assert_passed(&second, Auth::Plain);
+    // Others of the same server go on to use SCRAM, and where the certificate is not checked no password is said.
+    assert_passed(&run(at(&server, USER1, Auth::Auto)).await, Auth::Auto);
+    let mut unchecked = at(&server, HASHED, Auth::Auto);
+    (unchecked.tls.insecure, unchecked.tls.ca_file) = (true, None);
+    let unchecked = run(unchecked).await;
+    assert_eq!(unchecked.error_type, Some(ErrorType::AuthFailed), "{}", steps(&unchecked));
+    assert_eq!(login(&unchecked).mechanism.as_deref(), Some("SCRAM-SHA-256"));
+    assert_eq!(unchecked.steps.iter().filter(|step| step.name == "AUTHENTICATE").count(), 1);
 }

@@ -1,0 +1,128 @@
+//! What logins with `auth = "auto"` found out about an account whose server refused SCRAM-SHA-256.
+//!
+//! An entry holds for one login: server, user, master user and secret. Any other value, a new secret above all, begins anew. The secret
+//! itself is not kept: a login is known by a hash under a key that this process drew. Lives with its target and outlasts
+//! reloads; `login` asks it and tells it.
+
+use std::{
+    collections::HashMap,
+    sync::{LazyLock, Mutex, MutexGuard, PoisonError},
+};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::{
+    plan::{Account, Endpoint, UserName},
+    secret::Secret,
+};
+
+static KEY: LazyLock<[u8; 32]> = LazyLock::new(rand::random);
+
+/// Names one login without giving away its parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LoginId([u8; 32]);
+
+/// What came of the one try with another mechanism.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fallback {
+    /// It logged in: SCRAM-SHA-256 is left out.
+    Works,
+    /// It did not: SCRAM-SHA-256 is all that is tried.
+    Refused,
+}
+
+/// The accounts of a target, by alias. Only those have an entry whose server refused SCRAM-SHA-256.
+#[derive(Debug, Default)]
+pub(super) struct LoginMemory(Mutex<HashMap<String, (LoginId, Fallback)>>);
+
+impl LoginId {
+    pub(super) fn new(server: &Endpoint, account: &Account, secret: &Secret) -> Self {
+        let server = format!("{}:{}", server.host, server.port);
+        let master = account.master_user.as_ref().map(UserName::expose);
+        let mut hash = Sha256::new().chain_update(*KEY);
+        for part in [Some(server.as_str()), Some(account.user.expose()), master, Some(secret.expose())] {
+            // With its length, so that no two logins run together into one text.
+            let length = part.map_or(u64::MAX, |part| part.len() as u64);
+            hash = hash.chain_update(length.to_be_bytes()).chain_update(part.unwrap_or_default());
+        }
+        Self(hash.finalize().into())
+    }
+}
+
+impl LoginMemory {
+    fn entries(&self) -> MutexGuard<'_, HashMap<String, (LoginId, Fallback)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is known of this login. What was known of another one of the account is forgotten.
+    pub(super) fn recall(&self, alias: &str, login: LoginId) -> Option<Fallback> {
+        let mut entries = self.entries();
+        let (known, fallback) = *entries.get(alias)?;
+        if known == login {
+            return Some(fallback);
+        }
+        entries.remove(alias);
+        None
+    }
+
+    pub(super) fn learn(&self, alias: &str, login: LoginId, fallback: Fallback) {
+        self.entries().insert(alias.to_owned(), (login, fallback));
+    }
+
+    /// Forgets accounts that the target has no more.
+    pub(super) fn keep(&self, accounts: &[Account]) {
+        self.entries().retain(|alias, _| accounts.iter().any(|account| account.alias == *alias));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{plan::Host, secret::SecretSource};
+
+    fn server(host: &str) -> Endpoint {
+        Endpoint { host: Host::parse(host).unwrap(), port: 993 }
+    }
+
+    fn account(user: &str, master: Option<&str>) -> Account {
+        Account {
+            alias: "default".into(),
+            user: UserName::new(user).unwrap(),
+            master_user: master.and_then(UserName::new),
+            password: SecretSource::Nowhere,
+        }
+    }
+
+    #[test]
+    fn another_secret_user_master_user_or_server_begins_anew() {
+        let [here, there] = ["a.example.org", "b.example.org"].map(server);
+        let secret = |text: &str| Secret::new(text.into());
+        let first = || LoginId::new(&here, &account("a", None), &secret("bc"));
+        for other in [
+            LoginId::new(&here, &account("a", None), &secret("b")),
+            LoginId::new(&here, &account("ab", None), &secret("c")),
+            LoginId::new(&here, &account("a", Some("b")), &secret("c")),
+            LoginId::new(&there, &account("a", None), &secret("bc")),
+        ] {
+            let memory = LoginMemory::default();
+            memory.learn("default", first(), Fallback::Works);
+            assert_eq!(memory.recall("default", first()), Some(Fallback::Works));
+            assert_eq!(memory.recall("other", first()), None);
+            assert_eq!(memory.recall("default", other), None);
+            assert_eq!(memory.recall("default", first()), None, "the new secret was seen: the old one is new again");
+        }
+    }
+
+    #[test]
+    fn an_account_that_is_gone_is_forgotten_and_no_secret_can_be_read_from_what_is_kept() {
+        let here = server("a.example.org");
+        let memory = LoginMemory::default();
+        let login = LoginId::new(&here, &account("canary-user", None), &Secret::new("canary-pass".into()));
+        memory.learn("default", login, Fallback::Refused);
+        assert!(!format!("{memory:?}").contains("canary"));
+        memory.keep(&[account("canary-user", None)]);
+        assert_eq!(memory.recall("default", login), Some(Fallback::Refused));
+        memory.keep(&[]);
+        assert_eq!(memory.recall("default", login), None);
+    }
+}
