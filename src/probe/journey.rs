@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! resolve connect [tls] greeting [CAPABILITY] [STARTTLS tls [CAPABILITY]] [ID] LOGIN|AUTHENTICATE [CAPABILITY]
-//! [NAMESPACE] LIST SELECT|EXAMINE [FETCH] LOGOUT
+//! [ID] [NAMESPACE] LIST SELECT|EXAMINE [FETCH] LOGOUT
 //! ```
 //!
 //! What a failure skips: everything but LOGOUT, and that too when the session can no longer speak. Which class a
@@ -16,6 +16,7 @@ use super::{
     Cancel, Job, Prepared, Prober,
     command::state,
     driver::{Driver, Fault, Said},
+    greeting,
     recorder::Recorder,
     redact::Redactor,
     step_deadline, verdict,
@@ -191,9 +192,13 @@ impl<'a> Journey<'a> {
             self.starttls(driver).await?;
         }
         self.capabilities(driver).await?;
-        self.id(driver).await?;
+        let with_id = self.id(driver).await?;
         self.login(driver).await?;
         self.capabilities(driver).await?;
+        if !with_id {
+            // Some servers advertise it after the login alone, and want it before SELECT.
+            self.id(driver).await?;
+        }
         errand.run(self, driver).await
     }
 
@@ -222,6 +227,13 @@ impl<'a> Journey<'a> {
                 if ended && fault.said.is_none() && !partial.is_empty() && partial.first() != Some(&b'*') {
                     fault.class = ErrorType::ProtocolGreeting;
                     fault.said = Some(Said { condition: Condition::Bad, code: None, text: partial.to_vec() });
+                }
+                let line = fault.said.as_ref().map_or(partial, |said| said.text.as_slice());
+                if ended && let Some(said) = greeting::refusal(line) {
+                    step.status = Some(said.condition.as_str().to_owned());
+                    step.code = said.code.map(str::to_owned);
+                    self.alert(&mut step, &said, end);
+                    fault.said = Some(said);
                 }
                 return Err(self.fault(step, &fault));
             }
@@ -279,11 +291,12 @@ impl<'a> Journey<'a> {
         Err(Stop::Speaking)
     }
 
-    /// ID is a courtesy: NO and BAD are "no ID", and a server that leaves over it is asked again without.
-    async fn id(&mut self, driver: &mut Driver) -> Result<(), Stop> {
+    /// ID is a courtesy: NO and BAD are "no ID", and a server that leaves over it is asked again without. Whether it was
+    /// sent.
+    async fn id(&mut self, driver: &mut Driver) -> Result<bool, Stop> {
         let advertised = driver.session.capabilities().is_some_and(|capabilities| capabilities.id);
         if !advertised || !self.job.target.sends_id() {
-            return Ok(());
+            return Ok(false);
         }
         let (mut step, exchange) = self.perform(driver, &Command::Id).await?;
         match exchange.result {
@@ -305,7 +318,7 @@ impl<'a> Journey<'a> {
         let (name, version) = (text(name), text(version));
         let server = self.recorder.server();
         (server.id_name, server.id_version) = (name, version);
-        Ok(())
+        Ok(true)
     }
 
     async fn open_mailbox(&mut self, driver: &mut Driver) -> Result<(), Stop> {

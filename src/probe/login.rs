@@ -94,10 +94,13 @@ impl Journey<'_> {
             let text = missing(auth, known);
             let name = self.login_name();
             let text = Some(self.redactor.text(&text, ServerText::STATUS));
+            self.recorder.server().oauth_only = offers_oauth_only(known).then_some(true);
             self.recorder.refuse(name, ErrorType::AuthMechanism, text);
             self.recorder.fail(name, ErrorType::AuthMechanism);
             return Err(Stop::Speaking);
         };
+        // Its capabilities are void when it is over.
+        let oauth_only = offers_oauth_only(known);
         let second = way.after_scram(auth, known).filter(|_| self.is_verified(driver));
         let Ok(password) = self.job.secret.as_ref().cloned() else {
             return Err(self.refuse(way.name(), ErrorType::SecretUnavailable));
@@ -107,14 +110,19 @@ impl Journey<'_> {
         let known = id.and_then(|(_, id)| self.job.target.logins.recall(&account.alias, id));
         let (way, second) = match (id, known) {
             (Some((second, _)), Some(Fallback::Works)) => (second, None),
-            (_, Some(Fallback::Refused)) => (way, None),
             (second, None) => (way, second),
-            (None, Some(Fallback::Works)) => (way, None),
+            (_, Some(_)) => (way, None),
         };
+        let oauth_only = |class| (oauth_only && class == Some(ErrorType::AuthFailed)).then_some(true);
         if let Some(class) = self.job.hold_login {
+            self.recorder.server().oauth_only = oauth_only(Some(class));
             return Err(self.refuse(way.name(), class));
         }
-        let Some((second, id)) = second else { return self.log_in(driver, way, &password, false).await.map(drop) };
+        let Some((second, id)) = second else {
+            let ended = self.log_in(driver, way, &password, false).await.map(drop);
+            self.recorder.server().oauth_only = oauth_only(self.recorder.error_type());
+            return ended;
+        };
         if self.log_in(driver, way, &password, true).await? {
             return Ok(());
         }
@@ -178,6 +186,13 @@ impl Journey<'_> {
         }
         self.judge(step, exchange).map(|_| true)
     }
+}
+
+/// Whether tokens are all that the server takes in SASL (RFC 7628 and its forerunners).
+fn offers_oauth_only(known: &Capabilities) -> bool {
+    let is_oauth = |mechanism: &[u8]| mechanism.starts_with(b"XOAUTH") || mechanism.starts_with(b"OAUTH");
+    let mut offered = known.mechanisms().peekable();
+    offered.peek().is_some() && offered.all(is_oauth)
 }
 
 /// Whether the account might get in by another mechanism. These say that it would not, or not now.

@@ -7,6 +7,7 @@
 //! journey   which step comes next, what a failure skips
 //! fill      the other errand: fills a mailbox with messages, for `cli` alone
 //! reach     resolve, connect, tls
+//! greeting  first lines that refuse, and are no greeting
 //! login     which mechanism, and the command that goes with it
 //! login_memory  which mechanism an account's server takes, where it refused the first
 //! command   one command and its step
@@ -28,6 +29,7 @@ mod driver;
 pub mod fill;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzed;
+mod greeting;
 mod inspect;
 mod journey;
 mod login;

@@ -46,6 +46,7 @@ impl Recorder {
             protocol: None,
             hierarchy_separator: None,
             capability_hash: None,
+            oauth_only: None,
             preauth: None,
             lenient: None,
             referral_host: None,

@@ -131,6 +131,9 @@ pub struct Server {
     /// Hash of the sorted capability list after login: a changed value is a changed server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capability_hash: Option<String>,
+    /// The login failed, and all SASL mechanisms that the server offered are those of OAuth.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oauth_only: Option<bool>,
     /// The greeting was PREAUTH.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preauth: Option<bool>,

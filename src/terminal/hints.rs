@@ -28,8 +28,22 @@ pub(super) fn advice(run: &Run, class: ErrorType, style: Style) -> Cow<'static, 
             None => format!("mailbox names are plain UTF-8 here; did you mean {mailbox}?"),
         });
     }
-    Cow::Borrowed(of_step(step, class))
+    Cow::Borrowed(of_login(run, class).unwrap_or_else(|| of_step(step, class)))
 }
+
+/// What only all of the run tells of a login that failed.
+fn of_login(run: &Run, class: ErrorType) -> Option<&'static str> {
+    match class {
+        ErrorType::AuthMechanism | ErrorType::AuthFailed if run.server.oauth_only == Some(true) => Some(OAUTH_ONLY),
+        // What TLS would bring is there already.
+        ErrorType::AuthMechanism if run.server.tls_version.is_some() => {
+            Some("no mechanism is common to both: enable PLAIN there, or set auth to another")
+        }
+        _ => None,
+    }
+}
+
+const OAUTH_ONLY: &str = "the server takes OAuth only: imaptrace needs an account with a password";
 
 fn of_step(step: Option<&Step>, class: ErrorType) -> &'static str {
     let mechanism = step.and_then(|step| step.mechanism.as_deref()).unwrap_or_default();
@@ -39,9 +53,14 @@ fn of_step(step: Option<&Step>, class: ErrorType) -> &'static str {
         return tls_hints::remedy(fault);
     }
     let name = step.map(|step| step.name.as_str());
+    let status = step.and_then(|step| step.status.as_deref());
     let words = step.and_then(|step| step.text.as_ref()).map_or("", |text| text.as_str());
     let opens = matches!(name, Some("SELECT" | "EXAMINE"));
     match (name, class) {
+        // NetEase and other Coremail servers.
+        (_, ErrorType::No) if opens && words.to_ascii_lowercase().contains("unsafe login") => {
+            "the server wants ID before SELECT, and advertises none or broke off over it"
+        }
         (_, ErrorType::No) => of_code(code, opens).unwrap_or_else(|| hint(class)),
         (_, ErrorType::LimitServer) if code == Some("INUSE") && !is_login(name) => {
             "another session holds it: look for a lock, a migration or a POP3 session"
@@ -61,6 +80,21 @@ fn of_step(step: Option<&Step>, class: ErrorType) -> &'static str {
         }
         (_, ErrorType::AuthFailed) if code == Some("CONTACTADMIN") => {
             of_code(code, false).unwrap_or_else(|| hint(class))
+        }
+        // Exchange and Exchange Online, which say no more.
+        (_, ErrorType::AuthFailed) if starts_with(words, "basic authentication is disabled") => OAUTH_ONLY,
+        (_, ErrorType::AuthFailed) if words.contains("BasicAuthBlocked") => OAUTH_ONLY,
+        (_, ErrorType::AuthFailed) if words == "AUTHENTICATE failed." && mechanism == "PLAIN" => {
+            "is the password right? Exchange may want auth login, or take OAuth only"
+        }
+        (_, ErrorType::AuthFailed) if words == "LOGIN failed." => {
+            "is the password right? Exchange Online and Outlook.com take OAuth only"
+        }
+        // A line that is no greeting, and plainly a refusal.
+        (Some(Step::GREETING), ErrorType::ProtocolGreeting | ErrorType::Eof | ErrorType::TimeoutGreeting)
+            if matches!(status, Some("NO" | "BAD" | "BYE")) =>
+        {
+            hint(ErrorType::GreetingBye)
         }
         // Who logged in is known, and may not be who it wants to be (RFC 5530 §3).
         (_, ErrorType::AuthFailed) if code == Some("AUTHORIZATIONFAILED") => {
@@ -95,6 +129,10 @@ fn of_step(step: Option<&Step>, class: ErrorType) -> &'static str {
 
 fn is_login(name: Option<&str>) -> bool {
     matches!(name, Some("LOGIN" | "AUTHENTICATE"))
+}
+
+fn starts_with(words: &str, start: &str) -> bool {
+    words.get(..start.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(start))
 }
 
 /// What a NO means by its response code, whatever command it answers; `opens` when that is SELECT or EXAMINE.
@@ -359,6 +397,49 @@ mod tests {
             let advice = of_step(Some(&step), class);
             assert!(advice.contains(expected) && !advice.contains("password"), "{words}: {advice}");
             assert!(advice.len() <= 76 && advice.is_ascii(), "{advice}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_takes_oauth_only_is_not_said_to_want_tls() {
+        let mut run = samples::login_refused();
+        let step = run.steps.iter_mut().rev().find(|step| step.name == "LOGIN").unwrap();
+        (step.code, step.mechanism) = (None, Some("LOGIN".to_owned()));
+        step.text = Some(ServerText::new(b"Basic authentication is disabled.", ServerText::STATUS));
+        assert!(advice(&run, ErrorType::AuthFailed, PLAIN).contains("OAuth only"));
+        run.steps.iter_mut().for_each(|step| step.text = None);
+        for (only, tls, class, word) in [
+            (Some(true), Some("1.3"), ErrorType::AuthMechanism, "OAuth only"),
+            (Some(true), None, ErrorType::AuthMechanism, "OAuth only"),
+            (Some(true), Some("1.3"), ErrorType::AuthFailed, "OAuth only"),
+            (None, Some("1.3"), ErrorType::AuthMechanism, "enable PLAIN"),
+            (None, None, ErrorType::AuthMechanism, "over TLS"),
+            (None, Some("1.3"), ErrorType::AuthFailed, "user name and password"),
+        ] {
+            (run.server.oauth_only, run.server.tls_version) = (only, tls.map(str::to_owned));
+            let advice = advice(&run, class, PLAIN);
+            assert!(advice.contains(word) && advice.len() <= 76 && advice.is_ascii(), "{advice}");
+            assert_eq!(advice.contains("over TLS"), word == "over TLS", "{advice}");
+        }
+    }
+
+    #[test]
+    fn a_greeting_that_refuses_and_an_exchange_that_says_little_have_advice_that_fits() {
+        let mut step = samples::login_refused().failing_step().unwrap().clone();
+        step.code = None;
+        for (name, class, status, mechanism, words, expected) in [
+            ("greeting", ErrorType::ProtocolGreeting, Some("NO"), None, "not today", "limits"),
+            ("greeting", ErrorType::Eof, Some("BYE"), None, "not tod", "limits"),
+            ("greeting", ErrorType::ProtocolGreeting, None, None, "220 hi", "is it an IMAP server"),
+            ("AUTHENTICATE", ErrorType::AuthFailed, Some("NO"), Some("PLAIN"), "AUTHENTICATE failed.", "auth login"),
+            ("LOGIN", ErrorType::AuthFailed, Some("NO"), Some("LOGIN"), "LOGIN failed.", "OAuth"),
+            ("SELECT", ErrorType::No, Some("NO"), None, "SELECT Unsafe Login. Please contact x", "ID before SELECT"),
+        ] {
+            (step.name, step.status) = (name.to_owned(), status.map(str::to_owned));
+            step.mechanism = mechanism.map(str::to_owned);
+            step.text = Some(ServerText::new(words.as_bytes(), ServerText::STATUS));
+            let advice = of_step(Some(&step), class);
+            assert!(advice.contains(expected) && advice.len() <= 76 && advice.is_ascii(), "{words}: {advice}");
         }
     }
 

@@ -143,6 +143,7 @@ pub(super) fn passed() -> Run {
             protocol: None,
             hierarchy_separator: None,
             capability_hash: None,
+            oauth_only: None,
             preauth: None,
             lenient: None,
             referral_host: None,

@@ -547,7 +547,7 @@ async fn an_account_that_cannot_use_scram_gets_in_by_plain_and_by_plain_alone_fr
         (refused.mechanism.as_deref(), refused.code.as_deref()),
         (Some("SCRAM-SHA-256"), Some("AUTHENTICATIONFAILED"))
     );
-    assert_eq!(refused.text.as_ref().map(|text| text.as_str()), Some("no SCRAM for [default]"));
+    assert_eq!(refused.text.as_ref().map(imaptrace::record::ServerText::as_str), Some("no SCRAM for [default]"));
     assert_eq!(first.steps[4].mechanism.as_deref(), Some("PLAIN"));
     // The user waits for both.
     let loaded = first.steps.iter().find(|step| step.name == "SELECT").unwrap().end_s();

@@ -361,6 +361,82 @@ async fn id_is_a_courtesy() {
 }
 
 #[tokio::test]
+async fn id_follows_the_login_where_it_is_advertised_no_earlier_and_is_never_sent_twice() {
+    let rest = format!("C: LIST\n{SELECT}{FETCH}{LOGOUT}{BYE}");
+    let id = "C: ID (\"name\" \"imaptrace\"\nS: * ID (\"name\" \"Late\")\nS: {tag} OK\n";
+    let login = "C: LOGIN\nS: {tag} OK [CAPABILITY IMAP4rev1 ID] in\n";
+    let (run, heard) = against(&format!("S: * OK [CAPABILITY IMAP4rev1] hi\n{login}{id}{rest}")).await;
+    assert_eq!(steps(&run), "connect greeting LOGIN ID LIST SELECT FETCH LOGOUT", "{heard:?}");
+    assert_eq!(run.server.id_name.as_ref().map(imaptrace::record::ServerText::as_str), Some("Late"));
+    for answer in ["S: {tag} OK", "S: {tag} NO not yet"] {
+        let first = format!("S: * OK [CAPABILITY IMAP4rev1 ID] hi\nC: ID\n{answer}\n");
+        let (run, heard) = against(&format!("{first}{login}{rest}")).await;
+        assert_eq!(steps(&run), "connect greeting ID LOGIN LIST SELECT FETCH LOGOUT", "{heard:?}");
+    }
+    // A server that hangs up over it is asked again without, from the connection on.
+    let both = format!(
+        "S: * OK [CAPABILITY IMAP4rev1] hi\n{login}C: ID\nclose\nnext\nS: * OK [CAPABILITY IMAP4rev1] hi\n{login}{rest}"
+    );
+    let (run, heard) = against(&both).await;
+    assert_eq!(
+        steps(&run),
+        "connect greeting LOGIN ID!eof connect greeting LOGIN LIST SELECT FETCH LOGOUT",
+        "{heard:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_greeting_that_refuses_keeps_its_words_and_is_advised_as_a_refusal() {
+    for (script, class, status, code, words) in [
+        (
+            "S: * NO Too many connections from your address",
+            ErrorType::ProtocolGreeting,
+            "NO",
+            None,
+            "Too many connections from your address",
+        ),
+        ("S: * BAD [UNAVAILABLE] later", ErrorType::ProtocolGreeting, "BAD", Some("UNAVAILABLE"), "later"),
+        (
+            "S:  NO LOGOUT Intrusion prevention active",
+            ErrorType::ProtocolGreeting,
+            "NO",
+            None,
+            "LOGOUT Intrusion prevention active",
+        ),
+        ("S: BYE too many", ErrorType::ProtocolGreeting, "BYE", None, "too many"),
+        ("s: * BYE too many\nclose", ErrorType::Eof, "BYE", None, "too many"),
+        ("s: NO too many\nclose", ErrorType::ProtocolGreeting, "NO", None, "too many"),
+        ("S: * BYE too many", ErrorType::GreetingBye, "BYE", None, "too many"),
+    ] {
+        let (run, _) = against(&format!("{script}\nsilence\n")).await;
+        let step = run.failing_step().unwrap();
+        let text = step.text.as_ref().map(imaptrace::record::ServerText::as_str);
+        assert_eq!((run.error_type, text), (Some(class), Some(words)), "{script}");
+        assert_eq!((step.status.as_deref(), step.code.as_deref()), (Some(status), code), "{script}");
+        let style = imaptrace::terminal::Style { width: 80, colour: false, ascii: true };
+        let line = imaptrace::terminal::failure(&run, style).unwrap();
+        assert!(line.contains("turns connections away") && !line.contains("is it an IMAP server"), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_offers_oauth_only_is_on_record_as_one_when_the_login_fails() {
+    let end = format!("C: LOGOUT\n{BYE}");
+    for (offers, login, only) in [
+        ("AUTH=XOAUTH2 LOGINDISABLED", "", Some(true)),
+        ("AUTH=OAUTHBEARER AUTH=XOAUTH2 LOGINDISABLED", "", Some(true)),
+        ("AUTH=LOGIN AUTH=XOAUTH2 LOGINDISABLED", "", None),
+        ("LOGINDISABLED", "", None),
+        ("AUTH=XOAUTH2", "C: LOGIN\nS: {tag} NO LOGIN failed.\n", Some(true)),
+        ("AUTH=XOAUTH2", "C: LOGIN\nS: {tag} NO [UNAVAILABLE] later\n", None),
+        ("", "C: LOGIN\nS: {tag} NO LOGIN failed.\n", None),
+    ] {
+        let (run, heard) = against(&format!("S: * OK [CAPABILITY IMAP4rev1 {offers}] hi\n{login}{end}")).await;
+        assert_eq!(run.server.oauth_only, only, "{offers}: {heard:?}");
+    }
+}
+
+#[tokio::test]
 async fn an_empty_mailbox_skips_fetch_and_loads_with_select() {
     let script = format!("{}S: * 0 EXISTS\nS: {{tag}} OK\nC: LOGOUT\n{BYE}", up_to("SELECT"));
     let (run, _) = against(&script).await;
