@@ -24,17 +24,17 @@ pub struct TcpInfo {
     /// Smallest round trip so far; none before the first sample.
     pub rtt_min: Option<Duration>,
     /// Segments that we sent again, ever.
-    pub retransmits: u64,
+    pub retransmits: u32,
     /// Segments that arrived out of order, ever; none on a kernel before 5.4.
-    pub out_of_order: Option<u64>,
+    pub out_of_order: Option<u32>,
     /// Payload of a full segment of the peer's, in bytes, as seen.
     pub segment: u32,
     /// Segments with data that arrived, ever, repeated ones included; none on a kernel before 4.6.
-    pub data_segments: Option<u64>,
+    pub data_segments: Option<u32>,
     /// For how long data of ours was not acknowledged, in all, to [`tick`]; none on a kernel before 4.10.
     pub unacknowledged: Option<Duration>,
-    /// How long ago the last data arrived, to [`tick`].
-    pub data_age: Duration,
+    /// How many milliseconds ago the last data arrived, to [`tick`].
+    pub data_age_ms: u32,
 }
 
 // Places in `struct tcp_info` of <linux/tcp.h>, which only ever grows at its end.
@@ -79,17 +79,17 @@ impl TcpInfo {
             rtt_min: field(MIN_RTT)
                 .filter(|micros| *micros != u32::MAX && *micros != 0)
                 .map(|micros| Duration::from_micros(micros.into())),
-            retransmits: field(TOTAL_RETRANS)?.into(),
-            out_of_order: field(RCV_OOOPACK).map(u64::from),
+            retransmits: field(TOTAL_RETRANS)?,
+            out_of_order: field(RCV_OOOPACK),
             segment: field(RCV_MSS)?,
-            data_segments: field(DATA_SEGS_IN).map(u64::from),
+            data_segments: field(DATA_SEGS_IN),
             unacknowledged: wide(BUSY_TIME).map(Duration::from_micros),
-            data_age: Duration::from_millis(field(LAST_DATA_RECV)?.into()),
+            data_age_ms: field(LAST_DATA_RECV)?,
         })
     }
 }
 
-/// The step of the kernel's coarse clock, by which [`TcpInfo::data_age`] and [`TcpInfo::unacknowledged`] are kept: 1 to 10 ms.
+/// The step of the kernel's coarse clock, by which [`TcpInfo::data_age_ms`] and [`TcpInfo::unacknowledged`] are kept: 1 to 10 ms.
 pub fn tick() -> Duration {
     let mut step = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the pointer is that of a live value, which the call only writes.
@@ -301,7 +301,7 @@ mod tests {
         assert_eq!(info.data_segments, Some(1));
         // Either is kept by a coarse clock, and nothing here took a second.
         let second = Duration::from_secs(1);
-        assert!(info.unacknowledged.unwrap() < second && info.data_age < second, "{info:?}");
+        assert!(info.unacknowledged.unwrap() < second && info.data_age_ms < 1_000, "{info:?}");
         assert!(tick() >= Duration::from_millis(1) && tick() <= LONGEST_TICK);
         assert!(acknowledge_now(ours.as_fd()));
     }

@@ -393,7 +393,7 @@ impl Socket {
 
 /// Segments that were sent again, or came out of order.
 fn lost(info: &TcpInfo) -> u64 {
-    info.retransmits + info.out_of_order.unwrap_or_default()
+    u64::from(info.retransmits) + u64::from(info.out_of_order.unwrap_or_default())
 }
 
 /// Notes a crossing; with the one before it if they came together, or beyond what is kept one by one.

@@ -8,17 +8,17 @@ pub struct TcpInfo {
     /// Smallest round trip so far.
     pub rtt_min: Option<Duration>,
     /// Segments that we sent again, ever.
-    pub retransmits: u64,
+    pub retransmits: u32,
     /// Segments that arrived out of order, ever.
-    pub out_of_order: Option<u64>,
+    pub out_of_order: Option<u32>,
     /// Payload of a full segment of the peer's, in bytes.
     pub segment: u32,
     /// Segments with data that arrived, ever.
-    pub data_segments: Option<u64>,
+    pub data_segments: Option<u32>,
     /// For how long data of ours was not acknowledged, in all.
     pub unacknowledged: Option<Duration>,
-    /// How long ago the last data arrived.
-    pub data_age: Duration,
+    /// How many milliseconds ago the last data arrived.
+    pub data_age_ms: u32,
 }
 
 impl TcpInfo {

@@ -522,20 +522,20 @@ impl Driver {
         // doubt is made of that.
         let now = clock::now();
         let before = std::mem::replace(&mut self.info, info);
-        let count =
-            |now: Option<u64>, before: Option<u64>| now.map(|now| now.saturating_sub(before.unwrap_or_default()));
+        let count = |now: u32, before: u32| u64::from(now.saturating_sub(before));
+        let since = |now: Option<u32>, before: Option<u32>| now.map(|now| count(now, before.unwrap_or_default()));
         let unacknowledged =
             info.unacknowledged.map(|time| time.saturating_sub(before.unacknowledged.unwrap_or_default()));
-        let last_data = now.checked_sub(info.data_age).and_then(|latest| {
+        let last_data = now.checked_sub(Duration::from_millis(info.data_age_ms.into())).and_then(|latest| {
             let earliest = latest.checked_sub(tick())?;
             Some(Between { earliest, latest })
         });
         Some(TcpInfoDelta {
             rtt_min: info.rtt_min,
-            retransmits: info.retransmits.saturating_sub(before.retransmits),
-            out_of_order: count(info.out_of_order, before.out_of_order),
+            retransmits: count(info.retransmits, before.retransmits),
+            out_of_order: since(info.out_of_order, before.out_of_order),
             segment: info.segment,
-            data_segments: count(info.data_segments, before.data_segments),
+            data_segments: since(info.data_segments, before.data_segments),
             unacknowledged: unacknowledged.map(|time| time + tick()),
             last_data,
         })

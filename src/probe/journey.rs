@@ -172,8 +172,8 @@ impl<'a> Journey<'a> {
         let quickack = driver.meter().quickack();
         let server = self.recorder.server();
         server.rtt_min_s = weather.rtt_min.map(Seconds::from);
-        server.retransmits = Some(weather.retransmits).filter(|_| weather.rtt_min.is_some());
-        server.out_of_order = weather.out_of_order;
+        server.retransmits = weather.rtt_min.map(|_| weather.retransmits.into());
+        server.out_of_order = weather.out_of_order.map(u64::from);
         server.quickack = Some(quickack);
         if let Some(capabilities) = driver.session.capabilities() {
             server.capability_hash = Some(capabilities.hash());
