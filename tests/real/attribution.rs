@@ -221,6 +221,9 @@ fn a_held_lock_on_the_index_is_server() {
         let select = command(&run, "SELECT");
         let [server, network, transfer] = select.parts();
         assert!(server >= ms(1000), "{told}");
+        // By its own clock, in steps of a millisecond that it rounds up.
+        let reported = select.reported_s.unwrap();
+        assert!(reported >= ms(1000) && reported <= select.duration_s.saturating_add(ms(4)), "{reported:?}: {told}");
         assert!(network.saturating_add(transfer) < ms(200), "{told}");
         for other in commands(&run).filter(|other| other.name != "SELECT") {
             assert!(other.parts()[0] < server, "{told}");
