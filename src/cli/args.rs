@@ -104,6 +104,7 @@ pub(super) struct TargetArgs {
 }
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "flags that are given or not")]
 pub(super) struct ProbeArgs {
     #[command(flatten)]
     pub(super) target: TargetArgs,
@@ -145,6 +146,9 @@ pub(super) struct ProbeArgs {
     /// Nagios: CRITICAL above this First Loading Latency
     #[arg(short, value_name = "SECONDS", value_parser = seconds, help_heading = "Output")]
     pub(super) critical: Option<f64>,
+    /// Print the conversation with the server and its times on standard error, without passwords and mail
+    #[arg(short, long, help_heading = "Output")]
+    pub(super) verbose: bool,
     /// Colour on a terminal; NO_COLOR is honoured
     #[arg(long, value_name = "WHEN", default_value = "auto", help_heading = "Output")]
     pub(super) color: Color,

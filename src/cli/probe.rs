@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsString,
-    io::IsTerminal as _,
+    io::{IsTerminal as _, Write as _},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -23,14 +23,14 @@ use crate::{
     delivery::Delivery,
     net::Family,
     plan::{Auth, Target},
-    probe::{Cancel, Job, Prepared, Prober, inspect},
+    probe::{Cancel, Job, LineSink, Prepared, Prober, inspect},
     record::{Run, RunOutcome, Seconds},
     secret::{Secret, SecretSource},
     telemetry::{
         RemoteParent,
         logs::{self, LogSettings},
     },
-    terminal,
+    terminal::{self, Style},
 };
 
 /// What a one-shot run waits for its export (contract §2).
@@ -105,7 +105,11 @@ async fn prepare(
 
 impl Plan {
     async fn run(self, args: &ProbeArgs, child_env: Vec<(OsString, Option<OsString>)>, output: &mut Output) -> u8 {
-        let prober = Arc::new(Prober::new(self.config.dns.clone(), child_env));
+        let mut prober = Prober::new(self.config.dns.clone(), child_env);
+        if args.verbose {
+            prober = prober.with_line_sink(conversation_sink(output.error_style()));
+        }
+        let prober = Arc::new(prober);
         let (stop, stopped) = watch::channel(false);
         let interrupted = tokio::spawn(async move {
             if tokio::signal::ctrl_c().await.is_ok() {
@@ -218,6 +222,13 @@ async fn once(
     let within = next.map_or(Duration::MAX, |next| next.saturating_duration_since(clock::now()));
     inspect(&mut run, (&target, account, kept.as_ref()), within, cancel).await;
     Some(run)
+}
+
+/// Writes each line of a conversation to standard error. Where that is gone, it is written for nobody.
+fn conversation_sink(style: Style) -> LineSink {
+    LineSink::new(move |line| {
+        drop(std::io::stderr().lock().write_all(terminal::conversation_line(line, style).as_bytes()));
+    })
 }
 
 /// What is shown when all runs have ended, and the exit code.

@@ -6,8 +6,8 @@
 use zeroize::Zeroizing;
 
 use super::{
-    Answer, Capabilities, Command, Condition, Encoded, Framer, Hierarchy, OffendingLine, Refusal, Response, Status,
-    Syntax, Worked,
+    Answer, Capabilities, Command, Condition, Encoded, Frame, Framer, Hierarchy, OffendingLine, Refusal, Response,
+    Status, Syntax, Worked,
     mail_guard::{MailGuard, WITHHELD},
     referral_host,
     sasl::Exchange,
@@ -269,6 +269,16 @@ impl Session {
         let tag = self.current.as_ref().map(|current| current.tag.as_str());
         let framer = &self.framer;
         self.guard.offending(framer.frame().text, framer.last_line(), framer.is_in_row(), tag)
+    }
+
+    /// The response that the last call of [`Session::receive`] completed, and whether its words are the server's and no mail.
+    /// To be asked only after a call that took bytes.
+    pub fn completed(&self) -> Option<(Frame<'_>, bool)> {
+        let frame = self.framer.is_between_responses().then(|| self.framer.frame())?;
+        let untagged = frame.text.first() == Some(&b'*');
+        let fetching = self.current.as_ref().is_some_and(|current| current.kind == Kind::Fetch);
+        let shown = if untagged { self.guard.trusts_untagged() && !fetching } else { self.guard.trusts_tagged() };
+        Some((frame, shown))
     }
 
     /// Begins a command and gives the parts to send. Whoever sends them says so with [`Session::sent`].

@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 use super::{
     Cancel,
     split::Pace,
+    transcript::Transcript,
     verdict,
     wait::{Waited, Watch},
 };
@@ -49,6 +50,8 @@ pub(super) struct Driver {
     /// How fast the line is.
     pub(super) pace: Pace,
     pub(super) watch: Watch,
+    /// Where the conversation is shown, if it is.
+    pub(super) transcript: Option<Transcript>,
 }
 
 /// A status response, owned.
@@ -167,6 +170,7 @@ impl Driver {
             warning: None,
             pace: Pace::default(),
             watch: Watch::new(cancel, now),
+            transcript: None,
         }
     }
 
@@ -271,6 +275,10 @@ impl Driver {
         self.warning = None;
         if let Err(fault) = &mut result {
             self.explain(fault);
+            if let Some(transcript) = &mut self.transcript {
+                transcript.incomplete(self.session.partial().len(), fault.at);
+                transcript.event(fault.class.as_str(), fault.at);
+            }
         }
         exchange.traffic = self.meter.traffic();
         exchange.more = self.has_unread() || self.meter.has_waiting();
@@ -321,6 +329,9 @@ impl Driver {
         let parts = self.session.begin(tag, command).parts;
         let last = parts.len().saturating_sub(1);
         for (number, part) in parts.into_iter().enumerate() {
+            if let Some(transcript) = &mut self.transcript {
+                transcript.sending(tag, command, &part.bytes, number == 0);
+            }
             self.send(&part.bytes, (clock::now() + write).min(deadline)).await?;
             exchange.sent += part.bytes.len() as u64;
             self.session.sent(part.then_wait, number == last);
@@ -441,10 +452,19 @@ impl Driver {
             Ok((taken, event)) => {
                 let happened = event.map(Happened::from);
                 self.unread.start += taken;
+                if let Some(transcript) = self.transcript.as_mut().filter(|_| taken > 0)
+                    && let Some((frame, shown)) = self.session.completed()
+                {
+                    transcript.received(&frame, shown, self.stamp);
+                }
                 Ok(happened)
             }
             Err(breach) => {
-                let text = match self.session.offending_line() {
+                let line = self.session.offending_line();
+                if let Some(transcript) = &mut self.transcript {
+                    transcript.offending(&line, self.stamp);
+                }
+                let text = match line {
                     OffendingLine::Text(text) => text.to_vec(),
                     // What is wrong with it cannot be seen, and is said.
                     withheld @ OffendingLine::Withheld { .. } => format!("{breach}: {withheld}").into_bytes(),

@@ -19,7 +19,9 @@ use super::{
     greeting,
     recorder::Recorder,
     redact::Redactor,
-    step_deadline, verdict,
+    step_deadline,
+    transcript::Transcript,
+    verdict,
 };
 use crate::{
     clock::{self, Anchor},
@@ -44,6 +46,8 @@ pub(super) struct Journey<'a> {
     pub(super) addresses: Option<Vec<IpAddr>>,
     /// Whatever comes is under TLS, or nobody asked for TLS.
     pub(super) trusted: bool,
+    /// Shows the conversation, between two connections.
+    transcript: Option<Transcript>,
 }
 
 /// A connection before there is one.
@@ -110,11 +114,16 @@ impl<'a> Journey<'a> {
         // Without a password there will be no connection.
         let ready = job.secret.is_ok().then(|| Ready::new(job.target));
         // From here on the run's time counts.
-        let recorder = Recorder::new(&job, Anchor::now());
+        let anchor = Anchor::now();
+        let recorder = Recorder::new(&job, anchor);
+        let transcript = prober.line_sink.clone().filter(|_| ready.is_some()).and_then(|sink| {
+            let redactor = Redactor::new(job.account, job.secret.as_ref().ok());
+            Transcript::start(sink, redactor, &job.account.alias, anchor)
+        });
         let target = job.target.target();
         let deadline = recorder.start() + target.deadlines.run;
         let trusted = target.security == Security::None;
-        Self { prober, job, target, redactor, recorder, deadline, cancel, ready, addresses: None, trusted }
+        Self { prober, job, target, redactor, recorder, deadline, cancel, ready, addresses: None, trusted, transcript }
     }
 
     pub(super) async fn run(self) -> Run {
@@ -141,6 +150,9 @@ impl<'a> Journey<'a> {
             // From connect, not from the look-up; and it cannot ask for a third: ID is not sent again.
             self.connection(errand).await;
         }
+        if let Some(transcript) = self.transcript.take() {
+            transcript.finish().await;
+        }
         self.recorder.finish()
     }
 
@@ -152,7 +164,14 @@ impl<'a> Journey<'a> {
     /// One connection from look-up to close.
     async fn connection(&mut self, errand: &mut impl Errand) -> Next {
         // Boxed, as is TLS: what only the way there needs is not held while a command waits.
-        let Ok(mut driver) = Box::pin(self.reach()).await else { return Next::Done };
+        let reached = Box::pin(self.reach()).await;
+        if let Some(transcript) = &mut self.transcript {
+            let connection = self.recorder.is_second_connection().then_some(2);
+            let steps = self.recorder.steps().iter().filter(|step| !step.is_command() && step.connection == connection);
+            steps.for_each(|step| transcript.step(step));
+        }
+        let Ok(mut driver) = reached else { return Next::Done };
+        driver.transcript = self.transcript.take();
         let ended = self.converse(&mut driver, errand).await;
         let goodbye = clock::now() + self.target.deadlines.logout;
         match &ended {
@@ -161,6 +180,7 @@ impl<'a> Journey<'a> {
             Err(Stop::WithoutId) => {}
         }
         driver.close(goodbye).await;
+        self.transcript = driver.transcript.take();
         self.note_connection(&driver);
         if matches!(ended, Err(Stop::WithoutId)) { Next::WithoutId } else { Next::Done }
     }

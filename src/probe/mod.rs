@@ -20,6 +20,7 @@
 //! certificates  what a failed handshake tells of certificates
 //! inspect   one more connection after a run whose handshake showed none
 //! wait      deadlines and the wish to cancel, for every wait
+//! transcript  the conversation line by line, for `probe --verbose`
 //! redact    secrets and user names out of server text
 //! ```
 
@@ -39,6 +40,7 @@ mod recorder;
 mod redact;
 mod sasl;
 mod split;
+mod transcript;
 mod uncertainty;
 mod verdict;
 mod wait;
@@ -56,6 +58,7 @@ use std::{
 use tokio::sync::watch;
 
 use self::login_memory::LoginMemory;
+pub use self::transcript::LineSink;
 use crate::{
     clock::{self, Anchor},
     net::{Family, Resolver, TlsContext, TlsContextError},
@@ -69,6 +72,7 @@ use crate::{
 pub struct Prober {
     resolver: Resolver,
     child_env: Vec<(OsString, Option<OsString>)>,
+    line_sink: Option<LineSink>,
 }
 
 /// A target with what is read from disk once, and what is learned about it for as long as the process lives.
@@ -182,7 +186,13 @@ impl Unfinished<'_> {
 impl Prober {
     /// A prober. `child_env` are variables that a password command gets back as the operator had set them.
     pub fn new(dns: Dns, child_env: Vec<(OsString, Option<OsString>)>) -> Self {
-        Self { resolver: Resolver::new(dns), child_env }
+        Self { resolver: Resolver::new(dns), child_env, line_sink: None }
+    }
+
+    /// The same, with every line of its conversations given to `sink`, redacted: for a person who watches, not for an agent.
+    #[must_use]
+    pub fn with_line_sink(self, sink: LineSink) -> Self {
+        Self { line_sink: Some(sink), ..self }
     }
 
     /// Fetches an account's password. A password command may take seconds: nobody who opens a mailbox waits for that,

@@ -200,6 +200,9 @@ impl Journey<'_> {
         match result {
             Ok(()) => {
                 self.trusted = true;
+                if let Some(transcript) = &mut driver.transcript {
+                    transcript.step(&step);
+                }
                 self.recorder.push(step);
                 Ok(())
             }

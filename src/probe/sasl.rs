@@ -43,6 +43,9 @@ impl Driver {
         loop {
             answer = match answer {
                 Answer::Line(line) => {
+                    if let Some(transcript) = &mut self.transcript {
+                        transcript.sending_sasl(&line.bytes);
+                    }
                     self.send(&line.bytes, (clock::now() + write).min(deadline)).await?;
                     exchange.sent += line.bytes.len() as u64;
                     self.session.sent(false, true);

@@ -7,6 +7,7 @@
 //!
 //! Units: every duration is in seconds, rounded to 1 µs when it enters the record; every size is in bytes.
 
+mod conversation;
 mod failure;
 mod ids;
 mod outcome;
@@ -18,6 +19,7 @@ mod tls_fault;
 mod uncertainty;
 mod wording;
 
+pub use conversation::{ConversationLine, Sender};
 pub use failure::{Blame, ErrorType};
 pub use ids::{IdError, SpanId, TraceId};
 pub use outcome::{RunOutcome, StepOutcome};

@@ -8,6 +8,7 @@
 //! Called by `cli` alone.
 
 mod bar;
+mod conversation;
 mod failure;
 mod hints;
 mod json;
@@ -23,6 +24,7 @@ mod text;
 mod tls_hints;
 mod waterfall;
 
+pub use conversation::conversation_line;
 pub use failure::failure;
 pub use hints::hint;
 pub use json::json;

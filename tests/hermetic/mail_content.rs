@@ -226,7 +226,8 @@ async fn no_output_and_no_line_of_a_probes_log_holds_a_word_of_a_message() {
             let server = Script::play(&conversation(&answer)).await;
             let url = format!("imap://someone@{}", server.address);
             let output = ["text", "json", "nagios"][number % 3];
-            let probe = ["probe", &url, "--security", "none", "--cold", "--output", output, "--timeout", "4s"];
+            let probe =
+                ["probe", &url, "--security", "none", "--cold", "--output", output, "--timeout", "4s", "--verbose"];
             let written = Program::new(probe).env("IMAPTRACE_PASSWORD", PASSWORD).env("RUST_LOG", TRACE).run().await;
             assert!(matches!(written.code, Some(0..=2)), "{name}: {written:?}");
             leaks.look(&format!("standard output, {name}"), &written.stdout);

@@ -36,4 +36,5 @@ mod secrets;
 mod survival;
 #[cfg(target_os = "linux")]
 mod tls_faults;
+mod verbose;
 mod ways;

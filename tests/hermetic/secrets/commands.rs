@@ -59,7 +59,7 @@ fn probe_prints_exports_and_logs_neither_whatever_the_log_level() {
             let gzip = if number % 3 == 0 { "gzip" } else { "none" };
             let output = runtime.block_on(async {
                 let server = Script::play(&script).await;
-                let more = ["--output", output, "--timeout", "5s", "--metrics"];
+                let more = ["--output", output, "--timeout", "5s", "--metrics", "--verbose"];
                 let program = probe(number, server.address, &who, folder.path(), &more);
                 let protocol = if place % 2 == 0 { "grpc" } else { "http/protobuf" };
                 program

@@ -1,0 +1,253 @@
+//! The conversation of a run, line by line, for `probe --verbose`: what was sent and received, with its time, and without
+//! secrets and mail.
+//!
+//! Passwords and SASL messages are never handed over; literals, SASL lines and FETCH rows are shown by their sizes, and so is
+//! what could be mail by `imap`'s judgement. All else goes through the record's redactor, which a thread of its own runs, since
+//! that takes longer than the server's next line.
+//!
+//! `driver` and `sasl` report lines, `journey` and `reach` the steps before them; `journey` begins and ends it. Nothing here is in the record or is exported; the agent has none.
+
+use std::{
+    fmt,
+    sync::{Arc, mpsc},
+    thread,
+    time::Instant,
+};
+
+use tokio::sync::oneshot;
+use zeroize::Zeroizing;
+
+use super::redact::Redactor;
+use crate::{
+    clock::{self, Anchor},
+    imap::{Command, Frame, OffendingLine},
+    record::{ConversationLine, Seconds, Sender, Step},
+};
+
+/// Where the lines of a conversation go. It may block: it has a thread of its own.
+#[derive(Clone)]
+pub struct LineSink(Arc<dyn Fn(&ConversationLine) + Send + Sync>);
+
+impl LineSink {
+    /// A sink that calls `write` for each line, in order.
+    pub fn new(write: impl Fn(&ConversationLine) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(write))
+    }
+}
+
+impl fmt::Debug for LineSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LineSink")
+    }
+}
+
+/// Longest line that is shown, in bytes.
+const LONGEST: usize = 1024;
+/// As many untagged lines of a command are shown; the rest are counted.
+const SHOWN: u64 = 1000;
+
+/// A line before it is redacted.
+struct Entry {
+    at_s: Seconds,
+    sender: Sender,
+    text: Zeroizing<Vec<u8>>,
+}
+
+/// See the module's head.
+pub(super) struct Transcript {
+    entries: mpsc::Sender<Entry>,
+    written: oneshot::Receiver<()>,
+    anchor: Anchor,
+    alias: String,
+    /// A SASL exchange is under way: continuations are its messages.
+    sasl: bool,
+    /// Untagged responses since the last command; of those that were not shown, how many and their octets.
+    untagged: u64,
+    hidden: (u64, u64),
+}
+
+impl Transcript {
+    /// Starts the thread that redacts and writes. None where there can be no thread: the run goes on without.
+    pub(super) fn start(sink: LineSink, redactor: Redactor, alias: &str, anchor: Anchor) -> Option<Self> {
+        let (entries, received) = mpsc::channel::<Entry>();
+        let (done, written) = oneshot::channel();
+        let write = move || {
+            for Entry { at_s, sender, text } in received {
+                let text = redactor.text(&text, LONGEST);
+                (sink.0)(&ConversationLine { at_s, sender, text });
+            }
+            drop(done);
+        };
+        thread::Builder::new().name("transcript".to_owned()).spawn(write).ok()?;
+        let alias = alias.to_owned();
+        Some(Self { entries, written, anchor, alias, sasl: false, untagged: 0, hidden: (0, 0) })
+    }
+
+    /// Ends it, and waits until all lines are written.
+    pub(super) async fn finish(mut self) {
+        self.report_hidden(clock::now());
+        drop(self.entries);
+        // An error is the end of the thread, which is what is waited for.
+        drop(self.written.await);
+    }
+
+    /// A part of a command that is about to be handed to the kernel; `first` for the part that begins it.
+    pub(super) fn sending(&mut self, tag: &str, command: &Command<'_>, part: &[u8], first: bool) {
+        let at = clock::now();
+        if first {
+            self.report_hidden(at);
+            (self.untagged, self.sasl) = (0, matches!(command, Command::Authenticate { .. }));
+        }
+        match command {
+            Command::Login { .. } if first => {
+                let line = format!("{tag} LOGIN [{}] [redacted]", self.alias);
+                self.line(at, Sender::Client, line);
+            }
+            Command::Login { .. } => {}
+            Command::Authenticate { .. } if !first => self.sending_sasl(part),
+            Command::Authenticate { mechanism, .. } => {
+                let line = format!("{tag} AUTHENTICATE {}", mechanism.as_str());
+                // What follows the mechanism is the initial response (RFC 9051 §6.2.2), and then CRLF.
+                let initial = part.len().saturating_sub(line.len() + " \r\n".len());
+                let initial = if initial > 0 { format!(" ({initial} octets)") } else { String::new() };
+                self.line(at, Sender::Client, line + &initial);
+            }
+            _ => {
+                let text = part.strip_suffix(b"\r\n").unwrap_or(part);
+                self.entry(at, Sender::Client, text.to_vec());
+            }
+        }
+    }
+
+    /// A SASL message that is about to be handed to the kernel.
+    pub(super) fn sending_sasl(&mut self, line: &[u8]) {
+        let octets = line.strip_suffix(b"\r\n").unwrap_or(line).len();
+        self.line(clock::now(), Sender::Client, format!("({octets} octets)"));
+    }
+
+    /// A response that is whole. `shown` when its words are the server's and no mail.
+    pub(super) fn received(&mut self, frame: &Frame<'_>, shown: bool, at: Instant) {
+        let text = frame.text;
+        let kept = frame.kept.iter().map(|(_, len)| len).sum::<usize>();
+        let octets = text.len().saturating_sub(kept) as u64 + frame.literal_bytes;
+        if let Some(continuation) = text.strip_prefix(b"+") {
+            let size = continuation.strip_prefix(b" ").unwrap_or(continuation).len();
+            if self.sasl {
+                self.line(at, Sender::Server, format!("+ ({size} octets)"));
+            } else {
+                self.entry(at, Sender::Server, text.to_vec());
+            }
+            return;
+        }
+        let words = words(text);
+        if words[0] != b"*" {
+            // The tagged line, or what stands in its place.
+            self.report_hidden(at);
+            if shown {
+                self.entry(at, Sender::Server, without_literals(frame));
+            } else {
+                self.line(at, Sender::Server, format!("({octets} octets, not shown)"));
+            }
+            return;
+        }
+        self.untagged += 1;
+        if self.untagged > SHOWN {
+            self.hidden = (self.hidden.0 + 1, self.hidden.1 + octets);
+            return;
+        }
+        if frame.row.is_some() {
+            let literals = match (frame.literals, frame.literal_bytes) {
+                (0, _) => String::new(),
+                (1, bytes) => format!(", a literal of {bytes}"),
+                (several, bytes) => format!(", {several} literals of {bytes}"),
+            };
+            let number = String::from_utf8_lossy(words[1].get(..10).unwrap_or(words[1])).into_owned();
+            return self.line(at, Sender::Server, format!("* {number} FETCH ({octets} octets{literals})"));
+        }
+        if !shown {
+            let name =
+                ["OK", "NO", "BAD", "BYE"].into_iter().find(|name| words[1].eq_ignore_ascii_case(name.as_bytes()));
+            let name = name.map_or_else(|| "*".to_owned(), |name| format!("* {name}"));
+            return self.line(at, Sender::Server, format!("{name} ({octets} octets, not shown)"));
+        }
+        self.entry(at, Sender::Server, without_literals(frame));
+    }
+
+    /// The line in which a violation of the protocol was found.
+    pub(super) fn offending(&mut self, line: &OffendingLine<'_>, at: Instant) {
+        match line {
+            OffendingLine::Text(text) => self.entry(at, Sender::Server, text.to_vec()),
+            OffendingLine::Withheld { .. } => self.line(at, Sender::Server, format!("({line})")),
+        }
+    }
+
+    /// Something of a response that never became whole, of this many octets.
+    pub(super) fn incomplete(&mut self, octets: usize, at: Instant) {
+        if octets > 0 {
+            self.line(at, Sender::Server, format!("({octets} octets of an incomplete response)"));
+        }
+    }
+
+    /// A step that is no command: what the way to the server gave.
+    pub(super) fn step(&mut self, step: &Step) {
+        let mut facts = Vec::new();
+        if let Some(dns) = &step.dns {
+            facts.extend(dns.answers.iter().map(ToString::to_string));
+        }
+        if let Some(connect) = &step.connect {
+            let reached = connect.attempts.last().map(|attempt| attempt.peer.to_string());
+            facts.extend(reached);
+        }
+        if let Some(tls) = &step.tls {
+            facts.extend(tls.version.as_ref().map(|version| format!("TLS {version}")));
+            facts.extend(tls.cipher.clone());
+        }
+        let text = format!("{}: {}", step.name, facts.join(", "));
+        self.send(step.end_s(), Sender::Connection, text.into_bytes());
+    }
+
+    /// An event of the connection.
+    pub(super) fn event(&mut self, text: &str, at: Instant) {
+        self.line(at, Sender::Connection, text.to_owned());
+    }
+
+    fn report_hidden(&mut self, at: Instant) {
+        let (responses, octets) = std::mem::take(&mut self.hidden);
+        if responses > 0 {
+            self.line(at, Sender::Connection, format!("{responses} more untagged responses of {octets} octets"));
+        }
+    }
+
+    fn line(&self, at: Instant, sender: Sender, text: String) {
+        self.entry(at, sender, text.into_bytes());
+    }
+
+    fn entry(&self, at: Instant, sender: Sender, text: Vec<u8>) {
+        self.send(self.anchor.since(at).into(), sender, text);
+    }
+
+    fn send(&self, at_s: Seconds, sender: Sender, mut text: Vec<u8>) {
+        // More of it would be redacted only to be cut.
+        text.truncate(4 * LONGEST);
+        // A thread that has ended writes for nobody.
+        drop(self.entries.send(Entry { at_s, sender, text: Zeroizing::new(text) }));
+    }
+}
+
+/// The first two words.
+fn words(text: &[u8]) -> [&[u8]; 2] {
+    let mut words = text.split(|byte| *byte == b' ').filter(|word| !word.is_empty());
+    [words.next().unwrap_or_default(), words.next().unwrap_or_default()]
+}
+
+/// A response's text without its literals, whose sizes stand before them.
+fn without_literals(frame: &Frame<'_>) -> Vec<u8> {
+    let mut text = Vec::with_capacity(frame.text.len());
+    let mut from = 0;
+    for (at, len) in frame.kept {
+        text.extend_from_slice(frame.text.get(from..*at).unwrap_or_default());
+        from = at + len;
+    }
+    text.extend_from_slice(frame.text.get(from..).unwrap_or_default());
+    text
+}

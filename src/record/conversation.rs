@@ -1,0 +1,26 @@
+//! One line of an IMAP conversation as `probe --verbose` prints it. It is no part of the [`Run`](super::Run), is never exported,
+//! and holds no secret and no mail: `probe` redacts it, `terminal` lays it out, `cli` writes it.
+
+use super::{Seconds, ServerText};
+
+/// Who sent a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sender {
+    /// imaptrace.
+    Client,
+    /// The server.
+    Server,
+    /// Nobody: an event of the connection, such as the end of the TLS handshake.
+    Connection,
+}
+
+/// One line of a conversation, redacted and escaped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConversationLine {
+    /// Since the start of the run: before the line was handed to the kernel, or when its last byte arrived.
+    pub at_s: Seconds,
+    /// Who sent it.
+    pub sender: Sender,
+    /// The line without its line end; sizes stand in brackets in place of what is not shown.
+    pub text: ServerText,
+}
