@@ -241,9 +241,9 @@ impl OtlpClient {
                 return Some(WANTS_TLS);
             }
         } else if matches!(wire, Some(Peer::Http1 | Peer::Http2)) {
-            return Some("the port speaks clear text: write http:// in the endpoint");
+            return Some("the port speaks no TLS: write http:// in the endpoint");
         } else if wire == Some(Peer::Text) {
-            return Some("the port speaks clear text: write http:// in the endpoint if it is the right one");
+            return Some("the port speaks no TLS: write http:// in the endpoint if it is the right one");
         }
         match (self.protocol, seen.plain()) {
             (Protocol::HttpProtobuf, Some(Peer::Http2)) => Some("it may speak gRPC (protocol = \"grpc\")"),

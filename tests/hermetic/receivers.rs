@@ -294,7 +294,7 @@ fn https_to_a_port_that_speaks_clear_text_says_so() {
         let grpc = Otlp::grpc();
         for url in [grpc.url(), told] {
             let reason = refused(&url.replace("http://", "https://"), protocol, Some(&papers));
-            assert!(reason.ends_with("the port speaks clear text: write http:// in the endpoint"), "{reason}");
+            assert!(reason.ends_with("the port speaks no TLS: write http:// in the endpoint"), "{reason}");
         }
     }
 }
@@ -315,7 +315,7 @@ fn the_one_protocol_at_the_others_port_is_said() {
     let reason = refused(&python, Protocol::Grpc, None);
     assert!(reason.contains("it does not speak gRPC: check the endpoint's port"), "{reason}");
     let reason = refused(&python.replace("http://", "https://"), Protocol::Grpc, None);
-    assert!(reason.contains("the port speaks clear text"), "{reason}");
+    assert!(reason.contains("the port speaks no TLS"), "{reason}");
 }
 
 /// What a server over HTTP/2 answers: status, content type, body, trailers.
