@@ -26,6 +26,7 @@ use tokio::{
 };
 
 use crate::support::{
+    names::{NXDOMAIN, NameServer},
     otlp::{BlackHole, ClosedPort, Inbox, Receiver, attribute, block_on},
     program::{Output, Program},
     script::{Pem, Script},
@@ -618,9 +619,10 @@ async fn a_run_that_fails_is_one_line_that_says_what_where_and_what_to_try() {
     let output = probe(port, &[]).run().await;
     complaint(&output, &[&port.to_string(), "connect failed: connect_refused", "is the port right?"]);
 
-    let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let names = NameServer::start(|question| vec![question.answer(NXDOMAIN, &[])]).await;
+    let server = names.dns().servers[0].to_string();
     let unknown = program(&["imaps://me@mail.invalid"]);
-    let output = unknown.env("IMAPTRACE__DNS__SERVERS", silent.local_addr().unwrap().to_string()).run().await;
+    let output = unknown.env("IMAPTRACE__DNS__SERVERS", server).run().await;
     complaint(&output, &["mail.invalid:993", "resolve failed: dns_nxdomain", "spelling of the host name"]);
 
     let server = demo(true).await;

@@ -444,6 +444,35 @@ fn what_this_machine_refuses_is_void_and_is_never_put_down_to_the_network() {
     }
 }
 
+#[tokio::test]
+async fn a_thread_that_cannot_be_started_is_not_the_name_servers_fault() {
+    for resolver in [NameResolver::Builtin, NameResolver::System] {
+        let copy = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(copy.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        // The user runs nothing else, and the program itself is one thread.
+        let output = Program::new([
+            "probe",
+            "imap://mail.example.test",
+            "--user",
+            "demo",
+            "--security",
+            "none",
+            "--output",
+            "json",
+        ])
+        .env("IMAPTRACE_PASSWORD", "demo-password")
+        .env("IMAPTRACE__DNS__RESOLVER", resolver.as_str())
+        .copied_to(&copy.path().join("imaptrace"))
+        .threads(1)
+        .user(64_998)
+        .run()
+        .await;
+        let run: Run = serde_json::from_str(output.stdout.trim()).unwrap_or_else(|error| panic!("{error}: {output:?}"));
+        assert_eq!((run.outcome, run.error_type), (RunOutcome::Void, Some(ErrorType::Internal)), "{run:?}");
+        assert!(run.steps[0].text.as_ref().unwrap().as_str().contains("cannot start"), "{run:?}");
+    }
+}
+
 #[test]
 fn a_name_server_on_a_link_is_asked_over_its_interface() {
     let host = Host::new();

@@ -58,12 +58,22 @@ impl Program {
     }
 
     /// Lets it have no more than so many files open at once.
-    pub fn open_files(mut self, most: u32) -> Self {
+    pub fn open_files(self, most: u32) -> Self {
+        self.limited("sh", &format!("ulimit -n {most}"))
+    }
+
+    /// Lets its user have no more than so many threads, over all programs. Says nothing to root.
+    pub fn threads(self, most: u32) -> Self {
+        // Debian's sh has no such limit.
+        self.limited("bash", &format!("ulimit -u {most}"))
+    }
+
+    fn limited(mut self, shell: &str, limit: &str) -> Self {
         let std = self.command.as_std();
-        let mut limited = Command::new("sh");
+        let mut limited = Command::new(shell);
         limited
             .arg("-c")
-            .arg(format!("ulimit -n {most} && exec \"$0\" \"$@\""))
+            .arg(format!("{limit} && exec \"$0\" \"$@\""))
             .arg(std.get_program())
             .args(std.get_args())
             .env_clear()
