@@ -119,12 +119,21 @@ fn of_step(step: Option<&Step>, class: ErrorType) -> &'static str {
         (Some("FETCH"), ErrorType::ProtocolSyntax | ErrorType::ProtocolTag | ErrorType::ProtocolContinuation) => {
             "a row is cut wrongly: a literal's size, or a line end in a quoted string?"
         }
+        (_, ErrorType::TimeoutCommand) if awaits_literal(step) => {
+            "the rest of a literal did not come: its size, or a path that drops packets"
+        }
         (Some(Step::CONNECT), ErrorType::AddressDenied) => "source_address has to be an address of this machine",
         (Some(Step::RESOLVE), ErrorType::Internal) => {
             "the fault is on this machine: see the text above, resolv.conf and [dns]"
         }
         _ => hint(class),
     }
+}
+
+/// Whether the wait ended inside a literal, as `probe` says it.
+fn awaits_literal(step: Option<&Step>) -> bool {
+    let text = step.and_then(|step| step.text.as_ref()).map_or("", |text| text.as_str());
+    text.contains(" of a literal of ") && text.ends_with(" are still awaited")
 }
 
 fn is_login(name: Option<&str>) -> bool {
@@ -358,6 +367,15 @@ mod tests {
         for (name, code) in [("LOGIN", "INUSE"), ("SELECT", "LIMIT")] {
             assert_eq!(advice(name, Some(code), ErrorType::LimitServer), hint(ErrorType::LimitServer));
         }
+    }
+
+    #[test]
+    fn a_wait_inside_a_literal_is_not_put_down_to_a_slow_command() {
+        let mut step = samples::passed().steps[7].clone();
+        assert_eq!(of_step(Some(&step), ErrorType::TimeoutCommand), hint(ErrorType::TimeoutCommand));
+        step.text = Some(ServerText::new(b"927 octets of a literal of 1000 are still awaited", 256));
+        let advice = of_step(Some(&step), ErrorType::TimeoutCommand);
+        assert!(advice.contains("literal") && advice.len() <= 76 && advice.is_ascii(), "{advice}");
     }
 
     #[test]

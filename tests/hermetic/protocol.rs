@@ -16,6 +16,7 @@ use tokio::{
 };
 
 use crate::support::{
+    program::Program,
     run::{account, run, steps, target},
     script::Script,
 };
@@ -459,10 +460,21 @@ async fn rows_are_read_through_runs_of_spaces_and_counted_as_what_was_asked_for(
     assert_eq!((fetch.messages, fetch.literals, fetch.lenient), (Some(20), Some(20), Some(21)));
     assert!(run.first_row_s.is_some());
 
-    // Fewer than were asked for, and nothing says why.
-    let few = format!("{}S: * 7 FETCH (FLAGS ())\nS: {{tag}} OK\n", row(6));
-    let (run, _) = against(&mailbox(select, &few), |_| {}).await;
-    assert_eq!((run.outcome, step(&run, "FETCH").messages), (RunOutcome::Passed, Some(1)));
+    // Fewer than were asked for: said unless the server said why.
+    let few = format!("{}S: * 7 FETCH (FLAGS ())\n", row(6));
+    for (end, note) in [
+        ("S: {tag} OK\n", Some("FETCH was OK and brought 1 of the 20 messages that SELECT counted")),
+        ("S: * 7 EXPUNGE\nS: {tag} OK\n", None),
+    ] {
+        let server = Script::play(&mailbox(select, &format!("{few}{end}"))).await;
+        let url = format!("imap://someone@{}", server.address);
+        let probe = ["probe", &url, "--security", "none", "--output", "json"];
+        let written = Program::new(probe).env("IMAPTRACE_PASSWORD", "secret").run().await;
+        let run: Run = serde_json::from_str(&written.stdout).unwrap();
+        assert_eq!((run.outcome, step(&run, "FETCH").messages), (RunOutcome::Passed, Some(1)), "{written:?}");
+        let said: Vec<_> = notes(&run).into_iter().filter(|note| note.contains("FETCH")).collect();
+        assert_eq!(said, note.into_iter().collect::<Vec<_>>(), "{end}");
+    }
 }
 
 #[tokio::test]
