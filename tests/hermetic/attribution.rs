@@ -139,7 +139,10 @@ async fn a_server_that_waits_for_our_acknowledgement_does_not_wait_forty_millise
 /// Probes the built-in server so many times, as `imaptrace probe` does.
 async fn on_loopback(tls: bool, count: &str, settings: Settings) -> Vec<Run> {
     let server = Server::start(Settings { tls, ..settings }).await.unwrap();
-    let (address, ca) = (server.address(), server.ca_file().display().to_string());
+    // The server's own file may be one that only this process can open.
+    let copy = tempfile::NamedTempFile::new().unwrap();
+    std::fs::copy(server.ca_file(), copy.path()).unwrap();
+    let (address, ca) = (server.address(), copy.path().display().to_string());
     let url = format!("{}://demo@{address}", if tls { "imaps" } else { "imap" });
     let security = if tls { "tls" } else { "none" };
     // With PLAIN: nothing is hashed, for which a busy machine might have no processor.
