@@ -1,7 +1,8 @@
 //! The root certificate as a file, since a client is given the path of one.
 //!
-//! On Linux the file is in memory, so that `demo` needs no directory that it can write into: a container with a read-only
-//! root has none. Elsewhere, and without /proc, it is a temporary file. Called by `server`.
+//! It is a temporary file, which other programs can read too. Where there is no directory to write into, as in a container
+//! with a read-only root, it is a file in memory on Linux, which only this process can read by its path. Called by
+//! `server`.
 
 use std::{
     fs::{self, File},
@@ -26,7 +27,7 @@ pub struct CaFileError {
 
 impl CaFile {
     pub(super) fn new(pem: &str) -> Result<Self, CaFileError> {
-        in_memory(pem).map_or_else(|_| on_disk(pem), Ok)
+        on_disk(pem).or_else(|error| in_memory(pem).map_err(|_| error))
     }
 
     pub(super) fn path(&self) -> &Path {
