@@ -3,6 +3,7 @@
 
 mod alerts_docs;
 mod configuration_docs;
+mod decisions;
 mod dependencies;
 mod imports;
 mod intervals;
