@@ -23,7 +23,9 @@ pub fn line(run: &Run, style: Style) -> String {
         let latency = if run.is_latency_uncertain() { doubtful(&latency) } else { latency };
         line.push(Tone::Bold, format!("FLL {latency:>8}  "));
     }
-    let named = run.loading_steps().filter(|step| Some(&step.name) == run.slowest_step.as_ref());
+    // Of a run that failed it is the failure that counts, and nobody waited for the rest.
+    let passed = run.outcome == RunOutcome::Passed;
+    let named = run.loading_steps().filter(|_| passed).filter(|step| Some(&step.name) == run.slowest_step.as_ref());
     let slowest = named.max_by_key(|step| step.duration_s);
     if let Some(step) = slowest {
         line.push(Tone::Plain, format!("slowest {} {}", safe(&step.name, style), duration(step.duration_s, style)));
@@ -91,5 +93,7 @@ mod tests {
             line(&samples::login_refused(), PLAIN),
             "11:42:40  failed  LOGIN failed: auth_failed: NO [AUTHENTICATIONFAILED] Authentication failed.\n"
         );
+        let slowest = Run { slowest_step: Some("tls".to_owned()), ..samples::login_refused() };
+        assert_eq!(line(&slowest, PLAIN), line(&samples::login_refused(), PLAIN));
     }
 }

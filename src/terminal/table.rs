@@ -13,7 +13,7 @@ use super::{
     parts::{Part, Parts},
     text::{Line, Tone, clip, duration, safe, size, times, wrap},
 };
-use crate::record::{Run, Seconds, Step, StepOutcome};
+use crate::record::{Run, RunOutcome, Seconds, Step, StepOutcome};
 
 /// A column to the right of the bar is shown only while the bar keeps this width.
 const LEAST_BAR: usize = 24;
@@ -109,7 +109,7 @@ impl<'a> Table<'a> {
             _ if self.failed_the_run(step) => (Tone::Bad, Tone::Bad),
             StepOutcome::Failed => (Tone::Warn, Tone::Warn),
             StepOutcome::Skipped => (Tone::Dim, Tone::Dim),
-            StepOutcome::Passed if !mark.is_empty() => (Tone::Bold, Tone::Warn),
+            StepOutcome::Passed if !mark.is_empty() && !self.has_failed() => (Tone::Bold, Tone::Warn),
             StepOutcome::Passed => (Tone::Plain, Tone::Bar),
         };
         let took = match step.outcome {
@@ -137,7 +137,12 @@ impl<'a> Table<'a> {
             }
         }
         if !mark.is_empty() {
-            line.push(Tone::Warn, format!(" {mark}"));
+            let tone = match text {
+                _ if self.failed_the_run(step) => Tone::Bad,
+                _ if self.has_failed() => Tone::Dim,
+                _ => Tone::Warn,
+            };
+            line.push(tone, format!(" {mark}"));
         }
         line.write(style, page);
     }
@@ -204,10 +209,22 @@ impl<'a> Table<'a> {
         self.run.failing_step().is_some_and(|failing| std::ptr::eq(failing, step))
     }
 
-    /// `◀ slowest`, `◀ slow 8.2×`, for one that is both `◀ slowest 8.2×`, or nothing.
+    /// Whether a step failed the run: then that one is what there is to see, whatever took longest.
+    fn has_failed(&self) -> bool {
+        self.run.failing_step().is_some()
+    }
+
+    /// `◀ slowest`, `◀ slow 8.2×`, for one that is both `◀ slowest 8.2×`, or nothing. In a run that failed `◀ failed`, and
+    /// no step is called the slowest.
     fn mark(&self, step: &Step) -> String {
+        let sign = if self.style.ascii { "<" } else { "◀" };
+        if self.failed_the_run(step) {
+            let word = if self.run.outcome == RunOutcome::Void { "ended here" } else { "failed" };
+            return format!("{sign} {word}");
+        }
         let longest = self.run.loading_steps().filter(|other| Some(&other.name) == self.run.slowest_step.as_ref());
         let slowest = longest.max_by_key(|other| other.duration_s).is_some_and(|other| std::ptr::eq(other, step));
+        let slowest = slowest && !self.has_failed();
         let slow = step.slow == Some(true);
         let words = match (slowest, step.ratio.filter(|_| slow)) {
             (false, None) if !slow => return String::new(),
@@ -217,7 +234,7 @@ impl<'a> Table<'a> {
             (false, Some(ratio)) => format!("slow {}", times(ratio, self.style)),
             (true, Some(ratio)) => format!("slowest {}", times(ratio, self.style)),
         };
-        format!("{} {words}", if self.style.ascii { "<" } else { "◀" })
+        format!("{sign} {words}")
     }
 }
 

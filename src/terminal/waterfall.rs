@@ -322,6 +322,30 @@ mod tests {
     }
 
     #[test]
+    fn of_a_run_that_failed_the_failing_step_is_marked_and_coloured_and_the_slowest_is_not() {
+        let mut run = samples::login_refused();
+        // The handshake took longest, and is slow by its history besides.
+        let tls = run.steps.iter_mut().find(|step| step.name == "tls").unwrap();
+        (tls.duration_s, tls.slow, tls.ratio) = (Seconds::from_micros(9_000_000), Some(true), Some(8.2));
+        run.slowest_step = Some("tls".to_owned());
+        let row = |run: &Run, colour: bool, name: &str| {
+            let page = waterfall(run, Style { width: 120, colour, ascii: true });
+            assert!(!page.contains("slowest"), "{page}");
+            page.lines().find(|line| line.contains(name)).unwrap().to_owned()
+        };
+        assert!(row(&run, false, "LOGIN").ends_with("< failed"));
+        let (tls, login) = (row(&run, true, "tls "), row(&run, true, "LOGIN"));
+        assert!(
+            tls.contains("\x1b[2m < slow 8.2x")
+                && !["\x1b[1m", "\x1b[33m", "\x1b[31m"].iter().any(|loud| tls.contains(loud)),
+            "{tls:?}"
+        );
+        assert!(login.starts_with("\x1b[31mLOGIN") && login.contains("\x1b[31m < failed"), "{login:?}");
+        run.outcome = RunOutcome::Void;
+        assert!(row(&run, false, "LOGIN").ends_with("< ended here"));
+    }
+
+    #[test]
     fn a_step_that_is_slow_and_the_slowest_has_one_mark_that_says_both() {
         let mut run = samples::slow_fetch();
         let mark = |run: &Run| {
