@@ -10,7 +10,7 @@ pub enum ColorChoice {
     /// When the terminal can show it.
     #[default]
     Auto,
-    /// Even when `TERM` says that the terminal cannot.
+    /// Even without a terminal, or when `TERM` says that it cannot.
     Always,
     /// Not at all.
     Never,
@@ -53,7 +53,8 @@ impl Style {
     /// Decides.
     pub fn choose(around: &Surroundings<'_>) -> Self {
         let no_color = around.no_color.is_some_and(|value| !value.is_empty());
-        let plain = no_color || !around.is_terminal;
+        // Who asks for colour in a pipe has a terminal behind it.
+        let plain = no_color || !(around.is_terminal || around.color == ColorChoice::Always);
         let dumb = around.term.is_none_or(|term| term.is_empty() || term == "dumb");
         let wanted = match around.color {
             ColorChoice::Auto => !dumb,
@@ -90,10 +91,13 @@ mod tests {
     }
 
     #[test]
-    fn nothing_brings_colour_or_unicode_where_there_is_no_terminal_or_no_color_is_set() {
+    fn always_alone_brings_colour_where_there_is_no_terminal_and_nothing_does_where_no_color_is_set() {
         for color in [ColorChoice::Auto, ColorChoice::Always, ColorChoice::Never] {
             let piped = Surroundings { color, is_terminal: false, ..TERMINAL };
-            assert_eq!(Style::choose(&piped), Style { width: 100, colour: false, ascii: true }, "{color:?}");
+            let always = color == ColorChoice::Always;
+            assert_eq!(Style::choose(&piped), Style { width: 100, colour: always, ascii: !always }, "{color:?}");
+            let both = Surroundings { no_color: Some("1"), ..piped };
+            assert_eq!(Style::choose(&both), Style { width: 100, colour: false, ascii: true }, "{color:?}");
             let asked = Surroundings { color, no_color: Some("1"), ..TERMINAL };
             assert_eq!(Style::choose(&asked), Style { width: 132, colour: false, ascii: true }, "{color:?}");
         }
