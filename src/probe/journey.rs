@@ -115,7 +115,7 @@ impl<'a> Journey<'a> {
         let ready = job.secret.is_ok().then(|| Ready::new(job.target));
         // From here on the run's time counts.
         let anchor = Anchor::now();
-        let recorder = Recorder::new(&job, anchor);
+        let recorder = Recorder::new(&job, anchor).watched(prober.steps.clone());
         let transcript = prober.line_sink.clone().filter(|_| ready.is_some()).and_then(|sink| {
             let redactor = Redactor::new(job.account, job.secret.as_ref().ok());
             Transcript::start(sink, redactor, &job.account.alias, anchor)
@@ -133,7 +133,7 @@ impl<'a> Journey<'a> {
     /// Goes there, logs in, does the errand and says good-bye.
     pub(super) async fn visit(mut self, errand: &mut impl Errand) -> Run {
         if let Err(error) = &self.job.secret {
-            warn!(target: "imaptrace::probe", "{error}");
+            // In the step's text, and nowhere else: who shows the run shows it.
             let name = self.login_name();
             let text = ServerText::new(error.to_string().as_bytes(), ServerText::STATUS);
             self.recorder.refuse(name, ErrorType::SecretUnavailable, Some(text));
@@ -141,7 +141,8 @@ impl<'a> Journey<'a> {
             return self.recorder.finish();
         }
         if self.target.tls.insecure {
-            warn!(target: "imaptrace::probe", "the server's certificate is not checked (insecure)");
+            // Who set it has been warned when it was read; it stays on each run.
+            info!(target: "imaptrace::probe", "the server's certificate is not checked (insecure)");
         }
         if self.connection(errand).await == Next::WithoutId {
             info!(target: "imaptrace::probe", "the server closed the connection over ID; trying again without it");

@@ -73,6 +73,16 @@ pub struct Prober {
     resolver: Resolver,
     child_env: Vec<(OsString, Option<OsString>)>,
     line_sink: Option<LineSink>,
+    steps: Option<watch::Sender<Option<CurrentStep>>>,
+}
+
+/// The step that a run is at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CurrentStep {
+    /// As in the record.
+    pub name: String,
+    /// When it began.
+    pub since: Instant,
 }
 
 /// A target with what is read from disk once, and what is learned about it for as long as the process lives.
@@ -186,13 +196,19 @@ impl Unfinished<'_> {
 impl Prober {
     /// A prober. `child_env` are variables that a password command gets back as the operator had set them.
     pub fn new(dns: Dns, child_env: Vec<(OsString, Option<OsString>)>) -> Self {
-        Self { resolver: Resolver::new(dns), child_env, line_sink: None }
+        Self { resolver: Resolver::new(dns), child_env, line_sink: None, steps: None }
     }
 
     /// The same, with every line of its conversations given to `sink`, redacted: for a person who watches, not for an agent.
     #[must_use]
     pub fn with_line_sink(self, sink: LineSink) -> Self {
         Self { line_sink: Some(sink), ..self }
+    }
+
+    /// Has each run report the step that it is at. For a process that makes one run at a time and shows it.
+    #[must_use]
+    pub fn watched(self, steps: watch::Sender<Option<CurrentStep>>) -> Self {
+        Self { steps: Some(steps), ..self }
     }
 
     /// Fetches an account's password. A password command may take seconds: nobody who opens a mailbox waits for that,

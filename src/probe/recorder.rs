@@ -2,7 +2,9 @@
 
 use std::time::Instant;
 
-use super::{Ids, Job, uncertainty::Uncertainty};
+use tokio::sync::watch;
+
+use super::{CurrentStep, Ids, Job, uncertainty::Uncertainty};
 use crate::{
     clock::{self, Anchor},
     net::Family,
@@ -22,6 +24,8 @@ pub(super) struct Recorder {
     connection: Option<u32>,
     /// How far off the steps that count could be, in all.
     off_by: Seconds,
+    /// Who is told of each step as it begins.
+    watcher: Option<watch::Sender<Option<CurrentStep>>>,
 }
 
 impl Recorder {
@@ -91,7 +95,12 @@ impl Recorder {
             steps: Vec::new(),
             notes: Vec::new(),
         };
-        Self { anchor, run, loading_from: Seconds::ZERO, connection: None, off_by: Seconds::ZERO }
+        Self { anchor, run, loading_from: Seconds::ZERO, connection: None, off_by: Seconds::ZERO, watcher: None }
+    }
+
+    /// The same, with each step reported as it begins.
+    pub(super) fn watched(self, watcher: Option<watch::Sender<Option<CurrentStep>>>) -> Self {
+        Self { watcher, ..self }
     }
 
     pub(super) fn start(&self) -> Instant {
@@ -141,6 +150,9 @@ impl Recorder {
 
     /// A step that is about to begin, with a span id of its own.
     pub(super) fn open(&self, name: &str) -> Step {
+        if let Some(watcher) = &self.watcher {
+            watcher.send_replace(Some(CurrentStep { name: name.to_owned(), since: clock::now() }));
+        }
         Step { name: name.to_owned(), span_id: Some(SpanId::random()), connection: self.connection, ..Step::default() }
     }
 
