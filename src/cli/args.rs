@@ -221,6 +221,11 @@ pub(super) enum Color {
 }
 
 impl Cli {
+    /// Whether the exit code is read as that of a plug-in.
+    pub(super) fn is_plugin(&self) -> bool {
+        matches!(&self.command, Command::Probe(args) if args.output == Format::Nagios)
+    }
+
     pub(super) fn color(&self) -> ColorChoice {
         match &self.command {
             Command::Probe(args) => match args.color {

@@ -1,4 +1,4 @@
-//! The command line (contract §2): reads it, calls the room that does the work, prints, and gives the exit code.
+//! The command line: reads it, calls the room that does the work, prints, and gives the exit code.
 //!
 //! Results go to standard output, everything else to standard error. Called by `main` alone.
 
@@ -6,19 +6,18 @@ mod args;
 mod canary;
 mod check;
 mod demo;
+mod misuse;
 mod output;
 mod probe;
 mod replay;
 
 use std::{ffi::OsString, path::Path, process::ExitCode};
 
-use clap::{
-    CommandFactory as _, Parser as _,
-    error::{ContextKind, ContextValue},
-};
+use clap::{CommandFactory as _, Parser as _};
 
 use self::{
     args::{CanaryCommand, Cli, Command},
+    misuse::misused,
     output::Output,
 };
 use crate::{
@@ -39,15 +38,17 @@ const USAGE: u8 = 2;
 /// The plug-in convention's word for it.
 const NAGIOS_UNKNOWN: u8 = 3;
 
-/// Runs the program. `roots` is what became of the CA certificates; it lives until the end.
-pub fn main(roots: Result<Roots, RootsError>) -> ExitCode {
+/// Runs the program. `roots` is what became of the CA certificates; it lives until the end. `stdout_is_closed` says that the
+/// process began without a standard output, which only who runs before all else can see.
+pub fn main(roots: Result<Roots, RootsError>, stdout_is_closed: bool) -> ExitCode {
     // Before anything is read: a password may stand on the command line itself.
     let undumped = no_dumps();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return misused(error),
+        Err(error) => return ExitCode::from(misused(error, stdout_is_closed)),
     };
-    let mut output = Output::new(cli.color());
+    let mut output = Output::new(cli.color(), stdout_is_closed);
+    let nagios = cli.is_plugin();
     if let Err(error) = undumped {
         output.warn(&format!("core dumps cannot be turned off ({error}): one of this process would hold passwords"));
     }
@@ -81,7 +82,7 @@ pub fn main(roots: Result<Roots, RootsError>) -> ExitCode {
             })
         }
     };
-    ExitCode::from(code)
+    ExitCode::from(output.conclude(code, nagios))
 }
 
 /// Threads that probe. Export has its own.
@@ -117,69 +118,6 @@ fn in_runtime(threads: Threads, output: &mut Output, run: impl AsyncFnOnce(&mut 
             FAILED
         }
     }
-}
-
-/// Help and version are no misuse; with `--output nagios` misuse has its own form.
-fn misused(error: clap::Error) -> ExitCode {
-    let arguments: Vec<OsString> = std::env::args_os().collect();
-    let error = discreet(error, arguments.get(1));
-    let error = if is_password(&error, arguments.get(1)) { without_password(&error) } else { error };
-    let nagios = arguments.windows(2).any(|pair| pair[0] == "--output" && pair[1] == "nagios")
-        || arguments.iter().any(|argument| argument == "--output=nagios");
-    if error.use_stderr() && nagios {
-        return ExitCode::from(unknown(&error.to_string(), &mut Output::new(crate::terminal::ColorChoice::Never)));
-    }
-    // Nothing is left to say where the stream itself is gone.
-    drop(error.print());
-    ExitCode::from(if error.use_stderr() { USAGE } else { PASSED })
-}
-
-/// Somebody gave the password itself, as other programs have it, to a command that logs in.
-fn is_password(error: &clap::Error, command: Option<&OsString>) -> bool {
-    let logs_in = command.is_some_and(|command| command == "probe" || command == "canary");
-    let unknown = error.kind() == clap::error::ErrorKind::UnknownArgument;
-    logs_in
-        && unknown
-        && matches!(error.get(ContextKind::InvalidArg), Some(ContextValue::String(flag)) if flag == "--password")
-}
-
-/// What to do instead; clap would lead to the flag that is spelled most like it.
-fn without_password(error: &clap::Error) -> clap::Error {
-    clap::Error::raw(
-        error.kind(),
-        "there is no --password: all who list this machine's processes would see it\n\n  \
-         tip: --password-file FILE, --password-env NAME or --password-command COMMAND, or the variable IMAPTRACE_PASSWORD\n",
-    )
-}
-
-/// The same without what may be a password: a URL that stands in the wrong place, or a word too many where nobody writes
-/// the name of a file.
-fn discreet(mut error: clap::Error, command: Option<&OsString>) -> clap::Error {
-    let takes_file = ["agent", "check", "replay"].iter().any(|known| command.is_some_and(|command| command == known));
-    let hide = |kind: ContextKind, text: &str| {
-        text.contains('@') || (kind == ContextKind::InvalidArg && !takes_file && !text.starts_with(['-', '<']))
-    };
-    let mut hidden = Vec::new();
-    for (kind, value) in error.context() {
-        match value {
-            ContextValue::String(text) if hide(kind, text) => hidden.push(kind),
-            ContextValue::Strings(texts) if texts.iter().any(|text| hide(kind, text)) => hidden.push(kind),
-            _ => {}
-        }
-    }
-    for kind in hidden {
-        error.insert(kind, ContextValue::String("(not shown: it may hold a password)".to_owned()));
-    }
-    error
-}
-
-/// Wrong usage as a plug-in says it: the first error, the lines that belong to it drawn into one.
-fn unknown(problem: &str, output: &mut Output) -> u8 {
-    let start = problem.find("error: ").map_or(0, |at| at + "error: ".len());
-    let first = problem.get(start..).unwrap_or_default().lines().map(str::trim).take_while(|line| !line.is_empty());
-    let first = first.take_while(|line| !line.starts_with("error: ")).collect::<Vec<_>>().join(" ");
-    output.print(&format!("IMAP UNKNOWN - {}\n", first.replace('|', "/")));
-    NAGIOS_UNKNOWN
 }
 
 async fn run_agent(path: &Path, child_env: Vec<(OsString, Option<OsString>)>, output: &mut Output) -> u8 {

@@ -1,24 +1,58 @@
-//! The two streams: how each looks, and what happens when nobody reads them any more.
+//! The two streams: how each looks, what is written to them, and what happens when one cannot be written.
+//!
+//! Called by every command of this module. What a reader of standard output that went away means is decided here, once:
+//! the program ends early, with the exit code of what it found, and says nothing. Any other fault of that stream is an
+//! error of the program ([`Output::conclude`]).
 
-use std::io::{IsTerminal, Write};
+use std::{
+    io::{self, IsTerminal, Write as _},
+    os::fd::AsFd,
+};
 
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
+
+use super::{FAILED, NAGIOS_UNKNOWN, PASSED};
 use crate::terminal::{ColorChoice, Style, Surroundings};
 
 /// Standard output and standard error.
 pub(super) struct Output {
     result: Style,
     error: Style,
-    closed: bool,
+    sink: Sink,
     deaf: bool,
+    /// Columns of the terminal on standard error, where what is under way can be shown.
+    progress: Option<usize>,
+    one_place: bool,
+}
+
+/// What has become of standard output.
+enum Sink {
+    Open,
+    /// The process began without one.
+    Missing,
+    /// Its reader has gone.
+    Unread,
+    /// It could not be written.
+    Failed(io::Error),
 }
 
 impl Output {
-    pub(super) fn new(color: ColorChoice) -> Self {
+    /// `missing` says that the process began without a standard output: what is open in its place now is not one.
+    pub(super) fn new(color: ColorChoice, missing: bool) -> Self {
+        let error = style(color, &io::stderr());
+        // A log that somebody asked for comes in between.
+        let quiet = std::env::var_os("RUST_LOG").is_none_or(|filter| filter.is_empty());
+        let progress = (quiet && io::stderr().is_terminal()).then_some(error.width);
         Self {
-            result: style(color, &std::io::stdout()),
-            error: style(color, &std::io::stderr()),
-            closed: false,
+            result: style(color, &io::stdout()),
+            error,
+            sink: if missing { Sink::Missing } else { Sink::Open },
             deaf: false,
+            progress,
+            one_place: one_place(),
         }
     }
 
@@ -32,15 +66,27 @@ impl Output {
         self.error
     }
 
-    /// Writes to standard output.
-    pub(super) fn print(&mut self, text: &str) {
-        let mut stream = std::io::stdout().lock();
-        self.closed |= stream.write_all(text.as_bytes()).and_then(|()| stream.flush()).is_err();
+    /// How wide a line may be that shows what is under way; none where nobody would see it, or a file would keep it.
+    pub(super) fn progress_width(&self) -> Option<usize> {
+        self.progress
     }
 
-    /// Whether the reader of standard output has gone (`imaptrace … | head`).
+    /// Writes to standard output.
+    pub(super) fn print(&mut self, text: &str) {
+        let written = match self.sink {
+            Sink::Open => write_all(&io::stdout(), text.as_bytes()),
+            Sink::Missing => Err(Errno::EBADF.into()),
+            Sink::Unread | Sink::Failed(_) => return,
+        };
+        if let Err(error) = written {
+            let unread = error.kind() == io::ErrorKind::BrokenPipe;
+            self.sink = if unread { Sink::Unread } else { Sink::Failed(error) };
+        }
+    }
+
+    /// Whether nothing that is printed arrives any more: the reader has gone (`imaptrace … | head`), or the disk is full.
     pub(super) fn is_closed(&self) -> bool {
-        self.closed
+        matches!(self.sink, Sink::Unread | Sink::Failed(_))
     }
 
     /// Writes whole lines to standard error. If that is gone, there is nobody left to tell.
@@ -49,7 +95,7 @@ impl Output {
             return;
         }
         let text = if text.ends_with('\n') { text.to_owned() } else { format!("{text}\n") };
-        self.deaf |= std::io::stderr().lock().write_all(text.as_bytes()).is_err();
+        self.deaf |= io::stderr().lock().write_all(text.as_bytes()).is_err();
     }
 
     pub(super) fn error(&mut self, text: &str) {
@@ -59,9 +105,54 @@ impl Output {
     pub(super) fn warn(&mut self, text: &str) {
         self.errors(&format!("warning: {text}"));
     }
+
+    /// Whether both streams end at the same place, a terminal mostly: what the one shows need not be on the other.
+    pub(super) fn is_one_place(&self) -> bool {
+        self.one_place
+    }
+
+    /// The exit code, given that of what was found: a result that could not be written was not given.
+    pub(super) fn conclude(&mut self, code: u8, nagios: bool) -> u8 {
+        let Sink::Failed(failure) = &self.sink else { return code };
+        let problem = format!("cannot write to standard output: {failure}");
+        self.error(&problem);
+        match code {
+            _ if nagios => NAGIOS_UNKNOWN,
+            PASSED => FAILED,
+            code => code,
+        }
+    }
 }
 
-fn style(color: ColorChoice, stream: &(impl IsTerminal + std::os::fd::AsFd)) -> Style {
+/// Whether standard output and standard error are the same file, pipe or terminal.
+fn one_place() -> bool {
+    let place = |stream: &dyn AsFd| {
+        let stat = nix::sys::stat::fstat(stream.as_fd()).ok()?;
+        Some((stat.st_dev, stat.st_ino))
+    };
+    place(&io::stdout()).is_some_and(|out| Some(out) == place(&io::stderr()))
+}
+
+/// The standard library takes a closed descriptor for a success, which it is not here. Unbuffered: nothing else writes to
+/// the stream, and what is written is whole texts.
+fn write_all(stream: &impl AsFd, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match nix::unistd::write(stream, bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
+            Err(Errno::EINTR) => {}
+            // Somebody who shares the pipe has made it so, and its reader is slow.
+            Err(Errno::EAGAIN) => {
+                let mut ready = [PollFd::new(stream.as_fd(), PollFlags::POLLOUT)];
+                poll(&mut ready, PollTimeout::NONE).map_err(io::Error::from)?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+fn style(color: ColorChoice, stream: &(impl IsTerminal + AsFd)) -> Style {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(variable).unwrap_or_default().to_ascii_lowercase();
     Style::choose(&Surroundings {

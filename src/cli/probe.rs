@@ -13,8 +13,8 @@ use super::{
     FAILED, PASSED, USAGE,
     args::{Format, ProbeArgs, TargetArgs},
     environment,
+    misuse::unknown,
     output::Output,
-    unknown,
 };
 use crate::{
     agent::{self, families, wiring},

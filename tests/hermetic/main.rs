@@ -33,6 +33,7 @@ mod resolvers;
 mod scenarios;
 mod secret_files;
 mod secrets;
+mod streams;
 mod survival;
 #[cfg(target_os = "linux")]
 mod tls_faults;

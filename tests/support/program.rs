@@ -59,21 +59,27 @@ impl Program {
 
     /// Lets it have no more than so many files open at once.
     pub fn open_files(self, most: u32) -> Self {
-        self.limited("sh", &format!("ulimit -n {most}"))
+        self.by_shell("sh", &format!("ulimit -n {most} && exec \"$0\" \"$@\""))
     }
 
     /// Lets its user have no more than so many threads, over all programs. Says nothing to root.
     pub fn threads(self, most: u32) -> Self {
         // Debian's sh has no such limit.
-        self.limited("bash", &format!("ulimit -u {most}"))
+        self.by_shell("bash", &format!("ulimit -u {most} && exec \"$0\" \"$@\""))
     }
 
-    fn limited(mut self, shell: &str, limit: &str) -> Self {
+    /// Starts it with redirections as a shell has them, such as `>/dev/full`.
+    pub fn redirected(self, how: &str) -> Self {
+        self.by_shell("sh", &format!("exec \"$0\" \"$@\" {how}"))
+    }
+
+    /// Has a shell start it that is given the program and its arguments.
+    fn by_shell(mut self, shell: &str, line: &str) -> Self {
         let std = self.command.as_std();
         let mut limited = Command::new(shell);
         limited
             .arg("-c")
-            .arg(format!("{limit} && exec \"$0\" \"$@\""))
+            .arg(line)
             .arg(std.get_program())
             .args(std.get_args())
             .env_clear()

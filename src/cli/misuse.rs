@@ -1,0 +1,242 @@
+//! Help, version, and what is said of a command line that cannot be read: never with a password in it, and with a tip
+//! for what other programs call otherwise.
+//!
+//! clap finds the fault and writes the sentence; here it loses what may be a secret and gets the tip. Called by `main`
+//! and, for faults that show later, by `probe`.
+
+use std::ffi::OsString;
+
+use clap::{
+    builder::StyledStr,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
+
+use super::{NAGIOS_UNKNOWN, PASSED, USAGE, output::Output};
+use crate::terminal::ColorChoice;
+
+/// Prints what clap has to say, and gives the exit code. Help and version are no misuse; with `--output nagios` misuse
+/// has its own form.
+pub(super) fn misused(error: clap::Error, stdout_is_closed: bool) -> u8 {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let command = arguments.get(1).and_then(|command| command.to_str()).unwrap_or_default();
+    let tip = tip(&error, command);
+    let mut error = discreet(error, command);
+    if is_password(&error, command) {
+        error = without_password(&error);
+    } else if let Some(tip) = tip {
+        // One tip: what clap takes for a misspelt flag of ours is another program's right one.
+        error.remove(ContextKind::SuggestedArg);
+        error.remove(ContextKind::SuggestedSubcommand);
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![StyledStr::from(tip)]));
+    }
+    let nagios = arguments.windows(2).any(|pair| pair[0] == "--output" && pair[1] == "nagios")
+        || arguments.iter().any(|argument| argument == "--output=nagios");
+    let text = error.render();
+    if error.use_stderr() && nagios {
+        let mut output = Output::new(ColorChoice::Never, stdout_is_closed);
+        let code = unknown(&text.to_string(), &mut output);
+        return output.conclude(code, true);
+    }
+    let mut output = Output::new(ColorChoice::Auto, stdout_is_closed);
+    let style = if error.use_stderr() { output.error_style() } else { output.style() };
+    let text = if style.colour { text.ansi().to_string() } else { text.to_string() };
+    if error.use_stderr() {
+        output.errors(&text);
+        return USAGE;
+    }
+    output.print(&text);
+    output.conclude(PASSED, nagios)
+}
+
+/// Wrong usage as a plug-in says it: the first error, the lines that belong to it drawn into one, and the tip.
+pub(super) fn unknown(problem: &str, output: &mut Output) -> u8 {
+    let start = problem.find("error: ").map_or(0, |at| at + "error: ".len());
+    let lines = problem.get(start..).unwrap_or_default().lines().map(str::trim);
+    let first = lines.clone().take_while(|line| !line.is_empty() && !line.starts_with("error: "));
+    let tip = lines.skip_while(|line| !line.is_empty()).find(|line| line.starts_with("tip: "));
+    let words = first.chain(tip).collect::<Vec<_>>().join(" ");
+    output.print(&format!("IMAP UNKNOWN - {}\n", words.replace('|', "/")));
+    NAGIOS_UNKNOWN
+}
+
+/// Somebody gave the password itself, as other programs have it, to a command that logs in.
+fn is_password(error: &clap::Error, command: &str) -> bool {
+    logs_in(command)
+        && error.kind() == ErrorKind::UnknownArgument
+        && matches!(error.get(ContextKind::InvalidArg), Some(ContextValue::String(flag)) if flag == "--password")
+}
+
+/// What to do instead; clap would lead to the flag that is spelled most like it.
+fn without_password(error: &clap::Error) -> clap::Error {
+    clap::Error::raw(
+        error.kind(),
+        "there is no --password: all who list this machine's processes would see it\n\n  \
+         tip: --password-file FILE, --password-env NAME or --password-command COMMAND, or the variable IMAPTRACE_PASSWORD\n",
+    )
+}
+
+fn logs_in(command: &str) -> bool {
+    matches!(command, "probe" | "canary")
+}
+
+/// The same without what may be a password: a URL that stands in the wrong place, or a word too many where nobody writes
+/// the name of a file.
+fn discreet(mut error: clap::Error, command: &str) -> clap::Error {
+    let takes_file = ["agent", "check", "replay"].contains(&command);
+    let hide = |kind: ContextKind, text: &str| {
+        text.contains('@') || (kind == ContextKind::InvalidArg && !takes_file && !text.starts_with(['-', '<']))
+    };
+    let mut hidden = Vec::new();
+    for (kind, value) in error.context() {
+        match value {
+            ContextValue::String(text) if hide(kind, text) => hidden.push(kind),
+            ContextValue::Strings(texts) if texts.iter().any(|text| hide(kind, text)) => hidden.push(kind),
+            _ => {}
+        }
+    }
+    for kind in hidden {
+        error.insert(kind, ContextValue::String("(not shown: it may hold a password)".to_owned()));
+    }
+    error
+}
+
+/// What to write instead of what other programs understand.
+fn tip(error: &clap::Error, command: &str) -> Option<String> {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    match error.kind() {
+        ErrorKind::UnknownArgument => {
+            let argument = text(ContextKind::InvalidArg)?;
+            match command {
+                "probe" | "canary" if !argument.starts_with('-') => Some(ONE_SERVER.to_owned()),
+                "probe" => known_elsewhere(argument, FOR_PROBE).or_else(|| known_elsewhere(argument, FOR_LOGIN)),
+                "canary" => known_elsewhere(argument, FOR_FILL).or_else(|| known_elsewhere(argument, FOR_LOGIN)),
+                "agent" | "check" if !argument.starts_with('-') => Some("the file goes with --config FILE".to_owned()),
+                _ => None,
+            }
+        }
+        ErrorKind::InvalidSubcommand => {
+            let word = text(ContextKind::InvalidSubcommand)?;
+            match word {
+                "version" => Some("imaptrace --version".to_owned()),
+                // No command has such a letter, and every server's name has.
+                _ if word.contains(['.', ':', '/', '@']) => Some("imaptrace probe SERVER".to_owned()),
+                _ => None,
+            }
+        }
+        _ => None,
+    }
+}
+
+fn known_elsewhere(argument: &str, tips: &[(&[&str], &str)]) -> Option<String> {
+    let found = tips.iter().find(|(flags, _)| flags.contains(&argument));
+    found.map(|(_, tip)| (*tip).to_owned())
+}
+
+const ONE_SERVER: &str = "one SERVER at a time: run it once for each, or have the agent probe them all; a user goes with \
+                          --user NAME, a mailbox with --mailbox NAME";
+
+/// How curl, openssl, plug-ins and mail clients call what all commands that log in have.
+const FOR_LOGIN: &[(&[&str], &str)] = &[
+    (&["--port", "-p", "-P"], "the port stands in SERVER: imaps://HOST:PORT, or HOST:PORT"),
+    (&["--host", "--hostname", "--server", "-H", "--url"], "SERVER stands by itself, without a flag"),
+    (&["--starttls", "--start-tls", "-starttls"], "--security starttls, or imap://HOST as SERVER"),
+    (&["--tls", "--ssl", "--imaps", "-S"], "--security tls, which is the default"),
+    (
+        &["--no-tls", "--no-ssl", "--plain", "--plaintext", "--cleartext"],
+        "--security none, with imap://HOST or HOST as SERVER",
+    ),
+    (&["--username", "--login", "-l"], "--user NAME"),
+    (
+        &["--pass", "--passwd", "--password-stdin"],
+        "--password-file FILE, --password-env NAME or --password-command COMMAND",
+    ),
+    (&["-k", "--no-verify", "--no-check-certificate"], "--insecure"),
+    (&["--cacert", "--ca", "--cafile", "-CAfile"], "--ca-file FILE"),
+    (&["--cert", "-E"], "--client-cert FILE and --client-key FILE"),
+    (&["-4", "--ipv4"], "--address v4"),
+    (&["-6", "--ipv6"], "--address v6"),
+    (&["--folder", "--mbox", "-m"], "--mailbox NAME"),
+    (&["--config"], "--config is for agent and check: here options stand on the command line"),
+];
+
+const FOR_PROBE: &[(&[&str], &str)] = &[
+    (&["--json", "-j"], "--output json"),
+    (&["--nagios"], "--output nagios"),
+    (&["--text"], "--output text, which is the default"),
+    (&["--format", "-o"], "--output text, json or nagios"),
+    (&["-n"], "--newest N for the number of messages, --count N for the number of runs"),
+    (&["--runs", "--repeat"], "--count N"),
+    (&["--interval", "-i"], "--every TIME, such as 10s"),
+    (&["-t"], "--timeout TIME, such as 10s"),
+    (&["--warning"], "-w SECONDS"),
+    (&["--critical"], "-c SECONDS"),
+    (&["--messages"], "--newest N"),
+];
+
+const FOR_FILL: &[(&[&str], &str)] = &[(&["-n", "--count", "--newest"], "--messages N")];
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, Parser as _};
+
+    use super::{super::args::Cli, *};
+
+    fn told(arguments: &[&str]) -> Option<String> {
+        let error = Cli::try_parse_from([&["imaptrace"], arguments].concat()).unwrap_err();
+        tip(&error, arguments[0])
+    }
+
+    #[test]
+    fn flags_of_other_programs_lead_to_ours() {
+        for (arguments, says) in [
+            (&["probe", "--json", "host"][..], "--output json"),
+            (&["probe", "host", "--port", "143"], "imaps://HOST:PORT"),
+            (&["probe", "host", "--port=143"], "imaps://HOST:PORT"),
+            (&["probe", "host", "-p143"], "imaps://HOST:PORT"),
+            (&["probe", "host", "-n", "5"], "--count N"),
+            (&["probe", "host", "-n5"], "--newest N"),
+            (&["probe", "host", "--starttls"], "--security starttls"),
+            (&["probe", "-H", "host"], "SERVER stands by itself"),
+            (&["probe", "one", "two"], "one SERVER at a time"),
+            (&["canary", "fill", "one", "two"], "one SERVER at a time"),
+            (&["canary", "fill", "one", "-n", "5"], "--messages N"),
+            (&["canary", "fill", "one", "--port", "5"], "imaps://HOST:PORT"),
+            (&["check", "imaptrace.toml"], "--config FILE"),
+            (&["agent", "imaptrace.toml"], "--config FILE"),
+            (&["mail.example.org"], "imaptrace probe SERVER"),
+            (&["version"], "--version"),
+        ] {
+            let tip = told(arguments);
+            assert!(tip.as_ref().is_some_and(|tip| tip.contains(says)), "{arguments:?}: {tip:?}");
+        }
+        assert_eq!(told(&["probe", "--no-such-flag", "host"]), None);
+        assert_eq!(told(&["nonsense"]), None);
+    }
+
+    #[test]
+    fn no_tip_is_for_a_flag_that_we_have_and_every_flag_in_a_tip_is_ours() {
+        let flags = |path: &[&str]| {
+            let mut root = Cli::command();
+            root.build();
+            let command = path.iter().fold(&root, |command, name| command.find_subcommand(name).unwrap()).clone();
+            let long = command.get_arguments().filter_map(|flag| flag.get_long().map(|name| format!("--{name}")));
+            let short = command.get_arguments().filter_map(|flag| flag.get_short().map(|name| format!("-{name}")));
+            long.chain(short).collect::<Vec<_>>()
+        };
+        for (path, lists) in [(&["probe"][..], [FOR_PROBE, FOR_LOGIN]), (&["canary", "fill"], [FOR_FILL, FOR_LOGIN])] {
+            let ours = flags(path);
+            for (elsewhere, tip) in lists.into_iter().flatten() {
+                for flag in *elsewhere {
+                    assert!(!ours.contains(&(*flag).to_owned()), "{path:?} has {flag}");
+                }
+                let words = tip.split([' ', ',', ':']).filter(|word| word.starts_with('-'));
+                for word in words.filter(|word| *word != "--config") {
+                    assert!(ours.contains(&word.to_owned()), "{path:?} has no {word}: {tip}");
+                }
+            }
+        }
+    }
+}
