@@ -5,13 +5,16 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{
+    Args, Parser, Subcommand, ValueEnum,
+    builder::{PossibleValue, PossibleValuesParser},
+};
 
-use crate::terminal::ColorChoice;
+use crate::{plan::Journey, terminal::ColorChoice};
 
 /// Opens a mailbox as a mail program does and shows, or traces, what each step took.
 #[derive(Debug, Parser)]
-#[command(name = "imaptrace", version, propagate_version = true, max_term_width = 100, disable_help_subcommand = true)]
+#[command(name = "imaptrace", version, propagate_version = true, max_term_width = 100)]
 pub(super) struct Cli {
     #[command(subcommand)]
     pub(super) command: Command,
@@ -74,11 +77,11 @@ pub(super) struct TargetArgs {
     /// Take the password as it is, with a blank or a byte order mark at its start or end
     #[arg(long, help_heading = "Target")]
     pub(super) password_exact: bool,
-    /// How to log in: auto (the strongest that is offered), scram-sha-256, plain, login, or external
-    #[arg(long, value_name = "MECHANISM", help_heading = "Target")]
+    /// How to log in [default: auto]
+    #[arg(long, value_name = "MECHANISM", value_parser = words(AUTH), help_heading = "Target")]
     pub(super) auth: Option<String>,
-    /// tls (port 993), starttls (143, never falls back), none (143, clear text, password and all)
-    #[arg(long, value_name = "HOW", help_heading = "Target")]
+    /// What protects the connection [default: as SERVER says, tls for HOST]
+    #[arg(long, value_name = "HOW", value_parser = words(SECURITY), help_heading = "Target")]
     pub(super) security: Option<String>,
     /// PEM file with roots to trust beside the system's
     #[arg(long, value_name = "FILE", help_heading = "Target")]
@@ -98,8 +101,8 @@ pub(super) struct TargetArgs {
     /// Do not offer imap by ALPN, for a server that refuses it
     #[arg(long, help_heading = "Target")]
     pub(super) no_alpn: bool,
-    /// Addresses to try: any (raced, RFC 8305), v4, v6, or each (a run per family; probe only)
-    #[arg(long, value_name = "WHICH", help_heading = "Target")]
+    /// Addresses to try [default: any]
+    #[arg(long, value_name = "WHICH", value_parser = words(ADDRESS), help_heading = "Target")]
     pub(super) address: Option<String>,
 }
 
@@ -118,15 +121,18 @@ pub(super) struct ProbeArgs {
     /// Messages whose headers are fetched [default: 20]
     #[arg(long, value_name = "N", help_heading = "Journey")]
     pub(super) newest: Option<String>,
-    /// Which ones: newest, or random (as many in a row, from anywhere) [default: newest]
-    #[arg(long, value_name = "WHICH", help_heading = "Journey")]
+    /// Which ones [default: newest]
+    #[arg(long, value_name = "WHICH", value_parser = words(WINDOW), help_heading = "Journey")]
     pub(super) window: Option<String>,
     /// Whole headers of old messages at random: what a server has to read from its mail store
     #[arg(long, help_heading = "Journey")]
     pub(super) cold: bool,
     /// What is done [default: first-load]
-    #[arg(long, value_name = "NAME", help_heading = "Journey")]
+    #[arg(long, value_name = "NAME", value_parser = [Journey::FIRST_LOAD], help_heading = "Journey")]
     pub(super) journey: Option<String>,
+    /// How commands are tagged [default: span_id]
+    #[arg(long, value_name = "STYLE", value_parser = words(TAG), help_heading = "Journey")]
+    pub(super) tag: Option<String>,
     /// Time for the whole run [default: 30s]
     #[arg(long, value_name = "TIME", help_heading = "Journey")]
     pub(super) timeout: Option<String>,
@@ -140,24 +146,24 @@ pub(super) struct ProbeArgs {
     /// What is printed
     #[arg(long, value_name = "FORMAT", default_value = "text", help_heading = "Output")]
     pub(super) output: Format,
-    /// Nagios: WARNING above this First Loading Latency
+    /// With --output nagios: WARNING above this First Loading Latency
     #[arg(short, value_name = "SECONDS", value_parser = seconds, help_heading = "Output")]
     pub(super) warning: Option<f64>,
-    /// Nagios: CRITICAL above this First Loading Latency
+    /// With --output nagios: CRITICAL above it
     #[arg(short, value_name = "SECONDS", value_parser = seconds, help_heading = "Output")]
     pub(super) critical: Option<f64>,
     /// Print the conversation with the server and its times on standard error, without passwords and mail
     #[arg(short, long, help_heading = "Output")]
     pub(super) verbose: bool,
-    /// Colour on a terminal; NO_COLOR is honoured
+    /// When to use colour; NO_COLOR has the last word
     #[arg(long, value_name = "WHEN", default_value = "auto", help_heading = "Output")]
     pub(super) color: Color,
 
     /// OpenTelemetry receiver, such as http://localhost:4317 [default: $OTEL_EXPORTER_OTLP_ENDPOINT, else no export]
     #[arg(long, value_name = "URL", help_heading = "Telemetry")]
     pub(super) otlp_endpoint: Option<String>,
-    /// grpc or http/protobuf [default: grpc for port 4317, else http/protobuf]
-    #[arg(long, value_name = "PROTOCOL", help_heading = "Telemetry")]
+    /// How to speak to it [default: grpc for port 4317, else http/protobuf]
+    #[arg(long, value_name = "PROTOCOL", value_parser = ["grpc", "http/protobuf"], help_heading = "Telemetry")]
     pub(super) otlp_protocol: Option<String>,
     /// Export metrics beside traces, marked as those of a single run: no alert rule looks at them
     #[arg(long, help_heading = "Telemetry")]
@@ -173,8 +179,8 @@ pub(super) struct ReplayArgs {
     /// OpenTelemetry receiver, such as http://localhost:4317 [default: $OTEL_EXPORTER_OTLP_ENDPOINT]
     #[arg(long, value_name = "URL", help_heading = "Telemetry")]
     pub(super) otlp_endpoint: Option<String>,
-    /// grpc or http/protobuf [default: grpc for port 4317, else http/protobuf]
-    #[arg(long, value_name = "PROTOCOL", help_heading = "Telemetry")]
+    /// How to speak to it [default: grpc for port 4317, else http/protobuf]
+    #[arg(long, value_name = "PROTOCOL", value_parser = ["grpc", "http/protobuf"], help_heading = "Telemetry")]
     pub(super) otlp_protocol: Option<String>,
 }
 
@@ -215,9 +221,44 @@ pub(super) enum Format {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Color {
+    /// On a terminal that can show it
     Auto,
+    /// In a pipe, too (less -R)
     Always,
+    /// Not at all
     Never,
+}
+
+/// A word that can be given, and what it means.
+type Words = &'static [(&'static str, &'static str)];
+
+const SECURITY: Words = &[
+    ("tls", "TLS from the first byte; port 993"),
+    ("starttls", "STARTTLS, and nothing without it; port 143"),
+    ("none", "clear text, password and all; port 143"),
+];
+const AUTH: Words = &[
+    ("auto", "the strongest that the server offers"),
+    ("scram-sha-256", "AUTHENTICATE SCRAM-SHA-256"),
+    ("plain", "AUTHENTICATE PLAIN"),
+    ("login", "LOGIN"),
+    ("external", "AUTHENTICATE EXTERNAL, by the client certificate"),
+];
+const ADDRESS: Words = &[
+    ("any", "both families, raced (RFC 8305)"),
+    ("v4", "IPv4"),
+    ("v6", "IPv6"),
+    ("each", "a run for each family; probe alone"),
+];
+const WINDOW: Words = &[("newest", "the newest"), ("random", "as many in a row, from anywhere")];
+const TAG: Words = &[
+    ("span_id", "by the id of the command's span, 16 digits"),
+    ("short", "by 7 characters, for servers that refuse more"),
+];
+
+/// The one list for parser, help and completions.
+fn words(words: Words) -> PossibleValuesParser {
+    words.iter().map(|(word, meaning)| PossibleValue::new(*word).help(*meaning)).collect::<Vec<_>>().into()
 }
 
 impl Cli {
@@ -251,5 +292,23 @@ fn seconds(text: &str) -> Result<f64, String> {
         Ok(seconds)
     } else {
         Err("expected a number of seconds, such as 0.5".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    #[test]
+    fn the_words_are_those_of_the_configuration() {
+        let known = |key: &str| config::choices(key).unwrap_or_else(|| panic!("{key}"));
+        for (key, words) in
+            [("security", SECURITY), ("auth", AUTH), ("address", ADDRESS), ("window", WINDOW), ("tag", TAG)]
+        {
+            let ours: Vec<_> = words.iter().map(|(word, _)| *word).collect();
+            assert_eq!(ours, known(key), "{key}");
+        }
+        assert_eq!(known("protocol"), ["grpc", "http/protobuf"]);
     }
 }

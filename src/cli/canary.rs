@@ -13,7 +13,8 @@ use super::{
     args::FillArgs,
     environment,
     output::Output,
-    probe::{given, password, single, target_flags},
+    password::{self, Place as PasswordPlace, ask},
+    probe::{given, single, target_flags},
 };
 use crate::{
     agent::families,
@@ -21,12 +22,13 @@ use crate::{
     clock,
     config::{self, Place, Probe, Problems},
     net::Family,
-    plan::{AddressChoice, Dns},
+    plan::AddressChoice,
     probe::{
         Ids, Job, Prepared, Prober,
         fill::{self, Fill, FillEnd, Filled, Letter, Source},
     },
     record::{ErrorType, Run, SpanId, TraceId},
+    secret::Secret,
     telemetry::logs::{self, LogSettings},
     terminal::{self, Style},
 };
@@ -35,8 +37,8 @@ use crate::{
 const WORTH_PROBING: u32 = 20;
 
 pub(super) async fn run(args: FillArgs, child_env: Vec<(OsString, Option<OsString>)>, output: &mut Output) -> u8 {
-    match prepare(&args, output) {
-        Ok((target, dns)) => fill(&args, &target, Prober::new(dns, child_env), output).await,
+    match prepare(&args, child_env, output).await {
+        Ok((target, prober, secret)) => fill(&args, &target, prober, secret, output).await,
         Err(problem) => {
             output.errors(&problem);
             USAGE
@@ -44,10 +46,15 @@ pub(super) async fn run(args: FillArgs, child_env: Vec<(OsString, Option<OsStrin
     }
 }
 
-fn prepare(args: &FillArgs, output: &mut Output) -> Result<(Prepared, Dns), String> {
+async fn prepare(
+    args: &FillArgs,
+    child_env: Vec<(OsString, Option<OsString>)>,
+    output: &mut Output,
+) -> Result<(Prepared, Prober, Secret), String> {
     let flags = [target_flags(&args.target), given(&[("target.mailbox", &args.mailbox, "--mailbox")])].concat();
     let server = args.target.server.clone();
-    let request = Probe { server, flags, environment: environment(), password: password(&args.target)? };
+    let place = PasswordPlace::find(&args.target)?;
+    let request = Probe { server, flags, environment: environment(), password: place.source() };
     let config = config::probe(&request).map_err(|problems| in_own_name(problems).to_string())?;
     for warning in &config.warnings {
         output.warn(&warning.to_string());
@@ -55,7 +62,7 @@ fn prepare(args: &FillArgs, output: &mut Output) -> Result<(Prepared, Dns), Stri
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".to_owned());
     logs::init(&LogSettings { color: output.error_style().colour, filter: Some(filter), ..LogSettings::default() })
         .map_err(|error| format!("error: {error}"))?;
-    let dns = config.dns.clone();
+    let prober = Prober::new(config.dns.clone(), child_env);
     let mut target = single(config).ok_or("error: no target")?;
     if target.address == AddressChoice::Each {
         return Err(
@@ -65,8 +72,17 @@ fn prepare(args: &FillArgs, output: &mut Output) -> Result<(Prepared, Dns), Stri
         );
     }
     fill::allow(&mut target);
-    let target = Prepared::new(target).map_err(|error| format!("error: {error}"))?;
-    Ok((target, dns))
+    let prepared = |target| Prepared::new(target).map_err(|error| format!("error: {error}"));
+    if place.is_asked_for() {
+        // Nobody types a password for what cannot run.
+        prepared(target.clone())?;
+        ask(&mut target).await?;
+    }
+    let target = prepared(target)?;
+    let account = target.target().accounts.first().ok_or("error: no account")?;
+    let secret = prober.secret(account).await;
+    let secret = secret.map_err(|error| password::problem(&error, &account.password))?;
+    Ok((target, prober, secret))
 }
 
 /// What is missing on the whole command line is said under the name of this command.
@@ -79,10 +95,9 @@ fn in_own_name(mut problems: Problems) -> Problems {
     problems
 }
 
-async fn fill(args: &FillArgs, target: &Prepared, prober: Prober, output: &mut Output) -> u8 {
+async fn fill(args: &FillArgs, target: &Prepared, prober: Prober, secret: Secret, output: &mut Output) -> u8 {
     let Some(account) = target.target().accounts.first() else { return FAILED };
     let mailbox = target.target().journey.mailbox.as_str();
-    let secret = prober.secret(account).await;
     let (stop, stopped) = watch::channel(false);
     let interrupted = tokio::spawn(async move {
         if tokio::signal::ctrl_c().await.is_ok() {
@@ -102,7 +117,7 @@ async fn fill(args: &FillArgs, target: &Prepared, prober: Prober, output: &mut O
         family: families(target.target()).first().copied().unwrap_or(Family::Any),
         ids: Ids { trace: TraceId::random(), root: SpanId::random(), parent: None },
         start_lag: None,
-        secret,
+        secret: Ok(secret),
         hold_login: None,
     };
     let fill = Fill {

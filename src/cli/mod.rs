@@ -8,7 +8,9 @@ mod check;
 mod demo;
 mod misuse;
 mod output;
+mod password;
 mod probe;
+mod progress;
 mod replay;
 
 use std::{ffi::OsString, path::Path, process::ExitCode};

@@ -1,8 +1,10 @@
 //! `imaptrace probe`: runs now, results on standard output.
+//!
+//! Whatever keeps a run from starting is wrong usage, a secret that cannot be had included; what a run finds is a result.
 
 use std::{
     ffi::OsString,
-    io::{IsTerminal as _, Write as _},
+    io::Write as _,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -15,6 +17,8 @@ use super::{
     environment,
     misuse::unknown,
     output::Output,
+    password::{self, Place, ask},
+    progress::Progress,
 };
 use crate::{
     agent::{self, families, wiring},
@@ -22,10 +26,10 @@ use crate::{
     config::{self, Config, Flag, Probe, units},
     delivery::Delivery,
     net::Family,
-    plan::{Auth, Target},
-    probe::{Cancel, Job, LineSink, Prepared, Prober, inspect},
-    record::{Run, RunOutcome, Seconds},
-    secret::{Secret, SecretSource},
+    plan::Target,
+    probe::{Cancel, CurrentStep, Job, LineSink, Prepared, Prober, inspect},
+    record::{ErrorType, Run, RunOutcome, Seconds},
+    secret::{Secret, SecretError},
     telemetry::{
         RemoteParent,
         logs::{self, LogSettings},
@@ -33,21 +37,45 @@ use crate::{
     terminal::{self, Style},
 };
 
-/// What a one-shot run waits for its export (contract §2).
+/// What a one-shot run waits for its export.
 const EXPORT: Duration = Duration::from_secs(5);
-/// Where the password is when nobody says.
-const PASSWORD: &str = "IMAPTRACE_PASSWORD";
 
 pub(super) async fn run(args: ProbeArgs, child_env: Vec<(OsString, Option<OsString>)>, output: &mut Output) -> u8 {
-    match prepare(&args, &child_env, output).await {
-        Ok(plan) => plan.run(&args, child_env, output).await,
-        Err(problem) => misuse(&problem, args.output, output),
+    match prepare(&args, child_env, output).await {
+        Ok(plan) => plan.run(&args, output).await,
+        Err(Refusal::Usage(problem)) => misuse(&problem, args.output, output),
+        Err(Refusal::Secret { problem, run }) => {
+            // Whoever reads a line for each run gets one for this, too.
+            if args.output == Format::Json {
+                print_json(&run, output);
+            }
+            misuse(&problem, args.output, output)
+        }
+    }
+}
+
+/// Why there is no run.
+enum Refusal {
+    /// What is wrong, as it is printed.
+    Usage(String),
+    /// The password cannot be had: the same, and the record of the void run that this is to who reads records.
+    Secret { problem: String, run: Box<Run> },
+}
+
+impl From<String> for Refusal {
+    fn from(problem: String) -> Self {
+        Self::Usage(problem)
     }
 }
 
 /// Everything that a run needs.
 struct Plan {
+    prober: Arc<Prober>,
+    /// The step that the run is at, when there is somebody to see it.
+    steps: Option<watch::Receiver<Option<CurrentStep>>>,
     target: Arc<Prepared>,
+    /// For the first run; those after it fetch it anew.
+    secret: Option<Secret>,
     config: Config,
     delivery: Option<Delivery>,
     every: Duration,
@@ -56,17 +84,18 @@ struct Plan {
 
 async fn prepare(
     args: &ProbeArgs,
-    child_env: &[(OsString, Option<OsString>)],
+    child_env: Vec<(OsString, Option<OsString>)>,
     output: &mut Output,
-) -> Result<Plan, String> {
+) -> Result<Plan, Refusal> {
     let every = units::parse_duration(&args.every)
         .map_err(|error| format!("error: --every: {}", units::explain_duration(&args.every, error)))?;
-    let environment = environment();
+    check_limits(args)?;
+    let place = Place::find(&args.target)?;
     let request = Probe {
         server: args.target.server.clone(),
         flags: flags(args),
-        environment,
-        password: password(&args.target)?,
+        environment: environment(),
+        password: place.source(),
     };
     let mut config = config::probe(&request).map_err(|problems| problems.to_string())?;
     if !args.metrics {
@@ -75,41 +104,114 @@ async fn prepare(
     } else if config.otlp.metrics.is_none() {
         return Err("error: --metrics: there is no OTLP endpoint to send metrics to\n  help: give --otlp-endpoint \
                     http://localhost:4317, or set OTEL_EXPORTER_OTLP_ENDPOINT"
-            .to_owned());
+            .to_owned()
+            .into());
     }
     for warning in &config.warnings {
         output.warn(&warning.to_string());
     }
-    // What delivery tells as it goes is for who watches it for long; here its last word says it all.
-    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "warn,imaptrace::delivery=off".to_owned());
-    logs::init(&LogSettings { color: output.error_style().colour, filter: Some(filter), ..LogSettings::default() })
-        .map_err(|error| format!("error: {error}"))?;
-    let target = config.targets.first().cloned().ok_or("error: no target")?;
-    let target = Arc::new(Prepared::new(target).map_err(|error| format!("error: {error}"))?);
+    logs::init(&log_settings(args.output, output)).map_err(|error| format!("error: {error}"))?;
+    let mut target = config.targets.first().cloned().ok_or_else(|| "error: no target".to_owned())?;
+    let mut prepared = read_files(target.clone())?;
+    let parent = parent(output);
+    let mut prober = Prober::new(config.dns.clone(), child_env.clone());
+    let mut steps = None;
+    if args.verbose {
+        prober = prober.with_line_sink(conversation_sink(output.error_style()));
+    } else if output.progress_width().is_some() {
+        // The conversation shows life enough, and a line that is written anew would be in its way.
+        let (sender, receiver) = watch::channel(None);
+        prober = prober.watched(sender);
+        steps = Some(receiver);
+    }
+    let prober = Arc::new(prober);
+    let mut secret = None;
+    if !place.is_asked_for() {
+        secret = fetch(&prober, &prepared, parent.as_ref(), output).await?;
+    }
     let exports = config.otlp.traces.is_some() || config.otlp.metrics.is_some();
     let delivery = if exports {
-        Some(wiring::delivery(&config, None, true, child_env).await.map_err(|error| format!("error: {error}"))?)
+        Some(wiring::delivery(&config, None, true, &child_env).await.map_err(|error| format!("error: {error}"))?)
     } else {
         None
     };
-    let parent = std::env::var("TRACEPARENT").ok().filter(|value| !value.is_empty());
-    let parent = parent.and_then(|value| {
-        let parsed = RemoteParent::parse(&value);
-        if parsed.is_none() {
-            output.warn("TRACEPARENT is set and is no W3C traceparent; the run gets a trace of its own");
-        }
-        parsed
-    });
-    Ok(Plan { target, config, delivery, every, parent })
+    // Nobody types a password for what cannot run: all else was tried before.
+    if place.is_asked_for() {
+        ask(&mut target).await?;
+        prepared = read_files(target)?;
+        secret = fetch(&prober, &prepared, parent.as_ref(), output).await?;
+    }
+    Ok(Plan { prober, steps, target: Arc::new(prepared), secret, config, delivery, every, parent })
+}
+
+/// The files that the target's TLS options name.
+fn read_files(target: Target) -> Result<Prepared, String> {
+    Prepared::new(target).map_err(|error| format!("error: {error}"))
+}
+
+/// The password of the target's account; none without an account.
+async fn fetch(
+    prober: &Arc<Prober>,
+    target: &Prepared,
+    parent: Option<&RemoteParent>,
+    output: &mut Output,
+) -> Result<Option<Secret>, Refusal> {
+    let Some(account) = target.target().accounts.first() else { return Ok(None) };
+    let progress = output.progress_width().map(|width| Progress::of(width, "fetching the password"));
+    let error = match prober.secret(account).await {
+        Ok(secret) => return Ok(Some(secret)),
+        Err(error) => error,
+    };
+    drop(progress);
+    let problem = password::problem(&error, &account.password);
+    let family = families(target.target()).first().copied().unwrap_or(Family::Any);
+    let (_keep, cancel) = watch::channel(false);
+    let run = once(prober, target, family, parent, (None, cancel), Some(Err(error))).await;
+    Err(run.map_or_else(
+        || Refusal::Usage(problem.clone()),
+        |run| Refusal::Secret { problem: problem.clone(), run: Box::new(run) },
+    ))
+}
+
+/// What is logged on the way. What delivery tells as it goes is for who watches it for long; here its last word says it
+/// all. What a run notes is in its result, but for the line of a plug-in, which has no room for it.
+fn log_settings(format: Format, output: &Output) -> LogSettings {
+    let notes = if format == Format::Nagios { ",imaptrace::probe::mailbox=warn" } else { "" };
+    let usual = || format!("warn,imaptrace::delivery=off,imaptrace::probe=off{notes}");
+    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| usual());
+    LogSettings { color: output.error_style().colour, filter: Some(filter), ..LogSettings::default() }
+}
+
+/// The run's parent in the trace of whoever called.
+fn parent(output: &mut Output) -> Option<RemoteParent> {
+    let value = std::env::var("TRACEPARENT").ok().filter(|value| !value.is_empty())?;
+    let parsed = RemoteParent::parse(&value);
+    if parsed.is_none() {
+        output.warn("TRACEPARENT is set and is no W3C traceparent; the run gets a trace of its own");
+    }
+    parsed
+}
+
+/// Limits are a plug-in's, and the lower one comes first.
+fn check_limits(args: &ProbeArgs) -> Result<(), String> {
+    let flag = if args.warning.is_some() { "-w" } else { "-c" };
+    if args.output != Format::Nagios && (args.warning.is_some() || args.critical.is_some()) {
+        return Err(format!(
+            "error: {flag}: it is a limit for --output nagios, and nothing here would go by it\n  help: add --output \
+             nagios, or take {flag} out"
+        ));
+    }
+    match (args.warning, args.critical) {
+        (Some(warning), Some(critical)) if warning > critical => Err(format!(
+            "error: -w: {warning} s is above the {critical} s of -c, so no run could be a WARNING\n  help: give -w the \
+             smaller of the two"
+        )),
+        _ => Ok(()),
+    }
 }
 
 impl Plan {
-    async fn run(self, args: &ProbeArgs, child_env: Vec<(OsString, Option<OsString>)>, output: &mut Output) -> u8 {
-        let mut prober = Prober::new(self.config.dns.clone(), child_env);
-        if args.verbose {
-            prober = prober.with_line_sink(conversation_sink(output.error_style()));
-        }
-        let prober = Arc::new(prober);
+    async fn run(mut self, args: &ProbeArgs, output: &mut Output) -> u8 {
         let (stop, stopped) = watch::channel(false);
         let interrupted = tokio::spawn(async move {
             if tokio::signal::ctrl_c().await.is_ok() {
@@ -118,9 +220,12 @@ impl Plan {
             // Kept, so that nobody who listens takes its end for a signal.
             std::future::pending::<()>().await;
         });
+        let mut secret = self.secret.take();
         let mut runs = Vec::new();
         // Whether all of them did; none yet.
         let mut passed = None;
+        // What was said of a failure last.
+        let mut told = None;
         let mut planned = clock::now();
         for number in 0..args.count {
             if number > 0 {
@@ -131,11 +236,15 @@ impl Plan {
                 }
             }
             for family in families(self.target.target()) {
+                let progress = self.progress(number, args.count, output);
                 // A task of its own: the runtime goes through the kernel to wake the one that it was started with.
                 let next = (number + 1 < args.count && !self.every.is_zero()).then(|| planned + self.every);
-                let one =
-                    once(prober.clone(), self.target.clone(), *family, self.parent.clone(), (next, stopped.clone()));
-                let run = match tokio::spawn(one).await {
+                let (prober, target, parent) = (self.prober.clone(), self.target.clone(), self.parent.clone());
+                let (secret, cancel) = (secret.take().map(Ok), (next, stopped.clone()));
+                let one = async move { once(&prober, &target, *family, parent.as_ref(), cancel, secret).await };
+                let run = tokio::spawn(one).await;
+                drop(progress);
+                let run = match run {
                     Ok(Some(run)) => run,
                     Ok(None) => break,
                     Err(error) => {
@@ -143,7 +252,7 @@ impl Plan {
                         return FAILED;
                     }
                 };
-                self.show(&run, args, output);
+                self.show(&run, args, &mut told, output);
                 passed = Some(passed.unwrap_or(true) && run.outcome == RunOutcome::Passed);
                 // What was said of it in JSON is said: it is not needed here any more.
                 let kept = args.output != Format::Json;
@@ -161,9 +270,11 @@ impl Plan {
             }
         }
         interrupted.abort();
-        let code = conclude(&runs, passed == Some(true), args, output);
+        let code = conclude(&runs, passed == Some(true), self.several(args), args, output);
         if let Some(delivery) = self.delivery {
+            let progress = output.progress_width().map(|width| Progress::of(width, "delivering"));
             let report = delivery.shutdown(EXPORT).await;
+            drop(progress);
             if !report.is_complete() {
                 let ends = [&self.config.otlp.traces, &self.config.otlp.metrics].into_iter().flatten();
                 let ends = ends.map(|end| format!("{} ({})", end.endpoint, end.protocol.as_str()));
@@ -176,41 +287,73 @@ impl Plan {
         code
     }
 
-    /// What is shown of a run as soon as it has ended.
-    fn show(&self, run: &Run, args: &ProbeArgs, output: &mut Output) {
-        let several = args.count > 1 || families(self.target.target()).len() > 1;
+    /// Whether a run is one of several, which has a line of its own.
+    fn several(&self, args: &ProbeArgs) -> bool {
+        args.count > 1 || families(self.target.target()).len() > 1
+    }
+
+    /// Life on a terminal, for as long as it is held.
+    fn progress(&self, number: u32, count: u32, output: &Output) -> Option<Progress> {
+        let run = if count > 1 { format!("run {} of {count}: ", number + 1) } else { String::new() };
+        Some(Progress::of_run(output.progress_width()?, run, self.steps.clone()?))
+    }
+
+    /// What is shown of a run as soon as it has ended. `told` is what the last failure was.
+    fn show(&self, run: &Run, args: &ProbeArgs, told: &mut Option<Failure>, output: &mut Output) {
+        let several = self.several(args);
         match args.output {
-            Format::Json => match terminal::json(run) {
-                Ok(line) => output.print(&line),
-                Err(error) => output.error(&format!("a run cannot be written as JSON: {error}")),
-            },
-            Format::Nagios => {}
+            Format::Json => print_json(run, output),
+            Format::Nagios => return,
             Format::Text if several => output.print(&terminal::line(run, output.style())),
             Format::Text => output.print(&terminal::waterfall(run, output.style())),
         }
-        if args.output != Format::Nagios
-            && let Some(failure) = terminal::failure(run, output.error_style())
-        {
-            output.errors(&failure);
+        let failure = run.error_type.map(|class| (run.failed_step.clone(), class));
+        // Who sees both streams in one place has seen it in the waterfall, or a line above.
+        let seen = args.output == Format::Text && output.is_one_place() && (!several || *told == failure);
+        if let Some(text) = terminal::failure(run, output.error_style()).filter(|_| !seen) {
+            output.errors(&text);
         }
+        *told = failure;
     }
 }
 
-/// One run; none when the target has no account. With what is to be known of a certificate that was refused, if that can
-/// be had before the next planned start.
+/// What failed a run, and how.
+type Failure = (Option<String>, ErrorType);
+
+fn print_json(run: &Run, output: &mut Output) {
+    match terminal::json(run) {
+        Ok(line) => output.print(&line),
+        Err(error) => output.error(&format!("a run cannot be written as JSON: {error}")),
+    }
+}
+
+/// One run; none when the target has no account, or when it is to end before it has begun. A secret that was not fetched
+/// yet is fetched now. With what is to be known of a certificate that was refused, if that can be had before the next
+/// planned start.
 async fn once(
-    prober: Arc<Prober>,
-    target: Arc<Prepared>,
+    prober: &Prober,
+    target: &Prepared,
     family: Family,
-    parent: Option<RemoteParent>,
+    parent: Option<&RemoteParent>,
     (next, cancel): (Option<Instant>, Cancel),
+    secret: Option<Result<Secret, SecretError>>,
 ) -> Option<Run> {
     let account = target.target().accounts.first()?;
-    let secret = prober.secret(account).await;
+    let secret = if let Some(secret) = secret {
+        secret
+    } else {
+        let mut stopped = cancel.clone();
+        tokio::select! {
+            biased;
+            // A password command may take its time; who ends the runs does not wait for it.
+            Ok(_) = stopped.wait_for(|stop| *stop) => return None,
+            secret = prober.secret(account) => secret,
+        }
+    };
     let kept = secret.as_ref().ok().cloned();
     let journey = &target.target().journey;
-    let run = agent::once(&prober, journey, parent.as_ref(), cancel.clone(), |ids| Job {
-        target: &target,
+    let run = agent::once(prober, journey, parent, cancel.clone(), |ids| Job {
+        target,
         account,
         family,
         ids,
@@ -220,7 +363,7 @@ async fn once(
     });
     let mut run = run.await;
     let within = next.map_or(Duration::MAX, |next| next.saturating_duration_since(clock::now()));
-    inspect(&mut run, (&target, account, kept.as_ref()), within, cancel).await;
+    inspect(&mut run, (target, account, kept.as_ref()), within, cancel).await;
     Some(run)
 }
 
@@ -232,7 +375,7 @@ fn conversation_sink(style: Style) -> LineSink {
 }
 
 /// What is shown when all runs have ended, and the exit code.
-fn conclude(runs: &[Run], passed: bool, args: &ProbeArgs, output: &mut Output) -> u8 {
+fn conclude(runs: &[Run], passed: bool, several: bool, args: &ProbeArgs, output: &mut Output) -> u8 {
     match args.output {
         Format::Nagios => {
             let seconds = |limit: Option<f64>| limit.map(|limit| Seconds::from(Duration::from_secs_f64(limit)));
@@ -241,11 +384,15 @@ fn conclude(runs: &[Run], passed: bool, args: &ProbeArgs, output: &mut Output) -
             output.print(&text);
             return code;
         }
-        Format::Text if runs.len() > 1 => {
-            if let Some(slowest) = terminal::slowest(runs) {
-                output.print(&format!("\n{}", terminal::waterfall(slowest, output.style())));
+        Format::Text if several => {
+            // Who ends a run that hangs wants to see where it hung.
+            let cut_short = runs.last().filter(|run| run.error_type == Some(ErrorType::Cancelled));
+            if let Some(drawn) = cut_short.or_else(|| terminal::slowest(runs)) {
+                output.print(&format!("\n{}", terminal::waterfall(drawn, output.style())));
             }
-            output.print(&format!("\n{}", terminal::summary(runs, output.style())));
+            if runs.len() > 1 {
+                output.print(&format!("\n{}", terminal::summary(runs, output.style())));
+            }
         }
         Format::Text | Format::Json => {}
     }
@@ -286,6 +433,7 @@ fn flags(args: &ProbeArgs) -> Vec<Flag> {
         ("target.cold", &cold, "--cold"),
         ("target.journey", &args.journey, "--journey"),
         ("target.timeout", &args.timeout, "--timeout"),
+        ("target.tag", &args.tag, "--tag"),
         ("otlp.endpoint", &args.otlp_endpoint, "--otlp-endpoint"),
         ("otlp.protocol", &args.otlp_protocol, "--otlp-protocol"),
     ];
@@ -295,8 +443,8 @@ fn flags(args: &ProbeArgs) -> Vec<Flag> {
 /// Those of them that say which server, as whom, and how.
 pub(super) fn target_flags(args: &TargetArgs) -> Vec<Flag> {
     let insecure = args.insecure.then(|| "true".to_owned());
-    // It stands beside a place; the one that nobody names has it from `password`.
-    let exact = (args.password_exact && names_password(args)).then(|| "true".to_owned());
+    // It stands beside a place; the default variable has it from `password`.
+    let exact = (args.password_exact && password::is_named(args)).then(|| "true".to_owned());
     let alpn = args.no_alpn.then(|| "false".to_owned());
     given(&[
         ("target.user", &args.user, "--user"),
@@ -323,36 +471,6 @@ pub(super) fn given(flags: &[(&str, &Option<String>, &str)]) -> Vec<Flag> {
         Some(Flag { key: (*key).to_owned(), value: (*value).clone()?, name: (*name).to_owned() })
     };
     flags.iter().filter_map(flag).collect()
-}
-
-fn names_password(args: &TargetArgs) -> bool {
-    args.password_file.is_some() || args.password_env.is_some() || args.password_command.is_some()
-}
-
-/// The password's place when neither a flag nor SERVER has it: the default variable, else a prompt on a terminal.
-pub(super) fn password(args: &TargetArgs) -> Result<Option<SecretSource>, String> {
-    let in_url = config::server::parse(&args.server).is_ok_and(|url| url.password.is_some());
-    if in_url && args.password_exact && !names_password(args) {
-        return Err(
-            "error: --password-exact: it is about a file, a variable or a command, and the password stands in \
-                    the URL\n  help: give it with --password-file, --password-env or --password-command"
-                .to_owned(),
-        );
-    }
-    if names_password(args) || in_url || args.auth.as_deref() == Some(Auth::External.as_str()) {
-        return Ok(None);
-    }
-    if std::env::var_os(PASSWORD).is_some() {
-        let variable = SecretSource::Env(PASSWORD.to_owned());
-        return Ok(Some(if args.password_exact { SecretSource::Exact(Box::new(variable)) } else { variable }));
-    }
-    if !std::io::stdin().is_terminal() {
-        return Ok(None);
-    }
-    let host = config::server::parse(&args.server).map(|url| url.host.to_string()).unwrap_or_default();
-    let password = rpassword::prompt_password(format!("Password for the mailbox on {host}: "))
-        .map_err(|error| format!("error: cannot ask for the password: {error}"))?;
-    Ok(Some(SecretSource::Given(Secret::new(password))))
 }
 
 /// The one target of a `probe` request.

@@ -109,6 +109,15 @@ pub struct Probe {
     pub password: Option<SecretSource>,
 }
 
+/// The words that a key of a closed list takes, in the order in which messages name them.
+#[cfg(test)]
+pub(crate) fn choices(key: &str) -> Option<Vec<&'static str>> {
+    match key {
+        "protocol" => Some(otlp::protocols()),
+        key => target::choices(key),
+    }
+}
+
 /// Reads the agent's configuration. Everything that is wrong is in the error, not only the first thing.
 pub fn load(sources: &Sources) -> Result<Config, Problems> {
     let mut problems = Vec::new();

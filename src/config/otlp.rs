@@ -89,6 +89,12 @@ impl Compression {
 const PROTOCOL: &[(&str, Protocol)] = &[("grpc", Protocol::Grpc), ("http/protobuf", Protocol::HttpProtobuf)];
 const COMPRESSION: &[(&str, Compression)] = &[("gzip", Compression::Gzip), ("none", Compression::None)];
 
+/// The words of the key `protocol`.
+#[cfg(test)]
+pub(super) fn protocols() -> Vec<&'static str> {
+    PROTOCOL.iter().map(|(word, _)| *word).collect()
+}
+
 /// The OTLP specification's own default, as no compression is.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// IANA's port for OTLP over gRPC.

@@ -41,6 +41,22 @@ const ADDRESS: &[(&str, AddressChoice)] =
 const PROXY: &[(&str, Proxy)] =
     &[("off", Proxy(None)), ("v1", Proxy(Some(ProxyProtocol::V1))), ("v2", Proxy(Some(ProxyProtocol::V2)))];
 
+/// The words of a key that has one of a closed list.
+#[cfg(test)]
+pub(super) fn choices(key: &str) -> Option<Vec<&'static str>> {
+    fn of<T>(words: &[(&'static str, T)]) -> Vec<&'static str> {
+        words.iter().map(|(word, _)| *word).collect()
+    }
+    match key {
+        "security" => Some(of(SECURITY)),
+        "auth" => Some(of(AUTH)),
+        "address" => Some(of(ADDRESS)),
+        "window" => Some(of(WINDOW)),
+        "tag" => Some(of(TAG)),
+        _ => None,
+    }
+}
+
 /// More would end in the limit on responses of one command, whatever the server does.
 const MOST_NEWEST: u64 = 100_000;
 

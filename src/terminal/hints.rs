@@ -191,7 +191,7 @@ pub fn hint(class: ErrorType) -> &'static str {
         ErrorType::ProtocolGreeting => "is it an IMAP server? another service, or TLS, may listen on this port",
         ErrorType::TimeoutGreeting => "a slow DNS or block list holds it, it is overloaded, or it speaks TLS here",
         ErrorType::ProtocolSyntax => "the answer breaks IMAP's grammar: is a proxy in between? update the server",
-        ErrorType::ProtocolTag => "the answer bears a foreign tag: if long tags trouble it, tag = \"short\"",
+        ErrorType::ProtocolTag => "the answer bears a foreign tag: if long tags trouble it, try --tag short",
         ErrorType::ProtocolContinuation => "the server waits for data that nobody owes it: look for a proxy in between",
         ErrorType::LimitLine => "a line is longer than [limits] allow: look at what the server sends",
         ErrorType::LimitBytes => "the answer is larger than [limits] allow: try a smaller --newest",

@@ -23,6 +23,7 @@ mod mail_content;
 mod messages;
 mod metrics;
 mod names;
+mod on_a_terminal;
 mod otlp;
 mod overload;
 mod protocol;
@@ -37,5 +38,6 @@ mod streams;
 mod survival;
 #[cfg(target_os = "linux")]
 mod tls_faults;
+mod usage;
 mod verbose;
 mod ways;

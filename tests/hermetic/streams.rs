@@ -48,6 +48,7 @@ async fn a_result_that_cannot_be_written_is_exit_code_1_and_3_for_a_plug_in() {
         for (arguments, code) in [
             (&["--help"][..], 1),
             (&["--version"], 1),
+            (&["help", "probe"], 1),
             (&["probe", "--help"], 1),
             (&["canary", "fill", "--help"], 1),
             (&["completions", "bash"], 1),

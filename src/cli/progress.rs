@@ -1,0 +1,105 @@
+//! The line that shows, on a terminal, that something is under way: what, and for how many seconds.
+//!
+//! Written by a thread of its own, for a terminal that is held (Ctrl-S) must not hold a run, and erased when it is over.
+//! No escape sequence is used, so it is the same without colour. Called by `probe`.
+
+use std::{
+    io::{self, Write as _},
+    sync::mpsc::{self, RecvTimeoutError},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::watch;
+
+use crate::{clock, probe::CurrentStep};
+
+/// What takes less is over before anybody has wondered.
+const FIRST: Duration = Duration::from_millis(300);
+const EACH: Duration = Duration::from_millis(100);
+/// From here on it is worth saying how to end it.
+const LONG: Duration = Duration::from_secs(3);
+/// What a terminal shows for Ctrl-C behind the line.
+const ECHOED: usize = 4;
+
+/// Shows the line for as long as it lives.
+pub(super) struct Progress {
+    stop: Option<mpsc::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Progress {
+    /// Shows how far a run is, on a terminal of this width. `run` says which of several it is, and may be empty.
+    pub(super) fn of_run(width: usize, run: String, steps: watch::Receiver<Option<CurrentStep>>) -> Self {
+        Self::start(width, move || {
+            let current = steps.borrow().clone();
+            current.map(|step| (format!("{run}{}", step.name), step.since, "  Ctrl-C ends it and shows what there is"))
+        })
+    }
+
+    /// Shows that something else takes its time.
+    pub(super) fn of(width: usize, what: &'static str) -> Self {
+        let since = clock::now();
+        Self::start(width, move || Some((what.to_owned(), since, "")))
+    }
+
+    fn start(
+        width: usize,
+        mut state: impl FnMut() -> Option<(String, Instant, &'static str)> + Send + 'static,
+    ) -> Self {
+        let (stop, stopped) = mpsc::channel::<()>();
+        let thread = thread::Builder::new().name("progress".to_owned()).spawn(move || {
+            let mut shown = 0_usize;
+            let mut wait = FIRST;
+            while stopped.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
+                wait = EACH;
+                let Some((what, since, hint)) = state() else { continue };
+                let text = line(&what, clock::now().saturating_duration_since(since), hint, width);
+                let padding = " ".repeat(shown.saturating_sub(text.len()));
+                shown = text.len();
+                if write(&format!("\r{text}{padding}")).is_err() {
+                    return;
+                }
+            }
+            if shown > 0 {
+                let room = (shown + ECHOED).min(width.saturating_sub(1));
+                // A terminal that has gone shows nothing that could be erased.
+                drop(write(&format!("\r{}\r", " ".repeat(room))));
+            }
+        });
+        Self { stop: Some(stop), thread: thread.ok() }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
+}
+
+/// `FETCH 12.3 s`, in ASCII and a column less than the terminal has, lest it goes on to the next line.
+fn line(what: &str, lasts: Duration, hint: &str, width: usize) -> String {
+    let hint = if lasts >= LONG { hint } else { "" };
+    let text = format!("{what} {:.1} s{hint}", lasts.as_secs_f64());
+    text.chars().take(width.saturating_sub(1)).collect()
+}
+
+fn write(text: &str) -> io::Result<()> {
+    let mut stream = io::stderr().lock();
+    stream.write_all(text.as_bytes()).and_then(|()| stream.flush())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_says_what_and_how_long_and_never_reaches_the_last_column() {
+        assert_eq!(line("FETCH", Duration::from_millis(2_340), "  Ctrl-C", 80), "FETCH 2.3 s");
+        assert_eq!(line("FETCH", Duration::from_secs(3), "  Ctrl-C", 80), "FETCH 3.0 s  Ctrl-C");
+        assert_eq!(line("run 3 of 10: AUTHENTICATE", Duration::from_secs(3), "", 12), "run 3 of 10");
+    }
+}
