@@ -557,17 +557,20 @@ fn rotate_begins_each_look_up_with_the_next_server_and_attempts_is_how_often_all
 
 #[tokio::test]
 async fn no_query_is_shared_and_an_answer_is_kept_only_when_that_is_asked_for() {
-    for (cache, asked) in [(false, 8), (true, 4)] {
+    for cache in [false, true] {
         let server = NameServer::start(|question| act(Good, 1, question)).await;
         let resolver = Resolver::new(Dns { cache, ..server.dns() });
         let look_up = |name| resolver.lookup(name, Family::Any, clock::now() + LONG);
         // Side by side, then one after the other.
         let (one, other) = tokio::join!(look_up("mail.example.test"), look_up("mail.example.test"));
         assert_eq!(one, other);
-        assert_eq!(server.asked().len(), 4);
+        let side_by_side = server.asked().len();
+        // With a cache the other may begin when the one has its answer.
+        assert!(side_by_side == 4 || (cache && side_by_side == 2), "{side_by_side} queries, cache = {cache}");
         for _ in 0..2 {
             assert_eq!(look_up("mail.example.test").await, one);
         }
-        assert_eq!(server.asked().len(), asked, "cache = {cache}");
+        let later = server.asked().len() - side_by_side;
+        assert_eq!(later, if cache { 0 } else { 4 }, "cache = {cache}");
     }
 }
