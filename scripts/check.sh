@@ -23,5 +23,8 @@ fi
 step cargo fmt --check
 step cargo clippy --locked --all-targets -- -D warnings
 step env RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+# The fuzz targets have a lock file of their own, which a change of the dependencies leaves behind.
+say "== cargo metadata --locked --manifest-path fuzz/Cargo.toml"
+cargo metadata --locked --quiet --format-version 1 --manifest-path fuzz/Cargo.toml >/dev/null
 step "$BIN/cargo-deny" --locked check licenses bans
 step shellcheck --external-sources scripts/*.sh .ci/run
