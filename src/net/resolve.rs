@@ -11,7 +11,7 @@
 //! system    getaddrinfo
 //! ```
 //!
-//! What we cannot do ourselves (no descriptor, no thread, a file that cannot be read) is told apart from what the name
+//! What we cannot do ourselves (no descriptor, no thread, a file that cannot be read) is kept apart from what the name
 //! servers say and do not say. Called by `probe`.
 
 use std::{
@@ -38,8 +38,8 @@ mod system;
 
 use ask::LookUp;
 use conf::ResolvConf;
-use files::{Follower, Paths, Reader};
-use system::System;
+use files::{FilesReader, Follower, Paths};
+use system::SystemResolver;
 
 /// Which addresses are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -87,7 +87,7 @@ pub struct Resolver {
     files: Mutex<Option<Follower>>,
     /// Where `rotate` begins next.
     first: AtomicUsize,
-    system: System,
+    system: SystemResolver,
 }
 
 impl Resolver {
@@ -97,7 +97,7 @@ impl Resolver {
         let paths = Paths { resolv_conf, hosts: "/etc/hosts".into() };
         // Programs that live for one run begin anywhere, lest all of them ask the same server.
         let first = AtomicUsize::new(usize::from(rand::random::<u16>()));
-        Self { dns, paths, files: Mutex::default(), first, system: System::default() }
+        Self { dns, paths, files: Mutex::default(), first, system: SystemResolver::default() }
     }
 
     /// Whether the configuration lets a name lead there.
@@ -149,7 +149,7 @@ impl Resolver {
     }
 
     /// What reads the files. A thread that could not be started now may start with the next run.
-    fn files(&self) -> Result<Reader, ResolveCause> {
+    fn files(&self) -> Result<FilesReader, ResolveCause> {
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(follower) = &*files {
             return Ok(follower.reader());

@@ -1,7 +1,7 @@
 //! A name's addresses from name servers, by the rules of the C library's resolver: the servers in their order, one at a
 //! time, as often as resolv.conf says; on to the next one when an answer settles nothing; search domains by `ndots`.
 //!
-//! What differs from the C library, and why, is told to users in docs/journey.md. Nothing is kept from one look-up to
+//! What differs from the C library, and why, is in docs/journey.md. Nothing is kept from one look-up to
 //! the next but where `rotate` begins. Called by `resolve`.
 
 use std::{
@@ -18,13 +18,13 @@ use hickory_proto::{
 use super::{
     Family, ResolveCause,
     conf::{NameServer, ResolvConf},
-    exchange::{self, How, Reply, Unsettled},
+    exchange::{self, DnsAnswer, How, Unsettled},
 };
 use crate::clock;
 
 /// What came of a look-up.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Found {
+pub(super) struct Resolved {
     pub(super) result: Result<Vec<IpAddr>, ResolveCause>,
     /// For how many seconds it holds; none when it was not said, or nothing was settled.
     pub(super) ttl: Option<u32>,
@@ -48,16 +48,16 @@ pub(super) struct LookUp<'a> {
 }
 
 /// What the servers say of one name.
-enum Outcome {
+enum NameOutcome {
     Found(Vec<IpAddr>, Option<u32>),
     NoData(Option<u32>),
     NxDomain(Option<u32>),
-    Unsettled(ResolveCause, Stop),
+    Unsettled(ResolveCause, SearchStep),
 }
 
 /// Whether the search goes on with the next domain after a name that was not settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stop {
+enum SearchStep {
     /// It does after SERVFAIL, as with the C library.
     GoesOn,
     Stops,
@@ -89,16 +89,16 @@ impl<'a> LookUp<'a> {
     }
 
     /// Asks for a name as resolv.conf's `search` and `ndots` say. A dot at its end says that it is whole.
-    pub(super) async fn search(mut self, name: &str) -> Found {
+    pub(super) async fn search(mut self, name: &str) -> Resolved {
         let (bare, whole) = name.strip_suffix('.').map_or((name, false), |bare| (bare, true));
         let Some(itself) = encode(bare) else {
-            return Found::unsettled(ResolveCause::Local(format!("{name:?} is longer than a name may be")));
+            return Resolved::unsettled(ResolveCause::Local(format!("{name:?} is longer than a name may be")));
         };
         let dots = bare.matches('.').count();
         let mut before = None;
         if whole || dots >= self.conf.ndots {
             match self.ask(&itself).await {
-                Outcome::Found(addresses, ttl) => return Found { result: Ok(addresses), ttl },
+                NameOutcome::Found(addresses, ttl) => return Resolved { result: Ok(addresses), ttl },
                 other if whole => return other.into(),
                 other => before = Some(other),
             }
@@ -110,11 +110,13 @@ impl<'a> LookUp<'a> {
             let candidate = if domain.is_empty() { Some(itself.clone()) } else { encode(&format!("{bare}.{domain}")) };
             let Some(candidate) = candidate else { continue };
             match self.ask(&candidate).await {
-                Outcome::Found(addresses, ttl) => return Found { result: Ok(addresses), ttl },
-                Outcome::NoData(ttl) => no_data = Some(Outcome::NoData(ttl)),
-                Outcome::NxDomain(ttl) => last = Some(Outcome::NxDomain(ttl)),
-                Outcome::Unsettled(cause, Stop::GoesOn) => failed = Some(Outcome::Unsettled(cause, Stop::GoesOn)),
-                stop @ Outcome::Unsettled(_, Stop::Stops) => {
+                NameOutcome::Found(addresses, ttl) => return Resolved { result: Ok(addresses), ttl },
+                NameOutcome::NoData(ttl) => no_data = Some(NameOutcome::NoData(ttl)),
+                NameOutcome::NxDomain(ttl) => last = Some(NameOutcome::NxDomain(ttl)),
+                NameOutcome::Unsettled(cause, SearchStep::GoesOn) => {
+                    failed = Some(NameOutcome::Unsettled(cause, SearchStep::GoesOn));
+                }
+                stop @ NameOutcome::Unsettled(_, SearchStep::Stops) => {
                     last = Some(stop);
                     break;
                 }
@@ -122,22 +124,26 @@ impl<'a> LookUp<'a> {
         }
         if before.is_none() && !root && (dots > 0 || !self.conf.no_tld || self.conf.search.is_empty()) {
             match self.ask(&itself).await {
-                Outcome::Found(addresses, ttl) => return Found { result: Ok(addresses), ttl },
+                NameOutcome::Found(addresses, ttl) => return Resolved { result: Ok(addresses), ttl },
                 other => last = Some(other),
             }
         }
-        // What is wrong here is told before what is wrong with the name.
-        if let Some(Outcome::Unsettled(cause, _)) = last.take_if(|last| last.is_own()) {
-            return Found::unsettled(cause);
+        // What is wrong on this machine comes before what is wrong with the name.
+        if let Some(NameOutcome::Unsettled(cause, _)) = last.take_if(|last| last.is_own()) {
+            return Resolved::unsettled(cause);
         }
-        before.or(no_data).or(failed).or(last).map_or_else(|| Found::unsettled(ResolveCause::NxDomain), Found::from)
+        before
+            .or(no_data)
+            .or(failed)
+            .or(last)
+            .map_or_else(|| Resolved::unsettled(ResolveCause::NxDomain), Resolved::from)
     }
 
     /// Asks for one name.
-    async fn ask(&mut self, name: &Name) -> Outcome {
+    async fn ask(&mut self, name: &Name) -> NameOutcome {
         let mut legs = self.legs(name);
         if legs.is_empty() {
-            return Outcome::NoData(None);
+            return NameOutcome::NoData(None);
         }
         let how = How { edns: self.conf.edns, tcp: self.conf.tcp };
         let order = self.order();
@@ -219,18 +225,18 @@ impl Leg {
         let address = server.address().map_err(Unsettled::Unusable)?;
         loop {
             let settled = match exchange::ask(address, &self.name, self.kind, how, until).await? {
-                Reply::Addresses(addresses, ttl) => {
+                DnsAnswer::Addresses(addresses, ttl) => {
                     self.ttl = self.ttl.min(ttl);
                     Settled::Addresses(addresses)
                 }
-                Reply::Alias(name, ttl) if self.aliases < ALIASES => {
+                DnsAnswer::Alias(name, ttl) if self.aliases < ALIASES => {
                     self.aliases += 1;
                     (self.name, self.ttl) = (name, self.ttl.min(ttl));
                     continue;
                 }
-                Reply::Alias(..) => Settled::NoData(None),
-                Reply::NoData(ttl) => Settled::NoData(ttl),
-                Reply::NxDomain(ttl) => Settled::NxDomain(ttl),
+                DnsAnswer::Alias(..) => Settled::NoData(None),
+                DnsAnswer::NoData(ttl) => Settled::NoData(ttl),
+                DnsAnswer::NxDomain(ttl) => Settled::NxDomain(ttl),
             };
             self.settled = Some(settled);
             return Ok(());
@@ -239,7 +245,7 @@ impl Leg {
 }
 
 /// What all families together come to.
-fn conclude(legs: Vec<Leg>, failures: &Failures, conf: &ResolvConf) -> Outcome {
+fn conclude(legs: Vec<Leg>, failures: &Failures, conf: &ResolvConf) -> NameOutcome {
     let open = legs.iter().any(|leg| leg.settled.is_none());
     let (mut addresses, mut ttl) = (Vec::new(), u32::MAX);
     let (mut no_data, mut negative) = (false, None::<u32>);
@@ -258,12 +264,12 @@ fn conclude(legs: Vec<Leg>, failures: &Failures, conf: &ResolvConf) -> Outcome {
         }
     }
     if !addresses.is_empty() {
-        return Outcome::Found(addresses, Some(ttl));
+        return NameOutcome::Found(addresses, Some(ttl));
     }
     match (open, no_data) {
         (true, _) => failures.outcome(conf, false),
-        (false, true) => Outcome::NoData(negative),
-        (false, false) => Outcome::NxDomain(negative),
+        (false, true) => NameOutcome::NoData(negative),
+        (false, false) => NameOutcome::NxDomain(negative),
     }
 }
 
@@ -271,7 +277,7 @@ fn shorter(one: Option<u32>, other: Option<u32>) -> Option<u32> {
     one.into_iter().chain(other).min()
 }
 
-impl Outcome {
+impl NameOutcome {
     /// Whether it says something of this machine and not of the name.
     fn is_own(&self) -> bool {
         use ResolveCause::{Exhausted, Local, NoPort};
@@ -279,18 +285,18 @@ impl Outcome {
     }
 }
 
-impl From<Outcome> for Found {
-    fn from(outcome: Outcome) -> Self {
+impl From<NameOutcome> for Resolved {
+    fn from(outcome: NameOutcome) -> Self {
         match outcome {
-            Outcome::Found(addresses, ttl) => Self { result: Ok(addresses), ttl },
-            Outcome::NoData(ttl) => Self { result: Err(ResolveCause::NoData), ttl },
-            Outcome::NxDomain(ttl) => Self { result: Err(ResolveCause::NxDomain), ttl },
-            Outcome::Unsettled(cause, _) => Self::unsettled(cause),
+            NameOutcome::Found(addresses, ttl) => Self { result: Ok(addresses), ttl },
+            NameOutcome::NoData(ttl) => Self { result: Err(ResolveCause::NoData), ttl },
+            NameOutcome::NxDomain(ttl) => Self { result: Err(ResolveCause::NxDomain), ttl },
+            NameOutcome::Unsettled(cause, _) => Self::unsettled(cause),
         }
     }
 }
 
-impl Found {
+impl Resolved {
     fn unsettled(cause: ResolveCause) -> Self {
         Self { result: Err(cause), ttl: None }
     }
@@ -310,8 +316,8 @@ impl Failures {
         }
     }
 
-    /// The cause that says most: a fault of our own, then a server's or the network's word, then silence.
-    fn outcome(&self, conf: &ResolvConf, cut: bool) -> Outcome {
+    /// The cause that says most: a fault of our own, then what a server or the network says, then silence.
+    fn outcome(&self, conf: &ResolvConf, cut: bool) -> NameOutcome {
         let all = || {
             let one = |(number, unsettled): &(usize, Unsettled)| {
                 let server = conf.servers.get(*number).map(ToString::to_string).unwrap_or_default();
@@ -320,7 +326,7 @@ impl Failures {
             self.0.iter().map(one).collect::<Vec<_>>().join("; ")
         };
         let servfail = self.0.iter().any(|(_, unsettled)| matches!(unsettled, Unsettled::Code(ResponseCode::ServFail)));
-        let stop = if servfail && !cut { Stop::GoesOn } else { Stop::Stops };
+        let stop = if servfail && !cut { SearchStep::GoesOn } else { SearchStep::Stops };
         let cause = match self.0.iter().map(|(_, unsettled)| unsettled).min_by_key(|unsettled| rank(unsettled)) {
             Some(Unsettled::Exhausted(_)) => ResolveCause::Exhausted(all()),
             Some(Unsettled::NoPort(_)) => ResolveCause::NoPort(all()),
@@ -330,7 +336,7 @@ impl Failures {
             }
             Some(Unsettled::Silent) | None => ResolveCause::Timeout,
         };
-        Outcome::Unsettled(cause, stop)
+        NameOutcome::Unsettled(cause, stop)
     }
 }
 

@@ -7,29 +7,29 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Family, ResolveCause, ask::Found};
+use super::{Family, ResolveCause, ask::Resolved};
 
 /// Names that are kept; there are no more where as many are asked for.
 const MOST: usize = 65_536;
 /// The longest that an answer is kept, whatever its server says.
 const LONGEST: Duration = Duration::from_secs(86_400);
 
-type Answer = Result<Vec<IpAddr>, ResolveCause>;
+type CachedAnswer = Result<Vec<IpAddr>, ResolveCause>;
 
 /// The answers.
 #[derive(Debug, Default)]
-pub(super) struct Cache(Mutex<HashMap<(String, Family), (Instant, Answer)>>);
+pub(super) struct Cache(Mutex<HashMap<(String, Family), (Instant, CachedAnswer)>>);
 
 impl Cache {
     /// What is known of a name at this moment.
-    pub(super) fn get(&self, name: &str, family: Family, now: Instant) -> Option<Answer> {
+    pub(super) fn get(&self, name: &str, family: Family, now: Instant) -> Option<CachedAnswer> {
         let answers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (end, answer) = answers.get(&(name.to_owned(), family))?;
         (now < *end).then(|| answer.clone())
     }
 
     /// Keeps what was found, if it holds for a time.
-    pub(super) fn put(&self, name: &str, family: Family, found: &Found, now: Instant) {
+    pub(super) fn put(&self, name: &str, family: Family, found: &Resolved, now: Instant) {
         let Some(ttl) = found.ttl.filter(|ttl| *ttl > 0) else { return };
         let end = now + Duration::from_secs(ttl.into()).min(LONGEST);
         let mut answers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -50,7 +50,7 @@ mod tests {
     #[test]
     fn an_answer_holds_for_its_time_and_one_without_is_not_kept() {
         let (cache, now) = (Cache::default(), clock::now());
-        let found = |ttl| Found { result: Err(ResolveCause::NxDomain), ttl };
+        let found = |ttl| Resolved { result: Err(ResolveCause::NxDomain), ttl };
         cache.put("a", Family::Any, &found(Some(10)), now);
         cache.put("b", Family::Any, &found(None), now);
         cache.put("c", Family::Any, &found(Some(0)), now);

@@ -1,7 +1,7 @@
 //! resolv.conf(5): which name servers are asked, in which order, how long and how often, and what is added to a name.
 //!
 //! The lines are read by `resolv-conf`; here are the C library's limits and defaults around them, so that a file means
-//! what it means to other programs. Reads no file and asks nobody. Called by `files`, which brings the text.
+//! what it means to other programs. Reads no file and sends no query. Called by `files`, which brings the text.
 
 use std::{
     ffi::CString,

@@ -33,7 +33,7 @@ pub(super) struct How {
 
 /// An answer that settles the question.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Reply {
+pub(super) enum DnsAnswer {
     /// Addresses of the family asked for, and for how many seconds they hold.
     Addresses(Vec<IpAddr>, u32),
     /// The name is another's alias, which has to be asked for.
@@ -51,11 +51,11 @@ pub(super) enum Unsettled {
     Code(ResponseCode),
     /// Its answer breaks the format of a message.
     Malformed,
-    /// It refers to other servers, though it was asked to do that itself.
+    /// It refers to other servers, though it was asked to resolve the name itself.
     Referral,
     /// No answer in time.
     Silent,
-    /// The network's word: nobody listens there, or no way leads there.
+    /// The network says that nothing listens there, or that it has no route there.
     Unreachable(io::Error),
     /// This host has no such address family or interface.
     Unusable(io::Error),
@@ -69,7 +69,7 @@ pub(super) enum Unsettled {
 
 /// What a message over UDP may hold when the question says so (RFC 6891 §6.2.5), as the DNS flag day of 2020 has it.
 const PAYLOAD: u16 = 1232;
-/// What is read of a message over UDP; servers may send more than they were told that they may.
+/// What is read of a message over UDP; servers may send more than the question allows.
 const RECEIVED: usize = 4096;
 /// Aliases of aliases that are followed within one answer.
 const ALIASES: usize = 16;
@@ -81,20 +81,20 @@ pub(super) async fn ask(
     kind: RecordType,
     how: How,
     until: Instant,
-) -> Result<Reply, Unsettled> {
+) -> Result<DnsAnswer, Unsettled> {
     timeout_at(until.into(), exchange(server, name, kind, how)).await.unwrap_or(Err(Unsettled::Silent))
 }
 
-async fn exchange(server: SocketAddr, name: &Name, kind: RecordType, how: How) -> Result<Reply, Unsettled> {
+async fn exchange(server: SocketAddr, name: &Name, kind: RecordType, how: How) -> Result<DnsAnswer, Unsettled> {
     let How { mut edns, mut tcp } = how;
     loop {
         let question = Question::new(name, kind, edns)?;
         let answer = if tcp { over_tcp(server, &question).await? } else { over_udp(server, &question).await? };
         match answer {
-            Answer::Truncated if !tcp => tcp = true,
-            Answer::Truncated | Answer::Malformed => return Err(Unsettled::Malformed),
-            Answer::Whole(message) => match message.metadata.response_code {
-                // An old server has these words for what it does not understand (RFC 6891 §7).
+            Received::Truncated if !tcp => tcp = true,
+            Received::Truncated | Received::Malformed => return Err(Unsettled::Malformed),
+            Received::Whole(message) => match message.metadata.response_code {
+                // An old server answers by these codes what it does not understand (RFC 6891 §7).
                 ResponseCode::FormErr | ResponseCode::NotImp | ResponseCode::BADVERS if edns => edns = false,
                 _ => return read(&message, name, kind),
             },
@@ -110,7 +110,7 @@ struct Question {
 }
 
 /// What came under the question's id.
-enum Answer {
+enum Received {
     Whole(Box<Message>),
     /// It did not fit.
     Truncated,
@@ -134,14 +134,14 @@ impl Question {
 
     /// Whether a message is the answer to this question, and what of it came. None for one that is not: it may be forged,
     /// and the right one may still come.
-    fn answered_by(&self, bytes: &[u8]) -> Option<Answer> {
+    fn answered_by(&self, bytes: &[u8]) -> Option<Received> {
         let [high, low, flags, ..] = *bytes else { return None };
         // RFC 1035 §4.1.1: QR says that it is an answer, TC that not all of it is here.
         if u16::from_be_bytes([high, low]) != self.id || flags & 0x80 == 0 {
             return None;
         }
         let Ok(message) = Message::from_vec(bytes) else {
-            return Some(if flags & 2 == 0 { Answer::Malformed } else { Answer::Truncated });
+            return Some(if flags & 2 == 0 { Received::Malformed } else { Received::Truncated });
         };
         let metadata = &message.metadata;
         if metadata.message_type != MessageType::Response || metadata.op_code != OpCode::Query {
@@ -151,11 +151,11 @@ impl Question {
         let failed = !matches!(metadata.response_code, ResponseCode::NoError | ResponseCode::NXDomain);
         let same = message.queries == [self.query.clone()] || failed && message.queries.is_empty();
         let truncated = metadata.truncation;
-        same.then(|| if truncated { Answer::Truncated } else { Answer::Whole(Box::new(message)) })
+        same.then(|| if truncated { Received::Truncated } else { Received::Whole(Box::new(message)) })
     }
 }
 
-async fn over_udp(server: SocketAddr, question: &Question) -> Result<Answer, Unsettled> {
+async fn over_udp(server: SocketAddr, question: &Question) -> Result<Received, Unsettled> {
     let any: IpAddr = if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0)).await.map_err(without_port)?;
     socket.connect(server).await.map_err(unsettled)?;
@@ -170,7 +170,7 @@ async fn over_udp(server: SocketAddr, question: &Question) -> Result<Answer, Uns
 }
 
 /// Each message has its length before it (RFC 1035 §4.2.2).
-async fn over_tcp(server: SocketAddr, question: &Question) -> Result<Answer, Unsettled> {
+async fn over_tcp(server: SocketAddr, question: &Question) -> Result<Received, Unsettled> {
     let length = u16::try_from(question.bytes.len()).map_err(|error| Unsettled::Local(io::Error::other(error)))?;
     let mut stream = TcpStream::connect(server).await.map_err(without_port)?;
     let mut message = length.to_be_bytes().to_vec();
@@ -209,9 +209,9 @@ fn unsettled(error: io::Error) -> Unsettled {
 }
 
 /// What an answer says of the name.
-fn read(message: &Message, name: &Name, kind: RecordType) -> Result<Reply, Unsettled> {
+fn read(message: &Message, name: &Name, kind: RecordType) -> Result<DnsAnswer, Unsettled> {
     match message.metadata.response_code {
-        ResponseCode::NXDomain => return Ok(Reply::NxDomain(negative(message))),
+        ResponseCode::NXDomain => return Ok(DnsAnswer::NxDomain(negative(message))),
         ResponseCode::NoError => {}
         code => return Err(Unsettled::Code(code)),
     }
@@ -231,7 +231,7 @@ fn read(message: &Message, name: &Name, kind: RecordType) -> Result<Reply, Unset
             ttl = ttl.min(record.ttl);
         }
         if !addresses.is_empty() {
-            return Ok(Reply::Addresses(addresses, ttl));
+            return Ok(DnsAnswer::Addresses(addresses, ttl));
         }
         match alias {
             Some(target) => end = target,
@@ -242,13 +242,13 @@ fn read(message: &Message, name: &Name, kind: RecordType) -> Result<Reply, Unset
     let negative = negative(message);
     // A server that has looked for the alias's end and found nothing there says so by a zone's head (RFC 2308 §2.2).
     if end != name && negative.is_none() {
-        return Ok(Reply::Alias(end.clone(), ttl));
+        return Ok(DnsAnswer::Alias(end.clone(), ttl));
     }
     let hollow = message.answers.is_empty() && message.additionals.is_empty() && message.edns.is_none();
     if hollow && !metadata.authoritative && !metadata.recursion_available {
         return Err(Unsettled::Referral);
     }
-    Ok(Reply::NoData(negative))
+    Ok(DnsAnswer::NoData(negative))
 }
 
 /// For how long a negative answer holds (RFC 2308 §5).

@@ -34,7 +34,7 @@ const LARGEST: u64 = 64 << 20;
 
 /// What the files hold at a time.
 #[derive(Debug)]
-pub(super) struct System {
+pub(super) struct ResolverFiles {
     pub(super) conf: ResolvConf,
     pub(super) hosts: Arc<Hosts>,
     /// Answers that were found by this configuration.
@@ -52,26 +52,26 @@ pub(super) struct Paths {
 /// The thread, for as long as this is held.
 #[derive(Debug)]
 pub(super) struct Follower {
-    state: watch::Receiver<State>,
+    state: watch::Receiver<FilesState>,
     _held: mpsc::Sender<()>,
 }
 
 #[derive(Debug, Clone)]
-enum State {
+enum FilesState {
     Reading,
-    Read(Arc<System>),
+    Read(Arc<ResolverFiles>),
     Unread(ResolveCause),
 }
 
 impl Follower {
     /// Starts the thread. `given` takes the place of resolv.conf when that is not read.
     pub(super) fn start(paths: Paths, given: Option<ResolvConf>) -> io::Result<Self> {
-        let (publish, state) = watch::channel(State::Reading);
+        let (publish, state) = watch::channel(FilesState::Reading);
         let (held, ends) = mpsc::channel();
         let overrides = Overrides::from_environment();
-        let mut followed = Followed {
-            resolv_conf: paths.resolv_conf.map(Source::new),
-            hosts: Source::new(paths.hosts),
+        let mut followed = FollowedFiles {
+            resolv_conf: paths.resolv_conf.map(WatchedFile::new),
+            hosts: WatchedFile::new(paths.hosts),
             given,
             overrides,
             conf: None,
@@ -90,24 +90,24 @@ impl Follower {
     }
 
     /// A handle to wait with, apart from what holds the thread.
-    pub(super) fn reader(&self) -> Reader {
-        Reader(self.state.clone())
+    pub(super) fn reader(&self) -> FilesReader {
+        FilesReader(self.state.clone())
     }
 }
 
-/// Gives what the files hold.
+/// Waits for what the files hold; apart from the thread that reads them.
 #[derive(Debug)]
-pub(super) struct Reader(watch::Receiver<State>);
+pub(super) struct FilesReader(watch::Receiver<FilesState>);
 
-impl Reader {
+impl FilesReader {
     /// What the files hold now. Waits for the first reading, until `deadline`.
-    pub(super) async fn current(mut self, deadline: Instant) -> Result<Arc<System>, ResolveCause> {
-        let read = timeout_at(deadline.into(), self.0.wait_for(|state| !matches!(state, State::Reading))).await;
+    pub(super) async fn current(mut self, deadline: Instant) -> Result<Arc<ResolverFiles>, ResolveCause> {
+        let read = timeout_at(deadline.into(), self.0.wait_for(|state| !matches!(state, FilesState::Reading))).await;
         match read {
             Ok(Ok(state)) => match &*state {
-                State::Read(system) => Ok(Arc::clone(system)),
-                State::Unread(cause) => Err(cause.clone()),
-                State::Reading => Err(unread("they are being read")),
+                FilesState::Read(system) => Ok(Arc::clone(system)),
+                FilesState::Unread(cause) => Err(cause.clone()),
+                FilesState::Reading => Err(unread("they are being read")),
             },
             Ok(Err(_)) => Err(unread("the thread that reads them has ended")),
             Err(_) => Err(unread("the disk does not answer")),
@@ -119,18 +119,18 @@ fn unread(why: &str) -> ResolveCause {
     ResolveCause::Local(format!("/etc/resolv.conf and /etc/hosts are not read: {why}"))
 }
 
-struct Followed {
-    resolv_conf: Option<Source>,
-    hosts: Source,
+struct FollowedFiles {
+    resolv_conf: Option<WatchedFile>,
+    hosts: WatchedFile,
     given: Option<ResolvConf>,
     overrides: Overrides,
     conf: Option<ResolvConf>,
     names: Option<Arc<Hosts>>,
 }
 
-impl Followed {
+impl FollowedFiles {
     /// Looks at the files once, and publishes what they hold when that is new.
-    fn look(&mut self, publish: &watch::Sender<State>) {
+    fn look(&mut self, publish: &watch::Sender<FilesState>) {
         let (mut changed, mut problem) = (false, None);
         match self.hosts.read() {
             Ok(Some(text)) => {
@@ -161,11 +161,11 @@ impl Followed {
         }
         if let (Some(conf), Some(hosts)) = (&self.conf, &self.names) {
             if changed {
-                let system = System { conf: conf.clone(), hosts: Arc::clone(hosts), cache: Cache::default() };
-                publish.send_replace(State::Read(Arc::new(system)));
+                let system = ResolverFiles { conf: conf.clone(), hosts: Arc::clone(hosts), cache: Cache::default() };
+                publish.send_replace(FilesState::Read(Arc::new(system)));
             }
         } else if let Some(cause) = problem {
-            publish.send_replace(State::Unread(cause));
+            publish.send_replace(FilesState::Unread(cause));
         }
     }
 }
@@ -175,31 +175,31 @@ fn hostname() -> String {
 }
 
 /// By what a change of a file shows: device, inode, size, and when its content and it itself were changed.
-type Version = (u64, u64, u64, (i64, i64), (i64, i64));
+type FileVersion = (u64, u64, u64, (i64, i64), (i64, i64));
 /// None for a file that is not there.
-type Stamp = Option<Version>;
+type FileStamp = Option<FileVersion>;
 
-fn version(metadata: &Metadata) -> Version {
+fn version(metadata: &Metadata) -> FileVersion {
     let (modified, changed) = ((metadata.mtime(), metadata.mtime_nsec()), (metadata.ctime(), metadata.ctime_nsec()));
     (metadata.dev(), metadata.ino(), metadata.size(), modified, changed)
 }
 
-/// A file and what was seen of it.
-struct Source {
+/// A file, and what was known of it at the last look.
+struct WatchedFile {
     path: PathBuf,
     /// Of the content that is in use; none before the first.
-    used: Option<Stamp>,
+    used: Option<FileStamp>,
     /// Of a change that is not in use yet, and at how many looks there was one.
-    seen: Option<(Stamp, u32)>,
-    /// It was read at first sight: somebody may have been writing.
+    seen: Option<(FileStamp, u32)>,
+    /// It was read at the first look: a program may have been writing to it.
     unsure: bool,
     /// That it cannot be read has been logged.
-    told: bool,
+    logged: bool,
 }
 
-impl Source {
+impl WatchedFile {
     fn new(path: PathBuf) -> Self {
-        Self { path, used: None, seen: None, unsure: false, told: false }
+        Self { path, used: None, seen: None, unsure: false, logged: false }
     }
 
     /// The content, when it is to be used from now on. A file that is not there is empty.
@@ -208,7 +208,7 @@ impl Source {
         if self.used.is_some() && !self.unsure {
             if self.used == Some(now) {
                 self.seen = None;
-                self.told = false;
+                self.logged = false;
                 return Ok(None);
             }
             let looks = self.seen.map_or(0, |(_, looks)| looks) + 1;
@@ -220,15 +220,15 @@ impl Source {
         }
         let (content, stamp) = read(&self.path)?;
         self.unsure = self.used.is_none();
-        (self.used, self.seen, self.told) = (Some(stamp), None, false);
+        (self.used, self.seen, self.logged) = (Some(stamp), None, false);
         Ok(Some(content))
     }
 
-    /// What a run gets to know of an error, if no good content is in use. Logged once, if there is.
+    /// The cause that an error gives runs while no good content is in use. While there is, the error is logged once.
     fn cause(&mut self, error: &io::Error) -> Option<ResolveCause> {
         let text = format!("cannot read {}: {error}", self.path.display());
         if self.used.is_some() {
-            if !std::mem::replace(&mut self.told, true) {
+            if !std::mem::replace(&mut self.logged, true) {
                 warn!(target: "imaptrace::net", "{text}; what it held before stays in use");
             }
             return None;
@@ -240,7 +240,7 @@ impl Source {
     }
 }
 
-fn read(path: &Path) -> io::Result<(Vec<u8>, Stamp)> {
+fn read(path: &Path) -> io::Result<(Vec<u8>, FileStamp)> {
     let Some(file) = absent(File::open(path))? else { return Ok((Vec::new(), None)) };
     let stamp = Some(version(&file.metadata()?));
     let mut content = Vec::new();

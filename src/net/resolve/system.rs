@@ -22,23 +22,23 @@ use crate::net::{Trouble, descriptors, trouble};
 
 /// Calls at a time.
 const THREADS: usize = 64;
-/// Modules of NSS keep buffers on the stack; the default of 2 MiB for each would be too much of a good thing.
+/// Modules of NSS keep buffers on the stack; the default of 2 MiB for each would add up to 128 MiB.
 const STACK: usize = 512 << 10;
 
 /// Makes the calls.
 #[derive(Debug)]
-pub(super) struct System {
+pub(super) struct SystemResolver {
     free: Arc<Semaphore>,
     most: usize,
 }
 
-impl Default for System {
+impl Default for SystemResolver {
     fn default() -> Self {
         Self::new(THREADS)
     }
 }
 
-impl System {
+impl SystemResolver {
     fn new(most: usize) -> Self {
         Self { free: Arc::new(Semaphore::new(most)), most }
     }
@@ -139,7 +139,7 @@ const EAI_ADDRFAMILY: i32 = -9;
 
 /// What an error of `getaddrinfo` says (its manual page).
 fn cause(code: i32, system: &io::Error) -> ResolveCause {
-    // It does not always say why it could ask nobody.
+    // It does not always say why it could ask no server.
     if descriptors::are_spent() {
         return ResolveCause::Exhausted("this process can open no more files".to_owned());
     }
@@ -168,7 +168,7 @@ mod tests {
 
     #[tokio::test]
     async fn addresses_come_by_family_and_need_no_name_server() {
-        let (system, deadline) = (System::default(), clock::now() + Duration::from_secs(60));
+        let (system, deadline) = (SystemResolver::default(), clock::now() + Duration::from_secs(60));
         for (name, family, address) in [("127.0.0.1", Family::V4, "127.0.0.1"), ("::1", Family::V6, "::1")] {
             let found = system.lookup(name, family, deadline).await.unwrap();
             assert_eq!(found, [address.parse::<IpAddr>().unwrap()]);
@@ -179,7 +179,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_that_does_not_end_costs_its_run_the_deadline_and_others_their_thread() {
-        let system = System::new(1);
+        let system = SystemResolver::new(1);
         let (end, ended) = mpsc::channel::<()>();
         let hangs = move || {
             let _end = ended.recv();
