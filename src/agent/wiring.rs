@@ -7,7 +7,7 @@ use opentelemetry_sdk::metrics::Temporality;
 use super::{AgentError, memory::Memory, shared::Closed};
 use crate::{
     config::{Compression, Config, Exporter, Exports, Histogram, Protocol, Resource, bracketed},
-    delivery::{self, Delivery, Header, Proxy, Replay, Signal, StartError, StateDir},
+    delivery::{self, Delivery, Header, HttpProxy, Replay, Signal, StartError, StateDir},
     latency,
     record::Seconds,
     secret::Secret,
@@ -96,7 +96,7 @@ async fn signal(exporter: &Exporter, child_env: &[(OsString, Option<OsString>)])
         client_key: exporter.client_key.clone(),
         proxy: exporter.route.proxy.as_ref().map(|proxy| {
             let credentials = proxy.credentials.as_ref().map(Secret::expose);
-            Proxy::new(&bracketed(&proxy.host), proxy.port, credentials)
+            HttpProxy::new(&bracketed(&proxy.host), proxy.port, credentials)
         }),
         ..Signal::new(&exporter.endpoint, protocol)
     })

@@ -1,6 +1,6 @@
-//! Where a key belongs that stands in a table which does not know it.
+//! The table that a key belongs in, when it stands in one that has no such key.
 //!
-//! Knows names, not values. Called by `read` for every unknown key, and by the readers of tables whose keys the user
+//! Looks at names, not at values. Called by `read` for every unknown key, and by the readers of tables whose keys the user
 //! chooses: a key that comes after their header is easily taken for one of theirs.
 
 use super::{
@@ -44,7 +44,7 @@ const SYNONYMS: [(&str, &str); 10] = [
 ];
 
 /// Where a key belongs.
-pub(super) struct Home {
+pub(super) struct KeyTables {
     /// In words, such as "in `[defaults]` or a target".
     pub(super) words: String,
     /// The table that a variable sets it in, if one can.
@@ -52,7 +52,7 @@ pub(super) struct Home {
 }
 
 /// Where `key` belongs, if any table but `here` has it.
-pub(super) fn home(key: &str, here: &TableKeys) -> Option<Home> {
+pub(super) fn home(key: &str, here: &TableKeys) -> Option<KeyTables> {
     let has = |table: &TableKeys| table.keys.contains(&key);
     let own = |table: &TableKeys| table.path == here.path;
     // Not every command has all of the top level.
@@ -87,7 +87,7 @@ pub(super) fn home(key: &str, here: &TableKeys) -> Option<Home> {
         };
         words = Some(words.map_or_else(|| top.clone(), |words| format!("{words}, or {top}")));
     }
-    Some(Home { words: words?, table })
+    Some(KeyTables { words: words?, table })
 }
 
 /// What stands for a table of steps, whose keys are no fixed words to its reader.
@@ -95,7 +95,7 @@ pub(super) static SLOW_LIMITS: TableKeys = TableKeys { path: "latency.slow_limit
 /// The same for labels and headers.
 pub(super) static FREE: TableKeys = TableKeys { path: "labels", keys: &[], later: &[] };
 
-/// What to do about a key that no table has: the key that was meant, as far as can be told.
+/// What to do about a key that no table has: the key that was meant, as far as the names show it.
 pub(super) fn meant(key: &str, here: &TableKeys) -> Option<String> {
     let lower = key.to_ascii_lowercase();
     let near_here = || nearest(&lower, here.keys.iter().chain(here.later).copied());

@@ -41,7 +41,7 @@ pub use otel::Resource;
 pub use otlp::{Compression, Exporter, Otlp, Protocol};
 pub use problem::{Place, Problem, Problems};
 pub(crate) use proxy::bracketed;
-pub use proxy::{Proxy, Route};
+pub use proxy::{HttpProxy, Route};
 pub use series::{EXPLICIT_SAMPLES, EXPONENTIAL_SAMPLES, Reckoned, SPAN_SAMPLES, samples, series, span_samples};
 pub use settings::{Agent, Histogram, Http, Latency, LogFormat, LogLevel, Metrics, State};
 pub use source::{Flag, Sources};

@@ -13,7 +13,7 @@ use crate::{plan::Host, secret::Secret};
 
 /// An HTTP proxy that opens tunnels (CONNECT).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Proxy {
+pub struct HttpProxy {
     /// Its host.
     pub host: Host,
     /// Its port.
@@ -22,7 +22,7 @@ pub struct Proxy {
     pub credentials: Option<Secret>,
 }
 
-impl fmt::Display for Proxy {
+impl fmt::Display for HttpProxy {
     /// Without the credentials.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "http://{}:{}", bracketed(&self.host), self.port)
@@ -42,7 +42,7 @@ pub(crate) fn bracketed(host: &Host) -> String {
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Route {
     /// None is straight on.
-    pub proxy: Option<Proxy>,
+    pub proxy: Option<HttpProxy>,
     /// What decided it, if that was not the key alone.
     pub reason: Option<String>,
 }
@@ -68,7 +68,7 @@ impl fmt::Debug for Route {
 pub(super) enum Setting {
     None,
     Environment,
-    Url(Proxy),
+    Url(HttpProxy),
 }
 
 const HELP: &str = "write http://HOST:PORT, http://USER:PASSWORD@HOST:PORT, environment, or none";
@@ -139,7 +139,7 @@ pub(super) fn route(
 }
 
 /// Reads `http://[USER[:PASSWORD]@]HOST[:PORT][/]`. The error says nothing of the credentials.
-fn parse(url: &str) -> Result<Proxy, String> {
+fn parse(url: &str) -> Result<HttpProxy, String> {
     let (scheme, rest) = url.split_once("://").ok_or("it is no URL")?;
     if !scheme.eq_ignore_ascii_case("http") {
         let known = ["https", "socks", "socks4", "socks4a", "socks5", "socks5h"]
@@ -173,10 +173,10 @@ fn parse(url: &str) -> Result<Proxy, String> {
             Some(Secret::new(format!("{}:{}", pair.0, pair.1)))
         }
     };
-    Ok(Proxy { host, port: port.unwrap_or(80), credentials })
+    Ok(HttpProxy { host, port: port.unwrap_or(80), credentials })
 }
 
-/// Whether the host is this one, as far as its name tells: an address of loopback or none at all, `localhost`, or a name
+/// Whether the host is this one, as far as its name shows: an address of loopback or none at all, `localhost`, or a name
 /// under it (RFC 6761 §6.3).
 pub(super) fn is_loopback(host: &Host) -> bool {
     match host {
@@ -257,8 +257,8 @@ mod tests {
     #[test]
     fn without_the_key_the_environment_is_named_and_not_used() {
         for name in ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"] {
-            let told = by(&Setting::None, "http://otel.example", &[(name, "http://me:canary@p:3128")]);
-            assert_eq!(told, format!("proxy none ({name} is set and is not used)"));
+            let shown = by(&Setting::None, "http://otel.example", &[(name, "http://me:planted@p:3128")]);
+            assert_eq!(shown, format!("proxy none ({name} is set and is not used)"));
             assert_eq!(by(&Setting::None, "http://localhost", &[(name, "http://p:3128")]), "proxy none");
         }
         assert_eq!(by(&Setting::None, "http://otel.example", &[("HTTPS_PROXY", "http://p:1")]), "proxy none");
@@ -282,9 +282,9 @@ mod tests {
         assert_eq!(by("https://otel.example", &all[1..2]), "proxy none (the environment names none)");
         let cgi = [&all[..2], &[("REQUEST_METHOD", "")]].concat();
         assert_eq!(by("http://otel.example", &cgi), "proxy http://all:1 (ALL_PROXY)");
-        let socks = by("http://otel.example", &[("all_proxy", "socks5h://me:canary@p:1")]);
+        let socks = by("http://otel.example", &[("all_proxy", "socks5h://me:planted@p:1")]);
         assert!(socks.starts_with("the variable all_proxy cannot be used: a proxy by socks5h://"), "{socks}");
-        assert!(!socks.contains("canary"));
+        assert!(!socks.contains("planted"));
     }
 
     #[test]
@@ -302,12 +302,12 @@ mod tests {
                 "0.0.0.0",
                 "[::]",
             ] {
-                let told = by(&setting, &format!("http://{host}:4318"), &[("ALL_PROXY", "http://p:3128")]);
-                assert_eq!(told, "proxy none (the receiver is on this host)", "{host}");
+                let shown = by(&setting, &format!("http://{host}:4318"), &[("ALL_PROXY", "http://p:3128")]);
+                assert_eq!(shown, "proxy none (the receiver is on this host)", "{host}");
             }
             for host in ["localhost.example", "notlocalhost", "128.0.0.1", "[::2]", "otel"] {
-                let told = by(&setting, &format!("http://{host}:4318"), &[("ALL_PROXY", "http://p:3128")]);
-                assert!(told.starts_with("proxy http://p:3128"), "{host}: {told}");
+                let shown = by(&setting, &format!("http://{host}:4318"), &[("ALL_PROXY", "http://p:3128")]);
+                assert!(shown.starts_with("proxy http://p:3128"), "{host}: {shown}");
             }
         }
     }
@@ -351,7 +351,7 @@ mod tests {
             ("2.3", "10.1.2.3", false),
         ] {
             for name in ["NO_PROXY", "no_proxy"] {
-                let told = by(
+                let shown = by(
                     &Setting::Environment,
                     &format!("http://{host}"),
                     &[("HTTP_PROXY", "http://p:3128"), (name, list)],
@@ -361,7 +361,7 @@ mod tests {
                 } else {
                     "proxy http://p:3128 (HTTP_PROXY)".to_owned()
                 };
-                assert_eq!(told, expected, "{list:?} {host}");
+                assert_eq!(shown, expected, "{list:?} {host}");
             }
         }
         // It is the environment's, and says nothing of a proxy that the configuration names.
@@ -380,20 +380,20 @@ mod tests {
         // Not encoded as it should be.
         assert_eq!(parse("http://me:can/ary@p:1").unwrap().credentials.unwrap().expose(), "me:can/ary");
         for wrong in [
-            "https://me:canary@p:1",
-            "socks5://me:canary@p:1",
-            "ftp://me:canary@p",
-            "http://me:canary@",
-            "http://me:canary@p:canary",
-            "http://me:canary@p:1/canary",
-            "http://me:canary%ff@p:1",
-            "http://me:canary%0d%0a@p:1",
-            "http://canary/",
+            "https://me:planted@p:1",
+            "socks5://me:planted@p:1",
+            "ftp://me:planted@p",
+            "http://me:planted@",
+            "http://me:planted@p:planted",
+            "http://me:planted@p:1/planted",
+            "http://me:planted%ff@p:1",
+            "http://me:planted%0d%0a@p:1",
+            "http://planted/",
             "http://",
         ] {
             match parse(wrong) {
-                Err(problem) => assert!(!problem.contains("canary"), "{wrong}: {problem}"),
-                Ok(proxy) => assert_eq!((wrong, proxy.to_string().as_str()), ("http://canary/", "http://canary:80")),
+                Err(problem) => assert!(!problem.contains("planted"), "{wrong}: {problem}"),
+                Ok(proxy) => assert_eq!((wrong, proxy.to_string().as_str()), ("http://planted/", "http://planted:80")),
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Why a file that is not TOML is none, and what to write instead.
+//! Why a text is not TOML, and what to write instead.
 //!
 //! Guesses from how lines begin; reads no value out of them and shows none, for a password may stand there. A key is
 //! shown, and what reads as a duration or a size. Called by `source` when the parser has given up.
@@ -9,7 +9,7 @@ use super::units;
 
 /// What is wrong, as far as the text shows it.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Syntax {
+pub(super) struct SyntaxProblem {
     /// The line, counted from 1, where the parser's own place says less.
     pub(super) line: Option<usize>,
     /// Instead of the parser's message.
@@ -21,17 +21,17 @@ const SAMPLE: &str =
     "write TOML: `[defaults]` on a line, `interval = \"30s\"` below it; imaptrace.toml is a complete sample";
 
 /// Looks at a text in which the parser stopped at this line.
-pub(super) fn explain(text: &str, stopped: usize) -> Syntax {
+pub(super) fn explain(text: &str, stopped: usize) -> SyntaxProblem {
     let text = text.trim_start_matches('\u{feff}');
     let mut lines = text.lines().map(str::trim_end).enumerate();
     let first = lines.find(|(_, line)| !line.trim_start().is_empty() && !line.trim_start().starts_with('#'));
     let other = first.and_then(|(at, line)| Some((at + 1, language(text, line)?)));
     if let Some((line, language)) = other {
         let what = format!("this is {language}, and the configuration is TOML");
-        return Syntax { line: Some(line), what: Some(what), help: Some(SAMPLE.to_owned()) };
+        return SyntaxProblem { line: Some(line), what: Some(what), help: Some(SAMPLE.to_owned()) };
     }
     let help = text.lines().nth(stopped.saturating_sub(1)).and_then(in_line);
-    Syntax { line: None, what: None, help }
+    SyntaxProblem { line: None, what: None, help }
 }
 
 /// The language of a text with this first line, if it cannot be TOML's.
@@ -160,9 +160,9 @@ mod tests {
             ("interval = 30 sec # often", "write `interval = \"30s\"`"),
             ("line = 16MB", "write `line = \"16MiB\"`"),
             ("insecure = True", "write `insecure = true`"),
-            ("password: canary", "write `password = …`: a colon is YAML's, and text and durations stand in quotes"),
-            ("user = canary", "write `user = \"…\"`: text and durations stand in quotes"),
-            ("user = “canary”", "write `user = \"…\"` with straight quotes"),
+            ("password: planted", "write `password = …`: a colon is YAML's, and text and durations stand in quotes"),
+            ("user = planted", "write `user = \"…\"`: text and durations stand in quotes"),
+            ("user = “planted”", "write `user = \"…\"` with straight quotes"),
             ("user =", "give `user` a value, or take the line out"),
             ("; interval", "a comment begins with `#`"),
             ("// interval", "a comment begins with `#`"),
@@ -170,7 +170,7 @@ mod tests {
         ] {
             assert_eq!(in_line(line).as_deref(), Some(help), "{line}");
         }
-        for line in ["", "[defaults", "name = \"a", "canary canary = 1", "labels = { a = 1"] {
+        for line in ["", "[defaults", "name = \"a", "planted planted = 1", "labels = { a = 1"] {
             assert_eq!(in_line(line), None, "{line}");
         }
     }

@@ -396,7 +396,7 @@ fn read_url(table: &Table<'_>) -> Option<ServerUrl> {
     }
 }
 
-/// Keys of a target that hardly anybody gives to a label.
+/// Keys of a target that are hardly ever the name of a label.
 const OWN_KEYS: &[&str] = &[
     "url",
     "master_user",

@@ -3,7 +3,7 @@
 //! An answer with 2xx alone proves nothing: proxies, sign-in pages and other services give it too. Delivered is an empty
 //! body, one that is an export response, or JSON with no key but `partialSuccess` (OTLP specification, "OTLP/HTTP
 //! Response"); over gRPC the content type is `application/grpc` and the status is `OK` (gRPC over HTTP/2, "Responses"). All
-//! else is kept and sent again. Pure: bytes in, meaning out. Called by `wire`.
+//! else is kept and sent again. Pure: bytes in, meaning out. Called by `otlp_client`.
 
 use std::{
     io::Read as _,
@@ -31,7 +31,7 @@ const LONGEST_MESSAGE: usize = 1000;
 
 /// What came back.
 #[derive(Debug, Default)]
-pub(super) struct Reply {
+pub(super) struct HttpReply {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     /// At most [`LARGEST_BODY`].
@@ -51,7 +51,7 @@ pub(super) struct Accepted {
 }
 
 /// An answer over HTTP.
-pub(super) fn http(reply: &Reply) -> Result<Accepted, Failure> {
+pub(super) fn http(reply: &HttpReply) -> Result<Accepted, Failure> {
     if !reply.status.is_success() {
         return Err(if wants_tls(reply) {
             Failure::Later(format!("HTTP {}: {WANTS_TLS}", reply.status.as_u16()))
@@ -66,7 +66,7 @@ pub(super) fn http(reply: &Reply) -> Result<Accepted, Failure> {
 /// What the operator is to do when TLS is spoken at a port that the endpoint names with `http://`.
 pub(super) const WANTS_TLS: &str = "the port speaks TLS: write https:// in the endpoint";
 
-/// How servers say in clear text that they want TLS: Go (which the Collector is written in), nginx, Apache, Tomcat.
+/// How servers say in clear text that they require TLS: Go (which the Collector is written in), nginx, Apache, Tomcat.
 /// They say it with status 400, which else is the batch's own fault.
 const TLS_WORDS: &[&str] = &[
     "http request to an https server",
@@ -75,7 +75,7 @@ const TLS_WORDS: &[&str] = &[
     "combination of host and port requires tls",
 ];
 
-fn wants_tls(reply: &Reply) -> bool {
+fn wants_tls(reply: &HttpReply) -> bool {
     let text = String::from_utf8_lossy(&reply.body).to_ascii_lowercase();
     reply.status == StatusCode::BAD_REQUEST && TLS_WORDS.iter().any(|words| text.contains(words))
 }
@@ -126,7 +126,7 @@ fn short(message: &str) -> String {
 }
 
 /// An answer over gRPC.
-pub(super) fn grpc(reply: &Reply) -> Result<Accepted, Failure> {
+pub(super) fn grpc(reply: &HttpReply) -> Result<Accepted, Failure> {
     let kind = content_type(&reply.headers);
     let rest = kind.as_deref().and_then(|kind| kind.strip_prefix("application/grpc"));
     let is_grpc = rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('+'));
@@ -151,7 +151,7 @@ pub(super) fn grpc(reply: &Reply) -> Result<Accepted, Failure> {
 }
 
 /// The one message of an answer ("Length-Prefixed-Message").
-fn message(reply: &Reply) -> Option<Vec<u8>> {
+fn message(reply: &HttpReply) -> Option<Vec<u8>> {
     let (compressed, rest) = reply.body.split_first()?;
     let (length, message) = rest.split_first_chunk()?;
     let is_one = reply.complete && usize::try_from(u32::from_be_bytes(*length)).is_ok_and(|it| it == message.len());
@@ -177,7 +177,7 @@ fn unpacked(body: &[u8], encoding: Option<&HeaderValue>) -> Option<Vec<u8>> {
 }
 
 /// What no receiver sends. It is kept: the batch has not arrived, and nothing is wrong with it.
-fn foreign(reply: &Reply, expected: &str) -> Failure {
+fn foreign(reply: &HttpReply, expected: &str) -> Failure {
     let kind = content_type(&reply.headers).map_or_else(|| "no content type".to_owned(), |kind| shown(&kind));
     let size = if reply.complete { String::new() } else { format!(" and more than {} KiB", LARGEST_BODY >> 10) };
     Failure::Later(format!(
@@ -205,7 +205,7 @@ fn shown(kind: &str) -> String {
 
 /// How long the receiver asks to be left alone: Retry-After (RFC 9110 §10.2.3) over HTTP, `RetryInfo` in the status of
 /// gRPC.
-pub(super) fn retry_after(reply: &Reply) -> Option<Duration> {
+pub(super) fn retry_after(reply: &HttpReply) -> Option<Duration> {
     let details =
         reply.trailers.get("grpc-status-details-bin").or_else(|| reply.headers.get("grpc-status-details-bin"));
     let padding = GeneralPurposeConfig::new().with_decode_padding_mode(base64::engine::DecodePaddingMode::Indifferent);
@@ -224,7 +224,7 @@ fn asked(value: &HeaderValue) -> Option<Duration> {
 
 /// `google.rpc.Status` (`google/rpc/status.proto`), of which the details matter here.
 #[derive(Message)]
-struct Status {
+struct RpcStatus {
     #[prost(message, repeated, tag = "3")]
     details: Vec<Detail>,
 }
@@ -255,7 +255,7 @@ struct Delay {
 }
 
 fn retry_info(status: &[u8]) -> Option<Duration> {
-    let details = Status::decode(status).ok()?.details;
+    let details = RpcStatus::decode(status).ok()?.details;
     let info = details.iter().find(|detail| detail.type_url.ends_with("/google.rpc.RetryInfo"))?;
     let delay = RetryInfo::decode(&*info.value).ok()?.delay?;
     let nanos = u32::try_from(delay.nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?;
@@ -269,9 +269,9 @@ mod tests {
 
     use super::*;
 
-    fn reply(status: u16, headers: &[(&'static str, &str)], body: &[u8]) -> Reply {
+    fn reply(status: u16, headers: &[(&'static str, &str)], body: &[u8]) -> HttpReply {
         let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
-        Reply {
+        HttpReply {
             status: StatusCode::from_u16(status).unwrap(),
             headers: headers.collect(),
             body: body.to_vec(),
@@ -347,7 +347,7 @@ mod tests {
         for (headers, body, kind) in [
             (&[HTML][..], &b"<!DOCTYPE html><title>Sign in</title>"[..], "text/html"),
             (&[TEXT], b"It works!\n", "text/plain"),
-            // These can be read as protobuf whose fields nobody knows.
+            // These can be read as protobuf of unknown fields.
             (&[TEXT], b"accepted\n", "text/plain"),
             (&[], b"00", "no content type"),
             (&[TEXT], b"\n", "text/plain"),
@@ -371,7 +371,7 @@ mod tests {
             let reason = kept(http(&reply(200, headers, body)));
             assert!(reason.starts_with(&format!("HTTP 200 with {kind} is no answer of an OTLP")), "{reason} {body:?}");
         }
-        let endless = Reply { complete: false, ..reply(200, &[PROTOBUF], &[0x0a; 10]) };
+        let endless = HttpReply { complete: false, ..reply(200, &[PROTOBUF], &[0x0a; 10]) };
         assert!(kept(http(&endless)).contains("application/x-protobuf and more than 1024 KiB"));
         let bomb = packed(&vec![0; LARGEST_BODY + 1]);
         kept(http(&reply(200, &[PROTOBUF, ("content-encoding", "gzip")], &bomb)));
@@ -399,7 +399,7 @@ mod tests {
         [&[flag][..], &u32::try_from(message.len()).unwrap().to_be_bytes(), message].concat()
     }
 
-    fn with_trailers(mut reply: Reply, trailers: &[(&'static str, &str)]) -> Reply {
+    fn with_trailers(mut reply: HttpReply, trailers: &[(&'static str, &str)]) -> HttpReply {
         reply.trailers = trailers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
         reply
     }
@@ -469,7 +469,7 @@ mod tests {
             |kind: &str, value: Vec<u8>| Detail { type_url: format!("type.googleapis.com/google.rpc.{kind}"), value };
         let delay = RetryInfo { delay: Some(Delay { seconds: 90, nanos: 500_000_000 }) };
         let details = vec![detail("DebugInfo", b"\x12\x01x".to_vec()), detail("RetryInfo", delay.encode_to_vec())];
-        [&b"\x08\x08\x12\x09slow down"[..], &Status { details }.encode_to_vec()].concat()
+        [&b"\x08\x08\x12\x09slow down"[..], &RpcStatus { details }.encode_to_vec()].concat()
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! A connection to a receiver: TCP, perhaps through a proxy, perhaps with TLS; and the first bytes that came back.
 //!
 //! A proxy is asked for a tunnel (CONNECT, RFC 9110 §9.3.6) whatever the endpoint's scheme, so it sees neither the requests
-//! nor their headers unless the endpoint is `http://`, and what it says is never taken for the receiver's word. The first
-//! bytes tell which protocol the other side speaks, in every library's words for it. Sends no telemetry. Called by
+//! nor their headers unless the endpoint is `http://`, and its answer is never taken for the receiver's. The first
+//! bytes show which protocol the other side speaks, whatever a library's error says. Sends no telemetry. Called by
 //! `transport`.
 
 use std::{
@@ -22,11 +22,11 @@ use tokio::{
 };
 use tower_service::Service as _;
 
-use super::settings::Proxy;
+use super::settings::HttpProxy;
 
 /// The head of a proxy's answer; a longer one is none.
 const LARGEST_HEAD: usize = 16 << 10;
-/// As many of the first bytes tell the protocol.
+/// Number of first bytes that show the protocol.
 const TELLING: usize = 16;
 /// How long a port that says nothing is asked whether it speaks TLS.
 const TLS_CHECK: Duration = Duration::from_secs(2);
@@ -36,7 +36,7 @@ pub(super) struct Connector {
     host: String,
     port: u16,
     tls: Option<tokio_native_tls::TlsConnector>,
-    proxy: Option<Proxy>,
+    proxy: Option<HttpProxy>,
 }
 
 /// Both directions of a connection.
@@ -46,12 +46,12 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 /// A connection that is ready for requests.
 pub(super) struct Connection {
     pub(super) stream: Box<dyn Stream>,
-    pub(super) seen: Seen,
+    pub(super) seen: PeerBytes,
 }
 
 /// The first bytes that came, as they were on the wire and without TLS.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Seen {
+pub(super) struct PeerBytes {
     wire: FirstBytes,
     plain: FirstBytes,
 }
@@ -64,7 +64,7 @@ pub(super) enum ConnectError {
     /// The receiver's host: no address, or no connection.
     Host(String),
     /// The handshake; what came before it ended.
-    Tls(String, Seen),
+    Tls(String, PeerBytes),
 }
 
 /// The protocol that the other side begins to speak.
@@ -79,12 +79,12 @@ pub(super) enum Peer {
 
 impl Connector {
     /// To this host, in brackets if it is an IPv6 address.
-    pub(super) fn new(host: &str, port: u16, tls: Option<native_tls::TlsConnector>, proxy: Option<Proxy>) -> Self {
+    pub(super) fn new(host: &str, port: u16, tls: Option<native_tls::TlsConnector>, proxy: Option<HttpProxy>) -> Self {
         Self { host: host.to_owned(), port, tls: tls.map(Into::into), proxy }
     }
 
     /// The proxy on the way, for people.
-    pub(super) fn proxy(&self) -> Option<&Proxy> {
+    pub(super) fn proxy(&self) -> Option<&HttpProxy> {
         self.proxy.as_ref()
     }
 
@@ -94,7 +94,7 @@ impl Connector {
 
     /// Opens a connection. Waits without limit: the caller has one for the whole exchange.
     pub(super) async fn connect(&self) -> Result<Connection, ConnectError> {
-        let seen = Seen::default();
+        let seen = PeerBytes::default();
         let stream = self.reach(&seen.wire).await?;
         let stream: Box<dyn Stream> = match &self.tls {
             None => Box::new(stream),
@@ -109,14 +109,14 @@ impl Connector {
 
     /// Whether the port answers a TLS handshake, of which nothing is believed and over which nothing is sent.
     pub(super) async fn speaks_tls(&self) -> bool {
-        let seen = Seen::default();
+        let seen = PeerBytes::default();
         let handshake = async {
             let stream = self.reach(&seen.wire).await.ok()?;
             let mut tls = native_tls::TlsConnector::builder();
             let tls = tls.danger_accept_invalid_certs(true).danger_accept_invalid_hostnames(true).build().ok()?;
             tokio_native_tls::TlsConnector::from(tls).connect(self.name(), stream).await.ok()
         };
-        // Only the first bytes matter: it may refuse us for want of a certificate.
+        // Only the first bytes matter: the server may refuse us because we send no certificate.
         let _in_time = tokio::time::timeout(TLS_CHECK, handshake).await.is_ok();
         seen.wire() == Some(Peer::Tls)
     }
@@ -208,7 +208,7 @@ fn tls_problem(error: &native_tls::Error) -> String {
     format!("the TLS handshake failed: {}", reason.unwrap_or(&text))
 }
 
-impl Seen {
+impl PeerBytes {
     /// What was spoken on the wire.
     pub(super) fn wire(&self) -> Option<Peer> {
         peer(&self.wire.get())
@@ -234,7 +234,7 @@ fn peer(first: &[u8]) -> Option<Peer> {
     }
 }
 
-/// As many as tell the protocol.
+/// As many as show the protocol.
 #[derive(Debug, Clone, Default)]
 struct FirstBytes(Arc<Mutex<Vec<u8>>>);
 

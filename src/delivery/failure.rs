@@ -1,6 +1,6 @@
 //! What a failed export means: the same batch again, a part of it, or never.
 //!
-//! Knows the statuses of HTTP and gRPC, and nothing of how they came; that is `answer`'s and `wire`'s, which call it.
+//! Sorts the statuses of HTTP and gRPC; reading them from an answer is for `answer` and `otlp_client`, which call it.
 //! `sender`, `meter` and `replay` act on it.
 
 /// An export that did not succeed.

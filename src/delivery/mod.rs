@@ -43,7 +43,7 @@ use self::{meter::Meter, queue::Queue, spool::Spool};
 pub use self::{
     replay::{BadLine, Lines, Replay, Sent},
     report::{Dropped, Report, Status},
-    settings::{Header, Protocol, Proxy, Settings, Signal},
+    settings::{Header, HttpProxy, Protocol, Settings, Signal},
     state::{HeldError, StateDir},
     wire::WireError,
 };

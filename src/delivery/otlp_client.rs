@@ -27,7 +27,7 @@ use zeroize::Zeroizing;
 
 use super::{
     answer::{self, Accepted, WANTS_TLS},
-    connect::{ConnectError, Connector, Peer, Seen},
+    connect::{ConnectError, Connector, Peer, PeerBytes},
     failure::Failure,
     settings::{Protocol, Signal},
     transport::{Transport, TransportError},
@@ -92,7 +92,7 @@ pub enum WireError {
 }
 
 /// What came of one request: whether it was delivered, and how long the receiver asks to be left alone.
-pub(super) type Outcome = (Result<Accepted, Failure>, Option<Duration>);
+pub(super) type ExportOutcome = (Result<Accepted, Failure>, Option<Duration>);
 
 /// See the module's head.
 pub(super) struct OtlpClient {
@@ -104,7 +104,7 @@ pub(super) struct OtlpClient {
     /// Whether a port that did not answer as a receiver in clear text speaks TLS; none before it was asked.
     speaks_tls: Mutex<Option<bool>>,
     /// Of the last request, until it is taken.
-    outcome: Mutex<Option<Outcome>>,
+    outcome: Mutex<Option<ExportOutcome>>,
 }
 
 impl fmt::Debug for OtlpClient {
@@ -184,12 +184,12 @@ impl OtlpClient {
     }
 
     /// What came of the last request; none when the exporter sent none.
-    pub(super) fn take_outcome(&self) -> Option<Outcome> {
+    pub(super) fn take_outcome(&self) -> Option<ExportOutcome> {
         self.outcome.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// One request to its end or to the timeout: what came of it, and how long the receiver asks to be left alone.
-    async fn export(&self, message: &[u8]) -> Outcome {
+    async fn export(&self, message: &[u8]) -> ExportOutcome {
         let body = match self.body(message) {
             Ok(body) => body,
             Err(error) => return (Err(Failure::Refused(format!("it cannot be compressed: {error}"))), None),
@@ -202,7 +202,7 @@ impl OtlpClient {
                     Protocol::HttpProtobuf => answer::http(&reply),
                 };
                 let outcome = match outcome {
-                    // A server that wants TLS answers so, too, and not all have words that we know.
+                    // A server that requires TLS answers so, too, and not all in a wording that is known here.
                     Err(Failure::Refused(reason)) if reply.status == StatusCode::BAD_REQUEST => {
                         let mistake = self.tls_after_all().await;
                         let reason = explained(reason, mistake);
@@ -234,7 +234,7 @@ impl OtlpClient {
     }
 
     /// What is most likely wrong when the other side began to speak another protocol.
-    fn mistake(&self, seen: &Seen) -> Option<&'static str> {
+    fn mistake(&self, seen: &PeerBytes) -> Option<&'static str> {
         let wire = seen.wire();
         if !self.transport.connector().has_tls() {
             if wire == Some(Peer::Tls) {
@@ -411,7 +411,7 @@ mod tests {
 
     #[test]
     fn an_endpoint_is_shown_without_its_password() {
-        assert_eq!(shown("https://me:canary@otlp.example:4318/x"), "https://otlp.example:4318/x");
+        assert_eq!(shown("https://me:planted@otlp.example:4318/x"), "https://otlp.example:4318/x");
         assert_eq!(shown("http://localhost:4317"), "http://localhost:4317");
     }
 

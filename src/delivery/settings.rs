@@ -61,7 +61,7 @@ pub struct Signal {
     /// PEM file with its key, unencrypted; on systems other than Linux in PKCS #8.
     pub client_key: Option<PathBuf>,
     /// The HTTP proxy on the way; without one the connection is straight to the receiver, whatever the environment says.
-    pub proxy: Option<Proxy>,
+    pub proxy: Option<HttpProxy>,
 }
 
 impl Signal {
@@ -92,13 +92,13 @@ pub enum Protocol {
 
 /// An HTTP proxy that opens tunnels (CONNECT). Its credentials have no printable form.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Proxy {
+pub struct HttpProxy {
     pub(super) host: String,
     pub(super) port: u16,
     credentials: Option<Zeroizing<String>>,
 }
 
-impl Proxy {
+impl HttpProxy {
     /// The proxy there, an IPv6 address in brackets; `credentials` is `USER:PASSWORD`.
     pub fn new(host: &str, port: u16, credentials: Option<&str>) -> Self {
         let credentials = credentials.map(|both| Zeroizing::new(STANDARD.encode(both)));
@@ -111,15 +111,15 @@ impl Proxy {
     }
 }
 
-impl fmt::Display for Proxy {
+impl fmt::Display for HttpProxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "http://{}:{}", self.host, self.port)
     }
 }
 
-impl fmt::Debug for Proxy {
+impl fmt::Debug for HttpProxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Proxy({self})")
+        write!(f, "HttpProxy({self})")
     }
 }
 
@@ -156,15 +156,15 @@ mod tests {
     #[test]
     fn a_header_value_is_never_printed() {
         let mut signal = Signal::new("http://localhost:4317", Protocol::Grpc);
-        signal.headers.push(Header::new("authorization", "canary"));
+        signal.headers.push(Header::new("authorization", "planted"));
         let text = format!("{signal:?}");
-        assert!(text.contains("authorization: [secret]") && !text.contains("canary"), "{text}");
+        assert!(text.contains("authorization: [secret]") && !text.contains("planted"), "{text}");
     }
 
     #[test]
     fn a_proxy_is_printed_without_its_credentials() {
-        let proxy = Proxy::new("[::1]", 3128, Some("me:canary"));
-        assert_eq!(proxy.credentials(), Some("bWU6Y2FuYXJ5"));
-        assert_eq!(format!("{proxy} {proxy:?}"), "http://[::1]:3128 Proxy(http://[::1]:3128)");
+        let proxy = HttpProxy::new("[::1]", 3128, Some("me:planted"));
+        assert_eq!(proxy.credentials(), Some("bWU6cGxhbnRlZA=="));
+        assert_eq!(format!("{proxy} {proxy:?}"), "http://[::1]:3128 HttpProxy(http://[::1]:3128)");
     }
 }

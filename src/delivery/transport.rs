@@ -1,7 +1,7 @@
 //! One request after another to a receiver, over HTTP/1.1 or HTTP/2, and what came back.
 //!
 //! Keeps one connection; one that ended while it was idle is replaced. Reads no more of an answer than `answer` looks at.
-//! Judges nothing. Called by `wire`, which limits the time.
+//! Judges nothing. Called by `otlp_client`, which limits the time.
 
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{sync::Mutex, task::JoinHandle, time::timeout};
 
 use super::{
-    answer::{LARGEST_BODY, Reply},
-    connect::{ConnectError, Connection, Connector, Seen, innermost},
+    answer::{HttpReply, LARGEST_BODY},
+    connect::{ConnectError, Connection, Connector, PeerBytes, innermost},
     settings::Protocol,
 };
 
@@ -31,7 +31,7 @@ pub(super) struct Transport {
     uri: Uri,
     headers: HeaderMap,
     /// None while it is used: an exchange that is cut off takes its connection with it.
-    idle: Mutex<Option<Open>>,
+    idle: Mutex<Option<OpenConnection>>,
 }
 
 /// Why nothing came back.
@@ -44,17 +44,17 @@ pub(super) enum TransportError {
         /// The last cause.
         reason: String,
         /// What came until then.
-        seen: Seen,
+        seen: PeerBytes,
     },
 }
 
-struct Open {
-    sender: Sender,
-    seen: Seen,
+struct OpenConnection {
+    sender: HttpSender,
+    seen: PeerBytes,
     task: JoinHandle<()>,
 }
 
-enum Sender {
+enum HttpSender {
     Http1(http1::SendRequest<Full<Bytes>>),
     Http2(http2::SendRequest<Full<Bytes>>),
 }
@@ -70,7 +70,7 @@ impl Transport {
     }
 
     /// Sends one request to its end.
-    pub(super) async fn exchange(&self, body: Bytes) -> Result<Reply, TransportError> {
+    pub(super) async fn exchange(&self, body: Bytes) -> Result<HttpReply, TransportError> {
         let mut idle = self.idle.lock().await;
         if let Some(mut open) = idle.take().filter(|open| !open.sender.is_closed()) {
             // The receiver may have closed it just now, which is no failure of this request.
@@ -83,7 +83,7 @@ impl Transport {
         let connection = self.connector.connect().await.map_err(TransportError::Connect)?;
         let seen = connection.seen.clone();
         let failed = |error: hyper::Error| TransportError::Exchange { reason: innermost(&error), seen: seen.clone() };
-        let mut open = Open::new(connection, self.protocol).await.map_err(failed)?;
+        let mut open = OpenConnection::new(connection, self.protocol).await.map_err(failed)?;
         let response = open.send(self.request(body)).await.map_err(failed)?;
         let (reply, open) = read(response, open).await?;
         *idle = open;
@@ -108,7 +108,7 @@ impl Transport {
     }
 }
 
-impl Open {
+impl OpenConnection {
     async fn new(connection: Connection, protocol: Protocol) -> Result<Self, hyper::Error> {
         let Connection { stream, seen } = connection;
         let io = TokioIo::new(stream);
@@ -116,11 +116,11 @@ impl Open {
         let (sender, task) = match protocol {
             Protocol::HttpProtobuf => {
                 let (sender, connection) = http1::handshake(io).await?;
-                (Sender::Http1(sender), tokio::spawn(async { drop(connection.await) }))
+                (HttpSender::Http1(sender), tokio::spawn(async { drop(connection.await) }))
             }
             Protocol::Grpc => {
                 let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await?;
-                (Sender::Http2(sender), tokio::spawn(async { drop(connection.await) }))
+                (HttpSender::Http2(sender), tokio::spawn(async { drop(connection.await) }))
             }
         };
         Ok(Self { sender, seen, task })
@@ -128,11 +128,11 @@ impl Open {
 
     async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, hyper::Error> {
         match &mut self.sender {
-            Sender::Http1(sender) => {
+            HttpSender::Http1(sender) => {
                 sender.ready().await?;
                 sender.send_request(request).await
             }
-            Sender::Http2(sender) => {
+            HttpSender::Http2(sender) => {
                 sender.ready().await?;
                 sender.send_request(request).await
             }
@@ -140,7 +140,7 @@ impl Open {
     }
 }
 
-impl Sender {
+impl HttpSender {
     fn is_closed(&self) -> bool {
         match self {
             Self::Http1(sender) => sender.is_closed(),
@@ -149,19 +149,22 @@ impl Sender {
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
 /// Reads what matters of an answer. Gives the connection back if that was all of it.
-async fn read(response: Response<Incoming>, open: Open) -> Result<(Reply, Option<Open>), TransportError> {
+async fn read(
+    response: Response<Incoming>,
+    open: OpenConnection,
+) -> Result<(HttpReply, Option<OpenConnection>), TransportError> {
     let (head, mut body) = response.into_parts();
-    let mut reply = Reply { status: head.status, headers: head.headers, ..Reply::default() };
+    let mut reply = HttpReply { status: head.status, headers: head.headers, ..HttpReply::default() };
     let outcome = match head.status {
         status if status.is_success() => collect(&mut body, &mut reply, LARGEST_BODY).await,
-        // Here words can tell more than the status. A refusal is one without them, too.
+        // Here the text can say more than the status. A refusal is one without them, too.
         StatusCode::BAD_REQUEST => timeout(WORDS_WAIT, collect(&mut body, &mut reply, WORDS)).await.unwrap_or(Ok(())),
         _ => Ok(()),
     };
@@ -170,7 +173,7 @@ async fn read(response: Response<Incoming>, open: Open) -> Result<(Reply, Option
     Ok((reply, is_over.then_some(open)))
 }
 
-async fn collect(body: &mut Incoming, reply: &mut Reply, most: usize) -> Result<(), hyper::Error> {
+async fn collect(body: &mut Incoming, reply: &mut HttpReply, most: usize) -> Result<(), hyper::Error> {
     while let Some(frame) = body.frame().await {
         match frame?.into_data() {
             Ok(data) => {

@@ -21,7 +21,7 @@ pub use super::otlp_client::WireError;
 use super::{
     answer::Accepted,
     failure::Failure,
-    otlp_client::{OtlpClient, Outcome},
+    otlp_client::{ExportOutcome, OtlpClient},
     settings::Signal,
 };
 use crate::{record::Run, telemetry::spans};
@@ -70,7 +70,7 @@ fn over<B: WithExportConfig + WithHttpConfig>(builder: B, signal: &Signal, clien
 }
 
 /// Runs an export to its end and takes what the client keeps of it.
-async fn outcome(client: &OtlpClient, export: impl Future<Output = OTelSdkResult>) -> Outcome {
+async fn outcome(client: &OtlpClient, export: impl Future<Output = OTelSdkResult>) -> ExportOutcome {
     let result = export.await;
     client.take_outcome().unwrap_or_else(|| {
         // Never sent: the batch itself is at fault.

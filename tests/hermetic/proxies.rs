@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use imaptrace::{
-    delivery::{Delivery, Header, Protocol, Proxy, Settings, Signal},
+    delivery::{Delivery, Header, HttpProxy, Protocol, Settings, Signal},
     record::{Run, SpanId, TraceId},
     telemetry::{MetricsSettings, ResourceSettings},
 };
@@ -24,8 +24,8 @@ use crate::{
 const BOTH: [Protocol; 2] = [Protocol::Grpc, Protocol::HttpProtobuf];
 const LONG: Duration = Duration::from_secs(20);
 
-/// "me:canary-pass", as Basic authentication has it.
-const BASIC: &str = "bWU6Y2FuYXJ5LXBhc3M=";
+/// "me:planted-pass", as Basic authentication has it.
+const BASIC: &str = "bWU6cGxhbnRlZC1wYXNz";
 
 fn deliver(signal: Signal) -> imaptrace::delivery::Report {
     Log::get();
@@ -43,8 +43,8 @@ fn receiver(protocol: Protocol) -> Receiver {
 fn through(tunnel: &Tunnel, url: &str, protocol: Protocol) -> Signal {
     let path = if protocol == Protocol::Grpc { "" } else { "/v1/traces" };
     let mut signal = Signal::new(&format!("{url}{path}"), protocol);
-    signal.headers.push(Header::new("x-token", "canary-token"));
-    signal.proxy = Some(Proxy::new("127.0.0.1", tunnel.address.port(), Some("me:canary-pass")));
+    signal.headers.push(Header::new("x-token", "planted-token"));
+    signal.proxy = Some(HttpProxy::new("127.0.0.1", tunnel.address.port(), Some("me:planted-pass")));
     signal
 }
 
@@ -69,7 +69,7 @@ fn both_protocols_go_through_a_tunnel_with_tls_and_without_and_each_side_gets_it
             assert_eq!(tunnel.heads(), [expected]);
             receiver.look(|inbox| {
                 let headers = &inbox.traces[0].headers;
-                assert_eq!(headers["x-token"], "canary-token");
+                assert_eq!(headers["x-token"], "planted-token");
                 assert!(!headers.contains_key("proxy-authorization"), "{headers:?}");
             });
         }
@@ -104,14 +104,14 @@ fn what_the_proxy_says_is_told_apart_from_what_the_receiver_says_and_the_batch_i
             assert!(told[0].contains(says), "{told:?}");
         }
     }
-    assert_eq!([Log::get().lines("canary-"), Log::get().lines(BASIC)], [Vec::<String>::new(), Vec::new()]);
+    assert_eq!([Log::get().lines("planted-"), Log::get().lines(BASIC)], [Vec::<String>::new(), Vec::new()]);
 }
 
 #[test]
 fn a_proxy_that_wants_credentials_and_gets_none_says_where_to_write_them() {
     let tunnel = Tunnel::start(&[Answer("HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")]);
     let mut signal = through(&tunnel, "http://127.0.0.1:1", Protocol::HttpProtobuf);
-    signal.proxy = Some(Proxy::new("127.0.0.1", tunnel.address.port(), None));
+    signal.proxy = Some(HttpProxy::new("127.0.0.1", tunnel.address.port(), None));
     let reason = deliver(signal).reason.unwrap();
     assert!(reason.contains("asks for a user and a password (HTTP 407): write them into its URL"), "{reason}");
     assert!(tunnel.heads().iter().all(|head| !head.contains("Authorization")));
@@ -123,7 +123,7 @@ fn each_failure_on_the_way_through_a_proxy_names_it() {
         let (closed, gone) = (ClosedPort::take(), ClosedPort::take());
         let mut signal = through(&Tunnel::start(&[Answer("")]), &gone.url(), protocol);
         let place = closed.url().rsplit_once(':').unwrap().1.parse().unwrap();
-        signal.proxy = Some(Proxy::new("127.0.0.1", place, Some("me:canary-pass")));
+        signal.proxy = Some(HttpProxy::new("127.0.0.1", place, Some("me:planted-pass")));
         let reason = deliver(signal).reason.unwrap();
         assert_eq!(reason, format!("the proxy {} cannot be reached: Connection refused (os error 111)", closed.url()));
 
@@ -147,7 +147,7 @@ fn probe(endpoint: &str, protocol: &str, environment: &[(&str, &str)]) -> Output
     let program = Program::new(["probe", &url].into_iter().chain(flags)).env("IMAPTRACE_PASSWORD", "x");
     let program = environment.iter().fold(program, |program, (name, value)| program.env(name, value));
     let output = block_on(program.run());
-    assert!(!format!("{output:?}").contains("canary"), "{output:?}");
+    assert!(!format!("{output:?}").contains("planted"), "{output:?}");
     output
 }
 
@@ -156,7 +156,7 @@ fn the_environments_proxy_is_used_when_the_key_says_so_and_never_for_this_host()
     for protocol in ["grpc", "http/protobuf"] {
         let receiver = if protocol == "grpc" { Receiver::grpc() } else { Receiver::http() };
         let tunnel = Tunnel::start(&[Open(receiver.address)]);
-        let url = format!("http://me:canary@{}", tunnel.address);
+        let url = format!("http://me:planted@{}", tunnel.address);
         let environment = |name| [(name, url.as_str()), ("IMAPTRACE__OTLP__PROXY", "environment")];
         // Unless the key says so, none is used; straight on there is nothing under this name.
         let far = "http://otel.example.invalid:4318";
@@ -192,7 +192,7 @@ fn a_proxy_in_the_configuration_carries_traces_and_metrics_of_an_agent_and_no_ot
     let receiver = Receiver::http();
     let tunnel = Tunnel::start(&[Open(receiver.address)]);
     let runtime = runtime();
-    let proxy = format!("proxy = \"http://me:canary-pass@{}\"\n", tunnel.address);
+    let proxy = format!("proxy = \"http://me:planted-pass@{}\"\n", tunnel.address);
     let log = runtime.block_on(async {
         let (_held, port) = refusing();
         let otlp = otlp("http://otel.example.invalid:4318", "http/protobuf")
@@ -204,7 +204,7 @@ fn a_proxy_in_the_configuration_carries_traces_and_metrics_of_an_agent_and_no_ot
     assert!(lines(&log, "all telemetry was delivered").len() == 1, "{log:?}");
     assert!(receiver.look(|inbox| !inbox.traces.is_empty() && !inbox.metrics.is_empty()));
     assert!(tunnel.heads().len() >= 2, "{:?}", tunnel.heads());
-    assert!(log.iter().all(|line| !line.to_string().contains("canary")), "{log:?}");
+    assert!(log.iter().all(|line| !line.to_string().contains("planted")), "{log:?}");
 }
 
 fn check(otlp: &str, environment: &[(&str, &str)]) -> Output {
@@ -216,14 +216,14 @@ fn check(otlp: &str, environment: &[(&str, &str)]) -> Output {
     .unwrap();
     let program = environment.iter().fold(program, |program, (name, value)| program.env(name, value));
     let output = block_on(program.run());
-    assert!(!format!("{output:?}").contains("canary"), "{output:?}");
+    assert!(!format!("{output:?}").contains("planted"), "{output:?}");
     output
 }
 
 #[test]
 fn check_names_the_proxy_of_each_signal_and_refuses_what_is_none() {
     let far = "[otlp]\nendpoint = \"https://otel.example:4317\"\n";
-    let environment = [("HTTPS_PROXY", "http://me:canary@proxy.example:3128")];
+    let environment = [("HTTPS_PROXY", "http://me:planted@proxy.example:3128")];
     for (more, environment, traces, metrics) in [
         ("", &[][..], "proxy none", "proxy none"),
         (
@@ -239,7 +239,7 @@ fn check_names_the_proxy_of_each_signal_and_refuses_what_is_none() {
             "proxy none (HTTPS_PROXY is set and is not used)",
         ),
         (
-            "proxy = \"http://me:canary@[fd00::1]:8080/\"\n[otlp.metrics]\nendpoint = \"http://localhost:4318\"\n",
+            "proxy = \"http://me:planted@[fd00::1]:8080/\"\n[otlp.metrics]\nendpoint = \"http://localhost:4318\"\n",
             &[],
             "proxy http://[fd00::1]:8080",
             "proxy none (the receiver is on this host)",
@@ -258,14 +258,14 @@ fn check_names_the_proxy_of_each_signal_and_refuses_what_is_none() {
         }
     }
     for (proxy, environment, says) in [
-        ("socks5://me:canary@proxy:1080", &[][..], "2:9: otlp.proxy: a proxy by socks5:// is not supported"),
-        ("https://me:canary@proxy:1080", &[], "otlp.proxy: a proxy by https:// is not supported"),
+        ("socks5://me:planted@proxy:1080", &[][..], "2:9: otlp.proxy: a proxy by socks5:// is not supported"),
+        ("https://me:planted@proxy:1080", &[], "otlp.proxy: a proxy by https:// is not supported"),
         ("proxy.example:3128", &[], "otlp.proxy: it is neither a URL nor one of the words for it"),
         ("Environment", &[], "otlp.proxy: it is neither a URL nor one of the words for it"),
-        ("http://me:canary@proxy:canary", &[], "otlp.proxy: its URL cannot be read"),
+        ("http://me:planted@proxy:planted", &[], "otlp.proxy: its URL cannot be read"),
         (
             "environment",
-            &[("all_proxy", "socks5h://me:canary@proxy:1080")],
+            &[("all_proxy", "socks5h://me:planted@proxy:1080")],
             "otlp.proxy: the variable all_proxy cannot be used: a proxy by socks5h:// is not supported",
         ),
     ] {
