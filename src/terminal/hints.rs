@@ -372,6 +372,7 @@ mod tests {
     #[test]
     fn a_wait_inside_a_literal_is_not_put_down_to_a_slow_command() {
         let mut step = samples::passed().steps[7].clone();
+        (step.status, step.text) = (None, None);
         assert_eq!(of_step(Some(&step), ErrorType::TimeoutCommand), hint(ErrorType::TimeoutCommand));
         step.text = Some(ServerText::new(b"927 octets of a literal of 1000 are still awaited", 256));
         let advice = of_step(Some(&step), ErrorType::TimeoutCommand);
