@@ -88,7 +88,7 @@ impl Shared {
         }
     }
 
-    /// A run over this family, which is told of and delivered, unless its server's certificate is to be looked at first.
+    /// A run over this family, which is logged and delivered, unless its server's certificate is to be looked at first.
     async fn run_over(&self, family: Family, work: &Work, start_lag: Option<Duration>) -> Option<Unseen> {
         let target = &*work.target;
         let account = target.target().accounts.get(work.account)?;

@@ -79,9 +79,9 @@ mod tests {
 
     #[test]
     fn a_file_on_disk_holds_the_certificate_until_it_is_dropped() {
-        let file = on_disk("canary").unwrap();
+        let file = on_disk("planted").unwrap();
         let path = file.path().to_owned();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "canary");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "planted");
         drop(file);
         assert!(!path.exists());
     }
@@ -89,10 +89,10 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn a_file_in_memory_can_be_read_again_and_again() {
-        let file = in_memory("canary").unwrap();
+        let file = in_memory("planted").unwrap();
         for _ in 0..2 {
             assert!(fs::metadata(file.path()).unwrap().is_file());
-            assert_eq!(fs::read_to_string(file.path()).unwrap(), "canary");
+            assert_eq!(fs::read_to_string(file.path()).unwrap(), "planted");
         }
     }
 }

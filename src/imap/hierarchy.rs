@@ -40,7 +40,7 @@ impl Hierarchy {
     }
 
     /// How `name` would be written with this separator, if it bears another one, or lies outside INBOX where all mailboxes
-    /// lie below it. None when nothing speaks against the name as it is.
+    /// lie below it. None when the name can be right as it is.
     pub fn suggest(self, name: &str) -> Option<String> {
         let separator = self.separator();
         let prefix = if self.below_inbox { format!("INBOX{separator}") } else { String::new() };

@@ -101,7 +101,7 @@ impl MailGuard {
         }
     }
 
-    /// Whether the words of a tagged line are the server's: no message knows the tag of a command.
+    /// Whether the words of a tagged line are the server's: a message cannot hold the tag, which is random.
     pub(super) fn trusts_tagged(self) -> bool {
         self.closed
     }
@@ -122,7 +122,7 @@ impl MailGuard {
         self.begun && (!has_status || !self.trusts_untagged())
     }
 
-    /// What may be told of the line that a breach was found in. `in_row` when it belongs to a row that is not whole.
+    /// What may be shown of the line that a breach was found in. `in_row` when it belongs to a row that is not whole.
     pub(super) fn offending<'a>(
         self,
         text: &'a [u8],

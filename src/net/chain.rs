@@ -1,8 +1,8 @@
 //! A server's chain of certificates when one of them was refused: which one, and why.
 //!
-//! The TLS library tells of a failed handshake no more than the reason. The chain is had in one of two ways. Up to TLS 1.2
+//! Of a failed handshake the TLS library reports only the reason. The chain is had in one of two ways. Up to TLS 1.2
 //! it passes in clear text and is verified once more here, against the same roots. Otherwise a connection of its own
-//! brings it ([`TlsContext::inspect`]). Neither has a say in whether a server is trusted. Called by `probe`.
+//! brings it ([`TlsContext::inspect`]). Neither decides whether a server is trusted. Called by `probe`.
 //!
 //! Elsewhere than on Linux there is no more than the certificates.
 
@@ -146,7 +146,7 @@ mod library {
                 let mut waiting = match step {
                     Err(HandshakeError::WouldBlock(waiting)) => waiting,
                     Ok(mut stream) => {
-                        // Politely: a server that hears of no end waits for a command.
+                        // With close_notify: without it a server would wait for a command.
                         drop(stream.shutdown());
                         break std::mem::take(&mut stream.get_mut().outgoing);
                     }
@@ -236,7 +236,7 @@ mod library {
         }
     }
 
-    /// So many host names of a certificate are told.
+    /// Number of a certificate's host names that are shown.
     const NAMES: usize = 3;
 
     fn date(seconds: Option<i64>) -> String {

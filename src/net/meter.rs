@@ -527,7 +527,7 @@ mod tests {
         assert!(first.lay() >= 2 * long && first.is_late(), "{first:?}");
         assert!(rest.lay() >= long && rest.lay() < 2 * long && rest.is_late(), "{rest:?}");
         assert!(!prompt.merged && !prompt.lost && prompt.lay() < long, "{prompt:?}");
-        // Without a stamp of the kernel nothing tells for how long.
+        // Without a stamp of the kernel it is not known for how long.
         inner.received([linux::Piece { bytes: 5, stamp: None }, linux::Piece::default()]);
         assert_eq!(inner.crossings.last().unwrap().lay(), Duration::ZERO);
     }

@@ -1,4 +1,4 @@
-//! TLS by async-native-tls: what a target needs for it, read once, and the handshake. What the library does not tell
+//! TLS by async-native-tls: what a target needs for it, read once, and the handshake. What the library does not report
 //! (version, cipher) is read from the wire by `hello`, and its errors are sorted into causes by `tls_error`.
 
 use std::{
@@ -245,7 +245,7 @@ fn nameless(name: &str, leaf: Vec<u8>) -> TlsFailure {
     TlsFailure { answered: true, leaf: Some(leaf), ..TlsFailure::new(TlsCause::Name, text) }
 }
 
-/// What is known of the server's certificate after a handshake, good or bad: of one that failed the library tells
+/// What is known of the server's certificate after a handshake, good or bad: of one that failed the library reports
 /// nothing, and what passed on the wire is taken; up to TLS 1.2 that is in clear text.
 pub fn shown(stream: Result<&TlsStream<Meter>, &TlsFailure>, meter: &Meter) -> Shown {
     match stream {

@@ -2,7 +2,7 @@
 //! the results of verification. No cause depends on a part of a message's text. Called by `tls` for handshakes and by
 //! `probe` for connections that stand. What class a run gets from a cause is `probe`'s matter.
 //!
-//! Elsewhere than on Linux the library is another one, and only errors of the connection itself are told apart.
+//! Elsewhere than on Linux the library is another one, and only errors of the connection itself are distinguished.
 
 use std::{error::Error, io};
 
@@ -45,7 +45,7 @@ pub enum TlsCause {
     Alpn,
     /// The server sent `unrecognized_name`.
     UnknownName,
-    /// The server wants a client certificate.
+    /// The server requires a client certificate.
     ClientCertificateRequired,
     /// The server sent `handshake_failure` after its ServerHello: it found something in common, and then refused.
     RefusedAfterCertificate,

@@ -150,7 +150,7 @@ impl fmt::Debug for UserName {
     }
 }
 
-/// Who looks names up.
+/// What looks names up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum NameResolver {
     /// imaptrace itself, from the hosts file and by asking name servers.
@@ -177,7 +177,7 @@ impl NameResolver {
 /// How names are looked up.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Dns {
-    /// Who looks them up.
+    /// What looks them up.
     pub resolver: NameResolver,
     /// Keep answers for their time to live, between runs.
     pub cache: bool,

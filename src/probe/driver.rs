@@ -116,12 +116,12 @@ pub(super) struct TcpInfoDelta {
     /// For how long data of ours was not acknowledged, at most.
     pub(super) unacknowledged: Option<Duration>,
     /// When the last data arrived.
-    pub(super) last_data: Option<Between>,
+    pub(super) last_data: Option<CoarseMoment>,
 }
 
-/// A moment that the kernel tells by its coarse clock.
+/// A moment that the kernel reports by its coarse clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Between {
+pub(super) struct CoarseMoment {
     pub(super) earliest: Instant,
     pub(super) latest: Instant,
 }
@@ -548,7 +548,7 @@ impl Driver {
             info.unacknowledged.map(|time| time.saturating_sub(before.unacknowledged.unwrap_or_default()));
         let last_data = now.checked_sub(Duration::from_millis(info.data_age_ms.into())).and_then(|latest| {
             let earliest = latest.checked_sub(tick())?;
-            Some(Between { earliest, latest })
+            Some(CoarseMoment { earliest, latest })
         });
         Some(TcpInfoDelta {
             rtt_min: info.rtt_min,

@@ -1,10 +1,10 @@
-//! One more connection after a run whose handshake was refused over a certificate that nobody saw: TLS 1.3 encrypts it, and
-//! the TLS library tells nothing of a handshake that failed.
+//! One more connection after a run whose handshake was refused over a certificate that is not on record: TLS 1.3 encrypts it, and
+//! the TLS library hands out no certificate of a handshake that failed.
 //!
 //! It is made when the run has ended and outside its times, to the address that the run spoke to, at most once an hour for
 //! a target and a class of failure. It sends no credential, no client certificate, and no command but STARTTLS; what it
 //! reads changes nothing about whether the run passed. What was read is kept for the runs of that hour that fail in the
-//! same way at the same address. Called by `agent` and `cli`, which know how much time there is before the next run.
+//! same way at the same address. Called by `agent` and `cli`, which give the time that is left before the next run.
 
 use std::{
     net::SocketAddr,
@@ -36,11 +36,11 @@ pub(super) struct Inspections(Mutex<Vec<Inspection>>);
 struct Inspection {
     class: ErrorType,
     begun: Instant,
-    found: Option<Arc<Found>>,
+    found: Option<Arc<ChainFound>>,
 }
 
 #[derive(Debug)]
-struct Found {
+struct ChainFound {
     chain: Chain,
     peer: SocketAddr,
     at: Timestamp,
@@ -72,7 +72,7 @@ impl Inspections {
         Claim::Begun
     }
 
-    fn end(&self, class: ErrorType, found: &Arc<Found>) {
+    fn end(&self, class: ErrorType, found: &Arc<ChainFound>) {
         if let Some(known) = self.lock().iter_mut().find(|known| known.class == class) {
             known.found = Some(Arc::clone(found));
         }
@@ -80,7 +80,7 @@ impl Inspections {
 }
 
 enum Claim {
-    Known(Option<Arc<Found>>),
+    Known(Option<Arc<ChainFound>>),
     Begun,
 }
 
@@ -105,7 +105,7 @@ pub async fn inspect(
                 chain = looking => chain.ok().flatten(),
                 () = cancelled(&mut cancel) => None,
             };
-            let found = chain.map(|chain| Arc::new(Found { chain, peer, at: Timestamp::from(clock::wall()) }));
+            let found = chain.map(|chain| Arc::new(ChainFound { chain, peer, at: Timestamp::from(clock::wall()) }));
             if let Some(found) = &found {
                 target.inspections.end(class, found);
             }
@@ -147,7 +147,7 @@ fn wanting(run: &Run) -> Option<(ErrorType, TlsCause, SocketAddr)> {
 async fn look(prepared: &Prepared, peer: SocketAddr, deadline: Instant, cancel: Cancel) -> Option<Chain> {
     let target = prepared.target();
     let meter = Meter::default();
-    // Nobody looks at these times.
+    // These times are not used.
     let timing = Timing { kernel_stamps: false, quickack: false };
     let options = ConnectOptions { source: target.source_address, proxy: target.proxy_protocol, timing, deadline };
     net::connect(&meter, &[peer], options).await.result.ok()?;
@@ -184,7 +184,7 @@ const LIMITS: Limits = Limits {
     literal_kept: 0,
 };
 
-fn describe(run: &mut Run, found: &Found, cause: TlsCause, redactor: &Redactor) {
+fn describe(run: &mut Run, found: &ChainFound, cause: TlsCause, redactor: &Redactor) {
     // A certificate that is believed by now is not the one that was refused.
     if found.chain.refused.as_ref().is_none_or(|refused| refused.cause != cause) {
         return;

@@ -217,7 +217,7 @@ impl<'a> Journey<'a> {
         self.login(driver).await?;
         self.capabilities(driver).await?;
         if !with_id {
-            // Some servers advertise it after the login alone, and want it before SELECT.
+            // Some servers advertise it after the login alone, and require it before SELECT.
             self.id(driver).await?;
         }
         errand.run(self, driver).await
@@ -414,7 +414,7 @@ impl<'a> Journey<'a> {
         Ok(())
     }
 
-    /// SELECT or EXAMINE was OK and did not tell how many messages there are. It must (RFC 9051 §6.3.2): what was not said or
+    /// SELECT or EXAMINE was OK and did not say how many messages there are. It must (RFC 9051 §6.3.2): what was not said or
     /// could not be read is no empty mailbox.
     pub(super) fn without_exists(&mut self) -> Stop {
         let text =

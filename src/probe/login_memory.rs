@@ -2,7 +2,7 @@
 //!
 //! An entry holds for one login: server, user, master user and secret. Any other value, a new secret above all, begins anew. The secret
 //! itself is not kept: a login is known by a hash under a key that this process drew. Lives with its target and outlasts
-//! reloads; `login` asks it and tells it.
+//! reloads; `login` reads and writes it.
 
 use std::{
     collections::HashMap,
@@ -117,10 +117,10 @@ mod tests {
     fn an_account_that_is_gone_is_forgotten_and_no_secret_can_be_read_from_what_is_kept() {
         let here = server("a.example.org");
         let memory = LoginMemory::default();
-        let login = LoginId::new(&here, &account("canary-user", None), &Secret::new("canary-pass".into()));
+        let login = LoginId::new(&here, &account("planted-user", None), &Secret::new("planted-pass".into()));
         memory.learn("default", login, Fallback::Refused);
-        assert!(!format!("{memory:?}").contains("canary"));
-        memory.keep(&[account("canary-user", None)]);
+        assert!(!format!("{memory:?}").contains("planted"));
+        memory.keep(&[account("planted-user", None)]);
         assert_eq!(memory.recall("default", login), Some(Fallback::Refused));
         memory.keep(&[]);
         assert_eq!(memory.recall("default", login), None);

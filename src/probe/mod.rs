@@ -17,7 +17,7 @@
 //! split     where a command's time went
 //! uncertainty  how far off that can be
 //! verdict   answers and causes → error.type
-//! certificates  what a failed handshake tells of certificates
+//! certificates  what a failed handshake shows of certificates
 //! inspect   one more connection after a run whose handshake showed none
 //! wait      deadlines and the wish to cancel, for every wait
 //! transcript  the conversation line by line, for `probe --verbose`
@@ -199,7 +199,7 @@ impl Prober {
         Self { resolver: Resolver::new(dns), child_env, line_sink: None, steps: None }
     }
 
-    /// The same, with every line of its conversations given to `sink`, redacted: for a person who watches, not for an agent.
+    /// The same, with every line of its conversations given to `sink`, redacted: for a person at a terminal, not for an agent.
     #[must_use]
     pub fn with_line_sink(self, sink: LineSink) -> Self {
         Self { line_sink: Some(sink), ..self }

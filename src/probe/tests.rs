@@ -60,7 +60,7 @@ fn target(address: SocketAddr) -> Target {
 type Witness = (Duration, Duration);
 
 /// Answers every command; SELECT after a pause, in the middle of which `meanwhile` happens. `behind` is called with the name
-/// of each command when its answer is on the line and nobody has read it yet.
+/// of each command when its answer is on the line and has not been read yet.
 async fn serve(listener: TcpListener, meanwhile: impl Fn(), behind: impl Fn(&str)) -> Witness {
     // When each command was heard, and answered.
     let (mut heard, mut answered) = (Vec::new(), Vec::new());

@@ -229,7 +229,7 @@ impl Transcript {
     fn send(&self, at_s: Seconds, sender: Sender, mut text: Vec<u8>) {
         // More of it would be redacted only to be cut.
         text.truncate(4 * LONGEST);
-        // A thread that has ended writes for nobody.
+        // A thread that has ended writes nothing.
         drop(self.entries.send(Entry { at_s, sender, text: Zeroizing::new(text) }));
     }
 }

@@ -28,7 +28,7 @@ pub(super) struct Uncertainty {
 /// What makes the times of a command doubtful, beside what its [`Span`] shows.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Evidence<'a> {
-    /// What the kernel counted meanwhile; none where it tells nothing.
+    /// What the kernel counted meanwhile; none where it reports nothing.
     pub(super) tcp: Option<&'a TcpInfoDelta>,
     /// The kernel stamped every arrival.
     pub(super) kernel: bool,
@@ -74,7 +74,7 @@ impl Uncertainty {
         Self { duration: waited, server: Duration::ZERO, transfer: waited }
     }
 
-    /// Arrivals that the kernel joined bear the stamp of the last. Had they been told apart, each would have taken a round
+    /// Arrivals that the kernel joined bear the stamp of the last. Had they been stamped one by one, each would have taken a round
     /// trip off the server's time; and what was taken off for all bytes together could have been the server's.
     fn joined(gaps: &[Gap<'_>], hidden: u64, round_trip: Duration) -> Self {
         let blurred = || gaps.iter().filter(|gap| gap.arrival.is_some_and(is_blurred));
@@ -147,7 +147,7 @@ impl Uncertainty {
         Self { duration: self.duration.min(most), server: self.server.min(most), transfer: self.transfer.min(most) }
     }
 
-    /// Marks a step as uncertain if that could change one of its figures by enough. Nobody waits for LOGOUT, so nothing is
+    /// Marks a step as uncertain if that could change one of its figures by enough. No figure that counts holds LOGOUT, so nothing is
     /// in doubt there.
     pub(super) fn note(self, step: &mut Step) {
         if step.name == Step::LOGOUT {
@@ -182,7 +182,7 @@ fn is_blurred(arrival: &Crossing) -> bool {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{super::driver::Between, *};
+    use super::{super::driver::CoarseMoment, *};
     use crate::clock;
 
     const MS: Duration = Duration::from_millis(1);
@@ -323,11 +323,11 @@ mod tests {
         let mut tcp = case.tcp;
         let end = case.start + 2_000 * MS;
         // The kernel's tick is 4 ms.
-        tcp.last_data = Some(Between { earliest: ago(end, 4), latest: end });
+        tcp.last_data = Some(CoarseMoment { earliest: ago(end, 4), latest: end });
         let closed = Evidence { tcp: Some(&tcp), closed: true, ..case.evidence() };
         assert_eq!(case.bounds(&closed), [4, 4, 0]);
         assert_eq!(case.noted("LOGIN", &closed), None, "4 ms of 2 s");
-        tcp.last_data = Some(Between { earliest: ago(end, 904), latest: ago(end, 900) });
+        tcp.last_data = Some(CoarseMoment { earliest: ago(end, 904), latest: ago(end, 900) });
         let closed = Evidence { tcp: Some(&tcp), closed: true, ..case.evidence() };
         assert_eq!(case.noted("LOGIN", &closed), Some(Seconds::from_micros(904_000)));
         assert_eq!(case.noted("LOGOUT", &closed), None, "nobody waits for it");
@@ -353,7 +353,7 @@ mod tests {
         let end = case.start + 100 * MS;
         for (latest, expected) in [(0, [0, 0, 0]), (1, [0, 0, 0]), (40, [44, 44, 0]), (500, [99, 99, 0])] {
             let latest = ago(end, latest);
-            let tcp = TcpInfoDelta { last_data: Some(Between { earliest: ago(latest, 4), latest }), ..case.tcp };
+            let tcp = TcpInfoDelta { last_data: Some(CoarseMoment { earliest: ago(latest, 4), latest }), ..case.tcp };
             let ours = Evidence { tcp: Some(&tcp), kernel: false, ..case.evidence() };
             assert_eq!(case.bounds(&ours), expected);
         }

@@ -10,7 +10,7 @@ pub enum Sender {
     Client,
     /// The server.
     Server,
-    /// Nobody: an event of the connection, such as the end of the TLS handshake.
+    /// Neither: an event of the connection, such as the end of the TLS handshake.
     Connection,
 }
 

@@ -63,11 +63,11 @@ faults! {
     MalformedCertificate = "malformed_certificate",
     /// A signature or checksum is wrong: the bytes were altered, or key and certificate do not belong together.
     Altered = "altered",
-    /// The server knows no protocol of those offered by ALPN (alert 120).
+    /// The server supports none of the protocols offered by ALPN (alert 120).
     Alpn = "alpn",
-    /// The server knows no such host name (alert 112).
+    /// The server does not recognise the host name (alert 112).
     UnknownName = "unknown_name",
-    /// The server wants a client certificate, and none was sent (alert 116, and 41).
+    /// The server requires a client certificate, and none was sent (alert 116, and 41).
     ClientCertificateRequired = "client_certificate_required",
     /// The handshake failed at the server after it had shown its certificate (alert 40): it often wants a client certificate.
     RefusedAfterCertificate = "refused_after_certificate",

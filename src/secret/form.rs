@@ -35,7 +35,7 @@ impl Edge {
         first.map(edge(true)).or_else(|| last().map(edge(false)))
     }
 
-    /// A line end: no IMAP command and no header can carry it, whoever means it.
+    /// A line end: no IMAP command and no header can carry it.
     fn is_line_end(self) -> bool {
         matches!(self.character, '\r' | '\n')
     }
