@@ -75,7 +75,7 @@ fn of_step(step: Option<&Step>, class: ErrorType) -> &'static str {
             "Exchange: has the account a mailbox, a licence and IMAP, or is it throttled?"
         }
         // A timeout has no status, but that of a refusal without a tag.
-        (_, ErrorType::TimeoutCommand) if step.is_some_and(|step| step.status.is_some()) => {
+        (_, ErrorType::TimeoutCommand) if matches!(status, Some("NO" | "BAD")) => {
             "refused without a tag, and the command never ended: see its words and log"
         }
         (_, ErrorType::AuthFailed) if code == Some("CONTACTADMIN") => {
