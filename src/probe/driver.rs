@@ -51,7 +51,7 @@ pub(super) struct Driver {
     pub(super) pace: Pace,
     pub(super) watch: Watch,
     /// Where the conversation is shown, if it is.
-    pub(super) transcript: Option<Transcript>,
+    pub(super) transcript: Option<Box<Transcript>>,
 }
 
 /// A status response, owned.

@@ -47,7 +47,7 @@ pub(super) struct Journey<'a> {
     /// Whatever comes is under TLS, or nobody asked for TLS.
     pub(super) trusted: bool,
     /// Shows the conversation, between two connections.
-    transcript: Option<Transcript>,
+    transcript: Option<Box<Transcript>>,
 }
 
 /// A connection before there is one.
@@ -109,7 +109,8 @@ pub(super) struct Answer {
 }
 
 impl<'a> Journey<'a> {
-    pub(super) fn new(prober: &'a Prober, job: Job<'a>, cancel: Cancel) -> Self {
+    /// Boxed: a future holds what it was given twice, and a run is in several.
+    pub(super) fn new(prober: &'a Prober, job: Job<'a>, cancel: Cancel) -> Box<Self> {
         let redactor = Redactor::new(job.account, job.secret.as_ref().ok());
         // Without a password there will be no connection.
         let ready = job.secret.is_ok().then(|| Ready::new(job.target));
@@ -118,20 +119,32 @@ impl<'a> Journey<'a> {
         let recorder = Recorder::new(&job, anchor).watched(prober.steps.clone());
         let transcript = prober.line_sink.clone().filter(|_| ready.is_some()).and_then(|sink| {
             let redactor = Redactor::new(job.account, job.secret.as_ref().ok());
-            Transcript::start(sink, redactor, &job.account.alias, anchor)
+            Transcript::start(sink, redactor, &job.account.alias, anchor).map(Box::new)
         });
         let target = job.target.target();
         let deadline = recorder.start() + target.deadlines.run;
         let trusted = target.security == Security::None;
-        Self { prober, job, target, redactor, recorder, deadline, cancel, ready, addresses: None, trusted, transcript }
+        Box::new(Self {
+            prober,
+            job,
+            target,
+            redactor,
+            recorder,
+            deadline,
+            cancel,
+            ready,
+            addresses: None,
+            trusted,
+            transcript,
+        })
     }
 
-    pub(super) async fn run(self) -> Run {
+    pub(super) async fn run(self: Box<Self>) -> Run {
         self.visit(&mut FirstLoad).await
     }
 
     /// Goes there, logs in, does the errand and says good-bye.
-    pub(super) async fn visit(mut self, errand: &mut impl Errand) -> Run {
+    pub(super) async fn visit(mut self: Box<Self>, errand: &mut impl Errand) -> Run {
         if let Err(error) = &self.job.secret {
             // In the step's text, and nowhere else: who shows the run shows it.
             let name = self.login_name();
@@ -152,7 +165,8 @@ impl<'a> Journey<'a> {
             self.connection(errand).await;
         }
         if let Some(transcript) = self.transcript.take() {
-            transcript.finish().await;
+            // Boxed: a run that shows nothing holds no more for it.
+            Box::pin(transcript.finish()).await;
         }
         self.recorder.finish()
     }
