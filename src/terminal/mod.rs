@@ -22,6 +22,7 @@ mod summary;
 mod table;
 mod text;
 mod tls_hints;
+mod wait_hints;
 mod waterfall;
 
 pub use conversation::conversation_line;

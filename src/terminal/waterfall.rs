@@ -7,10 +7,11 @@ use unicode_width::UnicodeWidthStr as _;
 use super::{
     Style,
     failure::{endpoint, verdict},
-    hints::{advice, remedy},
+    hints::advice,
     line::tone,
     table::{Table, doubtful, label},
     text::{Line, Tone, clip, duration, safe, wrap},
+    wait_hints::remedy,
 };
 use crate::record::{
     EventName, NoteLevel, Run, RunOutcome, Security, Step, StepOutcome, Timestamp, TlsFacts, Verified,

@@ -1,0 +1,216 @@
+//! Where to look when a run passed but kept the user waiting: the part, and of the server's part the step, that makes up
+//! most of First Loading Latency. What to try after a failure is in `hints`. Called by `waterfall`.
+
+use super::{
+    Style,
+    parts::{Part, Parts},
+    text::{duration, safe, size},
+};
+use crate::record::{Run, RunOutcome, Seconds, Step};
+
+/// A part below this is not named, unless the run was slow by its history: a user does not notice it.
+const NOTICED: Seconds = Seconds::from_micros(100_000);
+
+/// Where to look when one part makes up more than half of what a user waits for. None for a run that did not pass, which
+/// has its own hint, and for one whose uncertain times could change what is named here.
+pub(super) fn remedy(run: &Run, style: Style) -> Option<String> {
+    if run.outcome != RunOutcome::Passed {
+        return None;
+    }
+    let latency = run.first_loading_latency_s?;
+    let parts = Parts::sum(run.loading_steps())?;
+    let part = parts.largest();
+    let took = parts.get(part);
+    let doubt = run.loading_steps().map(doubt).fold(Seconds::ZERO, Seconds::saturating_add);
+    // Whatever is in doubt could be another part's.
+    if !most(took.saturating_sub(doubt), latency) || (took < NOTICED && run.slow != Some(true)) {
+        return None;
+    }
+    let time = duration(took, style);
+    Some(match part {
+        Part::Server => {
+            let of = |step: &Step| Parts::of(step).map(|parts| parts.get(Part::Server)).unwrap_or_default();
+            let most_of_it = run.loading_steps().max_by_key(|step| of(step))?;
+            // Whatever is in doubt could be this step's or the others'.
+            let [least, largest] = [took.saturating_sub(doubt), took.saturating_add(doubt)];
+            let is_most = most(of(most_of_it), largest);
+            if !is_most && most(of(most_of_it), least) {
+                return None;
+            }
+            match Some(most_of_it).filter(|_| is_most) {
+                Some(step) => {
+                    let (name, time) = (safe(&step.name, style), duration(of(step), style));
+                    format!("mostly the server in {name}, {time}: {}", suspects(step))
+                }
+                None => format!("mostly the server, {time} over several commands: its load, CPU or memory"),
+            }
+        }
+        Part::Network => {
+            let round_trip = run.server.rtt_min_s.filter(|time| *time > Seconds::ZERO);
+            let turns = round_trip.map(|each| {
+                let half = Seconds::from_micros(each.as_micros() / 2);
+                let count = took.saturating_add(half).as_micros() / each.as_micros();
+                format!("{count} round trips of {}", duration(each, style))
+            });
+            let turns = turns.unwrap_or_else(|| "round trips".to_owned());
+            format!("mostly the network, {time}: {turns}; only a shorter way helps")
+        }
+        Part::Transfer => {
+            let commands = run.loading_steps().filter(|step| Parts::of(step).is_some());
+            let bytes = commands.filter_map(|step| step.received_bytes).fold(0, u64::saturating_add);
+            format!("mostly transfer, {time} for {}: the rate of the line, or long headers", size(bytes))
+        }
+    })
+}
+
+/// How far off a step's times could be: by all of it where that is not on record.
+fn doubt(step: &Step) -> Seconds {
+    let uncertain = step.uncertain == Some(true);
+    if uncertain { step.uncertainty_s.unwrap_or(step.duration_s) } else { Seconds::ZERO }
+}
+
+/// Whether `part` is more than half of `whole`.
+fn most(part: Seconds, whole: Seconds) -> bool {
+    part > whole.saturating_sub(part)
+}
+
+/// What a server is mostly busy with in a command that takes long.
+fn suspects(step: &Step) -> &'static str {
+    match step.name.as_str() {
+        "LOGIN" | "AUTHENTICATE" => "the authentication back end",
+        "LIST" | "NAMESPACE" => "its namespaces, and the number of folders",
+        "SELECT" | "EXAMINE" => "the mailbox's index, or a lock on it",
+        "FETCH" => "its disk, or a cold cache",
+        _ => "its load, CPU or memory",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::terminal::samples;
+
+    const PLAIN: Style = Style { width: 100, colour: false, ascii: true };
+
+    fn us(micros: u64) -> Seconds {
+        Seconds::from_micros(micros)
+    }
+
+    /// A passed run in which `name` takes half a second longer, in one of its parts.
+    fn held(name: &str, part: Part) -> Run {
+        let mut run = samples::passed();
+        let step = run.steps.iter_mut().find(|step| step.name == name).unwrap();
+        let times = match part {
+            Part::Server => &mut step.server_s,
+            Part::Network => &mut step.network_s,
+            Part::Transfer => &mut step.transfer_s,
+        };
+        *times = times.map(|time| time.saturating_add(us(500_000)));
+        step.duration_s = step.duration_s.saturating_add(us(500_000));
+        run.first_loading_latency_s = run.first_loading_latency_s.map(|latency| latency.saturating_add(us(500_000)));
+        run
+    }
+
+    #[test]
+    fn what_makes_up_more_than_half_of_the_wait_is_named_with_where_to_look() {
+        for (name, expected) in [
+            ("LOGIN", "mostly the server in LOGIN, 511 ms: the authentication back end"),
+            ("LIST", "mostly the server in LIST, 501 ms: its namespaces, and the number of folders"),
+            ("SELECT", "mostly the server in SELECT, 509 ms: the mailbox's index, or a lock on it"),
+            ("FETCH", "mostly the server in FETCH, 522 ms: its disk, or a cold cache"),
+            ("ID", "mostly the server in ID, 500 ms: its load, CPU or memory"),
+        ] {
+            assert_eq!(remedy(&held(name, Part::Server), PLAIN).as_deref(), Some(expected));
+        }
+        assert_eq!(
+            remedy(&samples::far_away(), PLAIN).unwrap(),
+            "mostly the network, 702 ms: 5 round trips of 140 ms; only a shorter way helps"
+        );
+        assert_eq!(
+            remedy(&held("FETCH", Part::Transfer), PLAIN).unwrap(),
+            "mostly transfer, 502 ms for 49.9 kB: the rate of the line, or long headers"
+        );
+        let mut run = held("FETCH", Part::Server);
+        let select = run.steps.iter_mut().find(|step| step.name == "SELECT").unwrap();
+        select.server_s = Some(us(600_000));
+        let list = run.steps.iter_mut().find(|step| step.name == "LIST").unwrap();
+        list.server_s = Some(us(600_000));
+        assert_eq!(
+            remedy(&run, PLAIN).unwrap(),
+            "mostly the server, 1.73 s over several commands: its load, CPU or memory"
+        );
+    }
+
+    #[test]
+    fn nothing_is_said_where_nothing_stands_out_or_the_times_may_be_wrong() {
+        // Mostly the server, but nobody would notice.
+        assert_eq!(remedy(&samples::passed(), PLAIN), None);
+        let slow = Run { slow: Some(true), ..samples::passed() };
+        assert!(remedy(&slow, PLAIN).is_some(), "what is slow by its history is worth a word however short");
+        let run = held("FETCH", Part::Server);
+        let longer = Run { first_loading_latency_s: Some(us(1_200_000)), ..run.clone() };
+        assert_eq!(remedy(&longer, PLAIN), None, "more than half was elsewhere");
+        assert_eq!(remedy(&Run { outcome: RunOutcome::Failed, ..run.clone() }, PLAIN), None);
+        let paused = Run { uncertain: Some(true), uncertainty_s: Some(us(30_000)), ..run };
+        assert!(remedy(&paused, PLAIN).is_some(), "pauses of imaptrace between the steps are in none of them");
+    }
+
+    #[test]
+    fn a_doubt_keeps_the_advice_back_only_if_it_could_change_the_part_or_the_step_that_is_named() {
+        // 553 ms, of which the server has 544 ms, and 522 ms in FETCH.
+        let run = held("FETCH", Part::Server);
+        let with = |index: usize, doubt: Option<u64>| {
+            let mut run = run.clone();
+            let step: &mut Step = &mut run.steps[index];
+            (step.uncertain, step.uncertainty_s) = (Some(true), doubt.map(us));
+            remedy(&run, PLAIN)
+        };
+        let named = remedy(&run, PLAIN);
+        assert!(named.as_deref().is_some_and(|text| text.starts_with("mostly the server in FETCH")), "{named:?}");
+        for (index, doubt, stays) in [
+            (7, Some(1_400), true),
+            (8, Some(1_400), true),
+            (8, Some(100_000), true),
+            // With 267 ms less the server would have half.
+            (8, Some(266_000), true),
+            (8, Some(268_000), false),
+            // By how much is not on record: by all of SELECT's 9.6 ms, or of FETCH.
+            (7, None, true),
+            (8, None, false),
+            // Nobody waits for it.
+            (9, Some(900_000), true),
+        ] {
+            let expected = named.clone().filter(|_| stays);
+            assert_eq!(with(index, doubt), expected, "{index} {doubt:?}");
+        }
+    }
+
+    #[test]
+    fn a_doubt_keeps_back_a_step_that_it_could_make_the_others_outweigh_and_several_that_it_could_make_one_of() {
+        // SELECT has 300 ms of the server's 600 ms, or a little more or less, and FETCH most of the others.
+        let of = |select: u64, doubt: u64| {
+            let mut run = samples::passed();
+            for step in &mut run.steps {
+                step.server_s = step.server_s.map(|_| Seconds::ZERO);
+            }
+            (run.steps[7].server_s, run.steps[8].server_s) = (Some(us(select)), Some(us(600_000 - select)));
+            run.first_loading_latency_s = Some(us(640_000));
+            (run.steps[8].uncertain, run.steps[8].uncertainty_s) = (Some(true), Some(us(doubt)));
+            remedy(&run, PLAIN)
+        };
+        assert!(of(310_000, 19_000).unwrap().contains("in SELECT"));
+        assert_eq!(of(310_000, 21_000), None, "FETCH could have as much");
+        assert!(of(200_000, 199_000).unwrap().contains("in FETCH"));
+        // Of several none is the most, with the doubt either.
+        let mut run = samples::passed();
+        for (index, server) in [(5, 200_000), (7, 200_000), (8, 200_000)] {
+            run.steps[index].server_s = Some(us(server));
+        }
+        run.first_loading_latency_s = Some(us(640_000));
+        assert!(remedy(&run, PLAIN).unwrap().contains("over several commands"));
+        (run.steps[8].uncertain, run.steps[8].uncertainty_s) = (Some(true), Some(us(150_000)));
+        assert!(remedy(&run, PLAIN).unwrap().contains("over several commands"));
+        run.steps[8].uncertainty_s = Some(us(250_000));
+        assert_eq!(remedy(&run, PLAIN), None);
+    }
+}
