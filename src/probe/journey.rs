@@ -143,7 +143,7 @@ impl<'a> Journey<'a> {
         self.visit(&mut FirstLoad).await
     }
 
-    /// Goes there, logs in, does the errand and says good-bye.
+    /// Connects, logs in, does the errand and logs out.
     pub(super) async fn visit(mut self: Box<Self>, errand: &mut impl Errand) -> Run {
         if let Err(error) = &self.job.secret {
             // In the step's text, and nowhere else: who shows the run shows it.
@@ -179,24 +179,25 @@ impl<'a> Journey<'a> {
     /// One connection from look-up to close.
     async fn connection(&mut self, errand: &mut impl Errand) -> Next {
         // Boxed, as is TLS: what only the way there needs is not held while a command waits.
-        let reached = Box::pin(self.reach()).await;
+        let mut reached = Box::pin(self.reach()).await;
         if let Some(transcript) = &mut self.transcript {
             let connection = self.recorder.is_second_connection().then_some(2);
             let steps = self.recorder.steps().iter().filter(|step| !step.is_command() && step.connection == connection);
             steps.for_each(|step| transcript.step(step));
         }
-        let Ok(mut driver) = reached else { return Next::Done };
+        // By reference: moved, it would stand in the future twice.
+        let Ok(driver) = &mut reached else { return Next::Done };
         driver.transcript = self.transcript.take();
-        let ended = self.converse(&mut driver, errand).await;
+        let ended = self.converse(driver, errand).await;
         let goodbye = clock::now() + self.target.deadlines.logout;
         match &ended {
-            Ok(()) | Err(Stop::Speaking) => self.logout(&mut driver, goodbye).await,
+            Ok(()) | Err(Stop::Speaking) => self.logout(driver, goodbye).await,
             Err(Stop::Silent) => self.recorder.skip(Step::LOGOUT),
             Err(Stop::WithoutId) => {}
         }
         driver.close(goodbye).await;
         self.transcript = driver.transcript.take();
-        self.note_connection(&driver);
+        self.note_connection(driver);
         if matches!(ended, Err(Stop::WithoutId)) { Next::WithoutId } else { Next::Done }
     }
 
