@@ -146,8 +146,8 @@ fn parse(url: &str) -> Result<HttpProxy, String> {
             .iter()
             .find(|it| scheme.eq_ignore_ascii_case(it));
         return Err(match known {
-            Some(scheme) => format!("a proxy by {scheme}:// is not supported, only one by http:// that knows CONNECT"),
-            None => "only a proxy by http:// that knows CONNECT is supported".to_owned(),
+            Some(scheme) => format!("a proxy by {scheme}:// is not supported, only one by http:// that allows CONNECT"),
+            None => "only a proxy by http:// that allows CONNECT is supported".to_owned(),
         });
     }
     // A password may hold anything, whatever ends the authority elsewhere.

@@ -345,7 +345,7 @@ pub(super) fn read_dns(table: &Table<'_>, nss: bool) -> Dns {
         let chosen = field.choice(&words)?;
         if chosen == NameResolver::System && !nss {
             field.error(
-                "\"system\" is not in this build: its C library is linked statically, or musl, and knows no nsswitch.conf",
+                "\"system\" is not in this build: its C library is linked statically, or musl, and does not read nsswitch.conf",
                 "leave it at \"builtin\", or take a build that is linked dynamically against glibc",
             );
         }

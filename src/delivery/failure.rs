@@ -41,7 +41,7 @@ pub(super) fn http_failure(status: u16) -> Failure {
         406 | 415 => ": check the OTLP protocol and compression",
         407 => ": a proxy on the way asks for credentials",
         426 => ": check the OTLP protocol, and whether the endpoint needs https://",
-        511 => ": the network wants a sign-in (RFC 6585 §6)",
+        511 => ": the network requires a sign-in (RFC 6585 §6)",
         // The last are those of content networks, whose origin does not answer as it should.
         408 | 425 | 429 | 502..=504 | 520..=599 => "",
         _ => return Failure::Refused(format!("HTTP {status}")),

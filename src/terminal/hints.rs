@@ -51,7 +51,7 @@ fn of_step(step: Option<&Step>, class: ErrorType) -> &'static str {
     match (name, class) {
         // NetEase and other Coremail servers.
         (_, ErrorType::No) if opens && words.to_ascii_lowercase().contains("unsafe login") => {
-            "the server wants ID before SELECT, and advertises none or broke off over it"
+            "the server requires ID before SELECT, but does not advertise or accept it"
         }
         (_, ErrorType::No) => of_code(code, opens).unwrap_or_else(|| hint(class)),
         (_, ErrorType::LimitServer) if code == Some("INUSE") && !is_login(name) => {

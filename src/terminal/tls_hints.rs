@@ -26,7 +26,7 @@ pub(super) fn remedy(fault: TlsFault) -> &'static str {
         TlsFault::MalformedCertificate => "look at the server's certificate file with openssl x509 -text",
         TlsFault::Altered => "see that key and certificate are a pair, and that no device alters the bytes",
         TlsFault::Alpn => "set alpn = false (probe: --no-alpn), or let the server accept ALPN imap",
-        TlsFault::UnknownName => "ask for a name that the server knows: server_name, or --server-name",
+        TlsFault::UnknownName => "give a name that the server has: server_name, or --server-name",
         TlsFault::ClientCertificateRequired => "give a client certificate with client_cert and client_key",
         TlsFault::RefusedAfterCertificate => {
             "does it want a client certificate (client_cert)? see the server's TLS log"
