@@ -24,7 +24,7 @@ pub(super) struct Recorder {
     connection: Option<u32>,
     /// How far off the steps that count could be, in all.
     off_by: Seconds,
-    /// Who is told of each step as it begins.
+    /// Called with each step as it begins.
     watcher: Option<watch::Sender<Option<CurrentStep>>>,
 }
 

@@ -170,17 +170,19 @@ fn busy() {
     }
 }
 
+/// A run on a machine that is busy when the answer to this command is on the line.
+async fn run_busy_behind(command: &'static str) -> (Run, Seconds, Witness) {
+    let behind = move |name: &str| {
+        if name == command {
+            busy();
+        }
+    };
+    run_with(|| (), behind).await
+}
+
 #[tokio::test]
 async fn a_machine_that_is_busy_between_two_steps_makes_the_latency_uncertain_by_as_much_and_no_step() {
-    let (run, _, witness) = run_with(
-        || (),
-        |name| {
-            if name == "LIST" {
-                busy();
-            }
-        },
-    )
-    .await;
+    let (run, _, witness) = run_busy_behind("LIST").await;
     assert_eq!(run.outcome, RunOutcome::Passed, "{run:?}");
     // The answer to LIST bears the stamp of its arrival, and so does that to SELECT.
     assert_right(&run, witness);
@@ -193,15 +195,7 @@ async fn a_machine_that_is_busy_between_two_steps_makes_the_latency_uncertain_by
 
 #[tokio::test]
 async fn a_logout_that_is_read_long_after_the_server_has_closed_puts_nothing_in_doubt() {
-    let (run, _, witness) = run_with(
-        || (),
-        |name| {
-            if name == "LOGOUT" {
-                busy();
-            }
-        },
-    )
-    .await;
+    let (run, _, witness) = run_busy_behind("LOGOUT").await;
     assert_right(&run, witness);
     assert_eq!(run.steps.last().unwrap().name, Step::LOGOUT);
     assert!(run.steps.iter().all(|step| step.uncertain.is_none()), "{run:?}");

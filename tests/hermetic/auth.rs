@@ -503,7 +503,7 @@ const IN: &str = "S: {tag} OK [CAPABILITY IMAP4rev1] in\n";
 const NO: &str = "S: {tag} NO [AUTHENTICATIONFAILED] no\nC: LOGOUT\nS: * BYE\nS: {tag} OK\nclose\n";
 const NO_LOGIN: &str = "C: LOGOUT\nS: * BYE\nS: {tag} OK\nclose\n";
 
-/// Runs one after the other against a script over TLS that can be verified; what was heard, without tags.
+/// Runs one after the other against a script over TLS that can be verified; what it received, without tags.
 async fn over_tls(script: &str, passwords: &[&str], change: impl FnOnce(&mut Target)) -> (Vec<Run>, Vec<String>) {
     let pem = Pem::self_signed(&["127.0.0.1"], 2020, 2040);
     let server = Script::play_with(script, &pem).await;

@@ -165,7 +165,7 @@ async fn a_certificate_that_cannot_be_believed_has_its_class_and_no_byte_of_imap
             );
             let start = "certificate refused for mail.example.test: ";
             assert!(text(&run).starts_with(start), "{what}: {}", text(&run));
-            // TLS 1.3 encrypts it, and the library tells nothing of a handshake that failed: it takes another look.
+            // TLS 1.3 encrypts it, and the library hands out no certificate of a failed handshake: it is read afterwards.
             let seen = version == &version::TLS12;
             if let Some((fault, depth)) = fault.filter(|_| seen) {
                 assert_eq!(run.failing_step().unwrap().tls_fault, Some(fault), "{what}");

@@ -39,7 +39,7 @@ fn expired() -> CertificateParams {
     leaf
 }
 
-/// Behind which nobody is: no conversation comes so far.
+/// With no server behind it: no conversation comes so far.
 async fn front(paper: &Paper) -> Front {
     Front::start(paper, &[&version::TLS13], &["imap"], "127.0.0.1:9".parse().unwrap()).await
 }

@@ -270,7 +270,7 @@ fn neither_log_nor_status_nor_telemetry_nor_queue_of_the_agent_holds_a_word_of_a
         fs::write(home.join("imaptrace.toml"), config).unwrap();
         (program.start(), names)
     });
-    // Of each target a run; a second one finds nobody.
+    // Of each target a run; a second one finds no server.
     receiver.wait(|inbox| {
         let spans = inbox.spans();
         let probed = spans.iter().filter(|span| span.name.starts_with("probe "));

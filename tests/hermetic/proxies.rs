@@ -1,4 +1,4 @@
-//! OTLP by way of a proxy: only when it is asked for, by one rule, and without a word of its credentials.
+//! OTLP by way of a proxy: only when it is asked for, by one rule, and without its credentials in any output.
 
 use std::time::Duration;
 

@@ -31,15 +31,15 @@ use crate::{
 /// What a name server does, the one at 127.0.0.1, 127.0.0.2 or 127.0.0.3.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Server {
-    /// Knows the zone: each name has 192.0.2.N, of which N is the server's number.
+    /// Answers for the zone: each name has 192.0.2.N, where N is the server's number.
     Good,
-    /// Knows it, and has this code for EDNS.
+    /// Answers for it, and has this code for EDNS.
     NoEdns(u8),
-    /// Knows it, and no answer fits into a datagram.
+    /// Answers for it, and no answer fits into a datagram.
     Tcp,
     /// Has this code for all.
     Says(u8),
-    /// Has this code for AAAA, and knows the A records.
+    /// Has this code for AAAA, and answers for the A records.
     SaysV6(u8),
     /// Is there and does not answer.
     Silent,
@@ -47,7 +47,7 @@ enum Server {
     Closed,
     /// Sends the beginning of a header.
     Garbage,
-    /// Knows no recursion and refers to somebody else (RFC 1034 §4.3.1).
+    /// Does no recursion and refers to another server (RFC 1034 §4.3.1).
     Refers,
 }
 
@@ -115,7 +115,7 @@ fn asked(servers: &[NameServer]) -> Vec<usize> {
     servers.iter().map(|server| server.asked().len()).collect()
 }
 
-/// A run by a program of its own: its C library knows nothing of other hosts.
+/// A run by a program of its own: its C library has no state from other hosts.
 async fn run_by(name: &str, resolver: NameResolver, more: &[&str], limit: &str) -> Run {
     let url = format!("imap://demo@{name}");
     let arguments = ["probe", &url, "--security", "none", "--timeout", "90s", "--output", "json"];
@@ -495,7 +495,7 @@ fn a_name_server_on_a_link_is_asked_over_its_interface() {
     });
 }
 
-/// /sys tells of another network.
+/// /sys shows another network.
 fn interface_number(interface: &str) -> u32 {
     let output = std::process::Command::new("ip").args(["-o", "link", "show", interface]).output().unwrap();
     let line = String::from_utf8(output.stdout).unwrap();
@@ -522,7 +522,7 @@ fn each_of_three_servers_is_asked_within_the_deadline_whatever_resolv_conf_lets_
     host.wait_for(async || {
         let servers = start(&[Silent, Silent, Good]).await;
         assert_eq!(addresses(&builtin(), "mail.example.test", Duration::from_secs(3)).await.unwrap(), ["192.0.2.3"]);
-        // The search list asks for more names: who was silent is asked last.
+        // The search list asks for more names: a server that was silent is asked last.
         host.write("resolv.conf", "nameserver 127.0.0.1\nnameserver 127.0.0.2\nnameserver 127.0.0.3\nsearch no.test other.test example.test\n");
         assert_eq!(addresses(&builtin(), "mail", Duration::from_secs(3)).await.unwrap(), ["192.0.2.3"]);
         let asked = asked(&servers);

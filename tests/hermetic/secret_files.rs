@@ -147,7 +147,7 @@ fn edged() -> impl Iterator<Item = (String, String)> {
     })
 }
 
-/// Where nobody may come: a probe whose password is refused opens no connection.
+/// A server that must get no connection: a probe whose password is refused opens none.
 struct Untouched(std::net::TcpListener);
 
 impl Untouched {

@@ -165,7 +165,7 @@ fn no_rule_looks_at_the_series_of_one_shot_runs() {
     assert!(selectors > 20, "{selectors}");
 }
 
-/// Whether its series are those of an account. Of runs that were skipped only agents tell.
+/// Whether its series are those of an account. Only agents export runs that were skipped.
 fn is_of_runs(metric: &str) -> bool {
     let own = [names::PROBE_SKIPPED, names::PROBE_ACTIVE].map(|metric| metric.name);
     (metric.starts_with("imap.") || metric.starts_with("imaptrace.probe.") || metric == names::TIMING_DURATION.name)

@@ -1,4 +1,4 @@
-//! An HTTP proxy that knows CONNECT and nothing else: it opens a tunnel, always to the one server, or refuses.
+//! An HTTP proxy that serves CONNECT and nothing else: it opens a tunnel, always to the one server, or refuses.
 //!
 //! Whatever host is asked for, so that a test can name one that does not exist. It keeps each request's head.
 
