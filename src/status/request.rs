@@ -112,7 +112,7 @@ fn is_ours(host: &str) -> bool {
     name.eq_ignore_ascii_case("localhost") || name.parse().is_ok_and(|address| loopback(&address))
 }
 
-/// Whether an address is this machine's loopback, an IPv4 one in IPv6's clothes included.
+/// Whether an address is this machine's loopback, an IPv4-mapped IPv6 address included.
 pub(super) fn loopback(address: &std::net::IpAddr) -> bool {
     address.to_canonical().is_loopback()
 }
