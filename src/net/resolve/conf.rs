@@ -130,11 +130,11 @@ impl NameServer {
         let (ip, zone) = match word.parse::<ScopedIp>() {
             Ok(ScopedIp::V4(ip)) => (ip.into(), None),
             Ok(ScopedIp::V6(ip, zone)) => (ip.into(), zone),
-            // An interface's name may hold more than letters and digits (`br-lan`, `eth0.100`).
-            Err(_) => {
-                let (ip, zone) = word.split_once('%').filter(|(_, zone)| !zone.is_empty())?;
-                (IpAddr::V6(ip.parse().ok()?), Some(zone.to_owned()))
-            }
+            Err(_) => match word.split_once('%').filter(|(_, zone)| !zone.is_empty()) {
+                // An interface's name may hold more than letters and digits (`br-lan`, `eth0.100`).
+                Some((ip, zone)) => (IpAddr::V6(ip.parse().ok()?), Some(zone.to_owned())),
+                None => (loose_v4(word)?.into(), None),
+            },
         };
         Some(Self { ip, zone, port: PORT })
     }
@@ -148,6 +148,27 @@ impl NameServer {
         };
         Ok(SocketAddrV6::new(ip, self.port, 0, index).into())
     }
+}
+
+/// An IPv4 address in the other forms that the C library reads here (`inet_aton`): one to four numbers, decimal, octal
+/// behind `0` or hexadecimal behind `0x`, of which the last fills the bytes that are left.
+fn loose_v4(text: &str) -> Option<Ipv4Addr> {
+    let number = |part: &str| {
+        let (digits, radix) = match part.strip_prefix("0x").or_else(|| part.strip_prefix("0X")) {
+            Some(digits) => (digits, 16),
+            None if part.len() > 1 && part.starts_with('0') => (part, 8),
+            None => (part, 10),
+        };
+        u32::from_str_radix(digits, radix).ok().filter(|_| !digits.starts_with('+'))
+    };
+    let numbers = text.split('.').map(number).collect::<Option<Vec<u32>>>()?;
+    let (last, bytes) = numbers.split_last().filter(|(_, bytes)| bytes.len() < 4)?;
+    let mut address = 0;
+    for (place, byte) in (0..).zip(bytes) {
+        address |= u32::from(u8::try_from(*byte).ok()?) << (24 - 8 * place);
+    }
+    let left = u32::MAX >> (8 * bytes.len());
+    (*last <= left).then(|| Ipv4Addr::from(address | *last))
 }
 
 /// The number of an interface.
@@ -246,6 +267,29 @@ mod tests {
         let conf = parse("nameserver fe80::3%7\nnameserver fe80::1%no-such.0\n");
         assert_eq!(conf.servers[0].address().unwrap(), SocketAddrV6::new("fe80::3".parse().unwrap(), 53, 0, 7).into());
         assert_eq!(conf.servers[1].address().unwrap_err().raw_os_error(), Some(libc::ENODEV));
+    }
+
+    #[test]
+    fn an_ipv4_server_may_stand_in_each_form_of_inet_aton() {
+        for (text, expected) in [
+            ("127.1", "127.0.0.1"),
+            ("10.1.515", "10.1.2.3"),
+            ("0x7f.0X0.0.1", "127.0.0.1"),
+            ("010.0.0.010", "8.0.0.8"),
+            ("2130706433", "127.0.0.1"),
+            ("192.0.2.01", "192.0.2.1"),
+        ] {
+            assert_eq!(
+                servers(&format!("nameserver {text}\nnameserver 192.0.2.9\n")),
+                [expected, "192.0.2.9"],
+                "{text}"
+            );
+        }
+        for none in
+            ["", ".", "1.", "256.1", "1.2.65536", "1.2.3.256", "1.2.3.4.5", "+1.2.3.4", "09.1.1.1", "0x", "4294967296"]
+        {
+            assert_eq!(servers(&format!("nameserver {none}\nnameserver 192.0.2.9\n")), ["192.0.2.9"], "{none:?}");
+        }
     }
 
     #[test]
