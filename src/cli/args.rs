@@ -38,7 +38,7 @@ pub(super) enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
-    /// Tell all that is wrong with a configuration, or what it comes to
+    /// Check a configuration: print all errors, or the effective settings
     Check {
         /// The configuration file
         #[arg(long, value_name = "FILE")]
@@ -95,7 +95,7 @@ pub(super) struct TargetArgs {
     /// Name to send and to check in place of HOST
     #[arg(long, value_name = "NAME", help_heading = "Target")]
     pub(super) server_name: Option<String>,
-    /// Do not check the server's certificate; whoever is in between can read the password
+    /// Do not check the server's certificate; an attacker in between can read the password
     #[arg(long, help_heading = "Target")]
     pub(super) insecure: bool,
     /// Do not offer imap by ALPN, for a server that refuses it

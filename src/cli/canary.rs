@@ -74,7 +74,7 @@ async fn prepare(
     fill::allow(&mut target);
     let prepared = |target| Prepared::new(target).map_err(|error| format!("error: {error}"));
     if place.is_asked_for() {
-        // Nobody types a password for what cannot run.
+        // No password is asked for what cannot run.
         prepared(target.clone())?;
         ask(&mut target).await?;
     }
@@ -103,7 +103,7 @@ async fn fill(args: &FillArgs, target: &Prepared, prober: Prober, secret: Secret
         if tokio::signal::ctrl_c().await.is_ok() {
             stop.send_replace(true);
         }
-        // Kept, so that nobody who listens takes its end for a signal.
+        // Kept: a dropped sender would look like a signal to its receivers.
         std::future::pending::<()>().await;
     });
     let mut source = Messages {

@@ -14,7 +14,7 @@ use clap::{
 use super::{NAGIOS_UNKNOWN, PASSED, USAGE, output::Output};
 use crate::terminal::ColorChoice;
 
-/// Prints what clap has to say, and gives the exit code. Help and version are no misuse; with `--output nagios` misuse
+/// Prints clap's message and returns the exit code. Help and version are no misuse; with `--output nagios` misuse
 /// has its own form.
 pub(super) fn misused(error: clap::Error, stdout_is_closed: bool) -> u8 {
     let arguments: Vec<OsString> = std::env::args_os().collect();
@@ -59,7 +59,7 @@ pub(super) fn unknown(problem: &str, output: &mut Output) -> u8 {
     NAGIOS_UNKNOWN
 }
 
-/// Somebody gave the password itself, as other programs have it, to a command that logs in.
+/// The password itself was given to a command that logs in, as other programs take it.
 fn is_password(error: &clap::Error, command: &str) -> bool {
     logs_in(command)
         && error.kind() == ErrorKind::UnknownArgument
@@ -79,7 +79,7 @@ fn logs_in(command: &str) -> bool {
     matches!(command, "probe" | "canary")
 }
 
-/// The same without what may be a password: a URL that stands in the wrong place, or a word too many where nobody writes
+/// The same without what may be a password: a URL that stands in the wrong place, or a word too many where no one writes
 /// the name of a file.
 fn discreet(mut error: clap::Error, command: &str) -> clap::Error {
     let takes_file = ["agent", "check", "replay"].contains(&command);
@@ -184,14 +184,14 @@ mod tests {
 
     use super::{super::args::Cli, *};
 
-    fn told(arguments: &[&str]) -> Option<String> {
+    fn tip_of(arguments: &[&str]) -> Option<String> {
         let error = Cli::try_parse_from([&["imaptrace"], arguments].concat()).unwrap_err();
         tip(&error, arguments[0])
     }
 
     #[test]
     fn flags_of_other_programs_lead_to_ours() {
-        for (arguments, says) in [
+        for (arguments, part) in [
             (&["probe", "--json", "host"][..], "--output json"),
             (&["probe", "host", "--port", "143"], "imaps://HOST:PORT"),
             (&["probe", "host", "--port=143"], "imaps://HOST:PORT"),
@@ -209,11 +209,11 @@ mod tests {
             (&["mail.example.org"], "imaptrace probe SERVER"),
             (&["version"], "--version"),
         ] {
-            let tip = told(arguments);
-            assert!(tip.as_ref().is_some_and(|tip| tip.contains(says)), "{arguments:?}: {tip:?}");
+            let tip = tip_of(arguments);
+            assert!(tip.as_ref().is_some_and(|tip| tip.contains(part)), "{arguments:?}: {tip:?}");
         }
-        assert_eq!(told(&["probe", "--no-such-flag", "host"]), None);
-        assert_eq!(told(&["nonsense"]), None);
+        assert_eq!(tip_of(&["probe", "--no-such-flag", "host"]), None);
+        assert_eq!(tip_of(&["nonsense"]), None);
     }
 
     #[test]

@@ -111,7 +111,7 @@ fn in_runtime(threads: Threads, output: &mut Output, run: impl AsyncFnOnce(&mut 
     match builder.enable_all().build() {
         Ok(runtime) => {
             let code = runtime.block_on(run(output));
-            // Whatever still runs has been given up; nobody waits for it.
+            // What still runs has been given up, and is not waited for.
             runtime.shutdown_background();
             code
         }

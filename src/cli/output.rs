@@ -43,7 +43,7 @@ impl Output {
     /// `missing` says that the process began without a standard output: what is open in its place now is not one.
     pub(super) fn new(color: ColorChoice, missing: bool) -> Self {
         let error = style(color, &io::stderr());
-        // A log that somebody asked for comes in between.
+        // A log that was asked for is written in between.
         let quiet = std::env::var_os("RUST_LOG").is_none_or(|filter| filter.is_empty());
         let progress = (quiet && io::stderr().is_terminal()).then_some(error.width);
         Self {
@@ -66,7 +66,7 @@ impl Output {
         self.error
     }
 
-    /// How wide a line may be that shows what is under way; none where nobody would see it, or a file would keep it.
+    /// How wide a line may be that shows what is under way; none without a terminal, where a file would keep it.
     pub(super) fn progress_width(&self) -> Option<usize> {
         self.progress
     }
@@ -89,7 +89,7 @@ impl Output {
         matches!(self.sink, Sink::Unread | Sink::Failed(_))
     }
 
-    /// Writes whole lines to standard error. If that is gone, there is nobody left to tell.
+    /// Writes whole lines to standard error. Where that is gone, they are dropped.
     pub(super) fn errors(&mut self, text: &str) {
         if self.deaf {
             return;
@@ -141,7 +141,7 @@ fn write_all(stream: &impl AsFd, mut bytes: &[u8]) -> io::Result<()> {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
             Err(Errno::EINTR) => {}
-            // Somebody who shares the pipe has made it so, and its reader is slow.
+            // Another process that shares the pipe has set it to non-blocking, and its reader is slow.
             Err(Errno::EAGAIN) => {
                 let mut ready = [PollFd::new(stream.as_fd(), PollFlags::POLLOUT)];
                 poll(&mut ready, PollTimeout::NONE).map_err(io::Error::from)?;

@@ -1,5 +1,4 @@
-//! Where the password of a command comes from that logs in once: a flag, the URL, the default variable, or whoever sits at
-//! the terminal.
+//! Where a command that logs in once gets its password: a flag, the URL, the default variable, or a prompt on the terminal.
 //!
 //! Everything else on the command line is checked before a question is asked. The value itself is fetched here too, for a
 //! secret that cannot be had is wrong usage of such a command, and no run. Called by `probe` and `canary`.
@@ -20,7 +19,7 @@ use crate::{
     secret::{Secret, SecretError, SecretSource},
 };
 
-/// Where the password is when nobody says.
+/// Where the password is unless a flag or SERVER has it.
 const VARIABLE: &str = "IMAPTRACE_PASSWORD";
 /// A terminal passes no longer line on to a program (`N_TTY_BUF_SIZE`).
 const LONGEST_LINE: usize = 4096;
@@ -31,12 +30,12 @@ pub(super) enum Place {
     Elsewhere,
     /// The default variable.
     Variable(SecretSource),
-    /// Whoever sits at the terminal.
+    /// A prompt on the terminal.
     Terminal,
 }
 
 impl Place {
-    /// Looks for it, and asks nobody yet.
+    /// Looks for it, without a prompt yet.
     pub(super) fn find(args: &TargetArgs) -> Result<Self, String> {
         let in_url = config::server::parse(&args.server).is_ok_and(|url| url.password.is_some());
         if in_url && args.password_exact && !is_named(args) {
@@ -66,13 +65,13 @@ impl Place {
         }
     }
 
-    /// Whether somebody has to be asked.
+    /// Whether it is asked for at a prompt.
     pub(super) fn is_asked_for(&self) -> bool {
         matches!(self, Self::Terminal)
     }
 }
 
-/// Whether a flag says where the password is.
+/// Whether a flag names the password's place.
 pub(super) fn is_named(args: &TargetArgs) -> bool {
     args.password_file.is_some() || args.password_env.is_some() || args.password_command.is_some()
 }

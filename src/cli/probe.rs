@@ -45,7 +45,7 @@ pub(super) async fn run(args: ProbeArgs, child_env: Vec<(OsString, Option<OsStri
         Ok(plan) => plan.run(&args, output).await,
         Err(Refusal::Usage(problem)) => misuse(&problem, args.output, output),
         Err(Refusal::Secret { problem, run }) => {
-            // Whoever reads a line for each run gets one for this, too.
+            // A reader of a line for each run gets one for this, too.
             if args.output == Format::Json {
                 print_json(&run, output);
             }
@@ -58,7 +58,7 @@ pub(super) async fn run(args: ProbeArgs, child_env: Vec<(OsString, Option<OsStri
 enum Refusal {
     /// What is wrong, as it is printed.
     Usage(String),
-    /// The password cannot be had: the same, and the record of the void run that this is to who reads records.
+    /// The password cannot be had: the same, and the record of the void run, for --output json.
     Secret { problem: String, run: Box<Run> },
 }
 
@@ -71,7 +71,7 @@ impl From<String> for Refusal {
 /// Everything that a run needs.
 struct Plan {
     prober: Arc<Prober>,
-    /// The step that the run is at, when there is somebody to see it.
+    /// The step that the run is at, where a terminal shows it.
     steps: Option<watch::Receiver<Option<CurrentStep>>>,
     target: Arc<Prepared>,
     /// For the first run; those after it fetch it anew.
@@ -135,7 +135,7 @@ async fn prepare(
     } else {
         None
     };
-    // Nobody types a password for what cannot run: all else was tried before.
+    // No password is asked for what cannot run: all else was tried before.
     if place.is_asked_for() {
         ask(&mut target).await?;
         prepared = read_files(target)?;
@@ -173,8 +173,7 @@ async fn fetch(
     ))
 }
 
-/// What is logged on the way. What delivery tells as it goes is for who watches it for long; here its last word says it
-/// all. What a run notes is in its result, but for the line of a plug-in, which has no room for it.
+/// What is logged on the way. Delivery's log lines are for an agent; here its report at the end is enough. What a run notes is in its result, but for the line of a plug-in, which has no room for it.
 fn log_settings(format: Format, output: &Output) -> LogSettings {
     let notes = if format == Format::Nagios { ",imaptrace::probe::mailbox=warn" } else { "" };
     let usual = || format!("warn,imaptrace::delivery=off,imaptrace::probe=off{notes}");
@@ -182,7 +181,7 @@ fn log_settings(format: Format, output: &Output) -> LogSettings {
     LogSettings { color: output.error_style().colour, filter: Some(filter), ..LogSettings::default() }
 }
 
-/// The run's parent in the trace of whoever called.
+/// The run's parent in the caller's trace.
 fn parent(output: &mut Output) -> Option<RemoteParent> {
     let value = std::env::var("TRACEPARENT").ok().filter(|value| !value.is_empty())?;
     let parsed = RemoteParent::parse(&value);
@@ -217,15 +216,15 @@ impl Plan {
             if tokio::signal::ctrl_c().await.is_ok() {
                 stop.send_replace(true);
             }
-            // Kept, so that nobody who listens takes its end for a signal.
+            // Kept: a dropped sender would look like a signal to its receivers.
             std::future::pending::<()>().await;
         });
         let mut secret = self.secret.take();
         let mut runs = Vec::new();
         // Whether all of them did; none yet.
         let mut passed = None;
-        // What was said of a failure last.
-        let mut told = None;
+        // The failure that was shown last.
+        let mut shown = None;
         let mut planned = clock::now();
         for number in 0..args.count {
             if number > 0 {
@@ -252,7 +251,7 @@ impl Plan {
                         return FAILED;
                     }
                 };
-                self.show(&run, args, &mut told, output);
+                self.show(&run, args, &mut shown, output);
                 passed = Some(passed.unwrap_or(true) && run.outcome == RunOutcome::Passed);
                 // What was said of it in JSON is said: it is not needed here any more.
                 let kept = args.output != Format::Json;
@@ -298,8 +297,8 @@ impl Plan {
         Some(Progress::of_run(output.progress_width()?, run, self.steps.clone()?))
     }
 
-    /// What is shown of a run as soon as it has ended. `told` is what the last failure was.
-    fn show(&self, run: &Run, args: &ProbeArgs, told: &mut Option<Failure>, output: &mut Output) {
+    /// What is shown of a run as soon as it has ended. `shown` is the failure that was shown last.
+    fn show(&self, run: &Run, args: &ProbeArgs, shown: &mut Option<Failure>, output: &mut Output) {
         let several = self.several(args);
         match args.output {
             Format::Json => print_json(run, output),
@@ -308,12 +307,12 @@ impl Plan {
             Format::Text => output.print(&terminal::waterfall(run, output.style())),
         }
         let failure = run.error_type.map(|class| (run.failed_step.clone(), class));
-        // Who sees both streams in one place has seen it in the waterfall, or a line above.
-        let seen = args.output == Format::Text && output.is_one_place() && (!several || *told == failure);
+        // Where both streams end in one place, it stands in the waterfall, or a line above.
+        let seen = args.output == Format::Text && output.is_one_place() && (!several || *shown == failure);
         if let Some(text) = terminal::failure(run, output.error_style()).filter(|_| !seen) {
             output.errors(&text);
         }
-        *told = failure;
+        *shown = failure;
     }
 }
 
@@ -367,7 +366,7 @@ async fn once(
     Some(run)
 }
 
-/// Writes each line of a conversation to standard error. Where that is gone, it is written for nobody.
+/// Writes each line of a conversation to standard error. Where that is gone, the lines are dropped.
 fn conversation_sink(style: Style) -> LineSink {
     LineSink::new(move |line| {
         drop(std::io::stderr().lock().write_all(terminal::conversation_line(line, style).as_bytes()));

@@ -20,7 +20,7 @@ use crate::{
     terminal::Style,
 };
 
-/// Lines that are told of one by one; of the others, how many.
+/// Lines that are reported one by one; of the others, how many.
 const TOLD: u64 = 20;
 
 pub(super) async fn run(args: ReplayArgs, child_env: Vec<(OsString, Option<OsString>)>, output: &mut Output) -> u8 {
@@ -128,7 +128,7 @@ impl Sender<'_> {
                         return false;
                     }
                 }
-                // What is wrong is told in words of the file.
+                // The message speaks of the file.
                 Err(bad) => self.unreadable(&format!("{name}:{}: {}", bad.line, escape(&bad.problem))),
             }
         }

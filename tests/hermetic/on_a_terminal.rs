@@ -1,4 +1,4 @@
-//! What somebody meets who sits at a terminal: the question for a password, life while a run waits, and Ctrl-C.
+//! What a user meets at a terminal: the question for a password, life while a run waits, and Ctrl-C.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
@@ -34,7 +34,7 @@ fn screen(shown: &str) -> String {
 // === The question ===
 
 #[tokio::test]
-async fn nobody_is_asked_for_a_password_before_all_else_is_right() {
+async fn no_password_is_asked_for_before_all_else_is_right() {
     for (arguments, says) in [
         (&["probe", "imap://127.0.0.1:1", "--security", "none"][..], "there is no user name"),
         (&["probe", "imap://me@127.0.0.1:1", "--timeout", "soon"], "--timeout"),
