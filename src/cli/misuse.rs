@@ -54,7 +54,7 @@ pub(super) fn unknown(problem: &str, output: &mut Output) -> u8 {
     let lines = problem.get(start..).unwrap_or_default().lines().map(str::trim);
     let first = lines.clone().take_while(|line| !line.is_empty() && !line.starts_with("error: "));
     let tip = lines.skip_while(|line| !line.is_empty()).find(|line| line.starts_with("tip: "));
-    let words = first.chain(tip).collect::<Vec<_>>().join(" ");
+    let words = first.chain(tip).collect::<Vec<_>>().join(" ").replace(" help: ", "; ");
     output.print(&format!("IMAP UNKNOWN - {}\n", words.replace('|', "/")));
     NAGIOS_UNKNOWN
 }

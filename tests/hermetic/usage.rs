@@ -41,6 +41,7 @@ async fn limits_are_for_plug_ins_alone_and_the_warning_comes_first() {
     let output = probe(&["imap://me@host", "--output", "nagios", "-w", "3", "-c", "2.5"]).await;
     assert_eq!((output.code, output.stderr.as_str()), (Some(3), ""), "{output:?}");
     assert!(output.stdout.starts_with("IMAP UNKNOWN - -w: 3 s is above the 2.5 s of -c"), "{output:?}");
+    assert!(output.stdout.ends_with("; give -w the smaller of the two\n"), "{output:?}");
 }
 
 // === Tips ===
