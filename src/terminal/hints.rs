@@ -92,6 +92,11 @@ fn of_step(step: Option<&Step>, class: ErrorType) -> &'static str {
         (_, ErrorType::AuthFailed) if code == Some("AUTHORIZATIONFAILED") => {
             "the login is right, but not allowed to act for this user: see its rights"
         }
+        (_, ErrorType::Bad)
+            if words.split(|c: char| !c.is_ascii_alphabetic()).any(|word| word.eq_ignore_ascii_case("tag")) =>
+        {
+            "the server may refuse long tags: try --tag short"
+        }
         // No password was in it.
         (_, ErrorType::AuthFailed) if mechanism == "EXTERNAL" => {
             "does the server trust the client certificate, and does it name this user?"
@@ -287,6 +292,19 @@ mod tests {
         for (name, code) in [("LOGIN", "INUSE"), ("SELECT", "LIMIT")] {
             assert_eq!(advice(name, Some(code), ErrorType::LimitServer), hint(ErrorType::LimitServer));
         }
+    }
+
+    #[test]
+    fn a_refusal_that_names_the_tag_leads_to_short_ones() {
+        let mut step = samples::passed().steps[7].clone();
+        let mut advice = |words: &str| {
+            step.text = Some(ServerText::new(words.as_bytes(), ServerText::STATUS));
+            of_step(Some(&step), ErrorType::Bad)
+        };
+        for words in ["tag too long", "Invalid command: Tag is too long", "missing tag."] {
+            assert!(advice(words).contains("--tag short"), "{words}");
+        }
+        assert_eq!(advice("unknown command at this stage"), hint(ErrorType::Bad));
     }
 
     #[test]
