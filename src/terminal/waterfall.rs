@@ -158,8 +158,11 @@ fn details(run: &Run, style: Style, page: &mut String) {
     let id: Vec<_> = id.map(|text| safe(text.as_str(), style)).collect();
     let mut words = Vec::new();
     words.extend((!id.is_empty()).then(|| id.join(" ")));
-    let mechanism = run.steps.iter().find_map(|step| step.mechanism.as_deref());
-    words.extend(mechanism.map(|name| format!("login by {}", safe(name, style))));
+    // Two where one was refused and the other tried: the last is the login.
+    let mut mechanisms: Vec<_> = run.steps.iter().filter_map(|step| step.mechanism.as_deref()).collect();
+    let login = mechanisms.pop();
+    words.extend(login.map(|name| format!("login by {}", safe(name, style))));
+    words.extend(mechanisms.first().map(|name| format!("{} was refused", safe(name, style))));
     words.extend(run.server.rtt_min_s.map(|rtt| format!("round trip {}", duration(rtt, style))));
     words.extend(lost(run.server.retransmits, run.server.out_of_order));
     if !words.is_empty() {
@@ -273,6 +276,18 @@ mod tests {
         login.mechanism = Some("SCRAM\u{1b}[2J".to_owned());
         let page = waterfall(&run, Style { width: 120, colour: false, ascii: true });
         assert!(page.contains("login by SCRAM\\x1b[2J - round trip"), "{page}");
+    }
+
+    #[test]
+    fn the_login_is_by_the_last_mechanism_and_the_refused_one_is_named() {
+        let mut run = samples::passed();
+        let at = run.steps.iter().position(|step| step.name == "LOGIN").unwrap();
+        let mut refused = run.steps[at].clone();
+        refused.mechanism = Some("SCRAM-SHA-256".to_owned());
+        run.steps[at].mechanism = Some("PLAIN".to_owned());
+        run.steps.insert(at, refused);
+        let page = waterfall(&run, Style { width: 120, colour: false, ascii: true });
+        assert!(page.contains("login by PLAIN - SCRAM-SHA-256 was refused - round trip"), "{page}");
     }
 
     #[test]
