@@ -411,6 +411,12 @@ fn while_a_file_cannot_be_read_what_it_held_before_stays_in_use() {
         host.write("hosts", "192.0.2.8 post.example.test\n");
         comes_to(&resolver, "post.example.test", "192.0.2.8").await;
         assert_eq!(addresses(&resolver, "mail.example.test", LONG).await.unwrap(), ["192.0.2.2"]);
+        // One that is opened to be read waits for a writer.
+        std::fs::remove_dir(host.etc("resolv.conf")).unwrap();
+        nix::unistd::mkfifo(&host.etc("resolv.conf"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        host.write("hosts", "192.0.2.9 post.example.test\n");
+        comes_to(&resolver, "post.example.test", "192.0.2.9").await;
+        assert_eq!(addresses(&resolver, "mail.example.test", LONG).await.unwrap(), ["192.0.2.2"]);
     });
 }
 

@@ -8,7 +8,7 @@
 use std::{
     fs::{File, Metadata},
     io::{self, Read as _},
-    os::unix::fs::MetadataExt as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::{Arc, mpsc},
     time::{Duration, Instant},
@@ -241,8 +241,14 @@ impl WatchedFile {
 }
 
 fn read(path: &Path) -> io::Result<(Vec<u8>, FileStamp)> {
-    let Some(file) = absent(File::open(path))? else { return Ok((Vec::new(), None)) };
-    let stamp = Some(version(&file.metadata()?));
+    // To open a FIFO would wait for its writer, for ever.
+    let opened = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let Some(file) = absent(opened)? else { return Ok((Vec::new(), None)) };
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    let stamp = Some(version(&metadata));
     let mut content = Vec::new();
     file.take(LARGEST + 1).read_to_end(&mut content)?;
     if content.len() as u64 > LARGEST {
