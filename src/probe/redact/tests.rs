@@ -49,6 +49,8 @@ fn every_form_of_the_password_goes() {
         each(&|byte| format!("{byte:02X}"), ":"),
         each(&|byte| format!("0x{byte:02x}"), ", "),
         each(&|byte| format!("\\x{byte:02x}"), ""),
+        each(&|byte| format!("\\X{byte:02X}"), ""),
+        each(&|byte| format!("\\U00{byte:02X}"), "").replace("\\U00C3\\U00A4", "\\U00E4"),
         each(&|byte| format!("\\u00{byte:02x}"), "").replace("\\u00c3\\u00a4", "\\u00e4"),
         format!("{:?}", PASSWORD.as_bytes()),
         each(&|byte| byte.to_string(), " "),

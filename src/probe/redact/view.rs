@@ -144,16 +144,19 @@ enum Escaped {
 fn escape(rest: &[u8]) -> Option<(Escaped, usize)> {
     let character = |code, length| Some((Escaped::Character(char::from_u32(code)?), length));
     match rest.first()? {
-        b'x' => Some((Escaped::Byte(u8::try_from(number(rest.get(1..3)?, 16)?).ok()?), 3)),
-        b'u' if rest.get(1) == Some(&b'{') => {
+        // A command's or mechanism's name is said back in capitals.
+        b'x' | b'X' => Some((Escaped::Byte(u8::try_from(number(rest.get(1..3)?, 16)?).ok()?), 3)),
+        b'u' | b'U' if rest.get(1) == Some(&b'{') => {
             // Six digits at most: a text full of openings is not searched to its end for each of them.
             let close = rest.iter().take(9).position(|byte| *byte == b'}')?;
             character(number(rest.get(2..close)?, 16)?, close + 1)
         }
-        b'u' => {
+        b'u' | b'U' => {
             let high = number(rest.get(1..5)?, 16)?;
             // A character beyond the first 65,536 is two of them (RFC 8259 §7).
-            let low = rest.get(5..11).and_then(|next| number(next.strip_prefix(b"\\u")?, 16));
+            let low = rest
+                .get(5..11)
+                .and_then(|next| number(next.strip_prefix(b"\\u").or_else(|| next.strip_prefix(b"\\U"))?, 16));
             match (high, low) {
                 (0xd800..=0xdbff, Some(low @ 0xdc00..=0xdfff)) => {
                     character(0x1_0000 + ((high - 0xd800) << 10) + (low - 0xdc00), 11)
