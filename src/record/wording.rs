@@ -26,6 +26,8 @@ const WORDINGS: &[(&str, ErrorType)] = &[
     ("Maximum number of connections from user+IP exceeded (mail_max_userip_connections=#)", ErrorType::LimitServer),
     ("Maximum number of connections from user+IP exceeded", ErrorType::LimitServer),
     ("Temporary authentication failure", ErrorType::Unavailable),
+    ("Internal error occurred. Refer to server log for more information", ErrorType::Unavailable),
+    ("Server shutting down", ErrorType::Unavailable),
     // Courier
     ("Temporary problem, please try again later", ErrorType::Unavailable),
     // Cyrus, whose authentication is a service of its own
