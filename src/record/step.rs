@@ -167,9 +167,11 @@ impl Step {
         !matches!(self.name.as_str(), Self::RESOLVE | Self::CONNECT | Self::TLS | Self::GREETING)
     }
 
-    /// Whether the step really began: one that could not start has a span of length 0 and enters no histogram.
+    /// Whether the step really began: one that could not start has a span of length 0, received nothing, and enters no
+    /// histogram. A greeting that came with the connection may have no length either.
     pub fn was_started(&self) -> bool {
-        self.span_id.is_some() && !(self.outcome == StepOutcome::Failed && self.duration_s == Seconds::ZERO)
+        let is_empty = self.duration_s == Seconds::ZERO && self.received_bytes.unwrap_or_default() == 0;
+        self.span_id.is_some() && !(self.outcome == StepOutcome::Failed && is_empty)
     }
 
     /// Bytes of memory that the step holds, nearly.
