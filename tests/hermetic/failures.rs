@@ -8,6 +8,7 @@ use std::time::Duration;
 use imaptrace::{
     plan::{Auth, Dns, Limits, Mailbox, Security, Target, TlsOptions},
     record::{CloseNotify, ErrorType, Run, RunOutcome},
+    secret::{Secret, SecretSource},
 };
 
 use crate::support::{
@@ -319,11 +320,23 @@ async fn refused_ports_and_unknown_hosts() {
         let mut unknown = target(closed, Security::Tls);
         unknown.endpoint.host = imaptrace::plan::Host::parse("mail.example.test").unwrap();
         unknown.deadlines.resolve = Duration::from_millis(800);
+        // What is said of a name is ours: a password that is a word of it is neither cut out nor given away by that.
+        unknown.accounts[0].password = SecretSource::Given(Secret::new("exist".to_owned()));
         let (_keep, cancel) = tokio::sync::watch::channel(false);
         let run = run_with(&prepare(unknown), Dns { servers, ..Dns::default() }, cancel).await;
         answering.abort();
         assert_eq!(failed(&run), (Some(class), Some("resolve")), "{run:?}");
+        let text = run.failing_step().unwrap().text.as_ref().unwrap().as_str();
+        assert!(!text.contains("redacted") && text.contains("exist") == (code == 3), "{text}");
     }
+}
+
+#[tokio::test]
+async fn a_greeting_that_comes_with_the_connection_counts_as_a_step_that_began() {
+    let (mut run, _) = against("S: * BYE full\n").await;
+    let greeting = run.steps.iter_mut().find(|step| step.name == "greeting").unwrap();
+    greeting.duration_s = imaptrace::record::Seconds::ZERO;
+    assert!(greeting.was_started() && greeting.received_bytes == Some(12), "{greeting:?}");
 }
 
 #[tokio::test]
@@ -568,7 +581,7 @@ async fn an_empty_password_from_a_prompt_makes_the_run_void() {
 async fn a_password_that_cannot_be_had_makes_the_run_void() {
     let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut target = target(closed.local_addr().unwrap(), Security::None);
-    target.accounts[0].password = imaptrace::secret::SecretSource::Env("IMAPTRACE_TEST_NOT_SET".into());
+    target.accounts[0].password = SecretSource::Env("IMAPTRACE_TEST_NOT_SET".into());
     let run = run(target).await;
     assert_eq!((run.outcome, failed(&run)), (RunOutcome::Void, (Some(ErrorType::SecretUnavailable), Some("LOGIN"))));
     assert_eq!(steps(&run), "LOGIN!secret_unavailable");
