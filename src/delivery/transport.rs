@@ -112,7 +112,7 @@ impl OpenConnection {
     async fn new(connection: Connection, protocol: Protocol) -> Result<Self, hyper::Error> {
         let Connection { stream, seen } = connection;
         let io = TokioIo::new(stream);
-        // What ends the connection is told to the request that waits on it.
+        // The request that waits on the connection gets the error that ends it.
         let (sender, task) = match protocol {
             Protocol::HttpProtobuf => {
                 let (sender, connection) = http1::handshake(io).await?;
