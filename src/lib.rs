@@ -16,6 +16,7 @@
 //! `docs/architecture.md` and held by a test.
 
 pub mod agent;
+pub mod blocking;
 pub mod canary;
 pub mod cli;
 pub mod clock;

@@ -1,0 +1,137 @@
+//! Where a path leads: its symbolic links are read one by one, so that a link to another mount shows before anything there
+//! is touched.
+
+use std::{
+    ffi::OsString,
+    path::{Component, Path, PathBuf},
+    sync::Arc,
+};
+
+use super::mounts::Table;
+
+/// Links that the kernel follows on one path (`path_resolution(7)`).
+const MOST_LINKS: u32 = 40;
+
+/// Where a walk has come.
+pub(super) enum Place {
+    /// To its end, or to where the kernel will say what is wrong; all on the walk's mount, or above its mount point.
+    Here,
+    /// To a link, or a directory, that leads to another mount, which is the walk's mount from now on.
+    OtherMount,
+}
+
+/// A path that is being followed.
+pub(super) struct PathWalk {
+    table: Arc<Table>,
+    mount: Arc<Path>,
+    /// Without a link on it.
+    followed: PathBuf,
+    /// The last first.
+    ahead: Vec<OsString>,
+    links: u32,
+}
+
+impl PathWalk {
+    pub(super) fn new(path: &Path) -> Self {
+        Self::with_table(path, Table::current())
+    }
+
+    pub(super) fn with_table(path: &Path, table: Arc<Table>) -> Self {
+        let path = absolute(path);
+        let mut walk = Self { mount: Path::new("/").into(), table, followed: "/".into(), ahead: Vec::new(), links: 0 };
+        walk.go_on(&path);
+        walk.mount = walk.table.mount_of(&walk.whole());
+        walk
+    }
+
+    /// The mount under which to go on.
+    pub(super) fn mount(&self) -> Arc<Path> {
+        self.mount.clone()
+    }
+
+    /// Follows the path as long as it stays on the mount. Blocks.
+    pub(super) fn follow(&mut self) -> Place {
+        while let Some(name) = self.ahead.pop() {
+            if name == ".." {
+                self.followed.pop();
+                if self.has_left() {
+                    return Place::OtherMount;
+                }
+                continue;
+            }
+            let next = self.followed.join(&name);
+            let mount = self.table.mount_of(&next);
+            if !self.mount.starts_with(&mount) {
+                self.ahead.push(name);
+                self.mount = mount;
+                return Place::OtherMount;
+            }
+            match std::fs::read_link(&next) {
+                Ok(_) if self.links == MOST_LINKS => return Place::Here,
+                Ok(target) => {
+                    self.links += 1;
+                    self.go_on(&target);
+                    if self.has_left() {
+                        return Place::OtherMount;
+                    }
+                }
+                // No link.
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => self.followed = next,
+                // The call itself will meet it, and has the words for it.
+                Err(_) => return Place::Here,
+            }
+        }
+        Place::Here
+    }
+
+    /// Puts a path, or what a link holds, before what is ahead.
+    fn go_on(&mut self, path: &Path) {
+        let before = self.ahead.len();
+        for component in path.components() {
+            match component {
+                Component::RootDir | Component::Prefix(_) => self.followed = "/".into(),
+                Component::CurDir => {}
+                Component::ParentDir => self.ahead.push("..".into()),
+                Component::Normal(name) => self.ahead.push(name.to_owned()),
+            }
+        }
+        if let Some(new) = self.ahead.get_mut(before..) {
+            new.reverse();
+        }
+    }
+
+    /// Whether what is ahead is on another mount, which is then the walk's.
+    fn has_left(&mut self) -> bool {
+        let mount = self.table.mount_of(&self.whole());
+        let left = mount != self.mount;
+        self.mount = mount;
+        left
+    }
+
+    /// All of the path, as far as it is known.
+    fn whole(&self) -> PathBuf {
+        normal(&self.followed.join(self.ahead.iter().rev().collect::<PathBuf>()))
+    }
+}
+
+/// The path from the root on.
+pub(super) fn absolute(path: &Path) -> PathBuf {
+    if path.is_absolute() {
+        return path.to_owned();
+    }
+    // The kernel has the directory's name at hand: this touches no file system.
+    std::env::current_dir().unwrap_or_else(|_| "/".into()).join(path)
+}
+
+/// The path without `.` and `..`, as if there were no links.
+pub(super) fn normal(path: &Path) -> PathBuf {
+    let mut normal = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::CurDir => {}
+            Component::ParentDir => drop(normal.pop()),
+            other => normal.push(other),
+        }
+    }
+    normal
+}

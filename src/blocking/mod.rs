@@ -1,0 +1,282 @@
+//! Calls that may block: files, processes, the system's resolver. Each runs on a thread of its own kind, with a deadline.
+//!
+//! A call into a file system that does not answer cannot be broken off. So none is made on a thread that probes, and the
+//! threads that make them are bounded: in all for each class of calls, and for each [`Origin`], so that an origin that is
+//! stuck holds few of them. A call keeps its permits until it really returns, also when its caller has long given up.
+//! Any module may call [`run`] and [`with_path`]; code that already has a thread of its own (the resolver files, the disk
+//! part of delivery) does not need to.
+//!
+//! ```text
+//! limit    permits, first come first served, and when waiting for one is in vain
+//! mounts   which mount a path is on
+//! links    where a path's symbolic links lead, before what lies behind is touched
+//! ```
+
+mod limit;
+mod links;
+mod mounts;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    hash::Hash,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    path::Path,
+    sync::{Arc, LazyLock, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::{runtime::Handle, task::JoinHandle, time::timeout_at};
+
+use self::{
+    limit::{Limit, Permit},
+    links::{PathWalk, Place},
+};
+
+/// Calls to files and directories at a time.
+const FILES: usize = 32;
+/// Of these, to one mount.
+const FILES_OF_A_MOUNT: usize = 4;
+/// Programs at a time.
+const COMMANDS: usize = 32;
+/// Look-ups by the system's resolver at a time.
+const NAMES: usize = 64;
+/// Of these, of one name.
+const LOOKUPS_OF_A_NAME: usize = 8;
+/// A thread without work ends after this time: longer than the usual interval between runs, so that a run seldom pays for a
+/// new one.
+const KEEP_ALIVE: Duration = Duration::from_secs(90);
+/// Modules of NSS keep buffers on the stack; the default of 2 MiB for each would add up to 256 MiB.
+const STACK: usize = 512 << 10;
+
+/// What a call depends on, and may wait for without an end.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// A mounted file system, by its mount point.
+    Mount(Arc<Path>),
+    /// A program, with all its arguments.
+    Command(Arc<[String]>),
+    /// A name that the system's resolver looks up.
+    Name(Arc<str>),
+}
+
+impl Origin {
+    /// The mount that a path is on by its name. A symbolic link on the way may lead to another: [`with_path`] follows it.
+    pub fn of_path(path: &Path) -> Self {
+        Self::Mount(mounts::Table::current().mount_of(&links::normal(&links::absolute(path))))
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mount(point) => write!(f, "the file system at {}", point.display()),
+            // Its arguments may be secrets.
+            Self::Command(argv) => write!(f, "the command {:?}", argv.first().map_or("", String::as_str)),
+            Self::Name(name) => write!(f, "the look-up of {name}"),
+        }
+    }
+}
+
+impl fmt::Debug for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A call without a result.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unfinished {
+    /// It was begun, and its time is up.
+    #[error("{origin} did not answer in time")]
+    Deadline {
+        /// What it depends on.
+        origin: Origin,
+    },
+    /// It was not begun: all threads that it may use are held by calls that have not returned, or the system gives no thread.
+    #[error("no thread is free for {origin}: earlier calls have not returned")]
+    NoThread {
+        /// What it would depend on.
+        origin: Origin,
+    },
+}
+
+/// Makes a call that may block, on a thread for such calls. Waits for its turn and for its end until `deadline`, and fails
+/// at once when all threads that `origin` may hold are held by calls past their own deadlines.
+///
+/// A panic in the call comes out here.
+pub async fn run<T: Send + 'static>(
+    origin: Origin,
+    deadline: Instant,
+    call: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Unfinished> {
+    CALLS.run(origin, deadline, call).await
+}
+
+/// [`run`] for a path: follows its symbolic links one by one, and makes the call under the mount that it leads to. `call` gets
+/// the path as it was given.
+pub async fn with_path<T: Send + 'static>(
+    path: &Path,
+    deadline: Instant,
+    call: impl FnOnce(&Path) -> T + Send + 'static,
+) -> Result<T, Unfinished> {
+    CALLS.with_path(path, deadline, call).await
+}
+
+static CALLS: LazyLock<Calls> = LazyLock::new(Calls::default);
+
+/// All calls of the process.
+struct Calls {
+    files: Arc<Class>,
+    commands: Arc<Class>,
+    names: Arc<Class>,
+}
+
+impl Default for Calls {
+    fn default() -> Self {
+        Self {
+            files: Class::new(FILES, FILES_OF_A_MOUNT),
+            // Two of the same at once could each find the other at work (a token that is renewed, a locked keyring).
+            commands: Class::new(COMMANDS, 1),
+            names: Class::new(NAMES, LOOKUPS_OF_A_NAME),
+        }
+    }
+}
+
+impl Calls {
+    async fn run<T: Send + 'static>(
+        &self,
+        origin: Origin,
+        deadline: Instant,
+        call: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Unfinished> {
+        let class = match origin {
+            Origin::Mount(_) => &self.files,
+            Origin::Command(_) => &self.commands,
+            Origin::Name(_) => &self.names,
+        };
+        let entry = Class::entry(class, &origin);
+        // The origin's own first: who waits for a stuck one holds nothing that another could use.
+        let Some(of_origin) = entry.limit.acquire(deadline).await else {
+            return Err(Unfinished::NoThread { origin });
+        };
+        let Some(of_class) = class.all.acquire(deadline).await else {
+            return Err(Unfinished::NoThread { origin });
+        };
+        let held = Held { _of_class: of_class, _of_origin: of_origin, _entry: entry };
+        let started = spawn(move || {
+            let result = call();
+            drop(held);
+            result
+        });
+        let Some(thread) = started else { return Err(Unfinished::NoThread { origin }) };
+        match timeout_at(deadline.into(), thread).await {
+            Ok(Ok(result)) => Ok(result),
+            Ok(Err(error)) => match error.try_into_panic() {
+                Ok(panic) => resume_unwind(panic),
+                Err(_) => Err(Unfinished::NoThread { origin }),
+            },
+            Err(_) => Err(Unfinished::Deadline { origin }),
+        }
+    }
+
+    async fn with_path<T: Send + 'static>(
+        &self,
+        path: &Path,
+        deadline: Instant,
+        call: impl FnOnce(&Path) -> T + Send + 'static,
+    ) -> Result<T, Unfinished> {
+        let path: Arc<Path> = path.into();
+        let mut next = (PathWalk::new(&path), call);
+        loop {
+            let (mut walk, call) = next;
+            let (origin, path) = (Origin::Mount(walk.mount()), path.clone());
+            // Links are followed where the call is made: one change of threads for both, unless they lead to another mount.
+            let step = self.run(origin, deadline, move || match walk.follow() {
+                Place::Here => Ok(call(&path)),
+                Place::OtherMount => Err((walk, call)),
+            });
+            match step.await? {
+                Ok(result) => return Ok(result),
+                Err(elsewhere) => next = elsewhere,
+            }
+        }
+    }
+}
+
+/// A kind of calls, with its bounds.
+struct Class {
+    all: Arc<Limit>,
+    each: usize,
+    /// Origins with calls under way or waiting.
+    origins: Mutex<HashMap<Origin, Arc<Limit>>>,
+}
+
+impl Class {
+    fn new(all: usize, each: usize) -> Arc<Self> {
+        Arc::new(Self { all: Arc::new(Limit::new(all)), each, origins: Mutex::default() })
+    }
+
+    fn entry(this: &Arc<Self>, origin: &Origin) -> Entry {
+        let mut origins = this.origins.lock().unwrap_or_else(PoisonError::into_inner);
+        let limit = origins.entry(origin.clone()).or_insert_with(|| Arc::new(Limit::new(this.each))).clone();
+        Entry { class: this.clone(), origin: origin.clone(), limit }
+    }
+}
+
+/// A use of an origin's limit. The origin is forgotten with its last use.
+struct Entry {
+    class: Arc<Class>,
+    origin: Origin,
+    limit: Arc<Limit>,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let mut origins = self.class.origins.lock().unwrap_or_else(PoisonError::into_inner);
+        // The table's and this one; further uses begin under the same lock.
+        if Arc::strong_count(&self.limit) == 2 {
+            origins.remove(&self.origin);
+        }
+    }
+}
+
+/// What a call holds until it returns; let go of in this order.
+struct Held {
+    _of_class: Permit,
+    _of_origin: Permit,
+    _entry: Entry,
+}
+
+/// Hands the call to a thread; none when the system gives none.
+fn spawn<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> Option<JoinHandle<T>> {
+    let threads = threads()?;
+    catch_unwind(AssertUnwindSafe(|| threads.spawn_blocking(call))).ok()
+}
+
+/// The threads belong to a runtime that runs nothing else and lives as long as the process: no other runtime's end waits for
+/// a call that does not return, and they can be told from threads that probe by their name.
+#[cfg(not(test))]
+fn threads() -> Option<Handle> {
+    static THREADS: LazyLock<Option<tokio::runtime::Runtime>> = LazyLock::new(|| {
+        tokio::runtime::Builder::new_current_thread()
+            .max_blocking_threads(FILES + COMMANDS + NAMES)
+            .thread_keep_alive(KEEP_ALIVE)
+            .thread_name("blocking")
+            .thread_stack_size(STACK)
+            .build()
+            .ok()
+    });
+    THREADS.as_ref().map(|runtime| runtime.handle().clone())
+}
+
+/// A test's own runtime: it holds a paused clock while a call is under way.
+#[cfg(test)]
+#[expect(clippy::unnecessary_wraps, reason = "its twin can fail")]
+fn threads() -> Option<Handle> {
+    let _ = (KEEP_ALIVE, STACK);
+    Some(Handle::current())
+}
+
+#[cfg(test)]
+mod tests;
