@@ -26,6 +26,7 @@ use crate::{
     agent,
     config::{self, Sources},
     net::{self, Roots, RootsError},
+    record::escape,
     secret::no_dumps,
     status::Depth,
     telemetry::logs::{self, LogFormat, LogSettings},
@@ -98,6 +99,26 @@ enum Threads {
 /// Files that are open once the threads that probe have started and listen to signals.
 const TO_START: usize = 6;
 
+/// The variable in which tokio is told how many threads to start. It falls over what it cannot read, so it is read here.
+const WORKERS: &str = "TOKIO_WORKER_THREADS";
+/// More are of no use to a probe, and each is one that the system may not give.
+const MOST_WORKERS: usize = 1024;
+
+/// As many as the variable says, else one for each core.
+fn workers(given: Option<OsString>) -> Result<usize, String> {
+    let Some(given) = given.filter(|given| !given.is_empty()) else {
+        return Ok(std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MOST_WORKERS));
+    };
+    let number = given.to_str().and_then(|text| text.parse().ok()).filter(|number| (1..=MOST_WORKERS).contains(number));
+    number.ok_or_else(|| {
+        let shown = escape(&given.to_string_lossy().chars().take(40).collect::<String>());
+        format!(
+            "variable {WORKERS}: \"{shown}\" is not a number of threads: expected 1 to {MOST_WORKERS}\n  help: unset it: \
+             there is one for each core then"
+        )
+    })
+}
+
 fn in_runtime(threads: Threads, output: &mut Output, run: impl AsyncFnOnce(&mut Output) -> u8) -> u8 {
     // Parts of what is started here do not fail but fall over.
     if let Err(error) = net::can_open(TO_START) {
@@ -106,7 +127,17 @@ fn in_runtime(threads: Threads, output: &mut Output, run: impl AsyncFnOnce(&mut 
     }
     let mut builder = match threads {
         Threads::One => tokio::runtime::Builder::new_current_thread(),
-        Threads::AsManyAsCores => tokio::runtime::Builder::new_multi_thread(),
+        Threads::AsManyAsCores => match workers(std::env::var_os(WORKERS)) {
+            Ok(number) => {
+                let mut builder = tokio::runtime::Builder::new_multi_thread();
+                builder.worker_threads(number);
+                builder
+            }
+            Err(problem) => {
+                output.error(&problem);
+                return USAGE;
+            }
+        },
     };
     match builder.enable_all().build() {
         Ok(runtime) => {
@@ -170,7 +201,7 @@ async fn run_agent(path: &Path, child_env: Vec<(OsString, Option<OsString>)>, ou
 
 /// The file, and the process's own environment.
 fn sources(path: &Path) -> Sources {
-    Sources { file: Some(path.to_owned()), environment: environment(), flags: Vec::new() }
+    Sources { file: Some(path.to_owned()), environment: environment(), ..Sources::default() }
 }
 
 /// Variables that are not UTF-8 are none of ours. Of others than configuration is read from, only the names are taken:
@@ -188,4 +219,22 @@ fn environment() -> Vec<(String, String)> {
         Some((name, value))
     };
     std::env::vars_os().filter_map(variable).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_of_threads_that_tokio_would_fall_over_is_refused_by_name() {
+        let number = |text: &str| workers(Some(text.into()));
+        assert_eq!(number("3"), Ok(3));
+        assert_eq!(number("1024"), Ok(1024));
+        // Set to nothing is how a unit file unsets it.
+        assert_eq!(number(""), workers(None));
+        for wrong in ["0", "x", "-1", "1025", "99999999999999999999", "\u{1b}[31m"] {
+            let problem = number(wrong).unwrap_err();
+            assert!(problem.starts_with("variable TOKIO_WORKER_THREADS: ") && !problem.contains('\u{1b}'), "{problem}");
+        }
+    }
 }

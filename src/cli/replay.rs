@@ -50,7 +50,7 @@ async fn prepare(
         ("otlp.endpoint", &args.otlp_endpoint, "--otlp-endpoint"),
         ("otlp.protocol", &args.otlp_protocol, "--otlp-protocol"),
     ]);
-    let exports = config::exports(&Sources { file: None, environment: environment(), flags });
+    let exports = config::exports(&Sources { environment: environment(), flags, ..Sources::default() });
     let exports = exports.map_err(|problems| problems.to_string())?;
     for file in &args.files {
         open(file).map_err(|error| format!("error: {}: {error}", file.display()))?;
