@@ -31,6 +31,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_REQUEST: Duration = Duration::from_secs(300);
 /// A packed file of ours of at most this size is unpacked group by group, so that a damaged one costs itself alone.
 const WHOLE: u64 = 64 << 20;
+/// No line is longer, in bytes; that of a run takes some kilobytes.
+const LONGEST_LINE: usize = 16 << 20;
+/// So much is passed over in search of the end of a line that is. A device that gives zeros has none.
+const LONGEST_SEARCH: u64 = 8 << 30;
 /// How everything begins that is packed by gzip (RFC 1952 §2.3.1).
 const MAGIC: [u8; 2] = [0x1f, 0x8b];
 
@@ -144,13 +148,12 @@ impl Lines {
     }
 
     /// The next line; empty at the end.
-    fn read(&mut self, line: &mut Vec<u8>) -> Result<(), String> {
+    fn read(&mut self, line: &mut Vec<u8>) -> Result<(), Unread> {
         match &mut self.source {
-            Source::Stream(reader) => {
-                reader.read_until(b'\n', line).map(drop).inspect_err(|_| self.ended = true).map_err(|it| it.to_string())
-            }
+            Source::Stream(reader) => read_line(reader, line),
             Source::Members { packed, at, text } => loop {
-                if text.read_until(b'\n', line).is_ok_and(|size| size > 0) {
+                read_line(text, line)?;
+                if !line.is_empty() {
                     return Ok(());
                 }
                 match member::piece(packed, *at) {
@@ -163,12 +166,37 @@ impl Lines {
                         let plural = if runs == 1 { "" } else { "s" };
                         let problem = format!("byte {at}: the data are damaged ({runs} run{plural})");
                         *at = next;
-                        return Err(problem);
+                        return Err(Unread::Damaged(problem));
                     }
                 }
             },
         }
     }
+}
+
+/// Why there is no line where one should be.
+enum Unread {
+    /// It was longer than any may be, and its end has been found.
+    TooLong,
+    /// Its end was not found.
+    Endless,
+    /// Nothing more can be read.
+    Broken(io::Error),
+    /// Bytes that are not what they should be, behind which it goes on.
+    Damaged(String),
+}
+
+/// The next line with its end, which the last one may lack; empty when there is none. No more of it is kept than may be.
+fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> Result<(), Unread> {
+    reader.by_ref().take(LONGEST_LINE as u64 + 1).read_until(b'\n', line).map_err(Unread::Broken)?;
+    if line.len() <= LONGEST_LINE || line.ends_with(b"\n") {
+        return Ok(());
+    }
+    line.clear();
+    let mut rest = reader.take(LONGEST_SEARCH);
+    // Passes over it where it is read, and keeps none of it.
+    rest.skip_until(b'\n').map_err(Unread::Broken)?;
+    Err(if rest.limit() == 0 { Unread::Endless } else { Unread::TooLong })
 }
 
 impl Iterator for Lines {
@@ -178,8 +206,24 @@ impl Iterator for Lines {
         let mut text = Vec::new();
         while !self.ended {
             text.clear();
-            if let Err(problem) = self.read(&mut text) {
-                return Some(Err(BadLine { line: self.line + 1, problem }));
+            if let Err(unread) = self.read(&mut text) {
+                let line = self.line + 1;
+                let problem = match unread {
+                    Unread::Damaged(problem) => problem,
+                    Unread::TooLong => {
+                        self.line = line;
+                        "the line is longer than 16MiB, which no run takes, and is left out".to_owned()
+                    }
+                    Unread::Endless => {
+                        self.ended = true;
+                        "the line does not end within 8GiB: nothing behind it is read".to_owned()
+                    }
+                    Unread::Broken(error) => {
+                        self.ended = true;
+                        error.to_string()
+                    }
+                };
+                return Some(Err(BadLine { line, problem }));
             }
             if text.is_empty() {
                 break;
@@ -244,6 +288,37 @@ mod tests {
         }
         gzip.write_all(&serde_json::to_vec(&run).unwrap()).unwrap();
         assert_eq!(read(&gzip.finish().unwrap()), [Ok(run)]);
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_told_with_its_number_and_the_next_one_is_read() {
+        let run = measured();
+        let line = serde_json::to_string(&run).unwrap() + "\n";
+        let long = vec![b'{'; LONGEST_LINE + 1];
+        let text = [line.as_bytes(), &long, b"\n", line.as_bytes()].concat();
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(&text).unwrap();
+        for bytes in [text, gzip.finish().unwrap()] {
+            let found = read(&bytes);
+            let [Ok(first), Err(bad), Ok(last)] = &found[..] else { panic!("{found:?}") };
+            assert_eq!((first, last, bad.line), (&run, &run, 2));
+            assert!(bad.problem.contains("longer than 16MiB"), "{bad:?}");
+        }
+        // The longest that may be is read to its end.
+        let mut longest = vec![b' '; LONGEST_LINE - line.len()];
+        longest.extend_from_slice(line.as_bytes());
+        assert_eq!(read(&longest), [Ok(run)]);
+    }
+
+    #[test]
+    fn a_line_of_more_steps_than_any_run_has_is_no_run() {
+        let mut run = measured();
+        run.steps = vec![run.steps[0].clone(); 10_000];
+        let most = serde_json::to_string(&run).unwrap();
+        run.steps.push(run.steps[0].clone());
+        let found = read(format!("{most}\n{}\n", serde_json::to_string(&run).unwrap()).as_bytes());
+        let [Ok(_), Err(bad)] = &found[..] else { panic!("{} results", found.len()) };
+        assert!(bad.problem.contains("more than 10000 steps"), "{bad:?}");
     }
 
     #[test]

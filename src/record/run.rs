@@ -1,8 +1,11 @@
 //! One run: the record itself (contract §2).
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, fmt, net::SocketAddr};
 
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{Error as _, SeqAccess, Visitor},
+};
 
 use super::{ClockSource, ErrorType, RunOutcome, Seconds, ServerText, SpanId, Step, StepOutcome, Timestamp, TraceId};
 
@@ -85,7 +88,8 @@ pub struct Run {
     pub wire_sent_bytes: u64,
     /// Bytes received on the TCP connection, TLS included.
     pub wire_received_bytes: u64,
-    /// What each thing took, in order.
+    /// What each thing took, in order. In JSON no more than 10,000: a run of ours has some twenty.
+    #[serde(deserialize_with = "read_steps")]
     pub steps: Vec<Step>,
     /// What imaptrace logged at INFO or above during the run, at most 64.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -204,6 +208,32 @@ pub enum NoteLevel {
     Warn,
     /// A fault of imaptrace.
     Error,
+}
+
+/// A step takes more memory than its shortest JSON, so that a line of 16 MiB could take some hundred.
+const MOST_STEPS: usize = 10_000;
+
+fn read_steps<'de, D: Deserializer<'de>>(json: D) -> Result<Vec<Step>, D::Error> {
+    struct Steps;
+    impl<'de> Visitor<'de> for Steps {
+        type Value = Vec<Step>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of steps")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<Step>, A::Error> {
+            let mut steps = Vec::new();
+            while let Some(step) = list.next_element()? {
+                if steps.len() == MOST_STEPS {
+                    return Err(A::Error::custom(format_args!("it has more than {MOST_STEPS} steps")));
+                }
+                steps.push(step);
+            }
+            Ok(steps)
+        }
+    }
+    json.deserialize_seq(Steps)
 }
 
 impl Run {
