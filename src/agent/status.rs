@@ -333,7 +333,7 @@ mod tests {
             )
         };
         std::fs::write(&file, names.iter().map(target).collect::<String>()).unwrap();
-        config::load(&Sources { file: Some(file), environment: Vec::new(), flags: Vec::new() }).unwrap()
+        config::load(&Sources { file: Some(file), ..Sources::default() }).unwrap()
     }
 
     /// systemd's end, and the agent's.

@@ -4,12 +4,14 @@ use std::path::Path;
 
 use super::{PASSED, USAGE, output::Output, sources};
 use crate::{
-    config::{self, Config, Place, Problem, Problems},
+    config::{self, Config, Place, Problem, Problems, Sources},
     net::{TlsContext, TlsContextError},
 };
 
 pub(super) fn run(path: &Path, output: &mut Output) -> u8 {
-    let (config, problems) = match config::load(&sources(path)) {
+    // It is read once here, so it may come out of a pipe: a program that writes one is tried without a file.
+    let sources = Sources { pipes: true, ..sources(path) };
+    let (config, problems) = match config::load(&sources) {
         Ok(mut config) => {
             let problems = Problems {
                 errors: certificates(&config, path),

@@ -8,7 +8,6 @@ use std::{
     cell::Cell,
     collections::BTreeMap,
     fmt,
-    io::Read as _,
     path::{Path, PathBuf},
     rc::Rc,
 };
@@ -18,13 +17,12 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess,
 
 use super::{
     expand,
+    input::{self, Kinds},
     problem::Place,
     read::{Field, Reader, shown},
 };
 use crate::plan::Glob;
 
-/// No file is larger. 10,000 targets with labels make about one.
-const LARGEST: u64 = 16 << 20;
 /// A list of tables of tables of texts is four deep.
 const DEEPEST: usize = 8;
 /// No file holds more texts, lists and tables: 100,000 targets with labels of their own hold a million.
@@ -130,17 +128,8 @@ pub(super) fn read(reader: &Reader, field: &Field<'_>, path: &Path) -> Vec<Liste
 }
 
 fn read_text(path: &Path) -> std::io::Result<String> {
-    let other = |what: &str| Err(std::io::Error::other(what.to_owned()));
-    // Opening a pipe would wait for its other end.
-    if !std::fs::metadata(path)?.is_file() {
-        return other("it is not a file");
-    }
-    let mut text = String::new();
-    std::fs::File::open(path)?.take(LARGEST + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > LARGEST {
-        return other("it is larger than 16MiB");
-    }
-    Ok(text)
+    let bytes = input::read(path, Kinds::Files)?;
+    String::from_utf8(bytes).map_err(|_| std::io::Error::other("it is not UTF-8"))
 }
 
 type At = Option<(usize, usize)>;

@@ -17,6 +17,7 @@ mod expand;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzed;
 mod group;
+mod input;
 mod keys;
 mod listed;
 mod misplaced;
@@ -139,6 +140,7 @@ pub fn probe(request: &Probe) -> Result<Config, Problems> {
         file: None,
         environment: request.environment.clone(),
         flags: std::iter::once(server).chain(flags).collect(),
+        pipes: false,
     };
     let merged = source::merge(&sources, &mut problems);
     build(merged, &sources, problems, &Kind::Probe(request.password.as_ref()))

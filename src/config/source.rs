@@ -16,6 +16,7 @@ use figment::{
 use toml_edit::{Document, Item, TableLike};
 
 use super::{
+    input::{self, Kinds},
     otel,
     problem::{Place, Problem},
     syntax,
@@ -30,6 +31,8 @@ pub struct Sources {
     pub environment: Vec<(String, String)>,
     /// Flags that set a key.
     pub flags: Vec<Flag>,
+    /// Whether the file may be a pipe: where it is read once.
+    pub pipes: bool,
 }
 
 /// A flag of the command line that sets a key. It has no printable form: a value can be a URL with a password.
@@ -99,7 +102,9 @@ impl Merged {
 
 /// Reads and merges all sources. Problems found on the way do not stop it, so that all are reported at once.
 pub(super) fn merge(sources: &Sources, problems: &mut Vec<Problem>) -> Merged {
-    let text = sources.file.as_deref().and_then(|path| read(path).map_err(|problem| problems.push(*problem)).ok());
+    let kinds = if sources.pipes { Kinds::FilesAndPipes } else { Kinds::Files };
+    let text =
+        sources.file.as_deref().and_then(|path| read(path, kinds).map_err(|problem| problems.push(*problem)).ok());
     merge_text(sources, text.as_deref(), problems)
 }
 
@@ -126,6 +131,7 @@ pub(super) fn merge_text(sources: &Sources, text: Option<&str>, problems: &mut V
     for (variable, key, value) in otel::settings(&sources.environment, problems) {
         figment = figment.merge(Layer::raw(VARIABLE, variable, key, &value));
     }
+    let mut keys = Vec::new();
     for (variable, value) in &sources.environment {
         let Some(key) = variable.strip_prefix(PREFIX) else { continue };
         let segments: Vec<String> = key.split("__").map(str::to_ascii_lowercase).collect();
@@ -140,7 +146,9 @@ pub(super) fn merge_text(sources: &Sources, text: Option<&str>, problems: &mut V
         }
         let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
         figment = figment.merge(Layer::raw(VARIABLE, variable, &segments, value));
+        keys.push((segments.join("."), variable));
     }
+    check_clashes(keys, problems);
     for flag in &sources.flags {
         let segments: Vec<&str> = flag.key.split('.').collect();
         figment = figment.merge(Layer::raw(FLAG, &flag.name, &segments, &flag.value));
@@ -150,7 +158,32 @@ pub(super) fn merge_text(sources: &Sources, text: Option<&str>, problems: &mut V
     Merged { root, file: sources.file.clone(), figment, positions }
 }
 
-fn read(path: &Path) -> Result<String, Box<Problem>> {
+/// Notes variables of which one sets a key and another the same key, or one below it: which of them counts would be left to
+/// the order of the environment.
+fn check_clashes(mut keys: Vec<(String, &String)>, problems: &mut Vec<Problem>) {
+    let mut clash = |variable: &String, key: &str, what: String, help: &str| {
+        problems.push(Problem {
+            place: Place::Variable(variable.clone()),
+            key: key.to_owned(),
+            what,
+            help: Some(help.to_owned()),
+        });
+    };
+    keys.sort();
+    let set: BTreeMap<&str, &String> = keys.iter().rev().map(|(key, variable)| (key.as_str(), *variable)).collect();
+    for (key, variable) in &keys {
+        if let Some(first) = set.get(key.as_str()).filter(|first| *first != variable) {
+            clash(variable, key, format!("{first} is another spelling of it and is set too"), "unset one of the two");
+        }
+        let above = key.match_indices('.').find_map(|(end, _)| set.get(key.get(..end)?));
+        if let Some(above) = above {
+            let what = format!("{above} sets the whole table that this key is in");
+            clash(variable, key, what, "unset one of the two: a table has no value of its own");
+        }
+    }
+}
+
+fn read(path: &Path, kinds: Kinds) -> Result<String, Box<Problem>> {
     let problem = |at, what: String, help: &str| {
         Box::new(Problem {
             place: Place::File { path: path.to_owned(), at },
@@ -159,8 +192,11 @@ fn read(path: &Path) -> Result<String, Box<Problem>> {
             help: Some(help.to_owned()),
         })
     };
-    let bytes = std::fs::read(path)
-        .map_err(|error| problem(None, format!("cannot be read: {error}"), "give the right file with --config"))?;
+    let help = match kinds {
+        Kinds::Files => "give the right file with --config; a pipe is none, for each reload reads it again",
+        Kinds::FilesAndPipes => "give the right file with --config",
+    };
+    let bytes = input::read(path, kinds).map_err(|error| problem(None, format!("cannot be read: {error}"), help))?;
     String::from_utf8(bytes).map_err(|error| {
         let valid = error.utf8_error().valid_up_to();
         let line = 1 + error.as_bytes().iter().take(valid).filter(|byte| **byte == b'\n').count();

@@ -43,6 +43,29 @@ fn what_the_parser_loses_its_place_in_is_told_of() {
 }
 
 #[test]
+fn variables_that_set_one_key_twice_or_a_table_and_a_key_in_it_are_named_both() {
+    let load = |variables: &[(&str, &str)]| {
+        let environment = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let sources = Sources { file: Some(PathBuf::from("imaptrace.toml")), environment, ..Sources::default() };
+        let mut problems = Vec::new();
+        let merged = source::merge_text(&sources, Some(TARGET), &mut problems);
+        build(merged, &sources, problems, &Kind::Listed).map_err(|problems| problems.to_string())
+    };
+    let (table, key) = (("IMAPTRACE__DEFAULTS", "x"), ("IMAPTRACE__DEFAULTS__INTERVAL", "40s"));
+    // Between them in the order of names.
+    let other = ("IMAPTRACE__DEFAULTS-X", "x");
+    for order in [[table, other, key], [key, other, table]] {
+        let told = load(&order).unwrap_err();
+        let names =
+            "variable IMAPTRACE__DEFAULTS__INTERVAL: defaults.interval: IMAPTRACE__DEFAULTS sets the whole table";
+        assert!(told.contains(names), "{told}");
+    }
+    let told = load(&[key, ("IMAPTRACE__defaults__interval", "50s")]).unwrap_err();
+    assert!(told.contains("IMAPTRACE__DEFAULTS__INTERVAL") && told.contains("IMAPTRACE__defaults__interval"), "{told}");
+    assert!(load(&[key, ("IMAPTRACE__DEFAULTS__NEWEST", "5")]).is_ok());
+}
+
+#[test]
 fn a_build_without_nss_refuses_the_systems_resolver_by_name() {
     let read = |nss| {
         let sources = Sources { file: Some(PathBuf::from("imaptrace.toml")), ..Sources::default() };

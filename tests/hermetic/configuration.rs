@@ -24,7 +24,7 @@ fn load_text(text: &str, environment: &[(&str, &str)], flags: Vec<Flag>) -> Resu
     let path = directory.path().join("imaptrace.toml");
     std::fs::write(&path, text).unwrap();
     let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    config::load(&Sources { file: Some(path), environment, flags })
+    config::load(&Sources { file: Some(path), environment, flags, pipes: false })
 }
 
 const TARGET: &str = r#"

@@ -87,7 +87,7 @@ fn loaded(text: &str, home: &tempfile::TempDir) -> config::Config {
     let file = home.path().join("imaptrace.toml");
     let command = format!("{{ command = [\"echo\", \"{PASSWORD}\"] }}");
     fs::write(&file, text.replace("{ env = \"PROBE\" }", &command)).unwrap();
-    config::load(&config::Sources { file: Some(file), environment: Vec::new(), flags: Vec::new() }).unwrap()
+    config::load(&config::Sources { file: Some(file), ..config::Sources::default() }).unwrap()
 }
 
 #[test]

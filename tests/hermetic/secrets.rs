@@ -386,7 +386,7 @@ fn a_configuration_has_no_printable_secrets() {
             toml(&who.password),
         );
         let file = Some(private(folder.path(), "imaptrace.toml", &text).into());
-        let config = config::load(&Sources { file, environment: Vec::new(), flags: Vec::new() }).unwrap();
+        let config = config::load(&Sources { file, ..Sources::default() }).unwrap();
         leaks.look("debug forms", format!("{config:?}\n{config:#?}"));
         leaks.look("the plan of check", config::describe(&config));
     }

@@ -44,7 +44,7 @@ fn config(server: SocketAddr, otlp: &str, state: &Path) -> Config {
         password.display()
     );
     std::fs::write(&file, text).unwrap();
-    let sources = Sources { file: Some(file), environment: Vec::new(), flags: Vec::new() };
+    let sources = Sources { file: Some(file), ..Sources::default() };
     let mut config = config::load(&sources).unwrap();
     config.state.dir = Some(state.to_owned());
     // A run that is still under way when the next is due lets it pass, so no deadline has to be as short as this.

@@ -84,7 +84,7 @@ impl Field<'_> {
         let (least, most) = (units::print_duration(*bounds.start()), units::print_duration(*bounds.end()));
         let example = units::print_duration(Duration::from_secs(30).clamp(*bounds.start(), *bounds.end()));
         let expected = format!("expected {least} to {most}, such as \"{example}\"");
-        self.unit(units::parse_duration, units::meant_duration, bounds, &expected)
+        self.unit(units::parse_duration, units::meant_duration, bounds, (&expected, "too long"))
     }
 
     /// A size within bounds.
@@ -96,7 +96,7 @@ impl Field<'_> {
         };
         let example = units::print_size((16 << 20).clamp(*bounds.start(), *bounds.end()));
         let expected = format!("expected {least}{most}, such as \"{example}\"");
-        self.unit(units::parse_size, units::meant_size, bounds, &expected)
+        self.unit(units::parse_size, units::meant_size, bounds, (&expected, "too large"))
     }
 
     fn unit<T: PartialOrd + Copy>(
@@ -104,12 +104,13 @@ impl Field<'_> {
         parse: impl Fn(&str) -> Result<T, UnitError>,
         meant: impl Fn(&str) -> Option<String>,
         bounds: &RangeInclusive<T>,
-        expected: &str,
+        (expected, beyond): (&str, &str),
     ) -> Option<T> {
         // What is no text is none of the two whatever it holds.
         match parse(self.as_text().unwrap_or_default()) {
             Ok(value) if bounds.contains(&value) => return Some(value),
-            Ok(_) | Err(UnitError::TooLarge) => self.unfit(format!("out of bounds: {expected}"), ""),
+            Ok(_) => self.unfit(format!("out of bounds: {expected}"), ""),
+            Err(UnitError::TooLarge) => self.unfit(format!("{beyond}: {expected}"), ""),
             Err(error) => {
                 let text = self.as_text().map_or_else(|| self.given(), str::to_owned);
                 let meant = meant(&text).filter(|meant| parse(meant).is_ok_and(|value| bounds.contains(&value)));
