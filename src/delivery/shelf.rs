@@ -1,91 +1,201 @@
 //! What was put aside for a person to look at: refused runs, and segments in which something was damaged.
 //!
-//! Never sent by itself; `imaptrace replay` does. Within a budget of its own, the oldest file goes first. Called by
-//! [`spool`](super::spool) alone.
+//! Refused batches are appended to segments, so that many of them are few files. All of it is within a budget, counted in
+//! blocks on disk; the oldest file goes first. The directory is listed once at first, and again when the budget is used
+//! up: what a batch costs does not grow with what lies there. Nothing is sent from here by itself; `imaptrace replay`
+//! does. Called by [`spool`](super::spool) alone.
 
 use std::{
-    fs::{self, OpenOptions},
-    io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    ffi::OsString,
+    fs::{self, File, OpenOptions},
+    io,
+    os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use super::state::{about, make, sync};
 
-/// The folder's name.
+/// The directory's name.
 const SHELF: &str = "refused";
+/// How the name of a segment of refused runs ends.
+const ENDING: &str = ".jsonl.gz";
+/// How the name of a damaged segment ends.
+const DAMAGED: &str = ".damaged";
+/// A segment of refused runs is full at this size on disk.
+const FULL: u64 = 1 << 20;
+/// And at this part of the budget. So much is free after a listing, too: the next comes when so much was added.
+const PARTS: u64 = 8;
+/// What most file systems allocate at a time. Appending may take one more, for where the blocks of the file are.
+const BLOCK: u64 = 4096;
+/// What a file counts for at least, though some file systems need no block of its own for it.
+const LEAST: u64 = 512;
 
-/// The folder.
+/// The directory.
 pub(super) struct Shelf {
-    folder: PathBuf,
+    directory: PathBuf,
     budget: u64,
+    /// The segment that takes more runs.
+    active: Option<Active>,
+    /// Bytes on disk of all that lies there; none before it was listed.
+    size: Option<u64>,
+    /// Of these, what was added since it was listed.
+    added: u64,
+    /// How often it was listed.
+    #[cfg(test)]
+    listings: u32,
+}
+
+/// A segment that is written.
+struct Active {
+    path: PathBuf,
+    file: File,
+    length: u64,
+    /// Bytes on disk.
+    size: u64,
 }
 
 impl Shelf {
-    /// The one in this folder for state.
+    /// The one in this state directory.
     pub(super) fn new(state: &Path, budget: u64) -> Self {
-        Self { folder: state.join(SHELF), budget }
+        Self {
+            directory: state.join(SHELF),
+            budget,
+            active: None,
+            size: None,
+            added: 0,
+            #[cfg(test)]
+            listings: 0,
+        }
     }
 
-    /// Puts a file with this content there, and gives its path.
-    pub(super) fn put(&self, content: &[u8], now: SystemTime) -> io::Result<PathBuf> {
-        make(&self.folder)?;
-        let path =
-            self.free(&format!("{:020}", now.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()), ".jsonl.gz");
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-        let written = file.and_then(|mut file| file.write_all(content).and_then(|()| file.sync_data()));
-        // The segment that has these runs as well may be deleted now: the name has to be on the disk, too.
-        let written = written.and_then(|()| sync(&self.folder));
+    /// Appends groups of refused runs to the newest segment, and gives its path. They are on the disk when this comes back.
+    pub(super) fn put(&mut self, content: &[u8], now: SystemTime) -> io::Result<PathBuf> {
+        make(&self.directory)?;
+        // Whoever replays a segment moves it away, or deletes it.
+        if self.active.as_ref().is_some_and(|active| active.size >= self.segment_size() || !active.is_in_place()) {
+            self.active = None;
+        }
+        self.make_room((content.len() as u64).next_multiple_of(BLOCK) + BLOCK);
+        let active = match self.active.take() {
+            Some(active) => active,
+            None => self.create(now)?,
+        };
+        let (start, path) = (active.length, active.path.clone());
+        let written = active.file.write_all_at(content, start).and_then(|()| active.file.sync_data());
+        // The segment of the queue that has these runs as well may be deleted now: the name has to be on the disk, too.
+        let written = if start == 0 { written.and_then(|()| sync(&self.directory)) } else { written };
         if let Err(error) = written {
             // Half of it helps nobody, and takes room that is missing.
-            let _removed = fs::remove_file(&path).is_ok();
+            let _cut = if start == 0 { fs::remove_file(&path).is_ok() } else { active.file.set_len(start).is_ok() };
             return Err(about(&path, &error));
         }
-        self.trim();
+        let size = size_of(&active.file.metadata()?);
+        self.add(size.saturating_sub(active.size));
+        self.active = Some(Active { length: start + content.len() as u64, size, ..active });
         Ok(path)
     }
 
     /// Takes a damaged segment over.
-    pub(super) fn take(&self, segment: &Path) -> io::Result<()> {
-        make(&self.folder)?;
+    pub(super) fn take(&mut self, segment: &Path) -> io::Result<()> {
+        make(&self.directory)?;
+        let size = size_of(&fs::symlink_metadata(segment)?);
+        self.make_room(size);
         let name = segment.file_name().unwrap_or_default().to_string_lossy();
-        fs::rename(segment, self.free(&name, ".damaged"))?;
-        sync(&self.folder)?;
-        self.trim();
-        Ok(())
+        fs::rename(segment, self.free(&name, DAMAGED))?;
+        self.add(size);
+        sync(&self.directory)
     }
 
-    /// Deletes the oldest until the rest is within the budget.
-    fn trim(&self) {
-        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
-        let found = entries.filter_map(|entry| {
-            let about = entry.metadata().ok()?;
-            Some((about.modified().ok()?, entry.file_name(), about.len()))
-        });
-        let mut files: Vec<_> = found.collect();
+    /// When a segment of refused runs is full.
+    fn segment_size(&self) -> u64 {
+        FULL.min(self.budget / PARTS)
+    }
+
+    fn add(&mut self, size: u64) {
+        self.size = self.size.map(|known| known + size);
+        self.added += size;
+    }
+
+    /// Sees to it that so much fits into the budget.
+    fn make_room(&mut self, wanted: u64) {
+        let kept_free = self.segment_size().max(wanted);
+        // What cannot be deleted, or is too large by itself, is no reason to look at all of it again for each batch.
+        if self.size.is_none_or(|size| size + wanted > self.budget && self.added >= self.segment_size()) {
+            self.size = Some(self.trim(self.budget.saturating_sub(kept_free)));
+            self.added = 0;
+        }
+    }
+
+    /// Deletes the oldest files until the rest is not larger than this. Gives its size.
+    fn trim(&mut self, most: u64) -> u64 {
+        let mut files = self.list();
         files.sort();
-        let mut size: u64 = files.iter().map(|(_, _, length)| length).sum();
-        // The newest stays, however large.
-        files.pop();
-        for (_, name, length) in files {
-            if size <= self.budget {
+        let mut size = files.iter().map(|file| file.size).sum();
+        let active = self.active.as_ref().and_then(|active| active.path.file_name());
+        for file in files.iter().filter(|file| active != Some(&*file.name)) {
+            if size <= most {
                 break;
             }
-            size -= if fs::remove_file(self.folder.join(name)).is_ok() { length } else { 0 };
+            match fs::remove_file(self.directory.join(&file.name)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {}
+                _ => size -= file.size,
+            }
         }
+        size
+    }
+
+    fn list(&mut self) -> Vec<Listed> {
+        #[cfg(test)]
+        {
+            self.listings += 1;
+        }
+        let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        let listed = entries.filter_map(|entry| {
+            let about = entry.metadata().ok().filter(|about| !about.is_dir())?;
+            Some(Listed { modified: about.modified().ok()?, name: entry.file_name(), size: size_of(&about) })
+        });
+        listed.collect()
+    }
+
+    fn create(&self, now: SystemTime) -> io::Result<Active> {
+        let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let path = self.free(&format!("{:020}", since.as_millis()), ENDING);
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        Ok(Active { file: file.map_err(|error| about(&path, &error))?, path, length: 0, size: 0 })
     }
 
     /// A name that no other file has.
     fn free(&self, name: &str, ending: &str) -> PathBuf {
-        let mut path = self.folder.join(format!("{name}{ending}"));
+        let mut path = self.directory.join(format!("{name}{ending}"));
         let mut number = 1;
         while fs::symlink_metadata(&path).is_ok() {
             number += 1;
-            path = self.folder.join(format!("{name}-{number}{ending}"));
+            path = self.directory.join(format!("{name}-{number}{ending}"));
         }
         path
     }
+}
+
+impl Active {
+    /// Whether its name still leads to it.
+    fn is_in_place(&self) -> bool {
+        let (Ok(named), Ok(open)) = (fs::symlink_metadata(&self.path), self.file.metadata()) else { return false };
+        (named.dev(), named.ino()) == (open.dev(), open.ino())
+    }
+}
+
+/// A file of the directory; the oldest is the least.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Listed {
+    modified: SystemTime,
+    name: OsString,
+    size: u64,
+}
+
+/// What a file takes on disk, in bytes: its blocks are of 512 bytes, whatever the file system's are (stat(2)).
+fn size_of(file: &fs::Metadata) -> u64 {
+    file.blocks().saturating_mul(512).max(LEAST)
 }
 
 #[cfg(test)]
@@ -94,30 +204,101 @@ mod tests {
 
     use super::*;
 
-    fn names(folder: &Path) -> Vec<String> {
+    fn names(directory: &Path) -> Vec<String> {
         let mut names: Vec<_> =
-            fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     }
 
+    fn on_disk(directory: &Path) -> u64 {
+        fs::read_dir(directory).unwrap().map(|entry| size_of(&entry.unwrap().metadata().unwrap())).sum()
+    }
+
+    fn at(number: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_millis(number)
+    }
+
     #[test]
-    fn the_oldest_file_goes_when_the_budget_is_passed_and_the_newest_stays_whatever_its_size() {
+    fn refused_batches_are_appended_to_few_files_within_a_budget_of_blocks() {
         let state = tempfile::tempdir().unwrap();
-        let shelf = Shelf::new(state.path(), 250);
-        let at = |number: u64| UNIX_EPOCH + Duration::from_millis(number);
-        let paths: Vec<_> = (1..=3).map(|number| shelf.put(&[0; 100], at(number)).unwrap()).collect();
-        let there = |path: &PathBuf| path.exists();
-        assert_eq!(paths.iter().map(there).collect::<Vec<_>>(), [false, true, true]);
-        let large = shelf.put(&[0; 1000], at(4)).unwrap();
-        assert_eq!(names(&state.path().join(SHELF)), [large.file_name().unwrap().to_str().unwrap()]);
+        let directory = state.path().join(SHELF);
+        let budget = 16 * 8 * BLOCK;
+        let mut shelf = Shelf::new(state.path(), budget);
+        let mut newest = PathBuf::new();
+        for number in 0..1_500 {
+            newest = shelf.put(&[7; 700], at(number)).unwrap();
+            assert!(on_disk(&directory) <= budget, "{number}");
+        }
+        let files = names(&directory);
+        assert!((6..=9).contains(&files.len()), "{files:?}");
+        assert_eq!(files.last().map(String::as_str), newest.file_name().unwrap().to_str(), "the oldest go");
+        // 1 MB came, and 32 KiB are added between two listings.
+        assert!(shelf.listings <= 40, "{}", shelf.listings);
+    }
+
+    #[test]
+    fn the_directory_is_listed_once_for_many_batches_however_many_files_are_there() {
+        let state = tempfile::tempdir().unwrap();
+        let directory = state.path().join(SHELF);
+        make(&directory).unwrap();
+        let old = at(0);
+        for number in 0..2_000 {
+            let file = File::create(directory.join(format!("{number:020}{ENDING}"))).unwrap();
+            file.set_modified(old).unwrap();
+            io::Write::write_all(&mut &file, &[7; 700]).unwrap();
+            file.set_modified(old + Duration::from_secs(number)).unwrap();
+        }
+        // An earlier version's files are as many as were within the budget by their lengths.
+        let mut shelf = Shelf::new(state.path(), 1_000 * BLOCK);
+        for _ in 0..100 {
+            shelf.put(&[7; 700], at(1_800_000_000_000)).unwrap();
+        }
+        assert_eq!(shelf.listings, 1);
+        let left = names(&directory);
+        assert!(on_disk(&directory) <= 1_000 * BLOCK && left.len() > 800, "{}", left.len());
+        assert!(!left.contains(&format!("{:020}{ENDING}", 0)), "the oldest go");
+        assert!(left.contains(&format!("{:020}{ENDING}", 1_999)), "what is within the budget stays");
+    }
+
+    #[test]
+    fn a_large_file_costs_the_others_and_not_itself() {
+        let state = tempfile::tempdir().unwrap();
+        let mut shelf = Shelf::new(state.path(), 16 * BLOCK);
+        shelf.put(&[7; 10], at(1)).unwrap();
+        let segment = state.path().join("00001.jsonl.gz");
+        fs::write(&segment, vec![7; 20 * 4096]).unwrap();
+        shelf.active = None;
+        shelf.added = u64::MAX / 2;
+        shelf.take(&segment).unwrap();
+        assert_eq!(names(&state.path().join(SHELF)), ["00001.jsonl.gz.damaged"]);
+        shelf.put(&[7; 10], at(2)).unwrap();
+        let listings = shelf.listings;
+        shelf.put(&[7; 10], at(2)).unwrap();
+        assert_eq!(shelf.listings, listings, "what is too large by itself is looked at once");
+    }
+
+    #[test]
+    fn a_segment_that_was_moved_away_or_deleted_takes_no_more() {
+        let state = tempfile::tempdir().unwrap();
+        let directory = state.path().join(SHELF);
+        let mut shelf = Shelf::new(state.path(), 1 << 20);
+        let first = shelf.put(b"one", at(1)).unwrap();
+        assert_eq!(shelf.put(b"two", at(2)).unwrap(), first);
+        let moved = state.path().join("moved");
+        fs::rename(&first, &moved).unwrap();
+        let second = shelf.put(b"three", at(3)).unwrap();
+        assert_eq!((fs::read(&moved).unwrap(), fs::read(&second).unwrap()), (b"onetwo".to_vec(), b"three".to_vec()));
+        fs::remove_dir_all(&directory).unwrap();
+        let third = shelf.put(b"four", at(4)).unwrap();
+        assert_eq!(fs::read(third).unwrap(), b"four");
     }
 
     #[test]
     fn files_of_one_moment_and_of_one_name_take_nothing_from_each_other() {
         let state = tempfile::tempdir().unwrap();
-        let shelf = Shelf::new(state.path(), 1000);
         for content in ["one", "two"] {
+            let mut shelf = Shelf::new(state.path(), 1 << 20);
             shelf.put(content.as_bytes(), UNIX_EPOCH).unwrap();
             let segment = state.path().join("00001.jsonl.gz");
             fs::write(&segment, content).unwrap();
