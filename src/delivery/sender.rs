@@ -15,6 +15,10 @@ const LONGEST_REQUEST: Duration = Duration::from_secs(300);
 /// The pause when somebody waits for the queue to empty.
 pub(super) const HURRIED_PAUSE: Duration = Duration::from_millis(250);
 
+/// So many batches in a row that are refused for good are no fault of each: what waits is kept, and each next one goes out
+/// after a pause.
+const REFUSED_IN_A_ROW: u32 = 3;
+
 /// How the receiver fares. Only a change is logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Health {
@@ -71,6 +75,7 @@ impl Pauses {
 /// Never ends; goes with its runtime.
 pub(super) async fn run(queue: Queue, traces: Traces, metrics: Metrics) {
     let mut health = Health::Good;
+    let (mut refused, mut between) = (0_u32, Pauses::new());
     loop {
         let mut batch = queue.batch().await;
         let mut pauses = Pauses::new();
@@ -88,8 +93,22 @@ pub(super) async fn run(queue: Queue, traces: Traces, metrics: Metrics) {
                 Ok(accepted) => {
                     accepted.log(traces.endpoint());
                     queue.delivered(accepted.rejected).await;
+                    (refused, between) = (0, Pauses::new());
                 }
-                Err(Failure::Refused(reason) | Failure::TooMuch(reason)) => queue.refused(reason).await,
+                Err(Failure::Refused(reason) | Failure::TooMuch(reason)) => {
+                    queue.refused(reason.clone()).await;
+                    refused = refused.saturating_add(1);
+                    if refused == REFUSED_IN_A_ROW {
+                        let endpoint = traces.endpoint();
+                        tracing::warn!(
+                            "{endpoint} has refused {refused} batches of traces in a row: what waits is kept, and one batch \
+                             is tried after each pause"
+                        );
+                    }
+                    if refused >= REFUSED_IN_A_ROW {
+                        queue.pause(reason, between.next(answer.retry_after), HURRIED_PAUSE).await;
+                    }
+                }
                 Err(Failure::Later(reason)) => {
                     queue.pause(reason, pauses.next(answer.retry_after), HURRIED_PAUSE).await;
                     continue;

@@ -115,6 +115,35 @@ fn a_throttled_batch_comes_again_when_the_receiver_asked_for_it() {
 }
 
 #[test]
+fn three_refusals_in_a_row_hold_delivery_back_and_cost_nothing_that_waits() {
+    for protocol in BOTH {
+        let receiver = receiver(protocol);
+        receiver.script(&[Answer::Invalid; 4]);
+        let folder = tempfile::tempdir().unwrap();
+        let delivery = deliver(&settings(&receiver.url(), protocol, folder.path()));
+        let runs = fresh_runs(10);
+        for (run, count) in runs.iter().take(3).zip(1..) {
+            delivery.deliver(run.clone());
+            receiver.wait(|inbox| inbox.traces.len() == count);
+        }
+        wait_for(&delivery, "three refusals", |status| status.dropped.refused == 3);
+        deliver_all(&delivery, &runs[3..4]);
+        receiver.wait(|inbox| inbox.traces.len() == 4);
+        deliver_all(&delivery, &runs[4..]);
+        receiver.wait(|inbox| inbox.traces.len() == 5);
+        let gaps =
+            receiver.look(|inbox| [inbox.traces[3].at - inbox.traces[2].at, inbox.traces[4].at - inbox.traces[3].at]);
+        assert!(gaps[0] >= Duration::from_secs(1) && gaps[1] >= Duration::from_secs(2), "{protocol:?} {gaps:?}");
+        let report = block_on(delivery.shutdown(LONG));
+        assert_eq!((report.delivered_runs, report.dropped_runs, report.undelivered_runs), (6, 4, 0), "{report}");
+        assert_eq!(kept(&folder.path().join("refused")), ids(&runs[..4]));
+        let told = Log::get().lines(&receiver.url());
+        let held = told.iter().filter(|line| line.contains("has refused 3 batches of traces in a row"));
+        assert_eq!(held.count(), 1, "{told:?}");
+    }
+}
+
+#[test]
 fn one_batch_that_is_refused_is_put_aside_and_replay_brings_it_after_all() {
     for protocol in BOTH {
         let receiver = receiver(protocol);
