@@ -1,0 +1,114 @@
+//! The places of secrets, and how a value is fetched from one.
+//!
+//! Reads variables itself; files and programs are [`file`](super::file)'s and [`command`](super::command)'s. Called by whoever
+//! needs a secret, and by `config` to check one.
+
+use std::{ffi::OsString, fmt, path::PathBuf};
+
+use zeroize::Zeroizing;
+
+use super::{
+    Secret, SecretError,
+    command::run_command,
+    file::{in_words, read_file},
+    form::{Extent, take},
+};
+
+/// Where a secret is.
+#[derive(Clone, PartialEq, Eq)]
+pub enum SecretSource {
+    /// The first line of a file that others cannot read.
+    File {
+        /// Its path.
+        path: PathBuf,
+        /// Take it even if others can read it.
+        insecure_mode: bool,
+    },
+    /// An environment variable, whole.
+    Env(String),
+    /// The first line that a program prints; no shell.
+    Command(Vec<String>),
+    /// A file in `$CREDENTIALS_DIRECTORY` (systemd `LoadCredential`).
+    Credential(String),
+    /// Already here, and taken as it is: typed at a prompt or given in the URL.
+    Given(Secret),
+    /// The source inside, whose value may begin or end with a blank or a byte order mark (`exact = true`).
+    Exact(Box<Self>),
+    /// Nowhere: who logs in has no password.
+    Nowhere,
+}
+
+impl fmt::Debug for SecretSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { path, .. } => f.debug_tuple("File").field(path).finish(),
+            Self::Env(name) => f.debug_tuple("Env").field(&shown_variable(name)).finish(),
+            // Its arguments may be secrets.
+            Self::Command(argv) => f
+                .debug_tuple("Command")
+                .field(&argv.first().map_or("", String::as_str))
+                .field(&format_args!("…"))
+                .finish(),
+            Self::Credential(name) => f.debug_tuple("Credential").field(name).finish(),
+            Self::Given(secret) => f.debug_tuple("Given").field(secret).finish(),
+            Self::Exact(source) => f.debug_tuple("Exact").field(source).finish(),
+            Self::Nowhere => f.write_str("Nowhere"),
+        }
+    }
+}
+
+impl SecretSource {
+    /// Fetches the value.
+    ///
+    /// `child_env` are variables that a password command gets back as the operator had set them.
+    pub async fn load(&self, child_env: &[(OsString, Option<OsString>)]) -> Result<Secret, SecretError> {
+        let (source, exact) = self.plain();
+        match source {
+            Self::Nowhere | Self::Exact(_) => Ok(Secret::new(String::new())),
+            Self::Given(secret) => {
+                take(secret.expose().as_bytes(), Extent::Whole, true, || "the prompt or the URL".to_owned())
+            }
+            Self::Env(name) => {
+                let value = std::env::var(name).map_err(|_| SecretError::Env(name.clone()))?;
+                take(&Zeroizing::new(value.into_bytes()), Extent::Whole, exact, || {
+                    format!("environment variable {}", shown_variable(name))
+                })
+            }
+            Self::File { path, insecure_mode } => read_file(path, *insecure_mode, exact, || in_words(path)),
+            Self::Credential(name) => {
+                let directory = std::env::var_os("CREDENTIALS_DIRECTORY")
+                    .ok_or_else(|| SecretError::NoCredentials(name.clone()))?;
+                // systemd makes these files itself, mode 0400 or, with an ACL, 0440.
+                let path = PathBuf::from(directory).join(name);
+                read_file(&path, true, exact, || format!("credential {name} ({})", path.display()))
+            }
+            Self::Command(argv) => run_command(argv, child_env, exact).await,
+        }
+    }
+
+    /// The source itself, and whether its value may begin or end with a blank or a byte order mark.
+    pub fn plain(&self) -> (&Self, bool) {
+        match self {
+            Self::Exact(source) => (source.plain().0, true),
+            source => (source, false),
+        }
+    }
+
+    /// Whether a secret's file is there, may be read, is nobody else's, and holds what a secret can be. What was read for
+    /// this is wiped at once; sources other than files are not looked at.
+    pub fn check(&self) -> Result<(), SecretError> {
+        match self.plain() {
+            (Self::File { path, insecure_mode }, exact) => {
+                read_file(path, *insecure_mode, exact, || in_words(path)).map(drop)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The name of a variable as it may be told: somebody may have put the secret itself where its variable's name belongs,
+/// and that is seldom all capitals.
+pub fn shown_variable(name: &str) -> &str {
+    let is_usual = name.bytes().all(|byte| matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'_'));
+    if is_usual && name.len() <= 64 { name } else { "(not shown: its name is not in capitals)" }
+}

@@ -1,0 +1,112 @@
+use std::os::unix::fs::PermissionsExt as _;
+
+use super::*;
+
+fn file(content: &[u8], mode: u32) -> (tempfile::TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("password");
+    std::fs::write(&path, content).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+    (directory, path)
+}
+
+async fn load(source: SecretSource) -> Result<String, String> {
+    source.load(&[]).await.map(|secret| secret.expose().to_owned()).map_err(|error| error.to_string())
+}
+
+#[tokio::test]
+async fn a_file_gives_its_first_line_without_the_line_end() {
+    let (_keep, path) = file(b"two words \"q\" \\ p\xc3\xa4ss\r\nsecond", 0o600);
+    assert_eq!(load(SecretSource::File { path, insecure_mode: false }).await.unwrap(), "two words \"q\" \\ päss");
+}
+
+#[tokio::test]
+async fn a_file_that_others_can_read_is_refused_unless_told() {
+    let (_keep, path) = file(b"canary", 0o644);
+    let error = load(SecretSource::File { path: path.clone(), insecure_mode: false }).await.unwrap_err();
+    assert!(error.contains("0644") && error.contains("chmod 600") && !error.contains("canary"), "{error}");
+    assert_eq!(load(SecretSource::File { path, insecure_mode: true }).await.unwrap(), "canary");
+}
+
+#[tokio::test]
+async fn a_command_gives_its_first_line_and_a_failing_one_shows_nothing_of_it() {
+    let command = |script: &str| SecretSource::Command(vec!["sh".into(), "-c".into(), script.into()]);
+    assert_eq!(load(command("echo canary; echo more")).await.unwrap(), "canary");
+    let error = load(command("echo canary; exit 3")).await.unwrap_err();
+    assert!(error.contains("exit status: 3") && !error.contains("canary"), "{error}");
+}
+
+#[tokio::test]
+async fn empty_and_huge_values_are_errors() {
+    let (_keep, path) = file(b"\n", 0o600);
+    assert!(load(SecretSource::File { path, insecure_mode: false }).await.unwrap_err().contains("empty"));
+    let (_keep, path) = file(&vec![b'x'; 70_000], 0o600);
+    assert!(load(SecretSource::File { path, insecure_mode: false }).await.unwrap_err().contains("64 KiB"));
+}
+
+#[tokio::test]
+async fn a_value_of_any_length_comes_whole_and_the_largest_is_the_largest() {
+    for length in [1, 255, 256, 257, 5000, LARGEST] {
+        let long: String = ('a'..='w').cycle().take(length).collect();
+        let (_keep, path) = file(long.as_bytes(), 0o600);
+        assert!(load(SecretSource::File { path: path.clone(), insecure_mode: false }).await.as_ref() == Ok(&long));
+        let cat = SecretSource::Command(vec!["cat".into(), path.display().to_string()]);
+        assert!(load(cat).await.as_ref() == Ok(&long), "{length}");
+    }
+    for larger in [LARGEST + 1, 1 << 20] {
+        let (_keep, path) = file(&vec![b'x'; larger], 0o600);
+        let cat = SecretSource::Command(vec!["cat".into(), path.display().to_string()]);
+        assert!(load(cat).await.unwrap_err().contains("64 KiB"), "{larger}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_in_a_folder_that_others_write_into_is_refused_unless_told_or_sticky() {
+    let (keep, path) = file(b"canary", 0o600);
+    let folder = |mode| std::fs::set_permissions(keep.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+    let strict = || SecretSource::File { path: path.clone(), insecure_mode: false };
+    folder(0o777);
+    let error = load(strict()).await.unwrap_err();
+    assert!(error.contains("chmod o-w") && !error.contains("canary"), "{error}");
+    assert_eq!(load(SecretSource::File { path: path.clone(), insecure_mode: true }).await.unwrap(), "canary");
+    for mode in [0o1777, 0o775] {
+        folder(mode);
+        assert_eq!(load(strict()).await.unwrap(), "canary", "{mode:o}");
+    }
+}
+
+#[tokio::test]
+async fn of_a_link_it_is_the_file_behind_it_that_must_be_nobody_elses() {
+    let (keep, path) = file(b"canary", 0o644);
+    let link = keep.path().join("link");
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    let strict = || SecretSource::File { path: link.clone(), insecure_mode: false };
+    assert!(load(strict()).await.unwrap_err().contains("0644"));
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o400)).unwrap();
+    assert_eq!(load(strict()).await.unwrap(), "canary");
+    assert!(load(SecretSource::File { path: keep.path().into(), insecure_mode: false }).await.is_err());
+}
+
+#[test]
+fn a_key_is_read_whole_and_only_if_others_cannot() {
+    let (_keep, path) = file(b"-----BEGIN\nmore\n", 0o600);
+    assert_eq!(*read_key(&path).unwrap(), b"-----BEGIN\nmore\n");
+    for mode in [0o644, 0o620, 0o606] {
+        let (_keep, path) = file(b"canary", mode);
+        let error = read_key(&path).unwrap_err().to_string();
+        assert!(error.contains("chmod 600") && !error.contains("canary"), "{mode:o}: {error}");
+    }
+    let (_keep, path) = file(&vec![b'x'; 70_000], 0o600);
+    assert!(read_key(&path).unwrap_err().to_string().contains("64 KiB"));
+}
+
+#[test]
+fn no_printable_form() {
+    assert_eq!(format!("{:?}", SecretSource::Given(Secret::new("canary".into()))), "Given([secret])");
+    assert_eq!(format!("{:?}", SecretSource::Env("MAIL_1".into())), "Env(\"MAIL_1\")");
+    let variable = SecretSource::Env("canary7".into());
+    let told = format!("{variable:?} {}", SecretError::Env("canary7".into()));
+    assert!(!told.contains("canary7"), "{told}");
+    let command = SecretSource::Command(vec!["pass".into(), "--key=canary".into()]);
+    assert_eq!(format!("{command:?}"), "Command(\"pass\", …)");
+}
