@@ -11,6 +11,7 @@ use tokio::{
     time::sleep_until,
 };
 
+use super::park::block_until;
 use crate::clock;
 
 /// So many calls at a time.
@@ -43,21 +44,42 @@ impl Limit {
         }
         let mut acquired = pin!(self.free.clone().acquire_owned());
         loop {
-            let hopeless = self.last_deadline().unwrap_or(deadline).min(deadline);
-            if hopeless <= clock::now() {
+            let until = self.until(deadline);
+            if until <= clock::now() {
                 return None;
             }
             tokio::select! {
                 biased;
                 permit = &mut acquired => return permit.ok().map(|permit| self.permit(permit, deadline)),
-                () = sleep_until(hopeless.into()) => {}
+                () = sleep_until(until.into()) => {}
             }
         }
     }
 
-    /// When the last of the calls under way was to end; none when there is none.
-    fn last_deadline(&self) -> Option<Instant> {
-        self.deadlines().iter().max().copied()
+    /// [`acquire`](Self::acquire) for a caller that may block.
+    pub(super) fn acquire_sync(self: &Arc<Self>, deadline: Instant) -> Option<Permit> {
+        let mut acquired = pin!(self.free.clone().acquire_owned());
+        loop {
+            let until = self.until(deadline);
+            // Before the clock is asked: one that is free is had, whenever.
+            if let Some(permit) = block_until(acquired.as_mut(), until) {
+                return permit.ok().map(|permit| self.permit(permit, deadline));
+            }
+            if self.until(deadline) <= clock::now() {
+                return None;
+            }
+        }
+    }
+
+    /// Whether a call is past its deadline.
+    pub(super) fn has_overdue(&self) -> bool {
+        let now = clock::now();
+        self.deadlines().iter().any(|deadline| *deadline <= now)
+    }
+
+    /// How long waiting may be of use.
+    fn until(&self, deadline: Instant) -> Instant {
+        self.deadlines().iter().max().copied().unwrap_or(deadline).min(deadline)
     }
 
     fn permit(self: &Arc<Self>, permit: OwnedSemaphorePermit, deadline: Instant) -> Permit {

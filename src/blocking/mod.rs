@@ -8,6 +8,7 @@
 //!
 //! ```text
 //! limit    permits, first come first served, and when waiting for one is in vain
+//! park     waits for what another thread does, for callers that may block
 //! mounts   which mount a path is on
 //! links    where a path's symbolic links lead, before what lies behind is touched
 //! ```
@@ -15,22 +16,29 @@
 mod limit;
 mod links;
 mod mounts;
+mod park;
 
 use std::{
     collections::HashMap,
     fmt,
     hash::Hash,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
-    path::Path,
+    path::{Path, PathBuf},
+    pin::pin,
     sync::{Arc, LazyLock, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use tokio::{runtime::Handle, task::JoinHandle, time::timeout_at};
+use tokio::{
+    runtime::{Handle, Runtime},
+    task::{JoinError, JoinHandle},
+    time::timeout_at,
+};
 
 use self::{
     limit::{Limit, Permit},
     links::{PathWalk, Place},
+    park::block_until,
 };
 
 /// Calls to files and directories at a time.
@@ -123,6 +131,16 @@ pub async fn with_path<T: Send + 'static>(
     CALLS.with_path(path, deadline, call).await
 }
 
+/// [`with_path`] for a caller that may block: one that runs before anything is probed, or on a thread of its own. As such
+/// callers have many paths one after the other, it fails at once already when one call to the mount is past its deadline.
+pub fn with_path_sync<T: Send + 'static>(
+    path: &Path,
+    deadline: Instant,
+    call: impl FnOnce(&Path) -> T + Send + 'static,
+) -> Result<T, Unfinished> {
+    CALLS.with_path_sync(path, deadline, call)
+}
+
 static CALLS: LazyLock<Calls> = LazyLock::new(Calls::default);
 
 /// All calls of the process.
@@ -150,34 +168,45 @@ impl Calls {
         deadline: Instant,
         call: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Unfinished> {
+        let entry = self.entry(&origin);
+        // The origin's own first: who waits for a stuck one holds nothing that another could use.
+        let Some(of_origin) = entry.limit.acquire(deadline).await else {
+            return Err(Unfinished::NoThread { origin });
+        };
+        let Some(of_class) = entry.class.all.acquire(deadline).await else {
+            return Err(Unfinished::NoThread { origin });
+        };
+        let Some(thread) = spawn(Held { _of_class: of_class, _of_origin: of_origin, _entry: entry }, call) else {
+            return Err(Unfinished::NoThread { origin });
+        };
+        outcome(timeout_at(deadline.into(), thread).await.ok(), origin)
+    }
+
+    fn run_sync<T: Send + 'static>(
+        &self,
+        origin: Origin,
+        deadline: Instant,
+        call: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Unfinished> {
+        let entry = self.entry(&origin);
+        let of_origin = if entry.limit.has_overdue() { None } else { entry.limit.acquire_sync(deadline) };
+        let Some(of_origin) = of_origin else { return Err(Unfinished::NoThread { origin }) };
+        let Some(of_class) = entry.class.all.acquire_sync(deadline) else {
+            return Err(Unfinished::NoThread { origin });
+        };
+        let Some(thread) = spawn(Held { _of_class: of_class, _of_origin: of_origin, _entry: entry }, call) else {
+            return Err(Unfinished::NoThread { origin });
+        };
+        outcome(block_until(pin!(thread), deadline), origin)
+    }
+
+    fn entry(&self, origin: &Origin) -> Entry {
         let class = match origin {
             Origin::Mount(_) => &self.files,
             Origin::Command(_) => &self.commands,
             Origin::Name(_) => &self.names,
         };
-        let entry = Class::entry(class, &origin);
-        // The origin's own first: who waits for a stuck one holds nothing that another could use.
-        let Some(of_origin) = entry.limit.acquire(deadline).await else {
-            return Err(Unfinished::NoThread { origin });
-        };
-        let Some(of_class) = class.all.acquire(deadline).await else {
-            return Err(Unfinished::NoThread { origin });
-        };
-        let held = Held { _of_class: of_class, _of_origin: of_origin, _entry: entry };
-        let started = spawn(move || {
-            let result = call();
-            drop(held);
-            result
-        });
-        let Some(thread) = started else { return Err(Unfinished::NoThread { origin }) };
-        match timeout_at(deadline.into(), thread).await {
-            Ok(Ok(result)) => Ok(result),
-            Ok(Err(error)) => match error.try_into_panic() {
-                Ok(panic) => resume_unwind(panic),
-                Err(_) => Err(Unfinished::NoThread { origin }),
-            },
-            Err(_) => Err(Unfinished::Deadline { origin }),
-        }
+        Class::entry(class, origin)
     }
 
     async fn with_path<T: Send + 'static>(
@@ -186,20 +215,60 @@ impl Calls {
         deadline: Instant,
         call: impl FnOnce(&Path) -> T + Send + 'static,
     ) -> Result<T, Unfinished> {
-        let path: Arc<Path> = path.into();
-        let mut next = (PathWalk::new(&path), call);
+        let mut next = PathCall { path: path.into(), walk: PathWalk::new(path), call };
         loop {
-            let (mut walk, call) = next;
-            let (origin, path) = (Origin::Mount(walk.mount()), path.clone());
-            // Links are followed where the call is made: one change of threads for both, unless they lead to another mount.
-            let step = self.run(origin, deadline, move || match walk.follow() {
-                Place::Here => Ok(call(&path)),
-                Place::OtherMount => Err((walk, call)),
-            });
-            match step.await? {
+            match self.run(next.origin(), deadline, move || next.go_on()).await? {
                 Ok(result) => return Ok(result),
                 Err(elsewhere) => next = elsewhere,
             }
+        }
+    }
+
+    fn with_path_sync<T: Send + 'static>(
+        &self,
+        path: &Path,
+        deadline: Instant,
+        call: impl FnOnce(&Path) -> T + Send + 'static,
+    ) -> Result<T, Unfinished> {
+        let mut next = PathCall { path: path.into(), walk: PathWalk::new(path), call };
+        loop {
+            match self.run_sync(next.origin(), deadline, move || next.go_on())? {
+                Ok(result) => return Ok(result),
+                Err(elsewhere) => next = elsewhere,
+            }
+        }
+    }
+}
+
+/// What became of a call by its deadline.
+fn outcome<T>(ended: Option<Result<T, JoinError>>, origin: Origin) -> Result<T, Unfinished> {
+    match ended {
+        Some(Ok(result)) => Ok(result),
+        Some(Err(error)) => match error.try_into_panic() {
+            Ok(panic) => resume_unwind(panic),
+            Err(_) => Err(Unfinished::NoThread { origin }),
+        },
+        None => Err(Unfinished::Deadline { origin }),
+    }
+}
+
+/// A call to a path, as far as its links have been followed.
+struct PathCall<F> {
+    path: PathBuf,
+    walk: PathWalk,
+    call: F,
+}
+
+impl<T, F: FnOnce(&Path) -> T> PathCall<F> {
+    fn origin(&self) -> Origin {
+        Origin::Mount(self.walk.mount())
+    }
+
+    /// Follows the links, and makes the call: on one thread, unless they lead to another mount. Blocks.
+    fn go_on(mut self) -> Result<T, Self> {
+        match self.walk.follow() {
+            Place::Here => Ok((self.call)(&self.path)),
+            Place::OtherMount => Err(self),
         }
     }
 }
@@ -249,16 +318,20 @@ struct Held {
 }
 
 /// Hands the call to a thread; none when the system gives none.
-fn spawn<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> Option<JoinHandle<T>> {
+fn spawn<T: Send + 'static>(held: Held, call: impl FnOnce() -> T + Send + 'static) -> Option<JoinHandle<T>> {
     let threads = threads()?;
+    let call = move || {
+        let result = call();
+        drop(held);
+        result
+    };
     catch_unwind(AssertUnwindSafe(|| threads.spawn_blocking(call))).ok()
 }
 
 /// The threads belong to a runtime that runs nothing else and lives as long as the process: no other runtime's end waits for
 /// a call that does not return, and they can be told from threads that probe by their name.
-#[cfg(not(test))]
 fn threads() -> Option<Handle> {
-    static THREADS: LazyLock<Option<tokio::runtime::Runtime>> = LazyLock::new(|| {
+    static THREADS: LazyLock<Option<Runtime>> = LazyLock::new(|| {
         tokio::runtime::Builder::new_current_thread()
             .max_blocking_threads(FILES + COMMANDS + NAMES)
             .thread_keep_alive(KEEP_ALIVE)
@@ -267,15 +340,12 @@ fn threads() -> Option<Handle> {
             .build()
             .ok()
     });
+    // A test's own holds a paused clock while a call is under way.
+    #[cfg(test)]
+    if let Ok(tests) = Handle::try_current() {
+        return Some(tests);
+    }
     THREADS.as_ref().map(|runtime| runtime.handle().clone())
-}
-
-/// A test's own runtime: it holds a paused clock while a call is under way.
-#[cfg(test)]
-#[expect(clippy::unnecessary_wraps, reason = "its twin can fail")]
-fn threads() -> Option<Handle> {
-    let _ = (KEEP_ALIVE, STACK);
-    Some(Handle::current())
 }
 
 #[cfg(test)]
