@@ -39,7 +39,6 @@ mod system;
 use ask::LookUp;
 use conf::ResolvConf;
 use files::{FilesReader, Follower, Paths};
-use system::SystemResolver;
 
 /// Which addresses are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -87,7 +86,6 @@ pub struct Resolver {
     files: Mutex<Option<Follower>>,
     /// Where `rotate` begins next.
     first: AtomicUsize,
-    system: SystemResolver,
 }
 
 impl Resolver {
@@ -97,7 +95,7 @@ impl Resolver {
         let paths = Paths { resolv_conf, hosts: "/etc/hosts".into() };
         // Programs that live for one run begin anywhere, lest all of them ask the same server.
         let first = AtomicUsize::new(usize::from(rand::random::<u16>()));
-        Self { dns, paths, files: Mutex::default(), first, system: SystemResolver::default() }
+        Self { dns, paths, files: Mutex::default(), first }
     }
 
     /// Whether the configuration lets a name lead there.
@@ -111,7 +109,7 @@ impl Resolver {
         let (addresses, v6_first) = match self.dns.resolver {
             NameResolver::Builtin => (self.builtin(name, family, deadline).await?, true),
             NameResolver::System => {
-                let addresses = self.system.lookup(name, family, deadline).await?;
+                let addresses = system::lookup(name, family, deadline).await?;
                 let v6_first = addresses.first().is_none_or(IpAddr::is_ipv6);
                 (addresses, v6_first)
             }

@@ -1,85 +1,41 @@
 //! The system's own resolver: `getaddrinfo`, and with it whatever nsswitch.conf names (mDNS, LDAP, systemd-resolved).
 //!
-//! The call cannot be broken off and may take minutes, so each has a thread of its own, at most so many at a time; a
-//! look-up past its deadline is over for its run, and its thread ends when the call does. Called by `resolve`.
+//! The call cannot be broken off and may take minutes, so [`blocking`] makes it; a look-up past its deadline is over for its
+//! run. Called by `resolve`.
 
 use std::{
     ffi::CString,
     io, mem,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ptr,
-    sync::Arc,
     time::Instant,
 };
 
-use tokio::{
-    sync::{Semaphore, oneshot},
-    time::timeout_at,
+use super::{Family, ResolveCause};
+use crate::{
+    blocking::{self, Origin, Unfinished},
+    net::{Trouble, descriptors, trouble},
 };
 
-use super::{Family, ResolveCause};
-use crate::net::{Trouble, descriptors, trouble};
-
-/// Calls at a time.
-const THREADS: usize = 64;
-/// Modules of NSS keep buffers on the stack; the default of 2 MiB for each would add up to 128 MiB.
-const STACK: usize = 512 << 10;
-
-/// Makes the calls.
-#[derive(Debug)]
-pub(super) struct SystemResolver {
-    free: Arc<Semaphore>,
-    most: usize,
+/// The addresses of a name, in the order of the system (RFC 6724).
+pub(super) async fn lookup(name: &str, family: Family, deadline: Instant) -> Result<Vec<IpAddr>, ResolveCause> {
+    let question = CString::new(name).map_err(|_| ResolveCause::Local("the name holds a NUL".to_owned()))?;
+    call(name, deadline, move || getaddrinfo(&question, family)).await
 }
 
-impl Default for SystemResolver {
-    fn default() -> Self {
-        Self::new(THREADS)
-    }
-}
-
-impl SystemResolver {
-    fn new(most: usize) -> Self {
-        Self { free: Arc::new(Semaphore::new(most)), most }
-    }
-
-    /// The addresses of a name, in the order of the system (RFC 6724).
-    pub(super) async fn lookup(
-        &self,
-        name: &str,
-        family: Family,
-        deadline: Instant,
-    ) -> Result<Vec<IpAddr>, ResolveCause> {
-        let name = CString::new(name).map_err(|_| ResolveCause::Local("the name holds a NUL".to_owned()))?;
-        self.call(move || getaddrinfo(&name, family), deadline).await
-    }
-
-    async fn call(
-        &self,
-        call: impl FnOnce() -> Result<Vec<IpAddr>, ResolveCause> + Send + 'static,
-        deadline: Instant,
-    ) -> Result<Vec<IpAddr>, ResolveCause> {
-        let Ok(Ok(permit)) = timeout_at(deadline.into(), Arc::clone(&self.free).acquire_owned()).await else {
-            let text = format!("no thread was free for the look-up: {} others have not ended", self.most);
-            return Err(ResolveCause::Local(text));
-        };
-        let (answer, answered) = oneshot::channel();
-        let thread = std::thread::Builder::new().name("getaddrinfo".to_owned()).stack_size(STACK);
-        let started = thread.spawn(move || {
-            let result = call();
-            drop(permit);
-            // A run whose time is up does not wait any more.
-            let _over = answer.send(result);
-        });
-        if let Err(error) = started {
-            return Err(ResolveCause::Local(format!("cannot start a thread for the look-up: {error}")));
-        }
-        match timeout_at(deadline.into(), answered).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(ResolveCause::Local("the thread of the look-up broke off".to_owned())),
-            Err(_) => Err(ResolveCause::Timeout),
-        }
-    }
+async fn call(
+    name: &str,
+    deadline: Instant,
+    call: impl FnOnce() -> Result<Vec<IpAddr>, ResolveCause> + Send + 'static,
+) -> Result<Vec<IpAddr>, ResolveCause> {
+    let looked_up = blocking::run(Origin::Name(name.into()), deadline, call).await;
+    looked_up.unwrap_or_else(|unfinished| {
+        Err(match unfinished {
+            Unfinished::Deadline { .. } => ResolveCause::Timeout,
+            // What this process cannot do is not the network's.
+            Unfinished::NoThread { .. } => ResolveCause::Local(unfinished.to_string()),
+        })
+    })
 }
 
 /// The list that `getaddrinfo` gives, which has to be given back.
@@ -168,32 +124,37 @@ mod tests {
 
     #[tokio::test]
     async fn addresses_come_by_family_and_need_no_name_server() {
-        let (system, deadline) = (SystemResolver::default(), clock::now() + Duration::from_secs(60));
+        let deadline = clock::now() + Duration::from_secs(60);
         for (name, family, address) in [("127.0.0.1", Family::V4, "127.0.0.1"), ("::1", Family::V6, "::1")] {
-            let found = system.lookup(name, family, deadline).await.unwrap();
+            let found = lookup(name, family, deadline).await.unwrap();
             assert_eq!(found, [address.parse::<IpAddr>().unwrap()]);
         }
-        let found = system.lookup("127.0.0.1", Family::V6, deadline).await;
+        let found = lookup("127.0.0.1", Family::V6, deadline).await;
         assert_eq!(found, Err(ResolveCause::NoData));
     }
 
     #[tokio::test]
-    async fn a_call_that_does_not_end_costs_its_run_the_deadline_and_others_their_thread() {
-        let system = SystemResolver::new(1);
-        let (end, ended) = mpsc::channel::<()>();
-        let hangs = move || {
-            let _end = ended.recv();
-            Ok(Vec::new())
+    async fn a_call_that_does_not_end_costs_its_run_the_deadline_and_others_of_the_name_their_thread() {
+        let name = "stuck.example";
+        let mut ends = Vec::new();
+        let soon = clock::now() + Duration::from_secs(60);
+        let refused = loop {
+            let (end, ended) = mpsc::channel::<()>();
+            let hangs = move || ended.recv().map_or(Ok(Vec::new()), |()| Ok(Vec::new()));
+            match call(name, clock::now(), hangs).await {
+                Err(ResolveCause::Timeout) => ends.push(end),
+                other => break other,
+            }
         };
-        assert_eq!(system.call(hangs, clock::now()).await, Err(ResolveCause::Timeout));
-        // What this process refuses is not the network's.
-        let refused = system.call(|| Ok(Vec::new()), clock::now()).await;
-        assert!(matches!(refused, Err(ResolveCause::Local(_))), "{refused:?}");
-        end.send(()).unwrap();
-        let freed = system.free.acquire().await;
-        drop(freed);
-        let deadline = clock::now() + Duration::from_secs(60);
-        assert_eq!(system.call(|| Ok(Vec::new()), deadline).await, Ok(Vec::new()));
+        // What this process refuses is not the network's; other names have their own threads.
+        let Err(ResolveCause::Local(text)) = refused else { panic!("{refused:?}") };
+        assert!(text.contains(name) && !ends.is_empty(), "{text} {}", ends.len());
+        assert!(matches!(call(name, soon, || Ok(Vec::new())).await, Err(ResolveCause::Local(_))));
+        assert_eq!(call("other.example", soon, || Ok(Vec::new())).await, Ok(Vec::new()));
+        drop(ends);
+        while call(name, soon, || Ok(Vec::new())).await.is_err() {
+            tokio::task::yield_now().await;
+        }
     }
 
     #[test]
