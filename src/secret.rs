@@ -6,11 +6,13 @@
 
 mod command;
 mod dumps;
+mod ending;
 mod file;
 mod form;
 mod intake;
 mod source;
 
+pub use command::{end_commands, share_terminal};
 pub use dumps::no_dumps;
 pub use file::read_key;
 pub use form::Edge;
@@ -22,6 +24,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use zeroize::Zeroizing;
 
 use self::form::remedy;
+use crate::blocking::Unfinished;
 
 /// A password. It cannot be printed, compared in telemetry or serialised.
 #[derive(Clone)]
@@ -100,10 +103,30 @@ pub enum SecretError {
         owner: u32,
     },
     /// Anybody can put another file in its place.
-    #[error("others can write into the folder of the secret file {path}, and so put another in its place; run `chmod o-w` on the folder", path = path.display())]
+    #[error("others can write into the folder {folder} on the way to the secret file {path}, and so put another file in its place; run `chmod o-w` on the folder", folder = folder.display(), path = path.display())]
     Folder {
         /// Which file.
         path: PathBuf,
+        /// The directory on its way, or on the way to what it links to.
+        folder: PathBuf,
+    },
+    /// Somebody else can put another file in its place.
+    #[error("{folder} on the way to the secret file {path} belongs to user {owner}, neither to root nor to the user that runs imaptrace, and so can be replaced; run `chown` on it", folder = folder.display(), path = path.display())]
+    FolderOwner {
+        /// Which file.
+        path: PathBuf,
+        /// The directory on its way, or the link.
+        folder: PathBuf,
+        /// Its owner's id.
+        owner: u32,
+    },
+    /// Its file system did not answer.
+    #[error("cannot read the secret file {path}: {source}", path = path.display())]
+    Unanswered {
+        /// Which.
+        path: PathBuf,
+        /// What it waited for.
+        source: Unfinished,
     },
     /// It is a directory, a device, or the like.
     #[error("the secret file {path} is not a regular file", path = path.display())]
@@ -114,7 +137,15 @@ pub enum SecretError {
     /// The variable is not set or not UTF-8.
     #[error("the environment variable {} is not set, or is not UTF-8", shown_variable(.0))]
     Env(String),
-    /// The program could not be run or ended badly.
+    /// The program could not be started.
+    #[error("the password command {program:?} cannot be started: {source}")]
+    Start {
+        /// Its first word.
+        program: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The program ended badly, or not in time.
     #[error("the password command {program:?} {problem}")]
     Command {
         /// Its first word.
@@ -148,6 +179,14 @@ pub enum SecretError {
     /// Over 64 KiB.
     #[error("the secret from {0} is larger than 64 KiB: is it the right one?")]
     TooLarge(String),
+}
+
+impl SecretError {
+    /// Whether descriptors have run out, of this process or of the machine: that says nothing of the secret.
+    pub fn is_descriptor_shortage(&self) -> bool {
+        let (Self::File { source, .. } | Self::Start { source, .. }) = self else { return false };
+        matches!(source.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+    }
 }
 
 /// The largest that is taken, in bytes.

@@ -200,7 +200,10 @@ fn filled_secret(field: &Field<'_>, blanks: Option<&Fill<'_>>) -> Option<SecretS
         if let Err(error) = source.check() {
             let help = match error {
                 SecretError::Mode { .. } => "where others have to read it, set insecure_mode = true beside `file`",
-                SecretError::Folder { .. } => "where that cannot be, set insecure_mode = true beside `file`",
+                SecretError::Folder { .. } | SecretError::FolderOwner { .. } => {
+                    "where that cannot be, set insecure_mode = true beside `file`"
+                }
+                SecretError::Unanswered { .. } => "see whether its file system hangs: runs are void until it answers",
                 SecretError::Owner { .. } => "run `chown` on it",
                 SecretError::Empty(_) => "write the secret on its first line",
                 // These say themselves what to do.

@@ -149,8 +149,9 @@ impl<'a> Journey<'a> {
             // In the step's text, and nowhere else: who shows the run shows it.
             let name = self.login_name();
             let text = ServerText::new(error.to_string().as_bytes(), ServerText::STATUS);
-            self.recorder.refuse(name, ErrorType::SecretUnavailable, Some(text));
-            self.recorder.fail(name, ErrorType::SecretUnavailable);
+            let class = verdict::of_secret(error);
+            self.recorder.refuse(name, class, Some(text));
+            self.recorder.fail(name, class);
             return self.recorder.finish();
         }
         if self.target.tls.insecure {

@@ -7,6 +7,7 @@ use crate::{
     imap::{Breach, Condition, Syntax},
     net::{ConnectCause, Refused, ResolveCause, TlsCause, TlsFailure, Trouble, trouble},
     record::{ErrorType, TlsFault, not_now},
+    secret::SecretError,
 };
 
 pub(super) fn of_resolve(cause: &ResolveCause) -> ErrorType {
@@ -19,6 +20,10 @@ pub(super) fn of_resolve(cause: &ResolveCause) -> ErrorType {
         ResolveCause::Local(_) => ErrorType::Internal,
         ResolveCause::Failed(_) => ErrorType::DnsServfail,
     }
+}
+
+pub(super) fn of_secret(error: &SecretError) -> ErrorType {
+    if error.is_descriptor_shortage() { ErrorType::OverloadFd } else { ErrorType::SecretUnavailable }
 }
 
 pub(super) fn of_connect(cause: ConnectCause) -> ErrorType {

@@ -1,57 +1,343 @@
-//! Programs that print a secret. Called by [`source`](super::source).
+//! Programs that print a secret: started, read, and ended with all that they have started. Called by
+//! [`source`](super::source), and at the end of the process.
+//!
+//! A program has a process group of its own, which is killed when the program has ended, at its deadline, when nobody waits
+//! for the secret any more, and at the end of this process. Where a terminal is shared with it, it stays in the foreground
+//! group, so that it can ask there (pinentry), and is killed alone.
 
-use std::{ffi::OsString, process::Stdio, time::Duration};
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    io::{self, ErrorKind, Read as _},
+    os::{fd::AsFd, unix::process::CommandExt as _},
+    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
-use tokio::io::AsyncReadExt as _;
+use nix::{
+    fcntl::{FcntlArg, OFlag, fcntl},
+    sys::signal::{Signal, kill, killpg},
+    unistd::Pid,
+};
 
 use super::{
     LARGEST, Secret, SecretError,
+    ending::{Ending, has_ended},
     form::{Extent, take},
     intake::Intake,
 };
+use crate::{
+    blocking::{self, Origin, Unfinished},
+    clock,
+};
 
+/// How long a program may take.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(10);
+/// How long one waits for others with the same arguments to end, and to be started.
+const TURN_DEADLINE: Duration = Duration::from_secs(10);
 
-pub(super) async fn run_command(
-    argv: &[String],
-    child_env: &[(OsString, Option<OsString>)],
-    exact: bool,
-) -> Result<Secret, SecretError> {
+/// Variables that a program gets as the operator had set them; without a value, not at all.
+pub(super) type Variables = [(OsString, Option<OsString>)];
+
+/// The secret on the first line that a program prints.
+pub(super) async fn load(argv: &[String], child_env: &Variables, exact: bool) -> Result<Secret, SecretError> {
+    let origin = Origin::Command(argv.into());
     let program = argv.first().cloned().unwrap_or_default();
-    let failed = |problem: String| SecretError::Command { program: program.clone(), problem };
-    let mut command = tokio::process::Command::new(&program);
-    command
-        .args(argv.iter().skip(1))
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .kill_on_drop(true);
-    for (name, value) in child_env {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
+    let (argv, child_env) = (argv.to_vec(), child_env.to_vec());
+    let wish = Wish::default();
+    let state = wish.0.clone();
+    let call = move || run(&argv, &child_env, exact, &state);
+    match blocking::run(origin, clock::now() + TURN_DEADLINE + COMMAND_DEADLINE, call).await {
+        Ok(loaded) => loaded,
+        Err(Unfinished::Deadline { .. }) => Err(failed(&program, "could not be started and ended in time")),
+        Err(Unfinished::NoThread { .. }) => Err(failed(&program, "waited in vain for others like it to end")),
     }
-    let mut child = command.spawn().map_err(|error| failed(format!("cannot be started: {error}")))?;
+}
+
+/// From now on programs stay in the process group of this process, for they share its terminal.
+pub fn share_terminal() {
+    TERMINAL_IS_SHARED.store(true, Ordering::Relaxed);
+}
+
+/// Kills the programs that run, and starts no more: for the end of the process. Does not wait.
+pub fn end_commands() {
+    ENDED.store(true, Ordering::SeqCst);
+    for process in running().values() {
+        process.kill();
+    }
+}
+
+static TERMINAL_IS_SHARED: AtomicBool = AtomicBool::new(false);
+static ENDED: AtomicBool = AtomicBool::new(false);
+/// Programs that have not been waited for, by their numbers.
+static RUNNING: Mutex<BTreeMap<i32, Process>> = Mutex::new(BTreeMap::new());
+
+fn running() -> MutexGuard<'static, BTreeMap<i32, Process>> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A program that has not been waited for: until then its number is its own.
+#[derive(Debug, Clone, Copy)]
+struct Process {
+    id: Pid,
+    /// Whether it leads a process group.
+    leads: bool,
+}
+
+impl Process {
+    fn kill(self) {
+        // Of one that has gone there is nothing left to be killed.
+        let _gone = if self.leads { killpg(self.id, Signal::SIGKILL) } else { kill(self.id, Signal::SIGKILL) }.is_err();
+    }
+}
+
+/// The wish for a secret. Dropped, it kills the program.
+#[derive(Default)]
+struct Wish(Arc<WishState>);
+
+#[derive(Default)]
+struct WishState {
+    is_given_up: AtomicBool,
+    process: Mutex<Option<Process>>,
+}
+
+impl WishState {
+    fn process(&self) -> MutexGuard<'_, Option<Process>> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_over(&self) -> bool {
+        ENDED.load(Ordering::SeqCst) || self.is_given_up.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Wish {
+    fn drop(&mut self) {
+        self.0.is_given_up.store(true, Ordering::SeqCst);
+        if let Some(process) = *self.0.process() {
+            process.kill();
+        }
+    }
+}
+
+/// A program under way. Dropped, it is killed with its group.
+struct Running<'a> {
+    child: Child,
+    process: Process,
+    wish: &'a WishState,
+}
+
+impl<'a> Running<'a> {
+    fn start(argv: &[String], child_env: &Variables, wish: &'a WishState) -> io::Result<Self> {
+        let leads = !TERMINAL_IS_SHARED.load(Ordering::Relaxed);
+        let mut command = Command::new(argv.first().map_or("", String::as_str));
+        command.args(argv.iter().skip(1)).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        if leads {
+            command.process_group(0);
+        }
+        for (name, value) in child_env {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        let child = command.spawn()?;
+        let process = Process { id: Pid::from_raw(child.id().cast_signed()), leads };
+        running().insert(process.id.as_raw(), process);
+        *wish.process() = Some(process);
+        // Whoever gave it up before it was on record could not kill it.
+        if wish.is_over() {
+            process.kill();
+        }
+        Ok(Self { child, process, wish })
+    }
+
+    /// Kills what is left, and gives the status with which the program ended.
+    fn end(&mut self) -> io::Result<ExitStatus> {
+        self.process.kill();
+        // It is waited for when nobody else can kill it any more: from then on another may have its number.
+        running().remove(&self.process.id.as_raw());
+        *self.wish.process() = None;
+        self.child.wait()
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        if self.wish.process().is_some() {
+            let _status = self.end();
+        }
+    }
+}
+
+fn failed(program: &str, problem: impl Into<String>) -> SecretError {
+    SecretError::Command { program: program.to_owned(), problem: problem.into() }
+}
+
+/// Runs the program. Blocks, until its deadline at the most, and longer only where it cannot be killed.
+fn run(argv: &[String], child_env: &Variables, exact: bool, wish: &WishState) -> Result<Secret, SecretError> {
+    let program = argv.first().cloned().unwrap_or_default();
+    let deadline = clock::now() + COMMAND_DEADLINE;
+    if wish.is_over() {
+        return Err(failed(&program, "was not started: nobody waits for it any more"));
+    }
+    let mut running = Running::start(argv, child_env, wish)
+        .map_err(|source| SecretError::Start { program: program.clone(), source })?;
     let mut value = Intake::new();
-    let run = async {
-        if let Some(mut stdout) = child.stdout.take() {
-            loop {
-                match stdout.read(value.room()).await? {
-                    0 => break,
-                    count => value.took(count),
-                }
+    let unreadable = |error| failed(&program, format!("cannot be read: {error}"));
+    match watch(&mut running.child, &mut value, deadline).map_err(unreadable)? {
+        End::Late => return Err(failed(&program, format!("did not end within {} s", COMMAND_DEADLINE.as_secs()))),
+        End::TooMuch => {}
+        End::Exit => {
+            let status = running.end().map_err(unreadable)?;
+            if !status.success() {
+                return Err(failed(&program, format!("ended with {status}")));
             }
         }
-        child.wait().await
-    };
-    let status = tokio::time::timeout(COMMAND_DEADLINE, run)
-        .await
-        .map_err(|_| failed(format!("did not end within {} s", COMMAND_DEADLINE.as_secs())))?
-        .map_err(|error| failed(format!("cannot be read: {error}")))?;
-    // One that says more than is read may have ended for that.
-    if value.bytes().len() <= LARGEST && !status.success() {
-        return Err(failed(format!("ended with {status}")));
     }
     take(value.bytes(), Extent::FirstLine, exact, || format!("command {program:?}"))
+}
+
+/// How a program ended.
+enum End {
+    /// By itself; what it printed has been read.
+    Exit,
+    /// It printed more than a secret may be, and has not ended.
+    TooMuch,
+    /// Its time is up.
+    Late,
+}
+
+/// Reads what the program prints until it has ended: not until its output has, which a child of it may hold open.
+fn watch(child: &mut Child, value: &mut Intake, deadline: Instant) -> io::Result<End> {
+    let mut output = child.stdout.take();
+    if let Some(output) = &output {
+        fcntl(output, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    }
+    let ending = Ending::of(child);
+    loop {
+        // Before what it printed is read: then that is all.
+        let has_ended = has_ended(child)?;
+        if output.as_mut().map(|output| read(output, value)).transpose()? == Some(false) {
+            output = None;
+        }
+        if value.bytes().len() > LARGEST {
+            return Ok(End::TooMuch);
+        }
+        if has_ended {
+            return Ok(End::Exit);
+        }
+        let left = deadline.saturating_duration_since(clock::now());
+        if left.is_zero() {
+            return Ok(End::Late);
+        }
+        ending.wait(output.as_ref().map(AsFd::as_fd), left)?;
+    }
+}
+
+/// Reads what is there; false at the end.
+fn read(output: &mut ChildStdout, value: &mut Intake) -> io::Result<bool> {
+    while value.bytes().len() <= LARGEST {
+        match output.read(value.room()) {
+            Ok(0) => return Ok(false),
+            Ok(count) => value.took(count),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn shell(script: &str) -> Vec<String> {
+        vec!["sh".into(), "-c".into(), script.into()]
+    }
+
+    async fn printed(script: &str) -> Result<String, String> {
+        let loaded = load(&shell(script), &[], false).await;
+        loaded.map(|secret| secret.expose().to_owned()).map_err(|error| error.to_string())
+    }
+
+    /// Whether the process is there and has not ended.
+    fn lives(id: &str) -> bool {
+        let status = std::fs::read_to_string(Path::new("/proc").join(id).join("stat")).unwrap_or_default();
+        status.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.trim_start().starts_with(['Z', 'X']))
+    }
+
+    /// Waits until it does not; the kill has been sent by then.
+    async fn gone(id: &str) -> bool {
+        for _ in 0..1_000 {
+            if !lives(id) {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        false
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn what_a_program_printed_counts_when_it_has_ended_and_a_child_that_holds_its_output_is_killed() {
+        let child = printed("sleep 1000 & echo $!").await.unwrap();
+        assert!(gone(&child).await, "{child} lives on");
+        // Nor does a failure wait for it.
+        let error = printed("sleep 1000 & exit 3").await.unwrap_err();
+        assert!(error.contains("exit status: 3"), "{error}");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_program_that_nobody_waits_for_any_more_is_killed_with_what_it_started() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("id");
+        let argv = shell(&format!("sleep 1000 & echo $! >{0}.new; mv {0}.new {0}; wait", file.display()));
+        let mut loading = Box::pin(load(&argv, &[], false));
+        let child = loop {
+            assert!(futures_util::poll!(loading.as_mut()).is_pending());
+            match std::fs::read_to_string(&file) {
+                Ok(child) => break child.trim().to_owned(),
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        };
+        assert!(lives(&child));
+        drop(loading);
+        assert!(gone(&child).await, "{child} lives on");
+    }
+
+    #[tokio::test]
+    async fn the_same_command_runs_once_at_a_time_and_others_beside_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let lock = directory.path().join("lock");
+        // Fails when another is at it.
+        let script = format!("mkdir {0} && sleep 0.1; rmdir {0} && echo x", lock.display());
+        let all = futures_util::future::join_all((0..5).map(|_| printed(&script))).await;
+        assert!(all.iter().all(|printed| printed.as_deref() == Ok("x")), "{all:?}");
+        // Each waits for the other to have begun.
+        let (one, two) = (directory.path().join("one"), directory.path().join("two"));
+        let meet = |mine: &Path, other: &Path| {
+            format!("touch {}; until [ -e {} ]; do sleep 0.01; done; echo x", mine.display(), other.display())
+        };
+        let (first, second) = (meet(&one, &two), meet(&two, &one));
+        let (first, second) = tokio::join!(printed(&first), printed(&second));
+        assert_eq!((first.as_deref(), second.as_deref()), (Ok("x"), Ok("x")));
+    }
+
+    #[tokio::test]
+    async fn a_program_that_is_not_there_is_said_to_be_missing_and_no_shortage() {
+        let error = load(&["/nonexistent/program".to_owned()], &[], false).await.unwrap_err();
+        assert!(error.to_string().contains("cannot be started: No such file"), "{error}");
+        assert!(!error.is_descriptor_shortage());
+        let spent = SecretError::Start { program: "pass".into(), source: io::Error::from_raw_os_error(libc::EMFILE) };
+        assert!(spent.is_descriptor_shortage());
+    }
 }

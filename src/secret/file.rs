@@ -3,10 +3,12 @@
 //! What the bytes may be is [`form`](super::form)'s matter. Called by [`source`](super::source), and by `net` for private keys.
 
 use std::{
+    ffi::OsString,
     fs::{File, Metadata},
-    io::{ErrorKind, Read as _},
+    io::{self, ErrorKind, Read as _},
     os::unix::fs::MetadataExt as _,
-    path::Path,
+    path::{Component, Path, PathBuf},
+    time::Duration,
 };
 
 use zeroize::Zeroizing;
@@ -16,8 +18,31 @@ use super::{
     form::{Extent, take},
     intake::Intake,
 };
+use crate::{blocking, clock};
 
-/// Reads the file of a private key, if it is nobody else's.
+/// How long a run waits for its secret's file.
+const FILE_DEADLINE: Duration = Duration::from_secs(5);
+/// How long each file is waited for that is only checked.
+const CHECK_DEADLINE: Duration = Duration::from_secs(2);
+/// Links that the kernel follows on one path (`path_resolution(7)`).
+const MOST_LINKS: u32 = 40;
+
+/// The secret on the file's first line. `place` is what errors call it.
+pub(super) async fn load(path: &Path, insecure_mode: bool, exact: bool, place: String) -> Result<Secret, SecretError> {
+    let read = move |path: &Path| read_file(path, insecure_mode, exact, &place);
+    let loaded = blocking::with_path(path, clock::now() + FILE_DEADLINE, read).await;
+    loaded.unwrap_or_else(|source| Err(SecretError::Unanswered { path: path.to_owned(), source }))
+}
+
+/// Whether [`load`] would succeed now.
+pub(super) fn check(path: &Path, insecure_mode: bool, exact: bool) -> Result<(), SecretError> {
+    let place = in_words(path);
+    let read = move |path: &Path| read_file(path, insecure_mode, exact, &place).map(drop);
+    let checked = blocking::with_path_sync(path, clock::now() + CHECK_DEADLINE, read);
+    checked.unwrap_or_else(|source| Err(SecretError::Unanswered { path: path.to_owned(), source }))
+}
+
+/// Reads the file of a private key, if it is nobody else's. Blocks.
 pub fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, SecretError> {
     let key = take_in(path, false)?;
     if key.bytes().len() > LARGEST {
@@ -26,18 +51,17 @@ pub fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, SecretError> {
     Ok(Zeroizing::new(key.bytes().to_vec()))
 }
 
-pub(super) fn read_file(
-    path: &Path,
-    insecure_mode: bool,
-    exact: bool,
-    place: impl Fn() -> String,
-) -> Result<Secret, SecretError> {
-    take(take_in(path, insecure_mode)?.bytes(), Extent::FirstLine, exact, place)
+pub(super) fn in_words(path: &Path) -> String {
+    format!("file {}", path.display())
+}
+
+fn read_file(path: &Path, insecure_mode: bool, exact: bool, place: &str) -> Result<Secret, SecretError> {
+    take(take_in(path, insecure_mode)?.bytes(), Extent::FirstLine, exact, || place.to_owned())
 }
 
 /// All of a secret's file, or one byte more than the largest that is taken.
 fn take_in(path: &Path, insecure_mode: bool) -> Result<Intake, SecretError> {
-    let (mut file, _) = open_file(path, insecure_mode)?;
+    let mut file = open_file(path, insecure_mode)?;
     let mut value = Intake::new();
     loop {
         match file.read(value.room()) {
@@ -50,37 +74,84 @@ fn take_in(path: &Path, insecure_mode: bool) -> Result<Intake, SecretError> {
 }
 
 /// Opens a secret's file if it is a file and nobody else's.
-fn open_file(path: &Path, insecure_mode: bool) -> Result<(File, Metadata), SecretError> {
+fn open_file(path: &Path, insecure_mode: bool) -> Result<File, SecretError> {
+    let unreadable = |source| unreadable(path, source);
     // Opening a pipe would wait for its other end.
-    let meta = std::fs::metadata(path).map_err(|source| unreadable(path, source))?;
-    if !meta.is_file() {
+    let found = if insecure_mode { std::fs::metadata(path).map_err(unreadable)? } else { examined(path, is_trusted)? };
+    if !found.is_file() {
         return Err(SecretError::NotAFile { path: path.to_owned() });
     }
     // What was opened is examined again, lest it was swapped in between.
-    let file = File::open(path).map_err(|source| unreadable(path, source))?;
-    let meta = file.metadata().map_err(|source| unreadable(path, source))?;
+    let file = File::open(path).map_err(unreadable)?;
     if !insecure_mode {
-        let me = nix::unistd::geteuid().as_raw();
-        if meta.uid() != 0 && meta.uid() != me {
+        let meta = file.metadata().map_err(unreadable)?;
+        if !is_trusted(&meta) {
             return Err(SecretError::Owner { path: path.to_owned(), owner: meta.uid() });
         }
         if meta.mode() & 0o026 != 0 {
             return Err(SecretError::Mode { path: path.to_owned(), mode: meta.mode() & 0o7777 });
         }
-        // With the sticky bit nobody can take away what is another's.
-        let folder = path.parent().map(|folder| if folder == Path::new("") { Path::new(".") } else { folder });
-        let folder = folder.map(std::fs::metadata).transpose().map_err(|source| unreadable(path, source))?;
-        if folder.is_some_and(|folder| folder.mode() & 0o1002 == 0o002) {
-            return Err(SecretError::Folder { path: path.to_owned() });
+    }
+    Ok(file)
+}
+
+/// What the path leads to, if nobody else can make it lead elsewhere: each directory on the way to a link, and to what that
+/// links to, is root's or ours, and others may not write into it unless it is sticky: there they can add a link, but take away
+/// nothing that is another's. What a directory's group may do is left to who made the group.
+pub(super) fn examined(path: &Path, is_trusted: impl Fn(&Metadata) -> bool) -> Result<Metadata, SecretError> {
+    let unreadable = |source| unreadable(path, source);
+    let look = |at: &Path| std::fs::symlink_metadata(at).map_err(unreadable);
+    let mut ahead = names(&std::path::absolute(path).map_err(unreadable)?);
+    let mut links = 0;
+    let mut way = PathBuf::from("/");
+    let mut found = look(&way)?;
+    while let Some(name) = ahead.pop() {
+        if !is_trusted(&found) {
+            return Err(SecretError::FolderOwner { path: path.to_owned(), folder: way, owner: found.uid() });
+        }
+        let open_to_all = found.mode() & 0o002 != 0;
+        if open_to_all && found.mode() & 0o1000 == 0 {
+            return Err(SecretError::Folder { path: path.to_owned(), folder: way });
+        }
+        let next = way.join(&name);
+        let there = look(&next)?;
+        if !there.is_symlink() {
+            way = if name == ".." { way.parent().unwrap_or(&way).to_owned() } else { next };
+            found = there;
+            continue;
+        }
+        if open_to_all && !is_trusted(&there) {
+            return Err(SecretError::FolderOwner { path: path.to_owned(), folder: next, owner: there.uid() });
+        }
+        links += 1;
+        if links > MOST_LINKS {
+            return Err(unreadable(io::Error::from_raw_os_error(libc::ELOOP)));
+        }
+        let target = std::fs::read_link(&next).map_err(unreadable)?;
+        ahead.extend(names(&target));
+        if target.is_absolute() {
+            way = "/".into();
+            found = look(&way)?;
         }
     }
-    Ok((file, meta))
+    Ok(found)
 }
 
-fn unreadable(path: &Path, source: std::io::Error) -> SecretError {
+/// A path's names, the last first. A link's `..` counts: it leads out of the directory that the link is in.
+fn names(path: &Path) -> Vec<OsString> {
+    let name = |component: Component<'_>| match component {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    };
+    path.components().rev().filter_map(name).collect()
+}
+
+/// Whether it is root's or ours.
+fn is_trusted(found: &Metadata) -> bool {
+    found.uid() == 0 || found.uid() == nix::unistd::geteuid().as_raw()
+}
+
+fn unreadable(path: &Path, source: io::Error) -> SecretError {
     SecretError::File { path: path.to_owned(), source }
-}
-
-pub(super) fn in_words(path: &Path) -> String {
-    format!("file {}", path.display())
 }

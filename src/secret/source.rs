@@ -8,9 +8,8 @@ use std::{ffi::OsString, fmt, path::PathBuf};
 use zeroize::Zeroizing;
 
 use super::{
-    Secret, SecretError,
-    command::run_command,
-    file::{in_words, read_file},
+    Secret, SecretError, command,
+    file::{self, in_words},
     form::{Extent, take},
 };
 
@@ -74,15 +73,19 @@ impl SecretSource {
                     format!("environment variable {}", shown_variable(name))
                 })
             }
-            Self::File { path, insecure_mode } => read_file(path, *insecure_mode, exact, || in_words(path)),
+            Self::File { path, insecure_mode } => {
+                let place = in_words(path);
+                file::load(path, *insecure_mode, exact, place).await
+            }
             Self::Credential(name) => {
                 let directory = std::env::var_os("CREDENTIALS_DIRECTORY")
                     .ok_or_else(|| SecretError::NoCredentials(name.clone()))?;
                 // systemd makes these files itself, mode 0400 or, with an ACL, 0440.
                 let path = PathBuf::from(directory).join(name);
-                read_file(&path, true, exact, || format!("credential {name} ({})", path.display()))
+                let place = format!("credential {name} ({})", path.display());
+                file::load(&path, true, exact, place).await
             }
-            Self::Command(argv) => run_command(argv, child_env, exact).await,
+            Self::Command(argv) => command::load(argv, child_env, exact).await,
         }
     }
 
@@ -95,12 +98,10 @@ impl SecretSource {
     }
 
     /// Whether a secret's file is there, may be read, is nobody else's, and holds what a secret can be. What was read for
-    /// this is wiped at once; sources other than files are not looked at.
+    /// this is wiped at once; sources other than files are not looked at. Blocks its thread, for two seconds at most.
     pub fn check(&self) -> Result<(), SecretError> {
         match self.plain() {
-            (Self::File { path, insecure_mode }, exact) => {
-                read_file(path, *insecure_mode, exact, || in_words(path)).map(drop)
-            }
+            (Self::File { path, insecure_mode }, exact) => file::check(path, *insecure_mode, exact),
             _ => Ok(()),
         }
     }

@@ -110,3 +110,106 @@ fn no_printable_form() {
     let command = SecretSource::Command(vec!["pass".into(), "--key=canary".into()]);
     assert_eq!(format!("{command:?}"), "Command(\"pass\", …)");
 }
+
+/// A directory below one that is ours, at a path without links.
+fn directory() -> (tempfile::TempDir, PathBuf) {
+    let keep = tempfile::tempdir().unwrap();
+    let path = keep.path().canonicalize().unwrap();
+    (keep, path)
+}
+
+fn set_mode(path: &std::path::Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+fn secret_at(path: &std::path::Path) {
+    std::fs::write(path, "planted").unwrap();
+    set_mode(path, 0o400);
+}
+
+#[tokio::test]
+async fn each_directory_on_the_way_to_a_link_and_to_its_target_must_be_closed_to_others() {
+    use std::os::unix::fs::symlink;
+    let (_keep, top) = directory();
+    std::fs::create_dir_all(top.join("links/deep")).unwrap();
+    std::fs::create_dir_all(top.join("files/deep")).unwrap();
+    secret_at(&top.join("files/deep/password"));
+    symlink("../../files/deep/password", top.join("links/deep/relative")).unwrap();
+    symlink(top.join("files/deep/password"), top.join("links/deep/absolute")).unwrap();
+    symlink("links/deep", top.join("short")).unwrap();
+    for name in ["links/deep/relative", "links/deep/absolute", "short/relative", "short/absolute"] {
+        let load = |insecure_mode| load(SecretSource::File { path: top.join(name), insecure_mode });
+        assert_eq!(load(false).await.as_deref(), Ok("planted"), "{name}");
+        for open in ["links", "links/deep", "files", "files/deep"] {
+            let folder = top.join(open);
+            set_mode(&folder, 0o757);
+            let error = load(false).await.unwrap_err();
+            assert!(error.contains(&format!("folder {}", folder.display())) && error.contains("chmod o-w"), "{error}");
+            assert_eq!(load(true).await.as_deref(), Ok("planted"));
+            for closed in [0o1777, 0o775, 0o755] {
+                set_mode(&folder, closed);
+                assert_eq!(load(false).await.as_deref(), Ok("planted"), "{name} {open} {closed:o}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_kubelet_makes_for_a_secret_passes() {
+    use std::os::unix::fs::symlink;
+    let (_keep, top) = directory();
+    // A tmpfs, root's; with fsGroup its directories are the group's, and the files 0440.
+    for (mount, version, file) in [(0o1777, 0o755, 0o400), (0o3777, 0o2775, 0o440), (0o1777, 0o2755, 0o640)] {
+        let volume = top.join("volume");
+        let data = volume.join("..2026_11_29_12_00_00.1234567890");
+        std::fs::create_dir_all(&data).unwrap();
+        secret_at(&data.join("password"));
+        set_mode(&data.join("password"), file);
+        symlink(data.file_name().unwrap(), volume.join("..data")).unwrap();
+        symlink("..data/password", volume.join("password")).unwrap();
+        set_mode(&data, version);
+        set_mode(&volume, mount);
+        let loaded = load(SecretSource::File { path: volume.join("password"), insecure_mode: false }).await;
+        assert_eq!(loaded.as_deref(), Ok("planted"), "{mount:o} {version:o} {file:o}");
+        std::fs::remove_dir_all(&volume).unwrap();
+    }
+}
+
+#[test]
+fn a_directory_or_a_link_of_another_user_on_the_way_is_refused() {
+    use std::os::unix::fs::{MetadataExt as _, symlink};
+    let (_keep, top) = directory();
+    std::fs::create_dir_all(top.join("theirs/deep")).unwrap();
+    std::fs::create_dir(top.join("sticky")).unwrap();
+    set_mode(&top.join("sticky"), 0o1777);
+    secret_at(&top.join("theirs/deep/password"));
+    secret_at(&top.join("password"));
+    symlink(top.join("password"), top.join("sticky/link")).unwrap();
+    symlink(top.join("password"), top.join("link")).unwrap();
+    // Only root could give them away: whose they are is made up.
+    let examined = |path: &str, theirs: &str| {
+        let theirs = std::fs::symlink_metadata(top.join(theirs)).unwrap().ino();
+        file::examined(&top.join(path), |found| found.ino() != theirs).map(drop).map_err(|error| error.to_string())
+    };
+    let error = examined("theirs/deep/password", "theirs").unwrap_err();
+    assert!(
+        error.contains(&format!("{} on the way", top.join("theirs").display())) && error.contains("chown"),
+        "{error}"
+    );
+    // Where anybody may put a link, whose it is counts; elsewhere it was put there by who may.
+    let error = examined("sticky/link", "sticky/link").unwrap_err();
+    assert!(error.contains("sticky/link on the way"), "{error}");
+    assert_eq!(examined("link", "link"), Ok(()));
+    assert_eq!(examined("theirs/deep/password", "link"), Ok(()));
+}
+
+#[tokio::test]
+async fn links_in_a_circle_and_paths_through_a_file_end() {
+    let (_keep, top) = directory();
+    std::os::unix::fs::symlink("circle", top.join("circle")).unwrap();
+    secret_at(&top.join("password"));
+    for (name, error) in [("circle", "symbolic links"), ("password/x", "directory"), ("nowhere/x", "No such file")] {
+        let said = load(SecretSource::File { path: top.join(name), insecure_mode: false }).await.unwrap_err();
+        assert!(said.contains(error), "{name}: {said}");
+    }
+}
