@@ -1,14 +1,12 @@
 //! Keeps the latency history while the agent runs, and over restarts when there is a folder for state.
 //!
 //! What is saved is a copy: whatever goes wrong with the file, the agent goes on with what it has in memory. A file that
-//! was read and is damaged is set aside; one that could not be read stays as it is, and nothing is saved before it could.
-//! Decides nothing; the verdicts are `latency`'s. Called by the agent.
+//! was read and is damaged is set aside, and so is what is no file; one that could not be read stays as it is, and nothing
+//! is saved before it could. A directory that does not answer at the start is read when it does, and what was learned
+//! meanwhile is kept where it rests on more runs. Decides nothing; the verdicts are `latency`'s. Called by the agent.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, BufWriter, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
-    path::{Path, PathBuf},
+    io::{self, BufWriter},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -19,12 +17,17 @@ use std::{
 use tracing::{info, warn};
 
 use crate::{
+    delivery::{Directory, NotRegularError, StateDir},
     latency::{self, History, Settings},
     record::{Run, Seconds},
 };
 
-/// The file's name in the folder for state.
+/// The file's name in the state directory.
 const FILE: &str = "latency.jsonl";
+/// The one that is being written.
+const NEW: &str = "latency.new";
+/// How one is called that was set aside, with an ending.
+const ASIDE: &str = "latency";
 /// At least this long from one save to the next.
 const PAUSE: Duration = Duration::from_secs(60);
 /// Bytes written per second in the long run, at most: with very many accounts the pause is longer.
@@ -37,7 +40,7 @@ pub(super) struct Memory {
     history: Mutex<History>,
     settings: Settings,
     /// Without one all is in memory only.
-    file: Option<PathBuf>,
+    state: Option<StateDir>,
     /// Something was learned since the last save.
     changed: AtomicBool,
     /// The size of the file as last saved.
@@ -56,29 +59,33 @@ struct Saving {
 }
 
 impl Memory {
-    /// Takes up what was saved in the folder for the accounts that are `wanted` (by target and account), if anything.
-    pub(super) fn open(settings: Settings, folder: Option<&Path>, wanted: impl Fn(&str, &str) -> bool) -> Self {
-        let file = folder.map(|folder| folder.join(FILE));
-        let read =
-            file.as_deref().map_or_else(|| Ok(History::new(settings.clone())), |file| read(&settings, file, wanted));
-        let (history, unread) = match read {
-            Ok(history) => (history, false),
-            Err(error) => {
+    /// Nothing is known yet: [`Memory::load`] reads what was saved in the directory.
+    pub(super) fn new(settings: Settings, state: Option<StateDir>) -> Self {
+        Self {
+            history: Mutex::new(History::new(settings.clone())),
+            settings,
+            saving: Mutex::new(Saving { failing: false, unread: state.is_some() }),
+            state,
+            changed: AtomicBool::new(false),
+            saved: AtomicU64::new(0),
+        }
+    }
+
+    /// Takes up what was saved for the accounts that are `wanted` (by target and account), if anything. Waits for the disk;
+    /// what cannot be read now is taken up before the first save.
+    pub(super) fn load(&self, wanted: impl Fn(&str, &str) -> bool) {
+        let Some(state) = &self.state else { return };
+        let mut saving = self.saving();
+        if let Err(error) = self.read_first(state, &mut saving.unread, wanted) {
+            saving.failing = true;
+            // That has been reported.
+            if !state.hangs() {
                 warn!(
                     %error,
                     "the latency history cannot be read: it stays as it is, and nothing is saved until it can; \
                      let the user that runs the agent read it, or move it away"
                 );
-                (History::new(settings.clone()), true)
             }
-        };
-        Self {
-            history: Mutex::new(history),
-            settings,
-            file,
-            changed: AtomicBool::new(false),
-            saved: AtomicU64::new(0),
-            saving: Mutex::new(Saving { failing: unread, unread }),
         }
     }
 
@@ -110,7 +117,7 @@ impl Memory {
 
     /// Saves what was learned since the last time, on a thread where waiting for a disk delays no probe.
     pub(super) async fn save(self: &Arc<Self>) {
-        if self.file.is_none() {
+        if self.state.is_none() {
             return;
         }
         let this = self.clone();
@@ -119,17 +126,19 @@ impl Memory {
     }
 
     fn save_now(&self) {
-        let Some(file) = &self.file else { return };
+        let Some(state) = &self.state else { return };
         // Asked behind the lock: whoever comes second waits until what the first one writes is on the disk.
-        let mut saving = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut saving = self.saving();
         if !self.changed.swap(false, Ordering::Relaxed) {
             return;
         }
-        match self.read_first(file, &mut saving.unread).and_then(|()| self.write(file)) {
+        // An account that the configuration has no more stays until the next start.
+        let read = self.read_first(state, &mut saving.unread, |_, _| true);
+        match read.and_then(|()| self.write(&*state.ready()?)) {
             Ok(size) => {
                 self.saved.store(size, Ordering::Relaxed);
                 if std::mem::take(&mut saving.failing) {
-                    info!(file = %file.display(), "the latency history is saved again");
+                    info!(file = %state.path().join(FILE).display(), "the latency history is saved again");
                 }
             }
             Err(error) => {
@@ -138,41 +147,42 @@ impl Memory {
                     warn!(
                         %error,
                         "the latency history cannot be saved and would be lost with a restart; \
-                         is the folder there, writable, and is there room on the disk?"
+                         is the directory there, writable, and is there room on the disk?"
                     );
                 }
             }
         }
     }
 
-    /// Takes up what the file holds if it could not be read before. An account that the configuration has no more stays
-    /// until the next start.
-    fn read_first(&self, file: &Path, unread: &mut bool) -> io::Result<()> {
+    /// Takes up what the file holds unless that was done.
+    fn read_first(&self, state: &StateDir, unread: &mut bool, wanted: impl Fn(&str, &str) -> bool) -> io::Result<()> {
         if *unread {
-            let found = read(&self.settings, file, |_, _| true)?;
+            let found = read(&self.settings, &*state.ready()?, wanted)?;
             self.history().take_up(found);
             *unread = false;
         }
         Ok(())
     }
 
-    fn write(&self, path: &Path) -> io::Result<u64> {
-        let folder = folder_of(path);
-        match DirBuilder::new().mode(0o700).create(folder) {
-            Err(error) if !folder.is_dir() => return Err(about(folder, &error)),
-            _ => {}
+    /// Writes beside the file, then puts the new one in its place: at every moment one of the two is whole.
+    fn write(&self, directory: &Directory) -> io::Result<u64> {
+        let mut file = BufWriter::new(directory.create_anew(NEW)?);
+        let written = self.write_lines(&mut file).and_then(|()| {
+            let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
+            file.sync_all()?;
+            Ok(file.metadata()?.len())
+        });
+        let size = written.map_err(|error| about(directory, NEW, &error))?;
+        if directory.entry(FILE)?.is_some_and(|entry| entry.is_directory()) {
+            set_aside(directory, "it is a directory")?;
         }
-        self.replace(path, folder).map_err(|error| about(path, &error))
+        directory.rename(NEW, directory, FILE)?;
+        // The new name, too, has to be on the disk.
+        directory.sync()?;
+        Ok(size)
     }
 
-    /// Writes beside the file, then puts the new one in its place: at every moment one of the two is whole.
-    fn replace(&self, path: &Path, folder: &Path) -> io::Result<u64> {
-        let beside = path.with_extension("new");
-        match fs::remove_file(&beside) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = BufWriter::new(OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?);
+    fn write_lines(&self, file: &mut impl io::Write) -> io::Result<()> {
         writeln!(file, "{}", latency::HEAD)?;
         let keys = self.history().keys();
         for key in keys {
@@ -181,70 +191,66 @@ impl Memory {
                 writeln!(file, "{line}")?;
             }
         }
-        let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
-        file.sync_all()?;
-        fs::rename(&beside, path)?;
-        // The new name, too, has to be on the disk.
-        File::open(folder)?.sync_all()?;
-        Ok(file.metadata()?.len())
+        Ok(())
     }
 
     fn history(&self) -> MutexGuard<'_, History> {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn saving(&self) -> MutexGuard<'_, Saving> {
+        self.saving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-/// What the file holds. One that was read and is damaged is set aside, so that it may be written again. The error is that
-/// it could not be read or not be set aside, and says which path it is about.
-fn read(settings: &Settings, path: &Path, wanted: impl Fn(&str, &str) -> bool) -> io::Result<History> {
-    let text = fs::metadata(path)
-        .and_then(|found| if found.len() > LARGEST { Err(io::ErrorKind::FileTooLarge.into()) } else { fs::read(path) });
-    let (history, problem) = match text {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(History::new(settings.clone())),
-        Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
-            (History::new(settings.clone()), error.to_string())
+/// What the file holds. One that was read and is damaged is set aside, so that it may be written again, and so is what is
+/// no file. The error is that it could not be read or not be set aside, and says which path it is about.
+fn read(settings: &Settings, directory: &Directory, wanted: impl Fn(&str, &str) -> bool) -> io::Result<History> {
+    let empty = || History::new(settings.clone());
+    let (history, problem) = match directory.read(FILE, LARGEST) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(empty()),
+        Err(error) if error.kind() == io::ErrorKind::FileTooLarge || NotRegularError::is(&error) => {
+            (empty(), error.to_string())
         }
-        Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Err(about(folder_of(path), &error)),
-        Err(error) => return Err(about(path, &error)),
+        Err(error) => return Err(error),
         Ok(text) => match History::load(settings.clone(), &String::from_utf8_lossy(&text), wanted) {
             Ok((history, 0)) => return Ok(history),
             Ok((history, damaged)) => (history, format!("{damaged} damaged lines; the others are used")),
-            Err(error) => (History::new(settings.clone()), error.to_string()),
+            Err(error) => (empty(), error.to_string()),
         },
     };
-    let aside = aside(path);
-    fs::rename(path, &aside).map_err(|error| {
-        let what = format!("{}: {problem}; it cannot be set aside: {error}", path.display());
-        io::Error::new(error.kind(), what)
-    })?;
-    let (file, aside) = (path.display(), aside.display());
-    warn!(%file, problem, %aside, "the latency history is damaged and was set aside; what it lacks is learned anew");
+    set_aside(directory, &problem)?;
     Ok(history)
 }
 
-/// A name for a damaged file that no other has.
-fn aside(path: &Path) -> PathBuf {
-    let mut aside = path.with_extension("damaged");
-    let mut number = 1;
-    while fs::symlink_metadata(&aside).is_ok() {
-        number += 1;
-        aside = path.with_extension(format!("damaged.{number}"));
-    }
-    aside
-}
-
-fn folder_of(file: &Path) -> &Path {
-    file.parent().unwrap_or_else(|| Path::new("."))
+/// Gives what has the file's name another one.
+fn set_aside(directory: &Directory, problem: &str) -> io::Result<()> {
+    let aside = directory.free(ASIDE, ".damaged").and_then(|aside| {
+        directory.rename(FILE, directory, &aside)?;
+        Ok(aside)
+    });
+    let aside = aside.map_err(|error| {
+        let what = format!("{problem}; it cannot be set aside: {error}");
+        about(directory, FILE, &io::Error::new(error.kind(), what))
+    })?;
+    let (file, aside) = (directory.at(FILE), directory.at(&aside));
+    let (file, aside) = (file.display(), aside.display());
+    warn!(%file, problem, %aside, "the latency history is damaged and was set aside; what it lacks is learned anew");
+    Ok(())
 }
 
 /// The error with the path that it is about.
-fn about(path: &Path, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+fn about(directory: &Directory, name: &str, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", directory.at(name).display()))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::{
+        fs,
+        os::unix::fs::{PermissionsExt as _, symlink},
+        path::Path,
+    };
 
     use super::*;
 
@@ -253,7 +259,13 @@ mod tests {
     }
 
     fn open(folder: &Path) -> Memory {
-        Memory::open(Settings::default(), Some(folder), |_, _| true)
+        open_for(folder, |_, _| true)
+    }
+
+    fn open_for(folder: &Path, wanted: impl Fn(&str, &str) -> bool) -> Memory {
+        let memory = Memory::new(Settings::default(), Some(StateDir::open(folder).unwrap()));
+        memory.load(wanted);
+        memory
     }
 
     /// As after so many passed runs.
@@ -273,6 +285,8 @@ mod tests {
     fn names(folder: &Path) -> Vec<String> {
         let mut names: Vec<_> =
             fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        // It is there as long as somebody has the directory.
+        names.retain(|name| name != "lock");
         names.sort();
         names
     }
@@ -302,6 +316,7 @@ mod tests {
         fs::write(file.with_extension("new"), "half a li").unwrap();
         memory.judge(&mut run());
         memory.save().await;
+        drop(memory);
         assert!(knows(&open(folder.path())));
         assert_eq!(names(folder.path()), [FILE]);
     }
@@ -311,8 +326,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         learned(folder.path(), 20).save_now();
         let wanted = |target: &str, account: &str| target == "mail01" && account == "default";
-        assert!(knows(&Memory::open(Settings::default(), Some(folder.path()), wanted)));
-        assert!(!knows(&Memory::open(Settings::default(), Some(folder.path()), |_, _| false)));
+        assert!(knows(&open_for(folder.path(), wanted)));
+        assert!(!knows(&open_for(folder.path(), |_, _| false)));
     }
 
     #[test]
@@ -337,6 +352,7 @@ mod tests {
             assert_eq!(fs::read(folder.path().join("latency.damaged")).unwrap(), content);
             (0..20).for_each(|_| memory.judge(&mut run()));
             memory.save_now();
+            drop(memory);
             assert!(knows(&open(folder.path())));
         }
     }
@@ -348,86 +364,108 @@ mod tests {
             fs::write(folder.path().join(FILE), content).unwrap();
             open(folder.path());
         }
-        let aside = ["latency.damaged", "latency.damaged.2", "latency.damaged.3"];
+        let aside = ["latency-2.damaged", "latency-3.damaged", "latency.damaged"];
         assert_eq!(names(folder.path()), aside);
-        assert_eq!(aside.map(|name| fs::read_to_string(folder.path().join(name)).unwrap()), ["one", "two", "three"]);
+        assert_eq!(aside.map(|name| fs::read_to_string(folder.path().join(name)).unwrap()), ["two", "three", "one"]);
+    }
+
+    #[test]
+    fn what_is_no_file_is_set_aside_and_leads_nowhere() {
+        let home = tempfile::tempdir().unwrap();
+        let elsewhere = home.path().join("elsewhere");
+        let make: [&dyn Fn(&Path); 4] = [
+            &|path| symlink(&elsewhere, path).unwrap(),
+            &|path| symlink("nowhere", path).unwrap(),
+            &|path| nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap(),
+            &|path| fs::create_dir(path).unwrap(),
+        ];
+        for (number, make) in make.iter().enumerate() {
+            fs::write(&elsewhere, "another's").unwrap();
+            for name in [FILE, NEW] {
+                let folder = home.path().join(format!("{number}-{name}"));
+                fs::create_dir(&folder).unwrap();
+                make(&folder.join(name));
+                learned(&folder, 20).save_now();
+                assert!(knows(&open(&folder)), "{number} {name}");
+                assert!(fs::symlink_metadata(folder.join(FILE)).unwrap().is_file());
+                assert_eq!(fs::read_to_string(&elsewhere).unwrap(), "another's");
+            }
+            let folder = home.path().join(format!("{number}-{FILE}"));
+            assert_eq!(names(&folder), ["latency.damaged", FILE]);
+        }
     }
 
     #[test]
     fn what_cannot_be_read_stays_and_is_taken_up_before_the_first_save() {
-        let folder = tempfile::tempdir().unwrap();
-        learned(folder.path(), 30).save_now();
-        let (file, kept) = (folder.path().join(FILE), folder.path().join("kept"));
-        fs::rename(&file, &kept).unwrap();
-        // A link to itself cannot be read, not even by root; it could be renamed and replaced.
-        std::os::unix::fs::symlink(FILE, &file).unwrap();
-        let memory = learned(folder.path(), 5);
+        let home = tempfile::tempdir().unwrap();
+        let folder = home.path().join("state");
+        learned(&folder, 30).save_now();
+        let kept = home.path().join("kept");
+        fs::rename(&folder, &kept).unwrap();
+        fs::write(&folder, "a file where the directory should be").unwrap();
+        let memory = learned(&folder, 5);
         for _ in 0..2 {
             memory.save_now();
-            assert!(memory.saving.lock().unwrap().unread && memory.changed.load(Ordering::Relaxed));
-            assert!(fs::symlink_metadata(&file).unwrap().is_symlink());
-            assert_eq!(names(folder.path()), ["kept", FILE]);
+            assert!(memory.saving().unread && memory.changed.load(Ordering::Relaxed));
         }
-        fs::rename(&kept, &file).unwrap();
+        fs::remove_file(&folder).unwrap();
+        fs::rename(&kept, &folder).unwrap();
         memory.save_now();
         assert!(knows(&memory), "5 runs would not do");
-        assert!(knows(&open(folder.path())));
-        assert_eq!(names(folder.path()), [FILE]);
+        drop(memory);
+        assert!(knows(&open(&folder)));
+        assert_eq!(names(&folder), [FILE]);
     }
 
     #[test]
     fn a_file_that_could_be_read_late_takes_nothing_from_what_was_learned_meanwhile() {
-        let folder = tempfile::tempdir().unwrap();
-        learned(folder.path(), 5).save_now();
-        let (file, kept) = (folder.path().join(FILE), folder.path().join("kept"));
-        fs::rename(&file, &kept).unwrap();
-        fs::create_dir(&file).unwrap();
-        let memory = learned(folder.path(), 20);
+        let home = tempfile::tempdir().unwrap();
+        let folder = home.path().join("state");
+        learned(&folder, 5).save_now();
+        let kept = home.path().join("kept");
+        fs::rename(&folder, &kept).unwrap();
+        fs::write(&folder, "a file where the directory should be").unwrap();
+        let memory = learned(&folder, 20);
         memory.save_now();
-        fs::remove_dir(&file).unwrap();
-        fs::rename(&kept, &file).unwrap();
+        fs::remove_file(&folder).unwrap();
+        fs::rename(&kept, &folder).unwrap();
         memory.save_now();
-        assert!(knows(&open(folder.path())));
+        drop(memory);
+        assert!(knows(&open(&folder)));
     }
 
     #[test]
     fn an_error_names_what_is_in_the_way() {
         let home = tempfile::tempdir().unwrap();
         let folder = home.path().join("state");
-        let missing = open(&folder.join("deeper"));
-        let said = missing.write(&folder.join("deeper").join(FILE)).unwrap_err().to_string();
-        assert!(said.starts_with(&format!("{}: ", folder.join("deeper").display())), "{said}");
-        fs::write(&folder, "a file where the folder should be").unwrap();
-        for said in [
-            read(&Settings::default(), &folder.join(FILE), |_, _| true).unwrap_err(),
-            open(&folder).write(&folder.join(FILE)).unwrap_err(),
-        ] {
-            assert!(said.to_string().starts_with(&format!("{}: ", folder.display())), "{said}");
-        }
-        fs::create_dir(home.path().join(FILE)).unwrap();
-        let said = read(&Settings::default(), &home.path().join(FILE), |_, _| true).unwrap_err().to_string();
-        assert!(said.starts_with(&format!("{}: ", home.path().join(FILE).display())), "{said}");
+        let said = |path: &Path| StateDir::open(path).unwrap().ready().unwrap_err().to_string();
+        let deeper = folder.join("deeper");
+        assert!(said(&deeper).starts_with(&format!("{}: ", deeper.display())), "{}", said(&deeper));
+        fs::write(&folder, "a file where the directory should be").unwrap();
+        assert!(said(&folder).starts_with(&format!("{}: ", folder.display())), "{}", said(&folder));
     }
 
     #[test]
     fn a_disk_that_takes_nothing_is_told_once_and_tried_again() {
         let home = tempfile::tempdir().unwrap();
         let folder = home.path().join("state");
+        fs::write(&folder, "a file where the directory should be").unwrap();
         let memory = learned(&folder, 20);
-        fs::write(&folder, "a file where the folder should be").unwrap();
         for _ in 0..2 {
             memory.save_now();
-            assert!(memory.saving.lock().unwrap().failing && memory.changed.load(Ordering::Relaxed));
+            assert!(memory.saving().failing && memory.changed.load(Ordering::Relaxed));
         }
         fs::remove_file(&folder).unwrap();
         memory.save_now();
-        assert!(!memory.saving.lock().unwrap().failing);
+        assert!(!memory.saving().failing);
+        drop(memory);
         assert!(knows(&open(&folder)));
     }
 
     #[test]
     fn without_a_folder_all_is_in_memory() {
-        let memory = Memory::open(Settings::default(), None, |_, _| true);
+        let memory = Memory::new(Settings::default(), None);
+        memory.load(|_, _| true);
         (0..20).for_each(|_| memory.judge(&mut run()));
         memory.save_now();
         assert!(knows(&memory));

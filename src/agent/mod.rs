@@ -33,8 +33,9 @@ pub mod wiring;
 use std::{
     ffi::OsString,
     future::Future,
+    path::Path,
     pin::pin,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -59,7 +60,7 @@ pub use self::{
 use crate::{
     clock,
     config::{Config, Sources},
-    delivery::{HeldError, StartError, StateDir},
+    delivery::{StartError, StateDir, StateDirError},
     net::{Family, TlsContextError},
     plan::{AddressChoice, Target},
     probe::Prober,
@@ -84,9 +85,9 @@ pub enum AgentError {
     /// Delivery cannot start.
     #[error(transparent)]
     Delivery(#[from] StartError),
-    /// Another agent keeps its state in the same place.
+    /// The state directory is another agent's, or another user's.
     #[error(transparent)]
-    State(#[from] HeldError),
+    State(#[from] StateDirError),
     /// The system gives no signals.
     #[error("cannot listen for signals: {0}")]
     Signal(#[from] std::io::Error),
@@ -96,8 +97,11 @@ impl AgentError {
     /// Whether the same start may go well another time, without anybody changing anything.
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::Header(_) | Self::Signal(_) | Self::State(_) | Self::Delivery(StartError::Runtime(_)) => true,
-            Self::Tls { .. } | Self::Delivery(StartError::Wire(_)) => false,
+            Self::Header(_)
+            | Self::Signal(_)
+            | Self::State(StateDirError::Held(_))
+            | Self::Delivery(StartError::Runtime(_)) => true,
+            Self::Tls { .. } | Self::State(StateDirError::Foreign(_)) | Self::Delivery(StartError::Wire(_)) => false,
         }
     }
 }
@@ -106,6 +110,9 @@ impl AgentError {
 const EXIT: Duration = Duration::from_millis(4700);
 /// Of that, what running probes get to say good-bye; the rest is delivery's.
 const GOODBYE: Duration = Duration::from_millis(2500);
+/// How long the start waits for the state directory, and for the latency history in it. One that answers later is used
+/// from then on.
+const STATE_PATIENCE: Duration = Duration::from_secs(2);
 /// A schedule that has not come round on time for so long does not turn any more.
 const STUCK: Duration = Duration::from_secs(10);
 
@@ -177,14 +184,18 @@ async fn keep(
     child_env: Vec<(OsString, Option<OsString>)>,
     status: StatusSettings,
 ) -> Result<(), AgentError> {
+    // A header's command or the disk may take their time; the exit does not wait for them.
+    let mut told = pin!(told);
     // Held before anything is begun, and to the end: the latency history is in it as well.
-    let state = config.state.dir.as_deref().map(StateDir::open).transpose()?;
+    let state = tokio::select! {
+        biased;
+        () = &mut told => return Ok(()),
+        state = open_state(config.state.dir.as_deref()) => state?,
+    };
     // The last to go: it shows the end, too.
     let (itself, _watch) = Itself::start(&config, status);
     // Before anything of it is read: a file that changes meanwhile has changed.
     let seen = reload::look(reload::watched(&config.watched, &config.targets)).await;
-    // A header's command may take its time; the exit does not wait for it.
-    let mut told = pin!(told);
     let delivery = tokio::select! {
         biased;
         () = &mut told => {
@@ -199,7 +210,11 @@ async fn keep(
     let exports = config.otlp.traces.is_some() || config.otlp.metrics.is_some();
     let metrics = delivery.metrics();
     metrics.reloaded(true, clock::wall());
-    let memory = Arc::new(wiring::memory(&config));
+    let (memory, read) = wiring::memory(&config, state.clone());
+    // What takes longer goes on, and is taken up when it is there.
+    if tokio::time::timeout(STATE_PATIENCE, tokio::task::spawn_blocking(read)).await.is_err() {
+        warn!("the latency history cannot be read in time: probing begins, and it is taken up when the disk answers");
+    }
     let saving = tokio::spawn(memory.clone().keep());
     let (stop, cancel) = watch::channel(false);
     let prober = Arc::new(Prober::new(config.dns.clone(), child_env.clone()));
@@ -210,6 +225,7 @@ async fn keep(
         itself: itself.clone(),
         per: config.metrics.per,
         delivery: Mutex::new(Some(delivery)),
+        late: Mutex::default(),
         cancel,
     });
     let schedule = Schedule::start(Arc::new(Hands(shared.clone())));
@@ -249,7 +265,10 @@ async fn keep(
     if saved.is_err() {
         warn!("the latency history was not saved in time: the one saved before stays");
     }
-    if let Some(report) = report {
+    if let Some(mut report) = report {
+        let (runs, spans) = *shared.late.lock().unwrap_or_else(PoisonError::into_inner);
+        report.undelivered_runs += runs;
+        report.undelivered_spans += spans;
         match (exports, report.is_complete()) {
             (false, _) => info!("nothing was to be delivered: there is no OTLP endpoint"),
             (true, true) => info!("{report}"),
@@ -258,4 +277,18 @@ async fn keep(
     }
     drop(state);
     Ok(())
+}
+
+/// Opens and locks the state directory, if there is one. One that does not answer holds nothing up.
+async fn open_state(path: Option<&Path>) -> Result<Option<StateDir>, StateDirError> {
+    let Some(path) = path else { return Ok(None) };
+    let state = StateDir::open_within(path, STATE_PATIENCE).await?;
+    if state.hangs() {
+        warn!(
+            directory = %path.display(),
+            "the state directory does not answer: probing begins, and until it does, runs that wait and the latency history \
+             are in memory alone and would be lost with the agent"
+        );
+    }
+    Ok(Some(state))
 }

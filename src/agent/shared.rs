@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     clock,
-    delivery::Delivery,
+    delivery::{Delivery, Replay},
     net::Family,
     plan::{Per, Target},
     probe::{Cancel, Job, Prober, inspect, lacks_certificate},
@@ -49,6 +49,8 @@ pub(super) struct Shared {
     pub(super) per: Per,
     /// Taken at the end.
     pub(super) delivery: Mutex<Option<Delivery>>,
+    /// Runs and spans that came after that.
+    pub(super) late: Mutex<(u64, u64)>,
     pub(super) cancel: Cancel,
 }
 
@@ -138,12 +140,15 @@ impl Shared {
         drop(history);
         self.metrics.record_as(target.series_name(self.per), &run);
         self.itself.record(&run);
-        match &*self.delivery() {
-            Some(delivery) => delivery.deliver(run),
-            None => {
-                warn!(target = run.target, trace_id = %run.trace_id, "a run ended too late for the exit and is not delivered");
-            }
+        if let Some(delivery) = &*self.delivery() {
+            delivery.deliver(run);
+            return;
         }
+        let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
+        late.0 += 1;
+        late.1 += Replay::spans(&run) as u64;
+        drop(late);
+        warn!(target = run.target, trace_id = %run.trace_id, "a run ended too late for the exit and is not delivered");
     }
 }
 

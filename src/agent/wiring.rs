@@ -1,6 +1,10 @@
 //! From the configuration to what each room below calls its settings. Plain copying, and the headers' secrets loaded.
 
-use std::{ffi::OsString, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    ffi::OsString,
+    sync::Arc,
+};
 
 use opentelemetry_sdk::metrics::Temporality;
 
@@ -9,6 +13,7 @@ use crate::{
     config::{Compression, Config, Exporter, Exports, Histogram, Protocol, Resource, bracketed},
     delivery::{self, Delivery, Header, HttpProxy, Replay, Signal, StartError, StateDir},
     latency,
+    plan::Target,
     record::Seconds,
     secret::Secret,
     telemetry::{MetricsSettings, ResourceSettings, names::DropReason},
@@ -53,8 +58,9 @@ fn temporality() -> Temporality {
     preference.and_then(|word| word.to_ascii_lowercase().parse().ok()).unwrap_or_default()
 }
 
-/// What was learned of latency before, for the accounts that the configuration still has.
-pub(super) fn memory(config: &Config) -> Memory {
+/// What was learned of latency before, for the accounts that the configuration still has: empty, and what reads it, which
+/// waits for the disk.
+pub(super) fn memory(config: &Config, state: Option<StateDir>) -> (Arc<Memory>, impl FnOnce() + Send + 'static) {
     let latency = &config.latency;
     let settings = latency::Settings {
         min_runs: latency.min_runs,
@@ -63,10 +69,13 @@ pub(super) fn memory(config: &Config) -> Memory {
         slow_limit: latency.slow_limit,
         slow_limits: latency.slow_limits.clone(),
     };
-    Memory::open(settings, config.state.dir.as_deref(), |target, account| {
-        let target = config.targets.iter().find(|known| known.name == target);
-        target.is_some_and(|target| target.accounts.iter().any(|known| known.alias == account))
-    })
+    let memory = Arc::new(Memory::new(settings, state));
+    let accounts = |target: &Target| target.accounts.iter().map(|account| account.alias.clone()).collect();
+    let known: HashMap<String, HashSet<String>> =
+        config.targets.iter().map(|target| (target.name.clone(), accounts(target))).collect();
+    let wanted = move |target: &str, account: &str| known.get(target).is_some_and(|known| known.contains(account));
+    let reading = memory.clone();
+    (memory, move || reading.load(wanted))
 }
 
 /// The maintenance windows.

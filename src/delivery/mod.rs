@@ -14,8 +14,10 @@
 //! Decides nothing about what is sent (that is `telemetry`), and reads no environment. Called by the agent and by the
 //! command line.
 
+mod adopt;
 mod answer;
 mod connect;
+mod directory;
 mod failure;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzed;
@@ -39,14 +41,15 @@ use std::{fmt, time::Duration};
 
 use tokio::runtime::Runtime;
 
-use self::{meter::Meter, queue::Queue, spool::Spool};
 pub use self::{
+    directory::{Directory, Entry, NotRegularError},
     replay::{BadLine, Lines, Replay, Sent},
     report::{Dropped, Report, Status},
     settings::{Header, HttpProxy, Protocol, Settings, Signal},
-    state::{HeldError, StateDir},
+    state::{ForeignError, HeldError, StateDir, StateDirError},
     wire::WireError,
 };
+use self::{meter::Meter, queue::Queue, spool::Spool};
 use crate::{
     record::Run,
     telemetry::{Metrics, MetricsSettings, ResourceSettings, resource},
@@ -57,6 +60,11 @@ const MARGIN: Duration = Duration::from_millis(200);
 
 /// How long new runs wait for those that an earlier process left to be counted.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The pause after the state directory could not be used at the start; each next one is twice as long, up to
+/// [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Delivery could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -116,7 +124,7 @@ impl Delivery {
                     let counted = queue.on_disk(|queue, spool| queue.write_and_tell(spool).is_ok());
                     // It goes on for as long as it takes; what is new does not wait for a disk that hangs.
                     let _in_time = tokio::time::timeout(PATIENCE, counted).await.is_ok();
-                    tokio::spawn(writer::run(queue.clone()));
+                    tokio::spawn(attend_disk(queue.clone()));
                 }
                 sender::run(queue, traces, metrics).await;
             });
@@ -162,6 +170,28 @@ impl Delivery {
         drop(engine);
         report
     }
+}
+
+/// Goes on trying until what an earlier process left was counted, then writes what waits too long. Never ends; goes with its
+/// runtime.
+async fn attend_disk(queue: Queue) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let counted = queue.on_disk(|queue, spool| {
+            let _told = queue.write_and_tell(spool).is_ok();
+            (spool.is_loaded(), spool.unanswered().is_some())
+        });
+        match counted.await {
+            Some((true, _)) => break,
+            // To ask again costs nothing while the first attempt hangs.
+            Some((false, true)) => tokio::time::sleep(FIRST_PAUSE).await,
+            Some((false, false)) | None => {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+    writer::run(queue).await;
 }
 
 impl fmt::Debug for Delivery {

@@ -66,11 +66,13 @@ impl Queue {
     /// would send it.
     pub(super) fn new(memory_budget: usize, disk: Option<(Spool, u64)>, open: bool, metrics: Metrics) -> Self {
         let disk_budget = disk.as_ref().map_or(0, |(_, budget)| *budget);
-        let disk = disk.map(|(spool, _)| Mutex::new(spool));
         if open {
-            metrics.queue_limit(signed(memory_budget).saturating_add_unsigned(disk_budget));
+            metrics.queue_limit(signed(memory_budget));
         }
-        let state = State { disk_works: disk.is_some(), ..State::default() };
+        // The agent has said so: the writer need not.
+        let disk_failure = disk.as_ref().and_then(|(spool, _)| spool.unanswered());
+        let disk = disk.map(|(spool, _)| Mutex::new(spool));
+        let state = State { disk_works: disk.is_some() && disk_failure.is_none(), disk_failure, ..State::default() };
         let state = watch::Sender::new(state);
         Self(Arc::new(Inner { state, memory_budget, disk_budget, open, disk, metrics }))
     }
@@ -285,7 +287,11 @@ impl Queue {
 
     /// Takes up what an earlier process left. It is older than all that is here.
     pub(super) fn load(&self, spool: &mut Spool) -> std::io::Result<()> {
+        let first = !spool.is_loaded();
         let found = spool.load()?;
+        if first {
+            self.0.metrics.queue_limit(signed(0).saturating_add_unsigned(self.0.disk_budget));
+        }
         self.0.state.send_modify(|state| {
             state.unread = found.or(state.unread);
             state.stored = spool.figures();

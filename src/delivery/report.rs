@@ -37,7 +37,7 @@ impl fmt::Display for Report {
         let mut missing = Vec::new();
         if self.undelivered_runs > 0 {
             missing.push(format!(
-                "{} ({})",
+                "{} ({}) lost",
                 count(self.undelivered_runs, "run"),
                 count(self.undelivered_spans, "span")
             ));

@@ -127,7 +127,7 @@ struct Segment {
 impl Spool {
     /// The backlog of this folder. Touches nothing before the first call.
     pub(super) fn new(state: StateDir, budget: u64) -> Self {
-        let shelf = Shelf::new(state.path(), budget / 4);
+        let shelf = Shelf::new(&state.path(), budget / 4);
         Self {
             state,
             budget,
@@ -141,12 +141,23 @@ impl Spool {
         }
     }
 
+    /// Why it is in nobody's way that nothing was looked at yet; none when the state directory has answered.
+    pub(super) fn unanswered(&self) -> Option<String> {
+        self.state.hangs().then(|| self.state.ready().err().map(|error| error.to_string())).flatten()
+    }
+
+    /// Whether it was looked at what an earlier process left.
+    pub(super) fn is_loaded(&self) -> bool {
+        self.loaded
+    }
+
     /// Looks at what an earlier process left, once. Gives where reading begins, if there is anything to be read.
     pub(super) fn load(&mut self) -> io::Result<Option<Place>> {
         if self.loaded {
             return Ok(None);
         }
-        self.state.lock()?;
+        self.state.ready()?;
+        self.shelf = Shelf::new(&self.state.path(), self.budget / 4);
         let mut numbers = self.numbers()?;
         numbers.sort_unstable();
         // One that points into no segment was left by a process that had delivered everything.
@@ -333,7 +344,7 @@ impl Spool {
 
     /// Puts runs aside that the receiver refused, for `imaptrace replay`. Gives the file.
     pub(super) fn put_aside(&mut self, runs: &[Arc<Run>], now: SystemTime) -> io::Result<PathBuf> {
-        self.state.lock()?;
+        self.state.ready()?;
         self.shelf.put(&member::pack(runs.iter().map(AsRef::as_ref), now)?, now)
     }
 
@@ -549,7 +560,7 @@ impl Spool {
     }
 
     fn path_of(&self, number: u64) -> PathBuf {
-        segment_path(self.state.path(), number)
+        segment_path(&self.state.path(), number)
     }
 }
 

@@ -1,26 +1,53 @@
-//! The folder for state: made, and locked against another agent.
+//! The state directory: one of our own, opened, and locked against another agent.
 //!
-//! Two agents in one folder would send and delete each other's runs. The lock is the kernel's, so it goes with the process
-//! however that ends; the file says whose it is. Reads and writes nothing else there. Opened by the agent before anything
-//! in the folder is read; [`spool`](super::spool) keeps its queue in it.
+//! Two agents in one directory would send and delete each other's runs. The lock is the kernel's, so it goes with the process
+//! however that ends; the file says whose it is.
+//!
+//! What others own or may write into is not used itself: the files lie in `imaptrace/` in it, and [`adopt`](super::adopt)
+//! moves in what an earlier version left. A directory that does not answer holds up nobody but the thread that opens it.
+//! Opened by the agent before anything in it is read; [`spool`](super::spool) keeps its queue in it.
 
 use std::{
-    fs::{DirBuilder, File, OpenOptions},
+    fs::{DirBuilder, File},
     io::{self, Read as _, Seek as _, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, mpsc},
+    time::Duration,
 };
 
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
+    unistd::geteuid,
+};
+
+use super::{
+    adopt,
+    directory::{Directory, NotRegularError},
 };
 
 /// The file that is locked.
-const LOCK: &str = "lock";
+pub(super) const LOCK: &str = "lock";
+/// Our own directory in one that others may write into.
+const OWN: &str = "imaptrace";
+/// Threads that may hang at once in opening it: another is only begun when something else is mounted there than before.
+const ATTEMPTS: usize = 4;
+/// How long the queue waits for an attempt to open it before it goes on in memory.
+const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The folder is another agent's.
+/// The state directory must not be used: waiting does not mend that.
+#[derive(Debug, thiserror::Error)]
+pub enum StateDirError {
+    /// Another agent uses it.
+    #[error(transparent)]
+    Held(#[from] HeldError),
+    /// What has the name of our own directory is none.
+    #[error(transparent)]
+    Foreign(#[from] ForeignError),
+}
+
+/// The directory is another agent's.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the state directory {path} is in use by {holder}; stop that one, or give this one a directory of its own in [state]",
@@ -28,100 +55,327 @@ const LOCK: &str = "lock";
     holder = holder.as_ref().map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
 )]
 pub struct HeldError {
-    /// The folder.
+    /// The directory.
     pub path: PathBuf,
     /// The process that holds it, if its lock says so.
     pub holder: Option<u32>,
 }
 
-/// A folder for state that is ours for as long as this lives. Clones share it: the last to go lets go of the folder.
+/// What stands where our own directory should be belongs to another user, or is no directory.
+#[derive(Debug, thiserror::Error)]
+#[error("the state directory {path} {what}; {mend}", path = path.display())]
+pub struct ForeignError {
+    /// Where our own directory should be.
+    pub path: PathBuf,
+    what: String,
+    mend: String,
+}
+
+/// A directory for state that is ours for as long as this lives. Clones share it: the last to go lets go of the directory.
 #[derive(Debug, Clone)]
 pub struct StateDir(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    path: PathBuf,
-    /// None while the folder cannot be made or written to: there is nothing to guard then.
-    lock: Mutex<Option<Flock<File>>>,
+    given: PathBuf,
+    /// None until it was opened and locked.
+    held: Mutex<Option<Held>>,
+    /// Held while the lock is taken: the kernel would refuse it to a second thread of ours as to any other.
+    locking: Mutex<()>,
+    attempts: Mutex<Attempts>,
+}
+
+#[derive(Debug)]
+struct Held {
+    directory: Arc<Directory>,
+    _lock: Flock<File>,
+}
+
+/// Threads that have begun to open it and have not come back.
+#[derive(Debug, Default)]
+struct Attempts {
+    under_way: usize,
+    /// What was mounted on the way to it when the last one began.
+    mounts: String,
+    /// Somebody was told that it does not answer.
+    hangs: bool,
 }
 
 impl StateDir {
-    /// Makes the folder if it is not there (its parent has to be), and locks it.
+    /// Makes the directory if it is not there (its parent has to be), opens and locks it. Waits for the disk.
     ///
     /// One that cannot be made or written to is no error: delivery goes on from memory, says so, and tries again.
-    pub fn open(path: &Path) -> Result<Self, HeldError> {
-        let this = Self(Arc::new(Inner { path: path.to_owned(), lock: Mutex::default() }));
-        match this.lock() {
-            Err(LockError::Held(error)) => Err(error),
-            Err(LockError::Io(_)) | Ok(()) => Ok(this),
+    pub fn open(path: &Path) -> Result<Self, StateDirError> {
+        let this = Self::new(path);
+        match this.attempt() {
+            Err(OpenError::Refused(error)) => Err(error),
+            Err(OpenError::Io(_)) | Ok(()) => Ok(this),
         }
     }
 
-    /// The folder.
-    pub fn path(&self) -> &Path {
-        &self.0.path
+    /// The same, on another thread, and no longer than `patience`: a directory that has not answered by then is opened when
+    /// it does, and [`StateDir::hangs`] until then.
+    pub async fn open_within(path: &Path, patience: Duration) -> Result<Self, StateDirError> {
+        let this = Self::new(path);
+        let opening = this.clone();
+        match tokio::task::spawn_blocking(move || opening.attach(patience).map(drop)).await {
+            Ok(Err(OpenError::Refused(error))) => Err(error),
+            // A panic was reported by the runtime; the queue tries again.
+            Ok(Err(OpenError::Io(_)) | Ok(())) | Err(_) => Ok(this),
+        }
     }
 
-    /// Locks the folder unless that was done.
-    pub(super) fn lock(&self) -> Result<(), LockError> {
-        let mut held = self.0.lock.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.is_some() {
+    fn new(path: &Path) -> Self {
+        Self(Arc::new(Inner {
+            given: path.to_owned(),
+            held: Mutex::default(),
+            locking: Mutex::default(),
+            attempts: Mutex::default(),
+        }))
+    }
+
+    /// The directory that the files are in; before it was opened, the one that was given.
+    pub fn path(&self) -> PathBuf {
+        self.directory().map_or_else(|| self.0.given.clone(), |directory| directory.path().to_owned())
+    }
+
+    /// The directory that the files are in, if it was opened.
+    fn directory(&self) -> Option<Arc<Directory>> {
+        self.held().as_ref().map(|held| held.directory.clone())
+    }
+
+    fn held(&self) -> MutexGuard<'_, Option<Held>> {
+        self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It did not answer in time, and has not yet.
+    pub fn hangs(&self) -> bool {
+        self.directory().is_none() && self.attempts().hangs
+    }
+
+    /// The directory that the files are in, opened now if it was not, or was removed since. Waits for the disk, for one that
+    /// has not answered yet a second.
+    pub fn ready(&self) -> io::Result<Arc<Directory>> {
+        if self.directory().is_some_and(|directory| directory.is_gone()) {
+            *self.held() = None;
+        }
+        self.attach(PATIENCE).map_err(Into::into)
+    }
+
+    /// Opens and locks it unless that was done, and waits so long for an attempt that is begun for it.
+    fn attach(&self, patience: Duration) -> Result<Arc<Directory>, OpenError> {
+        if let Some(directory) = self.directory() {
+            return Ok(directory);
+        }
+        if let Some(attempt) = self.begin()? {
+            match attempt.recv_timeout(patience) {
+                Ok(outcome) => outcome?,
+                Err(mpsc::RecvTimeoutError::Timeout) => self.attempts().hangs = true,
+                // It panicked, which was reported.
+                Err(mpsc::RecvTimeoutError::Disconnected) => {}
+            }
+        }
+        self.directory().ok_or_else(|| OpenError::Io(about(&self.0.given, &io::Error::other(Unanswered))))
+    }
+
+    /// Begins to open it on a thread of its own. None when one hangs already, and would again.
+    fn begin(&self) -> io::Result<Option<mpsc::Receiver<Result<(), OpenError>>>> {
+        let mounts = mounts_above(&self.0.given);
+        {
+            let mut attempts = self.attempts();
+            if attempts.under_way >= ATTEMPTS || (attempts.under_way > 0 && attempts.mounts == mounts) {
+                return Ok(None);
+            }
+            attempts.under_way += 1;
+            attempts.mounts = mounts;
+        }
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let this = self.clone();
+        let work = move || {
+            let outcome = this.attempt();
+            let mut attempts = this.attempts();
+            attempts.under_way -= 1;
+            let hung = attempts.hangs && outcome.is_ok();
+            attempts.hangs &= outcome.is_err();
+            drop(attempts);
+            if hung {
+                tracing::info!(directory = %this.path().display(), "the state directory answers and is in use now");
+            }
+            // Nobody may be waiting for it any more; the next one who asks tries again.
+            drop(sender.try_send(outcome));
+        };
+        let begun = std::thread::Builder::new().name("state directory".to_owned()).spawn(work);
+        begun.inspect_err(|_| self.attempts().under_way -= 1)?;
+        Ok(Some(receiver))
+    }
+
+    fn attempts(&self) -> MutexGuard<'_, Attempts> {
+        self.0.attempts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens and locks it unless that was done. May hang as long as the disk does.
+    fn attempt(&self) -> Result<(), OpenError> {
+        if self.directory().is_some() {
             return Ok(());
         }
-        let path = self.path();
-        make(path)?;
-        let file = path.join(LOCK);
-        let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&file);
-        let mut lock = match Flock::lock(open.map_err(|error| about(&file, &error))?, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => lock,
-            Err((mut file, Errno::EWOULDBLOCK)) => {
-                let mut text = String::new();
-                // Whatever is there instead of a number, the folder is held.
-                let holder = file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
-                return Err(LockError::Held(HeldError { path: path.to_owned(), holder }));
-            }
-            Err((_, error)) => return Err(LockError::Io(about(&file, &error.into()))),
+        let given = &self.0.given;
+        make(given)?;
+        let outer = Directory::open(given)?;
+        let entry = outer.itself()?;
+        let (directory, why) = if entry.is_ours() && entry.is_closed() {
+            (outer, None)
+        } else {
+            let why = if entry.is_ours() {
+                format!("others may write into it (mode {:04o})", entry.mode())
+            } else {
+                format!("it belongs to user {}", entry.owner())
+            };
+            (own(&outer)?, Some((why, outer)))
         };
-        // On a full disk the lock stays without a number: it holds all the same.
-        let pid = format!("{}\n", std::process::id());
-        let _told = lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| lock.write_all(pid.as_bytes())).is_ok();
-        *held = Some(lock);
+        let _turn = match self.0.locking.try_lock() {
+            Ok(turn) => turn,
+            Err(TryLockError::Poisoned(turn)) => turn.into_inner(),
+            Err(TryLockError::WouldBlock) => return Err(about(given, &io::Error::other(Unanswered)).into()),
+        };
+        if self.directory().is_some() {
+            return Ok(());
+        }
+        let lock = lock(&directory)?;
+        if let Some((why, outer)) = why {
+            tracing::warn!(
+                directory = %directory.path().display(),
+                "{} is not the agent's alone: {why}; state is kept in a directory of its own in it. Give the agent a \
+                 directory that only its user can write into (chmod 0700)",
+                given.display()
+            );
+            adopt::adopt(&outer, &directory)?;
+        }
+        *self.held() = Some(Held { directory: Arc::new(directory), _lock: lock });
         Ok(())
     }
 
-    /// Lets go of the folder as if this were dropped: who has a clone still holds it.
+    /// Lets go of the directory as if this were dropped: who has a clone still holds it.
     pub(super) fn let_go(&mut self) {
-        *self = Self(Arc::new(Inner { path: self.path().to_owned(), lock: Mutex::default() }));
+        *self = Self::new(&self.0.given);
     }
 }
 
-/// Two are the same when they are the same folder.
+/// Two are the same when they are the same directory.
 impl PartialEq for StateDir {
     fn eq(&self, other: &Self) -> bool {
-        self.path() == other.path()
+        self.0.given == other.0.given
     }
 }
 
 impl Eq for StateDir {}
 
-/// The folder cannot be locked.
+/// Nothing is known of it yet.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum LockError {
-    /// Another holds it.
+#[error("it does not answer: what is mounted there?")]
+struct Unanswered;
+
+/// The directory cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OpenError {
+    /// It must not be used.
     #[error(transparent)]
-    Held(HeldError),
-    /// It cannot be made or written to.
+    Refused(#[from] StateDirError),
+    /// It cannot be made or written to, or does not answer.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
 
-impl From<LockError> for io::Error {
-    fn from(error: LockError) -> Self {
+impl From<HeldError> for OpenError {
+    fn from(error: HeldError) -> Self {
+        Self::Refused(error.into())
+    }
+}
+
+impl From<OpenError> for io::Error {
+    fn from(error: OpenError) -> Self {
         match error {
-            LockError::Held(error) => Self::other(error),
-            LockError::Io(error) => error,
+            OpenError::Refused(error) => Self::other(error),
+            OpenError::Io(error) => error,
         }
     }
+}
+
+/// Our own directory in one that is not ours alone.
+fn own(outer: &Directory) -> Result<Directory, OpenError> {
+    let path = outer.at(OWN);
+    let shown = || {
+        shlex::try_quote(&path.to_string_lossy())
+            .map_or_else(|_| path.display().to_string(), std::borrow::Cow::into_owned)
+    };
+    let refused =
+        |what: String, mend: String| OpenError::Refused(ForeignError { path: path.clone(), what, mend }.into());
+    outer.make_directory(OWN)?;
+    let directory = match outer.open_directory(OWN) {
+        Ok(directory) => directory,
+        Err(error) => match outer.entry(OWN)? {
+            Some(entry) if entry.is_link() => {
+                return Err(refused(
+                    "is a symbolic link, which anyone may have made".to_owned(),
+                    format!("remove it: rm {}", shown()),
+                ));
+            }
+            Some(entry) if !entry.is_directory() => {
+                return Err(refused("is no directory".to_owned(), format!("move it away: mv {0} {0}.old", shown())));
+            }
+            _ => return Err(error.into()),
+        },
+    };
+    let entry = directory.itself()?;
+    if !entry.is_ours() {
+        let (owner, ours) = (entry.owner(), geteuid());
+        let mend = format!(
+            "if an earlier agent of yours left it: chown -R {ours} {0}; if not, move it away: mv {0} {0}.old",
+            shown()
+        );
+        return Err(refused(format!("belongs to user {owner}, and the agent runs as user {ours}"), mend));
+    }
+    directory.close_to_others(entry)?;
+    Ok(directory)
+}
+
+/// Takes the lock of a directory of our own.
+fn lock(directory: &Directory) -> Result<Flock<File>, OpenError> {
+    let file = match directory.open_or_create(LOCK) {
+        Err(error) if NotRegularError::is(&error) => {
+            let aside = directory.set_aside(LOCK)?;
+            tracing::warn!(%error, aside = %directory.at(&aside).display(), "what had the name of the lock was set aside");
+            directory.open_or_create(LOCK)?
+        }
+        file => file?,
+    };
+    let mut lock = flock(directory, file)?;
+    // On a full disk the lock stays without a number: it holds all the same.
+    let pid = format!("{}\n", std::process::id());
+    let _told = lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| lock.write_all(pid.as_bytes())).is_ok();
+    Ok(lock)
+}
+
+/// Locks this file of the directory, or says who holds it.
+pub(super) fn flock(directory: &Directory, file: File) -> Result<Flock<File>, OpenError> {
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(lock),
+        Err((file, Errno::EWOULDBLOCK)) => {
+            let mut text = String::new();
+            // Whatever is there instead of a number, the directory is held.
+            let holder = file.take(20).read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
+            Err(HeldError { path: directory.path().to_owned(), holder }.into())
+        }
+        Err((_, error)) => Err(about(&directory.at(LOCK), &error.into()).into()),
+    }
+}
+
+/// The mounts that this path lies in, as the kernel lists them; another text when something else is mounted there. Asks no
+/// file system.
+fn mounts_above(path: &Path) -> String {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let above = table.lines().filter(|line| line.split(' ').nth(4).is_some_and(|point| path.starts_with(point)));
+    above.collect::<Vec<_>>().join("\n")
 }
 
 /// The error with the path that it is about.
@@ -146,41 +400,4 @@ pub(super) fn sync(folder: &Path) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt as _};
-
-    use super::*;
-
-    #[test]
-    fn a_folder_is_made_for_its_owner_alone_and_held_by_one_until_its_end() {
-        let home = tempfile::tempdir().unwrap();
-        let path = home.path().join("imaptrace");
-        let first = StateDir::open(&path).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
-        let error = StateDir::open(&path).unwrap_err();
-        assert_eq!(error.holder, Some(std::process::id()));
-        let text = error.to_string();
-        assert!(text.contains(&format!("in use by process {}", std::process::id())), "{text}");
-        let mut shared = first.clone();
-        drop(first);
-        assert!(StateDir::open(&path).is_err());
-        let last = shared.clone();
-        shared.let_go();
-        assert!(StateDir::open(&path).is_err(), "another part of the agent still writes in it");
-        drop(last);
-        assert!(StateDir::open(&path).is_ok());
-    }
-
-    #[test]
-    fn what_stands_in_the_way_of_a_folder_is_no_error_and_the_lock_is_taken_when_it_is_gone() {
-        let home = tempfile::tempdir().unwrap();
-        let path = home.path().join("imaptrace");
-        fs::write(&path, "a file").unwrap();
-        let state = StateDir::open(&path).unwrap();
-        let error = state.lock().unwrap_err().to_string();
-        assert!(error.starts_with(&path.display().to_string()), "{error}");
-        fs::remove_file(&path).unwrap();
-        state.lock().unwrap();
-        assert!(StateDir::open(&path).is_err());
-    }
-}
+mod tests;

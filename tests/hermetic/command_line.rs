@@ -807,7 +807,7 @@ async fn a_missing_or_silent_collector_is_one_warning_and_changes_no_exit_code()
         let lines = complaints(&output);
         let [line] = lines.as_slice() else { panic!("{output:?}") };
         // The root, connect, greeting, and five commands.
-        assert!(line.starts_with("warning: not delivered: 1 run (8 spans): "), "{line}");
+        assert!(line.starts_with("warning: not delivered: 1 run (8 spans) lost: "), "{line}");
         assert!(output.stdout.contains("First Loading Latency"), "{output:?}");
     }
 }

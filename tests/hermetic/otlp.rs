@@ -212,7 +212,7 @@ fn a_missing_collector_is_one_warning_and_an_honest_report() {
         assert_eq!((report.delivered_runs, report.undelivered_runs, report.undelivered_spans), (0, 3, 27));
         assert!(!report.metrics_delivered);
         let sentence = report.to_string();
-        assert!(sentence.starts_with("not delivered: 3 runs (27 spans), the last metrics: "), "{sentence}");
+        assert!(sentence.starts_with("not delivered: 3 runs (27 spans) lost, the last metrics: "), "{sentence}");
         assert!(sentence.contains("Connection refused"), "{sentence}");
         let told = Log::get().lines(&url);
         assert_eq!(told.len(), 2, "one line for traces, one for metrics: {told:?}");
@@ -324,7 +324,10 @@ fn over_the_budget_the_oldest_runs_go_and_are_counted() {
     }
     let report = block_on(delivery.shutdown(Duration::from_millis(500)));
     assert_eq!((report.delivered_runs, report.undelivered_runs, report.dropped_runs), (0, 3, 7), "{report}");
-    assert!(report.to_string().starts_with("not delivered: 3 runs (27 spans), 7 runs given up before"), "{report}");
+    assert!(
+        report.to_string().starts_with("not delivered: 3 runs (27 spans) lost, 7 runs given up before"),
+        "{report}"
+    );
     assert_eq!(Log::get().lines(&format!("\"budget\":{budget}")).len(), 1, "told once");
 }
 

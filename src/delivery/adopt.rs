@@ -1,0 +1,159 @@
+//! Moves into our own directory what an earlier version left in the directory that was given.
+//!
+//! An earlier version used the given directory itself, also when others could write into it. Only regular files of ours
+//! are moved: what else has such a name may have been made by anyone, and stays. Called by [`state`](super::state), which
+//! holds the lock of our own directory.
+
+use std::io;
+
+use super::{
+    directory::Directory,
+    state::{LOCK, OpenError, flock},
+};
+
+/// Single files.
+const FILES: [&str; 1] = ["latency.jsonl"];
+/// Directories with files.
+const DIRECTORIES: [&str; 2] = ["queue", "refused"];
+/// The file in `queue` that belongs to the segments there.
+const CURSOR: &str = "cursor";
+/// How a segment's name ends.
+const SEGMENT: &str = ".jsonl.gz";
+
+/// What came of it.
+#[derive(Debug, Default)]
+struct Moved {
+    files: u64,
+    /// What has such a name and was left where it is.
+    left: u64,
+}
+
+/// Moves what is there. Only a lock that another agent holds is an error; whatever else goes wrong leaves files where they
+/// are, with a line in the log.
+pub(super) fn adopt(given: &Directory, own: &Directory) -> Result<(), OpenError> {
+    let is_there = |name: &&str| given.entry(name).is_ok_and(|entry| entry.is_some());
+    if !FILES.iter().chain(&DIRECTORIES).any(is_there) {
+        return Ok(());
+    }
+    let lock = match given.open_or_create(LOCK) {
+        Ok(file) => file,
+        Err(error) => {
+            stays(given, &error);
+            return Ok(());
+        }
+    };
+    // One that somebody else made and locks would keep us from starting.
+    if !given.entry(LOCK).is_ok_and(|entry| entry.is_some_and(|entry| entry.is_our_file())) {
+        stays(given, &io::Error::other("its lock is another user's"));
+        return Ok(());
+    }
+    let _held = flock(given, lock)?;
+    match move_all(given, own) {
+        Ok(Moved { files: 0, left: 0 }) => {}
+        Ok(Moved { files, left: 0 }) => tracing::info!(
+            files,
+            "what an earlier version left in {} was moved into {}",
+            given.path().display(),
+            own.path().display()
+        ),
+        Ok(Moved { files, left }) => tracing::warn!(
+            files,
+            left,
+            "what an earlier version left in {} was moved into {}; what is no regular file of the agent's user alone, or has \
+             a name that is taken, stays where it is",
+            given.path().display(),
+            own.path().display()
+        ),
+        Err(error) => stays(given, &error),
+    }
+    Ok(())
+}
+
+fn stays(given: &Directory, error: &io::Error) {
+    tracing::warn!(
+        %error,
+        "what an earlier version left in {} stays there and is not delivered; move it into imaptrace/ while no agent runs",
+        given.path().display()
+    );
+}
+
+fn move_all(given: &Directory, own: &Directory) -> io::Result<Moved> {
+    let mut moved = Moved::default();
+    for name in FILES {
+        match given.entry(name)? {
+            None => {}
+            Some(entry) if entry.is_our_file() && own.entry(name)?.is_none() => {
+                take(given, name, own, name, &mut moved)?;
+            }
+            Some(_) => moved.left += 1,
+        }
+    }
+    for name in DIRECTORIES {
+        let Some(entry) = given.entry(name)? else { continue };
+        if !entry.is_directory() || !entry.is_ours() {
+            moved.left += 1;
+            continue;
+        }
+        let from = given.open_directory(name)?;
+        // It may be another by now.
+        if !from.itself()?.is_ours() {
+            moved.left += 1;
+            continue;
+        }
+        let to = own.subdirectory(name)?;
+        let mut is_new = true;
+        to.names(|name| is_new &= !name.ends_with(SEGMENT))?;
+        let mut names = Vec::new();
+        from.names(|name| names.push(name.to_owned()))?;
+        // The segments' numbers are their order.
+        names.sort_unstable();
+        for name in names {
+            let ours = from.entry(&name)?.is_some_and(|entry| entry.is_our_file());
+            if !ours {
+                moved.left += 1;
+            } else if name == CURSOR || name.starts_with("cursor.") {
+                // It points into these segments, and into no others that have their numbers.
+                if is_new { take(&from, &name, &to, &name, &mut moved)? } else { from.remove(&name)? }
+            } else {
+                match free(&to, &name)? {
+                    Some(new) => take(&from, &name, &to, &new, &mut moved)?,
+                    None => moved.left += 1,
+                }
+            }
+        }
+        to.sync()?;
+        // It stays while something is in it.
+        let _removed = given.remove_directory(name).is_ok();
+    }
+    own.sync()?;
+    given.sync()?;
+    Ok(moved)
+}
+
+/// Moves a file, and looks once more at what came: in the directory that it comes from others may exchange names.
+fn take(from: &Directory, name: &str, to: &Directory, new: &str, moved: &mut Moved) -> io::Result<()> {
+    from.rename(name, to, new)?;
+    if to.entry(new)?.is_some_and(|entry| entry.is_our_file()) {
+        moved.files += 1;
+    } else {
+        to.set_aside(new)?;
+        moved.left += 1;
+    }
+    Ok(())
+}
+
+/// The name that this file gets: its own, or for a segment whose number is taken the next one that is free.
+fn free(to: &Directory, name: &str) -> io::Result<Option<String>> {
+    if to.entry(name)?.is_none() {
+        return Ok(Some(name.to_owned()));
+    }
+    let Some(number) = name.strip_suffix(SEGMENT).and_then(|number| number.parse::<u64>().ok()) else {
+        return to.free(name, ".old").map(Some);
+    };
+    let mut last = number;
+    to.names(|name| {
+        let other = name.strip_suffix(SEGMENT).and_then(|number| number.parse::<u64>().ok());
+        last = last.max(other.unwrap_or_default());
+    })?;
+    Ok(last.checked_add(1).map(|number| format!("{number:020}{SEGMENT}")))
+}

@@ -1,0 +1,271 @@
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink},
+};
+
+use nix::{sys::stat::Mode, unistd::mkfifo};
+
+use super::*;
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+/// A directory into which all may write, as an emptyDir of Kubernetes is.
+fn open_to_all(home: &tempfile::TempDir) -> PathBuf {
+    let path = home.path().join("given");
+    fs::create_dir(&path).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
+    path
+}
+
+fn names(path: &Path) -> Vec<String> {
+    let entries = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = entries.collect();
+    names.sort();
+    names
+}
+
+fn refusal(path: &Path) -> String {
+    match StateDir::open(path) {
+        Err(StateDirError::Foreign(error)) => error.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_directory_is_made_for_its_owner_alone_and_held_by_one_until_its_end() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("imaptrace");
+    let first = StateDir::open(&path).unwrap();
+    assert_eq!(mode(&path), 0o700);
+    let error = StateDir::open(&path).unwrap_err();
+    assert!(matches!(&error, StateDirError::Held(held) if held.holder == Some(std::process::id())), "{error:?}");
+    let text = error.to_string();
+    assert!(text.contains(&format!("in use by process {}", std::process::id())), "{text}");
+    let mut shared = first.clone();
+    drop(first);
+    assert!(StateDir::open(&path).is_err());
+    let last = shared.clone();
+    shared.let_go();
+    assert!(StateDir::open(&path).is_err(), "another part of the agent still writes in it");
+    drop(last);
+    assert!(StateDir::open(&path).is_ok());
+}
+
+#[test]
+fn what_stands_in_the_way_of_a_directory_is_no_error_and_the_lock_is_taken_when_it_is_gone() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("imaptrace");
+    fs::write(&path, "a file").unwrap();
+    let state = StateDir::open(&path).unwrap();
+    let error = state.ready().unwrap_err().to_string();
+    assert!(error.starts_with(&path.display().to_string()), "{error}");
+    assert!(!state.hangs());
+    fs::remove_file(&path).unwrap();
+    state.ready().unwrap();
+    assert!(StateDir::open(&path).is_err());
+    // And once more when somebody removed it.
+    fs::remove_dir_all(&path).unwrap();
+    state.ready().unwrap();
+    assert!(path.join(LOCK).exists() && StateDir::open(&path).is_err());
+}
+
+#[test]
+fn in_a_directory_that_others_may_write_into_one_of_our_own_is_made() {
+    let home = tempfile::tempdir().unwrap();
+    for given_mode in [0o777, 0o1777, 0o770, 0o2775, 0o702] {
+        let given = open_to_all(&home);
+        fs::set_permissions(&given, fs::Permissions::from_mode(given_mode)).unwrap();
+        let state = StateDir::open(&given).unwrap();
+        assert_eq!(state.path(), given.join(OWN), "{given_mode:o}");
+        assert_eq!(
+            (mode(&given.join(OWN)) & 0o777, names(&given), mode(&given)),
+            (0o700, vec![OWN.to_owned()], given_mode)
+        );
+        assert_eq!(names(&state.path()), [LOCK]);
+        assert!(StateDir::open(&given).is_err(), "its lock is held");
+        drop(state);
+        // What stands open of it was closed before anything in it is used.
+        fs::set_permissions(given.join(OWN), fs::Permissions::from_mode(0o777)).unwrap();
+        StateDir::open(&given).unwrap();
+        assert_eq!(mode(&given.join(OWN)), 0o700);
+        fs::remove_dir_all(given).unwrap();
+    }
+    // One that others may only read is used as it is.
+    let given = open_to_all(&home);
+    fs::set_permissions(&given, fs::Permissions::from_mode(0o755)).unwrap();
+    assert_eq!(StateDir::open(&given).unwrap().path(), given);
+}
+
+#[test]
+fn what_has_the_name_of_our_own_directory_and_is_none_is_refused_with_what_to_do() {
+    let home = tempfile::tempdir().unwrap();
+    let given = open_to_all(&home);
+    let elsewhere = home.path().join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    let own = given.join(OWN);
+    symlink(&elsewhere, &own).unwrap();
+    let said = refusal(&given);
+    assert!(said.contains("is a symbolic link") && said.ends_with(&format!("rm {}", own.display())), "{said}");
+    assert_eq!(names(&elsewhere), [""; 0]);
+    fs::remove_file(&own).unwrap();
+    mkfifo(&own, Mode::S_IRWXU).unwrap();
+    let said = refusal(&given);
+    assert!(said.contains("is no directory") && said.contains(&format!("mv {0} {0}.old", own.display())), "{said}");
+    fs::rename(&own, given.join("imaptrace.old")).unwrap();
+    assert_eq!(StateDir::open(&given).unwrap().path(), own, "it was mended");
+}
+
+#[test]
+fn our_own_directory_that_belongs_to_another_is_refused_and_a_given_one_that_does_is_not_used() {
+    if !geteuid().is_root() {
+        // Only root can give a directory away; the tests of the agent run as root too.
+        return;
+    }
+    let home = tempfile::tempdir().unwrap();
+    let given = home.path().join("given");
+    fs::create_dir(&given).unwrap();
+    std::os::unix::fs::chown(&given, Some(65_534), None).unwrap();
+    let state = StateDir::open(&given).unwrap();
+    assert_eq!(state.path(), given.join(OWN));
+    drop(state);
+    std::os::unix::fs::chown(given.join(OWN), Some(65_534), None).unwrap();
+    let said = refusal(&given);
+    assert!(said.contains("belongs to user 65534"), "{said}");
+    assert!(said.contains(&format!("chown -R 0 {}", given.join(OWN).display())), "{said}");
+}
+
+#[test]
+fn a_lock_that_is_no_file_is_set_aside_and_what_it_leads_to_stays_as_it_is() {
+    let home = tempfile::tempdir().unwrap();
+    let victim = home.path().join("victim");
+    fs::write(&victim, "another's").unwrap();
+    let make: [&dyn Fn(&Path); 3] =
+        [&|path| symlink(&victim, path).unwrap(), &|path| mkfifo(path, Mode::S_IRWXU).unwrap(), &|path| {
+            fs::create_dir(path).unwrap();
+        }];
+    for (number, make) in make.iter().enumerate() {
+        let path = home.path().join(number.to_string());
+        fs::create_dir(&path).unwrap();
+        make(&path.join(LOCK));
+        let _state = StateDir::open(&path).unwrap();
+        assert!(StateDir::open(&path).is_err(), "{number}");
+        assert_eq!(names(&path), [LOCK, "lock.damaged"]);
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "another's");
+    }
+}
+
+/// What an earlier version left in a directory: files and their content.
+fn leave(path: &Path) {
+    fs::write(path.join(LOCK), "1\n").unwrap();
+    fs::write(path.join("latency.jsonl"), "history").unwrap();
+    for (directory, name) in [
+        ("queue", "00000000000000000007.jsonl.gz"),
+        ("queue", "00000000000000000009.jsonl.gz"),
+        ("queue", "cursor"),
+        ("refused", "00000001795434160000.jsonl.gz"),
+    ] {
+        let directory = path.join(directory);
+        if !directory.is_dir() {
+            fs::create_dir(&directory).unwrap();
+        }
+        fs::write(directory.join(name), name).unwrap();
+    }
+}
+
+#[test]
+fn what_an_earlier_version_left_is_moved_in_once() {
+    let home = tempfile::tempdir().unwrap();
+    let given = open_to_all(&home);
+    leave(&given);
+    drop(StateDir::open(&given).unwrap());
+    let own = given.join(OWN);
+    assert_eq!(names(&given), [OWN, LOCK]);
+    assert_eq!(names(&own), ["latency.jsonl", LOCK, "queue", "refused"]);
+    let queue = ["00000000000000000007.jsonl.gz", "00000000000000000009.jsonl.gz", "cursor"];
+    assert_eq!(names(&own.join("queue")), queue);
+    assert_eq!(mode(&own.join("queue")), 0o700);
+    // The version before was started once more: its segments come behind, and nothing takes another's place.
+    leave(&given);
+    drop(StateDir::open(&given).unwrap());
+    assert_eq!(names(&given), [OWN, "latency.jsonl", LOCK], "the history that is used is the newer one");
+    let queue =
+        [&queue[..2], &["00000000000000000010.jsonl.gz", "00000000000000000011.jsonl.gz"], &queue[2..]].concat();
+    assert_eq!(names(&own.join("queue")), queue);
+    assert_eq!(names(&own.join("refused")), ["00000001795434160000.jsonl.gz", "00000001795434160001.jsonl.gz"]);
+    assert_eq!(fs::read_to_string(own.join("queue").join(queue[2])).unwrap(), queue[0]);
+}
+
+#[test]
+fn an_agent_of_an_earlier_version_that_still_runs_is_in_the_way() {
+    let home = tempfile::tempdir().unwrap();
+    let given = open_to_all(&home);
+    leave(&given);
+    let lock = fs::OpenOptions::new().read(true).write(true).open(given.join(LOCK)).unwrap();
+    let held = Flock::lock(lock, FlockArg::LockExclusiveNonblock).unwrap();
+    let error = StateDir::open(&given).unwrap_err();
+    assert!(matches!(&error, StateDirError::Held(held) if held.path == given), "{error:?}");
+    assert_eq!(names(&given), [OWN, "latency.jsonl", LOCK, "queue", "refused"]);
+    drop(held);
+    drop(StateDir::open(&given).unwrap());
+    assert_eq!(names(&given), [OWN, LOCK]);
+}
+
+#[test]
+fn what_is_no_file_of_ours_alone_is_not_moved_in() {
+    let home = tempfile::tempdir().unwrap();
+    let given = open_to_all(&home);
+    let victim = home.path().join("victim");
+    fs::write(&victim, "another's").unwrap();
+    let queue = given.join("queue");
+    fs::create_dir(&queue).unwrap();
+    let segment = |number: u8| queue.join(format!("{number:020}.jsonl.gz"));
+    symlink(&victim, segment(1)).unwrap();
+    mkfifo(&segment(2), Mode::S_IRWXU).unwrap();
+    fs::create_dir(segment(3)).unwrap();
+    // Another name of a file that is elsewhere.
+    fs::hard_link(&victim, segment(4)).unwrap();
+    fs::write(segment(5), "ours").unwrap();
+    symlink(&victim, given.join("latency.jsonl")).unwrap();
+    symlink(home.path(), given.join("refused")).unwrap();
+    let state = StateDir::open(&given).unwrap();
+    assert_eq!(names(&state.path().join("queue")), ["00000000000000000005.jsonl.gz"]);
+    assert_eq!(names(&state.path()), [LOCK, "queue"]);
+    assert_eq!(names(&queue).len(), 4, "they stay where they are");
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "another's");
+    assert_eq!(fs::metadata(&victim).unwrap().nlink(), 2);
+}
+
+#[test]
+fn a_lock_in_the_given_directory_that_is_no_file_of_ours_keeps_nobody_from_starting() {
+    let home = tempfile::tempdir().unwrap();
+    let victim = home.path().join("victim");
+    fs::write(&victim, "another's").unwrap();
+    let make: [&dyn Fn(&Path); 4] = [
+        &|path| symlink(&victim, path).unwrap(),
+        &|path| mkfifo(path, Mode::S_IRWXU).unwrap(),
+        &|path| fs::create_dir(path).unwrap(),
+        &|path| fs::hard_link(&victim, path).unwrap(),
+    ];
+    for make in make {
+        let given = open_to_all(&home);
+        leave(&given);
+        fs::remove_file(given.join(LOCK)).unwrap();
+        make(&given.join(LOCK));
+        let state = StateDir::open(&given).unwrap();
+        assert_eq!(names(&state.path()), [LOCK]);
+        assert_eq!(names(&given).len(), 5, "nothing was moved");
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "another's");
+        fs::remove_dir_all(&given).unwrap();
+    }
+}
+
+#[test]
+fn what_is_mounted_above_a_path_is_known_by_its_line() {
+    let root = mounts_above(Path::new("/"));
+    assert!(root.lines().all(|line| line.split(' ').nth(4) == Some("/")), "{root}");
+    let proc = mounts_above(Path::new("/proc/self/nothing"));
+    assert!(proc.contains(&root) && proc.lines().count() > root.lines().count(), "{proc}");
+    assert_eq!(mounts_above(Path::new("/proc2")), root);
+}
