@@ -3,17 +3,13 @@
 //! Knows types, not keys' meanings; those are in `target`, `otlp` and `load`. A value that does not fit is shown only
 //! where it cannot be a secret: numbers, durations, sizes and words out of a closed list.
 
+mod files;
 mod quantity;
+mod words;
 
-use std::{
-    cell::RefCell,
-    collections::HashSet,
-    fmt::{self, Write as _},
-    path::{Path, PathBuf},
-};
+use std::{cell::RefCell, collections::HashSet, fmt};
 
 use figment::value::{Dict, Value};
-use nix::unistd::{AccessFlags, access};
 
 use super::{
     keys::{self, TableKeys},
@@ -362,135 +358,6 @@ impl<'a> Field<'a> {
         }
         Some(text.to_owned())
     }
-
-    /// A path; a relative one is taken from the working directory.
-    pub(super) fn path(&self) -> Option<PathBuf> {
-        self.text().map(PathBuf::from)
-    }
-
-    /// The path of a file to read; one that cannot be read now is noted.
-    pub(super) fn file(&self) -> Option<PathBuf> {
-        let path = self.path()?;
-        // Opening a pipe would wait for its other end.
-        let opened = std::fs::metadata(&path).and_then(|meta| {
-            if meta.is_file() {
-                std::fs::File::open(&path).map(drop)
-            } else {
-                Err(std::io::Error::other("it is not a file"))
-            }
-        });
-        if let Err(error) = opened {
-            self.unusable(
-                format!("cannot read {}: {error}", path.display()),
-                "give the path of a file that can be read",
-            );
-        }
-        Some(path)
-    }
-
-    /// A directory to write into. The agent makes the last component, but not what is above it: one that it can make is
-    /// warned of, one that it can neither make nor write into is noted.
-    pub(super) fn directory(&self) -> Option<PathBuf> {
-        let path = self.path()?;
-        // What is there and leads nowhere is a link, in whose place nothing can be made.
-        let is_missing =
-            std::fs::symlink_metadata(&path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
-        let parent = path.parent().map(|parent| if parent == Path::new("") { Path::new(".") } else { parent });
-        let writes = AccessFlags::W_OK | AccessFlags::X_OK;
-        if is_missing && parent.is_some_and(|parent| parent.is_dir() && access(parent, writes).is_ok()) {
-            self.warn(
-                format!("{} is not there: the agent makes it when it first saves", path.display()),
-                "make the directory, and let the user that runs the agent own it",
-            );
-            return Some(path);
-        }
-        let writable = std::fs::metadata(&path).and_then(|meta| {
-            if meta.is_dir() { Ok(access(&path, writes)?) } else { Err(std::io::Error::other("it is not a directory")) }
-        });
-        if let Err(error) = writable {
-            self.unusable(
-                format!("cannot write into {}: {error}", path.display()),
-                "make the directory, and let the user that runs the agent own it",
-            );
-        }
-        Some(path)
-    }
-
-    /// One word of a closed list.
-    pub(super) fn choice<T: Copy>(&self, words: &[(&str, T)]) -> Option<T> {
-        let Some(text) = self.as_text() else {
-            self.unfit(format!("not known: expected {}", quoted(words)), "");
-            return None;
-        };
-        self.word(text, words)
-    }
-
-    /// One of several words, where `text` is the field's or a part of it.
-    pub(super) fn word<T: Copy>(&self, text: &str, words: &[(&str, T)]) -> Option<T> {
-        let found = words.iter().find(|(word, _)| *word == text);
-        if found.is_none() {
-            let help = nearest(text, words.iter().map(|(word, _)| *word));
-            let help = help.map(|near| format!("did you mean \"{near}\"?")).unwrap_or_default();
-            self.error(format!("{} is not known: expected {}", shown(text), quoted(words)), help);
-        }
-        found.map(|(_, value)| *value)
-    }
-
-    /// A list of texts; from environment and flags with commas between them.
-    pub(super) fn list(&self) -> Option<Vec<(Self, String)>> {
-        match self.value {
-            Value::Array(_, elements) => {
-                let elements = elements.iter().enumerate().map(|(index, value)| self.element(index, value));
-                Some(elements.filter_map(|element| Some((element.clone(), element.text()?))).collect())
-            }
-            Value::String(_, text) if self.is_raw() => {
-                let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
-                Some(words.map(|word| (self.clone(), word.to_owned())).collect())
-            }
-            _ => {
-                self.mismatch("a list of texts", "write [\"a\", \"b\"]");
-                None
-            }
-        }
-    }
-
-    /// A program and its arguments; from environment and flags in one text that is split into words, with no shell.
-    pub(super) fn command(&self) -> Option<Vec<String>> {
-        let words = match self.value {
-            Value::String(_, text) if self.is_raw() => {
-                let words = shlex::split(text);
-                if words.is_none() {
-                    self.error("it cannot be split into words: a quotation mark is left open", "close it");
-                }
-                words?
-            }
-            Value::Array(..) => self.list()?.into_iter().map(|(_, word)| word).collect(),
-            _ => {
-                self.mismatch("a list of a program and its arguments", "write [\"pass\", \"show\", \"mail01\"]");
-                return None;
-            }
-        };
-        if words.is_empty() {
-            self.error("it names no program", "");
-            return None;
-        }
-        Some(words)
-    }
-}
-
-/// The words of a closed list, as in `"a", "b" or "c"`.
-fn quoted<T>(words: &[(&str, T)]) -> String {
-    let mut text = String::new();
-    for (index, (word, _)) in words.iter().enumerate() {
-        let between = match index {
-            0 => "",
-            _ if index + 1 == words.len() => " or ",
-            _ => ", ",
-        };
-        // Writing to a string cannot fail.
-        write!(text, "{between}\"{word}\"").unwrap_or(());
-    }
-    text
 }
 
 fn kind(value: &Value) -> &'static str {

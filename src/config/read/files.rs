@@ -1,0 +1,64 @@
+//! Paths: of files to read and of directories to write into, each looked at as things are now.
+//!
+//! Called by every reader of such a key.
+
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{AccessFlags, access};
+
+use super::Field;
+
+impl Field<'_> {
+    /// A path; a relative one is taken from the working directory.
+    pub(in crate::config) fn path(&self) -> Option<PathBuf> {
+        self.text().map(PathBuf::from)
+    }
+
+    /// The path of a file to read; one that cannot be read now is noted.
+    pub(in crate::config) fn file(&self) -> Option<PathBuf> {
+        let path = self.path()?;
+        // Opening a pipe would wait for its other end.
+        let opened = std::fs::metadata(&path).and_then(|meta| {
+            if meta.is_file() {
+                std::fs::File::open(&path).map(drop)
+            } else {
+                Err(std::io::Error::other("it is not a file"))
+            }
+        });
+        if let Err(error) = opened {
+            self.unusable(
+                format!("cannot read {}: {error}", path.display()),
+                "give the path of a file that can be read",
+            );
+        }
+        Some(path)
+    }
+
+    /// A directory to write into. The agent makes the last component, but not what is above it: one that it can make is
+    /// warned of, one that it can neither make nor write into is noted.
+    pub(in crate::config) fn directory(&self) -> Option<PathBuf> {
+        let path = self.path()?;
+        // What is there and leads nowhere is a link, in whose place nothing can be made.
+        let is_missing =
+            std::fs::symlink_metadata(&path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+        let parent = path.parent().map(|parent| if parent == Path::new("") { Path::new(".") } else { parent });
+        let writes = AccessFlags::W_OK | AccessFlags::X_OK;
+        if is_missing && parent.is_some_and(|parent| parent.is_dir() && access(parent, writes).is_ok()) {
+            self.warn(
+                format!("{} is not there: the agent makes it when it first saves", path.display()),
+                "make the directory, and let the user that runs the agent own it",
+            );
+            return Some(path);
+        }
+        let writable = std::fs::metadata(&path).and_then(|meta| {
+            if meta.is_dir() { Ok(access(&path, writes)?) } else { Err(std::io::Error::other("it is not a directory")) }
+        });
+        if let Err(error) = writable {
+            self.unusable(
+                format!("cannot write into {}: {error}", path.display()),
+                "make the directory, and let the user that runs the agent own it",
+            );
+        }
+        Some(path)
+    }
+}
