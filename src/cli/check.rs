@@ -1,6 +1,6 @@
 //! `imaptrace check`: all that is wrong with a configuration, or what it comes to.
 
-use std::path::Path;
+use std::{collections::HashSet, path::Path};
 
 use super::{PASSED, USAGE, output::Output, sources};
 use crate::{
@@ -39,15 +39,14 @@ pub(super) fn run(path: &Path, output: &mut Output) -> u8 {
 /// What is wrong inside the targets' TLS files, each said once. Those that cannot be read have been noted with their
 /// place when the configuration was read.
 fn certificates(config: &Config, path: &Path) -> Vec<Problem> {
-    let mut looked_at = Vec::new();
-    let mut found = Vec::new();
+    let mut looked_at = HashSet::new();
+    let mut found = HashSet::new();
     let mut problems = Vec::new();
     for (index, target) in config.targets.iter().enumerate() {
         // All targets of a group have the same files.
-        if looked_at.contains(&&target.tls) {
+        if !looked_at.insert(&target.tls) {
             continue;
         }
-        looked_at.push(&target.tls);
         let Err(error) = TlsContext::new(&target.tls, &target.endpoint.host) else { continue };
         let (key, help) = match error {
             TlsContextError::Read { .. } => continue,
@@ -68,7 +67,7 @@ fn certificates(config: &Config, path: &Path) -> Vec<Problem> {
                 ("client_cert", "give a certificate and its own key, each a PEM file")
             }
         };
-        if !found.contains(&error) {
+        if found.insert(error.to_string()) {
             // Those of [[targets]] come first in the configuration too.
             let (key, what) = match &target.group {
                 Some(group) => (format!("groups.{key}"), format!("group {group:?}: {error}")),
@@ -76,7 +75,6 @@ fn certificates(config: &Config, path: &Path) -> Vec<Problem> {
             };
             let place = Place::File { path: path.to_owned(), at: None };
             problems.push(Problem { place, key, what, help: Some(help.to_owned()) });
-            found.push(error);
         }
     }
     problems

@@ -17,6 +17,9 @@ use crate::{
     secret::{SecretSource, shown_variable},
 };
 
+/// So many targets, groups, windows and accounts of one target are shown, each with all its facts.
+const SHOWN: usize = 500;
+
 /// The plan as text, one fact a line, ending with a line end.
 pub fn describe(config: &Config) -> String {
     let mut text = String::new();
@@ -39,10 +42,12 @@ fn write(out: &mut String, config: &Config) -> fmt::Result {
     )?;
     writeln!(out, "  the span metrics of otel-collector.yaml: up to {} and {} more", spans.passing, spans.failing)?;
     write_pace(out, &config.limits)?;
-    for target in config.targets.iter().filter(|target| target.group.is_none()) {
+    let alone = || config.targets.iter().filter(|target| target.group.is_none());
+    for target in alone().take(SHOWN) {
         writeln!(out, "\ntarget {}", target.name)?;
         write_target(out, target)?;
     }
+    write_more(out, alone().count(), "targets")?;
     write_groups(out, &config.targets)?;
     write_windows(out, config)?;
     writeln!(out, "\nexport")?;
@@ -127,7 +132,8 @@ fn write_groups(out: &mut String, targets: &[Target]) -> fmt::Result {
             groups.entry(group).or_default().push(target);
         }
     }
-    for (name, members) in groups {
+    let count = groups.len();
+    for (name, members) in groups.into_iter().take(SHOWN) {
         let (Some(first), Some(last)) = (members.first(), members.last()) else { continue };
         if members.len() == 1 {
             writeln!(out, "\ngroup {name}: 1 target, {}", first.name)?;
@@ -142,14 +148,22 @@ fn write_groups(out: &mut String, targets: &[Target]) -> fmt::Result {
         }
         write_target(out, first)?;
     }
-    Ok(())
+    write_more(out, count, "groups")
+}
+
+/// What is left out of what nobody would read to its end.
+fn write_more(out: &mut String, count: usize, what: &str) -> fmt::Result {
+    match count.checked_sub(SHOWN) {
+        Some(more @ 1..) => writeln!(out, "\n… and {more} more {what}"),
+        _ => Ok(()),
+    }
 }
 
 fn write_windows(out: &mut String, config: &Config) -> fmt::Result {
     if !config.windows.is_empty() {
         writeln!(out, "\nwindows")?;
     }
-    for window in &config.windows {
+    for window in config.windows.iter().take(SHOWN) {
         let count = config.targets.iter().filter(|target| window.scope.holds(target)).count();
         write!(out, "  {}: ", window.name)?;
         match &window.hours {
@@ -166,7 +180,7 @@ fn write_windows(out: &mut String, config: &Config) -> fmt::Result {
         }
         writeln!(out, "; targets: {count}")?;
     }
-    Ok(())
+    write_more(out, config.windows.len(), "windows")
 }
 
 fn write_latency(out: &mut String, latency: &Latency) -> fmt::Result {
@@ -197,9 +211,12 @@ fn write_target(out: &mut String, target: &Target) -> fmt::Result {
         Some(ProxyProtocol::V2) => writeln!(out, ", PROXY protocol v2")?,
     }
     write_tls(out, target)?;
-    for account in &target.accounts {
+    for account in target.accounts.iter().take(SHOWN) {
         let master = if account.master_user.is_some() { " of a master user" } else { "" };
         writeln!(out, "  account     {}, password{master} {}", account.alias, place(&account.password))?;
+    }
+    if target.accounts.len() > SHOWN {
+        writeln!(out, "  … and {} more accounts", target.accounts.len() - SHOWN)?;
     }
     if !target.labels.is_empty() {
         writeln!(out, "  labels      {}", joined(target.labels.iter().map(|(key, value)| format!("{key}={value:?}"))))?;

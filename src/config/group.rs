@@ -14,7 +14,6 @@ use super::{
     expand::{self, Fill},
     keys,
     listed::{self, Listed},
-    problem::nearest,
     read::{Field, Reader, Table, shown},
     server::{self, ServerUrl},
     target::{self, Common, Kind, NO_LABEL, Options, Way},
@@ -38,6 +37,13 @@ struct Group<'a> {
     url: String,
 }
 
+/// Groups by their names.
+struct Named<'a, 'b> {
+    groups: BTreeMap<&'b str, &'b Group<'a>>,
+    /// None is missing for something wrong in it.
+    complete: bool,
+}
+
 /// What was read before, for all groups alike.
 pub(super) struct Below<'a, 'b> {
     pub(super) reader: &'a Reader,
@@ -51,6 +57,10 @@ pub(super) struct Below<'a, 'b> {
 /// looked at on the way is added to `watched`.
 pub(super) fn read(below: &Below<'_, '_>, listed: &[Table<'_>], watched: &mut Vec<PathBuf>) -> Vec<Target> {
     let groups = read_groups(below);
+    let named = Named {
+        groups: groups.iter().flatten().map(|group| (group.name.as_str(), group)).collect(),
+        complete: groups.iter().all(Option::is_some),
+    };
     let mut made =
         Made { below, names: HashMap::new(), targets: Vec::new(), populated: HashSet::new(), members: 0, full: false };
     for (index, table) in listed.iter().enumerate() {
@@ -94,7 +104,7 @@ pub(super) fn read(below: &Below<'_, '_>, listed: &[Table<'_>], watched: &mut Ve
                     if !made.takes(1, &field) {
                         break;
                     }
-                    made.listed(&groups, own, entry);
+                    made.listed(&named, own, entry);
                 }
             }
         }
@@ -187,7 +197,7 @@ impl Made<'_, '_> {
     }
 
     /// A target out of a file, for the group that its labels name, else for `own`.
-    fn listed(&mut self, groups: &[Option<Group<'_>>], own: Option<&Group<'_>>, listed: Listed) {
+    fn listed(&mut self, named: &Named<'_, '_>, own: Option<&Group<'_>>, listed: Listed) {
         let origin = format!("{}, {}", listed.place, listed.key);
         let entry = self.below.reader.entry(listed.place, listed.key);
         let mut labels = BTreeMap::new();
@@ -195,12 +205,11 @@ impl Made<'_, '_> {
         for (key, value) in &*listed.labels {
             match key.as_str() {
                 GROUP => {
-                    let known = groups.iter().flatten();
-                    group = known.clone().find(|group| group.name == *value);
+                    group = named.groups.get(value.as_str()).copied();
                     if group.is_none() {
                         // One that is wrong has been told of.
-                        if !groups.iter().any(Option::is_none) {
-                            let near = nearest(value, known.map(|group| group.name.as_str()));
+                        if named.complete {
+                            let near = self.below.reader.nearest(value, named.groups.keys().copied());
                             let help = near.map_or_else(
                                 || "add [[groups]] with this name".to_owned(),
                                 |near| format!("did you mean {near:?}?"),

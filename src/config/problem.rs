@@ -4,8 +4,7 @@
 //! this room; printed by `check`, `agent` and `probe`.
 
 use std::{
-    collections::{HashMap, HashSet},
-    fmt::{self, Write as _},
+    fmt,
     path::{Path, PathBuf},
 };
 
@@ -61,16 +60,6 @@ pub struct Problem {
     pub help: Option<String>,
 }
 
-impl Problem {
-    /// What problems that are alike have in common: a key of the configuration, or the sentence in a file of targets.
-    fn kind(&self) -> (Place, String) {
-        match &self.place {
-            Place::Listed { path, .. } => (Place::Listed { path: path.clone(), at: None }, self.what.clone()),
-            place => (place.clone(), self.key.clone()),
-        }
-    }
-}
-
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.place)?;
@@ -104,37 +93,10 @@ impl Problems {
     pub fn with_surroundings(mut self) -> Self {
         self.errors.append(&mut self.unusable);
         self.warnings.append(&mut self.unset);
-        self.sort();
+        for list in self.lists() {
+            sort(list);
+        }
         self
-    }
-
-    /// In the order of the file, then of the files of `targets_from`; what stands elsewhere keeps its order, after them.
-    pub(super) fn sort(&mut self) {
-        for list in self.lists() {
-            list.sort_by(|a, b| order(&a.place).cmp(&order(&b.place)));
-        }
-    }
-
-    /// Each problem once, and of those that are alike the first few and how many more there are: one key of a group can
-    /// be wrong for each of its targets.
-    pub(super) fn thin_out(&mut self) {
-        for list in self.lists() {
-            let mut seen = HashSet::new();
-            list.retain(|problem| seen.insert(problem.clone()));
-            let mut counts: HashMap<_, usize> = HashMap::new();
-            list.retain(|problem| {
-                let count = counts.entry(problem.kind()).or_default();
-                *count += 1;
-                *count <= ALIKE
-            });
-            for last in list.iter_mut().rev() {
-                let more = counts.remove(&last.kind()).unwrap_or_default().saturating_sub(ALIKE);
-                if more > 0 {
-                    // Writing to a string cannot fail.
-                    write!(last.what, " (and {more} more like this)").unwrap_or(());
-                }
-            }
-        }
     }
 
     fn lists(&mut self) -> [&mut Vec<Problem>; 4] {
@@ -142,8 +104,10 @@ impl Problems {
     }
 }
 
-/// So many problems that are alike are told.
-const ALIKE: usize = 5;
+/// In the order of the file, then of the files of `targets_from`; what stands elsewhere keeps its order, after them.
+pub(super) fn sort(problems: &mut [Problem]) {
+    problems.sort_by(|a, b| order(&a.place).cmp(&order(&b.place)));
+}
 
 fn order(place: &Place) -> (u8, Option<&Path>, (usize, usize)) {
     match place {
@@ -172,11 +136,21 @@ impl std::error::Error for Problems {}
 
 /// The nearest of `known` to a mistyped word, when it is near enough to be meant.
 pub(super) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let length = word.chars().take(LONGEST_WORD + 1).count();
     known
+        .filter(|candidate| length.abs_diff(candidate.chars().count()) <= allowed(candidate))
         .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
         .min_by_key(|(distance, _)| *distance)
-        .filter(|(distance, candidate)| *distance <= 1.max(candidate.chars().count() / 3))
+        .filter(|(distance, candidate)| *distance <= allowed(candidate))
         .map(|(_, candidate)| candidate)
+}
+
+/// A longer word is compared with none: it takes memory by its length times the other's.
+const LONGEST_WORD: usize = 300;
+
+/// How far off a word may be.
+fn allowed(candidate: &str) -> usize {
+    1.max(candidate.chars().take(LONGEST_WORD / 2).count() / 3)
 }
 
 #[cfg(test)]
@@ -189,5 +163,8 @@ mod tests {
         assert_eq!(nearest("intervall", known.into_iter()), Some("interval"));
         assert_eq!(nearest("tiemout", known.into_iter()), Some("timeout"));
         assert_eq!(nearest("colour", known.into_iter()), None);
+        // Nor is a long one compared at all.
+        let long = "interval".repeat(1 << 20);
+        assert_eq!(nearest(&long, [&*long].into_iter()), None);
     }
 }

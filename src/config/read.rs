@@ -7,13 +7,18 @@ mod files;
 mod quantity;
 mod words;
 
-use std::{cell::RefCell, collections::HashSet, fmt};
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashSet,
+    fmt,
+};
 
 use figment::value::{Dict, Value};
 
 use super::{
     keys::{self, TableKeys},
     misplaced,
+    noted::Noted,
     problem::{Place, Problem, Problems, nearest},
     source::{Merged, PROBE, join},
 };
@@ -21,11 +26,15 @@ use crate::secret::shown_variable;
 
 /// A table with at most so many keys names them all when one is not known.
 const FEW: usize = 12;
+/// What all guesses together may cost, in pairs of letters that are compared: each wrong name is held against all others.
+const GUESSES: usize = 50_000_000;
 
 /// The tree and what was found wrong with it so far.
 pub(super) struct Reader {
     merged: Merged,
-    problems: RefCell<Problems>,
+    noted: RefCell<Noted>,
+    /// What may still be spent on finding out what was meant by a name that is not known.
+    guesses: Cell<usize>,
     /// The names of all variables that are set.
     variables: HashSet<String>,
 }
@@ -33,7 +42,11 @@ pub(super) struct Reader {
 impl Reader {
     pub(super) fn new(merged: Merged, environment: &[(String, String)], errors: Vec<Problem>) -> Self {
         let variables = environment.iter().map(|(name, _)| name.clone()).collect();
-        Self { merged, problems: RefCell::new(Problems { errors, ..Problems::default() }), variables }
+        let mut noted = Noted::default();
+        for error in errors {
+            noted.error(error);
+        }
+        Self { merged, noted: RefCell::new(noted), guesses: Cell::new(GUESSES), variables }
     }
 
     /// The whole tree.
@@ -49,15 +62,19 @@ impl Reader {
 
     /// Whether anything is wrong so far.
     pub(super) fn has_errors(&self) -> bool {
-        !self.problems.borrow().errors.is_empty()
+        self.noted.borrow().has_errors()
+    }
+
+    /// The nearest of names that a configuration gives itself, as long as it does not take too long to find.
+    pub(super) fn nearest<'k>(&self, word: &str, known: impl Iterator<Item = &'k str> + Clone) -> Option<&'k str> {
+        let cost = known.clone().fold(0_usize, |sum, name| sum.saturating_add(name.len().saturating_mul(word.len())));
+        self.guesses.set(self.guesses.get().checked_sub(cost)?);
+        nearest(word, known)
     }
 
     /// What was found, each problem once.
     pub(super) fn finish(self) -> Problems {
-        let mut problems = self.problems.into_inner();
-        problems.sort();
-        problems.thin_out();
-        problems
+        self.noted.into_inner().finish()
     }
 }
 
@@ -77,9 +94,7 @@ pub(super) struct Table<'a> {
 impl<'a> Table<'a> {
     /// Whether something is wrong in this table or below it.
     pub(super) fn has_errors(&self) -> bool {
-        let below =
-            |key: &str| key.strip_prefix(&self.path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
-        self.reader.problems.borrow().errors.iter().any(|problem| below(&problem.key))
+        self.reader.noted.borrow().is_wrong(&self.path)
     }
 
     /// The value of a key.
@@ -128,13 +143,13 @@ impl<'a> Table<'a> {
     /// Notes that something is wrong with, or missing from, this table.
     pub(super) fn error(&self, key: &str, what: impl Into<String>, help: impl Into<String>) {
         let problem = self.problem(key, what.into(), help.into());
-        self.reader.problems.borrow_mut().errors.push(problem);
+        self.reader.noted.borrow_mut().error(problem);
     }
 
     /// Notes something that deserves a second look.
     pub(super) fn warn(&self, key: &str, what: impl Into<String>, help: impl Into<String>) {
         let problem = self.problem(key, what.into(), help.into());
-        self.reader.problems.borrow_mut().warnings.push(problem);
+        self.reader.noted.borrow_mut().warning(problem);
     }
 
     fn problem(&self, key: &str, what: String, help: String) -> Problem {
@@ -168,6 +183,11 @@ impl<'a> Field<'a> {
         Table { subject: Some(subject.to_owned()), ..entry }
     }
 
+    /// As [`Reader::nearest`].
+    pub(super) fn nearest<'k>(&self, word: &str, known: impl Iterator<Item = &'k str> + Clone) -> Option<&'k str> {
+        self.reader.nearest(word, known)
+    }
+
     /// Where the value stands.
     pub(super) fn place(&self) -> Place {
         self.reader.merged.place(&self.path, Some(self.value))
@@ -187,21 +207,21 @@ impl<'a> Field<'a> {
     pub(super) fn error(&self, what: impl Into<String>, help: impl Into<String>) {
         let help = Some(help.into()).filter(|help| !help.is_empty());
         let problem = Problem { place: self.place(), key: self.path.clone(), what: what.into(), help };
-        self.reader.problems.borrow_mut().errors.push(problem);
+        self.reader.noted.borrow_mut().error(problem);
     }
 
     /// Notes that the value deserves a second look.
     pub(super) fn warn(&self, what: impl Into<String>, help: impl Into<String>) {
         let problem =
             Problem { place: self.place(), key: self.path.clone(), what: what.into(), help: Some(help.into()) };
-        self.reader.problems.borrow_mut().warnings.push(problem);
+        self.reader.noted.borrow_mut().warning(problem);
     }
 
     /// Notes that the file which it names cannot be used as things are now.
     pub(super) fn unusable(&self, what: String, help: &str) {
         let help = Some(help.to_owned()).filter(|help| !help.is_empty());
         let problem = Problem { place: self.place(), key: self.path.clone(), what, help };
-        self.reader.problems.borrow_mut().unusable.push(problem);
+        self.reader.noted.borrow_mut().unusable(problem);
     }
 
     /// Notes if the variable which it names is not set.
@@ -210,7 +230,7 @@ impl<'a> Field<'a> {
             let what = format!("the environment variable {} is not set here", shown_variable(name));
             let help = Some("make sure that it is where the agent runs".to_owned());
             let problem = Problem { place: self.place(), key: self.path.clone(), what, help };
-            self.reader.problems.borrow_mut().unset.push(problem);
+            self.reader.noted.borrow_mut().unset(problem);
         }
     }
 

@@ -5,6 +5,7 @@
 //! process's own environment is never read: the caller hands it in.
 
 use std::{
+    cell::Cell,
     collections::BTreeMap,
     path::{Path, PathBuf},
 };
@@ -18,6 +19,7 @@ use toml_edit::{Document, Item, TableLike};
 use super::{
     input::{self, Kinds},
     otel,
+    positions::{self, Lines, Positions},
     problem::{Place, Problem},
     syntax,
 };
@@ -61,8 +63,9 @@ pub(super) struct Merged {
     pub(super) root: Value,
     /// The file that was read.
     file: Option<PathBuf>,
+    /// The sources, without their values.
     figment: Figment,
-    positions: BTreeMap<String, (usize, usize)>,
+    positions: Positions,
 }
 
 impl Merged {
@@ -88,8 +91,8 @@ impl Merged {
         };
         let mut path = path;
         let at = loop {
-            if let Some(at) = self.positions.get(path) {
-                break Some(*at);
+            if let Some(at) = self.positions.of(path) {
+                break Some(at);
             }
             match path.rfind(['.', '[']).and_then(|end| path.get(..end)) {
                 Some(parent) => path = parent,
@@ -109,21 +112,21 @@ pub(super) fn merge(sources: &Sources, problems: &mut Vec<Problem>) -> Merged {
 }
 
 /// The same with the file's text at hand.
+///
+/// The sources are joined from the highest to the lowest, so that the file, which may be large, is gone through once.
 pub(super) fn merge_text(sources: &Sources, text: Option<&str>, problems: &mut Vec<Problem>) -> Merged {
     let mut figment = Figment::new();
-    let mut positions = BTreeMap::new();
-    // systemd sets it from StateDirectory=, a list; whatever the operator says himself lies above.
-    let given = sources.environment.iter().rev().find(|(name, _)| name == STATE_DIRECTORY);
-    if let Some(first) = given.and_then(|(_, paths)| paths.split(':').next()).filter(|first| !first.is_empty()) {
-        figment = figment.merge(Layer::raw(VARIABLE, STATE_DIRECTORY, &["state", "dir"], first));
-    }
+    let mut positions = Positions::default();
+    let mut lists = Vec::new();
+    let mut file = None;
     if let (Some(path), Some(text)) = (&sources.file, text) {
         match Document::parse(text) {
             Ok(document) => {
-                let mut reader = FileReader { lines: Lines::new(text), positions: BTreeMap::new(), depth: 0 };
-                let values = reader.table(document.as_table(), "");
-                positions = reader.positions;
-                figment = figment.merge(Layer::new(FILE, Source::File(path.clone()), values));
+                let mut reader = FileReader { found: Vec::new(), depth: 0 };
+                let mut values = reader.table(document.as_table(), "");
+                lists = take_lists(&mut values);
+                positions = Positions::new(text, reader.found);
+                file = Some(Layer::new(FILE, Source::File(path.clone()), values));
             }
             Err(error) => problems.push(syntax_problem(path, text, &error)),
         }
@@ -153,9 +156,41 @@ pub(super) fn merge_text(sources: &Sources, text: Option<&str>, problems: &mut V
         let segments: Vec<&str> = flag.key.split('.').collect();
         figment = figment.merge(Layer::raw(FLAG, &flag.name, &segments, &flag.value));
     }
+    if let Some(file) = file {
+        figment = figment.join(file);
+    }
+    // systemd sets it from StateDirectory=, a list; whatever the operator says himself lies above.
+    let given = sources.environment.iter().rev().find(|(name, _)| name == STATE_DIRECTORY);
+    if let Some(first) = given.and_then(|(_, paths)| paths.split(':').next()).filter(|first| !first.is_empty()) {
+        figment = figment.join(Layer::raw(VARIABLE, STATE_DIRECTORY, &["state", "dir"], first));
+    }
     // No provider of ours can fail, so neither can the merge.
-    let root = figment.find_value("").unwrap_or_else(|_| Value::Dict(Tag::Default, Dict::new()));
+    let mut root = figment.find_value("").unwrap_or_else(|_| Value::Dict(Tag::Default, Dict::new()));
+    // No key is called so: what is left is who the values are from.
+    let figment = figment.focus("\0");
+    put_lists(&mut root, lists, &figment);
     Merged { root, file: sources.file.clone(), figment, positions }
+}
+
+/// Lists of tables come from the file alone, and are most of it: they stay out of the merge, where each value is copied.
+fn take_lists(values: &mut Dict) -> Vec<(String, Vec<Value>)> {
+    let lists = values.iter_mut().filter_map(|(key, value)| match value {
+        Value::Array(_, elements) => Some((key.clone(), std::mem::take(elements))),
+        _ => None,
+    });
+    lists.collect()
+}
+
+/// Puts them back where nothing else has taken their places.
+fn put_lists(root: &mut Value, lists: Vec<(String, Vec<Value>)>, figment: &Figment) {
+    let Value::Dict(_, values) = root else { return };
+    for (key, list) in lists {
+        if let Some(Value::Array(tag, elements)) = values.get_mut(&key)
+            && figment.get_metadata(*tag).is_some_and(|source| source.name == FILE)
+        {
+            *elements = list;
+        }
+    }
 }
 
 /// Notes variables of which one sets a key and another the same key, or one below it: which of them counts would be left to
@@ -206,7 +241,7 @@ fn read(path: &Path, kinds: Kinds) -> Result<String, Box<Problem>> {
 
 /// Only the parser's message is used: its long form shows the line, and a password may stand in it.
 fn syntax_problem(path: &Path, text: &str, error: &toml_edit::TomlError) -> Problem {
-    let at = error.span().map(|span| Lines::new(text).position(span.start));
+    let at = error.span().map(|span| Lines::new(text).position(text, span.start));
     let found = syntax::explain(text, at.map_or(0, |(line, _)| line));
     let what = found.what.unwrap_or_else(|| format!("this is not TOML: {}", error.message().replace('\n', "; ")));
     Problem {
@@ -221,15 +256,15 @@ const FILE: &str = "file";
 const VARIABLE: &str = "variable";
 const FLAG: &str = "flag";
 
-/// One source as figment sees it.
+/// One source as figment sees it, once: the values are handed over.
 struct Layer {
     metadata: Metadata,
-    values: Dict,
+    values: Cell<Dict>,
 }
 
 impl Layer {
     fn new(kind: &'static str, source: Source, values: Dict) -> Self {
-        Self { metadata: Metadata::named(kind).source(source), values }
+        Self { metadata: Metadata::named(kind).source(source), values: Cell::new(values) }
     }
 
     /// One value of raw text under the path `key`.
@@ -247,39 +282,19 @@ impl Provider for Layer {
     }
 
     fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
-        Ok(Map::from([(Profile::Default, self.values.clone())]))
-    }
-}
-
-/// Byte offset to line and column.
-struct Lines<'a> {
-    text: &'a str,
-    starts: Vec<usize>,
-}
-
-impl<'a> Lines<'a> {
-    fn new(text: &'a str) -> Self {
-        let ends = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at + 1);
-        Self { text, starts: std::iter::once(0).chain(ends).collect() }
-    }
-
-    fn position(&self, offset: usize) -> (usize, usize) {
-        let line = self.starts.partition_point(|start| *start <= offset);
-        let start = line.checked_sub(1).and_then(|index| self.starts.get(index)).copied().unwrap_or(0);
-        let column = self.text.get(start..offset).map_or(0, |before| before.chars().count());
-        (line.max(1), column + 1)
+        Ok(Map::from([(Profile::Default, self.values.take())]))
     }
 }
 
 /// Turns the document into figment's values and notes where each key stands.
-struct FileReader<'a> {
-    lines: Lines<'a>,
-    positions: BTreeMap<String, (usize, usize)>,
+struct FileReader {
+    /// The path of each key and list element as a hash, and where it begins.
+    found: Vec<(u64, u32)>,
     /// How many tables are open.
     depth: usize,
 }
 
-impl FileReader<'_> {
+impl FileReader {
     fn table(&mut self, table: &dyn TableLike, path: &str) -> Dict {
         let mut values = Dict::new();
         // An error has come up long before this level, so what lies below is left out.
@@ -337,7 +352,7 @@ impl FileReader<'_> {
 
     fn note(&mut self, path: &str, span: Option<std::ops::Range<usize>>) {
         if let Some(span) = span {
-            self.positions.insert(path.to_owned(), self.lines.position(span.start));
+            self.found.push((positions::hash(path), u32::try_from(span.start).unwrap_or(u32::MAX)));
         }
     }
 }

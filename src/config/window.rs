@@ -2,7 +2,7 @@
 //!
 //! Reads no clock: whether a window is over is not known here. Called by `load`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use jiff::{
     Timestamp,
@@ -12,7 +12,6 @@ use jiff::{
 
 use super::{
     keys,
-    problem::nearest,
     read::{Field, Table},
 };
 use crate::plan::{Glob, Hours, Maintenance, Scope, Target};
@@ -31,18 +30,19 @@ const DAYS: [(&str, Weekday); 7] = [
 /// wrong.
 pub(super) fn read(root: &Table<'_>, targets: Option<&[Target]>) -> Vec<Maintenance> {
     let tables = root.tables("windows", &keys::WINDOW);
-    let groups: Vec<String> = root
+    let groups: BTreeSet<String> = root
         .tables("groups", &keys::GROUP)
         .iter()
         .filter_map(|group| Some(group.get("name")?.as_text()?.to_owned()))
         .collect();
-    let mut windows: Vec<Maintenance> = Vec::new();
+    let mut names = HashSet::new();
+    let mut windows = Vec::new();
     for table in &tables {
         let name = read_name(table);
         let hours = read_hours(table);
         let scope = read_scope(table, &groups);
         let (Some(name), Some(hours), Some(scope)) = (name, hours, scope) else { continue };
-        if windows.iter().any(|known| known.name == name) {
+        if !names.insert(name.clone()) {
             table.error("name", "another window has the same name", "give each window a name of its own");
         }
         if targets.is_some_and(|targets| !targets.iter().any(|target| scope.holds(target))) {
@@ -174,7 +174,7 @@ fn time_of_day(text: &str) -> Option<Option<Time>> {
     }
 }
 
-fn read_scope(table: &Table<'_>, groups: &[String]) -> Option<Scope> {
+fn read_scope(table: &Table<'_>, groups: &BTreeSet<String>) -> Option<Scope> {
     let mut complete = true;
     let mut list = |key| match table.get(key).map(|field| field.list()) {
         None => Vec::new(),
@@ -193,7 +193,7 @@ fn read_scope(table: &Table<'_>, groups: &[String]) -> Option<Scope> {
     let mut named = Vec::new();
     for (field, name) in list("groups") {
         if !groups.contains(&name) {
-            let near = nearest(&name, groups.iter().map(String::as_str));
+            let near = field.nearest(&name, groups.iter().map(String::as_str));
             let help = near.map(|near| format!("did you mean {near:?}?")).unwrap_or_default();
             field.error("there is no such group", help);
         }

@@ -81,7 +81,7 @@ impl Default for Timing {
 }
 
 /// Trust and identity for a TLS connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TlsOptions {
     /// PEM file with roots to trust beside the system's.
     pub ca_file: Option<PathBuf>,
