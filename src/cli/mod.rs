@@ -12,6 +12,8 @@ mod password;
 mod probe;
 mod progress;
 mod replay;
+mod signals;
+mod told;
 
 use std::{ffi::OsString, path::Path, process::ExitCode};
 

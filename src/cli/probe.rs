@@ -12,13 +12,15 @@ use std::{
 use tokio::{sync::watch, time::sleep_until};
 
 use super::{
-    FAILED, PASSED, USAGE,
+    FAILED, USAGE,
     args::{Format, ProbeArgs, TargetArgs},
     environment,
     misuse::unknown,
     output::Output,
     password::{self, Place, ask},
     progress::Progress,
+    signals::Signals,
+    told::Told,
 };
 use crate::{
     agent::{self, families, wiring},
@@ -28,7 +30,7 @@ use crate::{
     net::Family,
     plan::Target,
     probe::{Cancel, CurrentStep, Job, LineSink, Prepared, Prober, inspect},
-    record::{ErrorType, Run, RunOutcome, Seconds},
+    record::{ErrorType, Run, RunOutcome},
     secret::{Secret, SecretError},
     telemetry::{
         RemoteParent,
@@ -211,16 +213,16 @@ fn check_limits(args: &ProbeArgs) -> Result<(), String> {
 
 impl Plan {
     async fn run(mut self, args: &ProbeArgs, output: &mut Output) -> u8 {
-        let (stop, stopped) = watch::channel(false);
-        let interrupted = tokio::spawn(async move {
-            if tokio::signal::ctrl_c().await.is_ok() {
-                stop.send_replace(true);
+        let signals = match Signals::catch() {
+            Ok(signals) => signals,
+            Err(error) => {
+                output.error(&format!("cannot listen for signals: {error}"));
+                return FAILED;
             }
-            // Kept: a dropped sender would look like a signal to its receivers.
-            std::future::pending::<()>().await;
-        });
+        };
+        let stopped = signals.stopped().clone();
         let mut secret = self.secret.take();
-        let mut runs = Vec::new();
+        let mut told = Told::new(args, self.several(args));
         // Whether all of them did; none yet.
         let mut passed = None;
         // The failure that was shown last.
@@ -241,7 +243,15 @@ impl Plan {
                 let (prober, target, parent) = (self.prober.clone(), self.target.clone(), self.parent.clone());
                 let (secret, cancel) = (secret.take().map(Ok), (next, stopped.clone()));
                 let one = async move { once(&prober, &target, *family, parent.as_ref(), cancel, secret).await };
-                let run = tokio::spawn(one).await;
+                let mut task = tokio::spawn(one);
+                let run = tokio::select! {
+                    run = &mut task => run,
+                    () = signals.overdue() => {
+                        task.abort();
+                        output.warn("a run did not end in time and is left out");
+                        break;
+                    }
+                };
                 drop(progress);
                 let run = match run {
                     Ok(Some(run)) => run,
@@ -253,26 +263,21 @@ impl Plan {
                 };
                 self.show(&run, args, &mut shown, output);
                 passed = Some(passed.unwrap_or(true) && run.outcome == RunOutcome::Passed);
-                // What was said of it in JSON is said: it is not needed here any more.
-                let kept = args.output != Format::Json;
-                match &self.delivery {
-                    Some(delivery) => {
-                        delivery.metrics().record(&run);
-                        runs.extend(kept.then(|| run.clone()));
-                        delivery.deliver(run);
-                    }
-                    None => runs.extend(kept.then_some(run)),
+                told.add(&run, output.style());
+                if let Some(delivery) = &self.delivery {
+                    delivery.metrics().record(&run);
+                    delivery.deliver(run);
                 }
             }
             if output.is_closed() || *stopped.borrow() {
                 break;
             }
         }
-        interrupted.abort();
-        let code = conclude(&runs, passed == Some(true), self.several(args), args, output);
+        let code = told.conclude(passed == Some(true), output);
+        let code = signals.code().filter(|_| args.output != Format::Nagios).unwrap_or(code);
         if let Some(delivery) = self.delivery {
             let progress = output.progress_width().map(|width| Progress::of(width, "delivering"));
-            let report = delivery.shutdown(EXPORT).await;
+            let report = delivery.shutdown(signals.left().map_or(EXPORT, |left| left.min(EXPORT))).await;
             drop(progress);
             if !report.is_complete() {
                 let ends = [&self.config.otlp.traces, &self.config.otlp.metrics].into_iter().flatten();
@@ -371,31 +376,6 @@ fn conversation_sink(style: Style) -> LineSink {
     LineSink::new(move |line| {
         drop(std::io::stderr().lock().write_all(terminal::conversation_line(line, style).as_bytes()));
     })
-}
-
-/// What is shown when all runs have ended, and the exit code.
-fn conclude(runs: &[Run], passed: bool, several: bool, args: &ProbeArgs, output: &mut Output) -> u8 {
-    match args.output {
-        Format::Nagios => {
-            let seconds = |limit: Option<f64>| limit.map(|limit| Seconds::from(Duration::from_secs_f64(limit)));
-            let limits = terminal::Thresholds { warning: seconds(args.warning), critical: seconds(args.critical) };
-            let (text, code) = terminal::nagios(runs, &limits);
-            output.print(&text);
-            return code;
-        }
-        Format::Text if several => {
-            // Who ends a run that hangs wants to see where it hung.
-            let cut_short = runs.last().filter(|run| run.error_type == Some(ErrorType::Cancelled));
-            if let Some(drawn) = cut_short.or_else(|| terminal::slowest(runs)) {
-                output.print(&format!("\n{}", terminal::waterfall(drawn, output.style())));
-            }
-            if runs.len() > 1 {
-                output.print(&format!("\n{}", terminal::summary(runs, output.style())));
-            }
-        }
-        Format::Text | Format::Json => {}
-    }
-    if passed { PASSED } else { FAILED }
 }
 
 /// Waits until it is time; false when the operator has had enough.

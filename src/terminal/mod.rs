@@ -17,6 +17,7 @@ mod nagios;
 mod parts;
 #[cfg(test)]
 mod samples;
+mod spread;
 mod style;
 mod summary;
 mod table;
@@ -30,8 +31,8 @@ pub use failure::failure;
 pub use hints::hint;
 pub use json::json;
 pub use line::line;
-pub use nagios::{Thresholds, nagios};
+pub use nagios::{Nagios, Thresholds};
 pub use style::{ColorChoice, Style, Surroundings};
-pub use summary::{slowest, summary};
+pub use summary::Summary;
 pub use text::{duration, safe, size};
 pub use waterfall::waterfall;

@@ -3,7 +3,10 @@
 //! The format is that of the Monitoring Plugins Development Guidelines: `TEXT | PERFDATA`, then long output. A `|` in
 //! text that is not ours would begin performance data, so it is escaped like a control character.
 
-use std::fmt::Write as _;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt::Write as _,
+};
 
 use super::{
     Style,
@@ -32,43 +35,85 @@ enum State {
 
 const PLAIN: Style = Style { width: usize::MAX, colour: false, ascii: true };
 
-/// The text and the exit code for `runs`, one or several. The worst run decides and is described, critical before
-/// warning before unknown; performance data is of the worst run of each address family.
-pub fn nagios(runs: &[Run], thresholds: &Thresholds) -> (String, u8) {
-    let judged: Vec<_> = runs.iter().map(|run| (run, State::of(run, thresholds))).collect();
-    let Some((worst, state)) = most_severe(&judged) else {
-        return ("IMAP UNKNOWN - no run was made\n".to_owned(), State::Unknown.code());
-    };
-    let mut text = format!("IMAP {} - {}", state.word(), describe(worst));
-    if judged.len() > 1 {
-        let bad = judged.iter().filter(|(_, other)| *other != State::Ok).count();
-        write!(text, " ({bad} of {} runs not OK)", judged.len()).unwrap_or(());
-    }
-    text.push_str(" |");
-    let mut families: Vec<_> = runs.iter().map(|run| run.family.as_deref()).collect();
-    families.dedup();
-    families.sort_unstable();
-    families.dedup();
-    for family in families {
-        let of_family: Vec<_> = judged.iter().copied().filter(|(run, _)| run.family.as_deref() == family).collect();
-        if let Some((run, _)) = most_severe(&of_family) {
-            perfdata(run, thresholds, &mut text);
-        }
-    }
-    text.push('\n');
-    if judged.len() > 1 {
-        for (run, state) in &judged {
-            let family = run.family.as_deref().map(|family| format!(" {}", clean(family))).unwrap_or_default();
-            writeln!(text, "{}{family} {} - {}", run.started_at.time_of_day(), state.word(), describe(run))
-                .unwrap_or(());
-        }
-    }
-    (text, state.code())
+/// Lines below the first are those of so many runs, the last ones.
+const LINES: usize = 100;
+
+/// What a plug-in has seen of its runs, in memory that does not grow with their number.
+#[derive(Debug, Default)]
+pub struct Nagios {
+    thresholds: Thresholds,
+    runs: u64,
+    bad: u64,
+    /// The worst of all, and the worst of each address family.
+    worst: Option<(Run, State)>,
+    families: BTreeMap<Option<String>, (Run, State)>,
+    lines: VecDeque<String>,
 }
 
-/// The worst of them; among equals the slowest.
-fn most_severe<'a>(judged: &[(&'a Run, State)]) -> Option<(&'a Run, State)> {
-    judged.iter().copied().max_by_key(|(run, state)| (state.severity(), run.first_loading_latency_s, run.duration_s))
+impl Nagios {
+    /// No run yet.
+    pub fn new(thresholds: Thresholds) -> Self {
+        Self { thresholds, ..Self::default() }
+    }
+
+    /// Counts a run in.
+    pub fn add(&mut self, run: &Run) {
+        let state = State::of(run, &self.thresholds);
+        self.runs += 1;
+        self.bad += u64::from(state != State::Ok);
+        if self.worst.as_ref().is_none_or(|worst| is_as_severe((run, state), worst)) {
+            self.worst = Some((run.clone(), state));
+        }
+        match self.families.get_mut(&run.family) {
+            Some(worst) if is_as_severe((run, state), worst) => *worst = (run.clone(), state),
+            Some(_) => {}
+            None => {
+                self.families.insert(run.family.clone(), (run.clone(), state));
+            }
+        }
+        if self.lines.len() == LINES {
+            self.lines.pop_front();
+        }
+        let family = run.family.as_deref().map(|family| format!(" {}", clean(family))).unwrap_or_default();
+        self.lines.push_back(format!(
+            "{}{family} {} - {}\n",
+            run.started_at.time_of_day(),
+            state.word(),
+            describe(run)
+        ));
+    }
+
+    /// The text and the exit code, of one run or several. The worst run decides and is described, critical before warning
+    /// before unknown; performance data is of the worst run of each address family. Below are a line for each run, of many
+    /// for the last hundred.
+    pub fn conclude(&self) -> (String, u8) {
+        let Some((worst, state)) = &self.worst else {
+            return ("IMAP UNKNOWN - no run was made\n".to_owned(), State::Unknown.code());
+        };
+        let mut text = format!("IMAP {} - {}", state.word(), describe(worst));
+        if self.runs > 1 {
+            write!(text, " ({} of {} runs not OK)", self.bad, self.runs).unwrap_or(());
+        }
+        text.push_str(" |");
+        for (run, _) in self.families.values() {
+            perfdata(run, &self.thresholds, &mut text);
+        }
+        text.push('\n');
+        if self.runs > 1 {
+            let before = self.runs - self.lines.len() as u64;
+            if before > 0 {
+                writeln!(text, "{before} runs before these").unwrap_or(());
+            }
+            text.extend(self.lines.iter().map(String::as_str));
+        }
+        (text, state.code())
+    }
+}
+
+/// Whether a run is at least as bad as the worst before; among equals the slowest is, and then the last.
+fn is_as_severe((run, state): (&Run, State), (worst, worst_state): &(Run, State)) -> bool {
+    let weight = |run: &Run, state: State| (state.severity(), run.first_loading_latency_s, run.duration_s);
+    weight(run, state) >= weight(worst, *worst_state)
 }
 
 impl State {
@@ -172,6 +217,14 @@ mod tests {
         terminal::samples::{self, us},
     };
 
+    fn nagios(runs: &[Run], thresholds: &Thresholds) -> (String, u8) {
+        let mut nagios = Nagios::new(*thresholds);
+        for run in runs {
+            nagios.add(run);
+        }
+        nagios.conclude()
+    }
+
     const NONE: Thresholds = Thresholds { warning: None, critical: None };
 
     fn limits(warning: u64, critical: u64) -> Thresholds {
@@ -208,6 +261,17 @@ mod tests {
         assert!(first.starts_with("IMAP CRITICAL - mail01: LOGIN failed: auth_failed"), "{first}");
         assert!(first.contains(" fll_ipv4=0.053412s;;;0 ") && first.contains(" LOGIN_ipv6=2.004000s;;;0 "), "{first}");
         assert_eq!(text.lines().count(), 3, "{text}");
+    }
+
+    #[test]
+    fn of_many_runs_the_last_have_lines_and_all_are_counted() {
+        let slow = Run { first_loading_latency_s: Some(us(9_000_000)), ..samples::passed() };
+        let mut runs = vec![samples::passed(); 249];
+        runs.insert(3, slow);
+        let (text, code) = nagios(&runs, &limits(1_000_000, 10_000_000));
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!((code, lines.len(), lines[1]), (1, 102, "150 runs before these"));
+        assert!(lines[0].contains("9.000 s") && lines[0].contains("(1 of 250 runs not OK)"), "{}", lines[0]);
     }
 
     #[test]

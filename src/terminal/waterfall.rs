@@ -248,7 +248,7 @@ mod tests {
     use super::*;
     use crate::{
         record::{ErrorType, Seconds},
-        terminal::{failure, line, samples, summary},
+        terminal::{Summary, failure, line, samples},
     };
 
     const STYLES: [(bool, bool, &str); 2] = [(true, false, "colour"), (false, true, "ascii")];
@@ -447,7 +447,10 @@ mod tests {
             run in samples::any_run(), width in 40_usize..140, colour in any::<bool>(), ascii in any::<bool>(),
         ) {
             let style = Style { width, colour, ascii };
-            for page in [waterfall(&run, style), line(&run, style), summary(&[run.clone(), run.clone()], style)] {
+            let mut twice = Summary::default();
+            twice.add(&run, style);
+            twice.add(&run, style);
+            for page in [waterfall(&run, style), line(&run, style), twice.text(style)] {
                 prop_assert!(colour || !page.contains('\x1b'));
                 let page = bare(&page);
                 prop_assert!(!ascii || page.is_ascii(), "{page}");

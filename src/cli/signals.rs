@@ -1,0 +1,112 @@
+//! SIGINT and SIGTERM to a command that has results to show and to deliver: it ends in order, and within five seconds.
+//!
+//! The signals are waited for on a thread of its own: the one that the command runs on may be writing to a pipe that nobody
+//! reads. Called by `probe`.
+
+use std::{
+    future::pending,
+    io,
+    sync::{Arc, OnceLock, mpsc},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+    time::{sleep, sleep_until},
+};
+
+use crate::{clock, probe::Cancel};
+
+/// All of the end, from the signal on.
+const END: Duration = Duration::from_secs(5);
+/// Of that, for the run under way to say good-bye; the rest is for delivery.
+const GOODBYE: Duration = Duration::from_millis(2500);
+
+/// The signals, caught.
+pub(super) struct Signals {
+    stopped: Cancel,
+    first: Arc<OnceLock<First>>,
+}
+
+/// The first signal.
+#[derive(Clone, Copy)]
+struct First {
+    kind: SignalKind,
+    at: Instant,
+}
+
+impl Signals {
+    /// From now on the signals do not end the process by themselves.
+    pub(super) fn catch() -> io::Result<Self> {
+        let (stop, stopped) = watch::channel(false);
+        let first = Arc::new(OnceLock::new());
+        let (caught, is_caught) = mpsc::channel();
+        let told = first.clone();
+        let wait = move || {
+            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime,
+                Err(error) => return drop(caught.send(Err(error))),
+            };
+            runtime.block_on(async {
+                let signals = signal(SignalKind::terminate())
+                    .and_then(|terminate| Ok((terminate, signal(SignalKind::interrupt())?)));
+                let (terminate, interrupt) = match signals {
+                    Ok(signals) => signals,
+                    Err(error) => return drop(caught.send(Err(error))),
+                };
+                drop(caught.send(Ok(())));
+                let kind = next(terminate, interrupt).await;
+                told.get_or_init(|| First { kind, at: clock::now() });
+                stop.send_replace(true);
+                sleep(END.mul_f64(0.97)).await;
+                // What the command is at does not end: it writes where nobody reads.
+                std::process::exit(code(kind).into());
+            });
+        };
+        std::thread::Builder::new().name("signals".to_owned()).spawn(wait)?;
+        is_caught.recv().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))?;
+        Ok(Self { stopped, first })
+    }
+
+    /// True from the first signal on.
+    pub(super) fn stopped(&self) -> &Cancel {
+        &self.stopped
+    }
+
+    /// Returns when a run that was told to end has had its time for it.
+    pub(super) async fn overdue(&self) {
+        let mut stopped = self.stopped.clone();
+        if stopped.wait_for(|stopped| *stopped).await.is_err() {
+            return pending().await;
+        }
+        if let Some(first) = self.first.get() {
+            sleep_until((first.at + GOODBYE).into()).await;
+        }
+    }
+
+    /// What is left until the end has to be over, less what the process's own end takes. None without a signal.
+    pub(super) fn left(&self) -> Option<Duration> {
+        let end = self.first.get()?.at + END.mul_f64(0.94);
+        Some(end.saturating_duration_since(clock::now()))
+    }
+
+    /// The exit code of a command that SIGTERM ended: as if it had not been caught. Who presses Ctrl-C sees what there was,
+    /// and the code says what came of it.
+    pub(super) fn code(&self) -> Option<u8> {
+        let kind = self.first.get()?.kind;
+        (kind == SignalKind::terminate()).then(|| code(kind))
+    }
+}
+
+async fn next(mut terminate: Signal, mut interrupt: Signal) -> SignalKind {
+    tokio::select! {
+        _ = terminate.recv() => SignalKind::terminate(),
+        _ = interrupt.recv() => SignalKind::interrupt(),
+    }
+}
+
+/// As a shell counts them.
+fn code(kind: SignalKind) -> u8 {
+    u8::try_from(128 + kind.as_raw_value()).unwrap_or(u8::MAX)
+}

@@ -1,0 +1,68 @@
+//! What `probe` tells when its runs have ended: a summary, or a plug-in's line. Neither takes more memory for more runs.
+
+use std::time::Duration;
+
+use super::{
+    FAILED, PASSED,
+    args::{Format, ProbeArgs},
+    output::Output,
+};
+use crate::{
+    record::{ErrorType, Run, Seconds},
+    terminal::{self, Nagios, Style, Summary, Thresholds},
+};
+
+/// What is kept of runs until all have ended. What was said of each in JSON, or of the only one, is said.
+pub(super) enum Told {
+    Nothing,
+    Nagios(Box<Nagios>),
+    /// With the last run, if it was cut short.
+    Text(Box<Summary>, Option<Box<Run>>),
+}
+
+impl Told {
+    pub(super) fn new(args: &ProbeArgs, several: bool) -> Self {
+        match args.output {
+            Format::Nagios => {
+                let seconds = |limit: Option<f64>| limit.map(|limit| Seconds::from(Duration::from_secs_f64(limit)));
+                let limits = Thresholds { warning: seconds(args.warning), critical: seconds(args.critical) };
+                Self::Nagios(Box::new(Nagios::new(limits)))
+            }
+            Format::Text if several => Self::Text(Box::default(), None),
+            Format::Text | Format::Json => Self::Nothing,
+        }
+    }
+
+    pub(super) fn add(&mut self, run: &Run, style: Style) {
+        match self {
+            Self::Nothing => {}
+            Self::Nagios(nagios) => nagios.add(run),
+            Self::Text(summary, cut_short) => {
+                summary.add(run, style);
+                *cut_short = (run.error_type == Some(ErrorType::Cancelled)).then(|| Box::new(run.clone()));
+            }
+        }
+    }
+
+    /// What is shown when all runs have ended, and the exit code.
+    pub(super) fn conclude(&self, passed: bool, output: &mut Output) -> u8 {
+        match self {
+            Self::Nothing => {}
+            Self::Nagios(nagios) => {
+                let (text, code) = nagios.conclude();
+                output.print(&text);
+                return code;
+            }
+            Self::Text(summary, cut_short) => {
+                // Who ends a run that hangs wants to see where it hung.
+                if let Some(drawn) = cut_short.as_deref().or_else(|| summary.slowest()) {
+                    output.print(&format!("\n{}", terminal::waterfall(drawn, output.style())));
+                }
+                if summary.runs() > 1 {
+                    output.print(&format!("\n{}", summary.text(output.style())));
+                }
+            }
+        }
+        if passed { PASSED } else { FAILED }
+    }
+}

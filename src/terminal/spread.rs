@@ -1,0 +1,112 @@
+//! Least, median and largest of a number of values that has no bound, in memory that has one.
+//!
+//! Up to [`EXACT`] values are kept as they are. Beyond that they are counted in a histogram whose median is off by no more
+//! than a thousandth of itself; least and largest stay exact. Called by `summary`.
+
+use hdrhistogram::Histogram;
+
+/// So many values are kept as they are.
+const EXACT: usize = 1000;
+/// Digits of a value that a histogram tells apart.
+const DIGITS: u8 = 3;
+
+/// Values, one after the other.
+#[derive(Debug, Default)]
+pub(super) struct Spread {
+    values: Vec<u64>,
+    counted: Option<Histogram<u32>>,
+    count: u64,
+    least: u64,
+    most: u64,
+}
+
+impl Spread {
+    pub(super) fn add(&mut self, value: u64) {
+        self.least = if self.count == 0 { value } else { self.least.min(value) };
+        self.most = self.most.max(value);
+        self.count += 1;
+        if let Some(counted) = &mut self.counted {
+            record(counted, value);
+            return;
+        }
+        self.values.push(value);
+        if self.values.len() > EXACT
+            && let Ok(mut counted) = Histogram::new(DIGITS)
+        {
+            for value in std::mem::take(&mut self.values) {
+                record(&mut counted, value);
+            }
+            self.counted = Some(counted);
+        }
+    }
+
+    /// How many.
+    pub(super) fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Least, median and largest; all 0 of none. Of an even number of values the mean of the two in the middle, while they are
+    /// kept.
+    pub(super) fn figures(&self) -> [u64; 3] {
+        let middle = match &self.counted {
+            Some(counted) => counted.value_at_quantile(0.5).clamp(self.least, self.most),
+            None => median(&self.values),
+        };
+        [self.least, middle, self.most]
+    }
+}
+
+/// It grows with the largest value; one that it cannot grow for is a time of more than a hundred thousand years.
+fn record(counted: &mut Histogram<u32>, value: u64) {
+    counted.record(value).unwrap_or(());
+}
+
+fn median(values: &[u64]) -> u64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable();
+    let middle = |at: usize| sorted.get(at).copied().unwrap_or_default();
+    let (low, high) = (middle(sorted.len().saturating_sub(1) / 2), middle(sorted.len() / 2));
+    low + (high - low) / 2
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn of(values: impl IntoIterator<Item = u64>) -> Spread {
+        let mut spread = Spread::default();
+        values.into_iter().for_each(|value| spread.add(value));
+        spread
+    }
+
+    #[test]
+    fn the_median_of_an_even_number_lies_between_the_middle_two() {
+        assert_eq!(of([9, 1, 3]).figures(), [1, 3, 9]);
+        assert_eq!(of([9, 1, 30, 3]).figures(), [1, 6, 30]);
+        assert_eq!(of([]).figures(), [0; 3]);
+    }
+
+    proptest! {
+        #[test]
+        fn of_many_values_the_median_is_off_by_a_thousandth(
+            values in proptest::collection::vec(0..100_000_000_u64, 1001..3000),
+        ) {
+            let [least, middle, most] = of(values.iter().copied()).figures();
+            let mut sorted = values;
+            sorted.sort_unstable();
+            prop_assert_eq!((least, most), (sorted[0], sorted[sorted.len() - 1]));
+            let exact = sorted[(sorted.len() - 1) / 2];
+            prop_assert!(middle.abs_diff(exact) <= exact / 1000 + 1, "{middle} for {exact}");
+        }
+    }
+
+    #[test]
+    fn its_memory_is_bounded_however_many_and_odd_the_values() {
+        let spread = of((0..200_000_u64).map(|number| number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 2));
+        assert_eq!((spread.values.capacity(), spread.count()), (0, 200_000));
+        // Two thousand for each of the 64 sizes that a number can have.
+        assert!(spread.counted.unwrap().distinct_values() <= 64 * 2048);
+    }
+}
