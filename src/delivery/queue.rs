@@ -317,7 +317,7 @@ impl Queue {
         outcome
     }
 
-    /// Writes all runs that are not on disk.
+    /// Writes all runs that are not on disk, or the oldest of them, as many as fit.
     fn write(&self, spool: &mut Spool) -> std::io::Result<()> {
         self.load(spool)?;
         let (numbers, runs): (Vec<_>, Vec<_>) = {
@@ -326,7 +326,7 @@ impl Queue {
             let waiting = state.flying.iter().chain(&state.ahead).chain(state.recent.range(first..));
             waiting.filter(|entry| entry.place.is_none()).map(|entry| (entry.number, entry.run.clone())).unzip()
         };
-        let written = spool.append(&runs, clock::wall())?;
+        let written = spool.append(&runs, clock::wall());
         let mut left = (BTreeMap::new(), None);
         self.0.state.send_if_modified(|state| {
             left = state.place(numbers.into_iter().zip(written.places).collect());
@@ -347,7 +347,7 @@ impl Queue {
         if full {
             self.tell_full();
         }
-        Ok(())
+        written.failure.map_or(Ok(()), Err)
     }
 
     /// Reads the oldest runs back. Gives why none can be read at present, if so.

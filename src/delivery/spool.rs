@@ -71,13 +71,15 @@ pub(super) struct Figures {
     pub(super) first: u64,
 }
 
-/// What came of writing a group.
+/// What came of writing runs.
 #[derive(Debug, Default)]
 pub(super) struct Written {
-    /// Where each run is now.
+    /// Where each run is now, from the first on: as many as there was room for.
     pub(super) places: Vec<Place>,
     /// Segments that had to go for it, and how many runs in each had not been delivered.
     pub(super) dropped: BTreeMap<u64, u64>,
+    /// Why the rest of them was not written.
+    pub(super) failure: Option<io::Error>,
 }
 
 /// What was read back.
@@ -106,6 +108,8 @@ pub(super) struct Spool {
     active: Option<File>,
     next: u64,
     loaded: bool,
+    /// The disk had no room for all that was written last.
+    is_full: bool,
     /// It is another's from now on.
     pub(super) closed: bool,
     /// The content of the segment that is being read.
@@ -135,6 +139,7 @@ impl Spool {
             active: None,
             next: 1,
             loaded: false,
+            is_full: false,
             closed: false,
             reading: None,
             shelf,
@@ -194,12 +199,37 @@ impl Spool {
             .map(|first| cursor.filter(|cursor| cursor.segment == first).map_or_else(|| Place::start(first), behind)))
     }
 
-    /// Writes runs to the end; they are on the disk when this comes back. Over the budget the oldest segments go.
-    pub(super) fn append(&mut self, runs: &[Arc<Run>], now: SystemTime) -> io::Result<Written> {
+    /// Writes runs to the end; they are on the disk when this comes back. Over the budget the oldest segments go. On a disk
+    /// without room for all of them, the oldest are written, as many as it takes.
+    pub(super) fn append(&mut self, runs: &[Arc<Run>], now: SystemTime) -> Written {
         let mut written = Written::default();
-        if runs.is_empty() {
-            return Ok(written);
+        // A disk that was full the last time is tried with little: what does not fit is packed in vain.
+        let mut piece = if self.is_full { GROUP } else { runs.len() };
+        let (mut rest, mut grows) = (runs, true);
+        while !rest.is_empty() {
+            let (some, others) = rest.split_at(piece.min(rest.len()));
+            match self.append_whole(some, now, &mut written) {
+                Ok(()) => {
+                    rest = others;
+                    self.is_full &= !rest.is_empty();
+                    piece = if grows { piece.saturating_mul(2) } else { piece };
+                }
+                Err(error) if is_full(&error) && some.len() > 1 => {
+                    (self.is_full, grows) = (true, false);
+                    piece = GROUP.min(some.len() / 2);
+                }
+                Err(error) => {
+                    self.is_full = is_full(&error);
+                    written.failure = Some(error);
+                    break;
+                }
+            }
         }
+        written
+    }
+
+    /// Writes all of these runs, or none.
+    fn append_whole(&mut self, runs: &[Arc<Run>], now: SystemTime, written: &mut Written) -> io::Result<()> {
         let mut members = Vec::new();
         let mut offsets = Vec::new();
         for group in runs.chunks(GROUP) {
@@ -215,13 +245,16 @@ impl Spool {
         if self.active.is_none() {
             self.create()?;
         }
-        let (Some(file), Some(segment)) = (&self.active, self.segments.back_mut()) else { return Ok(written) };
+        let (Some(file), Some(segment)) = (&self.active, self.segments.back_mut()) else { return Ok(()) };
         let start = segment.length;
         if let Err(error) = file.write_all_at(&members, start).and_then(|()| file.sync_data()) {
             // What half a group looks like is known to the reader; a file that goes on behind it is not.
-            let _cut = file.set_len(start).is_ok();
+            let cut = file.set_len(start).is_ok();
             let number = segment.number;
-            self.active = None;
+            // A smaller piece may fit behind what is there.
+            if start == 0 || !cut || !is_full(&error) {
+                self.active = None;
+            }
             if start == 0 {
                 self.segments.pop_back();
                 let _removed = fs::remove_file(self.path_of(number)).is_ok();
@@ -240,7 +273,7 @@ impl Spool {
             written.dropped.insert(oldest.number, oldest.left);
             self.remove(&oldest);
         }
-        Ok(written)
+        Ok(())
     }
 
     /// Reads on at `from`, up to `until` or the end: as many runs as have `spans` spans, and the rest of their group.
@@ -597,6 +630,11 @@ fn segment_path(state: &Path, number: u64) -> PathBuf {
 /// Whether a file that gives this error is not there, or not all of it.
 fn is_gone(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof)
+}
+
+/// Whether the error means that less might fit.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
 }
 
 fn checksum(text: &str) -> String {

@@ -31,9 +31,14 @@ pub(super) async fn run(queue: Queue) {
         if !hurried && !due {
             continue;
         }
+        let stored = queue.0.state.borrow().stored.runs;
         match queue.on_disk(Queue::write_and_tell).await {
             // A panic is no reason to try again at once.
             Some(Err(_)) | None => {
+                // A disk that has taken a part may soon have room for more.
+                if queue.0.state.borrow().stored.runs > stored {
+                    pause = FIRST_PAUSE;
+                }
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }

@@ -14,6 +14,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod disk;
 mod expected;
 mod kernel;
 mod memory;
