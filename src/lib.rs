@@ -23,6 +23,7 @@ pub mod clock;
 pub mod config;
 pub mod delivery;
 pub mod demo;
+pub mod follow;
 pub mod imap;
 pub mod latency;
 pub mod net;

@@ -6,15 +6,20 @@
 
 use std::{
     collections::HashMap,
-    fs,
-    os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use super::{AgentError, backoff::Backoff, families, once::longest};
-use crate::{latency::SlowSpell, net::Family, plan::Target, probe::Prepared, schedule::Slot};
+use crate::{
+    follow::{FileVersions, versions},
+    latency::SlowSpell,
+    net::Family,
+    plan::Target,
+    probe::Prepared,
+    schedule::Slot,
+};
 
 /// A password command's own deadline, a look at certificates, and what handing a finished run on may take.
 const AROUND: Duration = Duration::from_secs(20);
@@ -67,7 +72,7 @@ pub(super) struct Fleet {
 struct Member {
     prepared: Arc<Prepared>,
     /// The files for TLS as they were when they were read.
-    files: Vec<Option<Stamp>>,
+    files: FileVersions,
     /// One for each account, in their order.
     works: Vec<Arc<Work>>,
 }
@@ -89,7 +94,7 @@ impl Fleet {
         let mut difference = Difference::default();
         for target in targets {
             // Looked at first: a file that changes while it is read is read again.
-            let files: Vec<_> = tls_files(target).map(Stamp::of).collect();
+            let files = versions(&tls_files(target).cloned().collect::<Vec<_>>());
             let old = self.members.get(&target.name);
             let member = match old {
                 Some(old) if old.prepared.target() == target && old.files == files => {
@@ -135,7 +140,7 @@ impl Fleet {
 }
 
 impl Member {
-    fn new(target: &Target, files: Vec<Option<Stamp>>, old: Option<&Self>) -> Result<Self, AgentError> {
+    fn new(target: &Target, files: FileVersions, old: Option<&Self>) -> Result<Self, AgentError> {
         let prepared =
             Prepared::new(target.clone()).map_err(|source| AgentError::Tls { target: target.name.clone(), source })?;
         let prepared = Arc::new(match old {
@@ -158,28 +163,10 @@ pub(super) fn tls_files(target: &Target) -> impl Iterator<Item = &PathBuf> {
     [&tls.ca_file, &tls.client_cert, &tls.client_key].into_iter().flatten()
 }
 
-/// What shows that a file has changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stamp {
-    modified: (i64, i64),
-    size: u64,
-    file: (u64, u64),
-}
-
-impl Stamp {
-    /// None when it cannot be looked at.
-    pub(super) fn of(path: impl AsRef<Path>) -> Option<Self> {
-        let found = fs::metadata(path).ok()?;
-        Some(Self {
-            modified: (found.mtime(), found.mtime_nsec()),
-            size: found.size(),
-            file: (found.dev(), found.ino()),
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::config::{self, Sources};
 

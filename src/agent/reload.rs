@@ -10,13 +10,14 @@ use tracing::{error, info, warn};
 
 use super::{
     descriptors,
-    fleet::{Difference, Fleet, Stamp, Work, tls_files},
+    fleet::{Difference, Fleet, Work, tls_files},
     shared::{Settings, Shared},
     wiring,
 };
 use crate::{
     clock,
     config::{self, Config, Sources},
+    follow::FileVersion,
     plan::{AddressChoice, Target},
     probe::Prober,
     schedule::Schedule,
@@ -42,7 +43,7 @@ pub(super) struct Reload {
 }
 
 /// What files looked like.
-pub(super) type Look = Vec<(PathBuf, Option<Stamp>)>;
+pub(super) type Look = Vec<(PathBuf, Option<FileVersion>)>;
 
 /// A configuration that cannot be used.
 struct Refused {
@@ -254,11 +255,13 @@ pub(super) fn watched(read: &[PathBuf], targets: &[Target]) -> Vec<PathBuf> {
 
 /// Looks at files where waiting for a disk delays no probe.
 pub(super) async fn look(files: Vec<PathBuf>) -> Look {
-    let look = spawn_blocking(|| files.into_iter().map(|path| (Stamp::of(&path), path)).map(swap).collect());
+    let look = spawn_blocking(|| {
+        files.into_iter().map(|path| (FileVersion::at(&path).ok().flatten(), path)).map(swap).collect()
+    });
     look.await.unwrap_or_default()
 }
 
-fn swap((stamp, path): (Option<Stamp>, PathBuf)) -> (PathBuf, Option<Stamp>) {
+fn swap((stamp, path): (Option<FileVersion>, PathBuf)) -> (PathBuf, Option<FileVersion>) {
     (path, stamp)
 }
 

@@ -6,9 +6,9 @@
 //! read. What the content means is the matter of `conf` and `hosts`. Called by `resolve`.
 
 use std::{
-    fs::{File, Metadata},
+    fs::File,
     io::{self, Read as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::{Arc, mpsc},
     time::{Duration, Instant},
@@ -23,12 +23,13 @@ use super::{
     conf::{Overrides, ResolvConf},
     hosts::Hosts,
 };
-use crate::net::{Trouble, trouble};
+use crate::{
+    follow::{Changes, FileVersion, absent},
+    net::{Trouble, trouble},
+};
 
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_millis(500);
-/// A file that changes at every look is read after as many all the same.
-const LOOKS: u32 = 4;
 /// More than any list of blocked names has; a larger file is refused.
 const LARGEST: u64 = 64 << 20;
 
@@ -174,60 +175,36 @@ fn hostname() -> String {
     nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// By what a change of a file shows: device, inode, size, and when its content and it itself were changed.
-type FileVersion = (u64, u64, u64, (i64, i64), (i64, i64));
-/// None for a file that is not there.
-type FileStamp = Option<FileVersion>;
-
-fn version(metadata: &Metadata) -> FileVersion {
-    let (modified, changed) = ((metadata.mtime(), metadata.mtime_nsec()), (metadata.ctime(), metadata.ctime_nsec()));
-    (metadata.dev(), metadata.ino(), metadata.size(), modified, changed)
-}
-
 /// A file, and what was known of it at the last look.
 struct WatchedFile {
     path: PathBuf,
-    /// Of the content that is in use; none before the first.
-    used: Option<FileStamp>,
-    /// Of a change that is not in use yet, and at how many looks there was one.
-    seen: Option<(FileStamp, u32)>,
-    /// It was read at the first look: a program may have been writing to it.
-    unsure: bool,
+    changes: Changes<Option<FileVersion>>,
     /// That it cannot be read has been logged.
     logged: bool,
 }
 
 impl WatchedFile {
     fn new(path: PathBuf) -> Self {
-        Self { path, used: None, seen: None, unsure: false, logged: false }
+        Self { path, changes: Changes::new(), logged: false }
     }
 
     /// The content, when it is to be used from now on. A file that is not there is empty.
     fn read(&mut self) -> io::Result<Option<Vec<u8>>> {
-        let now = absent(std::fs::metadata(&self.path).map(|metadata| version(&metadata)))?;
-        if self.used.is_some() && !self.unsure {
-            if self.used == Some(now) {
-                self.seen = None;
-                self.logged = false;
-                return Ok(None);
-            }
-            let looks = self.seen.map_or(0, |(_, looks)| looks) + 1;
-            let settled = self.seen.is_some_and(|(seen, _)| seen == now) || looks > LOOKS;
-            if !settled {
-                self.seen = Some((now, looks));
-                return Ok(None);
-            }
+        let now = FileVersion::at(&self.path)?;
+        if !self.changes.is_due(&now) {
+            self.logged &= !self.changes.is_used(&now);
+            return Ok(None);
         }
-        let (content, stamp) = read(&self.path)?;
-        self.unsure = self.used.is_none();
-        (self.used, self.seen, self.logged) = (Some(stamp), None, false);
+        let (content, version) = read(&self.path)?;
+        self.changes.took(version);
+        self.logged = false;
         Ok(Some(content))
     }
 
     /// The cause that an error gives runs while no good content is in use. While there is, the error is logged once.
     fn cause(&mut self, error: &io::Error) -> Option<ResolveCause> {
         let text = format!("cannot read {}: {error}", self.path.display());
-        if self.used.is_some() {
+        if self.changes.has_read() {
             if !std::mem::replace(&mut self.logged, true) {
                 warn!(target: "imaptrace::net", "{text}; what it held before stays in use");
             }
@@ -240,7 +217,7 @@ impl WatchedFile {
     }
 }
 
-fn read(path: &Path) -> io::Result<(Vec<u8>, FileStamp)> {
+fn read(path: &Path) -> io::Result<(Vec<u8>, Option<FileVersion>)> {
     // To open a FIFO would wait for its writer, for ever.
     let opened = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path);
     let Some(file) = absent(opened)? else { return Ok((Vec::new(), None)) };
@@ -248,19 +225,11 @@ fn read(path: &Path) -> io::Result<(Vec<u8>, FileStamp)> {
     if !metadata.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
     }
-    let stamp = Some(version(&metadata));
+    let version = Some(FileVersion::of(&metadata));
     let mut content = Vec::new();
     file.take(LARGEST + 1).read_to_end(&mut content)?;
     if content.len() as u64 > LARGEST {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is larger than {LARGEST} bytes")));
     }
-    Ok((content, stamp))
-}
-
-/// None for a file that is not there.
-fn absent<T>(result: io::Result<T>) -> io::Result<Option<T>> {
-    match result {
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
-        other => other.map(Some),
-    }
+    Ok((content, version))
 }

@@ -1,0 +1,371 @@
+//! A value that is read from files, and is read again when one of them changes.
+//!
+//! Every call to a file system is made by `blocking`, under the mount that the file is on: one that does not answer keeps no
+//! other value from being followed. The last good value stays in use until there is another.
+
+use std::{
+    fmt,
+    future::Future,
+    path::PathBuf,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{sync::watch, time::sleep};
+use tracing::{info, warn};
+
+use super::watched::{Changes, FileVersion, FileVersions};
+use crate::{
+    blocking::{self, Unfinished},
+    clock,
+};
+
+/// From one look at the files to the next. A change is in use after at most two looks and the time to read it: less than 5 s.
+pub const LOOK: Duration = Duration::from_secs(1);
+/// How long a file system may take for a look.
+const LOOK_DEADLINE: Duration = Duration::from_secs(2);
+
+/// A future of its own.
+pub type Reading<T, E> = Pin<Box<dyn Future<Output = Result<Read<T>, NotRead<E>>> + Send>>;
+
+/// What was read.
+pub struct Read<T> {
+    /// What it means.
+    pub value: T,
+    /// Of the bytes that it was made of: the same bytes are no change.
+    pub digest: [u8; 32],
+}
+
+/// Why nothing was read.
+#[derive(Debug)]
+pub enum NotRead<E> {
+    /// What is there cannot be used, or nothing is there.
+    Wrong(E),
+    /// A file system, a program or the machine has not answered in time.
+    Unfinished(String),
+}
+
+impl<E> From<Unfinished> for NotRead<E> {
+    fn from(unfinished: Unfinished) -> Self {
+        Self::Unfinished(unfinished.to_string())
+    }
+}
+
+/// What is known of a followed value.
+#[derive(Debug)]
+pub enum Known<T> {
+    /// It could not be read yet, and why.
+    Waiting(Arc<str>),
+    /// The last good value.
+    Good(Arc<T>),
+}
+
+impl<T> Clone for Known<T> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Waiting(why) => Self::Waiting(why.clone()),
+            Self::Good(value) => Self::Good(value.clone()),
+        }
+    }
+}
+
+/// See the module's head.
+pub struct Followed<T, E> {
+    /// For the log.
+    name: String,
+    paths: Vec<PathBuf>,
+    read: Box<dyn Fn() -> Reading<T, E> + Send + Sync>,
+    known: watch::Sender<Known<T>>,
+    state: Mutex<State>,
+    is_looking: AtomicBool,
+}
+
+#[derive(Default)]
+struct State {
+    changes: Changes<FileVersions>,
+    /// Of the value in use.
+    digest: Option<[u8; 32]>,
+    /// What was logged last of a change that cannot be used.
+    logged: Option<String>,
+}
+
+impl<T, E> fmt::Debug for Followed<T, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Followed({})", self.name)
+    }
+}
+
+impl<T, E> Followed<T, E>
+where
+    T: Send + Sync + 'static,
+    E: fmt::Display + Send + 'static,
+{
+    /// Reads the value for the first time. What is there and cannot be used is an error; what does not answer is waited for
+    /// by whoever follows it. `name` is how the log calls it, `read` what makes the value of the files at `paths`; it must end
+    /// in bounded time.
+    pub async fn begin(
+        name: String,
+        paths: Vec<PathBuf>,
+        read: impl Fn() -> Reading<T, E> + Send + Sync + 'static,
+    ) -> Result<Arc<Self>, E> {
+        let followed = Self {
+            name,
+            paths,
+            read: Box::new(read),
+            known: watch::Sender::new(Known::Waiting("it is being read".into())),
+            state: Mutex::default(),
+            is_looking: AtomicBool::new(false),
+        };
+        let unfinished = match followed.versions().await {
+            Ok(versions) => match (followed.read)().await {
+                Ok(read) => {
+                    followed.use_value(versions, read);
+                    return Ok(Arc::new(followed));
+                }
+                Err(NotRead::Wrong(error)) => return Err(error),
+                Err(NotRead::Unfinished(problem)) => problem,
+            },
+            Err(unfinished) => unfinished.to_string(),
+        };
+        followed.wait_for(&unfinished);
+        Ok(Arc::new(followed))
+    }
+
+    /// The value now.
+    pub fn known(&self) -> Known<T> {
+        self.known.borrow().clone()
+    }
+
+    /// Has changes of the value told.
+    pub fn subscribe(&self) -> watch::Receiver<Known<T>> {
+        self.known.subscribe()
+    }
+
+    /// Looks at the files once, and reads them when that is due.
+    pub async fn look(&self) {
+        let versions = match self.versions().await {
+            Ok(versions) => versions,
+            Err(unfinished) => return self.keep(unfinished.to_string()),
+        };
+        if !self.state().changes.is_due(&versions) {
+            let mut state = self.state();
+            if state.changes.is_used(&versions) {
+                state.logged = None;
+            }
+            return;
+        }
+        match (self.read)().await {
+            Ok(read) => self.use_value(versions, read),
+            Err(NotRead::Wrong(error)) => self.keep(error.to_string()),
+            Err(NotRead::Unfinished(problem)) => self.keep(problem),
+        }
+    }
+
+    async fn versions(&self) -> Result<FileVersions, Unfinished> {
+        let deadline = clock::now() + LOOK_DEADLINE;
+        let mut versions = Vec::with_capacity(self.paths.len());
+        for path in &self.paths {
+            let version = blocking::with_path(path, deadline, FileVersion::at).await?;
+            versions.push(version.ok().flatten());
+        }
+        Ok(versions)
+    }
+
+    fn use_value(&self, versions: FileVersions, read: Read<T>) {
+        let mut state = self.state();
+        state.changes.took(versions);
+        let unusable = state.logged.take().is_some();
+        if state.digest == Some(read.digest) {
+            if unusable {
+                info!(target: "imaptrace::follow", "{} can be read again and is as it was", self.name);
+            }
+            return;
+        }
+        let is_change = state.digest.replace(read.digest).is_some();
+        drop(state);
+        self.known.send_replace(Known::Good(Arc::new(read.value)));
+        if is_change {
+            info!(target: "imaptrace::follow", "{} has changed and is in use", self.name);
+        } else if unusable {
+            info!(target: "imaptrace::follow", "{} has been read and is in use", self.name);
+        }
+    }
+
+    /// Keeps the value as it is, and logs why once.
+    fn keep(&self, problem: String) {
+        let mut state = self.state();
+        if state.digest.is_none() {
+            drop(state);
+            return self.wait_for(&problem);
+        }
+        if state.logged.as_ref() != Some(&problem) {
+            warn!(target: "imaptrace::follow", "{} cannot be used as it is now: {problem}; what was read before stays in use", self.name);
+            state.logged = Some(problem);
+        }
+    }
+
+    /// Nothing was read yet.
+    fn wait_for(&self, problem: &str) {
+        let mut state = self.state();
+        if state.logged.as_deref() != Some(problem) {
+            warn!(target: "imaptrace::follow", "{} cannot be read: {problem}; it is tried again until it can", self.name);
+            state.logged = Some(problem.to_owned());
+            drop(state);
+            self.known.send_replace(Known::Waiting(problem.into()));
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a follower looks at.
+trait Look: Send + Sync {
+    /// One look, unless the last one has not ended.
+    fn begin_look(self: Arc<Self>);
+}
+
+impl<T, E> Look for Followed<T, E>
+where
+    T: Send + Sync + 'static,
+    E: fmt::Display + Send + 'static,
+{
+    fn begin_look(self: Arc<Self>) {
+        if self.is_looking.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        // A task each: one that waits for its file system delays no other.
+        tokio::spawn(async move {
+            self.look().await;
+            self.is_looking.store(false, Ordering::Relaxed);
+        });
+    }
+}
+
+/// Looks at all that is followed, at regular intervals.
+#[derive(Clone, Default)]
+pub struct Follower(Arc<Mutex<Vec<Weak<dyn Look>>>>);
+
+impl Follower {
+    /// Looks at this value, too, for as long as somebody has it.
+    pub fn add<T, E>(&self, followed: &Arc<Followed<T, E>>)
+    where
+        T: Send + Sync + 'static,
+        E: fmt::Display + Send + 'static,
+    {
+        let weak: Weak<Followed<T, E>> = Arc::downgrade(followed);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(weak);
+    }
+
+    /// Follows for as long as it is polled.
+    pub async fn run(self) {
+        loop {
+            sleep(LOOK).await;
+            let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            all.retain(|followed| followed.upgrade().map(Look::begin_look).is_some());
+        }
+    }
+}
+
+impl fmt::Debug for Follower {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Follower").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::*;
+
+    type Text = Followed<String, String>;
+
+    async fn follow(path: &Path) -> Result<Arc<Text>, String> {
+        let read = path.to_owned();
+        Text::begin("the file".to_owned(), vec![path.to_owned()], move || {
+            let path = read.clone();
+            Box::pin(async move {
+                let text = fs::read_to_string(&path).map_err(|error| NotRead::Wrong(error.to_string()))?;
+                let mut digest = [0; 32];
+                digest[..text.len().min(32)].copy_from_slice(&text.as_bytes()[..text.len().min(32)]);
+                if text == "bad" {
+                    return Err(NotRead::Wrong("it is bad".to_owned()));
+                }
+                Ok(Read { value: text, digest })
+            })
+        })
+        .await
+    }
+
+    fn value(followed: &Text) -> String {
+        match followed.known() {
+            Known::Good(text) => text.as_str().to_owned(),
+            Known::Waiting(why) => format!("waiting: {why}"),
+        }
+    }
+
+    /// As many looks as a change takes at most.
+    async fn looks(followed: &Text) {
+        for _ in 0..2 {
+            followed.look().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_value_follows_a_file_that_is_written_renamed_over_and_led_to_by_another_link() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        // As kubelet does it: a link to a link to a directory that is swapped.
+        let volume = |name: &str, text: &str| {
+            fs::create_dir(path(name)).unwrap();
+            fs::write(path(name).join("value"), text).unwrap();
+            std::os::unix::fs::symlink(path(name), path("new")).unwrap();
+            fs::rename(path("new"), path("..data")).unwrap();
+        };
+        volume("first", "1");
+        std::os::unix::fs::symlink("..data/value", path("value")).unwrap();
+        let followed = follow(&path("value")).await.unwrap();
+        assert_eq!(value(&followed), "1");
+        looks(&followed).await;
+        fs::write(path("first").join("value"), "2").unwrap();
+        looks(&followed).await;
+        assert_eq!(value(&followed), "2", "written");
+        fs::write(path("other"), "3").unwrap();
+        fs::rename(path("other"), path("first").join("value")).unwrap();
+        looks(&followed).await;
+        assert_eq!(value(&followed), "3", "renamed over");
+        volume("second", "4");
+        looks(&followed).await;
+        assert_eq!(value(&followed), "4", "a link swapped");
+    }
+
+    #[tokio::test]
+    async fn the_last_good_value_stays_while_there_is_no_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("value");
+        fs::write(&path, "bad").unwrap();
+        assert_eq!(follow(&path).await.unwrap_err(), "it is bad", "a wrong file at the start is an error");
+        fs::write(&path, "good").unwrap();
+        let followed = follow(&path).await.unwrap();
+        looks(&followed).await;
+        for how in ["bad", "gone"] {
+            if how == "gone" {
+                fs::remove_file(&path).unwrap();
+            } else {
+                fs::write(&path, how).unwrap();
+            }
+            looks(&followed).await;
+            assert_eq!(value(&followed), "good", "{how}");
+            assert!(followed.state().logged.is_some(), "{how}");
+        }
+        fs::write(&path, "better").unwrap();
+        looks(&followed).await;
+        assert_eq!((value(&followed).as_str(), followed.state().logged.is_none()), ("better", true));
+    }
+}

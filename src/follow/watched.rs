@@ -1,0 +1,166 @@
+//! What shows that a file has changed, and when a change is read: once it was the same at two looks in a row, so that a
+//! program which is still writing is not overtaken.
+
+use std::{
+    fs::Metadata,
+    io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+/// A file that changes at every look is read after as many all the same.
+const LOOKS: u32 = 4;
+
+/// What shows a change of the file that a path leads to: device, inode, size, and the times of its content and of its inode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileVersion {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl FileVersion {
+    /// The version that the metadata of an open file show.
+    pub fn of(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+
+    /// The version of the file that a path leads to, links followed; none when there is no file. Waits for the file system.
+    pub fn at(path: &Path) -> io::Result<Option<Self>> {
+        absent(std::fs::metadata(path).map(|metadata| Self::of(&metadata)))
+    }
+}
+
+/// The same of several files; one that cannot be looked at is as one that is not there.
+pub type FileVersions = Vec<Option<FileVersion>>;
+
+/// The versions of these files, in their order. Waits for their file systems.
+pub fn versions(paths: &[PathBuf]) -> FileVersions {
+    paths.iter().map(|path| FileVersion::at(path).ok().flatten()).collect()
+}
+
+/// None for a file that is not there.
+pub fn absent<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+/// Decides by the versions of one file or of several when they are to be read.
+#[derive(Debug)]
+pub struct Changes<V> {
+    /// Of the content that is in use; none before the first.
+    used: Option<V>,
+    /// Of a change that is not in use yet, and at how many looks there was one.
+    seen: Option<(V, u32)>,
+    /// It was read at the first look: a program may have been writing to it.
+    unsure: bool,
+}
+
+impl<V: PartialEq + Clone> Changes<V> {
+    /// Of what has not been read yet.
+    pub fn new() -> Self {
+        Self { used: None, seen: None, unsure: false }
+    }
+
+    /// Whether to read now. To be called once a look; what was read is to be told by [`Changes::took`].
+    pub fn is_due(&mut self, now: &V) -> bool {
+        if self.used.is_none() || self.unsure {
+            return true;
+        }
+        if self.used.as_ref() == Some(now) {
+            self.seen = None;
+            return false;
+        }
+        let looks = self.seen.as_ref().map_or(0, |(_, looks)| *looks) + 1;
+        if self.seen.as_ref().is_some_and(|(seen, _)| seen == now) || looks > LOOKS {
+            return true;
+        }
+        self.seen = Some((now.clone(), looks));
+        false
+    }
+
+    /// This version has been read and is in use, or is known to be of no use.
+    pub fn took(&mut self, version: V) {
+        self.unsure = self.used.is_none();
+        (self.used, self.seen) = (Some(version), None);
+    }
+
+    /// Whether anything was read yet.
+    pub fn has_read(&self) -> bool {
+        self.used.is_some()
+    }
+
+    /// Whether the version is the one in use.
+    pub fn is_used(&self, version: &V) -> bool {
+        self.used.as_ref() == Some(version)
+    }
+}
+
+impl<V: PartialEq + Clone> Default for Changes<V> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_read_once_it_was_the_same_at_two_looks_or_never_rests() {
+        let mut changes = Changes::new();
+        assert!(changes.is_due(&1) && !changes.has_read());
+        changes.took(1);
+        // The first reading may have come in the middle of a writing.
+        assert!(changes.is_due(&1));
+        changes.took(1);
+        assert!(!changes.is_due(&1) && changes.is_used(&1));
+        assert!(!changes.is_due(&2));
+        assert!(!changes.is_due(&3));
+        assert!(changes.is_due(&3), "it was the same twice");
+        changes.took(3);
+        assert!(!changes.is_due(&3));
+        let restless: Vec<_> = (4..12).map(|version| changes.is_due(&version)).collect();
+        assert_eq!(restless.iter().position(|due| *due), Some(4), "{restless:?}");
+        // One that is as before again was never a change.
+        changes.took(20);
+        assert!(!changes.is_due(&21) && !changes.is_due(&20) && !changes.is_due(&21));
+    }
+
+    #[test]
+    fn a_version_is_that_of_the_file_which_a_link_leads_to_and_changes_with_every_way_to_replace_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let link = path("link");
+        std::fs::write(path("one"), "a").unwrap();
+        std::fs::write(path("two"), "a").unwrap();
+        std::os::unix::fs::symlink(path("one"), &link).unwrap();
+        let at = || FileVersion::at(&link).unwrap();
+        let mut known = vec![at()];
+        let mut changed = |how: &str| {
+            let now = at();
+            assert!(!known.contains(&now), "{how}");
+            known.push(now);
+        };
+        std::fs::write(path("one"), "ab").unwrap();
+        changed("written");
+        std::fs::rename(path("two"), path("one")).unwrap();
+        changed("renamed over");
+        std::fs::write(path("three"), "a").unwrap();
+        std::os::unix::fs::symlink(path("three"), path("new")).unwrap();
+        std::fs::rename(path("new"), &link).unwrap();
+        changed("another link");
+        std::fs::remove_file(path("three")).unwrap();
+        changed("gone");
+    }
+}

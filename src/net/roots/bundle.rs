@@ -1,0 +1,270 @@
+//! A bundle of CA certificates as a hashed directory of our own, under a name that never changes: the environment cannot be
+//! changed while threads run.
+//!
+//! That name leads, by way of `/proc/self/fd`, to a descriptor that is kept open, and `dup3` puts another directory under
+//! it in one step. So the directory can be made when it is known where, made anew when a cleaner took it, and replaced when
+//! the bundle changes, and at no time does a verification find half of one. The same goes for the file: it is empty as
+//! long as there is a directory, and the bundle itself where none can be made. Every call that waits for a disk is made by
+//! `blocking`. Called by `roots`.
+
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::fs::OpenOptionsExt as _,
+    },
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex as Lock, PoisonError},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    fcntl::{OFlag, open},
+    sys::stat::Mode,
+    unistd::dup3,
+};
+use tokio::{
+    sync::Mutex,
+    time::{sleep, timeout_at},
+};
+use tracing::{info, warn};
+
+use super::{
+    NOTHING, RootsError,
+    directory::{Files, HashedDirectory, by_descriptor, hashed},
+};
+use crate::{
+    blocking::{self, Unfinished},
+    clock,
+    follow::{Changes, FileVersion, LOOK},
+};
+
+/// How long a disk may take for one step.
+const STEP: Duration = Duration::from_secs(2);
+/// The largest bundle that is read.
+const LARGEST: u64 = 16 << 20;
+
+/// See the module's head.
+#[derive(Debug)]
+pub(super) struct Bundle {
+    path: PathBuf,
+    /// What the two variables name, and lead to other files and directories as time goes by.
+    slots: Arc<Lock<Slots>>,
+    state: Mutex<State>,
+    /// The directory in use, for a check without the state's lock.
+    current: Lock<Option<Arc<HashedDirectory>>>,
+}
+
+#[derive(Debug)]
+struct Slots {
+    directory: OwnedFd,
+    file: OwnedFd,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Where a directory may be made, the best first.
+    places: Vec<PathBuf>,
+    changes: Changes<Option<FileVersion>>,
+    /// What the bundle held when it was last good.
+    files: Option<Arc<Files>>,
+    /// OpenSSL reads the bundle itself.
+    is_file: bool,
+    /// What was logged last.
+    logged: Option<String>,
+}
+
+impl Bundle {
+    /// Opens what the two variables will name. Makes no directory yet. To be called before there is a second thread.
+    pub(super) fn reserve(path: PathBuf) -> Result<Self, RootsError> {
+        let nothing = || open(NOTHING, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty());
+        let failed = |problem: String| RootsError { bundle: path.clone(), problem };
+        let slots = nothing().and_then(|directory| Ok(Slots { directory, file: nothing()? }));
+        let slots = slots.map_err(|error| failed(error.to_string()))?;
+        if !by_descriptor(slots.file.as_raw_fd()).exists() {
+            return Err(failed("/proc is not mounted".to_owned()));
+        }
+        let (slots, state, current) = (Arc::new(Lock::new(slots)), Mutex::default(), Lock::default());
+        Ok(Self { path, slots, state, current })
+    }
+
+    /// The values for the file's variable and the directory's.
+    pub(super) fn names(&self) -> (PathBuf, PathBuf) {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        (by_descriptor(slots.file.as_raw_fd()), by_descriptor(slots.directory.as_raw_fd()))
+    }
+
+    /// Says where a directory may be made, the best place first, and makes it in the first that will do.
+    pub(super) async fn place(&self, places: Vec<PathBuf>) {
+        let mut state = self.state.lock().await;
+        state.places = places;
+        drop(self.refresh(&mut state).await);
+    }
+
+    /// Sees to it that certificates are found: to be awaited before a connection.
+    pub(super) async fn ready(&self, deadline: Instant) -> Result<(), RootsError> {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(current) = current {
+            let origin = blocking::Origin::of_path(current.place());
+            match blocking::run(origin, deadline, move || current.is_whole()).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(unfinished) => return Err(self.error(unfinished.to_string())),
+            }
+        }
+        let Ok(mut state) = timeout_at(deadline.into(), self.state.lock()).await else {
+            return Err(self.error("it is being read, and its file system does not answer".to_owned()));
+        };
+        if state.is_file {
+            return Ok(());
+        }
+        timeout_at(deadline.into(), self.refresh(&mut state))
+            .await
+            .unwrap_or_else(|_| Err(self.error("no answer in time".to_owned())))
+    }
+
+    /// Follows the bundle, and the directory made of it, for as long as it is polled.
+    pub(super) async fn follow(&self) {
+        loop {
+            sleep(LOOK).await;
+            drop(self.refresh(&mut *self.state.lock().await).await);
+        }
+    }
+
+    /// Removes the directory. Waits for the disk.
+    pub(super) fn remove(&self) {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    fn error(&self, problem: String) -> RootsError {
+        RootsError { bundle: self.path.clone(), problem }
+    }
+
+    /// Reads the bundle if it has changed, and makes a directory if it has or if there is none.
+    async fn refresh(&self, state: &mut State) -> Result<(), RootsError> {
+        let deadline = clock::now() + STEP;
+        let is_new = match self.read(state, deadline).await {
+            Ok(is_new) => is_new,
+            Err(problem) => {
+                self.log(state, &problem);
+                if state.files.is_none() {
+                    return Err(self.error(problem));
+                }
+                false
+            }
+        };
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let is_whole = match current {
+            None => state.is_file,
+            Some(current) => {
+                let origin = blocking::Origin::of_path(current.place());
+                blocking::run(origin, deadline, move || current.is_whole()).await.unwrap_or(false)
+            }
+        };
+        if is_new || !is_whole { self.make(state).await } else { Ok(()) }
+    }
+
+    /// Whether the bundle holds something else than before.
+    async fn read(&self, state: &mut State, deadline: Instant) -> Result<bool, String> {
+        let unfinished = |unfinished: Unfinished| unfinished.to_string();
+        let wrong = |error: io::Error| error.to_string();
+        let version = blocking::with_path(&self.path, deadline, FileVersion::at).await.map_err(unfinished)?;
+        let version = version.map_err(wrong)?;
+        if !state.changes.is_due(&version) {
+            return Ok(false);
+        }
+        let read = blocking::with_path(&self.path, deadline, |path| -> Result<Files, String> {
+            hashed(&read(path).map_err(wrong)?).map_err(|error| error.to_string())
+        });
+        let files = read.await.map_err(unfinished)??;
+        if files.is_empty() && state.files.as_ref().is_some_and(|known| !known.is_empty()) {
+            return Err("it holds no certificate".to_owned());
+        }
+        state.changes.took(version);
+        let is_change = state.files.is_some();
+        let was_bad = state.logged.take().is_some();
+        if state.files.as_deref() == Some(&files) {
+            return Ok(false);
+        }
+        state.files = Some(Arc::new(files));
+        if is_change || was_bad {
+            info!(target: "imaptrace::net", "the CA bundle {} has changed and is in use", self.path.display());
+        }
+        Ok(true)
+    }
+
+    /// Makes a directory in the first place that will do, and puts it under the name; without one, the bundle itself.
+    async fn make(&self, state: &mut State) -> Result<(), RootsError> {
+        let files = state.files.clone().unwrap_or_default();
+        let mut problem = String::from("there is no place for it");
+        for place in &state.places {
+            let wanted = files.clone();
+            let made = blocking::with_path(place, clock::now() + STEP, move |place| {
+                HashedDirectory::make(place, &wanted)
+            });
+            problem = match made.await {
+                Ok(Ok(made)) => match self.swap(made) {
+                    Ok(()) => {
+                        state.is_file = false;
+                        return Ok(());
+                    }
+                    Err(error) => error.to_string(),
+                },
+                Ok(Err(error)) => format!("{}: {error}", place.display()),
+                Err(unfinished) => format!("{}: {unfinished}", place.display()),
+            };
+        }
+        let slots = self.slots.clone();
+        let opened = blocking::with_path(&self.path, clock::now() + STEP, move |path| -> io::Result<()> {
+            let bundle = open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+            let mut slots = slots.lock().unwrap_or_else(PoisonError::into_inner);
+            Ok(dup3(&bundle, &mut slots.file, OFlag::O_CLOEXEC)?)
+        });
+        let opened = opened.await.map_err(|unfinished| self.error(unfinished.to_string()))?;
+        opened.map_err(|error| self.error(format!("{problem}; {error}")))?;
+        if !std::mem::replace(&mut state.is_file, true) {
+            let problem = self.error(problem);
+            warn!(target: "imaptrace::net", "{problem}; every TLS connection costs 30 ms of CPU");
+        }
+        Ok(())
+    }
+
+    /// Puts a directory under the name, and removes the one before.
+    fn swap(&self, made: HashedDirectory) -> io::Result<()> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(descriptor) = made.descriptor() else { return Err(io::ErrorKind::NotFound.into()) };
+        dup3(descriptor, &mut slots.directory, OFlag::O_CLOEXEC)?;
+        let nothing = open(NOTHING, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+        dup3(&nothing, &mut slots.file, OFlag::O_CLOEXEC)?;
+        drop(slots);
+        let before = self.current.lock().unwrap_or_else(PoisonError::into_inner).replace(Arc::new(made));
+        if let Some(before) = before {
+            // To remove it takes a disk's time.
+            let place = before.place().to_owned();
+            tokio::spawn(async move {
+                drop(blocking::with_path(&place, clock::now() + STEP, move |_| drop(before)).await);
+            });
+        }
+        Ok(())
+    }
+
+    fn log(&self, state: &mut State, problem: &str) {
+        if state.logged.as_deref() != Some(problem) {
+            let and = if state.files.is_some() { "what it held before stays in use" } else { "it is tried again" };
+            warn!(target: "imaptrace::net", "the CA bundle {} cannot be used: {problem}; {and}", self.path.display());
+            state.logged = Some(problem.to_owned());
+        }
+    }
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    // To open a FIFO would wait for its writer, for ever.
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let mut content = Vec::new();
+    file.take(LARGEST + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > LARGEST {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is larger than {LARGEST} bytes")));
+    }
+    Ok(content)
+}
