@@ -15,9 +15,14 @@ mod replay;
 mod signals;
 mod told;
 
-use std::{ffi::OsString, path::Path, process::ExitCode};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{CommandFactory as _, Parser as _};
+use tokio::signal::unix::{SignalKind, signal};
 
 use self::{
     args::{CanaryCommand, Cli, Command},
@@ -69,21 +74,29 @@ pub fn main(roots: Result<Roots, RootsError>, stdout_is_closed: bool) -> ExitCod
             PASSED
         }
         Command::Check { config } => check::run(&config, &mut output),
-        Command::Agent { config } => in_runtime(Threads::AsManyAsCores, &mut output, async |output| {
-            run_agent(&config, roots.original.clone(), output).await
-        }),
+        Command::Agent { config } => {
+            in_runtime(Threads::AsManyAsCores, &mut output, async |output| run_agent(&config, &roots, output).await)
+        }
         Command::Demo => {
             in_runtime(Threads::One, &mut output, async |output| demo::run(roots.original.clone(), output).await)
         }
         Command::Probe(args) => in_runtime(Threads::One, &mut output, async |output| {
+            roots.keep(places(None)).await;
             probe::run(*args, roots.original.clone(), output).await
         }),
         Command::Replay(args) => in_runtime(Threads::One, &mut output, async |output| {
-            replay::run(args, roots.original.clone(), output).await
+            roots.keep(places(None)).await;
+            unless_stopped(
+                &[SignalKind::terminate(), SignalKind::interrupt()],
+                replay::run(args, roots.original.clone(), output),
+            )
+            .await
         }),
         Command::Canary { command: CanaryCommand::Fill(args) } => {
             in_runtime(Threads::One, &mut output, async |output| {
-                canary::run(*args, roots.original.clone(), output).await
+                roots.keep(places(None)).await;
+                unless_stopped(&[SignalKind::terminate()], Box::pin(canary::run(*args, roots.original.clone(), output)))
+                    .await
             })
         }
     };
@@ -155,7 +168,29 @@ fn in_runtime(threads: Threads, output: &mut Output, run: impl AsyncFnOnce(&mut 
     }
 }
 
-async fn run_agent(path: &Path, child_env: Vec<(OsString, Option<OsString>)>, output: &mut Output) -> u8 {
+/// Runs a command to its end, or until one of these signals that it does not heed itself: what was made for it is removed then,
+/// as the default action of a signal would not. The exit code is a shell's for a program that a signal ended.
+async fn unless_stopped(signals: &[SignalKind], command: impl Future<Output = u8>) -> u8 {
+    let mut caught: Vec<_> = signals.iter().filter_map(|kind| Some((*kind, signal(*kind).ok()?))).collect();
+    let stopped = std::future::poll_fn(|context| {
+        let ended = caught.iter_mut().find_map(|(kind, signal)| signal.poll_recv(context).is_ready().then_some(*kind));
+        ended.map_or(std::task::Poll::Pending, std::task::Poll::Ready)
+    });
+    tokio::select! {
+        biased;
+        code = command => code,
+        kind = stopped => 128 + u8::try_from(kind.as_raw_value()).unwrap_or_default(),
+    }
+}
+
+/// Where a directory of CA certificates is made if one must be: what systemd gives for the run, else for state.
+fn places(state: Option<&Path>) -> Vec<PathBuf> {
+    let first = |name| std::env::split_paths(&std::env::var_os(name)?).next();
+    let state = state.map(Path::to_owned).or_else(|| first("STATE_DIRECTORY"));
+    first("RUNTIME_DIRECTORY").into_iter().chain(state).filter(|place| place.is_absolute()).collect()
+}
+
+async fn run_agent(path: &Path, roots: &Roots, output: &mut Output) -> u8 {
     let sources = sources(path);
     let config = match config::load(&sources) {
         Ok(config) => config,
@@ -191,7 +226,9 @@ async fn run_agent(path: &Path, child_env: Vec<(OsString, Option<OsString>)>, ou
         file: Some(path.to_owned()),
         ..agent::StatusSettings::default()
     };
-    match agent::run(config, sources, child_env, status).await {
+    // A run that comes before the directory waits for it; the agent does not.
+    drop(roots.keep(places(config.state.dir.as_deref())));
+    match agent::run(config, sources, roots.original.clone(), status).await {
         Ok(()) => PASSED,
         Err(error) => {
             output.error(&error.to_string());

@@ -2,34 +2,54 @@
 //!
 //! async-native-tls builds its connector anew for every connection, and OpenSSL then parses the whole bundle of CA
 //! certificates. A hashed directory is read lazily instead, one certificate when it is needed. So, before there is any
-//! thread, `SSL_CERT_FILE` is pointed at an empty file and `SSL_CERT_DIR` at a hashed directory: the system's own, or a
-//! private one made here from whatever bundle the operator or the system has. What is trusted stays the same.
+//! thread, `SSL_CERT_FILE` is pointed at an empty file and `SSL_CERT_DIR` at a hashed directory: the system's own, which
+//! is followed by that alone, or one that `bundle` makes and keeps of whatever bundle the operator or the system has. What
+//! is trusted stays the same.
 //!
-//! Called by `main` alone; elsewhere than on Linux it does nothing.
+//! Called by `main` and by the command line; elsewhere than on Linux it does nothing.
+
+#[cfg(target_os = "linux")]
+mod bundle;
+#[cfg(target_os = "linux")]
+mod directory;
 
 use std::{
-    collections::HashMap,
     ffi::{OsStr, OsString},
     path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
 };
 
-use tempfile::TempDir;
+use crate::clock;
 
-/// What was changed in the environment, and the private directory for as long as this lives.
+#[cfg(target_os = "linux")]
+use self::{bundle::Bundle, directory::is_hashed_name};
+
+/// What was changed in the environment, and the directory that was made for it for as long as this lives.
 #[derive(Debug, Default)]
 pub struct Roots {
     /// The two variables as the operator had set them, for child processes.
     pub original: Vec<(OsString, Option<OsString>)>,
-    /// Removed when it is dropped.
-    _private: Option<TempDir>,
+    /// Where there is a bundle and no hashed directory.
+    bundle: Option<Arc<Bundle>>,
 }
 
-/// The bundle could not be made into a directory. TLS still works, at 30 ms a connection.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot make a hashed directory from the CA bundle {bundle}: {problem}", bundle = bundle.display())]
+/// The bundle that the process's environment leads to, for all that connects by TLS.
+static BUNDLE: OnceLock<Arc<Bundle>> = OnceLock::new();
+
+/// How long a command waits for the directory before it begins.
+const MAKING: Duration = Duration::from_secs(5);
+/// How long the end of the process waits for a directory to be removed.
+const REMOVAL: Duration = Duration::from_millis(300);
+
+/// The bundle cannot be used, or cannot be made into a directory.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the CA bundle {bundle} cannot be made into a hashed directory: {problem}", bundle = bundle.display())]
 pub struct RootsError {
     bundle: PathBuf,
     problem: String,
+    /// This process or the machine may open no more files.
+    pub is_exhausted: bool,
 }
 
 const FILE: &str = "SSL_CERT_FILE";
@@ -92,10 +112,14 @@ impl Roots {
         let value =
             |name: &str| original.iter().find(|(known, _)| known == name).and_then(|(_, value)| value.as_deref());
         let (mut directories, bundle) = Self::decide(value(FILE).filter(|value| !value.is_empty()), value(DIRECTORY));
-        let private = bundle.map(|bundle| explode(&bundle)).transpose()?;
-        directories.extend(private.as_ref().map(|directory| directory.path().to_owned()));
+        let bundle = bundle.map(|path| Bundle::reserve(path).map(Arc::new)).transpose()?;
+        let (file, made) = match &bundle {
+            Some(bundle) => bundle.names(),
+            None => (PathBuf::from(NOTHING), PathBuf::new()),
+        };
+        directories.extend(bundle.is_some().then_some(made));
         if directories.is_empty() {
-            return Ok(Self { original, _private: private });
+            return Ok(Self { original, bundle });
         }
         // For every certificate that it does not find by its hash, OpenSSL 3 reads the variable's value as one directory,
         // too, and looks through the whole of it. Two of them are none.
@@ -103,73 +127,110 @@ impl Roots {
         if let Ok(list) = std::env::join_paths(&directories) {
             // SAFETY: the caller promises that there is no other thread.
             unsafe {
-                std::env::set_var(FILE, NOTHING);
+                std::env::set_var(FILE, file);
                 std::env::set_var(DIRECTORY, list);
             }
         }
-        Ok(Self { original, _private: private })
+        if let Some(bundle) = &bundle {
+            // Fails if it was called before: then the environment is that of the first.
+            drop(BUNDLE.set(bundle.clone()));
+        }
+        Ok(Self { original, bundle })
+    }
+
+    /// Has a bundle made into a directory, in the first of these places that will do or else that for temporary files, and
+    /// followed from then on. Needs a runtime. What is returned ends when the directory is there, or cannot be for now.
+    pub fn keep(&self, places: Vec<PathBuf>) -> impl Future<Output = ()> + use<> {
+        let bundle = self.bundle.clone();
+        if let Some(bundle) = bundle.clone() {
+            bundle.place(places);
+            tokio::spawn(async move { bundle.follow().await });
+        }
+        async move {
+            if let Some(bundle) = bundle {
+                // What is wrong is logged, and found again before each connection.
+                drop(bundle.ready(clock::now() + MAKING).await);
+            }
+        }
+    }
+}
+
+impl Drop for Roots {
+    /// Removes the directory, if the disk lets it in time.
+    fn drop(&mut self) {
+        let Some(bundle) = self.bundle.take() else { return };
+        let (done, is_done) = std::sync::mpsc::channel::<()>();
+        let remove = move || {
+            bundle.remove();
+            drop(done);
+        };
+        if std::thread::Builder::new().name("roots".to_owned()).spawn(remove).is_ok() {
+            // Nothing is ever sent: it ends when the other side is gone.
+            let _in_time = is_done.recv_timeout(REMOVAL).is_err();
+        }
+    }
+}
+
+/// Sees to it that the process's roots are found, until `deadline`: to be awaited before a connection by TLS. Costs nothing
+/// where the system has a hashed directory.
+pub async fn roots_are_ready(deadline: Instant) -> Result<(), RootsError> {
+    match BUNDLE.get() {
+        Some(bundle) => bundle.ready(deadline).await,
+        None => Ok(()),
     }
 }
 
 /// A directory in which OpenSSL finds certificates by the hash of their subject.
 fn is_hashed(directory: &Path) -> bool {
-    let hashed = |name: &OsStr| {
-        let name = name.as_encoded_bytes();
-        name.len() == 10 && name.ends_with(b".0") && name.iter().take(8).all(u8::is_ascii_hexdigit)
-    };
-    std::fs::read_dir(directory).is_ok_and(|entries| entries.flatten().any(|entry| hashed(&entry.file_name())))
+    std::fs::read_dir(directory).is_ok_and(|entries| entries.flatten().any(|entry| is_hashed_name(&entry.file_name())))
 }
 
-#[cfg(target_os = "linux")]
-fn explode(bundle: &Path) -> Result<TempDir, RootsError> {
-    let failed = |problem: String| RootsError { bundle: bundle.to_owned(), problem };
-    let pem = std::fs::read(bundle).map_err(|error| failed(error.to_string()))?;
-    let certificates = openssl::x509::X509::stack_from_pem(&pem).map_err(|error| failed(error.to_string()))?;
-    let directory =
-        tempfile::Builder::new().prefix("imaptrace-ca-").tempdir().map_err(|error| failed(error.to_string()))?;
-    let mut taken: HashMap<u32, u32> = HashMap::new();
-    for certificate in certificates {
-        let hash = certificate.subject_name_hash();
-        let number = taken.entry(hash).or_default();
-        let path = directory.path().join(format!("{hash:08x}.{number}"));
-        *number += 1;
-        let pem = certificate.to_pem().map_err(|error| failed(error.to_string()))?;
-        std::fs::write(path, pem).map_err(|error| failed(error.to_string()))?;
-    }
-    Ok(directory)
-}
-
+/// There is no bundle to be made into anything.
 #[cfg(not(target_os = "linux"))]
-fn explode(bundle: &Path) -> Result<TempDir, RootsError> {
-    Err(RootsError { bundle: bundle.to_owned(), problem: "only done on Linux".into() })
+mod elsewhere {
+    use std::{convert::Infallible, ffi::OsStr, path::PathBuf, time::Instant};
+
+    use super::RootsError;
+
+    #[derive(Debug)]
+    pub(super) struct Bundle(Infallible);
+
+    impl Bundle {
+        pub(super) fn reserve(bundle: PathBuf) -> Result<Self, RootsError> {
+            Err(RootsError { bundle, problem: "only done on Linux".into(), is_exhausted: false })
+        }
+
+        pub(super) fn names(&self) -> (PathBuf, PathBuf) {
+            match self.0 {}
+        }
+
+        pub(super) fn place(&self, _: Vec<PathBuf>) {
+            match self.0 {}
+        }
+
+        pub(super) async fn ready(&self, _: Instant) -> Result<(), RootsError> {
+            match self.0 {}
+        }
+
+        pub(super) async fn follow(&self) {
+            match self.0 {}
+        }
+
+        pub(super) fn remove(&self) {
+            match self.0 {}
+        }
+    }
+
+    pub(super) fn is_hashed_name(_: &OsStr) -> bool {
+        false
+    }
 }
+#[cfg(not(target_os = "linux"))]
+use self::elsewhere::{Bundle, is_hashed_name};
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
-
-    #[expect(clippy::unwrap_used, reason = "a test's helper")]
-    fn certificate(name: &str) -> String {
-        let key = rcgen::KeyPair::generate().unwrap();
-        rcgen::CertificateParams::new(vec![name.into()]).unwrap().self_signed(&key).unwrap().pem()
-    }
-
-    #[test]
-    fn a_bundle_becomes_a_hashed_directory_with_every_certificate() {
-        let place = tempfile::tempdir().unwrap();
-        let bundle = place.path().join("bundle.pem");
-        // rcgen gives both the same subject: the same hash, two numbers.
-        std::fs::write(&bundle, certificate("a.example") + &certificate("b.example")).unwrap();
-        let directory = explode(&bundle).unwrap();
-        let mut names: Vec<_> = std::fs::read_dir(directory.path())
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        assert_eq!(names.len(), 2);
-        assert!(names[0].ends_with(".0") && names[1].ends_with(".1"), "{names:?}");
-        assert!(is_hashed(directory.path()) && !is_hashed(place.path()));
-    }
 
     #[test]
     fn the_operators_own_variables_come_first() {

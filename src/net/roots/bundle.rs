@@ -15,7 +15,7 @@ use std::{
         unix::fs::OpenOptionsExt as _,
     },
     path::{Path, PathBuf},
-    sync::{Arc, Mutex as Lock, PoisonError},
+    sync::{Arc, Mutex as Lock, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -38,10 +38,39 @@ use crate::{
     blocking::{self, Unfinished},
     clock,
     follow::{Changes, FileVersion, LOOK},
+    net::{Trouble, trouble},
 };
 
 /// How long a disk may take for one step.
 const STEP: Duration = Duration::from_secs(2);
+/// Why the bundle cannot be used.
+#[derive(Debug)]
+struct Problem {
+    text: String,
+    /// A file system has not answered.
+    is_unfinished: bool,
+    /// No more files may be opened.
+    is_exhausted: bool,
+}
+
+impl Problem {
+    fn new(text: &str) -> Self {
+        Self { text: text.to_owned(), is_unfinished: false, is_exhausted: false }
+    }
+}
+
+impl From<io::Error> for Problem {
+    fn from(error: io::Error) -> Self {
+        Self { is_exhausted: matches!(trouble(&error), Some(Trouble::Exhausted)), ..Self::new(&error.to_string()) }
+    }
+}
+
+impl From<Unfinished> for Problem {
+    fn from(unfinished: Unfinished) -> Self {
+        Self { is_unfinished: true, ..Self::new(&unfinished.to_string()) }
+    }
+}
+
 /// The largest bundle that is read.
 const LARGEST: u64 = 16 << 20;
 
@@ -49,6 +78,8 @@ const LARGEST: u64 = 16 << 20;
 #[derive(Debug)]
 pub(super) struct Bundle {
     path: PathBuf,
+    /// Where a directory may be made, the best first.
+    places: OnceLock<Vec<PathBuf>>,
     /// What the two variables name, and lead to other files and directories as time goes by.
     slots: Arc<Lock<Slots>>,
     state: Mutex<State>,
@@ -64,8 +95,6 @@ struct Slots {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Where a directory may be made, the best first.
-    places: Vec<PathBuf>,
     changes: Changes<Option<FileVersion>>,
     /// What the bundle held when it was last good.
     files: Option<Arc<Files>>,
@@ -79,14 +108,18 @@ impl Bundle {
     /// Opens what the two variables will name. Makes no directory yet. To be called before there is a second thread.
     pub(super) fn reserve(path: PathBuf) -> Result<Self, RootsError> {
         let nothing = || open(NOTHING, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty());
-        let failed = |problem: String| RootsError { bundle: path.clone(), problem };
+        let failed = |problem: Problem| RootsError {
+            bundle: path.clone(),
+            problem: problem.text,
+            is_exhausted: problem.is_exhausted,
+        };
         let slots = nothing().and_then(|directory| Ok(Slots { directory, file: nothing()? }));
-        let slots = slots.map_err(|error| failed(error.to_string()))?;
+        let slots = slots.map_err(|error| failed(io::Error::from(error).into()))?;
         if !by_descriptor(slots.file.as_raw_fd()).exists() {
-            return Err(failed("/proc is not mounted".to_owned()));
+            return Err(failed(Problem::new("/proc is not mounted")));
         }
-        let (slots, state, current) = (Arc::new(Lock::new(slots)), Mutex::default(), Lock::default());
-        Ok(Self { path, slots, state, current })
+        let (places, state, current) = Default::default();
+        Ok(Self { path, places, slots: Arc::new(Lock::new(slots)), state, current })
     }
 
     /// The values for the file's variable and the directory's.
@@ -95,11 +128,11 @@ impl Bundle {
         (by_descriptor(slots.file.as_raw_fd()), by_descriptor(slots.directory.as_raw_fd()))
     }
 
-    /// Says where a directory may be made, the best place first, and makes it in the first that will do.
-    pub(super) async fn place(&self, places: Vec<PathBuf>) {
-        let mut state = self.state.lock().await;
-        state.places = places;
-        drop(self.refresh(&mut state).await);
+    /// Says where a directory may be made, the best place first. Heeded once; the system's place for temporary files comes
+    /// last anyhow.
+    pub(super) fn place(&self, mut places: Vec<PathBuf>) {
+        places.push(std::env::temp_dir());
+        drop(self.places.set(places));
     }
 
     /// Sees to it that certificates are found: to be awaited before a connection.
@@ -110,25 +143,25 @@ impl Bundle {
             match blocking::run(origin, deadline, move || current.is_whole()).await {
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
-                Err(unfinished) => return Err(self.error(unfinished.to_string())),
+                Err(unfinished) => return Err(self.error(unfinished.into())),
             }
         }
         let Ok(mut state) = timeout_at(deadline.into(), self.state.lock()).await else {
-            return Err(self.error("it is being read, and its file system does not answer".to_owned()));
+            return Err(self.error(Problem::new("it is being read, and no answer came in time")));
         };
         if state.is_file {
             return Ok(());
         }
         timeout_at(deadline.into(), self.refresh(&mut state))
             .await
-            .unwrap_or_else(|_| Err(self.error("no answer in time".to_owned())))
+            .unwrap_or_else(|_| Err(self.error(Problem::new("no answer came in time"))))
     }
 
     /// Follows the bundle, and the directory made of it, for as long as it is polled.
     pub(super) async fn follow(&self) {
         loop {
-            sleep(LOOK).await;
             drop(self.refresh(&mut *self.state.lock().await).await);
+            sleep(LOOK).await;
         }
     }
 
@@ -137,8 +170,8 @@ impl Bundle {
         self.current.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    fn error(&self, problem: String) -> RootsError {
-        RootsError { bundle: self.path.clone(), problem }
+    fn error(&self, problem: Problem) -> RootsError {
+        RootsError { bundle: self.path.clone(), problem: problem.text, is_exhausted: problem.is_exhausted }
     }
 
     /// Reads the bundle if it has changed, and makes a directory if it has or if there is none.
@@ -147,10 +180,11 @@ impl Bundle {
         let is_new = match self.read(state, deadline).await {
             Ok(is_new) => is_new,
             Err(problem) => {
-                self.log(state, &problem);
-                if state.files.is_none() {
+                self.log(state, &problem.text);
+                if state.files.is_none() && (problem.is_unfinished || problem.is_exhausted) {
                     return Err(self.error(problem));
                 }
+                // A bundle that is wrong from the start holds nothing; targets may bring roots of their own.
                 false
             }
         };
@@ -166,20 +200,17 @@ impl Bundle {
     }
 
     /// Whether the bundle holds something else than before.
-    async fn read(&self, state: &mut State, deadline: Instant) -> Result<bool, String> {
-        let unfinished = |unfinished: Unfinished| unfinished.to_string();
-        let wrong = |error: io::Error| error.to_string();
-        let version = blocking::with_path(&self.path, deadline, FileVersion::at).await.map_err(unfinished)?;
-        let version = version.map_err(wrong)?;
+    async fn read(&self, state: &mut State, deadline: Instant) -> Result<bool, Problem> {
+        let version = blocking::with_path(&self.path, deadline, FileVersion::at).await??;
         if !state.changes.is_due(&version) {
             return Ok(false);
         }
-        let read = blocking::with_path(&self.path, deadline, |path| -> Result<Files, String> {
-            hashed(&read(path).map_err(wrong)?).map_err(|error| error.to_string())
+        let files = blocking::with_path(&self.path, deadline, |path| -> Result<Files, Problem> {
+            hashed(&read(path)?).map_err(|error| Problem::new(&error.to_string()))
         });
-        let files = read.await.map_err(unfinished)??;
+        let files = files.await??;
         if files.is_empty() && state.files.as_ref().is_some_and(|known| !known.is_empty()) {
-            return Err("it holds no certificate".to_owned());
+            return Err(Problem::new("it holds no certificate"));
         }
         state.changes.took(version);
         let is_change = state.files.is_some();
@@ -197,23 +228,23 @@ impl Bundle {
     /// Makes a directory in the first place that will do, and puts it under the name; without one, the bundle itself.
     async fn make(&self, state: &mut State) -> Result<(), RootsError> {
         let files = state.files.clone().unwrap_or_default();
-        let mut problem = String::from("there is no place for it");
-        for place in &state.places {
+        let mut problem = Problem::new("there is no place for it");
+        for place in self.places.get_or_init(|| vec![std::env::temp_dir()]) {
             let wanted = files.clone();
-            let made = blocking::with_path(place, clock::now() + STEP, move |place| {
-                HashedDirectory::make(place, &wanted)
-            });
-            problem = match made.await {
-                Ok(Ok(made)) => match self.swap(made) {
-                    Ok(()) => {
-                        state.is_file = false;
-                        return Ok(());
-                    }
-                    Err(error) => error.to_string(),
-                },
-                Ok(Err(error)) => format!("{}: {error}", place.display()),
-                Err(unfinished) => format!("{}: {unfinished}", place.display()),
+            let deadline = clock::now() + STEP;
+            let made = blocking::with_path(place, deadline, move |place| HashedDirectory::make(place, &wanted));
+            let made = match made.await {
+                Ok(made) => made.and_then(|made| self.swap(made)).map_err(Problem::from),
+                Err(unfinished) => Err(unfinished.into()),
             };
+            match made {
+                Ok(()) => {
+                    state.is_file = false;
+                    return Ok(());
+                }
+                Err(found) if found.is_exhausted => return Err(self.error(found)),
+                Err(found) => problem = Problem::new(&format!("{}: {}", place.display(), found.text)),
+            }
         }
         let slots = self.slots.clone();
         let opened = blocking::with_path(&self.path, clock::now() + STEP, move |path| -> io::Result<()> {
@@ -221,8 +252,8 @@ impl Bundle {
             let mut slots = slots.lock().unwrap_or_else(PoisonError::into_inner);
             Ok(dup3(&bundle, &mut slots.file, OFlag::O_CLOEXEC)?)
         });
-        let opened = opened.await.map_err(|unfinished| self.error(unfinished.to_string()))?;
-        opened.map_err(|error| self.error(format!("{problem}; {error}")))?;
+        let opened = opened.await.map_err(|unfinished| self.error(unfinished.into()))?;
+        opened.map_err(|error| self.error(error.into()))?;
         if !std::mem::replace(&mut state.is_file, true) {
             let problem = self.error(problem);
             warn!(target: "imaptrace::net", "{problem}; every TLS connection costs 30 ms of CPU");

@@ -63,6 +63,11 @@ impl HashedDirectory {
         self.now().is_ok_and(|now| now == self.version)
     }
 
+    /// Where it lies.
+    pub(super) fn place(&self) -> &Path {
+        &self.place
+    }
+
     pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         self.opened.as_ref().map(|opened| opened.as_fd())
     }
@@ -118,7 +123,9 @@ fn open_own(path: &Path) -> io::Result<Option<File>> {
     let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
     match File::options().read(true).custom_flags(flags).open(path) {
         Ok(opened) => Ok(is_own(&opened.metadata()?).then_some(opened)),
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::EACCES)) => {
+        Err(error)
+            if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::EACCES)) =>
+        {
             Ok(None)
         }
         Err(error) => Err(error),
@@ -164,9 +171,9 @@ pub(super) fn is_hashed_name(name: &OsStr) -> bool {
     let name = name.as_encoded_bytes();
     let Some((hash, number)) = name.split_at_checked(8) else { return false };
     hash.iter().all(u8::is_ascii_hexdigit)
-        && number.split_first().is_some_and(|(dot, number)| {
-            *dot == b'.' && !number.is_empty() && number.iter().all(u8::is_ascii_digit)
-        })
+        && number
+            .split_first()
+            .is_some_and(|(dot, number)| *dot == b'.' && !number.is_empty() && number.iter().all(u8::is_ascii_digit))
 }
 
 /// The certificates of a bundle, as the files of a hashed directory.
