@@ -179,6 +179,24 @@ pub enum SecretError {
     /// Over 64 KiB.
     #[error("the secret from {0} is larger than 64 KiB: is it the right one?")]
     TooLarge(String),
+    /// What TLS needs of files cannot be had: the password is not sent without.
+    #[error("{problem}")]
+    Tls {
+        /// What is missing, and why.
+        problem: String,
+        /// This process or the machine may open no more files.
+        is_exhausted: bool,
+    },
+}
+
+impl SecretError {
+    /// Whether descriptors have run out, of this process or of the machine: that says nothing of the secret.
+    pub fn is_descriptor_shortage(&self) -> bool {
+        match self {
+            Self::Tls { is_exhausted, .. } => *is_exhausted,
+            _ => false,
+        }
+    }
 }
 
 impl SecretError {

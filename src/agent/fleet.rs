@@ -1,25 +1,17 @@
 //! From the targets of a configuration to slots, with all that is kept of the fleet before.
 //!
-//! A target that is as before, files of its own included, keeps the very same work, and with it its TLS context and what
-//! was learned of its server. An account keeps what was learned of its logins and runs whatever else of its target
+//! A target that is as before keeps the very same work, and with it its TLS context and what was learned of its server; its
+//! files for TLS are followed by `tls_files`. An account keeps what was learned of its logins and runs whatever else of its target
 //! changes. Starts nothing. Called by the agent at its start and by `reload`.
 
 use std::{
     collections::HashMap,
-    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use super::{AgentError, backoff::Backoff, families, once::longest};
-use crate::{
-    follow::{FileVersions, versions},
-    latency::SlowSpell,
-    net::Family,
-    plan::Target,
-    probe::Prepared,
-    schedule::Slot,
-};
+use super::{backoff::Backoff, families, once::longest, tls_files::FileSets};
+use crate::{latency::SlowSpell, net::Family, plan::Target, probe::Prepared, schedule::Slot};
 
 /// A password command's own deadline, a look at certificates, and what handing a finished run on may take.
 const AROUND: Duration = Duration::from_secs(20);
@@ -71,8 +63,6 @@ pub(super) struct Fleet {
 
 struct Member {
     prepared: Arc<Prepared>,
-    /// The files for TLS as they were when they were read.
-    files: FileVersions,
     /// One for each account, in their order.
     works: Vec<Arc<Work>>,
 }
@@ -88,23 +78,21 @@ pub(super) struct Difference {
 }
 
 impl Fleet {
-    /// The fleet of these targets. Reads files; leaves the one before as it is.
-    pub(super) fn next(&self, targets: &[Target]) -> Result<(Self, Difference), AgentError> {
+    /// The fleet of these targets, with what their files for TLS hold. Leaves the one before as it is.
+    pub(super) fn next(&self, targets: &[Target], files: &FileSets) -> (Self, Difference) {
         let mut next = Self::default();
         let mut difference = Difference::default();
         for target in targets {
-            // Looked at first: a file that changes while it is read is read again.
-            let files = versions(&tls_files(target).cloned().collect::<Vec<_>>());
             let old = self.members.get(&target.name);
             let member = match old {
-                Some(old) if old.prepared.target() == target && old.files == files => {
+                Some(old) if old.prepared.target() == target => {
                     difference.unchanged += 1;
-                    Member { prepared: old.prepared.clone(), files, works: old.works.clone() }
+                    Member { prepared: old.prepared.clone(), works: old.works.clone() }
                 }
                 _ => {
                     difference.changed += usize::from(old.is_some());
                     difference.added += usize::from(old.is_none());
-                    Member::new(target, files, old)?
+                    Member::new(target, files, old)
                 }
             };
             next.members.insert(target.name.clone(), member);
@@ -112,7 +100,7 @@ impl Fleet {
         let mut gone: Vec<_> = self.members.keys().filter(|name| !next.members.contains_key(*name)).cloned().collect();
         gone.sort_unstable();
         difference.removed = gone;
-        Ok((next, difference))
+        (next, difference)
     }
 
     /// A slot for every account of every target.
@@ -140,9 +128,8 @@ impl Fleet {
 }
 
 impl Member {
-    fn new(target: &Target, files: FileVersions, old: Option<&Self>) -> Result<Self, AgentError> {
-        let prepared =
-            Prepared::new(target.clone()).map_err(|source| AgentError::Tls { target: target.name.clone(), source })?;
+    fn new(target: &Target, files: &FileSets, old: Option<&Self>) -> Self {
+        let prepared = Prepared::with(target.clone(), files.of(target));
         let prepared = Arc::new(match old {
             Some(old) => prepared.following(&old.prepared),
             None => prepared,
@@ -153,22 +140,20 @@ impl Member {
             let state = known(&account.alias).unwrap_or_default();
             Arc::new(Work { target: prepared.clone(), account: number, state })
         });
-        Ok(Self { works: works.collect(), prepared, files })
+        Self { works: works.collect(), prepared }
     }
-}
-
-/// The files that a target's TLS options name; they are read once, when the target is prepared.
-pub(super) fn tls_files(target: &Target) -> impl Iterator<Item = &PathBuf> {
-    let tls = &target.tls;
-    [&tls.ca_file, &tls.client_cert, &tls.client_key].into_iter().flatten()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, os::unix::fs::PermissionsExt as _};
 
     use super::*;
-    use crate::config::{self, Sources};
+    use crate::{
+        agent::tls_files::TlsFileSets,
+        config::{self, Sources},
+        follow::Follower,
+    };
 
     /// A folder with a configuration, and files beside it.
     struct Folder(tempfile::TempDir);
@@ -201,12 +186,12 @@ mod tests {
     fn only_what_changed_gets_new_work_and_an_account_keeps_what_was_learned_of_it() {
         let folder = Folder(tempfile::tempdir().unwrap());
         let before = folder.targets(&(target("one", "") + &target("two", "") + &target("three", "")));
-        let (old, difference) = Fleet::default().next(&before).unwrap();
+        let (old, difference) = Fleet::default().next(&before, &FileSets::default());
         assert_eq!(difference, Difference { added: 3, ..Difference::default() });
         work(&old, "two/default").history().told_of_few = true;
         let after =
             folder.targets(&(target("one", "") + &target("two", "labels = { rack = \"b\" }") + &target("four", "")));
-        let (new, difference) = old.next(&after).unwrap();
+        let (new, difference) = old.next(&after, &FileSets::default());
         assert_eq!(difference, Difference { added: 1, changed: 1, removed: vec!["three".to_owned()], unchanged: 1 });
         assert!(Arc::ptr_eq(&work(&old, "one/default"), &work(&new, "one/default")));
         assert!(!Arc::ptr_eq(&work(&old, "two/default"), &work(&new, "two/default")));
@@ -214,29 +199,51 @@ mod tests {
         assert!(!work(&new, "four/default").history().told_of_few);
     }
 
-    #[test]
-    fn a_target_is_read_anew_when_a_file_of_its_own_changed_under_the_same_name() {
+    #[tokio::test]
+    async fn a_client_certificate_that_was_renewed_is_in_use_without_new_work() {
         let folder = Folder(tempfile::tempdir().unwrap());
-        let pem = |name: &str| rcgen::generate_simple_self_signed([name.to_owned()]).unwrap().cert.pem();
-        folder.write("ca.pem", &pem("one"));
-        let text = target("one", "ca_file = \"DIR/ca.pem\"") + &target("two", "");
-        let (old, _) = Fleet::default().next(&folder.targets(&text)).unwrap();
-        let (same, _) = old.next(&folder.targets(&text)).unwrap();
-        folder.write("ca.pem", &(pem("another") + &pem("third")));
-        let (new, difference) = same.next(&folder.targets(&text)).unwrap();
-        assert_eq!(difference, Difference { changed: 1, unchanged: 1, ..Difference::default() });
-        assert!(Arc::ptr_eq(&work(&old, "one/default"), &work(&same, "one/default")));
-        assert!(!Arc::ptr_eq(&work(&same, "one/default"), &work(&new, "one/default")));
-        folder.write("ca.pem", "no certificate");
-        assert!(new.next(&folder.targets(&text)).is_err());
+        let renew = |name: &str| {
+            let pair = rcgen::KeyPair::generate().unwrap();
+            let certificate = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap().self_signed(&pair).unwrap();
+            folder.write("client.pem", &certificate.pem());
+            folder.write("client.key", &pair.serialize_pem());
+            fs::set_permissions(folder.0.path().join("client.key"), fs::Permissions::from_mode(0o600)).unwrap();
+        };
+        renew("one");
+        let text = target("one", "client_cert = \"DIR/client.pem\"\nclient_key = \"DIR/client.key\"");
+        let targets = folder.targets(&text);
+        let files = TlsFileSets::new(Follower::default());
+        let (fleet, _) = Fleet::default().next(&targets, &files.load(&targets).await.unwrap());
+        let before = work(&fleet, "one/default");
+        let shown = before.target.client_certificate().unwrap();
+        let set = files.load(&targets).await.unwrap();
+        let look = async || {
+            for _ in 0..2 {
+                set.followed(&targets[0]).unwrap().look().await;
+            }
+        };
+        look().await;
+        renew("two");
+        look().await;
+        let renewed = before.target.client_certificate().unwrap();
+        assert_ne!(renewed, shown);
+        folder.write("client.pem", "no certificate");
+        look().await;
+        assert_eq!(before.target.client_certificate().unwrap(), renewed, "the last good one stays");
+        let (next, difference) = fleet.next(&targets, &files.load(&targets).await.unwrap());
+        assert_eq!(difference, Difference { unchanged: 1, ..Difference::default() });
+        assert!(Arc::ptr_eq(&before, &work(&next, "one/default")));
+        // What was never good is an error.
+        drop((fleet, next, before, set));
+        assert!(files.load(&targets).await.is_err());
     }
 
     #[test]
     fn targets_on_one_host_and_port_share_its_limits_and_two_families_log_in_twice() {
         let folder = Folder(tempfile::tempdir().unwrap());
         let other = target("other", "address = \"each\"").replace("other.example.org", "one.example.org");
-        let (fleet, _) =
-            Fleet::default().next(&folder.targets(&(target("one", "") + &other + &target("two", "")))).unwrap();
+        let (fleet, _) = Fleet::default()
+            .next(&folder.targets(&(target("one", "") + &other + &target("two", ""))), &FileSets::default());
         let slots = fleet.slots();
         let slot = |name: &str| slots.iter().find(|slot| &*slot.name == name).unwrap();
         let (one, other, two) = (slot("one/default"), slot("other/default"), slot("two/default"));

@@ -10,8 +10,10 @@ use tracing::{error, info, warn};
 
 use super::{
     descriptors,
-    fleet::{Difference, Fleet, Work, tls_files},
+    fleet::{Difference, Fleet, Work},
+    receivers,
     shared::{Settings, Shared},
+    tls_files::{self, TlsFileSets},
     wiring,
 };
 use crate::{
@@ -40,6 +42,8 @@ pub(super) struct Reload {
     pub(super) child_env: Vec<(OsString, Option<OsString>)>,
     pub(super) config: Config,
     pub(super) fleet: Arc<Fleet>,
+    /// What the targets' files for TLS hold, which is followed apart from the configuration.
+    pub(super) tls_files: Arc<TlsFileSets>,
 }
 
 /// What files looked like.
@@ -66,7 +70,7 @@ impl Reload {
         let Some((sources, mut hangup)) = self.origin.take() else { return pending().await };
         let mut used = std::mem::take(&mut self.seen);
         // What a bad configuration was read from is followed too: there it will be mended.
-        let mut files = watched(&self.config.watched, &self.config.targets);
+        let mut files = watched(&self.config.watched, &[]);
         let mut last = used.clone();
         let mut restless = 0;
         loop {
@@ -104,8 +108,10 @@ impl Reload {
         };
         let (sources, fleet) = (sources.clone(), self.fleet.clone());
         shared.itself.reloading();
-        let read = spawn_blocking(move || {
-            let config = config::load(&sources).map_err(|problems| Refused {
+        let fault = |error| Refused { problems: vec![format!("a fault in imaptrace: {error}")], files: Vec::new() };
+        let read = async {
+            let config = spawn_blocking(move || config::load(&sources)).await.map_err(fault)?;
+            let config = config.map_err(|problems| Refused {
                 problems: problems
                     .errors
                     .iter()
@@ -113,15 +119,18 @@ impl Reload {
                     .collect(),
                 files: problems.watched,
             })?;
-            let (fleet, difference) = fleet.next(&config.targets).map_err(|error| Refused {
+            let files = self.tls_files.load(&config.targets).await.map_err(|error| Refused {
                 problems: vec![error.to_string()],
                 files: watched(&config.watched, &config.targets),
             })?;
-            Ok((config, fleet, difference))
-        });
-        let read = read.await.unwrap_or_else(|error| {
-            Err(Refused { problems: vec![format!("a fault in imaptrace: {error}")], files: Vec::new() })
-        });
+            spawn_blocking(move || {
+                let (fleet, difference) = fleet.next(&config.targets, &files);
+                (config, fleet, difference)
+            })
+            .await
+            .map_err(fault)
+        };
+        let read = read.await;
         shared.metrics.reloaded(read.is_ok(), clock::wall());
         let mut files = Vec::new();
         match read {
@@ -141,7 +150,7 @@ impl Reload {
             }
         }
         files.extend(self.config.watched.iter().cloned());
-        watched(&files, &self.config.targets)
+        watched(&files, &[])
     }
 
     fn go_over(
@@ -160,7 +169,17 @@ impl Reload {
         if !waiting.is_empty() {
             warn!(
                 keys = waiting.join(" "),
-                "these have changed too, and take effect only when the agent is started again"
+                "these have changed, too: a running agent cannot follow them, and each needs a restart"
+            );
+        }
+        let exporters = [&self.config.otlp.traces, &self.config.otlp.metrics].into_iter().flatten();
+        let mut headers: Vec<_> = exporters.flat_map(receivers::unfollowed).collect();
+        headers.sort_unstable();
+        headers.dedup();
+        if !headers.is_empty() {
+            info!(
+                headers = headers.join(" "),
+                "these OTLP headers come from a variable or a program and were read at the start: a new value needs a restart"
             );
         }
         let prober = if config.dns == self.config.dns {
@@ -245,9 +264,10 @@ fn need_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     same.into_iter().filter(|(_, same)| !same).map(|(table, _)| table).collect()
 }
 
-/// The files whose changes are followed: those that a configuration was read from, and those of its targets.
+/// The files whose changes have the configuration read again: those that it was read from, and those for TLS of targets that
+/// could not be taken over for them.
 pub(super) fn watched(read: &[PathBuf], targets: &[Target]) -> Vec<PathBuf> {
-    let mut files: Vec<_> = read.iter().chain(targets.iter().flat_map(tls_files)).cloned().collect();
+    let mut files: Vec<_> = read.iter().cloned().chain(targets.iter().flat_map(tls_files::of)).collect();
     files.sort();
     files.dedup();
     files

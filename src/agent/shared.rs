@@ -100,10 +100,11 @@ impl Shared {
         let secret = tokio::select! {
             biased;
             _ = stopping.wait_for(|stop| *stop) => return None,
-            secret = prober.secret(account) => secret,
+            secret = prober.prepare(target, account) => secret,
         };
         let (auth, certificate) = (target.target().journey.auth, target.client_certificate());
-        let hold_login = work.history().backoff.hold(account, auth, certificate, secret.as_ref().ok().cloned());
+        let hold_login =
+            work.history().backoff.hold(account, auth, certificate.as_deref(), secret.as_ref().ok().cloned());
         let kept = secret.as_ref().ok().cloned();
         let active = (Active::new(&self.metrics), self.itself.under_way());
         let mut run = once(&prober, &target.target().journey, None, self.cancel.clone(), |ids| Job {

@@ -129,7 +129,7 @@ mod library {
         }
 
         fn root_certificates(&self) -> impl Iterator<Item = X509> {
-            self.roots().iter().filter_map(|root| X509::from_der(&root.to_der().ok()?).ok())
+            self.roots().into_iter().filter_map(|root| X509::from_der(&root.to_der().ok()?).ok())
         }
 
         /// Has a server show its certificates over `meter`, and goes no further: nothing is sent but the handshake, without

@@ -30,6 +30,7 @@ mod resolve;
 mod roots;
 mod tls;
 mod tls_error;
+mod tls_files;
 
 pub use buffer::Buffer;
 pub use certificate::Certificate;
@@ -41,9 +42,10 @@ pub use hello::{LastRecord, ServerHello};
 pub use linux::{TcpInfo, tick};
 pub use meter::{Counts, Crossing, LATE, Meter, Traffic};
 pub use resolve::{Family, ResolveCause, Resolver};
-pub use roots::{Roots, RootsError};
-pub use tls::{Armed, Shown, TlsContext, TlsContextError, shown};
+pub use roots::{Roots, RootsError, roots_are_ready};
+pub use tls::{Armed, NotReady, Shown, TlsContext, TlsFiles, shown};
 pub use tls_error::{TlsCause, TlsFailure};
+pub use tls_files::{TlsContextError, TlsMaterial, TlsPaths};
 
 /// A connection to speak over: clear text, or TLS above the same meter.
 #[derive(Debug)]

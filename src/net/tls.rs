@@ -1,145 +1,90 @@
-//! TLS by async-native-tls: what a target needs for it, read once, and the handshake. What the library does not report
+//! TLS by async-native-tls: the handshake. What it needs of files is read by `tls_files`. What the library does not report
 //! (version, cipher) is read from the wire by `hello`, and its errors are sorted into causes by `tls_error`.
 
 use std::{
-    path::{Path, PathBuf},
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, Waker},
+    time::Instant,
 };
 
 use async_native_tls::TlsStream;
 
-use super::{Certificate, Meter, TlsCause, TlsFailure, certificate};
+use super::{
+    Certificate, Meter, RootsError, TlsCause, TlsContextError, TlsFailure, TlsMaterial, TlsPaths, certificate,
+    roots_are_ready,
+};
 use crate::{
+    follow::{Followed, Known},
     plan::{Host, TlsOptions},
-    secret::{self, SecretError},
 };
 
-/// What a target needs for TLS, read once.
+/// What a target needs for TLS.
 pub struct TlsContext {
     name: String,
     insecure: bool,
     alpn: bool,
-    roots: Vec<native_tls::Certificate>,
-    identity: Option<native_tls::Identity>,
-    /// SHA-256 of the client certificate's DER.
-    own: Option<String>,
+    files: TlsFiles,
 }
 
-/// A file for TLS that cannot be used.
+/// What a target's files for TLS hold.
+pub enum TlsFiles {
+    /// What they held when they were read.
+    Read(Arc<TlsMaterial>),
+    /// What they hold now.
+    Followed(Arc<Followed<TlsMaterial, TlsContextError>>),
+}
+
+/// Why no handshake can be made: something of this machine's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum TlsContextError {
-    /// It cannot be read.
-    #[error("cannot read {path}: {problem}", path = path.display())]
-    Read {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        problem: String,
-    },
-    /// It holds no certificate.
-    #[error("{path} holds no certificate in PEM form", path = path.display())]
-    NoCertificate {
-        /// Which.
-        path: PathBuf,
-    },
-    /// The client key's file is no file, or not ours alone.
-    #[error("the client key cannot be used: {problem}")]
-    Key {
-        /// Why, with the file's path.
-        problem: String,
-    },
-    /// The client key wants a passphrase.
-    #[error("the client key {path} is encrypted, and nobody is there to type its passphrase: write it anew with `openssl pkcs8 -topk8 -nocrypt`, for imaptrace alone to read", path = path.display())]
-    Encrypted {
-        /// Which.
-        path: PathBuf,
-    },
-    /// The client key is in one of the older forms.
-    #[error("the client key {path} is not in PKCS#8 form (BEGIN PRIVATE KEY): `openssl pkcs8 -topk8 -nocrypt` makes it so", path = path.display())]
-    NotPkcs8 {
-        /// Which.
-        path: PathBuf,
-    },
-    /// The client key is in the right form, and what is in it cannot be read.
-    #[error("the client key {path} is damaged, or of a kind that OpenSSL does not know: {problem}", path = path.display())]
-    Damaged {
-        /// Which.
-        path: PathBuf,
-        /// The TLS library's words.
-        problem: String,
-    },
-    /// One of the certificates in a client certificate's file cannot be read.
-    #[error("a certificate in {path} is damaged", path = path.display())]
-    Chain {
-        /// Which file.
-        path: PathBuf,
-    },
-    /// The TLS library does not take this client certificate with this key.
-    #[error("the client certificate {certificate} and the key {key} cannot be used: {problem}", certificate = certificate.display(), key = key.display())]
-    Unfit {
-        /// The certificate.
-        certificate: PathBuf,
-        /// The key.
-        key: PathBuf,
-        /// The TLS library's words.
-        problem: String,
-    },
-    /// Certificate and key do not make an identity.
-    #[error("the key {key} does not belong to the client certificate {certificate}, which has to come first in its file", certificate = certificate.display(), key = key.display())]
-    Pair {
-        /// The certificate.
-        certificate: PathBuf,
-        /// The key.
-        key: PathBuf,
-    },
+pub enum NotReady {
+    /// A file could not be read yet.
+    #[error("a file for TLS cannot be read: {0}")]
+    Files(Arc<str>),
+    /// The system's roots cannot be found.
+    #[error(transparent)]
+    Roots(RootsError),
+}
+
+impl NotReady {
+    /// Whether this process or the machine may open no more files.
+    pub fn is_exhausted(&self) -> bool {
+        matches!(self, Self::Roots(RootsError { is_exhausted: true, .. }))
+    }
 }
 
 impl TlsContext {
-    /// Reads the files that the options name.
+    /// Reads the files that the options name. Waits for the disk.
     pub fn new(options: &TlsOptions, host: &Host) -> Result<Self, TlsContextError> {
-        let read = |path: &PathBuf| {
-            std::fs::read(path)
-                .map_err(|error| TlsContextError::Read { path: path.clone(), problem: error.to_string() })
-        };
-        let mut roots = Vec::new();
-        if let Some(path) = &options.ca_file {
-            let pem = read(path)?;
-            roots = certificates(&pem);
-            if roots.is_empty() {
-                return Err(TlsContextError::NoCertificate { path: path.clone() });
-            }
-        }
-        let identity = match (&options.client_cert, &options.client_key) {
-            (Some(certificate), Some(key)) => {
-                let secret = secret::read_key(key).map_err(unusable)?;
-                check_form(&secret, key)?;
-                let chain = read(certificate)?;
-                let Some(own) = certificates(&chain).first().and_then(|own| own.to_der().ok()) else {
-                    return Err(TlsContextError::NoCertificate { path: certificate.clone() });
-                };
-                if !is_whole(&chain) {
-                    return Err(TlsContextError::Chain { path: certificate.clone() });
-                }
-                let identity = native_tls::Identity::from_pkcs8(&chain, &secret)
-                    .map_err(|error| TlsContextError::Damaged { path: key.clone(), problem: error.to_string() })?;
-                if !is_pair(&own, &secret) {
-                    return Err(TlsContextError::Pair { certificate: certificate.clone(), key: key.clone() });
-                }
-                // What else is wrong with the two shows no earlier than when they are used.
-                native_tls::TlsConnector::builder().identity(identity.clone()).build().map_err(|error| {
-                    let (certificate, key, problem) = (certificate.clone(), key.clone(), error.to_string());
-                    TlsContextError::Unfit { certificate, key, problem }
-                })?;
-                Some((identity, Certificate::parse(&own).sha256))
-            }
-            _ => None,
-        };
-        let (identity, own) = identity.unzip();
+        let material = TlsMaterial::read(&TlsPaths::of(options))?;
+        Ok(Self::with(options, host, TlsFiles::Read(Arc::new(material))))
+    }
+
+    /// The same with files that were read already.
+    pub fn with(options: &TlsOptions, host: &Host, files: TlsFiles) -> Self {
         let name = options.server_name.clone().unwrap_or_else(|| host.to_string());
         // A dot at the end says where a look-up stops; it is no part of the name (RFC 6066 §3, RFC 9525 §6.3).
         let name = name.strip_suffix('.').unwrap_or(&name).to_owned();
-        Ok(Self { name, insecure: options.insecure, alpn: options.alpn, roots, identity, own })
+        Self { name, insecure: options.insecure, alpn: options.alpn, files }
+    }
+
+    /// What the files hold, or why they could not be read yet.
+    fn material(&self) -> Result<Arc<TlsMaterial>, Arc<str>> {
+        match &self.files {
+            TlsFiles::Read(material) => Ok(material.clone()),
+            TlsFiles::Followed(followed) => match followed.known() {
+                Known::Good(material) => Ok(material),
+                Known::Waiting(why) => Err(why),
+            },
+        }
+    }
+
+    /// Whether a handshake can be made, until `deadline`: files that could not be read yet are in the way, and so are the
+    /// system's roots where they cannot be found. To be awaited before a run.
+    pub async fn ready(&self, deadline: Instant) -> Result<(), NotReady> {
+        self.material().map_err(NotReady::Files)?;
+        // Without a check there is nothing to check against.
+        if self.insecure { Ok(()) } else { roots_are_ready(deadline).await.map_err(NotReady::Roots) }
     }
 
     /// The name that is sent as SNI (unless it is an address) and checked against the certificate.
@@ -148,8 +93,8 @@ impl TlsContext {
     }
 
     /// SHA-256 of the client certificate, upper-case hex; none is shown to a server without one.
-    pub fn client_certificate(&self) -> Option<&str> {
-        self.own.as_deref()
+    pub fn client_certificate(&self) -> Option<String> {
+        self.material().ok()?.own.clone()
     }
 
     /// Whether certificates go unchecked.
@@ -157,8 +102,9 @@ impl TlsContext {
         self.insecure
     }
 
-    pub(super) fn roots(&self) -> &[native_tls::Certificate] {
-        &self.roots
+    /// Roots to trust beside the system's.
+    pub(super) fn roots(&self) -> Vec<native_tls::Certificate> {
+        self.material().map(|material| material.roots.clone()).unwrap_or_default()
     }
 
     pub(super) fn offers_alpn(&self) -> bool {
@@ -176,10 +122,12 @@ impl TlsContext {
         if self.alpn {
             builder.request_alpns(&["imap"]);
         }
-        for root in &self.roots {
+        // Of files that could not be read nothing is used: who asked whether this is ready does not come here.
+        let material = self.material().unwrap_or_default();
+        for root in &material.roots {
             builder.add_root_certificate(root.clone());
         }
-        if let Some(identity) = &self.identity {
+        if let Some(identity) = &material.identity {
             builder.identity(identity.clone());
         }
         let connector = async_native_tls::TlsConnector::from(builder);
@@ -276,109 +224,5 @@ impl std::fmt::Debug for Armed {
 impl std::fmt::Debug for TlsContext {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "TlsContext({:?})", self.name)
-    }
-}
-
-fn unusable(error: SecretError) -> TlsContextError {
-    match error {
-        SecretError::File { path, source } => TlsContextError::Read { path, problem: source.to_string() },
-        error => TlsContextError::Key { problem: error.to_string() },
-    }
-}
-
-/// The TLS library takes unencrypted PKCS#8 alone, and says of anything else no more than that.
-fn check_form(key: &[u8], path: &Path) -> Result<(), TlsContextError> {
-    let has = |mark: &[u8]| memchr::memmem::find(key, mark).is_some();
-    let path = path.to_owned();
-    // PKCS#8 and the older forms have a way of their own each to say so.
-    if has(b"BEGIN ENCRYPTED PRIVATE KEY") || has(b"Proc-Type: 4,ENCRYPTED") {
-        return Err(TlsContextError::Encrypted { path });
-    }
-    if has(b"BEGIN RSA PRIVATE KEY") || has(b"BEGIN EC PRIVATE KEY") || has(b"BEGIN DSA PRIVATE KEY") {
-        return Err(TlsContextError::NotPkcs8 { path });
-    }
-    Ok(())
-}
-
-/// Whether this key (PEM) is the one of this certificate (DER).
-#[cfg(target_os = "linux")]
-fn is_pair(certificate: &[u8], key: &[u8]) -> bool {
-    let public = openssl::x509::X509::from_der(certificate).and_then(|certificate| certificate.public_key());
-    let private = openssl::pkey::PKey::private_key_from_pem(key);
-    // What cannot be read here is for the library to refuse.
-    public.is_ok_and(|public| private.is_ok_and(|private| private.public_eq(&public)))
-}
-
-/// The same elsewhere: the library refuses what is no pair, without a word for it.
-#[cfg(not(target_os = "linux"))]
-fn is_pair(_: &[u8], _: &[u8]) -> bool {
-    true
-}
-
-/// The certificates of a PEM file that holds one or many.
-fn certificates(pem: &[u8]) -> Vec<native_tls::Certificate> {
-    x509_parser::pem::Pem::iter_from_buffer(pem)
-        .flatten()
-        .filter(|block| block.label == "CERTIFICATE" || block.label == "TRUSTED CERTIFICATE")
-        .filter_map(|block| native_tls::Certificate::from_der(&block.contents).ok())
-        .collect()
-}
-
-/// Whether every block of a file with certificates can be read: OpenSSL stops at the first that cannot.
-fn is_whole(pem: &[u8]) -> bool {
-    x509_parser::pem::Pem::iter_from_buffer(pem).all(|block| {
-        block.is_ok_and(|block| {
-            !block.label.ends_with("CERTIFICATE") || native_tls::Certificate::from_der(&block.contents).is_ok()
-        })
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_client_key_is_refused_when_others_can_read_it_or_nobody_can_use_it() {
-        use std::os::unix::fs::PermissionsExt as _;
-        let directory = tempfile::tempdir().unwrap();
-        let pair = rcgen::KeyPair::generate().unwrap();
-        let certificate = rcgen::CertificateParams::new(Vec::new()).unwrap().self_signed(&pair).unwrap();
-        let (cert, key) = (directory.path().join("client.pem"), directory.path().join("client.key"));
-        std::fs::write(&cert, certificate.pem()).unwrap();
-        let context = |pem: &str, mode| {
-            std::fs::write(&key, pem).unwrap();
-            std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).unwrap();
-            let options =
-                TlsOptions { client_cert: Some(cert.clone()), client_key: Some(key.clone()), ..TlsOptions::default() };
-            TlsContext::new(&options, &Host::parse("localhost").unwrap()).map(drop).map_err(|error| error.to_string())
-        };
-        let good = pair.serialize_pem();
-        assert_eq!(context(&good, 0o600), Ok(()));
-        assert_eq!(context(&good, 0o440), Ok(()));
-        assert!(context(&good, 0o644).unwrap_err().contains("chmod 600"));
-        for encrypted in [
-            "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAA==\n-----END ENCRYPTED PRIVATE KEY-----\n",
-            "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\nAA==\n-----END RSA PRIVATE KEY-----\n",
-        ] {
-            assert!(context(encrypted, 0o600).unwrap_err().contains("is encrypted"), "{encrypted}");
-        }
-        let old = "-----BEGIN EC PRIVATE KEY-----\nAA==\n-----END EC PRIVATE KEY-----\n";
-        assert!(context(old, 0o600).unwrap_err().contains("openssl pkcs8"));
-        let other = rcgen::KeyPair::generate().unwrap().serialize_pem();
-        assert!(context(&other, 0o600).unwrap_err().contains("does not belong to the client certificate"));
-        assert!(context("junk", 0o600).unwrap_err().contains("damaged"));
-        let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-        std::fs::write(&cert, certificate.pem() + broken).unwrap();
-        assert!(context(&good, 0o600).unwrap_err().contains("client.pem is damaged"));
-        std::fs::write(&cert, "junk").unwrap();
-        assert!(context(&good, 0o600).unwrap_err().contains("client.pem holds no certificate"));
-    }
-
-    #[test]
-    fn a_file_may_hold_several_certificates() {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let certificate = rcgen::CertificateParams::new(Vec::new()).unwrap().self_signed(&key).unwrap();
-        assert_eq!(certificates((certificate.pem() + &certificate.pem()).as_bytes()).len(), 2);
-        assert!(certificates(b"junk").is_empty());
     }
 }

@@ -29,6 +29,7 @@ use crate::{
     net::{Armed, Meter},
     plan::{self, Open, Security, Target},
     record::{ErrorType, Run, Seconds, ServerText, Step, StepOutcome},
+    secret::SecretError,
 };
 
 /// A run under way.
@@ -147,7 +148,7 @@ impl<'a> Journey<'a> {
     pub(super) async fn visit(mut self: Box<Self>, errand: &mut impl Errand) -> Run {
         if let Err(error) = &self.job.secret {
             // In the step's text, and nowhere else: who shows the run shows it.
-            let name = self.login_name();
+            let name = if matches!(error, SecretError::Tls { .. }) { Step::TLS } else { self.login_name() };
             let text = ServerText::new(error.to_string().as_bytes(), ServerText::STATUS);
             let class = verdict::of_secret(error);
             self.recorder.refuse(name, class, Some(text));

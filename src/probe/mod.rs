@@ -61,8 +61,8 @@ use self::login_memory::LoginMemory;
 pub use self::transcript::LineSink;
 use crate::{
     clock::{self, Anchor},
-    net::{Family, Resolver, TlsContext, TlsContextError},
-    plan::{Account, Dns, Target},
+    net::{Family, Resolver, TlsContext, TlsContextError, TlsFiles},
+    plan::{Account, Dns, Security, Target},
     record::{ErrorType, Run, SpanId, TraceId},
     secret::{Secret, SecretError},
 };
@@ -141,11 +141,21 @@ pub struct Unfinished<'a> {
 pub type Cancel = watch::Receiver<bool>;
 
 impl Prepared {
-    /// Reads the files that the target's TLS options name.
+    /// Reads the files that the target's TLS options name. Waits for the disk.
     pub fn new(target: Target) -> Result<Self, TlsContextError> {
         let tls = TlsContext::new(&target.tls, &target.endpoint.host)?;
+        Ok(Self::over(target, tls))
+    }
+
+    /// The same with files that were read already.
+    pub fn with(target: Target, files: TlsFiles) -> Self {
+        let tls = TlsContext::with(&target.tls, &target.endpoint.host, files);
+        Self::over(target, tls)
+    }
+
+    fn over(target: Target, tls: TlsContext) -> Self {
         let (inspections, logins) = Default::default();
-        Ok(Self { target, tls, without_id: AtomicBool::new(false), inspections, logins })
+        Self { target, tls, without_id: AtomicBool::new(false), inspections, logins }
     }
 
     /// The same target as `before`, which has changed: its server's certificates are not read again any sooner for that, and
@@ -162,7 +172,7 @@ impl Prepared {
     }
 
     /// SHA-256 of the certificate that is shown to the server, when there is one.
-    pub fn client_certificate(&self) -> Option<&str> {
+    pub fn client_certificate(&self) -> Option<String> {
         self.tls.client_certificate()
     }
 
@@ -217,11 +227,25 @@ impl Prober {
         account.password.load(&self.child_env).await
     }
 
+    /// What a run needs before it begins: the account's password, and that what TLS needs of files can be read. Both may take
+    /// seconds, for which nobody who opens a mailbox waits.
+    pub async fn prepare(&self, target: &Prepared, account: &Account) -> Result<Secret, SecretError> {
+        if target.target.security != Security::None {
+            let ready = target.tls.ready(clock::now() + ROOTS).await;
+            ready
+                .map_err(|error| SecretError::Tls { is_exhausted: error.is_exhausted(), problem: error.to_string() })?;
+        }
+        self.secret(account).await
+    }
+
     /// Runs the journey once. Ends within the run's deadline and a second for LOGOUT, whatever the server does.
     pub async fn run(&self, job: Job<'_>, cancel: Cancel) -> Run {
         journey::Journey::new(self, job, cancel).run().await
     }
 }
+
+/// How long it may take to see whether the system's CA certificates are there.
+const ROOTS: Duration = Duration::from_secs(2);
 
 /// When a step must end: its own time, or what is left of the run. None when the run's time is up already.
 fn step_deadline(own: Duration, run: Instant) -> Option<Instant> {

@@ -1,0 +1,95 @@
+//! The files for TLS of all targets. Each set of them is read once, however many targets name it, and followed.
+//!
+//! A file that is wrong when it is first read is an error, at the start as at a reload; one that does not answer makes void
+//! runs of the targets that name it, until it does. What counts afterwards is `follow`'s matter. Called by the agent at its
+//! start and by `reload`.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+
+use futures_util::future::join_all;
+
+use super::AgentError;
+use crate::{
+    follow::{Followed, Follower},
+    net::{TlsContextError, TlsFiles, TlsMaterial, TlsPaths},
+    plan::Target,
+};
+
+type FileSet = Followed<TlsMaterial, TlsContextError>;
+
+/// Every set that some target has, and how to follow more.
+#[derive(Debug)]
+pub(super) struct TlsFileSets {
+    follower: Follower,
+    known: Mutex<HashMap<TlsPaths, Weak<FileSet>>>,
+}
+
+/// The sets of some targets.
+#[derive(Debug, Default)]
+pub(super) struct FileSets(HashMap<TlsPaths, Arc<FileSet>>);
+
+impl FileSets {
+    /// What a target's files hold.
+    pub(super) fn of(&self, target: &Target) -> TlsFiles {
+        match self.followed(target) {
+            Some(set) => TlsFiles::Followed(set.clone()),
+            None => TlsFiles::Read(Arc::default()),
+        }
+    }
+
+    pub(super) fn followed(&self, target: &Target) -> Option<&Arc<FileSet>> {
+        self.0.get(&TlsPaths::of(&target.tls))
+    }
+}
+
+impl TlsFileSets {
+    pub(super) fn new(follower: Follower) -> Self {
+        Self { follower, known: Mutex::default() }
+    }
+
+    /// The files of these targets: those that are followed already, and the others, read now, side by side. Waits some
+    /// seconds for a file system that does not answer.
+    pub(super) async fn load(&self, targets: &[Target]) -> Result<FileSets, AgentError> {
+        let mut sets = HashMap::new();
+        let mut new: BTreeMap<usize, TlsPaths> = BTreeMap::new();
+        {
+            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.retain(|_, set| set.strong_count() > 0);
+            for (number, target) in targets.iter().enumerate() {
+                let paths = TlsPaths::of(&target.tls);
+                if paths == TlsPaths::default() || sets.contains_key(&paths) {
+                    continue;
+                }
+                let set = known.get(&paths).and_then(Weak::upgrade);
+                if set.is_none() {
+                    new.insert(number, paths.clone());
+                }
+                sets.insert(paths, set);
+            }
+        }
+        let read = join_all(new.values().map(|paths| begin(paths.clone()))).await;
+        for ((number, paths), set) in new.into_iter().zip(read) {
+            let named = || targets.get(number).map(|target| target.name.clone()).unwrap_or_default();
+            let set = set.map_err(|source| AgentError::Tls { target: named(), source })?;
+            self.follower.add(&set);
+            self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(paths.clone(), Arc::downgrade(&set));
+            sets.insert(paths, Some(set));
+        }
+        Ok(FileSets(sets.into_iter().filter_map(|(paths, set)| Some((paths, set?))).collect()))
+    }
+}
+
+async fn begin(paths: TlsPaths) -> Result<Arc<FileSet>, TlsContextError> {
+    let all = paths.all();
+    let names = all.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
+    FileSet::begin(format!("a file for TLS ({names})"), all, move || Box::pin(TlsMaterial::load(paths.clone()))).await
+}
+
+/// The files that a target's TLS options name.
+pub(super) fn of(target: &Target) -> Vec<PathBuf> {
+    TlsPaths::of(&target.tls).all()
+}
