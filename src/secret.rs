@@ -193,17 +193,12 @@ impl SecretError {
     /// Whether descriptors have run out, of this process or of the machine: that says nothing of the secret.
     pub fn is_descriptor_shortage(&self) -> bool {
         match self {
+            Self::File { source, .. } | Self::Start { source, .. } => {
+                matches!(source.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+            }
             Self::Tls { is_exhausted, .. } => *is_exhausted,
             _ => false,
         }
-    }
-}
-
-impl SecretError {
-    /// Whether descriptors have run out, of this process or of the machine: that says nothing of the secret.
-    pub fn is_descriptor_shortage(&self) -> bool {
-        let (Self::File { source, .. } | Self::Start { source, .. }) = self else { return false };
-        matches!(source.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
     }
 }
 

@@ -12,6 +12,8 @@
 //! stop     the signals that end the agent
 //! backoff  logins that are held back
 //! memory   the latency history
+//! receivers  what goes with each request to a receiver, which is followed
+//! tls_files  the targets' files for TLS, which are followed
 //! tell     what the log says of runs
 //! status   what the agent tells of itself; systemd, how it tells systemd
 //! wiring   the configuration as the rooms' own settings
@@ -22,12 +24,14 @@ mod descriptors;
 mod fleet;
 mod memory;
 mod once;
+mod receivers;
 mod reload;
 mod shared;
 mod status;
 mod stop;
 mod systemd;
 mod tell;
+mod tls_files;
 pub mod wiring;
 
 use std::{
@@ -51,6 +55,7 @@ use self::{
     shared::{Hands, Settings, Shared},
     status::Itself,
     stop::StopSignals,
+    tls_files::TlsFileSets,
 };
 pub use self::{
     once::once,
@@ -61,6 +66,7 @@ use crate::{
     clock,
     config::{Config, Sources},
     delivery::{StartError, StateDir, StateDirError},
+    follow::Follower,
     net::{Family, TlsContextError},
     plan::{AddressChoice, Target},
     probe::Prober,
@@ -195,16 +201,18 @@ async fn keep(
     // The last to go: it shows the end, too.
     let (itself, _watch) = Itself::start(&config, status);
     // Before anything of it is read: a file that changes meanwhile has changed.
-    let seen = reload::look(reload::watched(&config.watched, &config.targets)).await;
+    let seen = reload::look(reload::watched(&config.watched, &[])).await;
+    let follower = Follower::default();
     let delivery = tokio::select! {
         biased;
         () = &mut told => {
             info!("told to stop before anything was started");
             return Ok(());
         }
-        delivery = wiring::delivery(&config, state.clone(), false, &child_env) => delivery?,
+        delivery = wiring::delivery(&config, state.clone(), Some(&follower), &child_env) => delivery?,
     };
-    let (fleet, _) = Fleet::default().next(&config.targets)?;
+    let tls_files = Arc::new(TlsFileSets::new(follower.clone()));
+    let (fleet, _) = Fleet::default().next(&config.targets, &tls_files.load(&config.targets).await?);
     let slots = fleet.slots();
     info!(targets = config.targets.len(), slots = slots.len(), version = env!("CARGO_PKG_VERSION"), "imaptrace is up");
     let exports = config.otlp.traces.is_some() || config.otlp.metrics.is_some();
@@ -237,7 +245,8 @@ async fn keep(
         delivery: config.otlp.traces.is_some().then(|| Box::new(queue) as _),
         loops: vec![Loop { name: "the schedule", limit: STUCK, away: Box::new(move || pulse.age()) }],
     });
-    let reload = Reload { origin, seen, child_env, config, fleet: Arc::new(fleet) };
+    let following = tokio::spawn(follower.run());
+    let reload = Reload { origin, seen, child_env, config, fleet: Arc::new(fleet), tls_files };
     tokio::select! {
         biased;
         () = &mut told => {}
@@ -251,6 +260,7 @@ async fn keep(
         warn!("a probe did not end in time and is given up");
     }
     saving.abort();
+    following.abort();
     let left = end.saturating_duration_since(clock::now());
     let delivery = shared.delivery().take();
     let (report, saved) = tokio::join!(

@@ -1,4 +1,5 @@
-//! From the configuration to what each room below calls its settings. Plain copying, and the headers' secrets loaded.
+//! From the configuration to what each room below calls its settings. Plain copying; what is in files is read by
+//! `receivers`.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -8,23 +9,24 @@ use std::{
 
 use opentelemetry_sdk::metrics::Temporality;
 
-use super::{AgentError, memory::Memory, shared::Closed};
+use super::{AgentError, memory::Memory, receivers, shared::Closed};
 use crate::{
-    config::{Compression, Config, Exporter, Exports, Histogram, Protocol, Resource, bracketed},
-    delivery::{self, Delivery, Header, HttpProxy, Replay, Signal, StartError, StateDir},
+    config::{Config, Exports, Histogram, Resource},
+    delivery::{self, Delivery, Receivers, Replay, StartError, StateDir},
+    follow::Follower,
     latency,
     plan::Target,
     record::Seconds,
-    secret::Secret,
     telemetry::{MetricsSettings, ResourceSettings, names::DropReason},
 };
 
-/// Starts delivery as the configuration says; what waits is kept in the state directory, if there is one. `one_shot` marks
-/// the metrics of a process that is no agent.
+/// Starts delivery as the configuration says; what waits is kept in the state directory, if there is one. What it needs of
+/// files is followed by `follower`; without one it is the delivery of a process that is no agent: its metrics are marked.
+/// Needs a runtime.
 pub async fn delivery(
     config: &Config,
     state: Option<StateDir>,
-    one_shot: bool,
+    follower: Option<&Follower>,
     child_env: &[(OsString, Option<OsString>)],
 ) -> Result<Delivery, AgentError> {
     let mut settings = delivery::Settings {
@@ -35,21 +37,38 @@ pub async fn delivery(
         queue_disk: config.state.queue_disk,
         ..delivery::Settings::default()
     };
+    let (mut traces, mut metrics_files) = (None, None);
     if let Some(exporter) = &config.otlp.traces {
-        settings.traces = Some(signal(exporter, child_env).await?);
+        let files = receivers::begin("traces", exporter, child_env).await?;
+        settings.traces = Some(receivers::now(&files, exporter));
+        traces = Some(files);
     }
     if let Some(exporter) = &config.otlp.metrics {
-        settings.metrics = Some(signal(exporter, child_env).await?);
+        let files = receivers::begin("metrics", exporter, child_env).await?;
+        settings.metrics = Some(receivers::now(&files, exporter));
+        metrics_files = Some(files);
     }
     let metrics = MetricsSettings {
         labels: config.metrics.labels.iter().cloned().collect(),
         exponential: config.metrics.histogram == Histogram::Exponential,
         series_limit: usize::try_from(config.metrics.series_limit).unwrap_or(usize::MAX),
         timing: config.metrics.timing,
-        one_shot,
+        one_shot: follower.is_none(),
     };
     let who = resource(&config.resource, config.agent.instance.as_ref());
-    Ok(Delivery::start(&settings, &who, &metrics)?)
+    let delivery = Delivery::start(&settings, &who, &metrics)?;
+    if let Some(follower) = follower {
+        let to = delivery.receivers();
+        if let Some(files) = traces {
+            follower.add(&files);
+            tokio::spawn(receivers::hand_on(files, Receivers::replace_traces, to.clone()));
+        }
+        if let Some(files) = metrics_files {
+            follower.add(&files);
+            tokio::spawn(receivers::hand_on(files, Receivers::replace_metrics, to));
+        }
+    }
+    Ok(delivery)
 }
 
 /// What OpenTelemetry's variable says, else cumulative.
@@ -87,37 +106,13 @@ pub(super) fn closed(config: &Config) -> Closed {
     })
 }
 
-async fn signal(exporter: &Exporter, child_env: &[(OsString, Option<OsString>)]) -> Result<Signal, AgentError> {
-    let mut headers = Vec::with_capacity(exporter.headers.len());
-    for (name, value) in &exporter.headers {
-        headers.push(Header::new(name, value.load(child_env).await?.expose()));
-    }
-    let protocol = match exporter.protocol {
-        Protocol::Grpc => delivery::Protocol::Grpc,
-        Protocol::HttpProtobuf => delivery::Protocol::HttpProtobuf,
-    };
-    Ok(Signal {
-        headers,
-        timeout: exporter.timeout,
-        gzip: exporter.compression == Compression::Gzip,
-        ca_file: exporter.ca_file.clone(),
-        client_cert: exporter.client_cert.clone(),
-        client_key: exporter.client_key.clone(),
-        proxy: exporter.route.proxy.as_ref().map(|proxy| {
-            let credentials = proxy.credentials.as_ref().map(Secret::expose);
-            HttpProxy::new(&bracketed(&proxy.host), proxy.port, credentials)
-        }),
-        ..Signal::new(&exporter.endpoint, protocol)
-    })
-}
-
 /// What sends runs again, if there is an endpoint for traces.
 pub async fn replay(
     exports: &Exports,
     child_env: &[(OsString, Option<OsString>)],
 ) -> Result<Option<Replay>, AgentError> {
     let Some(exporter) = &exports.otlp.traces else { return Ok(None) };
-    let signal = signal(exporter, child_env).await?;
+    let signal = receivers::now(&*receivers::begin("traces", exporter, child_env).await?, exporter);
     let who = resource(&exports.resource, exports.agent.instance.as_ref());
     Ok(Some(Replay::new(&signal, &who).map_err(StartError::from)?))
 }

@@ -133,7 +133,7 @@ async fn prepare(
     }
     let exports = config.otlp.traces.is_some() || config.otlp.metrics.is_some();
     let delivery = if exports {
-        Some(wiring::delivery(&config, None, true, &child_env).await.map_err(|error| format!("error: {error}"))?)
+        Some(wiring::delivery(&config, None, None, &child_env).await.map_err(|error| format!("error: {error}"))?)
     } else {
         None
     };
@@ -160,7 +160,7 @@ async fn fetch(
 ) -> Result<Option<Secret>, Refusal> {
     let Some(account) = target.target().accounts.first() else { return Ok(None) };
     let progress = output.progress_width().map(|width| Progress::of(width, "fetching the password"));
-    let error = match prober.secret(account).await {
+    let error = match prober.prepare(target, account).await {
         Ok(secret) => return Ok(Some(secret)),
         Err(error) => error,
     };
@@ -351,7 +351,7 @@ async fn once(
             biased;
             // A password command may take its time; who ends the runs does not wait for it.
             Ok(_) = stopped.wait_for(|stop| *stop) => return None,
-            secret = prober.secret(account) => secret,
+            secret = prober.prepare(target, account) => secret,
         }
     };
     let kept = secret.as_ref().ok().cloned();

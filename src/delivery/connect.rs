@@ -31,11 +31,15 @@ const TELLING: usize = 16;
 /// How long a port that says nothing is asked whether it speaks TLS.
 const TLS_CHECK: Duration = Duration::from_secs(2);
 
+/// Sets TLS up. Done for each connection: OpenSSL keeps the roots that it found, and would go on trusting one that the system
+/// has dropped.
+pub(super) type MakeTls = Box<dyn Fn() -> Result<native_tls::TlsConnector, native_tls::Error> + Send + Sync>;
+
 /// The way to a receiver.
 pub(super) struct Connector {
     host: String,
     port: u16,
-    tls: Option<tokio_native_tls::TlsConnector>,
+    tls: Option<MakeTls>,
     proxy: Option<HttpProxy>,
 }
 
@@ -79,8 +83,8 @@ pub(super) enum Peer {
 
 impl Connector {
     /// To this host, in brackets if it is an IPv6 address.
-    pub(super) fn new(host: &str, port: u16, tls: Option<native_tls::TlsConnector>, proxy: Option<HttpProxy>) -> Self {
-        Self { host: host.to_owned(), port, tls: tls.map(Into::into), proxy }
+    pub(super) fn new(host: &str, port: u16, tls: Option<MakeTls>, proxy: Option<HttpProxy>) -> Self {
+        Self { host: host.to_owned(), port, tls, proxy }
     }
 
     /// The proxy on the way, for people.
@@ -98,10 +102,13 @@ impl Connector {
         let stream = self.reach(&seen.wire).await?;
         let stream: Box<dyn Stream> = match &self.tls {
             None => Box::new(stream),
-            Some(tls) => match tls.connect(self.name(), stream).await {
-                Ok(stream) => Box::new(stream),
-                Err(error) => return Err(ConnectError::Tls(tls_problem(&error), seen)),
-            },
+            Some(make) => {
+                let connected = match make() {
+                    Ok(tls) => tokio_native_tls::TlsConnector::from(tls).connect(self.name(), stream).await,
+                    Err(error) => Err(error),
+                };
+                Box::new(connected.map_err(|error| ConnectError::Tls(tls_problem(&error), seen.clone()))?)
+            }
         };
         let stream = Box::new(Watched { stream, ahead: Vec::new(), first: seen.plain.clone() });
         Ok(Connection { stream, seen })

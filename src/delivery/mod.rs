@@ -37,7 +37,7 @@ mod transport;
 mod wire;
 mod writer;
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::runtime::Runtime;
 
@@ -45,11 +45,11 @@ pub use self::{
     directory::{Directory, Entry, NotRegularError},
     replay::{BadLine, Lines, Replay, Sent},
     report::{Dropped, Report, Status},
-    settings::{Header, HttpProxy, Protocol, Settings, Signal},
+    settings::{Header, HttpProxy, PemFiles, Protocol, Settings, Signal},
     state::{ForeignError, HeldError, StateDir, StateDirError},
     wire::WireError,
 };
-use self::{meter::Meter, queue::Queue, spool::Spool};
+use self::{meter::Meter, otlp_client::OtlpClient, queue::Queue, spool::Spool};
 use crate::{
     record::Run,
     telemetry::{Metrics, MetricsSettings, ResourceSettings, resource},
@@ -83,7 +83,27 @@ pub struct Delivery {
     metrics: Metrics,
     /// None without a receiver of metrics.
     meter: Option<Meter>,
+    receivers: Receivers,
     engine: Engine,
+}
+
+/// The ways to the receivers, to be given other headers and files while all goes on.
+#[derive(Debug, Clone, Default)]
+pub struct Receivers {
+    traces: Option<Arc<OtlpClient>>,
+    metrics: Option<Arc<OtlpClient>>,
+}
+
+impl Receivers {
+    /// Takes the headers and the files of this signal for traces from the next request on. Nothing that waits is lost.
+    pub fn replace_traces(&self, signal: &Signal) -> Result<(), WireError> {
+        self.traces.as_ref().map_or(Ok(()), |client| client.replace(signal))
+    }
+
+    /// The same for metrics.
+    pub fn replace_metrics(&self, signal: &Signal) -> Result<(), WireError> {
+        self.metrics.as_ref().map_or(Ok(()), |client| client.replace(signal))
+    }
 }
 
 impl Delivery {
@@ -103,9 +123,11 @@ impl Delivery {
         let engine = Engine(Some(runtime));
         let entered = handle.enter();
         let resource = resource(who);
+        let mut receivers = Receivers::default();
         let (metrics, meter) = match &settings.metrics {
             Some(signal) => {
                 let wire = wire::metrics(signal, settings.temporality)?;
+                receivers.metrics = Some(wire.client());
                 let metrics = Metrics::new(metrics_settings, resource.clone(), settings.temporality);
                 let meter = Meter::start(metrics.clone(), wire, settings.metric_interval, &handle);
                 (metrics, Some(meter))
@@ -118,6 +140,7 @@ impl Delivery {
         let queue = Queue::new(settings.queue_memory, backlog, settings.traces.is_some(), metrics.clone());
         if let Some(signal) = &settings.traces {
             let traces = wire::traces(signal, &resource)?;
+            receivers.traces = Some(traces.client());
             let (queue, metrics) = (queue.clone(), metrics.clone());
             handle.spawn(async move {
                 if queue.has_disk() {
@@ -130,12 +153,17 @@ impl Delivery {
             });
         }
         drop(entered);
-        Ok(Self { queue, metrics, meter, engine })
+        Ok(Self { queue, metrics, meter, receivers, engine })
     }
 
     /// The instruments whose measurements go out here.
     pub fn metrics(&self) -> Metrics {
         self.metrics.clone()
+    }
+
+    /// The ways to the receivers.
+    pub fn receivers(&self) -> Receivers {
+        self.receivers.clone()
     }
 
     /// Queues a run's trace. Never waits: over the budget, the oldest waiting runs go, and are counted.

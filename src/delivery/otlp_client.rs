@@ -11,7 +11,7 @@ use std::{
     io::Write as _,
     path::{Path, PathBuf},
     pin::Pin,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -27,7 +27,7 @@ use zeroize::Zeroizing;
 
 use super::{
     answer::{self, Accepted, WANTS_TLS},
-    connect::{ConnectError, Connector, Peer, PeerBytes},
+    connect::{ConnectError, Connector, MakeTls, Peer, PeerBytes},
     failure::Failure,
     settings::{Protocol, Signal},
     transport::{Transport, TransportError},
@@ -100,11 +100,19 @@ pub(super) struct OtlpClient {
     protocol: Protocol,
     gzip: bool,
     timeout: Duration,
-    transport: Transport,
+    grpc_path: &'static str,
+    way: Mutex<Way>,
     /// Whether a port that did not answer as a receiver in clear text speaks TLS; none before it was asked.
     speaks_tls: Mutex<Option<bool>>,
     /// Of the last request, until it is taken.
     outcome: Mutex<Option<ExportOutcome>>,
+}
+
+/// How a request gets there, which changes with the files that the operator named.
+struct Way {
+    transport: Arc<Transport>,
+    /// Why nothing can be sent yet.
+    unready: Option<Arc<str>>,
 }
 
 impl fmt::Debug for OtlpClient {
@@ -135,41 +143,29 @@ impl HttpClient for OtlpClient {
 
 impl OtlpClient {
     /// A client for one receiver; `grpc_path` names the service and its method, in place of the endpoint's path.
-    pub(super) fn new(signal: &Signal, grpc_path: &str) -> Result<Self, WireError> {
-        let endpoint = shown(&signal.endpoint);
-        let wrong = |problem: &str| WireError::Endpoint { endpoint: endpoint.clone(), problem: problem.to_owned() };
-        let uri = signal.endpoint.parse::<Uri>().map_err(|error| wrong(&error.to_string()))?;
-        let tls = match uri.scheme_str() {
-            Some("http") => false,
-            Some("https") => true,
-            _ => return Err(wrong("it needs http:// or https:// in front")),
-        };
-        if signal.client_cert.is_some() != signal.client_key.is_some() {
-            return Err(WireError::HalfIdentity);
-        }
-        let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(|| wrong("it names no host"))?.to_owned();
-        let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
-        let mut headers = headers(signal)?;
-        let uri = match signal.protocol {
-            Protocol::HttpProtobuf => uri,
-            Protocol::Grpc => {
-                headers.insert(TE, HeaderValue::from_static("trailers"));
-                let mut parts = uri.into_parts();
-                parts.path_and_query = grpc_path.parse().ok();
-                Uri::from_parts(parts).map_err(|error| wrong(&error.to_string()))?
-            }
-        };
-        let tls = if tls { Some(tls_connector(signal)?) } else { None };
-        let connector = Connector::new(&host, port, tls, signal.proxy.clone());
+    pub(super) fn new(signal: &Signal, grpc_path: &'static str) -> Result<Self, WireError> {
         Ok(Self {
-            endpoint,
+            endpoint: shown(&signal.endpoint),
             protocol: signal.protocol,
             gzip: signal.gzip,
             timeout: signal.timeout,
-            transport: Transport::new(connector, signal.protocol, uri, headers),
+            grpc_path,
+            way: Mutex::new(Way::new(signal, grpc_path)?),
             speaks_tls: Mutex::default(),
             outcome: Mutex::default(),
         })
+    }
+
+    /// Takes the headers and what the files hold from `signal`, which is for the same receiver, for the next request on. One
+    /// that is under way ends as it began.
+    pub(super) fn replace(&self, signal: &Signal) -> Result<(), WireError> {
+        let way = Way::new(signal, self.grpc_path)?;
+        *self.way.lock().unwrap_or_else(PoisonError::into_inner) = way;
+        Ok(())
+    }
+
+    fn transport(&self) -> Arc<Transport> {
+        self.way.lock().unwrap_or_else(PoisonError::into_inner).transport.clone()
     }
 
     /// Where requests go, for people.
@@ -188,14 +184,19 @@ impl OtlpClient {
         self.outcome.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// One request to its end or to the timeout: what came of it, and how long the receiver asks to be left alone.
+    /// One request to its end or to the timeout, unless something that goes with it is missing: what came of it, and how long the receiver asks to be left alone.
     async fn export(&self, message: &[u8]) -> ExportOutcome {
+        let unready = self.way.lock().unwrap_or_else(PoisonError::into_inner).unready.clone();
+        if let Some(why) = unready {
+            return (Err(Failure::Later(why.to_string())), None);
+        }
+        let transport = self.transport();
         let body = match self.body(message) {
             Ok(body) => body,
             Err(error) => return (Err(Failure::Refused(format!("it cannot be compressed: {error}"))), None),
         };
         let late = || format!("no answer within {:.1} s", self.timeout.as_secs_f64());
-        let reason = match tokio::time::timeout(self.timeout, self.transport.exchange(body)).await {
+        let reason = match tokio::time::timeout(self.timeout, transport.exchange(body)).await {
             Ok(Ok(reply)) => {
                 let outcome = match self.protocol {
                     Protocol::Grpc => answer::grpc(&reply),
@@ -236,7 +237,7 @@ impl OtlpClient {
     /// What is most likely wrong when the other side began to speak another protocol.
     fn mistake(&self, seen: &PeerBytes) -> Option<&'static str> {
         let wire = seen.wire();
-        if !self.transport.connector().has_tls() {
+        if !self.transport().connector().has_tls() {
             if wire == Some(Peer::Tls) {
                 return Some(WANTS_TLS);
             }
@@ -259,7 +260,8 @@ impl OtlpClient {
     /// The same of one that ended a connection in clear text, or refused what it got: a port for TLS does either, and its words
     /// may be lost with the connection. It is asked once, until something is delivered.
     async fn tls_after_all(&self) -> Option<&'static str> {
-        let connector = self.transport.connector();
+        let transport = self.transport();
+        let connector = transport.connector();
         if connector.has_tls() {
             return None;
         }
@@ -274,7 +276,7 @@ impl OtlpClient {
 
     /// A reason, with the proxy on the way to the receiver.
     fn by_way_of(&self, reason: String) -> String {
-        match self.transport.connector().proxy() {
+        match self.transport().connector().proxy() {
             Some(proxy) => format!("{reason} (by way of the proxy {proxy})"),
             None => reason,
         }
@@ -315,34 +317,99 @@ const CA: &str = "CA file";
 const CERTIFICATE: &str = "client certificate";
 const KEY: &str = "client key";
 
-fn tls_connector(signal: &Signal) -> Result<TlsConnector, WireError> {
-    let mut builder = TlsConnector::builder();
-    builder.request_alpns(match signal.protocol {
-        Protocol::Grpc => &["h2"],
-        Protocol::HttpProtobuf => &["http/1.1"],
-    });
+impl Signal {
+    /// Whether an exporter can be built of it.
+    pub fn check(&self) -> Result<(), WireError> {
+        Way::new(self, "/").map(drop)
+    }
+}
+
+impl Way {
+    fn new(signal: &Signal, grpc_path: &str) -> Result<Self, WireError> {
+        let endpoint = shown(&signal.endpoint);
+        let wrong = |problem: &str| WireError::Endpoint { endpoint: endpoint.clone(), problem: problem.to_owned() };
+        let uri = signal.endpoint.parse::<Uri>().map_err(|error| wrong(&error.to_string()))?;
+        let tls = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err(wrong("it needs http:// or https:// in front")),
+        };
+        if signal.client_cert.is_some() != signal.client_key.is_some() {
+            return Err(WireError::HalfIdentity);
+        }
+        let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(|| wrong("it names no host"))?.to_owned();
+        let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        let mut headers = headers(signal)?;
+        let uri = match signal.protocol {
+            Protocol::HttpProtobuf => uri,
+            Protocol::Grpc => {
+                headers.insert(TE, HeaderValue::from_static("trailers"));
+                let mut parts = uri.into_parts();
+                parts.path_and_query = grpc_path.parse().ok();
+                Uri::from_parts(parts).map_err(|error| wrong(&error.to_string()))?
+            }
+        };
+        // Without what the files hold nothing is sent, so nothing is set up either.
+        let tls = if tls && signal.unready.is_none() { Some(tls_connector(signal)?) } else { None };
+        let connector = Connector::new(&host, port, tls, signal.proxy.clone());
+        let transport = Arc::new(Transport::new(connector, signal.protocol, uri, headers));
+        Ok(Self { transport, unready: signal.unready.clone() })
+    }
+}
+
+fn tls_connector(signal: &Signal) -> Result<MakeTls, WireError> {
+    let pem = signal.pem.as_deref();
+    let mut roots = None;
     if let Some(path) = &signal.ca_file {
         let bad = |problem| WireError::Pem { what: CA, path: path.clone(), problem };
-        let roots = Certificate::stack_from_pem(&read(CA, path)?).map_err(|error| bad(error.to_string()))?;
-        if roots.is_empty() {
+        let read = content(CA, path, pem.and_then(|pem| pem.ca.as_deref()))?;
+        let found = Certificate::stack_from_pem(&read).map_err(|error| bad(error.to_string()))?;
+        if found.is_empty() {
             return Err(bad("it holds no certificate".to_owned()));
         }
-        builder.disable_built_in_roots(true);
-        for root in roots {
-            builder.add_root_certificate(root);
-        }
+        roots = Some(found);
     }
+    let mut identity = None;
     if let (Some(certificate), Some(key)) = (&signal.client_cert, &signal.client_key) {
-        let pem = read(CERTIFICATE, certificate)?;
-        let key = pkcs8(&Zeroizing::new(read(KEY, key)?));
-        let identity = Identity::from_pkcs8(&pem, &key).map_err(|error| WireError::Pem {
+        let chain = content(CERTIFICATE, certificate, pem.and_then(|pem| pem.cert.as_deref()))?;
+        let given = pem.and_then(|pem| pem.key.as_ref()).map(|key| key.as_slice());
+        let key = pkcs8(&content(KEY, key, given)?);
+        identity = Some(Identity::from_pkcs8(&chain, &key).map_err(|error| WireError::Pem {
             what: CERTIFICATE,
             path: certificate.clone(),
             problem: format!("{error}; the key must be an unencrypted one, PKCS #8 (BEGIN PRIVATE KEY)"),
-        })?;
-        builder.identity(identity);
+        })?);
     }
-    builder.build().map_err(|error| WireError::Tls { endpoint: shown(&signal.endpoint), problem: error.to_string() })
+    let protocol = signal.protocol;
+    let make = move || {
+        let mut builder = TlsConnector::builder();
+        builder.request_alpns(match protocol {
+            Protocol::Grpc => &["h2"],
+            Protocol::HttpProtobuf => &["http/1.1"],
+        });
+        if let Some(roots) = &roots {
+            builder.disable_built_in_roots(true);
+            for root in roots {
+                builder.add_root_certificate(root.clone());
+            }
+        }
+        if let Some(identity) = &identity {
+            builder.identity(identity.clone());
+        }
+        builder.build()
+    };
+    // Tried at once, so that what is wrong is known before anything is sent.
+    make().map_err(|error| WireError::Tls { endpoint: shown(&signal.endpoint), problem: error.to_string() })?;
+    Ok(Box::new(make))
+}
+
+/// What a file holds: as it was given, or read now.
+fn content(what: &'static str, path: &Path, given: Option<&[u8]>) -> Result<Zeroizing<Vec<u8>>, WireError> {
+    if let Some(given) = given {
+        return Ok(Zeroizing::new(given.to_vec()));
+    }
+    let read = std::fs::read(path).map(Zeroizing::new);
+    read.map_err(|source| WireError::File { what, path: path.to_owned(), source })
 }
 
 /// The key in the one form that the TLS library takes; as it is where it cannot be made so.
@@ -356,10 +423,6 @@ fn pkcs8(pem: &[u8]) -> Zeroizing<Vec<u8>> {
 #[cfg(not(target_os = "linux"))]
 fn pkcs8(pem: &[u8]) -> Zeroizing<Vec<u8>> {
     Zeroizing::new(pem.to_vec())
-}
-
-fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, WireError> {
-    std::fs::read(path).map_err(|source| WireError::File { what, path: path.to_owned(), source })
 }
 
 /// Those of the protocol, and the operator's, which come last.

@@ -1,6 +1,6 @@
 //! Where telemetry goes, and how. Filled by the agent from configuration and OTEL_* variables.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use opentelemetry_sdk::metrics::Temporality;
@@ -60,6 +60,10 @@ pub struct Signal {
     pub client_cert: Option<PathBuf>,
     /// PEM file with its key, unencrypted; on systems other than Linux in PKCS #8.
     pub client_key: Option<PathBuf>,
+    /// What the three files hold, read where waiting for a disk delays nobody; without it they are read when they are needed.
+    pub pem: Option<Arc<PemFiles>>,
+    /// Why nothing can be sent yet: something that goes with each request could not be had so far.
+    pub unready: Option<Arc<str>>,
     /// The HTTP proxy on the way; without one the connection is straight to the receiver, whatever the environment says.
     pub proxy: Option<HttpProxy>,
 }
@@ -76,8 +80,27 @@ impl Signal {
             ca_file: None,
             client_cert: None,
             client_key: None,
+            pem: None,
+            unready: None,
             proxy: None,
         }
+    }
+}
+
+/// What the files of a [`Signal`] hold.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct PemFiles {
+    /// `ca_file`.
+    pub ca: Option<Vec<u8>>,
+    /// `client_cert`.
+    pub cert: Option<Vec<u8>>,
+    /// `client_key`.
+    pub key: Option<Zeroizing<Vec<u8>>>,
+}
+
+impl fmt::Debug for PemFiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PemFiles(…)")
     }
 }
 
@@ -137,8 +160,8 @@ impl Header {
         Self { name: name.to_owned(), value: Zeroizing::new(value.to_owned()) }
     }
 
-    /// The value, for the wire.
-    pub(super) fn expose(&self) -> &str {
+    /// The value, for the wire and to see whether it has changed.
+    pub fn expose(&self) -> &str {
         &self.value
     }
 }

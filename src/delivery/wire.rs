@@ -101,6 +101,11 @@ impl Accepted {
 }
 
 impl Traces {
+    /// What it sends by, to be given other headers and files.
+    pub(super) fn client(&self) -> Arc<OtlpClient> {
+        self.client.clone()
+    }
+
     /// One attempt to send the traces of these runs.
     pub(super) async fn export(&self, runs: &[Arc<Run>]) -> Answer {
         let spans = runs.iter().flat_map(|run| spans(run)).collect();
@@ -120,6 +125,11 @@ impl Traces {
 }
 
 impl MetricsWire {
+    /// What it sends by, to be given other headers and files.
+    pub(super) fn client(&self) -> Arc<OtlpClient> {
+        self.client.clone()
+    }
+
     /// One attempt to send these metrics.
     pub(super) async fn export(&self, metrics: &ResourceMetrics) -> Result<(), Failure> {
         match outcome(&self.client, self.exporter.export(metrics)).await.0 {

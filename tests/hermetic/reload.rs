@@ -201,7 +201,7 @@ fn what_needs_a_restart_is_named_and_a_password_that_is_gone_is_a_void_run() {
         server.hears("LOGOUT", before + 2).await;
         stop(agent, Signal::SIGTERM).await
     });
-    let [line] = lines(&log, "take effect only when the agent is started again")[..] else { panic!("{output:?}") };
+    let [line] = lines(&log, "needs a restart")[..] else { panic!("{output:?}") };
     assert_eq!((&line["keys"], &line["level"]), (&"[latency]".into(), &"warn".into()));
     let failed = lines(&log, "a run did not pass");
     assert!(failed.iter().all(|line| line["error_type"] == "secret_unavailable"), "{output:?}");
