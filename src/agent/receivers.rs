@@ -39,12 +39,13 @@ struct Source {
     child_env: Vec<(OsString, Option<OsString>)>,
 }
 
-/// Reads what this exporter needs for the first time. `what` it exports is for the log.
+/// Reads what this exporter needs for the first time, if there is one. `what` it exports is for the log.
 pub(super) async fn begin(
     what: &str,
-    exporter: &Exporter,
+    exporter: Option<&Exporter>,
     child_env: &[(OsString, Option<OsString>)],
-) -> Result<Arc<FollowedSignal>, AgentError> {
+) -> Result<Option<Arc<FollowedSignal>>, AgentError> {
+    let Some(exporter) = exporter else { return Ok(None) };
     let mut fixed = Vec::with_capacity(exporter.headers.len());
     for (_, source) in &exporter.headers {
         let value = if file(source).is_none() { Some(source.load(child_env).await?) } else { None };
@@ -54,7 +55,7 @@ pub(super) async fn begin(
     let paths = source.paths();
     let names = paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
     let name = format!("a file of the OTLP exporter of {what} ({names})");
-    FollowedSignal::begin(name, paths, move || Box::pin(source.clone().load())).await
+    FollowedSignal::begin(name, paths, move || Box::pin(source.clone().load())).await.map(Some)
 }
 
 /// The settings now. A file that does not answer leaves an exporter that waits for it.

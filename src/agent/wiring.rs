@@ -37,17 +37,13 @@ pub async fn delivery(
         queue_disk: config.state.queue_disk,
         ..delivery::Settings::default()
     };
-    let (mut traces, mut metrics_files) = (None, None);
-    if let Some(exporter) = &config.otlp.traces {
-        let files = receivers::begin("traces", exporter, child_env).await?;
-        settings.traces = Some(receivers::now(&files, exporter));
-        traces = Some(files);
-    }
-    if let Some(exporter) = &config.otlp.metrics {
-        let files = receivers::begin("metrics", exporter, child_env).await?;
-        settings.metrics = Some(receivers::now(&files, exporter));
-        metrics_files = Some(files);
-    }
+    let (traces, metrics) = (config.otlp.traces.as_ref(), config.otlp.metrics.as_ref());
+    let (traces_files, metrics_files) = tokio::try_join!(
+        receivers::begin("traces", traces, child_env),
+        receivers::begin("metrics", metrics, child_env),
+    )?;
+    settings.traces = traces_files.as_ref().zip(traces).map(|(files, exporter)| receivers::now(files, exporter));
+    settings.metrics = metrics_files.as_ref().zip(metrics).map(|(files, exporter)| receivers::now(files, exporter));
     let metrics = MetricsSettings {
         labels: config.metrics.labels.iter().cloned().collect(),
         exponential: config.metrics.histogram == Histogram::Exponential,
@@ -59,7 +55,7 @@ pub async fn delivery(
     let delivery = Delivery::start(&settings, &who, &metrics)?;
     if let Some(follower) = follower {
         let to = delivery.receivers();
-        if let Some(files) = traces {
+        if let Some(files) = traces_files {
             follower.add(&files);
             tokio::spawn(receivers::hand_on(files, Receivers::replace_traces, to.clone()));
         }
@@ -111,8 +107,10 @@ pub async fn replay(
     exports: &Exports,
     child_env: &[(OsString, Option<OsString>)],
 ) -> Result<Option<Replay>, AgentError> {
-    let Some(exporter) = &exports.otlp.traces else { return Ok(None) };
-    let signal = receivers::now(&*receivers::begin("traces", exporter, child_env).await?, exporter);
+    let exporter = exports.otlp.traces.as_ref();
+    let files = receivers::begin("traces", exporter, child_env).await?;
+    let Some((files, exporter)) = files.zip(exporter) else { return Ok(None) };
+    let signal = receivers::now(&files, exporter);
     let who = resource(&exports.resource, exports.agent.instance.as_ref());
     Ok(Some(Replay::new(&signal, &who).map_err(StartError::from)?))
 }

@@ -19,6 +19,7 @@ use std::{
     ffi::OsString,
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
 use clap::{CommandFactory as _, Parser as _};
@@ -113,6 +114,9 @@ enum Threads {
 
 /// Files that are open once the threads that probe have started and listen to signals.
 const TO_START: usize = 6;
+
+/// How long the agent's start waits for a directory of CA certificates that has to be made.
+const ROOTS_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The variable in which tokio is told how many threads to start. It falls over what it cannot read, so it is read here.
 const WORKERS: &str = "TOKIO_WORKER_THREADS";
@@ -226,8 +230,9 @@ async fn run_agent(path: &Path, roots: &Roots, output: &mut Output) -> u8 {
         file: Some(path.to_owned()),
         ..agent::StatusSettings::default()
     };
-    // A run that comes before the directory waits for it; the agent does not.
-    drop(roots.keep(places(config.state.dir.as_deref())));
+    // Lest the first export fail for want of roots. A run waits for them itself, and the agent for no disk that hangs.
+    let made = roots.keep(places(config.state.dir.as_deref()));
+    let _in_time = tokio::time::timeout(ROOTS_PATIENCE, made).await.is_ok();
     match agent::run(config, sources, roots.original.clone(), status).await {
         Ok(()) => PASSED,
         Err(error) => {

@@ -16,7 +16,7 @@ use tokio::{
     time::{sleep, sleep_until},
 };
 
-use crate::{clock, probe::Cancel};
+use crate::{clock, net, probe::Cancel};
 
 /// All of the end, from the signal on.
 const END: Duration = Duration::from_secs(5);
@@ -61,6 +61,7 @@ impl Signals {
                 stop.send_replace(true);
                 sleep(END.mul_f64(0.97)).await;
                 // What the command is at does not end: it writes where nobody reads.
+                net::remove_roots();
                 std::process::exit(code(kind).into());
             });
         };

@@ -42,7 +42,7 @@ pub use hello::{LastRecord, ServerHello};
 pub use linux::{TcpInfo, tick};
 pub use meter::{Counts, Crossing, LATE, Meter, Traffic};
 pub use resolve::{Family, ResolveCause, Resolver};
-pub use roots::{Roots, RootsError, roots_are_ready};
+pub use roots::{Roots, RootsError, remove_roots, roots_are_ready};
 pub use tls::{Armed, NotReady, Shown, TlsContext, TlsFiles, shown};
 pub use tls_error::{TlsCause, TlsFailure};
 pub use tls_files::{TlsContextError, TlsMaterial, TlsPaths};

@@ -156,18 +156,23 @@ impl Roots {
 }
 
 impl Drop for Roots {
-    /// Removes the directory, if the disk lets it in time.
     fn drop(&mut self) {
-        let Some(bundle) = self.bundle.take() else { return };
-        let (done, is_done) = std::sync::mpsc::channel::<()>();
-        let remove = move || {
-            bundle.remove();
-            drop(done);
-        };
-        if std::thread::Builder::new().name("roots".to_owned()).spawn(remove).is_ok() {
-            // Nothing is ever sent: it ends when the other side is gone.
-            let _in_time = is_done.recv_timeout(REMOVAL).is_err();
-        }
+        remove_roots();
+    }
+}
+
+/// Removes the directory that was made of a bundle, if the disk lets it in time: for the end of the process. Nothing can be
+/// verified afterwards.
+pub fn remove_roots() {
+    let Some(bundle) = BUNDLE.get() else { return };
+    let (done, is_done) = std::sync::mpsc::channel::<()>();
+    let remove = move || {
+        bundle.remove();
+        drop(done);
+    };
+    if std::thread::Builder::new().name("roots".to_owned()).spawn(remove).is_ok() {
+        // Nothing is ever sent: it ends when the other side is gone.
+        let _in_time = is_done.recv_timeout(REMOVAL).is_err();
     }
 }
 

@@ -54,7 +54,7 @@ impl NotReady {
 }
 
 impl TlsContext {
-    /// Reads the files that the options name. Waits for the disk.
+    /// Reads the files that the options name. Blocks its thread, for some seconds at most.
     pub fn new(options: &TlsOptions, host: &Host) -> Result<Self, TlsContextError> {
         let material = TlsMaterial::read(&TlsPaths::of(options))?;
         Ok(Self::with(options, host, TlsFiles::Read(Arc::new(material))))

@@ -1,6 +1,6 @@
 //! The files that a target needs for TLS: its roots, its certificate, and the key to that.
 //!
-//! Says what is wrong with them before anybody needs them. Waits for the disk in `read` alone; `load` has `blocking` do it.
+//! Says what is wrong with them before anybody needs them. `read` blocks its thread, `load` none that probes.
 //! Called by `tls`, and by the agent, which follows them.
 
 use std::{
@@ -133,15 +133,15 @@ impl TlsPaths {
 }
 
 impl TlsMaterial {
-    /// Reads the files, here and now.
+    /// Reads the files, here and now. Blocks its thread, for some seconds at most.
     pub fn read(paths: &TlsPaths) -> Result<Self, TlsContextError> {
         let mut bytes = TlsBytes::default();
         if let Some(path) = &paths.ca_file {
-            bytes.ca = Some(read(path)?);
+            bytes.ca = Some(now(path, read)?);
         }
         if let (Some(certificate), Some(key)) = (&paths.client_cert, &paths.client_key) {
-            bytes.key = Some(secret::read_key(key).map_err(unusable)?);
-            bytes.chain = Some(read(certificate)?);
+            bytes.key = Some(now(key, read_key)?);
+            bytes.chain = Some(now(certificate, read)?);
         }
         Self::of(paths, &bytes)
     }
@@ -156,7 +156,6 @@ impl TlsMaterial {
             bytes.ca = Some(ca.map_err(NotRead::Wrong)?);
         }
         if let (Some(certificate), Some(key)) = (&paths.client_cert, &paths.client_key) {
-            let read_key = |path: &Path| secret::read_key(path).map_err(unusable);
             let pem = blocking::with_path(key, deadline, read_key).await.map_err(|it| unfinished(key, it))?;
             bytes.key = Some(pem.map_err(NotRead::Wrong)?);
             let chain = blocking::with_path(certificate, deadline, read).await;
@@ -219,6 +218,20 @@ impl std::fmt::Debug for TlsMaterial {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "TlsMaterial({} roots)", self.roots.len())
     }
+}
+
+/// What `read` makes of a file, for a caller that may block.
+fn now<T: Send + 'static>(
+    path: &Path,
+    read: impl FnOnce(&Path) -> Result<T, TlsContextError> + Send + 'static,
+) -> Result<T, TlsContextError> {
+    blocking::with_path_sync(path, clock::now() + DEADLINE, read).unwrap_or_else(|unfinished| {
+        Err(TlsContextError::Read { path: path.to_owned(), problem: unfinished.to_string() })
+    })
+}
+
+fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsContextError> {
+    secret::read_key(path).map_err(unusable)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsContextError> {

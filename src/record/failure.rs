@@ -144,7 +144,7 @@ error_types! {
         AuthProtocol = "auth_protocol",
     }
     Configuration {
-        /// The password could not be had from its source.
+        /// The password could not be had from its source, or a file for TLS or the CA certificates could not be read.
         SecretUnavailable = "secret_unavailable",
         /// The configuration forbids all addresses of the name, or its source address is none of this host's.
         AddressDenied = "address_denied",

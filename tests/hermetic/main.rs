@@ -15,6 +15,7 @@ mod defects;
 mod delivery;
 mod demo;
 mod failures;
+mod following;
 mod hostile_text;
 mod inspection;
 mod itself;

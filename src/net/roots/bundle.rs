@@ -15,7 +15,10 @@ use std::{
         unix::fs::OpenOptionsExt as _,
     },
     path::{Path, PathBuf},
-    sync::{Arc, Mutex as Lock, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex as Lock, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -83,6 +86,8 @@ pub(super) struct Bundle {
     /// What the two variables name, and lead to other files and directories as time goes by.
     slots: Arc<Lock<Slots>>,
     state: Mutex<State>,
+    /// No directory is made any more: the process is at its end.
+    is_ended: AtomicBool,
     /// The directory in use, for a check without the state's lock.
     current: Lock<Option<Arc<HashedDirectory>>>,
 }
@@ -118,8 +123,8 @@ impl Bundle {
         if !by_descriptor(slots.file.as_raw_fd()).exists() {
             return Err(failed(Problem::new("/proc is not mounted")));
         }
-        let (places, state, current) = Default::default();
-        Ok(Self { path, places, slots: Arc::new(Lock::new(slots)), state, current })
+        let (places, state, current, is_ended) = Default::default();
+        Ok(Self { path, places, slots: Arc::new(Lock::new(slots)), state, is_ended, current })
     }
 
     /// The values for the file's variable and the directory's.
@@ -165,8 +170,9 @@ impl Bundle {
         }
     }
 
-    /// Removes the directory. Waits for the disk.
+    /// Removes the directory, for good. Waits for the disk.
     pub(super) fn remove(&self) {
+        self.is_ended.store(true, Ordering::SeqCst);
         self.current.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
@@ -196,7 +202,8 @@ impl Bundle {
                 blocking::run(origin, deadline, move || current.is_whole()).await.unwrap_or(false)
             }
         };
-        if is_new || !is_whole { self.make(state).await } else { Ok(()) }
+        let is_due = (is_new || !is_whole) && !self.is_ended.load(Ordering::SeqCst);
+        if is_due { self.make(state).await } else { Ok(()) }
     }
 
     /// Whether the bundle holds something else than before.
@@ -269,7 +276,10 @@ impl Bundle {
         let nothing = open(NOTHING, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
         dup3(&nothing, &mut slots.file, OFlag::O_CLOEXEC)?;
         drop(slots);
-        let before = self.current.lock().unwrap_or_else(PoisonError::into_inner).replace(Arc::new(made));
+        let before = {
+            let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+            if self.is_ended.load(Ordering::SeqCst) { Some(Arc::new(made)) } else { current.replace(Arc::new(made)) }
+        };
         if let Some(before) = before {
             // To remove it takes a disk's time.
             let place = before.place().to_owned();
@@ -298,4 +308,81 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is larger than {LARGEST} bytes")));
     }
     Ok(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, time::Duration};
+
+    use super::*;
+
+    fn certificates(number: usize) -> String {
+        let certificate = |_| rcgen::generate_simple_self_signed(["a.example".to_owned()]).unwrap().cert.pem();
+        (0..number).map(certificate).collect()
+    }
+
+    /// What the directory's name leads to.
+    fn found(bundle: &Bundle) -> usize {
+        fs::read_dir(bundle.names().1).map_or(0, Iterator::count)
+    }
+
+    async fn ready(bundle: &Bundle) -> Result<(), RootsError> {
+        bundle.ready(clock::now() + Duration::from_secs(20)).await
+    }
+
+    /// As many looks as a change takes at most.
+    async fn looks(bundle: &Bundle) {
+        for _ in 0..2 {
+            let _problem = bundle.refresh(&mut *bundle.state.lock().await).await.is_err();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_that_stays_leads_to_what_the_bundle_holds_now() {
+        let place = tempfile::tempdir().unwrap();
+        let (path, tmp) = (place.path().join("bundle.pem"), place.path().join("tmp"));
+        fs::create_dir(&tmp).unwrap();
+        fs::write(&path, certificates(2)).unwrap();
+        let bundle = Bundle::reserve(path.clone()).unwrap();
+        let names = bundle.names();
+        bundle.place(vec![place.path().join("missing"), tmp.clone()]);
+        ready(&bundle).await.unwrap();
+        assert_eq!((found(&bundle), fs::read(&names.0).unwrap().len()), (2, 0), "of the places the first that will do");
+        looks(&bundle).await;
+        fs::write(&path, certificates(3)).unwrap();
+        looks(&bundle).await;
+        assert_eq!(found(&bundle), 3, "a bundle that changed");
+        for bad in ["junk", ""] {
+            fs::write(&path, bad).unwrap();
+            looks(&bundle).await;
+            assert_eq!(found(&bundle), 3, "{bad:?}: the last good one stays");
+        }
+        fs::remove_file(&path).unwrap();
+        for entry in fs::read_dir(&tmp).unwrap() {
+            fs::remove_dir_all(entry.unwrap().path()).unwrap();
+        }
+        assert_eq!(found(&bundle), 0, "a cleaner took it");
+        ready(&bundle).await.unwrap();
+        assert_eq!((found(&bundle), bundle.names()), (3, names), "made anew without the bundle");
+        bundle.remove();
+        assert!(fs::read_dir(&tmp).unwrap().next().is_none());
+        looks(&bundle).await;
+        assert!(fs::read_dir(&tmp).unwrap().next().is_none(), "it is the process's end");
+    }
+
+    #[tokio::test]
+    async fn where_no_directory_can_be_made_the_name_of_the_file_leads_to_the_bundle() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("bundle.pem");
+        fs::write(&path, certificates(1)).unwrap();
+        let bundle = Bundle::reserve(path.clone()).unwrap();
+        drop(bundle.places.set(vec![place.path().join("missing")]));
+        ready(&bundle).await.unwrap();
+        assert_eq!(fs::read(bundle.names().0).unwrap(), fs::read(&path).unwrap());
+        looks(&bundle).await;
+        fs::write(place.path().join("new"), certificates(2)).unwrap();
+        fs::rename(place.path().join("new"), &path).unwrap();
+        looks(&bundle).await;
+        assert_eq!(fs::read(bundle.names().0).unwrap(), fs::read(&path).unwrap());
+    }
 }
