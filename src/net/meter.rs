@@ -16,6 +16,10 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, unix::AsyncFd};
 
+mod crossing;
+
+use self::crossing::keep;
+pub use self::crossing::{Crossing, LATE, Traffic};
 use super::{Buffer, LastRecord, ServerHello, TcpInfo, hello::Records, linux};
 use crate::{
     clock::{self, Kernel},
@@ -29,53 +33,6 @@ pub struct Counts {
     pub sent: u64,
     /// Taken from the kernel.
     pub received: u64,
-}
-
-/// Bytes that crossed the line together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Crossing {
-    /// When they left, or when the last of them came.
-    pub at: Instant,
-    /// How many, TLS included.
-    pub bytes: u32,
-    /// For how many microseconds they lay in the socket before they were read; 0 where imaptrace stamped them itself.
-    pub lay_us: u32,
-    /// They were ours.
-    pub sent: bool,
-    /// While they were waited for, the kernel sent something again or something came out of order. Only looked at where the
-    /// wait passed [`LATE`].
-    pub lost: bool,
-    /// They came at several times, of which `at` is the last: there were more pieces than are kept one by one.
-    pub merged: bool,
-}
-
-impl Crossing {
-    /// Bytes that crossed at a moment, and of which nothing else is to be said.
-    pub fn new(at: Instant, bytes: usize, sent: bool) -> Self {
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        Self { at, bytes, lay_us: 0, sent, lost: false, merged: false }
-    }
-
-    /// For how long the bytes lay in the socket before they were read.
-    pub fn lay(&self) -> Duration {
-        Duration::from_micros(self.lay_us.into())
-    }
-
-    /// They lay there for so long that what came behind them in the meantime may have left its own stamp on them.
-    pub fn is_late(&self) -> bool {
-        self.lay() > LATE
-    }
-}
-
-/// What crossed the line since [`Meter::mark`].
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Traffic {
-    /// In order. A server that sends more pieces than are kept has the rest of them in the last one.
-    pub crossings: Vec<Crossing>,
-    /// Every arrival bears the kernel's stamp.
-    pub kernel: bool,
-    /// The end of the stream had come when the last bytes were read: their stamp may be that of the end.
-    pub closed: bool,
 }
 
 /// A handle on a TCP connection with a meter. It can be copied: the TLS library swallows the stream that it is given,
@@ -133,12 +90,6 @@ struct Tls {
     waiting: Option<Buffer>,
     from: usize,
 }
-
-/// As many crossings of a step are kept one by one.
-const KEPT: usize = 512;
-/// A read that comes no later than this is prompt, and a wait that is no longer is not looked into: a doubt of so little is
-/// none.
-pub const LATE: Duration = Duration::from_millis(1);
 
 impl Meter {
     /// Puts the meter on a connection that was begun at `begun`. With `stamped` its socket was asked for stamps, and gives
@@ -394,22 +345,6 @@ impl Socket {
 /// Segments that were sent again, or came out of order.
 fn lost(info: &TcpInfo) -> u64 {
     u64::from(info.retransmits) + u64::from(info.out_of_order.unwrap_or_default())
-}
-
-/// Notes a crossing; with the one before it if they came together, or beyond what is kept one by one.
-fn keep(crossings: &mut Vec<Crossing>, new: Crossing) {
-    let length = crossings.len();
-    match crossings.last_mut() {
-        Some(last) if last.sent == new.sent && (last.at == new.at || length >= KEPT) => {
-            last.merged |= last.at != new.at;
-            last.lost |= new.lost;
-            last.lay_us = last.lay_us.max(new.lay_us);
-            (last.at, last.bytes) = (new.at, last.bytes.saturating_add(new.bytes));
-        }
-        // No peer makes us speak that often in one step but one that means harm.
-        Some(last) if length >= 2 * KEPT => last.merged = true,
-        _ => crossings.push(new),
-    }
 }
 
 impl AsyncRead for Meter {

@@ -3,7 +3,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use super::*;
+use super::{crossing::KEPT, *};
 
 async fn pair() -> (Meter, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
