@@ -11,10 +11,11 @@ use std::{
 };
 
 use tokio::time::timeout_at;
-use zeroize::Zeroizing;
 
+pub(super) use super::exchange::{CoarseMoment, Exchange, Fault, Said, SecureError, TcpInfoDelta};
 use super::{
     Cancel,
+    exchange::{Happened, broken, is_end},
     split::Pace,
     transcript::Transcript,
     verdict,
@@ -22,9 +23,9 @@ use super::{
 };
 use crate::{
     clock,
-    imap::{Command, Condition, Event, Limits, OffendingLine, Progress, Session, Status},
+    imap::{Command, Condition, Limits, OffendingLine, Progress, Session},
     net::{Armed, Buffer, Line, Meter, TcpInfo, TlsFailure, Traffic, tick},
-    record::{CloseNotify, ErrorType, TlsFault},
+    record::{CloseNotify, ErrorType},
 };
 
 /// A connection and the session on it.
@@ -53,96 +54,6 @@ pub(super) struct Driver {
     pub(super) watch: Watch,
     /// Where the conversation is shown, if it is.
     pub(super) transcript: Option<Box<Transcript>>,
-}
-
-/// A status response, owned.
-#[derive(Debug)]
-pub(super) struct Said {
-    pub(super) condition: Condition,
-    pub(super) code: Option<&'static str>,
-    pub(super) text: Vec<u8>,
-}
-
-/// Why a step did not come to a tagged answer.
-#[derive(Debug)]
-pub(super) struct Fault {
-    pub(super) class: ErrorType,
-    /// When it showed.
-    pub(super) at: Instant,
-    /// What the server said with it.
-    pub(super) said: Option<Said>,
-    /// What was wrong with TLS, if that is what happened.
-    pub(super) tls: Option<TlsFault>,
-    /// An untagged NO or BAD that came before: the only answer that the command got.
-    pub(super) warning: Option<Said>,
-    /// How the TLS connection ended, if that is what happened.
-    pub(super) close_notify: Option<CloseNotify>,
-    /// The line is not in the middle of a command, and the one under way was left to itself: LOGOUT can follow.
-    pub(super) speaking: bool,
-}
-
-/// What a command took and how it ended.
-#[derive(Debug)]
-pub(super) struct Exchange {
-    pub(super) start: Instant,
-    pub(super) end: Instant,
-    pub(super) first_byte: Option<Instant>,
-    pub(super) first_row: Option<Instant>,
-    pub(super) continuations: Vec<Instant>,
-    /// What was said in a SASL exchange and must not be repeated, beside names and password.
-    pub(super) spoken: Vec<Zeroizing<Vec<u8>>>,
-    /// For how long we kept the server waiting for a processor.
-    pub(super) waited: Duration,
-    /// The first; a server that has ten thousand is not to be read ten thousand times.
-    pub(super) alert: Option<(Instant, Vec<u8>)>,
-    pub(super) sent: u64,
-    /// What crossed the line meanwhile.
-    pub(super) traffic: Traffic,
-    /// More than its tagged line had come when that was read.
-    pub(super) more: bool,
-    pub(super) progress: Progress,
-    pub(super) result: Result<Said, Fault>,
-}
-
-/// What the kernel says of the connection since it was last asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct TcpInfoDelta {
-    pub(super) rtt_min: Option<Duration>,
-    pub(super) retransmits: u64,
-    pub(super) out_of_order: Option<u64>,
-    /// Payload of a full segment of the server's.
-    pub(super) segment: u32,
-    /// Segments with data that arrived.
-    pub(super) data_segments: Option<u64>,
-    /// For how long data of ours was not acknowledged, at most.
-    pub(super) unacknowledged: Option<Duration>,
-    /// When the last data arrived.
-    pub(super) last_data: Option<CoarseMoment>,
-}
-
-/// A moment that the kernel reports by its coarse clock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct CoarseMoment {
-    pub(super) earliest: Instant,
-    pub(super) latest: Instant,
-}
-
-impl TcpInfoDelta {
-    /// Segments that were sent again, or came out of order.
-    pub(super) fn lost(&self) -> u64 {
-        self.retransmits.saturating_add(self.out_of_order.unwrap_or_default())
-    }
-}
-
-enum Happened {
-    Greeting(Said),
-    FirstByte,
-    FirstRow,
-    Continuation,
-    Alert(Vec<u8>),
-    Warning(Said),
-    Bye(Said),
-    Tagged(Said),
 }
 
 /// As many continuations of a command are kept; the rest only count.
@@ -579,73 +490,6 @@ impl Driver {
     pub(super) fn ignore_cancel(&mut self) {
         self.watch.ignore_cancel();
     }
-}
-
-impl Fault {
-    pub(super) fn new(class: ErrorType, at: Instant) -> Self {
-        Self { class, at, said: None, warning: None, tls: None, close_notify: None, speaking: false }
-    }
-
-    pub(super) fn with(self, said: Option<Said>) -> Self {
-        Self { said, ..self }
-    }
-}
-
-/// Why there is no TLS.
-pub(super) enum SecureError {
-    Failed(TlsFailure),
-    Cancelled,
-}
-
-impl From<Event<'_>> for Happened {
-    fn from(event: Event<'_>) -> Self {
-        match event {
-            Event::Greeting(status) => Self::Greeting(status.into()),
-            Event::FirstByte => Self::FirstByte,
-            Event::FirstRow => Self::FirstRow,
-            Event::Continuation => Self::Continuation,
-            Event::Alert(text) => Self::Alert(text.to_vec()),
-            Event::Warning(status) => Self::Warning(status.into()),
-            Event::Bye(status) => Self::Bye(status.into()),
-            Event::Tagged(status) => Self::Tagged(status.into()),
-        }
-    }
-}
-
-impl From<Status<'_>> for Said {
-    fn from(status: Status<'_>) -> Self {
-        Self { condition: status.condition, code: status.code.map(|code| code.name), text: status.text.to_vec() }
-    }
-}
-
-/// Whether the command came to no tagged line since the server, the connection or the deadline ended it.
-fn is_end(class: ErrorType) -> bool {
-    matches!(
-        class,
-        ErrorType::Bye
-            | ErrorType::Eof
-            | ErrorType::Reset
-            | ErrorType::TlsAlert
-            | ErrorType::TlsProtocol
-            | ErrorType::TimeoutCommand
-            | ErrorType::TimeoutWrite
-    )
-}
-
-fn broken(error: &io::Error) -> Fault {
-    let tls = TlsFailure::of_session(error);
-    let class = verdict::of_io(error, tls.as_ref());
-    let fault = Fault::new(class, clock::now());
-    if matches!(class, ErrorType::Reset | ErrorType::Eof) {
-        // Without the alert that announces an end: with it, the stream just ends.
-        let close_notify = tls.filter(|_| class == ErrorType::Eof).map(|_| CloseNotify::False);
-        return Fault { close_notify, ..fault };
-    }
-    let (tls, text) = match tls {
-        Some(failure) => (verdict::tls_fault(&failure), failure.text),
-        None => (None, error.to_string()),
-    };
-    Fault { tls, said: Some(Said { condition: Condition::Bad, code: None, text: text.into_bytes() }), ..fault }
 }
 
 #[cfg(test)]

@@ -11,7 +11,9 @@
 //! login     which mechanism, and the command that goes with it
 //! login_memory  which mechanism an account's server takes, where it refused the first
 //! command   one command and its step
+//! failures  how a step that went wrong ends the conversation
 //! driver    bytes ↔ session, stamps, deadlines
+//! exchange  what came of a command on the line
 //! sasl      the turns of a login that has several
 //! recorder  steps of the Run
 //! split     where a command's time went
@@ -27,6 +29,8 @@
 mod certificates;
 mod command;
 mod driver;
+mod exchange;
+mod failures;
 pub mod fill;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzed;

@@ -1,0 +1,91 @@
+//! How a step that went wrong ends the conversation: what the record says of it, and whether LOGOUT can follow.
+//!
+//! Which class a failure has is `verdict`'s matter. Called by the steps of a journey.
+
+use std::{
+    borrow::Cow,
+    time::{Duration, Instant},
+};
+
+use super::{
+    driver::Fault,
+    journey::{Journey, Stop},
+    step_deadline, verdict,
+};
+use crate::record::{ErrorType, ServerText, Step, StepOutcome};
+
+impl Journey<'_> {
+    /// When this step must end; when the run's time is up already, the step is listed and the run over.
+    pub(super) fn deadline_for(&mut self, step: &str, own: Duration) -> Result<Instant, Stop> {
+        if let Some(deadline) = step_deadline(own, self.deadline) {
+            return Ok(deadline);
+        }
+        self.recorder.refuse(step, ErrorType::TimeoutRun, None);
+        self.recorder.fail(step, ErrorType::TimeoutRun);
+        Err(Stop::Silent)
+    }
+
+    /// A step that cannot even start ends the conversation.
+    pub(super) fn refuse(&mut self, name: &str, class: ErrorType) -> Stop {
+        self.recorder.refuse(name, class, None);
+        self.recorder.fail(name, class);
+        Stop::Speaking
+    }
+
+    pub(super) fn fail(&mut self, mut step: Step, class: ErrorType) -> Stop {
+        step.outcome = StepOutcome::Failed;
+        step.error_type = Some(class);
+        self.recorder.fail(&step.name, class);
+        self.recorder.push(step);
+        Stop::Silent
+    }
+
+    /// The step that was pushed last turns out to be the one that fails the run; why, in our own words.
+    pub(super) fn fail_last(&mut self, class: ErrorType, words: Option<&str>) {
+        if let Some(mut step) = self.recorder.pop() {
+            step.text = words.map(|words| ServerText::new(words.as_bytes(), ServerText::STATUS)).or(step.text);
+            self.fail(step, class);
+        }
+    }
+
+    pub(super) fn fault(&mut self, mut step: Step, fault: &Fault) -> Stop {
+        self.describe(&mut step, fault);
+        // A server that ended the session before the login was sent said nothing of it.
+        let command = if step.sent_bytes == Some(0) { "" } else { step.name.as_str() };
+        let class = match (fault.class, &fault.said) {
+            (ErrorType::Bye, Some(said)) => verdict::of_refusal(command, said),
+            // One challenge more than the mechanism has.
+            (ErrorType::ProtocolContinuation, _) if step.name == "AUTHENTICATE" => ErrorType::AuthProtocol,
+            (class, _) => class,
+        };
+        // What was said untagged counts where nothing else was said of the login.
+        let warning = fault.warning.as_ref().filter(|_| class == fault.class && verdict::is_login(command));
+        let by_warning = warning.and_then(|said| Some((said, verdict::of_code(command, said.code)?)));
+        let class = match by_warning {
+            Some((said, class)) => {
+                step.status = Some(said.condition.as_str().to_owned());
+                step.code = said.code.map(str::to_owned);
+                class
+            }
+            None => class,
+        };
+        self.fail(step, class);
+        if fault.speaking { Stop::Speaking } else { Stop::Silent }
+    }
+
+    pub(super) fn describe(&self, step: &mut Step, fault: &Fault) {
+        step.close_notify = fault.close_notify;
+        step.tls_fault = fault.tls;
+        let bye = fault.said.as_ref().filter(|_| fault.class == ErrorType::Bye);
+        if let Some(said) = bye.or(fault.warning.as_ref()) {
+            step.status = Some(said.condition.as_str().to_owned());
+            step.code = said.code.map(str::to_owned);
+        }
+        let words = [&fault.warning, &fault.said].map(|said| said.as_ref().map(|said| said.text.as_slice()));
+        let words = match words {
+            [Some(warning), Some(said)] => Some(Cow::Owned([warning, said].join(b" | ".as_slice()))),
+            [one, other] => one.or(other).map(Cow::Borrowed),
+        };
+        step.text = words.map(|words| self.redactor.text(&words, ServerText::STATUS));
+    }
+}
