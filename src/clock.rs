@@ -1,4 +1,4 @@
-//! The only file that reads a clock.
+//! The only file that reads a clock; `pauses` has the times in which this process did not get to run.
 //!
 //! A run takes one [`Anchor`] at its start; every stamp after that is monotonic, and every exported time is the anchor
 //! plus a difference of stamps. So a step of the wall clock inside a run bends nothing. A stamp of the kernel is on the
@@ -7,6 +7,10 @@
 #![expect(clippy::disallowed_methods, reason = "the one place where clocks may be read")]
 
 use std::time::{Duration, Instant, SystemTime};
+
+mod pauses;
+
+pub use pauses::{Deadline, Heartbeat, OwnDelay, PauseTotals, pause_totals, paused};
 
 /// The monotonic clock, for every duration. In tests it follows a paused tokio clock.
 pub fn now() -> Instant {
@@ -157,11 +161,12 @@ impl Default for Kernel {
 #[cfg(test)]
 pub(crate) mod injected {
     use std::{
-        cell::Cell,
-        time::{Duration, SystemTime},
+        cell::{Cell, RefCell},
+        time::{Duration, Instant, SystemTime},
     };
 
     thread_local! {
+        static PAUSES: RefCell<Vec<(Instant, Instant)>> = const { RefCell::new(Vec::new()) };
         static STEP: Cell<i64> = const { Cell::new(0) };
         static SLEPT: Cell<Duration> = const { Cell::new(Duration::ZERO) };
     }
@@ -173,6 +178,15 @@ pub(crate) mod injected {
 
     pub(super) fn slept() -> Duration {
         SLEPT.get()
+    }
+
+    pub(super) fn pauses() -> Vec<(Instant, Instant)> {
+        PAUSES.with_borrow(Clone::clone)
+    }
+
+    /// This process does not get to run between these moments, which come in order.
+    pub(crate) fn pause(begin: Instant, end: Instant) {
+        PAUSES.with_borrow_mut(|pauses| pauses.push((begin, end)));
     }
 
     /// Sets the wall clock forward or back.

@@ -1,0 +1,318 @@
+//! When this process did not get to run, and deadlines that take it into account.
+//!
+//! A task on the runtime, the heartbeat, wakes every [`BEAT`]; whenever it wakes late, the time in between is a pause: the
+//! process was stopped (SIGSTOP, the freezer, a virtual machine that was stunned), had no CPU, or had too much to do. Pauses
+//! are kept for the whole process. A [`Deadline`] is lengthened by those that are long for it, and can say whether a peer
+//! had enough of the time.
+//!
+//! Reads the clock through `clock`; knows no socket and judges nobody. The agent and `probe` start the heartbeat; without
+//! one no pause is known.
+
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::{task::JoinHandle, time::sleep_until};
+
+use super::now;
+
+/// From one beat to the next.
+const BEAT: Duration = Duration::from_millis(25);
+/// A timer rings at a full millisecond, and a task waits for others: what is no later than this is no pause.
+const PROMPT: Duration = Duration::from_millis(5);
+/// As many pauses are kept: ten a second, which is a cycle of 100 ms, for some minutes.
+const KEPT: usize = 4096;
+
+static PAUSES: Mutex<Pauses> = Mutex::new(Pauses::new());
+
+/// A time in which this process did not get to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Pause {
+    begin: Instant,
+    end: Instant,
+}
+
+#[derive(Debug)]
+struct Pauses {
+    /// In the order of their ends.
+    known: VecDeque<Pause>,
+    /// When the heartbeat last came round; none while there is no heartbeat.
+    last: Option<Instant>,
+    /// All pauses so far, those included that are kept no more.
+    total: Duration,
+    count: u64,
+}
+
+/// How often and for how long this process has not got to run since it began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PauseTotals {
+    /// Pauses.
+    pub count: u64,
+    /// Their sum.
+    pub time: Duration,
+}
+
+/// The heartbeat, until it is dropped.
+#[derive(Debug)]
+pub struct Heartbeat(JoinHandle<()>);
+
+impl Heartbeat {
+    /// Starts it on the runtime that this is called on.
+    pub fn start() -> Self {
+        pauses().beat(now());
+        Self(tokio::spawn(async {
+            loop {
+                sleep_until((now() + BEAT).into()).await;
+                pauses().beat(now());
+            }
+        }))
+    }
+}
+
+impl Drop for Heartbeat {
+    fn drop(&mut self) {
+        self.0.abort();
+        pauses().last = None;
+    }
+}
+
+/// All pauses so far.
+pub fn pause_totals() -> PauseTotals {
+    let pauses = pauses();
+    PauseTotals { count: pauses.count, time: pauses.total }
+}
+
+/// For how long this process did not get to run between these moments. Pauses no longer than `over` do not count.
+pub fn paused(begin: Instant, end: Instant, over: Duration) -> Duration {
+    let mut inside = pauses_between(begin, end, over);
+    length_of_union(&mut inside)
+}
+
+fn pauses() -> MutexGuard<'static, Pauses> {
+    PAUSES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Those longer than `over`, of which the part that lies between these moments is given.
+fn pauses_between(begin: Instant, end: Instant, over: Duration) -> Vec<(Instant, Instant)> {
+    let cut = |pause: Pause| (pause.begin.max(begin), pause.end.min(end));
+    touching(begin, over).into_iter().map(cut).filter(|(from, to)| from < to).collect()
+}
+
+/// Those longer than `over` that end after this moment, in order.
+fn touching(begin: Instant, over: Duration) -> Vec<Pause> {
+    #[cfg(test)]
+    let pauses = super::injected::pauses().into_iter().map(|(begin, end)| Pause { begin, end });
+    #[cfg(test)]
+    return pauses.filter(|pause| pause.is_over(over) && pause.end > begin).collect();
+    #[cfg(not(test))]
+    pauses().touching(begin, now(), over)
+}
+
+impl Pause {
+    fn is_over(&self, length: Duration) -> bool {
+        self.end.saturating_duration_since(self.begin) > length
+    }
+}
+
+impl Pauses {
+    const fn new() -> Self {
+        Self { known: VecDeque::new(), last: None, total: Duration::ZERO, count: 0 }
+    }
+
+    /// The heartbeat comes round.
+    fn beat(&mut self, now: Instant) {
+        let pause = self.open(now);
+        self.last = Some(now);
+        let Some(pause) = pause else { return };
+        self.count += 1;
+        self.total += pause.end.saturating_duration_since(pause.begin);
+        if self.known.len() == KEPT {
+            self.known.pop_front();
+        }
+        self.known.push_back(pause);
+    }
+
+    /// The pause that is known of when the heartbeat comes round, and which whoever comes first finds out.
+    fn open(&self, now: Instant) -> Option<Pause> {
+        let pause = Pause { begin: self.last? + BEAT, end: now };
+        pause.is_over(PROMPT).then_some(pause)
+    }
+
+    fn touching(&self, begin: Instant, now: Instant, over: Duration) -> Vec<Pause> {
+        let known = self.known.iter().rev().take_while(|pause| pause.end > begin).copied();
+        let mut all: Vec<Pause> = self.open(now).into_iter().chain(known).filter(|pause| pause.is_over(over)).collect();
+        all.reverse();
+        all
+    }
+}
+
+/// How long these times are together; where several overlap it counts once. Sorts them.
+fn length_of_union(times: &mut [(Instant, Instant)]) -> Duration {
+    times.sort_unstable();
+    let mut reached: Option<Instant> = None;
+    let mut sum = Duration::ZERO;
+    for (begin, end) in times.iter().copied() {
+        let from = reached.map_or(begin, |reached| begin.max(reached));
+        sum += end.saturating_duration_since(from);
+        reached = Some(reached.map_or(end, |reached| reached.max(end)));
+    }
+    sum
+}
+
+/// When a peer must have done something that it began to owe us at a certain moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deadline {
+    begin: Instant,
+    end: Instant,
+}
+
+/// Why a peer that was too late is not to blame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OwnDelay {
+    /// This process did not run at all for a long time.
+    Stopped,
+    /// It got to run, and too little.
+    Slow,
+}
+
+impl Deadline {
+    /// This long after a moment.
+    pub fn after(begin: Instant, length: Duration) -> Self {
+        Self { begin, end: begin + length }
+    }
+
+    /// When it began.
+    pub fn begin(&self) -> Instant {
+        self.begin
+    }
+
+    /// When it is over, if this process runs all the time.
+    pub fn end(&self) -> Instant {
+        self.end
+    }
+
+    /// A part of it that begins now and is over after this long, or with the whole.
+    #[must_use]
+    pub fn part(&self, length: Duration) -> Self {
+        let begin = now();
+        let end = if begin < self.end { self.end } else { self.lengthened() };
+        Self { begin, end: end.min(begin + length) }
+    }
+
+    /// A tenth of it: what is no longer than that changes nothing.
+    pub fn tenth(&self) -> Duration {
+        self.length() / 10
+    }
+
+    fn length(&self) -> Duration {
+        self.end.saturating_duration_since(self.begin)
+    }
+
+    /// When it is over: later by each pause that began before and is longer than a tenth of it, for the peer could not be
+    /// heard in that time.
+    pub fn lengthened(&self) -> Instant {
+        touching(self.begin, self.tenth()).into_iter().fold(self.end, |end, pause| {
+            let began = pause.begin.max(self.begin);
+            if began < end { end + pause.end.saturating_duration_since(began) } else { end }
+        })
+    }
+
+    /// Asked when it is over: whether the peer owed us something for less than nine tenths of it. `away` are the times in
+    /// which it did not; pauses need not be among them.
+    pub fn own_delay(&self, mut away: Vec<(Instant, Instant)>) -> Option<OwnDelay> {
+        let end = self.lengthened();
+        let pauses = pauses_between(self.begin, end, self.tenth());
+        let stopped = !pauses.is_empty();
+        away.extend(pauses);
+        for (from, to) in &mut away {
+            (*from, *to) = ((*from).max(self.begin), (*to).min(end));
+        }
+        away.retain(|(from, to)| from < to);
+        let owed = end.saturating_duration_since(self.begin).saturating_sub(length_of_union(&mut away));
+        self.is_short(owed).then_some(if stopped { OwnDelay::Stopped } else { OwnDelay::Slow })
+    }
+
+    /// The same where it is known for how long the peers owed us something.
+    pub fn own_delay_of(&self, owed: Duration) -> Option<OwnDelay> {
+        self.is_short(owed).then(|| self.kind())
+    }
+
+    /// What this process did in this time, given that it was too slow.
+    pub fn kind(&self) -> OwnDelay {
+        let stopped = !pauses_between(self.begin, self.lengthened(), self.tenth()).is_empty();
+        if stopped { OwnDelay::Stopped } else { OwnDelay::Slow }
+    }
+
+    fn is_short(&self, owed: Duration) -> bool {
+        owed < self.length() - self.tenth()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::injected, *};
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_beat_that_is_late_is_a_pause_and_one_that_is_to_come_is_known_before() {
+        let begin = now();
+        let mut pauses = Pauses::new();
+        let at = |millis: u32| begin + millis * MS;
+        let between = |pauses: &Pauses, from, over: u32| pauses.touching(at(from), at(9_000), over * MS).len();
+        assert_eq!(between(&pauses, 0, 0), 0, "nobody beats");
+        for beat in [0, 26, 52, 177, 203, 1_228] {
+            pauses.beat(at(beat));
+        }
+        let known = [(77, 177), (228, 1_228)].map(|(from, to)| Pause { begin: at(from), end: at(to) });
+        assert_eq!(pauses.known, known);
+        assert_eq!((pauses.count, pauses.total), (2, 1_100 * MS));
+        // And the one that is under way.
+        assert_eq!([between(&pauses, 0, 0), between(&pauses, 200, 0), between(&pauses, 2_000, 0)], [3, 2, 1]);
+        assert_eq!([between(&pauses, 0, 100), between(&pauses, 0, 1_000)], [2, 1]);
+    }
+
+    #[test]
+    fn no_more_pauses_are_kept_than_there_is_room_for() {
+        let (begin, mut pauses) = (now(), Pauses::new());
+        for beat in 0..2 * KEPT {
+            pauses.beat(begin + u32::try_from(beat).unwrap() * 100 * MS);
+        }
+        assert_eq!((pauses.known.len(), pauses.count), (KEPT, 2 * KEPT as u64 - 1));
+    }
+
+    #[test]
+    fn a_pause_over_a_tenth_lengthens_a_deadline_and_a_shorter_one_does_not() {
+        let begin = now();
+        let at = |millis: u32| begin + millis * MS;
+        let deadline = Deadline::after(begin, 1_000 * MS);
+        injected::pause(at(100), at(200));
+        assert_eq!(deadline.lengthened(), at(1_000));
+        injected::pause(at(900), at(5_000));
+        assert_eq!(deadline.lengthened(), at(5_100), "what was left is left");
+        injected::pause(at(5_050), at(6_050));
+        injected::pause(at(7_000), at(9_000));
+        assert_eq!(deadline.lengthened(), at(6_100), "it was over before the last one");
+        // Of one that had begun before only the part counts that lies in it.
+        assert_eq!(Deadline::after(at(1_000), 1_000 * MS).lengthened(), at(7_000));
+    }
+
+    #[test]
+    fn a_peer_that_owed_us_nine_tenths_is_to_blame_and_pauses_and_unread_bytes_are_not_its_time() {
+        let begin = now();
+        let at = |millis: u32| begin + millis * MS;
+        let away = |times: &[(u32, u32)]| times.iter().map(|(from, to)| (at(*from), at(*to))).collect::<Vec<_>>();
+        let deadline = Deadline::after(begin, 1_000 * MS);
+        assert_eq!(deadline.own_delay(Vec::new()), None);
+        assert_eq!(deadline.own_delay(away(&[(0, 100), (950, 9_000)])), Some(OwnDelay::Slow));
+        assert_eq!(deadline.own_delay(away(&[(0, 60), (30, 90), (95, 100)])), None, "each moment counts once");
+        // The pause itself lengthens it: a peer that is silent all the time after it is to blame.
+        injected::pause(at(10), at(60_010));
+        assert_eq!(deadline.own_delay(away(&[(0, 20), (5_000, 6_000)])), None);
+        assert_eq!(deadline.own_delay(away(&[(60_010, 60_210)])), Some(OwnDelay::Stopped));
+        assert_eq!(deadline.own_delay_of(900 * MS), None);
+        assert_eq!(deadline.own_delay_of(899 * MS), Some(OwnDelay::Stopped));
+    }
+}
