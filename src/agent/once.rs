@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
-use tokio::time::sleep;
+use tokio::time::{sleep, sleep_until};
 use tracing::{Instrument as _, error};
 
 use crate::{
@@ -75,13 +75,20 @@ async fn whatever_comes(
     }
 }
 
-/// Comes back when a run has had its time. One whose process was stopped meanwhile (SIGSTOP, a paused machine) has had none
-/// of it, and gets a moment to end by its own deadlines.
+/// Comes back when a run has had its time. While this process did not get to run (SIGSTOP, a paused machine, no CPU) it had
+/// none, and gets as much more; and a moment after a timer that rang late, to end by its own deadlines.
 async fn overstayed(longest: Duration) {
-    let due = clock::now() + longest;
-    sleep(longest).await;
-    if clock::now().saturating_duration_since(due) > LATE {
-        sleep(MARGIN).await;
+    let begin = clock::now();
+    let mut due = begin + longest;
+    loop {
+        sleep_until(due.into()).await;
+        let now = clock::now();
+        let late = now.saturating_duration_since(due);
+        let next = begin + longest + clock::paused(begin, now, Duration::ZERO);
+        due = if late > LATE { next.max(now + MARGIN) } else { next };
+        if due <= now {
+            return;
+        }
     }
 }
 

@@ -31,7 +31,7 @@ use self::{
     output::Output,
 };
 use crate::{
-    agent,
+    agent, clock,
     config::{self, Sources},
     net::{self, Roots, RootsError},
     record::escape,
@@ -160,7 +160,10 @@ fn in_runtime(threads: Threads, output: &mut Output, run: impl AsyncFnOnce(&mut 
     };
     match builder.enable_all().build() {
         Ok(runtime) => {
-            let code = runtime.block_on(run(output));
+            let code = runtime.block_on(async {
+                let _heartbeat = clock::Heartbeat::start();
+                run(output).await
+            });
             // What still runs has been given up, and is not waited for.
             runtime.shutdown_background();
             code

@@ -246,7 +246,7 @@ impl Deadline {
     }
 
     fn is_short(&self, owed: Duration) -> bool {
-        owed < self.length() - self.tenth()
+        owed + self.tenth() < self.length()
     }
 }
 

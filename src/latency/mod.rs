@@ -61,8 +61,12 @@ impl History {
     /// its own), then learns from it if it passed. Gives the shifts that it completed; each is given once.
     ///
     /// Steps that passed are held against their history, except those of a void run, in which imaptrace itself was in
-    /// the way. Fixed limits hold for every step that was started.
+    /// the way. Fixed limits hold for every step that was started. A run that our own pauses delayed is held against
+    /// nothing, and nothing is learned from it.
     pub fn judge(&mut self, run: &mut Run) -> Vec<Shift> {
+        if run.delayed_s.is_some() {
+            return Vec::new();
+        }
         let key = Key::of(run);
         let known = self.accounts.get(&key).map_or(&[][..], Vec::as_slice);
         for step in run.steps.iter_mut().filter(|step| step.was_started()) {

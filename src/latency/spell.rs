@@ -54,8 +54,8 @@ impl SlowSpell {
             let step = standing_out(loading, settings).or_else(|| standing_out(slow(), settings));
             return step.filter(|_| began).map_or(SpellChange::Nothing, SpellChange::Began);
         }
-        // A run that came to an early end does not say that what was slow is over.
-        if run.outcome != RunOutcome::Passed || self.steps.is_empty() {
+        // A run that came to an early end, or that we delayed ourselves, does not say that what was slow is over.
+        if run.outcome != RunOutcome::Passed || run.delayed_s.is_some() || self.steps.is_empty() {
             return SpellChange::Nothing;
         }
         let ended = std::mem::take(&mut self.steps);

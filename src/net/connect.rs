@@ -2,23 +2,26 @@
 //! a probe must not hide a half-dead service.
 
 use std::{
-    future::Future,
+    future::{Future, poll_fn},
     io,
     net::{IpAddr, SocketAddr},
     os::fd::AsFd as _,
+    pin::Pin,
+    sync::atomic::{AtomicBool, Ordering},
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
-use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use socket2::{Domain, Socket, Type};
 use tokio::{
     io::AsyncWriteExt as _,
-    net::{TcpSocket, TcpStream},
+    net::TcpStream,
     time::{sleep, sleep_until, timeout_at},
 };
 
 use super::{Meter, errno::is_exhausted, linux, proxy};
 use crate::{
-    clock,
+    clock::{self, Deadline},
     plan::{ProxyProtocol, Timing},
 };
 
@@ -32,7 +35,7 @@ pub struct ConnectOptions {
     /// How times are taken.
     pub timing: Timing,
     /// When to give up.
-    pub deadline: Instant,
+    pub deadline: Deadline,
 }
 
 /// Why an attempt failed.
@@ -86,39 +89,55 @@ const MOST_ATTEMPTS: usize = 8;
 /// Connects to the first of `addresses` that answers, and puts `meter` on it.
 pub async fn connect(meter: &Meter, addresses: &[SocketAddr], options: ConnectOptions) -> Connected {
     let mut attempts: Vec<Attempt> = Vec::new();
-    let mut pending = FuturesUnordered::new();
+    // The runtime's timer may come before what the kernel has known for long.
+    let look = AtomicBool::new(false);
+    let mut pending = Pending(Vec::new());
     let mut waiting = addresses.iter().take(MOST_ATTEMPTS).peekable();
-    let deadline = sleep_until(options.deadline.into());
-    tokio::pin!(deadline);
-    let mut begin = |attempts: &mut Vec<Attempt>, pending: &mut FuturesUnordered<_>| {
+    let timer = sleep_until(options.deadline.end().into());
+    tokio::pin!(timer);
+    let mut begin = |attempts: &mut Vec<Attempt>, pending: &mut Pending<_>| {
         let Some(peer) = waiting.next() else { return false };
         let start = clock::now();
         attempts.push(Attempt { peer: *peer, start, end: start, result: None });
-        pending.push(numbered(attempts.len() - 1, attempt(*peer, options)));
+        pending.0.push((attempts.len() - 1, Box::pin(attempt(*peer, options, &look))));
         waiting.peek().is_some()
     };
     let mut more = begin(&mut attempts, &mut pending);
     let winner = loop {
-        if pending.is_empty() {
+        if pending.0.is_empty() {
             break None;
         }
         let next = sleep(ATTEMPT_DELAY);
-        tokio::select! {
+        let ended = tokio::select! {
             biased;
-            Some((number, result)) = pending.next() => {
-                let now = clock::now();
-                let Some(entry): Option<&mut Attempt> = attempts.get_mut(number) else { break None };
-                entry.end = now;
-                entry.result = Some(result.as_ref().map(|_| ()).map_err(|cause| *cause));
-                match result {
-                    Ok(stream) => break Some((entry.peer, entry.start, stream)),
-                    Err(_) => more = begin(&mut attempts, &mut pending),
+            ended = poll_fn(|context| pending.poll(context)) => Some(ended),
+            () = &mut timer => {
+                let end = options.deadline.lengthened();
+                if clock::now() < end {
+                    timer.as_mut().reset(end.into());
+                    continue;
+                }
+                look.store(true, Ordering::Relaxed);
+                match poll_fn(|context| Poll::Ready(pending.poll(context))).await {
+                    Poll::Ready(ended) => Some(ended),
+                    Poll::Pending => break None,
                 }
             }
-            () = &mut deadline => break None,
-            () = next, if more => more = begin(&mut attempts, &mut pending),
+            () = next, if more => None,
+        };
+        let Some((number, result)) = ended else {
+            more = begin(&mut attempts, &mut pending);
+            continue;
+        };
+        let Some(entry): Option<&mut Attempt> = attempts.get_mut(number) else { break None };
+        entry.end = clock::now();
+        entry.result = Some(result.as_ref().map(|_| ()).map_err(|cause| *cause));
+        match result {
+            Ok(stream) => break Some((entry.peer, entry.start, stream)),
+            Err(_) => more = begin(&mut attempts, &mut pending),
         }
     };
+    drop(pending);
     let now = clock::now();
     for entry in attempts.iter_mut().filter(|entry| entry.result.is_none()) {
         entry.end = now;
@@ -136,25 +155,67 @@ pub async fn connect(meter: &Meter, addresses: &[SocketAddr], options: ConnectOp
     Connected { result, attempts }
 }
 
-async fn numbered<F: Future>(number: usize, future: F) -> (usize, F::Output) {
-    (number, future.await)
+/// Attempts under way, each with its number. All are asked each time: one that is to look at the kernel is told by nobody.
+struct Pending<F>(Vec<(usize, Pin<Box<F>>)>);
+
+impl<F: Future> Pending<F> {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<(usize, F::Output)> {
+        for at in 0..self.0.len() {
+            let Some((number, attempt)) = self.0.get_mut(at) else { break };
+            if let Poll::Ready(output) = attempt.as_mut().poll(context) {
+                let number = *number;
+                drop(self.0.remove(at));
+                return Poll::Ready((number, output));
+            }
+        }
+        Poll::Pending
+    }
 }
 
 /// The connection, and whether the kernel stamps what comes on it.
-async fn attempt(peer: SocketAddr, options: ConnectOptions) -> Result<(TcpStream, bool), ConnectCause> {
-    let socket =
-        if peer.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(|error| cause(&error))?;
-    socket.set_nodelay(true).map_err(|error| cause(&error))?;
+async fn attempt(
+    peer: SocketAddr,
+    options: ConnectOptions,
+    look: &AtomicBool,
+) -> Result<(TcpStream, bool), ConnectCause> {
+    let kind = Type::STREAM.nonblocking();
+    let socket = Socket::new(Domain::for_address(peer), kind, None).map_err(|error| cause(&error))?;
+    socket.set_tcp_nodelay(true).map_err(|error| cause(&error))?;
     if let Some(source) = options.source {
-        socket.bind(SocketAddr::new(source, 0)).map_err(|error| match error.raw_os_error() {
+        socket.bind(&SocketAddr::new(source, 0).into()).map_err(|error| match error.raw_os_error() {
             Some(libc::EADDRNOTAVAIL | libc::EINVAL | libc::EACCES) => ConnectCause::Source,
             _ => cause(&error),
         })?;
     }
     // Before the first packet comes, which may be the greeting.
     let stamped = options.timing.kernel_stamps && linux::stamp(socket.as_fd());
-    let stream = socket.connect(peer).await.map_err(|error| cause(&error))?;
+    let stream = start(socket, peer).map_err(|error| cause(&error))?;
+    established(&stream, look).await.map_err(|error| cause(&error))?;
     Ok((stream, stamped))
+}
+
+fn start(socket: Socket, peer: SocketAddr) -> io::Result<TcpStream> {
+    match socket.connect(&peer.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+        _ => {}
+    }
+    TcpStream::from_std(socket.into())
+}
+
+/// Waits until the kernel says how a connection attempt ended. When told to `look`, it asks the kernel itself.
+async fn established(stream: &TcpStream, look: &AtomicBool) -> io::Result<()> {
+    poll_fn(|context| {
+        let asks = look.load(Ordering::Relaxed);
+        match stream.poll_write_ready(context) {
+            Poll::Pending if asks && stream.peer_addr().is_ok() => Poll::Ready(Ok(())),
+            Poll::Pending if asks => {
+                stream.take_error().transpose().map_or(Poll::Pending, |error| Poll::Ready(error.and_then(Err)))
+            }
+            ready => ready,
+        }
+    })
+    .await?;
+    stream.take_error()?.map_or(Ok(()), Err)
 }
 
 async fn prepare(
@@ -170,7 +231,7 @@ async fn prepare(
         let header = proxy::header(version, local, peer);
         let mut line = meter.clone();
         // A kernel that is short of memory takes not even these few bytes.
-        let written = timeout_at(options.deadline.into(), line.write_all(&header)).await;
+        let written = timeout_at(options.deadline.lengthened().into(), line.write_all(&header)).await;
         written.unwrap_or_else(|_| Err(io::Error::from_raw_os_error(libc::ETIMEDOUT)))?;
     }
     Ok(local)
@@ -214,7 +275,12 @@ mod tests {
     use super::*;
 
     fn options(limit: Duration) -> ConnectOptions {
-        ConnectOptions { source: None, proxy: None, timing: Timing::default(), deadline: clock::now() + limit }
+        ConnectOptions {
+            source: None,
+            proxy: None,
+            timing: Timing::default(),
+            deadline: Deadline::after(clock::now(), limit),
+        }
     }
 
     async fn closed() -> SocketAddr {

@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, unix::AsyncFd};
 mod crossing;
 
 use self::crossing::keep;
-pub use self::crossing::{Crossing, LATE, Traffic};
+pub use self::crossing::{Crossing, LATE, Traffic, kept_waiting};
 use super::{Buffer, LastRecord, ServerHello, TcpInfo, hello::Records, linux};
 use crate::{
     clock::{self, Kernel},
@@ -63,6 +63,11 @@ struct Inner {
     closed: bool,
     /// Segments sent again or received out of order, as of the last look.
     lost: u64,
+    /// See [`Meter::look`].
+    looking: bool,
+    /// See [`Meter::watch_unread`].
+    unread_limit: Option<Duration>,
+    unread: Vec<(Instant, Instant)>,
     tls: Option<Box<Tls>>,
 }
 
@@ -162,6 +167,32 @@ impl Meter {
         Traffic { crossings, kernel, closed: inner.closed }
     }
 
+    /// Until the kernel holds nothing more, whoever reads is given what it holds, also what the runtime has not told of: its
+    /// timer may come before it.
+    pub fn look(&self) {
+        self.inner().looking = true;
+    }
+
+    /// From here on notes when bytes lay unread for longer than this.
+    pub fn watch_unread(&self, limit: Duration) {
+        let mut inner = self.inner();
+        inner.unread_limit = Some(limit);
+        inner.unread.clear();
+    }
+
+    /// When the peer owed nothing since [`Meter::mark`], as far as the line shows it: bytes lay unread for longer than
+    /// [`Meter::watch_unread`] was told, or it was our turn, between an arrival and what we sent next.
+    pub fn not_owed(&self) -> Vec<(Instant, Instant)> {
+        let inner = self.inner();
+        let turns = crossing::turns(&inner.crossings).map(|(arrival, answered)| (arrival.at, answered));
+        inner.unread.iter().copied().chain(turns).collect()
+    }
+
+    /// When bytes last crossed the line since [`Meter::mark`].
+    pub fn last_crossing(&self) -> Option<Instant> {
+        self.inner().crossings.last().map(|last| last.at)
+    }
+
     /// Whether the kernel took the wish to acknowledge at once.
     pub fn quickack(&self) -> bool {
         self.inner().quickack
@@ -219,6 +250,12 @@ impl Inner {
         if let Some(error) = socket.broken.take() {
             return Poll::Ready(Err(error));
         }
+        if self.looking
+            && let Some(result) = self.receive_now(target)
+        {
+            return Poll::Ready(result);
+        }
+        let Some(socket) = &mut self.socket else { return Poll::Pending };
         loop {
             let Poll::Ready(ready) = socket.stream.poll_read_ready(context) else {
                 if std::mem::take(&mut self.unacknowledged) && self.quickack {
@@ -238,7 +275,7 @@ impl Inner {
                         ready.clear_ready();
                     }
                     drop(ready);
-                    self.received(pieces);
+                    self.received(pieces, None);
                     return Poll::Ready(Ok(count));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
@@ -248,7 +285,31 @@ impl Inner {
         }
     }
 
-    fn received(&mut self, pieces: [linux::Piece; 2]) {
+    /// Reads what the kernel holds, whatever the runtime knows. None when that is nothing.
+    fn receive_now(&mut self, target: &mut [u8]) -> Option<io::Result<usize>> {
+        let socket = self.socket.as_mut()?;
+        // Without a stamp the age of the last data tells when it came.
+        let age = TcpInfo::of(socket.stream.as_fd()).map(|info| Duration::from_millis(info.data_age_ms.into()));
+        let came = age.and_then(|age| clock::now().checked_sub(age));
+        loop {
+            match linux::receive(socket.stream.as_fd(), usize::from(self.asked), target) {
+                Ok(linux::Received { pieces, then }) => {
+                    socket.broken = then;
+                    self.received(pieces, came);
+                    return Some(Ok(pieces.iter().map(|piece| piece.bytes).sum()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.looking = false;
+                    return None;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+
+    /// Notes what was just read. `came` is when the last of it did, where the kernel gives no stamp; none is now.
+    fn received(&mut self, pieces: [linux::Piece; 2], came: Option<Instant>) {
         let Some(socket) = &mut self.socket else { return };
         let look = socket.kernel.as_mut().map(Kernel::look);
         let now = look.map_or_else(clock::now, |look| look.moment());
@@ -263,7 +324,10 @@ impl Inner {
             };
             socket.last_stamp = piece.stamp.filter(|_| at.is_some());
             self.stamped_here |= at.is_none();
-            let at = at.unwrap_or(now);
+            let at = at.unwrap_or_else(|| came.unwrap_or(now).max(socket.earliest).min(now));
+            if self.unread_limit.is_some_and(|limit| now.saturating_duration_since(at) > limit) {
+                crossing::note_unread(&mut self.unread, at, now);
+            }
             socket.earliest = at;
             let waited = self.crossings.last().is_some_and(|last| now.saturating_duration_since(last.at) > LATE);
             let info = if waited { TcpInfo::of(socket.stream.as_fd()) } else { None };

@@ -40,7 +40,7 @@ pub use descriptors::can_open;
 pub use errno::{Trouble, trouble};
 pub use hello::{LastRecord, ServerHello};
 pub use linux::{TcpInfo, tick};
-pub use meter::{Counts, Crossing, LATE, Meter, Traffic};
+pub use meter::{Counts, Crossing, LATE, Meter, Traffic, kept_waiting};
 pub use resolve::{Family, ResolveCause, Resolver};
 pub use roots::{Roots, RootsError, remove_roots, roots_are_ready};
 pub use tls::{Armed, NotReady, Shown, TlsContext, TlsFiles, shown};

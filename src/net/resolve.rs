@@ -63,6 +63,9 @@ pub enum ResolveCause {
     /// No answer in time.
     #[error("no answer from the name servers in time")]
     Timeout,
+    /// The time was up before the name servers had had most of it: this process did not get to run.
+    #[error("the name servers were not asked in time: this process did not get to run")]
+    Late,
     /// The name servers failed, refused, or could not be reached.
     #[error("the name servers failed: {0}")]
     Failed(String),

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     imap::{self, Command, Condition, Progress},
+    net::kept_waiting,
     plan::TagStyle,
     record::{ClockSource, EventName, Seconds, ServerText, State, Step, StepEvent},
 };
@@ -177,6 +178,7 @@ fn account(step: &mut Step, exchange: &Exchange, tcp: Option<&TcpInfoDelta>, dri
     if crossings.iter().any(|crossing| !crossing.sent) {
         step.clock_source = Some(if traffic.kernel { ClockSource::Kernel } else { ClockSource::User });
     }
+    step.delayed_s = Some(Seconds::from(kept_waiting(crossings))).filter(|kept| *kept > Seconds::ZERO);
     if let Ok(said) = &exchange.result {
         step.reported_s = reported(&said.text, step.duration_s.to_duration());
     }

@@ -16,16 +16,17 @@ pub(super) use super::exchange::{CoarseMoment, Exchange, Fault, Said, SecureErro
 use super::{
     Cancel,
     exchange::{Happened, broken, is_end},
+    lateness::Awaited,
     split::Pace,
     transcript::Transcript,
     verdict,
     wait::{Waited, Watch},
 };
 use crate::{
-    clock,
+    clock::{self, Deadline},
     imap::{Command, Condition, Limits, OffendingLine, Progress, Session},
-    net::{Armed, Buffer, Line, Meter, TcpInfo, TlsFailure, Traffic, tick},
-    record::{CloseNotify, ErrorType},
+    net::{Armed, Buffer, Line, Meter, TcpInfo, TlsCause, TlsFailure, Traffic},
+    record::ErrorType,
 };
 
 /// A connection and the session on it.
@@ -43,10 +44,12 @@ pub(super) struct Driver {
     /// When the first of them did.
     first_stamp: Instant,
     /// Plain bytes that the last read gave.
-    last_read: usize,
+    pub(super) last_read: usize,
     /// Plain bytes that were read since others had their turn.
     turn: usize,
-    info: TcpInfo,
+    /// When the last step's last bytes came, or the connection stood: since then the server has had nothing to do.
+    pub(super) idle_since: Instant,
+    pub(super) info: TcpInfo,
     /// The first untagged NO or BAD to the command under way, or the first whose code gives a class.
     warning: Option<Said>,
     /// How fast the line is.
@@ -78,6 +81,7 @@ impl Driver {
             first_stamp: now,
             last_read: 0,
             turn: 0,
+            idle_since: now,
             info: TcpInfo::default(),
             warning: None,
             pace: Pace::default(),
@@ -96,12 +100,26 @@ impl Driver {
     }
 
     /// Puts TLS over the connection. The handle on the meter stays, whatever comes of it.
-    pub(super) async fn secure(&mut self, deadline: Instant) -> Result<(), SecureError> {
+    pub(super) async fn secure(&mut self, deadline: Deadline) -> Result<(), SecureError> {
         self.line = None;
         let Some(armed) = self.armed.take() else { return Err(SecureError::Failed(TlsFailure::unprepared())) };
-        let stream = match self.watch.until(deadline, armed.shake()).await {
-            Waited::Done(result) => result.map_err(SecureError::Failed)?,
-            Waited::TimeUp => return Err(SecureError::Failed(TlsFailure::timeout())),
+        let meter = &self.meter;
+        meter.watch_unread(deadline.tenth());
+        let stream = match self.watch.until(deadline, || meter.look(), armed.shake()).await {
+            Waited::Done(Ok(stream)) => stream,
+            Waited::Done(Err(failure)) => {
+                let ended = matches!(failure.cause, TlsCause::Eof | TlsCause::Reset);
+                return Err(match self.kept_idle(deadline).filter(|_| ended) {
+                    Some(class) => SecureError::OwnDelay(class),
+                    None => SecureError::Failed(failure),
+                });
+            }
+            Waited::TimeUp => {
+                return Err(match self.own_delay(deadline, Awaited::Answer) {
+                    Some(class) => SecureError::OwnDelay(class),
+                    None => SecureError::Failed(TlsFailure::timeout()),
+                });
+            }
             Waited::Cancelled => return Err(SecureError::Cancelled),
         };
         self.line = Some(Line::Tls(Box::new(stream)));
@@ -118,9 +136,11 @@ impl Driver {
     }
 
     /// Waits for the greeting. Returns it with the stamp of its last byte.
-    pub(super) async fn greeting(&mut self, deadline: Instant) -> Result<(Said, Instant), Fault> {
+    pub(super) async fn greeting(&mut self, deadline: Deadline) -> Result<(Said, Instant), Fault> {
+        self.meter.watch_unread(deadline.tenth());
         loop {
-            match self.next(deadline, ErrorType::TimeoutGreeting).await? {
+            let next = self.next(deadline, ErrorType::TimeoutGreeting).await;
+            match next.map_err(|fault| self.excused(fault, deadline))? {
                 Happened::Greeting(said) => return Ok((said, self.stamp)),
                 Happened::Bye(_)
                 | Happened::Tagged(_)
@@ -138,12 +158,14 @@ impl Driver {
         &mut self,
         tag: &str,
         command: &Command<'_>,
-        deadline: Instant,
+        deadline: Deadline,
         write: Duration,
     ) -> Exchange {
+        self.idle_since = self.stamp;
         let early = self.settle();
         self.warning = None;
         self.meter.mark();
+        self.meter.watch_unread(deadline.tenth());
         let now = clock::now();
         let mut exchange = Exchange {
             start: now,
@@ -162,7 +184,10 @@ impl Driver {
             result: Err(Fault::new(ErrorType::Internal, now)),
         };
         let mut result = match early {
-            Ok(()) => self.converse(tag, command, deadline, write, &mut exchange).await,
+            Ok(()) => {
+                let result = self.converse(tag, command, deadline, write, &mut exchange).await;
+                result.map_err(|fault| self.excused(fault, deadline))
+            }
             Err(fault) => Err(Fault { at: now, ..fault }),
         };
         exchange.start = self.meter.first_write().unwrap_or(now);
@@ -234,7 +259,7 @@ impl Driver {
         &mut self,
         tag: &str,
         command: &Command<'_>,
-        deadline: Instant,
+        deadline: Deadline,
         write: Duration,
         exchange: &mut Exchange,
     ) -> Result<Said, Fault> {
@@ -244,7 +269,7 @@ impl Driver {
             if let Some(transcript) = &mut self.transcript {
                 transcript.sending(tag, command, &part.bytes, number == 0);
             }
-            self.send(&part.bytes, (clock::now() + write).min(deadline)).await?;
+            self.send(&part.bytes, deadline, write).await?;
             exchange.sent += part.bytes.len() as u64;
             self.session.sent(part.then_wait, number == last);
             if part.then_wait
@@ -265,7 +290,7 @@ impl Driver {
     /// Waits for a `+` (none) or the command's end.
     pub(super) async fn until_go_or_end(
         &mut self,
-        deadline: Instant,
+        deadline: Deadline,
         exchange: &mut Exchange,
     ) -> Result<Option<Said>, Fault> {
         loop {
@@ -294,21 +319,30 @@ impl Driver {
         }
     }
 
-    /// A server that never pauses must not keep the clock from being looked at: a timer is polled after what it guards.
-    fn on_time(&self, deadline: Instant, timeout: ErrorType) -> Result<(), Fault> {
+    /// Whether time is up; with an error when the run is cancelled. A server that never pauses must not keep the clock from
+    /// being looked at: a timer is polled after what it guards.
+    fn is_over(&self, deadline: Deadline) -> Result<bool, Fault> {
         let now = clock::now();
         if self.watch.is_cancelled() {
             return Err(Fault::new(ErrorType::Cancelled, now));
         }
-        if now >= deadline { Err(Fault::new(timeout, now)) } else { Ok(()) }
+        Ok(now >= deadline.end() && now >= deadline.lengthened())
     }
 
-    pub(super) async fn send(&mut self, bytes: &[u8], deadline: Instant) -> Result<(), Fault> {
-        self.on_time(deadline, ErrorType::TimeoutWrite)?;
+    /// Sends bytes of a command that must be over by `deadline`; the kernel takes them within `write`.
+    pub(super) async fn send(&mut self, bytes: &[u8], deadline: Deadline, write: Duration) -> Result<(), Fault> {
+        if self.is_over(deadline)? {
+            return Err(self.time_up(deadline, ErrorType::TimeoutWrite, Awaited::Us));
+        }
+        let own = deadline.part(write);
         let Some(line) = &mut self.line else { return Err(Fault::new(ErrorType::Internal, clock::now())) };
-        match self.watch.until(deadline, line.write_all(bytes)).await {
+        match self.watch.until(own, || (), line.write_all(bytes)).await {
             Waited::Done(Ok(())) => Ok(()),
-            Waited::TimeUp => Err(Fault::new(ErrorType::TimeoutWrite, clock::now())),
+            Waited::TimeUp => {
+                // Of little time that was left to it the rest of the step tells whose doing that is.
+                let whole = if own.end() < own.begin() + write { deadline } else { own };
+                Err(self.time_up(whole, ErrorType::TimeoutWrite, Awaited::Room(own.begin())))
+            }
             Waited::Cancelled => Err(Fault::new(ErrorType::Cancelled, clock::now())),
             Waited::Done(Err(error)) => {
                 let fault = broken(&error);
@@ -318,7 +352,7 @@ impl Driver {
                 }
                 // The server may have said why before it hung up: what came first is what happened.
                 let ended = error.kind() == io::ErrorKind::BrokenPipe;
-                Err(self.last_words(deadline.min(clock::now() + LAST_WORDS), ended).await.unwrap_or(fault))
+                Err(self.last_words(own.part(LAST_WORDS), ended).await.unwrap_or(fault))
             }
         }
     }
@@ -332,7 +366,7 @@ impl Driver {
     }
 
     /// What the server said before its connection was found to be broken; that it had ended it, if it had.
-    async fn last_words(&mut self, deadline: Instant, ended: bool) -> Option<Fault> {
+    async fn last_words(&mut self, deadline: Deadline, ended: bool) -> Option<Fault> {
         loop {
             match self.next(deadline, ErrorType::TimeoutCommand).await {
                 Ok(Happened::Bye(said)) => {
@@ -345,7 +379,7 @@ impl Driver {
         }
     }
 
-    async fn next(&mut self, deadline: Instant, timeout: ErrorType) -> Result<Happened, Fault> {
+    async fn next(&mut self, deadline: Deadline, timeout: ErrorType) -> Result<Happened, Fault> {
         loop {
             if self.unread.is_empty() {
                 self.read(deadline, timeout).await?;
@@ -388,8 +422,10 @@ impl Driver {
         }
     }
 
-    async fn read(&mut self, deadline: Instant, timeout: ErrorType) -> Result<(), Fault> {
-        self.on_time(deadline, timeout)?;
+    async fn read(&mut self, deadline: Deadline, timeout: ErrorType) -> Result<(), Fault> {
+        if self.is_over(deadline)? {
+            self.meter.look();
+        }
         self.buffer = None;
         if self.turn >= TURN {
             self.turn = 0;
@@ -412,14 +448,20 @@ impl Driver {
             }
             polled
         });
-        let read = self.watch.until(deadline, reading).await;
+        let awaited = if timeout == ErrorType::TimeoutGreeting { Awaited::Greeting } else { Awaited::Answer };
+        let read = self.watch.until(deadline, || meter.look(), reading).await;
         (self.first_stamp, self.stamp) = self.meter.heard().unwrap_or_else(|| (clock::now(), clock::now()));
         match read {
-            Waited::TimeUp => Err(Fault::new(timeout, clock::now())),
+            Waited::TimeUp => Err(self.time_up(deadline, timeout, awaited)),
             Waited::Cancelled => Err(Fault::new(ErrorType::Cancelled, clock::now())),
             Waited::Done(Err(error)) => Err(broken(&error)),
             Waited::Done(Ok(0)) => {
                 Err(Fault { close_notify: self.close_notify(), ..Fault::new(ErrorType::Eof, self.stamp) })
+            }
+            // Too late, though it has come by now.
+            Waited::Done(Ok(_)) if self.stamp > deadline.end() && self.stamp > deadline.lengthened() => {
+                self.buffer = None;
+                Err(self.time_up(deadline, timeout, awaited))
             }
             Waited::Done(Ok(count)) => {
                 self.unread = 0..count;
@@ -433,49 +475,6 @@ impl Driver {
     /// When the next byte that waits arrived, as far as it is known: the first of a read is told from the others.
     fn stamp_of_next(&self) -> Instant {
         if self.unread.start == 0 { self.first_stamp } else { self.stamp }
-    }
-
-    /// Whether the TLS connection that just ended was closed as it should be (RFC 8446 §6.1).
-    fn close_notify(&self) -> Option<CloseNotify> {
-        self.tls()?;
-        Some(match self.meter.last_record() {
-            // In TLS 1.3 two bytes of data look the same from outside.
-            Some(last) if last.may_be_alert() && self.last_read == 2 => CloseNotify::Unknown,
-            Some(last) if last.may_be_alert() => CloseNotify::True,
-            Some(_) => CloseNotify::False,
-            None => CloseNotify::Unknown,
-        })
-    }
-
-    /// What the kernel has seen since it was last asked.
-    pub(super) fn weather(&mut self) -> Option<TcpInfoDelta> {
-        let info = self.meter.tcp_info()?;
-        // Behind the kernel's answer: should this thread lose its core in between, data seems younger than it is, and no
-        // doubt is made of that.
-        let now = clock::now();
-        let before = std::mem::replace(&mut self.info, info);
-        let count = |now: u32, before: u32| u64::from(now.saturating_sub(before));
-        let since = |now: Option<u32>, before: Option<u32>| now.map(|now| count(now, before.unwrap_or_default()));
-        let unacknowledged =
-            info.unacknowledged.map(|time| time.saturating_sub(before.unacknowledged.unwrap_or_default()));
-        let last_data = now.checked_sub(Duration::from_millis(info.data_age_ms.into())).and_then(|latest| {
-            let earliest = latest.checked_sub(tick())?;
-            Some(CoarseMoment { earliest, latest })
-        });
-        Some(TcpInfoDelta {
-            rtt_min: info.rtt_min,
-            retransmits: count(info.retransmits, before.retransmits),
-            out_of_order: since(info.out_of_order, before.out_of_order),
-            segment: info.segment,
-            data_segments: since(info.data_segments, before.data_segments),
-            unacknowledged: unacknowledged.map(|time| time + tick()),
-            last_data,
-        })
-    }
-
-    /// What the kernel has seen in all.
-    pub(super) fn weather_in_all(&self) -> TcpInfo {
-        self.info
     }
 
     /// Says good-bye to the transport. Nothing depends on it, so it gets no more time than this.
@@ -493,42 +492,4 @@ impl Driver {
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::{
-        io::{AsyncReadExt as _, AsyncWriteExt as _},
-        net::{TcpListener, TcpStream},
-        sync::watch,
-    };
-
-    use super::*;
-    use crate::plan::Timing;
-
-    #[tokio::test]
-    async fn a_command_that_was_cancelled_before_its_first_byte_leaves_the_line_to_logout() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let meter = Meter::default();
-        meter.attach(stream.into_std().unwrap(), clock::now(), false, Timing::default()).unwrap();
-        let (mut server, _) = listener.accept().await.unwrap();
-        let (cancel, cancelled) = watch::channel(false);
-        let mut driver = Driver::new(meter, None, Limits::default(), cancelled);
-        let long = Duration::from_secs(30);
-        server.write_all(b"* OK hi\r\n").await.unwrap();
-        assert!(driver.greeting(clock::now() + long).await.is_ok());
-        cancel.send_replace(true);
-        let exchange = driver.exchange("t1", &Command::List, clock::now() + long, long).await;
-        let fault = exchange.result.unwrap_err();
-        assert_eq!((fault.class, fault.speaking, exchange.sent), (ErrorType::Cancelled, true, 0));
-
-        driver.ignore_cancel();
-        let answering = tokio::spawn(async move {
-            let mut heard = [0; 11];
-            server.read_exact(&mut heard).await.unwrap();
-            server.write_all(b"* BYE\r\nt2 OK\r\n").await.unwrap();
-            heard
-        });
-        let exchange = driver.exchange("t2", &Command::Logout, clock::now() + long, long).await;
-        assert_eq!(exchange.result.unwrap().condition, Condition::Ok);
-        assert_eq!(&answering.await.unwrap(), b"t2 LOGOUT\r\n");
-    }
-}
+mod tests;

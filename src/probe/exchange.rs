@@ -121,6 +121,8 @@ impl Fault {
 /// Why there is no TLS.
 pub(super) enum SecureError {
     Failed(TlsFailure),
+    /// We were too slow ourselves.
+    OwnDelay(ErrorType),
     Cancelled,
 }
 

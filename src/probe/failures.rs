@@ -2,27 +2,38 @@
 //!
 //! Which class a failure has is `verdict`'s matter. Called by the steps of a journey.
 
-use std::{
-    borrow::Cow,
-    time::{Duration, Instant},
-};
+use std::{borrow::Cow, time::Duration};
 
 use super::{
     driver::Fault,
     journey::{Journey, Stop},
-    step_deadline, verdict,
+    verdict,
 };
+use crate::clock::{self, Deadline};
 use crate::record::{ErrorType, ServerText, Step, StepOutcome};
 
 impl Journey<'_> {
     /// When this step must end; when the run's time is up already, the step is listed and the run over.
-    pub(super) fn deadline_for(&mut self, step: &str, own: Duration) -> Result<Instant, Stop> {
-        if let Some(deadline) = step_deadline(own, self.deadline) {
+    pub(super) fn deadline_for(&mut self, step: &str, own: Duration) -> Result<Deadline, Stop> {
+        let (now, mut end) = (clock::now(), self.deadline.end());
+        let deadline = Deadline::after(now, own);
+        if deadline.end() <= end {
             return Ok(deadline);
         }
-        self.recorder.refuse(step, ErrorType::TimeoutRun, None);
-        self.recorder.fail(step, ErrorType::TimeoutRun);
-        Err(Stop::Silent)
+        end = self.deadline.lengthened();
+        let owed = self.recorder.owed();
+        if now >= end {
+            let class = self.deadline.own_delay_of(owed).map_or(ErrorType::TimeoutRun, verdict::of_own_delay);
+            self.recorder.refuse(step, class, None);
+            self.recorder.fail(step, class);
+            return Err(Stop::Silent);
+        }
+        // What we took ourselves of the run's time is not taken from the step: what is left would tell nothing of a server.
+        let pauses = end.saturating_duration_since(self.deadline.end());
+        let ours = now.saturating_duration_since(self.deadline.begin()).saturating_sub(pauses).saturating_sub(owed);
+        let more = if ours > self.deadline.tenth() { ours.min(self.target.deadlines.run) } else { Duration::ZERO };
+        let left = end.saturating_duration_since(now) + more;
+        Ok(Deadline::after(now, own.min(left)))
     }
 
     /// A step that cannot even start ends the conversation.

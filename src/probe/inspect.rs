@@ -16,7 +16,7 @@ use tokio::time::timeout_at;
 
 use super::{Cancel, Prepared, certificates, driver::Driver, redact::Redactor, wait::cancelled};
 use crate::{
-    clock,
+    clock::{self, Deadline},
     imap::{Command, Condition, Limits},
     net::{self, Chain, ConnectOptions, Meter, TlsCause},
     plan::{Account, Security, TagStyle, Timing},
@@ -98,8 +98,8 @@ pub async fn inspect(
     let found = match target.inspections.claim(class, now, may) {
         Claim::Known(found) => found.filter(|found| found.peer == peer),
         Claim::Begun => {
-            let deadline = now + within.min(LONGEST);
-            let looking = timeout_at(deadline.into(), Box::pin(look(target, peer, deadline, cancel.clone())));
+            let deadline = Deadline::after(now, within.min(LONGEST));
+            let looking = timeout_at(deadline.end().into(), Box::pin(look(target, peer, deadline, cancel.clone())));
             let chain = tokio::select! {
                 biased;
                 chain = looking => chain.ok().flatten(),
@@ -144,7 +144,7 @@ fn wanting(run: &Run) -> Option<(ErrorType, TlsCause, SocketAddr)> {
 }
 
 /// Has the server show its certificates.
-async fn look(prepared: &Prepared, peer: SocketAddr, deadline: Instant, cancel: Cancel) -> Option<Chain> {
+async fn look(prepared: &Prepared, peer: SocketAddr, deadline: Deadline, cancel: Cancel) -> Option<Chain> {
     let target = prepared.target();
     let meter = Meter::default();
     // These times are not used.
@@ -158,7 +158,7 @@ async fn look(prepared: &Prepared, peer: SocketAddr, deadline: Instant, cancel: 
 }
 
 /// Waits for the greeting and sends STARTTLS. None when the server does not agree, or says more than that.
-async fn starttls(prepared: &Prepared, meter: &Meter, deadline: Instant, cancel: Cancel) -> Option<()> {
+async fn starttls(prepared: &Prepared, meter: &Meter, deadline: Deadline, cancel: Cancel) -> Option<()> {
     let mut driver = Driver::new(meter.clone(), None, LIMITS, cancel);
     let (greeting, _) = driver.greeting(deadline).await.ok()?;
     if greeting.condition != Condition::Ok {

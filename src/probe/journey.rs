@@ -23,7 +23,7 @@ use super::{
     verdict,
 };
 use crate::{
-    clock::{self, Anchor},
+    clock::{self, Anchor, Deadline},
     imap::{self, Command, Condition, Progress},
     net::{Armed, Meter},
     plan::{self, Open, Security, Target},
@@ -38,7 +38,7 @@ pub(super) struct Journey<'a> {
     pub(super) target: &'a Target,
     pub(super) redactor: Redactor,
     pub(super) recorder: Recorder,
-    pub(super) deadline: Instant,
+    pub(super) deadline: Deadline,
     pub(super) cancel: Cancel,
     /// What the next connection will be: made ready before the run begins.
     ready: Option<Ready>,
@@ -122,7 +122,7 @@ impl<'a> Journey<'a> {
             Transcript::start(sink, redactor, &job.account.alias, anchor).map(Box::new)
         });
         let target = job.target.target();
-        let deadline = recorder.start() + target.deadlines.run;
+        let deadline = Deadline::after(recorder.start(), target.deadlines.run);
         let trusted = target.security == Security::None;
         Box::new(Self {
             prober,
@@ -190,13 +190,13 @@ impl<'a> Journey<'a> {
         let Ok(driver) = &mut reached else { return Next::Done };
         driver.transcript = self.transcript.take();
         let ended = self.converse(driver, errand).await;
-        let goodbye = clock::now() + self.target.deadlines.logout;
+        let goodbye = Deadline::after(clock::now(), self.target.deadlines.logout);
         match &ended {
             Ok(()) | Err(Stop::Speaking) => self.logout(driver, goodbye).await,
             Err(Stop::Silent) => self.recorder.skip(Step::LOGOUT),
             Err(Stop::WithoutId) => {}
         }
-        driver.close(goodbye).await;
+        driver.close(goodbye.end()).await;
         self.transcript = driver.transcript.take();
         self.note_connection(driver);
         if matches!(ended, Err(Stop::WithoutId)) { Next::WithoutId } else { Next::Done }
@@ -440,7 +440,7 @@ impl<'a> Journey<'a> {
     }
 
     /// Says good-bye. Lies outside the run's deadline, and whatever goes wrong fails only itself.
-    async fn logout(&mut self, driver: &mut Driver, deadline: Instant) {
+    async fn logout(&mut self, driver: &mut Driver, deadline: Deadline) {
         // A cancelled run still says good-bye.
         driver.ignore_cancel();
         let command = Command::Logout;

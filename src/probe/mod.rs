@@ -21,6 +21,8 @@
 //! verdict   answers and causes → error.type
 //! certificates  what a failed handshake shows of certificates
 //! inspect   one more connection after a run whose handshake showed none
+//! weather   what the kernel saw of the line
+//! lateness  whose time it was when time was up
 //! wait      deadlines and the wish to cancel, for every wait
 //! transcript  the conversation line by line, for `probe --verbose`
 //! redact    secrets and user names out of server text
@@ -37,6 +39,7 @@ pub mod fuzzed;
 mod greeting;
 mod inspect;
 mod journey;
+mod lateness;
 mod login;
 mod login_memory;
 mod reach;
@@ -48,6 +51,7 @@ mod transcript;
 mod uncertainty;
 mod verdict;
 mod wait;
+mod weather;
 
 pub use self::inspect::{inspect, lacks_certificate};
 use std::{
@@ -250,12 +254,6 @@ impl Prober {
 
 /// How long it may take to see whether the system's CA certificates are there.
 const ROOTS: Duration = Duration::from_secs(2);
-
-/// When a step must end: its own time, or what is left of the run. None when the run's time is up already.
-fn step_deadline(own: Duration, run: Instant) -> Option<Instant> {
-    let now = clock::now();
-    (now < run).then(|| (now + own).min(run))
-}
 
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,10 @@
 //!
 //! How they are done is `net`'s matter; when, is `journey`'s.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use tracing::{info, warn};
 
@@ -14,11 +17,13 @@ use super::{
     wait::cancelled,
 };
 use crate::{
-    clock, imap,
-    net::{self, ConnectCause, ConnectOptions, Shown},
+    clock::{self, Deadline},
+    imap,
+    net::{self, ConnectCause, ConnectOptions, Family, ResolveCause, Resolver, Shown},
     plan::Host,
     record::{
-        ConnectAttempt, ConnectFacts, ErrorType, ResolveFacts, ServerText, Step, StepOutcome, TlsFacts, Verified,
+        ConnectAttempt, ConnectFacts, ErrorType, ResolveFacts, Seconds, ServerText, Step, StepOutcome, TlsFacts,
+        Verified,
     },
 };
 
@@ -42,13 +47,15 @@ impl Journey<'_> {
         let deadline = self.deadline_for(Step::RESOLVE, self.target.deadlines.resolve)?;
         let mut step = self.recorder.open(Step::RESOLVE);
         let start = clock::now();
-        let looking = self.prober.resolver.lookup(name, self.job.family, deadline);
+        let mut cancel = self.cancel.clone();
         let answer = tokio::select! {
             biased;
-            answer = looking => answer.map_err(|cause| (verdict::of_resolve(&cause), cause.to_string())),
-            () = cancelled(&mut self.cancel) => Err((ErrorType::Cancelled, String::new())),
+            answer = look_up(&self.prober.resolver, name, self.job.family, deadline) => answer,
+            () = cancelled(&mut cancel) => Err((ErrorType::Cancelled, String::new())),
         };
-        self.recorder.time(&mut step, start, clock::now());
+        let end = clock::now();
+        self.recorder.time(&mut step, start, end);
+        step.delayed_s = delay(clock::paused(start, end, Duration::ZERO));
         let answers = answer.iter().flatten().take(ResolveFacts::KEPT).copied().collect();
         step.dns = Some(Box::new(ResolveFacts { question: name.clone(), answers }));
         match answer.and_then(|addresses| self.allowed(addresses)) {
@@ -113,6 +120,7 @@ impl Journey<'_> {
             info!(target: "imaptrace::probe", peer = %lost.peer, error_type = lost.error_type.map_or("", ErrorType::as_str), "a connection attempt failed");
         }
         step.connect = Some(ConnectFacts { attempts });
+        let won = connected.attempts.iter().find(|entry| entry.result == Some(Ok(()))).copied();
         let (peer, local) = match connected.result {
             Ok(connection) => connection,
             Err(cause) => {
@@ -136,6 +144,13 @@ impl Journey<'_> {
         };
         let mut driver = Driver::new(meter, armed, limits, self.cancel.clone());
         self.weather(&mut step, &mut driver);
+        step.delayed_s = won.and_then(|won| {
+            let took = won.end.saturating_duration_since(won.start);
+            let paused = clock::paused(won.start, won.end, Duration::ZERO);
+            // The kernel's first round trip is the connection's; what is more came until we looked.
+            let known = step.rtt_min_s.filter(|_| step.retransmits.is_none());
+            delay(known.map_or(paused, |round_trip| took.saturating_sub(round_trip.to_duration())))
+        });
         self.recorder.push(step);
         Ok(driver)
     }
@@ -164,11 +179,12 @@ impl Journey<'_> {
             _ => clock::now(),
         };
         self.recorder.time(&mut step, driver.meter().first_write().unwrap_or(asked), end);
+        step.delayed_s = delay(net::kept_waiting(&traffic.crossings));
         self.weather(&mut step, driver);
         let hello = driver.meter().server_hello();
         let shown = match &result {
             Err(SecureError::Failed(failure)) => net::shown(Err(failure), driver.meter()),
-            Err(SecureError::Cancelled) => Shown::Leaf(None),
+            Err(SecureError::Cancelled | SecureError::OwnDelay(_)) => Shown::Leaf(None),
             Ok(()) => driver.tls().map_or(Shown::Leaf(None), |stream| net::shown(Ok(stream), driver.meter())),
         };
         let verified = match &result {
@@ -208,6 +224,7 @@ impl Journey<'_> {
                 Ok(())
             }
             Err(SecureError::Cancelled) => Err(self.fail(step, ErrorType::Cancelled)),
+            Err(SecureError::OwnDelay(class)) => Err(self.fail(step, class)),
             Err(SecureError::Failed(failure)) => {
                 step.text =
                     (!failure.text.is_empty()).then(|| self.redactor.text(failure.text.as_bytes(), ServerText::STATUS));
@@ -224,4 +241,33 @@ impl Journey<'_> {
             }
         }
     }
+}
+
+/// The addresses of a name. A pause in which no answer could be heard makes the deadline longer, and the servers are asked
+/// once more.
+async fn look_up(
+    resolver: &Resolver,
+    name: &str,
+    family: Family,
+    deadline: Deadline,
+) -> Result<Vec<IpAddr>, (ErrorType, String)> {
+    let mut end = deadline.end();
+    loop {
+        let cause = match resolver.lookup(name, family, end).await {
+            Ok(addresses) => return Ok(addresses),
+            Err(cause) => cause,
+        };
+        end = deadline.lengthened();
+        let class = match cause {
+            ResolveCause::Timeout | ResolveCause::Late if clock::now() < end => continue,
+            ResolveCause::Late => verdict::of_own_delay(deadline.kind()),
+            _ => verdict::of_resolve(&cause),
+        };
+        return Err((class, cause.to_string()));
+    }
+}
+
+/// What stands in a step of our own delay inside it.
+fn delay(delay: Duration) -> Option<Seconds> {
+    Some(Seconds::from(delay)).filter(|delay| *delay > Seconds::ZERO)
 }

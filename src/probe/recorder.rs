@@ -1,6 +1,6 @@
 //! Collects the steps of a run and makes the [`Run`] of them.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -79,6 +79,7 @@ impl Recorder {
             agent_s: None,
             uncertain: None,
             uncertainty_s: None,
+            delayed_s: None,
             slowest_step: None,
             slow: None,
             start_lag_s: job.start_lag.map(Seconds::from),
@@ -224,6 +225,12 @@ impl Recorder {
         self.run.first_loading_latency_s = Some(end.saturating_sub(self.loading_from));
     }
 
+    /// For how long name servers and servers were in their turn, in the steps so far.
+    pub(super) fn owed(&self) -> Duration {
+        let owed = |step: &Step| step.duration_s.saturating_sub(step.delayed_s.unwrap_or_default());
+        self.run.steps.iter().map(owed).fold(Seconds::ZERO, Seconds::saturating_add).to_duration()
+    }
+
     /// Bytes on the wire of a connection that is over.
     pub(super) fn wire(&mut self, sent: u64, received: u64) {
         self.run.wire_sent_bytes += sent;
@@ -262,10 +269,36 @@ impl Recorder {
         run.uncertainty_s = figure.is_uncertain_by(off_by).then_some(off_by);
         let step = run.loading_steps().any(|step| step.uncertain == Some(true));
         run.uncertain = (step || run.uncertainty_s.is_some()).then_some(true);
+        note_delays(run, self.loading_from);
         if self.anchor.was_suspended() {
             suspended(run);
         }
         self.run
+    }
+}
+
+/// A step that was delayed by less is not worth a word.
+const TOLD: Seconds = Seconds::from_micros(1_000);
+
+/// Notes how long our own pauses delayed the run, if that is much, and its steps: `delayed_s` of a step is so far what
+/// happened inside it, and what came between it and the one before is added.
+fn note_delays(run: &mut Run, from: Seconds) {
+    let last = run.steps.iter().filter_map(|step| step.connection).max();
+    let (mut before, mut sum) = (from, Seconds::ZERO);
+    for step in &mut run.steps {
+        let inside = step.delayed_s.take().unwrap_or_default();
+        if step.connection != last || step.name == Step::LOGOUT || !step.was_started() {
+            continue;
+        }
+        let delay = step.start_s.saturating_sub(before).saturating_add(inside);
+        before = step.end_s();
+        sum = sum.saturating_add(delay);
+        step.delayed_s = Some(delay).filter(|delay| *delay >= TOLD);
+    }
+    let figure = run.first_loading_latency_s.unwrap_or(run.duration_s);
+    run.delayed_s = figure.is_delayed_by(sum).then_some(sum);
+    if run.delayed_s.is_none() {
+        run.steps.iter_mut().for_each(|step| step.delayed_s = None);
     }
 }
 

@@ -5,17 +5,18 @@
 
 use std::{
     sync::{Arc, LazyLock},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio::sync::Semaphore;
 
 use super::{
     driver::{Driver, Exchange, Fault, Said},
+    lateness::Awaited,
     wait::Waited,
 };
 use crate::{
-    clock,
+    clock::{self, Deadline},
     imap::{Answer, Condition, Refusal, Work, Worked},
     record::ErrorType,
 };
@@ -35,7 +36,7 @@ impl Driver {
     /// Does what a `+` asks for, if the parts of the command were not all that there was to say.
     pub(super) async fn reply(
         &mut self,
-        deadline: Instant,
+        deadline: Deadline,
         write: Duration,
         exchange: &mut Exchange,
     ) -> Result<(), Fault> {
@@ -46,7 +47,7 @@ impl Driver {
                     if let Some(transcript) = &mut self.transcript {
                         transcript.sending_sasl(&line.bytes);
                     }
-                    self.send(&line.bytes, (clock::now() + write).min(deadline)).await?;
+                    self.send(&line.bytes, deadline, write).await?;
                     exchange.sent += line.bytes.len() as u64;
                     self.session.sent(false, true);
                     return Ok(());
@@ -61,10 +62,10 @@ impl Driver {
     }
 
     /// Has the password hashed. None when that took too long.
-    async fn work(&mut self, work: Work, deadline: Instant, exchange: &mut Exchange) -> Result<Option<Worked>, Fault> {
-        let asked = clock::now();
-        let until = (asked + HASHING).min(deadline);
-        let place = match self.watch.until(until, PLACES.clone().acquire_owned()).await {
+    async fn work(&mut self, work: Work, deadline: Deadline, exchange: &mut Exchange) -> Result<Option<Worked>, Fault> {
+        let until = deadline.part(HASHING);
+        let asked = until.begin();
+        let place = match self.watch.until(until, || (), PLACES.clone().acquire_owned()).await {
             Waited::Done(place) => place.ok(),
             Waited::TimeUp => return Err(no_place()),
             Waited::Cancelled => return Err(Fault::new(ErrorType::Cancelled, clock::now())),
@@ -77,10 +78,12 @@ impl Driver {
             drop(place);
             worked
         });
-        let until = (began + HASHING).min(deadline);
-        match self.watch.until(until, hashing).await {
+        let until = deadline.part(HASHING);
+        match self.watch.until(until, || (), hashing).await {
             Waited::Done(worked) => worked.map(Some).map_err(|_| Fault::new(ErrorType::Internal, clock::now())),
-            Waited::TimeUp if until == deadline => Err(Fault::new(ErrorType::TimeoutCommand, clock::now())),
+            Waited::TimeUp if until.end() < until.begin() + HASHING => {
+                Err(self.time_up(deadline, ErrorType::TimeoutCommand, Awaited::Us))
+            }
             Waited::TimeUp => Ok(None),
             Waited::Cancelled => Err(Fault::new(ErrorType::Cancelled, clock::now())),
         }
@@ -91,13 +94,13 @@ impl Driver {
     async fn cancel(
         &mut self,
         refusal: &Refusal,
-        deadline: Instant,
+        deadline: Deadline,
         write: Duration,
         exchange: &mut Exchange,
     ) -> Fault {
         let mut fault = breach(refusal.to_string().into_bytes());
         let line = self.session.cancel();
-        if self.send(line, (clock::now() + write).min(deadline)).await.is_ok() {
+        if self.send(line, deadline, write).await.is_ok() {
             exchange.sent += line.len() as u64;
             fault.speaking = matches!(self.until_go_or_end(deadline, exchange).await, Ok(Some(_)));
         }
@@ -185,11 +188,11 @@ mod tests {
             }
         };
         let client = async {
-            assert!(driver.greeting(clock::now() + LONG).await.is_ok());
+            assert!(driver.greeting(Deadline::after(clock::now(), LONG)).await.is_ok());
             let password = Secret::new("pencil".into());
             let credentials = Credentials { authzid: None, user: "user", password: &password };
             let command = Command::Authenticate { mechanism: Mechanism::ScramSha256, credentials };
-            let exchange = driver.exchange("t1", &command, clock::now() + deadline, LONG).await;
+            let exchange = driver.exchange("t1", &command, Deadline::after(clock::now(), deadline), LONG).await;
             driver.close(clock::now()).await;
             drop(driver);
             exchange

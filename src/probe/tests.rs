@@ -11,7 +11,7 @@ use tokio::{
 
 use super::{recorder::Recorder, uncertainty::Uncertainty, *};
 use crate::{
-    clock::{Anchor, injected},
+    clock::{self, Anchor, injected},
     plan::{
         AddressChoice, Auth, Deadlines, Endpoint, Host, Journey, Limits, Mailbox, Open, Security, TagStyle, Timing,
         TlsOptions, UserName, Window,

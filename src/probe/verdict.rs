@@ -4,17 +4,27 @@ use std::io;
 
 use super::driver::Said;
 use crate::{
+    clock::OwnDelay,
     imap::{Breach, Condition, Syntax},
     net::{ConnectCause, Refused, ResolveCause, TlsCause, TlsFailure, Trouble, trouble},
     record::{ErrorType, TlsFault, not_now},
     secret::SecretError,
 };
 
+/// Why nobody can be judged by a step that we ourselves were too slow for.
+pub(super) fn of_own_delay(delay: OwnDelay) -> ErrorType {
+    match delay {
+        OwnDelay::Stopped => ErrorType::Suspended,
+        OwnDelay::Slow => ErrorType::OverloadCpu,
+    }
+}
+
 pub(super) fn of_resolve(cause: &ResolveCause) -> ErrorType {
     match cause {
         ResolveCause::NxDomain => ErrorType::DnsNxdomain,
         ResolveCause::NoData => ErrorType::DnsNodata,
         ResolveCause::Timeout => ErrorType::TimeoutResolve,
+        ResolveCause::Late => ErrorType::OverloadCpu,
         ResolveCause::Exhausted(_) => ErrorType::OverloadFd,
         ResolveCause::NoPort(_) => ErrorType::OverloadPort,
         ResolveCause::Local(_) => ErrorType::Internal,

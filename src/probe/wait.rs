@@ -12,7 +12,7 @@ use std::{
 use tokio::time::{Sleep, sleep_until};
 
 use super::Cancel;
-use crate::clock;
+use crate::clock::{self, Deadline};
 
 /// What ends a wait before its time.
 pub(super) struct Watch {
@@ -59,12 +59,19 @@ impl Watch {
         self.cancelled = Box::pin(std::future::pending());
     }
 
-    /// Waits for `future`, no longer than until `deadline`. What is done is never overlooked for the time.
-    pub(super) async fn until<T>(&mut self, deadline: Instant, future: impl Future<Output = T>) -> Waited<T> {
+    /// Waits for `future`, no longer than until `deadline`, and by the pauses longer that lengthen it. What is done is never
+    /// overlooked for the time. Before time is up, `look` is called and the future asked once more.
+    pub(super) async fn until<T>(
+        &mut self,
+        deadline: Deadline,
+        look: impl Fn(),
+        future: impl Future<Output = T>,
+    ) -> Waited<T> {
         let mut future = std::pin::pin!(future);
-        if deadline < self.rings {
-            self.timer.as_mut().reset(deadline.into());
-            self.rings = deadline;
+        let mut end = deadline.end();
+        if end < self.rings {
+            self.timer.as_mut().reset(end.into());
+            self.rings = end;
         }
         std::future::poll_fn(move |context| {
             if let Poll::Ready(done) = future.as_mut().poll(context) {
@@ -76,12 +83,20 @@ impl Watch {
                 return Poll::Ready(Waited::Cancelled);
             }
             while self.timer.as_mut().poll(context).is_ready() {
-                if clock::now() >= deadline {
-                    return Poll::Ready(Waited::TimeUp);
+                let now = clock::now();
+                if now >= end {
+                    end = deadline.lengthened();
                 }
-                // It rang for an earlier step that is over.
-                self.timer.as_mut().reset(deadline.into());
-                self.rings = deadline;
+                if now >= end {
+                    look();
+                    return match future.as_mut().poll(context) {
+                        Poll::Ready(done) => Poll::Ready(Waited::Done(done)),
+                        Poll::Pending => Poll::Ready(Waited::TimeUp),
+                    };
+                }
+                // It rang for an earlier step that is over, or this process did not get to run meanwhile.
+                self.timer.as_mut().reset(end.into());
+                self.rings = end;
             }
             Poll::Pending
         })

@@ -154,7 +154,9 @@ error_types! {
         OverloadFd = "overload_fd",
         /// No local port left.
         OverloadPort = "overload_port",
-        /// The machine slept during the run.
+        /// This process got too little CPU to judge: the answer lay unread, or there was no time left to wait for it.
+        OverloadCpu = "overload_cpu",
+        /// The machine slept during the run, or this process was stopped.
         Suspended = "suspended",
         /// imaptrace was told to stop.
         Cancelled = "cancelled",

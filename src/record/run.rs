@@ -62,6 +62,11 @@ pub struct Run {
     /// and `agent_s`. Of a run without First Loading Latency, its duration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uncertainty_s: Option<Seconds>,
+    /// For how long pauses of imaptrace's own process delayed the run, at most, where that is more than 10 ms and more than
+    /// 5 % of First Loading Latency (without one, of the duration): it says little of the server then
+    /// ([`Run::counted_latency`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delayed_s: Option<Seconds>,
     /// The `name` of the step to look at first, among those that count for First Loading Latency: past its fixed limit,
     /// else slow, else the longest.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -110,6 +110,10 @@ pub struct Step {
     /// How far off the worst of these figures could be, at most; only beside `uncertain`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uncertainty_s: Option<Seconds>,
+    /// For how long pauses of imaptrace's own process delayed it, at most: before it began, and inside it. Only in a run that
+    /// is delayed itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delayed_s: Option<Seconds>,
     /// Segments that our kernel sent again during the step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retransmits: Option<u64>,

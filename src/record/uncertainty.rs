@@ -8,6 +8,8 @@ use super::{Run, Seconds};
 const LEAST: Seconds = Seconds::from_micros(1_000);
 /// So is one that can be off by no more than this part of it: a twentieth is 5 %.
 const PART: u64 = 20;
+/// A run that our own pauses delayed by no more is as good as any.
+const DELAY: Seconds = Seconds::from_micros(10_000);
 
 impl Seconds {
     /// Whether a figure that can be off by this much is uncertain: by more than 1 ms, and by more than 5 % of it.
@@ -16,7 +18,21 @@ impl Seconds {
     }
 }
 
+impl Seconds {
+    /// Whether a run that took this long was delayed by so much that its time says little of the server: by more than 10 ms,
+    /// and by more than 5 % of it.
+    pub fn is_delayed_by(self, by: Self) -> bool {
+        by > DELAY && self.is_uncertain_by(by)
+    }
+}
+
 impl Run {
+    /// First Loading Latency where it may be compared with others and held against limits: not of a run that our own pauses
+    /// delayed.
+    pub fn counted_latency(&self) -> Option<Seconds> {
+        self.first_loading_latency_s.filter(|_| self.delayed_s.is_none())
+    }
+
     /// Whether First Loading Latency (without one, the run's duration) is uncertain itself, and not only a step of the run.
     pub fn is_latency_uncertain(&self) -> bool {
         // Records of earlier versions do not say by how much, and for a run not whether it is a step's alone.

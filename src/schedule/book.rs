@@ -1,7 +1,7 @@
 //! Which slot is due, which waits for its turn and which runs: all that the schedule decides, and nothing that it does.
 //!
 //! Each planned start becomes exactly one of [`Act::Start`] and a count in [`Act::Skip`], so what a slow server or a
-//! swamped machine keeps from being measured is counted, and never quietly missing. The time is an argument. Driven by
+//! swamped machine keeps from being measured is counted, and never quietly missing. The time is an argument; only pauses of this process are asked for. Driven by
 //! `keeper`.
 
 use std::{
@@ -15,6 +15,7 @@ use super::{
     grid::{self, Grid},
     pace::{Pace, Server},
 };
+use crate::clock;
 
 /// What is to be done.
 #[derive(Debug)]
@@ -51,6 +52,9 @@ struct Run<T> {
     entry: u64,
     server: Arc<str>,
     work: Arc<T>,
+    begun: Instant,
+    /// For how long it may stay.
+    allowed: Duration,
     /// When it is given up; none once it was, and its place with it.
     patience: Option<Instant>,
 }
@@ -125,8 +129,10 @@ impl<T> Book<T> {
         while self.timers.first().is_some_and(|(at, _)| *at <= now) {
             match self.timers.pop_first() {
                 Some((_, Timer::Due(entry))) => self.due(entry, now, &closed, &mut acts),
-                Some((at, Timer::Patience(run))) if now.saturating_duration_since(at) > LATE => self.spare(run, now),
-                Some((_, Timer::Patience(run))) => self.give_up(run, &mut acts),
+                Some((at, Timer::Patience(run))) => match self.spared(run, at, now) {
+                    Some(until) => self.spare(run, until),
+                    None => self.give_up(run, &mut acts),
+                },
                 Some((_, Timer::Server(server))) => self.offer(&server),
                 None => {}
             }
@@ -300,13 +306,23 @@ impl<T> Book<T> {
         self.timers.insert((patience, Timer::Patience(run)));
         let work = slot.work.clone();
         acts.push(Act::Start { run, work: work.clone(), lag: now.saturating_duration_since(waiting.planned) });
-        self.runs.insert(run, Run { entry: id, server: name.clone(), work, patience: Some(patience) });
+        let allowed = slot.patience;
+        let (server, patience) = (name.clone(), Some(patience));
+        self.runs.insert(run, Run { entry: id, server, work, begun: now, allowed, patience });
     }
 
-    /// A run whose process was stopped meanwhile (SIGSTOP, a paused machine) gets a moment to end by its own deadlines.
-    fn spare(&mut self, number: u64, now: Instant) {
+    /// Until when a run may stay that should have ended `at` some time. While this process did not get to run (SIGSTOP, a
+    /// paused machine, no CPU) it had none, and gets as much more; and a moment after a timer that is late, to end by its own
+    /// deadlines. None for one that has had its time.
+    fn spared(&self, number: u64, at: Instant, now: Instant) -> Option<Instant> {
+        let run = self.runs.get(&number)?;
+        let until = run.begun + run.allowed + clock::paused(run.begun, now, Duration::ZERO);
+        let late = now.saturating_duration_since(at) > LATE;
+        Some(if late { until.max(now + SPARED) } else { until }).filter(|until| *until > now)
+    }
+
+    fn spare(&mut self, number: u64, patience: Instant) {
         let Some(run) = self.runs.get_mut(&number) else { return };
-        let patience = now + SPARED;
         run.patience = Some(patience);
         self.timers.insert((patience, Timer::Patience(number)));
     }

@@ -136,6 +136,7 @@ names! {
         TIMING_AGENT = "imaptrace.timing.agent",
         TIMING_UNCERTAIN = "imaptrace.timing.uncertain",
         TIMING_UNCERTAINTY = "imaptrace.timing.uncertainty",
+        TIMING_DELAYED = "imaptrace.timing.delayed",
         TIMING_PART = "imaptrace.timing.part",
         LATENCY_BASELINE = "imaptrace.latency.baseline",
         LATENCY_RATIO = "imaptrace.latency.ratio",

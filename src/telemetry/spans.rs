@@ -76,6 +76,7 @@ fn root(run: &Run, common: &Common) -> SpanData {
     with.seconds(names::TIMING_AGENT, run.agent_s);
     with.some(names::TIMING_UNCERTAIN, run.uncertain);
     with.seconds(names::TIMING_UNCERTAINTY, run.uncertainty_s);
+    with.seconds(names::TIMING_DELAYED, run.delayed_s);
     with.seconds(names::START_LAG, run.start_lag_s);
     with.some(names::AUTH_BACKOFF, run.auth_backoff);
     with.count(names::CONNECTION_BYTES_SENT, Some(run.wire_sent_bytes));
@@ -140,6 +141,7 @@ fn child(run: &Run, step: &Step, id: SpanId, common: &Common) -> SpanData {
     with.seconds(names::TIMING_TRANSFER, step.transfer_s);
     with.some(names::TIMING_UNCERTAIN, step.uncertain);
     with.seconds(names::TIMING_UNCERTAINTY, step.uncertainty_s);
+    with.seconds(names::TIMING_DELAYED, step.delayed_s);
     with.some(names::CLOCK_SOURCE, step.clock_source.map(ClockSource::as_str));
     with.seconds(names::LATENCY_BASELINE, step.baseline_s);
     with.some(names::LATENCY_RATIO, step.ratio);

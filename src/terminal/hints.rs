@@ -212,7 +212,8 @@ pub fn hint(class: ErrorType) -> &'static str {
         ErrorType::AddressDenied => "the name leads where [dns] deny forbids: look at its addresses and at deny",
         ErrorType::OverloadFd => "raise the limit on open files (ulimit -n, LimitNOFILE=), or run fewer",
         ErrorType::OverloadPort => "no local port is left: run fewer at once, or widen ip_local_port_range",
-        ErrorType::Suspended => "this machine slept during the run: the run says nothing about the server",
+        ErrorType::OverloadCpu => "imaptrace got too little CPU to judge: give it more, or run fewer",
+        ErrorType::Suspended => "this machine slept, or imaptrace was stopped: the run says nothing",
         ErrorType::Cancelled => "imaptrace was told to stop: the run says nothing about the server",
         ErrorType::Internal => "this is a fault in imaptrace: please report it with the JSON line of the run",
     }

@@ -12,6 +12,7 @@ use super::{
     Style,
     failure::verdict,
     text::{duration, safe},
+    waterfall::delays,
 };
 use crate::record::{Run, RunOutcome, Seconds};
 
@@ -118,7 +119,7 @@ fn is_as_severe((run, state): (&Run, State), (worst, worst_state): &(Run, State)
 
 impl State {
     fn of(run: &Run, thresholds: &Thresholds) -> Self {
-        let beyond = |limit: Option<Seconds>| match (run.first_loading_latency_s, limit) {
+        let beyond = |limit: Option<Seconds>| match (run.counted_latency(), limit) {
             (Some(latency), Some(limit)) => latency > limit,
             _ => false,
         };
@@ -159,7 +160,9 @@ fn describe(run: &Run) -> String {
     match (run.outcome, run.first_loading_latency_s) {
         (RunOutcome::Passed, Some(latency)) => {
             let slowest = run.slowest_step.as_deref().map(|step| format!(", slowest {}", clean(step)));
-            format!("First Loading Latency {:.3} s on {target}{}", latency.as_f64(), slowest.unwrap_or_default())
+            let delayed = delays(run, PLAIN).map(|delays| format!(", no limit applies: {}", pipeless(&delays)));
+            let more = delayed.or(slowest).unwrap_or_default();
+            format!("First Loading Latency {:.3} s on {target}{more}", latency.as_f64())
         }
         (RunOutcome::Passed, None) => format!("passed in {} on {target}", duration(run.duration_s, PLAIN)),
         _ => format!("{target}: {}", pipeless(&verdict(run, PLAIN))),
@@ -177,11 +180,11 @@ fn perfdata(run: &Run, thresholds: &Thresholds, text: &mut String) {
     };
     let limit = |limit: Option<Seconds>| limit.map(|limit| limit.as_f64().to_string()).unwrap_or_default();
     let seconds = |time: Seconds| format!("{:.6}s", time.as_f64());
-    if let Some(latency) = run.first_loading_latency_s {
+    if let Some(latency) = run.counted_latency() {
         let (warning, critical) = (limit(thresholds.warning), limit(thresholds.critical));
         datum("fll", format!("{};{warning};{critical};0", seconds(latency)));
     }
-    if let Some(row) = run.first_row_s {
+    if let Some(row) = run.first_row_s.filter(|_| run.delayed_s.is_none()) {
         datum("first_row", format!("{};;;0", seconds(row)));
     }
     datum("duration", format!("{};;;0", seconds(run.duration_s)));

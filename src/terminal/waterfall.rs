@@ -143,6 +143,9 @@ fn details(run: &Run, style: Style, page: &mut String) {
     if let Some(doubts) = doubts(run, style) {
         detail(Tone::Warn, "timing", doubts);
     }
+    if let Some(delays) = delays(run, style) {
+        detail(Tone::Warn, "delayed", delays);
+    }
     let attempts = run.steps.iter().filter_map(|step| step.connect.as_ref()).flat_map(|facts| &facts.attempts);
     for attempt in attempts.filter(|attempt| attempt.outcome != StepOutcome::Passed) {
         let why = attempt.error_type.map_or("given up, another was first", |class| class.as_str());
@@ -203,6 +206,14 @@ fn doubts(run: &Run, style: Style) -> Option<String> {
         doubts.push(format!("all steps together by up to {}", duration(by, style)));
     }
     (!doubts.is_empty()).then(|| format!("~ may be wrong: {}", doubts.join(", ")))
+}
+
+/// For how long pauses of our own process delayed a run, and which of its steps.
+pub(super) fn delays(run: &Run, style: Style) -> Option<String> {
+    let all = duration(run.delayed_s?, style);
+    let steps = run.steps.iter().filter_map(|step| Some((step, step.delayed_s?)));
+    let steps: Vec<_> = steps.map(|(step, by)| format!("{} by {}", label(step, style), duration(by, style))).collect();
+    Some(format!("this machine delayed the run by {all}: {}", steps.join(", ")))
 }
 
 /// What became of segments on the line: `segments: 2 sent again, 1 out of order`.

@@ -18,6 +18,7 @@ mod disk;
 mod expected;
 mod kernel;
 mod memory;
+mod pauses;
 mod server;
 
 use std::{

@@ -27,7 +27,7 @@ fn exists(path: &str) -> bool {
     let mut parts: Vec<&str> = path.split("::").collect();
     let Some(name) = parts.pop() else { return false };
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    let outside = matches!(parts.first(), Some(&("hermetic" | "real" | "house")));
+    let outside = matches!(parts.first(), Some(&("hermetic" | "faults" | "real" | "house")));
     let folder = root.join(if outside { "tests" } else { "src" });
     // Modules inside a file have no file of their own, and tests may have one.
     (1..=parts.len()).any(|depth| {
@@ -101,6 +101,9 @@ fn a_test_that_is_not_there_is_seen() {
     }
 }
 
+/// Folders of tests whose names stand in the table.
+const BINARIES: [&str; 3] = ["hermetic/", "faults/", "real/"];
+
 /// The tests that a line of `docs/testing.md` names: `hermetic/file.rs` and then its tests, or a room's path.
 fn named(line: &str) -> Vec<String> {
     let mut file = String::new();
@@ -108,7 +111,7 @@ fn named(line: &str) -> Vec<String> {
     for word in line.split('`').skip(1).step_by(2) {
         let is_name = word.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
         let stem = word.strip_suffix(".rs");
-        if let Some(stem) = stem.filter(|stem| stem.starts_with("hermetic/") || stem.starts_with("real/")) {
+        if let Some(stem) = stem.filter(|stem| BINARIES.iter().any(|binary| stem.starts_with(binary))) {
             file = stem.replace('/', "::");
         } else if word.contains("::tests::") {
             tests.push(word.to_owned());

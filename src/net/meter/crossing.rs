@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::clock;
+
 /// As many crossings of a step are kept one by one.
 pub(super) const KEPT: usize = 512;
 /// A read that comes no later than this is prompt, and a wait that is no longer is not looked into: a doubt of so little is
@@ -69,4 +71,29 @@ pub(super) fn keep(crossings: &mut Vec<Crossing>, new: Crossing) {
         Some(last) if length >= 2 * KEPT => last.merged = true,
         _ => crossings.push(new),
     }
+}
+
+/// Notes that bytes lay unread from when they came until they were read.
+pub(super) fn note_unread(unread: &mut Vec<(Instant, Instant)>, came: Instant, read: Instant) {
+    match unread.last_mut() {
+        Some((_, until)) if came <= *until => *until = read,
+        _ => unread.push((came, read)),
+    }
+}
+
+/// The turns that were ours: an arrival, and when we sent something next.
+pub(super) fn turns(crossings: &[Crossing]) -> impl Iterator<Item = (&Crossing, Instant)> {
+    crossings.windows(2).filter_map(|pair| match pair {
+        [before, after] if !before.sent && after.sent => Some((before, after.at)),
+        _ => None,
+    })
+}
+
+/// For how long we kept the peer waiting in our turns: what it sent lay unread, or this process did not get to run before
+/// it answered. What it works at in between, such as a password's hash, is no waiting.
+pub fn kept_waiting(crossings: &[Crossing]) -> Duration {
+    let kept = |(arrival, answered): (&Crossing, Instant)| {
+        arrival.lay() + clock::paused(arrival.at + arrival.lay(), answered, Duration::ZERO)
+    };
+    turns(crossings).map(kept).sum()
 }

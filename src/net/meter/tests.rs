@@ -44,14 +44,14 @@ async fn how_long_bytes_lay_there_stands_beside_their_arrival() {
     socket.earliest = clock::now().checked_sub(Duration::from_secs(60)).unwrap();
     socket.kernel = Some(Kernel::new());
     let long = Duration::from_millis(30);
-    inner.received([stamped(1, 2 * long), stamped(3_000, long)]);
-    inner.received([stamped(80, Duration::ZERO), linux::Piece::default()]);
+    inner.received([stamped(1, 2 * long), stamped(3_000, long)], None);
+    inner.received([stamped(80, Duration::ZERO), linux::Piece::default()], None);
     let [first, rest, prompt] = inner.crossings[..] else { panic!("{:?}", inner.crossings) };
     assert!(first.lay() >= 2 * long && first.is_late(), "{first:?}");
     assert!(rest.lay() >= long && rest.lay() < 2 * long && rest.is_late(), "{rest:?}");
     assert!(!prompt.merged && !prompt.lost && prompt.lay() < long, "{prompt:?}");
     // Without a stamp of the kernel it is not known for how long.
-    inner.received([linux::Piece { bytes: 5, stamp: None }, linux::Piece::default()]);
+    inner.received([linux::Piece { bytes: 5, stamp: None }, linux::Piece::default()], None);
     assert_eq!(inner.crossings.last().unwrap().lay(), Duration::ZERO);
 }
 
@@ -65,9 +65,9 @@ async fn a_loss_is_noted_on_what_was_waited_for_meanwhile_and_not_again_on_what_
     inner.crossings.push(arrival(50));
     inner.lost = 1;
     let piece = linux::Piece { bytes: 9, stamp: None };
-    inner.received([piece, linux::Piece::default()]);
+    inner.received([piece, linux::Piece::default()], None);
     inner.crossings.push(arrival(20));
-    inner.received([piece, linux::Piece::default()]);
+    inner.received([piece, linux::Piece::default()], None);
     let lost: Vec<_> = inner.crossings.iter().map(|crossing| crossing.lost).collect();
     assert_eq!(lost, [false, true, false, false]);
 }

@@ -41,6 +41,9 @@ pub(super) struct LookUp<'a> {
     /// The longest that a server is waited for.
     wait: Duration,
     deadline: Instant,
+    begun: Instant,
+    /// For how long answers were waited for.
+    waited: Duration,
     /// Where `rotate` stands: the server that is asked first, and each question begins with the next.
     first: usize,
     /// Servers that left a question of this look-up unanswered: they are asked last from then on.
@@ -82,10 +85,23 @@ enum Settled {
 impl<'a> LookUp<'a> {
     /// A look-up that ends by `deadline` and begins with the server of this number.
     pub(super) fn new(conf: &'a ResolvConf, family: Family, deadline: Instant, first: usize) -> Self {
-        let left = deadline.saturating_duration_since(clock::now());
+        let begun = clock::now();
+        let left = deadline.saturating_duration_since(begun);
         let share = left / u32::try_from(conf.servers.len()).unwrap_or(u32::MAX).max(1);
         let silent = vec![false; conf.servers.len()];
-        Self { conf, family, wait: conf.timeout.min(share), deadline, first, silent }
+        Self { conf, family, wait: conf.timeout.min(share), deadline, begun, waited: Duration::ZERO, first, silent }
+    }
+
+    /// What it comes to when its time is up. Servers that were not waited for while the time went by did not leave anything
+    /// unanswered.
+    fn cut(&self, failures: &Failures) -> NameOutcome {
+        let all = self.deadline.saturating_duration_since(self.begun);
+        match failures.outcome(self.conf, true) {
+            NameOutcome::Unsettled(ResolveCause::Timeout, stop) if self.waited + all / 10 < all => {
+                NameOutcome::Unsettled(ResolveCause::Late, stop)
+            }
+            outcome => outcome,
+        }
     }
 
     /// Asks for a name as resolv.conf's `search` and `ndots` say. A dot at its end says that it is whole.
@@ -152,12 +168,14 @@ impl<'a> LookUp<'a> {
             for number in &order {
                 let now = clock::now();
                 if now >= self.deadline {
-                    return failures.outcome(self.conf, true);
+                    return self.cut(&failures);
                 }
                 let Some(server) = self.conf.servers.get(*number) else { continue };
                 let until = (now + self.wait).min(self.deadline);
                 let mut unanswered = false;
-                for unsettled in self.turn(&mut legs, server, how, until).await {
+                let turn = self.turn(&mut legs, server, how, until).await;
+                self.waited += clock::now().min(until).saturating_duration_since(now);
+                for unsettled in turn {
                     unanswered |= matches!(unsettled, Unsettled::Silent);
                     if matches!(unsettled, Unsettled::Exhausted(_) | Unsettled::NoPort(_)) {
                         failures = Failures::default();
@@ -177,7 +195,7 @@ impl<'a> LookUp<'a> {
             }
         }
         if clock::now() >= self.deadline {
-            return failures.outcome(self.conf, true);
+            return self.cut(&failures);
         }
         conclude(legs, &failures, self.conf)
     }
@@ -280,8 +298,8 @@ fn shorter(one: Option<u32>, other: Option<u32>) -> Option<u32> {
 impl NameOutcome {
     /// Whether it says something of this machine and not of the name.
     fn is_own(&self) -> bool {
-        use ResolveCause::{Exhausted, Local, NoPort};
-        matches!(self, Self::Unsettled(Exhausted(_) | Local(_) | NoPort(_), _))
+        use ResolveCause::{Exhausted, Late, Local, NoPort};
+        matches!(self, Self::Unsettled(Exhausted(_) | Late | Local(_) | NoPort(_), _))
     }
 }
 

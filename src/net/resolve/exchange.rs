@@ -5,8 +5,13 @@
 //! this server alone, and the ICMP messages that came back.
 
 use std::{
-    io,
+    future::{Future as _, poll_fn},
+    io::{self, Read as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::AsFd,
+    pin::{Pin, pin},
+    sync::atomic::{AtomicBool, Ordering},
+    task::Poll,
     time::Instant,
 };
 
@@ -15,7 +20,7 @@ use hickory_proto::{
     rr::{DNSClass, Name, RData, RecordType},
 };
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead as _, AsyncWriteExt as _, ReadBuf},
     net::{TcpStream, UdpSocket},
     time::timeout_at,
 };
@@ -82,14 +87,31 @@ pub(super) async fn ask(
     how: How,
     until: Instant,
 ) -> Result<DnsAnswer, Unsettled> {
-    timeout_at(until.into(), exchange(server, name, kind, how)).await.unwrap_or(Err(Unsettled::Silent))
+    let look = AtomicBool::new(false);
+    let mut exchange = pin!(exchange(server, name, kind, how, &look));
+    if let Ok(answer) = timeout_at(until.into(), exchange.as_mut()).await {
+        return answer;
+    }
+    // The timer may come before what the kernel has held for long.
+    look.store(true, Ordering::Relaxed);
+    match poll_fn(|context| Poll::Ready(exchange.as_mut().poll(context))).await {
+        Poll::Ready(answer) => answer,
+        Poll::Pending => Err(Unsettled::Silent),
+    }
 }
 
-async fn exchange(server: SocketAddr, name: &Name, kind: RecordType, how: How) -> Result<DnsAnswer, Unsettled> {
+async fn exchange(
+    server: SocketAddr,
+    name: &Name,
+    kind: RecordType,
+    how: How,
+    look: &AtomicBool,
+) -> Result<DnsAnswer, Unsettled> {
     let How { mut edns, mut tcp } = how;
     loop {
         let question = Question::new(name, kind, edns)?;
-        let answer = if tcp { over_tcp(server, &question).await? } else { over_udp(server, &question).await? };
+        let answer =
+            if tcp { over_tcp(server, &question, look).await? } else { over_udp(server, &question, look).await? };
         match answer {
             Received::Truncated if !tcp => tcp = true,
             Received::Truncated | Received::Malformed => return Err(Unsettled::Malformed),
@@ -155,14 +177,21 @@ impl Question {
     }
 }
 
-async fn over_udp(server: SocketAddr, question: &Question) -> Result<Received, Unsettled> {
+async fn over_udp(server: SocketAddr, question: &Question, look: &AtomicBool) -> Result<Received, Unsettled> {
     let any: IpAddr = if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0)).await.map_err(without_port)?;
     socket.connect(server).await.map_err(unsettled)?;
     socket.send(&question.bytes).await.map_err(unsettled)?;
     let mut buffer = vec![0; RECEIVED];
     loop {
-        let length = socket.recv(&mut buffer).await.map_err(unsettled)?;
+        let receiving = poll_fn(|context| {
+            if let Some(length) = held(&socket, look, &mut buffer) {
+                return Poll::Ready(Ok(length));
+            }
+            let mut target = ReadBuf::new(&mut buffer);
+            socket.poll_recv(context, &mut target).map_ok(|()| target.filled().len())
+        });
+        let length = receiving.await.map_err(unsettled)?;
         if let Some(answer) = question.answered_by(buffer.get(..length).unwrap_or_default()) {
             return Ok(answer);
         }
@@ -170,20 +199,46 @@ async fn over_udp(server: SocketAddr, question: &Question) -> Result<Received, U
 }
 
 /// Each message has its length before it (RFC 1035 §4.2.2).
-async fn over_tcp(server: SocketAddr, question: &Question) -> Result<Received, Unsettled> {
+async fn over_tcp(server: SocketAddr, question: &Question, look: &AtomicBool) -> Result<Received, Unsettled> {
     let length = u16::try_from(question.bytes.len()).map_err(|error| Unsettled::Local(io::Error::other(error)))?;
     let mut stream = TcpStream::connect(server).await.map_err(without_port)?;
     let mut message = length.to_be_bytes().to_vec();
     message.extend(&question.bytes);
     stream.write_all(&message).await.map_err(unsettled)?;
     loop {
-        let length = stream.read_u16().await.map_err(unsettled)?;
-        message.resize(length.into(), 0);
-        stream.read_exact(&mut message).await.map_err(unsettled)?;
+        let mut length = [0; 2];
+        read_exact(&mut stream, &mut length, look).await.map_err(unsettled)?;
+        message.resize(u16::from_be_bytes(length).into(), 0);
+        read_exact(&mut stream, &mut message, look).await.map_err(unsettled)?;
         if let Some(answer) = question.answered_by(&message) {
             return Ok(answer);
         }
     }
+}
+
+async fn read_exact(stream: &mut TcpStream, target: &mut [u8], look: &AtomicBool) -> io::Result<()> {
+    let mut filled = 0;
+    while let Some(rest) = target.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        let count = poll_fn(|context| {
+            if let Some(count) = held(&*stream, look, rest) {
+                return Poll::Ready(Ok(count));
+            }
+            let mut rest = ReadBuf::new(rest);
+            Pin::new(&mut *stream).poll_read(context, &mut rest).map_ok(|()| rest.filled().len())
+        })
+        .await?;
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        filled += count;
+    }
+    Ok(())
+}
+
+/// What the kernel holds for a socket, whatever the runtime knows of it, for who was told to `look`. None when that is
+/// nothing: then whoever asks is told of errors by the runtime.
+fn held(socket: &impl AsFd, look: &AtomicBool, target: &mut [u8]) -> Option<usize> {
+    look.load(Ordering::Relaxed).then(|| (&*socket2::SockRef::from(socket)).read(target).ok()).flatten()
 }
 
 /// Of a call that takes a port, any that is free.

@@ -171,7 +171,7 @@ pub(super) fn measure(run: &Run, timing: bool, mut enter: impl FnMut(Key, Measur
     enter(Key::of(What::LastRun), Measured::Number(end));
     let duration = Key { error: run.error_type, ..Key::of(What::Duration) };
     enter(duration, Measured::Number(run.duration_s.as_f64()));
-    if let Some(latency) = run.first_loading_latency_s {
+    if let Some(latency) = run.counted_latency() {
         enter(Key::of(What::FirstLoading), Measured::Number(latency.as_f64()));
     }
     let shook_hands = run.steps.iter().any(|step| step.name == Step::TLS && step.outcome == StepOutcome::Passed);

@@ -1,0 +1,72 @@
+//! Whose time it was when a step took too long: the server's, which is a failure, or our own, which makes the run void.
+//!
+//! What the kernel held was read before this is asked. How long a deadline is, pauses included, is `clock`'s to say; when the
+//! server owed us nothing, the meter's. Called by `driver` and `sasl` when time is up or the connection has ended.
+
+use std::time::{Duration, Instant};
+
+use super::{
+    driver::{Driver, Fault},
+    verdict,
+};
+use crate::{
+    clock::{self, Deadline},
+    record::ErrorType,
+};
+
+/// What a step waited for when its time was up.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Awaited {
+    /// The greeting, which is owed from the beginning.
+    Greeting,
+    /// An answer, which is owed once our first byte has left.
+    Answer,
+    /// Room for what we began to send at this moment.
+    Room(Instant),
+    /// Nothing: it was our turn.
+    Us,
+}
+
+/// No server ends a connection that was idle for less than this.
+const IDLE: Duration = Duration::from_secs(1);
+
+impl Driver {
+    /// What it is that a step did not end in time.
+    pub(super) fn time_up(&self, deadline: Deadline, timeout: ErrorType, awaited: Awaited) -> Fault {
+        Fault::new(self.own_delay(deadline, awaited).unwrap_or(timeout), clock::now())
+    }
+
+    /// The class of a step that is over and in which the server owed us too little of the time to be blamed.
+    pub(super) fn own_delay(&self, deadline: Deadline, awaited: Awaited) -> Option<ErrorType> {
+        let (meter, begin, end) = (self.meter(), deadline.begin(), deadline.lengthened());
+        let since = || meter.last_crossing().unwrap_or(begin);
+        let mut away = meter.not_owed();
+        match awaited {
+            Awaited::Greeting => {}
+            Awaited::Answer => away.push((begin, meter.first_write().unwrap_or(end))),
+            Awaited::Room(sending) => away.push((since(), sending)),
+            Awaited::Us => away.push((since(), end)),
+        }
+        deadline.own_delay(away).map(verdict::of_own_delay)
+    }
+
+    /// A fault as it is to be judged after we kept the server waiting: servers end what is idle.
+    pub(super) fn excused(&self, fault: Fault, deadline: Deadline) -> Fault {
+        let ended = matches!(fault.class, ErrorType::Eof | ErrorType::Reset | ErrorType::Bye);
+        match self.kept_idle(deadline).filter(|_| ended) {
+            Some(class) => Fault { class, ..fault },
+            None => fault,
+        }
+    }
+
+    /// The class of a connection that ended after we let it lie idle.
+    pub(super) fn kept_idle(&self, deadline: Deadline) -> Option<ErrorType> {
+        let (long, since) = (deadline.tenth().max(IDLE), self.idle_since);
+        if !clock::paused(since, clock::now(), long).is_zero() {
+            return Some(ErrorType::Suspended);
+        }
+        let before = self.meter().first_write().map(|sent| (since, sent));
+        let mut waits = self.meter().not_owed().into_iter().chain(before);
+        waits.any(|(from, to)| to.saturating_duration_since(from) > long).then_some(ErrorType::OverloadCpu)
+    }
+}

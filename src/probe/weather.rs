@@ -1,0 +1,57 @@
+//! What the kernel has seen of a connection while a step was under way, and how TLS was closed.
+//!
+//! What follows from it for the step's times is `uncertainty`'s to say. Called by the steps of a journey and by `driver`.
+
+use std::time::Duration;
+
+use super::driver::{CoarseMoment, Driver, TcpInfoDelta};
+use crate::{
+    clock,
+    net::{TcpInfo, tick},
+    record::CloseNotify,
+};
+
+impl Driver {
+    /// Whether the TLS connection that just ended was closed as it should be (RFC 8446 §6.1).
+    pub(super) fn close_notify(&self) -> Option<CloseNotify> {
+        self.tls()?;
+        Some(match self.meter().last_record() {
+            // In TLS 1.3 two bytes of data look the same from outside.
+            Some(last) if last.may_be_alert() && self.last_read == 2 => CloseNotify::Unknown,
+            Some(last) if last.may_be_alert() => CloseNotify::True,
+            Some(_) => CloseNotify::False,
+            None => CloseNotify::Unknown,
+        })
+    }
+
+    /// What the kernel has seen since it was last asked.
+    pub(super) fn weather(&mut self) -> Option<TcpInfoDelta> {
+        let info = self.meter().tcp_info()?;
+        // Behind the kernel's answer: should this thread lose its core in between, data seems younger than it is, and no
+        // doubt is made of that.
+        let now = clock::now();
+        let before = std::mem::replace(&mut self.info, info);
+        let count = |now: u32, before: u32| u64::from(now.saturating_sub(before));
+        let since = |now: Option<u32>, before: Option<u32>| now.map(|now| count(now, before.unwrap_or_default()));
+        let unacknowledged =
+            info.unacknowledged.map(|time| time.saturating_sub(before.unacknowledged.unwrap_or_default()));
+        let last_data = now.checked_sub(Duration::from_millis(info.data_age_ms.into())).and_then(|latest| {
+            let earliest = latest.checked_sub(tick())?;
+            Some(CoarseMoment { earliest, latest })
+        });
+        Some(TcpInfoDelta {
+            rtt_min: info.rtt_min,
+            retransmits: count(info.retransmits, before.retransmits),
+            out_of_order: since(info.out_of_order, before.out_of_order),
+            segment: info.segment,
+            data_segments: since(info.data_segments, before.data_segments),
+            unacknowledged: unacknowledged.map(|time| time + tick()),
+            last_data,
+        })
+    }
+
+    /// What the kernel has seen in all.
+    pub(super) fn weather_in_all(&self) -> TcpInfo {
+        self.info
+    }
+}
