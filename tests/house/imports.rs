@@ -22,7 +22,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("canary", &[]),
     ("imap", &["secret"]),
     ("plan", &["secret"]),
-    ("config", &["plan", "secret"]),
+    ("config", &["plan", "secret", "clock"]),
     ("net", &["plan", "secret", "clock", "follow"]),
     ("schedule", &["plan", "clock"]),
     ("probe", &["plan", "net", "imap", "record", "secret", "clock"]),

@@ -1,12 +1,21 @@
 //! Paths: of files to read and of directories to write into, each looked at as things are now.
 //!
-//! Called by every reader of such a key.
+//! A file system that does not answer is one of the things that can be wrong with a path: it holds nobody up. Called by
+//! every reader of such a key.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use nix::unistd::{AccessFlags, access};
 
 use super::Field;
+use crate::{blocking, clock};
+
+/// How long a path is looked at.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Field<'_> {
     /// A path; a relative one is taken from the working directory.
@@ -18,12 +27,11 @@ impl Field<'_> {
     pub(in crate::config) fn file(&self) -> Option<PathBuf> {
         let path = self.path()?;
         // Opening a pipe would wait for its other end.
-        let opened = std::fs::metadata(&path).and_then(|meta| {
-            if meta.is_file() {
-                std::fs::File::open(&path).map(drop)
-            } else {
-                Err(std::io::Error::other("it is not a file"))
+        let opened = look_at(&path, |path| {
+            if !std::fs::metadata(path)?.is_file() {
+                return Err(io::Error::other("it is not a file"));
             }
+            std::fs::File::open(path).map(drop)
         });
         if let Err(error) = opened {
             self.unusable(
@@ -38,21 +46,27 @@ impl Field<'_> {
     /// warned of, one that it can neither make nor write into is noted.
     pub(in crate::config) fn directory(&self) -> Option<PathBuf> {
         let path = self.path()?;
-        // What is there and leads nowhere is a link, in whose place nothing can be made.
-        let is_missing =
-            std::fs::symlink_metadata(&path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
-        let parent = path.parent().map(|parent| if parent == Path::new("") { Path::new(".") } else { parent });
-        let writes = AccessFlags::W_OK | AccessFlags::X_OK;
-        if is_missing && parent.is_some_and(|parent| parent.is_dir() && access(parent, writes).is_ok()) {
+        let writable = look_at(&path, |path| {
+            // What is there and leads nowhere is a link, in whose place nothing can be made.
+            let is_missing =
+                std::fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+            let parent = path.parent().map(|parent| if parent == Path::new("") { Path::new(".") } else { parent });
+            let writes = AccessFlags::W_OK | AccessFlags::X_OK;
+            if is_missing && parent.is_some_and(|parent| parent.is_dir() && access(parent, writes).is_ok()) {
+                return Ok(false);
+            }
+            if !std::fs::metadata(path)?.is_dir() {
+                return Err(io::Error::other("it is not a directory"));
+            }
+            access(path, writes)?;
+            Ok(true)
+        });
+        if let Ok(false) = writable {
             self.warn(
                 format!("{} is not there: the agent makes it when it first saves", path.display()),
                 "make the directory, and let the user that runs the agent own it",
             );
-            return Some(path);
         }
-        let writable = std::fs::metadata(&path).and_then(|meta| {
-            if meta.is_dir() { Ok(access(&path, writes)?) } else { Err(std::io::Error::other("it is not a directory")) }
-        });
         if let Err(error) = writable {
             self.unusable(
                 format!("cannot write into {}: {error}", path.display()),
@@ -61,4 +75,12 @@ impl Field<'_> {
         }
         Some(path)
     }
+}
+
+/// What a look at this path comes to, or that it did not answer.
+fn look_at<T: Send + 'static>(
+    path: &Path,
+    look: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    blocking::with_path_sync(path, clock::now() + PATIENCE, look).unwrap_or_else(|error| Err(io::Error::other(error)))
 }
