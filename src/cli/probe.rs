@@ -4,6 +4,7 @@
 
 use std::{
     ffi::OsString,
+    io::Write as _,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -370,10 +371,10 @@ async fn once(
     Some(run)
 }
 
-/// Writes each line of a conversation to standard error. Where that is gone or not read, the lines are dropped.
+/// Writes each line of a conversation to standard error. Where that is gone, the lines are dropped.
 fn conversation_sink(style: Style) -> LineSink {
     LineSink::new(move |line| {
-        logs::write_at_once(terminal::conversation_line(line, style).as_bytes());
+        drop(std::io::stderr().lock().write_all(terminal::conversation_line(line, style).as_bytes()));
     })
 }
 

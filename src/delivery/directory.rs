@@ -8,7 +8,7 @@
 use std::{
     fs::File,
     io::{self, Read as _},
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
 };
 
@@ -111,6 +111,27 @@ impl Entry {
     #[allow(clippy::useless_conversion, reason = "not on every system")]
     pub fn mode(&self) -> u32 {
         u32::from(self.0.st_mode) & 0o7777
+    }
+
+    /// What it takes on disk, in bytes: its blocks are of 512 bytes, whatever the file system's are (stat(2)).
+    pub(super) fn size_on_disk(&self) -> u64 {
+        u64::try_from(self.0.st_blocks).unwrap_or_default().saturating_mul(512)
+    }
+
+    /// When it was modified, in seconds and nanoseconds since 1970.
+    pub(super) fn modified(&self) -> (i64, i64) {
+        (self.0.st_mtime, self.0.st_mtime_nsec)
+    }
+
+    /// Whether it is this open file.
+    #[allow(
+        clippy::useless_conversion,
+        clippy::unnecessary_cast,
+        clippy::cast_sign_loss,
+        reason = "not on every system"
+    )]
+    pub(super) fn is(&self, file: &std::fs::Metadata) -> bool {
+        (self.0.st_dev as u64, u64::from(self.0.st_ino)) == (file.dev(), file.ino())
     }
 
     /// Nobody but its owner (and root) may write into it.

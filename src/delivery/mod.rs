@@ -6,8 +6,8 @@
 //! receiver delays no probe and fails no run: it is one line in the log when it begins, one when it ends, and honest
 //! numbers in the [`Report`].
 //!
-//! On the way: `queue` holds the runs, `order` says which is next, `spool` what of it is on disk (`member` its bytes,
-//! `shelf` what was put aside), `writer` brings it there, `sender` takes it to the exporters in `wire`, whose
+//! On the way: `queue` holds the runs, `order` says which is next, `spool` what of it is on disk (`segment_files` its
+//! files, `member` their bytes, `shelf` what was put aside), `writer` brings it there, `sender` takes it to the exporters in `wire`, whose
 //! `otlp_client` sends it by a `transport` over a connection that `connect` opens; `answer` says whether what came back is a
 //! delivery, `failure` what becomes of what is not. [`Replay`] sends runs again that are in files.
 //!
@@ -28,6 +28,7 @@ mod otlp_client;
 mod queue;
 mod replay;
 mod report;
+mod segment_files;
 mod sender;
 mod settings;
 mod shelf;

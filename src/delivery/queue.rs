@@ -292,11 +292,17 @@ impl Queue {
         if first {
             self.0.metrics.queue_limit(signed(0).saturating_add_unsigned(self.0.disk_budget));
         }
+        let damage = spool.take_damage();
+        let corrupt = damage.as_ref().map_or(0, |(runs, _)| *runs);
         self.0.state.send_modify(|state| {
             state.unread = found.or(state.unread);
+            self.drop_corrupt(state, corrupt);
             state.stored = spool.figures();
             self.tell_size(state);
         });
+        if let Some((runs, damage)) = damage {
+            tell_damage(runs, &damage);
+        }
         Ok(())
     }
 
@@ -377,19 +383,12 @@ impl Queue {
             let oldest = state.recent.front().and_then(|oldest| oldest.place);
             let end = || oldest.unwrap_or_else(|| spool.end());
             state.unread = Some(back.next).filter(|next| stuck.is_some() || *next < end());
-            state.dropped.corrupt += corrupt;
-            if corrupt > 0 {
-                self.0.metrics.delivery_dropped(DropReason::Corrupt, corrupt);
-            }
+            self.drop_corrupt(state, corrupt);
             state.stored = spool.figures();
             self.tell_size(state);
         });
         if let Some(damage) = &back.damage {
-            tracing::warn!(
-                runs = corrupt,
-                "runs in the state directory cannot be read and are left out: {damage}; \
-                 what is there of the file is put aside in refused/"
-            );
+            tell_damage(corrupt, damage);
         }
         match &stuck {
             Some(error) if news => tracing::warn!(
@@ -492,6 +491,13 @@ impl Queue {
         tracing::warn!(budget, "the queue of runs is full: until they can be delivered the oldest are dropped");
     }
 
+    fn drop_corrupt(&self, state: &mut State, runs: u64) {
+        if runs > 0 {
+            state.dropped.corrupt += runs;
+            self.0.metrics.delivery_dropped(DropReason::Corrupt, runs);
+        }
+    }
+
     fn drop_refused(&self, state: &mut State, runs: u64) {
         if runs > 0 {
             state.dropped.refused += runs;
@@ -507,6 +513,14 @@ impl Queue {
             self.0.metrics.queue_size(change);
         }
     }
+}
+
+fn tell_damage(runs: u64, damage: &str) {
+    tracing::warn!(
+        runs,
+        "runs in the state directory cannot be read and are left out: {damage}; what is there of the file is put aside in \
+         refused/"
+    );
 }
 
 /// While it lives, the sender hurries. A drain may be given up at any point, so it ends by dropping.

@@ -6,15 +6,18 @@
 //! does. Called by [`spool`](super::spool) alone.
 
 use std::{
-    ffi::OsString,
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io,
-    os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
-    path::{Path, PathBuf},
+    os::unix::fs::{FileExt as _, MetadataExt as _},
+    path::PathBuf,
+    sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use super::state::{about, make, sync};
+use super::{
+    directory::{Directory, about},
+    state::StateDir,
+};
 
 /// The directory's name.
 const SHELF: &str = "refused";
@@ -33,7 +36,8 @@ const LEAST: u64 = 512;
 
 /// The directory.
 pub(super) struct Shelf {
-    directory: PathBuf,
+    state: StateDir,
+    directory: Option<Arc<Directory>>,
     budget: u64,
     /// The segment that takes more runs.
     active: Option<Active>,
@@ -48,7 +52,7 @@ pub(super) struct Shelf {
 
 /// A segment that is written.
 struct Active {
-    path: PathBuf,
+    name: String,
     file: File,
     length: u64,
     /// Bytes on disk.
@@ -57,9 +61,10 @@ struct Active {
 
 impl Shelf {
     /// The one in this state directory.
-    pub(super) fn new(state: &Path, budget: u64) -> Self {
+    pub(super) fn new(state: StateDir, budget: u64) -> Self {
         Self {
-            directory: state.join(SHELF),
+            state,
+            directory: None,
             budget,
             active: None,
             size: None,
@@ -71,24 +76,25 @@ impl Shelf {
 
     /// Appends groups of refused runs to the newest segment, and gives its path. They are on the disk when this comes back.
     pub(super) fn put(&mut self, content: &[u8], now: SystemTime) -> io::Result<PathBuf> {
-        make(&self.directory)?;
+        let directory = self.directory()?;
         // Whoever replays a segment moves it away, or deletes it.
-        if self.active.as_ref().is_some_and(|active| active.size >= self.segment_size() || !active.is_in_place()) {
+        if self.active.as_ref().is_some_and(|active| active.size >= self.segment_size() || !active.is_in(&directory)) {
             self.active = None;
         }
-        self.make_room((content.len() as u64).next_multiple_of(BLOCK) + BLOCK);
+        self.make_room(&directory, (content.len() as u64).next_multiple_of(BLOCK) + BLOCK);
         let active = match self.active.take() {
             Some(active) => active,
-            None => self.create(now)?,
+            None => create(&directory, now)?,
         };
-        let (start, path) = (active.length, active.path.clone());
+        let (start, path) = (active.length, directory.at(&active.name));
         let written = active.file.write_all_at(content, start).and_then(|()| active.file.sync_data());
         // The segment of the queue that has these runs as well may be deleted now: the name has to be on the disk, too.
-        let written = if start == 0 { written.and_then(|()| sync(&self.directory)) } else { written };
+        let written = if start == 0 { written.and_then(|()| directory.sync()) } else { written };
         if let Err(error) = written {
             // Half of it helps nobody, and takes room that is missing.
-            let _cut = if start == 0 { fs::remove_file(&path).is_ok() } else { active.file.set_len(start).is_ok() };
-            return Err(about(&path, &error));
+            let _cut =
+                if start == 0 { directory.remove(&active.name).is_ok() } else { active.file.set_len(start).is_ok() };
+            return Err(about(&path, error));
         }
         let size = size_of(&active.file.metadata()?);
         self.add(size.saturating_sub(active.size));
@@ -96,15 +102,31 @@ impl Shelf {
         Ok(path)
     }
 
-    /// Takes a damaged segment over.
-    pub(super) fn take(&mut self, segment: &Path) -> io::Result<()> {
-        make(&self.directory)?;
-        let size = size_of(&fs::symlink_metadata(segment)?);
-        self.make_room(size);
-        let name = segment.file_name().unwrap_or_default().to_string_lossy();
-        fs::rename(segment, self.free(&name, DAMAGED))?;
+    /// Takes what has this name in another directory over: a damaged segment, or what is none.
+    pub(super) fn take(&mut self, from: &Directory, name: &str) -> io::Result<()> {
+        let directory = self.directory()?;
+        let size = from.entry(name)?.map_or(0, |entry| entry.size_on_disk().max(LEAST));
+        self.make_room(&directory, size);
+        from.rename(name, &directory, &directory.free(name, DAMAGED)?)?;
         self.add(size);
-        sync(&self.directory)
+        directory.sync()
+    }
+
+    /// Lets go of the state directory.
+    pub(super) fn let_go(&mut self) {
+        self.active = None;
+        self.directory = None;
+        self.state.let_go();
+    }
+
+    /// The directory, made if it is not there.
+    fn directory(&mut self) -> io::Result<Arc<Directory>> {
+        if let Some(directory) = self.directory.as_ref().filter(|directory| !directory.is_gone()) {
+            return Ok(directory.clone());
+        }
+        let directory = Arc::new(self.state.ready()?.subdirectory(SHELF)?);
+        self.directory = Some(directory.clone());
+        Ok(directory)
     }
 
     /// When a segment of refused runs is full.
@@ -118,78 +140,74 @@ impl Shelf {
     }
 
     /// Sees to it that so much fits into the budget.
-    fn make_room(&mut self, wanted: u64) {
+    fn make_room(&mut self, directory: &Directory, wanted: u64) {
         let kept_free = self.segment_size().max(wanted);
         // What cannot be deleted, or is too large by itself, is no reason to look at all of it again for each batch.
         if self.size.is_none_or(|size| size + wanted > self.budget && self.added >= self.segment_size()) {
-            self.size = Some(self.trim(self.budget.saturating_sub(kept_free)));
+            self.size = Some(self.trim(directory, self.budget.saturating_sub(kept_free)));
             self.added = 0;
         }
     }
 
     /// Deletes the oldest files until the rest is not larger than this. Gives its size.
-    fn trim(&mut self, most: u64) -> u64 {
-        let mut files = self.list();
+    fn trim(&mut self, directory: &Directory, most: u64) -> u64 {
+        #[cfg(test)]
+        {
+            self.listings += 1;
+        }
+        let mut files = list(directory);
         files.sort();
         let mut size = files.iter().map(|file| file.size).sum();
-        let active = self.active.as_ref().and_then(|active| active.path.file_name());
-        for file in files.iter().filter(|file| active != Some(&*file.name)) {
+        let active = self.active.as_ref().map(|active| &active.name);
+        for file in files.iter().filter(|file| active != Some(&file.name)) {
             if size <= most {
                 break;
             }
-            match fs::remove_file(self.directory.join(&file.name)) {
+            match directory.remove(&file.name) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {}
                 _ => size -= file.size,
             }
         }
         size
     }
+}
 
-    fn list(&mut self) -> Vec<Listed> {
-        #[cfg(test)]
+/// All files there, as many as can be listed.
+fn list(directory: &Directory) -> Vec<Listed> {
+    let mut files = Vec::new();
+    let listed = directory.names(|name| {
+        if let Ok(Some(entry)) = directory.entry(name)
+            && !entry.is_directory()
         {
-            self.listings += 1;
+            let size = entry.size_on_disk().max(LEAST);
+            files.push(Listed { modified: entry.modified(), name: name.to_owned(), size });
         }
-        let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
-        let listed = entries.filter_map(|entry| {
-            let about = entry.metadata().ok().filter(|about| !about.is_dir())?;
-            Some(Listed { modified: about.modified().ok()?, name: entry.file_name(), size: size_of(&about) })
-        });
-        listed.collect()
-    }
+    });
+    // What was listed until then is what is known.
+    let _all = listed.is_ok();
+    files
+}
 
-    fn create(&self, now: SystemTime) -> io::Result<Active> {
-        let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let path = self.free(&format!("{:020}", since.as_millis()), ENDING);
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-        Ok(Active { file: file.map_err(|error| about(&path, &error))?, path, length: 0, size: 0 })
-    }
-
-    /// A name that no other file has.
-    fn free(&self, name: &str, ending: &str) -> PathBuf {
-        let mut path = self.directory.join(format!("{name}{ending}"));
-        let mut number = 1;
-        while fs::symlink_metadata(&path).is_ok() {
-            number += 1;
-            path = self.directory.join(format!("{name}-{number}{ending}"));
-        }
-        path
-    }
+fn create(directory: &Directory, now: SystemTime) -> io::Result<Active> {
+    let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let name = directory.free(&format!("{:020}", since.as_millis()), ENDING)?;
+    Ok(Active { file: directory.create(&name)?, name, length: 0, size: 0 })
 }
 
 impl Active {
-    /// Whether its name still leads to it.
-    fn is_in_place(&self) -> bool {
-        let (Ok(named), Ok(open)) = (fs::symlink_metadata(&self.path), self.file.metadata()) else { return false };
-        (named.dev(), named.ino()) == (open.dev(), open.ino())
+    /// Whether its name there still leads to it.
+    fn is_in(&self, directory: &Directory) -> bool {
+        let (Ok(Some(named)), Ok(open)) = (directory.entry(&self.name), self.file.metadata()) else { return false };
+        named.is(&open)
     }
 }
 
 /// A file of the directory; the oldest is the least.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Listed {
-    modified: SystemTime,
-    name: OsString,
+    /// In seconds and nanoseconds.
+    modified: (i64, i64),
+    name: String,
     size: u64,
 }
 
@@ -200,7 +218,7 @@ fn size_of(file: &fs::Metadata) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{path::Path, time::Duration};
 
     use super::*;
 
@@ -224,7 +242,7 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let directory = state.path().join(SHELF);
         let budget = 16 * 8 * BLOCK;
-        let mut shelf = Shelf::new(state.path(), budget);
+        let mut shelf = Shelf::new(StateDir::open(state.path()).unwrap(), budget);
         let mut newest = PathBuf::new();
         for number in 0..1_500 {
             newest = shelf.put(&[7; 700], at(number)).unwrap();
@@ -241,7 +259,7 @@ mod tests {
     fn the_directory_is_listed_once_for_many_batches_however_many_files_are_there() {
         let state = tempfile::tempdir().unwrap();
         let directory = state.path().join(SHELF);
-        make(&directory).unwrap();
+        fs::create_dir(&directory).unwrap();
         let old = at(0);
         for number in 0..2_000 {
             let file = File::create(directory.join(format!("{number:020}{ENDING}"))).unwrap();
@@ -250,7 +268,7 @@ mod tests {
             file.set_modified(old + Duration::from_secs(number)).unwrap();
         }
         // An earlier version's files are as many as were within the budget by their lengths.
-        let mut shelf = Shelf::new(state.path(), 1_000 * BLOCK);
+        let mut shelf = Shelf::new(StateDir::open(state.path()).unwrap(), 1_000 * BLOCK);
         for _ in 0..100 {
             shelf.put(&[7; 700], at(1_800_000_000_000)).unwrap();
         }
@@ -264,13 +282,12 @@ mod tests {
     #[test]
     fn a_large_file_costs_the_others_and_not_itself() {
         let state = tempfile::tempdir().unwrap();
-        let mut shelf = Shelf::new(state.path(), 16 * BLOCK);
+        let mut shelf = Shelf::new(StateDir::open(state.path()).unwrap(), 16 * BLOCK);
         shelf.put(&[7; 10], at(1)).unwrap();
-        let segment = state.path().join("00001.jsonl.gz");
-        fs::write(&segment, vec![7; 20 * 4096]).unwrap();
+        fs::write(state.path().join("00001.jsonl.gz"), vec![7; 20 * 4096]).unwrap();
         shelf.active = None;
         shelf.added = u64::MAX / 2;
-        shelf.take(&segment).unwrap();
+        shelf.take(&Directory::open(state.path()).unwrap(), "00001.jsonl.gz").unwrap();
         assert_eq!(names(&state.path().join(SHELF)), ["00001.jsonl.gz.damaged"]);
         shelf.put(&[7; 10], at(2)).unwrap();
         let listings = shelf.listings;
@@ -282,7 +299,7 @@ mod tests {
     fn a_segment_that_was_moved_away_or_deleted_takes_no_more() {
         let state = tempfile::tempdir().unwrap();
         let directory = state.path().join(SHELF);
-        let mut shelf = Shelf::new(state.path(), 1 << 20);
+        let mut shelf = Shelf::new(StateDir::open(state.path()).unwrap(), 1 << 20);
         let first = shelf.put(b"one", at(1)).unwrap();
         assert_eq!(shelf.put(b"two", at(2)).unwrap(), first);
         let moved = state.path().join("moved");
@@ -298,11 +315,10 @@ mod tests {
     fn files_of_one_moment_and_of_one_name_take_nothing_from_each_other() {
         let state = tempfile::tempdir().unwrap();
         for content in ["one", "two"] {
-            let mut shelf = Shelf::new(state.path(), 1 << 20);
+            let mut shelf = Shelf::new(StateDir::open(state.path()).unwrap(), 1 << 20);
             shelf.put(content.as_bytes(), UNIX_EPOCH).unwrap();
-            let segment = state.path().join("00001.jsonl.gz");
-            fs::write(&segment, content).unwrap();
-            shelf.take(&segment).unwrap();
+            fs::write(state.path().join("00001.jsonl.gz"), content).unwrap();
+            shelf.take(&Directory::open(state.path()).unwrap(), "00001.jsonl.gz").unwrap();
         }
         let expected = [
             "00000000000000000000-2.jsonl.gz",

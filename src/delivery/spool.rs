@@ -9,54 +9,37 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    fs::{self, File, OpenOptions},
-    io::{self, Write as _},
-    os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
-    path::{Path, PathBuf},
+    fs::File,
+    io,
+    os::unix::fs::{FileExt as _, MetadataExt as _},
+    path::PathBuf,
     sync::Arc,
     time::SystemTime,
 };
 
+pub(super) use super::segment_files::Place;
 use super::{
-    member::{self, HEAD, Piece},
+    directory::{NotRegularError, about},
+    member::{self, Piece},
     order::Load,
+    segment_files::{LIMIT, Segment, SegmentFiles, name_of, runs_by_content, runs_by_headers},
     shelf::Shelf,
-    state::{StateDir, about, make, sync},
+    state::StateDir,
 };
 use crate::record::Run;
 
-/// The folder of the segments.
-const QUEUE: &str = "queue";
-/// The file that says how far the oldest segment was delivered.
-const CURSOR: &str = "cursor";
-/// How a segment's name ends.
-const ENDING: &str = ".jsonl.gz";
+mod load;
+
 /// A segment is full at this size: what a damaged or over-budget one can cost, and what is unpacked at once.
 const FULL: u64 = 1 << 20;
 /// And at this part of the budget: the oldest goes whole.
 const PARTS: u64 = 8;
 /// A segment that was delivered to its end takes more runs until it is as large as this.
 const WORTH_DELETING: u64 = 64 << 10;
+/// Bytes that are written at once, at most: a segment is not much larger than when it is full.
+const AT_ONCE: usize = 8 << 20;
 /// Runs in a member at most.
 const GROUP: usize = 64;
-
-/// Where a run is on disk. In the order of age.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place {
-    /// The segment's number.
-    pub(super) segment: u64,
-    /// Where its member begins.
-    offset: u64,
-    /// Which line it is there.
-    index: u64,
-}
-
-impl Place {
-    /// Where this segment begins.
-    pub(super) fn start(segment: u64) -> Self {
-        Self { segment, offset: 0, index: 0 }
-    }
-}
 
 /// What is on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -101,7 +84,7 @@ pub(super) struct ReadBack {
 
 /// The backlog.
 pub(super) struct Spool {
-    state: StateDir,
+    files: SegmentFiles,
     budget: u64,
     segments: VecDeque<Segment>,
     /// The newest segment, if it takes more.
@@ -115,25 +98,15 @@ pub(super) struct Spool {
     /// The content of the segment that is being read.
     reading: Option<(u64, Vec<u8>)>,
     shelf: Shelf,
-}
-
-struct Segment {
-    number: u64,
-    length: u64,
-    /// Runs that were not delivered yet.
-    left: u64,
-    written: Option<SystemTime>,
-    damaged: bool,
-    /// What is left was counted by what is there, not by what headers say of it.
-    counted: bool,
+    damage: Option<(u64, String)>,
 }
 
 impl Spool {
     /// The backlog of this folder. Touches nothing before the first call.
     pub(super) fn new(state: StateDir, budget: u64) -> Self {
-        let shelf = Shelf::new(&state.path(), budget / 4);
+        let shelf = Shelf::new(state.clone(), budget / 4);
         Self {
-            state,
+            files: SegmentFiles::new(state),
             budget,
             segments: VecDeque::new(),
             active: None,
@@ -143,60 +116,25 @@ impl Spool {
             closed: false,
             reading: None,
             shelf,
+            damage: None,
         }
     }
 
     /// Why it is in nobody's way that nothing was looked at yet; none when the state directory has answered.
     pub(super) fn unanswered(&self) -> Option<String> {
-        self.state.hangs().then(|| self.state.ready().err().map(|error| error.to_string())).flatten()
+        let state = self.files.state();
+        state.hangs().then(|| state.ready().err().map(|error| error.to_string())).flatten()
+    }
+
+    /// Lets every attempt to open a segment fail so, or none.
+    #[cfg(test)]
+    pub(super) fn fail_reads(&mut self, failure: Option<io::ErrorKind>) {
+        (self.files.failure, self.reading) = (failure, None);
     }
 
     /// Whether it was looked at what an earlier process left.
     pub(super) fn is_loaded(&self) -> bool {
         self.loaded
-    }
-
-    /// Looks at what an earlier process left, once. Gives where reading begins, if there is anything to be read.
-    pub(super) fn load(&mut self) -> io::Result<Option<Place>> {
-        if self.loaded {
-            return Ok(None);
-        }
-        self.state.ready()?;
-        self.shelf = Shelf::new(&self.state.path(), self.budget / 4);
-        let mut numbers = self.numbers()?;
-        numbers.sort_unstable();
-        // One that points into no segment was left by a process that had delivered everything.
-        let known = self.cursor();
-        let cursor = known.filter(|cursor| numbers.contains(&cursor.segment));
-        self.next = numbers.last().copied().max(known.map(|cursor| cursor.segment)).unwrap_or(0) + 1;
-        for number in numbers {
-            let cursor = cursor.filter(|cursor| cursor.segment >= number);
-            match self.survey(number, cursor) {
-                Ok(segment) if cursor.is_none_or(|cursor| cursor.segment == number) && segment.left > 0 => {
-                    self.segments.push_back(segment);
-                }
-                // Delivered to its end, or before the cursor.
-                Ok(segment) => self.remove(&segment),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(_) if cursor.is_some_and(|cursor| cursor.segment > number) => {}
-                // It stays where it is, and is looked at again when it is its turn to be read.
-                Err(_) => {
-                    self.segments.push_back(Segment {
-                        number,
-                        length: 0,
-                        left: 1,
-                        written: None,
-                        damaged: false,
-                        counted: false,
-                    });
-                }
-            }
-        }
-        self.loaded = true;
-        let first = self.segments.front().map(|segment| segment.number);
-        let behind = |cursor: Place| Place { index: cursor.index + 1, ..cursor };
-        Ok(first
-            .map(|first| cursor.filter(|cursor| cursor.segment == first).map_or_else(|| Place::start(first), behind)))
     }
 
     /// Writes runs to the end; they are on the disk when this comes back. Over the budget the oldest segments go. On a disk
@@ -207,10 +145,10 @@ impl Spool {
         let mut piece = if self.is_full { GROUP } else { runs.len() };
         let (mut rest, mut grows) = (runs, true);
         while !rest.is_empty() {
-            let (some, others) = rest.split_at(piece.min(rest.len()));
+            let some = rest.get(..piece).unwrap_or(rest);
             match self.append_whole(some, now, &mut written) {
-                Ok(()) => {
-                    rest = others;
+                Ok(count) => {
+                    rest = rest.get(count..).unwrap_or_default();
                     self.is_full &= !rest.is_empty();
                     piece = if grows { piece.saturating_mul(2) } else { piece };
                 }
@@ -228,11 +166,16 @@ impl Spool {
         written
     }
 
-    /// Writes all of these runs, or none.
-    fn append_whole(&mut self, runs: &[Arc<Run>], now: SystemTime, written: &mut Written) -> io::Result<()> {
+    /// Writes these runs, or of very many the first, or none. Gives how many.
+    fn append_whole(&mut self, runs: &[Arc<Run>], now: SystemTime, written: &mut Written) -> io::Result<usize> {
         let mut members = Vec::new();
         let mut offsets = Vec::new();
+        let mut count = 0;
         for group in runs.chunks(GROUP) {
+            if members.len() >= AT_ONCE {
+                break;
+            }
+            count += group.len();
             offsets.push((members.len() as u64, group.len() as u64));
             members.extend(member::pack(group.iter().map(AsRef::as_ref), now)?);
         }
@@ -245,24 +188,25 @@ impl Spool {
         if self.active.is_none() {
             self.create()?;
         }
-        let (Some(file), Some(segment)) = (&self.active, self.segments.back_mut()) else { return Ok(()) };
-        let start = segment.length;
-        if let Err(error) = file.write_all_at(&members, start).and_then(|()| file.sync_data()) {
+        let (Some(file), Some(segment)) = (&self.active, self.segments.back_mut()) else { return Ok(count) };
+        let (start, number) = (segment.length, segment.number);
+        let done = file.write_all_at(&members, start).and_then(|()| file.sync_data());
+        let done = if start == 0 { done.and_then(|()| self.files.publish(number)) } else { done };
+        if let Err(error) = done {
             // What half a group looks like is known to the reader; a file that goes on behind it is not.
             let cut = file.set_len(start).is_ok();
-            let number = segment.number;
             // A smaller piece may fit behind what is there.
             if start == 0 || !cut || !is_full(&error) {
                 self.active = None;
             }
             if start == 0 {
                 self.segments.pop_back();
-                let _removed = fs::remove_file(self.path_of(number)).is_ok();
+                self.files.discard();
             }
-            return Err(about(&self.path_of(number), &error));
+            return Err(about(&self.files.path_of(number), error));
         }
         segment.length += members.len() as u64;
-        segment.left += runs.len() as u64;
+        segment.left += count as u64;
         segment.written.get_or_insert(now);
         for (offset, count) in offsets {
             let places = (0..count).map(|index| Place { segment: segment.number, offset: start + offset, index });
@@ -273,7 +217,7 @@ impl Spool {
             written.dropped.insert(oldest.number, oldest.left);
             self.remove(&oldest);
         }
-        Ok(())
+        Ok(count)
     }
 
     /// Reads on at `from`, up to `until` or the end: as many runs as have `spans` spans, and the rest of their group.
@@ -285,7 +229,7 @@ impl Spool {
             let Some(number) =
                 self.segments.iter().map(|segment| segment.number).find(|number| *number >= back.next.segment)
             else {
-                back.next = self.end();
+                back.next = back.next.max(self.end());
                 break;
             };
             if number > back.next.segment {
@@ -297,13 +241,13 @@ impl Spool {
                 Ok(content) => member::piece(content, usize::try_from(at.offset).unwrap_or(usize::MAX)),
                 Err(error) if is_gone(&error) => {
                     back.gone.insert(number, self.give_up(number));
-                    back.damage = Some(about(&self.path_of(number), &error).to_string());
+                    back.damage = Some(about(&self.files.path_of(number), error).to_string());
                     back.next = Place::start(number + 1);
                     continue;
                 }
                 // No file descriptor, no permission, a disk that errs: what is in it may be whole.
                 Err(error) => {
-                    back.failure = Some(about(&self.path_of(number), &error));
+                    back.failure = Some(about(&self.files.path_of(number), error));
                     break;
                 }
             };
@@ -314,14 +258,18 @@ impl Spool {
                 None if self.segments.back().is_some_and(|last| last.number == number) => break,
                 None => back.next = Place::start(number + 1),
                 Some(Piece::Damaged { runs, next }) => {
-                    let what = format!("{}, byte {}: the data are damaged", self.path_of(number).display(), at.offset);
+                    let what =
+                        format!("{}, byte {}: the data are damaged", self.files.path_of(number).display(), at.offset);
                     self.spoiled(number, runs, what, &mut back);
                     back.next = Place { offset: next as u64, index: 0, ..at };
                 }
                 Some(Piece::Whole { text, head, next }) if member::is_foreign(&text) => {
                     let runs = member::told(&text, head);
-                    let what =
-                        format!("{}, byte {}: this is no group of runs", self.path_of(number).display(), at.offset);
+                    let what = format!(
+                        "{}, byte {}: this is no group of runs",
+                        self.files.path_of(number).display(),
+                        at.offset
+                    );
                     self.spoiled(number, runs, what, &mut back);
                     back.next = Place { offset: next as u64, index: 0, ..at };
                 }
@@ -347,7 +295,7 @@ impl Spool {
                                 back.runs.push((place, run));
                             }
                             Err(error) => {
-                                let path = self.path_of(number);
+                                let path = self.files.path_of(number);
                                 let what = format!("{}, byte {}: {error}", path.display(), at.offset);
                                 self.spoiled(number, 1, what, &mut back);
                             }
@@ -370,14 +318,13 @@ impl Spool {
         if let Some(through) = through {
             self.remove_while(|oldest| oldest.number < through.segment);
             // It only saves repetition.
-            let _written = self.write_cursor(through).is_ok();
+            let _written = self.files.write_cursor(through).is_ok();
         }
         self.tidy();
     }
 
     /// Puts runs aside that the receiver refused, for `imaptrace replay`. Gives the file.
     pub(super) fn put_aside(&mut self, runs: &[Arc<Run>], now: SystemTime) -> io::Result<PathBuf> {
-        self.state.ready()?;
         self.shelf.put(&member::pack(runs.iter().map(AsRef::as_ref), now)?, now)
     }
 
@@ -386,7 +333,8 @@ impl Spool {
         let newest = self.segments.back();
         newest.map_or_else(
             || Place::start(self.next),
-            |newest| Place { offset: newest.length, ..Place::start(newest.number) },
+            // One that could not be looked at yet has an end, too, and it is not where it begins.
+            |newest| Place { offset: newest.length.max(u64::from(newest.left > 0)), ..Place::start(newest.number) },
         )
     }
 
@@ -406,7 +354,8 @@ impl Spool {
         self.closed = true;
         self.active = None;
         self.remove_while(|oldest| oldest.left == 0);
-        self.state.let_go();
+        self.files.let_go();
+        self.shelf.let_go();
     }
 
     fn remove_while(&mut self, done: impl Fn(&Segment) -> bool) {
@@ -453,7 +402,8 @@ impl Spool {
     fn content(&mut self, number: u64) -> io::Result<&[u8]> {
         if self.segment(number).is_some_and(|segment| segment.length == 0) {
             // It could not be read at the start.
-            let found = self.survey(number, self.cursor().filter(|cursor| cursor.segment == number))?;
+            let cursor = self.files.cursor().filter(|cursor| cursor.segment == number);
+            let found = self.files.survey(number, cursor)?;
             if found.length == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -463,7 +413,7 @@ impl Spool {
         }
         let length = self.segment(number).map_or(0, |segment| segment.length);
         if self.reading.as_ref().is_none_or(|(held, content)| *held != number || (content.len() as u64) < length) {
-            let content = fs::read(self.path_of(number))?;
+            let content = self.files.read(number)?;
             if (content.len() as u64) < length {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -491,72 +441,23 @@ impl Spool {
         }
     }
 
-    /// Counts the runs of a segment that lie behind the cursor, by its headers, and by its content where they fail.
-    fn survey(&self, number: u64, cursor: Option<Place>) -> io::Result<Segment> {
-        let file = File::open(self.path_of(number))?;
-        let length = file.metadata()?.len();
-        let mut segment = Segment { number, length, left: 0, written: None, damaged: false, counted: false };
-        let settled = |offset: u64, runs: u64| match cursor {
-            Some(cursor) if offset < cursor.offset => runs,
-            Some(cursor) if offset == cursor.offset => runs.min(cursor.index + 1),
-            _ => 0,
-        };
-        let mut at = 0;
-        let mut head = [0; HEAD];
-        while at < length {
-            let read = file.read_exact_at(&mut head, at);
-            let found = read.ok().and_then(|()| member::head(&head)).filter(|found| at + found.length <= length);
-            let Some(found) = found else { return self.survey_content(segment, settled) };
-            segment.left += found.runs - settled(at, found.runs);
-            segment.written.get_or_insert(found.written);
-            at += found.length;
-        }
-        Ok(segment)
-    }
-
-    fn survey_content(&self, mut segment: Segment, settled: impl Fn(u64, u64) -> u64) -> io::Result<Segment> {
-        let content = fs::read(self.path_of(segment.number))?;
-        (segment.left, segment.written, segment.length) = (0, None, content.len() as u64);
-        segment.counted = true;
-        let mut at = 0;
-        while let Some(piece) = member::piece(&content, at) {
-            let (runs, after) = match piece {
-                Piece::Whole { text, head, next } => {
-                    segment.written = segment.written.or_else(|| head.map(|head| head.written));
-                    (member::told(&text, head), next)
-                }
-                Piece::Damaged { runs, next } => (runs, next),
-            };
-            segment.left += runs - settled(at as u64, runs);
-            at = after;
-        }
-        Ok(segment)
-    }
-
-    fn numbers(&self) -> io::Result<Vec<u64>> {
-        let folder = self.folder();
-        make(&folder)?;
-        let entries = fs::read_dir(&folder).map_err(|error| about(&folder, &error))?;
-        let number = |name: &str| name.strip_suffix(ENDING)?.parse().ok();
-        Ok(entries.filter_map(|entry| number(entry.ok()?.file_name().to_str()?)).collect())
-    }
-
     fn create(&mut self) -> io::Result<()> {
         if !self.loaded {
             self.load()?;
         }
-        let folder = self.folder();
-        make(&folder)?;
+        if self.next >= LIMIT {
+            if !self.segments.is_empty() {
+                let text = "no number is left behind those of the files there: they have to be delivered first";
+                return Err(about(&self.files.path_of(self.next), io::Error::other(text)));
+            }
+            self.files.forget_cursor();
+            self.next = 1;
+        }
         let number = self.next;
         // Whatever stands in the way of this one need not stand in the way of the next.
         self.next += 1;
-        let path = self.path_of(number);
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-        let file = file.map_err(|error| about(&path, &error))?;
-        // The name, too, has to be on the disk.
-        sync(&folder).inspect_err(|_| drop(fs::remove_file(&path)))?;
-        self.active = Some(file);
-        self.segments.push_back(Segment { number, length: 0, left: 0, written: None, damaged: false, counted: false });
+        self.active = Some(self.files.create()?);
+        self.segments.push_back(Segment::new(number));
         Ok(())
     }
 
@@ -565,82 +466,25 @@ impl Spool {
         if self.reading.as_ref().is_some_and(|(number, _)| *number == segment.number) {
             self.reading = None;
         }
-        let path = self.path_of(segment.number);
-        let _gone = if segment.damaged { self.shelf.take(&path).is_ok() } else { fs::remove_file(path).is_ok() };
-    }
-
-    /// `SEGMENT OFFSET INDEX CHECKSUM`, in place of the one before.
-    fn write_cursor(&self, at: Place) -> io::Result<()> {
-        let folder = self.folder();
-        let text = format!("{} {} {}", at.segment, at.offset, at.index);
-        let beside = folder.join("cursor.new");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-        file.write_all(format!("{text} {}\n", checksum(&text)).as_bytes())?;
-        fs::rename(beside, folder.join(CURSOR))
-    }
-
-    fn cursor(&self) -> Option<Place> {
-        let text = fs::read_to_string(self.folder().join(CURSOR)).ok()?;
-        let (text, sum) = text.trim_end().rsplit_once(' ')?;
-        let mut numbers = text.split(' ').map(str::parse);
-        let mut number = || numbers.next()?.ok();
-        let place = Place { segment: number()?, offset: number()?, index: number()? };
-        (sum == checksum(text)).then_some(place)
-    }
-
-    fn folder(&self) -> PathBuf {
-        self.state.path().join(QUEUE)
-    }
-
-    fn path_of(&self, number: u64) -> PathBuf {
-        segment_path(&self.state.path(), number)
-    }
-}
-
-/// The runs from here on, if each header leads to the next up to the end.
-fn runs_by_headers(content: &[u8], mut at: usize) -> Option<u64> {
-    let mut runs = 0;
-    while at < content.len() {
-        let head = member::head(content.get(at..)?)?;
-        runs += head.runs;
-        at = at.checked_add(usize::try_from(head.length).ok()?).filter(|next| *next <= content.len())?;
-    }
-    Some(runs)
-}
-
-/// The runs from here on, by looking at all that is there.
-fn runs_by_content(content: &[u8], mut at: usize) -> u64 {
-    let mut runs = 0;
-    while let Some(piece) = member::piece(content, at) {
-        let (found, next) = match piece {
-            Piece::Whole { text, head, next } => (member::told(&text, head), next),
-            Piece::Damaged { runs, next } => (runs, next),
+        let _gone = if segment.damaged {
+            let taken = self.files.directory().and_then(|from| self.shelf.take(&from, &name_of(segment.number)));
+            taken.is_ok()
+        } else {
+            self.files.remove(segment.number).is_ok()
         };
-        runs += found;
-        at = next;
     }
-    runs
 }
 
-fn segment_path(state: &Path, number: u64) -> PathBuf {
-    // As wide as the largest number: names sort by age.
-    state.join(QUEUE).join(format!("{number:020}{ENDING}"))
-}
-
-/// Whether a file that gives this error is not there, or not all of it.
+/// Whether a file that gives this error is not there, not all of it, or none of ours.
 fn is_gone(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof)
+    let gone =
+        matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof | io::ErrorKind::FileTooLarge);
+    gone || NotRegularError::is(error)
 }
 
 /// Whether the error means that less might fit.
 fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
-}
-
-fn checksum(text: &str) -> String {
-    let mut sum = flate2::Crc::new();
-    sum.update(text.as_bytes());
-    format!("{:08x}", sum.sum())
 }
 
 #[cfg(test)]

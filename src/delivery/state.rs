@@ -24,7 +24,7 @@ use nix::{
 
 use super::{
     adopt,
-    directory::{Directory, NotRegularError},
+    directory::{Directory, NotRegularError, about},
 };
 
 /// The file that is locked.
@@ -175,7 +175,7 @@ impl StateDir {
                 Err(mpsc::RecvTimeoutError::Disconnected) => {}
             }
         }
-        self.directory().ok_or_else(|| OpenError::Io(about(&self.0.given, &io::Error::other(Unanswered))))
+        self.directory().ok_or_else(|| OpenError::Io(about(&self.0.given, io::Error::other(Unanswered))))
     }
 
     /// Begins to open it on a thread of its own. None when one hangs already, and would again.
@@ -235,7 +235,7 @@ impl StateDir {
         let _turn = match self.0.locking.try_lock() {
             Ok(turn) => turn,
             Err(TryLockError::Poisoned(turn)) => turn.into_inner(),
-            Err(TryLockError::WouldBlock) => return Err(about(given, &io::Error::other(Unanswered)).into()),
+            Err(TryLockError::WouldBlock) => return Err(about(given, io::Error::other(Unanswered)).into()),
         };
         if self.directory().is_some() {
             return Ok(());
@@ -365,7 +365,7 @@ pub(super) fn flock(directory: &Directory, file: File) -> Result<Flock<File>, Op
             let holder = file.take(20).read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
             Err(HeldError { path: directory.path().to_owned(), holder }.into())
         }
-        Err((_, error)) => Err(about(&directory.at(LOCK), &error.into()).into()),
+        Err((_, error)) => Err(about(&directory.at(LOCK), error.into()).into()),
     }
 }
 
@@ -378,25 +378,15 @@ fn mounts_above(path: &Path) -> String {
     above.collect::<Vec<_>>().join("\n")
 }
 
-/// The error with the path that it is about.
-pub(super) fn about(path: &Path, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
-}
-
-/// Makes a folder for its owner alone, unless it is there. Its name is on the disk when this comes back.
-pub(super) fn make(folder: &Path) -> io::Result<()> {
-    match DirBuilder::new().mode(0o700).create(folder) {
-        Err(_) if folder.is_dir() => return Ok(()),
-        made => made.map_err(|error| about(folder, &error))?,
+/// Makes a directory for its owner alone, unless it is there. Its name is on the disk when this comes back.
+fn make(path: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(_) if path.is_dir() => return Ok(()),
+        made => made.map_err(|error| about(path, error))?,
     }
-    let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     // Next time it would be there, and nobody would see to its name.
-    sync(parent).inspect_err(|_| drop(std::fs::remove_dir(folder)))
-}
-
-/// Brings the names in a folder to the disk.
-pub(super) fn sync(folder: &Path) -> io::Result<()> {
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| about(folder, &error))
+    Directory::open(parent).and_then(|parent| parent.sync()).inspect_err(|_| drop(std::fs::remove_dir(path)))
 }
 
 #[cfg(test)]

@@ -17,7 +17,6 @@ mod support;
 mod disk;
 mod expected;
 mod kernel;
-mod log;
 mod memory;
 mod pauses;
 mod server;

@@ -1,6 +1,14 @@
+use std::{fs, io::Write as _, path::Path};
+
 use proptest::prelude::*;
 
 use super::*;
+use crate::delivery::{
+    member::HEAD,
+    segment_files::{ENDING, QUEUE},
+};
+
+mod planted;
 
 /// Segments of some three groups, and room for thirty.
 const BUDGET: u64 = 64 << 10;
@@ -135,23 +143,22 @@ fn a_segment_that_cannot_be_read_now_stays_and_is_read_when_it_can_be() {
         let (mut spool, mut from) = open(folder.path());
         append(&mut spool, 0..3);
         let [segment] = segments(folder.path()).try_into().unwrap();
-        let (beside, all) = (folder.path().join("beside"), numbers(&spool.read(from, None, ALL)));
+        let all = numbers(&spool.read(from, None, ALL));
         assert_eq!(all, [0, 1, 2]);
-        spool.reading = None;
-        fs::rename(&segment, &beside).unwrap();
-        fs::create_dir(&segment).unwrap();
         if restarted {
             drop(spool);
-            (spool, from) = open(folder.path());
+            spool = Spool::new(StateDir::open(folder.path()).unwrap(), BUDGET);
+            spool.fail_reads(Some(io::ErrorKind::PermissionDenied));
+            from = spool.load().unwrap().unwrap();
         }
+        spool.fail_reads(Some(io::ErrorKind::PermissionDenied));
         for _ in 0..3 {
             let back = spool.read(from, None, ALL);
             assert_eq!((numbers(&back), back.corrupt, back.gone.len(), back.next), (vec![], 0, 0, from));
             let told = back.failure.unwrap().to_string();
             assert!(told.starts_with(&segment.display().to_string()), "{told}");
         }
-        fs::remove_dir(&segment).unwrap();
-        fs::rename(&beside, &segment).unwrap();
+        spool.fail_reads(None);
         let back = spool.read(from, None, ALL);
         assert_eq!((numbers(&back), spool.figures().runs), (all, 3));
     }

@@ -1,0 +1,311 @@
+//! The files of the backlog on disk: segments by number, and the cursor. Which of them mean what is for
+//! [`spool`](super::spool), which alone calls this.
+//!
+//! All of it is in `queue/` of the state directory, and is opened relative to that. A segment gets its name when its first
+//! runs are on the disk, so that an empty one is none that a crash left.
+
+use std::{
+    fs::File,
+    io::{self, Write as _},
+    os::unix::fs::FileExt as _,
+    path::PathBuf,
+    sync::Arc,
+    time::SystemTime,
+};
+
+use super::{
+    directory::Directory,
+    member::{self, HEAD, Piece},
+    state::StateDir,
+};
+
+/// The directory of the segments.
+pub(super) const QUEUE: &str = "queue";
+/// The file that says how far the oldest segment was delivered.
+const CURSOR: &str = "cursor";
+/// The next cursor, while it is written.
+const NEW_CURSOR: &str = "cursor.new";
+/// The next segment, until its first runs are on the disk.
+const NEW_SEGMENT: &str = "segment.new";
+/// How a segment's name ends.
+pub(super) const ENDING: &str = ".jsonl.gz";
+/// All numbers are below this: none that is ever given comes near, and what is computed from one does not wrap.
+pub(super) const LIMIT: u64 = 1 << 63;
+/// A larger file is none of ours.
+pub(super) const LARGEST: u64 = 128 << 20;
+/// A cursor is four numbers.
+const CURSOR_LENGTH: u64 = 256;
+
+/// Where a run is on disk. In the order of age.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    /// The segment's number.
+    pub(super) segment: u64,
+    /// Where its member begins.
+    pub(super) offset: u64,
+    /// Which line it is there.
+    pub(super) index: u64,
+}
+
+impl Place {
+    /// Where this segment begins.
+    pub(super) fn start(segment: u64) -> Self {
+        Self { segment, offset: 0, index: 0 }
+    }
+}
+
+/// The files. Touches nothing before the first call.
+pub(super) struct SegmentFiles {
+    state: StateDir,
+    directory: Option<Arc<Directory>>,
+    /// What opening a segment gives.
+    #[cfg(test)]
+    pub(super) failure: Option<io::ErrorKind>,
+}
+
+/// A segment, as it was found.
+#[derive(Debug)]
+pub(super) struct Segment {
+    pub(super) number: u64,
+    pub(super) length: u64,
+    /// Runs that were not delivered yet.
+    pub(super) left: u64,
+    pub(super) written: Option<SystemTime>,
+    pub(super) damaged: bool,
+    /// What is left was counted by what is there, not by what headers say of it.
+    pub(super) counted: bool,
+}
+
+impl Segment {
+    /// One of which nothing is known but its number.
+    pub(super) fn new(number: u64) -> Self {
+        Self { number, length: 0, left: 0, written: None, damaged: false, counted: false }
+    }
+}
+
+/// What is in the directory.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    /// The segments, in the order of their age.
+    pub(super) numbers: Vec<u64>,
+    /// What has nearly a segment's name, and a number that is none.
+    pub(super) foreign: Vec<String>,
+}
+
+impl SegmentFiles {
+    pub(super) fn new(state: StateDir) -> Self {
+        Self {
+            state,
+            directory: None,
+            #[cfg(test)]
+            failure: None,
+        }
+    }
+
+    /// Where the state is.
+    pub(super) fn state(&self) -> &StateDir {
+        &self.state
+    }
+
+    /// Lets go of the state directory.
+    pub(super) fn let_go(&mut self) {
+        self.directory = None;
+        self.state.let_go();
+    }
+
+    /// The directory, made if it is not there.
+    pub(super) fn directory(&mut self) -> io::Result<Arc<Directory>> {
+        if let Some(directory) = self.directory.as_ref().filter(|directory| !directory.is_gone()) {
+            return Ok(directory.clone());
+        }
+        let directory = Arc::new(self.state.ready()?.subdirectory(QUEUE)?);
+        self.directory = Some(directory.clone());
+        Ok(directory)
+    }
+
+    /// Where a segment is, for messages.
+    pub(super) fn path_of(&self, number: u64) -> PathBuf {
+        self.state.path().join(QUEUE).join(name_of(number))
+    }
+
+    pub(super) fn list(&mut self) -> io::Result<Listing> {
+        let mut found = Listing::default();
+        self.directory()?.names(|name| {
+            let Some(digits) = name.strip_suffix(ENDING).filter(|it| it.bytes().all(|byte| byte.is_ascii_digit()))
+            else {
+                return;
+            };
+            match digits.parse() {
+                Ok(number) if number < LIMIT && name_of(number) == name => found.numbers.push(number),
+                _ => found.foreign.push(name.to_owned()),
+            }
+        })?;
+        found.numbers.sort_unstable();
+        Ok(found)
+    }
+
+    fn open(&mut self, name: &str) -> io::Result<(File, u64)> {
+        #[cfg(test)]
+        if let Some(kind) = self.failure {
+            return Err(super::directory::about(&self.directory()?.at(name), kind.into()));
+        }
+        let directory = self.directory()?;
+        let file = directory.open_file(name)?;
+        let length = file.metadata()?.len();
+        if length > LARGEST {
+            return Err(super::directory::about(&directory.at(name), io::ErrorKind::FileTooLarge.into()));
+        }
+        Ok((file, length))
+    }
+
+    /// All of a segment.
+    pub(super) fn read(&mut self, number: u64) -> io::Result<Vec<u8>> {
+        let name = name_of(number);
+        self.open(&name)?;
+        self.directory()?.read(&name, LARGEST)
+    }
+
+    /// How long the file of a segment is.
+    pub(super) fn length(&mut self, number: u64) -> io::Result<u64> {
+        self.open(&name_of(number)).map(|(_, length)| length)
+    }
+
+    /// Counts the runs of a segment that lie behind the cursor, by its headers, and by its content where they fail.
+    pub(super) fn survey(&mut self, number: u64, cursor: Option<Place>) -> io::Result<Segment> {
+        self.survey_file(&name_of(number), number, cursor)
+    }
+
+    /// Counts the runs of a file that only looks like a segment.
+    pub(super) fn survey_foreign(&mut self, name: &str) -> io::Result<Segment> {
+        self.survey_file(name, 0, None)
+    }
+
+    fn survey_file(&mut self, name: &str, number: u64, cursor: Option<Place>) -> io::Result<Segment> {
+        let (file, length) = self.open(name)?;
+        let mut segment = Segment { length, ..Segment::new(number) };
+        let settled = |offset: u64, runs: u64| match cursor {
+            Some(cursor) if offset < cursor.offset => runs,
+            Some(cursor) if offset == cursor.offset => runs.min(cursor.index.saturating_add(1)),
+            _ => 0,
+        };
+        let mut at = 0;
+        let mut head = [0; HEAD];
+        while at < length {
+            let read = file.read_exact_at(&mut head, at);
+            let found = read.ok().and_then(|()| member::head(&head)).filter(|found| at + found.length <= length);
+            let Some(found) = found else {
+                let content = self.directory()?.read(name, LARGEST)?;
+                return Ok(survey_content(segment, &content, settled));
+            };
+            segment.left += found.runs - settled(at, found.runs);
+            segment.written.get_or_insert(found.written);
+            at += found.length;
+        }
+        Ok(segment)
+    }
+
+    /// A file for the next segment. It is none before [`SegmentFiles::publish`].
+    pub(super) fn create(&mut self) -> io::Result<File> {
+        self.directory()?.create_anew(NEW_SEGMENT)
+    }
+
+    /// Makes the file that was created last the segment of this number. Its name is on the disk when this comes back.
+    pub(super) fn publish(&mut self, number: u64) -> io::Result<()> {
+        let directory = self.directory()?;
+        let name = name_of(number);
+        // Renaming would take the place of what is there.
+        if directory.entry(&name)?.is_some() {
+            return Err(super::directory::about(&directory.at(&name), io::ErrorKind::AlreadyExists.into()));
+        }
+        directory.rename(NEW_SEGMENT, &directory, &name)?;
+        directory.sync().inspect_err(|_| drop(directory.remove(&name)))
+    }
+
+    /// Removes what was created last and got no name.
+    pub(super) fn discard(&mut self) {
+        let _removed = self.directory().and_then(|directory| directory.remove(NEW_SEGMENT)).is_ok();
+    }
+
+    pub(super) fn remove(&mut self, number: u64) -> io::Result<()> {
+        self.directory()?.remove(&name_of(number))
+    }
+
+    /// `SEGMENT OFFSET INDEX CHECKSUM`, in place of the one before.
+    pub(super) fn write_cursor(&mut self, at: Place) -> io::Result<()> {
+        let directory = self.directory()?;
+        let text = format!("{} {} {}", at.segment, at.offset, at.index);
+        directory.create_anew(NEW_CURSOR)?.write_all(format!("{text} {}\n", checksum(&text)).as_bytes())?;
+        if directory.entry(CURSOR)?.is_some_and(|entry| entry.is_directory()) {
+            directory.set_aside(CURSOR)?;
+        }
+        directory.rename(NEW_CURSOR, &directory, CURSOR)
+    }
+
+    /// How far the oldest segment was delivered, if that can be read and points into a segment that may be.
+    pub(super) fn cursor(&mut self) -> Option<Place> {
+        let text = String::from_utf8(self.directory().ok()?.read(CURSOR, CURSOR_LENGTH).ok()?).ok()?;
+        let (text, sum) = text.trim_end().rsplit_once(' ')?;
+        let mut numbers = text.split(' ').map(str::parse);
+        let mut number = || numbers.next()?.ok();
+        let place = Place { segment: number()?, offset: number()?, index: number()? };
+        (sum == checksum(text) && place.segment < LIMIT).then_some(place)
+    }
+
+    pub(super) fn forget_cursor(&mut self) {
+        let _removed = self.directory().and_then(|directory| directory.remove(CURSOR)).is_ok();
+    }
+}
+
+/// As wide as the largest number: names sort by age.
+pub(super) fn name_of(number: u64) -> String {
+    format!("{number:020}{ENDING}")
+}
+
+fn survey_content(mut segment: Segment, content: &[u8], settled: impl Fn(u64, u64) -> u64) -> Segment {
+    (segment.left, segment.written, segment.length) = (0, None, content.len() as u64);
+    segment.counted = true;
+    let mut at = 0;
+    while let Some(piece) = member::piece(content, at) {
+        let (runs, after) = match piece {
+            Piece::Whole { text, head, next } => {
+                segment.written = segment.written.or_else(|| head.map(|head| head.written));
+                (member::told(&text, head), next)
+            }
+            Piece::Damaged { runs, next } => (runs, next),
+        };
+        segment.left += runs - settled(at as u64, runs);
+        at = after;
+    }
+    segment
+}
+
+/// The runs from here on, if each header leads to the next up to the end.
+pub(super) fn runs_by_headers(content: &[u8], mut at: usize) -> Option<u64> {
+    let mut runs = 0;
+    while at < content.len() {
+        let head = member::head(content.get(at..)?)?;
+        runs += head.runs;
+        at = at.checked_add(usize::try_from(head.length).ok()?).filter(|next| *next <= content.len())?;
+    }
+    Some(runs)
+}
+
+/// The runs from here on, by looking at all that is there.
+pub(super) fn runs_by_content(content: &[u8], mut at: usize) -> u64 {
+    let mut runs = 0;
+    while let Some(piece) = member::piece(content, at) {
+        let (found, next) = match piece {
+            Piece::Whole { text, head, next } => (member::told(&text, head), next),
+            Piece::Damaged { runs, next } => (runs, next),
+        };
+        runs += found;
+        at = next;
+    }
+    runs
+}
+
+fn checksum(text: &str) -> String {
+    let mut sum = flate2::Crc::new();
+    sum.update(text.as_bytes());
+    format!("{:08x}", sum.sum())
+}

@@ -1,0 +1,65 @@
+//! What an earlier process left, looked at once: where reading begins, and what is no segment that can be.
+
+use std::io;
+
+use super::{
+    super::segment_files::{Segment, name_of},
+    Place, Spool,
+};
+
+impl Spool {
+    /// Looks at what an earlier process left, once. Gives where reading begins, if there is anything to be read.
+    pub(in crate::delivery) fn load(&mut self) -> io::Result<Option<Place>> {
+        if self.loaded {
+            return Ok(None);
+        }
+        let found = self.files.list()?;
+        // One that points into no segment was left by a process that had delivered everything; one that points behind what
+        // is there of it is not to be believed.
+        let known = self.files.cursor();
+        let cursor = known.filter(|cursor| {
+            let is_inside = |length| cursor.offset < length;
+            found.numbers.contains(&cursor.segment) && self.files.length(cursor.segment).map_or(true, is_inside)
+        });
+        self.next = found.numbers.last().copied().max(known.map(|cursor| cursor.segment)).unwrap_or(0) + 1;
+        for name in found.foreign {
+            let runs = self.files.survey_foreign(&name).map_or(1, |segment| segment.left.max(1));
+            self.quarantine(&name, runs, "no segment has this number");
+        }
+        for number in found.numbers {
+            // All up to the cursor was delivered and deleted: what is there was put there, or came back.
+            if cursor.is_some_and(|cursor| cursor.segment > number) {
+                let runs = self.files.survey(number, None).map_or(1, |segment| segment.left.max(1));
+                self.quarantine(&name_of(number), runs, "it is older than what was delivered last");
+                continue;
+            }
+            match self.files.survey(number, cursor.filter(|cursor| cursor.segment == number)) {
+                Ok(segment) if segment.left > 0 => self.segments.push_back(segment),
+                Ok(segment) if segment.length > 0 => self.remove(&segment),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                // It stays where it is, and is looked at again when it is its turn to be read.
+                Ok(_) | Err(_) => self.segments.push_back(Segment { left: 1, ..Segment::new(number) }),
+            }
+        }
+        self.loaded = true;
+        let first = self.segments.front().map(|segment| segment.number);
+        let behind = |cursor: Place| Place { index: cursor.index.saturating_add(1), ..cursor };
+        Ok(first
+            .map(|first| cursor.filter(|cursor| cursor.segment == first).map_or_else(|| Place::start(first), behind)))
+    }
+
+    /// What was found damaged since the last call: how many runs it held, and what was the matter with the last of it.
+    pub(in crate::delivery) fn take_damage(&mut self) -> Option<(u64, String)> {
+        self.damage.take()
+    }
+
+    fn quarantine(&mut self, name: &str, runs: u64, why: &str) {
+        let Ok(directory) = self.files.directory() else { return };
+        let text = match self.shelf.take(&directory, name) {
+            Ok(()) => format!("{}: {why}", directory.at(name).display()),
+            Err(error) => format!("{}: {why}; it cannot be set aside: {error}", directory.at(name).display()),
+        };
+        let before = self.damage.take().map_or(0, |(runs, _)| runs);
+        self.damage = Some((before + runs, text));
+    }
+}
