@@ -49,11 +49,17 @@ const USAGE: u8 = 2;
 /// The plug-in convention's word for it.
 const NAGIOS_UNKNOWN: u8 = 3;
 
+/// What the end of the agent waits for the last lines on standard error, if they are read.
+const LAST_LINES: Duration = Duration::from_millis(200);
+/// And that of any other command, whose messages may be long and their reader slow.
+const LAST_MESSAGES: Duration = Duration::from_secs(5);
+
 /// Runs the program. `roots` is what became of the CA certificates; it lives until the end. `stdout_is_closed` says that the
 /// process began without a standard output, which only who runs before all else can see.
 pub fn main(roots: Result<Roots, RootsError>, stdout_is_closed: bool) -> ExitCode {
     // Before anything is read: a password may stand on the command line itself.
     let undumped = no_dumps();
+    logs::catch_panics();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return ExitCode::from(misused(error, stdout_is_closed)),
@@ -67,6 +73,7 @@ pub fn main(roots: Result<Roots, RootsError>, stdout_is_closed: bool) -> ExitCod
         output.warn(&format!("{error}; every TLS connection costs 30 ms of CPU"));
         Roots::default()
     });
+    let longest = if matches!(cli.command, Command::Agent { .. }) { LAST_LINES } else { LAST_MESSAGES };
     let code = match cli.command {
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -101,7 +108,9 @@ pub fn main(roots: Result<Roots, RootsError>, stdout_is_closed: bool) -> ExitCod
             })
         }
     };
-    ExitCode::from(output.conclude(code, nagios))
+    let code = output.conclude(code, nagios);
+    logs::flush(longest);
+    ExitCode::from(code)
 }
 
 /// Threads that probe. Export has its own.
@@ -142,6 +151,10 @@ fn in_runtime(threads: Threads, output: &mut Output, run: impl AsyncFnOnce(&mut 
     // Parts of what is started here do not fail but fall over.
     if let Err(error) = net::can_open(TO_START) {
         output.error(&format!("cannot open as many files as it takes to start: {error}; raise the limit (ulimit -n)"));
+        return FAILED;
+    }
+    if let Err(error) = logs::start_writer() {
+        output.error(&format!("cannot start the thread that writes to standard error: {error}"));
         return FAILED;
     }
     let mut builder = match threads {

@@ -5,17 +5,21 @@
 //! error of the program ([`Output::conclude`]).
 
 use std::{
-    io::{self, IsTerminal, Write as _},
+    io::{self, IsTerminal},
     os::fd::AsFd,
+    time::Duration,
 };
 
-use nix::{
-    errno::Errno,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-};
+use nix::errno::Errno;
 
 use super::{FAILED, NAGIOS_UNKNOWN, PASSED};
-use crate::terminal::{ColorChoice, Style, Surroundings};
+use crate::{
+    telemetry::logs,
+    terminal::{ColorChoice, Style, Surroundings},
+};
+
+/// What a result waits for messages that were written before it, if they are read at all.
+const BEFORE: Duration = Duration::from_secs(5);
 
 /// Standard output and standard error.
 pub(super) struct Output {
@@ -73,8 +77,10 @@ impl Output {
 
     /// Writes to standard output.
     pub(super) fn print(&mut self, text: &str) {
+        // On a terminal they are in this order.
+        logs::flush(BEFORE);
         let written = match self.sink {
-            Sink::Open => write_all(&io::stdout(), text.as_bytes()),
+            Sink::Open => logs::write_all(&io::stdout(), text.as_bytes()),
             Sink::Missing => Err(Errno::EBADF.into()),
             Sink::Unread | Sink::Failed(_) => return,
         };
@@ -89,13 +95,16 @@ impl Output {
         matches!(self.sink, Sink::Unread | Sink::Failed(_))
     }
 
-    /// Writes whole lines to standard error. Where that is gone, they are dropped.
+    /// Writes whole lines to standard error, behind what was logged. Where that is gone, they are dropped; where a command
+    /// has begun to do what it is for, also when nobody reads: no message holds up a run, or the end.
     pub(super) fn errors(&mut self, text: &str) {
         if self.deaf {
             return;
         }
         let text = if text.ends_with('\n') { text.to_owned() } else { format!("{text}\n") };
-        self.deaf |= io::stderr().lock().write_all(text.as_bytes()).is_err();
+        if !logs::write(text.as_bytes()) {
+            self.deaf |= logs::write_all(&io::stderr(), text.as_bytes()).is_err();
+        }
     }
 
     pub(super) fn error(&mut self, text: &str) {
@@ -131,25 +140,6 @@ fn one_place() -> bool {
         Some((stat.st_dev, stat.st_ino))
     };
     place(&io::stdout()).is_some_and(|out| Some(out) == place(&io::stderr()))
-}
-
-/// The standard library takes a closed descriptor for a success, which it is not here. Unbuffered: nothing else writes to
-/// the stream, and what is written is whole texts.
-fn write_all(stream: &impl AsFd, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match nix::unistd::write(stream, bytes) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
-            Err(Errno::EINTR) => {}
-            // Another process that shares the pipe has set it to non-blocking, and its reader is slow.
-            Err(Errno::EAGAIN) => {
-                let mut ready = [PollFd::new(stream.as_fd(), PollFlags::POLLOUT)];
-                poll(&mut ready, PollTimeout::NONE).map_err(io::Error::from)?;
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
 }
 
 fn style(color: ColorChoice, stream: &(impl IsTerminal + AsFd)) -> Style {

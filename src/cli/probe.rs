@@ -4,7 +4,6 @@
 
 use std::{
     ffi::OsString,
-    io::Write as _,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -371,10 +370,10 @@ async fn once(
     Some(run)
 }
 
-/// Writes each line of a conversation to standard error. Where that is gone, the lines are dropped.
+/// Writes each line of a conversation to standard error. Where that is gone or not read, the lines are dropped.
 fn conversation_sink(style: Style) -> LineSink {
     LineSink::new(move |line| {
-        drop(std::io::stderr().lock().write_all(terminal::conversation_line(line, style).as_bytes()));
+        logs::write_at_once(terminal::conversation_line(line, style).as_bytes());
     })
 }
 

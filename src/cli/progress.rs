@@ -1,10 +1,10 @@
 //! The line that shows, on a terminal, that something is under way: what, and for how many seconds.
 //!
-//! Written by a thread of its own, for a terminal that is held (Ctrl-S) must not hold a run, and erased when it is over.
+//! Made by a thread of its own, and written by the log's: a terminal that is held (Ctrl-S) must not hold a run. Erased when it
+//! is over.
 //! No escape sequence is used, so it is the same without colour. Called by `probe`.
 
 use std::{
-    io::{self, Write as _},
     sync::mpsc::{self, RecvTimeoutError},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -12,7 +12,7 @@ use std::{
 
 use tokio::sync::watch;
 
-use crate::{clock, probe::CurrentStep};
+use crate::{clock, probe::CurrentStep, telemetry::logs};
 
 /// What takes less is over before anybody has wondered.
 const FIRST: Duration = Duration::from_millis(300);
@@ -57,14 +57,11 @@ impl Progress {
                 let text = line(&what, clock::now().saturating_duration_since(since), hint, width);
                 let padding = " ".repeat(shown.saturating_sub(text.len()));
                 shown = text.len();
-                if write(&format!("\r{text}{padding}")).is_err() {
-                    return;
-                }
+                logs::write_at_once(format!("\r{text}{padding}").as_bytes());
             }
             if shown > 0 {
                 let room = (shown + ECHOED).min(width.saturating_sub(1));
-                // A terminal that has gone shows nothing that could be erased.
-                drop(write(&format!("\r{}\r", " ".repeat(room))));
+                logs::write_at_once(format!("\r{}\r", " ".repeat(room)).as_bytes());
             }
         });
         Self { stop: Some(stop), thread: thread.ok() }
@@ -85,11 +82,6 @@ fn line(what: &str, lasts: Duration, hint: &str, width: usize) -> String {
     let hint = if lasts >= LONG { hint } else { "" };
     let text = format!("{what} {:.1} s{hint}", lasts.as_secs_f64());
     text.chars().take(width.saturating_sub(1)).collect()
-}
-
-fn write(text: &str) -> io::Result<()> {
-    let mut stream = io::stderr().lock();
-    stream.write_all(text.as_bytes()).and_then(|()| stream.flush())
 }
 
 #[cfg(test)]

@@ -90,7 +90,16 @@ struct State {
     /// Of the value in use.
     digest: Option<[u8; 32]>,
     /// What was logged last of a change that cannot be used.
-    logged: Option<String>,
+    logged: Option<Problem>,
+}
+
+/// Why a file is not in use as it is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Problem {
+    /// What is wrong with it.
+    Wrong(String),
+    /// Nothing answers. In which words is no news: they change from look to look.
+    Unfinished,
 }
 
 impl<T, E> fmt::Debug for Followed<T, E> {
@@ -131,7 +140,7 @@ where
             },
             Err(unfinished) => unfinished.to_string(),
         };
-        followed.wait_for(&unfinished);
+        followed.keep(Problem::Unfinished, &unfinished);
         Ok(Arc::new(followed))
     }
 
@@ -149,7 +158,7 @@ where
     pub async fn look(&self) {
         let versions = match self.versions().await {
             Ok(versions) => versions,
-            Err(unfinished) => return self.keep(unfinished.to_string()),
+            Err(unfinished) => return self.keep(Problem::Unfinished, &unfinished.to_string()),
         };
         if !self.state().changes.is_due(&versions) {
             let mut state = self.state();
@@ -160,8 +169,8 @@ where
         }
         match (self.read)().await {
             Ok(read) => self.use_value(versions, read),
-            Err(NotRead::Wrong(error)) => self.keep(error.to_string()),
-            Err(NotRead::Unfinished(problem)) => self.keep(problem),
+            Err(NotRead::Wrong(error)) => self.keep(Problem::Wrong(error.to_string()), &error.to_string()),
+            Err(NotRead::Unfinished(problem)) => self.keep(Problem::Unfinished, &problem),
         }
     }
 
@@ -195,27 +204,18 @@ where
         }
     }
 
-    /// Keeps the value as it is, and logs why once.
-    fn keep(&self, problem: String) {
+    /// Keeps the value as it is, if there is one, and logs why once.
+    fn keep(&self, problem: Problem, why: &str) {
         let mut state = self.state();
-        if state.digest.is_none() {
-            drop(state);
-            return self.wait_for(&problem);
+        if state.logged.as_ref() == Some(&problem) {
+            return;
         }
-        if state.logged.as_ref() != Some(&problem) {
-            warn!(target: "imaptrace::follow", "{} cannot be used as it is now: {problem}; what was read before stays in use", self.name);
-            state.logged = Some(problem);
-        }
-    }
-
-    /// Nothing was read yet.
-    fn wait_for(&self, problem: &str) {
-        let mut state = self.state();
-        if state.logged.as_deref() != Some(problem) {
-            warn!(target: "imaptrace::follow", "{} cannot be read: {problem}; it is tried again until it can", self.name);
-            state.logged = Some(problem.to_owned());
-            drop(state);
-            self.known.send_replace(Known::Waiting(problem.into()));
+        state.logged = Some(problem);
+        if state.digest.is_some() {
+            warn!(target: "imaptrace::follow", "{} cannot be used as it is now: {why}; what was read before stays in use", self.name);
+        } else {
+            warn!(target: "imaptrace::follow", "{} cannot be read: {why}; it is tried again until it can", self.name);
+            self.known.send_replace(Known::Waiting(why.into()));
         }
     }
 

@@ -3,9 +3,18 @@
 //! What is shown is set by `RUST_LOG` (default `info`); the crates that carry telemetry are quiet unless named there,
 //! since `delivery` itself reports how they fare, once per change. The layer of live roots hangs beside the log with
 //! a filter of its own. Whatever is logged is escaped here once more: no line can hold an escape sequence or a line end.
-//! Called once, by the command line, before anything else starts.
+//! A thread of its own writes the lines ([`queue`]), so that logging never waits for who reads. Called once, by the command
+//! line, before anything else starts; which also sends its own messages the same way ([`write`]), so that they keep their
+//! order.
 
-use std::fmt;
+mod queue;
+
+use std::{
+    fmt, io,
+    panic::PanicHookInfo,
+    sync::{Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
 
 use opentelemetry::{Context, trace::TraceContextExt as _};
 use serde_json::{Map, Value};
@@ -25,8 +34,18 @@ use tracing_subscriber::{
     util::{SubscriberInitExt as _, TryInitError},
 };
 
+use self::queue::LogQueue;
+pub use self::queue::write_all;
 use super::live;
 use crate::record::escape;
+
+/// The way to standard error, once its thread runs.
+static QUEUE: OnceLock<LogQueue> = OnceLock::new();
+/// Only one starts it.
+static STARTING: Mutex<()> = Mutex::new(());
+
+/// What the end of a panic on the main thread waits for its message.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// What is quiet unless `RUST_LOG` names it.
 const QUIET: &str = "info,opentelemetry=off,opentelemetry_sdk=off,h2=warn,hyper=warn,hyper_util=warn,\
@@ -66,6 +85,9 @@ pub enum LogError {
         /// Why.
         source: tracing_subscriber::filter::ParseError,
     },
+    /// The machine gives no more threads.
+    #[error("cannot start the thread that writes the log: {0}")]
+    Thread(#[source] io::Error),
     /// This process has a log already.
     #[error("the log was set up twice")]
     Twice(#[source] TryInitError),
@@ -73,7 +95,107 @@ pub enum LogError {
 
 /// Sets up the process's log on standard error, and the live roots.
 pub fn init(settings: &LogSettings) -> Result<(), LogError> {
-    subscriber(settings, std::io::stderr)?.try_init().map_err(LogError::Twice)
+    let queue = start().map_err(LogError::Thread)?;
+    subscriber(settings, || Queued(queue))?.try_init().map_err(LogError::Twice)?;
+    let notice = settings.clone();
+    queue.set_notice(Box::new(move |count| dropped_line(&notice, count)));
+    Ok(())
+}
+
+/// Starts the thread that writes to standard error, unless it runs.
+pub fn start_writer() -> io::Result<()> {
+    start().map(drop)
+}
+
+fn start() -> io::Result<&'static LogQueue> {
+    let _alone = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(queue) = QUEUE.get() {
+        return Ok(queue);
+    }
+    let queue = LogQueue::start(|text| write_all(&io::stderr(), text))?;
+    Ok(QUEUE.get_or_init(|| queue))
+}
+
+/// Sends texts to standard error, behind the lines that were logged before: at once and in the order of the calls, or not
+/// at all when nobody reads. False before the thread runs: nothing was sent.
+pub fn write(text: &[u8]) -> bool {
+    let Some(queue) = QUEUE.get() else { return false };
+    // A reader that only lags behind gets all of a long text.
+    for line in text.split_inclusive(|byte| *byte == b'\n') {
+        queue.wait_for_room(line);
+        queue.push(line);
+    }
+    true
+}
+
+/// The same for what is written while a run is under way: it never waits, and is dropped when there is no room.
+pub fn write_at_once(text: &[u8]) -> bool {
+    QUEUE.get().map(|queue| queue.push(text)).is_some()
+}
+
+/// Waits until all that was sent is written: no longer than `longest`, and no longer than a moment when nobody reads.
+pub fn flush(longest: Duration) {
+    if let Some(queue) = QUEUE.get() {
+        queue.flush(longest);
+    }
+}
+
+/// Lines that were dropped since nobody read them, or that could not be written.
+pub fn dropped() -> u64 {
+    QUEUE.get().map_or(0, LogQueue::dropped)
+}
+
+/// Has the message of every panic go the way of the log. To be called once, by the program.
+pub fn catch_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let text = panic_text(panic, std::thread::current().name());
+        if !write_at_once(text.as_bytes()) {
+            // Nothing was started yet, so nothing waits for this.
+            let _written = write_all(&io::stderr(), text.as_bytes()).is_ok();
+        } else if std::thread::current().name() == Some("main") {
+            flush(LAST_WORDS);
+        }
+    }));
+}
+
+/// As the standard library puts it, in one line, and with what `RUST_BACKTRACE` asks for.
+fn panic_text(panic: &PanicHookInfo<'_>, thread: Option<&str>) -> String {
+    let thread = thread.unwrap_or("<unnamed>");
+    let place = panic.location().map_or_else(String::new, |place| format!(" at {place}"));
+    let payload = panic.payload();
+    let what = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let what = what.unwrap_or("no message");
+    let line = escape(&format!("thread '{thread}' panicked{place}: {what}"));
+    let trace = std::backtrace::Backtrace::capture();
+    match trace.status() {
+        std::backtrace::BacktraceStatus::Captured => format!("{line}\n{trace}\n"),
+        _ => format!("{line}\n"),
+    }
+}
+
+/// Writes each event's line to the queue, whole.
+#[derive(Clone, Copy)]
+struct Queued(&'static LogQueue);
+
+impl io::Write for Queued {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.push(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The line in place of lines that were dropped.
+fn dropped_line(settings: &LogSettings, count: u64) -> String {
+    let fields = Fields { message: queue::plain(count), rest: vec![("dropped".to_owned(), count.into())] };
+    let mut line = String::new();
+    let format = Line { format: settings.format, journal: settings.journal };
+    // Writing to a string cannot fail.
+    format.line(&mut line, settings.color, Level::WARN, module_path!(), fields).unwrap_or(());
+    line
 }
 
 /// The same over any writer, not yet installed.
@@ -99,7 +221,7 @@ where
 pub fn to_journal() -> bool {
     let said = std::env::var("JOURNAL_STREAM").ok();
     let Some((device, inode)) = said.as_deref().and_then(|said| said.split_once(':')) else { return false };
-    let Ok(stream) = nix::sys::stat::fstat(std::io::stderr()) else { return false };
+    let Ok(stream) = nix::sys::stat::fstat(io::stderr()) else { return false };
     device.parse() == Ok(stream.st_dev) && inode.parse() == Ok(stream.st_ino)
 }
 
@@ -114,9 +236,7 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
-    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        let mut time = String::new();
-        SystemTime.format_time(&mut Writer::new(&mut time))?;
+    fn format_event(&self, _: &FmtContext<'_, S, N>, writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let mut fields = Fields::default();
         event.record(&mut fields);
         // The live root is the current context inside a run, whatever this log's filter thinks of spans.
@@ -126,13 +246,28 @@ where
             fields.put("trace_id", span.trace_id().to_string());
             fields.put("span_id", span.span_id().to_string());
         }
-        let (level, target) = (*event.metadata().level(), event.metadata().target());
+        let color = writer.has_ansi_escapes();
+        self.line(writer, color, *event.metadata().level(), event.metadata().target(), fields)
+    }
+}
+
+impl Line {
+    fn line(
+        &self,
+        mut writer: impl fmt::Write,
+        has_color: bool,
+        level: Level,
+        target: &str,
+        fields: Fields,
+    ) -> fmt::Result {
+        let mut time = String::new();
+        SystemTime.format_time(&mut Writer::new(&mut time))?;
         if self.journal {
             write!(writer, "<{}>", priority(level))?;
         }
         match self.format {
             LogFormat::Text => {
-                let (on, off) = if writer.has_ansi_escapes() { (color(level), "\u{1b}[0m") } else { ("", "") };
+                let (on, off) = if has_color { (color(level), "\u{1b}[0m") } else { ("", "") };
                 write!(writer, "{time} {on}{level:5}{off} {target}: {}", fields.message)?;
                 for (name, value) in &fields.rest {
                     match value {

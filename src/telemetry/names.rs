@@ -215,6 +215,8 @@ metrics! {
         "One attempt to export a batch of traces";
     METRICS_OVERFLOW = "imaptrace.metrics.overflow", Counter, "{measurement}",
         "Measurements that are in no series, since there was no room for one more";
+    LOG_DROPPED = "imaptrace.log.dropped", Counter, "{line}",
+        "Log lines that were dropped, since standard error was not read or could not be written";
     CONFIG_LAST_RELOAD_TIME = "imaptrace.config.last_reload.time", Gauge, "s",
         "When the configuration was last read, in seconds since the epoch";
     CONFIG_LAST_RELOAD_SUCCESS = "imaptrace.config.last_reload.success", Gauge, "",

@@ -17,6 +17,7 @@ mod support;
 mod disk;
 mod expected;
 mod kernel;
+mod log;
 mod memory;
 mod pauses;
 mod server;

@@ -27,7 +27,7 @@ use std::{
 
 use opentelemetry::{
     KeyValue,
-    metrics::{Counter, Gauge, Histogram, Meter, UpDownCounter},
+    metrics::{Counter, Gauge, Histogram, Meter, ObservableCounter, UpDownCounter},
 };
 use opentelemetry_sdk::{
     Resource,
@@ -38,9 +38,12 @@ pub use self::fleet::Subject;
 use self::{
     fleet::{Fleet, Who},
     series::{Key, Measured, measure},
-    shard::{Making, Source, counter, gauge, histogram, int_gauge, up_down_counter},
+    shard::{Making, Source, counter, gauge, histogram, int_gauge, observed, up_down_counter},
 };
-use super::names::{self, DropReason, SkipReason};
+use super::{
+    logs,
+    names::{self, DropReason, SkipReason},
+};
 use crate::record::{Run, Seconds};
 
 /// How measurements are kept.
@@ -91,6 +94,7 @@ struct Own {
     overflow: Counter<u64>,
     reload_time: Gauge<f64>,
     reload_success: Gauge<u64>,
+    _log_dropped: ObservableCounter<u64>,
 }
 
 /// Series that go in one message, of less than 4 MiB.
@@ -284,6 +288,7 @@ impl Own {
             overflow: counter(meter, names::METRICS_OVERFLOW),
             reload_time: gauge(meter, names::CONFIG_LAST_RELOAD_TIME),
             reload_success: int_gauge(meter, names::CONFIG_LAST_RELOAD_SUCCESS),
+            _log_dropped: observed(meter, names::LOG_DROPPED, logs::dropped),
         }
     }
 }

@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use opentelemetry::{
     InstrumentationScope, KeyValue,
-    metrics::{Counter, Gauge, Histogram, Meter, MeterProvider as _, UpDownCounter},
+    metrics::{
+        AsyncInstrument, Counter, Gauge, Histogram, Meter, MeterProvider as _, ObservableCounter, UpDownCounter,
+    },
 };
 use opentelemetry_sdk::{
     Resource,
@@ -253,6 +255,16 @@ pub(super) fn histogram(meter: &Meter, metric: Metric) -> Histogram<f64> {
 
 pub(super) fn counter(meter: &Meter, metric: Metric) -> Counter<u64> {
     meter.u64_counter(metric.name).with_unit(metric.unit).with_description(metric.description).build()
+}
+
+/// A count that is kept elsewhere, read when it is exported; absent while it is 0.
+pub(super) fn observed(meter: &Meter, metric: Metric, read: fn() -> u64) -> ObservableCounter<u64> {
+    let counter = meter.u64_observable_counter(metric.name).with_unit(metric.unit).with_description(metric.description);
+    let observe = move |observer: &dyn AsyncInstrument<u64>| match read() {
+        0 => {}
+        count => observer.observe(count, &[]),
+    };
+    counter.with_callback(observe).build()
 }
 
 pub(super) fn up_down_counter(meter: &Meter, metric: Metric) -> UpDownCounter<i64> {

@@ -1,0 +1,272 @@
+//! Standard error, written by a thread of its own behind a bounded queue: whoever logs never waits for who reads.
+//!
+//! When the queue is full, texts are dropped and counted, and one line says how many in their place. The thread may hang in
+//! a write for ever (a pipe that nobody reads, a terminal that is held); it holds no lock then, and the process ends
+//! without it. Called by the log, and by the command line for all that it writes to standard error once the thread runs.
+
+use std::{
+    collections::VecDeque,
+    io,
+    os::fd::AsFd,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
+
+/// Bytes that wait at most.
+const BUDGET: usize = 1 << 20;
+/// What a text counts for beside its bytes.
+const OVERHEAD: usize = 64;
+/// Between two looks at how far the thread is.
+const LOOK: Duration = Duration::from_millis(10);
+/// After so many looks without a byte taken, nobody reads.
+const UNREAD: u32 = 20;
+
+/// The way to the thread; clones lead to the same.
+#[derive(Clone)]
+pub(super) struct LogQueue(Arc<Shared>);
+
+struct Shared {
+    state: Mutex<State>,
+    /// There is something to write.
+    filled: Condvar,
+    /// Everything was written.
+    emptied: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    pieces: VecDeque<Piece>,
+    bytes: usize,
+    /// It was full, and is not half empty yet.
+    overflowing: bool,
+    /// A piece is being written.
+    writing: bool,
+    /// Writes that have ended.
+    written: u64,
+    /// What `written` was when a wait was given up.
+    unread_at: Option<u64>,
+    dropped: u64,
+    notice: Option<Notice>,
+}
+
+enum Piece {
+    Text(Vec<u8>),
+    /// So many texts were dropped here.
+    Gap(u64),
+}
+
+/// Makes the line that stands in place of so many texts.
+pub(super) type Notice = Box<dyn Fn(u64) -> String + Send>;
+
+impl LogQueue {
+    /// Starts the thread, which writes with `write`: all of the bytes, however long it takes.
+    pub(super) fn start(write: impl FnMut(&[u8]) -> io::Result<()> + Send + 'static) -> io::Result<Self> {
+        let shared = Shared { state: Mutex::default(), filled: Condvar::new(), emptied: Condvar::new() };
+        let this = Self(Arc::new(shared));
+        let shared = this.0.clone();
+        thread::Builder::new().name("log".to_owned()).spawn(move || shared.write_all(write))?;
+        Ok(this)
+    }
+
+    /// How a line looks that says how many were dropped.
+    pub(super) fn set_notice(&self, notice: Notice) {
+        self.0.state().notice = Some(notice);
+    }
+
+    /// Queues a text, or drops it when there is no room. Never waits.
+    pub(super) fn push(&self, text: &[u8]) {
+        if text.is_empty() {
+            return;
+        }
+        let mut state = self.0.state();
+        let size = text.len() + OVERHEAD;
+        state.overflowing &= state.bytes > BUDGET / 2;
+        if state.overflowing || state.bytes + size > BUDGET {
+            state.overflowing = true;
+            state.dropped += 1;
+            if let Some(Piece::Gap(count)) = state.pieces.back_mut() {
+                *count += 1;
+            } else {
+                state.pieces.push_back(Piece::Gap(1));
+            }
+        } else {
+            state.bytes += size;
+            state.pieces.push_back(Piece::Text(text.to_owned()));
+        }
+        drop(state);
+        self.0.filled.notify_one();
+    }
+
+    /// Waits until there is room for a text, or for a moment when nobody reads.
+    pub(super) fn wait_for_room(&self, text: &[u8]) {
+        let size = text.len() + OVERHEAD;
+        self.wait(Duration::MAX, |state| !state.overflowing && state.bytes + size <= BUDGET);
+    }
+
+    /// Waits until everything is written, no longer than `longest`, and no longer than a moment when nobody reads.
+    pub(super) fn flush(&self, longest: Duration) {
+        self.wait(longest, |state| state.pieces.is_empty() && !state.writing);
+    }
+
+    /// Texts that were dropped since the start, or could not be written.
+    pub(super) fn dropped(&self) -> u64 {
+        self.0.state().dropped
+    }
+
+    fn wait(&self, longest: Duration, done: impl Fn(&State) -> bool) {
+        let mut state = self.0.state();
+        let mut looks = longest.as_millis() / LOOK.as_millis();
+        let (mut seen, mut idle) = (state.written, 0);
+        while !done(&state) && looks > 0 && state.unread_at != Some(state.written) {
+            state = self.0.emptied.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner).0;
+            // It is full until half of it was written.
+            state.overflowing &= state.bytes > BUDGET / 2;
+            looks -= 1;
+            idle = if state.written == seen { idle + 1 } else { 0 };
+            seen = state.written;
+            if idle == UNREAD {
+                state.unread_at = Some(seen);
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Never ends; goes with the process.
+    fn write_all(&self, mut write: impl FnMut(&[u8]) -> io::Result<()>) {
+        let mut state = self.state();
+        loop {
+            let Some(piece) = state.pieces.pop_front() else {
+                state.writing = false;
+                self.emptied.notify_all();
+                state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let text = match piece {
+                Piece::Text(text) => {
+                    state.bytes -= text.len() + OVERHEAD;
+                    text
+                }
+                Piece::Gap(count) => state.notice.as_ref().map_or_else(|| plain(count), |notice| notice(count)).into(),
+            };
+            state.writing = true;
+            drop(state);
+            let outcome = write(&text);
+            state = self.state();
+            state.written += 1;
+            // Its reader has gone, or the disk is full: there is nobody to tell.
+            state.dropped += u64::from(outcome.is_err());
+        }
+    }
+}
+
+/// What stands in place of texts that were dropped.
+pub(super) fn plain(count: u64) -> String {
+    let (plural, were) = if count == 1 { ("", "was") } else { ("s", "were") };
+    format!("{count} log line{plural} {were} dropped while standard error was not read")
+}
+
+/// Writes all of `bytes`. The standard library takes a closed descriptor for a success, which it is not here, and holds a
+/// lock while it writes to standard error.
+pub fn write_all(stream: &impl AsFd, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match nix::unistd::write(stream, bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
+            Err(Errno::EINTR) => {}
+            // Another process that shares the pipe has set it to non-blocking, and its reader is slow.
+            Err(Errno::EAGAIN) => {
+                let mut ready = [PollFd::new(stream.as_fd(), PollFlags::POLLOUT)];
+                poll(&mut ready, PollTimeout::NONE).map_err(io::Error::from)?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// A queue whose writer takes a text for each `()` that it is sent, and what it took.
+    fn held() -> (LogQueue, mpsc::Sender<()>, mpsc::Receiver<String>) {
+        let (allow, allowed) = mpsc::channel();
+        let (took, taken) = mpsc::channel();
+        let write = move |text: &[u8]| {
+            allowed.recv().map_err(io::Error::other)?;
+            took.send(String::from_utf8(text.to_owned()).unwrap()).map_err(io::Error::other)
+        };
+        (LogQueue::start(write).unwrap(), allow, taken)
+    }
+
+    #[test]
+    fn what_does_not_fit_is_dropped_and_counted_and_said_in_its_place() {
+        let (queue, allow, taken) = held();
+        let line = |number: usize| format!("{number:<1000}");
+        let most = BUDGET / (1000 + OVERHEAD);
+        // One more is with the writer once it has begun.
+        queue.push(b"first");
+        allow.send(()).unwrap();
+        assert_eq!(taken.recv().unwrap(), "first");
+        for number in 0..most + 10 {
+            queue.push(line(number).as_bytes());
+        }
+        let dropped = queue.dropped();
+        assert!((9..=10).contains(&dropped), "{dropped}");
+        let kept = most + 10 - usize::try_from(dropped).unwrap();
+        for number in 0..kept {
+            allow.send(()).unwrap();
+            assert_eq!(taken.recv().unwrap(), line(number), "in order");
+            // Not line by line: half of the queue has to be free again.
+            if number == 10 {
+                queue.push(b"too soon");
+            }
+        }
+        queue.push(b"again");
+        allow.send(()).unwrap();
+        let said = taken.recv().unwrap();
+        assert_eq!(said, format!("{} log lines were dropped while standard error was not read", dropped + 1));
+        allow.send(()).unwrap();
+        assert_eq!(taken.recv().unwrap(), "again");
+        assert_eq!(queue.dropped(), dropped + 1);
+    }
+
+    #[test]
+    fn nobody_waits_for_long_when_nobody_reads_and_not_twice() {
+        let (queue, allow, taken) = held();
+        queue.push(b"one");
+        queue.flush(Duration::MAX);
+        assert!(queue.0.state().unread_at.is_some(), "given up");
+        // Would end the test by its harness if it waited for the reader.
+        queue.flush(Duration::MAX);
+        queue.wait_for_room(&vec![0; BUDGET]);
+        allow.send(()).unwrap();
+        assert_eq!(taken.recv().unwrap(), "one");
+        queue.push(b"two");
+        allow.send(()).unwrap();
+        queue.flush(Duration::MAX);
+        assert_eq!(taken.try_recv().unwrap(), "two", "a reader that is there is waited for");
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_counted_and_stops_nothing() {
+        let queue = LogQueue::start(|_| Err(io::ErrorKind::BrokenPipe.into())).unwrap();
+        queue.push(b"one");
+        queue.push(b"two");
+        queue.flush(Duration::MAX);
+        assert_eq!(queue.dropped(), 2);
+    }
+}
