@@ -10,6 +10,7 @@
 //! once     a run under its live root, whatever comes of it
 //! descriptors  no more runs than files can be open
 //! stop     the signals that end the agent
+//! exit     the end of the process, which nothing holds up
 //! backoff  logins that are held back
 //! memory   the latency history
 //! receivers  what goes with each request to a receiver, which is followed
@@ -21,6 +22,7 @@
 
 mod backoff;
 mod descriptors;
+mod exit;
 mod fleet;
 mod memory;
 mod once;
@@ -49,6 +51,12 @@ use tokio::{
 };
 use tracing::{info, warn};
 
+pub use self::{
+    exit::exit,
+    once::once,
+    status::{Floors, Loop, StatusSettings},
+    systemd::Notifier,
+};
 use self::{
     fleet::Fleet,
     reload::Reload,
@@ -56,11 +64,6 @@ use self::{
     status::Itself,
     stop::StopSignals,
     tls_files::TlsFileSets,
-};
-pub use self::{
-    once::once,
-    status::{Floors, Loop, StatusSettings},
-    systemd::Notifier,
 };
 use crate::{
     clock,
@@ -144,6 +147,7 @@ pub async fn run(
     let status = StatusSettings { notifier: Notifier::new(|name| std::env::var_os(name)), ..status };
     child_env.extend(systemd::VARIABLES.map(|name| (name.into(), None)));
     let mut signals = StopSignals::catch()?;
+    exit::force_after_signal()?;
     let hangup = signal(SignalKind::hangup())?;
     let (tell, stop) = oneshot::channel::<()>();
     // A task of its own: at the second signal it is left behind as it stands, and nobody waits for it.

@@ -17,6 +17,7 @@ mod told;
 
 use std::{
     ffi::OsString,
+    fs::File,
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -35,7 +36,7 @@ use crate::{
     config::{self, Sources},
     net::{self, Roots, RootsError},
     record::escape,
-    secret::no_dumps,
+    secret::{no_dumps, share_terminal},
     status::Depth,
     telemetry::logs::{self, LogFormat, LogSettings},
 };
@@ -73,7 +74,11 @@ pub fn main(roots: Result<Roots, RootsError>, stdout_is_closed: bool) -> ExitCod
         output.warn(&format!("{error}; every TLS connection costs 30 ms of CPU"));
         Roots::default()
     });
-    let longest = if matches!(cli.command, Command::Agent { .. }) { LAST_LINES } else { LAST_MESSAGES };
+    let is_agent = matches!(cli.command, Command::Agent { .. });
+    let longest = if is_agent { LAST_LINES } else { LAST_MESSAGES };
+    if !is_agent && File::open("/dev/tty").is_ok() {
+        share_terminal();
+    }
     let code = match cli.command {
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -110,7 +115,7 @@ pub fn main(roots: Result<Roots, RootsError>, stdout_is_closed: bool) -> ExitCod
     };
     let code = output.conclude(code, nagios);
     logs::flush(longest);
-    ExitCode::from(code)
+    agent::exit(code, move || drop(roots))
 }
 
 /// Threads that probe. Export has its own.

@@ -14,8 +14,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod blocked;
 mod disk;
 mod expected;
+mod hung;
 mod kernel;
 mod log;
 mod memory;

@@ -1,0 +1,99 @@
+//! The end of the process, which nothing can hold up: neither a thread in a call that does not return, nor a destructor.
+//!
+//! Called by [`run`](super::run) for a stop that takes too long, and by `cli` at the end of every command.
+
+use std::{
+    io::{self, Read as _},
+    os::{fd::AsRawFd as _, unix::net::UnixStream},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use tracing::warn;
+
+use crate::{secret, telemetry::logs};
+
+/// How long what is left to be done at the end may take: a directory of our own is removed.
+const LAST: Duration = Duration::from_millis(150);
+/// From the signal to the end of a process that has not ended by itself: the promised 5 s, less what the kernel takes.
+const FORCED: Duration = Duration::from_millis(4900);
+/// The exit code then.
+const FORCED_CODE: u8 = 1;
+
+/// Ends the process: kills password commands, does `last` if that does not take long, closes all sockets, and exits.
+///
+/// Nothing is run at the exit, for it could wait for a thread that does not return. Such a thread keeps the dead process in
+/// the list of processes until its call returns, and with it its open files, so sockets are closed here.
+pub fn exit(code: u8, last: impl FnOnce() + Send + 'static) -> ! {
+    secret::end_commands();
+    let (done, is_done) = mpsc::channel::<()>();
+    let last = move || {
+        last();
+        drop(done);
+    };
+    if thread::Builder::new().name("exit".to_owned()).spawn(last).is_ok() {
+        // What is not done by then ends with the process. The other end is dropped and nothing sent, so it is an error always.
+        let _over = is_done.recv_timeout(LAST).is_err();
+    }
+    end_now(code)
+}
+
+#[expect(unsafe_code, reason = "the standard library's exit runs what may wait")]
+fn end_now(code: u8) -> ! {
+    close_sockets();
+    // SAFETY: it only ends the process.
+    unsafe { libc::_exit(code.into()) }
+}
+
+/// Closes all sockets: peers see the end of their connections, and addresses are free for the next process.
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "descriptors are closed that belong to others, right before the end")]
+fn close_sockets() {
+    let open = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    let numbers: Vec<i32> = open.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    for number in numbers {
+        let mut kind: libc::c_int = 0;
+        let mut size = libc::socklen_t::try_from(size_of_val(&kind)).unwrap_or(0);
+        // SAFETY: the kernel writes no more than `size` bytes to `kind`. What is no socket is refused, and not touched: a
+        // file may be on a file system that does not answer.
+        let asked =
+            unsafe { libc::getsockopt(number, libc::SOL_SOCKET, libc::SO_TYPE, (&raw mut kind).cast(), &raw mut size) };
+        if asked == 0 {
+            // SAFETY: nobody uses it after this; the process ends.
+            unsafe { libc::close(number) };
+        }
+    }
+}
+
+/// The kernel does it.
+#[cfg(not(target_os = "linux"))]
+fn close_sockets() {}
+
+/// Ends the process some time after the first signal to stop, should it live on. On a thread of its own, which no other can
+/// hold up.
+#[expect(unsafe_code, reason = "what runs in a signal's handler may do little")]
+pub(super) fn force_after_signal() -> io::Result<()> {
+    let (ours, signalled) = UnixStream::pair()?;
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        let descriptor = ours.as_raw_fd();
+        let tell = move || {
+            // SAFETY: `send` may be called in a handler, the byte lives on, and the descriptor is never closed.
+            unsafe { libc::send(descriptor, (&raw const *b"!").cast(), 1, libc::MSG_DONTWAIT) };
+        };
+        // SAFETY: `tell` allocates nothing and locks nothing.
+        unsafe { signal_hook_registry::register(signal, tell) }?;
+    }
+    std::mem::forget(ours);
+    let force = move || {
+        let mut signalled = signalled;
+        if signalled.read_exact(&mut [0]).is_ok() {
+            thread::sleep(FORCED.saturating_sub(LAST));
+            exit(FORCED_CODE, || {
+                warn!("something keeps the agent from ending, and it ends now: what was not delivered or kept is lost");
+                logs::flush(LAST);
+            })
+        }
+    };
+    thread::Builder::new().name("exit".to_owned()).stack_size(256 << 10).spawn(force).map(drop)
+}
