@@ -15,6 +15,7 @@ use super::{
     output::Output,
     password::{self, Place as PasswordPlace, ask},
     probe::{given, single, target_flags},
+    signals::CaughtSignals,
 };
 use crate::{
     agent::families,
@@ -33,12 +34,22 @@ use crate::{
     terminal::{self, Style},
 };
 
+/// A signal came before anything was begun.
+const STOPPED: &str = "error: stopped\n  help: nothing was added; the same command begins again";
 /// What a probe of a smaller mailbox measures is not worth much.
 const WORTH_PROBING: u32 = 20;
 
 pub(super) async fn run(args: FillArgs, child_env: Vec<(OsString, Option<OsString>)>, output: &mut Output) -> u8 {
-    match prepare(&args, child_env, output).await {
-        Ok((target, prober, secret)) => fill(&args, &target, prober, secret, output).await,
+    // Before a password command can run: it is ended with this process.
+    let mut signals = match CaughtSignals::catch() {
+        Ok(signals) => signals,
+        Err(error) => {
+            output.error(&format!("cannot listen for signals: {error}"));
+            return FAILED;
+        }
+    };
+    match prepare(&args, child_env, &mut signals, output).await {
+        Ok((target, prober, secret)) => fill(&args, &target, (prober, secret), signals, output).await,
         Err(problem) => {
             output.errors(&problem);
             USAGE
@@ -49,6 +60,7 @@ pub(super) async fn run(args: FillArgs, child_env: Vec<(OsString, Option<OsStrin
 async fn prepare(
     args: &FillArgs,
     child_env: Vec<(OsString, Option<OsString>)>,
+    signals: &mut CaughtSignals,
     output: &mut Output,
 ) -> Result<(Prepared, Prober, Secret), String> {
     let flags = [target_flags(&args.target), given(&[("target.mailbox", &args.mailbox, "--mailbox")])].concat();
@@ -76,11 +88,19 @@ async fn prepare(
     if place.is_asked_for() {
         // No password is asked for what cannot run.
         prepared(target.clone())?;
-        ask(&mut target).await?;
+        tokio::select! {
+            biased;
+            // It has words of its own for Ctrl-C.
+            asked = ask(&mut target) => asked?,
+            _ = signals.next() => return Err(STOPPED.to_owned()),
+        }
     }
     let target = prepared(target)?;
     let account = target.target().accounts.first().ok_or("error: no account")?;
-    let secret = prober.secret(account).await;
+    let secret = tokio::select! {
+        secret = prober.secret(account) => secret,
+        _ = signals.next() => return Err(STOPPED.to_owned()),
+    };
     let secret = secret.map_err(|error| password::problem(&error, &account.password))?;
     Ok((target, prober, secret))
 }
@@ -95,14 +115,19 @@ fn in_own_name(mut problems: Problems) -> Problems {
     problems
 }
 
-async fn fill(args: &FillArgs, target: &Prepared, prober: Prober, secret: Secret, output: &mut Output) -> u8 {
+async fn fill(
+    args: &FillArgs,
+    target: &Prepared,
+    (prober, secret): (Prober, Secret),
+    mut signals: CaughtSignals,
+    output: &mut Output,
+) -> u8 {
     let Some(account) = target.target().accounts.first() else { return FAILED };
     let mailbox = target.target().journey.mailbox.as_str();
     let (stop, stopped) = watch::channel(false);
     let interrupted = tokio::spawn(async move {
-        if tokio::signal::ctrl_c().await.is_ok() {
-            stop.send_replace(true);
-        }
+        signals.next().await;
+        stop.send_replace(true);
         // Kept: a dropped sender would look like a signal to its receivers.
         std::future::pending::<()>().await;
     });

@@ -4,6 +4,7 @@
 
 use std::{
     ffi::OsString,
+    future::Future,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -42,9 +43,18 @@ use crate::{
 const EXPORT: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(args: ProbeArgs, child_env: Vec<(OsString, Option<OsString>)>, output: &mut Output) -> u8 {
-    match prepare(&args, child_env, output).await {
-        Ok(plan) => plan.run(&args, output).await,
+    // Before a password command can run: it is ended with this process.
+    let signals = match Signals::catch() {
+        Ok(signals) => signals,
+        Err(error) => {
+            output.error(&format!("cannot listen for signals: {error}"));
+            return FAILED;
+        }
+    };
+    match prepare(&args, child_env, &signals, output).await {
+        Ok(plan) => plan.run(&args, signals, output).await,
         Err(Refusal::Usage(problem)) => misuse(&problem, args.output, output),
+        Err(Refusal::Stopped) => signals.early_code(),
         Err(Refusal::Secret { problem, run }) => {
             // A reader of a line for each run gets one for this, too.
             if args.output == Format::Json {
@@ -61,6 +71,8 @@ enum Refusal {
     Usage(String),
     /// The password cannot be had: the same, and the record of the void run, for --output json.
     Secret { problem: String, run: Box<Run> },
+    /// A signal came first.
+    Stopped,
 }
 
 impl From<String> for Refusal {
@@ -86,6 +98,7 @@ struct Plan {
 async fn prepare(
     args: &ProbeArgs,
     child_env: Vec<(OsString, Option<OsString>)>,
+    signals: &Signals,
     output: &mut Output,
 ) -> Result<Plan, Refusal> {
     let every = units::parse_duration(&args.every)
@@ -128,19 +141,23 @@ async fn prepare(
     let prober = Arc::new(prober);
     let mut secret = None;
     if !place.is_asked_for() {
-        secret = fetch(&prober, &prepared, parent.as_ref(), output).await?;
+        secret = fetch(&prober, &prepared, parent.as_ref(), signals, output).await?;
     }
     let exports = config.otlp.traces.is_some() || config.otlp.metrics.is_some();
     let delivery = if exports {
-        Some(wiring::delivery(&config, None, None, &child_env).await.map_err(|error| format!("error: {error}"))?)
+        let delivery = unless_stopped(signals, wiring::delivery(&config, None, None, &child_env)).await?;
+        Some(delivery.map_err(|error| format!("error: {error}"))?)
     } else {
         None
     };
     // No password is asked for what cannot run: all else was tried before.
     if place.is_asked_for() {
-        ask(&mut target).await?;
+        tokio::select! {
+            asked = ask(&mut target) => asked?,
+            () = signals.terminated() => return Err(Refusal::Stopped),
+        }
         prepared = read_files(target)?;
-        secret = fetch(&prober, &prepared, parent.as_ref(), output).await?;
+        secret = fetch(&prober, &prepared, parent.as_ref(), signals, output).await?;
     }
     Ok(Plan { prober, steps, target: Arc::new(prepared), secret, config, delivery, every, parent })
 }
@@ -155,11 +172,12 @@ async fn fetch(
     prober: &Arc<Prober>,
     target: &Prepared,
     parent: Option<&RemoteParent>,
+    signals: &Signals,
     output: &mut Output,
 ) -> Result<Option<Secret>, Refusal> {
     let Some(account) = target.target().accounts.first() else { return Ok(None) };
     let progress = output.progress_width().map(|width| Progress::of(width, "fetching the password"));
-    let error = match prober.prepare(target, account).await {
+    let error = match unless_stopped(signals, prober.prepare(target, account)).await? {
         Ok(secret) => return Ok(Some(secret)),
         Err(error) => error,
     };
@@ -172,6 +190,15 @@ async fn fetch(
         || Refusal::Usage(problem.clone()),
         |run| Refusal::Secret { problem: problem.clone(), run: Box::new(run) },
     ))
+}
+
+/// What comes of it, unless a signal comes first.
+async fn unless_stopped<T>(signals: &Signals, work: impl Future<Output = T>) -> Result<T, Refusal> {
+    let mut stopped = signals.stopped().clone();
+    tokio::select! {
+        done = work => Ok(done),
+        Ok(_) = stopped.wait_for(|stopped| *stopped) => Err(Refusal::Stopped),
+    }
 }
 
 /// What is logged on the way. Delivery's log lines are for an agent; here its report at the end is enough. What a run notes is in its result, but for the line of a plug-in, which has no room for it.
@@ -211,14 +238,7 @@ fn check_limits(args: &ProbeArgs) -> Result<(), String> {
 }
 
 impl Plan {
-    async fn run(mut self, args: &ProbeArgs, output: &mut Output) -> u8 {
-        let signals = match Signals::catch() {
-            Ok(signals) => signals,
-            Err(error) => {
-                output.error(&format!("cannot listen for signals: {error}"));
-                return FAILED;
-            }
-        };
+    async fn run(mut self, args: &ProbeArgs, signals: Signals, output: &mut Output) -> u8 {
         let stopped = signals.stopped().clone();
         let mut secret = self.secret.take();
         let mut told = Told::new(args, self.several(args));

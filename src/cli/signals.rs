@@ -1,7 +1,7 @@
 //! SIGINT and SIGTERM to a command that has results to show and to deliver: it ends in order, and within five seconds.
 //!
 //! The signals are waited for on a thread of its own: the one that the command runs on may be writing to a pipe that nobody
-//! reads. Called by `probe`.
+//! reads. Called by `probe`; `canary` waits for its signals itself.
 
 use std::{
     future::pending,
@@ -16,7 +16,7 @@ use tokio::{
     time::{sleep, sleep_until},
 };
 
-use crate::{clock, net, probe::Cancel};
+use crate::{agent, clock, net, probe::Cancel};
 
 /// All of the end, from the signal on.
 const END: Duration = Duration::from_secs(5);
@@ -49,20 +49,17 @@ impl Signals {
                 Err(error) => return drop(caught.send(Err(error))),
             };
             runtime.block_on(async {
-                let signals = signal(SignalKind::terminate())
-                    .and_then(|terminate| Ok((terminate, signal(SignalKind::interrupt())?)));
-                let (terminate, interrupt) = match signals {
+                let mut signals = match CaughtSignals::catch() {
                     Ok(signals) => signals,
                     Err(error) => return drop(caught.send(Err(error))),
                 };
                 drop(caught.send(Ok(())));
-                let kind = next(terminate, interrupt).await;
+                let kind = signals.next().await;
                 told.get_or_init(|| First { kind, at: clock::now() });
                 stop.send_replace(true);
                 sleep(END.mul_f64(0.97)).await;
                 // What the command is at does not end: it writes where nobody reads.
-                net::remove_roots();
-                std::process::exit(code(kind).into());
+                agent::exit(code(kind), net::remove_roots);
             });
         };
         std::thread::Builder::new().name("signals".to_owned()).spawn(wait)?;
@@ -73,6 +70,20 @@ impl Signals {
     /// True from the first signal on.
     pub(super) fn stopped(&self) -> &Cancel {
         &self.stopped
+    }
+
+    /// Returns at SIGTERM. At SIGINT it does not: a prompt has it as well.
+    pub(super) async fn terminated(&self) {
+        let mut stopped = self.stopped.clone();
+        let caught = stopped.wait_for(|stopped| *stopped).await.is_ok();
+        if !caught || self.code().is_none() {
+            pending().await
+        }
+    }
+
+    /// The exit code of a command that a signal ended before it had anything to show.
+    pub(super) fn early_code(&self) -> u8 {
+        code(self.first.get().map_or(SignalKind::interrupt(), |first| first.kind))
     }
 
     /// Returns when a run that was told to end has had its time for it.
@@ -100,10 +111,23 @@ impl Signals {
     }
 }
 
-async fn next(mut terminate: Signal, mut interrupt: Signal) -> SignalKind {
-    tokio::select! {
-        _ = terminate.recv() => SignalKind::terminate(),
-        _ = interrupt.recv() => SignalKind::interrupt(),
+/// SIGTERM and SIGINT, caught from now on.
+pub(super) struct CaughtSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl CaughtSignals {
+    pub(super) fn catch() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Returns at the next one.
+    pub(super) async fn next(&mut self) -> SignalKind {
+        tokio::select! {
+            _ = self.terminate.recv() => SignalKind::terminate(),
+            _ = self.interrupt.recv() => SignalKind::interrupt(),
+        }
     }
 }
 
