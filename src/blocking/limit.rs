@@ -1,9 +1,9 @@
-//! Permits, first come first served. Waiting for one is given up when all are held by calls past their deadlines.
+//! Permits, first come first served. Waiting for one is given up when all are held by calls that should have returned.
 
 use std::{
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -18,26 +18,28 @@ use crate::clock;
 #[derive(Debug)]
 pub(super) struct Limit {
     free: Arc<Semaphore>,
-    /// Until when each call under way was to end.
-    deadlines: Mutex<Vec<Instant>>,
+    /// How long a call may usually take: past that, none waits for it any more.
+    patience: Duration,
+    /// When each call under way should have returned: after its deadline, or the patience.
+    due: Mutex<Vec<Instant>>,
 }
 
 /// A call's place, until this is dropped.
 #[derive(Debug)]
 pub(super) struct Permit {
     limit: Arc<Limit>,
-    deadline: Instant,
-    // Dropped after `drop` below: a permit is free again when its deadline is off the list.
+    due: Instant,
+    // Dropped after `drop` below: a permit is free again when it is off the list.
     _free: OwnedSemaphorePermit,
 }
 
 impl Limit {
-    pub(super) fn new(most: usize) -> Self {
-        Self { free: Arc::new(Semaphore::new(most)), deadlines: Mutex::default() }
+    pub(super) fn new(most: usize, patience: Duration) -> Self {
+        Self { free: Arc::new(Semaphore::new(most)), patience, due: Mutex::default() }
     }
 
-    /// Waits for a permit until `deadline`; none when that has passed, or as soon as the deadlines of all calls under way
-    /// have: what did not return in time will not return for the next caller either.
+    /// Waits for a permit until `deadline`; none when that has passed, or as soon as all calls under way should have returned:
+    /// what did not return in time will not return for the next caller either.
     pub(super) async fn acquire(self: &Arc<Self>, deadline: Instant) -> Option<Permit> {
         if let Ok(permit) = self.free.clone().try_acquire_owned() {
             return Some(self.permit(permit, deadline));
@@ -71,32 +73,33 @@ impl Limit {
         }
     }
 
-    /// Whether a call is past its deadline.
+    /// Whether a call should have returned and has not.
     pub(super) fn has_overdue(&self) -> bool {
         let now = clock::now();
-        self.deadlines().iter().any(|deadline| *deadline <= now)
+        self.due().iter().any(|due| *due <= now)
     }
 
     /// How long waiting may be of use.
     fn until(&self, deadline: Instant) -> Instant {
-        self.deadlines().iter().max().copied().unwrap_or(deadline).min(deadline)
+        self.due().iter().max().copied().unwrap_or(deadline).min(deadline)
     }
 
     fn permit(self: &Arc<Self>, permit: OwnedSemaphorePermit, deadline: Instant) -> Permit {
-        self.deadlines().push(deadline);
-        Permit { limit: self.clone(), deadline, _free: permit }
+        let due = clock::now().checked_add(self.patience).map_or(deadline, |due| due.min(deadline));
+        self.due().push(due);
+        Permit { limit: self.clone(), due, _free: permit }
     }
 
-    fn deadlines(&self) -> MutexGuard<'_, Vec<Instant>> {
-        self.deadlines.lock().unwrap_or_else(PoisonError::into_inner)
+    fn due(&self) -> MutexGuard<'_, Vec<Instant>> {
+        self.due.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut deadlines = self.limit.deadlines();
-        if let Some(at) = deadlines.iter().position(|deadline| *deadline == self.deadline) {
-            deadlines.swap_remove(at);
+        let mut all = self.limit.due();
+        if let Some(at) = all.iter().position(|due| *due == self.due) {
+            all.swap_remove(at);
         }
     }
 }

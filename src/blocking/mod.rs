@@ -45,6 +45,9 @@ use self::{
 const FILES: usize = 32;
 /// Of these, to one mount.
 const FILES_OF_A_MOUNT: usize = 4;
+/// How long a read usually takes at most. Callers do not wait for a mount, and hold their places among the runs in flight, while
+/// others have been at it for longer.
+const FILES_PATIENCE: Duration = Duration::from_secs(1);
 /// Programs at a time.
 const COMMANDS: usize = 32;
 /// Look-ups by the system's resolver at a time.
@@ -110,7 +113,8 @@ pub enum Unfinished {
 }
 
 /// Makes a call that may block, on a thread for such calls. Waits for its turn and for its end until `deadline`, and fails
-/// at once when all threads that `origin` may hold are held by calls past their own deadlines.
+/// at once when all threads that `origin` may hold are held by calls past their own deadlines; of a mount, by calls that have
+/// taken over a second.
 ///
 /// A panic in the call comes out here.
 pub async fn run<T: Send + 'static>(
@@ -153,10 +157,10 @@ struct Calls {
 impl Default for Calls {
     fn default() -> Self {
         Self {
-            files: Class::new(FILES, FILES_OF_A_MOUNT),
+            files: Class::new(FILES, FILES_OF_A_MOUNT, FILES_PATIENCE),
             // Two of the same at once could each find the other at work (a token that is renewed, a locked keyring).
-            commands: Class::new(COMMANDS, 1),
-            names: Class::new(NAMES, LOOKUPS_OF_A_NAME),
+            commands: Class::new(COMMANDS, 1, Duration::MAX),
+            names: Class::new(NAMES, LOOKUPS_OF_A_NAME, Duration::MAX),
         }
     }
 }
@@ -277,18 +281,20 @@ impl<T, F: FnOnce(&Path) -> T> PathCall<F> {
 struct Class {
     all: Arc<Limit>,
     each: usize,
+    patience: Duration,
     /// Origins with calls under way or waiting.
     origins: Mutex<HashMap<Origin, Arc<Limit>>>,
 }
 
 impl Class {
-    fn new(all: usize, each: usize) -> Arc<Self> {
-        Arc::new(Self { all: Arc::new(Limit::new(all)), each, origins: Mutex::default() })
+    fn new(all: usize, each: usize, patience: Duration) -> Arc<Self> {
+        Arc::new(Self { all: Arc::new(Limit::new(all, patience)), each, patience, origins: Mutex::default() })
     }
 
     fn entry(this: &Arc<Self>, origin: &Origin) -> Entry {
         let mut origins = this.origins.lock().unwrap_or_else(PoisonError::into_inner);
-        let limit = origins.entry(origin.clone()).or_insert_with(|| Arc::new(Limit::new(this.each))).clone();
+        let limit =
+            origins.entry(origin.clone()).or_insert_with(|| Arc::new(Limit::new(this.each, this.patience))).clone();
         Entry { class: this.clone(), origin: origin.clone(), limit }
     }
 }

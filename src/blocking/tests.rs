@@ -35,7 +35,11 @@ fn until_dropped(wait: &mpsc::Receiver<()>) {
 }
 
 fn small(each: usize) -> Calls {
-    Calls { files: Class::new(each + 1, each), commands: Class::new(1, 1), names: Class::new(1, 1) }
+    Calls {
+        files: Class::new(each + 1, each, Duration::MAX),
+        commands: Class::new(1, 1, Duration::MAX),
+        names: Class::new(1, 1, Duration::MAX),
+    }
 }
 
 async fn answers(calls: &Calls, origin: Origin) -> Result<u8, Unfinished> {
@@ -94,9 +98,28 @@ async fn who_waits_gives_up_when_the_last_call_before_it_is_past_its_deadline() 
     drop(keep);
 }
 
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_longer_for_a_mount_than_a_read_usually_takes() {
+    let calls = Calls { files: Class::new(2, 1, SOON), ..Calls::default() };
+    let (keep, wait) = mpsc::channel::<()>();
+    let begin = clock::now();
+    let mut hangs = Box::pin(calls.run(mount("/hung"), begin + LATER, move || until_dropped(&wait)));
+    assert!(poll!(hangs.as_mut()).is_pending());
+    let mut waits = Box::pin(answers(&calls, mount("/hung")));
+    assert!(poll!(waits.as_mut()).is_pending());
+    tokio::time::advance(SOON).await;
+    let no_thread = Err(Unfinished::NoThread { origin: mount("/hung") });
+    assert_eq!(waits.await, no_thread);
+    assert_eq!(answers(&calls, mount("/hung")).await, no_thread);
+    // The call itself has its own time.
+    drop(keep);
+    assert_eq!(hangs.await, Ok(()));
+    assert_eq!(answers(&calls, mount("/hung")).await, Ok(7));
+}
+
 #[tokio::test]
 async fn calls_of_an_origin_take_turns_in_the_order_they_came() {
-    let calls = Calls { commands: Class::new(8, 1), ..Calls::default() };
+    let calls = Calls { commands: Class::new(8, 1, Duration::MAX), ..Calls::default() };
     let same = Origin::Command(["pass".to_owned(), "show".to_owned()].into());
     let (order, came) = mpsc::channel();
     let (keep, wait) = mpsc::channel::<()>();

@@ -77,7 +77,7 @@ impl Signals {
         let mut stopped = self.stopped.clone();
         let caught = stopped.wait_for(|stopped| *stopped).await.is_ok();
         if !caught || self.code().is_none() {
-            pending().await
+            pending::<()>().await;
         }
     }
 

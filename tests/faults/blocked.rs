@@ -23,9 +23,9 @@ const WELL: usize = 20;
 const RUNS: usize = 10;
 
 /// A target of the demo's server with its password in a file.
-fn target(name: &str, port: u16, password: &Path, interval: &str) -> String {
+fn target(name: &str, host: &str, password: &Path, interval: &str) -> String {
     format!(
-        "[[targets]]\nname = \"{name}\"\nurl = \"imap://demo@127.0.0.1:{port}\"\nsecurity = \"none\"\n\
+        "[[targets]]\nname = \"{name}\"\nurl = \"imap://demo@{host}\"\nsecurity = \"none\"\n\
          password = {{ file = \"{}\" }}\ninterval = \"{interval}\"\ntimeout = \"900ms\"\n",
         password.display()
     )
@@ -74,20 +74,21 @@ fn six_hundred_secrets_on_a_mount_that_hangs_delay_no_other_run_and_not_the_exit
     runtime.block_on(async {
         let settings = Settings { tls: false, messages: 40, delays: Delays::NONE, ..Settings::default() };
         let server = Server::start(settings).await.unwrap();
-        let port = server.address().port();
         let password = home.path().join("password");
         fs::write(&password, "demo").unwrap();
         fs::set_permissions(&password, fs::Permissions::from_mode(0o600)).unwrap();
         let listen = free_port();
-        let mut config = format!("[limits]\nruns_in_flight = 100\n[agent]\nlog_format = \"json\"\n[http]\nlisten = \"127.0.0.1:{listen}\"\nhistory = 20\n");
+        let mut config = format!("[limits]\nruns_in_flight_per_server = 40\nlogins_per_second_per_server = 0\n[agent]\nlog_format = \"json\"\n[http]\nlisten = \"127.0.0.1:{listen}\"\nhistory = 20\n");
         for number in 0..HUNG {
             let path = hung.join(format!("directory{number}/password"));
-            config += &target(&format!("hung{number}"), port, &path, "10s");
+            // Each on a server of its own, whom nobody asks.
+            let name = format!("hung{number}");
+            config += &target(&name, &format!("{name}.example"), &path, "10s");
         }
         for number in 0..WELL {
             // Some by way of a link, on whose own mount all is well.
             let path = if number % 2 == 0 { password.clone() } else { home.path().join("link") };
-            config += &target(&format!("well{number}"), port, &path, "1s");
+            config += &target(&format!("well{number}"), &server.address().to_string(), &path, "1s");
         }
         std::os::unix::fs::symlink("password", home.path().join("link")).unwrap();
         let program = Program::new(["agent", "--config", "imaptrace.toml"]);

@@ -45,9 +45,9 @@ impl HungMount {
         let device = device.expect("this test needs /dev/fuse");
         let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", device.as_raw_fd());
         mount("hung", directory, Some("fuse"), libc::MS_NOSUID | libc::MS_NODEV, &options);
-        let (over, taken) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-        let (ends, takes) = (over.clone(), taken.clone());
-        let thread = std::thread::spawn(move || take(device, &ends, &takes));
+        let (over, taken) = <(Arc<AtomicBool>, Arc<AtomicUsize>)>::default();
+        let shared = (over.clone(), taken.clone());
+        let thread = std::thread::spawn(move || take(device, &shared.0, &shared.1));
         Self { over, taken, thread: Some(thread) }
     }
 
