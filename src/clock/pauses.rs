@@ -201,9 +201,9 @@ impl Deadline {
         Self { begin, end: end.min(begin + length) }
     }
 
-    /// A tenth of it: what is no longer than that changes nothing.
+    /// A tenth of it, and no less than a beat: what is no longer than that changes nothing.
     pub fn tenth(&self) -> Duration {
-        self.length() / 10
+        (self.length() / 10).max(BEAT)
     }
 
     fn length(&self) -> Duration {

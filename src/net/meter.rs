@@ -65,6 +65,8 @@ struct Inner {
     lost: u64,
     /// See [`Meter::look`].
     looking: bool,
+    /// When we last read something.
+    read_at: Option<Instant>,
     /// See [`Meter::watch_unread`].
     unread_limit: Option<Duration>,
     unread: Vec<(Instant, Instant)>,
@@ -173,7 +175,7 @@ impl Meter {
         self.inner().looking = true;
     }
 
-    /// From here on notes when bytes lay unread for longer than this.
+    /// From here on notes when bytes lay unread for longer than this, while we read nothing.
     pub fn watch_unread(&self, limit: Duration) {
         let mut inner = self.inner();
         inner.unread_limit = Some(limit);
@@ -184,7 +186,7 @@ impl Meter {
     /// [`Meter::watch_unread`] was told, or it was our turn, between an arrival and what we sent next.
     pub fn not_owed(&self) -> Vec<(Instant, Instant)> {
         let inner = self.inner();
-        let turns = crossing::turns(&inner.crossings).map(|(arrival, answered)| (arrival.at, answered));
+        let turns = crossing::own_turns(&inner.crossings).map(|turn| (turn.from, turn.answered));
         inner.unread.iter().copied().chain(turns).collect()
     }
 
@@ -325,8 +327,10 @@ impl Inner {
             socket.last_stamp = piece.stamp.filter(|_| at.is_some());
             self.stamped_here |= at.is_none();
             let at = at.unwrap_or_else(|| came.unwrap_or(now).max(socket.earliest).min(now));
-            if self.unread_limit.is_some_and(|limit| now.saturating_duration_since(at) > limit) {
-                crossing::note_unread(&mut self.unread, at, now);
+            // Of what comes without end something always lies there: only while we do not read at all is it left unread.
+            let since = self.read_at.map_or(at, |read| at.max(read));
+            if self.unread_limit.is_some_and(|limit| now.saturating_duration_since(since) > limit) {
+                crossing::note_unread(&mut self.unread, since, now);
             }
             socket.earliest = at;
             let waited = self.crossings.last().is_some_and(|last| now.saturating_duration_since(last.at) > LATE);
@@ -339,6 +343,7 @@ impl Inner {
             let lost = std::mem::replace(&mut self.lost, now_lost) != now_lost;
             keep(&mut self.crossings, Crossing { lay_us, lost, ..Crossing::new(at, piece.bytes, false) });
         }
+        self.read_at = Some(now);
         // The end of the stream has a moment too.
         if self.last_read.is_none() || pieces.iter().all(|piece| piece.bytes == 0) {
             self.last_read = Some(now);

@@ -81,19 +81,65 @@ pub(super) fn note_unread(unread: &mut Vec<(Instant, Instant)>, came: Instant, r
     }
 }
 
-/// The turns that were ours: an arrival, and when we sent something next.
-pub(super) fn turns(crossings: &[Crossing]) -> impl Iterator<Item = (&Crossing, Instant)> {
-    crossings.windows(2).filter_map(|pair| match pair {
-        [before, after] if !before.sent && after.sent => Some((before, after.at)),
-        _ => None,
+/// A turn that was ours: something came, we read it, and sent something next.
+pub(super) struct OwnTurn {
+    /// When it came, or when we had last read or sent something, if that was later: what comes without end always lies there.
+    pub(super) from: Instant,
+    read: Instant,
+    pub(super) answered: Instant,
+}
+
+/// The turns that were ours.
+pub(super) fn own_turns(crossings: &[Crossing]) -> impl Iterator<Item = OwnTurn> {
+    let mut busy_until = None;
+    crossings.iter().zip(crossings.iter().skip(1)).filter_map(move |(arrival, answer)| {
+        let read = arrival.at + arrival.lay();
+        let busy = busy_until.replace(read).unwrap_or(arrival.at);
+        let from = arrival.at.max(busy).min(read);
+        (!arrival.sent && answer.sent).then_some(OwnTurn { from, read, answered: answer.at })
     })
 }
 
 /// For how long we kept the peer waiting in our turns: what it sent lay unread, or this process did not get to run before
 /// it answered. What it works at in between, such as a password's hash, is no waiting.
 pub fn kept_waiting(crossings: &[Crossing]) -> Duration {
-    let kept = |(arrival, answered): (&Crossing, Instant)| {
-        arrival.lay() + clock::paused(arrival.at + arrival.lay(), answered, Duration::ZERO)
+    let kept = |turn: OwnTurn| {
+        turn.read.saturating_duration_since(turn.from) + clock::paused(turn.read, turn.answered, Duration::ZERO)
     };
-    turns(crossings).map(kept).sum()
+    own_turns(crossings).map(kept).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_is_ours_from_the_arrival_on_and_what_comes_without_end_is_nobodys_wait() {
+        let begin = clock::now();
+        let at = |millis: u64| begin + Duration::from_millis(millis);
+        let sent = |millis| Crossing::new(at(millis), 9, true);
+        let came = |millis, lay: u32| Crossing { lay_us: lay * 1_000, ..Crossing::new(at(millis), 9, false) };
+        let turns = |crossings: &[Crossing]| {
+            own_turns(crossings)
+                .map(|turn| turn.answered.saturating_duration_since(turn.from).as_millis())
+                .collect::<Vec<_>>()
+        };
+        // A challenge that lay there for 300 ms and took 20 ms to be answered, and an answer that asks for nothing.
+        let one = [sent(0), came(10, 300), sent(330), came(340, 500)];
+        assert_eq!((turns(&one), kept_waiting(&one)), (vec![320], Duration::from_millis(300)));
+        // A flood: each piece lay for 300 ms, for we were busy with those before it.
+        let flood = [sent(0), came(1, 300), sent(302), came(3, 300), sent(304), came(5, 300), sent(306)];
+        assert_eq!(turns(&flood), [301, 2, 2]);
+    }
+
+    #[test]
+    fn stretches_in_which_bytes_lay_unread_are_joined_where_they_meet() {
+        let begin = clock::now();
+        let at = |millis: u64| begin + Duration::from_millis(millis);
+        let mut unread = Vec::new();
+        for (came, read) in [(0, 100), (50, 150), (400, 500)] {
+            note_unread(&mut unread, at(came), at(read));
+        }
+        assert_eq!(unread, [(at(0), at(150)), (at(400), at(500))]);
+    }
 }
