@@ -8,6 +8,7 @@
 //! reload   a configuration that changes
 //! shared   one run of an account, from its back-off to its delivery
 //! once     a run under its live root, whatever comes of it
+//! cpu      whether the agent gets the CPU that it wants
 //! descriptors  no more runs than files can be open
 //! stop     the signals that end the agent
 //! exit     the end of the process, which nothing holds up
@@ -21,6 +22,7 @@
 //! ```
 
 mod backoff;
+mod cpu;
 mod descriptors;
 mod exit;
 mod fleet;
@@ -51,19 +53,21 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-pub use self::{
-    exit::exit,
-    once::once,
-    status::{Floors, Loop, StatusSettings},
-    systemd::Notifier,
-};
 use self::{
+    cpu::CpuWatch,
     fleet::Fleet,
     reload::Reload,
     shared::{Hands, Settings, Shared},
     status::Itself,
     stop::StopSignals,
     tls_files::TlsFileSets,
+};
+pub use self::{
+    cpu::{enter_thread, leave_thread},
+    exit::exit,
+    once::once,
+    status::{Floors, Loop, StatusSettings},
+    systemd::Notifier,
 };
 use crate::{
     clock,
@@ -222,6 +226,7 @@ async fn keep(
     let exports = config.otlp.traces.is_some() || config.otlp.metrics.is_some();
     let metrics = delivery.metrics();
     metrics.reloaded(true, clock::wall());
+    let _cpu = CpuWatch::start(metrics.clone(), itself.shortage());
     let (memory, read) = wiring::memory(&config, state.clone());
     // What takes longer goes on, and is taken up when it is there.
     if tokio::time::timeout(STATE_PATIENCE, tokio::task::spawn_blocking(read)).await.is_err() {

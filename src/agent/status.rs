@@ -19,7 +19,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::systemd::Notifier;
+use super::{cpu::Shortage, systemd::Notifier};
 use crate::{
     clock::{self, Anchor},
     config::Config,
@@ -89,6 +89,7 @@ struct Inner {
     config: Mutex<status::Config>,
     floors: OnceLock<Floors>,
     notifier: Notifier,
+    shortage: Shortage,
 }
 
 /// The listener and the loop, until it is dropped.
@@ -132,6 +133,7 @@ impl Itself {
             config: Mutex::new(known),
             floors: OnceLock::new(),
             notifier,
+            shortage: Shortage::default(),
         }));
         itself.0.plan(config);
         let server = listen.and_then(|listen| itself.listen(listen, config, started_at));
@@ -165,6 +167,11 @@ impl Itself {
         drop(self.0.floors.set(floors));
         *self.0.phase() = Phase::Up;
         self.0.notifier.ready(&self.0.line());
+    }
+
+    /// Where a shortage of CPU is to be told.
+    pub(super) fn shortage(&self) -> Shortage {
+        self.0.shortage.clone()
     }
 
     /// A changed configuration is being read.
@@ -282,12 +289,17 @@ impl Inner {
         }
     }
 
+    fn warnings(&self) -> Vec<String> {
+        self.shortage.told().map(|why| format!("short of CPU: {why}")).into_iter().collect()
+    }
+
     fn facts(&self) -> Facts {
         Facts {
             at: clock::wall().into(),
             uptime: Seconds::from(self.age()),
             not_live: self.not_live(),
             not_ready: self.not_ready(),
+            warnings: self.warnings(),
             in_flight: self.in_flight.load(Ordering::Relaxed),
             config: self.config().clone(),
             delivery: self.delivery(),
@@ -310,7 +322,7 @@ impl Inner {
         let queue = self.delivery().map(|delivery| delivery.memory_bytes + delivery.disk_bytes.unwrap_or_default());
         let queue = queue.map_or_else(String::new, |queue| format!(", queue {}", size(queue)));
         let line = format!("{} target{plural}, {} failing{queue}", counts.targets, counts.failing_targets);
-        [line].into_iter().chain(self.not_live()).collect::<Vec<_>>().join("; ")
+        [line].into_iter().chain(self.not_live()).chain(self.warnings()).collect::<Vec<_>>().join("; ")
     }
 }
 

@@ -176,6 +176,7 @@ fn in_runtime(threads: Threads, output: &mut Output, run: impl AsyncFnOnce(&mut 
             }
         },
     };
+    builder.on_thread_start(agent::enter_thread).on_thread_stop(agent::leave_thread);
     match builder.enable_all().build() {
         Ok(runtime) => {
             let code = runtime.block_on(async {

@@ -28,6 +28,8 @@ pub struct Facts {
     pub not_live: Vec<String>,
     /// Why the agent is not ready, beside not living. None when it is.
     pub not_ready: Vec<String>,
+    /// What is wrong with the agent or its machine while it goes on: too little CPU.
+    pub warnings: Vec<String>,
     /// Runs under way.
     pub in_flight: u64,
     /// What it goes by.

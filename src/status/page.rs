@@ -33,6 +33,8 @@ struct Status<'a> {
     ready: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     reasons: Vec<&'a str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<&'a str>,
     config: &'a Config,
     schedule: Schedule,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -165,6 +167,7 @@ fn head(board: &Board, identity: &Identity, facts: &Facts) -> Vec<u8> {
         live: facts.not_live.is_empty(),
         ready: facts.not_live.is_empty() && facts.not_ready.is_empty(),
         reasons: facts.not_live.iter().chain(&facts.not_ready).map(String::as_str).collect(),
+        warnings: facts.warnings.iter().map(String::as_str).collect(),
         config: &facts.config,
         schedule: Schedule {
             targets: counts.targets,

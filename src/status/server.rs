@@ -169,12 +169,12 @@ fn answer(request: &Parts, source: &Source) -> Response<Answer> {
         Ok(Ask::Index) => respond(StatusCode::OK, "text/plain; charset=utf-8", Answer::whole(INDEX.into())),
         Ok(Ask::Live) => {
             let facts = (source.facts)();
-            health("live", facts.not_live)
+            health("live", facts.not_live, Vec::new())
         }
         Ok(Ask::Ready) => {
-            let Facts { mut not_live, not_ready, .. } = (source.facts)();
+            let Facts { mut not_live, not_ready, warnings, .. } = (source.facts)();
             not_live.extend(not_ready);
-            health("ready", not_live)
+            health("ready", not_live, warnings)
         }
         Ok(Ask::Status(filter)) => {
             let page = Page::new(source.board.clone(), &source.identity, &(source.facts)(), filter);
@@ -199,13 +199,16 @@ struct Refused {
     error: String,
 }
 
-/// 200, or 503 and why.
-fn health(what: &'static str, reasons: Vec<String>) -> Response<Answer> {
+/// 200, or 503 and why; and what is wrong that changes nothing of that.
+fn health(what: &'static str, reasons: Vec<String>, warnings: Vec<String>) -> Response<Answer> {
     let code = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let mut told = serde_json::Map::new();
     told.insert(what.to_owned(), reasons.is_empty().into());
     if !reasons.is_empty() {
         told.insert("reasons".to_owned(), reasons.into());
+    }
+    if !warnings.is_empty() {
+        told.insert("warnings".to_owned(), warnings.into());
     }
     let mut body = json(&told);
     body.push(b'\n');
@@ -289,6 +292,7 @@ mod tests {
             uptime: Seconds::from_micros(90_000_000),
             not_live: Vec::new(),
             not_ready: Vec::new(),
+            warnings: Vec::new(),
             in_flight: 1,
             config: Config { file: None, loaded_at: at(0), last_reload: None },
             delivery: None,
@@ -332,6 +336,10 @@ mod tests {
         assert_eq!(get(&stopping, "/live").await.0, "200");
         let told = "{\"ready\":false,\"reasons\":[\"it is stopping\"]}\n";
         assert_eq!(get(&stopping, "/ready").await, ("503".into(), told.into()));
+        let short = source(board(&[]), Facts { warnings: vec!["short of CPU".into()], ..facts() });
+        assert_eq!(get(&short, "/live").await, ("200".into(), "{\"live\":true}\n".into()));
+        let told = "{\"ready\":true,\"warnings\":[\"short of CPU\"]}\n";
+        assert_eq!(get(&short, "/ready").await, ("200".into(), told.into()));
         let stuck = source(board(&[]), Facts { not_live: vec!["no \"turn\"".into()], ..facts() });
         let told = "{\"live\":false,\"reasons\":[\"no \\\"turn\\\"\"]}\n";
         assert_eq!(get(&stuck, "/live").await, ("503".into(), told.into()));

@@ -213,6 +213,14 @@ metrics! {
         "Runs whose trace was given up";
     DELIVERY_DURATION = "imaptrace.delivery.duration", Histogram, "s",
         "One attempt to export a batch of traces";
+    AGENT_CPU_WAIT = "imaptrace.agent.cpu.wait", Counter, "s",
+        "Time that the threads that probe were ready to run and had no processor";
+    AGENT_CPU_THROTTLED = "imaptrace.agent.cpu.throttled", Counter, "s",
+        "Time that the cgroup's CPU limit held the agent";
+    AGENT_PAUSED = "imaptrace.agent.paused", Counter, "s",
+        "Time in which the agent did not get to run: stopped, without CPU, or with too much to do";
+    AGENT_CPU_SHORT = "imaptrace.agent.cpu.short", Gauge, "",
+        "1 while the agent is short of CPU, else 0";
     METRICS_OVERFLOW = "imaptrace.metrics.overflow", Counter, "{measurement}",
         "Measurements that are in no series, since there was no room for one more";
     LOG_DROPPED = "imaptrace.log.dropped", Counter, "{line}",

@@ -185,6 +185,7 @@ fn bare(listen: SocketAddr) -> std::io::Result<Server> {
         uptime: Seconds::ZERO,
         not_live: Vec::new(),
         not_ready: Vec::new(),
+        warnings: Vec::new(),
         in_flight: 0,
         config: config.clone(),
         delivery: None,

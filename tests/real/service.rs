@@ -93,6 +93,7 @@ fn the_lines_of_the_page_of_operations_get_what_they_are_for() {
         uptime: Seconds::ZERO,
         not_live: Vec::new(),
         not_ready: Vec::new(),
+        warnings: Vec::new(),
         in_flight: 0,
         config: Config { file: None, loaded_at: at, last_reload: None },
         delivery: None,

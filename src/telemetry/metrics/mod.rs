@@ -38,7 +38,7 @@ pub use self::fleet::Subject;
 use self::{
     fleet::{Fleet, Who},
     series::{Key, Measured, measure},
-    shard::{Making, Source, counter, gauge, histogram, int_gauge, observed, up_down_counter},
+    shard::{Making, Source, counter, gauge, histogram, int_gauge, observed, time_counter, up_down_counter},
 };
 use super::{
     logs,
@@ -91,6 +91,10 @@ struct Own {
     queue_limit: UpDownCounter<i64>,
     dropped: Counter<u64>,
     delivery: Histogram<f64>,
+    cpu_wait: Counter<f64>,
+    cpu_throttled: Counter<f64>,
+    paused: Counter<f64>,
+    cpu_short: Gauge<u64>,
     overflow: Counter<u64>,
     reload_time: Gauge<f64>,
     reload_success: Gauge<u64>,
@@ -244,6 +248,18 @@ impl Metrics {
         self.0.own.delivery.record(took.as_f64(), &[]);
     }
 
+    /// What was lost since the last call: to waiting for a processor, to the cgroup's CPU limit where there is one, and to
+    /// pauses of the whole process; and whether that is too much.
+    pub fn agent_cpu(&self, waited: Seconds, throttled: Option<Seconds>, paused: Seconds, short: bool) {
+        let own = &self.0.own;
+        own.cpu_wait.add(waited.as_f64(), &[]);
+        own.paused.add(paused.as_f64(), &[]);
+        own.cpu_short.record(short.into(), &[]);
+        if let Some(throttled) = throttled {
+            own.cpu_throttled.add(throttled.as_f64(), &[]);
+        }
+    }
+
     /// The configuration was read, at the start or again, and is in use or was bad.
     pub fn reloaded(&self, success: bool, at: SystemTime) {
         let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -285,6 +301,10 @@ impl Own {
             queue_limit: up_down_counter(meter, names::DELIVERY_QUEUE_LIMIT),
             dropped: counter(meter, names::DELIVERY_DROPPED),
             delivery: histogram(meter, names::DELIVERY_DURATION),
+            cpu_wait: time_counter(meter, names::AGENT_CPU_WAIT),
+            cpu_throttled: time_counter(meter, names::AGENT_CPU_THROTTLED),
+            paused: time_counter(meter, names::AGENT_PAUSED),
+            cpu_short: int_gauge(meter, names::AGENT_CPU_SHORT),
             overflow: counter(meter, names::METRICS_OVERFLOW),
             reload_time: gauge(meter, names::CONFIG_LAST_RELOAD_TIME),
             reload_success: int_gauge(meter, names::CONFIG_LAST_RELOAD_SUCCESS),

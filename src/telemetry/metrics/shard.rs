@@ -267,6 +267,10 @@ pub(super) fn observed(meter: &Meter, metric: Metric, read: fn() -> u64) -> Obse
     counter.with_callback(observe).build()
 }
 
+pub(super) fn time_counter(meter: &Meter, metric: Metric) -> Counter<f64> {
+    meter.f64_counter(metric.name).with_unit(metric.unit).with_description(metric.description).build()
+}
+
 pub(super) fn up_down_counter(meter: &Meter, metric: Metric) -> UpDownCounter<i64> {
     meter.i64_up_down_counter(metric.name).with_unit(metric.unit).with_description(metric.description).build()
 }

@@ -1,0 +1,282 @@
+//! Whether the agent gets the CPU that it wants: how long the threads that probe waited for a processor, for how long a
+//! cgroup's quota held them, and how long the whole process did not get to run.
+//!
+//! A thread of its own looks every few seconds, reads `/proc` and `/sys/fs/cgroup`, tells the metrics, and has a sentence for
+//! `/ready` while too little came. It changes nothing about a run: whose time a deadline was is `probe`'s to say. Started by
+//! the agent; `cli` enters the threads.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
+    time::{Duration, Instant},
+};
+
+use tracing::{info, warn};
+
+use crate::{
+    clock::{self, PauseTotals},
+    record::Seconds,
+    telemetry::Metrics,
+};
+
+/// From one look to the next.
+const LOOK: Duration = Duration::from_secs(5);
+/// Of the time between two looks, what may be lost to any one cause.
+const PART: u32 = 10;
+/// So many looks without a shortage end it, lest it comes and goes.
+const QUIET: u32 = 3;
+
+static THREADS: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
+
+/// Enters the calling thread among those that probe.
+pub fn enter_thread() {
+    threads().extend(this_thread());
+}
+
+/// Takes it out again, when it ends.
+pub fn leave_thread() {
+    threads().retain(|known| Some(*known) != this_thread());
+}
+
+#[cfg(target_os = "linux")]
+#[expect(clippy::unnecessary_wraps, reason = "elsewhere there is none")]
+fn this_thread() -> Option<i32> {
+    Some(nix::unistd::gettid().as_raw())
+}
+
+/// Elsewhere nothing tells how long a thread waited.
+#[cfg(not(target_os = "linux"))]
+fn this_thread() -> Option<i32> {
+    None
+}
+
+fn threads() -> MutexGuard<'static, BTreeSet<i32>> {
+    THREADS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Why the agent is short of CPU, while it is. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Shortage(Arc<Mutex<Option<String>>>);
+
+impl Shortage {
+    /// A sentence about the last look at which it was.
+    pub(super) fn told(&self) -> Option<String> {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The thread that looks, until this is dropped.
+pub(super) struct CpuWatch {
+    _ends: mpsc::Sender<()>,
+}
+
+impl CpuWatch {
+    /// Starts it. None when no thread could be started; then nobody knows.
+    pub(super) fn start(metrics: Metrics, shortage: Shortage) -> Option<Self> {
+        let (keep, ends) = mpsc::channel();
+        let look = move || {
+            let (mut before, mut quiet) = (Sample::take(), 0);
+            tell(&metrics, &Sample { at: before.at, ..Sample::default() }, &before, false);
+            while ends.recv_timeout(LOOK) == Err(mpsc::RecvTimeoutError::Timeout) {
+                let now = Sample::take();
+                let found = now.shortage_since(&before);
+                quiet = if found.is_some() { 0 } else { quiet + 1 };
+                let was = shortage.told();
+                match (&found, &was) {
+                    (Some(why), None) => warn!("the agent is short of CPU: {why}"),
+                    (None, Some(_)) if quiet == QUIET => info!("the agent is not short of CPU any more"),
+                    _ => {}
+                }
+                let is = found.or_else(|| was.filter(|_| quiet < QUIET));
+                tell(&metrics, &before, &now, is.is_some());
+                *shortage.lock() = is;
+                before = now;
+            }
+        };
+        match std::thread::Builder::new().name("cpu-watch".to_owned()).spawn(look) {
+            Ok(_) => Some(Self { _ends: keep }),
+            Err(error) => {
+                warn!("cannot start the thread that looks for a shortage of CPU: {error}");
+                None
+            }
+        }
+    }
+}
+
+fn tell(metrics: &Metrics, before: &Sample, now: &Sample, short: bool) {
+    let throttled = now.throttled.map(|all| all.saturating_sub(before.throttled.unwrap_or_default()));
+    let paused = now.pauses.time.saturating_sub(before.pauses.time);
+    metrics.agent_cpu(now.waited_since(before).1.into(), throttled.map(Seconds::from), paused.into(), short);
+}
+
+/// What was found at one look. All sums are since the beginning of the process or the cgroup.
+#[derive(Debug, Clone)]
+struct Sample {
+    at: Instant,
+    /// For how long each of the threads waited for a processor.
+    waited: BTreeMap<i32, Duration>,
+    /// For how long the cgroup's quota held it; none without a quota to tell of.
+    throttled: Option<Duration>,
+    pauses: PauseTotals,
+}
+
+impl Default for Sample {
+    fn default() -> Self {
+        Self { at: clock::now(), waited: BTreeMap::new(), throttled: None, pauses: PauseTotals::default() }
+    }
+}
+
+impl Sample {
+    fn take() -> Self {
+        let known: Vec<i32> = threads().iter().copied().collect();
+        let waited = known.into_iter().filter_map(|thread| {
+            let text = fs::read_to_string(format!("/proc/self/task/{thread}/schedstat")).ok()?;
+            Some((thread, run_queue_wait(&text)?))
+        });
+        Self {
+            at: clock::now(),
+            waited: waited.collect(),
+            throttled: throttled(Path::new("/")),
+            pauses: clock::pause_totals(),
+        }
+    }
+
+    /// For how long the thread that waited longest did, and all of them together.
+    fn waited_since(&self, before: &Self) -> (Duration, Duration) {
+        let since = |(thread, waited): (&i32, &Duration)| {
+            waited.saturating_sub(before.waited.get(thread).copied().unwrap_or_default())
+        };
+        let all = || self.waited.iter().map(since);
+        (all().max().unwrap_or_default(), all().sum())
+    }
+
+    /// Why there was too little CPU since another look, if there was.
+    fn shortage_since(&self, before: &Self) -> Option<String> {
+        let time = self.at.saturating_duration_since(before.at);
+        let throttled = self.throttled.unwrap_or_default().saturating_sub(before.throttled.unwrap_or_default());
+        let paused = self.pauses.time.saturating_sub(before.pauses.time);
+        let causes = [
+            (throttled, "its cgroup's CPU limit held it for"),
+            (self.waited_since(before).0, "a thread that probes waited for a processor for"),
+            (paused, "it did not get to run for"),
+        ];
+        let much = causes.into_iter().filter(|(lost, _)| *lost > time / PART);
+        let words: Vec<_> = much
+            .map(|(lost, what)| format!("{what} {:.1} s of the last {:.1} s", lost.as_secs_f64(), time.as_secs_f64()))
+            .collect();
+        (!words.is_empty()).then(|| words.join(", "))
+    }
+}
+
+/// The second number of a thread's `schedstat` (the kernel's scheduler/sched-stats.rst): nanoseconds on a run queue.
+fn run_queue_wait(text: &str) -> Option<Duration> {
+    text.split_whitespace().nth(1)?.parse().ok().map(Duration::from_nanos)
+}
+
+/// For how long the CPU limits of the process's cgroup, and of those above it, held it. None where there is no cgroup with
+/// such a limit, or none that may be read. Files are looked for below `root`.
+fn throttled(root: &Path) -> Option<Duration> {
+    let known = fs::read_to_string(root.join("proc/self/cgroup")).ok()?;
+    let mounts = cgroups(&known);
+    let stats = mounts.into_iter().flat_map(|(mount, path)| {
+        let mount = root.join("sys/fs/cgroup").join(mount);
+        let path = path.trim_matches('/').to_owned();
+        // In a container the path may be the host's, and what is mounted is the container's own.
+        let folders: Vec<PathBuf> = Path::new(&path).ancestors().map(|above| mount.join(above)).collect();
+        folders.into_iter().filter_map(|folder| read_throttled(&folder.join("cpu.stat")).ok().flatten())
+    });
+    stats.reduce(|one, other| one + other)
+}
+
+/// Where the cgroups of `/proc/self/cgroup` that limit CPU are mounted below `/sys/fs/cgroup`, and their paths there.
+fn cgroups(text: &str) -> Vec<(String, String)> {
+    let line = |line: &str| {
+        let mut parts = line.splitn(3, ':');
+        let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
+        // Version 2 has one hierarchy, and no names in it.
+        let is_ours = controllers.is_empty() || controllers.split(',').any(|name| name == "cpu");
+        is_ours.then(|| (controllers.to_owned(), path.to_owned()))
+    };
+    text.lines().filter_map(line).collect()
+}
+
+/// `throttled_usec` of version 2, `throttled_time` in nanoseconds of version 1; none without a limit.
+fn read_throttled(file: &Path) -> io::Result<Option<Duration>> {
+    let text = fs::read_to_string(file)?;
+    let number = |name: &str| {
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+        value.trim().parse::<u64>().ok()
+    };
+    let micros = number("throttled_usec").map(Duration::from_micros);
+    Ok(micros.or_else(|| number("throttled_time").map(Duration::from_nanos)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn sample(at: Instant, waited: &[(i32, u64)], throttled: Option<u64>, paused: u64) -> Sample {
+        let millis = Duration::from_millis;
+        Sample {
+            at,
+            waited: waited.iter().map(|(thread, waited)| (*thread, millis(*waited))).collect(),
+            throttled: throttled.map(millis),
+            pauses: PauseTotals { count: 1, time: millis(paused) },
+        }
+    }
+
+    #[test]
+    fn more_than_a_tenth_of_the_time_lost_to_any_cause_is_a_shortage_and_each_is_named() {
+        let begin = clock::now();
+        let before = sample(begin, &[(1, 5_000), (2, 0)], Some(9_000), 7_000);
+        let since = |waited: &[(i32, u64)], throttled, paused| {
+            sample(begin + 10 * SECOND, waited, throttled, paused).shortage_since(&before)
+        };
+        assert_eq!(since(&[(1, 6_000), (2, 1_000)], Some(10_000), 8_000), None);
+        let all = since(&[(1, 5_000), (2, 1_001), (3, 50)], Some(10_001), 17_000).unwrap();
+        assert_eq!(
+            all,
+            "its cgroup's CPU limit held it for 1.0 s of the last 10.0 s, a thread that probes waited for a processor \
+             for 1.0 s of the last 10.0 s, it did not get to run for 10.0 s of the last 10.0 s"
+        );
+    }
+
+    #[test]
+    fn what_the_kernel_tells_is_read_in_both_versions_of_cgroups() {
+        assert_eq!(run_queue_wait("123 4500000000 17\n"), Some(4_500 * SECOND / 1_000));
+        assert_eq!(run_queue_wait("nothing"), None);
+        let root = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        assert_eq!(throttled(root.path()), None);
+        write("proc/self/cgroup", "0::/a/b\n");
+        assert_eq!(throttled(root.path()), None);
+        write("sys/fs/cgroup/a/b/cpu.stat", "usage_usec 9\nnr_throttled 2\nthrottled_usec 1500000\n");
+        write("sys/fs/cgroup/a/cpu.stat", "usage_usec 9\nthrottled_usec 500000\n");
+        write("sys/fs/cgroup/cpu.stat", "usage_usec 9\n");
+        assert_eq!(throttled(root.path()), Some(2 * SECOND));
+        write("proc/self/cgroup", "4:memory:/x\n3:cpu,cpuacct:/x\n");
+        write("sys/fs/cgroup/cpu,cpuacct/x/cpu.stat", "nr_periods 1\nnr_throttled 1\nthrottled_time 3000000000\n");
+        assert_eq!(throttled(root.path()), Some(3 * SECOND));
+    }
+
+    #[test]
+    fn a_thread_that_probes_is_known_until_it_ends() {
+        let me = nix::unistd::gettid().as_raw();
+        enter_thread();
+        assert!(Sample::take().waited.contains_key(&me));
+        leave_thread();
+        assert!(!Sample::take().waited.contains_key(&me));
+    }
+}
