@@ -92,6 +92,26 @@ pub(super) struct Book<T> {
     offers: BTreeSet<(Instant, Arc<str>)>,
 }
 
+/// So many slots are gone over to in one step: starts that are due meanwhile wait for no more.
+const STEP: usize = 250;
+
+/// Other slots and limits, as far as the book has gone over to them.
+#[derive(Debug)]
+pub(super) struct Change<T> {
+    limits: Limits,
+    slots: std::vec::IntoIter<Slot<T>>,
+    /// The entries of those that it has gone over to.
+    kept: HashSet<u64>,
+    /// Those that are in the plan no more, once all others are done.
+    old: Option<std::vec::IntoIter<u64>>,
+}
+
+impl<T> Change<T> {
+    pub(super) fn new(slots: Vec<Slot<T>>, limits: Limits) -> Self {
+        Self { limits, kept: HashSet::with_capacity(slots.len()), slots: slots.into_iter(), old: None }
+    }
+}
+
 impl<T> Book<T> {
     pub(super) fn new(origin: Instant, limits: Limits) -> Self {
         Self {
@@ -160,26 +180,43 @@ impl<T> Book<T> {
         }
     }
 
-    /// Goes over to these slots and limits. A slot of the same name, interval, server and work is not touched; one that
-    /// changed takes the new work from its next start on. To be polled at the same `now` before and after.
+    /// Goes over to these slots and limits, all at once. To be polled at the same `now` before and after.
+    #[cfg(test)]
     pub(super) fn apply(&mut self, slots: Vec<Slot<T>>, limits: Limits, now: Instant) -> Vec<Act<T>> {
-        let mut acts = Vec::new();
-        self.limits = limits;
-        let mut kept = HashSet::with_capacity(slots.len());
-        for slot in slots {
-            let entry = match self.names.get(&slot.name) {
-                Some(entry) => {
-                    let entry = *entry;
-                    self.change(entry, slot, now);
-                    entry
-                }
-                None => self.add(slot, now),
-            };
-            kept.insert(entry);
+        let (mut change, mut acts) = (Change::new(slots, limits), Vec::new());
+        while !self.step(&mut change, now, &mut acts) {}
+        acts
+    }
+
+    /// Goes a step further with a change; true when it is complete. A slot of the same name, interval, server and work is
+    /// not touched; one that changed takes the new work from its next start on. What is not in the new plan goes last.
+    pub(super) fn step(&mut self, change: &mut Change<T>, now: Instant, acts: &mut Vec<Act<T>>) -> bool {
+        self.limits = change.limits;
+        let slots: Vec<_> = change.slots.by_ref().take(STEP).collect();
+        if !slots.is_empty() {
+            for slot in slots {
+                let entry = match self.names.get(&slot.name) {
+                    Some(entry) => {
+                        let entry = *entry;
+                        self.change(entry, slot, now);
+                        entry
+                    }
+                    None => self.add(slot, now),
+                };
+                change.kept.insert(entry);
+            }
+            return false;
         }
-        let old: Vec<u64> = self.entries.keys().filter(|entry| !kept.contains(entry)).copied().collect();
-        for entry in old {
-            self.remove(entry, &mut acts);
+        let old = change.old.get_or_insert_with(|| {
+            let old = self.entries.keys().filter(|entry| !change.kept.contains(entry)).copied();
+            old.collect::<Vec<_>>().into_iter()
+        });
+        let gone: Vec<_> = old.take(STEP).collect();
+        if !gone.is_empty() {
+            for entry in gone {
+                self.remove(entry, acts);
+            }
+            return false;
         }
         let used: HashSet<&str> = self.entries.values().map(|entry| &*entry.slot.server).collect();
         self.servers.retain(|name, server| server.in_flight > 0 || used.contains(&**name));
@@ -189,7 +226,7 @@ impl<T> Book<T> {
         for server in waiting {
             self.offer(&server);
         }
-        acts
+        true
     }
 
     /// No more starts.

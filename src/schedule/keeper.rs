@@ -3,7 +3,7 @@
 //! One task with one timer for all slots, so that ten thousand of them wake nobody. Started by [`Schedule`](super::Schedule).
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -13,13 +13,13 @@ use std::{
 
 use tokio::{
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
-    task::AbortHandle,
+    task::{AbortHandle, spawn_blocking, yield_now},
     time::sleep_until,
 };
 
 use super::{
     Limits, Lost, Runner, Slot,
-    book::{Act, Book},
+    book::{Act, Book, Change},
 };
 use crate::clock;
 
@@ -51,9 +51,13 @@ impl Pulse {
     }
 }
 
+/// What is dropped when the schedule has gone over, where that delays no start: it may be large.
+pub(super) type Before = Box<dyn Send>;
+
 /// What the owner wants.
 pub(super) enum Order<T> {
-    Apply(Vec<Slot<T>>, Limits),
+    /// Go over to these; whatever was kept for the plan before is dropped then.
+    Apply(Vec<Slot<T>>, Limits, Before),
     Stop,
 }
 
@@ -85,6 +89,8 @@ impl<R: Runner> Keeper<R> {
     /// Keeps going until it is to stop, and comes back when every run that was started has ended.
     pub(super) async fn keep(mut self, mut orders: UnboundedReceiver<Order<R::Work>>) {
         let mut stopping = false;
+        // The one that is under way first.
+        let mut changes: VecDeque<(Change<R::Work>, Before)> = VecDeque::new();
         while !stopping || self.book.running() > 0 {
             let now = clock::now();
             // A round that is late is a round: an agent with too much to do is not to be started anew over it.
@@ -95,15 +101,12 @@ impl<R: Runner> Keeper<R> {
             tokio::select! {
                 biased;
                 order = orders.recv(), if !stopping => match order {
-                    Some(Order::Apply(slots, limits)) => {
-                        let now = clock::now();
-                        // What is due already belongs to the plan that was.
-                        self.turn(now);
-                        let acts = self.book.apply(slots, limits, now);
-                        self.act(acts);
+                    Some(Order::Apply(slots, limits, before)) => {
+                        changes.push_back((Change::new(slots, limits), before));
                     }
                     Some(Order::Stop) | None => {
                         stopping = true;
+                        changes.clear();
                         let acts = self.book.stop();
                         self.act(acts);
                     }
@@ -114,7 +117,23 @@ impl<R: Runner> Keeper<R> {
                         self.end(ended);
                     }
                 }
-                () = sleep_until(due.into()) => {}
+                // Between two steps, whatever is due is started, and others get their turn on this thread.
+                () = yield_now(), if !changes.is_empty() => {
+                    let now = clock::now();
+                    // What is due already belongs to the plan that was.
+                    self.turn(now);
+                    if let Some((mut change, before)) = changes.pop_front() {
+                        let mut acts = Vec::new();
+                        let complete = self.book.step(&mut change, now, &mut acts);
+                        self.act(acts);
+                        if complete {
+                            drop(spawn_blocking(move || drop((change, before))));
+                        } else {
+                            changes.push_front((change, before));
+                        }
+                    }
+                }
+                () = sleep_until(due.into()), if changes.is_empty() => {}
             }
         }
     }

@@ -105,9 +105,16 @@ impl<T: Send + Sync + 'static> Schedule<T> {
 
     /// Goes over to these slots and limits. A slot that is as before (the same work, not an equal one) goes on as if
     /// nothing had been; a removed one ends with its run; one that changed takes the new work from its next start on.
+    ///
+    /// Comes back at once. The schedule goes over step by step, and starts what is due in between.
     pub fn apply(&self, slots: Vec<Slot<T>>, limits: Limits) {
+        self.apply_and_drop(slots, limits, ());
+    }
+
+    /// The same, and drops what was kept for the plan before when that is no longer in use, on a thread that starts nothing.
+    pub fn apply_and_drop(&self, slots: Vec<Slot<T>>, limits: Limits, before: impl Send + 'static) {
         // It is gone only when it panicked, which the pulse tells.
-        drop(self.orders.send(Order::Apply(slots, limits)));
+        drop(self.orders.send(Order::Apply(slots, limits, Box::new(before))));
     }
 
     /// Tells whether it still goes round.

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 
 use super::{
     Limits, Slot,
-    book::{Act, Book},
+    book::{Act, Book, Change},
     grid,
 };
 use crate::clock;
@@ -137,4 +137,52 @@ fn count(model: &mut HashMap<String, Model>, planned: &mut HashMap<String, u64>,
             *planned.entry(name.clone()).or_default() += 1;
         }
     }
+}
+
+#[test]
+fn what_is_due_between_two_steps_to_a_large_plan_starts_and_nothing_is_left_out_of_it() {
+    let origin = clock::now();
+    let slot = |name: String| Slot {
+        work: Arc::new(name.clone()),
+        name: name.into(),
+        server: "s".into(),
+        interval: 1000 * MS,
+        patience: Duration::from_secs(60),
+        logins: 1,
+    };
+    let limits = Limits {
+        in_flight: 10_000,
+        in_flight_per_server: 10_000,
+        logins_per_second: None,
+        logins_per_second_per_server: None,
+        wait: 400 * MS,
+    };
+    let mut book = Book::new(origin, limits);
+    book.apply(vec![slot("old".to_owned())], limits, origin);
+    let mut change = Change::new((0..5000).map(|number| slot(number.to_string())).collect(), limits);
+    let (mut now, mut steps, mut starts) = (origin, 0, HashMap::<String, u32>::new());
+    loop {
+        for act in book.poll(now, |_| false) {
+            if let Act::Start { run, work, .. } = act {
+                *starts.entry((*work).clone()).or_default() += 1;
+                book.ended(run);
+            }
+        }
+        let mut acts = Vec::new();
+        if book.step(&mut change, now, &mut acts) {
+            break;
+        }
+        steps += 1;
+        now += 100 * MS;
+    }
+    assert!(steps > 20, "{steps} steps");
+    // Two seconds went by, and both the plan before and what had been taken over had their starts.
+    assert!(starts["old"] >= 1 && starts.len() > 1000, "{starts:?}");
+    let acts = book.poll(now + 1000 * MS, |_| false);
+    let left: std::collections::HashSet<_> = acts
+        .iter()
+        .filter_map(|act| if let Act::Start { work, .. } = act { Some(work.as_str()) } else { None })
+        .collect();
+    assert!(!left.contains("old"));
+    assert_eq!(left.len(), 5000);
 }
