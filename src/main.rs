@@ -6,10 +6,15 @@ use std::{
 };
 
 use imaptrace::{cli, net::Roots};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction, signal};
 
 /// Whether the process began without a standard output. By the time that `main` runs the standard library has opened
 /// /dev/null in its place, and whatever is printed seems to arrive.
 static STDOUT_IS_CLOSED: AtomicBool = AtomicBool::new(false);
+
+/// Whether SIGHUP has come while nobody else listened to it. The agent takes it for a wish to read its configuration again,
+/// and must not die of one that comes as it starts.
+static HUNG_UP: AtomicBool = AtomicBool::new(false);
 
 /// Run by the loader before the standard library has touched anything, and given to nobody else.
 #[expect(unsafe_code, reason = "the list of what the loader runs is a section of its own")]
@@ -21,13 +26,45 @@ static BEFORE_ALL: extern "C" fn() = {
         // SAFETY: a question about a descriptor, whether it is open or not.
         let flags = unsafe { libc::fcntl(libc::STDOUT_FILENO, libc::F_GETFD) };
         STDOUT_IS_CLOSED.store(flags == -1, Ordering::Relaxed);
+        // Which command it is shows later: `main` gives the signal back to all but the agent.
+        let note = SigAction::new(SigHandler::Handler(note_hangup), SaFlags::SA_RESTART, SigSet::empty());
+        // SAFETY: the handler does nothing but set a flag.
+        let before = unsafe { sigaction(Signal::SIGHUP, &note) };
+        if let Ok(before) = before
+            && matches!(before.handler(), SigHandler::SigIgn)
+        {
+            // Started by nohup.
+            // SAFETY: what was there before.
+            unsafe { sigaction(Signal::SIGHUP, &before) }.map_or((), drop);
+        }
     }
     look
 };
 
+extern "C" fn note_hangup(_: libc::c_int) {
+    HUNG_UP.store(true, Ordering::Relaxed);
+}
+
+/// Gives SIGHUP back its usual meaning, the end of the process.
+#[expect(unsafe_code, reason = "a signal's action is the whole process's")]
+fn give_hangup_back() {
+    let usual = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    // SAFETY: the default action of a signal that had none but ours.
+    let before = unsafe { sigaction(Signal::SIGHUP, &usual) };
+    match before.map(|before| before.handler()) {
+        // SAFETY: as it was before.
+        Ok(SigHandler::SigIgn) => unsafe { signal(Signal::SIGHUP, SigHandler::SigIgn) }.map_or((), drop),
+        _ if HUNG_UP.load(Ordering::Relaxed) => raise(Signal::SIGHUP).unwrap_or(()),
+        _ => {}
+    }
+}
+
 #[expect(unsafe_code, reason = "the environment may only be changed before there is a second thread")]
 fn main() -> ExitCode {
-    // SAFETY: this is the process's first statement; no thread has been started.
+    if std::env::args_os().nth(1).is_none_or(|command| command != "agent") {
+        give_hangup_back();
+    }
+    // SAFETY: no thread has been started.
     let roots = unsafe { Roots::prepare() };
-    cli::main(roots, STDOUT_IS_CLOSED.load(Ordering::Relaxed))
+    cli::main(roots, STDOUT_IS_CLOSED.load(Ordering::Relaxed), &HUNG_UP)
 }

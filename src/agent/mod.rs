@@ -43,12 +43,15 @@ use std::{
     future::Future,
     path::Path,
     pin::pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
+    signal::unix::{SignalKind, signal},
     sync::{oneshot, watch},
 };
 use tracing::{info, warn};
@@ -56,7 +59,7 @@ use tracing::{info, warn};
 use self::{
     cpu::CpuWatch,
     fleet::Fleet,
-    reload::Reload,
+    reload::{Hangup, Reload},
     shared::{Hands, Settings, Shared},
     status::Itself,
     stop::StopSignals,
@@ -140,11 +143,12 @@ pub fn families(target: &Target) -> &'static [Family] {
 }
 
 /// Probes until SIGTERM or SIGINT, then ends within 5 s, and at once at another such signal more than a second after the
-/// first. Follows changes of `sources`, which `config` came from. `child_env` as for [`Prober::new`]. What systemd left in
+/// first. Follows changes of `sources`, which `config` came from; `hung_up` says that SIGHUP came before anybody here listened
+/// to it, which counts. `child_env` as for [`Prober::new`]. What systemd left in
 /// the environment is heeded, and kept from children.
 pub async fn run(
     config: Config,
-    sources: Sources,
+    (sources, hung_up): (Sources, &AtomicBool),
     mut child_env: Vec<(OsString, Option<OsString>)>,
     status: StatusSettings,
 ) -> Result<(), AgentError> {
@@ -152,7 +156,7 @@ pub async fn run(
     child_env.extend(systemd::VARIABLES.map(|name| (name.into(), None)));
     let mut signals = StopSignals::catch()?;
     exit::force_after_signal()?;
-    let hangup = signal(SignalKind::hangup())?;
+    let hangup = Hangup { signal: signal(SignalKind::hangup())?, early: hung_up.load(Ordering::Relaxed) };
     let (tell, stop) = oneshot::channel::<()>();
     // A task of its own: at the second signal it is left behind as it stands, and nobody waits for it.
     let mut agent = tokio::spawn(keep(async { drop(stop.await) }, config, Some((sources, hangup)), child_env, status));
@@ -194,7 +198,7 @@ pub async fn serve(
 async fn keep(
     told: impl Future<Output = ()>,
     config: Config,
-    origin: Option<(Sources, Signal)>,
+    origin: Option<(Sources, Hangup)>,
     child_env: Vec<(OsString, Option<OsString>)>,
     status: StatusSettings,
 ) -> Result<(), AgentError> {

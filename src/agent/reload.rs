@@ -36,7 +36,7 @@ const RESTLESS: u32 = 5;
 /// What goes on, and what it came from.
 pub(super) struct Reload {
     /// Where it is read from again, and the signal to do so; none: never.
-    pub(super) origin: Option<(Sources, Signal)>,
+    pub(super) origin: Option<(Sources, Hangup)>,
     /// What its files looked like before it was read.
     pub(super) seen: Look,
     pub(super) child_env: Vec<(OsString, Option<OsString>)>,
@@ -44,6 +44,13 @@ pub(super) struct Reload {
     pub(super) fleet: Arc<Fleet>,
     /// What the targets' files for TLS hold, which is followed apart from the configuration.
     pub(super) tls_files: Arc<TlsFileSets>,
+}
+
+/// SIGHUP, caught.
+pub(super) struct Hangup {
+    pub(super) signal: Signal,
+    /// One came before.
+    pub(super) early: bool,
 }
 
 /// What files looked like.
@@ -285,9 +292,9 @@ fn swap((stamp, path): (Option<FileVersion>, PathBuf)) -> (PathBuf, Option<FileV
     (path, stamp)
 }
 
-async fn hung_up(hangup: &mut Signal) {
+async fn hung_up(hangup: &mut Hangup) {
     // None is the end of all signals.
-    if hangup.recv().await.is_none() {
+    if !std::mem::take(&mut hangup.early) && hangup.signal.recv().await.is_none() {
         pending::<()>().await;
     }
 }

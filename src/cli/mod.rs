@@ -20,6 +20,7 @@ use std::{
     fs::File,
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::atomic::AtomicBool,
     time::Duration,
 };
 
@@ -56,8 +57,8 @@ const LAST_LINES: Duration = Duration::from_millis(200);
 const LAST_MESSAGES: Duration = Duration::from_secs(5);
 
 /// Runs the program. `roots` is what became of the CA certificates; it lives until the end. `stdout_is_closed` says that the
-/// process began without a standard output, which only who runs before all else can see.
-pub fn main(roots: Result<Roots, RootsError>, stdout_is_closed: bool) -> ExitCode {
+/// process began without a standard output, which only who runs before all else can see; `hung_up`, whether SIGHUP has come.
+pub fn main(roots: Result<Roots, RootsError>, stdout_is_closed: bool, hung_up: &'static AtomicBool) -> ExitCode {
     // Before anything is read: a password may stand on the command line itself.
     let undumped = no_dumps();
     logs::catch_panics();
@@ -87,9 +88,9 @@ pub fn main(roots: Result<Roots, RootsError>, stdout_is_closed: bool) -> ExitCod
             PASSED
         }
         Command::Check { config } => check::run(&config, &mut output),
-        Command::Agent { config } => {
-            in_runtime(Threads::AsManyAsCores, &mut output, async |output| run_agent(&config, &roots, output).await)
-        }
+        Command::Agent { config } => in_runtime(Threads::AsManyAsCores, &mut output, async |output| {
+            run_agent(&config, &roots, hung_up, output).await
+        }),
         Command::Demo => {
             in_runtime(Threads::One, &mut output, async |output| demo::run(roots.original.clone(), output).await)
         }
@@ -216,7 +217,7 @@ fn places(state: Option<&Path>) -> Vec<PathBuf> {
     first("RUNTIME_DIRECTORY").into_iter().chain(state).filter(|place| place.is_absolute()).collect()
 }
 
-async fn run_agent(path: &Path, roots: &Roots, output: &mut Output) -> u8 {
+async fn run_agent(path: &Path, roots: &Roots, hung_up: &'static AtomicBool, output: &mut Output) -> u8 {
     let sources = sources(path);
     let config = match config::load(&sources) {
         Ok(config) => config,
@@ -255,7 +256,7 @@ async fn run_agent(path: &Path, roots: &Roots, output: &mut Output) -> u8 {
     // Lest the first export fail for want of roots. A run waits for them itself, and the agent for no disk that hangs.
     let made = roots.keep(places(config.state.dir.as_deref()));
     let _in_time = tokio::time::timeout(ROOTS_PATIENCE, made).await.is_ok();
-    match agent::run(config, sources, roots.original.clone(), status).await {
+    match agent::run(config, (sources, hung_up), roots.original.clone(), status).await {
         Ok(()) => PASSED,
         Err(error) => {
             output.error(&error.to_string());
