@@ -43,11 +43,9 @@ pub(super) fn read(path: &Path, kinds: Kinds) -> io::Result<Vec<u8>> {
     if kind.is_fifo() && kinds == Kinds::FilesAndPipes {
         return read_pipe(&file);
     }
-    if kind.is_dir() {
-        return Err(ErrorKind::IsADirectory.into());
-    }
     if !kind.is_file() {
         return Err(io::Error::other(match kinds {
+            _ if kind.is_dir() => "it is a directory and not a file",
             Kinds::Files => "it is not a file",
             Kinds::FilesAndPipes => "it is neither a file nor a pipe",
         }));

@@ -39,7 +39,7 @@ pub(super) fn hash(path: &str) -> u64 {
 }
 
 /// No more bytes than this are looked at to find a place.
-const BLOCK: usize = 1024;
+const BLOCK: usize = 256;
 
 /// Byte offset to line and column, both counted from 1, columns in characters.
 #[derive(Default)]

@@ -57,7 +57,7 @@ impl Reader {
 
     /// An empty table that stands for something at that place, such as a target in a file of `targets_from`.
     pub(super) fn entry(&self, place: Place, path: String) -> Table<'_> {
-        Table { reader: self, path, values: None, keys: &keys::GROUP, at: Some(place), subject: None }
+        Table { reader: self, path, values: None, keys: &keys::GROUP, at: Some(place), part_of: None, subject: None }
     }
 
     /// Whether anything is wrong so far.
@@ -87,6 +87,8 @@ pub(super) struct Table<'a> {
     keys: &'static TableKeys,
     /// Where all that is said of it stands, if it is no table of the tree.
     at: Option<Place>,
+    /// The value in the tree that it stands for a part of.
+    part_of: Option<&'a Value>,
     /// Whom of many it is said of.
     subject: Option<String>,
 }
@@ -117,7 +119,15 @@ impl<'a> Table<'a> {
     /// A table inside.
     pub(super) fn table(&self, key: &'static str, keys: &'static TableKeys) -> Self {
         self.get(key).map_or_else(
-            || Table { reader: self.reader, path: join(&self.path, key), values: None, keys, at: None, subject: None },
+            || Table {
+                reader: self.reader,
+                path: join(&self.path, key),
+                values: None,
+                keys,
+                at: None,
+                part_of: None,
+                subject: None,
+            },
             |field| field.table(keys),
         )
     }
@@ -154,7 +164,7 @@ impl<'a> Table<'a> {
 
     fn problem(&self, key: &str, what: String, help: String) -> Problem {
         let path = if key.is_empty() { self.path.clone() } else { join(&self.path, key) };
-        let value = self.values.and_then(|values| values.get(key));
+        let value = self.values.and_then(|values| values.get(key)).or(self.part_of);
         let place = self.at.clone().unwrap_or_else(|| self.reader.merged.place(&path, value));
         let what = match &self.subject {
             Some(subject) if !what.contains(&shown(subject)) => format!("{subject}: {what}"),
@@ -179,8 +189,16 @@ impl<'a> Field<'a> {
 
     /// An empty table that stands for one of the many things that this value names.
     pub(super) fn entry(&self, subject: &str) -> Table<'a> {
-        let entry = self.reader.entry(self.place(), self.path.clone());
-        Table { subject: Some(subject.to_owned()), ..entry }
+        // Its place is looked up only when there is something to say: nothing is wrong with most of them.
+        Table {
+            reader: self.reader,
+            path: self.path.clone(),
+            values: None,
+            keys: &keys::GROUP,
+            at: None,
+            part_of: Some(self.value),
+            subject: Some(subject.to_owned()),
+        }
     }
 
     /// As [`Reader::nearest`].
@@ -266,7 +284,7 @@ impl<'a> Field<'a> {
             Some(values) => self.check_keys(values, keys),
             None => self.mismatch("a table", ""),
         }
-        Table { reader: self.reader, path: self.path.clone(), values, keys, at: None, subject: None }
+        Table { reader: self.reader, path: self.path.clone(), values, keys, at: None, part_of: None, subject: None }
     }
 
     fn check_keys(&self, values: &'a Dict, keys: &'static TableKeys) {
