@@ -35,7 +35,8 @@ static BEFORE_ALL: extern "C" fn() = {
         {
             // Started by nohup.
             // SAFETY: what was there before.
-            unsafe { sigaction(Signal::SIGHUP, &before) }.map_or((), drop);
+            let restored = unsafe { sigaction(Signal::SIGHUP, &before) };
+            HUNG_UP.store(restored.is_err() && HUNG_UP.load(Ordering::Relaxed), Ordering::Relaxed);
         }
     }
     look
