@@ -179,7 +179,9 @@ impl Settings {
             let table = if table.has("proxy") { table } else { common };
             table.error("proxy", what, "set it to http://HOST:PORT, or set proxy to none");
         });
-        if let (None, Some(reason)) = (said, &route.reason) {
+        // One that is there and cannot be read has been told of.
+        let unsaid = said.is_none() && !table.has("proxy") && !common.has("proxy");
+        if let Some(reason) = route.reason.as_ref().filter(|_| unsaid) {
             let help = "set proxy to environment to use it, or to none if that is meant";
             common.warn("proxy", format!("{reason}: OTLP goes straight to its receiver"), help);
         }

@@ -248,7 +248,8 @@ fn read_listen(field: &Field<'_>) -> Option<SocketAddr> {
         field.error("it is not an IP address with a port", "write 127.0.0.1:8143, [::1]:8143, or off");
         return None;
     };
-    if !address.ip().is_loopback() {
+    // An IPv4 address in IPv6's clothes is that address.
+    if !address.ip().to_canonical().is_loopback() {
         let help = "listen on 127.0.0.1 and let a proxy that asks for a password stand before it";
         field.warn("names of targets and what failed there can be read by whoever reaches this address", help);
     }

@@ -66,6 +66,38 @@ fn variables_that_set_one_key_twice_or_a_table_and_a_key_in_it_are_named_both() 
 }
 
 #[test]
+fn loopback_in_either_notation_is_no_address_that_others_reach() {
+    let warned = |listen: &str| {
+        let config = load_text(&format!("[http]\nlisten = \"{listen}\"\n{TARGET}")).unwrap();
+        config.warnings.iter().any(|warning| warning.key == "http.listen")
+    };
+    for (listen, expected) in
+        [("127.0.0.1:1", false), ("[::1]:1", false), ("[::ffff:127.0.0.1]:1", false), ("[::ffff:192.0.2.1]:1", true)]
+    {
+        assert_eq!(warned(listen), expected, "{listen}");
+    }
+}
+
+#[test]
+fn a_proxy_that_cannot_be_read_is_told_of_once_and_no_variable_beside_it() {
+    let environment = vec![("HTTP_PROXY".to_owned(), "http://proxy.example:3128".to_owned())];
+    let sources = Sources { file: Some(PathBuf::from("imaptrace.toml")), environment, ..Sources::default() };
+    let told = |proxy: &str| {
+        let text = format!("[otlp]\nendpoint = \"http://otel.example:4318\"\n{proxy}\n{TARGET}");
+        let mut problems = Vec::new();
+        let merged = source::merge_text(&sources, Some(&text), &mut problems);
+        let problems = match build(merged, &sources, problems, &Kind::Listed) {
+            Ok(config) => Problems { warnings: config.warnings, ..Problems::default() },
+            Err(problems) => problems,
+        };
+        let about = |list: &[Problem]| list.iter().filter(|problem| problem.key == "otlp.proxy").count();
+        (about(&problems.errors), about(&problems.warnings))
+    };
+    assert_eq!(told(""), (0, 1));
+    assert_eq!(told("proxy = \"proxy.example\""), (1, 0));
+}
+
+#[test]
 fn a_build_without_nss_refuses_the_systems_resolver_by_name() {
     let read = |nss| {
         let sources = Sources { file: Some(PathBuf::from("imaptrace.toml")), ..Sources::default() };
