@@ -13,6 +13,7 @@
 
 mod account;
 mod describe;
+mod document;
 mod expand;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzed;

@@ -12,14 +12,14 @@ use std::{
 
 use figment::{
     Figment, Metadata, Profile, Provider, Source,
-    value::{Dict, Empty, Map, Tag, Value},
+    value::{Dict, Map, Tag, Value},
 };
-use toml_edit::{Document, Item, TableLike};
 
 use super::{
+    document::{self, Fault},
     input::{self, Kinds},
     otel,
-    positions::{self, Lines, Positions},
+    positions::{Lines, Positions},
     problem::{Place, Problem},
     syntax,
 };
@@ -120,15 +120,22 @@ pub(super) fn merge_text(sources: &Sources, text: Option<&str>, problems: &mut V
     let mut lists = Vec::new();
     let mut file = None;
     if let (Some(path), Some(text)) = (&sources.file, text) {
-        match Document::parse(text) {
-            Ok(document) => {
-                let mut reader = FileReader { found: Vec::new(), depth: 0 };
-                let mut values = reader.table(document.as_table(), "");
-                lists = take_lists(&mut values);
-                positions = Positions::new(text, reader.found);
-                file = Some(Layer::new(FILE, Source::File(path.clone()), values));
+        match document::parse(text) {
+            Ok(parsed) => {
+                lists = parsed.lists;
+                positions = Positions::new(text, parsed.found);
+                file = Some(Layer::new(FILE, Source::File(path.clone()), parsed.values));
             }
-            Err(error) => problems.push(syntax_problem(path, text, &error)),
+            Err(Fault::Syntax(error, base)) => problems.push(syntax_problem(path, text, &error, base)),
+            Err(Fault::TooMuch) => problems.push(Problem {
+                place: Place::File { path: path.clone(), at: None },
+                key: String::new(),
+                what: "it holds more keys and values than are taken in: they would take more than 300MiB of memory"
+                    .to_owned(),
+                help: Some(
+                    "write many targets as [[groups]] or in files of targets_from, or share them out".to_owned(),
+                ),
+            }),
         }
     }
     for (variable, key, value) in otel::settings(&sources.environment, problems) {
@@ -172,16 +179,7 @@ pub(super) fn merge_text(sources: &Sources, text: Option<&str>, problems: &mut V
     Merged { root, file: sources.file.clone(), figment, positions }
 }
 
-/// Lists of tables come from the file alone, and are most of it: they stay out of the merge, where each value is copied.
-fn take_lists(values: &mut Dict) -> Vec<(String, Vec<Value>)> {
-    let lists = values.iter_mut().filter_map(|(key, value)| match value {
-        Value::Array(_, elements) => Some((key.clone(), std::mem::take(elements))),
-        _ => None,
-    });
-    lists.collect()
-}
-
-/// Puts them back where nothing else has taken their places.
+/// Puts lists of the file back where nothing else has taken their places.
 fn put_lists(root: &mut Value, lists: Vec<(String, Vec<Value>)>, figment: &Figment) {
     let Value::Dict(_, values) = root else { return };
     for (key, list) in lists {
@@ -240,8 +238,8 @@ fn read(path: &Path, kinds: Kinds) -> Result<String, Box<Problem>> {
 }
 
 /// Only the parser's message is used: its long form shows the line, and a password may stand in it.
-fn syntax_problem(path: &Path, text: &str, error: &toml_edit::TomlError) -> Problem {
-    let at = error.span().map(|span| Lines::new(text).position(text, span.start));
+fn syntax_problem(path: &Path, text: &str, error: &toml_edit::TomlError, base: usize) -> Problem {
+    let at = error.span().map(|span| Lines::new(text).position(text, base + span.start));
     let found = syntax::explain(text, at.map_or(0, |(line, _)| line));
     let what = found.what.unwrap_or_else(|| format!("this is not TOML: {}", error.message().replace('\n', "; ")));
     Problem {
@@ -283,77 +281,6 @@ impl Provider for Layer {
 
     fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
         Ok(Map::from([(Profile::Default, self.values.take())]))
-    }
-}
-
-/// Turns the document into figment's values and notes where each key stands.
-struct FileReader {
-    /// The path of each key and list element as a hash, and where it begins.
-    found: Vec<(u64, u32)>,
-    /// How many tables are open.
-    depth: usize,
-}
-
-impl FileReader {
-    fn table(&mut self, table: &dyn TableLike, path: &str) -> Dict {
-        let mut values = Dict::new();
-        // An error has come up long before this level, so what lies below is left out.
-        if self.depth > DEEPEST {
-            return values;
-        }
-        self.depth += 1;
-        for (key, item) in table.iter() {
-            let path = join(path, key);
-            let span = table.key(key).and_then(toml_edit::Key::span).or_else(|| item.span());
-            self.note(&path, span);
-            if let Some(value) = self.item(item, &path) {
-                values.insert(key.to_owned(), value);
-            }
-        }
-        self.depth -= 1;
-        values
-    }
-
-    fn item(&mut self, item: &Item, path: &str) -> Option<Value> {
-        match item {
-            Item::None => None,
-            Item::Value(value) => Some(self.value(value, path)),
-            Item::Table(table) => Some(Value::Dict(Tag::Default, self.table(table, path))),
-            Item::ArrayOfTables(tables) => {
-                let elements = tables.iter().enumerate().map(|(index, table)| {
-                    let path = format!("{path}[{index}]");
-                    self.note(&path, table.span());
-                    Value::Dict(Tag::Default, self.table(table, &path))
-                });
-                Some(Value::Array(Tag::Default, elements.collect()))
-            }
-        }
-    }
-
-    fn value(&mut self, value: &toml_edit::Value, path: &str) -> Value {
-        match value {
-            toml_edit::Value::String(text) => Value::from(text.value().as_str()),
-            toml_edit::Value::Integer(number) => Value::from(*number.value()),
-            toml_edit::Value::Float(number) => Value::from(*number.value()),
-            toml_edit::Value::Boolean(flag) => Value::from(*flag.value()),
-            // No key takes a date and TOML has no empty value, so this one stands for it.
-            toml_edit::Value::Datetime(_) => Value::Empty(Tag::Default, Empty::Unit),
-            toml_edit::Value::InlineTable(table) => Value::Dict(Tag::Default, self.table(table, path)),
-            toml_edit::Value::Array(array) => {
-                let elements = array.iter().enumerate().map(|(index, element)| {
-                    let path = format!("{path}[{index}]");
-                    self.note(&path, element.span());
-                    self.value(element, &path)
-                });
-                Value::Array(Tag::Default, elements.collect())
-            }
-        }
-    }
-
-    fn note(&mut self, path: &str, span: Option<std::ops::Range<usize>>) {
-        if let Some(span) = span {
-            self.found.push((positions::hash(path), u32::try_from(span.start).unwrap_or(u32::MAX)));
-        }
     }
 }
 
