@@ -14,6 +14,7 @@
 //! exit     the end of the process, which nothing holds up
 //! backoff  logins that are held back
 //! memory   the latency history
+//! reading  files that may not answer
 //! receivers  what goes with each request to a receiver, which is followed
 //! tls_files  the targets' files for TLS, which are followed
 //! tell     what the log says of runs
@@ -28,6 +29,7 @@ mod exit;
 mod fleet;
 mod memory;
 mod once;
+mod reading;
 mod receivers;
 mod reload;
 mod shared;

@@ -3,7 +3,14 @@
 //! What is wrong with it is `config`'s to say; what a target keeps is `fleet`'s. A bad configuration changes nothing.
 //! Runs beside the schedule for as long as the agent does.
 
-use std::{collections::HashSet, ffi::OsString, future::pending, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    ffi::OsString,
+    future::pending,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{signal::unix::Signal, task::spawn_blocking, time::sleep};
 use tracing::{error, info, warn};
@@ -11,9 +18,10 @@ use tracing::{error, info, warn};
 use super::{
     descriptors,
     fleet::{Difference, Fleet, Work},
+    reading::{Reading, Unread},
     receivers,
-    shared::{Settings, Shared},
-    tls_files::{self, TlsFileSets},
+    shared::{Closed, Settings, Shared},
+    tls_files::{self, FileSets, TlsFileSets},
     wiring,
 };
 use crate::{
@@ -22,7 +30,7 @@ use crate::{
     follow::FileVersion,
     plan::{AddressChoice, Target},
     probe::Prober,
-    schedule::Schedule,
+    schedule::{Schedule, Slot},
     telemetry::Subject,
 };
 
@@ -32,6 +40,13 @@ const NAMED: usize = 10;
 const LOOK: Duration = Duration::from_secs(1);
 /// Files that were never the same in so many looks are read as they are: somebody writes them all the time.
 const RESTLESS: u32 = 5;
+
+/// The configuration and all that it names is read within this time.
+const READ: Duration = Duration::from_secs(30);
+/// Its files are looked at within this time.
+const LOOK_WITHIN: Duration = Duration::from_secs(5);
+/// So many readings may be stuck.
+const STUCK: usize = 2;
 
 /// What goes on, and what it came from.
 pub(super) struct Reload {
@@ -80,23 +95,34 @@ impl Reload {
         let mut files = watched(&self.config.watched, &[]);
         let mut last = used.clone();
         let mut restless = 0;
+        let (reading, looking) = (Reading::new(STUCK, READ), Reading::new(STUCK, LOOK_WITHIN));
         loop {
             let why = tokio::select! {
                 biased;
                 () = hung_up(&mut hangup) => Why::Signal,
                 () = sleep(LOOK) => Why::File,
             };
-            let now = look(files.clone()).await;
+            let looked = looking.run({
+                let files = files.clone();
+                move || look_at(files)
+            });
+            // Where nothing can be seen nothing has changed, but a signal counts.
+            let now = looked.await.unwrap_or_else(|_| last.clone());
             // A file that is still being written changes from one look to the next.
             restless = if now == last { 0 } else { restless + 1 };
             let settled = now != used && (restless == 0 || restless >= RESTLESS);
             last.clone_from(&now);
             if matches!(why, Why::Signal) || settled {
-                files = self.reload(why, &sources, schedule, shared).await;
+                files = self.reload(why, &sources, &reading, schedule, shared).await;
                 // It may name other files now; those of before are known as they were before they were read.
-                let named = look(files.clone()).await;
-                let known = |path: &PathBuf| now.iter().find(|(known, _)| known == path).map(|(_, stamp)| *stamp);
-                used = named.into_iter().map(|(path, new)| (known(&path).unwrap_or(new), path)).map(swap).collect();
+                let named = looking.run({
+                    let files = files.clone();
+                    move || look_at(files)
+                });
+                let named = named.await.unwrap_or_else(|_| now.clone());
+                let known: HashMap<_, _> = now.into_iter().collect();
+                let as_known = |(path, new)| (known.get(&path).copied().unwrap_or(new), path);
+                used = named.into_iter().map(as_known).map(swap).collect();
             }
         }
     }
@@ -106,6 +132,7 @@ impl Reload {
         &mut self,
         why: Why,
         sources: &Sources,
+        reading: &Reading,
         schedule: &Schedule<Work>,
         shared: &Shared,
     ) -> Vec<PathBuf> {
@@ -115,9 +142,10 @@ impl Reload {
         };
         let (sources, fleet) = (sources.clone(), self.fleet.clone());
         shared.itself.reloading();
-        let fault = |error| Refused { problems: vec![format!("a fault in imaptrace: {error}")], files: Vec::new() };
+        let unread = |error: Unread| Refused { problems: vec![error.to_string()], files: Vec::new() };
+        let metrics = self.config.metrics.clone();
         let read = async {
-            let config = spawn_blocking(move || config::load(&sources)).await.map_err(fault)?;
+            let config = reading.run(move || config::load(&sources)).await.map_err(unread)?;
             let config = config.map_err(|problems| Refused {
                 problems: problems
                     .errors
@@ -130,18 +158,14 @@ impl Reload {
                 problems: vec![error.to_string()],
                 files: watched(&config.watched, &config.targets),
             })?;
-            spawn_blocking(move || {
-                let (fleet, difference) = fleet.next(&config.targets, &files);
-                (config, fleet, difference)
-            })
-            .await
-            .map_err(fault)
+            // What takes long with many targets is done where it delays no start.
+            reading.run(move || Next::of(config, &fleet, &files, &metrics)).await.map_err(unread)
         };
         let read = read.await;
         shared.metrics.reloaded(read.is_ok(), clock::wall());
         let mut files = Vec::new();
         match read {
-            Ok((config, fleet, difference)) => self.go_over(why, config, fleet, difference, schedule, shared),
+            Ok(next) => self.go_over(why, next, schedule, shared).await,
             Err(refused) => {
                 for problem in &refused.problems {
                     error!("{problem}");
@@ -160,15 +184,8 @@ impl Reload {
         watched(&files, &[])
     }
 
-    fn go_over(
-        &mut self,
-        why: &str,
-        config: Config,
-        fleet: Fleet,
-        difference: Difference,
-        schedule: &Schedule<Work>,
-        shared: &Shared,
-    ) {
+    async fn go_over(&mut self, why: &str, next: Next, schedule: &Schedule<Work>, shared: &Shared) {
+        let Next { config, fleet, difference, slots, known, closed } = next;
         for warning in config.warnings.iter().filter(|warning| !self.config.warnings.contains(warning)) {
             warn!("{}", warning.to_string().replace("\n  help: ", "; "));
         }
@@ -194,11 +211,28 @@ impl Reload {
         } else {
             Arc::new(Prober::new(config.dns.clone(), self.child_env.clone()))
         };
-        *shared.settings() = Settings { prober, closed: wiring::closed(&config) };
-        shared.itself.reloaded(Ok(&config));
-        schedule.apply(fleet.slots(), descriptors::bounded(config.limits));
-        let known = Known::of(&config, &self.config.metrics);
-        shared.metrics.retain(move |series| known.has(series));
+        let settings = std::mem::replace(&mut *shared.settings(), Settings { prober, closed });
+        let (itself, metrics) = (shared.itself.clone(), shared.metrics.clone());
+        let shown = spawn_blocking(move || {
+            itself.reloaded(Ok(&config));
+            metrics.retain(move |series| known.has(series));
+            config
+        });
+        // Only a fault in imaptrace ends it, which has been told of.
+        let Ok(config) = shown.await else { return };
+        let limits = descriptors::bounded(config.limits);
+        // What needs a restart stays as it was started with, so that it is told again as long as it differs.
+        let mut old = std::mem::replace(&mut self.config, config);
+        let fleet = std::mem::replace(&mut self.fleet, Arc::new(fleet));
+        let new = &mut self.config;
+        std::mem::swap(&mut new.agent, &mut old.agent);
+        std::mem::swap(&mut new.otlp, &mut old.otlp);
+        std::mem::swap(&mut new.metrics, &mut old.metrics);
+        std::mem::swap(&mut new.latency, &mut old.latency);
+        std::mem::swap(&mut new.state, &mut old.state);
+        std::mem::swap(&mut new.http, &mut old.http);
+        std::mem::swap(&mut new.resource, &mut old.resource);
+        schedule.apply_and_drop(slots, limits, (fleet, old, settings));
         let Difference { added, changed, removed, unchanged } = difference;
         if !removed.is_empty() {
             // Nothing else tells of a target that is gone, and a file with targets may be empty by mistake.
@@ -208,16 +242,24 @@ impl Reload {
         }
         let removed = removed.len();
         info!(why, added, changed, removed, unchanged, "the configuration was read again: these are the targets");
-        // What needs a restart stays as it was started with, so that it is told again as long as it differs.
-        let (agent, otlp, metrics, resource) = (
-            self.config.agent.clone(),
-            self.config.otlp.clone(),
-            self.config.metrics.clone(),
-            self.config.resource.clone(),
-        );
-        let (latency, state, http) = (self.config.latency.clone(), self.config.state.clone(), self.config.http);
-        self.config = Config { agent, otlp, metrics, latency, state, http, resource, ..config };
-        self.fleet = Arc::new(fleet);
+    }
+}
+
+/// All that a reload goes over to.
+struct Next {
+    config: Config,
+    fleet: Fleet,
+    difference: Difference,
+    slots: Vec<Slot<Work>>,
+    known: Known,
+    closed: Closed,
+}
+
+impl Next {
+    fn of(config: Config, before: &Fleet, files: &FileSets, metrics: &config::Metrics) -> Self {
+        let (fleet, difference) = before.next(&config.targets, files);
+        let (slots, known, closed) = (fleet.slots(), Known::of(&config, metrics), wiring::closed(&config));
+        Self { config, fleet, difference, slots, known, closed }
     }
 }
 
@@ -280,12 +322,13 @@ pub(super) fn watched(read: &[PathBuf], targets: &[Target]) -> Vec<PathBuf> {
     files
 }
 
-/// Looks at files where waiting for a disk delays no probe.
+/// Looks at files where waiting for a disk delays no probe, and not for ever.
 pub(super) async fn look(files: Vec<PathBuf>) -> Look {
-    let look = spawn_blocking(|| {
-        files.into_iter().map(|path| (FileVersion::at(&path).ok().flatten(), path)).map(swap).collect()
-    });
-    look.await.unwrap_or_default()
+    Reading::new(1, LOOK_WITHIN).run(move || look_at(files)).await.unwrap_or_default()
+}
+
+fn look_at(files: Vec<PathBuf>) -> Look {
+    files.into_iter().map(|path| (FileVersion::at(&path).ok().flatten(), path)).map(swap).collect()
 }
 
 fn swap((stamp, path): (Option<FileVersion>, PathBuf)) -> (PathBuf, Option<FileVersion>) {

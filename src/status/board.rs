@@ -4,7 +4,7 @@
 //! [`BATCH`] bytes.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap, HashSet},
     ops::Bound,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -161,6 +161,8 @@ fn push(list: &mut Vec<Kept>, kept: Kept, limit: usize) -> Option<Kept> {
 
 /// Print so much at once, then let others at the board.
 const BATCH: usize = 16 << 10;
+/// So many targets of a plan are gone over to at a time.
+const STEP: usize = 250;
 /// Look at so many accounts at once when none of them is wanted.
 const LOOKS: usize = 1_000;
 
@@ -183,18 +185,32 @@ impl Board {
 
     /// Takes up what is probed from now on. Of what stays, nothing is forgotten.
     pub fn plan(&self, plan: impl IntoIterator<Item = Planned>) {
-        let mut inner = self.lock();
-        let mut before = std::mem::take(&mut inner.targets);
-        for planned in plan {
-            let mut known = before.remove(planned.target.as_str()).unwrap_or_default();
-            let accounts = planned.accounts.into_iter().map(|name| {
-                match known.iter().position(|account| *account.name == *name) {
-                    Some(at) => known.swap_remove(at),
-                    None => Account { name: name.into(), ..Account::default() },
-                }
-            });
-            let accounts = accounts.collect();
-            inner.targets.insert(planned.target.into(), accounts);
+        let mut planned: HashSet<String> = HashSet::new();
+        let mut plan = plan.into_iter().peekable();
+        while plan.peek().is_some() {
+            // Runs that end meanwhile wait for no more than a step.
+            let mut inner = self.lock();
+            for Planned { target, accounts } in plan.by_ref().take(STEP) {
+                let known = inner.targets.remove(target.as_str()).unwrap_or_default();
+                let mut known: HashMap<_, _> =
+                    known.into_iter().map(|account| (account.name.clone(), account)).collect();
+                let accounts = accounts.into_iter().map(|name| {
+                    let new = || Account { name: name.as_str().into(), ..Account::default() };
+                    known.remove(name.as_str()).unwrap_or_else(new)
+                });
+                let accounts = accounts.collect();
+                inner.targets.insert(target.as_str().into(), accounts);
+                planned.insert(target);
+            }
+        }
+        let gone = |name: &str| !planned.contains(name);
+        let old: Vec<Box<str>> =
+            self.lock().targets.keys().filter(|name| gone(name)).map(|name| (**name).into()).collect();
+        for step in old.chunks(STEP) {
+            let mut inner = self.lock();
+            for name in step {
+                inner.targets.remove(name);
+            }
         }
     }
 

@@ -1,0 +1,82 @@
+//! Reading where a file system may not answer: on a few threads of its own, with a deadline.
+//!
+//! One reading goes over many files on any number of mounts, deep into parsers, so it is none of the short calls of
+//! `blocking`. A thread that is stuck stays so; there are no more of them than places. Called by `reload`.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::Semaphore,
+    task::spawn_blocking,
+    time::{Instant, timeout_at},
+};
+
+use crate::clock;
+
+/// Places for readings of one kind.
+pub(super) struct Reading {
+    places: Arc<Semaphore>,
+    within: Duration,
+}
+
+/// Why there is nothing.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unread {
+    /// Its time is up.
+    #[error(
+        "the configuration and its files were not read within {0:?}: a file system that one of them is on does not answer"
+    )]
+    Deadline(Duration),
+    /// It was not begun.
+    #[error("the configuration is not read again: earlier attempts still wait for a file system that does not answer")]
+    Busy,
+    /// It panicked.
+    #[error("a fault in imaptrace: {0}")]
+    Fault(tokio::task::JoinError),
+}
+
+impl Reading {
+    pub(super) fn new(places: usize, within: Duration) -> Self {
+        Self { places: Arc::new(Semaphore::new(places)), within }
+    }
+
+    /// Reads, and drops what is read when nobody waits for it any more.
+    pub(super) async fn run<T: Send + 'static>(&self, read: impl FnOnce() -> T + Send + 'static) -> Result<T, Unread> {
+        let place = self.places.clone().try_acquire_owned().map_err(|_| Unread::Busy)?;
+        let reading = spawn_blocking(move || {
+            let read = read();
+            // Whatever becomes of what was read, the thread is free.
+            drop(place);
+            read
+        });
+        let end = Instant::from(clock::now() + self.within);
+        timeout_at(end, reading).await.map_err(|_| Unread::Deadline(self.within))?.map_err(Unread::Fault)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn readings_that_hang_hold_their_places_and_no_one_up_and_it_goes_on_when_they_return() {
+        let reading = Reading::new(2, Duration::from_secs(30));
+        let mut hung = Vec::new();
+        for _ in 0..2 {
+            let (answer, answered) = mpsc::channel::<()>();
+            hung.push(answer);
+            let read = reading.run(move || answered.recv().is_ok());
+            // A paused clock does not go on while a thread is at work, so it is told to.
+            let (read, ()) = tokio::join!(read, tokio::time::advance(Duration::from_secs(31)));
+            assert!(matches!(read, Err(Unread::Deadline(_))), "{read:?}");
+        }
+        assert!(matches!(reading.run(|| ()).await, Err(Unread::Busy)));
+        drop(hung);
+        while reading.places.available_permits() < 2 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(reading.run(|| 1).await.unwrap(), 1);
+    }
+}
