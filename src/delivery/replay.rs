@@ -34,7 +34,9 @@ const WHOLE: u64 = 64 << 20;
 /// No line is longer, in bytes; that of a run takes some kilobytes.
 const LONGEST_LINE: usize = 16 << 20;
 /// So much is passed over in search of the end of a line that is. A device that gives zeros has none.
-const LONGEST_SEARCH: u64 = 8 << 30;
+const LONGEST_SEARCH: u64 = 4 << 30;
+/// Read so much at a time.
+const BUFFER: usize = 256 << 10;
 /// How everything begins that is packed by gzip (RFC 1952 §2.3.1).
 const MAGIC: [u8; 2] = [0x1f, 0x8b];
 
@@ -131,13 +133,14 @@ impl Lines {
         reader.by_ref().take(MAGIC.len() as u64).read_to_end(&mut packed)?;
         let is_packed = packed == MAGIC;
         let is_text = packed.first().is_none_or(|first| *first == b'{');
-        let mut reader = BufReader::new(reader);
+        let mut reader = BufReader::with_capacity(BUFFER, reader);
         // What begins like neither may be packed, and damaged there.
         if is_packed || !is_text {
             reader.by_ref().take(WHOLE).read_to_end(&mut packed)?;
         }
         // The first header may be what is damaged.
-        let ours = (0..packed.len()).any(|at| packed.get(at..).is_some_and(|rest| member::head(rest).is_some()));
+        let ours = memchr::memmem::find_iter(&packed, &MAGIC)
+            .any(|at| packed.get(at..).is_some_and(|rest| member::head(rest).is_some()));
         let source = if !is_text && ours && (packed.len() as u64) < WHOLE {
             Source::Members { packed, at: 0, text: io::Cursor::default() }
         } else {
@@ -216,7 +219,7 @@ impl Iterator for Lines {
                     }
                     Unread::Endless => {
                         self.ended = true;
-                        "the line does not end within 8GiB: nothing behind it is read".to_owned()
+                        "the line does not end within 4GiB: nothing behind it is read".to_owned()
                     }
                     Unread::Broken(error) => {
                         self.ended = true;
