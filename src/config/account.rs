@@ -191,13 +191,16 @@ fn filled_secret(field: &Field<'_>, blanks: Option<&Fill<'_>>) -> Option<SecretS
         return None;
     }
     if let Some(field) = file {
-        let path = filled(&field, blanks)?.into();
+        let path_text = filled(&field, blanks)?;
+        let path = path_text.clone().into();
         if insecure {
             let help = "take insecure_mode out and run `chmod 600` on the file if you can";
             table.warn("insecure_mode", "a secret's file may be read by others", help);
         }
         let source = as_said(SecretSource::File { path, insecure_mode: insecure });
-        if let Err(error) = source.check() {
+        // A group's file is that of all its targets, and looked at once.
+        let problem = field.checked_secret(&(path_text, insecure, exact), || {
+            let error = source.check().err()?;
             let help = match error {
                 SecretError::Mode { .. } => "where others have to read it, set insecure_mode = true beside `file`",
                 SecretError::Folder { .. } | SecretError::FolderOwner { .. } => {
@@ -214,7 +217,10 @@ fn filled_secret(field: &Field<'_>, blanks: Option<&Fill<'_>>) -> Option<SecretS
                 | SecretError::TooLarge(_) => "",
                 _ => "give the path of a file that can be read",
             };
-            field.unusable(error.to_string(), help);
+            Some((error.to_string(), help))
+        });
+        if let Some((what, help)) = problem {
+            field.unusable(what, help);
         }
         return Some(source);
     }

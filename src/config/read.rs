@@ -9,7 +9,7 @@ mod words;
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fmt,
 };
 
@@ -29,10 +29,15 @@ const FEW: usize = 12;
 /// What all guesses together may cost, in pairs of letters that are compared: each wrong name is held against all others.
 const GUESSES: usize = 50_000_000;
 
+/// What is wrong with a file, and what to do about it; none when nothing is.
+pub(super) type Complaint = Option<(String, &'static str)>;
+
 /// The tree and what was found wrong with it so far.
 pub(super) struct Reader {
     merged: Merged,
     noted: RefCell<Noted>,
+    /// The files of secrets that were looked at, by path and how, and what is wrong with each.
+    secrets: RefCell<HashMap<(String, bool, bool), Complaint>>,
     /// What may still be spent on finding out what was meant by a name that is not known.
     guesses: Cell<usize>,
     /// The names of all variables that are set.
@@ -46,7 +51,8 @@ impl Reader {
         for error in errors {
             noted.error(error);
         }
-        Self { merged, noted: RefCell::new(noted), guesses: Cell::new(GUESSES), variables }
+        let secrets = RefCell::default();
+        Self { merged, noted: RefCell::new(noted), secrets, guesses: Cell::new(GUESSES), variables }
     }
 
     /// The whole tree.
@@ -199,6 +205,16 @@ impl<'a> Field<'a> {
             part_of: Some(self.value),
             subject: Some(subject.to_owned()),
         }
+    }
+
+    /// What is wrong with a secret's file, which `look` finds out once for each path and way to look at it.
+    pub(super) fn checked_secret(&self, key: &(String, bool, bool), look: impl FnOnce() -> Complaint) -> Complaint {
+        if let Some(known) = self.reader.secrets.borrow().get(key) {
+            return known.clone();
+        }
+        let found = look();
+        self.reader.secrets.borrow_mut().insert(key.clone(), found.clone());
+        found
     }
 
     /// As [`Reader::nearest`].
