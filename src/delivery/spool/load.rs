@@ -4,7 +4,7 @@ use std::io;
 
 use super::{
     super::segment_files::{Segment, name_of},
-    Place, Spool,
+    Place, Spool, is_gone,
 };
 
 impl Spool {
@@ -18,8 +18,12 @@ impl Spool {
         // is there of it is not to be believed.
         let known = self.files.cursor();
         let cursor = known.filter(|cursor| {
-            let is_inside = |length| cursor.offset < length;
-            found.numbers.contains(&cursor.segment) && self.files.length(cursor.segment).map_or(true, is_inside)
+            found.numbers.contains(&cursor.segment)
+                && match self.files.length(cursor.segment) {
+                    Ok(length) => cursor.offset < length,
+                    // What cannot be looked at now may be whole.
+                    Err(error) => !is_gone(&error),
+                }
         });
         self.next = found.numbers.last().copied().max(known.map(|cursor| cursor.segment)).unwrap_or(0) + 1;
         for name in found.foreign {
