@@ -23,6 +23,7 @@ mod log;
 mod memory;
 mod pauses;
 mod server;
+mod state_directory;
 
 use std::{
     collections::{BTreeSet, HashSet},
