@@ -2,7 +2,7 @@
 
 use std::{
     future::Future,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, Wake, Waker},
     thread::{self, Thread},
@@ -12,7 +12,10 @@ use std::{
 use crate::clock;
 
 /// The future's output, or none when it is not there at `deadline`. It is asked once at least.
-pub(super) fn block_until<F: Future>(mut future: Pin<&mut F>, deadline: Instant) -> Option<F::Output> {
+pub(super) fn block_until<F: Future>(future: Pin<&mut F>, deadline: Instant) -> Option<F::Output> {
+    // On a thread of the runtime a task has so many turns until it comes back to it, and from here it never does: without
+    // this, what is ready would be refused for ever.
+    let mut future = pin!(tokio::task::unconstrained(future));
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     let mut context = Context::from_waker(&waker);
     loop {
@@ -32,5 +35,23 @@ struct Unpark(Thread);
 impl Wake for Unpark {
     fn wake(self: Arc<Self>) {
         self.0.unpark();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_waits_often_without_coming_back_to_the_runtime_still_gets_what_is_free() {
+        let free = Semaphore::new(1);
+        let deadline = clock::now() + Duration::from_secs(60);
+        for _ in 0..1_000 {
+            drop(block_until(pin!(free.acquire()), deadline).unwrap().unwrap());
+        }
     }
 }
