@@ -93,3 +93,50 @@ async fn begin(paths: TlsPaths) -> Result<Arc<FileSet>, TlsContextError> {
 pub(super) fn of(target: &Target) -> Vec<PathBuf> {
     TlsPaths::of(&target.tls).all()
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::{
+        agent::once::once,
+        config::{self, Sources},
+        follow::NotRead,
+        net::Family,
+        plan::Dns,
+        probe::{Job, Prepared, Prober},
+        record::{ErrorType, RunOutcome, Step},
+    };
+
+    #[tokio::test]
+    async fn a_file_whose_disk_does_not_answer_makes_a_void_run_that_names_it_and_connects_nowhere() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("imaptrace.toml");
+        let text =
+            "[[targets]]\nname = \"a\"\nurl = \"imaps://127.0.0.1:1\"\nuser = \"me\"\npassword = { env = \"X\" }\n";
+        std::fs::write(&file, text).unwrap();
+        let targets = config::load(&Sources { file: Some(file), ..Sources::default() }).unwrap().targets;
+        let hangs = || Box::pin(async { Err(NotRead::Unfinished("/mnt/ca.pem: no answer".to_owned())) }) as _;
+        let waiting: Arc<FileSet> = FileSet::begin("a file".to_owned(), Vec::new(), hangs).await.unwrap();
+        let prepared = Prepared::with(targets[0].clone(), TlsFiles::Followed(waiting));
+        let prober = Prober::new(Dns::default(), Vec::new());
+        let account = &prepared.target().accounts[0];
+        let secret = prober.prepare(&prepared, account).await;
+        let (_keep, cancel) = watch::channel(false);
+        let run = once(&prober, &prepared.target().journey, None, cancel, |ids| Job {
+            target: &prepared,
+            account,
+            family: Family::Any,
+            ids,
+            start_lag: None,
+            secret,
+            hold_login: None,
+        })
+        .await;
+        assert_eq!((run.outcome, run.error_type), (RunOutcome::Void, Some(ErrorType::SecretUnavailable)), "{run:?}");
+        let step = run.failing_step().unwrap();
+        assert_eq!((step.name.as_ref(), run.steps.iter().any(|step| step.name == Step::CONNECT)), (Step::TLS, false));
+        assert!(step.text.as_ref().unwrap().as_str().contains("/mnt/ca.pem"), "{step:?}");
+    }
+}

@@ -368,4 +368,34 @@ mod tests {
         looks(&followed).await;
         assert_eq!((value(&followed).as_str(), followed.state().logged.is_none()), ("better", true));
     }
+    #[tokio::test]
+    async fn what_does_not_answer_is_no_error_and_is_in_use_as_soon_as_it_does() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("value");
+        fs::write(&path, "one").unwrap();
+        let answers = Arc::new(AtomicBool::new(false));
+        let asked = answers.clone();
+        let read = move || -> Reading<String, String> {
+            let answers = asked.load(Ordering::SeqCst);
+            Box::pin(async move {
+                if answers {
+                    Ok(Read { value: "good".to_owned(), digest: [1; 32] })
+                } else {
+                    Err(NotRead::Unfinished("it hangs".to_owned()))
+                }
+            })
+        };
+        let followed = Text::begin("the file".to_owned(), vec![path.clone()], read).await.unwrap();
+        followed.look().await;
+        assert_eq!(value(&followed), "waiting: it hangs");
+        answers.store(true, Ordering::SeqCst);
+        followed.look().await;
+        assert_eq!(value(&followed), "good");
+        looks(&followed).await;
+        answers.store(false, Ordering::SeqCst);
+        fs::write(&path, "another").unwrap();
+        looks(&followed).await;
+        assert_eq!(value(&followed), "good");
+        assert_eq!(followed.state().logged, Some(Problem::Unfinished));
+    }
 }
