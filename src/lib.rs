@@ -15,6 +15,11 @@
 //! [`record::Run`] is the one vocabulary that all below the probe share. Who may import whom is written down in
 //! `docs/architecture.md` and held by a test.
 
+#![cfg_attr(
+    test,
+    allow(clippy::disallowed_methods, reason = "tests may wait for files; a test of the tree has the clocks")
+)]
+
 pub mod agent;
 pub mod blocking;
 pub mod canary;

@@ -3,7 +3,12 @@
 //!
 //! `make bench-truth` runs it; docs/performance.md tells what the tables mean. Needs root (tcpdump), Dovecot, tcpdump and
 //! tshark. Arguments are the rows to run, in order.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a bench that cannot measure says why and ends")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    reason = "a bench that cannot measure says why and ends"
+)]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "its tables are its output")]
 #![allow(missing_docs, unreachable_pub, reason = "a program, not a library")]
 

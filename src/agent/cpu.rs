@@ -133,6 +133,7 @@ impl Default for Sample {
 }
 
 impl Sample {
+    #[expect(clippy::disallowed_methods, reason = "on a thread of its own, which watches the CPU")]
     fn take() -> Self {
         let known: Vec<i32> = threads().iter().copied().collect();
         let waited = known.into_iter().filter_map(|thread| {
@@ -181,6 +182,7 @@ fn run_queue_wait(text: &str) -> Option<Duration> {
 
 /// For how long the CPU limits of the process's cgroup, and of those above it, held it. None where there is no cgroup with
 /// such a limit, or none that may be read. Files are looked for below `root`.
+#[expect(clippy::disallowed_methods, reason = "on a thread of its own, which watches the CPU")]
 fn throttled(root: &Path) -> Option<Duration> {
     let known = fs::read_to_string(root.join("proc/self/cgroup")).ok()?;
     let mounts = cgroups(&known);
@@ -207,6 +209,7 @@ fn cgroups(text: &str) -> Vec<(String, String)> {
 }
 
 /// `throttled_usec` of version 2, `throttled_time` in nanoseconds of version 1; none without a limit.
+#[expect(clippy::disallowed_methods, reason = "on a thread of its own, which watches the CPU")]
 fn read_throttled(file: &Path) -> io::Result<Option<Duration>> {
     let text = fs::read_to_string(file)?;
     let number = |name: &str| {

@@ -49,6 +49,7 @@ fn end_now(code: u8) -> ! {
 /// Closes all sockets: peers see the end of their connections, and addresses are free for the next process.
 #[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "descriptors are closed that belong to others, right before the end")]
+#[expect(clippy::disallowed_methods, reason = "a path below /proc")]
 fn close_sockets() {
     let open = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
     let numbers: Vec<i32> = open.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();

@@ -116,6 +116,7 @@ impl Memory {
     }
 
     /// Saves what was learned since the last time, on a thread where waiting for a disk delays no probe.
+    #[expect(clippy::disallowed_methods, reason = "one at a time, and nothing but the history waits for it")]
     pub(super) async fn save(self: &Arc<Self>) {
         if self.state.is_none() {
             return;

@@ -197,6 +197,7 @@ pub async fn serve(
     keep(told, config, None, child_env, status).await
 }
 
+#[expect(clippy::disallowed_methods, reason = "once, and it is waited for with a deadline")]
 async fn keep(
     told: impl Future<Output = ()>,
     config: Config,

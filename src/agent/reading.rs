@@ -41,6 +41,7 @@ impl Reading {
     }
 
     /// Reads, and drops what is read when nobody waits for it any more.
+    #[expect(clippy::disallowed_methods, reason = "one at a time, and it is waited for with a deadline")]
     pub(super) async fn run<T: Send + 'static>(&self, read: impl FnOnce() -> T + Send + 'static) -> Result<T, Unread> {
         let place = self.places.clone().try_acquire_owned().map_err(|_| Unread::Busy)?;
         let reading = spawn_blocking(move || {

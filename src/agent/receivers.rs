@@ -130,6 +130,7 @@ impl Source {
         headers.chain([ca_file, client_cert, client_key].into_iter().flatten().cloned()).collect()
     }
 
+    #[expect(clippy::disallowed_methods, reason = "it takes CPU: what it works on has been read")]
     async fn load(self: Arc<Self>) -> Result<Read<Signal>, NotRead<AgentError>> {
         let exporter = &self.exporter;
         let mut signal = plain(exporter);
@@ -161,6 +162,7 @@ fn header_problem(error: SecretError) -> NotRead<AgentError> {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
 async fn read(what: &'static str, path: Option<&Path>) -> Result<Option<Zeroizing<Vec<u8>>>, NotRead<AgentError>> {
     let Some(path) = path else { return Ok(None) };
     let content =

@@ -184,6 +184,7 @@ impl Reload {
         watched(&files, &[])
     }
 
+    #[expect(clippy::disallowed_methods, reason = "it takes CPU, and waits for nothing")]
     async fn go_over(&mut self, why: &str, next: Next, schedule: &Schedule<Work>, shared: &Shared) {
         let Next { config, fleet, difference, slots, known, closed } = next;
         for warning in config.warnings.iter().filter(|warning| !self.config.warnings.contains(warning)) {

@@ -50,6 +50,7 @@ impl PathWalk {
     }
 
     /// Follows the path as long as it stays on the mount. Blocks.
+    #[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
     pub(super) fn follow(&mut self) -> Place {
         while let Some(name) = self.ahead.pop() {
             if name == ".." {

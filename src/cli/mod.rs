@@ -58,6 +58,7 @@ const LAST_MESSAGES: Duration = Duration::from_secs(5);
 
 /// Runs the program. `roots` is what became of the CA certificates; it lives until the end. `stdout_is_closed` says that the
 /// process began without a standard output, which only who runs before all else can see; `hung_up`, whether SIGHUP has come.
+#[expect(clippy::disallowed_methods, reason = "before anything is probed")]
 pub fn main(roots: Result<Roots, RootsError>, stdout_is_closed: bool, hung_up: &'static AtomicBool) -> ExitCode {
     // Before anything is read: a password may stand on the command line itself.
     let undumped = no_dumps();

@@ -103,6 +103,7 @@ pub(super) async fn ask(target: &mut Target) -> Result<(), String> {
     Ok(())
 }
 
+#[expect(clippy::disallowed_methods, reason = "before anything is probed")]
 async fn typed(question: String) -> io::Result<Secret> {
     // From here on an interrupt ends no process that would leave the terminal without an echo.
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -34,6 +34,10 @@ pub(super) enum Kinds {
 }
 
 /// All that is in it. An error says what is the matter, not with which path.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "when the configuration is read: by commands that do not probe yet, or off the threads that do"
+)]
 pub(super) fn read(path: &Path, kinds: Kinds) -> io::Result<Vec<u8>> {
     // Opening a pipe would wait for its other end, and a terminal would become ours.
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;

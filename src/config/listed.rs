@@ -46,6 +46,10 @@ pub(super) struct Listed {
 
 /// The files that a pattern names, in the order of their names. `*` may stand in the last component alone, as in
 /// Prometheus. Where more may turn up is added to `watched`, and so is each file.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "when the configuration is read: by commands that do not probe yet, or off the threads that do"
+)]
 pub(super) fn files(field: &Field<'_>, pattern: &str, watched: &mut Vec<PathBuf>) -> Vec<PathBuf> {
     let path = Path::new(pattern);
     let (Some(name), Some(folder)) = (path.file_name().and_then(|name| name.to_str()), path.parent()) else {

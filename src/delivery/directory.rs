@@ -150,6 +150,7 @@ pub struct Directory {
 
 impl Directory {
     /// Opens the directory at this path, through links: the path is the operator's.
+    #[expect(clippy::disallowed_methods, reason = "on a thread of its own: the disk's")]
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let fd = nix::fcntl::open(path, flags, Mode::empty()).map_err(|error| about(path, error.into()))?;
@@ -157,6 +158,7 @@ impl Directory {
     }
 
     /// Opens the directory of this name in here, if it is one.
+    #[expect(clippy::disallowed_methods, reason = "on a thread of its own: the disk's")]
     pub(super) fn open_directory(&self, name: &str) -> io::Result<Self> {
         let fd = openat(&self.fd, name, OFlag::O_RDONLY | OFlag::O_DIRECTORY | SAFE, Mode::empty());
         Ok(Self { fd: fd.map_err(|error| self.about(name, error.into()))?, path: self.at(name) })
@@ -243,6 +245,7 @@ impl Directory {
         self.open_with(name, OFlag::O_RDWR | OFlag::O_CREAT)
     }
 
+    #[expect(clippy::disallowed_methods, reason = "on a thread of its own: the disk's")]
     fn open_with(&self, name: &str, flags: OFlag) -> io::Result<File> {
         // Before it is opened: for a device that alone may have consequences.
         if let Some(what) = self.entry(name)?.and_then(|entry| entry.other()) {
@@ -261,6 +264,7 @@ impl Directory {
     }
 
     /// Makes a file that must not be there yet, for its owner alone.
+    #[expect(clippy::disallowed_methods, reason = "on a thread of its own: the disk's")]
     pub fn create(&self, name: &str) -> io::Result<File> {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | SAFE;
         let fd = openat(&self.fd, name, flags, Mode::S_IRUSR | Mode::S_IWUSR);

@@ -264,6 +264,7 @@ impl Queue {
 
     /// Does something on a thread where waiting for a disk holds nobody up. Never comes back once the folder was let go:
     /// whoever still wants something from it then ends with the runtime.
+    #[expect(clippy::disallowed_methods, reason = "on a thread of its own: the disk's")]
     pub(super) async fn on_disk<T: Send + 'static>(
         &self,
         what: impl FnOnce(&Self, &mut Spool) -> T + Send + 'static,

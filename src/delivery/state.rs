@@ -115,6 +115,7 @@ impl StateDir {
 
     /// The same, on another thread, and no longer than `patience`: a directory that has not answered by then is opened when
     /// it does, and [`StateDir::hangs`] until then.
+    #[expect(clippy::disallowed_methods, reason = "on a thread of its own: the disk's")]
     pub async fn open_within(path: &Path, patience: Duration) -> Result<Self, StateDirError> {
         let this = Self::new(path);
         let opening = this.clone();
@@ -371,6 +372,7 @@ pub(super) fn flock(directory: &Directory, file: File) -> Result<Flock<File>, Op
 
 /// The mounts that this path lies in, as the kernel lists them; another text when something else is mounted there. Asks no
 /// file system.
+#[expect(clippy::disallowed_methods, reason = "on a thread of its own: the disk's")]
 fn mounts_above(path: &Path) -> String {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
@@ -379,6 +381,7 @@ fn mounts_above(path: &Path) -> String {
 }
 
 /// Makes a directory for its owner alone, unless it is there. Its name is on the disk when this comes back.
+#[expect(clippy::disallowed_methods, reason = "on a thread of its own: the disk's")]
 fn make(path: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(path) {
         Err(_) if path.is_dir() => return Ok(()),

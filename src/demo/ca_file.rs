@@ -36,6 +36,7 @@ impl CaFile {
 }
 
 impl Drop for CaFile {
+    #[expect(clippy::disallowed_methods, reason = "before anything is probed")]
     fn drop(&mut self) {
         if self.memory.is_none() {
             // It is the end: no one can act on a failure.
@@ -45,6 +46,7 @@ impl Drop for CaFile {
 }
 
 #[cfg(target_os = "linux")]
+#[expect(clippy::disallowed_methods, reason = "before anything is probed")]
 fn in_memory(pem: &str) -> io::Result<CaFile> {
     use std::os::fd::AsRawFd as _;
 
@@ -63,6 +65,7 @@ fn in_memory(_pem: &str) -> io::Result<CaFile> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
+#[expect(clippy::disallowed_methods, reason = "before anything is probed")]
 fn on_disk(pem: &str) -> Result<CaFile, CaFileError> {
     let name = format!("imaptrace-demo-{}-{:016x}.pem", std::process::id(), rand::random::<u64>());
     let path = std::env::temp_dir().join(name);

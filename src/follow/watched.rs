@@ -34,6 +34,7 @@ impl FileVersion {
     }
 
     /// The version of the file that a path leads to, links followed; none when there is no file. Waits for the file system.
+    #[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
     pub fn at(path: &Path) -> io::Result<Option<Self>> {
         absent(std::fs::metadata(path).map(|metadata| Self::of(&metadata)))
     }

@@ -70,6 +70,7 @@ const DIRECTORIES: &[&str] = &["/etc/ssl/certs", "/etc/pki/tls/certs"];
 
 impl Roots {
     /// Decides from the operator's variables what the library is to see, without touching the environment.
+    #[expect(clippy::disallowed_methods, reason = "before anything is probed")]
     fn decide(file: Option<&OsStr>, directory: Option<&OsStr>) -> (Vec<PathBuf>, Option<PathBuf>) {
         let mut directories: Vec<PathBuf> =
             directory.map(|list| std::env::split_paths(list).collect()).unwrap_or_default();
@@ -186,6 +187,7 @@ pub async fn roots_are_ready(deadline: Instant) -> Result<(), RootsError> {
 }
 
 /// A directory in which OpenSSL finds certificates by the hash of their subject.
+#[expect(clippy::disallowed_methods, reason = "before anything is probed")]
 fn is_hashed(directory: &Path) -> bool {
     std::fs::read_dir(directory).is_ok_and(|entries| entries.flatten().any(|entry| is_hashed_name(&entry.file_name())))
 }

@@ -147,6 +147,7 @@ impl TlsMaterial {
     }
 
     /// Reads the files where waiting for a disk delays nobody, and for no longer than a few seconds.
+    #[expect(clippy::disallowed_methods, reason = "it takes CPU: what it works on has been read")]
     pub async fn load(paths: TlsPaths) -> Result<Read<Self>, NotRead<TlsContextError>> {
         let deadline = clock::now() + DEADLINE;
         let unfinished = |path: &Path, unfinished| NotRead::Unfinished(format!("{}: {unfinished}", path.display()));
@@ -234,6 +235,7 @@ fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsContextError> {
     secret::read_key(path).map_err(unusable)
 }
 
+#[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
 fn read(path: &Path) -> Result<Vec<u8>, TlsContextError> {
     std::fs::read(path).map_err(|error| TlsContextError::Read { path: path.to_owned(), problem: error.to_string() })
 }

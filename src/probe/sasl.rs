@@ -62,6 +62,7 @@ impl Driver {
     }
 
     /// Has the password hashed. None when that took too long.
+    #[expect(clippy::disallowed_methods, reason = "it takes CPU, and waits for nothing")]
     async fn work(&mut self, work: Work, deadline: Deadline, exchange: &mut Exchange) -> Result<Option<Worked>, Fault> {
         let until = deadline.part(HASHING);
         let asked = until.begin();

@@ -87,6 +87,7 @@ impl<R: Runner> Keeper<R> {
     }
 
     /// Keeps going until it is to stop, and comes back when every run that was started has ended.
+    #[expect(clippy::disallowed_methods, reason = "it takes CPU, and waits for nothing")]
     pub(super) async fn keep(mut self, mut orders: UnboundedReceiver<Order<R::Work>>) {
         let mut stopping = false;
         // The one that is under way first.

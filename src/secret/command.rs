@@ -132,6 +132,7 @@ struct Running<'a> {
 }
 
 impl<'a> Running<'a> {
+    #[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
     fn start(argv: &[String], child_env: &Variables, wish: &'a WishState) -> io::Result<Self> {
         let leads = !TERMINAL_IS_SHARED.load(Ordering::Relaxed);
         let mut command = Command::new(argv.first().map_or("", String::as_str));

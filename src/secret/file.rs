@@ -74,6 +74,7 @@ fn take_in(path: &Path, insecure_mode: bool) -> Result<Intake, SecretError> {
 }
 
 /// Opens a secret's file if it is a file and nobody else's.
+#[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
 fn open_file(path: &Path, insecure_mode: bool) -> Result<File, SecretError> {
     let unreadable = |source| unreadable(path, source);
     // Opening a pipe would wait for its other end.
@@ -98,6 +99,7 @@ fn open_file(path: &Path, insecure_mode: bool) -> Result<File, SecretError> {
 /// What the path leads to, if nobody else can make it lead elsewhere: each directory on the way to a link, and to what that
 /// links to, is root's or ours, and others may not write into it unless it is sticky: there they can add a link, but take away
 /// nothing that is another's. What a directory's group may do is left to who made the group.
+#[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
 pub(super) fn examined(path: &Path, is_trusted: impl Fn(&Metadata) -> bool) -> Result<Metadata, SecretError> {
     let unreadable = |source| unreadable(path, source);
     let look = |at: &Path| std::fs::symlink_metadata(at).map_err(unreadable);

@@ -5,6 +5,7 @@
 //! (`memory.rs`). Each test runs in a process of its own, which this binary starts of itself.
 #![allow(
     clippy::unwrap_used,
+    clippy::disallowed_methods,
     clippy::print_stdout,
     clippy::print_stderr,
     reason = "a test says what failed by failing"

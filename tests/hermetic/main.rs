@@ -1,5 +1,10 @@
 //! Tests that need nothing but this machine's loopback: scripted servers that know bytes, not IMAP.
-#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test says what failed by failing")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "a test says what failed by failing"
+)]
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,7 +1,8 @@
 //! Properties of the tree itself: who imports whom, docs against code.
-#![allow(clippy::unwrap_used, reason = "a test says what failed by failing")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test says what failed by failing")]
 
 mod alerts_docs;
+mod clocks;
 mod configuration_docs;
 mod decisions;
 mod dependencies;

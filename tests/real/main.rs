@@ -1,5 +1,10 @@
 //! Tests against the real parts: Dovecot, Collector, Jaeger, Prometheus. One that is missing fails its tests.
-#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test says what failed by failing")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "a test says what failed by failing"
+)]
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -24,6 +24,7 @@ impl Field<'_> {
     }
 
     /// The path of a file to read; one that cannot be read now is noted.
+    #[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
     pub(in crate::config) fn file(&self) -> Option<PathBuf> {
         let path = self.path()?;
         // Opening a pipe would wait for its other end.
@@ -44,6 +45,7 @@ impl Field<'_> {
 
     /// A directory to write into. The agent makes the last component, but not what is above it: one that it can make is
     /// warned of, one that it can neither make nor write into is noted.
+    #[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
     pub(in crate::config) fn directory(&self) -> Option<PathBuf> {
         let path = self.path()?;
         let writable = look_at(&path, |path| {

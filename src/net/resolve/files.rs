@@ -217,6 +217,7 @@ impl WatchedFile {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "on a thread of its own, which follows these files")]
 fn read(path: &Path) -> io::Result<(Vec<u8>, Option<FileVersion>)> {
     // To open a FIFO would wait for its writer, for ever.
     let opened = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path);

@@ -111,6 +111,7 @@ struct State {
 
 impl Bundle {
     /// Opens what the two variables will name. Makes no directory yet. To be called before there is a second thread.
+    #[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
     pub(super) fn reserve(path: PathBuf) -> Result<Self, RootsError> {
         let nothing = || open(NOTHING, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty());
         let failed = |problem: Problem| RootsError {
@@ -233,6 +234,7 @@ impl Bundle {
     }
 
     /// Makes a directory in the first place that will do, and puts it under the name; without one, the bundle itself.
+    #[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
     async fn make(&self, state: &mut State) -> Result<(), RootsError> {
         let files = state.files.clone().unwrap_or_default();
         let mut problem = Problem::new("there is no place for it");
@@ -269,6 +271,7 @@ impl Bundle {
     }
 
     /// Puts a directory under the name, and removes the one before.
+    #[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
     fn swap(&self, made: HashedDirectory) -> io::Result<()> {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(descriptor) = made.descriptor() else { return Err(io::ErrorKind::NotFound.into()) };
@@ -299,6 +302,7 @@ impl Bundle {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     // To open a FIFO would wait for its writer, for ever.
     let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;

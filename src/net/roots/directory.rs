@@ -42,6 +42,7 @@ pub(super) struct HashedDirectory {
 
 impl HashedDirectory {
     /// Makes one with these files in `place`, for this user alone, and removes what dead processes left there.
+    #[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
     pub(super) fn make(place: &Path, files: &Files) -> io::Result<Self> {
         remove_dead(place);
         let (name, opened) = (0..TRIES).find_map(|_| reserve(place).transpose()).unwrap_or_else(|| {
@@ -97,6 +98,7 @@ pub(super) fn by_descriptor(number: i32) -> PathBuf {
 }
 
 /// A new directory, open and locked; none when somebody took it for a dead process's in between.
+#[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
 fn reserve(place: &Path) -> io::Result<Option<(OsString, Flock<File>)>> {
     let word: u64 = rand::random();
     let name = OsString::from(format!("{PREFIX}{}-{word:016x}", std::process::id()));
@@ -119,6 +121,7 @@ fn reserve(place: &Path) -> io::Result<Option<(OsString, Flock<File>)>> {
 }
 
 /// Opens a directory of our own; none if it is another's, is open to others, or is no directory.
+#[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
 fn open_own(path: &Path) -> io::Result<Option<File>> {
     let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
     match File::options().read(true).custom_flags(flags).open(path) {
@@ -137,6 +140,7 @@ fn is_own(found: &Metadata) -> bool {
 }
 
 /// Removes the directories in `place` that processes of this user left which are no more.
+#[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
 pub(super) fn remove_dead(place: &Path) {
     let Ok(entries) = fs::read_dir(place) else { return };
     for name in entries.flatten().map(|entry| entry.file_name()).filter(|name| is_name(name)) {
@@ -156,6 +160,7 @@ fn is_name(name: &OsStr) -> bool {
 }
 
 /// Removes the files that we make, and the directory if nothing else is in it.
+#[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
 fn remove(place: &Path, name: &OsStr, opened: &File) -> io::Result<()> {
     let inside = by_descriptor(opened.as_raw_fd());
     for entry in fs::read_dir(&inside)?.flatten() {
