@@ -55,6 +55,9 @@ pub struct RootsError {
 const FILE: &str = "SSL_CERT_FILE";
 /// A file that exists and holds no certificate.
 const NOTHING: &str = "/dev/null";
+/// A file that is not there. OpenSSL opens the variable's file for each connection, on the thread that probes: below /proc no
+/// file system can keep it waiting.
+const NO_FILE: &str = "/proc/self/no-certificates";
 const DIRECTORY: &str = "SSL_CERT_DIR";
 
 /// Where distributions keep the bundle.
@@ -116,7 +119,7 @@ impl Roots {
         let bundle = bundle.map(|path| Bundle::reserve(path).map(Arc::new)).transpose()?;
         let (file, made) = match &bundle {
             Some(bundle) => bundle.names(),
-            None => (PathBuf::from(NOTHING), PathBuf::new()),
+            None => (PathBuf::from(NO_FILE), PathBuf::new()),
         };
         directories.extend(bundle.is_some().then_some(made));
         if directories.is_empty() {
