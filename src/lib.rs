@@ -33,6 +33,7 @@ pub mod imap;
 pub mod latency;
 pub mod net;
 pub mod plan;
+pub mod printable;
 pub mod probe;
 pub mod record;
 pub mod schedule;

@@ -6,6 +6,7 @@ use super::{PASSED, USAGE, output::Output, sources};
 use crate::{
     config::{self, Config, Place, Problem, Problems, Sources},
     net::{TlsContext, TlsContextError},
+    printable::escape,
 };
 
 pub(super) fn run(path: &Path, output: &mut Output) -> u8 {
@@ -32,7 +33,8 @@ pub(super) fn run(path: &Path, output: &mut Output) -> u8 {
     for warning in &problems.warnings {
         output.warn(&warning.to_string());
     }
-    output.print(&config::describe(&config));
+    let lines: Vec<_> = config::describe(&config).split('\n').map(escape).collect();
+    output.print(&lines.join("\n"));
     PASSED
 }
 

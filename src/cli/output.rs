@@ -14,6 +14,7 @@ use nix::errno::Errno;
 
 use super::{FAILED, NAGIOS_UNKNOWN, PASSED};
 use crate::{
+    printable::escape_lines,
     telemetry::logs,
     terminal::{ColorChoice, Style, Surroundings},
 };
@@ -108,11 +109,11 @@ impl Output {
     }
 
     pub(super) fn error(&mut self, text: &str) {
-        self.errors(&format!("error: {text}"));
+        self.errors(&format!("error: {}", escape_lines(text)));
     }
 
     pub(super) fn warn(&mut self, text: &str) {
-        self.errors(&format!("warning: {text}"));
+        self.errors(&format!("warning: {}", escape_lines(text)));
     }
 
     /// Whether both streams end at the same place, a terminal mostly: what the one shows need not be on the other.

@@ -8,6 +8,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::printable::{Printable, escape_lines};
+
 /// Where a value stands.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Place {
@@ -37,11 +39,11 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File { path, at: Some((line, column)) } | Self::Listed { path, at: Some((line, column)) } => {
-                write!(f, "{}:{line}:{column}", path.display())
+                write!(f, "{}:{line}:{column}", Printable(path.display()))
             }
-            Self::File { path, at: None } | Self::Listed { path, at: None } => path.display().fmt(f),
-            Self::Variable(name) => write!(f, "variable {name}"),
-            Self::Flag(name) => f.write_str(name),
+            Self::File { path, at: None } | Self::Listed { path, at: None } => Printable(path.display()).fmt(f),
+            Self::Variable(name) => write!(f, "variable {}", Printable(name)),
+            Self::Flag(name) => Printable(name).fmt(f),
             Self::Nowhere => f.write_str("configuration"),
         }
     }
@@ -65,10 +67,11 @@ impl fmt::Display for Problem {
         write!(f, "{}: ", self.place)?;
         // A flag's name says which key it is; its path would be news to who typed it.
         if !self.key.is_empty() && !matches!(self.place, Place::Flag(_)) {
-            write!(f, "{}: ", self.key)?;
+            write!(f, "{}: ", Printable(&self.key))?;
         }
-        f.write_str(&self.what)?;
-        self.help.as_ref().map_or(Ok(()), |help| write!(f, "\n  help: {help}"))
+        // Whatever of it came from a file, a variable or a file's name is made safe here and nowhere else.
+        f.write_str(&escape_lines(&self.what))?;
+        self.help.as_ref().map_or(Ok(()), |help| write!(f, "\n  help: {}", escape_lines(help)))
     }
 }
 
@@ -156,6 +159,19 @@ fn allowed(candidate: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_others_chose_is_escaped_and_begins_no_line() {
+        let problem = Problem {
+            place: Place::Listed { path: "n\nerror: fine\u{202e}.json".into(), at: Some((1, 2)) },
+            key: "a\u{1b}[2J".to_owned(),
+            what: "no such \u{9b}\nkey".to_owned(),
+            help: Some("write\r".to_owned()),
+        };
+        let text = Problems { errors: vec![problem], ..Problems::default() }.to_string();
+        let expected = "error: n\\x0aerror: fine\\u{202e}.json:1:2: a\\x1b[2J: no such \\u{9b}\\x0akey\n  help: write\\x0d\n1 error";
+        assert_eq!(text, expected);
+    }
 
     #[test]
     fn only_a_near_word_is_suggested() {

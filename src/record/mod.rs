@@ -28,7 +28,9 @@ pub use step::{
     ChainCertificate, ClockSource, CloseNotify, ConnectAttempt, ConnectFacts, EventName, ResolveFacts, State, Step,
     StepEvent, TlsFacts, Verified,
 };
-pub use text::{ServerText, escape};
+pub use text::ServerText;
 pub use time::{Seconds, Timestamp};
 pub use tls_fault::TlsFault;
 pub use wording::not_now;
+
+pub use crate::printable::escape;

@@ -1,8 +1,10 @@
 //! Text that came from a server, made safe before anything else sees it (contract §2, last lines of the exit codes).
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::printable::push_escaped;
 
 /// Server text that can go to a terminal, a log line and an OTLP string: valid UTF-8, control and direction characters
 /// escaped, bounded in length. There is no other way to build one.
@@ -49,25 +51,6 @@ impl<'de> Deserialize<'de> for ServerText {
     // A replayed file is as untrusted as the server was.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Ok(Self::new(String::deserialize(deserializer)?.as_bytes(), Self::STATUS))
-    }
-}
-
-/// Escapes what could steer a terminal, forge a log line or turn the reading direction; used also for names that a
-/// user gave (a mailbox) when they are printed.
-pub fn escape(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    text.chars().for_each(|character| push_escaped(&mut safe, character));
-    safe
-}
-
-fn push_escaped(text: &mut String, character: char) {
-    let code = u32::from(character);
-    match code {
-        0x00..=0x1f | 0x7f => write!(text, "\\x{code:02x}").unwrap_or(()),
-        0x80..=0x9f | 0x061c | 0x200e..=0x200f | 0x2028..=0x202e | 0x2066..=0x2069 => {
-            write!(text, "\\u{{{code:x}}}").unwrap_or(());
-        }
-        _ => text.push(character),
     }
 }
 

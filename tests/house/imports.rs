@@ -14,7 +14,8 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// The first word may import the others, and nothing else of ours.
 const ALLOWED: &[(&str, &[&str])] = &[
-    ("record", &[]),
+    ("printable", &[]),
+    ("record", &["printable"]),
     ("secret", &["clock"]),
     ("clock", &[]),
     ("blocking", &["clock"]),
@@ -22,7 +23,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("canary", &[]),
     ("imap", &["secret"]),
     ("plan", &["secret"]),
-    ("config", &["plan", "secret", "clock"]),
+    ("config", &["plan", "secret", "printable", "clock"]),
     ("net", &["plan", "secret", "clock", "follow"]),
     ("schedule", &["plan", "clock"]),
     ("probe", &["plan", "net", "imap", "record", "secret", "clock"]),
