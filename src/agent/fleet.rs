@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use super::{backoff::Backoff, families, once::longest, tls_files::FileSets};
+use super::{backoff::Backoff, families, once::longest, run_log::LastSeen, tls_files::FileSets};
 use crate::{latency::SlowSpell, net::Family, plan::Target, probe::Prepared, schedule::Slot};
 
 /// A password command's own deadline, a look at certificates, and what handing a finished run on may take.
@@ -32,6 +32,10 @@ pub(super) struct History {
     slow: Vec<(Family, SlowSpell)>,
     /// The log has it that the mailbox holds too little.
     pub(super) told_of_few: bool,
+    /// When runs last repeated the outcome of the one before, were void, and were skipped.
+    pub(super) repeated: LastSeen,
+    pub(super) void: LastSeen,
+    pub(super) skipped: LastSeen,
 }
 
 impl History {

@@ -18,8 +18,8 @@ use tracing::{info, warn};
 
 use crate::{
     delivery::{Directory, NotRegularError, StateDir},
-    latency::{self, History, Settings},
-    record::{Run, Seconds},
+    latency::{self, History, Settings, Shift},
+    record::Run,
 };
 
 /// The file's name in the state directory.
@@ -94,16 +94,11 @@ impl Memory {
         &self.settings
     }
 
-    /// Adds the verdicts to a finished run, learns from it, and tells of levels that have moved for good.
-    pub(super) fn judge(&self, run: &mut Run) {
+    /// Adds the verdicts to a finished run, learns from it, and gives the levels that have moved for good.
+    pub(super) fn judge(&self, run: &mut Run) -> Vec<Shift> {
         let shifts = self.history().judge(run);
         self.changed.store(true, Ordering::Relaxed);
-        for shift in shifts {
-            let (target, account, journey) = (run.target.as_str(), run.account.as_str(), run.journey.as_str());
-            let (from_s, to_s) = (Seconds::as_f64(shift.from), Seconds::as_f64(shift.to));
-            let (family, step) = (run.family.as_deref(), shift.step);
-            info!(target, account, family, journey, step, from_s, to_s, "what a step usually takes has shifted");
-        }
+        shifts
     }
 
     /// Saves now and then, for as long as it is polled.
@@ -272,7 +267,7 @@ mod tests {
     /// As after so many passed runs.
     fn learned(folder: &Path, runs: usize) -> Memory {
         let memory = open(folder);
-        (0..runs).for_each(|_| memory.judge(&mut run()));
+        (0..runs).for_each(|_| drop(memory.judge(&mut run())));
         memory
     }
 
@@ -351,7 +346,7 @@ mod tests {
             let memory = open(folder.path());
             assert!(!knows(&memory));
             assert_eq!(fs::read(folder.path().join("latency.damaged")).unwrap(), content);
-            (0..20).for_each(|_| memory.judge(&mut run()));
+            (0..20).for_each(|_| drop(memory.judge(&mut run())));
             memory.save_now();
             drop(memory);
             assert!(knows(&open(folder.path())));
@@ -467,7 +462,7 @@ mod tests {
     fn without_a_folder_all_is_in_memory() {
         let memory = Memory::new(Settings::default(), None);
         memory.load(|_, _| true);
-        (0..20).for_each(|_| memory.judge(&mut run()));
+        (0..20).for_each(|_| drop(memory.judge(&mut run())));
         memory.save_now();
         assert!(knows(&memory));
     }

@@ -15,6 +15,7 @@
 //! backoff  logins that are held back
 //! memory   the latency history
 //! reading  files that may not answer
+//! run_log  how much the log says of runs
 //! receivers  what goes with each request to a receiver, which is followed
 //! tls_files  the targets' files for TLS, which are followed
 //! tell     what the log says of runs
@@ -32,6 +33,7 @@ mod once;
 mod reading;
 mod receivers;
 mod reload;
+mod run_log;
 mod shared;
 mod status;
 mod stop;
@@ -62,6 +64,7 @@ use self::{
     cpu::CpuWatch,
     fleet::Fleet,
     reload::{Hangup, Reload},
+    run_log::{MINUTE, RunLog},
     shared::{Hands, Settings, Shared},
     status::Itself,
     stop::StopSignals,
@@ -240,12 +243,15 @@ async fn keep(
         warn!("the latency history cannot be read in time: probing begins, and it is taken up when the disk answers");
     }
     let saving = tokio::spawn(memory.clone().keep());
+    let run_log = Arc::new(RunLog::new());
+    let summing = tokio::spawn(summarize(run_log.clone()));
     let (stop, cancel) = watch::channel(false);
     let prober = Arc::new(Prober::new(config.dns.clone(), child_env.clone()));
     let shared = Arc::new(Shared {
         settings: Mutex::new(Settings { prober, closed: wiring::closed(&config) }),
         metrics,
         memory: memory.clone(),
+        run_log: run_log.clone(),
         itself: itself.clone(),
         per: config.metrics.per,
         delivery: Mutex::new(Some(delivery)),
@@ -276,6 +282,8 @@ async fn keep(
         warn!("a probe did not end in time and is given up");
     }
     saving.abort();
+    summing.abort();
+    run_log.summarize();
     following.abort();
     let left = end.saturating_duration_since(clock::now());
     let delivery = shared.delivery().take();
@@ -317,4 +325,13 @@ async fn open_state(path: Option<&Path>) -> Result<Option<StateDir>, StateDirErr
         );
     }
     Ok(Some(state))
+}
+
+/// Logs once a minute what was not logged one by one.
+async fn summarize(run_log: Arc<RunLog>) {
+    let mut minutes = tokio::time::interval(MINUTE);
+    loop {
+        minutes.tick().await;
+        run_log.summarize();
+    }
 }

@@ -8,15 +8,16 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 use super::{
     families,
-    fleet::Work,
+    fleet::{History, Work},
     memory::Memory,
     once::once,
+    run_log::RunLog,
     status::Itself,
-    tell::{tell, tell_of_few, tell_of_slow},
+    tell::{Before, tell, tell_of_few, tell_of_shifts, tell_of_slow},
 };
 use crate::{
     clock,
@@ -45,6 +46,7 @@ pub(super) struct Shared {
     pub(super) settings: Mutex<Settings>,
     pub(super) metrics: Metrics,
     pub(super) memory: Arc<Memory>,
+    pub(super) run_log: Arc<RunLog>,
     pub(super) itself: Itself,
     pub(super) per: Per,
     /// Taken at the end.
@@ -118,7 +120,8 @@ impl Shared {
         })
         .await;
         drop(active);
-        self.memory.judge(&mut run);
+        let shifts = self.memory.judge(&mut run);
+        tell_of_shifts(&run, shifts, &self.run_log);
         work.history().backoff.learn(&run, target.target().interval);
         if lacks_certificate(&run) {
             return Some(Unseen { run, family, secret: kept });
@@ -131,12 +134,14 @@ impl Shared {
     fn finish(&self, run: Run, family: Family, work: &Work) {
         let target = work.target.target();
         let mut history = work.history();
-        let failing = tell(&run, history.failing.contains(&family));
+        let failing = history.failing.contains(&family);
+        let History { repeated, void, .. } = &mut *history;
+        let failing = tell(&run, &mut Before { failing, repeated, void }, &self.run_log);
         history.failing.retain(|known| *known != family);
         history.failing.extend(failing.then_some(family));
-        tell_of_slow(&run, history.slow_spell(family), self.memory.settings());
+        tell_of_slow(&run, history.slow_spell(family), self.memory.settings(), &self.run_log);
         if !history.told_of_few {
-            history.told_of_few = tell_of_few(&run);
+            history.told_of_few = tell_of_few(&run, &self.run_log);
         }
         drop(history);
         self.metrics.record_as(target.series_name(self.per), &run);
@@ -188,7 +193,7 @@ impl Runner for Hands {
             Skip::Overload => SkipReason::Overload,
         };
         if why == Skip::Window {
-            tracing::debug!(
+            debug!(
                 target = target.name,
                 account,
                 window = self.0.window(target).as_deref(),
@@ -196,7 +201,13 @@ impl Runner for Hands {
                 "a run was due in a maintenance window and is skipped"
             );
         } else {
-            warn!(target = target.name, account, reason = reason.as_str(), count, "a run was due and is skipped");
+            let (target, reason, log) = (&target.name, reason.as_str(), &self.0.run_log);
+            let is_news = log.skip(reason, count, &mut work.history().skipped);
+            if is_news && log.may_log() {
+                warn!(target, account, reason, count, "a run was due and is skipped");
+            } else {
+                debug!(target, account, reason, count, "a run was due and is skipped");
+            }
         }
         self.0.itself.skipped(&target.name, account, reason.as_str(), count);
         let name = target.series_name(self.0.per);

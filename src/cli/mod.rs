@@ -235,8 +235,7 @@ async fn run_agent(path: &Path, roots: &Roots, hung_up: &'static AtomicBool, out
     let level = config.agent.log_level;
     let quiet = match level {
         config::LogLevel::Debug => "",
-        config::LogLevel::Info => ",imaptrace::probe=warn,imaptrace::probe::mailbox=off",
-        config::LogLevel::Warn | config::LogLevel::Error => ",imaptrace::probe::mailbox=off",
+        config::LogLevel::Info | config::LogLevel::Warn | config::LogLevel::Error => ",imaptrace::probe=error",
     };
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| format!("{}{quiet}", level.as_str()));
     let settings =

@@ -32,7 +32,7 @@ impl Meter {
         let (asks, asked) = mpsc::channel(1);
         // The timer takes no 0.
         let interval = interval.max(Duration::from_millis(1));
-        runtime.spawn(Task { metrics, wire, interval, health: Health::Good, first: 0 }.run(asked));
+        runtime.spawn(Task { metrics, wire, interval, health: Health::default(), first: 0 }.run(asked));
         Self(asks)
     }
 

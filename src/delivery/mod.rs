@@ -26,6 +26,7 @@ mod meter;
 mod order;
 mod otlp_client;
 mod queue;
+mod repeats;
 mod replay;
 mod report;
 mod segment_files;

@@ -11,6 +11,7 @@ use std::{
 
 use super::{
     Dropped,
+    repeats::Repeats,
     spool::{Figures, Place},
 };
 use crate::record::{Run, StepOutcome};
@@ -69,6 +70,10 @@ pub(super) struct Told {
     pub(super) full: bool,
     /// That what is on disk cannot be read.
     pub(super) stuck: bool,
+    /// That it is damaged.
+    pub(super) damaged: Repeats,
+    /// That refused runs cannot be put aside.
+    pub(super) unkept: Repeats,
 }
 
 /// A run in memory.

@@ -19,7 +19,8 @@ use tokio::{sync::watch, time::timeout};
 
 use super::{
     Report, Status,
-    order::{BATCH_SPANS, Entry, Load, State},
+    order::{BATCH_SPANS, Entry, Load, State, Told},
+    repeats::Repeats,
     sender::{HURRIED_PAUSE, Pauses},
     spool::{Place, Spool},
 };
@@ -388,7 +389,9 @@ impl Queue {
             state.stored = spool.figures();
             self.tell_size(state);
         });
-        if let Some(damage) = &back.damage {
+        if let Some(damage) = &back.damage
+            && self.pass(|told| &mut told.damaged).is_some()
+        {
             tell_damage(corrupt, damage);
         }
         match &stuck {
@@ -469,9 +472,23 @@ impl Queue {
                     tracing::warn!(%file, "runs that were refused are put aside; `imaptrace replay` sends them again");
                 }
             }
-            Some(Err(error)) => tracing::warn!(%error, "refused runs cannot be put aside and are gone"),
+            Some(Err(error)) => {
+                if let Some(repeated) = self.pass(|told| &mut told.unkept) {
+                    tracing::warn!(%error, repeated, "refused runs cannot be put aside and are gone");
+                }
+            }
             None => {}
         }
+    }
+
+    /// Whether a line of this kind may be logged now, and how many were left out before it.
+    fn pass(&self, of: impl FnOnce(&mut Told) -> &mut Repeats) -> Option<u64> {
+        let mut passed = None;
+        self.0.state.send_if_modified(|state| {
+            passed = of(&mut state.told).pass(clock::now());
+            false
+        });
+        passed
     }
 
     // === Counting ===

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{failure::Failure, queue::Queue, wire::Traces};
+use super::{failure::Failure, queue::Queue, repeats::Repeats, wire::Traces};
 use crate::{clock, record::Seconds, telemetry::Metrics};
 
 /// The first pause after a failure; each next one is twice as long, up to [`LONGEST_PAUSE`].
@@ -19,10 +19,17 @@ pub(super) const HURRIED_PAUSE: Duration = Duration::from_millis(250);
 /// after a pause.
 const REFUSED_IN_A_ROW: u32 = 3;
 
-/// How the receiver fares. Only a change is logged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Health {
+/// How the receiver fares, and what the log has of it: a change, and one that comes and goes once a minute.
+#[derive(Debug, Default)]
+pub(super) struct Health {
+    logged: Fares,
+    repeats: Repeats,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Fares {
     /// It takes what it gets.
+    #[default]
     Good,
     /// It cannot be reached, or asks to come again.
     Away,
@@ -34,20 +41,27 @@ impl Health {
     /// Notes the outcome of an export of `what` to `endpoint`, and logs it when it is news.
     pub(super) fn note(&mut self, what: &str, endpoint: &str, outcome: Result<(), &Failure>) {
         let new = match outcome {
-            Ok(()) => Self::Good,
-            Err(Failure::Later(_)) => Self::Away,
-            Err(Failure::Refused(_) | Failure::TooMuch(_)) => Self::Refusing,
+            Ok(()) => Fares::Good,
+            Err(Failure::Later(_)) => Fares::Away,
+            Err(Failure::Refused(_) | Failure::TooMuch(_)) => Fares::Refusing,
         };
-        if std::mem::replace(self, new) == new {
+        if self.logged == new {
             return;
         }
+        // What gets better is no more often than what gets worse.
+        let passed = if new == Fares::Good { Some(0) } else { self.repeats.pass(clock::now()) };
+        let Some(repeated) = passed else { return };
+        self.logged = new;
         match outcome {
             Ok(()) => tracing::info!("{what} are delivered to {endpoint} again"),
             Err(Failure::Later(reason)) => {
-                tracing::warn!("cannot deliver {what} to {endpoint}: {reason}; imaptrace goes on trying");
+                tracing::warn!(repeated, "cannot deliver {what} to {endpoint}: {reason}; imaptrace goes on trying");
             }
             Err(Failure::Refused(reason) | Failure::TooMuch(reason)) => {
-                tracing::warn!("{endpoint} refuses {what}: {reason}; what it refuses is counted and not sent again");
+                tracing::warn!(
+                    repeated,
+                    "{endpoint} refuses {what}: {reason}; what it refuses is counted and not sent again"
+                );
             }
         }
     }
@@ -74,7 +88,8 @@ impl Pauses {
 
 /// Never ends; goes with its runtime.
 pub(super) async fn run(queue: Queue, traces: Traces, metrics: Metrics) {
-    let mut health = Health::Good;
+    let mut health = Health::default();
+    let (mut warnings, mut rows) = (Repeats::default(), Repeats::default());
     let (mut refused, mut between) = (0_u32, Pauses::new());
     loop {
         let mut batch = queue.batch().await;
@@ -91,14 +106,14 @@ pub(super) async fn run(queue: Queue, traces: Traces, metrics: Metrics) {
             health.note("traces", traces.endpoint(), answer.outcome.as_ref().map(|_| ()));
             match answer.outcome {
                 Ok(accepted) => {
-                    accepted.log(traces.endpoint());
+                    accepted.log(traces.endpoint(), &mut warnings);
                     queue.delivered(accepted.rejected).await;
                     (refused, between) = (0, Pauses::new());
                 }
                 Err(Failure::Refused(reason) | Failure::TooMuch(reason)) => {
                     queue.refused(reason.clone()).await;
                     refused = refused.saturating_add(1);
-                    if refused == REFUSED_IN_A_ROW {
+                    if refused == REFUSED_IN_A_ROW && rows.pass(clock::now()).is_some() {
                         let endpoint = traces.endpoint();
                         tracing::warn!(
                             "{endpoint} has refused {refused} batches of traces in a row: what waits is kept, and one batch \
@@ -122,6 +137,26 @@ pub(super) async fn run(queue: Queue, traces: Traces, metrics: Metrics) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_receiver_that_comes_and_goes_is_two_lines_a_minute_and_one_that_stays_away_is_said_to() {
+        let mut health = Health::default();
+        let away = Failure::Later("HTTP 503".to_owned());
+        let mut changes = 0;
+        for second in 0..120 {
+            let outcome = if second % 2 == 0 { Err(&away) } else { Ok(()) };
+            let before = health.logged;
+            health.note("traces", "there", outcome);
+            changes += u32::from(before != health.logged);
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        assert_eq!((changes, health.logged), (4, Fares::Good));
+        for _ in 0..60 {
+            health.note("traces", "there", Err(&away));
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        assert_eq!(health.logged, Fares::Away);
+    }
 
     #[test]
     fn pauses_double_up_to_a_minute_and_a_receivers_wish_is_obeyed_up_to_five() {

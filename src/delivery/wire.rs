@@ -22,9 +22,10 @@ use super::{
     answer::Accepted,
     failure::Failure,
     otlp_client::{ExportOutcome, OtlpClient},
+    repeats::Repeats,
     settings::Signal,
 };
-use crate::{record::Run, telemetry::spans};
+use crate::{clock, record::Run, telemetry::spans};
 
 /// The exporter of traces.
 pub(super) struct Traces {
@@ -36,8 +37,8 @@ pub(super) struct Traces {
 pub(super) struct MetricsWire {
     exporter: MetricExporter,
     client: Arc<OtlpClient>,
-    /// What the receiver last said of metrics that it took: said once.
-    told: Mutex<Accepted>,
+    /// What the receiver last said of metrics that it took: said once, and what differs once a minute.
+    told: Mutex<(Accepted, Repeats)>,
 }
 
 /// Builds the exporter of traces.
@@ -89,13 +90,22 @@ pub(super) struct Answer {
 }
 
 impl Accepted {
-    /// Logs what the receiver said of a batch of traces that it took.
-    pub(super) fn log(&self, endpoint: &str) {
+    /// Logs what the receiver said of a batch of traces that it took, once a minute.
+    pub(super) fn log(&self, endpoint: &str, repeats: &mut Repeats) {
         let (rejected_spans, told) = (self.rejected, self.message.as_str());
+        if *self == Self::default() {
+            return;
+        }
+        let Some(repeated) = repeats.pass(clock::now()) else { return };
         if rejected_spans > 0 {
-            tracing::warn!(rejected_spans, told, "{endpoint} took a batch of traces and refused some of its spans");
+            tracing::warn!(
+                rejected_spans,
+                told,
+                repeated,
+                "{endpoint} took a batch of traces and refused some of its spans"
+            );
         } else if !told.is_empty() {
-            tracing::warn!(told, "{endpoint} accepted a batch of traces with a warning");
+            tracing::warn!(told, repeated, "{endpoint} accepted a batch of traces with a warning");
         }
     }
 }
@@ -145,12 +155,14 @@ impl MetricsWire {
 
     fn log(&self, accepted: Accepted) {
         let mut last = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if accepted == Accepted::default() || accepted == *last {
+        if accepted == Accepted::default() || accepted == last.0 {
             return;
         }
+        let Some(repeated) = last.1.pass(clock::now()) else { return };
         let (rejected_data_points, told) = (accepted.rejected, accepted.message.as_str());
-        tracing::warn!(rejected_data_points, told, "{} took metrics and refused some of them", self.client.endpoint());
-        *last = accepted;
+        let endpoint = self.client.endpoint();
+        tracing::warn!(rejected_data_points, told, repeated, "{endpoint} took metrics and refused some of them");
+        last.0 = accepted;
     }
 
     /// Where they go, for people.

@@ -239,6 +239,7 @@ where
     fn format_event(&self, _: &FmtContext<'_, S, N>, writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let mut fields = Fields::default();
         event.record(&mut fields);
+        fields.fit();
         // The live root is the current context inside a run, whatever this log's filter thinks of spans.
         let context = Context::current();
         let span = context.span().span_context().clone();
@@ -313,6 +314,9 @@ fn color(level: Level) -> &'static str {
     }
 }
 
+/// Bytes of text that an event may have, its message and fields together: most of it may come from outside.
+const MOST_TEXT: usize = 1024;
+
 /// The fields of an event, safe to print.
 #[derive(Default)]
 struct Fields {
@@ -324,11 +328,66 @@ impl Fields {
     fn put(&mut self, name: &str, value: impl Into<Value>) {
         self.rest.push((name.to_owned(), value.into()));
     }
+
+    /// Cuts the longest texts so that all of them together are no longer than [`MOST_TEXT`].
+    fn fit(&mut self) {
+        let rest = self.rest.iter_mut().filter_map(|(_, value)| match value {
+            Value::String(text) => Some(text),
+            _ => None,
+        });
+        let mut texts: Vec<&mut String> = std::iter::once(&mut self.message).chain(rest).collect();
+        if texts.iter().map(|text| text.len()).sum::<usize>() <= MOST_TEXT {
+            return;
+        }
+        texts.sort_by_key(|text| text.len());
+        let (mut left, mut count) = (MOST_TEXT, texts.len());
+        for text in texts {
+            // What the shorter ones leave is for the longer ones.
+            cut(text, left / count);
+            (left, count) = (left - text.len(), count - 1);
+        }
+    }
+}
+
+/// Cuts a text to so many bytes, `…` included.
+fn cut(text: &mut String, most: usize) {
+    if text.len() > most {
+        text.truncate(boundary(text, most.saturating_sub('…'.len_utf8())));
+        text.push('…');
+    }
+}
+
+/// The last place between two characters that is not behind this one.
+fn boundary(text: &str, at: usize) -> usize {
+    (0..=at.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default()
+}
+
+/// Text that is escaped as it comes, and of which no more is made than an event may have.
+#[derive(Default)]
+struct Bounded(String);
+
+impl Bounded {
+    fn of(value: fmt::Arguments<'_>) -> String {
+        let mut text = Self::default();
+        // It ends with an error when it is full.
+        if fmt::write(&mut text, value).is_err() {
+            cut(&mut text.0, MOST_TEXT);
+        }
+        text.0
+    }
+}
+
+impl fmt::Write for Bounded {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let enough = boundary(text, MOST_TEXT + 4);
+        self.0.push_str(&escape(text.get(..enough).unwrap_or_default()));
+        if enough < text.len() || self.0.len() > MOST_TEXT { Err(fmt::Error) } else { Ok(()) }
+    }
 }
 
 impl Visit for Fields {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        let text = escape(&format!("{value:?}"));
+        let text = Bounded::of(format_args!("{value:?}"));
         if field.name() == "message" {
             self.message = text;
         } else {
@@ -337,11 +396,7 @@ impl Visit for Fields {
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        if field.name() == "message" {
-            self.message = escape(value);
-        } else {
-            self.put(field.name(), escape(value));
-        }
+        self.record_debug(field, &format_args!("{value}"));
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
@@ -415,6 +470,22 @@ mod tests {
         assert_eq!(line["count"], 2);
         assert_eq!(line["trace_id"], trace_id);
         assert_eq!(line["span_id"], span_id);
+    }
+
+    #[test]
+    fn an_event_has_at_most_a_kilobyte_of_text_and_what_is_short_stays_whole() {
+        let said = "ä\u{1b}".repeat(1_500_000);
+        let text = logged(&json(None), || {
+            tracing::warn!(target = "mail", told = said, "{} says: {said}", "there");
+        });
+        let line: Value = serde_json::from_str(text.trim_end()).unwrap();
+        let (message, told) = (line["message"].as_str().unwrap(), line["told"].as_str().unwrap());
+        assert!(message.starts_with("there says: ä\\x1bä") && message.ends_with('…'), "{message}");
+        assert!(told.starts_with("ä\\x1bä") && told.ends_with('…'), "{told}");
+        assert_eq!(line["target"], "mail");
+        let total = message.len() + told.len() + "mail".len();
+        assert!((MOST_TEXT - 20..=MOST_TEXT).contains(&total), "{total}");
+        assert!(text.len() < 2 * MOST_TEXT, "{}", text.len());
     }
 
     #[test]

@@ -60,7 +60,9 @@ pub(crate) fn whole(config: &str) -> String {
 
 /// Starts the agent. It logs in JSON.
 pub(crate) fn start(config: &str) -> Running {
-    let program = Program::new(["agent", "--config", "imaptrace.toml"]).env("PROBE", PASSWORD);
+    // With a line for each run, also for one that failed as the one before.
+    let levels = "info,imaptrace::agent::tell=debug,imaptrace::agent::shared=debug,imaptrace::probe=error";
+    let program = Program::new(["agent", "--config", "imaptrace.toml"]).env("PROBE", PASSWORD).env("RUST_LOG", levels);
     fs::write(program.home().join("imaptrace.toml"), whole(config)).unwrap();
     program.start()
 }
@@ -222,7 +224,7 @@ fn a_probe_under_way_at_the_end_is_void_and_says_good_bye() {
 }
 
 #[test]
-fn the_log_has_a_line_for_each_failed_run_and_one_for_the_recovery() {
+fn the_log_has_a_line_for_a_failure_and_one_for_the_recovery_and_counts_what_was_as_before() {
     let runtime = runtime();
     let list = GOOD.replace(
         "S: * LIST () \"/\" INBOX\nS: {tag} OK\nC: SELECT",
@@ -240,10 +242,10 @@ fn the_log_has_a_line_for_each_failed_run_and_one_for_the_recovery() {
     let at = log.iter().position(|line| recovered.contains(&line)).unwrap();
     let failed = lines(&log[..at], "a run did not pass");
     assert_eq!((failed.len(), recovered.len()), (2, 1), "{output:?}");
-    for line in failed {
+    for (line, level) in failed.into_iter().zip(["warn", "debug"]) {
         assert_eq!(
             (&line["target"], &line["account"], &line["level"]),
-            (&"mail".into(), &"default".into(), &"warn".into())
+            (&"mail".into(), &"default".into(), &level.into())
         );
         assert_eq!((&line["error_type"], &line["failed_step"]), (&"no".into(), &"LIST".into()));
         assert_eq!((&line["code"], &line["text"]), (&"SERVERBUG".into(), &"disk on \\x1b[31mfire".into()));
@@ -251,6 +253,8 @@ fn the_log_has_a_line_for_each_failed_run_and_one_for_the_recovery() {
     }
     assert_eq!(recovered[0]["trace_id"].as_str().unwrap().len(), 32);
     assert!(recovered[0]["first_loading_latency_s"].as_f64().unwrap() > 0.0);
+    let [same] = lines(&log, "more of the same")[..] else { panic!("{output:?}") };
+    assert_eq!((&same["failed_runs"], &same["accounts"], &same["by"]), (&1.into(), &1.into(), &"no 1".into()));
     assert_eq!(lines(&log, "in clear text; use it on a network").len(), 1, "{output:?}");
     assert_eq!(lines(&log, " endpoint").iter().filter(|line| line["level"] == "warn").count(), 1, "{output:?}");
     assert_eq!(lines(&log, "nothing was to be delivered").len(), 1, "{output:?}");

@@ -1,0 +1,194 @@
+//! How much the log says of runs: changes up to so many a second, repeats in one line a minute for all accounts.
+//!
+//! Ten thousand accounts that fail at once and go on failing are some lines, and figures. Each run is in the telemetry.
+//! `tell` asks here before it logs; a task of the agent has the figures logged.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tracing::warn;
+
+use crate::clock;
+
+/// Lines of changes in a second.
+const MOST_A_SECOND: u32 = 50;
+const SECOND: Duration = Duration::from_secs(1);
+/// Between two summaries.
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
+
+/// What has been logged lately, and what was not.
+pub(super) struct RunLog(Mutex<Inner>);
+
+struct Inner {
+    begun: Instant,
+    /// The current second, and lines in it.
+    second: Instant,
+    lines: u32,
+    found: Found,
+}
+
+/// What was not logged one by one.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Found {
+    /// Runs that ended as the one before, by error type.
+    runs: BTreeMap<&'static str, u64>,
+    /// Accounts whose runs these were.
+    accounts: u64,
+    /// Starts that were skipped, by reason.
+    skips: BTreeMap<&'static str, u64>,
+    /// Changes for which there was no line left.
+    changes: u64,
+}
+
+/// The minute in which something was last seen of an account; none before.
+pub(super) type LastSeen = Option<u64>;
+
+impl RunLog {
+    pub(super) fn new() -> Self {
+        let now = clock::now();
+        Self(Mutex::new(Inner { begun: now, second: now, lines: 0, found: Found::default() }))
+    }
+
+    /// Whether there is a line left for a change; else it is counted.
+    pub(super) fn may_log(&self) -> bool {
+        self.may_log_at(clock::now())
+    }
+
+    fn may_log_at(&self, now: Instant) -> bool {
+        let mut inner = self.inner();
+        if now.saturating_duration_since(inner.second) >= SECOND {
+            (inner.second, inner.lines) = (now, 0);
+        }
+        if inner.lines == MOST_A_SECOND {
+            inner.found.changes += 1;
+            return false;
+        }
+        inner.lines += 1;
+        true
+    }
+
+    /// Counts a run that ended as the one before did.
+    pub(super) fn repeat(&self, error_type: &'static str, counted: &mut LastSeen) {
+        let mut inner = self.inner();
+        let minute = inner.minute();
+        *inner.found.runs.entry(error_type).or_default() += 1;
+        if counted.replace(minute) != Some(minute) {
+            inner.found.accounts += 1;
+        }
+    }
+
+    /// Counts starts that were skipped. Gives whether that is news of this account: the last ones were longer ago than a
+    /// minute or two.
+    pub(super) fn skip(&self, reason: &'static str, count: u64, last: &mut LastSeen) -> bool {
+        let mut inner = self.inner();
+        let is_news = inner.is_news(last);
+        if !is_news {
+            *inner.found.skips.entry(reason).or_default() += count;
+        }
+        is_news
+    }
+
+    /// Whether something is seen of this account that was not seen in this minute and the one before.
+    pub(super) fn is_news(&self, last: &mut LastSeen) -> bool {
+        self.inner().is_news(last)
+    }
+
+    /// Logs what was not logged since the last call, if there is anything.
+    pub(super) fn summarize(&self) {
+        let found = std::mem::take(&mut self.inner().found);
+        if found == Found::default() {
+            return;
+        }
+        let Found { runs, accounts, skips, changes } = found;
+        let sum = |counts: &BTreeMap<_, u64>| Some(counts.values().sum::<u64>()).filter(|sum| *sum > 0);
+        let (failed_runs, skipped_starts) = (sum(&runs), sum(&skips));
+        let accounts = failed_runs.map(|_| accounts);
+        let unlogged_changes = Some(changes).filter(|changes| *changes > 0);
+        let (by, why) = (parts(&runs), parts(&skips));
+        warn!(
+            failed_runs,
+            accounts,
+            by,
+            skipped_starts,
+            why,
+            unlogged_changes,
+            "more of the same in the last minute, not logged one by one"
+        );
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn minute(&self) -> u64 {
+        clock::now().saturating_duration_since(self.begun).as_secs() / MINUTE.as_secs()
+    }
+
+    fn is_news(&self, last: &mut LastSeen) -> bool {
+        let minute = self.minute();
+        last.replace(minute).is_none_or(|last| last + 1 < minute)
+    }
+}
+
+/// `timeout_connect 120, auth_rejected 3`; none of nothing.
+fn parts(counts: &BTreeMap<&'static str, u64>) -> Option<String> {
+    let mut text = String::new();
+    for (name, count) in counts {
+        let separator = if text.is_empty() { "" } else { ", " };
+        // Writing to a string cannot fail.
+        write!(text, "{separator}{name} {count}").unwrap_or(());
+    }
+    Some(text).filter(|text| !text.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn ten_thousand_changes_in_a_second_are_fifty_lines_and_a_figure() {
+        let log = RunLog::new();
+        let logged = (0..10_000).filter(|_| log.may_log()).count();
+        assert_eq!((logged, log.inner().found.changes), (50, 9_950));
+        tokio::time::advance(SECOND).await;
+        assert!(log.may_log());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn repeats_are_counted_by_runs_and_by_accounts_and_each_minute_anew() {
+        let log = RunLog::new();
+        let (mut one, mut two) = (None, None);
+        for _ in 0..60 {
+            log.repeat("timeout_connect", &mut one);
+            log.repeat("auth_rejected", &mut two);
+        }
+        let found = std::mem::take(&mut log.inner().found);
+        assert_eq!(parts(&found.runs).as_deref(), Some("auth_rejected 60, timeout_connect 60"));
+        assert_eq!(found.accounts, 2);
+        tokio::time::advance(MINUTE).await;
+        log.repeat("timeout_connect", &mut one);
+        assert_eq!(log.inner().found.accounts, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_start_that_is_skipped_is_news_again_when_none_was_for_some_time() {
+        let log = RunLog::new();
+        let mut last = None;
+        let mut news = Vec::new();
+        for second in 0..300 {
+            // Each other one; from 100 to 250 none.
+            if second % 2 == 0 && !(100..250).contains(&second) && log.skip("limit", 1, &mut last) {
+                news.push(second);
+            }
+            tokio::time::advance(SECOND).await;
+        }
+        assert_eq!(news, [0, 250]);
+        assert_eq!(log.inner().found.skips, BTreeMap::from([("limit", 73)]));
+    }
+}
