@@ -41,6 +41,8 @@ pub fn exit(code: u8, last: impl FnOnce() + Send + 'static) -> ! {
 
 #[expect(unsafe_code, reason = "the standard library's exit runs what may wait")]
 fn end_now(code: u8) -> ! {
+    // A thread that still waits for a signal finds its pipe closed, and falls over it.
+    logs::ignore_panics();
     close_sockets();
     // SAFETY: it only ends the process.
     unsafe { libc::_exit(code.into()) }

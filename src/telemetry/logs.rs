@@ -12,7 +12,10 @@ mod queue;
 use std::{
     fmt, io,
     panic::PanicHookInfo,
-    sync::{Mutex, OnceLock, PoisonError},
+    sync::{
+        Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -145,9 +148,20 @@ pub fn dropped() -> u64 {
     QUEUE.get().map_or(0, LogQueue::dropped)
 }
 
+/// The process ends: what panics from now on only finds closed what it was using.
+static ENDING: AtomicBool = AtomicBool::new(false);
+
+/// From now on no panic has a message. To be called right before all sockets are closed at the end of the process.
+pub fn ignore_panics() {
+    ENDING.store(true, Ordering::SeqCst);
+}
+
 /// Has the message of every panic go the way of the log. To be called once, by the program.
 pub fn catch_panics() {
     std::panic::set_hook(Box::new(|panic| {
+        if ENDING.load(Ordering::SeqCst) {
+            return;
+        }
         let text = panic_text(panic, std::thread::current().name());
         if !write_at_once(text.as_bytes()) {
             // Nothing was started yet, so nothing waits for this.
