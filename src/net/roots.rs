@@ -55,9 +55,9 @@ pub struct RootsError {
 const FILE: &str = "SSL_CERT_FILE";
 /// A file that exists and holds no certificate.
 const NOTHING: &str = "/dev/null";
-/// A file that is not there. OpenSSL opens the variable's file for each connection, on the thread that probes: below /proc no
-/// file system can keep it waiting.
-const NO_FILE: &str = "/proc/self/no-certificates";
+/// Likewise. OpenSSL opens the variable's file for each connection, on the thread that probes: below /proc no file system can
+/// keep it waiting. It has to be there, or native-tls looks for the system's bundle and has all of it parsed.
+const NO_CERTIFICATE: &str = "/proc/self/comm";
 const DIRECTORY: &str = "SSL_CERT_DIR";
 
 /// Where distributions keep the bundle.
@@ -119,7 +119,7 @@ impl Roots {
         let bundle = bundle.map(|path| Bundle::reserve(path).map(Arc::new)).transpose()?;
         let (file, made) = match &bundle {
             Some(bundle) => bundle.names(),
-            None => (PathBuf::from(NO_FILE), PathBuf::new()),
+            None => (PathBuf::from(NO_CERTIFICATE), PathBuf::new()),
         };
         directories.extend(bundle.is_some().then_some(made));
         if directories.is_empty() {
