@@ -44,11 +44,11 @@ pub async fn once<'a>(
 ) -> Run {
     let root = LiveRoot::open(journey.name(), parent);
     let job = job(Ids { trace: root.trace_id, root: root.span_id, parent: root.parent_span_id });
-    let (unfinished, longest) = (job.unfinished(), longest(job.target.target()));
+    let (stub, longest) = (job.stub(), longest(job.target.target()));
     // Pinned here and lent, so that a waiting run is held once.
     let run = pin!(prober.run(job, cancel.clone()));
     let run = whatever_comes(run, longest, cancel).instrument(root.span()).await;
-    let mut run = run.unwrap_or_else(|class| unfinished.end(class));
+    let mut run = run.unwrap_or_else(|class| stub.end(class));
     run.notes = root.close();
     latency::share(&mut run);
     run

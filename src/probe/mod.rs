@@ -136,7 +136,7 @@ pub struct Job<'a> {
 
 /// What is known of a run before it begins: its record when it never comes to an end of its own.
 #[derive(Debug)]
-pub struct Unfinished<'a> {
+pub struct RunStub<'a> {
     target: &'a Prepared,
     account: &'a Account,
     family: Family,
@@ -195,13 +195,13 @@ impl Prepared {
 
 impl<'a> Job<'a> {
     /// What to fall back on should the run never come back. To be called right before it.
-    pub fn unfinished(&self) -> Unfinished<'a> {
+    pub fn stub(&self) -> RunStub<'a> {
         let Self { target, account, family, ids, start_lag, .. } = *self;
-        Unfinished { target, account, family, ids, start_lag, begin: Anchor::now() }
+        RunStub { target, account, family, ids, start_lag, begin: Anchor::now() }
     }
 }
 
-impl Unfinished<'_> {
+impl RunStub<'_> {
     /// A run of this class, up to now, without a step.
     pub fn end(self, class: ErrorType) -> Run {
         let Self { target, account, family, ids, start_lag, begin } = self;

@@ -274,7 +274,7 @@ async fn a_run_that_never_comes_back_still_has_its_record() {
         secret: Ok(Secret::new("secret".into())),
         hold_login: None,
     };
-    let run = job.unfinished().end(ErrorType::Internal);
+    let run = job.stub().end(ErrorType::Internal);
     assert_eq!((run.trace_id, run.span_id, run.outcome), (ids.trace, ids.root, RunOutcome::Void));
     assert_eq!((run.error_type, run.start_lag_s), (Some(ErrorType::Internal), Some(Seconds::from(MILLISECOND))));
     assert_eq!((run.target.as_str(), run.account.as_str(), run.steps.len()), ("test", "default", 0));
