@@ -16,6 +16,8 @@ use std::{
 
 use http::Uri;
 use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
+#[cfg(target_os = "linux")]
+use openssl::error::ErrorStack;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     net::TcpStream,
@@ -203,16 +205,29 @@ pub(super) fn innermost(error: &(dyn StdError + 'static)) -> String {
 }
 
 /// OpenSSL's text without its codes and places, and with the result of the verification if that is what failed.
+#[cfg(target_os = "linux")]
 fn tls_problem(error: &native_tls::Error) -> String {
+    /// `ERR_LIB_SSL` and `SSL_R_CERTIFICATE_VERIFY_FAILED` (`openssl/err.h`, `openssl/sslerr.h`).
+    const SSL: i32 = 20;
+    const VERIFY_FAILED: i32 = 134;
     let text = error.to_string();
-    if text.contains("certificate verify failed") {
-        let verdict = text.rsplit_once(" (").map(|(_, verdict)| verdict.trim_end_matches(')'));
-        let verdict = verdict.unwrap_or("certificate verify failed");
+    let Some(stack) = error.source().and_then(|source| source.downcast_ref::<ErrorStack>()) else {
+        return format!("the TLS handshake failed: {text}");
+    };
+    if stack.errors().iter().any(|error| error.library_code() == SSL && error.reason_code() == VERIFY_FAILED) {
+        // native-tls puts OpenSSL's text for the result behind that of the stack, in parentheses.
+        let verdict = text.strip_prefix(&stack.to_string()).map(|rest| rest.trim_matches([' ', '(', ')']));
+        let verdict = verdict.filter(|verdict| !verdict.is_empty()).unwrap_or("no reason is given");
         return format!("the receiver's certificate is not accepted: {verdict}; give the roots to trust in ca_file");
     }
-    // "error:CODE:LIBRARY:FUNCTION:REASON:FILE:LINE:"
-    let reason = text.split_once("error:").and_then(|(_, rest)| rest.split(':').nth(3)).filter(|it| !it.is_empty());
+    let reason = stack.errors().iter().find_map(openssl::error::Error::reason);
     format!("the TLS handshake failed: {}", reason.unwrap_or(&text))
+}
+
+/// The library's text.
+#[cfg(not(target_os = "linux"))]
+fn tls_problem(error: &native_tls::Error) -> String {
+    format!("the TLS handshake failed: {error}")
 }
 
 impl PeerBytes {
