@@ -230,15 +230,14 @@ impl Itself {
             };
             inner.came_round();
             let not_live = inner.not_live();
-            if limit.is_some_and(|limit| is_due(told_alive, limit)) && not_live.is_empty() {
-                inner.notifier.alive();
+            inner.notifier.retry();
+            if limit.is_some_and(|limit| is_due(told_alive, limit)) && not_live.is_empty() && inner.notifier.alive() {
                 told_alive = Some(now);
             }
             let up = inner.notifier.is_heard() && *inner.phase() == Phase::Up;
             if up && is_due(told_status, STATUS) {
                 let now_so = inner.line();
-                if now_so != line {
-                    inner.notifier.status(&now_so);
+                if now_so != line && inner.notifier.status(&now_so) {
                     line = now_so;
                     told_status = Some(now);
                 }

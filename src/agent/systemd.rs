@@ -1,15 +1,18 @@
 //! What systemd is told (`sd_notify`(3)): ready, reloading, stopping, a line of status, and that the watchdog need not
 //! bite.
 //!
+//! Nothing here waits: what systemd's socket has no room for is kept and sent again, or given up if it is soon out of date.
 //! Without `NOTIFY_SOCKET` all of it is nothing. Decides nothing; called by [`status`](super::status).
 
 use std::{
+    collections::VecDeque,
     ffi::{OsStr, OsString},
-    io,
+    io::{self, ErrorKind},
     os::unix::{
         ffi::OsStrExt as _,
         net::{SocketAddr, UnixDatagram},
     },
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -24,14 +27,16 @@ const SOCKET: &str = "NOTIFY_SOCKET";
 const WATCHDOG: &str = "WATCHDOG_USEC";
 const WATCHDOG_PID: &str = "WATCHDOG_PID";
 
-/// A systemd that does not read holds the agent up no longer than this, each time.
-const PATIENCE: Duration = Duration::from_millis(200);
+/// As many messages that must not be lost wait while systemd does not read.
+const KEPT: usize = 16;
 
 /// The way to systemd, if it started us.
 #[derive(Debug, Default)]
 pub struct Notifier {
     socket: Option<UnixDatagram>,
     watchdog: Option<Duration>,
+    /// Those that systemd's socket had no room for, in order.
+    waiting: Mutex<VecDeque<String>>,
 }
 
 impl Notifier {
@@ -48,7 +53,7 @@ impl Notifier {
         let number = |name| variable(name)?.to_str()?.parse::<u64>().ok();
         let ours = number(WATCHDOG_PID).is_none_or(|pid| pid == u64::from(std::process::id()));
         let watchdog = number(WATCHDOG).filter(|micros| ours && *micros > 0).map(Duration::from_micros);
-        Self { socket: Some(socket), watchdog }
+        Self { socket: Some(socket), watchdog, waiting: Mutex::default() }
     }
 
     /// Whether there is anybody to tell.
@@ -63,38 +68,74 @@ impl Notifier {
 
     /// The agent is up, or has done with a reload.
     pub(super) fn ready(&self, status: &str) {
-        self.tell(&format!("READY=1\nSTATUS={status}"));
+        self.tell(format!("READY=1\nSTATUS={status}"));
     }
 
     /// A reload begins; [`Notifier::ready`] ends it.
     pub(super) fn reloading(&self) {
-        self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={}", clock::monotonic().as_micros()));
+        self.tell(format!("RELOADING=1\nMONOTONIC_USEC={}", clock::monotonic().as_micros()));
     }
 
     /// The agent is ending.
     pub(super) fn stopping(&self, status: &str) {
-        self.tell(&format!("STOPPING=1\nSTATUS={status}"));
+        self.tell(format!("STOPPING=1\nSTATUS={status}"));
     }
 
-    /// How the agent is, in one line.
-    pub(super) fn status(&self, status: &str) {
-        self.tell(&format!("STATUS={status}"));
+    /// How the agent is, in one line. False when systemd has no room for it now.
+    #[must_use]
+    pub(super) fn status(&self, status: &str) -> bool {
+        self.tell_now(&format!("STATUS={status}"))
     }
 
-    /// The agent's loops turn.
-    pub(super) fn alive(&self) {
-        self.tell("WATCHDOG=1");
+    /// The agent's loops turn. False when systemd has no room for it now.
+    #[must_use]
+    pub(super) fn alive(&self) -> bool {
+        self.tell_now("WATCHDOG=1")
     }
 
-    fn tell(&self, what: &str) {
+    /// Sends what waits, as far as there is room. To be called now and then.
+    pub(super) fn retry(&self) {
+        self.send_waiting(&mut self.waiting());
+    }
+
+    /// Tells it behind all that waits, now or later.
+    fn tell(&self, what: String) {
+        let mut waiting = self.waiting();
+        if waiting.len() == KEPT {
+            waiting.pop_front();
+        }
+        waiting.push_back(what);
+        self.send_waiting(&mut waiting);
+    }
+
+    /// Tells what is soon out of date: now, or not at all.
+    fn tell_now(&self, what: &str) -> bool {
+        let mut waiting = self.waiting();
+        self.send_waiting(&mut waiting);
+        waiting.is_empty() && self.send(what)
+    }
+
+    fn send_waiting(&self, waiting: &mut VecDeque<String>) {
+        while waiting.front().is_some_and(|first| self.send(first)) {
+            waiting.pop_front();
+        }
+    }
+
+    /// Whether there is nothing left to be done about it.
+    fn send(&self, what: &str) -> bool {
         // Who does not listen any more need not be told.
-        drop(self.socket.as_ref().map(|socket| socket.send(what.as_bytes())));
+        let Some(Err(error)) = self.socket.as_ref().map(|socket| socket.send(what.as_bytes())) else { return true };
+        error.kind() != ErrorKind::WouldBlock
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<String>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 fn connect(name: &OsStr) -> io::Result<UnixDatagram> {
     let socket = UnixDatagram::unbound()?;
-    socket.set_write_timeout(Some(PATIENCE))?;
+    socket.set_nonblocking(true)?;
     socket.connect_addr(&address(name)?)?;
     Ok(socket)
 }
@@ -159,8 +200,7 @@ mod tests {
         assert!((before..=clock::monotonic().as_micros()).contains(&micros), "{heard}");
         notifier.stopping("stopping");
         assert_eq!(systemd.heard(), "STOPPING=1\nSTATUS=stopping");
-        notifier.alive();
-        notifier.status("fine");
+        assert!(notifier.alive() && notifier.status("fine"));
         assert_eq!((systemd.heard(), systemd.heard()), ("WATCHDOG=1".into(), "STATUS=fine".into()));
     }
 
@@ -172,7 +212,7 @@ mod tests {
         let socket = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
         let variables = vec![(SOCKET, format!("@{name}").into())];
         let systemd = Systemd { socket, variables, _folder: None };
-        systemd.notifier().alive();
+        assert!(systemd.notifier().alive());
         assert_eq!(systemd.heard(), "WATCHDOG=1");
     }
 
@@ -190,22 +230,40 @@ mod tests {
     #[test]
     fn without_systemd_or_with_one_that_is_gone_it_is_nothing() {
         Notifier::default().ready("nobody hears");
-        Notifier::new(|_| None).alive();
+        assert!(Notifier::new(|_| None).alive());
         let gone = Systemd::at_a_path().with(WATCHDOG, "30000000");
         let notifier = gone.notifier();
         drop(gone);
-        notifier.alive();
+        assert!(notifier.alive(), "nothing is left to be done about it");
         let nowhere = Notifier::new(|name| (name == SOCKET).then(|| "/nowhere/notify".into()));
         assert!(nowhere.socket.is_none() && nowhere.watchdog().is_none());
     }
 
     #[test]
-    fn a_systemd_that_does_not_read_holds_nothing_up_for_good() {
+    fn a_systemd_that_does_not_read_holds_nothing_up_and_is_told_later_what_counts() {
         let deaf = Systemd::at_a_path();
         let notifier = deaf.notifier();
-        // More than its socket takes: the last ones come back without having been taken.
-        let taken = (0..2_000).take_while(|_| notifier.socket.as_ref().unwrap().send(b"STATUS=x").is_ok()).count();
+        // More than its socket takes.
+        let taken = (0..2_000).take_while(|_| notifier.status("x")).count();
         assert!(taken < 2_000, "{taken}");
-        notifier.alive();
+        notifier.ready("old");
+        for _ in 0..KEPT / 2 {
+            notifier.reloading();
+            notifier.ready("new");
+        }
+        assert!(!notifier.alive());
+        assert_eq!(notifier.waiting().len(), KEPT);
+        for _ in 0..taken {
+            assert_eq!(deaf.heard(), "STATUS=x");
+        }
+        // Its room may be less than what waits.
+        for _ in 0..KEPT / 2 {
+            notifier.retry();
+            assert!(deaf.heard().starts_with("RELOADING=1"));
+            notifier.retry();
+            assert_eq!(deaf.heard(), "READY=1\nSTATUS=new");
+        }
+        assert!(notifier.alive());
+        assert_eq!(deaf.heard(), "WATCHDOG=1");
     }
 }
