@@ -17,6 +17,7 @@ use std::{
 use tracing::{info, warn};
 
 use crate::{
+    blocking,
     delivery::{Directory, NotRegularError, StateDir},
     latency::{self, History, Settings, Shift},
     record::Run,
@@ -111,14 +112,13 @@ impl Memory {
     }
 
     /// Saves what was learned since the last time, on a thread where waiting for a disk delays no probe.
-    #[expect(clippy::disallowed_methods, reason = "one at a time, and nothing but the history waits for it")]
     pub(super) async fn save(self: &Arc<Self>) {
         if self.state.is_none() {
             return;
         }
         let this = self.clone();
         // It ends with an error only when it panicked, which has been told.
-        drop(tokio::task::spawn_blocking(move || this.save_now()).await);
+        drop(blocking::work(move || this.save_now()).await);
     }
 
     fn save_now(&self) {

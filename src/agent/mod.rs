@@ -78,7 +78,7 @@ pub use self::{
     systemd::Notifier,
 };
 use crate::{
-    clock,
+    blocking, clock,
     config::{Config, Sources},
     delivery::{StartError, StateDir, StateDirError},
     follow::Follower,
@@ -200,7 +200,6 @@ pub async fn serve(
     keep(told, config, None, child_env, status).await
 }
 
-#[expect(clippy::disallowed_methods, reason = "once, and it is waited for with a deadline")]
 async fn keep(
     told: impl Future<Output = ()>,
     config: Config,
@@ -239,7 +238,7 @@ async fn keep(
     let _cpu = CpuWatch::start(metrics.clone(), itself.shortage());
     let (memory, read) = wiring::memory(&config, state.clone());
     // What takes longer goes on, and is taken up when it is there.
-    if tokio::time::timeout(STATE_PATIENCE, tokio::task::spawn_blocking(read)).await.is_err() {
+    if tokio::time::timeout(STATE_PATIENCE, blocking::work(read)).await.is_err() {
         warn!("the latency history cannot be read in time: probing begins, and it is taken up when the disk answers");
     }
     let saving = tokio::spawn(memory.clone().keep());

@@ -7,11 +7,10 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::Semaphore,
-    task::spawn_blocking,
     time::{Instant, timeout_at},
 };
 
-use crate::clock;
+use crate::{blocking, clock};
 
 /// Places for readings of one kind.
 pub(super) struct Reading {
@@ -41,10 +40,9 @@ impl Reading {
     }
 
     /// Reads, and drops what is read when nobody waits for it any more.
-    #[expect(clippy::disallowed_methods, reason = "one at a time, and it is waited for with a deadline")]
     pub(super) async fn run<T: Send + 'static>(&self, read: impl FnOnce() -> T + Send + 'static) -> Result<T, Unread> {
         let place = self.places.clone().try_acquire_owned().map_err(|_| Unread::Busy)?;
-        let reading = spawn_blocking(move || {
+        let reading = blocking::work(move || {
             let read = read();
             // Whatever becomes of what was read, the thread is free.
             drop(place);

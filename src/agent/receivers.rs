@@ -130,7 +130,6 @@ impl Source {
         headers.chain([ca_file, client_cert, client_key].into_iter().flatten().cloned()).collect()
     }
 
-    #[expect(clippy::disallowed_methods, reason = "it takes CPU: what it works on has been read")]
     async fn load(self: Arc<Self>) -> Result<Read<Signal>, NotRead<AgentError>> {
         let exporter = &self.exporter;
         let mut signal = plain(exporter);
@@ -148,7 +147,7 @@ impl Source {
         }));
         let digest = digest(&signal, &self.fixed);
         // What is in the files is tried out before it takes the place of what works.
-        let tried = tokio::task::spawn_blocking(move || signal.check().map(|()| signal)).await;
+        let tried = blocking::work(move || signal.check().map(|()| signal)).await;
         let tried = tried.map_err(|error| NotRead::Unfinished(error.to_string()))?;
         let value = tried.map_err(|error| NotRead::Wrong(StartError::from(error).into()))?;
         Ok(Read { value, digest })

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{signal::unix::Signal, task::spawn_blocking, time::sleep};
+use tokio::{signal::unix::Signal, time::sleep};
 use tracing::{error, info, warn};
 
 use super::{
@@ -25,7 +25,7 @@ use super::{
     wiring,
 };
 use crate::{
-    clock,
+    blocking, clock,
     config::{self, Config, Sources},
     follow::FileVersion,
     plan::{AddressChoice, Target},
@@ -184,7 +184,6 @@ impl Reload {
         watched(&files, &[])
     }
 
-    #[expect(clippy::disallowed_methods, reason = "it takes CPU, and waits for nothing")]
     async fn go_over(&mut self, why: &str, next: Next, schedule: &Schedule<Work>, shared: &Shared) {
         let Next { config, fleet, difference, slots, known, closed } = next;
         for warning in config.warnings.iter().filter(|warning| !self.config.warnings.contains(warning)) {
@@ -214,7 +213,7 @@ impl Reload {
         };
         let settings = std::mem::replace(&mut *shared.settings(), Settings { prober, closed });
         let (itself, metrics) = (shared.itself.clone(), shared.metrics.clone());
-        let shown = spawn_blocking(move || {
+        let shown = blocking::work(move || {
             itself.reloaded(Ok(&config));
             metrics.retain(move |series| known.has(series));
             config

@@ -4,7 +4,7 @@
 //! threads that make them are bounded: in all for each class of calls, and for each [`Origin`], so that an origin that is
 //! stuck holds few of them. A call keeps its permits until it really returns, also when its caller has long given up.
 //! Any module may call [`run`] and [`with_path`]; code that already has a thread of its own (the resolver files, the disk
-//! part of delivery) does not need to.
+//! part of delivery) does not need to. [`work`] is for what takes a processor, or has limits of its own.
 //!
 //! ```text
 //! limit    permits, first come first served, and when waiting for one is in vain
@@ -332,6 +332,24 @@ fn spawn<T: Send + 'static>(held: Held, call: impl FnOnce() -> T + Send + 'stati
         result
     };
     catch_unwind(AssertUnwindSafe(|| threads.spawn_blocking(call))).ok()
+}
+
+/// Does what takes a processor for a while, or goes over many files by its caller's own limits: on a thread named `work`, so
+/// that threads of the runtimes do nothing else than what they are for. It has neither a deadline nor a limit here.
+///
+/// The handle ends with an error only when `what` panics.
+pub fn work<T: Send + 'static>(what: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    static THREADS: LazyLock<Option<Runtime>> =
+        LazyLock::new(|| tokio::runtime::Builder::new_current_thread().thread_name("work").build().ok());
+    // A test's own holds a paused clock while the work is under way.
+    #[cfg(test)]
+    if let Ok(tests) = Handle::try_current() {
+        return tests.spawn_blocking(what);
+    }
+    match &*THREADS {
+        Some(threads) => threads.spawn_blocking(what),
+        None => Handle::current().spawn_blocking(what),
+    }
 }
 
 /// The threads belong to a runtime that runs nothing else and lives as long as the process: no other runtime's end waits for

@@ -25,7 +25,7 @@ use super::{
     spool::{Place, Spool},
 };
 use crate::{
-    clock,
+    blocking, clock,
     record::Run,
     telemetry::{Metrics, names::DropReason},
 };
@@ -265,13 +265,12 @@ impl Queue {
 
     /// Does something on a thread where waiting for a disk holds nobody up. Never comes back once the folder was let go:
     /// whoever still wants something from it then ends with the runtime.
-    #[expect(clippy::disallowed_methods, reason = "on a thread of its own: the disk's")]
     pub(super) async fn on_disk<T: Send + 'static>(
         &self,
         what: impl FnOnce(&Self, &mut Spool) -> T + Send + 'static,
     ) -> Option<T> {
         let this = self.clone();
-        let done = tokio::task::spawn_blocking(move || {
+        let done = blocking::work(move || {
             let Some(mut spool) = this.spool() else { return Some(None) };
             (!spool.closed).then(|| Some(what(&this, &mut spool)))
         });

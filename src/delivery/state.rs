@@ -26,6 +26,7 @@ use super::{
     adopt,
     directory::{Directory, NotRegularError, about},
 };
+use crate::blocking;
 
 /// The file that is locked.
 pub(super) const LOCK: &str = "lock";
@@ -115,11 +116,10 @@ impl StateDir {
 
     /// The same, on another thread, and no longer than `patience`: a directory that has not answered by then is opened when
     /// it does, and [`StateDir::hangs`] until then.
-    #[expect(clippy::disallowed_methods, reason = "on a thread of its own: the disk's")]
     pub async fn open_within(path: &Path, patience: Duration) -> Result<Self, StateDirError> {
         let this = Self::new(path);
         let opening = this.clone();
-        match tokio::task::spawn_blocking(move || opening.attach(patience).map(drop)).await {
+        match blocking::work(move || opening.attach(patience).map(drop)).await {
             Ok(Err(OpenError::Refused(error))) => Err(error),
             // A panic was reported by the runtime; the queue tries again.
             Ok(Err(OpenError::Io(_)) | Ok(())) | Err(_) => Ok(this),

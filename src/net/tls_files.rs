@@ -147,7 +147,6 @@ impl TlsMaterial {
     }
 
     /// Reads the files where waiting for a disk delays nobody, and for no longer than a few seconds.
-    #[expect(clippy::disallowed_methods, reason = "it takes CPU: what it works on has been read")]
     pub async fn load(paths: TlsPaths) -> Result<Read<Self>, NotRead<TlsContextError>> {
         let deadline = clock::now() + DEADLINE;
         let unfinished = |path: &Path, unfinished| NotRead::Unfinished(format!("{}: {unfinished}", path.display()));
@@ -165,7 +164,7 @@ impl TlsMaterial {
         }
         let digest = bytes.digest();
         // A bundle takes milliseconds, which a run must not wait for either.
-        let parsed = tokio::task::spawn_blocking(move || Self::of(&paths, &bytes)).await;
+        let parsed = blocking::work(move || Self::of(&paths, &bytes)).await;
         let value = parsed.map_err(|error| NotRead::Unfinished(error.to_string()))?.map_err(NotRead::Wrong)?;
         Ok(Read { value, digest })
     }

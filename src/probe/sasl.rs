@@ -16,6 +16,7 @@ use super::{
     wait::Waited,
 };
 use crate::{
+    blocking,
     clock::{self, Deadline},
     imap::{Answer, Condition, Refusal, Work, Worked},
     record::ErrorType,
@@ -62,7 +63,6 @@ impl Driver {
     }
 
     /// Has the password hashed. None when that took too long.
-    #[expect(clippy::disallowed_methods, reason = "it takes CPU, and waits for nothing")]
     async fn work(&mut self, work: Work, deadline: Deadline, exchange: &mut Exchange) -> Result<Option<Worked>, Fault> {
         let until = deadline.part(HASHING);
         let asked = until.begin();
@@ -74,7 +74,7 @@ impl Driver {
         let began = clock::now();
         exchange.waited += began.saturating_duration_since(asked);
         // It runs to its end, whoever waits for it, and keeps its place for as long.
-        let hashing = tokio::task::spawn_blocking(move || {
+        let hashing = blocking::work(move || {
             let worked = work.run();
             drop(place);
             worked

@@ -13,7 +13,7 @@ use std::{
 
 use tokio::{
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
-    task::{AbortHandle, spawn_blocking, yield_now},
+    task::{AbortHandle, yield_now},
     time::sleep_until,
 };
 
@@ -21,7 +21,7 @@ use super::{
     Limits, Lost, Runner, Slot,
     book::{Act, Book, Change},
 };
-use crate::clock;
+use crate::{blocking, clock};
 
 /// It goes round at least this often.
 const BEAT: Duration = Duration::from_secs(1);
@@ -87,7 +87,6 @@ impl<R: Runner> Keeper<R> {
     }
 
     /// Keeps going until it is to stop, and comes back when every run that was started has ended.
-    #[expect(clippy::disallowed_methods, reason = "it takes CPU, and waits for nothing")]
     pub(super) async fn keep(mut self, mut orders: UnboundedReceiver<Order<R::Work>>) {
         let mut stopping = false;
         // The one that is under way first.
@@ -128,7 +127,7 @@ impl<R: Runner> Keeper<R> {
                         let complete = self.book.step(&mut change, now, &mut acts);
                         self.act(acts);
                         if complete {
-                            drop(spawn_blocking(move || drop((change, before))));
+                            drop(blocking::work(move || drop((change, before))));
                         } else {
                             changes.push_front((change, before));
                         }
