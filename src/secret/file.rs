@@ -6,7 +6,7 @@ use std::{
     ffi::OsString,
     fs::{File, Metadata},
     io::{self, ErrorKind, Read as _},
-    os::unix::fs::MetadataExt as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Component, Path, PathBuf},
     time::Duration,
 };
@@ -77,15 +77,19 @@ fn take_in(path: &Path, insecure_mode: bool) -> Result<Intake, SecretError> {
 #[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
 fn open_file(path: &Path, insecure_mode: bool) -> Result<File, SecretError> {
     let unreadable = |source| unreadable(path, source);
-    // Opening a pipe would wait for its other end.
     let found = if insecure_mode { std::fs::metadata(path).map_err(unreadable)? } else { examined(path, is_trusted)? };
     if !found.is_file() {
         return Err(SecretError::NotAFile { path: path.to_owned() });
     }
+    // Not to wait for the other end of a FIFO that has taken its place.
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
+    let file = file.map_err(unreadable)?;
     // What was opened is examined again, lest it was swapped in between.
-    let file = File::open(path).map_err(unreadable)?;
+    let meta = file.metadata().map_err(unreadable)?;
+    if !meta.is_file() {
+        return Err(SecretError::NotAFile { path: path.to_owned() });
+    }
     if !insecure_mode {
-        let meta = file.metadata().map_err(unreadable)?;
         if !is_trusted(&meta) {
             return Err(SecretError::Owner { path: path.to_owned(), owner: meta.uid() });
         }
