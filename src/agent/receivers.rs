@@ -27,6 +27,8 @@ use crate::{
 
 /// How long a file system may take for one file.
 const DEADLINE: Duration = Duration::from_secs(2);
+/// The largest file that is read, in bytes.
+const LARGEST: u64 = 16 << 20;
 
 /// One signal's settings, as its files are now.
 pub(super) type FollowedSignal = Followed<Signal, AgentError>;
@@ -161,11 +163,10 @@ fn header_problem(error: SecretError) -> NotRead<AgentError> {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
 async fn read(what: &'static str, path: Option<&Path>) -> Result<Option<Zeroizing<Vec<u8>>>, NotRead<AgentError>> {
     let Some(path) = path else { return Ok(None) };
-    let content =
-        blocking::with_path(path, clock::now() + DEADLINE, |path| std::fs::read(path).map(Zeroizing::new)).await;
+    let read = |path: &Path| blocking::read_file(path, LARGEST).map(Zeroizing::new);
+    let content = blocking::with_path(path, clock::now() + DEADLINE, read).await;
     let content = content
         .map_err(|unfinished| NotRead::Unfinished(format!("the OTLP {what} {}: {unfinished}", path.display())))?;
     content.map(Some).map_err(|source| {

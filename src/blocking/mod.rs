@@ -10,9 +10,11 @@
 //! limit    permits, first come first served, and when waiting for one is in vain
 //! park     waits for what another thread does, for callers that may block
 //! mounts   which mount a path is on
+//! file     the bytes of a file, whatever its path leads to
 //! links    where a path's symbolic links lead, before what lies behind is touched
 //! ```
 
+mod file;
 mod limit;
 mod links;
 mod mounts;
@@ -35,6 +37,7 @@ use tokio::{
     time::timeout_at,
 };
 
+pub use self::file::read_file;
 use self::{
     limit::{Limit, Permit},
     links::{PathWalk, Place},
@@ -180,7 +183,8 @@ impl Calls {
         let Some(of_class) = entry.class.all.acquire(deadline).await else {
             return Err(Unfinished::NoThread { origin });
         };
-        let Some(thread) = spawn(Held { _of_class: of_class, _of_origin: of_origin, _entry: entry }, call) else {
+        let held = Held { _of_class: of_class, _of_origin: of_origin, _entry: entry };
+        let Some(thread) = threads().and_then(|threads| spawn(&threads, held, call)) else {
             return Err(Unfinished::NoThread { origin });
         };
         outcome(timeout_at(deadline.into(), thread).await.ok(), origin)
@@ -198,7 +202,8 @@ impl Calls {
         let Some(of_class) = entry.class.all.acquire_sync(deadline) else {
             return Err(Unfinished::NoThread { origin });
         };
-        let Some(thread) = spawn(Held { _of_class: of_class, _of_origin: of_origin, _entry: entry }, call) else {
+        let held = Held { _of_class: of_class, _of_origin: of_origin, _entry: entry };
+        let Some(thread) = threads().and_then(|threads| spawn(&threads, held, call)) else {
             return Err(Unfinished::NoThread { origin });
         };
         outcome(block_until(pin!(thread), deadline), origin)
@@ -245,9 +250,10 @@ impl Calls {
 }
 
 /// What became of a call by its deadline.
-fn outcome<T>(ended: Option<Result<T, JoinError>>, origin: Origin) -> Result<T, Unfinished> {
+fn outcome<T>(ended: Option<Result<Option<T>, JoinError>>, origin: Origin) -> Result<T, Unfinished> {
     match ended {
-        Some(Ok(result)) => Ok(result),
+        Some(Ok(Some(result))) => Ok(result),
+        Some(Ok(None)) => Err(Unfinished::NoThread { origin }),
         Some(Err(error)) => match error.try_into_panic() {
             Ok(panic) => resume_unwind(panic),
             Err(_) => Err(Unfinished::NoThread { origin }),
@@ -323,15 +329,31 @@ struct Held {
     _entry: Entry,
 }
 
-/// Hands the call to a thread; none when the system gives none.
-fn spawn<T: Send + 'static>(held: Held, call: impl FnOnce() -> T + Send + 'static) -> Option<JoinHandle<T>> {
-    let threads = threads()?;
-    let call = move || {
+/// Hands the call to a thread; none when the system gives none. What is handed back gives none when the call was taken back.
+fn spawn<T: Send + 'static>(
+    threads: &Handle,
+    held: Held,
+    call: impl FnOnce() -> T + Send + 'static,
+) -> Option<JoinHandle<Option<T>>> {
+    // A call for which the system gives no thread stays in the runtime's queue until another call gets one, which may be
+    // never: it is taken back, for its permits are needed.
+    let begun = Arc::new(Mutex::new(Some((held, call))));
+    let queued = begun.clone();
+    let work = move || {
+        let (held, call) = take(&queued)?;
         let result = call();
         drop(held);
-        result
+        Some(result)
     };
-    catch_unwind(AssertUnwindSafe(|| threads.spawn_blocking(call))).ok()
+    let thread = catch_unwind(AssertUnwindSafe(|| threads.spawn_blocking(work))).ok();
+    if thread.is_none() {
+        drop(take(&begun));
+    }
+    thread
+}
+
+fn take<T>(from: &Mutex<Option<T>>) -> Option<T> {
+    from.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
 /// Does what takes a processor for a while, or goes over many files by its caller's own limits: on a thread named `work`, so

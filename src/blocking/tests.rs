@@ -160,6 +160,22 @@ async fn a_caller_that_goes_away_frees_nothing_that_its_call_still_holds() {
 }
 
 #[tokio::test]
+async fn a_call_for_which_the_system_gives_no_thread_holds_no_permit() {
+    // No address space has room for such a stack.
+    let mut without_threads = tokio::runtime::Builder::new_current_thread();
+    let without_threads = without_threads.thread_stack_size(1 << 50).build().unwrap();
+    let calls = small(1);
+    let entry = calls.entry(&mount("/"));
+    let of_origin = entry.limit.acquire(clock::now() + LATER).await.unwrap();
+    let of_class = entry.class.all.acquire(clock::now() + LATER).await.unwrap();
+    let held = Held { _of_class: of_class, _of_origin: of_origin, _entry: entry };
+    assert!(spawn(without_threads.handle(), held, || ()).is_none());
+    assert!(calls.files.origins.lock().unwrap().is_empty(), "nothing is held of the origin");
+    assert_eq!(answers(&calls, mount("/")).await, Ok(7));
+    without_threads.shutdown_background();
+}
+
+#[tokio::test]
 async fn a_panic_in_the_call_is_the_callers() {
     use futures_util::FutureExt as _;
     let calls = small(1);

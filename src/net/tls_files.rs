@@ -21,6 +21,8 @@ use crate::{
 
 /// How long a file system may take for one file.
 const DEADLINE: Duration = Duration::from_secs(2);
+/// The largest file of certificates that is read, in bytes.
+const LARGEST: u64 = 16 << 20;
 
 /// Where the files are.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
@@ -234,9 +236,9 @@ fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsContextError> {
     secret::read_key(path).map_err(unusable)
 }
 
-#[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
 fn read(path: &Path) -> Result<Vec<u8>, TlsContextError> {
-    std::fs::read(path).map_err(|error| TlsContextError::Read { path: path.to_owned(), problem: error.to_string() })
+    blocking::read_file(path, LARGEST)
+        .map_err(|error| TlsContextError::Read { path: path.to_owned(), problem: error.to_string() })
 }
 
 fn unusable(error: SecretError) -> TlsContextError {
@@ -297,6 +299,17 @@ fn is_whole(pem: &[u8]) -> bool {
 mod tests {
     use super::*;
     use crate::{net::TlsContext, plan::Host};
+
+    #[test]
+    fn a_fifo_or_a_device_in_place_of_a_file_of_certificates_is_an_error_and_not_a_wait() {
+        let directory = tempfile::tempdir().unwrap();
+        let fifo = directory.path().join("ca.pem");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let read = |path: &Path| TlsMaterial::read(&TlsPaths { ca_file: Some(path.to_owned()), ..TlsPaths::default() });
+        assert_eq!(read(&fifo).unwrap_err(), TlsContextError::NoCertificate { path: fifo });
+        let endless = read(Path::new("/dev/zero")).unwrap_err().to_string();
+        assert!(endless.contains("larger than 16777216 bytes"), "{endless}");
+    }
 
     #[test]
     fn a_client_key_is_refused_when_others_can_read_it_or_nobody_can_use_it() {

@@ -8,13 +8,9 @@
 //! `blocking`. Called by `roots`.
 
 use std::{
-    fs::File,
-    io::{self, Read as _},
-    os::{
-        fd::{AsRawFd as _, OwnedFd},
-        unix::fs::OpenOptionsExt as _,
-    },
-    path::{Path, PathBuf},
+    io,
+    os::fd::{AsRawFd as _, OwnedFd},
+    path::PathBuf,
     sync::{
         Arc, Mutex as Lock, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -46,6 +42,7 @@ use crate::{
 
 /// How long a disk may take for one step.
 const STEP: Duration = Duration::from_secs(2);
+
 /// Why the bundle cannot be used.
 #[derive(Debug)]
 struct Problem {
@@ -214,7 +211,7 @@ impl Bundle {
             return Ok(false);
         }
         let files = blocking::with_path(&self.path, deadline, |path| -> Result<Files, Problem> {
-            hashed(&read(path)?).map_err(|error| Problem::new(&error.to_string()))
+            hashed(&blocking::read_file(path, LARGEST)?).map_err(|error| Problem::new(&error.to_string()))
         });
         let files = files.await??;
         if files.is_empty() && state.files.as_ref().is_some_and(|known| !known.is_empty()) {
@@ -284,11 +281,7 @@ impl Bundle {
             if self.is_ended.load(Ordering::SeqCst) { Some(Arc::new(made)) } else { current.replace(Arc::new(made)) }
         };
         if let Some(before) = before {
-            // To remove it takes a disk's time.
-            let place = before.place().to_owned();
-            tokio::spawn(async move {
-                drop(blocking::with_path(&place, clock::now() + STEP, move |_| drop(before)).await);
-            });
+            tokio::spawn(async move { remove_apart(before).await });
         }
         Ok(())
     }
@@ -302,16 +295,17 @@ impl Bundle {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    // To open a FIFO would wait for its writer, for ever.
-    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-    let mut content = Vec::new();
-    file.take(LARGEST + 1).read_to_end(&mut content)?;
-    if content.len() as u64 > LARGEST {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is larger than {LARGEST} bytes")));
+/// Removes a directory that is not in use any more, on a thread that may wait for its disk. One whose disk does not answer
+/// stays, like one of a dead process: to drop it would wait as well.
+async fn remove_apart(directory: Arc<HashedDirectory>) {
+    let place = directory.place().to_owned();
+    let left = Arc::new(Lock::new(Some(directory)));
+    let taken = left.clone();
+    let take = |from: &Lock<Option<_>>| from.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let removed = blocking::with_path(&place, clock::now() + STEP, move |_| drop(take(&taken))).await;
+    if removed.is_err() {
+        std::mem::forget(take(&left));
     }
-    Ok(content)
 }
 
 #[cfg(test)]
