@@ -103,20 +103,20 @@ pub enum SecretError {
         owner: u32,
     },
     /// Anybody can put another file in its place.
-    #[error("others can write into the folder {folder} on the way to the secret file {path}, and so put another file in its place; run `chmod o-w` on the folder", folder = folder.display(), path = path.display())]
-    Folder {
+    #[error("others can write into the directory {directory} on the way to the secret file {path}, and so put another file in its place; run `chmod o-w` on the directory", directory = directory.display(), path = path.display())]
+    WritableDirectory {
         /// Which file.
         path: PathBuf,
         /// The directory on its way, or on the way to what it links to.
-        folder: PathBuf,
+        directory: PathBuf,
     },
     /// Somebody else can put another file in its place.
-    #[error("{folder} on the way to the secret file {path} belongs to user {owner}, neither to root nor to the user that runs imaptrace, and so can be replaced; run `chown` on it", folder = folder.display(), path = path.display())]
-    FolderOwner {
+    #[error("{directory} on the way to the secret file {path} belongs to user {owner}, neither to root nor to the user that runs imaptrace, and so can be replaced; run `chown` on it", directory = directory.display(), path = path.display())]
+    DirectoryOwner {
         /// Which file.
         path: PathBuf,
         /// The directory on its way, or the link.
-        folder: PathBuf,
+        directory: PathBuf,
         /// Its owner's id.
         owner: u32,
     },

@@ -190,8 +190,8 @@ fn throttled(root: &Path) -> Option<Duration> {
         let mount = root.join("sys/fs/cgroup").join(mount);
         let path = path.trim_matches('/').to_owned();
         // In a container the path may be the host's, and what is mounted is the container's own.
-        let folders: Vec<PathBuf> = Path::new(&path).ancestors().map(|above| mount.join(above)).collect();
-        folders.into_iter().filter_map(|folder| read_throttled(&folder.join("cpu.stat")).ok().flatten())
+        let directories: Vec<PathBuf> = Path::new(&path).ancestors().map(|above| mount.join(above)).collect();
+        directories.into_iter().filter_map(|directory| read_throttled(&directory.join("cpu.stat")).ok().flatten())
     });
     stats.reduce(|one, other| one + other)
 }

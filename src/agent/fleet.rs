@@ -156,7 +156,7 @@ mod tests {
     use crate::{
         agent::tls_files::TlsFileSets,
         config::{self, Sources},
-        follow::Follower,
+        follow::FileFollower,
     };
 
     /// A folder with a configuration, and files beside it.
@@ -216,7 +216,7 @@ mod tests {
         renew("one");
         let text = target("one", "client_cert = \"DIR/client.pem\"\nclient_key = \"DIR/client.key\"");
         let targets = folder.targets(&text);
-        let files = TlsFileSets::new(Follower::default());
+        let files = TlsFileSets::new(FileFollower::default());
         let (fleet, _) = Fleet::default().next(&targets, &files.load(&targets).await.unwrap());
         let before = work(&fleet, "one/default");
         let shown = before.target.client_certificate().unwrap();

@@ -81,7 +81,7 @@ use crate::{
     blocking, clock,
     config::{Config, Sources},
     delivery::{StartError, StateDir, StateDirError},
-    follow::Follower,
+    follow::FileFollower,
     net::{Family, TlsContextError},
     plan::{AddressChoice, Target},
     probe::Prober,
@@ -133,7 +133,7 @@ const EXIT: Duration = Duration::from_millis(4700);
 const GOODBYE: Duration = Duration::from_millis(2500);
 /// How long the start waits for the state directory, and for the latency history in it. One that answers later is used
 /// from then on.
-const STATE_PATIENCE: Duration = Duration::from_secs(2);
+const STATE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A schedule that has not come round on time for so long does not turn any more.
 const STUCK: Duration = Duration::from_secs(10);
 
@@ -219,7 +219,7 @@ async fn keep(
     let (itself, _watch) = Itself::start(&config, status);
     // Before anything of it is read: a file that changes meanwhile has changed.
     let seen = reload::look(reload::watched(&config.watched, &[])).await;
-    let follower = Follower::default();
+    let follower = FileFollower::default();
     let delivery = tokio::select! {
         biased;
         () = &mut told => {
@@ -238,7 +238,7 @@ async fn keep(
     let _cpu = CpuWatch::start(metrics.clone(), itself.shortage());
     let (memory, read) = wiring::memory(&config, state.clone());
     // What takes longer goes on, and is taken up when it is there.
-    if tokio::time::timeout(STATE_PATIENCE, blocking::work(read)).await.is_err() {
+    if tokio::time::timeout(STATE_TIMEOUT, blocking::work(read)).await.is_err() {
         warn!("the latency history cannot be read in time: probing begins, and it is taken up when the disk answers");
     }
     let saving = tokio::spawn(memory.clone().keep());
@@ -315,7 +315,7 @@ async fn keep(
 /// Opens and locks the state directory, if there is one. One that does not answer holds nothing up.
 async fn open_state(path: Option<&Path>) -> Result<Option<StateDir>, StateDirError> {
     let Some(path) = path else { return Ok(None) };
-    let state = StateDir::open_within(path, STATE_PATIENCE).await?;
+    let state = StateDir::open_within(path, STATE_TIMEOUT).await?;
     if state.hangs() {
         warn!(
             directory = %path.display(),

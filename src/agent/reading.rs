@@ -13,14 +13,14 @@ use tokio::{
 use crate::{blocking, clock};
 
 /// Places for readings of one kind.
-pub(super) struct Reading {
+pub(super) struct BoundedReads {
     places: Arc<Semaphore>,
     within: Duration,
 }
 
 /// Why there is nothing.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Unread {
+pub(super) enum ReadError {
     /// Its time is up.
     #[error(
         "the configuration and its files were not read within {0:?}: a file system that one of them is on does not answer"
@@ -34,14 +34,17 @@ pub(super) enum Unread {
     Fault(tokio::task::JoinError),
 }
 
-impl Reading {
+impl BoundedReads {
     pub(super) fn new(places: usize, within: Duration) -> Self {
         Self { places: Arc::new(Semaphore::new(places)), within }
     }
 
     /// Reads, and drops what is read when nobody waits for it any more.
-    pub(super) async fn run<T: Send + 'static>(&self, read: impl FnOnce() -> T + Send + 'static) -> Result<T, Unread> {
-        let place = self.places.clone().try_acquire_owned().map_err(|_| Unread::Busy)?;
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        read: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ReadError> {
+        let place = self.places.clone().try_acquire_owned().map_err(|_| ReadError::Busy)?;
         let reading = blocking::work(move || {
             let read = read();
             // Whatever becomes of what was read, the thread is free.
@@ -49,7 +52,7 @@ impl Reading {
             read
         });
         let end = Instant::from(clock::now() + self.within);
-        timeout_at(end, reading).await.map_err(|_| Unread::Deadline(self.within))?.map_err(Unread::Fault)
+        timeout_at(end, reading).await.map_err(|_| ReadError::Deadline(self.within))?.map_err(ReadError::Fault)
     }
 }
 
@@ -61,7 +64,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn readings_that_hang_hold_their_places_and_no_one_up_and_it_goes_on_when_they_return() {
-        let reading = Reading::new(2, Duration::from_secs(30));
+        let reading = BoundedReads::new(2, Duration::from_secs(30));
         let mut hung = Vec::new();
         for _ in 0..2 {
             let (answer, answered) = mpsc::channel::<()>();
@@ -69,9 +72,9 @@ mod tests {
             let read = reading.run(move || answered.recv().is_ok());
             // A paused clock does not go on while a thread is at work, so it is told to.
             let (read, ()) = tokio::join!(read, tokio::time::advance(Duration::from_secs(31)));
-            assert!(matches!(read, Err(Unread::Deadline(_))), "{read:?}");
+            assert!(matches!(read, Err(ReadError::Deadline(_))), "{read:?}");
         }
-        assert!(matches!(reading.run(|| ()).await, Err(Unread::Busy)));
+        assert!(matches!(reading.run(|| ()).await, Err(ReadError::Busy)));
         drop(hung);
         while reading.places.available_permits() < 2 {
             tokio::task::yield_now().await;

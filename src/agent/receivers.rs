@@ -34,7 +34,7 @@ const LARGEST: u64 = 16 << 20;
 pub(super) type FollowedSignal = Followed<Signal, AgentError>;
 
 /// One exporter, with what cannot be followed.
-struct Source {
+struct ExporterSource {
     exporter: Exporter,
     /// Values of headers that were had once.
     fixed: Vec<Option<Secret>>,
@@ -53,7 +53,7 @@ pub(super) async fn begin(
         let value = if file(source).is_none() { Some(source.load(child_env).await?) } else { None };
         fixed.push(value);
     }
-    let source = Arc::new(Source { exporter: exporter.clone(), fixed, child_env: child_env.to_vec() });
+    let source = Arc::new(ExporterSource { exporter: exporter.clone(), fixed, child_env: child_env.to_vec() });
     let paths = source.paths();
     let names = paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
     let name = format!("a file of the OTLP exporter of {what} ({names})");
@@ -125,7 +125,7 @@ fn plain(exporter: &Exporter) -> Signal {
     }
 }
 
-impl Source {
+impl ExporterSource {
     fn paths(&self) -> Vec<PathBuf> {
         let Exporter { ca_file, client_cert, client_key, .. } = &self.exporter;
         let headers = self.exporter.headers.iter().filter_map(|(_, source)| file(source));

@@ -18,7 +18,7 @@ use tracing::{error, info, warn};
 use super::{
     descriptors,
     fleet::{Difference, Fleet, Work},
-    reading::{Reading, Unread},
+    reading::{BoundedReads, ReadError},
     receivers,
     shared::{Closed, Settings, Shared},
     tls_files::{self, FileSets, TlsFileSets},
@@ -53,7 +53,7 @@ pub(super) struct Reload {
     /// Where it is read from again, and the signal to do so; none: never.
     pub(super) origin: Option<(Sources, Hangup)>,
     /// What its files looked like before it was read.
-    pub(super) seen: Look,
+    pub(super) seen: FileStates,
     pub(super) child_env: Vec<(OsString, Option<OsString>)>,
     pub(super) config: Config,
     pub(super) fleet: Arc<Fleet>,
@@ -69,7 +69,7 @@ pub(super) struct Hangup {
 }
 
 /// What files looked like.
-pub(super) type Look = Vec<(PathBuf, Option<FileVersion>)>;
+pub(super) type FileStates = Vec<(PathBuf, Option<FileVersion>)>;
 
 /// A configuration that cannot be used.
 struct Refused {
@@ -95,7 +95,7 @@ impl Reload {
         let mut files = watched(&self.config.watched, &[]);
         let mut last = used.clone();
         let mut restless = 0;
-        let (reading, looking) = (Reading::new(STUCK, READ), Reading::new(STUCK, LOOK_WITHIN));
+        let (reading, looking) = (BoundedReads::new(STUCK, READ), BoundedReads::new(STUCK, LOOK_WITHIN));
         loop {
             let why = tokio::select! {
                 biased;
@@ -132,7 +132,7 @@ impl Reload {
         &mut self,
         why: Why,
         sources: &Sources,
-        reading: &Reading,
+        reading: &BoundedReads,
         schedule: &Schedule<Work>,
         shared: &Shared,
     ) -> Vec<PathBuf> {
@@ -142,7 +142,7 @@ impl Reload {
         };
         let (sources, fleet) = (sources.clone(), self.fleet.clone());
         shared.itself.reloading();
-        let unread = |error: Unread| Refused { problems: vec![error.to_string()], files: Vec::new() };
+        let unread = |error: ReadError| Refused { problems: vec![error.to_string()], files: Vec::new() };
         let metrics = self.config.metrics.clone();
         let read = async {
             let config = reading.run(move || config::load(&sources)).await.map_err(unread)?;
@@ -159,7 +159,7 @@ impl Reload {
                 files: watched(&config.watched, &config.targets),
             })?;
             // What takes long with many targets is done where it delays no start.
-            reading.run(move || Next::of(config, &fleet, &files, &metrics)).await.map_err(unread)
+            reading.run(move || PreparedReload::of(config, &fleet, &files, &metrics)).await.map_err(unread)
         };
         let read = read.await;
         shared.metrics.reloaded(read.is_ok(), clock::wall());
@@ -184,8 +184,8 @@ impl Reload {
         watched(&files, &[])
     }
 
-    async fn go_over(&mut self, why: &str, next: Next, schedule: &Schedule<Work>, shared: &Shared) {
-        let Next { config, fleet, difference, slots, known, closed } = next;
+    async fn go_over(&mut self, why: &str, next: PreparedReload, schedule: &Schedule<Work>, shared: &Shared) {
+        let PreparedReload { config, fleet, difference, slots, known, closed } = next;
         for warning in config.warnings.iter().filter(|warning| !self.config.warnings.contains(warning)) {
             warn!("{}", warning.to_string().replace("\n  help: ", "; "));
         }
@@ -246,7 +246,7 @@ impl Reload {
 }
 
 /// All that a reload goes over to.
-struct Next {
+struct PreparedReload {
     config: Config,
     fleet: Fleet,
     difference: Difference,
@@ -255,7 +255,7 @@ struct Next {
     closed: Closed,
 }
 
-impl Next {
+impl PreparedReload {
     fn of(config: Config, before: &Fleet, files: &FileSets, metrics: &config::Metrics) -> Self {
         let (fleet, difference) = before.next(&config.targets, files);
         let (slots, known, closed) = (fleet.slots(), Known::of(&config, metrics), wiring::closed(&config));
@@ -323,11 +323,11 @@ pub(super) fn watched(read: &[PathBuf], targets: &[Target]) -> Vec<PathBuf> {
 }
 
 /// Looks at files where waiting for a disk delays no probe, and not for ever.
-pub(super) async fn look(files: Vec<PathBuf>) -> Look {
-    Reading::new(1, LOOK_WITHIN).run(move || look_at(files)).await.unwrap_or_default()
+pub(super) async fn look(files: Vec<PathBuf>) -> FileStates {
+    BoundedReads::new(1, LOOK_WITHIN).run(move || look_at(files)).await.unwrap_or_default()
 }
 
-fn look_at(files: Vec<PathBuf>) -> Look {
+fn look_at(files: Vec<PathBuf>) -> FileStates {
     files.into_iter().map(|path| (FileVersion::at(&path).ok().flatten(), path)).map(swap).collect()
 }
 

@@ -21,9 +21,9 @@ const SECOND: Duration = Duration::from_secs(1);
 pub(super) const MINUTE: Duration = Duration::from_secs(60);
 
 /// What has been logged lately, and what was not.
-pub(super) struct RunLog(Mutex<Inner>);
+pub(super) struct RunLog(Mutex<Counters>);
 
-struct Inner {
+struct Counters {
     begun: Instant,
     /// The current second, and lines in it.
     second: Instant,
@@ -50,7 +50,7 @@ pub(super) type LastSeen = Option<u64>;
 impl RunLog {
     pub(super) fn new() -> Self {
         let now = clock::now();
-        Self(Mutex::new(Inner { begun: now, second: now, lines: 0, found: Found::default() }))
+        Self(Mutex::new(Counters { begun: now, second: now, lines: 0, found: Found::default() }))
     }
 
     /// Whether there is a line left for a change; else it is counted.
@@ -59,47 +59,47 @@ impl RunLog {
     }
 
     fn may_log_at(&self, now: Instant) -> bool {
-        let mut inner = self.inner();
-        if now.saturating_duration_since(inner.second) >= SECOND {
-            (inner.second, inner.lines) = (now, 0);
+        let mut counters = self.counters();
+        if now.saturating_duration_since(counters.second) >= SECOND {
+            (counters.second, counters.lines) = (now, 0);
         }
-        if inner.lines == MOST_A_SECOND {
-            inner.found.changes += 1;
+        if counters.lines == MOST_A_SECOND {
+            counters.found.changes += 1;
             return false;
         }
-        inner.lines += 1;
+        counters.lines += 1;
         true
     }
 
     /// Counts a run that ended as the one before did.
     pub(super) fn repeat(&self, error_type: &'static str, counted: &mut LastSeen) {
-        let mut inner = self.inner();
-        let minute = inner.minute();
-        *inner.found.runs.entry(error_type).or_default() += 1;
+        let mut counters = self.counters();
+        let minute = counters.minute();
+        *counters.found.runs.entry(error_type).or_default() += 1;
         if counted.replace(minute) != Some(minute) {
-            inner.found.accounts += 1;
+            counters.found.accounts += 1;
         }
     }
 
     /// Counts starts that were skipped. Gives whether that is news of this account: the last ones were longer ago than a
     /// minute or two.
     pub(super) fn skip(&self, reason: &'static str, count: u64, last: &mut LastSeen) -> bool {
-        let mut inner = self.inner();
-        let is_news = inner.is_news(last);
+        let mut counters = self.counters();
+        let is_news = counters.is_news(last);
         if !is_news {
-            *inner.found.skips.entry(reason).or_default() += count;
+            *counters.found.skips.entry(reason).or_default() += count;
         }
         is_news
     }
 
     /// Whether something is seen of this account that was not seen in this minute and the one before.
     pub(super) fn is_news(&self, last: &mut LastSeen) -> bool {
-        self.inner().is_news(last)
+        self.counters().is_news(last)
     }
 
     /// Logs what was not logged since the last call, if there is anything.
     pub(super) fn summarize(&self) {
-        let found = std::mem::take(&mut self.inner().found);
+        let found = std::mem::take(&mut self.counters().found);
         if found == Found::default() {
             return;
         }
@@ -120,12 +120,12 @@ impl RunLog {
         );
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
+    fn counters(&self) -> MutexGuard<'_, Counters> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Inner {
+impl Counters {
     fn minute(&self) -> u64 {
         clock::now().saturating_duration_since(self.begun).as_secs() / MINUTE.as_secs()
     }
@@ -155,7 +155,7 @@ mod tests {
     async fn ten_thousand_changes_in_a_second_are_fifty_lines_and_a_figure() {
         let log = RunLog::new();
         let logged = (0..10_000).filter(|_| log.may_log()).count();
-        assert_eq!((logged, log.inner().found.changes), (50, 9_950));
+        assert_eq!((logged, log.counters().found.changes), (50, 9_950));
         tokio::time::advance(SECOND).await;
         assert!(log.may_log());
     }
@@ -168,12 +168,12 @@ mod tests {
             log.repeat("timeout_connect", &mut one);
             log.repeat("auth_rejected", &mut two);
         }
-        let found = std::mem::take(&mut log.inner().found);
+        let found = std::mem::take(&mut log.counters().found);
         assert_eq!(parts(&found.runs).as_deref(), Some("auth_rejected 60, timeout_connect 60"));
         assert_eq!(found.accounts, 2);
         tokio::time::advance(MINUTE).await;
         log.repeat("timeout_connect", &mut one);
-        assert_eq!(log.inner().found.accounts, 1);
+        assert_eq!(log.counters().found.accounts, 1);
     }
 
     #[tokio::test(start_paused = true)]
@@ -189,6 +189,6 @@ mod tests {
             tokio::time::advance(SECOND).await;
         }
         assert_eq!(news, [0, 250]);
-        assert_eq!(log.inner().found.skips, BTreeMap::from([("limit", 73)]));
+        assert_eq!(log.counters().found.skips, BTreeMap::from([("limit", 73)]));
     }
 }

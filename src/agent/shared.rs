@@ -17,7 +17,7 @@ use super::{
     once::once,
     run_log::RunLog,
     status::Itself,
-    tell::{Before, tell, tell_of_few, tell_of_shifts, tell_of_slow},
+    tell::{LastOutcomes, tell, tell_of_few, tell_of_shifts, tell_of_slow},
 };
 use crate::{
     clock,
@@ -136,7 +136,7 @@ impl Shared {
         let mut history = work.history();
         let failing = history.failing.contains(&family);
         let History { repeated, void, .. } = &mut *history;
-        let failing = tell(&run, &mut Before { failing, repeated, void }, &self.run_log);
+        let failing = tell(&run, &mut LastOutcomes { failing, repeated, void }, &self.run_log);
         history.failing.retain(|known| *known != family);
         history.failing.extend(failing.then_some(family));
         tell_of_slow(&run, history.slow_spell(family), self.memory.settings(), &self.run_log);

@@ -26,7 +26,7 @@ pub(super) fn tell_of_few(run: &Run, log: &RunLog) -> bool {
 }
 
 /// What the last runs of an account were, over one family.
-pub(super) struct Before<'a> {
+pub(super) struct LastOutcomes<'a> {
     /// The last one that passed or failed, failed.
     pub(super) failing: bool,
     pub(super) repeated: &'a mut LastSeen,
@@ -35,7 +35,7 @@ pub(super) struct Before<'a> {
 
 /// One line for the first of failed runs, for the first of void ones, and for a recovery; the others are counted. Returns
 /// whether the target is failing now.
-pub(super) fn tell(run: &Run, before: &mut Before<'_>, log: &RunLog) -> bool {
+pub(super) fn tell(run: &Run, before: &mut LastOutcomes<'_>, log: &RunLog) -> bool {
     let (target, account, trace_id) = (run.target.as_str(), run.account.as_str(), run.trace_id);
     let family = run.family.as_deref();
     if run.outcome == RunOutcome::Passed {

@@ -14,7 +14,7 @@ use futures_util::future::join_all;
 
 use super::AgentError;
 use crate::{
-    follow::{Followed, Follower},
+    follow::{FileFollower, Followed},
     net::{TlsContextError, TlsFiles, TlsMaterial, TlsPaths},
     plan::Target,
 };
@@ -24,7 +24,7 @@ type FileSet = Followed<TlsMaterial, TlsContextError>;
 /// Every set that some target has, and how to follow more.
 #[derive(Debug)]
 pub(super) struct TlsFileSets {
-    follower: Follower,
+    follower: FileFollower,
     known: Mutex<HashMap<TlsPaths, Weak<FileSet>>>,
 }
 
@@ -47,7 +47,7 @@ impl FileSets {
 }
 
 impl TlsFileSets {
-    pub(super) fn new(follower: Follower) -> Self {
+    pub(super) fn new(follower: FileFollower) -> Self {
         Self { follower, known: Mutex::default() }
     }
 

@@ -13,7 +13,7 @@ use super::{AgentError, memory::Memory, receivers, shared::Closed};
 use crate::{
     config::{Config, Exports, Histogram, Resource},
     delivery::{self, Delivery, Receivers, Replay, StartError, StateDir},
-    follow::Follower,
+    follow::FileFollower,
     latency,
     plan::Target,
     record::Seconds,
@@ -26,7 +26,7 @@ use crate::{
 pub async fn delivery(
     config: &Config,
     state: Option<StateDir>,
-    follower: Option<&Follower>,
+    follower: Option<&FileFollower>,
     child_env: &[(OsString, Option<OsString>)],
 ) -> Result<Delivery, AgentError> {
     let mut settings = delivery::Settings {

@@ -19,8 +19,8 @@ use crate::clock;
 pub(super) struct Limit {
     free: Arc<Semaphore>,
     /// How long a call may usually take: past that, none waits for it any more.
-    patience: Duration,
-    /// When each call under way should have returned: after its deadline, or the patience.
+    overdue_after: Duration,
+    /// When each call under way should have returned: after its deadline, or `overdue_after`.
     due: Mutex<Vec<Instant>>,
 }
 
@@ -34,8 +34,8 @@ pub(super) struct Permit {
 }
 
 impl Limit {
-    pub(super) fn new(most: usize, patience: Duration) -> Self {
-        Self { free: Arc::new(Semaphore::new(most)), patience, due: Mutex::default() }
+    pub(super) fn new(most: usize, overdue_after: Duration) -> Self {
+        Self { free: Arc::new(Semaphore::new(most)), overdue_after, due: Mutex::default() }
     }
 
     /// Waits for a permit until `deadline`; none when that has passed, or as soon as all calls under way should have returned:
@@ -85,7 +85,7 @@ impl Limit {
     }
 
     fn permit(self: &Arc<Self>, permit: OwnedSemaphorePermit, deadline: Instant) -> Permit {
-        let due = clock::now().checked_add(self.patience).map_or(deadline, |due| due.min(deadline));
+        let due = clock::now().checked_add(self.overdue_after).map_or(deadline, |due| due.min(deadline));
         self.due().push(due);
         Permit { limit: self.clone(), due, _free: permit }
     }

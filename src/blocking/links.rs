@@ -7,13 +7,13 @@ use std::{
     sync::Arc,
 };
 
-use super::mounts::Table;
+use super::mounts::MountTable;
 
 /// Links that the kernel follows on one path (`path_resolution(7)`).
 const MOST_LINKS: u32 = 40;
 
 /// Where a walk has come.
-pub(super) enum Place {
+pub(super) enum WalkEnd {
     /// To its end, or to where the kernel will say what is wrong; all on the walk's mount, or above its mount point.
     Here,
     /// To a link, or a directory, that leads to another mount, which is the walk's mount from now on.
@@ -22,7 +22,7 @@ pub(super) enum Place {
 
 /// A path that is being followed.
 pub(super) struct PathWalk {
-    table: Arc<Table>,
+    table: Arc<MountTable>,
     mount: Arc<Path>,
     /// Without a link on it.
     followed: PathBuf,
@@ -33,10 +33,10 @@ pub(super) struct PathWalk {
 
 impl PathWalk {
     pub(super) fn new(path: &Path) -> Self {
-        Self::with_table(path, Table::current())
+        Self::with_table(path, MountTable::current())
     }
 
-    pub(super) fn with_table(path: &Path, table: Arc<Table>) -> Self {
+    pub(super) fn with_table(path: &Path, table: Arc<MountTable>) -> Self {
         let path = absolute(path);
         let mut walk = Self { mount: Path::new("/").into(), table, followed: "/".into(), ahead: Vec::new(), links: 0 };
         walk.go_on(&path);
@@ -51,12 +51,12 @@ impl PathWalk {
 
     /// Follows the path as long as it stays on the mount. Blocks.
     #[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
-    pub(super) fn follow(&mut self) -> Place {
+    pub(super) fn follow(&mut self) -> WalkEnd {
         while let Some(name) = self.ahead.pop() {
             if name == ".." {
                 self.followed.pop();
                 if self.has_left() {
-                    return Place::OtherMount;
+                    return WalkEnd::OtherMount;
                 }
                 continue;
             }
@@ -65,24 +65,24 @@ impl PathWalk {
             if !self.mount.starts_with(&mount) {
                 self.ahead.push(name);
                 self.mount = mount;
-                return Place::OtherMount;
+                return WalkEnd::OtherMount;
             }
             match std::fs::read_link(&next) {
-                Ok(_) if self.links == MOST_LINKS => return Place::Here,
+                Ok(_) if self.links == MOST_LINKS => return WalkEnd::Here,
                 Ok(target) => {
                     self.links += 1;
                     self.go_on(&target);
                     if self.has_left() {
-                        return Place::OtherMount;
+                        return WalkEnd::OtherMount;
                     }
                 }
                 // No link.
                 Err(error) if error.raw_os_error() == Some(libc::EINVAL) => self.followed = next,
                 // The call itself will meet it, and has the words for it.
-                Err(_) => return Place::Here,
+                Err(_) => return WalkEnd::Here,
             }
         }
-        Place::Here
+        WalkEnd::Here
     }
 
     /// Puts a path, or what a link holds, before what is ahead.

@@ -40,7 +40,7 @@ use tokio::{
 pub use self::file::read_file;
 use self::{
     limit::{Limit, Permit},
-    links::{PathWalk, Place},
+    links::{PathWalk, WalkEnd},
     park::block_until,
 };
 
@@ -50,7 +50,7 @@ const FILES: usize = 32;
 const FILES_OF_A_MOUNT: usize = 4;
 /// How long a read usually takes at most. Callers do not wait for a mount, and hold their places among the runs in flight, while
 /// others have been at it for longer.
-const FILES_PATIENCE: Duration = Duration::from_secs(1);
+const FILES_OVERDUE_AFTER: Duration = Duration::from_secs(1);
 /// Programs at a time.
 const COMMANDS: usize = 32;
 /// Look-ups by the system's resolver at a time.
@@ -77,7 +77,7 @@ pub enum Origin {
 impl Origin {
     /// The mount that a path is on by its name. A symbolic link on the way may lead to another: [`with_path`] follows it.
     pub fn of_path(path: &Path) -> Self {
-        Self::Mount(mounts::Table::current().mount_of(&links::normal(&links::absolute(path))))
+        Self::Mount(mounts::MountTable::current().mount_of(&links::normal(&links::absolute(path))))
     }
 }
 
@@ -160,7 +160,7 @@ struct Calls {
 impl Default for Calls {
     fn default() -> Self {
         Self {
-            files: Class::new(FILES, FILES_OF_A_MOUNT, FILES_PATIENCE),
+            files: Class::new(FILES, FILES_OF_A_MOUNT, FILES_OVERDUE_AFTER),
             // Two of the same at once could each find the other at work (a token that is renewed, a locked keyring).
             commands: Class::new(COMMANDS, 1, Duration::MAX),
             names: Class::new(NAMES, LOOKUPS_OF_A_NAME, Duration::MAX),
@@ -183,7 +183,7 @@ impl Calls {
         let Some(of_class) = entry.class.all.acquire(deadline).await else {
             return Err(Unfinished::NoThread { origin });
         };
-        let held = Held { _of_class: of_class, _of_origin: of_origin, _entry: entry };
+        let held = Permits { _of_class: of_class, _of_origin: of_origin, _entry: entry };
         let Some(thread) = threads().and_then(|threads| spawn(&threads, held, call)) else {
             return Err(Unfinished::NoThread { origin });
         };
@@ -202,14 +202,14 @@ impl Calls {
         let Some(of_class) = entry.class.all.acquire_sync(deadline) else {
             return Err(Unfinished::NoThread { origin });
         };
-        let held = Held { _of_class: of_class, _of_origin: of_origin, _entry: entry };
+        let held = Permits { _of_class: of_class, _of_origin: of_origin, _entry: entry };
         let Some(thread) = threads().and_then(|threads| spawn(&threads, held, call)) else {
             return Err(Unfinished::NoThread { origin });
         };
         outcome(block_until(pin!(thread), deadline), origin)
     }
 
-    fn entry(&self, origin: &Origin) -> Entry {
+    fn entry(&self, origin: &Origin) -> OriginUse {
         let class = match origin {
             Origin::Mount(_) => &self.files,
             Origin::Command(_) => &self.commands,
@@ -277,8 +277,8 @@ impl<T, F: FnOnce(&Path) -> T> PathCall<F> {
     /// Follows the links, and makes the call: on one thread, unless they lead to another mount. Blocks.
     fn go_on(mut self) -> Result<T, Self> {
         match self.walk.follow() {
-            Place::Here => Ok((self.call)(&self.path)),
-            Place::OtherMount => Err(self),
+            WalkEnd::Here => Ok((self.call)(&self.path)),
+            WalkEnd::OtherMount => Err(self),
         }
     }
 }
@@ -287,32 +287,34 @@ impl<T, F: FnOnce(&Path) -> T> PathCall<F> {
 struct Class {
     all: Arc<Limit>,
     each: usize,
-    patience: Duration,
+    overdue_after: Duration,
     /// Origins with calls under way or waiting.
     origins: Mutex<HashMap<Origin, Arc<Limit>>>,
 }
 
 impl Class {
-    fn new(all: usize, each: usize, patience: Duration) -> Arc<Self> {
-        Arc::new(Self { all: Arc::new(Limit::new(all, patience)), each, patience, origins: Mutex::default() })
+    fn new(all: usize, each: usize, overdue_after: Duration) -> Arc<Self> {
+        Arc::new(Self { all: Arc::new(Limit::new(all, overdue_after)), each, overdue_after, origins: Mutex::default() })
     }
 
-    fn entry(this: &Arc<Self>, origin: &Origin) -> Entry {
+    fn entry(this: &Arc<Self>, origin: &Origin) -> OriginUse {
         let mut origins = this.origins.lock().unwrap_or_else(PoisonError::into_inner);
-        let limit =
-            origins.entry(origin.clone()).or_insert_with(|| Arc::new(Limit::new(this.each, this.patience))).clone();
-        Entry { class: this.clone(), origin: origin.clone(), limit }
+        let limit = origins
+            .entry(origin.clone())
+            .or_insert_with(|| Arc::new(Limit::new(this.each, this.overdue_after)))
+            .clone();
+        OriginUse { class: this.clone(), origin: origin.clone(), limit }
     }
 }
 
 /// A use of an origin's limit. The origin is forgotten with its last use.
-struct Entry {
+struct OriginUse {
     class: Arc<Class>,
     origin: Origin,
     limit: Arc<Limit>,
 }
 
-impl Drop for Entry {
+impl Drop for OriginUse {
     fn drop(&mut self) {
         let mut origins = self.class.origins.lock().unwrap_or_else(PoisonError::into_inner);
         // The table's and this one; further uses begin under the same lock.
@@ -323,16 +325,16 @@ impl Drop for Entry {
 }
 
 /// What a call holds until it returns; let go of in this order.
-struct Held {
+struct Permits {
     _of_class: Permit,
     _of_origin: Permit,
-    _entry: Entry,
+    _entry: OriginUse,
 }
 
 /// Hands the call to a thread; none when the system gives none. What is handed back gives none when the call was taken back.
 fn spawn<T: Send + 'static>(
     threads: &Handle,
-    held: Held,
+    held: Permits,
     call: impl FnOnce() -> T + Send + 'static,
 ) -> Option<JoinHandle<Option<T>>> {
     // A call for which the system gives no thread stays in the runtime's queue until another call gets one, which may be

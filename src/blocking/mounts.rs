@@ -16,14 +16,14 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// The mount points at one time.
 #[derive(Debug, Default)]
-pub(super) struct Table {
+pub(super) struct MountTable {
     points: HashSet<Arc<Path>>,
 }
 
-impl Table {
+impl MountTable {
     /// The one that holds now.
     pub(super) fn current() -> Arc<Self> {
-        static KEPT: LazyLock<Mutex<Kept>> = LazyLock::new(|| Mutex::new(Kept::open("/proc/self/mountinfo")));
+        static KEPT: LazyLock<Mutex<MountInfo>> = LazyLock::new(|| Mutex::new(MountInfo::open("/proc/self/mountinfo")));
         KEPT.lock().unwrap_or_else(PoisonError::into_inner).current()
     }
 
@@ -65,18 +65,18 @@ fn octal(digits: &[u8]) -> Option<u8> {
 }
 
 /// The file, and what it said.
-struct Kept {
+struct MountInfo {
     file: Option<File>,
-    table: Option<Arc<Table>>,
+    table: Option<Arc<MountTable>>,
 }
 
-impl Kept {
+impl MountInfo {
     #[expect(clippy::disallowed_methods, reason = "a path below /proc")]
     fn open(path: &str) -> Self {
         Self { file: File::open(path).ok(), table: None }
     }
 
-    fn current(&mut self) -> Arc<Table> {
+    fn current(&mut self) -> Arc<MountTable> {
         if self.has_changed() {
             self.table = None;
         }
@@ -94,11 +94,11 @@ impl Kept {
         poll(&mut asked, PollTimeout::ZERO).map_or(true, |changed| changed > 0)
     }
 
-    fn read(&mut self) -> Option<Arc<Table>> {
+    fn read(&mut self) -> Option<Arc<MountTable>> {
         let file = self.file.as_mut()?;
         let mut text = Vec::new();
         file.rewind().and_then(|()| file.read_to_end(&mut text)).ok()?;
-        let table = Arc::new(Table::parse(&text));
+        let table = Arc::new(MountTable::parse(&text));
         self.table = Some(table.clone());
         Some(table)
     }
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn a_path_is_on_the_mount_whose_point_is_the_longest_that_it_begins_with() {
-        let table = Table::parse(
+        let table = MountTable::parse(
             b"22 1 0:20 / / rw,relatime shared:1 - ext4 /dev/vda rw\n\
               30 22 0:31 / /mnt rw - tmpfs tmpfs rw\n\
               31 30 0:32 /sub /mnt/with\\040a\\011blank\\134 rw master:2 - nfs host:/x rw\n",
@@ -132,14 +132,14 @@ mod tests {
 
     #[test]
     fn without_the_file_all_is_one_mount() {
-        let mut kept = Kept::open("/proc/self/no such file");
+        let mut kept = MountInfo::open("/proc/self/no such file");
         assert_eq!(&*kept.current().mount_of(Path::new("/any/where")), Path::new("/"));
     }
 
     #[cfg(target_os = "linux")]
     #[test]
     fn the_table_of_this_machine_is_read_once_and_kept() {
-        let mut kept = Kept::open("/proc/self/mountinfo");
+        let mut kept = MountInfo::open("/proc/self/mountinfo");
         let table = kept.current();
         assert_eq!(&*table.mount_of(Path::new("/proc/self/status")), Path::new("/proc"));
         assert!(Arc::ptr_eq(&table, &kept.current()));

@@ -168,7 +168,7 @@ async fn a_call_for_which_the_system_gives_no_thread_holds_no_permit() {
     let entry = calls.entry(&mount("/"));
     let of_origin = entry.limit.acquire(clock::now() + LATER).await.unwrap();
     let of_class = entry.class.all.acquire(clock::now() + LATER).await.unwrap();
-    let held = Held { _of_class: of_class, _of_origin: of_origin, _entry: entry };
+    let held = Permits { _of_class: of_class, _of_origin: of_origin, _entry: entry };
     assert!(spawn(without_threads.handle(), held, || ()).is_none());
     assert!(calls.files.origins.lock().unwrap().is_empty(), "nothing is held of the origin");
     assert_eq!(answers(&calls, mount("/")).await, Ok(7));
@@ -195,7 +195,7 @@ fn a_commands_arguments_are_not_shown() {
 
 /// A walk over a tree of this test's, part of which the table says is another mount.
 fn walk(path: &Path, points: &[&Path]) -> PathWalk {
-    PathWalk::with_table(path, mounts::Table::of(points))
+    PathWalk::with_table(path, mounts::MountTable::of(points))
 }
 
 #[test]
@@ -207,9 +207,9 @@ fn a_link_to_another_mount_is_followed_under_that_mount_before_it_is_touched() {
     symlink(&other, root.join("link")).unwrap();
     let mut walk = walk(&root.join("link/file"), &[Path::new("/"), &other]);
     assert_eq!(&*walk.mount(), Path::new("/"));
-    assert!(matches!(walk.follow(), Place::OtherMount));
+    assert!(matches!(walk.follow(), WalkEnd::OtherMount));
     assert_eq!(*walk.mount(), other);
-    assert!(matches!(walk.follow(), Place::Here));
+    assert!(matches!(walk.follow(), WalkEnd::Here));
 }
 
 #[test]
@@ -223,7 +223,7 @@ fn links_that_stay_on_the_mount_are_followed_at_one_go() {
     symlink("three", root.join("three")).unwrap();
     for path in ["two", "three", "a/b", "nothing/there"] {
         let mut walk = walk(&root.join(path), &[Path::new("/")]);
-        assert!(matches!(walk.follow(), Place::Here), "{path}");
+        assert!(matches!(walk.follow(), WalkEnd::Here), "{path}");
         assert_eq!(&*walk.mount(), Path::new("/"));
     }
 }
@@ -237,7 +237,7 @@ fn a_mount_that_a_path_only_passes_through_is_entered_under_its_own_name() {
     std::fs::write(root.join("file"), "").unwrap();
     let mut walk = walk(&root.join("through/../file"), &[Path::new("/"), &through]);
     let mut mounts = vec![walk.mount()];
-    while matches!(walk.follow(), Place::OtherMount) {
+    while matches!(walk.follow(), WalkEnd::OtherMount) {
         mounts.push(walk.mount());
     }
     assert_eq!(mounts, [Path::new("/").into(), through.into(), Arc::<Path>::from(Path::new("/"))]);

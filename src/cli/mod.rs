@@ -5,6 +5,7 @@
 mod args;
 mod canary;
 mod check;
+mod conclusion;
 mod demo;
 mod misuse;
 mod output;
@@ -13,7 +14,6 @@ mod probe;
 mod progress;
 mod replay;
 mod signals;
-mod told;
 
 use std::{
     ffi::OsString,
@@ -132,7 +132,7 @@ enum Threads {
 const TO_START: usize = 6;
 
 /// How long the agent's start waits for a directory of CA certificates that has to be made.
-const ROOTS_PATIENCE: Duration = Duration::from_secs(1);
+const ROOTS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The variable in which tokio is told how many threads to start. It falls over what it cannot read, so it is read here.
 const WORKERS: &str = "TOKIO_WORKER_THREADS";
@@ -255,7 +255,7 @@ async fn run_agent(path: &Path, roots: &Roots, hung_up: &'static AtomicBool, out
     };
     // Lest the first export fail for want of roots. A run waits for them itself, and the agent for no disk that hangs.
     let made = roots.keep(places(config.state.dir.as_deref()));
-    let _in_time = tokio::time::timeout(ROOTS_PATIENCE, made).await.is_ok();
+    let _in_time = tokio::time::timeout(ROOTS_TIMEOUT, made).await.is_ok();
     match agent::run(config, (sources, hung_up), roots.original.clone(), status).await {
         Ok(()) => PASSED,
         Err(error) => {

@@ -14,13 +14,13 @@ use tokio::{sync::watch, time::sleep_until};
 use super::{
     FAILED, USAGE,
     args::{Format, ProbeArgs, TargetArgs},
+    conclusion::Conclusion,
     environment,
     misuse::unknown,
     output::Output,
     password::{self, Place, ask},
     progress::Progress,
     signals::Signals,
-    told::Told,
 };
 use crate::{
     agent::{self, families, wiring},
@@ -241,7 +241,7 @@ impl Plan {
     async fn run(mut self, args: &ProbeArgs, signals: Signals, output: &mut Output) -> u8 {
         let stopped = signals.stopped().clone();
         let mut secret = self.secret.take();
-        let mut told = Told::new(args, self.several(args));
+        let mut conclusion = Conclusion::new(args, self.several(args));
         // Whether all of them did; none yet.
         let mut passed = None;
         // The failure that was shown last.
@@ -282,7 +282,7 @@ impl Plan {
                 };
                 self.show(&run, args, &mut shown, output);
                 passed = Some(passed.unwrap_or(true) && run.outcome == RunOutcome::Passed);
-                told.add(&run, output.style());
+                conclusion.add(&run, output.style());
                 if let Some(delivery) = &self.delivery {
                     delivery.metrics().record(&run);
                     delivery.deliver(run);
@@ -292,7 +292,7 @@ impl Plan {
                 break;
             }
         }
-        let code = told.conclude(passed == Some(true), output);
+        let code = conclusion.conclude(passed == Some(true), output);
         let code = signals.code().filter(|_| args.output != Format::Nagios).unwrap_or(code);
         if let Some(delivery) = self.delivery {
             let progress = output.progress_width().map(|width| Progress::of(width, "delivering"));

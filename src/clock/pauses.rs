@@ -25,7 +25,7 @@ const PROMPT: Duration = Duration::from_millis(5);
 /// As many pauses are kept: ten a second, which is a cycle of 100 ms, for some minutes.
 const KEPT: usize = 4096;
 
-static PAUSES: Mutex<Pauses> = Mutex::new(Pauses::new());
+static PAUSES: Mutex<PauseLog> = Mutex::new(PauseLog::new());
 
 /// A time in which this process did not get to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +35,7 @@ struct Pause {
 }
 
 #[derive(Debug)]
-struct Pauses {
+struct PauseLog {
     /// In the order of their ends.
     known: VecDeque<Pause>,
     /// When the heartbeat last came round; none while there is no heartbeat.
@@ -90,7 +90,7 @@ pub fn paused(begin: Instant, end: Instant, over: Duration) -> Duration {
     length_of_union(&mut inside)
 }
 
-fn pauses() -> MutexGuard<'static, Pauses> {
+fn pauses() -> MutexGuard<'static, PauseLog> {
     PAUSES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -116,7 +116,7 @@ impl Pause {
     }
 }
 
-impl Pauses {
+impl PauseLog {
     const fn new() -> Self {
         Self { known: VecDeque::new(), last: None, total: Duration::ZERO, count: 0 }
     }
@@ -259,9 +259,9 @@ mod tests {
     #[test]
     fn a_beat_that_is_late_is_a_pause_and_one_that_is_to_come_is_known_before() {
         let begin = now();
-        let mut pauses = Pauses::new();
+        let mut pauses = PauseLog::new();
         let at = |millis: u32| begin + millis * MS;
-        let between = |pauses: &Pauses, from, over: u32| pauses.touching(at(from), at(9_000), over * MS).len();
+        let between = |pauses: &PauseLog, from, over: u32| pauses.touching(at(from), at(9_000), over * MS).len();
         assert_eq!(between(&pauses, 0, 0), 0, "nobody beats");
         for beat in [0, 26, 52, 177, 203, 1_228] {
             pauses.beat(at(beat));
@@ -276,7 +276,7 @@ mod tests {
 
     #[test]
     fn no_more_pauses_are_kept_than_there_is_room_for() {
-        let (begin, mut pauses) = (now(), Pauses::new());
+        let (begin, mut pauses) = (now(), PauseLog::new());
         for beat in 0..2 * KEPT {
             pauses.beat(begin + u32::try_from(beat).unwrap() * 100 * MS);
         }

@@ -203,7 +203,7 @@ fn filled_secret(field: &Field<'_>, blanks: Option<&Fill<'_>>) -> Option<SecretS
             let error = source.check().err()?;
             let help = match error {
                 SecretError::Mode { .. } => "where others have to read it, set insecure_mode = true beside `file`",
-                SecretError::Folder { .. } | SecretError::FolderOwner { .. } => {
+                SecretError::WritableDirectory { .. } | SecretError::DirectoryOwner { .. } => {
                     "where that cannot be, set insecure_mode = true beside `file`"
                 }
                 SecretError::Unanswered { .. } => "see whether its file system hangs: runs are void until it answers",

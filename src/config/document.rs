@@ -14,7 +14,7 @@ use super::{positions, source::join};
 /// A smaller text is parsed as a whole.
 const SMALL: usize = 256 << 10;
 /// So much of a list is parsed at a time, at least one table of it.
-const PIECE: usize = 64 << 10;
+const PART_SIZE: usize = 64 << 10;
 /// No piece has more tokens: they take up to 230 bytes each while it is parsed.
 const MOST_TOKENS: usize = 700_000;
 /// What the values may take, in bytes.
@@ -41,7 +41,7 @@ pub(super) struct Parsed {
 
 /// Why there is nothing.
 #[derive(Debug)]
-pub(super) enum Fault {
+pub(super) enum ParseFailure {
     /// It is not TOML. With where the parser's places count from.
     Syntax(TomlError, usize),
     /// It would take too much memory.
@@ -49,7 +49,7 @@ pub(super) enum Fault {
 }
 
 /// Reads a text.
-pub(super) fn parse(text: &str) -> Result<Parsed, Fault> {
+pub(super) fn parse(text: &str) -> Result<Parsed, ParseFailure> {
     if text.len() >= SMALL
         && let Some(pieces) = pieces(text)?
         && let Some(parsed) = parse_pieces(text, &pieces)?
@@ -60,11 +60,11 @@ pub(super) fn parse(text: &str) -> Result<Parsed, Fault> {
 }
 
 /// All at once.
-fn parse_whole(text: &str) -> Result<Parsed, Fault> {
+fn parse_whole(text: &str) -> Result<Parsed, ParseFailure> {
     if text.len() >= SMALL && Source::new(text).lex().nth(MOST_TOKENS).is_some() {
-        return Err(Fault::TooMuch);
+        return Err(ParseFailure::TooMuch);
     }
-    let document = Document::parse(text).map_err(|error| Fault::Syntax(error, 0))?;
+    let document = Document::parse(text).map_err(|error| ParseFailure::Syntax(error, 0))?;
     let mut reader = FileReader::default();
     let mut values = reader.table(document.as_table(), "");
     drop(document);
@@ -78,16 +78,16 @@ fn parse_whole(text: &str) -> Result<Parsed, Fault> {
 
 /// A part of a text: tables of one of the lists, or something else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Piece {
+struct TextPart {
     start: usize,
     end: usize,
     list: Option<&'static str>,
 }
 
 /// Parts a text. None when a table of a list stands apart from the list, which only the whole shows the meaning of.
-fn pieces(text: &str) -> Result<Option<Vec<Piece>>, Fault> {
+fn pieces(text: &str) -> Result<Option<Vec<TextPart>>, ParseFailure> {
     let mut pieces = Vec::new();
-    let mut piece = Piece { start: 0, end: 0, list: None };
+    let mut piece = TextPart { start: 0, end: 0, list: None };
     let (mut tokens, mut others) = (0, 0);
     let (mut depth, mut at_start, mut in_header) = (0_usize, true, false);
     for token in Source::new(text).lex() {
@@ -100,7 +100,7 @@ fn pieces(text: &str) -> Result<Option<Vec<Piece>>, Fault> {
             let inside = LISTS.into_iter().find(|name| is_below(header, name));
             let goes_on = match (list, inside) {
                 // In one batch with those before it.
-                (Some(list), _) => piece.list == Some(list) && at - piece.start < PIECE,
+                (Some(list), _) => piece.list == Some(list) && at - piece.start < PART_SIZE,
                 (None, Some(name)) if piece.list == Some(name) => true,
                 (None, Some(_)) => return Ok(None),
                 (None, None) => piece.list.is_none(),
@@ -110,8 +110,8 @@ fn pieces(text: &str) -> Result<Option<Vec<Piece>>, Fault> {
                     others += tokens;
                 }
                 tokens = 0;
-                pieces.push(Piece { end: at, ..piece });
-                piece = Piece { start: at, end: at, list };
+                pieces.push(TextPart { end: at, ..piece });
+                piece = TextPart { start: at, end: at, list };
             }
         }
         match kind {
@@ -126,10 +126,10 @@ fn pieces(text: &str) -> Result<Option<Vec<Piece>>, Fault> {
         tokens += 1;
         let all = if piece.list.is_none() { others + tokens } else { tokens };
         if all > MOST_TOKENS {
-            return Err(Fault::TooMuch);
+            return Err(ParseFailure::TooMuch);
         }
     }
-    pieces.push(Piece { end: text.len(), ..piece });
+    pieces.push(TextPart { end: text.len(), ..piece });
     Ok(Some(pieces))
 }
 
@@ -147,7 +147,7 @@ fn is_below(header: &str, name: &str) -> bool {
 }
 
 /// None when the pieces alone do not show what they mean together.
-fn parse_pieces(text: &str, pieces: &[Piece]) -> Result<Option<Parsed>, Fault> {
+fn parse_pieces(text: &str, pieces: &[TextPart]) -> Result<Option<Parsed>, ParseFailure> {
     let mut reader = FileReader::default();
     // The rest, with everything in its place.
     let mut rest = text.as_bytes().to_vec();
@@ -205,11 +205,11 @@ fn parse_pieces(text: &str, pieces: &[Piece]) -> Result<Option<Parsed>, Fault> {
             elements.push(reader.element(table, &format!("{name}[{}]", elements.len())));
         }
         if reader.weight > MOST {
-            return Err(Fault::TooMuch);
+            return Err(ParseFailure::TooMuch);
         }
     }
     match first_error {
-        Some((error, base)) => Err(Fault::Syntax(error, base)),
+        Some((error, base)) => Err(ParseFailure::Syntax(error, base)),
         None => reader.finish(values, lists).map(Some),
     }
 }
@@ -227,9 +227,9 @@ struct FileReader {
 }
 
 impl FileReader {
-    fn finish(self, values: Dict, lists: Vec<(String, Vec<Value>)>) -> Result<Parsed, Fault> {
+    fn finish(self, values: Dict, lists: Vec<(String, Vec<Value>)>) -> Result<Parsed, ParseFailure> {
         if self.weight > MOST {
-            return Err(Fault::TooMuch);
+            return Err(ParseFailure::TooMuch);
         }
         Ok(Parsed { values, lists, found: self.found })
     }
@@ -367,7 +367,7 @@ mod tests {
     fn a_fault_in_a_piece_is_told_at_its_place_in_the_file() {
         let good = "[[targets]]\nname = \"abcdefghijklmnopqrstuvwxyz\"\n".repeat(SMALL / 30);
         let text = format!("{good}[[targets]]\nname = \n{good}x =\n");
-        let Err(Fault::Syntax(error, base)) = parse(&text) else { panic!("it was read") };
+        let Err(ParseFailure::Syntax(error, base)) = parse(&text) else { panic!("it was read") };
         let at = base + error.span().unwrap().start;
         assert!((good.len()..good.len() + 25).contains(&at), "{at} and not {}", good.len());
     }
@@ -380,7 +380,7 @@ mod tests {
             format!("x = [{}]\n", "[],".repeat(400_000)),
             "[[targets]]\na={b={c={d=1}}}\n".repeat(100_000),
         ] {
-            assert!(matches!(parse(&text), Err(Fault::TooMuch)), "{} bytes", text.len());
+            assert!(matches!(parse(&text), Err(ParseFailure::TooMuch)), "{} bytes", text.len());
         }
     }
 

@@ -28,10 +28,10 @@ const DEEPEST: usize = 8;
 /// All that was found so far.
 #[derive(Default)]
 pub(super) struct Noted {
-    errors: List,
-    warnings: List,
-    unusable: List,
-    unset: List,
+    errors: ProblemList,
+    warnings: ProblemList,
+    unusable: ProblemList,
+    unset: ProblemList,
     /// The keys with errors, and the tables around them, as hashes.
     wrong: HashSet<u64>,
 }
@@ -80,7 +80,7 @@ impl Noted {
 }
 
 #[derive(Default)]
-struct List {
+struct ProblemList {
     kept: Vec<Problem>,
     known: HashSet<u64>,
     alike: HashMap<u64, Count>,
@@ -94,7 +94,7 @@ struct Count {
     left_out: usize,
 }
 
-impl List {
+impl ProblemList {
     fn push(&mut self, mut problem: Problem) {
         let own = hash(&problem);
         if self.known.contains(&own) {
@@ -198,7 +198,7 @@ mod tests {
     }
 
     fn told(problems: impl IntoIterator<Item = Problem>) -> Vec<String> {
-        let mut list = List::default();
+        let mut list = ProblemList::default();
         problems.into_iter().for_each(|problem| list.push(problem));
         list.finish().into_iter().map(|problem| problem.what).collect()
     }
@@ -218,7 +218,7 @@ mod tests {
     #[test]
     fn a_key_without_end_is_cut_and_still_known_for_its_like() {
         let key = "k".repeat(1 << 20);
-        let mut list = List::default();
+        let mut list = ProblemList::default();
         for number in 0..7 {
             list.push(problem(1, &key, &number.to_string()));
         }

@@ -8,7 +8,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 #[derive(Default)]
 pub(super) struct Positions {
     text: String,
-    lines: Lines,
+    lines: LineIndex,
     /// Paths as hashes, in order, with the offsets at which they begin. Two that have one hash would be shown at one
     /// place, which is all that goes by it.
     found: Vec<(u64, u32)>,
@@ -18,7 +18,7 @@ impl Positions {
     /// `found` in any order; of a path that is there twice the last counts.
     pub(super) fn new(text: &str, mut found: Vec<(u64, u32)>) -> Self {
         found.sort_by_key(|(path, _)| *path);
-        Self { text: text.to_owned(), lines: Lines::new(text), found }
+        Self { text: text.to_owned(), lines: LineIndex::new(text), found }
     }
 
     /// Line and column of a path.
@@ -43,7 +43,7 @@ const BLOCK: usize = 256;
 
 /// Byte offset to line and column, both counted from 1, columns in characters.
 #[derive(Default)]
-pub(super) struct Lines {
+pub(super) struct LineIndex {
     blocks: Vec<Block>,
 }
 
@@ -56,7 +56,7 @@ struct Block {
     line: u32,
 }
 
-impl Lines {
+impl LineIndex {
     /// For a text of less than 4 GiB.
     pub(super) fn new(text: &str) -> Self {
         let mut before = Block::default();
@@ -127,7 +127,7 @@ mod tests {
             }
             let before = text.get(..offset).unwrap();
             let column = before.rsplit('\n').next().unwrap().chars().count() + 1;
-            prop_assert_eq!(Lines::new(&text).position(&text, offset), (before.matches('\n').count() + 1, column));
+            prop_assert_eq!(LineIndex::new(&text).position(&text, offset), (before.matches('\n').count() + 1, column));
         }
     }
 

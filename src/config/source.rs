@@ -16,10 +16,10 @@ use figment::{
 };
 
 use super::{
-    document::{self, Fault},
+    document::{self, ParseFailure},
     input::{self, Kinds},
     otel,
-    positions::{Lines, Positions},
+    positions::{LineIndex, Positions},
     problem::{Place, Problem},
     syntax,
 };
@@ -126,8 +126,8 @@ pub(super) fn merge_text(sources: &Sources, text: Option<&str>, problems: &mut V
                 positions = Positions::new(text, parsed.found);
                 file = Some(Layer::new(FILE, Source::File(path.clone()), parsed.values));
             }
-            Err(Fault::Syntax(error, base)) => problems.push(syntax_problem(path, text, &error, base)),
-            Err(Fault::TooMuch) => problems.push(Problem {
+            Err(ParseFailure::Syntax(error, base)) => problems.push(syntax_problem(path, text, &error, base)),
+            Err(ParseFailure::TooMuch) => problems.push(Problem {
                 place: Place::File { path: path.clone(), at: None },
                 key: String::new(),
                 what: "it holds more keys and values than are taken in: they would take more than 300MiB of memory"
@@ -239,7 +239,7 @@ fn read(path: &Path, kinds: Kinds) -> Result<String, Box<Problem>> {
 
 /// Only the parser's message is used: its long form shows the line, and a password may stand in it.
 fn syntax_problem(path: &Path, text: &str, error: &toml_edit::TomlError, base: usize) -> Problem {
-    let at = error.span().map(|span| Lines::new(text).position(text, base + span.start));
+    let at = error.span().map(|span| LineIndex::new(text).position(text, base + span.start));
     let found = syntax::explain(text, at.map_or(0, |(line, _)| line));
     let what = found.what.unwrap_or_else(|| format!("this is not TOML: {}", error.message().replace('\n', "; ")));
     Problem {

@@ -101,7 +101,7 @@ pub(super) struct OtlpClient {
     gzip: bool,
     timeout: Duration,
     grpc_path: &'static str,
-    way: Mutex<Way>,
+    send_state: Mutex<SendState>,
     /// Whether a port that did not answer as a receiver in clear text speaks TLS; none before it was asked.
     speaks_tls: Mutex<Option<bool>>,
     /// Of the last request, until it is taken.
@@ -109,7 +109,7 @@ pub(super) struct OtlpClient {
 }
 
 /// How a request gets there, which changes with the files that the operator named.
-struct Way {
+struct SendState {
     transport: Arc<Transport>,
     /// Why nothing can be sent yet.
     unready: Option<Arc<str>>,
@@ -150,7 +150,7 @@ impl OtlpClient {
             gzip: signal.gzip,
             timeout: signal.timeout,
             grpc_path,
-            way: Mutex::new(Way::new(signal, grpc_path)?),
+            send_state: Mutex::new(SendState::new(signal, grpc_path)?),
             speaks_tls: Mutex::default(),
             outcome: Mutex::default(),
         })
@@ -159,13 +159,13 @@ impl OtlpClient {
     /// Takes the headers and what the files hold from `signal`, which is for the same receiver, for the next request on. One
     /// that is under way ends as it began.
     pub(super) fn replace(&self, signal: &Signal) -> Result<(), WireError> {
-        let way = Way::new(signal, self.grpc_path)?;
-        *self.way.lock().unwrap_or_else(PoisonError::into_inner) = way;
+        let send_state = SendState::new(signal, self.grpc_path)?;
+        *self.send_state.lock().unwrap_or_else(PoisonError::into_inner) = send_state;
         Ok(())
     }
 
     fn transport(&self) -> Arc<Transport> {
-        self.way.lock().unwrap_or_else(PoisonError::into_inner).transport.clone()
+        self.send_state.lock().unwrap_or_else(PoisonError::into_inner).transport.clone()
     }
 
     /// Where requests go, for people.
@@ -186,7 +186,7 @@ impl OtlpClient {
 
     /// One request to its end or to the timeout, unless something that goes with it is missing: what came of it, and how long the receiver asks to be left alone.
     async fn export(&self, message: &[u8]) -> ExportOutcome {
-        let unready = self.way.lock().unwrap_or_else(PoisonError::into_inner).unready.clone();
+        let unready = self.send_state.lock().unwrap_or_else(PoisonError::into_inner).unready.clone();
         if let Some(why) = unready {
             return (Err(Failure::Later(why.to_string())), None);
         }
@@ -320,11 +320,11 @@ const KEY: &str = "client key";
 impl Signal {
     /// Whether an exporter can be built of it.
     pub fn check(&self) -> Result<(), WireError> {
-        Way::new(self, "/").map(drop)
+        SendState::new(self, "/").map(drop)
     }
 }
 
-impl Way {
+impl SendState {
     fn new(signal: &Signal, grpc_path: &str) -> Result<Self, WireError> {
         let endpoint = shown(&signal.endpoint);
         let wrong = |problem: &str| WireError::Endpoint { endpoint: endpoint.clone(), problem: problem.to_owned() };

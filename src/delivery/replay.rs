@@ -151,7 +151,7 @@ impl Lines {
     }
 
     /// The next line; empty at the end.
-    fn read(&mut self, line: &mut Vec<u8>) -> Result<(), Unread> {
+    fn read(&mut self, line: &mut Vec<u8>) -> Result<(), LineError> {
         match &mut self.source {
             Source::Stream(reader) => read_line(reader, line),
             Source::Members { packed, at, text } => loop {
@@ -169,7 +169,7 @@ impl Lines {
                         let plural = if runs == 1 { "" } else { "s" };
                         let problem = format!("byte {at}: the data are damaged ({runs} run{plural})");
                         *at = next;
-                        return Err(Unread::Damaged(problem));
+                        return Err(LineError::Damaged(problem));
                     }
                 }
             },
@@ -178,7 +178,7 @@ impl Lines {
 }
 
 /// Why there is no line where one should be.
-enum Unread {
+enum LineError {
     /// It was longer than any may be, and its end has been found.
     TooLong,
     /// Its end was not found.
@@ -190,16 +190,16 @@ enum Unread {
 }
 
 /// The next line with its end, which the last one may lack; empty when there is none. No more of it is kept than may be.
-fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> Result<(), Unread> {
-    reader.by_ref().take(LONGEST_LINE as u64 + 1).read_until(b'\n', line).map_err(Unread::Broken)?;
+fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> Result<(), LineError> {
+    reader.by_ref().take(LONGEST_LINE as u64 + 1).read_until(b'\n', line).map_err(LineError::Broken)?;
     if line.len() <= LONGEST_LINE || line.ends_with(b"\n") {
         return Ok(());
     }
     line.clear();
     let mut rest = reader.take(LONGEST_SEARCH);
     // Passes over it where it is read, and keeps none of it.
-    rest.skip_until(b'\n').map_err(Unread::Broken)?;
-    Err(if rest.limit() == 0 { Unread::Endless } else { Unread::TooLong })
+    rest.skip_until(b'\n').map_err(LineError::Broken)?;
+    Err(if rest.limit() == 0 { LineError::Endless } else { LineError::TooLong })
 }
 
 impl Iterator for Lines {
@@ -212,16 +212,16 @@ impl Iterator for Lines {
             if let Err(unread) = self.read(&mut text) {
                 let line = self.line + 1;
                 let problem = match unread {
-                    Unread::Damaged(problem) => problem,
-                    Unread::TooLong => {
+                    LineError::Damaged(problem) => problem,
+                    LineError::TooLong => {
                         self.line = line;
                         "the line is longer than 16MiB, which no run takes, and is left out".to_owned()
                     }
-                    Unread::Endless => {
+                    LineError::Endless => {
                         self.ended = true;
                         "the line does not end within 4GiB: nothing behind it is read".to_owned()
                     }
-                    Unread::Broken(error) => {
+                    LineError::Broken(error) => {
                         self.ended = true;
                         error.to_string()
                     }

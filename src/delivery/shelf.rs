@@ -40,7 +40,7 @@ pub(super) struct Shelf {
     directory: Option<Arc<Directory>>,
     budget: u64,
     /// The segment that takes more runs.
-    active: Option<Active>,
+    active: Option<ActiveSegment>,
     /// Bytes on disk of all that lies there; none before it was listed.
     size: Option<u64>,
     /// Of these, what was added since it was listed.
@@ -51,7 +51,7 @@ pub(super) struct Shelf {
 }
 
 /// A segment that is written.
-struct Active {
+struct ActiveSegment {
     name: String,
     file: File,
     length: u64,
@@ -98,7 +98,7 @@ impl Shelf {
         }
         let size = size_of(&active.file.metadata()?);
         self.add(size.saturating_sub(active.size));
-        self.active = Some(Active { length: start + content.len() as u64, size, ..active });
+        self.active = Some(ActiveSegment { length: start + content.len() as u64, size, ..active });
         Ok(path)
     }
 
@@ -173,14 +173,14 @@ impl Shelf {
 }
 
 /// All files there, as many as can be listed.
-fn list(directory: &Directory) -> Vec<Listed> {
+fn list(directory: &Directory) -> Vec<ShelfFile> {
     let mut files = Vec::new();
     let listed = directory.names(|name| {
         if let Ok(Some(entry)) = directory.entry(name)
             && !entry.is_directory()
         {
             let size = entry.size_on_disk().max(LEAST);
-            files.push(Listed { modified: entry.modified(), name: name.to_owned(), size });
+            files.push(ShelfFile { modified: entry.modified(), name: name.to_owned(), size });
         }
     });
     // What was listed until then is what is known.
@@ -188,13 +188,13 @@ fn list(directory: &Directory) -> Vec<Listed> {
     files
 }
 
-fn create(directory: &Directory, now: SystemTime) -> io::Result<Active> {
+fn create(directory: &Directory, now: SystemTime) -> io::Result<ActiveSegment> {
     let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     let name = directory.free(&format!("{:020}", since.as_millis()), ENDING)?;
-    Ok(Active { file: directory.create(&name)?, name, length: 0, size: 0 })
+    Ok(ActiveSegment { file: directory.create(&name)?, name, length: 0, size: 0 })
 }
 
-impl Active {
+impl ActiveSegment {
     /// Whether its name there still leads to it.
     fn is_in(&self, directory: &Directory) -> bool {
         let (Ok(Some(named)), Ok(open)) = (directory.entry(&self.name), self.file.metadata()) else { return false };
@@ -204,7 +204,7 @@ impl Active {
 
 /// A file of the directory; the oldest is the least.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Listed {
+struct ShelfFile {
     /// In seconds and nanoseconds.
     modified: (i64, i64),
     name: String,

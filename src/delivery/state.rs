@@ -35,7 +35,7 @@ const OWN: &str = "imaptrace";
 /// Threads that may hang at once in opening it: another is only begun when something else is mounted there than before.
 const ATTEMPTS: usize = 4;
 /// How long the queue waits for an attempt to open it before it goes on in memory.
-const PATIENCE: Duration = Duration::from_secs(1);
+const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The state directory must not be used: waiting does not mend that.
 #[derive(Debug, thiserror::Error)]
@@ -74,20 +74,20 @@ pub struct ForeignError {
 
 /// A directory for state that is ours for as long as this lives. Clones share it: the last to go lets go of the directory.
 #[derive(Debug, Clone)]
-pub struct StateDir(Arc<Inner>);
+pub struct StateDir(Arc<SharedState>);
 
 #[derive(Debug)]
-struct Inner {
+struct SharedState {
     given: PathBuf,
     /// None until it was opened and locked.
-    held: Mutex<Option<Held>>,
+    held: Mutex<Option<LockedDirectory>>,
     /// Held while the lock is taken: the kernel would refuse it to a second thread of ours as to any other.
     locking: Mutex<()>,
     attempts: Mutex<Attempts>,
 }
 
 #[derive(Debug)]
-struct Held {
+struct LockedDirectory {
     directory: Arc<Directory>,
     _lock: Flock<File>,
 }
@@ -114,12 +114,12 @@ impl StateDir {
         }
     }
 
-    /// The same, on another thread, and no longer than `patience`: a directory that has not answered by then is opened when
+    /// The same, on another thread, and no longer than `timeout`: a directory that has not answered by then is opened when
     /// it does, and [`StateDir::hangs`] until then.
-    pub async fn open_within(path: &Path, patience: Duration) -> Result<Self, StateDirError> {
+    pub async fn open_within(path: &Path, timeout: Duration) -> Result<Self, StateDirError> {
         let this = Self::new(path);
         let opening = this.clone();
-        match blocking::work(move || opening.attach(patience).map(drop)).await {
+        match blocking::work(move || opening.attach(timeout).map(drop)).await {
             Ok(Err(OpenError::Refused(error))) => Err(error),
             // A panic was reported by the runtime; the queue tries again.
             Ok(Err(OpenError::Io(_)) | Ok(())) | Err(_) => Ok(this),
@@ -127,7 +127,7 @@ impl StateDir {
     }
 
     fn new(path: &Path) -> Self {
-        Self(Arc::new(Inner {
+        Self(Arc::new(SharedState {
             given: path.to_owned(),
             held: Mutex::default(),
             locking: Mutex::default(),
@@ -145,7 +145,7 @@ impl StateDir {
         self.held().as_ref().map(|held| held.directory.clone())
     }
 
-    fn held(&self) -> MutexGuard<'_, Option<Held>> {
+    fn held(&self) -> MutexGuard<'_, Option<LockedDirectory>> {
         self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -160,16 +160,16 @@ impl StateDir {
         if self.directory().is_some_and(|directory| directory.is_gone()) {
             *self.held() = None;
         }
-        self.attach(PATIENCE).map_err(Into::into)
+        self.attach(OPEN_TIMEOUT).map_err(Into::into)
     }
 
     /// Opens and locks it unless that was done, and waits so long for an attempt that is begun for it.
-    fn attach(&self, patience: Duration) -> Result<Arc<Directory>, OpenError> {
+    fn attach(&self, timeout: Duration) -> Result<Arc<Directory>, OpenError> {
         if let Some(directory) = self.directory() {
             return Ok(directory);
         }
         if let Some(attempt) = self.begin()? {
-            match attempt.recv_timeout(patience) {
+            match attempt.recv_timeout(timeout) {
                 Ok(outcome) => outcome?,
                 Err(mpsc::RecvTimeoutError::Timeout) => self.attempts().hangs = true,
                 // It panicked, which was reported.
@@ -251,7 +251,7 @@ impl StateDir {
             );
             adopt::adopt(&outer, &directory)?;
         }
-        *self.held() = Some(Held { directory: Arc::new(directory), _lock: lock });
+        *self.held() = Some(LockedDirectory { directory: Arc::new(directory), _lock: lock });
         Ok(())
     }
 

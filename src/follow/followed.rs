@@ -30,7 +30,7 @@ pub const LOOK: Duration = Duration::from_secs(1);
 const LOOK_DEADLINE: Duration = Duration::from_secs(2);
 
 /// A future of its own.
-pub type Reading<T, E> = Pin<Box<dyn Future<Output = Result<Read<T>, NotRead<E>>> + Send>>;
+pub type ReadFuture<T, E> = Pin<Box<dyn Future<Output = Result<Read<T>, NotRead<E>>> + Send>>;
 
 /// What was read.
 pub struct Read<T> {
@@ -78,24 +78,24 @@ pub struct Followed<T, E> {
     /// For the log.
     name: String,
     paths: Vec<PathBuf>,
-    read: Box<dyn Fn() -> Reading<T, E> + Send + Sync>,
+    read: Box<dyn Fn() -> ReadFuture<T, E> + Send + Sync>,
     known: watch::Sender<Known<T>>,
-    state: Mutex<State>,
+    state: Mutex<FollowedState>,
     is_looking: AtomicBool,
 }
 
 #[derive(Default)]
-struct State {
+struct FollowedState {
     changes: Changes<FileVersions>,
     /// Of the value in use.
     digest: Option<[u8; 32]>,
     /// What was logged last of a change that cannot be used.
-    logged: Option<Problem>,
+    logged: Option<Unusable>,
 }
 
 /// Why a file is not in use as it is now.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Problem {
+enum Unusable {
     /// What is wrong with it.
     Wrong(String),
     /// Nothing answers. In which words is no news: they change from look to look.
@@ -119,7 +119,7 @@ where
     pub async fn begin(
         name: String,
         paths: Vec<PathBuf>,
-        read: impl Fn() -> Reading<T, E> + Send + Sync + 'static,
+        read: impl Fn() -> ReadFuture<T, E> + Send + Sync + 'static,
     ) -> Result<Arc<Self>, E> {
         let followed = Self {
             name,
@@ -140,7 +140,7 @@ where
             },
             Err(unfinished) => unfinished.to_string(),
         };
-        followed.keep(Problem::Unfinished, &unfinished);
+        followed.keep(Unusable::Unfinished, &unfinished);
         Ok(Arc::new(followed))
     }
 
@@ -158,7 +158,7 @@ where
     pub async fn look(&self) {
         let versions = match self.versions().await {
             Ok(versions) => versions,
-            Err(unfinished) => return self.keep(Problem::Unfinished, &unfinished.to_string()),
+            Err(unfinished) => return self.keep(Unusable::Unfinished, &unfinished.to_string()),
         };
         if !self.state().changes.is_due(&versions) {
             let mut state = self.state();
@@ -169,8 +169,8 @@ where
         }
         match (self.read)().await {
             Ok(read) => self.use_value(versions, read),
-            Err(NotRead::Wrong(error)) => self.keep(Problem::Wrong(error.to_string()), &error.to_string()),
-            Err(NotRead::Unfinished(problem)) => self.keep(Problem::Unfinished, &problem),
+            Err(NotRead::Wrong(error)) => self.keep(Unusable::Wrong(error.to_string()), &error.to_string()),
+            Err(NotRead::Unfinished(problem)) => self.keep(Unusable::Unfinished, &problem),
         }
     }
 
@@ -205,7 +205,7 @@ where
     }
 
     /// Keeps the value as it is, if there is one, and logs why once.
-    fn keep(&self, problem: Problem, why: &str) {
+    fn keep(&self, problem: Unusable, why: &str) {
         let mut state = self.state();
         if state.logged.as_ref() == Some(&problem) {
             return;
@@ -219,18 +219,18 @@ where
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, FollowedState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// What a follower looks at.
-trait Look: Send + Sync {
+trait Refresh: Send + Sync {
     /// One look, unless the last one has not ended.
     fn begin_look(self: Arc<Self>);
 }
 
-impl<T, E> Look for Followed<T, E>
+impl<T, E> Refresh for Followed<T, E>
 where
     T: Send + Sync + 'static,
     E: fmt::Display + Send + 'static,
@@ -249,9 +249,9 @@ where
 
 /// Looks at all that is followed, at regular intervals.
 #[derive(Clone, Default)]
-pub struct Follower(Arc<Mutex<Vec<Weak<dyn Look>>>>);
+pub struct FileFollower(Arc<Mutex<Vec<Weak<dyn Refresh>>>>);
 
-impl Follower {
+impl FileFollower {
     /// Looks at this value, too, for as long as somebody has it.
     pub fn add<T, E>(&self, followed: &Arc<Followed<T, E>>)
     where
@@ -267,14 +267,14 @@ impl Follower {
         loop {
             sleep(LOOK).await;
             let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            all.retain(|followed| followed.upgrade().map(Look::begin_look).is_some());
+            all.retain(|followed| followed.upgrade().map(Refresh::begin_look).is_some());
         }
     }
 }
 
-impl fmt::Debug for Follower {
+impl fmt::Debug for FileFollower {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Follower").finish_non_exhaustive()
+        f.debug_struct("FileFollower").finish_non_exhaustive()
     }
 }
 
@@ -375,7 +375,7 @@ mod tests {
         fs::write(&path, "one").unwrap();
         let answers = Arc::new(AtomicBool::new(false));
         let asked = answers.clone();
-        let read = move || -> Reading<String, String> {
+        let read = move || -> ReadFuture<String, String> {
             let answers = asked.load(Ordering::SeqCst);
             Box::pin(async move {
                 if answers {
@@ -396,6 +396,6 @@ mod tests {
         fs::write(&path, "another").unwrap();
         looks(&followed).await;
         assert_eq!(value(&followed), "good");
-        assert_eq!(followed.state().logged, Some(Problem::Unfinished));
+        assert_eq!(followed.state().logged, Some(Unusable::Unfinished));
     }
 }

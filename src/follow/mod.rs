@@ -7,5 +7,5 @@
 mod followed;
 mod watched;
 
-pub use followed::{Followed, Follower, Known, LOOK, NotRead, Read, Reading};
+pub use followed::{FileFollower, Followed, Known, LOOK, NotRead, Read, ReadFuture};
 pub use watched::{Changes, FileVersion, FileVersions, absent, versions};

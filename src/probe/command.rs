@@ -92,7 +92,7 @@ impl Journey<'_> {
         step.literal_bytes = (progress.literals > 0).then_some(progress.literal_bytes);
         step.lenient = (progress.lenient > 0).then_some(progress.lenient);
         self.refer(step, progress);
-        let tcp = weather(step, driver);
+        let tcp = tcp_delta(step, driver);
         let uncertainty = account(step, exchange, tcp.as_ref(), driver);
         self.recorder.doubt(step, uncertainty);
         // No more than these: while a run waits, its steps are most of what it holds.
@@ -122,8 +122,8 @@ impl Journey<'_> {
     }
 
     /// Notes on a step that is no command what the kernel saw of the line meanwhile, and what that makes uncertain.
-    pub(super) fn weather(&mut self, step: &mut Step, driver: &mut Driver) {
-        if let Some(tcp) = weather(step, driver) {
+    pub(super) fn note_tcp(&mut self, step: &mut Step, driver: &mut Driver) {
+        if let Some(tcp) = tcp_delta(step, driver) {
             self.recorder.doubt(step, Uncertainty::of_setup(step.duration_s.to_duration(), &tcp));
         }
     }
@@ -156,8 +156,8 @@ pub(super) fn state(driver: &Driver) -> State {
 }
 
 /// Notes on a step what the kernel saw of the line meanwhile.
-fn weather(step: &mut Step, driver: &mut Driver) -> Option<TcpInfoDelta> {
-    let tcp = driver.weather()?;
+fn tcp_delta(step: &mut Step, driver: &mut Driver) -> Option<TcpInfoDelta> {
+    let tcp = driver.tcp_delta()?;
     step.rtt_min_s = tcp.rtt_min.map(Seconds::from);
     step.retransmits = (tcp.retransmits > 0).then_some(tcp.retransmits);
     step.out_of_order = tcp.out_of_order.filter(|count| *count > 0);

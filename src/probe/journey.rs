@@ -205,12 +205,12 @@ impl<'a> Journey<'a> {
     fn note_connection(&mut self, driver: &Driver) {
         let counts = driver.meter().counts();
         self.recorder.wire(counts.sent, counts.received);
-        let weather = driver.weather_in_all();
+        let tcp = driver.tcp_total();
         let quickack = driver.meter().quickack();
         let server = self.recorder.server();
-        server.rtt_min_s = weather.rtt_min.map(Seconds::from);
-        server.retransmits = weather.rtt_min.map(|_| weather.retransmits.into());
-        server.out_of_order = weather.out_of_order.map(u64::from);
+        server.rtt_min_s = tcp.rtt_min.map(Seconds::from);
+        server.retransmits = tcp.rtt_min.map(|_| tcp.retransmits.into());
+        server.out_of_order = tcp.out_of_order.map(u64::from);
         server.quickack = Some(quickack);
         if let Some(capabilities) = driver.session.capabilities() {
             server.capability_hash = Some(capabilities.hash());
@@ -253,7 +253,7 @@ impl<'a> Journey<'a> {
         step.start_s = before;
         step.duration_s = self.recorder.at(end).saturating_sub(before);
         step.received_bytes = Some(progress.received);
-        self.weather(&mut step, driver);
+        self.note_tcp(&mut step, driver);
         self.refer(&mut step, &progress);
         let said = match result {
             Ok((said, _)) => said,

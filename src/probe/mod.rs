@@ -21,7 +21,7 @@
 //! verdict   answers and causes → error.type
 //! certificates  what a failed handshake shows of certificates
 //! inspect   one more connection after a run whose handshake showed none
-//! weather   what the kernel saw of the line
+//! tcp_delta what the kernel saw of the connection
 //! lateness  whose time it was when time was up
 //! wait      deadlines and the wish to cancel, for every wait
 //! transcript  the conversation line by line, for `probe --verbose`
@@ -47,11 +47,11 @@ mod recorder;
 mod redact;
 mod sasl;
 mod split;
+mod tcp_delta;
 mod transcript;
 mod uncertainty;
 mod verdict;
 mod wait;
-mod weather;
 
 pub use self::inspect::{inspect, lacks_certificate};
 use std::{

@@ -143,7 +143,7 @@ impl Journey<'_> {
             literal_kept: limits.literal_kept,
         };
         let mut driver = Driver::new(meter, armed, limits, self.cancel.clone());
-        self.weather(&mut step, &mut driver);
+        self.note_tcp(&mut step, &mut driver);
         step.delayed_s = won.and_then(|won| {
             let took = won.end.saturating_duration_since(won.start);
             let paused = clock::paused(won.start, won.end, Duration::ZERO);
@@ -180,7 +180,7 @@ impl Journey<'_> {
         };
         self.recorder.time(&mut step, driver.meter().first_write().unwrap_or(asked), end);
         step.delayed_s = delay(net::kept_waiting(&traffic.crossings));
-        self.weather(&mut step, driver);
+        self.note_tcp(&mut step, driver);
         let hello = driver.meter().server_hello();
         let shown = match &result {
             Err(SecureError::Failed(failure)) => net::shown(Err(failure), driver.meter()),

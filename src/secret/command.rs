@@ -125,13 +125,13 @@ impl Drop for Wish {
 }
 
 /// A program under way. Dropped, it is killed with its group.
-struct Running<'a> {
+struct RunningProgram<'a> {
     child: Child,
     process: Process,
     wish: &'a WishState,
 }
 
-impl<'a> Running<'a> {
+impl<'a> RunningProgram<'a> {
     #[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
     fn start(argv: &[String], child_env: &Variables, wish: &'a WishState) -> io::Result<Self> {
         let leads = !TERMINAL_IS_SHARED.load(Ordering::Relaxed);
@@ -167,7 +167,7 @@ impl<'a> Running<'a> {
     }
 }
 
-impl Drop for Running<'_> {
+impl Drop for RunningProgram<'_> {
     fn drop(&mut self) {
         if self.wish.process().is_some() {
             let _status = self.end();
@@ -186,14 +186,16 @@ fn run(argv: &[String], child_env: &Variables, exact: bool, wish: &WishState) ->
     if wish.is_over() {
         return Err(failed(&program, "was not started: nobody waits for it any more"));
     }
-    let mut running = Running::start(argv, child_env, wish)
+    let mut running = RunningProgram::start(argv, child_env, wish)
         .map_err(|source| SecretError::Start { program: program.clone(), source })?;
     let mut value = Intake::new();
     let unreadable = |error| failed(&program, format!("cannot be read: {error}"));
     match watch(&mut running.child, &mut value, deadline).map_err(unreadable)? {
-        End::Late => return Err(failed(&program, format!("did not end within {} s", COMMAND_DEADLINE.as_secs()))),
-        End::TooMuch => {}
-        End::Exit => {
+        ProgramEnd::Late => {
+            return Err(failed(&program, format!("did not end within {} s", COMMAND_DEADLINE.as_secs())));
+        }
+        ProgramEnd::TooMuch => {}
+        ProgramEnd::Exit => {
             let status = running.end().map_err(unreadable)?;
             if !status.success() {
                 return Err(failed(&program, format!("ended with {status}")));
@@ -204,7 +206,7 @@ fn run(argv: &[String], child_env: &Variables, exact: bool, wish: &WishState) ->
 }
 
 /// How a program ended.
-enum End {
+enum ProgramEnd {
     /// By itself; what it printed has been read.
     Exit,
     /// It printed more than a secret may be, and has not ended.
@@ -214,7 +216,7 @@ enum End {
 }
 
 /// Reads what the program prints until it has ended: not until its output has, which a child of it may hold open.
-fn watch(child: &mut Child, value: &mut Intake, deadline: Instant) -> io::Result<End> {
+fn watch(child: &mut Child, value: &mut Intake, deadline: Instant) -> io::Result<ProgramEnd> {
     let mut output = child.stdout.take();
     if let Some(output) = &output {
         fcntl(output, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
@@ -227,14 +229,14 @@ fn watch(child: &mut Child, value: &mut Intake, deadline: Instant) -> io::Result
             output = None;
         }
         if value.bytes().len() > LARGEST {
-            return Ok(End::TooMuch);
+            return Ok(ProgramEnd::TooMuch);
         }
         if has_ended {
-            return Ok(End::Exit);
+            return Ok(ProgramEnd::Exit);
         }
         let left = deadline.saturating_duration_since(clock::now());
         if left.is_zero() {
-            return Ok(End::Late);
+            return Ok(ProgramEnd::Late);
         }
         ending.wait(output.as_ref().map(AsFd::as_fd), left)?;
     }

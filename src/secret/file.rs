@@ -113,11 +113,11 @@ pub(super) fn examined(path: &Path, is_trusted: impl Fn(&Metadata) -> bool) -> R
     let mut found = look(&way)?;
     while let Some(name) = ahead.pop() {
         if !is_trusted(&found) {
-            return Err(SecretError::FolderOwner { path: path.to_owned(), folder: way, owner: found.uid() });
+            return Err(SecretError::DirectoryOwner { path: path.to_owned(), directory: way, owner: found.uid() });
         }
         let open_to_all = found.mode() & 0o002 != 0;
         if open_to_all && found.mode() & 0o1000 == 0 {
-            return Err(SecretError::Folder { path: path.to_owned(), folder: way });
+            return Err(SecretError::WritableDirectory { path: path.to_owned(), directory: way });
         }
         let next = way.join(&name);
         let there = look(&next)?;
@@ -127,7 +127,7 @@ pub(super) fn examined(path: &Path, is_trusted: impl Fn(&Metadata) -> bool) -> R
             continue;
         }
         if open_to_all && !is_trusted(&there) {
-            return Err(SecretError::FolderOwner { path: path.to_owned(), folder: next, owner: there.uid() });
+            return Err(SecretError::DirectoryOwner { path: path.to_owned(), directory: next, owner: there.uid() });
         }
         links += 1;
         if links > MOST_LINKS {

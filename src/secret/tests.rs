@@ -61,7 +61,7 @@ async fn a_value_of_any_length_comes_whole_and_the_largest_is_the_largest() {
 }
 
 #[tokio::test]
-async fn a_file_in_a_folder_that_others_write_into_is_refused_unless_told_or_sticky() {
+async fn a_file_in_a_directory_that_others_write_into_is_refused_unless_told_or_sticky() {
     let (keep, path) = file(b"canary", 0o600);
     let folder = |mode| std::fs::set_permissions(keep.path(), std::fs::Permissions::from_mode(mode)).unwrap();
     let strict = || SecretSource::File { path: path.clone(), insecure_mode: false };
@@ -141,13 +141,16 @@ async fn each_directory_on_the_way_to_a_link_and_to_its_target_must_be_closed_to
         let load = |insecure_mode| load(SecretSource::File { path: top.join(name), insecure_mode });
         assert_eq!(load(false).await.as_deref(), Ok("planted"), "{name}");
         for open in ["links", "links/deep", "files", "files/deep"] {
-            let folder = top.join(open);
-            set_mode(&folder, 0o757);
+            let directory = top.join(open);
+            set_mode(&directory, 0o757);
             let error = load(false).await.unwrap_err();
-            assert!(error.contains(&format!("folder {}", folder.display())) && error.contains("chmod o-w"), "{error}");
+            assert!(
+                error.contains(&format!("directory {}", directory.display())) && error.contains("chmod o-w"),
+                "{error}"
+            );
             assert_eq!(load(true).await.as_deref(), Ok("planted"));
             for closed in [0o1777, 0o775, 0o755] {
-                set_mode(&folder, closed);
+                set_mode(&directory, closed);
                 assert_eq!(load(false).await.as_deref(), Ok("planted"), "{name} {open} {closed:o}");
             }
         }

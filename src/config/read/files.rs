@@ -15,7 +15,7 @@ use super::Field;
 use crate::{blocking, clock};
 
 /// How long a path is looked at.
-const PATIENCE: Duration = Duration::from_secs(1);
+const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Field<'_> {
     /// A path; a relative one is taken from the working directory.
@@ -84,5 +84,6 @@ fn look_at<T: Send + 'static>(
     path: &Path,
     look: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    blocking::with_path_sync(path, clock::now() + PATIENCE, look).unwrap_or_else(|error| Err(io::Error::other(error)))
+    blocking::with_path_sync(path, clock::now() + LOOK_TIMEOUT, look)
+        .unwrap_or_else(|error| Err(io::Error::other(error)))
 }

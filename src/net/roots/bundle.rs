@@ -31,7 +31,7 @@ use tracing::{info, warn};
 
 use super::{
     NOTHING, RootsError,
-    directory::{Files, HashedDirectory, by_descriptor, hashed},
+    directory::{HashedDirectory, HashedFiles, by_descriptor, hashed},
 };
 use crate::{
     blocking::{self, Unfinished},
@@ -45,7 +45,7 @@ const STEP: Duration = Duration::from_secs(2);
 
 /// Why the bundle cannot be used.
 #[derive(Debug)]
-struct Problem {
+struct BundleProblem {
     text: String,
     /// A file system has not answered.
     is_unfinished: bool,
@@ -53,19 +53,19 @@ struct Problem {
     is_exhausted: bool,
 }
 
-impl Problem {
+impl BundleProblem {
     fn new(text: &str) -> Self {
         Self { text: text.to_owned(), is_unfinished: false, is_exhausted: false }
     }
 }
 
-impl From<io::Error> for Problem {
+impl From<io::Error> for BundleProblem {
     fn from(error: io::Error) -> Self {
         Self { is_exhausted: matches!(trouble(&error), Some(Trouble::Exhausted)), ..Self::new(&error.to_string()) }
     }
 }
 
-impl From<Unfinished> for Problem {
+impl From<Unfinished> for BundleProblem {
     fn from(unfinished: Unfinished) -> Self {
         Self { is_unfinished: true, ..Self::new(&unfinished.to_string()) }
     }
@@ -82,7 +82,7 @@ pub(super) struct Bundle {
     places: OnceLock<Vec<PathBuf>>,
     /// What the two variables name, and lead to other files and directories as time goes by.
     slots: Arc<Lock<Slots>>,
-    state: Mutex<State>,
+    state: Mutex<BundleState>,
     /// No directory is made any more: the process is at its end.
     is_ended: AtomicBool,
     /// The directory in use, for a check without the state's lock.
@@ -96,10 +96,10 @@ struct Slots {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct BundleState {
     changes: Changes<Option<FileVersion>>,
     /// What the bundle held when it was last good.
-    files: Option<Arc<Files>>,
+    files: Option<Arc<HashedFiles>>,
     /// OpenSSL reads the bundle itself.
     is_file: bool,
     /// What was logged last.
@@ -111,7 +111,7 @@ impl Bundle {
     #[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
     pub(super) fn reserve(path: PathBuf) -> Result<Self, RootsError> {
         let nothing = || open(NOTHING, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty());
-        let failed = |problem: Problem| RootsError {
+        let failed = |problem: BundleProblem| RootsError {
             bundle: path.clone(),
             problem: problem.text,
             is_exhausted: problem.is_exhausted,
@@ -119,7 +119,7 @@ impl Bundle {
         let slots = nothing().and_then(|directory| Ok(Slots { directory, file: nothing()? }));
         let slots = slots.map_err(|error| failed(io::Error::from(error).into()))?;
         if !by_descriptor(slots.file.as_raw_fd()).exists() {
-            return Err(failed(Problem::new("/proc is not mounted")));
+            return Err(failed(BundleProblem::new("/proc is not mounted")));
         }
         let (places, state, current, is_ended) = Default::default();
         Ok(Self { path, places, slots: Arc::new(Lock::new(slots)), state, is_ended, current })
@@ -150,14 +150,14 @@ impl Bundle {
             }
         }
         let Ok(mut state) = timeout_at(deadline.into(), self.state.lock()).await else {
-            return Err(self.error(Problem::new("it is being read, and no answer came in time")));
+            return Err(self.error(BundleProblem::new("it is being read, and no answer came in time")));
         };
         if state.is_file {
             return Ok(());
         }
         timeout_at(deadline.into(), self.refresh(&mut state))
             .await
-            .unwrap_or_else(|_| Err(self.error(Problem::new("no answer came in time"))))
+            .unwrap_or_else(|_| Err(self.error(BundleProblem::new("no answer came in time"))))
     }
 
     /// Follows the bundle, and the directory made of it, for as long as it is polled.
@@ -174,12 +174,12 @@ impl Bundle {
         self.current.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    fn error(&self, problem: Problem) -> RootsError {
+    fn error(&self, problem: BundleProblem) -> RootsError {
         RootsError { bundle: self.path.clone(), problem: problem.text, is_exhausted: problem.is_exhausted }
     }
 
     /// Reads the bundle if it has changed, and makes a directory if it has or if there is none.
-    async fn refresh(&self, state: &mut State) -> Result<(), RootsError> {
+    async fn refresh(&self, state: &mut BundleState) -> Result<(), RootsError> {
         let deadline = clock::now() + STEP;
         let is_new = match self.read(state, deadline).await {
             Ok(is_new) => is_new,
@@ -205,17 +205,17 @@ impl Bundle {
     }
 
     /// Whether the bundle holds something else than before.
-    async fn read(&self, state: &mut State, deadline: Instant) -> Result<bool, Problem> {
+    async fn read(&self, state: &mut BundleState, deadline: Instant) -> Result<bool, BundleProblem> {
         let version = blocking::with_path(&self.path, deadline, FileVersion::at).await??;
         if !state.changes.is_due(&version) {
             return Ok(false);
         }
-        let files = blocking::with_path(&self.path, deadline, |path| -> Result<Files, Problem> {
-            hashed(&blocking::read_file(path, LARGEST)?).map_err(|error| Problem::new(&error.to_string()))
+        let files = blocking::with_path(&self.path, deadline, |path| -> Result<HashedFiles, BundleProblem> {
+            hashed(&blocking::read_file(path, LARGEST)?).map_err(|error| BundleProblem::new(&error.to_string()))
         });
         let files = files.await??;
         if files.is_empty() && state.files.as_ref().is_some_and(|known| !known.is_empty()) {
-            return Err(Problem::new("it holds no certificate"));
+            return Err(BundleProblem::new("it holds no certificate"));
         }
         state.changes.took(version);
         let is_change = state.files.is_some();
@@ -232,15 +232,15 @@ impl Bundle {
 
     /// Makes a directory in the first place that will do, and puts it under the name; without one, the bundle itself.
     #[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
-    async fn make(&self, state: &mut State) -> Result<(), RootsError> {
+    async fn make(&self, state: &mut BundleState) -> Result<(), RootsError> {
         let files = state.files.clone().unwrap_or_default();
-        let mut problem = Problem::new("there is no place for it");
+        let mut problem = BundleProblem::new("there is no place for it");
         for place in self.places.get_or_init(|| vec![std::env::temp_dir()]) {
             let wanted = files.clone();
             let deadline = clock::now() + STEP;
             let made = blocking::with_path(place, deadline, move |place| HashedDirectory::make(place, &wanted));
             let made = match made.await {
-                Ok(made) => made.and_then(|made| self.swap(made)).map_err(Problem::from),
+                Ok(made) => made.and_then(|made| self.swap(made)).map_err(BundleProblem::from),
                 Err(unfinished) => Err(unfinished.into()),
             };
             match made {
@@ -249,7 +249,7 @@ impl Bundle {
                     return Ok(());
                 }
                 Err(found) if found.is_exhausted => return Err(self.error(found)),
-                Err(found) => problem = Problem::new(&format!("{}: {}", place.display(), found.text)),
+                Err(found) => problem = BundleProblem::new(&format!("{}: {}", place.display(), found.text)),
             }
         }
         let slots = self.slots.clone();
@@ -286,7 +286,7 @@ impl Bundle {
         Ok(())
     }
 
-    fn log(&self, state: &mut State, problem: &str) {
+    fn log(&self, state: &mut BundleState, problem: &str) {
         if state.logged.as_deref() != Some(problem) {
             let and = if state.files.is_some() { "what it held before stays in use" } else { "it is tried again" };
             warn!(target: "imaptrace::net", "the CA bundle {} cannot be used: {problem}; {and}", self.path.display());

@@ -27,7 +27,7 @@ const PREFIX: &str = "imaptrace-ca-";
 const TRIES: u32 = 8;
 
 /// The files of a hashed directory: names, and certificates in PEM.
-pub(super) type Files = Vec<(String, Vec<u8>)>;
+pub(super) type HashedFiles = Vec<(String, Vec<u8>)>;
 
 /// A directory that is there until this is dropped.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ pub(super) struct HashedDirectory {
 impl HashedDirectory {
     /// Makes one with these files in `place`, for this user alone, and removes what dead processes left there.
     #[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
-    pub(super) fn make(place: &Path, files: &Files) -> io::Result<Self> {
+    pub(super) fn make(place: &Path, files: &HashedFiles) -> io::Result<Self> {
         remove_dead(place);
         let (name, opened) = (0..TRIES).find_map(|_| reserve(place).transpose()).unwrap_or_else(|| {
             Err(io::Error::new(io::ErrorKind::AlreadyExists, "every name for a directory is taken there"))
@@ -182,7 +182,7 @@ pub(super) fn is_hashed_name(name: &OsStr) -> bool {
 }
 
 /// The certificates of a bundle, as the files of a hashed directory.
-pub(super) fn hashed(bundle: &[u8]) -> Result<Files, openssl::error::ErrorStack> {
+pub(super) fn hashed(bundle: &[u8]) -> Result<HashedFiles, openssl::error::ErrorStack> {
     let mut taken: HashMap<u32, u32> = HashMap::new();
     let mut files = Vec::new();
     for certificate in openssl::x509::X509::stack_from_pem(bundle)? {

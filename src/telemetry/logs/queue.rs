@@ -29,10 +29,10 @@ const UNREAD: u32 = 20;
 
 /// The way to the thread; clones lead to the same.
 #[derive(Clone)]
-pub(super) struct LogQueue(Arc<Shared>);
+pub(super) struct LogQueue(Arc<SharedQueue>);
 
-struct Shared {
-    state: Mutex<State>,
+struct SharedQueue {
+    state: Mutex<LogState>,
     /// There is something to write.
     filled: Condvar,
     /// Everything was written.
@@ -40,8 +40,8 @@ struct Shared {
 }
 
 #[derive(Default)]
-struct State {
-    pieces: VecDeque<Piece>,
+struct LogState {
+    pieces: VecDeque<QueueItem>,
     bytes: usize,
     /// It was full, and is not half empty yet.
     overflowing: bool,
@@ -55,7 +55,7 @@ struct State {
     notice: Option<Notice>,
 }
 
-enum Piece {
+enum QueueItem {
     Text(Vec<u8>),
     /// So many texts were dropped here.
     Gap(u64),
@@ -67,7 +67,7 @@ pub(super) type Notice = Box<dyn Fn(u64) -> String + Send>;
 impl LogQueue {
     /// Starts the thread, which writes with `write`: all of the bytes, however long it takes.
     pub(super) fn start(write: impl FnMut(&[u8]) -> io::Result<()> + Send + 'static) -> io::Result<Self> {
-        let shared = Shared { state: Mutex::default(), filled: Condvar::new(), emptied: Condvar::new() };
+        let shared = SharedQueue { state: Mutex::default(), filled: Condvar::new(), emptied: Condvar::new() };
         let this = Self(Arc::new(shared));
         let shared = this.0.clone();
         thread::Builder::new().name("log".to_owned()).spawn(move || shared.write_all(write))?;
@@ -90,14 +90,14 @@ impl LogQueue {
         if state.overflowing || state.bytes + size > BUDGET {
             state.overflowing = true;
             state.dropped += 1;
-            if let Some(Piece::Gap(count)) = state.pieces.back_mut() {
+            if let Some(QueueItem::Gap(count)) = state.pieces.back_mut() {
                 *count += 1;
             } else {
-                state.pieces.push_back(Piece::Gap(1));
+                state.pieces.push_back(QueueItem::Gap(1));
             }
         } else {
             state.bytes += size;
-            state.pieces.push_back(Piece::Text(text.to_owned()));
+            state.pieces.push_back(QueueItem::Text(text.to_owned()));
         }
         drop(state);
         self.0.filled.notify_one();
@@ -119,7 +119,7 @@ impl LogQueue {
         self.0.state().dropped
     }
 
-    fn wait(&self, longest: Duration, done: impl Fn(&State) -> bool) {
+    fn wait(&self, longest: Duration, done: impl Fn(&LogState) -> bool) {
         let mut state = self.0.state();
         let mut looks = longest.as_millis() / LOOK.as_millis();
         let (mut seen, mut idle) = (state.written, 0);
@@ -137,8 +137,8 @@ impl LogQueue {
     }
 }
 
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl SharedQueue {
+    fn state(&self) -> MutexGuard<'_, LogState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -153,11 +153,13 @@ impl Shared {
                 continue;
             };
             let text = match piece {
-                Piece::Text(text) => {
+                QueueItem::Text(text) => {
                     state.bytes -= text.len() + OVERHEAD;
                     text
                 }
-                Piece::Gap(count) => state.notice.as_ref().map_or_else(|| plain(count), |notice| notice(count)).into(),
+                QueueItem::Gap(count) => {
+                    state.notice.as_ref().map_or_else(|| plain(count), |notice| notice(count)).into()
+                }
             };
             state.writing = true;
             drop(state);

@@ -1,4 +1,4 @@
-//! What `probe` tells when its runs have ended: a summary, or a plug-in's line. Neither takes more memory for more runs.
+//! What `probe` prints when its runs have ended: a summary, or a plug-in's line. Neither takes more memory for more runs.
 
 use std::time::Duration;
 
@@ -13,14 +13,14 @@ use crate::{
 };
 
 /// What is kept of runs until all have ended. What was said of each in JSON, or of the only one, is said.
-pub(super) enum Told {
+pub(super) enum Conclusion {
     Nothing,
     Nagios(Box<Nagios>),
     /// With the last run, if it was cut short.
     Text(Box<Summary>, Option<Box<Run>>),
 }
 
-impl Told {
+impl Conclusion {
     pub(super) fn new(args: &ProbeArgs, several: bool) -> Self {
         match args.output {
             Format::Nagios => {

@@ -25,7 +25,7 @@ impl Driver {
     }
 
     /// What the kernel has seen since it was last asked.
-    pub(super) fn weather(&mut self) -> Option<TcpInfoDelta> {
+    pub(super) fn tcp_delta(&mut self) -> Option<TcpInfoDelta> {
         let info = self.meter().tcp_info()?;
         // Behind the kernel's answer: should this thread lose its core in between, data seems younger than it is, and no
         // doubt is made of that.
@@ -51,7 +51,7 @@ impl Driver {
     }
 
     /// What the kernel has seen in all.
-    pub(super) fn weather_in_all(&self) -> TcpInfo {
+    pub(super) fn tcp_total(&self) -> TcpInfo {
         self.info
     }
 }
