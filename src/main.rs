@@ -12,8 +12,8 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, si
 /// /dev/null in its place, and whatever is printed seems to arrive.
 static STDOUT_IS_CLOSED: AtomicBool = AtomicBool::new(false);
 
-/// Whether SIGHUP has come while nobody else listened to it. The agent takes it for a wish to read its configuration again,
-/// and must not die of one that comes as it starts.
+/// Whether SIGHUP came before the agent caught it. The agent then reads its configuration again,
+/// and is not ended by one that comes as it starts.
 static HUNG_UP: AtomicBool = AtomicBool::new(false);
 
 /// Run by the loader before the standard library has touched anything, and given to nobody else.

@@ -1,8 +1,8 @@
 //! Whether the agent gets the CPU that it wants: how long the threads that probe waited for a processor, for how long a
 //! cgroup's quota held them, and how long the whole process did not get to run.
 //!
-//! A thread of its own looks every few seconds, reads `/proc` and `/sys/fs/cgroup`, tells the metrics, and has a sentence for
-//! `/ready` while too little came. It changes nothing about a run: whose time a deadline was is `probe`'s to say. Started by
+//! A thread of its own reads `/proc` and `/sys/fs/cgroup` every few seconds, updates the metrics, and has a sentence for
+//! `/ready` while there is too little. It changes nothing about a run: whose time a deadline was is `probe`'s to say. Started by
 //! the agent; `cli` enters the threads.
 
 use std::{
@@ -25,7 +25,7 @@ use crate::{
 const LOOK: Duration = Duration::from_secs(5);
 /// Of the time between two looks, what may be lost to any one cause.
 const PART: u32 = 10;
-/// So many looks without a shortage end it, lest it comes and goes.
+/// So many looks without a shortage end it, so that it does not come and go.
 const QUIET: u32 = 3;
 
 static THREADS: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
@@ -46,7 +46,7 @@ fn this_thread() -> Option<i32> {
     Some(nix::unistd::gettid().as_raw())
 }
 
-/// Elsewhere nothing tells how long a thread waited.
+/// Elsewhere it is not known how long a thread waited.
 #[cfg(not(target_os = "linux"))]
 fn this_thread() -> Option<i32> {
     None
@@ -77,7 +77,7 @@ pub(super) struct CpuWatch {
 }
 
 impl CpuWatch {
-    /// Starts it. None when no thread could be started; then nobody knows.
+    /// Starts it. None when no thread could be started.
     pub(super) fn start(metrics: Metrics, shortage: Shortage) -> Option<Self> {
         let (keep, ends) = mpsc::channel();
         let look = move || {
@@ -121,7 +121,7 @@ struct Sample {
     at: Instant,
     /// For how long each of the threads waited for a processor.
     waited: BTreeMap<i32, Duration>,
-    /// For how long the cgroup's quota held it; none without a quota to tell of.
+    /// For how long the cgroup's quota held it; none without a quota.
     throttled: Option<Duration>,
     pauses: PauseTotals,
 }

@@ -39,7 +39,7 @@ impl BoundedReads {
         Self { places: Arc::new(Semaphore::new(places)), within }
     }
 
-    /// Reads, and drops what is read when nobody waits for it any more.
+    /// Reads, and drops the result when its caller has gone.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         read: impl FnOnce() -> T + Send + 'static,
@@ -70,7 +70,7 @@ mod tests {
             let (answer, answered) = mpsc::channel::<()>();
             hung.push(answer);
             let read = reading.run(move || answered.recv().is_ok());
-            // A paused clock does not go on while a thread is at work, so it is told to.
+            // A paused clock does not advance by itself while a thread is at work.
             let (read, ()) = tokio::join!(read, tokio::time::advance(Duration::from_secs(31)));
             assert!(matches!(read, Err(ReadError::Deadline(_))), "{read:?}");
         }

@@ -218,10 +218,10 @@ impl Reload {
             metrics.retain(move |series| known.has(series));
             config
         });
-        // Only a fault in imaptrace ends it, which has been told of.
+        // Only a panic ends it, which was reported.
         let Ok(config) = shown.await else { return };
         let limits = descriptors::bounded(config.limits);
-        // What needs a restart stays as it was started with, so that it is told again as long as it differs.
+        // What needs a restart stays as it was started with, so that it is reported again as long as it differs.
         let mut old = std::mem::replace(&mut self.config, config);
         let fleet = std::mem::replace(&mut self.fleet, Arc::new(fleet));
         let new = &mut self.config;

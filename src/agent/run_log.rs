@@ -1,7 +1,7 @@
 //! How much the log says of runs: changes up to so many a second, repeats in one line a minute for all accounts.
 //!
 //! Ten thousand accounts that fail at once and go on failing are some lines, and figures. Each run is in the telemetry.
-//! `tell` asks here before it logs; a task of the agent has the figures logged.
+//! Called by `tell` before it logs, and by a task of the agent that logs the figures.
 
 use std::{
     collections::BTreeMap,

@@ -169,7 +169,7 @@ impl Itself {
         self.0.notifier.ready(&self.0.line());
     }
 
-    /// Where a shortage of CPU is to be told.
+    /// Where a shortage of CPU is reported.
     pub(super) fn shortage(&self) -> Shortage {
         self.0.shortage.clone()
     }

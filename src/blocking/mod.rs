@@ -7,7 +7,7 @@
 //! part of delivery) does not need to. [`work`] is for what takes a processor, or has limits of its own.
 //!
 //! ```text
-//! limit    permits, first come first served, and when waiting for one is in vain
+//! limit    permits, first come first served, and when waiting for one is given up
 //! park     waits for what another thread does, for callers that may block
 //! mounts   which mount a path is on
 //! file     the bytes of a file, whatever its path leads to
@@ -377,7 +377,7 @@ pub fn work<T: Send + 'static>(what: impl FnOnce() -> T + Send + 'static) -> Joi
 }
 
 /// The threads belong to a runtime that runs nothing else and lives as long as the process: no other runtime's end waits for
-/// a call that does not return, and they can be told from threads that probe by their name.
+/// a call that does not return, and their name sets them apart from threads that probe.
 fn threads() -> Option<Handle> {
     static THREADS: LazyLock<Option<Runtime>> = LazyLock::new(|| {
         tokio::runtime::Builder::new_current_thread()

@@ -202,7 +202,7 @@ fn walk(path: &Path, points: &[&Path]) -> PathWalk {
 fn a_link_to_another_mount_is_followed_under_that_mount_before_it_is_touched() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().canonicalize().unwrap();
-    // Not there: whoever touched it would find that out and go no further.
+    // Not there: a walk that touched it would end at it.
     let other = root.join("other");
     symlink(&other, root.join("link")).unwrap();
     let mut walk = walk(&root.join("link/file"), &[Path::new("/"), &other]);

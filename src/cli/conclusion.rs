@@ -12,7 +12,7 @@ use crate::{
     terminal::{self, Nagios, Style, Summary, Thresholds},
 };
 
-/// What is kept of runs until all have ended. What was said of each in JSON, or of the only one, is said.
+/// What is kept of runs until all have ended: nothing where each was printed in JSON, or the only one was.
 pub(super) enum Conclusion {
     Nothing,
     Nagios(Box<Nagios>),

@@ -134,7 +134,7 @@ const TO_START: usize = 6;
 /// How long the agent's start waits for a directory of CA certificates that has to be made.
 const ROOTS_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The variable in which tokio is told how many threads to start. It falls over what it cannot read, so it is read here.
+/// The variable from which tokio takes its number of threads. It panics at what it cannot parse, so it is checked here.
 const WORKERS: &str = "TOKIO_WORKER_THREADS";
 /// More are of no use to a probe, and each is one that the system may not give.
 const MOST_WORKERS: usize = 1024;
@@ -253,7 +253,7 @@ async fn run_agent(path: &Path, roots: &Roots, hung_up: &'static AtomicBool, out
         file: Some(path.to_owned()),
         ..agent::StatusSettings::default()
     };
-    // Lest the first export fail for want of roots. A run waits for them itself, and the agent for no disk that hangs.
+    // Without it the first export could fail for want of roots. A run waits for them itself, and the agent for no disk that hangs.
     let made = roots.keep(places(config.state.dir.as_deref()));
     let _in_time = tokio::time::timeout(ROOTS_TIMEOUT, made).await.is_ok();
     match agent::run(config, (sources, hung_up), roots.original.clone(), status).await {

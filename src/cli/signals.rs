@@ -1,7 +1,7 @@
 //! SIGINT and SIGTERM to a command that has results to show and to deliver: it ends in order, and within five seconds.
 //!
-//! The signals are waited for on a thread of its own: the one that the command runs on may be writing to a pipe that nobody
-//! reads. Called by `probe`; `canary` waits for its signals itself.
+//! The signals are waited for on a thread of its own: the one that the command runs on may be writing to a pipe that is not
+//! read. Called by `probe`; `canary` waits for its signals itself.
 
 use std::{
     future::pending,
@@ -58,7 +58,7 @@ impl Signals {
                 told.get_or_init(|| First { kind, at: clock::now() });
                 stop.send_replace(true);
                 sleep(END.mul_f64(0.97)).await;
-                // What the command is at does not end: it writes where nobody reads.
+                // The command does not end: it writes to what is not read.
                 agent::exit(code(kind), net::remove_roots);
             });
         };
@@ -86,7 +86,7 @@ impl Signals {
         code(self.first.get().map_or(SignalKind::interrupt(), |first| first.kind))
     }
 
-    /// Returns when a run that was told to end has had its time for it.
+    /// Returns when a cancelled run has had its time to end.
     pub(super) async fn overdue(&self) {
         let mut stopped = self.stopped.clone();
         if stopped.wait_for(|stopped| *stopped).await.is_err() {

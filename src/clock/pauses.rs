@@ -5,7 +5,7 @@
 //! are kept for the whole process. A [`Deadline`] is lengthened by those that are long for it, and can say whether a peer
 //! had enough of the time.
 //!
-//! Reads the clock through `clock`; knows no socket and judges nobody. The agent and `probe` start the heartbeat; without
+//! Reads the clock through `clock`; does not look at sockets, and decides nothing about a run. The agent and `probe` start the heartbeat; without
 //! one no pause is known.
 
 use std::{
@@ -38,7 +38,7 @@ struct Pause {
 struct PauseLog {
     /// In the order of their ends.
     known: VecDeque<Pause>,
-    /// When the heartbeat last came round; none while there is no heartbeat.
+    /// The heartbeat's last beat; none while there is no heartbeat.
     last: Option<Instant>,
     /// All pauses so far, those included that are kept no more.
     total: Duration,
@@ -94,7 +94,7 @@ fn pauses() -> MutexGuard<'static, PauseLog> {
     PAUSES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Those longer than `over`, of which the part that lies between these moments is given.
+/// Of those longer than `over`, the parts that lie between these moments.
 fn pauses_between(begin: Instant, end: Instant, over: Duration) -> Vec<(Instant, Instant)> {
     let cut = |pause: Pause| (pause.begin.max(begin), pause.end.min(end));
     touching(begin, over).into_iter().map(cut).filter(|(from, to)| from < to).collect()
@@ -121,7 +121,7 @@ impl PauseLog {
         Self { known: VecDeque::new(), last: None, total: Duration::ZERO, count: 0 }
     }
 
-    /// The heartbeat comes round.
+    /// Notes a beat, and the pause before it if it is late.
     fn beat(&mut self, now: Instant) {
         let pause = self.open(now);
         self.last = Some(now);
@@ -134,7 +134,7 @@ impl PauseLog {
         self.known.push_back(pause);
     }
 
-    /// The pause that is known of when the heartbeat comes round, and which whoever comes first finds out.
+    /// The pause that the next beat will note, for callers that run before it.
     fn open(&self, now: Instant) -> Option<Pause> {
         let pause = Pause { begin: self.last? + BEAT, end: now };
         pause.is_over(PROMPT).then_some(pause)

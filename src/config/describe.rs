@@ -151,7 +151,7 @@ fn write_groups(out: &mut String, targets: &[Target]) -> fmt::Result {
     write_more(out, count, "groups")
 }
 
-/// What is left out of what nobody would read to its end.
+/// The line in place of entries that are left out.
 fn write_more(out: &mut String, count: usize, what: &str) -> fmt::Result {
     match count.checked_sub(SHOWN) {
         Some(more @ 1..) => writeln!(out, "\n… and {more} more {what}"),

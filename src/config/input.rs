@@ -1,7 +1,7 @@
 //! The bytes of the configuration file and of files of targets, which may be anything that a path can lead to.
 //!
 //! Takes regular files, and pipes where the caller can do with them; reads no more than [`LARGEST`], and waits for no
-//! pipe longer than it says. A file system that does not answer holds the thread: whoever calls `load` bounds that.
+//! pipe longer than it says. A file system that does not answer holds the thread: the caller of `load` bounds that.
 //! Called by `source` and `listed`.
 
 use std::{
@@ -54,7 +54,7 @@ pub(super) fn read(path: &Path, kinds: Kinds) -> io::Result<Vec<u8>> {
             Kinds::FilesAndPipes => "it is neither a file nor a pipe",
         }));
     }
-    // Known beforehand of most; of a file that grows, and of one that tells no size, it shows on the way.
+    // Known beforehand of most; of a file that grows, or that reports no size, it shows while it is read.
     if meta.len() > LARGEST as u64 {
         return Err(too_large());
     }
@@ -69,7 +69,7 @@ fn read_pipe(pipe: &File) -> io::Result<Vec<u8>> {
     let mut reader = pipe;
     loop {
         match reader.read(&mut buffer) {
-            // Nobody has opened it for writing yet, or whoever did has closed it without a word.
+            // It is not open for writing yet, or was closed before anything was written.
             Ok(0) if bytes.is_empty() => match wait(pipe, TO_OPEN)? {
                 Some(ready) if ready.contains(PollFlags::POLLIN) => {}
                 Some(_) => return Ok(bytes),
@@ -133,7 +133,7 @@ mod tests {
         assert_eq!(read(&path, Kinds::Files).unwrap().len(), LARGEST);
         file.set_len(LARGEST as u64 + 1).unwrap();
         assert_eq!(problem(&path, Kinds::Files), "it is larger than 16MiB");
-        // It tells no size.
+        // It reports no size.
         assert!(!read(Path::new("/proc/self/status"), Kinds::Files).unwrap().is_empty());
     }
 
@@ -165,7 +165,7 @@ mod tests {
         let (out, into) = nix::unistd::pipe().unwrap();
         let writer = std::thread::spawn(move || {
             let mut into = File::from(into);
-            // Ends when nobody reads any more.
+            // Ends when the other end is closed.
             while into.write_all(&[b'#'; 4096]).is_ok() {}
         });
         let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&out));

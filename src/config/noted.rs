@@ -1,7 +1,7 @@
 //! Problems as they are found: each once, of those that are alike the first few, and no more than anybody reads.
 //!
 //! A file can be wrong in a million places, and each sentence takes more memory than what it is about. What is left out is
-//! counted and told. Filled by `read`.
+//! counted, and the count is shown. Filled by `read`.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -11,13 +11,13 @@ use std::{
 
 use super::problem::{Place, Problem, Problems, sort};
 
-/// So many problems that are alike are told: of one key, in one place.
+/// So many problems that are alike are shown: of one key, in one place.
 const ALIKE: usize = 5;
 /// So many that differ by nothing but the number of a table or a name in quotes: of the same key in many targets.
 const SIMILAR: usize = 100;
 /// So many of all together.
 const MOST: usize = 1000;
-/// Problems known for having been told, so that one that comes for each target of a group is told once.
+/// Problems that were noted, so that one that comes for each target of a group is shown once.
 const KNOWN: usize = 1_000_000;
 /// No key is shown longer, nor a sentence about it, in characters.
 const KEY: usize = 200;
@@ -67,7 +67,7 @@ impl Noted {
         self.wrong.contains(&hash(&table))
     }
 
-    /// What is told of it, in order.
+    /// The problems that are shown, in order.
     pub(super) fn finish(self) -> Problems {
         Problems {
             errors: self.errors.finish(),
@@ -90,7 +90,7 @@ struct ProblemList {
 
 #[derive(Default)]
 struct Count {
-    told: usize,
+    shown: usize,
     left_out: usize,
 }
 
@@ -105,7 +105,7 @@ impl ProblemList {
         }
         let (alike, similar) = kinds(&problem);
         for (counts, kind, most) in [(&mut self.alike, alike, ALIKE), (&mut self.similar, similar, SIMILAR)] {
-            if let Some(count) = counts.get_mut(&kind).filter(|count| count.told == most) {
+            if let Some(count) = counts.get_mut(&kind).filter(|count| count.shown == most) {
                 count.left_out += 1;
                 return;
             }
@@ -114,8 +114,8 @@ impl ProblemList {
             self.left_out += 1;
             return;
         }
-        self.alike.entry(alike).or_default().told += 1;
-        self.similar.entry(similar).or_default().told += 1;
+        self.alike.entry(alike).or_default().shown += 1;
+        self.similar.entry(similar).or_default().shown += 1;
         cut(&mut problem.key, KEY);
         cut(&mut problem.what, SENTENCE);
         self.kept.push(problem);

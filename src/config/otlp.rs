@@ -179,7 +179,7 @@ impl Settings {
             let table = if table.has("proxy") { table } else { common };
             table.error("proxy", what, "set it to http://HOST:PORT, or set proxy to none");
         });
-        // One that is there and cannot be read has been told of.
+        // One that is there and cannot be read has been noted.
         let unsaid = said.is_none() && !table.has("proxy") && !common.has("proxy");
         if let Some(reason) = route.reason.as_ref().filter(|_| unsaid) {
             let help = "set proxy to environment to use it, or to none if that is meant";

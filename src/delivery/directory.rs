@@ -1,6 +1,6 @@
 //! A directory that is used by its descriptor: names in it are single components, and no link is followed.
 //!
-//! A path is resolved once, when the directory is opened; whoever replaces a part of that path later changes nothing. Files
+//! A path is resolved once, when the directory is opened; replacing a part of that path later changes nothing. Files
 //! are opened with `O_NOFOLLOW | O_NONBLOCK` and must be regular, so that neither a link leads elsewhere nor a FIFO holds
 //! the caller up. Waits for the disk: called on threads that may wait, by [`state`](super::state), the queue on disk, and
 //! the agent's latency history.
@@ -31,7 +31,7 @@ const ASIDE: u32 = 10_000;
 pub struct NotRegularError(&'static str);
 
 impl NotRegularError {
-    /// Whether this error says so.
+    /// Whether this is the error, or what wraps it.
     pub fn is(error: &io::Error) -> bool {
         error.get_ref().is_some_and(|inner| {
             inner.is::<Located>() && inner.source().is_some_and(<dyn std::error::Error>::is::<Self>)
@@ -134,7 +134,7 @@ impl Entry {
         (self.0.st_dev as u64, u64::from(self.0.st_ino)) == (file.dev(), file.ino())
     }
 
-    /// Nobody but its owner (and root) may write into it.
+    /// Only its owner (and root) may write into it.
     pub fn is_closed(&self) -> bool {
         self.mode() & 0o022 == 0
     }
@@ -164,7 +164,7 @@ impl Directory {
         Ok(Self { fd: fd.map_err(|error| self.about(name, error.into()))?, path: self.at(name) })
     }
 
-    /// The directory of this name in here, made if it is not there; nobody but its owner has access to it. What has the
+    /// The directory of this name in here, made if it is not there; only its owner has access to it. What has the
     /// name and is no directory is set aside.
     ///
     /// An error when it belongs to another user.
@@ -192,7 +192,7 @@ impl Directory {
     pub(super) fn make_directory(&self, name: &str) -> io::Result<()> {
         match mkdirat(&self.fd, name, Mode::S_IRWXU) {
             Err(Errno::EEXIST) => Ok(()),
-            // Next time it would be there, and nobody would see to its name.
+            // Next time it would be there, and its name would not be synced.
             Ok(()) => self.sync().inspect_err(|_| drop(self.remove_directory(name))),
             Err(error) => Err(self.about(name, error.into())),
         }
@@ -309,7 +309,7 @@ impl Directory {
         renameat(&self.fd, name, &to.fd, new).map_err(|error| self.about(name, error.into()))
     }
 
-    /// Gives what has this name one that nobody uses: `NAME.damaged`, or with a number. Gives the new one.
+    /// Gives what has this name one that is free: `NAME.damaged`, or with a number. Gives the new one.
     pub fn set_aside(&self, name: &str) -> io::Result<String> {
         let new = self.free(name, ".damaged")?;
         self.rename(name, self, &new)?;

@@ -77,7 +77,7 @@ pub(super) struct Segment {
 }
 
 impl Segment {
-    /// One of which nothing is known but its number.
+    /// Only its number is known.
     pub(super) fn new(number: u64) -> Self {
         Self { number, length: 0, left: 0, written: None, damaged: false, counted: false }
     }

@@ -60,7 +60,7 @@ pub struct Signal {
     pub client_cert: Option<PathBuf>,
     /// PEM file with its key, unencrypted; on systems other than Linux in PKCS #8.
     pub client_key: Option<PathBuf>,
-    /// What the three files hold, read where waiting for a disk delays nobody; without it they are read when they are needed.
+    /// What the three files hold, read on a thread that may wait for a disk; without it they are read when they are needed.
     pub pem: Option<Arc<PemFiles>>,
     /// Why nothing can be sent yet: something that goes with each request could not be had so far.
     pub unready: Option<Arc<str>>,

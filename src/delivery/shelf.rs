@@ -77,7 +77,7 @@ impl Shelf {
     /// Appends groups of refused runs to the newest segment, and gives its path. They are on the disk when this comes back.
     pub(super) fn put(&mut self, content: &[u8], now: SystemTime) -> io::Result<PathBuf> {
         let directory = self.directory()?;
-        // Whoever replays a segment moves it away, or deletes it.
+        // Before a replay a segment is moved away, and afterwards deleted.
         if self.active.as_ref().is_some_and(|active| active.size >= self.segment_size() || !active.is_in(&directory)) {
             self.active = None;
         }

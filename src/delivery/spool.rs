@@ -1,6 +1,6 @@
 //! The backlog on disk: segments in the order of their age, each a row of members, and a cursor.
 //!
-//! `queue/` in the folder for state holds the segments, `refused/` what was put aside: runs that the receiver refused, and
+//! `queue/` in the state directory holds the segments, `refused/` what was put aside: runs that the receiver refused, and
 //! segments in which something was damaged. A segment is deleted when all of it was delivered; the cursor says how far
 //! the oldest one was, so that a restart repeats little. It may be lost: then some runs go out twice, with the same ids.
 //!
@@ -102,7 +102,7 @@ pub(super) struct Spool {
 }
 
 impl Spool {
-    /// The backlog of this folder. Touches nothing before the first call.
+    /// The backlog in this state directory. Touches nothing before the first call.
     pub(super) fn new(state: StateDir, budget: u64) -> Self {
         let shelf = Shelf::new(state.clone(), budget / 4);
         Self {
@@ -120,7 +120,7 @@ impl Spool {
         }
     }
 
-    /// Why it is in nobody's way that nothing was looked at yet; none when the state directory has answered.
+    /// The error to report while the state directory does not answer, so that nothing was loaded yet; else none.
     pub(super) fn unanswered(&self) -> Option<String> {
         let state = self.files.state();
         state.hangs().then(|| state.ready().err().map(|error| error.to_string())).flatten()
@@ -141,7 +141,7 @@ impl Spool {
     /// without room for all of them, the oldest are written, as many as it takes.
     pub(super) fn append(&mut self, runs: &[Arc<Run>], now: SystemTime) -> Written {
         let mut written = Written::default();
-        // A disk that was full the last time is tried with little: what does not fit is packed in vain.
+        // A disk that was full the last time is tried with little: packing what does not fit would be wasted.
         let mut piece = if self.is_full { GROUP } else { runs.len() };
         let (mut rest, mut grows) = (runs, true);
         while !rest.is_empty() {
@@ -349,7 +349,7 @@ impl Spool {
         }
     }
 
-    /// Deletes what was delivered to its end, and lets go of the folder: nothing is written to it any more.
+    /// Deletes what was delivered to its end, and lets go of the directory: nothing is written to it any more.
     pub(super) fn close(&mut self) {
         self.closed = true;
         self.active = None;

@@ -4,7 +4,7 @@
 //! however that ends; the file says whose it is.
 //!
 //! What others own or may write into is not used itself: the files lie in `imaptrace/` in it, and [`adopt`](super::adopt)
-//! moves in what an earlier version left. A directory that does not answer holds up nobody but the thread that opens it.
+//! moves in what an earlier version left. A directory that does not answer holds only the thread that opens it.
 //! Opened by the agent before anything in it is read; [`spool`](super::spool) keeps its queue in it.
 
 use std::{
@@ -98,7 +98,7 @@ struct Attempts {
     under_way: usize,
     /// What was mounted on the way to it when the last one began.
     mounts: String,
-    /// Somebody was told that it does not answer.
+    /// The last one did not answer in time.
     hangs: bool,
 }
 
@@ -202,7 +202,7 @@ impl StateDir {
             if hung {
                 tracing::info!(directory = %this.path().display(), "the state directory answers and is in use now");
             }
-            // Nobody may be waiting for it any more; the next one who asks tries again.
+            // The caller may have given up; the next call tries again.
             drop(sender.try_send(outcome));
         };
         let begun = std::thread::Builder::new().name("state directory".to_owned()).spawn(work);
@@ -388,7 +388,7 @@ fn make(path: &Path) -> io::Result<()> {
         made => made.map_err(|error| about(path, error))?,
     }
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-    // Next time it would be there, and nobody would see to its name.
+    // Next time it would be there, and its name would not be synced.
     Directory::open(parent).and_then(|parent| parent.sync()).inspect_err(|_| drop(std::fs::remove_dir(path)))
 }
 

@@ -113,8 +113,8 @@ where
     T: Send + Sync + 'static,
     E: fmt::Display + Send + 'static,
 {
-    /// Reads the value for the first time. What is there and cannot be used is an error; what does not answer is waited for
-    /// by whoever follows it. `name` is how the log calls it, `read` what makes the value of the files at `paths`; it must end
+    /// Reads the value for the first time. What is there and cannot be used is an error; what does not answer is read
+    /// later, when it does. `name` is how the log calls it, `read` what makes the value of the files at `paths`; it must end
     /// in bounded time.
     pub async fn begin(
         name: String,
@@ -149,7 +149,7 @@ where
         self.known.borrow().clone()
     }
 
-    /// Has changes of the value told.
+    /// A receiver that sees changes of the value.
     pub fn subscribe(&self) -> watch::Receiver<Known<T>> {
         self.known.subscribe()
     }
@@ -252,7 +252,7 @@ where
 pub struct FileFollower(Arc<Mutex<Vec<Weak<dyn Refresh>>>>);
 
 impl FileFollower {
-    /// Looks at this value, too, for as long as somebody has it.
+    /// Looks at this value, too, until its last `Arc` is dropped.
     pub fn add<T, E>(&self, followed: &Arc<Followed<T, E>>)
     where
         T: Send + Sync + 'static,

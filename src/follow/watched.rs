@@ -73,7 +73,7 @@ impl<V: PartialEq + Clone> Changes<V> {
         Self { used: None, seen: None, unsure: false }
     }
 
-    /// Whether to read now. To be called once a look; what was read is to be told by [`Changes::took`].
+    /// Whether to read now. To be called once a look; a reading is followed by [`Changes::took`].
     pub fn is_due(&mut self, now: &V) -> bool {
         if self.used.is_none() || self.unsure {
             return true;

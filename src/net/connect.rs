@@ -155,7 +155,7 @@ pub async fn connect(meter: &Meter, addresses: &[SocketAddr], options: ConnectOp
     Connected { result, attempts }
 }
 
-/// Attempts under way, each with its number. All are asked each time: one that is to look at the kernel is told by nobody.
+/// Attempts under way, each with its number. All are polled each time: nothing wakes one that is to look at the kernel.
 struct Pending<F>(Vec<(usize, Pin<Box<F>>)>);
 
 impl<F: Future> Pending<F> {
@@ -202,7 +202,7 @@ fn start(socket: Socket, peer: SocketAddr) -> io::Result<TcpStream> {
     TcpStream::from_std(socket.into())
 }
 
-/// Waits until the kernel says how a connection attempt ended. When told to `look`, it asks the kernel itself.
+/// Waits until the kernel says how a connection attempt ended. With `look`, it asks the kernel itself.
 async fn established(stream: &TcpStream, look: &AtomicBool) -> io::Result<()> {
     poll_fn(|context| {
         let asks = look.load(Ordering::Relaxed);

@@ -169,7 +169,7 @@ impl Meter {
         Traffic { crossings, kernel, closed: inner.closed }
     }
 
-    /// Until the kernel holds nothing more, whoever reads is given what it holds, also what the runtime has not told of: its
+    /// Until the kernel holds nothing more, a read gets what it holds, also what the runtime has not reported: its
     /// timer may come before it.
     pub fn look(&self) {
         self.inner().looking = true;
@@ -290,7 +290,7 @@ impl Inner {
     /// Reads what the kernel holds, whatever the runtime knows. None when that is nothing.
     fn receive_now(&mut self, target: &mut [u8]) -> Option<io::Result<usize>> {
         let socket = self.socket.as_mut()?;
-        // Without a stamp the age of the last data tells when it came.
+        // Without a stamp the age of the last data shows when it came.
         let age = TcpInfo::of(socket.stream.as_fd()).map(|info| Duration::from_millis(info.data_age_ms.into()));
         let came = age.and_then(|age| clock::now().checked_sub(age));
         loop {

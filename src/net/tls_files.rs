@@ -76,7 +76,7 @@ pub enum TlsContextError {
         problem: String,
     },
     /// The client key wants a passphrase.
-    #[error("the client key {path} is encrypted, and nobody is there to type its passphrase: write it anew with `openssl pkcs8 -topk8 -nocrypt`, for imaptrace alone to read", path = path.display())]
+    #[error("the client key {path} is encrypted, and there is no way to enter its passphrase: write it anew with `openssl pkcs8 -topk8 -nocrypt`, for imaptrace alone to read", path = path.display())]
     Encrypted {
         /// Which.
         path: PathBuf,
@@ -148,7 +148,7 @@ impl TlsMaterial {
         Self::of(paths, &bytes)
     }
 
-    /// Reads the files where waiting for a disk delays nobody, and for no longer than a few seconds.
+    /// Reads the files on threads that may wait for a disk, and for no longer than a few seconds.
     pub async fn load(paths: TlsPaths) -> Result<Read<Self>, NotRead<TlsContextError>> {
         let deadline = clock::now() + DEADLINE;
         let unfinished = |path: &Path, unfinished| NotRead::Unfinished(format!("{}: {unfinished}", path.display()));

@@ -339,7 +339,7 @@ impl Driver {
         match self.watch.until(own, || (), line.write_all(bytes)).await {
             Waited::Done(Ok(())) => Ok(()),
             Waited::TimeUp => {
-                // Of little time that was left to it the rest of the step tells whose doing that is.
+                // When little time was left to it, the rest of the step shows why.
                 let whole = if own.end() < own.begin() + write { deadline } else { own };
                 Err(self.time_up(whole, ErrorType::TimeoutWrite, Awaited::Room(own.begin())))
             }

@@ -28,7 +28,7 @@ impl Journey<'_> {
             self.recorder.fail(step, class);
             return Err(Stop::Silent);
         }
-        // What we took ourselves of the run's time is not taken from the step: what is left would tell nothing of a server.
+        // What we took ourselves of the run's time is not taken from the step: what is left would say nothing about a server.
         let pauses = end.saturating_duration_since(self.deadline.end());
         let ours = now.saturating_duration_since(self.deadline.begin()).saturating_sub(pauses).saturating_sub(owed);
         let more = if ours > self.deadline.tenth() { ours.min(self.target.deadlines.run) } else { Duration::ZERO };

@@ -243,7 +243,7 @@ impl Journey<'_> {
     }
 }
 
-/// The addresses of a name. A pause in which no answer could be heard makes the deadline longer, and the servers are asked
+/// The addresses of a name. A pause in which no answer could be read makes the deadline longer, and the servers are asked
 /// once more.
 async fn look_up(
     resolver: &Resolver,

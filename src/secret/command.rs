@@ -1,8 +1,8 @@
 //! Programs that print a secret: started, read, and ended with all that they have started. Called by
 //! [`source`](super::source), and at the end of the process.
 //!
-//! A program has a process group of its own, which is killed when the program has ended, at its deadline, when nobody waits
-//! for the secret any more, and at the end of this process. Where a terminal is shared with it, it stays in the foreground
+//! A program has a process group of its own, which is killed when the program has ended, at its deadline, when the caller
+//! has given up, and at the end of this process. Where a terminal is shared with it, it stays in the foreground
 //! group, so that it can ask there (pinentry), and is killed alone.
 
 use std::{
@@ -150,7 +150,7 @@ impl<'a> RunningProgram<'a> {
         let process = Process { id: Pid::from_raw(child.id().cast_signed()), leads };
         running().insert(process.id.as_raw(), process);
         *wish.process() = Some(process);
-        // Whoever gave it up before it was on record could not kill it.
+        // A caller that gave up before it was on record could not kill it.
         if wish.is_over() {
             process.kill();
         }
@@ -160,7 +160,7 @@ impl<'a> RunningProgram<'a> {
     /// Kills what is left, and gives the status with which the program ended.
     fn end(&mut self) -> io::Result<ExitStatus> {
         self.process.kill();
-        // It is waited for when nobody else can kill it any more: from then on another may have its number.
+        // It is waited for when no other thread can kill it any more: from then on another process may have its number.
         running().remove(&self.process.id.as_raw());
         *self.wish.process() = None;
         self.child.wait()

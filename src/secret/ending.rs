@@ -15,7 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 /// How often it is asked where the kernel has no descriptor that becomes readable at the end.
 const ASKED_EVERY: Duration = Duration::from_millis(20);
 
-/// What tells of a program's end.
+/// Shows a program's end.
 pub(super) struct Ending {
     descriptor: Option<OwnedFd>,
 }
@@ -67,7 +67,7 @@ fn pidfd(child: &Child) -> Option<OwnedFd> {
     // SAFETY: a question about a number; it takes no pointer.
     let descriptor = unsafe { libc::syscall(libc::SYS_pidfd_open, child.id(), 0) };
     let descriptor = i32::try_from(descriptor).ok().filter(|descriptor| *descriptor >= 0)?;
-    // SAFETY: the kernel has just made it, and nobody else knows it.
+    // SAFETY: the kernel has just made it, and nothing else has it.
     Some(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 

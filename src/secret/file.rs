@@ -42,7 +42,7 @@ pub(super) fn check(path: &Path, insecure_mode: bool, exact: bool) -> Result<(),
     checked.unwrap_or_else(|source| Err(SecretError::Unanswered { path: path.to_owned(), source }))
 }
 
-/// Reads the file of a private key, if it is nobody else's. Blocks.
+/// Reads the file of a private key, if no other user owns or may change it. Blocks.
 pub fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, SecretError> {
     let key = take_in(path, false)?;
     if key.bytes().len() > LARGEST {
@@ -73,7 +73,7 @@ fn take_in(path: &Path, insecure_mode: bool) -> Result<Intake, SecretError> {
     }
 }
 
-/// Opens a secret's file if it is a file and nobody else's.
+/// Opens a secret's file if it is a regular file that no other user owns or may read or change.
 #[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
 fn open_file(path: &Path, insecure_mode: bool) -> Result<File, SecretError> {
     let unreadable = |source| unreadable(path, source);
@@ -84,7 +84,7 @@ fn open_file(path: &Path, insecure_mode: bool) -> Result<File, SecretError> {
     // Not to wait for the other end of a FIFO that has taken its place.
     let file = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
     let file = file.map_err(unreadable)?;
-    // What was opened is examined again, lest it was swapped in between.
+    // What was opened is examined again: it may have been swapped in between.
     let meta = file.metadata().map_err(unreadable)?;
     if !meta.is_file() {
         return Err(SecretError::NotAFile { path: path.to_owned() });
@@ -100,7 +100,7 @@ fn open_file(path: &Path, insecure_mode: bool) -> Result<File, SecretError> {
     Ok(file)
 }
 
-/// What the path leads to, if nobody else can make it lead elsewhere: each directory on the way to a link, and to what that
+/// What the path leads to, if no other user can make it lead elsewhere: each directory on the way to a link, and to what that
 /// links to, is root's or ours, and others may not write into it unless it is sticky: there they can add a link, but take away
 /// nothing that is another's. What a directory's group may do is left to who made the group.
 #[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]

@@ -1,7 +1,7 @@
 //! The places of secrets, and how a value is fetched from one.
 //!
-//! Reads variables itself; files and programs are [`file`](super::file)'s and [`command`](super::command)'s. Called by whoever
-//! needs a secret, and by `config` to check one.
+//! Reads variables itself; files and programs are [`file`](super::file)'s and [`command`](super::command)'s. Called by all modules
+//! that need a secret, and by `config` to check one.
 
 use std::{ffi::OsString, fmt, path::PathBuf};
 
@@ -97,7 +97,7 @@ impl SecretSource {
         }
     }
 
-    /// Whether a secret's file is there, may be read, is nobody else's, and holds what a secret can be. What was read for
+    /// Whether a secret's file is there, may be read, belongs to no other user, and holds what a secret can be. What was read for
     /// this is wiped at once; sources other than files are not looked at. Blocks its thread, for two seconds at most.
     pub fn check(&self) -> Result<(), SecretError> {
         match self.plain() {
@@ -107,7 +107,7 @@ impl SecretSource {
     }
 }
 
-/// The name of a variable as it may be told: somebody may have put the secret itself where its variable's name belongs,
+/// The name of a variable as it may be shown: somebody may have put the secret itself where its variable's name belongs,
 /// and that is seldom all capitals.
 pub fn shown_variable(name: &str) -> &str {
     let is_usual = name.bytes().all(|byte| matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'_'));

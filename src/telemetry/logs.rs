@@ -120,7 +120,7 @@ fn start() -> io::Result<&'static LogQueue> {
 }
 
 /// Sends texts to standard error, behind the lines that were logged before: at once and in the order of the calls, or not
-/// at all when nobody reads. False before the thread runs: nothing was sent.
+/// at all when standard error is not read. False before the thread runs: nothing was sent.
 pub fn write(text: &[u8]) -> bool {
     let Some(queue) = QUEUE.get() else { return false };
     // A reader that only lags behind gets all of a long text.
@@ -136,14 +136,14 @@ pub fn write_at_once(text: &[u8]) -> bool {
     QUEUE.get().map(|queue| queue.push(text)).is_some()
 }
 
-/// Waits until all that was sent is written: no longer than `longest`, and no longer than a moment when nobody reads.
+/// Waits until all that was sent is written: no longer than `longest`, and no longer than a moment when it is not read.
 pub fn flush(longest: Duration) {
     if let Some(queue) = QUEUE.get() {
         queue.flush(longest);
     }
 }
 
-/// Lines that were dropped since nobody read them, or that could not be written.
+/// Lines that were dropped because they were not read, or that could not be written.
 pub fn dropped() -> u64 {
     QUEUE.get().map_or(0, LogQueue::dropped)
 }
@@ -376,7 +376,7 @@ fn boundary(text: &str, at: usize) -> usize {
     (0..=at.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default()
 }
 
-/// Text that is escaped as it comes, and of which no more is made than an event may have.
+/// Text that is escaped as it is written, and cut to what an event may have.
 #[derive(Default)]
 struct Bounded(String);
 

@@ -7,7 +7,7 @@ use hdrhistogram::Histogram;
 
 /// So many values are kept as they are.
 const EXACT: usize = 1000;
-/// Digits of a value that a histogram tells apart.
+/// Significant digits of a value in a histogram.
 const DIGITS: u8 = 3;
 
 /// Values, one after the other.

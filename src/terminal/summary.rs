@@ -12,7 +12,7 @@ use super::{
 };
 use crate::record::{Run, RunOutcome, Seconds, Step, StepOutcome};
 
-/// What is told of all runs when they have ended, in memory that does not grow with their number.
+/// What is shown of all runs when they have ended, in memory that does not grow with their number.
 #[derive(Debug, Default)]
 pub struct Summary {
     runs: u64,

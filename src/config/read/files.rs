@@ -1,6 +1,6 @@
 //! Paths: of files to read and of directories to write into, each looked at as things are now.
 //!
-//! A file system that does not answer is one of the things that can be wrong with a path: it holds nobody up. Called by
+//! A file system that does not answer is one of the things that can be wrong with a path: it is given up after a second. Called by
 //! every reader of such a key.
 
 use std::{

@@ -29,7 +29,7 @@ pub struct Crossing {
 }
 
 impl Crossing {
-    /// Bytes that crossed at a moment, and of which nothing else is to be said.
+    /// Bytes that crossed at a moment, without further marks.
     pub fn new(at: Instant, bytes: usize, sent: bool) -> Self {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         Self { at, bytes, lay_us: 0, sent, lost: false, merged: false }
@@ -67,7 +67,7 @@ pub(super) fn keep(crossings: &mut Vec<Crossing>, new: Crossing) {
             last.lay_us = last.lay_us.max(new.lay_us);
             (last.at, last.bytes) = (new.at, last.bytes.saturating_add(new.bytes));
         }
-        // No peer makes us speak that often in one step but one that means harm.
+        // Only a hostile peer makes us write that often in one step.
         Some(last) if length >= 2 * KEPT => last.merged = true,
         _ => crossings.push(new),
     }

@@ -235,8 +235,8 @@ async fn read_exact(stream: &mut TcpStream, target: &mut [u8], look: &AtomicBool
     Ok(())
 }
 
-/// What the kernel holds for a socket, whatever the runtime knows of it, for who was told to `look`. None when that is
-/// nothing: then whoever asks is told of errors by the runtime.
+/// With `look`, what the kernel holds for a socket, whatever the runtime knows of it. None when that is nothing: then the
+/// runtime reports errors.
 fn held(socket: &impl AsFd, look: &AtomicBool, target: &mut [u8]) -> Option<usize> {
     look.load(Ordering::Relaxed).then(|| (&*socket2::SockRef::from(socket)).read(target).ok()).flatten()
 }

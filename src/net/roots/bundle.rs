@@ -131,7 +131,7 @@ impl Bundle {
         (by_descriptor(slots.file.as_raw_fd()), by_descriptor(slots.directory.as_raw_fd()))
     }
 
-    /// Says where a directory may be made, the best place first. Heeded once; the system's place for temporary files comes
+    /// Says where a directory may be made, the best place first. Only the first call counts; the system's place for temporary files comes
     /// last anyhow.
     pub(super) fn place(&self, mut places: Vec<PathBuf>) {
         places.push(std::env::temp_dir());

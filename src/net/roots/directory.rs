@@ -21,7 +21,7 @@ use nix::fcntl::{Flock, FlockArg};
 use crate::follow::FileVersion;
 
 /// What the names of such directories begin with; a number and a random word follow. Earlier versions made
-/// `imaptrace-ca-WORD` and held no lock, so that nobody can tell whether its process lives: those are left.
+/// `imaptrace-ca-WORD` and held no lock, so that it cannot be known whether its process lives: those are left.
 const PREFIX: &str = "imaptrace-ca-";
 /// As many names are tried.
 const TRIES: u32 = 8;
@@ -116,7 +116,7 @@ fn reserve(place: &Path) -> io::Result<Option<(OsString, Flock<File>)>> {
             return Err(error.into());
         }
     };
-    // Whoever removed it before it was locked left an inode without a name.
+    // When it was removed before it was locked, it is an inode without a name.
     Ok((opened.metadata()?.nlink() > 0 && path.exists()).then_some((name, opened)))
 }
 

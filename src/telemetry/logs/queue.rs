@@ -1,7 +1,7 @@
-//! Standard error, written by a thread of its own behind a bounded queue: whoever logs never waits for who reads.
+//! Standard error, written by a thread of its own behind a bounded queue: logging never waits for the reader.
 //!
 //! When the queue is full, texts are dropped and counted, and one line says how many in their place. The thread may hang in
-//! a write for ever (a pipe that nobody reads, a terminal that is held); it holds no lock then, and the process ends
+//! a write for ever (a pipe that is not read, a terminal that is held); it holds no lock then, and the process ends
 //! without it. Called by the log, and by the command line for all that it writes to standard error once the thread runs.
 
 use std::{
@@ -24,7 +24,7 @@ const BUDGET: usize = 1 << 20;
 const OVERHEAD: usize = 64;
 /// Between two looks at how far the thread is.
 const LOOK: Duration = Duration::from_millis(10);
-/// After so many looks without a byte taken, nobody reads.
+/// After so many looks without a byte taken, it counts as not read.
 const UNREAD: u32 = 20;
 
 /// The way to the thread; clones lead to the same.
@@ -103,13 +103,13 @@ impl LogQueue {
         self.0.filled.notify_one();
     }
 
-    /// Waits until there is room for a text, or for a moment when nobody reads.
+    /// Waits until there is room for a text, or for a moment when it is not read.
     pub(super) fn wait_for_room(&self, text: &[u8]) {
         let size = text.len() + OVERHEAD;
         self.wait(Duration::MAX, |state| !state.overflowing && state.bytes + size <= BUDGET);
     }
 
-    /// Waits until everything is written, no longer than `longest`, and no longer than a moment when nobody reads.
+    /// Waits until everything is written, no longer than `longest`, and no longer than a moment when it is not read.
     pub(super) fn flush(&self, longest: Duration) {
         self.wait(longest, |state| state.pieces.is_empty() && !state.writing);
     }
@@ -166,7 +166,7 @@ impl SharedQueue {
             let outcome = write(&text);
             state = self.state();
             state.written += 1;
-            // Its reader has gone, or the disk is full: there is nobody to tell.
+            // Its reader has gone, or the disk is full: it cannot be reported here.
             state.dropped += u64::from(outcome.is_err());
         }
     }
