@@ -7,8 +7,8 @@
 //! numbers in the [`Report`].
 //!
 //! On the way: `queue` holds the runs, `order` says which is next, `spool` what of it is on disk (`segment_files` its
-//! files, `member` their bytes, `shelf` what was put aside), `writer` brings it there, `sender` takes it to the exporters in `wire`, whose
-//! `otlp_client` sends it by a `transport` over a connection that `connect` opens; `answer` says whether what came back is a
+//! files, `member` their bytes, `shelf` what was put aside), `writer` brings it there, `sender` takes it to the exporters in
+//! `wire`, whose `otlp_client` sends it by a `transport` over a connection that `connect` opens; `answer` says whether what came back is a
 //! delivery, `failure` what becomes of what is not. [`Replay`] sends runs again that are in files.
 //!
 //! Decides nothing about what is sent (that is `telemetry`), and reads no environment. Called by the agent and by the
