@@ -361,19 +361,28 @@ fn take<T>(from: &Mutex<Option<T>>) -> Option<T> {
 /// Does what takes a processor for a while, or goes over many files by its caller's own limits: on a thread named `work`, so
 /// that threads of the runtimes do nothing else than what they are for. It has neither a deadline nor a limit here.
 ///
-/// The handle ends with an error only when `what` panics.
+/// The handle ends with an error when `what` panics, or when the system gives no thread. Needs a runtime.
 pub fn work<T: Send + 'static>(what: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
     static THREADS: LazyLock<Option<Runtime>> =
         LazyLock::new(|| tokio::runtime::Builder::new_current_thread().thread_name("work").build().ok());
     // A test's own holds a paused clock while the work is under way.
     #[cfg(test)]
     if let Ok(tests) = Handle::try_current() {
-        return tests.spawn_blocking(what);
+        return work_on(&tests, what);
     }
     match &*THREADS {
-        Some(threads) => threads.spawn_blocking(what),
-        None => Handle::current().spawn_blocking(what),
+        Some(threads) => work_on(threads.handle(), what),
+        None => work_on(&Handle::current(), what),
     }
+}
+
+fn work_on<T: Send + 'static>(threads: &Handle, what: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    // Tokio panics where the system gives no thread, which must not end the caller.
+    catch_unwind(AssertUnwindSafe(|| threads.spawn_blocking(what))).unwrap_or_else(|_| {
+        let failed = Handle::current().spawn(std::future::pending());
+        failed.abort();
+        failed
+    })
 }
 
 /// The threads belong to a runtime that runs nothing else and lives as long as the process: no other runtime's end waits for

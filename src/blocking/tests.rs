@@ -159,11 +159,22 @@ async fn a_caller_that_goes_away_frees_nothing_that_its_call_still_holds() {
     assert_eq!(waits.await, Ok(7));
 }
 
+/// A runtime that gets no threads: no address space has room for such a stack.
+fn without_threads() -> Runtime {
+    tokio::runtime::Builder::new_current_thread().thread_stack_size(1 << 50).build().unwrap()
+}
+
+#[tokio::test]
+async fn work_for_which_the_system_gives_no_thread_is_an_error_and_no_panic_of_its_caller() {
+    let without_threads = without_threads();
+    let failed = work_on(without_threads.handle(), || ()).await;
+    assert!(failed.unwrap_err().is_cancelled());
+    without_threads.shutdown_background();
+}
+
 #[tokio::test]
 async fn a_call_for_which_the_system_gives_no_thread_holds_no_permit() {
-    // No address space has room for such a stack.
-    let mut without_threads = tokio::runtime::Builder::new_current_thread();
-    let without_threads = without_threads.thread_stack_size(1 << 50).build().unwrap();
+    let without_threads = without_threads();
     let calls = small(1);
     let entry = calls.entry(&mount("/"));
     let of_origin = entry.limit.acquire(clock::now() + LATER).await.unwrap();
