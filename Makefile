@@ -1,5 +1,5 @@
 # Each target is one line that calls a script or cargo; what it does stands there.
-.PHONY: help demo build check test bench-agent bench-cost bench-hostile bench-metrics bench-truth fuzz stack stack-down
+.PHONY: help demo build check test bench-agent bench-cost bench-hostile bench-metrics bench-truth fuzz soak stack stack-down
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -30,6 +30,9 @@ bench-metrics: ## what a run's measurements and a metric series cost
 
 bench-truth: ## our times against a packet capture and Dovecot's own words; needs root and a quiet machine
 	@scripts/bench-truth.sh
+
+soak: ## ten minutes with everything wrong at once: hung mount, unread log, refusing receiver, full disk, pauses; needs root
+	@scripts/soak.sh
 
 fuzz: ## ten minutes of made-up bytes against each of the fuzz targets; prints a table
 	@scripts/fuzz.sh
