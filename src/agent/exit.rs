@@ -49,10 +49,14 @@ fn end_now(code: u8) -> ! {
 }
 
 /// Closes all sockets: peers see the end of their connections, and addresses are free for the next process.
+///
+/// Each number leads to `/dev/null` from then on. It stays open, so that whoever still owns it closes that, and no other file
+/// that got its number meanwhile.
 #[cfg(target_os = "linux")]
-#[expect(unsafe_code, reason = "descriptors are closed that belong to others, right before the end")]
-#[expect(clippy::disallowed_methods, reason = "a path below /proc")]
+#[expect(unsafe_code, reason = "descriptors are replaced that belong to others, right before the end")]
+#[expect(clippy::disallowed_methods, reason = "a device, and a path below /proc")]
 fn close_sockets() {
+    let Ok(null) = std::fs::File::options().read(true).write(true).open("/dev/null") else { return };
     let open = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
     let numbers: Vec<i32> = open.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
     for number in numbers {
@@ -63,8 +67,8 @@ fn close_sockets() {
         let asked =
             unsafe { libc::getsockopt(number, libc::SOL_SOCKET, libc::SO_TYPE, (&raw mut kind).cast(), &raw mut size) };
         if asked == 0 {
-            // SAFETY: nobody uses it after this; the process ends.
-            unsafe { libc::close(number) };
+            // SAFETY: both are open, and the owner's number stays so.
+            unsafe { libc::dup2(null.as_raw_fd(), number) };
         }
     }
 }

@@ -73,12 +73,6 @@ impl Limit {
         }
     }
 
-    /// Whether a call should have returned and has not.
-    pub(super) fn has_overdue(&self) -> bool {
-        let now = clock::now();
-        self.due().iter().any(|due| *due <= now)
-    }
-
     /// How long waiting may be of use.
     fn until(&self, deadline: Instant) -> Instant {
         self.due().iter().max().copied().unwrap_or(deadline).min(deadline)

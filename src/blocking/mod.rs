@@ -197,8 +197,9 @@ impl Calls {
         call: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Unfinished> {
         let entry = self.entry(&origin);
-        let of_origin = if entry.limit.has_overdue() { None } else { entry.limit.acquire_sync(deadline) };
-        let Some(of_origin) = of_origin else { return Err(Unfinished::NoThread { origin }) };
+        let Some(of_origin) = entry.limit.acquire_sync(deadline) else {
+            return Err(Unfinished::NoThread { origin });
+        };
         let Some(of_class) = entry.class.all.acquire_sync(deadline) else {
             return Err(Unfinished::NoThread { origin });
         };
