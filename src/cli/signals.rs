@@ -1,7 +1,7 @@
 //! SIGINT and SIGTERM to a command that has results to show and to deliver: it ends in order, and within five seconds.
 //!
-//! The signals are waited for on a thread of its own: the one that the command runs on may be writing to a pipe that is not
-//! read. Called by `probe`; `canary` waits for its signals itself.
+//! The signals are waited for on a thread of its own, if there can be one: the one that the command runs on may be writing to a
+//! pipe that is not read. Called by `probe`; `canary` waits for its signals itself.
 
 use std::{
     future::pending,
@@ -42,28 +42,28 @@ impl Signals {
         let (stop, stopped) = watch::channel(false);
         let first = Arc::new(OnceLock::new());
         let (caught, is_caught) = mpsc::channel();
-        let told = first.clone();
+        let waiting = Waiting { stop, first: first.clone() };
+        let on_its_own = waiting.clone();
         let wait = move || {
             let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
                 Ok(runtime) => runtime,
                 Err(error) => return drop(caught.send(Err(error))),
             };
             runtime.block_on(async {
-                let mut signals = match CaughtSignals::catch() {
+                let signals = match CaughtSignals::catch() {
                     Ok(signals) => signals,
                     Err(error) => return drop(caught.send(Err(error))),
                 };
                 drop(caught.send(Ok(())));
-                let kind = signals.next().await;
-                told.get_or_init(|| First { kind, at: clock::now() });
-                stop.send_replace(true);
-                sleep(END.mul_f64(0.97)).await;
-                // The command does not end: it writes to what is not read.
-                agent::exit(code(kind), net::remove_roots);
+                on_its_own.end_by(signals).await;
             });
         };
-        std::thread::Builder::new().name("signals".to_owned()).spawn(wait)?;
-        is_caught.recv().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))?;
+        match std::thread::Builder::new().name("signals".to_owned()).spawn(wait) {
+            Ok(_) => is_caught.recv().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))?,
+            // Without it they come late when the command writes to such a pipe, and a run that shows why it has no thread
+            // either is worth more.
+            Err(_) => drop(tokio::spawn(waiting.end_by(CaughtSignals::catch()?))),
+        }
         Ok(Self { stopped, first })
     }
 
@@ -108,6 +108,25 @@ impl Signals {
     pub(super) fn code(&self) -> Option<u8> {
         let kind = self.first.get()?.kind;
         (kind == SignalKind::terminate()).then(|| code(kind))
+    }
+}
+
+/// Whom the first signal is told.
+#[derive(Clone)]
+struct Waiting {
+    stop: watch::Sender<bool>,
+    first: Arc<OnceLock<First>>,
+}
+
+impl Waiting {
+    /// Waits for a signal, and ends the process if it has not ended in time after it.
+    async fn end_by(self, mut signals: CaughtSignals) {
+        let kind = signals.next().await;
+        self.first.get_or_init(|| First { kind, at: clock::now() });
+        self.stop.send_replace(true);
+        sleep(END.mul_f64(0.97)).await;
+        // The command does not end: it writes to what is not read.
+        agent::exit(code(kind), net::remove_roots);
     }
 }
 
