@@ -9,6 +9,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use opentelemetry::{Key as AttributeKey, KeyValue};
@@ -30,6 +31,11 @@ const MOST_SIZE: usize = 256;
 /// Shards that were given up and not yet delivered once more; over it the oldest are forgotten. A configuration that is
 /// read every second while the receiver is away costs no more than this.
 const MOST_LEAVING: usize = 64;
+
+/// So many targets are looked at in one go.
+const AT_A_TIME: usize = 256;
+/// Between two shards that are emptied.
+const PAUSE: Duration = Duration::from_micros(200);
 
 /// Whose series they are.
 #[derive(Debug, Clone, Copy)]
@@ -73,7 +79,16 @@ struct Holdings {
     accounts: HashMap<Box<str>, Vec<Account>>,
     shards: Vec<Arc<Shard>>,
     leaving: VecDeque<Source>,
-    keep: Option<Box<Keep>>,
+    keep: Option<Arc<Keep>>,
+}
+
+/// Who is in a shard.
+struct Members {
+    shard: Arc<Shard>,
+    targets: Vec<Box<str>>,
+    accounts: usize,
+    /// Not all of them stay.
+    some_go: bool,
 }
 
 struct Account {
@@ -148,14 +163,55 @@ impl Fleet {
     }
 
     /// From now on keeps what `keep` says and takes in nothing else.
-    pub(super) fn retain(&self, keep: Box<Keep>) {
-        let mut holdings = self.write();
-        holdings.remove(self, |subject| !keep(subject));
-        holdings.keep = Some(keep);
+    pub(super) fn retain(&self, keep: impl Fn(&Subject<'_>) -> bool + Send + Sync + 'static) {
+        let keep: Arc<Keep> = Arc::new(keep);
+        self.write().keep = Some(keep.clone());
+        self.let_go(|subject| !keep(subject));
     }
 
     pub(super) fn forget(&self, target: &str) {
-        self.write().remove(self, |subject| subject.target == target);
+        self.let_go(|subject| subject.target == target);
+    }
+
+    /// Lets accounts go, a shard at a time: whoever has a run to enter waits for one of them at most.
+    fn let_go(&self, goes: impl Fn(&Subject<'_>) -> bool) {
+        // An account that moves meanwhile, for its shard was crowded, is found at the next pass.
+        loop {
+            let touched = self.touched(&goes);
+            if touched.is_empty() {
+                return;
+            }
+            for members in touched {
+                self.write().empty(self, &members, &goes);
+                // The lock is not fair: without a pause the next shard would have it again before those who wait.
+                std::thread::park_timeout(PAUSE);
+            }
+        }
+    }
+
+    /// The shards of which an account goes, with all that are in them.
+    fn touched(&self, goes: impl Fn(&Subject<'_>) -> bool) -> Vec<Members> {
+        let targets: Vec<Box<str>> = self.read().accounts.keys().cloned().collect();
+        let mut shards: HashMap<*const Shard, Members> = HashMap::new();
+        for some in targets.chunks(AT_A_TIME) {
+            let holdings = self.read();
+            for target in some {
+                for account in holdings.accounts.get(target).into_iter().flatten() {
+                    let members = shards.entry(Arc::as_ptr(&account.shard)).or_insert_with(|| Members {
+                        shard: account.shard.clone(),
+                        targets: Vec::new(),
+                        accounts: 0,
+                        some_go: false,
+                    });
+                    members.accounts += 1;
+                    members.some_go |= goes(&account.subject(target, &self.making.settings.labels));
+                    if members.targets.last() != Some(target) {
+                        members.targets.push(target.clone());
+                    }
+                }
+            }
+        }
+        shards.into_values().filter(|members| members.some_go).collect()
     }
 
     pub(super) fn series(&self) -> usize {
@@ -204,23 +260,39 @@ impl Holdings {
         self.find(who, allowed)
     }
 
-    fn remove(&mut self, fleet: &Fleet, goes: impl Fn(&Subject<'_>) -> bool) {
-        let mut touched: Vec<Arc<Shard>> = Vec::new();
-        self.accounts.retain(|target, accounts| {
-            accounts.retain(|account| {
-                let goes = goes(&account.subject(target, &fleet.making.settings.labels));
-                if goes {
-                    fleet.series.fetch_sub(account.life().series.len(), Ordering::Relaxed);
-                    if !touched.iter().any(|shard| Arc::ptr_eq(shard, &account.shard)) {
-                        touched.push(Arc::clone(&account.shard));
-                    }
+    /// Gives a shard up: lets the accounts in it go that are to, and the others find a new place.
+    fn empty(&mut self, fleet: &Fleet, members: &Members, goes: impl Fn(&Subject<'_>) -> bool) {
+        let (shard, making) = (&members.shard, &fleet.making);
+        if !self.shards.iter().any(|known| Arc::ptr_eq(known, shard)) {
+            // It was split.
+            return;
+        }
+        self.give_up(std::slice::from_ref(shard));
+        let all;
+        let targets = if shard.accounts() == members.accounts {
+            &members.targets
+        } else {
+            // Others have joined since.
+            all = self.accounts.keys().cloned().collect();
+            &all
+        };
+        for target in targets {
+            let Some(accounts) = self.accounts.get_mut(target) else { continue };
+            accounts.retain_mut(|account| {
+                if !Arc::ptr_eq(&account.shard, shard) {
+                    return true;
                 }
-                !goes
+                if goes(&account.subject(target, &making.settings.labels)) {
+                    fleet.series.fetch_sub(account.life().series.len(), Ordering::Relaxed);
+                    return false;
+                }
+                account.move_to(place(&mut self.shards, making), fleet);
+                true
             });
-            !accounts.is_empty()
-        });
-        self.give_up(&touched);
-        self.move_from(&touched, fleet, |shards| place(shards, &fleet.making));
+            if accounts.is_empty() {
+                self.accounts.remove(target);
+            }
+        }
     }
 
     /// Parts a shard's accounts in two halves. One that is alone gets a larger shard.

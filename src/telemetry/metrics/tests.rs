@@ -324,6 +324,30 @@ fn a_target_that_is_not_retained_vanishes_after_one_more_export_and_comes_back_w
 }
 
 #[test]
+fn runs_that_end_while_targets_go_are_counted_where_they_belong() {
+    let bench = Bench::new(&MetricsSettings::default());
+    let run = samples::passed();
+    of_targets(400, &run).for_each(|run| bench.metrics.record(&run));
+    let goes = |target: &str| target.ends_with('7');
+    std::thread::scope(|scope| {
+        // Of targets that are known, and of others that come meanwhile and share their messages.
+        let ending = scope.spawn(|| of_targets(800, &run).for_each(|run| bench.metrics.record(&run)));
+        bench.metrics.retain(move |subject| !goes(subject.target));
+        ending.join().unwrap();
+    });
+    bench.collected();
+    of_targets(800, &run).for_each(|run| bench.metrics.record(&run));
+    let up = bench.series(names::PROBE_UP);
+    assert_eq!(up.len(), 720);
+    assert!(up.iter().flat_map(|(words, _)| words).all(|word| !goes(word)), "{up:?}");
+    assert_eq!(overflows(&bench), 0);
+    let collections = bench.metrics.collections();
+    assert_eq!(collections.iter().filter(|it| it.leaves()).count(), 0);
+    bench.metrics.retain(|_| false);
+    assert_eq!(bench.metrics.series(), 0, "no series is counted twice, or not at all");
+}
+
+#[test]
 fn what_leaves_stays_until_it_was_delivered() {
     let bench = Bench::new(&MetricsSettings::default());
     bench.metrics.record(&samples::passed());
