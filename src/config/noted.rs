@@ -223,6 +223,12 @@ mod tests {
             list.push(problem(1, &key, &number.to_string()));
         }
         let kept = list.finish();
+        let mut noted = Noted::default();
+        for number in 0..MOST {
+            assert!(!noted.is_full(), "{number}");
+            noted.error(problem(1, &format!("k{number}"), "x"));
+        }
+        assert!(noted.is_full());
         assert_eq!((kept.len(), kept[0].key.chars().count()), (5, KEY));
         assert_eq!(kept[4].what, "4 (and 2 more like this)");
     }

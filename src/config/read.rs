@@ -330,6 +330,11 @@ impl<'a> Field<'a> {
         // `tls = true` asks for what `security` says, and means no deadline.
         let is_security = key == "tls" && matches!(self.value, Value::Bool(..));
         let home = misplaced::home(key, keys).filter(|_| !(holds_tables && near.is_some() || is_security));
+        if self.reader.noted.borrow().is_full() {
+            // What was meant is found by holding the name against all others, and nobody would read it.
+            self.error("there is no such key", "");
+            return;
+        }
         if let Some(home) = home {
             self.error(format!("`{key}` belongs {}", home.words), self.move_it(key, home.table, near));
             return;
