@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use tokio::sync::watch;
 
 use super::{
-    FAILED, PASSED, USAGE,
+    Environment, FAILED, PASSED, USAGE,
     args::FillArgs,
     environment,
     output::Output,
@@ -66,7 +66,8 @@ async fn prepare(
     let flags = [target_flags(&args.target), given(&[("target.mailbox", &args.mailbox, "--mailbox")])].concat();
     let server = args.target.server.clone();
     let place = PasswordPlace::find(&args.target)?;
-    let request = Probe { server, flags, environment: environment(), password: place.source() };
+    let Environment { variables, not_utf8 } = environment();
+    let request = Probe { server, flags, environment: variables, not_utf8, password: place.source() };
     let config = config::probe(&request).map_err(|problems| in_own_name(problems).to_string())?;
     for warning in &config.warnings {
         output.warn(&warning.to_string());

@@ -28,6 +28,7 @@ pub(super) async fn run(child_env: Vec<(OsString, Option<OsString>)>, output: &m
     };
     let flag = |key: &str, value: String| Flag { key: format!("target.{key}"), value, name: key.to_owned() };
     let request = Probe {
+        not_utf8: Vec::new(),
         server: format!("imaps://{}", server.address()),
         flags: vec![flag("user", user), flag("ca_file", server.ca_file().display().to_string())],
         environment: Vec::new(),

@@ -268,24 +268,38 @@ async fn run_agent(path: &Path, roots: &Roots, hung_up: &'static AtomicBool, out
 
 /// The file, and the process's own environment.
 fn sources(path: &Path) -> Sources {
-    Sources { file: Some(path.to_owned()), environment: environment(), ..Sources::default() }
+    let Environment { variables, not_utf8 } = environment();
+    Sources { file: Some(path.to_owned()), environment: variables, not_utf8, ..Sources::default() }
 }
 
-/// Variables that are not UTF-8 are none of ours. Of others than configuration is read from, only the names are taken:
-/// one may be the password.
-fn environment() -> Vec<(String, String)> {
+/// The environment as far as `config` is told of it.
+struct Environment {
+    variables: Vec<(String, String)>,
+    /// Names of those that cannot be read, as far as they can be shown.
+    not_utf8: Vec<String>,
+}
+
+/// Of other variables than configuration is read from, only the names are taken: one may be the password.
+fn environment() -> Environment {
     let is_read = |name: &str| {
         let proxies = ["http_proxy", "https_proxy", "all_proxy", "no_proxy"];
         ["IMAPTRACE__", "OTEL_", "STATE_DIRECTORY"].iter().any(|start| name.starts_with(start))
             || proxies.iter().any(|proxy| name.eq_ignore_ascii_case(proxy))
     };
-    let variable = |(name, value): (OsString, OsString)| {
-        let name = name.into_string().ok()?;
-        let value = value.into_string().ok()?;
-        let value = if is_read(&name) { value } else { String::new() };
-        Some((name, value))
-    };
-    std::env::vars_os().filter_map(variable).collect()
+    let mut environment = Environment { variables: Vec::new(), not_utf8: Vec::new() };
+    for (name, value) in std::env::vars_os() {
+        match (name.into_string(), value.into_string()) {
+            (Ok(name), Ok(value)) => {
+                let value = if is_read(&name) { value } else { String::new() };
+                environment.variables.push((name, value));
+            }
+            (name, _) => {
+                let name = name.unwrap_or_else(|name| name.to_string_lossy().into_owned());
+                environment.not_utf8.push(name);
+            }
+        }
+    }
+    environment
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use std::{
 use tokio::{sync::watch, time::sleep_until};
 
 use super::{
-    FAILED, USAGE,
+    Environment, FAILED, USAGE,
     args::{Format, ProbeArgs, TargetArgs},
     conclusion::Conclusion,
     environment,
@@ -105,10 +105,12 @@ async fn prepare(
         .map_err(|error| format!("error: --every: {}", units::explain_duration(&args.every, error)))?;
     check_limits(args)?;
     let place = Place::find(&args.target)?;
+    let Environment { variables, not_utf8 } = environment();
     let request = Probe {
         server: args.target.server.clone(),
         flags: flags(args),
-        environment: environment(),
+        environment: variables,
+        not_utf8,
         password: place.source(),
     };
     let mut config = config::probe(&request).map_err(|problems| problems.to_string())?;

@@ -10,7 +10,7 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::{FAILED, PASSED, USAGE, args::ReplayArgs, environment, output::Output, probe::given};
+use super::{Environment, FAILED, PASSED, USAGE, args::ReplayArgs, environment, output::Output, probe::given};
 use crate::{
     agent::wiring,
     config::{self, Sources},
@@ -50,7 +50,8 @@ async fn prepare(
         ("otlp.endpoint", &args.otlp_endpoint, "--otlp-endpoint"),
         ("otlp.protocol", &args.otlp_protocol, "--otlp-protocol"),
     ]);
-    let exports = config::exports(&Sources { environment: environment(), flags, ..Sources::default() });
+    let Environment { variables, not_utf8 } = environment();
+    let exports = config::exports(&Sources { environment: variables, not_utf8, flags, ..Sources::default() });
     let exports = exports.map_err(|problems| problems.to_string())?;
     for file in &args.files {
         open(file).map_err(|error| format!("error: {}: {error}", file.display()))?;

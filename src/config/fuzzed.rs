@@ -95,7 +95,7 @@ fn command_line(text: &str) {
     let environment: Vec<_> =
         lines.filter_map(|line| line.split_once('=')).map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
     let flags = vec![Flag { key: "target.timeout".into(), value: "3s".into(), name: "--timeout".into() }];
-    judge(probe(&Probe { server, flags, environment, password: None }));
+    judge(probe(&Probe { server, flags, environment, ..Probe::default() }));
 }
 
 fn judge(read: Result<Config, Problems>) {

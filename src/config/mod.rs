@@ -109,6 +109,8 @@ pub struct Probe {
     pub flags: Vec<Flag>,
     /// The environment, whole: `IMAPTRACE__DEFAULTS__*` and `OTEL_*` count here too.
     pub environment: Vec<(String, String)>,
+    /// As [`Sources::not_utf8`].
+    pub not_utf8: Vec<String>,
     /// The password to take when neither a flag nor SERVER has one: from a prompt, or the default variable.
     pub password: Option<SecretSource>,
 }
@@ -142,6 +144,7 @@ pub fn probe(request: &Probe) -> Result<Config, Problems> {
     let sources = Sources {
         file: None,
         environment: request.environment.clone(),
+        not_utf8: request.not_utf8.clone(),
         flags: std::iter::once(server).chain(flags).collect(),
         pipes: false,
     };

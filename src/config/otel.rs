@@ -48,10 +48,18 @@ const SETTINGS: &[(&str, Key, bool)] = &[
     ("OTEL_METRIC_EXPORT_INTERVAL", &["metrics", "export_interval"], true),
 ];
 
+const SERVICE_NAME: &str = "OTEL_SERVICE_NAME";
+const RESOURCE_ATTRIBUTES: &str = "OTEL_RESOURCE_ATTRIBUTES";
+
 const SAMPLER: &str =
     "every run is a trace of its own and all are kept: a sampled-out run would be a gap in the measurement";
 const BATCH: &str =
     "runs wait in imaptrace's own queue, not in the SDK's batch processor, so this would have no effect";
+
+/// Whether a variable of this name means something here.
+pub(super) fn is_read(variable: &str) -> bool {
+    SETTINGS.iter().any(|(name, ..)| *name == variable) || matches!(variable, SERVICE_NAME | RESOURCE_ATTRIBUTES)
+}
 
 /// The settings that the variables make: variable, key and raw value. Refused ones become problems.
 pub(super) fn settings<'a>(
@@ -88,7 +96,7 @@ pub(super) fn resource(environment: &[(String, String)], problems: &mut Vec<Prob
     let get = |name| environment.iter().rev().find(|(key, value)| key == name && !value.is_empty());
     let mut service_name = None;
     let mut attributes = Vec::new();
-    if let Some((variable, value)) = get("OTEL_RESOURCE_ATTRIBUTES") {
+    if let Some((variable, value)) = get(RESOURCE_ATTRIBUTES) {
         match pairs(value) {
             Some(pairs) => attributes = pairs,
             None => problems.push(problem(
@@ -105,7 +113,7 @@ pub(super) fn resource(environment: &[(String, String)], problems: &mut Vec<Prob
             !is_name
         });
     }
-    if let Some((_, value)) = get("OTEL_SERVICE_NAME") {
+    if let Some((_, value)) = get(SERVICE_NAME) {
         service_name = Some(value.clone());
     }
     Resource { service_name: service_name.unwrap_or_else(|| "imaptrace".to_owned()), attributes }

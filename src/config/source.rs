@@ -32,6 +32,9 @@ pub struct Sources {
     /// The environment, whole: `IMAPTRACE__*`, `OTEL_*` and `STATE_DIRECTORY` are picked out of it.
     pub environment: Vec<(String, String)>,
     /// Flags that set a key.
+    /// Names of variables that are set to what is not UTF-8, or whose names are not, as far as they can be shown. One that would
+    /// be read is an error.
+    pub not_utf8: Vec<String>,
     pub flags: Vec<Flag>,
     /// Whether the file may be a pipe: where it is read once.
     pub pipes: bool,
@@ -175,6 +178,16 @@ pub(super) fn merge_text(sources: &Sources, text: Option<&str>, problems: &mut V
     let mut root = figment.find_value("").unwrap_or_else(|_| Value::Dict(Tag::Default, Dict::new()));
     // No key is called so: what is left is who the values are from.
     let figment = figment.focus("\0");
+    for variable in &sources.not_utf8 {
+        if variable.starts_with(PREFIX) || variable == STATE_DIRECTORY || otel::is_read(variable) {
+            problems.push(Problem {
+                place: Place::Variable(variable.clone()),
+                key: String::new(),
+                what: "it is not UTF-8".to_owned(),
+                help: Some("set it to text in UTF-8, or unset it".to_owned()),
+            });
+        }
+    }
     put_lists(&mut root, lists, &figment);
     Merged { root, file: sources.file.clone(), figment, positions }
 }
@@ -233,7 +246,7 @@ fn read(path: &Path, kinds: Kinds) -> Result<String, Box<Problem>> {
     String::from_utf8(bytes).map_err(|error| {
         let valid = error.utf8_error().valid_up_to();
         let line = 1 + error.as_bytes().iter().take(valid).filter(|byte| **byte == b'\n').count();
-        problem(Some((line, 1)), "this line is not UTF-8".to_owned(), "save the file as UTF-8")
+        unread(Some((line, 1)), "this line is not UTF-8".to_owned(), "save the file as UTF-8", false)
     })
 }
 

@@ -945,3 +945,33 @@ async fn a_certificate_for_another_host_is_told_apart_from_an_unknown_one() {
     .await;
     assert!(output.stderr.contains("tls_cert_name") && output.stderr.contains("--server-name"), "{output:?}");
 }
+
+#[tokio::test]
+async fn a_variable_for_imaptrace_that_is_not_utf_8_is_an_error_by_its_name_and_any_other_is_not() {
+    use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
+
+    let bytes = |text: &'static [u8]| OsStr::from_bytes(text);
+    for (name, shown) in [
+        (bytes(b"IMAPTRACE__DEFAULTS__INTERVAL"), "IMAPTRACE__DEFAULTS__INTERVAL"),
+        (bytes(b"IMAPTRACE__\xff"), "IMAPTRACE__\u{fffd}"),
+        (bytes(b"OTEL_SERVICE_NAME"), "OTEL_SERVICE_NAME"),
+        (bytes(b"OTEL_EXPORTER_OTLP_ENDPOINT"), "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        (bytes(b"STATE_DIRECTORY"), "STATE_DIRECTORY"),
+    ] {
+        for arguments in [&["check", "--config", "imaptrace.toml"][..], &["agent", "--config", "imaptrace.toml"]] {
+            let program = Program::new(arguments).env(name, bytes(b"a\xffb"));
+            fs::write(program.home().join("imaptrace.toml"), one_target()).unwrap();
+            let Output { code, stderr, .. } = program.run().await;
+            assert_eq!(code, Some(2), "{stderr}");
+            assert!(stderr.contains(&format!("error: variable {shown}: it is not UTF-8")), "{stderr}");
+        }
+    }
+    let program = Program::new(["check", "--config", "imaptrace.toml"]).env("OTHER", bytes(b"\xff"));
+    fs::write(program.home().join("imaptrace.toml"), one_target()).unwrap();
+    let Output { code, stderr, .. } = program.run().await;
+    assert_eq!(code, Some(0), "{stderr}");
+}
+
+fn one_target() -> &'static str {
+    "[[targets]]\nname = \"a\"\nurl = \"imaps://a\"\nuser = \"me\"\npassword = { env = \"X\" }\n"
+}

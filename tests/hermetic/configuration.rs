@@ -24,7 +24,7 @@ fn load_text(text: &str, environment: &[(&str, &str)], flags: Vec<Flag>) -> Resu
     let path = directory.path().join("imaptrace.toml");
     std::fs::write(&path, text).unwrap();
     let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    config::load(&Sources { file: Some(path), environment, flags, pipes: false })
+    config::load(&Sources { file: Some(path), environment, flags, ..Sources::default() })
 }
 
 const TARGET: &str = r#"
@@ -412,6 +412,7 @@ fn what_deserves_a_second_look_is_a_warning() {
 fn the_probe_command_line_makes_one_target() {
     let flag = |key: &str, value: &str, name: &str| Flag { key: key.into(), value: value.into(), name: name.into() };
     let request = config::Probe {
+        not_utf8: Vec::new(),
         server: "imap://bob@example.org@[::1]:1143/Shared".to_owned(),
         flags: vec![
             flag("target.timeout", "5s", "--timeout"),
