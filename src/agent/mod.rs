@@ -10,6 +10,7 @@
 //! once     a run under its live root, whatever comes of it
 //! cpu      whether the agent gets the CPU that it wants
 //! descriptors  no more runs than files can be open
+//! heap     memory that is given back to the system
 //! stop     the signals that end the agent
 //! exit     the end of the process, which nothing holds up
 //! backoff  logins that are held back
@@ -28,6 +29,7 @@ mod cpu;
 mod descriptors;
 mod exit;
 mod fleet;
+mod heap;
 mod memory;
 mod once;
 mod reading;
@@ -202,7 +204,7 @@ pub async fn serve(
 
 async fn keep(
     told: impl Future<Output = ()>,
-    config: Config,
+    mut config: Config,
     origin: Option<(Sources, Hangup)>,
     child_env: Vec<(OsString, Option<OsString>)>,
     status: StatusSettings,
@@ -267,6 +269,8 @@ async fn keep(
         loops: vec![Loop { name: "the schedule", limit: STUCK, away: Box::new(move || pulse.age()) }],
     });
     let following = tokio::spawn(follower.run());
+    // The fleet has them.
+    config.targets = Vec::new();
     let reload = Reload { origin, seen, child_env, config, fleet: Arc::new(fleet), tls_files };
     tokio::select! {
         biased;

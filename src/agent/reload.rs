@@ -18,6 +18,7 @@ use tracing::{error, info, warn};
 use super::{
     descriptors,
     fleet::{Difference, Fleet, Work},
+    heap::{self, GiveBack},
     reading::{BoundedReads, ReadError},
     receivers,
     shared::{Closed, Settings, Shared},
@@ -55,6 +56,7 @@ pub(super) struct Reload {
     /// What its files looked like before it was read.
     pub(super) seen: FileStates,
     pub(super) child_env: Vec<(OsString, Option<OsString>)>,
+    /// Without its targets, which the fleet has.
     pub(super) config: Config,
     pub(super) fleet: Arc<Fleet>,
     /// What the targets' files for TLS hold, which is followed apart from the configuration.
@@ -178,6 +180,8 @@ impl Reload {
                     "the new configuration is not used: the agent goes on with the one before"
                 );
                 files = refused.files;
+                // One that is stuck has nothing to give back yet.
+                drop(reading.run(heap::give_back).await);
             }
         }
         files.extend(self.config.watched.iter().cloned());
@@ -185,7 +189,7 @@ impl Reload {
     }
 
     async fn go_over(&mut self, why: &str, next: PreparedReload, schedule: &Schedule<Work>, shared: &Shared) {
-        let PreparedReload { config, fleet, difference, slots, known, closed } = next;
+        let PreparedReload { mut config, fleet, difference, slots, known, closed } = next;
         for warning in config.warnings.iter().filter(|warning| !self.config.warnings.contains(warning)) {
             warn!("{}", warning.to_string().replace("\n  help: ", "; "));
         }
@@ -215,6 +219,7 @@ impl Reload {
         let (itself, metrics) = (shared.itself.clone(), shared.metrics.clone());
         let shown = blocking::work(move || {
             itself.reloaded(Ok(&config));
+            config.targets = Vec::new();
             metrics.retain(move |series| known.has(series));
             config
         });
@@ -232,7 +237,7 @@ impl Reload {
         std::mem::swap(&mut new.state, &mut old.state);
         std::mem::swap(&mut new.http, &mut old.http);
         std::mem::swap(&mut new.resource, &mut old.resource);
-        schedule.apply_and_drop(slots, limits, (fleet, old, settings));
+        schedule.apply_and_drop(slots, limits, (fleet, old, settings, GiveBack));
         let Difference { added, changed, removed, unchanged } = difference;
         if !removed.is_empty() {
             // Nothing else tells of a target that is gone, and a file with targets may be empty by mistake.
