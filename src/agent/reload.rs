@@ -154,7 +154,7 @@ impl Reload {
                     .iter()
                     .map(|problem| problem.to_string().replace("\n  help: ", "; "))
                     .collect(),
-                files: problems.watched,
+                files: problems.watched.into(),
             })?;
             let files = self.tls_files.load(&config.targets).await.map_err(|error| Refused {
                 problems: vec![error.to_string()],

@@ -19,7 +19,7 @@ pub(super) fn run(path: &Path, output: &mut Output) -> u8 {
                 warnings: std::mem::take(&mut config.warnings),
                 unusable: std::mem::take(&mut config.unusable),
                 unset: std::mem::take(&mut config.unset),
-                watched: Vec::new(),
+                ..Problems::default()
             };
             (Some(config), problems)
         }

@@ -224,7 +224,8 @@ async fn run_agent(path: &Path, roots: &Roots, hung_up: &'static AtomicBool, out
         Ok(config) => config,
         Err(problems) => {
             output.errors(&problems.to_string());
-            return USAGE;
+            // What passes by itself is not to keep a supervisor from trying again.
+            return if problems.unanswered { FAILED } else { USAGE };
         }
     };
     let format = match config.agent.log_format {
@@ -260,7 +261,6 @@ async fn run_agent(path: &Path, roots: &Roots, hung_up: &'static AtomicBool, out
         Ok(()) => PASSED,
         Err(error) => {
             output.error(&error.to_string());
-            // What passes by itself is not to keep a supervisor from trying again.
             if error.may_pass() { FAILED } else { USAGE }
         }
     }

@@ -95,7 +95,7 @@ pub(super) fn read(below: &Below<'_, '_>, listed: &[Table<'_>], watched: &mut Ve
     let mut seen = HashSet::new();
     let mut read_files = |table: &Table<'_>, own: Option<&Group<'_>>| {
         for (field, pattern) in table.get("targets_from").and_then(|field| field.list()).unwrap_or_default() {
-            for path in listed::files(&field, &pattern, watched) {
+            for path in listed::files(below.reader, &field, &pattern, watched) {
                 // Two patterns may name one file.
                 if !seen.insert((path.clone(), own.map(|group| group.name.clone()))) {
                     continue;

@@ -1,8 +1,7 @@
 //! The bytes of the configuration file and of files of targets, which may be anything that a path can lead to.
 //!
 //! Takes regular files, and pipes where the caller can do with them; reads no more than [`LARGEST`], and waits for no
-//! pipe longer than it says. A file system that does not answer holds the thread: the caller of `load` bounds that.
-//! Called by `source` and `listed`.
+//! pipe and no file system longer than it says. Called by `source` and `listed`.
 
 use std::{
     fs::{File, OpenOptions},
@@ -17,6 +16,10 @@ use std::{
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::{blocking, clock};
+
+/// A file system has so long for one file, or for the names in one directory.
+const TO_ANSWER: Duration = Duration::from_secs(10);
 /// No file is larger, in bytes. 10,000 targets with labels make about one million.
 pub(super) const LARGEST: usize = 16 << 20;
 /// For a writer to open the pipe.
@@ -33,19 +36,47 @@ pub(super) enum Kinds {
     FilesAndPipes,
 }
 
-/// All that is in it. An error says what is the matter, not with which path.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "when the configuration is read: by commands that do not probe yet, or off the threads that do"
-)]
+/// What a path led to.
+enum Content {
+    Bytes(Vec<u8>),
+    Pipe(File),
+}
+
+/// All that is in it. An error says what is the matter, not with which path; its kind is [`ErrorKind::TimedOut`] when the file
+/// system did not answer.
 pub(super) fn read(path: &Path, kinds: Kinds) -> io::Result<Vec<u8>> {
+    match answered(path, move |path| open(path, kinds))? {
+        Content::Bytes(bytes) => Ok(bytes),
+        Content::Pipe(pipe) => read_pipe(&pipe),
+    }
+}
+
+/// The names in a directory that are UTF-8. Errors are those of [`read`].
+#[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
+pub(super) fn names(directory: &Path) -> io::Result<Vec<String>> {
+    answered(directory, |directory| {
+        Ok(std::fs::read_dir(directory)?.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect())
+    })
+}
+
+/// What the call comes to, or that its file system did not answer.
+fn answered<T: Send + 'static>(
+    path: &Path,
+    call: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    blocking::with_path_sync(path, clock::now() + TO_ANSWER, call)
+        .unwrap_or_else(|unfinished| Err(io::Error::new(ErrorKind::TimedOut, unfinished)))
+}
+
+#[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
+fn open(path: &Path, kinds: Kinds) -> io::Result<Content> {
     // Opening a pipe would wait for its other end, and a terminal would become ours.
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     let meta = file.metadata()?;
     let kind = meta.file_type();
     if kind.is_fifo() && kinds == Kinds::FilesAndPipes {
-        return read_pipe(&file);
+        return Ok(Content::Pipe(file));
     }
     if !kind.is_file() {
         return Err(io::Error::other(match kinds {
@@ -60,7 +91,7 @@ pub(super) fn read(path: &Path, kinds: Kinds) -> io::Result<Vec<u8>> {
     }
     let mut bytes = Vec::with_capacity(usize::try_from(meta.len()).unwrap_or(0));
     file.take(LARGEST as u64 + 1).read_to_end(&mut bytes)?;
-    if bytes.len() > LARGEST { Err(too_large()) } else { Ok(bytes) }
+    if bytes.len() > LARGEST { Err(too_large()) } else { Ok(Content::Bytes(bytes)) }
 }
 
 fn read_pipe(pipe: &File) -> io::Result<Vec<u8>> {

@@ -46,11 +46,7 @@ pub(super) struct Listed {
 
 /// The files that a pattern names, in the order of their names. `*` may stand in the last component alone, as in
 /// Prometheus. Where more may turn up is added to `watched`, and so is each file.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "when the configuration is read: by commands that do not probe yet, or off the threads that do"
-)]
-pub(super) fn files(field: &Field<'_>, pattern: &str, watched: &mut Vec<PathBuf>) -> Vec<PathBuf> {
+pub(super) fn files(reader: &Reader, field: &Field<'_>, pattern: &str, watched: &mut Vec<PathBuf>) -> Vec<PathBuf> {
     let path = Path::new(pattern);
     let (Some(name), Some(folder)) = (path.file_name().and_then(|name| name.to_str()), path.parent()) else {
         field.error("it is not the path of a file", "write a path such as /etc/imaptrace/targets/*.json");
@@ -70,9 +66,10 @@ pub(super) fn files(field: &Field<'_>, pattern: &str, watched: &mut Vec<PathBuf>
     }
     let folder = if folder == Path::new("") { Path::new(".") } else { folder };
     watched.push(folder.to_owned());
-    let entries = match std::fs::read_dir(folder) {
-        Ok(entries) => entries,
+    let names = match input::names(folder) {
+        Ok(names) => names,
         Err(error) => {
+            reader.note_unread(&error);
             let what = format!("cannot read {}: {error}", folder.display());
             field.error(what, "give the path of a folder that can be read");
             return Vec::new();
@@ -82,11 +79,7 @@ pub(super) fn files(field: &Field<'_>, pattern: &str, watched: &mut Vec<PathBuf>
     // What begins with a dot is being written, or was saved by an editor.
     let hidden = name.starts_with('.');
     let fits = |name: &str| glob.matches(name) && (hidden || !name.starts_with('.'));
-    let mut found: Vec<PathBuf> = entries
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| fits(name))
-        .map(|name| folder.join(name))
-        .collect();
+    let mut found: Vec<PathBuf> = names.iter().filter(|name| fits(name)).map(|name| folder.join(name)).collect();
     found.sort();
     if found.is_empty() {
         field.warn("there is no such file yet", "it is looked for again when the folder changes");
@@ -114,6 +107,7 @@ pub(super) fn read(reader: &Reader, field: &Field<'_>, path: &Path) -> Vec<Liste
     let text = match read_text(path) {
         Ok(text) => text,
         Err(error) => {
+            reader.note_unread(&error);
             let what = format!("cannot read {}: {error}", path.display());
             field.error(what, "give the path of a file that can be read, or take it out");
             return Vec::new();

@@ -195,7 +195,7 @@ fn build(merged: Merged, sources: &Sources, mut problems: Vec<Problem>, kind: &K
             unset: problems.unset,
             ..config
         }),
-        _ => Err(Problems { watched, ..problems }),
+        _ => Err(Problems { watched: watched.into(), ..problems }),
     }
 }
 

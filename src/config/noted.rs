@@ -34,6 +34,7 @@ pub(super) struct Noted {
     unset: ProblemList,
     /// The keys with errors, and the tables around them, as hashes.
     wrong: HashSet<u64>,
+    unanswered: bool,
 }
 
 impl Noted {
@@ -62,6 +63,16 @@ impl Noted {
         !self.errors.kept.is_empty()
     }
 
+    /// A file is on a file system that did not answer.
+    pub(super) fn unanswered(&mut self) {
+        self.unanswered = true;
+    }
+
+    /// Whether another error would not be told.
+    pub(super) fn is_full(&self) -> bool {
+        self.errors.kept.len() == MOST
+    }
+
     /// Whether something is wrong with this table or below it.
     pub(super) fn is_wrong(&self, table: &str) -> bool {
         self.wrong.contains(&hash(&table))
@@ -74,7 +85,8 @@ impl Noted {
             warnings: self.warnings.finish(),
             unusable: self.unusable.finish(),
             unset: self.unset.finish(),
-            watched: Vec::new(),
+            watched: Box::default(),
+            unanswered: self.unanswered,
         }
     }
 }
@@ -211,6 +223,12 @@ mod tests {
         assert_eq!(alike, ["no 0", "no 1", "no 2", "no 3", "no 4 (and 3 more like this)"]);
         let similar = told((0..250).map(|number| problem(number + 1, &format!("targets[{number}].key"), "x")));
         assert_eq!((similar.len(), &*similar[99]), (100, "x (and 150 more like this)"));
+        let mut noted = Noted::default();
+        for number in 0..MOST {
+            assert!(!noted.is_full(), "{number}");
+            noted.error(problem(1, &format!("k{number}"), "x"));
+        }
+        assert!(noted.is_full());
         let all = told((0..5000).map(|number| problem(1, &format!("k{number}"), "x")));
         assert_eq!((all.len(), &*all[1000]), (1001, "4000 more are left out here"));
     }
@@ -223,12 +241,6 @@ mod tests {
             list.push(problem(1, &key, &number.to_string()));
         }
         let kept = list.finish();
-        let mut noted = Noted::default();
-        for number in 0..MOST {
-            assert!(!noted.is_full(), "{number}");
-            noted.error(problem(1, &format!("k{number}"), "x"));
-        }
-        assert!(noted.is_full());
         assert_eq!((kept.len(), kept[0].key.chars().count()), (5, KEY));
         assert_eq!(kept[4].what, "4 (and 2 more like this)");
     }

@@ -87,7 +87,10 @@ pub struct Problems {
     /// Variables that it names for a secret and that are not set here.
     pub unset: Vec<Problem>,
     /// As [`Config::watched`](super::Config::watched): what is wrong may be mended in one of these.
-    pub watched: Vec<PathBuf>,
+    pub watched: Box<[PathBuf]>,
+    /// A file that it is read from is on a file system that did not answer: the same may go well another time, without anybody
+    /// changing anything.
+    pub unanswered: bool,
 }
 
 impl Problems {

@@ -10,7 +10,7 @@ mod words;
 use std::{
     cell::{Cell, RefCell},
     collections::{HashMap, HashSet},
-    fmt,
+    fmt, io,
 };
 
 use figment::value::{Dict, Value};
@@ -51,6 +51,9 @@ impl Reader {
         for error in errors {
             noted.error(error);
         }
+        if merged.unanswered {
+            noted.unanswered();
+        }
         let secrets = RefCell::default();
         Self { merged, noted: RefCell::new(noted), secrets, guesses: Cell::new(GUESSES), variables }
     }
@@ -64,6 +67,13 @@ impl Reader {
     /// An empty table that stands for something at that place, such as a target in a file of `targets_from`.
     pub(super) fn entry(&self, place: Place, path: String) -> Table<'_> {
         Table { reader: self, path, values: None, keys: &keys::GROUP, at: Some(place), part_of: None, subject: None }
+    }
+
+    /// Notes that a file could not be read, as far as that may pass.
+    pub(super) fn note_unread(&self, error: &io::Error) {
+        if error.kind() == io::ErrorKind::TimedOut {
+            self.noted.borrow_mut().unanswered();
+        }
     }
 
     /// Whether anything is wrong so far.
@@ -320,6 +330,11 @@ impl<'a> Field<'a> {
 
     /// Notes that no such key is in the table that has `keys`, and where it belongs.
     fn unknown(&self, key: &str, keys: &'static TableKeys) {
+        if self.reader.noted.borrow().is_full() {
+            // What was meant is found by holding the name against all others, and nobody would read it.
+            self.error("there is no such key", "");
+            return;
+        }
         // A table under a name that is one letter off is no value that got into the wrong table.
         let is_table = |value: &Value| matches!(value, Value::Dict(..));
         let holds_tables = match self.value {
@@ -330,11 +345,6 @@ impl<'a> Field<'a> {
         // `tls = true` asks for what `security` says, and means no deadline.
         let is_security = key == "tls" && matches!(self.value, Value::Bool(..));
         let home = misplaced::home(key, keys).filter(|_| !(holds_tables && near.is_some() || is_security));
-        if self.reader.noted.borrow().is_full() {
-            // What was meant is found by holding the name against all others, and nobody would read it.
-            self.error("there is no such key", "");
-            return;
-        }
         if let Some(home) = home {
             self.error(format!("`{key}` belongs {}", home.words), self.move_it(key, home.table, near));
             return;

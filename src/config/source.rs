@@ -7,6 +7,7 @@
 use std::{
     cell::Cell,
     collections::BTreeMap,
+    io,
     path::{Path, PathBuf},
 };
 
@@ -31,10 +32,10 @@ pub struct Sources {
     pub file: Option<PathBuf>,
     /// The environment, whole: `IMAPTRACE__*`, `OTEL_*` and `STATE_DIRECTORY` are picked out of it.
     pub environment: Vec<(String, String)>,
-    /// Flags that set a key.
     /// Names of variables that are set to what is not UTF-8, or whose names are not, as far as they can be shown. One that would
     /// be read is an error.
     pub not_utf8: Vec<String>,
+    /// Flags that set a key.
     pub flags: Vec<Flag>,
     /// Whether the file may be a pipe: where it is read once.
     pub pipes: bool,
@@ -69,6 +70,8 @@ pub(super) struct Merged {
     /// The sources, without their values.
     figment: Figment,
     positions: Positions,
+    /// The file system that the file is on did not answer.
+    pub(super) unanswered: bool,
 }
 
 impl Merged {
@@ -109,9 +112,22 @@ impl Merged {
 /// Reads and merges all sources. Problems found on the way do not stop it, so that all are reported at once.
 pub(super) fn merge(sources: &Sources, problems: &mut Vec<Problem>) -> Merged {
     let kinds = if sources.pipes { Kinds::FilesAndPipes } else { Kinds::Files };
-    let text =
-        sources.file.as_deref().and_then(|path| read(path, kinds).map_err(|problem| problems.push(*problem)).ok());
-    merge_text(sources, text.as_deref(), problems)
+    let mut unanswered = false;
+    let text = sources.file.as_deref().and_then(|path| match read(path, kinds) {
+        Ok(text) => Some(text),
+        Err(error) => {
+            unanswered = error.is_unanswered;
+            problems.push(error.problem);
+            None
+        }
+    });
+    Merged { unanswered, ..merge_text(sources, text.as_deref(), problems) }
+}
+
+/// Why the file's text is not there.
+struct Unread {
+    problem: Problem,
+    is_unanswered: bool,
 }
 
 /// The same with the file's text at hand.
@@ -162,6 +178,16 @@ pub(super) fn merge_text(sources: &Sources, text: Option<&str>, problems: &mut V
         keys.push((segments.join("."), variable));
     }
     check_clashes(keys, problems);
+    for variable in &sources.not_utf8 {
+        if variable.starts_with(PREFIX) || variable == STATE_DIRECTORY || otel::is_read(variable) {
+            problems.push(Problem {
+                place: Place::Variable(variable.clone()),
+                key: String::new(),
+                what: "it is not UTF-8".to_owned(),
+                help: Some("set it to text in UTF-8, or unset it".to_owned()),
+            });
+        }
+    }
     for flag in &sources.flags {
         let segments: Vec<&str> = flag.key.split('.').collect();
         figment = figment.merge(Layer::raw(FLAG, &flag.name, &segments, &flag.value));
@@ -178,18 +204,8 @@ pub(super) fn merge_text(sources: &Sources, text: Option<&str>, problems: &mut V
     let mut root = figment.find_value("").unwrap_or_else(|_| Value::Dict(Tag::Default, Dict::new()));
     // No key is called so: what is left is who the values are from.
     let figment = figment.focus("\0");
-    for variable in &sources.not_utf8 {
-        if variable.starts_with(PREFIX) || variable == STATE_DIRECTORY || otel::is_read(variable) {
-            problems.push(Problem {
-                place: Place::Variable(variable.clone()),
-                key: String::new(),
-                what: "it is not UTF-8".to_owned(),
-                help: Some("set it to text in UTF-8, or unset it".to_owned()),
-            });
-        }
-    }
     put_lists(&mut root, lists, &figment);
-    Merged { root, file: sources.file.clone(), figment, positions }
+    Merged { root, file: sources.file.clone(), figment, positions, unanswered: false }
 }
 
 /// Puts lists of the file back where nothing else has taken their places.
@@ -229,20 +245,24 @@ fn check_clashes(mut keys: Vec<(String, &String)>, problems: &mut Vec<Problem>) 
     }
 }
 
-fn read(path: &Path, kinds: Kinds) -> Result<String, Box<Problem>> {
-    let problem = |at, what: String, help: &str| {
-        Box::new(Problem {
-            place: Place::File { path: path.to_owned(), at },
-            key: String::new(),
-            what,
-            help: Some(help.to_owned()),
+fn read(path: &Path, kinds: Kinds) -> Result<String, Box<Unread>> {
+    let unread = |at, what: String, help: &str, is_unanswered| {
+        let place = Place::File { path: path.to_owned(), at };
+        Box::new(Unread {
+            problem: Problem { place, key: String::new(), what, help: Some(help.to_owned()) },
+            is_unanswered,
         })
     };
     let help = match kinds {
         Kinds::Files => "give the right file with --config; a pipe is none, for each reload reads it again",
         Kinds::FilesAndPipes => "give the right file with --config",
     };
-    let bytes = input::read(path, kinds).map_err(|error| problem(None, format!("cannot be read: {error}"), help))?;
+    let bytes = input::read(path, kinds).map_err(|error| {
+        let is_unanswered = error.kind() == io::ErrorKind::TimedOut;
+        let help =
+            if is_unanswered { "see to the file system, or give a file on another one with --config" } else { help };
+        unread(None, format!("cannot be read: {error}"), help, is_unanswered)
+    })?;
     String::from_utf8(bytes).map_err(|error| {
         let valid = error.utf8_error().valid_up_to();
         let line = 1 + error.as_bytes().iter().take(valid).filter(|byte| **byte == b'\n').count();

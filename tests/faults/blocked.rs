@@ -130,3 +130,55 @@ async fn ends(agent: &Running, listen: u16) {
     until("it has called exit", async || has_exited(id).then_some(())).await;
     assert!(TcpStream::connect(("127.0.0.1", listen)).await.is_err(), "its socket is open");
 }
+
+/// Waits until the program has called exit. It cannot be waited for as other programs are: one of its threads is in a call.
+async fn exited(program: &Running) {
+    let id = program.id().unwrap();
+    until("it has called exit", async || has_exited(id).then_some(())).await;
+}
+
+/// Whether a thread of the process is in a call that cannot be broken off.
+fn is_in_a_call(id: u32) -> bool {
+    let tasks = fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().flatten();
+    tasks
+        .filter_map(|task| fs::read_to_string(task.path().join("stat")).ok())
+        .any(|stat| stat.contains("(blocking) D "))
+}
+
+#[test]
+fn a_configuration_on_a_mount_that_hangs_ends_the_start_by_its_name() {
+    let home = tempfile::tempdir().unwrap();
+    let hung = home.path().join("hung");
+    fs::create_dir(&hung).unwrap();
+    let mount = HungMount::on(&hung);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let main = hung.join("imaptrace.toml");
+        let mut programs = Vec::new();
+        let mut start = |config: &Path, named: &Path| {
+            for command in ["agent", "check"] {
+                programs
+                    .push((named.to_owned(), Program::new([command, "--config", config.to_str().unwrap()]).start()));
+            }
+        };
+        start(&main, &main);
+        for (name, named) in [("targets.json", "targets.json"), ("targets/*.json", "targets")] {
+            let config = home.path().join(format!("{named}.toml"));
+            let group = "[[groups]]\nname = \"g\"\nuser = \"u\"\npassword = { env = \"X\" }\n";
+            fs::write(&config, format!("targets_from = [\"{}\"]\n{group}", hung.join(name).display())).unwrap();
+            start(&config, &hung.join(named));
+        }
+        for (named, mut program) in programs {
+            let line = program.stderr_line(named.to_str().unwrap()).await;
+            assert!(line.contains("did not answer in time"), "{line}");
+            exited(&program).await;
+        }
+        // A signal is not kept waiting either.
+        let program = Program::new(["agent", "--config", main.to_str().unwrap()]).start();
+        let id = program.id().unwrap();
+        until("it has begun to read", async || is_in_a_call(id).then_some(())).await;
+        program.signal(Signal::SIGTERM);
+        exited(&program).await;
+        drop(mount);
+    });
+}
