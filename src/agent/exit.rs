@@ -41,14 +41,14 @@ pub fn exit(code: u8, last: impl FnOnce() + Send + 'static) -> ! {
 
 #[expect(unsafe_code, reason = "the standard library's exit runs what may wait")]
 fn end_now(code: u8) -> ! {
-    // A thread that still waits for a signal finds its pipe closed, and falls over it.
+    // What panics from now on only finds its connection closed.
     logs::ignore_panics();
     close_sockets();
     // SAFETY: it only ends the process.
     unsafe { libc::_exit(code.into()) }
 }
 
-/// Closes all sockets: peers see the end of their connections, and addresses are free for the next process.
+/// Closes all network sockets: peers see the end of their connections, and addresses are free for the next process.
 ///
 /// Each number leads to `/dev/null` from then on. It stays open, so that whoever still owns it closes that, and no other file
 /// that got its number meanwhile.
@@ -60,17 +60,25 @@ fn close_sockets() {
     let open = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
     let numbers: Vec<i32> = open.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
     for number in numbers {
-        let mut kind: libc::c_int = 0;
-        let mut size = libc::socklen_t::try_from(size_of_val(&kind)).unwrap_or(0);
-        // SAFETY: the kernel writes no more than `size` bytes to `kind`. What is no socket is refused, and not touched: a
-        // file may be on a file system that does not answer.
-        let asked =
-            unsafe { libc::getsockopt(number, libc::SOL_SOCKET, libc::SO_TYPE, (&raw mut kind).cast(), &raw mut size) };
-        if asked == 0 {
+        if is_network_socket(number) {
             // SAFETY: both are open, and the owner's number stays so.
             unsafe { libc::dup2(null.as_raw_fd(), number) };
         }
     }
+}
+
+/// Whether it is a socket of IP. Not one of this machine's: by such a pair tokio hands signals on, and its thread panics when
+/// that is closed, which aborts the process before it has its exit code.
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "a question about a descriptor that belongs to others")]
+fn is_network_socket(number: i32) -> bool {
+    let mut domain: libc::c_int = 0;
+    let mut size = libc::socklen_t::try_from(size_of_val(&domain)).unwrap_or(0);
+    // SAFETY: the kernel writes no more than `size` bytes to `domain`. What is no socket is refused, and not touched: a file
+    // may be on a file system that does not answer.
+    let asked =
+        unsafe { libc::getsockopt(number, libc::SOL_SOCKET, libc::SO_DOMAIN, (&raw mut domain).cast(), &raw mut size) };
+    asked == 0 && matches!(domain, libc::AF_INET | libc::AF_INET6)
 }
 
 /// The kernel does it.
@@ -103,4 +111,21 @@ pub(super) fn force_after_signal() -> io::Result<()> {
         }
     };
     thread::Builder::new().name("exit".to_owned()).stack_size(256 << 10).spawn(force).map(drop)
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::net::{TcpListener, UdpSocket};
+
+    use super::*;
+
+    #[test]
+    fn only_network_sockets_are_closed_at_the_end_and_not_the_pair_that_signals_come_by() {
+        let (tcp, udp) = (TcpListener::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+        assert!(is_network_socket(tcp.as_raw_fd()) && is_network_socket(udp.as_raw_fd()));
+        let ((one, other), file) = (UnixStream::pair().unwrap(), tempfile::tempfile().unwrap());
+        for number in [one.as_raw_fd(), other.as_raw_fd(), file.as_raw_fd(), -1] {
+            assert!(!is_network_socket(number));
+        }
+    }
 }
