@@ -64,7 +64,7 @@ impl History {
     /// the way. Fixed limits hold for every step that was started. A run that our own pauses delayed is held against
     /// nothing, and nothing is learned from it.
     pub fn judge(&mut self, run: &mut Run) -> Vec<Shift> {
-        if run.delayed_s.is_some() {
+        if run.is_latency_delayed() {
             return Vec::new();
         }
         let key = Key::of(run);

@@ -55,7 +55,7 @@ impl SlowSpell {
             return step.filter(|_| began).map_or(SpellChange::Nothing, SpellChange::Began);
         }
         // A run that came to an early end, or that we delayed ourselves, does not say that what was slow is over.
-        if run.outcome != RunOutcome::Passed || run.delayed_s.is_some() || self.steps.is_empty() {
+        if run.outcome != RunOutcome::Passed || run.is_latency_delayed() || self.steps.is_empty() {
             return SpellChange::Nothing;
         }
         let ended = std::mem::take(&mut self.steps);

@@ -246,7 +246,10 @@ impl Recorder {
     pub(super) fn give_up(mut self, class: ErrorType) -> Run {
         self.run.outcome = if class.is_void() { RunOutcome::Void } else { RunOutcome::Failed };
         self.run.error_type = Some(class);
-        self.run.duration_s = self.at(clock::now());
+        let now = clock::now();
+        self.run.duration_s = self.at(now);
+        let paused = Seconds::from(clock::paused(self.start(), now, Duration::ZERO));
+        self.run.delayed_s = Some(paused).filter(|paused| self.run.duration_s.is_delayed_by(*paused));
         self.run
     }
 
@@ -269,6 +272,13 @@ impl Recorder {
         run.uncertainty_s = figure.is_uncertain_by(off_by).then_some(off_by);
         let step = run.loading_steps().any(|step| step.uncertain == Some(true));
         run.uncertain = (step || run.uncertainty_s.is_some()).then_some(true);
+        // A step that we ended has no stamp of the kernel's for its end: pauses are in its duration.
+        let ended_by_us = |class: ErrorType| class.is_void() || class.as_str().starts_with("timeout_");
+        for step in run.steps.iter_mut().filter(|step| step.error_type.is_some_and(ended_by_us)) {
+            let begin = self.anchor.mono() + step.start_s.to_duration();
+            let paused = clock::paused(begin, begin + step.duration_s.to_duration(), Duration::ZERO);
+            step.delayed_s = step.delayed_s.max(Some(Seconds::from(paused)));
+        }
         note_delays(run, self.loading_from);
         if self.anchor.was_suspended() {
             suspended(run);
@@ -280,25 +290,35 @@ impl Recorder {
 /// A step that was delayed by less is not worth a word.
 const TOLD: Seconds = Seconds::from_micros(1_000);
 
-/// Notes how long our own pauses delayed the run, if that is much, and its steps: `delayed_s` of a step is so far what
-/// happened inside it, and what came between it and the one before is added.
+/// Notes how long our own pauses delayed the run, and its steps, where that is much: `delayed_s` of a step is so far what
+/// happened inside it, and what came between it and the one before is added. In a run that is delayed, steps are noted that had
+/// a little part in it.
 fn note_delays(run: &mut Run, from: Seconds) {
     let last = run.steps.iter().filter_map(|step| step.connection).max();
-    let (mut before, mut sum) = (from, Seconds::ZERO);
+    let (mut before, mut loading, mut all) = (from, Seconds::ZERO, Seconds::ZERO);
+    let mut alone = Vec::with_capacity(run.steps.len());
     for step in &mut run.steps {
         let inside = step.delayed_s.take().unwrap_or_default();
-        if step.connection != last || step.name == Step::LOGOUT || !step.was_started() {
+        if step.connection != last || !step.was_started() {
+            alone.push(false);
             continue;
         }
-        let delay = step.start_s.saturating_sub(before).saturating_add(inside);
+        let gap = step.start_s.saturating_sub(before);
+        let delay = gap.saturating_add(inside);
         before = step.end_s();
-        sum = sum.saturating_add(delay);
+        all = all.saturating_add(delay);
+        if step.name != Step::LOGOUT {
+            loading = loading.saturating_add(delay);
+        }
         step.delayed_s = Some(delay).filter(|delay| *delay >= TOLD);
+        alone.push(gap.saturating_add(step.duration_s).is_delayed_by(delay));
     }
-    let figure = run.first_loading_latency_s.unwrap_or(run.duration_s);
-    run.delayed_s = figure.is_delayed_by(sum).then_some(sum);
+    let latency = run.first_loading_latency_s.is_some_and(|latency| latency.is_delayed_by(loading));
+    run.delayed_s = Some(all).filter(|all| latency || run.duration_s.is_delayed_by(*all));
     if run.delayed_s.is_none() {
-        run.steps.iter_mut().for_each(|step| step.delayed_s = None);
+        for (step, alone) in run.steps.iter_mut().zip(alone) {
+            step.delayed_s = step.delayed_s.filter(|_| alone);
+        }
     }
 }
 
@@ -318,5 +338,44 @@ fn suspended(run: &mut Run) {
         step.outcome = StepOutcome::Failed;
         step.error_type = Some(class);
         run.failed_step = Some(step.name.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The steps that say they were delayed, and whether the run is, of one whose steps follow each other without a gap but for
+    /// these, in milliseconds: what is shown, and whether its latency counts.
+    fn delays(gaps: &[(&str, u64)]) -> (Vec<String>, Option<u64>, bool) {
+        let mut run: Run = serde_json::from_str(include_str!("../../tests/support/runs/passed.json")).unwrap();
+        let mut at = Seconds::ZERO;
+        for step in run.steps.iter_mut().filter(|step| step.was_started()) {
+            let gap = gaps.iter().find(|(name, _)| *name == step.name).map_or(0, |(_, gap)| *gap);
+            step.start_s = at.saturating_add(Seconds::from_micros(gap * 1_000));
+            step.duration_s = Seconds::from_micros(50_000);
+            (step.delayed_s, at) = (None, step.end_s());
+        }
+        let logout = run.steps.iter().find(|step| step.name == Step::LOGOUT).unwrap();
+        let gap = gaps.iter().find(|(name, _)| *name == Step::LOGOUT).map_or(0, |(_, gap)| gap * 1_000);
+        run.first_loading_latency_s = Some(logout.start_s.saturating_sub(Seconds::from_micros(gap)));
+        run.duration_s = at;
+        note_delays(&mut run, Seconds::ZERO);
+        let steps = run.steps.iter().filter(|step| step.delayed_s.is_some()).map(|step| step.name.clone()).collect();
+        (steps, run.delayed_s.map(|all| all.as_micros() / 1_000), run.counted_latency().is_some())
+    }
+
+    #[test]
+    fn a_pause_is_told_of_a_run_wherever_it_was_and_of_a_step_alone() {
+        assert_eq!(delays(&[]), (vec![], None, true));
+        assert_eq!(
+            delays(&[("SELECT", 700), ("LOGIN", 2)]),
+            (vec!["LOGIN".to_owned(), "SELECT".into()], Some(702), false)
+        );
+        // The message list was there.
+        assert_eq!(delays(&[("LOGOUT", 700)]), (vec!["LOGOUT".to_owned()], Some(700), true));
+        // Much for the step, and little for the run.
+        assert_eq!(delays(&[("SELECT", 12)]), (vec!["SELECT".to_owned()], None, true));
+        assert_eq!(delays(&[("SELECT", 9)]), (vec![], None, true));
     }
 }

@@ -63,7 +63,7 @@ pub struct Run {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uncertainty_s: Option<Seconds>,
     /// For how long pauses of imaptrace's own process delayed the run, at most, where that is more than 10 ms and more than
-    /// 5 % of First Loading Latency (without one, of the duration): it says little of the server then
+    /// 5 % of the duration, or of First Loading Latency before that: it says little of the server then
     /// ([`Run::counted_latency`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delayed_s: Option<Seconds>,

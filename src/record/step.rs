@@ -110,8 +110,8 @@ pub struct Step {
     /// How far off the worst of these figures could be, at most; only beside `uncertain`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uncertainty_s: Option<Seconds>,
-    /// For how long pauses of imaptrace's own process delayed it, at most: before it began, and inside it. Only in a run that
-    /// is delayed itself.
+    /// For how long pauses of imaptrace's own process delayed it, at most: before it began, and inside it. In a run that is
+    /// delayed itself where it is 1 ms or more, else where it is more than 10 ms and more than 5 % of both.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delayed_s: Option<Seconds>,
     /// Segments that our kernel sent again during the step.

@@ -2,7 +2,7 @@
 //!
 //! How far off a time can be is found out by the probe.
 
-use super::{Run, Seconds};
+use super::{Run, Seconds, Step};
 
 /// A figure that can be off by no more is good enough, whatever it is.
 const LEAST: Seconds = Seconds::from_micros(1_000);
@@ -30,7 +30,16 @@ impl Run {
     /// First Loading Latency where it may be compared with others and held against limits: not of a run that our own pauses
     /// delayed.
     pub fn counted_latency(&self) -> Option<Seconds> {
-        self.first_loading_latency_s.filter(|_| self.delayed_s.is_none())
+        self.first_loading_latency_s.filter(|_| !self.is_latency_delayed())
+    }
+
+    /// Whether First Loading Latency (without one, the run's duration) is delayed itself: a pause that came when the mailbox was
+    /// loaded, before LOGOUT or in it, makes the run longer and nothing else.
+    pub fn is_latency_delayed(&self) -> bool {
+        let Some(all) = self.delayed_s else { return false };
+        let Some(latency) = self.first_loading_latency_s else { return true };
+        let after = self.steps.iter().filter(|step| step.name == Step::LOGOUT).filter_map(|step| step.delayed_s);
+        latency.is_delayed_by(after.fold(all, Seconds::saturating_sub))
     }
 
     /// Whether First Loading Latency (without one, the run's duration) is uncertain itself, and not only a step of the run.

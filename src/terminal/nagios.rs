@@ -160,13 +160,21 @@ fn describe(run: &Run) -> String {
     match (run.outcome, run.first_loading_latency_s) {
         (RunOutcome::Passed, Some(latency)) => {
             let slowest = run.slowest_step.as_deref().map(|step| format!(", slowest {}", clean(step)));
-            let delayed = delays(run, PLAIN).map(|delays| format!(", no limit applies: {}", pipeless(&delays)));
+            let unlimited = if run.is_latency_delayed() { ", no limit applies: " } else { ", " };
+            let delayed = delays(run, PLAIN).map(|delays| format!("{unlimited}{}", pipeless(&delays)));
             let more = delayed.or(slowest).unwrap_or_default();
             format!("First Loading Latency {:.3} s on {target}{more}", latency.as_f64())
         }
-        (RunOutcome::Passed, None) => format!("passed in {} on {target}", duration(run.duration_s, PLAIN)),
-        _ => format!("{target}: {}", pipeless(&verdict(run, PLAIN))),
+        (RunOutcome::Passed, None) => {
+            format!("passed in {} on {target}{}", duration(run.duration_s, PLAIN), aside(run))
+        }
+        _ => format!("{target}: {}{}", pipeless(&verdict(run, PLAIN)), aside(run)),
     }
+}
+
+/// What our own pauses had to do with it.
+fn aside(run: &Run) -> String {
+    delays(run, PLAIN).map(|delays| format!(", {}", pipeless(&delays))).unwrap_or_default()
 }
 
 fn perfdata(run: &Run, thresholds: &Thresholds, text: &mut String) {
@@ -184,7 +192,7 @@ fn perfdata(run: &Run, thresholds: &Thresholds, text: &mut String) {
         let (warning, critical) = (limit(thresholds.warning), limit(thresholds.critical));
         datum("fll", format!("{};{warning};{critical};0", seconds(latency)));
     }
-    if let Some(row) = run.first_row_s.filter(|_| run.delayed_s.is_none()) {
+    if let Some(row) = run.first_row_s.filter(|_| !run.is_latency_delayed()) {
         datum("first_row", format!("{};;;0", seconds(row)));
     }
     datum("duration", format!("{};;;0", seconds(run.duration_s)));

@@ -208,12 +208,16 @@ fn doubts(run: &Run, style: Style) -> Option<String> {
     (!doubts.is_empty()).then(|| format!("~ may be wrong: {}", doubts.join(", ")))
 }
 
-/// For how long pauses of our own process delayed a run, and which of its steps.
+/// For how long pauses of our own process delayed a run, and which of its steps; or single steps alone.
 pub(super) fn delays(run: &Run, style: Style) -> Option<String> {
-    let all = duration(run.delayed_s?, style);
     let steps = run.steps.iter().filter_map(|step| Some((step, step.delayed_s?)));
     let steps: Vec<_> = steps.map(|(step, by)| format!("{} by {}", label(step, style), duration(by, style))).collect();
-    Some(format!("this machine delayed the run by {all}: {}", steps.join(", ")))
+    let steps = steps.join(", ");
+    match run.delayed_s.map(|all| duration(all, style)) {
+        Some(all) if steps.is_empty() => Some(format!("this machine delayed the run by {all}")),
+        Some(all) => Some(format!("this machine delayed the run by {all}: {steps}")),
+        None => (!steps.is_empty()).then(|| format!("this machine delayed {steps}")),
+    }
 }
 
 /// What became of segments on the line: `segments: 2 sent again, 1 out of order`.

@@ -135,6 +135,9 @@ fn a_connection_that_ends_while_we_are_stopped_says_nothing_of_the_server_and_on
     assert_eq!(code, 3, "{text}");
     let failed = run(Turn::Silent);
     assert_eq!((&failed["outcome"], &failed["error_type"]), (&"failed".into(), &"timeout_command".into()), "{failed}");
+    // Why it took so much longer than the deadline.
+    let step = failed["steps"].as_array().unwrap().iter().find(|step| step["name"] == failed["failed_step"]).unwrap();
+    assert!(step["delayed_s"].as_f64() > Some(2.0) && failed["delayed_s"].as_f64() > Some(2.0), "{failed}");
 }
 
 // === the agent ===
