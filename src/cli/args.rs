@@ -40,7 +40,7 @@ pub(super) enum Command {
     },
     /// Check a configuration: print all errors, or the effective settings
     Check {
-        /// The configuration file
+        /// The configuration file; - is standard input
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },

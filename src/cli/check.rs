@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, path::Path};
 
-use super::{PASSED, USAGE, output::Output, sources};
+use super::{PASSED, USAGE, WORKERS, output::Output, sources, workers};
 use crate::{
     config::{self, Config, Place, Problem, Problems, Sources},
     net::{TlsContext, TlsContextError},
@@ -10,6 +10,8 @@ use crate::{
 };
 
 pub(super) fn run(path: &Path, output: &mut Output) -> u8 {
+    // As `replay` and other programs call it.
+    let path = if path == Path::new("-") { Path::new("/dev/stdin") } else { path };
     // It is read once here, so it may come out of a pipe: a program that writes one is tried without a file.
     let sources = Sources { pipes: true, ..sources(path) };
     let (config, problems) = match config::load(&sources) {
@@ -26,10 +28,19 @@ pub(super) fn run(path: &Path, output: &mut Output) -> u8 {
         Err(problems) => (None, problems),
     };
     let problems = problems.with_surroundings();
+    // The agent ends with it, and it is no part of the configuration.
+    let threads = workers(std::env::var_os(WORKERS));
     let Some(config) = config.filter(|_| problems.errors.is_empty()) else {
         output.errors(&problems.to_string());
+        if let Err(problem) = &threads {
+            output.error(problem);
+        }
         return USAGE;
     };
+    if let Err(problem) = &threads {
+        output.error(problem);
+        return USAGE;
+    }
     for warning in &problems.warnings {
         output.warn(&warning.to_string());
     }

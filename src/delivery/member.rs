@@ -172,7 +172,9 @@ pub(super) fn line(line: &[u8]) -> Result<Run, LineError> {
     struct Version {
         schema: u64,
     }
-    let foreign = |error: serde_json::Error| LineError::Foreign(error.to_string());
+    // A line has one place only: its number in the file is for the caller to say.
+    let foreign =
+        |error: serde_json::Error| LineError::Foreign(error.to_string().replace(" at line 1 column ", " at column "));
     let read = serde_json::from_slice::<Run>(line);
     match &read {
         Ok(run) if run.schema <= SCHEMA => read.map_err(foreign),

@@ -245,3 +245,18 @@ async fn always_colours_a_pipe_and_neither_no_color_nor_a_server_is_overruled() 
         assert!(all.contains("\\x1b[31mred"), "{output:?}");
     }
 }
+
+#[tokio::test]
+async fn check_reads_standard_input_and_refuses_threads_with_which_no_agent_starts() {
+    let text = "[[targets]]\nname = \"mail01\"\nurl = \"imaps://127.0.0.1\"\nuser = \"me\"\npassword = { env = \"OTHER\" }\n";
+    let check = |threads: &str| {
+        let program = Program::new(["check", "--config", "-"]).stdin(text).env("OTHER", PASSWORD);
+        program.env("TOKIO_WORKER_THREADS", threads).run()
+    };
+    let output = check("2").await;
+    assert_eq!(output.code, Some(0), "{output:?}");
+    assert!(output.stdout.contains("mail01"), "{output:?}");
+    let output = check("0").await;
+    assert_eq!((output.code, output.stdout.as_str()), (Some(2), ""), "{output:?}");
+    assert!(errors(&output)[0].starts_with("error: variable TOKIO_WORKER_THREADS: \"0\""), "{output:?}");
+}
