@@ -6,7 +6,6 @@
 use std::{ffi::OsString, fmt};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
-use tokio::sync::watch;
 
 use super::{
     Environment, FAILED, PASSED, USAGE,
@@ -15,7 +14,7 @@ use super::{
     output::Output,
     password::{self, Place as PasswordPlace, ask},
     probe::{given, single, target_flags},
-    signals::CaughtSignals,
+    signals::Signals,
 };
 use crate::{
     agent::families,
@@ -25,7 +24,7 @@ use crate::{
     net::Family,
     plan::AddressChoice,
     probe::{
-        Ids, Job, Prepared, Prober,
+        Cancel, Ids, Job, Prepared, Prober,
         fill::{self, Fill, FillEnd, Filled, Letter, Source},
     },
     record::{ErrorType, Run, SpanId, TraceId},
@@ -35,32 +34,42 @@ use crate::{
 };
 
 /// A signal came before anything was begun.
-const STOPPED: &str = "error: stopped\n  help: nothing was added; the same command begins again";
+const STOPPED: &str = "stopped\n  help: nothing was added; the same command begins again";
 /// What a probe of a smaller mailbox measures is not worth much.
 const WORTH_PROBING: u32 = 20;
 
 pub(super) async fn run(args: FillArgs, child_env: Vec<(OsString, Option<OsString>)>, output: &mut Output) -> u8 {
     // Before a password command can run: it is ended with this process.
-    let mut signals = match CaughtSignals::catch() {
+    let signals = match Signals::catch() {
         Ok(signals) => signals,
         Err(error) => {
             output.error(&format!("cannot listen for signals: {error}"));
             return FAILED;
         }
     };
-    match prepare(&args, child_env, &mut signals, output).await {
-        Ok((target, prober, secret)) => fill(&args, &target, (prober, secret), signals, output).await,
+    let mut stopped = signals.stopped().clone();
+    let prepared = tokio::select! {
+        prepared = prepare(&args, child_env, output) => prepared,
+        Ok(_) = stopped.wait_for(|stopped| *stopped) => Err(String::new()),
+    };
+    let code = match prepared {
+        Ok((target, prober, secret)) => fill(&args, &target, (prober, secret), signals.stopped().clone(), output).await,
+        Err(_) if signals.code().is_some() => {
+            output.error(STOPPED);
+            FAILED
+        }
         Err(problem) => {
             output.errors(&problem);
             USAGE
         }
-    }
+    };
+    // Who stopped a fill that was complete by then need not know.
+    signals.code().filter(|_| code != PASSED).unwrap_or(code)
 }
 
 async fn prepare(
     args: &FillArgs,
     child_env: Vec<(OsString, Option<OsString>)>,
-    signals: &mut CaughtSignals,
     output: &mut Output,
 ) -> Result<(Prepared, Prober, Secret), String> {
     let flags = [target_flags(&args.target), given(&[("target.mailbox", &args.mailbox, "--mailbox")])].concat();
@@ -89,20 +98,11 @@ async fn prepare(
     if place.is_asked_for() {
         // No password is asked for what cannot run.
         prepared(target.clone())?;
-        tokio::select! {
-            biased;
-            // It has words of its own for Ctrl-C.
-            asked = ask(&mut target) => asked?,
-            _ = signals.next() => return Err(STOPPED.to_owned()),
-        }
+        ask(&mut target).await?;
     }
     let target = prepared(target)?;
     let account = target.target().accounts.first().ok_or("error: no account")?;
-    let secret = tokio::select! {
-        secret = prober.secret(account) => secret,
-        _ = signals.next() => return Err(STOPPED.to_owned()),
-    };
-    let secret = secret.map_err(|error| password::problem(&error, &account.password))?;
+    let secret = prober.secret(account).await.map_err(|error| password::problem(&error, &account.password))?;
     Ok((target, prober, secret))
 }
 
@@ -120,18 +120,11 @@ async fn fill(
     args: &FillArgs,
     target: &Prepared,
     (prober, secret): (Prober, Secret),
-    mut signals: CaughtSignals,
+    stopped: Cancel,
     output: &mut Output,
 ) -> u8 {
     let Some(account) = target.target().accounts.first() else { return FAILED };
     let mailbox = target.target().journey.mailbox.as_str();
-    let (stop, stopped) = watch::channel(false);
-    let interrupted = tokio::spawn(async move {
-        signals.next().await;
-        stop.send_replace(true);
-        // Kept: a dropped sender would look like a signal to its receivers.
-        std::future::pending::<()>().await;
-    });
     let mut source = Messages {
         canary: Canary::new(args.messages, clock::wall()),
         progress: Progress::new(args.messages, output.error_style()),
@@ -154,7 +147,6 @@ async fn fill(
         source: &mut source,
     };
     let filled = prober.fill(job, fill, stopped).await;
-    interrupted.abort();
     source.progress.end();
     conclude(args, mailbox, &filled, output)
 }

@@ -8,7 +8,7 @@ use super::{
     output::Output,
 };
 use crate::{
-    record::{ErrorType, Run, Seconds},
+    record::{Run, RunOutcome, Seconds},
     terminal::{self, Nagios, Style, Summary, Thresholds},
 };
 
@@ -16,7 +16,7 @@ use crate::{
 pub(super) enum Conclusion {
     Nothing,
     Nagios(Box<Nagios>),
-    /// With the last run, if it was cut short.
+    /// With the last void run, to be drawn if there is no other.
     Text(Box<Summary>, Option<Box<Run>>),
 }
 
@@ -37,9 +37,11 @@ impl Conclusion {
         match self {
             Self::Nothing => {}
             Self::Nagios(nagios) => nagios.add(run),
-            Self::Text(summary, cut_short) => {
+            Self::Text(summary, void) => {
                 summary.add(run, style);
-                *cut_short = (run.error_type == Some(ErrorType::Cancelled)).then(|| Box::new(run.clone()));
+                if run.outcome == RunOutcome::Void {
+                    *void = Some(Box::new(run.clone()));
+                }
             }
         }
     }
@@ -53,9 +55,9 @@ impl Conclusion {
                 output.print(&text);
                 return code;
             }
-            Self::Text(summary, cut_short) => {
-                // Who ends a run that hangs wants to see where it hung.
-                if let Some(drawn) = cut_short.as_deref().or_else(|| summary.slowest()) {
+            Self::Text(summary, void) => {
+                // Who ends the first run, which hangs, wants to see where it hung.
+                if let Some(drawn) = summary.slowest().or(void.as_deref()) {
                     output.print(&format!("\n{}", terminal::waterfall(drawn, output.style())));
                 }
                 if summary.runs() > 1 {

@@ -24,9 +24,6 @@ use std::{
     time::Duration,
 };
 
-use clap::{CommandFactory as _, Parser as _};
-use tokio::signal::unix::{SignalKind, signal};
-
 use self::{
     args::{CanaryCommand, Cli, Command},
     misuse::misused,
@@ -41,6 +38,7 @@ use crate::{
     status::Depth,
     telemetry::logs::{self, LogFormat, LogSettings},
 };
+use clap::{CommandFactory as _, Parser as _};
 
 /// All runs passed.
 const PASSED: u8 = 0;
@@ -101,17 +99,12 @@ pub fn main(roots: Result<Roots, RootsError>, stdout_is_closed: bool, hung_up: &
         }),
         Command::Replay(args) => in_runtime(Threads::One, &mut output, async |output| {
             roots.keep(places(None)).await;
-            unless_stopped(
-                &[SignalKind::terminate(), SignalKind::interrupt()],
-                replay::run(args, roots.original.clone(), output),
-            )
-            .await
+            replay::run(args, roots.original.clone(), output).await
         }),
         Command::Canary { command: CanaryCommand::Fill(args) } => {
             in_runtime(Threads::One, &mut output, async |output| {
                 roots.keep(places(None)).await;
-                unless_stopped(&[SignalKind::terminate()], Box::pin(canary::run(*args, roots.original.clone(), output)))
-                    .await
+                Box::pin(canary::run(*args, roots.original.clone(), output)).await
             })
         }
     };
@@ -193,21 +186,6 @@ fn in_runtime(threads: Threads, output: &mut Output, run: impl AsyncFnOnce(&mut 
             output.error(&format!("cannot start the threads that probe: {error}"));
             FAILED
         }
-    }
-}
-
-/// Runs a command to its end, or until one of these signals that it does not heed itself: what was made for it is removed then,
-/// as the default action of a signal would not. The exit code is a shell's for a program that a signal ended.
-async fn unless_stopped(signals: &[SignalKind], command: impl Future<Output = u8>) -> u8 {
-    let mut caught: Vec<_> = signals.iter().filter_map(|kind| Some((*kind, signal(*kind).ok()?))).collect();
-    let stopped = std::future::poll_fn(|context| {
-        let ended = caught.iter_mut().find_map(|(kind, signal)| signal.poll_recv(context).is_ready().then_some(*kind));
-        ended.map_or(std::task::Poll::Pending, std::task::Poll::Ready)
-    });
-    tokio::select! {
-        biased;
-        code = command => code,
-        kind = stopped => 128 + u8::try_from(kind.as_raw_value()).unwrap_or_default(),
     }
 }
 

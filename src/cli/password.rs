@@ -9,7 +9,6 @@ use std::{
 };
 
 use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
-use tokio::signal::unix::{SignalKind, signal};
 use zeroize::Zeroizing;
 
 use super::args::TargetArgs;
@@ -88,7 +87,8 @@ pub(super) fn problem(error: &SecretError, source: &SecretSource) -> String {
     format!("error: {place}: {error}")
 }
 
-/// Asks for the password until there is one, and gives it to the target. Ctrl-D gives up, and so does Ctrl-C.
+/// Asks for the password until there is one, and gives it to the target. Ctrl-D gives up. The caller has caught the signals: dropped at one of them, this
+/// gives the terminal its echo back.
 pub(super) async fn ask(target: &mut Target) -> Result<(), String> {
     let question = format!("Password for the mailbox on {}: ", target.endpoint.host);
     let password = typed(question).await.map_err(|error| {
@@ -105,16 +105,11 @@ pub(super) async fn ask(target: &mut Target) -> Result<(), String> {
 
 #[expect(clippy::disallowed_methods, reason = "before anything is probed")]
 async fn typed(question: String) -> io::Result<Secret> {
-    // From here on an interrupt ends no process that would leave the terminal without an echo.
-    let mut interrupt = signal(SignalKind::interrupt())?;
     let terminal = File::options().read(true).write(true).open("/dev/tty")?;
     let quiet = Quiet::new(terminal.try_clone()?)?;
     // A thread that still reads when the process ends is no matter.
     let typing = tokio::task::spawn_blocking(move || read(&terminal, &question));
-    let typed = tokio::select! {
-        typed = typing => typed.map_err(io::Error::other)?,
-        _ = interrupt.recv() => Err(io::Error::other("interrupted")),
-    };
+    let typed = typing.await.map_err(io::Error::other)?;
     drop(quiet);
     typed
 }

@@ -54,6 +54,9 @@ pub(super) async fn run(args: ProbeArgs, child_env: Vec<(OsString, Option<OsStri
     match prepare(&args, child_env, &signals, output).await {
         Ok(plan) => plan.run(&args, signals, output).await,
         Err(Refusal::Usage(problem)) => misuse(&problem, args.output, output),
+        Err(Refusal::Stopped) if args.output == Format::Nagios => {
+            unknown("error: stopped before the first run", output)
+        }
         Err(Refusal::Stopped) => signals.early_code(),
         Err(Refusal::Secret { problem, run }) => {
             // A reader of a line for each run gets one for this, too.
@@ -154,10 +157,7 @@ async fn prepare(
     };
     // No password is asked for what cannot run: all else was tried before.
     if place.is_asked_for() {
-        tokio::select! {
-            asked = ask(&mut target) => asked?,
-            () = signals.terminated() => return Err(Refusal::Stopped),
-        }
+        unless_stopped(signals, ask(&mut target)).await??;
         prepared = read_files(target)?;
         secret = fetch(&prober, &prepared, parent.as_ref(), signals, output).await?;
     }
@@ -249,6 +249,8 @@ impl Plan {
         // The failure that was shown last.
         let mut shown = None;
         let mut planned = clock::now();
+        // Runs that came to an end of their own.
+        let mut made = 0;
         for number in 0..args.count {
             if number > 0 {
                 // A run that is late starts at once, and the ones after it count from there.
@@ -283,6 +285,7 @@ impl Plan {
                     }
                 };
                 self.show(&run, args, &mut shown, output);
+                made += u64::from(run.error_type != Some(ErrorType::Cancelled));
                 passed = Some(passed.unwrap_or(true) && run.outcome == RunOutcome::Passed);
                 conclusion.add(&run, output.style());
                 if let Some(delivery) = &self.delivery {
@@ -295,6 +298,10 @@ impl Plan {
             }
         }
         let code = conclusion.conclude(passed == Some(true), output);
+        let asked = u64::from(args.count) * families(self.target.target()).len() as u64;
+        if signals.code().is_some() && made < asked && self.several(args) {
+            output.warn(&format!("stopped: {made} of {asked} runs were made"));
+        }
         let code = signals.code().filter(|_| args.output != Format::Nagios).unwrap_or(code);
         if let Some(delivery) = self.delivery {
             let progress = output.progress_width().map(|width| Progress::of(width, "delivering"));

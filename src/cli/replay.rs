@@ -1,20 +1,29 @@
 //! `imaptrace replay`: sends runs again that are in files.
+//!
+//! Files are opened and read on a thread of its own: a FIFO without a writer, a silent pipe or a hung mount holds up that thread,
+//! and neither a signal nor the end of the command.
 
 use std::{
     ffi::OsString,
     fs::File,
+    future::Future,
     io::{self, Read},
-    path::Path,
+    os::unix::fs::FileTypeExt as _,
+    path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::sync::{mpsc, oneshot};
 
-use super::{Environment, FAILED, PASSED, USAGE, args::ReplayArgs, environment, output::Output, probe::given};
+use super::{
+    Environment, FAILED, PASSED, USAGE, args::ReplayArgs, environment, output::Output, probe::given, signals::Signals,
+};
 use crate::{
     agent::wiring,
     config::{self, Sources},
-    delivery::{Lines, Replay, Sent},
+    delivery::{BadLine, Lines, Replay, Sent},
     record::{Run, escape},
     telemetry::logs::{self, LogSettings},
     terminal::Style,
@@ -22,23 +31,59 @@ use crate::{
 
 /// Lines that are reported one by one; of the others, how many.
 const TOLD: u64 = 20;
+/// Lines that are read ahead of what is sent.
+const AHEAD: usize = 64;
+/// After a signal, what has been read is still sent for so long.
+const LAST_BATCH: Duration = Duration::from_millis(2500);
 
 pub(super) async fn run(args: ReplayArgs, child_env: Vec<(OsString, Option<OsString>)>, output: &mut Output) -> u8 {
-    let replay = match prepare(&args, &child_env, output).await {
-        Ok(replay) => replay,
-        Err(problem) => {
+    let signals = match Signals::catch() {
+        Ok(signals) => signals,
+        Err(error) => {
+            output.error(&format!("cannot listen for signals: {error}"));
+            return FAILED;
+        }
+    };
+    let replay = match unless_stopped(&signals, prepare(&args, &child_env, output)).await {
+        Some(Ok(replay)) => replay,
+        Some(Err(problem)) => {
             output.errors(&problem);
             return USAGE;
+        }
+        None => {
+            output.error("stopped\n  help: nothing was sent");
+            return signals.early_code();
         }
     };
     let progress = progress(output.error_style());
     let mut sender = Sender { replay, batch: Vec::new(), spans: 0, tally: Tally::default(), progress, output };
-    for file in &args.files {
-        if !sender.file(file).await {
-            break;
+    let mut found = match read(args.files) {
+        Ok(found) => found,
+        Err(error) => {
+            sender.output.error(&format!("cannot start the thread that reads: {error}"));
+            return FAILED;
         }
+    };
+    let all = async {
+        sender.all(&mut found).await;
+        sender.send().await;
+    };
+    if unless_stopped(&signals, all).await.is_some() {
+        return sender.conclude(None);
     }
-    sender.finish().await
+    // What was read is sent, if that does not take long.
+    drop(tokio::time::timeout(LAST_BATCH, sender.send()).await);
+    sender.conclude(Some(&signals))
+}
+
+/// What comes of it, unless a signal comes first.
+async fn unless_stopped<T>(signals: &Signals, work: impl Future<Output = T>) -> Option<T> {
+    let mut stopped = signals.stopped().clone();
+    tokio::select! {
+        biased;
+        Ok(_) = stopped.wait_for(|stopped| *stopped) => None,
+        done = work => Some(done),
+    }
 }
 
 async fn prepare(
@@ -53,9 +98,7 @@ async fn prepare(
     let Environment { variables, not_utf8 } = environment();
     let exports = config::exports(&Sources { environment: variables, not_utf8, flags, ..Sources::default() });
     let exports = exports.map_err(|problems| problems.to_string())?;
-    for file in &args.files {
-        open(file).map_err(|error| format!("error: {}: {error}", file.display()))?;
-    }
+    look_at(args.files.clone()).await?;
     // What was refused of a batch is heard by way of the log.
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "warn,imaptrace::delivery=off".to_owned());
     logs::init(&LogSettings { color: output.error_style().colour, filter: Some(filter), ..LogSettings::default() })
@@ -68,13 +111,68 @@ async fn prepare(
     })
 }
 
-#[expect(clippy::disallowed_methods, reason = "a command that probes nothing")]
+/// Whether the files are there. A pipe is opened once, when its turn comes: its writer would lose its reader.
+async fn look_at(files: Vec<PathBuf>) -> Result<(), String> {
+    let (tell, told) = oneshot::channel();
+    let look = move || {
+        let cannot =
+            |file: &PathBuf, error: io::Error| format!("error: {}: {error}", escape(&file.display().to_string()));
+        let wrong = files
+            .iter()
+            .find_map(|file| if is_pipe(file) { None } else { open(file).err().map(|error| cannot(file, error)) });
+        // Who has been stopped does not ask any more.
+        tell.send(wrong.map_or(Ok(()), Err)).unwrap_or(());
+    };
+    let started = std::thread::Builder::new().name("files".to_owned()).spawn(look);
+    started.map_err(|error| format!("error: cannot start the thread that reads: {error}"))?;
+    told.await.unwrap_or(Ok(()))
+}
+
+#[expect(clippy::disallowed_methods, reason = "on a thread of its own")]
+fn is_pipe(file: &Path) -> bool {
+    file.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo())
+}
+
+#[expect(clippy::disallowed_methods, reason = "on a thread of its own")]
 fn open(file: &Path) -> io::Result<Box<dyn Read>> {
     if file == Path::new("-") {
         return Ok(Box::new(io::stdin()));
     }
     let opened = File::open(file)?;
     if opened.metadata()?.is_dir() { Err(io::ErrorKind::IsADirectory.into()) } else { Ok(Box::new(opened)) }
+}
+
+/// What a file held.
+enum Found {
+    /// Its turn has come.
+    File(String),
+    /// A line of it.
+    Line(Result<Box<Run>, BadLine>),
+    /// It cannot be read.
+    Unreadable(io::Error),
+}
+
+/// Begins to read the files, one after the other, on a thread that ends with the process if nothing else ends it.
+fn read(files: Vec<PathBuf>) -> io::Result<mpsc::Receiver<Found>> {
+    let (sender, receiver) = mpsc::channel(AHEAD);
+    let all = move || {
+        for file in files {
+            let mut go_on = sender.blocking_send(Found::File(file.display().to_string())).is_ok();
+            match open(&file).and_then(Lines::new) {
+                Ok(mut lines) => {
+                    while go_on && let Some(line) = lines.next() {
+                        go_on = sender.blocking_send(Found::Line(line.map(Box::new))).is_ok();
+                    }
+                }
+                Err(error) => go_on &= sender.blocking_send(Found::Unreadable(error)).is_ok(),
+            }
+            if !go_on {
+                break;
+            }
+        }
+    };
+    std::thread::Builder::new().name("files".to_owned()).spawn(all)?;
+    Ok(receiver)
 }
 
 /// A line that says how far it is, on a terminal that can redraw it.
@@ -110,31 +208,27 @@ struct Tally {
 }
 
 impl Sender<'_> {
-    /// Sends the runs of a file; false when there is no sense in going on.
-    async fn file(&mut self, file: &Path) -> bool {
-        let name = file.display().to_string();
-        self.progress.set_message(name.clone());
-        let lines = match open(file).and_then(Lines::new) {
-            Ok(lines) => lines,
-            Err(error) => {
-                self.unreadable(&format!("{name}: {error}"));
-                return true;
-            }
-        };
-        for line in lines {
-            match line {
-                Ok(run) => {
+    /// Sends the runs of all files, as far as there is sense in going on; the last of them are in the batch then.
+    async fn all(&mut self, found: &mut mpsc::Receiver<Found>) {
+        let mut name = String::new();
+        while let Some(found) = found.recv().await {
+            match found {
+                Found::File(file) => {
+                    self.progress.set_message(file.clone());
+                    name = file;
+                }
+                Found::Line(Ok(run)) => {
                     self.spans += Replay::spans(&run);
-                    self.batch.push(Arc::new(run));
+                    self.batch.push(Arc::from(run));
                     if self.spans >= Replay::BATCH_SPANS && !self.send().await {
-                        return false;
+                        return;
                     }
                 }
                 // The message speaks of the file.
-                Err(bad) => self.unreadable(&format!("{name}:{}: {}", bad.line, escape(&bad.problem))),
+                Found::Line(Err(bad)) => self.unreadable(&format!("{name}:{}: {}", bad.line, escape(&bad.problem))),
+                Found::Unreadable(error) => self.unreadable(&format!("{name}: {error}")),
             }
         }
-        true
     }
 
     fn unreadable(&mut self, what: &str) {
@@ -144,13 +238,15 @@ impl Sender<'_> {
         }
     }
 
+    /// Sends the batch; false when the receiver is away. Where a signal breaks it off, the batch stays.
     async fn send(&mut self) -> bool {
-        if self.batch.is_empty() {
-            return true;
+        if self.batch.is_empty() || self.tally.away.is_some() {
+            return self.tally.away.is_none();
         }
-        let batch = std::mem::take(&mut self.batch);
-        let (runs, spans) = (batch.len() as u64, std::mem::take(&mut self.spans) as u64);
-        match self.replay.send(&batch).await {
+        let (runs, spans) = (self.batch.len() as u64, self.spans as u64);
+        let sent = self.replay.send(&self.batch).await;
+        (self.batch, self.spans) = (Vec::new(), 0);
+        match sent {
             Sent::Delivered { refused_spans } => {
                 self.tally.runs += runs;
                 self.tally.spans += spans.saturating_sub(refused_spans);
@@ -172,11 +268,8 @@ impl Sender<'_> {
         }
     }
 
-    /// Sends what is left, says how it ended, and gives the exit code.
-    async fn finish(mut self) -> u8 {
-        if self.tally.away.is_none() {
-            self.send().await;
-        }
+    /// Says how it ended, and gives the exit code.
+    fn conclude(self, stopped: Option<&Signals>) -> u8 {
         self.progress.finish_and_clear();
         let endpoint = self.replay.endpoint();
         let (tally, output) = (self.tally, self.output);
@@ -195,6 +288,17 @@ impl Sender<'_> {
                  OTLP receiver there that speaks this protocol? what is sent twice has the same ids",
                 tally.undelivered
             ));
+        }
+        if let Some(signals) = stopped {
+            let what = match self.batch.len() {
+                0 => "what was not read yet was not sent".to_owned(),
+                1 => "1 run that was read may not have arrived, and what is behind it was not sent".to_owned(),
+                left => {
+                    format!("{left} runs that were read may not have arrived, and what is behind them was not sent")
+                }
+            };
+            output.error(&format!("stopped: {what}\n  help: what is sent twice has the same ids"));
+            return signals.early_code();
         }
         let complete = tally.undelivered + tally.unreadable + tally.refused_spans == 0;
         if complete { PASSED } else { FAILED }

@@ -1,7 +1,7 @@
 //! SIGINT and SIGTERM to a command that has results to show and to deliver: it ends in order, and within five seconds.
 //!
 //! The signals are waited for on a thread of its own, if there can be one: the one that the command runs on may be writing to a
-//! pipe that is not read. Called by `probe`; `canary` waits for its signals itself.
+//! pipe that is not read. Called by `probe`, `canary` and `replay`.
 
 use std::{
     future::pending,
@@ -72,15 +72,6 @@ impl Signals {
         &self.stopped
     }
 
-    /// Returns at SIGTERM. At SIGINT it does not: a prompt has it as well.
-    pub(super) async fn terminated(&self) {
-        let mut stopped = self.stopped.clone();
-        let caught = stopped.wait_for(|stopped| *stopped).await.is_ok();
-        if !caught || self.code().is_none() {
-            pending::<()>().await;
-        }
-    }
-
     /// The exit code of a command that a signal ended before it had anything to show.
     pub(super) fn early_code(&self) -> u8 {
         code(self.first.get().map_or(SignalKind::interrupt(), |first| first.kind))
@@ -103,11 +94,9 @@ impl Signals {
         Some(end.saturating_duration_since(clock::now()))
     }
 
-    /// The exit code of a command that SIGTERM ended: as if it had not been caught. Who presses Ctrl-C sees what there was,
-    /// and the code says what came of it.
+    /// The exit code of a command that a signal ended, as a shell counts it: as if the signal had not been caught.
     pub(super) fn code(&self) -> Option<u8> {
-        let kind = self.first.get()?.kind;
-        (kind == SignalKind::terminate()).then(|| code(kind))
+        Some(code(self.first.get()?.kind))
     }
 }
 
@@ -131,18 +120,18 @@ impl Waiting {
 }
 
 /// SIGTERM and SIGINT, caught from now on.
-pub(super) struct CaughtSignals {
+struct CaughtSignals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl CaughtSignals {
-    pub(super) fn catch() -> io::Result<Self> {
+    fn catch() -> io::Result<Self> {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
     /// Returns at the next one.
-    pub(super) async fn next(&mut self) -> SignalKind {
+    async fn next(&mut self) -> SignalKind {
         tokio::select! {
             _ = self.terminate.recv() => SignalKind::terminate(),
             _ = self.interrupt.recv() => SignalKind::interrupt(),

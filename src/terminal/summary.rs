@@ -26,7 +26,8 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Counts a run in. Its steps are called as `style` shows them.
+    /// Counts a run in. Its steps are called as `style` shows them. Nothing else is kept of a void run, which says nothing
+    /// about the server.
     pub fn add(&mut self, run: &Run, style: Style) {
         self.runs += 1;
         *match run.outcome {
@@ -34,6 +35,9 @@ impl Summary {
             RunOutcome::Failed => &mut self.failed,
             RunOutcome::Void => &mut self.void,
         } += 1;
+        if run.outcome == RunOutcome::Void {
+            return;
+        }
         if let Some(latency) = run.first_loading_latency_s {
             self.latency.add(latency, Parts::sum(run.loading_steps()));
         }
@@ -52,7 +56,8 @@ impl Summary {
         self.runs
     }
 
-    /// The run whose waterfall is worth a look: the largest First Loading Latency, else the longest run. None of none.
+    /// The run whose waterfall is worth a look: the largest First Loading Latency, else the longest run. None where all
+    /// are void.
     pub fn slowest(&self) -> Option<&Run> {
         self.slowest.as_ref()
     }
@@ -196,5 +201,19 @@ mod tests {
         assert_eq!(of(&runs, style).slowest(), Some(&runs[1]));
         assert_eq!(of(&runs[2..], style).slowest(), Some(&runs[2]));
         assert_eq!(of(&[], style).slowest(), None);
+    }
+
+    #[test]
+    fn a_void_run_is_counted_and_is_in_no_row_and_never_the_slowest() {
+        let mut cut_off = samples::far_away();
+        cut_off.outcome = RunOutcome::Void;
+        let style = Style { width: 80, colour: false, ascii: true };
+        let summary = of(&[samples::passed(), cut_off.clone()], style);
+        assert_eq!(summary.slowest(), Some(&samples::passed()));
+        let text = summary.text(style);
+        let alone = of(&[samples::passed()], style).text(style);
+        assert!(text.starts_with("2 runs: 1 passed, 0 failed, 1 void\n"), "{text}");
+        assert_eq!(text.lines().skip(1).collect::<Vec<_>>(), alone.lines().skip(1).collect::<Vec<_>>());
+        assert_eq!(of(&[cut_off], style).slowest(), None);
     }
 }

@@ -412,7 +412,7 @@ async fn an_interrupt_ends_with_logout_and_the_same_command_goes_on() {
     let held = server.held();
     assert!(held < 5000, "it was over before the signal came");
     let goes_on = format!("{held} of 5000 messages are in INBOX, and the same command goes on from there");
-    says(&output, 1, &["error: stopped", &goes_on]);
+    says(&output, 130, &["error: stopped", &goes_on]);
     assert_eq!(server.logouts(), 1);
 
     let more = (held + 7).to_string();
@@ -427,7 +427,7 @@ async fn an_interrupt_does_not_wait_for_a_server_that_hangs() {
     let running = fill(server.address, &["--messages", "5"]).start();
     server.begins(3).await;
     running.signal(Signal::SIGINT);
-    says(&running.finish().await, 1, &["error: stopped", "2 of 5 messages are in INBOX"]);
+    says(&running.finish().await, 130, &["error: stopped", "2 of 5 messages are in INBOX"]);
     assert_eq!(server.logouts(), 0, "half a command was followed by another");
 }
 

@@ -363,7 +363,7 @@ async fn a_reader_that_goes_away_ends_the_program_without_a_word() {
 
 #[tokio::test]
 async fn an_interrupt_and_a_request_to_terminate_end_count_after_a_last_logout() {
-    for (signal, code) in [(Signal::SIGINT, 1), (Signal::SIGTERM, 143)] {
+    for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
         let mut server = Listener::silent_at("LIST").await;
         let running = probe(server.address, &["--count", "1000", "--every", "0", "--output", "json"]).start();
         server.hears("LIST", 1).await;
@@ -371,6 +371,7 @@ async fn an_interrupt_and_a_request_to_terminate_end_count_after_a_last_logout()
         server.hears("LOGOUT", 1).await;
         let output = running.finish().await;
         assert_eq!((output.code, output.stdout.lines().count()), (Some(code), 1), "{output:?}");
+        assert!(output.stderr.contains("stopped: 0 of 1000 runs were made"), "{output:?}");
         let run = run_of(&output.stdout);
         assert_eq!((run.outcome, run.error_type), (RunOutcome::Void, Some(ErrorType::Cancelled)));
         assert_eq!(run.failed_step.as_deref(), Some("LIST"));

@@ -413,6 +413,29 @@ fn an_agent_that_is_killed_at_any_moment_loses_no_run_that_it_had_time_to_write(
 }
 
 #[test]
+fn replay_of_a_pipe_that_stays_silent_ends_at_a_signal_and_says_what_was_sent() {
+    let (receiver, runtime) = (Receiver::grpc(), runtime());
+    let runs = fresh_runs(60);
+    let lines: String = runs.iter().map(|run| serde_json::to_string(run).unwrap() + "\n").collect();
+    for (signal, code) in [(signal::Signal::SIGINT, 130), (signal::Signal::SIGTERM, 143)] {
+        let url = receiver.url();
+        let program =
+            Program::new(["replay", "--otlp-protocol", "grpc", "--otlp-endpoint", &url, "good.jsonl", "unwritten"]);
+        fs::write(program.home().join("good.jsonl"), &lines).unwrap();
+        nix::unistd::mkfifo(&program.home().join("unwritten"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let before = receiver.look(arrived).len();
+        let running = runtime.block_on(async { program.start() });
+        // A full batch. The rest of the file is in the next, which is not full yet.
+        receiver.wait(|inbox| arrived(inbox).len() > before);
+        running.signal(signal);
+        let output = runtime.block_on(running.finish());
+        assert_eq!(output.code, Some(code), "{output:?}");
+        assert!(output.stderr.contains("error: stopped: "), "{output:?}");
+        assert!(output.stdout.starts_with("60 runs (540 spans) delivered to "), "{output:?}");
+    }
+}
+
+#[test]
 fn replay_says_which_lines_are_no_runs_and_what_did_not_arrive() {
     let receiver = Receiver::grpc();
     let (runtime, closed) = (runtime(), ClosedPort::take());
@@ -435,6 +458,8 @@ fn replay_says_which_lines_are_no_runs_and_what_did_not_arrive() {
     let told: Vec<_> = output.stderr.lines().collect();
     assert_eq!(told.len(), 2, "{output:?}");
     assert!(told[0].starts_with("warning: bad.jsonl:2: this is no run") && !told[0].contains('\u{1b}'), "{output:?}");
+    // The number of the line in the file, and no other.
+    assert!(!told[0].contains("at line"), "{output:?}");
     let newer = "warning: bad.jsonl:4: a newer imaptrace wrote this run: its schema is 3, this one knows 1";
     assert_eq!(told[1], newer);
 

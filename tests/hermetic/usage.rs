@@ -248,7 +248,8 @@ async fn always_colours_a_pipe_and_neither_no_color_nor_a_server_is_overruled() 
 
 #[tokio::test]
 async fn check_reads_standard_input_and_refuses_threads_with_which_no_agent_starts() {
-    let text = "[[targets]]\nname = \"mail01\"\nurl = \"imaps://127.0.0.1\"\nuser = \"me\"\npassword = { env = \"OTHER\" }\n";
+    let text =
+        "[[targets]]\nname = \"mail01\"\nurl = \"imaps://127.0.0.1\"\nuser = \"me\"\npassword = { env = \"OTHER\" }\n";
     let check = |threads: &str| {
         let program = Program::new(["check", "--config", "-"]).stdin(text).env("OTHER", PASSWORD);
         program.env("TOKIO_WORKER_THREADS", threads).run()
