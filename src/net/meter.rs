@@ -48,6 +48,8 @@ struct Inner {
     socket: Option<Socket>,
     counts: Counts,
     first_write: Option<Instant>,
+    /// Since when bytes wait for room in the peer's window, none of which has been taken yet.
+    no_room_since: Option<Instant>,
     /// First arrival since [`Meter::listen`], or [`Meter::pass_over`].
     first_read: Option<Instant>,
     last_read: Option<Instant>,
@@ -128,7 +130,7 @@ impl Meter {
     /// Begins a step: forgets what has crossed the line, and the first write, so that the next one is the first.
     pub fn mark(&self) {
         let mut inner = self.inner();
-        inner.first_write = None;
+        (inner.first_write, inner.no_room_since) = (None, None);
         inner.crossings.clear();
         (inner.stamped_here, inner.closed) = (false, false);
     }
@@ -136,6 +138,12 @@ impl Meter {
     /// When the first byte since [`Meter::mark`] left, or was handed to the kernel.
     pub fn first_write(&self) -> Option<Instant> {
         self.inner().first_write
+    }
+
+    /// When the peer's turn began since [`Meter::mark`]: our first byte left, or found no room in its window.
+    pub fn asked_at(&self) -> Option<Instant> {
+        let inner = self.inner();
+        inner.first_write.or(inner.no_room_since)
     }
 
     /// Begins a read: what it brings is told by [`Meter::heard`].
@@ -365,7 +373,10 @@ impl Inner {
                     keep(&mut self.crossings, Crossing::new(at, count, true));
                     return Poll::Ready(Ok(count));
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(socket.poll_writable(context))?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.no_room_since.get_or_insert(before);
+                    ready!(socket.poll_writable(context))?;
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     // Tried at this moment, for a step that ends over it.

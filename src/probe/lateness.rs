@@ -19,7 +19,7 @@ use crate::{
 pub(super) enum Awaited {
     /// The greeting, which is owed from the beginning.
     Greeting,
-    /// An answer, which is owed once our first byte has left.
+    /// An answer, which is owed once our first byte has left, or waits for room that the server does not give.
     Answer,
     /// Room for what we began to send at this moment.
     Room(Instant),
@@ -43,7 +43,7 @@ impl Driver {
         let mut away = meter.not_owed();
         match awaited {
             Awaited::Greeting => {}
-            Awaited::Answer => away.push((begin, meter.first_write().unwrap_or(end))),
+            Awaited::Answer => away.push((begin, meter.asked_at().unwrap_or(end))),
             Awaited::Room(sending) => away.push((since(), sending)),
             Awaited::Us => away.push((since(), end)),
         }
