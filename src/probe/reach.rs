@@ -257,9 +257,12 @@ async fn look_up(
             Ok(addresses) => return Ok(addresses),
             Err(cause) => cause,
         };
+        let now = clock::now();
+        // Servers that were silent as often as they are to be asked are not asked again, however much time is left.
+        let is_cut = now >= end;
         end = deadline.lengthened();
         let class = match cause {
-            ResolveCause::Timeout | ResolveCause::Late if clock::now() < end => continue,
+            ResolveCause::Timeout | ResolveCause::Late if is_cut && now < end => continue,
             ResolveCause::Late => verdict::of_own_delay(deadline.kind()),
             _ => verdict::of_resolve(&cause),
         };

@@ -5,7 +5,7 @@
 //! this server alone, and the ICMP messages that came back.
 
 use std::{
-    future::{Future as _, poll_fn},
+    future::{Future as _, pending, poll_fn},
     io::{self, Read as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::AsFd,
@@ -184,14 +184,20 @@ async fn over_udp(server: SocketAddr, question: &Question, look: &AtomicBool) ->
     socket.send(&question.bytes).await.map_err(unsettled)?;
     let mut buffer = vec![0; RECEIVED];
     loop {
-        let receiving = poll_fn(|context| {
-            if let Some(length) = held(&socket, look, &mut buffer) {
-                return Poll::Ready(Ok(length));
-            }
-            let mut target = ReadBuf::new(&mut buffer);
-            socket.poll_recv(context, &mut target).map_ok(|()| target.filled().len())
-        });
-        let length = receiving.await.map_err(unsettled)?;
+        let received = {
+            // Not `poll_recv`: that is not woken by an error, such as a port that nobody listens on.
+            let mut receiving = pin!(socket.recv(&mut buffer));
+            poll_fn(|context| {
+                if look.load(Ordering::Relaxed) {
+                    return Poll::Ready(None);
+                }
+                receiving.as_mut().poll(context).map(Some)
+            })
+            .await
+        };
+        let received = received.or_else(|| held(&socket, look, &mut buffer));
+        let Some(received) = received else { return pending().await };
+        let length = received.map_err(unsettled)?;
         if let Some(answer) = question.answered_by(buffer.get(..length).unwrap_or_default()) {
             return Ok(answer);
         }
@@ -221,7 +227,7 @@ async fn read_exact(stream: &mut TcpStream, target: &mut [u8], look: &AtomicBool
     while let Some(rest) = target.get_mut(filled..).filter(|rest| !rest.is_empty()) {
         let count = poll_fn(|context| {
             if let Some(count) = held(&*stream, look, rest) {
-                return Poll::Ready(Ok(count));
+                return Poll::Ready(count);
             }
             let mut rest = ReadBuf::new(rest);
             Pin::new(&mut *stream).poll_read(context, &mut rest).map_ok(|()| rest.filled().len())
@@ -235,10 +241,11 @@ async fn read_exact(stream: &mut TcpStream, target: &mut [u8], look: &AtomicBool
     Ok(())
 }
 
-/// With `look`, what the kernel holds for a socket, whatever the runtime knows of it. None when that is nothing: then the
-/// runtime reports errors.
-fn held(socket: &impl AsFd, look: &AtomicBool, target: &mut [u8]) -> Option<usize> {
-    look.load(Ordering::Relaxed).then(|| (&*socket2::SockRef::from(socket)).read(target).ok()).flatten()
+/// With `look`, what the kernel holds for a socket, bytes or an error, whatever the runtime knows of it. None when that is
+/// nothing.
+fn held(socket: &impl AsFd, look: &AtomicBool, target: &mut [u8]) -> Option<io::Result<usize>> {
+    let read = look.load(Ordering::Relaxed).then(|| (&*socket2::SockRef::from(socket)).read(target))?;
+    Some(read).filter(|read| !matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock))
 }
 
 /// Of a call that takes a port, any that is free.
