@@ -5,7 +5,10 @@
 use std::{
     io::{self, Read as _},
     os::{fd::AsRawFd as _, unix::net::UnixStream},
-    sync::mpsc,
+    sync::{
+        atomic::{AtomicI32, Ordering},
+        mpsc,
+    },
     thread,
     time::Duration,
 };
@@ -39,16 +42,30 @@ pub fn exit(code: u8, last: impl FnOnce() + Send + 'static) -> ! {
     end_now(code)
 }
 
+/// The exit code of a process that is about to end.
+static CODE: AtomicI32 = AtomicI32::new(0);
+
+/// tokio hands signals on by a pair of sockets. Its thread panics when that is closed, and tokio then aborts: the process
+/// ends, as it is meant to, with its own exit code.
+#[expect(unsafe_code, reason = "a signal's handler")]
+extern "C" fn on_abort(_signal: libc::c_int) {
+    // SAFETY: it only ends the process, and may be called in a handler.
+    unsafe { libc::_exit(CODE.load(Ordering::Relaxed)) }
+}
+
 #[expect(unsafe_code, reason = "the standard library's exit runs what may wait")]
 fn end_now(code: u8) -> ! {
     // What panics from now on only finds its connection closed.
     logs::ignore_panics();
+    CODE.store(code.into(), Ordering::Relaxed);
+    // SAFETY: the handler only ends the process.
+    unsafe { libc::signal(libc::SIGABRT, on_abort as extern "C" fn(libc::c_int) as libc::sighandler_t) };
     close_sockets();
     // SAFETY: it only ends the process.
     unsafe { libc::_exit(code.into()) }
 }
 
-/// Closes all network sockets: peers see the end of their connections, and addresses are free for the next process.
+/// Closes all sockets, those of the network first: peers see the end of their connections, and addresses are free for the next process.
 ///
 /// Each number leads to `/dev/null` from then on. It stays open, so that whoever still owns it closes that, and no other file
 /// that got its number meanwhile.
@@ -59,26 +76,32 @@ fn close_sockets() {
     let Ok(null) = std::fs::File::options().read(true).write(true).open("/dev/null") else { return };
     let open = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
     let numbers: Vec<i32> = open.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
-    for number in numbers {
-        if is_network_socket(number) {
-            // SAFETY: both are open, and the owner's number stays so.
-            unsafe { libc::dup2(null.as_raw_fd(), number) };
-        }
+    let (network, local): (Vec<_>, Vec<_>) = numbers
+        .into_iter()
+        .filter_map(|number| Some((number, domain(number)?)))
+        .partition(|(_, domain)| is_network(*domain));
+    for (number, _) in network.into_iter().chain(local) {
+        // SAFETY: both are open, and the owner's number stays so.
+        unsafe { libc::dup2(null.as_raw_fd(), number) };
     }
 }
 
-/// Whether it is a socket of IP. Not one of this machine's: by such a pair tokio hands signals on, and its thread panics when
-/// that is closed, which aborts the process before it has its exit code.
+/// The address family of a socket; none of what is no socket.
 #[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "a question about a descriptor that belongs to others")]
-fn is_network_socket(number: i32) -> bool {
+fn domain(number: i32) -> Option<libc::c_int> {
     let mut domain: libc::c_int = 0;
     let mut size = libc::socklen_t::try_from(size_of_val(&domain)).unwrap_or(0);
     // SAFETY: the kernel writes no more than `size` bytes to `domain`. What is no socket is refused, and not touched: a file
     // may be on a file system that does not answer.
     let asked =
         unsafe { libc::getsockopt(number, libc::SOL_SOCKET, libc::SO_DOMAIN, (&raw mut domain).cast(), &raw mut size) };
-    asked == 0 && matches!(domain, libc::AF_INET | libc::AF_INET6)
+    (asked == 0).then_some(domain)
+}
+
+#[cfg(target_os = "linux")]
+fn is_network(domain: libc::c_int) -> bool {
+    matches!(domain, libc::AF_INET | libc::AF_INET6)
 }
 
 /// The kernel does it.
@@ -120,12 +143,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_network_sockets_are_closed_at_the_end_and_not_the_pair_that_signals_come_by() {
+    fn sockets_are_told_from_files_and_those_of_the_network_from_others() {
         let (tcp, udp) = (TcpListener::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
-        assert!(is_network_socket(tcp.as_raw_fd()) && is_network_socket(udp.as_raw_fd()));
-        let ((one, other), file) = (UnixStream::pair().unwrap(), tempfile::tempfile().unwrap());
-        for number in [one.as_raw_fd(), other.as_raw_fd(), file.as_raw_fd(), -1] {
-            assert!(!is_network_socket(number));
-        }
+        let ((one, _other), file) = (UnixStream::pair().unwrap(), tempfile::tempfile().unwrap());
+        let network = |number| domain(number).map(is_network);
+        let found = [tcp.as_raw_fd(), udp.as_raw_fd(), one.as_raw_fd(), file.as_raw_fd(), -1].map(network);
+        assert_eq!(found, [Some(true), Some(true), Some(false), None, None]);
     }
 }
