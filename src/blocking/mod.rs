@@ -108,7 +108,7 @@ pub enum Unfinished {
         origin: Origin,
     },
     /// It was not begun: all threads that it may use are held by calls that have not returned, or the system gives no thread.
-    #[error("no thread is free for {origin}: earlier calls have not returned")]
+    #[error("cannot start a call to {origin}: the system gives no thread, or earlier calls have not returned")]
     NoThread {
         /// What it would depend on.
         origin: Origin,

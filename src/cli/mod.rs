@@ -154,8 +154,14 @@ fn in_runtime(threads: Threads, output: &mut Output, run: impl AsyncFnOnce(&mut 
         return FAILED;
     }
     if let Err(error) = logs::start_writer() {
-        output.error(&format!("cannot start the thread that writes to standard error: {error}"));
-        return FAILED;
+        match threads {
+            // A run that says which thread it lacks tells more.
+            Threads::One => logs::write_in_place(),
+            Threads::AsManyAsCores => {
+                output.error(&format!("cannot start the thread that writes to standard error: {error}"));
+                return FAILED;
+            }
+        }
     }
     let mut builder = match threads {
         Threads::One => tokio::runtime::Builder::new_current_thread(),

@@ -110,6 +110,13 @@ pub fn start_writer() -> io::Result<()> {
     start().map(drop)
 }
 
+/// Has each thread that logs write by itself and wait for the reader: for a command with no thread but one, where the system
+/// gives no other. To be called when [`start_writer`] has failed.
+pub fn write_in_place() {
+    let _alone = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+    QUEUE.get_or_init(|| LogQueue::in_place(|text| write_all(&io::stderr(), text)));
+}
+
 fn start() -> io::Result<&'static LogQueue> {
     let _alone = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(queue) = QUEUE.get() {

@@ -53,7 +53,11 @@ struct LogState {
     unread_at: Option<u64>,
     dropped: u64,
     notice: Option<Notice>,
+    /// What writes, where there is no thread to do it.
+    in_place: Option<Write>,
 }
+
+type Write = Box<dyn FnMut(&[u8]) -> io::Result<()> + Send>;
 
 enum QueueItem {
     Text(Vec<u8>),
@@ -74,17 +78,28 @@ impl LogQueue {
         Ok(this)
     }
 
+    /// Without a thread: each text is written as it comes, and its thread waits for the reader.
+    pub(super) fn in_place(write: impl FnMut(&[u8]) -> io::Result<()> + Send + 'static) -> Self {
+        let state = LogState { in_place: Some(Box::new(write)), ..LogState::default() };
+        Self(Arc::new(SharedQueue { state: Mutex::new(state), filled: Condvar::new(), emptied: Condvar::new() }))
+    }
+
     /// How a line looks that says how many were dropped.
     pub(super) fn set_notice(&self, notice: Notice) {
         self.0.state().notice = Some(notice);
     }
 
-    /// Queues a text, or drops it when there is no room. Never waits.
+    /// Queues a text, or drops it when there is no room. Never waits, but for what is written in place.
     pub(super) fn push(&self, text: &[u8]) {
         if text.is_empty() {
             return;
         }
         let mut state = self.0.state();
+        if let Some(write) = &mut state.in_place {
+            let outcome = write(text);
+            state.dropped += u64::from(outcome.is_err());
+            return;
+        }
         let size = text.len() + OVERHEAD;
         state.overflowing &= state.bytes > BUDGET / 2;
         if state.overflowing || state.bytes + size > BUDGET {
@@ -212,6 +227,22 @@ mod tests {
             took.send(String::from_utf8(text.to_owned()).unwrap()).map_err(io::Error::other)
         };
         (LogQueue::start(write).unwrap(), allow, taken)
+    }
+
+    #[test]
+    fn without_a_thread_each_text_is_written_as_it_comes() {
+        let (sender, taken) = mpsc::channel();
+        let queue = LogQueue::in_place(move |text| {
+            sender.send(text.to_vec()).unwrap();
+            if text == b"bad" { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(()) }
+        });
+        for text in [b"one", b"bad"] {
+            queue.wait_for_room(text);
+            queue.push(text);
+            assert_eq!(taken.try_recv().unwrap(), text);
+        }
+        queue.flush(Duration::MAX);
+        assert_eq!(queue.dropped(), 1);
     }
 
     #[test]
