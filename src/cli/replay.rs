@@ -11,7 +11,6 @@ use std::{
     os::unix::fs::FileTypeExt as _,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -24,6 +23,7 @@ use crate::{
     agent::wiring,
     config::{self, Sources},
     delivery::{BadLine, Lines, Replay, Sent},
+    probe::Cancel,
     record::{Run, escape},
     telemetry::logs::{self, LogSettings},
     terminal::Style,
@@ -33,8 +33,6 @@ use crate::{
 const TOLD: u64 = 20;
 /// Lines that are read ahead of what is sent.
 const AHEAD: usize = 64;
-/// After a signal, what has been read is still sent for so long.
-const LAST_BATCH: Duration = Duration::from_millis(2500);
 
 pub(super) async fn run(args: ReplayArgs, child_env: Vec<(OsString, Option<OsString>)>, output: &mut Output) -> u8 {
     let signals = match Signals::catch() {
@@ -64,16 +62,17 @@ pub(super) async fn run(args: ReplayArgs, child_env: Vec<(OsString, Option<OsStr
             return FAILED;
         }
     };
+    let mut all_read = false;
     let all = async {
-        sender.all(&mut found).await;
+        all_read = sender.all(&mut found, signals.stopped().clone()).await;
         sender.send().await;
     };
-    if unless_stopped(&signals, all).await.is_some() {
-        return sender.conclude(None);
-    }
-    // What was read is sent, if that does not take long.
-    drop(tokio::time::timeout(LAST_BATCH, sender.send()).await);
-    sender.conclude(Some(&signals))
+    // What was read is sent also after a signal, if that does not take long.
+    let in_time = tokio::select! {
+        () = all => true,
+        () = signals.overdue() => false,
+    };
+    sender.conclude(Some(&signals).filter(|_| !(all_read && in_time)))
 }
 
 /// What comes of it, unless a signal comes first.
@@ -208,11 +207,29 @@ struct Tally {
 }
 
 impl Sender<'_> {
-    /// Sends the runs of all files, as far as there is sense in going on; the last of them are in the batch then.
-    async fn all(&mut self, found: &mut mpsc::Receiver<Found>) {
+    /// Sends the runs of all files, as far as there is sense in going on; the last of them are in the batch then. False where
+    /// a signal came first: then those that had been read.
+    async fn all(&mut self, found: &mut mpsc::Receiver<Found>, mut stopped: Cancel) -> bool {
         let mut name = String::new();
-        while let Some(found) = found.recv().await {
-            match found {
+        let mut left = None;
+        loop {
+            let next = match &mut left {
+                Some(0) => None,
+                Some(left) => {
+                    *left -= 1;
+                    found.try_recv().ok()
+                }
+                None => tokio::select! {
+                    biased;
+                    Ok(_) = stopped.wait_for(|stopped| *stopped) => {
+                        left = Some(found.len());
+                        continue;
+                    }
+                    next = found.recv() => next,
+                },
+            };
+            let Some(next) = next else { return left.is_none() };
+            match next {
                 Found::File(file) => {
                     self.progress.set_message(file.clone());
                     name = file;
@@ -221,7 +238,7 @@ impl Sender<'_> {
                     self.spans += Replay::spans(&run);
                     self.batch.push(Arc::from(run));
                     if self.spans >= Replay::BATCH_SPANS && !self.send().await {
-                        return;
+                        return true;
                     }
                 }
                 // The message speaks of the file.
