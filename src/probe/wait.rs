@@ -110,3 +110,27 @@ pub(super) async fn cancelled(cancel: &mut Cancel) {
         std::future::pending::<()>().await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use tokio::sync::watch::channel;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_there_when_time_is_up_and_nobody_was_told_of_is_looked_for_before_the_wait_is_over() {
+        let (_tell, cancel) = channel(false);
+        let begin = clock::now();
+        let mut watch = Watch::new(cancel, begin);
+        let deadline = Deadline::after(begin, Duration::from_secs(5));
+        let looked = Cell::new(false);
+        // As a socket of which the runtime's timer comes to be known before its readiness does: no waker is kept.
+        let held = || std::future::poll_fn(|_| if looked.get() { Poll::Ready(()) } else { Poll::Pending });
+        assert!(matches!(watch.until(deadline, || looked.set(true), held()).await, Waited::Done(())));
+        assert!(clock::now() >= deadline.end(), "not before");
+        looked.set(false);
+        assert!(matches!(watch.until(deadline, || (), held()).await, Waited::TimeUp));
+    }
+}
