@@ -78,6 +78,9 @@ impl Shared {
         let mut unseen = Vec::new();
         for (number, family) in families(target).iter().enumerate() {
             if *self.cancel.borrow() {
+                if number == 0 {
+                    self.skipped(work, Skip::Limit, 1);
+                }
                 break;
             }
             // Only the first was due; the second starts when the first has ended.
@@ -101,7 +104,13 @@ impl Shared {
         // A password command may take its time; the exit does not wait for it.
         let secret = tokio::select! {
             biased;
-            _ = stopping.wait_for(|stop| *stop) => return None,
+            _ = stopping.wait_for(|stop| *stop) => {
+                // As one that still waits for its turn: each planned start is a run or is counted.
+                if start_lag.is_some() {
+                    self.skipped(work, Skip::Limit, 1);
+                }
+                return None;
+            }
             secret = prober.prepare(target, account) => secret,
         };
         let (auth, certificate) = (target.target().journey.auth, target.client_certificate());
@@ -128,6 +137,37 @@ impl Shared {
         }
         self.finish(run, family, work);
         None
+    }
+
+    /// Counts planned starts that did not come to be, and tells of them.
+    fn skipped(&self, work: &Work, why: Skip, count: u64) {
+        let (target, account) = (work.target.target(), work.alias());
+        let reason = match why {
+            Skip::Running => SkipReason::Running,
+            Skip::Limit => SkipReason::Limit,
+            Skip::Window => SkipReason::Window,
+            Skip::Overload => SkipReason::Overload,
+        };
+        if why == Skip::Window {
+            debug!(
+                target = target.name,
+                account,
+                window = self.window(target).as_deref(),
+                count,
+                "a run was due in a maintenance window and is skipped"
+            );
+        } else {
+            let (target, reason, log) = (&target.name, reason.as_str(), &self.run_log);
+            let is_news = log.skip(reason, count, &mut work.history().skipped);
+            if is_news && log.may_log() {
+                warn!(target, account, reason, count, "a run was due and is skipped");
+            } else {
+                debug!(target, account, reason, count, "a run was due and is skipped");
+            }
+        }
+        self.itself.skipped(&target.name, account, reason.as_str(), count);
+        let name = target.series_name(self.per);
+        self.metrics.skipped(count, reason, name, account, target.journey.name(), &target.labels);
     }
 
     /// What is done with a run that is on record whole.
@@ -185,33 +225,7 @@ impl Runner for Hands {
     }
 
     fn skipped(&self, work: &Work, why: Skip, count: u64) {
-        let (target, account) = (work.target.target(), work.alias());
-        let reason = match why {
-            Skip::Running => SkipReason::Running,
-            Skip::Limit => SkipReason::Limit,
-            Skip::Window => SkipReason::Window,
-            Skip::Overload => SkipReason::Overload,
-        };
-        if why == Skip::Window {
-            debug!(
-                target = target.name,
-                account,
-                window = self.0.window(target).as_deref(),
-                count,
-                "a run was due in a maintenance window and is skipped"
-            );
-        } else {
-            let (target, reason, log) = (&target.name, reason.as_str(), &self.0.run_log);
-            let is_news = log.skip(reason, count, &mut work.history().skipped);
-            if is_news && log.may_log() {
-                warn!(target, account, reason, count, "a run was due and is skipped");
-            } else {
-                debug!(target, account, reason, count, "a run was due and is skipped");
-            }
-        }
-        self.0.itself.skipped(&target.name, account, reason.as_str(), count);
-        let name = target.series_name(self.0.per);
-        self.0.metrics.skipped(count, reason, name, account, target.journey.name(), &target.labels);
+        self.0.skipped(work, why, count);
     }
 
     fn lost(&self, work: &Work, how: Lost) {
