@@ -127,6 +127,8 @@ const TO_START: usize = 6;
 /// How long the agent's start waits for a directory of CA certificates that has to be made.
 const ROOTS_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// The name of the threads that probe, for `ps -L` and strace.
+const WORKER: &str = "probe";
 /// The variable from which tokio takes its number of threads. It panics at what it cannot parse, so it is checked here.
 const WORKERS: &str = "TOKIO_WORKER_THREADS";
 /// More are of no use to a probe, and each is one that the system may not give.
@@ -168,7 +170,7 @@ fn in_runtime(threads: Threads, output: &mut Output, run: impl AsyncFnOnce(&mut 
         Threads::AsManyAsCores => match workers(std::env::var_os(WORKERS)) {
             Ok(number) => {
                 let mut builder = tokio::runtime::Builder::new_multi_thread();
-                builder.worker_threads(number);
+                builder.worker_threads(number).thread_name(WORKER);
                 builder
             }
             Err(problem) => {
