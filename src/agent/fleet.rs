@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use super::{backoff::Backoff, families, once::longest, run_log::LastSeen, tls_files::FileSets};
+use super::{backoff::Backoff, families, once::longest, run_log::LastSeen, tell::RunState, tls_files::FileSets};
 use crate::{latency::SlowSpell, net::Family, plan::Target, probe::Prepared, schedule::Slot};
 
 /// A password command's own deadline, a look at certificates, and what handing a finished run on may take.
@@ -26,19 +26,27 @@ pub(super) struct Work {
 #[derive(Default)]
 pub(super) struct History {
     pub(super) backoff: Backoff,
-    /// Families over which the last run that passed or failed, failed.
-    pub(super) failing: Vec<Family>,
+    /// What the last run came to, for each family that had one.
+    states: Vec<(Family, RunState)>,
     /// The slow steps of recent runs, for each family that had some.
     slow: Vec<(Family, SlowSpell)>,
     /// The log has it that the mailbox holds too little.
     pub(super) told_of_few: bool,
-    /// When runs last repeated the outcome of the one before, were void, and were skipped.
+    /// When runs last repeated the outcome of the one before, and were skipped.
     pub(super) repeated: LastSeen,
-    pub(super) void: LastSeen,
     pub(super) skipped: LastSeen,
 }
 
 impl History {
+    /// What the last run over a family came to.
+    pub(super) fn run_state(&mut self, family: Family) -> &mut RunState {
+        let at = self.states.iter().position(|(known, _)| *known == family).unwrap_or_else(|| {
+            self.states.push((family, RunState::default()));
+            self.states.len() - 1
+        });
+        &mut self.states[at].1
+    }
+
     /// The slow steps of recent runs over a family.
     pub(super) fn slow_spell(&mut self, family: Family) -> &mut SlowSpell {
         let at = self.slow.iter().position(|(known, _)| *known == family).unwrap_or_else(|| {

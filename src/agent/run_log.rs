@@ -16,6 +16,8 @@ use crate::clock;
 
 /// Lines of changes in a second.
 const MOST_A_SECOND: u32 = 50;
+/// Accounts that a summary names.
+const MOST_NAMED: usize = 5;
 const SECOND: Duration = Duration::from_secs(1);
 /// Between two summaries.
 pub(super) const MINUTE: Duration = Duration::from_secs(60);
@@ -38,6 +40,8 @@ struct Found {
     runs: BTreeMap<&'static str, u64>,
     /// Accounts whose runs these were.
     accounts: u64,
+    /// The first of them.
+    named: Vec<String>,
     /// Starts that were skipped, by reason.
     skips: BTreeMap<&'static str, u64>,
     /// Changes for which there was no line left.
@@ -71,13 +75,16 @@ impl RunLog {
         true
     }
 
-    /// Counts a run that ended as the one before did.
-    pub(super) fn repeat(&self, error_type: &'static str, counted: &mut LastSeen) {
+    /// Counts a run that ended as the one before did, of this target and account.
+    pub(super) fn repeat(&self, counted_as: &'static str, (target, account): (&str, &str), counted: &mut LastSeen) {
         let mut counters = self.counters();
         let minute = counters.minute();
-        *counters.found.runs.entry(error_type).or_default() += 1;
+        *counters.found.runs.entry(counted_as).or_default() += 1;
         if counted.replace(minute) != Some(minute) {
             counters.found.accounts += 1;
+            if counters.found.named.len() < MOST_NAMED {
+                counters.found.named.push(format!("{target}/{account}"));
+            }
         }
     }
 
@@ -92,18 +99,14 @@ impl RunLog {
         is_news
     }
 
-    /// Whether something is seen of this account that was not seen in this minute and the one before.
-    pub(super) fn is_news(&self, last: &mut LastSeen) -> bool {
-        self.counters().is_news(last)
-    }
-
     /// Logs what was not logged since the last call, if there is anything.
     pub(super) fn summarize(&self) {
         let found = std::mem::take(&mut self.counters().found);
         if found == Found::default() {
             return;
         }
-        let Found { runs, accounts, skips, changes } = found;
+        let which = found.which();
+        let Found { runs, accounts, skips, changes, .. } = found;
         let sum = |counts: &BTreeMap<_, u64>| Some(counts.values().sum::<u64>()).filter(|sum| *sum > 0);
         let (failed_runs, skipped_starts) = (sum(&runs), sum(&skips));
         let accounts = failed_runs.map(|_| accounts);
@@ -113,15 +116,30 @@ impl RunLog {
             failed_runs,
             accounts,
             by,
+            which,
             skipped_starts,
             why,
             unlogged_changes,
-            "more of the same in the last minute, not logged one by one"
+            "more of the same in the last minute, not logged one by one; /status.json has each account"
         );
+    }
+
+    #[cfg(test)]
+    pub(super) fn lines(&self) -> u32 {
+        self.counters().lines
     }
 
     fn counters(&self) -> MutexGuard<'_, Counters> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Found {
+    /// Some of the accounts whose runs are counted, and how many others there are; none of none.
+    fn which(&self) -> Option<String> {
+        let others = self.accounts.saturating_sub(self.named.len() as u64);
+        let others = if others > 0 { format!(" and {others} more") } else { String::new() };
+        (!self.named.is_empty()).then(|| self.named.join(", ") + &others)
     }
 }
 
@@ -165,15 +183,26 @@ mod tests {
         let log = RunLog::new();
         let (mut one, mut two) = (None, None);
         for _ in 0..60 {
-            log.repeat("timeout_connect", &mut one);
-            log.repeat("auth_rejected", &mut two);
+            log.repeat("timeout_connect", ("one", "a"), &mut one);
+            log.repeat("auth_rejected", ("two", "b"), &mut two);
         }
         let found = std::mem::take(&mut log.counters().found);
         assert_eq!(parts(&found.runs).as_deref(), Some("auth_rejected 60, timeout_connect 60"));
-        assert_eq!(found.accounts, 2);
+        assert_eq!((found.accounts, found.which().as_deref()), (2, Some("one/a, two/b")));
         tokio::time::advance(MINUTE).await;
-        log.repeat("timeout_connect", &mut one);
+        log.repeat("timeout_connect", ("one", "a"), &mut one);
         assert_eq!(log.counters().found.accounts, 1);
+    }
+
+    #[test]
+    fn a_summary_names_five_accounts_and_says_how_many_more_there_are() {
+        let log = RunLog::new();
+        for number in 0..8 {
+            log.repeat("no", (&format!("mail{number}"), "default"), &mut None);
+        }
+        let expected = "mail0/default, mail1/default, mail2/default, mail3/default, mail4/default and 3 more";
+        assert_eq!(log.counters().found.which().as_deref(), Some(expected));
+        assert_eq!(Found::default().which(), None);
     }
 
     #[tokio::test(start_paused = true)]

@@ -12,12 +12,12 @@ use tracing::{debug, error, warn};
 
 use super::{
     families,
-    fleet::{History, Work},
+    fleet::Work,
     memory::Memory,
     once::once,
     run_log::RunLog,
     status::Itself,
-    tell::{LastOutcomes, tell, tell_of_few, tell_of_shifts, tell_of_slow},
+    tell::{tell, tell_of_few, tell_of_shifts, tell_of_slow},
 };
 use crate::{
     clock,
@@ -174,11 +174,9 @@ impl Shared {
     fn finish(&self, run: Run, family: Family, work: &Work) {
         let target = work.target.target();
         let mut history = work.history();
-        let failing = history.failing.contains(&family);
-        let History { repeated, void, .. } = &mut *history;
-        let failing = tell(&run, &mut LastOutcomes { failing, repeated, void }, &self.run_log);
-        history.failing.retain(|known| *known != family);
-        history.failing.extend(failing.then_some(family));
+        let mut state = std::mem::take(history.run_state(family));
+        tell(&run, &mut state, &mut history.repeated, &self.run_log);
+        *history.run_state(family) = state;
         tell_of_slow(&run, history.slow_spell(family), self.memory.settings(), &self.run_log);
         if !history.told_of_few {
             history.told_of_few = tell_of_few(&run, &self.run_log);

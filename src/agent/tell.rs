@@ -1,7 +1,9 @@
 //! What the log says of finished runs: failures, recoveries, what has become slow, a mailbox that is all but empty.
 //!
-//! Called by `shared` for each run, with what is known of the account from its last one. A change is a line, as long as
+//! Called by `shared` for each run, with the account's state after its last one. A change of state is a line, as long as
 //! [`RunLog`] has one left; what is as before is counted there, and a line at the level `debug`.
+
+use std::hash::{DefaultHasher, Hasher as _};
 
 use tracing::{debug, info, warn};
 
@@ -25,46 +27,81 @@ pub(super) fn tell_of_few(run: &Run, log: &RunLog) -> bool {
     true
 }
 
-/// What the last runs of an account were, over one family.
-pub(super) struct LastOutcomes<'a> {
-    /// The last one that passed or failed, failed.
-    pub(super) failing: bool,
-    pub(super) repeated: &'a mut LastSeen,
-    pub(super) void: &'a mut LastSeen,
+/// What an account's last run over one family came to.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) enum RunState {
+    /// It passed, or there was none.
+    #[default]
+    Passed,
+    Failed {
+        class: Option<ErrorType>,
+        step: Option<String>,
+    },
+    /// The words tell a missing file from one with a wrong mode. They are kept as a hash.
+    Void {
+        class: Option<ErrorType>,
+        words: u64,
+    },
 }
 
-/// One line for the first of failed runs, for the first of void ones, and for a recovery; the others are counted. Returns
-/// whether the target is failing now.
-pub(super) fn tell(run: &Run, before: &mut LastOutcomes<'_>, log: &RunLog) -> bool {
+impl RunState {
+    fn of(run: &Run) -> Self {
+        match run.outcome {
+            RunOutcome::Passed => Self::Passed,
+            RunOutcome::Void => Self::Void { class: run.error_type, words: words(run) },
+            RunOutcome::Failed => Self::Failed { class: run.error_type, step: run.failed_step.clone() },
+        }
+    }
+
+    /// Whether a run leaves it as it is. A login that was held back has the class of the one that was refused.
+    fn is_same(&self, now: &Self, run: &Run) -> bool {
+        match self {
+            Self::Failed { class, .. } if run.auth_backoff == Some(true) => *class == run.error_type,
+            before => before == now,
+        }
+    }
+}
+
+/// A hash of what the failing step says, numbers left out: they may differ each time.
+fn words(run: &Run) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    let text = run.failing_step().and_then(|step| step.text.as_ref()).map_or("", ServerText::as_str);
+    text.bytes().filter(|byte| !byte.is_ascii_digit()).for_each(|byte| hasher.write_u8(byte));
+    hasher.finish()
+}
+
+/// One line when the state of an account over a family changes; a run that ends as the one before is counted.
+pub(super) fn tell(run: &Run, state: &mut RunState, repeated: &mut LastSeen, log: &RunLog) {
     let (target, account, trace_id) = (run.target.as_str(), run.account.as_str(), run.trace_id);
     let family = run.family.as_deref();
+    let now = RunState::of(run);
+    let is_news = !state.is_same(&now, run);
+    if is_news {
+        *state = now;
+    }
     if run.outcome == RunOutcome::Passed {
-        if before.failing && log.may_log() {
+        if is_news && log.may_log() {
             let latency = run.first_loading_latency_s.map(Seconds::as_f64);
             info!(target, account, family, %trace_id, first_loading_latency_s = latency, "recovered");
         }
-        return false;
+        return;
     }
-    let is_void = run.outcome == RunOutcome::Void;
     let step = run.failing_step();
     let text = step.and_then(|step| step.text.as_ref()).map(ServerText::as_str);
     let (code, failed_step) = (step.and_then(|step| step.code.as_deref()), run.failed_step.as_deref());
     let (error_type, outcome) = (run.error_type.map(ErrorType::as_str), run.outcome.as_str());
-    let what = match run.auth_backoff {
-        Some(true) => "a run did not pass: its login was held back, since the last one was refused",
-        _ => "a run did not pass",
+    let (what, counted_as) = match run.auth_backoff {
+        Some(true) => ("a run did not pass: its login was held back, since the last one was refused", "held back"),
+        _ => ("a run did not pass", error_type.unwrap_or(outcome)),
     };
-    let is_news = if is_void { log.is_news(before.void) } else { !before.failing };
     if !is_news {
-        log.repeat(error_type.unwrap_or(outcome), before.repeated);
+        log.repeat(counted_as, (target, account), repeated);
     }
     if is_news && log.may_log() {
         warn!(target, account, family, %trace_id, outcome, error_type, failed_step, code, text, "{what}");
     } else {
         debug!(target, account, family, %trace_id, outcome, error_type, failed_step, code, text, "{what}");
     }
-    // A void run says nothing of the target.
-    if is_void { before.failing } else { true }
 }
 
 /// One line for each level that has moved for good.
@@ -100,6 +137,59 @@ pub(super) fn tell_of_slow(run: &Run, spell: &mut SlowSpell, settings: &latency:
                     "a step is as slow as before, but counts as usual now: its baseline has moved"
                 );
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::StepOutcome;
+
+    fn run(outcome: RunOutcome, class: Option<ErrorType>, step: &str, text: &str) -> Run {
+        let mut run: Run = serde_json::from_str(include_str!("../../tests/support/runs/passed.json")).unwrap();
+        (run.outcome, run.error_type) = (outcome, class);
+        if class.is_some() {
+            let failed = run.steps.iter_mut().find(|known| known.name == step).unwrap();
+            (failed.outcome, failed.text) =
+                (StepOutcome::Failed, Some(ServerText::new(text.as_bytes(), ServerText::STATUS)));
+            run.failed_step = Some(step.to_owned());
+        }
+        run
+    }
+
+    #[test]
+    fn each_change_of_state_is_news_and_what_stays_is_not() {
+        let passed = || run(RunOutcome::Passed, None, "", "");
+        let void = |text: &str| run(RunOutcome::Void, Some(ErrorType::SecretUnavailable), "LOGIN", text);
+        let failed = |class, step| run(RunOutcome::Failed, Some(class), step, "");
+        let held = || Run { auth_backoff: Some(true), ..failed(ErrorType::AuthFailed, "LOGIN") };
+        let mut state = RunState::default();
+        for (number, (run, is_news)) in [
+            (passed(), false),
+            (void("cannot read it"), true),
+            (void("cannot read it"), false),
+            (passed(), true),
+            (void("cannot read it"), true),
+            (void("it ends with a blank"), true),
+            (void("it has mode 0644"), true),
+            (void("it has mode 0666"), false),
+            (passed(), true),
+            (failed(ErrorType::ConnectRefused, "connect"), true),
+            (failed(ErrorType::ConnectRefused, "connect"), false),
+            (failed(ErrorType::AuthFailed, "LOGIN"), true),
+            (held(), false),
+            (failed(ErrorType::AuthFailed, "LOGIN"), false),
+            (void("cannot read it"), true),
+            (held(), true),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            // Only a line takes from what may be logged.
+            let log = RunLog::new();
+            tell(&run, &mut state, &mut None, &log);
+            assert_eq!(log.lines(), u32::from(is_news), "{number}");
         }
     }
 }
