@@ -323,8 +323,9 @@ async fn open_state(path: Option<&Path>) -> Result<Option<StateDir>, StateDirErr
     if state.hangs() {
         warn!(
             directory = %path.display(),
-            "the state directory does not answer: probing begins, and until it does, runs that wait and the latency history \
-             are in memory alone and would be lost with the agent"
+            "the state directory has not answered within {} s: probing begins, and until it does, runs that wait and the \
+             latency history are in memory alone and would be lost with the agent",
+            STATE_TIMEOUT.as_secs()
         );
     }
     Ok(Some(state))

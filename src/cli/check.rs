@@ -1,13 +1,18 @@
 //! `imaptrace check`: all that is wrong with a configuration, or what it comes to.
 
-use std::{collections::HashSet, path::Path};
+use std::{collections::HashSet, path::Path, time::Duration};
 
 use super::{PASSED, USAGE, WORKERS, output::Output, sources, workers};
 use crate::{
+    blocking, clock,
     config::{self, Config, Place, Problem, Problems, Sources},
+    delivery::StateDir,
     net::{TlsContext, TlsContextError},
     printable::escape,
 };
+
+/// How long the state directory is looked at.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) fn run(path: &Path, output: &mut Output) -> u8 {
     // As `replay` and other programs call it.
@@ -16,13 +21,14 @@ pub(super) fn run(path: &Path, output: &mut Output) -> u8 {
     let sources = Sources { pipes: true, ..sources(path) };
     let (config, problems) = match config::load(&sources) {
         Ok(mut config) => {
-            let problems = Problems {
+            let mut problems = Problems {
                 errors: certificates(&config, path),
                 warnings: std::mem::take(&mut config.warnings),
                 unusable: std::mem::take(&mut config.unusable),
                 unset: std::mem::take(&mut config.unset),
                 ..Problems::default()
             };
+            state(&config, path, &mut problems);
             (Some(config), problems)
         }
         Err(problems) => (None, problems),
@@ -47,6 +53,20 @@ pub(super) fn run(path: &Path, output: &mut Output) -> u8 {
     let lines: Vec<_> = config::describe(&config).split('\n').map(escape).collect();
     output.print(&lines.join("\n"));
     PASSED
+}
+
+/// What the agent would say of its state directory at the start. One that cannot be written to, or does not answer, was noted
+/// when the configuration was read.
+fn state(config: &Config, path: &Path, problems: &mut Problems) {
+    let Some(directory) = &config.state.dir else { return };
+    let examined = blocking::with_path_sync(directory, clock::now() + PATIENCE, StateDir::examine);
+    let (list, what) = match examined {
+        Ok(Err(error)) => (&mut problems.errors, error.to_string()),
+        Ok(Ok(Some(warning))) => (&mut problems.warnings, warning),
+        Ok(Ok(None)) | Err(_) => return,
+    };
+    let place = Place::File { path: path.to_owned(), at: None };
+    list.push(Problem { place, key: "state.dir".to_owned(), what, help: None });
 }
 
 /// What is wrong inside the targets' TLS files, each said once. Those that cannot be read have been noted with their

@@ -173,19 +173,28 @@ impl Directory {
             self.set_aside(name)?;
         }
         self.make_directory(name)?;
+        // Before it is opened, for another's cannot be.
+        if let Some(entry) = self.entry(name)? {
+            self.check_owner(name, entry)?;
+        }
         let directory = self.open_directory(name)?;
         let entry = directory.itself()?;
-        if !entry.is_ours() {
-            let text = format!(
-                "this directory belongs to user {}, not to the agent's user {}; give it to that user with chown -R, or \
-                 move it away",
-                entry.owner(),
-                geteuid()
-            );
-            return Err(self.about(name, io::Error::new(io::ErrorKind::PermissionDenied, text)));
-        }
+        self.check_owner(name, entry)?;
         directory.close_to_others(entry)?;
         Ok(directory)
+    }
+
+    fn check_owner(&self, name: &str, entry: Entry) -> io::Result<()> {
+        if entry.is_ours() {
+            return Ok(());
+        }
+        let text = format!(
+            "this directory belongs to user {}, not to the agent's user {}; give it to that user with chown -R, or move it \
+             away",
+            entry.owner(),
+            geteuid()
+        );
+        Err(self.about(name, io::Error::new(io::ErrorKind::PermissionDenied, text)))
     }
 
     /// Makes a directory for its owner alone unless something has the name. The name is on the disk when this comes back.

@@ -4,41 +4,43 @@
 //! however that ends; the file says whose it is.
 //!
 //! What others own or may write into is not used itself: the files lie in `imaptrace/` in it, and [`adopt`](super::adopt)
-//! moves in what an earlier version left. A directory that does not answer holds only the thread that opens it.
+//! moves in what an earlier version left. They stay there when the given directory has become ours alone. A directory that does
+//! not answer holds only the thread that opens it.
 //! Opened by the agent before anything in it is read; [`spool`](super::spool) keeps its queue in it.
+
+mod standing;
 
 use std::{
     fs::{DirBuilder, File},
     io::{self, Read as _, Seek as _, Write as _},
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, mpsc},
-    time::Duration,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError},
+    time::{Duration, Instant},
 };
 
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
-    unistd::geteuid,
 };
 
+pub use self::standing::ForeignError;
+use self::standing::{Standing, check_own, own};
 use super::{
     adopt,
     directory::{Directory, NotRegularError, about},
 };
-use crate::blocking;
+use crate::{blocking, clock};
 
 /// The file that is locked.
 pub(super) const LOCK: &str = "lock";
-/// Our own directory in one that others may write into.
-const OWN: &str = "imaptrace";
 /// Threads that may hang at once in opening it: another is only begun when something else is mounted there than before.
 const ATTEMPTS: usize = 4;
 /// How long the queue waits for an attempt to open it before it goes on in memory.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The state directory must not be used: waiting does not mend that.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum StateDirError {
     /// Another agent uses it.
     #[error(transparent)]
@@ -49,7 +51,7 @@ pub enum StateDirError {
 }
 
 /// The directory is another agent's.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[error(
     "the state directory {path} is in use by {holder}; stop that one, or give this one a directory of its own in [state]",
     path = path.display(),
@@ -60,16 +62,6 @@ pub struct HeldError {
     pub path: PathBuf,
     /// The process that holds it, if its lock says so.
     pub holder: Option<u32>,
-}
-
-/// What stands where our own directory should be belongs to another user, or is no directory.
-#[derive(Debug, thiserror::Error)]
-#[error("the state directory {path} {what}; {mend}", path = path.display())]
-pub struct ForeignError {
-    /// Where our own directory should be.
-    pub path: PathBuf,
-    what: String,
-    mend: String,
 }
 
 /// A directory for state that is ours for as long as this lives. Clones share it: the last to go lets go of the directory.
@@ -92,14 +84,65 @@ struct LockedDirectory {
     _lock: Flock<File>,
 }
 
-/// Threads that have begun to open it and have not come back.
+/// Threads that have begun to open it.
 #[derive(Debug, Default)]
 struct Attempts {
+    /// Those that have not come back.
     under_way: usize,
-    /// What was mounted on the way to it when the last one began.
+    newest: Option<Arc<Attempt>>,
+}
+
+/// One thread that opens it.
+#[derive(Debug)]
+struct Attempt {
+    began: Instant,
+    /// What was mounted on the way to it then.
     mounts: String,
-    /// The last one did not answer in time.
-    hangs: bool,
+    progress: Mutex<Progress>,
+    done: Condvar,
+}
+
+#[derive(Debug)]
+enum Progress {
+    Begun,
+    /// Not back yet, and somebody was told so.
+    Late,
+    Done(Result<(), OpenError>),
+}
+
+impl Attempt {
+    /// Waits so long for its end. Whoever asks after another was told that it is late does not wait.
+    fn wait(&self, path: &Path, timeout: Duration) -> Result<(), OpenError> {
+        let begun = |progress: &mut Progress| matches!(progress, Progress::Begun);
+        let waited = self.done.wait_timeout_while(self.progress(), timeout, begun);
+        let (mut progress, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        match &*progress {
+            Progress::Done(outcome) => return outcome.as_ref().copied().map_err(OpenError::again),
+            Progress::Late => {}
+            Progress::Begun => *progress = Progress::Late,
+        }
+        let waited = clock::now().saturating_duration_since(self.began);
+        Err(about(path, io::Error::other(Unanswered(waited))).into())
+    }
+
+    /// Takes the outcome. Gives whether somebody was told that it is late.
+    fn end(&self, outcome: Result<(), OpenError>) -> bool {
+        let before = std::mem::replace(&mut *self.progress(), Progress::Done(outcome));
+        self.done.notify_all();
+        matches!(before, Progress::Late)
+    }
+
+    fn is_done(&self) -> bool {
+        matches!(*self.progress(), Progress::Done(_))
+    }
+
+    fn is_late(&self) -> bool {
+        matches!(*self.progress(), Progress::Late)
+    }
+
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl StateDir {
@@ -123,6 +166,24 @@ impl StateDir {
             Ok(Err(OpenError::Refused(error))) => Err(error),
             // A panic was reported by the runtime; the queue tries again.
             Ok(Err(OpenError::Io(_)) | Ok(())) | Err(_) => Ok(this),
+        }
+    }
+
+    /// What the agent would say of this directory now, if anything. Makes nothing, and says nothing of one that cannot be
+    /// opened. Waits for the disk.
+    pub fn examine(path: &Path) -> Result<Option<String>, StateDirError> {
+        let examined = || -> Result<Option<String>, OpenError> {
+            let outer = Directory::open(path)?;
+            match Standing::of(&outer)? {
+                Standing::Ours | Standing::Begun(_) => Ok(None),
+                Standing::Beside(warning) => Ok(Some(warning)),
+                Standing::Shared(warning) => check_own(&outer).map(|()| Some(warning)),
+            }
+        };
+        match examined() {
+            Ok(warning) => Ok(warning),
+            Err(OpenError::Refused(error)) => Err(error),
+            Err(OpenError::Io(_)) => Ok(None),
         }
     }
 
@@ -151,7 +212,7 @@ impl StateDir {
 
     /// It did not answer in time, and has not yet.
     pub fn hangs(&self) -> bool {
-        self.directory().is_none() && self.attempts().hangs
+        self.directory().is_none() && self.attempts().newest.as_ref().is_some_and(|newest| newest.is_late())
     }
 
     /// The directory that the files are in, opened now if it was not, or was removed since. Waits for the disk, for one that
@@ -168,46 +229,47 @@ impl StateDir {
         if let Some(directory) = self.directory() {
             return Ok(directory);
         }
-        if let Some(attempt) = self.begin()? {
-            match attempt.recv_timeout(timeout) {
-                Ok(outcome) => outcome?,
-                Err(mpsc::RecvTimeoutError::Timeout) => self.attempts().hangs = true,
-                // It panicked, which was reported.
-                Err(mpsc::RecvTimeoutError::Disconnected) => {}
-            }
-        }
-        self.directory().ok_or_else(|| OpenError::Io(about(&self.0.given, io::Error::other(Unanswered))))
+        self.begin()?.wait(&self.0.given, timeout)?;
+        self.directory().ok_or_else(|| OpenError::Io(about(&self.0.given, io::Error::other(BeingOpened))))
     }
 
-    /// Begins to open it on a thread of its own. None when one hangs already, and would again.
-    fn begin(&self) -> io::Result<Option<mpsc::Receiver<Result<(), OpenError>>>> {
+    /// The attempt that is under way, or a new one on a thread of its own: not where one hangs, and another would again.
+    fn begin(&self) -> io::Result<Arc<Attempt>> {
         let mounts = mounts_above(&self.0.given);
+        let mut attempts = self.attempts();
+        if let Some(newest) = &attempts.newest
+            && (attempts.under_way >= ATTEMPTS || !newest.is_done() && newest.mounts == mounts)
         {
-            let mut attempts = self.attempts();
-            if attempts.under_way >= ATTEMPTS || (attempts.under_way > 0 && attempts.mounts == mounts) {
-                return Ok(None);
-            }
-            attempts.under_way += 1;
-            attempts.mounts = mounts;
+            return Ok(newest.clone());
         }
-        let (sender, receiver) = mpsc::sync_channel(1);
-        let this = self.clone();
+        let attempt = Arc::new(Attempt {
+            began: clock::now(),
+            mounts,
+            progress: Mutex::new(Progress::Begun),
+            done: Condvar::new(),
+        });
+        let (this, under_way) = (self.clone(), attempt.clone());
         let work = move || {
             let outcome = this.attempt();
-            let mut attempts = this.attempts();
-            attempts.under_way -= 1;
-            let hung = attempts.hangs && outcome.is_ok();
-            attempts.hangs &= outcome.is_err();
-            drop(attempts);
-            if hung {
-                tracing::info!(directory = %this.path().display(), "the state directory answers and is in use now");
+            this.attempts().under_way -= 1;
+            let error = outcome.as_ref().err().map(ToString::to_string);
+            let was_late = under_way.end(outcome);
+            match error {
+                _ if !was_late => {}
+                None => {
+                    tracing::info!(directory = %this.path().display(), "the state directory answers and is in use now");
+                }
+                Some(error) => tracing::warn!(
+                    error,
+                    "the state directory has answered, and cannot be used: runs that wait and the latency history are in \
+                     memory alone"
+                ),
             }
-            // The caller may have given up; the next call tries again.
-            drop(sender.try_send(outcome));
         };
-        let begun = std::thread::Builder::new().name("state directory".to_owned()).spawn(work);
-        begun.inspect_err(|_| self.attempts().under_way -= 1)?;
-        Ok(Some(receiver))
+        std::thread::Builder::new().name("state directory".to_owned()).spawn(work)?;
+        attempts.under_way += 1;
+        attempts.newest = Some(attempt.clone());
+        Ok(attempt)
     }
 
     fn attempts(&self) -> MutexGuard<'_, Attempts> {
@@ -222,33 +284,31 @@ impl StateDir {
         let given = &self.0.given;
         make(given)?;
         let outer = Directory::open(given)?;
-        let entry = outer.itself()?;
-        let (directory, why) = if entry.is_ours() && entry.is_closed() {
-            (outer, None)
-        } else {
-            let why = if entry.is_ours() {
-                format!("others may write into it (mode {:04o})", entry.mode())
-            } else {
-                format!("it belongs to user {}", entry.owner())
-            };
-            (own(&outer)?, Some((why, outer)))
+        let (directory, why, outer) = match Standing::of(&outer)? {
+            Standing::Ours => (outer, None, None),
+            Standing::Beside(warning) => (outer, Some(warning), None),
+            Standing::Shared(warning) => (own(&outer)?, Some(warning), Some(outer)),
+            Standing::Begun(own) => {
+                own.close_to_others(own.itself()?)?;
+                (own, None, Some(outer))
+            }
         };
         let _turn = match self.0.locking.try_lock() {
             Ok(turn) => turn,
             Err(TryLockError::Poisoned(turn)) => turn.into_inner(),
-            Err(TryLockError::WouldBlock) => return Err(about(given, io::Error::other(Unanswered)).into()),
+            Err(TryLockError::WouldBlock) => return Err(about(given, io::Error::other(BeingOpened)).into()),
         };
         if self.directory().is_some() {
             return Ok(());
         }
         let lock = lock(&directory)?;
-        if let Some((why, outer)) = why {
-            tracing::warn!(
-                directory = %directory.path().display(),
-                "{} is not the agent's alone: {why}; state is kept in a directory of its own in it. Give the agent a \
-                 directory that only its user can write into (chmod 0700)",
-                given.display()
-            );
+        if let Some(warning) = &why {
+            tracing::warn!(directory = %directory.path().display(), "{warning}");
+        }
+        if let Some(outer) = outer {
+            if why.is_none() {
+                tracing::info!(directory = %directory.path().display(), "state stays where an earlier start put it");
+            }
             adopt::adopt(&outer, &directory)?;
         }
         *self.held() = Some(LockedDirectory { directory: Arc::new(directory), _lock: lock });
@@ -272,8 +332,13 @@ impl Eq for StateDir {}
 
 /// Nothing is known of it yet.
 #[derive(Debug, thiserror::Error)]
-#[error("it does not answer: what is mounted there?")]
-struct Unanswered;
+#[error("it has not answered within {:.1} s", .0.as_secs_f64())]
+struct Unanswered(Duration);
+
+/// Another thread is at it.
+#[derive(Debug, thiserror::Error)]
+#[error("it is being opened")]
+struct BeingOpened;
 
 /// The directory cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -284,6 +349,16 @@ pub(super) enum OpenError {
     /// It cannot be made or written to, or does not answer.
     #[error(transparent)]
     Io(#[from] io::Error),
+}
+
+impl OpenError {
+    /// The same for another who waits for it.
+    fn again(&self) -> Self {
+        match self {
+            Self::Refused(error) => Self::Refused(error.clone()),
+            Self::Io(error) => Self::Io(io::Error::new(error.kind(), error.to_string())),
+        }
+    }
 }
 
 impl From<HeldError> for OpenError {
@@ -299,44 +374,6 @@ impl From<OpenError> for io::Error {
             OpenError::Io(error) => error,
         }
     }
-}
-
-/// Our own directory in one that is not ours alone.
-fn own(outer: &Directory) -> Result<Directory, OpenError> {
-    let path = outer.at(OWN);
-    let shown = || {
-        shlex::try_quote(&path.to_string_lossy())
-            .map_or_else(|_| path.display().to_string(), std::borrow::Cow::into_owned)
-    };
-    let refused =
-        |what: String, mend: String| OpenError::Refused(ForeignError { path: path.clone(), what, mend }.into());
-    outer.make_directory(OWN)?;
-    let directory = match outer.open_directory(OWN) {
-        Ok(directory) => directory,
-        Err(error) => match outer.entry(OWN)? {
-            Some(entry) if entry.is_link() => {
-                return Err(refused(
-                    "is a symbolic link, which anyone may have made".to_owned(),
-                    format!("remove it: rm {}", shown()),
-                ));
-            }
-            Some(entry) if !entry.is_directory() => {
-                return Err(refused("is no directory".to_owned(), format!("move it away: mv {0} {0}.old", shown())));
-            }
-            _ => return Err(error.into()),
-        },
-    };
-    let entry = directory.itself()?;
-    if !entry.is_ours() {
-        let (owner, ours) = (entry.owner(), geteuid());
-        let mend = format!(
-            "if an earlier agent of yours left it: chown -R {ours} {0}; if not, move it away: mv {0} {0}.old",
-            shown()
-        );
-        return Err(refused(format!("belongs to user {owner}, and the agent runs as user {ours}"), mend));
-    }
-    directory.close_to_others(entry)?;
-    Ok(directory)
 }
 
 /// Takes the lock of a directory of our own.

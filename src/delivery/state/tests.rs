@@ -3,9 +3,12 @@ use std::{
     os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink},
 };
 
-use nix::{sys::stat::Mode, unistd::mkfifo};
+use nix::{
+    sys::stat::Mode,
+    unistd::{geteuid, mkfifo},
+};
 
-use super::*;
+use super::{standing::OWN, *};
 
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o7777
@@ -119,7 +122,7 @@ fn what_has_the_name_of_our_own_directory_and_is_none_is_refused_with_what_to_do
 
 #[test]
 fn our_own_directory_that_belongs_to_another_is_refused_and_a_given_one_that_does_is_not_used() {
-    assert!(geteuid().is_root(), "this test needs root, which alone can give a directory away");
+    assert!(geteuid().is_root(), "only root can give a directory away: run this test as root");
     let home = tempfile::tempdir().unwrap();
     let given = home.path().join("given");
     fs::create_dir(&given).unwrap();
@@ -131,6 +134,121 @@ fn our_own_directory_that_belongs_to_another_is_refused_and_a_given_one_that_doe
     let said = refusal(&given);
     assert!(said.contains("belongs to user 65534"), "{said}");
     assert!(said.contains(&format!("chown -R 0 {}", given.join(OWN).display())), "{said}");
+}
+
+#[test]
+fn what_check_says_of_a_directory_is_what_the_agent_says() {
+    assert!(geteuid().is_root(), "only root can give a directory away: run this test as root");
+    let home = tempfile::tempdir().unwrap();
+    let given = open_to_all(&home);
+    let own = given.join(OWN);
+    let shared = StateDir::examine(&given).unwrap().unwrap();
+    assert!(shared.contains("mode 0777") && shared.ends_with(&format!("chmod 0700 {}", given.display())), "{shared}");
+    assert_eq!(names(&given), [""; 0], "it was only looked at");
+    std::os::unix::fs::chown(&given, Some(65_534), None).unwrap();
+    let others = StateDir::examine(&given).unwrap().unwrap();
+    assert!(others.ends_with(&format!("chown 0 {0} && chmod 0700 {0}", given.display())), "{others}");
+    let make: [&dyn Fn(); 3] = [&|| symlink(home.path(), &own).unwrap(), &|| fs::write(&own, "").unwrap(), &|| {
+        fs::create_dir(&own).unwrap();
+        std::os::unix::fs::chown(&own, Some(65_534), None).unwrap();
+    }];
+    for make in make {
+        make();
+        assert_eq!(StateDir::examine(&given).unwrap_err().to_string(), refusal(&given));
+        fs::rename(&own, home.path().join("away")).unwrap();
+        drop(fs::remove_file(home.path().join("away")));
+    }
+    assert_eq!(StateDir::examine(&home.path().join("not there")).unwrap(), None);
+}
+
+/// The same as the agent's user has it whose files are root's or another's.
+#[test]
+fn our_own_directory_that_another_has_closed_is_refused_to_whoever_cannot_open_it() {
+    const UID: u32 = 4242;
+    assert!(geteuid().is_root(), "only root can be another user for a while: run this test as root");
+    let home = tempfile::tempdir().unwrap();
+    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let given = open_to_all(&home);
+    fs::create_dir(given.join(OWN)).unwrap();
+    fs::set_permissions(given.join(OWN), fs::Permissions::from_mode(0o700)).unwrap();
+    // Of this thread alone: glibc's would be the whole process's.
+    let become_user = |uid: u32| {
+        // SAFETY: setresuid(2) takes three numbers.
+        #[expect(unsafe_code, reason = "there is no safe call for one thread")]
+        let done = unsafe { libc::syscall(libc::SYS_setresuid, -1, uid, -1) };
+        assert_eq!(done, 0);
+    };
+    let path = given.clone();
+    let (said, examined) = std::thread::spawn(move || {
+        become_user(UID);
+        let (outer, examined) = (Directory::open(&path).unwrap(), StateDir::examine(&path));
+        (own(&outer).unwrap_err().to_string(), examined.unwrap_err().to_string())
+    })
+    .join()
+    .unwrap();
+    let command = format!("chown -R {UID} {}", given.join(OWN).display());
+    assert!(said.contains("belongs to user 0, and the agent runs as user 4242") && said.contains(&command), "{said}");
+    assert_eq!(examined, said);
+}
+
+#[test]
+fn our_own_directory_stays_in_use_when_the_given_one_is_put_right() {
+    assert!(geteuid().is_root(), "only root can give a directory away: run this test as root");
+    let home = tempfile::tempdir().unwrap();
+    let given = open_to_all(&home);
+    let own = given.join(OWN);
+    let state = StateDir::open(&given).unwrap();
+    fs::create_dir(own.join("queue")).unwrap();
+    drop(state);
+    fs::set_permissions(&given, fs::Permissions::from_mode(0o700)).unwrap();
+    let state = StateDir::open(&given).unwrap();
+    assert_eq!((state.path(), StateDir::examine(&given).unwrap()), (own.clone(), None));
+    drop(state);
+    // What another's agent left is not ours to use, and is not passed over in silence.
+    std::os::unix::fs::chown(&own, Some(65_534), None).unwrap();
+    assert_eq!(StateDir::open(&given).unwrap().path(), given);
+    let said = StateDir::examine(&given).unwrap().unwrap();
+    assert!(said.contains(&format!("chown -R 0 {0}", own.display())) && said.contains("user 65534"), "{said}");
+    // A directory of this name in which no agent was is nobody's state.
+    fs::remove_dir_all(&own).unwrap();
+    fs::create_dir(&own).unwrap();
+    assert_eq!(StateDir::open(&given).unwrap().path(), given);
+}
+
+#[test]
+fn whoever_asks_while_it_is_being_opened_hears_what_came_of_it() {
+    let home = tempfile::tempdir().unwrap();
+    let state = StateDir::open(&home.path().join("no/parent")).unwrap();
+    for _ in 0..50 {
+        std::thread::scope(|scope| {
+            let asked: Vec<_> = (0..4).map(|_| scope.spawn(|| state.ready().unwrap_err().to_string())).collect();
+            for said in asked {
+                let said = said.join().unwrap();
+                assert!(said.contains("No such file") && said.matches("no/parent").count() == 1, "{said}");
+            }
+        });
+    }
+    assert!(!state.hangs());
+}
+
+#[test]
+fn an_attempt_that_is_late_says_no_more_than_that_and_then_what_came_of_it() {
+    let attempt = Attempt {
+        began: clock::now(),
+        mounts: String::new(),
+        progress: Mutex::new(Progress::Begun),
+        done: Condvar::new(),
+    };
+    let (path, no_time) = (Path::new("/state"), Duration::ZERO);
+    for _ in 0..2 {
+        let said = attempt.wait(path, no_time).unwrap_err().to_string();
+        assert!(said.starts_with("/state: it has not answered within "), "{said}");
+    }
+    assert!(attempt.is_late());
+    let error = about(path, io::ErrorKind::PermissionDenied.into());
+    assert!(attempt.end(Err(error.into())), "somebody was told");
+    assert!(!attempt.is_late());
+    assert_eq!(attempt.wait(path, no_time).unwrap_err().to_string(), "/state: permission denied");
 }
 
 #[test]

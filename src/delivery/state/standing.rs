@@ -1,0 +1,127 @@
+//! Whether a given directory is used itself, or our own in it; and what to say of either.
+//!
+//! Looks before it opens: another user's directory that is closed cannot be opened, and still is to be named. Called by
+//! [`state`](super).
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use nix::unistd::geteuid;
+
+use super::{
+    super::directory::{Directory, Entry},
+    LOCK, OpenError,
+};
+
+/// Our own directory in one that others may write into.
+pub(super) const OWN: &str = "imaptrace";
+
+/// What stands where our own directory should be belongs to another user, or is no directory.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("the state directory {path} {what}; {mend}", path = path.display())]
+pub struct ForeignError {
+    /// Where our own directory should be.
+    pub path: PathBuf,
+    what: String,
+    mend: String,
+}
+
+/// How a given directory stands.
+pub(super) enum Standing {
+    /// It is ours alone.
+    Ours,
+    /// It is, and in it lies what an earlier agent of another user left.
+    Beside(String),
+    /// It is by now, and we began in our own directory in it.
+    Begun(Directory),
+    /// It is not, for this reason.
+    Shared(String),
+}
+
+impl Standing {
+    pub(super) fn of(outer: &Directory) -> io::Result<Self> {
+        let (entry, ours) = (outer.itself()?, geteuid());
+        let (given, path) = (outer.path().display(), quoted(outer.path()));
+        let (why, mend) = if !entry.is_ours() {
+            let why = format!("it belongs to user {}, and the agent runs as user {ours}", entry.owner());
+            (why, format!("chown {ours} {path} && chmod 0700 {path}"))
+        } else if !entry.is_closed() {
+            (format!("others may write into it (mode {:04o})", entry.mode()), format!("chmod 0700 {path}"))
+        } else {
+            return Self::of_ours(outer);
+        };
+        Ok(Self::Shared(format!(
+            "{given} is not the agent's alone: {why}; state is kept in a directory of its own in it, {OWN}/. Name a directory \
+             in [state] that is the agent's alone, or give it this one: {mend}"
+        )))
+    }
+
+    /// The same for one that is ours alone.
+    fn of_ours(outer: &Directory) -> io::Result<Self> {
+        let Some(found) = outer.entry(OWN)?.filter(Entry::is_directory) else { return Ok(Self::Ours) };
+        let (path, owner) = (quoted(&outer.at(OWN)), found.owner());
+        if !found.is_ours() {
+            return Ok(Self::Beside(format!(
+                "{path} belongs to user {owner}: what an agent of that user left in it stays there and is not delivered. If it \
+                 is yours, stop the agent and give it the directory (chown -R {} {path}); if not, move it away (mv {path} \
+                 {path}.old)",
+                geteuid()
+            )));
+        }
+        let own = outer.open_directory(OWN)?;
+        let entry = own.itself()?;
+        let is_begun = entry.is_ours() && own.entry(LOCK)?.is_some();
+        Ok(if is_begun { Self::Begun(own) } else { Self::Ours })
+    }
+}
+
+/// A path for a shell.
+fn quoted(path: &Path) -> String {
+    shlex::try_quote(&path.to_string_lossy()).map_or_else(|_| path.display().to_string(), std::borrow::Cow::into_owned)
+}
+
+/// Our own directory in one that is not ours alone.
+pub(super) fn own(outer: &Directory) -> Result<Directory, OpenError> {
+    outer.make_directory(OWN)?;
+    // Before it is opened, for another's cannot be.
+    check_own(outer)?;
+    let directory = outer.open_directory(OWN)?;
+    let entry = directory.itself()?;
+    check_owner(outer, entry)?;
+    directory.close_to_others(entry)?;
+    Ok(directory)
+}
+
+/// Whether what has the name of our own directory, if anything, may be used.
+pub(super) fn check_own(outer: &Directory) -> Result<(), OpenError> {
+    let path = outer.at(OWN);
+    let shown = quoted(&path);
+    let refused = |what: &str, mend: String| {
+        Err(OpenError::Refused(ForeignError { path: path.clone(), what: what.to_owned(), mend }.into()))
+    };
+    match outer.entry(OWN)? {
+        None => Ok(()),
+        Some(entry) if entry.is_link() => {
+            refused("is a symbolic link, which anyone may have made", format!("remove it: rm {shown}"))
+        }
+        Some(entry) if !entry.is_directory() => {
+            refused("is no directory", format!("move it away: mv {shown} {shown}.old"))
+        }
+        Some(entry) => check_owner(outer, entry),
+    }
+}
+
+fn check_owner(outer: &Directory, entry: Entry) -> Result<(), OpenError> {
+    if entry.is_ours() {
+        return Ok(());
+    }
+    let (path, owner, ours) = (outer.at(OWN), entry.owner(), geteuid());
+    let shown = quoted(&path);
+    let what = format!("belongs to user {owner}, and the agent runs as user {ours}");
+    let mend = format!(
+        "if an earlier agent of yours left it: chown -R {ours} {shown}; if not, move it away: mv {shown} {shown}.old"
+    );
+    Err(OpenError::Refused(ForeignError { path, what, mend }.into()))
+}
