@@ -87,12 +87,14 @@ pub enum SecretError {
         source: std::io::Error,
     },
     /// Others can read or change the file.
-    #[error("the secret file {path} has mode {mode:04o}: others can read or change it; run `chmod 600` on it", path = path.display())]
+    #[error("the secret file {path} has mode {mode:04o}: others can read or change it; {remedy}", path = path.display(), remedy = mode_remedy(*is_mounted))]
     Mode {
         /// Which.
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
+        /// It is in a volume that kubelet made, whose modes are set elsewhere.
+        is_mounted: bool,
     },
     /// Somebody else owns the file.
     #[error("the secret file {path} belongs to user {owner}, neither to root nor to the user that runs imaptrace", path = path.display())]
@@ -187,6 +189,14 @@ pub enum SecretError {
         /// This process or the machine may open no more files.
         is_exhausted: bool,
     },
+}
+
+fn mode_remedy(is_mounted: bool) -> &'static str {
+    if is_mounted {
+        "set `defaultMode: 0440` for this volume in the pod, and `fsGroup` to a group of the user that runs imaptrace"
+    } else {
+        "run `chmod 600` on it"
+    }
 }
 
 impl SecretError {

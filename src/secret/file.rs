@@ -94,10 +94,17 @@ fn open_file(path: &Path, insecure_mode: bool) -> Result<File, SecretError> {
             return Err(SecretError::Owner { path: path.to_owned(), owner: meta.uid() });
         }
         if meta.mode() & 0o026 != 0 {
-            return Err(SecretError::Mode { path: path.to_owned(), mode: meta.mode() & 0o7777 });
+            let mode = meta.mode() & 0o7777;
+            return Err(SecretError::Mode { path: path.to_owned(), mode, is_mounted: is_mounted(path) });
         }
     }
     Ok(file)
+}
+
+/// Whether it is in a volume that kubelet made: it puts every file there behind the link `..data`, which it swaps.
+#[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
+fn is_mounted(path: &Path) -> bool {
+    path.ancestors().skip(1).any(|folder| folder.join("..data").is_symlink())
 }
 
 /// What the path leads to, if no other user can make it lead elsewhere: each directory on the way to a link, and to what that

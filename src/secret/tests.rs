@@ -174,6 +174,14 @@ async fn what_kubelet_makes_for_a_secret_passes() {
         set_mode(&volume, mount);
         let loaded = load(SecretSource::File { path: volume.join("password"), insecure_mode: false }).await;
         assert_eq!(loaded.as_deref(), Ok("planted"), "{mount:o} {version:o} {file:o}");
+        // Its default, which no chmod in the pod can change.
+        set_mode(&data.join("password"), 0o644);
+        let source = SecretSource::File { path: volume.join("password"), insecure_mode: false };
+        let error = source.check().unwrap_err().to_string();
+        assert!(
+            error.contains("mode 0644") && error.contains("defaultMode: 0440") && !error.contains("chmod"),
+            "{error}"
+        );
         std::fs::remove_dir_all(&volume).unwrap();
     }
 }
