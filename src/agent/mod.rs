@@ -76,6 +76,7 @@ pub use self::{
     cpu::{enter_thread, leave_thread},
     exit::exit,
     once::once,
+    receivers::check_tls,
     status::{Floors, Loop, StatusSettings},
     systemd::Notifier,
 };
@@ -102,6 +103,9 @@ pub enum AgentError {
         /// What is wrong with it.
         source: TlsContextError,
     },
+    /// A file for TLS of an OTLP exporter cannot be used.
+    #[error("the OTLP exporter: {0}")]
+    OtlpTls(#[source] TlsContextError),
     /// A header's value for OTLP cannot be had.
     #[error("a header for OTLP: {0}")]
     Header(#[from] SecretError),
@@ -124,7 +128,10 @@ impl AgentError {
             | Self::Signal(_)
             | Self::State(StateDirError::Held(_))
             | Self::Delivery(StartError::Runtime(_)) => true,
-            Self::Tls { .. } | Self::State(StateDirError::Foreign(_)) | Self::Delivery(StartError::Wire(_)) => false,
+            Self::Tls { .. }
+            | Self::OtlpTls(_)
+            | Self::State(StateDirError::Foreign(_))
+            | Self::Delivery(StartError::Wire(_)) => false,
         }
     }
 }

@@ -4,31 +4,20 @@
 //! Headers out of a variable or a program are had once: there is nothing that would show a change. Called by `wiring`, and by
 //! the agent, which hands changes to delivery.
 
-use std::{
-    env,
-    ffi::OsString,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{env, ffi::OsString, path::PathBuf, sync::Arc};
 
 use sha2::{Digest as _, Sha256};
 use tracing::error;
-use zeroize::Zeroizing;
 
 use super::AgentError;
 use crate::{
-    blocking, clock,
+    blocking,
     config::{Compression, Exporter, Protocol, bracketed},
     delivery::{self, Header, HttpProxy, PemFiles, Receivers, Signal, StartError, WireError},
     follow::{Followed, Known, NotRead, Read},
+    net::{TlsContextError, TlsPaths, TlsPem},
     secret::{Secret, SecretError, SecretSource},
 };
-
-/// How long a file system may take for one file.
-const DEADLINE: Duration = Duration::from_secs(2);
-/// The largest file that is read, in bytes.
-const LARGEST: u64 = 16 << 20;
 
 /// One signal's settings, as its files are now.
 pub(super) type FollowedSignal = Followed<Signal, AgentError>;
@@ -142,17 +131,20 @@ impl ExporterSource {
             };
             signal.headers.push(Header::new(name, value.expose()));
         }
-        signal.pem = Some(Arc::new(PemFiles {
-            ca: read("CA file", exporter.ca_file.as_deref()).await?.map(|ca| ca.to_vec()),
-            cert: read("client certificate", exporter.client_cert.as_deref()).await?.map(|cert| cert.to_vec()),
-            key: read("client key", exporter.client_key.as_deref()).await?,
-        }));
+        let paths = tls_paths(exporter);
+        let TlsPem { ca, chain, key } = TlsPem::load(&paths).await.map_err(tls_problem)?;
+        let pem = PemFiles { ca, cert: chain, key };
+        let (ca, chain, key) = (pem.ca.clone(), pem.cert.clone(), pem.key.clone());
+        signal.pem = Some(Arc::new(pem));
         let digest = digest(&signal, &self.fixed);
         // What is in the files is tried out before it takes the place of what works.
-        let tried = blocking::work(move || signal.check().map(|()| signal)).await;
-        let tried = tried.map_err(|error| NotRead::Unfinished(error.to_string()))?;
-        let value = tried.map_err(|error| NotRead::Wrong(StartError::from(error).into()))?;
-        Ok(Read { value, digest })
+        let tried = blocking::work(move || -> Result<Signal, AgentError> {
+            TlsPem { ca, chain, key }.check(&paths).map_err(AgentError::OtlpTls)?;
+            signal.check().map_err(StartError::from)?;
+            Ok(signal)
+        });
+        let tried = tried.await.map_err(|error| NotRead::Unfinished(error.to_string()))?;
+        Ok(Read { value: tried.map_err(NotRead::Wrong)?, digest })
     }
 }
 
@@ -163,15 +155,23 @@ fn header_problem(error: SecretError) -> NotRead<AgentError> {
     }
 }
 
-async fn read(what: &'static str, path: Option<&Path>) -> Result<Option<Zeroizing<Vec<u8>>>, NotRead<AgentError>> {
-    let Some(path) = path else { return Ok(None) };
-    let read = |path: &Path| blocking::read_file(path, LARGEST).map(Zeroizing::new);
-    let content = blocking::with_path(path, clock::now() + DEADLINE, read).await;
-    let content = content
-        .map_err(|unfinished| NotRead::Unfinished(format!("the OTLP {what} {}: {unfinished}", path.display())))?;
-    content.map(Some).map_err(|source| {
-        NotRead::Wrong(StartError::from(WireError::File { what, path: path.to_owned(), source }).into())
-    })
+fn tls_problem(error: NotRead<TlsContextError>) -> NotRead<AgentError> {
+    match error {
+        NotRead::Unfinished(text) => NotRead::Unfinished(format!("the OTLP exporter: {text}")),
+        NotRead::Wrong(error) => NotRead::Wrong(AgentError::OtlpTls(error)),
+    }
+}
+
+/// An exporter's files for TLS.
+fn tls_paths(exporter: &Exporter) -> TlsPaths {
+    let Exporter { ca_file, client_cert, client_key, .. } = exporter;
+    TlsPaths { ca_file: ca_file.clone(), client_cert: client_cert.clone(), client_key: client_key.clone() }
+}
+
+/// What is wrong inside its files for TLS, if anything. Blocks its thread, for some seconds at most.
+pub fn check_tls(exporter: &Exporter) -> Result<(), TlsContextError> {
+    let paths = tls_paths(exporter);
+    TlsPem::read(&paths)?.check(&paths)
 }
 
 /// Of all that was read.

@@ -4,7 +4,7 @@ use std::{collections::HashSet, path::Path, time::Duration};
 
 use super::{PASSED, USAGE, WORKERS, output::Output, sources, workers};
 use crate::{
-    blocking, clock,
+    agent, blocking, clock,
     config::{self, Config, Place, Problem, Problems, Sources},
     delivery::StateDir,
     net::{TlsContext, TlsContextError},
@@ -22,7 +22,7 @@ pub(super) fn run(path: &Path, output: &mut Output) -> u8 {
     let (config, problems) = match config::load(&sources) {
         Ok(mut config) => {
             let mut problems = Problems {
-                errors: certificates(&config, path),
+                errors: [certificates(&config, path), receivers(&config, path)].concat(),
                 warnings: std::mem::take(&mut config.warnings),
                 unusable: std::mem::take(&mut config.unusable),
                 unset: std::mem::take(&mut config.unset),
@@ -81,24 +81,8 @@ fn certificates(config: &Config, path: &Path) -> Vec<Problem> {
             continue;
         }
         let Err(error) = TlsContext::new(&target.tls, &target.endpoint.host) else { continue };
-        let (key, help) = match error {
-            TlsContextError::Read { .. } => continue,
-            TlsContextError::Key { .. } | TlsContextError::Encrypted { .. } | TlsContextError::NotPkcs8 { .. } => {
-                ("client_key", "give a PEM file with an unencrypted key that imaptrace alone can read")
-            }
-            TlsContextError::NoCertificate { ref path } if target.tls.client_cert.as_ref() == Some(path) => {
-                ("client_cert", "give a PEM file with imaptrace's own certificate, and the chain behind it")
-            }
-            TlsContextError::NoCertificate { .. } => ("ca_file", "give a PEM file with the roots to trust"),
-            TlsContextError::Damaged { .. } => {
-                ("client_key", "write it anew, in PKCS#8 form: openssl pkcs8 -topk8 -nocrypt")
-            }
-            TlsContextError::Chain { .. } => {
-                ("client_cert", "put the whole chain there again, each certificate in PEM form")
-            }
-            TlsContextError::Pair { .. } | TlsContextError::Unfit { .. } => {
-                ("client_cert", "give a certificate and its own key, each a PEM file")
-            }
+        let Some((key, help)) = remedy(&error, target.tls.client_cert.as_deref(), target.tls.ca_file.as_deref()) else {
+            continue;
         };
         if found.insert(error.to_string()) {
             // Those of [[targets]] come first in the configuration too.
@@ -111,4 +95,49 @@ fn certificates(config: &Config, path: &Path) -> Vec<Problem> {
         }
     }
     problems
+}
+
+/// The same of the files of the OTLP exporters.
+fn receivers(config: &Config, path: &Path) -> Vec<Problem> {
+    let mut found = HashSet::new();
+    let mut problems = Vec::new();
+    for exporter in [&config.otlp.traces, &config.otlp.metrics].into_iter().flatten() {
+        let Err(error) = agent::check_tls(exporter) else { continue };
+        let remedy = remedy(&error, exporter.client_cert.as_deref(), exporter.ca_file.as_deref());
+        let Some((key, help)) = remedy.filter(|_| found.insert(error.to_string())) else { continue };
+        let place = Place::File { path: path.to_owned(), at: None };
+        problems.push(Problem {
+            place,
+            key: format!("otlp.{key}"),
+            what: error.to_string(),
+            help: Some(help.to_owned()),
+        });
+    }
+    problems
+}
+
+/// The key that is wrong and what to do about it; none for a file that cannot be read.
+fn remedy(error: &TlsContextError, cert: Option<&Path>, ca: Option<&Path>) -> Option<(&'static str, &'static str)> {
+    Some(match error {
+        TlsContextError::Read { .. } => return None,
+        TlsContextError::Key { .. } | TlsContextError::Encrypted { .. } | TlsContextError::NotPkcs8 { .. } => {
+            ("client_key", "give a PEM file with an unencrypted key that imaptrace alone can read")
+        }
+        TlsContextError::NoCertificate { path } if cert == Some(path.as_path()) => {
+            ("client_cert", "give a PEM file with imaptrace's own certificate, and the chain behind it")
+        }
+        TlsContextError::NoCertificate { .. } => ("ca_file", "give a PEM file with the roots to trust"),
+        TlsContextError::Damaged { .. } => {
+            ("client_key", "write it anew, in PKCS#8 form: openssl pkcs8 -topk8 -nocrypt")
+        }
+        TlsContextError::Chain { path } if ca == Some(path.as_path()) => {
+            ("ca_file", "put the roots there again, each certificate in PEM form")
+        }
+        TlsContextError::Chain { .. } => {
+            ("client_cert", "put the whole chain there again, each certificate in PEM form")
+        }
+        TlsContextError::Pair { .. } | TlsContextError::Unfit { .. } => {
+            ("client_cert", "give a certificate and its own key, each a PEM file")
+        }
+    })
 }

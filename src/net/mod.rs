@@ -45,7 +45,7 @@ pub use resolve::{Family, ResolveCause, Resolver};
 pub use roots::{Roots, RootsError, remove_roots, roots_are_ready};
 pub use tls::{Armed, NotReady, Shown, TlsContext, TlsFiles, shown};
 pub use tls_error::{TlsCause, TlsFailure};
-pub use tls_files::{TlsContextError, TlsMaterial, TlsPaths};
+pub use tls_files::{TlsContextError, TlsMaterial, TlsPaths, TlsPem};
 
 /// A connection to speak over: clear text, or TLS above the same meter.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! The files that a target needs for TLS: its roots, its certificate, and the key to that.
 //!
 //! Says what is wrong with them before anybody needs them. `read` blocks its thread, `load` none that probes.
-//! Called by `tls`, and by the agent, which follows them.
+//! Called by `tls`, by the agent, which follows them and those of the OTLP exporters, and by `check`.
 
 use std::{
     path::{Path, PathBuf},
@@ -46,10 +46,13 @@ pub struct TlsMaterial {
 
 /// Their bytes.
 #[derive(Default)]
-struct TlsBytes {
-    ca: Option<Vec<u8>>,
-    chain: Option<Vec<u8>>,
-    key: Option<Zeroizing<Vec<u8>>>,
+pub struct TlsPem {
+    /// Of the roots.
+    pub ca: Option<Vec<u8>>,
+    /// Of the certificate and its chain.
+    pub chain: Option<Vec<u8>>,
+    /// Of its key.
+    pub key: Option<Zeroizing<Vec<u8>>>,
 }
 
 /// A file for TLS that cannot be used.
@@ -137,33 +140,12 @@ impl TlsPaths {
 impl TlsMaterial {
     /// Reads the files, here and now. Blocks its thread, for some seconds at most.
     pub fn read(paths: &TlsPaths) -> Result<Self, TlsContextError> {
-        let mut bytes = TlsBytes::default();
-        if let Some(path) = &paths.ca_file {
-            bytes.ca = Some(now(path, read)?);
-        }
-        if let (Some(certificate), Some(key)) = (&paths.client_cert, &paths.client_key) {
-            bytes.key = Some(now(key, read_key)?);
-            bytes.chain = Some(now(certificate, read)?);
-        }
-        Self::of(paths, &bytes)
+        Self::of(paths, &TlsPem::read(paths)?)
     }
 
     /// Reads the files on threads that may wait for a disk, and for no longer than a few seconds.
     pub async fn load(paths: TlsPaths) -> Result<Read<Self>, NotRead<TlsContextError>> {
-        let deadline = clock::now() + DEADLINE;
-        let unfinished = |path: &Path, unfinished| NotRead::Unfinished(format!("{}: {unfinished}", path.display()));
-        let mut bytes = TlsBytes::default();
-        if let Some(path) = &paths.ca_file {
-            let ca = blocking::with_path(path, deadline, read).await.map_err(|it| unfinished(path, it))?;
-            bytes.ca = Some(ca.map_err(NotRead::Wrong)?);
-        }
-        if let (Some(certificate), Some(key)) = (&paths.client_cert, &paths.client_key) {
-            let pem = blocking::with_path(key, deadline, read_key).await.map_err(|it| unfinished(key, it))?;
-            bytes.key = Some(pem.map_err(NotRead::Wrong)?);
-            let chain = blocking::with_path(certificate, deadline, read).await;
-            let chain = chain.map_err(|it| unfinished(certificate, it))?;
-            bytes.chain = Some(chain.map_err(NotRead::Wrong)?);
-        }
+        let bytes = TlsPem::load(&paths).await?;
         let digest = bytes.digest();
         // A bundle takes milliseconds, which a run must not wait for either.
         let parsed = blocking::work(move || Self::of(&paths, &bytes)).await;
@@ -171,7 +153,7 @@ impl TlsMaterial {
         Ok(Read { value, digest })
     }
 
-    fn of(paths: &TlsPaths, bytes: &TlsBytes) -> Result<Self, TlsContextError> {
+    fn of(paths: &TlsPaths, bytes: &TlsPem) -> Result<Self, TlsContextError> {
         let mut material = Self::default();
         if let (Some(path), Some(pem)) = (&paths.ca_file, &bytes.ca) {
             material.roots = certificates(pem);
@@ -204,7 +186,51 @@ impl TlsMaterial {
     }
 }
 
-impl TlsBytes {
+impl TlsPem {
+    /// Reads the files, here and now. Blocks its thread, for some seconds at most.
+    pub fn read(paths: &TlsPaths) -> Result<Self, TlsContextError> {
+        let mut bytes = Self::default();
+        if let Some(path) = &paths.ca_file {
+            bytes.ca = Some(now(path, read)?);
+        }
+        if let (Some(certificate), Some(key)) = (&paths.client_cert, &paths.client_key) {
+            bytes.key = Some(now(key, read_key)?);
+            bytes.chain = Some(now(certificate, read)?);
+        }
+        Ok(bytes)
+    }
+
+    /// Reads the files where waiting for a disk delays nobody, and for no longer than a few seconds.
+    pub async fn load(paths: &TlsPaths) -> Result<Self, NotRead<TlsContextError>> {
+        let deadline = clock::now() + DEADLINE;
+        let unfinished = |path: &Path, unfinished| NotRead::Unfinished(format!("{}: {unfinished}", path.display()));
+        let mut bytes = Self::default();
+        if let Some(path) = &paths.ca_file {
+            let ca = blocking::with_path(path, deadline, read).await.map_err(|it| unfinished(path, it))?;
+            bytes.ca = Some(ca.map_err(NotRead::Wrong)?);
+        }
+        if let (Some(certificate), Some(key)) = (&paths.client_cert, &paths.client_key) {
+            let pem = blocking::with_path(key, deadline, read_key).await.map_err(|it| unfinished(key, it))?;
+            bytes.key = Some(pem.map_err(NotRead::Wrong)?);
+            let chain = blocking::with_path(certificate, deadline, read).await;
+            let chain = chain.map_err(|it| unfinished(certificate, it))?;
+            bytes.chain = Some(chain.map_err(NotRead::Wrong)?);
+        }
+        Ok(bytes)
+    }
+
+    /// What is wrong with them for a client that takes a key in any form (an OTLP exporter), and that has no roots beside
+    /// those in the file.
+    pub fn check(mut self, paths: &TlsPaths) -> Result<(), TlsContextError> {
+        if let (Some(path), Some(ca)) = (&paths.ca_file, &self.ca)
+            && !is_whole(ca)
+        {
+            return Err(TlsContextError::Chain { path: path.clone() });
+        }
+        self.key = self.key.map(in_pkcs8);
+        TlsMaterial::of(paths, &self).map(drop)
+    }
+
     fn digest(&self) -> [u8; 32] {
         let mut digest = Sha256::new();
         for file in [self.ca.as_deref(), self.chain.as_deref(), self.key.as_ref().map(|key| key.as_slice())] {
@@ -260,6 +286,19 @@ fn check_form(key: &[u8], path: &Path) -> Result<(), TlsContextError> {
         return Err(TlsContextError::NotPkcs8 { path });
     }
     Ok(())
+}
+
+/// The key in the one form that the TLS library takes; as it is where it cannot be made so.
+#[cfg(target_os = "linux")]
+fn in_pkcs8(pem: Zeroizing<Vec<u8>>) -> Zeroizing<Vec<u8>> {
+    // An encrypted one must not make OpenSSL ask for its passphrase on the terminal.
+    let key = openssl::pkey::PKey::private_key_from_pem_callback(&pem, |_| Ok(0));
+    key.and_then(|key| key.private_key_to_pem_pkcs8()).map_or(pem, Zeroizing::new)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn in_pkcs8(pem: Zeroizing<Vec<u8>>) -> Zeroizing<Vec<u8>> {
+    pem
 }
 
 /// Whether this key (PEM) is the one of this certificate (DER).
@@ -346,6 +385,46 @@ mod tests {
         assert!(context(&good, 0o600).unwrap_err().contains("client.pem is damaged"));
         std::fs::write(&cert, "junk").unwrap();
         assert!(context(&good, 0o600).unwrap_err().contains("client.pem holds no certificate"));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn an_exporters_key_may_have_any_form_and_all_else_is_as_for_targets() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let directory = tempfile::tempdir().unwrap();
+        let pair = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::new(Vec::new()).unwrap().self_signed(&pair).unwrap().pem();
+        let path = |name: &str| Some(directory.path().join(name));
+        let paths = TlsPaths { ca_file: path("ca.pem"), client_cert: path("own.pem"), client_key: path("own.key") };
+        let check = |[ca, own, key]: [&str; 3], mode| {
+            for (path, text) in [&paths.ca_file, &paths.client_cert, &paths.client_key].into_iter().zip([ca, own, key])
+            {
+                std::fs::write(path.as_ref().unwrap(), text).unwrap();
+            }
+            let key = paths.client_key.as_ref().unwrap();
+            std::fs::set_permissions(key, std::fs::Permissions::from_mode(mode)).unwrap();
+            TlsPem::read(&paths).and_then(|pem| pem.check(&paths)).map_err(|error| error.to_string())
+        };
+        let good = pair.serialize_pem();
+        let older = openssl::pkey::PKey::private_key_from_pem(good.as_bytes()).unwrap().ec_key().unwrap();
+        let older = String::from_utf8(older.private_key_to_pem().unwrap()).unwrap();
+        assert!(older.contains("BEGIN EC PRIVATE KEY"));
+        let other = rcgen::KeyPair::generate().unwrap().serialize_pem();
+        let cert = certificate.as_str();
+        let cut = format!("{cert}-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+        assert_eq!(check([cert, cert, &good], 0o600), Ok(()));
+        assert_eq!(check([cert, cert, &older], 0o440), Ok(()));
+        for (files, mode, told) in [
+            ([cert, cert, &good], 0o644, "own.key has mode 0644"),
+            ([cert, cert, &other], 0o600, "does not belong to the client certificate"),
+            ([cert, cert, "junk"], 0o600, "own.key is damaged"),
+            ([cert, "junk", &good], 0o600, "own.pem holds no certificate"),
+            (["junk", cert, &good], 0o600, "ca.pem holds no certificate"),
+            ([cut.as_str(), cert, &good], 0o600, "a certificate in"),
+        ] {
+            let error = check(files, mode).unwrap_err();
+            assert!(error.contains(told), "{told}: {error}");
+        }
     }
 
     #[test]
