@@ -5,10 +5,11 @@ use std::{net::SocketAddr, os::unix::fs::OpenOptionsExt as _, path::Path, time::
 use imaptrace::{
     agent,
     config::{self, Config, Sources},
+    delivery::StateDir,
 };
 use tokio::sync::oneshot;
 
-use super::script::Script;
+use super::{program::wait_until, script::Script};
 
 /// A conversation that brings one message's headers, with this between the FETCH and its answer.
 pub fn conversation(before_the_answer: &str) -> String {
@@ -23,6 +24,8 @@ pub fn conversation(before_the_answer: &str) -> String {
 /// Gives the tags of the FETCH commands, which are the ids of their spans. What was learned is kept in `state`.
 pub async fn life(conversations: &[String], otlp: &str, state: &Path) -> Vec<String> {
     let server = Script::play(&conversations.join("next\n")).await;
+    // A thread of the agent before may still be at its last write, and hold the directory.
+    wait_until("the state directory is free", || StateDir::open(state).ok().map(drop));
     let config = config(server.address, otlp, state);
     let (tell, told) = oneshot::channel::<()>();
     let agent = tokio::spawn(agent::until(async { drop(told.await) }, config, Vec::new()));
