@@ -291,7 +291,7 @@ mod tests {
         queue.push(b"two");
         allow.send(()).unwrap();
         queue.flush(Duration::MAX);
-        assert_eq!(taken.try_recv().unwrap(), "two", "a reader that is there is waited for");
+        assert_eq!(taken.recv().unwrap(), "two", "and goes on when it is read");
     }
 
     #[test]
