@@ -45,14 +45,14 @@ use self::{
 };
 
 /// Calls to files and directories at a time.
-const FILES: usize = 32;
+const FILES: usize = 128;
 /// Of these, to one mount.
 const FILES_OF_A_MOUNT: usize = 4;
 /// How long a read usually takes at most. Callers do not wait for a mount, and hold their places among the runs in flight, while
 /// others have been at it for longer.
 const FILES_OVERDUE_AFTER: Duration = Duration::from_secs(1);
 /// Programs at a time.
-const COMMANDS: usize = 32;
+const COMMANDS: usize = 128;
 /// Look-ups by the system's resolver at a time.
 const NAMES: usize = 64;
 /// Of these, of one name.

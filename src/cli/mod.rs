@@ -150,6 +150,7 @@ fn workers(given: Option<OsString>) -> Result<usize, String> {
 }
 
 fn in_runtime(threads: Threads, output: &mut Output, run: impl AsyncFnOnce(&mut Output) -> u8) -> u8 {
+    net::init_openssl();
     // Parts of what is started here do not fail but fall over.
     if let Err(error) = net::can_open(TO_START) {
         output.error(&format!("cannot open as many files as it takes to start: {error}; raise the limit (ulimit -n)"));

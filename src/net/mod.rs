@@ -43,7 +43,7 @@ pub use linux::{TcpInfo, tick};
 pub use meter::{Counts, Crossing, LATE, Meter, Traffic, kept_waiting};
 pub use resolve::{Family, ResolveCause, Resolver};
 pub use roots::{Roots, RootsError, remove_roots, roots_are_ready};
-pub use tls::{Armed, NotReady, Shown, TlsContext, TlsFiles, shown};
+pub use tls::{Armed, NotReady, Shown, TlsContext, TlsFiles, init_openssl, shown};
 pub use tls_error::{TlsCause, TlsFailure};
 pub use tls_files::{TlsContextError, TlsMaterial, TlsPaths, TlsPem};
 

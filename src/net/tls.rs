@@ -53,6 +53,13 @@ impl NotReady {
     }
 }
 
+/// Has OpenSSL read its configuration file (`openssl.cnf`, `$OPENSSL_CONF`), which it otherwise does at the first handshake:
+/// on a thread that probes, and for as long as the file system does not answer. To be called before there is such a thread.
+pub fn init_openssl() {
+    #[cfg(target_os = "linux")]
+    openssl::init();
+}
+
 impl TlsContext {
     /// Reads the files that the options name. Blocks its thread, for some seconds at most.
     pub fn new(options: &TlsOptions, host: &Host) -> Result<Self, TlsContextError> {

@@ -3,8 +3,8 @@
 //! What is shown is set by `RUST_LOG` (default `info`); the crates that carry telemetry are quiet unless named there,
 //! since `delivery` itself reports how they fare, once per change. The layer of live roots hangs beside the log with
 //! a filter of its own. Whatever is logged is escaped here once more: no line can hold an escape sequence or a line end.
-//! A thread of its own writes the lines ([`queue`]), so that logging never waits for who reads. Called once, by the command
-//! line, before anything else starts; which also sends its own messages the same way ([`write`]), so that they keep their
+//! A thread of its own writes the lines (`queue`), so that logging never waits for who reads. Called once, by the command
+//! line, before anything else starts; which also sends its own messages the same way ([`write()`]), so that they keep their
 //! order.
 
 mod queue;

@@ -46,7 +46,7 @@ impl Crossing {
     }
 }
 
-/// What crossed the line since [`Meter::mark`].
+/// What crossed the line since [`Meter::mark`](super::Meter::mark).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Traffic {
     /// In order. A server that sends more pieces than are kept has the rest of them in the last one.
