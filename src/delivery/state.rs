@@ -90,6 +90,8 @@ struct Attempts {
     /// Those that have not come back.
     under_way: usize,
     newest: Option<Arc<Attempt>>,
+    /// One was late, and none has succeeded since.
+    was_late: bool,
 }
 
 /// One thread that opens it.
@@ -251,14 +253,19 @@ impl StateDir {
         let (this, under_way) = (self.clone(), attempt.clone());
         let work = move || {
             let outcome = this.attempt();
-            this.attempts().under_way -= 1;
             let error = outcome.as_ref().err().map(ToString::to_string);
-            let was_late = under_way.end(outcome);
+            let mut attempts = this.attempts();
+            attempts.under_way -= 1;
+            let is_late = under_way.end(outcome);
+            let was_late = attempts.was_late || is_late;
+            attempts.was_late = was_late && error.is_some();
+            drop(attempts);
             match error {
-                _ if !was_late => {}
-                None => {
+                None if was_late => {
                     tracing::info!(directory = %this.path().display(), "the state directory answers and is in use now");
                 }
+                None => {}
+                Some(_) if !is_late => {}
                 Some(error) => tracing::warn!(
                     error,
                     "the state directory has answered, and cannot be used: runs that wait and the latency history are in \
@@ -268,7 +275,9 @@ impl StateDir {
         };
         std::thread::Builder::new().name("state directory".to_owned()).spawn(work)?;
         attempts.under_way += 1;
-        attempts.newest = Some(attempt.clone());
+        let before = attempts.newest.replace(attempt.clone());
+        // It hangs still, with what was mounted then.
+        attempts.was_late |= before.is_some_and(|before| before.is_late());
         Ok(attempt)
     }
 
