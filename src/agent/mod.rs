@@ -319,7 +319,9 @@ async fn keep(
             (true, false) => warn!("{report}"),
         }
     }
-    drop(state);
+    if let Some(state) = state {
+        state.release();
+    }
     Ok(())
 }
 

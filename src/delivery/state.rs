@@ -171,6 +171,12 @@ impl StateDir {
         }
     }
 
+    /// Lets go of the lock, also when a thread still has the directory in hand: another agent may take it. To be called when
+    /// nothing more is to be written.
+    pub fn release(&self) {
+        *self.held() = None;
+    }
+
     /// What the agent would say of this directory now, if anything. Makes nothing, and says nothing of one that cannot be
     /// opened. Waits for the disk.
     pub fn examine(path: &Path) -> Result<Option<String>, StateDirError> {

@@ -176,7 +176,7 @@ async fn the_exit_code_is_0_for_passed_1_for_failed_or_void_and_2_for_wrong_usag
     silent.hears("LIST", 1).await;
     running.signal(Signal::SIGINT);
     let void = running.finish().await;
-    assert_eq!(void.code, Some(1), "{void:?}");
+    assert_eq!(void.code, Some(130), "as shells expect of what Ctrl-C ended: {void:?}");
     assert!(void.stdout.contains("void") && void.stderr.contains("LIST failed: cancelled"), "{void:?}");
     for wrong in [&["probe"][..], &["probe", "--no-such-flag", "host"], &["probe", "ftp://host"], &["no-such-command"]]
     {

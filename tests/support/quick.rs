@@ -5,8 +5,8 @@ use std::{net::SocketAddr, os::unix::fs::OpenOptionsExt as _, path::Path, time::
 use imaptrace::{
     agent,
     config::{self, Config, Sources},
-    delivery::StateDir,
 };
+use nix::fcntl::{Flock, FlockArg};
 use tokio::sync::oneshot;
 
 use super::{program::wait_until, script::Script};
@@ -25,7 +25,7 @@ pub fn conversation(before_the_answer: &str) -> String {
 pub async fn life(conversations: &[String], otlp: &str, state: &Path) -> Vec<String> {
     let server = Script::play(&conversations.join("next\n")).await;
     // A thread of the agent before may still be at its last write, and hold the directory.
-    wait_until("the state directory is free", || StateDir::open(state).ok().map(drop));
+    wait_until("the state directory is free", || is_free(state).then_some(()));
     let config = config(server.address, otlp, state);
     let (tell, told) = oneshot::channel::<()>();
     let agent = tokio::spawn(agent::until(async { drop(told.await) }, config, Vec::new()));
@@ -33,6 +33,12 @@ pub async fn life(conversations: &[String], otlp: &str, state: &Path) -> Vec<Str
     drop(tell);
     agent.await.unwrap().unwrap();
     heard.iter().filter_map(|line| line.split_once(" FETCH ")).map(|(tag, _)| tag.to_owned()).collect()
+}
+
+/// Whether nobody holds the lock of a state directory.
+fn is_free(state: &Path) -> bool {
+    let lock = std::fs::File::open(state.join("lock"));
+    lock.map_or(true, |lock| Flock::lock(lock, FlockArg::LockExclusiveNonblock).is_ok())
 }
 
 fn config(server: SocketAddr, otlp: &str, state: &Path) -> Config {
