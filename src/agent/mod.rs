@@ -319,9 +319,7 @@ async fn keep(
             (true, false) => warn!("{report}"),
         }
     }
-    if let Some(state) = state {
-        state.release();
-    }
+    state.iter().for_each(StateDir::release);
     Ok(())
 }
 

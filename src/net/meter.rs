@@ -190,11 +190,14 @@ impl Meter {
         inner.unread.clear();
     }
 
-    /// When the peer owed nothing since [`Meter::mark`], as far as the line shows it: bytes lay unread for longer than
-    /// [`Meter::watch_unread`] was told, or it was our turn, between an arrival and what we sent next.
+    /// When the peer owed nothing since [`Meter::mark`], as far as the line shows it: for longer than
+    /// [`Meter::watch_unread`] was given, bytes lay unread, or it was our turn, between an arrival and what we sent next. Short
+    /// turns do not count: who makes us answer again and again, and never ends, owes the end all the time.
     pub fn not_owed(&self) -> Vec<(Instant, Instant)> {
         let inner = self.inner();
-        let turns = crossing::own_turns(&inner.crossings).map(|turn| (turn.from, turn.answered));
+        let limit = inner.unread_limit.unwrap_or_default();
+        let is_long = |(from, to): &(Instant, Instant)| to.saturating_duration_since(*from) > limit;
+        let turns = crossing::own_turns(&inner.crossings).map(|turn| (turn.from, turn.answered)).filter(is_long);
         inner.unread.iter().copied().chain(turns).collect()
     }
 
