@@ -45,7 +45,7 @@ async fn a_fill_is_interrupted_goes_on_and_is_probed() {
     let held = messages(&folder).len();
     assert!((20..300).contains(&held), "{held}: {stopped:?}");
     assert!(stopped.stderr.contains(&format!("{held} of 300 messages are in Canary & Co")), "{stopped:?}");
-    assert_eq!((stopped.code, stopped.stdout.as_str()), (Some(1), ""));
+    assert_eq!((stopped.code, stopped.stdout.as_str()), (Some(130), ""));
     assert!(server.log().contains("Logged out"), "{}", server.log());
 
     let filled = fill(&server, EMPTY, &name).await;
