@@ -40,7 +40,7 @@ fn with_small_disk(inside: impl FnOnce(&Path) + Send) {
                     .unwrap_or_else(|error| panic!("this test needs root, for a disk of its own: {error}"));
                 command("mount --make-rprivate /");
                 let folder = tempfile::tempdir().unwrap();
-                command(&format!("mount -t tmpfs -o size=256k tmpfs {}", folder.path().display()));
+                command(&format!("mount -t tmpfs -o size=256k,mode=0700 tmpfs {}", folder.path().display()));
                 inside(folder.path());
                 command(&format!("umount -l {}", folder.path().display()));
             })
