@@ -12,7 +12,7 @@ mod standing;
 
 use std::{
     fs::{DirBuilder, File},
-    io::{self, Read as _, Seek as _, Write as _},
+    io::{self, Read as _, Write as _},
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError},
@@ -391,9 +391,10 @@ impl From<OpenError> for io::Error {
     }
 }
 
-/// Takes the lock of a directory of our own.
+/// Takes the lock of a directory of our own. It is held by a descriptor that only reads: one that is open for writing would
+/// keep the file system from being remounted read-only for as long as the agent runs.
 fn lock(directory: &Directory) -> Result<Flock<File>, OpenError> {
-    let file = match directory.open_or_create(LOCK) {
+    let mut file = match directory.open_or_create(LOCK) {
         Err(error) if NotRegularError::is(&error) => {
             let aside = directory.set_aside(LOCK)?;
             tracing::warn!(%error, aside = %directory.at(&aside).display(), "what had the name of the lock was set aside");
@@ -401,10 +402,10 @@ fn lock(directory: &Directory) -> Result<Flock<File>, OpenError> {
         }
         file => file?,
     };
-    let mut lock = flock(directory, file)?;
+    let lock = flock(directory, directory.open_file(LOCK)?)?;
     // On a full disk the lock stays without a number: it holds all the same.
     let pid = format!("{}\n", std::process::id());
-    let _told = lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| lock.write_all(pid.as_bytes())).is_ok();
+    let _written = file.set_len(0).and_then(|()| file.write_all(pid.as_bytes())).is_ok();
     Ok(lock)
 }
 
