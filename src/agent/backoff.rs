@@ -1,4 +1,4 @@
-//! After a refused login an account is left alone for 1, 2, 4 … intervals, at most an hour (contract §7): a wrong
+//! After a refused login an account is left alone for 1, 2, 4 … intervals, at most an hour (docs/operations.md): a wrong
 //! password tried every minute locks mailboxes and slows the logins of others from the same address.
 //!
 //! Runs that are due meanwhile go as far as CAPABILITY. A new secret ends the wait, and so does another user, master

@@ -136,7 +136,7 @@ impl AgentError {
     }
 }
 
-/// All of an exit, from the signal on: the 5 s of contract §2 less what the process's own end takes.
+/// All of an exit, from the signal on: the promised 5 s (docs/operations.md) less what the process's own end takes.
 const EXIT: Duration = Duration::from_millis(4700);
 /// Of that, what running probes get to say good-bye; the rest is delivery's.
 const GOODBYE: Duration = Duration::from_millis(2500);

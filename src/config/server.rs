@@ -1,4 +1,4 @@
-//! The SERVER argument of the command line, which is also a target's `url` (contract §2).
+//! The SERVER argument of the command line, which is also a target's `url` (docs/configuration.md).
 //!
 //! ```text
 //! SERVER = [ ("imaps" / "imap") "://" ] [ USER [ ":" PASSWORD ] "@" ] HOST [ ":" PORT ] [ "/" MAILBOX ]

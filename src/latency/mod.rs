@@ -1,4 +1,4 @@
-//! What is usual for each step of each account, and which step of a run was not (contract §3).
+//! What is usual for each step of each account, and which step of a run was not (docs/measurement.md).
 //!
 //! Pure: it is handed runs, adds its verdicts to them and keeps what it learned in memory, or as lines of text for
 //! whoever has a disk. No clock, no input or output; what the server, the line and the transfer took is the probe's to

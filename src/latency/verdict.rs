@@ -1,4 +1,4 @@
-//! When a step is slow (contract §3). No history here, only the rule.
+//! When a step is slow (docs/measurement.md). No history here, only the rule.
 //!
 //! Called by [`super::History`] and [`super::baseline`].
 

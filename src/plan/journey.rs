@@ -157,7 +157,7 @@ impl fmt::Display for Mailbox {
     }
 }
 
-/// How long each part may take (contract §7). A step gets the smaller of its own and what is left of the run.
+/// How long each part may take (docs/journey.md). A step gets the smaller of its own and what is left of the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadlines {
     /// The whole run, LOGOUT not counted.
@@ -193,7 +193,7 @@ impl Default for Deadlines {
     }
 }
 
-/// How much a run reads before it gives up (contract §7).
+/// How much a run reads before it gives up (docs/journey.md).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of one line without its literals.

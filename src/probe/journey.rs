@@ -1,4 +1,4 @@
-//! The journey `first-load`: what a mail program does until the message list shows (contract §1, §7).
+//! The journey `first-load`: what a mail program does until the message list shows (docs/journey.md).
 //!
 //! ```text
 //! resolve connect [tls] greeting [CAPABILITY] [STARTTLS tls [CAPABILITY]] [ID] LOGIN|AUTHENTICATE [CAPABILITY]

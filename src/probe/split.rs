@@ -1,4 +1,4 @@
-//! Where a command's time went: server + network + transfer, which always add up to its duration (contract §3).
+//! Where a command's time went: server + network + transfer, which always add up to its duration (docs/measurement.md).
 //!
 //! The server's part is made of the gaps in which it owed us bytes and none came: from our last byte to its first,
 //! between its arrivals, and after each continuation. From each gap one round trip is taken off, and the time that the

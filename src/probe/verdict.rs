@@ -1,4 +1,4 @@
-//! What an answer or a cause means: the one place where things become an `error.type` (contract §6).
+//! What an answer or a cause means: the one place where things become an `error.type` (docs/telemetry.md).
 
 use std::io;
 

@@ -1,4 +1,4 @@
-//! Every way in which a run can fail, sorted by blame (contract §6). The list is closed: it is a metric label.
+//! Every way in which a run can fail, sorted by blame (docs/telemetry.md). The list is closed: it is a metric label.
 
 use std::{fmt, str::FromStr};
 

@@ -95,7 +95,7 @@ id! {
     TraceId, 16
 }
 id! {
-    /// Names one span. A command's span id is also its IMAP tag (contract §4).
+    /// Names one span. A command's span id is also its IMAP tag (docs/telemetry.md).
     SpanId, 8
 }
 

@@ -1,4 +1,4 @@
-//! How a run and a step ended (contract §1).
+//! How a run and a step ended (docs/record.md).
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! One run: the record itself (contract §2).
+//! One run: the record itself (docs/record.md).
 
 use std::{collections::BTreeMap, fmt, net::SocketAddr};
 

@@ -1,4 +1,4 @@
-//! Text that came from a server, made safe before anything else sees it (contract §2, last lines of the exit codes).
+//! Text that came from a server, made safe before anything else sees it (SECURITY.md).
 
 use std::fmt;
 
@@ -12,9 +12,9 @@ use crate::printable::push_escaped;
 pub struct ServerText(String);
 
 impl ServerText {
-    /// Longest text kept of a status line, in bytes (contract §4).
+    /// Longest text kept of a status line, in bytes.
     pub const STATUS: usize = 256;
-    /// Longest text kept of a server's ID answer, in bytes (contract §4).
+    /// Longest text kept of a server's ID answer, in bytes.
     pub const ID: usize = 64;
 
     /// Makes `raw` safe and cuts it to at most `max` bytes, `…` included, never inside a character or an escape.

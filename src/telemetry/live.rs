@@ -32,7 +32,7 @@ use crate::record::{Note, NoteLevel, Seconds, SpanId, TraceId, escape};
 /// Where [`LiveRoot`] makes its span; nothing else may.
 const TARGET: &str = "imaptrace::live";
 
-/// Notes kept of one run (contract §4).
+/// Notes kept of one run (docs/telemetry.md).
 const MOST_NOTES: usize = 64;
 
 /// Longest note, in bytes before escaping.

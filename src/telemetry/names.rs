@@ -231,7 +231,7 @@ metrics! {
         "1 when the configuration that was last read is in use, 0 when it was bad";
 }
 
-/// Upper bounds of the histograms' buckets, in seconds (contract §5): a local FETCH takes 0.2 ms, a bad one 30 s.
+/// Upper bounds of the histograms' buckets, in seconds: a local FETCH takes 0.2 ms, a bad one 30 s.
 pub const BUCKETS: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 

@@ -1,4 +1,4 @@
-//! Who sends the telemetry: the resource (contract §4).
+//! Who sends the telemetry: the resource (docs/telemetry.md).
 //!
 //! Made by hand, since the SDK lets `service.name` in `OTEL_RESOURCE_ATTRIBUTES` beat `OTEL_SERVICE_NAME` and does not
 //! percent-decode. Reads no environment and asks no system: whoever starts `delivery` fills in [`ResourceSettings`].

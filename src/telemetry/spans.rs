@@ -1,4 +1,4 @@
-//! A [`Run`] as the spans of its trace (contract §4).
+//! A [`Run`] as the spans of its trace (docs/telemetry.md).
 //!
 //! A pure mapping: ids, parents and times are the record's own, so a run that was queued and read back gives the very
 //! same spans. Called by `delivery` at each attempt to export.

@@ -1,4 +1,4 @@
-//! The JSON line: the record itself, nothing added, nothing left out (contract §2).
+//! The JSON line: the record itself, nothing added, nothing left out (docs/record.md).
 
 use serde::ser::Error as _;
 

@@ -1,4 +1,4 @@
-//! Plug-in output for Nagios, Icinga and their like: a line, performance data, a line per run below (contract §2).
+//! Plug-in output for Nagios, Icinga and their like: a line, performance data, a line per run below (README.md, `--output`).
 //!
 //! The format is that of the Monitoring Plugins Development Guidelines: `TEXT | PERFDATA`, then long output. A `|` in
 //! text that is not ours would begin performance data, so it is escaped like a control character.

@@ -1,4 +1,4 @@
-//! What a run comes to by contract §6 when one call of it fails: by the call, the way it fails and the step that is under
+//! What a run comes to by docs/telemetry.md when one call of it fails: by the call, the way it fails and the step that is under
 //! way. Knows nothing of how the program finds out.
 
 use imaptrace::record::ErrorType;

@@ -1,4 +1,4 @@
-//! A finished [`Run`] as measurements (contract §5).
+//! A finished [`Run`] as measurements (docs/telemetry.md).
 //!
 //! Keeps no history: the last verdict, the last certificate and the last count of messages live in gauges. Nothing
 //! that a server sends becomes an attribute, so the configuration alone bounds the number of series, and what would
