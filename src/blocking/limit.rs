@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use super::park::block_until;
-use crate::clock;
+use crate::clock::{self, Deadline};
 
 /// So many calls at a time.
 #[derive(Debug)]
@@ -21,14 +21,14 @@ pub(super) struct Limit {
     /// How long a call may usually take: past that, none waits for it any more.
     overdue_after: Duration,
     /// When each call under way should have returned: after its deadline, or `overdue_after`.
-    due: Mutex<Vec<Instant>>,
+    due: Mutex<Vec<Deadline>>,
 }
 
 /// A call's place, until this is dropped.
 #[derive(Debug)]
 pub(super) struct Permit {
     limit: Arc<Limit>,
-    due: Instant,
+    due: Deadline,
     // Dropped after `drop` below: a permit is free again when it is off the list.
     _free: OwnedSemaphorePermit,
 }
@@ -40,7 +40,7 @@ impl Limit {
 
     /// Waits for a permit until `deadline`; none when that has passed, or as soon as all calls under way should have returned:
     /// what did not return in time will not return for the next caller either.
-    pub(super) async fn acquire(self: &Arc<Self>, deadline: Instant) -> Option<Permit> {
+    pub(super) async fn acquire(self: &Arc<Self>, deadline: Deadline) -> Option<Permit> {
         if let Ok(permit) = self.free.clone().try_acquire_owned() {
             return Some(self.permit(permit, deadline));
         }
@@ -59,7 +59,7 @@ impl Limit {
     }
 
     /// [`acquire`](Self::acquire) for a caller that may block.
-    pub(super) fn acquire_sync(self: &Arc<Self>, deadline: Instant) -> Option<Permit> {
+    pub(super) fn acquire_sync(self: &Arc<Self>, deadline: Deadline) -> Option<Permit> {
         let mut acquired = pin!(self.free.clone().acquire_owned());
         loop {
             let until = self.until(deadline);
@@ -74,17 +74,18 @@ impl Limit {
     }
 
     /// How long waiting may be of use.
-    fn until(&self, deadline: Instant) -> Instant {
-        self.due().iter().max().copied().unwrap_or(deadline).min(deadline)
+    fn until(&self, deadline: Deadline) -> Instant {
+        let end = deadline.lengthened();
+        self.due().iter().map(Deadline::lengthened).max().unwrap_or(end).min(end)
     }
 
-    fn permit(self: &Arc<Self>, permit: OwnedSemaphorePermit, deadline: Instant) -> Permit {
-        let due = clock::now().checked_add(self.overdue_after).map_or(deadline, |due| due.min(deadline));
+    fn permit(self: &Arc<Self>, permit: OwnedSemaphorePermit, deadline: Deadline) -> Permit {
+        let due = deadline.part(self.overdue_after);
         self.due().push(due);
         Permit { limit: self.clone(), due, _free: permit }
     }
 
-    fn due(&self) -> MutexGuard<'_, Vec<Instant>> {
+    fn due(&self) -> MutexGuard<'_, Vec<Deadline>> {
         self.due.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

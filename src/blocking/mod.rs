@@ -28,7 +28,7 @@ use std::{
     path::{Path, PathBuf},
     pin::pin,
     sync::{Arc, LazyLock, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio::{
@@ -43,6 +43,7 @@ use self::{
     links::{PathWalk, WalkEnd},
     park::block_until,
 };
+use crate::clock::Deadline;
 
 /// Calls to files and directories at a time.
 const FILES: usize = 128;
@@ -117,35 +118,35 @@ pub enum Unfinished {
 
 /// Makes a call that may block, on a thread for such calls. Waits for its turn and for its end until `deadline`, and fails
 /// at once when all threads that `origin` may hold are held by calls past their own deadlines; of a mount, by calls that have
-/// taken over a second.
+/// taken over a second. Pauses of this process lengthen deadlines (`clock`).
 ///
 /// A panic in the call comes out here.
 pub async fn run<T: Send + 'static>(
     origin: Origin,
-    deadline: Instant,
+    deadline: impl Into<Deadline>,
     call: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Unfinished> {
-    CALLS.run(origin, deadline, call).await
+    CALLS.run(origin, deadline.into(), call).await
 }
 
 /// [`run`] for a path: follows its symbolic links one by one, and makes the call under the mount that it leads to. `call` gets
 /// the path as it was given.
 pub async fn with_path<T: Send + 'static>(
     path: &Path,
-    deadline: Instant,
+    deadline: impl Into<Deadline>,
     call: impl FnOnce(&Path) -> T + Send + 'static,
 ) -> Result<T, Unfinished> {
-    CALLS.with_path(path, deadline, call).await
+    CALLS.with_path(path, deadline.into(), call).await
 }
 
 /// [`with_path`] for a caller that may block: one that runs before anything is probed, or on a thread of its own. As such
 /// callers have many paths one after the other, it fails at once already when one call to the mount is past its deadline.
 pub fn with_path_sync<T: Send + 'static>(
     path: &Path,
-    deadline: Instant,
+    deadline: impl Into<Deadline>,
     call: impl FnOnce(&Path) -> T + Send + 'static,
 ) -> Result<T, Unfinished> {
-    CALLS.with_path_sync(path, deadline, call)
+    CALLS.with_path_sync(path, deadline.into(), call)
 }
 
 static CALLS: LazyLock<Calls> = LazyLock::new(Calls::default);
@@ -172,7 +173,7 @@ impl Calls {
     async fn run<T: Send + 'static>(
         &self,
         origin: Origin,
-        deadline: Instant,
+        deadline: Deadline,
         call: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Unfinished> {
         let entry = self.entry(&origin);
@@ -187,13 +188,13 @@ impl Calls {
         let Some(thread) = threads().and_then(|threads| spawn(&threads, held, call)) else {
             return Err(Unfinished::NoThread { origin });
         };
-        outcome(timeout_at(deadline.into(), thread).await.ok(), origin)
+        outcome(within(deadline, thread).await, origin)
     }
 
     fn run_sync<T: Send + 'static>(
         &self,
         origin: Origin,
-        deadline: Instant,
+        deadline: Deadline,
         call: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Unfinished> {
         let entry = self.entry(&origin);
@@ -207,7 +208,7 @@ impl Calls {
         let Some(thread) = threads().and_then(|threads| spawn(&threads, held, call)) else {
             return Err(Unfinished::NoThread { origin });
         };
-        outcome(block_until(pin!(thread), deadline), origin)
+        outcome(within_sync(deadline, thread), origin)
     }
 
     fn entry(&self, origin: &Origin) -> OriginUse {
@@ -222,7 +223,7 @@ impl Calls {
     async fn with_path<T: Send + 'static>(
         &self,
         path: &Path,
-        deadline: Instant,
+        deadline: Deadline,
         call: impl FnOnce(&Path) -> T + Send + 'static,
     ) -> Result<T, Unfinished> {
         let mut next = PathCall { path: path.into(), walk: PathWalk::new(path), call };
@@ -237,7 +238,7 @@ impl Calls {
     fn with_path_sync<T: Send + 'static>(
         &self,
         path: &Path,
-        deadline: Instant,
+        deadline: Deadline,
         call: impl FnOnce(&Path) -> T + Send + 'static,
     ) -> Result<T, Unfinished> {
         let mut next = PathCall { path: path.into(), walk: PathWalk::new(path), call };
@@ -246,6 +247,32 @@ impl Calls {
                 Ok(result) => return Ok(result),
                 Err(elsewhere) => next = elsewhere,
             }
+        }
+    }
+}
+
+/// What a thread gives by the deadline, which a pause of this process lengthens: the call could not return in it.
+async fn within<T>(deadline: Deadline, mut thread: JoinHandle<T>) -> Option<Result<T, JoinError>> {
+    loop {
+        let end = deadline.lengthened();
+        if let Ok(ended) = timeout_at(end.into(), &mut thread).await {
+            return Some(ended);
+        }
+        if deadline.lengthened() <= end {
+            return None;
+        }
+    }
+}
+
+/// [`within`] for a caller that may block.
+fn within_sync<T>(deadline: Deadline, mut thread: JoinHandle<T>) -> Option<Result<T, JoinError>> {
+    loop {
+        let end = deadline.lengthened();
+        if let Some(ended) = block_until(pin!(&mut thread), end) {
+            return Some(ended);
+        }
+        if deadline.lengthened() <= end {
+            return None;
         }
     }
 }

@@ -177,6 +177,13 @@ pub enum OwnDelay {
     Slow,
 }
 
+impl From<Instant> for Deadline {
+    /// From now until that moment.
+    fn from(end: Instant) -> Self {
+        Self { begin: now().min(end), end }
+    }
+}
+
 impl Deadline {
     /// This long after a moment.
     pub fn after(begin: Instant, length: Duration) -> Self {
@@ -198,7 +205,7 @@ impl Deadline {
     pub fn part(&self, length: Duration) -> Self {
         let begin = now();
         let end = if begin < self.end { self.end } else { self.lengthened() };
-        Self { begin, end: end.min(begin + length) }
+        Self { begin, end: begin.checked_add(length).map_or(end, |part| part.min(end)) }
     }
 
     /// A tenth of it, and no less than a beat: what is no longer than that changes nothing.

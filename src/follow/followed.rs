@@ -21,7 +21,7 @@ use tracing::{info, warn};
 use super::watched::{Changes, FileVersion, FileVersions};
 use crate::{
     blocking::{self, Unfinished},
-    clock,
+    clock::{self, Deadline},
 };
 
 /// From one look at the files to the next. A change is in use after at most two looks and the time to read it: less than 5 s.
@@ -175,7 +175,7 @@ where
     }
 
     async fn versions(&self) -> Result<FileVersions, Unfinished> {
-        let deadline = clock::now() + LOOK_DEADLINE;
+        let deadline = Deadline::after(clock::now(), LOOK_DEADLINE);
         let mut versions = Vec::with_capacity(self.paths.len());
         for path in &self.paths {
             let version = blocking::with_path(path, deadline, FileVersion::at).await?;

@@ -13,7 +13,8 @@ use zeroize::Zeroizing;
 
 use super::Certificate;
 use crate::{
-    blocking, clock,
+    blocking,
+    clock::{self, Deadline},
     follow::{NotRead, Read},
     plan::TlsOptions,
     secret::{self, SecretError},
@@ -202,7 +203,7 @@ impl TlsPem {
 
     /// Reads the files where waiting for a disk delays nobody, and for no longer than a few seconds.
     pub async fn load(paths: &TlsPaths) -> Result<Self, NotRead<TlsContextError>> {
-        let deadline = clock::now() + DEADLINE;
+        let deadline = Deadline::after(clock::now(), DEADLINE);
         let unfinished = |path: &Path, unfinished| NotRead::Unfinished(format!("{}: {unfinished}", path.display()));
         let mut bytes = Self::default();
         if let Some(path) = &paths.ca_file {

@@ -68,7 +68,7 @@ use tokio::sync::watch;
 use self::login_memory::LoginMemory;
 pub use self::transcript::LineSink;
 use crate::{
-    clock::{self, Anchor},
+    clock::{self, Anchor, Deadline},
     net::{Family, Resolver, TlsContext, TlsContextError, TlsFiles},
     plan::{Account, Dns, Security, Target},
     record::{ErrorType, Run, SpanId, TraceId},
@@ -239,7 +239,17 @@ impl Prober {
     /// seconds, for which nobody who opens a mailbox waits.
     pub async fn prepare(&self, target: &Prepared, account: &Account) -> Result<Secret, SecretError> {
         if target.target.security != Security::None {
-            let ready = target.tls.ready(clock::now() + ROOTS).await;
+            let deadline = Deadline::after(clock::now(), ROOTS);
+            let mut end = deadline.end();
+            let ready = loop {
+                let ready = target.tls.ready(end).await;
+                // A pause of this process was not the disk's time.
+                let longer = deadline.lengthened();
+                if ready.is_ok() || longer <= end {
+                    break ready;
+                }
+                end = longer;
+            };
             ready
                 .map_err(|error| SecretError::Tls { is_exhausted: error.is_exhausted(), problem: error.to_string() })?;
         }

@@ -15,7 +15,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use nix::{
@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     blocking::{self, Origin, Unfinished},
-    clock,
+    clock::{self, Deadline},
 };
 
 /// How long a program may take.
@@ -182,7 +182,7 @@ fn failed(program: &str, problem: impl Into<String>) -> SecretError {
 /// Runs the program. Blocks, until its deadline at the most, and longer only where it cannot be killed.
 fn run(argv: &[String], child_env: &Variables, exact: bool, wish: &WishState) -> Result<Secret, SecretError> {
     let program = argv.first().cloned().unwrap_or_default();
-    let deadline = clock::now() + COMMAND_DEADLINE;
+    let deadline = Deadline::after(clock::now(), COMMAND_DEADLINE);
     if wish.is_over() {
         return Err(failed(&program, "was not started: nobody waits for it any more"));
     }
@@ -216,7 +216,7 @@ enum ProgramEnd {
 }
 
 /// Reads what the program prints until it has ended: not until its output has, which a child of it may hold open.
-fn watch(child: &mut Child, value: &mut Intake, deadline: Instant) -> io::Result<ProgramEnd> {
+fn watch(child: &mut Child, value: &mut Intake, deadline: Deadline) -> io::Result<ProgramEnd> {
     let mut output = child.stdout.take();
     if let Some(output) = &output {
         fcntl(output, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
@@ -234,7 +234,7 @@ fn watch(child: &mut Child, value: &mut Intake, deadline: Instant) -> io::Result
         if has_ended {
             return Ok(ProgramEnd::Exit);
         }
-        let left = deadline.saturating_duration_since(clock::now());
+        let left = deadline.lengthened().saturating_duration_since(clock::now());
         if left.is_zero() {
             return Ok(ProgramEnd::Late);
         }
@@ -269,6 +269,21 @@ mod tests {
     async fn printed(script: &str) -> Result<String, String> {
         let loaded = load(&shell(script), &[], false).await;
         loaded.map(|secret| secret.expose().to_owned()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_pause_of_this_process_is_not_the_programs_time() {
+        let second = Duration::from_secs(1);
+        let deadline = Deadline::after(clock::now().checked_sub(20 * second).unwrap(), 10 * second);
+        let ends = || {
+            let mut child = Command::new("sleep").arg("0.1").stdout(Stdio::piped()).spawn().unwrap();
+            let end = watch(&mut child, &mut Intake::new(), deadline).unwrap();
+            child.wait().unwrap();
+            matches!(end, ProgramEnd::Exit)
+        };
+        assert!(!ends());
+        clock::injected::pause(deadline.begin() + second, deadline.begin() + 19 * second);
+        assert!(ends());
     }
 
     /// Whether the process is there and has not ended.

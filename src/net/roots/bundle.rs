@@ -35,7 +35,7 @@ use super::{
 };
 use crate::{
     blocking::{self, Unfinished},
-    clock,
+    clock::{self, Deadline},
     follow::{Changes, FileVersion, LOOK},
     net::{Trouble, trouble},
 };
@@ -180,7 +180,7 @@ impl Bundle {
 
     /// Reads the bundle if it has changed, and makes a directory if it has or if there is none.
     async fn refresh(&self, state: &mut BundleState) -> Result<(), RootsError> {
-        let deadline = clock::now() + STEP;
+        let deadline = Deadline::after(clock::now(), STEP);
         let is_new = match self.read(state, deadline).await {
             Ok(is_new) => is_new,
             Err(problem) => {
@@ -205,7 +205,7 @@ impl Bundle {
     }
 
     /// Whether the bundle holds something else than before.
-    async fn read(&self, state: &mut BundleState, deadline: Instant) -> Result<bool, BundleProblem> {
+    async fn read(&self, state: &mut BundleState, deadline: Deadline) -> Result<bool, BundleProblem> {
         let version = blocking::with_path(&self.path, deadline, FileVersion::at).await??;
         if !state.changes.is_due(&version) {
             return Ok(false);
