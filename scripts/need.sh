@@ -9,7 +9,7 @@
 build=(gcc libc6-dev pkg-config libssl-dev)
 stack=(dovecot-imapd openssl jq curl python3-venv)
 check=(shellcheck)
-test=(docker-compose iproute2 systemd)
+test=(docker-compose iproute2 strace systemd)
 cost=(python3 prometheus-blackbox-exporter)
 truth=(tcpdump tshark)
 picture=(python3 chromium pngquant)

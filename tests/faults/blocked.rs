@@ -32,7 +32,7 @@ fn target(name: &str, host: &str, password: &Path, interval: &str) -> String {
 }
 
 /// What the agent tells of itself.
-async fn status(port: u16) -> Option<Value> {
+pub(crate) async fn status(port: u16) -> Option<Value> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
     let request = format!("GET /status.json HTTP/1.0\r\nHost: localhost:{port}\r\n\r\n");
     stream.write_all(request.as_bytes()).await.ok()?;
@@ -42,13 +42,13 @@ async fn status(port: u16) -> Option<Value> {
 }
 
 /// Whether the process has called exit. One of its threads may still be in a call.
-fn has_exited(id: u32) -> bool {
+pub(crate) fn has_exited(id: u32) -> bool {
     let status = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
     status.rsplit(") ").next().is_none_or(|rest| rest.is_empty() || rest.starts_with(['Z', 'X']))
 }
 
 /// Asks until there is an answer; what never comes fails the test.
-async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+pub(crate) async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     for _ in 0..1_200 {
         if let Some(answer) = ask().await {
             return answer;
@@ -59,7 +59,7 @@ async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
 }
 
 /// What became of the targets whose names begin so.
-fn accounts<'a>(status: &'a Value, start: &str) -> Vec<&'a Value> {
+pub(crate) fn accounts<'a>(status: &'a Value, start: &str) -> Vec<&'a Value> {
     let all = status["accounts"].as_array().unwrap().iter();
     all.filter(|account| account["target"].as_str().unwrap().starts_with(start)).collect()
 }

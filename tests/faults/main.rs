@@ -25,6 +25,7 @@ mod memory;
 mod pauses;
 mod server;
 mod state_directory;
+mod system_calls;
 
 use std::{
     collections::{BTreeSet, HashSet},
