@@ -50,7 +50,7 @@ impl Babble {
     }
 }
 
-fn wait_until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn wait_until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
     let begun = clock::now();
     loop {
         if let Some(found) = found() {
@@ -62,7 +62,7 @@ fn wait_until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
 }
 
 /// A pipe in which there is no room, and the end that could be read.
-fn full_pipe() -> (OwnedFd, fs::File) {
+pub(crate) fn full_pipe() -> (OwnedFd, fs::File) {
     let (reader, writer) = std::io::pipe().unwrap();
     let reader: OwnedFd = reader.into();
     let mut writer = fs::File::from(OwnedFd::from(writer));

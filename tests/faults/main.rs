@@ -17,6 +17,7 @@ mod support;
 
 mod blocked;
 mod disk;
+mod ends;
 mod expected;
 mod hung;
 mod kernel;
