@@ -17,7 +17,6 @@ use tracing::{info, warn};
 
 use crate::{
     clock::{self, PauseTotals},
-    record::Seconds,
     telemetry::Metrics,
 };
 
@@ -110,9 +109,9 @@ impl CpuWatch {
 }
 
 fn tell(metrics: &Metrics, before: &Sample, now: &Sample, short: bool) {
-    let throttled = now.throttled.map(|all| all.saturating_sub(before.throttled.unwrap_or_default()));
+    let throttled = now.throttled_since(before);
     let paused = now.pauses.time.saturating_sub(before.pauses.time);
-    metrics.agent_cpu(now.waited_since(before).1.into(), throttled.map(Seconds::from), paused.into(), short);
+    metrics.agent_cpu(now.waited_since(before).1.into(), throttled.into(), paused.into(), short);
 }
 
 /// What was found at one look. All sums are since the beginning of the process or the cgroup.
@@ -148,6 +147,11 @@ impl Sample {
         }
     }
 
+    /// For how long the cgroup's CPU limit held the agent; zero without one.
+    fn throttled_since(&self, before: &Self) -> Duration {
+        self.throttled.unwrap_or_default().saturating_sub(before.throttled.unwrap_or_default())
+    }
+
     /// For how long the thread that waited longest did, and all of them together.
     fn waited_since(&self, before: &Self) -> (Duration, Duration) {
         let since = |(thread, waited): (&i32, &Duration)| {
@@ -160,7 +164,7 @@ impl Sample {
     /// Why there was too little CPU since another look, if there was.
     fn shortage_since(&self, before: &Self) -> Option<String> {
         let time = self.at.saturating_duration_since(before.at);
-        let throttled = self.throttled.unwrap_or_default().saturating_sub(before.throttled.unwrap_or_default());
+        let throttled = self.throttled_since(before);
         let paused = self.pauses.time.saturating_sub(before.pauses.time);
         let causes = [
             (throttled, "its cgroup's CPU limit held it for"),

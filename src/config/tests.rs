@@ -124,13 +124,13 @@ fn columns_are_counted_in_characters() {
 #[test]
 fn the_number_of_series_grows_with_accounts_and_families() {
     let count = |more: &str| series(&load_text(&format!("{TARGET}{more}")).unwrap());
-    // The agent's 10; 7 of one kind each, 4 phases, 8 commands three times, 4 reasons, 10 failures.
-    assert_eq!(count(""), 10 + 7 + 4 + 24 + 4 + 10);
-    let account = count("") - 10;
+    // The agent's 14; 7 of one kind each, 4 phases, 8 commands three times, 4 reasons, 10 failures.
+    assert_eq!(count(""), 14 + 7 + 4 + 24 + 4 + 10);
+    let account = count("") - 14;
     // The three parts of each command's time.
     assert_eq!(count("[metrics]\ntiming = true"), count("") + 24);
-    assert_eq!(count("address = \"each\""), 10 + 2 * account);
-    assert_eq!(count("[[targets.accounts]]\nname = \"b\"\nuser = \"u\"\npassword = { env = \"P\" }"), 10 + 2 * account);
+    assert_eq!(count("address = \"each\""), 14 + 2 * account);
+    assert_eq!(count("[[targets.accounts]]\nname = \"b\"\nuser = \"u\"\npassword = { env = \"P\" }"), 14 + 2 * account);
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn targets_of_a_group_share_their_series_when_those_are_for_groups() {
     let count = |metrics: &str| {
         let group = "[[groups]]\nname = \"fleet\"\ntargets = [\"m{1..40}.example\"]\nuser = \"u\"\n\
                      password = { env = \"P\" }\nlabels = { rack = \"a\", host = \"{host}\" }\n";
-        series(&load_text(&format!("{TARGET}{group}[metrics]\n{metrics}")).unwrap()) - 10
+        series(&load_text(&format!("{TARGET}{group}[metrics]\n{metrics}")).unwrap()) - 14
     };
     let account = count("per = \"group\"") / 2;
     assert_eq!(count(""), 41 * account);

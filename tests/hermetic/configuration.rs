@@ -434,8 +434,8 @@ fn the_probe_command_line_makes_one_target() {
     insta::assert_snapshot!(config::describe(&config), @r#"
     targets: 1, accounts: 1
     groups: 0, maintenance windows: 0
-    metric series: about 61 (limit 100000)
-    samples in each scrape of Prometheus: up to 333 while all runs pass, 530 with failures
+    metric series: about 65 (limit 100000)
+    samples in each scrape of Prometheus: up to 337 while all runs pass, 534 with failures
       the span metrics of otel-collector.yaml: up to 234 and 414 more
     runs in flight: at most 256, on one server 8
     logins per second: no limit, on one server 10; a run waits 1s for its turn
@@ -538,8 +538,8 @@ fn the_plan_is_described_without_secrets_and_user_names() {
     insta::assert_snapshot!(text, @r#"
     targets: 1, accounts: 2
     groups: 0, maintenance windows: 0
-    metric series: about 206 (limit 100000)
-    samples in each scrape of Prometheus: up to 1192 while all runs pass, 1971 with failures
+    metric series: about 210 (limit 100000)
+    samples in each scrape of Prometheus: up to 1196 while all runs pass, 1975 with failures
       the span metrics of otel-collector.yaml: up to 234 and 414 more
     runs in flight: at most 256, on one server 8
     logins per second: no limit, on one server 10; a run waits 1s for its turn
@@ -886,8 +886,8 @@ fn a_group_of_many_is_one_paragraph_of_the_plan() {
     insta::assert_snapshot!(until_export.join("\n"), @r#"
     targets: 120, accounts: 120
     groups: 1, maintenance windows: 3
-    metric series: about 59 (limit 100000)
-    samples in each scrape of Prometheus: up to 331 while all runs pass, 528 with failures
+    metric series: about 63 (limit 100000)
+    samples in each scrape of Prometheus: up to 335 while all runs pass, 532 with failures
       the span metrics of otel-collector.yaml: up to 28080 and 49680 more
     runs in flight: at most 256, on one server 8
     logins per second: no limit, on one server 10; a run waits 1s for its turn

@@ -248,16 +248,14 @@ impl Metrics {
         self.0.own.delivery.record(took.as_f64(), &[]);
     }
 
-    /// What was lost since the last call: to waiting for a processor, to the cgroup's CPU limit where there is one, and to
+    /// What was lost since the last call: to waiting for a processor, to the cgroup's CPU limit (zero without one), and to
     /// pauses of the whole process; and whether that is too much.
-    pub fn agent_cpu(&self, waited: Seconds, throttled: Option<Seconds>, paused: Seconds, short: bool) {
+    pub fn agent_cpu(&self, waited: Seconds, throttled: Seconds, paused: Seconds, short: bool) {
         let own = &self.0.own;
         own.cpu_wait.add(waited.as_f64(), &[]);
         own.paused.add(paused.as_f64(), &[]);
         own.cpu_short.record(short.into(), &[]);
-        if let Some(throttled) = throttled {
-            own.cpu_throttled.add(throttled.as_f64(), &[]);
-        }
+        own.cpu_throttled.add(throttled.as_f64(), &[]);
     }
 
     /// The configuration was read, at the start or again, and is in use or was bad.
