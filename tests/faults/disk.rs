@@ -6,7 +6,6 @@ use std::{
     collections::BTreeSet,
     fs::{self, File},
     path::{Path, PathBuf},
-    process::Command,
     thread,
     time::Duration,
 };
@@ -17,12 +16,12 @@ use imaptrace::{
     record::{Run, SpanId, TraceId},
     telemetry::{MetricsSettings, ResourceSettings},
 };
-use nix::{
-    sched::{CloneFlags, unshare},
-    sys::statvfs::statvfs,
-};
+use nix::sys::statvfs::statvfs;
 
-use crate::support::otlp::{ClosedPort, passed_run};
+use crate::support::{
+    otlp::{ClosedPort, passed_run},
+    small_disk::with_small_disk,
+};
 
 /// Many times as long as anything here takes.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -33,29 +32,6 @@ const SIZE: u64 = 512 << 10;
 const ROOM: u64 = 48 << 10;
 /// Less than any two groups take.
 const LITTLE: u64 = 8 << 10;
-
-fn command(line: &str) {
-    let mut words = line.split(' ');
-    let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
-    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// Does something on a thread that has a small disk of its own, which nobody else sees.
-fn with_small_disk(inside: impl FnOnce(&Path) + Send) {
-    let ended = thread::scope(|scope| {
-        let inside = || {
-            unshare(CloneFlags::CLONE_NEWNS)
-                .unwrap_or_else(|error| panic!("this test needs root, for a disk of its own: {error}"));
-            command("mount --make-rprivate /");
-            let directory = tempfile::tempdir().unwrap();
-            command(&format!("mount -t tmpfs -o size={SIZE} tmpfs {}", directory.path().display()));
-            inside(directory.path());
-            command(&format!("umount -l {}", directory.path().display()));
-        };
-        scope.spawn(inside).join()
-    });
-    ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-}
 
 fn wait_for(delivery: &Delivery, what: &str, enough: impl Fn(&Status) -> bool) -> Status {
     let begun = clock::now();
@@ -85,7 +61,7 @@ fn stored(state: &Path) -> Vec<TraceId> {
 
 #[test]
 fn of_what_waits_for_a_full_disk_as_much_is_written_as_fits_the_oldest_first() {
-    with_small_disk(|disk| {
+    with_small_disk(&SIZE.to_string(), |disk| {
         let (state, ballast) = (disk.join("state"), disk.join("ballast"));
         let settings = Settings {
             traces: Some(Signal::new(&ClosedPort::take().url(), Protocol::Grpc)),

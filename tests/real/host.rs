@@ -5,8 +5,6 @@ use std::{
     io::Write as _,
     os::unix::fs::PermissionsExt as _,
     path::Path,
-    process::Command,
-    thread,
     time::Duration,
 };
 
@@ -16,38 +14,14 @@ use imaptrace::{
     secret::SecretSource,
     telemetry::{MetricsSettings, ResourceSettings},
 };
-use nix::sched::{CloneFlags, unshare};
 
 use crate::support::{
     otlp::{ClosedPort, block_on, passed_run},
     program::wait_until,
+    small_disk::{command, with_small_disk},
 };
 
 const LONG: Duration = Duration::from_secs(20);
-
-fn command(line: &str) {
-    let mut words = line.split(' ');
-    let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
-    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// Does something on a thread that has a small disk of its own, which nobody else sees.
-fn with_small_disk(inside: impl FnOnce(&Path) + Send) {
-    let ended = thread::scope(|scope| {
-        scope
-            .spawn(|| {
-                unshare(CloneFlags::CLONE_NEWNS)
-                    .unwrap_or_else(|error| panic!("this test needs root, for a disk of its own: {error}"));
-                command("mount --make-rprivate /");
-                let folder = tempfile::tempdir().unwrap();
-                command(&format!("mount -t tmpfs -o size=256k,mode=0700 tmpfs {}", folder.path().display()));
-                inside(folder.path());
-                command(&format!("umount -l {}", folder.path().display()));
-            })
-            .join()
-    });
-    ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-}
 
 /// Delivery to where nobody listens, which keeps what waits in the folder.
 fn delivery(port: &ClosedPort, folder: &Path) -> Delivery {
@@ -84,7 +58,7 @@ fn bears(delivery: Delivery, says: &str, mend: impl FnOnce()) {
 
 #[test]
 fn a_full_disk_loses_nothing_that_memory_holds_and_is_used_again_when_there_is_room() {
-    with_small_disk(|folder| {
+    with_small_disk("256k", |folder| {
         let port = ClosedPort::take();
         let delivery = delivery(&port, folder);
         let filler = folder.join("filler");
@@ -101,7 +75,7 @@ fn a_full_disk_loses_nothing_that_memory_holds_and_is_used_again_when_there_is_r
 
 #[test]
 fn a_disk_that_turns_read_only_loses_nothing_and_is_used_again_when_it_can_be_written_to() {
-    with_small_disk(|folder| {
+    with_small_disk("256k", |folder| {
         let port = ClosedPort::take();
         let delivery = delivery(&port, folder);
         command(&format!("mount -o remount,ro {}", folder.display()));

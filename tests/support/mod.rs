@@ -19,5 +19,7 @@ pub mod scenario;
 pub mod scram;
 pub mod script;
 pub mod servers;
+#[cfg(target_os = "linux")]
+pub mod small_disk;
 pub mod tunnel;
 mod wire;
