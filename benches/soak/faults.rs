@@ -18,7 +18,7 @@ use nix::{
     unistd::Pid,
 };
 
-/// A FUSE file system of which nobody reads the requests: whoever asks it waits until the connection is aborted.
+/// A FUSE file system without a server: each call into it waits until the connection is aborted.
 pub struct HungMount {
     path: PathBuf,
     /// Closing it aborts the connection, and ends every wait.

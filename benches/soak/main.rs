@@ -5,7 +5,7 @@
 //! `SOAK_IMAPTRACE`. It prints a table and fails when one of the three is not so. It asserts no latency.
 //!
 //! ```text
-//! servers  IMAP that answers at once, an OTLP receiver that refuses when told to
+//! servers  an IMAP server that answers at once, an OTLP receiver that refuses on request
 //! faults   a mount that never answers, a tmpfs that is full, the agent's process and its stops
 //! ```
 

@@ -1,4 +1,4 @@
-//! The two servers that the agent talks to: IMAP that answers at once, and an OTLP receiver that refuses when it is told to.
+//! The two servers of the soak test: an IMAP server that answers at once, and an OTLP receiver that refuses on request.
 //!
 //! They run on the caller's runtime, know nothing of imaptrace, and keep ids and counts only. Called by `main`.
 
