@@ -103,7 +103,7 @@ pub fn report(folder: &Path) {
         ids.len(),
         disk / MIB,
         disk / spans,
-        report.dropped_runs,
+        report.dropped.total(),
         took.as_secs_f64(),
     );
     let met = missing == 0 && disk / MIB <= BUDGET_MIB && disk / spans <= SPAN_GOAL;

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    path::PathBuf,
     sync::Arc,
     time::Instant,
 };
@@ -56,6 +57,10 @@ pub(super) struct State {
     pub(super) delivered: u64,
     pub(super) dropped: Dropped,
     pub(super) failure: Option<String>,
+    /// What the receiver said when it last refused runs for good.
+    pub(super) refusal: Option<String>,
+    /// Where refused runs are put aside; none before the first.
+    pub(super) refused_in: Option<PathBuf>,
     pub(super) told: Told,
     /// The number of the run that comes next.
     pub(super) next: u64,
@@ -64,8 +69,6 @@ pub(super) struct State {
 /// What was logged, and need not be again.
 #[derive(Default)]
 pub(super) struct Told {
-    /// That refused runs are put aside.
-    pub(super) aside: bool,
     /// That runs are dropped over the budget; until a batch arrives.
     pub(super) full: bool,
     /// That what is on disk cannot be read.

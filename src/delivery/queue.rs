@@ -175,7 +175,8 @@ impl Queue {
             let landed = landed.insert(state.land());
             self.tell_size(state);
             self.drop_refused(state, landed.0.len() as u64);
-            state.failure = Some(reason);
+            state.failure = Some(reason.clone());
+            state.refusal = Some(reason);
         });
         if let Some((runs, places, through)) = landed {
             self.note_end(Some(runs), places, through).await;
@@ -232,7 +233,9 @@ impl Queue {
             stored_runs: state.stored.runs,
             undelivered_runs: state.homeless().count() as u64,
             undelivered_spans: state.homeless().map(|entry| entry.load.spans as u64).sum(),
-            dropped_runs: state.dropped.total(),
+            dropped: state.dropped,
+            refusal: state.refusal.clone(),
+            refused_in: state.refused_in.clone(),
             metrics_delivered: false,
             reason: state.failure.clone().or_else(|| (!in_time).then(late)),
         }

@@ -1,6 +1,8 @@
 //! What came of delivery: at its end, in a sentence, and at any moment, in figures.
 
-use std::{fmt, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
+
+use crate::record;
 
 /// What came of delivery up to now.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -13,8 +15,12 @@ pub struct Report {
     pub undelivered_runs: u64,
     /// Their spans.
     pub undelivered_spans: u64,
-    /// Runs that were given up since the start: over the budget, refused for good, or damaged on disk.
-    pub dropped_runs: u64,
+    /// Runs that were given up since the start.
+    pub dropped: Dropped,
+    /// What the receiver said when it last refused some for good.
+    pub refusal: Option<String>,
+    /// The directory in which refused runs are kept for `imaptrace replay`; none when none could be written.
+    pub refused_in: Option<PathBuf>,
     /// The last collection of metrics arrived, or there were none to send.
     pub metrics_delivered: bool,
     /// Why something was not delivered.
@@ -24,7 +30,7 @@ pub struct Report {
 impl Report {
     /// Everything arrived.
     pub fn is_complete(&self) -> bool {
-        self.undelivered_runs + self.stored_runs + self.dropped_runs == 0 && self.metrics_delivered
+        self.undelivered_runs + self.stored_runs + self.dropped.total() == 0 && self.metrics_delivered
     }
 }
 
@@ -45,14 +51,26 @@ impl fmt::Display for Report {
         if self.stored_runs > 0 {
             missing.push(format!("{} kept on disk for the next start", count(self.stored_runs, "run")));
         }
-        if self.dropped_runs > 0 {
-            missing.push(format!("{} given up before", count(self.dropped_runs, "run")));
+        if self.dropped.total() > 0 {
+            missing.push(format!("{} given up before ({})", count(self.dropped.total(), "run"), self.dropped));
         }
         if !self.metrics_delivered {
             missing.push("the last metrics".to_owned());
         }
         write!(f, "not delivered: {}", missing.join(", "))?;
-        self.reason.iter().try_for_each(|reason| write!(f, ": {reason}"))
+        if let Some(reason) = &self.reason {
+            write!(f, ": {reason}")?;
+        }
+        if self.dropped.refused > 0 {
+            if let Some(refusal) = self.refusal.as_ref().filter(|refusal| self.reason.as_ref() != Some(refusal)) {
+                write!(f, "; the last refusal: {refusal}")?;
+            }
+            if let Some(directory) = &self.refused_in {
+                let directory = record::escape(&directory.display().to_string());
+                write!(f, "; refused runs are in {directory}, and `imaptrace replay` sends them again")?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -102,5 +120,39 @@ impl Dropped {
     /// All of them.
     pub fn total(self) -> u64 {
         self.budget + self.refused + self.corrupt
+    }
+}
+
+impl fmt::Display for Dropped {
+    /// Each reason that there is, as a metric's attribute calls it: `3 refused, 1 corrupt`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let reasons =
+            [(self.budget, "over the budget"), (self.refused, "refused"), (self.corrupt, "unreadable on disk")];
+        let mut found = reasons.iter().filter(|(runs, _)| *runs > 0);
+        found.next().map_or(Ok(()), |(runs, reason)| write!(f, "{runs} {reason}"))?;
+        found.try_for_each(|(runs, reason)| write!(f, ", {runs} {reason}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_report_says_why_runs_were_given_up_and_where_refused_ones_are() {
+        let dropped = Dropped { budget: 0, refused: 3, corrupt: 1 };
+        let report = Report {
+            dropped,
+            refusal: Some("HTTP 400".to_owned()),
+            refused_in: Some(PathBuf::from("/state/refused\n")),
+            metrics_delivered: true,
+            ..Report::default()
+        };
+        let told = "not delivered: 4 runs given up before (3 refused, 1 unreadable on disk); the last refusal: HTTP 400; \
+                    refused runs are in /state/refused\\x0a, and `imaptrace replay` sends them again";
+        assert_eq!(report.to_string(), told);
+        let again = Report { reason: report.refusal.clone(), refused_in: None, ..report };
+        let told = "not delivered: 4 runs given up before (3 refused, 1 unreadable on disk): HTTP 400";
+        assert_eq!(again.to_string(), told, "the same words once");
     }
 }

@@ -1,6 +1,6 @@
 //! The task that takes batches off the queue and exports them, again and again until each is delivered or refused.
 
-use std::time::Duration;
+use std::{num::NonZeroU64, time::Duration};
 
 use super::{failure::Failure, queue::Queue, repeats::Repeats, wire::Traces};
 use crate::{clock, record::Seconds, telemetry::Metrics};
@@ -50,7 +50,7 @@ impl Health {
         }
         // What gets better is no more often than what gets worse.
         let passed = if new == Fares::Good { Some(0) } else { self.repeats.pass(clock::now()) };
-        let Some(repeated) = passed else { return };
+        let Some(repeated) = passed.map(NonZeroU64::new) else { return };
         self.logged = new;
         match outcome {
             Ok(()) => tracing::info!("{what} are delivered to {endpoint} again"),
@@ -113,7 +113,7 @@ pub(super) async fn run(queue: Queue, traces: Traces, metrics: Metrics) {
                 Err(Failure::Refused(reason) | Failure::TooMuch(reason)) => {
                     queue.refused(reason.clone()).await;
                     refused = refused.saturating_add(1);
-                    if refused == REFUSED_IN_A_ROW && rows.pass(clock::now()).is_some() {
+                    if refused >= REFUSED_IN_A_ROW && rows.pass(clock::now()).is_some() {
                         let endpoint = traces.endpoint();
                         tracing::warn!(
                             "{endpoint} has refused {refused} batches of traces in a row: what waits is kept, and one batch \

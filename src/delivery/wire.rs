@@ -5,6 +5,7 @@
 //! send by, has both. Must be used inside delivery's runtime. Called by `sender`, `meter` and `replay`.
 
 use std::{
+    num::NonZeroU64,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -101,11 +102,15 @@ impl Accepted {
             tracing::warn!(
                 rejected_spans,
                 told,
-                repeated,
+                repeated = NonZeroU64::new(repeated),
                 "{endpoint} took a batch of traces and refused some of its spans"
             );
         } else if !told.is_empty() {
-            tracing::warn!(told, repeated, "{endpoint} accepted a batch of traces with a warning");
+            tracing::warn!(
+                told,
+                repeated = NonZeroU64::new(repeated),
+                "{endpoint} accepted a batch of traces with a warning"
+            );
         }
     }
 }
@@ -161,7 +166,12 @@ impl MetricsWire {
         let Some(repeated) = last.1.pass(clock::now()) else { return };
         let (rejected_data_points, told) = (accepted.rejected, accepted.message.as_str());
         let endpoint = self.client.endpoint();
-        tracing::warn!(rejected_data_points, told, repeated, "{endpoint} took metrics and refused some of them");
+        tracing::warn!(
+            rejected_data_points,
+            told,
+            repeated = NonZeroU64::new(repeated),
+            "{endpoint} took metrics and refused some of them"
+        );
         last.0 = accepted;
     }
 

@@ -135,8 +135,15 @@ fn three_refusals_in_a_row_hold_delivery_back_and_cost_nothing_that_waits() {
             receiver.look(|inbox| [inbox.traces[3].at - inbox.traces[2].at, inbox.traces[4].at - inbox.traces[3].at]);
         assert!(gaps[0] >= Duration::from_secs(1) && gaps[1] >= Duration::from_secs(2), "{protocol:?} {gaps:?}");
         let report = block_on(delivery.shutdown(LONG));
-        assert_eq!((report.delivered_runs, report.dropped_runs, report.undelivered_runs), (6, 4, 0), "{report}");
+        assert_eq!((report.delivered_runs, report.dropped.total(), report.undelivered_runs), (6, 4, 0), "{report}");
         assert_eq!(kept(&folder.path().join("refused")), ids(&runs[..4]));
+        let refused = folder.path().join("refused");
+        let last = report.to_string();
+        assert!(
+            last.contains("4 runs given up before (4 refused)") && last.contains(&refused.display().to_string()),
+            "{last}"
+        );
+        assert!(last.contains(report.refusal.as_ref().unwrap()), "{last}");
         let told = Log::get().lines(&receiver.url());
         let held = told.iter().filter(|line| line.contains("has refused 3 batches of traces in a row"));
         assert_eq!(held.count(), 1, "{told:?}");
@@ -156,7 +163,7 @@ fn one_batch_that_is_refused_is_put_aside_and_replay_brings_it_after_all() {
             receiver.wait(|inbox| inbox.traces.len() == count);
         }
         let report = block_on(delivery.shutdown(LONG));
-        assert_eq!((report.delivered_runs, report.dropped_runs, report.undelivered_runs), (2, 2, 0), "{report}");
+        assert_eq!((report.delivered_runs, report.dropped.total(), report.undelivered_runs), (2, 2, 0), "{report}");
         let all = ids(&runs);
         assert_eq!(kept(&folder.path().join("refused")), [all[1].clone(), all[3].clone()]);
         assert_eq!(receiver.look(arrived), [all[0].clone(), all[2].clone(), all[3].clone()]);
@@ -244,7 +251,7 @@ fn over_the_budget_of_the_disk_what_is_missing_is_what_was_counted() {
     receiver.wait(|inbox| arrived(inbox).last() == ids(&runs).last());
     let report = block_on(delivery.shutdown(LONG));
     let (here, sent) = (receiver.look(arrived), ids(&runs));
-    assert_eq!(here.len() as u64 + report.dropped_runs, 1_000, "{report}");
+    assert_eq!(here.len() as u64 + report.dropped.total(), 1_000, "{report}");
     assert_eq!(here[here.len() - 100..], sent[900..], "the oldest went");
 }
 
@@ -277,7 +284,7 @@ fn a_damaged_segment_is_counted_told_and_in_nobodys_way() {
     let report = block_on(delivery.shutdown(LONG));
     let here: HashSet<_> = receiver.look(arrived).into_iter().collect();
     let missing = ids(&runs).iter().filter(|id| !here.contains(*id)).count();
-    assert_eq!((report.delivered_runs, report.dropped_runs), (90 - missing as u64, missing as u64), "{report}");
+    assert_eq!((report.delivered_runs, report.dropped.total()), (90 - missing as u64, missing as u64), "{report}");
     assert!((1..90).contains(&missing), "{missing}");
     let told = Log::get().lines(&segment.display().to_string());
     assert_eq!(told.len(), 1, "{told:?}");

@@ -6,7 +6,7 @@ use std::{
 };
 
 use imaptrace::{
-    delivery::{Delivery, Header, Protocol, Report, Settings, Signal},
+    delivery::{Delivery, Dropped, Header, Protocol, Report, Settings, Signal},
     record::{Run, RunOutcome, SpanId, TraceId},
     telemetry::{MetricsSettings, ResourceSettings, names},
 };
@@ -290,7 +290,7 @@ fn what_the_receiver_refuses_is_counted_and_does_not_block_what_follows() {
         // The second is sent when the first is given up and counted.
         receiver.wait(|inbox| inbox.traces.len() == 2);
         let report = block_on(delivery.shutdown(LONG));
-        assert_eq!((report.delivered_runs, report.undelivered_runs, report.dropped_runs), (1, 0, 1), "{report}");
+        assert_eq!((report.delivered_runs, report.undelivered_runs, report.dropped.total()), (1, 0, 1), "{report}");
         let metrics = receiver.look(Inbox::metrics);
         assert_eq!(sums(&metrics[names::DELIVERY_DROPPED.name]), [(vec!["reason=refused".into()], 1)]);
         let told = Log::get().lines(&receiver.url());
@@ -307,7 +307,11 @@ fn spans_refused_out_of_a_batch_are_told_and_counted_and_the_batch_is_not_sent_a
         let delivery = start(&traces_to(Signal::new(&receiver.url(), protocol)));
         delivery.deliver(fresh_run());
         let report = block_on(delivery.shutdown(LONG));
-        assert_eq!(report, Report { dropped_runs: 1, ..delivered(0) }, "{protocol:?}");
+        assert_eq!(
+            report,
+            Report { dropped: Dropped { refused: 1, ..Dropped::default() }, ..delivered(0) },
+            "{protocol:?}"
+        );
         assert_eq!(receiver.look(|inbox| inbox.traces.len()), 1);
         assert_eq!(Log::get().lines(&format!("\"rejected_spans\":{rejected}")).len(), 1);
     }
@@ -323,9 +327,11 @@ fn over_the_budget_the_oldest_runs_go_and_are_counted() {
         delivery.deliver(fresh_run());
     }
     let report = block_on(delivery.shutdown(Duration::from_millis(500)));
-    assert_eq!((report.delivered_runs, report.undelivered_runs, report.dropped_runs), (0, 3, 7), "{report}");
+    assert_eq!((report.delivered_runs, report.undelivered_runs, report.dropped.total()), (0, 3, 7), "{report}");
     assert!(
-        report.to_string().starts_with("not delivered: 3 runs (27 spans) lost, 7 runs given up before"),
+        report
+            .to_string()
+            .starts_with("not delivered: 3 runs (27 spans) lost, 7 runs given up before (7 over the budget)"),
         "{report}"
     );
     assert_eq!(Log::get().lines(&format!("\"budget\":{budget}")).len(), 1, "told once");

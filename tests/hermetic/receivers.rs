@@ -154,7 +154,7 @@ fn a_refusal_whose_words_have_no_end_is_a_refusal_and_blocks_nothing() {
         assert_eq!(wait_until("it is counted as refused", dropped), 1, "{answer:?}");
         delivery.deliver(fresh_run());
         let report = block_on(delivery.shutdown(LONG));
-        assert_eq!((report.delivered_runs, report.dropped_runs), (1, 1), "{answer:?} {report}");
+        assert_eq!((report.delivered_runs, report.dropped.total()), (1, 1), "{answer:?} {report}");
         assert_eq!(receiver.requests(), 2, "{answer:?}: neither was sent twice");
     }
 }
@@ -222,7 +222,7 @@ fn refused(url: &str, protocol: Protocol, papers: Option<&Papers>) -> String {
     let delivery = Delivery::start(&settings, &ResourceSettings::default(), &MetricsSettings::default()).unwrap();
     delivery.deliver(fresh_run());
     let report = block_on(delivery.shutdown(LONG));
-    assert_eq!((report.undelivered_runs, report.dropped_runs), (1, 0), "{url} {protocol:?} {report}");
+    assert_eq!((report.undelivered_runs, report.dropped.total()), (1, 0), "{url} {protocol:?} {report}");
     report.reason.unwrap()
 }
 

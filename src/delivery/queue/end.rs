@@ -2,7 +2,7 @@
 //!
 //! Waits for the disk on its threads; when the disk hangs, delivery goes on. Called by [`queue`](super) alone.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, num::NonZeroU64, path::Path, sync::Arc, time::Duration};
 
 use tokio::time::timeout;
 
@@ -74,7 +74,8 @@ impl Queue {
             Some(Ok(path)) => {
                 let mut first = false;
                 self.0.state.send_if_modified(|state| {
-                    first = !std::mem::replace(&mut state.told.aside, true);
+                    first = state.refused_in.is_none();
+                    state.refused_in = path.parent().map(Path::to_owned);
                     false
                 });
                 if first {
@@ -84,6 +85,7 @@ impl Queue {
             }
             Some(Err(error)) => {
                 if let Some(repeated) = self.pass(|told| &mut told.unkept) {
+                    let repeated = NonZeroU64::new(repeated);
                     tracing::warn!(%error, repeated, "refused runs cannot be put aside and are gone");
                 }
             }
