@@ -1,12 +1,23 @@
 //! What goes with each request to an OTLP receiver and lies in files: headers, roots, our certificate and its key. They are
 //! followed, and a change is in use from the next request on.
 //!
-//! Headers out of a variable or a program are had once: there is nothing that would show a change. Called by `wiring`, and by
-//! the agent, which hands changes to delivery.
+//! Headers out of a variable or a program are read once: there is nothing that would show a change. A program that does not
+//! answer is run again until it does, and exports wait for it. Called by `wiring`, and by the agent, which hands changes to
+//! delivery.
 
-use std::{env, ffi::OsString, path::PathBuf, sync::Arc};
+use std::{
+    env,
+    ffi::OsString,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use sha2::{Digest as _, Sha256};
+use tokio::sync::OnceCell;
 use tracing::error;
 
 use super::AgentError;
@@ -22,30 +33,43 @@ use crate::{
 /// One signal's settings, as its files are now.
 pub(super) type FollowedSignal = Followed<Signal, AgentError>;
 
+/// How long the agent's start waits for a program that prints a header's value. Later attempts have the time that any
+/// program has that prints a secret.
+pub(super) const START_LIMIT: Duration = Duration::from_secs(2);
+
 /// One exporter, with what cannot be followed.
 struct ExporterSource {
     exporter: Exporter,
-    /// Values of headers that were had once.
-    fixed: Vec<Option<Secret>>,
+    /// Values of headers that are not in files, by position: each is read once.
+    fixed: Vec<OnceCell<Secret>>,
     child_env: Vec<(OsString, Option<OsString>)>,
+    /// For the first attempt at the values of `fixed`.
+    start_limit: Option<Duration>,
+    is_started: AtomicBool,
 }
 
-/// Reads what this exporter needs for the first time, if there is one. `what` it exports is for the log.
+/// Reads what this exporter needs for the first time, if there is one. `what` it exports is for the log. With a `start_limit`
+/// a program that takes longer is waited for by exports, else by whoever calls this.
 pub(super) async fn begin(
     what: &str,
     exporter: Option<&Exporter>,
     child_env: &[(OsString, Option<OsString>)],
+    start_limit: Option<Duration>,
 ) -> Result<Option<Arc<FollowedSignal>>, AgentError> {
     let Some(exporter) = exporter else { return Ok(None) };
-    let mut fixed = Vec::with_capacity(exporter.headers.len());
-    for (_, source) in &exporter.headers {
-        let value = if file(source).is_none() { Some(source.load(child_env).await?) } else { None };
-        fixed.push(value);
-    }
-    let source = Arc::new(ExporterSource { exporter: exporter.clone(), fixed, child_env: child_env.to_vec() });
+    let source = Arc::new(ExporterSource {
+        exporter: exporter.clone(),
+        fixed: exporter.headers.iter().map(|_| OnceCell::new()).collect(),
+        child_env: child_env.to_vec(),
+        start_limit,
+        is_started: AtomicBool::new(false),
+    });
     let paths = source.paths();
     let names = paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
-    let name = format!("a file of the OTLP exporter of {what} ({names})");
+    let name = match names.as_str() {
+        "" => format!("a header of the OTLP exporter of {what}"),
+        names => format!("a file of the OTLP exporter of {what} ({names})"),
+    };
     FollowedSignal::begin(name, paths, move || Box::pin(source.clone().load())).await.map(Some)
 }
 
@@ -124,10 +148,11 @@ impl ExporterSource {
     async fn load(self: Arc<Self>) -> Result<Read<Signal>, NotRead<AgentError>> {
         let exporter = &self.exporter;
         let mut signal = plain(exporter);
+        let limit = self.start_limit.filter(|_| !self.is_started.swap(true, Ordering::Relaxed));
         for ((name, source), fixed) in exporter.headers.iter().zip(&self.fixed) {
-            let value = match fixed {
-                Some(value) => value.clone(),
-                None => source.load(&self.child_env).await.map_err(header_problem)?,
+            let value = match file(source) {
+                Some(_) => source.load(&self.child_env).await.map_err(header_problem)?,
+                None => self.load_fixed(name, source, fixed, limit).await?,
             };
             signal.headers.push(Header::new(name, value.expose()));
         }
@@ -136,7 +161,7 @@ impl ExporterSource {
         let pem = PemFiles { ca, cert: chain, key };
         let (ca, chain, key) = (pem.ca.clone(), pem.cert.clone(), pem.key.clone());
         signal.pem = Some(Arc::new(pem));
-        let digest = digest(&signal, &self.fixed);
+        let digest = digest(&signal);
         // What is in the files is tried out before it takes the place of what works.
         let tried = blocking::work(move || -> Result<Signal, AgentError> {
             TlsPem { ca, chain, key }.check(&paths).map_err(AgentError::OtlpTls)?;
@@ -145,6 +170,28 @@ impl ExporterSource {
         });
         let tried = tried.await.map_err(|error| NotRead::Unfinished(error.to_string()))?;
         Ok(Read { value: tried.map_err(NotRead::Wrong)?, digest })
+    }
+}
+
+impl ExporterSource {
+    /// The value of a header that is not in a file.
+    async fn load_fixed(
+        &self,
+        name: &str,
+        source: &SecretSource,
+        known: &OnceCell<Secret>,
+        limit: Option<Duration>,
+    ) -> Result<Secret, NotRead<AgentError>> {
+        let load =
+            async { known.get_or_try_init(|| source.load(&self.child_env)).await.cloned().map_err(header_problem) };
+        let Some(limit) = limit else { return load.await };
+        let late = || {
+            let seconds = limit.as_secs_f64();
+            NotRead::Unfinished(format!(
+                "the program that prints the header {name} for OTLP has not ended within {seconds} s"
+            ))
+        };
+        tokio::time::timeout(limit, load).await.unwrap_or_else(|_| Err(late()))
     }
 }
 
@@ -175,18 +222,62 @@ pub fn check_tls(exporter: &Exporter) -> Result<(), TlsContextError> {
 }
 
 /// Of all that was read.
-fn digest(signal: &Signal, fixed: &[Option<Secret>]) -> [u8; 32] {
+fn digest(signal: &Signal) -> [u8; 32] {
     let mut digest = Sha256::new();
     let mut add = |bytes: &[u8]| {
         digest.update(bytes.len().to_be_bytes());
         digest.update(bytes);
     };
-    let read = signal.headers.iter().zip(fixed).filter(|(_, fixed)| fixed.is_none());
-    read.for_each(|(header, _)| add(header.expose().as_bytes()));
+    signal.headers.iter().for_each(|header| add(header.expose().as_bytes()));
     if let Some(pem) = &signal.pem {
         add(pem.ca.as_deref().unwrap_or_default());
         add(pem.cert.as_deref().unwrap_or_default());
         add(pem.key.as_ref().map(|key| key.as_slice()).unwrap_or_default());
     }
     digest.finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        clock,
+        config::{self, Sources},
+    };
+
+    /// The exporter of traces with a header that a shell script prints.
+    fn exporter(folder: &std::path::Path, script: &str) -> Exporter {
+        let file = folder.join("imaptrace.toml");
+        let text = format!(
+            "[[targets]]\nname = \"a\"\nurl = \"imaps://127.0.0.1:1\"\nuser = \"me\"\npassword = {{ env = \"X\" }}\n\
+             [otlp]\nendpoint = \"http://127.0.0.1:1\"\nheaders.x-token = {{ command = [\"sh\", \"-c\", {script:?}] }}\n"
+        );
+        std::fs::write(&file, text).unwrap();
+        config::load(&Sources { file: Some(file), ..Sources::default() }).unwrap().otlp.traces.unwrap()
+    }
+
+    #[tokio::test]
+    async fn exports_wait_for_a_header_whose_program_does_not_answer_at_the_start_and_it_is_run_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let asked = folder.path().join("asked");
+        let script = format!("test -e {0} || {{ : > {0}; exec sleep 600; }}; echo value", asked.display());
+        let exporter = exporter(folder.path(), &script);
+        let begun = clock::now();
+        let limit = Duration::from_millis(500);
+        let followed = begin("traces", Some(&exporter), &[], Some(limit)).await.unwrap().unwrap();
+        assert!(clock::now() - begun >= limit);
+        let unready = now(&followed, &exporter).unready.unwrap();
+        assert_eq!(&*unready, "the program that prints the header x-token for OTLP has not ended within 0.5 s");
+        followed.look().await;
+        let signal = now(&followed, &exporter);
+        assert_eq!((signal.unready, signal.headers.len(), signal.headers[0].expose()), (None, 1, "value"));
+    }
+
+    #[tokio::test]
+    async fn a_program_that_fails_at_the_start_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let exporter = exporter(folder.path(), "exit 3");
+        let error = begin("traces", Some(&exporter), &[], Some(START_LIMIT)).await.unwrap_err();
+        assert!(error.may_pass() && error.to_string().starts_with("a header for OTLP: "), "{error}");
+    }
 }

@@ -38,9 +38,10 @@ pub async fn delivery(
         ..delivery::Settings::default()
     };
     let (traces, metrics) = (config.otlp.traces.as_ref(), config.otlp.metrics.as_ref());
+    let start_limit = follower.map(|_| receivers::START_LIMIT);
     let (traces_files, metrics_files) = tokio::try_join!(
-        receivers::begin("traces", traces, child_env),
-        receivers::begin("metrics", metrics, child_env),
+        receivers::begin("traces", traces, child_env, start_limit),
+        receivers::begin("metrics", metrics, child_env, start_limit),
     )?;
     settings.traces = traces_files.as_ref().zip(traces).map(|(files, exporter)| receivers::now(files, exporter));
     settings.metrics = metrics_files.as_ref().zip(metrics).map(|(files, exporter)| receivers::now(files, exporter));
@@ -108,7 +109,7 @@ pub async fn replay(
     child_env: &[(OsString, Option<OsString>)],
 ) -> Result<Option<Replay>, AgentError> {
     let exporter = exports.otlp.traces.as_ref();
-    let files = receivers::begin("traces", exporter, child_env).await?;
+    let files = receivers::begin("traces", exporter, child_env, None).await?;
     let Some((files, exporter)) = files.zip(exporter) else { return Ok(None) };
     let signal = receivers::now(&files, exporter);
     let who = resource(&exports.resource, exports.agent.instance.as_ref());
