@@ -1,16 +1,16 @@
-//! Reading where a file system may not answer: on a few threads of its own, with a deadline.
+//! Reading where a file system may not answer: on a few threads of its own, with a deadline, which a pause of this process lengthens.
 //!
 //! One reading goes over many files on any number of mounts, deep into parsers, so it is none of the short calls of
 //! `blocking`. A thread that is stuck stays so; there are no more of them than places. Called by `reload`.
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{
-    sync::Semaphore,
-    time::{Instant, timeout_at},
-};
+use tokio::sync::Semaphore;
 
-use crate::{blocking, clock};
+use crate::{
+    blocking,
+    clock::{self, Deadline},
+};
 
 /// Places for readings of one kind.
 pub(super) struct BoundedReads {
@@ -51,8 +51,8 @@ impl BoundedReads {
             drop(place);
             read
         });
-        let end = Instant::from(clock::now() + self.within);
-        timeout_at(end, reading).await.map_err(|_| ReadError::Deadline(self.within))?.map_err(ReadError::Fault)
+        let read = blocking::within(Deadline::after(clock::now(), self.within), reading).await;
+        read.ok_or(ReadError::Deadline(self.within))?.map_err(ReadError::Fault)
     }
 }
 

@@ -251,12 +251,12 @@ impl Calls {
     }
 }
 
-/// What a thread gives by the deadline, which a pause of this process lengthens: the call could not return in it.
-async fn within<T>(deadline: Deadline, mut thread: JoinHandle<T>) -> Option<Result<T, JoinError>> {
+/// What a future gives by the deadline, which a pause of this process lengthens: a call could not return in it.
+pub async fn within<F: Future + Unpin>(deadline: Deadline, mut future: F) -> Option<F::Output> {
     loop {
         let end = deadline.lengthened();
-        if let Ok(ended) = timeout_at(end.into(), &mut thread).await {
-            return Some(ended);
+        if let Ok(output) = timeout_at(end.into(), &mut future).await {
+            return Some(output);
         }
         if deadline.lengthened() <= end {
             return None;
