@@ -5,12 +5,16 @@ WORKDIR /src
 # Dependencies first, against an empty library and program: a change of ours does not compile them again. Tests and
 # benches are not built here, so cargo does not look for their files.
 COPY Cargo.toml Cargo.lock ./
-RUN mkdir src \
- && touch src/lib.rs \
+COPY crates/imap/Cargo.toml crates/imap/
+COPY crates/record/Cargo.toml crates/record/
+COPY crates/testkit/Cargo.toml crates/testkit/
+RUN mkdir -p src crates/imap/src crates/record/src crates/testkit/src \
+ && touch src/lib.rs crates/imap/src/lib.rs crates/record/src/lib.rs crates/testkit/src/lib.rs \
  && echo 'fn main() {}' >src/main.rs \
  && cargo build --locked --release
+COPY crates crates
 COPY src src
-RUN touch src/lib.rs src/main.rs && cargo build --locked --release
+RUN touch src/lib.rs src/main.rs crates/*/src/lib.rs && cargo build --locked --release
 
 FROM debian:bookworm-slim
 # The numbers are fixed, so that volumes and Kubernetes can name them. The user has no home of a shell's files: its only

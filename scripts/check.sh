@@ -20,11 +20,13 @@ if [ "$("$BIN/cargo-deny" --version 2>/dev/null)" != "cargo-deny $CARGO_DENY" ];
   exec 9>&-
 fi
 
-step cargo fmt --check
-step cargo clippy --locked --all-targets -- -D warnings
-step env RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+step cargo fmt --all --check
+step cargo clippy --locked --workspace --all-targets -- -D warnings
+step env RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
 # The fuzz targets have a lock file of their own, which a change of the dependencies leaves behind.
-say "== cargo metadata --locked --manifest-path fuzz/Cargo.toml"
-cargo metadata --locked --quiet --format-version 1 --manifest-path fuzz/Cargo.toml >/dev/null
+for package in fuzz crates/imap/fuzz; do
+  say "== cargo metadata --locked --manifest-path $package/Cargo.toml"
+  cargo metadata --locked --quiet --format-version 1 --manifest-path "$package/Cargo.toml" >/dev/null
+done
 step "$BIN/cargo-deny" --locked check licenses bans
 step shellcheck --external-sources scripts/*.sh .ci/run

@@ -29,7 +29,8 @@ target_dir() {
   [ "$(cat "$mark" 2>/dev/null)" != "$ROOT" ] || return 0
   # Nothing was built yet on a new machine, and there may be no index yet to ask what is ours.
   if [ -e "$CARGO_TARGET_DIR/CACHEDIR.TAG" ]; then
-    (cd "$ROOT" && cargo clean --quiet --locked -p imaptrace && cargo clean --quiet --locked --release -p imaptrace)
+    local ours=(-p imaptrace -p imaptrace-imap -p imaptrace-record -p imaptrace-testkit)
+    (cd "$ROOT" && cargo clean --quiet --locked "${ours[@]}" && cargo clean --quiet --locked --release "${ours[@]}")
   fi
   mkdir -p "$CARGO_TARGET_DIR"
   say "$ROOT" >"$mark"

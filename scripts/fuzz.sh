@@ -5,7 +5,7 @@
 # how to give it to the target again. Inputs that reached something new stay in the cache and are where the next run begins.
 #
 # Environment:
-#   TARGETS="framer …"   which ones; all of fuzz/targets without it
+#   TARGETS="framer …"   which ones; without it all of fuzz/targets and crates/imap/fuzz/targets
 #   EACH=600             seconds for each
 #   JOBS=2               how many at once
 #   SANITIZER=none       or address: finds what unsafe code in a dependency does wrong, at half the speed; needs nightly
@@ -18,8 +18,18 @@ EACH=${EACH:-600} JOBS=${JOBS:-2} SANITIZER=${SANITIZER:-none}
 WORK=$CACHE/fuzz
 
 cd "$ROOT"
-read -ra targets <<<"${TARGETS:-$(cd fuzz/targets && printf '%s ' *.rs | sed 's/\.rs//g')}"
-for target in "${targets[@]}"; do [ -e "fuzz/targets/$target.rs" ] || die "there is no target $target in fuzz/targets"; done
+# The folder of the package that a target is in.
+package() {
+  local folder
+  for folder in crates/imap/fuzz fuzz; do
+    [ ! -e "$folder/targets/$1.rs" ] || { printf '%s' "$folder"; return; }
+  done
+}
+all() { printf '%s\n' {crates/imap/fuzz,fuzz}/targets/*.rs | sed 's|.*/||; s|\.rs$||'; }
+read -ra targets <<<"${TARGETS:-$(all | tr '\n' ' ')}"
+for target in "${targets[@]}"; do
+  [ -n "$(package "$target")" ] || die "there is no target $target in fuzz/targets or crates/imap/fuzz/targets"
+done
 
 build() {
   scripts/need.sh fuzz
@@ -39,7 +49,7 @@ build() {
   fi
   export CARGO_TARGET_DIR=$WORK/target PATH=$BIN:$PATH
   for target in "${targets[@]}"; do
-    cargo "${toolchain[@]}" fuzz build --sanitizer "$SANITIZER" --codegen-units 16 "$target"
+    cargo "${toolchain[@]}" fuzz build --fuzz-dir "$(package "$target")" --sanitizer "$SANITIZER" --codegen-units 16 "$target"
   done
   exec 9>&-
 }
@@ -47,7 +57,8 @@ build >&2
 program() { printf '%s/target/%s/release/%s' "$WORK" "$(rustc -vV | sed -n 's/^host: //p')" "$1"; }
 
 run() {
-  local target=$1 dict=fuzz/imap.dict
+  local target=$1 dict=crates/imap/fuzz/imap.dict package
+  package=$(package "$target")
   [ ! -e "fuzz/$target.dict" ] || dict=fuzz/$target.dict
   mkdir -p "$WORK/corpus/$target" "$WORK/artifacts/$target"
   # No server that is made up has a certificate: roots need not be read, again and again.
@@ -55,7 +66,7 @@ run() {
   # A panic's message stands at the log's end; a target that takes 20 s or 2 GiB for an input is broken as well.
   exec "$(program "$target")" -max_total_time="$EACH" -timeout=20 -rss_limit_mb=2048 -max_len=4096 -dict="$dict" \
     -print_final_stats=1 -artifact_prefix="$WORK/artifacts/$target/" \
-    "$WORK/corpus/$target" "fuzz/corpus/$target" >"$WORK/$target.log" 2>&1
+    "$WORK/corpus/$target" "$package/corpus/$target" >"$WORK/$target.log" 2>&1
 }
 
 say "fuzzing ${targets[*]}, $EACH s each" >&2
@@ -96,7 +107,7 @@ for target in "${broken[@]}"; do
     say "== $target is broken by ${input:-something}, see $WORK/$target.log"
     say "   again:      $(program "$target") $input"
     say "   smaller:    $(program "$target") -minimize_crash=1 -max_total_time=60 $input"
-    say "   for good:   cp $input fuzz/corpus/$target/ && cargo test --lib what_was_found_by_fuzzing_holds"
+    say "   for good:   cp $input $(package "$target")/corpus/$target/ && cargo test --workspace --lib what_was_found_by_fuzzing_holds"
   } >&2
 done
 [ ${#broken[@]} = 0 ]

@@ -19,4 +19,4 @@ esac
 cd "$ROOT"
 target_dir
 export IMAPTRACE_CACHE=$CACHE
-exec cargo test --locked --no-fail-fast "${which[@]}"
+exec cargo test --locked --workspace --no-fail-fast "${which[@]}"

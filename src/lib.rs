@@ -12,7 +12,7 @@
 //!                                               └─ net   resolve, connect, TLS, exact stamps
 //! ```
 //!
-//! [`record::Run`] is the one vocabulary that all below the probe share. Who may import whom is written down in
+//! [`imaptrace_record::Run`] is the one vocabulary that all below the probe share. Who may import whom is written down in
 //! `docs/architecture.md` and held by a test.
 
 #![cfg_attr(
@@ -29,13 +29,10 @@ pub mod config;
 pub mod delivery;
 pub mod demo;
 pub mod follow;
-pub mod imap;
 pub mod latency;
 pub mod net;
 pub mod plan;
-pub mod printable;
 pub mod probe;
-pub mod record;
 pub mod schedule;
 pub mod secret;
 pub mod status;

@@ -18,44 +18,12 @@ pub use file::read_key;
 pub use form::Edge;
 pub use source::{SecretSource, shown_variable};
 
-use std::{fmt, path::PathBuf};
+use std::path::PathBuf;
 
-use secrecy::{ExposeSecret as _, SecretString};
-use zeroize::Zeroizing;
+use imaptrace_imap::Secret;
 
 use self::form::remedy;
 use crate::blocking::Unfinished;
-
-/// A password. It cannot be printed, compared in telemetry or serialised.
-#[derive(Clone)]
-pub struct Secret(SecretString);
-
-impl Secret {
-    /// Takes the value over.
-    pub fn new(value: String) -> Self {
-        // Copied: a text with room to spare would be moved to give it back, and leave its words where it was.
-        Self(SecretString::from(Zeroizing::new(value).as_str()))
-    }
-
-    /// The value, for the wire and for finding it in what a server echoes.
-    pub fn expose(&self) -> &str {
-        self.0.expose_secret()
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[secret]")
-    }
-}
-
-impl PartialEq for Secret {
-    fn eq(&self, other: &Self) -> bool {
-        self.expose() == other.expose()
-    }
-}
-
-impl Eq for Secret {}
 
 /// Makes the build fail when a type can be displayed or serialised: then there is more than one answer to `_`.
 macro_rules! unprintable {

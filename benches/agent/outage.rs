@@ -12,9 +12,9 @@ use std::{
 use imaptrace::{
     clock,
     delivery::{Delivery, Protocol, Settings, Signal, StateDir},
-    record::{Run, Seconds, SpanId, TraceId},
     telemetry::{MetricsSettings, ResourceSettings},
 };
+use imaptrace_record::{Run, Seconds, SpanId, TraceId};
 use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTraceServiceRequest, ExportTraceServiceResponse,
     trace_service_server::{TraceService, TraceServiceServer},
@@ -113,7 +113,7 @@ pub fn report(folder: &Path) {
 
 /// A run like others, with ids and times of its own.
 fn fresh() -> Run {
-    let mut run: Run = serde_json::from_str(include_str!("../../tests/support/runs/passed.json")).unwrap();
+    let mut run: Run = serde_json::from_str(imaptrace_testkit::PASSED_RUN).unwrap();
     let mut random = rand::rng();
     run.trace_id = TraceId::random();
     run.span_id = SpanId::random();

@@ -3,7 +3,7 @@
 
 use std::{fs::File, io::Write as _, os::unix::fs::FileExt as _, time::Duration};
 
-use imaptrace::imap::{Framer, Limits};
+use imaptrace_imap::{Framer, Limits};
 use nix::time::{ClockId, clock_gettime};
 
 /// What a read of a connection brings at most.

@@ -38,7 +38,7 @@ use std::{
     time::Duration,
 };
 
-use imaptrace::record::ErrorType;
+use imaptrace_record::ErrorType;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use probes::quantile;
 use servers::{KINDS, Servers, Spoil};

@@ -13,9 +13,9 @@ use imaptrace::{
     net::Family,
     plan::{Deadlines, Dns, Limits, Security},
     probe::{Job, Prepared, Prober},
-    record::{ErrorType, Run, RunOutcome},
     telemetry::logs::{self, LogSettings},
 };
+use imaptrace_record::{ErrorType, Run, RunOutcome};
 use tokio::{
     sync::{Semaphore, watch},
     task::JoinSet,

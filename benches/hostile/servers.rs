@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use imaptrace::record::ErrorType;
+use imaptrace_record::ErrorType;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader},
     net::{TcpListener, TcpStream},

@@ -11,10 +11,8 @@
 
 use std::{fmt::Write as _, fs, time::Instant};
 
-use imaptrace::{
-    record::Run,
-    telemetry::{Collection, Metrics, MetricsSettings, ResourceSettings, resource},
-};
+use imaptrace::telemetry::{Collection, Metrics, MetricsSettings, ResourceSettings, resource};
+use imaptrace_record::Run;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_sdk::metrics::Temporality;
 use prost::Message as _;

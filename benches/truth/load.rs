@@ -6,8 +6,8 @@ use imaptrace::{
     net::Family,
     plan::{Dns, Security, Timing},
     probe::{Ids, Job, Prepared, Prober},
-    record::{Run, SpanId, Step, TraceId},
 };
+use imaptrace_record::{Run, SpanId, Step, TraceId};
 use tokio::{sync::watch, time::sleep};
 
 use crate::support::{
@@ -115,7 +115,7 @@ pub fn peaks(runs: &[Run]) -> (usize, usize) {
 }
 
 /// A moment in a run, in nanoseconds since 1970.
-pub fn nanos(run: &Run, since: imaptrace::record::Seconds) -> i64 {
+pub fn nanos(run: &Run, since: imaptrace_record::Seconds) -> i64 {
     let started = run.started_at.to_system_time().duration_since(std::time::UNIX_EPOCH).unwrap();
     i64::try_from((started + since.to_duration()).as_nanos()).unwrap()
 }

@@ -31,11 +31,8 @@ use std::{
     time::Duration,
 };
 
-use imaptrace::{
-    net::Roots,
-    plan::Security,
-    record::{ErrorType, Run, RunOutcome, Seconds, Step, StepOutcome},
-};
+use imaptrace::{net::Roots, plan::Security};
+use imaptrace_record::{ErrorType, Run, RunOutcome, Seconds, Step, StepOutcome};
 use tokio::runtime::Builder;
 
 use self::{

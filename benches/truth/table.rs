@@ -2,7 +2,8 @@
 
 use std::{fs, process::Command, thread};
 
-use imaptrace::{clock, record::Timestamp};
+use imaptrace::clock;
+use imaptrace_record::Timestamp;
 
 use crate::{
     Outcome, Row,

@@ -6,11 +6,12 @@
 
 use std::time::{Duration, Instant};
 
+use imaptrace_imap::Secret;
+use imaptrace_record::{Blame, ErrorType, Run, RunOutcome};
+
 use crate::{
     clock,
     plan::{Account, Auth, UserName},
-    record::{Blame, ErrorType, Run, RunOutcome},
-    secret::Secret,
 };
 
 const LONGEST: Duration = Duration::from_secs(3600);
@@ -96,7 +97,7 @@ mod tests {
     use crate::secret::SecretSource;
 
     fn run(class: Option<ErrorType>, held: bool) -> Run {
-        let mut run: Run = serde_json::from_str(include_str!("../../tests/support/runs/failed.json")).unwrap();
+        let mut run: Run = serde_json::from_str(imaptrace_testkit::FAILED_RUN).unwrap();
         run.error_type = class;
         run.outcome = if class.is_some() { RunOutcome::Failed } else { RunOutcome::Passed };
         run.auth_backoff = held.then_some(true);

@@ -14,13 +14,13 @@ use std::{
     time::Duration,
 };
 
+use imaptrace_record::Run;
 use tracing::{info, warn};
 
 use crate::{
     blocking,
     delivery::{Directory, NotRegularError, StateDir},
     latency::{self, History, Settings, Shift},
-    record::Run,
 };
 
 /// The file's name in the state directory.
@@ -251,7 +251,7 @@ mod tests {
     use super::*;
 
     fn run() -> Run {
-        serde_json::from_str(include_str!("../../tests/support/runs/passed.json")).unwrap()
+        serde_json::from_str(imaptrace_testkit::PASSED_RUN).unwrap()
     }
 
     fn open(folder: &Path) -> Memory {

@@ -10,6 +10,7 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
+use imaptrace_record::{ErrorType, Run};
 use tokio::time::{sleep, sleep_until};
 use tracing::{Instrument as _, error};
 
@@ -17,7 +18,6 @@ use crate::{
     clock, latency,
     plan::{Journey, Target},
     probe::{Cancel, Ids, Job, Prober},
-    record::{ErrorType, Run},
     telemetry::{LiveRoot, RemoteParent},
 };
 
@@ -112,7 +112,7 @@ mod tests {
     const LONGEST: Duration = Duration::from_secs(36);
 
     fn passed() -> Run {
-        serde_json::from_str(include_str!("../../tests/support/runs/passed.json")).unwrap()
+        serde_json::from_str(imaptrace_testkit::PASSED_RUN).unwrap()
     }
 
     #[tokio::test(start_paused = true)]

@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use imaptrace_imap::Secret;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::OnceCell;
 use tracing::error;
@@ -27,7 +28,7 @@ use crate::{
     delivery::{self, Header, HttpProxy, PemFiles, Receivers, Signal, StartError, WireError},
     follow::{Followed, Known, NotRead, Read},
     net::{TlsContextError, TlsPaths, TlsPem},
-    secret::{Secret, SecretError, SecretSource},
+    secret::{SecretError, SecretSource},
 };
 
 /// One signal's settings, as its files are now.

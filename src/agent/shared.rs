@@ -8,6 +8,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use imaptrace_imap::Secret;
+use imaptrace_record::Run;
 use tracing::{debug, error, warn};
 
 use super::{
@@ -25,9 +27,7 @@ use crate::{
     net::Family,
     plan::{Per, Target},
     probe::{Cancel, Job, Prober, inspect, lacks_certificate},
-    record::Run,
     schedule::{Lost, Runner, Skip},
-    secret::Secret,
     telemetry::{Metrics, names::SkipReason},
 };
 

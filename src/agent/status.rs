@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use imaptrace_record::{Run, Seconds, Timestamp, escape};
 use tokio::{
     task::JoinHandle,
     time::{MissedTickBehavior, interval},
@@ -23,7 +24,6 @@ use super::{cpu::Shortage, systemd::Notifier};
 use crate::{
     clock::{self, Anchor},
     config::Config,
-    record::{Run, Seconds, Timestamp, escape},
     status::{self, Board, Delivery, Depth, Facts, Identity, Planned, Reload, Server},
     terminal::size,
 };
@@ -332,7 +332,7 @@ mod tests {
     use super::*;
     use crate::config::{self, Sources};
 
-    const FAILED: &str = include_str!("../../tests/support/runs/failed.json");
+    const FAILED: &str = imaptrace_testkit::FAILED_RUN;
 
     /// A configuration with these targets.
     fn config(names: &[&str]) -> Config {

@@ -5,14 +5,13 @@
 
 use std::hash::{DefaultHasher, Hasher as _};
 
+use imaptrace_record::{ErrorType, Run, RunOutcome, Seconds, ServerText};
 use tracing::{debug, info, warn};
 
 use super::run_log::{LastSeen, RunLog};
-
 use crate::{
     latency::{self, Shift, SlowSpell, SpellChange, UsualMoved},
     plan::Journey,
-    record::{ErrorType, Run, RunOutcome, Seconds, ServerText},
 };
 
 /// One line for a mailbox that holds too little to measure by; each run has it in its notes.
@@ -143,11 +142,12 @@ pub(super) fn tell_of_slow(run: &Run, spell: &mut SlowSpell, settings: &latency:
 
 #[cfg(test)]
 mod tests {
+    use imaptrace_record::StepOutcome;
+
     use super::*;
-    use crate::record::StepOutcome;
 
     fn run(outcome: RunOutcome, class: Option<ErrorType>, step: &str, text: &str) -> Run {
-        let mut run: Run = serde_json::from_str(include_str!("../../tests/support/runs/passed.json")).unwrap();
+        let mut run: Run = serde_json::from_str(imaptrace_testkit::PASSED_RUN).unwrap();
         (run.outcome, run.error_type) = (outcome, class);
         if class.is_some() {
             let failed = run.steps.iter_mut().find(|known| known.name == step).unwrap();

@@ -96,6 +96,7 @@ pub(super) fn of(target: &Target) -> Vec<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use imaptrace_record::{ErrorType, RunOutcome, Step};
     use tokio::sync::watch;
 
     use super::*;
@@ -106,7 +107,6 @@ mod tests {
         net::Family,
         plan::Dns,
         probe::{Job, Prepared, Prober},
-        record::{ErrorType, RunOutcome, Step},
     };
 
     #[tokio::test]

@@ -7,6 +7,7 @@ use std::{
     sync::Arc,
 };
 
+use imaptrace_record::Seconds;
 use opentelemetry_sdk::metrics::Temporality;
 
 use super::{AgentError, memory::Memory, receivers, shared::Closed};
@@ -16,7 +17,6 @@ use crate::{
     follow::FileFollower,
     latency,
     plan::Target,
-    record::Seconds,
     telemetry::{MetricsSettings, ResourceSettings, names::DropReason},
 };
 

@@ -5,6 +5,8 @@
 
 use std::{ffi::OsString, fmt};
 
+use imaptrace_imap::Secret;
+use imaptrace_record::{ErrorType, Run, SpanId, TraceId};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use super::{
@@ -27,8 +29,6 @@ use crate::{
         Cancel, Ids, Job, Prepared, Prober,
         fill::{self, Fill, FillEnd, Filled, Letter, Source},
     },
-    record::{ErrorType, Run, SpanId, TraceId},
-    secret::Secret,
     telemetry::logs::{self, LogSettings},
     terminal::{self, Style},
 };

@@ -2,13 +2,14 @@
 
 use std::{collections::HashSet, path::Path, time::Duration};
 
+use imaptrace_record::printable::escape;
+
 use super::{PASSED, USAGE, WORKERS, output::Output, sources, workers};
 use crate::{
     agent, blocking, clock,
     config::{self, Config, Place, Problem, Problems, Sources},
     delivery::StateDir,
     net::{TlsContext, TlsContextError},
-    printable::escape,
 };
 
 /// How long the state directory is looked at.

@@ -2,15 +2,14 @@
 
 use std::time::Duration;
 
+use imaptrace_record::{Run, RunOutcome, Seconds};
+
 use super::{
     FAILED, PASSED,
     args::{Format, ProbeArgs},
     output::Output,
 };
-use crate::{
-    record::{Run, RunOutcome, Seconds},
-    terminal::{self, Nagios, Style, Summary, Thresholds},
-};
+use crate::terminal::{self, Nagios, Style, Summary, Thresholds};
 
 /// What is kept of runs until all have ended: nothing where each was printed in JSON, or the only one was.
 pub(super) enum Conclusion {

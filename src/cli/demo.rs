@@ -2,6 +2,8 @@
 
 use std::ffi::OsString;
 
+use imaptrace_imap::Secret;
+use imaptrace_record::RunOutcome;
 use tokio::sync::watch;
 
 use super::{FAILED, PASSED, output::Output, probe::single};
@@ -10,8 +12,7 @@ use crate::{
     config::{self, Flag, Probe},
     demo::{self, Server, Settings},
     probe::{Job, Prepared, Prober},
-    record::RunOutcome,
-    secret::{Secret, SecretSource},
+    secret::SecretSource,
     telemetry::logs::{self, LogSettings},
     terminal,
 };

@@ -24,6 +24,9 @@ use std::{
     time::Duration,
 };
 
+use clap::{CommandFactory as _, Parser as _};
+use imaptrace_record::escape;
+
 use self::{
     args::{CanaryCommand, Cli, Command},
     misuse::misused,
@@ -33,12 +36,10 @@ use crate::{
     agent, clock,
     config::{self, Sources},
     net::{self, Roots, RootsError},
-    record::escape,
     secret::{no_dumps, share_terminal},
     status::Depth,
     telemetry::logs::{self, LogFormat, LogSettings},
 };
-use clap::{CommandFactory as _, Parser as _};
 
 /// All runs passed.
 const PASSED: u8 = 0;

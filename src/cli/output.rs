@@ -10,11 +10,11 @@ use std::{
     time::Duration,
 };
 
+use imaptrace_record::printable::escape_lines;
 use nix::errno::Errno;
 
 use super::{FAILED, NAGIOS_UNKNOWN, PASSED};
 use crate::{
-    printable::escape_lines,
     telemetry::logs,
     terminal::{ColorChoice, Style, Surroundings},
 };

@@ -8,6 +8,7 @@ use std::{
     io::{self, IsTerminal as _, Read as _, Write as _},
 };
 
+use imaptrace_imap::Secret;
 use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
 use zeroize::Zeroizing;
 
@@ -15,7 +16,7 @@ use super::args::TargetArgs;
 use crate::{
     config,
     plan::{Auth, Target},
-    secret::{Secret, SecretError, SecretSource},
+    secret::{SecretError, SecretSource},
 };
 
 /// Where the password is unless a flag or SERVER has it.

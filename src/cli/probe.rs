@@ -9,6 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use imaptrace_imap::Secret;
+use imaptrace_record::{ErrorType, Run, RunOutcome};
 use tokio::{sync::watch, time::sleep_until};
 
 use super::{
@@ -30,8 +32,7 @@ use crate::{
     net::Family,
     plan::Target,
     probe::{Cancel, CurrentStep, Job, LineSink, Prepared, Prober, inspect},
-    record::{ErrorType, Run, RunOutcome},
-    secret::{Secret, SecretError},
+    secret::SecretError,
     telemetry::{
         RemoteParent,
         logs::{self, LogSettings},

@@ -13,6 +13,7 @@ use std::{
     sync::Arc,
 };
 
+use imaptrace_record::{Run, escape};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::sync::{mpsc, oneshot};
 
@@ -24,7 +25,6 @@ use crate::{
     config::{self, Sources},
     delivery::{BadLine, Lines, Replay, Sent},
     probe::Cancel,
-    record::{Run, escape},
     telemetry::logs::{self, LogSettings},
     terminal::Style,
 };

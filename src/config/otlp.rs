@@ -4,6 +4,8 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use imaptrace_imap::Secret;
+
 use super::{
     account, keys, otel,
     proxy::{self, Route, Setting},
@@ -12,7 +14,7 @@ use super::{
 };
 use crate::{
     plan::Host,
-    secret::{Edge, Secret, SecretSource},
+    secret::{Edge, SecretSource},
 };
 
 /// The two exporters. One without an endpoint exports nothing.

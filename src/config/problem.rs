@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::printable::{Printable, escape_lines};
+use imaptrace_record::printable::{Printable, escape_lines};
 
 /// Where a value stands.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

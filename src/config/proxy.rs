@@ -6,10 +6,11 @@
 
 use std::{borrow::Cow, fmt, net::IpAddr};
 
+use imaptrace_imap::Secret;
 use percent_encoding::percent_decode_str;
 
 use super::{read::Field, server};
-use crate::{plan::Host, secret::Secret};
+use crate::plan::Host;
 
 /// An HTTP proxy that opens tunnels (CONNECT).
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,12 +9,10 @@
 
 use std::{fmt, net::Ipv6Addr};
 
+use imaptrace_imap::Secret;
 use percent_encoding::percent_decode_str;
 
-use crate::{
-    plan::{Endpoint, Host, Mailbox, Security, UserName},
-    secret::Secret,
-};
+use crate::plan::{Endpoint, Host, Mailbox, Security, UserName};
 
 /// How a URL begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,13 +13,13 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
+use imaptrace_record::Run;
 use tempfile::TempDir;
 
 use super::{
     BadLine, Lines, StateDir, member,
     spool::{Place, Spool},
 };
-use crate::record::Run;
 
 /// As the agent's queue, small.
 const BUDGET: u64 = 1 << 20;
@@ -133,7 +133,7 @@ fn groups() -> &'static [Group; GROUPS] {
     static KNOWN: OnceLock<[Group; GROUPS]> = OnceLock::new();
     KNOWN.get_or_init(|| {
         std::array::from_fn(|number| {
-            let sample = include_str!("../../tests/support/runs/passed.json");
+            let sample = imaptrace_testkit::PASSED_RUN;
             let Ok(run) = serde_json::from_str::<Run>(sample) else { panic!("the sample is no run") };
             let named = |index| Arc::new(Run { target: format!("{number}.{index}"), ..run.clone() });
             let runs: Vec<_> = (0..=number).map(named).collect();

@@ -10,9 +10,9 @@ use std::{
 };
 
 use flate2::{Compression, GzBuilder, bufread::GzDecoder};
+use imaptrace_record::{Run, SCHEMA};
 
 use super::order::Load;
-use crate::record::{Run, SCHEMA};
 
 /// The name of our field in the header (RFC 1952 §2.3.1.1).
 const FIELD: [u8; 2] = *b"iT";
@@ -193,16 +193,16 @@ pub(super) fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use imaptrace_record::{Seconds, SpanId, Step, Timestamp, TraceId};
     use proptest::prelude::*;
     use rand::Rng as _;
 
     use super::*;
-    use crate::record::{Seconds, SpanId, Step, Timestamp, TraceId};
 
     /// A run whose every measured value is its own, as from a server: two more steps than the sample, 11 spans in all.
     pub(in crate::delivery) fn measured() -> Run {
         let mut random = rand::rng();
-        let mut run: Run = serde_json::from_str(include_str!("../../tests/support/runs/passed.json")).unwrap();
+        let mut run: Run = serde_json::from_str(imaptrace_testkit::PASSED_RUN).unwrap();
         run.trace_id = TraceId::random();
         run.span_id = SpanId::random();
         run.parent_span_id = None;

@@ -51,11 +51,10 @@ pub use self::{
     state::{ForeignError, HeldError, StateDir, StateDirError},
     wire::WireError,
 };
+use imaptrace_record::Run;
+
 use self::{meter::Meter, otlp_client::OtlpClient, queue::Queue, spool::Spool};
-use crate::{
-    record::Run,
-    telemetry::{Metrics, MetricsSettings, ResourceSettings, resource},
-};
+use crate::telemetry::{Metrics, MetricsSettings, ResourceSettings, resource};
 
 /// Kept of a deadline so that the report is there when it passes.
 const MARGIN: Duration = Duration::from_millis(200);

@@ -10,12 +10,13 @@ use std::{
     time::Instant,
 };
 
+use imaptrace_record::{Run, StepOutcome};
+
 use super::{
     Dropped,
     repeats::Repeats,
     spool::{Figures, Place},
 };
-use crate::record::{Run, StepOutcome};
 
 /// A batch is full with this many spans.
 pub(super) const BATCH_SPANS: usize = 512;
@@ -314,7 +315,7 @@ mod tests {
     use crate::clock;
 
     fn entry(number: u64, place: Option<Place>) -> Entry {
-        let run: Run = serde_json::from_str(include_str!("../../tests/support/runs/passed.json")).unwrap();
+        let run: Run = serde_json::from_str(imaptrace_testkit::PASSED_RUN).unwrap();
         Entry { number, load: Load::of(&run), run: Arc::new(run), arrived: clock::now(), place }
     }
 

@@ -18,6 +18,7 @@ use std::{
     time::Duration,
 };
 
+use imaptrace_record::Run;
 use tokio::{sync::watch, time::timeout};
 
 use super::{
@@ -29,7 +30,6 @@ use super::{
 };
 use crate::{
     blocking, clock,
-    record::Run,
     telemetry::{Metrics, names::DropReason},
 };
 

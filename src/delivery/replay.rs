@@ -10,6 +10,7 @@ use std::{
 };
 
 use flate2::read::MultiGzDecoder;
+use imaptrace_record::Run;
 
 use super::{
     failure::Failure,
@@ -18,10 +19,7 @@ use super::{
     settings::Signal,
     wire::{self, Traces, WireError},
 };
-use crate::{
-    record::Run,
-    telemetry::{ResourceSettings, resource},
-};
+use crate::telemetry::{ResourceSettings, resource};
 
 /// Attempts at one batch.
 const ATTEMPTS: u32 = 5;

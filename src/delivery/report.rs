@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use crate::record;
+use imaptrace_record::escape;
 
 /// What came of delivery up to now.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -66,7 +66,7 @@ impl fmt::Display for Report {
                 write!(f, "; the last refusal: {refusal}")?;
             }
             if let Some(directory) = &self.refused_in {
-                let directory = record::escape(&directory.display().to_string());
+                let directory = escape(&directory.display().to_string());
                 write!(f, "; refused runs are in {directory}, and `imaptrace replay` sends them again")?;
             }
         }

@@ -2,8 +2,10 @@
 
 use std::{num::NonZeroU64, time::Duration};
 
+use imaptrace_record::Seconds;
+
 use super::{failure::Failure, queue::Queue, repeats::Repeats, wire::Traces};
-use crate::{clock, record::Seconds, telemetry::Metrics};
+use crate::{clock, telemetry::Metrics};
 
 /// The first pause after a failure; each next one is twice as long, up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);

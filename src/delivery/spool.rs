@@ -18,6 +18,8 @@ use std::{
 };
 
 pub(super) use super::segment_files::Place;
+use imaptrace_record::Run;
+
 use super::{
     directory::{NotRegularError, about},
     member::{self, Piece},
@@ -26,7 +28,6 @@ use super::{
     shelf::Shelf,
     state::StateDir,
 };
-use crate::record::Run;
 
 mod load;
 

@@ -19,6 +19,8 @@ use opentelemetry_sdk::{
 };
 
 pub use super::otlp_client::WireError;
+use imaptrace_record::Run;
+
 use super::{
     answer::Accepted,
     failure::Failure,
@@ -26,7 +28,7 @@ use super::{
     repeats::Repeats,
     settings::Signal,
 };
-use crate::{clock, record::Run, telemetry::spans};
+use crate::{clock, telemetry::spans};
 
 /// The exporter of traces.
 pub(super) struct Traces {

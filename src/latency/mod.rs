@@ -18,11 +18,12 @@ use std::{
     sync::Arc,
 };
 
+use imaptrace_record::{Run, RunOutcome, Seconds, Step, StepOutcome};
+
 use self::{
     baseline::Baseline,
     verdict::{micros, ratio},
 };
-use crate::record::{Run, RunOutcome, Seconds, Step, StepOutcome};
 
 pub use spell::{SlowSpell, SpellChange, UsualMoved};
 pub use state::{HEAD, Key, UnknownFormat};

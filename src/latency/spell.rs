@@ -5,8 +5,9 @@
 //!
 //! Decides and keeps; the log lines are the agent's. Nothing here outlives the process.
 
+use imaptrace_record::{Run, RunOutcome, Seconds, Step};
+
 use super::{Settings, standing_out};
-use crate::record::{Run, RunOutcome, Seconds, Step};
 
 /// The slow steps of an account's recent runs.
 #[derive(Debug, Default)]

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use imaptrace_record::Run;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -12,7 +13,6 @@ use super::{
     baseline::{Baseline, WINDOW},
     series,
 };
-use crate::record::Run;
 
 /// The first line: the form that follows, and its version.
 pub const HEAD: &str = r#"{"format":"imaptrace latency","version":1}"#;

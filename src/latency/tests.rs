@@ -2,15 +2,15 @@
 
 use std::{sync::LazyLock, time::Duration};
 
+use imaptrace_record::SpanId;
 use proptest::{collection::vec, prelude::*};
 
 use super::{baseline::WINDOW, *};
-use crate::record::SpanId;
 
 /// A run of these steps: name, microseconds.
 fn run(target: &str, steps: &[(&str, u64)]) -> Run {
     static EMPTY: LazyLock<Run> = LazyLock::new(|| {
-        let run: Run = serde_json::from_str(include_str!("../../tests/support/runs/passed.json")).unwrap();
+        let run: Run = serde_json::from_str(imaptrace_testkit::PASSED_RUN).unwrap();
         Run { steps: Vec::new(), notes: Vec::new(), ..run }
     });
     let mut run = EMPTY.clone();

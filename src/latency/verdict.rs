@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::record::{Seconds, Step};
+use imaptrace_record::{Seconds, Step};
 
 /// When a step is slow.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,11 +1,10 @@
 //! Writes what is known of a server's certificates into the step `tls`: which one was refused, and why. Called by `reach`
 //! for what passed in the handshake itself, and by `inspect` for what was read afterwards.
 
+use imaptrace_record::{ChainCertificate, ServerText, Step, Timestamp, TlsFacts};
+
 use super::{redact::Redactor, verdict};
-use crate::{
-    net::{Certificate, Chain, TlsCause},
-    record::{ChainCertificate, ServerText, Step, Timestamp, TlsFacts},
-};
+use crate::net::{Certificate, Chain, TlsCause};
 
 /// The server's own certificate.
 pub(super) fn leaf(facts: &mut TlsFacts, leaf: &Certificate, redactor: &Redactor) {

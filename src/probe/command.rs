@@ -4,6 +4,10 @@
 
 use std::time::{Duration, Instant};
 
+use imaptrace_imap as imap;
+use imaptrace_imap::{Command, Condition, Progress};
+use imaptrace_record::{ClockSource, EventName, Seconds, ServerText, State, Step, StepEvent};
+
 use super::{
     driver::{Driver, Exchange, Said, TcpInfoDelta},
     journey::{Answer, Journey, Stop},
@@ -11,12 +15,7 @@ use super::{
     uncertainty::{Evidence, Uncertainty},
     verdict,
 };
-use crate::{
-    imap::{self, Command, Condition, Progress},
-    net::kept_waiting,
-    plan::TagStyle,
-    record::{ClockSource, EventName, Seconds, ServerText, State, Step, StepEvent},
-};
+use crate::{net::kept_waiting, plan::TagStyle};
 
 impl Journey<'_> {
     /// Sends a command; anything but OK ends the conversation.

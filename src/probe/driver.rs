@@ -13,6 +13,9 @@ use std::{
 use tokio::time::timeout_at;
 
 pub(super) use super::exchange::{CoarseMoment, Exchange, Fault, Said, SecureError, TcpInfoDelta};
+use imaptrace_imap::{Command, Condition, Limits, OffendingLine, Progress, Session};
+use imaptrace_record::ErrorType;
+
 use super::{
     Cancel,
     exchange::{Happened, broken, is_end},
@@ -24,9 +27,7 @@ use super::{
 };
 use crate::{
     clock::{self, Deadline},
-    imap::{Command, Condition, Limits, OffendingLine, Progress, Session},
     net::{Armed, Buffer, Line, Meter, TcpInfo, TlsCause, TlsFailure, Traffic},
-    record::ErrorType,
 };
 
 /// A connection and the session on it.

@@ -7,14 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use imaptrace_imap::{Condition, Event, Progress, Status};
+use imaptrace_record::{CloseNotify, ErrorType, TlsFault};
 use zeroize::Zeroizing;
 
 use super::verdict;
 use crate::{
     clock,
-    imap::{Condition, Event, Progress, Status},
     net::{TlsFailure, Traffic},
-    record::{CloseNotify, ErrorType, TlsFault},
 };
 
 /// A status response, owned.

@@ -4,13 +4,14 @@
 
 use std::{borrow::Cow, time::Duration};
 
+use imaptrace_record::{ErrorType, ServerText, Step, StepOutcome};
+
 use super::{
     driver::Fault,
     journey::{Journey, Stop},
     verdict,
 };
 use crate::clock::{self, Deadline};
-use crate::record::{ErrorType, ServerText, Step, StepOutcome};
 
 impl Journey<'_> {
     /// When this step must end; when the run's time is up already, the step is listed and the run over.

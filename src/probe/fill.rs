@@ -14,6 +14,8 @@
 
 use std::time::Duration;
 
+use imaptrace_imap::{Command, Condition, Progress};
+use imaptrace_record::{ErrorType, Run, ServerText, Step, StepOutcome};
 use tokio::time::sleep;
 
 use super::{
@@ -23,12 +25,7 @@ use super::{
     verdict,
     wait::cancelled,
 };
-use crate::{
-    clock,
-    imap::{Command, Condition, Progress},
-    plan::Target,
-    record::{ErrorType, Run, ServerText, Step, StepOutcome},
-};
+use crate::{clock, plan::Target};
 
 /// How long a message that is on its way may take to arrive once the operator wants to stop.
 const GRACE: Duration = Duration::from_secs(3);

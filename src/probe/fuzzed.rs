@@ -7,6 +7,8 @@
 use std::{cell::RefCell, collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use imaptrace_imap::Secret;
+use imaptrace_record::{Run, RunOutcome, Seconds, SpanId, StepOutcome, TraceId};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -21,8 +23,7 @@ use crate::{
         Account, AddressChoice, Auth, Deadlines, Dns, Endpoint, Host, Journey, Limits, Mailbox, Open, Security,
         TagStyle, Target, Timing, TlsOptions, UserName, Window,
     },
-    record::{Run, RunOutcome, Seconds, SpanId, StepOutcome, TraceId},
-    secret::{Secret, SecretSource},
+    secret::SecretSource,
 };
 
 const USER: &str = "wV9someone3Jm";
@@ -146,7 +147,7 @@ fn check(run: &Run, heard: &[u8]) {
     for secret in [USER, PASSWORD] {
         assert!(!lower.contains(&secret.to_ascii_lowercase()), "a secret is in the record: {text}");
     }
-    let secured = run.server.security == crate::record::Security::Starttls;
+    let secured = run.server.security == imaptrace_record::Security::Starttls;
     if secured {
         let blob = STANDARD.encode(format!("\0{USER}\0{PASSWORD}"));
         let scram = STANDARD.encode(format!("n,,n={USER}"));
@@ -162,7 +163,7 @@ fn check(run: &Run, heard: &[u8]) {
         assert!(run.error_type.is_none() && run.failed_step.is_none() && failing.is_none(), "{text}");
         assert!(run.first_loading_latency_s.is_some(), "it never got there: {text}");
         for name in ["LIST", "SELECT"] {
-            let done = |step: &crate::record::Step| step.name == name && step.status.as_deref() == Some("OK");
+            let done = |step: &imaptrace_record::Step| step.name == name && step.status.as_deref() == Some("OK");
             assert!(run.steps.iter().any(done), "passed without {name}: {text}");
         }
     } else {

@@ -12,16 +12,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use imaptrace_imap::Secret;
+use imaptrace_imap::{Command, Condition, Limits};
+use imaptrace_record::{ErrorType, Run, SpanId, Step, Timestamp};
 use tokio::time::timeout_at;
 
 use super::{Cancel, Prepared, certificates, driver::Driver, redact::Redactor, wait::cancelled};
 use crate::{
     clock::{self, Deadline},
-    imap::{Command, Condition, Limits},
     net::{self, Chain, ConnectOptions, Meter, TlsCause},
     plan::{Account, Security, TagStyle, Timing},
-    record::{ErrorType, Run, SpanId, Step, Timestamp},
-    secret::Secret,
 };
 
 /// For so long a target is not asked again for the same class of failure.

@@ -10,6 +10,9 @@
 
 use std::{net::IpAddr, time::Instant};
 
+use imaptrace_imap as imap;
+use imaptrace_imap::{Command, Condition, Progress};
+use imaptrace_record::{ErrorType, Run, Seconds, ServerText, Step, StepOutcome};
 use tracing::{info, warn};
 
 use super::{
@@ -24,10 +27,8 @@ use super::{
 };
 use crate::{
     clock::{self, Anchor, Deadline},
-    imap::{self, Command, Condition, Progress},
     net::{Armed, Meter},
     plan::{self, Open, Security, Target},
-    record::{ErrorType, Run, Seconds, ServerText, Step, StepOutcome},
     secret::SecretError,
 };
 

@@ -5,14 +5,13 @@
 
 use std::time::{Duration, Instant};
 
+use imaptrace_record::ErrorType;
+
 use super::{
     driver::{Driver, Fault},
     verdict,
 };
-use crate::{
-    clock::{self, Deadline},
-    record::ErrorType,
-};
+use crate::clock::{self, Deadline};
 
 /// What a step waited for when its time was up.
 #[derive(Debug, Clone, Copy)]

@@ -6,6 +6,10 @@
 //! How the turns of a mechanism go is `sasl`'s matter. Whether the line is one on which a password may be sent was settled
 //! before: by TLS, or by the operator who chose to do without.
 
+use imaptrace_imap as imap;
+use imaptrace_imap::Secret;
+use imaptrace_imap::{Capabilities, Command, Condition, Credentials, Mechanism};
+use imaptrace_record::{ErrorType, ServerText, StepOutcome};
 use tracing::info;
 
 use super::{
@@ -14,12 +18,7 @@ use super::{
     login_memory::{Fallback, LoginId},
     verdict,
 };
-use crate::{
-    imap::{self, Capabilities, Command, Condition, Credentials, Mechanism},
-    plan::Auth,
-    record::{ErrorType, ServerText, StepOutcome},
-    secret::Secret,
-};
+use crate::plan::Auth;
 
 /// How to log in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,12 +9,10 @@ use std::{
     sync::{LazyLock, Mutex, MutexGuard, PoisonError},
 };
 
+use imaptrace_imap::Secret;
 use sha2::{Digest as _, Sha256};
 
-use crate::{
-    plan::{Account, Endpoint, UserName},
-    secret::Secret,
-};
+use crate::plan::{Account, Endpoint, UserName};
 
 static KEY: LazyLock<[u8; 32]> = LazyLock::new(rand::random);
 

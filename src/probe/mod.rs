@@ -67,12 +67,14 @@ use tokio::sync::watch;
 
 use self::login_memory::LoginMemory;
 pub use self::transcript::LineSink;
+use imaptrace_imap::Secret;
+use imaptrace_record::{ErrorType, Run, SpanId, TraceId};
+
 use crate::{
     clock::{self, Anchor, Deadline},
     net::{Family, Resolver, TlsContext, TlsContextError, TlsFiles},
     plan::{Account, Dns, Security, Target},
-    record::{ErrorType, Run, SpanId, TraceId},
-    secret::{Secret, SecretError},
+    secret::SecretError,
 };
 
 /// Runs journeys. One for the life of the process.

@@ -7,6 +7,10 @@ use std::{
     time::Duration,
 };
 
+use imaptrace_imap as imap;
+use imaptrace_record::{
+    ConnectAttempt, ConnectFacts, ErrorType, ResolveFacts, Seconds, ServerText, Step, StepOutcome, TlsFacts, Verified,
+};
 use tracing::{info, warn};
 
 use super::{
@@ -18,13 +22,8 @@ use super::{
 };
 use crate::{
     clock::{self, Deadline},
-    imap,
     net::{self, ConnectCause, ConnectOptions, Family, ResolveCause, Resolver, Shown},
     plan::Host,
-    record::{
-        ConnectAttempt, ConnectFacts, ErrorType, ResolveFacts, Seconds, ServerText, Step, StepOutcome, TlsFacts,
-        Verified,
-    },
 };
 
 impl Journey<'_> {

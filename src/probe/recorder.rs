@@ -2,6 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use imaptrace_record::{
+    ClockSource, ErrorType, Run, RunOutcome, SCHEMA, Seconds, Security, Server, ServerText, SpanId, Step, StepOutcome,
+};
 use tokio::sync::watch;
 
 use super::{CurrentStep, Ids, Job, uncertainty::Uncertainty};
@@ -9,10 +12,6 @@ use crate::{
     clock::{self, Anchor},
     net::Family,
     plan,
-    record::{
-        ClockSource, ErrorType, Run, RunOutcome, SCHEMA, Seconds, Security, Server, ServerText, SpanId, Step,
-        StepOutcome,
-    },
 };
 
 /// A run in the making.
@@ -348,7 +347,7 @@ mod tests {
     /// The steps that say they were delayed, and whether the run is, of one whose steps follow each other without a gap but for
     /// these, in milliseconds: what is shown, and whether its latency counts.
     fn delays(gaps: &[(&str, u64)]) -> (Vec<String>, Option<u64>, bool) {
-        let mut run: Run = serde_json::from_str(include_str!("../../tests/support/runs/passed.json")).unwrap();
+        let mut run: Run = serde_json::from_str(imaptrace_testkit::PASSED_RUN).unwrap();
         let mut at = Seconds::ZERO;
         for step in run.steps.iter_mut().filter(|step| step.was_started()) {
             let gap = gaps.iter().find(|(name, _)| *name == step.name).map_or(0, |(_, gap)| *gap);

@@ -12,14 +12,12 @@
 mod find;
 mod view;
 
+use imaptrace_imap::Secret;
+use imaptrace_record::ServerText;
 use zeroize::Zeroizing;
 
 use self::find::Sought;
-use crate::{
-    plan::{Account, UserName},
-    record::ServerText,
-    secret::Secret,
-};
+use crate::plan::{Account, UserName};
 
 /// What to look for, and what to put there.
 pub(super) struct Redactor {

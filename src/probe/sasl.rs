@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+use imaptrace_imap::{Answer, Condition, Refusal, Work, Worked};
+use imaptrace_record::ErrorType;
 use tokio::sync::Semaphore;
 
 use super::{
@@ -18,8 +20,6 @@ use super::{
 use crate::{
     blocking,
     clock::{self, Deadline},
-    imap::{Answer, Condition, Refusal, Work, Worked},
-    record::ErrorType,
 };
 
 /// Hashing gets no longer than this, or what is left of the step; a place to hash at, as long again. The most iterations that are taken need a tenth of it, or
@@ -132,6 +132,9 @@ fn breach(text: Vec<u8>) -> Fault {
 #[cfg(test)]
 mod tests {
     use base64::{Engine as _, engine::general_purpose::STANDARD};
+    use imaptrace_imap::Secret;
+    use imaptrace_imap::{Command, Credentials, Limits, Mechanism};
+    use imaptrace_testkit::ScramPeer as Peer;
     use tokio::{
         io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
         net::{TcpListener, TcpStream},
@@ -139,12 +142,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{
-        imap::{Command, Credentials, Limits, Mechanism, peer::Peer},
-        net::Meter,
-        plan::Timing,
-        secret::Secret,
-    };
+    use crate::{net::Meter, plan::Timing};
 
     const LONG: Duration = Duration::from_secs(30);
 

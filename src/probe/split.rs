@@ -8,7 +8,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::{net::Crossing, record::Seconds};
+use imaptrace_record::Seconds;
+
+use crate::net::Crossing;
 
 /// The three parts of a command's duration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -4,11 +4,12 @@
 
 use std::time::Duration;
 
+use imaptrace_record::CloseNotify;
+
 use super::driver::{CoarseMoment, Driver, TcpInfoDelta};
 use crate::{
     clock,
     net::{TcpInfo, tick},
-    record::CloseNotify,
 };
 
 impl Driver {

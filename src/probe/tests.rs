@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
+use imaptrace_record::{RunOutcome, Seconds, Step};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
     net::TcpListener,
@@ -16,7 +17,6 @@ use crate::{
         AddressChoice, Auth, Deadlines, Endpoint, Host, Journey, Limits, Mailbox, Open, Security, TagStyle, Timing,
         TlsOptions, UserName, Window,
     },
-    record::{RunOutcome, Seconds, Step},
     secret::SecretSource,
 };
 

@@ -14,15 +14,13 @@ use std::{
     time::Instant,
 };
 
+use imaptrace_imap::{Command, Frame, OffendingLine};
+use imaptrace_record::{ConversationLine, Seconds, Sender, Step};
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
 use super::redact::Redactor;
-use crate::{
-    clock::{self, Anchor},
-    imap::{Command, Frame, OffendingLine},
-    record::{ConversationLine, Seconds, Sender, Step},
-};
+use crate::clock::{self, Anchor};
 
 /// Where the lines of a conversation go. It may block: it has a thread of its own.
 #[derive(Clone)]

@@ -5,14 +5,13 @@
 
 use std::time::{Duration, Instant};
 
+use imaptrace_record::{Seconds, Step};
+
 use super::{
     driver::TcpInfoDelta,
     split::{Gap, Span, gaps},
 };
-use crate::{
-    net::{Crossing, LATE},
-    record::{Seconds, Step},
-};
+use crate::net::{Crossing, LATE};
 
 /// How far off a step's figures can be, at most. The network's part is a count of round trips, and is never in doubt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

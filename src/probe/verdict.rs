@@ -2,12 +2,13 @@
 
 use std::io;
 
+use imaptrace_imap::{Breach, Condition, Syntax};
+use imaptrace_record::{ErrorType, TlsFault, not_now};
+
 use super::driver::Said;
 use crate::{
     clock::OwnDelay,
-    imap::{Breach, Condition, Syntax},
     net::{ConnectCause, Refused, ResolveCause, TlsCause, TlsFailure, Trouble, trouble},
-    record::{ErrorType, TlsFault, not_now},
     secret::SecretError,
 };
 
@@ -271,7 +272,7 @@ mod tests {
                     assert_eq!(class(command, condition, Some(code), "x"), expected, "{command} {condition:?} {code}");
                 }
                 let elsewhere = class("LIST", condition, Some(code), "x");
-                assert_ne!(elsewhere.blame(), crate::record::Blame::Credentials, "{condition:?} {code}");
+                assert_ne!(elsewhere.blame(), imaptrace_record::Blame::Credentials, "{condition:?} {code}");
             }
         }
     }

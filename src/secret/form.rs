@@ -5,8 +5,6 @@
 
 use std::fmt;
 
-use secrecy::SecretString;
-
 use super::{LARGEST, Secret, SecretError};
 
 /// Which part of what was read is the secret.
@@ -100,7 +98,7 @@ pub(super) fn take(
     if text.contains(['\r', '\n', '\0']) {
         return Err(SecretError::Control(place()));
     }
-    Ok(Secret(SecretString::from(text)))
+    Ok(Secret::from(text))
 }
 
 /// Up to the first LF or CRLF. A CR that no LF follows stays: it ends no line.

@@ -9,13 +9,14 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
+use imaptrace_record::{Run, RunOutcome, Timestamp};
+
 use super::{
     kept::{Kept, Words, since_epoch},
     lag::{Lags, Told},
     page,
     request::Filter,
 };
-use crate::record::{Run, RunOutcome, Timestamp};
 
 /// How much is remembered of each account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

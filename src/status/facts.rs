@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use imaptrace_record::{Seconds, Timestamp};
 use serde::Serialize;
-
-use crate::record::{Seconds, Timestamp};
 
 /// What does not change while the agent runs.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::record::{ErrorType, Run, RunOutcome, Seconds, Timestamp, TraceId};
+use imaptrace_record::{ErrorType, Run, RunOutcome, Seconds, Timestamp, TraceId};
 
 /// What is kept of a run.
 #[derive(Debug, Clone, Copy)]

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::record::Seconds;
+use imaptrace_record::Seconds;
 
 /// How many minutes are told of, the one under way among them.
 pub(super) const MINUTES: usize = 5;

@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use imaptrace_record::{ErrorType, RunOutcome, Seconds, Timestamp, TraceId};
 use serde::Serialize;
 
 use super::{
@@ -14,7 +15,6 @@ use super::{
     lag::{self, Told},
     request::Filter,
 };
-use crate::record::{ErrorType, RunOutcome, Seconds, Timestamp, TraceId};
 
 /// The version of the answer. It grows when a field changes its meaning or goes, not when one is added.
 const SCHEMA: u32 = 1;

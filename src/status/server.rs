@@ -270,12 +270,12 @@ impl Body for Answer {
 
 #[cfg(test)]
 mod tests {
+    use imaptrace_record::{RunOutcome, Seconds, Timestamp};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 
     use super::*;
     use crate::{
         clock,
-        record::{RunOutcome, Seconds, Timestamp},
         status::{
             board::tests::{board, plan, run},
             facts::Config,

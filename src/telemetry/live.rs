@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use imaptrace_record::{Note, NoteLevel, Seconds, SpanId, TraceId, escape};
 use opentelemetry::{
     Context,
     propagation::TextMapPropagator as _,
@@ -27,7 +28,6 @@ use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::{Layer, filter::filter_fn, registry::LookupSpan};
 
 use super::names;
-use crate::record::{Note, NoteLevel, Seconds, SpanId, TraceId, escape};
 
 /// Where [`LiveRoot`] makes its span; nothing else may.
 const TARGET: &str = "imaptrace::live";

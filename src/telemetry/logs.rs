@@ -39,8 +39,9 @@ use tracing_subscriber::{
 
 use self::queue::LogQueue;
 pub use self::queue::write_all;
+use imaptrace_record::escape;
+
 use super::live;
-use crate::record::escape;
 
 /// The way to standard error, once its thread runs.
 static QUEUE: OnceLock<LogQueue> = OnceLock::new();

@@ -21,15 +21,15 @@ pub use spans::spans;
 
 #[cfg(test)]
 mod samples {
-    use crate::record::Run;
+    use imaptrace_record::Run;
 
     /// A run that passed, with nearly every field.
     pub(super) fn passed() -> Run {
-        serde_json::from_str(include_str!("../../tests/support/runs/passed.json")).unwrap()
+        serde_json::from_str(imaptrace_testkit::PASSED_RUN).unwrap()
     }
 
     /// A run that ended at LOGIN.
     pub(super) fn failed() -> Run {
-        serde_json::from_str(include_str!("../../tests/support/runs/failed.json")).unwrap()
+        serde_json::from_str(imaptrace_testkit::FAILED_RUN).unwrap()
     }
 }

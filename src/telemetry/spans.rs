@@ -5,6 +5,10 @@
 
 use std::{borrow::Cow, net::SocketAddr, sync::Arc};
 
+use imaptrace_record::{
+    ClockSource, CloseNotify, ErrorType, EventName, NoteLevel, Run, RunOutcome, Seconds, ServerText, SpanId, State,
+    Step, StepOutcome, TlsFacts, TlsFault, Verified,
+};
 use opentelemetry::{
     Array, InstrumentationScope, KeyValue, StringValue, Value,
     trace::{Event, SpanContext, SpanKind, Status, TraceFlags, TraceState},
@@ -12,10 +16,6 @@ use opentelemetry::{
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 
 use super::names;
-use crate::record::{
-    ClockSource, CloseNotify, ErrorType, EventName, NoteLevel, Run, RunOutcome, Seconds, ServerText, SpanId, State,
-    Step, StepOutcome, TlsFacts, TlsFault, Verified,
-};
 
 /// The spans of `run`, root first, then one for each step that has one.
 pub fn spans(run: &Run) -> Vec<SpanData> {
@@ -299,7 +299,7 @@ fn strings(all: impl Iterator<Item = impl ToString>) -> Value {
 }
 
 /// The same text as in the JSON line.
-fn rfc3339(at: crate::record::Timestamp) -> Option<String> {
+fn rfc3339(at: imaptrace_record::Timestamp) -> Option<String> {
     serde_json::to_value(at).ok()?.as_str().map(ToOwned::to_owned)
 }
 
@@ -553,7 +553,7 @@ mod tests {
             text in "\\PC{0,80}",
         ) {
             let mut run = samples::passed();
-            run.started_at = crate::record::Timestamp::from_epoch_seconds(started).unwrap();
+            run.started_at = imaptrace_record::Timestamp::from_epoch_seconds(started).unwrap();
             run.steps[7].start_s = Seconds::from_micros(start);
             run.steps[7].duration_s = Seconds::from_micros(took);
             run.steps[7].text = Some(ServerText::new(text.as_bytes(), ServerText::STATUS));

@@ -2,11 +2,12 @@
 //!
 //! The bar of a command shows its parts: how large they are, not when they were (see [`parts`](super::parts)).
 
+use imaptrace_record::Seconds;
+
 use super::{
     Style,
     parts::{Part, Parts},
 };
-use crate::record::Seconds;
 
 /// The axis: so many columns for so much time, from 0.
 #[derive(Debug, Clone, Copy)]
@@ -122,10 +123,10 @@ fn block(begin: usize, finish: usize) -> char {
 
 #[cfg(test)]
 mod tests {
+    use imaptrace_record::Step;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::record::Step;
 
     const UNICODE: Style = Style { width: 80, colour: false, ascii: false };
     const ASCII: Style = Style { width: 80, colour: false, ascii: true };

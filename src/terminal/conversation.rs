@@ -1,10 +1,11 @@
 //! A line of the conversation for `probe --verbose`: when, who, what.
 
+use imaptrace_record::{ConversationLine, Sender};
+
 use super::{
     Style,
     text::{Line, Tone, duration, safe},
 };
-use crate::record::{ConversationLine, Sender};
 
 /// Columns of the time; a longer one moves its own line alone.
 const TIME: usize = 10;
@@ -27,8 +28,9 @@ pub fn conversation_line(line: &ConversationLine, style: Style) -> String {
 
 #[cfg(test)]
 mod tests {
+    use imaptrace_record::{Seconds, ServerText};
+
     use super::*;
-    use crate::record::{Seconds, ServerText};
 
     const PLAIN: Style = Style { width: 40, colour: false, ascii: true };
 

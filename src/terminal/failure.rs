@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 
+use imaptrace_record::{CloseNotify, ErrorType, Run, RunOutcome, Step};
+
 use super::{Style, hints::advice, text::safe};
-use crate::record::{CloseNotify, ErrorType, Run, RunOutcome, Step};
 
 /// What went wrong in `run`, where, and what to try; none when it passed. One line, however long: nothing of the
 /// server's words is cut here.

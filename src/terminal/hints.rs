@@ -3,8 +3,9 @@
 
 use std::borrow::Cow;
 
+use imaptrace_record::{ErrorType, Run, Step, not_now};
+
 use super::{Style, text::safe, tls_hints};
-use crate::record::{ErrorType, Run, Step, not_now};
 
 /// What to try about a run that failed, by all that is known of it: its response code (RFC 9051 §7.1, RFC 5530 §3), its
 /// mechanism, and what the server disclosed before.
@@ -221,8 +222,10 @@ pub fn hint(class: ErrorType) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use imaptrace_record::ServerText;
+
     use super::*;
-    use crate::{record::ServerText, terminal::samples};
+    use crate::terminal::samples;
 
     const PLAIN: Style = Style { width: 100, colour: false, ascii: true };
 

@@ -1,8 +1,7 @@
 //! The JSON line: the record itself, nothing added, nothing left out (docs/record.md).
 
+use imaptrace_record::Run;
 use serde::ser::Error as _;
-
-use crate::record::Run;
 
 /// Few lines are longer, in bytes.
 const USUAL: usize = 8 << 10;

@@ -1,5 +1,7 @@
 //! One line per run, for `--count`.
 
+use imaptrace_record::{Run, RunOutcome};
+
 use super::{
     Style,
     failure::verdict,
@@ -7,7 +9,6 @@ use super::{
     table::doubtful,
     text::{Line, Tone, duration, safe, times},
 };
-use crate::record::{Run, RunOutcome};
 
 /// `11:42:40  passed  FLL  465 ms  slowest FETCH 435 ms (server 432 ms)  slow 18.7×`, or what failed it. `~` before a
 /// latency says that it may be wrong. The time of day is in UTC.

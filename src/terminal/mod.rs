@@ -1,6 +1,6 @@
 //! Run to text: what a person, a script or a monitoring system reads of a run.
 //!
-//! Every function here is pure: a [`Run`](crate::record::Run) and a [`Style`] in, a string out that ends with a line
+//! Every function here is pure: a [`Run`](imaptrace_record::Run) and a [`Style`] in, a string out that ends with a line
 //! feed, ready to be written. Nothing here writes, asks the terminal, reads a clock or the environment; `cli` does and
 //! hands in what it found. Whatever came from a server or a replayed file is escaped again on its way out, so the only
 //! control characters in the text are its own line feeds and, when the style has colour, its own colour sequences.

@@ -8,13 +8,14 @@ use std::{
     fmt::Write as _,
 };
 
+use imaptrace_record::{Run, RunOutcome, Seconds};
+
 use super::{
     Style,
     failure::verdict,
     text::{duration, safe},
     waterfall::delays,
 };
-use crate::record::{Run, RunOutcome, Seconds};
 
 /// Limits on First Loading Latency, `-w` and `-c`. Beyond, not at, them is an alert.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -220,13 +221,11 @@ fn pipeless(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use imaptrace_record::ServerText;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{
-        record::ServerText,
-        terminal::samples::{self, us},
-    };
+    use crate::terminal::samples::{self, us};
 
     fn nagios(runs: &[Run], thresholds: &Thresholds) -> (String, u8) {
         let mut nagios = Nagios::new(*thresholds);

@@ -3,8 +3,9 @@
 //! The parts have no place in time: a command can have several gaps of each kind. So a bar shows how large they are, not
 //! when they were, and always in the order in which the record names them.
 
+use imaptrace_record::{Seconds, Step};
+
 use super::{Style, text::Tone};
-use crate::record::{Seconds, Step};
 
 /// One of the three.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

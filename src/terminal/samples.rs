@@ -5,12 +5,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use proptest::{collection, option, prelude::*, sample};
-
-use crate::record::{
+use imaptrace_record::{
     ConnectAttempt, ConnectFacts, ErrorType, Note, NoteLevel, Run, RunOutcome, SCHEMA, Seconds, Security, Server,
     ServerText, SpanId, Step, StepOutcome, Timestamp, TlsFacts, TraceId, Verified,
 };
+use proptest::{collection, option, prelude::*, sample};
 
 pub(super) fn us(micros: u64) -> Seconds {
     Seconds::from_micros(micros)

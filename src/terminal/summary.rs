@@ -1,6 +1,7 @@
 //! Minimum, median and maximum per step over several runs, and which run was the slowest. Called by the command line, with
 //! one run after the other.
 
+use imaptrace_record::{Run, RunOutcome, Seconds, Step, StepOutcome};
 use unicode_width::UnicodeWidthStr as _;
 
 use super::{
@@ -10,7 +11,6 @@ use super::{
     table::label,
     text::{Line, Tone, clip, duration},
 };
-use crate::record::{Run, RunOutcome, Seconds, Step, StepOutcome};
 
 /// What is shown of all runs when they have ended, in memory that does not grow with their number.
 #[derive(Debug, Default)]

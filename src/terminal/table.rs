@@ -3,6 +3,7 @@
 //! The name, the bar and the duration always have their place; the other columns come in, in the order of their use, as
 //! far as the bar keeps [`LEAST_BAR`] columns.
 
+use imaptrace_record::{Run, RunOutcome, Seconds, Step, StepOutcome};
 use unicode_width::UnicodeWidthStr as _;
 
 use super::{
@@ -13,7 +14,6 @@ use super::{
     parts::{Part, Parts},
     text::{Line, Tone, clip, duration, safe, size, times, wrap},
 };
-use crate::record::{Run, RunOutcome, Seconds, Step, StepOutcome};
 
 /// A column to the right of the bar is shown only while the bar keeps this width.
 const LEAST_BAR: usize = 24;

@@ -1,9 +1,9 @@
 //! The pieces that all texts are made of: lines that never pass the width, tones, units, escaping.
 
+use imaptrace_record::{Seconds, escape};
 use unicode_width::UnicodeWidthStr as _;
 
 use super::Style;
-use crate::record::{Seconds, escape};
 
 /// What a piece of text means; the colour follows from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! What to try when TLS failed, by what exactly was wrong with it. Called by `hints`.
 
-use crate::record::TlsFault;
+use imaptrace_record::TlsFault;
 
 /// What to do about it. The same form as every other hint: ASCII, lower case, no full stop, at most 76 characters.
 pub(super) fn remedy(fault: TlsFault) -> &'static str {

@@ -1,12 +1,13 @@
 //! Where to look when a run passed but kept the user waiting: the part, and of the server's part the step, that makes up
 //! most of First Loading Latency. What to try after a failure is in `hints`. Called by `waterfall`.
 
+use imaptrace_record::{Run, RunOutcome, Seconds, Step};
+
 use super::{
     Style,
     parts::{Part, Parts},
     text::{duration, safe, size},
 };
-use crate::record::{Run, RunOutcome, Seconds, Step};
 
 /// A part below this is not named, unless the run was slow by its history: a user does not notice it.
 const NOTICED: Seconds = Seconds::from_micros(100_000);

@@ -2,6 +2,9 @@
 //!
 //! The rows themselves are in [`table`](super::table). Called by `cli` for one run, or for the slowest of several.
 
+use imaptrace_record::{
+    EventName, NoteLevel, Run, RunOutcome, Security, Step, StepOutcome, Timestamp, TlsFacts, Verified,
+};
 use unicode_width::UnicodeWidthStr as _;
 
 use super::{
@@ -12,9 +15,6 @@ use super::{
     table::{Table, doubtful, label},
     text::{Line, Tone, clip, duration, safe, wrap},
     wait_hints::remedy,
-};
-use crate::record::{
-    EventName, NoteLevel, Run, RunOutcome, Security, Step, StepOutcome, Timestamp, TlsFacts, Verified,
 };
 
 /// Days before a certificate's end from which it is coloured.
@@ -258,13 +258,11 @@ fn days(run: &Run, not_after: Timestamp) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use imaptrace_record::{ErrorType, Seconds};
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{
-        record::{ErrorType, Seconds},
-        terminal::{Summary, failure, line, samples},
-    };
+    use crate::terminal::{Summary, failure, line, samples};
 
     const STYLES: [(bool, bool, &str); 2] = [(true, false, "colour"), (false, true, "ascii")];
 

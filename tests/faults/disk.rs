@@ -13,9 +13,9 @@ use std::{
 use imaptrace::{
     clock,
     delivery::{Delivery, Lines, Protocol, Settings, Signal, StateDir, Status},
-    record::{Run, SpanId, TraceId},
     telemetry::{MetricsSettings, ResourceSettings},
 };
+use imaptrace_record::{Run, SpanId, TraceId};
 use nix::sys::statvfs::statvfs;
 
 use crate::support::{

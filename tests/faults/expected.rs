@@ -1,7 +1,7 @@
 //! What a run comes to by docs/telemetry.md when one call of it fails: by the call, the way it fails and the step that is under
 //! way. Knows nothing of how the program finds out.
 
-use imaptrace::record::ErrorType;
+use imaptrace_record::ErrorType;
 
 use crate::kernel::{Call, Fault, Seen};
 

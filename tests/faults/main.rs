@@ -37,23 +37,22 @@ use std::{
     time::Duration,
 };
 
+use expected::{Expected, expected};
 use imaptrace::{
     clock,
     net::{Buffer, Family},
     plan::{Dns, Host, ProxyProtocol, Security},
     probe::{Ids, Job, Prober},
-    record::{ErrorType, Run, RunOutcome, SpanId, StepOutcome, TraceId},
     telemetry,
 };
-use tokio::{runtime::Runtime, sync::watch};
-
-use expected::{Expected, expected};
+use imaptrace_record::{ErrorType, Run, RunOutcome, SpanId, StepOutcome, TraceId};
 use kernel::{Fault, Plan, Seen};
 use server::{Acceptors, Names, Server, Way};
 use support::{
     run::{prepare, steps, target},
     script::Pem,
 };
+use tokio::{runtime::Runtime, sync::watch};
 
 /// As long as a run lasts that nothing goes wrong with, many times over.
 const PATIENCE: Duration = Duration::from_secs(900);

@@ -5,9 +5,9 @@ use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
 use imaptrace::{
     delivery::{Delivery, Protocol, Settings, Signal, StateDir},
-    record::{Run, SpanId, TraceId},
     telemetry::{MetricsSettings, ResourceSettings},
 };
+use imaptrace_record::{Run, SpanId, TraceId};
 use nix::sys::signal;
 use serde_json::Value;
 use tokio::runtime::Runtime;

@@ -7,8 +7,8 @@
 use imaptrace::{
     demo::{Delays, Server, Settings},
     plan::{Security, Target},
-    record::{Run, RunOutcome, Seconds, Step},
 };
+use imaptrace_record::{Run, RunOutcome, Seconds, Step};
 
 use crate::support::{
     parts::{Parts as _, add_up, command, commands, median, ms, told},

@@ -6,19 +6,21 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use imaptrace::{
     config::Sources,
     plan::{Auth, Security, Target, UserName},
-    record::{ErrorType, Run, RunOutcome},
-    secret::{Secret, SecretSource},
+    secret::SecretSource,
     terminal::Style,
 };
+use imaptrace_imap::Secret;
+use imaptrace_record::{ErrorType, Run, RunOutcome};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
     net::TcpListener,
     task::JoinHandle,
 };
 
+use imaptrace_testkit::ScramPeer as Peer;
+
 use crate::support::{
     run::{account, hasty, prepare, run, run_prepared, steps, target},
-    scram::Peer,
     script::{Pem, Script},
 };
 
@@ -547,7 +549,7 @@ async fn an_account_that_cannot_use_scram_gets_in_by_plain_and_by_plain_alone_fr
         (refused.mechanism.as_deref(), refused.code.as_deref()),
         (Some("SCRAM-SHA-256"), Some("AUTHENTICATIONFAILED"))
     );
-    assert_eq!(refused.text.as_ref().map(imaptrace::record::ServerText::as_str), Some("no SCRAM for [default]"));
+    assert_eq!(refused.text.as_ref().map(imaptrace_record::ServerText::as_str), Some("no SCRAM for [default]"));
     assert_eq!(first.steps[4].mechanism.as_deref(), Some("PLAIN"));
     // The user waits for both.
     let loaded = first.steps.iter().find(|step| step.name == "SELECT").unwrap().end_s();

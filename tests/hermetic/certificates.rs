@@ -2,10 +2,8 @@
 
 use std::net::SocketAddr;
 
-use imaptrace::{
-    plan::{Host, Security, Target},
-    record::{ErrorType, Run, RunOutcome, ServerText, Timestamp, TlsFacts, TlsFault},
-};
+use imaptrace::plan::{Host, Security, Target};
+use imaptrace_record::{ErrorType, Run, RunOutcome, ServerText, Timestamp, TlsFacts, TlsFault};
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, SanType};
 use tokio::sync::watch;
 use tokio_rustls::rustls::{SupportedProtocolVersion, version};

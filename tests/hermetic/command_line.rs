@@ -11,10 +11,8 @@ use std::{
     time::Duration,
 };
 
-use imaptrace::{
-    demo::{Delays, Server, Settings},
-    record::{ErrorType, Run, RunOutcome},
-};
+use imaptrace::demo::{Delays, Server, Settings};
+use imaptrace_record::{ErrorType, Run, RunOutcome};
 use nix::sys::signal::Signal;
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use tokio::{

@@ -7,10 +7,8 @@ use std::{
     time::Duration,
 };
 
-use imaptrace::{
-    plan::{Dns, Security, TlsOptions},
-    record::{ErrorType, Run, RunOutcome, Step, StepOutcome},
-};
+use imaptrace::plan::{Dns, Security, TlsOptions};
+use imaptrace_record::{ErrorType, Run, RunOutcome, Step, StepOutcome};
 use nix::sys::signal::Signal;
 use opentelemetry_proto::tonic::metrics::v1::{metric::Data, number_data_point};
 

@@ -12,9 +12,9 @@ use flate2::read::MultiGzDecoder;
 use imaptrace::{
     clock,
     delivery::{Delivery, Protocol, Settings, Signal, StateDir, Status},
-    record::{Run, SpanId, TraceId},
     telemetry::{MetricsSettings, ResourceSettings},
 };
+use imaptrace_record::{Run, SpanId, TraceId};
 use nix::sys::signal;
 use rand::Rng as _;
 use serde_json::Value;

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use imaptrace::{
     plan::{Auth, Dns, Limits, Mailbox, Security, Target, TlsOptions},
-    record::{CloseNotify, ErrorType, Run, RunOutcome},
-    secret::{Secret, SecretSource},
+    secret::SecretSource,
 };
+use imaptrace_imap::Secret;
+use imaptrace_record::{CloseNotify, ErrorType, Run, RunOutcome};
 
 use crate::support::{
     run::{hasty, prepare, run, run_prepared, run_with, steps, target},
@@ -102,7 +103,7 @@ async fn no_and_bad_to_each_command_fail_it_and_logout_follows() {
             assert_eq!(run.outcome, RunOutcome::Failed);
             let entry = run.failing_step().unwrap();
             assert_eq!(
-                (entry.status.as_deref(), entry.text.as_ref().map(imaptrace::record::ServerText::as_str)),
+                (entry.status.as_deref(), entry.text.as_ref().map(imaptrace_record::ServerText::as_str)),
                 (Some(answer), Some("because"))
             );
             assert!(steps(&run).ends_with("LOGOUT"), "{}", steps(&run));
@@ -138,7 +139,7 @@ async fn a_refused_mailbox_name_is_suggested_with_the_separator_that_the_server_
         let (run, _) = against_changed(&script, |target| target.journey.mailbox = Mailbox::new(mailbox).unwrap()).await;
         assert_eq!(failed(&run), (Some(ErrorType::No), Some("SELECT")), "{mailbox}");
         assert_eq!(run.suggested_mailbox.as_deref(), suggested, "{mailbox}: {answer}");
-        let told = run.server.hierarchy_separator.as_ref().map(imaptrace::record::ServerText::as_str);
+        let told = run.server.hierarchy_separator.as_ref().map(imaptrace_record::ServerText::as_str);
         assert_eq!(told, separator, "{mailbox}: {answer}");
     }
     let (run, _) = against(&format!("{}{listed}C: LOGOUT\n{BYE}", up_to("").replace("C: SELECT\n", ""))).await;
@@ -243,14 +244,14 @@ async fn an_insecure_run_passes_and_says_so_and_a_server_name_is_checked_in_plac
     let script = format!("tls\n{}{BYE}", up_to("LOGOUT"));
     let ca = pem.ca_file();
     for (options, verified) in [
-        (TlsOptions { insecure: true, ..TlsOptions::default() }, imaptrace::record::Verified::Insecure),
+        (TlsOptions { insecure: true, ..TlsOptions::default() }, imaptrace_record::Verified::Insecure),
         (
             TlsOptions {
                 ca_file: Some(ca.path().to_owned()),
                 server_name: Some("mail.example".into()),
                 ..TlsOptions::default()
             },
-            imaptrace::record::Verified::Yes,
+            imaptrace_record::Verified::Yes,
         ),
     ] {
         let server = Script::play_with(&script, &pem).await;
@@ -335,7 +336,7 @@ async fn refused_ports_and_unknown_hosts() {
 async fn a_greeting_that_comes_with_the_connection_counts_as_a_step_that_began() {
     let (mut run, _) = against("S: * BYE full\n").await;
     let greeting = run.steps.iter_mut().find(|step| step.name == "greeting").unwrap();
-    greeting.duration_s = imaptrace::record::Seconds::ZERO;
+    greeting.duration_s = imaptrace_record::Seconds::ZERO;
     assert!(greeting.was_started() && greeting.received_bytes == Some(12), "{greeting:?}");
 }
 
@@ -351,8 +352,8 @@ async fn id_is_a_courtesy() {
         "{greeting}S: * ID (\"name\" \"Dov\\x1becot\" \"version\" {{3}}\ns: 2.3)\\r\\n\nS: {{tag}} OK\n{rest}"
     ))
     .await;
-    assert_eq!(run.server.id_name.as_ref().map(imaptrace::record::ServerText::as_str), Some("Dov\\x1becot"));
-    assert_eq!(run.server.id_version.as_ref().map(imaptrace::record::ServerText::as_str), Some("2.3"));
+    assert_eq!(run.server.id_name.as_ref().map(imaptrace_record::ServerText::as_str), Some("Dov\\x1becot"));
+    assert_eq!(run.server.id_version.as_ref().map(imaptrace_record::ServerText::as_str), Some("2.3"));
     for act in ["S: * BYE no id please", "close"] {
         let server = Script::play(&format!("{greeting}{act}\nnext\nS: * OK [CAPABILITY IMAP4rev1 ID] hi\n{rest}\nnext\nS: * OK [CAPABILITY IMAP4rev1 ID] hi\n{rest}")).await;
         let prepared = prepare(target(server.address, Security::None));
@@ -380,7 +381,7 @@ async fn id_follows_the_login_where_it_is_advertised_no_earlier_and_is_never_sen
     let login = "C: LOGIN\nS: {tag} OK [CAPABILITY IMAP4rev1 ID] in\n";
     let (run, heard) = against(&format!("S: * OK [CAPABILITY IMAP4rev1] hi\n{login}{id}{rest}")).await;
     assert_eq!(steps(&run), "connect greeting LOGIN ID LIST SELECT FETCH LOGOUT", "{heard:?}");
-    assert_eq!(run.server.id_name.as_ref().map(imaptrace::record::ServerText::as_str), Some("Late"));
+    assert_eq!(run.server.id_name.as_ref().map(imaptrace_record::ServerText::as_str), Some("Late"));
     for answer in ["S: {tag} OK", "S: {tag} NO not yet"] {
         let first = format!("S: * OK [CAPABILITY IMAP4rev1 ID] hi\nC: ID\n{answer}\n");
         let (run, heard) = against(&format!("{first}{login}{rest}")).await;
@@ -423,7 +424,7 @@ async fn a_greeting_that_refuses_keeps_its_words_and_is_advised_as_a_refusal() {
     ] {
         let (run, _) = against(&format!("{script}\nsilence\n")).await;
         let step = run.failing_step().unwrap();
-        let text = step.text.as_ref().map(imaptrace::record::ServerText::as_str);
+        let text = step.text.as_ref().map(imaptrace_record::ServerText::as_str);
         assert_eq!((run.error_type, text), (Some(class), Some(words)), "{script}");
         assert_eq!((step.status.as_deref(), step.code.as_deref()), (Some(status), code), "{script}");
         let style = imaptrace::terminal::Style { width: 80, colour: false, ascii: true };
@@ -468,7 +469,7 @@ async fn referrals_in_an_ok_pass_and_are_recorded() {
     );
     let (run, _) = against(&script).await;
     assert_eq!(run.outcome, RunOutcome::Passed, "{}", steps(&run));
-    assert_eq!(run.server.referral_host.as_ref().map(imaptrace::record::ServerText::as_str), Some("other.example"));
+    assert_eq!(run.server.referral_host.as_ref().map(imaptrace_record::ServerText::as_str), Some("other.example"));
 }
 
 #[tokio::test]

@@ -3,10 +3,8 @@
 
 use std::fs;
 
-use imaptrace::{
-    plan::{Security, TlsOptions},
-    record::{Run, RunOutcome, ServerText},
-};
+use imaptrace::plan::{Security, TlsOptions};
+use imaptrace_record::{Run, RunOutcome, ServerText};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 

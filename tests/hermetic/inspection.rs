@@ -6,9 +6,9 @@ use futures_util::FutureExt as _;
 use imaptrace::{
     plan::{ProxyProtocol, Security, Target},
     probe::{Prepared, inspect, lacks_certificate},
-    record::{ErrorType, Run, ServerText, Step, TlsFacts, TlsFault},
-    secret::Secret,
 };
+use imaptrace_imap::Secret;
+use imaptrace_record::{ErrorType, Run, ServerText, Step, TlsFacts, TlsFault};
 use nix::sys::signal::Signal;
 use rcgen::CertificateParams;
 use tokio::sync::watch;

@@ -13,9 +13,9 @@ use std::{
 use imaptrace::{
     agent::{self, StatusSettings},
     config,
-    record::{Seconds, Timestamp},
     status::{self, Board, Depth, Facts, Identity, Server},
 };
+use imaptrace_record::{Seconds, Timestamp};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tokio::{

@@ -5,11 +5,9 @@
 
 use std::{collections::BTreeSet, fmt::Write as _, fs, sync::Arc, time::Duration};
 
-use imaptrace::{
-    imap::Capabilities,
-    plan::Security,
-    record::{ErrorType, Run, RunOutcome},
-};
+use imaptrace::plan::Security;
+use imaptrace_imap::Capabilities;
+use imaptrace_record::{ErrorType, Run, RunOutcome};
 use nix::sys::signal::Signal;
 use prost::Message as _;
 use tokio::{

@@ -1,6 +1,6 @@
 //! Which messages a run asks for, and what it says of a mailbox that holds too few.
 
-use imaptrace::record::{NoteLevel, Run};
+use imaptrace_record::{NoteLevel, Run};
 use nix::sys::signal::Signal;
 
 use crate::{

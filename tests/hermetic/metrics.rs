@@ -4,9 +4,9 @@ use std::{collections::BTreeSet, time::Duration};
 
 use imaptrace::{
     delivery::{Delivery, Protocol, Settings, Signal},
-    record::Run,
     telemetry::{MetricsSettings, ResourceSettings, names},
 };
+use imaptrace_record::Run;
 use opentelemetry_proto::tonic::{
     collector::metrics::v1::ExportMetricsServiceRequest,
     common::v1::KeyValue,

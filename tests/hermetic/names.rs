@@ -5,10 +5,8 @@ use std::{
     time::Duration,
 };
 
-use imaptrace::{
-    plan::{AddressKind, Dns, Host, Security, Target},
-    record::{ErrorType, ResolveFacts, Run, RunOutcome},
-};
+use imaptrace::plan::{AddressKind, Dns, Host, Security, Target};
+use imaptrace_record::{ErrorType, ResolveFacts, Run, RunOutcome};
 use tokio::sync::watch;
 
 use crate::support::{

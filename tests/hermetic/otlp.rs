@@ -7,9 +7,9 @@ use std::{
 
 use imaptrace::{
     delivery::{Delivery, Dropped, Header, Protocol, Report, Settings, Signal},
-    record::{Run, RunOutcome, SpanId, TraceId},
     telemetry::{MetricsSettings, ResourceSettings, names},
 };
+use imaptrace_record::{Run, RunOutcome, SpanId, TraceId};
 use opentelemetry_proto::tonic::{
     common::v1::any_value::Value as Any,
     metrics::v1::{Metric, metric::Data, number_data_point::Value},

@@ -2,10 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use imaptrace::{
-    demo::{Delays, Server, Settings},
-    record::{ErrorType, Run, RunOutcome},
-};
+use imaptrace::demo::{Delays, Server, Settings};
+use imaptrace_record::{ErrorType, Run, RunOutcome};
 use nix::sys::signal::Signal;
 
 use crate::{

@@ -3,12 +3,10 @@
 
 use std::time::Duration;
 
-use imaptrace::{
-    imap::{Capabilities, Command, Credentials, Mechanism},
-    plan::{Mailbox, Open, Security, Target, UserName},
-    record::{ErrorType, Run, RunOutcome, Step, StepOutcome},
-    secret::Secret,
-};
+use imaptrace::plan::{Mailbox, Open, Security, Target, UserName};
+use imaptrace_imap::Secret;
+use imaptrace_imap::{Capabilities, Command, Credentials, Mechanism};
+use imaptrace_record::{ErrorType, Run, RunOutcome, Step, StepOutcome};
 use proptest::prelude::*;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use imaptrace::{
     delivery::{Delivery, Header, HttpProxy, Protocol, Settings, Signal},
-    record::{Run, SpanId, TraceId},
     telemetry::{MetricsSettings, ResourceSettings},
 };
+use imaptrace_record::{Run, SpanId, TraceId};
 
 use crate::{
     agent::{lines, otlp, runtime, start, stop, target},

@@ -12,18 +12,17 @@ use std::{
     time::Duration,
 };
 
-use imaptrace::{
-    delivery::{Delivery, Protocol, Settings, Signal},
-    record::{Run, SpanId, TraceId},
-    telemetry::{MetricsSettings, ResourceSettings},
-};
-
 use hyper::{
     Request, Response,
     body::{Bytes, Frame, Incoming},
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use imaptrace::{
+    delivery::{Delivery, Protocol, Settings, Signal},
+    telemetry::{MetricsSettings, ResourceSettings},
+};
+use imaptrace_record::{Run, SpanId, TraceId};
 use tokio_rustls::TlsAcceptor;
 
 use crate::support::{

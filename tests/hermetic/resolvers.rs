@@ -14,8 +14,8 @@ use imaptrace::{
     clock,
     net::{Family, ResolveCause, Resolver},
     plan::{Dns, NameResolver, Security},
-    record::{ErrorType, Run, RunOutcome},
 };
+use imaptrace_record::{ErrorType, Run, RunOutcome};
 
 use crate::{
     names::GOOD,

@@ -23,8 +23,8 @@ use imaptrace::{
     net::Family,
     plan::{Dns, Security, Target},
     probe::{Job, Prober},
-    record::{ErrorType, Run},
 };
+use imaptrace_record::{ErrorType, Run};
 use prost::Message as _;
 use tokio::{
     sync::{Semaphore, watch},
@@ -196,7 +196,7 @@ async fn no_form_at_no_place_of_a_conversation_comes_into_the_record() {
                     let _turn = turns.acquire().await.unwrap();
                     let server = Script::play(&at_place(place, &said)).await;
                     let run = run(as_who(target(server.address, Security::None), &who)).await;
-                    assert_eq!(run.outcome, imaptrace::record::RunOutcome::Failed, "{place}");
+                    assert_eq!(run.outcome, imaptrace_record::RunOutcome::Failed, "{place}");
                     leaks.look("records of runs", serde_json::to_string(&run).unwrap());
                     let said =
                         run.failing_step().and_then(|step| step.text.clone()).map_or(0, |text| text.as_str().len());

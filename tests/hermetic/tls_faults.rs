@@ -2,10 +2,8 @@
 
 use std::{io::Write as _, net::SocketAddr};
 
-use imaptrace::{
-    plan::{Security, Target},
-    record::{ErrorType, Run, TlsFault},
-};
+use imaptrace::plan::{Security, Target};
+use imaptrace_record::{ErrorType, Run, TlsFault};
 use openssl::{
     dh::Dh,
     hash::MessageDigest,

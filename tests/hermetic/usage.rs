@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
-use imaptrace::record::{ErrorType, Run, RunOutcome};
+use imaptrace_record::{ErrorType, Run, RunOutcome};
 
 use crate::{
     command_line::{GOOD, REFUSED, refusing},

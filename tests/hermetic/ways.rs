@@ -8,8 +8,8 @@ use std::{
 use imaptrace::{
     net::Family,
     plan::{Host, ProxyProtocol, Security, Target},
-    record::{ConnectAttempt, ErrorType, Run, RunOutcome, StepOutcome},
 };
+use imaptrace_record::{ConnectAttempt, ErrorType, Run, RunOutcome, StepOutcome};
 
 use crate::{
     names::GOOD,

@@ -128,10 +128,10 @@ fn rules_and_dashboard_ask_for_series_and_labels_that_are_made() {
     for word in words {
         assert!(known.contains(word), "{word} is asked for, and nothing makes it");
     }
-    let void: Vec<_> = imaptrace::record::ErrorType::ALL
+    let void: Vec<_> = imaptrace_record::ErrorType::ALL
         .iter()
         .filter(|class| {
-            matches!(class.blame(), imaptrace::record::Blame::Agent | imaptrace::record::Blame::Configuration)
+            matches!(class.blame(), imaptrace_record::Blame::Agent | imaptrace_record::Blame::Configuration)
         })
         .map(ToString::to_string)
         .collect();

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test says what failed by failing")]
 
 mod alerts_docs;
+mod circles;
 mod clocks;
 mod configuration_docs;
 mod decisions;
@@ -12,5 +13,6 @@ mod names_docs;
 mod protocol_docs;
 mod record_docs;
 mod scenarios_docs;
+mod shape;
 mod status_docs;
 mod telemetry_docs;

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use imaptrace::record::ErrorType;
+use imaptrace_record::ErrorType;
 
 const PAGE: &str = include_str!("../../docs/protocol.md");
 /// Requirements, counted from 1.
@@ -28,7 +28,13 @@ fn exists(path: &str) -> bool {
     let Some(name) = parts.pop() else { return false };
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let outside = matches!(parts.first(), Some(&("hermetic" | "faults" | "real" | "house")));
-    let folder = root.join(if outside { "tests" } else { "src" });
+    let folder = match parts.first() {
+        Some(&package @ ("imap" | "record")) => {
+            parts.remove(0);
+            root.join("crates").join(package).join("src")
+        }
+        _ => root.join(if outside { "tests" } else { "src" }),
+    };
     // Modules inside a file have no file of their own, and tests may have one.
     (1..=parts.len()).any(|depth| {
         let stem = folder.join(parts[..depth].join("/"));

@@ -2,7 +2,8 @@
 
 use imaptrace::telemetry::names;
 
-const SOURCE: &str = concat!(include_str!("../../src/record/run.rs"), include_str!("../../src/record/step.rs"));
+const SOURCE: &str =
+    concat!(include_str!("../../crates/record/src/run.rs"), include_str!("../../crates/record/src/step.rs"));
 const PAGE: &str = include_str!("../../docs/record.md");
 
 /// The type, and the title of its table.

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use imaptrace::record::ErrorType;
+use imaptrace_record::ErrorType;
 
 #[path = "../support/scenario/file.rs"]
 #[allow(dead_code, unreachable_pub, missing_docs, reason = "the tests that play them use the rest")]

@@ -2,11 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use imaptrace::{
-    imap,
-    record::{Blame, ErrorType, Step, TlsFault},
-    telemetry::names::{self, Kind, Metric},
-};
+use imaptrace::telemetry::names::{self, Kind, Metric};
+use imaptrace_imap as imap;
+use imaptrace_record::{Blame, ErrorType, Step, TlsFault};
 
 /// The rows of the table in the section with this title, cell by cell, without its head.
 fn rows(title: &str) -> Vec<Vec<String>> {

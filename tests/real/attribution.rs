@@ -6,10 +6,8 @@
 
 use std::{os::unix::fs::MetadataExt as _, time::Duration};
 
-use imaptrace::{
-    plan::{Security, Target},
-    record::{Run, RunOutcome, Seconds, Step},
-};
+use imaptrace::plan::{Security, Target};
+use imaptrace_record::{Run, RunOutcome, Seconds, Step};
 
 use crate::support::{
     dovecot::{Dovecot, Options, USER1},

@@ -10,9 +10,9 @@ use std::{
 
 use imaptrace::{
     plan::{AddressChoice, Auth, Host, Security, Target, UserName},
-    record::{ErrorType, EventName, Run, RunOutcome, Step},
     secret::SecretSource,
 };
+use imaptrace_record::{ErrorType, EventName, Run, RunOutcome, Step};
 
 use crate::support::{
     dovecot::{Dovecot, Options, USER1, USER2, USER3},
@@ -124,7 +124,7 @@ async fn an_exchange_is_one_step_with_a_turn_for_each_plus_with_and_without_sasl
         let received: u64 = run.steps.iter().filter_map(|step| step.received_bytes).sum();
         assert_eq!(run.wire_received_bytes, received, "the steps add up to the connection");
         let parts = [step.server_s, step.network_s, step.transfer_s].map(Option::unwrap);
-        let sum = parts.into_iter().reduce(imaptrace::record::Seconds::saturating_add);
+        let sum = parts.into_iter().reduce(imaptrace_record::Seconds::saturating_add);
         assert_eq!(sum, Some(step.duration_s));
     }
 }

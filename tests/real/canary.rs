@@ -60,7 +60,7 @@ async fn a_fill_is_interrupted_goes_on_and_is_probed() {
     assert_eq!(again.stdout, "Canary & Co holds 300 canary messages already; nothing was added\n", "{again:?}");
     let probed = program(&server, &["probe"], EMPTY, &["--mailbox", "Canary & Co", "--output", "json"]).run().await;
     assert_eq!(probed.code, Some(0), "{probed:?}");
-    let run: imaptrace::record::Run = serde_json::from_str(&probed.stdout).unwrap();
+    let run: imaptrace_record::Run = serde_json::from_str(&probed.stdout).unwrap();
     let step = |name: &str| run.steps.iter().find(|step| step.name == name).unwrap();
     assert_eq!((step("SELECT").mailbox_messages, step("FETCH").messages), (Some(300), Some(20)));
     assert_eq!(run.server.lenient, None);

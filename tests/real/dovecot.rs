@@ -7,10 +7,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError, Weak},
 };
 
-use imaptrace::{
-    plan::{Auth, Host, Mailbox, Open, Security, Target},
-    record::{ErrorType, Run, RunOutcome, ServerText, Verified},
-};
+use imaptrace::plan::{Auth, Host, Mailbox, Open, Security, Target};
+use imaptrace_record::{ErrorType, Run, RunOutcome, ServerText, Verified};
 
 use crate::support::{
     dovecot::{BIG, Dovecot, EMPTY, Options, USER1, USER2, USER3},
@@ -39,7 +37,7 @@ fn at(server: &Dovecot, security: Security, (user, password): (&str, &str)) -> T
     target
 }
 
-fn step<'a>(run: &'a Run, name: &str) -> &'a imaptrace::record::Step {
+fn step<'a>(run: &'a Run, name: &str) -> &'a imaptrace_record::Step {
     run.steps.iter().find(|step| step.name == name).unwrap_or_else(|| panic!("no {name} in {}", steps(run)))
 }
 

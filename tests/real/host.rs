@@ -10,10 +10,10 @@ use std::{
 
 use imaptrace::{
     delivery::{Delivery, Protocol, Settings, Signal, StateDir, Status},
-    record::{Run, SpanId, TraceId},
     secret::SecretSource,
     telemetry::{MetricsSettings, ResourceSettings},
 };
+use imaptrace_record::{Run, SpanId, TraceId};
 
 use crate::support::{
     otlp::{ClosedPort, block_on, passed_run},

@@ -5,10 +5,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError, Weak},
 };
 
-use imaptrace::{
-    plan::{Auth, Mailbox, Open, Security, TagStyle, Target},
-    record::{ErrorType, Run, RunOutcome, ServerText, Step, StepOutcome, Verified},
-};
+use imaptrace::plan::{Auth, Mailbox, Open, Security, TagStyle, Target};
+use imaptrace_record::{ErrorType, Run, RunOutcome, ServerText, Step, StepOutcome, Verified};
 
 use crate::support::{
     dovecot::{EMPTY, USER1, USER2, USER3},
@@ -383,7 +381,7 @@ async fn courier_in_clear_text_offers_mechanisms_that_are_not_ours_and_gets_logi
     let authenticate = step(&secured, "AUTHENTICATE");
     assert_eq!((authenticate.mechanism.as_deref(), authenticate.outcome), (Some("PLAIN"), StepOutcome::Passed));
     assert_eq!(
-        authenticate.events.iter().filter(|event| event.name == imaptrace::record::EventName::Continuation).count(),
+        authenticate.events.iter().filter(|event| event.name == imaptrace_record::EventName::Continuation).count(),
         1
     );
 }

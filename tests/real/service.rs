@@ -2,10 +2,8 @@
 
 use std::{path::PathBuf, process::Command, sync::Arc};
 
-use imaptrace::{
-    record::{Run, Seconds, Timestamp},
-    status::{Board, Config, Depth, Facts, Identity, Planned, Server},
-};
+use imaptrace::status::{Board, Config, Depth, Facts, Identity, Planned, Server};
+use imaptrace_record::{Run, Seconds, Timestamp};
 
 const UNIT: &str = include_str!("../../deploy/systemd/imaptrace.service");
 const PAGE: &str = include_str!("../../docs/operations.md");
@@ -81,7 +79,7 @@ fn the_service_can_reach_no_more_than_the_page_of_operations_says() {
 fn the_lines_of_the_page_of_operations_get_what_they_are_for() {
     let board = Board::new(Depth { runs: 1, failed_runs: 1 });
     board.plan([Planned { target: "mail01".into(), accounts: vec!["default".into()] }]);
-    let mut run: Run = serde_json::from_str(include_str!("../support/runs/failed.json")).unwrap();
+    let mut run: Run = serde_json::from_str(imaptrace_testkit::FAILED_RUN).unwrap();
     (run.target, run.account) = ("mail01".into(), "default".into());
     for _ in 0..2 {
         board.record(&run);

@@ -6,10 +6,8 @@ use std::{
     time::Duration,
 };
 
-use imaptrace::{
-    plan::{Security, Target},
-    record::{ErrorType, Run, RunOutcome},
-};
+use imaptrace::plan::{Security, Target};
+use imaptrace_record::{ErrorType, Run, RunOutcome};
 
 use crate::support::{
     net::{

@@ -16,7 +16,6 @@ pub mod proxy;
 pub mod quick;
 pub mod run;
 pub mod scenario;
-pub mod scram;
 pub mod script;
 pub mod servers;
 #[cfg(target_os = "linux")]

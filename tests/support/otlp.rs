@@ -14,9 +14,9 @@ use std::{
 
 use imaptrace::{
     clock,
-    record::Run,
     telemetry::logs::{LogFormat, LogSettings, subscriber},
 };
+use imaptrace_record::Run;
 use opentelemetry_proto::tonic::{
     collector::{
         metrics::v1::{
@@ -570,12 +570,12 @@ impl Papers {
 
 /// A run that passed, with nearly every field.
 pub fn passed_run() -> Run {
-    serde_json::from_str(include_str!("runs/passed.json")).unwrap()
+    serde_json::from_str(imaptrace_testkit::PASSED_RUN).unwrap()
 }
 
 /// A run that ended at LOGIN.
 pub fn failed_run() -> Run {
-    serde_json::from_str(include_str!("runs/failed.json")).unwrap()
+    serde_json::from_str(imaptrace_testkit::FAILED_RUN).unwrap()
 }
 
 /// The text form of an attribute.

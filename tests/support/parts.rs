@@ -1,6 +1,6 @@
 //! The three parts of a command's duration, for tests of where the time went.
 
-use imaptrace::record::{Run, Seconds, Step};
+use imaptrace_record::{Run, Seconds, Step};
 
 /// So many milliseconds.
 pub fn ms(millis: u64) -> Seconds {

@@ -9,9 +9,10 @@ use imaptrace::{
         TagStyle, Target, Timing, TlsOptions, UserName, Window,
     },
     probe::{Ids, Job, Prepared, Prober},
-    record::{Run, SpanId, TraceId},
-    secret::{Secret, SecretSource},
+    secret::SecretSource,
 };
+use imaptrace_imap::Secret;
+use imaptrace_record::{Run, SpanId, TraceId};
 use tokio::sync::watch;
 
 /// A target on loopback with short deadlines; tests change what they are about.
@@ -101,12 +102,12 @@ async fn run_as(target: &Prepared, dns: Dns, family: Family, cancel: watch::Rece
 
 /// The run's steps in one line: `name`, `name!class` for a failed one, `name-` for a skipped one.
 pub fn steps(run: &Run) -> String {
-    use imaptrace::record::StepOutcome;
-    let word = |step: &imaptrace::record::Step| match step.outcome {
+    use imaptrace_record::StepOutcome;
+    let word = |step: &imaptrace_record::Step| match step.outcome {
         StepOutcome::Passed => step.name.clone(),
         StepOutcome::Skipped => format!("{}-", step.name),
         StepOutcome::Failed => {
-            format!("{}!{}", step.name, step.error_type.map_or("?", imaptrace::record::ErrorType::as_str))
+            format!("{}!{}", step.name, step.error_type.map_or("?", imaptrace_record::ErrorType::as_str))
         }
     };
     run.steps.iter().map(word).collect::<Vec<_>>().join(" ")

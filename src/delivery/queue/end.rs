@@ -4,10 +4,11 @@
 
 use std::{collections::BTreeMap, num::NonZeroU64, path::Path, sync::Arc, time::Duration};
 
+use imaptrace_record::Run;
 use tokio::time::timeout;
 
 use super::{PATIENCE, Place, Queue};
-use crate::{clock, record::Run};
+use crate::clock;
 
 impl Queue {
     /// Puts runs aside if there are any, and notes on disk that those in `places` have ended their way. It is done when this

@@ -1,5 +1,6 @@
 use std::path::Path;
 
+use imaptrace_record::Step;
 use opentelemetry_sdk::metrics::{
     InMemoryMetricExporter, SdkMeterProvider,
     data::{AggregatedMetrics, MetricData, ScopeMetrics},
@@ -9,7 +10,6 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     delivery::{Dropped, StateDir, writer},
-    record::Step,
     telemetry::{
         names::{self, Metric},
         spans,
@@ -20,7 +20,7 @@ use crate::{
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
 fn passed() -> Run {
-    serde_json::from_str(include_str!("../../../tests/support/runs/passed.json")).unwrap()
+    serde_json::from_str(imaptrace_testkit::PASSED_RUN).unwrap()
 }
 
 fn named(number: impl std::fmt::Display) -> Run {

@@ -15,7 +15,7 @@ const BUDGET: u64 = 64 << 10;
 const ALL: usize = usize::MAX;
 
 fn run(number: u64) -> Arc<Run> {
-    let passed = include_str!("../../../tests/support/runs/passed.json");
+    let passed = imaptrace_testkit::PASSED_RUN;
     Arc::new(Run { target: number.to_string(), ..serde_json::from_str(passed).unwrap() })
 }
 

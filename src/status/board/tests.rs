@@ -1,8 +1,9 @@
-use super::*;
-use crate::record::ErrorType;
+use imaptrace_record::ErrorType;
 
-const PASSED: &str = include_str!("../../../tests/support/runs/passed.json");
-const FAILED: &str = include_str!("../../../tests/support/runs/failed.json");
+use super::*;
+
+const PASSED: &str = imaptrace_testkit::PASSED_RUN;
+const FAILED: &str = imaptrace_testkit::FAILED_RUN;
 
 /// A run of mail01 that started so many seconds after an hour of the epoch.
 pub(in crate::status) fn run(outcome: RunOutcome, second: i64) -> Run {

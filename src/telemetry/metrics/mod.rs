@@ -35,6 +35,8 @@ use opentelemetry_sdk::{
 };
 
 pub use self::fleet::Subject;
+use imaptrace_record::{Run, Seconds};
+
 use self::{
     fleet::{Fleet, Who},
     series::{Key, Measured, measure},
@@ -44,7 +46,6 @@ use super::{
     logs,
     names::{self, DropReason, SkipReason},
 };
-use crate::record::{Run, Seconds};
 
 /// How measurements are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]

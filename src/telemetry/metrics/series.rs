@@ -5,12 +5,10 @@
 
 use std::sync::Arc;
 
+use imaptrace_record::{ErrorType, Run, RunOutcome, Step, StepOutcome};
 use opentelemetry::KeyValue;
 
-use crate::{
-    record::{ErrorType, Run, RunOutcome, Step, StepOutcome},
-    telemetry::names::{self, Metric, SkipReason},
-};
+use crate::telemetry::names::{self, Metric, SkipReason};
 
 /// The metrics of runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,13 +1,11 @@
+use imaptrace_record::{ErrorType, RunOutcome, StepOutcome};
 use opentelemetry::Key as AttributeKey;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData, ScopeMetrics};
 use prost::Message as _;
 
 use super::*;
-use crate::{
-    record::{ErrorType, RunOutcome, StepOutcome},
-    telemetry::{ResourceSettings, names::Metric, resource, samples},
-};
+use crate::telemetry::{ResourceSettings, names::Metric, resource, samples};
 
 struct Bench {
     metrics: Metrics,

@@ -6,7 +6,7 @@ use figment::{
     Figment,
     providers::{Format as _, Toml},
 };
-use imaptrace::record::{ErrorType, RunOutcome};
+use imaptrace_record::{ErrorType, RunOutcome};
 use serde::Deserialize;
 
 /// One thing that a server does, and what has to come of it.

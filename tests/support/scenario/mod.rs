@@ -38,10 +38,8 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use imaptrace::{
-    plan::{Auth, Deadlines, Security, TagStyle, Target, TlsOptions},
-    record::{CloseNotify, Run, ServerText},
-};
+use imaptrace::plan::{Auth, Deadlines, Security, TagStyle, Target, TlsOptions};
+use imaptrace_record::{CloseNotify, Run, ServerText};
 
 pub use self::file::{Expect, Over, Scenario, Set};
 use super::{

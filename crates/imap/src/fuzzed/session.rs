@@ -5,11 +5,8 @@
 
 use super::{Limits, choice, cuts, limits};
 use crate::{
-    imap::{
-        Answer, Command, Condition, Credentials, Encoded, Event, Mechanism, OffendingLine, Progress, Session, State,
-        Status, WITHHELD,
-    },
-    secret::Secret,
+    Answer, Command, Condition, Credentials, Encoded, Event, Mechanism, OffendingLine, Progress, Secret, Session,
+    State, Status, WITHHELD,
 };
 
 /// One byte that chooses, then the conversation.

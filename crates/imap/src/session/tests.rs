@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::secret::Secret;
+use crate::Secret;
 
 /// What came of some bytes, in words.
 fn talk(session: &mut Session, bytes: &[u8]) -> Vec<String> {

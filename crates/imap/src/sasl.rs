@@ -10,7 +10,7 @@ use super::{
     Part,
     scram::{Ended, Scram, Work, Worked},
 };
-use crate::secret::Secret;
+use crate::Secret;
 
 /// All challenges of an exchange together, in base64. No mechanism here takes more than two.
 const MOST: usize = 64 << 10;

@@ -8,10 +8,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use sha2::{Digest as _, Sha256};
 
 use super::{choice, limits};
-use crate::{
-    imap::{Answer, Capabilities, Command, Condition, Credentials, Encoded, Event, Mechanism, Session},
-    secret::Secret,
-};
+use crate::{Answer, Capabilities, Command, Condition, Credentials, Encoded, Event, Mechanism, Secret, Session};
 
 /// A byte that chooses, then lines: what the server can do, the user's name, the password; the rest is what it says (see
 /// [`Talk::say`]).

@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn every_wording_stands_for_not_now_is_found_by_itself_and_is_in_the_documentation() {
-        let page = include_str!("../../docs/protocol.md");
+        let page = include_str!("../../../docs/protocol.md");
         for (wording, class) in WORDINGS {
             assert!(page.contains(&format!("| `{wording}` | `{class}` |")), "{wording}");
             assert!(matches!(class, ErrorType::Unavailable | ErrorType::LimitServer), "{wording}");

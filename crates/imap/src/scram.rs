@@ -17,7 +17,7 @@ use rsasl::{
 use zeroize::Zeroizing;
 
 use super::sasl::{Answer, Credentials, Refusal, line};
-use crate::secret::Secret;
+use crate::Secret;
 
 /// How often the password may be hashed. RFC 7677 §4 wants 4096 at least; what is more than this is an attempt to keep us
 /// busy (CVE-2026-42256).

@@ -4,7 +4,9 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use proptest::prelude::*;
 
 use super::*;
-use crate::imap::{Breach, Command, Event, Limits, Mechanism as Sasl, Session as Imap, State, peer::Peer};
+use imaptrace_testkit::ScramPeer as Peer;
+
+use crate::{Breach, Command, Event, Limits, Mechanism as Sasl, Session as Imap, State};
 
 const USER: &str = "user";
 const PASSWORD: &str = "pencil";

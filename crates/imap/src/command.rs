@@ -11,7 +11,7 @@ use super::{
     sasl::{self, Exchange},
     utf7,
 };
-use crate::secret::Secret;
+use crate::Secret;
 
 /// The header fields of FETCH: what a message list shows, and what threads it. Always the same and always in the same
 /// order, since a server adapts its caches to what is asked.

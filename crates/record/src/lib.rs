@@ -7,10 +7,15 @@
 //!
 //! Units: every duration is in seconds, rounded to 1 µs when it enters the record; every size is in bytes.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests may wait for files"))]
+
 mod conversation;
 mod failure;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzed;
 mod ids;
 mod outcome;
+pub mod printable;
 mod run;
 mod step;
 mod text;

@@ -1,7 +1,7 @@
 //! The framer: any cut of the bytes gives the same responses, none keeps more than the limits, and no byte is lost.
 
 use super::{Limits, choice, cuts, lies_in, limits};
-use crate::imap::{Framer, Syntax};
+use crate::{Framer, Syntax};
 
 /// What came of some bytes.
 #[derive(Debug, PartialEq)]

@@ -11,6 +11,8 @@
 //! command ─▶ parts to send, some after a `+` ─ sasl, scram ─▶ answers to challenges
 //! ```
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests may wait for files"))]
+
 mod capability;
 mod code;
 mod command;
@@ -19,14 +21,11 @@ mod framer;
 pub mod fuzzed;
 mod hierarchy;
 mod mail_guard;
-#[cfg(test)]
-#[expect(unreachable_pub, reason = "tests/hermetic has it, too")]
-#[path = "../../tests/support/scram.rs"]
-pub(crate) mod peer;
 mod reported;
 mod response;
 mod sasl;
 mod scram;
+mod secret;
 mod session;
 mod utf7;
 mod word;
@@ -41,5 +40,6 @@ pub use reported::{Reported, reported};
 pub use response::{Condition, Response, Status};
 pub use sasl::{Answer, Credentials, Mechanism, Refusal};
 pub use scram::{Work, Worked};
+pub use secret::Secret;
 pub use session::{Breach, Event, Limits, Progress, Session, State};
 pub use utf7::encode as encode_utf7;
