@@ -35,6 +35,7 @@ pub mod plan;
 pub mod probe;
 pub mod schedule;
 pub mod secret;
+pub mod state;
 pub mod status;
 pub mod telemetry;
 pub mod terminal;

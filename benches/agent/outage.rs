@@ -11,7 +11,8 @@ use std::{
 
 use imaptrace::{
     clock,
-    delivery::{Delivery, Protocol, Settings, Signal, StateDir},
+    delivery::{Delivery, Protocol, Settings, Signal},
+    state::StateDir,
     telemetry::{MetricsSettings, ResourceSettings},
 };
 use imaptrace_record::{Run, Seconds, SpanId, TraceId};

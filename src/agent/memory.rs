@@ -6,6 +6,7 @@
 //! meanwhile is kept where it rests on more runs. Decides nothing; the verdicts are `latency`'s. Called by the agent.
 
 use std::{
+    fs::File,
     io::{self, BufWriter},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -19,8 +20,8 @@ use tracing::{info, warn};
 
 use crate::{
     blocking,
-    delivery::{Directory, NotRegularError, StateDir},
     latency::{self, History, Settings, Shift},
+    state::{Directory, NotRegularError, StateDir},
 };
 
 /// The file's name in the state directory.
@@ -162,20 +163,25 @@ impl Memory {
 
     /// Writes beside the file, then puts the new one in its place: at every moment one of the two is whole.
     fn write(&self, directory: &Directory) -> io::Result<u64> {
-        let mut file = BufWriter::new(directory.create_anew(NEW)?);
-        let written = self.write_lines(&mut file).and_then(|()| {
-            let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
-            file.sync_all()?;
-            Ok(file.metadata()?.len())
-        });
-        let size = written.map_err(|error| about(directory, NEW, &error))?;
-        if directory.entry(FILE)?.is_some_and(|entry| entry.is_directory()) {
-            set_aside(directory, "it is a directory")?;
-        }
-        directory.rename(NEW, directory, FILE)?;
+        let size = directory.replace(FILE, NEW, |file| {
+            let size = self.write_synced(file).map_err(|error| about(directory, NEW, &error))?;
+            if directory.entry(FILE)?.is_some_and(|entry| entry.is_directory()) {
+                set_aside(directory, "it is a directory")?;
+            }
+            Ok(size)
+        })?;
         // The new name, too, has to be on the disk.
         directory.sync()?;
         Ok(size)
+    }
+
+    /// Writes all lines, brings them to the disk, and gives their size.
+    fn write_synced(&self, file: File) -> io::Result<u64> {
+        let mut file = BufWriter::new(file);
+        self.write_lines(&mut file)?;
+        let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
+        file.sync_all()?;
+        Ok(file.metadata()?.len())
     }
 
     fn write_lines(&self, file: &mut impl io::Write) -> io::Result<()> {

@@ -83,13 +83,14 @@ pub use self::{
 use crate::{
     blocking, clock,
     config::{Config, Sources},
-    delivery::{StartError, StateDir, StateDirError},
+    delivery::StartError,
     follow::FileFollower,
     net::{Family, TlsContextError},
     plan::{AddressChoice, Target},
     probe::Prober,
     schedule::Schedule,
     secret::SecretError,
+    state::{StateDir, StateDirError},
 };
 
 /// The agent cannot start.

@@ -13,10 +13,11 @@ use opentelemetry_sdk::metrics::Temporality;
 use super::{AgentError, memory::Memory, receivers, shared::Closed};
 use crate::{
     config::{Config, Exports, Histogram, Resource},
-    delivery::{self, Delivery, Receivers, Replay, StartError, StateDir},
+    delivery::{self, Delivery, Receivers, Replay, StartError},
     follow::FileFollower,
     latency,
     plan::Target,
+    state::StateDir,
     telemetry::{MetricsSettings, ResourceSettings, names::DropReason},
 };
 

@@ -8,8 +8,8 @@ use super::{PASSED, USAGE, WORKERS, output::Output, sources, workers};
 use crate::{
     agent, blocking, clock,
     config::{self, Config, Place, Problem, Problems, Sources},
-    delivery::StateDir,
     net::{TlsContext, TlsContextError},
+    state::StateDir,
 };
 
 /// How long the state directory is looked at.

@@ -17,9 +17,10 @@ use imaptrace_record::Run;
 use tempfile::TempDir;
 
 use super::{
-    BadLine, Lines, StateDir, member,
+    BadLine, Lines, member,
     spool::{Place, Spool},
 };
+use crate::state::StateDir;
 
 /// As the agent's queue, small.
 const BUDGET: u64 = 1 << 20;

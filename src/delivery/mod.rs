@@ -1,7 +1,7 @@
 //! The queue of runs, and the wire.
 //!
 //! [`Delivery::deliver`] takes a finished run and never waits; a task on a small runtime of its own turns runs into
-//! spans and exports them, keeps what it cannot deliver within a budget, and tries again. With a [`StateDir`] what waits
+//! spans and exports them, keeps what it cannot deliver within a budget, and tries again. With a [`StateDir`](crate::state::StateDir) what waits
 //! is on disk after 200 ms, and outlives the process. Metrics go out on a timer beside it. A slow, dead or hostile
 //! receiver delays no probe and fails no run: it is one line in the log when it begins, one when it ends, and honest
 //! numbers in the [`Report`].
@@ -14,10 +14,8 @@
 //! Decides nothing about what is sent (that is `telemetry`), and reads no environment. Called by the agent and by the
 //! command line.
 
-mod adopt;
 mod answer;
 mod connect;
-mod directory;
 mod failure;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzed;
@@ -34,7 +32,6 @@ mod sender;
 mod settings;
 mod shelf;
 mod spool;
-mod state;
 mod transport;
 mod wire;
 mod writer;
@@ -44,11 +41,9 @@ use std::{fmt, sync::Arc, time::Duration};
 use tokio::runtime::Runtime;
 
 pub use self::{
-    directory::{Directory, Entry, NotRegularError},
     replay::{BadLine, Lines, Replay, Sent},
     report::{Dropped, Report, Status},
     settings::{Header, HttpProxy, PemFiles, Protocol, Settings, Signal},
-    state::{ForeignError, HeldError, StateDir, StateDirError},
     wire::WireError,
 };
 use imaptrace_record::Run;

@@ -13,11 +13,8 @@ use std::{
     time::SystemTime,
 };
 
-use super::{
-    directory::Directory,
-    member::{self, HEAD, Piece},
-    state::StateDir,
-};
+use super::member::{self, HEAD, Piece};
+use crate::state::{Directory, StateDir, about};
 
 /// The directory of the segments.
 pub(super) const QUEUE: &str = "queue";
@@ -110,7 +107,7 @@ impl SegmentFiles {
     /// Lets go of the state directory.
     pub(super) fn let_go(&mut self) {
         self.directory = None;
-        self.state.let_go();
+        self.state.close();
     }
 
     /// The directory, made if it is not there.
@@ -147,13 +144,13 @@ impl SegmentFiles {
     fn open(&mut self, name: &str) -> io::Result<(File, u64)> {
         #[cfg(test)]
         if let Some(kind) = self.failure {
-            return Err(super::directory::about(&self.directory()?.at(name), kind.into()));
+            return Err(about(&self.directory()?.at(name), kind.into()));
         }
         let directory = self.directory()?;
         let file = directory.open_file(name)?;
         let length = file.metadata()?.len();
         if length > LARGEST {
-            return Err(super::directory::about(&directory.at(name), io::ErrorKind::FileTooLarge.into()));
+            return Err(about(&directory.at(name), io::ErrorKind::FileTooLarge.into()));
         }
         Ok((file, length))
     }
@@ -215,7 +212,7 @@ impl SegmentFiles {
         let name = name_of(number);
         // Renaming would take the place of what is there.
         if directory.entry(&name)?.is_some() {
-            return Err(super::directory::about(&directory.at(&name), io::ErrorKind::AlreadyExists.into()));
+            return Err(about(&directory.at(&name), io::ErrorKind::AlreadyExists.into()));
         }
         directory.rename(NEW_SEGMENT, &directory, &name)?;
         directory.sync().inspect_err(|_| drop(directory.remove(&name)))
@@ -234,11 +231,8 @@ impl SegmentFiles {
     pub(super) fn write_cursor(&mut self, at: Place) -> io::Result<()> {
         let directory = self.directory()?;
         let text = format!("{} {} {}", at.segment, at.offset, at.index);
-        directory.create_anew(NEW_CURSOR)?.write_all(format!("{text} {}\n", checksum(&text)).as_bytes())?;
-        if directory.entry(CURSOR)?.is_some_and(|entry| entry.is_directory()) {
-            directory.set_aside(CURSOR)?;
-        }
-        directory.rename(NEW_CURSOR, &directory, CURSOR)
+        directory
+            .replace(CURSOR, NEW_CURSOR, |mut file| file.write_all(format!("{text} {}\n", checksum(&text)).as_bytes()))
     }
 
     /// How far the oldest segment was delivered, if that can be read and points into a segment that may be.

@@ -6,7 +6,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use opentelemetry_sdk::metrics::Temporality;
 use zeroize::Zeroizing;
 
-use super::state::StateDir;
+use crate::state::StateDir;
 
 /// All of delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]

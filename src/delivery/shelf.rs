@@ -14,10 +14,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use super::{
-    directory::{Directory, about},
-    state::StateDir,
-};
+use crate::state::{Directory, StateDir, about};
 
 /// The directory's name.
 const SHELF: &str = "refused";
@@ -116,7 +113,7 @@ impl Shelf {
     pub(super) fn let_go(&mut self) {
         self.active = None;
         self.directory = None;
-        self.state.let_go();
+        self.state.close();
     }
 
     /// The directory, made if it is not there.

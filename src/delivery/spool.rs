@@ -21,13 +21,12 @@ pub(super) use super::segment_files::Place;
 use imaptrace_record::Run;
 
 use super::{
-    directory::{NotRegularError, about},
     member::{self, Piece},
     order::Load,
     segment_files::{LIMIT, Segment, SegmentFiles, name_of, runs_by_content, runs_by_headers},
     shelf::Shelf,
-    state::StateDir,
 };
+use crate::state::{NotRegularError, StateDir, about};
 
 mod load;
 

@@ -12,7 +12,8 @@ use std::{
 
 use imaptrace::{
     clock,
-    delivery::{Delivery, Lines, Protocol, Settings, Signal, StateDir, Status},
+    delivery::{Delivery, Lines, Protocol, Settings, Signal, Status},
+    state::StateDir,
     telemetry::{MetricsSettings, ResourceSettings},
 };
 use imaptrace_record::{Run, SpanId, TraceId};

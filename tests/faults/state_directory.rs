@@ -4,7 +4,8 @@
 use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
 use imaptrace::{
-    delivery::{Delivery, Protocol, Settings, Signal, StateDir},
+    delivery::{Delivery, Protocol, Settings, Signal},
+    state::StateDir,
     telemetry::{MetricsSettings, ResourceSettings},
 };
 use imaptrace_record::{Run, SpanId, TraceId};

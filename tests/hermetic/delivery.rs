@@ -11,7 +11,8 @@ use std::{
 use flate2::read::MultiGzDecoder;
 use imaptrace::{
     clock,
-    delivery::{Delivery, Protocol, Settings, Signal, StateDir, Status},
+    delivery::{Delivery, Protocol, Settings, Signal, Status},
+    state::StateDir,
     telemetry::{MetricsSettings, ResourceSettings},
 };
 use imaptrace_record::{Run, SpanId, TraceId};

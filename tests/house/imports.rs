@@ -28,7 +28,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("telemetry", &["record"]),
     ("terminal", &["record"]),
     ("status", &["record"]),
-    ("delivery", &["record", "telemetry", "clock"]),
+    ("state", &["clock"]),
+    ("delivery", &["record", "telemetry", "clock", "state"]),
     ("demo", &["imap"]),
 ];
 /// All may import these: whatever may block goes by them.

@@ -9,8 +9,9 @@ use std::{
 };
 
 use imaptrace::{
-    delivery::{Delivery, Protocol, Settings, Signal, StateDir, Status},
+    delivery::{Delivery, Protocol, Settings, Signal, Status},
     secret::SecretSource,
+    state::StateDir,
     telemetry::{MetricsSettings, ResourceSettings},
 };
 use imaptrace_record::{Run, SpanId, TraceId};

@@ -9,7 +9,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    delivery::{Dropped, StateDir, writer},
+    delivery::{Dropped, writer},
+    state::StateDir,
     telemetry::{
         names::{self, Metric},
         spans,

@@ -1,48 +1,36 @@
-//! Whether a given directory is used itself, or our own in it; and what to say of either.
+//! Whether the configured directory is used itself, or our own `imaptrace/` in it; and the warning about that.
 //!
-//! Looks before it opens: another user's directory that is closed cannot be opened, and still is to be named. Called by
-//! [`state`](super).
+//! Looks at names before it opens them: another user's closed directory cannot be opened, and the error must name it all the
+//! same. Creates only `imaptrace/`. Called by [`state_dir`](super::state_dir).
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-};
+use std::{io, path::Path};
 
 use nix::unistd::geteuid;
 
 use super::{
-    super::directory::{Directory, Entry},
-    LOCK, OpenError,
+    directory::{Directory, DirectoryEntry},
+    error::{ForeignError, OpenError},
+    lock::LOCK,
 };
 
 /// Our own directory in one that others may write into.
 pub(super) const OWN: &str = "imaptrace";
 
-/// What stands where our own directory should be belongs to another user, or is no directory.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("the state directory {path} {what}; {mend}", path = path.display())]
-pub struct ForeignError {
-    /// Where our own directory should be.
-    pub path: PathBuf,
-    what: String,
-    mend: String,
-}
-
-/// How a given directory stands.
-pub(super) enum Standing {
-    /// It is ours alone.
-    Ours,
-    /// It is, and in it lies what an earlier agent of another user left.
-    Beside(String),
-    /// It is by now, and we began in our own directory in it.
-    Begun(Directory),
-    /// It is not, for this reason.
+/// Who may use a configured directory.
+pub(super) enum Ownership {
+    /// Only the agent's user.
+    Private,
+    /// Only the agent's user, and `imaptrace/` in it belongs to another one, which the warning is about.
+    PrivateWithForeignOwn(String),
+    /// Only the agent's user, and an earlier start kept its files in `imaptrace/` in it.
+    PrivateWithOwn(Directory),
+    /// Others, for the reason in the warning.
     Shared(String),
 }
 
-impl Standing {
+impl Ownership {
     pub(super) fn of(outer: &Directory) -> io::Result<Self> {
-        let (entry, ours) = (outer.itself()?, geteuid());
+        let (entry, ours) = (outer.metadata()?, geteuid());
         let (given, path) = (outer.path().display(), quoted(outer.path()));
         let (why, mend) = if !entry.is_ours() {
             let why = format!("it belongs to user {}, and the agent runs as user {ours}", entry.owner());
@@ -50,7 +38,7 @@ impl Standing {
         } else if !entry.is_closed() {
             (format!("others may write into it (mode {:04o})", entry.mode()), format!("chmod 0700 {path}"))
         } else {
-            return Self::of_ours(outer);
+            return Self::of_private(outer);
         };
         Ok(Self::Shared(format!(
             "{given} is not the agent's alone: {why}; state is kept in a directory of its own in it, {OWN}/. Name a directory \
@@ -58,12 +46,12 @@ impl Standing {
         )))
     }
 
-    /// The same for one that is ours alone.
-    fn of_ours(outer: &Directory) -> io::Result<Self> {
-        let Some(found) = outer.entry(OWN)?.filter(Entry::is_directory) else { return Ok(Self::Ours) };
+    /// For a directory that only the agent's user may write into.
+    fn of_private(outer: &Directory) -> io::Result<Self> {
+        let Some(found) = outer.entry(OWN)?.filter(DirectoryEntry::is_directory) else { return Ok(Self::Private) };
         let (path, owner) = (quoted(&outer.at(OWN)), found.owner());
         if !found.is_ours() {
-            return Ok(Self::Beside(format!(
+            return Ok(Self::PrivateWithForeignOwn(format!(
                 "{path} belongs to user {owner}: what an agent of that user left in it stays there and is not delivered. If it \
                  is yours, stop the agent and give it the directory (chown -R {} {path}); if not, move it away (mv {path} \
                  {path}.old)",
@@ -71,9 +59,9 @@ impl Standing {
             )));
         }
         let own = outer.open_directory(OWN)?;
-        let entry = own.itself()?;
+        let entry = own.metadata()?;
         let is_begun = entry.is_ours() && own.entry(LOCK)?.is_some();
-        Ok(if is_begun { Self::Begun(own) } else { Self::Ours })
+        Ok(if is_begun { Self::PrivateWithOwn(own) } else { Self::Private })
     }
 }
 
@@ -88,7 +76,7 @@ pub(super) fn own(outer: &Directory) -> Result<Directory, OpenError> {
     // Before it is opened, for another's cannot be.
     check_own(outer)?;
     let directory = outer.open_directory(OWN)?;
-    let entry = directory.itself()?;
+    let entry = directory.metadata()?;
     check_owner(outer, entry)?;
     directory.close_to_others(entry)?;
     Ok(directory)
@@ -113,7 +101,7 @@ pub(super) fn check_own(outer: &Directory) -> Result<(), OpenError> {
     }
 }
 
-fn check_owner(outer: &Directory, entry: Entry) -> Result<(), OpenError> {
+fn check_owner(outer: &Directory, entry: DirectoryEntry) -> Result<(), OpenError> {
     if entry.is_ours() {
         return Ok(());
     }

@@ -1,14 +1,23 @@
 use std::{
-    fs,
+    fs, io,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink},
+    path::{Path, PathBuf},
+    time::Duration,
 };
 
 use nix::{
+    fcntl::{Flock, FlockArg},
     sys::stat::Mode,
     unistd::{geteuid, mkfifo},
 };
 
-use super::{standing::OWN, *};
+use super::{
+    attempt::OpenAttempt,
+    lock::LOCK,
+    ownership::{OWN, own},
+    state_dir::mounts_above,
+    *,
+};
 
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o7777
@@ -50,7 +59,7 @@ fn a_directory_is_made_for_its_owner_alone_and_held_by_one_until_its_end() {
     drop(first);
     assert!(StateDir::open(&path).is_err());
     let last = shared.clone();
-    shared.let_go();
+    shared.close();
     assert!(StateDir::open(&path).is_err(), "another part of the agent still writes in it");
     drop(last);
     assert!(StateDir::open(&path).is_ok());
@@ -233,12 +242,7 @@ fn whoever_asks_while_it_is_being_opened_hears_what_came_of_it() {
 
 #[test]
 fn an_attempt_that_is_late_says_no_more_than_that_and_then_what_came_of_it() {
-    let attempt = Attempt {
-        began: clock::now(),
-        mounts: String::new(),
-        progress: Mutex::new(Progress::Begun),
-        done: Condvar::new(),
-    };
+    let attempt = OpenAttempt::new(String::new());
     let (path, no_time) = (Path::new("/state"), Duration::ZERO);
     for _ in 0..2 {
         let said = attempt.wait(path, no_time).unwrap_err().to_string();

@@ -1,14 +1,15 @@
-//! Moves into our own directory what an earlier version left in the directory that was given.
+//! Moves files of an earlier version from the configured directory into our own directory in it.
 //!
-//! An earlier version used the given directory itself, also when others could write into it. Only regular files of ours
-//! are moved: what else has such a name may have been made by anyone, and stays. Called by [`state`](super::state), which
-//! holds the lock of our own directory.
+//! An earlier version used the configured directory even when others could write into it. Only regular files of the agent's
+//! user are moved: anyone may have created the others, so they stay. Called by [`state_dir`](super::state_dir), which holds the
+//! lock of our own directory.
 
 use std::io;
 
 use super::{
     directory::Directory,
-    state::{LOCK, OpenError, flock},
+    error::OpenError,
+    lock::{LOCK, flock},
 };
 
 /// Single files.
@@ -20,17 +21,17 @@ const CURSOR: &str = "cursor";
 /// How a segment's name ends.
 const SEGMENT: &str = ".jsonl.gz";
 
-/// What came of it.
+/// Number of entries.
 #[derive(Debug, Default)]
 struct Moved {
     files: u64,
-    /// What has such a name and was left where it is.
+    /// Entries with such a name that stay where they are.
     left: u64,
 }
 
-/// Moves what is there. Only a lock that another agent holds is an error; whatever else goes wrong leaves files where they
-/// are, with a line in the log.
-pub(super) fn adopt(given: &Directory, own: &Directory) -> Result<(), OpenError> {
+/// Moves the files. Only a lock that another agent holds is an error; after any other failure files stay where they are, and a
+/// log line says so.
+pub(super) fn migrate(given: &Directory, own: &Directory) -> Result<(), OpenError> {
     let is_there = |name: &&str| given.entry(name).is_ok_and(|entry| entry.is_some());
     if !FILES.iter().chain(&DIRECTORIES).any(is_there) {
         return Ok(());
@@ -42,7 +43,7 @@ pub(super) fn adopt(given: &Directory, own: &Directory) -> Result<(), OpenError>
             return Ok(());
         }
     };
-    // One that somebody else made and locks would keep us from starting.
+    // Another user's lock file would keep the agent from starting.
     if !given.entry(LOCK).is_ok_and(|entry| entry.is_some_and(|entry| entry.is_our_file())) {
         stays(given, &io::Error::other("its lock is another user's"));
         return Ok(());
@@ -96,7 +97,7 @@ fn move_all(given: &Directory, own: &Directory) -> io::Result<Moved> {
         }
         let from = given.open_directory(name)?;
         // It may be another by now.
-        if !from.itself()?.is_ours() {
+        if !from.metadata()?.is_ours() {
             moved.left += 1;
             continue;
         }
@@ -122,27 +123,27 @@ fn move_all(given: &Directory, own: &Directory) -> io::Result<Moved> {
             }
         }
         to.sync()?;
-        // It stays while something is in it.
-        let _removed = given.remove_directory(name).is_ok();
+        // Fails while something is in it, and then it stays.
+        drop(given.remove_directory(name));
     }
     own.sync()?;
     given.sync()?;
     Ok(moved)
 }
 
-/// Moves a file, and looks once more at what came: in the directory that it comes from others may exchange names.
+/// Moves a file, and checks it again afterwards: others may exchange names in the directory that it comes from.
 fn take(from: &Directory, name: &str, to: &Directory, new: &str, moved: &mut Moved) -> io::Result<()> {
     from.rename(name, to, new)?;
     if to.entry(new)?.is_some_and(|entry| entry.is_our_file()) {
         moved.files += 1;
     } else {
-        to.set_aside(new)?;
+        to.quarantine(new)?;
         moved.left += 1;
     }
     Ok(())
 }
 
-/// The name that this file gets: its own, or for a segment whose number is taken the next one that is free.
+/// The name that this file gets: its own, or for a segment whose number is taken the next free number.
 fn free(to: &Directory, name: &str) -> io::Result<Option<String>> {
     if to.entry(name)?.is_none() {
         return Ok(Some(name.to_owned()));

@@ -1,0 +1,31 @@
+//! The state directory: one directory that this process alone uses, and files in it that are safe to open.
+//!
+//! ```text
+//! state_dir   opens the directory in the background, locks it, and opens it again after it was removed
+//! attempt     one thread that opens it, and how long callers wait for that thread
+//! ownership   whether the given directory is private, or `imaptrace/` in it is used
+//! migrate     moves files of an earlier version into `imaptrace/`
+//! lock        the lock file that keeps a second agent out
+//! directory   opening, atomic replacement, quarantine and modes of files, relative to a descriptor
+//! ```
+//!
+//! Does not define what the files hold. Called by [`delivery`](crate::delivery) for the queue, by the agent for the latency
+//! history, and by the command line, which checks a configuration.
+
+mod attempt;
+mod directory;
+mod error;
+mod lock;
+mod migrate;
+mod ownership;
+mod state_dir;
+
+pub(crate) use self::directory::about;
+pub use self::{
+    directory::{Directory, DirectoryEntry, NotRegularError},
+    error::{ForeignError, HeldError, StateDirError},
+    state_dir::StateDir,
+};
+
+#[cfg(test)]
+mod tests;
