@@ -37,7 +37,7 @@ pub(super) enum Place {
 impl Place {
     /// Looks for it, without a prompt yet.
     pub(super) fn find(args: &TargetArgs) -> Result<Self, String> {
-        let in_url = config::server::parse(&args.server).is_ok_and(|url| url.password.is_some());
+        let in_url = config::url::parse(&args.server).is_ok_and(|url| url.password.is_some());
         if in_url && args.password_exact && !is_named(args) {
             return Err(
                 "error: --password-exact: it is about a file, a variable or a command, and the password stands \

@@ -8,11 +8,12 @@ use std::{
     num::NonZeroU32,
 };
 
-use super::{
-    Config, Exporter, Histogram, Latency, LogFormat, samples, series, span_samples,
-    units::{print_duration as time, print_size as size},
-};
 use crate::{
+    config::{
+        Config, Exporter, Histogram, Latency, LogFormat, samples, series,
+        sources::units::{print_duration as time, print_size as size},
+        span_samples,
+    },
     plan::{Hours, NameResolver, Open, Per, ProxyProtocol, RunLimits, TagStyle, Target, Window},
     secret::{SecretSource, shown_variable},
 };

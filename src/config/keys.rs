@@ -50,7 +50,7 @@ pub(super) static PROBE_TOP: TableKeys = TableKeys {
         "dns",
         "state",
         "http",
-        super::source::PROBE,
+        super::sources::tree::PROBE,
     ],
     later: TOP.later,
 };

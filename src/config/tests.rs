@@ -4,12 +4,17 @@ use std::path::PathBuf;
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{
+    load::build,
+    sources::{readers::Reader, tree},
+    targets::target::Kind,
+    *,
+};
 
 fn load_text(text: &str) -> Result<Config, Problems> {
     let sources = Sources { file: Some(PathBuf::from("imaptrace.toml")), ..Sources::default() };
     let mut problems = Vec::new();
-    let merged = source::merge_text(&sources, Some(text), &mut problems);
+    let merged = tree::merge_text(&sources, Some(text), &mut problems);
     build(merged, &sources, problems, &Kind::Listed)
 }
 
@@ -48,7 +53,7 @@ fn variables_that_set_one_key_twice_or_a_table_and_a_key_in_it_are_named_both() 
         let environment = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let sources = Sources { file: Some(PathBuf::from("imaptrace.toml")), environment, ..Sources::default() };
         let mut problems = Vec::new();
-        let merged = source::merge_text(&sources, Some(TARGET), &mut problems);
+        let merged = tree::merge_text(&sources, Some(TARGET), &mut problems);
         build(merged, &sources, problems, &Kind::Listed).map_err(|problems| problems.to_string())
     };
     let (table, key) = (("IMAPTRACE__DEFAULTS", "x"), ("IMAPTRACE__DEFAULTS__INTERVAL", "40s"));
@@ -85,7 +90,7 @@ fn a_proxy_that_cannot_be_read_is_told_of_once_and_no_variable_beside_it() {
     let told = |proxy: &str| {
         let text = format!("[otlp]\nendpoint = \"http://otel.example:4318\"\n{proxy}\n{TARGET}");
         let mut problems = Vec::new();
-        let merged = source::merge_text(&sources, Some(&text), &mut problems);
+        let merged = tree::merge_text(&sources, Some(&text), &mut problems);
         let problems = match build(merged, &sources, problems, &Kind::Listed) {
             Ok(config) => Problems { warnings: config.warnings, ..Problems::default() },
             Err(problems) => problems,
@@ -102,9 +107,9 @@ fn a_build_without_nss_refuses_the_systems_resolver_by_name() {
     let read = |nss| {
         let sources = Sources { file: Some(PathBuf::from("imaptrace.toml")), ..Sources::default() };
         let mut problems = Vec::new();
-        let merged = source::merge_text(&sources, Some("[dns]\nresolver = \"system\"\n"), &mut problems);
+        let merged = tree::merge_text(&sources, Some("[dns]\nresolver = \"system\"\n"), &mut problems);
         let source = Reader::new(merged, &[], problems);
-        settings::read_dns(&source.root(&keys::TOP).table("dns", &keys::DNS), nss);
+        settings::dns::read(&source.root(&keys::TOP).table("dns", &keys::DNS), nss);
         source.finish().errors
     };
     assert_eq!(read(true).len(), 0);

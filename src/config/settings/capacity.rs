@@ -1,0 +1,51 @@
+//! Whether the limits leave room for what is to be done: one on logins that cannot be met skips runs for good, one on
+//! responses that is below the number of messages fails them.
+//!
+//! Called by `load`, which has both.
+
+use std::{collections::BTreeMap, num::NonZeroU32};
+
+use crate::{
+    config::sources::readers::Table,
+    plan::{AddressChoice, RunLimits, Target},
+};
+
+/// Warns of a limit on responses below what the largest FETCH has to bring: a row for each message.
+pub(crate) fn check_responses(table: &Table<'_>, targets: &[Target]) {
+    let newest = targets.iter().max_by_key(|target| target.journey.newest);
+    if let Some(target) = newest.filter(|target| target.limits.responses < u64::from(target.journey.newest)) {
+        let (name, newest, limit) = (&target.name, target.journey.newest, target.limits.responses);
+        let what = format!("{name} fetches {newest} messages, each a response, and no more than {limit} may come");
+        table.warn("responses", what, "raise it, or lower newest");
+    }
+}
+
+/// Warns of a limit on logins that is less than what the intervals ask for; of servers, of the one that asks most.
+pub(crate) fn check_logins(table: &Table<'_>, targets: &[Target], limits: &RunLimits) {
+    let mut servers: BTreeMap<String, f64> = BTreeMap::new();
+    for target in targets {
+        let server = format!("{}:{}", target.endpoint.host, target.endpoint.port);
+        *servers.entry(server).or_default() += rate(target);
+    }
+    let all = servers.values().sum();
+    let most = servers.iter().max_by(|one, other| one.1.total_cmp(other.1));
+    if let Some((server, rate)) = most {
+        warn(table, "logins_per_second_per_server", limits.logins_per_second_per_server, server, *rate);
+    }
+    warn(table, "logins_per_second", limits.logins_per_second, "all servers together", all);
+}
+
+/// Logins a second.
+fn rate(target: &Target) -> f64 {
+    let families = if target.address == AddressChoice::Each { 2.0 } else { 1.0 };
+    let accounts = u32::try_from(target.accounts.len()).unwrap_or(u32::MAX);
+    families * f64::from(accounts) / target.interval.as_secs_f64()
+}
+
+fn warn(table: &Table<'_>, key: &str, limit: Option<NonZeroU32>, server: &str, rate: f64) {
+    if let Some(limit) = limit.filter(|limit| rate > f64::from(limit.get())) {
+        let what =
+            format!("{rate:.1} logins a second are due on {server}, the limit is {limit}: the others are skipped");
+        table.warn(key, what, "raise it if the server can take them, or make intervals longer");
+    }
+}

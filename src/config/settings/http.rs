@@ -1,0 +1,48 @@
+//! `[http]`: the status endpoint of the agent.
+//!
+//! Reads the table into plain values; nothing is done with them here. Called by `load`.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use crate::config::sources::readers::{Field, Table};
+
+/// What the agent tells of itself over HTTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Http {
+    /// Where it listens; none does not.
+    pub listen: Option<SocketAddr>,
+    /// The last runs kept for each account, and as many failed ones.
+    pub history: usize,
+}
+
+impl Http {
+    /// Where it listens unless told: nobody else can reach it there. All ports from 9100 to 9999 belong to exporters of
+    /// Prometheus.
+    pub const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8143);
+    /// For `probe`, which tells nobody.
+    pub(crate) const OFF: Self = Self { listen: None, history: 0 };
+}
+
+/// Reads `[http]`.
+pub(crate) fn read(table: &Table<'_>) -> Http {
+    let listen = match table.get("listen") {
+        Some(field) => read_listen(&field),
+        None => Some(Http::LISTEN),
+    };
+    let history = table.get("history").and_then(|field| field.number(1, 1_000)?.try_into().ok());
+    Http { listen, history: history.unwrap_or(5) }
+}
+
+fn read_listen(field: &Field<'_>) -> Option<SocketAddr> {
+    let text = field.text().filter(|text| text != "off")?;
+    let Ok(address) = text.parse::<SocketAddr>() else {
+        field.error("it is not an IP address with a port", "write 127.0.0.1:8143, [::1]:8143, or off");
+        return None;
+    };
+    // An IPv4 address in IPv6's clothes is that address.
+    if !address.ip().to_canonical().is_loopback() {
+        let help = "listen on 127.0.0.1 and let a proxy that asks for a password stand before it";
+        field.warn("names of targets and what failed there can be read by whoever reaches this address", help);
+    }
+    Some(address)
+}

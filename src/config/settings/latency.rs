@@ -1,0 +1,97 @@
+//! `[latency]`: when a step is slow, and how times are taken.
+//!
+//! Reads the table into plain values; nothing is done with them here. Called by `load`.
+
+use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
+
+use crate::{
+    config::{
+        keys,
+        problem::nearest,
+        sources::{
+            misplaced,
+            readers::{Field, Table},
+        },
+    },
+    plan::Timing,
+};
+
+/// When a step is slow, and how times are taken.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Latency {
+    /// No verdict before this many passed runs.
+    pub min_runs: u32,
+    /// Slow is past this many times the baseline …
+    pub slow_ratio: f64,
+    /// … and at least this long over it,
+    pub slow_excess: Duration,
+    /// or past this, whatever the baseline,
+    pub slow_limit: Option<Duration>,
+    /// or past the limit for the step of this name, which beats the one for all.
+    pub slow_limits: BTreeMap<String, Duration>,
+    /// How times are taken.
+    pub timing: Timing,
+}
+
+impl Default for Latency {
+    fn default() -> Self {
+        Self {
+            min_runs: 20,
+            slow_ratio: 3.0,
+            slow_excess: Duration::from_millis(10),
+            slow_limit: None,
+            slow_limits: BTreeMap::new(),
+            timing: Timing::default(),
+        }
+    }
+}
+
+/// Fewer runs have no median worth the name; the history of a step holds no more.
+const RUNS: RangeInclusive<u64> = 5..=63;
+
+/// Reads `[latency]`.
+pub(crate) fn read(table: &Table<'_>) -> Latency {
+    let standard = Latency::default();
+    let duration = |key| table.get(key).and_then(|field| field.duration());
+    let runs = table.get("min_runs").and_then(|field| field.number(*RUNS.start(), *RUNS.end())?.try_into().ok());
+    let switch = |key, standard| table.get(key).and_then(|field| field.bool()).unwrap_or(standard);
+    Latency {
+        min_runs: runs.unwrap_or(standard.min_runs),
+        slow_ratio: table.get("slow_ratio").and_then(|field| field.ratio()).unwrap_or(standard.slow_ratio),
+        slow_excess: duration("slow_excess").unwrap_or(standard.slow_excess),
+        slow_limit: duration("slow_limit"),
+        slow_limits: table.get("slow_limits").map(|field| read_slow_limits(&field)).unwrap_or_default(),
+        timing: Timing {
+            kernel_stamps: switch("kernel_stamps", standard.timing.kernel_stamps),
+            quickack: switch("quickack", standard.timing.quickack),
+        },
+    }
+}
+
+fn read_slow_limits(field: &Field<'_>) -> BTreeMap<String, Duration> {
+    let mut limits = BTreeMap::new();
+    for (key, limit) in field.entries() {
+        // The name of a variable comes in lower case, which sorts behind the file's spelling and so beats it here too.
+        if let Some(step) = step(key).filter(|step| *step == key || limit.is_outside()) {
+            limits.extend(limit.duration().map(|limit| (step.to_owned(), limit)));
+            continue;
+        }
+        if let Some(home) = misplaced::home(key, &misplaced::SLOW_LIMITS) {
+            limit.error(format!("`{key}` belongs {}", home.words), "the keys here are steps");
+            continue;
+        }
+        let lower = keys::STEPS.map(str::to_ascii_lowercase);
+        let near = nearest(&key.to_ascii_lowercase(), lower.iter().map(String::as_str)).and_then(step);
+        let help = match near {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("the steps are {}", keys::STEPS.join(", ")),
+        };
+        limit.error("no step is called so", help);
+    }
+    limits
+}
+
+/// The step of this name in whatever case.
+fn step(name: &str) -> Option<&'static str> {
+    keys::STEPS.into_iter().find(|step| step.eq_ignore_ascii_case(name))
+}

@@ -1,0 +1,409 @@
+//! The configuration file's text to figment's values, in memory that is bounded.
+//!
+//! What `toml_edit` makes of a text takes 60 times the text, so that one of 16 MiB would take a gigabyte. Of a large text
+//! `[[targets]]`, `[[groups]]` and `[[windows]]`, which are nearly all of it, are parsed some at a time, and the rest as if they
+//! were not there; a rest that is large all the same is refused, by the number of its tokens, before it is parsed. What comes of
+//! it is weighed as it is made. Interprets nothing. Called by `source`.
+
+use figment::value::{Dict, Empty, Tag, Value};
+use toml_edit::{Document, Item, TableLike, TomlError};
+use toml_parser::{Source, lexer::TokenKind};
+
+use crate::config::sources::{positions, tree::join};
+
+/// A smaller text is parsed as a whole.
+const SMALL: usize = 256 << 10;
+/// So much of a list is parsed at a time, at least one table of it.
+const PART_SIZE: usize = 64 << 10;
+/// No piece has more tokens: they take up to 230 bytes each while it is parsed.
+const MOST_TOKENS: usize = 700_000;
+/// What the values may take, in bytes.
+const MOST: usize = 210 << 20;
+/// A table takes as much with its first key, and each key and element on top.
+const TABLE: usize = 720;
+const KEY: usize = 80;
+const ELEMENT: usize = 40;
+/// No key lies deeper; also bounds the recursion over what comes from outside.
+const DEEPEST: usize = 8;
+/// Lists of tables at the top, which a large file consists of.
+const LISTS: [&str; 3] = ["targets", "groups", "windows"];
+
+/// What the file says.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Parsed {
+    pub(crate) values: Dict,
+    /// Lists at the top, of which `values` has empty ones: they come from the file alone, so they stay out of the merge, where
+    /// each value is copied.
+    pub(crate) lists: Vec<(String, Vec<Value>)>,
+    /// The path of each key and list element as a hash, and where it begins.
+    pub(crate) found: Vec<(u64, u32)>,
+}
+
+/// Why there is nothing.
+#[derive(Debug)]
+pub(crate) enum ParseFailure {
+    /// It is not TOML. With where the parser's places count from.
+    Syntax(TomlError, usize),
+    /// It would take too much memory.
+    TooMuch,
+}
+
+/// Reads a text.
+pub(crate) fn parse(text: &str) -> Result<Parsed, ParseFailure> {
+    if text.len() >= SMALL
+        && let Some(pieces) = pieces(text)?
+        && let Some(parsed) = parse_pieces(text, &pieces)?
+    {
+        return Ok(parsed);
+    }
+    parse_whole(text)
+}
+
+/// All at once.
+fn parse_whole(text: &str) -> Result<Parsed, ParseFailure> {
+    if text.len() >= SMALL && Source::new(text).lex().nth(MOST_TOKENS).is_some() {
+        return Err(ParseFailure::TooMuch);
+    }
+    let document = Document::parse(text).map_err(|error| ParseFailure::Syntax(error, 0))?;
+    let mut reader = FileReader::default();
+    let mut values = reader.table(document.as_table(), "");
+    drop(document);
+    let lists = values.iter_mut().filter_map(|(key, value)| match value {
+        Value::Array(_, elements) => Some((key.clone(), std::mem::take(elements))),
+        _ => None,
+    });
+    let lists = lists.collect();
+    reader.finish(values, lists)
+}
+
+/// A part of a text: tables of one of the lists, or something else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct TextPart {
+    start: usize,
+    end: usize,
+    list: Option<&'static str>,
+}
+
+/// Parts a text. None when a table of a list stands apart from the list, which only the whole shows the meaning of.
+fn pieces(text: &str) -> Result<Option<Vec<TextPart>>, ParseFailure> {
+    let mut pieces = Vec::new();
+    let mut piece = TextPart { start: 0, end: 0, list: None };
+    let (mut tokens, mut others) = (0, 0);
+    let (mut depth, mut at_start, mut in_header) = (0_usize, true, false);
+    for token in Source::new(text).lex() {
+        let kind = token.kind();
+        let at = token.span().start();
+        if kind == TokenKind::LeftSquareBracket && at_start && depth == 0 {
+            in_header = true;
+            let header = text.get(at..).unwrap_or_default();
+            let list = list(header);
+            let inside = LISTS.into_iter().find(|name| is_below(header, name));
+            let goes_on = match (list, inside) {
+                // In one batch with those before it.
+                (Some(list), _) => piece.list == Some(list) && at - piece.start < PART_SIZE,
+                (None, Some(name)) if piece.list == Some(name) => true,
+                (None, Some(_)) => return Ok(None),
+                (None, None) => piece.list.is_none(),
+            };
+            if !goes_on {
+                if piece.list.is_none() {
+                    others += tokens;
+                }
+                tokens = 0;
+                pieces.push(TextPart { end: at, ..piece });
+                piece = TextPart { start: at, end: at, list };
+            }
+        }
+        match kind {
+            TokenKind::Newline => in_header = false,
+            TokenKind::LeftSquareBracket | TokenKind::LeftCurlyBracket if !in_header => depth += 1,
+            TokenKind::RightSquareBracket | TokenKind::RightCurlyBracket if !in_header => {
+                depth = depth.saturating_sub(1);
+            }
+            _ => {}
+        }
+        at_start = kind == TokenKind::Newline || at_start && kind == TokenKind::Whitespace;
+        tokens += 1;
+        let all = if piece.list.is_none() { others + tokens } else { tokens };
+        if all > MOST_TOKENS {
+            return Err(ParseFailure::TooMuch);
+        }
+    }
+    pieces.push(TextPart { end: text.len(), ..piece });
+    Ok(Some(pieces))
+}
+
+/// The list whose next table begins with this header.
+fn list(header: &str) -> Option<&'static str> {
+    let name = header.strip_prefix("[[")?.split_once("]]")?.0.trim_matches([' ', '\t']);
+    LISTS.into_iter().find(|list| *list == name)
+}
+
+/// Whether the header is of something in a table of this name, or may be: in quotes, or with space in front.
+fn is_below(header: &str, name: &str) -> bool {
+    let path = header.trim_start_matches(['[', ' ', '\t', '"', '\'']);
+    path.strip_prefix(name)
+        .is_some_and(|rest| !rest.starts_with(|next: char| next.is_ascii_alphanumeric() || "_-".contains(next)))
+}
+
+/// None when the pieces alone do not show what they mean together.
+fn parse_pieces(text: &str, pieces: &[TextPart]) -> Result<Option<Parsed>, ParseFailure> {
+    let mut reader = FileReader::default();
+    // The rest, with everything in its place.
+    let mut rest = text.as_bytes().to_vec();
+    for piece in pieces.iter().filter(|piece| piece.list.is_some()) {
+        for byte in rest.get_mut(piece.start..piece.end).unwrap_or_default() {
+            if *byte != b'\n' {
+                *byte = b' ';
+            }
+        }
+    }
+    let Ok(rest) = String::from_utf8(rest) else { return Ok(None) };
+    let mut first_error: Option<(TomlError, usize)> = None;
+    let mut wrong = |error: TomlError, base: usize| {
+        let place = |error: &TomlError, base: usize| base + error.span().map_or(0, |span| span.start);
+        if first_error.as_ref().is_none_or(|(first, of)| place(&error, base) < place(first, *of)) {
+            first_error = Some((error, base));
+        }
+    };
+    let mut values = match Document::parse(rest.as_str()) {
+        Ok(document) => reader.table(document.as_table(), ""),
+        Err(error) => {
+            wrong(error, 0);
+            Dict::new()
+        }
+    };
+    drop(rest);
+    let mut lists: Vec<(String, Vec<Value>)> = Vec::new();
+    for (key, value) in &mut values {
+        if LISTS.contains(&key.as_str()) {
+            return Ok(None);
+        }
+        if let Value::Array(_, elements) = value {
+            lists.push((key.clone(), std::mem::take(elements)));
+        }
+    }
+    for piece in pieces {
+        let Some(name) = piece.list else { continue };
+        reader.base = piece.start;
+        let document = match Document::parse(text.get(piece.start..piece.end).unwrap_or_default()) {
+            Ok(document) => document,
+            Err(error) => {
+                wrong(error, piece.start);
+                continue;
+            }
+        };
+        let Some(Item::ArrayOfTables(tables)) = document.as_table().get(name) else { return Ok(None) };
+        let at = lists.iter().position(|(list, _)| list == name).unwrap_or_else(|| {
+            reader.note(name, document.as_table().key(name).and_then(toml_edit::Key::span));
+            values.insert(name.to_owned(), Value::Array(Tag::Default, Vec::new()));
+            lists.push((name.to_owned(), Vec::new()));
+            lists.len() - 1
+        });
+        let Some((_, elements)) = lists.get_mut(at) else { continue };
+        for table in tables {
+            elements.push(reader.element(table, &format!("{name}[{}]", elements.len())));
+        }
+        if reader.weight > MOST {
+            return Err(ParseFailure::TooMuch);
+        }
+    }
+    match first_error {
+        Some((error, base)) => Err(ParseFailure::Syntax(error, base)),
+        None => reader.finish(values, lists).map(Some),
+    }
+}
+
+/// Turns tables into figment's values and notes where each key stands.
+#[derive(Default)]
+struct FileReader {
+    found: Vec<(u64, u32)>,
+    /// How many tables are open.
+    depth: usize,
+    /// Where the text begins that is read, in the file.
+    base: usize,
+    /// Nearly what the values take.
+    weight: usize,
+}
+
+impl FileReader {
+    fn finish(self, values: Dict, lists: Vec<(String, Vec<Value>)>) -> Result<Parsed, ParseFailure> {
+        if self.weight > MOST {
+            return Err(ParseFailure::TooMuch);
+        }
+        Ok(Parsed { values, lists, found: self.found })
+    }
+
+    fn table(&mut self, table: &dyn TableLike, path: &str) -> Dict {
+        let mut values = Dict::new();
+        // An error has come up long before this level, so what lies below is left out.
+        if self.depth > DEEPEST {
+            return values;
+        }
+        self.depth += 1;
+        if !table.is_empty() {
+            self.weight += TABLE;
+        }
+        for (key, item) in table.iter() {
+            // What is beyond that is thrown away: the values as a whole are refused.
+            if self.weight > MOST {
+                break;
+            }
+            self.weight += KEY + key.len();
+            let path = join(path, key);
+            let span = table.key(key).and_then(toml_edit::Key::span).or_else(|| item.span());
+            self.note(&path, span);
+            if let Some(value) = self.item(item, &path) {
+                values.insert(key.to_owned(), value);
+            }
+        }
+        self.depth -= 1;
+        values
+    }
+
+    fn item(&mut self, item: &Item, path: &str) -> Option<Value> {
+        match item {
+            Item::None => None,
+            Item::Value(value) => Some(self.value(value, path)),
+            Item::Table(table) => Some(Value::Dict(Tag::Default, self.table(table, path))),
+            Item::ArrayOfTables(tables) => {
+                let elements = tables.iter().enumerate();
+                let elements = elements.map(|(index, table)| self.element(table, &format!("{path}[{index}]")));
+                Some(Value::Array(Tag::Default, elements.collect()))
+            }
+        }
+    }
+
+    /// A table of a list.
+    fn element(&mut self, table: &toml_edit::Table, path: &str) -> Value {
+        self.weight += ELEMENT;
+        self.note(path, table.span());
+        Value::Dict(Tag::Default, self.table(table, path))
+    }
+
+    fn value(&mut self, value: &toml_edit::Value, path: &str) -> Value {
+        match value {
+            toml_edit::Value::String(text) => {
+                self.weight += text.value().len();
+                Value::from(text.value().as_str())
+            }
+            toml_edit::Value::Integer(number) => Value::from(*number.value()),
+            toml_edit::Value::Float(number) => Value::from(*number.value()),
+            toml_edit::Value::Boolean(flag) => Value::from(*flag.value()),
+            // No key takes a date and TOML has no empty value, so this one stands for it.
+            toml_edit::Value::Datetime(_) => Value::Empty(Tag::Default, Empty::Unit),
+            toml_edit::Value::InlineTable(table) => Value::Dict(Tag::Default, self.table(table, path)),
+            toml_edit::Value::Array(array) => {
+                let elements = array.iter().enumerate().map(|(index, element)| {
+                    self.weight += ELEMENT;
+                    let path = format!("{path}[{index}]");
+                    self.note(&path, element.span());
+                    self.value(element, &path)
+                });
+                Value::Array(Tag::Default, elements.collect())
+            }
+        }
+    }
+
+    fn note(&mut self, path: &str, span: Option<std::ops::Range<usize>>) {
+        if let Some(span) = span {
+            self.found.push((positions::hash(path), u32::try_from(self.base + span.start).unwrap_or(u32::MAX)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// In an order of its own, without what is there twice.
+    fn sorted(mut parsed: Parsed) -> Parsed {
+        parsed.found.sort_by_key(|(path, _)| *path);
+        parsed.found.reverse();
+        parsed.found.dedup_by_key(|(path, _)| *path);
+        parsed.lists.sort_by(|one, other| one.0.cmp(&other.0));
+        parsed
+    }
+
+    /// Parsed in pieces, however short it is; none when that is left to the whole.
+    fn in_pieces(text: &str) -> Option<Parsed> {
+        parse_pieces(text, &pieces(text).ok()??).ok()?.map(sorted)
+    }
+
+    fn whole(text: &str) -> Option<Parsed> {
+        parse_whole(text).ok().map(sorted)
+    }
+
+    #[test]
+    fn a_file_in_pieces_says_what_it_says_as_a_whole() {
+        let text = "a = 1\n[b]\nc = [\n[1],\n[2]]\n[[targets]]\nname = \"x\"\np = { f = 1 }\n# [[groups]]\n\
+                    [targets.labels]\nl = \"\"\"\n[[groups]]\n\"\"\"\n[[targets.accounts]]\nn = 1\n[[targets.accounts]]\n\
+                    [[ windows ]] # w\nd = []\n[e.f]\ng = 1\n[[targets]]\nname = \"ö\"\n";
+        let parts = pieces(text).unwrap().unwrap();
+        assert_eq!(
+            parts.iter().map(|piece| piece.list).collect::<Vec<_>>(),
+            [None, Some("targets"), Some("windows"), None, Some("targets")]
+        );
+        assert_eq!(in_pieces(text).unwrap(), whole(text).unwrap());
+    }
+
+    #[test]
+    fn what_only_the_whole_shows_the_meaning_of_is_left_to_it() {
+        for text in [
+            "[targets.x]\na = 1\n[[targets]]\n",
+            "[[targets]]\n[[groups]]\n[[targets.accounts]]\n",
+            "targets = []\n[[targets]]\n",
+            "[targets]\n[[targets]]\n",
+            "[\"targets\".a]\n",
+            "[[targets]]\n[ groups . x ]\n",
+        ] {
+            assert!(in_pieces(text).is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_fault_in_a_piece_is_told_at_its_place_in_the_file() {
+        let good = "[[targets]]\nname = \"abcdefghijklmnopqrstuvwxyz\"\n".repeat(SMALL / 30);
+        let text = format!("{good}[[targets]]\nname = \n{good}x =\n");
+        let Err(ParseFailure::Syntax(error, base)) = parse(&text) else { panic!("it was read") };
+        let at = base + error.span().unwrap().start;
+        assert!((good.len()..good.len() + 25).contains(&at), "{at} and not {}", good.len());
+    }
+
+    #[test]
+    fn what_would_take_too_much_memory_is_refused() {
+        for text in [
+            (0..200_000).map(|number| format!("k{number} = 1")).collect::<Vec<_>>().join("\n"),
+            format!("[[targets]]\nx = [{}]\n", "1,".repeat(500_000)),
+            format!("x = [{}]\n", "[],".repeat(400_000)),
+            "[[targets]]\na={b={c={d=1}}}\n".repeat(100_000),
+        ] {
+            assert!(matches!(parse(&text), Err(ParseFailure::TooMuch)), "{} bytes", text.len());
+        }
+    }
+
+    fn line() -> impl Strategy<Value = String> {
+        let header = (any::<bool>(), "(targets|groups|windows|other|a)(\\.[ab])?( )?")
+            .prop_map(|(list, path)| if list { format!("[[{path}]]") } else { format!("[{path}]") });
+        let value = proptest::sample::select(vec!["1", "[1, 2]", "{ x = 1 }", "\"t\"", "'''\n[a]", "'''", "[", "]"]);
+        prop_oneof![
+            3 => header,
+            3 => ("[a-d]", value).prop_map(|(key, value)| format!("{key} = {value}")),
+            1 => "[\\[\\]{}\"'=.,#a ]{0,8}",
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_in_pieces_says_what_it_says_as_a_whole_or_is_left_to_it(
+            lines in proptest::collection::vec(line(), 0..12),
+        ) {
+            let text = lines.join("\n");
+            if let Some(parsed) = in_pieces(&text) {
+                prop_assert_eq!(Some(parsed), whole(&text), "{}", text);
+            }
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! What a target's keys say each for itself has to go together: times with times, a certificate with its key, addresses
+//! with their family. Notes what does not; reads nothing new. Called by `target`, `group` and `otlp`.
+
+use std::{net::IpAddr, time::Duration};
+
+use super::target::Options;
+use crate::{
+    config::{
+        keys,
+        sources::{readers::Table, units::print_duration},
+    },
+    plan::{AddressChoice, Auth},
+};
+
+/// A login every few seconds is more than most servers like from one client.
+const SHORT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Points at each value where it stands; what comes from `[defaults]` is said there, so once for all targets.
+pub(crate) fn check_times(table: &Table<'_>, defaults: &Table<'_>, settings: &Options) {
+    check_cadence(table, defaults, settings);
+    check_deadlines(table, defaults, settings);
+}
+
+fn check_cadence(table: &Table<'_>, defaults: &Table<'_>, settings: &Options) {
+    let nothing = Options::default();
+    let (interval, timeout) = (settings.interval(&nothing), settings.deadlines(&nothing).run);
+    let places = [(table, "interval"), (table, "timeout"), (defaults, "interval"), (defaults, "timeout")];
+    let (place, key) = places.into_iter().find(|(table, key)| table.has(key)).unwrap_or((table, "interval"));
+    if interval <= timeout {
+        let (interval, timeout) = (print_duration(interval), print_duration(timeout));
+        place.error(
+            key,
+            format!("the interval ({interval}) is not longer than the timeout ({timeout}): runs would meet"),
+            "make interval longer or timeout shorter",
+        );
+    } else if interval < SHORT_INTERVAL {
+        let what = format!("a login every {} may look like an attack to the server", print_duration(interval));
+        let place = if table.has("interval") { table } else { defaults };
+        place.warn("interval", what, "make interval longer, or make sure that the server has no limit on logins");
+    }
+}
+
+/// A deadline that the end of the run always comes before.
+fn check_deadlines(table: &Table<'_>, defaults: &Table<'_>, settings: &Options) {
+    // A timeout that could not be read would be taken for the standard one.
+    if table.has_errors() || defaults.has_errors() {
+        return;
+    }
+    let timeout = settings.deadlines(&Options::default()).run;
+    let [own, common] = [table, defaults].map(|table| table.table("deadlines", &keys::DEADLINES));
+    for (key, deadline) in [
+        ("resolve", settings.resolve),
+        ("connect", settings.connect),
+        ("tls", settings.tls),
+        ("greeting", settings.greeting),
+        ("command", settings.command),
+        ("write", settings.write),
+    ] {
+        let Some(deadline) = deadline.filter(|deadline| *deadline > timeout) else { continue };
+        // Common deadlines go with the common timeout: a target that is to be quicker need not repeat them all.
+        let place = if own.has(key) { &own } else { &common };
+        if !own.has(key) && table.has("timeout") {
+            continue;
+        }
+        let (deadline, timeout) = (print_duration(deadline), print_duration(timeout));
+        let what = format!("it is longer ({deadline}) than the timeout of the run ({timeout}), which ends it before");
+        place.warn(key, what, "make it shorter, or timeout longer");
+    }
+}
+
+/// A certificate goes with its key, whichever level each of them comes from.
+pub(crate) fn check_pair(table: &Table<'_>, client_cert: bool, client_key: bool) {
+    let (here, missing) = match (client_cert, client_key) {
+        (true, false) => ("client_cert", "client_key"),
+        (false, true) => ("client_key", "client_cert"),
+        _ => return,
+    };
+    let missing = table.spelt(missing);
+    table.error(here, format!("there is no {missing} with it"), format!("add {missing}"));
+}
+
+/// The same for what a target or a group says.
+pub(crate) fn check_own_pair(table: &Table<'_>, settings: &Options) {
+    check_pair(table, settings.client_cert.is_some(), settings.client_key.is_some());
+    if settings.auth == Some(Auth::External) {
+        if settings.client_cert.is_none() {
+            let what = "external is a login by a client certificate, and there is none";
+            let (certificate, key) = (table.spelt("client_cert"), table.spelt("client_key"));
+            table.error("auth", what, format!("add {certificate} and {key}"));
+        }
+        if table.has("master_user") {
+            table.error("master_user", "with auth \"external\" it is the certificate that logs in", "take it out");
+        }
+    }
+}
+
+/// The choice that this address is all of.
+pub(crate) fn family(address: IpAddr) -> AddressChoice {
+    if address.is_ipv4() { AddressChoice::V4 } else { AddressChoice::V6 }
+}
+
+/// The URL's address, the source address and the choice of family have to be of one family.
+pub(crate) fn check_families(
+    table: &Table<'_>,
+    literal: Option<AddressChoice>,
+    choice: AddressChoice,
+    source: Option<AddressChoice>,
+) {
+    let fits = |family: Option<AddressChoice>| {
+        family.is_none_or(|family| matches!(choice, AddressChoice::Any) || choice == family)
+    };
+    if !fits(literal) {
+        let what = format!("address {:?} does not go with an IP address in the URL", choice.as_str());
+        table.error("address", what, "take address out: there is only this one to try");
+    }
+    if !fits(source) {
+        let what = format!("a source address binds one family, address {:?} asks for another", choice.as_str());
+        table.error("source_address", what, "set address to the family of source_address");
+    } else if let (Some(source), Some(literal)) = (source, literal)
+        && source != literal
+    {
+        table.error("source_address", "it is of another family than the IP address in the URL", "use one of the same");
+    }
+}

@@ -1,0 +1,10 @@
+//! What is probed: `[defaults]`, `[[targets]]`, `[[groups]]`, files of `targets_from`, and the command line of `probe`, to
+//! [`Target`](crate::plan::Target)s.
+
+pub(super) mod account;
+mod consistency;
+mod expand;
+mod file_sd;
+pub(super) mod group;
+pub(super) mod target;
+pub mod url;

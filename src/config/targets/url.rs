@@ -1,0 +1,355 @@
+//! The SERVER argument of the command line, which is also a target's `url` (docs/configuration.md).
+//!
+//! ```text
+//! SERVER = [ ("imaps" / "imap") "://" ] [ USER [ ":" PASSWORD ] "@" ] HOST [ ":" PORT ] [ "/" MAILBOX ]
+//! ```
+//!
+//! USER, PASSWORD and MAILBOX are percent-decoded. The last `@` before the path parts user and host, for the user names
+//! of hosting firms contain one themselves. No error repeats the text: a password may stand in it. Does no look-up.
+
+use std::{fmt, net::Ipv6Addr};
+
+use imaptrace_imap::Secret;
+use percent_encoding::percent_decode_str;
+
+use crate::plan::{Endpoint, Host, Mailbox, Security, UserName};
+
+/// How a URL begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    /// TLS from the first byte.
+    Imaps,
+    /// STARTTLS, or clear text on request.
+    Imap,
+}
+
+/// What SERVER says, before it is known how the connection is secured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerUrl {
+    /// None for a bare HOST.
+    pub scheme: Option<Scheme>,
+    /// Who logs in.
+    pub user: Option<UserName>,
+    /// With which password.
+    pub password: Option<Secret>,
+    /// Name or address.
+    pub host: Host,
+    /// Port, when one is given.
+    pub port: Option<u16>,
+    /// The mailbox in the path.
+    pub mailbox: Option<Mailbox>,
+}
+
+/// SERVER cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ServerError {
+    /// Something else than IMAP.
+    #[error("the scheme is neither imaps:// nor imap://")]
+    Scheme,
+    /// `imap//…` or `imaps:/…`.
+    #[error("its scheme does not end in ://")]
+    Slashes,
+    /// No host where it should stand.
+    #[error("it has no host: expected imaps://HOST[:PORT][/MAILBOX], imap://… or HOST")]
+    NoHost,
+    /// A host that no look-up could find.
+    #[error("its host is neither a name nor an IP address (an IPv6 address with a port stands in brackets)")]
+    Host,
+    /// What is taken for a port is more likely a password with a `/` in it.
+    #[error(
+        "its port is not a number from 1 to 65535; if it is the start of a password, write / as %2F and @ as %40 in it"
+    )]
+    Slash,
+    /// Not 1 to 65535.
+    #[error("its port is not a number from 1 to 65535")]
+    Port,
+    /// A `%` with no two hex digits behind, or not UTF-8 when decoded.
+    #[error("its {0} is not percent-encoded UTF-8: write % as %25, @ as %40, / as %2F")]
+    Percent(Part),
+    /// CR, LF or NUL: no IMAP command can carry it.
+    #[error("its {0} holds CR, LF or NUL, which no IMAP command can carry")]
+    Control(Part),
+    /// Nothing before the `@`, or between `:` and `@`.
+    #[error("its {0} is empty")]
+    Empty(Part),
+}
+
+/// A part that is percent-decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Before the `@`.
+    User,
+    /// Between `:` and `@`.
+    Password,
+    /// Behind the first `/`.
+    Mailbox,
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::User => "user name",
+            Self::Password => "password",
+            Self::Mailbox => "mailbox",
+        })
+    }
+}
+
+/// Reads SERVER.
+pub fn parse(text: &str) -> Result<ServerUrl, ServerError> {
+    let (scheme, rest) = match text.split_once("://") {
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("imaps") => (Some(Scheme::Imaps), rest),
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("imap") => (Some(Scheme::Imap), rest),
+        // Behind a bare host "://" can only stand in user, password or mailbox.
+        Some((scheme, _)) if scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) => {
+            return Err(ServerError::Scheme);
+        }
+        _ if mistyped(text).is_some() => return Err(ServerError::Slashes),
+        _ => (None, text),
+    };
+    let (authority, path) = rest.split_once('/').map_or((rest, None), |(authority, path)| (authority, Some(path)));
+    let (login, place) = authority.rsplit_once('@').map_or((None, authority), |(login, place)| (Some(login), place));
+    let (user, password) = login.map(parse_login).transpose()?.unwrap_or_default();
+    let (host, port) = parse_place(place).map_err(|error| {
+        // The path begins at the first slash, so what stands before it may be the start of a login.
+        let cut_short = path.is_some_and(|path| path.contains('@'));
+        if cut_short && error == ServerError::Port { ServerError::Slash } else { error }
+    })?;
+    let mailbox = match path.filter(|path| !path.is_empty()) {
+        Some(path) => {
+            let name = decode(path, Part::Mailbox)?;
+            Some(Mailbox::new(&name).map_err(|_| ServerError::Control(Part::Mailbox))?)
+        }
+        None => None,
+    };
+    Ok(ServerUrl { scheme, user, password, host, port, mailbox })
+}
+
+/// The scheme that was meant and what is behind it, when `:` or a `/` is missing between them.
+fn mistyped(text: &str) -> Option<(&'static str, &str)> {
+    ["imaps", "imap"].into_iter().find_map(|scheme| {
+        let (start, rest) = text.split_at_checked(scheme.len())?;
+        let rest = rest.strip_prefix("//").or_else(|| rest.strip_prefix(":/").filter(|rest| !rest.starts_with('/')))?;
+        start.eq_ignore_ascii_case(scheme).then_some((scheme, rest))
+    })
+}
+
+/// What was meant by a text whose scheme is mistyped: scheme and host, for user and password are not to be repeated.
+pub(crate) fn meant(text: &str) -> Option<String> {
+    let (scheme, rest) = mistyped(text)?;
+    let authority = rest.split('/').next()?;
+    let place = authority.rsplit('@').next()?;
+    parse_place(place).ok()?;
+    Some(format!("{scheme}://{place}"))
+}
+
+/// The first `:` parts user and password, as in every URL.
+fn parse_login(login: &str) -> Result<(Option<UserName>, Option<Secret>), ServerError> {
+    let (user, password) = login.split_once(':').map_or((login, None), |(user, password)| (user, Some(password)));
+    let user = decode(user, Part::User)?;
+    let user = UserName::new(&user).ok_or(ServerError::Control(Part::User))?;
+    let password = password.map(|password| decode(password, Part::Password).map(Secret::new)).transpose()?;
+    if password.as_ref().is_some_and(|password| password.expose().contains(['\r', '\n', '\0'])) {
+        return Err(ServerError::Control(Part::Password));
+    }
+    Ok((Some(user), password))
+}
+
+fn decode(text: &str, part: Part) -> Result<String, ServerError> {
+    if text.is_empty() {
+        return Err(ServerError::Empty(part));
+    }
+    let mut after_percent = text.split('%').skip(1);
+    let two_digits = |rest: &str| rest.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
+    if !after_percent.all(two_digits) {
+        return Err(ServerError::Percent(part));
+    }
+    let decoded = percent_decode_str(text).decode_utf8().map_err(|_| ServerError::Percent(part))?;
+    Ok(decoded.into_owned())
+}
+
+/// `HOST`, `HOST:PORT`, `[IPv6]`, `[IPv6]:PORT`, or an IPv6 address alone.
+pub(crate) fn parse_place(place: &str) -> Result<(Host, Option<u16>), ServerError> {
+    let (host, port) = if place.parse::<Ipv6Addr>().is_ok() {
+        (place, None)
+    } else if let Some((address, rest)) = place.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        if address.parse::<Ipv6Addr>().is_err() {
+            return Err(ServerError::Host);
+        }
+        let port = if rest.is_empty() { None } else { Some(rest.strip_prefix(':').ok_or(ServerError::Host)?) };
+        (address, port)
+    } else {
+        place.rsplit_once(':').map_or((place, None), |(host, port)| (host, Some(port)))
+    };
+    if host.is_empty() {
+        return Err(ServerError::NoHost);
+    }
+    let host = Host::parse(host).map_err(|_| ServerError::Host)?;
+    let digits = |port: &&str| port.bytes().all(|byte| byte.is_ascii_digit());
+    let port = match port {
+        Some(port) => {
+            let number = Some(port).filter(digits).and_then(|port| port.parse::<u16>().ok());
+            Some(number.filter(|number| *number != 0).ok_or(ServerError::Port)?)
+        }
+        None => None,
+    };
+    Ok((host, port))
+}
+
+/// A scheme and a way of securing the connection that do not go together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PairError {
+    /// `imaps://` without TLS from the first byte.
+    #[error("imaps:// goes with security \"tls\" alone, not with {:?}", .0.as_str())]
+    Imaps(Security),
+    /// `imap://` with it.
+    #[error("imap:// goes with security \"starttls\" or \"none\", not with \"tls\"")]
+    Imap,
+}
+
+/// How the connection is secured: `asked` when it goes with the scheme, else the scheme's own way.
+pub fn security(scheme: Option<Scheme>, asked: Option<Security>) -> Result<Security, PairError> {
+    match (scheme, asked) {
+        (Some(Scheme::Imaps), None | Some(Security::Tls)) | (None, None) => Ok(Security::Tls),
+        (Some(Scheme::Imaps), Some(other)) => Err(PairError::Imaps(other)),
+        (Some(Scheme::Imap), None) => Ok(Security::StartTls),
+        (Some(Scheme::Imap), Some(Security::Tls)) => Err(PairError::Imap),
+        (Some(Scheme::Imap) | None, Some(asked)) => Ok(asked),
+    }
+}
+
+/// Security and endpoint together; a missing port is the one that goes with the security.
+pub fn resolve(url: &ServerUrl, asked: Option<Security>) -> Result<(Security, Endpoint), PairError> {
+    let security = security(url.scheme, asked)?;
+    let port = url.port.unwrap_or_else(|| security.default_port());
+    Ok((security, Endpoint { host: url.host.clone(), port }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn login(url: &ServerUrl) -> (Option<&str>, Option<&str>) {
+        (url.user.as_ref().map(UserName::expose), url.password.as_ref().map(Secret::expose))
+    }
+
+    /// `Ok("tls mail.example:993")` or the error's words.
+    fn resolved(text: &str, asked: Option<Security>) -> Result<String, String> {
+        let url = parse(text).map_err(|error| error.to_string())?;
+        let (security, endpoint) = resolve(&url, asked).map_err(|error| error.to_string())?;
+        Ok(format!("{} {endpoint}", security.as_str()))
+    }
+
+    #[test]
+    fn scheme_and_security_give_port_and_only_some_pairs_go_together() {
+        use Security::{None as Clear, StartTls, Tls};
+        let good = [
+            ("imaps://mail.example", None, "tls mail.example:993"),
+            ("imaps://mail.example", Some(Tls), "tls mail.example:993"),
+            ("IMAPS://mail.example:1993", None, "tls mail.example:1993"),
+            ("imap://mail.example", None, "starttls mail.example:143"),
+            ("imap://127.0.0.1", None, "starttls 127.0.0.1:143"),
+            ("imap://mail.example", Some(StartTls), "starttls mail.example:143"),
+            ("imap://mail.example:1143", Some(Clear), "none mail.example:1143"),
+            ("mail.example", None, "tls mail.example:993"),
+            ("mail.example", Some(Tls), "tls mail.example:993"),
+            ("mail.example", Some(StartTls), "starttls mail.example:143"),
+            ("mail.example", Some(Clear), "none mail.example:143"),
+            ("mail.example:1143", Some(Clear), "none mail.example:1143"),
+        ];
+        for (text, asked, expected) in good {
+            assert_eq!(resolved(text, asked).as_deref(), Ok(expected), "{text} {asked:?}");
+        }
+        for (text, asked) in
+            [("imaps://mail.example", StartTls), ("imaps://mail.example", Clear), ("imap://mail.example", Tls)]
+        {
+            assert!(resolved(text, Some(asked)).is_err(), "{text} {asked:?}");
+        }
+    }
+
+    #[test]
+    fn the_last_at_sign_before_the_path_parts_user_and_host() {
+        let url = parse("imaps://bob@example.org@mail.example/Shared/amy@example.org").unwrap();
+        assert_eq!(login(&url), (Some("bob@example.org"), None));
+        assert_eq!(url.host, Host::Name("mail.example".into()));
+        assert_eq!(url.mailbox.unwrap().as_str(), "Shared/amy@example.org");
+        let bare = parse("bob@example.org@mail.example").unwrap();
+        assert_eq!((login(&bare), bare.scheme), ((Some("bob@example.org"), None), None));
+    }
+
+    #[test]
+    fn user_password_and_mailbox_are_percent_decoded() {
+        let url = parse("imap://b%C3%B6b%40example:p%40ss%2Fw%25:d@mail.example/Entw%C3%BCrfe%20alt").unwrap();
+        assert_eq!(login(&url), (Some("böb@example"), Some("p@ss/w%:d")));
+        assert_eq!(url.mailbox.unwrap().as_str(), "Entwürfe alt");
+        assert_eq!(parse("mail.example/inbox").unwrap().mailbox.unwrap().as_str(), "INBOX");
+        assert_eq!(parse("imaps://mail.example/").unwrap().mailbox, None);
+    }
+
+    #[test]
+    fn a_password_with_a_slash_in_it_is_not_blamed_on_the_port_alone() {
+        for text in ["imaps://u:p/w@mail.example", "imaps://u@example.org:p/w@mail.example", "u:p/w@mail.example"] {
+            assert_eq!(parse(text).unwrap_err(), ServerError::Slash, "{text}");
+        }
+        assert_eq!(parse("imaps://u:p@mail.example:x/INBOX").unwrap_err(), ServerError::Port);
+    }
+
+    #[test]
+    fn ipv6_stands_in_brackets_and_may_stand_alone() {
+        let address = Host::parse("2001:db8::7").unwrap();
+        for (text, port) in [
+            ("imaps://[2001:db8::7]", None),
+            ("imaps://u@[2001:db8::7]:1993/INBOX", Some(1993)),
+            ("2001:db8::7", None),
+            ("[2001:db8::7]:143", Some(143)),
+        ] {
+            let url = parse(text).unwrap();
+            assert_eq!((url.host, url.port), (address.clone(), port), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_refused_and_never_repeated() {
+        use ServerError as E;
+        for (text, expected) in [
+            ("", E::NoHost),
+            ("imaps://", E::NoHost),
+            ("imaps:///INBOX", E::NoHost),
+            ("imaps://u@:993", E::NoHost),
+            ("https://mail.example", E::Scheme),
+            ("pop3s://canary:canary@mail.example", E::Scheme),
+            ("mail.example:0", E::Port),
+            ("mail.example:65536", E::Port),
+            ("mail.example:+143", E::Port),
+            ("mail.example:", E::Port),
+            ("imaps://u:canary/x@mail.example", E::Slash),
+            ("mail example", E::Host),
+            ("2001:db8::7:", E::Port),
+            ("[mail.example]", E::Host),
+            ("[::1]x", E::Host),
+            ("imaps://u:canary%zz@mail.example", E::Percent(Part::Password)),
+            ("imaps://u:canary%@mail.example", E::Percent(Part::Password)),
+            ("imaps://%FF@mail.example", E::Percent(Part::User)),
+            ("mail.example/%FF", E::Percent(Part::Mailbox)),
+            ("mail.example/a%0D%0Ab", E::Control(Part::Mailbox)),
+            ("mail.example/a%00", E::Control(Part::Mailbox)),
+            ("u%0Ax@mail.example", E::Control(Part::User)),
+            ("u:canary%0Ax@mail.example", E::Control(Part::Password)),
+            ("imaps://@mail.example", E::Empty(Part::User)),
+            ("imaps://u:@mail.example", E::Empty(Part::Password)),
+        ] {
+            let found = parse(text);
+            assert_eq!(found.as_ref().err(), Some(&expected), "{text}");
+            assert!(!expected.to_string().contains("canary"));
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_it_panic_and_every_host_it_finds_is_one(text in ".{0,60}") {
+            if let Ok(url) = parse(&text) {
+                proptest::prop_assert!(Host::parse(&url.host.to_string()).is_ok());
+            }
+        }
+    }
+}
