@@ -1,20 +1,15 @@
-//! Every key that a configuration may hold, table by table.
+//! Every table that a configuration may hold: the one list of them. Their keys stand beside their readers.
 //!
-//! The one list: readers refuse what is not in it, and a test holds the documentation and the sample file against it.
+//! Readers refuse what is not in it, and a test holds the documentation and the sample file against it.
 
-/// A table of the configuration and the keys that it may hold.
-#[derive(Debug, Clone, Copy)]
-pub struct TableKeys {
-    /// Its path as in a TOML header; empty for the top level.
-    pub path: &'static str,
-    /// Keys that have an effect.
-    pub keys: &'static [&'static str],
-    /// Keys that belong to a later version: refused by name, never silently ignored.
-    pub later: &'static [&'static str],
-}
-
-const OTLP_KEYS: &[&str] =
-    &["endpoint", "protocol", "headers", "timeout", "compression", "ca_file", "client_cert", "client_key", "proxy"];
+use super::{
+    settings::{agent, dns, http, latency, limits, metrics, otlp, state, window},
+    sources::{
+        schema::{Schema, TableKeys},
+        tree::PROBE,
+    },
+    targets::{account, options},
+};
 
 pub(super) static TOP: TableKeys = TableKeys {
     path: "",
@@ -39,230 +34,101 @@ pub(super) static TOP: TableKeys = TableKeys {
 /// that the agent goes by is no mistake.
 pub(super) static PROBE_TOP: TableKeys = TableKeys {
     path: "",
-    keys: &[
-        "targets_from",
-        "agent",
-        "defaults",
-        "otlp",
-        "metrics",
-        "latency",
-        "limits",
-        "dns",
-        "state",
-        "http",
-        super::sources::tree::PROBE,
-    ],
+    keys: &["targets_from", "agent", "defaults", "otlp", "metrics", "latency", "limits", "dns", "state", "http", PROBE],
     later: TOP.later,
 };
-pub(super) static AGENT: TableKeys =
-    TableKeys { path: "agent", keys: &["instance", "log_format", "log_level"], later: &[] };
-pub(super) static DEFAULTS: TableKeys = TableKeys {
-    path: "defaults",
-    keys: &[
-        "security",
-        "ca_file",
-        "server_name",
-        "insecure",
-        "alpn",
-        "client_cert",
-        "client_key",
-        "mailbox",
-        "newest",
-        "window",
-        "cold",
-        "journey",
-        "timeout",
-        "interval",
-        "open",
-        "tag",
-        "auth",
-        "address",
-        "source_address",
-        "proxy_protocol",
-        "deadlines",
+
+/// All of them.
+pub(super) static SCHEMA: Schema = Schema {
+    top: &TOP,
+    tables: &[
+        &options::DEFAULTS,
+        &options::TARGET,
+        &options::ACCOUNT,
+        &options::GROUP,
+        &options::DEADLINES,
+        &agent::KEYS,
+        &otlp::KEYS,
+        &otlp::TRACES,
+        &otlp::METRICS,
+        &metrics::KEYS,
+        &latency::KEYS,
+        &limits::KEYS,
+        &dns::KEYS,
+        &state::KEYS,
+        &http::KEYS,
+        &window::KEYS,
+        &account::SECRET,
     ],
-    later: &[],
-};
-pub(super) static TARGET: TableKeys = TableKeys {
-    path: "targets",
-    keys: &[
-        "name",
-        "url",
-        "user",
-        "master_user",
-        "password",
-        "labels",
-        "accounts",
-        "security",
-        "ca_file",
-        "server_name",
-        "insecure",
-        "alpn",
-        "client_cert",
-        "client_key",
-        "mailbox",
-        "newest",
-        "window",
-        "cold",
-        "journey",
-        "timeout",
-        "interval",
-        "open",
-        "tag",
-        "auth",
-        "address",
-        "source_address",
-        "proxy_protocol",
-        "deadlines",
-    ],
-    later: &[],
-};
-pub(super) static GROUP: TableKeys = TableKeys {
-    path: "groups",
-    keys: &[
-        "name",
-        "targets",
-        "targets_from",
-        "url",
-        "user",
-        "master_user",
-        "password",
-        "labels",
-        "accounts",
-        "security",
-        "ca_file",
-        "server_name",
-        "insecure",
-        "alpn",
-        "client_cert",
-        "client_key",
-        "mailbox",
-        "newest",
-        "window",
-        "cold",
-        "journey",
-        "timeout",
-        "interval",
-        "open",
-        "tag",
-        "auth",
-        "address",
-        "source_address",
-        "proxy_protocol",
-        "deadlines",
-    ],
-    later: &[],
-};
-pub(super) static ACCOUNT: TableKeys =
-    TableKeys { path: "targets.accounts", keys: &["name", "user", "master_user", "password"], later: &[] };
-pub(super) static DEADLINES: TableKeys = TableKeys {
-    path: "defaults.deadlines",
-    keys: &["resolve", "connect", "tls", "greeting", "command", "write", "logout"],
-    later: &[],
-};
-/// What stands in the braces of a secret.
-pub(super) static SECRET: TableKeys = TableKeys {
-    path: "password",
-    keys: &["file", "env", "command", "credential", "insecure_mode", "exact"],
-    later: &[],
-};
-pub(super) static OTLP: TableKeys = TableKeys {
-    path: "otlp",
-    keys: &[
-        "endpoint",
-        "protocol",
-        "headers",
-        "timeout",
-        "compression",
-        "ca_file",
-        "client_cert",
-        "client_key",
-        "proxy",
-        "traces",
-        "metrics",
-    ],
-    later: &[],
-};
-pub(super) static OTLP_TRACES: TableKeys = TableKeys { path: "otlp.traces", keys: OTLP_KEYS, later: &[] };
-pub(super) static OTLP_METRICS: TableKeys = TableKeys { path: "otlp.metrics", keys: OTLP_KEYS, later: &[] };
-pub(super) static METRICS: TableKeys = TableKeys {
-    path: "metrics",
-    keys: &["labels", "per", "series_limit", "export_interval", "histogram", "timing"],
-    later: &[],
-};
-pub(super) static LATENCY: TableKeys = TableKeys {
-    path: "latency",
-    keys: &["min_runs", "slow_ratio", "slow_excess", "slow_limit", "slow_limits", "kernel_stamps", "quickack"],
-    later: &[],
-};
-/// What a step can be called, as in the record: the keys of `slow_limits`.
-pub(super) const STEPS: [&str; 15] = [
-    "resolve",
-    "connect",
-    "tls",
-    "greeting",
-    "CAPABILITY",
-    "STARTTLS",
-    "ID",
-    "LOGIN",
-    "AUTHENTICATE",
-    "NAMESPACE",
-    "LIST",
-    "SELECT",
-    "EXAMINE",
-    "FETCH",
-    "LOGOUT",
-];
-pub(super) static LIMITS: TableKeys = TableKeys {
-    path: "limits",
-    keys: &[
-        "runs_in_flight",
-        "runs_in_flight_per_server",
-        "logins_per_second",
-        "logins_per_second_per_server",
-        "wait",
-        "line",
-        "command_bytes",
-        "run_bytes",
-        "responses",
-        "depth",
-        "literal_kept",
-    ],
-    later: &[],
-};
-pub(super) static DNS: TableKeys =
-    TableKeys { path: "dns", keys: &["resolver", "cache", "servers", "deny"], later: &[] };
-pub(super) static STATE: TableKeys =
-    TableKeys { path: "state", keys: &["dir", "queue_memory", "queue_disk"], later: &[] };
-pub(super) static HTTP: TableKeys = TableKeys { path: "http", keys: &["listen", "history"], later: &[] };
-pub(super) static WINDOW: TableKeys = TableKeys {
-    path: "windows",
-    keys: &["name", "days", "from", "to", "time_zone", "targets", "groups", "labels"],
-    later: &[],
+    steps: &latency::STEPS,
 };
 
-/// Every table, in the order of the sample file; for tests and documentation.
+/// Every table, for tests and documentation.
 pub fn tables() -> impl Iterator<Item = TableKeys> {
-    [
-        &TOP,
-        &AGENT,
-        &DEFAULTS,
-        &DEADLINES,
-        &OTLP,
-        &OTLP_TRACES,
-        &OTLP_METRICS,
-        &METRICS,
-        &LATENCY,
-        &LIMITS,
-        &DNS,
-        &STATE,
-        &HTTP,
-        &WINDOW,
-        &GROUP,
-        &TARGET,
-        &ACCOUNT,
-        &SECRET,
-    ]
-    .into_iter()
-    .copied()
+    std::iter::once(SCHEMA.top).chain(SCHEMA.tables.iter().copied()).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_of_every_table_is_found_from_every_table_that_does_not_have_it() {
+        for here in tables() {
+            for table in tables() {
+                for key in table.keys {
+                    let found = SCHEMA.home(key, &here);
+                    assert_eq!(
+                        found.is_none(),
+                        here.keys.contains(key),
+                        "{key} of {:?} in {:?}",
+                        table.path,
+                        here.path
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_words_name_each_table_once() {
+        let words = |key: &str, here: &TableKeys| SCHEMA.home(key, here).map(|home| home.words);
+        for (key, here, expected) in [
+            ("interval", &TOP, "in `[defaults]` or a target"),
+            ("interval", &options::ACCOUNT, "in `[defaults]` or a target"),
+            ("timeout", &agent::KEYS, "in `[defaults]`, a target or `[otlp]`"),
+            ("url", &options::DEFAULTS, "in a target"),
+            ("user", &options::DEFAULTS, "in a target or an account"),
+            ("labels", &options::DEFAULTS, "in a target, `[metrics]` or a window"),
+            ("runs_in_flight", &options::TARGET, "in `[limits]`"),
+            (
+                "connect",
+                &options::DEFAULTS,
+                "in `[defaults.deadlines]`, a target's `deadlines` or `[latency.slow_limits]`",
+            ),
+            ("FETCH", &latency::KEYS, "in `[latency.slow_limits]`"),
+            ("targets_from", &agent::KEYS, "in a group, or at the top of the file, before the first `[table]`"),
+            ("limits", &options::DEFAULTS, "at the top level, as `[limits]`"),
+            ("windows", &options::TARGET, "at the top level, as `[[windows]]`"),
+            ("metrics", &agent::KEYS, "in `[otlp]`, or at the top level, as `[metrics]`"),
+            ("credential", &options::ACCOUNT, "in the braces of a secret, such as `password = { file = \"…\" }`"),
+        ] {
+            assert_eq!(words(key, here).as_deref(), Some(expected), "{key} in {:?}", here.path);
+        }
+        assert_eq!(words("windows", &PROBE_TOP), None, "probe has no windows, wherever they stand");
+    }
+
+    #[test]
+    fn a_key_that_is_mistyped_as_well_or_called_otherwise_elsewhere_is_found_too() {
+        for (key, here, expected) in [
+            ("intervall", &options::DEFAULTS, "did you mean `interval`?"),
+            ("Interval", &options::DEFAULTS, "did you mean `interval`?"),
+            ("intervall", &TOP, "did you mean `interval`? it belongs in `[defaults]` or a target"),
+            ("server", &options::TARGET, "did you mean `url`?"),
+            ("host", &options::DEFAULTS, "did you mean `url`? it belongs in a target"),
+        ] {
+            assert_eq!(SCHEMA.meant(key, here).as_deref(), Some(expected));
+        }
+        assert_eq!(SCHEMA.meant("favourite-colour", &options::TARGET), None);
+    }
 }

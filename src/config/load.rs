@@ -22,7 +22,8 @@ use super::{
     },
     targets::{
         group::{self, Below},
-        target::{self, Common, Kind, Options},
+        options::{self, Options},
+        target::{self, Common, Kind},
     },
 };
 use crate::plan::{NameResolver, Target};
@@ -59,10 +60,10 @@ pub fn exports(sources: &Sources) -> Result<Exports, Problems> {
     let mut problems = Vec::new();
     let merged = tree::merge(sources, &mut problems);
     let mut resource = otel::resource(&sources.environment, &mut problems);
-    let reader = Reader::new(merged, &sources.environment, problems);
+    let reader = Reader::new(merged, &keys::SCHEMA, &sources.environment, problems);
     let root = reader.root(&keys::PROBE_TOP);
-    let agent = agent::read(&root.table("agent", &keys::AGENT), &mut resource);
-    let otlp = otlp::read(&root.table("otlp", &keys::OTLP), &sources.environment);
+    let agent = agent::read(&root.table("agent", &agent::KEYS), &mut resource);
+    let otlp = otlp::read(&root.table("otlp", &otlp::KEYS), &sources.environment);
     let problems = reader.finish();
     if problems.errors.is_empty() { Ok(Exports { otlp, agent, resource }) } else { Err(problems) }
 }
@@ -76,7 +77,7 @@ pub(super) fn build(
     let mut resource = otel::resource(&sources.environment, &mut problems);
     // A file that cannot be read or parsed is all there is to say: the rest would be about what is missing.
     let unreadable = problems.iter().any(|problem| matches!(problem.place, Place::File { .. }));
-    let reader = Reader::new(merged, &sources.environment, problems);
+    let reader = Reader::new(merged, &keys::SCHEMA, &sources.environment, problems);
     let mut watched: Vec<PathBuf> = sources.file.iter().cloned().collect();
     let config =
         if unreadable { None } else { read_all(&reader, (&sources.environment, &mut resource), &mut watched, kind) };
@@ -104,17 +105,17 @@ fn read_all(
 ) -> Option<Config> {
     let listed = matches!(kind, Kind::Listed);
     let root = reader.root(if listed { &keys::TOP } else { &keys::PROBE_TOP });
-    let defaults_table = root.table("defaults", &keys::DEFAULTS);
+    let defaults_table = root.table("defaults", &options::DEFAULTS);
     let defaults = Options::read(&defaults_table);
-    let limits_table = root.table("limits", &keys::LIMITS);
+    let limits_table = root.table("limits", &limits::KEYS);
     let (limits, run_limits) = limits::read(&limits_table);
     let tables =
-        if listed { root.tables("targets", &keys::TARGET) } else { vec![root.table(tree::PROBE, &keys::TARGET)] };
+        if listed { root.tables("targets", &options::TARGET) } else { vec![root.table(tree::PROBE, &options::TARGET)] };
     let many = listed && (root.has("groups") || root.has("targets_from"));
     if tables.is_empty() && !many && root.get("targets").is_none_or(|field| field.is_list()) {
         root.error("targets", "there is no target", "add [[targets]] with name, url, user and password");
     }
-    let latency = latency::read(&root.table("latency", &keys::LATENCY));
+    let latency = latency::read(&root.table("latency", &latency::KEYS));
     let common = Common { limits, timing: latency.timing };
     let read = tables.iter().map(|table| target::read(table, (&defaults_table, &defaults), common, kind));
     let targets: Option<Vec<Target>> = read.collect::<Vec<_>>().into_iter().collect();
@@ -138,19 +139,19 @@ fn read_all(
         targets
     };
 
-    let agent = agent::read(&root.table("agent", &keys::AGENT), resource);
-    let otlp_table = root.table("otlp", &keys::OTLP);
+    let agent = agent::read(&root.table("agent", &agent::KEYS), resource);
+    let otlp_table = root.table("otlp", &otlp::KEYS);
     let otlp = otlp::read(&otlp_table, environment);
     // A mistyped endpoint has been told of already.
     if listed && otlp == Otlp::default() && !otlp_table.has_errors() {
         let help = "set endpoint in [otlp], or OTEL_EXPORTER_OTLP_ENDPOINT";
         otlp_table.warn("endpoint", "there is no OTLP endpoint: the agent exports nothing", help);
     }
-    let metrics_table = root.table("metrics", &keys::METRICS);
+    let metrics_table = root.table("metrics", &metrics::KEYS);
     let metrics = metrics::read(&metrics_table, targets.as_deref().unwrap_or_default());
-    let dns = dns::read(&root.table("dns", &keys::DNS), NameResolver::SYSTEM_HAS_NSS);
-    let state = state::read(&root.table("state", &keys::STATE));
-    let http = if listed { http::read(&root.table("http", &keys::HTTP)) } else { Http::OFF };
+    let dns = dns::read(&root.table("dns", &dns::KEYS), NameResolver::SYSTEM_HAS_NSS);
+    let state = state::read(&root.table("state", &state::KEYS));
+    let http = if listed { http::read(&root.table("http", &http::KEYS)) } else { Http::OFF };
     let windows = if listed { window::read(&root, targets.as_deref()) } else { Vec::new() };
     let config = Config {
         targets: targets?,

@@ -21,7 +21,7 @@ mod sources;
 mod targets;
 
 pub use describe::describe;
-pub use keys::{TableKeys, tables};
+pub use keys::tables;
 pub use load::{exports, load, probe};
 pub use problem::{Place, Problem, Problems};
 pub(crate) use settings::proxy::bracketed;
@@ -37,6 +37,7 @@ pub use settings::{
 };
 pub use sources::{
     otel::Resource,
+    schema::TableKeys,
     tree::{Flag, Sources},
     units,
 };
@@ -117,7 +118,7 @@ pub struct Exports {
 pub(crate) fn choices(key: &str) -> Option<Vec<&'static str>> {
     match key {
         "protocol" => Some(settings::otlp::protocols()),
-        key => targets::target::choices(key),
+        key => targets::options::choices(key),
     }
 }
 

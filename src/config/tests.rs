@@ -108,8 +108,8 @@ fn a_build_without_nss_refuses_the_systems_resolver_by_name() {
         let sources = Sources { file: Some(PathBuf::from("imaptrace.toml")), ..Sources::default() };
         let mut problems = Vec::new();
         let merged = tree::merge_text(&sources, Some("[dns]\nresolver = \"system\"\n"), &mut problems);
-        let source = Reader::new(merged, &[], problems);
-        settings::dns::read(&source.root(&keys::TOP).table("dns", &keys::DNS), nss);
+        let source = Reader::new(merged, &keys::SCHEMA, &[], problems);
+        settings::dns::read(&source.root(&keys::TOP).table("dns", &settings::dns::KEYS), nss);
         source.finish().errors
     };
     assert_eq!(read(true).len(), 0);

@@ -2,7 +2,9 @@
 //!
 //! Reads the table into plain values; nothing is done with them here. Called by `load`.
 
-use crate::config::sources::{otel::Resource, readers::Table};
+use crate::config::sources::{otel::Resource, readers::Table, schema::TableKeys};
+
+pub(crate) static KEYS: TableKeys = TableKeys::new("agent", &["instance", "log_format", "log_level"]);
 
 /// The agent itself.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,9 +5,11 @@
 use std::net::IpAddr;
 
 use crate::{
-    config::sources::readers::Table,
+    config::sources::{readers::Table, schema::TableKeys},
     plan::{AddressKind, Dns, NameResolver},
 };
+
+pub(crate) static KEYS: TableKeys = TableKeys::new("dns", &["resolver", "cache", "servers", "deny"]);
 
 /// Reads `[dns]`. `nss`: whether this build's C library is one that `resolver = "system"` has a meaning with.
 pub(crate) fn read(table: &Table<'_>, nss: bool) -> Dns {

@@ -4,7 +4,12 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use crate::config::sources::readers::{Field, Table};
+use crate::config::sources::{
+    readers::{Field, Table},
+    schema::TableKeys,
+};
+
+pub(crate) static KEYS: TableKeys = TableKeys::new("http", &["listen", "history"]);
 
 /// What the agent tells of itself over HTTP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

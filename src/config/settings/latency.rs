@@ -6,15 +6,38 @@ use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
 
 use crate::{
     config::{
-        keys,
         problem::nearest,
         sources::{
-            misplaced,
             readers::{Field, Table},
+            schema::{self, TableKeys},
         },
     },
     plan::Timing,
 };
+
+pub(crate) static KEYS: TableKeys = TableKeys::new(
+    "latency",
+    &["min_runs", "slow_ratio", "slow_excess", "slow_limit", "slow_limits", "kernel_stamps", "quickack"],
+);
+
+/// What a step can be called, as in the record: the keys of `slow_limits`.
+pub(crate) const STEPS: [&str; 15] = [
+    "resolve",
+    "connect",
+    "tls",
+    "greeting",
+    "CAPABILITY",
+    "STARTTLS",
+    "ID",
+    "LOGIN",
+    "AUTHENTICATE",
+    "NAMESPACE",
+    "LIST",
+    "SELECT",
+    "EXAMINE",
+    "FETCH",
+    "LOGOUT",
+];
 
 /// When a step is slow, and how times are taken.
 #[derive(Debug, Clone, PartialEq)]
@@ -76,15 +99,15 @@ fn read_slow_limits(field: &Field<'_>) -> BTreeMap<String, Duration> {
             limits.extend(limit.duration().map(|limit| (step.to_owned(), limit)));
             continue;
         }
-        if let Some(home) = misplaced::home(key, &misplaced::SLOW_LIMITS) {
-            limit.error(format!("`{key}` belongs {}", home.words), "the keys here are steps");
+        if let Some(home) = limit.home(key, &schema::SLOW_LIMITS) {
+            limit.error(format!("`{key}` belongs {home}"), "the keys here are steps");
             continue;
         }
-        let lower = keys::STEPS.map(str::to_ascii_lowercase);
+        let lower = STEPS.map(str::to_ascii_lowercase);
         let near = nearest(&key.to_ascii_lowercase(), lower.iter().map(String::as_str)).and_then(step);
         let help = match near {
             Some(near) => format!("did you mean `{near}`?"),
-            None => format!("the steps are {}", keys::STEPS.join(", ")),
+            None => format!("the steps are {}", STEPS.join(", ")),
         };
         limit.error("no step is called so", help);
     }
@@ -93,5 +116,5 @@ fn read_slow_limits(field: &Field<'_>) -> BTreeMap<String, Duration> {
 
 /// The step of this name in whatever case.
 fn step(name: &str) -> Option<&'static str> {
-    keys::STEPS.into_iter().find(|step| step.eq_ignore_ascii_case(name))
+    STEPS.into_iter().find(|step| step.eq_ignore_ascii_case(name))
 }

@@ -5,9 +5,26 @@
 use std::{num::NonZeroU32, ops::RangeInclusive};
 
 use crate::{
-    config::sources::{readers::Table, units::print_size},
+    config::sources::{readers::Table, schema::TableKeys, units::print_size},
     plan::{Limits, RunLimits},
 };
+
+pub(crate) static KEYS: TableKeys = TableKeys::new(
+    "limits",
+    &[
+        "runs_in_flight",
+        "runs_in_flight_per_server",
+        "logins_per_second",
+        "logins_per_second_per_server",
+        "wait",
+        "line",
+        "command_bytes",
+        "run_bytes",
+        "responses",
+        "depth",
+        "literal_kept",
+    ],
+);
 
 /// More runs, at once or in a second, are more than one agent can do.
 const MOST_RUNS: u64 = 100_000;

@@ -5,9 +5,12 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use crate::{
-    config::sources::readers::Table,
+    config::sources::{readers::Table, schema::TableKeys},
     plan::{Per, Target},
 };
+
+pub(crate) static KEYS: TableKeys =
+    TableKeys::new("metrics", &["labels", "per", "series_limit", "export_interval", "histogram", "timing"]);
 
 /// What metrics look like.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,17 +8,39 @@ use imaptrace_imap::Secret;
 
 use crate::{
     config::{
-        keys,
         settings::proxy::{self, Route, Setting},
         sources::{
             otel,
             readers::{Field, Table},
+            schema::TableKeys,
         },
-        targets::{account, target, url},
+        targets::{account, consistency, url},
     },
     plan::Host,
     secret::{Edge, SecretSource},
 };
+
+pub(crate) static KEYS: TableKeys = TableKeys::new(
+    "otlp",
+    &[
+        "endpoint",
+        "protocol",
+        "headers",
+        "timeout",
+        "compression",
+        "ca_file",
+        "client_cert",
+        "client_key",
+        "proxy",
+        "traces",
+        "metrics",
+    ],
+);
+
+const SIGNAL_KEYS: &[&str] =
+    &["endpoint", "protocol", "headers", "timeout", "compression", "ca_file", "client_cert", "client_key", "proxy"];
+pub(crate) static TRACES: TableKeys = TableKeys::new("otlp.traces", SIGNAL_KEYS);
+pub(crate) static METRICS: TableKeys = TableKeys::new("otlp.metrics", SIGNAL_KEYS);
 
 /// The two exporters. One without an endpoint exports nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -130,8 +152,8 @@ struct Endpoint {
 /// Reads `[otlp]`.
 pub(crate) fn read(table: &Table<'_>, environment: &[(String, String)]) -> Otlp {
     let base = Settings::read(table);
-    let traces_table = table.table("traces", &keys::OTLP_TRACES);
-    let metrics_table = table.table("metrics", &keys::OTLP_METRICS);
+    let traces_table = table.table("traces", &TRACES);
+    let metrics_table = table.table("metrics", &METRICS);
     let traces = Settings::read(&traces_table);
     let metrics = Settings::read(&metrics_table);
     Otlp {
@@ -166,7 +188,7 @@ impl Settings {
         let client_cert = self.client_cert.or_else(|| base.client_cert.clone());
         let client_key = self.client_key.or_else(|| base.client_key.clone());
         let own_pair = table.has("client_cert") || table.has("client_key");
-        target::check_pair(if own_pair { table } else { common }, client_cert.is_some(), client_key.is_some());
+        consistency::check_pair(if own_pair { table } else { common }, client_cert.is_some(), client_key.is_some());
         let own = self.endpoint.is_some();
         let endpoint = self.endpoint.as_ref().or(base.endpoint.as_ref())?;
         let by_port = if endpoint.port == Some(GRPC_PORT) { Protocol::Grpc } else { Protocol::HttpProtobuf };
@@ -253,7 +275,7 @@ fn read_headers(field: &Field<'_>) -> Vec<(String, SecretSource)> {
         return pairs.into_iter().filter_map(header).collect();
     }
     let header = |(name, value): (&str, Field<'_>)| {
-        if value.foreign(name, keys::OTLP.keys, "a header", value.as_text().is_some() || value.is_table()) {
+        if value.foreign(name, KEYS.keys, "a header", value.as_text().is_some() || value.is_table()) {
             return None;
         }
         let name = header_name(&value, name)?;

@@ -4,7 +4,9 @@
 
 use std::path::PathBuf;
 
-use crate::config::sources::readers::Table;
+use crate::config::sources::{readers::Table, schema::TableKeys};
+
+pub(crate) static KEYS: TableKeys = TableKeys::new("state", &["dir", "queue_memory", "queue_disk"]);
 
 /// What outlives the agent, and how much of it.
 #[derive(Debug, Clone, PartialEq, Eq)]

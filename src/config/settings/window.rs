@@ -12,11 +12,17 @@ use jiff::{
 
 use crate::{
     config::{
-        keys,
-        sources::readers::{Field, Table},
+        sources::{
+            readers::{Field, Table},
+            schema::TableKeys,
+        },
+        targets::options,
     },
     plan::{Glob, Hours, Maintenance, Scope, Target},
 };
+
+pub(crate) static KEYS: TableKeys =
+    TableKeys::new("windows", &["name", "days", "from", "to", "time_zone", "targets", "groups", "labels"]);
 
 const DAYS: [(&str, Weekday); 7] = [
     ("mon", Weekday::Monday),
@@ -31,9 +37,9 @@ const DAYS: [(&str, Weekday); 7] = [
 /// Reads them all. The targets are needed to tell of a window that is for none; they are not there when one of them was
 /// wrong.
 pub(crate) fn read(root: &Table<'_>, targets: Option<&[Target]>) -> Vec<Maintenance> {
-    let tables = root.tables("windows", &keys::WINDOW);
+    let tables = root.tables("windows", &KEYS);
     let groups: BTreeSet<String> = root
-        .tables("groups", &keys::GROUP)
+        .tables("groups", &options::GROUP)
         .iter()
         .filter_map(|group| Some(group.get("name")?.as_text()?.to_owned()))
         .collect();

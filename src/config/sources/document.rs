@@ -9,7 +9,7 @@ use figment::value::{Dict, Empty, Tag, Value};
 use toml_edit::{Document, Item, TableLike, TomlError};
 use toml_parser::{Source, lexer::TokenKind};
 
-use crate::config::sources::{positions, tree::join};
+use crate::config::sources::positions::{self, join};
 
 /// A smaller text is parsed as a whole.
 const SMALL: usize = 256 << 10;

@@ -4,10 +4,10 @@
 
 mod document;
 pub(super) mod file;
-pub(super) mod misplaced;
 pub(super) mod otel;
 mod positions;
 pub(super) mod readers;
+pub(super) mod schema;
 mod syntax;
 pub(super) mod tree;
 pub mod units;

@@ -17,12 +17,12 @@ use figment::value::{Dict, Value};
 
 use crate::{
     config::{
-        keys::{self, TableKeys},
         problem::{Place, Problem, Problems, nearest},
         problem_collector::Noted,
         sources::{
-            misplaced,
-            tree::{Merged, PROBE, join},
+            positions::join,
+            schema::{self, Schema, TableKeys},
+            tree::{Merged, PROBE},
         },
     },
     secret::shown_variable,
@@ -39,6 +39,7 @@ pub(crate) type Complaint = Option<(String, &'static str)>;
 /// The tree and what was found wrong with it so far.
 pub(crate) struct Reader {
     merged: Merged,
+    schema: &'static Schema,
     noted: RefCell<Noted>,
     /// The files of secrets that were looked at, by path and how, and what is wrong with each.
     secrets: RefCell<HashMap<(String, bool, bool), Complaint>>,
@@ -49,7 +50,12 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    pub(crate) fn new(merged: Merged, environment: &[(String, String)], errors: Vec<Problem>) -> Self {
+    pub(crate) fn new(
+        merged: Merged,
+        schema: &'static Schema,
+        environment: &[(String, String)],
+        errors: Vec<Problem>,
+    ) -> Self {
         let variables = environment.iter().map(|(name, _)| name.clone()).collect();
         let mut noted = Noted::default();
         for error in errors {
@@ -59,7 +65,7 @@ impl Reader {
             noted.unanswered();
         }
         let secrets = RefCell::default();
-        Self { merged, noted: RefCell::new(noted), secrets, guesses: Cell::new(GUESSES), variables }
+        Self { merged, schema, noted: RefCell::new(noted), secrets, guesses: Cell::new(GUESSES), variables }
     }
 
     /// The whole tree.
@@ -69,8 +75,8 @@ impl Reader {
     }
 
     /// An empty table that stands for something at that place, such as a target in a file of `targets_from`.
-    pub(crate) fn entry(&self, place: Place, path: String) -> Table<'_> {
-        Table { reader: self, path, values: None, keys: &keys::GROUP, at: Some(place), part_of: None, subject: None }
+    pub(crate) fn entry(&self, keys: &'static TableKeys, place: Place, path: String) -> Table<'_> {
+        Table { reader: self, path, values: None, keys, at: Some(place), part_of: None, subject: None }
     }
 
     /// Notes that a file could not be read, as far as that may pass.
@@ -208,13 +214,13 @@ impl<'a> Field<'a> {
     }
 
     /// An empty table that stands for one of the many things that this value names.
-    pub(crate) fn entry(&self, subject: &str) -> Table<'a> {
+    pub(crate) fn entry(&self, keys: &'static TableKeys, subject: &str) -> Table<'a> {
         // Its place is looked up only when there is something to say: nothing is wrong with most of them.
         Table {
             reader: self.reader,
             path: self.path.clone(),
             values: None,
-            keys: &keys::GROUP,
+            keys,
             at: None,
             part_of: Some(self.value),
             subject: Some(subject.to_owned()),
@@ -348,12 +354,12 @@ impl<'a> Field<'a> {
         let near = nearest(key, keys.keys.iter().copied());
         // `tls = true` asks for what `security` says, and means no deadline.
         let is_security = key == "tls" && matches!(self.value, Value::Bool(..));
-        let home = misplaced::home(key, keys).filter(|_| !(holds_tables && near.is_some() || is_security));
+        let home = self.reader.schema.home(key, keys).filter(|_| !(holds_tables && near.is_some() || is_security));
         if let Some(home) = home {
             self.error(format!("`{key}` belongs {}", home.words), self.move_it(key, home.table, near));
             return;
         }
-        let help = match misplaced::meant(if is_security { "ssl" } else { key }, keys) {
+        let help = match self.reader.schema.meant(if is_security { "ssl" } else { key }, keys) {
             Some(help) => help,
             None if keys.keys.len() <= FEW => format!("the keys here are {}", keys.keys.join(", ")),
             None => "docs/configuration.md has all keys".to_owned(),
@@ -377,7 +383,9 @@ impl<'a> Field<'a> {
     /// Notes a key of another table among those of the user's own choosing, to whose header all belongs that stands below
     /// it. A usable one may be meant; then it is a warning. True when it cannot be used.
     pub(crate) fn foreign(&self, key: &str, keys: &[&str], what: &str, usable: bool) -> bool {
-        let Some(home) = misplaced::home(key, &misplaced::FREE).filter(|_| keys.contains(&key)) else { return false };
+        let Some(home) = self.reader.schema.home(key, &schema::FREE).filter(|_| keys.contains(&key)) else {
+            return false;
+        };
         if usable {
             let help = format!("if the key is meant: `{key}` belongs {}, above this header", home.words);
             self.warn(format!("here it is {what}"), help);
@@ -386,6 +394,11 @@ impl<'a> Field<'a> {
             self.error(format!("`{key}` belongs {}", home.words), help);
         }
         !usable
+    }
+
+    /// The table in which the key belongs, in words, if any table but `here` has it.
+    pub(crate) fn home(&self, key: &str, here: &TableKeys) -> Option<String> {
+        self.reader.schema.home(key, here).map(|home| home.words)
     }
 
     /// A table with keys of the user's own choosing.

@@ -318,10 +318,3 @@ impl Provider for Layer {
         Ok(Map::from([(Profile::Default, self.values.take())]))
     }
 }
-
-/// `a.b`, or `b` at the top; a key that TOML would quote is quoted.
-pub(crate) fn join(path: &str, key: &str) -> String {
-    let bare = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
-    let key = if bare { key.to_owned() } else { format!("{key:?}") };
-    if path.is_empty() { key } else { format!("{path}.{key}") }
-}

@@ -6,16 +6,22 @@ use std::collections::BTreeSet;
 
 use crate::{
     config::{
-        keys,
-        sources::readers::{Field, Table},
+        sources::{
+            readers::{Field, Table},
+            schema::TableKeys,
+        },
         targets::{
             expand::{Fill, unknown},
+            options::{self, Needs},
             url::ServerUrl,
         },
     },
     plan::{Account, UserName},
     secret::{Edge, SecretError, SecretSource},
 };
+
+pub(crate) static SECRET: TableKeys =
+    TableKeys::new("password", &["file", "env", "command", "credential", "insecure_mode", "exact"]);
 
 /// What an account is called when nobody names it.
 const DEFAULT: &str = "default";
@@ -39,17 +45,6 @@ pub(crate) enum Whose<'a> {
     },
 }
 
-/// What a login needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Needs {
-    /// A password.
-    Password,
-    /// A certificate alone.
-    NoPassword,
-    /// How it is done could not be read, which has been told of: a password is neither missed nor one too many.
-    Unknown,
-}
-
 /// Reads the accounts: the target's own `user` and `password` (or those in its URL) first, then `[[targets.accounts]]`.
 ///
 /// A key beats the URL, and the URL beats a password that the command line found elsewhere.
@@ -64,7 +59,7 @@ pub(crate) fn read(table: &Table<'_>, url: Option<&ServerUrl>, whose: &Whose<'_>
         let help = "whoever sees the file, or the list of processes, sees it too: keep it in a file of its own";
         table.warn("url", "the password stands in the URL", help);
     }
-    let listed = table.tables("accounts", &keys::ACCOUNT);
+    let listed = table.tables("accounts", &options::ACCOUNT);
     let own_user = own_url && url.is_some_and(|url| url.user.is_some());
     let user_field = table.get("user").filter(|_| !own_user);
     let password_field = table.get("password").filter(|_| !own_url || in_url.is_none());
@@ -174,7 +169,7 @@ fn filled_secret(field: &Field<'_>, blanks: Option<&Fill<'_>>) -> Option<SecretS
         field.error("a secret does not stand in the configuration itself", FORMS);
         return None;
     }
-    let table = field.table(&keys::SECRET);
+    let table = field.table(&SECRET);
     let file = table.get("file");
     let env = table.get("env");
     let command = table.get("command");

@@ -1,14 +1,11 @@
 //! What a target's keys say each for itself has to go together: times with times, a certificate with its key, addresses
 //! with their family. Notes what does not; reads nothing new. Called by `target`, `group` and `otlp`.
 
-use std::{net::IpAddr, time::Duration};
+use std::time::Duration;
 
-use super::target::Options;
+use super::options::{self, Options};
 use crate::{
-    config::{
-        keys,
-        sources::{readers::Table, units::print_duration},
-    },
+    config::sources::{readers::Table, units::print_duration},
     plan::{AddressChoice, Auth},
 };
 
@@ -22,8 +19,7 @@ pub(crate) fn check_times(table: &Table<'_>, defaults: &Table<'_>, settings: &Op
 }
 
 fn check_cadence(table: &Table<'_>, defaults: &Table<'_>, settings: &Options) {
-    let nothing = Options::default();
-    let (interval, timeout) = (settings.interval(&nothing), settings.deadlines(&nothing).run);
+    let (interval, timeout) = (settings.interval(), settings.timeout());
     let places = [(table, "interval"), (table, "timeout"), (defaults, "interval"), (defaults, "timeout")];
     let (place, key) = places.into_iter().find(|(table, key)| table.has(key)).unwrap_or((table, "interval"));
     if interval <= timeout {
@@ -46,8 +42,8 @@ fn check_deadlines(table: &Table<'_>, defaults: &Table<'_>, settings: &Options) 
     if table.has_errors() || defaults.has_errors() {
         return;
     }
-    let timeout = settings.deadlines(&Options::default()).run;
-    let [own, common] = [table, defaults].map(|table| table.table("deadlines", &keys::DEADLINES));
+    let timeout = settings.timeout();
+    let [own, common] = [table, defaults].map(|table| table.table("deadlines", &options::DEADLINES));
     for (key, deadline) in [
         ("resolve", settings.resolve),
         ("connect", settings.connect),
@@ -92,11 +88,6 @@ pub(crate) fn check_own_pair(table: &Table<'_>, settings: &Options) {
             table.error("master_user", "with auth \"external\" it is the certificate that logs in", "take it out");
         }
     }
-}
-
-/// The choice that this address is all of.
-pub(crate) fn family(address: IpAddr) -> AddressChoice {
-    if address.is_ipv4() { AddressChoice::V4 } else { AddressChoice::V6 }
 }
 
 /// The URL's address, the source address and the choice of family have to be of one family.

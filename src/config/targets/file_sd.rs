@@ -22,7 +22,7 @@ use crate::{
             file::{self, Kinds},
             readers::{Field, Reader, shown},
         },
-        targets::expand,
+        targets::{expand, options},
     },
     plan::Glob,
 };
@@ -324,7 +324,7 @@ impl Walk<'_> {
         if self.faults > MOST_FAULTS {
             return;
         }
-        self.reader.entry(self.place(at), key.to_owned()).error("", what, help);
+        self.reader.entry(&options::GROUP, self.place(at), key.to_owned()).error("", what, help);
     }
 
     fn file(&mut self, root: &Node) {

@@ -11,13 +11,14 @@ use std::{
 
 use crate::{
     config::{
-        keys,
         sources::readers::{Field, Reader, Table, shown},
         targets::{
-            account::{self, Needs, Whose},
+            account::{self, Whose},
+            consistency::{check_own_pair, check_times},
             expand::{self, Fill},
             file_sd::{self, Listed},
-            target::{self, Common, Kind, NO_LABEL, Options, Way},
+            options::{self, Needs, Options},
+            target::{self, Common, Kind, NO_LABEL, Way},
             url::{self, ServerUrl},
         },
     },
@@ -127,12 +128,12 @@ pub(crate) fn read(below: &Below<'_, '_>, listed: &[Table<'_>], watched: &mut Ve
 /// None for a group with something wrong in its own keys; its name is known all the same.
 fn read_groups<'a>(below: &Below<'a, '_>) -> Vec<Option<Group<'a>>> {
     let mut names = HashMap::new();
-    let tables = below.root.tables("groups", &keys::GROUP);
+    let tables = below.root.tables("groups", &options::GROUP);
     let read = tables.into_iter().enumerate().map(|(index, table)| {
         let options = Options::read(&table);
         let settings = options.over(below.defaults);
-        target::check_times(&table, below.defaults_table, &settings);
-        target::check_own_pair(&table, &settings);
+        check_times(&table, below.defaults_table, &settings);
+        check_own_pair(&table, &settings);
         // One that cannot be used has been told of; the others' faults are told all the same.
         let url = table.get("url").and_then(|field| read_url(&field)).unwrap_or_else(|| URL.to_owned());
         let Some(field) = table.get("name") else {
@@ -194,7 +195,7 @@ impl Made<'_, '_> {
     /// A text out of a group's `targets`; it is the target's name.
     fn expanded(&mut self, group: &Group<'_>, field: &Field<'_>, text: String) {
         self.populated.insert(group.name.clone());
-        let entry = field.entry(&text);
+        let entry = field.entry(&options::GROUP, &text);
         let Some(address) = Address::read(&entry, Some(group), &text) else { return };
         let origin = format!("a target of the group {:?}", group.name);
         self.add(Some(group), &entry, &address, Some(text), BTreeMap::new(), origin);
@@ -203,7 +204,7 @@ impl Made<'_, '_> {
     /// A target out of a file, for the group that its labels name, else for `own`.
     fn listed(&mut self, named: &Named<'_, '_>, own: Option<&Group<'_>>, listed: Listed) {
         let origin = format!("{}, {}", listed.place, listed.key);
-        let entry = self.below.reader.entry(listed.place, listed.key);
+        let entry = self.below.reader.entry(&options::GROUP, listed.place, listed.key);
         let mut labels = BTreeMap::new();
         let (mut group, mut name) = (own, None);
         for (key, value) in &*listed.labels {
@@ -261,17 +262,17 @@ impl Made<'_, '_> {
         labels: BTreeMap<String, String>,
         origin: String,
     ) {
-        let nothing = Options::default();
         let Address { url, whole } = address;
+        let of_url = Options::of_url(url);
         // What a member says itself beats its group: then the group's keys are as good as defaults.
-        let (options, defaults) = match group {
-            Some(group) if *whole => (&nothing, &group.settings),
-            Some(group) => (&group.options, self.below.defaults),
-            None => (&nothing, self.below.defaults),
+        let options = match group {
+            Some(group) if *whole => of_url.over(&group.settings),
+            Some(group) => group.options.over(&of_url.over(self.below.defaults)),
+            None => of_url.over(self.below.defaults),
         };
         let keys = group.map_or(entry, |group| &group.table);
         let place = target::Place { keys, entry, kind: &Kind::Listed };
-        let Some(way) = Way::find(&place, options, defaults, url) else { return };
+        let Some(way) = Way::find(&place, &options, url) else { return };
         let name = name.unwrap_or_else(|| {
             let standard = way.endpoint.port == way.security.default_port();
             if standard { way.endpoint.host.to_string() } else { way.endpoint.to_string() }
@@ -307,7 +308,7 @@ impl Made<'_, '_> {
         all.extend(labels);
         let group = group.map(|group| group.name.clone());
         self.names.insert(name.clone(), origin);
-        let target = target::settle(name, group, way, accounts, all, (options, defaults), url, self.below.common);
+        let target = target::settle(name, group, way, accounts, all, options, self.below.common);
         self.targets.extend(target);
     }
 }

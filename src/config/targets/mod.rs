@@ -2,9 +2,10 @@
 //! [`Target`](crate::plan::Target)s.
 
 pub(super) mod account;
-mod consistency;
+pub(super) mod consistency;
 mod expand;
 mod file_sd;
 pub(super) mod group;
+pub(super) mod options;
 pub(super) mod target;
 pub mod url;
