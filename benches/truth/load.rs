@@ -111,7 +111,7 @@ pub fn peaks(runs: &[Run]) -> (usize, usize) {
         });
         most(spans)
     };
-    (from(&[Step::CONNECT]), from(&["LOGIN", "AUTHENTICATE"]))
+    (from(&["connect"]), from(&["LOGIN", "AUTHENTICATE"]))
 }
 
 /// A moment in a run, in nanoseconds since 1970.

@@ -32,7 +32,8 @@ use std::{
 };
 
 use imaptrace::{net::Roots, plan::Security};
-use imaptrace_record::{ErrorType, Run, RunOutcome, Seconds, Step, StepOutcome};
+use imaptrace_imap::CommandName;
+use imaptrace_record::{ErrorType, Run, RunOutcome, Seconds, Step, StepName, StepOutcome};
 use tokio::runtime::Builder;
 
 use self::{
@@ -174,7 +175,7 @@ fn measure(row: &Row, server: &Dovecot, users: u32, witness: Option<&Witness>) -
 fn join(run: &Run, tls: bool, connections: &Connections, outcome: &mut Outcome) {
     if run.outcome != RunOutcome::Passed {
         let class = run.error_type.map_or("", ErrorType::as_str);
-        let failure = format!("{} {class}", run.failed_step.as_deref().unwrap_or_default());
+        let failure = format!("{} {class}", run.failed_step.as_ref().map(StepName::as_str).unwrap_or_default());
         *outcome.failures.entry(failure).or_default() += 1;
         return;
     }
@@ -189,7 +190,7 @@ fn join(run: &Run, tls: bool, connections: &Connections, outcome: &mut Outcome) 
         return;
     };
     // Nothing that counts holds LOGOUT, and its stamp may be that of the connection's end, which comes right behind it.
-    for (step, seen) in steps.into_iter().zip(seen).filter(|(step, _)| step.name != Step::LOGOUT) {
+    for (step, seen) in steps.into_iter().zip(seen).filter(|(step, _)| step.name != CommandName::Logout) {
         outcome.all.add(run, step, seen);
         if step.uncertain != Some(true) {
             outcome.certain.add(run, step, seen);

@@ -6,8 +6,8 @@
 
 use std::time::{Duration, Instant};
 
-use imaptrace_imap::Secret;
-use imaptrace_record::{Blame, ErrorType, Run, RunOutcome};
+use imaptrace_imap::{CommandName, Secret};
+use imaptrace_record::{Blame, ErrorType, Run, RunOutcome, StepName};
 
 use crate::{
     clock,
@@ -71,7 +71,7 @@ impl Backoff {
             return;
         }
         // Only by the answer to the login itself: whatever is said after its OK is about something else.
-        let at_login = matches!(run.failed_step.as_deref(), Some("LOGIN" | "AUTHENTICATE"));
+        let at_login = run.failed_step.as_ref().and_then(StepName::command).is_some_and(CommandName::is_login);
         let refused = run
             .error_type
             .filter(|class| at_login && class.blame() == Blame::Credentials && *class != ErrorType::AuthMechanism);
@@ -175,7 +175,7 @@ mod tests {
                 let mut backoff = Backoff::default();
                 backoff.hold(&account("me"), Auth::Auto, None, Some(Secret::new("x".into())));
                 let mut run = run(Some(class), false);
-                run.failed_step = Some(step.to_owned());
+                run.failed_step = Some(step.into());
                 backoff.learn(&run, MINUTE);
                 let refused =
                     ["auth_failed", "auth_expired", "auth_privacy", "auth_protocol"].contains(&class.as_str());

@@ -42,7 +42,7 @@ pub async fn once<'a>(
     cancel: Cancel,
     job: impl FnOnce(Ids) -> Job<'a>,
 ) -> Run {
-    let root = LiveRoot::open(journey.name(), parent);
+    let root = LiveRoot::open(journey.name().as_str(), parent);
     let job = job(Ids { trace: root.trace_id, root: root.span_id, parent: root.parent_span_id });
     let (stub, longest) = (job.stub(), longest(job.target.target()));
     // Pinned here and lent, so that a waiting run is held once.

@@ -288,7 +288,7 @@ impl Known {
             for account in &target.accounts {
                 for family in families {
                     let family = family.map(ToOwned::to_owned);
-                    known.insert((name.to_owned(), account.alias.clone(), journey.to_owned(), family, labels.clone()));
+                    known.insert((name.to_owned(), account.alias.clone(), journey.to_string(), family, labels.clone()));
                 }
             }
         }

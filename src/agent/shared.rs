@@ -167,7 +167,7 @@ impl Shared {
         }
         self.itself.skipped(&target.name, account, reason.as_str(), count);
         let name = target.series_name(self.per);
-        self.metrics.skipped(count, reason, name, account, target.journey.name(), &target.labels);
+        self.metrics.skipped(count, reason, name, account, target.journey.name().as_str(), &target.labels);
     }
 
     /// What is done with a run that is on record whole.

@@ -5,7 +5,8 @@
 
 use std::hash::{DefaultHasher, Hasher as _};
 
-use imaptrace_record::{ErrorType, Run, RunOutcome, Seconds, ServerText};
+use imaptrace_imap::ResponseCode;
+use imaptrace_record::{AddressFamily, ErrorType, Run, RunOutcome, Seconds, ServerText, StepName};
 use tracing::{debug, info, warn};
 
 use super::run_log::{LastSeen, RunLog};
@@ -34,7 +35,7 @@ pub(super) enum RunState {
     Passed,
     Failed {
         class: Option<ErrorType>,
-        step: Option<String>,
+        step: Option<StepName>,
     },
     /// The words tell a missing file from one with a wrong mode. They are kept as a hash.
     Void {
@@ -72,7 +73,7 @@ fn words(run: &Run) -> u64 {
 /// One line when the state of an account over a family changes; a run that ends as the one before is counted.
 pub(super) fn tell(run: &Run, state: &mut RunState, repeated: &mut LastSeen, log: &RunLog) {
     let (target, account, trace_id) = (run.target.as_str(), run.account.as_str(), run.trace_id);
-    let family = run.family.as_deref();
+    let family = run.family.map(AddressFamily::as_str);
     let now = RunState::of(run);
     let is_news = !state.is_same(&now, run);
     if is_news {
@@ -87,7 +88,8 @@ pub(super) fn tell(run: &Run, state: &mut RunState, repeated: &mut LastSeen, log
     }
     let step = run.failing_step();
     let text = step.and_then(|step| step.text.as_ref()).map(ServerText::as_str);
-    let (code, failed_step) = (step.and_then(|step| step.code.as_deref()), run.failed_step.as_deref());
+    let (code, failed_step) =
+        (step.and_then(|step| step.code.map(ResponseCode::as_str)), run.failed_step.as_ref().map(StepName::as_str));
     let (error_type, outcome) = (run.error_type.map(ErrorType::as_str), run.outcome.as_str());
     let (what, counted_as) = match run.auth_backoff {
         Some(true) => ("a run did not pass: its login was held back, since the last one was refused", "held back"),
@@ -108,7 +110,7 @@ pub(super) fn tell_of_shifts(run: &Run, shifts: Vec<Shift>, log: &RunLog) {
     for shift in shifts.into_iter().filter(|_| log.may_log()) {
         let (target, account, journey) = (run.target.as_str(), run.account.as_str(), run.journey.as_str());
         let (from_s, to_s) = (Seconds::as_f64(shift.from), Seconds::as_f64(shift.to));
-        let (family, step) = (run.family.as_deref(), shift.step);
+        let (family, step) = (run.family.map(AddressFamily::as_str), shift.step.as_str());
         info!(target, account, family, journey, step, from_s, to_s, "what a step usually takes has shifted");
     }
 }
@@ -117,7 +119,7 @@ pub(super) fn tell_of_shifts(run: &Run, shifts: Vec<Shift>, log: &RunLog) {
 /// not slow: that it is over, or that the steps are as slow as before and only what is usual has moved.
 pub(super) fn tell_of_slow(run: &Run, spell: &mut SlowSpell, settings: &latency::Settings, log: &RunLog) {
     let (target, account, trace_id) = (run.target.as_str(), run.account.as_str(), run.trace_id);
-    let family = run.family.as_deref();
+    let family = run.family.map(AddressFamily::as_str);
     match spell.observe(run, settings) {
         SpellChange::Nothing => {}
         _ if !log.may_log() => {}
@@ -153,7 +155,7 @@ mod tests {
             let failed = run.steps.iter_mut().find(|known| known.name == step).unwrap();
             (failed.outcome, failed.text) =
                 (StepOutcome::Failed, Some(ServerText::new(text.as_bytes(), ServerText::STATUS)));
-            run.failed_step = Some(step.to_owned());
+            run.failed_step = Some(step.into());
         }
         run
     }

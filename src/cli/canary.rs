@@ -5,7 +5,7 @@
 
 use std::{ffi::OsString, fmt};
 
-use imaptrace_imap::Secret;
+use imaptrace_imap::{CommandName, Condition, ResponseCode, Secret};
 use imaptrace_record::{ErrorType, Run, SpanId, TraceId};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
@@ -230,8 +230,10 @@ fn words(run: &Run, style: Style) -> String {
 fn refusal(run: &Run, style: Style) -> Option<(String, &'static str)> {
     let step = run.failing_step()?;
     let target = terminal::safe(&run.target, style);
-    let status = step.status.as_deref().unwrap_or_default();
-    if (step.name.as_str(), status, step.error_type) == ("EXAMINE", "OK", Some(ErrorType::ProtocolSyntax)) {
+    let command = step.name.command()?;
+    if (command, step.status, step.error_type)
+        == (CommandName::Examine, Some(Condition::Ok), Some(ErrorType::ProtocolSyntax))
+    {
         let mailbox = step.mailbox.as_deref().map(|mailbox| format!(" of {}", terminal::safe(mailbox, style)));
         return Some((
             format!(
@@ -242,18 +244,25 @@ fn refusal(run: &Run, style: Style) -> Option<(String, &'static str)> {
              it, is broken",
         ));
     }
-    let code = step.code.as_deref()?;
-    let help = match (step.name.as_str(), code) {
-        ("APPEND" | "CREATE", "OVERQUOTA") => "the account is full: raise its quota, or ask for fewer --messages",
-        ("APPEND", "TRYCREATE" | "NONEXISTENT") => "the mailbox has gone meanwhile: --create makes it again",
-        ("APPEND", "LIMIT" | "TOOBIG" | "MESSAGELIMIT") => {
+    let code = step.code?;
+    let help = match (command, code) {
+        (CommandName::Append | CommandName::Create, ResponseCode::OverQuota) => {
+            "the account is full: raise its quota, or ask for fewer --messages"
+        }
+        (CommandName::Append, ResponseCode::TryCreate | ResponseCode::NonExistent) => {
+            "the mailbox has gone meanwhile: --create makes it again"
+        }
+        (CommandName::Append, ResponseCode::Limit | ResponseCode::TooBig | ResponseCode::MessageLimit) => {
             "the server's limit on messages, their size or their rate is reached: raise it, or wait"
         }
-        ("APPEND" | "CREATE", "NOPERM" | "CANNOT") => "this user may not do that there: give another --mailbox",
+        (CommandName::Append | CommandName::Create, ResponseCode::NoPerm | ResponseCode::Cannot) => {
+            "this user may not do that there: give another --mailbox"
+        }
         _ => return None,
     };
     let text = step.text.as_ref().map(|text| terminal::safe(text.as_str(), style)).unwrap_or_default();
-    Some((format!("{target}: {} was refused: {status} [{code}] {text}", step.name), help))
+    let status = step.status.map(Condition::as_str).unwrap_or_default();
+    Some((format!("{target}: {command} was refused: {status} [{code}] {text}"), help))
 }
 
 /// The messages, and what shows how far they are.

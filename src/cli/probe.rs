@@ -10,7 +10,7 @@ use std::{
 };
 
 use imaptrace_imap::Secret;
-use imaptrace_record::{ErrorType, Run, RunOutcome};
+use imaptrace_record::{ErrorType, Run, RunOutcome, StepName};
 use tokio::{sync::watch, time::sleep_until};
 
 use super::{
@@ -351,7 +351,7 @@ impl Plan {
 }
 
 /// What failed a run, and how.
-type Failure = (Option<String>, ErrorType);
+type Failure = (Option<StepName>, ErrorType);
 
 fn print_json(run: &Run, output: &mut Output) {
     match terminal::json(run) {

@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use imaptrace_record::{Run, StepOutcome};
+use imaptrace_record::Run;
 
 use super::{
     Dropped,
@@ -99,8 +99,7 @@ pub(super) struct Load {
 
 impl Load {
     pub(super) fn of(run: &Run) -> Self {
-        let steps = run.steps.iter().filter(|step| step.outcome != StepOutcome::Skipped && step.span_id.is_some());
-        Self { runs: 1, spans: 1 + steps.count(), bytes: run.held_bytes() }
+        Self { runs: 1, spans: run.exported_spans(), bytes: run.held_bytes() }
     }
 
     pub(super) fn add(&mut self, other: Self) {

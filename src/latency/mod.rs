@@ -18,7 +18,7 @@ use std::{
     sync::Arc,
 };
 
-use imaptrace_record::{Run, RunOutcome, Seconds, Step, StepOutcome};
+use imaptrace_record::{Run, RunOutcome, Seconds, Step, StepName, StepOutcome};
 
 use self::{
     baseline::Baseline,
@@ -45,7 +45,7 @@ type Account = Vec<(Arc<str>, Baseline)>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shift {
     /// The step's name.
-    pub step: String,
+    pub step: StepName,
     /// The level that was told last, or the first one.
     pub from: Seconds,
     /// The new one: the median of the newest 31 values.
@@ -71,7 +71,7 @@ impl History {
         let key = Key::of(run);
         let known = self.accounts.get(&key).map_or(&[][..], Vec::as_slice);
         for step in run.steps.iter_mut().filter(|step| step.was_started()) {
-            let usual = known.iter().find(|(name, _)| **name == *step.name).map(|(_, baseline)| baseline);
+            let usual = known.iter().find(|(name, _)| **name == *step.name.as_str()).map(|(_, baseline)| baseline);
             let usual = usual.filter(|it| it.runs() >= self.settings.min_runs).and_then(Baseline::median);
             let comparable = step.outcome == StepOutcome::Passed && run.outcome != RunOutcome::Void;
             let usual = usual.filter(|_| comparable);
@@ -98,9 +98,9 @@ impl History {
             account.reserve_exact(passed.clone().count());
         }
         for step in passed {
-            let baseline = series(account, &mut self.names, &step.name);
+            let baseline = series(account, &mut self.names, step.name.as_str());
             baseline.enter(micros(step.duration_s), !counted.contains(&step.name.as_str()));
-            counted.push(&step.name);
+            counted.push(step.name.as_str());
             if let Some((from, to)) = baseline.shift(apart, min_runs) {
                 let [from, to] = [from, to].map(|micros| Seconds::from_micros(micros.into()));
                 shifts.push(Shift { step: step.name.clone(), from, to });

@@ -5,7 +5,7 @@
 //!
 //! Decides and keeps; the log lines are the agent's. Nothing here outlives the process.
 
-use imaptrace_record::{Run, RunOutcome, Seconds, Step};
+use imaptrace_record::{Run, RunOutcome, Seconds, Step, StepName};
 
 use super::{Settings, standing_out};
 
@@ -13,7 +13,7 @@ use super::{Settings, standing_out};
 #[derive(Debug, Default)]
 pub struct SlowSpell {
     /// By name, each with its baseline when it became slow; none of one that is slow by a fixed limit alone.
-    steps: Vec<(Box<str>, Option<Seconds>)>,
+    steps: Vec<(StepName, Option<Seconds>)>,
 }
 
 /// What a run changed.
@@ -47,8 +47,8 @@ impl SlowSpell {
         if slow().next().is_some() {
             let began = self.steps.is_empty();
             for step in slow() {
-                if !self.steps.iter().any(|(name, _)| **name == *step.name) {
-                    self.steps.push((step.name.as_str().into(), step.baseline_s));
+                if !self.steps.iter().any(|(name, _)| *name == step.name) {
+                    self.steps.push((step.name.clone(), step.baseline_s));
                 }
             }
             let loading = run.loading_steps().filter(|step| step.slow == Some(true));
@@ -66,8 +66,8 @@ impl SlowSpell {
 }
 
 /// The step of this name, if it would be slow by the baseline that it had `before`.
-fn moved<'a>(run: &'a Run, name: &str, before: Seconds, settings: &Settings) -> Option<UsualMoved<'a>> {
-    let steps = run.steps.iter().filter(|step| *step.name == *name && step.was_started());
+fn moved<'a>(run: &'a Run, name: &StepName, before: Seconds, settings: &Settings) -> Option<UsualMoved<'a>> {
+    let steps = run.steps.iter().filter(|step| step.name == *name && step.was_started());
     let step = steps.max_by_key(|step| step.duration_s)?;
     let to = step.baseline_s.filter(|now| *now > before)?;
     settings.is_slow(step.duration_s, before).then_some(UsualMoved { step, from: before, to })

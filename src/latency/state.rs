@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use imaptrace_record::Run;
+use imaptrace_record::{AddressFamily, Run};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -36,7 +36,7 @@ impl Key {
             target: run.target.as_str().into(),
             account: run.account.as_str().into(),
             journey: run.journey.as_str().into(),
-            family: run.family.as_deref().map(Into::into),
+            family: run.family.map(AddressFamily::as_str).map(Into::into),
         }
     }
 }

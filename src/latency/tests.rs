@@ -2,7 +2,7 @@
 
 use std::{sync::LazyLock, time::Duration};
 
-use imaptrace_record::SpanId;
+use imaptrace_record::{AddressFamily, JourneyName, SpanId, StepName};
 use proptest::{collection::vec, prelude::*};
 
 use super::{baseline::WINDOW, *};
@@ -16,7 +16,7 @@ fn run(target: &str, steps: &[(&str, u64)]) -> Run {
     let mut run = EMPTY.clone();
     target.clone_into(&mut run.target);
     let step = |(name, micros): &(&str, u64)| Step {
-        name: (*name).to_owned(),
+        name: (*name).into(),
         span_id: Some(SpanId::random()),
         duration_s: Seconds::from_micros(*micros),
         ..Step::default()
@@ -201,11 +201,11 @@ fn the_slowest_of_slow_steps_is_the_one_most_over_its_baseline_and_never_logout(
     let usual = [("SELECT", 5_000), ("FETCH", 90_000), ("LOGOUT", 1_000)];
     let mut first = run("mail01", &usual);
     history.judge(&mut first);
-    assert_eq!(first.slowest_step.as_deref(), Some("FETCH"), "without a baseline the longest");
+    assert_eq!(first.slowest_step.as_ref().map(StepName::as_str), Some("FETCH"), "without a baseline the longest");
     (0..20).for_each(|_| drop(history.judge(&mut run("mail01", &usual))));
     let mut run = run("mail01", &[("SELECT", 80_000), ("FETCH", 91_000), ("LOGOUT", 700_000)]);
     history.judge(&mut run);
-    assert_eq!(run.slowest_step.as_deref(), Some("SELECT"));
+    assert_eq!(run.slowest_step.as_ref().map(StepName::as_str), Some("SELECT"));
     assert_eq!(run.steps.iter().map(|step| step.slow.is_some()).collect::<Vec<_>>(), [true, false, true]);
 }
 
@@ -217,15 +217,15 @@ fn when_no_step_is_slow_the_slowest_is_the_longest_that_counts_however_far_over_
     // As slow as ever, and a little quicker: connect is the one that is most over its baseline.
     let mut chronic = run("mail01", &[("connect", 9_000), ("FETCH", 1_999_000), ("LOGOUT", 3_000_000)]);
     history.judge(&mut chronic);
-    assert_eq!((chronic.slow, chronic.slowest_step.as_deref()), (None, Some("FETCH")));
+    assert_eq!((chronic.slow, chronic.slowest_step.as_ref().map(StepName::as_str)), (None, Some("FETCH")));
     // LOGOUT alone is slow, and does not count.
     let mut logout = run("mail01", &[("connect", 9_000), ("FETCH", 1_999_000), ("LOGOUT", 30_000_000)]);
     history.judge(&mut logout);
-    assert_eq!((logout.slow, logout.slowest_step.as_deref()), (Some(true), Some("FETCH")));
+    assert_eq!((logout.slow, logout.slowest_step.as_ref().map(StepName::as_str)), (Some(true), Some("FETCH")));
     // A step that is slow beats one that is longer, and one that is more over its baseline without being slow.
     let mut slow = run("mail01", &[("connect", 90_000), ("FETCH", 2_900_000), ("LOGOUT", 3_000_000)]);
     history.judge(&mut slow);
-    assert_eq!((slow.slow, slow.slowest_step.as_deref()), (Some(true), Some("connect")));
+    assert_eq!((slow.slow, slow.slowest_step.as_ref().map(StepName::as_str)), (Some(true), Some("connect")));
 }
 
 #[test]
@@ -250,7 +250,7 @@ fn a_step_past_its_fixed_limit_is_the_slowest_before_all_others_and_of_several_t
     ] {
         let mut run = run("mail01", &[("LIST", list), ("SELECT", select), ("FETCH", fetch), ("LOGOUT", 700_000)]);
         history.judge(&mut run);
-        assert_eq!(run.slowest_step.as_deref(), Some(expected), "{list} {select} {fetch}");
+        assert_eq!(run.slowest_step.as_ref().map(StepName::as_str), Some(expected), "{list} {select} {fetch}");
     }
 }
 
@@ -319,8 +319,8 @@ fn a_run_that_did_not_pass_ends_no_slow_spell_and_a_step_by_its_fixed_limit_alon
 fn each_target_account_journey_family_and_step_has_a_history_of_its_own() {
     let mut history = after(40, 1_000);
     let same = run("mail01", &[("FETCH", 100_000)]);
-    let cold = Run { journey: "first-load-cold".into(), ..same.clone() };
-    let family = Run { family: Some("ipv6".into()), ..same.clone() };
+    let cold = Run { journey: JourneyName::FIRST_LOAD_COLD, ..same.clone() };
+    let family = Run { family: Some(AddressFamily::Ipv6), ..same.clone() };
     let account = Run { account: "other".into(), ..same.clone() };
     let target = Run { target: "mail02".into(), ..same.clone() };
     let step = run("mail01", &[("SELECT", 100_000)]);

@@ -67,7 +67,7 @@ impl Settings {
 
     /// How much longer than its fixed limit the step took; none of one that kept it, or has none.
     pub(super) fn over_limit(&self, step: &Step) -> Option<Seconds> {
-        let limit = Seconds::from(*self.slow_limits.get(&step.name).or(self.slow_limit.as_ref())?);
+        let limit = Seconds::from(*self.slow_limits.get(step.name.as_str()).or(self.slow_limit.as_ref())?);
         (step.duration_s > limit).then(|| step.duration_s.saturating_sub(limit))
     }
 }

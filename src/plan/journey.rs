@@ -2,6 +2,7 @@
 
 use std::{fmt, ops::RangeInclusive, time::Duration};
 
+use imaptrace_record::JourneyName;
 use rand::Rng;
 
 /// The ordered steps of a run. There is one, `first-load`; its shape is set here.
@@ -24,22 +25,21 @@ pub struct Journey {
 }
 
 impl Journey {
-    /// What a mail program does until its message list shows.
+    /// The one that `target.journey` takes.
     pub const FIRST_LOAD: &'static str = "first-load";
-    /// The same with a window of messages that changes with every run.
-    pub const FIRST_LOAD_RANDOM: &'static str = "first-load-random";
-    /// The same with whole headers of old messages.
-    pub const FIRST_LOAD_COLD: &'static str = "first-load-cold";
     /// A mailbox with fewer messages measures next to nothing.
     pub const FEWEST: u32 = 20;
 
     /// The journey's name in telemetry. What a server answers from its caches and what it must fetch from its disk are
     /// two figures, so they never share a name, and with it a series.
-    pub fn name(&self) -> &'static str {
+    pub fn name(&self) -> &JourneyName {
+        static NEWEST: JourneyName = JourneyName::FIRST_LOAD;
+        static RANDOM: JourneyName = JourneyName::FIRST_LOAD_RANDOM;
+        static COLD: JourneyName = JourneyName::FIRST_LOAD_COLD;
         match (self.cold, self.window) {
-            (true, _) => Self::FIRST_LOAD_COLD,
-            (false, Window::Random) => Self::FIRST_LOAD_RANDOM,
-            (false, Window::Newest) => Self::FIRST_LOAD,
+            (true, _) => &COLD,
+            (false, Window::Random) => &RANDOM,
+            (false, Window::Newest) => &NEWEST,
         }
     }
 

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use imaptrace_imap as imap;
-use imaptrace_imap::{Command, Condition, Progress};
+use imaptrace_imap::{Command, Condition, LoginMethod, Progress, ResponseCode};
 use imaptrace_record::{ClockSource, EventName, Seconds, ServerText, State, Step, StepEvent};
 
 use super::{
@@ -35,7 +35,7 @@ impl Journey<'_> {
             }
             Ok(said) => {
                 step.text = Some(self.redactor.text(&said.text, ServerText::STATUS));
-                let class = verdict::of_refusal(&step.name, &said);
+                let class = verdict::of_refusal(step.name.command(), &said);
                 self.fail(step, class);
                 Err(Stop::Speaking)
             }
@@ -55,8 +55,8 @@ impl Journey<'_> {
         match command {
             Command::Select { mailbox, .. } => step.mailbox = Some((*mailbox).to_owned()),
             Command::Fetch { .. } => step.mailbox = Some(self.target.journey.mailbox.as_str().to_owned()),
-            Command::Login { .. } => step.mechanism = Some("LOGIN".to_owned()),
-            Command::Authenticate { mechanism, .. } => step.mechanism = Some(mechanism.as_str().to_owned()),
+            Command::Login { .. } => step.mechanism = Some(LoginMethod::Login),
+            Command::Authenticate { mechanism, .. } => step.mechanism = Some(LoginMethod::Sasl(*mechanism)),
             _ => {}
         }
         let tag = self.tag(&step);
@@ -112,8 +112,8 @@ impl Journey<'_> {
             step.events.push(StepEvent { name: EventName::Alert, at_s: self.recorder.at(*stamp), text });
         }
         if let Ok(said) = &exchange.result {
-            step.status = Some(said.condition.as_str().to_owned());
-            step.code = said.code.map(str::to_owned);
+            step.status = Some(said.condition);
+            step.code = said.code;
             self.alert(step, said, exchange.end);
         }
         step.events.sort_by_key(|event| event.at_s);
@@ -129,7 +129,7 @@ impl Journey<'_> {
 
     pub(super) fn alert(&self, step: &mut Step, said: &Said, stamp: Instant) {
         let first = step.events.iter().all(|event| event.name != EventName::Alert);
-        if self.trusted && first && said.code == Some("ALERT") {
+        if self.trusted && first && said.code == Some(ResponseCode::Alert) {
             let text = Some(self.redactor.text(&said.text, ServerText::STATUS));
             step.events.push(StepEvent { name: EventName::Alert, at_s: self.recorder.at(stamp), text });
         }

@@ -13,7 +13,7 @@ use std::{
 use tokio::time::timeout_at;
 
 pub(super) use super::exchange::{CoarseMoment, Exchange, Fault, Said, SecureError, TcpInfoDelta};
-use imaptrace_imap::{Command, Condition, Limits, OffendingLine, Progress, Session};
+use imaptrace_imap::{Command, CommandName, Condition, Limits, OffendingLine, Progress, ResponseCode, Session};
 use imaptrace_record::ErrorType;
 
 use super::{
@@ -307,7 +307,7 @@ impl Driver {
                 Happened::FirstRow => exchange.first_row = Some(self.stamp),
                 Happened::Alert(text) if exchange.alert.is_none() => exchange.alert = Some((self.stamp, text)),
                 Happened::Warning(said) => {
-                    if said.code == Some("ALERT") && exchange.alert.is_none() {
+                    if said.code == Some(ResponseCode::Alert) && exchange.alert.is_none() {
                         exchange.alert = Some((self.stamp, said.text.clone()));
                     }
                     self.warn(said);
@@ -360,7 +360,7 @@ impl Driver {
 
     /// Keeps an untagged NO or BAD, in case that no tagged line follows.
     fn warn(&mut self, said: Said) {
-        let tells = |said: &Said| verdict::of_code("LOGIN", said.code).is_some();
+        let tells = |said: &Said| verdict::of_code(Some(CommandName::Login), said.code).is_some();
         if self.warning.as_ref().is_none_or(|known| !tells(known) && tells(&said)) {
             self.warning = Some(said);
         }

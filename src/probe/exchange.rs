@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use imaptrace_imap::{Condition, Event, Progress, Status};
+use imaptrace_imap::{Condition, Event, Progress, ResponseCode, Status};
 use imaptrace_record::{CloseNotify, ErrorType, TlsFault};
 use zeroize::Zeroizing;
 
@@ -21,7 +21,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Said {
     pub(super) condition: Condition,
-    pub(super) code: Option<&'static str>,
+    pub(super) code: Option<ResponseCode>,
     pub(super) text: Vec<u8>,
 }
 

@@ -4,7 +4,8 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use imaptrace_record::{ErrorType, ServerText, Step, StepOutcome};
+use imaptrace_imap::CommandName;
+use imaptrace_record::{ErrorType, ServerText, Step, StepName, StepOutcome};
 
 use super::{
     driver::Fault,
@@ -15,7 +16,7 @@ use crate::clock::{self, Deadline};
 
 impl Journey<'_> {
     /// When this step must end; when the run's time is up already, the step is listed and the run over.
-    pub(super) fn deadline_for(&mut self, step: &str, own: Duration) -> Result<Deadline, Stop> {
+    pub(super) fn deadline_for(&mut self, step: impl Into<StepName>, own: Duration) -> Result<Deadline, Stop> {
         let (now, mut end) = (clock::now(), self.deadline.end());
         let deadline = Deadline::after(now, own);
         if deadline.end() <= end {
@@ -25,7 +26,8 @@ impl Journey<'_> {
         let owed = self.recorder.owed();
         if now >= end {
             let class = self.deadline.own_delay_of(owed).map_or(ErrorType::TimeoutRun, verdict::of_own_delay);
-            self.recorder.refuse(step, class, None);
+            let step = step.into();
+            self.recorder.refuse(step.clone(), class, None);
             self.recorder.fail(step, class);
             return Err(Stop::Silent);
         }
@@ -38,8 +40,9 @@ impl Journey<'_> {
     }
 
     /// A step that cannot even start ends the conversation.
-    pub(super) fn refuse(&mut self, name: &str, class: ErrorType) -> Stop {
-        self.recorder.refuse(name, class, None);
+    pub(super) fn refuse(&mut self, name: impl Into<StepName>, class: ErrorType) -> Stop {
+        let name = name.into();
+        self.recorder.refuse(name.clone(), class, None);
         self.recorder.fail(name, class);
         Stop::Speaking
     }
@@ -47,7 +50,7 @@ impl Journey<'_> {
     pub(super) fn fail(&mut self, mut step: Step, class: ErrorType) -> Stop {
         step.outcome = StepOutcome::Failed;
         step.error_type = Some(class);
-        self.recorder.fail(&step.name, class);
+        self.recorder.fail(step.name.clone(), class);
         self.recorder.push(step);
         Stop::Silent
     }
@@ -63,20 +66,21 @@ impl Journey<'_> {
     pub(super) fn fault(&mut self, mut step: Step, fault: &Fault) -> Stop {
         self.describe(&mut step, fault);
         // A server that ended the session before the login was sent said nothing of it.
-        let command = if step.sent_bytes == Some(0) { "" } else { step.name.as_str() };
+        let command = step.name.command().filter(|_| step.sent_bytes != Some(0));
         let class = match (fault.class, &fault.said) {
             (ErrorType::Bye, Some(said)) => verdict::of_refusal(command, said),
             // One challenge more than the mechanism has.
-            (ErrorType::ProtocolContinuation, _) if step.name == "AUTHENTICATE" => ErrorType::AuthProtocol,
+            (ErrorType::ProtocolContinuation, _) if step.name == CommandName::Authenticate => ErrorType::AuthProtocol,
             (class, _) => class,
         };
         // What was said untagged counts where nothing else was said of the login.
-        let warning = fault.warning.as_ref().filter(|_| class == fault.class && verdict::is_login(command));
+        let warning =
+            fault.warning.as_ref().filter(|_| class == fault.class && command.is_some_and(CommandName::is_login));
         let by_warning = warning.and_then(|said| Some((said, verdict::of_code(command, said.code)?)));
         let class = match by_warning {
             Some((said, class)) => {
-                step.status = Some(said.condition.as_str().to_owned());
-                step.code = said.code.map(str::to_owned);
+                step.status = Some(said.condition);
+                step.code = said.code;
                 class
             }
             None => class,
@@ -90,8 +94,8 @@ impl Journey<'_> {
         step.tls_fault = fault.tls;
         let bye = fault.said.as_ref().filter(|_| fault.class == ErrorType::Bye);
         if let Some(said) = bye.or(fault.warning.as_ref()) {
-            step.status = Some(said.condition.as_str().to_owned());
-            step.code = said.code.map(str::to_owned);
+            step.status = Some(said.condition);
+            step.code = said.code;
         }
         let words = [&fault.warning, &fault.said].map(|said| said.as_ref().map(|said| said.text.as_slice()));
         let words = match words {

@@ -14,7 +14,7 @@
 
 use std::time::Duration;
 
-use imaptrace_imap::{Command, Condition, Progress};
+use imaptrace_imap::{Command, Condition, Progress, ResponseCode};
 use imaptrace_record::{ErrorType, Run, ServerText, Step, StepOutcome};
 use tokio::time::sleep;
 
@@ -227,8 +227,8 @@ impl Filling<'_> {
         };
         step.text = Some(journey.redactor.text(&said.text, ServerText::STATUS));
         // Many servers say no more than NO of a mailbox that is not there.
-        let missing = matches!(said.code, None | Some("NONEXISTENT" | "TRYCREATE"));
-        let class = verdict::of_refusal(examine.name(), said);
+        let missing = matches!(said.code, None | Some(ResponseCode::NonExistent | ResponseCode::TryCreate));
+        let class = verdict::of_refusal(Some(examine.name()), said);
         if !missing || class != ErrorType::No {
             journey.fail(step, class);
             return Err(Stop::Speaking);
@@ -346,7 +346,7 @@ fn judge(journey: &mut Journey<'_>, mut step: Step, exchange: Exchange) -> Resul
         Ok(said) if said.condition == Condition::Ok => Ok((step, exchange.progress)),
         Ok(said) => {
             step.text = Some(journey.redactor.text(&said.text, ServerText::STATUS));
-            let class = verdict::of_refusal(&step.name, &said);
+            let class = verdict::of_refusal(step.name.command(), &said);
             journey.fail(step, class);
             Err(Stop::Speaking)
         }

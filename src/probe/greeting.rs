@@ -26,13 +26,20 @@ pub(super) fn refusal(line: &[u8]) -> Option<Said> {
 
 #[cfg(test)]
 mod tests {
+    use imaptrace_imap::ResponseCode;
+
     use super::*;
 
     #[test]
     fn a_line_that_refuses_is_told_from_those_of_other_services() {
         let of = |line: &str| {
-            refusal(line.as_bytes())
-                .map(|said| (said.condition.as_str(), said.code.unwrap_or("-"), String::from_utf8(said.text).unwrap()))
+            refusal(line.as_bytes()).map(|said| {
+                (
+                    said.condition.as_str(),
+                    said.code.map_or("-", ResponseCode::as_str),
+                    String::from_utf8(said.text).unwrap(),
+                )
+            })
         };
         for (line, condition, code, text) in [
             ("* NO not today", "NO", "-", "not today"),

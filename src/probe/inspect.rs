@@ -14,7 +14,7 @@ use std::{
 
 use imaptrace_imap::Secret;
 use imaptrace_imap::{Command, Condition, Limits};
-use imaptrace_record::{ErrorType, Run, SpanId, Step, Timestamp};
+use imaptrace_record::{ErrorType, Run, SetupStep, SpanId, Timestamp};
 use tokio::time::timeout_at;
 
 use super::{Cancel, Prepared, certificates, driver::Driver, redact::Redactor, wait::cancelled};
@@ -138,7 +138,7 @@ fn wanting(run: &Run) -> Option<(ErrorType, TlsCause, SocketAddr)> {
         ErrorType::TlsCertWeak => TlsCause::Weak,
         _ => return None,
     };
-    let step = run.failing_step().filter(|step| step.name == Step::TLS)?;
+    let step = run.failing_step().filter(|step| step.name == SetupStep::Tls)?;
     let unseen = step.tls.as_ref().is_some_and(|facts| facts.sha256.is_none());
     unseen.then_some((class, cause, run.server.peer?))
 }
@@ -189,8 +189,8 @@ fn describe(run: &mut Run, found: &ChainFound, cause: TlsCause, redactor: &Redac
     if found.chain.refused.as_ref().is_none_or(|refused| refused.cause != cause) {
         return;
     }
-    let Some(name) = run.failed_step.as_deref() else { return };
-    let Some(step) = run.steps.iter_mut().rev().find(|step| step.name == name) else { return };
+    let Some(name) = &run.failed_step else { return };
+    let Some(step) = run.steps.iter_mut().rev().find(|step| step.name == *name) else { return };
     certificates::describe(step, &found.chain, cause, redactor);
     if let Some(facts) = &mut step.tls {
         facts.read_at = Some(found.at);

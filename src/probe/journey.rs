@@ -11,8 +11,8 @@
 use std::{net::IpAddr, time::Instant};
 
 use imaptrace_imap as imap;
-use imaptrace_imap::{Command, Condition, Progress};
-use imaptrace_record::{ErrorType, Run, Seconds, ServerText, Step, StepOutcome};
+use imaptrace_imap::{Command, CommandName, Condition, Progress, ResponseCode};
+use imaptrace_record::{ErrorType, Run, Seconds, ServerText, SetupStep, Step, StepName, StepOutcome};
 use tracing::{info, warn};
 
 use super::{
@@ -148,10 +148,11 @@ impl<'a> Journey<'a> {
     pub(super) async fn visit(mut self: Box<Self>, errand: &mut impl Errand) -> Run {
         if let Err(error) = &self.job.secret {
             // In the step's text, and nowhere else: who shows the run shows it.
-            let name = if matches!(error, SecretError::Tls { .. }) { Step::TLS } else { self.login_name() };
+            let name: StepName =
+                if matches!(error, SecretError::Tls { .. }) { SetupStep::Tls.into() } else { self.login_name().into() };
             let text = ServerText::new(error.to_string().as_bytes(), ServerText::STATUS);
             let class = verdict::of_secret(error);
-            self.recorder.refuse(name, class, Some(text));
+            self.recorder.refuse(name.clone(), class, Some(text));
             self.recorder.fail(name, class);
             return self.recorder.finish();
         }
@@ -194,7 +195,7 @@ impl<'a> Journey<'a> {
         let goodbye = Deadline::after(clock::now(), self.target.deadlines.logout);
         match &ended {
             Ok(()) | Err(Stop::Speaking) => self.logout(driver, goodbye).await,
-            Err(Stop::Silent) => self.recorder.skip(Step::LOGOUT),
+            Err(Stop::Silent) => self.recorder.skip(CommandName::Logout),
             Err(Stop::WithoutId) => {}
         }
         driver.close(goodbye.end()).await;
@@ -241,8 +242,8 @@ impl<'a> Journey<'a> {
     }
 
     async fn greeting(&mut self, driver: &mut Driver) -> Result<(), Stop> {
-        let deadline = self.deadline_for(Step::GREETING, self.target.deadlines.greeting)?;
-        let mut step = self.recorder.open(Step::GREETING);
+        let deadline = self.deadline_for(SetupStep::Greeting, self.target.deadlines.greeting)?;
+        let mut step = self.recorder.open(SetupStep::Greeting);
         // From the end of the step before, so that the steps add up.
         let before = self.recorder.steps().last().map_or(Seconds::ZERO, Step::end_s);
         let result = driver.greeting(deadline).await;
@@ -268,20 +269,21 @@ impl<'a> Journey<'a> {
                 }
                 let line = fault.said.as_ref().map_or(partial, |said| said.text.as_slice());
                 if ended && let Some(said) = greeting::refusal(line) {
-                    step.status = Some(said.condition.as_str().to_owned());
-                    step.code = said.code.map(str::to_owned);
+                    step.status = Some(said.condition);
+                    step.code = said.code;
                     self.alert(&mut step, &said, end);
                     fault.said = Some(said);
                 }
                 return Err(self.fault(step, &fault));
             }
         };
-        step.status = Some(said.condition.as_str().to_owned());
-        step.code = said.code.map(str::to_owned);
+        step.status = Some(said.condition);
+        step.code = said.code;
         self.alert(&mut step, &said, end);
         if said.condition == Condition::Bye {
             step.text = Some(self.redactor.text(&said.text, ServerText::STATUS));
-            let class = if said.code == Some("REFERRAL") { ErrorType::Referral } else { ErrorType::GreetingBye };
+            let class =
+                if said.code == Some(ResponseCode::Referral) { ErrorType::Referral } else { ErrorType::GreetingBye };
             self.fail(step, class);
             return Err(Stop::Silent);
         }
@@ -390,8 +392,11 @@ impl<'a> Journey<'a> {
     fn suggest_mailbox(&mut self, driver: &Driver) {
         let refused = self.recorder.steps().last().filter(|step| step.error_type == Some(ErrorType::No));
         // With any other code the name is not what the server complains of (RFC 5530 §3).
-        let of_name = [None, Some("NONEXISTENT"), Some("TRYCREATE"), Some("CANNOT"), Some("_OTHER")];
-        if refused.is_some_and(|step| of_name.contains(&step.code.as_deref()))
+        let is_of_name = |code| {
+            use ResponseCode::{Cannot, NonExistent, Other, TryCreate};
+            matches!(code, None | Some(NonExistent | TryCreate | Cannot | Other))
+        };
+        if refused.is_some_and(|step| is_of_name(step.code))
             && let Some((mailbox, separator)) =
                 imap::suggest_mailbox(self.target.journey.mailbox.as_str(), driver.session.hierarchy())
         {
@@ -404,7 +409,7 @@ impl<'a> Journey<'a> {
         let journey = &self.target.journey;
         let Some(messages) = journey.messages(exists, &mut rand::rng()) else {
             self.recorder.loaded();
-            self.recorder.skip("FETCH");
+            self.recorder.skip(CommandName::Fetch);
             return Ok(());
         };
         let (from, to) = messages.into_inner();
@@ -454,7 +459,7 @@ impl<'a> Journey<'a> {
             Ok(said) if said.condition == Condition::Ok => {}
             Ok(said) => {
                 step.outcome = StepOutcome::Failed;
-                step.error_type = Some(verdict::of_refusal(command.name(), said));
+                step.error_type = Some(verdict::of_refusal(Some(command.name()), said));
                 step.text = Some(self.redactor.text(&said.text, ServerText::STATUS));
             }
             Err(fault) => {

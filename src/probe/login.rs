@@ -8,7 +8,7 @@
 
 use imaptrace_imap as imap;
 use imaptrace_imap::Secret;
-use imaptrace_imap::{Capabilities, Command, Condition, Credentials, Mechanism};
+use imaptrace_imap::{Capabilities, Command, CommandName, Condition, Credentials, LoginMethod, Mechanism};
 use imaptrace_record::{ErrorType, ServerText, StepOutcome};
 use tracing::info;
 
@@ -20,76 +20,51 @@ use super::{
 };
 use crate::plan::Auth;
 
-/// How to log in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
-    Login,
-    Sasl(Mechanism),
+/// The method that was pinned, or the best that the server offers: a proof before the password itself, and LOGIN as the last
+/// resort (RFC 9051 §6.2.3).
+fn choose(auth: Auth, known: &Capabilities) -> Option<LoginMethod> {
+    let login = Some(LoginMethod::Login).filter(|_| !known.login_disabled);
+    let if_offered = |offered: bool, mechanism| offered.then_some(LoginMethod::Sasl(mechanism));
+    match auth {
+        Auth::Auto => if_offered(known.auth_scram_sha_256, Mechanism::ScramSha256)
+            .or_else(|| if_offered(known.auth_plain, Mechanism::Plain))
+            .or(login),
+        Auth::External => if_offered(known.auth_external, Mechanism::External),
+        Auth::Login => login,
+        Auth::Plain => if_offered(known.auth_plain, Mechanism::Plain),
+        Auth::ScramSha256 => if_offered(known.auth_scram_sha_256, Mechanism::ScramSha256),
+    }
 }
 
-impl Way {
-    /// The way that was pinned, or the best that the server offers: a proof before the password itself, and LOGIN as the
-    /// last resort (RFC 9051 §6.2.3).
-    fn choose(auth: Auth, known: &Capabilities) -> Option<Self> {
-        let login = Some(Self::Login).filter(|_| !known.login_disabled);
-        let if_offered = |offered: bool, mechanism| offered.then_some(Self::Sasl(mechanism));
-        match auth {
-            Auth::Auto => if_offered(known.auth_scram_sha_256, Mechanism::ScramSha256)
-                .or_else(|| if_offered(known.auth_plain, Mechanism::Plain))
-                .or(login),
-            Auth::External => if_offered(known.auth_external, Mechanism::External),
-            Auth::Login => login,
-            Auth::Plain => if_offered(known.auth_plain, Mechanism::Plain),
-            Auth::ScramSha256 => if_offered(known.auth_scram_sha_256, Mechanism::ScramSha256),
-        }
+/// What is left for an account whose server refuses `first`, when nothing was pinned: there is something after SCRAM-SHA-256.
+fn fallback(first: LoginMethod, auth: Auth, known: &Capabilities) -> Option<LoginMethod> {
+    if auth != Auth::Auto || first != LoginMethod::Sasl(Mechanism::ScramSha256) {
+        return None;
     }
-
-    /// What is left for an account whose server refuses SCRAM-SHA-256, when nothing was pinned.
-    fn after_scram(self, auth: Auth, known: &Capabilities) -> Option<Self> {
-        if auth != Auth::Auto || self != Self::Sasl(Mechanism::ScramSha256) {
-            return None;
-        }
-        if known.auth_plain {
-            return Some(Self::Sasl(Mechanism::Plain));
-        }
-        Some(Self::Login).filter(|_| !known.login_disabled)
+    if known.auth_plain {
+        return Some(LoginMethod::Sasl(Mechanism::Plain));
     }
-
-    /// The mechanism, or `LOGIN` for the command.
-    fn mechanism(self) -> &'static str {
-        match self {
-            Self::Login => "LOGIN",
-            Self::Sasl(mechanism) => mechanism.as_str(),
-        }
-    }
-
-    /// The step's name.
-    fn name(self) -> &'static str {
-        match self {
-            Self::Login => "LOGIN",
-            Self::Sasl(_) => "AUTHENTICATE",
-        }
-    }
+    Some(LoginMethod::Login).filter(|_| !known.login_disabled)
 }
 
 impl Journey<'_> {
     /// What the login's step is called when nobody knows yet what the server offers.
-    pub(super) fn login_name(&self) -> &'static str {
+    pub(super) fn login_name(&self) -> CommandName {
         match self.target.journey.auth {
-            Auth::Auto | Auth::Login => "LOGIN",
-            Auth::External | Auth::Plain | Auth::ScramSha256 => "AUTHENTICATE",
+            Auth::Auto | Auth::Login => CommandName::Login,
+            Auth::External | Auth::Plain | Auth::ScramSha256 => CommandName::Authenticate,
         }
     }
 
     pub(super) async fn login(&mut self, driver: &mut Driver) -> Result<(), Stop> {
         if driver.session.state() == imap::State::Authenticated {
-            self.recorder.skip("LOGIN");
+            self.recorder.skip(CommandName::Login);
             return Ok(());
         }
         let auth = self.target.journey.auth;
         let nothing = Capabilities::default();
         let known = driver.session.capabilities().unwrap_or(&nothing);
-        let Some(way) = Way::choose(auth, known) else {
+        let Some(method) = choose(auth, known) else {
             let text = missing(auth, known);
             let name = self.login_name();
             let text = Some(self.redactor.text(&text, ServerText::STATUS));
@@ -100,32 +75,32 @@ impl Journey<'_> {
         };
         // Its capabilities are void when it is over.
         let oauth_only = offers_oauth_only(known);
-        let second = way.after_scram(auth, known).filter(|_| self.is_verified(driver));
+        let second = fallback(method, auth, known).filter(|_| self.is_verified(driver));
         let Ok(password) = self.job.secret.as_ref().cloned() else {
-            return Err(self.refuse(way.name(), ErrorType::SecretUnavailable));
+            return Err(self.refuse(method.command(), ErrorType::SecretUnavailable));
         };
         let account = self.job.account;
         let id = second.map(|second| (second, LoginId::new(&self.target.endpoint, account, &password)));
         let known = id.and_then(|(_, id)| self.job.target.logins.recall(&account.alias, id));
-        let (way, second) = match (id, known) {
+        let (method, second) = match (id, known) {
             (Some((second, _)), Some(Fallback::Works)) => (second, None),
-            (second, None) => (way, second),
-            (_, Some(_)) => (way, None),
+            (second, None) => (method, second),
+            (_, Some(_)) => (method, None),
         };
         let oauth_only = |class| (oauth_only && class == Some(ErrorType::AuthFailed)).then_some(true);
         if let Some(class) = self.job.hold_login {
             self.recorder.server().oauth_only = oauth_only(Some(class));
-            return Err(self.refuse(way.name(), class));
+            return Err(self.refuse(method.command(), class));
         }
         let Some((second, id)) = second else {
-            let ended = self.log_in(driver, way, &password, false).await.map(drop);
+            let ended = self.log_in(driver, method, &password, false).await.map(drop);
             self.recorder.server().oauth_only = oauth_only(self.recorder.error_type());
             return ended;
         };
-        if self.log_in(driver, way, &password, true).await? {
+        if self.log_in(driver, method, &password, true).await? {
             return Ok(());
         }
-        let (refused, instead) = (way.mechanism(), second.mechanism());
+        let (refused, instead) = (method.as_str(), second.as_str());
         info!(target: "imaptrace::probe", "the server refused {refused} for this account; trying {instead}, once");
         // Boxed: what is needed once in an account's life is not held by every run that waits.
         let ended = Box::pin(self.log_in(driver, second, &password, false)).await;
@@ -146,22 +121,22 @@ impl Journey<'_> {
         driver.tls().is_some() && !self.job.target.tls.is_insecure()
     }
 
-    /// Logs in this way. False when the server refused the way and `may_go_on`, so that another one can follow; any other
+    /// Logs in this method. False when the server refused the method and `may_go_on`, so that another one can follow; any other
     /// refusal ends the conversation.
     async fn log_in(
         &mut self,
         driver: &mut Driver,
-        way: Way,
+        method: LoginMethod,
         password: &Secret,
         may_go_on: bool,
     ) -> Result<bool, Stop> {
         let account = self.job.account;
-        let (mut step, exchange) = match way {
-            Way::Login => {
+        let (mut step, exchange) = match method {
+            LoginMethod::Login => {
                 let user = account.login_name();
                 self.perform(driver, &Command::Login { user: &user, password }).await?
             }
-            Way::Sasl(mechanism) => {
+            LoginMethod::Sasl(mechanism) => {
                 let (user, master) = (account.user.expose(), account.master_user.as_ref());
                 let credentials = match (mechanism, master) {
                     // The certificate says who logs in.
@@ -175,7 +150,7 @@ impl Journey<'_> {
         if let Ok(said) = &exchange.result
             && may_go_on
             && said.condition == Condition::No
-            && let class = verdict::of_refusal(&step.name, said)
+            && let class = verdict::of_refusal(step.name.command(), said)
             && may_be_the_mechanisms(class)
         {
             step.text = Some(self.redactor.text(&said.text, ServerText::STATUS));
@@ -206,7 +181,7 @@ fn may_be_the_mechanisms(class: ErrorType) -> bool {
     )
 }
 
-/// Why there is no way, for who reads the failure.
+/// Why there is no method, for who reads the failure.
 fn missing(auth: Auth, known: &Capabilities) -> Vec<u8> {
     let offered = known.mechanisms().collect::<Vec<_>>().join(b", ".as_slice());
     let offered = if offered.is_empty() { b"no mechanism".to_vec() } else { offered };
@@ -221,19 +196,19 @@ fn missing(auth: Auth, known: &Capabilities) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    fn chosen(auth: Auth, capabilities: &str) -> Option<Way> {
-        Way::choose(auth, &Capabilities::parse(capabilities.as_bytes()))
+    fn chosen(auth: Auth, capabilities: &str) -> Option<LoginMethod> {
+        choose(auth, &Capabilities::parse(capabilities.as_bytes()))
     }
 
     #[test]
     fn the_strongest_mechanism_comes_first_and_login_last() {
         let all = "AUTH=LOGIN AUTH=PLAIN AUTH=SCRAM-SHA-256 AUTH=EXTERNAL AUTH=SCRAM-SHA-1";
-        assert_eq!(chosen(Auth::Auto, all), Some(Way::Sasl(Mechanism::ScramSha256)));
-        assert_eq!(chosen(Auth::Auto, "AUTH=LOGIN AUTH=PLAIN"), Some(Way::Sasl(Mechanism::Plain)));
-        assert_eq!(chosen(Auth::Auto, "AUTH=PLAIN LOGINDISABLED"), Some(Way::Sasl(Mechanism::Plain)));
+        assert_eq!(chosen(Auth::Auto, all), Some(LoginMethod::Sasl(Mechanism::ScramSha256)));
+        assert_eq!(chosen(Auth::Auto, "AUTH=LOGIN AUTH=PLAIN"), Some(LoginMethod::Sasl(Mechanism::Plain)));
+        assert_eq!(chosen(Auth::Auto, "AUTH=PLAIN LOGINDISABLED"), Some(LoginMethod::Sasl(Mechanism::Plain)));
         // AUTH=LOGIN is a mechanism of its own that no standard has; it is not the LOGIN command, and is not used.
         for nothing in ["", "AUTH=LOGIN", "AUTH=SCRAM-SHA-1", "AUTH=SCRAM-SHA-256-PLUS"] {
-            assert_eq!(chosen(Auth::Auto, nothing), Some(Way::Login), "{nothing}");
+            assert_eq!(chosen(Auth::Auto, nothing), Some(LoginMethod::Login), "{nothing}");
             assert_eq!(chosen(Auth::Auto, &format!("{nothing} LOGINDISABLED")), None, "{nothing}");
         }
     }
@@ -241,16 +216,16 @@ mod tests {
     #[test]
     fn what_is_pinned_is_used_or_nothing_is() {
         let others = "AUTH=EXTERNAL AUTH=PLAIN AUTH=SCRAM-SHA-256";
-        for (auth, word, way) in [
-            (Auth::External, "AUTH=EXTERNAL", Way::Sasl(Mechanism::External)),
-            (Auth::Plain, "AUTH=PLAIN", Way::Sasl(Mechanism::Plain)),
-            (Auth::ScramSha256, "AUTH=SCRAM-SHA-256", Way::Sasl(Mechanism::ScramSha256)),
+        for (auth, word, method) in [
+            (Auth::External, "AUTH=EXTERNAL", LoginMethod::Sasl(Mechanism::External)),
+            (Auth::Plain, "AUTH=PLAIN", LoginMethod::Sasl(Mechanism::Plain)),
+            (Auth::ScramSha256, "AUTH=SCRAM-SHA-256", LoginMethod::Sasl(Mechanism::ScramSha256)),
         ] {
-            assert_eq!(chosen(auth, others), Some(way));
+            assert_eq!(chosen(auth, others), Some(method));
             let rest = others.split(' ').filter(|other| *other != word).collect::<Vec<_>>().join(" ");
             assert_eq!(chosen(auth, &rest), None, "{auth:?}");
         }
-        assert_eq!(chosen(Auth::Login, others), Some(Way::Login));
+        assert_eq!(chosen(Auth::Login, others), Some(LoginMethod::Login));
         assert_eq!(chosen(Auth::Login, "LOGINDISABLED AUTH=PLAIN"), None);
     }
 

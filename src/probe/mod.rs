@@ -68,7 +68,7 @@ use tokio::sync::watch;
 use self::login_memory::LoginMemory;
 pub use self::transcript::LineSink;
 use imaptrace_imap::Secret;
-use imaptrace_record::{ErrorType, Run, SpanId, TraceId};
+use imaptrace_record::{ErrorType, Run, SpanId, StepName, TraceId};
 
 use crate::{
     clock::{self, Anchor, Deadline},
@@ -90,7 +90,7 @@ pub struct Prober {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CurrentStep {
     /// As in the record.
-    pub name: String,
+    pub name: StepName,
     /// When it began.
     pub since: Instant,
 }

@@ -9,7 +9,8 @@ use std::{
 
 use imaptrace_imap as imap;
 use imaptrace_record::{
-    ConnectAttempt, ConnectFacts, ErrorType, ResolveFacts, Seconds, ServerText, Step, StepOutcome, TlsFacts, Verified,
+    ConnectAttempt, ConnectFacts, ErrorType, ResolveFacts, Seconds, ServerText, SetupStep, StepOutcome, TlsFacts,
+    Verified,
 };
 use tracing::{info, warn};
 
@@ -43,8 +44,8 @@ impl Journey<'_> {
             Host::Address(address) => return Ok(vec![*address]),
             Host::Name(name) => name,
         };
-        let deadline = self.deadline_for(Step::RESOLVE, self.target.deadlines.resolve)?;
-        let mut step = self.recorder.open(Step::RESOLVE);
+        let deadline = self.deadline_for(SetupStep::Resolve, self.target.deadlines.resolve)?;
+        let mut step = self.recorder.open(SetupStep::Resolve);
         let start = clock::now();
         let mut cancel = self.cancel.clone();
         let answer = tokio::select! {
@@ -88,8 +89,8 @@ impl Journey<'_> {
     }
 
     async fn connect(&mut self, addresses: &[IpAddr]) -> Result<Driver, Stop> {
-        let deadline = self.deadline_for(Step::CONNECT, self.target.deadlines.connect)?;
-        let mut step = self.recorder.open(Step::CONNECT);
+        let deadline = self.deadline_for(SetupStep::Connect, self.target.deadlines.connect)?;
+        let mut step = self.recorder.open(SetupStep::Connect);
         let port = self.target.endpoint.port;
         let source = self.target.source_address;
         // An address of the other family cannot be reached from the one that we are to bind.
@@ -167,8 +168,8 @@ impl Journey<'_> {
 
     /// TLS over the connection.
     pub(super) async fn tls(&mut self, driver: &mut Driver) -> Result<(), Stop> {
-        let deadline = self.deadline_for(Step::TLS, self.target.deadlines.tls)?;
-        let mut step = self.recorder.open(Step::TLS);
+        let deadline = self.deadline_for(SetupStep::Tls, self.target.deadlines.tls)?;
+        let mut step = self.recorder.open(SetupStep::Tls);
         let asked = clock::now();
         let result = driver.secure(deadline).await;
         // It ends with the last byte of ours or theirs. What follows is our own, and the greeting may come meanwhile.

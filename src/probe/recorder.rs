@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use imaptrace_record::{
-    ClockSource, ErrorType, Run, RunOutcome, SCHEMA, Seconds, Security, Server, ServerText, SpanId, Step, StepOutcome,
+    AddressFamily, ClockSource, ErrorType, Run, RunOutcome, SCHEMA, Seconds, Security, Server, ServerText, SpanId,
+    Step, StepName, StepOutcome,
 };
 use tokio::sync::watch;
 
@@ -66,7 +67,7 @@ impl Recorder {
             parent_span_id: parent,
             target: target.name.clone(),
             account: job.account.alias.clone(),
-            journey: target.journey.name().to_owned(),
+            journey: target.journey.name().clone(),
             labels: target.labels.clone(),
             started_at: anchor.wall().into(),
             outcome: RunOutcome::Passed,
@@ -85,8 +86,8 @@ impl Recorder {
             auth_backoff: job.hold_login.map(|_| true),
             suggested_mailbox: None,
             family: match (target.address, job.family) {
-                (plan::AddressChoice::Each, Family::V4) => Some("ipv4".to_owned()),
-                (plan::AddressChoice::Each, Family::V6) => Some("ipv6".to_owned()),
+                (plan::AddressChoice::Each, Family::V4) => Some(AddressFamily::Ipv4),
+                (plan::AddressChoice::Each, Family::V6) => Some(AddressFamily::Ipv6),
                 _ => None,
             },
             server,
@@ -149,11 +150,12 @@ impl Recorder {
     }
 
     /// A step that is about to begin, with a span id of its own.
-    pub(super) fn open(&self, name: &str) -> Step {
+    pub(super) fn open(&self, name: impl Into<StepName>) -> Step {
+        let name = name.into();
         if let Some(watcher) = &self.watcher {
-            watcher.send_replace(Some(CurrentStep { name: name.to_owned(), since: clock::now() }));
+            watcher.send_replace(Some(CurrentStep { name: name.clone(), since: clock::now() }));
         }
-        Step { name: name.to_owned(), span_id: Some(SpanId::random()), connection: self.connection, ..Step::default() }
+        Step { name, span_id: Some(SpanId::random()), connection: self.connection, ..Step::default() }
     }
 
     /// Sets when a step began and ended. Both ends are rounded, not the difference: steps never overlap by rounding.
@@ -165,7 +167,7 @@ impl Recorder {
     /// Notes how far off the times of a step can be.
     pub(super) fn doubt(&mut self, step: &mut Step, uncertainty: Uncertainty) {
         uncertainty.note(step);
-        if step.name != Step::LOGOUT {
+        if !step.is_logout() {
             self.off_by = self.off_by.saturating_add(uncertainty.duration.into());
         }
     }
@@ -184,11 +186,11 @@ impl Recorder {
     }
 
     /// A step whose turn came and that was not needed.
-    pub(super) fn skip(&mut self, name: &str) {
+    pub(super) fn skip(&mut self, name: impl Into<StepName>) {
         let start_s = self.at(clock::now());
         let skipped = StepOutcome::Skipped;
         self.push(Step {
-            name: name.to_owned(),
+            name: name.into(),
             start_s,
             outcome: skipped,
             connection: self.connection,
@@ -197,7 +199,7 @@ impl Recorder {
     }
 
     /// A step that could not even start.
-    pub(super) fn refuse(&mut self, name: &str, class: ErrorType, text: Option<ServerText>) {
+    pub(super) fn refuse(&mut self, name: impl Into<StepName>, class: ErrorType, text: Option<ServerText>) {
         let mut step = self.open(name);
         step.start_s = self.at(clock::now());
         step.outcome = StepOutcome::Failed;
@@ -207,10 +209,10 @@ impl Recorder {
     }
 
     /// The run ended over this step.
-    pub(super) fn fail(&mut self, step: &str, class: ErrorType) {
+    pub(super) fn fail(&mut self, step: impl Into<StepName>, class: ErrorType) {
         self.run.outcome = if class.is_void() { RunOutcome::Void } else { RunOutcome::Failed };
         self.run.error_type = Some(class);
-        self.run.failed_step = Some(step.to_owned());
+        self.run.failed_step = Some(step.into());
     }
 
     /// The first FETCH response was whole.
@@ -306,7 +308,7 @@ fn note_delays(run: &mut Run, from: Seconds) {
         let delay = gap.saturating_add(inside);
         before = step.end_s();
         all = all.saturating_add(delay);
-        if step.name != Step::LOGOUT {
+        if !step.is_logout() {
             loading = loading.saturating_add(delay);
         }
         step.delayed_s = Some(delay).filter(|delay| *delay >= TOLD);
@@ -350,17 +352,18 @@ mod tests {
         let mut run: Run = serde_json::from_str(imaptrace_testkit::PASSED_RUN).unwrap();
         let mut at = Seconds::ZERO;
         for step in run.steps.iter_mut().filter(|step| step.was_started()) {
-            let gap = gaps.iter().find(|(name, _)| *name == step.name).map_or(0, |(_, gap)| *gap);
+            let gap = gaps.iter().find(|(name, _)| step.name == *name).map_or(0, |(_, gap)| *gap);
             step.start_s = at.saturating_add(Seconds::from_micros(gap * 1_000));
             step.duration_s = Seconds::from_micros(50_000);
             (step.delayed_s, at) = (None, step.end_s());
         }
-        let logout = run.steps.iter().find(|step| step.name == Step::LOGOUT).unwrap();
-        let gap = gaps.iter().find(|(name, _)| *name == Step::LOGOUT).map_or(0, |(_, gap)| gap * 1_000);
+        let logout = run.steps.iter().find(|step| step.is_logout()).unwrap();
+        let gap = gaps.iter().find(|(name, _)| *name == logout.name.as_str()).map_or(0, |(_, gap)| gap * 1_000);
         run.first_loading_latency_s = Some(logout.start_s.saturating_sub(Seconds::from_micros(gap)));
         run.duration_s = at;
         note_delays(&mut run, Seconds::ZERO);
-        let steps = run.steps.iter().filter(|step| step.delayed_s.is_some()).map(|step| step.name.clone()).collect();
+        let steps =
+            run.steps.iter().filter(|step| step.delayed_s.is_some()).map(|step| step.name.to_string()).collect();
         (steps, run.delayed_s.map(|all| all.as_micros() / 1_000), run.counted_latency().is_some())
     }
 

@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
+use imaptrace_imap::CommandName;
 use imaptrace_record::{RunOutcome, Seconds, Step};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
@@ -197,7 +198,7 @@ async fn a_machine_that_is_busy_between_two_steps_makes_the_latency_uncertain_by
 async fn a_logout_that_is_read_long_after_the_server_has_closed_puts_nothing_in_doubt() {
     let (run, _, witness) = run_busy_behind("LOGOUT").await;
     assert_right(&run, witness);
-    assert_eq!(run.steps.last().unwrap().name, Step::LOGOUT);
+    assert_eq!(run.steps.last().unwrap().name, CommandName::Logout);
     assert!(run.steps.iter().all(|step| step.uncertain.is_none()), "{run:?}");
     // What this machine did meanwhile is its own affair.
     assert_eq!(run.uncertain.is_some(), run.uncertainty_s.is_some(), "{run:?}");
@@ -222,7 +223,7 @@ fn recorded(steps: &[(&str, u64)]) -> Run {
         if *name == "LOGOUT" {
             recorder.loaded();
         }
-        let mut step = recorder.open(name);
+        let mut step = recorder.open(*name);
         recorder.time(&mut step, at, at + 10 * MILLISECOND);
         at += 10 * MILLISECOND;
         let duration = Duration::from_micros(*micros);

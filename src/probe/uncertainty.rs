@@ -149,7 +149,7 @@ impl Uncertainty {
     /// Marks a step as uncertain if that could change one of its figures by enough. No figure that counts holds LOGOUT, so nothing is
     /// in doubt there.
     pub(super) fn note(self, step: &mut Step) {
-        if step.name == Step::LOGOUT {
+        if step.is_logout() {
             return;
         }
         let figures =
@@ -249,7 +249,7 @@ mod tests {
         fn noted(&self, name: &str, evidence: &Evidence<'_>) -> Option<Seconds> {
             let parts = super::super::split::split(self.span(), self.per_byte);
             let mut step = Step {
-                name: name.to_owned(),
+                name: name.into(),
                 duration_s: self.span().duration,
                 server_s: Some(parts.server),
                 network_s: Some(parts.network),

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use imaptrace_imap::{Breach, Condition, Syntax};
+use imaptrace_imap::{Breach, CommandName, Condition, ResponseCode, Syntax};
 use imaptrace_record::{ErrorType, TlsFault, not_now};
 
 use super::driver::Said;
@@ -171,12 +171,14 @@ pub(super) fn of_io(error: &io::Error, tls: Option<&TlsFailure>) -> ErrorType {
     }
 }
 
-/// A tagged NO or BAD, or BYE, to the command of this name.
-pub(super) fn of_refusal(command: &str, said: &Said) -> ErrorType {
-    let login = is_login(command);
+/// A tagged NO or BAD, or BYE, to this command; none when it was not sent.
+pub(super) fn of_refusal(command: Option<CommandName>, said: &Said) -> ErrorType {
+    let login = command.is_some_and(CommandName::is_login);
     match (said.condition, said.code) {
-        (Condition::No | Condition::Bye, Some("REFERRAL")) => return ErrorType::Referral,
-        (Condition::No | Condition::Bad, _) if command == "STARTTLS" => return ErrorType::StarttlsRefused,
+        (Condition::No | Condition::Bye, Some(ResponseCode::Referral)) => return ErrorType::Referral,
+        (Condition::No | Condition::Bad, _) if command == Some(CommandName::StartTls) => {
+            return ErrorType::StarttlsRefused;
+        }
         (Condition::Bye, _) if !login => return ErrorType::Bye,
         _ => {}
     }
@@ -184,45 +186,94 @@ pub(super) fn of_refusal(command: &str, said: &Said) -> ErrorType {
         return class;
     }
     // A standard code that is there and gives no class is the server's own word; a wording is no better.
-    let no_reason = gives_no_reason(said.code);
+    let no_reason = said.code.is_none_or(|code| matches!(reason(code), Reason::None));
     let by_wording = || not_now(command, &said.text).filter(|_| no_reason);
     match said.condition {
         Condition::Bye => ErrorType::Bye,
         Condition::Bad => by_wording().unwrap_or(ErrorType::Bad),
-        _ => by_wording().unwrap_or(if login && no_reason { ErrorType::AuthFailed } else { ErrorType::No }),
+        Condition::Ok | Condition::No | Condition::Preauth => {
+            by_wording().unwrap_or(if login && no_reason { ErrorType::AuthFailed } else { ErrorType::No })
+        }
     }
 }
 
-/// The class that a response code gives a refusal of this command (RFC 5530 §3), whether it is said in NO, BAD or BYE.
-pub(super) fn of_code(command: &str, code: Option<&str>) -> Option<ErrorType> {
-    Some(match code? {
-        "UNAVAILABLE" => ErrorType::Unavailable,
-        "LIMIT" | "INUSE" => ErrorType::LimitServer,
-        // Only the answer to a login is about the account.
-        _ if !is_login(command) => return None,
-        "AUTHENTICATIONFAILED" | "AUTHORIZATIONFAILED" | "CONTACTADMIN" => ErrorType::AuthFailed,
-        "EXPIRED" => ErrorType::AuthExpired,
-        "PRIVACYREQUIRED" => ErrorType::AuthPrivacy,
-        _ => return None,
-    })
+/// The class that a response code gives a refusal of this command (RFC 5530 §3), in NO, BAD or BYE.
+pub(super) fn of_code(command: Option<CommandName>, code: Option<ResponseCode>) -> Option<ErrorType> {
+    match reason(code?) {
+        Reason::Class(class) => Some(class),
+        Reason::Login(class) => command.is_some_and(CommandName::is_login).then_some(class),
+        Reason::Unclassified | Reason::None => None,
+    }
 }
 
-/// No code, or one that is no reason: a wish to be read (ALERT), data (CAPABILITY), or a code that is to be ignored since
-/// it is not known (RFC 9051 §7.1).
-fn gives_no_reason(code: Option<&str>) -> bool {
-    matches!(code, None | Some("ALERT" | "CAPABILITY" | "_OTHER"))
+/// What a response code says of a refusal.
+enum Reason {
+    /// This class, whatever the command.
+    Class(ErrorType),
+    /// This class for a login: only its answer is about the account.
+    Login(ErrorType),
+    /// A reason without a class of its own.
+    Unclassified,
+    /// Nothing: a wish to be read (ALERT), data (CAPABILITY), or a code that is to be ignored since it is not known (RFC 9051
+    /// §7.1).
+    None,
 }
 
-pub(super) fn is_login(command: &str) -> bool {
-    matches!(command, "LOGIN" | "AUTHENTICATE")
+fn reason(code: ResponseCode) -> Reason {
+    match code {
+        ResponseCode::Unavailable => Reason::Class(ErrorType::Unavailable),
+        ResponseCode::Limit | ResponseCode::InUse => Reason::Class(ErrorType::LimitServer),
+        ResponseCode::AuthenticationFailed | ResponseCode::AuthorizationFailed | ResponseCode::ContactAdmin => {
+            Reason::Login(ErrorType::AuthFailed)
+        }
+        ResponseCode::Expired => Reason::Login(ErrorType::AuthExpired),
+        ResponseCode::PrivacyRequired => Reason::Login(ErrorType::AuthPrivacy),
+        ResponseCode::Alert | ResponseCode::Capability | ResponseCode::Other => Reason::None,
+        ResponseCode::AlreadyExists
+        | ResponseCode::AppendUid
+        | ResponseCode::BadCharset
+        | ResponseCode::Cannot
+        | ResponseCode::ClientBug
+        | ResponseCode::Closed
+        | ResponseCode::CompressionActive
+        | ResponseCode::CopyUid
+        | ResponseCode::Corruption
+        | ResponseCode::ExpungeIssued
+        | ResponseCode::HasChildren
+        | ResponseCode::HighestModSeq
+        | ResponseCode::InProgress
+        | ResponseCode::MailboxId
+        | ResponseCode::MessageLimit
+        | ResponseCode::Modified
+        | ResponseCode::NewName
+        | ResponseCode::NoModSeq
+        | ResponseCode::NonExistent
+        | ResponseCode::NoPerm
+        | ResponseCode::NotSaved
+        | ResponseCode::OverQuota
+        | ResponseCode::Parse
+        | ResponseCode::PermanentFlags
+        | ResponseCode::ReadOnly
+        | ResponseCode::ReadWrite
+        | ResponseCode::Referral
+        | ResponseCode::ServerBug
+        | ResponseCode::TooBig
+        | ResponseCode::TryCreate
+        | ResponseCode::UidNext
+        | ResponseCode::UidNotSticky
+        | ResponseCode::UidValidity
+        | ResponseCode::UnknownCte
+        | ResponseCode::Unseen => Reason::Unclassified,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn class(command: &str, condition: Condition, code: Option<&'static str>, text: &str) -> ErrorType {
-        of_refusal(command, &Said { condition, code, text: text.as_bytes().to_vec() })
+    fn class(command: &str, condition: Condition, code: Option<&str>, text: &str) -> ErrorType {
+        let code = code.map(|code| code.parse().unwrap());
+        of_refusal(Some(command.parse().unwrap()), &Said { condition, code, text: text.as_bytes().to_vec() })
     }
 
     #[test]

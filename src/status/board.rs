@@ -9,10 +9,10 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use imaptrace_record::{Run, RunOutcome, Timestamp};
+use imaptrace_record::{AddressFamily, Run, RunOutcome, Timestamp};
 
 use super::{
-    kept::{Kept, Words, since_epoch},
+    kept::{Kept, since_epoch},
     lag::{Lags, Told},
     page,
     request::Filter,
@@ -95,7 +95,6 @@ pub struct Board {
 
 struct Inner {
     targets: BTreeMap<Box<str>, Vec<Account>>,
-    words: Words,
     lags: Lags,
     skipped: BTreeMap<&'static str, u64>,
 }
@@ -133,7 +132,7 @@ impl Account {
             None => self.last = [Some(run.outcome), None, None],
             Some(family) => {
                 self.last[0] = None;
-                self.last[if family == "ipv4" { 1 } else { 2 }] = Some(run.outcome);
+                self.last[if family == AddressFamily::Ipv4 { 1 } else { 2 }] = Some(run.outcome);
             }
         }
         if self.state() != before {
@@ -179,8 +178,7 @@ pub(super) struct Cursor {
 impl Board {
     /// An empty board.
     pub fn new(depth: Depth) -> Self {
-        let inner =
-            Inner { targets: BTreeMap::new(), words: Words::default(), lags: Lags::new(), skipped: BTreeMap::new() };
+        let inner = Inner { targets: BTreeMap::new(), lags: Lags::new(), skipped: BTreeMap::new() };
         Self { depth, inner: Mutex::new(inner) }
     }
 
@@ -222,7 +220,7 @@ impl Board {
         if let Some(lag) = run.start_lag_s {
             inner.lags.record(since_epoch(run.started_at), lag);
         }
-        let kept = Kept::of(run, &mut inner.words);
+        let kept = Kept::of(run);
         if let Some(account) = inner.account(&run.target, &run.account) {
             account.record(run, kept, self.depth);
         }
@@ -301,7 +299,7 @@ impl Board {
                 if filter.state.is_none_or(|state| state == account.state()) {
                     out.extend_from_slice(if cursor.printed { b",\n" } else { b"\n" });
                     cursor.printed = true;
-                    page::account(target, account, &inner.words, filter.runs, out);
+                    page::account(target, account, filter.runs, out);
                 }
                 continue;
             }

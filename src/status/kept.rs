@@ -2,7 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use imaptrace_record::{ErrorType, Run, RunOutcome, Seconds, Timestamp, TraceId};
+use imaptrace_imap::{CommandName, ResponseCode};
+use imaptrace_record::{AddressFamily, ErrorType, Run, RunOutcome, Seconds, SetupStep, StepName, Timestamp, TraceId};
 
 /// What is kept of a run.
 #[derive(Debug, Clone, Copy)]
@@ -15,9 +16,9 @@ pub(super) struct Kept {
     duration: u32,
     pub(super) outcome: RunOutcome,
     pub(super) error_type: Option<ErrorType>,
-    pub(super) failed_step: Word,
-    pub(super) code: Word,
-    pub(super) slowest_step: Word,
+    pub(super) failed_step: Option<KeptStep>,
+    pub(super) code: Option<ResponseCode>,
+    pub(super) slowest_step: Option<KeptStep>,
     flags: u8,
 }
 
@@ -31,18 +32,18 @@ const IPV4: u8 = 8;
 const IPV6: u8 = 16;
 
 impl Kept {
-    pub(super) fn of(run: &Run, words: &mut Words) -> Self {
+    pub(super) fn of(run: &Run) -> Self {
         let mut flags = 0;
         for (flag, set) in [
             (SLOW, run.slow == Some(true)),
             (UNCERTAIN, run.uncertain == Some(true)),
             (BACKOFF, run.auth_backoff == Some(true)),
-            (IPV4, run.family.as_deref() == Some("ipv4")),
-            (IPV6, run.family.as_deref() == Some("ipv6")),
+            (IPV4, run.family == Some(AddressFamily::Ipv4)),
+            (IPV6, run.family == Some(AddressFamily::Ipv6)),
         ] {
             flags |= if set { flag } else { 0 };
         }
-        let code = run.failing_step().and_then(|step| step.code.as_deref());
+        let code = run.failing_step().and_then(|step| step.code);
         Self {
             started: u64::try_from(since_epoch(run.started_at).as_micros()).unwrap_or(u64::MAX),
             trace_id: run.trace_id.to_bytes(),
@@ -50,9 +51,9 @@ impl Kept {
             duration: micros(run.duration_s),
             outcome: run.outcome,
             error_type: run.error_type,
-            failed_step: words.word(run.failed_step.as_deref()),
-            code: words.word(code),
-            slowest_step: words.word(run.slowest_step.as_deref()),
+            failed_step: run.failed_step.as_ref().map(KeptStep::of),
+            code,
+            slowest_step: run.slowest_step.as_ref().map(KeptStep::of),
             flags,
         }
     }
@@ -85,10 +86,10 @@ impl Kept {
         self.flags & BACKOFF != 0
     }
 
-    pub(super) fn family(&self) -> Option<&'static str> {
+    pub(super) fn family(&self) -> Option<AddressFamily> {
         match self.flags & (IPV4 | IPV6) {
-            IPV4 => Some("ipv4"),
-            IPV6 => Some("ipv6"),
+            IPV4 => Some(AddressFamily::Ipv4),
+            IPV6 => Some(AddressFamily::Ipv6),
             _ => None,
         }
     }
@@ -103,32 +104,30 @@ fn micros(seconds: Seconds) -> u32 {
     u32::try_from(seconds.as_micros()).unwrap_or(ABSENT).min(ABSENT - 1)
 }
 
-/// The names of steps and response codes that were met: closed lists, so each is kept once and known by its number.
-#[derive(Default)]
-pub(super) struct Words(Vec<Box<str>>);
-
-/// The number of a word. 0 is none.
+/// The name of a step, as small as it can be kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Word(u8);
+pub(super) enum KeptStep {
+    Setup(SetupStep),
+    Command(CommandName),
+    /// None that a run of this version has.
+    Other,
+}
 
-/// What every further word becomes when there are too many, which closed lists never come to.
-const OTHER: &str = "_OTHER";
-
-impl Words {
-    fn word(&mut self, text: Option<&str>) -> Word {
-        let Some(text) = text else { return Word(0) };
-        let known = self.0.iter().position(|word| **word == *text).unwrap_or_else(|| {
-            let last = usize::from(u8::MAX) - 1;
-            if self.0.len() <= last {
-                self.0.push(if self.0.len() == last { OTHER } else { text }.into());
-            }
-            self.0.len() - 1
-        });
-        Word(u8::try_from(known + 1).unwrap_or(u8::MAX))
+impl KeptStep {
+    fn of(name: &StepName) -> Self {
+        match name {
+            StepName::Setup(step) => Self::Setup(*step),
+            StepName::Command(command) => Self::Command(*command),
+            StepName::Other(_) => Self::Other,
+        }
     }
 
-    pub(super) fn text(&self, word: Word) -> Option<&str> {
-        self.0.get(usize::from(word.0).checked_sub(1)?).map(AsRef::as_ref)
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Setup(step) => step.as_str(),
+            Self::Command(command) => command.as_str(),
+            Self::Other => "_OTHER",
+        }
     }
 }
 
@@ -139,18 +138,6 @@ mod tests {
     #[test]
     fn a_kept_run_has_the_size_that_the_page_of_operations_tells() {
         assert_eq!(size_of::<Kept>(), 40);
-    }
-
-    #[test]
-    fn words_keep_their_numbers_and_too_many_become_one() {
-        let mut words = Words::default();
-        let (fetch, none) = (words.word(Some("FETCH")), words.word(None));
-        let many: Vec<_> = (0..300).map(|number| words.word(Some(&format!("W{number}")))).collect();
-        assert_eq!((words.text(fetch), words.text(none)), (Some("FETCH"), None));
-        assert_eq!(words.word(Some("FETCH")), fetch);
-        assert_eq!(words.text(many[200]), Some("W200"));
-        assert_eq!(words.text(many[299]), Some(OTHER));
-        assert_eq!(words.0.len(), 255);
     }
 
     #[test]

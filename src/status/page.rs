@@ -5,13 +5,14 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use imaptrace_record::{ErrorType, RunOutcome, Seconds, Timestamp, TraceId};
+use imaptrace_imap::ResponseCode;
+use imaptrace_record::{AddressFamily, ErrorType, RunOutcome, Seconds, Timestamp, TraceId};
 use serde::Serialize;
 
 use super::{
     board::{Account, Board, Cursor},
     facts::{Config, Delivery, Facts, Identity},
-    kept::{Kept, Words},
+    kept::{Kept, KeptStep},
     lag::{self, Told},
     request::Filter,
 };
@@ -81,13 +82,13 @@ struct Entry<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     since: Option<Timestamp>,
     skipped: u64,
-    runs: Vec<LastRun<'a>>,
-    failed_runs: Vec<LastRun<'a>>,
+    runs: Vec<LastRun>,
+    failed_runs: Vec<LastRun>,
 }
 
 /// One of its runs.
 #[derive(Serialize)]
-struct LastRun<'a> {
+struct LastRun {
     #[serde(skip_serializing_if = "Option::is_none")]
     trace_id: Option<TraceId>,
     started_at: Timestamp,
@@ -95,14 +96,14 @@ struct LastRun<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     error_type: Option<ErrorType>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    failed_step: Option<&'a str>,
+    failed_step: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    code: Option<&'a str>,
+    code: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     first_loading_latency_s: Option<Seconds>,
     duration_s: Seconds,
     #[serde(skip_serializing_if = "Option::is_none")]
-    slowest_step: Option<&'a str>,
+    slowest_step: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     slow: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -186,9 +187,9 @@ fn head(board: &Board, identity: &Identity, facts: &Facts) -> Vec<u8> {
 }
 
 /// Prints one account.
-pub(super) fn account(target: &str, account: &Account, words: &Words, runs: Option<usize>, out: &mut Vec<u8>) {
+pub(super) fn account(target: &str, account: &Account, runs: Option<usize>, out: &mut Vec<u8>) {
     let runs = runs.unwrap_or(usize::MAX);
-    let newest_first = |list: &[Kept]| list.iter().rev().take(runs).map(|kept| last_run(kept, words)).collect();
+    let newest_first = |list: &[Kept]| list.iter().rev().take(runs).map(last_run).collect();
     let shown = Entry {
         target,
         account: &account.name,
@@ -201,21 +202,21 @@ pub(super) fn account(target: &str, account: &Account, words: &Words, runs: Opti
     out.extend(json(&shown));
 }
 
-fn last_run<'a>(kept: &Kept, words: &'a Words) -> LastRun<'a> {
+fn last_run(kept: &Kept) -> LastRun {
     LastRun {
         trace_id: kept.trace_id(),
         started_at: kept.started_at(),
         outcome: kept.outcome,
         error_type: kept.error_type,
-        failed_step: words.text(kept.failed_step),
-        code: words.text(kept.code),
+        failed_step: kept.failed_step.map(KeptStep::as_str),
+        code: kept.code.map(ResponseCode::as_str),
         first_loading_latency_s: kept.first_loading_latency(),
         duration_s: kept.duration(),
-        slowest_step: words.text(kept.slowest_step),
+        slowest_step: kept.slowest_step.map(KeptStep::as_str),
         slow: kept.is_slow().then_some(true),
         uncertain: kept.is_uncertain().then_some(true),
         auth_backoff: kept.was_held_back().then_some(true),
-        family: kept.family(),
+        family: kept.family().map(AddressFamily::as_str),
     }
 }
 

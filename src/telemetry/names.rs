@@ -235,91 +235,8 @@ metrics! {
 pub const BUCKETS: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
-/// The steps before the first command: values of `imap.setup.phase`.
-pub const PHASES: &[&str] = &["resolve", "connect", "tls", "greeting"];
-/// The commands that have a name in telemetry. Anything else, which only a replayed file could hold, is [`OTHER`].
-pub const COMMANDS: &[&str] = &[
-    "APPEND",
-    "AUTHENTICATE",
-    "CAPABILITY",
-    "CLOSE",
-    "COMPRESS",
-    "ENABLE",
-    "EXAMINE",
-    "FETCH",
-    "ID",
-    "IDLE",
-    "LIST",
-    "LOGIN",
-    "LOGOUT",
-    "NAMESPACE",
-    "NOOP",
-    "SEARCH",
-    "SELECT",
-    "STARTTLS",
-    "STATUS",
-    "UNSELECT",
-];
-
 /// What a command's time divides into: [`TIMING_PART`] on [`TIMING_DURATION`].
 pub const PARTS: [&str; 3] = ["server", "network", "transfer"];
-
-/// The conditions of a status response (RFC 9051 §7.1).
-pub const STATUSES: &[&str] = &["OK", "NO", "BAD", "BYE", "PREAUTH"];
-
-/// Response codes that are shown by name: all that `imap` knows, which a test compares.
-pub const CODES: &[&str] = &[
-    "ALERT",
-    "ALREADYEXISTS",
-    "APPENDUID",
-    "AUTHENTICATIONFAILED",
-    "AUTHORIZATIONFAILED",
-    "BADCHARSET",
-    "CANNOT",
-    "CAPABILITY",
-    "CLIENTBUG",
-    "CLOSED",
-    "COMPRESSIONACTIVE",
-    "CONTACTADMIN",
-    "COPYUID",
-    "CORRUPTION",
-    "EXPIRED",
-    "EXPUNGEISSUED",
-    "HASCHILDREN",
-    "HIGHESTMODSEQ",
-    "INPROGRESS",
-    "INUSE",
-    "LIMIT",
-    "MAILBOXID",
-    "MESSAGELIMIT",
-    "MODIFIED",
-    "NEWNAME",
-    "NOMODSEQ",
-    "NONEXISTENT",
-    "NOPERM",
-    "NOTSAVED",
-    "OVERQUOTA",
-    "PARSE",
-    "PERMANENTFLAGS",
-    "PRIVACYREQUIRED",
-    "READ-ONLY",
-    "READ-WRITE",
-    "REFERRAL",
-    "SERVERBUG",
-    "TOOBIG",
-    "TRYCREATE",
-    "UIDNEXT",
-    "UIDNOTSTICKY",
-    "UIDVALIDITY",
-    "UNAVAILABLE",
-    "UNKNOWN-CTE",
-    "UNSEEN",
-];
-
-/// `text` if the closed list has it, else [`OTHER`].
-pub fn closed(list: &[&'static str], text: &str) -> &'static str {
-    list.iter().find(|known| **known == text).copied().unwrap_or(OTHER)
-}
 
 /// Why a run was skipped: [`REASON`] on [`PROBE_SKIPPED`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -376,7 +293,7 @@ mod tests {
 
     #[test]
     fn no_name_stands_twice() {
-        for list in [ATTRIBUTES, EVENTS, RESOURCE, COMMANDS, STATUSES, CODES] {
+        for list in [ATTRIBUTES, EVENTS, RESOURCE] {
             assert_eq!(list.iter().collect::<BTreeSet<_>>().len(), list.len());
         }
         assert_eq!(METRICS.iter().map(|metric| metric.name).collect::<BTreeSet<_>>().len(), METRICS.len());
@@ -385,12 +302,5 @@ mod tests {
     #[test]
     fn buckets_grow() {
         assert!(BUCKETS.is_sorted());
-    }
-
-    #[test]
-    fn what_is_not_on_a_closed_list_is_other() {
-        assert_eq!(closed(COMMANDS, "FETCH"), "FETCH");
-        assert_eq!(closed(COMMANDS, "fetch"), OTHER);
-        assert_eq!(closed(CODES, "XSECRET"), OTHER);
     }
 }

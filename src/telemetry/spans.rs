@@ -5,9 +5,10 @@
 
 use std::{borrow::Cow, net::SocketAddr, sync::Arc};
 
+use imaptrace_imap::{CommandName, Condition, LoginMethod, ResponseCode};
 use imaptrace_record::{
     ClockSource, CloseNotify, ErrorType, EventName, NoteLevel, Run, RunOutcome, Seconds, ServerText, SpanId, State,
-    Step, StepOutcome, TlsFacts, TlsFault, Verified,
+    Step, StepName, StepOutcome, TlsFacts, TlsFault, Verified,
 };
 use opentelemetry::{
     Array, InstrumentationScope, KeyValue, StringValue, Value,
@@ -20,9 +21,9 @@ use super::names;
 /// The spans of `run`, root first, then one for each step that has one.
 pub fn spans(run: &Run) -> Vec<SpanData> {
     let common = Common::of(run);
-    let steps = run.steps.iter().filter(|step| step.outcome != StepOutcome::Skipped);
-    let mut spans = Vec::with_capacity(1 + run.steps.len());
+    let mut spans = Vec::with_capacity(run.exported_spans());
     spans.push(root(run, &common));
+    let steps = run.steps.iter().filter(|step| step.has_span());
     spans.extend(steps.filter_map(|step| step.span_id.map(|id| child(run, step, id, &common))));
     spans
 }
@@ -64,14 +65,14 @@ fn root(run: &Run, common: &Common) -> SpanData {
     with.put(names::NETWORK_TRANSPORT, "tcp");
     with.some(names::NETWORK_TYPE, server.peer.map(|peer| if peer.is_ipv4() { "ipv4" } else { "ipv6" }));
     with.connection(common);
-    with.put(names::JOURNEY_NAME, run.journey.clone());
+    with.put(names::JOURNEY_NAME, run.journey.to_string());
     for (label, value) in &run.labels {
         with.0.push(KeyValue::new(format!("{}{label}", names::LABEL_PREFIX), value.clone()));
     }
     with.error(run.error_type);
     with.seconds(names::FIRST_LOADING_LATENCY, run.first_loading_latency_s);
     with.seconds(names::FIRST_ROW, run.first_row_s);
-    with.some(names::SLOWEST_STEP, run.slowest_step.clone());
+    with.some(names::SLOWEST_STEP, run.slowest_step.as_ref().map(ToString::to_string));
     with.some(names::LATENCY_SLOW, run.slow);
     with.seconds(names::TIMING_AGENT, run.agent_s);
     with.some(names::TIMING_UNCERTAIN, run.uncertain);
@@ -122,12 +123,12 @@ fn root(run: &Run, common: &Common) -> SpanData {
 fn child(run: &Run, step: &Step, id: SpanId, common: &Common) -> SpanData {
     let mut with = Attributes::of(common);
     if step.is_command() {
-        with.put(names::IMAP_COMMAND_NAME, names::closed(names::COMMANDS, &step.name));
+        with.put(names::IMAP_COMMAND_NAME, step.name.command().map_or(names::OTHER, CommandName::as_str));
         with.connection(common);
     }
     with.error(step.error_type);
-    with.some(names::IMAP_RESPONSE_STATUS, step.status.as_deref().map(|it| names::closed(names::STATUSES, it)));
-    with.some(names::IMAP_RESPONSE_CODE, step.code.as_deref().map(|it| names::closed(names::CODES, it)));
+    with.some(names::IMAP_RESPONSE_STATUS, step.status.map(Condition::as_str));
+    with.some(names::IMAP_RESPONSE_CODE, step.code.map(ResponseCode::as_str));
     with.text(names::IMAP_RESPONSE_TEXT, step.text.as_ref());
     with.count(names::IMAP_REQUEST_SIZE, step.sent_bytes);
     with.count(names::IMAP_RESPONSE_SIZE, step.received_bytes);
@@ -151,7 +152,7 @@ fn child(run: &Run, step: &Step, id: SpanId, common: &Common) -> SpanData {
     with.some(names::IMAP_MAILBOX_NAME, step.mailbox.clone());
     with.count(names::IMAP_MAILBOX_MESSAGES, step.mailbox_messages);
     with.some(names::IMAP_STATE, step.state.map(State::as_str));
-    with.some(names::IMAP_AUTH_MECHANISM, step.mechanism.clone());
+    with.some(names::IMAP_AUTH_MECHANISM, step.mechanism.map(LoginMethod::as_str));
     with.count(names::IMAP_LENIENT, step.lenient);
     with.text(names::IMAP_REFERRAL_HOST, step.referral_host.as_ref());
     with.some(names::IMAP_CONNECTION_ATTEMPT, step.connection.map(i64::from));
@@ -204,16 +205,11 @@ fn child(run: &Run, step: &Step, id: SpanId, common: &Common) -> SpanData {
 
 /// Low cardinality: words from closed lists, and a mailbox only because somebody configured it.
 fn span_name(step: &Step) -> Cow<'static, str> {
-    match step.name.as_str() {
-        Step::RESOLVE => Step::RESOLVE.into(),
-        Step::CONNECT => Step::CONNECT.into(),
-        Step::TLS => Step::TLS.into(),
-        Step::GREETING => Step::GREETING.into(),
-        command => match (names::closed(names::COMMANDS, command), &step.mailbox) {
-            (names::OTHER, _) => names::UNNAMED_SPAN.into(),
-            (command, Some(mailbox)) => format!("{command} {mailbox}").into(),
-            (command, None) => command.into(),
-        },
+    match (&step.name, &step.mailbox) {
+        (StepName::Setup(step), _) => step.as_str().into(),
+        (StepName::Command(command), Some(mailbox)) => format!("{command} {mailbox}").into(),
+        (StepName::Command(command), None) => command.as_str().into(),
+        (StepName::Other(_), _) => names::UNNAMED_SPAN.into(),
     }
 }
 
@@ -516,11 +512,10 @@ mod tests {
     fn words_outside_the_closed_lists_never_become_names() {
         let mut run = samples::failed();
         run.steps[2].name = "XEVIL".into();
-        run.steps[2].code = Some("XSECRET".into());
-        run.steps[2].status = Some("MAYBE".into());
+        run.steps[2].code = Some(ResponseCode::Other);
         let span = &spans(&run)[3];
         assert_eq!(span.name, "imap");
-        for key in ["imap.command.name", "imap.response.code", "imap.response.status"] {
+        for key in ["imap.command.name", "imap.response.code"] {
             assert_eq!(attribute(span, key).as_deref(), Some("_OTHER"));
         }
     }

@@ -12,7 +12,7 @@ pub fn failure(run: &Run, style: Style) -> Option<String> {
     if run.outcome == RunOutcome::Passed {
         return None;
     }
-    let family = run.family.as_deref().map(|family| format!(", {}", safe(family, style))).unwrap_or_default();
+    let family = run.family.map(|family| format!(", {}", family.as_str())).unwrap_or_default();
     let place = format!("{}{family}", endpoint(run, style));
     let mut line = format!("{} ({place}): {}", safe(&run.target, style), verdict(run, style));
     if let Some(class) = run.error_type {
@@ -25,7 +25,7 @@ pub fn failure(run: &Run, style: Style) -> Option<String> {
 /// `LOGIN failed: auth_failed: NO [AUTHENTICATIONFAILED] Authentication failed.`
 pub(super) fn verdict(run: &Run, style: Style) -> String {
     let mut text = match &run.failed_step {
-        Some(step) => format!("{} failed", safe(step, style)),
+        Some(step) => format!("{} failed", safe(step.as_str(), style)),
         None => run.outcome.as_str().to_owned(),
     };
     match (run.failing_step(), run.error_type) {
@@ -43,8 +43,8 @@ pub(super) fn verdict(run: &Run, style: Style) -> String {
 pub(super) fn finding(step: &Step, class: Option<ErrorType>, style: Style) -> String {
     let mut text = step.error_type.or(class).map_or_else(|| "failed".to_owned(), |class| class.to_string());
     let mut words = Vec::new();
-    words.extend(step.status.as_deref().map(|status| safe(status, style)));
-    words.extend(step.code.as_deref().map(|code| format!("[{}]", safe(code, style))));
+    words.extend(step.status.map(|status| status.to_string()));
+    words.extend(step.code.map(|code| format!("[{code}]")));
     words.extend(step.text.as_ref().map(|text| safe(text.as_str(), style)));
     words.extend((step.close_notify == Some(CloseNotify::False)).then(|| "cut off without close_notify".to_owned()));
     if !words.is_empty() {

@@ -3,7 +3,8 @@
 
 use std::borrow::Cow;
 
-use imaptrace_record::{ErrorType, Run, Step, not_now};
+use imaptrace_imap::{CommandName, Condition, LoginMethod, Mechanism, ResponseCode};
+use imaptrace_record::{ErrorType, Run, SetupStep, Step, StepName, not_now};
 
 use super::{Style, text::safe, tls_hints};
 
@@ -39,58 +40,60 @@ fn of_login(run: &Run, class: ErrorType) -> Option<&'static str> {
 const OAUTH_ONLY: &str = "the server takes OAuth only: imaptrace needs an account with a password";
 
 fn of_step(step: Option<&Step>, class: ErrorType) -> &'static str {
-    let mechanism = step.and_then(|step| step.mechanism.as_deref()).unwrap_or_default();
-    let code = step.and_then(|step| step.code.as_deref());
-    let was_ok = step.is_some_and(|step| step.status.as_deref() == Some("OK"));
+    let mechanism = step.and_then(|step| step.mechanism);
+    let code = step.and_then(|step| step.code);
+    let status = step.and_then(|step| step.status);
+    let was_ok = status == Some(Condition::Ok);
     if let Some(fault) = step.and_then(|step| step.tls_fault) {
         return tls_hints::remedy(fault);
     }
-    let name = step.map(|step| step.name.as_str());
-    let status = step.and_then(|step| step.status.as_deref());
+    let name = step.map(|step| &step.name);
+    let command = name.and_then(StepName::command);
     let words = step.and_then(|step| step.text.as_ref()).map_or("", |text| text.as_str());
-    let opens = matches!(name, Some("SELECT" | "EXAMINE"));
+    let opens = command.is_some_and(CommandName::opens_mailbox);
     match (name, class) {
         // NetEase and other Coremail servers.
         (_, ErrorType::No) if opens && words.to_ascii_lowercase().contains("unsafe login") => {
             "the server requires ID before SELECT, but does not advertise or accept it"
         }
         (_, ErrorType::No) => of_code(code, opens).unwrap_or_else(|| hint(class)),
-        (_, ErrorType::LimitServer) if code == Some("INUSE") && !is_login(name) => {
+        (_, ErrorType::LimitServer)
+            if code == Some(ResponseCode::InUse) && !command.is_some_and(CommandName::is_login) =>
+        {
             "another session holds it: look for a lock, a migration or a POP3 session"
         }
         // Dovecot before 2.3 says of its limit that it is UNAVAILABLE.
-        (_, ErrorType::Unavailable)
-            if not_now(name.unwrap_or_default(), words.as_bytes()) == Some(ErrorType::LimitServer) =>
-        {
+        (_, ErrorType::Unavailable) if not_now(command, words.as_bytes()) == Some(ErrorType::LimitServer) => {
             hint(ErrorType::LimitServer)
         }
         (_, ErrorType::Unavailable) if words.starts_with("User is authenticated but not connected") => {
             "Exchange: has the account a mailbox, a licence and IMAP, or is it throttled?"
         }
         // A timeout has no status, but that of a refusal without a tag.
-        (_, ErrorType::TimeoutCommand) if matches!(status, Some("NO" | "BAD")) => {
+        (_, ErrorType::TimeoutCommand) if matches!(status, Some(Condition::No | Condition::Bad)) => {
             "refused without a tag, and the command never ended: see its words and log"
         }
-        (_, ErrorType::AuthFailed) if code == Some("CONTACTADMIN") => {
+        (_, ErrorType::AuthFailed) if code == Some(ResponseCode::ContactAdmin) => {
             of_code(code, false).unwrap_or_else(|| hint(class))
         }
         // Exchange and Exchange Online, which say no more.
         (_, ErrorType::AuthFailed) if starts_with(words, "basic authentication is disabled") => OAUTH_ONLY,
         (_, ErrorType::AuthFailed) if words.contains("BasicAuthBlocked") => OAUTH_ONLY,
-        (_, ErrorType::AuthFailed) if words == "AUTHENTICATE failed." && mechanism == "PLAIN" => {
+        (_, ErrorType::AuthFailed)
+            if words == "AUTHENTICATE failed." && mechanism == Some(LoginMethod::Sasl(Mechanism::Plain)) =>
+        {
             "is the password right? Exchange may want auth login, or take OAuth only"
         }
         (_, ErrorType::AuthFailed) if words == "LOGIN failed." => {
             "is the password right? Exchange Online and Outlook.com take OAuth only"
         }
         // A line that is no greeting, and plainly a refusal.
-        (Some(Step::GREETING), ErrorType::ProtocolGreeting | ErrorType::Eof | ErrorType::TimeoutGreeting)
-            if matches!(status, Some("NO" | "BAD" | "BYE")) =>
-        {
-            hint(ErrorType::GreetingBye)
-        }
+        (
+            Some(StepName::Setup(SetupStep::Greeting)),
+            ErrorType::ProtocolGreeting | ErrorType::Eof | ErrorType::TimeoutGreeting,
+        ) if matches!(status, Some(Condition::No | Condition::Bad | Condition::Bye)) => hint(ErrorType::GreetingBye),
         // Who logged in is known, and may not be who it wants to be (RFC 5530 §3).
-        (_, ErrorType::AuthFailed) if code == Some("AUTHORIZATIONFAILED") => {
+        (_, ErrorType::AuthFailed) if code == Some(ResponseCode::AuthorizationFailed) => {
             "the login is right, but not allowed to act for this user: see its rights"
         }
         (_, ErrorType::Bad)
@@ -99,29 +102,32 @@ fn of_step(step: Option<&Step>, class: ErrorType) -> &'static str {
             "the server may refuse long tags: try --tag short"
         }
         // No password was in it.
-        (_, ErrorType::AuthFailed) if mechanism == "EXTERNAL" => {
+        (_, ErrorType::AuthFailed) if mechanism == Some(LoginMethod::Sasl(Mechanism::External)) => {
             "does the server trust the client certificate, and does it name this user?"
         }
         // A server that offers it may yet hold this user's password in another form.
-        (_, ErrorType::AuthFailed) if mechanism.starts_with("SCRAM") => {
+        (_, ErrorType::AuthFailed) if mechanism == Some(LoginMethod::Sasl(Mechanism::ScramSha256)) => {
             "is the password right, and stored in a form for SCRAM? try auth plain"
         }
         // What was found behind an OK, and not in its grammar.
-        (Some("SELECT" | "EXAMINE"), ErrorType::ProtocolSyntax) if was_ok => {
+        (_, ErrorType::ProtocolSyntax) if opens && was_ok => {
             "the answer lacks EXISTS: look at the server, or a proxy that edits its lines"
         }
-        (Some("FETCH"), ErrorType::ProtocolSyntax) if was_ok => {
+        (Some(StepName::Command(CommandName::Fetch)), ErrorType::ProtocolSyntax) if was_ok => {
             "the server counts messages it does not give: look at the mailbox's index"
         }
         // All tags before it came back as they were: they are not the trouble.
-        (Some("FETCH"), ErrorType::ProtocolSyntax | ErrorType::ProtocolTag | ErrorType::ProtocolContinuation) => {
-            "a row is cut wrongly: a literal's size, or a line end in a quoted string?"
-        }
+        (
+            Some(StepName::Command(CommandName::Fetch)),
+            ErrorType::ProtocolSyntax | ErrorType::ProtocolTag | ErrorType::ProtocolContinuation,
+        ) => "a row is cut wrongly: a literal's size, or a line end in a quoted string?",
         (_, ErrorType::TimeoutCommand) if awaits_literal(step) => {
             "the rest of a literal did not come: its size, or a path that drops packets"
         }
-        (Some(Step::CONNECT), ErrorType::AddressDenied) => "source_address has to be an address of this machine",
-        (Some(Step::RESOLVE), ErrorType::Internal) => {
+        (Some(StepName::Setup(SetupStep::Connect)), ErrorType::AddressDenied) => {
+            "source_address has to be an address of this machine"
+        }
+        (Some(StepName::Setup(SetupStep::Resolve)), ErrorType::Internal) => {
             "the fault is on this machine: see the text above, resolv.conf and [dns]"
         }
         _ => hint(class),
@@ -134,29 +140,65 @@ fn awaits_literal(step: Option<&Step>) -> bool {
     text.contains(" of a literal of ") && text.ends_with(" are still awaited")
 }
 
-fn is_login(name: Option<&str>) -> bool {
-    matches!(name, Some("LOGIN" | "AUTHENTICATE"))
-}
-
 fn starts_with(words: &str, start: &str) -> bool {
     words.get(..start.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(start))
 }
 
 /// What a NO means by its response code, whatever command it answers; `opens` when that is SELECT or EXAMINE.
-fn of_code(code: Option<&str>, opens: bool) -> Option<&'static str> {
-    Some(match code {
-        Some("SERVERBUG") => "a fault inside the server: its log at this time says which",
-        Some("NOPERM") => "this account may not do that: look at its rights (ACL) on the mailbox",
-        Some("CORRUPTION") => "the server finds its own data damaged: see its log, and repair the mailbox",
-        Some("OVERQUOTA") => "the account is over a quota or limit: make space, or raise the limit",
-        Some("CONTACTADMIN") => "only the server's administrator can mend this: the server's words say what",
-        Some("CANNOT") => "the server cannot do that with this name: does it only hold other mailboxes?",
-        Some("NONEXISTENT" | "TRYCREATE") if opens => {
-            "there is no such mailbox: check --mailbox, or the path in the URL"
+fn of_code(code: Option<ResponseCode>, opens: bool) -> Option<&'static str> {
+    match code.unwrap_or(ResponseCode::Other) {
+        ResponseCode::ServerBug => Some("a fault inside the server: its log at this time says which"),
+        ResponseCode::NoPerm => Some("this account may not do that: look at its rights (ACL) on the mailbox"),
+        ResponseCode::Corruption => Some("the server finds its own data damaged: see its log, and repair the mailbox"),
+        ResponseCode::OverQuota => Some("the account is over a quota or limit: make space, or raise the limit"),
+        ResponseCode::ContactAdmin => {
+            Some("only the server's administrator can mend this: the server's words say what")
         }
-        _ if opens => "the server refused to open the mailbox: see its words, and check --mailbox",
-        _ => return None,
-    })
+        ResponseCode::Cannot => Some("the server cannot do that with this name: does it only hold other mailboxes?"),
+        ResponseCode::NonExistent | ResponseCode::TryCreate => {
+            opens.then_some("there is no such mailbox: check --mailbox, or the path in the URL")
+        }
+        ResponseCode::Alert
+        | ResponseCode::AlreadyExists
+        | ResponseCode::AppendUid
+        | ResponseCode::AuthenticationFailed
+        | ResponseCode::AuthorizationFailed
+        | ResponseCode::BadCharset
+        | ResponseCode::Capability
+        | ResponseCode::ClientBug
+        | ResponseCode::Closed
+        | ResponseCode::CompressionActive
+        | ResponseCode::CopyUid
+        | ResponseCode::Expired
+        | ResponseCode::ExpungeIssued
+        | ResponseCode::HasChildren
+        | ResponseCode::HighestModSeq
+        | ResponseCode::InProgress
+        | ResponseCode::InUse
+        | ResponseCode::Limit
+        | ResponseCode::MailboxId
+        | ResponseCode::MessageLimit
+        | ResponseCode::Modified
+        | ResponseCode::NewName
+        | ResponseCode::NoModSeq
+        | ResponseCode::NotSaved
+        | ResponseCode::Other
+        | ResponseCode::Parse
+        | ResponseCode::PermanentFlags
+        | ResponseCode::PrivacyRequired
+        | ResponseCode::ReadOnly
+        | ResponseCode::ReadWrite
+        | ResponseCode::Referral
+        | ResponseCode::TooBig
+        | ResponseCode::UidNext
+        | ResponseCode::UidNotSticky
+        | ResponseCode::UidValidity
+        | ResponseCode::Unavailable
+        | ResponseCode::UnknownCte
+        | ResponseCode::Unseen => {
+            opens.then_some("the server refused to open the mailbox: see its words, and check --mailbox")
+        }
+    }
 }
 
 /// What to look at first when a run ended with `class`. ASCII, lower case, no full stop, at most 76 characters:
@@ -258,7 +300,7 @@ mod tests {
                 "the login is right, but not allowed to act for this user: see its rights",
             ),
         ] {
-            (step.mechanism, step.code) = (Some(mechanism.to_owned()), Some(code.to_owned()));
+            (step.mechanism, step.code) = (mechanism.parse().ok(), code.parse().ok());
             let advice = of_step(Some(&step), ErrorType::AuthFailed);
             assert_eq!(advice, expected);
             assert!(advice.len() <= 76 && advice.is_ascii());
@@ -269,7 +311,7 @@ mod tests {
     fn what_to_try_after_a_refused_command_follows_its_response_code() {
         let mut step = samples::passed().steps[7].clone();
         let mut advice = |name: &str, code: Option<&str>, class| {
-            (step.name, step.code) = (name.to_owned(), code.map(str::to_owned));
+            (step.name, step.code) = (name.into(), code.and_then(|code| code.parse().ok()));
             let advice = of_step(Some(&step), class);
             assert!(advice.len() <= 76 && advice.is_ascii() && !advice.ends_with('.'), "{advice}");
             advice
@@ -325,16 +367,16 @@ mod tests {
     fn what_to_try_after_a_breach_at_a_mailbox_depends_on_where_it_was_found() {
         let mut step = samples::passed().steps[7].clone();
         for (name, class, status, word) in [
-            ("SELECT", ErrorType::ProtocolSyntax, Some("OK"), "EXISTS"),
-            ("EXAMINE", ErrorType::ProtocolSyntax, Some("OK"), "EXISTS"),
+            ("SELECT", ErrorType::ProtocolSyntax, Some(Condition::Ok), "EXISTS"),
+            ("EXAMINE", ErrorType::ProtocolSyntax, Some(Condition::Ok), "EXISTS"),
             ("SELECT", ErrorType::ProtocolSyntax, None, "grammar"),
-            ("FETCH", ErrorType::ProtocolSyntax, Some("OK"), "index"),
+            ("FETCH", ErrorType::ProtocolSyntax, Some(Condition::Ok), "index"),
             ("FETCH", ErrorType::ProtocolSyntax, None, "literal"),
             ("FETCH", ErrorType::ProtocolTag, None, "literal"),
             ("LIST", ErrorType::ProtocolTag, None, "long tags"),
         ] {
-            name.clone_into(&mut step.name);
-            step.status = status.map(str::to_owned);
+            step.name = name.into();
+            step.status = status;
             let advice = of_step(Some(&step), class);
             assert!(advice.contains(word), "{name} {class} {status:?}: {advice}");
             assert!(advice.len() <= 76 && advice.is_ascii());
@@ -365,7 +407,7 @@ mod tests {
     fn a_server_that_takes_oauth_only_is_not_said_to_want_tls() {
         let mut run = samples::login_refused();
         let step = run.steps.iter_mut().rev().find(|step| step.name == "LOGIN").unwrap();
-        (step.code, step.mechanism) = (None, Some("LOGIN".to_owned()));
+        (step.code, step.mechanism) = (None, Some(LoginMethod::Login));
         step.text = Some(ServerText::new(b"Basic authentication is disabled.", ServerText::STATUS));
         assert!(advice(&run, ErrorType::AuthFailed, PLAIN).contains("OAuth only"));
         run.steps.iter_mut().for_each(|step| step.text = None);
@@ -389,15 +431,29 @@ mod tests {
         let mut step = samples::login_refused().failing_step().unwrap().clone();
         step.code = None;
         for (name, class, status, mechanism, words, expected) in [
-            ("greeting", ErrorType::ProtocolGreeting, Some("NO"), None, "not today", "limits"),
-            ("greeting", ErrorType::Eof, Some("BYE"), None, "not tod", "limits"),
+            ("greeting", ErrorType::ProtocolGreeting, Some(Condition::No), None, "not today", "limits"),
+            ("greeting", ErrorType::Eof, Some(Condition::Bye), None, "not tod", "limits"),
             ("greeting", ErrorType::ProtocolGreeting, None, None, "220 hi", "is it an IMAP server"),
-            ("AUTHENTICATE", ErrorType::AuthFailed, Some("NO"), Some("PLAIN"), "AUTHENTICATE failed.", "auth login"),
-            ("LOGIN", ErrorType::AuthFailed, Some("NO"), Some("LOGIN"), "LOGIN failed.", "OAuth"),
-            ("SELECT", ErrorType::No, Some("NO"), None, "SELECT Unsafe Login. Please contact x", "ID before SELECT"),
+            (
+                "AUTHENTICATE",
+                ErrorType::AuthFailed,
+                Some(Condition::No),
+                Some("PLAIN"),
+                "AUTHENTICATE failed.",
+                "auth login",
+            ),
+            ("LOGIN", ErrorType::AuthFailed, Some(Condition::No), Some("LOGIN"), "LOGIN failed.", "OAuth"),
+            (
+                "SELECT",
+                ErrorType::No,
+                Some(Condition::No),
+                None,
+                "SELECT Unsafe Login. Please contact x",
+                "ID before SELECT",
+            ),
         ] {
-            (step.name, step.status) = (name.to_owned(), status.map(str::to_owned));
-            step.mechanism = mechanism.map(str::to_owned);
+            (step.name, step.status) = (name.into(), status);
+            step.mechanism = mechanism.and_then(|mechanism: &str| mechanism.parse().ok());
             step.text = Some(ServerText::new(words.as_bytes(), ServerText::STATUS));
             let advice = of_step(Some(&step), class);
             assert!(advice.contains(expected) && advice.len() <= 76 && advice.is_ascii(), "{words}: {advice}");
@@ -421,8 +477,8 @@ mod tests {
     #[test]
     fn an_address_that_is_denied_is_the_names_or_our_own() {
         let mut step = samples::passed().steps[0].clone();
-        for (name, word) in [(Step::RESOLVE, "[dns] deny"), (Step::CONNECT, "source_address")] {
-            name.clone_into(&mut step.name);
+        for (name, word) in [(SetupStep::Resolve, "[dns] deny"), (SetupStep::Connect, "source_address")] {
+            step.name = name.into();
             assert!(of_step(Some(&step), ErrorType::AddressDenied).contains(word));
         }
     }
@@ -430,7 +486,7 @@ mod tests {
     #[test]
     fn a_look_up_that_this_machine_refused_is_no_fault_to_be_reported() {
         let mut step = samples::passed().steps[0].clone();
-        Step::RESOLVE.clone_into(&mut step.name);
+        step.name = SetupStep::Resolve.into();
         let advice = of_step(Some(&step), ErrorType::Internal);
         assert!(advice.contains("resolv.conf") && advice.len() <= 76 && advice.is_ascii());
         assert!(hint(ErrorType::Internal).contains("report"));

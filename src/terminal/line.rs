@@ -16,8 +16,8 @@ pub fn line(run: &Run, style: Style) -> String {
     let mut line = Line::default();
     line.push(Tone::Dim, run.started_at.time_of_day()).push(Tone::Plain, "  ");
     line.push(tone(run.outcome), run.outcome.as_str()).pad_to(18);
-    if let Some(family) = &run.family {
-        line.push(Tone::Plain, format!("{}  ", safe(family, style)));
+    if let Some(family) = run.family {
+        line.push(Tone::Plain, format!("{}  ", family.as_str()));
     }
     if let Some(latency) = run.first_loading_latency_s {
         let latency = duration(latency, style);
@@ -29,7 +29,10 @@ pub fn line(run: &Run, style: Style) -> String {
     let named = run.loading_steps().filter(|_| passed).filter(|step| Some(&step.name) == run.slowest_step.as_ref());
     let slowest = named.max_by_key(|step| step.duration_s);
     if let Some(step) = slowest {
-        line.push(Tone::Plain, format!("slowest {} {}", safe(&step.name, style), duration(step.duration_s, style)));
+        line.push(
+            Tone::Plain,
+            format!("slowest {} {}", safe(step.name.as_str(), style), duration(step.duration_s, style)),
+        );
         if let Some(parts) = Parts::of(step) {
             line.push(Tone::Plain, format!(" (server {})", duration(parts.get(Part::Server), style)));
         }
@@ -94,7 +97,7 @@ mod tests {
             line(&samples::login_refused(), PLAIN),
             "11:42:40  failed  LOGIN failed: auth_failed: NO [AUTHENTICATIONFAILED] Authentication failed.\n"
         );
-        let slowest = Run { slowest_step: Some("tls".to_owned()), ..samples::login_refused() };
+        let slowest = Run { slowest_step: Some("tls".into()), ..samples::login_refused() };
         assert_eq!(line(&slowest, PLAIN), line(&samples::login_refused(), PLAIN));
     }
 }

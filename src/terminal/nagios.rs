@@ -8,7 +8,7 @@ use std::{
     fmt::Write as _,
 };
 
-use imaptrace_record::{Run, RunOutcome, Seconds};
+use imaptrace_record::{AddressFamily, Run, RunOutcome, Seconds};
 
 use super::{
     Style,
@@ -48,7 +48,7 @@ pub struct Nagios {
     bad: u64,
     /// The worst of all, and the worst of each address family.
     worst: Option<(Run, State)>,
-    families: BTreeMap<Option<String>, (Run, State)>,
+    families: BTreeMap<Option<AddressFamily>, (Run, State)>,
     lines: VecDeque<String>,
 }
 
@@ -70,13 +70,13 @@ impl Nagios {
             Some(worst) if is_as_severe((run, state), worst) => *worst = (run.clone(), state),
             Some(_) => {}
             None => {
-                self.families.insert(run.family.clone(), (run.clone(), state));
+                self.families.insert(run.family, (run.clone(), state));
             }
         }
         if self.lines.len() == LINES {
             self.lines.pop_front();
         }
-        let family = run.family.as_deref().map(|family| format!(" {}", clean(family))).unwrap_or_default();
+        let family = run.family.map(|family| format!(" {}", family.as_str())).unwrap_or_default();
         self.lines.push_back(format!(
             "{}{family} {} - {}\n",
             run.started_at.time_of_day(),
@@ -160,7 +160,7 @@ fn describe(run: &Run) -> String {
     let target = clean(&run.target);
     match (run.outcome, run.first_loading_latency_s) {
         (RunOutcome::Passed, Some(latency)) => {
-            let slowest = run.slowest_step.as_deref().map(|step| format!(", slowest {}", clean(step)));
+            let slowest = run.slowest_step.as_ref().map(|step| format!(", slowest {}", clean(step.as_str())));
             let unlimited = if run.is_latency_delayed() { ", no limit applies: " } else { ", " };
             let delayed = delays(run, PLAIN).map(|delays| format!("{unlimited}{}", pipeless(&delays)));
             let more = delayed.or(slowest).unwrap_or_default();
@@ -179,7 +179,7 @@ fn aside(run: &Run) -> String {
 }
 
 fn perfdata(run: &Run, thresholds: &Thresholds, text: &mut String) {
-    let suffix = run.family.as_deref().map(|family| format!("_{family}")).unwrap_or_default();
+    let suffix = run.family.map(|family| format!("_{}", family.as_str())).unwrap_or_default();
     let mut used: Vec<String> = Vec::new();
     let mut datum = |name: &str, value: String| {
         let times = used.iter().filter(|other| *other == name).count() + 1;
@@ -198,7 +198,7 @@ fn perfdata(run: &Run, thresholds: &Thresholds, text: &mut String) {
     }
     datum("duration", format!("{};;;0", seconds(run.duration_s)));
     for step in run.steps.iter().filter(|step| step.was_started()) {
-        datum(&step.name, format!("{};;;0", seconds(step.duration_s)));
+        datum(step.name.as_str(), format!("{};;;0", seconds(step.duration_s)));
     }
     datum("wire_sent", format!("{}B;;;0", run.wire_sent_bytes));
     datum("wire_received", format!("{}B;;;0", run.wire_received_bytes));
@@ -263,8 +263,8 @@ mod tests {
 
     #[test]
     fn among_several_the_worst_run_decides_and_each_family_has_its_own_data() {
-        let v4 = Run { family: Some("ipv4".to_owned()), ..samples::passed() };
-        let v6 = Run { family: Some("ipv6".to_owned()), ..samples::login_refused() };
+        let v4 = Run { family: Some(AddressFamily::Ipv4), ..samples::passed() };
+        let v6 = Run { family: Some(AddressFamily::Ipv6), ..samples::login_refused() };
         let (text, code) = nagios(&[v4, v6], &NONE);
         assert_eq!(code, 2);
         let first = text.lines().next().unwrap();

@@ -5,9 +5,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use imaptrace_imap::{Condition, ResponseCode};
 use imaptrace_record::{
-    ConnectAttempt, ConnectFacts, ErrorType, Note, NoteLevel, Run, RunOutcome, SCHEMA, Seconds, Security, Server,
-    ServerText, SpanId, Step, StepOutcome, Timestamp, TlsFacts, TraceId, Verified,
+    AddressFamily, ConnectAttempt, ConnectFacts, ErrorType, JourneyName, Note, NoteLevel, Run, RunOutcome, SCHEMA,
+    Seconds, Security, Server, ServerText, SpanId, Step, StepOutcome, Timestamp, TlsFacts, TraceId, Verified,
 };
 use proptest::{collection, option, prelude::*, sample};
 
@@ -42,13 +43,13 @@ fn steps(list: &[(&str, u64, u64, u64)]) -> Vec<Step> {
     for (name, micros, sent, received) in list {
         let command = name.chars().all(char::is_uppercase);
         let mut step = Step {
-            name: (*name).to_owned(),
+            name: (*name).into(),
             mailbox: matches!(*name, "SELECT" | "FETCH").then(|| "INBOX".to_owned()),
             span_id: SpanId::from_bytes([7; 8]),
             start_s: start,
             duration_s: us(*micros),
             first_byte_s: command.then(|| us(micros * 9 / 10)),
-            status: (command || *name == "greeting").then(|| "OK".to_owned()),
+            status: (command || *name == "greeting").then_some(Condition::Ok),
             sent_bytes: command.then_some(*sent),
             received_bytes: (*received > 0).then_some(*received),
             ..Step::default()
@@ -76,7 +77,7 @@ pub(super) fn passed() -> Run {
         ("FETCH", 23_300, 143, 48_211),
         ("LOGOUT", 820, 25, 71),
     ]);
-    steps[7].code = Some("READ-WRITE".to_owned());
+    steps[7].code = Some(ResponseCode::ReadWrite);
     steps[7].mailbox_messages = Some(10_000);
     steps[8].messages = Some(20);
     steps[1].connect = Some(ConnectFacts {
@@ -110,7 +111,7 @@ pub(super) fn passed() -> Run {
         parent_span_id: None,
         target: "mail01".to_owned(),
         account: "default".to_owned(),
-        journey: "first-load".to_owned(),
+        journey: JourneyName::FIRST_LOAD,
         labels: std::collections::BTreeMap::default(),
         started_at: at(1_795_434_160),
         outcome: RunOutcome::Passed,
@@ -123,7 +124,7 @@ pub(super) fn passed() -> Run {
         uncertainty_s: None,
         delayed_s: None,
         agent_s: Some(us(412)),
-        slowest_step: Some("FETCH".to_owned()),
+        slowest_step: Some("FETCH".into()),
         slow: None,
         start_lag_s: None,
         auth_backoff: None,
@@ -165,7 +166,7 @@ pub(super) fn empty_mailbox() -> Run {
     let mut run = passed();
     let fetch = &mut run.steps[8];
     *fetch = Step {
-        name: "FETCH".to_owned(),
+        name: "FETCH".into(),
         mailbox: Some("INBOX".to_owned()),
         start_s: fetch.start_s,
         outcome: StepOutcome::Skipped,
@@ -175,7 +176,7 @@ pub(super) fn empty_mailbox() -> Run {
     run.steps[9].start_s = run.steps[7].end_s();
     run.first_loading_latency_s = Some(run.steps[7].end_s());
     run.first_row_s = None;
-    run.slowest_step = Some("LOGIN".to_owned());
+    run.slowest_step = Some("LOGIN".into());
     run.duration_s = run.steps[9].end_s();
     run
 }
@@ -189,8 +190,8 @@ pub(super) fn login_refused() -> Run {
     login.first_byte_s = Some(us(2_003_900));
     divide(login, RTT);
     login.outcome = StepOutcome::Failed;
-    login.status = Some("NO".to_owned());
-    login.code = Some("AUTHENTICATIONFAILED".to_owned());
+    login.status = Some(Condition::No);
+    login.code = Some(ResponseCode::AuthenticationFailed);
     login.text = Some(ServerText::new(b"Authentication failed.", ServerText::STATUS));
     login.error_type = Some(ErrorType::AuthFailed);
     let end = login.end_s();
@@ -198,7 +199,7 @@ pub(super) fn login_refused() -> Run {
     run.duration_s = run.steps[6].end_s();
     run.outcome = RunOutcome::Failed;
     run.error_type = Some(ErrorType::AuthFailed);
-    run.failed_step = Some("LOGIN".to_owned());
+    run.failed_step = Some("LOGIN".into());
     (run.first_loading_latency_s, run.first_row_s, run.agent_s, run.slowest_step) = (None, None, None, None);
     run
 }
@@ -226,7 +227,7 @@ pub(super) fn connect_refused() -> Run {
     (facts.id_name, facts.id_version, facts.rtt_min_s) = (None, None, None);
     run.duration_s = us(1_800);
     run.error_type = Some(ErrorType::ConnectRefused);
-    run.failed_step = Some("connect".to_owned());
+    run.failed_step = Some("connect".into());
     run
 }
 
@@ -346,7 +347,8 @@ fn time() -> impl Strategy<Value = Seconds> {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let words = (text(), option::of(text()), option::of(text()), option::of(text()), option::of(text()));
+    let (status, code) = (sample::select(Condition::ALL), sample::select(ResponseCode::ALL));
+    let words = (text(), option::of(text()), option::of(status), option::of(code), option::of(text()));
     let times = (time(), time(), option::of(time()));
     let verdict = (0..3_u8, option::of(sample::select(ErrorType::ALL)), option::of(any::<f64>()), any::<bool>());
     let counts = (option::of(any::<u64>()), option::of(any::<u64>()), option::of(1..4_u32), any::<bool>());
@@ -354,7 +356,7 @@ fn step() -> impl Strategy<Value = Step> {
     let doubt = (option::of(any::<bool>()), option::of(time()));
     let parts = (option::of(time()), option::of(time()), option::of(time()), doubt);
     (words, times, verdict, counts, parts).prop_map(|(words, times, verdict, counts, parts)| Step {
-        name: words.0,
+        name: words.0.as_str().into(),
         mailbox: words.1,
         status: words.2,
         code: words.3,
@@ -386,7 +388,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// Runs as no probe builds them but a replayed file may hold.
 pub(super) fn any_run() -> impl Strategy<Value = Run> {
-    let head = (text(), text(), text(), option::of(text()), 0..3_u8, option::of(sample::select(ErrorType::ALL)));
+    let head = (text(), text(), text(), option::of(any::<bool>()), 0..3_u8, option::of(sample::select(ErrorType::ALL)));
     let names = (option::of(text()), option::of(text()), option::of(text()));
     let times = (time(), option::of(time()), option::of(time()), -30_000_000_000_i64..200_000_000_000);
     let marks = (option::of(any::<bool>()), option::of(any::<bool>()), option::of(time()));
@@ -402,10 +404,13 @@ pub(super) fn any_run() -> impl Strategy<Value = Run> {
     )
         .prop_map(|(base, head, names, times, timing, steps, keep)| {
             let mut run = base;
-            (run.target, run.account, run.server.address, run.family) = (head.0, head.1, head.2, head.3);
+            (run.target, run.account, run.server.address) = (head.0, head.1, head.2);
+            run.family = head.3.map(|six| if six { AddressFamily::Ipv6 } else { AddressFamily::Ipv4 });
             run.outcome = [RunOutcome::Passed, RunOutcome::Failed, RunOutcome::Void][usize::from(head.4)];
             run.error_type = head.5;
-            (run.failed_step, run.slowest_step, run.server.tls_version) = names;
+            (run.failed_step, run.slowest_step) =
+                (names.0.as_deref().map(Into::into), names.1.as_deref().map(Into::into));
+            run.server.tls_version = names.2;
             (run.duration_s, run.first_loading_latency_s, run.first_row_s) = (times.0, times.1, times.2);
             (run.agent_s, run.server.rtt_min_s, (run.uncertain, run.slow, run.uncertainty_s)) = timing;
             run.server.certificate_not_after = Timestamp::from_epoch_seconds(times.3);

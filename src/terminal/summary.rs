@@ -1,7 +1,7 @@
 //! Minimum, median and maximum per step over several runs, and which run was the slowest. Called by the command line, with
 //! one run after the other.
 
-use imaptrace_record::{Run, RunOutcome, Seconds, Step, StepOutcome};
+use imaptrace_record::{Run, RunOutcome, Seconds, StepOutcome};
 use unicode_width::UnicodeWidthStr as _;
 
 use super::{
@@ -144,7 +144,7 @@ impl Row {
 /// Adds each step of `run` that passed to its row, or as a new one.
 fn steps(run: &Run, style: Style, rows: &mut Vec<Row>) {
     let mut seen: Vec<String> = Vec::new();
-    let last = run.steps.iter().filter(|step| step.name == Step::LOGOUT);
+    let last = run.steps.iter().filter(|step| step.is_logout());
     let passed = run.loading_steps().chain(last).filter(|step| step.outcome == StepOutcome::Passed);
     for step in passed {
         let label = label(step, style);

@@ -3,6 +3,7 @@
 //! The name, the bar and the duration always have their place; the other columns come in, in the order of their use, as
 //! far as the bar keeps [`LEAST_BAR`] columns.
 
+use imaptrace_imap::{Condition, ResponseCode};
 use imaptrace_record::{Run, RunOutcome, Seconds, Step, StepOutcome};
 use unicode_width::UnicodeWidthStr as _;
 
@@ -54,8 +55,8 @@ impl<'a> Table<'a> {
             run.steps.iter().map(|step| text(step).width()).max().unwrap_or_default().min(limit)
         };
         let name = most(&|step| label(step, style), (style.width / 5).max(12));
-        let status = most(&|step| step.status.as_deref().map(|status| safe(status, style)).unwrap_or_default(), FIGURE);
-        let code = most(&|step| step.code.as_deref().map(|code| safe(code, style)).unwrap_or_default(), 20);
+        let status = most(&|step| step.status.map(|status| status.to_string()).unwrap_or_default(), FIGURE);
+        let code = most(&|step| step.code.map(|code| code.to_string()).unwrap_or_default(), 20);
         let doubtful = run.uncertain == Some(true) || run.steps.iter().any(|step| step.uncertain == Some(true));
         let took = FIGURE + usize::from(doubtful);
         let mut table = Self {
@@ -130,9 +131,10 @@ impl<'a> Table<'a> {
             let figure = (figure.of)(step, style).unwrap_or_default();
             line.push(if text == Tone::Plain { Tone::Dim } else { text }, format!(" {}{figure}", gap(&figure, FIGURE)));
         }
-        for (width, words) in [(self.status, &step.status), (self.code, &step.code)] {
+        let [status, code] = [step.status.map(Condition::as_str), step.code.map(ResponseCode::as_str)];
+        for (width, words) in [(self.status, status), (self.code, code)] {
             if width > 0 {
-                let words = clip(&safe(words.as_deref().unwrap_or_default(), style), width, style);
+                let words = clip(words.unwrap_or_default(), width, style);
                 line.push(text, format!(" {words}{}", gap(&words, width)));
             }
         }
@@ -250,7 +252,7 @@ fn gap(text: &str, width: usize) -> String {
 /// `FETCH INBOX`.
 pub(super) fn label(step: &Step, style: Style) -> String {
     match &step.mailbox {
-        Some(mailbox) => format!("{} {}", safe(&step.name, style), safe(mailbox, style)),
-        None => safe(&step.name, style),
+        Some(mailbox) => format!("{} {}", safe(step.name.as_str(), style), safe(mailbox, style)),
+        None => safe(step.name.as_str(), style),
     }
 }

@@ -1,7 +1,8 @@
 //! Where to look when a run passed but kept the user waiting: the part, and of the server's part the step, that makes up
 //! most of First Loading Latency. What to try after a failure is in `hints`. Called by `waterfall`.
 
-use imaptrace_record::{Run, RunOutcome, Seconds, Step};
+use imaptrace_imap::CommandName;
+use imaptrace_record::{Run, RunOutcome, Seconds, Step, StepName};
 
 use super::{
     Style,
@@ -40,7 +41,7 @@ pub(super) fn remedy(run: &Run, style: Style) -> Option<String> {
             }
             match Some(most_of_it).filter(|_| is_most) {
                 Some(step) => {
-                    let (name, time) = (safe(&step.name, style), duration(of(step), style));
+                    let (name, time) = (safe(step.name.as_str(), style), duration(of(step), style));
                     format!("mostly the server in {name}, {time}: {}", suspects(step))
                 }
                 None => format!("mostly the server, {time} over several commands: its load, CPU or memory"),
@@ -77,12 +78,27 @@ fn most(part: Seconds, whole: Seconds) -> bool {
 
 /// What a server is mostly busy with in a command that takes long.
 fn suspects(step: &Step) -> &'static str {
-    match step.name.as_str() {
-        "LOGIN" | "AUTHENTICATE" => "the authentication back end",
-        "LIST" | "NAMESPACE" => "its namespaces, and the number of folders",
-        "SELECT" | "EXAMINE" => "the mailbox's index, or a lock on it",
-        "FETCH" => "its disk, or a cold cache",
-        _ => "its load, CPU or memory",
+    const LOAD: &str = "its load, CPU or memory";
+    let StepName::Command(command) = step.name else { return LOAD };
+    match command {
+        CommandName::Login | CommandName::Authenticate => "the authentication back end",
+        CommandName::List | CommandName::Namespace => "its namespaces, and the number of folders",
+        CommandName::Select | CommandName::Examine => "the mailbox's index, or a lock on it",
+        CommandName::Fetch => "its disk, or a cold cache",
+        CommandName::Append
+        | CommandName::Capability
+        | CommandName::Close
+        | CommandName::Compress
+        | CommandName::Create
+        | CommandName::Enable
+        | CommandName::Id
+        | CommandName::Idle
+        | CommandName::Logout
+        | CommandName::Noop
+        | CommandName::Search
+        | CommandName::StartTls
+        | CommandName::Status
+        | CommandName::Unselect => LOAD,
     }
 }
 

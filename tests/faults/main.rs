@@ -45,7 +45,7 @@ use imaptrace::{
     probe::{Ids, Job, Prober},
     telemetry,
 };
-use imaptrace_record::{ErrorType, Run, RunOutcome, SpanId, StepOutcome, TraceId};
+use imaptrace_record::{ErrorType, Run, RunOutcome, SpanId, StepName, StepOutcome, TraceId};
 use kernel::{Fault, Plan, Seen};
 use server::{Acceptors, Names, Server, Way};
 use support::{
@@ -196,7 +196,9 @@ fn wrong(done: &Done) -> Option<String> {
     let right = match expected {
         Expected::Passes => run.outcome == RunOutcome::Passed && failed() == 0,
         Expected::Fails(name, class) => {
-            run.error_type == Some(class) && run.failed_step.as_deref() == Some(name) && failed() == 1
+            run.error_type == Some(class)
+                && run.failed_step.as_ref().map(StepName::as_str) == Some(name)
+                && failed() == 1
         }
         Expected::StepAlone(name, class) => run.outcome == RunOutcome::Passed && step(name, class) && failed() == 1,
     };

@@ -8,6 +8,7 @@ use imaptrace::{
     demo::{Delays, Server, Settings},
     plan::{Security, Target},
 };
+use imaptrace_imap::CommandName;
 use imaptrace_record::{Run, RunOutcome, Seconds, Step};
 
 use crate::support::{
@@ -163,7 +164,7 @@ async fn of_eighty_runs_on_loopback_none_bears_a_doubt_without_a_cause_that_is_l
             for step in &run.steps {
                 assert_eq!(step.uncertain.is_some(), step.uncertainty_s.is_some(), "{step:?}");
                 // A round trip on loopback is too short for anything else to matter.
-                assert!(step.uncertain.is_none() || (lost(step) && step.name != Step::LOGOUT), "{step:?}");
+                assert!(step.uncertain.is_none() || (lost(step) && step.name != CommandName::Logout), "{step:?}");
             }
             // A busy machine makes pauses between the steps, by which alone First Loading Latency is uncertain here.
             let (latency, agent) = (run.first_loading_latency_s.unwrap(), run.agent_s.unwrap());

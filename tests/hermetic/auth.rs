@@ -9,8 +9,8 @@ use imaptrace::{
     secret::SecretSource,
     terminal::Style,
 };
-use imaptrace_imap::Secret;
-use imaptrace_record::{ErrorType, Run, RunOutcome};
+use imaptrace_imap::{Condition, LoginMethod, ResponseCode, Secret};
+use imaptrace_record::{ErrorType, Run, RunOutcome, StepName};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
     net::TcpListener,
@@ -161,7 +161,7 @@ async fn what_breaks_the_rules_is_cancelled_and_called_by_its_name() {
     ] {
         let (run, heard) = against(server).await;
         assert_eq!(run.error_type, Some(ErrorType::AuthProtocol), "{because}: {heard:?}");
-        assert_eq!(run.failed_step.as_deref(), Some("AUTHENTICATE"));
+        assert_eq!(run.failed_step.as_ref().map(StepName::as_str), Some("AUTHENTICATE"));
         assert!(why(&run).contains(because), "{because}: {}", why(&run));
         assert_eq!(heard.iter().any(|line| line.contains(",p=")), proven, "{because}: {heard:?}");
         assert!(heard.ends_with(&["*".to_owned(), "LOGOUT".to_owned()]), "{because}: {heard:?}");
@@ -397,7 +397,11 @@ async fn a_refused_login_has_its_codes_class_however_it_is_said_and_keeps_the_wo
             assert_eq!(run.error_type, Some(class), "{place}: {}", why(&run));
             assert!(why(&run).starts_with("not like this"), "{place}: {}", why(&run));
             let step = run.failing_step().unwrap();
-            assert_eq!((step.code.as_deref(), step.status.as_deref()), (Some(code), Some(status)), "{place}");
+            assert_eq!(
+                (step.code.map(ResponseCode::as_str), step.status.map(Condition::as_str)),
+                (Some(code), Some(status)),
+                "{place}"
+            );
         }
     }
 }
@@ -546,11 +550,11 @@ async fn an_account_that_cannot_use_scram_gets_in_by_plain_and_by_plain_alone_fr
     assert_eq!((first.outcome, first.error_type, &first.failed_step), (RunOutcome::Passed, None, &None));
     let refused = &first.steps[3];
     assert_eq!(
-        (refused.mechanism.as_deref(), refused.code.as_deref()),
+        (refused.mechanism.map(LoginMethod::as_str), refused.code.map(ResponseCode::as_str)),
         (Some("SCRAM-SHA-256"), Some("AUTHENTICATIONFAILED"))
     );
     assert_eq!(refused.text.as_ref().map(imaptrace_record::ServerText::as_str), Some("no SCRAM for [default]"));
-    assert_eq!(first.steps[4].mechanism.as_deref(), Some("PLAIN"));
+    assert_eq!(first.steps[4].mechanism.map(LoginMethod::as_str), Some("PLAIN"));
     // The user waits for both.
     let loaded = first.steps.iter().find(|step| step.name == "SELECT").unwrap().end_s();
     assert_eq!(first.first_loading_latency_s, Some(loaded));
@@ -667,5 +671,5 @@ async fn the_other_try_is_made_once_for_a_secret_and_again_for_a_new_one() {
         ]
     );
     // The step that failed the run is the last one that was tried.
-    assert_eq!(runs[0].failing_step().unwrap().mechanism.as_deref(), Some("PLAIN"));
+    assert_eq!(runs[0].failing_step().unwrap().mechanism.map(LoginMethod::as_str), Some("PLAIN"));
 }

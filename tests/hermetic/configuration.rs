@@ -580,7 +580,7 @@ fn the_plan_is_described_without_secrets_and_user_names() {
 fn a_random_or_cold_window_has_a_journey_of_its_own() {
     let journey = |defaults: &str, target: &str| {
         let config = load_text(&format!("[defaults]\n{defaults}\n{TARGET}{target}\n"), &[], Vec::new()).unwrap();
-        config.targets[0].journey.name()
+        config.targets[0].journey.name().to_string()
     };
     assert_eq!(journey("", ""), "first-load");
     assert_eq!(journey("window = \"random\"", ""), "first-load-random");

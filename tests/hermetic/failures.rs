@@ -9,8 +9,8 @@ use imaptrace::{
     plan::{Auth, Dns, Limits, Mailbox, Security, Target, TlsOptions},
     secret::SecretSource,
 };
-use imaptrace_imap::Secret;
-use imaptrace_record::{CloseNotify, ErrorType, Run, RunOutcome};
+use imaptrace_imap::{Condition, ResponseCode, Secret};
+use imaptrace_record::{CloseNotify, ErrorType, Run, RunOutcome, StepName};
 
 use crate::support::{
     run::{hasty, prepare, run, run_prepared, run_with, steps, target},
@@ -70,7 +70,7 @@ fn failed(run: &Run) -> (Option<ErrorType>, Option<&str>) {
         run.failing_step().and_then(|step| step.error_type),
         "the step and the run say the same"
     );
-    (run.error_type, run.failed_step.as_deref())
+    (run.error_type, run.failed_step.as_ref().map(StepName::as_str))
 }
 
 #[tokio::test]
@@ -103,7 +103,7 @@ async fn no_and_bad_to_each_command_fail_it_and_logout_follows() {
             assert_eq!(run.outcome, RunOutcome::Failed);
             let entry = run.failing_step().unwrap();
             assert_eq!(
-                (entry.status.as_deref(), entry.text.as_ref().map(imaptrace_record::ServerText::as_str)),
+                (entry.status.map(Condition::as_str), entry.text.as_ref().map(imaptrace_record::ServerText::as_str)),
                 (Some(answer), Some("because"))
             );
             assert!(steps(&run).ends_with("LOGOUT"), "{}", steps(&run));
@@ -167,7 +167,7 @@ async fn bye_close_silence_and_reset_in_each_command() {
 async fn bye_and_then_the_end_is_bye() {
     let (run, _) = against(&format!("{}S: * BYE [UNAVAILABLE] going\nreset\n", up_to("LIST"))).await;
     assert_eq!(failed(&run), (Some(ErrorType::Bye), Some("LIST")));
-    assert_eq!(run.failing_step().unwrap().code.as_deref(), Some("UNAVAILABLE"));
+    assert_eq!(run.failing_step().unwrap().code.map(ResponseCode::as_str), Some("UNAVAILABLE"));
 }
 
 #[tokio::test]
@@ -426,7 +426,11 @@ async fn a_greeting_that_refuses_keeps_its_words_and_is_advised_as_a_refusal() {
         let step = run.failing_step().unwrap();
         let text = step.text.as_ref().map(imaptrace_record::ServerText::as_str);
         assert_eq!((run.error_type, text), (Some(class), Some(words)), "{script}");
-        assert_eq!((step.status.as_deref(), step.code.as_deref()), (Some(status), code), "{script}");
+        assert_eq!(
+            (step.status.map(Condition::as_str), step.code.map(ResponseCode::as_str)),
+            (Some(status), code),
+            "{script}"
+        );
         let style = imaptrace::terminal::Style { width: 80, colour: false, ascii: true };
         let line = imaptrace::terminal::failure(&run, style).unwrap();
         assert!(line.contains("turns connections away") && !line.contains("is it an IMAP server"), "{line}");

@@ -1,6 +1,6 @@
 //! Which messages a run asks for, and what it says of a mailbox that holds too few.
 
-use imaptrace_record::{NoteLevel, Run};
+use imaptrace_record::{JourneyName, NoteLevel, Run};
 use nix::sys::signal::Signal;
 
 use crate::{
@@ -33,7 +33,7 @@ fn fetched(run: &Run) -> Option<u64> {
 async fn a_cold_run_asks_for_whole_headers_in_the_older_half() {
     let row = "s: * 7 FETCH (UID 7 BODY[HEADER] {6}\\r\\nA: b\\r\\n)\\r\\n";
     let (run, fetch) = probe(40, row, &["--cold"]).await;
-    assert_eq!(run.journey, "first-load-cold");
+    assert_eq!(run.journey, JourneyName::FIRST_LOAD_COLD);
     assert_eq!(fetch.as_deref(), Some("1:20 (UID FLAGS INTERNALDATE RFC822.SIZE BODY.PEEK[HEADER])"));
     assert_eq!(fetched(&run), Some(1));
 }
@@ -41,7 +41,7 @@ async fn a_cold_run_asks_for_whole_headers_in_the_older_half() {
 #[tokio::test]
 async fn a_random_run_asks_for_messages_from_anywhere() {
     let (run, fetch) = probe(u32::MAX, "S: * 1 EXPUNGE", &["--window", "random", "--newest", "2"]).await;
-    assert_eq!(run.journey, "first-load-random");
+    assert_eq!(run.journey, JourneyName::FIRST_LOAD_RANDOM);
     let fetch = fetch.unwrap();
     let (set, items) = fetch.split_once(' ').unwrap();
     let (from, to) = set.split_once(':').unwrap();

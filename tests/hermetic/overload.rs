@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use imaptrace::demo::{Delays, Server, Settings};
-use imaptrace_record::{ErrorType, Run, RunOutcome};
+use imaptrace_record::{ErrorType, Run, RunOutcome, StepName};
 use nix::sys::signal::Signal;
 
 use crate::{
@@ -51,7 +51,7 @@ async fn however_few_files_a_probe_may_open_it_blames_no_server() {
         }
     }
     assert!(passed, "{PLENTY} files are not enough");
-    assert_eq!(steps.iter().map(String::as_str).collect::<Vec<_>>(), ["resolve", "tls"], "where it showed");
+    assert_eq!(steps.iter().map(StepName::as_str).collect::<Vec<_>>(), ["resolve", "tls"], "where it showed");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::{io::Write as _, net::SocketAddr};
 
 use imaptrace::plan::{Security, Target};
-use imaptrace_record::{ErrorType, Run, TlsFault};
+use imaptrace_record::{ErrorType, Run, StepName, TlsFault};
 use openssl::{
     dh::Dh,
     hash::MessageDigest,
@@ -28,7 +28,7 @@ async fn after_hello(script: &str, change: impl FnOnce(&mut Target)) -> Run {
 }
 
 fn found(run: &Run) -> (Option<ErrorType>, Option<&str>, Option<TlsFault>) {
-    (run.error_type, run.failed_step.as_deref(), run.failing_step().and_then(|step| step.tls_fault))
+    (run.error_type, run.failed_step.as_ref().map(StepName::as_str), run.failing_step().and_then(|step| step.tls_fault))
 }
 
 fn text(run: &Run) -> &str {

@@ -68,7 +68,9 @@ fn nothing_but_the_filler_can_build_a_command_that_writes() {
             continue;
         }
         for name in FILLING {
-            if tokens.iter().any(|token| token == name) {
+            // As a variant of `Command`; `CommandName` is a name alone.
+            let is_built = |at: usize| tokens[at] == *name && (at < 2 || tokens[at - 2] != "CommandName");
+            if (0..tokens.len()).any(is_built) {
                 builders.entry(*name).or_insert_with(Vec::new).push(shown.clone());
             }
         }
@@ -143,12 +145,14 @@ impl Scan {
     }
 }
 
-/// What a path into another package of ours takes of it, as the table calls it. A secret that is held, and text that is escaped,
-/// are for all; what the compiler forbids between packages needs no line.
+/// What a path into another package of ours takes of it, as the table calls it. A secret that is held, the names in a record, and
+/// text that is escaped, are for all; what the compiler forbids between packages needs no line.
 fn package_parts(package: &str, tokens: &[String]) -> BTreeSet<String> {
     let (part, for_all): (&str, &[&str]) = match package {
-        "imaptrace_imap" => ("imap", &["Secret"]),
-        "imaptrace_record" => ("record", &["printable", "escape"]),
+        "imaptrace_imap" => {
+            ("imap", &["Secret", "CommandName", "Condition", "LoginMethod", "Mechanism", "ResponseCode"])
+        }
+        "imaptrace_record" => ("record", &["JourneyName", "printable", "escape"]),
         _ => return BTreeSet::new(),
     };
     let names = first_names(tokens);

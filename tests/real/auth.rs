@@ -12,6 +12,7 @@ use imaptrace::{
     plan::{AddressChoice, Auth, Host, Security, Target, UserName},
     secret::SecretSource,
 };
+use imaptrace_imap::{LoginMethod, Mechanism};
 use imaptrace_record::{ErrorType, EventName, Run, RunOutcome, Step};
 
 use crate::support::{
@@ -64,7 +65,7 @@ fn mechanism(auth: Auth) -> &'static str {
 
 fn assert_passed(run: &Run, auth: Auth) {
     assert_eq!(run.outcome, RunOutcome::Passed, "{auth:?}: {} {:?}", steps(run), run.failing_step());
-    assert_eq!(login(run).mechanism.as_deref(), Some(mechanism(auth)));
+    assert_eq!(login(run).mechanism.map(LoginMethod::as_str), Some(mechanism(auth)));
 }
 
 #[tokio::test]
@@ -162,7 +163,7 @@ async fn a_wrong_password_is_refused_by_every_mechanism_and_the_session_goes_on_
         target.source_address = Some(Ipv4Addr::new(127, 0, 1, 1 + u8::try_from(number).unwrap()).into());
         let run = run(target).await;
         assert_eq!(run.error_type, Some(ErrorType::AuthFailed), "{auth:?}: {:?}", run.failing_step());
-        assert_eq!(login(&run).mechanism.as_deref(), Some(mechanism(auth)));
+        assert_eq!(login(&run).mechanism.map(LoginMethod::as_str), Some(mechanism(auth)));
         assert!(steps(&run).ends_with("!auth_failed LOGOUT"), "{}", steps(&run));
         assert_eq!(run.first_loading_latency_s, None);
     }
@@ -274,10 +275,13 @@ async fn an_account_whose_password_is_stored_for_no_scram_gets_in_by_plain_and_t
     let first = run_prepared(&prepared).await;
     assert_eq!(first.outcome, RunOutcome::Passed, "{} {:?}", steps(&first), first.failing_step());
     let logins: Vec<_> = first.steps.iter().filter(|step| step.name == "AUTHENTICATE").collect();
-    let ended = |step: &&Step| (step.mechanism.clone().unwrap(), step.error_type);
+    let ended = |step: &&Step| (step.mechanism.unwrap(), step.error_type);
     assert_eq!(
         logins.iter().map(ended).collect::<Vec<_>>(),
-        [("SCRAM-SHA-256".to_owned(), Some(ErrorType::AuthFailed)), ("PLAIN".to_owned(), None)]
+        [
+            (LoginMethod::Sasl(Mechanism::ScramSha256), Some(ErrorType::AuthFailed)),
+            (LoginMethod::Sasl(Mechanism::Plain), None)
+        ]
     );
     let second = run_prepared(&prepared).await;
     assert_passed(&second, Auth::Plain);
@@ -287,6 +291,6 @@ async fn an_account_whose_password_is_stored_for_no_scram_gets_in_by_plain_and_t
     (unchecked.tls.insecure, unchecked.tls.ca_file) = (true, None);
     let unchecked = run(unchecked).await;
     assert_eq!(unchecked.error_type, Some(ErrorType::AuthFailed), "{}", steps(&unchecked));
-    assert_eq!(login(&unchecked).mechanism.as_deref(), Some("SCRAM-SHA-256"));
+    assert_eq!(login(&unchecked).mechanism.map(LoginMethod::as_str), Some("SCRAM-SHA-256"));
     assert_eq!(unchecked.steps.iter().filter(|step| step.name == "AUTHENTICATE").count(), 1);
 }

@@ -8,7 +8,8 @@ use std::{
 };
 
 use imaptrace::plan::{Auth, Host, Mailbox, Open, Security, Target};
-use imaptrace_record::{ErrorType, Run, RunOutcome, ServerText, Verified};
+use imaptrace_imap::{Condition, ResponseCode};
+use imaptrace_record::{ErrorType, Run, RunOutcome, ServerText, StepName, Verified};
 
 use crate::support::{
     dovecot::{BIG, Dovecot, EMPTY, Options, USER1, USER2, USER3},
@@ -42,7 +43,11 @@ fn step<'a>(run: &'a Run, name: &str) -> &'a imaptrace_record::Step {
 }
 
 fn failed(run: &Run) -> (Option<ErrorType>, Option<&str>, Option<&str>) {
-    (run.error_type, run.failed_step.as_deref(), run.failing_step().and_then(|step| step.code.as_deref()))
+    (
+        run.error_type,
+        run.failed_step.as_ref().map(StepName::as_str),
+        run.failing_step().and_then(|step| step.code.map(ResponseCode::as_str)),
+    )
 }
 
 #[tokio::test]
@@ -88,7 +93,7 @@ async fn passwords_with_spaces_quotes_backslashes_and_more_than_ascii() {
             let run = run(target).await;
             let name = if auth == Auth::Login { "LOGIN" } else { "AUTHENTICATE" };
             assert_eq!(run.outcome, RunOutcome::Passed, "{} as {}: {:?}", name, user.0, run.failing_step());
-            assert_eq!(step(&run, name).status.as_deref(), Some("OK"));
+            assert_eq!(step(&run, name).status.map(Condition::as_str), Some("OK"));
         }
     }
 }
@@ -171,7 +176,10 @@ async fn examine_opens_read_only() {
     let mut target = at(&server, Security::Tls, USER1);
     target.journey.open = Open::Examine;
     let run = run(target).await;
-    assert_eq!((run.outcome, step(&run, "EXAMINE").code.as_deref()), (RunOutcome::Passed, Some("READ-ONLY")));
+    assert_eq!(
+        (run.outcome, step(&run, "EXAMINE").code.map(ResponseCode::as_str)),
+        (RunOutcome::Passed, Some("READ-ONLY"))
+    );
 }
 
 #[tokio::test]

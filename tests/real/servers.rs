@@ -6,7 +6,8 @@ use std::{
 };
 
 use imaptrace::plan::{Auth, Mailbox, Open, Security, TagStyle, Target};
-use imaptrace_record::{ErrorType, Run, RunOutcome, ServerText, Step, StepOutcome, Verified};
+use imaptrace_imap::{LoginMethod, ResponseCode};
+use imaptrace_record::{ErrorType, Run, RunOutcome, ServerText, Step, StepName, StepOutcome, Verified};
 
 use crate::support::{
     dovecot::{EMPTY, USER1, USER2, USER3},
@@ -57,7 +58,12 @@ fn step<'a>(run: &'a Run, name: &str) -> &'a Step {
 fn failed(run: &Run) -> (Option<ErrorType>, Option<&str>, Option<&str>, &str) {
     let step = run.failing_step();
     let text = step.and_then(|step| step.text.as_ref()).map_or("", ServerText::as_str);
-    (run.error_type, run.failed_step.as_deref(), step.and_then(|step| step.code.as_deref()), text)
+    (
+        run.error_type,
+        run.failed_step.as_ref().map(StepName::as_str),
+        step.and_then(|step| step.code.map(ResponseCode::as_str)),
+        text,
+    )
 }
 
 /// Runs through a proxy, and gives what was said besides: by us, and by the server.
@@ -210,7 +216,10 @@ async fn examine_opens_read_only() {
         let mut target = server.target(Security::Tls, USER1);
         target.journey.open = Open::Examine;
         let run = load(target).await;
-        assert_eq!((run.outcome, step(&run, "EXAMINE").code.as_deref()), (RunOutcome::Passed, Some("READ-ONLY")));
+        assert_eq!(
+            (run.outcome, step(&run, "EXAMINE").code.map(ResponseCode::as_str)),
+            (RunOutcome::Passed, Some("READ-ONLY"))
+        );
     }
 }
 
@@ -318,7 +327,7 @@ async fn cyrus_tells_who_it_is_and_what_it_can_do_without_being_asked() {
     let id = |text: &Option<ServerText>| text.as_ref().map(|text| text.as_str().to_owned()).unwrap();
     assert_eq!(id(&run.server.id_name), "Cyrus IMAPD");
     assert!(id(&run.server.id_version).starts_with("3."), "{:?}", run.server.id_version);
-    assert_eq!(step(&run, "AUTHENTICATE").code.as_deref(), Some("CAPABILITY"));
+    assert_eq!(step(&run, "AUTHENTICATE").code.map(ResponseCode::as_str), Some("CAPABILITY"));
     // LOGINDISABLED after login is its way to say that one is in; PLAIN is taken though stronger ones stand before it.
     assert!(received.contains(" LOGINDISABLED "), "{received}");
     assert!(received.contains(" AUTH=SCRAM-SHA-256 ") && received.contains(" AUTH=PLAIN "), "{received}");
@@ -346,7 +355,10 @@ async fn cyrus_and_we_prove_to_each_other_by_scram_that_we_know_the_password() {
     target.journey.auth = Auth::ScramSha256;
     let run = load(target).await;
     let authenticate = step(&run, "AUTHENTICATE");
-    assert_eq!((authenticate.mechanism.as_deref(), run.outcome), (Some("SCRAM-SHA-256"), RunOutcome::Passed));
+    assert_eq!(
+        (authenticate.mechanism.map(LoginMethod::as_str), run.outcome),
+        (Some("SCRAM-SHA-256"), RunOutcome::Passed)
+    );
 }
 
 // === Courier ===
@@ -370,7 +382,7 @@ async fn courier_in_clear_text_offers_mechanisms_that_are_not_ours_and_gets_logi
     let server = shared(Kind::Courier);
     let (run, sent, received) = overheard(&server, server.target(Security::None, USER1)).await;
     assert!(received.contains("AUTH=CRAM-MD5") && !received.contains("AUTH=PLAIN"), "{received}");
-    assert_eq!(step(&run, "LOGIN").mechanism.as_deref(), Some("LOGIN"));
+    assert_eq!(step(&run, "LOGIN").mechanism.map(LoginMethod::as_str), Some("LOGIN"));
     assert!(sent.contains(" LOGIN \"user1\" \"pass1\"\r\n"), "{sent}");
     let mut pinned = server.target(Security::None, USER1);
     pinned.journey.auth = Auth::Plain;
@@ -379,7 +391,10 @@ async fn courier_in_clear_text_offers_mechanisms_that_are_not_ours_and_gets_logi
     // Under TLS it takes PLAIN, and wants it behind a continuation: it has no SASL-IR.
     let secured = load(server.target(Security::Tls, USER1)).await;
     let authenticate = step(&secured, "AUTHENTICATE");
-    assert_eq!((authenticate.mechanism.as_deref(), authenticate.outcome), (Some("PLAIN"), StepOutcome::Passed));
+    assert_eq!(
+        (authenticate.mechanism.map(LoginMethod::as_str), authenticate.outcome),
+        (Some("PLAIN"), StepOutcome::Passed)
+    );
     assert_eq!(
         authenticate.events.iter().filter(|event| event.name == imaptrace_record::EventName::Continuation).count(),
         1

@@ -7,7 +7,7 @@ use std::{
 };
 
 use imaptrace::plan::{Security, Target};
-use imaptrace_record::{ErrorType, Run, RunOutcome};
+use imaptrace_record::{ErrorType, Run, RunOutcome, StepName};
 
 use crate::support::{
     net::{
@@ -25,7 +25,7 @@ fn to(address: &str) -> Target {
 }
 
 fn failed(run: &Run) -> (RunOutcome, Option<ErrorType>, Option<&str>) {
-    (run.outcome, run.error_type, run.failed_step.as_deref())
+    (run.outcome, run.error_type, run.failed_step.as_ref().map(StepName::as_str))
 }
 
 #[test]

@@ -104,7 +104,7 @@ async fn run_as(target: &Prepared, dns: Dns, family: Family, cancel: watch::Rece
 pub fn steps(run: &Run) -> String {
     use imaptrace_record::StepOutcome;
     let word = |step: &imaptrace_record::Step| match step.outcome {
-        StepOutcome::Passed => step.name.clone(),
+        StepOutcome::Passed => step.name.to_string(),
         StepOutcome::Skipped => format!("{}-", step.name),
         StepOutcome::Failed => {
             format!("{}!{}", step.name, step.error_type.map_or("?", imaptrace_record::ErrorType::as_str))

@@ -1,65 +1,18 @@
 //! Response codes: the `[…]` in a status response (RFC 9051 §7.1, RFC 5530).
 
-use super::word::{has_loose_spaces, without_spaces, word};
+use super::{
+    ResponseCode,
+    word::{has_loose_spaces, without_spaces, word},
+};
 
-/// A response code: its name from the closed list, and its argument as it came.
+/// A response code: its name, and its argument as it came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Code<'a> {
-    /// A name of the closed list in this file, or `_OTHER`.
-    pub name: &'static str,
+    /// Its name.
+    pub name: ResponseCode,
     /// What stands behind the name, up to the closing bracket.
     pub argument: &'a [u8],
 }
-
-/// The names that telemetry may show: RFC 9051 §7.1, RFC 5530, and what RFC 2060, 2193, 3516, 4469, 4978, 7162, 8474,
-/// 9585 and 9738 add. Any other is `_OTHER`, since a server's word never becomes an attribute value.
-pub const CODES: &[&str] = &[
-    "ALERT",
-    "ALREADYEXISTS",
-    "APPENDUID",
-    "AUTHENTICATIONFAILED",
-    "AUTHORIZATIONFAILED",
-    "BADCHARSET",
-    "CANNOT",
-    "CAPABILITY",
-    "CLIENTBUG",
-    "CLOSED",
-    "COMPRESSIONACTIVE",
-    "CONTACTADMIN",
-    "COPYUID",
-    "CORRUPTION",
-    "EXPIRED",
-    "EXPUNGEISSUED",
-    "HASCHILDREN",
-    "HIGHESTMODSEQ",
-    "INPROGRESS",
-    "INUSE",
-    "LIMIT",
-    "MAILBOXID",
-    "MESSAGELIMIT",
-    "MODIFIED",
-    "NEWNAME",
-    "NOMODSEQ",
-    "NONEXISTENT",
-    "NOPERM",
-    "NOTSAVED",
-    "OVERQUOTA",
-    "PARSE",
-    "PERMANENTFLAGS",
-    "PRIVACYREQUIRED",
-    "READ-ONLY",
-    "READ-WRITE",
-    "REFERRAL",
-    "SERVERBUG",
-    "TOOBIG",
-    "TRYCREATE",
-    "UIDNEXT",
-    "UIDNOTSTICKY",
-    "UIDVALIDITY",
-    "UNAVAILABLE",
-    "UNKNOWN-CTE",
-    "UNSEEN",
-];
 
 impl<'a> Code<'a> {
     /// Takes a code off the front of a status response's text. Returns it, the human text behind it, and whether spaces
@@ -73,10 +26,9 @@ impl<'a> Code<'a> {
         let trailing = trimmed.iter().rev().take_while(|byte| **byte == b' ').count();
         let trimmed = trimmed.get(..trimmed.len() - trailing).unwrap_or_default();
         let (name, argument, gap) = word(trimmed);
-        let known = CODES.iter().find(|known| name.eq_ignore_ascii_case(known.as_bytes()));
-        let code = Self { name: known.unwrap_or(&"_OTHER"), argument };
+        let code = Self { name: ResponseCode::parse(name).unwrap_or(ResponseCode::Other), argument };
         let rest = text.get(close + 2..).unwrap_or_default();
-        let loose_list = code.name == "CAPABILITY" && has_loose_spaces(argument);
+        let loose_list = code.name == ResponseCode::Capability && has_loose_spaces(argument);
         (Some(code), without_spaces(rest), gap || loose_list || trimmed.len() < inside.len())
     }
 }
@@ -101,7 +53,10 @@ mod tests {
 
     fn split(text: &str) -> (Option<(&'static str, &str)>, &str) {
         let (code, rest, _) = Code::split(text.as_bytes());
-        (code.map(|code| (code.name, std::str::from_utf8(code.argument).unwrap())), std::str::from_utf8(rest).unwrap())
+        (
+            code.map(|code| (code.name.as_str(), std::str::from_utf8(code.argument).unwrap())),
+            std::str::from_utf8(rest).unwrap(),
+        )
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use zeroize::Zeroizing;
 
 use super::{
-    Capabilities, Credentials, Mechanism,
+    Capabilities, CommandName, Credentials, Mechanism,
     sasl::{self, Exchange},
     utf7,
 };
@@ -110,28 +110,28 @@ impl std::fmt::Debug for Part {
 
 impl std::fmt::Debug for Command<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name())
+        f.write_str(self.name().as_str())
     }
 }
 
 impl Command<'_> {
-    /// The command's name as sent.
-    pub fn name(&self) -> &'static str {
+    /// The command's name.
+    pub fn name(&self) -> CommandName {
         match self {
-            Self::Capability => "CAPABILITY",
-            Self::StartTls => "STARTTLS",
-            Self::Id => "ID",
-            Self::Login { .. } => "LOGIN",
-            Self::Authenticate { .. } => "AUTHENTICATE",
-            Self::Namespace => "NAMESPACE",
-            Self::List => "LIST",
-            Self::Select { read_only: false, .. } => "SELECT",
-            Self::Select { read_only: true, .. } => "EXAMINE",
-            Self::Fetch { .. } => "FETCH",
-            Self::Create { .. } => "CREATE",
-            Self::SearchHeader { .. } => "SEARCH",
-            Self::Append { .. } => "APPEND",
-            Self::Logout => "LOGOUT",
+            Self::Capability => CommandName::Capability,
+            Self::StartTls => CommandName::StartTls,
+            Self::Id => CommandName::Id,
+            Self::Login { .. } => CommandName::Login,
+            Self::Authenticate { .. } => CommandName::Authenticate,
+            Self::Namespace => CommandName::Namespace,
+            Self::List => CommandName::List,
+            Self::Select { read_only: false, .. } => CommandName::Select,
+            Self::Select { read_only: true, .. } => CommandName::Examine,
+            Self::Fetch { .. } => CommandName::Fetch,
+            Self::Create { .. } => CommandName::Create,
+            Self::SearchHeader { .. } => CommandName::Search,
+            Self::Append { .. } => CommandName::Append,
+            Self::Logout => CommandName::Logout,
         }
     }
 
@@ -139,7 +139,7 @@ impl Command<'_> {
     pub fn encode(&self, tag: &str, capabilities: &Capabilities) -> Encoded {
         let line = Zeroizing::new(Vec::new());
         let mut writer = Writer { parts: Vec::new(), line, exchange: None, capabilities };
-        writer.raw(tag.as_bytes()).raw(b" ").raw(self.name().as_bytes());
+        writer.raw(tag.as_bytes()).raw(b" ").raw(self.name().as_str().as_bytes());
         match self {
             Self::Capability | Self::StartTls | Self::Namespace | Self::Logout => &mut writer,
             Self::Id => writer

@@ -5,6 +5,7 @@
 //! It knows no tags, no states and no commands; `session` does.
 
 use super::{
+    Condition,
     session::Limits,
     word::{without_spaces, word},
 };
@@ -351,7 +352,7 @@ impl Framer {
             return true;
         }
         let (second, rest, _) = word(rest);
-        if !["OK", "NO", "BAD", "BYE", "PREAUTH"].iter().any(|word| second.eq_ignore_ascii_case(word.as_bytes())) {
+        if Condition::parse(second).is_none() {
             return false;
         }
         self.open_code = rest.first() == Some(&b'[') && !rest.contains(&b']');

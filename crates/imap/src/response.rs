@@ -2,7 +2,7 @@
 //! no error: a server may send any data at any time (RFC 9051 §2.2.2).
 
 use super::{
-    Code, Frame,
+    Code, Condition, Frame,
     word::{has_loose_spaces, without_spaces, word},
 };
 
@@ -53,40 +53,6 @@ pub struct Status<'a> {
     pub code: Option<Code<'a>>,
     /// The words for people. Untrusted, any bytes.
     pub text: &'a [u8],
-}
-
-/// First word of a status response (RFC 9051 §7.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Condition {
-    /// Done, or just information.
-    Ok,
-    /// Not done.
-    No,
-    /// Not understood.
-    Bad,
-    /// The server closes the connection.
-    Bye,
-    /// Greeting: already logged in.
-    Preauth,
-}
-
-impl Condition {
-    /// The word on the wire.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Ok => "OK",
-            Self::No => "NO",
-            Self::Bad => "BAD",
-            Self::Bye => "BYE",
-            Self::Preauth => "PREAUTH",
-        }
-    }
-
-    fn parse(word: &[u8]) -> Option<Self> {
-        [Self::Ok, Self::No, Self::Bad, Self::Bye, Self::Preauth]
-            .into_iter()
-            .find(|condition| word.eq_ignore_ascii_case(condition.as_str().as_bytes()))
-    }
 }
 
 impl<'a> Response<'a> {
@@ -292,6 +258,7 @@ impl Strings<'_, '_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ResponseCode;
 
     fn parse(text: &str) -> Response<'_> {
         read(text).0
@@ -348,7 +315,7 @@ mod tests {
     fn status_responses_tagged_and_untagged() {
         let Response::Tagged(tag, Some(status)) = parse("a1 no [AUTHENTICATIONFAILED] Wrong") else { panic!("tagged") };
         assert_eq!((tag, status.condition, status.text), (b"a1".as_slice(), Condition::No, b"Wrong".as_slice()));
-        assert_eq!(status.code.map(|code| code.name), Some("AUTHENTICATIONFAILED"));
+        assert_eq!(status.code.map(|code| code.name), Some(ResponseCode::AuthenticationFailed));
         assert_eq!(parse("HTTP/1.1 400 Bad Request"), Response::Tagged(b"HTTP/1.1", None));
         assert!(matches!(parse("* BYE bye"), Response::Status(Status { condition: Condition::Bye, .. })));
     }

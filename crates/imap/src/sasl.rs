@@ -7,24 +7,13 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use zeroize::Zeroizing;
 
 use super::{
-    Part,
+    Mechanism, Part,
     scram::{Ended, Scram, Work, Worked},
 };
 use crate::Secret;
 
 /// All challenges of an exchange together, in base64. No mechanism here takes more than two.
 const MOST: usize = 64 << 10;
-
-/// How a user proves who they are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mechanism {
-    /// By the certificate that TLS has seen (RFC 4422 appendix A).
-    External,
-    /// By the password itself (RFC 4616).
-    Plain,
-    /// By a proof that the password is known, and the server gives one back (RFC 5802, RFC 7677).
-    ScramSha256,
-}
 
 /// Who logs in, and for whom.
 #[derive(Clone, Copy)]
@@ -81,17 +70,6 @@ pub enum Refusal {
     /// A fault of ours.
     #[error("the SCRAM exchange could not be computed")]
     Computation,
-}
-
-impl Mechanism {
-    /// Its name, as sent and as recorded.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::External => "EXTERNAL",
-            Self::Plain => "PLAIN",
-            Self::ScramSha256 => "SCRAM-SHA-256",
-        }
-    }
 }
 
 impl std::fmt::Debug for Credentials<'_> {

@@ -6,8 +6,8 @@
 use zeroize::Zeroizing;
 
 use super::{
-    Answer, Capabilities, Command, Condition, Encoded, Frame, Framer, Hierarchy, OffendingLine, Refusal, Response,
-    Status, Syntax, Worked,
+    Answer, Capabilities, Command, CommandName, Condition, Encoded, Frame, Framer, Hierarchy, OffendingLine, Refusal,
+    Response, ResponseCode, Status, Syntax, Worked,
     mail_guard::{MailGuard, WITHHELD},
     referral_host,
     sasl::Exchange,
@@ -164,7 +164,7 @@ pub struct Session {
 #[expect(clippy::struct_excessive_bools, reason = "four independent facts about one command")]
 struct Current {
     tag: String,
-    kind: Kind,
+    name: CommandName,
     /// All parts are with the kernel.
     sent: bool,
     /// A `+` is awaited.
@@ -174,19 +174,6 @@ struct Current {
     rows: (u32, Vec<bool>),
     /// A capability list came while the command ran.
     relisted: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Capability,
-    StartTls,
-    Id,
-    Login,
-    Select,
-    Fetch,
-    Search,
-    Logout,
-    Other,
 }
 
 impl Session {
@@ -276,7 +263,7 @@ impl Session {
     pub fn completed(&self) -> Option<(Frame<'_>, bool)> {
         let frame = self.framer.is_between_responses().then(|| self.framer.frame())?;
         let untagged = frame.text.first() == Some(&b'*');
-        let fetching = self.current.as_ref().is_some_and(|current| current.kind == Kind::Fetch);
+        let fetching = self.current.as_ref().is_some_and(|current| current.name == CommandName::Fetch);
         let shown = if untagged { self.guard.trusts_untagged() && !fetching } else { self.guard.trusts_tagged() };
         Some((frame, shown))
     }
@@ -296,7 +283,7 @@ impl Session {
         }
         self.current = Some(Current {
             tag: tag.to_owned(),
-            kind: Kind::of(command),
+            name: command.name(),
             sent: false,
             waiting: false,
             first_byte: false,
@@ -437,22 +424,6 @@ impl Session {
     }
 }
 
-impl Kind {
-    fn of(command: &Command<'_>) -> Self {
-        match command {
-            Command::Capability => Self::Capability,
-            Command::StartTls => Self::StartTls,
-            Command::Id => Self::Id,
-            Command::Login { .. } | Command::Authenticate { .. } => Self::Login,
-            Command::Select { .. } => Self::Select,
-            Command::Fetch { .. } => Self::Fetch,
-            Command::SearchHeader { .. } => Self::Search,
-            Command::Logout => Self::Logout,
-            Command::Namespace | Command::List | Command::Create { .. } | Command::Append { .. } => Self::Other,
-        }
-    }
-}
-
 fn greeting<'a>(
     response: Response<'a>,
     state: &mut State,
@@ -474,11 +445,11 @@ fn greeting<'a>(
 fn learn(status: &Status<'_>, capabilities: &mut Option<Capabilities>, progress: &mut Progress) -> bool {
     let Some(code) = status.code else { return false };
     match code.name {
-        "CAPABILITY" => *capabilities = Some(Capabilities::parse(code.argument)),
-        "REFERRAL" => progress.referral = Some(referral_host(code.argument).to_vec()),
-        _ => return false,
+        ResponseCode::Capability => *capabilities = Some(Capabilities::parse(code.argument)),
+        ResponseCode::Referral => progress.referral = Some(referral_host(code.argument).to_vec()),
+        _ => {}
     }
-    code.name == "CAPABILITY"
+    code.name == ResponseCode::Capability
 }
 
 /// The parts of a session that a response can change, while the framer lends the response.
@@ -529,26 +500,28 @@ impl Understanding<'_> {
             Response::List(arguments) if self.hierarchy.is_none() && self.guard.may_learn() => {
                 *self.hierarchy = Hierarchy::of_list(arguments);
             }
-            Response::Exists(number) if self.runs(Kind::Select) => {
+            Response::Exists(number) if self.current.as_ref().is_some_and(|current| current.name.opens_mailbox()) => {
                 self.progress.exists = Some(number);
                 (*self.exists, *self.shrunk) = (Some(number), false);
             }
             Response::Exists(number) => *self.shrunk |= self.exists.is_some_and(|before| number < before),
             Response::Expunge | Response::Vanished => *self.shrunk |= self.exists.is_some(),
-            Response::Fetch { number, only_flags: false } if self.runs(Kind::Fetch) => return Ok(self.row(number)),
+            Response::Fetch { number, only_flags: false } if self.runs(CommandName::Fetch) => {
+                return Ok(self.row(number));
+            }
             // An answer may come in pieces.
-            Response::Found(number) if self.runs(Kind::Search) => {
+            Response::Found(number) if self.runs(CommandName::Search) => {
                 self.progress.found = Some(self.progress.found.unwrap_or_default().saturating_add(number));
             }
-            Response::Id(name, version) if self.runs(Kind::Id) => *self.id = (name, version),
+            Response::Id(name, version) if self.runs(CommandName::Id) => *self.id = (name, version),
             Response::Broken => self.progress.lenient += 1,
             _ => {}
         }
         Ok(None)
     }
 
-    fn runs(&self, kind: Kind) -> bool {
-        self.current.as_ref().is_some_and(|current| current.kind == kind)
+    fn runs(&self, name: CommandName) -> bool {
+        self.current.as_ref().is_some_and(|current| current.name == name)
     }
 
     fn row<'a>(&mut self, number: u32) -> Option<Event<'a>> {
@@ -564,7 +537,7 @@ impl Understanding<'_> {
     fn untagged_status<'a>(&mut self, status: Status<'a>) -> Option<Event<'a>> {
         let trusted = self.guard.trusts_untagged();
         let status = if trusted { status } else { Status { code: None, text: WITHHELD, ..status } };
-        let is_list = status.code.is_some_and(|code| code.name == "CAPABILITY");
+        let is_list = status.code.is_some_and(|code| code.name == ResponseCode::Capability);
         if (!is_list || self.guard.may_learn())
             && self.learn(&status)
             && let Some(current) = self.current
@@ -572,7 +545,7 @@ impl Understanding<'_> {
             current.relisted = true;
         }
         if status.condition == Condition::Bye {
-            if self.runs(Kind::Logout) {
+            if self.runs(CommandName::Logout) {
                 return None;
             }
             *self.state = State::Logout;
@@ -581,12 +554,13 @@ impl Understanding<'_> {
         if matches!(status.condition, Condition::No | Condition::Bad) {
             return Some(Event::Warning(status));
         }
-        status.code.filter(|code| code.name == "ALERT").map(|_| Event::Alert(status.text))
+        status.code.filter(|code| code.name == ResponseCode::Alert).map(|_| Event::Alert(status.text))
     }
 
     /// Keeps what a status response's code tells. True when it was a capability list.
     fn learn(&mut self, status: &Status<'_>) -> bool {
-        *self.shrunk |= status.code.is_some_and(|code| code.name == "EXPUNGEISSUED") && self.exists.is_some();
+        *self.shrunk |=
+            status.code.is_some_and(|code| code.name == ResponseCode::ExpungeIssued) && self.exists.is_some();
         learn(status, self.capabilities, self.progress)
     }
 
@@ -611,7 +585,7 @@ impl Understanding<'_> {
             let out_of_place = self.guard.is_out_of_place(status.is_some());
             return Err(if out_of_place { Breach::OutOfPlace } else { Breach::Tag });
         };
-        let Current { kind, sent, first_byte, relisted, .. } = *current;
+        let Current { name, sent, first_byte, relisted, .. } = *current;
         let status = status.ok_or(Breach::Status)?;
         if status.condition == Condition::Ok && self.exchange.as_ref().is_some_and(|exchange| !exchange.is_proven()) {
             return Err(Breach::Unproven);
@@ -636,7 +610,7 @@ impl Understanding<'_> {
         }
         *self.current = None;
         let ok = status.condition == Condition::Ok;
-        if kind == Kind::Login && ok && !relisted {
+        if name.is_login() && ok && !relisted {
             *self.capabilities = None;
         }
         let status = if self.guard.trusts_tagged() {
@@ -645,20 +619,14 @@ impl Understanding<'_> {
         } else {
             Status { text: WITHHELD, ..status }
         };
-        match kind {
+        match name {
             // There is no way back from a BYE.
             _ if *self.state == State::Logout => {}
-            Kind::Login if ok => *self.state = State::Authenticated,
-            Kind::Select => *self.state = if ok { State::Selected } else { State::Authenticated },
-            Kind::Logout if ok => *self.state = State::Logout,
-            Kind::Login
-            | Kind::Logout
-            | Kind::Capability
-            | Kind::StartTls
-            | Kind::Id
-            | Kind::Fetch
-            | Kind::Search
-            | Kind::Other => {}
+            CommandName::Login | CommandName::Authenticate if ok => *self.state = State::Authenticated,
+            CommandName::Select | CommandName::Examine if ok => *self.state = State::Selected,
+            CommandName::Select | CommandName::Examine => *self.state = State::Authenticated,
+            CommandName::Logout if ok => *self.state = State::Logout,
+            _ => {}
         }
         Ok(Event::Tagged(status))
     }

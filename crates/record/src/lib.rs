@@ -14,6 +14,7 @@ mod failure;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzed;
 mod ids;
+mod names;
 mod outcome;
 pub mod printable;
 mod run;
@@ -27,6 +28,7 @@ mod wording;
 pub use conversation::{ConversationLine, Sender};
 pub use failure::{Blame, ErrorType};
 pub use ids::{IdError, SpanId, TraceId};
+pub use names::{AddressFamily, JourneyName, JourneyNameError, SetupStep, StepName};
 pub use outcome::{RunOutcome, StepOutcome};
 pub use run::{Note, NoteLevel, Run, SCHEMA, Security, Server};
 pub use step::{

@@ -7,7 +7,10 @@ use serde::{
     de::{Error as _, SeqAccess, Visitor},
 };
 
-use super::{ClockSource, ErrorType, RunOutcome, Seconds, ServerText, SpanId, Step, StepOutcome, Timestamp, TraceId};
+use super::{
+    AddressFamily, ClockSource, ErrorType, JourneyName, RunOutcome, Seconds, ServerText, SpanId, Step, StepName,
+    StepOutcome, Timestamp, TraceId,
+};
 
 /// The version of the JSON line. It grows when a field changes its meaning, not when one is added.
 pub const SCHEMA: u32 = 1;
@@ -29,7 +32,7 @@ pub struct Run {
     /// The account's alias, never the user name.
     pub account: String,
     /// The journey's name, `first-load`.
-    pub journey: String,
+    pub journey: JourneyName,
     /// The target's own labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
@@ -42,7 +45,7 @@ pub struct Run {
     pub error_type: Option<ErrorType>,
     /// The `name` of the entry in `steps` that failed it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub failed_step: Option<String>,
+    pub failed_step: Option<StepName>,
     /// First Loading Latency: start of the run to the tagged OK of FETCH, or of SELECT for an empty mailbox.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_loading_latency_s: Option<Seconds>,
@@ -70,7 +73,7 @@ pub struct Run {
     /// The `name` of the step to look at first, among those that count for First Loading Latency: past its fixed limit,
     /// else slow, else the longest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub slowest_step: Option<String>,
+    pub slowest_step: Option<StepName>,
     /// Some step was slow by its history.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slow: Option<bool>,
@@ -86,7 +89,7 @@ pub struct Run {
     pub suggested_mailbox: Option<String>,
     /// Only set when the target asks for a run per address family: `ipv4` or `ipv6`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub family: Option<String>,
+    pub family: Option<AddressFamily>,
     /// Whom we spoke to and how.
     pub server: Server,
     /// Bytes sent on the TCP connection, TLS included.
@@ -247,19 +250,24 @@ impl Run {
         let labels = self.labels.iter().map(|(key, value)| 2 * size_of::<String>() + key.len() + value.len());
         let notes = self.notes.iter().map(|note| size_of::<Note>() + note.text.len());
         let steps = self.steps.iter().map(Step::held_bytes);
-        let texts = self.target.len() + self.account.len() + self.journey.len() + self.server.address.len();
+        let texts = self.target.len() + self.account.len() + self.journey.as_str().len() + self.server.address.len();
         size_of::<Self>() + texts + labels.chain(notes).chain(steps).sum::<usize>()
     }
 
     /// The entry in `steps` that failed the run.
     pub fn failing_step(&self) -> Option<&Step> {
-        let name = self.failed_step.as_deref()?;
-        self.steps.iter().rev().find(|step| step.name == name && step.outcome == StepOutcome::Failed)
+        let name = self.failed_step.as_ref()?;
+        self.steps.iter().rev().find(|step| step.name == *name && step.outcome == StepOutcome::Failed)
+    }
+
+    /// How many spans the run's trace has: the root, and one for each step that has one.
+    pub fn exported_spans(&self) -> usize {
+        1 + self.steps.iter().filter(|step| step.has_span()).count()
     }
 
     /// The steps that make up First Loading Latency: all of the connection that got there, except LOGOUT.
     pub fn loading_steps(&self) -> impl Iterator<Item = &Step> {
         let last = self.steps.iter().filter_map(|step| step.connection).max();
-        self.steps.iter().filter(move |step| step.connection == last && step.name != Step::LOGOUT)
+        self.steps.iter().filter(move |step| step.connection == last && !step.is_logout())
     }
 }

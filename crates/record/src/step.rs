@@ -2,15 +2,16 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use imaptrace_imap::{CommandName, Condition, LoginMethod, ResponseCode};
 use serde::{Deserialize, Serialize};
 
-use super::{ErrorType, Seconds, ServerText, SpanId, StepOutcome, Timestamp, TlsFault};
+use super::{ErrorType, Seconds, ServerText, SpanId, StepName, StepOutcome, Timestamp, TlsFault, names::imap_name};
 
 /// One step. Times count from the start of the run unless said otherwise. Absent = does not apply.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Step {
     /// `resolve`, `connect`, `tls`, `greeting`, or the IMAP command as sent, in capitals.
-    pub name: String,
+    pub name: StepName,
     /// The configured mailbox that the command is about, as UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mailbox: Option<String>,
@@ -38,11 +39,11 @@ pub struct Step {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reported_s: Option<Seconds>,
     /// `OK`, `NO`, `BAD`, `BYE` or `PREAUTH`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub status: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "imap_name")]
+    pub status: Option<Condition>,
     /// Response code without its arguments, one of the known ones, else `_OTHER`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub code: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "imap_name")]
+    pub code: Option<ResponseCode>,
     /// The server's words; only on a failing step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<ServerText>,
@@ -71,8 +72,8 @@ pub struct Step {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<State>,
     /// SASL mechanism, or `LOGIN` for the command.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mechanism: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "imap_name")]
+    pub mechanism: Option<LoginMethod>,
     /// Breaches of the grammar that were read past.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lenient: Option<u64>,
@@ -153,22 +154,22 @@ impl Default for StepOutcome {
 }
 
 impl Step {
-    /// Name query to answer.
-    pub const RESOLVE: &'static str = "resolve";
-    /// SYN to established.
-    pub const CONNECT: &'static str = "connect";
-    /// First ClientHello byte to the end of the handshake.
-    pub const TLS: &'static str = "tls";
-    /// From established (or the handshake's end) to the greeting's CRLF.
-    pub const GREETING: &'static str = "greeting";
-    /// The one command that never counts for First Loading Latency.
-    pub const LOGOUT: &'static str = "LOGOUT";
     /// At most this many [`Step::events`].
     pub const MAX_EVENTS: usize = 64;
 
     /// Whether the step is an IMAP command, and not `resolve`, `connect`, `tls` or `greeting`.
     pub fn is_command(&self) -> bool {
-        !matches!(self.name.as_str(), Self::RESOLVE | Self::CONNECT | Self::TLS | Self::GREETING)
+        !matches!(self.name, StepName::Setup(_))
+    }
+
+    /// Whether the step is LOGOUT, the one command that never counts for First Loading Latency.
+    pub fn is_logout(&self) -> bool {
+        self.name == CommandName::Logout
+    }
+
+    /// Whether the step has a span in the trace: it has an id, and was not skipped.
+    pub fn has_span(&self) -> bool {
+        self.span_id.is_some() && self.outcome != StepOutcome::Skipped
     }
 
     /// Whether the step really began: one that could not start has a span of length 0, received nothing, and enters no
@@ -180,8 +181,8 @@ impl Step {
 
     /// Bytes of memory that the step holds, nearly.
     pub(super) fn held_bytes(&self) -> usize {
-        let texts = [&self.mailbox, &self.status, &self.code, &self.mechanism];
-        let texts = self.name.len() + texts.into_iter().flatten().map(String::len).sum::<usize>();
+        let name = if let StepName::Other(name) = &self.name { name.len() } else { 0 };
+        let texts = name + self.mailbox.as_ref().map_or(0, String::len);
         let told = |text: &Option<ServerText>| text.as_ref().map_or(0, |text| text.as_str().len());
         let events = self.events.iter().map(|event| size_of::<StepEvent>() + told(&event.text)).sum::<usize>();
         let facts = [

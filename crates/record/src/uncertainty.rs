@@ -2,7 +2,7 @@
 //!
 //! How far off a time can be is found out by the probe.
 
-use super::{Run, Seconds, Step};
+use super::{Run, Seconds};
 
 /// A figure that can be off by no more is good enough, whatever it is.
 const LEAST: Seconds = Seconds::from_micros(1_000);
@@ -38,7 +38,7 @@ impl Run {
     pub fn is_latency_delayed(&self) -> bool {
         let Some(all) = self.delayed_s else { return false };
         let Some(latency) = self.first_loading_latency_s else { return true };
-        let after = self.steps.iter().filter(|step| step.name == Step::LOGOUT).filter_map(|step| step.delayed_s);
+        let after = self.steps.iter().filter(|step| step.is_logout()).filter_map(|step| step.delayed_s);
         latency.is_delayed_by(after.fold(all, Seconds::saturating_sub))
     }
 

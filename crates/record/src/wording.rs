@@ -3,6 +3,8 @@
 //! The list is closed and documented in `docs/protocol.md`; a test holds the two together. `probe` asks it for the class of
 //! a NO or BAD whose code gives none, `terminal` for the advice that fits. It reads nothing but the text it is handed.
 
+use imaptrace_imap::CommandName;
+
 use super::ErrorType;
 
 /// A wording, and the class that it stands for. `#` is a number. Case and a full stop at the end do not matter.
@@ -47,8 +49,9 @@ const WORDINGS: &[(&str, ErrorType)] = &[
 /// The wording has to be the whole text: only the name of the command may stand before it, and behind it remarks in
 /// brackets or parentheses, as `(Failure)` or `[mx1:2024-01-01]`. So a text that repeats a user or mailbox name matches
 /// nothing.
-pub fn not_now(command: &str, text: &[u8]) -> Option<ErrorType> {
-    let behind_name = strip_prefix(text, command.as_bytes()).and_then(|rest| rest.strip_prefix(b" "));
+pub fn not_now(command: Option<CommandName>, text: &[u8]) -> Option<ErrorType> {
+    let name = command.map(|command| command.as_str().as_bytes());
+    let behind_name = strip_prefix(text, name.unwrap_or_default()).and_then(|rest| rest.strip_prefix(b" "));
     let texts = [Some(text), behind_name];
     let known = |wording: &str| texts.into_iter().flatten().any(|text| is_wording(text, wording));
     WORDINGS.iter().find(|(wording, _)| known(wording)).map(|(_, class)| *class)
@@ -102,50 +105,54 @@ mod tests {
     #[test]
     fn a_known_wording_is_found_in_any_case_with_its_numbers_and_remarks() {
         for (command, text, class) in [
-            ("LOGIN", "Too many simultaneous connections. (Failure)", ErrorType::LimitServer),
-            ("FETCH", "Request is throttled. Suggested Backoff Time: 89117 milliseconds", ErrorType::LimitServer),
-            ("LIST", "User is authenticated but not connected.", ErrorType::Unavailable),
-            ("LIST", "Server Unavailable. 15", ErrorType::Unavailable),
-            ("LOGIN", "LOGIN Rate limit hit", ErrorType::LimitServer),
-            ("LOGIN", "login rate limit hit.", ErrorType::LimitServer),
+            (CommandName::Login, "Too many simultaneous connections. (Failure)", ErrorType::LimitServer),
             (
-                "AUTHENTICATE",
+                CommandName::Fetch,
+                "Request is throttled. Suggested Backoff Time: 89117 milliseconds",
+                ErrorType::LimitServer,
+            ),
+            (CommandName::List, "User is authenticated but not connected.", ErrorType::Unavailable),
+            (CommandName::List, "Server Unavailable. 15", ErrorType::Unavailable),
+            (CommandName::Login, "LOGIN Rate limit hit", ErrorType::LimitServer),
+            (CommandName::Login, "login rate limit hit.", ErrorType::LimitServer),
+            (
+                CommandName::Authenticate,
                 "Maximum number of connections from user+IP exceeded (mail_max_userip_connections=10)",
                 ErrorType::LimitServer,
             ),
-            ("LOGIN", "Temporary authentication failure. [mx1:2024-01-01 10:00:00]", ErrorType::Unavailable),
-            ("SELECT", "Temporary System Error (Failure) (0.001 + 0.000 secs).", ErrorType::Unavailable),
+            (CommandName::Login, "Temporary authentication failure. [mx1:2024-01-01 10:00:00]", ErrorType::Unavailable),
+            (CommandName::Select, "Temporary System Error (Failure) (0.001 + 0.000 secs).", ErrorType::Unavailable),
         ] {
-            assert_eq!(not_now(command, text.as_bytes()), Some(class), "{text}");
+            assert_eq!(not_now(Some(command), text.as_bytes()), Some(class), "{text}");
         }
     }
 
     #[test]
     fn a_text_that_only_holds_a_wording_is_none() {
         for (command, text) in [
-            ("LOGIN", ""),
-            ("LOGIN", "Invalid credentials (Failure)"),
-            ("LOGIN", "LOGIN failed."),
-            ("LOGIN", "System error"),
+            (CommandName::Login, ""),
+            (CommandName::Login, "Invalid credentials (Failure)"),
+            (CommandName::Login, "LOGIN failed."),
+            (CommandName::Login, "System error"),
             // A user, a mailbox or a password that is repeated.
-            ("LOGIN", "Too many connections@example.org: no such user"),
-            ("LOGIN", "Too many connections: wrong password"),
-            ("LOGIN", "unknown user Too many connections"),
-            ("SELECT", "Mailbox doesn't exist: Server Unavailable"),
-            ("SELECT", "\"Server Unavailable\" does not exist"),
-            ("SELECT", "Server Unavailable does not exist"),
-            ("SELECT", "Server Unavailable. 15 does not exist"),
-            ("LOGIN", "Request is throttled. Suggested Backoff Time: many milliseconds"),
-            ("LOGIN", "FETCH Rate limit hit"),
-            ("LOGIN", "Too many connections (never closed"),
+            (CommandName::Login, "Too many connections@example.org: no such user"),
+            (CommandName::Login, "Too many connections: wrong password"),
+            (CommandName::Login, "unknown user Too many connections"),
+            (CommandName::Select, "Mailbox doesn't exist: Server Unavailable"),
+            (CommandName::Select, "\"Server Unavailable\" does not exist"),
+            (CommandName::Select, "Server Unavailable does not exist"),
+            (CommandName::Select, "Server Unavailable. 15 does not exist"),
+            (CommandName::Login, "Request is throttled. Suggested Backoff Time: many milliseconds"),
+            (CommandName::Login, "FETCH Rate limit hit"),
+            (CommandName::Login, "Too many connections (never closed"),
             // Which of them it is, nobody knows.
             (
-                "LOGIN",
+                CommandName::Login,
                 "Login fail. Account is abnormal, service is not open, password is incorrect, login frequency limited, \
                  or system is busy.",
             ),
         ] {
-            assert_eq!(not_now(command, text.as_bytes()), None, "{text}");
+            assert_eq!(not_now(Some(command), text.as_bytes()), None, "{text}");
         }
     }
 
@@ -155,7 +162,11 @@ mod tests {
         for (wording, class) in WORDINGS {
             assert!(page.contains(&format!("| `{wording}` | `{class}` |")), "{wording}");
             assert!(matches!(class, ErrorType::Unavailable | ErrorType::LimitServer), "{wording}");
-            assert_eq!(not_now("LOGIN", wording.replace('#', "12").as_bytes()), Some(*class), "{wording}");
+            assert_eq!(
+                not_now(Some(CommandName::Login), wording.replace('#', "12").as_bytes()),
+                Some(*class),
+                "{wording}"
+            );
         }
     }
 }

@@ -122,7 +122,7 @@ pub fn span_samples(config: &Config) -> Reckoned {
 
 /// What tells an account's series from those of others: the name, the account, the journey, and the labels that metrics
 /// bear. Targets of one group share them when series are for groups.
-type Account<'a> = (&'a str, &'a str, &'static str, Vec<Option<&'a String>>);
+type Account<'a> = (&'a str, &'a str, &'a str, Vec<Option<&'a String>>);
 
 /// The series while all runs pass, and those that failures add.
 fn all(config: &Config) -> (Series, Series) {
@@ -133,7 +133,7 @@ fn all(config: &Config) -> (Series, Series) {
         for account in &target.accounts {
             let labels = config.metrics.labels.iter().map(|label| target.labels.get(label)).collect();
             let name = target.series_name(config.metrics.per);
-            let known = accounts.entry((name, &account.alias, target.journey.name(), labels)).or_default();
+            let known = accounts.entry((name, &account.alias, target.journey.name().as_str(), labels)).or_default();
             // Of targets that share them, the one with the most has those of the others too.
             if (one.0, one.1.count()) > (known.0, known.1.count()) {
                 *known = one;

@@ -1,4 +1,5 @@
-use imaptrace_record::ErrorType;
+use imaptrace_imap::ResponseCode;
+use imaptrace_record::{AddressFamily, ErrorType};
 
 use super::*;
 
@@ -74,7 +75,7 @@ fn failed_runs_are_kept_when_they_are_no_longer_among_the_last() {
 fn what_a_run_found_is_told_as_the_record_has_it() {
     let board = board(&["mail01"]);
     let mut bad = run(RunOutcome::Failed, 0);
-    (bad.family, bad.auth_backoff) = (Some("ipv6".into()), Some(true));
+    (bad.family, bad.auth_backoff) = (Some(AddressFamily::Ipv6), Some(true));
     board.record(&bad);
     let mut good = run(RunOutcome::Passed, 1);
     (good.slow, good.uncertain) = (Some(true), Some(true));
@@ -83,7 +84,8 @@ fn what_a_run_found_is_told_as_the_record_has_it() {
     let [shown_good, shown_bad] = &shown[0]["runs"].as_array().unwrap()[..] else { panic!("{shown}") };
     for (run, shown) in [(&good, shown_good), (&bad, shown_bad)] {
         let mut expected = serde_json::to_value(run).unwrap();
-        expected["code"] = run.failing_step().map_or(serde_json::Value::Null, |step| step.code.clone().into());
+        expected["code"] =
+            run.failing_step().map_or(serde_json::Value::Null, |step| step.code.map(ResponseCode::as_str).into());
         for (key, value) in shown.as_object().unwrap() {
             assert_eq!(*value, expected[key], "{key}");
         }
@@ -97,16 +99,16 @@ fn what_a_run_found_is_told_as_the_record_has_it() {
 #[test]
 fn an_account_fails_while_it_fails_over_one_of_its_families() {
     let board = board(&["mail01"]);
-    let over = |family: Option<&str>, outcome, second| {
+    let over = |family: Option<AddressFamily>, outcome, second| {
         let mut run = run(outcome, second);
-        run.family = family.map(str::to_owned);
+        run.family = family;
         board.record(&run);
         all(&board)[0]["state"].as_str().unwrap().to_owned()
     };
-    assert_eq!(over(Some("ipv4"), RunOutcome::Failed, 0), "failed");
-    assert_eq!(over(Some("ipv6"), RunOutcome::Passed, 1), "failed");
-    assert_eq!(over(Some("ipv4"), RunOutcome::Passed, 2), "passed");
-    assert_eq!(over(Some("ipv6"), RunOutcome::Failed, 3), "failed");
+    assert_eq!(over(Some(AddressFamily::Ipv4), RunOutcome::Failed, 0), "failed");
+    assert_eq!(over(Some(AddressFamily::Ipv6), RunOutcome::Passed, 1), "failed");
+    assert_eq!(over(Some(AddressFamily::Ipv4), RunOutcome::Passed, 2), "passed");
+    assert_eq!(over(Some(AddressFamily::Ipv6), RunOutcome::Failed, 3), "failed");
     assert_eq!(over(None, RunOutcome::Passed, 4), "passed", "there is no run for each family any more");
 }
 

@@ -35,7 +35,7 @@ use opentelemetry_sdk::{
 };
 
 pub use self::fleet::Subject;
-use imaptrace_record::{Run, Seconds};
+use imaptrace_record::{AddressFamily, Run, Seconds};
 
 use self::{
     fleet::{Fleet, Who},
@@ -145,8 +145,8 @@ impl Metrics {
         let who = Who {
             target: name,
             account: &run.account,
-            journey: &run.journey,
-            family: run.family.as_deref(),
+            journey: run.journey.as_str(),
+            family: run.family.map(AddressFamily::as_str),
             labels: &run.labels,
         };
         self.enter(&who, |enter| measure(run, self.0.timing, enter));

@@ -5,7 +5,8 @@
 
 use std::sync::Arc;
 
-use imaptrace_record::{ErrorType, Run, RunOutcome, Step, StepOutcome};
+use imaptrace_imap::{CommandName, Condition};
+use imaptrace_record::{ErrorType, Run, RunOutcome, SetupStep, Step, StepName, StepOutcome};
 use opentelemetry::KeyValue;
 
 use crate::telemetry::names::{self, Metric, SkipReason};
@@ -118,19 +119,19 @@ impl Key {
         let mut insert = |one: KeyValue| all.insert(all.partition_point(|other| other.key < one.key), one);
         if self.name != NONE {
             insert(match self.what {
-                What::Setup => listed(names::IMAP_SETUP_PHASE, names::PHASES, self.name),
+                What::Setup => listed(names::IMAP_SETUP_PHASE, SetupStep::ALL, SetupStep::as_str, self.name),
                 What::Skipped => {
                     let reason = REASONS.get(usize::from(self.name)).map_or(names::OTHER, |reason| reason.as_str());
                     KeyValue::new(names::REASON, reason)
                 }
-                _ => listed(names::IMAP_COMMAND_NAME, names::COMMANDS, self.name),
+                _ => listed(names::IMAP_COMMAND_NAME, CommandName::ALL, CommandName::as_str, self.name),
             });
         }
         if self.more != NONE {
             insert(match self.what {
-                What::Timing => listed(names::TIMING_PART, &names::PARTS, self.more),
-                What::Io => listed(names::NETWORK_IO_DIRECTION, DIRECTIONS, self.more),
-                _ => listed(names::IMAP_RESPONSE_STATUS, names::STATUSES, self.more),
+                What::Timing => listed(names::TIMING_PART, &names::PARTS, |part| part, self.more),
+                What::Io => listed(names::NETWORK_IO_DIRECTION, DIRECTIONS, |direction| direction, self.more),
+                _ => listed(names::IMAP_RESPONSE_STATUS, Condition::ALL, Condition::as_str, self.more),
             });
         }
         if let Some(class) = self.error {
@@ -145,13 +146,13 @@ impl Key {
     }
 }
 
-fn listed(key: &'static str, list: &'static [&'static str], place: u8) -> KeyValue {
-    KeyValue::new(key, list.get(usize::from(place)).copied().unwrap_or(names::OTHER))
+fn listed<T: Copy>(key: &'static str, list: &[T], text: fn(T) -> &'static str, place: u8) -> KeyValue {
+    KeyValue::new(key, list.get(usize::from(place)).map_or(names::OTHER, |one| text(*one)))
 }
 
-/// The place of `text` on a closed list; behind its end for what it does not have.
-fn place(list: &[&str], text: &str) -> u8 {
-    small(list.iter().position(|known| *known == text).unwrap_or(list.len()))
+/// The place of a name on its closed list; behind its end for one that it does not have.
+fn place<T: Copy + PartialEq>(list: &[T], name: Option<T>) -> u8 {
+    small(list.iter().position(|known| name == Some(*known)).unwrap_or(list.len()))
 }
 
 fn small(place: usize) -> u8 {
@@ -172,7 +173,7 @@ pub(super) fn measure(run: &Run, timing: bool, mut enter: impl FnMut(Key, Measur
     if let Some(latency) = run.counted_latency() {
         enter(Key::of(What::FirstLoading), Measured::Number(latency.as_f64()));
     }
-    let shook_hands = run.steps.iter().any(|step| step.name == Step::TLS && step.outcome == StepOutcome::Passed);
+    let shook_hands = run.steps.iter().any(|step| step.name == SetupStep::Tls && step.outcome == StepOutcome::Passed);
     if let (true, Some(end)) = (shook_hands, run.server.certificate_not_after) {
         enter(Key::of(What::Certificate), Measured::Number(end.epoch_seconds()));
     }
@@ -183,12 +184,12 @@ pub(super) fn measure(run: &Run, timing: bool, mut enter: impl FnMut(Key, Measur
 
 fn measure_step(step: &Step, timing: bool, enter: &mut impl FnMut(Key, Measured)) {
     let took = Measured::Number(step.duration_s.as_f64());
-    let command = if step.is_command() { place(names::COMMANDS, &step.name) } else { NONE };
-    if command == NONE {
-        let name = place(names::PHASES, &step.name);
+    let command = if step.is_command() { place(CommandName::ALL, step.name.command()) } else { NONE };
+    if let StepName::Setup(setup) = step.name {
+        let name = place(SetupStep::ALL, Some(setup));
         enter(Key { name, error: step.error_type, ..Key::of(What::Setup) }, took);
     } else {
-        let more = step.status.as_deref().map_or(NONE, |status| place(names::STATUSES, status));
+        let more = step.status.map_or(NONE, |status| place(Condition::ALL, Some(status)));
         enter(Key { what: What::Operation, name: command, more, error: step.error_type }, took);
         // Only of a command that passed: a deadline is nobody's time.
         if timing && step.outcome == StepOutcome::Passed {

@@ -1,4 +1,4 @@
-use imaptrace_record::{ErrorType, RunOutcome, StepOutcome};
+use imaptrace_record::{AddressFamily, ErrorType, RunOutcome, StepOutcome};
 use opentelemetry::Key as AttributeKey;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData, ScopeMetrics};
@@ -199,7 +199,7 @@ fn labels_on_the_allow_list_and_the_family_become_attributes() {
     let settings = MetricsSettings { labels: vec!["rack".into(), "missing".into()], ..Default::default() };
     let bench = Bench::new(&settings);
     let mut run = samples::passed();
-    run.family = Some("ipv6".into());
+    run.family = Some(AddressFamily::Ipv6);
     bench.metrics.record(&run);
     let up = bench.series(names::PROBE_UP).remove(0).0;
     assert_eq!(up[2], "imaptrace.label.rack=a3");
@@ -456,7 +456,7 @@ fn over_the_limit_new_series_are_refused_and_counted_and_the_old_go_on() {
 #[test]
 fn attributes_are_sorted_and_each_stands_once() {
     let bench = Bench::new(&MetricsSettings { timing: true, labels: vec!["rack".into()], ..Default::default() });
-    bench.metrics.record(&Run { family: Some("ipv4".into()), ..samples::passed() });
+    bench.metrics.record(&Run { family: Some(AddressFamily::Ipv4), ..samples::passed() });
     bench.metrics.record(&samples::failed());
     bench.metrics.skipped(1, SkipReason::Window, "mail01", "default", "first-load", &BTreeMap::new());
     for resource in bench.collected() {

@@ -140,7 +140,7 @@ impl Scenario {
         let expect = &self.expect;
         differs.unless_same("outcome", &run.outcome, &self.outcome);
         differs.unless_same("error type", &run.error_type, &self.error);
-        differs.unless_same("failed step", &run.failed_step, &self.step);
+        differs.unless_same("failed step", &run.failed_step.as_ref().map(ToString::to_string), &self.step);
         if run.error_type.is_some() {
             differs.unless_same(
                 "first loading latency of a run that failed",
@@ -158,7 +158,7 @@ impl Scenario {
             differs.0.push(format!("the text {text:?} does not hold {wanted:?}"));
         }
         if expect.code.is_some() {
-            differs.unless_same("code", &failing.and_then(|step| step.code.clone()), &expect.code);
+            differs.unless_same("code", &failing.and_then(|step| step.code).map(|code| code.to_string()), &expect.code);
         }
         let received: u64 = run.steps.iter().filter_map(|step| step.received_bytes).sum();
         if let Some(most) = expect.most_received.filter(|most| received > *most) {

@@ -29,7 +29,7 @@ fn describe(event: &Event<'_>) -> String {
         format!(
             "{what} {} {} {}",
             status.condition.as_str(),
-            status.code.map_or("-", |code| code.name),
+            status.code.map_or("-", |code| code.name.as_str()),
             String::from_utf8_lossy(status.text)
         )
     };

@@ -1,0 +1,257 @@
+//! The names in a record as types: steps, journeys, address families; and the words of `imaptrace-imap` in JSON.
+//!
+//! A record may come from a file that another version wrote. The name of a step that this version does not have is kept as it is,
+//! and any other word that it does not have is read as absent. Used by `run` and `step`.
+
+use std::{borrow::Cow, fmt, str::FromStr};
+
+use imaptrace_imap::{CommandName, UnknownName};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// What comes before the first command, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum SetupStep {
+    /// Name query to answer.
+    Resolve,
+    /// SYN to established.
+    Connect,
+    /// First ClientHello byte to the end of the handshake.
+    Tls,
+    /// From established (or the handshake's end) to the greeting's CRLF.
+    Greeting,
+}
+
+impl SetupStep {
+    /// All of them, in order.
+    pub const ALL: &[Self] = &[Self::Resolve, Self::Connect, Self::Tls, Self::Greeting];
+
+    /// The word in JSON and telemetry.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Resolve => "resolve",
+            Self::Connect => "connect",
+            Self::Tls => "tls",
+            Self::Greeting => "greeting",
+        }
+    }
+}
+
+/// The name of a step.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum StepName {
+    /// A step before the first command.
+    Setup(SetupStep),
+    /// An IMAP command.
+    Command(CommandName),
+    /// A name that this version does not have, as the record spells it.
+    Other(String),
+}
+
+impl StepName {
+    /// The name in JSON and text.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Setup(step) => step.as_str(),
+            Self::Command(command) => command.as_str(),
+            Self::Other(name) => name,
+        }
+    }
+
+    /// The command, if the step is one that this version has.
+    pub fn command(&self) -> Option<CommandName> {
+        match self {
+            Self::Command(command) => Some(*command),
+            Self::Setup(_) | Self::Other(_) => None,
+        }
+    }
+}
+
+impl Default for StepName {
+    fn default() -> Self {
+        Self::Other(String::new())
+    }
+}
+
+impl From<SetupStep> for StepName {
+    fn from(step: SetupStep) -> Self {
+        Self::Setup(step)
+    }
+}
+
+impl From<CommandName> for StepName {
+    fn from(command: CommandName) -> Self {
+        Self::Command(command)
+    }
+}
+
+impl From<&str> for StepName {
+    fn from(name: &str) -> Self {
+        let setup = SetupStep::ALL.iter().find(|step| step.as_str() == name);
+        let command = || name.parse().map(Self::Command).ok();
+        setup.map(|step| Self::Setup(*step)).or_else(command).unwrap_or_else(|| Self::Other(name.to_owned()))
+    }
+}
+
+impl PartialEq<SetupStep> for StepName {
+    fn eq(&self, other: &SetupStep) -> bool {
+        matches!(self, Self::Setup(step) if step == other)
+    }
+}
+
+impl PartialEq<CommandName> for StepName {
+    fn eq(&self, other: &CommandName) -> bool {
+        self.command() == Some(*other)
+    }
+}
+
+impl PartialEq<&str> for StepName {
+    fn eq(&self, other: &&str) -> bool {
+        self.as_str() == *other
+    }
+}
+
+impl fmt::Display for StepName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for StepName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for StepName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self::from(&*String::deserialize(deserializer)?))
+    }
+}
+
+/// The name of a journey: lower-case letters, digits and hyphens, a letter first, at most 64 characters.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct JourneyName(Cow<'static, str>);
+
+/// A text that is no name of a journey.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a journey's name is up to 64 lower-case letters, digits and hyphens, a letter first")]
+pub struct JourneyNameError;
+
+impl JourneyName {
+    /// What a mail program does until its message list shows.
+    pub const FIRST_LOAD: Self = Self(Cow::Borrowed("first-load"));
+    /// The same with a window of messages that changes with every run.
+    pub const FIRST_LOAD_RANDOM: Self = Self(Cow::Borrowed("first-load-random"));
+    /// The same with whole headers of old messages.
+    pub const FIRST_LOAD_COLD: Self = Self(Cow::Borrowed("first-load-cold"));
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for JourneyName {
+    type Err = JourneyNameError;
+
+    fn from_str(name: &str) -> Result<Self, JourneyNameError> {
+        let is_valid = name.len() <= 64
+            && name.starts_with(|first: char| first.is_ascii_lowercase())
+            && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'));
+        if is_valid { Ok(Self(Cow::Owned(name.to_owned()))) } else { Err(JourneyNameError) }
+    }
+}
+
+impl fmt::Display for JourneyName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for JourneyName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for JourneyName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// The address family that a run was confined to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AddressFamily {
+    /// IPv4.
+    Ipv4,
+    /// IPv6.
+    Ipv6,
+}
+
+impl AddressFamily {
+    /// The word in JSON and telemetry.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ipv4 => "ipv4",
+            Self::Ipv6 => "ipv6",
+        }
+    }
+}
+
+/// JSON of an optional name of `imaptrace-imap`, which has no serde.
+pub(super) mod imap_name {
+    use super::{Deserialize, Deserializer, FromStr, Serializer, UnknownName, fmt};
+
+    #[expect(clippy::ref_option, reason = "serde calls it with a reference to the field")]
+    pub(crate) fn serialize<T: fmt::Display, S: Serializer>(
+        name: &Option<T>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match name {
+            Some(name) => serializer.collect_str(name),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(crate) fn deserialize<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+    where
+        T: FromStr<Err = UnknownName>,
+        D: Deserializer<'de>,
+    {
+        Ok(Option::<String>::deserialize(deserializer)?.and_then(|name| name.parse().ok()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_step_is_given_back_as_it_was_read() {
+        for (name, read) in [
+            ("tls", StepName::from(SetupStep::Tls)),
+            ("FETCH", StepName::from(CommandName::Fetch)),
+            ("fetch", StepName::Other("fetch".to_owned())),
+            ("XSECRET", StepName::Other("XSECRET".to_owned())),
+            ("", StepName::default()),
+        ] {
+            let json = serde_json::to_string(name).unwrap();
+            assert_eq!(serde_json::from_str::<StepName>(&json).unwrap(), read, "{name}");
+            assert_eq!(serde_json::to_string(&read).unwrap(), json);
+        }
+    }
+
+    #[test]
+    fn a_journey_has_a_name_that_can_stand_in_a_label() {
+        let long = "a".repeat(64);
+        for name in ["first-load", "a", "b2", &long] {
+            let json = serde_json::to_string(name).unwrap();
+            assert_eq!(serde_json::from_str::<JourneyName>(&json).unwrap().as_str(), name);
+        }
+        for wrong in ["", "First", "2a", "-a", "a b", "a_b", "ä", &format!("{long}a")] {
+            assert_eq!(wrong.parse::<JourneyName>(), Err(JourneyNameError), "{wrong}");
+        }
+    }
+}
