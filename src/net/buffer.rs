@@ -1,6 +1,6 @@
 //! Memory for bytes that were just read.
 //!
-//! A connection has some only while there are bytes in it: ten thousand that wait have none. Used by the meter, below TLS,
+//! A connection has some only while there are bytes in it: ten thousand that wait have none. Used by the stamped stream, below TLS,
 //! and by `probe` above it. It reads nothing itself.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

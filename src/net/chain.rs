@@ -59,15 +59,15 @@ impl TlsContext {
 #[cfg(not(target_os = "linux"))]
 mod library {
     use super::{Chain, TlsContext};
-    use crate::net::Meter;
+    use crate::net::StampedStream;
 
     impl TlsContext {
         pub(super) fn verify_sent(&self, _: &[Vec<u8>]) -> Option<Chain> {
             None
         }
 
-        /// Has a server show its certificates over `meter`, and goes no further. Only on Linux.
-        pub async fn inspect(&self, _: &Meter) -> Option<Chain> {
+        /// Has a server show its certificates over `wire`, and goes no further. Only on Linux.
+        pub async fn inspect(&self, _: &StampedStream) -> Option<Chain> {
             None
         }
     }
@@ -93,7 +93,7 @@ mod library {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::{Chain, Refused, TlsContext, certificate, certificate::Certificate};
-    use crate::net::{Meter, TlsCause, tls_error::of_verification};
+    use crate::net::{StampedStream, TlsCause, tls_error::of_verification};
 
     /// What a handshake takes in before it is given up: the largest chain that OpenSSL takes is 100 KB.
     const MOST: usize = 256 << 10;
@@ -132,13 +132,13 @@ mod library {
             self.roots().into_iter().filter_map(|root| X509::from_der(&root.to_der().ok()?).ok())
         }
 
-        /// Has a server show its certificates over `meter`, and goes no further: nothing is sent but the handshake, without
+        /// Has a server show its certificates over `wire`, and goes no further: nothing is sent but the handshake, without
         /// a client certificate. What is wrong is judged as in any other handshake, but nothing depends on it. None when the
         /// server shows none. The caller sets a time.
-        pub async fn inspect(&self, meter: &Meter) -> Option<Chain> {
+        pub async fn inspect(&self, wire: &StampedStream) -> Option<Chain> {
             let seen = Arc::default();
             let configured = self.looking(Arc::clone(&seen)).ok()?;
-            let mut meter = meter.clone();
+            let mut wire = wire.clone();
             let mut room = vec![0; 16 << 10];
             let mut taken = 0;
             let mut step = configured.connect(self.server_name(), Pipe::default());
@@ -154,8 +154,8 @@ mod library {
                     Err(HandshakeError::SetupFailure(_)) => return None,
                 };
                 let outgoing = std::mem::take(&mut waiting.get_mut().outgoing);
-                meter.write_all(&outgoing).await.ok()?;
-                let count = meter.read(&mut room).await.ok()?;
+                wire.write_all(&outgoing).await.ok()?;
+                let count = wire.read(&mut room).await.ok()?;
                 taken += count;
                 if count == 0 || taken > MOST {
                     break Vec::new();
@@ -165,7 +165,7 @@ mod library {
             };
             last.truncate(MOST);
             // The alert, or close_notify. It makes no difference to what was seen.
-            drop(meter.write_all(&last).await);
+            drop(wire.write_all(&last).await);
             seen.lock().unwrap_or_else(PoisonError::into_inner).take()
         }
 

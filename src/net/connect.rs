@@ -19,7 +19,7 @@ use tokio::{
     time::{sleep, sleep_until, timeout_at},
 };
 
-use super::{Meter, errno::is_exhausted, linux, proxy};
+use super::{StampedStream, errno::is_exhausted, linux, proxy};
 use crate::{
     clock::{self, Deadline},
     plan::{ProxyProtocol, Timing},
@@ -86,8 +86,8 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// RFC 8305 sets no bound; a name with a thousand addresses must not make a thousand sockets.
 const MOST_ATTEMPTS: usize = 8;
 
-/// Connects to the first of `addresses` that answers, and puts `meter` on it.
-pub async fn connect(meter: &Meter, addresses: &[SocketAddr], options: ConnectOptions) -> Connected {
+/// Connects to the first of `addresses` that answers, and puts `wire` on it.
+pub async fn connect(wire: &StampedStream, addresses: &[SocketAddr], options: ConnectOptions) -> Connected {
     let mut attempts: Vec<Attempt> = Vec::new();
     // The runtime's timer may come before what the kernel has known for long.
     let look = AtomicBool::new(false);
@@ -147,7 +147,7 @@ pub async fn connect(meter: &Meter, addresses: &[SocketAddr], options: ConnectOp
     }
     let result = match winner {
         None => Err(telling(&attempts)),
-        Some((peer, start, (stream, stamped))) => match prepare(meter, stream, (start, stamped), peer, options).await {
+        Some((peer, start, (stream, stamped))) => match prepare(wire, stream, (start, stamped), peer, options).await {
             Ok(local) => Ok((peer, local)),
             Err(error) => Err(cause(&error)),
         },
@@ -219,17 +219,17 @@ async fn established(stream: &TcpStream, look: &AtomicBool) -> io::Result<()> {
 }
 
 async fn prepare(
-    meter: &Meter,
+    wire: &StampedStream,
     stream: TcpStream,
     (begun, stamped): (Instant, bool),
     peer: SocketAddr,
     options: ConnectOptions,
 ) -> io::Result<SocketAddr> {
     let local = stream.local_addr()?;
-    meter.attach(stream.into_std()?, begun, stamped, options.timing)?;
+    wire.attach(stream.into_std()?, begun, stamped, options.timing)?;
     if let Some(version) = options.proxy {
         let header = proxy::header(version, local, peer);
-        let mut line = meter.clone();
+        let mut line = wire.clone();
         // A kernel that is short of memory takes not even these few bytes.
         let written = timeout_at(options.deadline.lengthened().into(), line.write_all(&header)).await;
         written.unwrap_or_else(|_| Err(io::Error::from_raw_os_error(libc::ETIMEDOUT)))?;
@@ -291,7 +291,7 @@ mod tests {
     async fn a_refused_address_is_on_record_and_the_next_one_wins() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (dead, alive) = (closed().await, listener.local_addr().unwrap());
-        let connected = connect(&Meter::default(), &[dead, alive], options(Duration::from_secs(5))).await;
+        let connected = connect(&StampedStream::default(), &[dead, alive], options(Duration::from_secs(5))).await;
         let (peer, local) = connected.result.unwrap();
         assert_eq!(peer, alive);
         assert!(local.ip().is_loopback());
@@ -304,19 +304,19 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let source = Some("192.0.2.1".parse().unwrap());
         let options = ConnectOptions { source, ..options(Duration::from_secs(5)) };
-        let connected = connect(&Meter::default(), &[listener.local_addr().unwrap()], options).await;
+        let connected = connect(&StampedStream::default(), &[listener.local_addr().unwrap()], options).await;
         assert_eq!(connected.result.map(|_| ()), Err(ConnectCause::Source));
     }
 
     #[tokio::test]
     async fn refused_everywhere_is_refused() {
-        let connected = connect(&Meter::default(), &[closed().await], options(Duration::from_secs(5))).await;
+        let connected = connect(&StampedStream::default(), &[closed().await], options(Duration::from_secs(5))).await;
         assert_eq!(connected.result.map(|_| ()), Err(ConnectCause::Refused));
     }
 
     #[tokio::test]
     async fn no_address_at_all_ends_at_once() {
-        let connected = connect(&Meter::default(), &[], options(Duration::from_secs(3600))).await;
+        let connected = connect(&StampedStream::default(), &[], options(Duration::from_secs(3600))).await;
         assert_eq!((connected.result.map(|_| ()), connected.attempts.len()), (Err(ConnectCause::Unreachable), 0));
     }
 }

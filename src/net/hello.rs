@@ -75,7 +75,7 @@ const CERTIFICATE: u8 = 11;
 /// A ServerHello is below 200 bytes even with a post-quantum key share's 1.1 KB counted apart, and a chain of certificates
 /// that is longer than this is not looked at. What is kept is let go once all was seen.
 const HANDSHAKE_KEPT: usize = 12 << 10;
-/// Enough of a stranger's greeting to name its protocol.
+/// Enough of what is no TLS to name its protocol.
 const FIRST_KEPT: usize = 16;
 /// The random of a `HelloRetryRequest` (RFC 8446 §4.1.3).
 const RETRY: [u8; 8] = [0xCF, 0x21, 0xAD, 0x74, 0xE5, 0x9A, 0x61, 0x11];
@@ -130,7 +130,7 @@ impl Records {
     }
 
     /// The first bytes, when they are no TLS record.
-    pub(super) fn stranger(&self) -> Option<&[u8]> {
+    pub(super) fn non_tls_prefix(&self) -> Option<&[u8]> {
         (self.first.first().is_some_and(|kind| !(20..=23).contains(kind))).then_some(&*self.first)
     }
 
@@ -350,13 +350,13 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_is_known_by_its_first_byte() {
+    fn another_protocol_is_known_by_its_first_byte() {
         let mut records = Records::default();
         records.push(b"* OK Dovecot ready.\r\n");
-        assert_eq!(records.stranger(), Some(b"* OK Dovecot rea".as_slice()));
+        assert_eq!(records.non_tls_prefix(), Some(b"* OK Dovecot rea".as_slice()));
         let mut records = Records::default();
         records.push(&[ALERT, 3, 3, 0, 2, 1]);
-        assert_eq!(records.stranger(), None);
+        assert_eq!(records.non_tls_prefix(), None);
         assert!(!records.last().unwrap().may_be_alert(), "half of it");
         records.push(&[0]);
         assert!(records.last().unwrap().may_be_alert());

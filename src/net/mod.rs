@@ -24,7 +24,7 @@ mod linux;
 #[cfg(not(target_os = "linux"))]
 #[path = "portable.rs"]
 mod linux;
-mod meter;
+mod stamped_stream;
 mod proxy;
 mod resolve;
 mod roots;
@@ -40,20 +40,20 @@ pub use descriptors::can_open;
 pub use errno::{Trouble, trouble};
 pub use hello::{LastRecord, ServerHello};
 pub use linux::{TcpInfo, tick};
-pub use meter::{Counts, Crossing, LATE, Meter, Traffic, kept_waiting};
+pub use stamped_stream::{Counts, WireEvent, LATE, StampedStream, Traffic, kept_waiting};
 pub use resolve::{Family, ResolveCause, Resolver};
 pub use roots::{Roots, RootsError, remove_roots, roots_are_ready};
 pub use tls::{Armed, NotReady, Shown, TlsContext, TlsFiles, init_openssl, shown};
 pub use tls_error::{TlsCause, TlsFailure};
 pub use tls_files::{TlsContextError, TlsMaterial, TlsPaths, TlsPem};
 
-/// A connection to speak over: clear text, or TLS above the same meter.
+/// A connection to speak over: clear text, or TLS above the same stamped stream.
 #[derive(Debug)]
 pub enum Line {
     /// Clear text.
-    Plain(Meter),
+    Plain(StampedStream),
     /// TLS.
-    Tls(Box<async_native_tls::TlsStream<Meter>>),
+    Tls(Box<async_native_tls::TlsStream<StampedStream>>),
 }
 
 impl Line {
@@ -61,7 +61,7 @@ impl Line {
     pub fn poll_read(&mut self, context: &mut Context<'_>, target: &mut [u8]) -> Poll<io::Result<usize>> {
         let mut target = ReadBuf::new(target);
         let polled = match self {
-            Self::Plain(meter) => Pin::new(meter).poll_read(context, &mut target),
+            Self::Plain(wire) => Pin::new(wire).poll_read(context, &mut target),
             Self::Tls(stream) => Pin::new(&mut **stream).poll_read(context, &mut target),
         };
         polled.map_ok(|()| target.filled().len())
@@ -70,7 +70,7 @@ impl Line {
     /// Writes all of `bytes`.
     pub async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self {
-            Self::Plain(meter) => meter.write_all(bytes).await,
+            Self::Plain(wire) => wire.write_all(bytes).await,
             Self::Tls(stream) => stream.write_all(bytes).await,
         }
     }
@@ -78,7 +78,7 @@ impl Line {
     /// Says that nothing more will be sent: `close_notify` under TLS (RFC 8446 §6.1), and FIN.
     pub async fn close(&mut self) -> io::Result<()> {
         match self {
-            Self::Plain(meter) => meter.shutdown().await,
+            Self::Plain(wire) => wire.shutdown().await,
             Self::Tls(stream) => stream.shutdown().await,
         }
     }

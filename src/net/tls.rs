@@ -11,7 +11,7 @@ use std::{
 use async_native_tls::TlsStream;
 
 use super::{
-    Certificate, Meter, RootsError, TlsCause, TlsContextError, TlsFailure, TlsMaterial, TlsPaths, certificate,
+    Certificate, StampedStream, RootsError, TlsCause, TlsContextError, TlsFailure, TlsMaterial, TlsPaths, certificate,
     roots_are_ready,
 };
 use crate::{
@@ -118,9 +118,9 @@ impl TlsContext {
         self.alpn
     }
 
-    /// Makes everything ready for a handshake over `meter`, up to the ClientHello, which waits for a connection. That is
+    /// Makes everything ready for a handshake over `wire`, up to the ClientHello, which waits for a connection. That is
     /// half a millisecond of work that no mail program does at its user's expense, so it is done before the run begins.
-    pub fn arm(&self, meter: &Meter) -> Armed {
+    pub fn arm(&self, wire: &StampedStream) -> Armed {
         let mut builder = native_tls::TlsConnector::builder();
         builder
             .min_protocol_version(Some(native_tls::Protocol::Tlsv12))
@@ -138,41 +138,41 @@ impl TlsContext {
             builder.identity(identity.clone());
         }
         let connector = async_native_tls::TlsConnector::from(builder);
-        let (name, under) = (self.name.clone(), meter.clone());
+        let (name, under) = (self.name.clone(), wire.clone());
         let mut handshake: Handshake = Box::pin(async move { connector.connect(name, under).await });
         // Without a connection it cannot get further than this; whatever it says is said again when it goes on.
         let early = match handshake.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(result) => Some(result),
             Poll::Pending => None,
         };
-        Armed { handshake, early, meter: meter.clone(), name: self.name.clone(), insecure: self.insecure }
+        Armed { handshake, early, wire: wire.clone(), name: self.name.clone(), insecure: self.insecure }
     }
 }
 
-type Handshake = Pin<Box<dyn Future<Output = Result<TlsStream<Meter>, native_tls::Error>> + Send>>;
+type Handshake = Pin<Box<dyn Future<Output = Result<TlsStream<StampedStream>, native_tls::Error>> + Send>>;
 
 /// A handshake whose first bytes are ready to go.
 pub struct Armed {
     handshake: Handshake,
     /// It ended before it began: something of ours is wrong.
-    early: Option<Result<TlsStream<Meter>, native_tls::Error>>,
-    meter: Meter,
+    early: Option<Result<TlsStream<StampedStream>, native_tls::Error>>,
+    wire: StampedStream,
     name: String,
     insecure: bool,
 }
 
 impl Armed {
-    /// Shakes hands; the meter's first write is then the ClientHello's first byte. The caller keeps its handle on the
-    /// meter: what was seen on the wire outlives a handshake that fails. Waits for as long as the server lets it.
-    pub async fn shake(self) -> Result<TlsStream<Meter>, TlsFailure> {
-        let Self { handshake, early, meter, name, insecure } = self;
-        meter.begin_tls();
-        meter.mark();
+    /// Shakes hands; the stamped stream's first write is then the ClientHello's first byte. The caller keeps its handle on the
+    /// stamped stream: what was seen on the wire outlives a handshake that fails. Waits for as long as the server lets it.
+    pub async fn shake(self) -> Result<TlsStream<StampedStream>, TlsFailure> {
+        let Self { handshake, early, wire, name, insecure } = self;
+        wire.begin_tls();
+        wire.begin_step();
         let result = match early {
             Some(result) => result,
             None => handshake.await,
         };
-        let stream = result.map_err(|error| TlsFailure::of_handshake(&error, &meter, &name))?;
+        let stream = result.map_err(|error| TlsFailure::of_handshake(&error, &wire, &name))?;
         if !insecure && is_name(&name) {
             // Where the leaf does not say for which hosts it is, OpenSSL goes by the common name, which may be anything that
             // reads like a host (RFC 9525 §6.3 and RFC 7817 §3 are for the one and against the other).
@@ -190,7 +190,7 @@ fn is_name(reference: &str) -> bool {
 }
 
 /// The server's own certificate, as DER.
-fn leaf(stream: &TlsStream<Meter>) -> Option<Vec<u8>> {
+fn leaf(stream: &TlsStream<StampedStream>) -> Option<Vec<u8>> {
     stream.peer_certificate().ok()??.to_der().ok()
 }
 
@@ -202,14 +202,14 @@ fn nameless(name: &str, leaf: Vec<u8>) -> TlsFailure {
 
 /// What is known of the server's certificate after a handshake, good or bad: of one that failed the library reports
 /// nothing, and what passed on the wire is taken; up to TLS 1.2 that is in clear text.
-pub fn shown(stream: Result<&TlsStream<Meter>, &TlsFailure>, meter: &Meter) -> Shown {
+pub fn shown(stream: Result<&TlsStream<StampedStream>, &TlsFailure>, wire: &StampedStream) -> Shown {
     match stream {
         Ok(stream) => {
-            meter.drop_chain();
+            wire.drop_chain();
             Shown::Leaf(leaf(stream).map(|der| Certificate::parse(&der)))
         }
         Err(TlsFailure { leaf: Some(leaf), .. }) => Shown::Chain(vec![leaf.clone()]),
-        Err(_) => Shown::Chain(meter.take_chain()),
+        Err(_) => Shown::Chain(wire.take_chain()),
     }
 }
 

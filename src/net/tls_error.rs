@@ -6,7 +6,7 @@
 
 use std::{error::Error, io};
 
-use super::{Meter, Trouble, descriptors, trouble};
+use super::{StampedStream, Trouble, descriptors, trouble};
 
 /// Why a handshake failed, or a TLS connection broke.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,12 +106,12 @@ impl TlsFailure {
         Self { cause, text, answered: false, leaf: None }
     }
 
-    /// A handshake over `meter`, with a server that was to be `name`, failed with this error.
-    pub(super) fn of_handshake(error: &native_tls::Error, meter: &Meter, name: &str) -> Self {
-        let answered = meter.last_record().is_some();
-        let failure = match meter.stranger() {
+    /// A handshake over `wire`, with a server that was to be `name`, failed with this error.
+    pub(super) fn of_handshake(error: &native_tls::Error, wire: &StampedStream, name: &str) -> Self {
+        let answered = wire.last_record().is_some();
+        let failure = match wire.non_tls_prefix() {
             Some(first) => not_tls(&first),
-            None => library(error, meter, name),
+            None => library(error, wire, name),
         };
         Self { answered, ..failure }
     }
@@ -135,18 +135,18 @@ fn not_tls(first: &[u8]) -> TlsFailure {
     TlsFailure::new(cause, format!("the server did not answer in TLS; its first bytes were {first:?}"))
 }
 
-fn library(error: &native_tls::Error, meter: &Meter, name: &str) -> TlsFailure {
+fn library(error: &native_tls::Error, wire: &StampedStream, name: &str) -> TlsFailure {
     let failure = match broken(error) {
         Some(Ended::Kernel(cause, text)) => {
-            let when = if meter.last_record().is_some() {
+            let when = if wire.last_record().is_some() {
                 "in the handshake"
             } else {
                 "before the server's first byte of TLS"
             };
             TlsFailure::new(cause, format!("the connection broke {when}: {text}"))
         }
-        Some(Ended::Eof) => ended(meter),
-        None => handshake(error, meter, name),
+        Some(Ended::Eof) => ended(wire),
+        None => handshake(error, wire, name),
     };
     // Roots are read when they are needed; one that could not be opened is to OpenSSL one that does not exist.
     if matches!(failure.cause, TlsCause::Untrusted | TlsCause::Handshake) && descriptors::are_spent() {
@@ -157,9 +157,9 @@ fn library(error: &native_tls::Error, meter: &Meter, name: &str) -> TlsFailure {
 }
 
 /// The connection is at its end, in the handshake.
-fn ended(meter: &Meter) -> TlsFailure {
+fn ended(wire: &StampedStream) -> TlsFailure {
     const ALERT: u8 = 21;
-    let text = match meter.last_record() {
+    let text = match wire.last_record() {
         None => "the server closed the connection before its first byte of TLS",
         Some(last) if last.whole && last.kind == ALERT => "the server ended the handshake with close_notify",
         Some(_) => "the server closed the connection in the handshake, without close_notify",
@@ -238,7 +238,7 @@ fn alert(number: i32) -> (&'static str, TlsCause) {
 use self::openssl_errors::{handshake, session};
 
 #[cfg(not(target_os = "linux"))]
-fn handshake(error: &native_tls::Error, _: &Meter, _: &str) -> TlsFailure {
+fn handshake(error: &native_tls::Error, _: &StampedStream, _: &str) -> TlsFailure {
     TlsFailure::new(TlsCause::Handshake, error.to_string())
 }
 
@@ -262,7 +262,7 @@ mod openssl_errors {
         x509::X509VerifyResult,
     };
 
-    use super::{Meter, TlsCause, TlsFailure, alert, ended};
+    use super::{StampedStream, TlsCause, TlsFailure, alert, ended};
 
     /// `ERR_LIB_SSL`, and the libraries below it that read certificates: `ERR_LIB_X509`, `ERR_LIB_ASN1`.
     const SSL: i32 = 20;
@@ -326,11 +326,11 @@ mod openssl_errors {
         ),
     ];
 
-    pub(super) fn handshake(error: &native_tls::Error, meter: &Meter, name: &str) -> TlsFailure {
+    pub(super) fn handshake(error: &native_tls::Error, wire: &StampedStream, name: &str) -> TlsFailure {
         let Some(stack) = error.source().and_then(|source| source.downcast_ref::<ErrorStack>()) else {
             // Before there is a connection it is the set-up that fails. After that, only an end has no reason.
-            return match meter.tcp_info() {
-                Some(_) => ended(meter),
+            return match wire.tcp_info() {
+                Some(_) => ended(wire),
                 None => TlsFailure::new(TlsCause::Handshake, error.to_string()),
             };
         };
@@ -341,12 +341,12 @@ mod openssl_errors {
             return TlsFailure::new(cause, format!("certificate refused for {name}: {why}"));
         }
         if ssl_reasons(stack).any(|reason| reason == UNEXPECTED_EOF) {
-            return ended(meter);
+            return ended(wire);
         }
         let (cause, text) = reason(stack).unwrap_or_else(|| (TlsCause::Handshake, error.to_string()));
         match cause {
             // The server had found something in common before.
-            TlsCause::NoCommonParameters if is_alert(stack) && meter.server_hello().is_some() => TlsFailure::new(
+            TlsCause::NoCommonParameters if is_alert(stack) && wire.server_hello().is_some() => TlsFailure::new(
                 TlsCause::RefusedAfterCertificate,
                 format!("{text}, after it had shown its certificate"),
             ),

@@ -166,18 +166,18 @@ fn tcp_delta(step: &mut Step, driver: &mut Driver) -> Option<TcpInfoDelta> {
 /// Notes on a command's step where its time went. Gives how far off that can be.
 fn account(step: &mut Step, exchange: &Exchange, tcp: Option<&TcpInfoDelta>, driver: &mut Driver) -> Uncertainty {
     let Exchange { start, end, traffic, .. } = exchange;
-    driver.pace.learn(&traffic.crossings, tcp.map_or(0, |tcp| tcp.segment));
-    let (crossings, per_byte) = (&traffic.crossings, driver.pace.per_byte());
+    driver.pace.learn(&traffic.events, tcp.map_or(0, |tcp| tcp.segment));
+    let (events, per_byte) = (&traffic.events, driver.pace.per_byte());
     let round_trip = tcp.and_then(|tcp| tcp.rtt_min);
-    let span = Span { start: *start, end: *end, crossings, duration: step.duration_s, round_trip };
+    let span = Span { start: *start, end: *end, events, duration: step.duration_s, round_trip };
     let parts = split(span, per_byte);
     step.server_s = Some(parts.server);
     step.network_s = Some(parts.network);
     step.transfer_s = Some(parts.transfer);
-    if crossings.iter().any(|crossing| !crossing.sent) {
+    if events.iter().any(|event| !event.sent) {
         step.clock_source = Some(if traffic.kernel { ClockSource::Kernel } else { ClockSource::User });
     }
-    step.delayed_s = Some(Seconds::from(kept_waiting(crossings))).filter(|kept| *kept > Seconds::ZERO);
+    step.delayed_s = Some(Seconds::from(kept_waiting(events))).filter(|kept| *kept > Seconds::ZERO);
     if let Ok(said) = &exchange.result {
         step.reported_s = reported(&said.text, step.duration_s.to_duration());
     }

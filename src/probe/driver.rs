@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     clock::{self, Deadline},
-    net::{Armed, Buffer, Line, Meter, TcpInfo, TlsCause, TlsFailure, Traffic},
+    net::{Armed, Buffer, Line, StampedStream, TcpInfo, TlsCause, TlsFailure, Traffic},
 };
 
 /// A connection and the session on it.
@@ -35,7 +35,7 @@ pub(super) struct Driver {
     line: Option<Line>,
     /// The handshake that is still to come.
     armed: Option<Armed>,
-    meter: Meter,
+    wire: StampedStream,
     pub(super) session: Session,
     /// What was read last, while something of it is unread.
     buffer: Option<Buffer>,
@@ -69,12 +69,12 @@ const TURN: usize = 64 << 10;
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 impl Driver {
-    pub(super) fn new(meter: Meter, armed: Option<Armed>, limits: Limits, cancel: Cancel) -> Self {
+    pub(super) fn new(wire: StampedStream, armed: Option<Armed>, limits: Limits, cancel: Cancel) -> Self {
         let now = clock::now();
         Self {
-            line: Some(Line::Plain(meter.clone())),
+            line: Some(Line::Plain(wire.clone())),
             armed,
-            meter,
+            wire,
             session: Session::new(limits),
             buffer: None,
             unread: 0..0,
@@ -91,8 +91,8 @@ impl Driver {
         }
     }
 
-    pub(super) fn meter(&self) -> &Meter {
-        &self.meter
+    pub(super) fn wire(&self) -> &StampedStream {
+        &self.wire
     }
 
     /// Whether bytes wait that no step has asked for.
@@ -100,13 +100,13 @@ impl Driver {
         !self.unread.is_empty()
     }
 
-    /// Puts TLS over the connection. The handle on the meter stays, whatever comes of it.
+    /// Puts TLS over the connection. The handle on the stamped stream stays, whatever comes of it.
     pub(super) async fn secure(&mut self, deadline: Deadline) -> Result<(), SecureError> {
         self.line = None;
         let Some(armed) = self.armed.take() else { return Err(SecureError::Failed(TlsFailure::unprepared())) };
-        let meter = &self.meter;
-        meter.watch_unread(deadline.tenth());
-        let stream = match self.watch.until(deadline, || meter.look(), armed.shake()).await {
+        let wire = &self.wire;
+        wire.watch_unread(deadline.tenth());
+        let stream = match self.watch.until(deadline, || wire.look(), armed.shake()).await {
             Waited::Done(Ok(stream)) => stream,
             Waited::Done(Err(failure)) => {
                 let ended = matches!(failure.cause, TlsCause::Eof | TlsCause::Reset);
@@ -129,7 +129,7 @@ impl Driver {
     }
 
     /// The TLS stream, for its certificate.
-    pub(super) fn tls(&self) -> Option<&async_native_tls::TlsStream<Meter>> {
+    pub(super) fn tls(&self) -> Option<&async_native_tls::TlsStream<StampedStream>> {
         match &self.line {
             Some(Line::Tls(stream)) => Some(stream),
             _ => None,
@@ -138,7 +138,7 @@ impl Driver {
 
     /// Waits for the greeting. Returns it with the stamp of its last byte.
     pub(super) async fn greeting(&mut self, deadline: Deadline) -> Result<(Said, Instant), Fault> {
-        self.meter.watch_unread(deadline.tenth());
+        self.wire.watch_unread(deadline.tenth());
         loop {
             let next = self.next(deadline, ErrorType::TimeoutGreeting).await;
             match next.map_err(|fault| self.excused(fault, deadline))? {
@@ -165,8 +165,8 @@ impl Driver {
         self.idle_since = self.stamp;
         let early = self.settle();
         self.warning = None;
-        self.meter.mark();
-        self.meter.watch_unread(deadline.tenth());
+        self.wire.begin_step();
+        self.wire.watch_unread(deadline.tenth());
         let now = clock::now();
         let mut exchange = Exchange {
             start: now,
@@ -191,7 +191,7 @@ impl Driver {
             }
             Err(fault) => Err(Fault { at: now, ..fault }),
         };
-        exchange.start = self.meter.first_write().unwrap_or(now);
+        exchange.start = self.wire.first_write().unwrap_or(now);
         exchange.end = match &result {
             Ok(_) => self.stamp,
             Err(fault) => fault.at,
@@ -199,7 +199,7 @@ impl Driver {
         if let Err(fault) = &mut result
             && fault.class == ErrorType::Cancelled
             // The command stands whole on the line, or none of it does.
-            && (self.session.is_between_commands() || self.meter.first_write().is_none())
+            && (self.session.is_between_commands() || self.wire.first_write().is_none())
         {
             self.session.abandon();
             fault.speaking = true;
@@ -218,8 +218,8 @@ impl Driver {
                 transcript.event(fault.class.as_str(), fault.at);
             }
         }
-        exchange.traffic = self.meter.traffic();
-        exchange.more = self.has_unread() || self.meter.has_waiting();
+        exchange.traffic = self.wire.traffic();
+        exchange.more = self.has_unread() || self.wire.has_waiting();
         exchange.spoken = self.session.spoken().to_vec();
         exchange.progress = self.session.take_progress();
         if !self.session.trusts_untagged() {
@@ -425,7 +425,7 @@ impl Driver {
 
     async fn read(&mut self, deadline: Deadline, timeout: ErrorType) -> Result<(), Fault> {
         if self.is_over(deadline)? {
-            self.meter.look();
+            self.wire.look();
         }
         self.buffer = None;
         if self.turn >= TURN {
@@ -433,8 +433,8 @@ impl Driver {
             tokio::task::yield_now().await;
         }
         let Some(line) = &mut self.line else { return Err(Fault::new(ErrorType::Internal, clock::now())) };
-        self.meter.listen();
-        let (held, meter) = (&mut self.buffer, &self.meter);
+        self.wire.begin_read();
+        let (held, wire) = (&mut self.buffer, &self.wire);
         let reading = poll_fn(|context| {
             // Taken at each look: whoever waits has none.
             let mut buffer = Buffer::take();
@@ -445,13 +445,13 @@ impl Driver {
                     *held = Some(buffer);
                 }
                 Poll::Ready(Err(_)) => {}
-                Poll::Pending => meter.pass_over(),
+                Poll::Pending => wire.ignore_tls_records(),
             }
             polled
         });
         let awaited = if timeout == ErrorType::TimeoutGreeting { Awaited::Greeting } else { Awaited::Answer };
-        let read = self.watch.until(deadline, || meter.look(), reading).await;
-        (self.first_stamp, self.stamp) = self.meter.heard().unwrap_or_else(|| (clock::now(), clock::now()));
+        let read = self.watch.until(deadline, || wire.look(), reading).await;
+        (self.first_stamp, self.stamp) = self.wire.last_arrival().unwrap_or_else(|| (clock::now(), clock::now()));
         match read {
             Waited::TimeUp => Err(self.time_up(deadline, timeout, awaited)),
             Waited::Cancelled => Err(Fault::new(ErrorType::Cancelled, clock::now())),

@@ -20,7 +20,7 @@ use tokio::time::timeout_at;
 use super::{Cancel, Prepared, certificates, driver::Driver, redact::Redactor, wait::cancelled};
 use crate::{
     clock::{self, Deadline},
-    net::{self, Chain, ConnectOptions, Meter, TlsCause},
+    net::{self, Chain, ConnectOptions, StampedStream, TlsCause},
     plan::{Account, Security, TagStyle, Timing},
 };
 
@@ -146,20 +146,20 @@ fn wanting(run: &Run) -> Option<(ErrorType, TlsCause, SocketAddr)> {
 /// Has the server show its certificates.
 async fn look(prepared: &Prepared, peer: SocketAddr, deadline: Deadline, cancel: Cancel) -> Option<Chain> {
     let target = prepared.target();
-    let meter = Meter::default();
+    let wire = StampedStream::default();
     // These times are not used.
     let timing = Timing { kernel_stamps: false, quickack: false };
     let options = ConnectOptions { source: target.source_address, proxy: target.proxy_protocol, timing, deadline };
-    net::connect(&meter, &[peer], options).await.result.ok()?;
+    net::connect(&wire, &[peer], options).await.result.ok()?;
     if target.security == Security::StartTls {
-        starttls(prepared, &meter, deadline, cancel).await?;
+        starttls(prepared, &wire, deadline, cancel).await?;
     }
-    prepared.tls.inspect(&meter).await
+    prepared.tls.inspect(&wire).await
 }
 
 /// Waits for the greeting and sends STARTTLS. None when the server does not agree, or says more than that.
-async fn starttls(prepared: &Prepared, meter: &Meter, deadline: Deadline, cancel: Cancel) -> Option<()> {
-    let mut driver = Driver::new(meter.clone(), None, LIMITS, cancel);
+async fn starttls(prepared: &Prepared, wire: &StampedStream, deadline: Deadline, cancel: Cancel) -> Option<()> {
+    let mut driver = Driver::new(wire.clone(), None, LIMITS, cancel);
     let (greeting, _) = driver.greeting(deadline).await.ok()?;
     if greeting.condition != Condition::Ok {
         return None;

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     clock::{self, Anchor, Deadline},
-    net::{Armed, Meter},
+    net::{Armed, StampedStream},
     plan::{self, Open, Security, Target},
     secret::SecretError,
 };
@@ -53,16 +53,16 @@ pub(super) struct Journey<'a> {
 
 /// A connection before there is one.
 pub(super) struct Ready {
-    pub(super) meter: Meter,
+    pub(super) wire: StampedStream,
     /// The handshake, where there will be one.
     pub(super) armed: Option<Armed>,
 }
 
 impl Ready {
     fn new(prepared: &Prepared) -> Self {
-        let meter = Meter::default();
-        let armed = (prepared.target.security != Security::None).then(|| prepared.tls.arm(&meter));
-        Self { meter, armed }
+        let wire = StampedStream::default();
+        let armed = (prepared.target.security != Security::None).then(|| prepared.tls.arm(&wire));
+        Self { wire, armed }
     }
 }
 
@@ -205,10 +205,10 @@ impl<'a> Journey<'a> {
     }
 
     fn note_connection(&mut self, driver: &Driver) {
-        let counts = driver.meter().counts();
+        let counts = driver.wire().counts();
         self.recorder.wire(counts.sent, counts.received);
         let tcp = driver.tcp_total();
-        let quickack = driver.meter().quickack();
+        let quickack = driver.wire().quickack();
         let server = self.recorder.server();
         server.rtt_min_s = tcp.rtt_min.map(Seconds::from);
         server.retransmits = tcp.rtt_min.map(|_| tcp.retransmits.into());

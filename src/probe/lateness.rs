@@ -1,7 +1,7 @@
 //! Whose time it was when a step took too long: the server's, which is a failure, or our own, which makes the run void.
 //!
 //! What the kernel held was read before this is asked. How long a deadline is, pauses included, is `clock`'s to say; when the
-//! server owed us nothing, the meter's. Called by `driver` and `sasl` when time is up or the connection has ended.
+//! server owed us nothing, the stamped stream's. Called by `driver` and `sasl` when time is up or the connection has ended.
 
 use std::time::{Duration, Instant};
 
@@ -37,12 +37,12 @@ impl Driver {
 
     /// The class of a step that is over and in which the server owed us too little of the time to be blamed.
     pub(super) fn own_delay(&self, deadline: Deadline, awaited: Awaited) -> Option<ErrorType> {
-        let (meter, begin, end) = (self.meter(), deadline.begin(), deadline.lengthened());
-        let since = || meter.last_crossing().unwrap_or(begin);
-        let mut away = meter.not_owed();
+        let (wire, begin, end) = (self.wire(), deadline.begin(), deadline.lengthened());
+        let since = || wire.last_event().unwrap_or(begin);
+        let mut away = wire.not_owed();
         match awaited {
             Awaited::Greeting => {}
-            Awaited::Answer => away.push((begin, meter.asked_at().unwrap_or(end))),
+            Awaited::Answer => away.push((begin, wire.asked_at().unwrap_or(end))),
             Awaited::Room(sending) => away.push((since(), sending)),
             Awaited::Us => away.push((since(), end)),
         }
@@ -64,8 +64,8 @@ impl Driver {
         if !clock::paused(since, clock::now(), long).is_zero() {
             return Some(ErrorType::Suspended);
         }
-        let before = self.meter().first_write().map(|sent| (since, sent));
-        let mut waits = self.meter().not_owed().into_iter().chain(before);
+        let before = self.wire().first_write().map(|sent| (since, sent));
+        let mut waits = self.wire().not_owed().into_iter().chain(before);
         waits.any(|(from, to)| to.saturating_duration_since(from) > long).then_some(ErrorType::OverloadCpu)
     }
 }

@@ -97,13 +97,13 @@ impl Journey<'_> {
         let usable =
             addresses.iter().filter(|address| source.is_none_or(|source| source.is_ipv4() == address.is_ipv4()));
         let peers: Vec<SocketAddr> = usable.map(|address| SocketAddr::new(*address, port)).collect();
-        let Ready { meter, armed } = self.ready();
+        let Ready { wire, armed } = self.ready();
         let options =
             ConnectOptions { source, proxy: self.target.proxy_protocol, timing: self.target.timing, deadline };
         let start = clock::now();
         let connected = tokio::select! {
             biased;
-            connected = net::connect(&meter, &peers, options) => connected,
+            connected = net::connect(&wire, &peers, options) => connected,
             () = cancelled(&mut self.cancel) => {
                 self.recorder.time(&mut step, start, clock::now());
                 return Err(self.fail(step, ErrorType::Cancelled));
@@ -142,7 +142,7 @@ impl Journey<'_> {
             depth: limits.depth,
             literal_kept: limits.literal_kept,
         };
-        let mut driver = Driver::new(meter, armed, limits, self.cancel.clone());
+        let mut driver = Driver::new(wire, armed, limits, self.cancel.clone());
         self.note_tcp(&mut step, &mut driver);
         step.delayed_s = won.and_then(|won| {
             let took = won.end.saturating_duration_since(won.start);
@@ -173,19 +173,19 @@ impl Journey<'_> {
         let asked = clock::now();
         let result = driver.secure(deadline).await;
         // It ends with the last byte of ours or theirs. What follows is our own, and the greeting may come meanwhile.
-        let traffic = driver.meter().traffic();
-        let end = match (&result, traffic.crossings.last()) {
+        let traffic = driver.wire().traffic();
+        let end = match (&result, traffic.events.last()) {
             (Ok(()), Some(last)) => last.at,
             _ => clock::now(),
         };
-        self.recorder.time(&mut step, driver.meter().first_write().unwrap_or(asked), end);
-        step.delayed_s = delay(net::kept_waiting(&traffic.crossings));
+        self.recorder.time(&mut step, driver.wire().first_write().unwrap_or(asked), end);
+        step.delayed_s = delay(net::kept_waiting(&traffic.events));
         self.note_tcp(&mut step, driver);
-        let hello = driver.meter().server_hello();
+        let hello = driver.wire().server_hello();
         let shown = match &result {
-            Err(SecureError::Failed(failure)) => net::shown(Err(failure), driver.meter()),
+            Err(SecureError::Failed(failure)) => net::shown(Err(failure), driver.wire()),
             Err(SecureError::Cancelled | SecureError::OwnDelay(_)) => Shown::Leaf(None),
-            Ok(()) => driver.tls().map_or(Shown::Leaf(None), |stream| net::shown(Ok(stream), driver.meter())),
+            Ok(()) => driver.tls().map_or(Shown::Leaf(None), |stream| net::shown(Ok(stream), driver.wire())),
         };
         let verified = match &result {
             Err(_) => Verified::No,

@@ -142,7 +142,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{net::Meter, plan::Timing};
+    use crate::{net::StampedStream, plan::Timing};
 
     const LONG: Duration = Duration::from_secs(30);
 
@@ -157,10 +157,10 @@ mod tests {
     async fn login(deadline: Duration, hashing: impl FnOnce(watch::Sender<bool>)) -> (Exchange, usize) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let meter = Meter::default();
-        meter.attach(stream.into_std().unwrap(), clock::now(), false, Timing::default()).unwrap();
+        let wire = StampedStream::default();
+        wire.attach(stream.into_std().unwrap(), clock::now(), false, Timing::default()).unwrap();
         let (cancel, cancelled) = watch::channel(false);
-        let mut driver = Driver::new(meter, None, Limits::default(), cancelled);
+        let mut driver = Driver::new(wire, None, Limits::default(), cancelled);
         let (stream, _) = listener.accept().await.unwrap();
         let server = async {
             let mut stream = BufReader::new(stream);

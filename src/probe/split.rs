@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use imaptrace_record::Seconds;
 
-use crate::net::Crossing;
+use crate::net::WireEvent;
 
 /// The three parts of a command's duration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -31,7 +31,7 @@ pub(super) struct Span<'a> {
     /// Its tagged line was whole; or the moment at which it was given up.
     pub(super) end: Instant,
     /// What crossed the line meanwhile, in order.
-    pub(super) crossings: &'a [Crossing],
+    pub(super) events: &'a [WireEvent],
     /// The duration as the record has it, which the parts add up to.
     pub(super) duration: Seconds,
     /// Smallest round trip of the connection. Without one nothing is taken off for the line.
@@ -56,11 +56,11 @@ const KEPT: usize = 128;
 
 impl Pace {
     /// Learns from what crossed the line in one step. `segment`: payload of a full segment, in bytes.
-    pub(super) fn learn(&mut self, crossings: &[Crossing], segment: u32) {
+    pub(super) fn learn(&mut self, events: &[WireEvent], segment: u32) {
         if segment == 0 {
             return;
         }
-        for pair in crossings.windows(2) {
+        for pair in events.windows(2) {
             let [before, after] = pair else { continue };
             // One of many segments at once is several waiting ones; a read may have cut one short, and is no witness.
             if before.sent || after.sent || before.bytes % segment != 0 || after.bytes == 0 {
@@ -97,7 +97,7 @@ impl Pace {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Gap<'a> {
     /// What ended it; none where nothing did, and the step was given up.
-    pub(super) arrival: Option<&'a Crossing>,
+    pub(super) arrival: Option<&'a WireEvent>,
     /// All of it but one round trip.
     pub(super) wait: Duration,
     /// The server's part: that, less what the bytes need that ended it.
@@ -116,21 +116,21 @@ impl Gap<'_> {
 /// The gaps of a step, in order.
 pub(super) fn gaps(span: Span<'_>, per_byte: u32) -> impl Iterator<Item = Gap<'_>> {
     let round_trip = span.round_trip.unwrap_or_default();
-    let inside = span.crossings.iter().filter(move |crossing| (span.start..=span.end).contains(&crossing.at));
+    let inside = span.events.iter().filter(move |event| (span.start..=span.end).contains(&event.at));
     let (mut owed_since, mut asked) = (span.start, true);
     // Nothing came in the end: the server owed it until it was given up. Else the last arrival is the end itself.
-    inside.map(Some).chain([None]).filter_map(move |crossing| {
-        let until = crossing.map_or(span.end, |crossing| crossing.at);
+    inside.map(Some).chain([None]).filter_map(move |event| {
+        let until = event.map_or(span.end, |event| event.at);
         let since = std::mem::replace(&mut owed_since, until);
-        let answers = std::mem::replace(&mut asked, crossing.is_some_and(|crossing| crossing.sent));
+        let answers = std::mem::replace(&mut asked, event.is_some_and(|event| event.sent));
         if asked {
             return None;
         }
         let whole = until.saturating_duration_since(since);
         let wait = whole.saturating_sub(round_trip);
-        let needs = crossing.map_or(Duration::ZERO, |crossing| Pace::needs(per_byte, crossing.bytes));
+        let needs = event.map_or(Duration::ZERO, |event| Pace::needs(per_byte, event.bytes));
         let delay = if answers { wait } else { whole };
-        Some(Gap { arrival: crossing, wait, server: wait.saturating_sub(needs), delay })
+        Some(Gap { arrival: event, wait, server: wait.saturating_sub(needs), delay })
     })
 }
 
@@ -138,9 +138,9 @@ pub(super) fn gaps(span: Span<'_>, per_byte: u32) -> impl Iterator<Item = Gap<'_
 pub(super) fn split(span: Span<'_>, per_byte: u32) -> Parts {
     let server: Duration = gaps(span, per_byte).map(|gap| gap.server).sum();
     let (mut turns, mut asked) = (0_u32, true);
-    for crossing in span.crossings.iter().filter(|crossing| (span.start..=span.end).contains(&crossing.at)) {
-        turns += u32::from(!crossing.sent && asked);
-        asked = crossing.sent;
+    for event in span.events.iter().filter(|event| (span.start..=span.end).contains(&event.at)) {
+        turns += u32::from(!event.sent && asked);
+        asked = event.sent;
     }
     let server = Seconds::from(server).min(span.duration);
     let rest = span.duration.saturating_sub(server);
@@ -162,14 +162,14 @@ mod tests {
     }
 
     /// A step that begins now, of `(after how many ms, bytes)`; ours are negative.
-    fn told(crossings: &[(u64, i64)], end: u64, round_trip: Duration, pace: &Pace) -> [u64; 3] {
+    fn told(events: &[(u64, i64)], end: u64, round_trip: Duration, pace: &Pace) -> [u64; 3] {
         let start = clock::now();
-        let crossings: Vec<_> = crossings
+        let events: Vec<_> = events
             .iter()
-            .map(|(at, bytes)| Crossing::new(start + ms(*at), usize::try_from(bytes.abs()).unwrap(), *bytes < 0))
+            .map(|(at, bytes)| WireEvent::new(start + ms(*at), usize::try_from(bytes.abs()).unwrap(), *bytes < 0))
             .collect();
         let duration = Seconds::from(ms(end));
-        let span = Span { start, end: start + ms(end), crossings: &crossings, duration, round_trip: Some(round_trip) };
+        let span = Span { start, end: start + ms(end), events: &events, duration, round_trip: Some(round_trip) };
         let parts = split(span, pace.per_byte());
         [parts.server, parts.network, parts.transfer].map(|part| part.as_micros() / 1_000)
     }
@@ -198,28 +198,28 @@ mod tests {
     }
 
     /// Full segments on a line of 8 Mbit/s: one each 1.5 ms, the first `burst` at once.
-    fn full_line(burst: u64, count: u64) -> Vec<Crossing> {
+    fn full_line(burst: u64, count: u64) -> Vec<WireEvent> {
         let start = clock::now();
-        let mut crossings = vec![Crossing::new(start, 20, true)];
-        crossings.extend((0..count).map(|number| {
-            Crossing::new(start + Duration::from_micros(1_500 * number.saturating_sub(burst)), 1_448, false)
+        let mut events = vec![WireEvent::new(start, 20, true)];
+        events.extend((0..count).map(|number| {
+            WireEvent::new(start + Duration::from_micros(1_500 * number.saturating_sub(burst)), 1_448, false)
         }));
-        crossings
+        events
     }
 
-    fn split_of(crossings: &[Crossing], pace: &Pace) -> Parts {
-        let (start, end) = (crossings[0].at, crossings.last().unwrap().at);
+    fn split_of(events: &[WireEvent], pace: &Pace) -> Parts {
+        let (start, end) = (events[0].at, events.last().unwrap().at);
         let duration = Seconds::from(end - start);
-        split(Span { start, end, crossings, duration, round_trip: Some(Duration::from_micros(50)) }, pace.per_byte())
+        split(Span { start, end, events, duration, round_trip: Some(Duration::from_micros(50)) }, pace.per_byte())
     }
 
     #[test]
     fn a_full_line_is_transfer_also_when_its_first_bytes_come_at_once() {
         for burst in [0, 20] {
-            let crossings = full_line(burst, 200);
+            let events = full_line(burst, 200);
             let mut pace = Pace::default();
-            pace.learn(&crossings, 1_448);
-            let parts = split_of(&crossings, &pace);
+            pace.learn(&events, 1_448);
+            let parts = split_of(&events, &pace);
             assert!(parts.server < Seconds::from_micros(100), "{burst}: {parts:?}");
             assert!(parts.transfer > Seconds::from(ms(250)), "{burst}: {parts:?}");
         }
@@ -228,15 +228,15 @@ mod tests {
     #[test]
     fn a_server_that_writes_slowly_is_not_taken_for_a_slow_line() {
         let start = clock::now();
-        let mut crossings = vec![Crossing::new(start, 20, true)];
+        let mut events = vec![WireEvent::new(start, 20, true)];
         // Twenty rows, each a full segment and a rest, 10 ms apart.
         for row in 1..=20 {
-            crossings.push(Crossing::new(start + ms(10 * row), 1_448, false));
-            crossings.push(Crossing::new(start + ms(10 * row) + Duration::from_micros(12), 700, false));
+            events.push(WireEvent::new(start + ms(10 * row), 1_448, false));
+            events.push(WireEvent::new(start + ms(10 * row) + Duration::from_micros(12), 700, false));
         }
         let mut pace = Pace::default();
-        pace.learn(&crossings, 1_448);
-        let parts = split_of(&crossings, &pace);
+        pace.learn(&events, 1_448);
+        let parts = split_of(&events, &pace);
         assert!(parts.server > Seconds::from(ms(190)), "{parts:?}");
     }
 
@@ -248,17 +248,17 @@ mod tests {
         ) {
             let start = clock::now();
             let mut at = start;
-            let mut crossings = Vec::new();
+            let mut events = Vec::new();
             for (after, bytes, sent) in steps {
                 at += Duration::from_micros(after);
-                crossings.push(Crossing::new(at, bytes, sent));
+                events.push(WireEvent::new(at, bytes, sent));
             }
             let end = at + Duration::from_micros(tail);
             let duration = Seconds::from(end - start);
             let mut pace = Pace::default();
-            pace.learn(&crossings, segment);
+            pace.learn(&events, segment);
             let round_trip = Some(Duration::from_micros(round_trip));
-            let parts = split(Span { start, end, crossings: &crossings, duration, round_trip }, pace.per_byte());
+            let parts = split(Span { start, end, events: &events, duration, round_trip }, pace.per_byte());
             let sum = parts.server.saturating_add(parts.network).saturating_add(parts.transfer);
             prop_assert_eq!(sum, duration);
         }

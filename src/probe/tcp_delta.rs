@@ -16,7 +16,7 @@ impl Driver {
     /// Whether the TLS connection that just ended was closed as it should be (RFC 8446 §6.1).
     pub(super) fn close_notify(&self) -> Option<CloseNotify> {
         self.tls()?;
-        Some(match self.meter().last_record() {
+        Some(match self.wire().last_record() {
             // In TLS 1.3 two bytes of data look the same from outside.
             Some(last) if last.may_be_alert() && self.last_read == 2 => CloseNotify::Unknown,
             Some(last) if last.may_be_alert() => CloseNotify::True,
@@ -27,7 +27,7 @@ impl Driver {
 
     /// What the kernel has seen since it was last asked.
     pub(super) fn tcp_delta(&mut self) -> Option<TcpInfoDelta> {
-        let info = self.meter().tcp_info()?;
+        let info = self.wire().tcp_info()?;
         // Behind the kernel's answer: should this thread lose its core in between, data seems younger than it is, and no
         // doubt is made of that.
         let now = clock::now();

@@ -11,7 +11,7 @@ use super::{
     driver::TcpInfoDelta,
     split::{Gap, Span, gaps},
 };
-use crate::net::{Crossing, LATE};
+use crate::net::{WireEvent, LATE};
 
 /// How far off a step's figures can be, at most. The network's part is a count of round trips, and is never in doubt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -45,7 +45,7 @@ const ONE_PACKET: u32 = 1460;
 impl Uncertainty {
     /// That of a command.
     pub(super) fn of_command(span: Span<'_>, per_byte: u32, evidence: &Evidence<'_>) -> Self {
-        let late = span.crossings.iter().any(|crossing| crossing.merged || crossing.is_late());
+        let late = span.events.iter().any(|event| event.merged || event.is_late());
         let lost = evidence.tcp.map_or(0, TcpInfoDelta::lost);
         let mut sum = Self::ours(evidence.waited);
         // Nearly every step: nothing is to be looked for.
@@ -165,7 +165,7 @@ impl Uncertainty {
 
 /// Arrivals that have no stamp of their own, at most: the kernel counts the segments that brought data.
 fn hidden(span: Span<'_>, evidence: &Evidence<'_>, gaps: &[Gap<'_>]) -> u64 {
-    let stamped = span.crossings.iter().filter(|crossing| !crossing.sent).count() as u64;
+    let stamped = span.events.iter().filter(|event| !event.sent).count() as u64;
     if let Some(segments) = evidence.tcp.and_then(|tcp| tcp.data_segments) {
         return segments.saturating_sub(stamped);
     }
@@ -173,7 +173,7 @@ fn hidden(span: Span<'_>, evidence: &Evidence<'_>, gaps: &[Gap<'_>]) -> u64 {
 }
 
 /// Whether the bytes may have come at several times, of which their stamp is the last.
-fn is_blurred(arrival: &Crossing) -> bool {
+fn is_blurred(arrival: &WireEvent) -> bool {
     arrival.merged || (arrival.is_late() && arrival.bytes > ONE_PACKET)
 }
 
@@ -194,7 +194,7 @@ mod tests {
     /// A step that is under way: its stamps are put in.
     struct Case {
         start: Instant,
-        crossings: Vec<Crossing>,
+        events: Vec<WireEvent>,
         round_trip: Duration,
         per_byte: u32,
         tcp: TcpInfoDelta,
@@ -204,34 +204,34 @@ mod tests {
         /// A command of 20 bytes on a line of this round trip.
         fn new(round_trip: Duration) -> Self {
             let start = clock::now();
-            let crossings = vec![Crossing::new(start, 20, true)];
-            Self { start, crossings, round_trip, per_byte: 0, tcp: TcpInfoDelta::default() }
+            let events = vec![WireEvent::new(start, 20, true)];
+            Self { start, events, round_trip, per_byte: 0, tcp: TcpInfoDelta::default() }
         }
 
         /// Bytes that came so many milliseconds after the start, in so many segments.
         fn arrives(mut self, at: u32, bytes: usize, segments: u64) -> Self {
-            self.crossings.push(Crossing::new(self.start + at * MS, bytes, false));
+            self.events.push(WireEvent::new(self.start + at * MS, bytes, false));
             self.tcp.data_segments = Some(self.tcp.data_segments.unwrap_or_default() + segments);
             self
         }
 
         /// The last of them lay for so many milliseconds.
         fn read_after(mut self, millis: u32) -> Self {
-            self.crossings.last_mut().unwrap().lay_us = millis * 1_000;
+            self.events.last_mut().unwrap().lay_us = millis * 1_000;
             self
         }
 
         /// Something was lost while they were waited for.
         fn lost(mut self, retransmits: u64, out_of_order: u64) -> Self {
-            self.crossings.last_mut().unwrap().lost = true;
+            self.events.last_mut().unwrap().lost = true;
             (self.tcp.retransmits, self.tcp.out_of_order) = (retransmits, Some(out_of_order));
             self
         }
 
         fn span(&self) -> Span<'_> {
-            let end = self.crossings.last().unwrap().at;
+            let end = self.events.last().unwrap().at;
             let duration = Seconds::from(end - self.start);
-            Span { start: self.start, end, crossings: &self.crossings, duration, round_trip: Some(self.round_trip) }
+            Span { start: self.start, end, events: &self.events, duration, round_trip: Some(self.round_trip) }
         }
 
         fn evidence(&self) -> Evidence<'_> {
@@ -312,7 +312,7 @@ mod tests {
     #[test]
     fn more_pieces_than_are_kept_are_in_doubt_however_soon_they_were_read() {
         let mut case = Case::new(FAR).arrives(70, 900_000, 700);
-        case.crossings.last_mut().unwrap().merged = true;
+        case.events.last_mut().unwrap().merged = true;
         assert_eq!(case.bounds(&case.evidence()), [0, 30, 30]);
     }
 
@@ -430,13 +430,13 @@ mod tests {
             for (wait, bytes, segments, lay, lost) in waits {
                 at += wait;
                 case = case.arrives(at, bytes, segments).read_after(lay);
-                case.crossings.last_mut().unwrap().lost = lost;
+                case.events.last_mut().unwrap().lost = lost;
             }
             case.per_byte = per_byte;
             (case.tcp.retransmits, case.tcp.out_of_order) = (retransmits, Some(out_of_order));
             case.tcp.unacknowledged = unacknowledged.map(|millis| millis * MS);
             let by = Uncertainty::of_command(case.span(), per_byte, &case.evidence());
-            let lay = case.crossings.iter().map(Crossing::lay).max().unwrap();
+            let lay = case.events.iter().map(WireEvent::lay).max().unwrap();
             prop_assert!(by.duration <= lay.max(case.span().duration.to_duration()), "{by:?}");
             prop_assert!(by.server <= 2 * case.span().duration.to_duration(), "{by:?}");
         }

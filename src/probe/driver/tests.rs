@@ -11,11 +11,11 @@ use crate::plan::Timing;
 async fn a_command_that_was_cancelled_before_its_first_byte_leaves_the_line_to_logout() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let meter = Meter::default();
-    meter.attach(stream.into_std().unwrap(), clock::now(), false, Timing::default()).unwrap();
+    let wire = StampedStream::default();
+    wire.attach(stream.into_std().unwrap(), clock::now(), false, Timing::default()).unwrap();
     let (mut server, _) = listener.accept().await.unwrap();
     let (cancel, cancelled) = watch::channel(false);
-    let mut driver = Driver::new(meter, None, Limits::default(), cancelled);
+    let mut driver = Driver::new(wire, None, Limits::default(), cancelled);
     let long = Duration::from_secs(30);
     let soon = || Deadline::after(clock::now(), long);
     server.write_all(b"* OK hi\r\n").await.unwrap();

@@ -2,7 +2,8 @@
 //!
 //! A stamp is the kernel's, of the packet's arrival or departure, or taken at the read or write itself where the kernel
 //! gives none. What crossed the line, and when, is kept for one step at a time. Acknowledgements that are due are sent
-//! before every wait. The meter changes no byte and waits for nothing.
+//! before every wait. Not here: what the bytes mean, deadlines. The stream changes no byte. Called by `connect` and `tls`, which
+//! put it on a connection, and by `probe`.
 
 use std::{
     io,
@@ -16,10 +17,10 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, unix::AsyncFd};
 
-mod crossing;
+mod wire_event;
 
-use self::crossing::keep;
-pub use self::crossing::{Crossing, LATE, Traffic, kept_waiting};
+use self::wire_event::keep;
+pub use self::wire_event::{WireEvent, LATE, Traffic, kept_waiting};
 use super::{Buffer, LastRecord, ServerHello, TcpInfo, hello::Records, linux};
 use crate::{
     clock::{self, Kernel},
@@ -35,12 +36,12 @@ pub struct Counts {
     pub received: u64,
 }
 
-/// A handle on a TCP connection with a meter. It can be copied: the TLS library swallows the stream that it is given,
+/// A handle on a TCP connection whose bytes are counted and stamped. It can be copied: the TLS library swallows the stream that it is given,
 /// also when it fails, and what was seen on the wire must outlive that. One task uses it, so the lock is never waited for.
 ///
 /// It is there before the connection: what is written meanwhile waits.
 #[derive(Debug, Clone, Default)]
-pub struct Meter(Arc<Mutex<Inner>>);
+pub struct StampedStream(Arc<Mutex<Inner>>);
 
 #[derive(Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "independent facts about one connection")]
@@ -50,7 +51,7 @@ struct Inner {
     first_write: Option<Instant>,
     /// Since when bytes wait for room in the peer's window, none of which has been taken yet.
     no_room_since: Option<Instant>,
-    /// First arrival since [`Meter::listen`], or [`Meter::pass_over`].
+    /// First arrival since [`StampedStream::begin_read`], or [`StampedStream::ignore_tls_records`].
     first_read: Option<Instant>,
     last_read: Option<Instant>,
     /// Nothing has come since we wrote: the first byte of what comes is wanted with a stamp of its own.
@@ -58,18 +59,18 @@ struct Inner {
     /// Bytes have come that may not have been acknowledged.
     unacknowledged: bool,
     quickack: bool,
-    crossings: Vec<Crossing>,
+    events: Vec<WireEvent>,
     /// Since the mark, imaptrace had to stamp an arrival itself.
     stamped_here: bool,
     /// See [`Traffic::closed`].
     closed: bool,
     /// Segments sent again or received out of order, as of the last look.
     lost: u64,
-    /// See [`Meter::look`].
+    /// See [`StampedStream::look`].
     looking: bool,
     /// When we last read something.
     read_at: Option<Instant>,
-    /// See [`Meter::watch_unread`].
+    /// See [`StampedStream::watch_unread`].
     unread_limit: Option<Duration>,
     unread: Vec<(Instant, Instant)>,
     tls: Option<Box<Tls>>,
@@ -100,8 +101,8 @@ struct Tls {
     from: usize,
 }
 
-impl Meter {
-    /// Puts the meter on a connection that was begun at `begun`. With `stamped` its socket was asked for stamps, and gives
+impl StampedStream {
+    /// Takes over a connection that was begun at `begun`. With `stamped` its socket was asked for stamps, and gives
     /// them.
     pub fn attach(&self, stream: TcpStream, begun: Instant, stamped: bool, timing: Timing) -> io::Result<()> {
         let mut inner = self.inner();
@@ -128,32 +129,32 @@ impl Meter {
     }
 
     /// Begins a step: forgets what has crossed the line, and the first write, so that the next one is the first.
-    pub fn mark(&self) {
+    pub fn begin_step(&self) {
         let mut inner = self.inner();
         (inner.first_write, inner.no_room_since) = (None, None);
-        inner.crossings.clear();
+        inner.events.clear();
         (inner.stamped_here, inner.closed) = (false, false);
     }
 
-    /// When the first byte since [`Meter::mark`] left, or was handed to the kernel.
+    /// When the first byte since [`StampedStream::begin_step`] left, or was handed to the kernel.
     pub fn first_write(&self) -> Option<Instant> {
         self.inner().first_write
     }
 
-    /// When the peer's turn began since [`Meter::mark`]: our first byte left, or found no room in its window.
+    /// When the peer's turn began since [`StampedStream::begin_step`]: our first byte left, or found no room in its window.
     pub fn asked_at(&self) -> Option<Instant> {
         let inner = self.inner();
         inner.first_write.or(inner.no_room_since)
     }
 
-    /// Begins a read: what it brings is told by [`Meter::heard`].
-    pub fn listen(&self) {
+    /// Begins a read: what it brings is told by [`StampedStream::last_arrival`].
+    pub fn begin_read(&self) {
         self.inner().first_read = None;
     }
 
-    /// What came since [`Meter::listen`] was TLS's own, such as session tickets, unless half a record is there: from
+    /// What came since [`StampedStream::begin_read`] was TLS's own, such as session tickets, unless half a record is there: from
     /// outside they look like data, and only who waited for data in vain knows. What comes next is the first.
-    pub fn pass_over(&self) {
+    pub fn ignore_tls_records(&self) {
         let mut inner = self.inner();
         let between = inner.tls.as_ref().is_some_and(|tls| tls.records.is_between());
         if between && inner.first_read.take().is_some() {
@@ -161,20 +162,20 @@ impl Meter {
         }
     }
 
-    /// When the first and the last of the bytes arrived that were read since [`Meter::listen`]. A read that was served
+    /// When the first and the last of the bytes arrived that were read since [`StampedStream::begin_read`]. A read that was served
     /// from what had been read before gives the moment of that.
-    pub fn heard(&self) -> Option<(Instant, Instant)> {
+    pub fn last_arrival(&self) -> Option<(Instant, Instant)> {
         let inner = self.inner();
         let last = inner.last_read?;
         Some((inner.first_read.unwrap_or(last), last))
     }
 
-    /// Takes what has crossed the line since [`Meter::mark`].
+    /// Takes what has crossed the line since [`StampedStream::begin_step`].
     pub fn traffic(&self) -> Traffic {
         let mut inner = self.inner();
-        let crossings = std::mem::take(&mut inner.crossings);
-        let kernel = !inner.stamped_here && crossings.iter().any(|crossing| !crossing.sent);
-        Traffic { crossings, kernel, closed: inner.closed }
+        let events = std::mem::take(&mut inner.events);
+        let kernel = !inner.stamped_here && events.iter().any(|event| !event.sent);
+        Traffic { events, kernel, closed: inner.closed }
     }
 
     /// Until the kernel holds nothing more, a read gets what it holds, also what the runtime has not reported: its
@@ -190,20 +191,20 @@ impl Meter {
         inner.unread.clear();
     }
 
-    /// When the peer owed nothing since [`Meter::mark`], as far as the line shows it: for longer than
-    /// [`Meter::watch_unread`] was given, bytes lay unread, or it was our turn, between an arrival and what we sent next. Short
+    /// When the peer owed nothing since [`StampedStream::begin_step`], as far as the line shows it: for longer than
+    /// [`StampedStream::watch_unread`] was given, bytes lay unread, or it was our turn, between an arrival and what we sent next. Short
     /// turns do not count: who makes us answer again and again, and never ends, owes the end all the time.
     pub fn not_owed(&self) -> Vec<(Instant, Instant)> {
         let inner = self.inner();
         let limit = inner.unread_limit.unwrap_or_default();
         let is_long = |(from, to): &(Instant, Instant)| to.saturating_duration_since(*from) > limit;
-        let turns = crossing::own_turns(&inner.crossings).map(|turn| (turn.from, turn.answered)).filter(is_long);
+        let turns = wire_event::own_turns(&inner.events).map(|turn| (turn.from, turn.answered)).filter(is_long);
         inner.unread.iter().copied().chain(turns).collect()
     }
 
-    /// When bytes last crossed the line since [`Meter::mark`].
-    pub fn last_crossing(&self) -> Option<Instant> {
-        self.inner().crossings.last().map(|last| last.at)
+    /// When bytes last crossed the line since [`StampedStream::begin_step`].
+    pub fn last_event(&self) -> Option<Instant> {
+        self.inner().events.last().map(|last| last.at)
     }
 
     /// Whether the kernel took the wish to acknowledge at once.
@@ -235,8 +236,8 @@ impl Meter {
     }
 
     /// The first bytes that came where TLS records should, when they are none.
-    pub fn stranger(&self) -> Option<Vec<u8>> {
-        self.inner().tls.as_ref()?.records.stranger().map(<[u8]>::to_vec)
+    pub fn non_tls_prefix(&self) -> Option<Vec<u8>> {
+        self.inner().tls.as_ref()?.records.non_tls_prefix().map(<[u8]>::to_vec)
     }
 
     /// The server's certificates, as DER, its own first, where they passed in clear text (up to TLS 1.2); to be had once.
@@ -341,10 +342,10 @@ impl Inner {
             // Of what comes without end something always lies there: only while we do not read at all is it left unread.
             let since = self.read_at.map_or(at, |read| at.max(read));
             if self.unread_limit.is_some_and(|limit| now.saturating_duration_since(since) > limit) {
-                crossing::note_unread(&mut self.unread, since, now);
+                wire_event::note_unread(&mut self.unread, since, now);
             }
             socket.earliest = at;
-            let waited = self.crossings.last().is_some_and(|last| now.saturating_duration_since(last.at) > LATE);
+            let waited = self.events.last().is_some_and(|last| now.saturating_duration_since(last.at) > LATE);
             let info = if waited { TcpInfo::of(socket.stream.as_fd()) } else { None };
             let now_lost = info.map_or(self.lost, |info| lost(&info));
             self.first_read.get_or_insert(at);
@@ -352,7 +353,7 @@ impl Inner {
             self.counts.received += piece.bytes as u64;
             let lay_us = u32::try_from(now.saturating_duration_since(at).as_micros()).unwrap_or(u32::MAX);
             let lost = std::mem::replace(&mut self.lost, now_lost) != now_lost;
-            keep(&mut self.crossings, Crossing { lay_us, lost, ..Crossing::new(at, piece.bytes, false) });
+            keep(&mut self.events, WireEvent { lay_us, lost, ..WireEvent::new(at, piece.bytes, false) });
         }
         self.read_at = Some(now);
         // The end of the stream has a moment too.
@@ -373,7 +374,7 @@ impl Inner {
                     // It rides on what was sent.
                     self.unacknowledged = false;
                     self.counts.sent += count as u64;
-                    keep(&mut self.crossings, Crossing::new(at, count, true));
+                    keep(&mut self.events, WireEvent::new(at, count, true));
                     return Poll::Ready(Ok(count));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -430,7 +431,7 @@ fn lost(info: &TcpInfo) -> u64 {
     u64::from(info.retransmits) + u64::from(info.out_of_order.unwrap_or_default())
 }
 
-impl AsyncRead for Meter {
+impl AsyncRead for StampedStream {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, target: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut inner = self.inner();
         let Some(mut tls) = inner.tls.take() else {
@@ -473,7 +474,7 @@ impl Tls {
     }
 }
 
-impl AsyncWrite for Meter {
+impl AsyncWrite for StampedStream {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         if bytes.is_empty() {
             return Poll::Ready(Ok(0));

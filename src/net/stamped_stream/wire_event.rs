@@ -1,18 +1,19 @@
-//! What crossed a connection's line, and when. Kept by the meter for one step at a time; `probe` divides a step's time by it.
+//! The bytes that a connection sent and received, and when: kept by the stamped stream for one step at a time. `probe` divides a
+//! step's time by them.
 
 use std::time::{Duration, Instant};
 
 use crate::clock;
 
-/// As many crossings of a step are kept one by one.
+/// The most events of a step that are kept one by one.
 pub(super) const KEPT: usize = 512;
 /// A read that comes no later than this is prompt, and a wait that is no longer is not looked into: a doubt of so little is
 /// none.
 pub const LATE: Duration = Duration::from_millis(1);
 
-/// Bytes that crossed the line together.
+/// Bytes that were sent, or received, together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Crossing {
+pub struct WireEvent {
     /// When they left, or when the last of them came.
     pub at: Instant,
     /// How many, TLS included.
@@ -28,8 +29,8 @@ pub struct Crossing {
     pub merged: bool,
 }
 
-impl Crossing {
-    /// Bytes that crossed at a moment, without further marks.
+impl WireEvent {
+    /// Bytes of one moment, without further marks.
     pub fn new(at: Instant, bytes: usize, sent: bool) -> Self {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         Self { at, bytes, lay_us: 0, sent, lost: false, merged: false }
@@ -46,21 +47,21 @@ impl Crossing {
     }
 }
 
-/// What crossed the line since [`Meter::mark`](super::Meter::mark).
+/// What was sent and received since [`StampedStream::begin_step`](super::StampedStream::begin_step).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Traffic {
     /// In order. A server that sends more pieces than are kept has the rest of them in the last one.
-    pub crossings: Vec<Crossing>,
+    pub events: Vec<WireEvent>,
     /// Every arrival bears the kernel's stamp.
     pub kernel: bool,
     /// The end of the stream had come when the last bytes were read: their stamp may be that of the end.
     pub closed: bool,
 }
 
-/// Notes a crossing; with the one before it if they came together, or beyond what is kept one by one.
-pub(super) fn keep(crossings: &mut Vec<Crossing>, new: Crossing) {
-    let length = crossings.len();
-    match crossings.last_mut() {
+/// Adds an event; to the one before it if they came together, or beyond the number that is kept one by one.
+pub(super) fn keep(events: &mut Vec<WireEvent>, new: WireEvent) {
+    let length = events.len();
+    match events.last_mut() {
         Some(last) if last.sent == new.sent && (last.at == new.at || length >= KEPT) => {
             last.merged |= last.at != new.at;
             last.lost |= new.lost;
@@ -69,7 +70,7 @@ pub(super) fn keep(crossings: &mut Vec<Crossing>, new: Crossing) {
         }
         // Only a hostile peer makes us write that often in one step.
         Some(last) if length >= 2 * KEPT => last.merged = true,
-        _ => crossings.push(new),
+        _ => events.push(new),
     }
 }
 
@@ -90,9 +91,9 @@ pub(super) struct OwnTurn {
 }
 
 /// The turns that were ours.
-pub(super) fn own_turns(crossings: &[Crossing]) -> impl Iterator<Item = OwnTurn> {
+pub(super) fn own_turns(events: &[WireEvent]) -> impl Iterator<Item = OwnTurn> {
     let mut busy_until = None;
-    crossings.iter().zip(crossings.iter().skip(1)).filter_map(move |(arrival, answer)| {
+    events.iter().zip(events.iter().skip(1)).filter_map(move |(arrival, answer)| {
         let read = arrival.at + arrival.lay();
         let busy = busy_until.replace(read).unwrap_or(arrival.at);
         let from = arrival.at.max(busy).min(read);
@@ -102,11 +103,11 @@ pub(super) fn own_turns(crossings: &[Crossing]) -> impl Iterator<Item = OwnTurn>
 
 /// For how long we kept the peer waiting in our turns: what it sent lay unread, or this process did not get to run before
 /// it answered. What it works at in between, such as a password's hash, is no waiting.
-pub fn kept_waiting(crossings: &[Crossing]) -> Duration {
+pub fn kept_waiting(events: &[WireEvent]) -> Duration {
     let kept = |turn: OwnTurn| {
         turn.read.saturating_duration_since(turn.from) + clock::paused(turn.read, turn.answered, Duration::ZERO)
     };
-    own_turns(crossings).map(kept).sum()
+    own_turns(events).map(kept).sum()
 }
 
 #[cfg(test)]
@@ -117,10 +118,10 @@ mod tests {
     fn a_turn_is_ours_from_the_arrival_on_and_what_comes_without_end_is_nobodys_wait() {
         let begin = clock::now();
         let at = |millis: u64| begin + Duration::from_millis(millis);
-        let sent = |millis| Crossing::new(at(millis), 9, true);
-        let came = |millis, lay: u32| Crossing { lay_us: lay * 1_000, ..Crossing::new(at(millis), 9, false) };
-        let turns = |crossings: &[Crossing]| {
-            own_turns(crossings)
+        let sent = |millis| WireEvent::new(at(millis), 9, true);
+        let came = |millis, lay: u32| WireEvent { lay_us: lay * 1_000, ..WireEvent::new(at(millis), 9, false) };
+        let turns = |events: &[WireEvent]| {
+            own_turns(events)
                 .map(|turn| turn.answered.saturating_duration_since(turn.from).as_millis())
                 .collect::<Vec<_>>()
         };
