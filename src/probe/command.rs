@@ -5,8 +5,8 @@
 use std::time::{Duration, Instant};
 
 use imaptrace_imap as imap;
-use imaptrace_imap::{Command, Condition, LoginMethod, Progress, ResponseCode};
-use imaptrace_record::{ClockSource, EventName, Seconds, ServerText, State, Step, StepEvent};
+use imaptrace_imap::{Command, Condition, LoginMethod, SessionProgress, ResponseCode};
+use imaptrace_record::{ClockSource, EventName, Seconds, ServerText, CommandState, Step, StepEvent};
 
 use super::{
     driver::{Driver, Exchange, Said, TcpInfoDelta},
@@ -136,7 +136,7 @@ impl Journey<'_> {
     }
 
     /// Records a referral's host. Nobody goes there. Before TLS it is nobody's word either.
-    pub(super) fn refer(&mut self, step: &mut Step, progress: &Progress) {
+    pub(super) fn refer(&mut self, step: &mut Step, progress: &SessionProgress) {
         if let Some(host) = progress.referral.as_ref().filter(|_| self.trusted) {
             let host = self.redactor.text(host, ServerText::ID);
             self.recorder.server().referral_host = Some(host.clone());
@@ -145,12 +145,12 @@ impl Journey<'_> {
     }
 }
 
-pub(super) fn state(driver: &Driver) -> State {
+pub(super) fn state(driver: &Driver) -> CommandState {
     match driver.session.state() {
-        imap::State::Connected | imap::State::NotAuthenticated => State::NotAuthenticated,
-        imap::State::Authenticated => State::Authenticated,
-        imap::State::Selected => State::Selected,
-        imap::State::Logout => State::Logout,
+        imap::SessionState::Connected | imap::SessionState::NotAuthenticated => CommandState::NotAuthenticated,
+        imap::SessionState::Authenticated => CommandState::Authenticated,
+        imap::SessionState::Selected => CommandState::Selected,
+        imap::SessionState::Logout => CommandState::Logout,
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
 use tokio::time::timeout_at;
 
 pub(super) use super::exchange::{CoarseMoment, Exchange, Fault, Said, SecureError, TcpInfoDelta};
-use imaptrace_imap::{Command, CommandName, Condition, Limits, OffendingLine, Progress, ResponseCode, Session};
+use imaptrace_imap::{Command, CommandName, Condition, Limits, OffendingLine, SessionProgress, ResponseCode, Session};
 use imaptrace_record::ErrorType;
 
 use super::{
@@ -180,7 +180,7 @@ impl Driver {
             sent: 0,
             traffic: Traffic::default(),
             more: false,
-            progress: Progress::default(),
+            progress: SessionProgress::default(),
             // Replaced below; a command that nobody answers has this.
             result: Err(Fault::new(ErrorType::Internal, now)),
         };
@@ -406,7 +406,7 @@ impl Driver {
                 }
                 Ok(happened)
             }
-            Err(breach) => {
+            Err(violation) => {
                 let line = self.session.offending_line();
                 if let Some(transcript) = &mut self.transcript {
                     transcript.offending(&line, self.stamp);
@@ -414,11 +414,11 @@ impl Driver {
                 let text = match line {
                     OffendingLine::Text(text) => text.to_vec(),
                     // What is wrong with it cannot be seen, and is said.
-                    withheld @ OffendingLine::Withheld { .. } => format!("{breach}: {withheld}").into_bytes(),
+                    withheld @ OffendingLine::Withheld { .. } => format!("{violation}: {withheld}").into_bytes(),
                 };
                 let said = (!text.is_empty()).then_some(Said { condition: Condition::Bad, code: None, text });
                 self.unread = 0..0;
-                Err(Fault::new(verdict::of_breach(breach), self.stamp).with(said))
+                Err(Fault::new(verdict::of_violation(violation), self.stamp).with(said))
             }
         }
     }

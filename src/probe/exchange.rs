@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use imaptrace_imap::{Condition, Event, Progress, ResponseCode, Status};
+use imaptrace_imap::{Condition, Event, SessionProgress, ResponseCode, StatusLine};
 use imaptrace_record::{CloseNotify, ErrorType, TlsFault};
 use zeroize::Zeroizing;
 
@@ -62,7 +62,7 @@ pub(super) struct Exchange {
     pub(super) traffic: Traffic,
     /// More than its tagged line had come when that was read.
     pub(super) more: bool,
-    pub(super) progress: Progress,
+    pub(super) progress: SessionProgress,
     pub(super) result: Result<Said, Fault>,
 }
 
@@ -141,8 +141,8 @@ impl From<Event<'_>> for Happened {
     }
 }
 
-impl From<Status<'_>> for Said {
-    fn from(status: Status<'_>) -> Self {
+impl From<StatusLine<'_>> for Said {
+    fn from(status: StatusLine<'_>) -> Self {
         Self { condition: status.condition, code: status.code.map(|code| code.name), text: status.text.to_vec() }
     }
 }

@@ -14,7 +14,7 @@
 
 use std::time::Duration;
 
-use imaptrace_imap::{Command, Condition, Progress, ResponseCode};
+use imaptrace_imap::{Command, Condition, SessionProgress, ResponseCode};
 use imaptrace_record::{ErrorType, Run, ServerText, Step, StepOutcome};
 use tokio::time::sleep;
 
@@ -281,7 +281,7 @@ async fn examine_again(journey: &mut Journey<'_>, driver: &mut Driver) -> Result
 }
 
 /// How many messages an EXAMINE that was OK told of. It must tell (RFC 9051 §6.3.3): silence is not an empty mailbox.
-fn size(journey: &mut Journey<'_>, step: Step, progress: &Progress) -> Result<u64, Stop> {
+fn size(journey: &mut Journey<'_>, step: Step, progress: &SessionProgress) -> Result<u64, Stop> {
     journey.recorder.push(step);
     progress.exists.map(u64::from).ok_or_else(|| journey.without_exists())
 }
@@ -320,7 +320,7 @@ async fn converse(
     driver: &mut Driver,
     command: &Command<'_>,
     own: Duration,
-) -> Result<(Step, Progress), Stop> {
+) -> Result<(Step, SessionProgress), Stop> {
     let (step, exchange) = attempt(journey, driver, command, own).await?;
     judge(journey, step, exchange)
 }
@@ -341,7 +341,7 @@ async fn attempt(
 }
 
 /// Anything but OK is put on record.
-fn judge(journey: &mut Journey<'_>, mut step: Step, exchange: Exchange) -> Result<(Step, Progress), Stop> {
+fn judge(journey: &mut Journey<'_>, mut step: Step, exchange: Exchange) -> Result<(Step, SessionProgress), Stop> {
     match exchange.result {
         Ok(said) if said.condition == Condition::Ok => Ok((step, exchange.progress)),
         Ok(said) => {

@@ -11,7 +11,7 @@
 use std::{net::IpAddr, time::Instant};
 
 use imaptrace_imap as imap;
-use imaptrace_imap::{Command, CommandName, Condition, Progress, ResponseCode};
+use imaptrace_imap::{Command, CommandName, Condition, SessionProgress, ResponseCode};
 use imaptrace_record::{ErrorType, Run, Seconds, ServerText, SetupStep, Step, StepName, StepOutcome};
 use tracing::{info, warn};
 
@@ -105,7 +105,7 @@ impl Errand for FirstLoad {
 
 /// What a command brought that came to its end.
 pub(super) struct Answer {
-    pub(super) progress: Progress,
+    pub(super) progress: SessionProgress,
     pub(super) first_row: Option<Instant>,
 }
 

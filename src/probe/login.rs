@@ -57,7 +57,7 @@ impl Journey<'_> {
     }
 
     pub(super) async fn login(&mut self, driver: &mut Driver) -> Result<(), Stop> {
-        if driver.session.state() == imap::State::Authenticated {
+        if driver.session.state() == imap::SessionState::Authenticated {
             self.recorder.skip(CommandName::Login);
             return Ok(());
         }

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use imaptrace_imap::{Answer, Condition, Refusal, Work, Worked};
+use imaptrace_imap::{ChallengeReply, Condition, SaslError, HashTask, HashResult};
 use imaptrace_record::ErrorType;
 use tokio::sync::Semaphore;
 
@@ -44,7 +44,7 @@ impl Driver {
         let Some(mut answer) = self.session.answer() else { return Ok(()) };
         loop {
             answer = match answer {
-                Answer::Line(line) => {
+                ChallengeReply::Line(line) => {
                     if let Some(transcript) = &mut self.transcript {
                         transcript.sending_sasl(&line.bytes);
                     }
@@ -53,17 +53,17 @@ impl Driver {
                     self.session.sent(false, true);
                     return Ok(());
                 }
-                Answer::Work(work) => match self.work(*work, deadline, exchange).await? {
+                ChallengeReply::Hash(work) => match self.work(*work, deadline, exchange).await? {
                     Some(worked) => self.session.worked(worked),
-                    None => Answer::Cancel(Refusal::Slow),
+                    None => ChallengeReply::Cancel(SaslError::Slow),
                 },
-                Answer::Cancel(refusal) => return Err(self.cancel(&refusal, deadline, write, exchange).await),
+                ChallengeReply::Cancel(refusal) => return Err(self.cancel(&refusal, deadline, write, exchange).await),
             };
         }
     }
 
     /// Has the password hashed. None when that took too long.
-    async fn work(&mut self, work: Work, deadline: Deadline, exchange: &mut Exchange) -> Result<Option<Worked>, Fault> {
+    async fn work(&mut self, work: HashTask, deadline: Deadline, exchange: &mut Exchange) -> Result<Option<HashResult>, Fault> {
         let until = deadline.part(HASHING);
         let asked = until.begin();
         let place = match self.watch.until(until, || (), PLACES.clone().acquire_owned()).await {
@@ -94,12 +94,12 @@ impl Driver {
     /// did before is the class.
     async fn cancel(
         &mut self,
-        refusal: &Refusal,
+        refusal: &SaslError,
         deadline: Deadline,
         write: Duration,
         exchange: &mut Exchange,
     ) -> Fault {
-        let mut fault = breach(refusal.to_string().into_bytes());
+        let mut fault = violation(refusal.to_string().into_bytes());
         let line = self.session.cancel();
         if self.send(line, deadline, write).await.is_ok() {
             exchange.sent += line.len() as u64;
@@ -114,7 +114,7 @@ impl Driver {
         let complaint = self.session.complaint().filter(|_| said.condition == Condition::Bad || said.code.is_none());
         let Some(complaint) = complaint else { return Ok(said) };
         let text = [b"the server ended SCRAM with the error ".as_slice(), complaint].concat();
-        Err(Fault { speaking: true, ..breach(text) })
+        Err(Fault { speaking: true, ..violation(text) })
     }
 }
 
@@ -124,7 +124,7 @@ fn no_place() -> Fault {
     Fault::new(ErrorType::Internal, clock::now()).with(Some(Said { condition: Condition::Bad, code: None, text }))
 }
 
-fn breach(text: Vec<u8>) -> Fault {
+fn violation(text: Vec<u8>) -> Fault {
     let said = Said { condition: Condition::Bad, code: None, text };
     Fault::new(ErrorType::AuthProtocol, clock::now()).with(Some(said))
 }

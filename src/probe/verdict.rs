@@ -2,7 +2,7 @@
 
 use std::io;
 
-use imaptrace_imap::{Breach, CommandName, Condition, ResponseCode, Syntax};
+use imaptrace_imap::{ProtocolViolation, CommandName, Condition, ResponseCode, Syntax};
 use imaptrace_record::{ErrorType, TlsFault, not_now};
 
 use super::driver::Said;
@@ -139,19 +139,19 @@ pub(super) fn certificate_fault(refused: &Refused) -> Option<TlsFault> {
     })
 }
 
-pub(super) fn of_breach(breach: Breach) -> ErrorType {
-    match breach {
-        Breach::Syntax(Syntax::Literal | Syntax::BareCr) | Breach::OutOfPlace | Breach::Status => {
+pub(super) fn of_violation(violation: ProtocolViolation) -> ErrorType {
+    match violation {
+        ProtocolViolation::Syntax(Syntax::Literal | Syntax::BareCr) | ProtocolViolation::OutOfPlace | ProtocolViolation::Status => {
             ErrorType::ProtocolSyntax
         }
-        Breach::Syntax(Syntax::Line) => ErrorType::LimitLine,
-        Breach::Syntax(Syntax::Depth) => ErrorType::LimitDepth,
-        Breach::Greeting => ErrorType::ProtocolGreeting,
-        Breach::Tag => ErrorType::ProtocolTag,
-        Breach::Continuation => ErrorType::ProtocolContinuation,
-        Breach::Unproven => ErrorType::AuthProtocol,
-        Breach::Bytes => ErrorType::LimitBytes,
-        Breach::Responses => ErrorType::LimitResponses,
+        ProtocolViolation::Syntax(Syntax::Line) => ErrorType::LimitLine,
+        ProtocolViolation::Syntax(Syntax::Depth) => ErrorType::LimitDepth,
+        ProtocolViolation::Greeting => ErrorType::ProtocolGreeting,
+        ProtocolViolation::Tag => ErrorType::ProtocolTag,
+        ProtocolViolation::Continuation => ErrorType::ProtocolContinuation,
+        ProtocolViolation::Unproven => ErrorType::AuthProtocol,
+        ProtocolViolation::Bytes => ErrorType::LimitBytes,
+        ProtocolViolation::Responses => ErrorType::LimitResponses,
     }
 }
 

@@ -7,7 +7,7 @@ use std::{borrow::Cow, net::SocketAddr, sync::Arc};
 
 use imaptrace_imap::{CommandName, Condition, LoginMethod, ResponseCode};
 use imaptrace_record::{
-    ClockSource, CloseNotify, ErrorType, EventName, NoteLevel, Run, RunOutcome, Seconds, ServerText, SpanId, State,
+    ClockSource, CloseNotify, ErrorType, EventName, NoteLevel, Run, RunOutcome, Seconds, ServerText, SpanId, CommandState,
     Step, StepName, StepOutcome, TlsFacts, TlsFault, Verified,
 };
 use opentelemetry::{
@@ -151,7 +151,7 @@ fn child(run: &Run, step: &Step, id: SpanId, common: &Common) -> SpanData {
     with.count(names::IMAP_FETCH_MESSAGES, step.messages);
     with.some(names::IMAP_MAILBOX_NAME, step.mailbox.clone());
     with.count(names::IMAP_MAILBOX_MESSAGES, step.mailbox_messages);
-    with.some(names::IMAP_STATE, step.state.map(State::as_str));
+    with.some(names::IMAP_STATE, step.state.map(CommandState::as_str));
     with.some(names::IMAP_AUTH_MECHANISM, step.mechanism.map(LoginMethod::as_str));
     with.count(names::IMAP_LENIENT, step.lenient);
     with.text(names::IMAP_REFERRAL_HOST, step.referral_host.as_ref());

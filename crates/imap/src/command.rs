@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Capabilities, CommandName, Credentials, Mechanism,
-    sasl::{self, Exchange},
+    sasl::{self, SaslExchange},
     utf7,
 };
 use crate::Secret;
@@ -89,22 +89,22 @@ pub enum Command<'a> {
 #[derive(Debug)]
 pub struct Encoded {
     /// At least one.
-    pub parts: Vec<Part>,
+    pub parts: Vec<CommandPart>,
     /// What goes on behind them, for AUTHENTICATE.
-    pub(super) exchange: Option<Exchange>,
+    pub(super) exchange: Option<SaslExchange>,
 }
 
 /// Bytes that are sent in one go. Wiped when dropped: they may hold a password.
-pub struct Part {
+pub struct CommandPart {
     /// What is sent.
     pub bytes: Zeroizing<Vec<u8>>,
     /// Whether the next part may only follow a `+`.
     pub then_wait: bool,
 }
 
-impl std::fmt::Debug for Part {
+impl std::fmt::Debug for CommandPart {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Part({} bytes)", self.bytes.len())
+        write!(f, "CommandPart({} bytes)", self.bytes.len())
     }
 }
 
@@ -174,9 +174,9 @@ impl Command<'_> {
 }
 
 struct Writer<'a> {
-    parts: Vec<Part>,
+    parts: Vec<CommandPart>,
     line: Zeroizing<Vec<u8>>,
-    exchange: Option<Exchange>,
+    exchange: Option<SaslExchange>,
     capabilities: &'a Capabilities,
 }
 
@@ -226,7 +226,7 @@ impl Writer<'_> {
 
     /// The mechanism and its first message, on the same line where the server takes that (RFC 4959), else behind a `+`.
     fn authenticate(&mut self, mechanism: Mechanism, credentials: Credentials<'_>) -> &mut Self {
-        let (exchange, message) = Exchange::begin(mechanism, credentials);
+        let (exchange, message) = SaslExchange::begin(mechanism, credentials);
         self.exchange = Some(exchange);
         self.raw(b" ").raw(mechanism.as_str().as_bytes());
         match (self.capabilities.sasl_ir, message.is_empty()) {
@@ -238,13 +238,13 @@ impl Writer<'_> {
 
     fn wait(&mut self) -> &mut Self {
         let bytes = std::mem::replace(&mut self.line, Zeroizing::new(Vec::new()));
-        self.parts.push(Part { bytes, then_wait: true });
+        self.parts.push(CommandPart { bytes, then_wait: true });
         self
     }
 
     fn finish(mut self) -> Encoded {
         self.raw(b"\r\n");
-        self.parts.push(Part { bytes: self.line, then_wait: false });
+        self.parts.push(CommandPart { bytes: self.line, then_wait: false });
         Encoded { parts: self.parts, exchange: self.exchange }
     }
 }
@@ -378,6 +378,6 @@ mod tests {
         let password = Secret::new("canary".into());
         let command = Command::Login { user: "someone", password: &password };
         let encoded = command.encode("T", &Capabilities::default());
-        assert_eq!(format!("{command:?} {encoded:?}"), "LOGIN Encoded { parts: [Part(28 bytes)], exchange: None }");
+        assert_eq!(format!("{command:?} {encoded:?}"), "LOGIN Encoded { parts: [CommandPart(28 bytes)], exchange: None }");
     }
 }

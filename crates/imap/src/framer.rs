@@ -10,7 +10,7 @@ use super::{
     word::{without_spaces, word},
 };
 
-/// A breach of framing. The stream cannot be followed after it.
+/// A violation of framing. The stream cannot be followed after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Syntax {
     /// A `{…}` at the end of a line that is no literal size, or a literal without its line end.
@@ -56,7 +56,7 @@ pub struct Framer {
     kept: Vec<(usize, usize)>,
     /// Start of the line that is being read, in `text`.
     line: usize,
-    phase: Phase,
+    phase: FramerState,
     depth: u32,
     /// Where the word FETCH of a row ends in `text`; 0 in any other response, and until the first line has ended.
     head: usize,
@@ -86,7 +86,7 @@ impl Ends {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+enum FramerState {
     Line,
     Literal { left: u64, keep: bool },
 }
@@ -144,7 +144,7 @@ impl Framer {
             text: Vec::new(),
             kept: Vec::new(),
             line: 0,
-            phase: Phase::Line,
+            phase: FramerState::Line,
             depth: 0,
             head: 0,
             size: 0,
@@ -160,11 +160,11 @@ impl Framer {
 
     /// Whether the next byte begins a response.
     pub fn is_between_responses(&self) -> bool {
-        self.complete || (self.text.is_empty() && self.phase == Phase::Line && self.literals == 0)
+        self.complete || (self.text.is_empty() && self.phase == FramerState::Line && self.literals == 0)
     }
 
     /// Takes bytes up to the end of a response, or all of them. Returns how many were taken and whether a response is
-    /// whole; then [`Framer::frame`] has it until the next call. What was taken up to a breach, [`Framer::passed`] tells.
+    /// whole; then [`Framer::frame`] has it until the next call. What was taken up to a violation, [`Framer::passed`] tells.
     pub fn push(&mut self, input: &[u8]) -> Result<(usize, bool), Syntax> {
         let mut taken = 0;
         let pushed = self.follow(input, &mut taken);
@@ -178,12 +178,12 @@ impl Framer {
         }
         while let Some(rest) = input.get(*taken..).filter(|rest| !rest.is_empty()) {
             match self.phase {
-                Phase::Literal { left, keep } => *taken += self.literal(rest, left, keep),
-                Phase::Line => {
+                FramerState::Literal { left, keep } => *taken += self.literal(rest, left, keep),
+                FramerState::Line => {
                     let end = memchr::memchr(b'\n', rest);
                     let piece = rest.get(..end.map_or(rest.len(), |at| at + 1)).unwrap_or(rest);
                     let room = (self.limits.line + 2).saturating_sub(self.text.len() - self.line);
-                    // As much as fits, however it came: what a breach shows must not depend on that.
+                    // As much as fits, however it came: what a violation shows must not depend on that.
                     let fits = piece.get(..room).unwrap_or(piece);
                     self.text.extend_from_slice(fits);
                     *taken += fits.len();
@@ -217,8 +217,8 @@ impl Framer {
     /// Of a literal that is being read: how many octets of it are still awaited, and its size.
     pub fn awaited(&self) -> Option<(u64, u64)> {
         match self.phase {
-            Phase::Literal { left, .. } => Some((left, self.size)),
-            Phase::Line => None,
+            FramerState::Literal { left, .. } => Some((left, self.size)),
+            FramerState::Line => None,
         }
     }
 
@@ -255,7 +255,7 @@ impl Framer {
         }
         self.text.clear();
         self.kept.clear();
-        (self.line, self.phase, self.depth) = (0, Phase::Line, 0);
+        (self.line, self.phase, self.depth) = (0, FramerState::Line, 0);
         (self.head, self.literals, self.literal_bytes) = (0, 0, 0);
         (self.lenient, self.ends, self.complete) = (false, Ends::GOOD, false);
         self.open_code = false;
@@ -270,7 +270,7 @@ impl Framer {
         if left == 0 {
             self.ends.whole_lines &= !self.is_item() || rest.get(part.wrapping_sub(1)) == Some(&b'\n');
         }
-        self.phase = if left == 0 { Phase::Line } else { Phase::Literal { left, keep } };
+        self.phase = if left == 0 { FramerState::Line } else { FramerState::Literal { left, keep } };
         if left == 0 {
             self.line = self.text.len();
         }
@@ -327,7 +327,7 @@ impl Framer {
         }
         self.line = self.text.len();
         self.ends.whole_lines &= size > 0 || !self.is_item();
-        self.phase = if size == 0 { Phase::Line } else { Phase::Literal { left: size, keep } };
+        self.phase = if size == 0 { FramerState::Line } else { FramerState::Literal { left: size, keep } };
     }
 
     /// Whether a literal here is an item of a row, header or message; what stands deeper is a part of a name.

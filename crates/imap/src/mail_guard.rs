@@ -36,7 +36,7 @@ const NAMES: &[&str] = &[
     "STATUS",
 ];
 
-/// The line that a breach was found in.
+/// The line that a violation was found in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OffendingLine<'a> {
     /// All that was kept of its response. Untrusted.
@@ -122,7 +122,7 @@ impl MailGuard {
         self.begun && (!has_status || !self.trusts_untagged())
     }
 
-    /// What may be shown of the line that a breach was found in. `in_row` when it belongs to a row that is not whole.
+    /// What may be shown of the line that a violation was found in. `in_row` when it belongs to a row that is not whole.
     pub(super) fn offending<'a>(
         self,
         text: &'a [u8],

@@ -12,7 +12,7 @@ pub enum Response<'a> {
     /// `+ …`, what stands behind it.
     Continuation(&'a [u8]),
     /// `* OK …` and its kin.
-    Status(Status<'a>),
+    Status(StatusLine<'a>),
     /// `* CAPABILITY …`, the words.
     Capability(&'a [u8]),
     /// `* NAMESPACE …`, what stands behind it.
@@ -41,12 +41,12 @@ pub enum Response<'a> {
     /// An untagged response that breaks the grammar; it is read past and counted.
     Broken,
     /// `tag …`. Without a status when what follows the tag is none.
-    Tagged(&'a [u8], Option<Status<'a>>),
+    Tagged(&'a [u8], Option<StatusLine<'a>>),
 }
 
 /// What a status response says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Status<'a> {
+pub struct StatusLine<'a> {
     /// Its first word.
     pub condition: Condition,
     /// The code in brackets.
@@ -70,13 +70,13 @@ impl<'a> Response<'a> {
             // No tag begins so (RFC 9051 §9, `tag`).
             Self::Broken
         } else {
-            Self::Tagged(first, Status::parse(rest, &mut loose))
+            Self::Tagged(first, StatusLine::parse(rest, &mut loose))
         };
         (response, loose)
     }
 
     fn untagged(rest: &'a [u8], frame: &Frame<'a>, loose: &mut bool) -> Self {
-        if let Some(status) = Status::parse(rest, loose) {
+        if let Some(status) = StatusLine::parse(rest, loose) {
             return Self::Status(status);
         }
         let (first, after, gap) = word(rest);
@@ -147,7 +147,7 @@ impl<'a> Response<'a> {
     }
 }
 
-impl<'a> Status<'a> {
+impl<'a> StatusLine<'a> {
     /// Reads what stands behind the tag or the `*`.
     fn parse(rest: &'a [u8], loose: &mut bool) -> Option<Self> {
         let (first, rest, gap) = word(rest);
@@ -317,7 +317,7 @@ mod tests {
         assert_eq!((tag, status.condition, status.text), (b"a1".as_slice(), Condition::No, b"Wrong".as_slice()));
         assert_eq!(status.code.map(|code| code.name), Some(ResponseCode::AuthenticationFailed));
         assert_eq!(parse("HTTP/1.1 400 Bad Request"), Response::Tagged(b"HTTP/1.1", None));
-        assert!(matches!(parse("* BYE bye"), Response::Status(Status { condition: Condition::Bye, .. })));
+        assert!(matches!(parse("* BYE bye"), Response::Status(StatusLine { condition: Condition::Bye, .. })));
     }
 
     #[test]

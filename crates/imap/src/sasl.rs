@@ -7,8 +7,8 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use zeroize::Zeroizing;
 
 use super::{
-    Mechanism, Part,
-    scram::{Ended, Scram, Work, Worked},
+    Mechanism, CommandPart,
+    scram::{ScramOutcome, Scram, HashTask, HashResult},
 };
 use crate::Secret;
 
@@ -28,18 +28,18 @@ pub struct Credentials<'a> {
 
 /// What comes of a challenge.
 #[derive(Debug)]
-pub enum Answer {
+pub enum ChallengeReply {
     /// A line to send.
-    Line(Part),
+    Line(CommandPart),
     /// Nothing yet: this is to be done first, and takes a while.
-    Work(Box<Work>),
+    Hash(Box<HashTask>),
     /// Nothing: the exchange is to be cancelled with a `*`.
-    Cancel(Refusal),
+    Cancel(SaslError),
 }
 
 /// Why an exchange is cancelled: the server breaks the mechanism's rules.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum SaslError {
     /// A challenge when there is nothing more to say.
     #[error("the server sent a challenge that the mechanism does not have")]
     Unasked,
@@ -80,8 +80,8 @@ impl std::fmt::Debug for Credentials<'_> {
 
 /// An exchange under way.
 #[derive(Debug)]
-pub(super) struct Exchange {
-    stage: Stage,
+pub(super) struct SaslExchange {
+    stage: ExchangeState,
     /// Base64 that came.
     heard: usize,
     /// What had been said when it was given up.
@@ -89,101 +89,101 @@ pub(super) struct Exchange {
 }
 
 #[derive(Debug)]
-enum Stage {
+enum ExchangeState {
     /// One message was all.
     Said,
     Scram(Box<Scram>),
     Cancelled,
 }
 
-impl Exchange {
+impl SaslExchange {
     /// Begins, and says what the first message is.
     pub(super) fn begin(mechanism: Mechanism, credentials: Credentials<'_>) -> (Self, Zeroizing<Vec<u8>>) {
         let (stage, message) = match mechanism {
             Mechanism::External => {
-                (Stage::Said, Zeroizing::new(credentials.authzid.unwrap_or_default().as_bytes().to_vec()))
+                (ExchangeState::Said, Zeroizing::new(credentials.authzid.unwrap_or_default().as_bytes().to_vec()))
             }
-            Mechanism::Plain => (Stage::Said, plain(credentials)),
+            Mechanism::Plain => (ExchangeState::Said, plain(credentials)),
             Mechanism::ScramSha256 => match Scram::begin(credentials) {
-                Some((scram, message)) => (Stage::Scram(Box::new(scram)), message),
+                Some((scram, message)) => (ExchangeState::Scram(Box::new(scram)), message),
                 // Names without any letters: there are none such, and no server would take them.
-                None => (Stage::Cancelled, Zeroizing::default()),
+                None => (ExchangeState::Cancelled, Zeroizing::default()),
             },
         };
         (Self { stage, heard: 0, given_up: Vec::new() }, message)
     }
 
     /// What to do about a challenge: the text behind the `+`.
-    pub(super) fn challenge(&mut self, text: &[u8]) -> Answer {
+    pub(super) fn challenge(&mut self, text: &[u8]) -> ChallengeReply {
         self.heard = self.heard.saturating_add(text.len());
         let answer = match &mut self.stage {
-            _ if self.heard > MOST => Err(Refusal::TooLarge),
-            Stage::Said | Stage::Cancelled => Err(Refusal::Unasked),
-            Stage::Scram(scram) => {
-                STANDARD.decode(text).map_err(|_| Refusal::Base64).and_then(|message| scram.challenge(&message))
+            _ if self.heard > MOST => Err(SaslError::TooLarge),
+            ExchangeState::Said | ExchangeState::Cancelled => Err(SaslError::Unasked),
+            ExchangeState::Scram(scram) => {
+                STANDARD.decode(text).map_err(|_| SaslError::Base64).and_then(|message| scram.challenge(&message))
             }
         };
         self.or_cancel(answer)
     }
 
     /// What to do now that the work is done.
-    pub(super) fn worked(&mut self, worked: Worked) -> Answer {
+    pub(super) fn worked(&mut self, worked: HashResult) -> ChallengeReply {
         let answer = match &mut self.stage {
-            Stage::Scram(scram) => scram.worked(worked),
-            Stage::Said | Stage::Cancelled => Err(Refusal::Computation),
+            ExchangeState::Scram(scram) => scram.worked(worked),
+            ExchangeState::Said | ExchangeState::Cancelled => Err(SaslError::Computation),
         };
         self.or_cancel(answer)
     }
 
     /// The exchange comes to nothing, whatever the server says from here on.
     pub(super) fn cancel(&mut self) {
-        if let Stage::Scram(scram) = &self.stage {
+        if let ExchangeState::Scram(scram) = &self.stage {
             self.given_up = scram.spoken().to_vec();
         }
-        self.stage = Stage::Cancelled;
+        self.stage = ExchangeState::Cancelled;
     }
 
-    fn or_cancel(&mut self, answer: Result<Answer, Refusal>) -> Answer {
-        answer.unwrap_or_else(|refusal| {
+    fn or_cancel(&mut self, answer: Result<ChallengeReply, SaslError>) -> ChallengeReply {
+        answer.unwrap_or_else(|error| {
             self.cancel();
-            Answer::Cancel(refusal)
+            ChallengeReply::Cancel(error)
         })
     }
 
     /// Whether the server may let us in now: a mechanism in which it has to prove something has seen the proof.
     pub(super) fn is_proven(&self) -> bool {
         match &self.stage {
-            Stage::Said => true,
-            Stage::Scram(scram) => matches!(scram.ended(), Some(Ended::Proven)),
-            Stage::Cancelled => false,
+            ExchangeState::Said => true,
+            ExchangeState::Scram(scram) => matches!(scram.ended(), Some(ScramOutcome::Proven)),
+            ExchangeState::Cancelled => false,
         }
     }
 
     /// Whether the server is not owed a line.
     pub(super) fn is_over(&self) -> bool {
         match &self.stage {
-            Stage::Said => true,
-            Stage::Scram(scram) => scram.ended().is_some(),
-            Stage::Cancelled => false,
+            ExchangeState::Said => true,
+            ExchangeState::Scram(scram) => scram.ended().is_some(),
+            ExchangeState::Cancelled => false,
         }
     }
 
     /// The mechanism's own word for why the server refuses, if that is not the password's fault.
     pub(super) fn complaint(&self) -> Option<&[u8]> {
         match &self.stage {
-            Stage::Scram(scram) => match scram.ended() {
-                Some(Ended::Failed(error)) if !is_about_credentials(error) => Some(error),
+            ExchangeState::Scram(scram) => match scram.ended() {
+                Some(ScramOutcome::Failed(error)) if !is_about_credentials(error) => Some(error),
                 _ => None,
             },
-            Stage::Said | Stage::Cancelled => None,
+            ExchangeState::Said | ExchangeState::Cancelled => None,
         }
     }
 
     /// What the server must not make us repeat, beside names and password.
     pub(super) fn spoken(&self) -> &[Zeroizing<Vec<u8>>] {
         match &self.stage {
-            Stage::Scram(scram) => scram.spoken(),
-            Stage::Said | Stage::Cancelled => &self.given_up,
+            ExchangeState::Scram(scram) => scram.spoken(),
+            ExchangeState::Said | ExchangeState::Cancelled => &self.given_up,
         }
     }
 }
@@ -213,10 +213,10 @@ pub(super) fn encode(message: &[u8]) -> Zeroizing<String> {
 }
 
 /// A message as a line of its own.
-pub(super) fn line(message: &[u8]) -> Part {
+pub(super) fn line(message: &[u8]) -> CommandPart {
     let base64 = encode(message);
     let mut bytes = Zeroizing::new(Vec::with_capacity(base64.len() + 2));
     bytes.extend_from_slice(base64.as_bytes());
     bytes.extend_from_slice(b"\r\n");
-    Part { bytes, then_wait: false }
+    CommandPart { bytes, then_wait: false }
 }

@@ -2,7 +2,7 @@
 //!
 //! The arithmetic is rsasl's. What the server sends is read here first, and rsasl sees nothing that is not well formed: it
 //! has no limit on iterations, and takes the length of some parts for granted. The one thing that takes long, hashing the
-//! password, is [`Work`] for the caller to do where it holds nobody up.
+//! password, is [`HashTask`] for the caller to do where it holds nobody up.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use rsasl::{
 };
 use zeroize::Zeroizing;
 
-use super::sasl::{Answer, Credentials, Refusal, line};
+use super::sasl::{ChallengeReply, Credentials, SaslError, line};
 use crate::Secret;
 
 /// How often the password may be hashed. RFC 7677 §4 wants 4096 at least; what is more than this is an attempt to keep us
@@ -30,12 +30,12 @@ static MECHANISMS: &[Mechanism] = &[SCRAM_SHA256];
 
 /// An exchange under way.
 pub(super) struct Scram {
-    stage: Stage,
+    stage: ScramState,
     /// What we said, decoded: who hears it can guess at the password for as long as they like.
     spoken: Vec<Zeroizing<Vec<u8>>>,
 }
 
-enum Stage {
+enum ScramState {
     /// The client's first message is said.
     First {
         session: Box<Session>,
@@ -46,12 +46,12 @@ enum Stage {
     Working,
     /// The proof is said.
     Final(Box<Session>),
-    Ended(Ended),
+    Ended(ScramOutcome),
 }
 
 /// How it ended.
 #[derive(Debug)]
-pub(super) enum Ended {
+pub(super) enum ScramOutcome {
     /// The server has proved that it knows the password.
     Proven,
     /// `e=`, and what the server calls it.
@@ -59,25 +59,25 @@ pub(super) enum Ended {
 }
 
 /// Hashing a password: milliseconds of a processor, or up to half a second where a server wants that.
-pub struct Work {
+pub struct HashTask {
     session: Box<Session>,
     challenge: Vec<u8>,
 }
 
 /// What came of it.
-pub struct Worked {
+pub struct HashResult {
     session: Box<Session>,
     message: Option<Zeroizing<Vec<u8>>>,
 }
 
 /// What rsasl is told, when it asks.
-struct Prepared {
+struct ScramProperties {
     authzid: Option<String>,
     user: String,
     password: Secret,
 }
 
-impl SessionCallback for Prepared {
+impl SessionCallback for ScramProperties {
     fn callback(&self, _: &SessionData, _: &Context<'_>, request: &mut Request<'_>) -> Result<(), SessionError> {
         request.satisfy::<AuthId>(&self.user)?.satisfy::<Password>(self.password.expose().as_bytes())?;
         if let Some(authzid) = &self.authzid {
@@ -91,7 +91,7 @@ impl Scram {
     /// Begins, and says what the first message is. None for names that no message can carry.
     pub(super) fn begin(credentials: Credentials<'_>) -> Option<(Self, Zeroizing<Vec<u8>>)> {
         let Credentials { authzid, user, password } = credentials;
-        let prepared = Prepared {
+        let prepared = ScramProperties {
             authzid: authzid.map(str::to_owned),
             user: prepare(user),
             password: Secret::new(prepare(password.expose())),
@@ -103,50 +103,50 @@ impl Scram {
         let message = step(&mut session, None).ok()?;
         // `n,[a=…],n=…,r=NONCE`: a comma in a name is written otherwise, and in a nonce there is none.
         let nonce = message.rsplit(|byte| *byte == b',').next()?.strip_prefix(b"r=")?.to_vec();
-        let scram = Self { stage: Stage::First { session, nonce }, spoken: vec![message.clone()] };
+        let scram = Self { stage: ScramState::First { session, nonce }, spoken: vec![message.clone()] };
         Some((scram, message))
     }
 
     /// What to do about a challenge.
-    pub(super) fn challenge(&mut self, message: &[u8]) -> Result<Answer, Refusal> {
-        match std::mem::replace(&mut self.stage, Stage::Working) {
-            Stage::First { .. } | Stage::Final(_) if message.starts_with(b"e=") => {
+    pub(super) fn challenge(&mut self, message: &[u8]) -> Result<ChallengeReply, SaslError> {
+        match std::mem::replace(&mut self.stage, ScramState::Working) {
+            ScramState::First { .. } | ScramState::Final(_) if message.starts_with(b"e=") => {
                 let error = message.get(2..).unwrap_or_default();
                 let error = error.split(|byte| *byte == b',').next().unwrap_or_default();
                 let kept = error.get(..ERROR_KEPT).unwrap_or(error).to_vec();
-                self.stage = Stage::Ended(Ended::Failed(kept));
+                self.stage = ScramState::Ended(ScramOutcome::Failed(kept));
                 // The server says by its tagged answer what becomes of it.
-                Ok(Answer::Line(line(b"")))
+                Ok(ChallengeReply::Line(line(b"")))
             }
-            Stage::First { session, nonce } => {
+            ScramState::First { session, nonce } => {
                 check_first(message, &nonce)?;
-                Ok(Answer::Work(Box::new(Work { session, challenge: message.to_vec() })))
+                Ok(ChallengeReply::Hash(Box::new(HashTask { session, challenge: message.to_vec() })))
             }
-            Stage::Final(mut session) => {
+            ScramState::Final(mut session) => {
                 check_final(message)?;
-                step(&mut session, Some(message)).map_err(|_| Refusal::Signature)?;
-                self.stage = Stage::Ended(Ended::Proven);
-                Ok(Answer::Line(line(b"")))
+                step(&mut session, Some(message)).map_err(|_| SaslError::Signature)?;
+                self.stage = ScramState::Ended(ScramOutcome::Proven);
+                Ok(ChallengeReply::Line(line(b"")))
             }
-            Stage::Working | Stage::Ended(_) => Err(Refusal::Unasked),
+            ScramState::Working | ScramState::Ended(_) => Err(SaslError::Unasked),
         }
     }
 
     /// What to do now that the work is done.
-    pub(super) fn worked(&mut self, worked: Worked) -> Result<Answer, Refusal> {
-        let Worked { session, message } = worked;
-        let message = message.ok_or(Refusal::Computation)?;
-        self.stage = Stage::Final(session);
+    pub(super) fn worked(&mut self, worked: HashResult) -> Result<ChallengeReply, SaslError> {
+        let HashResult { session, message } = worked;
+        let message = message.ok_or(SaslError::Computation)?;
+        self.stage = ScramState::Final(session);
         let answer = line(&message);
         self.spoken.push(message);
-        Ok(Answer::Line(answer))
+        Ok(ChallengeReply::Line(answer))
     }
 
     /// How it ended, if it has.
-    pub(super) fn ended(&self) -> Option<&Ended> {
+    pub(super) fn ended(&self) -> Option<&ScramOutcome> {
         match &self.stage {
-            Stage::Ended(ended) => Some(ended),
-            Stage::First { .. } | Stage::Working | Stage::Final(_) => None,
+            ScramState::Ended(ended) => Some(ended),
+            ScramState::First { .. } | ScramState::Working | ScramState::Final(_) => None,
         }
     }
 
@@ -155,11 +155,11 @@ impl Scram {
     }
 }
 
-impl Work {
+impl HashTask {
     /// Does it. Takes a processor for as long as it lasts, and waits for nothing.
-    pub fn run(mut self) -> Worked {
+    pub fn run(mut self) -> HashResult {
         let message = step(&mut self.session, Some(&self.challenge)).ok();
-        Worked { session: self.session, message }
+        HashResult { session: self.session, message }
     }
 }
 
@@ -182,48 +182,48 @@ fn prepare(text: &str) -> String {
 /// ```text
 /// server-first-message = [reserved-mext ","] nonce "," salt "," iteration-count ["," extensions]
 /// ```
-fn check_first(message: &[u8], ours: &[u8]) -> Result<(), Refusal> {
+fn check_first(message: &[u8], ours: &[u8]) -> Result<(), SaslError> {
     let mut fields = message.split(|byte| *byte == b',');
     let mut field = |name: &[u8], missing| {
         let field = fields.next().unwrap_or_default();
         if field.starts_with(b"m=") {
-            return Err(Refusal::Mandatory);
+            return Err(SaslError::Mandatory);
         }
-        field.strip_prefix(name).ok_or(Refusal::Malformed(missing))
+        field.strip_prefix(name).ok_or(SaslError::Malformed(missing))
     };
     let nonce = field(b"r=", "it does not begin with a nonce")?;
     let salt = field(b"s=", "there is no salt behind the nonce")?;
     let iterations = field(b"i=", "there is no iteration count behind the salt")?;
     if salt.is_empty() || !is_base64(salt) {
-        return Err(Refusal::Malformed("its salt is not base64"));
+        return Err(SaslError::Malformed("its salt is not base64"));
     }
     let digits = std::str::from_utf8(iterations).ok();
     let digits = digits.filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()) && !digits.starts_with('0'));
     let digits = match digits {
         Some(digits) if !digits.is_empty() => digits,
         _ if iterations == b"0" => "0",
-        _ => return Err(Refusal::Malformed("its iteration count is not a number")),
+        _ => return Err(SaslError::Malformed("its iteration count is not a number")),
     };
     if !digits.parse().is_ok_and(|count| ITERATIONS.contains(&count)) {
-        return Err(Refusal::Iterations(digits.chars().take(20).collect()));
+        return Err(SaslError::Iterations(digits.chars().take(20).collect()));
     }
-    let theirs = nonce.strip_prefix(ours).ok_or(Refusal::Nonce)?;
+    let theirs = nonce.strip_prefix(ours).ok_or(SaslError::Nonce)?;
     if theirs.is_empty() || !theirs.iter().all(u8::is_ascii_graphic) {
-        return Err(Refusal::Nonce);
+        return Err(SaslError::Nonce);
     }
     match fields.next() {
         None => Ok(()),
-        Some(field) if field.starts_with(b"m=") => Err(Refusal::Mandatory),
+        Some(field) if field.starts_with(b"m=") => Err(SaslError::Mandatory),
         // It would have to be signed, and rsasl would leave it out; no server is known that sends any.
-        Some(_) => Err(Refusal::Malformed("it holds an extension")),
+        Some(_) => Err(SaslError::Malformed("it holds an extension")),
     }
 }
 
 /// Reads the server's last message: `verifier ["," extensions]`, where the verifier is `v=` and 32 bytes in base64.
-fn check_final(message: &[u8]) -> Result<(), Refusal> {
+fn check_final(message: &[u8]) -> Result<(), SaslError> {
     let verifier = message.split(|byte| *byte == b',').next().unwrap_or_default();
-    let verifier = verifier.strip_prefix(b"v=").ok_or(Refusal::Malformed("there is no signature in its last"))?;
-    if is_base64(verifier) { Ok(()) } else { Err(Refusal::Malformed("its signature is not base64")) }
+    let verifier = verifier.strip_prefix(b"v=").ok_or(SaslError::Malformed("there is no signature in its last"))?;
+    if is_base64(verifier) { Ok(()) } else { Err(SaslError::Malformed("its signature is not base64")) }
 }
 
 fn is_base64(text: &[u8]) -> bool {
@@ -237,15 +237,15 @@ impl std::fmt::Debug for Scram {
     }
 }
 
-impl std::fmt::Debug for Work {
+impl std::fmt::Debug for HashTask {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Work")
+        f.write_str("HashTask")
     }
 }
 
-impl std::fmt::Debug for Worked {
+impl std::fmt::Debug for HashResult {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Worked")
+        f.write_str("HashResult")
     }
 }
 

@@ -6,11 +6,11 @@
 use zeroize::Zeroizing;
 
 use super::{
-    Answer, Capabilities, Command, CommandName, Condition, Encoded, Frame, Framer, Hierarchy, OffendingLine, Refusal,
-    Response, ResponseCode, Status, Syntax, Worked,
+    ChallengeReply, Capabilities, Command, CommandName, Condition, Encoded, Frame, Framer, Hierarchy, OffendingLine, SaslError,
+    Response, ResponseCode, StatusLine, Syntax, HashResult,
     mail_guard::{MailGuard, WITHHELD},
     referral_host,
-    sasl::Exchange,
+    sasl::SaslExchange,
 };
 
 /// How much is read before the session gives up. Sizes in bytes.
@@ -43,9 +43,9 @@ impl Default for Limits {
     }
 }
 
-/// State of the session (RFC 9051 §3).
+/// SessionState of the session (RFC 9051 §3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub enum SessionState {
     /// No greeting yet.
     Connected,
     /// Before login.
@@ -58,9 +58,9 @@ pub enum State {
     Logout,
 }
 
-/// A breach after which the stream cannot be trusted. The connection is closed.
+/// A violation after which the stream cannot be trusted. The connection is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Breach {
+pub enum ProtocolViolation {
     /// Framing broke.
     #[error(transparent)]
     Syntax(#[from] Syntax),
@@ -94,7 +94,7 @@ pub enum Breach {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event<'a> {
     /// The greeting: OK, PREAUTH or BYE.
-    Greeting(Status<'a>),
+    Greeting(StatusLine<'a>),
     /// The first byte of an untagged or tagged response to the command. The bytes themselves are still to be handed in.
     FirstByte,
     /// The first FETCH response that holds data of a message that was asked for is whole.
@@ -103,18 +103,18 @@ pub enum Event<'a> {
     Continuation,
     /// An untagged OK with `[ALERT]`. Later rows may show that its words were mail: see [`Session::trusts_untagged`].
     Alert(&'a [u8]),
-    /// An untagged NO or BAD: a warning, or a refusal that may stay the server's only word (RFC 9051 §7.1). The
+    /// An untagged NO or BAD: a warning, or a error that may stay the server's only word (RFC 9051 §7.1). The
     /// same goes for its words.
-    Warning(Status<'a>),
+    Warning(StatusLine<'a>),
     /// BYE outside LOGOUT: the server is going away.
-    Bye(Status<'a>),
+    Bye(StatusLine<'a>),
     /// The command's end.
-    Tagged(Status<'a>),
+    Tagged(StatusLine<'a>),
 }
 
 /// What a step has seen so far.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Progress {
+pub struct SessionProgress {
     /// Bytes received since the previous step's last one.
     pub received: u64,
     /// Untagged responses.
@@ -140,7 +140,7 @@ pub struct Progress {
 pub struct Session {
     limits: Limits,
     framer: Framer,
-    state: State,
+    state: SessionState,
     capabilities: Option<Capabilities>,
     id: (Option<Vec<u8>>, Option<Vec<u8>>),
     hierarchy: Option<Hierarchy>,
@@ -148,10 +148,10 @@ pub struct Session {
     /// Tag of a command that nobody waits for any more.
     abandoned: Option<String>,
     /// The SASL exchange of AUTHENTICATE, until the next command.
-    exchange: Option<Exchange>,
+    exchange: Option<SaslExchange>,
     /// What to do about its last challenge.
-    answer: Option<Answer>,
-    progress: Progress,
+    answer: Option<ChallengeReply>,
+    progress: SessionProgress,
     received: u64,
     /// EXISTS of the mailbox that is open.
     exists: Option<u32>,
@@ -182,7 +182,7 @@ impl Session {
         Self {
             limits,
             framer: Framer::new(limits),
-            state: State::Connected,
+            state: SessionState::Connected,
             capabilities: None,
             id: (None, None),
             hierarchy: None,
@@ -190,7 +190,7 @@ impl Session {
             abandoned: None,
             exchange: None,
             answer: None,
-            progress: Progress::default(),
+            progress: SessionProgress::default(),
             received: 0,
             exists: None,
             shrunk: false,
@@ -199,7 +199,7 @@ impl Session {
     }
 
     /// Where the session stands.
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> SessionState {
         self.state
     }
 
@@ -219,12 +219,12 @@ impl Session {
     }
 
     /// What the present step has seen.
-    pub fn progress(&self) -> &Progress {
+    pub fn progress(&self) -> &SessionProgress {
         &self.progress
     }
 
     /// Takes what a step has seen and starts to count for the next.
-    pub fn take_progress(&mut self) -> Progress {
+    pub fn take_progress(&mut self) -> SessionProgress {
         (self.current, self.exchange, self.answer) = (None, None, None);
         std::mem::take(&mut self.progress)
     }
@@ -251,7 +251,7 @@ impl Session {
         self.guard.trusts_untagged()
     }
 
-    /// The line that a breach was found in, as far as it came and may be shown. From FETCH on it may be mail.
+    /// The line that a violation was found in, as far as it came and may be shown. From FETCH on it may be mail.
     pub fn offending_line(&self) -> OffendingLine<'_> {
         let tag = self.current.as_ref().map(|current| current.tag.as_str());
         let framer = &self.framer;
@@ -308,15 +308,15 @@ impl Session {
     }
 
     /// What to do about the challenge that came last. Whoever sends the line says so with [`Session::sent`].
-    pub fn answer(&mut self) -> Option<Answer> {
+    pub fn answer(&mut self) -> Option<ChallengeReply> {
         self.answer.take()
     }
 
     /// What to do now that the work is done that a challenge made.
-    pub fn worked(&mut self, worked: Worked) -> Answer {
+    pub fn worked(&mut self, worked: HashResult) -> ChallengeReply {
         match &mut self.exchange {
             Some(exchange) => exchange.worked(worked),
-            None => Answer::Cancel(Refusal::Computation),
+            None => ChallengeReply::Cancel(SaslError::Computation),
         }
     }
 
@@ -330,17 +330,17 @@ impl Session {
 
     /// Why the server refuses, in its mechanism's own word, if that is not the password's fault. Untrusted.
     pub fn complaint(&self) -> Option<&[u8]> {
-        self.exchange.as_ref().and_then(Exchange::complaint)
+        self.exchange.as_ref().and_then(SaslExchange::complaint)
     }
 
     /// What was said in the SASL exchange and must not be repeated, beside names and password.
     pub fn spoken(&self) -> &[Zeroizing<Vec<u8>>] {
-        self.exchange.as_ref().map(Exchange::spoken).unwrap_or_default()
+        self.exchange.as_ref().map(SaslExchange::spoken).unwrap_or_default()
     }
 
     /// Whether the next command may be sent: the one under way, if any, stands whole on the line.
     pub fn is_between_commands(&self) -> bool {
-        let is_over = self.exchange.as_ref().is_none_or(Exchange::is_over);
+        let is_over = self.exchange.as_ref().is_none_or(SaslExchange::is_over);
         self.current.as_ref().is_none_or(|current| current.sent && is_over)
     }
 
@@ -358,7 +358,7 @@ impl Session {
     }
 
     /// Takes some of `input`; returns how much, and what happened. To be called until all of it is taken.
-    pub fn receive(&mut self, input: &[u8]) -> Result<(usize, Option<Event<'_>>), Breach> {
+    pub fn receive(&mut self, input: &[u8]) -> Result<(usize, Option<Event<'_>>), ProtocolViolation> {
         if let Some(current) = &mut self.current
             && !current.first_byte
             && self.framer.is_between_responses()
@@ -378,13 +378,13 @@ impl Session {
         self.received += passed;
         let (taken, whole) = pushed.map_err(|syntax| match self.state {
             // One that begins well and has no end may still be a greeting; whatever else it is, it is none.
-            State::Connected if syntax != Syntax::Line || self.framer.partial().first() != Some(&b'*') => {
-                Breach::Greeting
+            SessionState::Connected if syntax != Syntax::Line || self.framer.partial().first() != Some(&b'*') => {
+                ProtocolViolation::Greeting
             }
-            _ => Breach::Syntax(syntax),
+            _ => ProtocolViolation::Syntax(syntax),
         })?;
         if self.progress.received > self.limits.command_bytes || self.received > self.limits.session_bytes {
-            return Err(Breach::Bytes);
+            return Err(ProtocolViolation::Bytes);
         }
         if !whole {
             return Ok((taken, None));
@@ -393,18 +393,18 @@ impl Session {
         self.progress.literals += frame.literals;
         self.progress.literal_bytes += frame.literal_bytes;
         self.progress.lenient += u64::from(frame.lenient);
-        if frame.text.is_empty() && self.state != State::Connected {
+        if frame.text.is_empty() && self.state != SessionState::Connected {
             self.progress.lenient += 1;
             return Ok((taken, None));
         }
         let (response, loose) = Response::parse(&frame);
         self.progress.lenient += u64::from(loose);
         self.guard.look_at(&frame, &response);
-        if self.state == State::Connected {
+        if self.state == SessionState::Connected {
             return greeting(response, &mut self.state, &mut self.capabilities, &mut self.progress)
                 .map(|event| (taken, Some(event)));
         }
-        let event = Understanding {
+        let event = ResponseHandler {
             limits: &self.limits,
             state: &mut self.state,
             capabilities: &mut self.capabilities,
@@ -426,23 +426,23 @@ impl Session {
 
 fn greeting<'a>(
     response: Response<'a>,
-    state: &mut State,
+    state: &mut SessionState,
     capabilities: &mut Option<Capabilities>,
-    progress: &mut Progress,
-) -> Result<Event<'a>, Breach> {
-    let Response::Status(status) = response else { return Err(Breach::Greeting) };
+    progress: &mut SessionProgress,
+) -> Result<Event<'a>, ProtocolViolation> {
+    let Response::Status(status) = response else { return Err(ProtocolViolation::Greeting) };
     *state = match status.condition {
-        Condition::Ok => State::NotAuthenticated,
-        Condition::Preauth => State::Authenticated,
-        Condition::Bye => State::Logout,
-        Condition::No | Condition::Bad => return Err(Breach::Greeting),
+        Condition::Ok => SessionState::NotAuthenticated,
+        Condition::Preauth => SessionState::Authenticated,
+        Condition::Bye => SessionState::Logout,
+        Condition::No | Condition::Bad => return Err(ProtocolViolation::Greeting),
     };
     learn(&status, capabilities, progress);
     Ok(Event::Greeting(status))
 }
 
 /// Keeps what a status response's code tells. True when it was a capability list.
-fn learn(status: &Status<'_>, capabilities: &mut Option<Capabilities>, progress: &mut Progress) -> bool {
+fn learn(status: &StatusLine<'_>, capabilities: &mut Option<Capabilities>, progress: &mut SessionProgress) -> bool {
     let Some(code) = status.code else { return false };
     match code.name {
         ResponseCode::Capability => *capabilities = Some(Capabilities::parse(code.argument)),
@@ -453,24 +453,24 @@ fn learn(status: &Status<'_>, capabilities: &mut Option<Capabilities>, progress:
 }
 
 /// The parts of a session that a response can change, while the framer lends the response.
-struct Understanding<'s> {
+struct ResponseHandler<'s> {
     limits: &'s Limits,
-    state: &'s mut State,
+    state: &'s mut SessionState,
     capabilities: &'s mut Option<Capabilities>,
     id: &'s mut (Option<Vec<u8>>, Option<Vec<u8>>),
     hierarchy: &'s mut Option<Hierarchy>,
     current: &'s mut Option<Current>,
     abandoned: &'s mut Option<String>,
-    exchange: &'s mut Option<Exchange>,
-    answer: &'s mut Option<Answer>,
-    progress: &'s mut Progress,
+    exchange: &'s mut Option<SaslExchange>,
+    answer: &'s mut Option<ChallengeReply>,
+    progress: &'s mut SessionProgress,
     exists: &'s mut Option<u32>,
     shrunk: &'s mut bool,
     guard: MailGuard,
 }
 
-impl Understanding<'_> {
-    fn take(mut self, response: Response<'_>) -> Result<Option<Event<'_>>, Breach> {
+impl ResponseHandler<'_> {
+    fn take(mut self, response: Response<'_>) -> Result<Option<Event<'_>>, ProtocolViolation> {
         match response {
             Response::Tagged(tag, _)
                 if self.abandoned.as_ref().is_some_and(|abandoned| abandoned.as_bytes() == tag) =>
@@ -484,7 +484,7 @@ impl Understanding<'_> {
         }
         self.progress.untagged += 1;
         if self.progress.untagged > self.limits.responses {
-            return Err(Breach::Responses);
+            return Err(ProtocolViolation::Responses);
         }
         match response {
             Response::Status(status) => return Ok(self.untagged_status(status)),
@@ -534,9 +534,9 @@ impl Understanding<'_> {
         (self.progress.rows == 1).then_some(Event::FirstRow)
     }
 
-    fn untagged_status<'a>(&mut self, status: Status<'a>) -> Option<Event<'a>> {
+    fn untagged_status<'a>(&mut self, status: StatusLine<'a>) -> Option<Event<'a>> {
         let trusted = self.guard.trusts_untagged();
-        let status = if trusted { status } else { Status { code: None, text: WITHHELD, ..status } };
+        let status = if trusted { status } else { StatusLine { code: None, text: WITHHELD, ..status } };
         let is_list = status.code.is_some_and(|code| code.name == ResponseCode::Capability);
         if (!is_list || self.guard.may_learn())
             && self.learn(&status)
@@ -548,7 +548,7 @@ impl Understanding<'_> {
             if self.runs(CommandName::Logout) {
                 return None;
             }
-            *self.state = State::Logout;
+            *self.state = SessionState::Logout;
             return Some(Event::Bye(status));
         }
         if matches!(status.condition, Condition::No | Condition::Bad) {
@@ -558,13 +558,13 @@ impl Understanding<'_> {
     }
 
     /// Keeps what a status response's code tells. True when it was a capability list.
-    fn learn(&mut self, status: &Status<'_>) -> bool {
+    fn learn(&mut self, status: &StatusLine<'_>) -> bool {
         *self.shrunk |=
             status.code.is_some_and(|code| code.name == ResponseCode::ExpungeIssued) && self.exists.is_some();
         learn(status, self.capabilities, self.progress)
     }
 
-    fn continuation<'a>(&mut self, text: &[u8]) -> Result<Event<'a>, Breach> {
+    fn continuation<'a>(&mut self, text: &[u8]) -> Result<Event<'a>, ProtocolViolation> {
         match self.current {
             Some(current) if current.waiting => {
                 current.waiting = false;
@@ -576,37 +576,37 @@ impl Understanding<'_> {
                 }
                 Ok(Event::Continuation)
             }
-            _ => Err(Breach::Continuation),
+            _ => Err(ProtocolViolation::Continuation),
         }
     }
 
-    fn tagged<'a>(&mut self, tag: &[u8], status: Option<Status<'a>>) -> Result<Event<'a>, Breach> {
+    fn tagged<'a>(&mut self, tag: &[u8], status: Option<StatusLine<'a>>) -> Result<Event<'a>, ProtocolViolation> {
         let Some(current) = self.current.as_ref().filter(|current| current.tag.as_bytes() == tag) else {
             let out_of_place = self.guard.is_out_of_place(status.is_some());
-            return Err(if out_of_place { Breach::OutOfPlace } else { Breach::Tag });
+            return Err(if out_of_place { ProtocolViolation::OutOfPlace } else { ProtocolViolation::Tag });
         };
         let Current { name, sent, first_byte, relisted, .. } = *current;
-        let status = status.ok_or(Breach::Status)?;
+        let status = status.ok_or(ProtocolViolation::Status)?;
         if status.condition == Condition::Ok && self.exchange.as_ref().is_some_and(|exchange| !exchange.is_proven()) {
-            return Err(Breach::Unproven);
+            return Err(ProtocolViolation::Unproven);
         }
         // No answer begins before its command does.
         if !first_byte {
-            return Err(Breach::Tag);
+            return Err(ProtocolViolation::Tag);
         }
-        // Success before the whole command was written is a guess (RFC 9051 §11.1); a refusal is not.
+        // Success before the whole command was written is a guess (RFC 9051 §11.1); a error is not.
         if status.condition == Condition::Ok && !sent {
-            return Err(Breach::Tag);
+            return Err(ProtocolViolation::Tag);
         }
         // BYE has no tag (RFC 9051 §7.1.5); what it says is plain all the same.
         if status.condition == Condition::Bye {
             self.progress.lenient += 1;
-            *self.state = State::Logout;
+            *self.state = SessionState::Logout;
             let text = if self.guard.trusts_tagged() { status.text } else { WITHHELD };
-            return Ok(Event::Bye(Status { text, ..status }));
+            return Ok(Event::Bye(StatusLine { text, ..status }));
         }
         if !matches!(status.condition, Condition::Ok | Condition::No | Condition::Bad) {
-            return Err(Breach::Status);
+            return Err(ProtocolViolation::Status);
         }
         *self.current = None;
         let ok = status.condition == Condition::Ok;
@@ -617,15 +617,15 @@ impl Understanding<'_> {
             self.learn(&status);
             status
         } else {
-            Status { text: WITHHELD, ..status }
+            StatusLine { text: WITHHELD, ..status }
         };
         match name {
             // There is no way back from a BYE.
-            _ if *self.state == State::Logout => {}
-            CommandName::Login | CommandName::Authenticate if ok => *self.state = State::Authenticated,
-            CommandName::Select | CommandName::Examine if ok => *self.state = State::Selected,
-            CommandName::Select | CommandName::Examine => *self.state = State::Authenticated,
-            CommandName::Logout if ok => *self.state = State::Logout,
+            _ if *self.state == SessionState::Logout => {}
+            CommandName::Login | CommandName::Authenticate if ok => *self.state = SessionState::Authenticated,
+            CommandName::Select | CommandName::Examine if ok => *self.state = SessionState::Selected,
+            CommandName::Select | CommandName::Examine => *self.state = SessionState::Authenticated,
+            CommandName::Logout if ok => *self.state = SessionState::Logout,
             _ => {}
         }
         Ok(Event::Tagged(status))

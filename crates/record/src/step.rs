@@ -70,7 +70,7 @@ pub struct Step {
     pub mailbox_messages: Option<u64>,
     /// The session's state when the command was sent (RFC 9051 §3).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub state: Option<State>,
+    pub state: Option<CommandState>,
     /// SASL mechanism, or `LOGIN` for the command.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "imap_name")]
     pub mechanism: Option<LoginMethod>,
@@ -203,10 +203,10 @@ impl Step {
     }
 }
 
-/// State of an IMAP session (RFC 9051 §3).
+/// CommandState of an IMAP session (RFC 9051 §3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
+pub enum CommandState {
     /// Before login.
     NotAuthenticated,
     /// After login, no mailbox open.
@@ -217,7 +217,7 @@ pub enum State {
     Logout,
 }
 
-impl State {
+impl CommandState {
     /// The word in JSON and telemetry.
     pub fn as_str(self) -> &'static str {
         match self {

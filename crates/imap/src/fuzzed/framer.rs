@@ -10,7 +10,7 @@ struct Followed {
     /// What is left of a response that did not end.
     partial: Vec<u8>,
     /// Why the stream cannot be followed any more.
-    breach: Option<Syntax>,
+    violation: Option<Syntax>,
     /// Bytes that were taken.
     passed: u64,
 }
@@ -42,14 +42,14 @@ pub fn framer(input: &[u8]) {
 
 fn follow(limits: Limits, pieces: &[&[u8]]) -> Followed {
     let mut framer = Framer::new(limits);
-    let (mut responses, mut at, mut breach) = (Vec::new(), 0, None);
+    let (mut responses, mut at, mut violation) = (Vec::new(), 0, None);
     'all: for piece in pieces {
         let mut rest = *piece;
         while !rest.is_empty() {
             let (taken, whole) = match framer.push(rest) {
                 Ok(pushed) => pushed,
                 Err(syntax) => {
-                    breach = Some(syntax);
+                    violation = Some(syntax);
                     break 'all;
                 }
             };
@@ -80,7 +80,7 @@ fn follow(limits: Limits, pieces: &[&[u8]]) -> Followed {
         }
     }
     bounded(limits, &framer);
-    Followed { responses, partial: framer.partial().to_vec(), breach, passed: framer.passed() }
+    Followed { responses, partial: framer.partial().to_vec(), violation, passed: framer.passed() }
 }
 
 /// What stands before a line is at most a line, or what a row of FETCH keeps; then the line itself and its end.
@@ -122,5 +122,5 @@ fn check(limits: Limits, bytes: &[u8], followed: &Followed) {
         }
     }
     assert!(start as u64 <= followed.passed && followed.passed <= bytes.len() as u64);
-    assert!(followed.breach.is_some() || followed.passed == bytes.len() as u64, "bytes are lost");
+    assert!(followed.violation.is_some() || followed.passed == bytes.len() as u64, "bytes are lost");
 }

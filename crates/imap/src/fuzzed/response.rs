@@ -1,7 +1,7 @@
 //! One response: whatever it is, what is read out of it lies in it and is bounded.
 
 use super::{choice, lies_in, limits};
-use crate::{Capabilities, Frame, Framer, Hierarchy, Response, Status, encode_utf7, referral_host, reported};
+use crate::{Capabilities, Frame, Framer, Hierarchy, Response, StatusLine, encode_utf7, referral_host, reported};
 
 /// A byte that chooses limits, then responses.
 pub fn response(input: &[u8]) {
@@ -88,7 +88,7 @@ fn strict(read: &Response<'_>, loose: bool, frame: &Frame<'_>) {
     assert!(!loose || known, "nothing deviates in {read:?}");
 }
 
-fn check_status(status: &Status<'_>, text: &[u8]) {
+fn check_status(status: &StatusLine<'_>, text: &[u8]) {
     assert!(lies_in(status.text, text));
     assert!(text.ends_with(status.text), "the words for people are the rest");
     if let Some(told) = reported(status.text) {

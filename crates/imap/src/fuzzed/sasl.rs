@@ -8,7 +8,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use sha2::{Digest as _, Sha256};
 
 use super::{choice, limits};
-use crate::{Answer, Capabilities, Command, Condition, Credentials, Encoded, Event, Mechanism, Secret, Session};
+use crate::{ChallengeReply, Capabilities, Command, Condition, Credentials, Encoded, Event, Mechanism, Secret, Session};
 
 /// A byte that chooses, then lines: what the server can do, the user's name, the password; the rest is what it says (see
 /// [`Talk::say`]).
@@ -198,10 +198,10 @@ impl<'a> Talk<'a> {
         };
         assert_eq!(self.sent, self.encoded.parts.len(), "a challenge before all is said");
         let Some(scram) = &mut self.scram else {
-            assert!(matches!(answer, Answer::Cancel(_)), "there is nothing to say to a challenge");
+            assert!(matches!(answer, ChallengeReply::Cancel(_)), "there is nothing to say to a challenge");
             return self.give_up();
         };
-        if let Answer::Work(work) = answer {
+        if let ChallengeReply::Hash(work) = answer {
             assert!(scram.server_first.is_empty() && challenge.starts_with(b"r="), "hashed twice");
             challenge.clone_into(&mut scram.server_first);
             let rounds = scram.rounds();
@@ -210,13 +210,13 @@ impl<'a> Talk<'a> {
                 return self.give_up();
             }
             answer = self.session.worked(work.run());
-            let Answer::Line(line) = &answer else { panic!("it cannot be computed") };
+            let ChallengeReply::Line(line) = &answer else { panic!("it cannot be computed") };
             scram.client_final = decoded(&line.bytes);
             assert!(scram.knows_the_password(), "the proof is none");
             self.session.sent(false, true);
             return;
         }
-        let Answer::Line(line) = answer else { return self.give_up() };
+        let ChallengeReply::Line(line) = answer else { return self.give_up() };
         assert_eq!(&line.bytes[..], b"\r\n", "there is nothing more to say");
         let signature = scram.signature().map(|signature| format!("v={signature}"));
         let verifier = challenge.split(|byte| *byte == b',').next().unwrap_or_default();

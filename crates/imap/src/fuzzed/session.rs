@@ -5,8 +5,8 @@
 
 use super::{Limits, choice, cuts, limits};
 use crate::{
-    Answer, Command, Condition, Credentials, Encoded, Event, Mechanism, OffendingLine, Progress, Secret, Session,
-    State, Status, WITHHELD,
+    ChallengeReply, Command, Condition, Credentials, Encoded, Event, Mechanism, OffendingLine, SessionProgress, Secret, Session,
+    SessionState, StatusLine, WITHHELD,
 };
 
 /// One byte that chooses, then the conversation.
@@ -22,8 +22,8 @@ pub fn session(input: &[u8]) {
 #[derive(Debug, PartialEq)]
 struct Told {
     lines: Vec<String>,
-    state: State,
-    progress: Progress,
+    state: SessionState,
+    progress: SessionProgress,
     partial: Vec<u8>,
     id: (Option<Vec<u8>>, Option<Vec<u8>>),
     capabilities: Option<String>,
@@ -106,7 +106,7 @@ impl Client {
     /// Begins a command where the state lets it (RFC 9051 §3), or leaves the one under way to itself.
     fn act(&mut self, what: u8) {
         let state = self.session.state();
-        if self.broken || matches!(state, State::Connected | State::Logout) {
+        if self.broken || matches!(state, SessionState::Connected | SessionState::Logout) {
             return;
         }
         if self.running.is_some() {
@@ -121,8 +121,8 @@ impl Client {
         let password = self.password.clone();
         let (user, password) = (if what & 0x20 == 0 { "user" } else { "üser" }, &password);
         let mailbox = if what & 0x20 == 0 { "INBOX" } else { "日本" };
-        let inside = matches!(state, State::Authenticated | State::Selected);
-        match (what & 0x0f, inside, state == State::Selected) {
+        let inside = matches!(state, SessionState::Authenticated | SessionState::Selected);
+        match (what & 0x0f, inside, state == SessionState::Selected) {
             (0, ..) => self.begin(Kind::Other, &Command::Capability),
             (1, false, _) => self.begin(Kind::StartTls, &Command::StartTls),
             (2, ..) => self.begin(Kind::Other, &Command::Id),
@@ -190,13 +190,13 @@ impl Client {
         let Some(answer) = self.session.answer() else { return self.send() };
         let Some(running) = &mut self.running else { return };
         match answer {
-            Answer::Line(_) => {
+            ChallengeReply::Line(_) => {
                 running.waiting = true;
                 self.session.sent(false, true);
             }
             // None goes on from a nonce that it cannot know.
-            Answer::Work(_) => panic!("there is something to hash"),
-            Answer::Cancel(_) => assert_eq!(self.session.cancel(), b"*\r\n"),
+            ChallengeReply::Hash(_) => panic!("there is something to hash"),
+            ChallengeReply::Cancel(_) => assert_eq!(self.session.cancel(), b"*\r\n"),
         }
     }
 
@@ -208,18 +208,18 @@ impl Client {
                 let (taken, event, words) = match self.session.receive(rest) {
                     Ok((taken, event)) => {
                         let words = match &event {
-                            Some(Event::Alert(text) | Event::Bye(Status { text, .. })) => Some(*text != WITHHELD),
+                            Some(Event::Alert(text) | Event::Bye(StatusLine { text, .. })) => Some(*text != WITHHELD),
                             _ => None,
                         };
                         (taken, event.map(|event| Heard::from(&event)), words)
                     }
-                    Err(breach) => {
+                    Err(violation) => {
                         let line = self.session.offending_line();
                         assert!(
                             !self.fetched || matches!(line, OffendingLine::Withheld { .. }),
                             "mail may be in {line:?}"
                         );
-                        self.lines.push(format!("breach: {breach}: {line:?}"));
+                        self.lines.push(format!("violation: {violation}: {line:?}"));
                         self.broken = true;
                         break;
                     }
@@ -251,15 +251,15 @@ impl Client {
     }
 
     /// Whether the event has a place here, and the state is what it makes of it.
-    fn take(&mut self, event: &Heard, before: State, after: State) {
+    fn take(&mut self, event: &Heard, before: SessionState, after: SessionState) {
         let expected = match (event, &mut self.running) {
             (Heard::Greeting(condition), None) => {
-                assert_eq!(before, State::Connected, "a second greeting");
+                assert_eq!(before, SessionState::Connected, "a second greeting");
                 self.end_step();
                 match condition {
-                    Condition::Ok => State::NotAuthenticated,
-                    Condition::Preauth => State::Authenticated,
-                    _ => State::Logout,
+                    Condition::Ok => SessionState::NotAuthenticated,
+                    Condition::Preauth => SessionState::Authenticated,
+                    _ => SessionState::Logout,
                 }
             }
             (Heard::FirstByte, Some(running)) => {
@@ -277,7 +277,7 @@ impl Client {
                 before
             }
             (Heard::Alert | Heard::Warning, _) => before,
-            (Heard::Bye, _) => State::Logout,
+            (Heard::Bye, _) => SessionState::Logout,
             (Heard::Tagged(condition), Some(_)) => {
                 let Some(ended) = self.running.take() else { return };
                 let ok = *condition == Condition::Ok;
@@ -290,14 +290,14 @@ impl Client {
                     assert!(self.session.capabilities().is_none(), "what was learned in clear text is void");
                 }
                 match ended.kind {
-                    _ if before == State::Logout => before,
+                    _ if before == SessionState::Logout => before,
                     Kind::Login if ok => {
-                        assert_eq!(before, State::NotAuthenticated);
-                        State::Authenticated
+                        assert_eq!(before, SessionState::NotAuthenticated);
+                        SessionState::Authenticated
                     }
-                    Kind::Select if ok => State::Selected,
-                    Kind::Select => State::Authenticated,
-                    Kind::Logout if ok => State::Logout,
+                    Kind::Select if ok => SessionState::Selected,
+                    Kind::Select => SessionState::Authenticated,
+                    Kind::Logout if ok => SessionState::Logout,
                     _ => before,
                 }
             }
@@ -330,7 +330,7 @@ enum Heard {
 
 impl From<&Event<'_>> for Heard {
     fn from(event: &Event<'_>) -> Self {
-        let condition = |status: &Status<'_>| status.condition;
+        let condition = |status: &StatusLine<'_>| status.condition;
         match event {
             Event::Greeting(status) => Self::Greeting(condition(status)),
             Event::FirstByte => Self::FirstByte,

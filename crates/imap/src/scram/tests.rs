@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use imaptrace_testkit::ScramPeer as Peer;
 
-use crate::{Breach, Command, Event, Limits, Mechanism as Sasl, Session as Imap, State};
+use crate::{ProtocolViolation, Command, Event, Limits, Mechanism as Sasl, Session as Imap, SessionState};
 
 const USER: &str = "user";
 const PASSWORD: &str = "pencil";
@@ -40,8 +40,8 @@ impl Talk {
         Peer::new(&self.first)
     }
 
-    /// What came of the bytes: the last event, or a breach.
-    fn hears(&mut self, bytes: &[u8]) -> Result<&'static str, Breach> {
+    /// What came of the bytes: the last event, or a violation.
+    fn hears(&mut self, bytes: &[u8]) -> Result<&'static str, ProtocolViolation> {
         let (mut rest, mut last) = (bytes, "nothing");
         while !rest.is_empty() {
             let (taken, event) = self.imap.receive(rest)?;
@@ -56,26 +56,26 @@ impl Talk {
     }
 
     /// The answer to a challenge.
-    fn answer(&mut self, challenge: &[u8]) -> Answer {
+    fn answer(&mut self, challenge: &[u8]) -> ChallengeReply {
         let line = format!("+ {}\r\n", STANDARD.encode(challenge));
         assert_eq!(self.hears(line.as_bytes()), Ok("continuation"));
         self.imap.answer().unwrap()
     }
 
     /// The answer to a challenge, all work done, as what is said, decoded; or why the exchange is cancelled.
-    fn says(&mut self, challenge: &str) -> Result<String, Refusal> {
+    fn says(&mut self, challenge: &str) -> Result<String, SaslError> {
         let mut answer = self.answer(challenge.as_bytes());
-        if let Answer::Work(work) = answer {
+        if let ChallengeReply::Hash(work) = answer {
             answer = self.imap.worked(work.run());
         }
         match answer {
-            Answer::Line(line) => {
+            ChallengeReply::Line(line) => {
                 self.imap.sent(false, true);
                 let text = line.bytes.strip_suffix(b"\r\n").unwrap();
                 Ok(String::from_utf8(STANDARD.decode(text).unwrap()).unwrap())
             }
-            Answer::Work(_) => panic!("work after work"),
-            Answer::Cancel(refusal) => Err(refusal),
+            ChallengeReply::Hash(_) => panic!("work after work"),
+            ChallengeReply::Cancel(error) => Err(error),
         }
     }
 }
@@ -110,7 +110,7 @@ fn both_sides_prove_that_they_know_the_password() {
         assert_eq!(talk.says(&last).as_deref(), Ok(""));
         assert!(talk.imap.is_between_commands());
         assert_eq!(talk.hears(b"t1 OK in\r\n"), Ok("OK"));
-        assert_eq!(talk.imap.state(), State::Authenticated);
+        assert_eq!(talk.imap.state(), SessionState::Authenticated);
     }
 }
 
@@ -132,9 +132,9 @@ fn a_password_is_prepared_as_rfc_4013_says_and_one_that_it_forbids_goes_as_it_is
 
 #[test]
 fn what_breaks_the_rules_is_refused_before_anything_is_hashed() {
-    let malformed = |why| Refusal::Malformed(why);
-    let iterations = |count: &str| Refusal::Iterations(count.to_owned());
-    for (message, refusal) in [
+    let malformed = |why| SaslError::Malformed(why);
+    let iterations = |count: &str| SaslError::Iterations(count.to_owned());
+    for (message, error) in [
         ("r=NONCEx,s=c2FsdA==,i=2147483648", iterations("2147483648")),
         ("r=NONCEx,s=c2FsdA==,i=4294967296", iterations("4294967296")),
         ("r=NONCEx,s=c2FsdA==,i=99999999999999999999999", iterations("99999999999999999999")),
@@ -156,16 +156,16 @@ fn what_breaks_the_rules_is_refused_before_anything_is_hashed() {
         ("r=NONCEx,,i=4096", malformed("there is no salt behind the nonce")),
         ("r=NONCEx,i=4096,s=c2FsdA==", malformed("there is no salt behind the nonce")),
         ("r=NONCEx", malformed("there is no salt behind the nonce")),
-        ("r=NONCE,s=c2FsdA==,i=4096", Refusal::Nonce),
-        ("r=,s=c2FsdA==,i=4096", Refusal::Nonce),
-        ("r=x,s=c2FsdA==,i=4096", Refusal::Nonce),
-        ("r=xNONCE,s=c2FsdA==,i=4096", Refusal::Nonce),
-        ("r=NONCE\u{7f},s=c2FsdA==,i=4096", Refusal::Nonce),
-        ("r=NONCE y,s=c2FsdA==,i=4096", Refusal::Nonce),
-        ("r=NONCEé,s=c2FsdA==,i=4096", Refusal::Nonce),
-        ("m=x,r=NONCEx,s=c2FsdA==,i=4096", Refusal::Mandatory),
-        ("r=NONCEx,m=x,s=c2FsdA==,i=4096", Refusal::Mandatory),
-        ("r=NONCEx,s=c2FsdA==,i=4096,m=x", Refusal::Mandatory),
+        ("r=NONCE,s=c2FsdA==,i=4096", SaslError::Nonce),
+        ("r=,s=c2FsdA==,i=4096", SaslError::Nonce),
+        ("r=x,s=c2FsdA==,i=4096", SaslError::Nonce),
+        ("r=xNONCE,s=c2FsdA==,i=4096", SaslError::Nonce),
+        ("r=NONCE\u{7f},s=c2FsdA==,i=4096", SaslError::Nonce),
+        ("r=NONCE y,s=c2FsdA==,i=4096", SaslError::Nonce),
+        ("r=NONCEé,s=c2FsdA==,i=4096", SaslError::Nonce),
+        ("m=x,r=NONCEx,s=c2FsdA==,i=4096", SaslError::Mandatory),
+        ("r=NONCEx,m=x,s=c2FsdA==,i=4096", SaslError::Mandatory),
+        ("r=NONCEx,s=c2FsdA==,i=4096,m=x", SaslError::Mandatory),
         ("r=NONCEx,s=c2FsdA==,i=4096,x=y", malformed("it holds an extension")),
         ("r=NONCEx,s=c2FsdA==,i=4096,", malformed("it holds an extension")),
         ("v=NONCE", malformed("it does not begin with a nonce")),
@@ -177,14 +177,14 @@ fn what_breaks_the_rules_is_refused_before_anything_is_hashed() {
         let message = message.replace("NONCE", talk.peer().nonce());
         // No work is asked for, so none can be done.
         match talk.answer(message.as_bytes()) {
-            Answer::Cancel(found) => assert_eq!(found, refusal, "{message}"),
+            ChallengeReply::Cancel(found) => assert_eq!(found, error, "{message}"),
             other => panic!("{message}: {other:?}"),
         }
         // And no password helps a server that then lets us in.
-        assert_eq!(talk.hears(b"t1 OK in\r\n"), Err(Breach::Unproven), "{message}");
+        assert_eq!(talk.hears(b"t1 OK in\r\n"), Err(ProtocolViolation::Unproven), "{message}");
     }
     let mut talk = Talk::scram();
-    assert!(matches!(talk.answer(b"r=\xff\xfe,s=\xc3\x28,i=4096"), Answer::Cancel(Refusal::Malformed(_))));
+    assert!(matches!(talk.answer(b"r=\xff\xfe,s=\xc3\x28,i=4096"), ChallengeReply::Cancel(SaslError::Malformed(_))));
 }
 
 #[test]
@@ -192,7 +192,7 @@ fn the_most_and_the_least_iterations_that_are_taken_are_work() {
     for count in [4096, 600_000] {
         let mut talk = Talk::scram();
         let first = talk.peer().first("x", b"salt", count);
-        assert!(matches!(talk.answer(first.as_bytes()), Answer::Work(_)), "{count}");
+        assert!(matches!(talk.answer(first.as_bytes()), ChallengeReply::Hash(_)), "{count}");
     }
 }
 
@@ -201,7 +201,7 @@ fn a_challenge_that_is_no_base64_is_refused() {
     for text in ["cg", "c g==", "r=x", "cg==\u{fffd}", "\u{1b}[2J", "=", "cg==cg=="] {
         let mut talk = Talk::scram();
         assert_eq!(talk.hears(format!("+ {text}\r\n").as_bytes()), Ok("continuation"));
-        assert!(matches!(talk.imap.answer(), Some(Answer::Cancel(Refusal::Base64))), "{text}");
+        assert!(matches!(talk.imap.answer(), Some(ChallengeReply::Cancel(SaslError::Base64))), "{text}");
     }
 }
 
@@ -210,7 +210,7 @@ fn a_challenge_larger_than_64_kib_is_refused_where_lines_may_be_that_long() {
     let mut talk = Talk::scram();
     let salt = vec![b'A'; 64 << 10];
     let first = talk.peer().first("x", &salt, 4096);
-    assert!(matches!(talk.answer(first.as_bytes()), Answer::Cancel(Refusal::TooLarge)));
+    assert!(matches!(talk.answer(first.as_bytes()), ChallengeReply::Cancel(SaslError::TooLarge)));
 }
 
 #[test]
@@ -220,37 +220,37 @@ fn a_server_that_does_not_know_the_password_is_found_out() {
     let proof = talk.says(&peer.first("x", b"salt", 4096)).unwrap();
     let last = peer.last(&proof, PASSWORD).unwrap();
     let other = format!("v={}", STANDARD.encode([7; 32]));
-    for (message, refusal) in [
-        (other.as_str(), Refusal::Signature),
-        (last.trim_end_matches('='), Refusal::Malformed("its signature is not base64")),
-        ("v=", Refusal::Signature),
-        ("v=AAAA", Refusal::Signature),
-        ("v", Refusal::Malformed("there is no signature in its last")),
-        ("", Refusal::Malformed("there is no signature in its last")),
-        ("x=y", Refusal::Malformed("there is no signature in its last")),
-        (&last.replace("v=", "m=x,v="), Refusal::Malformed("there is no signature in its last")),
+    for (message, error) in [
+        (other.as_str(), SaslError::Signature),
+        (last.trim_end_matches('='), SaslError::Malformed("its signature is not base64")),
+        ("v=", SaslError::Signature),
+        ("v=AAAA", SaslError::Signature),
+        ("v", SaslError::Malformed("there is no signature in its last")),
+        ("", SaslError::Malformed("there is no signature in its last")),
+        ("x=y", SaslError::Malformed("there is no signature in its last")),
+        (&last.replace("v=", "m=x,v="), SaslError::Malformed("there is no signature in its last")),
     ] {
         let mut talk = Talk::scram();
         let first = talk.peer().first("x", b"salt", 4096);
         talk.says(&first).unwrap();
-        assert_eq!(talk.says(message), Err(refusal), "{message}");
-        assert_eq!(talk.hears(b"t1 OK in\r\n"), Err(Breach::Unproven), "{message}");
+        assert_eq!(talk.says(message), Err(error), "{message}");
+        assert_eq!(talk.hears(b"t1 OK in\r\n"), Err(ProtocolViolation::Unproven), "{message}");
     }
 }
 
 #[test]
 fn success_without_the_servers_proof_is_a_breach_at_every_point() {
     let mut talk = Talk::scram();
-    assert_eq!(talk.hears(b"t1 OK in\r\n"), Err(Breach::Unproven));
+    assert_eq!(talk.hears(b"t1 OK in\r\n"), Err(ProtocolViolation::Unproven));
     let mut talk = Talk::scram();
     let first = talk.peer().first("x", b"salt", 4096);
     talk.says(&first).unwrap();
-    assert_eq!(talk.hears(b"t1 OK in\r\n"), Err(Breach::Unproven));
+    assert_eq!(talk.hears(b"t1 OK in\r\n"), Err(ProtocolViolation::Unproven));
     let mut talk = Talk::scram();
     let first = talk.peer().first("x", b"salt", 4096);
     talk.says(&first).unwrap();
     talk.says("e=invalid-proof").unwrap();
-    assert_eq!(talk.hears(b"t1 OK in\r\n"), Err(Breach::Unproven));
+    assert_eq!(talk.hears(b"t1 OK in\r\n"), Err(ProtocolViolation::Unproven));
 }
 
 #[test]
@@ -292,16 +292,16 @@ fn an_error_is_acknowledged_and_blames_the_credentials_only_when_it_names_them()
 #[test]
 fn a_challenge_when_all_is_said_is_never_answered_with_a_secret() {
     let mut plain = Talk::begin(Sasl::Plain, USER, PASSWORD);
-    assert!(matches!(plain.answer(b""), Answer::Cancel(Refusal::Unasked)));
+    assert!(matches!(plain.answer(b""), ChallengeReply::Cancel(SaslError::Unasked)));
     assert_eq!(plain.imap.cancel(), b"*\r\n");
-    assert_eq!(plain.hears(b"+ more\r\n"), Err(Breach::Continuation), "nothing follows a *");
-    assert_eq!(plain.hears(b"t1 OK in\r\n"), Err(Breach::Unproven), "nor does success");
+    assert_eq!(plain.hears(b"+ more\r\n"), Err(ProtocolViolation::Continuation), "nothing follows a *");
+    assert_eq!(plain.hears(b"t1 OK in\r\n"), Err(ProtocolViolation::Unproven), "nor does success");
 
     let mut talk = Talk::scram();
     let mut peer = talk.peer();
     let proof = talk.says(&peer.first("x", b"salt", 4096)).unwrap();
     talk.says(&peer.last(&proof, PASSWORD).unwrap()).unwrap();
-    assert_eq!(talk.says("r=again"), Err(Refusal::Unasked));
+    assert_eq!(talk.says("r=again"), Err(SaslError::Unasked));
 }
 
 #[test]
@@ -309,14 +309,14 @@ fn two_challenges_at_once_are_one_too_many() {
     let mut talk = Talk::scram();
     let challenge = STANDARD.encode(talk.peer().first("x", b"salt", 4096));
     let seen = talk.hears(format!("+ {challenge}\r\n+ {challenge}\r\n").as_bytes());
-    assert_eq!(seen, Err(Breach::Continuation));
+    assert_eq!(seen, Err(ProtocolViolation::Continuation));
 }
 
 #[test]
 fn nothing_of_an_exchange_has_a_printable_form() {
     let mut talk = Talk::begin(Sasl::ScramSha256, "canary-user", "canary-password");
     let first = talk.peer().first("x", b"salt", 4096);
-    let Answer::Work(work) = talk.answer(first.as_bytes()) else { panic!("no work") };
+    let ChallengeReply::Hash(work) = talk.answer(first.as_bytes()) else { panic!("no work") };
     let printed = format!("{work:?} {:?}", talk.imap);
     let worked = work.run();
     let printed = format!("{printed} {worked:?}");
@@ -345,7 +345,7 @@ proptest! {
         // What comes of it as a last message shows without one that was hashed for.
         drop(check_final(&message));
         drop(talk.answer(&message));
-        prop_assert_eq!(talk.hears(b"t1 OK in\r\n"), Err(Breach::Unproven));
+        prop_assert_eq!(talk.hears(b"t1 OK in\r\n"), Err(ProtocolViolation::Unproven));
     }
 
     #[test]

@@ -15,8 +15,8 @@ fn talk(session: &mut Session, bytes: &[u8]) -> Vec<String> {
                 rest = &rest[taken..];
                 seen.extend(event.map(|event| describe(&event)));
             }
-            Err(breach) => {
-                seen.push(format!("breach: {breach}"));
+            Err(violation) => {
+                seen.push(format!("violation: {violation}"));
                 break;
             }
         }
@@ -25,7 +25,7 @@ fn talk(session: &mut Session, bytes: &[u8]) -> Vec<String> {
 }
 
 fn describe(event: &Event<'_>) -> String {
-    let status = |what: &str, status: &Status<'_>| {
+    let status = |what: &str, status: &StatusLine<'_>| {
         format!(
             "{what} {} {} {}",
             status.condition.as_str(),
@@ -63,7 +63,7 @@ fn a_greeting_may_tell_the_capabilities() {
     let mut session = Session::new(Limits::default());
     assert_eq!(talk(&mut session, b"* OK [CAPABILITY IMAP4rev1 ID] hi\r\n"), ["greeting OK CAPABILITY hi"]);
     assert!(session.capabilities().is_some_and(|capabilities| capabilities.id));
-    assert_eq!(session.state(), State::NotAuthenticated);
+    assert_eq!(session.state(), SessionState::NotAuthenticated);
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn gibberish_instead_of_a_greeting() {
         let mut session = Session::new(Limits::default());
         assert_eq!(
             talk(&mut session, gibberish.as_bytes()),
-            ["breach: the first line is no IMAP greeting"],
+            ["violation: the first line is no IMAP greeting"],
             "{gibberish:?}"
         );
     }
@@ -93,14 +93,14 @@ fn only_our_whole_tag_ends_a_command() {
         let seen = run(&mut greeted(), &Command::List, format!("{wrong} OK\r\n").as_bytes());
         assert_eq!(
             seen.last().map(String::as_str),
-            Some("breach: a line bears a tag that is not the running command's"),
+            Some("violation: a line bears a tag that is not the running command's"),
             "{wrong}"
         );
     }
     let mut session = greeted();
     assert_eq!(
         run(&mut session, &Command::List, b"t1 OK done\r\nt1 OK again\r\n").last().map(String::as_str),
-        Some("breach: a line bears a tag that is not the running command's")
+        Some("violation: a line bears a tag that is not the running command's")
     );
 }
 
@@ -113,7 +113,7 @@ fn ok_before_the_command_is_written_is_a_breach_and_no_is_not() {
     assert_eq!(talk(&mut session, b"t1 NO no literals\r\n"), ["first byte", "tagged NO - no literals"]);
     session.begin("t1", &Command::Login { user: "u", password: &password });
     session.sent(true, false);
-    assert!(talk(&mut session, b"t1 OK in\r\n").last().unwrap().starts_with("breach"));
+    assert!(talk(&mut session, b"t1 OK in\r\n").last().unwrap().starts_with("violation"));
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn an_answer_that_began_before_its_command_is_a_breach() {
     assert_eq!(talk(&mut session, b"t1 OK "), [""; 0]);
     assert_eq!(
         run(&mut session, &Command::List, b"done\r\n"),
-        ["breach: a line bears a tag that is not the running command's"]
+        ["violation: a line bears a tag that is not the running command's"]
     );
 }
 
@@ -134,7 +134,7 @@ fn a_continuation_is_no_first_byte_and_comes_once() {
     session.sent(true, false);
     assert_eq!(talk(&mut session, b"+ go\r\n"), ["continuation"]);
     session.sent(false, true);
-    assert_eq!(talk(&mut session, b"+ again\r\n"), ["breach: a continuation that nobody waits for"]);
+    assert_eq!(talk(&mut session, b"+ again\r\n"), ["violation: a continuation that nobody waits for"]);
 }
 
 #[test]
@@ -143,7 +143,7 @@ fn capabilities_are_void_after_login_unless_told_anew() {
     let login = Command::Login { user: "u", password: &password };
     let mut session = greeted();
     run(&mut session, &login, b"t1 OK in\r\n");
-    assert_eq!((session.state(), session.capabilities().is_none()), (State::Authenticated, true));
+    assert_eq!((session.state(), session.capabilities().is_none()), (SessionState::Authenticated, true));
     for told in ["t1 OK [CAPABILITY IMAP4rev1 NAMESPACE] in\r\n", "* CAPABILITY IMAP4rev1 NAMESPACE\r\nt1 OK in\r\n"] {
         let mut session = greeted();
         run(&mut session, &login, told.as_bytes());
@@ -178,7 +178,7 @@ fn exists_counts_while_select_runs_and_bytes_between_commands_belong_to_the_next
     );
     let progress = session.take_progress();
     assert_eq!((progress.exists, progress.received), (Some(172), 12 + 14 + 23));
-    assert_eq!(session.state(), State::Selected);
+    assert_eq!(session.state(), SessionState::Selected);
 }
 
 #[test]
@@ -199,7 +199,7 @@ fn nothing_leads_back_from_bye() {
     let login = Command::Login { user: "u", password: &password };
     let seen = run(&mut session, &login, b"* BYE gone\r\nt1 OK in\r\n");
     assert_eq!(seen, ["first byte", "bye BYE - gone", "tagged OK - in"]);
-    assert_eq!(session.state(), State::Logout);
+    assert_eq!(session.state(), SessionState::Logout);
 }
 
 #[test]
@@ -231,14 +231,14 @@ fn limits_on_responses_and_bytes_hold() {
     session.take_progress();
     assert_eq!(
         run(&mut session, &Command::List, &b"* X\r\n".repeat(4)).last().map(String::as_str),
-        Some("breach: more untagged responses than the limit")
+        Some("violation: more untagged responses than the limit")
     );
     let mut session = Session::new(Limits { command_bytes: 100, ..Limits::default() });
     talk(&mut session, b"* OK hi\r\n");
     session.take_progress();
     let seen =
         run(&mut session, &Command::List, format!("* 1 FETCH (BODY[] {{9999}}\r\n{}", "x".repeat(200)).as_bytes());
-    assert_eq!(seen.last().map(String::as_str), Some("breach: more bytes than the limit"));
+    assert_eq!(seen.last().map(String::as_str), Some("violation: more bytes than the limit"));
 }
 
 #[test]
@@ -255,7 +255,7 @@ fn a_breach_shows_and_counts_the_same_however_much_came_at_once() {
                 session.begin("t1", &Command::List);
                 session.sent(false, true);
                 let broken =
-                    |chunk: &[u8]| talk(&mut session, chunk).last().is_some_and(|last| last.starts_with("breach"));
+                    |chunk: &[u8]| talk(&mut session, chunk).last().is_some_and(|last| last.starts_with("violation"));
                 assert!(answer.chunks(size).any(broken));
                 (session.progress().received, session.partial().to_vec())
             })
@@ -315,7 +315,7 @@ fn a_search_of_a_hundred_thousand_is_counted_where_the_line_may_be_that_long() {
     }
     answer.extend_from_slice(b"\r\nt1 OK\r\n");
     let search = Command::SearchHeader { field: "X-Mark" };
-    assert_eq!(run(&mut greeted(), &search, &answer), ["first byte", "breach: a line is longer than the limit"]);
+    assert_eq!(run(&mut greeted(), &search, &answer), ["first byte", "violation: a line is longer than the limit"]);
 
     let mut session = Session::new(Limits { line: 8 << 20, ..Limits::default() });
     talk(&mut session, b"* OK [CAPABILITY IMAP4rev1] hi\r\n");
@@ -405,7 +405,7 @@ fn broken(answer: &str) -> String {
     let mut session = selected("* 30 EXISTS\r\n");
     session.take_progress();
     let seen = run(&mut session, &Command::Fetch { from: 11, to: 30, whole: true }, answer.as_bytes());
-    assert!(seen.last().is_some_and(|last| last.starts_with("breach")), "{answer:?}: {seen:?}");
+    assert!(seen.last().is_some_and(|last| last.starts_with("violation")), "{answer:?}: {seen:?}");
     assert!(seen.iter().all(|seen| !seen.contains("PLANTED")), "{seen:?}");
     session.offending_line().to_string()
 }
@@ -504,11 +504,11 @@ fn a_line_among_rows_that_is_no_response_is_out_of_place_and_one_with_a_foreign_
         let seen = run(&mut session, &Command::Fetch { from: 11, to: 30, whole: true }, answer.as_bytes());
         let last = seen.last().unwrap();
         assert_eq!(
-            last == "breach: what came among the rows of FETCH is no response",
+            last == "violation: what came among the rows of FETCH is no response",
             out_of_place,
             "{answer:?}: {seen:?}"
         );
-        assert!(last.starts_with("breach"), "{seen:?}");
+        assert!(last.starts_with("violation"), "{seen:?}");
     }
 }
 
