@@ -89,7 +89,7 @@ impl Journey<'_> {
         step.untagged = Some(progress.untagged);
         step.literals = (progress.literals > 0).then_some(progress.literals);
         step.literal_bytes = (progress.literals > 0).then_some(progress.literal_bytes);
-        step.lenient = (progress.lenient > 0).then_some(progress.lenient);
+        step.deviations = (progress.deviations > 0).then_some(progress.deviations);
         self.refer(step, progress);
         let tcp = tcp_delta(step, driver);
         let uncertainty = account(step, exchange, tcp.as_ref(), driver);

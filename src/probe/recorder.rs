@@ -52,7 +52,7 @@ impl Recorder {
             capability_hash: None,
             oauth_only: None,
             preauth: None,
-            lenient: None,
+            deviations: None,
             referral_host: None,
             rtt_min_s: None,
             retransmits: None,
@@ -258,8 +258,8 @@ impl Recorder {
     pub(super) fn finish(mut self) -> Run {
         let run = &mut self.run;
         run.duration_s = run.steps.iter().map(Step::end_s).max().unwrap_or_default();
-        let lenient: u64 = run.steps.iter().filter_map(|step| step.lenient).sum();
-        run.server.lenient = (lenient > 0).then_some(lenient);
+        let deviations: u64 = run.steps.iter().filter_map(|step| step.deviations).sum();
+        run.server.deviations = (deviations > 0).then_some(deviations);
         if let Some(latency) = run.first_loading_latency_s {
             let steps = run.loading_steps().fold(Seconds::ZERO, |sum, step| sum.saturating_add(step.duration_s));
             run.agent_s = Some(latency.saturating_sub(steps));

@@ -87,7 +87,7 @@ fn root(run: &Run, common: &Common) -> SpanData {
     with.text(names::IMAP_SERVER_ID_VERSION, server.id_version.as_ref());
     with.some(names::IMAP_CAPABILITY_HASH, server.capability_hash.clone());
     with.some(names::IMAP_PREAUTH, server.preauth);
-    with.count(names::IMAP_LENIENT, server.lenient);
+    with.count(names::IMAP_LENIENT, server.deviations);
     with.text(names::IMAP_REFERRAL_HOST, server.referral_host.as_ref());
     with.seconds(names::NETWORK_RTT_MIN, server.rtt_min_s);
     with.count(names::NETWORK_RETRANSMITS, server.retransmits);
@@ -153,7 +153,7 @@ fn child(run: &Run, step: &Step, id: SpanId, common: &Common) -> SpanData {
     with.count(names::IMAP_MAILBOX_MESSAGES, step.mailbox_messages);
     with.some(names::IMAP_STATE, step.state.map(CommandState::as_str));
     with.some(names::IMAP_AUTH_MECHANISM, step.mechanism.map(LoginMethod::as_str));
-    with.count(names::IMAP_LENIENT, step.lenient);
+    with.count(names::IMAP_LENIENT, step.deviations);
     with.text(names::IMAP_REFERRAL_HOST, step.referral_host.as_ref());
     with.some(names::IMAP_CONNECTION_ATTEMPT, step.connection.map(i64::from));
     with.seconds(names::NETWORK_RTT_MIN, step.rtt_min_s);

@@ -146,7 +146,7 @@ pub(super) fn passed() -> Run {
             capability_hash: None,
             oauth_only: None,
             preauth: None,
-            lenient: None,
+            deviations: None,
             referral_host: None,
             rtt_min_s: Some(us(RTT)),
             retransmits: None,

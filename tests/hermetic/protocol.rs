@@ -59,7 +59,7 @@ async fn data_that_nobody_asked_for_may_come_in_every_command() {
     assert_eq!(steps(&run), "connect greeting LOGIN LIST SELECT FETCH LOGOUT");
     let fetch = run.steps.iter().find(|step| step.name == "FETCH").unwrap();
     assert_eq!((fetch.messages, fetch.untagged), (Some(1), Some(12)), "message 2 was not asked for");
-    assert_eq!(run.steps.iter().filter_map(|step| step.lenient).sum::<u64>(), 0);
+    assert_eq!(run.steps.iter().filter_map(|step| step.deviations).sum::<u64>(), 0);
 }
 
 #[tokio::test]
@@ -132,7 +132,7 @@ S: {tag} OK
     );
     let literals = |name: &str| {
         let step = run.steps.iter().find(|step| step.name == name).unwrap();
-        (step.literals, step.literal_bytes, step.lenient)
+        (step.literals, step.literal_bytes, step.deviations)
     };
     assert_eq!(literals("LIST"), (Some(2), Some(6), None));
     assert_eq!(literals("FETCH"), (Some(7), Some(4 + 5 + 2 + 4 + 6 + 25), None));
@@ -394,8 +394,8 @@ async fn exists_is_read_through_what_is_tolerated_and_its_last_word_counts() {
         assert_eq!(run.outcome, RunOutcome::Passed, "{exists}: {}", steps(&run));
         assert!(heard.iter().any(|line| line.contains(" FETCH 6:25 ")), "{exists}: {heard:?}");
         let select = step(&run, "SELECT");
-        assert_eq!((select.mailbox_messages, select.lenient.unwrap_or_default()), (Some(25), lenient), "{exists}");
-        assert_eq!(run.server.lenient.unwrap_or_default(), lenient, "{exists}");
+        assert_eq!((select.mailbox_messages, select.deviations.unwrap_or_default()), (Some(25), lenient), "{exists}");
+        assert_eq!(run.server.deviations.unwrap_or_default(), lenient, "{exists}");
     }
     for exists in ["S: *  0  EXISTS\n", "S: * 25 EXISTS\nS: * 0 EXISTS\n"] {
         let (run, _) = against(&mailbox(&format!("{exists}S: {{tag}} OK\n"), ""), |_| {}).await;
@@ -458,7 +458,7 @@ async fn rows_are_read_through_runs_of_spaces_and_counted_as_what_was_asked_for(
     let (run, _) = against(&mailbox(select, &format!("{rows}S: {{tag}}  OK  done\n")), |_| {}).await;
     assert_eq!(run.outcome, RunOutcome::Passed, "{}", steps(&run));
     let fetch = step(&run, "FETCH");
-    assert_eq!((fetch.messages, fetch.literals, fetch.lenient), (Some(20), Some(20), Some(21)));
+    assert_eq!((fetch.messages, fetch.literals, fetch.deviations), (Some(20), Some(20), Some(21)));
     assert!(run.first_row_s.is_some());
 
     // Fewer than were asked for: said unless the server said why.
@@ -500,7 +500,7 @@ S: {tag}  OK
 ";
     let (run, _) = against(script, |_| {}).await;
     assert_eq!(steps(&run), "connect greeting ID LOGIN CAPABILITY NAMESPACE LIST!unavailable LOGOUT");
-    let counted = ["ID", "LOGIN", "CAPABILITY", "NAMESPACE", "LIST", "LOGOUT"].map(|name| step(&run, name).lenient);
+    let counted = ["ID", "LOGIN", "CAPABILITY", "NAMESPACE", "LIST", "LOGOUT"].map(|name| step(&run, name).deviations);
     assert_eq!(counted, [Some(2), Some(1), Some(2), Some(1), Some(2), Some(2)]);
     assert_eq!(step(&run, "LIST").text.as_ref().unwrap().as_str(), "later");
     assert_eq!(run.server.id_name.as_ref().unwrap().as_str(), "x");

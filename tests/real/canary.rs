@@ -63,7 +63,7 @@ async fn a_fill_is_interrupted_goes_on_and_is_probed() {
     let run: imaptrace_record::Run = serde_json::from_str(&probed.stdout).unwrap();
     let step = |name: &str| run.steps.iter().find(|step| step.name == name).unwrap();
     assert_eq!((step("SELECT").mailbox_messages, step("FETCH").messages), (Some(300), Some(20)));
-    assert_eq!(run.server.lenient, None);
+    assert_eq!(run.server.deviations, None);
 }
 
 #[tokio::test]

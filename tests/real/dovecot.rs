@@ -67,7 +67,7 @@ async fn every_way_to_secure_the_line() {
             (Some(20), Some(20), Some(30))
         );
         assert_eq!(run.server.id_name.as_ref().map(ServerText::as_str), Some("Dovecot"));
-        assert_eq!(run.server.lenient, None, "a real server breaks no rule here");
+        assert_eq!(run.server.deviations, None, "a real server breaks no rule here");
         assert_eq!(run.server.quickack, Some(true));
         assert!(run.server.rtt_min_s.is_some() && run.server.capability_hash.is_some());
         if security == Security::None {

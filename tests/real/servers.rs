@@ -100,7 +100,7 @@ async fn a_first_load_passes_in_clear_text_with_starttls_and_with_tls() {
             assert_eq!((select.mailbox_messages, fetch.messages, fetch.literals), (Some(30), Some(20), Some(20)));
             assert_eq!(run.first_loading_latency_s, Some(fetch.end_s()));
             assert!(run.first_row_s.is_some_and(|row| row > select.end_s() && row <= fetch.end_s()), "{run:?}");
-            assert_eq!(run.server.lenient, None, "{kind:?} breaks no rule here");
+            assert_eq!(run.server.deviations, None, "{kind:?} breaks no rule here");
             assert_eq!(run.server.protocol.as_deref(), Some("4rev1"));
             assert!(run.server.rtt_min_s.is_some() && run.server.capability_hash.is_some());
             if security == Security::None {
@@ -190,7 +190,7 @@ async fn folders_under_inbox_and_odd_names_can_be_opened() {
             // These and INBOX, in quotes, with escapes, or bare; and the two that the longest name is in.
             let listed = 3 + FOLDERS.len() + more.len();
             assert_eq!(step(&run, "LIST").untagged, Some(listed as u64), "{kind:?}");
-            assert_eq!(run.server.lenient, None);
+            assert_eq!(run.server.deviations, None);
         }
     }
 }
@@ -313,7 +313,7 @@ async fn a_canary_mailbox_is_made_filled_gone_on_with_and_probed() {
         assert_eq!(probed.code, Some(0), "{probed:?}");
         let run: Run = serde_json::from_str(&probed.stdout).unwrap();
         assert_eq!((step(&run, "SELECT").mailbox_messages, step(&run, "FETCH").messages), (Some(45), Some(20)));
-        assert_eq!(run.server.lenient, None, "{kind:?}");
+        assert_eq!(run.server.deviations, None, "{kind:?}");
         server.client(FULL).ok("DELETE \"INBOX.A &- B\"");
     }
 }

@@ -39,7 +39,7 @@ pub struct Frame<'a> {
     /// Bytes in those literals.
     pub literal_bytes: u64,
     /// A line ended with bare LF or more than one CR, or a literal size had a `+`.
-    pub lenient: bool,
+    pub deviates: bool,
     /// Of a row, `* n FETCH …`: where in `text` that word ends.
     pub row: Option<usize>,
     /// Every bracket and quote was closed, each literal ended where the grammar can go on, and a row ended with its list. Of
@@ -64,7 +64,7 @@ pub struct Framer {
     size: u64,
     literals: u64,
     literal_bytes: u64,
-    lenient: bool,
+    deviates: bool,
     ends: Ends,
     complete: bool,
     /// The response is a status response whose code has not been closed yet.
@@ -150,7 +150,7 @@ impl Framer {
             size: 0,
             literals: 0,
             literal_bytes: 0,
-            lenient: false,
+            deviates: false,
             ends: Ends::GOOD,
             complete: false,
             open_code: false,
@@ -207,7 +207,7 @@ impl Framer {
             kept: &self.kept,
             literals: self.literals,
             literal_bytes: self.literal_bytes,
-            lenient: self.lenient,
+            deviates: self.deviates,
             row: Some(self.head).filter(|head| *head > 0),
             closed: self.ends.closed,
             whole_lines: self.ends.whole_lines,
@@ -257,7 +257,7 @@ impl Framer {
         self.kept.clear();
         (self.line, self.phase, self.depth) = (0, FramerState::Line, 0);
         (self.head, self.literals, self.literal_bytes) = (0, 0, 0);
-        (self.lenient, self.ends, self.complete) = (false, Ends::GOOD, false);
+        (self.deviates, self.ends, self.complete) = (false, Ends::GOOD, false);
         self.open_code = false;
     }
 
@@ -282,7 +282,7 @@ impl Framer {
         let line = self.text.get(self.line..).unwrap_or_default();
         let content = line.strip_suffix(b"\n").unwrap_or(line);
         let carriage_returns = content.iter().rev().take_while(|byte| **byte == b'\r').count();
-        self.lenient |= carriage_returns != 1;
+        self.deviates |= carriage_returns != 1;
         let content_len = content.len() - carriage_returns;
         self.text.truncate(self.line + content_len);
         let line = self.text.get(self.line..).unwrap_or_default();
@@ -300,7 +300,7 @@ impl Framer {
             Tail::Nothing => Ok(true),
             Tail::Malformed => Err(Syntax::Literal),
             Tail::Literal { size, plus } => {
-                self.lenient |= plus;
+                self.deviates |= plus;
                 self.begin_literal(size);
                 Ok(false)
             }

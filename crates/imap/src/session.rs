@@ -126,7 +126,7 @@ pub struct SessionProgress {
     /// Messages that were asked for and of which data came, beside flags.
     pub rows: u64,
     /// Deviations from the grammar that were tolerated.
-    pub lenient: u64,
+    pub deviations: u64,
     /// EXISTS while SELECT ran; the last one that could be read.
     pub exists: Option<u32>,
     /// How many messages a SEARCH found; none when it did not say.
@@ -392,13 +392,13 @@ impl Session {
         let frame = self.framer.frame();
         self.progress.literals += frame.literals;
         self.progress.literal_bytes += frame.literal_bytes;
-        self.progress.lenient += u64::from(frame.lenient);
+        self.progress.deviations += u64::from(frame.deviates);
         if frame.text.is_empty() && self.state != SessionState::Connected {
-            self.progress.lenient += 1;
+            self.progress.deviations += 1;
             return Ok((taken, None));
         }
         let (response, loose) = Response::parse(&frame);
-        self.progress.lenient += u64::from(loose);
+        self.progress.deviations += u64::from(loose);
         self.guard.look_at(&frame, &response);
         if self.state == SessionState::Connected {
             return greeting(response, &mut self.state, &mut self.capabilities, &mut self.progress)
@@ -514,7 +514,7 @@ impl ResponseHandler<'_> {
                 self.progress.found = Some(self.progress.found.unwrap_or_default().saturating_add(number));
             }
             Response::Id(name, version) if self.runs(CommandName::Id) => *self.id = (name, version),
-            Response::Broken => self.progress.lenient += 1,
+            Response::Broken => self.progress.deviations += 1,
             _ => {}
         }
         Ok(None)
@@ -600,7 +600,7 @@ impl ResponseHandler<'_> {
         }
         // BYE has no tag (RFC 9051 §7.1.5); what it says is plain all the same.
         if status.condition == Condition::Bye {
-            self.progress.lenient += 1;
+            self.progress.deviations += 1;
             *self.state = SessionState::Logout;
             let text = if self.guard.trusts_tagged() { status.text } else { WITHHELD };
             return Ok(Event::Bye(StatusLine { text, ..status }));

@@ -149,9 +149,9 @@ pub struct Server {
     /// The greeting was PREAUTH.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preauth: Option<bool>,
-    /// Breaches of the grammar that were read past, of all steps.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lenient: Option<u64>,
+    /// Deviations from the grammar that were tolerated, of all steps.
+    #[serde(rename = "lenient", default, skip_serializing_if = "Option::is_none")]
+    pub deviations: Option<u64>,
     /// Host that a referral named; recorded, never followed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub referral_host: Option<ServerText>,

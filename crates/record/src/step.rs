@@ -74,9 +74,9 @@ pub struct Step {
     /// SASL mechanism, or `LOGIN` for the command.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "imap_name")]
     pub mechanism: Option<LoginMethod>,
-    /// Breaches of the grammar that were read past.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lenient: Option<u64>,
+    /// Deviations from the grammar that were tolerated.
+    #[serde(rename = "lenient", default, skip_serializing_if = "Option::is_none")]
+    pub deviations: Option<u64>,
     /// Host that a referral in this step named; recorded, never followed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub referral_host: Option<ServerText>,

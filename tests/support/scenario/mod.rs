@@ -171,8 +171,8 @@ impl Scenario {
                 &expect.received,
             );
         }
-        if let Some(lenient) = expect.lenient {
-            differs.unless_same("breaches read past", &run.server.lenient.unwrap_or_default(), &lenient);
+        if let Some(lenient) = expect.deviations {
+            differs.unless_same("breaches read past", &run.server.deviations.unwrap_or_default(), &lenient);
         }
         let events = run.steps.iter().flat_map(|step| &step.events);
         let said: Vec<_> = events.filter_map(|event| event.text.as_ref()).map(ServerText::as_str).collect();

@@ -8,7 +8,7 @@ struct Seen {
     kept: Vec<String>,
     literals: u64,
     literal_bytes: u64,
-    lenient: bool,
+    deviates: bool,
 }
 
 fn run(chunks: &[&[u8]]) -> (Vec<Seen>, Option<Syntax>) {
@@ -29,7 +29,7 @@ fn run(chunks: &[&[u8]]) -> (Vec<Seen>, Option<Syntax>) {
                             kept: frame.kept.iter().map(|(at, len)| lossy(&frame.text[*at..at + len])).collect(),
                             literals: frame.literals,
                             literal_bytes: frame.literal_bytes,
-                            lenient: frame.lenient,
+                            deviates: frame.deviates,
                         });
                     }
                 }
@@ -108,7 +108,7 @@ fn line_ends_bare_lf_is_lenient_and_bare_cr_is_an_error() {
     let (seen, error_) = run(&[b"* OK a\n* OK b\r\r\n* OK c\r\n"]);
     assert_eq!(error_, None);
     assert_eq!(
-        seen.iter().map(|seen| (seen.text.as_str(), seen.lenient)).collect::<Vec<_>>(),
+        seen.iter().map(|seen| (seen.text.as_str(), seen.deviates)).collect::<Vec<_>>(),
         [("* OK a", true), ("* OK b", true), ("* OK c", false)]
     );
     assert_eq!(error("* OK a\rb\r\n"), Some(Syntax::BareCr));

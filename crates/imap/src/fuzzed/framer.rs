@@ -24,7 +24,7 @@ struct Whole {
     kept: Vec<(usize, usize)>,
     literals: u64,
     literal_bytes: u64,
-    lenient: bool,
+    deviates: bool,
     row: Option<usize>,
     closed: bool,
     ends_with_lines: bool,
@@ -62,7 +62,7 @@ fn follow(limits: Limits, pieces: &[&[u8]]) -> Followed {
                 assert!(framer.is_between_responses() && framer.partial().is_empty());
                 let frame = framer.frame();
                 let (text, kept) = (frame.text.to_vec(), frame.kept.to_vec());
-                let (literals, literal_bytes, lenient) = (frame.literals, frame.literal_bytes, frame.lenient);
+                let (literals, literal_bytes, deviates) = (frame.literals, frame.literal_bytes, frame.deviates);
                 let (row, closed, ends_with_lines) = (frame.row, frame.closed, frame.whole_lines);
                 let end = at;
                 responses.push(Whole {
@@ -71,7 +71,7 @@ fn follow(limits: Limits, pieces: &[&[u8]]) -> Followed {
                     kept,
                     literals,
                     literal_bytes,
-                    lenient,
+                    deviates,
                     row,
                     closed,
                     ends_with_lines,
@@ -103,7 +103,7 @@ fn check(limits: Limits, bytes: &[u8], followed: &Followed) {
             let content = raw.strip_suffix(b"\n").unwrap_or(raw);
             let returns = content.iter().rev().take_while(|byte| **byte == b'\r').count();
             assert_eq!(frame.text, content.get(..content.len() - returns).unwrap_or_default());
-            assert_eq!(frame.lenient, returns != 1);
+            assert_eq!(frame.deviates, returns != 1);
         }
         assert!(frame.kept.len() as u64 <= frame.literals);
         if let Some(head) = frame.row {

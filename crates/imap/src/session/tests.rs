@@ -220,7 +220,7 @@ fn broken_lines_are_counted_and_read_past() {
     let mut session = greeted();
     let seen = run(&mut session, &Command::List, b"* (((\r\n\r\n* LIST () \"/\" \"a\"b\"\r\n*\r\nt1 OK\n");
     assert_eq!(seen.last().map(String::as_str), Some("tagged OK - "));
-    assert_eq!(session.progress().lenient, 4);
+    assert_eq!(session.progress().deviations, 4);
 }
 
 #[test]
@@ -397,7 +397,7 @@ fn flags_that_change_meanwhile_are_no_row_that_was_asked_for() {
     let seen = run(&mut session, &fetch, answer);
     assert_eq!(seen, ["first byte", "first row", "tagged OK - "]);
     let progress = session.take_progress();
-    assert_eq!((progress.rows, progress.untagged, progress.lenient), (1, 4, 1));
+    assert_eq!((progress.rows, progress.untagged, progress.deviations), (1, 4, 1));
 }
 
 /// What is said of a line that breaks a FETCH.
