@@ -54,7 +54,7 @@ impl Driver {
                     return Ok(());
                 }
                 ChallengeReply::Hash(work) => match self.work(*work, deadline, exchange).await? {
-                    Some(worked) => self.session.worked(worked),
+                    Some(worked) => self.session.hashed(worked),
                     None => ChallengeReply::Cancel(SaslError::Slow),
                 },
                 ChallengeReply::Cancel(refusal) => return Err(self.cancel(&refusal, deadline, write, exchange).await),

@@ -1,57 +1,55 @@
-//! The commands that can ever be sent, and how they stand on the wire (RFC 9051 §6).
+//! The commands that a client can send, and their bytes (RFC 9051 §6).
 //!
-//! Strict: single spaces, CRLF, no CR, LF or NUL in any argument but a message. What must wait for a `+` is a part of
-//! its own. A probe sends none of the commands that write (CREATE, APPEND) and does not search; the filler of a canary
-//! mailbox does. Which of the two builds what is held by a test (`tests/house`).
+//! Strict: single spaces, CRLF, no CR, LF or NUL in any argument but a message. What must wait for a `+` is a part of its own.
+//! Not here: the order of commands. Called by `session`.
 
 use zeroize::Zeroizing;
 
-use super::{
-    Capabilities, CommandName, Credentials, Mechanism,
+use crate::{
+    Capabilities, CommandName, CommandPart, Credentials, Mechanism, Secret,
     sasl::{self, SaslExchange},
     utf7,
 };
-use crate::Secret;
 
 /// The header fields of FETCH: what a message list shows, and what threads it. Always the same and always in the same
 /// order, since a server adapts its caches to what is asked.
 pub const FETCH_HEADERS: &str = "DATE FROM TO CC SUBJECT MESSAGE-ID REFERENCES IN-REPLY-TO CONTENT-TYPE";
 
-/// A command. This list is the whole of what imaptrace ever says to a server. Printed, it is its name alone.
+/// A command. Its `Debug` form is its name alone.
 #[derive(Clone, Copy)]
 pub enum Command<'a> {
-    /// What the server can do.
+    /// Asks for the capabilities.
     Capability,
-    /// Begin TLS.
+    /// Begins TLS.
     StartTls,
-    /// Who we are (RFC 2971): name and version, no more.
+    /// Names the client (RFC 2971): name and version.
     Id,
-    /// Log in by user name and password.
+    /// Logs in by user name and password.
     Login {
-        /// Who.
+        /// The user name.
         user: &'a str,
         /// The password.
         password: &'a Secret,
     },
-    /// Log in by SASL (RFC 9051 §6.2.2).
+    /// Logs in by SASL (RFC 9051 §6.2.2).
     Authenticate {
-        /// How.
+        /// The mechanism.
         mechanism: Mechanism,
-        /// As whom.
+        /// The user.
         credentials: Credentials<'a>,
     },
-    /// Where mailboxes are (RFC 2342).
+    /// Asks for the namespaces (RFC 2342).
     Namespace,
-    /// All mailboxes.
+    /// Lists all mailboxes.
     List,
-    /// Open a mailbox.
+    /// Opens a mailbox.
     Select {
         /// Its name as UTF-8.
         mailbox: &'a str,
         /// EXAMINE in place of SELECT.
         read_only: bool,
     },
-    /// Headers of messages, by sequence number, ascending, with PEEK.
+    /// Reads headers of messages, by sequence number, ascending, with PEEK.
     Fetch {
         /// The first.
         from: u32,
@@ -60,28 +58,28 @@ pub enum Command<'a> {
         /// All header fields in place of [`FETCH_HEADERS`]: no server keeps them apart from the message.
         whole: bool,
     },
-    /// Make a mailbox (RFC 9051 §6.3.4).
+    /// Creates a mailbox (RFC 9051 §6.3.4).
     Create {
         /// Its name as UTF-8.
         mailbox: &'a str,
     },
-    /// Count the messages that have a header field of this name, whatever is in it (RFC 9051 §6.4.4).
+    /// Counts the messages that have a header field of this name, with any value (RFC 9051 §6.4.4).
     SearchHeader {
         /// The field's name: letters, digits and hyphens.
         field: &'a str,
     },
-    /// Store a message, marked as seen or not (RFC 9051 §6.3.12).
+    /// Stores a message, marked as seen or not (RFC 9051 §6.3.12).
     Append {
-        /// Where, as UTF-8.
+        /// The mailbox, as UTF-8.
         mailbox: &'a str,
         /// With `\Seen`.
         seen: bool,
-        /// When it came, as RFC 9051 §9 `date-time` without its quotes: `02-Mar-2026 09:15:00 +0100`.
+        /// When it was received, as RFC 9051 §9 `date-time` without its quotes: `02-Mar-2026 09:15:00 +0100`.
         date: &'a str,
         /// The message (RFC 5322), 7-bit, without NUL.
         message: &'a [u8],
     },
-    /// Good-bye.
+    /// Ends the session.
     Logout,
 }
 
@@ -90,22 +88,8 @@ pub enum Command<'a> {
 pub struct Encoded {
     /// At least one.
     pub parts: Vec<CommandPart>,
-    /// What goes on behind them, for AUTHENTICATE.
+    /// The exchange that follows them, for AUTHENTICATE.
     pub(super) exchange: Option<SaslExchange>,
-}
-
-/// Bytes that are sent in one go. Wiped when dropped: they may hold a password.
-pub struct CommandPart {
-    /// What is sent.
-    pub bytes: Zeroizing<Vec<u8>>,
-    /// Whether the next part may only follow a `+`.
-    pub then_wait: bool,
-}
-
-impl std::fmt::Debug for CommandPart {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "CommandPart({} bytes)", self.bytes.len())
-    }
 }
 
 impl std::fmt::Debug for Command<'_> {
@@ -135,7 +119,7 @@ impl Command<'_> {
         }
     }
 
-    /// The command's bytes, given what the server can do now.
+    /// The command's bytes, for a server with these capabilities.
     pub fn encode(&self, tag: &str, capabilities: &Capabilities) -> Encoded {
         let line = Zeroizing::new(Vec::new());
         let mut writer = Writer { parts: Vec::new(), line, exchange: None, capabilities };

@@ -4,9 +4,8 @@
 //! there and it is short. Framing comes before parsing, so a response that makes no sense never costs the next one.
 //! It knows no tags, no states and no commands; `session` does.
 
-use super::{
-    Condition,
-    session::Limits,
+use crate::{
+    Condition, Limits,
     word::{without_spaces, word},
 };
 

@@ -1,141 +1,20 @@
-//! One IMAP session: its state (RFC 9051 §3), the command under way, and what of the server's talk matters to it.
+//! One IMAP session: its state (RFC 9051 §3), the command under way, and the events that a client acts on.
 //!
-//! `probe` begins a command, hands in bytes as they come, and gets events. An event belongs to the bytes that were
-//! taken in the same call. One command at a time: nothing is pipelined.
+//! The caller begins a command, hands in bytes as they come, and gets events. An event belongs to the bytes that were taken in
+//! the same call. One command at a time: nothing is pipelined. Not here: what a response changes (`response_handler`).
 
 use zeroize::Zeroizing;
 
-use super::{
-    ChallengeReply, Capabilities, Command, CommandName, Condition, Encoded, Frame, Framer, Hierarchy, OffendingLine, SaslError,
-    Response, ResponseCode, StatusLine, Syntax, HashResult,
-    mail_guard::{MailGuard, WITHHELD},
-    referral_host,
+use self::response_handler::{ResponseHandler, RunningCommand, greeting};
+use crate::{
+    Capabilities, ChallengeReply, Command, CommandName, Encoded, Event, Frame, Framer, HashResult, Hierarchy, Limits,
+    OffendingLine, ProtocolViolation, Response, SaslError, SessionProgress, SessionState, Syntax, mail_guard::MailGuard,
     sasl::SaslExchange,
 };
 
-/// How much is read before the session gives up. Sizes in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// A line without its literals.
-    pub line: usize,
-    /// All that comes for one command.
-    pub command_bytes: u64,
-    /// All that comes in the session.
-    pub session_bytes: u64,
-    /// Untagged responses for one command.
-    pub responses: u64,
-    /// Parentheses inside each other.
-    pub depth: u32,
-    /// A literal that is kept where a name can stand.
-    pub literal_kept: usize,
-}
+mod response_handler;
 
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            line: 64 << 10,
-            command_bytes: 64 << 20,
-            session_bytes: 256 << 20,
-            responses: 100_000,
-            depth: 32,
-            literal_kept: 4 << 10,
-        }
-    }
-}
-
-/// SessionState of the session (RFC 9051 §3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SessionState {
-    /// No greeting yet.
-    Connected,
-    /// Before login.
-    NotAuthenticated,
-    /// After login.
-    Authenticated,
-    /// A mailbox is open.
-    Selected,
-    /// LOGOUT was answered, or BYE came.
-    Logout,
-}
-
-/// A violation after which the stream cannot be trusted. The connection is closed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum ProtocolViolation {
-    /// Framing broke.
-    #[error(transparent)]
-    Syntax(#[from] Syntax),
-    /// The first line is no greeting.
-    #[error("the first line is no IMAP greeting")]
-    Greeting,
-    /// A tagged line with a tag that is not the running command's, or before the command was written.
-    #[error("a line bears a tag that is not the running command's")]
-    Tag,
-    /// A line between or behind the rows of a FETCH that is no response: a row or a literal was cut wrongly.
-    #[error("what came among the rows of FETCH is no response")]
-    OutOfPlace,
-    /// Our tag, and then no status.
-    #[error("a tagged line holds no status")]
-    Status,
-    /// A `+` that nobody waits for.
-    #[error("a continuation that nobody waits for")]
-    Continuation,
-    /// AUTHENTICATE succeeded before the server had proved what its mechanism makes it prove, or after we gave it up.
-    #[error("the server let us in without the proof that it knows the password")]
-    Unproven,
-    /// More bytes than the limit.
-    #[error("more bytes than the limit")]
-    Bytes,
-    /// More untagged responses than the limit.
-    #[error("more untagged responses than the limit")]
-    Responses,
-}
-
-/// What happened. Each belongs to the bytes taken in the same call.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event<'a> {
-    /// The greeting: OK, PREAUTH or BYE.
-    Greeting(StatusLine<'a>),
-    /// The first byte of an untagged or tagged response to the command. The bytes themselves are still to be handed in.
-    FirstByte,
-    /// The first FETCH response that holds data of a message that was asked for is whole.
-    FirstRow,
-    /// `+`: the next part may be sent, or [`Session::answer`] says what to.
-    Continuation,
-    /// An untagged OK with `[ALERT]`. Later rows may show that its words were mail: see [`Session::trusts_untagged`].
-    Alert(&'a [u8]),
-    /// An untagged NO or BAD: a warning, or a error that may stay the server's only word (RFC 9051 §7.1). The
-    /// same goes for its words.
-    Warning(StatusLine<'a>),
-    /// BYE outside LOGOUT: the server is going away.
-    Bye(StatusLine<'a>),
-    /// The command's end.
-    Tagged(StatusLine<'a>),
-}
-
-/// What a step has seen so far.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct SessionProgress {
-    /// Bytes received since the previous step's last one.
-    pub received: u64,
-    /// Untagged responses.
-    pub untagged: u64,
-    /// Literals.
-    pub literals: u64,
-    /// Bytes in literals.
-    pub literal_bytes: u64,
-    /// Messages that were asked for and of which data came, beside flags.
-    pub rows: u64,
-    /// Deviations from the grammar that were tolerated.
-    pub deviations: u64,
-    /// EXISTS while SELECT ran; the last one that could be read.
-    pub exists: Option<u32>,
-    /// How many messages a SEARCH found; none when it did not say.
-    pub found: Option<u64>,
-    /// Host of a referral.
-    pub referral: Option<Vec<u8>>,
-}
-
-/// See the module's head.
+/// A client's session.
 #[derive(Debug)]
 pub struct Session {
     limits: Limits,
@@ -144,12 +23,12 @@ pub struct Session {
     capabilities: Option<Capabilities>,
     id: (Option<Vec<u8>>, Option<Vec<u8>>),
     hierarchy: Option<Hierarchy>,
-    current: Option<Current>,
-    /// Tag of a command that nobody waits for any more.
+    current: Option<RunningCommand>,
+    /// Tag of a command that was abandoned.
     abandoned: Option<String>,
     /// The SASL exchange of AUTHENTICATE, until the next command.
     exchange: Option<SaslExchange>,
-    /// What to do about its last challenge.
+    /// The reply to its last challenge.
     answer: Option<ChallengeReply>,
     progress: SessionProgress,
     received: u64,
@@ -158,22 +37,6 @@ pub struct Session {
     /// Messages have left that mailbox since.
     shrunk: bool,
     guard: MailGuard,
-}
-
-#[derive(Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "four independent facts about one command")]
-struct Current {
-    tag: String,
-    name: CommandName,
-    /// All parts are with the kernel.
-    sent: bool,
-    /// A `+` is awaited.
-    waiting: bool,
-    first_byte: bool,
-    /// Which of the messages asked for have come, and the number of the first.
-    rows: (u32, Vec<bool>),
-    /// A capability list came while the command ran.
-    relisted: bool,
 }
 
 impl Session {
@@ -203,7 +66,7 @@ impl Session {
         self.state
     }
 
-    /// What the server can do, as far as it has told since the last STARTTLS or login.
+    /// The capabilities, if the server has listed them since the last STARTTLS or login.
     pub fn capabilities(&self) -> Option<&Capabilities> {
         self.capabilities.as_ref()
     }
@@ -218,12 +81,12 @@ impl Session {
         self.hierarchy
     }
 
-    /// What the present step has seen.
+    /// What the present step has received.
     pub fn progress(&self) -> &SessionProgress {
         &self.progress
     }
 
-    /// Takes what a step has seen and starts to count for the next.
+    /// Takes what a step has received and starts to count for the next.
     pub fn take_progress(&mut self) -> SessionProgress {
         (self.current, self.exchange, self.answer) = (None, None, None);
         std::mem::take(&mut self.progress)
@@ -251,7 +114,7 @@ impl Session {
         self.guard.trusts_untagged()
     }
 
-    /// The line that a violation was found in, as far as it came and may be shown. From FETCH on it may be mail.
+    /// The line with the protocol violation, as far as it came and may be shown. From FETCH on it may be mail.
     pub fn offending_line(&self) -> OffendingLine<'_> {
         let tag = self.current.as_ref().map(|current| current.tag.as_str());
         let framer = &self.framer;
@@ -268,7 +131,7 @@ impl Session {
         Some((frame, shown))
     }
 
-    /// Begins a command and gives the parts to send. Whoever sends them says so with [`Session::sent`].
+    /// Begins a command and returns the parts to send. The caller reports each as sent with [`Session::sent`].
     pub fn begin(&mut self, tag: &str, command: &Command<'_>) -> Encoded {
         let rows = match command {
             Command::Fetch { from, to, .. } => {
@@ -281,7 +144,7 @@ impl Session {
             Command::Select { .. } => (self.exists, self.shrunk) = (None, false),
             _ => {}
         }
-        self.current = Some(Current {
+        self.current = Some(RunningCommand {
             tag: tag.to_owned(),
             name: command.name(),
             sent: false,
@@ -307,20 +170,20 @@ impl Session {
         }
     }
 
-    /// What to do about the challenge that came last. Whoever sends the line says so with [`Session::sent`].
+    /// The reply to the last challenge. The caller reports the line as sent with [`Session::sent`].
     pub fn answer(&mut self) -> Option<ChallengeReply> {
         self.answer.take()
     }
 
-    /// What to do now that the work is done that a challenge made.
-    pub fn worked(&mut self, worked: HashResult) -> ChallengeReply {
+    /// The reply to a challenge once its password is hashed.
+    pub fn hashed(&mut self, result: HashResult) -> ChallengeReply {
         match &mut self.exchange {
-            Some(exchange) => exchange.worked(worked),
+            Some(exchange) => exchange.hashed(result),
             None => ChallengeReply::Cancel(SaslError::Computation),
         }
     }
 
-    /// Gives the SASL exchange up; the line that says so, which a BAD should answer (RFC 9051 §6.2.2).
+    /// Cancels the SASL exchange; with the line that does so, which a BAD should answer (RFC 9051 §6.2.2).
     pub fn cancel(&mut self) -> &'static [u8] {
         if let Some(exchange) = &mut self.exchange {
             exchange.cancel();
@@ -328,12 +191,12 @@ impl Session {
         b"*\r\n"
     }
 
-    /// Why the server refuses, in its mechanism's own word, if that is not the password's fault. Untrusted.
+    /// Why the server refuses the login, in the mechanism's own word, if that is not the password. Untrusted.
     pub fn complaint(&self) -> Option<&[u8]> {
         self.exchange.as_ref().and_then(SaslExchange::complaint)
     }
 
-    /// What was said in the SASL exchange and must not be repeated, beside names and password.
+    /// Messages of the SASL exchange that must not be shown when the server repeats them, beside names and password.
     pub fn spoken(&self) -> &[Zeroizing<Vec<u8>>] {
         self.exchange.as_ref().map(SaslExchange::spoken).unwrap_or_default()
     }
@@ -344,13 +207,13 @@ impl Session {
         self.current.as_ref().is_none_or(|current| current.sent && is_over)
     }
 
-    /// Stops to wait for the command under way, so that LOGOUT can follow it. Its tagged answer will be read past.
+    /// Abandons the command under way, so that LOGOUT can follow it. Its tagged response is ignored.
     pub fn abandon(&mut self) {
         self.abandoned = self.current.take().map(|current| current.tag);
         (self.exchange, self.answer) = (None, None);
     }
 
-    /// After the TLS handshake: whatever was learned in clear text is void (RFC 9051 §6.2.1).
+    /// After the TLS handshake: all that was received in clear text is void (RFC 9051 §6.2.1).
     pub fn secured(&mut self) {
         self.capabilities = None;
         self.id = (None, None);
@@ -421,214 +284,6 @@ impl Session {
         }
         .take(response)?;
         Ok((taken, event))
-    }
-}
-
-fn greeting<'a>(
-    response: Response<'a>,
-    state: &mut SessionState,
-    capabilities: &mut Option<Capabilities>,
-    progress: &mut SessionProgress,
-) -> Result<Event<'a>, ProtocolViolation> {
-    let Response::Status(status) = response else { return Err(ProtocolViolation::Greeting) };
-    *state = match status.condition {
-        Condition::Ok => SessionState::NotAuthenticated,
-        Condition::Preauth => SessionState::Authenticated,
-        Condition::Bye => SessionState::Logout,
-        Condition::No | Condition::Bad => return Err(ProtocolViolation::Greeting),
-    };
-    learn(&status, capabilities, progress);
-    Ok(Event::Greeting(status))
-}
-
-/// Keeps what a status response's code tells. True when it was a capability list.
-fn learn(status: &StatusLine<'_>, capabilities: &mut Option<Capabilities>, progress: &mut SessionProgress) -> bool {
-    let Some(code) = status.code else { return false };
-    match code.name {
-        ResponseCode::Capability => *capabilities = Some(Capabilities::parse(code.argument)),
-        ResponseCode::Referral => progress.referral = Some(referral_host(code.argument).to_vec()),
-        _ => {}
-    }
-    code.name == ResponseCode::Capability
-}
-
-/// The parts of a session that a response can change, while the framer lends the response.
-struct ResponseHandler<'s> {
-    limits: &'s Limits,
-    state: &'s mut SessionState,
-    capabilities: &'s mut Option<Capabilities>,
-    id: &'s mut (Option<Vec<u8>>, Option<Vec<u8>>),
-    hierarchy: &'s mut Option<Hierarchy>,
-    current: &'s mut Option<Current>,
-    abandoned: &'s mut Option<String>,
-    exchange: &'s mut Option<SaslExchange>,
-    answer: &'s mut Option<ChallengeReply>,
-    progress: &'s mut SessionProgress,
-    exists: &'s mut Option<u32>,
-    shrunk: &'s mut bool,
-    guard: MailGuard,
-}
-
-impl ResponseHandler<'_> {
-    fn take(mut self, response: Response<'_>) -> Result<Option<Event<'_>>, ProtocolViolation> {
-        match response {
-            Response::Tagged(tag, _)
-                if self.abandoned.as_ref().is_some_and(|abandoned| abandoned.as_bytes() == tag) =>
-            {
-                *self.abandoned = None;
-                return Ok(None);
-            }
-            Response::Tagged(tag, status) => return self.tagged(tag, status).map(Some),
-            Response::Continuation(text) => return self.continuation(text).map(Some),
-            _ => {}
-        }
-        self.progress.untagged += 1;
-        if self.progress.untagged > self.limits.responses {
-            return Err(ProtocolViolation::Responses);
-        }
-        match response {
-            Response::Status(status) => return Ok(self.untagged_status(status)),
-            Response::Capability(list) if self.guard.may_learn() => {
-                *self.capabilities = Some(Capabilities::parse(list));
-                if let Some(current) = self.current {
-                    current.relisted = true;
-                }
-            }
-            Response::Namespace(arguments) if self.hierarchy.is_none() && self.guard.may_learn() => {
-                *self.hierarchy = Hierarchy::of_namespace(arguments);
-            }
-            Response::List(arguments) if self.hierarchy.is_none() && self.guard.may_learn() => {
-                *self.hierarchy = Hierarchy::of_list(arguments);
-            }
-            Response::Exists(number) if self.current.as_ref().is_some_and(|current| current.name.opens_mailbox()) => {
-                self.progress.exists = Some(number);
-                (*self.exists, *self.shrunk) = (Some(number), false);
-            }
-            Response::Exists(number) => *self.shrunk |= self.exists.is_some_and(|before| number < before),
-            Response::Expunge | Response::Vanished => *self.shrunk |= self.exists.is_some(),
-            Response::Fetch { number, only_flags: false } if self.runs(CommandName::Fetch) => {
-                return Ok(self.row(number));
-            }
-            // An answer may come in pieces.
-            Response::Found(number) if self.runs(CommandName::Search) => {
-                self.progress.found = Some(self.progress.found.unwrap_or_default().saturating_add(number));
-            }
-            Response::Id(name, version) if self.runs(CommandName::Id) => *self.id = (name, version),
-            Response::Broken => self.progress.deviations += 1,
-            _ => {}
-        }
-        Ok(None)
-    }
-
-    fn runs(&self, name: CommandName) -> bool {
-        self.current.as_ref().is_some_and(|current| current.name == name)
-    }
-
-    fn row<'a>(&mut self, number: u32) -> Option<Event<'a>> {
-        let (first, rows) = &mut self.current.as_mut()?.rows;
-        let row = rows.get_mut(number.checked_sub(*first)? as usize)?;
-        if std::mem::replace(row, true) {
-            return None; // the rest of a message that came in pieces (RFC 9051 §7.5.2)
-        }
-        self.progress.rows += 1;
-        (self.progress.rows == 1).then_some(Event::FirstRow)
-    }
-
-    fn untagged_status<'a>(&mut self, status: StatusLine<'a>) -> Option<Event<'a>> {
-        let trusted = self.guard.trusts_untagged();
-        let status = if trusted { status } else { StatusLine { code: None, text: WITHHELD, ..status } };
-        let is_list = status.code.is_some_and(|code| code.name == ResponseCode::Capability);
-        if (!is_list || self.guard.may_learn())
-            && self.learn(&status)
-            && let Some(current) = self.current
-        {
-            current.relisted = true;
-        }
-        if status.condition == Condition::Bye {
-            if self.runs(CommandName::Logout) {
-                return None;
-            }
-            *self.state = SessionState::Logout;
-            return Some(Event::Bye(status));
-        }
-        if matches!(status.condition, Condition::No | Condition::Bad) {
-            return Some(Event::Warning(status));
-        }
-        status.code.filter(|code| code.name == ResponseCode::Alert).map(|_| Event::Alert(status.text))
-    }
-
-    /// Keeps what a status response's code tells. True when it was a capability list.
-    fn learn(&mut self, status: &StatusLine<'_>) -> bool {
-        *self.shrunk |=
-            status.code.is_some_and(|code| code.name == ResponseCode::ExpungeIssued) && self.exists.is_some();
-        learn(status, self.capabilities, self.progress)
-    }
-
-    fn continuation<'a>(&mut self, text: &[u8]) -> Result<Event<'a>, ProtocolViolation> {
-        match self.current {
-            Some(current) if current.waiting => {
-                current.waiting = false;
-                if current.sent
-                    && let Some(exchange) = self.exchange
-                {
-                    *self.answer = Some(exchange.challenge(text));
-                    current.sent = false;
-                }
-                Ok(Event::Continuation)
-            }
-            _ => Err(ProtocolViolation::Continuation),
-        }
-    }
-
-    fn tagged<'a>(&mut self, tag: &[u8], status: Option<StatusLine<'a>>) -> Result<Event<'a>, ProtocolViolation> {
-        let Some(current) = self.current.as_ref().filter(|current| current.tag.as_bytes() == tag) else {
-            let out_of_place = self.guard.is_out_of_place(status.is_some());
-            return Err(if out_of_place { ProtocolViolation::OutOfPlace } else { ProtocolViolation::Tag });
-        };
-        let Current { name, sent, first_byte, relisted, .. } = *current;
-        let status = status.ok_or(ProtocolViolation::Status)?;
-        if status.condition == Condition::Ok && self.exchange.as_ref().is_some_and(|exchange| !exchange.is_proven()) {
-            return Err(ProtocolViolation::Unproven);
-        }
-        // No answer begins before its command does.
-        if !first_byte {
-            return Err(ProtocolViolation::Tag);
-        }
-        // Success before the whole command was written is a guess (RFC 9051 §11.1); a error is not.
-        if status.condition == Condition::Ok && !sent {
-            return Err(ProtocolViolation::Tag);
-        }
-        // BYE has no tag (RFC 9051 §7.1.5); what it says is plain all the same.
-        if status.condition == Condition::Bye {
-            self.progress.deviations += 1;
-            *self.state = SessionState::Logout;
-            let text = if self.guard.trusts_tagged() { status.text } else { WITHHELD };
-            return Ok(Event::Bye(StatusLine { text, ..status }));
-        }
-        if !matches!(status.condition, Condition::Ok | Condition::No | Condition::Bad) {
-            return Err(ProtocolViolation::Status);
-        }
-        *self.current = None;
-        let ok = status.condition == Condition::Ok;
-        if name.is_login() && ok && !relisted {
-            *self.capabilities = None;
-        }
-        let status = if self.guard.trusts_tagged() {
-            self.learn(&status);
-            status
-        } else {
-            StatusLine { text: WITHHELD, ..status }
-        };
-        match name {
-            // There is no way back from a BYE.
-            _ if *self.state == SessionState::Logout => {}
-            CommandName::Login | CommandName::Authenticate if ok => *self.state = SessionState::Authenticated,
-            CommandName::Select | CommandName::Examine if ok => *self.state = SessionState::Selected,
-            CommandName::Select | CommandName::Examine => *self.state = SessionState::Authenticated,
-            CommandName::Logout if ok => *self.state = SessionState::Logout,
-            _ => {}
-        }
-        Ok(Event::Tagged(status))
     }
 }
 

@@ -203,7 +203,7 @@ impl Step {
     }
 }
 
-/// CommandState of an IMAP session (RFC 9051 §3).
+/// State of the session when a command was sent (RFC 9051 §3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CommandState {

@@ -171,7 +171,7 @@ impl Scenario {
                 &expect.received,
             );
         }
-        if let Some(lenient) = expect.deviations {
+        if let Some(lenient) = expect.lenient {
             differs.unless_same("breaches read past", &run.server.deviations.unwrap_or_default(), &lenient);
         }
         let events = run.steps.iter().flat_map(|step| &step.events);

@@ -209,7 +209,7 @@ impl<'a> Talk<'a> {
             if rounds > Some(FEW_ROUNDS) {
                 return self.give_up();
             }
-            answer = self.session.worked(work.run());
+            answer = self.session.hashed(work.run());
             let ChallengeReply::Line(line) = &answer else { panic!("it cannot be computed") };
             scram.client_final = decoded(&line.bytes);
             assert!(scram.knows_the_password(), "the proof is none");

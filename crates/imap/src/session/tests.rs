@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::Secret;
+use crate::{Secret, StatusLine};
 
 /// What came of some bytes, in words.
 fn talk(session: &mut Session, bytes: &[u8]) -> Vec<String> {

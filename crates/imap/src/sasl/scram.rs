@@ -1,8 +1,8 @@
 //! SCRAM-SHA-256 for a client (RFC 5802, RFC 7677), without channel binding.
 //!
-//! The arithmetic is rsasl's. What the server sends is read here first, and rsasl sees nothing that is not well formed: it
-//! has no limit on iterations, and takes the length of some parts for granted. The one thing that takes long, hashing the
-//! password, is [`HashTask`] for the caller to do where it holds nobody up.
+//! The arithmetic is rsasl's. The server's messages are parsed here first, and rsasl gets only well-formed ones: it has no limit
+//! on iterations, and assumes the length of some parts. The one operation that takes long, hashing the password, is a
+//! [`HashTask`], for the caller to run where it blocks nothing else. Called by `exchange`.
 
 use std::sync::Arc;
 
@@ -16,61 +16,69 @@ use rsasl::{
 };
 use zeroize::Zeroizing;
 
-use super::sasl::{ChallengeReply, Credentials, SaslError, line};
+use super::{Credentials, SaslError};
 use crate::Secret;
 
-/// How often the password may be hashed. RFC 7677 §4 wants 4096 at least; what is more than this is an attempt to keep us
-/// busy (CVE-2026-42256).
+/// Accepted iteration counts. RFC 7677 §4 asks for 4096 at least; more than the upper bound is treated as denial of service
+/// (CVE-2026-42256).
 const ITERATIONS: std::ops::RangeInclusive<u64> = 4096..=600_000;
 
-/// Of the server's own word for what is wrong, as much is kept.
+/// How many bytes of the server's error value are kept.
 const ERROR_KEPT: usize = 64;
 
 static MECHANISMS: &[Mechanism] = &[SCRAM_SHA256];
 
 /// An exchange under way.
 pub(super) struct Scram {
-    stage: ScramState,
-    /// What we said, decoded: who hears it can guess at the password for as long as they like.
-    spoken: Vec<Zeroizing<Vec<u8>>>,
+    state: ScramState,
+    /// The messages that were sent, decoded: whoever has them can try passwords against them.
+    sent: Vec<Zeroizing<Vec<u8>>>,
 }
 
 enum ScramState {
-    /// The client's first message is said.
+    /// The client's first message is sent.
     First {
         session: Box<Session>,
         /// Our nonce.
         nonce: Vec<u8>,
     },
-    /// Somebody hashes.
-    Working,
-    /// The proof is said.
+    /// The caller hashes the password.
+    Hashing,
+    /// The proof is sent.
     Final(Box<Session>),
     Ended(ScramOutcome),
+}
+
+/// What the client does next.
+pub(super) enum ScramReply {
+    /// Sends this message, decoded.
+    Message(Zeroizing<Vec<u8>>),
+    /// Runs this first.
+    Hash(Box<HashTask>),
 }
 
 /// How it ended.
 #[derive(Debug)]
 pub(super) enum ScramOutcome {
-    /// The server has proved that it knows the password.
+    /// The server has proved that it has the password.
     Proven,
     /// `e=`, and what the server calls it.
     Failed(Vec<u8>),
 }
 
-/// Hashing a password: milliseconds of a processor, or up to half a second where a server wants that.
+/// Hashing a password: milliseconds of a processor, or up to half a second at the highest iteration count.
 pub struct HashTask {
     session: Box<Session>,
     challenge: Vec<u8>,
 }
 
-/// What came of it.
+/// The result of a [`HashTask`].
 pub struct HashResult {
     session: Box<Session>,
     message: Option<Zeroizing<Vec<u8>>>,
 }
 
-/// What rsasl is told, when it asks.
+/// The properties that rsasl asks for.
 struct ScramProperties {
     authzid: Option<String>,
     user: String,
@@ -88,75 +96,74 @@ impl SessionCallback for ScramProperties {
 }
 
 impl Scram {
-    /// Begins, and says what the first message is. None for names that no message can carry.
+    /// Begins; with the first message. None for names that no message can carry.
     pub(super) fn begin(credentials: Credentials<'_>) -> Option<(Self, Zeroizing<Vec<u8>>)> {
         let Credentials { authzid, user, password } = credentials;
-        let prepared = ScramProperties {
+        let properties = ScramProperties {
             authzid: authzid.map(str::to_owned),
             user: prepare(user),
             password: Secret::new(prepare(password.expose())),
         };
         let config: Arc<SASLConfig> =
-            SASLConfig::builder().with_registry(Registry::with_mechanisms(MECHANISMS)).with_callback(prepared).ok()?;
-        let name = Mechname::parse(super::Mechanism::ScramSha256.as_str().as_bytes()).ok()?;
+            SASLConfig::builder().with_registry(Registry::with_mechanisms(MECHANISMS)).with_callback(properties).ok()?;
+        let name = Mechname::parse(crate::Mechanism::ScramSha256.as_str().as_bytes()).ok()?;
         let mut session = Box::new(SASLClient::new(config).start_suggested(&[name]).ok()?);
         let message = step(&mut session, None).ok()?;
         // `n,[a=…],n=…,r=NONCE`: a comma in a name is written otherwise, and in a nonce there is none.
         let nonce = message.rsplit(|byte| *byte == b',').next()?.strip_prefix(b"r=")?.to_vec();
-        let scram = Self { stage: ScramState::First { session, nonce }, spoken: vec![message.clone()] };
+        let scram = Self { state: ScramState::First { session, nonce }, sent: vec![message.clone()] };
         Some((scram, message))
     }
 
-    /// What to do about a challenge.
-    pub(super) fn challenge(&mut self, message: &[u8]) -> Result<ChallengeReply, SaslError> {
-        match std::mem::replace(&mut self.stage, ScramState::Working) {
+    /// The reply to a challenge.
+    pub(super) fn challenge(&mut self, message: &[u8]) -> Result<ScramReply, SaslError> {
+        match std::mem::replace(&mut self.state, ScramState::Hashing) {
             ScramState::First { .. } | ScramState::Final(_) if message.starts_with(b"e=") => {
                 let error = message.get(2..).unwrap_or_default();
                 let error = error.split(|byte| *byte == b',').next().unwrap_or_default();
                 let kept = error.get(..ERROR_KEPT).unwrap_or(error).to_vec();
-                self.stage = ScramState::Ended(ScramOutcome::Failed(kept));
+                self.state = ScramState::Ended(ScramOutcome::Failed(kept));
                 // The server says by its tagged answer what becomes of it.
-                Ok(ChallengeReply::Line(line(b"")))
+                Ok(ScramReply::Message(Zeroizing::default()))
             }
             ScramState::First { session, nonce } => {
                 check_first(message, &nonce)?;
-                Ok(ChallengeReply::Hash(Box::new(HashTask { session, challenge: message.to_vec() })))
+                Ok(ScramReply::Hash(Box::new(HashTask { session, challenge: message.to_vec() })))
             }
             ScramState::Final(mut session) => {
                 check_final(message)?;
                 step(&mut session, Some(message)).map_err(|_| SaslError::Signature)?;
-                self.stage = ScramState::Ended(ScramOutcome::Proven);
-                Ok(ChallengeReply::Line(line(b"")))
+                self.state = ScramState::Ended(ScramOutcome::Proven);
+                Ok(ScramReply::Message(Zeroizing::default()))
             }
-            ScramState::Working | ScramState::Ended(_) => Err(SaslError::Unasked),
+            ScramState::Hashing | ScramState::Ended(_) => Err(SaslError::Unasked),
         }
     }
 
-    /// What to do now that the work is done.
-    pub(super) fn worked(&mut self, worked: HashResult) -> Result<ChallengeReply, SaslError> {
-        let HashResult { session, message } = worked;
+    /// The reply once the password is hashed.
+    pub(super) fn hashed(&mut self, result: HashResult) -> Result<ScramReply, SaslError> {
+        let HashResult { session, message } = result;
         let message = message.ok_or(SaslError::Computation)?;
-        self.stage = ScramState::Final(session);
-        let answer = line(&message);
-        self.spoken.push(message);
-        Ok(ChallengeReply::Line(answer))
+        self.state = ScramState::Final(session);
+        self.sent.push(message.clone());
+        Ok(ScramReply::Message(message))
     }
 
     /// How it ended, if it has.
     pub(super) fn ended(&self) -> Option<&ScramOutcome> {
-        match &self.stage {
+        match &self.state {
             ScramState::Ended(ended) => Some(ended),
-            ScramState::First { .. } | ScramState::Working | ScramState::Final(_) => None,
+            ScramState::First { .. } | ScramState::Hashing | ScramState::Final(_) => None,
         }
     }
 
-    pub(super) fn spoken(&self) -> &[Zeroizing<Vec<u8>>] {
-        &self.spoken
+    pub(super) fn sent(&self) -> &[Zeroizing<Vec<u8>>] {
+        &self.sent
     }
 }
 
 impl HashTask {
-    /// Does it. Takes a processor for as long as it lasts, and waits for nothing.
+    /// Hashes. Occupies a processor for as long as it lasts, and waits for nothing.
     pub fn run(mut self) -> HashResult {
         let message = step(&mut self.session, Some(&self.challenge)).ok();
         HashResult { session: self.session, message }

@@ -6,7 +6,9 @@ use proptest::prelude::*;
 use super::*;
 use imaptrace_testkit::ScramPeer as Peer;
 
-use crate::{ProtocolViolation, Command, Event, Limits, Mechanism as Sasl, Session as Imap, SessionState};
+use crate::{
+    ChallengeReply, Command, Event, Limits, Mechanism as Sasl, ProtocolViolation, Session as Imap, SessionState,
+};
 
 const USER: &str = "user";
 const PASSWORD: &str = "pencil";
@@ -66,7 +68,7 @@ impl Talk {
     fn says(&mut self, challenge: &str) -> Result<String, SaslError> {
         let mut answer = self.answer(challenge.as_bytes());
         if let ChallengeReply::Hash(work) = answer {
-            answer = self.imap.worked(work.run());
+            answer = self.imap.hashed(work.run());
         }
         match answer {
             ChallengeReply::Line(line) => {
@@ -320,7 +322,7 @@ fn nothing_of_an_exchange_has_a_printable_form() {
     let printed = format!("{work:?} {:?}", talk.imap);
     let worked = work.run();
     let printed = format!("{printed} {worked:?}");
-    let printed = format!("{printed} {:?}", talk.imap.worked(worked));
+    let printed = format!("{printed} {:?}", talk.imap.hashed(worked));
     for secret in ["canary", "biws", talk.peer().nonce()] {
         assert!(!printed.contains(secret), "{secret} in {printed}");
     }

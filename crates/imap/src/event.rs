@@ -1,0 +1,95 @@
+//! What a session reports: its state, events, counts, and the violations that end it. Values only; made by `session`.
+
+use crate::{StatusLine, Syntax};
+
+/// State of the session (RFC 9051 §3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionState {
+    /// No greeting yet.
+    Connected,
+    /// Before login.
+    NotAuthenticated,
+    /// After login.
+    Authenticated,
+    /// A mailbox is open.
+    Selected,
+    /// LOGOUT was completed, or BYE came.
+    Logout,
+}
+
+/// A violation of the protocol after which the stream cannot be trusted. The caller closes the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ProtocolViolation {
+    /// Framing broke.
+    #[error(transparent)]
+    Syntax(#[from] Syntax),
+    /// The first line is no greeting.
+    #[error("the first line is no IMAP greeting")]
+    Greeting,
+    /// A tagged line with a tag that is not the running command's, or before the command was written.
+    #[error("a line bears a tag that is not the running command's")]
+    Tag,
+    /// A line between or behind the rows of a FETCH that is no response: a row or a literal was cut wrongly.
+    #[error("what came among the rows of FETCH is no response")]
+    OutOfPlace,
+    /// Our tag, and then no status.
+    #[error("a tagged line holds no status")]
+    Status,
+    /// A `+` without a command that waits for one.
+    #[error("a continuation that nobody waits for")]
+    Continuation,
+    /// AUTHENTICATE succeeded before the server gave the proof that its mechanism requires, or after it was cancelled.
+    #[error("the server let us in without the proof that it knows the password")]
+    Unproven,
+    /// More bytes than the limit.
+    #[error("more bytes than the limit")]
+    Bytes,
+    /// More untagged responses than the limit.
+    #[error("more untagged responses than the limit")]
+    Responses,
+}
+
+/// An event. It belongs to the bytes that were taken in the same call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// The greeting: OK, PREAUTH or BYE.
+    Greeting(StatusLine<'a>),
+    /// The first byte of an untagged or tagged response to the command. The bytes themselves are still to be handed in.
+    FirstByte,
+    /// The first FETCH response that holds data of a message that was asked for is whole.
+    FirstRow,
+    /// `+`: the next part may be sent, or [`Session::answer`] says what to.
+    Continuation,
+    /// An untagged OK with `[ALERT]`. Later rows may show that its words were mail: see [`Session::trusts_untagged`].
+    Alert(&'a [u8]),
+    /// An untagged NO or BAD: a warning, or a error that may stay the server's only word (RFC 9051 §7.1). The
+    /// same goes for its words.
+    Warning(StatusLine<'a>),
+    /// BYE outside LOGOUT: the server closes the connection.
+    Bye(StatusLine<'a>),
+    /// The command's end.
+    Tagged(StatusLine<'a>),
+}
+
+/// What a step has received so far.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SessionProgress {
+    /// Bytes received since the previous step's last one.
+    pub received: u64,
+    /// Untagged responses.
+    pub untagged: u64,
+    /// Literals.
+    pub literals: u64,
+    /// Bytes in literals.
+    pub literal_bytes: u64,
+    /// Messages that were asked for and of which data came, beside flags.
+    pub rows: u64,
+    /// Deviations from the grammar that were tolerated.
+    pub deviations: u64,
+    /// EXISTS while SELECT ran; the last one that could be read.
+    pub exists: Option<u32>,
+    /// How many messages a SEARCH found; none when it did not say.
+    pub found: Option<u64>,
+    /// Host of a referral.
+    pub referral: Option<Vec<u8>>,
+}
