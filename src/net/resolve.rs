@@ -8,6 +8,8 @@
 //! ask       the servers in their order, search domains, both families
 //! exchange  one question to one server
 //! cache     answers between runs, when that is asked for
+//! family    IPv4, IPv6 or both
+//! cause     why there is no address
 //! system    getaddrinfo
 //! ```
 //!
@@ -30,55 +32,20 @@ use crate::{
 
 mod ask;
 mod cache;
+mod cause;
 mod conf;
 mod exchange;
+mod family;
 mod files;
 mod hosts;
 mod system;
 
+pub use cause::ResolveCause;
+pub use family::Family;
+
 use ask::LookUp;
 use conf::ResolvConf;
 use files::{FilesReader, Follower, Paths};
-
-/// Which addresses are asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Family {
-    /// Both.
-    Any,
-    /// A records.
-    V4,
-    /// AAAA records.
-    V6,
-}
-
-/// Why there is no address.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ResolveCause {
-    /// The name does not exist.
-    #[error("the name does not exist")]
-    NxDomain,
-    /// The name exists, but has no address of the family asked for.
-    #[error("the name has no address of the family asked for")]
-    NoData,
-    /// No answer in time.
-    #[error("no answer from the name servers in time")]
-    Timeout,
-    /// The time was up before the name servers had had most of it: this process did not get to run.
-    #[error("the name servers were not asked in time: this process did not get to run")]
-    Late,
-    /// The name servers failed, refused, or could not be reached.
-    #[error("the name servers failed: {0}")]
-    Failed(String),
-    /// This process or machine has no file descriptor left, or no memory for sockets, to ask with.
-    #[error("the name servers cannot be asked: {0}")]
-    Exhausted(String),
-    /// This host has no local port left to ask with.
-    #[error("the name servers cannot be asked: {0}")]
-    NoPort(String),
-    /// Another fault of this process or machine, which says nothing of the name.
-    #[error("the name cannot be looked up here: {0}")]
-    Local(String),
-}
 
 /// Looks names up. One for the life of the process.
 #[derive(Debug)]
@@ -159,17 +126,6 @@ impl Resolver {
         let started = Follower::start(self.paths.clone(), given)
             .map_err(|error| ResolveCause::Local(format!("cannot start the thread that reads /etc/hosts: {error}")))?;
         Ok(files.insert(started).reader())
-    }
-}
-
-impl Family {
-    fn of(self, addresses: &[IpAddr]) -> Vec<IpAddr> {
-        let wanted = |address: &&IpAddr| match self {
-            Self::Any => true,
-            Self::V4 => address.is_ipv4(),
-            Self::V6 => address.is_ipv6(),
-        };
-        addresses.iter().filter(wanted).copied().collect()
     }
 }
 

@@ -12,6 +12,9 @@
 mod bundle;
 #[cfg(target_os = "linux")]
 mod directory;
+mod error;
+
+pub use error::RootsError;
 
 use std::{
     ffi::{OsStr, OsString},
@@ -20,6 +23,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use self::error::NOTHING;
 use crate::clock;
 
 #[cfg(target_os = "linux")]
@@ -42,20 +46,8 @@ const MAKING: Duration = Duration::from_secs(5);
 /// How long the end of the process waits for a directory to be removed.
 const REMOVAL: Duration = Duration::from_millis(300);
 
-/// The bundle cannot be used, or cannot be made into a directory.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the CA bundle {bundle} cannot be made into a hashed directory: {problem}", bundle = bundle.display())]
-pub struct RootsError {
-    bundle: PathBuf,
-    problem: String,
-    /// This process or the machine may open no more files.
-    pub is_exhausted: bool,
-}
-
 const FILE: &str = "SSL_CERT_FILE";
-/// A file that exists and holds no certificate.
-const NOTHING: &str = "/dev/null";
-/// Likewise. OpenSSL opens the variable's file for each connection, on the thread that probes: below /proc no file system can
+/// A file that exists and holds no certificate, as [`NOTHING`]. OpenSSL opens the variable's file for each connection, on the thread that probes: below /proc no file system can
 /// keep it waiting. It has to be there, or native-tls looks for the system's bundle and has all of it parsed.
 const NO_CERTIFICATE: &str = "/proc/self/comm";
 const DIRECTORY: &str = "SSL_CERT_DIR";

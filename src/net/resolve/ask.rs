@@ -16,7 +16,8 @@ use hickory_proto::{
 };
 
 use super::{
-    Family, ResolveCause,
+    cause::ResolveCause,
+    family::Family,
     conf::{NameServer, ResolvConf},
     exchange::{self, DnsAnswer, How, Unsettled},
 };

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Family, ResolveCause, ask::Resolved};
+use super::{ask::Resolved, cause::ResolveCause, family::Family};
 
 /// Names that are kept; there are no more where as many are asked for.
 const MOST: usize = 65_536;

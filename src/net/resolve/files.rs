@@ -18,8 +18,8 @@ use tokio::{sync::watch, time::timeout_at};
 use tracing::{info, warn};
 
 use super::{
-    ResolveCause,
     cache::Cache,
+    cause::ResolveCause,
     conf::{Overrides, ResolvConf},
     hosts::Hosts,
 };

@@ -11,7 +11,7 @@ use std::{
     time::Instant,
 };
 
-use super::{Family, ResolveCause};
+use super::{cause::ResolveCause, family::Family};
 use crate::{
     blocking::{self, Origin, Unfinished},
     net::{Trouble, descriptors, trouble},

@@ -30,8 +30,8 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    NOTHING, RootsError,
     directory::{HashedDirectory, HashedFiles, by_descriptor, hashed},
+    error::{NOTHING, RootsError},
 };
 use crate::{
     blocking::{self, Unfinished},
