@@ -10,7 +10,7 @@ use super::{FAILED, PASSED, output::Output, probe::single};
 use crate::{
     agent,
     config::{self, Flag, Probe},
-    demo::{self, Server, Settings},
+    demo::{self, DemoServer, DemoSettings},
     probe::{Job, Prepared, Prober},
     secret::SecretSource,
     telemetry::logs::{self, LogSettings},
@@ -18,9 +18,9 @@ use crate::{
 };
 
 pub(super) async fn run(child_env: Vec<(OsString, Option<OsString>)>, output: &mut Output) -> u8 {
-    let settings = Settings::default();
+    let settings = DemoSettings::default();
     let (user, password) = (settings.user.clone(), Secret::new(settings.password.clone()));
-    let server = match Server::start(settings).await {
+    let server = match DemoServer::start(settings).await {
         Ok(server) => server,
         Err(error) => {
             output.error(&format!("the built-in server cannot start: {error}"));

@@ -10,7 +10,7 @@ const LONGEST: usize = 8 << 10;
 /// A command, or what came in its place.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Input {
-    Command(Command),
+    Command(ClientCommand),
     /// Cannot be parted into words; the tag if there was one.
     Malformed(String),
     TooLong,
@@ -19,7 +19,7 @@ pub(super) enum Input {
 
 /// A command's words. Quoted strings and literals stand as their content, lists and sections as they were sent.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Command {
+pub(super) struct ClientCommand {
     pub(super) tag: String,
     /// In capitals.
     pub(super) name: String,
@@ -32,9 +32,9 @@ pub(super) async fn read<S: AsyncBufRead + AsyncWrite + Unpin>(stream: &mut S) -
     let mut length = 0;
     loop {
         let line = match read_line(stream).await? {
-            Line::Text(line) => line,
-            Line::TooLong => return Ok(Input::TooLong),
-            Line::End => return Ok(Input::End),
+            InputLine::Text(line) => line,
+            InputLine::TooLong => return Ok(Input::TooLong),
+            InputLine::End => return Ok(Input::End),
         };
         length += line.len();
         let (text, literal) = split_literal(&line);
@@ -59,31 +59,31 @@ pub(super) async fn read<S: AsyncBufRead + AsyncWrite + Unpin>(stream: &mut S) -
     let mut words = words.into_iter();
     Ok(match (words.next(), words.next()) {
         (Some(tag), Some(name)) if !tag.is_empty() => {
-            Input::Command(Command { tag, name: name.to_ascii_uppercase(), args: words.collect() })
+            Input::Command(ClientCommand { tag, name: name.to_ascii_uppercase(), args: words.collect() })
         }
         (tag, _) => Input::Malformed(tag.unwrap_or_default()),
     })
 }
 
 /// One line without its end.
-pub(super) enum Line {
+pub(super) enum InputLine {
     Text(String),
     TooLong,
     End,
 }
 
 /// Reads to the next line feed.
-pub(super) async fn read_line<S: AsyncBufRead + Unpin>(stream: &mut S) -> io::Result<Line> {
+pub(super) async fn read_line<S: AsyncBufRead + Unpin>(stream: &mut S) -> io::Result<InputLine> {
     let mut line = Vec::new();
     let mut limited = (&mut *stream).take(LONGEST as u64);
     limited.read_until(b'\n', &mut line).await?;
     Ok(match line.strip_suffix(b"\n") {
         Some(text) => {
             let text = text.strip_suffix(b"\r").unwrap_or(text);
-            Line::Text(String::from_utf8_lossy(text).into_owned())
+            InputLine::Text(String::from_utf8_lossy(text).into_owned())
         }
-        None if line.len() == LONGEST => Line::TooLong,
-        None => Line::End,
+        None if line.len() == LONGEST => InputLine::TooLong,
+        None => InputLine::End,
     })
 }
 
@@ -167,7 +167,7 @@ mod tests {
 
     fn command(tag: &str, name: &str, args: &[&str]) -> Input {
         let args = args.iter().map(|arg| (*arg).to_owned()).collect();
-        Input::Command(Command { tag: tag.to_owned(), name: name.to_owned(), args })
+        Input::Command(ClientCommand { tag: tag.to_owned(), name: name.to_owned(), args })
     }
 
     #[tokio::test]

@@ -57,12 +57,12 @@ const SUBJECTS: [&str; 10] = [
 
 /// A folder with so many messages, numbered from 1.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Mailbox {
+pub(super) struct DemoMailbox {
     pub(super) messages: u32,
 }
 
 /// One message, as far as FETCH can ask.
-pub(super) struct Message {
+pub(super) struct DemoMessage {
     pub(super) uid: u32,
     pub(super) flags: &'static str,
     pub(super) internal_date: String,
@@ -70,7 +70,7 @@ pub(super) struct Message {
     fields: Vec<(&'static str, String)>,
 }
 
-impl Mailbox {
+impl DemoMailbox {
     /// The folder of this name when INBOX holds `inbox` messages.
     pub(super) fn find(name: &str, inbox: u32) -> Option<Self> {
         let same = |folder: &str| folder == name || (folder == "INBOX" && name.eq_ignore_ascii_case("INBOX"));
@@ -88,8 +88,8 @@ impl Mailbox {
         Self::uid(self.messages).saturating_add(1)
     }
 
-    /// The message of that number, from 1 to [`Mailbox::messages`].
-    pub(super) fn message(self, number: u32) -> Message {
+    /// The message of that number, from 1 to [`DemoMailbox::messages`].
+    pub(super) fn message(self, number: u32) -> DemoMessage {
         let mut dice = Dice(u64::from(number));
         let age = Duration::minutes(APART * i64::from(self.messages.saturating_sub(number)));
         let at = NEWEST.checked_sub(age).unwrap_or(NEWEST);
@@ -122,11 +122,11 @@ impl Mailbox {
             ("From", from.to_owned()),
             ("To", "Demo User <demo@example.org>".to_owned()),
             ("Subject", dice.pick(&SUBJECTS).to_owned()),
-            ("Message-ID", format!("<{queue:016x}.{number}@{domain}>")),
+            ("DemoMessage-ID", format!("<{queue:016x}.{number}@{domain}>")),
             ("MIME-Version", "1.0".to_owned()),
             ("Content-Type", "text/plain; charset=utf-8".to_owned()),
         ];
-        Message {
+        DemoMessage {
             uid: Self::uid(number),
             flags: dice.pick(&["", "\\Seen", "\\Seen", "\\Seen", "\\Seen \\Answered", "\\Seen \\Flagged"]),
             internal_date: at.format(INTERNAL_DATE).unwrap_or_default(),
@@ -136,7 +136,7 @@ impl Mailbox {
     }
 }
 
-impl Message {
+impl DemoMessage {
     /// The header with its closing empty line: whole, or only the fields that are asked for (RFC 9051 §6.4.5).
     pub(super) fn header(&self, only: Option<&[String]>) -> String {
         let asked = |name: &str| only.is_none_or(|names| names.iter().any(|other| other.eq_ignore_ascii_case(name)));
@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn headers_are_ascii_lines_of_legal_length_that_end_in_an_empty_one() {
-        let inbox = Mailbox::find("inbox", 300).unwrap();
+        let inbox = DemoMailbox::find("inbox", 300).unwrap();
         for number in 1..=inbox.messages {
             let header = inbox.message(number).header(None);
             assert!(header.is_ascii() && header.ends_with("\r\n\r\n"), "{header}");
@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn a_message_is_the_same_each_time_and_unlike_its_neighbour() {
-        let inbox = Mailbox::find("INBOX", 300).unwrap();
+        let inbox = DemoMailbox::find("INBOX", 300).unwrap();
         assert_eq!(inbox.message(7).header(None), inbox.message(7).header(None));
         assert_ne!(inbox.message(7).header(None), inbox.message(8).header(None));
         assert_eq!(inbox.message(300).internal_date, "20-Nov-2026 16:42:10 +0000");
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn only_the_asked_fields_come_in_any_case_of_letters() {
-        let header = Mailbox { messages: 1 }.message(1).header(Some(&["FROM".to_owned(), "dkim-signature".to_owned()]));
+        let header = DemoMailbox { messages: 1 }.message(1).header(Some(&["FROM".to_owned(), "dkim-signature".to_owned()]));
         let names: Vec<_> =
             header.split("\r\n").filter_map(|line| line.split_once(": ")).map(|(name, _)| name).collect();
         assert_eq!(names, ["DKIM-Signature", "From"]);
@@ -205,10 +205,10 @@ mod tests {
 
     #[test]
     fn uids_rise_with_gaps_and_a_folder_can_be_empty() {
-        let inbox = Mailbox::find("INBOX", 300).unwrap();
+        let inbox = DemoMailbox::find("INBOX", 300).unwrap();
         let uids: Vec<_> = (1..=300).map(|number| inbox.message(number).uid).collect();
         assert!(uids.windows(2).all(|pair| pair[0] < pair[1]) && uids[299] > 300 && inbox.uid_next() > uids[299]);
-        assert_eq!(Mailbox::find("Projects", 300).unwrap().messages, 0);
-        assert!(Mailbox::find("Nothing", 300).is_none());
+        assert_eq!(DemoMailbox::find("Projects", 300).unwrap().messages, 0);
+        assert!(DemoMailbox::find("Nothing", 300).is_none());
     }
 }

@@ -16,11 +16,11 @@ mod session;
 use std::time::Duration;
 
 pub use ca_file::CaFileError;
-pub use server::{Server, StartError};
+pub use server::{DemoServer, DemoError};
 
 /// What the server is to be like.
 #[derive(Clone)]
-pub struct Settings {
+pub struct DemoSettings {
     /// The one user.
     pub user: String,
     /// The user's password: known to everybody, it protects nothing.
@@ -33,7 +33,7 @@ pub struct Settings {
     pub delays: Delays,
 }
 
-impl Default for Settings {
+impl Default for DemoSettings {
     fn default() -> Self {
         Self {
             user: "demo".to_owned(),
@@ -81,7 +81,7 @@ impl Default for Delays {
 
 /// The closing lines of `imaptrace demo`: how to go on from here.
 pub fn next_steps() -> &'static str {
-    "That was the built-in server; its FETCH is slow on purpose. Next:\n\
+    "That was the built-in server; its FETCH is slow on purpose. NextAction:\n\
      \n\
      \x20 probe your own server (it asks for the password, and marks nothing as read)\n\
      \x20   imaptrace probe --user you@example.org imaps://mail.example.org\n\

@@ -19,13 +19,13 @@ use tokio::{
 };
 
 use super::{
-    Settings,
+    DemoSettings,
     ca_file::{CaFile, CaFileError},
-    session::{End, Session, Stream},
+    session::{SessionEnd, DemoSession, ByteStream},
 };
 
 /// A running server. It ends, with all its connections, when this is dropped.
-pub struct Server {
+pub struct DemoServer {
     address: SocketAddr,
     ca: CaFile,
     task: JoinHandle<()>,
@@ -33,7 +33,7 @@ pub struct Server {
 
 /// Why the server could not start.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub enum DemoError {
     /// No port on loopback.
     #[error("the demo server cannot listen on loopback")]
     Listen(#[source] io::Error),
@@ -48,11 +48,11 @@ pub enum StartError {
     CaFile(#[from] CaFileError),
 }
 
-impl Server {
+impl DemoServer {
     /// Starts on loopback, on a free port, inside the current tokio runtime.
-    pub async fn start(settings: Settings) -> Result<Self, StartError> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(StartError::Listen)?;
-        let address = listener.local_addr().map_err(StartError::Listen)?;
+    pub async fn start(settings: DemoSettings) -> Result<Self, DemoError> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(DemoError::Listen)?;
+        let address = listener.local_addr().map_err(DemoError::Listen)?;
         let (ca, acceptor) = certificate()?;
         let ca = CaFile::new(&ca)?;
         let task = tokio::spawn(serve(listener, acceptor, Arc::new(settings)));
@@ -70,14 +70,14 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for DemoServer {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
 /// A root (as PEM) and an acceptor with a certificate of its own under it.
-fn certificate() -> Result<(String, TlsAcceptor), StartError> {
+fn certificate() -> Result<(String, TlsAcceptor), DemoError> {
     // Fixed days: nothing here reads a clock, and the certificate dies with the process anyway. They begin before July
     // 2019, since when macOS refuses certificates of more than 825 days.
     let valid = |mut params: CertificateParams, name: &str| {
@@ -101,7 +101,7 @@ fn certificate() -> Result<(String, TlsAcceptor), StartError> {
     Ok((root.pem(), acceptor.into()))
 }
 
-async fn serve(listener: TcpListener, acceptor: TlsAcceptor, settings: Arc<Settings>) {
+async fn serve(listener: TcpListener, acceptor: TlsAcceptor, settings: Arc<DemoSettings>) {
     let mut sessions = JoinSet::new();
     loop {
         tokio::select! {
@@ -118,10 +118,10 @@ async fn serve(listener: TcpListener, acceptor: TlsAcceptor, settings: Arc<Setti
 }
 
 /// One connection to its end. An error on it is the client's to notice.
-async fn converse(stream: TcpStream, acceptor: TlsAcceptor, settings: Arc<Settings>) {
+async fn converse(stream: TcpStream, acceptor: TlsAcceptor, settings: Arc<DemoSettings>) {
     // Rows go out when they are ready, not when the client's acknowledgement is back.
     stream.set_nodelay(true).unwrap_or(());
-    let mut stream: Box<dyn Stream> = Box::new(stream);
+    let mut stream: Box<dyn ByteStream> = Box::new(stream);
     let mut tls = settings.tls;
     let mut greet = true;
     loop {
@@ -129,9 +129,9 @@ async fn converse(stream: TcpStream, acceptor: TlsAcceptor, settings: Arc<Settin
             let Ok(secured) = acceptor.accept(stream).await else { return };
             stream = Box::new(secured);
         }
-        match Session::new(stream, Arc::clone(&settings), !tls).run(greet).await {
-            Ok(End::Handshake(plain)) => (stream, tls, greet) = (plain, true, false),
-            Ok(End::Closed) | Err(_) => return,
+        match DemoSession::new(stream, Arc::clone(&settings), !tls).run(greet).await {
+            Ok(SessionEnd::Handshake(plain)) => (stream, tls, greet) = (plain, true, false),
+            Ok(SessionEnd::Closed) | Err(_) => return,
         }
     }
 }
@@ -146,17 +146,17 @@ mod tests {
     use super::*;
     use crate::demo::Delays;
 
-    async fn started(tls: bool) -> Server {
-        Server::start(Settings { tls, delays: Delays::NONE, ..Settings::default() }).await.unwrap()
+    async fn started(tls: bool) -> DemoServer {
+        DemoServer::start(DemoSettings { tls, delays: Delays::NONE, ..DemoSettings::default() }).await.unwrap()
     }
 
-    async fn handshake(server: &Server, stream: TcpStream) -> TlsStream<TcpStream> {
+    async fn handshake(server: &DemoServer, stream: TcpStream) -> TlsStream<TcpStream> {
         let root = Certificate::from_pem(&fs::read(server.ca_file()).unwrap()).unwrap();
         TlsConnector::new().add_root_certificate(root).connect("127.0.0.1", stream).await.unwrap()
     }
 
     /// Sends all at once and reads to the end: the server takes its time to answer each.
-    async fn talk(mut stream: impl Stream, lines: &str) -> String {
+    async fn talk(mut stream: impl ByteStream, lines: &str) -> String {
         stream.write_all(lines.as_bytes()).await.unwrap();
         let mut answers = String::new();
         stream.read_to_string(&mut answers).await.unwrap();

@@ -6,46 +6,46 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader};
 
 use super::{
-    Settings,
-    command::{self, Command, Input, Line, split_words},
-    mailbox::{FOLDERS, Mailbox, Message},
+    DemoSettings,
+    command::{self, ClientCommand, Input, InputLine, split_words},
+    mailbox::{FOLDERS, DemoMailbox, DemoMessage},
 };
 
 /// A connection, in clear text or not.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(super) trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for S {}
 
 /// A slow FETCH pauses at most so often: more pauses would be shorter than a timer can be.
 const PAUSES: usize = 20;
 
 /// How a conversation ended.
-pub(super) enum End {
+pub(super) enum SessionEnd {
     /// For good.
     Closed,
     /// STARTTLS was answered with OK: the handshake is next, on this stream.
-    Handshake(Box<dyn Stream>),
+    Handshake(Box<dyn ByteStream>),
 }
 
-pub(super) struct Session {
-    stream: BufReader<Box<dyn Stream>>,
-    settings: Arc<Settings>,
+pub(super) struct DemoSession {
+    stream: BufReader<Box<dyn ByteStream>>,
+    settings: Arc<DemoSettings>,
     offers_starttls: bool,
     logged_in: bool,
-    selected: Option<Mailbox>,
+    selected: Option<DemoMailbox>,
     /// Answers that are not yet written.
     out: String,
 }
 
 /// What an answer to a command leads to.
-enum Next {
+enum NextAction {
     Go,
     Close,
     Handshake,
 }
 
-impl Session {
-    pub(super) fn new(stream: Box<dyn Stream>, settings: Arc<Settings>, offers_starttls: bool) -> Self {
+impl DemoSession {
+    pub(super) fn new(stream: Box<dyn ByteStream>, settings: Arc<DemoSettings>, offers_starttls: bool) -> Self {
         Self {
             stream: BufReader::new(stream),
             settings,
@@ -57,7 +57,7 @@ impl Session {
     }
 
     /// Speaks until the end. `greet` is false after STARTTLS, when there is no second greeting.
-    pub(super) async fn run(mut self, greet: bool) -> io::Result<End> {
+    pub(super) async fn run(mut self, greet: bool) -> io::Result<SessionEnd> {
         if greet {
             pause(self.settings.delays.greeting).await;
             self.untagged(&format!("OK [CAPABILITY {}] imaptrace demo server ready.", self.capabilities()));
@@ -69,29 +69,29 @@ impl Session {
                 Input::Malformed(tag) => {
                     let tag = if tag.is_empty() { "*" } else { &tag };
                     self.line(tag, "BAD The command cannot be read.");
-                    Next::Go
+                    NextAction::Go
                 }
                 Input::TooLong => {
                     self.untagged("BYE The command is too long.");
-                    Next::Close
+                    NextAction::Close
                 }
-                Input::End => return Ok(End::Closed),
+                Input::End => return Ok(SessionEnd::Closed),
             };
             self.flush().await?;
             match next {
-                Next::Go => {}
-                Next::Close => {
+                NextAction::Go => {}
+                NextAction::Close => {
                     self.stream.shutdown().await?;
-                    return Ok(End::Closed);
+                    return Ok(SessionEnd::Closed);
                 }
                 // What a client sent before the handshake is thrown away with the buffer (RFC 9051 §6.2.1).
-                Next::Handshake => return Ok(End::Handshake(self.stream.into_inner())),
+                NextAction::Handshake => return Ok(SessionEnd::Handshake(self.stream.into_inner())),
             }
         }
     }
 
-    async fn answer(&mut self, command: &Command) -> io::Result<Next> {
-        let Command { tag, name, args } = command;
+    async fn answer(&mut self, command: &ClientCommand) -> io::Result<NextAction> {
+        let ClientCommand { tag, name, args } = command;
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let delays = self.settings.delays;
         match (name.as_str(), args.as_slice()) {
@@ -103,7 +103,7 @@ impl Session {
             ("LOGOUT", []) => {
                 self.untagged("BYE Logging out");
                 self.line(tag, "OK Logout completed.");
-                return Ok(Next::Close);
+                return Ok(NextAction::Close);
             }
             ("ID", [_]) => {
                 self.untagged(concat!("ID (\"name\" \"imaptrace\" \"version\" \"", env!("CARGO_PKG_VERSION"), "\")"));
@@ -111,7 +111,7 @@ impl Session {
             }
             ("STARTTLS", []) if self.offers_starttls && !self.logged_in => {
                 self.line(tag, "OK Begin TLS negotiation now.");
-                return Ok(Next::Handshake);
+                return Ok(NextAction::Handshake);
             }
             ("LOGIN", [user, password]) if !self.logged_in => self.log_in(tag, user, password).await,
             ("AUTHENTICATE", [mechanism, initial @ ..])
@@ -132,14 +132,14 @@ impl Session {
                 pause(delays.select).await;
                 self.select(tag, name, mailbox);
             }
-            ("FETCH", [set, items]) => match (self.selected, Item::parse_all(items)) {
+            ("FETCH", [set, items]) => match (self.selected, FetchItem::parse_all(items)) {
                 (Some(mailbox), Some(items)) => self.fetch(tag, mailbox, set, &items).await?,
                 (None, _) => self.line(tag, "BAD No mailbox selected."),
                 (_, None) => self.line(tag, "BAD Unknown item to fetch."),
             },
             _ => self.line(tag, "BAD Unknown command, wrong arguments, or not in this state."),
         }
-        Ok(Next::Go)
+        Ok(NextAction::Go)
     }
 
     fn capabilities(&self) -> String {
@@ -165,7 +165,7 @@ impl Session {
         } else {
             self.out.push_str("+ \r\n");
             self.flush().await?;
-            let Line::Text(line) = command::read_line(&mut self.stream).await? else {
+            let InputLine::Text(line) = command::read_line(&mut self.stream).await? else {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             };
             line
@@ -195,7 +195,7 @@ impl Session {
     }
 
     fn select(&mut self, tag: &str, name: &str, mailbox: &str) {
-        self.selected = Mailbox::find(mailbox, self.settings.messages);
+        self.selected = DemoMailbox::find(mailbox, self.settings.messages);
         let Some(found) = self.selected else {
             self.line(tag, "NO [NONEXISTENT] The mailbox does not exist.");
             return;
@@ -211,7 +211,7 @@ impl Session {
     }
 
     /// Streams the rows while it "reads the disk": the first comes early, the last when the whole delay is over.
-    async fn fetch(&mut self, tag: &str, mailbox: Mailbox, set: &str, items: &[Item]) -> io::Result<()> {
+    async fn fetch(&mut self, tag: &str, mailbox: DemoMailbox, set: &str, items: &[FetchItem]) -> io::Result<()> {
         let Some(ranges) = parse_set(set, mailbox.messages) else {
             self.line(tag, "BAD Invalid messageset");
             return Ok(());
@@ -224,7 +224,7 @@ impl Session {
                 self.flush().await?;
                 pause(rest).await;
             }
-            let row = Item::answer_all(items, &mailbox.message(number));
+            let row = FetchItem::answer_all(items, &mailbox.message(number));
             self.untagged(&format!("{number} FETCH ({row})"));
             if self.out.len() > 32 << 10 {
                 self.flush().await?;
@@ -271,7 +271,7 @@ fn parse_set(set: &str, messages: u32) -> Option<Vec<(u32, u32)>> {
 }
 
 /// One thing that FETCH can ask.
-enum Item {
+enum FetchItem {
     Uid,
     Flags,
     InternalDate,
@@ -280,7 +280,7 @@ enum Item {
     Header(String, Option<Vec<String>>),
 }
 
-impl Item {
+impl FetchItem {
     /// Reads `(UID FLAGS BODY.PEEK[HEADER.FIELDS (FROM)])` or a single item.
     fn parse_all(text: &str) -> Option<Vec<Self>> {
         let inner = text.strip_prefix('(').and_then(|rest| rest.strip_suffix(')')).unwrap_or(text);
@@ -309,12 +309,12 @@ impl Item {
         })
     }
 
-    fn answer_all(items: &[Self], message: &Message) -> String {
+    fn answer_all(items: &[Self], message: &DemoMessage) -> String {
         let answers: Vec<_> = items.iter().map(|item| item.answer(message)).collect();
         answers.join(" ")
     }
 
-    fn answer(&self, message: &Message) -> String {
+    fn answer(&self, message: &DemoMessage) -> String {
         match self {
             Self::Uid => format!("UID {}", message.uid),
             Self::Flags => format!("FLAGS ({})", message.flags),
@@ -344,8 +344,8 @@ mod tests {
         /// A client of a server with 60 messages, greeted; in memory, so that the clock may be a paused one.
         async fn greeted(delays: Delays) -> Self {
             let (client, server) = tokio::io::duplex(256 << 10);
-            let settings = Arc::new(Settings { messages: 60, delays, ..Settings::default() });
-            tokio::spawn(Session::new(Box::new(server), settings, true).run(true));
+            let settings = Arc::new(DemoSettings { messages: 60, delays, ..DemoSettings::default() });
+            tokio::spawn(DemoSession::new(Box::new(server), settings, true).run(true));
             let mut client = Self(BufReader::new(client));
             let greeting = client.line().await;
             assert!(

@@ -19,12 +19,12 @@ pub struct Chain {
     /// Kind and size of the server's own key, such as `RSA 2048`.
     pub key: Option<String>,
     /// The one that was refused.
-    pub refused: Option<Refused>,
+    pub refused: Option<RefusedCertificate>,
 }
 
 /// A certificate that was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refused {
+pub struct RefusedCertificate {
     /// Why.
     pub cause: TlsCause,
     /// OpenSSL's number for that, one of `X509_V_ERR_…`.
@@ -92,7 +92,7 @@ mod library {
     };
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-    use super::{Chain, Refused, TlsContext, certificate, certificate::Certificate};
+    use super::{Chain, RefusedCertificate, TlsContext, certificate, certificate::Certificate};
     use crate::net::{StampedStream, TlsCause, tls_error::of_verification};
 
     /// What a handshake takes in before it is given up: the largest chain that OpenSSL takes is 100 KB.
@@ -200,7 +200,7 @@ mod library {
         let Some(der) = context.current_cert().and_then(|refused| refused.to_der().ok()) else { return chain };
         let certificate = Certificate::parse(&der);
         let words = words(number, depth, &certificate, &der);
-        Chain { refused: Some(Refused { cause: of_verification(number), number, depth, certificate, words }), ..chain }
+        Chain { refused: Some(RefusedCertificate { cause: of_verification(number), number, depth, certificate, words }), ..chain }
     }
 
     /// Which certificate it is, and what is wrong with it.

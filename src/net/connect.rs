@@ -61,7 +61,7 @@ pub enum ConnectCause {
 
 /// One attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Attempt {
+pub struct ConnectionAttempt {
     /// Whom.
     pub peer: SocketAddr,
     /// Just before SYN.
@@ -78,7 +78,7 @@ pub struct Connected {
     /// The winner's peer and its own address.
     pub result: Result<(SocketAddr, SocketAddr), ConnectCause>,
     /// All attempts.
-    pub attempts: Vec<Attempt>,
+    pub attempts: Vec<ConnectionAttempt>,
 }
 
 /// RFC 8305 §5: how long one attempt is alone before the next begins.
@@ -88,17 +88,17 @@ const MOST_ATTEMPTS: usize = 8;
 
 /// Connects to the first of `addresses` that answers, and puts `wire` on it.
 pub async fn connect(wire: &StampedStream, addresses: &[SocketAddr], options: ConnectOptions) -> Connected {
-    let mut attempts: Vec<Attempt> = Vec::new();
+    let mut attempts: Vec<ConnectionAttempt> = Vec::new();
     // The runtime's timer may come before what the kernel has known for long.
     let look = AtomicBool::new(false);
     let mut pending = Pending(Vec::new());
     let mut waiting = addresses.iter().take(MOST_ATTEMPTS).peekable();
     let timer = sleep_until(options.deadline.end().into());
     tokio::pin!(timer);
-    let mut begin = |attempts: &mut Vec<Attempt>, pending: &mut Pending<_>| {
+    let mut begin = |attempts: &mut Vec<ConnectionAttempt>, pending: &mut Pending<_>| {
         let Some(peer) = waiting.next() else { return false };
         let start = clock::now();
-        attempts.push(Attempt { peer: *peer, start, end: start, result: None });
+        attempts.push(ConnectionAttempt { peer: *peer, start, end: start, result: None });
         pending.0.push((attempts.len() - 1, Box::pin(attempt(*peer, options, &look))));
         waiting.peek().is_some()
     };
@@ -129,7 +129,7 @@ pub async fn connect(wire: &StampedStream, addresses: &[SocketAddr], options: Co
             more = begin(&mut attempts, &mut pending);
             continue;
         };
-        let Some(entry): Option<&mut Attempt> = attempts.get_mut(number) else { break None };
+        let Some(entry): Option<&mut ConnectionAttempt> = attempts.get_mut(number) else { break None };
         entry.end = clock::now();
         entry.result = Some(result.as_ref().map(|_| ()).map_err(|cause| *cause));
         match result {
@@ -238,7 +238,7 @@ async fn prepare(
 }
 
 /// Of several causes the one that says most: a fault of our own, then a clear no, then silence.
-fn telling(attempts: &[Attempt]) -> ConnectCause {
+fn telling(attempts: &[ConnectionAttempt]) -> ConnectCause {
     let weight = |cause: &ConnectCause| match cause {
         ConnectCause::Exhausted => 0,
         ConnectCause::NoPort => 1,

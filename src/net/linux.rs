@@ -140,7 +140,7 @@ fn ask(socket: BorrowedFd<'_>) -> bool {
 
 /// Bytes that one read gave, and when the last of them came, on the wall clock since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Piece {
+pub(super) struct StampedBytes {
     pub(super) bytes: usize,
     pub(super) stamp: Option<Duration>,
 }
@@ -148,7 +148,7 @@ pub(super) struct Piece {
 /// What one read gave.
 #[derive(Debug)]
 pub(super) struct Received {
-    pub(super) pieces: [Piece; 2],
+    pub(super) pieces: [StampedBytes; 2],
     /// What went wrong behind the bytes. The kernel tells it once.
     pub(super) then: Option<io::Error>,
 }
@@ -163,21 +163,21 @@ type Control = [u64; 16];
 pub(super) fn receive(socket: BorrowedFd<'_>, head: usize, target: &mut [u8]) -> io::Result<Received> {
     let (head, rest) = target.split_at_mut(head.min(target.len()));
     if head.is_empty() {
-        return Ok(Received { pieces: [Piece::default(), receive_piece(socket, rest)?], then: None });
+        return Ok(Received { pieces: [StampedBytes::default(), receive_piece(socket, rest)?], then: None });
     }
     let first = receive_piece(socket, head)?;
     if first.bytes < head.len() || rest.is_empty() {
-        return Ok(Received { pieces: [first, Piece::default()], then: None });
+        return Ok(Received { pieces: [first, StampedBytes::default()], then: None });
     }
     let (second, then) = match receive_piece(socket, rest) {
         Ok(second) => (second, None),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => (Piece::default(), None),
-        Err(error) => (Piece::default(), Some(error)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => (StampedBytes::default(), None),
+        Err(error) => (StampedBytes::default(), Some(error)),
     };
     Ok(Received { pieces: [first, second], then })
 }
 
-fn receive_piece(socket: BorrowedFd<'_>, target: &mut [u8]) -> io::Result<Piece> {
+fn receive_piece(socket: BorrowedFd<'_>, target: &mut [u8]) -> io::Result<StampedBytes> {
     let mut vector = libc::iovec { iov_base: target.as_mut_ptr().cast(), iov_len: target.len() };
     let mut control: Control = [0; 16];
     // SAFETY: all-zero bytes are a valid `msghdr`: null pointers and zero lengths.
@@ -191,7 +191,7 @@ fn receive_piece(socket: BorrowedFd<'_>, target: &mut [u8]) -> io::Result<Piece>
         // than those lengths. The descriptor is borrowed, so it is open.
         let answer = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
         match usize::try_from(answer).map_err(|_| io::Error::last_os_error()) {
-            Ok(bytes) => return Ok(Piece { bytes, stamp: stamp_in(&message) }),
+            Ok(bytes) => return Ok(StampedBytes { bytes, stamp: stamp_in(&message) }),
             // Here and not further up, where it would be an error behind the bytes of the piece before it.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),

@@ -34,13 +34,13 @@ mod tls_files;
 
 pub use buffer::Buffer;
 pub use certificate::Certificate;
-pub use chain::{Chain, Refused};
-pub use connect::{Attempt, ConnectCause, ConnectOptions, Connected, connect};
+pub use chain::{Chain, RefusedCertificate};
+pub use connect::{ConnectionAttempt, ConnectCause, ConnectOptions, Connected, connect};
 pub use descriptors::can_open;
 pub use errno::{Trouble, trouble};
 pub use hello::{LastRecord, ServerHello};
 pub use linux::{TcpInfo, tick};
-pub use stamped_stream::{Counts, WireEvent, LATE, StampedStream, Traffic, kept_waiting};
+pub use stamped_stream::{ByteCounts, WireEvent, LATE, StampedStream, Traffic, kept_waiting};
 pub use resolve::{Family, ResolveCause, Resolver};
 pub use roots::{Roots, RootsError, remove_roots, roots_are_ready};
 pub use tls::{Armed, NotReady, Shown, TlsContext, TlsFiles, init_openssl, shown};
@@ -49,14 +49,14 @@ pub use tls_files::{TlsContextError, TlsMaterial, TlsPaths, TlsPem};
 
 /// A connection to speak over: clear text, or TLS above the same stamped stream.
 #[derive(Debug)]
-pub enum Line {
+pub enum Transport {
     /// Clear text.
     Plain(StampedStream),
     /// TLS.
     Tls(Box<async_native_tls::TlsStream<StampedStream>>),
 }
 
-impl Line {
+impl Transport {
     /// Reads into `target`; 0 at the end of the stream.
     pub fn poll_read(&mut self, context: &mut Context<'_>, target: &mut [u8]) -> Poll<io::Result<usize>> {
         let mut target = ReadBuf::new(target);

@@ -45,7 +45,7 @@ pub(super) fn stamp(_: BorrowedFd<'_>) -> bool {
 
 /// Bytes that one read gave; never a stamp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Piece {
+pub(super) struct StampedBytes {
     pub(super) bytes: usize,
     pub(super) stamp: Option<Duration>,
 }
@@ -53,7 +53,7 @@ pub(super) struct Piece {
 /// What one read gave.
 #[derive(Debug)]
 pub(super) struct Received {
-    pub(super) pieces: [Piece; 2],
+    pub(super) pieces: [StampedBytes; 2],
     /// What went wrong behind the bytes.
     pub(super) then: Option<io::Error>,
 }
@@ -61,7 +61,7 @@ pub(super) struct Received {
 /// Reads what is there, in one piece.
 pub(super) fn receive(socket: BorrowedFd<'_>, _: usize, target: &mut [u8]) -> io::Result<Received> {
     let read = io::Read::read(&mut &*socket2::SockRef::from(&socket), target)?;
-    Ok(Received { pieces: [Piece::default(), Piece { bytes: read, stamp: None }], then: None })
+    Ok(Received { pieces: [StampedBytes::default(), StampedBytes { bytes: read, stamp: None }], then: None })
 }
 
 /// Writes some of `bytes`.

@@ -1,4 +1,4 @@
-//! Counts and stamps the bytes of a TCP connection, below TLS if there is any.
+//! ByteCounts and stamps the bytes of a TCP connection, below TLS if there is any.
 //!
 //! A stamp is the kernel's, of the packet's arrival or departure, or taken at the read or write itself where the kernel
 //! gives none. What crossed the line, and when, is kept for one step at a time. Acknowledgements that are due are sent
@@ -29,7 +29,7 @@ use crate::{
 
 /// Bytes on the wire, TLS included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counts {
+pub struct ByteCounts {
     /// Given to the kernel.
     pub sent: u64,
     /// Taken from the kernel.
@@ -41,13 +41,13 @@ pub struct Counts {
 ///
 /// It is there before the connection: what is written meanwhile waits.
 #[derive(Debug, Clone, Default)]
-pub struct StampedStream(Arc<Mutex<Inner>>);
+pub struct StampedStream(Arc<Mutex<StreamState>>);
 
 #[derive(Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "independent facts about one connection")]
-struct Inner {
+struct StreamState {
     socket: Option<Socket>,
-    counts: Counts,
+    counts: ByteCounts,
     first_write: Option<Instant>,
     /// Since when bytes wait for room in the peer's window, none of which has been taken yet.
     no_room_since: Option<Instant>,
@@ -124,7 +124,7 @@ impl StampedStream {
     }
 
     /// Bytes so far.
-    pub fn counts(&self) -> Counts {
+    pub fn counts(&self) -> ByteCounts {
         self.inner().counts
     }
 
@@ -252,12 +252,12 @@ impl StampedStream {
         }
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
+    fn inner(&self) -> MutexGuard<'_, StreamState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Inner {
+impl StreamState {
     /// Reads what is there. None while there is nothing.
     fn poll_receive(&mut self, context: &mut Context<'_>, target: &mut [u8]) -> Poll<io::Result<usize>> {
         let Some(socket) = &mut self.socket else { return Poll::Pending };
@@ -323,7 +323,7 @@ impl Inner {
     }
 
     /// Notes what was just read. `came` is when the last of it did, where the kernel gives no stamp; none is now.
-    fn received(&mut self, pieces: [linux::Piece; 2], came: Option<Instant>) {
+    fn received(&mut self, pieces: [linux::StampedBytes; 2], came: Option<Instant>) {
         let Some(socket) = &mut self.socket else { return };
         let look = socket.kernel.as_mut().map(Kernel::look);
         let now = look.map_or_else(clock::now, |look| look.moment());
@@ -448,7 +448,7 @@ impl AsyncRead for StampedStream {
 impl Tls {
     fn poll_read(
         &mut self,
-        inner: &mut Inner,
+        inner: &mut StreamState,
         context: &mut Context<'_>,
         target: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {

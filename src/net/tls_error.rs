@@ -137,7 +137,7 @@ fn not_tls(first: &[u8]) -> TlsFailure {
 
 fn library(error: &native_tls::Error, wire: &StampedStream, name: &str) -> TlsFailure {
     let failure = match broken(error) {
-        Some(Ended::Kernel(cause, text)) => {
+        Some(StreamEnd::Kernel(cause, text)) => {
             let when = if wire.last_record().is_some() {
                 "in the handshake"
             } else {
@@ -145,7 +145,7 @@ fn library(error: &native_tls::Error, wire: &StampedStream, name: &str) -> TlsFa
             };
             TlsFailure::new(cause, format!("the connection broke {when}: {text}"))
         }
-        Some(Ended::Eof) => ended(wire),
+        Some(StreamEnd::Eof) => ended(wire),
         None => handshake(error, wire, name),
     };
     // Roots are read when they are needed; one that could not be opened is to OpenSSL one that does not exist.
@@ -167,13 +167,13 @@ fn ended(wire: &StampedStream) -> TlsFailure {
     TlsFailure::new(TlsCause::Eof, text.to_owned())
 }
 
-enum Ended {
+enum StreamEnd {
     Kernel(TlsCause, String),
     Eof,
 }
 
 /// Whether the connection below TLS is what broke.
-fn broken(error: &native_tls::Error) -> Option<Ended> {
+fn broken(error: &native_tls::Error) -> Option<StreamEnd> {
     let mut source = error.source();
     while let Some(inner) = source {
         if let Some(error) = inner.downcast_ref::<io::Error>() {
@@ -181,10 +181,10 @@ fn broken(error: &native_tls::Error) -> Option<Ended> {
                 Some(Trouble::Line) => TlsCause::Reset,
                 Some(Trouble::Exhausted) => TlsCause::Exhausted,
                 Some(Trouble::Local) => TlsCause::Local,
-                None if error.kind() == io::ErrorKind::UnexpectedEof => return Some(Ended::Eof),
+                None if error.kind() == io::ErrorKind::UnexpectedEof => return Some(StreamEnd::Eof),
                 None => return None,
             };
-            return Some(Ended::Kernel(cause, error.to_string()));
+            return Some(StreamEnd::Kernel(cause, error.to_string()));
         }
         source = inner.source();
     }

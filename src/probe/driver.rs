@@ -27,12 +27,12 @@ use super::{
 };
 use crate::{
     clock::{self, Deadline},
-    net::{Armed, Buffer, Line, StampedStream, TcpInfo, TlsCause, TlsFailure, Traffic},
+    net::{Armed, Buffer, Transport, StampedStream, TcpInfo, TlsCause, TlsFailure, Traffic},
 };
 
 /// A connection and the session on it.
 pub(super) struct Driver {
-    line: Option<Line>,
+    line: Option<Transport>,
     /// The handshake that is still to come.
     armed: Option<Armed>,
     wire: StampedStream,
@@ -72,7 +72,7 @@ impl Driver {
     pub(super) fn new(wire: StampedStream, armed: Option<Armed>, limits: Limits, cancel: Cancel) -> Self {
         let now = clock::now();
         Self {
-            line: Some(Line::Plain(wire.clone())),
+            line: Some(Transport::Plain(wire.clone())),
             armed,
             wire,
             session: Session::new(limits),
@@ -123,7 +123,7 @@ impl Driver {
             }
             Waited::Cancelled => return Err(SecureError::Cancelled),
         };
-        self.line = Some(Line::Tls(Box::new(stream)));
+        self.line = Some(Transport::Tls(Box::new(stream)));
         self.session.secured();
         Ok(())
     }
@@ -131,7 +131,7 @@ impl Driver {
     /// The TLS stream, for its certificate.
     pub(super) fn tls(&self) -> Option<&async_native_tls::TlsStream<StampedStream>> {
         match &self.line {
-            Some(Line::Tls(stream)) => Some(stream),
+            Some(Transport::Tls(stream)) => Some(stream),
             _ => None,
         }
     }

@@ -155,7 +155,7 @@ impl Journey<'_> {
         Ok(driver)
     }
 
-    fn attempt(&self, entry: &net::Attempt) -> ConnectAttempt {
+    fn attempt(&self, entry: &net::ConnectionAttempt) -> ConnectAttempt {
         let start_s = self.recorder.at(entry.start);
         let (outcome, error_type) = match entry.result {
             Some(Ok(())) => (StepOutcome::Passed, None),

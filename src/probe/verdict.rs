@@ -8,7 +8,7 @@ use imaptrace_record::{ErrorType, TlsFault, not_now};
 use super::driver::Said;
 use crate::{
     clock::OwnDelay,
-    net::{ConnectCause, Refused, ResolveCause, TlsCause, TlsFailure, Trouble, trouble},
+    net::{ConnectCause, RefusedCertificate, ResolveCause, TlsCause, TlsFailure, Trouble, trouble},
     secret::SecretError,
 };
 
@@ -117,7 +117,7 @@ pub(super) fn tls_fault(failure: &TlsFailure) -> Option<TlsFault> {
 }
 
 /// The same of a certificate that was refused, by its place in the chain.
-pub(super) fn certificate_fault(refused: &Refused) -> Option<TlsFault> {
+pub(super) fn certificate_fault(refused: &RefusedCertificate) -> Option<TlsFault> {
     // Results of OpenSSL's verification (x509_vfy.h).
     const SELF_SIGNED: i32 = 18;
     const SELF_SIGNED_IN_CHAIN: i32 = 19;

@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
-use imaptrace::demo::{Delays, Server, Settings};
+use imaptrace::demo::{Delays, DemoServer, DemoSettings};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tokio::{
@@ -72,8 +72,8 @@ fn six_hundred_secrets_on_a_mount_that_hangs_delay_no_other_run_and_not_the_exit
     let mount = HungMount::on(&hung);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let settings = Settings { tls: false, messages: 40, delays: Delays::NONE, ..Settings::default() };
-        let server = Server::start(settings).await.unwrap();
+        let settings = DemoSettings { tls: false, messages: 40, delays: Delays::NONE, ..DemoSettings::default() };
+        let server = DemoServer::start(settings).await.unwrap();
         let password = home.path().join("password");
         fs::write(&password, "demo").unwrap();
         fs::set_permissions(&password, fs::Permissions::from_mode(0o600)).unwrap();

@@ -8,7 +8,7 @@ use std::{
     process::Stdio,
 };
 
-use imaptrace::demo::{Delays, Server, Settings};
+use imaptrace::demo::{Delays, DemoServer, DemoSettings};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -141,9 +141,9 @@ fn a_steady_agent_touches_no_file_and_starts_no_process_on_a_thread_that_probes(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let receiver = Receiver::http();
     runtime.block_on(async {
-        let settings = |tls| Settings { tls, messages: 40, delays: Delays::NONE, ..Settings::default() };
-        let clear = Server::start(settings(false)).await.unwrap();
-        let tls = Server::start(settings(true)).await.unwrap();
+        let settings = |tls| DemoSettings { tls, messages: 40, delays: Delays::NONE, ..DemoSettings::default() };
+        let clear = DemoServer::start(settings(false)).await.unwrap();
+        let tls = DemoServer::start(settings(true)).await.unwrap();
         let listen = free_port();
         let program = Program::new(["agent", "--config", "imaptrace.toml"]);
         let home = program.home().to_owned();

@@ -5,7 +5,7 @@
 //! it went.
 
 use imaptrace::{
-    demo::{Delays, Server, Settings},
+    demo::{Delays, DemoServer, DemoSettings},
     plan::{Security, Target},
 };
 use imaptrace_imap::CommandName;
@@ -138,8 +138,8 @@ async fn a_server_that_waits_for_our_acknowledgement_does_not_wait_forty_millise
 }
 
 /// Probes the built-in server so many times, as `imaptrace probe` does.
-async fn on_loopback(tls: bool, count: &str, settings: Settings) -> Vec<Run> {
-    let server = Server::start(Settings { tls, ..settings }).await.unwrap();
+async fn on_loopback(tls: bool, count: &str, settings: DemoSettings) -> Vec<Run> {
+    let server = DemoServer::start(DemoSettings { tls, ..settings }).await.unwrap();
     // The server's own file may be one that only this process can open.
     let copy = tempfile::NamedTempFile::new().unwrap();
     std::fs::copy(server.ca_file(), copy.path()).unwrap();
@@ -157,7 +157,7 @@ async fn on_loopback(tls: bool, count: &str, settings: Settings) -> Vec<Run> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_eighty_runs_on_loopback_none_bears_a_doubt_without_a_cause_that_is_large_enough() {
     for tls in [false, true] {
-        let runs = on_loopback(tls, "40", Settings { delays: Delays::NONE, ..Settings::default() }).await;
+        let runs = on_loopback(tls, "40", DemoSettings { delays: Delays::NONE, ..DemoSettings::default() }).await;
         assert_eq!(runs.len(), 40);
         for run in &runs {
             let lost = |step: &Step| step.retransmits.is_some() || step.out_of_order.is_some();

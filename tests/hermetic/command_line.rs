@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use imaptrace::demo::{Delays, Server, Settings};
+use imaptrace::demo::{Delays, DemoServer, DemoSettings};
 use imaptrace_record::{ErrorType, Run, RunOutcome, StepName};
 use nix::sys::signal::Signal;
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
@@ -157,8 +157,8 @@ pub(crate) fn refusing() -> (ClosedPort, SocketAddr) {
     (port, address)
 }
 
-async fn demo(tls: bool) -> Server {
-    Server::start(Settings { tls, delays: Delays::NONE, ..Settings::default() }).await.unwrap()
+async fn demo(tls: bool) -> DemoServer {
+    DemoServer::start(DemoSettings { tls, delays: Delays::NONE, ..DemoSettings::default() }).await.unwrap()
 }
 
 // === Exit codes ===

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use imaptrace::demo::{Delays, Server, Settings};
+use imaptrace::demo::{Delays, DemoServer, DemoSettings};
 use nix::sys::signal::Signal;
 use opentelemetry_proto::tonic::trace::v1::Span;
 
@@ -19,11 +19,11 @@ use crate::{
 };
 
 /// A server by TLS whose certificate nobody trusts but who is told to.
-async fn server() -> Server {
-    Server::start(Settings { tls: true, delays: Delays::NONE, ..Settings::default() }).await.unwrap()
+async fn server() -> DemoServer {
+    DemoServer::start(DemoSettings { tls: true, delays: Delays::NONE, ..DemoSettings::default() }).await.unwrap()
 }
 
-fn target(server: &Server, more: &str) -> String {
+fn target(server: &DemoServer, more: &str) -> String {
     format!(
         "[[targets]]\nname = \"mail\"\nurl = \"imaps://demo@localhost:{}\"\npassword = {{ env = \"DEMO\" }}\naddress = \"v4\"\n\
          interval = \"400ms\"\ntimeout = \"350ms\"\n{more}\n",

@@ -192,9 +192,9 @@ async fn a_fault_with_one_origin_is_said_once() {
         assert_eq!(all.matches("holds only 3 messages").count(), 1, "{output:?}");
         assert_eq!(all.matches("clear text").count(), 1, "{output:?}");
     }
-    let server = imaptrace::demo::Server::start(imaptrace::demo::Settings {
+    let server = imaptrace::demo::DemoServer::start(imaptrace::demo::DemoSettings {
         delays: imaptrace::demo::Delays::NONE,
-        ..imaptrace::demo::Settings::default()
+        ..imaptrace::demo::DemoSettings::default()
     })
     .await
     .unwrap();

@@ -113,9 +113,9 @@ async fn exchange(
         let answer =
             if tcp { over_tcp(server, &question, look).await? } else { over_udp(server, &question, look).await? };
         match answer {
-            Received::Truncated if !tcp => tcp = true,
-            Received::Truncated | Received::Malformed => return Err(Unsettled::Malformed),
-            Received::Whole(message) => match message.metadata.response_code {
+            ReceivedAnswer::Truncated if !tcp => tcp = true,
+            ReceivedAnswer::Truncated | ReceivedAnswer::Malformed => return Err(Unsettled::Malformed),
+            ReceivedAnswer::Whole(message) => match message.metadata.response_code {
                 // An old server answers by these codes what it does not understand (RFC 6891 §7).
                 ResponseCode::FormErr | ResponseCode::NotImp | ResponseCode::BADVERS if edns => edns = false,
                 _ => return read(&message, name, kind),
@@ -132,7 +132,7 @@ struct Question {
 }
 
 /// What came under the question's id.
-enum Received {
+enum ReceivedAnswer {
     Whole(Box<Message>),
     /// It did not fit.
     Truncated,
@@ -156,14 +156,14 @@ impl Question {
 
     /// Whether a message is the answer to this question, and what of it came. None for one that is not: it may be forged,
     /// and the right one may still come.
-    fn answered_by(&self, bytes: &[u8]) -> Option<Received> {
+    fn answered_by(&self, bytes: &[u8]) -> Option<ReceivedAnswer> {
         let [high, low, flags, ..] = *bytes else { return None };
         // RFC 1035 §4.1.1: QR says that it is an answer, TC that not all of it is here.
         if u16::from_be_bytes([high, low]) != self.id || flags & 0x80 == 0 {
             return None;
         }
         let Ok(message) = Message::from_vec(bytes) else {
-            return Some(if flags & 2 == 0 { Received::Malformed } else { Received::Truncated });
+            return Some(if flags & 2 == 0 { ReceivedAnswer::Malformed } else { ReceivedAnswer::Truncated });
         };
         let metadata = &message.metadata;
         if metadata.message_type != MessageType::Response || metadata.op_code != OpCode::Query {
@@ -173,11 +173,11 @@ impl Question {
         let failed = !matches!(metadata.response_code, ResponseCode::NoError | ResponseCode::NXDomain);
         let same = message.queries == [self.query.clone()] || failed && message.queries.is_empty();
         let truncated = metadata.truncation;
-        same.then(|| if truncated { Received::Truncated } else { Received::Whole(Box::new(message)) })
+        same.then(|| if truncated { ReceivedAnswer::Truncated } else { ReceivedAnswer::Whole(Box::new(message)) })
     }
 }
 
-async fn over_udp(server: SocketAddr, question: &Question, look: &AtomicBool) -> Result<Received, Unsettled> {
+async fn over_udp(server: SocketAddr, question: &Question, look: &AtomicBool) -> Result<ReceivedAnswer, Unsettled> {
     let any: IpAddr = if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0)).await.map_err(without_port)?;
     socket.connect(server).await.map_err(unsettled)?;
@@ -205,7 +205,7 @@ async fn over_udp(server: SocketAddr, question: &Question, look: &AtomicBool) ->
 }
 
 /// Each message has its length before it (RFC 1035 §4.2.2).
-async fn over_tcp(server: SocketAddr, question: &Question, look: &AtomicBool) -> Result<Received, Unsettled> {
+async fn over_tcp(server: SocketAddr, question: &Question, look: &AtomicBool) -> Result<ReceivedAnswer, Unsettled> {
     let length = u16::try_from(question.bytes.len()).map_err(|error| Unsettled::Local(io::Error::other(error)))?;
     let mut stream = TcpStream::connect(server).await.map_err(without_port)?;
     let mut message = length.to_be_bytes().to_vec();
