@@ -12,7 +12,7 @@ use imaptrace::{
     agent, clock,
     net::Family,
     plan::{Deadlines, Dns, Limits, Security},
-    probe::{Job, Prepared, Prober},
+    probe::{Job, TargetContext, Prober},
     telemetry::logs::{self, LogSettings},
 };
 use imaptrace_record::{ErrorType, Run, RunOutcome};
@@ -37,7 +37,7 @@ const IN_FLIGHT: usize = 256;
 #[derive(Clone)]
 struct Subject {
     prober: Arc<Prober>,
-    target: Arc<Prepared>,
+    target: Arc<TargetContext>,
     cancel: watch::Receiver<bool>,
 }
 

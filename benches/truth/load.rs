@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use imaptrace::{
     net::Family,
     plan::{Dns, Security, Timing},
-    probe::{Ids, Job, Prepared, Prober},
+    probe::{Ids, Job, TargetContext, Prober},
 };
 use imaptrace_record::{Run, SpanId, Step, TraceId};
 use tokio::{sync::watch, time::sleep};
@@ -75,7 +75,7 @@ pub async fn runs(load: Load, server: &Dovecot, users: u32) -> Vec<Run> {
     runs
 }
 
-fn prepared(load: Load, server: &Dovecot, users: u32, number: usize) -> Prepared {
+fn prepared(load: Load, server: &Dovecot, users: u32, number: usize) -> TargetContext {
     let port = if load.security == Security::Tls { server.tls } else { server.plain };
     let mut target = target(SocketAddr::from(([127, 0, 0, 1], port)), load.security);
     target.tls.ca_file = Some(server.ca.clone());
@@ -90,7 +90,7 @@ fn prepared(load: Load, server: &Dovecot, users: u32, number: usize) -> Prepared
     prepare(target)
 }
 
-async fn run(prober: &Prober, target: &Prepared, number: usize) -> Run {
+async fn run(prober: &Prober, target: &TargetContext, number: usize) -> Run {
     let (_keep, cancel) = watch::channel(false);
     let ids = Ids { trace: TraceId::random(), root: SpanId::random(), parent: None };
     let accounts = &target.target().accounts;

@@ -11,14 +11,14 @@ use std::{
 };
 
 use super::{backoff::Backoff, families, once::longest, run_log::LastSeen, tell::RunState, tls_files::FileSets};
-use crate::{latency::SlowSpell, net::Family, plan::Target, probe::Prepared, schedule::Slot};
+use crate::{latency::SlowSpell, net::Family, plan::Target, probe::TargetContext, schedule::Slot};
 
 /// A password command's own deadline, a look at certificates, and what handing a finished run on may take.
 const AROUND: Duration = Duration::from_secs(20);
 
 /// One account of one target: what a slot starts. Its runs never overlap, over whichever family they go.
 pub(super) struct Work {
-    pub(super) target: Arc<Prepared>,
+    pub(super) target: Arc<TargetContext>,
     pub(super) account: usize,
     state: Arc<Mutex<History>>,
 }
@@ -74,7 +74,7 @@ pub(super) struct Fleet {
 }
 
 struct Member {
-    prepared: Arc<Prepared>,
+    prepared: Arc<TargetContext>,
     /// One for each account, in their order.
     works: Vec<Arc<Work>>,
 }
@@ -141,7 +141,7 @@ impl Fleet {
 
 impl Member {
     fn new(target: &Target, files: &FileSets, old: Option<&Self>) -> Self {
-        let prepared = Prepared::with(target.clone(), files.of(target));
+        let prepared = TargetContext::with(target.clone(), files.of(target));
         let prepared = Arc::new(match old {
             Some(old) => prepared.following(&old.prepared),
             None => prepared,

@@ -106,7 +106,7 @@ mod tests {
         follow::NotRead,
         net::Family,
         plan::Dns,
-        probe::{Job, Prepared, Prober},
+        probe::{Job, TargetContext, Prober},
     };
 
     #[tokio::test]
@@ -119,7 +119,7 @@ mod tests {
         let targets = config::load(&Sources { file: Some(file), ..Sources::default() }).unwrap().targets;
         let hangs = || Box::pin(async { Err(NotRead::Unfinished("/mnt/ca.pem: no answer".to_owned())) }) as _;
         let waiting: Arc<FileSet> = FileSet::begin("a file".to_owned(), Vec::new(), hangs).await.unwrap();
-        let prepared = Prepared::with(targets[0].clone(), TlsFiles::Followed(waiting));
+        let prepared = TargetContext::with(targets[0].clone(), TlsFiles::Followed(waiting));
         let prober = Prober::new(Dns::default(), Vec::new());
         let account = &prepared.target().accounts[0];
         let secret = prober.prepare(&prepared, account).await;

@@ -26,8 +26,8 @@ use crate::{
     net::Family,
     plan::AddressChoice,
     probe::{
-        Cancel, Ids, Job, Prepared, Prober,
-        fill::{self, Fill, FillEnd, Filled, Letter, Source},
+        Cancel, Ids, Job, TargetContext, Prober,
+        fill::{self, Fill, FillEnd, Filled, Letter, MessageSource},
     },
     telemetry::logs::{self, LogSettings},
     terminal::{self, Style},
@@ -71,7 +71,7 @@ async fn prepare(
     args: &FillArgs,
     child_env: Vec<(OsString, Option<OsString>)>,
     output: &mut Output,
-) -> Result<(Prepared, Prober, Secret), String> {
+) -> Result<(TargetContext, Prober, Secret), String> {
     let flags = [target_flags(&args.target), given(&[("target.mailbox", &args.mailbox, "--mailbox")])].concat();
     let server = args.target.server.clone();
     let place = PasswordPlace::find(&args.target)?;
@@ -94,7 +94,7 @@ async fn prepare(
         );
     }
     fill::allow(&mut target);
-    let prepared = |target| Prepared::new(target).map_err(|error| format!("error: {error}"));
+    let prepared = |target| TargetContext::new(target).map_err(|error| format!("error: {error}"));
     if place.is_asked_for() {
         // No password is asked for what cannot run.
         prepared(target.clone())?;
@@ -118,7 +118,7 @@ fn in_own_name(mut problems: Problems) -> Problems {
 
 async fn fill(
     args: &FillArgs,
-    target: &Prepared,
+    target: &TargetContext,
     (prober, secret): (Prober, Secret),
     stopped: Cancel,
     output: &mut Output,
@@ -272,7 +272,7 @@ struct Messages<'a> {
     output: &'a mut Output,
 }
 
-impl Source for Messages<'_> {
+impl MessageSource for Messages<'_> {
     fn letter(&mut self, number: u32) -> Letter {
         let message = self.canary.message(number);
         Letter { bytes: message.bytes, date: message.internal_date, seen: message.seen }

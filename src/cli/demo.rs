@@ -11,7 +11,7 @@ use crate::{
     agent,
     config::{self, Flag, Probe},
     demo::{self, DemoServer, DemoSettings},
-    probe::{Job, Prepared, Prober},
+    probe::{Job, TargetContext, Prober},
     secret::SecretSource,
     telemetry::logs::{self, LogSettings},
     terminal,
@@ -44,7 +44,7 @@ pub(super) async fn run(child_env: Vec<(OsString, Option<OsString>)>, output: &m
         }
     };
     "demo".clone_into(&mut target.name);
-    let prepared = match Prepared::new(target) {
+    let prepared = match TargetContext::new(target) {
         Ok(prepared) => prepared,
         Err(error) => {
             output.error(&error.to_string());

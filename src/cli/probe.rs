@@ -31,7 +31,7 @@ use crate::{
     delivery::Delivery,
     net::Family,
     plan::Target,
-    probe::{Cancel, CurrentStep, Job, LineSink, Prepared, Prober, inspect},
+    probe::{Cancel, CurrentStep, Job, LineSink, TargetContext, Prober, inspect},
     secret::SecretError,
     telemetry::{
         RemoteParent,
@@ -90,7 +90,7 @@ struct Plan {
     prober: Arc<Prober>,
     /// The step that the run is at, where a terminal shows it.
     steps: Option<watch::Receiver<Option<CurrentStep>>>,
-    target: Arc<Prepared>,
+    target: Arc<TargetContext>,
     /// For the first run; those after it fetch it anew.
     secret: Option<Secret>,
     config: Config,
@@ -166,14 +166,14 @@ async fn prepare(
 }
 
 /// The files that the target's TLS options name.
-fn read_files(target: Target) -> Result<Prepared, String> {
-    Prepared::new(target).map_err(|error| format!("error: {error}"))
+fn read_files(target: Target) -> Result<TargetContext, String> {
+    TargetContext::new(target).map_err(|error| format!("error: {error}"))
 }
 
 /// The password of the target's account; none without an account.
 async fn fetch(
     prober: &Arc<Prober>,
-    target: &Prepared,
+    target: &TargetContext,
     parent: Option<&RemoteParent>,
     signals: &Signals,
     output: &mut Output,
@@ -365,7 +365,7 @@ fn print_json(run: &Run, output: &mut Output) {
 /// planned start.
 async fn once(
     prober: &Prober,
-    target: &Prepared,
+    target: &TargetContext,
     family: Family,
     parent: Option<&RemoteParent>,
     (next, cancel): (Option<Instant>, Cancel),

@@ -3,7 +3,7 @@
 
 use imaptrace_record::{ChainCertificate, ServerText, Step, Timestamp, TlsFacts};
 
-use super::{redact::Redactor, verdict};
+use super::{classify, redact::Redactor};
 use crate::net::{Certificate, Chain, TlsCause};
 
 /// The server's own certificate.
@@ -33,7 +33,7 @@ pub(super) fn describe(step: &mut Step, chain: &Chain, cause: TlsCause, redactor
     // Another verification may come to another end: it is asked again, and names are not looked at.
     let Some(refused) = chain.refused.as_ref().filter(|refused| refused.cause == cause) else { return };
     facts.refused_depth = u32::try_from(refused.depth).ok();
-    step.tls_fault = verdict::certificate_fault(refused);
+    step.tls_fault = classify::certificate_fault(refused);
     let said = step.text.as_ref().map_or("", ServerText::as_str);
     step.text = Some(redactor.text(format!("{said}: {}", refused.words).as_bytes(), ServerText::STATUS));
 }

@@ -9,11 +9,11 @@ use imaptrace_imap::{Command, Condition, LoginMethod, SessionProgress, ResponseC
 use imaptrace_record::{ClockSource, EventName, Seconds, ServerText, CommandState, Step, StepEvent};
 
 use super::{
-    driver::{Driver, Exchange, Said, TcpInfoDelta},
+    driver::{Driver, Exchange, StatusResponse, TcpInfoDelta},
     journey::{Answer, Journey, Stop},
     split::{Span, split},
     uncertainty::{Evidence, Uncertainty},
-    verdict,
+    classify,
 };
 use crate::{net::kept_waiting, plan::TagStyle};
 
@@ -29,27 +29,27 @@ impl Journey<'_> {
         let Exchange { result, progress, first_row, .. } = exchange;
         match result {
             Err(fault) => Err(self.fault(step, &fault)),
-            Ok(Said { condition: Condition::Ok, .. }) => {
+            Ok(StatusResponse { condition: Condition::Ok, .. }) => {
                 self.recorder.push(step);
                 Ok(Answer { progress, first_row })
             }
             Ok(said) => {
                 step.text = Some(self.redactor.text(&said.text, ServerText::STATUS));
-                let class = verdict::of_refusal(step.name.command(), &said);
+                let class = classify::of_refusal(step.name.command(), &said);
                 self.fail(step, class);
-                Err(Stop::Speaking)
+                Err(Stop::Logout)
             }
         }
     }
 
-    /// Sends a command and fills its step, without a verdict.
+    /// Sends a command and fills its step, without classifying it.
     pub(super) async fn perform(
         &mut self,
         driver: &mut Driver,
         command: &Command<'_>,
     ) -> Result<(Step, Exchange), Stop> {
         let name = command.name();
-        let deadline = self.deadline_for(name, self.target.deadlines.command).map_err(|_| Stop::Speaking)?;
+        let deadline = self.deadline_for(name, self.target.deadlines.command).map_err(|_| Stop::Logout)?;
         let mut step = self.recorder.open(name);
         step.state = Some(state(driver));
         match command {
@@ -127,7 +127,7 @@ impl Journey<'_> {
         }
     }
 
-    pub(super) fn alert(&self, step: &mut Step, said: &Said, stamp: Instant) {
+    pub(super) fn alert(&self, step: &mut Step, said: &StatusResponse, stamp: Instant) {
         let first = step.events.iter().all(|event| event.name != EventName::Alert);
         if self.trusted && first && said.code == Some(ResponseCode::Alert) {
             let text = Some(self.redactor.text(&said.text, ServerText::STATUS));

@@ -12,17 +12,17 @@ use std::{
 
 use tokio::time::timeout_at;
 
-pub(super) use super::exchange::{CoarseMoment, Exchange, Fault, Said, SecureError, TcpInfoDelta};
+pub(super) use super::exchange::{CoarseMoment, Exchange, Fault, StatusResponse, SecureError, TcpInfoDelta};
 use imaptrace_imap::{Command, CommandName, Condition, Limits, OffendingLine, SessionProgress, ResponseCode, Session};
 use imaptrace_record::ErrorType;
 
 use super::{
     Cancel,
-    exchange::{Happened, broken, is_end},
+    exchange::{SessionEvent, broken, is_end},
     lateness::Awaited,
     split::Pace,
     transcript::Transcript,
-    verdict,
+    classify,
     wait::{Waited, Watch},
 };
 use crate::{
@@ -52,7 +52,7 @@ pub(super) struct Driver {
     pub(super) idle_since: Instant,
     pub(super) info: TcpInfo,
     /// The first untagged NO or BAD to the command under way, or the first whose code gives a class.
-    warning: Option<Said>,
+    warning: Option<StatusResponse>,
     /// How fast the line is.
     pub(super) pace: Pace,
     pub(super) watch: Watch,
@@ -137,19 +137,19 @@ impl Driver {
     }
 
     /// Waits for the greeting. Returns it with the stamp of its last byte.
-    pub(super) async fn greeting(&mut self, deadline: Deadline) -> Result<(Said, Instant), Fault> {
+    pub(super) async fn greeting(&mut self, deadline: Deadline) -> Result<(StatusResponse, Instant), Fault> {
         self.wire.watch_unread(deadline.tenth());
         loop {
             let next = self.next(deadline, ErrorType::TimeoutGreeting).await;
             match next.map_err(|fault| self.excused(fault, deadline))? {
-                Happened::Greeting(said) => return Ok((said, self.stamp)),
-                Happened::Bye(_)
-                | Happened::Tagged(_)
-                | Happened::Continuation
-                | Happened::FirstByte
-                | Happened::FirstRow
-                | Happened::Alert(_)
-                | Happened::Warning(_) => {}
+                SessionEvent::Greeting(said) => return Ok((said, self.stamp)),
+                SessionEvent::Bye(_)
+                | SessionEvent::Tagged(_)
+                | SessionEvent::Continuation
+                | SessionEvent::FirstByte
+                | SessionEvent::FirstRow
+                | SessionEvent::Alert(_)
+                | SessionEvent::Warning(_) => {}
             }
         }
     }
@@ -202,7 +202,7 @@ impl Driver {
             && (self.session.is_between_commands() || self.wire.first_write().is_none())
         {
             self.session.abandon();
-            fault.speaking = true;
+            fault.can_logout = true;
         }
         // The tagged line did not come: what came in its place is what the server had to say.
         if let Err(fault) = &mut result
@@ -241,7 +241,7 @@ impl Driver {
             && let Some((left, size)) = self.session.awaited()
         {
             let text = format!("{left} octets of a literal of {size} are still awaited").into_bytes();
-            fault.said = Some(Said { condition: Condition::Bad, code: None, text });
+            fault.said = Some(StatusResponse { condition: Condition::Bad, code: None, text });
         }
     }
 
@@ -249,7 +249,7 @@ impl Driver {
     /// bytes, but is no answer to it.
     fn settle(&mut self) -> Result<(), Fault> {
         while !self.unread.is_empty() {
-            if let Some(Happened::Bye(said)) = self.understand()? {
+            if let Some(SessionEvent::Bye(said)) = self.understand()? {
                 return Err(Fault::new(ErrorType::Bye, self.stamp).with(Some(said)));
             }
         }
@@ -263,7 +263,7 @@ impl Driver {
         deadline: Deadline,
         write: Duration,
         exchange: &mut Exchange,
-    ) -> Result<Said, Fault> {
+    ) -> Result<StatusResponse, Fault> {
         let parts = self.session.begin(tag, command).parts;
         let last = parts.len().saturating_sub(1);
         for (number, part) in parts.into_iter().enumerate() {
@@ -293,29 +293,29 @@ impl Driver {
         &mut self,
         deadline: Deadline,
         exchange: &mut Exchange,
-    ) -> Result<Option<Said>, Fault> {
+    ) -> Result<Option<StatusResponse>, Fault> {
         loop {
             match self.next(deadline, ErrorType::TimeoutCommand).await? {
-                Happened::Tagged(said) => return Ok(Some(said)),
-                Happened::Continuation => {
+                SessionEvent::Tagged(said) => return Ok(Some(said)),
+                SessionEvent::Continuation => {
                     if exchange.continuations.len() < KEPT {
                         exchange.continuations.push(self.stamp);
                     }
                     return Ok(None);
                 }
-                Happened::FirstByte => exchange.first_byte = Some(self.stamp_of_next()),
-                Happened::FirstRow => exchange.first_row = Some(self.stamp),
-                Happened::Alert(text) if exchange.alert.is_none() => exchange.alert = Some((self.stamp, text)),
-                Happened::Warning(said) => {
+                SessionEvent::FirstByte => exchange.first_byte = Some(self.stamp_of_next()),
+                SessionEvent::FirstRow => exchange.first_row = Some(self.stamp),
+                SessionEvent::Alert(text) if exchange.alert.is_none() => exchange.alert = Some((self.stamp, text)),
+                SessionEvent::Warning(said) => {
                     if said.code == Some(ResponseCode::Alert) && exchange.alert.is_none() {
                         exchange.alert = Some((self.stamp, said.text.clone()));
                     }
                     self.warn(said);
                 }
-                Happened::Bye(said) => {
+                SessionEvent::Bye(said) => {
                     return Err(Fault::new(ErrorType::Bye, self.stamp).with(Some(said)));
                 }
-                Happened::Alert(_) | Happened::Greeting(_) => {}
+                SessionEvent::Alert(_) | SessionEvent::Greeting(_) => {}
             }
         }
     }
@@ -359,8 +359,8 @@ impl Driver {
     }
 
     /// Keeps an untagged NO or BAD, in case that no tagged line follows.
-    fn warn(&mut self, said: Said) {
-        let tells = |said: &Said| verdict::of_code(Some(CommandName::Login), said.code).is_some();
+    fn warn(&mut self, said: StatusResponse) {
+        let tells = |said: &StatusResponse| classify::of_code(Some(CommandName::Login), said.code).is_some();
         if self.warning.as_ref().is_none_or(|known| !tells(known) && tells(&said)) {
             self.warning = Some(said);
         }
@@ -370,17 +370,17 @@ impl Driver {
     async fn last_words(&mut self, deadline: Deadline, ended: bool) -> Option<Fault> {
         loop {
             match self.next(deadline, ErrorType::TimeoutCommand).await {
-                Ok(Happened::Bye(said)) => {
+                Ok(SessionEvent::Bye(said)) => {
                     return Some(Fault::new(ErrorType::Bye, self.stamp).with(Some(said)));
                 }
-                Ok(Happened::Warning(said)) => self.warn(said),
+                Ok(SessionEvent::Warning(said)) => self.warn(said),
                 Ok(_) => {}
                 Err(fault) => return (ended && fault.class == ErrorType::Eof).then_some(fault),
             }
         }
     }
 
-    async fn next(&mut self, deadline: Deadline, timeout: ErrorType) -> Result<Happened, Fault> {
+    async fn next(&mut self, deadline: Deadline, timeout: ErrorType) -> Result<SessionEvent, Fault> {
         loop {
             if self.unread.is_empty() {
                 self.read(deadline, timeout).await?;
@@ -392,12 +392,12 @@ impl Driver {
     }
 
     /// Hands the session some of the bytes that wait.
-    fn understand(&mut self) -> Result<Option<Happened>, Fault> {
+    fn understand(&mut self) -> Result<Option<SessionEvent>, Fault> {
         let read = self.buffer.as_ref().map(Buffer::filled).unwrap_or_default();
         let bytes = read.get(self.unread.clone()).unwrap_or_default();
         match self.session.receive(bytes) {
             Ok((taken, event)) => {
-                let happened = event.map(Happened::from);
+                let happened = event.map(SessionEvent::from);
                 self.unread.start += taken;
                 if let Some(transcript) = self.transcript.as_mut().filter(|_| taken > 0)
                     && let Some((frame, shown)) = self.session.completed()
@@ -416,9 +416,9 @@ impl Driver {
                     // What is wrong with it cannot be seen, and is said.
                     withheld @ OffendingLine::Withheld { .. } => format!("{violation}: {withheld}").into_bytes(),
                 };
-                let said = (!text.is_empty()).then_some(Said { condition: Condition::Bad, code: None, text });
+                let said = (!text.is_empty()).then_some(StatusResponse { condition: Condition::Bad, code: None, text });
                 self.unread = 0..0;
-                Err(Fault::new(verdict::of_violation(violation), self.stamp).with(said))
+                Err(Fault::new(classify::of_violation(violation), self.stamp).with(said))
             }
         }
     }

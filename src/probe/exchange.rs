@@ -11,7 +11,7 @@ use imaptrace_imap::{Condition, Event, SessionProgress, ResponseCode, StatusLine
 use imaptrace_record::{CloseNotify, ErrorType, TlsFault};
 use zeroize::Zeroizing;
 
-use super::verdict;
+use super::classify;
 use crate::{
     clock,
     net::{TlsFailure, Traffic},
@@ -19,7 +19,7 @@ use crate::{
 
 /// A status response, owned.
 #[derive(Debug)]
-pub(super) struct Said {
+pub(super) struct StatusResponse {
     pub(super) condition: Condition,
     pub(super) code: Option<ResponseCode>,
     pub(super) text: Vec<u8>,
@@ -32,15 +32,15 @@ pub(super) struct Fault {
     /// When it showed.
     pub(super) at: Instant,
     /// What the server said with it.
-    pub(super) said: Option<Said>,
+    pub(super) said: Option<StatusResponse>,
     /// What was wrong with TLS, if that is what happened.
     pub(super) tls: Option<TlsFault>,
     /// An untagged NO or BAD that came before: the only answer that the command got.
-    pub(super) warning: Option<Said>,
+    pub(super) warning: Option<StatusResponse>,
     /// How the TLS connection ended, if that is what happened.
     pub(super) close_notify: Option<CloseNotify>,
     /// The line is not in the middle of a command, and the one under way was left to itself: LOGOUT can follow.
-    pub(super) speaking: bool,
+    pub(super) can_logout: bool,
 }
 
 /// What a command took and how it ended.
@@ -63,7 +63,7 @@ pub(super) struct Exchange {
     /// More than its tagged line had come when that was read.
     pub(super) more: bool,
     pub(super) progress: SessionProgress,
-    pub(super) result: Result<Said, Fault>,
+    pub(super) result: Result<StatusResponse, Fault>,
 }
 
 /// What the kernel says of the connection since it was last asked.
@@ -97,23 +97,23 @@ impl TcpInfoDelta {
 }
 
 /// What the session made of some bytes.
-pub(super) enum Happened {
-    Greeting(Said),
+pub(super) enum SessionEvent {
+    Greeting(StatusResponse),
     FirstByte,
     FirstRow,
     Continuation,
     Alert(Vec<u8>),
-    Warning(Said),
-    Bye(Said),
-    Tagged(Said),
+    Warning(StatusResponse),
+    Bye(StatusResponse),
+    Tagged(StatusResponse),
 }
 
 impl Fault {
     pub(super) fn new(class: ErrorType, at: Instant) -> Self {
-        Self { class, at, said: None, warning: None, tls: None, close_notify: None, speaking: false }
+        Self { class, at, said: None, warning: None, tls: None, close_notify: None, can_logout: false }
     }
 
-    pub(super) fn with(self, said: Option<Said>) -> Self {
+    pub(super) fn with(self, said: Option<StatusResponse>) -> Self {
         Self { said, ..self }
     }
 }
@@ -126,7 +126,7 @@ pub(super) enum SecureError {
     Cancelled,
 }
 
-impl From<Event<'_>> for Happened {
+impl From<Event<'_>> for SessionEvent {
     fn from(event: Event<'_>) -> Self {
         match event {
             Event::Greeting(status) => Self::Greeting(status.into()),
@@ -141,7 +141,7 @@ impl From<Event<'_>> for Happened {
     }
 }
 
-impl From<StatusLine<'_>> for Said {
+impl From<StatusLine<'_>> for StatusResponse {
     fn from(status: StatusLine<'_>) -> Self {
         Self { condition: status.condition, code: status.code.map(|code| code.name), text: status.text.to_vec() }
     }
@@ -164,7 +164,7 @@ pub(super) fn is_end(class: ErrorType) -> bool {
 /// What an error of the line means.
 pub(super) fn broken(error: &io::Error) -> Fault {
     let tls = TlsFailure::of_session(error);
-    let class = verdict::of_io(error, tls.as_ref());
+    let class = classify::of_io(error, tls.as_ref());
     let fault = Fault::new(class, clock::now());
     if matches!(class, ErrorType::Reset | ErrorType::Eof) {
         // Without the alert that announces an end: with it, the stream just ends.
@@ -172,8 +172,8 @@ pub(super) fn broken(error: &io::Error) -> Fault {
         return Fault { close_notify, ..fault };
     }
     let (tls, text) = match tls {
-        Some(failure) => (verdict::tls_fault(&failure), failure.text),
+        Some(failure) => (classify::tls_fault(&failure), failure.text),
         None => (None, error.to_string()),
     };
-    Fault { tls, said: Some(Said { condition: Condition::Bad, code: None, text: text.into_bytes() }), ..fault }
+    Fault { tls, said: Some(StatusResponse { condition: Condition::Bad, code: None, text: text.into_bytes() }), ..fault }
 }

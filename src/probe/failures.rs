@@ -1,6 +1,6 @@
 //! How a step that went wrong ends the conversation: what the record says of it, and whether LOGOUT can follow.
 //!
-//! Which class a failure has is `verdict`'s matter. Called by the steps of a journey.
+//! Which class a failure has is `classify`'s matter. Called by the steps of a journey.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -10,7 +10,7 @@ use imaptrace_record::{ErrorType, ServerText, Step, StepName, StepOutcome};
 use super::{
     driver::Fault,
     journey::{Journey, Stop},
-    verdict,
+    classify,
 };
 use crate::clock::{self, Deadline};
 
@@ -25,11 +25,11 @@ impl Journey<'_> {
         end = self.deadline.lengthened();
         let owed = self.recorder.owed();
         if now >= end {
-            let class = self.deadline.own_delay_of(owed).map_or(ErrorType::TimeoutRun, verdict::of_own_delay);
+            let class = self.deadline.own_delay_of(owed).map_or(ErrorType::TimeoutRun, classify::of_own_delay);
             let step = step.into();
             self.recorder.refuse(step.clone(), class, None);
             self.recorder.fail(step, class);
-            return Err(Stop::Silent);
+            return Err(Stop::Close);
         }
         // What we took ourselves of the run's time is not taken from the step: what is left would say nothing about a server.
         let pauses = end.saturating_duration_since(self.deadline.end());
@@ -44,7 +44,7 @@ impl Journey<'_> {
         let name = name.into();
         self.recorder.refuse(name.clone(), class, None);
         self.recorder.fail(name, class);
-        Stop::Speaking
+        Stop::Logout
     }
 
     pub(super) fn fail(&mut self, mut step: Step, class: ErrorType) -> Stop {
@@ -52,7 +52,7 @@ impl Journey<'_> {
         step.error_type = Some(class);
         self.recorder.fail(step.name.clone(), class);
         self.recorder.push(step);
-        Stop::Silent
+        Stop::Close
     }
 
     /// The step that was pushed last turns out to be the one that fails the run; why, in our own words.
@@ -68,7 +68,7 @@ impl Journey<'_> {
         // A server that ended the session before the login was sent said nothing of it.
         let command = step.name.command().filter(|_| step.sent_bytes != Some(0));
         let class = match (fault.class, &fault.said) {
-            (ErrorType::Bye, Some(said)) => verdict::of_refusal(command, said),
+            (ErrorType::Bye, Some(said)) => classify::of_refusal(command, said),
             // One challenge more than the mechanism has.
             (ErrorType::ProtocolContinuation, _) if step.name == CommandName::Authenticate => ErrorType::AuthProtocol,
             (class, _) => class,
@@ -76,7 +76,7 @@ impl Journey<'_> {
         // What was said untagged counts where nothing else was said of the login.
         let warning =
             fault.warning.as_ref().filter(|_| class == fault.class && command.is_some_and(CommandName::is_login));
-        let by_warning = warning.and_then(|said| Some((said, verdict::of_code(command, said.code)?)));
+        let by_warning = warning.and_then(|said| Some((said, classify::of_code(command, said.code)?)));
         let class = match by_warning {
             Some((said, class)) => {
                 step.status = Some(said.condition);
@@ -86,7 +86,7 @@ impl Journey<'_> {
             None => class,
         };
         self.fail(step, class);
-        if fault.speaking { Stop::Speaking } else { Stop::Silent }
+        if fault.can_logout { Stop::Logout } else { Stop::Close }
     }
 
     pub(super) fn describe(&self, step: &mut Step, fault: &Fault) {

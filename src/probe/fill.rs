@@ -20,9 +20,9 @@ use tokio::time::sleep;
 
 use super::{
     Cancel, Job, Prober,
-    driver::{Driver, Exchange, Said},
-    journey::{Errand, Journey, Stop},
-    verdict,
+    driver::{Driver, Exchange, StatusResponse},
+    journey::{MailboxTask, Journey, Stop},
+    classify,
     wait::cancelled,
 };
 use crate::{clock, plan::Target};
@@ -50,11 +50,11 @@ pub struct Fill<'a> {
     /// Fills it even when it holds mail without the marker.
     pub among_other_mail: bool,
     /// Where the messages come from.
-    pub source: &'a mut dyn Source,
+    pub source: &'a mut dyn MessageSource,
 }
 
 /// Gives the messages, and hears how far they are.
-pub trait Source {
+pub trait MessageSource {
     /// So many are in the mailbox already; called once, when the rest is about to be added.
     fn begin(&mut self, found: u32);
     /// Message `number`, from 1.
@@ -138,7 +138,7 @@ impl Prober {
     /// Fills a mailbox. Ends soon after `cancel` says so, with what was stored by then.
     pub async fn fill(&self, job: Job<'_>, fill: Fill<'_>, cancel: Cancel) -> Filled {
         let mut filling = Filling { fill, end: FillEnd::Failed, found: 0, added: 0, bytes: 0, took: Duration::ZERO };
-        let run = Journey::new(self, job, cancel.clone()).visit(&mut filling).await;
+        let run = Journey::new(self, job, cancel.clone()).run_session(&mut filling).await;
         let Filling { mut end, found, added, bytes, took, .. } = filling;
         // A command that was left because of the wish to stop is no fault.
         let no_fault = run.error_type.is_none_or(|class| class == ErrorType::Cancelled);
@@ -158,7 +158,7 @@ struct Filling<'a> {
     took: Duration,
 }
 
-impl Errand for Filling<'_> {
+impl MailboxTask for Filling<'_> {
     async fn run(&mut self, journey: &mut Journey<'_>, driver: &mut Driver) -> Result<(), Stop> {
         let Some(exists) = self.open(journey, driver).await? else {
             self.end = FillEnd::Missing;
@@ -199,7 +199,7 @@ impl Errand for Filling<'_> {
             return Ok(());
         }
         let count = unless_stopped(&mut stop, self.count(journey, driver)).await;
-        let (counted, exists) = count.unwrap_or(Err(Stop::Silent))?;
+        let (counted, exists) = count.unwrap_or(Err(Stop::Close))?;
         self.end = if counted > exists {
             FillEnd::Miscounted { counted, exists }
         } else if counted >= u64::from(self.fill.messages) {
@@ -228,10 +228,10 @@ impl Filling<'_> {
         step.text = Some(journey.redactor.text(&said.text, ServerText::STATUS));
         // Many servers say no more than NO of a mailbox that is not there.
         let missing = matches!(said.code, None | Some(ResponseCode::NonExistent | ResponseCode::TryCreate));
-        let class = verdict::of_refusal(Some(examine.name()), said);
+        let class = classify::of_refusal(Some(examine.name()), said);
         if !missing || class != ErrorType::No {
             journey.fail(step, class);
-            return Err(Stop::Speaking);
+            return Err(Stop::Logout);
         }
         step.outcome = StepOutcome::Failed;
         step.error_type = Some(class);
@@ -263,7 +263,7 @@ impl Filling<'_> {
             }
             let letter = self.fill.source.letter(number);
             let appended = unless_stopped(stop, append(journey, driver, &letter, self.added == 0)).await;
-            appended.unwrap_or(Err(Stop::Silent))?;
+            appended.unwrap_or(Err(Stop::Close))?;
             self.added += 1;
             self.bytes += letter.bytes.len() as u64;
             self.fill.source.stored(number);
@@ -301,7 +301,7 @@ async fn append(journey: &mut Journey<'_>, driver: &mut Driver, letter: &Letter,
     let (mut step, exchange) = attempt(journey, driver, &command, MESSAGE).await?;
     match exchange.result {
         // Perhaps because the mailbox is open to be looked at alone, perhaps not: the second answer counts.
-        Ok(Said { condition: Condition::No, code: None, .. }) if first => {
+        Ok(StatusResponse { condition: Condition::No, code: None, .. }) if first => {
             step.outcome = StepOutcome::Failed;
             step.error_type = Some(ErrorType::No);
             journey.recorder.push(step);
@@ -325,7 +325,7 @@ async fn converse(
     judge(journey, step, exchange)
 }
 
-/// Sends a command and fills its step, without a verdict.
+/// Sends a command and fills its step, without classifying it.
 async fn attempt(
     journey: &mut Journey<'_>,
     driver: &mut Driver,
@@ -346,9 +346,9 @@ fn judge(journey: &mut Journey<'_>, mut step: Step, exchange: Exchange) -> Resul
         Ok(said) if said.condition == Condition::Ok => Ok((step, exchange.progress)),
         Ok(said) => {
             step.text = Some(journey.redactor.text(&said.text, ServerText::STATUS));
-            let class = verdict::of_refusal(step.name.command(), &said);
+            let class = classify::of_refusal(step.name.command(), &said);
             journey.fail(step, class);
-            Err(Stop::Speaking)
+            Err(Stop::Logout)
         }
         Err(fault) => Err(journey.fault(step, &fault)),
     }

@@ -16,7 +16,7 @@ use tokio::{
     sync::watch,
 };
 
-use super::{Ids, Job, Prepared, Prober};
+use super::{Ids, Job, TargetContext, Prober};
 use crate::{
     net::Family,
     plan::{
@@ -42,13 +42,13 @@ pub fn journey(input: &[u8]) {
         tokio::runtime::Builder::new_current_thread().enable_all().build().ok());
     RUNTIME.with(|runtime| {
         let Some(runtime) = runtime else { panic!("there is no runtime") };
-        runtime.block_on(visit(choice, script));
+        runtime.block_on(run_session(choice, script));
     });
 }
 
-async fn visit(choice: u8, script: &[u8]) {
+async fn run_session(choice: u8, script: &[u8]) {
     let Ok(listener) = TcpListener::bind("127.0.0.1:0").await else { panic!("no port is free") };
-    let Ok(Ok(prepared)) = listener.local_addr().map(|address| Prepared::new(target(choice, address))) else {
+    let Ok(Ok(prepared)) = listener.local_addr().map(|address| TargetContext::new(target(choice, address))) else {
         panic!("the target cannot be made ready")
     };
     let prober = Prober::new(Dns::default(), Vec::new());

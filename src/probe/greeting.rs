@@ -4,10 +4,10 @@
 
 use imaptrace_imap::{Code, Condition};
 
-use super::driver::Said;
+use super::driver::StatusResponse;
 
 /// What a line says that is no greeting and refuses the connection. It may be cut short.
-pub(super) fn refusal(line: &[u8]) -> Option<Said> {
+pub(super) fn refusal(line: &[u8]) -> Option<StatusResponse> {
     let line = line.trim_ascii();
     let (star, line) = match line.strip_prefix(b"*") {
         Some(rest) => (true, rest.trim_ascii_start()),
@@ -21,7 +21,7 @@ pub(super) fn refusal(line: &[u8]) -> Option<Said> {
         word == known || (star && word.eq_ignore_ascii_case(known))
     })?;
     let (code, text, _) = Code::split(text.trim_ascii_start());
-    Some(Said { condition, code: code.map(|code| code.name), text: text.to_vec() })
+    Some(StatusResponse { condition, code: code.map(|code| code.name), text: text.to_vec() })
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use imaptrace_imap::{Command, Condition, Limits};
 use imaptrace_record::{ErrorType, Run, SetupStep, SpanId, Timestamp};
 use tokio::time::timeout_at;
 
-use super::{Cancel, Prepared, certificates, driver::Driver, redact::Redactor, wait::cancelled};
+use super::{Cancel, TargetContext, certificates, driver::Driver, redact::Redactor, wait::cancelled};
 use crate::{
     clock::{self, Deadline},
     net::{self, Chain, ConnectOptions, StampedStream, TlsCause},
@@ -88,7 +88,7 @@ enum Claim {
 /// be and if that takes no longer than `within`.
 pub async fn inspect(
     run: &mut Run,
-    (target, account, secret): (&Prepared, &Account, Option<&Secret>),
+    (target, account, secret): (&TargetContext, &Account, Option<&Secret>),
     within: Duration,
     mut cancel: Cancel,
 ) {
@@ -144,28 +144,28 @@ fn wanting(run: &Run) -> Option<(ErrorType, TlsCause, SocketAddr)> {
 }
 
 /// Has the server show its certificates.
-async fn look(prepared: &Prepared, peer: SocketAddr, deadline: Deadline, cancel: Cancel) -> Option<Chain> {
-    let target = prepared.target();
+async fn look(context: &TargetContext, peer: SocketAddr, deadline: Deadline, cancel: Cancel) -> Option<Chain> {
+    let target = context.target();
     let wire = StampedStream::default();
     // These times are not used.
     let timing = Timing { kernel_stamps: false, quickack: false };
     let options = ConnectOptions { source: target.source_address, proxy: target.proxy_protocol, timing, deadline };
     net::connect(&wire, &[peer], options).await.result.ok()?;
     if target.security == Security::StartTls {
-        starttls(prepared, &wire, deadline, cancel).await?;
+        starttls(context, &wire, deadline, cancel).await?;
     }
-    prepared.tls.inspect(&wire).await
+    context.tls.inspect(&wire).await
 }
 
 /// Waits for the greeting and sends STARTTLS. None when the server does not agree, or says more than that.
-async fn starttls(prepared: &Prepared, wire: &StampedStream, deadline: Deadline, cancel: Cancel) -> Option<()> {
+async fn starttls(context: &TargetContext, wire: &StampedStream, deadline: Deadline, cancel: Cancel) -> Option<()> {
     let mut driver = Driver::new(wire.clone(), None, LIMITS, cancel);
     let (greeting, _) = driver.greeting(deadline).await.ok()?;
     if greeting.condition != Condition::Ok {
         return None;
     }
     let id = SpanId::random().to_string();
-    let tag = match prepared.target().journey.tag {
+    let tag = match context.target().journey.tag {
         TagStyle::SpanId => id,
         TagStyle::Short => format!("T{}", id.get(..6).unwrap_or_default()),
     };

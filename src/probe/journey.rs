@@ -6,7 +6,7 @@
 //! ```
 //!
 //! What a failure skips: everything but LOGOUT, and that too when the session can no longer speak. Which class a
-//! failure has is `verdict`'s matter.
+//! failure has is `classify`'s matter.
 
 use std::{net::IpAddr, time::Instant};
 
@@ -16,14 +16,14 @@ use imaptrace_record::{ErrorType, Run, Seconds, ServerText, SetupStep, Step, Ste
 use tracing::{info, warn};
 
 use super::{
-    Cancel, Job, Prepared, Prober,
+    Cancel, Job, TargetContext, Prober,
     command::state,
-    driver::{Driver, Said},
+    driver::{Driver, StatusResponse},
     greeting,
     recorder::Recorder,
     redact::Redactor,
     transcript::Transcript,
-    verdict,
+    classify,
 };
 use crate::{
     clock::{self, Anchor, Deadline},
@@ -59,7 +59,7 @@ pub(super) struct Ready {
 }
 
 impl Ready {
-    fn new(prepared: &Prepared) -> Self {
+    fn new(prepared: &TargetContext) -> Self {
         let wire = StampedStream::default();
         let armed = (prepared.target.security != Security::None).then(|| prepared.tls.arm(&wire));
         Self { wire, armed }
@@ -69,9 +69,9 @@ impl Ready {
 /// Why the conversation ends early. What failed is on record already.
 pub(super) enum Stop {
     /// LOGOUT can still be sent.
-    Speaking,
-    /// It cannot.
-    Silent,
+    Logout,
+    /// It cannot: the connection is closed.
+    Close,
     /// The server left over ID: once more, without.
     WithoutId,
 }
@@ -85,7 +85,7 @@ enum Next {
 }
 
 /// What is done between login and LOGOUT.
-pub(super) trait Errand {
+pub(super) trait MailboxTask {
     /// Does it. What it cannot do is on record when it ends with an error.
     fn run(&mut self, journey: &mut Journey<'_>, driver: &mut Driver) -> impl Future<Output = Result<(), Stop>>;
 }
@@ -93,7 +93,7 @@ pub(super) trait Errand {
 /// Looks into the mailbox as a mail program does.
 struct FirstLoad;
 
-impl Errand for FirstLoad {
+impl MailboxTask for FirstLoad {
     async fn run(&mut self, journey: &mut Journey<'_>, driver: &mut Driver) -> Result<(), Stop> {
         if driver.session.capabilities().is_some_and(|capabilities| capabilities.namespace) {
             journey.command(driver, &Command::Namespace).await?;
@@ -141,17 +141,17 @@ impl<'a> Journey<'a> {
     }
 
     pub(super) async fn run(self: Box<Self>) -> Run {
-        self.visit(&mut FirstLoad).await
+        self.run_session(&mut FirstLoad).await
     }
 
     /// Connects, logs in, does the errand and logs out.
-    pub(super) async fn visit(mut self: Box<Self>, errand: &mut impl Errand) -> Run {
+    pub(super) async fn run_session(mut self: Box<Self>, errand: &mut impl MailboxTask) -> Run {
         if let Err(error) = &self.job.secret {
             // In the step's text, and nowhere else: who shows the run shows it.
             let name: StepName =
                 if matches!(error, SecretError::Tls { .. }) { SetupStep::Tls.into() } else { self.login_name().into() };
             let text = ServerText::new(error.to_string().as_bytes(), ServerText::STATUS);
-            let class = verdict::of_secret(error);
+            let class = classify::of_secret(error);
             self.recorder.refuse(name.clone(), class, Some(text));
             self.recorder.fail(name, class);
             return self.recorder.finish();
@@ -180,7 +180,7 @@ impl<'a> Journey<'a> {
     }
 
     /// One connection from look-up to close.
-    async fn connection(&mut self, errand: &mut impl Errand) -> Next {
+    async fn connection(&mut self, errand: &mut impl MailboxTask) -> Next {
         // Boxed, as is TLS: what only the way there needs is not held while a command waits.
         let mut reached = Box::pin(self.reach()).await;
         if let Some(transcript) = &mut self.transcript {
@@ -194,8 +194,8 @@ impl<'a> Journey<'a> {
         let ended = self.converse(driver, errand).await;
         let goodbye = Deadline::after(clock::now(), self.target.deadlines.logout);
         match &ended {
-            Ok(()) | Err(Stop::Speaking) => self.logout(driver, goodbye).await,
-            Err(Stop::Silent) => self.recorder.skip(CommandName::Logout),
+            Ok(()) | Err(Stop::Logout) => self.logout(driver, goodbye).await,
+            Err(Stop::Close) => self.recorder.skip(CommandName::Logout),
             Err(Stop::WithoutId) => {}
         }
         driver.close(goodbye.end()).await;
@@ -222,7 +222,7 @@ impl<'a> Journey<'a> {
 
     // === the conversation ===
 
-    async fn converse(&mut self, driver: &mut Driver, errand: &mut impl Errand) -> Result<(), Stop> {
+    async fn converse(&mut self, driver: &mut Driver, errand: &mut impl MailboxTask) -> Result<(), Stop> {
         if self.target.security == Security::Tls {
             Box::pin(self.tls(driver)).await?;
         }
@@ -265,7 +265,7 @@ impl<'a> Journey<'a> {
                 let ended = fault.class != ErrorType::Cancelled;
                 if ended && fault.said.is_none() && !partial.is_empty() && partial.first() != Some(&b'*') {
                     fault.class = ErrorType::ProtocolGreeting;
-                    fault.said = Some(Said { condition: Condition::Bad, code: None, text: partial.to_vec() });
+                    fault.said = Some(StatusResponse { condition: Condition::Bad, code: None, text: partial.to_vec() });
                 }
                 let line = fault.said.as_ref().map_or(partial, |said| said.text.as_slice());
                 if ended && let Some(said) = greeting::refusal(line) {
@@ -285,19 +285,19 @@ impl<'a> Journey<'a> {
             let class =
                 if said.code == Some(ResponseCode::Referral) { ErrorType::Referral } else { ErrorType::GreetingBye };
             self.fail(step, class);
-            return Err(Stop::Silent);
+            return Err(Stop::Close);
         }
         if said.condition == Condition::Preauth {
             self.recorder.server().preauth = Some(true);
             if self.target.security == Security::StartTls {
                 self.fail(step, ErrorType::PreauthPlaintext);
-                return Err(Stop::Silent);
+                return Err(Stop::Close);
             }
         }
         if driver.session.capabilities().is_some_and(|capabilities| !capabilities.rev1 && !capabilities.rev2) {
             step.text = Some(ServerText::new(b"the server's capabilities name no IMAP version", ServerText::STATUS));
             self.fail(step, ErrorType::ProtocolGreeting);
-            return Err(Stop::Speaking);
+            return Err(Stop::Logout);
         }
         self.recorder.push(step);
         Ok(())
@@ -313,7 +313,7 @@ impl<'a> Journey<'a> {
         if driver.has_unread() {
             // Whoever put bytes behind the OK wants them read as if they had come under TLS (RFC 9051 §11.1).
             self.fail_last(ErrorType::StarttlsInjection, None);
-            return Err(Stop::Silent);
+            return Err(Stop::Close);
         }
         Box::pin(self.tls(driver)).await
     }
@@ -328,7 +328,7 @@ impl<'a> Journey<'a> {
             return Ok(());
         }
         self.fail_last(ErrorType::ProtocolGreeting, None);
-        Err(Stop::Speaking)
+        Err(Stop::Logout)
     }
 
     /// ID is a courtesy: NO and BAD are "no ID", and a server that leaves over it is asked again without. Whether it was
@@ -425,7 +425,7 @@ impl<'a> Journey<'a> {
                 "FETCH {from}:{to} was OK and brought none of the {asked} messages that SELECT counted, and nothing said that they are gone"
             );
             self.fail_last(ErrorType::ProtocolSyntax, Some(&text));
-            return Err(Stop::Speaking);
+            return Err(Stop::Logout);
         }
         self.recorder.loaded();
         if rows == 0 {
@@ -442,7 +442,7 @@ impl<'a> Journey<'a> {
         let text =
             "the mailbox was opened without an EXISTS response that can be read: how many messages it holds is unknown";
         self.fail_last(ErrorType::ProtocolSyntax, Some(text));
-        Stop::Speaking
+        Stop::Logout
     }
 
     /// Says good-bye. Lies outside the run's deadline, and whatever goes wrong fails only itself.
@@ -459,7 +459,7 @@ impl<'a> Journey<'a> {
             Ok(said) if said.condition == Condition::Ok => {}
             Ok(said) => {
                 step.outcome = StepOutcome::Failed;
-                step.error_type = Some(verdict::of_refusal(Some(command.name()), said));
+                step.error_type = Some(classify::of_refusal(Some(command.name()), said));
                 step.text = Some(self.redactor.text(&said.text, ServerText::STATUS));
             }
             Err(fault) => {

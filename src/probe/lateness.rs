@@ -9,7 +9,7 @@ use imaptrace_record::ErrorType;
 
 use super::{
     driver::{Driver, Fault},
-    verdict,
+    classify,
 };
 use crate::clock::{self, Deadline};
 
@@ -46,7 +46,7 @@ impl Driver {
             Awaited::Room(sending) => away.push((since(), sending)),
             Awaited::Us => away.push((since(), end)),
         }
-        deadline.own_delay(away).map(verdict::of_own_delay)
+        deadline.own_delay(away).map(classify::of_own_delay)
     }
 
     /// A fault as it is to be judged after we kept the server waiting: servers end what is idle.

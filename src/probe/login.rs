@@ -16,7 +16,7 @@ use super::{
     driver::Driver,
     journey::{Journey, Stop},
     login_memory::{Fallback, LoginId},
-    verdict,
+    classify,
 };
 use crate::plan::Auth;
 
@@ -71,7 +71,7 @@ impl Journey<'_> {
             self.recorder.server().oauth_only = offers_oauth_only(known).then_some(true);
             self.recorder.refuse(name, ErrorType::AuthMechanism, text);
             self.recorder.fail(name, ErrorType::AuthMechanism);
-            return Err(Stop::Speaking);
+            return Err(Stop::Logout);
         };
         // Its capabilities are void when it is over.
         let oauth_only = offers_oauth_only(known);
@@ -150,7 +150,7 @@ impl Journey<'_> {
         if let Ok(said) = &exchange.result
             && may_go_on
             && said.condition == Condition::No
-            && let class = verdict::of_refusal(step.name.command(), said)
+            && let class = classify::of_refusal(step.name.command(), said)
             && may_be_the_mechanisms(class)
         {
             step.text = Some(self.redactor.text(&said.text, ServerText::STATUS));

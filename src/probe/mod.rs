@@ -18,7 +18,7 @@
 //! recorder  steps of the Run
 //! split     where a command's time went
 //! uncertainty  how far off that can be
-//! verdict   answers and causes → error.type
+//! classify  answers and causes → error.type
 //! certificates  what a failed handshake shows of certificates
 //! inspect   one more connection after a run whose handshake showed none
 //! tcp_delta what the kernel saw of the connection
@@ -50,7 +50,7 @@ mod split;
 mod tcp_delta;
 mod transcript;
 mod uncertainty;
-mod verdict;
+mod classify;
 mod wait;
 
 pub use self::inspect::{inspect, lacks_certificate};
@@ -97,7 +97,7 @@ pub struct CurrentStep {
 
 /// A target with what is read from disk once, and what is learned about it for as long as the process lives.
 #[derive(Debug)]
-pub struct Prepared {
+pub struct TargetContext {
     target: Target,
     tls: TlsContext,
     /// The server answered ID by closing the connection: it is not sent again.
@@ -121,7 +121,7 @@ pub struct Ids {
 #[derive(Debug)]
 pub struct Job<'a> {
     /// Where.
-    pub target: &'a Prepared,
+    pub target: &'a TargetContext,
     /// As whom.
     pub account: &'a Account,
     /// Over which addresses.
@@ -139,7 +139,7 @@ pub struct Job<'a> {
 /// What is known of a run before it begins: its record when it never comes to an end of its own.
 #[derive(Debug)]
 pub struct RunStub<'a> {
-    target: &'a Prepared,
+    target: &'a TargetContext,
     account: &'a Account,
     family: Family,
     ids: Ids,
@@ -150,7 +150,7 @@ pub struct RunStub<'a> {
 /// Tells running probes to end: `true` once.
 pub type Cancel = watch::Receiver<bool>;
 
-impl Prepared {
+impl TargetContext {
     /// Reads the files that the target's TLS options name. Waits for the disk.
     pub fn new(target: Target) -> Result<Self, TlsContextError> {
         let tls = TlsContext::new(&target.tls, &target.endpoint.host)?;
@@ -239,7 +239,7 @@ impl Prober {
 
     /// What a run needs before it begins: the account's password, and that what TLS needs of files can be read. Both may take
     /// seconds, for which nobody who opens a mailbox waits.
-    pub async fn prepare(&self, target: &Prepared, account: &Account) -> Result<Secret, SecretError> {
+    pub async fn prepare(&self, target: &TargetContext, account: &Account) -> Result<Secret, SecretError> {
         if target.target.security != Security::None {
             let deadline = Deadline::after(clock::now(), ROOTS);
             let mut end = deadline.end();

@@ -18,7 +18,7 @@ use super::{
     certificates,
     driver::{Driver, SecureError},
     journey::{Journey, Ready, Stop},
-    verdict,
+    classify,
     wait::cancelled,
 };
 use crate::{
@@ -124,11 +124,11 @@ impl Journey<'_> {
         let (peer, local) = match connected.result {
             Ok(connection) => connection,
             Err(cause) => {
-                if let (ConnectCause::Source, Some(source)) = (cause, source) {
+                if let (ConnectCause::MessageSource, Some(source)) = (cause, source) {
                     let text = format!("this host cannot connect from the source address {source}");
                     step.text = Some(ServerText::new(text.as_bytes(), ServerText::STATUS));
                 }
-                return Err(self.fail(step, verdict::of_connect(cause)));
+                return Err(self.fail(step, classify::of_connect(cause)));
             }
         };
         let server = self.recorder.server();
@@ -159,7 +159,7 @@ impl Journey<'_> {
         let start_s = self.recorder.at(entry.start);
         let (outcome, error_type) = match entry.result {
             Some(Ok(())) => (StepOutcome::Passed, None),
-            Some(Err(cause)) => (StepOutcome::Failed, Some(verdict::of_connect(cause))),
+            Some(Err(cause)) => (StepOutcome::Failed, Some(classify::of_connect(cause))),
             None => (StepOutcome::Skipped, None),
         };
         let duration_s = self.recorder.at(entry.end).saturating_sub(start_s);
@@ -228,7 +228,7 @@ impl Journey<'_> {
             Err(SecureError::Failed(failure)) => {
                 step.text =
                     (!failure.text.is_empty()).then(|| self.redactor.text(failure.text.as_bytes(), ServerText::STATUS));
-                step.tls_fault = verdict::tls_fault(&failure);
+                step.tls_fault = classify::tls_fault(&failure);
                 if let Shown::Chain(sent) = shown
                     && !sent.is_empty()
                 {
@@ -237,7 +237,7 @@ impl Journey<'_> {
                     let not_after = step.tls.as_ref().and_then(|facts| facts.not_after);
                     self.recorder.server().certificate_not_after = not_after;
                 }
-                Err(self.fail(step, verdict::of_tls(failure.cause)))
+                Err(self.fail(step, classify::of_tls(failure.cause)))
             }
         }
     }
@@ -263,8 +263,8 @@ async fn look_up(
         end = deadline.lengthened();
         let class = match cause {
             ResolveCause::Timeout | ResolveCause::Late if is_cut && now < end => continue,
-            ResolveCause::Late => verdict::of_own_delay(deadline.kind()),
-            _ => verdict::of_resolve(&cause),
+            ResolveCause::Late => classify::of_own_delay(deadline.kind()),
+            _ => classify::of_resolve(&cause),
         };
         return Err((class, cause.to_string()));
     }

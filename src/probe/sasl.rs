@@ -13,7 +13,7 @@ use imaptrace_record::ErrorType;
 use tokio::sync::Semaphore;
 
 use super::{
-    driver::{Driver, Exchange, Fault, Said},
+    driver::{Driver, Exchange, Fault, StatusResponse},
     lateness::Awaited,
     wait::Waited,
 };
@@ -103,29 +103,29 @@ impl Driver {
         let line = self.session.cancel();
         if self.send(line, deadline, write).await.is_ok() {
             exchange.sent += line.len() as u64;
-            fault.speaking = matches!(self.until_go_or_end(deadline, exchange).await, Ok(Some(_)));
+            fault.can_logout = matches!(self.until_go_or_end(deadline, exchange).await, Ok(Some(_)));
         }
         fault.at = clock::now();
         fault
     }
 
     /// A refusal that the mechanism itself explains, and not by the password, is no refusal of the password.
-    pub(super) fn with_complaint(&self, said: Said) -> Result<Said, Fault> {
+    pub(super) fn with_complaint(&self, said: StatusResponse) -> Result<StatusResponse, Fault> {
         let complaint = self.session.complaint().filter(|_| said.condition == Condition::Bad || said.code.is_none());
         let Some(complaint) = complaint else { return Ok(said) };
         let text = [b"the server ended SCRAM with the error ".as_slice(), complaint].concat();
-        Err(Fault { speaking: true, ..violation(text) })
+        Err(Fault { can_logout: true, ..violation(text) })
     }
 }
 
 /// Nothing was hashed, for other runs had all places: neither server nor password is to blame, and nobody is judged.
 fn no_place() -> Fault {
     let text = b"no processor was free to hash the password".to_vec();
-    Fault::new(ErrorType::Internal, clock::now()).with(Some(Said { condition: Condition::Bad, code: None, text }))
+    Fault::new(ErrorType::Internal, clock::now()).with(Some(StatusResponse { condition: Condition::Bad, code: None, text }))
 }
 
 fn violation(text: Vec<u8>) -> Fault {
-    let said = Said { condition: Condition::Bad, code: None, text };
+    let said = StatusResponse { condition: Condition::Bad, code: None, text };
     Fault::new(ErrorType::AuthProtocol, clock::now()).with(Some(said))
 }
 
@@ -208,12 +208,12 @@ mod tests {
         let places = all_places().await;
         let (exchange, lines) = login(Duration::from_millis(300), |_| ()).await;
         let fault = exchange.result.unwrap_err();
-        assert_eq!((fault.class, fault.speaking, lines), (ErrorType::Internal, false, 0), "it is our own fault");
+        assert_eq!((fault.class, fault.can_logout, lines), (ErrorType::Internal, false, 0), "it is our own fault");
 
         // A waiting server is owed a line, so that no LOGOUT can follow.
         let (exchange, lines) = login(LONG, |cancel| assert!(!cancel.send_replace(true))).await;
         let fault = exchange.result.unwrap_err();
-        assert_eq!((fault.class, fault.speaking, lines), (ErrorType::Cancelled, false, 0));
+        assert_eq!((fault.class, fault.can_logout, lines), (ErrorType::Cancelled, false, 0));
 
         // How long it had to wait is known.
         let wait = Duration::from_millis(10);

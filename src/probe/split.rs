@@ -14,7 +14,7 @@ use crate::net::WireEvent;
 
 /// The three parts of a command's duration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Parts {
+pub(super) struct TimeSplit {
     /// The server owed us bytes and none came.
     pub(super) server: Seconds,
     /// Round trips.
@@ -135,7 +135,7 @@ pub(super) fn gaps(span: Span<'_>, per_byte: u32) -> impl Iterator<Item = Gap<'_
 }
 
 /// Splits a step's duration.
-pub(super) fn split(span: Span<'_>, per_byte: u32) -> Parts {
+pub(super) fn split(span: Span<'_>, per_byte: u32) -> TimeSplit {
     let server: Duration = gaps(span, per_byte).map(|gap| gap.server).sum();
     let (mut turns, mut asked) = (0_u32, true);
     for event in span.events.iter().filter(|event| (span.start..=span.end).contains(&event.at)) {
@@ -145,7 +145,7 @@ pub(super) fn split(span: Span<'_>, per_byte: u32) -> Parts {
     let server = Seconds::from(server).min(span.duration);
     let rest = span.duration.saturating_sub(server);
     let network = Seconds::from(span.round_trip.unwrap_or_default() * turns.max(1)).min(rest);
-    Parts { server, network, transfer: rest.saturating_sub(network) }
+    TimeSplit { server, network, transfer: rest.saturating_sub(network) }
 }
 
 #[cfg(test)]
@@ -207,7 +207,7 @@ mod tests {
         events
     }
 
-    fn split_of(events: &[WireEvent], pace: &Pace) -> Parts {
+    fn split_of(events: &[WireEvent], pace: &Pace) -> TimeSplit {
         let (start, end) = (events[0].at, events.last().unwrap().at);
         let duration = Seconds::from(end - start);
         split(Span { start, end, events, duration, round_trip: Some(Duration::from_micros(50)) }, pace.per_byte())

@@ -105,7 +105,7 @@ async fn run(meanwhile: impl Fn() + 'static) -> (Run, Seconds, Witness) {
 
 async fn run_with(meanwhile: impl Fn() + 'static, behind: impl Fn(&str) + 'static) -> (Run, Seconds, Witness) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let prepared = Prepared::new(target(listener.local_addr().unwrap())).unwrap();
+    let prepared = TargetContext::new(target(listener.local_addr().unwrap())).unwrap();
     let prober = Prober::new(Dns::default(), Vec::new());
     let (_keep, cancel) = watch::channel(false);
     let account = &prepared.target().accounts[0];
@@ -206,7 +206,7 @@ async fn a_logout_that_is_read_long_after_the_server_has_closed_puts_nothing_in_
 
 /// A run of these steps of 10 ms each, with how far off its duration is, in microseconds.
 fn recorded(steps: &[(&str, u64)]) -> Run {
-    let prepared = Prepared::new(target(([127, 0, 0, 1], 1).into())).unwrap();
+    let prepared = TargetContext::new(target(([127, 0, 0, 1], 1).into())).unwrap();
     let ids = Ids { trace: TraceId::random(), root: SpanId::random(), parent: None };
     let job = Job {
         target: &prepared,
@@ -249,7 +249,7 @@ fn a_run_is_uncertain_by_what_all_its_steps_are_though_none_alone_is_and_never_b
 
 #[tokio::test]
 async fn a_run_holds_little_while_it_waits() {
-    let prepared = Prepared::new(target(([127, 0, 0, 1], 1).into())).unwrap();
+    let prepared = TargetContext::new(target(([127, 0, 0, 1], 1).into())).unwrap();
     let prober = Prober::new(Dns::default(), Vec::new());
     let (_keep, cancel) = watch::channel(false);
     let account = &prepared.target().accounts[0];
@@ -264,7 +264,7 @@ async fn a_run_holds_little_while_it_waits() {
 
 #[tokio::test]
 async fn a_run_that_never_comes_back_still_has_its_record() {
-    let prepared = Prepared::new(target(([127, 0, 0, 1], 143).into())).unwrap();
+    let prepared = TargetContext::new(target(([127, 0, 0, 1], 143).into())).unwrap();
     let ids = Ids { trace: TraceId::random(), root: SpanId::random(), parent: None };
     let job = Job {
         target: &prepared,

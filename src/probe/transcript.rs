@@ -15,7 +15,7 @@ use std::{
 };
 
 use imaptrace_imap::{Command, Frame, OffendingLine};
-use imaptrace_record::{ConversationLine, Seconds, Sender, Step};
+use imaptrace_record::{ConversationLine, Seconds, LineOrigin, Step};
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
@@ -45,15 +45,15 @@ const LONGEST: usize = 1024;
 const SHOWN: u64 = 1000;
 
 /// A line before it is redacted.
-struct Entry {
+struct TranscriptEntry {
     at_s: Seconds,
-    sender: Sender,
+    sender: LineOrigin,
     text: Zeroizing<Vec<u8>>,
 }
 
 /// See the module's head.
 pub(super) struct Transcript {
-    entries: mpsc::Sender<Entry>,
+    entries: mpsc::Sender<TranscriptEntry>,
     written: oneshot::Receiver<()>,
     anchor: Anchor,
     alias: String,
@@ -67,10 +67,10 @@ pub(super) struct Transcript {
 impl Transcript {
     /// Starts the thread that redacts and writes. None where there can be no thread: the run goes on without.
     pub(super) fn start(sink: LineSink, redactor: Redactor, alias: &str, anchor: Anchor) -> Option<Self> {
-        let (entries, received) = mpsc::channel::<Entry>();
+        let (entries, received) = mpsc::channel::<TranscriptEntry>();
         let (done, written) = oneshot::channel();
         let write = move || {
-            for Entry { at_s, sender, text } in received {
+            for TranscriptEntry { at_s, sender, text } in received {
                 let text = redactor.text(&text, LONGEST);
                 (sink.0)(&ConversationLine { at_s, sender, text });
             }
@@ -99,7 +99,7 @@ impl Transcript {
         match command {
             Command::Login { .. } if first => {
                 let line = format!("{tag} LOGIN [{}] [redacted]", self.alias);
-                self.line(at, Sender::Client, line);
+                self.line(at, LineOrigin::Client, line);
             }
             Command::Login { .. } => {}
             Command::Authenticate { .. } if !first => self.sending_sasl(part),
@@ -108,11 +108,11 @@ impl Transcript {
                 // What follows the mechanism is the initial response (RFC 9051 §6.2.2), and then CRLF.
                 let initial = part.len().saturating_sub(line.len() + " \r\n".len());
                 let initial = if initial > 0 { format!(" ({initial} octets)") } else { String::new() };
-                self.line(at, Sender::Client, line + &initial);
+                self.line(at, LineOrigin::Client, line + &initial);
             }
             _ => {
                 let text = part.strip_suffix(b"\r\n").unwrap_or(part);
-                self.entry(at, Sender::Client, text.to_vec());
+                self.entry(at, LineOrigin::Client, text.to_vec());
             }
         }
     }
@@ -120,7 +120,7 @@ impl Transcript {
     /// A SASL message that is about to be handed to the kernel.
     pub(super) fn sending_sasl(&mut self, line: &[u8]) {
         let octets = line.strip_suffix(b"\r\n").unwrap_or(line).len();
-        self.line(clock::now(), Sender::Client, format!("({octets} octets)"));
+        self.line(clock::now(), LineOrigin::Client, format!("({octets} octets)"));
     }
 
     /// A response that is whole. `shown` when its words are the server's and no mail.
@@ -131,9 +131,9 @@ impl Transcript {
         if let Some(continuation) = text.strip_prefix(b"+") {
             let size = continuation.strip_prefix(b" ").unwrap_or(continuation).len();
             if self.sasl {
-                self.line(at, Sender::Server, format!("+ ({size} octets)"));
+                self.line(at, LineOrigin::Server, format!("+ ({size} octets)"));
             } else {
-                self.entry(at, Sender::Server, text.to_vec());
+                self.entry(at, LineOrigin::Server, text.to_vec());
             }
             return;
         }
@@ -142,9 +142,9 @@ impl Transcript {
             // The tagged line, or what stands in its place.
             self.report_hidden(at);
             if shown {
-                self.entry(at, Sender::Server, without_literals(frame));
+                self.entry(at, LineOrigin::Server, without_literals(frame));
             } else {
-                self.line(at, Sender::Server, format!("({octets} octets, not shown)"));
+                self.line(at, LineOrigin::Server, format!("({octets} octets, not shown)"));
             }
             return;
         }
@@ -160,29 +160,29 @@ impl Transcript {
                 (several, bytes) => format!(", {several} literals of {bytes}"),
             };
             let number = String::from_utf8_lossy(words[1].get(..10).unwrap_or(words[1])).into_owned();
-            return self.line(at, Sender::Server, format!("* {number} FETCH ({octets} octets{literals})"));
+            return self.line(at, LineOrigin::Server, format!("* {number} FETCH ({octets} octets{literals})"));
         }
         if !shown {
             let name =
                 ["OK", "NO", "BAD", "BYE"].into_iter().find(|name| words[1].eq_ignore_ascii_case(name.as_bytes()));
             let name = name.map_or_else(|| "*".to_owned(), |name| format!("* {name}"));
-            return self.line(at, Sender::Server, format!("{name} ({octets} octets, not shown)"));
+            return self.line(at, LineOrigin::Server, format!("{name} ({octets} octets, not shown)"));
         }
-        self.entry(at, Sender::Server, without_literals(frame));
+        self.entry(at, LineOrigin::Server, without_literals(frame));
     }
 
     /// The line in which a violation of the protocol was found.
     pub(super) fn offending(&mut self, line: &OffendingLine<'_>, at: Instant) {
         match line {
-            OffendingLine::Text(text) => self.entry(at, Sender::Server, text.to_vec()),
-            OffendingLine::Withheld { .. } => self.line(at, Sender::Server, format!("({line})")),
+            OffendingLine::Text(text) => self.entry(at, LineOrigin::Server, text.to_vec()),
+            OffendingLine::Withheld { .. } => self.line(at, LineOrigin::Server, format!("({line})")),
         }
     }
 
     /// Something of a response that never became whole, of this many octets.
     pub(super) fn incomplete(&mut self, octets: usize, at: Instant) {
         if octets > 0 {
-            self.line(at, Sender::Server, format!("({octets} octets of an incomplete response)"));
+            self.line(at, LineOrigin::Server, format!("({octets} octets of an incomplete response)"));
         }
     }
 
@@ -201,34 +201,34 @@ impl Transcript {
             facts.extend(tls.cipher.clone());
         }
         let text = format!("{}: {}", step.name, facts.join(", "));
-        self.send(step.end_s(), Sender::Connection, text.into_bytes());
+        self.send(step.end_s(), LineOrigin::Connection, text.into_bytes());
     }
 
     /// An event of the connection.
     pub(super) fn event(&mut self, text: &str, at: Instant) {
-        self.line(at, Sender::Connection, text.to_owned());
+        self.line(at, LineOrigin::Connection, text.to_owned());
     }
 
     fn report_hidden(&mut self, at: Instant) {
         let (responses, octets) = std::mem::take(&mut self.hidden);
         if responses > 0 {
-            self.line(at, Sender::Connection, format!("{responses} more untagged responses of {octets} octets"));
+            self.line(at, LineOrigin::Connection, format!("{responses} more untagged responses of {octets} octets"));
         }
     }
 
-    fn line(&self, at: Instant, sender: Sender, text: String) {
+    fn line(&self, at: Instant, sender: LineOrigin, text: String) {
         self.entry(at, sender, text.into_bytes());
     }
 
-    fn entry(&self, at: Instant, sender: Sender, text: Vec<u8>) {
+    fn entry(&self, at: Instant, sender: LineOrigin, text: Vec<u8>) {
         self.send(self.anchor.since(at).into(), sender, text);
     }
 
-    fn send(&self, at_s: Seconds, sender: Sender, mut text: Vec<u8>) {
+    fn send(&self, at_s: Seconds, sender: LineOrigin, mut text: Vec<u8>) {
         // More of it would be redacted only to be cut.
         text.truncate(4 * LONGEST);
         // A thread that has ended writes nothing.
-        drop(self.entries.send(Entry { at_s, sender, text: Zeroizing::new(text) }));
+        drop(self.entries.send(TranscriptEntry { at_s, sender, text: Zeroizing::new(text) }));
     }
 }
 

@@ -78,7 +78,7 @@ impl Watch {
                 return Poll::Ready(Waited::Done(done));
             }
             if self.cancelled.as_mut().poll(context).is_ready() {
-                // Said once: what still waits after that has been told to look for itself.
+                // Reported once: what waits after that checks for itself.
                 self.cancelled = Box::pin(std::future::pending());
                 return Poll::Ready(Waited::Cancelled);
             }

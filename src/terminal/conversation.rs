@@ -1,6 +1,6 @@
 //! A line of the conversation for `probe --verbose`: when, who, what.
 
-use imaptrace_record::{ConversationLine, Sender};
+use imaptrace_record::{ConversationLine, LineOrigin};
 
 use super::{
     Style,
@@ -14,9 +14,9 @@ const TIME: usize = 10;
 pub fn conversation_line(line: &ConversationLine, style: Style) -> String {
     let time = duration(line.at_s, style);
     let (tone, sign) = match line.sender {
-        Sender::Client => (Tone::Bold, "C:"),
-        Sender::Server => (Tone::Plain, "S:"),
-        Sender::Connection => (Tone::Dim, "--"),
+        LineOrigin::Client => (Tone::Bold, "C:"),
+        LineOrigin::Server => (Tone::Plain, "S:"),
+        LineOrigin::Connection => (Tone::Dim, "--"),
     };
     let mut text = Line::default();
     text.push(Tone::Dim, format!("{}{time}", " ".repeat(TIME.saturating_sub(time.chars().count()))));
@@ -34,7 +34,7 @@ mod tests {
 
     const PLAIN: Style = Style { width: 40, colour: false, ascii: true };
 
-    fn line(micros: u64, sender: Sender, text: &str) -> ConversationLine {
+    fn line(micros: u64, sender: LineOrigin, text: &str) -> ConversationLine {
         ConversationLine { at_s: Seconds::from_micros(micros), sender, text: ServerText::new(text.as_bytes(), 1000) }
     }
 
@@ -42,19 +42,19 @@ mod tests {
     fn times_stand_in_a_column_and_no_line_is_cut() {
         let long = "x".repeat(100);
         assert_eq!(
-            conversation_line(&line(1_234, Sender::Client, "a1 SELECT INBOX"), PLAIN),
+            conversation_line(&line(1_234, LineOrigin::Client, "a1 SELECT INBOX"), PLAIN),
             "   1.23 ms  C: a1 SELECT INBOX\n"
         );
-        assert_eq!(conversation_line(&line(0, Sender::Server, &long), PLAIN), format!("      0 us  S: {long}\n"));
+        assert_eq!(conversation_line(&line(0, LineOrigin::Server, &long), PLAIN), format!("      0 us  S: {long}\n"));
         assert_eq!(
-            conversation_line(&line(12_000_000, Sender::Connection, "closed"), PLAIN),
+            conversation_line(&line(12_000_000, LineOrigin::Connection, "closed"), PLAIN),
             "    12.0 s  -- closed\n"
         );
     }
 
     #[test]
     fn a_line_brings_no_escape_sequence_of_its_own() {
-        let shown = conversation_line(&line(5, Sender::Server, "* OK \u{1b}[31m\u{202e}"), PLAIN);
+        let shown = conversation_line(&line(5, LineOrigin::Server, "* OK \u{1b}[31m\u{202e}"), PLAIN);
         assert!(!shown.contains(['\u{1b}', '\u{202e}']) && shown.is_ascii(), "{shown}");
     }
 }

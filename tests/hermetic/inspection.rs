@@ -5,7 +5,7 @@ use std::{sync::mpsc, time::Duration};
 use futures_util::FutureExt as _;
 use imaptrace::{
     plan::{ProxyProtocol, Security, Target},
-    probe::{Prepared, inspect, lacks_certificate},
+    probe::{TargetContext, inspect, lacks_certificate},
 };
 use imaptrace_imap::Secret;
 use imaptrace_record::{ErrorType, Run, ServerText, Step, TlsFacts, TlsFault};
@@ -45,14 +45,14 @@ async fn front(paper: &Paper) -> Front {
 }
 
 /// For one who trusts this root.
-fn trusting(mut target: Target, root: &Authority) -> (Prepared, tempfile::NamedTempFile) {
+fn trusting(mut target: Target, root: &Authority) -> (TargetContext, tempfile::NamedTempFile) {
     let file = root.file();
     target.tls.ca_file = Some(file.path().into());
     target.tls.server_name = Some(HOST.into());
     (prepare(target), file)
 }
 
-async fn look(run: &mut Run, target: &Prepared, within: Duration) {
+async fn look(run: &mut Run, target: &TargetContext, within: Duration) {
     let (_keep, cancel) = watch::channel(false);
     inspect(run, (target, &target.target().accounts[0], Some(&Secret::new("secret".into()))), within, cancel).await;
 }

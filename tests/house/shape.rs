@@ -60,7 +60,7 @@ const NOT_YET: &[&str] = &[
     "Phase",
     "Piece",
     "Place",
-    "Prepared",
+    "TargetContext",
     "Progress",
     "Protocol",
     "Reader",

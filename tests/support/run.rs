@@ -8,7 +8,7 @@ use imaptrace::{
         Account, AddressChoice, Auth, Deadlines, Dns, Endpoint, Host, Journey, Limits, Mailbox, Open, Security,
         TagStyle, Target, Timing, TlsOptions, UserName, Window,
     },
-    probe::{Ids, Job, Prepared, Prober},
+    probe::{Ids, Job, TargetContext, Prober},
     secret::SecretSource,
 };
 use imaptrace_imap::Secret;
@@ -68,20 +68,20 @@ pub fn hasty() -> Deadlines {
     }
 }
 
-pub fn prepare(target: Target) -> Prepared {
-    Prepared::new(target).unwrap()
+pub fn prepare(target: Target) -> TargetContext {
+    TargetContext::new(target).unwrap()
 }
 
 pub async fn run(target: Target) -> Run {
     run_prepared(&prepare(target)).await
 }
 
-pub async fn run_prepared(target: &Prepared) -> Run {
+pub async fn run_prepared(target: &TargetContext) -> Run {
     let (_keep, cancel) = watch::channel(false);
     run_with(target, Dns::default(), cancel).await
 }
 
-pub async fn run_with(target: &Prepared, dns: Dns, cancel: watch::Receiver<bool>) -> Run {
+pub async fn run_with(target: &TargetContext, dns: Dns, cancel: watch::Receiver<bool>) -> Run {
     run_as(target, dns, Family::Any, cancel).await
 }
 
@@ -91,7 +91,7 @@ pub async fn run_over(target: Target, dns: Dns, family: Family) -> Run {
     run_as(&prepare(target), dns, family, cancel).await
 }
 
-async fn run_as(target: &Prepared, dns: Dns, family: Family, cancel: watch::Receiver<bool>) -> Run {
+async fn run_as(target: &TargetContext, dns: Dns, family: Family, cancel: watch::Receiver<bool>) -> Run {
     let prober = Prober::new(dns, Vec::new());
     let ids = Ids { trace: TraceId::random(), root: SpanId::random(), parent: None };
     let account = &target.target().accounts[0];

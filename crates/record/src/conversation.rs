@@ -5,7 +5,7 @@ use super::{Seconds, ServerText};
 
 /// Who sent a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sender {
+pub enum LineOrigin {
     /// imaptrace.
     Client,
     /// The server.
@@ -20,7 +20,7 @@ pub struct ConversationLine {
     /// Since the start of the run: before the line was handed to the kernel, or when its last byte arrived.
     pub at_s: Seconds,
     /// Who sent it.
-    pub sender: Sender,
+    pub sender: LineOrigin,
     /// The line without its line end; sizes stand in brackets in place of what is not shown.
     pub text: ServerText,
 }

@@ -25,7 +25,7 @@ mod tls_fault;
 mod uncertainty;
 mod wording;
 
-pub use conversation::{ConversationLine, Sender};
+pub use conversation::{ConversationLine, LineOrigin};
 pub use failure::{Blame, ErrorType};
 pub use ids::{IdError, SpanId, TraceId};
 pub use names::{AddressFamily, JourneyName, JourneyNameError, SetupStep, StepName};

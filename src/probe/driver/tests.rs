@@ -23,7 +23,7 @@ async fn a_command_that_was_cancelled_before_its_first_byte_leaves_the_line_to_l
     cancel.send_replace(true);
     let exchange = driver.exchange("t1", &Command::List, soon(), long).await;
     let fault = exchange.result.unwrap_err();
-    assert_eq!((fault.class, fault.speaking, exchange.sent), (ErrorType::Cancelled, true, 0));
+    assert_eq!((fault.class, fault.can_logout, exchange.sent), (ErrorType::Cancelled, true, 0));
 
     driver.ignore_cancel();
     let answering = tokio::spawn(async move {

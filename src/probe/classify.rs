@@ -5,7 +5,7 @@ use std::io;
 use imaptrace_imap::{ProtocolViolation, CommandName, Condition, ResponseCode, Syntax};
 use imaptrace_record::{ErrorType, TlsFault, not_now};
 
-use super::driver::Said;
+use super::driver::StatusResponse;
 use crate::{
     clock::OwnDelay,
     net::{ConnectCause, RefusedCertificate, ResolveCause, TlsCause, TlsFailure, Trouble, trouble},
@@ -45,7 +45,7 @@ pub(super) fn of_connect(cause: ConnectCause) -> ErrorType {
         ConnectCause::Reset => ErrorType::Reset,
         ConnectCause::Exhausted => ErrorType::OverloadFd,
         ConnectCause::NoPort => ErrorType::OverloadPort,
-        ConnectCause::Source => ErrorType::AddressDenied,
+        ConnectCause::MessageSource => ErrorType::AddressDenied,
         ConnectCause::Local(_) => ErrorType::Internal,
     }
 }
@@ -172,7 +172,7 @@ pub(super) fn of_io(error: &io::Error, tls: Option<&TlsFailure>) -> ErrorType {
 }
 
 /// A tagged NO or BAD, or BYE, to this command; none when it was not sent.
-pub(super) fn of_refusal(command: Option<CommandName>, said: &Said) -> ErrorType {
+pub(super) fn of_refusal(command: Option<CommandName>, said: &StatusResponse) -> ErrorType {
     let login = command.is_some_and(CommandName::is_login);
     match (said.condition, said.code) {
         (Condition::No | Condition::Bye, Some(ResponseCode::Referral)) => return ErrorType::Referral,
@@ -273,7 +273,7 @@ mod tests {
 
     fn class(command: &str, condition: Condition, code: Option<&str>, text: &str) -> ErrorType {
         let code = code.map(|code| code.parse().unwrap());
-        of_refusal(Some(command.parse().unwrap()), &Said { condition, code, text: text.as_bytes().to_vec() })
+        of_refusal(Some(command.parse().unwrap()), &StatusResponse { condition, code, text: text.as_bytes().to_vec() })
     }
 
     #[test]
