@@ -12,7 +12,7 @@ use imaptrace::{
     agent, clock,
     net::Family,
     plan::{Deadlines, Dns, Limits, Security},
-    probe::{Job, TargetContext, Prober},
+    probe::{Job, Prober, TargetContext},
     telemetry::logs::{self, LogSettings},
 };
 use imaptrace_record::{ErrorType, Run, RunOutcome};

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use imaptrace::{
     net::Family,
     plan::{Dns, Security, Timing},
-    probe::{Ids, Job, TargetContext, Prober},
+    probe::{Ids, Job, Prober, TargetContext},
 };
 use imaptrace_record::{Run, SpanId, Step, TraceId};
 use tokio::{sync::watch, time::sleep};

@@ -106,7 +106,7 @@ mod tests {
         follow::NotRead,
         net::Family,
         plan::Dns,
-        probe::{Job, TargetContext, Prober},
+        probe::{Job, Prober, TargetContext},
     };
 
     #[tokio::test]

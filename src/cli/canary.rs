@@ -26,7 +26,7 @@ use crate::{
     net::Family,
     plan::AddressChoice,
     probe::{
-        Cancel, Ids, Job, TargetContext, Prober,
+        Cancel, Ids, Job, Prober, TargetContext,
         fill::{self, Fill, FillEnd, Filled, Letter, MessageSource},
     },
     telemetry::logs::{self, LogSettings},

@@ -11,7 +11,7 @@ use crate::{
     agent,
     config::{self, Flag, Probe},
     demo::{self, DemoServer, DemoSettings},
-    probe::{Job, TargetContext, Prober},
+    probe::{Job, Prober, TargetContext},
     secret::SecretSource,
     telemetry::logs::{self, LogSettings},
     terminal,

@@ -31,7 +31,7 @@ use crate::{
     delivery::Delivery,
     net::Family,
     plan::Target,
-    probe::{Cancel, CurrentStep, Job, LineSink, TargetContext, Prober, inspect},
+    probe::{Cancel, CurrentStep, Job, LineSink, Prober, TargetContext, inspect},
     secret::SecretError,
     telemetry::{
         RemoteParent,

@@ -196,7 +196,8 @@ mod tests {
 
     #[test]
     fn only_the_asked_fields_come_in_any_case_of_letters() {
-        let header = DemoMailbox { messages: 1 }.message(1).header(Some(&["FROM".to_owned(), "dkim-signature".to_owned()]));
+        let header =
+            DemoMailbox { messages: 1 }.message(1).header(Some(&["FROM".to_owned(), "dkim-signature".to_owned()]));
         let names: Vec<_> =
             header.split("\r\n").filter_map(|line| line.split_once(": ")).map(|(name, _)| name).collect();
         assert_eq!(names, ["DKIM-Signature", "From"]);

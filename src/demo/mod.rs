@@ -16,7 +16,7 @@ mod session;
 use std::time::Duration;
 
 pub use ca_file::CaFileError;
-pub use server::{DemoServer, DemoError};
+pub use server::{DemoError, DemoServer};
 
 /// What the server is to be like.
 #[derive(Clone)]

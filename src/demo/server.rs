@@ -21,7 +21,7 @@ use tokio::{
 use super::{
     DemoSettings,
     ca_file::{CaFile, CaFileError},
-    session::{SessionEnd, DemoSession, ByteStream},
+    session::{ByteStream, DemoSession, SessionEnd},
 };
 
 /// A running server. It ends, with all its connections, when this is dropped.

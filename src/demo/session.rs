@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader};
 use super::{
     DemoSettings,
     command::{self, ClientCommand, Input, InputLine, split_words},
-    mailbox::{FOLDERS, DemoMailbox, DemoMessage},
+    mailbox::{DemoMailbox, DemoMessage, FOLDERS},
 };
 
 /// A connection, in clear text or not.

@@ -200,7 +200,10 @@ mod library {
         let Some(der) = context.current_cert().and_then(|refused| refused.to_der().ok()) else { return chain };
         let certificate = Certificate::parse(&der);
         let words = words(number, depth, &certificate, &der);
-        Chain { refused: Some(RefusedCertificate { cause: of_verification(number), number, depth, certificate, words }), ..chain }
+        Chain {
+            refused: Some(RefusedCertificate { cause: of_verification(number), number, depth, certificate, words }),
+            ..chain
+        }
     }
 
     /// Which certificate it is, and what is wrong with it.

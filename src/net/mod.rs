@@ -24,10 +24,10 @@ mod linux;
 #[cfg(not(target_os = "linux"))]
 #[path = "portable.rs"]
 mod linux;
-mod stamped_stream;
 mod proxy;
 mod resolve;
 mod roots;
+mod stamped_stream;
 mod tls;
 mod tls_error;
 mod tls_files;
@@ -35,28 +35,28 @@ mod tls_files;
 pub use buffer::Buffer;
 pub use certificate::Certificate;
 pub use chain::{Chain, RefusedCertificate};
-pub use connect::{ConnectionAttempt, ConnectCause, ConnectOptions, Connected, connect};
+pub use connect::{ConnectCause, ConnectOptions, Connected, ConnectionAttempt, connect};
 pub use descriptors::can_open;
 pub use errno::{Trouble, trouble};
 pub use hello::{LastRecord, ServerHello};
 pub use linux::{TcpInfo, tick};
-pub use stamped_stream::{ByteCounts, WireEvent, LATE, StampedStream, Traffic, kept_waiting};
 pub use resolve::{Family, ResolveCause, Resolver};
 pub use roots::{Roots, RootsError, remove_roots, roots_are_ready};
+pub use stamped_stream::{ByteCounts, LATE, StampedStream, Traffic, WireEvent, kept_waiting};
 pub use tls::{Armed, NotReady, Shown, TlsContext, TlsFiles, init_openssl, shown};
 pub use tls_error::{TlsCause, TlsFailure};
 pub use tls_files::{TlsContextError, TlsMaterial, TlsPaths, TlsPem};
 
 /// A connection to speak over: clear text, or TLS above the same stamped stream.
 #[derive(Debug)]
-pub enum Transport {
+pub enum MaybeTlsStream {
     /// Clear text.
     Plain(StampedStream),
     /// TLS.
     Tls(Box<async_native_tls::TlsStream<StampedStream>>),
 }
 
-impl Transport {
+impl MaybeTlsStream {
     /// Reads into `target`; 0 at the end of the stream.
     pub fn poll_read(&mut self, context: &mut Context<'_>, target: &mut [u8]) -> Poll<io::Result<usize>> {
         let mut target = ReadBuf::new(target);

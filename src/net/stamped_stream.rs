@@ -1,4 +1,4 @@
-//! ByteCounts and stamps the bytes of a TCP connection, below TLS if there is any.
+//! Counts and stamps the bytes of a TCP connection, below TLS if there is any.
 //!
 //! A stamp is the kernel's, of the packet's arrival or departure, or taken at the read or write itself where the kernel
 //! gives none. What crossed the line, and when, is kept for one step at a time. Acknowledgements that are due are sent
@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, unix::AsyncFd};
 mod wire_event;
 
 use self::wire_event::keep;
-pub use self::wire_event::{WireEvent, LATE, Traffic, kept_waiting};
+pub use self::wire_event::{LATE, Traffic, WireEvent, kept_waiting};
 use super::{Buffer, LastRecord, ServerHello, TcpInfo, hello::Records, linux};
 use crate::{
     clock::{self, Kernel},

@@ -11,7 +11,7 @@ use std::{
 use async_native_tls::TlsStream;
 
 use super::{
-    Certificate, StampedStream, RootsError, TlsCause, TlsContextError, TlsFailure, TlsMaterial, TlsPaths, certificate,
+    Certificate, RootsError, StampedStream, TlsCause, TlsContextError, TlsFailure, TlsMaterial, TlsPaths, certificate,
     roots_are_ready,
 };
 use crate::{

@@ -138,11 +138,8 @@ fn not_tls(first: &[u8]) -> TlsFailure {
 fn library(error: &native_tls::Error, wire: &StampedStream, name: &str) -> TlsFailure {
     let failure = match broken(error) {
         Some(StreamEnd::Kernel(cause, text)) => {
-            let when = if wire.last_record().is_some() {
-                "in the handshake"
-            } else {
-                "before the server's first byte of TLS"
-            };
+            let when =
+                if wire.last_record().is_some() { "in the handshake" } else { "before the server's first byte of TLS" };
             TlsFailure::new(cause, format!("the connection broke {when}: {text}"))
         }
         Some(StreamEnd::Eof) => ended(wire),

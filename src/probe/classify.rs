@@ -2,7 +2,7 @@
 
 use std::io;
 
-use imaptrace_imap::{ProtocolViolation, CommandName, Condition, ResponseCode, Syntax};
+use imaptrace_imap::{CommandName, Condition, ProtocolViolation, ResponseCode, Syntax};
 use imaptrace_record::{ErrorType, TlsFault, not_now};
 
 use super::driver::StatusResponse;
@@ -45,7 +45,7 @@ pub(super) fn of_connect(cause: ConnectCause) -> ErrorType {
         ConnectCause::Reset => ErrorType::Reset,
         ConnectCause::Exhausted => ErrorType::OverloadFd,
         ConnectCause::NoPort => ErrorType::OverloadPort,
-        ConnectCause::MessageSource => ErrorType::AddressDenied,
+        ConnectCause::Source => ErrorType::AddressDenied,
         ConnectCause::Local(_) => ErrorType::Internal,
     }
 }
@@ -141,9 +141,9 @@ pub(super) fn certificate_fault(refused: &RefusedCertificate) -> Option<TlsFault
 
 pub(super) fn of_violation(violation: ProtocolViolation) -> ErrorType {
     match violation {
-        ProtocolViolation::Syntax(Syntax::Literal | Syntax::BareCr) | ProtocolViolation::OutOfPlace | ProtocolViolation::Status => {
-            ErrorType::ProtocolSyntax
-        }
+        ProtocolViolation::Syntax(Syntax::Literal | Syntax::BareCr)
+        | ProtocolViolation::OutOfPlace
+        | ProtocolViolation::Status => ErrorType::ProtocolSyntax,
         ProtocolViolation::Syntax(Syntax::Line) => ErrorType::LimitLine,
         ProtocolViolation::Syntax(Syntax::Depth) => ErrorType::LimitDepth,
         ProtocolViolation::Greeting => ErrorType::ProtocolGreeting,

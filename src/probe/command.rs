@@ -5,15 +5,15 @@
 use std::time::{Duration, Instant};
 
 use imaptrace_imap as imap;
-use imaptrace_imap::{Command, Condition, LoginMethod, SessionProgress, ResponseCode};
-use imaptrace_record::{ClockSource, EventName, Seconds, ServerText, CommandState, Step, StepEvent};
+use imaptrace_imap::{Command, Condition, LoginMethod, ResponseCode, SessionProgress};
+use imaptrace_record::{ClockSource, CommandState, EventName, Seconds, ServerText, Step, StepEvent};
 
 use super::{
+    classify,
     driver::{Driver, Exchange, StatusResponse, TcpInfoDelta},
     journey::{Answer, Journey, Stop},
     split::{Span, split},
     uncertainty::{Evidence, Uncertainty},
-    classify,
 };
 use crate::{net::kept_waiting, plan::TagStyle};
 

@@ -12,27 +12,26 @@ use std::{
 
 use tokio::time::timeout_at;
 
-pub(super) use super::exchange::{CoarseMoment, Exchange, Fault, StatusResponse, SecureError, TcpInfoDelta};
-use imaptrace_imap::{Command, CommandName, Condition, Limits, OffendingLine, SessionProgress, ResponseCode, Session};
+pub(super) use super::exchange::{CoarseMoment, Exchange, Fault, SecureError, StatusResponse, TcpInfoDelta};
+use imaptrace_imap::{Command, CommandName, Condition, Limits, OffendingLine, ResponseCode, Session, SessionProgress};
 use imaptrace_record::ErrorType;
 
 use super::{
-    Cancel,
+    Cancel, classify,
     exchange::{SessionEvent, broken, is_end},
     lateness::Awaited,
     split::Pace,
     transcript::Transcript,
-    classify,
     wait::{Waited, Watch},
 };
 use crate::{
     clock::{self, Deadline},
-    net::{Armed, Buffer, Transport, StampedStream, TcpInfo, TlsCause, TlsFailure, Traffic},
+    net::{Armed, Buffer, MaybeTlsStream, StampedStream, TcpInfo, TlsCause, TlsFailure, Traffic},
 };
 
 /// A connection and the session on it.
 pub(super) struct Driver {
-    line: Option<Transport>,
+    line: Option<MaybeTlsStream>,
     /// The handshake that is still to come.
     armed: Option<Armed>,
     wire: StampedStream,
@@ -72,7 +71,7 @@ impl Driver {
     pub(super) fn new(wire: StampedStream, armed: Option<Armed>, limits: Limits, cancel: Cancel) -> Self {
         let now = clock::now();
         Self {
-            line: Some(Transport::Plain(wire.clone())),
+            line: Some(MaybeTlsStream::Plain(wire.clone())),
             armed,
             wire,
             session: Session::new(limits),
@@ -123,7 +122,7 @@ impl Driver {
             }
             Waited::Cancelled => return Err(SecureError::Cancelled),
         };
-        self.line = Some(Transport::Tls(Box::new(stream)));
+        self.line = Some(MaybeTlsStream::Tls(Box::new(stream)));
         self.session.secured();
         Ok(())
     }
@@ -131,7 +130,7 @@ impl Driver {
     /// The TLS stream, for its certificate.
     pub(super) fn tls(&self) -> Option<&async_native_tls::TlsStream<StampedStream>> {
         match &self.line {
-            Some(Transport::Tls(stream)) => Some(stream),
+            Some(MaybeTlsStream::Tls(stream)) => Some(stream),
             _ => None,
         }
     }

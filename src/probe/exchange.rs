@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use imaptrace_imap::{Condition, Event, SessionProgress, ResponseCode, StatusLine};
+use imaptrace_imap::{Condition, Event, ResponseCode, SessionProgress, StatusLine};
 use imaptrace_record::{CloseNotify, ErrorType, TlsFault};
 use zeroize::Zeroizing;
 
@@ -175,5 +175,9 @@ pub(super) fn broken(error: &io::Error) -> Fault {
         Some(failure) => (classify::tls_fault(&failure), failure.text),
         None => (None, error.to_string()),
     };
-    Fault { tls, said: Some(StatusResponse { condition: Condition::Bad, code: None, text: text.into_bytes() }), ..fault }
+    Fault {
+        tls,
+        said: Some(StatusResponse { condition: Condition::Bad, code: None, text: text.into_bytes() }),
+        ..fault
+    }
 }

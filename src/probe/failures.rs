@@ -8,9 +8,9 @@ use imaptrace_imap::CommandName;
 use imaptrace_record::{ErrorType, ServerText, Step, StepName, StepOutcome};
 
 use super::{
+    classify,
     driver::Fault,
     journey::{Journey, Stop},
-    classify,
 };
 use crate::clock::{self, Deadline};
 

@@ -14,15 +14,14 @@
 
 use std::time::Duration;
 
-use imaptrace_imap::{Command, Condition, SessionProgress, ResponseCode};
+use imaptrace_imap::{Command, Condition, ResponseCode, SessionProgress};
 use imaptrace_record::{ErrorType, Run, ServerText, Step, StepOutcome};
 use tokio::time::sleep;
 
 use super::{
-    Cancel, Job, Prober,
+    Cancel, Job, Prober, classify,
     driver::{Driver, Exchange, StatusResponse},
-    journey::{MailboxTask, Journey, Stop},
-    classify,
+    journey::{Journey, MailboxTask, Stop},
     wait::cancelled,
 };
 use crate::{clock, plan::Target};

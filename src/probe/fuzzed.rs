@@ -16,7 +16,7 @@ use tokio::{
     sync::watch,
 };
 
-use super::{Ids, Job, TargetContext, Prober};
+use super::{Ids, Job, Prober, TargetContext};
 use crate::{
     net::Family,
     plan::{

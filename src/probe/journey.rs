@@ -11,19 +11,18 @@
 use std::{net::IpAddr, time::Instant};
 
 use imaptrace_imap as imap;
-use imaptrace_imap::{Command, CommandName, Condition, SessionProgress, ResponseCode};
+use imaptrace_imap::{Command, CommandName, Condition, ResponseCode, SessionProgress};
 use imaptrace_record::{ErrorType, Run, Seconds, ServerText, SetupStep, Step, StepName, StepOutcome};
 use tracing::{info, warn};
 
 use super::{
-    Cancel, Job, TargetContext, Prober,
+    Cancel, Job, Prober, TargetContext, classify,
     command::state,
     driver::{Driver, StatusResponse},
     greeting,
     recorder::Recorder,
     redact::Redactor,
     transcript::Transcript,
-    classify,
 };
 use crate::{
     clock::{self, Anchor, Deadline},

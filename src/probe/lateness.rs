@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use imaptrace_record::ErrorType;
 
 use super::{
-    driver::{Driver, Fault},
     classify,
+    driver::{Driver, Fault},
 };
 use crate::clock::{self, Deadline};
 

@@ -13,10 +13,10 @@ use imaptrace_record::{ErrorType, ServerText, StepOutcome};
 use tracing::info;
 
 use super::{
+    classify,
     driver::Driver,
     journey::{Journey, Stop},
     login_memory::{Fallback, LoginId},
-    classify,
 };
 use crate::plan::Auth;
 

@@ -29,6 +29,7 @@
 //! ```
 
 mod certificates;
+mod classify;
 mod command;
 mod driver;
 mod exchange;
@@ -50,7 +51,6 @@ mod split;
 mod tcp_delta;
 mod transcript;
 mod uncertainty;
-mod classify;
 mod wait;
 
 pub use self::inspect::{inspect, lacks_certificate};

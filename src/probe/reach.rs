@@ -15,10 +15,9 @@ use imaptrace_record::{
 use tracing::{info, warn};
 
 use super::{
-    certificates,
+    certificates, classify,
     driver::{Driver, SecureError},
     journey::{Journey, Ready, Stop},
-    classify,
     wait::cancelled,
 };
 use crate::{
@@ -124,7 +123,7 @@ impl Journey<'_> {
         let (peer, local) = match connected.result {
             Ok(connection) => connection,
             Err(cause) => {
-                if let (ConnectCause::MessageSource, Some(source)) = (cause, source) {
+                if let (ConnectCause::Source, Some(source)) = (cause, source) {
                     let text = format!("this host cannot connect from the source address {source}");
                     step.text = Some(ServerText::new(text.as_bytes(), ServerText::STATUS));
                 }

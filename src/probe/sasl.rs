@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use imaptrace_imap::{ChallengeReply, Condition, SaslError, HashTask, HashResult};
+use imaptrace_imap::{ChallengeReply, Condition, HashResult, HashTask, SaslError};
 use imaptrace_record::ErrorType;
 use tokio::sync::Semaphore;
 
@@ -63,7 +63,12 @@ impl Driver {
     }
 
     /// Has the password hashed. None when that took too long.
-    async fn work(&mut self, work: HashTask, deadline: Deadline, exchange: &mut Exchange) -> Result<Option<HashResult>, Fault> {
+    async fn work(
+        &mut self,
+        work: HashTask,
+        deadline: Deadline,
+        exchange: &mut Exchange,
+    ) -> Result<Option<HashResult>, Fault> {
         let until = deadline.part(HASHING);
         let asked = until.begin();
         let place = match self.watch.until(until, || (), PLACES.clone().acquire_owned()).await {
@@ -121,7 +126,11 @@ impl Driver {
 /// Nothing was hashed, for other runs had all places: neither server nor password is to blame, and nobody is judged.
 fn no_place() -> Fault {
     let text = b"no processor was free to hash the password".to_vec();
-    Fault::new(ErrorType::Internal, clock::now()).with(Some(StatusResponse { condition: Condition::Bad, code: None, text }))
+    Fault::new(ErrorType::Internal, clock::now()).with(Some(StatusResponse {
+        condition: Condition::Bad,
+        code: None,
+        text,
+    }))
 }
 
 fn violation(text: Vec<u8>) -> Fault {

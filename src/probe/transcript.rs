@@ -15,7 +15,7 @@ use std::{
 };
 
 use imaptrace_imap::{Command, Frame, OffendingLine};
-use imaptrace_record::{ConversationLine, Seconds, LineOrigin, Step};
+use imaptrace_record::{ConversationLine, LineOrigin, Seconds, Step};
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 

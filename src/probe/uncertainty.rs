@@ -11,7 +11,7 @@ use super::{
     driver::TcpInfoDelta,
     split::{Gap, Span, gaps},
 };
-use crate::net::{WireEvent, LATE};
+use crate::net::{LATE, WireEvent};
 
 /// How far off a step's figures can be, at most. The network's part is a count of round trips, and is never in doubt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

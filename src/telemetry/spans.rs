@@ -7,8 +7,8 @@ use std::{borrow::Cow, net::SocketAddr, sync::Arc};
 
 use imaptrace_imap::{CommandName, Condition, LoginMethod, ResponseCode};
 use imaptrace_record::{
-    ClockSource, CloseNotify, ErrorType, EventName, NoteLevel, Run, RunOutcome, Seconds, ServerText, SpanId, CommandState,
-    Step, StepName, StepOutcome, TlsFacts, TlsFault, Verified,
+    ClockSource, CloseNotify, CommandState, ErrorType, EventName, NoteLevel, Run, RunOutcome, Seconds, ServerText,
+    SpanId, Step, StepName, StepOutcome, TlsFacts, TlsFault, Verified,
 };
 use opentelemetry::{
     Array, InstrumentationScope, KeyValue, StringValue, Value,

@@ -20,7 +20,8 @@ const PLENTY: u32 = 40;
 
 #[tokio::test]
 async fn however_few_files_a_probe_may_open_it_blames_no_server() {
-    let server = DemoServer::start(DemoSettings { tls: true, delays: Delays::NONE, ..DemoSettings::default() }).await.unwrap();
+    let server =
+        DemoServer::start(DemoSettings { tls: true, delays: Delays::NONE, ..DemoSettings::default() }).await.unwrap();
     let names = NameServer::start(|question| vec![question.answer(NO_ERROR, &["127.0.0.1".parse().unwrap()])]).await;
     let name_server = names.dns().servers[0].to_string();
     let url = format!("imaps://demo@mail.example.test:{}", server.address().port());

@@ -33,8 +33,6 @@ const NOT_YET: &[&str] = &[
     "src/delivery/member.rs",
     "src/delivery/queue.rs",
     "src/latency/mod.rs",
-    "src/net/resolve/ask.rs",
-    "src/net/roots/bundle.rs",
     "src/probe/command.rs",
     "src/probe/exchange.rs",
     "src/schedule/book.rs",

@@ -23,11 +23,14 @@ const TABLES: &[(&str, &str)] = &[
 fn fields(of: &str) -> Vec<(String, bool)> {
     let head = format!("pub struct {of} {{");
     let body = SOURCE.lines().skip_while(|line| *line != head).skip(1).take_while(|line| *line != "}");
-    let mut always = true;
+    let (mut always, mut renamed) = (true, None);
     let mut fields = Vec::new();
     for line in body.map(str::trim) {
         always &= !line.contains("skip_serializing_if");
+        let rename = line.split_once("rename = \"").and_then(|(_, rest)| rest.split_once('"'));
+        renamed = rename.map(|(name, _)| name).or(renamed);
         if let Some((name, _)) = line.strip_prefix("pub ").and_then(|line| line.split_once(':')) {
+            let name = renamed.take().unwrap_or(name);
             fields.push((name.to_owned(), std::mem::replace(&mut always, true)));
         }
     }

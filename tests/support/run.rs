@@ -8,7 +8,7 @@ use imaptrace::{
         Account, AddressChoice, Auth, Deadlines, Dns, Endpoint, Host, Journey, Limits, Mailbox, Open, Security,
         TagStyle, Target, Timing, TlsOptions, UserName, Window,
     },
-    probe::{Ids, Job, TargetContext, Prober},
+    probe::{Ids, Job, Prober, TargetContext},
     secret::SecretSource,
 };
 use imaptrace_imap::Secret;

@@ -362,6 +362,9 @@ mod tests {
         let password = Secret::new("canary".into());
         let command = Command::Login { user: "someone", password: &password };
         let encoded = command.encode("T", &Capabilities::default());
-        assert_eq!(format!("{command:?} {encoded:?}"), "LOGIN Encoded { parts: [CommandPart(28 bytes)], exchange: None }");
+        assert_eq!(
+            format!("{command:?} {encoded:?}"),
+            "LOGIN Encoded { parts: [CommandPart(28 bytes)], exchange: None }"
+        );
     }
 }

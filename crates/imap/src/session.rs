@@ -8,8 +8,8 @@ use zeroize::Zeroizing;
 use self::response_handler::{ResponseHandler, RunningCommand, greeting};
 use crate::{
     Capabilities, ChallengeReply, Command, CommandName, Encoded, Event, Frame, Framer, HashResult, Hierarchy, Limits,
-    OffendingLine, ProtocolViolation, Response, SaslError, SessionProgress, SessionState, Syntax, mail_guard::MailGuard,
-    sasl::SaslExchange,
+    OffendingLine, ProtocolViolation, Response, SaslError, SessionProgress, SessionState, Syntax,
+    mail_guard::MailGuard, sasl::SaslExchange,
 };
 
 mod response_handler;

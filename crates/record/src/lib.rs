@@ -32,8 +32,8 @@ pub use names::{AddressFamily, JourneyName, JourneyNameError, SetupStep, StepNam
 pub use outcome::{RunOutcome, StepOutcome};
 pub use run::{Note, NoteLevel, Run, SCHEMA, Security, Server};
 pub use step::{
-    ChainCertificate, ClockSource, CloseNotify, ConnectAttempt, ConnectFacts, EventName, ResolveFacts, CommandState, Step,
-    StepEvent, TlsFacts, Verified,
+    ChainCertificate, ClockSource, CloseNotify, CommandState, ConnectAttempt, ConnectFacts, EventName, ResolveFacts,
+    Step, StepEvent, TlsFacts, Verified,
 };
 pub use text::ServerText;
 pub use time::{Seconds, Timestamp};

@@ -17,9 +17,9 @@ use hickory_proto::{
 
 use super::{
     cause::ResolveCause,
-    family::Family,
     conf::{NameServer, ResolvConf},
     exchange::{self, DnsAnswer, How, Unsettled},
+    family::Family,
 };
 use crate::clock;
 

@@ -8,7 +8,9 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use sha2::{Digest as _, Sha256};
 
 use super::{choice, limits};
-use crate::{ChallengeReply, Capabilities, Command, Condition, Credentials, Encoded, Event, Mechanism, Secret, Session};
+use crate::{
+    Capabilities, ChallengeReply, Command, Condition, Credentials, Encoded, Event, Mechanism, Secret, Session,
+};
 
 /// A byte that chooses, then lines: what the server can do, the user's name, the password; the rest is what it says (see
 /// [`Talk::say`]).

@@ -5,8 +5,8 @@
 
 use super::{Limits, choice, cuts, limits};
 use crate::{
-    ChallengeReply, Command, Condition, Credentials, Encoded, Event, Mechanism, OffendingLine, SessionProgress, Secret, Session,
-    SessionState, StatusLine, WITHHELD,
+    ChallengeReply, Command, Condition, Credentials, Encoded, Event, Mechanism, OffendingLine, Secret, Session,
+    SessionProgress, SessionState, StatusLine, WITHHELD,
 };
 
 /// One byte that chooses, then the conversation.

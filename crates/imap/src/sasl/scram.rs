@@ -104,8 +104,10 @@ impl Scram {
             user: prepare(user),
             password: Secret::new(prepare(password.expose())),
         };
-        let config: Arc<SASLConfig> =
-            SASLConfig::builder().with_registry(Registry::with_mechanisms(MECHANISMS)).with_callback(properties).ok()?;
+        let config: Arc<SASLConfig> = SASLConfig::builder()
+            .with_registry(Registry::with_mechanisms(MECHANISMS))
+            .with_callback(properties)
+            .ok()?;
         let name = Mechname::parse(crate::Mechanism::ScramSha256.as_str().as_bytes()).ok()?;
         let mut session = Box::new(SASLClient::new(config).start_suggested(&[name]).ok()?);
         let message = step(&mut session, None).ok()?;
