@@ -58,9 +58,9 @@ pub enum Event<'a> {
     FirstByte,
     /// The first FETCH response that holds data of a message that was asked for is whole.
     FirstRow,
-    /// `+`: the next part may be sent, or [`Session::answer`] says what to.
+    /// `+`: the next part may be sent, or [`Session::answer`](crate::Session::answer) says what to.
     Continuation,
-    /// An untagged OK with `[ALERT]`. Later rows may show that its words were mail: see [`Session::trusts_untagged`].
+    /// An untagged OK with `[ALERT]`. Later rows may show that its words were mail: see [`Session::trusts_untagged`](crate::Session::trusts_untagged).
     Alert(&'a [u8]),
     /// An untagged NO or BAD: a warning, or a error that may stay the server's only word (RFC 9051 §7.1). The
     /// same goes for its words.
