@@ -1,7 +1,7 @@
 //! imaptrace opens a mailbox as a mail program does and makes each run one distributed trace, one span per IMAP command.
 //!
 //! It is a probe: it reads, never changes a message, and follows no referral. Mailboxes to probe it can fill, on request
-//! (`imaptrace canary fill`, [`canary`], [`probe::fill`]): nothing else writes. It is no load generator, no mail client
+//! (`imaptrace canary fill`, [`synthetic_mail`], [`probe::fill`]): nothing else writes. It is no load generator, no mail client
 //! library and no IMAP server (the one in [`demo`] is a stage prop).
 //!
 //! Data flows one way:
@@ -22,7 +22,6 @@
 
 pub mod agent;
 pub mod blocking;
-pub mod canary;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -37,5 +36,6 @@ pub mod schedule;
 pub mod secret;
 pub mod state;
 pub mod status;
+pub mod synthetic_mail;
 pub mod telemetry;
 pub mod terminal;

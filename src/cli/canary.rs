@@ -1,7 +1,7 @@
-//! `imaptrace canary fill`: makes a mailbox of realistic messages, or goes on where an earlier fill ended.
+//! `imaptrace canary fill`: makes a mailbox of realistic messages, or continues where an earlier fill ended.
 //!
-//! The messages are `canary`'s, the conversation is `probe::fill`'s; here the two meet, and the operator sees how far it
-//! is: a bar on a terminal, else a line for each tenth.
+//! `synthetic_mail` makes the messages and `probe::fill` holds the conversation; this file passes the ones to the other and shows
+//! the progress: a bar on a terminal, else a line for each tenth. Called by the command line.
 
 use std::{ffi::OsString, fmt};
 
@@ -20,7 +20,6 @@ use super::{
 };
 use crate::{
     agent::families,
-    canary::{Canary, MARKER},
     clock,
     config::{self, Place, Probe, Problems},
     net::Family,
@@ -29,6 +28,7 @@ use crate::{
         Cancel, Ids, Job, Prober, TargetContext,
         fill::{self, Fill, FillEnd, Filled, Letter, MessageSource},
     },
+    synthetic_mail::{MARKER, SyntheticMailbox},
     telemetry::logs::{self, LogSettings},
     terminal::{self, Style},
 };
@@ -126,8 +126,8 @@ async fn fill(
     let Some(account) = target.target().accounts.first() else { return FAILED };
     let mailbox = target.target().journey.mailbox.as_str();
     let mut source = Messages {
-        canary: Canary::new(args.messages, clock::wall()),
-        progress: Progress::new(args.messages, output.error_style()),
+        mailbox: SyntheticMailbox::new(args.messages, clock::wall()),
+        progress: FillProgress::new(args.messages, output.error_style()),
         output,
     };
     let job = Job {
@@ -267,14 +267,14 @@ fn refusal(run: &Run, style: Style) -> Option<(String, &'static str)> {
 
 /// The messages, and what shows how far they are.
 struct Messages<'a> {
-    canary: Canary,
-    progress: Progress,
+    mailbox: SyntheticMailbox,
+    progress: FillProgress,
     output: &'a mut Output,
 }
 
 impl MessageSource for Messages<'_> {
     fn letter(&mut self, number: u32) -> Letter {
-        let message = self.canary.message(number);
+        let message = self.mailbox.message(number);
         Letter { bytes: message.bytes, date: message.internal_date, seen: message.seen }
     }
 
@@ -288,14 +288,14 @@ impl MessageSource for Messages<'_> {
 }
 
 /// How far it is, for a person.
-enum Progress {
+enum FillProgress {
     /// On a terminal that can redraw a line.
     Bar(ProgressBar),
     /// Where escape sequences must not go: a line for each tenth.
     Lines { all: u32, tenth: u64 },
 }
 
-impl Progress {
+impl FillProgress {
     fn new(all: u32, style: Style) -> Self {
         if !style.colour {
             return Self::Lines { all, tenth: 0 };

@@ -6,7 +6,7 @@
 //! EXAMINE [CREATE EXAMINE] [SEARCH [SEARCH]] APPEND [SELECT APPEND] APPEND … EXAMINE SEARCH LOGOUT
 //! ```
 //!
-//! The messages and their marker come from the caller (`cli`, which has them from `canary`): this room knows no message.
+//! The messages and their marker come from the caller (`cli`, which has them from `synthetic_mail`): this room knows no message.
 //! A mailbox that holds messages without the marker is left alone unless the caller says otherwise, and so is one of which
 //! the server's figures cannot be true: the second SEARCH is for a header field that no message has. EXAMINE, not SELECT:
 //! a mailbox that turns out to be somebody's own keeps its \Recent marks. SELECT only for a server that takes no message

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use imaptrace::{canary::Canary, clock};
+use imaptrace::{clock, synthetic_mail::SyntheticMailbox};
 use nix::sys::signal::Signal;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
@@ -61,7 +61,7 @@ fn numbers(count: u32) -> String {
 
 /// Bytes of message `number`; they do not depend on the day.
 fn size(number: u32, of: u32) -> usize {
-    Canary::new(of, clock::wall()).message(number).bytes.len()
+    SyntheticMailbox::new(of, clock::wall()).message(number).bytes.len()
 }
 
 /// Message `number` is taken, after a `+` or without one.
@@ -107,7 +107,7 @@ async fn an_empty_mailbox_is_filled_in_order_and_counted_at_the_end() {
     assert_eq!(commands(&heard), expected);
     assert_eq!(heard[1], "EXAMINE \"INBOX\"");
     for (number, at) in [(1, 2), (2, 4), (3, 6)] {
-        let message = Canary::new(3, clock::wall()).message(number);
+        let message = SyntheticMailbox::new(3, clock::wall()).message(number);
         let seen = if message.seen { "\\Seen" } else { "" };
         assert!(heard[at].starts_with(&format!("APPEND \"INBOX\" ({seen}) \"")), "{}", heard[at]);
         assert!(heard[at].ends_with(&format!(" +0000\" {{{}}}", message.bytes.len())), "{}", heard[at]);

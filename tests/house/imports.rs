@@ -18,7 +18,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("blocking", &["clock"]),
     ("follow", &["clock"]),
-    ("canary", &[]),
+    ("synthetic_mail", &[]),
     ("plan", &["secret"]),
     ("config", &["plan", "secret", "clock"]),
     ("net", &["plan", "secret", "clock", "follow"]),

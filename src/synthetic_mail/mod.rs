@@ -1,25 +1,28 @@
-//! Messages for a canary mailbox: as real as a server's caches and disks can tell, and the same ones every time.
+//! Synthetic mail for a canary mailbox: to a server's caches and disks it is as real mail, and it is the same every time.
 //!
-//! A message follows from its number, from how many there are to be, and from the day; nothing else. So a fill that
-//! was interrupted goes on the same day as if it had not been. Headers, threads, sizes and attachments are spread as in
-//! a person's mailbox; the words mean nothing. Every message bears [`MARKER`].
+//! A message follows from its number, from the number of messages, and from the day; nothing else. A fill that was
+//! interrupted continues on the same day as if it had not been. Headers, threads, sizes and attachments are distributed as in
+//! a person's mailbox; the words mean nothing. Every message has the header field [`MARKER`].
 //!
-//! No input or output, no clock. `cli` hands the messages to the filler in `probe`.
+//! No input or output, no clock. `cli` passes the messages to the filler in `probe`.
 
 mod body;
 mod encode;
 mod header;
 mod random;
+mod times;
 mod words;
 
 use std::time::SystemTime;
 
-use time::{OffsetDateTime, macros::format_description};
+use time::macros::format_description;
 
-use self::random::{Purpose, Random};
+pub use header::MARKER;
 
-/// The header field that tells a canary's message from other mail. Its value is the message's number.
-pub const MARKER: &str = "X-Imaptrace-Canary";
+use self::{
+    random::{Purpose, Random},
+    times::{Times, moment},
+};
 
 /// Seconds.
 const DAY: u64 = 24 * 60 * 60;
@@ -35,7 +38,7 @@ const SIZES: (f64, f64) = (2_500.0, 1_000_000.0);
 
 /// A mailbox to be filled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Canary {
+pub struct SyntheticMailbox {
     messages: u32,
     /// Midnight today; seconds since 1970, UTC.
     until: u64,
@@ -43,7 +46,7 @@ pub struct Canary {
 
 /// One of its messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Message {
+pub struct SyntheticMessage {
     /// RFC 5322 and MIME, 7-bit, lines with CRLF and of at most 998 octets.
     pub bytes: Vec<u8>,
     /// When it came into the mailbox, as RFC 9051 §9 `date-time` without its quotes.
@@ -52,14 +55,7 @@ pub struct Message {
     pub seen: bool,
 }
 
-/// When a message was sent and when it came; seconds since 1970, UTC.
-#[derive(Debug, Clone, Copy)]
-struct Times {
-    sent: u64,
-    came: u64,
-}
-
-impl Canary {
+impl SyntheticMailbox {
     /// A mailbox of so many messages, the newest of yesterday.
     pub fn new(messages: u32, now: SystemTime) -> Self {
         let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
@@ -67,12 +63,12 @@ impl Canary {
     }
 
     /// Message `number`, from 1.
-    pub fn message(&self, number: u32) -> Message {
+    pub fn message(&self, number: u32) -> SyntheticMessage {
         let times = self.times(number);
         let mut bytes = header::of(number, times);
         body::append(number, size(number), &mut bytes);
         let date = format_description!("[day]-[month repr:short]-[year] [hour]:[minute]:[second] +0000");
-        Message {
+        SyntheticMessage {
             bytes,
             internal_date: moment(times.came).format(date).unwrap_or_default(),
             seen: Random::new(number, Purpose::Flags).chance(92),
@@ -97,13 +93,6 @@ fn size(number: u32) -> usize {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within SIZES")]
     let size = size as usize;
     size
-}
-
-fn moment(seconds: u64) -> OffsetDateTime {
-    i64::try_from(seconds)
-        .ok()
-        .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
-        .unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }
 
 #[cfg(test)]

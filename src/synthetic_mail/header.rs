@@ -3,12 +3,14 @@
 use time::{UtcOffset, format_description::well_known::Rfc2822};
 
 use super::{
-    MARKER, Times,
     encode::{base64, header_text},
-    moment,
     random::{Purpose, Random},
+    times::{Times, moment},
     words::{AGENTS, DOMAINS, OWNER, PEOPLE, SUBJECTS},
 };
+
+/// The header field that tells a canary's message from other mail. Its value is the message's number.
+pub const MARKER: &str = "X-Imaptrace-Canary";
 
 /// As many ancestors are named in References, the oldest and the latest.
 const ANCESTORS: usize = 8;

@@ -1,27 +1,27 @@
-//! What every message of a canary mailbox keeps to.
+//! What holds for every synthetic message.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
-use time::format_description::well_known::Rfc2822;
+use time::{OffsetDateTime, format_description::well_known::Rfc2822};
 
 use super::*;
 
 /// 2026-11-23, half past eleven.
 const NOW: u64 = 1_795_433_400;
 
-fn canary(messages: u32) -> Canary {
-    Canary::new(messages, SystemTime::UNIX_EPOCH + Duration::from_secs(NOW))
+fn mailbox(messages: u32) -> SyntheticMailbox {
+    SyntheticMailbox::new(messages, SystemTime::UNIX_EPOCH + Duration::from_secs(NOW))
 }
 
-fn text(message: &Message) -> &str {
+fn text(message: &SyntheticMessage) -> &str {
     std::str::from_utf8(&message.bytes).unwrap()
 }
 
 /// Fields of a header, unfolded, names in lower case (RFC 5322 §2.2.3).
-fn fields(message: &Message) -> Vec<(String, String)> {
+fn fields(message: &SyntheticMessage) -> Vec<(String, String)> {
     let (header, _) = text(message).split_once("\r\n\r\n").unwrap();
     let unfolded = header.replace("\r\n\t", " ").replace("\r\n ", " ");
     let field = |line: &str| {
@@ -32,7 +32,7 @@ fn fields(message: &Message) -> Vec<(String, String)> {
     unfolded.split("\r\n").map(field).collect()
 }
 
-fn value(message: &Message, name: &str) -> Option<String> {
+fn value(message: &SyntheticMessage, name: &str) -> Option<String> {
     fields(message).into_iter().find(|(known, _)| known == name).map(|(_, value)| value)
 }
 
@@ -42,26 +42,26 @@ fn seconds(date: &str) -> i64 {
 
 #[test]
 fn a_message_follows_from_its_number_the_count_and_the_day() {
-    let later = Canary::new(300, SystemTime::UNIX_EPOCH + Duration::from_secs(NOW + 6 * 3600));
+    let later = SyntheticMailbox::new(300, SystemTime::UNIX_EPOCH + Duration::from_secs(NOW + 6 * 3600));
     for number in [1, 2, 150, 300] {
-        assert_eq!(canary(300).message(number), later.message(number));
-        assert_ne!(canary(300).message(number), canary(301).message(number + 1));
+        assert_eq!(mailbox(300).message(number), later.message(number));
+        assert_ne!(mailbox(300).message(number), mailbox(301).message(number + 1));
     }
-    let tomorrow = Canary::new(300, SystemTime::UNIX_EPOCH + Duration::from_secs(NOW + DAY));
-    assert_ne!(canary(300).message(7).internal_date, tomorrow.message(7).internal_date);
+    let tomorrow = SyntheticMailbox::new(300, SystemTime::UNIX_EPOCH + Duration::from_secs(NOW + DAY));
+    assert_ne!(mailbox(300).message(7).internal_date, tomorrow.message(7).internal_date);
 }
 
 /// A fill goes on after an upgrade: whoever changes the messages changes what it adds, and says so in the CHANGELOG.
 #[test]
 fn the_messages_are_as_they_were() {
-    let small = (1..200).map(|number| canary(1000).message(number)).find(|message| message.bytes.len() < 4_000);
+    let small = (1..200).map(|number| mailbox(1000).message(number)).find(|message| message.bytes.len() < 4_000);
     insta::assert_snapshot!(text(&small.unwrap()).replace("\r\n", "\n"));
 }
 
 #[test]
 fn every_line_ends_with_crlf_is_7_bit_and_no_longer_than_a_server_takes() {
     for number in 1..=200 {
-        let message = canary(200).message(number);
+        let message = mailbox(200).message(number);
         assert!(message.bytes.is_ascii() && !message.bytes.contains(&0), "{number}");
         let text = text(&message);
         assert!(text.ends_with("\r\n"), "{number}");
@@ -74,7 +74,7 @@ fn every_line_ends_with_crlf_is_7_bit_and_no_longer_than_a_server_takes() {
 #[test]
 fn headers_are_whole_and_name_nobody_who_exists() {
     for number in 1..=200 {
-        let message = canary(200).message(number);
+        let message = mailbox(200).message(number);
         let fields = fields(&message);
         let count = |name: &str| fields.iter().filter(|(known, _)| known == name).count();
         for once in ["return-path", "dkim-signature", "date", "from", "to", "subject", "message-id", "mime-version"] {
@@ -95,32 +95,32 @@ fn headers_are_whole_and_name_nobody_who_exists() {
 #[test]
 fn dates_ascend_from_years_ago_to_yesterday_and_agree() {
     for messages in [1, 20, 1000, 100_000] {
-        let canary = canary(messages);
+        let mailbox = mailbox(messages);
         let numbers: Vec<_> = (1..=messages).step_by((messages / 500).max(1) as usize).chain([messages]).collect();
         let mut before = 0;
         for number in numbers {
-            let message = canary.message(number);
+            let message = mailbox.message(number);
             let sent = seconds(&value(&message, "date").unwrap());
             assert!(sent >= before, "{number} of {messages}");
             before = sent;
-            let came = canary.times(number).came;
+            let came = mailbox.times(number).came;
             assert!((0..30).contains(&(i64::try_from(came).unwrap() - sent)), "{number}");
             let received = fields(&message).into_iter().filter(|(name, _)| name == "received");
             let hops: Vec<_> = received.map(|(_, value)| seconds(value.rsplit("; ").next().unwrap())).collect();
             assert!(hops.is_sorted_by(|newer, older| newer >= older), "{hops:?}");
             assert_eq!(hops.first().copied(), i64::try_from(came).ok());
         }
-        let newest = canary.times(messages).came;
+        let newest = mailbox.times(messages).came;
         assert!(newest < NOW && NOW - newest < 2 * DAY, "the newest of {messages} is of {newest}");
     }
-    let oldest = canary(100_000).times(1).came;
+    let oldest = mailbox(100_000).times(1).came;
     assert!(oldest < NOW - 1000 * DAY && oldest > NOW - 1200 * DAY);
-    assert_eq!(canary(1000).message(1000).internal_date.len(), "02-Mar-2026 09:15:00 +0000".len());
+    assert_eq!(mailbox(1000).message(1000).internal_date.len(), "02-Mar-2026 09:15:00 +0000".len());
 }
 
 #[test]
 fn message_ids_are_unique_and_answers_name_messages_that_are_there() {
-    let messages: Vec<_> = (1..=600).map(|number| canary(600).message(number)).collect();
+    let messages: Vec<_> = (1..=600).map(|number| mailbox(600).message(number)).collect();
     let ids: Vec<_> = messages.iter().map(|message| value(message, "message-id").unwrap()).collect();
     assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), messages.len());
     let order: BTreeMap<_, _> = ids.iter().enumerate().map(|(at, id)| (id.clone(), at)).collect();
@@ -149,7 +149,7 @@ fn sizes_are_spread_as_those_of_mail() {
     assert!((150_000..1_000_000).contains(&sizes[19_800]), "99 of 100 {}", sizes[19_800]);
     assert_eq!(sizes.last(), Some(&1_000_000));
     for number in 1..=300 {
-        let (is, wanted) = (canary(300).message(number).bytes.len(), size(number));
+        let (is, wanted) = (mailbox(300).message(number).bytes.len(), size(number));
         let spare = 3_500 + wanted / 20;
         assert!(is.abs_diff(wanted) <= spare, "{number} has {is} bytes and aimed at {wanted}");
     }
@@ -159,7 +159,7 @@ fn sizes_are_spread_as_those_of_mail() {
 fn bodies_are_text_or_text_and_html_or_bear_a_file_and_their_parts_are_closed() {
     let mut kinds = BTreeMap::new();
     for number in 1..=200 {
-        let message = canary(200).message(number);
+        let message = mailbox(200).message(number);
         let kind = value(&message, "content-type").unwrap().split(';').next().unwrap().to_owned();
         *kinds.entry(kind).or_insert(0) += 1;
         let whole = text(&message);
@@ -175,7 +175,7 @@ fn bodies_are_text_or_text_and_html_or_bear_a_file_and_their_parts_are_closed() 
 
 #[test]
 fn most_have_been_read_and_some_subjects_are_beyond_ascii() {
-    let messages: Vec<_> = (1..=500).map(|number| canary(500).message(number)).collect();
+    let messages: Vec<_> = (1..=500).map(|number| mailbox(500).message(number)).collect();
     let seen = messages.iter().filter(|message| message.seen).count();
     assert!((430..490).contains(&seen), "{seen} of 500");
     let encoded = messages.iter().filter(|message| value(message, "subject").unwrap().contains("=?UTF-8?B?")).count();
