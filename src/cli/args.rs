@@ -17,11 +17,11 @@ use crate::{plan::Journey, terminal::ColorChoice};
 #[command(name = "imaptrace", version, propagate_version = true, max_term_width = 100)]
 pub(super) struct Cli {
     #[command(subcommand)]
-    pub(super) command: Command,
+    pub(super) command: CliCommand,
 }
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Command {
+pub(super) enum CliCommand {
     /// Run against a built-in IMAP server with a slow FETCH and show the waterfall
     Demo,
     /// Probe a server now and show the result
@@ -145,7 +145,7 @@ pub(super) struct ProbeArgs {
 
     /// What is printed
     #[arg(long, value_name = "FORMAT", default_value = "text", help_heading = "Output")]
-    pub(super) output: Format,
+    pub(super) output: OutputFormat,
     /// With --output nagios: WARNING above this First Loading Latency
     #[arg(short, value_name = "SECONDS", value_parser = seconds, help_heading = "Output")]
     pub(super) warning: Option<f64>,
@@ -210,7 +210,7 @@ pub(super) struct FillArgs {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Format {
+pub(super) enum OutputFormat {
     /// The waterfall
     Text,
     /// One line a run: the record itself
@@ -230,46 +230,46 @@ pub(super) enum Color {
 }
 
 /// A word that can be given, and what it means.
-type Words = &'static [(&'static str, &'static str)];
+type WordHelp = &'static [(&'static str, &'static str)];
 
-const SECURITY: Words = &[
+const SECURITY: WordHelp = &[
     ("tls", "TLS from the first byte; port 993"),
     ("starttls", "STARTTLS, and nothing without it; port 143"),
     ("none", "clear text, password and all; port 143"),
 ];
-const AUTH: Words = &[
+const AUTH: WordHelp = &[
     ("auto", "the strongest that the server offers"),
     ("scram-sha-256", "AUTHENTICATE SCRAM-SHA-256"),
     ("plain", "AUTHENTICATE PLAIN"),
     ("login", "LOGIN"),
     ("external", "AUTHENTICATE EXTERNAL, by the client certificate"),
 ];
-const ADDRESS: Words = &[
+const ADDRESS: WordHelp = &[
     ("any", "both families, raced (RFC 8305)"),
     ("v4", "IPv4"),
     ("v6", "IPv6"),
     ("each", "a run for each family; probe alone"),
 ];
-const WINDOW: Words = &[("newest", "the newest"), ("random", "as many in a row, from anywhere")];
-const TAG: Words = &[
+const WINDOW: WordHelp = &[("newest", "the newest"), ("random", "as many in a row, from anywhere")];
+const TAG: WordHelp = &[
     ("span_id", "by the id of the command's span, 16 digits"),
     ("short", "by 7 characters, for servers that refuse more"),
 ];
 
 /// The one list for parser, help and completions.
-fn words(words: Words) -> PossibleValuesParser {
+fn words(words: WordHelp) -> PossibleValuesParser {
     words.iter().map(|(word, meaning)| PossibleValue::new(*word).help(*meaning)).collect::<Vec<_>>().into()
 }
 
 impl Cli {
     /// Whether the exit code is read as that of a plug-in.
     pub(super) fn is_plugin(&self) -> bool {
-        matches!(&self.command, Command::Probe(args) if args.output == Format::Nagios)
+        matches!(&self.command, CliCommand::Probe(args) if args.output == OutputFormat::Nagios)
     }
 
     pub(super) fn color(&self) -> ColorChoice {
         match &self.command {
-            Command::Probe(args) => match args.color {
+            CliCommand::Probe(args) => match args.color {
                 Color::Auto => ColorChoice::Auto,
                 Color::Always => ColorChoice::Always,
                 Color::Never => ColorChoice::Never,

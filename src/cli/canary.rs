@@ -10,11 +10,11 @@ use imaptrace_record::{ErrorType, Run, SpanId, TraceId};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use super::{
-    Environment, FAILED, PASSED, USAGE,
     args::FillArgs,
-    environment,
+    environment::{Environment, environment},
+    exit_code::{FAILED, PASSED, USAGE},
     output::Output,
-    password::{self, Place as PasswordPlace, ask},
+    password::{self, PasswordSource, ask},
     probe::{given, single, target_flags},
     signals::Signals,
 };
@@ -74,7 +74,7 @@ async fn prepare(
 ) -> Result<(TargetContext, Prober, Secret), String> {
     let flags = [target_flags(&args.target), given(&[("target.mailbox", &args.mailbox, "--mailbox")])].concat();
     let server = args.target.server.clone();
-    let place = PasswordPlace::find(&args.target)?;
+    let place = PasswordSource::find(&args.target)?;
     let Environment { variables, not_utf8 } = environment();
     let request = Probe { server, flags, environment: variables, not_utf8, password: place.source() };
     let config = config::probe(&request).map_err(|problems| in_own_name(problems).to_string())?;

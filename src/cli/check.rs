@@ -4,7 +4,12 @@ use std::{collections::HashSet, path::Path, time::Duration};
 
 use imaptrace_record::printable::escape;
 
-use super::{PASSED, USAGE, WORKERS, output::Output, sources, workers};
+use super::{
+    environment::sources,
+    exit_code::{PASSED, USAGE},
+    output::Output,
+    runtime::{WORKERS, workers},
+};
 use crate::{
     agent, blocking, clock,
     config::{self, Config, Place, Problem, Problems, Sources},

@@ -5,8 +5,8 @@ use std::time::Duration;
 use imaptrace_record::{Run, RunOutcome, Seconds};
 
 use super::{
-    FAILED, PASSED,
-    args::{Format, ProbeArgs},
+    args::{OutputFormat, ProbeArgs},
+    exit_code::{FAILED, PASSED},
     output::Output,
 };
 use crate::terminal::{self, Nagios, Style, Summary, Thresholds};
@@ -22,13 +22,13 @@ pub(super) enum Conclusion {
 impl Conclusion {
     pub(super) fn new(args: &ProbeArgs, several: bool) -> Self {
         match args.output {
-            Format::Nagios => {
+            OutputFormat::Nagios => {
                 let seconds = |limit: Option<f64>| limit.map(|limit| Seconds::from(Duration::from_secs_f64(limit)));
                 let limits = Thresholds { warning: seconds(args.warning), critical: seconds(args.critical) };
                 Self::Nagios(Box::new(Nagios::new(limits)))
             }
-            Format::Text if several => Self::Text(Box::default(), None),
-            Format::Text | Format::Json => Self::Nothing,
+            OutputFormat::Text if several => Self::Text(Box::default(), None),
+            OutputFormat::Text | OutputFormat::Json => Self::Nothing,
         }
     }
 

@@ -6,7 +6,11 @@ use imaptrace_imap::Secret;
 use imaptrace_record::RunOutcome;
 use tokio::sync::watch;
 
-use super::{FAILED, PASSED, output::Output, probe::single};
+use super::{
+    exit_code::{FAILED, PASSED},
+    output::Output,
+    probe::single,
+};
 use crate::{
     agent,
     config::{self, Flag, Probe},

@@ -11,7 +11,10 @@ use clap::{
     error::{ContextKind, ContextValue, ErrorKind},
 };
 
-use super::{NAGIOS_UNKNOWN, PASSED, USAGE, output::Output};
+use super::{
+    exit_code::{NAGIOS_UNKNOWN, PASSED, USAGE},
+    output::Output,
+};
 use crate::terminal::ColorChoice;
 
 /// Prints clap's message and returns the exit code. Help and version are no misuse; with `--output nagios` misuse

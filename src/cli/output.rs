@@ -13,7 +13,7 @@ use std::{
 use imaptrace_record::printable::escape_lines;
 use nix::errno::Errno;
 
-use super::{FAILED, NAGIOS_UNKNOWN, PASSED};
+use super::exit_code::{FAILED, NAGIOS_UNKNOWN, PASSED};
 use crate::{
     telemetry::logs,
     terminal::{ColorChoice, Style, Surroundings},

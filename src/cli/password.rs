@@ -25,7 +25,7 @@ const VARIABLE: &str = "IMAPTRACE_PASSWORD";
 const LONGEST_LINE: usize = 4096;
 
 /// The password's place when neither a flag nor SERVER has it.
-pub(super) enum Place {
+pub(super) enum PasswordSource {
     /// It has one, or none is needed, or there is none.
     Elsewhere,
     /// The default variable.
@@ -34,7 +34,7 @@ pub(super) enum Place {
     Terminal,
 }
 
-impl Place {
+impl PasswordSource {
     /// Looks for it, without a prompt yet.
     pub(super) fn find(args: &TargetArgs) -> Result<Self, String> {
         let in_url = config::url::parse(&args.server).is_ok_and(|url| url.password.is_some());

@@ -14,14 +14,14 @@ use imaptrace_record::{ErrorType, Run, RunOutcome, StepName};
 use tokio::{sync::watch, time::sleep_until};
 
 use super::{
-    Environment, FAILED, USAGE,
-    args::{Format, ProbeArgs, TargetArgs},
+    args::{OutputFormat, ProbeArgs, TargetArgs},
     conclusion::Conclusion,
-    environment,
+    environment::{Environment, environment},
+    exit_code::{FAILED, USAGE},
     misuse::unknown,
     output::Output,
-    password::{self, Place, ask},
-    progress::Progress,
+    password::{self, PasswordSource, ask},
+    progress::ProgressLine,
     signals::Signals,
 };
 use crate::{
@@ -54,14 +54,14 @@ pub(super) async fn run(args: ProbeArgs, child_env: Vec<(OsString, Option<OsStri
     };
     match prepare(&args, child_env, &signals, output).await {
         Ok(plan) => plan.run(&args, signals, output).await,
-        Err(Refusal::Usage(problem)) => misuse(&problem, args.output, output),
-        Err(Refusal::Stopped) if args.output == Format::Nagios => {
+        Err(NotStarted::Usage(problem)) => misuse(&problem, args.output, output),
+        Err(NotStarted::Stopped) if args.output == OutputFormat::Nagios => {
             unknown("error: stopped before the first run", output)
         }
-        Err(Refusal::Stopped) => signals.early_code(),
-        Err(Refusal::Secret { problem, run }) => {
+        Err(NotStarted::Stopped) => signals.early_code(),
+        Err(NotStarted::Secret { problem, run }) => {
             // A reader of a line for each run gets one for this, too.
-            if args.output == Format::Json {
+            if args.output == OutputFormat::Json {
                 print_json(&run, output);
             }
             misuse(&problem, args.output, output)
@@ -70,7 +70,7 @@ pub(super) async fn run(args: ProbeArgs, child_env: Vec<(OsString, Option<OsStri
 }
 
 /// Why there is no run.
-enum Refusal {
+enum NotStarted {
     /// What is wrong, as it is printed.
     Usage(String),
     /// The password cannot be had: the same, and the record of the void run, for --output json.
@@ -79,7 +79,7 @@ enum Refusal {
     Stopped,
 }
 
-impl From<String> for Refusal {
+impl From<String> for NotStarted {
     fn from(problem: String) -> Self {
         Self::Usage(problem)
     }
@@ -104,11 +104,11 @@ async fn prepare(
     child_env: Vec<(OsString, Option<OsString>)>,
     signals: &Signals,
     output: &mut Output,
-) -> Result<Plan, Refusal> {
+) -> Result<Plan, NotStarted> {
     let every = units::parse_duration(&args.every)
         .map_err(|error| format!("error: --every: {}", units::explain_duration(&args.every, error)))?;
     check_limits(args)?;
-    let place = Place::find(&args.target)?;
+    let place = PasswordSource::find(&args.target)?;
     let Environment { variables, not_utf8 } = environment();
     let request = Probe {
         server: args.target.server.clone(),
@@ -177,9 +177,9 @@ async fn fetch(
     parent: Option<&RemoteParent>,
     signals: &Signals,
     output: &mut Output,
-) -> Result<Option<Secret>, Refusal> {
+) -> Result<Option<Secret>, NotStarted> {
     let Some(account) = target.target().accounts.first() else { return Ok(None) };
-    let progress = output.progress_width().map(|width| Progress::of(width, "fetching the password"));
+    let progress = output.progress_width().map(|width| ProgressLine::of(width, "fetching the password"));
     let error = match unless_stopped(signals, prober.prepare(target, account)).await? {
         Ok(secret) => return Ok(Some(secret)),
         Err(error) => error,
@@ -190,23 +190,23 @@ async fn fetch(
     let (_keep, cancel) = watch::channel(false);
     let run = once(prober, target, family, parent, (None, cancel), Some(Err(error))).await;
     Err(run.map_or_else(
-        || Refusal::Usage(problem.clone()),
-        |run| Refusal::Secret { problem: problem.clone(), run: Box::new(run) },
+        || NotStarted::Usage(problem.clone()),
+        |run| NotStarted::Secret { problem: problem.clone(), run: Box::new(run) },
     ))
 }
 
 /// What comes of it, unless a signal comes first.
-async fn unless_stopped<T>(signals: &Signals, work: impl Future<Output = T>) -> Result<T, Refusal> {
+async fn unless_stopped<T>(signals: &Signals, work: impl Future<Output = T>) -> Result<T, NotStarted> {
     let mut stopped = signals.stopped().clone();
     tokio::select! {
         done = work => Ok(done),
-        Ok(_) = stopped.wait_for(|stopped| *stopped) => Err(Refusal::Stopped),
+        Ok(_) = stopped.wait_for(|stopped| *stopped) => Err(NotStarted::Stopped),
     }
 }
 
 /// What is logged on the way. Delivery's log lines are for an agent; here its report at the end is enough. What a run notes is in its result, but for the line of a plug-in, which has no room for it.
-fn log_settings(format: Format, output: &Output) -> LogSettings {
-    let notes = if format == Format::Nagios { ",imaptrace::probe::mailbox=warn" } else { "" };
+fn log_settings(format: OutputFormat, output: &Output) -> LogSettings {
+    let notes = if format == OutputFormat::Nagios { ",imaptrace::probe::mailbox=warn" } else { "" };
     let usual = || format!("warn,imaptrace::delivery=off,imaptrace::probe=off{notes}");
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| usual());
     LogSettings { color: output.error_style().colour, filter: Some(filter), ..LogSettings::default() }
@@ -225,7 +225,7 @@ fn parent(output: &mut Output) -> Option<RemoteParent> {
 /// Limits are a plug-in's, and the lower one comes first.
 fn check_limits(args: &ProbeArgs) -> Result<(), String> {
     let flag = if args.warning.is_some() { "-w" } else { "-c" };
-    if args.output != Format::Nagios && (args.warning.is_some() || args.critical.is_some()) {
+    if args.output != OutputFormat::Nagios && (args.warning.is_some() || args.critical.is_some()) {
         return Err(format!(
             "error: {flag}: it is a limit for --output nagios, and nothing here would go by it\n  help: add --output \
              nagios, or take {flag} out"
@@ -303,9 +303,9 @@ impl Plan {
         if signals.code().is_some() && made < asked && self.several(args) {
             output.warn(&format!("stopped: {made} of {asked} runs were made"));
         }
-        let code = signals.code().filter(|_| args.output != Format::Nagios).unwrap_or(code);
+        let code = signals.code().filter(|_| args.output != OutputFormat::Nagios).unwrap_or(code);
         if let Some(delivery) = self.delivery {
-            let progress = output.progress_width().map(|width| Progress::of(width, "delivering"));
+            let progress = output.progress_width().map(|width| ProgressLine::of(width, "delivering"));
             let report = delivery.shutdown(signals.left().map_or(EXPORT, |left| left.min(EXPORT))).await;
             drop(progress);
             if !report.is_complete() {
@@ -326,23 +326,23 @@ impl Plan {
     }
 
     /// Life on a terminal, for as long as it is held.
-    fn progress(&self, number: u32, count: u32, output: &Output) -> Option<Progress> {
+    fn progress(&self, number: u32, count: u32, output: &Output) -> Option<ProgressLine> {
         let run = if count > 1 { format!("run {} of {count}: ", number + 1) } else { String::new() };
-        Some(Progress::of_run(output.progress_width()?, run, self.steps.clone()?))
+        Some(ProgressLine::of_run(output.progress_width()?, run, self.steps.clone()?))
     }
 
     /// What is shown of a run as soon as it has ended. `shown` is the failure that was shown last.
-    fn show(&self, run: &Run, args: &ProbeArgs, shown: &mut Option<Failure>, output: &mut Output) {
+    fn show(&self, run: &Run, args: &ProbeArgs, shown: &mut Option<FailedStep>, output: &mut Output) {
         let several = self.several(args);
         match args.output {
-            Format::Json => print_json(run, output),
-            Format::Nagios => return,
-            Format::Text if several => output.print(&terminal::line(run, output.style())),
-            Format::Text => output.print(&terminal::waterfall(run, output.style())),
+            OutputFormat::Json => print_json(run, output),
+            OutputFormat::Nagios => return,
+            OutputFormat::Text if several => output.print(&terminal::line(run, output.style())),
+            OutputFormat::Text => output.print(&terminal::waterfall(run, output.style())),
         }
         let failure = run.error_type.map(|class| (run.failed_step.clone(), class));
         // Where both streams end in one place, it stands in the waterfall, or a line above.
-        let seen = args.output == Format::Text && output.is_one_place() && (!several || *shown == failure);
+        let seen = args.output == OutputFormat::Text && output.is_one_place() && (!several || *shown == failure);
         if let Some(text) = terminal::failure(run, output.error_style()).filter(|_| !seen) {
             output.errors(&text);
         }
@@ -351,7 +351,7 @@ impl Plan {
 }
 
 /// What failed a run, and how.
-type Failure = (Option<StepName>, ErrorType);
+type FailedStep = (Option<StepName>, ErrorType);
 
 fn print_json(run: &Run, output: &mut Output) {
     match terminal::json(run) {
@@ -421,8 +421,8 @@ async fn wait(planned: Instant, stopped: &watch::Receiver<bool>) -> bool {
     }
 }
 
-fn misuse(problem: &str, format: Format, output: &mut Output) -> u8 {
-    if format == Format::Nagios {
+fn misuse(problem: &str, format: OutputFormat, output: &mut Output) -> u8 {
+    if format == OutputFormat::Nagios {
         return unknown(problem, output);
     }
     output.errors(problem);

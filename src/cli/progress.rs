@@ -23,12 +23,12 @@ const LONG: Duration = Duration::from_secs(3);
 const ECHOED: usize = 4;
 
 /// Shows the line for as long as it lives.
-pub(super) struct Progress {
+pub(super) struct ProgressLine {
     stop: Option<mpsc::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Progress {
+impl ProgressLine {
     /// Shows how far a run is, on a terminal of this width. `run` says which of several it is, and may be empty.
     pub(super) fn of_run(width: usize, run: String, steps: watch::Receiver<Option<CurrentStep>>) -> Self {
         Self::start(width, move || {
@@ -68,7 +68,7 @@ impl Progress {
     }
 }
 
-impl Drop for Progress {
+impl Drop for ProgressLine {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {

@@ -18,7 +18,12 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Environment, FAILED, PASSED, USAGE, args::ReplayArgs, environment, output::Output, probe::given, signals::Signals,
+    args::ReplayArgs,
+    environment::{Environment, environment},
+    exit_code::{FAILED, PASSED, USAGE},
+    output::Output,
+    probe::given,
+    signals::Signals,
 };
 use crate::{
     agent::wiring,
@@ -54,7 +59,7 @@ pub(super) async fn run(args: ReplayArgs, child_env: Vec<(OsString, Option<OsStr
         }
     };
     let progress = progress(output.error_style());
-    let mut sender = Sender { replay, batch: Vec::new(), spans: 0, tally: Tally::default(), progress, output };
+    let mut sender = ReplaySender { replay, batch: Vec::new(), spans: 0, tally: Tally::default(), progress, output };
     let mut found = match read(args.files) {
         Ok(found) => found,
         Err(error) => {
@@ -142,7 +147,7 @@ fn open(file: &Path) -> io::Result<Box<dyn Read>> {
 }
 
 /// What a file held.
-enum Found {
+enum ReplayItem {
     /// Its turn has come.
     File(String),
     /// A line of it.
@@ -152,18 +157,18 @@ enum Found {
 }
 
 /// Begins to read the files, one after the other, on a thread that ends with the process if nothing else ends it.
-fn read(files: Vec<PathBuf>) -> io::Result<mpsc::Receiver<Found>> {
+fn read(files: Vec<PathBuf>) -> io::Result<mpsc::Receiver<ReplayItem>> {
     let (sender, receiver) = mpsc::channel(AHEAD);
     let all = move || {
         for file in files {
-            let mut go_on = sender.blocking_send(Found::File(file.display().to_string())).is_ok();
+            let mut go_on = sender.blocking_send(ReplayItem::File(file.display().to_string())).is_ok();
             match open(&file).and_then(Lines::new) {
                 Ok(mut lines) => {
                     while go_on && let Some(line) = lines.next() {
-                        go_on = sender.blocking_send(Found::Line(line.map(Box::new))).is_ok();
+                        go_on = sender.blocking_send(ReplayItem::Line(line.map(Box::new))).is_ok();
                     }
                 }
-                Err(error) => go_on &= sender.blocking_send(Found::Unreadable(error)).is_ok(),
+                Err(error) => go_on &= sender.blocking_send(ReplayItem::Unreadable(error)).is_ok(),
             }
             if !go_on {
                 break;
@@ -186,7 +191,7 @@ fn progress(style: Style) -> ProgressBar {
     }
 }
 
-struct Sender<'a> {
+struct ReplaySender<'a> {
     replay: Replay,
     batch: Vec<Arc<Run>>,
     spans: usize,
@@ -206,10 +211,10 @@ struct Tally {
     away: Option<String>,
 }
 
-impl Sender<'_> {
+impl ReplaySender<'_> {
     /// Sends the runs of all files, as far as there is sense in going on; the last of them are in the batch then. False where
     /// a signal came first: then those that had been read.
-    async fn all(&mut self, found: &mut mpsc::Receiver<Found>, mut stopped: Cancel) -> bool {
+    async fn all(&mut self, found: &mut mpsc::Receiver<ReplayItem>, mut stopped: Cancel) -> bool {
         let mut name = String::new();
         let mut left = None;
         loop {
@@ -230,11 +235,11 @@ impl Sender<'_> {
             };
             let Some(next) = next else { return left.is_none() };
             match next {
-                Found::File(file) => {
+                ReplayItem::File(file) => {
                     self.progress.set_message(file.clone());
                     name = file;
                 }
-                Found::Line(Ok(run)) => {
+                ReplayItem::Line(Ok(run)) => {
                     self.spans += Replay::spans(&run);
                     self.batch.push(Arc::from(run));
                     if self.spans >= Replay::BATCH_SPANS && !self.send().await {
@@ -242,8 +247,10 @@ impl Sender<'_> {
                     }
                 }
                 // The message speaks of the file.
-                Found::Line(Err(bad)) => self.unreadable(&format!("{name}:{}: {}", bad.line, escape(&bad.problem))),
-                Found::Unreadable(error) => self.unreadable(&format!("{name}: {error}")),
+                ReplayItem::Line(Err(bad)) => {
+                    self.unreadable(&format!("{name}:{}: {}", bad.line, escape(&bad.problem)))
+                }
+                ReplayItem::Unreadable(error) => self.unreadable(&format!("{name}: {error}")),
             }
         }
     }

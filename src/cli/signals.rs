@@ -42,7 +42,7 @@ impl Signals {
         let (stop, stopped) = watch::channel(false);
         let first = Arc::new(OnceLock::new());
         let (caught, is_caught) = mpsc::channel();
-        let waiting = Waiting { stop, first: first.clone() };
+        let waiting = SignalWaiter { stop, first: first.clone() };
         let on_its_own = waiting.clone();
         let wait = move || {
             let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -102,12 +102,12 @@ impl Signals {
 
 /// Whom the first signal is told.
 #[derive(Clone)]
-struct Waiting {
+struct SignalWaiter {
     stop: watch::Sender<bool>,
     first: Arc<OnceLock<First>>,
 }
 
-impl Waiting {
+impl SignalWaiter {
     /// Waits for a signal, and ends the process if it has not ended in time after it.
     async fn end_by(self, mut signals: CaughtSignals) {
         let kind = signals.next().await;
