@@ -24,11 +24,13 @@ use nix::{
     unistd::Pid,
 };
 
+use imaptrace_imap::Secret;
+
 use super::{
-    LARGEST, Secret, SecretError,
+    buffer::{LARGEST, WipedBuffer},
     ending::{Ending, has_ended},
+    error::SecretError,
     form::{Extent, take},
-    intake::Intake,
 };
 use crate::{
     blocking::{self, Origin, Unfinished},
@@ -188,7 +190,7 @@ fn run(argv: &[String], child_env: &Variables, exact: bool, wish: &WishState) ->
     }
     let mut running = RunningProgram::start(argv, child_env, wish)
         .map_err(|source| SecretError::Start { program: program.clone(), source })?;
-    let mut value = Intake::new();
+    let mut value = WipedBuffer::new();
     let unreadable = |error| failed(&program, format!("cannot be read: {error}"));
     match watch(&mut running.child, &mut value, deadline).map_err(unreadable)? {
         ProgramEnd::Late => {
@@ -202,7 +204,7 @@ fn run(argv: &[String], child_env: &Variables, exact: bool, wish: &WishState) ->
             }
         }
     }
-    take(value.bytes(), Extent::FirstLine, exact, || format!("command {program:?}"))
+    take(value.filled(), Extent::FirstLine, exact, || format!("command {program:?}"))
 }
 
 /// How a program ended.
@@ -216,7 +218,7 @@ enum ProgramEnd {
 }
 
 /// Reads what the program prints until it has ended: not until its output has, which a child of it may hold open.
-fn watch(child: &mut Child, value: &mut Intake, deadline: Deadline) -> io::Result<ProgramEnd> {
+fn watch(child: &mut Child, value: &mut WipedBuffer, deadline: Deadline) -> io::Result<ProgramEnd> {
     let mut output = child.stdout.take();
     if let Some(output) = &output {
         fcntl(output, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
@@ -228,7 +230,7 @@ fn watch(child: &mut Child, value: &mut Intake, deadline: Deadline) -> io::Resul
         if output.as_mut().map(|output| read(output, value)).transpose()? == Some(false) {
             output = None;
         }
-        if value.bytes().len() > LARGEST {
+        if value.filled().len() > LARGEST {
             return Ok(ProgramEnd::TooMuch);
         }
         if has_ended {
@@ -243,11 +245,11 @@ fn watch(child: &mut Child, value: &mut Intake, deadline: Deadline) -> io::Resul
 }
 
 /// Reads what is there; false at the end.
-fn read(output: &mut ChildStdout, value: &mut Intake) -> io::Result<bool> {
-    while value.bytes().len() <= LARGEST {
-        match output.read(value.room()) {
+fn read(output: &mut ChildStdout, value: &mut WipedBuffer) -> io::Result<bool> {
+    while value.filled().len() <= LARGEST {
+        match output.read(value.unfilled()) {
             Ok(0) => return Ok(false),
-            Ok(count) => value.took(count),
+            Ok(count) => value.advance(count),
             Err(error) if error.kind() == ErrorKind::WouldBlock => break,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
@@ -277,7 +279,7 @@ mod tests {
         let deadline = Deadline::after(clock::now().checked_sub(20 * second).unwrap(), 10 * second);
         let ends = || {
             let mut child = Command::new("sleep").arg("0.1").stdout(Stdio::piped()).spawn().unwrap();
-            let end = watch(&mut child, &mut Intake::new(), deadline).unwrap();
+            let end = watch(&mut child, &mut WipedBuffer::new(), deadline).unwrap();
             child.wait().unwrap();
             matches!(end, ProgramEnd::Exit)
         };

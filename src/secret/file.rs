@@ -13,10 +13,12 @@ use std::{
 
 use zeroize::Zeroizing;
 
+use imaptrace_imap::Secret;
+
 use super::{
-    LARGEST, Secret, SecretError,
+    buffer::{LARGEST, WipedBuffer},
+    error::SecretError,
     form::{Extent, take},
-    intake::Intake,
 };
 use crate::{blocking, clock};
 
@@ -45,10 +47,10 @@ pub(super) fn check(path: &Path, insecure_mode: bool, exact: bool) -> Result<(),
 /// Reads the file of a private key, if no other user owns or may change it. Blocks.
 pub fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, SecretError> {
     let key = take_in(path, false)?;
-    if key.bytes().len() > LARGEST {
+    if key.filled().len() > LARGEST {
         return Err(SecretError::TooLarge(in_words(path)));
     }
-    Ok(Zeroizing::new(key.bytes().to_vec()))
+    Ok(Zeroizing::new(key.filled().to_vec()))
 }
 
 pub(super) fn in_words(path: &Path) -> String {
@@ -56,17 +58,17 @@ pub(super) fn in_words(path: &Path) -> String {
 }
 
 fn read_file(path: &Path, insecure_mode: bool, exact: bool, place: &str) -> Result<Secret, SecretError> {
-    take(take_in(path, insecure_mode)?.bytes(), Extent::FirstLine, exact, || place.to_owned())
+    take(take_in(path, insecure_mode)?.filled(), Extent::FirstLine, exact, || place.to_owned())
 }
 
 /// All of a secret's file, or one byte more than the largest that is taken.
-fn take_in(path: &Path, insecure_mode: bool) -> Result<Intake, SecretError> {
+fn take_in(path: &Path, insecure_mode: bool) -> Result<WipedBuffer, SecretError> {
     let mut file = open_file(path, insecure_mode)?;
-    let mut value = Intake::new();
+    let mut value = WipedBuffer::new();
     loop {
-        match file.read(value.room()) {
+        match file.read(value.unfilled()) {
             Ok(0) => return Ok(value),
-            Ok(count) => value.took(count),
+            Ok(count) => value.advance(count),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(source) => return Err(unreadable(path, source)),
         }

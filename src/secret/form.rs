@@ -3,9 +3,9 @@
 //! Reads no file, variable or program: [`secret`](super) does, and calls this for what it read. A refusal names the source
 //! and what is wrong at its start or end, never the value.
 
-use std::fmt;
+use imaptrace_imap::Secret;
 
-use super::{LARGEST, Secret, SecretError};
+use super::{buffer::LARGEST, edge::Edge, error::SecretError};
 
 /// Which part of what was read is the secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,59 +14,6 @@ pub(super) enum Extent {
     FirstLine,
     /// All of it.
     Whole,
-}
-
-/// What stands at the start or the end of a secret and is seldom a part of it: it came with an editor, a shell or the
-/// clipboard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Edge {
-    at_start: bool,
-    character: char,
-}
-
-impl Edge {
-    /// The one at the start of `text`, else the one at its end.
-    pub fn of(text: &str) -> Option<Self> {
-        let first = text.chars().next().filter(|character| is_edge(*character));
-        let last = || text.chars().next_back().filter(|character| is_edge(*character));
-        let edge = |at_start| move |character| Self { at_start, character };
-        first.map(edge(true)).or_else(|| last().map(edge(false)))
-    }
-
-    /// A line end: no IMAP command and no header can carry it.
-    fn is_line_end(self) -> bool {
-        matches!(self.character, '\r' | '\n')
-    }
-}
-
-impl fmt::Display for Edge {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.at_start { "begins with " } else { "ends with " })?;
-        match self.character {
-            ' ' => f.write_str("a space"),
-            '\t' => f.write_str("a tab"),
-            '\r' => f.write_str("a carriage return (CR)"),
-            '\n' => f.write_str("a line end (LF)"),
-            '\u{a0}' => f.write_str("a no-break space (U+00A0)"),
-            '\u{feff}' => f.write_str("a byte order mark (U+FEFF)"),
-            other => write!(f, "invisible U+{:04X}", u32::from(other)),
-        }
-    }
-}
-
-/// What to do about an edge, as the end of a sentence.
-pub(super) fn remedy(edge: Edge) -> &'static str {
-    if edge.is_line_end() {
-        "no login can carry it, so write the secret without one (printf, echo -n)"
-    } else {
-        "take it out, or say that it is meant: exact = true beside the source, --password-exact for probe"
-    }
-}
-
-/// White space (Unicode `White_Space`), and what shows as little: byte order mark, zero-width and direction marks.
-fn is_edge(character: char) -> bool {
-    character.is_whitespace()
-        || matches!(character, '\u{feff}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Takes the secret out of what a source gave. `exact` lets it begin and end with anything that a login can carry.

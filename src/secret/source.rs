@@ -7,8 +7,11 @@ use std::{ffi::OsString, fmt, path::PathBuf};
 
 use zeroize::Zeroizing;
 
+use imaptrace_imap::Secret;
+
 use super::{
-    Secret, SecretError, command,
+    command,
+    error::{SecretError, shown_variable},
     file::{self, in_words},
     form::{Extent, take},
 };
@@ -105,11 +108,4 @@ impl SecretSource {
             _ => Ok(()),
         }
     }
-}
-
-/// The name of a variable as it may be shown: somebody may have put the secret itself where its variable's name belongs,
-/// and that is seldom all capitals.
-pub fn shown_variable(name: &str) -> &str {
-    let is_usual = name.bytes().all(|byte| matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'_'));
-    if is_usual && name.len() <= 64 { name } else { "(not shown: its name is not in capitals)" }
 }

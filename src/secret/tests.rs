@@ -1,6 +1,6 @@
-use std::os::unix::fs::PermissionsExt as _;
+use std::{os::unix::fs::PermissionsExt as _, path::PathBuf};
 
-use super::*;
+use super::{buffer::LARGEST, *};
 
 fn file(content: &[u8], mode: u32) -> (tempfile::TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();

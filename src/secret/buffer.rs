@@ -1,0 +1,41 @@
+//! Memory for a secret that is being read. Called by [`file`](super::file) and [`command`](super::command).
+
+use zeroize::Zeroizing;
+
+/// The largest that is taken, in bytes.
+pub(super) const LARGEST: usize = 64 << 10;
+
+/// A value that is being read. Grown by hand, so that no outgrown memory with a secret in it is left behind unwiped.
+pub(super) struct WipedBuffer {
+    memory: Zeroizing<Vec<u8>>,
+    filled: usize,
+}
+
+impl WipedBuffer {
+    /// One byte more than the largest that is taken shows that it is larger.
+    const MOST: usize = LARGEST + 1;
+
+    pub(super) fn new() -> Self {
+        Self { memory: Zeroizing::new(vec![0; 256]), filled: 0 }
+    }
+
+    /// Where to read into; empty when it holds the most.
+    pub(super) fn unfilled(&mut self) -> &mut [u8] {
+        if self.filled == self.memory.len() && self.filled < Self::MOST {
+            let mut larger = Zeroizing::new(vec![0; (self.filled * 2).min(Self::MOST)]);
+            if let Some(start) = larger.get_mut(..self.filled) {
+                start.copy_from_slice(&self.memory);
+            }
+            self.memory = larger;
+        }
+        self.memory.get_mut(self.filled..).unwrap_or_default()
+    }
+
+    pub(super) fn advance(&mut self, count: usize) {
+        self.filled += count;
+    }
+
+    pub(super) fn filled(&self) -> &[u8] {
+        self.memory.get(..self.filled).unwrap_or_default()
+    }
+}
