@@ -304,7 +304,7 @@ impl FillProgress {
         let template = "{bar:30} {pos} of {len} messages, {rate}, {eta} left";
         if let Ok(look) = ProgressStyle::with_template(template) {
             let rate = |state: &ProgressState, text: &mut dyn fmt::Write| {
-                write!(text, "{:.0}/s", state.per_sec()).unwrap_or(());
+                let _ = write!(text, "{:.0}/s", state.per_sec());
             };
             bar.set_style(look.with_key("rate", rate).progress_chars(if style.ascii { "=> " } else { "━╸ " }));
         }

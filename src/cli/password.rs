@@ -170,6 +170,6 @@ impl Quiet {
 impl Drop for Quiet {
     fn drop(&mut self) {
         // There is nothing else to be done about a terminal that has gone.
-        tcsetattr(&self.terminal, SetArg::TCSADRAIN, &self.before).unwrap_or(());
+        let _ = tcsetattr(&self.terminal, SetArg::TCSADRAIN, &self.before);
     }
 }

@@ -125,7 +125,7 @@ async fn look_at(files: Vec<PathBuf>) -> Result<(), String> {
             .iter()
             .find_map(|file| if is_pipe(file) { None } else { open(file).err().map(|error| cannot(file, error)) });
         // Who has been stopped does not ask any more.
-        tell.send(wrong.map_or(Ok(()), Err)).unwrap_or(());
+        let _ = tell.send(wrong.map_or(Ok(()), Err));
     };
     let started = std::thread::Builder::new().name("files".to_owned()).spawn(look);
     started.map_err(|error| format!("error: cannot start the thread that reads: {error}"))?;
@@ -248,7 +248,7 @@ impl ReplaySender<'_> {
                 }
                 // The message speaks of the file.
                 ReplayItem::Line(Err(bad)) => {
-                    self.unreadable(&format!("{name}:{}: {}", bad.line, escape(&bad.problem)))
+                    self.unreadable(&format!("{name}:{}: {}", bad.line, escape(&bad.problem)));
                 }
                 ReplayItem::Unreadable(error) => self.unreadable(&format!("{name}: {error}")),
             }

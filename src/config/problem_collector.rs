@@ -141,7 +141,7 @@ impl ProblemList {
             let more: usize = left_out.into_iter().flatten().map(|count| count.left_out).sum();
             if more > 0 {
                 // Writing to a string cannot fail.
-                write!(last.what, " (and {more} more like this)").unwrap_or(());
+                let _ = write!(last.what, " (and {more} more like this)");
             }
         }
         if self.left_out > 0 {

@@ -93,7 +93,7 @@ struct Process {
 impl Process {
     fn kill(self) {
         // Of one that has gone there is nothing left to be killed.
-        let _gone = if self.leads { killpg(self.id, Signal::SIGKILL) } else { kill(self.id, Signal::SIGKILL) }.is_err();
+        let _ = if self.leads { killpg(self.id, Signal::SIGKILL) } else { kill(self.id, Signal::SIGKILL) };
     }
 }
 
@@ -172,7 +172,7 @@ impl<'a> RunningProgram<'a> {
 impl Drop for RunningProgram<'_> {
     fn drop(&mut self) {
         if self.wish.process().is_some() {
-            let _status = self.end();
+            let _ = self.end();
         }
     }
 }

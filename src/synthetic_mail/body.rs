@@ -61,12 +61,11 @@ fn html(size: usize, random: &mut Random, out: &mut Vec<u8>) {
             row.push('\n');
         }
         let (link, image) = (random.next(), random.next());
-        writeln!(
+        let _ = writeln!(
             row,
             "</p></td><td><a href=\"https://www.example.com/read?id={link:x}\"><img \
              src=\"https://img.example.com/{image:x}.png\" alt=\"\"></a></td></tr></table>"
-        )
-        .unwrap_or(());
+        );
         quoted_printable(&row, out);
     }
     quoted_printable("</body></html>\n", out);

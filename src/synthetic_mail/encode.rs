@@ -87,7 +87,7 @@ pub(super) fn parameter(name: &str, value: &str) -> String {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_') {
             encoded.push(char::from(byte));
         } else {
-            write!(encoded, "%{byte:02X}").unwrap_or(());
+            let _ = write!(encoded, "%{byte:02X}");
         }
     }
     encoded

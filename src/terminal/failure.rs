@@ -16,7 +16,7 @@ pub fn failure(run: &Run, style: Style) -> Option<String> {
     let place = format!("{}{family}", endpoint(run, style));
     let mut line = format!("{} ({place}): {}", safe(&run.target, style), verdict(run, style));
     if let Some(class) = run.error_type {
-        write!(line, "; {}", advice(run, class, style)).unwrap_or(());
+        let _ = write!(line, "; {}", advice(run, class, style));
     }
     line.push('\n');
     Some(line)

@@ -94,7 +94,7 @@ impl Nagios {
         };
         let mut text = format!("IMAP {} - {}", state.word(), describe(worst));
         if self.runs > 1 {
-            write!(text, " ({} of {} runs not OK)", self.bad, self.runs).unwrap_or(());
+            let _ = write!(text, " ({} of {} runs not OK)", self.bad, self.runs);
         }
         text.push_str(" |");
         for (run, _) in self.families.values() {
@@ -104,7 +104,7 @@ impl Nagios {
         if self.runs > 1 {
             let before = self.runs - self.lines.len() as u64;
             if before > 0 {
-                writeln!(text, "{before} runs before these").unwrap_or(());
+                let _ = writeln!(text, "{before} runs before these");
             }
             text.extend(self.lines.iter().map(String::as_str));
         }
@@ -185,7 +185,7 @@ fn perfdata(run: &Run, thresholds: &Thresholds, text: &mut String) {
         let times = used.iter().filter(|other| *other == name).count() + 1;
         used.push(name.to_owned());
         let number = if times > 1 { format!("_{times}") } else { String::new() };
-        write!(text, " {}={value}", quoted(&format!("{name}{number}{suffix}"))).unwrap_or(());
+        let _ = write!(text, " {}={value}", quoted(&format!("{name}{number}{suffix}")));
     };
     let limit = |limit: Option<Seconds>| limit.map(|limit| limit.as_f64().to_string()).unwrap_or_default();
     let seconds = |time: Seconds| format!("{:.6}s", time.as_f64());

@@ -82,7 +82,7 @@ fn quoted<T>(words: &[(&str, T)]) -> String {
             _ => ", ",
         };
         // Writing to a string cannot fail.
-        write!(text, "{between}\"{word}\"").unwrap_or(());
+        let _ = write!(text, "{between}\"{word}\"");
     }
     text
 }
