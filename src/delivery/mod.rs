@@ -1,66 +1,52 @@
-//! The queue of runs, and the wire.
+//! Delivers telemetry: a queue of runs in memory and on disk, and OTLP.
 //!
-//! [`Delivery::deliver`] takes a finished run and never waits; a task on a small runtime of its own turns runs into
-//! spans and exports them, keeps what it cannot deliver within a budget, and tries again. With a [`StateDir`](crate::state::StateDir) what waits
-//! is on disk after 200 ms, and outlives the process. Metrics go out on a timer beside it. A slow, dead or hostile
-//! receiver delays no probe and fails no run: it is one line in the log when it begins, one when it ends, and honest
-//! numbers in the [`Report`].
+//! [`Delivery::deliver`] takes a finished run and never waits; a task on a small runtime of its own turns runs into spans,
+//! exports them, keeps what it cannot deliver within a budget, and retries. With a [`StateDir`](crate::state::StateDir), runs
+//! that wait are on disk after 200 ms and outlive the process. Metrics are exported on a timer. A slow, dead or hostile
+//! receiver delays no probe and fails no run: the log has one line when it begins and one when it ends, and the [`Report`]
+//! has the numbers.
 //!
-//! On the way: `queue` holds the runs, `order` says which is next, `spool` what of it is on disk (`segment_files` its
-//! files, `member` their bytes, `shelf` what was put aside), `writer` brings it there, `sender` takes it to the exporters in
-//! `wire`, whose `otlp_client` sends it by a `transport` over a connection that `connect` opens; `answer` says whether what came back is a
-//! delivery, `failure` what becomes of what is not. [`Replay`] sends runs again that are in files.
+//! ```text
+//! queue     runs that wait, in memory and on disk
+//! sender    takes batches from the queue and exports them until each is delivered or refused
+//! otlp      exports traces and metrics, and says what an unsuccessful export means
+//! replay    sends runs again that are in files
+//! ```
 //!
-//! Decides nothing about what is sent (that is `telemetry`), and reads no environment. Called by the agent and by the
-//! command line.
+//! Does not decide what is sent (`telemetry` does), and reads no environment. Called by the agent and by the command line.
 
-mod answer;
-mod connect;
-mod failure;
-#[cfg(any(test, fuzzing))]
-pub mod fuzzed;
-mod member;
-mod meter;
-mod order;
-mod otlp_client;
+mod backoff;
+mod log_throttle;
+mod otlp;
 mod queue;
-mod repeats;
 mod replay;
 mod report;
-mod segment_files;
 mod sender;
 mod settings;
-mod shelf;
-mod spool;
-mod transport;
-mod wire;
-mod writer;
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::runtime::Runtime;
 
+#[cfg(any(test, fuzzing))]
+pub use self::queue::fuzzed;
 pub use self::{
-    replay::{BadLine, Lines, Replay, Sent},
+    otlp::{Header, HttpProxy, PemFiles, Protocol, Signal, WireError},
+    queue::{BadLine, Lines},
+    replay::{Replay, Sent},
     report::{Dropped, Report, Status},
-    settings::{Header, HttpProxy, PemFiles, Protocol, Settings, Signal},
-    wire::WireError,
+    settings::Settings,
 };
 use imaptrace_record::Run;
 
-use self::{meter::Meter, otlp_client::OtlpClient, queue::Queue, spool::Spool};
+use self::{
+    otlp::{Meter, MetricsWire, OtlpClient, Traces},
+    queue::{Queue, writer},
+};
 use crate::telemetry::{Metrics, MetricsSettings, ResourceSettings, resource};
 
 /// Kept of a deadline so that the report is there when it passes.
 const MARGIN: Duration = Duration::from_millis(200);
-
-/// How long new runs wait for those that an earlier process left to be counted.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// The pause after the state directory could not be used at the start; each next one is twice as long, up to
-/// [`LONGEST_PAUSE`].
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Delivery could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -122,7 +108,7 @@ impl Delivery {
         let mut receivers = Receivers::default();
         let (metrics, meter) = match &settings.metrics {
             Some(signal) => {
-                let wire = wire::metrics(signal, settings.temporality)?;
+                let wire = MetricsWire::new(signal, settings.temporality)?;
                 receivers.metrics = Some(wire.client());
                 let metrics = Metrics::new(metrics_settings, resource.clone(), settings.temporality);
                 let meter = Meter::start(metrics.clone(), wire, settings.metric_interval, &handle);
@@ -132,18 +118,15 @@ impl Delivery {
         };
         // Without a receiver of traces what waits in the folder stays there.
         let state = settings.state.clone().filter(|_| settings.traces.is_some());
-        let backlog = state.map(|state| (Spool::new(state, settings.queue_disk), settings.queue_disk));
-        let queue = Queue::new(settings.queue_memory, backlog, settings.traces.is_some(), metrics.clone());
+        let disk = state.map(|state| (state, settings.queue_disk));
+        let queue = Queue::new(settings.queue_memory, disk, settings.traces.is_some(), metrics.clone());
         if let Some(signal) = &settings.traces {
-            let traces = wire::traces(signal, &resource)?;
+            let traces = Traces::new(signal, &resource)?;
             receivers.traces = Some(traces.client());
             let (queue, metrics) = (queue.clone(), metrics.clone());
             handle.spawn(async move {
                 if queue.has_disk() {
-                    let counted = queue.on_disk(|queue, spool| queue.write_and_tell(spool).is_ok());
-                    // It goes on for as long as it takes; what is new does not wait for a disk that hangs.
-                    let _in_time = tokio::time::timeout(PATIENCE, counted).await.is_ok();
-                    tokio::spawn(attend_disk(queue.clone()));
+                    writer::start(&queue).await;
                 }
                 sender::run(queue, traces, metrics).await;
             });
@@ -194,28 +177,6 @@ impl Delivery {
         drop(engine);
         report
     }
-}
-
-/// Goes on trying until what an earlier process left was counted, then writes what waits too long. Never ends; goes with its
-/// runtime.
-async fn attend_disk(queue: Queue) {
-    let mut pause = FIRST_PAUSE;
-    loop {
-        let counted = queue.on_disk(|queue, spool| {
-            let _told = queue.write_and_tell(spool).is_ok();
-            (spool.is_loaded(), spool.unanswered().is_some())
-        });
-        match counted.await {
-            Some((true, _)) => break,
-            // To ask again costs nothing while the first attempt hangs.
-            Some((false, true)) => tokio::time::sleep(FIRST_PAUSE).await,
-            Some((false, false)) | None => {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
-            }
-        }
-    }
-    writer::run(queue).await;
 }
 
 impl fmt::Debug for Delivery {

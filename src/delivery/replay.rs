@@ -1,23 +1,16 @@
-//! Sends runs again that are in files: what an agent put aside, what `probe --output json` printed.
+//! Sends the traces of runs that are read from files, for `imaptrace replay`.
 //!
-//! Traces only: a run's measurements were counted when it was new. [`Lines`] reads, whatever the form; [`Replay`] sends,
-//! and has the patience of a person who watches. Called by the command line.
+//! Traces only: a run's measurements were counted when it was new. [`Lines`](super::Lines) reads the files. Retries a few
+//! times, as long as a person waits. Called by the command line.
 
-use std::{
-    io::{self, BufRead, BufReader, Read},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use flate2::read::MultiGzDecoder;
 use imaptrace_record::Run;
 
 use super::{
-    failure::Failure,
-    member::{self, Piece},
-    order::Load,
-    settings::Signal,
-    wire::{self, Traces, WireError},
+    backoff::Backoff,
+    otlp::{Failure, Signal, Traces, WireError},
+    queue::Load,
 };
 use crate::telemetry::{ResourceSettings, resource};
 
@@ -27,16 +20,6 @@ const ATTEMPTS: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// A receiver that asks for more than this is not waited for.
 const LONGEST_REQUEST: Duration = Duration::from_secs(300);
-/// A packed file of ours of at most this size is unpacked group by group, so that a damaged one costs itself alone.
-const WHOLE: u64 = 64 << 20;
-/// No line is longer, in bytes; that of a run takes some kilobytes.
-const LONGEST_LINE: usize = 16 << 20;
-/// So much is passed over in search of the end of a line that is. A device that gives zeros has none.
-const LONGEST_SEARCH: u64 = 4 << 30;
-/// Read so much at a time.
-const BUFFER: usize = 256 << 10;
-/// How everything begins that is packed by gzip (RFC 1952 §2.3.1).
-const MAGIC: [u8; 2] = [0x1f, 0x8b];
 
 /// The way out for runs that are read from files.
 pub struct Replay {
@@ -63,7 +46,7 @@ impl Replay {
 
     /// Nothing is sent yet. To be made and used inside one runtime.
     pub fn new(signal: &Signal, who: &ResourceSettings) -> Result<Self, WireError> {
-        Ok(Self { traces: wire::traces(signal, &resource(who))? })
+        Ok(Self { traces: Traces::new(signal, &resource(who))? })
     }
 
     /// Where the traces go, for people.
@@ -78,7 +61,7 @@ impl Replay {
 
     /// Sends a batch, a few times if need be.
     pub async fn send(&self, runs: &[Arc<Run>]) -> Sent {
-        let mut pause = FIRST_PAUSE;
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_REQUEST);
         let mut attempt = 1;
         loop {
             let answer = self.traces.export(runs).await;
@@ -90,259 +73,10 @@ impl Replay {
                     if attempt == ATTEMPTS || asked > LONGEST_REQUEST {
                         return Sent::Away(reason);
                     }
-                    tokio::time::sleep(pause.max(asked)).await;
-                    pause *= 2;
+                    tokio::time::sleep(backoff.next().max(asked)).await;
                     attempt += 1;
                 }
             }
         }
-    }
-}
-
-/// A part of a file that is no run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BadLine {
-    /// Which line; when the damage is in what is packed, the line behind the last that could be read.
-    pub line: u64,
-    /// What is the matter.
-    pub problem: String,
-}
-
-/// The runs of a file, one JSON line each, packed by gzip or not. Empty lines do not count.
-pub struct Lines {
-    source: Source,
-    line: u64,
-    ended: bool,
-}
-
-enum Source {
-    /// Read as it comes.
-    Stream(Box<dyn BufRead>),
-    /// Groups that stand for themselves, and what is left of the lines of the last one.
-    Members { packed: Vec<u8>, at: usize, text: io::Cursor<Vec<u8>> },
-}
-
-impl Lines {
-    /// The runs in what `reader` gives.
-    pub fn new(reader: impl Read + 'static) -> io::Result<Self> {
-        let mut reader = reader;
-        // A pipe may give one byte at first.
-        let mut packed = Vec::new();
-        reader.by_ref().take(MAGIC.len() as u64).read_to_end(&mut packed)?;
-        let is_packed = packed == MAGIC;
-        let is_text = packed.first().is_none_or(|first| *first == b'{');
-        let mut reader = BufReader::with_capacity(BUFFER, reader);
-        // What begins like neither may be packed, and damaged there.
-        if is_packed || !is_text {
-            reader.by_ref().take(WHOLE).read_to_end(&mut packed)?;
-        }
-        // The first header may be what is damaged.
-        let ours = memchr::memmem::find_iter(&packed, &MAGIC)
-            .any(|at| packed.get(at..).is_some_and(|rest| member::head(rest).is_some()));
-        let source = if !is_text && ours && (packed.len() as u64) < WHOLE {
-            Source::Members { packed, at: 0, text: io::Cursor::default() }
-        } else {
-            let all = io::Cursor::new(packed).chain(reader);
-            Source::Stream(if is_packed { Box::new(BufReader::new(MultiGzDecoder::new(all))) } else { Box::new(all) })
-        };
-        Ok(Self { source, line: 0, ended: false })
-    }
-
-    /// The next line; empty at the end.
-    fn read(&mut self, line: &mut Vec<u8>) -> Result<(), LineError> {
-        match &mut self.source {
-            Source::Stream(reader) => read_line(reader, line),
-            Source::Members { packed, at, text } => loop {
-                read_line(text, line)?;
-                if !line.is_empty() {
-                    return Ok(());
-                }
-                match member::piece(packed, *at) {
-                    None => return Ok(()),
-                    Some(Piece::Whole { text: unpacked, next, .. }) => {
-                        *at = next;
-                        *text = io::Cursor::new(unpacked);
-                    }
-                    Some(Piece::Damaged { runs, next }) => {
-                        let plural = if runs == 1 { "" } else { "s" };
-                        let problem = format!("byte {at}: the data are damaged ({runs} run{plural})");
-                        *at = next;
-                        return Err(LineError::Damaged(problem));
-                    }
-                }
-            },
-        }
-    }
-}
-
-/// Why there is no line where one should be.
-enum LineError {
-    /// It was longer than any may be, and its end has been found.
-    TooLong,
-    /// Its end was not found.
-    Endless,
-    /// Nothing more can be read.
-    Broken(io::Error),
-    /// Bytes that are not what they should be, behind which it goes on.
-    Damaged(String),
-}
-
-/// The next line with its end, which the last one may lack; empty when there is none. No more of it is kept than may be.
-fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> Result<(), LineError> {
-    reader.by_ref().take(LONGEST_LINE as u64 + 1).read_until(b'\n', line).map_err(LineError::Broken)?;
-    if line.len() <= LONGEST_LINE || line.ends_with(b"\n") {
-        return Ok(());
-    }
-    line.clear();
-    let mut rest = reader.take(LONGEST_SEARCH);
-    // Passes over it where it is read, and keeps none of it.
-    rest.skip_until(b'\n').map_err(LineError::Broken)?;
-    Err(if rest.limit() == 0 { LineError::Endless } else { LineError::TooLong })
-}
-
-impl Iterator for Lines {
-    type Item = Result<Run, BadLine>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let mut text = Vec::new();
-        while !self.ended {
-            text.clear();
-            if let Err(unread) = self.read(&mut text) {
-                let line = self.line + 1;
-                let problem = match unread {
-                    LineError::Damaged(problem) => problem,
-                    LineError::TooLong => {
-                        self.line = line;
-                        "the line is longer than 16MiB, which no run takes, and is left out".to_owned()
-                    }
-                    LineError::Endless => {
-                        self.ended = true;
-                        "the line does not end within 4GiB: nothing behind it is read".to_owned()
-                    }
-                    LineError::Broken(error) => {
-                        self.ended = true;
-                        error.to_string()
-                    }
-                };
-                return Some(Err(BadLine { line, problem }));
-            }
-            if text.is_empty() {
-                break;
-            }
-            self.line += 1;
-            if text.iter().all(u8::is_ascii_whitespace) {
-                continue;
-            }
-            return Some(member::line(&text).map_err(|error| BadLine { line: self.line, problem: error.to_string() }));
-        }
-        None
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::{
-        io::{Cursor, Write as _},
-        time::UNIX_EPOCH,
-    };
-
-    use super::*;
-    use crate::delivery::member::tests::measured;
-
-    fn read(bytes: &[u8]) -> Vec<Result<Run, BadLine>> {
-        Lines::new(Cursor::new(bytes.to_vec())).unwrap().collect()
-    }
-
-    #[test]
-    fn plain_lines_packed_lines_and_segments_are_read_alike() {
-        let runs = [measured(), measured(), measured()];
-        let lines: Vec<_> = runs.iter().map(|run| serde_json::to_string(run).unwrap()).collect();
-        let plain = lines.join("\n");
-        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        gzip.write_all(plain.as_bytes()).unwrap();
-        let segment = [member::pack(&runs[..2], UNIX_EPOCH), member::pack(&runs[2..], UNIX_EPOCH)];
-        let segment = segment.map(Result::unwrap).concat();
-        let expected: Vec<_> = runs.into_iter().map(Ok).collect();
-        for bytes in [plain.as_bytes(), &gzip.finish().unwrap(), &segment] {
-            assert_eq!(read(bytes), expected);
-        }
-        assert_eq!(read(b""), []);
-    }
-
-    #[test]
-    fn what_is_packed_is_known_for_it_even_when_its_first_byte_comes_alone() {
-        let run = measured();
-        let member = member::pack([&run], UNIX_EPOCH).unwrap();
-        let (first, rest) = member.split_at(1);
-        let pipe = Cursor::new(first.to_vec()).chain(Cursor::new(rest.to_vec()));
-        assert_eq!(Lines::new(pipe).unwrap().collect::<Vec<_>>(), [Ok(run)]);
-    }
-
-    #[test]
-    fn a_file_that_another_packed_may_be_one_member_of_any_size() {
-        let run = measured();
-        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        let mut empty = vec![b' '; 1 << 20];
-        empty.push(b'\n');
-        for _ in 0..65 {
-            gzip.write_all(&empty).unwrap();
-        }
-        gzip.write_all(&serde_json::to_vec(&run).unwrap()).unwrap();
-        assert_eq!(read(&gzip.finish().unwrap()), [Ok(run)]);
-    }
-
-    #[test]
-    fn a_line_that_is_too_long_is_told_with_its_number_and_the_next_one_is_read() {
-        let run = measured();
-        let line = serde_json::to_string(&run).unwrap() + "\n";
-        let long = vec![b'{'; LONGEST_LINE + 1];
-        let text = [line.as_bytes(), &long, b"\n", line.as_bytes()].concat();
-        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        gzip.write_all(&text).unwrap();
-        for bytes in [text, gzip.finish().unwrap()] {
-            let found = read(&bytes);
-            let [Ok(first), Err(bad), Ok(last)] = &found[..] else { panic!("{found:?}") };
-            assert_eq!((first, last, bad.line), (&run, &run, 2));
-            assert!(bad.problem.contains("longer than 16MiB"), "{bad:?}");
-        }
-        // The longest that may be is read to its end.
-        let mut longest = vec![b' '; LONGEST_LINE - line.len()];
-        longest.extend_from_slice(line.as_bytes());
-        assert_eq!(read(&longest), [Ok(run)]);
-    }
-
-    #[test]
-    fn a_line_of_more_steps_than_any_run_has_is_no_run() {
-        let mut run = measured();
-        run.steps = vec![run.steps[0].clone(); 10_000];
-        let most = serde_json::to_string(&run).unwrap();
-        run.steps.push(run.steps[0].clone());
-        let found = read(format!("{most}\n{}\n", serde_json::to_string(&run).unwrap()).as_bytes());
-        let [Ok(_), Err(bad)] = &found[..] else { panic!("{} results", found.len()) };
-        assert!(bad.problem.contains("more than 10000 steps"), "{bad:?}");
-    }
-
-    #[test]
-    fn what_is_no_run_is_told_with_its_line_and_the_rest_is_read() {
-        let run = measured();
-        let line = serde_json::to_string(&run).unwrap();
-        let found = read(format!("{line}\n\n{{\"schema\":9}}\n{line}").as_bytes());
-        let [Ok(first), Err(bad), Ok(last)] = &found[..] else { panic!("{found:?}") };
-        assert_eq!((first, last, bad.line), (&run, &run, 3));
-        assert!(bad.problem.starts_with("a newer imaptrace wrote this run"), "{bad:?}");
-
-        let member = member::pack([&run], UNIX_EPOCH).unwrap();
-        let damaged = [&member[..], &member[..100], &member].concat();
-        let found = read(&damaged);
-        let [Ok(first), Err(bad), Ok(last)] = &found[..] else { panic!("{found:?}") };
-        assert_eq!((first, last, bad.line), (&run, &run, 2));
-        assert!(bad.problem.contains("the data are damaged (1 run)"), "{bad:?}");
-
-        let headless = [&[0x1f, 0x8b, 0, 0][..], &member[4..], &member].concat();
-        let found = read(&headless);
-        assert!(matches!(&found[..], [Err(_), Ok(last)] if *last == run), "{found:?}");
-        // Not even the first byte need be there.
-        let found = read(&headless[1..]);
-        assert!(matches!(&found[..], [Err(_), Ok(last)] if *last == run), "{found:?}");
     }
 }

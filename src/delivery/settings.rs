@@ -1,11 +1,12 @@
-//! Where telemetry goes, and how. Filled by the agent from configuration and OTEL_* variables.
+//! What delivery does: where telemetry goes, how often, and what may wait for it.
+//!
+//! Values only. Built by the agent from configuration and OTEL_* variables.
 
-use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::time::Duration;
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use opentelemetry_sdk::metrics::Temporality;
-use zeroize::Zeroizing;
 
+use super::otlp::Signal;
 use crate::state::StateDir;
 
 /// All of delivery.
@@ -38,156 +39,5 @@ impl Default for Settings {
             queue_memory: 32 << 20,
             queue_disk: 128 << 20,
         }
-    }
-}
-
-/// One receiver for one signal.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Signal {
-    /// The whole URL, with `http` or `https`; over HTTP with its path. Nothing is appended to it.
-    pub endpoint: String,
-    /// How OTLP is carried.
-    pub protocol: Protocol,
-    /// Sent with every request.
-    pub headers: Vec<Header>,
-    /// For one export, connecting included.
-    pub timeout: Duration,
-    /// Compress requests.
-    pub gzip: bool,
-    /// PEM file with the only roots to trust, in place of the system's.
-    pub ca_file: Option<PathBuf>,
-    /// PEM file with our own certificate and its chain; with `client_key`.
-    pub client_cert: Option<PathBuf>,
-    /// PEM file with its key, unencrypted; on systems other than Linux in PKCS #8.
-    pub client_key: Option<PathBuf>,
-    /// What the three files hold, read on a thread that may wait for a disk; without it they are read when they are needed.
-    pub pem: Option<Arc<PemFiles>>,
-    /// Why nothing can be sent yet: something that goes with each request could not be had so far.
-    pub unready: Option<Arc<str>>,
-    /// The HTTP proxy on the way; without one the connection is straight to the receiver, whatever the environment says.
-    pub proxy: Option<HttpProxy>,
-}
-
-impl Signal {
-    /// A receiver without headers, certificates and compression, 10 s for each export.
-    pub fn new(endpoint: &str, protocol: Protocol) -> Self {
-        Self {
-            endpoint: endpoint.to_owned(),
-            protocol,
-            headers: Vec::new(),
-            timeout: Duration::from_secs(10),
-            gzip: false,
-            ca_file: None,
-            client_cert: None,
-            client_key: None,
-            pem: None,
-            unready: None,
-            proxy: None,
-        }
-    }
-}
-
-/// What the files of a [`Signal`] hold.
-#[derive(Clone, PartialEq, Eq, Default)]
-pub struct PemFiles {
-    /// `ca_file`.
-    pub ca: Option<Vec<u8>>,
-    /// `client_cert`.
-    pub cert: Option<Vec<u8>>,
-    /// `client_key`.
-    pub key: Option<Zeroizing<Vec<u8>>>,
-}
-
-impl fmt::Debug for PemFiles {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("PemFiles(…)")
-    }
-}
-
-/// How OTLP is carried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protocol {
-    /// gRPC over HTTP/2.
-    Grpc,
-    /// Protobuf over HTTP/1.1 or 2.
-    HttpProtobuf,
-}
-
-/// An HTTP proxy that opens tunnels (CONNECT). Its credentials have no printable form.
-#[derive(Clone, PartialEq, Eq)]
-pub struct HttpProxy {
-    pub(super) host: String,
-    pub(super) port: u16,
-    credentials: Option<Zeroizing<String>>,
-}
-
-impl HttpProxy {
-    /// The proxy there, an IPv6 address in brackets; `credentials` is `USER:PASSWORD`.
-    pub fn new(host: &str, port: u16, credentials: Option<&str>) -> Self {
-        let credentials = credentials.map(|both| Zeroizing::new(STANDARD.encode(both)));
-        Self { host: host.to_owned(), port, credentials }
-    }
-
-    /// The credentials as Basic authentication has them (RFC 7617 §2), for the proxy alone.
-    pub(super) fn credentials(&self) -> Option<&str> {
-        self.credentials.as_ref().map(|credentials| credentials.as_str())
-    }
-}
-
-impl fmt::Display for HttpProxy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}:{}", self.host, self.port)
-    }
-}
-
-impl fmt::Debug for HttpProxy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "HttpProxy({self})")
-    }
-}
-
-/// A header. Its value is taken for a secret: it has no printable form.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Header {
-    /// Its name.
-    pub name: String,
-    value: Zeroizing<String>,
-}
-
-impl Header {
-    /// A header with this value.
-    pub fn new(name: &str, value: &str) -> Self {
-        Self { name: name.to_owned(), value: Zeroizing::new(value.to_owned()) }
-    }
-
-    /// The value, for the wire and to see whether it has changed.
-    pub fn expose(&self) -> &str {
-        &self.value
-    }
-}
-
-impl fmt::Debug for Header {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: [secret]", self.name)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_header_value_is_never_printed() {
-        let mut signal = Signal::new("http://localhost:4317", Protocol::Grpc);
-        signal.headers.push(Header::new("authorization", "planted"));
-        let text = format!("{signal:?}");
-        assert!(text.contains("authorization: [secret]") && !text.contains("planted"), "{text}");
-    }
-
-    #[test]
-    fn a_proxy_is_printed_without_its_credentials() {
-        let proxy = HttpProxy::new("[::1]", 3128, Some("me:planted"));
-        assert_eq!(proxy.credentials(), Some("bWU6cGxhbnRlZA=="));
-        assert_eq!(format!("{proxy} {proxy:?}"), "http://[::1]:3128 HttpProxy(http://[::1]:3128)");
     }
 }

@@ -9,8 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    delivery::{Dropped, writer},
-    state::StateDir,
+    delivery::Dropped,
     telemetry::{
         names::{self, Metric},
         spans,
@@ -38,9 +37,8 @@ fn queue(budget: usize) -> Queue {
 
 /// One with a backlog in this folder, and its writer.
 fn stored(folder: &Path, memory: usize, disk: u64) -> Queue {
-    let spool = Spool::new(StateDir::open(folder).unwrap(), disk);
-    let queue = Queue::new(memory, Some((spool, disk)), true, metrics());
-    queue.write_and_tell(&mut queue.spool().unwrap()).unwrap();
+    let queue = Queue::new(memory, Some((StateDir::open(folder).unwrap(), disk)), true, metrics());
+    queue.write_and_log(&mut queue.spool().unwrap()).unwrap();
     tokio::spawn(writer::run(queue.clone()));
     queue
 }
@@ -78,7 +76,7 @@ fn files(folder: &Path) -> usize {
 fn put_aside(folder: &Path) -> Vec<String> {
     let aside: Vec<_> = std::fs::read_dir(folder.join("refused")).unwrap().map(Result::unwrap).collect();
     let [segment] = &aside[..] else { panic!("{aside:?}") };
-    let runs = crate::delivery::Lines::new(std::fs::File::open(segment.path()).unwrap()).unwrap();
+    let runs = Lines::new(std::fs::File::open(segment.path()).unwrap()).unwrap();
     runs.map(|run| run.unwrap().target).collect()
 }
 
@@ -165,7 +163,7 @@ async fn a_pause_ends_when_somebody_drains() {
     let queue = queue(usize::MAX);
     queue.push(passed());
     drop(queue.batch().await);
-    let pausing = queue.pause("away".to_owned(), YEAR, Duration::from_millis(250));
+    let pausing = queue.pause("away".to_owned(), YEAR);
     let sender = async {
         pausing.await;
         queue.delivered(0).await;

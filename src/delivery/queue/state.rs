@@ -13,10 +13,10 @@ use std::{
 use imaptrace_record::Run;
 
 use super::{
-    Dropped,
-    repeats::Repeats,
+    load::Load,
     spool::{Figures, Place},
 };
+use crate::delivery::{log_throttle::Repeats, report::Dropped};
 
 /// A batch is full with this many spans.
 pub(super) const BATCH_SPANS: usize = 512;
@@ -87,32 +87,6 @@ pub(super) struct Entry {
     pub(super) load: Load,
     pub(super) arrived: Instant,
     pub(super) place: Option<Place>,
-}
-
-/// What runs weigh.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Load {
-    pub(super) runs: usize,
-    pub(super) spans: usize,
-    pub(super) bytes: usize,
-}
-
-impl Load {
-    pub(super) fn of(run: &Run) -> Self {
-        Self { runs: 1, spans: run.exported_spans(), bytes: run.held_bytes() }
-    }
-
-    pub(super) fn add(&mut self, other: Self) {
-        self.runs += other.runs;
-        self.spans += other.spans;
-        self.bytes += other.bytes;
-    }
-
-    pub(super) fn remove(&mut self, other: Self) {
-        self.runs -= other.runs;
-        self.spans -= other.spans;
-        self.bytes -= other.bytes;
-    }
 }
 
 impl State {
@@ -305,6 +279,16 @@ impl State {
             entry.place = None;
             self.fresh += 1;
         }
+    }
+}
+
+impl State {
+    /// Notes how a write went. Gives whether that is news.
+    pub(super) fn note_disk(&mut self, outcome: &std::io::Result<()>) -> bool {
+        let worked = std::mem::replace(&mut self.disk_works, outcome.is_ok());
+        self.urgent &= outcome.is_ok();
+        self.disk_failure = outcome.as_ref().err().map(ToString::to_string);
+        worked != outcome.is_ok()
     }
 }
 

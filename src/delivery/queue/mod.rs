@@ -5,12 +5,22 @@
 //! Read back they come before all else, so the order is that of arrival throughout. Without a state directory, or while
 //! it cannot be written to, memory is all there is, and over its budget the oldest go.
 //!
-//! [`order`](super::order) decides who is next. [`Queue::push`] may be called from anywhere and never waits. One
-//! [`sender`](super::sender) takes batches off the front, and `end` notes what became of them; one
-//! [`writer`](super::writer) brings to disk what waits. The disk's lock is always taken before the state's, and
+//! [`state`] decides who is next. [`Queue::push`] may be called from anywhere and never waits. One
+//! `sender` takes batches off the front, and `settle` notes what became of them; one
+//! [`writer`] brings to disk what waits. The disk's lock is always taken before the state's, and
 //! only on threads that may wait.
 
-mod end;
+mod dead_letters;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzed;
+mod lines;
+mod load;
+mod segment;
+mod segment_files;
+mod settle;
+mod spool;
+mod state;
+pub(super) mod writer;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -21,15 +31,20 @@ use std::{
 use imaptrace_record::Run;
 use tokio::{sync::watch, time::timeout};
 
-use super::{
-    Report, Status,
-    order::{BATCH_SPANS, Entry, Load, State, Told},
-    repeats::Repeats,
-    sender::{HURRIED_PAUSE, Pauses},
+pub use self::lines::{BadLine, Lines};
+pub(super) use self::load::Load;
+use self::{
     spool::{Place, Spool},
+    state::{BATCH_SPANS, Entry, State, Told},
+};
+use super::{
+    backoff::Backoff,
+    log_throttle::Repeats,
+    report::{Report, Status},
 };
 use crate::{
     blocking, clock,
+    state::StateDir,
     telemetry::{Metrics, names::DropReason},
 };
 
@@ -38,10 +53,13 @@ const LINGER: Duration = Duration::from_millis(30);
 
 /// A run that was not delivered after this is written to disk, which has the rest of 200 ms for it. On a machine that is
 /// busy the rest is needed: with 50 ms one run of 13,803 came too late for one of 200 kills.
-pub(super) const HOLD: Duration = Duration::from_millis(110);
+const HOLD: Duration = Duration::from_millis(110);
 
 /// How long the next batch waits until what became of the one before is noted on disk. A disk that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The pause after a failed attempt while somebody drains.
+const HURRIED_PAUSE: Duration = Duration::from_millis(250);
 
 /// Failed attempts after which [`Queue::drain`] gives up.
 const HURRIED_ATTEMPTS: u32 = 3;
@@ -52,30 +70,31 @@ const LAST_WRITE_PART: u32 = 3;
 
 /// The queue; clones share it.
 #[derive(Clone)]
-pub(super) struct Queue(pub(super) Arc<Inner>);
+pub(super) struct Queue(Arc<Inner>);
 
-pub(super) struct Inner {
+struct Inner {
     // Everybody who waits for something in here waits on this one channel.
-    pub(super) state: watch::Sender<State>,
+    state: watch::Sender<State>,
     memory_budget: usize,
     disk_budget: u64,
     /// Somebody takes runs off.
     open: bool,
     disk: Option<Mutex<Spool>>,
-    pub(super) metrics: Metrics,
+    metrics: Metrics,
 }
 
 impl Queue {
     /// A queue within these budgets, over a backlog on disk if there is one. One that is not `open` takes nothing: nobody
     /// would send it.
-    pub(super) fn new(memory_budget: usize, disk: Option<(Spool, u64)>, open: bool, metrics: Metrics) -> Self {
+    pub(super) fn new(memory_budget: usize, disk: Option<(StateDir, u64)>, open: bool, metrics: Metrics) -> Self {
         let disk_budget = disk.as_ref().map_or(0, |(_, budget)| *budget);
+        let disk = disk.map(|(state, budget)| Spool::new(state, budget));
         if open {
             metrics.queue_limit(signed(memory_budget));
         }
         // The agent has said so: the writer need not.
-        let disk_failure = disk.as_ref().and_then(|(spool, _)| spool.unanswered());
-        let disk = disk.map(|(spool, _)| Mutex::new(spool));
+        let disk_failure = disk.as_ref().and_then(Spool::unanswered);
+        let disk = disk.map(Mutex::new);
         let state = State { disk_works: disk.is_some() && disk_failure.is_none(), disk_failure, ..State::default() };
         let state = watch::Sender::new(state);
         Self(Arc::new(Inner { state, memory_budget, disk_budget, open, disk, metrics }))
@@ -118,7 +137,7 @@ impl Queue {
     /// They are on their way until [`Queue::delivered`] or [`Queue::refused`].
     pub(super) async fn batch(&self) -> Vec<Arc<Run>> {
         let mut watch = self.0.state.subscribe();
-        let mut pauses = Pauses::new();
+        let mut pauses = Backoff::default();
         loop {
             // The sender half lives in `self`, so waiting cannot fail.
             let (ahead, unread) =
@@ -127,7 +146,7 @@ impl Queue {
                 if let Some(problem) = self.on_disk(Self::read_back).await.unwrap_or_else(|| Some("a panic".to_owned()))
                 {
                     let reason = format!("the state directory cannot be read: {problem}");
-                    self.pause(reason, pauses.next(None), HURRIED_PAUSE).await;
+                    self.pause(reason, pauses.next()).await;
                 }
                 continue;
             }
@@ -195,7 +214,7 @@ impl Queue {
 
     /// An attempt failed; the batch stays on its way. Returns when it is time for the next: after `pause`, or sooner
     /// when somebody drains.
-    pub(super) async fn pause(&self, reason: String, pause: Duration, hurried: Duration) {
+    pub(super) async fn pause(&self, reason: String, pause: Duration) {
         let mut hurry = false;
         self.0.state.send_modify(|state| {
             state.failure = Some(reason);
@@ -203,7 +222,7 @@ impl Queue {
             state.failed_in_hurry += u32::from(hurry);
         });
         if hurry {
-            tokio::time::sleep(hurried).await;
+            tokio::time::sleep(HURRIED_PAUSE).await;
         } else {
             let mut watch = self.0.state.subscribe();
             let _woken = timeout(pause, watch.wait_for(|state| state.draining > 0)).await.is_ok();
@@ -221,7 +240,7 @@ impl Queue {
         if self.has_disk() {
             let writing = self.on_disk(|queue, spool| {
                 queue.0.state.send_modify(State::resettle);
-                queue.write_and_tell(spool).is_ok()
+                queue.write_and_log(spool).is_ok()
             });
             let _in_time = timeout(last_write, writing).await.is_ok();
         }
@@ -271,7 +290,7 @@ impl Queue {
 
     /// Does something on a thread where waiting for a disk holds nobody up. Never comes back once the folder was let go:
     /// whoever still wants something from it then ends with the runtime.
-    pub(super) async fn on_disk<T: Send + 'static>(
+    async fn on_disk<T: Send + 'static>(
         &self,
         what: impl FnOnce(&Self, &mut Spool) -> T + Send + 'static,
     ) -> Option<T> {
@@ -293,7 +312,7 @@ impl Queue {
     }
 
     /// Takes up what an earlier process left. It is older than all that is here.
-    pub(super) fn load(&self, spool: &mut Spool) -> std::io::Result<()> {
+    fn load(&self, spool: &mut Spool) -> std::io::Result<()> {
         let first = !spool.is_loaded();
         let found = spool.load()?;
         if first {
@@ -314,7 +333,7 @@ impl Queue {
     }
 
     /// Writes all runs that are not on disk, and logs it when the disk takes no more, and when it does again.
-    pub(super) fn write_and_tell(&self, spool: &mut Spool) -> std::io::Result<()> {
+    fn write_and_log(&self, spool: &mut Spool) -> std::io::Result<()> {
         let outcome = self.write(spool);
         let mut news = false;
         self.0.state.send_modify(|state| news = state.note_disk(&outcome));

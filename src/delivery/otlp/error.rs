@@ -1,11 +1,11 @@
 //! What a failed export means: the same batch again, a part of it, or never.
 //!
-//! Sorts the statuses of HTTP and gRPC; reading them from an answer is for `answer` and `otlp_client`, which call it.
-//! `sender`, `meter` and `replay` act on it.
+//! Maps the status codes of HTTP and gRPC; `response` and `client` find them. The sender, the exporter of metrics and
+//! [`Replay`](crate::delivery::Replay) act on the result.
 
 /// An export that did not succeed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Failure {
+pub(in crate::delivery) enum Failure {
     /// The same batch may be taken another time.
     Later(String),
     /// This batch is too much; a part of it may be taken.
@@ -15,7 +15,7 @@ pub(super) enum Failure {
 }
 
 impl Failure {
-    pub(super) fn into_reason(self) -> String {
+    pub(in crate::delivery) fn into_reason(self) -> String {
         match self {
             Self::Later(reason) | Self::TooMuch(reason) | Self::Refused(reason) => reason,
         }

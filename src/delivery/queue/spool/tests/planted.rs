@@ -7,7 +7,7 @@ use nix::{sys::stat::Mode, unistd::mkfifo};
 use proptest::sample::select;
 
 use super::*;
-use crate::delivery::segment_files::{LARGEST, name_of};
+use crate::delivery::queue::segment_files::{LARGEST, name_of};
 
 /// What has a segment's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +41,7 @@ impl Plant {
         match self {
             Self::Whole => {
                 let runs = [run(1), run(2)];
-                let group = member::pack(runs.iter().map(AsRef::as_ref), SystemTime::UNIX_EPOCH).unwrap();
+                let group = segment::pack(runs.iter().map(AsRef::as_ref), SystemTime::UNIX_EPOCH).unwrap();
                 fs::write(path, group).unwrap();
             }
             Self::Empty => fs::write(path, "").unwrap(),

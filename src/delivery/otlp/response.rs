@@ -3,7 +3,7 @@
 //! An answer with 2xx alone proves nothing: proxies, sign-in pages and other services give it too. Delivered is an empty
 //! body, one that is an export response, or JSON with no key but `partialSuccess` (OTLP specification, "OTLP/HTTP
 //! Response"); over gRPC the content type is `application/grpc` and the status is `OK` (gRPC over HTTP/2, "Responses"). All
-//! else is kept and sent again. Pure: bytes in, meaning out. Called by `otlp_client`.
+//! else is kept and sent again. Pure: bytes in, meaning out. Called by `client`.
 
 use std::{
     io::Read as _,
@@ -20,7 +20,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse
 use prost::Message;
 use serde_json::Value;
 
-use super::failure::{Failure, grpc_failure, http_failure};
+use super::error::{Failure, grpc_failure, http_failure};
 use crate::clock;
 
 /// No receiver has more to say of what it took. What is longer is not read, and is no export response.
@@ -43,11 +43,11 @@ pub(super) struct HttpReply {
 
 /// A delivery, and what the receiver says of it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Accepted {
+pub(in crate::delivery) struct Accepted {
     /// Spans, or data points, that the receiver refused of what it took.
-    pub(super) rejected: u64,
+    pub(in crate::delivery) rejected: u64,
     /// Why, or a warning.
-    pub(super) message: String,
+    pub(in crate::delivery) message: String,
 }
 
 /// An answer over HTTP.

@@ -2,7 +2,7 @@
 //!
 //! `zcat` shows them. A member's own length and CRC (RFC 1952 §2.3.1) are its checksum; how many runs it holds stands in
 //! its header as well, so that they can be counted without unpacking them, and when they cannot be unpacked any more.
-//! Does no input or output. Called by [`spool`](super::spool), and by [`replay`](super::replay) for files of any origin.
+//! Does no input or output. Called by [`spool`](super::spool), and by [`lines`](super::lines) for files of any origin.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -12,7 +12,7 @@ use std::{
 use flate2::{Compression, GzBuilder, bufread::GzDecoder};
 use imaptrace_record::{Run, SCHEMA};
 
-use super::order::Load;
+use super::load::Load;
 
 /// The name of our field in the header (RFC 1952 §2.3.1.1).
 const FIELD: [u8; 2] = *b"iT";

@@ -23,13 +23,15 @@ use http::{
 use hyper::body::Bytes;
 use native_tls::{Certificate, Identity, TlsConnector};
 use opentelemetry_http::{HttpClient, HttpError};
+use opentelemetry_otlp::{RetryPolicy, WithExportConfig, WithHttpConfig};
+use opentelemetry_sdk::error::OTelSdkResult;
 use zeroize::Zeroizing;
 
 use super::{
-    answer::{self, Accepted, WANTS_TLS},
     connect::{ConnectError, Connector, MakeTls, Peer, PeerBytes},
-    failure::Failure,
-    settings::{Protocol, Signal},
+    error::Failure,
+    response::{self, Accepted, WANTS_TLS},
+    signal::{Protocol, Signal},
     transport::{Transport, TransportError},
 };
 
@@ -95,7 +97,7 @@ pub enum WireError {
 pub(super) type ExportOutcome = (Result<Accepted, Failure>, Option<Duration>);
 
 /// See the module's head.
-pub(super) struct OtlpClient {
+pub(in crate::delivery) struct OtlpClient {
     endpoint: String,
     protocol: Protocol,
     gzip: bool,
@@ -158,7 +160,7 @@ impl OtlpClient {
 
     /// Takes the headers and what the files hold from `signal`, which is for the same receiver, for the next request on. One
     /// that is under way ends as it began.
-    pub(super) fn replace(&self, signal: &Signal) -> Result<(), WireError> {
+    pub(in crate::delivery) fn replace(&self, signal: &Signal) -> Result<(), WireError> {
         let send_state = SendState::new(signal, self.grpc_path)?;
         *self.send_state.lock().unwrap_or_else(PoisonError::into_inner) = send_state;
         Ok(())
@@ -179,9 +181,25 @@ impl OtlpClient {
         WireError::Build { endpoint: self.endpoint.clone(), problem }
     }
 
-    /// What came of the last request; none when the exporter sent none.
-    pub(super) fn take_outcome(&self) -> Option<ExportOutcome> {
-        self.outcome.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// An exporter's builder that sends through this client, once.
+    pub(super) fn configure<B: WithExportConfig + WithHttpConfig>(self: &Arc<Self>, builder: B, signal: &Signal) -> B {
+        builder
+            .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
+            .with_shared_http_client(Arc::<Self>::clone(self))
+            .with_endpoint(&signal.endpoint)
+            .with_timeout(signal.timeout)
+            .with_retry_policy(RetryPolicy::disabled())
+    }
+
+    /// Runs an export of the exporter, and returns the outcome of the request that it made through this client.
+    pub(super) async fn outcome_of(&self, export: impl Future<Output = OTelSdkResult>) -> ExportOutcome {
+        let result = export.await;
+        let outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
+        outcome.unwrap_or_else(|| {
+            // Nothing was sent: the batch itself is at fault.
+            let reason = result.err().map_or_else(|| "the exporter sent nothing".to_owned(), |error| error.to_string());
+            (Err(Failure::Refused(reason)), None)
+        })
     }
 
     /// One request to its end or to the timeout, unless something that goes with it is missing: what came of it, and how long
@@ -200,8 +218,8 @@ impl OtlpClient {
         let reason = match tokio::time::timeout(self.timeout, transport.exchange(body)).await {
             Ok(Ok(reply)) => {
                 let outcome = match self.protocol {
-                    Protocol::Grpc => answer::grpc(&reply),
-                    Protocol::HttpProtobuf => answer::http(&reply),
+                    Protocol::Grpc => response::grpc(&reply),
+                    Protocol::HttpProtobuf => response::http(&reply),
                 };
                 let outcome = match outcome {
                     // A server that requires TLS answers so, too, and not all in a wording that is known here.
@@ -216,7 +234,7 @@ impl OtlpClient {
                     *self.speaks_tls.lock().unwrap_or_else(PoisonError::into_inner) = None;
                 }
                 let outcome = outcome.map_err(|failure| failure.map(|reason| self.by_way_of(reason)));
-                return (outcome, answer::retry_after(&reply));
+                return (outcome, response::retry_after(&reply));
             }
             Ok(Err(TransportError::Connect(ConnectError::Proxy(reason)))) => {
                 return (Err(Failure::Later(reason)), None);

@@ -3,8 +3,8 @@ use std::{fs, io::Write as _, path::Path};
 use proptest::prelude::*;
 
 use super::*;
-use crate::delivery::{
-    member::HEAD,
+use crate::delivery::queue::{
+    segment::HEAD,
     segment_files::{ENDING, QUEUE},
 };
 
@@ -201,7 +201,7 @@ fn a_header_that_leads_over_whole_groups_costs_none_of_them() {
     drop(spool);
     let [segment] = segments(folder.path()).try_into().unwrap();
     let mut bytes = fs::read(&segment).unwrap();
-    let length = member::head(&bytes).unwrap().length;
+    let length = segment::head(&bytes).unwrap().length;
     let first = usize::try_from(length).unwrap();
     // The second is damaged, and its header leads to where the fourth begins.
     bytes[first + 16..first + 20].copy_from_slice(&u32::try_from(2 * length).unwrap().to_le_bytes());
@@ -227,7 +227,7 @@ fn a_group_that_unpacks_to_millions_of_lines_is_one_that_is_damaged_and_costs_it
     drop(spool);
     let [segment] = segments(folder.path()).try_into().unwrap();
     let whole = fs::read(&segment).unwrap();
-    let first = usize::try_from(member::head(&whole).unwrap().length).unwrap();
+    let first = usize::try_from(segment::head(&whole).unwrap().length).unwrap();
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     gzip.write_all(&vec![b'\n'; 4 << 20]).unwrap();
     let bomb = gzip.finish().unwrap();
@@ -304,8 +304,8 @@ proptest! {
                         // All of the oldest segment that is left comes again.
                         let oldest = segments(folder.path()).into_iter().next();
                         let content = oldest.map(|oldest| fs::read(oldest).unwrap()).unwrap_or_default();
-                        if let Some(Piece::Whole { text, .. }) = member::piece(&content, 0) {
-                            let first = member::line(member::lines(&text).next().unwrap()).unwrap();
+                        if let Some(Piece::Whole { text, .. }) = segment::piece(&content, 0) {
+                            let first = segment::line(segment::lines(&text).next().unwrap()).unwrap();
                             let first: u64 = first.target.parse().unwrap();
                             let until = waiting.front().copied().unwrap_or(next);
                             again = (first..until).collect();
@@ -313,7 +313,7 @@ proptest! {
                     }
                     if let Some(newest) = segments(folder.path()).pop() {
                         let group: Vec<_> = (next..next + 3).map(run).collect();
-                        let group = member::pack(group.iter().map(AsRef::as_ref), SystemTime::UNIX_EPOCH).unwrap();
+                        let group = segment::pack(group.iter().map(AsRef::as_ref), SystemTime::UNIX_EPOCH).unwrap();
                         let torn = &group[..torn.min(group.len() - 1)];
                         let whole = [&fs::read(&newest).unwrap()[..], torn].concat();
                         fs::write(&newest, whole).unwrap();

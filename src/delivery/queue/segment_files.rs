@@ -13,7 +13,7 @@ use std::{
     time::SystemTime,
 };
 
-use super::member::{self, HEAD, Piece};
+use super::segment::{self, HEAD, Piece};
 use crate::state::{Directory, StateDir, about};
 
 /// The directory of the segments.
@@ -189,7 +189,7 @@ impl SegmentFiles {
         let mut head = [0; HEAD];
         while at < length {
             let read = file.read_exact_at(&mut head, at);
-            let found = read.ok().and_then(|()| member::head(&head)).filter(|found| at + found.length <= length);
+            let found = read.ok().and_then(|()| segment::head(&head)).filter(|found| at + found.length <= length);
             let Some(found) = found else {
                 let content = self.directory()?.read(name, LARGEST)?;
                 return Ok(survey_content(segment, &content, settled));
@@ -259,11 +259,11 @@ fn survey_content(mut segment: Segment, content: &[u8], settled: impl Fn(u64, u6
     (segment.left, segment.written, segment.length) = (0, None, content.len() as u64);
     segment.counted = true;
     let mut at = 0;
-    while let Some(piece) = member::piece(content, at) {
+    while let Some(piece) = segment::piece(content, at) {
         let (runs, after) = match piece {
             Piece::Whole { text, head, next } => {
                 segment.written = segment.written.or_else(|| head.map(|head| head.written));
-                (member::told(&text, head), next)
+                (segment::told(&text, head), next)
             }
             Piece::Damaged { runs, next } => (runs, next),
         };
@@ -277,7 +277,7 @@ fn survey_content(mut segment: Segment, content: &[u8], settled: impl Fn(u64, u6
 pub(super) fn runs_by_headers(content: &[u8], mut at: usize) -> Option<u64> {
     let mut runs = 0;
     while at < content.len() {
-        let head = member::head(content.get(at..)?)?;
+        let head = segment::head(content.get(at..)?)?;
         runs += head.runs;
         at = at.checked_add(usize::try_from(head.length).ok()?).filter(|next| *next <= content.len())?;
     }
@@ -287,9 +287,9 @@ pub(super) fn runs_by_headers(content: &[u8], mut at: usize) -> Option<u64> {
 /// The runs from here on, by looking at all that is there.
 pub(super) fn runs_by_content(content: &[u8], mut at: usize) -> u64 {
     let mut runs = 0;
-    while let Some(piece) = member::piece(content, at) {
+    while let Some(piece) = segment::piece(content, at) {
         let (found, next) = match piece {
-            Piece::Whole { text, head, next } => (member::told(&text, head), next),
+            Piece::Whole { text, head, next } => (segment::told(&text, head), next),
             Piece::Damaged { runs, next } => (runs, next),
         };
         runs += found;

@@ -13,7 +13,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 
-use super::{failure::Failure, sender::Health, wire::MetricsWire};
+use super::{error::Failure, health::Health, metrics::MetricsWire};
 use crate::{clock, telemetry::Metrics};
 
 /// Of an interval, what a round's messages are spread over at most: one thread's work is nobody's pause.
@@ -24,11 +24,16 @@ const LONGEST_GAP: Duration = Duration::from_millis(200);
 type Answer = oneshot::Sender<Result<(), String>>;
 
 /// The way to the task.
-pub(super) struct Meter(mpsc::Sender<Answer>);
+pub(in crate::delivery) struct Meter(mpsc::Sender<Answer>);
 
 impl Meter {
     /// Starts the task. The first export is an interval away.
-    pub(super) fn start(metrics: Metrics, wire: MetricsWire, interval: Duration, runtime: &Handle) -> Self {
+    pub(in crate::delivery) fn start(
+        metrics: Metrics,
+        wire: MetricsWire,
+        interval: Duration,
+        runtime: &Handle,
+    ) -> Self {
         let (asks, asked) = mpsc::channel(1);
         // The timer takes no 0.
         let interval = interval.max(Duration::from_millis(1));
@@ -37,7 +42,7 @@ impl Meter {
     }
 
     /// Exports all there is now, at once, and ends the task. An export under way is cut off: this one has newer values.
-    pub(super) async fn finish(&self) -> Result<(), String> {
+    pub(in crate::delivery) async fn finish(&self) -> Result<(), String> {
         let (answer, outcome) = oneshot::channel();
         let gone = || "the task that exports metrics has ended".to_owned();
         self.0.send(answer).await.map_err(|_| gone())?;

@@ -2,14 +2,12 @@
 
 use std::io;
 
-use super::{
-    super::segment_files::{Segment, name_of},
-    Place, Spool, is_gone,
-};
+use super::{Place, Spool, is_gone};
+use crate::delivery::queue::segment_files::{Segment, name_of};
 
 impl Spool {
     /// Looks at what an earlier process left, once. Gives where reading begins, if there is anything to be read.
-    pub(in crate::delivery) fn load(&mut self) -> io::Result<Option<Place>> {
+    pub(in crate::delivery::queue) fn load(&mut self) -> io::Result<Option<Place>> {
         if self.loaded {
             return Ok(None);
         }
@@ -53,7 +51,7 @@ impl Spool {
     }
 
     /// What was found damaged since the last call: how many runs it held, and what was the matter with the last of it.
-    pub(in crate::delivery) fn take_damage(&mut self) -> Option<(u64, String)> {
+    pub(in crate::delivery::queue) fn take_damage(&mut self) -> Option<(u64, String)> {
         self.damage.take()
     }
 

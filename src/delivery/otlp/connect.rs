@@ -24,7 +24,7 @@ use tokio::{
 };
 use tower_service::Service as _;
 
-use super::settings::HttpProxy;
+use super::signal::HttpProxy;
 
 /// The head of a proxy's answer; a longer one is none.
 const LARGEST_HEAD: usize = 16 << 10;

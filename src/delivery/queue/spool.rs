@@ -5,7 +5,7 @@
 //! the oldest one was, so that a restart repeats little. It may be lost: then some runs go out twice, with the same ids.
 //!
 //! Everything in here waits for the disk. Knows nothing of memory, order among runs, receivers and clocks' ticking; that
-//! is [`queue`](super::queue), which alone calls it, from threads that may wait.
+//! is [`queue`](super), which alone calls it, from threads that may wait.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -21,14 +21,14 @@ pub(super) use super::segment_files::Place;
 use imaptrace_record::Run;
 
 use super::{
-    member::{self, Piece},
-    order::Load,
+    dead_letters::Shelf,
+    load::Load,
+    segment::{self, Piece},
     segment_files::{LIMIT, Segment, SegmentFiles, name_of, runs_by_content, runs_by_headers},
-    shelf::Shelf,
 };
 use crate::state::{NotRegularError, StateDir, about};
 
-mod load;
+mod recovery;
 
 /// A segment is full at this size: what a damaged or over-budget one can cost, and what is unpacked at once.
 const FULL: u64 = 1 << 20;
@@ -177,7 +177,7 @@ impl Spool {
             }
             count += group.len();
             offsets.push((members.len() as u64, group.len() as u64));
-            members.extend(member::pack(group.iter().map(AsRef::as_ref), now)?);
+            members.extend(segment::pack(group.iter().map(AsRef::as_ref), now)?);
         }
         let full = FULL.min(self.budget / PARTS);
         // Somebody may have deleted the file: what is written to it then is nowhere.
@@ -238,7 +238,7 @@ impl Spool {
             }
             let at = back.next;
             let piece = match self.content(number) {
-                Ok(content) => member::piece(content, usize::try_from(at.offset).unwrap_or(usize::MAX)),
+                Ok(content) => segment::piece(content, usize::try_from(at.offset).unwrap_or(usize::MAX)),
                 Err(error) if is_gone(&error) => {
                     back.gone.insert(number, self.give_up(number));
                     back.damage = Some(about(&self.files.path_of(number), error).to_string());
@@ -263,8 +263,8 @@ impl Spool {
                     self.spoiled(number, runs, what, &mut back);
                     back.next = Place { offset: next as u64, index: 0, ..at };
                 }
-                Some(Piece::Whole { text, head, next }) if member::is_foreign(&text) => {
-                    let runs = member::told(&text, head);
+                Some(Piece::Whole { text, head, next }) if segment::is_foreign(&text) => {
+                    let runs = segment::told(&text, head);
                     let what = format!(
                         "{}, byte {}: this is no group of runs",
                         self.files.path_of(number).display(),
@@ -274,12 +274,12 @@ impl Spool {
                     back.next = Place { offset: next as u64, index: 0, ..at };
                 }
                 Some(Piece::Whole { text, head, next }) => {
-                    let lines: Vec<_> = member::lines(&text).collect();
+                    let lines: Vec<_> = segment::lines(&text).collect();
                     if at.index == 0
                         && let Some(segment) = self.segment(number)
                     {
                         // The header is under no checksum; the lines are.
-                        let told = member::told(&text, head);
+                        let told = segment::told(&text, head);
                         segment.left = (segment.left + lines.len() as u64).saturating_sub(told);
                     }
                     back.next = Place { offset: next as u64, index: 0, ..at };
@@ -289,7 +289,7 @@ impl Spool {
                             back.next = place;
                             break;
                         }
-                        match member::line(text) {
+                        match segment::line(text) {
                             Ok(run) => {
                                 load += Load::of(&run).spans;
                                 back.runs.push((place, run));
@@ -325,7 +325,7 @@ impl Spool {
 
     /// Puts runs aside that the receiver refused, for `imaptrace replay`. Gives the file.
     pub(super) fn put_aside(&mut self, runs: &[Arc<Run>], now: SystemTime) -> io::Result<PathBuf> {
-        self.shelf.put(&member::pack(runs.iter().map(AsRef::as_ref), now)?, now)
+        self.shelf.put(&segment::pack(runs.iter().map(AsRef::as_ref), now)?, now)
     }
 
     /// Behind the newest run.
@@ -430,7 +430,7 @@ impl Spool {
             return;
         }
         let (Ok(content), Ok(from)) = (self.content(number), usize::try_from(at)) else { return };
-        let head = content.get(from..).and_then(member::head);
+        let head = content.get(from..).and_then(segment::head);
         if head.is_some_and(|head| at + head.length == next) {
             return;
         }

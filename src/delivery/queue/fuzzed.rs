@@ -17,7 +17,8 @@ use imaptrace_record::Run;
 use tempfile::TempDir;
 
 use super::{
-    BadLine, Lines, member,
+    lines::{BadLine, Lines},
+    segment,
     spool::{Place, Spool},
 };
 use crate::state::StateDir;
@@ -120,7 +121,7 @@ impl Files {
     }
 
     fn may_be(&mut self, number: usize, damaged: &[u8]) {
-        if matches!(member::piece(damaged, 0), Some(member::Piece::Whole { next, .. }) if next == damaged.len()) {
+        if matches!(segment::piece(damaged, 0), Some(segment::Piece::Whole { next, .. }) if next == damaged.len()) {
             self.whole.extend(groups()[number].1.iter().cloned());
         }
     }
@@ -139,7 +140,7 @@ fn groups() -> &'static [Group; GROUPS] {
             let named = |index| Arc::new(Run { target: format!("{number}.{index}"), ..run.clone() });
             let runs: Vec<_> = (0..=number).map(named).collect();
             let now = UNIX_EPOCH + Duration::from_secs(1_795_434_160);
-            let Ok(group) = member::pack(runs.iter().map(AsRef::as_ref), now) else { panic!("it cannot be packed") };
+            let Ok(group) = segment::pack(runs.iter().map(AsRef::as_ref), now) else { panic!("it cannot be packed") };
             (group, runs)
         })
     })
@@ -171,7 +172,7 @@ fn replay(files: &Files) {
     let whole = read(usize::MAX);
     assert!(read(1 + all.len() % 7) == whole, "it is read otherwise when it comes in pieces");
     // What begins as a record does is read as lines, whatever comes then; and one header at least tells whose file it is.
-    let ours = (0..all.len()).any(|at| all.get(at..).is_some_and(|rest| member::head(rest).is_some()));
+    let ours = (0..all.len()).any(|at| all.get(at..).is_some_and(|rest| segment::head(rest).is_some()));
     if ours && !all.starts_with(b"{") {
         holds(&files.whole, whole.iter().filter_map(|line| line.as_ref().ok()));
     }

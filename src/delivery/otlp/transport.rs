@@ -1,7 +1,7 @@
 //! One request after another to a receiver, over HTTP/1.1 or HTTP/2, and what came back.
 //!
-//! Keeps one connection; one that ended while it was idle is replaced. Reads no more of an answer than `answer` looks at.
-//! Judges nothing. Called by `otlp_client`, which limits the time.
+//! Keeps one connection; one that ended while it was idle is replaced. Reads no more of an answer than `response` looks at.
+//! Judges nothing. Called by `client`, which limits the time.
 
 use std::time::Duration;
 
@@ -15,9 +15,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{sync::Mutex, task::JoinHandle, time::timeout};
 
 use super::{
-    answer::{HttpReply, LARGEST_BODY},
     connect::{ConnectError, Connection, Connector, PeerBytes, innermost},
-    settings::Protocol,
+    response::{HttpReply, LARGEST_BODY},
+    signal::Protocol,
 };
 
 /// What is read of the words of a refusal, and for how long: they may have no end.

@@ -1,0 +1,32 @@
+//! OTLP: exports traces and metrics over gRPC or HTTP, and says what an unsuccessful export means.
+//!
+//! ```text
+//! traces, metrics   the exporters; periodic runs that of metrics on a timer
+//! client            one request at a time, for opentelemetry-otlp's exporters
+//! transport         HTTP/1.1 or HTTP/2 over a connection that connect opens
+//! response          whether the receiver accepted it
+//! error             what an unsuccessful export means
+//! health            log lines about a change
+//! signal            the settings of one receiver
+//! ```
+//!
+//! Stores nothing and does not retry: that is [`queue`](super::queue) and the sender.
+
+mod client;
+mod connect;
+mod error;
+mod health;
+mod metrics;
+mod periodic;
+mod response;
+mod signal;
+mod traces;
+mod transport;
+
+pub(super) use self::{
+    client::OtlpClient, error::Failure, health::Health, metrics::MetricsWire, periodic::Meter, traces::Traces,
+};
+pub use self::{
+    client::WireError,
+    signal::{Header, HttpProxy, PemFiles, Protocol, Signal},
+};
