@@ -1,23 +1,23 @@
-//! Lines of one kind that would come again and again: one a minute, which says how many it stands for.
+//! Limits log lines that may repeat to one a minute; each says how many it stands for.
 //!
-//! Reads no clock. Used for what a receiver says of what it took, and for what the disk does.
+//! Logs nothing and reads no clock. Used for what a receiver says of batches that it accepts, and for failures of the disk.
 
 use std::time::{Duration, Instant};
 
-/// Between two lines at least.
-const APART: Duration = Duration::from_secs(60);
+/// Minimum interval of two lines.
+const INTERVAL: Duration = Duration::from_secs(60);
 
-/// When the last line came, and what has been left out since.
+/// When the last line was logged, and how many were left out since.
 #[derive(Debug, Default)]
-pub(super) struct Repeats {
+pub(super) struct LogThrottle {
     last: Option<Instant>,
     left_out: u64,
 }
 
-impl Repeats {
+impl LogThrottle {
     /// Whether a line may be logged now: if so, how many were left out since the last one.
     pub(super) fn pass(&mut self, now: Instant) -> Option<u64> {
-        if self.last.is_some_and(|last| now.saturating_duration_since(last) < APART) {
+        if self.last.is_some_and(|last| now.saturating_duration_since(last) < INTERVAL) {
             self.left_out += 1;
             return None;
         }
@@ -33,9 +33,9 @@ mod tests {
 
     #[test]
     fn one_line_a_minute_says_how_many_it_stands_for() {
-        let mut repeats = Repeats::default();
+        let mut throttle = LogThrottle::default();
         let begun = clock::now();
-        let lines: Vec<_> = (0..180).filter_map(|second| repeats.pass(begun + Duration::from_secs(second))).collect();
+        let lines: Vec<_> = (0..180).filter_map(|second| throttle.pass(begun + Duration::from_secs(second))).collect();
         assert_eq!(lines, [0, 59, 59]);
     }
 }

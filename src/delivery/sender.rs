@@ -6,7 +6,7 @@ use imaptrace_record::Seconds;
 
 use super::{
     backoff::Backoff,
-    log_throttle::Repeats,
+    log_throttle::LogThrottle,
     otlp::{Failure, Health, Traces},
     queue::Queue,
 };
@@ -19,7 +19,7 @@ const REFUSED_IN_A_ROW: u32 = 3;
 /// Never ends; goes with its runtime.
 pub(super) async fn run(queue: Queue, traces: Traces, metrics: Metrics) {
     let mut health = Health::default();
-    let (mut warnings, mut rows) = (Repeats::default(), Repeats::default());
+    let (mut warnings, mut rows) = (LogThrottle::default(), LogThrottle::default());
     let (mut refused, mut between) = (0_u32, Backoff::default());
     loop {
         let mut batch = queue.batch().await;

@@ -6,13 +6,13 @@
 use std::num::NonZeroU64;
 
 use super::error::Failure;
-use crate::{clock, delivery::log_throttle::Repeats};
+use crate::{clock, delivery::log_throttle::LogThrottle};
 
 /// How the receiver fares, and what the log has of it: a change, and one that comes and goes once a minute.
 #[derive(Debug, Default)]
 pub(in crate::delivery) struct Health {
     logged: Fares,
-    repeats: Repeats,
+    repeats: LogThrottle,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

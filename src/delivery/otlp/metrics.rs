@@ -17,14 +17,14 @@ use super::{
     response::Accepted,
     signal::Signal,
 };
-use crate::{clock, delivery::log_throttle::Repeats};
+use crate::{clock, delivery::log_throttle::LogThrottle};
 
 /// The exporter of metrics.
 pub(in crate::delivery) struct MetricsWire {
     exporter: MetricExporter,
     client: Arc<OtlpClient>,
     /// What the receiver last said of metrics that it took: said once, and what differs once a minute.
-    told: Mutex<(Accepted, Repeats)>,
+    told: Mutex<(Accepted, LogThrottle)>,
 }
 
 impl MetricsWire {

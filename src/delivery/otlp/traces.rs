@@ -15,7 +15,7 @@ use super::{
     response::Accepted,
     signal::Signal,
 };
-use crate::{clock, delivery::log_throttle::Repeats, telemetry::spans};
+use crate::{clock, delivery::log_throttle::LogThrottle, telemetry::spans};
 
 /// The exporter of traces.
 pub(in crate::delivery) struct Traces {
@@ -34,7 +34,7 @@ pub(in crate::delivery) struct Answer {
 
 impl Accepted {
     /// Logs what the receiver said of a batch of traces that it took, once a minute.
-    pub(in crate::delivery) fn log(&self, endpoint: &str, repeats: &mut Repeats) {
+    pub(in crate::delivery) fn log(&self, endpoint: &str, repeats: &mut LogThrottle) {
         let (rejected_spans, told) = (self.rejected, self.message.as_str());
         if *self == Self::default() {
             return;

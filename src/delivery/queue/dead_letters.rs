@@ -17,7 +17,7 @@ use std::{
 use crate::state::{Directory, StateDir, about};
 
 /// The directory's name.
-const SHELF: &str = "refused";
+const DIRECTORY: &str = "refused";
 /// How the name of a segment of refused runs ends.
 const ENDING: &str = ".jsonl.gz";
 /// How the name of a damaged segment ends.
@@ -32,7 +32,7 @@ const BLOCK: u64 = 4096;
 const LEAST: u64 = 512;
 
 /// The directory.
-pub(super) struct Shelf {
+pub(super) struct DeadLetters {
     state: StateDir,
     directory: Option<Arc<Directory>>,
     budget: u64,
@@ -56,7 +56,7 @@ struct ActiveSegment {
     size: u64,
 }
 
-impl Shelf {
+impl DeadLetters {
     /// The one in this state directory.
     pub(super) fn new(state: StateDir, budget: u64) -> Self {
         Self {
@@ -110,7 +110,7 @@ impl Shelf {
     }
 
     /// Lets go of the state directory.
-    pub(super) fn let_go(&mut self) {
+    pub(super) fn close(&mut self) {
         self.active = None;
         self.directory = None;
         self.state.close();
@@ -121,7 +121,7 @@ impl Shelf {
         if let Some(directory) = self.directory.as_ref().filter(|directory| !directory.is_gone()) {
             return Ok(directory.clone());
         }
-        let directory = Arc::new(self.state.ready()?.subdirectory(SHELF)?);
+        let directory = Arc::new(self.state.ready()?.subdirectory(DIRECTORY)?);
         self.directory = Some(directory.clone());
         Ok(directory)
     }
@@ -170,14 +170,14 @@ impl Shelf {
 }
 
 /// All files there, as many as can be listed.
-fn list(directory: &Directory) -> Vec<ShelfFile> {
+fn list(directory: &Directory) -> Vec<DeadLetterFile> {
     let mut files = Vec::new();
     let listed = directory.names(|name| {
         if let Ok(Some(entry)) = directory.entry(name)
             && !entry.is_directory()
         {
             let size = entry.size_on_disk().max(LEAST);
-            files.push(ShelfFile { modified: entry.modified(), name: name.to_owned(), size });
+            files.push(DeadLetterFile { modified: entry.modified(), name: name.to_owned(), size });
         }
     });
     // What was listed until then is what is known.
@@ -201,7 +201,7 @@ impl ActiveSegment {
 
 /// A file of the directory; the oldest is the least.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct ShelfFile {
+struct DeadLetterFile {
     /// In seconds and nanoseconds.
     modified: (i64, i64),
     name: String,
@@ -237,25 +237,25 @@ mod tests {
     #[test]
     fn refused_batches_are_appended_to_few_files_within_a_budget_of_blocks() {
         let state = tempfile::tempdir().unwrap();
-        let directory = state.path().join(SHELF);
+        let directory = state.path().join(DIRECTORY);
         let budget = 16 * 8 * BLOCK;
-        let mut shelf = Shelf::new(StateDir::open(state.path()).unwrap(), budget);
+        let mut dead_letters = DeadLetters::new(StateDir::open(state.path()).unwrap(), budget);
         let mut newest = PathBuf::new();
         for number in 0..1_500 {
-            newest = shelf.put(&[7; 700], at(number)).unwrap();
+            newest = dead_letters.put(&[7; 700], at(number)).unwrap();
             assert!(on_disk(&directory) <= budget, "{number}");
         }
         let files = names(&directory);
         assert!((6..=9).contains(&files.len()), "{files:?}");
         assert_eq!(files.last().map(String::as_str), newest.file_name().unwrap().to_str(), "the oldest go");
         // 1 MB came, and 32 KiB are added between two listings.
-        assert!(shelf.listings <= 40, "{}", shelf.listings);
+        assert!(dead_letters.listings <= 40, "{}", dead_letters.listings);
     }
 
     #[test]
     fn the_directory_is_listed_once_for_many_batches_however_many_files_are_there() {
         let state = tempfile::tempdir().unwrap();
-        let directory = state.path().join(SHELF);
+        let directory = state.path().join(DIRECTORY);
         fs::create_dir(&directory).unwrap();
         let old = at(0);
         for number in 0..2_000 {
@@ -265,11 +265,11 @@ mod tests {
             file.set_modified(old + Duration::from_secs(number)).unwrap();
         }
         // An earlier version's files are as many as were within the budget by their lengths.
-        let mut shelf = Shelf::new(StateDir::open(state.path()).unwrap(), 1_000 * BLOCK);
+        let mut dead_letters = DeadLetters::new(StateDir::open(state.path()).unwrap(), 1_000 * BLOCK);
         for _ in 0..100 {
-            shelf.put(&[7; 700], at(1_800_000_000_000)).unwrap();
+            dead_letters.put(&[7; 700], at(1_800_000_000_000)).unwrap();
         }
-        assert_eq!(shelf.listings, 1);
+        assert_eq!(dead_letters.listings, 1);
         let left = names(&directory);
         assert!(on_disk(&directory) <= 1_000 * BLOCK && left.len() > 800, "{}", left.len());
         assert!(!left.contains(&format!("{:020}{ENDING}", 0)), "the oldest go");
@@ -279,32 +279,32 @@ mod tests {
     #[test]
     fn a_large_file_costs_the_others_and_not_itself() {
         let state = tempfile::tempdir().unwrap();
-        let mut shelf = Shelf::new(StateDir::open(state.path()).unwrap(), 16 * BLOCK);
-        shelf.put(&[7; 10], at(1)).unwrap();
+        let mut dead_letters = DeadLetters::new(StateDir::open(state.path()).unwrap(), 16 * BLOCK);
+        dead_letters.put(&[7; 10], at(1)).unwrap();
         fs::write(state.path().join("00001.jsonl.gz"), vec![7; 20 * 4096]).unwrap();
-        shelf.active = None;
-        shelf.added = u64::MAX / 2;
-        shelf.take(&Directory::open(state.path()).unwrap(), "00001.jsonl.gz").unwrap();
-        assert_eq!(names(&state.path().join(SHELF)), ["00001.jsonl.gz.damaged"]);
-        shelf.put(&[7; 10], at(2)).unwrap();
-        let listings = shelf.listings;
-        shelf.put(&[7; 10], at(2)).unwrap();
-        assert_eq!(shelf.listings, listings, "what is too large by itself is looked at once");
+        dead_letters.active = None;
+        dead_letters.added = u64::MAX / 2;
+        dead_letters.take(&Directory::open(state.path()).unwrap(), "00001.jsonl.gz").unwrap();
+        assert_eq!(names(&state.path().join(DIRECTORY)), ["00001.jsonl.gz.damaged"]);
+        dead_letters.put(&[7; 10], at(2)).unwrap();
+        let listings = dead_letters.listings;
+        dead_letters.put(&[7; 10], at(2)).unwrap();
+        assert_eq!(dead_letters.listings, listings, "what is too large by itself is looked at once");
     }
 
     #[test]
     fn a_segment_that_was_moved_away_or_deleted_takes_no_more() {
         let state = tempfile::tempdir().unwrap();
-        let directory = state.path().join(SHELF);
-        let mut shelf = Shelf::new(StateDir::open(state.path()).unwrap(), 1 << 20);
-        let first = shelf.put(b"one", at(1)).unwrap();
-        assert_eq!(shelf.put(b"two", at(2)).unwrap(), first);
+        let directory = state.path().join(DIRECTORY);
+        let mut dead_letters = DeadLetters::new(StateDir::open(state.path()).unwrap(), 1 << 20);
+        let first = dead_letters.put(b"one", at(1)).unwrap();
+        assert_eq!(dead_letters.put(b"two", at(2)).unwrap(), first);
         let moved = state.path().join("moved");
         fs::rename(&first, &moved).unwrap();
-        let second = shelf.put(b"three", at(3)).unwrap();
+        let second = dead_letters.put(b"three", at(3)).unwrap();
         assert_eq!((fs::read(&moved).unwrap(), fs::read(&second).unwrap()), (b"onetwo".to_vec(), b"three".to_vec()));
         fs::remove_dir_all(&directory).unwrap();
-        let third = shelf.put(b"four", at(4)).unwrap();
+        let third = dead_letters.put(b"four", at(4)).unwrap();
         assert_eq!(fs::read(third).unwrap(), b"four");
     }
 
@@ -312,10 +312,10 @@ mod tests {
     fn files_of_one_moment_and_of_one_name_take_nothing_from_each_other() {
         let state = tempfile::tempdir().unwrap();
         for content in ["one", "two"] {
-            let mut shelf = Shelf::new(StateDir::open(state.path()).unwrap(), 1 << 20);
-            shelf.put(content.as_bytes(), UNIX_EPOCH).unwrap();
+            let mut dead_letters = DeadLetters::new(StateDir::open(state.path()).unwrap(), 1 << 20);
+            dead_letters.put(content.as_bytes(), UNIX_EPOCH).unwrap();
             fs::write(state.path().join("00001.jsonl.gz"), content).unwrap();
-            shelf.take(&Directory::open(state.path()).unwrap(), "00001.jsonl.gz").unwrap();
+            dead_letters.take(&Directory::open(state.path()).unwrap(), "00001.jsonl.gz").unwrap();
         }
         let expected = [
             "00000000000000000000-2.jsonl.gz",
@@ -323,6 +323,6 @@ mod tests {
             "00001.jsonl.gz-2.damaged",
             "00001.jsonl.gz.damaged",
         ];
-        assert_eq!(names(&state.path().join(SHELF)), expected);
+        assert_eq!(names(&state.path().join(DIRECTORY)), expected);
     }
 }

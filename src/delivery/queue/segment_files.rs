@@ -105,7 +105,7 @@ impl SegmentFiles {
     }
 
     /// Lets go of the state directory.
-    pub(super) fn let_go(&mut self) {
+    pub(super) fn close(&mut self) {
         self.directory = None;
         self.state.close();
     }

@@ -1,96 +1,74 @@
-//! The end of runs: refused ones are put aside, and that they were delivered is noted on disk.
+//! What follows when a batch is delivered or refused: dead letters are written, and its end is noted on disk.
 //!
-//! Waits for the disk on its threads; when the disk hangs, delivery goes on. Called by [`queue`](super) alone.
+//! Waits for the disk on its threads; when the disk hangs, delivery continues. Called by [`Queue`].
 
-use std::{collections::BTreeMap, num::NonZeroU64, path::Path, sync::Arc, time::Duration};
+use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
 use imaptrace_record::Run;
 use tokio::time::timeout;
 
-use super::{PATIENCE, Place, Queue};
+use super::{
+    PATIENCE, Queue,
+    state::{Completed, QueueState, Settlement},
+};
 use crate::clock;
 
 impl Queue {
-    /// Puts runs aside if there are any, and notes on disk that those in `places` have ended their way. It is done when this
-    /// comes back, unless the disk hangs: then it is done whenever it can be, and delivery goes on.
-    pub(super) async fn note_end(
-        &self,
-        aside: Option<Vec<Arc<Run>>>,
-        places: BTreeMap<u64, u64>,
-        through: Option<Place>,
-    ) {
-        if aside.is_none() && places.is_empty() {
-            self.0.state.send_modify(|state| state.settling -= 1);
+    /// Keeps the runs as dead letters if `refused`, and notes on disk that they need not be sent again. That is done when this
+    /// returns, unless the disk hangs: then it is done when it can be.
+    pub(super) async fn settle(&self, completed: Completed, refused: bool) {
+        let Completed { runs, mut settlement, .. } = completed;
+        if !refused && settlement.runs.is_empty() {
+            self.update(QueueState::end_settling);
             return;
         }
-        let hangs = self.0.state.borrow().settling > 1;
-        // One that still waits to be put aside may be before it: nothing is known of all up to here.
-        let through = through.filter(|_| !hangs);
+        let hangs = self.0.state.borrow().is_disk_behind();
+        if hangs {
+            // An earlier batch may still have to be written as a dead letter, so not all up to here is settled.
+            settlement.through = None;
+        }
         let this = self.clone();
         let noted = tokio::spawn(async move {
-            if let Some(runs) = aside {
-                this.put_aside(runs).await;
+            if refused {
+                this.keep_dead_letters(runs).await;
             }
-            this.settle(places, through).await;
-            this.0.state.send_modify(|state| state.settling -= 1);
+            this.note_settlement(settlement).await;
+            this.update(QueueState::end_settling);
         });
-        let _in_time = timeout(if hangs { Duration::ZERO } else { PATIENCE }, noted).await.is_ok();
+        drop(timeout(if hangs { Duration::ZERO } else { PATIENCE }, noted).await);
     }
 
-    /// Notes on disk that runs have ended their way there.
-    async fn settle(&self, places: BTreeMap<u64, u64>, through: Option<Place>) {
-        let mut first = false;
-        self.0.state.send_if_modified(|state| {
-            first = state.due.0.is_empty();
-            for (segment, runs) in places {
-                *state.due.0.entry(segment).or_default() += runs;
-            }
-            state.due.1 = through.or(state.due.1);
-            false
-        });
-        // Who came before waits for the disk, and takes this along: one thread at a time is enough.
-        if !first {
+    /// Notes on disk that runs there are delivered or refused.
+    async fn note_settlement(&self, settlement: Settlement) {
+        // If an earlier call still waits for the disk, it takes this along: one thread at a time is enough.
+        if !self.update_silently(|state| state.add_due(settlement)) {
             return;
         }
         self.on_disk(|queue, spool| {
-            let (mut due, mut through) = (BTreeMap::new(), None);
-            queue.0.state.send_if_modified(|state| {
-                (due, through) = std::mem::take(&mut state.due);
-                false
-            });
-            spool.settle(&due, through);
-            queue.0.state.send_if_modified(|state| {
-                state.settled(&due);
-                state.stored = spool.figures();
-                queue.tell_size(state);
-                false
+            let due = queue.update_silently(QueueState::take_due);
+            spool.settle(&due.runs, due.through);
+            queue.update_silently(|state| {
+                state.settled(&due.runs);
+                queue.measure_disk(state, spool);
             });
         })
         .await;
     }
 
-    async fn put_aside(&self, runs: Vec<Arc<Run>>) {
+    async fn keep_dead_letters(&self, runs: Vec<Arc<Run>>) {
         let now = clock::wall();
-        match self.on_disk(move |_, spool| spool.put_aside(&runs, now)).await {
-            Some(Ok(path)) => {
-                let mut first = false;
-                self.0.state.send_if_modified(|state| {
-                    first = state.refused_in.is_none();
-                    state.refused_in = path.parent().map(Path::to_owned);
-                    false
-                });
-                if first {
-                    let file = path.display();
-                    tracing::warn!(%file, "runs that were refused are put aside; `imaptrace replay` sends them again");
-                }
+        match self.on_disk(move |_, spool| spool.keep_dead_letters(&runs, now)).await {
+            Some(Ok(path)) if self.update_silently(|state| state.note_dead_letters(path.parent())) => {
+                let file = path.display();
+                tracing::warn!(%file, "runs that were refused are put aside; `imaptrace replay` sends them again");
             }
             Some(Err(error)) => {
-                if let Some(repeated) = self.pass(|told| &mut told.unkept) {
+                if let Some(repeated) = self.may_log(|logged| &mut logged.unkept) {
                     let repeated = NonZeroU64::new(repeated);
                     tracing::warn!(%error, repeated, "refused runs cannot be put aside and are gone");
                 }
             }
-            None => {}
+            Some(Ok(_)) | None => {}
         }
     }
 }

@@ -21,7 +21,7 @@ pub(super) use super::segment_files::Place;
 use imaptrace_record::Run;
 
 use super::{
-    dead_letters::Shelf,
+    dead_letters::DeadLetters,
     load::Load,
     segment::{self, Piece},
     segment_files::{LIMIT, Segment, SegmentFiles, name_of, runs_by_content, runs_by_headers},
@@ -97,14 +97,14 @@ pub(super) struct Spool {
     pub(super) closed: bool,
     /// The content of the segment that is being read.
     reading: Option<(u64, Vec<u8>)>,
-    shelf: Shelf,
+    dead_letters: DeadLetters,
     damage: Option<(u64, String)>,
 }
 
 impl Spool {
     /// The backlog in this state directory. Touches nothing before the first call.
     pub(super) fn new(state: StateDir, budget: u64) -> Self {
-        let shelf = Shelf::new(state.clone(), budget / 4);
+        let dead_letters = DeadLetters::new(state.clone(), budget / 4);
         Self {
             files: SegmentFiles::new(state),
             budget,
@@ -115,7 +115,7 @@ impl Spool {
             is_full: false,
             closed: false,
             reading: None,
-            shelf,
+            dead_letters,
             damage: None,
         }
     }
@@ -323,9 +323,9 @@ impl Spool {
         self.tidy();
     }
 
-    /// Puts runs aside that the receiver refused, for `imaptrace replay`. Gives the file.
-    pub(super) fn put_aside(&mut self, runs: &[Arc<Run>], now: SystemTime) -> io::Result<PathBuf> {
-        self.shelf.put(&segment::pack(runs.iter().map(AsRef::as_ref), now)?, now)
+    /// Keeps runs that the receiver refused, for `imaptrace replay`. Returns the file.
+    pub(super) fn keep_dead_letters(&mut self, runs: &[Arc<Run>], now: SystemTime) -> io::Result<PathBuf> {
+        self.dead_letters.put(&segment::pack(runs.iter().map(AsRef::as_ref), now)?, now)
     }
 
     /// Behind the newest run.
@@ -354,8 +354,8 @@ impl Spool {
         self.closed = true;
         self.active = None;
         self.remove_while(|oldest| oldest.left == 0);
-        self.files.let_go();
-        self.shelf.let_go();
+        self.files.close();
+        self.dead_letters.close();
     }
 
     fn remove_while(&mut self, done: impl Fn(&Segment) -> bool) {
@@ -467,7 +467,7 @@ impl Spool {
             self.reading = None;
         }
         let _gone = if segment.damaged {
-            let taken = self.files.directory().and_then(|from| self.shelf.take(&from, &name_of(segment.number)));
+            let taken = self.files.directory().and_then(|from| self.dead_letters.take(&from, &name_of(segment.number)));
             taken.is_ok()
         } else {
             self.files.remove(segment.number).is_ok()

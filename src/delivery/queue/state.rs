@@ -1,13 +1,15 @@
-//! The order of the runs that wait: which is next, which may leave memory, which would be lost with the process.
+//! The state of the queue: the order of the runs that wait, where each is on disk, and what was counted.
 //!
-//! Moves runs between the hands of [`queue`](super::queue) and knows where each is on disk; touches no disk, waits for
-//! nobody and counts nothing for telemetry.
+//! Decides which runs are next, which may leave memory, and which would be lost with the process. Does no I/O and exports no
+//! metric. Its fields are private; [`Queue`](super::Queue) calls its operations under a lock.
+
+mod disk;
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
-    time::Instant,
+    time::{Instant, SystemTime},
 };
 
 use imaptrace_record::Run;
@@ -16,172 +18,270 @@ use super::{
     load::Load,
     spool::{Figures, Place},
 };
-use crate::delivery::{log_throttle::Repeats, report::Dropped};
+use crate::{
+    delivery::{
+        log_throttle::LogThrottle,
+        report::{Dropped, Report, Status},
+    },
+    telemetry::names::DropReason,
+};
 
 /// A batch is full with this many spans.
 pub(super) const BATCH_SPANS: usize = 512;
 
-/// Memory that runs may take over the budget while a disk that works has not got to them yet.
+/// Memory that runs may take over the budget until a working disk has written them.
 const SLACK: usize = 8 << 20;
 
+/// Numbers of runs by segment.
+pub(super) type RunsBySegment = BTreeMap<u64, u64>;
+
 #[derive(Default)]
-pub(super) struct State {
-    /// On their way, not answered yet: the oldest of all.
-    pub(super) flying: VecDeque<Entry>,
-    /// Read back from disk, or put back.
-    pub(super) ahead: VecDeque<Entry>,
-    /// What came last. Those on disk come before those that are not.
-    pub(super) recent: VecDeque<Entry>,
-    /// What all three hold.
-    pub(super) load: Load,
-    pub(super) recent_spans: usize,
-    /// Entries that are not on disk.
-    pub(super) fresh: usize,
-    /// Where the oldest run is that is on disk alone, if there may be one.
-    pub(super) unread: Option<Place>,
-    pub(super) stored: Figures,
-    /// What has ended its way is still being noted on disk.
-    pub(super) settling: usize,
-    /// What of them the disk can be told now, and how far it goes.
-    pub(super) due: (BTreeMap<u64, u64>, Option<Place>),
-    /// Runs whose way has ended, and which the disk still counts as left, by segment.
-    pub(super) landed: BTreeMap<u64, u64>,
+pub(super) struct QueueState {
+    /// Dispatched and not acknowledged: the oldest of all.
+    in_flight: VecDeque<QueuedRun>,
+    /// Read back from disk, or put back after a batch was halved.
+    reread: VecDeque<QueuedRun>,
+    /// The newest. Those on disk come before those that are not.
+    recent: VecDeque<QueuedRun>,
+    /// Total of all three.
+    load: Load,
+    recent_spans: usize,
+    /// Runs of all three that are not on disk.
+    unwritten: usize,
+    /// Where the oldest run is that is on disk only, if there may be one.
+    unread: Option<Place>,
+    stored: Figures,
+    /// Batches whose end is not noted on disk yet.
+    settling: usize,
+    /// What can be noted on disk now.
+    due: Settlement,
+    /// Runs that are delivered or refused and that the disk still counts as left.
+    acknowledged: RunsBySegment,
     /// Memory is over its budget and waits for the disk.
-    pub(super) urgent: bool,
-    /// The disk takes what it is given.
-    pub(super) disk_works: bool,
-    pub(super) disk_failure: Option<String>,
-    /// What was measured as the size.
-    pub(super) told_size: i64,
-    pub(super) draining: u32,
-    pub(super) failed_in_hurry: u32,
-    pub(super) delivered: u64,
-    pub(super) dropped: Dropped,
-    pub(super) failure: Option<String>,
-    /// What the receiver said when it last refused runs for good.
-    pub(super) refusal: Option<String>,
-    /// Where refused runs are put aside; none before the first.
-    pub(super) refused_in: Option<PathBuf>,
-    pub(super) told: Told,
-    /// The number of the run that comes next.
-    pub(super) next: u64,
+    urgent: bool,
+    disk_works: bool,
+    disk_failure: Option<String>,
+    /// The size that the metric has.
+    measured_size: i64,
+    draining: u32,
+    /// Failed attempts since the last drain began.
+    failed_while_draining: u32,
+    delivered: u64,
+    dropped: Dropped,
+    failure: Option<String>,
+    /// The receiver's reason when it last refused runs permanently.
+    refusal: Option<String>,
+    /// Where refused runs are kept; none before the first.
+    refused_in: Option<PathBuf>,
+    logged: Logged,
+    /// The number of the next run.
+    next: u64,
 }
 
-/// What was logged, and need not be again.
+/// What was logged and need not be logged again.
 #[derive(Default)]
-pub(super) struct Told {
-    /// That runs are dropped over the budget; until a batch arrives.
-    pub(super) full: bool,
-    /// That what is on disk cannot be read.
-    pub(super) stuck: bool,
-    /// That it is damaged.
-    pub(super) damaged: Repeats,
-    /// That refused runs cannot be put aside.
-    pub(super) unkept: Repeats,
+pub(super) struct Logged {
+    /// That runs are dropped over the budget; until a batch is delivered.
+    full: bool,
+    /// That the disk cannot be read.
+    stuck: bool,
+    /// That the data on disk are damaged.
+    pub(super) damaged: LogThrottle,
+    /// That refused runs cannot be kept.
+    pub(super) unkept: LogThrottle,
 }
 
 /// A run in memory.
-pub(super) struct Entry {
-    pub(super) number: u64,
-    pub(super) run: Arc<Run>,
-    pub(super) load: Load,
-    pub(super) arrived: Instant,
-    pub(super) place: Option<Place>,
+struct QueuedRun {
+    number: u64,
+    run: Arc<Run>,
+    load: Load,
+    arrived: Instant,
+    place: Option<Place>,
 }
 
-impl State {
-    pub(super) fn has_some(&self) -> bool {
-        !self.ahead.is_empty() || self.unread.is_some() || !self.recent.is_empty()
+/// Runs to be counted as delivered on disk.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Settlement {
+    /// How many in each segment.
+    pub(super) runs: RunsBySegment,
+    /// All runs up to this place are settled.
+    pub(super) through: Option<Place>,
+}
+
+/// A batch that is delivered or refused.
+#[derive(Default)]
+pub(super) struct Completed {
+    pub(super) runs: Vec<Arc<Run>>,
+    pub(super) settlement: Settlement,
+    /// How many of the runs count as refused.
+    pub(super) refused: u64,
+}
+
+impl QueueState {
+    /// Of an empty queue. `disk_failure`: why the disk cannot be used; meaningless without a disk.
+    pub(super) fn new(has_disk: bool, disk_failure: Option<String>) -> Self {
+        Self { disk_works: has_disk && disk_failure.is_none(), disk_failure, ..Self::default() }
     }
 
+    // === Runs that arrive and leave ===
+
+    /// Adds a new run; over the memory budget the oldest go. Returns how many were dropped, and whether a task that waits for
+    /// something has to be woken: for the first run of its kind, for a full batch, or for the disk.
+    pub(super) fn push(&mut self, run: Arc<Run>, load: Load, now: Instant, budget: usize) -> (u64, bool) {
+        let first = self.recent.is_empty() || self.unwritten == 0;
+        let was_urgent = self.urgent;
+        self.recent.push_back(QueuedRun { number: self.next, run, load, arrived: now, place: None });
+        self.next += 1;
+        self.load.add(load);
+        self.recent_spans += load.spans;
+        self.unwritten += 1;
+        let dropped = self.shrink(budget);
+        (dropped, first || self.is_ready() || (self.urgent && !was_urgent))
+    }
+
+    /// Whether a run waits that is not in flight.
+    pub(super) fn has_some(&self) -> bool {
+        !self.reread.is_empty() || self.unread.is_some() || !self.recent.is_empty()
+    }
+
+    /// Whether recent runs need not wait for more: they fill a batch, or the queue is drained.
     pub(super) fn is_ready(&self) -> bool {
         !self.recent.is_empty() && (self.draining > 0 || self.recent_spans >= BATCH_SPANS)
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.flying.is_empty() && self.settling == 0 && !self.has_some()
+        self.in_flight.is_empty() && self.settling == 0 && !self.has_some()
     }
 
-    /// When the oldest run came that is not on disk.
-    pub(super) fn oldest_fresh(&self) -> Option<Instant> {
-        let first = self.recent.partition_point(|entry| entry.place.is_some());
-        let old = self.flying.iter().chain(&self.ahead).filter(|entry| entry.place.is_none());
-        old.chain(self.recent.get(first)).next().map(|entry| entry.arrived)
+    /// Whether the next run is one that was read back or put back.
+    pub(super) fn has_reread(&self) -> bool {
+        !self.reread.is_empty()
     }
 
-    /// Runs that would be lost with the process: not on disk, or no more.
-    pub(super) fn homeless(&self) -> impl Iterator<Item = &Entry> {
-        let first = self.stored.first;
-        let all = self.flying.iter().chain(&self.ahead).chain(&self.recent);
-        all.filter(move |entry| entry.place.is_none_or(|place| place.segment < first))
+    /// Whether the next run is on disk only.
+    pub(super) fn must_read(&self) -> bool {
+        self.reread.is_empty() && self.unread.is_some()
     }
 
-    /// The next batch starts its way; none if the oldest run has to be read from disk first.
-    pub(super) fn take_off(&mut self) -> Vec<Arc<Run>> {
-        if self.ahead.is_empty() && self.unread.is_some() {
+    /// Dispatches the next batch; empty if the oldest run has to be read from disk first.
+    pub(super) fn dispatch(&mut self) -> Vec<Arc<Run>> {
+        if self.must_read() {
             return Vec::new();
         }
-        let recent = self.ahead.is_empty();
+        let recent = self.reread.is_empty();
         let mut spans = 0;
         loop {
-            let source = if recent { &mut self.recent } else { &mut self.ahead };
+            let source = if recent { &mut self.recent } else { &mut self.reread };
             let Some(next) = source.front() else { break };
             if spans > 0 && spans + next.load.spans > BATCH_SPANS {
                 break;
             }
             spans += next.load.spans;
-            self.flying.extend(source.pop_front());
+            self.in_flight.extend(source.pop_front());
         }
         self.recent_spans -= if recent { spans } else { 0 };
-        self.flying.iter().map(|entry| entry.run.clone()).collect()
+        self.batch()
     }
 
-    /// The batch was too much: half of it goes on its way, the rest is next.
+    /// The batch in flight was too large: half of it stays in flight, the rest is next.
     pub(super) fn halve(&mut self) -> Vec<Arc<Run>> {
-        for entry in self.flying.split_off(self.flying.len().div_ceil(2)).into_iter().rev() {
-            self.ahead.push_front(entry);
+        for queued in self.in_flight.split_off(self.in_flight.len().div_ceil(2)).into_iter().rev() {
+            self.reread.push_front(queued);
         }
-        self.flying.iter().map(|entry| entry.run.clone()).collect()
+        self.batch()
     }
 
-    /// The batch on its way has come to its end. What of it is on disk, by segment, and how far.
-    pub(super) fn land(&mut self) -> (Vec<Arc<Run>>, BTreeMap<u64, u64>, Option<Place>) {
-        let mut places = BTreeMap::new();
-        let mut through = None;
+    fn batch(&self) -> Vec<Arc<Run>> {
+        self.in_flight.iter().map(|queued| queued.run.clone()).collect()
+    }
+
+    /// The batch in flight was accepted, except for `refused_spans`. The receiver does not say which, so as many runs count as
+    /// refused as have that many spans on the average.
+    pub(super) fn delivered(&mut self, refused_spans: u64) -> Completed {
+        let spans: usize = self.in_flight.iter().map(|queued| queued.load.spans).sum();
+        let runs = self.in_flight.len() as u64;
+        let refused = (refused_spans.saturating_mul(runs)).div_ceil(spans.max(1) as u64).min(runs);
+        self.delivered += runs - refused;
+        self.failure = None;
+        self.failed_while_draining = 0;
+        self.logged.full = false;
+        self.complete(refused)
+    }
+
+    /// The batch in flight was refused permanently.
+    pub(super) fn refused(&mut self, reason: String) -> Completed {
+        self.failure = Some(reason.clone());
+        self.refusal = Some(reason);
+        self.complete(self.in_flight.len() as u64)
+    }
+
+    fn complete(&mut self, refused: u64) -> Completed {
+        let mut settlement = Settlement::default();
         let mut runs = Vec::new();
-        for entry in std::mem::take(&mut self.flying) {
-            self.load.remove(entry.load);
-            match entry.place {
+        for queued in std::mem::take(&mut self.in_flight) {
+            self.load.remove(queued.load);
+            match queued.place {
                 Some(place) => {
-                    *places.entry(place.segment).or_default() += 1;
-                    *self.landed.entry(place.segment).or_default() += 1;
-                    through = Some(place);
+                    *settlement.runs.entry(place.segment).or_default() += 1;
+                    *self.acknowledged.entry(place.segment).or_default() += 1;
+                    settlement.through = Some(place);
                 }
-                None => self.fresh -= 1,
+                None => self.unwritten -= 1,
             }
-            runs.push(entry.run);
+            runs.push(queued.run);
         }
         self.settling += 1;
-        // At the end of the process some may have been written again, behind what is newer.
-        let through = through.filter(|through| self.next_stored().is_none_or(|next| *through < next));
-        (runs, places, through)
+        // At the end of the process some may have been written again, behind newer ones.
+        let next = self.next_stored();
+        settlement.through = settlement.through.filter(|through| next.is_none_or(|next| *through < next));
+        Completed { runs, settlement, refused }
     }
 
-    /// Where the oldest run is on disk that waits and is not on its way.
+    /// An attempt to deliver failed; the batch stays in flight. Returns whether the queue is being drained.
+    pub(super) fn failed(&mut self, reason: String) -> bool {
+        self.failure = Some(reason);
+        self.failed_while_draining += u32::from(self.draining > 0);
+        self.draining > 0
+    }
+
+    /// Where the oldest run on disk is that waits and is not in flight.
     fn next_stored(&self) -> Option<Place> {
-        let first = |entries: &VecDeque<Entry>| entries.front().and_then(|entry| entry.place);
-        first(&self.ahead).or(self.unread).or_else(|| first(&self.recent))
+        let first = |runs: &VecDeque<QueuedRun>| runs.front().and_then(|queued| queued.place);
+        first(&self.reread).or(self.unread).or_else(|| first(&self.recent))
     }
 
-    pub(super) fn pop_recent(&mut self) -> Option<Entry> {
-        let entry = self.recent.pop_front()?;
-        self.load.remove(entry.load);
-        self.recent_spans -= entry.load.spans;
-        self.fresh -= usize::from(entry.place.is_none());
-        Some(entry)
+    // === Draining ===
+
+    pub(super) fn begin_drain(&mut self) {
+        self.draining += 1;
+        self.failed_while_draining = 0;
     }
 
-    /// Brings memory within its budget. Gives how many runs are gone for good.
+    pub(super) fn end_drain(&mut self) {
+        self.draining -= 1;
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining > 0
+    }
+
+    /// Whether nothing is left, or `attempts` have failed since the drain began.
+    pub(super) fn is_drained(&self, attempts: u32) -> bool {
+        self.is_empty() || self.failed_while_draining >= attempts
+    }
+
+    // === Memory ===
+
+    fn pop_recent(&mut self) -> Option<QueuedRun> {
+        let queued = self.recent.pop_front()?;
+        self.load.remove(queued.load);
+        self.recent_spans -= queued.load.spans;
+        self.unwritten -= usize::from(queued.place.is_none());
+        Some(queued)
+    }
+
+    /// Brings memory within its budget. Returns how many runs are lost.
     pub(super) fn shrink(&mut self, budget: usize) -> u64 {
         let mut dropped = 0;
         self.urgent = false;
@@ -200,161 +300,122 @@ impl State {
         dropped
     }
 
-    /// Notes where runs are on disk now. Gives those that have left meanwhile, and whether all older ones have.
-    pub(super) fn place(&mut self, mut places: BTreeMap<u64, Place>) -> (BTreeMap<u64, u64>, Option<Place>) {
-        let first = self.recent.partition_point(|entry| entry.place.is_some());
-        // What was on disk before is older, and still waits.
-        let older = self.next_stored().is_some() || self.flying.iter().any(|entry| entry.place.is_some());
-        let waiting = self.flying.iter_mut().chain(&mut self.ahead).chain(self.recent.range_mut(first..));
-        let mut oldest = None;
-        for entry in waiting.filter(|entry| entry.place.is_none()) {
-            if let Some(place) = places.remove(&entry.number) {
-                entry.place = Some(place);
-                oldest = oldest.or(Some(place));
-                self.fresh -= 1;
-            }
-        }
-        let mut gone = BTreeMap::new();
-        let mut through = None;
-        for place in places.into_values() {
-            *gone.entry(place.segment).or_default() += 1;
-            if !older && oldest.is_none_or(|oldest| place < oldest) {
-                through = Some(place);
-            }
-        }
-        (gone, through)
-    }
-
-    /// What is in memory and on disk no more has to be written again.
-    pub(super) fn resettle(&mut self) {
+    /// Runs that would be lost with the process: not on disk, or no longer.
+    fn memory_only(&self) -> impl Iterator<Item = &QueuedRun> {
         let first = self.stored.first;
-        for entry in self.flying.iter_mut().chain(&mut self.ahead) {
-            if entry.place.is_some_and(|place| place.segment < first) {
-                entry.place = None;
-                self.fresh += 1;
-            }
-        }
+        self.in_memory().filter(move |queued| queued.place.is_none_or(|place| place.segment < first))
     }
 
-    /// A segment is gone with so many runs that were left in it. Gives how many of them are lost.
-    pub(super) fn forget(&mut self, segment: u64, left: u64) -> u64 {
-        let here = |place: Option<Place>| place.is_some_and(|place| place.segment == segment);
-        while self.recent.front().is_some_and(|oldest| here(oldest.place)) {
-            self.pop_recent();
-        }
-        if here(self.unread) {
-            self.unread = Some(Place::start(segment + 1));
-        }
-        self.lost(segment, left)
+    fn in_memory(&self) -> impl Iterator<Item = &QueuedRun> {
+        self.in_flight.iter().chain(&self.reread).chain(&self.recent)
     }
 
-    /// These runs are no more counted on disk.
-    pub(super) fn settled(&mut self, places: &BTreeMap<u64, u64>) {
+    /// The first of the recent runs that is not on disk.
+    fn first_unwritten(&self) -> usize {
+        self.recent.partition_point(|queued| queued.place.is_some())
+    }
+
+    // === Settling ===
+
+    /// Adds what can be noted on disk now. Returns whether nothing else waits for that.
+    pub(super) fn add_due(&mut self, settlement: Settlement) -> bool {
+        let first = self.due.runs.is_empty();
+        for (segment, runs) in settlement.runs {
+            *self.due.runs.entry(segment).or_default() += runs;
+        }
+        self.due.through = settlement.through.or(self.due.through);
+        first
+    }
+
+    pub(super) fn take_due(&mut self) -> Settlement {
+        std::mem::take(&mut self.due)
+    }
+
+    /// The disk has noted these runs.
+    pub(super) fn settled(&mut self, places: &RunsBySegment) {
         for (segment, runs) in places {
-            let left = self.landed.get(segment).copied().unwrap_or_default().saturating_sub(*runs);
-            self.landed.insert(*segment, left);
+            let left = self.acknowledged.get(segment).copied().unwrap_or_default().saturating_sub(*runs);
+            self.acknowledged.insert(*segment, left);
         }
-        self.landed.retain(|_, left| *left > 0);
+        self.acknowledged.retain(|_, left| *left > 0);
     }
 
-    /// How many of so many runs that were left in a segment are gone with it: what is in memory goes on, and what has
-    /// arrived is not lost.
-    pub(super) fn lost(&self, segment: u64, left: u64) -> u64 {
-        let all = self.flying.iter().chain(&self.ahead).chain(&self.recent);
-        let held = all.filter(|entry| entry.place.is_some_and(|place| place.segment == segment)).count();
-        let landed = self.landed.get(&segment).copied().unwrap_or_default();
-        left.saturating_sub(held as u64 + landed)
+    /// Whether the disk has not noted an earlier batch yet.
+    pub(super) fn is_disk_behind(&self) -> bool {
+        self.settling > 1
     }
 
-    /// The file of the oldest segment is gone: what memory has of it is written again.
-    pub(super) fn unplace(&mut self, segment: u64) {
-        let here = |place: Option<Place>| place.is_some_and(|place| place.segment == segment);
-        // Not in the midst of those that are on disk.
-        while self.recent.front().is_some_and(|oldest| here(oldest.place)) {
-            let Some(entry) = self.pop_recent() else { break };
-            self.load.add(entry.load);
-            self.ahead.push_back(entry);
-        }
-        for entry in self.flying.iter_mut().chain(&mut self.ahead).filter(|entry| here(entry.place)) {
-            entry.place = None;
-            self.fresh += 1;
+    /// The end of a batch is noted on disk.
+    pub(super) fn end_settling(&mut self) {
+        self.settling -= 1;
+    }
+
+    /// Stores the directory of the dead letters. Returns whether these are the first.
+    pub(super) fn note_dead_letters(&mut self, directory: Option<&Path>) -> bool {
+        let first = self.refused_in.is_none();
+        self.refused_in = directory.map(Path::to_owned);
+        first
+    }
+
+    // === Counting ===
+
+    pub(super) fn count_dropped(&mut self, reason: DropReason, runs: u64) {
+        *match reason {
+            DropReason::Budget => &mut self.dropped.budget,
+            DropReason::Refused => &mut self.dropped.refused,
+            DropReason::Corrupt => &mut self.dropped.corrupt,
+        } += runs;
+    }
+
+    /// Whether an overflow has to be logged: once until a batch is delivered.
+    pub(super) fn is_overflow_new(&mut self) -> bool {
+        !std::mem::replace(&mut self.logged.full, true)
+    }
+
+    /// The throttles of log lines that may repeat.
+    pub(super) fn logged(&mut self) -> &mut Logged {
+        &mut self.logged
+    }
+
+    /// By how much the size in memory and on disk has changed since the last call.
+    pub(super) fn size_change(&mut self) -> i64 {
+        let size = i64::try_from(self.load.bytes).unwrap_or(i64::MAX).saturating_add_unsigned(self.stored.bytes);
+        size - std::mem::replace(&mut self.measured_size, size)
+    }
+
+    /// The numbers at the end. `late`: the reason if no attempt failed.
+    pub(super) fn report(&self, late: Option<String>) -> Report {
+        Report {
+            delivered_runs: self.delivered,
+            stored_runs: self.stored.runs,
+            undelivered_runs: self.memory_only().count() as u64,
+            undelivered_spans: self.memory_only().map(|queued| queued.load.spans as u64).sum(),
+            dropped: self.dropped,
+            refusal: self.refusal.clone(),
+            refused_in: self.refused_in.clone(),
+            metrics_delivered: false,
+            reason: self.failure.clone().or(late),
         }
     }
-}
 
-impl State {
-    /// Notes how a write went. Gives whether that is news.
-    pub(super) fn note_disk(&mut self, outcome: &std::io::Result<()>) -> bool {
-        let worked = std::mem::replace(&mut self.disk_works, outcome.is_ok());
-        self.urgent &= outcome.is_ok();
-        self.disk_failure = outcome.as_ref().err().map(ToString::to_string);
-        worked != outcome.is_ok()
+    /// The numbers now, without the limits.
+    pub(super) fn status(&self, now: Instant, wall: SystemTime) -> Status {
+        let in_memory = self.in_memory().next().map(|queued| now.saturating_duration_since(queued.arrived));
+        let on_disk = self.stored.oldest.and_then(|written| wall.duration_since(written).ok());
+        Status {
+            queued_runs: self.stored.runs + self.memory_only().count() as u64,
+            stored_runs: self.stored.runs,
+            memory_bytes: self.load.bytes as u64,
+            disk_bytes: self.stored.bytes,
+            delivered_runs: self.delivered,
+            dropped: self.dropped,
+            oldest_age: in_memory.max(on_disk),
+            failure: self.failure.clone(),
+            disk_failure: self.disk_failure.clone(),
+            ..Status::default()
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::clock;
-
-    fn entry(number: u64, place: Option<Place>) -> Entry {
-        let run: Run = serde_json::from_str(imaptrace_testkit::PASSED_RUN).unwrap();
-        Entry { number, load: Load::of(&run), run: Arc::new(run), arrived: clock::now(), place }
-    }
-
-    /// What waits, by its place, and so many behind it that are on no disk.
-    fn state(flying: &[Option<u64>], recent: &[Option<u64>]) -> State {
-        let mut state = State::default();
-        for (number, segment) in (0..).zip(flying.iter().chain(recent)) {
-            let entry = entry(number, segment.map(Place::start));
-            state.load.add(entry.load);
-            state.fresh += usize::from(segment.is_none());
-            if number < flying.len() as u64 {
-                state.flying.push_back(entry);
-            } else {
-                state.recent_spans += entry.load.spans;
-                state.recent.push_back(entry);
-            }
-        }
-        state
-    }
-
-    #[test]
-    fn what_left_while_it_was_written_settles_nothing_that_is_older_and_waits() {
-        let written = || BTreeMap::from([(7, Place::start(7)), (8, Place::start(8))]);
-        for (flying, recent, unread, through) in [
-            // All that was older has left: 7 was delivered, and 8 too.
-            (vec![], vec![], None, Some(8)),
-            (vec![Some(1)], vec![], None, None),
-            (vec![], vec![Some(1)], None, None),
-            (vec![], vec![], Some(1), None),
-        ] {
-            let mut state = State { unread: unread.map(Place::start), ..state(&flying, &recent) };
-            let (gone, settled) = state.place(written());
-            assert_eq!(gone, BTreeMap::from([(7, 1), (8, 1)]));
-            assert_eq!(settled, through.map(Place::start), "{flying:?} {recent:?} {unread:?}");
-        }
-        // 0 waits on no disk and is written now: what left behind it settles nothing before it.
-        let mut state = state(&[None], &[]);
-        let (gone, settled) = state.place(BTreeMap::from([(0, Place::start(6)), (7, Place::start(7))]));
-        assert_eq!((gone, settled, state.fresh), (BTreeMap::from([(7, 1)]), None, 0));
-    }
-
-    #[test]
-    fn what_has_arrived_is_not_lost_with_a_segment_that_does_not_know_it_yet() {
-        let mut state = state(&[Some(3), Some(3), Some(4)], &[Some(4)]);
-        let (_, places, _) = state.land();
-        assert_eq!(state.forget(3, 5), 3);
-        assert_eq!(state.forget(4, 2), 1);
-        state.settled(&places);
-        assert_eq!(state.forget(3, 5), 5);
-    }
-
-    #[test]
-    fn a_batch_that_was_written_again_behind_newer_runs_settles_only_itself() {
-        let (_, places, through) = state(&[Some(3), Some(4)], &[Some(5)]).land();
-        assert_eq!((places, through), (BTreeMap::from([(3, 1), (4, 1)]), Some(Place::start(4))));
-        let (_, places, through) = state(&[Some(9)], &[Some(5)]).land();
-        assert_eq!((places, through), (BTreeMap::from([(9, 1)]), None));
-    }
-}
+mod tests;

@@ -61,10 +61,14 @@ async fn take(queue: &Queue, count: usize) -> Vec<String> {
     taken
 }
 
+fn disk_failure(state: &QueueState) -> Option<String> {
+    state.status(clock::now(), clock::wall()).disk_failure
+}
+
 /// Lets the writer write what is here.
 async fn written(queue: &Queue) {
     let mut watch = queue.0.state.subscribe();
-    drop(timeout(YEAR, watch.wait_for(|state| state.fresh == 0)).await.unwrap().unwrap());
+    drop(timeout(YEAR, watch.wait_for(|state| !state.has_unwritten())).await.unwrap().unwrap());
 }
 
 fn files(folder: &Path) -> usize {
@@ -109,11 +113,11 @@ async fn a_batch_holds_512_spans_in_the_order_of_arrival_and_the_rest_waits() {
 async fn over_the_budget_the_oldest_that_wait_go_and_what_is_on_its_way_stays() {
     let queue = queue(3 * Load::of(&passed()).bytes);
     queue.push(named("mail01"));
-    let flying = queue.batch().await;
+    let in_flight = queue.batch().await;
     for name in ["mail02", "mail03", "mail04"] {
         queue.push(named(name));
     }
-    assert_eq!(targets(&flying), ["mail01"]);
+    assert_eq!(targets(&in_flight), ["mail01"]);
     queue.delivered(0).await;
     assert_eq!(targets(&queue.batch().await), ["mail03", "mail04"]);
     let report = queue.drain(Duration::ZERO).await;
@@ -155,7 +159,7 @@ async fn a_drain_that_is_given_up_leaves_nobody_in_a_hurry() {
     queue.push(passed());
     let given_up = timeout(Duration::from_millis(1), queue.drain(Duration::from_secs(60))).await;
     assert!(given_up.is_err());
-    assert_eq!(queue.0.state.borrow().draining, 0);
+    assert!(!queue.0.state.borrow().is_draining());
 }
 
 #[tokio::test(start_paused = true)]
@@ -262,7 +266,7 @@ async fn over_the_disks_budget_what_is_lost_and_what_arrives_add_up() {
     let queue = stored(folder.path(), 20 * Load::of(&passed()).bytes, 64 << 10);
     let mut sent = 0;
     queue.push(named(sent));
-    let flying = queue.batch().await;
+    let in_flight = queue.batch().await;
     while queue.status().dropped.budget < 100 {
         for _ in 0..10 {
             sent += 1;
@@ -274,7 +278,7 @@ async fn over_the_disks_budget_what_is_lost_and_what_arrives_add_up() {
     assert!(status.disk_bytes <= 64 << 10, "{status:?}");
     let dropped = usize::try_from(status.dropped.budget).unwrap();
     queue.delivered(0).await;
-    let arrived = [targets(&flying), take(&queue, sent - dropped).await].concat();
+    let arrived = [targets(&in_flight), take(&queue, sent - dropped).await].concat();
     assert_eq!(arrived, [numbers(0..1), numbers(dropped + 1..sent + 1)].concat(), "the oldest went");
     assert_eq!(queue.status().queued_runs, 0);
 }
@@ -309,14 +313,14 @@ async fn a_disk_that_takes_nothing_costs_nothing_but_safety_and_is_used_again_wh
     std::fs::write(&folder, "in the way").unwrap();
     (0..10).for_each(|number| queue.push(named(number)));
     let mut watch = queue.0.state.subscribe();
-    drop(timeout(YEAR, watch.wait_for(|state| state.disk_failure.is_some())).await.unwrap().unwrap());
+    drop(timeout(YEAR, watch.wait_for(|state| disk_failure(state).is_some())).await.unwrap().unwrap());
     let told = queue.status().disk_failure.unwrap();
     assert!(told.contains(&folder.display().to_string()), "{told}");
     // In memory the budget holds now as without a disk.
     (10..60).for_each(|number| queue.push(named(number)));
     assert_eq!(queue.status().dropped.budget, 10);
     std::fs::remove_file(&folder).unwrap();
-    drop(timeout(YEAR, watch.wait_for(|state| state.disk_failure.is_none())).await.unwrap().unwrap());
+    drop(timeout(YEAR, watch.wait_for(|state| disk_failure(state).is_none())).await.unwrap().unwrap());
     let status = queue.status();
     assert_eq!((status.disk_failure, status.stored_runs), (None, 50));
     assert_eq!(take(&queue, 50).await, numbers(10..60));

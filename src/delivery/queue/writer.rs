@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::{HOLD, Queue};
+use super::{HOLD, Queue, state::QueueState};
 use crate::{clock, delivery::backoff::Backoff};
 
 /// How long new runs wait until those that an earlier process left are counted.
@@ -42,26 +42,27 @@ async fn attend(queue: Queue) {
     run(queue).await;
 }
 
-/// Writes what waits too long. Never returns; ends with its runtime.
+/// Writes runs that wait too long. Never returns; ends with its runtime.
 pub(super) async fn run(queue: Queue) {
     let mut watch = queue.0.state.subscribe();
     let mut backoff = Backoff::default();
     loop {
         // The sender half lives in `queue`, so waiting cannot fail.
-        let oldest = watch.wait_for(|state| state.fresh > 0).await.ok().and_then(|state| state.oldest_fresh());
+        let waiting = watch.wait_for(QueueState::has_unwritten).await;
+        let oldest = waiting.ok().and_then(|state| state.oldest_unwritten());
         let left = oldest.map_or(HOLD, |oldest| (oldest + HOLD).saturating_duration_since(clock::now()));
-        // Most are delivered before their time comes, and the next in line then has more time.
-        let hurried = timeout(left, watch.wait_for(|state| state.urgent)).await.is_ok();
-        let due = queue.0.state.borrow().oldest_fresh().is_some_and(|oldest| oldest + HOLD <= clock::now());
-        if !hurried && !due {
+        // Most are delivered before that, and the next oldest then has more time.
+        let urgent = timeout(left, watch.wait_for(QueueState::is_urgent)).await.is_ok();
+        let due = queue.0.state.borrow().oldest_unwritten().is_some_and(|oldest| oldest + HOLD <= clock::now());
+        if !urgent && !due {
             continue;
         }
-        let stored = queue.0.state.borrow().stored.runs;
+        let stored = queue.0.state.borrow().stored_runs();
         match queue.on_disk(Queue::write_and_log).await {
-            // A panic is no reason to try again at once.
+            // A panic is no reason to retry at once.
             Some(Err(_)) | None => {
                 // A disk that has taken a part may soon have room for more.
-                if queue.0.state.borrow().stored.runs > stored {
+                if queue.0.state.borrow().stored_runs() > stored {
                     backoff.reset();
                 }
                 tokio::time::sleep(backoff.next()).await;

@@ -57,7 +57,7 @@ impl Spool {
 
     fn quarantine(&mut self, name: &str, runs: u64, why: &str) {
         let Ok(directory) = self.files.directory() else { return };
-        let text = match self.shelf.take(&directory, name) {
+        let text = match self.dead_letters.take(&directory, name) {
             Ok(()) => format!("{}: {why}", directory.at(name).display()),
             Err(error) => format!("{}: {why}; it cannot be set aside: {error}", directory.at(name).display()),
         };

@@ -189,7 +189,7 @@ fn a_cursor_a_new_segment_and_the_directories_that_are_none_of_ours_are_in_nobod
             plant.make(&state.join(name), &victim);
             assert_eq!(drain(&state), (0, 0), "{name} {plant:?}");
             let mut spool = Spool::new(StateDir::open(&state).unwrap(), BUDGET);
-            spool.put_aside(&[run(1)], SystemTime::UNIX_EPOCH).unwrap();
+            spool.keep_dead_letters(&[run(1)], SystemTime::UNIX_EPOCH).unwrap();
             assert!(fs::symlink_metadata(state.join("refused")).unwrap().is_dir());
             assert_eq!(fs::read_to_string(&victim).unwrap(), "another's");
         }

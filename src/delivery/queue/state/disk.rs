@@ -1,0 +1,172 @@
+//! What the queue's state knows of the disk: where runs were written, read back and lost.
+//!
+//! Does no I/O: the caller writes and reads, and passes the result. Called by [`Queue`](crate::delivery::queue::Queue).
+
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
+
+use imaptrace_record::Run;
+
+use super::{QueueState, QueuedRun, Settlement};
+use crate::delivery::queue::{
+    load::Load,
+    spool::{Figures, Place, ReadBack},
+};
+
+/// What is read from disk next.
+pub(in crate::delivery::queue) struct NextRead {
+    pub(in crate::delivery::queue) from: Place,
+    pub(in crate::delivery::queue) until: Option<Place>,
+}
+
+impl QueueState {
+    pub(in crate::delivery::queue) fn has_unwritten(&self) -> bool {
+        self.unwritten > 0
+    }
+
+    /// Whether the disk has to write now, for memory is over its budget.
+    pub(in crate::delivery::queue) fn is_urgent(&self) -> bool {
+        self.urgent
+    }
+
+    /// Runs on disk that are not settled.
+    pub(in crate::delivery::queue) fn stored_runs(&self) -> u64 {
+        self.stored.runs
+    }
+
+    /// When the oldest run that is not on disk arrived.
+    pub(in crate::delivery::queue) fn oldest_unwritten(&self) -> Option<Instant> {
+        let old = self.in_flight.iter().chain(&self.reread).filter(|queued| queued.place.is_none());
+        old.chain(self.recent.get(self.first_unwritten())).next().map(|queued| queued.arrived)
+    }
+
+    /// All runs that are not on disk, with their numbers.
+    pub(in crate::delivery::queue) fn unwritten(&self) -> (Vec<u64>, Vec<Arc<Run>>) {
+        let waiting = self.in_flight.iter().chain(&self.reread).chain(self.recent.range(self.first_unwritten()..));
+        let unwritten = waiting.filter(|queued| queued.place.is_none());
+        unwritten.map(|queued| (queued.number, queued.run.clone())).unzip()
+    }
+
+    /// Stores the outcome of a write. Returns whether it differs from the one before.
+    pub(in crate::delivery::queue) fn note_disk(&mut self, outcome: &std::io::Result<()>) -> bool {
+        let worked = std::mem::replace(&mut self.disk_works, outcome.is_ok());
+        self.urgent &= outcome.is_ok();
+        self.disk_failure = outcome.as_ref().err().map(ToString::to_string);
+        worked != outcome.is_ok()
+    }
+
+    /// What an earlier process left begins at `found`: it is older than all that is here.
+    pub(in crate::delivery::queue) fn recovered(&mut self, found: Option<Place>) {
+        self.unread = found.or(self.unread);
+    }
+
+    pub(in crate::delivery::queue) fn set_stored(&mut self, stored: Figures) {
+        self.stored = stored;
+    }
+
+    /// Stores where runs are on disk now. Returns those that have left meanwhile, to be settled.
+    pub(in crate::delivery::queue) fn place(&mut self, mut places: BTreeMap<u64, Place>) -> Settlement {
+        let first = self.first_unwritten();
+        // What was on disk before is older, and still waits.
+        let older = self.next_stored().is_some() || self.in_flight.iter().any(|queued| queued.place.is_some());
+        let waiting = self.in_flight.iter_mut().chain(&mut self.reread).chain(self.recent.range_mut(first..));
+        let mut oldest = None;
+        for queued in waiting.filter(|queued| queued.place.is_none()) {
+            if let Some(place) = places.remove(&queued.number) {
+                queued.place = Some(place);
+                oldest = oldest.or(Some(place));
+                self.unwritten -= 1;
+            }
+        }
+        let mut gone = Settlement::default();
+        for place in places.into_values() {
+            *gone.runs.entry(place.segment).or_default() += 1;
+            if !older && oldest.is_none_or(|oldest| place < oldest) {
+                gone.through = Some(place);
+            }
+        }
+        gone
+    }
+
+    /// Marks runs whose segment is gone as not written, so that they are written again.
+    pub(in crate::delivery::queue) fn rewrite_lost(&mut self) {
+        let first = self.stored.first;
+        for queued in self.in_flight.iter_mut().chain(&mut self.reread) {
+            if queued.place.is_some_and(|place| place.segment < first) {
+                queued.place = None;
+                self.unwritten += 1;
+            }
+        }
+    }
+
+    /// A segment is deleted with `left` unsettled runs. Returns how many of them are lost.
+    pub(in crate::delivery::queue) fn forget(&mut self, segment: u64, left: u64) -> u64 {
+        let here = |place: Option<Place>| place.is_some_and(|place| place.segment == segment);
+        while self.recent.front().is_some_and(|oldest| here(oldest.place)) {
+            self.pop_recent();
+        }
+        if here(self.unread) {
+            self.unread = Some(Place::start(segment + 1));
+        }
+        self.lost(segment, left)
+    }
+
+    /// How many of `left` unsettled runs are lost with their segment: not those in memory, and not those that are acknowledged.
+    fn lost(&self, segment: u64, left: u64) -> u64 {
+        let held = self.in_memory().filter(|queued| queued.place.is_some_and(|place| place.segment == segment)).count();
+        let acknowledged = self.acknowledged.get(&segment).copied().unwrap_or_default();
+        left.saturating_sub(held as u64 + acknowledged)
+    }
+
+    /// The file of the oldest segment is gone: runs of it that are in memory are written again.
+    fn forget_place(&mut self, segment: u64) {
+        let here = |place: Option<Place>| place.is_some_and(|place| place.segment == segment);
+        // Not in the midst of those that are on disk.
+        while self.recent.front().is_some_and(|oldest| here(oldest.place)) {
+            let Some(queued) = self.pop_recent() else { break };
+            self.load.add(queued.load);
+            self.reread.push_back(queued);
+        }
+        for queued in self.in_flight.iter_mut().chain(&mut self.reread).filter(|queued| here(queued.place)) {
+            queued.place = None;
+            self.unwritten += 1;
+        }
+    }
+
+    /// What to read from disk next, if the oldest run is there only.
+    pub(in crate::delivery::queue) fn next_read(&self) -> Option<NextRead> {
+        Some(NextRead { from: self.unread?, until: self.recent.front().and_then(|oldest| oldest.place) })
+    }
+
+    /// Takes runs that were read from disk, which ends at `end`. `stuck`: nothing can be read at present. Returns how many runs
+    /// are damaged or lost with their file.
+    pub(in crate::delivery::queue) fn read_back(
+        &mut self,
+        back: ReadBack,
+        stuck: bool,
+        end: Place,
+        now: Instant,
+    ) -> u64 {
+        let mut corrupt = back.corrupt;
+        for (segment, left) in &back.gone {
+            let read = back.runs.iter().filter(|(place, _)| place.segment == *segment).count();
+            corrupt += self.lost(*segment, *left).saturating_sub(read as u64);
+        }
+        for (place, run) in back.runs {
+            let load = Load::of(&run);
+            self.load.add(load);
+            let number = self.next;
+            self.reread.push_back(QueuedRun { number, run: Arc::new(run), load, arrived: now, place: Some(place) });
+            self.next += 1;
+        }
+        back.gone.keys().for_each(|segment| self.forget_place(*segment));
+        // Meanwhile more may have left memory.
+        let end = self.recent.front().and_then(|oldest| oldest.place).unwrap_or(end);
+        self.unread = Some(back.next).filter(|next| stuck || *next < end);
+        corrupt
+    }
+
+    /// Stores whether the disk can be read. Returns whether that has changed.
+    pub(in crate::delivery::queue) fn note_stuck(&mut self, stuck: bool) -> bool {
+        std::mem::replace(&mut self.logged.stuck, stuck) != stuck
+    }
+}
