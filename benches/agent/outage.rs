@@ -11,7 +11,7 @@ use std::{
 
 use imaptrace::{
     clock,
-    delivery::{Delivery, Protocol, Settings, Signal},
+    delivery::{Delivery, DeliverySettings, Protocol, Signal},
     state::StateDir,
     telemetry::{MetricsSettings, ResourceSettings},
 };
@@ -59,10 +59,10 @@ pub fn report(folder: &Path) {
     let ids: Vec<SpanId> =
         runs.iter().flat_map(|run| run.steps.iter().filter_map(|step| step.span_id).chain([run.span_id])).collect();
     let port = free_port();
-    let settings = Settings {
+    let settings = DeliverySettings {
         traces: Some(Signal::new(&format!("http://127.0.0.1:{port}"), Protocol::Grpc)),
         state: Some(StateDir::open(&folder.join("outage")).unwrap()),
-        ..Settings::default()
+        ..DeliverySettings::default()
     };
     let delivery = Delivery::start(&settings, &ResourceSettings::default(), &MetricsSettings::default()).unwrap();
     eprintln!("{RUNS} runs in {} s, and nobody takes them", TIME.as_secs());

@@ -83,7 +83,7 @@ pub use self::{
 use crate::{
     blocking, clock,
     config::{Config, Sources},
-    delivery::StartError,
+    delivery::DeliveryStartError,
     follow::FileFollower,
     net::{Family, TlsContextError},
     plan::{AddressChoice, Target},
@@ -112,7 +112,7 @@ pub enum AgentError {
     Header(#[from] SecretError),
     /// Delivery cannot start.
     #[error(transparent)]
-    Delivery(#[from] StartError),
+    Delivery(#[from] DeliveryStartError),
     /// The state directory is another agent's, or another user's.
     #[error(transparent)]
     State(#[from] StateDirError),
@@ -128,11 +128,11 @@ impl AgentError {
             Self::Header(_)
             | Self::Signal(_)
             | Self::State(StateDirError::Held(_))
-            | Self::Delivery(StartError::Runtime(_)) => true,
+            | Self::Delivery(DeliveryStartError::Runtime(_)) => true,
             Self::Tls { .. }
             | Self::OtlpTls(_)
             | Self::State(StateDirError::Foreign(_))
-            | Self::Delivery(StartError::Wire(_)) => false,
+            | Self::Delivery(DeliveryStartError::Wire(_)) => false,
         }
     }
 }

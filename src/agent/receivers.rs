@@ -25,7 +25,7 @@ use super::AgentError;
 use crate::{
     blocking,
     config::{Compression, Exporter, Protocol, bracketed},
-    delivery::{self, Header, HttpProxy, PemFiles, Receivers, Signal, StartError, WireError},
+    delivery::{self, DeliveryStartError, Header, HttpProxy, PemFiles, Receivers, Signal, SignalError},
     follow::{Followed, Known, NotRead, Read},
     net::{TlsContextError, TlsPaths, TlsPem},
     secret::{SecretError, SecretSource},
@@ -85,7 +85,7 @@ pub(super) fn now(followed: &FollowedSignal, exporter: &Exporter) -> Signal {
 /// Hands each change from now on to delivery, for as long as it is polled.
 pub(super) fn hand_on(
     followed: Arc<FollowedSignal>,
-    replace: impl Fn(&Receivers, &Signal) -> Result<(), WireError> + Send + 'static,
+    replace: impl Fn(&Receivers, &Signal) -> Result<(), SignalError> + Send + 'static,
     receivers: Receivers,
 ) -> impl Future<Output = ()> + Send {
     let mut changes = followed.subscribe();
@@ -166,7 +166,7 @@ impl ExporterSource {
         // What is in the files is tried out before it takes the place of what works.
         let tried = blocking::work(move || -> Result<Signal, AgentError> {
             TlsPem { ca, chain, key }.check(&paths).map_err(AgentError::OtlpTls)?;
-            signal.check().map_err(StartError::from)?;
+            signal.check().map_err(DeliveryStartError::from)?;
             Ok(signal)
         });
         let tried = tried.await.map_err(|error| NotRead::Unfinished(error.to_string()))?;

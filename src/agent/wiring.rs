@@ -13,7 +13,7 @@ use opentelemetry_sdk::metrics::Temporality;
 use super::{AgentError, memory::Memory, receivers, shared::Closed};
 use crate::{
     config::{Config, Exports, Histogram, Resource},
-    delivery::{self, Delivery, Receivers, Replay, StartError},
+    delivery::{self, Delivery, DeliveryStartError, Receivers, Replay},
     follow::FileFollower,
     latency,
     plan::Target,
@@ -30,13 +30,13 @@ pub async fn delivery(
     follower: Option<&FileFollower>,
     child_env: &[(OsString, Option<OsString>)],
 ) -> Result<Delivery, AgentError> {
-    let mut settings = delivery::Settings {
+    let mut settings = delivery::DeliverySettings {
         metric_interval: config.metrics.export_interval,
         temporality: temporality(),
         state,
         queue_memory: usize::try_from(config.state.queue_memory).unwrap_or(usize::MAX),
         queue_disk: config.state.queue_disk,
-        ..delivery::Settings::default()
+        ..delivery::DeliverySettings::default()
     };
     let (traces, metrics) = (config.otlp.traces.as_ref(), config.otlp.metrics.as_ref());
     let start_limit = follower.map(|_| receivers::START_LIMIT);
@@ -114,7 +114,7 @@ pub async fn replay(
     let Some((files, exporter)) = files.zip(exporter) else { return Ok(None) };
     let signal = receivers::now(&files, exporter);
     let who = resource(&exports.resource, exports.agent.instance.as_ref());
-    Ok(Some(Replay::new(&signal, &who).map_err(StartError::from)?))
+    Ok(Some(Replay::new(&signal, &who).map_err(DeliveryStartError::from)?))
 }
 
 fn resource(resource: &Resource, instance: Option<&String>) -> ResourceSettings {

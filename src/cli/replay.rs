@@ -28,7 +28,7 @@ use super::{
 use crate::{
     agent::wiring,
     config::{self, Sources},
-    delivery::{BadLine, Lines, Replay, Sent},
+    delivery::{BadLine, Lines, Replay, ReplayOutcome},
     probe::Cancel,
     telemetry::logs::{self, LogSettings},
     terminal::Style,
@@ -271,20 +271,20 @@ impl ReplaySender<'_> {
         let sent = self.replay.send(&self.batch).await;
         (self.batch, self.spans) = (Vec::new(), 0);
         match sent {
-            Sent::Delivered { refused_spans } => {
+            ReplayOutcome::Delivered { refused_spans } => {
                 self.tally.runs += runs;
                 self.tally.spans += spans.saturating_sub(refused_spans);
                 self.tally.refused_spans += refused_spans;
                 self.progress.inc(runs);
                 true
             }
-            Sent::Refused(reason) => {
+            ReplayOutcome::Refused(reason) => {
                 self.tally.undelivered += runs;
                 let what = format!("{} refuses {runs} runs: {reason}", self.replay.endpoint());
                 self.progress.suspend(|| self.output.warn(&what));
                 true
             }
-            Sent::Away(reason) => {
+            ReplayOutcome::Unreachable(reason) => {
                 self.tally.undelivered += runs;
                 self.tally.away = Some(reason);
                 false

@@ -31,16 +31,16 @@ use tokio::runtime::Runtime;
 #[cfg(any(test, fuzzing))]
 pub use self::queue::fuzzed;
 pub use self::{
-    otlp::{Header, HttpProxy, PemFiles, Protocol, Signal, WireError},
+    otlp::{Header, HttpProxy, PemFiles, Protocol, Signal, SignalError},
     queue::{BadLine, Lines},
-    replay::{Replay, Sent},
+    replay::{Replay, ReplayOutcome},
     report::{Dropped, Report, Status},
-    settings::Settings,
+    settings::DeliverySettings,
 };
 use imaptrace_record::Run;
 
 use self::{
-    otlp::{Meter, MetricsWire, OtlpClient, Traces},
+    otlp::{MetricsExporter, OtlpClient, PeriodicMetricsExporter, TracesExporter},
     queue::{Queue, writer},
 };
 use crate::telemetry::{Metrics, MetricsSettings, ResourceSettings, resource};
@@ -50,10 +50,10 @@ const MARGIN: Duration = Duration::from_millis(200);
 
 /// Delivery could not be started.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub enum DeliveryStartError {
     /// A signal's settings do not work.
     #[error(transparent)]
-    Wire(#[from] WireError),
+    Wire(#[from] SignalError),
     /// The machine gives no more threads.
     #[error("cannot start the thread that delivers telemetry: {0}")]
     Runtime(#[source] std::io::Error),
@@ -64,7 +64,7 @@ pub struct Delivery {
     queue: Queue,
     metrics: Metrics,
     /// None without a receiver of metrics.
-    meter: Option<Meter>,
+    meter: Option<PeriodicMetricsExporter>,
     receivers: Receivers,
     engine: Engine,
 }
@@ -78,12 +78,12 @@ pub struct Receivers {
 
 impl Receivers {
     /// Takes the headers and the files of this signal for traces from the next request on. Nothing that waits is lost.
-    pub fn replace_traces(&self, signal: &Signal) -> Result<(), WireError> {
+    pub fn replace_traces(&self, signal: &Signal) -> Result<(), SignalError> {
         self.traces.as_ref().map_or(Ok(()), |client| client.replace(signal))
     }
 
     /// The same for metrics.
-    pub fn replace_metrics(&self, signal: &Signal) -> Result<(), WireError> {
+    pub fn replace_metrics(&self, signal: &Signal) -> Result<(), SignalError> {
         self.metrics.as_ref().map_or(Ok(()), |client| client.replace(signal))
     }
 }
@@ -91,16 +91,16 @@ impl Receivers {
 impl Delivery {
     /// Starts the delivering thread. Nothing is sent yet, and no receiver needs to be there.
     pub fn start(
-        settings: &Settings,
+        settings: &DeliverySettings,
         who: &ResourceSettings,
         metrics_settings: &MetricsSettings,
-    ) -> Result<Self, StartError> {
+    ) -> Result<Self, DeliveryStartError> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("delivery")
             .enable_all()
             .build()
-            .map_err(StartError::Runtime)?;
+            .map_err(DeliveryStartError::Runtime)?;
         let handle = runtime.handle().clone();
         let engine = Engine(Some(runtime));
         let entered = handle.enter();
@@ -108,10 +108,10 @@ impl Delivery {
         let mut receivers = Receivers::default();
         let (metrics, meter) = match &settings.metrics {
             Some(signal) => {
-                let wire = MetricsWire::new(signal, settings.temporality)?;
+                let wire = MetricsExporter::new(signal, settings.temporality)?;
                 receivers.metrics = Some(wire.client());
                 let metrics = Metrics::new(metrics_settings, resource.clone(), settings.temporality);
-                let meter = Meter::start(metrics.clone(), wire, settings.metric_interval, &handle);
+                let meter = PeriodicMetricsExporter::start(metrics.clone(), wire, settings.metric_interval, &handle);
                 (metrics, Some(meter))
             }
             None => (Metrics::off(), None),
@@ -121,7 +121,7 @@ impl Delivery {
         let disk = state.map(|state| (state, settings.queue_disk));
         let queue = Queue::new(settings.queue_memory, disk, settings.traces.is_some(), metrics.clone());
         if let Some(signal) = &settings.traces {
-            let traces = Traces::new(signal, &resource)?;
+            let traces = TracesExporter::new(signal, &resource)?;
             receivers.traces = Some(traces.client());
             let (queue, metrics) = (queue.clone(), metrics.clone());
             handle.spawn(async move {

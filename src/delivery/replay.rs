@@ -9,7 +9,7 @@ use imaptrace_record::Run;
 
 use super::{
     backoff::Backoff,
-    otlp::{Failure, Signal, Traces, WireError},
+    otlp::{ExportError, Signal, SignalError, TracesExporter},
     queue::Load,
 };
 use crate::telemetry::{ResourceSettings, resource};
@@ -23,12 +23,12 @@ const LONGEST_REQUEST: Duration = Duration::from_secs(300);
 
 /// The way out for runs that are read from files.
 pub struct Replay {
-    traces: Traces,
+    traces: TracesExporter,
 }
 
 /// What came of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Sent {
+pub enum ReplayOutcome {
     /// It arrived, except for so many spans that the receiver refused.
     Delivered {
         /// The spans.
@@ -37,7 +37,7 @@ pub enum Sent {
     /// The receiver refuses it for good.
     Refused(String),
     /// The receiver could not be reached, or asks to come again.
-    Away(String),
+    Unreachable(String),
 }
 
 impl Replay {
@@ -45,8 +45,8 @@ impl Replay {
     pub const BATCH_SPANS: usize = 512;
 
     /// Nothing is sent yet. To be made and used inside one runtime.
-    pub fn new(signal: &Signal, who: &ResourceSettings) -> Result<Self, WireError> {
-        Ok(Self { traces: Traces::new(signal, &resource(who))? })
+    pub fn new(signal: &Signal, who: &ResourceSettings) -> Result<Self, SignalError> {
+        Ok(Self { traces: TracesExporter::new(signal, &resource(who))? })
     }
 
     /// Where the traces go, for people.
@@ -60,18 +60,20 @@ impl Replay {
     }
 
     /// Sends a batch, a few times if need be.
-    pub async fn send(&self, runs: &[Arc<Run>]) -> Sent {
+    pub async fn send(&self, runs: &[Arc<Run>]) -> ReplayOutcome {
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_REQUEST);
         let mut attempt = 1;
         loop {
-            let answer = self.traces.export(runs).await;
-            match answer.outcome {
-                Ok(accepted) => return Sent::Delivered { refused_spans: accepted.rejected },
-                Err(Failure::Refused(reason) | Failure::TooMuch(reason)) => return Sent::Refused(reason),
-                Err(Failure::Later(reason)) => {
-                    let asked = answer.retry_after.unwrap_or_default();
+            let outcome = self.traces.export(runs).await;
+            match outcome.result {
+                Ok(accepted) => return ReplayOutcome::Delivered { refused_spans: accepted.rejected },
+                Err(ExportError::Permanent(reason) | ExportError::TooLarge(reason)) => {
+                    return ReplayOutcome::Refused(reason);
+                }
+                Err(ExportError::Retryable(reason)) => {
+                    let asked = outcome.retry_after.unwrap_or_default();
                     if attempt == ATTEMPTS || asked > LONGEST_REQUEST {
-                        return Sent::Away(reason);
+                        return ReplayOutcome::Unreachable(reason);
                     }
                     tokio::time::sleep(backoff.next().max(asked)).await;
                     attempt += 1;

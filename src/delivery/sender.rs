@@ -7,7 +7,7 @@ use imaptrace_record::Seconds;
 use super::{
     backoff::Backoff,
     log_throttle::LogThrottle,
-    otlp::{Failure, Health, Traces},
+    otlp::{ExportError, ReceiverHealth, TracesExporter},
     queue::Queue,
 };
 use crate::{clock, telemetry::Metrics};
@@ -17,8 +17,8 @@ use crate::{clock, telemetry::Metrics};
 const REFUSED_IN_A_ROW: u32 = 3;
 
 /// Never ends; goes with its runtime.
-pub(super) async fn run(queue: Queue, traces: Traces, metrics: Metrics) {
-    let mut health = Health::default();
+pub(super) async fn run(queue: Queue, traces: TracesExporter, metrics: Metrics) {
+    let mut health = ReceiverHealth::default();
     let (mut warnings, mut rows) = (LogThrottle::default(), LogThrottle::default());
     let (mut refused, mut between) = (0_u32, Backoff::default());
     loop {
@@ -26,21 +26,21 @@ pub(super) async fn run(queue: Queue, traces: Traces, metrics: Metrics) {
         let mut pauses = Backoff::default();
         loop {
             let began = clock::now();
-            let answer = traces.export(&batch).await;
+            let outcome = traces.export(&batch).await;
             metrics.delivery_duration(Seconds::from(clock::now().saturating_duration_since(began)));
             // A part of it may be taken: no news yet.
-            if batch.len() > 1 && matches!(answer.outcome, Err(Failure::TooMuch(_))) {
+            if batch.len() > 1 && matches!(outcome.result, Err(ExportError::TooLarge(_))) {
                 batch = queue.halve();
                 continue;
             }
-            health.note("traces", traces.endpoint(), answer.outcome.as_ref().map(|_| ()));
-            match answer.outcome {
+            health.note("traces", traces.endpoint(), outcome.result.as_ref().map(|_| ()));
+            match outcome.result {
                 Ok(accepted) => {
                     accepted.log(traces.endpoint(), &mut warnings);
                     queue.delivered(accepted.rejected).await;
                     (refused, between) = (0, Backoff::default());
                 }
-                Err(Failure::Refused(reason) | Failure::TooMuch(reason)) => {
+                Err(ExportError::Permanent(reason) | ExportError::TooLarge(reason)) => {
                     queue.refused(reason.clone()).await;
                     refused = refused.saturating_add(1);
                     if refused >= REFUSED_IN_A_ROW && rows.pass(clock::now()).is_some() {
@@ -51,11 +51,11 @@ pub(super) async fn run(queue: Queue, traces: Traces, metrics: Metrics) {
                         );
                     }
                     if refused >= REFUSED_IN_A_ROW {
-                        queue.pause(reason, between.next_or(answer.retry_after)).await;
+                        queue.pause(reason, between.next_or(outcome.retry_after)).await;
                     }
                 }
-                Err(Failure::Later(reason)) => {
-                    queue.pause(reason, pauses.next_or(answer.retry_after)).await;
+                Err(ExportError::Retryable(reason)) => {
+                    queue.pause(reason, pauses.next_or(outcome.retry_after)).await;
                     continue;
                 }
             }

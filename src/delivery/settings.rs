@@ -11,7 +11,7 @@ use crate::state::StateDir;
 
 /// All of delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
+pub struct DeliverySettings {
     /// Where traces go; without it none are queued.
     pub traces: Option<Signal>,
     /// Where metrics go; without it none are kept.
@@ -28,7 +28,7 @@ pub struct Settings {
     pub queue_disk: u64,
 }
 
-impl Default for Settings {
+impl Default for DeliverySettings {
     fn default() -> Self {
         Self {
             traces: None,

@@ -12,7 +12,7 @@ use std::{
 
 use imaptrace::{
     clock,
-    delivery::{Delivery, Lines, Protocol, Settings, Signal, Status},
+    delivery::{Delivery, DeliverySettings, Lines, Protocol, Signal, Status},
     state::StateDir,
     telemetry::{MetricsSettings, ResourceSettings},
 };
@@ -64,10 +64,10 @@ fn stored(state: &Path) -> Vec<TraceId> {
 fn of_what_waits_for_a_full_disk_as_much_is_written_as_fits_the_oldest_first() {
     with_small_disk(&SIZE.to_string(), |disk| {
         let (state, ballast) = (disk.join("state"), disk.join("ballast"));
-        let settings = Settings {
+        let settings = DeliverySettings {
             traces: Some(Signal::new(&ClosedPort::take().url(), Protocol::Grpc)),
             state: Some(StateDir::open(&state).unwrap()),
-            ..Settings::default()
+            ..DeliverySettings::default()
         };
         fs::write(&ballast, vec![0; usize::try_from(free(disk) - ROOM).unwrap()]).unwrap();
         let runs: Vec<_> =

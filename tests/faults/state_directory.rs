@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
 use imaptrace::{
-    delivery::{Delivery, Protocol, Settings, Signal},
+    delivery::{Delivery, DeliverySettings, Protocol, Signal},
     state::StateDir,
     telemetry::{MetricsSettings, ResourceSettings},
 };
@@ -49,10 +49,10 @@ fn start(state: &Path, receiver: &str, nobody: &ClosedPort) -> Running {
 /// Leaves runs in a state directory, as an agent does that cannot deliver them. Gives their traces.
 fn leave(state: &Path) -> BTreeSet<String> {
     let receiver = ClosedPort::take();
-    let settings = Settings {
+    let settings = DeliverySettings {
         traces: Some(Signal::new(&format!("{}/v1/traces", receiver.url()), Protocol::HttpProtobuf)),
         state: Some(StateDir::open(state).unwrap()),
-        ..Settings::default()
+        ..DeliverySettings::default()
     };
     let delivery = Delivery::start(&settings, &ResourceSettings::default(), &MetricsSettings::default()).unwrap();
     drop(settings);

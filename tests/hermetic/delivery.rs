@@ -11,7 +11,7 @@ use std::{
 use flate2::read::MultiGzDecoder;
 use imaptrace::{
     clock,
-    delivery::{Delivery, Protocol, Settings, Signal, Status},
+    delivery::{Delivery, DeliverySettings, Protocol, Signal, Status},
     state::StateDir,
     telemetry::{MetricsSettings, ResourceSettings},
 };
@@ -43,16 +43,16 @@ fn receiver(protocol: Protocol) -> Receiver {
 }
 
 /// Traces to this receiver; what waits is kept in the folder.
-fn settings(url: &str, protocol: Protocol, folder: &Path) -> Settings {
+fn settings(url: &str, protocol: Protocol, folder: &Path) -> DeliverySettings {
     let path = if protocol == Protocol::HttpProtobuf { "/v1/traces" } else { "" };
-    Settings {
+    DeliverySettings {
         traces: Some(Signal::new(&format!("{url}{path}"), protocol)),
         state: Some(StateDir::open(folder).unwrap()),
-        ..Settings::default()
+        ..DeliverySettings::default()
     }
 }
 
-fn deliver(settings: &Settings) -> Delivery {
+fn deliver(settings: &DeliverySettings) -> Delivery {
     Log::get();
     Delivery::start(settings, &ResourceSettings::default(), &MetricsSettings::default()).unwrap()
 }
@@ -212,7 +212,7 @@ fn an_outage_with_far_more_runs_than_memory_takes_loses_none_and_stays_within_it
     let port = ClosedPort::take();
     let runs = fresh_runs(3_000);
     let memory = 100 * runs[0].held_bytes();
-    let settings = Settings { queue_memory: memory, ..settings(&port.url(), Protocol::Grpc, folder.path()) };
+    let settings = DeliverySettings { queue_memory: memory, ..settings(&port.url(), Protocol::Grpc, folder.path()) };
     let delivery = deliver(&settings);
     for some in runs.chunks(100) {
         deliver_all(&delivery, some);
@@ -235,7 +235,7 @@ fn over_the_budget_of_the_disk_what_is_missing_is_what_was_counted() {
     let folder = tempfile::tempdir().unwrap();
     let port = ClosedPort::take();
     let runs = fresh_runs(1_000);
-    let settings = Settings {
+    let settings = DeliverySettings {
         queue_memory: 10 * runs[0].held_bytes(),
         queue_disk: 64 << 10,
         ..settings(&port.url(), Protocol::HttpProtobuf, folder.path())

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use imaptrace::{
-    delivery::{Delivery, Protocol, Settings, Signal},
+    delivery::{Delivery, DeliverySettings, Protocol, Signal},
     telemetry::{MetricsSettings, ResourceSettings, names},
 };
 use imaptrace_record::Run;
@@ -28,7 +28,7 @@ fn start(receiver: &Receiver, interval: Duration) -> Delivery {
 fn start_with(receiver: &Receiver, interval: Duration, metrics: &MetricsSettings) -> Delivery {
     Log::get();
     let signal = Signal::new(&receiver.url(), Protocol::Grpc);
-    let settings = Settings { metrics: Some(signal), metric_interval: interval, ..Default::default() };
+    let settings = DeliverySettings { metrics: Some(signal), metric_interval: interval, ..Default::default() };
     Delivery::start(&settings, &ResourceSettings::default(), metrics).unwrap()
 }
 

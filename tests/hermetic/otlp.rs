@@ -6,7 +6,7 @@ use std::{
 };
 
 use imaptrace::{
-    delivery::{Delivery, Dropped, Header, Protocol, Report, Settings, Signal},
+    delivery::{Delivery, DeliverySettings, Dropped, Header, Protocol, Report, Signal},
     telemetry::{MetricsSettings, ResourceSettings, names},
 };
 use imaptrace_record::{Run, RunOutcome, SpanId, TraceId};
@@ -32,22 +32,22 @@ fn receiver(protocol: Protocol) -> Receiver {
     }
 }
 
-fn start(settings: &Settings) -> Delivery {
+fn start(settings: &DeliverySettings) -> Delivery {
     Log::get();
     let who = ResourceSettings { host_name: Some("probe7".into()), ..Default::default() };
     Delivery::start(settings, &who, &MetricsSettings::default()).unwrap()
 }
 
-fn traces_to(receiver: Signal) -> Settings {
-    Settings { traces: Some(at(receiver, "/v1/traces")), ..Default::default() }
+fn traces_to(receiver: Signal) -> DeliverySettings {
+    DeliverySettings { traces: Some(at(receiver, "/v1/traces")), ..Default::default() }
 }
 
-fn metrics_to(receiver: Signal) -> Settings {
-    Settings { metrics: Some(at(receiver, "/v1/metrics")), ..Default::default() }
+fn metrics_to(receiver: Signal) -> DeliverySettings {
+    DeliverySettings { metrics: Some(at(receiver, "/v1/metrics")), ..Default::default() }
 }
 
-fn everything_to(receiver: &Signal) -> Settings {
-    Settings { metrics: metrics_to(receiver.clone()).metrics, ..traces_to(receiver.clone()) }
+fn everything_to(receiver: &Signal) -> DeliverySettings {
+    DeliverySettings { metrics: metrics_to(receiver.clone()).metrics, ..traces_to(receiver.clone()) }
 }
 
 /// Delivery takes whole URLs: a receiver's own, and over HTTP the signal's path.
@@ -165,7 +165,7 @@ fn headers_and_gzip_go_out_and_the_header_is_nowhere_else() {
 fn nothing_is_appended_to_a_url() {
     let receiver = Receiver::http();
     let signal = Signal::new(&receiver.url(), Protocol::HttpProtobuf);
-    let delivery = start(&Settings { traces: Some(signal), ..Default::default() });
+    let delivery = start(&DeliverySettings { traces: Some(signal), ..Default::default() });
     delivery.deliver(fresh_run());
     let report = block_on(delivery.shutdown(LONG));
     assert_eq!(report.reason.as_deref(), Some("HTTP 404: check the OTLP endpoint and protocol"));
@@ -321,7 +321,7 @@ fn spans_refused_out_of_a_batch_are_told_and_counted_and_the_batch_is_not_sent_a
 fn over_the_budget_the_oldest_runs_go_and_are_counted() {
     let hole = BlackHole::open();
     let budget = 3 * fresh_run().held_bytes() + 100;
-    let settings = Settings { queue_memory: budget, ..traces_to(Signal::new(&hole.url(), Protocol::Grpc)) };
+    let settings = DeliverySettings { queue_memory: budget, ..traces_to(Signal::new(&hole.url(), Protocol::Grpc)) };
     let delivery = start(&settings);
     for _ in 0..10 {
         delivery.deliver(fresh_run());
@@ -344,7 +344,7 @@ fn the_queue_tells_its_size_and_its_limit() {
         // The first run is taken, the second never.
         receiver.script(&[&[Answer::Accept][..], &[Answer::Unavailable; 20]].concat());
         let signal = Signal::new(&receiver.url(), protocol);
-        let delivery = start(&Settings { queue_memory: 1 << 20, ..everything_to(&signal) });
+        let delivery = start(&DeliverySettings { queue_memory: 1 << 20, ..everything_to(&signal) });
         let (taken, waiting) = (fresh_run(), Run { target: "mail02".to_owned(), ..fresh_run() });
         let bytes = waiting.held_bytes();
         delivery.deliver(taken);
@@ -392,7 +392,7 @@ fn shutdown_delivers_what_waits_and_the_last_metrics() {
 
 #[test]
 fn without_endpoints_nothing_is_kept_and_nothing_is_missing() {
-    let delivery = start(&Settings::default());
+    let delivery = start(&DeliverySettings::default());
     delivery.deliver(fresh_run());
     delivery.metrics().record(&passed_run());
     assert_eq!(block_on(delivery.shutdown(LONG)), delivered(0));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use imaptrace::{
-    delivery::{Delivery, Header, HttpProxy, Protocol, Settings, Signal},
+    delivery::{Delivery, DeliverySettings, Header, HttpProxy, Protocol, Signal},
     telemetry::{MetricsSettings, ResourceSettings},
 };
 use imaptrace_record::{Run, SpanId, TraceId};
@@ -29,7 +29,7 @@ const BASIC: &str = "bWU6cGxhbnRlZC1wYXNz";
 
 fn deliver(signal: Signal) -> imaptrace::delivery::Report {
     Log::get();
-    let settings = Settings { traces: Some(signal), ..Settings::default() };
+    let settings = DeliverySettings { traces: Some(signal), ..DeliverySettings::default() };
     let delivery = Delivery::start(&settings, &ResourceSettings::default(), &MetricsSettings::default()).unwrap();
     delivery.deliver(Run { trace_id: TraceId::random(), span_id: SpanId::random(), ..passed_run() });
     block_on(delivery.shutdown(LONG))

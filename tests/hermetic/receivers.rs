@@ -19,7 +19,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use imaptrace::{
-    delivery::{Delivery, Protocol, Settings, Signal},
+    delivery::{Delivery, DeliverySettings, Protocol, Signal},
     telemetry::{MetricsSettings, ResourceSettings},
 };
 use imaptrace_record::{Run, SpanId, TraceId};
@@ -90,7 +90,7 @@ impl Receiver {
     fn delivery(&self, timeout: Duration) -> Delivery {
         Log::get();
         let signal = Signal { timeout, ..Signal::new(&self.url, Protocol::HttpProtobuf) };
-        let settings = Settings { traces: Some(signal), ..Settings::default() };
+        let settings = DeliverySettings { traces: Some(signal), ..DeliverySettings::default() };
         Delivery::start(&settings, &ResourceSettings::default(), &MetricsSettings::default()).unwrap()
     }
 }
@@ -201,7 +201,7 @@ fn metrics_that_meet_a_page_are_not_delivered_either() {
     let receiver = Receiver::start(&[Answer::Page(200, "text/html", "<html>"); 9]);
     Log::get();
     let metrics = Some(Signal::new(&receiver.url, Protocol::HttpProtobuf));
-    let settings = Settings { metrics, ..Settings::default() };
+    let settings = DeliverySettings { metrics, ..DeliverySettings::default() };
     let delivery = Delivery::start(&settings, &ResourceSettings::default(), &MetricsSettings::default()).unwrap();
     delivery.metrics().record(&passed_run());
     let report = block_on(delivery.shutdown(LONG));
@@ -217,7 +217,7 @@ fn refused(url: &str, protocol: Protocol, papers: Option<&Papers>) -> String {
     let path = if protocol == Protocol::Grpc { "" } else { "/v1/traces" };
     let mut signal = Signal { timeout: Duration::from_secs(10), ..Signal::new(&format!("{url}{path}"), protocol) };
     signal.ca_file = papers.map(Papers::ca_file);
-    let settings = Settings { traces: Some(signal), ..Settings::default() };
+    let settings = DeliverySettings { traces: Some(signal), ..DeliverySettings::default() };
     let delivery = Delivery::start(&settings, &ResourceSettings::default(), &MetricsSettings::default()).unwrap();
     delivery.deliver(fresh_run());
     let report = block_on(delivery.shutdown(LONG));
@@ -385,7 +385,8 @@ fn over_grpc_what_is_no_answer_of_grpc_is_no_delivery_and_the_batch_comes_again(
     for (pages, says) in cases {
         let url = http2(Box::leak(Box::new(*pages)));
         Log::get();
-        let settings = Settings { traces: Some(Signal::new(&url, Protocol::Grpc)), ..Settings::default() };
+        let settings =
+            DeliverySettings { traces: Some(Signal::new(&url, Protocol::Grpc)), ..DeliverySettings::default() };
         let delivery = Delivery::start(&settings, &ResourceSettings::default(), &MetricsSettings::default()).unwrap();
         delivery.deliver(fresh_run());
         let report = block_on(delivery.shutdown(LONG));
@@ -400,7 +401,7 @@ fn a_receiver_that_closes_idle_connections_gets_the_next_batch_on_a_new_one() {
     let receiver = Otlp::http();
     Log::get();
     let signal = Signal::new(&format!("{}/v1/traces", receiver.url()), Protocol::HttpProtobuf);
-    let settings = Settings { traces: Some(signal), ..Settings::default() };
+    let settings = DeliverySettings { traces: Some(signal), ..DeliverySettings::default() };
     let delivery = Delivery::start(&settings, &ResourceSettings::default(), &MetricsSettings::default()).unwrap();
     delivery.deliver(fresh_run());
     receiver.wait(|inbox| inbox.spans().len() == 9);

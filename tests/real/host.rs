@@ -9,7 +9,7 @@ use std::{
 };
 
 use imaptrace::{
-    delivery::{Delivery, Protocol, Settings, Signal, Status},
+    delivery::{Delivery, DeliverySettings, Protocol, Signal, Status},
     secret::SecretSource,
     state::StateDir,
     telemetry::{MetricsSettings, ResourceSettings},
@@ -26,10 +26,10 @@ const LONG: Duration = Duration::from_secs(20);
 
 /// Delivery to where nobody listens, which keeps what waits in the folder.
 fn delivery(port: &ClosedPort, folder: &Path) -> Delivery {
-    let settings = Settings {
+    let settings = DeliverySettings {
         traces: Some(Signal::new(&port.url(), Protocol::Grpc)),
         state: Some(StateDir::open(folder).unwrap()),
-        ..Settings::default()
+        ..DeliverySettings::default()
     };
     Delivery::start(&settings, &ResourceSettings::default(), &MetricsSettings::default()).unwrap()
 }

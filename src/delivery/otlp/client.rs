@@ -28,8 +28,8 @@ use opentelemetry_sdk::error::OTelSdkResult;
 use zeroize::Zeroizing;
 
 use super::{
-    connect::{ConnectError, Connector, MakeTls, Peer, PeerBytes},
-    error::Failure,
+    connect::{ConnectError, Connector, MakeTls, PeerBytes, PeerProtocol},
+    error::ExportError,
     response::{self, Accepted, WANTS_TLS},
     signal::{Protocol, Signal},
     transport::{Transport, TransportError},
@@ -37,7 +37,7 @@ use super::{
 
 /// Settings of a signal that cannot work.
 #[derive(Debug, thiserror::Error)]
-pub enum WireError {
+pub enum SignalError {
     /// The endpoint is no URL with `http` or `https`.
     #[error("the OTLP endpoint {endpoint:?} cannot be used: {problem}; write it like http://localhost:4317")]
     Endpoint {
@@ -93,8 +93,20 @@ pub enum WireError {
     },
 }
 
-/// What came of one request: whether it was delivered, and how long the receiver asks to be left alone.
-pub(super) type ExportOutcome = (Result<Accepted, Failure>, Option<Duration>);
+/// The outcome of one export.
+#[derive(Debug)]
+pub(in crate::delivery) struct ExportOutcome {
+    /// Whether it was accepted, and what the receiver says of it.
+    pub(in crate::delivery) result: Result<Accepted, ExportError>,
+    /// How long the receiver asks to wait before the next request.
+    pub(in crate::delivery) retry_after: Option<Duration>,
+}
+
+impl From<ExportError> for ExportOutcome {
+    fn from(error: ExportError) -> Self {
+        Self { result: Err(error), retry_after: None }
+    }
+}
 
 /// See the module's head.
 pub(in crate::delivery) struct OtlpClient {
@@ -135,7 +147,7 @@ impl HttpClient for OtlpClient {
     {
         Box::pin(async move {
             let outcome = self.export(request.body()).await;
-            let delivered = outcome.0.is_ok();
+            let delivered = outcome.result.is_ok();
             *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
             // The exporter needs no more than this: it logs what it makes of a body.
             if delivered { Ok(Response::new(Bytes::new())) } else { Err("not delivered".into()) }
@@ -145,7 +157,7 @@ impl HttpClient for OtlpClient {
 
 impl OtlpClient {
     /// A client for one receiver; `grpc_path` names the service and its method, in place of the endpoint's path.
-    pub(super) fn new(signal: &Signal, grpc_path: &'static str) -> Result<Self, WireError> {
+    pub(super) fn new(signal: &Signal, grpc_path: &'static str) -> Result<Self, SignalError> {
         Ok(Self {
             endpoint: shown(&signal.endpoint),
             protocol: signal.protocol,
@@ -160,7 +172,7 @@ impl OtlpClient {
 
     /// Takes the headers and what the files hold from `signal`, which is for the same receiver, for the next request on. One
     /// that is under way ends as it began.
-    pub(in crate::delivery) fn replace(&self, signal: &Signal) -> Result<(), WireError> {
+    pub(in crate::delivery) fn replace(&self, signal: &Signal) -> Result<(), SignalError> {
         let send_state = SendState::new(signal, self.grpc_path)?;
         *self.send_state.lock().unwrap_or_else(PoisonError::into_inner) = send_state;
         Ok(())
@@ -176,9 +188,9 @@ impl OtlpClient {
     }
 
     /// An exporter that could not be built, without the endpoint's password.
-    pub(super) fn build_error(&self, signal: &Signal, error: &dyn std::error::Error) -> WireError {
+    pub(super) fn build_error(&self, signal: &Signal, error: &dyn std::error::Error) -> SignalError {
         let problem = error.to_string().replace(&signal.endpoint, &self.endpoint);
-        WireError::Build { endpoint: self.endpoint.clone(), problem }
+        SignalError::Build { endpoint: self.endpoint.clone(), problem }
     }
 
     /// An exporter's builder that sends through this client, once.
@@ -198,7 +210,7 @@ impl OtlpClient {
         outcome.unwrap_or_else(|| {
             // Nothing was sent: the batch itself is at fault.
             let reason = result.err().map_or_else(|| "the exporter sent nothing".to_owned(), |error| error.to_string());
-            (Err(Failure::Refused(reason)), None)
+            ExportError::Permanent(reason).into()
         })
     }
 
@@ -207,12 +219,12 @@ impl OtlpClient {
     async fn export(&self, message: &[u8]) -> ExportOutcome {
         let unready = self.send_state.lock().unwrap_or_else(PoisonError::into_inner).unready.clone();
         if let Some(why) = unready {
-            return (Err(Failure::Later(why.to_string())), None);
+            return ExportError::Retryable(why.to_string()).into();
         }
         let transport = self.transport();
         let body = match self.body(message) {
             Ok(body) => body,
-            Err(error) => return (Err(Failure::Refused(format!("it cannot be compressed: {error}"))), None),
+            Err(error) => return ExportError::Permanent(format!("it cannot be compressed: {error}")).into(),
         };
         let late = || format!("no answer within {:.1} s", self.timeout.as_secs_f64());
         let reason = match tokio::time::timeout(self.timeout, transport.exchange(body)).await {
@@ -223,21 +235,25 @@ impl OtlpClient {
                 };
                 let outcome = match outcome {
                     // A server that requires TLS answers so, too, and not all in a wording that is known here.
-                    Err(Failure::Refused(reason)) if reply.status == StatusCode::BAD_REQUEST => {
+                    Err(ExportError::Permanent(reason)) if reply.status == StatusCode::BAD_REQUEST => {
                         let mistake = self.tls_after_all().await;
                         let reason = explained(reason, mistake);
-                        Err(if mistake.is_some() { Failure::Later(reason) } else { Failure::Refused(reason) })
+                        Err(if mistake.is_some() {
+                            ExportError::Retryable(reason)
+                        } else {
+                            ExportError::Permanent(reason)
+                        })
                     }
                     outcome => outcome,
                 };
                 if outcome.is_ok() {
                     *self.speaks_tls.lock().unwrap_or_else(PoisonError::into_inner) = None;
                 }
-                let outcome = outcome.map_err(|failure| failure.map(|reason| self.by_way_of(reason)));
-                return (outcome, response::retry_after(&reply));
+                let result = outcome.map_err(|error| error.map(|reason| self.by_way_of(reason)));
+                return ExportOutcome { result, retry_after: response::retry_after(&reply) };
             }
             Ok(Err(TransportError::Connect(ConnectError::Proxy(reason)))) => {
-                return (Err(Failure::Later(reason)), None);
+                return ExportError::Retryable(reason).into();
             }
             Ok(Err(TransportError::Connect(ConnectError::Host(reason)))) => reason,
             Ok(Err(TransportError::Connect(ConnectError::Tls(reason, seen)))) => explained(reason, self.mistake(&seen)),
@@ -250,28 +266,30 @@ impl OtlpClient {
             }
             Err(_) => late(),
         };
-        (Err(Failure::Later(self.by_way_of(reason))), None)
+        ExportError::Retryable(self.by_way_of(reason)).into()
     }
 
     /// What is most likely wrong when the other side began to speak another protocol.
     fn mistake(&self, seen: &PeerBytes) -> Option<&'static str> {
         let wire = seen.wire();
         if !self.transport().connector().has_tls() {
-            if wire == Some(Peer::Tls) {
+            if wire == Some(PeerProtocol::Tls) {
                 return Some(WANTS_TLS);
             }
-        } else if matches!(wire, Some(Peer::Http1 | Peer::Http2)) {
+        } else if matches!(wire, Some(PeerProtocol::Http1 | PeerProtocol::Http2)) {
             return Some("the port speaks no TLS: write http:// in the endpoint");
-        } else if wire == Some(Peer::Text) {
+        } else if wire == Some(PeerProtocol::Text) {
             return Some("the port speaks no TLS: write http:// in the endpoint if it is the right one");
         }
         match (self.protocol, seen.plain()) {
-            (Protocol::HttpProtobuf, Some(Peer::Http2)) => Some("it may speak gRPC (protocol = \"grpc\")"),
-            (Protocol::Grpc, Some(Peer::Http1)) => Some("it may speak HTTP (protocol = \"http/protobuf\")"),
-            (Protocol::Grpc, Some(Peer::Text)) => {
+            (Protocol::HttpProtobuf, Some(PeerProtocol::Http2)) => Some("it may speak gRPC (protocol = \"grpc\")"),
+            (Protocol::Grpc, Some(PeerProtocol::Http1)) => Some("it may speak HTTP (protocol = \"http/protobuf\")"),
+            (Protocol::Grpc, Some(PeerProtocol::Text)) => {
                 Some("it does not speak gRPC: check the endpoint's port, or write protocol = \"http/protobuf\"")
             }
-            (Protocol::HttpProtobuf, Some(Peer::Text)) => Some("it does not speak HTTP: check the endpoint's port"),
+            (Protocol::HttpProtobuf, Some(PeerProtocol::Text)) => {
+                Some("it does not speak HTTP: check the endpoint's port")
+            }
             _ => None,
         }
     }
@@ -338,15 +356,15 @@ const KEY: &str = "client key";
 
 impl Signal {
     /// Whether an exporter can be built of it.
-    pub fn check(&self) -> Result<(), WireError> {
+    pub fn check(&self) -> Result<(), SignalError> {
         SendState::new(self, "/").map(drop)
     }
 }
 
 impl SendState {
-    fn new(signal: &Signal, grpc_path: &str) -> Result<Self, WireError> {
+    fn new(signal: &Signal, grpc_path: &str) -> Result<Self, SignalError> {
         let endpoint = shown(&signal.endpoint);
-        let wrong = |problem: &str| WireError::Endpoint { endpoint: endpoint.clone(), problem: problem.to_owned() };
+        let wrong = |problem: &str| SignalError::Endpoint { endpoint: endpoint.clone(), problem: problem.to_owned() };
         let uri = signal.endpoint.parse::<Uri>().map_err(|error| wrong(&error.to_string()))?;
         let tls = match uri.scheme_str() {
             Some("http") => false,
@@ -354,7 +372,7 @@ impl SendState {
             _ => return Err(wrong("it needs http:// or https:// in front")),
         };
         if signal.client_cert.is_some() != signal.client_key.is_some() {
-            return Err(WireError::HalfIdentity);
+            return Err(SignalError::HalfIdentity);
         }
         let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(|| wrong("it names no host"))?.to_owned();
         let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
@@ -376,11 +394,11 @@ impl SendState {
     }
 }
 
-fn tls_connector(signal: &Signal) -> Result<MakeTls, WireError> {
+fn tls_connector(signal: &Signal) -> Result<MakeTls, SignalError> {
     let pem = signal.pem.as_deref();
     let mut roots = None;
     if let Some(path) = &signal.ca_file {
-        let bad = |problem| WireError::Pem { what: CA, path: path.clone(), problem };
+        let bad = |problem| SignalError::Pem { what: CA, path: path.clone(), problem };
         let read = content(CA, path, pem.and_then(|pem| pem.ca.as_deref()))?;
         let found = Certificate::stack_from_pem(&read).map_err(|error| bad(error.to_string()))?;
         if found.is_empty() {
@@ -393,7 +411,7 @@ fn tls_connector(signal: &Signal) -> Result<MakeTls, WireError> {
         let chain = content(CERTIFICATE, certificate, pem.and_then(|pem| pem.cert.as_deref()))?;
         let given = pem.and_then(|pem| pem.key.as_ref()).map(|key| key.as_slice());
         let key = pkcs8(&content(KEY, key, given)?);
-        identity = Some(Identity::from_pkcs8(&chain, &key).map_err(|error| WireError::Pem {
+        identity = Some(Identity::from_pkcs8(&chain, &key).map_err(|error| SignalError::Pem {
             what: CERTIFICATE,
             path: certificate.clone(),
             problem: format!("{error}; the key must be an unencrypted one, PKCS #8 (BEGIN PRIVATE KEY)"),
@@ -418,7 +436,7 @@ fn tls_connector(signal: &Signal) -> Result<MakeTls, WireError> {
         builder.build()
     };
     // Tried at once, so that what is wrong is known before anything is sent.
-    make().map_err(|error| WireError::Tls { endpoint: shown(&signal.endpoint), problem: error.to_string() })?;
+    make().map_err(|error| SignalError::Tls { endpoint: shown(&signal.endpoint), problem: error.to_string() })?;
     Ok(Box::new(make))
 }
 
@@ -427,12 +445,12 @@ fn tls_connector(signal: &Signal) -> Result<MakeTls, WireError> {
     clippy::disallowed_methods,
     reason = "at the start of a command that probes nothing; the agent hands over what it has read"
 )]
-fn content(what: &'static str, path: &Path, given: Option<&[u8]>) -> Result<Zeroizing<Vec<u8>>, WireError> {
+fn content(what: &'static str, path: &Path, given: Option<&[u8]>) -> Result<Zeroizing<Vec<u8>>, SignalError> {
     if let Some(given) = given {
         return Ok(Zeroizing::new(given.to_vec()));
     }
     let read = std::fs::read(path).map(Zeroizing::new);
-    read.map_err(|source| WireError::File { what, path: path.to_owned(), source })
+    read.map_err(|source| SignalError::File { what, path: path.to_owned(), source })
 }
 
 /// The key in the one form that the TLS library takes; as it is where it cannot be made so.
@@ -449,7 +467,7 @@ fn pkcs8(pem: &[u8]) -> Zeroizing<Vec<u8>> {
 }
 
 /// Those of the protocol, and the operator's, which come last.
-fn headers(signal: &Signal) -> Result<HeaderMap, WireError> {
+fn headers(signal: &Signal) -> Result<HeaderMap, SignalError> {
     let mut all = HeaderMap::new();
     all.insert(USER_AGENT, HeaderValue::from_static(concat!("imaptrace/", env!("CARGO_PKG_VERSION"))));
     match signal.protocol {
@@ -474,7 +492,7 @@ fn headers(signal: &Signal) -> Result<HeaderMap, WireError> {
             value.set_sensitive(true);
             value
         });
-        let pair = name.zip(value).ok_or_else(|| WireError::Header { name: header.name.clone() })?;
+        let pair = name.zip(value).ok_or_else(|| SignalError::Header { name: header.name.clone() })?;
         all.insert(pair.0, pair.1);
     }
     Ok(all)

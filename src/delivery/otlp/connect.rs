@@ -46,12 +46,12 @@ pub(super) struct Connector {
 }
 
 /// Both directions of a connection.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+pub(super) trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 
 /// A connection that is ready for requests.
 pub(super) struct Connection {
-    pub(super) stream: Box<dyn Stream>,
+    pub(super) stream: Box<dyn ByteStream>,
     pub(super) seen: PeerBytes,
 }
 
@@ -75,7 +75,7 @@ pub(super) enum ConnectError {
 
 /// The protocol that the other side begins to speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Peer {
+pub(super) enum PeerProtocol {
     Tls,
     Http1,
     Http2,
@@ -102,7 +102,7 @@ impl Connector {
     pub(super) async fn connect(&self) -> Result<Connection, ConnectError> {
         let seen = PeerBytes::default();
         let stream = self.reach(&seen.wire).await?;
-        let stream: Box<dyn Stream> = match &self.tls {
+        let stream: Box<dyn ByteStream> = match &self.tls {
             None => Box::new(stream),
             Some(make) => {
                 let connected = match make() {
@@ -126,8 +126,8 @@ impl Connector {
             tokio_native_tls::TlsConnector::from(tls).connect(self.name(), stream).await.ok()
         };
         // Only the first bytes matter: the server may refuse us because we send no certificate.
-        let _in_time = tokio::time::timeout(TLS_CHECK, handshake).await.is_ok();
-        seen.wire() == Some(Peer::Tls)
+        drop(tokio::time::timeout(TLS_CHECK, handshake).await);
+        seen.wire() == Some(PeerProtocol::Tls)
     }
 
     fn name(&self) -> &str {
@@ -232,25 +232,25 @@ fn tls_problem(error: &native_tls::Error) -> String {
 
 impl PeerBytes {
     /// What was spoken on the wire.
-    pub(super) fn wire(&self) -> Option<Peer> {
+    pub(super) fn wire(&self) -> Option<PeerProtocol> {
         peer(&self.wire.get())
     }
 
     /// What was spoken inside TLS, or on the wire without it.
-    pub(super) fn plain(&self) -> Option<Peer> {
+    pub(super) fn plain(&self) -> Option<PeerProtocol> {
         peer(&self.plain.get())
     }
 }
 
-fn peer(first: &[u8]) -> Option<Peer> {
+fn peer(first: &[u8]) -> Option<PeerProtocol> {
     match first {
         // A record of TLS (RFC 8446 §5.1): its type, and the version.
-        [0x14..=0x17, 3, ..] => Some(Peer::Tls),
+        [0x14..=0x17, 3, ..] => Some(PeerProtocol::Tls),
         // A frame of HTTP/2 (RFC 9113 §4.1) on stream 0: SETTINGS, which comes first, or GOAWAY.
-        [0, _, _, 4 | 7, _, stream @ ..] if stream.iter().take(4).all(|byte| *byte == 0) => Some(Peer::Http2),
-        _ if first.starts_with(b"HTTP/") => Some(Peer::Http1),
+        [0, _, _, 4 | 7, _, stream @ ..] if stream.iter().take(4).all(|byte| *byte == 0) => Some(PeerProtocol::Http2),
+        _ if first.starts_with(b"HTTP/") => Some(PeerProtocol::Http1),
         _ if first.len() >= 5 && first.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\r' | b'\n' | b'\t')) => {
-            Some(Peer::Text)
+            Some(PeerProtocol::Text)
         }
         _ => None,
     }
@@ -320,17 +320,17 @@ mod tests {
     #[test]
     fn the_first_bytes_tell_the_protocol() {
         for (bytes, expected) in [
-            (&b"\x15\x03\x01\x00\x02\x02\x46"[..], Some(Peer::Tls)),
-            (b"\x16\x03\x03\x00\x7a", Some(Peer::Tls)),
-            (b"HTTP/1.0 400 Bad", Some(Peer::Http1)),
-            (b"\0\0\x18\x04\0\0\0\0\0\0\x05", Some(Peer::Http2)),
-            (b"\0\0\x08\x07\0\0\0\0\0", Some(Peer::Http2)),
+            (&b"\x15\x03\x01\x00\x02\x02\x46"[..], Some(PeerProtocol::Tls)),
+            (b"\x16\x03\x03\x00\x7a", Some(PeerProtocol::Tls)),
+            (b"HTTP/1.0 400 Bad", Some(PeerProtocol::Http1)),
+            (b"\0\0\x18\x04\0\0\0\0\0\0\x05", Some(PeerProtocol::Http2)),
+            (b"\0\0\x08\x07\0\0\0\0\0", Some(PeerProtocol::Http2)),
             // OpenSSL reads no more of what is no record.
-            (b"HTTP/", Some(Peer::Http1)),
-            (b"\0\0\x18\x04\0", Some(Peer::Http2)),
+            (b"HTTP/", Some(PeerProtocol::Http1)),
+            (b"\0\0\x18\x04\0", Some(PeerProtocol::Http2)),
             (b"\0\0\x08\x04\0\0\0\0\x01", None),
-            (b"* OK ready", Some(Peer::Text)),
-            (b"<!DOCTYPE HTML P", Some(Peer::Text)),
+            (b"* OK ready", Some(PeerProtocol::Text)),
+            (b"<!DOCTYPE HTML P", Some(PeerProtocol::Text)),
             (b"220 ", None),
             (b"\xff\xfb\x01\xff\xfb", None),
             (b"\x15", None),

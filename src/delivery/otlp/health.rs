@@ -5,48 +5,48 @@
 
 use std::num::NonZeroU64;
 
-use super::error::Failure;
+use super::error::ExportError;
 use crate::{clock, delivery::log_throttle::LogThrottle};
 
-/// How the receiver fares, and what the log has of it: a change, and one that comes and goes once a minute.
+/// The state of a receiver that was logged last.
 #[derive(Debug, Default)]
-pub(in crate::delivery) struct Health {
-    logged: Fares,
+pub(in crate::delivery) struct ReceiverHealth {
+    logged: HealthState,
     repeats: LogThrottle,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Fares {
-    /// It takes what it gets.
+enum HealthState {
+    /// It accepts what it gets.
     #[default]
-    Good,
-    /// It cannot be reached, or asks to come again.
-    Away,
-    /// It refuses what it gets.
-    Refusing,
+    Healthy,
+    /// It cannot be reached, or asks to be retried later.
+    Unreachable,
+    /// It rejects what it gets.
+    Rejecting,
 }
 
-impl Health {
-    /// Notes the outcome of an export of `what` to `endpoint`, and logs it when it is news.
-    pub(in crate::delivery) fn note(&mut self, what: &str, endpoint: &str, outcome: Result<(), &Failure>) {
+impl ReceiverHealth {
+    /// Takes the outcome of an export of `what` to `endpoint`, and logs a change.
+    pub(in crate::delivery) fn note(&mut self, what: &str, endpoint: &str, outcome: Result<(), &ExportError>) {
         let new = match outcome {
-            Ok(()) => Fares::Good,
-            Err(Failure::Later(_)) => Fares::Away,
-            Err(Failure::Refused(_) | Failure::TooMuch(_)) => Fares::Refusing,
+            Ok(()) => HealthState::Healthy,
+            Err(ExportError::Retryable(_)) => HealthState::Unreachable,
+            Err(ExportError::Permanent(_) | ExportError::TooLarge(_)) => HealthState::Rejecting,
         };
         if self.logged == new {
             return;
         }
-        // What gets better is no more often than what gets worse.
-        let passed = if new == Fares::Good { Some(0) } else { self.repeats.pass(clock::now()) };
+        // A recovery is always logged: there are no more of them than failures.
+        let passed = if new == HealthState::Healthy { Some(0) } else { self.repeats.pass(clock::now()) };
         let Some(repeated) = passed.map(NonZeroU64::new) else { return };
         self.logged = new;
         match outcome {
             Ok(()) => tracing::info!("{what} are delivered to {endpoint} again"),
-            Err(Failure::Later(reason)) => {
+            Err(ExportError::Retryable(reason)) => {
                 tracing::warn!(repeated, "cannot deliver {what} to {endpoint}: {reason}; imaptrace goes on trying");
             }
-            Err(Failure::Refused(reason) | Failure::TooMuch(reason)) => {
+            Err(ExportError::Permanent(reason) | ExportError::TooLarge(reason)) => {
                 tracing::warn!(
                     repeated,
                     "{endpoint} refuses {what}: {reason}; what it refuses is counted and not sent again"
@@ -64,8 +64,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_receiver_that_comes_and_goes_is_two_lines_a_minute_and_one_that_stays_away_is_said_to() {
-        let mut health = Health::default();
-        let away = Failure::Later("HTTP 503".to_owned());
+        let mut health = ReceiverHealth::default();
+        let away = ExportError::Retryable("HTTP 503".to_owned());
         let mut changes = 0;
         for second in 0..120 {
             let outcome = if second % 2 == 0 { Err(&away) } else { Ok(()) };
@@ -74,11 +74,11 @@ mod tests {
             changes += u32::from(before != health.logged);
             tokio::time::advance(Duration::from_secs(1)).await;
         }
-        assert_eq!((changes, health.logged), (4, Fares::Good));
+        assert_eq!((changes, health.logged), (4, HealthState::Healthy));
         for _ in 0..60 {
             health.note("traces", "there", Err(&away));
             tokio::time::advance(Duration::from_secs(1)).await;
         }
-        assert_eq!(health.logged, Fares::Away);
+        assert_eq!(health.logged, HealthState::Unreachable);
     }
 }

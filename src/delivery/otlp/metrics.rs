@@ -12,24 +12,24 @@ use opentelemetry_otlp::MetricExporter;
 use opentelemetry_sdk::metrics::{Temporality, data::ResourceMetrics, exporter::PushMetricExporter as _};
 
 use super::{
-    client::{OtlpClient, WireError},
-    error::Failure,
+    client::{OtlpClient, SignalError},
+    error::ExportError,
     response::Accepted,
     signal::Signal,
 };
 use crate::{clock, delivery::log_throttle::LogThrottle};
 
 /// The exporter of metrics.
-pub(in crate::delivery) struct MetricsWire {
+pub(in crate::delivery) struct MetricsExporter {
     exporter: MetricExporter,
     client: Arc<OtlpClient>,
     /// What the receiver last said of metrics that it took: said once, and what differs once a minute.
     told: Mutex<(Accepted, LogThrottle)>,
 }
 
-impl MetricsWire {
+impl MetricsExporter {
     /// Builds the exporter.
-    pub(in crate::delivery) fn new(signal: &Signal, temporality: Temporality) -> Result<Self, WireError> {
+    pub(in crate::delivery) fn new(signal: &Signal, temporality: Temporality) -> Result<Self, SignalError> {
         let client = OtlpClient::new(signal, "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export")?;
         let client = Arc::new(client);
         let builder = client.configure(MetricExporter::builder().with_http(), signal).with_temporality(temporality);
@@ -43,14 +43,14 @@ impl MetricsWire {
     }
 
     /// One attempt to send these metrics.
-    pub(in crate::delivery) async fn export(&self, metrics: &ResourceMetrics) -> Result<(), Failure> {
-        match self.client.outcome_of(self.exporter.export(metrics)).await.0 {
+    pub(in crate::delivery) async fn export(&self, metrics: &ResourceMetrics) -> Result<(), ExportError> {
+        match self.client.outcome_of(self.exporter.export(metrics)).await.result {
             Ok(accepted) => {
                 self.log(accepted);
                 Ok(())
             }
             // It stops no other message, and the next round has newer values anyhow.
-            Err(Failure::TooMuch(reason)) => Err(Failure::Refused(reason)),
+            Err(ExportError::TooLarge(reason)) => Err(ExportError::Permanent(reason)),
             Err(failure) => Err(failure),
         }
     }

@@ -24,9 +24,10 @@ mod traces;
 mod transport;
 
 pub(super) use self::{
-    client::OtlpClient, error::Failure, health::Health, metrics::MetricsWire, periodic::Meter, traces::Traces,
+    client::OtlpClient, error::ExportError, health::ReceiverHealth, metrics::MetricsExporter,
+    periodic::PeriodicMetricsExporter, traces::TracesExporter,
 };
 pub use self::{
-    client::WireError,
+    client::SignalError,
     signal::{Header, HttpProxy, PemFiles, Protocol, Signal},
 };

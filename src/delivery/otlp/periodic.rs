@@ -13,7 +13,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 
-use super::{error::Failure, health::Health, metrics::MetricsWire};
+use super::{error::ExportError, health::ReceiverHealth, metrics::MetricsExporter};
 use crate::{clock, telemetry::Metrics};
 
 /// Of an interval, what a round's messages are spread over at most: one thread's work is nobody's pause.
@@ -24,20 +24,20 @@ const LONGEST_GAP: Duration = Duration::from_millis(200);
 type Answer = oneshot::Sender<Result<(), String>>;
 
 /// The way to the task.
-pub(in crate::delivery) struct Meter(mpsc::Sender<Answer>);
+pub(in crate::delivery) struct PeriodicMetricsExporter(mpsc::Sender<Answer>);
 
-impl Meter {
+impl PeriodicMetricsExporter {
     /// Starts the task. The first export is an interval away.
     pub(in crate::delivery) fn start(
         metrics: Metrics,
-        wire: MetricsWire,
+        wire: MetricsExporter,
         interval: Duration,
         runtime: &Handle,
     ) -> Self {
         let (asks, asked) = mpsc::channel(1);
         // The timer takes no 0.
         let interval = interval.max(Duration::from_millis(1));
-        runtime.spawn(Task { metrics, wire, interval, health: Health::default(), first: 0 }.run(asked));
+        runtime.spawn(Task { metrics, wire, interval, health: ReceiverHealth::default(), first: 0 }.run(asked));
         Self(asks)
     }
 
@@ -52,9 +52,9 @@ impl Meter {
 
 struct Task {
     metrics: Metrics,
-    wire: MetricsWire,
+    wire: MetricsExporter,
     interval: Duration,
-    health: Health,
+    health: ReceiverHealth,
     /// Where the next round begins: behind what the receiver could not take, which may be that one message.
     first: usize,
 }
@@ -77,13 +77,13 @@ impl Task {
             // Without anybody who asks, delivery is gone.
             let Some(answer) = ask else { return };
             let outcome = self.round(Duration::ZERO).await;
-            drop(answer.send(outcome.map_err(Failure::into_reason)));
+            drop(answer.send(outcome.map_err(ExportError::into_reason)));
             return;
         }
     }
 
     /// Sends every collection once. What is refused for good stops nobody behind it.
-    async fn round(&mut self, spread: Duration) -> Result<(), Failure> {
+    async fn round(&mut self, spread: Duration) -> Result<(), ExportError> {
         let mut collections = self.metrics.collections();
         // What leaves goes first, always: those who follow it begin anew under the same attributes, and what it holds would
         // look like a leap of theirs.
@@ -104,11 +104,11 @@ impl Task {
             sent = true;
             match self.wire.export(&found).await {
                 Ok(()) => self.metrics.settled(collection),
-                Err(failure @ Failure::Refused(_)) => {
+                Err(failure @ ExportError::Permanent(_)) => {
                     self.metrics.settled(collection);
                     outcome = Err(failure);
                 }
-                Err(failure @ (Failure::Later(_) | Failure::TooMuch(_))) => {
+                Err(failure @ (ExportError::Retryable(_) | ExportError::TooLarge(_))) => {
                     outcome = Err(failure);
                     self.first = number.checked_sub(leaving).map_or(first, |number| first + number + 1);
                     break;

@@ -20,7 +20,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse
 use prost::Message;
 use serde_json::Value;
 
-use super::error::{Failure, grpc_failure, http_failure};
+use super::error::{ExportError, grpc_error, http_error};
 use crate::clock;
 
 /// No receiver has more to say of what it took. What is longer is not read, and is no export response.
@@ -51,12 +51,12 @@ pub(in crate::delivery) struct Accepted {
 }
 
 /// An answer over HTTP.
-pub(super) fn http(reply: &HttpReply) -> Result<Accepted, Failure> {
+pub(super) fn http(reply: &HttpReply) -> Result<Accepted, ExportError> {
     if !reply.status.is_success() {
         return Err(if wants_tls(reply) {
-            Failure::Later(format!("HTTP {}: {WANTS_TLS}", reply.status.as_u16()))
+            ExportError::Retryable(format!("HTTP {}: {WANTS_TLS}", reply.status.as_u16()))
         } else {
-            http_failure(reply.status.as_u16())
+            http_error(reply.status.as_u16())
         });
     }
     let body = reply.complete.then(|| unpacked(&reply.body, reply.headers.get(CONTENT_ENCODING))).flatten();
@@ -126,7 +126,7 @@ fn short(message: &str) -> String {
 }
 
 /// An answer over gRPC.
-pub(super) fn grpc(reply: &HttpReply) -> Result<Accepted, Failure> {
+pub(super) fn grpc(reply: &HttpReply) -> Result<Accepted, ExportError> {
     let kind = content_type(&reply.headers);
     let rest = kind.as_deref().and_then(|kind| kind.strip_prefix("application/grpc"));
     let is_grpc = rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('+'));
@@ -135,18 +135,18 @@ pub(super) fn grpc(reply: &HttpReply) -> Result<Accepted, Failure> {
     let is_bare_status = kind.is_none() && status.is_some() && reply.body.is_empty();
     if reply.status != StatusCode::OK {
         // It is not the receiver's judgement of the batch: that has a gRPC status, and HTTP's is 200.
-        return Err(Failure::Later(http_failure(reply.status.as_u16()).into_reason()));
+        return Err(ExportError::Retryable(http_error(reply.status.as_u16()).into_reason()));
     }
     if !is_grpc && !is_bare_status {
         return Err(foreign(reply, "a gRPC"));
     }
     let Some(code) = status.and_then(|status| status.to_str().ok()?.parse().ok()) else {
-        return Err(Failure::Later("the answer ends without a gRPC status".to_owned()));
+        return Err(ExportError::Retryable("the answer ends without a gRPC status".to_owned()));
     };
     if code != 0 {
-        return Err(grpc_failure(code));
+        return Err(grpc_error(code));
     }
-    let broken = || Failure::Later("gRPC Ok with something else than an export response".to_owned());
+    let broken = || ExportError::Retryable("gRPC Ok with something else than an export response".to_owned());
     message(reply).and_then(|body| ExportTraceServiceResponse::decode(&*body).ok()).map(accepted).ok_or_else(broken)
 }
 
@@ -177,10 +177,10 @@ fn unpacked(body: &[u8], encoding: Option<&HeaderValue>) -> Option<Vec<u8>> {
 }
 
 /// What no receiver sends. It is kept: the batch has not arrived, and nothing is wrong with it.
-fn foreign(reply: &HttpReply, expected: &str) -> Failure {
+fn foreign(reply: &HttpReply, expected: &str) -> ExportError {
     let kind = content_type(&reply.headers).map_or_else(|| "no content type".to_owned(), |kind| shown(&kind));
     let size = if reply.complete { String::new() } else { format!(" and more than {} KiB", LARGEST_BODY >> 10) };
-    Failure::Later(format!(
+    ExportError::Retryable(format!(
         "HTTP {} with {kind}{size} is no answer of {expected} receiver: a proxy, a sign-in page or another service answers \
          at this address; check the endpoint's host, port and path, and the protocol",
         reply.status.as_u16()
@@ -293,9 +293,9 @@ mod tests {
     }
 
     /// The reason why it is kept.
-    fn kept(outcome: Result<Accepted, Failure>) -> String {
+    fn kept(outcome: Result<Accepted, ExportError>) -> String {
         match outcome {
-            Err(Failure::Later(reason)) => reason,
+            Err(ExportError::Retryable(reason)) => reason,
             other => panic!("{other:?}"),
         }
     }
@@ -389,7 +389,7 @@ mod tests {
             assert_eq!(reason, "HTTP 400: the port speaks TLS: write https:// in the endpoint");
         }
         let batch = http(&reply(400, &[TEXT], b"the attribute tls.cipher is too long"));
-        assert!(matches!(batch, Err(Failure::Refused(_))), "{batch:?}");
+        assert!(matches!(batch, Err(ExportError::Permanent(_))), "{batch:?}");
     }
 
     const GRPC: (&str, &str) = ("content-type", "application/grpc");
@@ -458,7 +458,7 @@ mod tests {
             with_trailers(reply(200, &[GRPC], b""), &refused),
             with_trailers(reply(200, &[GRPC], &framed(0, b"")), &refused),
         ] {
-            assert_eq!(grpc(&answer), Err(Failure::Refused("gRPC InvalidArgument".to_owned())));
+            assert_eq!(grpc(&answer), Err(ExportError::Permanent("gRPC InvalidArgument".to_owned())));
         }
         kept(grpc(&reply(200, &[GRPC, ("grpc-status", "14")], b"")));
     }

@@ -3,33 +3,24 @@
 //! An export is one attempt; the queue retries. Must be used inside delivery's runtime. Called by the sender and by
 //! [`Replay`](crate::delivery::Replay).
 
-use std::{num::NonZeroU64, sync::Arc, time::Duration};
+use std::{num::NonZeroU64, sync::Arc};
 
 use imaptrace_record::Run;
 use opentelemetry_otlp::SpanExporter;
 use opentelemetry_sdk::{Resource, trace::SpanExporter as _};
 
 use super::{
-    client::{OtlpClient, WireError},
-    error::Failure,
+    client::{ExportOutcome, OtlpClient, SignalError},
+    error::ExportError,
     response::Accepted,
     signal::Signal,
 };
 use crate::{clock, delivery::log_throttle::LogThrottle, telemetry::spans};
 
 /// The exporter of traces.
-pub(in crate::delivery) struct Traces {
+pub(in crate::delivery) struct TracesExporter {
     exporter: SpanExporter,
     client: Arc<OtlpClient>,
-}
-
-/// What came of one attempt to send traces.
-#[derive(Debug)]
-pub(in crate::delivery) struct Answer {
-    /// Whether they arrived, and what the receiver said of it.
-    pub(in crate::delivery) outcome: Result<Accepted, Failure>,
-    /// How long the receiver asks to be left alone.
-    pub(in crate::delivery) retry_after: Option<Duration>,
 }
 
 impl Accepted {
@@ -57,9 +48,9 @@ impl Accepted {
     }
 }
 
-impl Traces {
+impl TracesExporter {
     /// Builds the exporter.
-    pub(in crate::delivery) fn new(signal: &Signal, resource: &Resource) -> Result<Self, WireError> {
+    pub(in crate::delivery) fn new(signal: &Signal, resource: &Resource) -> Result<Self, SignalError> {
         let client = OtlpClient::new(signal, "/opentelemetry.proto.collector.trace.v1.TraceService/Export")?;
         let client = Arc::new(client);
         let built = client.configure(SpanExporter::builder().with_http(), signal).build();
@@ -74,15 +65,15 @@ impl Traces {
     }
 
     /// One attempt to send the traces of these runs.
-    pub(in crate::delivery) async fn export(&self, runs: &[Arc<Run>]) -> Answer {
+    pub(in crate::delivery) async fn export(&self, runs: &[Arc<Run>]) -> ExportOutcome {
         let spans = runs.iter().flat_map(|run| spans(run)).collect();
-        let (outcome, retry_after) = self.client.outcome_of(self.exporter.export(spans)).await;
-        let outcome = match outcome {
-            // Only a delay says that it is the receiver that has too much (OTLP specification, "OTLP/gRPC Throttling").
-            Err(Failure::TooMuch(reason)) if retry_after.is_some() => Err(Failure::Later(reason)),
-            outcome => outcome,
-        };
-        Answer { outcome, retry_after }
+        let mut outcome = self.client.outcome_of(self.exporter.export(spans)).await;
+        // A delay means that the receiver is overloaded, not that the batch is too large (OTLP specification, "OTLP/gRPC
+        // Throttling").
+        if let (Err(ExportError::TooLarge(reason)), Some(_)) = (&mut outcome.result, outcome.retry_after) {
+            outcome.result = Err(ExportError::Retryable(std::mem::take(reason)));
+        }
+        outcome
     }
 
     /// Where they go, for people.

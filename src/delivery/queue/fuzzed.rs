@@ -121,7 +121,8 @@ impl Files {
     }
 
     fn may_be(&mut self, number: usize, damaged: &[u8]) {
-        if matches!(segment::piece(damaged, 0), Some(segment::Piece::Whole { next, .. }) if next == damaged.len()) {
+        if matches!(segment::part(damaged, 0), Some(segment::SegmentPart::Whole { next, .. }) if next == damaged.len())
+        {
             self.whole.extend(groups()[number].1.iter().cloned());
         }
     }

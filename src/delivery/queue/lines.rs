@@ -7,7 +7,7 @@ use std::io::{self, BufRead, BufReader, Read};
 use flate2::read::MultiGzDecoder;
 use imaptrace_record::Run;
 
-use super::segment::{self, Piece};
+use super::segment::{self, SegmentPart};
 
 /// A compressed file of ours up to this size is decompressed member by member, so that damage costs one member only.
 const WHOLE: u64 = 64 << 20;
@@ -31,12 +31,12 @@ pub struct BadLine {
 
 /// The runs of a file, one JSON line each, packed by gzip or not. Empty lines do not count.
 pub struct Lines {
-    source: Source,
+    source: LineSource,
     line: u64,
     ended: bool,
 }
 
-enum Source {
+enum LineSource {
     /// Read as it comes.
     Stream(Box<dyn BufRead>),
     /// Groups that stand for themselves, and what is left of the lines of the last one.
@@ -61,34 +61,38 @@ impl Lines {
         let ours = memchr::memmem::find_iter(&packed, &MAGIC)
             .any(|at| packed.get(at..).is_some_and(|rest| segment::head(rest).is_some()));
         let source = if !is_text && ours && (packed.len() as u64) < WHOLE {
-            Source::Members { packed, at: 0, text: io::Cursor::default() }
+            LineSource::Members { packed, at: 0, text: io::Cursor::default() }
         } else {
             let all = io::Cursor::new(packed).chain(reader);
-            Source::Stream(if is_packed { Box::new(BufReader::new(MultiGzDecoder::new(all))) } else { Box::new(all) })
+            LineSource::Stream(if is_packed {
+                Box::new(BufReader::new(MultiGzDecoder::new(all)))
+            } else {
+                Box::new(all)
+            })
         };
         Ok(Self { source, line: 0, ended: false })
     }
 
     /// The next line; empty at the end.
-    fn read(&mut self, line: &mut Vec<u8>) -> Result<(), LineError> {
+    fn read(&mut self, line: &mut Vec<u8>) -> Result<(), ReadLineError> {
         match &mut self.source {
-            Source::Stream(reader) => read_line(reader, line),
-            Source::Members { packed, at, text } => loop {
+            LineSource::Stream(reader) => read_line(reader, line),
+            LineSource::Members { packed, at, text } => loop {
                 read_line(text, line)?;
                 if !line.is_empty() {
                     return Ok(());
                 }
-                match segment::piece(packed, *at) {
+                match segment::part(packed, *at) {
                     None => return Ok(()),
-                    Some(Piece::Whole { text: unpacked, next, .. }) => {
+                    Some(SegmentPart::Whole { text: unpacked, next, .. }) => {
                         *at = next;
                         *text = io::Cursor::new(unpacked);
                     }
-                    Some(Piece::Damaged { runs, next }) => {
+                    Some(SegmentPart::Damaged { runs, next }) => {
                         let plural = if runs == 1 { "" } else { "s" };
                         let problem = format!("byte {at}: the data are damaged ({runs} run{plural})");
                         *at = next;
-                        return Err(LineError::Damaged(problem));
+                        return Err(ReadLineError::Damaged(problem));
                     }
                 }
             },
@@ -97,7 +101,7 @@ impl Lines {
 }
 
 /// Why there is no line where one should be.
-enum LineError {
+enum ReadLineError {
     /// It was longer than any may be, and its end has been found.
     TooLong,
     /// Its end was not found.
@@ -109,16 +113,16 @@ enum LineError {
 }
 
 /// The next line with its end, which the last one may lack; empty when there is none. No more of it is kept than may be.
-fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> Result<(), LineError> {
-    reader.by_ref().take(LONGEST_LINE as u64 + 1).read_until(b'\n', line).map_err(LineError::Broken)?;
+fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> Result<(), ReadLineError> {
+    reader.by_ref().take(LONGEST_LINE as u64 + 1).read_until(b'\n', line).map_err(ReadLineError::Broken)?;
     if line.len() <= LONGEST_LINE || line.ends_with(b"\n") {
         return Ok(());
     }
     line.clear();
     let mut rest = reader.take(LONGEST_SEARCH);
     // Passes over it where it is read, and keeps none of it.
-    rest.skip_until(b'\n').map_err(LineError::Broken)?;
-    Err(if rest.limit() == 0 { LineError::Endless } else { LineError::TooLong })
+    rest.skip_until(b'\n').map_err(ReadLineError::Broken)?;
+    Err(if rest.limit() == 0 { ReadLineError::Endless } else { ReadLineError::TooLong })
 }
 
 impl Iterator for Lines {
@@ -131,16 +135,16 @@ impl Iterator for Lines {
             if let Err(unread) = self.read(&mut text) {
                 let line = self.line + 1;
                 let problem = match unread {
-                    LineError::Damaged(problem) => problem,
-                    LineError::TooLong => {
+                    ReadLineError::Damaged(problem) => problem,
+                    ReadLineError::TooLong => {
                         self.line = line;
                         "the line is longer than 16MiB, which no run takes, and is left out".to_owned()
                     }
-                    LineError::Endless => {
+                    ReadLineError::Endless => {
                         self.ended = true;
                         "the line does not end within 4GiB: nothing behind it is read".to_owned()
                     }
-                    LineError::Broken(error) => {
+                    ReadLineError::Broken(error) => {
                         self.ended = true;
                         error.to_string()
                     }

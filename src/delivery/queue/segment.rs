@@ -20,7 +20,7 @@ const FIELD: [u8; 2] = *b"iT";
 const CONTENT: usize = 12;
 /// Where the content begins: behind ten bytes of header, the length of all fields, and the field's name and length.
 const CONTENT_AT: usize = 10 + 2 + 4;
-/// What is read of a member to know its [`Head`].
+/// What is read of a member to know its [`MemberHeader`].
 pub(super) const HEAD: usize = CONTENT_AT + CONTENT;
 /// How every member begins: the magic number, the method "deflate".
 const MAGIC: [u8; 3] = [0x1f, 0x8b, 8];
@@ -31,7 +31,7 @@ const MOST_LINES: usize = 1024;
 
 /// A member's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Head {
+pub(super) struct MemberHeader {
     /// Bytes of the whole member.
     pub(super) length: u64,
     /// Lines in it.
@@ -44,13 +44,13 @@ pub(super) struct Head {
 
 /// What stands at a place of a segment.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Piece {
+pub(super) enum SegmentPart {
     /// A member that is whole: its lines, and where the next begins.
     Whole {
         /// The lines.
         text: Vec<u8>,
         /// What its header says, if it is one of ours.
-        head: Option<Head>,
+        head: Option<MemberHeader>,
         /// Where the next piece begins.
         next: usize,
     },
@@ -87,13 +87,13 @@ pub(super) fn pack<'a>(runs: impl IntoIterator<Item = &'a Run>, now: SystemTime)
 }
 
 /// What the header of a member says, if `bytes` begin with one of ours.
-pub(super) fn head(bytes: &[u8]) -> Option<Head> {
+pub(super) fn head(bytes: &[u8]) -> Option<MemberHeader> {
     let number = |at: usize| {
         let four = bytes.get(at..at + 4)?;
         Some(u64::from(u32::from_le_bytes(four.try_into().ok()?)))
     };
     let ours = bytes.starts_with(&MAGIC) && bytes.get(CONTENT_AT - 4..CONTENT_AT - 2) == Some(&FIELD[..]);
-    let head = Head {
+    let head = MemberHeader {
         length: number(CONTENT_AT)?,
         runs: number(CONTENT_AT + 4)?,
         spans: number(CONTENT_AT + 8)?,
@@ -104,12 +104,12 @@ pub(super) fn head(bytes: &[u8]) -> Option<Head> {
 }
 
 /// Looks at what begins at a place; none at the end.
-pub(super) fn piece(bytes: &[u8], at: usize) -> Option<Piece> {
+pub(super) fn part(bytes: &[u8], at: usize) -> Option<SegmentPart> {
     let rest = bytes.get(at..).filter(|rest| !rest.is_empty())?;
     let head = head(rest);
     let mut room = LARGEST;
     if let Some((text, used)) = unpack(rest, &mut room) {
-        return Some(Piece::Whole { text, head, next: at + used });
+        return Some(SegmentPart::Whole { text, head, next: at + used });
     }
     let runs = head.map_or(1, |head| head.runs.max(1));
     let told = head.and_then(|head| usize::try_from(head.length).ok()).and_then(|length| at.checked_add(length));
@@ -119,7 +119,7 @@ pub(super) fn piece(bytes: &[u8], at: usize) -> Option<Piece> {
     // What is tried on the way is bounded in all: bytes that only look like members could keep us for hours.
     let mut room = LARGEST;
     let found = (at + 1..end).find(|next| bytes.get(*next..).is_some_and(|rest| unpack(rest, &mut room).is_some()));
-    Some(Piece::Damaged { runs, next: found.unwrap_or(end) })
+    Some(SegmentPart::Damaged { runs, next: found.unwrap_or(end) })
 }
 
 /// The content of the member that begins here, and its length; none when it is damaged, cut short, no member at all, or
@@ -145,7 +145,7 @@ fn skips_groups(bytes: &[u8]) -> bool {
 
 /// How many runs a member holds that is whole: what its header says, else its lines. One with more lines than any group
 /// of ours counts as one, for nothing in it is.
-pub(super) fn told(text: &[u8], head: Option<Head>) -> u64 {
+pub(super) fn run_count(text: &[u8], head: Option<MemberHeader>) -> u64 {
     let counted = || if is_foreign(text) { 1 } else { lines(text).count() as u64 };
     head.map_or_else(counted, |head| head.runs)
 }
@@ -157,7 +157,7 @@ pub(super) fn is_foreign(text: &[u8]) -> bool {
 
 /// Why a line is no run that can be sent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum LineError {
+pub(super) enum RunLineError {
     /// It is no record.
     #[error("this is no run: {0}")]
     Foreign(String),
@@ -167,20 +167,21 @@ pub(super) enum LineError {
 }
 
 /// The run that a line holds.
-pub(super) fn line(line: &[u8]) -> Result<Run, LineError> {
+pub(super) fn line(line: &[u8]) -> Result<Run, RunLineError> {
     #[derive(serde::Deserialize)]
     struct Version {
         schema: u64,
     }
     // A line has one place only: its number in the file is for the caller to say.
-    let foreign =
-        |error: serde_json::Error| LineError::Foreign(error.to_string().replace(" at line 1 column ", " at column "));
+    let foreign = |error: serde_json::Error| {
+        RunLineError::Foreign(error.to_string().replace(" at line 1 column ", " at column "))
+    };
     let read = serde_json::from_slice::<Run>(line);
     match &read {
         Ok(run) if run.schema <= SCHEMA => read.map_err(foreign),
         // Only now: what a newer one wrote need not look like a run of ours.
         _ => match serde_json::from_slice::<Version>(line) {
-            Ok(version) if version.schema > SCHEMA.into() => Err(LineError::Newer(version.schema)),
+            Ok(version) if version.schema > SCHEMA.into() => Err(RunLineError::Newer(version.schema)),
             _ => read.map_err(foreign),
         },
     }
@@ -248,13 +249,13 @@ pub(super) mod tests {
         let sent = [measured(), measured()];
         let now = UNIX_EPOCH + Duration::from_secs(1_795_434_160);
         let member = pack(&sent, now).unwrap();
-        let expected = Head { length: member.len() as u64, runs: 2, spans: 22, written: now };
+        let expected = MemberHeader { length: member.len() as u64, runs: 2, spans: 22, written: now };
         assert_eq!(head(&member), Some(expected));
         let twice = [member.clone(), member.clone()].concat();
-        let Some(Piece::Whole { text, head, next }) = piece(&twice, 0) else { panic!("damaged") };
+        let Some(SegmentPart::Whole { text, head, next }) = part(&twice, 0) else { panic!("damaged") };
         assert_eq!((runs(&text), head, next), (sent.to_vec(), Some(expected), member.len()));
-        assert!(matches!(piece(&twice, next), Some(Piece::Whole { next, .. }) if next == twice.len()));
-        assert_eq!(piece(&twice, twice.len()), None);
+        assert!(matches!(part(&twice, next), Some(SegmentPart::Whole { next, .. }) if next == twice.len()));
+        assert_eq!(part(&twice, twice.len()), None);
     }
 
     #[test]
@@ -280,9 +281,9 @@ pub(super) mod tests {
         for (at, lost) in [(first.len() + second.len() / 2, 2), (first.len() + 1, 1)] {
             let mut damaged = whole.clone();
             damaged[at] ^= 0xff;
-            let Some(Piece::Damaged { runs, next }) = piece(&damaged, first.len()) else { panic!("it is whole") };
+            let Some(SegmentPart::Damaged { runs, next }) = part(&damaged, first.len()) else { panic!("it is whole") };
             assert_eq!((runs, next), (lost, first.len() + second.len()), "{at}");
-            assert!(matches!(piece(&damaged, next), Some(Piece::Whole { .. })));
+            assert!(matches!(part(&damaged, next), Some(SegmentPart::Whole { .. })));
         }
     }
 
@@ -294,7 +295,7 @@ pub(super) mod tests {
         let lie = u32::try_from(members[0].len() + members[1].len()).unwrap();
         bytes[CONTENT_AT..CONTENT_AT + 4].copy_from_slice(&lie.to_le_bytes());
         bytes[members[0].len() / 2] ^= 0xff;
-        assert_eq!(piece(&bytes, 0), Some(Piece::Damaged { runs: 1, next: members[0].len() }));
+        assert_eq!(part(&bytes, 0), Some(SegmentPart::Damaged { runs: 1, next: members[0].len() }));
     }
 
     #[test]
@@ -306,7 +307,7 @@ pub(super) mod tests {
         let other = &group[..behind.checked_sub(HEAD).unwrap() % group.len()];
         let bytes = [cut, &group.repeat(behind / group.len()), other, &group].concat();
         assert!(bytes.get(12 + 0x1f10..).is_some_and(|body| body.starts_with(&group[HEAD..])));
-        assert_eq!(piece(&bytes, 0), Some(Piece::Damaged { runs: 1, next: cut.len() }));
+        assert_eq!(part(&bytes, 0), Some(SegmentPart::Damaged { runs: 1, next: cut.len() }));
     }
 
     #[test]
@@ -314,10 +315,10 @@ pub(super) mod tests {
         let text = serde_json::to_string(&measured()).unwrap();
         assert!(line(text.as_bytes()).is_ok());
         let newer = text.replace("\"schema\":1", "\"schema\":2");
-        assert_eq!(line(newer.as_bytes()), Err(LineError::Newer(2)));
-        assert_eq!(line(b"{\"schema\":7,\"all\":\"else\"}"), Err(LineError::Newer(7)));
+        assert_eq!(line(newer.as_bytes()), Err(RunLineError::Newer(2)));
+        assert_eq!(line(b"{\"schema\":7,\"all\":\"else\"}"), Err(RunLineError::Newer(7)));
         for text in ["", "{}", "{\"schema\":1}", "no JSON"] {
-            assert!(matches!(line(text.as_bytes()), Err(LineError::Foreign(_))), "{text}");
+            assert!(matches!(line(text.as_bytes()), Err(RunLineError::Foreign(_))), "{text}");
         }
     }
 
@@ -331,11 +332,11 @@ pub(super) mod tests {
             let cut = cut.min(member.len());
             let bytes = [&bytes[..], &member[..cut], &bytes[..], &member].concat();
             let (mut at, mut found) = (0, 0);
-            while let Some(piece) = piece(&bytes, at) {
-                let (Piece::Whole { next, .. } | Piece::Damaged { next, .. }) = &piece;
+            while let Some(piece) = part(&bytes, at) {
+                let (SegmentPart::Whole { next, .. } | SegmentPart::Damaged { next, .. }) = &piece;
                 prop_assert!(*next > at && *next <= bytes.len());
                 at = *next;
-                found += usize::from(matches!(piece, Piece::Whole { .. }));
+                found += usize::from(matches!(piece, SegmentPart::Whole { .. }));
             }
             prop_assert_eq!(at, bytes.len());
             prop_assert!(found >= 1, "the last member is whole");

@@ -13,7 +13,7 @@ use std::{
     time::SystemTime,
 };
 
-use super::segment::{self, HEAD, Piece};
+use super::segment::{self, HEAD, SegmentPart};
 use crate::state::{Directory, StateDir, about};
 
 /// The directory of the segments.
@@ -259,13 +259,13 @@ fn survey_content(mut segment: Segment, content: &[u8], settled: impl Fn(u64, u6
     (segment.left, segment.written, segment.length) = (0, None, content.len() as u64);
     segment.counted = true;
     let mut at = 0;
-    while let Some(piece) = segment::piece(content, at) {
+    while let Some(piece) = segment::part(content, at) {
         let (runs, after) = match piece {
-            Piece::Whole { text, head, next } => {
+            SegmentPart::Whole { text, head, next } => {
                 segment.written = segment.written.or_else(|| head.map(|head| head.written));
-                (segment::told(&text, head), next)
+                (segment::run_count(&text, head), next)
             }
-            Piece::Damaged { runs, next } => (runs, next),
+            SegmentPart::Damaged { runs, next } => (runs, next),
         };
         segment.left += runs - settled(at as u64, runs);
         at = after;
@@ -287,10 +287,10 @@ pub(super) fn runs_by_headers(content: &[u8], mut at: usize) -> Option<u64> {
 /// The runs from here on, by looking at all that is there.
 pub(super) fn runs_by_content(content: &[u8], mut at: usize) -> u64 {
     let mut runs = 0;
-    while let Some(piece) = segment::piece(content, at) {
+    while let Some(piece) = segment::part(content, at) {
         let (found, next) = match piece {
-            Piece::Whole { text, head, next } => (segment::told(&text, head), next),
-            Piece::Damaged { runs, next } => (runs, next),
+            SegmentPart::Whole { text, head, next } => (segment::run_count(&text, head), next),
+            SegmentPart::Damaged { runs, next } => (runs, next),
         };
         runs += found;
         at = next;

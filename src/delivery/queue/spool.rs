@@ -23,7 +23,7 @@ use imaptrace_record::Run;
 use super::{
     dead_letters::DeadLetters,
     load::Load,
-    segment::{self, Piece},
+    segment::{self, SegmentPart},
     segment_files::{LIMIT, Segment, SegmentFiles, name_of, runs_by_content, runs_by_headers},
 };
 use crate::state::{NotRegularError, StateDir, about};
@@ -238,7 +238,7 @@ impl Spool {
             }
             let at = back.next;
             let piece = match self.content(number) {
-                Ok(content) => segment::piece(content, usize::try_from(at.offset).unwrap_or(usize::MAX)),
+                Ok(content) => segment::part(content, usize::try_from(at.offset).unwrap_or(usize::MAX)),
                 Err(error) if is_gone(&error) => {
                     back.gone.insert(number, self.give_up(number));
                     back.damage = Some(about(&self.files.path_of(number), error).to_string());
@@ -251,20 +251,20 @@ impl Spool {
                     break;
                 }
             };
-            if let Some(Piece::Whole { next, .. } | Piece::Damaged { next, .. }) = &piece {
+            if let Some(SegmentPart::Whole { next, .. } | SegmentPart::Damaged { next, .. }) = &piece {
                 self.recount(number, at.offset, *next as u64);
             }
             match piece {
                 None if self.segments.back().is_some_and(|last| last.number == number) => break,
                 None => back.next = Place::start(number + 1),
-                Some(Piece::Damaged { runs, next }) => {
+                Some(SegmentPart::Damaged { runs, next }) => {
                     let what =
                         format!("{}, byte {}: the data are damaged", self.files.path_of(number).display(), at.offset);
                     self.spoiled(number, runs, what, &mut back);
                     back.next = Place { offset: next as u64, index: 0, ..at };
                 }
-                Some(Piece::Whole { text, head, next }) if segment::is_foreign(&text) => {
-                    let runs = segment::told(&text, head);
+                Some(SegmentPart::Whole { text, head, next }) if segment::is_foreign(&text) => {
+                    let runs = segment::run_count(&text, head);
                     let what = format!(
                         "{}, byte {}: this is no group of runs",
                         self.files.path_of(number).display(),
@@ -273,13 +273,13 @@ impl Spool {
                     self.spoiled(number, runs, what, &mut back);
                     back.next = Place { offset: next as u64, index: 0, ..at };
                 }
-                Some(Piece::Whole { text, head, next }) => {
+                Some(SegmentPart::Whole { text, head, next }) => {
                     let lines: Vec<_> = segment::lines(&text).collect();
                     if at.index == 0
                         && let Some(segment) = self.segment(number)
                     {
                         // The header is under no checksum; the lines are.
-                        let told = segment::told(&text, head);
+                        let told = segment::run_count(&text, head);
                         segment.left = (segment.left + lines.len() as u64).saturating_sub(told);
                     }
                     back.next = Place { offset: next as u64, index: 0, ..at };
