@@ -18,7 +18,7 @@ const LONGEST: Duration = Duration::from_secs(3600);
 
 /// What is known of an account's logins.
 #[derive(Debug, Default)]
-pub(super) struct Backoff {
+pub(super) struct LoginBackoff {
     held: Option<Held>,
     /// Who the run under way is.
     tried: Option<Login>,
@@ -43,7 +43,7 @@ struct Held {
     login: Option<Login>,
 }
 
-impl Backoff {
+impl LoginBackoff {
     /// Whether the next run must not log in, given the account's names, the mechanism, the client certificate's
     /// fingerprint and the secret of now.
     pub(super) fn hold(
@@ -128,7 +128,7 @@ mod tests {
         minutes: u32,
         login: impl Fn(u32) -> (Account, Auth, Option<&'static str>, &'static str),
     ) -> Vec<u32> {
-        let mut backoff = Backoff::default();
+        let mut backoff = LoginBackoff::default();
         let mut tried = Vec::new();
         for minute in 0..minutes {
             let (account, auth, certificate, secret) = login(minute);
@@ -172,7 +172,7 @@ mod tests {
     fn only_an_answer_to_the_login_that_blames_its_credentials_holds_the_next_one_back() {
         for class in ErrorType::ALL.iter().copied() {
             for step in ["LOGIN", "AUTHENTICATE", "LIST", "LOGOUT"] {
-                let mut backoff = Backoff::default();
+                let mut backoff = LoginBackoff::default();
                 backoff.hold(&account("me"), Auth::Auto, None, Some(Secret::new("x".into())));
                 let mut run = run(Some(class), false);
                 run.failed_step = Some(step.into());
@@ -190,7 +190,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_login_that_works_ends_it_and_a_dead_server_teaches_nothing() {
-        let mut backoff = Backoff::default();
+        let mut backoff = LoginBackoff::default();
         let (me, secret) = (account("me"), || Some(Secret::new("x".into())));
         backoff.hold(&me, Auth::Auto, None, secret());
         backoff.learn(&run(Some(ErrorType::AuthFailed), false), MINUTE);

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use super::{backoff::Backoff, families, once::longest, run_log::LastSeen, tell::RunState, tls_files::FileSets};
+use super::{backoff::LoginBackoff, families, once::longest, run_log::LastSeen, tell::RunState, tls_files::FileSets};
 use crate::{latency::SlowSpell, net::Family, plan::Target, probe::TargetContext, schedule::Slot};
 
 /// A password command's own deadline, a look at certificates, and what handing a finished run on may take.
@@ -25,7 +25,7 @@ pub(super) struct Work {
 
 #[derive(Default)]
 pub(super) struct History {
-    pub(super) backoff: Backoff,
+    pub(super) backoff: LoginBackoff,
     /// What the last run came to, for each family that had one.
     states: Vec<(Family, RunState)>,
     /// The slow steps of recent runs, for each family that had some.

@@ -45,7 +45,7 @@ use self::{
 };
 use crate::telemetry::{Metrics, MetricsSettings, ResourceSettings, resource};
 
-/// Kept of a deadline so that the report is there when it passes.
+/// Kept of a deadline, so that the report is ready before it.
 const MARGIN: Duration = Duration::from_millis(200);
 
 /// Delivery could not be started.
@@ -59,7 +59,7 @@ pub enum DeliveryStartError {
     Runtime(#[source] std::io::Error),
 }
 
-/// The way out for runs and metrics.
+/// Delivers runs and metrics.
 pub struct Delivery {
     queue: Queue,
     metrics: Metrics,
@@ -69,7 +69,7 @@ pub struct Delivery {
     engine: Engine,
 }
 
-/// The ways to the receivers, to be given other headers and files while all goes on.
+/// Handles of the receivers, to replace headers and files while delivery runs.
 #[derive(Debug, Clone, Default)]
 pub struct Receivers {
     traces: Option<Arc<OtlpClient>>,
@@ -116,7 +116,7 @@ impl Delivery {
             }
             None => (Metrics::off(), None),
         };
-        // Without a receiver of traces what waits in the folder stays there.
+        // Without a receiver of traces, runs in the state directory stay there.
         let state = settings.state.clone().filter(|_| settings.traces.is_some());
         let disk = state.map(|state| (state, settings.queue_disk));
         let queue = Queue::new(settings.queue_memory, disk, settings.traces.is_some(), metrics.clone());
@@ -140,7 +140,7 @@ impl Delivery {
         self.metrics.clone()
     }
 
-    /// The ways to the receivers.
+    /// Handles of the receivers.
     pub fn receivers(&self) -> Receivers {
         self.receivers.clone()
     }
@@ -152,14 +152,14 @@ impl Delivery {
         self.queue.push(run);
     }
 
-    /// How the queue of runs stands.
+    /// The numbers of the queue.
     pub fn status(&self) -> Status {
         self.queue.status()
     }
 
-    /// Sends all that is here now, traces and metrics, says what arrived, and ends all threads. What cannot be
-    /// delivered is written to the state directory. Comes back within `deadline` whatever the receiver does, and early when
-    /// it failed three times in a row.
+    /// Sends all traces and metrics that are here now, reports what was delivered, and ends all threads. What cannot be
+    /// delivered is written to the state directory. Returns within `deadline` whatever the receiver does, and early after three
+    /// failures in a row.
     pub async fn shutdown(self, deadline: Duration) -> Report {
         let Self { queue, meter, engine, .. } = self;
         let left = deadline.saturating_sub(MARGIN);
@@ -172,8 +172,8 @@ impl Delivery {
         let (mut report, metrics) = tokio::join!(queue.drain(left), metrics);
         report.metrics_delivered = metrics.is_ok();
         report.reason = report.reason.or_else(|| metrics.err());
-        // A disk that hangs is given up with all else.
-        let _closed = tokio::time::timeout(MARGIN / 2, queue.close()).await.is_ok();
+        // Does not wait for a disk that hangs.
+        let _ = tokio::time::timeout(MARGIN / 2, queue.close()).await;
         drop(engine);
         report
     }

@@ -1,17 +1,19 @@
-//! What came of delivery: at its end, in a sentence, and at any moment, in figures.
+//! The result of delivery: at its end as a sentence, and at any moment as numbers.
+//!
+//! Values only; the queue fills them. Read by the agent and the command line.
 
 use std::{fmt, path::PathBuf, time::Duration};
 
 use imaptrace_record::escape;
 
-/// What came of delivery up to now.
+/// The result of delivery up to now.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Report {
     /// Runs that the receiver took since the start.
     pub delivered_runs: u64,
     /// Runs that wait on disk and are sent after the next start.
     pub stored_runs: u64,
-    /// Runs that are nowhere but here, and end with the process.
+    /// Runs that are in memory only, and lost with the process.
     pub undelivered_runs: u64,
     /// Their spans.
     pub undelivered_spans: u64,
@@ -78,7 +80,7 @@ pub(super) fn count(number: u64, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
-/// How the queue of runs stands.
+/// The numbers of the queue of runs.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Status {
     /// Runs that wait or are on their way, each counted once.

@@ -12,8 +12,8 @@ use super::{
 };
 use crate::{clock, telemetry::Metrics};
 
-/// So many batches in a row that are refused for good are no fault of each: what waits is kept, and each next one goes out
-/// after a pause.
+/// After this many batches in a row that are refused permanently, the cause is not the batches: what waits is kept, and each
+/// next batch is sent after a pause.
 const REFUSED_IN_A_ROW: u32 = 3;
 
 /// Never ends; goes with its runtime.

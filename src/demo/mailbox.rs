@@ -3,9 +3,7 @@
 use std::fmt::Write as _;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use time::{
-    Duration, OffsetDateTime, format_description::BorrowedFormatItem, macros::datetime, macros::format_description,
-};
+use jiff::{SignedDuration, Timestamp};
 
 /// Name on the wire (modified UTF-7, RFC 3501 §5.1.3), attributes of LIST, how many messages in a thousand of INBOX's.
 pub(super) const FOLDERS: [(&str, &str, u32); 9] = [
@@ -20,16 +18,13 @@ pub(super) const FOLDERS: [(&str, &str, u32); 9] = [
     ("Trash", "\\HasNoChildren \\Trash", 75),
 ];
 
-/// The newest message of each folder came then.
-const NEWEST: OffsetDateTime = datetime!(2026-11-20 16:42:10 UTC);
+/// The newest message of each folder came then: 2026-11-20 16:42:10 UTC.
+const NEWEST: Timestamp = Timestamp::constant(1_795_192_930, 0);
 /// Minutes from one message to the next.
 const APART: i64 = 37;
 
-const INTERNAL_DATE: &[BorrowedFormatItem<'_>] =
-    format_description!("[day padding:space]-[month repr:short]-[year] [hour]:[minute]:[second] +0000");
-const HEADER_DATE: &[BorrowedFormatItem<'_>] = format_description!(
-    "[weekday repr:short], [day padding:none] [month repr:short] [year] [hour]:[minute]:[second] +0000"
-);
+const INTERNAL_DATE: &str = "%e-%b-%Y %H:%M:%S +0000";
+const HEADER_DATE: &str = "%a, %-d %b %Y %H:%M:%S +0000";
 
 const SENDERS: [&str; 8] = [
     "Mira Lindqvist <mira.lindqvist@example.com>",
@@ -91,20 +86,20 @@ impl DemoMailbox {
     /// The message of that number, from 1 to [`DemoMailbox::messages`].
     pub(super) fn message(self, number: u32) -> DemoMessage {
         let mut dice = Dice(u64::from(number));
-        let age = Duration::minutes(APART * i64::from(self.messages.saturating_sub(number)));
+        let age = SignedDuration::from_mins(APART * i64::from(self.messages.saturating_sub(number)));
         let at = NEWEST.checked_sub(age).unwrap_or(NEWEST);
-        let date = at.format(HEADER_DATE).unwrap_or_default();
+        let date = at.strftime(HEADER_DATE).to_string();
         let from = dice.pick(&SENDERS);
         let domain = from.rsplit('@').next().unwrap_or_default().trim_end_matches('>');
         let (queue, relay) = (dice.roll(), dice.roll() % 200 + 20);
         let mut signature = format!(
             "v=1; a=rsa-sha256; c=relaxed/relaxed; d={domain};\r\n\ts=mail2026; t={}; \
              h=from:to:subject:date:message-id:mime-version;\r\n\tbh={};\r\n\tb=",
-            at.unix_timestamp(),
+            at.as_second(),
             dice.base64(32),
         );
         for part in dice.base64(256).as_bytes().chunks(64) {
-            write!(signature, "{}\r\n\t ", String::from_utf8_lossy(part)).unwrap_or(());
+            let _ = write!(signature, "{}\r\n\t ", String::from_utf8_lossy(part));
         }
         let fields = vec![
             ("Return-Path", format!("<bounce-{queue:x}@{domain}>")),
@@ -129,7 +124,7 @@ impl DemoMailbox {
         DemoMessage {
             uid: Self::uid(number),
             flags: dice.pick(&["", "\\Seen", "\\Seen", "\\Seen", "\\Seen \\Answered", "\\Seen \\Flagged"]),
-            internal_date: at.format(INTERNAL_DATE).unwrap_or_default(),
+            internal_date: at.strftime(INTERNAL_DATE).to_string(),
             size: u32::try_from(2_000 + dice.roll() % 60_000).unwrap_or_default(),
             fields,
         }

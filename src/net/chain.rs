@@ -80,6 +80,7 @@ mod library {
         sync::{Arc, Mutex, PoisonError},
     };
 
+    use jiff::{SignedDuration, civil::DateTime};
     use openssl::{
         error::ErrorStack,
         ssl::{ConnectConfiguration, HandshakeError, SslConnector, SslMethod, SslVerifyMode, SslVersion},
@@ -239,11 +240,13 @@ mod library {
         }
     }
 
+    const EPOCH: DateTime = DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
+
     /// Number of a certificate's host names that are shown.
     const NAMES: usize = 3;
 
     fn date(seconds: Option<i64>) -> String {
-        let date = seconds.and_then(|seconds| time::OffsetDateTime::from_unix_timestamp(seconds).ok());
+        let date = seconds.and_then(|seconds| EPOCH.checked_add(SignedDuration::from_secs(seconds)).ok());
         date.map_or_else(|| "an unknown day".to_owned(), |date| date.date().to_string())
     }
 

@@ -39,7 +39,7 @@ pub(super) fn lock(directory: &Directory) -> Result<Flock<File>, OpenError> {
     let lock = flock(directory, directory.open_file(LOCK)?)?;
     // On a full disk the lock file stays without a process id; the lock holds all the same.
     let pid = format!("{}\n", std::process::id());
-    drop(file.set_len(0).and_then(|()| file.write_all(pid.as_bytes())));
+    let _ = file.set_len(0).and_then(|()| file.write_all(pid.as_bytes()));
     Ok(lock)
 }
 

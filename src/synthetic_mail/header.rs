@@ -1,6 +1,6 @@
 //! A message's header: the way it came, who wrote to whom, what about, and which message it answers.
 
-use time::{UtcOffset, format_description::well_known::Rfc2822};
+use jiff::tz::{Offset, TimeZone};
 
 use super::{
     encode::{base64, header_text},
@@ -113,7 +113,7 @@ fn received(sender: &Person, times: Times, random: &mut Random) -> Vec<String> {
                  <{OWNER}>; {}",
                 1 + random.below(254),
                 random.below(1 << 44),
-                date(seconds, UtcOffset::UTC)
+                date(seconds, Offset::UTC)
             )
         })
         .collect();
@@ -137,11 +137,11 @@ fn signature(sender: &Person, times: Times, random: &mut Random) -> String {
 }
 
 /// RFC 5322 §3.3.
-fn date(seconds: u64, zone: UtcOffset) -> String {
-    moment(seconds).to_offset(zone).format(&Rfc2822).unwrap_or_default()
+fn date(seconds: u64, zone: Offset) -> String {
+    moment(seconds).to_zoned_datetime(TimeZone::fixed(zone)).strftime("%a, %d %b %Y %H:%M:%S %z").to_string()
 }
 
-fn zone(random: &mut Random) -> UtcOffset {
+fn zone(random: &mut Random) -> Offset {
     let minutes = *random.pick(&[&0, &60, &120, &-300, &-480, &330, &540]);
-    UtcOffset::from_whole_seconds(minutes * 60).unwrap_or(UtcOffset::UTC)
+    Offset::from_seconds(minutes * 60).unwrap_or(Offset::UTC)
 }

@@ -15,8 +15,6 @@ mod words;
 
 use std::time::SystemTime;
 
-use time::macros::format_description;
-
 pub use header::MARKER;
 
 use self::{
@@ -67,10 +65,9 @@ impl SyntheticMailbox {
         let times = self.times(number);
         let mut bytes = header::of(number, times);
         body::append(number, size(number), &mut bytes);
-        let date = format_description!("[day]-[month repr:short]-[year] [hour]:[minute]:[second] +0000");
         SyntheticMessage {
             bytes,
-            internal_date: moment(times.came).format(date).unwrap_or_default(),
+            internal_date: moment(times.came).strftime("%d-%b-%Y %H:%M:%S +0000").to_string(),
             seen: Random::new(number, Purpose::Flags).chance(92),
         }
     }

@@ -5,8 +5,6 @@ use std::{
     time::Duration,
 };
 
-use time::{OffsetDateTime, format_description::well_known::Rfc2822};
-
 use super::*;
 
 /// 2026-11-23, half past eleven.
@@ -37,7 +35,8 @@ fn value(message: &SyntheticMessage, name: &str) -> Option<String> {
 }
 
 fn seconds(date: &str) -> i64 {
-    OffsetDateTime::parse(date, &Rfc2822).unwrap_or_else(|error| panic!("{error}: {date}")).unix_timestamp()
+    let date = jiff::fmt::rfc2822::parse(date).unwrap_or_else(|error| panic!("{error}: {date}"));
+    date.timestamp().as_second()
 }
 
 #[test]

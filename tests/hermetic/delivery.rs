@@ -5,7 +5,7 @@ use std::{
     fs::{self, File},
     io::Read as _,
     path::Path,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use flate2::read::MultiGzDecoder;
@@ -19,7 +19,6 @@ use imaptrace_record::{Run, SpanId, TraceId};
 use nix::sys::signal;
 use rand::Rng as _;
 use serde_json::Value;
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
     agent::{lines, otlp, roots, runtime, start, stop, target},
@@ -315,9 +314,11 @@ fn a_state_directory_that_another_agent_holds_is_refused_with_its_number() {
 }
 
 /// The traces of the runs that a log tells of, each with the moment of its line.
-fn told(log: &[Value]) -> Vec<(String, OffsetDateTime)> {
+fn told(log: &[Value]) -> Vec<(String, SystemTime)> {
     let failed = log.iter().filter(|line| line["message"].as_str().is_some_and(|text| text.contains("did not pass")));
-    let at = |line: &Value| OffsetDateTime::parse(line["time"].as_str().unwrap(), &Rfc3339).unwrap();
+    let at = |line: &Value| {
+        SystemTime::try_from(line["time"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap()).unwrap()
+    };
     failed.map(|line| (line["trace_id"].as_str().unwrap().to_owned(), at(line))).collect()
 }
 
@@ -398,12 +399,13 @@ fn an_agent_that_is_killed_at_any_moment_loses_no_run_that_it_had_time_to_write(
             for _ in 0..lines {
                 agent.stderr_line("a run did not pass").await;
             }
-            let killed = OffsetDateTime::from(clock::wall());
+            let killed = clock::wall();
             agent.signal(signal::Signal::SIGKILL);
             let output = agent.finish().await;
             let log: Vec<_> = output.stderr.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
             // Its 200 ms are held where the clock stands still; here many tests share a machine.
-            runs.extend(told(&log).into_iter().filter(|(_, at)| killed - *at > Duration::from_millis(500)));
+            let is_old = |at| killed.duration_since(at).is_ok_and(|age| age > Duration::from_millis(500));
+            runs.extend(told(&log).into_iter().filter(|(_, at)| is_old(*at)));
         });
     }
     assert!(runs.len() > 30, "{} runs were old enough", runs.len());

@@ -1,9 +1,9 @@
 //! Durations and points in time as the record holds them: whole microseconds.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use jiff::{SignedDuration, civil::DateTime, fmt::temporal::DateTimeParser};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::Error as _};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339, macros::format_description};
 
 /// A duration in seconds, rounded to 1 µs. In JSON a number of seconds.
 ///
@@ -70,63 +70,96 @@ impl<'de> Deserialize<'de> for Seconds {
 }
 
 /// A point in time, to 1 µs. In JSON an RFC 3339 time in UTC.
+///
+/// Microseconds since the Unix epoch: the calendar is only asked for text, and `jiff::Timestamp` has no last day of the year
+/// 9999, which certificates without an end have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Timestamp(OffsetDateTime);
+pub struct Timestamp(i64);
+
+const EPOCH: DateTime = DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
 
 impl Timestamp {
     /// Seconds since the Unix epoch, for telemetry.
     #[expect(clippy::cast_precision_loss, reason = "exact to 1 µs until the year 2255")]
     pub fn epoch_seconds(self) -> f64 {
-        (self.0.unix_timestamp_nanos() / 1_000) as f64 / 1e6
+        self.0 as f64 / 1e6
     }
 
     /// The same as the standard library's type.
     pub fn to_system_time(self) -> SystemTime {
-        self.0.into()
+        let distance = Duration::from_micros(self.0.unsigned_abs());
+        if self.0 < 0 { UNIX_EPOCH - distance } else { UNIX_EPOCH + distance }
     }
 
     /// This many whole seconds after the Unix epoch, or none when no calendar has that day.
     pub fn from_epoch_seconds(seconds: i64) -> Option<Self> {
-        OffsetDateTime::from_unix_timestamp(seconds).ok().map(Self)
+        let at = Self(seconds.checked_mul(1_000_000)?);
+        at.civil().map(|_| at)
     }
 
     /// `2026-11-23` in UTC.
     pub fn date(self) -> String {
-        self.0.format(format_description!("[year]-[month]-[day]")).unwrap_or_default()
+        self.format("%Y-%m-%d").unwrap_or_default()
     }
 
     /// `11:42:40` in UTC.
     pub fn time_of_day(self) -> String {
-        self.0.format(format_description!("[hour]:[minute]:[second]")).unwrap_or_default()
+        self.format("%H:%M:%S").unwrap_or_default()
+    }
+
+    fn format(self, format: &str) -> Option<String> {
+        Some(self.civil()?.strftime(format).to_string())
+    }
+
+    /// In UTC; none when no calendar has that day.
+    fn civil(self) -> Option<DateTime> {
+        EPOCH.checked_add(SignedDuration::from_micros(self.0)).ok()
+    }
+
+    /// Rounds down to 1 µs.
+    fn of_nanos(nanos: i128) -> Option<Self> {
+        i64::try_from(nanos.div_euclid(1_000)).ok().map(Self)
     }
 }
 
 impl From<SystemTime> for Timestamp {
     fn from(at: SystemTime) -> Self {
-        let at = OffsetDateTime::from(at);
-        Self(at.replace_nanosecond(at.nanosecond() / 1_000 * 1_000).unwrap_or(at))
+        let (before, distance) = match at.duration_since(UNIX_EPOCH) {
+            Ok(since) => (false, since),
+            Err(error) => (true, error.duration()),
+        };
+        let nanos = i128::try_from(distance.as_nanos()).unwrap_or(i128::MAX);
+        let nanos = if before { -nanos } else { nanos };
+        Self::of_nanos(nanos).unwrap_or(Self(if before { i64::MIN } else { i64::MAX }))
     }
 }
 
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let whole = self.0.microsecond() == 0;
-        let text = if whole {
-            self.0.format(format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z"))
-        } else {
-            self.0.format(format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z"))
-        };
-        serializer.serialize_str(&text.map_err(S::Error::custom)?)
+        let whole = self.0 % 1_000_000 == 0;
+        let text = self.format(if whole { "%Y-%m-%dT%H:%M:%SZ" } else { "%Y-%m-%dT%H:%M:%S.%6fZ" });
+        serializer.serialize_str(&text.ok_or_else(|| S::Error::custom("no calendar has this day"))?)
     }
 }
 
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        OffsetDateTime::parse(&text, &Rfc3339)
-            .map(|at| Self(at.to_offset(time::UtcOffset::UTC)))
-            .map_err(D::Error::custom)
+        rfc3339(&text).ok_or_else(|| D::Error::custom("this is no time in RFC 3339"))
     }
+}
+
+/// A date, a time and an offset from UTC.
+fn rfc3339(text: &str) -> Option<Timestamp> {
+    let pieces = DateTimeParser::new().parse_pieces(text).ok()?;
+    if pieces.time_zone_annotation().is_some() {
+        return None;
+    }
+    let local = DateTime::from_parts(pieces.date(), pieces.time()?);
+    let offset = SignedDuration::from_secs(pieces.to_numeric_offset()?.seconds().into());
+    let since = local.duration_since(EPOCH).checked_sub(offset)?;
+    let at = Timestamp::of_nanos(since.as_nanos())?;
+    at.civil().map(|_| at)
 }
 
 #[cfg(test)]
@@ -148,5 +181,39 @@ mod tests {
         let text = serde_json::to_string(&at).unwrap_or_default();
         assert!(text.ends_with(".201869Z\""), "{text}");
         assert_eq!(serde_json::from_str::<Timestamp>(&text).ok(), Some(at));
+    }
+
+    #[test]
+    fn a_timestamp_has_six_digits_of_a_second_or_none_and_all_days_of_four_digits() {
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (-1, "1969-12-31T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (-62_135_596_800, "0001-01-01T00:00:00Z"),
+            // The end of a certificate that has none (RFC 5280 §4.1.2.5).
+            (253_402_300_799, "9999-12-31T23:59:59Z"),
+        ] {
+            let at = Timestamp::from_epoch_seconds(seconds).unwrap();
+            assert_eq!(serde_json::to_string(&at).unwrap(), format!("{text:?}"));
+            assert_eq!(rfc3339(text), Some(at));
+            assert_eq!(Timestamp::from(at.to_system_time()), at);
+            assert_eq!(format!("{}T{}Z", at.date(), at.time_of_day()), text);
+        }
+        assert_eq!(Timestamp::from_epoch_seconds(253_402_300_800), None);
+        let before = Timestamp::from(UNIX_EPOCH - Duration::from_nanos(1));
+        assert_eq!(serde_json::to_string(&before).unwrap(), "\"1969-12-31T23:59:59.999999Z\"");
+        assert!(serde_json::to_string(&Timestamp::from(UNIX_EPOCH + Duration::from_secs(1 << 40))).is_err());
+    }
+
+    #[test]
+    fn a_timestamp_is_read_with_any_offset_and_not_without() {
+        let at = rfc3339("2026-11-23T11:42:40.201869Z");
+        assert_eq!(rfc3339("2026-11-23T12:42:40.201869+01:00"), at);
+        assert_eq!(rfc3339("2026-11-23T12:42:40.201869999+01:00"), at);
+        for text in
+            ["2026-11-23T11:42:40", "2026-11-23", "", "11:42:40Z", "2026-11-23T11:42:40Z[UTC]", "10000-01-01T00:00:00Z"]
+        {
+            assert_eq!(rfc3339(text), None, "{text}");
+        }
     }
 }

@@ -1,9 +1,8 @@
-//! A connection to a receiver: TCP, perhaps through a proxy, perhaps with TLS; and the first bytes that came back.
+//! A connection to a receiver: TCP, perhaps through a proxy, perhaps with TLS; and the first bytes that the peer sent.
 //!
 //! A proxy is asked for a tunnel (CONNECT, RFC 9110 §9.3.6) whatever the endpoint's scheme, so it sees neither the requests
-//! nor their headers unless the endpoint is `http://`, and its answer is never taken for the receiver's. The first
-//! bytes show which protocol the other side speaks, whatever a library's error says. Sends no telemetry. Called by
-//! `transport`.
+//! nor their headers unless the endpoint is `http://`, and its response is never taken for the receiver's. The first bytes
+//! show which protocol the peer speaks, whatever a library's error says. Sends no telemetry. Called by `transport`.
 
 use std::{
     error::Error as StdError,
@@ -26,18 +25,17 @@ use tower_service::Service as _;
 
 use super::signal::HttpProxy;
 
-/// The head of a proxy's answer; a longer one is none.
+/// The largest head of a proxy's response.
 const LARGEST_HEAD: usize = 16 << 10;
 /// Number of first bytes that show the protocol.
 const TELLING: usize = 16;
-/// How long a port that says nothing is asked whether it speaks TLS.
+/// How long the check for TLS waits for a silent port.
 const TLS_CHECK: Duration = Duration::from_secs(2);
 
-/// Sets TLS up. Done for each connection: OpenSSL keeps the roots that it found, and would go on trusting one that the system
-/// has dropped.
+/// Sets up TLS, for each connection: OpenSSL caches the roots that it found, and would trust one that the system has removed.
 pub(super) type MakeTls = Box<dyn Fn() -> Result<native_tls::TlsConnector, native_tls::Error> + Send + Sync>;
 
-/// The way to a receiver.
+/// Opens connections to a receiver.
 pub(super) struct Connector {
     host: String,
     port: u16,
@@ -116,7 +114,7 @@ impl Connector {
         Ok(Connection { stream, seen })
     }
 
-    /// Whether the port answers a TLS handshake, of which nothing is believed and over which nothing is sent.
+    /// Whether the port responds to a TLS handshake. Nothing is verified, and nothing sent over it.
     pub(super) async fn speaks_tls(&self) -> bool {
         let seen = PeerBytes::default();
         let handshake = async {
@@ -126,7 +124,7 @@ impl Connector {
             tokio_native_tls::TlsConnector::from(tls).connect(self.name(), stream).await.ok()
         };
         // Only the first bytes matter: the server may refuse us because we send no certificate.
-        drop(tokio::time::timeout(TLS_CHECK, handshake).await);
+        let _ = tokio::time::timeout(TLS_CHECK, handshake).await;
         seen.wire() == Some(PeerProtocol::Tls)
     }
 
@@ -299,7 +297,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         if outcome.is_err() && self.first.get().is_empty() {
             // What was said before the other side hung up may still be here.
             let mut words = [0; TELLING];
-            let _last = self.as_mut().poll_read(cx, &mut ReadBuf::new(&mut words)).is_ready();
+            let _ = self.as_mut().poll_read(cx, &mut ReadBuf::new(&mut words));
         }
         Poll::Ready(outcome)
     }

@@ -11,20 +11,15 @@ use std::{
 use opentelemetry_otlp::MetricExporter;
 use opentelemetry_sdk::metrics::{Temporality, data::ResourceMetrics, exporter::PushMetricExporter as _};
 
-use super::{
-    client::{OtlpClient, SignalError},
-    error::ExportError,
-    response::Accepted,
-    signal::Signal,
-};
+use super::{client::OtlpClient, error::ExportError, response::Accepted, send_state::SignalError, signal::Signal};
 use crate::{clock, delivery::log_throttle::LogThrottle};
 
 /// The exporter of metrics.
 pub(in crate::delivery) struct MetricsExporter {
     exporter: MetricExporter,
     client: Arc<OtlpClient>,
-    /// What the receiver last said of metrics that it took: said once, and what differs once a minute.
-    told: Mutex<(Accepted, LogThrottle)>,
+    /// The last warning of the receiver: logged once, and another one at most once a minute.
+    last_accepted: Mutex<(Accepted, LogThrottle)>,
 }
 
 impl MetricsExporter {
@@ -34,10 +29,10 @@ impl MetricsExporter {
         let client = Arc::new(client);
         let builder = client.configure(MetricExporter::builder().with_http(), signal).with_temporality(temporality);
         let exporter = builder.build().map_err(|error| client.build_error(signal, &error))?;
-        Ok(Self { exporter, client, told: Mutex::default() })
+        Ok(Self { exporter, client, last_accepted: Mutex::default() })
     }
 
-    /// What it sends by, to be given other headers and files.
+    /// The client, to replace headers and files.
     pub(in crate::delivery) fn client(&self) -> Arc<OtlpClient> {
         self.client.clone()
     }
@@ -49,30 +44,30 @@ impl MetricsExporter {
                 self.log(accepted);
                 Ok(())
             }
-            // It stops no other message, and the next round has newer values anyhow.
+            // It does not end the round, and the next round has newer values.
             Err(ExportError::TooLarge(reason)) => Err(ExportError::Permanent(reason)),
             Err(failure) => Err(failure),
         }
     }
 
     fn log(&self, accepted: Accepted) {
-        let mut last = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.last_accepted.lock().unwrap_or_else(PoisonError::into_inner);
         if accepted == Accepted::default() || accepted == last.0 {
             return;
         }
         let Some(repeated) = last.1.pass(clock::now()) else { return };
-        let (rejected_data_points, told) = (accepted.rejected, accepted.message.as_str());
+        let (rejected_data_points, reason) = (accepted.rejected, accepted.message.as_str());
         let endpoint = self.client.endpoint();
         tracing::warn!(
             rejected_data_points,
-            told,
+            reason,
             repeated = NonZeroU64::new(repeated),
-            "{endpoint} took metrics and refused some of them"
+            "{endpoint} accepted metrics and rejected some data points"
         );
         last.0 = accepted;
     }
 
-    /// Where they go, for people.
+    /// The receiver, for messages.
     pub(in crate::delivery) fn endpoint(&self) -> &str {
         self.client.endpoint()
     }

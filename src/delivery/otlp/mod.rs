@@ -3,8 +3,10 @@
 //! ```text
 //! traces, metrics   the exporters; periodic runs that of metrics on a timer
 //! client            one request at a time, for opentelemetry-otlp's exporters
+//! send_state        TLS, headers and URI of a receiver
 //! transport         HTTP/1.1 or HTTP/2 over a connection that connect opens
 //! response          whether the receiver accepted it
+//! retry_after       how long the receiver asks to wait
 //! error             what an unsuccessful export means
 //! health            log lines about a change
 //! signal            the settings of one receiver
@@ -19,6 +21,8 @@ mod health;
 mod metrics;
 mod periodic;
 mod response;
+mod retry_after;
+mod send_state;
 mod signal;
 mod traces;
 mod transport;
@@ -28,6 +32,6 @@ pub(super) use self::{
     periodic::PeriodicMetricsExporter, traces::TracesExporter,
 };
 pub use self::{
-    client::SignalError,
+    send_state::SignalError,
     signal::{Header, HttpProxy, PemFiles, Protocol, Signal},
 };

@@ -1,27 +1,21 @@
-//! What an answer to an export means: delivered, perhaps in part, or one that no OTLP receiver gives.
+//! Whether a response means that an export was accepted, perhaps in part, or comes from something else than an OTLP receiver.
 //!
-//! An answer with 2xx alone proves nothing: proxies, sign-in pages and other services give it too. Delivered is an empty
-//! body, one that is an export response, or JSON with no key but `partialSuccess` (OTLP specification, "OTLP/HTTP
-//! Response"); over gRPC the content type is `application/grpc` and the status is `OK` (gRPC over HTTP/2, "Responses"). All
-//! else is kept and sent again. Pure: bytes in, meaning out. Called by `client`.
+//! Status 2xx alone proves nothing: proxies, sign-in pages and other services send it too. Accepted means an empty body, an
+//! export response, or JSON with no key but `partialSuccess` (OTLP specification, "OTLP/HTTP Response"); over gRPC the content
+//! type is `application/grpc` and the status `OK` (gRPC over HTTP/2, "Responses"). After anything else the batch is kept and
+//! sent again. Pure; reads no clock. Called by `client`.
 
-use std::{
-    io::Read as _,
-    time::{Duration, SystemTime},
-};
+use std::io::Read as _;
 
-use ::time::{OffsetDateTime, format_description::well_known::Rfc2822};
-use base64::{Engine as _, engine::GeneralPurposeConfig, engine::general_purpose::GeneralPurpose};
 use http::{
     HeaderMap, HeaderValue, StatusCode,
-    header::{CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER},
+    header::{CONTENT_ENCODING, CONTENT_TYPE},
 };
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
-use prost::Message;
+use prost::Message as _;
 use serde_json::Value;
 
 use super::error::{ExportError, grpc_error, http_error};
-use crate::clock;
 
 /// No receiver has more to say of what it took. What is longer is not read, and is no export response.
 pub(super) const LARGEST_BODY: usize = 1 << 20;
@@ -29,7 +23,7 @@ pub(super) const LARGEST_BODY: usize = 1 << 20;
 /// Characters that are kept of what a receiver says of a batch that it took.
 const LONGEST_MESSAGE: usize = 1000;
 
-/// What came back.
+/// The response to one request.
 #[derive(Debug, Default)]
 pub(super) struct HttpReply {
     pub(super) status: StatusCode,
@@ -201,65 +195,6 @@ fn shown(kind: &str) -> String {
     } else {
         "an unreadable content type".to_owned()
     }
-}
-
-/// How long the receiver asks to be left alone: Retry-After (RFC 9110 §10.2.3) over HTTP, `RetryInfo` in the status of
-/// gRPC.
-pub(super) fn retry_after(reply: &HttpReply) -> Option<Duration> {
-    let details =
-        reply.trailers.get("grpc-status-details-bin").or_else(|| reply.headers.get("grpc-status-details-bin"));
-    let padding = GeneralPurposeConfig::new().with_decode_padding_mode(base64::engine::DecodePaddingMode::Indifferent);
-    let base64 = GeneralPurpose::new(&base64::alphabet::STANDARD, padding);
-    let info = details.and_then(|value| retry_info(&base64.decode(value.as_bytes()).ok()?));
-    info.or_else(|| reply.headers.get(RETRY_AFTER).and_then(asked))
-}
-
-/// A number of seconds, or until a point in time.
-fn asked(value: &HeaderValue) -> Option<Duration> {
-    let text = value.to_str().ok()?.trim();
-    let until = || OffsetDateTime::parse(text, &Rfc2822).ok();
-    let left = || Some(SystemTime::from(until()?).duration_since(clock::wall()).unwrap_or_default());
-    text.parse().map(Duration::from_secs).ok().or_else(left)
-}
-
-/// `google.rpc.Status` (`google/rpc/status.proto`), of which the details matter here.
-#[derive(Message)]
-struct RpcStatus {
-    #[prost(message, repeated, tag = "3")]
-    details: Vec<Detail>,
-}
-
-/// `google.protobuf.Any`.
-#[derive(Message)]
-struct Detail {
-    #[prost(string, tag = "1")]
-    type_url: String,
-    #[prost(bytes = "vec", tag = "2")]
-    value: Vec<u8>,
-}
-
-/// `google.rpc.RetryInfo` (`google/rpc/error_details.proto`).
-#[derive(Message)]
-struct RetryInfo {
-    #[prost(message, optional, tag = "1")]
-    delay: Option<Delay>,
-}
-
-/// `google.protobuf.Duration`.
-#[derive(Message)]
-struct Delay {
-    #[prost(int64, tag = "1")]
-    seconds: i64,
-    #[prost(int32, tag = "2")]
-    nanos: i32,
-}
-
-fn retry_info(status: &[u8]) -> Option<Duration> {
-    let details = RpcStatus::decode(status).ok()?.details;
-    let info = details.iter().find(|detail| detail.type_url.ends_with("/google.rpc.RetryInfo"))?;
-    let delay = RetryInfo::decode(&*info.value).ok()?.delay?;
-    let nanos = u32::try_from(delay.nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?;
-    Some(Duration::new(u64::try_from(delay.seconds).ok()?, nanos))
 }
 
 #[cfg(test)]
@@ -463,37 +398,9 @@ mod tests {
         kept(grpc(&reply(200, &[GRPC, ("grpc-status", "14")], b"")));
     }
 
-    /// `RESOURCE_EXHAUSTED`, "slow down", with a `RetryInfo` of 90.5 s behind some other detail.
-    fn throttled() -> Vec<u8> {
-        let detail =
-            |kind: &str, value: Vec<u8>| Detail { type_url: format!("type.googleapis.com/google.rpc.{kind}"), value };
-        let delay = RetryInfo { delay: Some(Delay { seconds: 90, nanos: 500_000_000 }) };
-        let details = vec![detail("DebugInfo", b"\x12\x01x".to_vec()), detail("RetryInfo", delay.encode_to_vec())];
-        [&b"\x08\x08\x12\x09slow down"[..], &RpcStatus { details }.encode_to_vec()].concat()
-    }
-
-    #[test]
-    fn a_delay_is_found_in_the_details_of_a_status_and_in_retry_after() {
-        assert_eq!(retry_info(&throttled()), Some(Duration::from_millis(90_500)));
-        for engine in [base64::engine::general_purpose::STANDARD, base64::engine::general_purpose::STANDARD_NO_PAD] {
-            let details = engine.encode(throttled());
-            let answer = with_trailers(reply(200, &[GRPC], b""), &[("grpc-status-details-bin", &details)]);
-            assert_eq!(retry_after(&answer), Some(Duration::from_millis(90_500)));
-        }
-        assert_eq!(retry_info(b""), None);
-        let asks = |text: &str| retry_after(&reply(503, &[("retry-after", text)], b""));
-        assert_eq!(asks("120"), Some(Duration::from_secs(120)));
-        assert_eq!(asks("Fri, 31 Dec 1999 23:59:59 GMT"), Some(Duration::ZERO));
-        let far = asks("Fri, 31 Dec 2049 23:59:59 GMT").unwrap();
-        assert!(far > Duration::from_secs(86_400), "{far:?}");
-        assert_eq!(asks("soon"), None);
-    }
-
     proptest! {
         #[test]
-        fn no_answer_is_too_strange(bytes in proptest::collection::vec(any::<u8>(), 0..100), cut in 0..200_usize) {
-            let status = throttled();
-            retry_info(&[&status[..cut.min(status.len())], &bytes].concat());
+        fn no_answer_is_too_strange(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
             let answer = with_trailers(reply(200, &[GRPC, ("grpc-encoding", "gzip")], &bytes), OK);
             drop((http(&answer), grpc(&answer)));
         }

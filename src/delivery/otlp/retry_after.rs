@@ -28,7 +28,7 @@ pub(super) fn retry_after(reply: &HttpReply) -> Option<Duration> {
 fn header(value: &HeaderValue) -> Option<Duration> {
     let text = value.to_str().ok()?.trim();
     let until = || DateTimeParser::new().parse_timestamp(text).ok();
-    let left = || Some(SystemTime::from(until()?).duration_since(clock::wall()).unwrap_or_default());
+    let left = || Some(SystemTime::try_from(until()?).ok()?.duration_since(clock::wall()).unwrap_or_default());
     text.parse().map(Duration::from_secs).ok().or_else(left)
 }
 
@@ -48,7 +48,10 @@ mod tests {
     use super::*;
 
     fn with_header(name: &'static str, value: &str) -> HttpReply {
-        HttpReply { headers: HeaderMap::from_iter([(name.parse().unwrap(), value.parse().unwrap())]), ..HttpReply::default() }
+        HttpReply {
+            headers: HeaderMap::from_iter([(name.parse().unwrap(), value.parse().unwrap())]),
+            ..HttpReply::default()
+        }
     }
 
     /// `RESOURCE_EXHAUSTED`, "slow down", with a `RetryInfo` of 90.5 s behind some other detail.
@@ -56,9 +59,8 @@ mod tests {
         // google/rpc/status.proto: code, message, details; each of these a google.protobuf.Any.
         let any = |kind: &str, value: &[u8]| {
             let url = format!("type.googleapis.com/google.rpc.{kind}");
-            let field = |number: u8, bytes: &[u8]| {
-                [&[number << 3 | 2, u8::try_from(bytes.len()).unwrap()][..], bytes].concat()
-            };
+            let field =
+                |number: u8, bytes: &[u8]| [&[number << 3 | 2, u8::try_from(bytes.len()).unwrap()][..], bytes].concat();
             field(3, &[field(1, url.as_bytes()), field(2, value)].concat())
         };
         let delay = b"\x0a\x08\x08\x5a\x10\x80\xca\xb5\xee\x01";

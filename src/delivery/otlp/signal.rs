@@ -26,11 +26,11 @@ pub struct Signal {
     pub client_cert: Option<PathBuf>,
     /// PEM file with its key, unencrypted; on systems other than Linux in PKCS #8.
     pub client_key: Option<PathBuf>,
-    /// What the three files hold, read on a thread that may wait for a disk; without it they are read when they are needed.
+    /// Content of the three files, read on a thread that may wait for a disk; without it they are read when needed.
     pub pem: Option<Arc<PemFiles>>,
-    /// Why nothing can be sent yet: something that goes with each request could not be had so far.
+    /// Why nothing can be sent yet: a header or a file is not available so far.
     pub unready: Option<Arc<str>>,
-    /// The HTTP proxy on the way; without one the connection is straight to the receiver, whatever the environment says.
+    /// The HTTP proxy; without one the connection is direct, whatever the environment says.
     pub proxy: Option<HttpProxy>,
 }
 
@@ -53,7 +53,7 @@ impl Signal {
     }
 }
 
-/// What the files of a [`Signal`] hold.
+/// Content of the files of a [`Signal`].
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct PemFiles {
     /// `ca_file`.
@@ -112,7 +112,7 @@ impl fmt::Debug for HttpProxy {
     }
 }
 
-/// A header. Its value is taken for a secret: it has no printable form.
+/// A header. Its value is treated as a secret: it has no printable form.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Header {
     /// Its name.

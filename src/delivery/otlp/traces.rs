@@ -10,9 +10,10 @@ use opentelemetry_otlp::SpanExporter;
 use opentelemetry_sdk::{Resource, trace::SpanExporter as _};
 
 use super::{
-    client::{ExportOutcome, OtlpClient, SignalError},
+    client::{ExportOutcome, OtlpClient},
     error::ExportError,
     response::Accepted,
+    send_state::SignalError,
     signal::Signal,
 };
 use crate::{clock, delivery::log_throttle::LogThrottle, telemetry::spans};
@@ -24,9 +25,9 @@ pub(in crate::delivery) struct TracesExporter {
 }
 
 impl Accepted {
-    /// Logs what the receiver said of a batch of traces that it took, once a minute.
+    /// Logs what the receiver says of an accepted batch of traces, at most once a minute.
     pub(in crate::delivery) fn log(&self, endpoint: &str, repeats: &mut LogThrottle) {
-        let (rejected_spans, told) = (self.rejected, self.message.as_str());
+        let (rejected_spans, reason) = (self.rejected, self.message.as_str());
         if *self == Self::default() {
             return;
         }
@@ -34,13 +35,13 @@ impl Accepted {
         if rejected_spans > 0 {
             tracing::warn!(
                 rejected_spans,
-                told,
+                reason,
                 repeated = NonZeroU64::new(repeated),
-                "{endpoint} took a batch of traces and refused some of its spans"
+                "{endpoint} accepted a batch of traces and rejected some of its spans"
             );
-        } else if !told.is_empty() {
+        } else if !reason.is_empty() {
             tracing::warn!(
-                told,
+                reason,
                 repeated = NonZeroU64::new(repeated),
                 "{endpoint} accepted a batch of traces with a warning"
             );
@@ -59,7 +60,7 @@ impl TracesExporter {
         Ok(Self { exporter, client })
     }
 
-    /// What it sends by, to be given other headers and files.
+    /// The client, to replace headers and files.
     pub(in crate::delivery) fn client(&self) -> Arc<OtlpClient> {
         self.client.clone()
     }
@@ -76,7 +77,7 @@ impl TracesExporter {
         outcome
     }
 
-    /// Where they go, for people.
+    /// The receiver, for messages.
     pub(in crate::delivery) fn endpoint(&self) -> &str {
         self.client.endpoint()
     }

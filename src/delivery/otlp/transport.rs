@@ -1,7 +1,7 @@
-//! One request after another to a receiver, over HTTP/1.1 or HTTP/2, and what came back.
+//! One request after another to a receiver, over HTTP/1.1 or HTTP/2, and the response.
 //!
-//! Keeps one connection; one that ended while it was idle is replaced. Reads no more of an answer than `response` looks at.
-//! Judges nothing. Called by `client`, which limits the time.
+//! Keeps one connection; one that ended while it was idle is replaced. Reads no more of a response than `response` looks at,
+//! and does not interpret it. Called by `client`, which limits the time.
 
 use std::time::Duration;
 

@@ -1,9 +1,9 @@
-//! What was put aside for a person to look at: refused runs, and segments in which something was damaged.
+//! Dead letters: refused runs, and damaged segments, kept in `refused/` for the operator.
 //!
 //! Refused batches are appended to segments, so that many of them are few files. All of it is within a budget, counted in
-//! blocks on disk; the oldest file goes first. The directory is listed once at first, and again when the budget is used
-//! up: what a batch costs does not grow with what lies there. Nothing is sent from here by itself; `imaptrace replay`
-//! does. Called by [`spool`](super::spool) alone.
+//! blocks on disk; the oldest file is deleted first. The directory is listed at the first use and again when the budget is
+//! used up, so the cost of a batch does not grow with the number of files. Sends nothing; `imaptrace replay` does. Called by
+//! [`spool`](super::spool).
 
 use std::{
     fs::{self, File},
@@ -24,11 +24,11 @@ const ENDING: &str = ".jsonl.gz";
 const DAMAGED: &str = ".damaged";
 /// A segment of refused runs is full at this size on disk.
 const FULL: u64 = 1 << 20;
-/// And at this part of the budget. So much is free after a listing, too: the next comes when so much was added.
+/// It is also full at this part of the budget. That much is free after a listing; the next comes when it is used.
 const PARTS: u64 = 8;
-/// What most file systems allocate at a time. Appending may take one more, for where the blocks of the file are.
+/// The unit of allocation of most file systems. Appending may take one more block, for metadata.
 const BLOCK: u64 = 4096;
-/// What a file counts for at least, though some file systems need no block of its own for it.
+/// The size that a file counts as at least, even if the file system stores it without a block.
 const LEAST: u64 = 512;
 
 /// The directory.
@@ -38,11 +38,11 @@ pub(super) struct DeadLetters {
     budget: u64,
     /// The segment that takes more runs.
     active: Option<ActiveSegment>,
-    /// Bytes on disk of all that lies there; none before it was listed.
+    /// Bytes on disk of all files; none before the first listing.
     size: Option<u64>,
-    /// Of these, what was added since it was listed.
+    /// Bytes that were added since the last listing.
     added: u64,
-    /// How often it was listed.
+    /// Number of listings.
     #[cfg(test)]
     listings: u32,
 }
@@ -71,10 +71,10 @@ impl DeadLetters {
         }
     }
 
-    /// Appends groups of refused runs to the newest segment, and gives its path. They are on the disk when this comes back.
+    /// Appends refused runs to the newest segment, syncs them, and returns its path.
     pub(super) fn put(&mut self, content: &[u8], now: SystemTime) -> io::Result<PathBuf> {
         let directory = self.directory()?;
-        // Before a replay a segment is moved away, and afterwards deleted.
+        // An operator may have moved or deleted the segment.
         if self.active.as_ref().is_some_and(|active| active.size >= self.segment_size() || !active.is_in(&directory)) {
             self.active = None;
         }
@@ -85,12 +85,11 @@ impl DeadLetters {
         };
         let (start, path) = (active.length, directory.at(&active.name));
         let written = active.file.write_all_at(content, start).and_then(|()| active.file.sync_data());
-        // The segment of the queue that has these runs as well may be deleted now: the name has to be on the disk, too.
+        // The segment of the queue with these runs may be deleted next, so the name has to be synced, too.
         let written = if start == 0 { written.and_then(|()| directory.sync()) } else { written };
         if let Err(error) = written {
-            // Half of it helps nobody, and takes room that is missing.
-            let _cut =
-                if start == 0 { directory.remove(&active.name).is_ok() } else { active.file.set_len(start).is_ok() };
+            // Half a member is useless and takes space.
+            let _ = if start == 0 { directory.remove(&active.name) } else { active.file.set_len(start) };
             return Err(about(&path, error));
         }
         let size = size_of(&active.file.metadata()?);
@@ -99,7 +98,7 @@ impl DeadLetters {
         Ok(path)
     }
 
-    /// Takes what has this name in another directory over: a damaged segment, or what is none.
+    /// Moves a damaged file here from another directory.
     pub(super) fn take(&mut self, from: &Directory, name: &str) -> io::Result<()> {
         let directory = self.directory()?;
         let size = from.entry(name)?.map_or(0, |entry| entry.size_on_disk().max(LEAST));
@@ -109,14 +108,14 @@ impl DeadLetters {
         directory.sync()
     }
 
-    /// Lets go of the state directory.
+    /// Releases the state directory.
     pub(super) fn close(&mut self) {
         self.active = None;
         self.directory = None;
         self.state.close();
     }
 
-    /// The directory, made if it is not there.
+    /// The directory, created if it does not exist.
     fn directory(&mut self) -> io::Result<Arc<Directory>> {
         if let Some(directory) = self.directory.as_ref().filter(|directory| !directory.is_gone()) {
             return Ok(directory.clone());
@@ -136,17 +135,17 @@ impl DeadLetters {
         self.added += size;
     }
 
-    /// Sees to it that so much fits into the budget.
+    /// Deletes old files until `wanted` bytes fit into the budget.
     fn make_room(&mut self, directory: &Directory, wanted: u64) {
         let kept_free = self.segment_size().max(wanted);
-        // What cannot be deleted, or is too large by itself, is no reason to look at all of it again for each batch.
+        // Files that cannot be deleted or are too large cause no listing for each batch.
         if self.size.is_none_or(|size| size + wanted > self.budget && self.added >= self.segment_size()) {
             self.size = Some(self.trim(directory, self.budget.saturating_sub(kept_free)));
             self.added = 0;
         }
     }
 
-    /// Deletes the oldest files until the rest is not larger than this. Gives its size.
+    /// Deletes the oldest files until the rest is not larger than this. Returns its size.
     fn trim(&mut self, directory: &Directory, most: u64) -> u64 {
         #[cfg(test)]
         {
@@ -180,8 +179,8 @@ fn list(directory: &Directory) -> Vec<DeadLetterFile> {
             files.push(DeadLetterFile { modified: entry.modified(), name: name.to_owned(), size });
         }
     });
-    // What was listed until then is what is known.
-    let _all = listed.is_ok();
+    // What was listed before an error counts.
+    let _ = listed;
     files
 }
 
@@ -208,7 +207,7 @@ struct DeadLetterFile {
     size: u64,
 }
 
-/// What a file takes on disk, in bytes: its blocks are of 512 bytes, whatever the file system's are (stat(2)).
+/// Allocated bytes: `st_blocks` counts blocks of 512 bytes on every file system (stat(2)).
 fn size_of(file: &fs::Metadata) -> u64 {
     file.blocks().saturating_mul(512).max(LEAST)
 }

@@ -1,7 +1,8 @@
-//! What fuzzing asks of the queue on disk: whatever its files hold, it is read to the end, and what is whole comes back.
+//! The body of the fuzz target `segments`: whatever the files of the queue hold, they are read to the end, and whole members
+//! come back.
 //!
-//! `fuzz/` calls this with what it makes up, the tests below with what the corpus and proptest have. In no build but those
-//! two. An input is a script that puts files together (see [`Files::act`]), for no chance makes a checksum right.
+//! Called by `fuzz/` with made-up input, and by the tests below with the corpus and proptest; in no other build. An input is a
+//! script that composes files (see [`Files::act`]), since random bytes have no valid checksum.
 
 use std::{
     cell::OnceCell,
@@ -19,7 +20,7 @@ use tempfile::TempDir;
 use super::{
     lines::{BadLine, Lines},
     segment,
-    spool::{Place, Spool},
+    spool::{SegmentPosition, Spool},
 };
 use crate::state::StateDir;
 
@@ -212,7 +213,7 @@ fn spool(folder: &Path, files: &Files) {
     let Ok(state) = StateDir::open(folder) else { panic!("the folder is held") };
     let mut spool = Spool::new(state, BUDGET);
     let Ok(begin) = spool.load() else { panic!("it cannot be looked at") };
-    let (mut found, mut next) = (Vec::new(), begin.unwrap_or_else(|| Place::start(1)));
+    let (mut found, mut next) = (Vec::new(), begin.unwrap_or_else(|| SegmentPosition::start(1)));
     // A step of the walk takes a byte at least, or ends a segment.
     let most = files.segments.iter().map(|segment| segment.len() + 2).sum::<usize>() + 2;
     let mut steps = 0;

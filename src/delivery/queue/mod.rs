@@ -78,9 +78,9 @@ const LAST_WRITE_PART: u32 = 3;
 
 /// The queue; clones share it.
 #[derive(Clone)]
-pub(super) struct Queue(Arc<SharedQueue>);
+pub(super) struct Queue(Arc<QueueCore>);
 
-struct SharedQueue {
+struct QueueCore {
     // All tasks that wait for a change wait on this one channel.
     state: watch::Sender<QueueState>,
     memory_budget: usize,
@@ -104,7 +104,7 @@ impl Queue {
         let disk_failure = disk.as_ref().and_then(Spool::unanswered);
         let state = watch::Sender::new(QueueState::new(disk.is_some(), disk_failure));
         let disk = disk.map(Mutex::new);
-        Self(Arc::new(SharedQueue { state, memory_budget, disk_budget, open, disk, metrics }))
+        Self(Arc::new(QueueCore { state, memory_budget, disk_budget, open, disk, metrics }))
     }
 
     /// Whether there is a disk to write to.
@@ -170,7 +170,7 @@ impl Queue {
                 continue;
             }
             if !has_reread {
-                drop(timeout(LINGER, watch.wait_for(QueueState::is_ready)).await);
+                let _ = timeout(LINGER, watch.wait_for(QueueState::is_ready)).await;
             }
             let batch = self.update_silently(QueueState::dispatch);
             if !batch.is_empty() {
@@ -209,7 +209,7 @@ impl Queue {
         if self.update(|state| state.failed(reason)) {
             tokio::time::sleep(DRAIN_PAUSE).await;
         } else {
-            drop(timeout(pause, self.0.state.subscribe().wait_for(QueueState::is_draining)).await);
+            let _ = timeout(pause, self.0.state.subscribe().wait_for(QueueState::is_draining)).await;
         }
     }
 
@@ -226,7 +226,7 @@ impl Queue {
                 queue.update(QueueState::rewrite_lost);
                 queue.write_and_log(spool).is_ok()
             });
-            drop(timeout(last_write, writing).await);
+            let _ = timeout(last_write, writing).await;
         }
         drop(guard);
         let late = (!in_time).then(|| format!("no answer within {:.1} s", deadline.as_secs_f64()));

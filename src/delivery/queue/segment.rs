@@ -1,8 +1,8 @@
-//! The bytes of a segment: gzip members in a row, each a group of runs, one JSON line a run.
+//! The codec of segments: a sequence of gzip members, each a group of runs, one JSON line a run.
 //!
-//! `zcat` shows them. A member's own length and CRC (RFC 1952 §2.3.1) are its checksum; how many runs it holds stands in
-//! its header as well, so that they can be counted without unpacking them, and when they cannot be unpacked any more.
-//! Does no input or output. Called by [`spool`](super::spool), and by [`lines`](super::lines) for files of any origin.
+//! `zcat` shows them. A member's own length and CRC (RFC 1952 §2.3.1) are its checksum; the number of its runs is in its header
+//! as well, so that they can be counted without decompressing, and in damaged members. Does no I/O. Called by
+//! [`spool`](super::spool), and by [`lines`](super::lines) for files of any origin.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -20,13 +20,13 @@ const FIELD: [u8; 2] = *b"iT";
 const CONTENT: usize = 12;
 /// Where the content begins: behind ten bytes of header, the length of all fields, and the field's name and length.
 const CONTENT_AT: usize = 10 + 2 + 4;
-/// What is read of a member to know its [`MemberHeader`].
+/// Bytes of a member that hold its [`MemberHeader`].
 pub(super) const HEAD: usize = CONTENT_AT + CONTENT;
 /// How every member begins: the magic number, the method "deflate".
 const MAGIC: [u8; 3] = [0x1f, 0x8b, 8];
-/// No group that we write is larger when unpacked; one that is, is none of ours.
+/// Largest decompressed member; we write none that is larger.
 const LARGEST: usize = 64 << 20;
-/// No group that we write holds more lines.
+/// Most lines of a member; we write none with more.
 const MOST_LINES: usize = 1024;
 
 /// A member's header.
@@ -42,28 +42,28 @@ pub(super) struct MemberHeader {
     pub(super) written: SystemTime,
 }
 
-/// What stands at a place of a segment.
+/// What is at a place of a segment.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum SegmentPart {
-    /// A member that is whole: its lines, and where the next begins.
+    /// A whole member: its lines, and where the next begins.
     Whole {
         /// The lines.
         text: Vec<u8>,
-        /// What its header says, if it is one of ours.
+        /// Its header, if we wrote it.
         head: Option<MemberHeader>,
         /// Where the next piece begins.
         next: usize,
     },
-    /// Bytes that are no whole member.
+    /// Bytes that are not a whole member.
     Damaged {
-        /// Runs in it as far as its header tells; at least one.
+        /// Number of runs in its header; at least one.
         runs: u64,
         /// Where the next piece begins.
         next: usize,
     },
 }
 
-/// Packs these runs into one member.
+/// Encodes these runs as one member.
 pub(super) fn pack<'a>(runs: impl IntoIterator<Item = &'a Run>, now: SystemTime) -> io::Result<Vec<u8>> {
     let seconds = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let field = [&FIELD[..], &[CONTENT.to_le_bytes()[0], 0], &[0; CONTENT]].concat();
@@ -86,7 +86,7 @@ pub(super) fn pack<'a>(runs: impl IntoIterator<Item = &'a Run>, now: SystemTime)
     Ok(member)
 }
 
-/// What the header of a member says, if `bytes` begin with one of ours.
+/// The header, if `bytes` begin with a member that we wrote.
 pub(super) fn head(bytes: &[u8]) -> Option<MemberHeader> {
     let number = |at: usize| {
         let four = bytes.get(at..at + 4)?;
@@ -99,11 +99,11 @@ pub(super) fn head(bytes: &[u8]) -> Option<MemberHeader> {
         spans: number(CONTENT_AT + 8)?,
         written: UNIX_EPOCH + Duration::from_secs(number(4)?),
     };
-    // Nothing shorter than a header is a member, and no run takes less than a byte of it.
+    // A member is longer than its header, and a run takes at least one byte.
     (ours && head.length > HEAD as u64 && head.runs <= head.length).then_some(head)
 }
 
-/// Looks at what begins at a place; none at the end.
+/// Decodes what begins at a place; none at the end.
 pub(super) fn part(bytes: &[u8], at: usize) -> Option<SegmentPart> {
     let rest = bytes.get(at..).filter(|rest| !rest.is_empty())?;
     let head = head(rest);
@@ -114,9 +114,9 @@ pub(super) fn part(bytes: &[u8], at: usize) -> Option<SegmentPart> {
     let runs = head.map_or(1, |head| head.runs.max(1));
     let told = head.and_then(|head| usize::try_from(head.length).ok()).and_then(|length| at.checked_add(length));
     let told = told.filter(|next| bytes.get(*next..).is_some_and(|next| next.is_empty() || next.starts_with(&MAGIC)));
-    // The header may be what is damaged: what is whole before the place that it names comes first.
+    // The header may be damaged: a whole member before the place that it names comes first.
     let end = told.unwrap_or(bytes.len());
-    // What is tried on the way is bounded in all: bytes that only look like members could keep us for hours.
+    // Bounded in total: bytes that only look like members could take hours.
     let mut room = LARGEST;
     let found = (at + 1..end).find(|next| bytes.get(*next..).is_some_and(|rest| unpack(rest, &mut room).is_some()));
     Some(SegmentPart::Damaged { runs, next: found.unwrap_or(end) })
@@ -143,22 +143,21 @@ fn skips_groups(bytes: &[u8]) -> bool {
     bytes.get(3).is_some_and(|flags| flags & HAS_FIELDS != 0) && usize::from(fields) > HEAD - 12
 }
 
-/// How many runs a member holds that is whole: what its header says, else its lines. One with more lines than any group
-/// of ours counts as one, for nothing in it is.
+/// Number of runs in a whole member: by its header, else by its lines. A member with more lines than we write counts as one.
 pub(super) fn run_count(text: &[u8], head: Option<MemberHeader>) -> u64 {
     let counted = || if is_foreign(text) { 1 } else { lines(text).count() as u64 };
     head.map_or_else(counted, |head| head.runs)
 }
 
-/// Whether there are more lines than in any group of ours.
+/// Whether there are more lines than in any member that we write.
 pub(super) fn is_foreign(text: &[u8]) -> bool {
     lines(text).nth(MOST_LINES).is_some()
 }
 
-/// Why a line is no run that can be sent.
+/// Why a line cannot be sent as a run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum RunLineError {
-    /// It is no record.
+    /// It is not a run.
     #[error("this is no run: {0}")]
     Foreign(String),
     /// A newer imaptrace wrote it.
@@ -179,7 +178,7 @@ pub(super) fn line(line: &[u8]) -> Result<Run, RunLineError> {
     let read = serde_json::from_slice::<Run>(line);
     match &read {
         Ok(run) if run.schema <= SCHEMA => read.map_err(foreign),
-        // Only now: what a newer one wrote need not look like a run of ours.
+        // Only now: a newer schema need not look like ours.
         _ => match serde_json::from_slice::<Version>(line) {
             Ok(version) if version.schema > SCHEMA.into() => Err(RunLineError::Newer(version.schema)),
             _ => read.map_err(foreign),

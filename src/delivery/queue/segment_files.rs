@@ -1,8 +1,7 @@
-//! The files of the backlog on disk: segments by number, and the cursor. Which of them mean what is for
-//! [`spool`](super::spool), which alone calls this.
+//! The files of the backlog on disk: segments by number, and the cursor.
 //!
-//! All of it is in `queue/` of the state directory, and is opened relative to that. A segment gets its name when its first
-//! runs are on the disk, so that an empty one is none that a crash left.
+//! All are in `queue/` of the state directory and are opened relative to it. A segment gets its name when its first runs are
+//! synced, so a crash leaves no empty one. Does not decide what the files mean. Called by [`spool`](super::spool).
 
 use std::{
     fs::File,
@@ -18,7 +17,7 @@ use crate::state::{Directory, StateDir, about};
 
 /// The directory of the segments.
 pub(super) const QUEUE: &str = "queue";
-/// The file that says how far the oldest segment was delivered.
+/// The file that says how far the oldest segment is delivered.
 const CURSOR: &str = "cursor";
 /// The next cursor, while it is written.
 const NEW_CURSOR: &str = "cursor.new";
@@ -26,25 +25,25 @@ const NEW_CURSOR: &str = "cursor.new";
 const NEW_SEGMENT: &str = "segment.new";
 /// How a segment's name ends.
 pub(super) const ENDING: &str = ".jsonl.gz";
-/// All numbers are below this: none that is ever given comes near, and what is computed from one does not wrap.
+/// All numbers are below this, so that arithmetic on one does not overflow. No real number comes near.
 pub(super) const LIMIT: u64 = 1 << 63;
-/// A larger file is none of ours.
+/// A larger file is not a segment.
 pub(super) const LARGEST: u64 = 128 << 20;
 /// A cursor is four numbers.
 const CURSOR_LENGTH: u64 = 256;
 
 /// Where a run is on disk. In the order of age.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place {
+pub(super) struct SegmentPosition {
     /// The segment's number.
     pub(super) segment: u64,
     /// Where its member begins.
     pub(super) offset: u64,
-    /// Which line it is there.
+    /// Its line in that member.
     pub(super) index: u64,
 }
 
-impl Place {
+impl SegmentPosition {
     /// Where this segment begins.
     pub(super) fn start(segment: u64) -> Self {
         Self { segment, offset: 0, index: 0 }
@@ -55,7 +54,7 @@ impl Place {
 pub(super) struct SegmentFiles {
     state: StateDir,
     directory: Option<Arc<Directory>>,
-    /// What opening a segment gives.
+    /// The error of opening a segment.
     #[cfg(test)]
     pub(super) failure: Option<io::ErrorKind>,
 }
@@ -65,11 +64,11 @@ pub(super) struct SegmentFiles {
 pub(super) struct Segment {
     pub(super) number: u64,
     pub(super) length: u64,
-    /// Runs that were not delivered yet.
+    /// Runs that are not settled.
     pub(super) left: u64,
     pub(super) written: Option<SystemTime>,
     pub(super) damaged: bool,
-    /// What is left was counted by what is there, not by what headers say of it.
+    /// `left` was counted by the content, not by the headers.
     pub(super) counted: bool,
 }
 
@@ -85,7 +84,7 @@ impl Segment {
 pub(super) struct Listing {
     /// The segments, in the order of their age.
     pub(super) numbers: Vec<u64>,
-    /// What has nearly a segment's name, and a number that is none.
+    /// Names like those of segments, with an invalid number.
     pub(super) foreign: Vec<String>,
 }
 
@@ -104,13 +103,13 @@ impl SegmentFiles {
         &self.state
     }
 
-    /// Lets go of the state directory.
+    /// Releases the state directory.
     pub(super) fn close(&mut self) {
         self.directory = None;
         self.state.close();
     }
 
-    /// The directory, made if it is not there.
+    /// The directory, created if it does not exist.
     pub(super) fn directory(&mut self) -> io::Result<Arc<Directory>> {
         if let Some(directory) = self.directory.as_ref().filter(|directory| !directory.is_gone()) {
             return Ok(directory.clone());
@@ -167,8 +166,8 @@ impl SegmentFiles {
         self.open(&name_of(number)).map(|(_, length)| length)
     }
 
-    /// Counts the runs of a segment that lie behind the cursor, by its headers, and by its content where they fail.
-    pub(super) fn survey(&mut self, number: u64, cursor: Option<Place>) -> io::Result<Segment> {
+    /// Counts the runs of a segment behind the cursor, by its headers, or by its content when a header is damaged.
+    pub(super) fn survey(&mut self, number: u64, cursor: Option<SegmentPosition>) -> io::Result<Segment> {
         self.survey_file(&name_of(number), number, cursor)
     }
 
@@ -177,7 +176,7 @@ impl SegmentFiles {
         self.survey_file(name, 0, None)
     }
 
-    fn survey_file(&mut self, name: &str, number: u64, cursor: Option<Place>) -> io::Result<Segment> {
+    fn survey_file(&mut self, name: &str, number: u64, cursor: Option<SegmentPosition>) -> io::Result<Segment> {
         let (file, length) = self.open(name)?;
         let mut segment = Segment { length, ..Segment::new(number) };
         let settled = |offset: u64, runs: u64| match cursor {
@@ -201,16 +200,16 @@ impl SegmentFiles {
         Ok(segment)
     }
 
-    /// A file for the next segment. It is none before [`SegmentFiles::publish`].
+    /// A file for the next segment, which has no number before [`SegmentFiles::publish`].
     pub(super) fn create(&mut self) -> io::Result<File> {
         self.directory()?.create_anew(NEW_SEGMENT)
     }
 
-    /// Makes the file that was created last the segment of this number. Its name is on the disk when this comes back.
+    /// Gives the file that was created last the name of this segment, and syncs the name.
     pub(super) fn publish(&mut self, number: u64) -> io::Result<()> {
         let directory = self.directory()?;
         let name = name_of(number);
-        // Renaming would take the place of what is there.
+        // Renaming would replace an existing file.
         if directory.entry(&name)?.is_some() {
             return Err(about(&directory.at(&name), io::ErrorKind::AlreadyExists.into()));
         }
@@ -218,9 +217,9 @@ impl SegmentFiles {
         directory.sync().inspect_err(|_| drop(directory.remove(&name)))
     }
 
-    /// Removes what was created last and got no name.
+    /// Removes the file that was created last and not published.
     pub(super) fn discard(&mut self) {
-        let _removed = self.directory().and_then(|directory| directory.remove(NEW_SEGMENT)).is_ok();
+        let _ = self.directory().and_then(|directory| directory.remove(NEW_SEGMENT));
     }
 
     pub(super) fn remove(&mut self, number: u64) -> io::Result<()> {
@@ -228,25 +227,25 @@ impl SegmentFiles {
     }
 
     /// `SEGMENT OFFSET INDEX CHECKSUM`, in place of the one before.
-    pub(super) fn write_cursor(&mut self, at: Place) -> io::Result<()> {
+    pub(super) fn write_cursor(&mut self, at: SegmentPosition) -> io::Result<()> {
         let directory = self.directory()?;
         let text = format!("{} {} {}", at.segment, at.offset, at.index);
         directory
             .replace(CURSOR, NEW_CURSOR, |mut file| file.write_all(format!("{text} {}\n", checksum(&text)).as_bytes()))
     }
 
-    /// How far the oldest segment was delivered, if that can be read and points into a segment that may be.
-    pub(super) fn cursor(&mut self) -> Option<Place> {
+    /// How far the oldest segment is delivered, if the cursor is valid.
+    pub(super) fn cursor(&mut self) -> Option<SegmentPosition> {
         let text = String::from_utf8(self.directory().ok()?.read(CURSOR, CURSOR_LENGTH).ok()?).ok()?;
         let (text, sum) = text.trim_end().rsplit_once(' ')?;
         let mut numbers = text.split(' ').map(str::parse);
         let mut number = || numbers.next()?.ok();
-        let place = Place { segment: number()?, offset: number()?, index: number()? };
+        let place = SegmentPosition { segment: number()?, offset: number()?, index: number()? };
         (sum == checksum(text) && place.segment < LIMIT).then_some(place)
     }
 
     pub(super) fn forget_cursor(&mut self) {
-        let _removed = self.directory().and_then(|directory| directory.remove(CURSOR)).is_ok();
+        let _ = self.directory().and_then(|directory| directory.remove(CURSOR));
     }
 }
 
@@ -273,7 +272,7 @@ fn survey_content(mut segment: Segment, content: &[u8], settled: impl Fn(u64, u6
     segment
 }
 
-/// The runs from here on, if each header leads to the next up to the end.
+/// Number of runs from here on by the headers, if each leads to the next up to the end.
 pub(super) fn runs_by_headers(content: &[u8], mut at: usize) -> Option<u64> {
     let mut runs = 0;
     while at < content.len() {
@@ -284,7 +283,7 @@ pub(super) fn runs_by_headers(content: &[u8], mut at: usize) -> Option<u64> {
     Some(runs)
 }
 
-/// The runs from here on, by looking at all that is there.
+/// Number of runs from here on by the content.
 pub(super) fn runs_by_content(content: &[u8], mut at: usize) -> u64 {
     let mut runs = 0;
     while let Some(piece) = segment::part(content, at) {

@@ -35,7 +35,7 @@ impl Queue {
             this.note_settlement(settlement).await;
             this.update(QueueState::end_settling);
         });
-        drop(timeout(if hangs { Duration::ZERO } else { PATIENCE }, noted).await);
+        let _ = timeout(if hangs { Duration::ZERO } else { PATIENCE }, noted).await;
     }
 
     /// Notes on disk that runs there are delivered or refused.

@@ -1,11 +1,11 @@
-//! The backlog on disk: segments in the order of their age, each a row of members, and a cursor.
+//! The backlog on disk: segments in the order of their age, each a sequence of gzip members, and a cursor.
 //!
-//! `queue/` in the state directory holds the segments, `refused/` what was put aside: runs that the receiver refused, and
-//! segments in which something was damaged. A segment is deleted when all of it was delivered; the cursor says how far
-//! the oldest one was, so that a restart repeats little. It may be lost: then some runs go out twice, with the same ids.
+//! `queue/` in the state directory holds the segments, `refused/` the dead letters: runs that the receiver refused, and
+//! damaged segments. A segment is deleted when all of it is delivered; the cursor says how far the oldest one is, so that a
+//! restart repeats little. Without the cursor some runs are sent twice, with the same ids.
 //!
-//! Everything in here waits for the disk. Knows nothing of memory, order among runs, receivers and clocks' ticking; that
-//! is [`queue`](super), which alone calls it, from threads that may wait.
+//! All operations wait for the disk. Does not know memory, the order of runs, receivers and clocks. Called by
+//! [`Queue`](super::Queue), on threads that may wait.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -17,7 +17,7 @@ use std::{
     time::SystemTime,
 };
 
-pub(super) use super::segment_files::Place;
+pub(super) use super::segment_files::SegmentPosition;
 use imaptrace_record::Run;
 
 use super::{
@@ -30,13 +30,13 @@ use crate::state::{NotRegularError, StateDir, about};
 
 mod recovery;
 
-/// A segment is full at this size: what a damaged or over-budget one can cost, and what is unpacked at once.
+/// A segment is full at this size, which limits what damage or the budget can cost, and what is decompressed at once.
 const FULL: u64 = 1 << 20;
-/// And at this part of the budget: the oldest goes whole.
+/// A segment is also full at this part of the budget: the oldest is deleted whole.
 const PARTS: u64 = 8;
-/// A segment that was delivered to its end takes more runs until it is as large as this.
+/// A completely delivered segment takes more runs until it has this size.
 const WORTH_DELETING: u64 = 64 << 10;
-/// Bytes that are written at once, at most: a segment is not much larger than when it is full.
+/// Bytes of one write, so that a segment is not much larger than a full one.
 const AT_ONCE: usize = 8 << 20;
 /// Runs in a member at most.
 const GROUP: usize = 64;
@@ -44,41 +44,41 @@ const GROUP: usize = 64;
 /// What is on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Figures {
-    /// Runs that were not delivered yet.
+    /// Runs that are not settled.
     pub(super) runs: u64,
     /// Bytes of the segments that hold them.
     pub(super) bytes: u64,
     /// When the oldest of them was written, nearly.
     pub(super) oldest: Option<SystemTime>,
-    /// The oldest segment: a place in one before is gone.
+    /// The oldest segment: places in older ones are gone.
     pub(super) first: u64,
 }
 
-/// What came of writing runs.
+/// The result of writing runs.
 #[derive(Debug, Default)]
 pub(super) struct Written {
-    /// Where each run is now, from the first on: as many as there was room for.
-    pub(super) places: Vec<Place>,
-    /// Segments that had to go for it, and how many runs in each had not been delivered.
+    /// Where each run is now, from the first on: as many as fitted.
+    pub(super) places: Vec<SegmentPosition>,
+    /// Segments that were deleted for it, with the number of unsettled runs in each.
     pub(super) dropped: BTreeMap<u64, u64>,
-    /// Why the rest of them was not written.
+    /// Why the rest was not written.
     pub(super) failure: Option<io::Error>,
 }
 
-/// What was read back.
+/// The result of reading.
 #[derive(Debug)]
 pub(super) struct ReadBack {
     /// Runs in the order of their age.
-    pub(super) runs: Vec<(Place, Run)>,
+    pub(super) runs: Vec<(SegmentPosition, Run)>,
     /// Where to read on.
-    pub(super) next: Place,
+    pub(super) next: SegmentPosition,
     /// Runs that could not be read.
     pub(super) corrupt: u64,
-    /// Segments whose file is gone or short, and how many runs in each had not been delivered.
+    /// Segments whose file is gone or short, with the number of unsettled runs in each.
     pub(super) gone: BTreeMap<u64, u64>,
-    /// What was the matter with the last of these.
+    /// Description of the last of these.
     pub(super) damage: Option<String>,
-    /// Why nothing can be read on from `next` at present. All that is there stays.
+    /// Why nothing can be read from `next` at present. No run is lost.
     pub(super) failure: Option<io::Error>,
 }
 
@@ -87,13 +87,13 @@ pub(super) struct Spool {
     files: SegmentFiles,
     budget: u64,
     segments: VecDeque<Segment>,
-    /// The newest segment, if it takes more.
+    /// The file of the newest segment, if it takes more.
     active: Option<File>,
     next: u64,
     loaded: bool,
-    /// The disk had no room for all that was written last.
+    /// The disk was full at the last write.
     is_full: bool,
-    /// It is another's from now on.
+    /// The state directory is released.
     pub(super) closed: bool,
     /// The content of the segment that is being read.
     reading: Option<(u64, Vec<u8>)>,
@@ -132,16 +132,16 @@ impl Spool {
         (self.files.failure, self.reading) = (failure, None);
     }
 
-    /// Whether it was looked at what an earlier process left.
+    /// Whether what an earlier process left is loaded.
     pub(super) fn is_loaded(&self) -> bool {
         self.loaded
     }
 
-    /// Writes runs to the end; they are on the disk when this comes back. Over the budget the oldest segments go. On a disk
-    /// without room for all of them, the oldest are written, as many as it takes.
+    /// Appends runs; they are synced when this returns. Over the budget the oldest segments are deleted. On a full disk the
+    /// oldest runs are written, as many as fit.
     pub(super) fn append(&mut self, runs: &[Arc<Run>], now: SystemTime) -> Written {
         let mut written = Written::default();
-        // A disk that was full the last time is tried with little: packing what does not fit would be wasted.
+        // After a full disk begin with few: compressing what does not fit is wasted.
         let mut piece = if self.is_full { GROUP } else { runs.len() };
         let (mut rest, mut grows) = (runs, true);
         while !rest.is_empty() {
@@ -166,7 +166,7 @@ impl Spool {
         written
     }
 
-    /// Writes these runs, or of very many the first, or none. Gives how many.
+    /// Writes these runs, or of very many the first, or none. Returns how many.
     fn append_whole(&mut self, runs: &[Arc<Run>], now: SystemTime, written: &mut Written) -> io::Result<usize> {
         let mut members = Vec::new();
         let mut offsets = Vec::new();
@@ -180,7 +180,7 @@ impl Spool {
             members.extend(segment::pack(group.iter().map(AsRef::as_ref), now)?);
         }
         let full = FULL.min(self.budget / PARTS);
-        // Somebody may have deleted the file: what is written to it then is nowhere.
+        // What is written to a deleted file is lost.
         let gone = |file: &File| file.metadata().is_ok_and(|found| found.nlink() == 0);
         if self.active.as_ref().is_some_and(gone) || self.segments.back().is_some_and(|last| last.length >= full) {
             self.active = None;
@@ -193,7 +193,7 @@ impl Spool {
         let done = file.write_all_at(&members, start).and_then(|()| file.sync_data());
         let done = if start == 0 { done.and_then(|()| self.files.publish(number)) } else { done };
         if let Err(error) = done {
-            // What half a group looks like is known to the reader; a file that goes on behind it is not.
+            // The reader handles half a member at the end, but not in the middle of a file.
             let cut = file.set_len(start).is_ok();
             // A smaller piece may fit behind what is there.
             if start == 0 || !cut || !is_full(&error) {
@@ -209,7 +209,8 @@ impl Spool {
         segment.left += count as u64;
         segment.written.get_or_insert(now);
         for (offset, count) in offsets {
-            let places = (0..count).map(|index| Place { segment: segment.number, offset: start + offset, index });
+            let places =
+                (0..count).map(|index| SegmentPosition { segment: segment.number, offset: start + offset, index });
             written.places.extend(places);
         }
         while self.segments.len() > 1 && self.segments.iter().map(|segment| segment.length).sum::<u64>() > self.budget {
@@ -220,8 +221,8 @@ impl Spool {
         Ok(count)
     }
 
-    /// Reads on at `from`, up to `until` or the end: as many runs as have `spans` spans, and the rest of their group.
-    pub(super) fn read(&mut self, from: Place, until: Option<Place>, spans: usize) -> ReadBack {
+    /// Reads from `from` up to `until` or the end: runs of at least `spans` spans, to the end of their member.
+    pub(super) fn read(&mut self, from: SegmentPosition, until: Option<SegmentPosition>, spans: usize) -> ReadBack {
         let gone = BTreeMap::new();
         let mut back = ReadBack { runs: Vec::new(), next: from, corrupt: 0, gone, damage: None, failure: None };
         let mut load = 0;
@@ -233,7 +234,7 @@ impl Spool {
                 break;
             };
             if number > back.next.segment {
-                back.next = Place::start(number);
+                back.next = SegmentPosition::start(number);
                 continue;
             }
             let at = back.next;
@@ -242,10 +243,10 @@ impl Spool {
                 Err(error) if is_gone(&error) => {
                     back.gone.insert(number, self.give_up(number));
                     back.damage = Some(about(&self.files.path_of(number), error).to_string());
-                    back.next = Place::start(number + 1);
+                    back.next = SegmentPosition::start(number + 1);
                     continue;
                 }
-                // No file descriptor, no permission, a disk that errs: what is in it may be whole.
+                // No file descriptor, no permission, an I/O error: the content may be whole.
                 Err(error) => {
                     back.failure = Some(about(&self.files.path_of(number), error));
                     break;
@@ -256,12 +257,12 @@ impl Spool {
             }
             match piece {
                 None if self.segments.back().is_some_and(|last| last.number == number) => break,
-                None => back.next = Place::start(number + 1),
+                None => back.next = SegmentPosition::start(number + 1),
                 Some(SegmentPart::Damaged { runs, next }) => {
                     let what =
                         format!("{}, byte {}: the data are damaged", self.files.path_of(number).display(), at.offset);
                     self.spoiled(number, runs, what, &mut back);
-                    back.next = Place { offset: next as u64, index: 0, ..at };
+                    back.next = SegmentPosition { offset: next as u64, index: 0, ..at };
                 }
                 Some(SegmentPart::Whole { text, head, next }) if segment::is_foreign(&text) => {
                     let runs = segment::run_count(&text, head);
@@ -271,20 +272,20 @@ impl Spool {
                         at.offset
                     );
                     self.spoiled(number, runs, what, &mut back);
-                    back.next = Place { offset: next as u64, index: 0, ..at };
+                    back.next = SegmentPosition { offset: next as u64, index: 0, ..at };
                 }
                 Some(SegmentPart::Whole { text, head, next }) => {
                     let lines: Vec<_> = segment::lines(&text).collect();
                     if at.index == 0
                         && let Some(segment) = self.segment(number)
                     {
-                        // The header is under no checksum; the lines are.
+                        // The checksum covers the lines and not the header.
                         let told = segment::run_count(&text, head);
                         segment.left = (segment.left + lines.len() as u64).saturating_sub(told);
                     }
-                    back.next = Place { offset: next as u64, index: 0, ..at };
+                    back.next = SegmentPosition { offset: next as u64, index: 0, ..at };
                     for (index, text) in (0..).zip(lines).skip_while(|(index, _)| *index < at.index) {
-                        let place = Place { index, ..at };
+                        let place = SegmentPosition { index, ..at };
                         if until.is_some_and(|until| until <= place) {
                             back.next = place;
                             break;
@@ -308,8 +309,8 @@ impl Spool {
         back
     }
 
-    /// Notes runs as delivered, or given up: so many in each of these segments. All up to `through` are.
-    pub(super) fn settle(&mut self, settled: &BTreeMap<u64, u64>, through: Option<Place>) {
+    /// Marks runs as delivered or lost: a number in each segment, and all runs up to `through`.
+    pub(super) fn settle(&mut self, settled: &BTreeMap<u64, u64>, through: Option<SegmentPosition>) {
         for (number, runs) in settled {
             if let Some(segment) = self.segment(*number) {
                 segment.left = segment.left.saturating_sub(*runs);
@@ -317,8 +318,8 @@ impl Spool {
         }
         if let Some(through) = through {
             self.remove_while(|oldest| oldest.number < through.segment);
-            // It only saves repetition.
-            let _written = self.files.write_cursor(through).is_ok();
+            // Without the cursor runs are only sent twice.
+            let _ = self.files.write_cursor(through);
         }
         self.tidy();
     }
@@ -329,12 +330,15 @@ impl Spool {
     }
 
     /// Behind the newest run.
-    pub(super) fn end(&self) -> Place {
+    pub(super) fn end(&self) -> SegmentPosition {
         let newest = self.segments.back();
         newest.map_or_else(
-            || Place::start(self.next),
-            // One that could not be looked at yet has an end, too, and it is not where it begins.
-            |newest| Place { offset: newest.length.max(u64::from(newest.left > 0)), ..Place::start(newest.number) },
+            || SegmentPosition::start(self.next),
+            // A segment that could not be read yet has an end behind its start.
+            |newest| SegmentPosition {
+                offset: newest.length.max(u64::from(newest.left > 0)),
+                ..SegmentPosition::start(newest.number)
+            },
         )
     }
 
@@ -349,7 +353,7 @@ impl Spool {
         }
     }
 
-    /// Deletes what was delivered to its end, and lets go of the directory: nothing is written to it any more.
+    /// Deletes completely delivered segments and releases the directory: nothing is written to it any more.
     pub(super) fn close(&mut self) {
         self.closed = true;
         self.active = None;
@@ -365,7 +369,7 @@ impl Spool {
         }
     }
 
-    /// Deletes the oldest segments of which nothing is left.
+    /// Deletes the oldest segments that have no unsettled run.
     fn tidy(&mut self) {
         let newest = self.segments.back().filter(|_| self.active.is_some());
         let kept = newest.filter(|newest| newest.length < WORTH_DELETING).map(|newest| newest.number);
@@ -384,7 +388,7 @@ impl Spool {
         back.damage = Some(what);
     }
 
-    /// The file of this segment holds no more what was written to it. Gives how many runs were left in it.
+    /// The file of this segment lost its content. Returns the number of its unsettled runs.
     fn give_up(&mut self, number: u64) -> u64 {
         if self.segments.back().is_some_and(|last| last.number == number) {
             self.active = None;
@@ -398,10 +402,10 @@ impl Spool {
         self.segments.iter_mut().find(|segment| segment.number == number)
     }
 
-    /// All of a segment that was written; what stands behind that is half a group.
+    /// The written content of a segment; behind it may be half a member.
     fn content(&mut self, number: u64) -> io::Result<&[u8]> {
         if self.segment(number).is_some_and(|segment| segment.length == 0) {
-            // It could not be read at the start.
+            // It could not be read when it was loaded.
             let cursor = self.files.cursor().filter(|cursor| cursor.segment == number);
             let found = self.files.survey(number, cursor)?;
             if found.length == 0 {
@@ -423,8 +427,8 @@ impl Spool {
         Ok(content.get(..usize::try_from(length).unwrap_or(usize::MAX)).unwrap_or(content))
     }
 
-    /// Headers were believed when the segment was counted. From the first on that is wrong, its content is: it would be
-    /// deleted before its end if they told of fewer runs than there are.
+    /// Runs were counted by the headers. From the first wrong header on they are counted by the content: a segment whose headers
+    /// name too few runs would be deleted too early.
     fn recount(&mut self, number: u64, at: u64, next: u64) {
         if self.segment(number).is_none_or(|segment| segment.counted) {
             return;
@@ -454,35 +458,34 @@ impl Spool {
             self.next = 1;
         }
         let number = self.next;
-        // Whatever stands in the way of this one need not stand in the way of the next.
+        // What prevents this number need not prevent the next.
         self.next += 1;
         self.active = Some(self.files.create()?);
         self.segments.push_back(Segment::new(number));
         Ok(())
     }
 
-    /// Of a damaged one, somebody may still make something.
+    /// Deletes the file, or keeps it as a dead letter if it is damaged: it may be of use to the operator.
     fn remove(&mut self, segment: &Segment) {
         if self.reading.as_ref().is_some_and(|(number, _)| *number == segment.number) {
             self.reading = None;
         }
-        let _gone = if segment.damaged {
-            let taken = self.files.directory().and_then(|from| self.dead_letters.take(&from, &name_of(segment.number)));
-            taken.is_ok()
+        let _ = if segment.damaged {
+            self.files.directory().and_then(|from| self.dead_letters.take(&from, &name_of(segment.number)))
         } else {
-            self.files.remove(segment.number).is_ok()
+            self.files.remove(segment.number)
         };
     }
 }
 
-/// Whether a file that gives this error is not there, not all of it, or none of ours.
+/// Whether this error means that the file does not exist, is too short, or is not a segment.
 fn is_gone(error: &io::Error) -> bool {
     let gone =
         matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof | io::ErrorKind::FileTooLarge);
     gone || NotRegularError::is(error)
 }
 
-/// Whether the error means that less might fit.
+/// Whether fewer bytes might fit after this error.
 fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
 }

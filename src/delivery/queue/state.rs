@@ -16,7 +16,7 @@ use imaptrace_record::Run;
 
 use super::{
     load::Load,
-    spool::{Figures, Place},
+    spool::{Figures, SegmentPosition},
 };
 use crate::{
     delivery::{
@@ -49,7 +49,7 @@ pub(super) struct QueueState {
     /// Runs of all three that are not on disk.
     unwritten: usize,
     /// Where the oldest run is that is on disk only, if there may be one.
-    unread: Option<Place>,
+    unread: Option<SegmentPosition>,
     stored: Figures,
     /// Batches whose end is not noted on disk yet.
     settling: usize,
@@ -97,7 +97,7 @@ struct QueuedRun {
     run: Arc<Run>,
     load: Load,
     arrived: Instant,
-    place: Option<Place>,
+    place: Option<SegmentPosition>,
 }
 
 /// Runs to be counted as delivered on disk.
@@ -106,7 +106,7 @@ pub(super) struct Settlement {
     /// How many in each segment.
     pub(super) runs: RunsBySegment,
     /// All runs up to this place are settled.
-    pub(super) through: Option<Place>,
+    pub(super) through: Option<SegmentPosition>,
 }
 
 /// A batch that is delivered or refused.
@@ -246,7 +246,7 @@ impl QueueState {
     }
 
     /// Where the oldest run on disk is that waits and is not in flight.
-    fn next_stored(&self) -> Option<Place> {
+    fn next_stored(&self) -> Option<SegmentPosition> {
         let first = |runs: &VecDeque<QueuedRun>| runs.front().and_then(|queued| queued.place);
         first(&self.reread).or(self.unread).or_else(|| first(&self.recent))
     }

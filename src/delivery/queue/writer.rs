@@ -19,7 +19,7 @@ const LOOK: Duration = Duration::from_secs(1);
 /// wait for a disk that hangs.
 pub(in crate::delivery) async fn start(queue: &Queue) {
     let counted = queue.on_disk(|queue, spool| queue.write_and_log(spool).is_ok());
-    drop(timeout(PATIENCE, counted).await);
+    let _ = timeout(PATIENCE, counted).await;
     tokio::spawn(attend(queue.clone()));
 }
 
@@ -29,7 +29,7 @@ async fn attend(queue: Queue) {
     let mut backoff = Backoff::default();
     loop {
         let counted = queue.on_disk(|queue, spool| {
-            drop(queue.write_and_log(spool));
+            let _ = queue.write_and_log(spool);
             (spool.is_loaded(), spool.unanswered().is_some())
         });
         match counted.await {

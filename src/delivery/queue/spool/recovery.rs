@@ -1,13 +1,15 @@
-//! What an earlier process left, looked at once: where reading begins, and what is no segment that can be.
+//! Loads what an earlier process left on disk: where reading begins, and which files are quarantined.
+//!
+//! Runs once for each [`Spool`]. Sends and writes no run. Called by the [writer](crate::delivery::queue::writer).
 
 use std::io;
 
-use super::{Place, Spool, is_gone};
+use super::{SegmentPosition, Spool, is_gone};
 use crate::delivery::queue::segment_files::{Segment, name_of};
 
 impl Spool {
     /// Looks at what an earlier process left, once. Gives where reading begins, if there is anything to be read.
-    pub(in crate::delivery::queue) fn load(&mut self) -> io::Result<Option<Place>> {
+    pub(in crate::delivery::queue) fn load(&mut self) -> io::Result<Option<SegmentPosition>> {
         if self.loaded {
             return Ok(None);
         }
@@ -45,9 +47,10 @@ impl Spool {
         }
         self.loaded = true;
         let first = self.segments.front().map(|segment| segment.number);
-        let behind = |cursor: Place| Place { index: cursor.index.saturating_add(1), ..cursor };
-        Ok(first
-            .map(|first| cursor.filter(|cursor| cursor.segment == first).map_or_else(|| Place::start(first), behind)))
+        let behind = |cursor: SegmentPosition| SegmentPosition { index: cursor.index.saturating_add(1), ..cursor };
+        Ok(first.map(|first| {
+            cursor.filter(|cursor| cursor.segment == first).map_or_else(|| SegmentPosition::start(first), behind)
+        }))
     }
 
     /// What was found damaged since the last call: how many runs it held, and what was the matter with the last of it.

@@ -23,7 +23,7 @@ fn numbers(back: &ReadBack) -> Vec<u64> {
     back.runs.iter().map(|(_, run)| run.target.parse().unwrap()).collect()
 }
 
-fn open(folder: &Path) -> (Spool, Place) {
+fn open(folder: &Path) -> (Spool, SegmentPosition) {
     let mut spool = Spool::new(StateDir::open(folder).unwrap(), BUDGET);
     let from = spool.load().unwrap().unwrap_or_else(|| spool.end());
     (spool, from)
@@ -70,7 +70,7 @@ fn a_restart_goes_on_behind_what_was_delivered_and_repeats_only_that_when_the_cu
         let (mut spool, from) = open(folder.path());
         append(&mut spool, 0..5);
         append(&mut spool, 5..9);
-        let until = Some(Place { index: 2, ..from });
+        let until = Some(SegmentPosition { index: 2, ..from });
         let first = spool.read(from, until, ALL);
         assert_eq!(numbers(&first), [0, 1]);
         settle(&mut spool, &first);
@@ -283,7 +283,7 @@ proptest! {
                             again.pop_front().or_else(|| waiting.pop_front());
                         }
                         if from.segment == segment {
-                            from = Place::start(segment + 1);
+                            from = SegmentPosition::start(segment + 1);
                         }
                     }
                 }

@@ -9,13 +9,13 @@ use imaptrace_record::Run;
 use super::{QueueState, QueuedRun, Settlement};
 use crate::delivery::queue::{
     load::Load,
-    spool::{Figures, Place, ReadBack},
+    spool::{Figures, ReadBack, SegmentPosition},
 };
 
 /// What is read from disk next.
 pub(in crate::delivery::queue) struct NextRead {
-    pub(in crate::delivery::queue) from: Place,
-    pub(in crate::delivery::queue) until: Option<Place>,
+    pub(in crate::delivery::queue) from: SegmentPosition,
+    pub(in crate::delivery::queue) until: Option<SegmentPosition>,
 }
 
 impl QueueState {
@@ -55,7 +55,7 @@ impl QueueState {
     }
 
     /// What an earlier process left begins at `found`: it is older than all that is here.
-    pub(in crate::delivery::queue) fn recovered(&mut self, found: Option<Place>) {
+    pub(in crate::delivery::queue) fn recovered(&mut self, found: Option<SegmentPosition>) {
         self.unread = found.or(self.unread);
     }
 
@@ -64,7 +64,7 @@ impl QueueState {
     }
 
     /// Stores where runs are on disk now. Returns those that have left meanwhile, to be settled.
-    pub(in crate::delivery::queue) fn place(&mut self, mut places: BTreeMap<u64, Place>) -> Settlement {
+    pub(in crate::delivery::queue) fn place(&mut self, mut places: BTreeMap<u64, SegmentPosition>) -> Settlement {
         let first = self.first_unwritten();
         // What was on disk before is older, and still waits.
         let older = self.next_stored().is_some() || self.in_flight.iter().any(|queued| queued.place.is_some());
@@ -100,12 +100,12 @@ impl QueueState {
 
     /// A segment is deleted with `left` unsettled runs. Returns how many of them are lost.
     pub(in crate::delivery::queue) fn forget(&mut self, segment: u64, left: u64) -> u64 {
-        let here = |place: Option<Place>| place.is_some_and(|place| place.segment == segment);
+        let here = |place: Option<SegmentPosition>| place.is_some_and(|place| place.segment == segment);
         while self.recent.front().is_some_and(|oldest| here(oldest.place)) {
             self.pop_recent();
         }
         if here(self.unread) {
-            self.unread = Some(Place::start(segment + 1));
+            self.unread = Some(SegmentPosition::start(segment + 1));
         }
         self.lost(segment, left)
     }
@@ -119,7 +119,7 @@ impl QueueState {
 
     /// The file of the oldest segment is gone: runs of it that are in memory are written again.
     fn forget_place(&mut self, segment: u64) {
-        let here = |place: Option<Place>| place.is_some_and(|place| place.segment == segment);
+        let here = |place: Option<SegmentPosition>| place.is_some_and(|place| place.segment == segment);
         // Not in the midst of those that are on disk.
         while self.recent.front().is_some_and(|oldest| here(oldest.place)) {
             let Some(queued) = self.pop_recent() else { break };
@@ -143,7 +143,7 @@ impl QueueState {
         &mut self,
         back: ReadBack,
         stuck: bool,
-        end: Place,
+        end: SegmentPosition,
         now: Instant,
     ) -> u64 {
         let mut corrupt = back.corrupt;

@@ -1,7 +1,7 @@
 use super::*;
 use crate::clock;
 
-fn entry(number: u64, place: Option<Place>) -> QueuedRun {
+fn entry(number: u64, place: Option<SegmentPosition>) -> QueuedRun {
     let run: Run = serde_json::from_str(imaptrace_testkit::PASSED_RUN).unwrap();
     QueuedRun { number, load: Load::of(&run), run: Arc::new(run), arrived: clock::now(), place }
 }
@@ -10,7 +10,7 @@ fn entry(number: u64, place: Option<Place>) -> QueuedRun {
 fn state(in_flight: &[Option<u64>], recent: &[Option<u64>]) -> QueueState {
     let mut state = QueueState::default();
     for (number, segment) in (0..).zip(in_flight.iter().chain(recent)) {
-        let entry = entry(number, segment.map(Place::start));
+        let entry = entry(number, segment.map(SegmentPosition::start));
         state.load.add(entry.load);
         state.unwritten += usize::from(segment.is_none());
         if number < in_flight.len() as u64 {
@@ -25,7 +25,7 @@ fn state(in_flight: &[Option<u64>], recent: &[Option<u64>]) -> QueueState {
 
 #[test]
 fn what_left_while_it_was_written_settles_nothing_that_is_older_and_waits() {
-    let written = || BTreeMap::from([(7, Place::start(7)), (8, Place::start(8))]);
+    let written = || BTreeMap::from([(7, SegmentPosition::start(7)), (8, SegmentPosition::start(8))]);
     for (in_flight, recent, unread, through) in [
         // All that was older has left: 7 was delivered, and 8 too.
         (vec![], vec![], None, Some(8)),
@@ -33,14 +33,14 @@ fn what_left_while_it_was_written_settles_nothing_that_is_older_and_waits() {
         (vec![], vec![Some(1)], None, None),
         (vec![], vec![], Some(1), None),
     ] {
-        let mut state = QueueState { unread: unread.map(Place::start), ..state(&in_flight, &recent) };
+        let mut state = QueueState { unread: unread.map(SegmentPosition::start), ..state(&in_flight, &recent) };
         let gone = state.place(written());
         assert_eq!(gone.runs, BTreeMap::from([(7, 1), (8, 1)]));
-        assert_eq!(gone.through, through.map(Place::start), "{in_flight:?} {recent:?} {unread:?}");
+        assert_eq!(gone.through, through.map(SegmentPosition::start), "{in_flight:?} {recent:?} {unread:?}");
     }
     // 0 waits on no disk and is written now: what left behind it settles nothing before it.
     let mut state = state(&[None], &[]);
-    let gone = state.place(BTreeMap::from([(0, Place::start(6)), (7, Place::start(7))]));
+    let gone = state.place(BTreeMap::from([(0, SegmentPosition::start(6)), (7, SegmentPosition::start(7))]));
     assert_eq!((gone.runs, gone.through, state.unwritten), (BTreeMap::from([(7, 1)]), None, 0));
 }
 
@@ -57,7 +57,7 @@ fn what_has_arrived_is_not_lost_with_a_segment_that_does_not_know_it_yet() {
 #[test]
 fn a_batch_that_was_written_again_behind_newer_runs_settles_only_itself() {
     let Settlement { runs, through } = state(&[Some(3), Some(4)], &[Some(5)]).complete(0).settlement;
-    assert_eq!((runs, through), (BTreeMap::from([(3, 1), (4, 1)]), Some(Place::start(4))));
+    assert_eq!((runs, through), (BTreeMap::from([(3, 1), (4, 1)]), Some(SegmentPosition::start(4))));
     let Settlement { runs, through } = state(&[Some(9)], &[Some(5)]).complete(0).settlement;
     assert_eq!((runs, through), (BTreeMap::from([(9, 1)]), None));
 }
