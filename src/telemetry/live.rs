@@ -87,7 +87,7 @@ impl LiveRoot {
         let span = tracing::info_span!(target: TARGET, parent: None, "probe", journey);
         if let Some(RemoteParent(parent)) = parent {
             // The only errors are "no layer" and "span disabled"; both are met by drawing the ids below.
-            drop(span.set_parent(Context::new().with_remote_span_context(parent.clone())));
+            let _ = span.set_parent(Context::new().with_remote_span_context(parent.clone()));
         }
         let context = span.context();
         let live = context.span().span_context().clone();
@@ -169,7 +169,9 @@ impl SpanProcessor for Notebook {
                     ("level", "ERROR") => level = NoteLevel::Error,
                     ("level", "WARN") => level = NoteLevel::Warn,
                     ("level" | "target", _) => {}
-                    (key, value) => write!(text, " {key}={value}").unwrap_or(()),
+                    (key, value) => {
+                        let _ = write!(text, " {key}={value}");
+                    }
                 }
             }
             let end = (0..=LONGEST_NOTE.min(text.len())).rev().find(|end| text.is_char_boundary(*end));

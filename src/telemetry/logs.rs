@@ -173,7 +173,7 @@ pub fn catch_panics() {
         let text = panic_text(panic, std::thread::current().name());
         if !write_at_once(text.as_bytes()) {
             // Nothing was started yet, so nothing waits for this.
-            let _written = write_all(&io::stderr(), text.as_bytes()).is_ok();
+            let _ = write_all(&io::stderr(), text.as_bytes());
         } else if std::thread::current().name() == Some("main") {
             flush(LAST_WORDS);
         }
@@ -214,9 +214,9 @@ impl io::Write for Queued {
 fn dropped_line(settings: &LogSettings, count: u64) -> String {
     let fields = Fields { message: queue::plain(count), rest: vec![("dropped".to_owned(), count.into())] };
     let mut line = String::new();
-    let format = Line { format: settings.format, journal: settings.journal };
+    let format = LineFormat { format: settings.format, journal: settings.journal };
     // Writing to a string cannot fail.
-    format.line(&mut line, settings.color, Level::WARN, module_path!(), fields).unwrap_or(());
+    let _ = format.line(&mut line, settings.color, Level::WARN, module_path!(), fields);
     line
 }
 
@@ -233,7 +233,7 @@ where
     let log = tracing_subscriber::fmt::layer()
         .with_writer(writer)
         .with_ansi(settings.color)
-        .event_format(Line { format: settings.format, journal: settings.journal })
+        .event_format(LineFormat { format: settings.format, journal: settings.journal })
         .with_filter(filter);
     Ok(tracing_subscriber::registry().with(live::layer()).with(log))
 }
@@ -248,12 +248,12 @@ pub fn to_journal() -> bool {
 }
 
 /// Formats one event as one line.
-struct Line {
+struct LineFormat {
     format: LogFormat,
     journal: bool,
 }
 
-impl<S, N> FormatEvent<S, N> for Line
+impl<S, N> FormatEvent<S, N> for LineFormat
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -274,7 +274,7 @@ where
     }
 }
 
-impl Line {
+impl LineFormat {
     fn line(
         &self,
         mut writer: impl fmt::Write,

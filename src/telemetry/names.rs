@@ -5,7 +5,7 @@
 
 /// What a metric is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum MetricKind {
     /// A distribution.
     Histogram,
     /// A sum that only grows.
@@ -22,7 +22,7 @@ pub struct Metric {
     /// Its OpenTelemetry name.
     pub name: &'static str,
     /// What it is.
-    pub kind: Kind,
+    pub kind: MetricKind,
     /// UCUM unit; empty where a unit of 1 would become `_ratio` in Prometheus.
     pub unit: &'static str,
     /// One sentence for the back end.
@@ -41,7 +41,7 @@ macro_rules! metrics {
     ($($name:ident = $text:literal, $kind:ident, $unit:literal, $description:literal;)+) => {
         $(#[doc = concat!("`", $text, "`")]
         pub const $name: Metric =
-            Metric { name: $text, kind: Kind::$kind, unit: $unit, description: $description };)+
+            Metric { name: $text, kind: MetricKind::$kind, unit: $unit, description: $description };)+
         /// Every metric.
         pub const METRICS: &[Metric] = &[$($name,)+];
     };

@@ -20,7 +20,7 @@ use super::names;
 
 /// The spans of `run`, root first, then one for each step that has one.
 pub fn spans(run: &Run) -> Vec<SpanData> {
-    let common = Common::of(run);
+    let common = SharedAttributes::of(run);
     let mut spans = Vec::with_capacity(run.exported_spans());
     spans.push(root(run, &common));
     let steps = run.steps.iter().filter(|step| step.has_span());
@@ -29,7 +29,7 @@ pub fn spans(run: &Run) -> Vec<SpanData> {
 }
 
 /// What the spans of a run have in common, made once: the exporter copies each span before it sends it.
-struct Common {
+struct SharedAttributes {
     scope: InstrumentationScope,
     protocol: Option<StringValue>,
     target: StringValue,
@@ -38,7 +38,7 @@ struct Common {
     local: Option<(StringValue, i64)>,
 }
 
-impl Common {
+impl SharedAttributes {
     fn of(run: &Run) -> Self {
         let end = |end: SocketAddr| (shared(&end.ip().to_string()), i64::from(end.port()));
         Self {
@@ -57,7 +57,7 @@ fn shared(text: &str) -> StringValue {
     Arc::<str>::from(text).into()
 }
 
-fn root(run: &Run, common: &Common) -> SpanData {
+fn root(run: &Run, common: &SharedAttributes) -> SpanData {
     let server = &run.server;
     let mut with = Attributes::of(common);
     with.put(names::SERVER_ADDRESS, server.address.clone());
@@ -120,7 +120,7 @@ fn root(run: &Run, common: &Common) -> SpanData {
     }
 }
 
-fn child(run: &Run, step: &Step, id: SpanId, common: &Common) -> SpanData {
+fn child(run: &Run, step: &Step, id: SpanId, common: &SharedAttributes) -> SpanData {
     let mut with = Attributes::of(common);
     if step.is_command() {
         with.put(names::IMAP_COMMAND_NAME, step.name.command().map_or(names::OTHER, CommandName::as_str));
@@ -218,7 +218,7 @@ struct Attributes(Vec<KeyValue>);
 
 impl Attributes {
     /// What every span of the run has.
-    fn of(common: &Common) -> Self {
+    fn of(common: &SharedAttributes) -> Self {
         let mut all = Self(Vec::with_capacity(40));
         all.put(names::NETWORK_PROTOCOL_NAME, "imap");
         all.some(names::NETWORK_PROTOCOL_VERSION, common.protocol.clone());
@@ -228,7 +228,7 @@ impl Attributes {
     }
 
     /// Both ends of the connection.
-    fn connection(&mut self, common: &Common) {
+    fn connection(&mut self, common: &SharedAttributes) {
         let ends = [
             (&common.peer, names::NETWORK_PEER_ADDRESS, names::NETWORK_PEER_PORT),
             (&common.local, names::NETWORK_LOCAL_ADDRESS, names::NETWORK_LOCAL_PORT),
@@ -331,229 +331,4 @@ fn context(run: &Run, id: SpanId) -> SpanContext {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{collections::BTreeSet, time::Duration};
-
-    use super::*;
-    use crate::telemetry::samples;
-
-    fn attribute(span: &SpanData, key: &str) -> Option<String> {
-        span.attributes.iter().find(|one| one.key.as_str() == key).map(|one| one.value.to_string())
-    }
-
-    fn micros(run: &Run, micros: u64) -> std::time::SystemTime {
-        run.started_at.to_system_time() + Duration::from_micros(micros)
-    }
-
-    #[test]
-    fn a_passed_run_is_a_root_and_one_span_for_each_step_that_ran() {
-        let run = samples::passed();
-        let spans = spans(&run);
-        let told: Vec<_> = spans
-            .iter()
-            .map(|span| (span.name.as_ref(), span.span_kind.clone(), span.span_context.span_id().to_string()))
-            .collect();
-        let (inside, client) = (SpanKind::Internal, SpanKind::Client);
-        let expected = [
-            ("probe first-load", &inside, "b7ad6b7169203331"),
-            ("resolve", &inside, "1000000000000001"),
-            ("connect", &inside, "1000000000000002"),
-            ("tls", &inside, "1000000000000003"),
-            ("greeting", &inside, "1000000000000004"),
-            ("LOGIN", &client, "1000000000000005"),
-            ("SELECT INBOX", &client, "1000000000000006"),
-            ("FETCH INBOX", &client, "1000000000000007"),
-            ("LOGOUT", &client, "1000000000000008"),
-        ];
-        assert_eq!(told, expected.map(|(name, kind, id)| (name, kind.clone(), id.to_owned())));
-        for span in &spans {
-            assert_eq!(span.span_context.trace_id().to_string(), "4bf92f3577b34da6a3ce929d0e0e4736");
-            assert!(span.span_context.is_sampled());
-            assert_eq!(span.status, Status::Unset);
-            assert_eq!(span.instrumentation_scope.name(), "imaptrace");
-            assert_eq!(span.instrumentation_scope.version(), Some(env!("CARGO_PKG_VERSION")));
-        }
-        assert_eq!(spans[0].parent_span_id.to_string(), "00f067aa0ba902b7");
-        assert!(spans[0].parent_span_is_remote);
-        assert!(spans[1..].iter().all(|span| span.parent_span_id.to_string() == "b7ad6b7169203331"));
-        assert!(spans[1..].iter().all(|span| !span.parent_span_is_remote));
-    }
-
-    #[test]
-    fn times_are_those_of_the_record() {
-        let run = samples::passed();
-        let spans = spans(&run);
-        assert_eq!((spans[0].start_time, spans[0].end_time), (micros(&run, 0), micros(&run, 56_100)));
-        assert_eq!((spans[7].start_time, spans[7].end_time), (micros(&run, 30_100), micros(&run, 53_400)));
-        let events: Vec<_> = spans[6].events.iter().map(|event| (event.name.as_ref(), event.timestamp)).collect();
-        assert_eq!(events, [("imap.first_byte", micros(&run, 28_500)), ("imap.alert", micros(&run, 28_600))]);
-        assert_eq!(spans[6].events[1].attributes, [KeyValue::new("imap.response.text", "disk almost full")]);
-        assert_eq!(spans[0].events[0].name, "imaptrace.note");
-        assert_eq!(spans[0].events[0].timestamp, micros(&run, 28_600));
-        assert_eq!(spans[0].events[0].attributes[1].value.as_str(), "the server has an alert");
-    }
-
-    #[test]
-    fn attributes_stand_where_the_contract_puts_them() {
-        let spans = spans(&samples::passed());
-        let (root, resolve, connect, tls, fetch) = (&spans[0], &spans[1], &spans[2], &spans[3], &spans[7]);
-        for (span, key, value) in [
-            (root, "server.address", "mail01.example.org"),
-            (root, "server.port", "993"),
-            (root, "network.transport", "tcp"),
-            (root, "network.type", "ipv4"),
-            (root, "network.peer.address", "192.0.2.7"),
-            (root, "network.protocol.version", "4rev1"),
-            (root, "imaptrace.journey.name", "first-load"),
-            (root, "imaptrace.label.rack", "a3"),
-            (root, "imaptrace.first_loading_latency", "0.0534"),
-            (root, "imaptrace.first_row", "0.0519"),
-            (root, "imaptrace.slowest.step", "FETCH"),
-            (root, "imaptrace.start_lag", "0.002"),
-            (root, "imaptrace.connection.bytes_received", "61022"),
-            (root, "imap.server.id.name", "Dovecot"),
-            (root, "imap.capability.hash", "9f86d081884c7d65"),
-            (root, "imap.security", "tls"),
-            (root, "imaptrace.clock.source", "kernel"),
-            (root, "imaptrace.latency.slow", "true"),
-            (root, "imaptrace.timing.agent", "0.0004"),
-            (root, "imaptrace.timing.uncertain", "true"),
-            (root, "imaptrace.timing.uncertainty", "0.0031"),
-            (root, "imaptrace.tcp.quickack", "true"),
-            (root, "imaptrace.network.rtt_min", "0.00031"),
-            (root, "user_agent.synthetic.type", "test"),
-            (resolve, "dns.question.name", "mail01.example.org"),
-            (resolve, "dns.answers", "[\"2001:db8::7\",\"192.0.2.7\"]"),
-            (connect, "imap.connect.attempts", "2"),
-            (connect, "imap.connect.failed_addresses", "[\"[2001:db8::7]:993\"]"),
-            (tls, "tls.protocol.version", "1.3"),
-            (tls, "tls.verified", "yes"),
-            (tls, "imaptrace.latency.ratio", "1.02"),
-            (tls, "tls.server.not_after", "2027-01-31T00:00:00Z"),
-            (tls, "tls.server.issuer", "CN=Example CA"),
-            (fetch, "imap.command.name", "FETCH"),
-            (fetch, "imap.mailbox.name", "INBOX"),
-            (fetch, "imap.fetch.messages", "20"),
-            (fetch, "imaptrace.timing.server", "0.0219"),
-            (fetch, "imaptrace.timing.network", "0.0003"),
-            (fetch, "imaptrace.timing.transfer", "0.0011"),
-            (fetch, "imaptrace.timing.uncertain", "true"),
-            (fetch, "imaptrace.timing.uncertainty", "0.0027"),
-            (fetch, "imaptrace.clock.source", "kernel"),
-            (fetch, "imaptrace.latency.baseline", "0.002841"),
-            (fetch, "imaptrace.latency.ratio", "8.2"),
-            (fetch, "imaptrace.latency.share", "0.4363"),
-            (fetch, "imaptrace.latency.slow", "true"),
-            (fetch, "imap.request.size", "88"),
-            (fetch, "imap.response.size", "48211"),
-            (fetch, "imap.response.literal.size", "47000"),
-            (fetch, "imap.response.first_byte.duration", "0.0218"),
-            (fetch, "imap.state", "selected"),
-            (fetch, "network.peer.port", "993"),
-            (fetch, "imaptrace.target.name", "mail01"),
-            (fetch, "imaptrace.account.name", "default"),
-            (&spans[6], "imap.mailbox.messages", "4711"),
-            (&spans[6], "imap.server.reported_duration", "0.016"),
-            (&spans[5], "imap.auth.mechanism", "LOGIN"),
-        ] {
-            assert_eq!(attribute(span, key).as_deref(), Some(value), "{key} of {}", span.name);
-        }
-        for span in &spans {
-            let keys: BTreeSet<_> = span.attributes.iter().map(|one| one.key.as_str()).collect();
-            assert_eq!(keys.len(), span.attributes.len(), "each key once on {}", span.name);
-            assert_eq!(attribute(span, "error.type"), None);
-        }
-    }
-
-    #[test]
-    fn exactly_the_slow_spans_and_their_root_are_slow_and_say_so_with_a_boolean() {
-        let slow = |run: &Run| -> Vec<(Cow<'static, str>, Value)> {
-            let of = |span: &SpanData| {
-                let marks = span.attributes.iter().filter(|one| one.key.as_str() == names::LATENCY_SLOW);
-                marks.map(|one| (span.name.clone(), one.value.clone())).collect::<Vec<_>>()
-            };
-            spans(run).iter().flat_map(of).collect()
-        };
-        let yes = Value::Bool(true);
-        assert_eq!(slow(&samples::passed()), [("probe first-load".into(), yes.clone()), ("FETCH INBOX".into(), yes)]);
-        assert_eq!(slow(&samples::failed()), []);
-    }
-
-    #[test]
-    fn only_the_failing_step_and_the_root_are_errors() {
-        let spans = spans(&samples::failed());
-        let told: Vec<_> =
-            spans.iter().map(|span| (span.name.as_ref(), span.status.clone(), attribute(span, "error.type"))).collect();
-        let class = Some("auth_failed".to_owned());
-        assert_eq!(
-            told,
-            [
-                ("probe first-load", Status::error(""), class.clone()),
-                ("connect", Status::Unset, None),
-                ("greeting", Status::Unset, None),
-                ("LOGIN", Status::error("wrong user or password"), class),
-                ("LOGOUT", Status::Unset, None),
-            ]
-        );
-        assert_eq!(spans[0].parent_span_id, opentelemetry::SpanId::INVALID);
-        assert_eq!(attribute(&spans[3], "imap.response.code").as_deref(), Some("AUTHENTICATIONFAILED"));
-    }
-
-    #[test]
-    fn a_step_that_could_not_start_has_a_span_of_length_zero() {
-        let mut run = samples::failed();
-        run.steps[2].duration_s = Seconds::ZERO;
-        let spans = spans(&run);
-        assert_eq!(spans[3].name, "LOGIN");
-        assert_eq!(spans[3].start_time, spans[3].end_time);
-    }
-
-    #[test]
-    fn words_outside_the_closed_lists_never_become_names() {
-        let mut run = samples::failed();
-        run.steps[2].name = "XEVIL".into();
-        run.steps[2].code = Some(ResponseCode::Other);
-        let span = &spans(&run)[3];
-        assert_eq!(span.name, "imap");
-        for key in ["imap.command.name", "imap.response.code"] {
-            assert_eq!(attribute(span, key).as_deref(), Some("_OTHER"));
-        }
-    }
-
-    #[test]
-    fn a_run_that_was_queued_and_read_back_gives_the_very_same_spans() {
-        for run in [samples::passed(), samples::failed()] {
-            let again: Run = serde_json::from_str(&serde_json::to_string(&run).unwrap()).unwrap();
-            assert_eq!(spans(&again), spans(&run));
-        }
-    }
-
-    #[test]
-    fn every_attribute_is_on_the_list() {
-        for span in [samples::passed(), samples::failed()].iter().flat_map(spans) {
-            let events = span.events.iter().flat_map(|event| &event.attributes);
-            for one in span.attributes.iter().chain(events) {
-                let key = one.key.as_str();
-                assert!(names::ATTRIBUTES.contains(&key) || key.starts_with(names::LABEL_PREFIX), "{key}");
-            }
-        }
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn any_times_survive_the_queue(
-            started in 0i64..4_000_000_000,
-            start in 0u64..10_000_000_000,
-            took in 0u64..10_000_000_000,
-            text in "\\PC{0,80}",
-        ) {
-            let mut run = samples::passed();
-            run.started_at = imaptrace_record::Timestamp::from_epoch_seconds(started).unwrap();
-            run.steps[7].start_s = Seconds::from_micros(start);
-            run.steps[7].duration_s = Seconds::from_micros(took);
-            run.steps[7].text = Some(ServerText::new(text.as_bytes(), ServerText::STATUS));
-            let again: Run = serde_json::from_str(&serde_json::to_string(&run).unwrap()).unwrap();
-            proptest::prop_assert_eq!(spans(&again), spans(&run));
-        }
-    }
-}
+mod tests;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use imaptrace::telemetry::names::{self, Kind};
+use imaptrace::telemetry::names::{self, MetricKind};
 use serde_json::Value;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -105,8 +105,8 @@ fn rules_and_dashboard_ask_for_series_and_labels_that_are_made() {
         };
         let name = underscored(metric.name) + unit;
         match metric.kind {
-            Kind::Counter => known.extend([format!("{name}_total")]),
-            Kind::Histogram => known.extend(["_bucket", "_count", "_sum"].map(|part| format!("{name}{part}"))),
+            MetricKind::Counter => known.extend([format!("{name}_total")]),
+            MetricKind::Histogram => known.extend(["_bucket", "_count", "_sum"].map(|part| format!("{name}{part}"))),
             _ => known.extend([name]),
         }
     }

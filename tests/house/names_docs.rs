@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, path::PathBuf};
 
-use imaptrace::telemetry::names::{self, Kind, Metric};
+use imaptrace::telemetry::names::{self, Metric, MetricKind};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -49,9 +49,9 @@ fn prometheus(metric: &Metric) -> Vec<String> {
     };
     let name = metric.name.replace('.', "_") + unit;
     match metric.kind {
-        Kind::Counter => vec![format!("{name}_total")],
-        Kind::Histogram => ["", "_bucket", "_count", "_sum"].map(|part| format!("{name}{part}")).into(),
-        Kind::UpDownCounter | Kind::Gauge => vec![name],
+        MetricKind::Counter => vec![format!("{name}_total")],
+        MetricKind::Histogram => ["", "_bucket", "_count", "_sum"].map(|part| format!("{name}{part}")).into(),
+        MetricKind::UpDownCounter | MetricKind::Gauge => vec![name],
     }
 }
 

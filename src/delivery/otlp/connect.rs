@@ -44,12 +44,12 @@ pub(super) struct Connector {
 }
 
 /// Both directions of a connection.
-pub(super) trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
+pub(super) trait ReceiverStream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> ReceiverStream for T {}
 
 /// A connection that is ready for requests.
 pub(super) struct Connection {
-    pub(super) stream: Box<dyn ByteStream>,
+    pub(super) stream: Box<dyn ReceiverStream>,
     pub(super) seen: PeerBytes,
 }
 
@@ -100,7 +100,7 @@ impl Connector {
     pub(super) async fn connect(&self) -> Result<Connection, ConnectError> {
         let seen = PeerBytes::default();
         let stream = self.reach(&seen.wire).await?;
-        let stream: Box<dyn ByteStream> = match &self.tls {
+        let stream: Box<dyn ReceiverStream> = match &self.tls {
             None => Box::new(stream),
             Some(make) => {
                 let connected = match make() {

@@ -6,14 +6,16 @@
 //! command line.
 //!
 //! ```text
-//! series   a run as measurements, and the attributes of each series
-//! fleet    all accounts: where their series are, who goes, who comes
-//! shard    a part of them with a provider of its own: one message
+//! series              a run as measurements, and the attributes of each series
+//! partitioned_series  the series of all accounts: which partition each is in
+//! partition           some of them with a provider of their own: one message
+//! settings            what is kept
 //! ```
 
-mod fleet;
+mod partition;
+mod partitioned_series;
 mod series;
-mod shard;
+mod settings;
 
 use std::{
     collections::BTreeMap,
@@ -34,58 +36,37 @@ use opentelemetry_sdk::{
     metrics::{SdkMeterProvider, Temporality, data::ResourceMetrics},
 };
 
-pub use self::fleet::Subject;
+pub use self::{partitioned_series::Subject, settings::MetricsSettings};
 use imaptrace_record::{AddressFamily, Run, Seconds};
 
 use self::{
-    fleet::{Fleet, Who},
-    series::{Key, Measured, measure},
-    shard::{Making, Source, counter, gauge, histogram, int_gauge, observed, time_counter, up_down_counter},
+    partition::{
+        PartitionConfig, SeriesReader, counter, gauge, histogram, int_gauge, observed, time_counter, up_down_counter,
+    },
+    partitioned_series::{PartitionedSeries, SeriesOwner},
+    series::{Measurement, SeriesKey, measure},
 };
 use super::{
     logs,
     names::{self, DropReason, SkipReason},
 };
 
-/// How measurements are kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MetricsSettings {
-    /// Keys of the labels that become attributes (`[metrics] labels`).
-    pub labels: Vec<String>,
-    /// Exponential histograms in place of [`names::BUCKETS`]; more exact, and about three times the memory.
-    pub exponential: bool,
-    /// Series kept in all, beside the agent's own few. What comes above it is not kept: it is logged and counted by
-    /// [`names::METRICS_OVERFLOW`]. The configuration is to count before.
-    pub series_limit: usize,
-    /// Whether [`names::TIMING_DURATION`] is kept: three series more for each command.
-    pub timing: bool,
-    /// The process makes some runs and ends: each series bears [`names::ONE_SHOT`], and those that describe an agent
-    /// (schedule, queue, configuration) are not exported. Alert rules look at agents only.
-    pub one_shot: bool,
-}
-
-impl Default for MetricsSettings {
-    fn default() -> Self {
-        Self { labels: Vec::new(), exponential: false, series_limit: 100_000, timing: false, one_shot: false }
-    }
-}
-
 /// All series. Cheap to clone; all clones record into the same ones.
 #[derive(Clone)]
-pub struct Metrics(Arc<All>);
+pub struct Metrics(Arc<SharedMetrics>);
 
-struct All {
+struct SharedMetrics {
     timing: bool,
     one_shot: bool,
-    own: Own,
+    own: AgentInstruments,
     /// Where the agent's own series are read, and those of all accounts; none when nobody asks for metrics.
-    kept: Option<(Source, Fleet)>,
+    kept: Option<(SeriesReader, PartitionedSeries)>,
     /// The log has it that there is no room.
     told: AtomicBool,
 }
 
 /// What the agent tells of itself.
-struct Own {
+struct AgentInstruments {
     start_lag: Histogram<f64>,
     active: UpDownCounter<i64>,
     queue_size: UpDownCounter<i64>,
@@ -104,17 +85,17 @@ struct Own {
 
 /// Series that go in one message, of less than 4 MiB.
 pub struct Collection {
-    source: Source,
-    leaves: bool,
+    reader: SeriesReader,
+    is_retired: bool,
 }
 
 impl Metrics {
     /// Keeps what the settings say, for whoever takes the [`Self::collections`].
     pub fn new(settings: &MetricsSettings, resource: Resource, temporality: Temporality) -> Self {
-        let making = Making { resource, settings: settings.clone(), temporality };
-        let source = Source::new(&making, |_| None);
-        let own = Own::new(&source.meter());
-        Self::with(settings, own, Some((source, Fleet::new(making))))
+        let config = PartitionConfig { resource, settings: settings.clone(), temporality };
+        let reader = SeriesReader::new(&config, |_| None);
+        let own = AgentInstruments::new(&reader.meter());
+        Self::with(settings, own, Some((reader, PartitionedSeries::new(config))))
     }
 
     /// Keeps nothing: nobody asks for metrics.
@@ -124,12 +105,16 @@ impl Metrics {
 
     /// What the agent tells of itself, in a provider of the caller's; nothing of runs.
     pub fn of(provider: &SdkMeterProvider) -> Self {
-        Self::with(&MetricsSettings::default(), Own::new(&shard::meter(provider)), None)
+        Self::with(&MetricsSettings::default(), AgentInstruments::new(&partition::meter(provider)), None)
     }
 
-    fn with(settings: &MetricsSettings, own: Own, kept: Option<(Source, Fleet)>) -> Self {
+    fn with(
+        settings: &MetricsSettings,
+        own: AgentInstruments,
+        kept: Option<(SeriesReader, PartitionedSeries)>,
+    ) -> Self {
         let (timing, one_shot) = (settings.timing, settings.one_shot);
-        Self(Arc::new(All { timing, one_shot, own, kept, told: AtomicBool::new(false) }))
+        Self(Arc::new(SharedMetrics { timing, one_shot, own, kept, told: AtomicBool::new(false) }))
     }
 
     /// Enters a finished run. A void run says nothing of the target: it leaves `up` as it was.
@@ -142,14 +127,14 @@ impl Metrics {
         if let Some(lag) = run.start_lag_s {
             self.0.own.start_lag.record(lag.as_f64(), &[]);
         }
-        let who = Who {
+        let owner = SeriesOwner {
             target: name,
             account: &run.account,
             journey: run.journey.as_str(),
             family: run.family.map(AddressFamily::as_str),
             labels: &run.labels,
         };
-        self.enter(&who, |enter| measure(run, self.0.timing, enter));
+        self.enter(&owner, |enter| measure(run, self.0.timing, enter));
     }
 
     /// Counts runs that were due and not started.
@@ -162,19 +147,19 @@ impl Metrics {
         journey: &str,
         labels: &BTreeMap<String, String>,
     ) {
-        let who = Who { target, account, journey, family: None, labels };
-        self.enter(&who, |enter| enter(Key::skipped(reason), Measured::Count(count)));
+        let owner = SeriesOwner { target, account, journey, family: None, labels };
+        self.enter(&owner, |enter| enter(SeriesKey::skipped(reason), Measurement::Count(count)));
     }
 
-    fn enter(&self, who: &Who<'_>, measure: impl Fn(&mut dyn FnMut(Key, Measured))) {
-        let Some((_, fleet)) = &self.0.kept else { return };
-        let lost = fleet.enter(who, measure);
+    fn enter(&self, owner: &SeriesOwner<'_>, measure: impl Fn(&mut dyn FnMut(SeriesKey, Measurement))) {
+        let Some((_, partitioned)) = &self.0.kept else { return };
+        let lost = partitioned.enter(owner, measure);
         if lost == 0 {
             return;
         }
         self.0.own.overflow.add(lost.try_into().unwrap_or(u64::MAX), &[]);
         if !self.0.told.swap(true, Ordering::Relaxed) {
-            let (target, account, series) = (who.target, who.account, fleet.series());
+            let (target, account, series) = (owner.target, owner.account, partitioned.series());
             tracing::error!(
                 target,
                 account,
@@ -188,39 +173,39 @@ impl Metrics {
     /// that end later are not counted. What shared a message with them begins anew: its sums start from 0, its gauges
     /// stay. Takes its time over many accounts, lest it hold up a run: not for a thread that probes.
     pub fn retain(&self, keep: impl Fn(&Subject<'_>) -> bool + Send + Sync + 'static) {
-        if let Some((_, fleet)) = &self.0.kept {
-            fleet.retain(keep);
+        if let Some((_, partitioned)) = &self.0.kept {
+            partitioned.retain(keep);
             self.0.told.store(false, Ordering::Relaxed);
         }
     }
 
     /// Lets all series of a target go, like [`Self::retain`]; a later run makes new ones.
     pub fn forget(&self, target: &str) {
-        if let Some((_, fleet)) = &self.0.kept {
-            fleet.forget(target);
+        if let Some((_, partitioned)) = &self.0.kept {
+            partitioned.forget(target);
             self.0.told.store(false, Ordering::Relaxed);
         }
     }
 
     /// Series of all accounts; the agent's own few are not among them.
     pub fn series(&self) -> usize {
-        self.0.kept.as_ref().map_or(0, |(_, fleet)| fleet.series())
+        self.0.kept.as_ref().map_or(0, |(_, partitioned)| partitioned.series())
     }
 
     /// All there is, in messages. What shows the agent itself comes last, so that it can tell of the others.
     pub fn collections(&self) -> Vec<Collection> {
-        let Some((own, fleet)) = &self.0.kept else { return Vec::new() };
-        let (leaving, staying) = fleet.sources();
-        let leaving = leaving.into_iter().map(|source| Collection { source, leaves: true });
+        let Some((own, partitioned)) = &self.0.kept else { return Vec::new() };
+        let (retired, staying) = partitioned.readers();
+        let retired = retired.into_iter().map(|reader| Collection { reader, is_retired: true });
         let own = (!self.0.one_shot).then(|| own.clone());
-        let staying = staying.into_iter().chain(own).map(|source| Collection { source, leaves: false });
-        leaving.chain(staying).collect()
+        let staying = staying.into_iter().chain(own).map(|reader| Collection { reader, is_retired: false });
+        retired.chain(staying).collect()
     }
 
     /// Says that a receiver has taken this collection, or never will.
     pub fn settled(&self, collection: &Collection) {
-        if let (true, Some((_, fleet))) = (collection.leaves, &self.0.kept) {
-            fleet.left(&collection.source);
+        if let (true, Some((_, partitioned))) = (collection.is_retired, &self.0.kept) {
+            partitioned.delivered(&collection.reader);
         }
     }
 
@@ -276,22 +261,22 @@ impl fmt::Debug for Metrics {
 impl Collection {
     /// What its series hold now; nothing when it has none.
     pub fn collect(&self) -> Option<ResourceMetrics> {
-        self.source.collect()
+        self.reader.collect()
     }
 
     /// Whether they are in no later message: others may begin anew under the same attributes.
-    pub fn leaves(&self) -> bool {
-        self.leaves
+    pub fn is_retired(&self) -> bool {
+        self.is_retired
     }
 }
 
 impl fmt::Debug for Collection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Collection").field("leaves", &self.leaves).finish_non_exhaustive()
+        f.debug_struct("Collection").field("is_retired", &self.is_retired).finish_non_exhaustive()
     }
 }
 
-impl Own {
+impl AgentInstruments {
     fn new(meter: &Meter) -> Self {
         Self {
             start_lag: histogram(meter, names::SCHEDULER_START_LAG),

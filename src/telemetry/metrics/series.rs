@@ -1,7 +1,7 @@
 //! A run as measurements: which series each enters, and with what.
 //!
-//! Pure mapping. A series is a [`Key`] of four bytes within its account, so that knowing one costs next to nothing.
-//! Nothing that a server sends becomes an attribute. Called by `fleet`.
+//! Pure mapping. A series is a [`SeriesKey`] of four bytes within its account, so that knowing one costs next to nothing.
+//! Nothing that a server sends becomes an attribute. Called by `partitioned_series`.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::telemetry::names::{self, Metric, SkipReason};
 
 /// The metrics of runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum What {
+pub(super) enum RunMetric {
     FirstLoading,
     Duration,
     Operation,
@@ -27,7 +27,7 @@ pub(super) enum What {
     Skipped,
 }
 
-impl What {
+impl RunMetric {
     pub(super) const COUNT: usize = 11;
 
     pub(super) const ALL: [Self; Self::COUNT] = [
@@ -60,8 +60,8 @@ impl What {
         }
     }
 
-    /// Series for which an account finds room at once: those of a good life, and some of a bad one. An account that
-    /// needs more shares its shard with fewer others.
+    /// Series for which an account finds room at once: those of an account that works, and some of one that fails. An account that
+    /// needs more shares its partition with fewer others.
     pub(super) fn allowance(self, timing: bool) -> usize {
         match self {
             Self::FirstLoading | Self::Up | Self::LastRun | Self::Certificate | Self::Messages => 1,
@@ -77,7 +77,7 @@ impl What {
 
 /// What is entered.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Measured {
+pub(super) enum Measurement {
     /// Into a histogram or a gauge.
     Number(f64),
     /// Into a counter or a gauge of whole numbers.
@@ -86,8 +86,8 @@ pub(super) enum Measured {
 
 /// A series of an account: its metric, and the values of the attributes that tell it from the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Key {
-    pub(super) what: What,
+pub(super) struct SeriesKey {
+    pub(super) what: RunMetric,
     /// Command, phase or reason: its place on its list.
     name: u8,
     /// Status, part or direction: its place on its list.
@@ -95,21 +95,21 @@ pub(super) struct Key {
     error: Option<ErrorType>,
 }
 
-/// In place of a [`Key::name`] or [`Key::more`] that there is not.
+/// In place of a [`SeriesKey::name`] or [`SeriesKey::more`] that there is not.
 const NONE: u8 = u8::MAX;
 
 const DIRECTIONS: &[&str] = &["transmit", "receive"];
 const REASONS: [SkipReason; 4] = [SkipReason::Running, SkipReason::Limit, SkipReason::Window, SkipReason::Overload];
 
-impl Key {
-    fn of(what: What) -> Self {
+impl SeriesKey {
+    fn of(what: RunMetric) -> Self {
         Self { what, name: NONE, more: NONE, error: None }
     }
 
     /// A run that was due and not started.
     pub(super) fn skipped(reason: SkipReason) -> Self {
         let name = REASONS.iter().position(|known| *known == reason).map_or(NONE, small);
-        Self { name, ..Self::of(What::Skipped) }
+        Self { name, ..Self::of(RunMetric::Skipped) }
     }
 
     /// Those of the account, which are sorted by key, and what is this series' own; sorted, too.
@@ -119,8 +119,8 @@ impl Key {
         let mut insert = |one: KeyValue| all.insert(all.partition_point(|other| other.key < one.key), one);
         if self.name != NONE {
             insert(match self.what {
-                What::Setup => listed(names::IMAP_SETUP_PHASE, SetupStep::ALL, SetupStep::as_str, self.name),
-                What::Skipped => {
+                RunMetric::Setup => listed(names::IMAP_SETUP_PHASE, SetupStep::ALL, SetupStep::as_str, self.name),
+                RunMetric::Skipped => {
                     let reason = REASONS.get(usize::from(self.name)).map_or(names::OTHER, |reason| reason.as_str());
                     KeyValue::new(names::REASON, reason)
                 }
@@ -129,8 +129,8 @@ impl Key {
         }
         if self.more != NONE {
             insert(match self.what {
-                What::Timing => listed(names::TIMING_PART, &names::PARTS, |part| part, self.more),
-                What::Io => listed(names::NETWORK_IO_DIRECTION, DIRECTIONS, |direction| direction, self.more),
+                RunMetric::Timing => listed(names::TIMING_PART, &names::PARTS, |part| part, self.more),
+                RunMetric::Io => listed(names::NETWORK_IO_DIRECTION, DIRECTIONS, |direction| direction, self.more),
                 _ => listed(names::IMAP_RESPONSE_STATUS, Condition::ALL, Condition::as_str, self.more),
             });
         }
@@ -160,54 +160,54 @@ fn small(place: usize) -> u8 {
 }
 
 /// All that a run measured, always in the same order. A void run says nothing of the target: it has no `up`.
-pub(super) fn measure(run: &Run, timing: bool, mut enter: impl FnMut(Key, Measured)) {
+pub(super) fn measure(run: &Run, timing: bool, mut enter: impl FnMut(SeriesKey, Measurement)) {
     match run.outcome {
-        RunOutcome::Passed => enter(Key::of(What::Up), Measured::Count(1)),
-        RunOutcome::Failed => enter(Key::of(What::Up), Measured::Count(0)),
+        RunOutcome::Passed => enter(SeriesKey::of(RunMetric::Up), Measurement::Count(1)),
+        RunOutcome::Failed => enter(SeriesKey::of(RunMetric::Up), Measurement::Count(0)),
         RunOutcome::Void => {}
     }
     let end = run.started_at.epoch_seconds() + run.duration_s.as_f64();
-    enter(Key::of(What::LastRun), Measured::Number(end));
-    let duration = Key { error: run.error_type, ..Key::of(What::Duration) };
-    enter(duration, Measured::Number(run.duration_s.as_f64()));
+    enter(SeriesKey::of(RunMetric::LastRun), Measurement::Number(end));
+    let duration = SeriesKey { error: run.error_type, ..SeriesKey::of(RunMetric::Duration) };
+    enter(duration, Measurement::Number(run.duration_s.as_f64()));
     if let Some(latency) = run.counted_latency() {
-        enter(Key::of(What::FirstLoading), Measured::Number(latency.as_f64()));
+        enter(SeriesKey::of(RunMetric::FirstLoading), Measurement::Number(latency.as_f64()));
     }
     let shook_hands = run.steps.iter().any(|step| step.name == SetupStep::Tls && step.outcome == StepOutcome::Passed);
     if let (true, Some(end)) = (shook_hands, run.server.certificate_not_after) {
-        enter(Key::of(What::Certificate), Measured::Number(end.epoch_seconds()));
+        enter(SeriesKey::of(RunMetric::Certificate), Measurement::Number(end.epoch_seconds()));
     }
     for step in run.steps.iter().filter(|step| step.was_started() && step.outcome != StepOutcome::Skipped) {
         measure_step(step, timing, &mut enter);
     }
 }
 
-fn measure_step(step: &Step, timing: bool, enter: &mut impl FnMut(Key, Measured)) {
-    let took = Measured::Number(step.duration_s.as_f64());
+fn measure_step(step: &Step, timing: bool, enter: &mut impl FnMut(SeriesKey, Measurement)) {
+    let took = Measurement::Number(step.duration_s.as_f64());
     let command = if step.is_command() { place(CommandName::ALL, step.name.command()) } else { NONE };
     if let StepName::Setup(setup) = step.name {
         let name = place(SetupStep::ALL, Some(setup));
-        enter(Key { name, error: step.error_type, ..Key::of(What::Setup) }, took);
+        enter(SeriesKey { name, error: step.error_type, ..SeriesKey::of(RunMetric::Setup) }, took);
     } else {
         let more = step.status.map_or(NONE, |status| place(Condition::ALL, Some(status)));
-        enter(Key { what: What::Operation, name: command, more, error: step.error_type }, took);
+        enter(SeriesKey { what: RunMetric::Operation, name: command, more, error: step.error_type }, took);
         // Only of a command that passed: a deadline is nobody's time.
         if timing && step.outcome == StepOutcome::Passed {
             for (more, took) in (0..).zip([step.server_s, step.network_s, step.transfer_s]) {
                 if let Some(took) = took {
-                    let key = Key { name: command, more, ..Key::of(What::Timing) };
-                    enter(key, Measured::Number(took.as_f64()));
+                    let key = SeriesKey { name: command, more, ..SeriesKey::of(RunMetric::Timing) };
+                    enter(key, Measurement::Number(took.as_f64()));
                 }
             }
         }
     }
     for (more, bytes) in (0..).zip([step.sent_bytes, step.received_bytes]) {
         if let Some(bytes) = bytes.filter(|bytes| *bytes > 0) {
-            enter(Key { name: command, more, ..Key::of(What::Io) }, Measured::Count(bytes));
+            enter(SeriesKey { name: command, more, ..SeriesKey::of(RunMetric::Io) }, Measurement::Count(bytes));
         }
     }
     if let Some(messages) = step.mailbox_messages {
-        enter(Key::of(What::Messages), Measured::Count(messages));
+        enter(SeriesKey::of(RunMetric::Messages), Measurement::Count(messages));
     }
 }
 

@@ -16,8 +16,8 @@ type Series = (Vec<String>, f64);
 
 impl Bench {
     fn new(settings: &MetricsSettings) -> Self {
-        let who = resource(&ResourceSettings::default());
-        Self { metrics: Metrics::new(settings, who, Temporality::Cumulative) }
+        let owner = resource(&ResourceSettings::default());
+        Self { metrics: Metrics::new(settings, owner, Temporality::Cumulative) }
     }
 
     /// Everything, as a receiver that takes all of it gets it.
@@ -340,7 +340,7 @@ fn runs_that_end_while_targets_go_are_counted_where_they_belong() {
     assert!(up.iter().flat_map(|(words, _)| words).all(|word| !goes(word)), "{up:?}");
     assert_eq!(overflows(&bench), 0);
     let collections = bench.metrics.collections();
-    assert_eq!(collections.iter().filter(|it| it.leaves()).count(), 0);
+    assert_eq!(collections.iter().filter(|it| it.is_retired()).count(), 0);
     bench.metrics.retain(|_| false);
     assert_eq!(bench.metrics.series(), 0, "no series is counted twice, or not at all");
 }
@@ -391,8 +391,8 @@ fn accounts_that_fail_in_many_ways_are_spread_and_nothing_is_lost() {
     bench.collected();
     let up = bench.series(names::PROBE_UP);
     assert_eq!(up.len(), 4, "gauges move along");
-    let shards = bench.collected().len() - 1;
-    assert!(shards > 1, "{shards}");
+    let partitions = bench.collected().len() - 1;
+    assert!(partitions > 1, "{partitions}");
 }
 
 #[test]
@@ -472,8 +472,8 @@ fn attributes_are_sorted_and_each_stands_once() {
 
 #[test]
 fn with_delta_temporality_only_what_is_new_is_told() {
-    let who = resource(&ResourceSettings::default());
-    let bench = Bench { metrics: Metrics::new(&MetricsSettings::default(), who, Temporality::Delta) };
+    let owner = resource(&ResourceSettings::default());
+    let bench = Bench { metrics: Metrics::new(&MetricsSettings::default(), owner, Temporality::Delta) };
     bench.metrics.record(&samples::passed());
     bench.metrics.record(&samples::passed());
     let counts = |bench: &Bench| -> Vec<f64> {

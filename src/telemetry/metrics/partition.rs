@@ -1,9 +1,9 @@
-//! A part of the fleet's series with a provider of its own.
+//! A partition: some of the series, with a meter provider of their own.
 //!
 //! The SDK has no way to take a series out again, sends all that a provider has in one message, and lumps together what
 //! comes over its limit. So series are spread over many small providers: each message stays under what receivers take,
-//! a target goes with its shard, and a shard counts what it holds, so that the SDK's limit is never met. Knows no run
-//! and no target. Called by `fleet`.
+//! a target goes with its partition, and a partition counts what it holds, so that the SDK's limit is never met. Knows no run
+//! and no target. Called by `partitioned_series`.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -23,19 +23,19 @@ use opentelemetry_sdk::{
 };
 
 use super::{
-    MetricsSettings,
-    series::{Measured, What},
+    series::{Measurement, RunMetric},
+    settings::MetricsSettings,
 };
 use crate::telemetry::names::{self, Metric};
 
 /// What a message may hold before its accounts are spread over more of them: receivers take 4 MiB (gRPC's default).
 pub(super) const MOST_BYTES: usize = 3 << 20;
-/// A shard that holds so much takes no more accounts: those that it has may yet grow.
+/// A partition that holds so much takes no more accounts: those that it has may yet grow.
 const ROOMY_BYTES: usize = 3 << 19;
 
-/// What every shard is made with.
+/// What every partition is made with.
 #[derive(Debug, Clone)]
-pub(super) struct Making {
+pub(super) struct PartitionConfig {
     pub(super) resource: Resource,
     pub(super) settings: MetricsSettings,
     pub(super) temporality: Temporality,
@@ -43,48 +43,48 @@ pub(super) struct Making {
 
 /// No place for one more series.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Lack {
-    /// In this shard.
-    Shard,
+pub(super) enum NoCapacity {
+    /// In this partition.
+    Partition,
     /// In all of the agent.
     Agent,
 }
 
 /// One provider and its instruments.
-pub(super) struct Shard {
-    source: Source,
-    instruments: Vec<Kept>,
+pub(super) struct Partition {
+    reader: SeriesReader,
+    instruments: Vec<RunInstrument>,
     /// It is made for so many accounts: what its tables have room for.
     pub(super) size: usize,
     /// Accounts that it takes; fewer than `size` after a split.
     pub(super) room: usize,
-    fill: Mutex<Fill>,
+    fill: Mutex<PartitionLoad>,
 }
 
 #[derive(Default)]
-struct Fill {
+struct PartitionLoad {
     accounts: usize,
-    series: [usize; What::COUNT],
+    series: [usize; RunMetric::COUNT],
     bytes: usize,
 }
 
 /// An instrument. A series is entered through it, found by its attributes each time: a handle of its own (what the SDK
 /// calls bound) would spare 0.25 µs a measurement, and take 110 to 270 bytes.
-enum Kept {
+enum RunInstrument {
     Histogram(Histogram<f64>),
     Counter(Counter<u64>),
     Number(Gauge<f64>),
     Count(Gauge<u64>),
 }
 
-impl Shard {
-    pub(super) fn new(making: &Making, size: usize, room: usize) -> Self {
-        let source = Source::new(making, move |name| {
-            let what = What::ALL.into_iter().find(|what| what.metric().name == name)?;
-            Some(size * what.allowance(making.settings.timing))
+impl Partition {
+    pub(super) fn new(config: &PartitionConfig, size: usize, room: usize) -> Self {
+        let reader = SeriesReader::new(config, move |name| {
+            let what = RunMetric::ALL.into_iter().find(|what| what.metric().name == name)?;
+            Some(size * what.allowance(config.settings.timing))
         });
-        let instruments = What::ALL.map(|what| Kept::new(&source.meter(), what)).into();
-        Self { source, instruments, size, room, fill: Mutex::default() }
+        let instruments = RunMetric::ALL.map(|what| RunInstrument::new(&reader.meter(), what)).into();
+        Self { reader, instruments, size, room, fill: Mutex::default() }
     }
 
     /// Whether one account more finds its place.
@@ -103,13 +103,18 @@ impl Shard {
 
     /// Makes room for a series of this metric with these attributes, which are sorted by key: else the SDK keeps them
     /// twice.
-    pub(super) fn admit(&self, what: What, attributes: &[KeyValue], making: &MetricsSettings) -> Result<(), Lack> {
+    pub(super) fn admit(
+        &self,
+        what: RunMetric,
+        attributes: &[KeyValue],
+        config: &MetricsSettings,
+    ) -> Result<(), NoCapacity> {
         debug_assert!(attributes.is_sorted_by(|one, next| one.key < next.key));
-        let bytes = point_bytes(what, attributes, making.exponential);
+        let bytes = point_bytes(what, attributes, config.exponential);
         let mut fill = self.fill();
         let series = &mut fill.series[what as usize];
-        if *series >= self.size * what.allowance(making.timing) || fill.bytes + bytes > MOST_BYTES {
-            return Err(Lack::Shard);
+        if *series >= self.size * what.allowance(config.timing) || fill.bytes + bytes > MOST_BYTES {
+            return Err(NoCapacity::Partition);
         }
         fill.series[what as usize] += 1;
         fill.bytes += bytes;
@@ -117,64 +122,64 @@ impl Shard {
     }
 
     /// Enters a value into a series for which there is room.
-    pub(super) fn enter(&self, what: What, value: Measured, attributes: &[KeyValue]) {
+    pub(super) fn enter(&self, what: RunMetric, value: Measurement, attributes: &[KeyValue]) {
         match (&self.instruments[what as usize], value) {
-            (Kept::Histogram(it), Measured::Number(value)) => it.record(value, attributes),
-            (Kept::Number(it), Measured::Number(value)) => it.record(value, attributes),
-            (Kept::Counter(it), Measured::Count(count)) => it.add(count, attributes),
-            (Kept::Count(it), Measured::Count(count)) => it.record(count, attributes),
+            (RunInstrument::Histogram(it), Measurement::Number(value)) => it.record(value, attributes),
+            (RunInstrument::Number(it), Measurement::Number(value)) => it.record(value, attributes),
+            (RunInstrument::Counter(it), Measurement::Count(count)) => it.add(count, attributes),
+            (RunInstrument::Count(it), Measurement::Count(count)) => it.record(count, attributes),
             _ => debug_assert!(false, "a measurement of the wrong kind"),
         }
     }
 
-    pub(super) fn source(&self) -> &Source {
-        &self.source
+    pub(super) fn reader(&self) -> &SeriesReader {
+        &self.reader
     }
 
-    fn fill(&self) -> MutexGuard<'_, Fill> {
+    fn fill(&self) -> MutexGuard<'_, PartitionLoad> {
         self.fill.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Kept {
-    fn new(meter: &Meter, what: What) -> Self {
+impl RunInstrument {
+    fn new(meter: &Meter, what: RunMetric) -> Self {
         let metric = what.metric();
         match (metric.kind, what) {
-            (names::Kind::Histogram, _) => Self::Histogram(histogram(meter, metric)),
-            (names::Kind::Gauge, What::Up | What::Messages) => Self::Count(int_gauge(meter, metric)),
-            (names::Kind::Gauge, _) => Self::Number(gauge(meter, metric)),
+            (names::MetricKind::Histogram, _) => Self::Histogram(histogram(meter, metric)),
+            (names::MetricKind::Gauge, RunMetric::Up | RunMetric::Messages) => Self::Count(int_gauge(meter, metric)),
+            (names::MetricKind::Gauge, _) => Self::Number(gauge(meter, metric)),
             _ => Self::Counter(counter(meter, metric)),
         }
     }
 }
 
 /// How much of a message a series takes at most, as protobuf.
-fn point_bytes(what: What, attributes: &[KeyValue], exponential: bool) -> usize {
+fn point_bytes(what: RunMetric, attributes: &[KeyValue], exponential: bool) -> usize {
     // Times, sums and tags of a point; of an explicit histogram 16 bounds and 17 counts of 8 bytes, of an exponential
     // one up to 160 counts of some bytes.
     let point = match (what.metric().kind, exponential) {
-        (names::Kind::Histogram, false) => 340,
-        (names::Kind::Histogram, true) => 700,
+        (names::MetricKind::Histogram, false) => 340,
+        (names::MetricKind::Histogram, true) => 700,
         _ => 40,
     };
     attributes.iter().map(|one| 14 + one.key.as_str().len() + one.value.as_str().len()).sum::<usize>() + point
 }
 
-// === Where a shard is read ===
+// === Where a partition is read ===
 
 /// A provider that is read when somebody asks; it has no thread.
 #[derive(Clone)]
-pub(super) struct Source(Arc<(SdkMeterProvider, Reader)>);
+pub(super) struct SeriesReader(Arc<(SdkMeterProvider, SharedReader)>);
 
-impl Source {
+impl SeriesReader {
     /// `limit` says how many series the instrument of a name may have; what it does not know gets few.
-    pub(super) fn new(making: &Making, limit: impl Fn(&str) -> Option<usize> + Copy) -> Self {
-        let reader = Reader(Arc::new(ManualReader::builder().with_temporality(making.temporality).build()));
-        let exponential = making.settings.exponential;
+    pub(super) fn new(config: &PartitionConfig, limit: impl Fn(&str) -> Option<usize> + Copy) -> Self {
+        let reader = SharedReader(Arc::new(ManualReader::builder().with_temporality(config.temporality).build()));
+        let exponential = config.settings.exponential;
         // The view outlives us, so it gets a list.
         let limits: Vec<_> = names::METRICS.iter().map(|it| (it.name, limit(it.name).unwrap_or(FEW).max(1))).collect();
         let provider = SdkMeterProvider::builder()
-            .with_resource(making.resource.clone())
+            .with_resource(config.resource.clone())
             .with_view(move |instrument: &Instrument| {
                 let limit = limits.iter().find(|(name, _)| *name == instrument.name())?.1;
                 let stream = Stream::builder().with_cardinality_limit(limit);
@@ -210,9 +215,9 @@ const FEW: usize = 16;
 
 /// The SDK's own reader, that its provider and we share.
 #[derive(Debug, Clone)]
-struct Reader(Arc<ManualReader>);
+struct SharedReader(Arc<ManualReader>);
 
-impl MetricReader for Reader {
+impl MetricReader for SharedReader {
     fn register_pipeline(&self, pipeline: Weak<Pipeline>) {
         self.0.register_pipeline(pipeline);
     }

@@ -1,0 +1,494 @@
+//! The series of all accounts, each account in one partition: adding, finding and removing accounts.
+//!
+//! A measurement takes a shared lock, finds its account by name and its series by a key of four bytes, and is recorded. A new
+//! series, a full partition and a removal take the lock exclusively. Exports nothing. Called by [`Metrics`](super::Metrics).
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use opentelemetry::{Key as AttributeKey, KeyValue};
+
+use super::{
+    partition::{NoCapacity, Partition, PartitionConfig, SeriesReader},
+    series::{Measurement, RunMetric, SeriesKey, shared},
+};
+use crate::telemetry::names;
+
+/// Accounts that a partition is made for: the first so many partitions, and how many each takes. With few accounts, one that
+/// goes leaves few others behind that begin anew; with many, there are not too many messages. The largest is what just
+/// fills the SDK's tables, whose sizes are powers of two.
+const SIZES: [(usize, usize); 2] = [(32, 4), (64, 16)];
+const LARGEST: usize = 37;
+/// An account alone that fails in ever more ways gets the room of so many.
+const MOST_SIZE: usize = 256;
+
+/// Retired partitions that are not delivered a last time yet; beyond this number the oldest are forgotten. It limits the memory
+/// of a configuration that is reloaded every second while the receiver is unreachable.
+const MOST_RETIRED: usize = 64;
+
+/// Targets that are looked at while the lock is held.
+const AT_A_TIME: usize = 256;
+/// Between two partitions that are emptied.
+const PAUSE: Duration = Duration::from_micros(200);
+
+/// The account that some series belong to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SeriesOwner<'a> {
+    pub(super) target: &'a str,
+    pub(super) account: &'a str,
+    pub(super) journey: &'a str,
+    pub(super) family: Option<&'a str>,
+    pub(super) labels: &'a BTreeMap<String, String>,
+}
+
+/// The attributes that distinguish the series of one account from those of another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subject<'a> {
+    /// Name of the target.
+    pub target: &'a str,
+    /// Alias of the account.
+    pub account: &'a str,
+    /// Name of the journey.
+    pub journey: &'a str,
+    /// `ipv4` or `ipv6`, for a target with a run per family.
+    pub family: Option<&'a str>,
+    /// The labels on the allow list.
+    pub labels: BTreeMap<&'a str, &'a str>,
+}
+
+type Keep = dyn Fn(&Subject<'_>) -> bool + Send + Sync;
+
+pub(super) struct PartitionedSeries {
+    config: PartitionConfig,
+    /// Keys of the labels on the allow list, as attributes have them.
+    label_keys: Vec<AttributeKey>,
+    partitions: RwLock<Partitions>,
+    /// Of all accounts.
+    series: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Partitions {
+    /// By target.
+    accounts: HashMap<Box<str>, Vec<AccountSeries>>,
+    active: Vec<Arc<Partition>>,
+    retired: VecDeque<SeriesReader>,
+    keep: Option<Arc<Keep>>,
+}
+
+/// The accounts of a partition.
+struct PartitionMembers {
+    partition: Arc<Partition>,
+    targets: Vec<Box<str>>,
+    accounts: usize,
+    /// Not all of them stay.
+    some_go: bool,
+}
+
+struct AccountSeries {
+    name: Arc<str>,
+    journey: Arc<str>,
+    family: Option<Arc<str>>,
+    /// In the order of the allow list.
+    labels: Vec<Option<Arc<str>>>,
+    base: Vec<KeyValue>,
+    partition: Arc<Partition>,
+    list: Mutex<SeriesList>,
+}
+
+/// What an account has. Its measurements come in the same order with each run, so the next one is where it was.
+#[derive(Default)]
+struct SeriesList {
+    series: Vec<SeriesKey>,
+    /// The last values of its gauges, for a new partition.
+    gauges: Vec<(SeriesKey, Measurement)>,
+}
+
+struct Missed {
+    key: SeriesKey,
+    value: Measurement,
+    error: NoCapacity,
+}
+
+impl PartitionedSeries {
+    pub(super) fn new(config: PartitionConfig) -> Self {
+        let label_keys = config.settings.labels.iter();
+        let label_keys = label_keys.map(|key| shared(&format!("{}{key}", names::LABEL_PREFIX)).into()).collect();
+        Self { config, label_keys, partitions: RwLock::default(), series: AtomicUsize::new(0) }
+    }
+
+    /// Enters what `measure` tells, and says how much of it found no room.
+    pub(super) fn enter(
+        &self,
+        owner: &SeriesOwner<'_>,
+        measure: impl Fn(&mut dyn FnMut(SeriesKey, Measurement)),
+    ) -> usize {
+        let mut missed = Vec::new();
+        let known = {
+            let partitions = self.read();
+            let account = partitions.find(owner, &self.config.settings.labels);
+            account.map(|account| account.enter(self, &measure, &mut missed)).is_some()
+        };
+        if !known {
+            let mut partitions = self.write();
+            let Some(account) = partitions.admit(self, owner) else { return 0 };
+            account.enter(self, &measure, &mut missed);
+        }
+        if missed.is_empty() { 0 } else { self.make_room(owner, missed) }
+    }
+
+    /// Splits the account's partition until all is entered; when it is alone, in ever larger ones.
+    fn make_room(&self, owner: &SeriesOwner<'_>, mut missed: Vec<Missed>) -> usize {
+        let mut partitions = self.write();
+        while missed.iter().any(|it| it.error == NoCapacity::Partition) {
+            let Some(account) = partitions.find(owner, &self.config.settings.labels) else { return 0 };
+            let crowded = Arc::clone(&account.partition);
+            if crowded.accounts() <= 1 && crowded.size >= MOST_SIZE {
+                break;
+            }
+            partitions.split(self, &crowded);
+            let Some(account) = partitions.find(owner, &self.config.settings.labels) else { return 0 };
+            let mut list = account.list();
+            missed.retain_mut(|it| match list.enter(self, account, &mut 0, it.key, it.value) {
+                Ok(()) => false,
+                Err(error) => {
+                    it.error = error;
+                    true
+                }
+            });
+        }
+        missed.len()
+    }
+
+    /// From now on keeps what `keep` says and takes in nothing else.
+    pub(super) fn retain(&self, keep: impl Fn(&Subject<'_>) -> bool + Send + Sync + 'static) {
+        let keep: Arc<Keep> = Arc::new(keep);
+        self.write().keep = Some(keep.clone());
+        self.let_go(|subject| !keep(subject));
+    }
+
+    pub(super) fn forget(&self, target: &str) {
+        self.let_go(|subject| subject.target == target);
+    }
+
+    /// Lets accounts go, a partition at a time: whoever has a run to enter waits for one of them at most.
+    fn let_go(&self, goes: impl Fn(&Subject<'_>) -> bool) {
+        // An account that moves meanwhile, for its partition was crowded, is found at the next pass.
+        loop {
+            let touched = self.touched(&goes);
+            if touched.is_empty() {
+                return;
+            }
+            for members in touched {
+                self.write().empty(self, &members, &goes);
+                // The lock is not fair: without a pause the next partition would have it again before the threads that wait.
+                std::thread::park_timeout(PAUSE);
+            }
+        }
+    }
+
+    /// The partitions of which an account goes, with all that are in them.
+    fn touched(&self, goes: impl Fn(&Subject<'_>) -> bool) -> Vec<PartitionMembers> {
+        let targets: Vec<Box<str>> = self.read().accounts.keys().cloned().collect();
+        let mut found: HashMap<*const Partition, PartitionMembers> = HashMap::new();
+        for some in targets.chunks(AT_A_TIME) {
+            let partitions = self.read();
+            for target in some {
+                for account in partitions.accounts.get(target).into_iter().flatten() {
+                    let members = found.entry(Arc::as_ptr(&account.partition)).or_insert_with(|| PartitionMembers {
+                        partition: account.partition.clone(),
+                        targets: Vec::new(),
+                        accounts: 0,
+                        some_go: false,
+                    });
+                    members.accounts += 1;
+                    members.some_go |= goes(&account.subject(target, &self.config.settings.labels));
+                    if members.targets.last() != Some(target) {
+                        members.targets.push(target.clone());
+                    }
+                }
+            }
+        }
+        found.into_values().filter(|members| members.some_go).collect()
+    }
+
+    pub(super) fn series(&self) -> usize {
+        self.series.load(Ordering::Relaxed)
+    }
+
+    /// First what leaves, then all others.
+    pub(super) fn readers(&self) -> (Vec<SeriesReader>, Vec<SeriesReader>) {
+        let partitions = self.read();
+        (
+            partitions.retired.iter().cloned().collect(),
+            partitions.active.iter().map(|partition| partition.reader().clone()).collect(),
+        )
+    }
+
+    /// A retired partition was delivered.
+    pub(super) fn delivered(&self, reader: &SeriesReader) {
+        self.write().retired.retain(|known| !known.is(reader));
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Partitions> {
+        self.partitions.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Partitions> {
+        self.partitions.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Partitions {
+    fn find(&self, owner: &SeriesOwner<'_>, labels: &[String]) -> Option<&AccountSeries> {
+        self.accounts.get(owner.target)?.iter().find(|account| account.is(owner, labels))
+    }
+
+    /// The account, with a place in a partition; none when it is not to be kept.
+    fn admit(&mut self, partitioned: &PartitionedSeries, owner: &SeriesOwner<'_>) -> Option<&AccountSeries> {
+        let allowed = &partitioned.config.settings.labels;
+        // Another thread may have been quicker.
+        if self.find(owner, allowed).is_none() {
+            if self.keep.as_ref().is_some_and(|keep| !keep(&owner.subject(allowed))) {
+                return None;
+            }
+            let account = AccountSeries::new(owner, partitioned, place(&mut self.active, &partitioned.config));
+            self.accounts.entry(owner.target.into()).or_default().push(account);
+        }
+        self.find(owner, allowed)
+    }
+
+    /// Gives a partition up: lets the accounts in it go that are to, and the others find a new place.
+    fn empty(
+        &mut self,
+        partitioned: &PartitionedSeries,
+        members: &PartitionMembers,
+        goes: impl Fn(&Subject<'_>) -> bool,
+    ) {
+        let (partition, config) = (&members.partition, &partitioned.config);
+        if !self.active.iter().any(|known| Arc::ptr_eq(known, partition)) {
+            // It was split.
+            return;
+        }
+        self.give_up(std::slice::from_ref(partition));
+        let all;
+        let targets = if partition.accounts() == members.accounts {
+            &members.targets
+        } else {
+            // Others have joined since.
+            all = self.accounts.keys().cloned().collect();
+            &all
+        };
+        for target in targets {
+            let Some(accounts) = self.accounts.get_mut(target) else { continue };
+            accounts.retain_mut(|account| {
+                if !Arc::ptr_eq(&account.partition, partition) {
+                    return true;
+                }
+                if goes(&account.subject(target, &config.settings.labels)) {
+                    partitioned.series.fetch_sub(account.list().series.len(), Ordering::Relaxed);
+                    return false;
+                }
+                account.move_to(place(&mut self.active, config), partitioned);
+                true
+            });
+            if accounts.is_empty() {
+                self.accounts.remove(target);
+            }
+        }
+    }
+
+    /// Parts a partition's accounts in two halves. One that is alone gets a larger partition.
+    fn split(&mut self, partitioned: &PartitionedSeries, crowded: &Arc<Partition>) {
+        let half = crowded.accounts().div_ceil(2);
+        let size = if crowded.accounts() > 1 { crowded.size } else { crowded.size * 4 };
+        let mut new: Option<Arc<Partition>> = None;
+        self.give_up(std::slice::from_ref(crowded));
+        self.move_from(std::slice::from_ref(crowded), partitioned, |partitions| {
+            let partition = new.take().filter(|partition| partition.accounts() < half).unwrap_or_else(|| {
+                let partition = Arc::new(Partition::new(&partitioned.config, size, half));
+                partitions.push(Arc::clone(&partition));
+                partition
+            });
+            partition.join();
+            new.insert(partition).clone()
+        });
+    }
+
+    fn give_up(&mut self, old: &[Arc<Partition>]) {
+        self.active.retain(|partition| !old.iter().any(|gone| Arc::ptr_eq(gone, partition)));
+        self.retired.extend(old.iter().map(|partition| partition.reader().clone()));
+        let over = self.retired.len().saturating_sub(MOST_RETIRED);
+        self.retired.drain(..over);
+    }
+
+    /// Gives those that are left of these partitions a new place.
+    fn move_from(
+        &mut self,
+        old: &[Arc<Partition>],
+        partitioned: &PartitionedSeries,
+        mut place: impl FnMut(&mut Vec<Arc<Partition>>) -> Arc<Partition>,
+    ) {
+        for account in self.accounts.values_mut().flatten() {
+            if old.iter().any(|gone| Arc::ptr_eq(gone, &account.partition)) {
+                account.move_to(place(&mut self.active), partitioned);
+            }
+        }
+    }
+}
+
+/// A place for one account.
+fn place(partitions: &mut Vec<Arc<Partition>>, config: &PartitionConfig) -> Arc<Partition> {
+    let partition = partitions.iter().rev().find(|partition| partition.is_roomy()).cloned().unwrap_or_else(|| {
+        let size = SIZES.iter().find(|(count, _)| partitions.len() < *count).map_or(LARGEST, |(_, size)| *size);
+        let partition = Arc::new(Partition::new(config, size, size));
+        partitions.push(Arc::clone(&partition));
+        partition
+    });
+    partition.join();
+    partition
+}
+
+impl AccountSeries {
+    fn new(owner: &SeriesOwner<'_>, partitioned: &PartitionedSeries, partition: Arc<Partition>) -> Self {
+        let (name, journey, family) = (shared(owner.account), shared(owner.journey), owner.family.map(shared));
+        let labels = partitioned.config.settings.labels.iter();
+        let labels: Vec<_> = labels.map(|key| owner.labels.get(key).map(|value| shared(value))).collect();
+        let mut base = vec![
+            KeyValue::new(names::TARGET_NAME, shared(owner.target)),
+            KeyValue::new(names::ACCOUNT_NAME, Arc::clone(&name)),
+            KeyValue::new(names::JOURNEY_NAME, Arc::clone(&journey)),
+        ];
+        base.extend(partitioned.config.settings.one_shot.then(|| KeyValue::new(names::ONE_SHOT, true)));
+        base.extend(family.iter().map(|family| KeyValue::new(names::NETWORK_TYPE, Arc::clone(family))));
+        for (key, value) in partitioned.label_keys.iter().zip(&labels) {
+            base.extend(value.iter().map(|value| KeyValue::new(key.clone(), Arc::clone(value))));
+        }
+        base.sort_by(|one, other| one.key.cmp(&other.key));
+        Self { name, journey, family, labels, base, partition, list: Mutex::default() }
+    }
+
+    fn is(&self, owner: &SeriesOwner<'_>, labels: &[String]) -> bool {
+        *self.name == *owner.account
+            && *self.journey == *owner.journey
+            && self.family.as_deref() == owner.family
+            && labels
+                .iter()
+                .zip(&self.labels)
+                .all(|(key, value)| owner.labels.get(key).map(String::as_str) == value.as_deref())
+    }
+
+    fn subject<'a>(&'a self, target: &'a str, labels: &'a [String]) -> Subject<'a> {
+        let labels = labels.iter().zip(&self.labels).filter_map(|(key, value)| Some((key.as_str(), value.as_deref()?)));
+        Subject {
+            target,
+            account: &self.name,
+            journey: &self.journey,
+            family: self.family.as_deref(),
+            labels: labels.collect(),
+        }
+    }
+
+    fn enter(
+        &self,
+        partitioned: &PartitionedSeries,
+        measure: impl Fn(&mut dyn FnMut(SeriesKey, Measurement)),
+        missed: &mut Vec<Missed>,
+    ) {
+        let (mut list, mut next) = (self.list(), 0);
+        let before = list.series.len();
+        measure(&mut |key, value| {
+            if let Err(error) = list.enter(partitioned, self, &mut next, key, value) {
+                missed.push(Missed { key, value, error });
+            }
+        });
+        if list.series.len() > before {
+            // Nearly all come with the first run.
+            list.series.shrink_to_fit();
+        }
+    }
+
+    /// Begins anew there: sums from nothing, gauges as they were.
+    fn move_to(&mut self, partition: Arc<Partition>, partitioned: &PartitionedSeries) {
+        self.partition = partition;
+        let gauges = {
+            let mut list = self.list();
+            partitioned.series.fetch_sub(list.series.len(), Ordering::Relaxed);
+            list.series.clear();
+            list.gauges.clone()
+        };
+        // What finds no room here, or is no gauge, comes with the next run.
+        self.enter(partitioned, |enter| gauges.iter().for_each(|(key, value)| enter(*key, *value)), &mut Vec::new());
+    }
+
+    fn list(&self) -> MutexGuard<'_, SeriesList> {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl SeriesList {
+    /// Enters one measurement, whose series is probably the one at `next`.
+    fn enter(
+        &mut self,
+        partitioned: &PartitionedSeries,
+        account: &AccountSeries,
+        next: &mut usize,
+        key: SeriesKey,
+        value: Measurement,
+    ) -> Result<(), NoCapacity> {
+        let attributes = key.attributes(&account.base);
+        let guessed = self.series.get(*next).is_some_and(|known| *known == key).then_some(*next);
+        let place = match guessed.or_else(|| self.series.iter().position(|known| *known == key)) {
+            Some(place) => place,
+            None => self.admit(partitioned, account, key, &attributes)?,
+        };
+        *next = place + 1;
+        account.partition.enter(key.what, value, &attributes);
+        if matches!(key.what, RunMetric::Up | RunMetric::LastRun | RunMetric::Certificate | RunMetric::Messages) {
+            match self.gauges.iter_mut().find(|(known, _)| *known == key) {
+                Some((_, last)) => *last = value,
+                None => self.gauges.push((key, value)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The place of a new series.
+    fn admit(
+        &mut self,
+        partitioned: &PartitionedSeries,
+        account: &AccountSeries,
+        key: SeriesKey,
+        attributes: &[KeyValue],
+    ) -> Result<usize, NoCapacity> {
+        let settings = &partitioned.config.settings;
+        if partitioned.series.fetch_add(1, Ordering::Relaxed) >= settings.series_limit {
+            partitioned.series.fetch_sub(1, Ordering::Relaxed);
+            return Err(NoCapacity::Agent);
+        }
+        account.partition.admit(key.what, attributes, settings).inspect_err(|_| {
+            partitioned.series.fetch_sub(1, Ordering::Relaxed);
+        })?;
+        self.series.push(key);
+        Ok(self.series.len() - 1)
+    }
+}
+
+impl SeriesOwner<'_> {
+    fn subject<'a>(&'a self, labels: &'a [String]) -> Subject<'a> {
+        let labels = labels.iter().filter_map(|key| Some((key.as_str(), self.labels.get(key)?.as_str())));
+        Subject {
+            target: self.target,
+            account: self.account,
+            journey: self.journey,
+            family: self.family,
+            labels: labels.collect(),
+        }
+    }
+}
