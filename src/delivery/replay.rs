@@ -18,25 +18,25 @@ use crate::telemetry::{ResourceSettings, resource};
 const ATTEMPTS: u32 = 5;
 /// The first pause after a failure; each next one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
-/// A receiver that asks for more than this is not waited for.
+/// The longest delay that a receiver may ask for.
 const LONGEST_REQUEST: Duration = Duration::from_secs(300);
 
-/// The way out for runs that are read from files.
+/// Sends runs that are read from files.
 pub struct Replay {
     traces: TracesExporter,
 }
 
-/// What came of a batch.
+/// The outcome of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReplayOutcome {
-    /// It arrived, except for so many spans that the receiver refused.
+    /// It was accepted, except for some spans.
     Delivered {
-        /// The spans.
+        /// Number of spans that the receiver refused.
         refused_spans: u64,
     },
-    /// The receiver refuses it for good.
+    /// The receiver refuses it permanently.
     Refused(String),
-    /// The receiver could not be reached, or asks to come again.
+    /// The receiver could not be reached, or asks to retry later.
     Unreachable(String),
 }
 
@@ -49,7 +49,7 @@ impl Replay {
         Ok(Self { traces: TracesExporter::new(signal, &resource(who))? })
     }
 
-    /// Where the traces go, for people.
+    /// The receiver, for messages.
     pub fn endpoint(&self) -> &str {
         self.traces.endpoint()
     }

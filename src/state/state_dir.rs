@@ -28,7 +28,7 @@ use crate::blocking;
 
 /// Threads that may hang at once in opening it: another is only begun when something else is mounted there than before.
 const ATTEMPTS: usize = 4;
-/// How long the queue waits for an attempt to open it before it goes on in memory.
+/// How long the queue waits for an attempt to open it before it continues in memory.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The state directory, locked for this process as long as this value or a clone of it exists.

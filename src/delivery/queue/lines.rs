@@ -20,16 +20,16 @@ const BUFFER: usize = 256 << 10;
 /// How gzip data begins (RFC 1952 §2.3.1).
 const MAGIC: [u8; 2] = [0x1f, 0x8b];
 
-/// A part of a file that is no run.
+/// A part of a file that is not a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadLine {
-    /// Which line; when the damage is in what is packed, the line behind the last that could be read.
+    /// The line number; for damaged compressed data that of the next line.
     pub line: u64,
-    /// What is the matter.
+    /// What is wrong.
     pub problem: String,
 }
 
-/// The runs of a file, one JSON line each, packed by gzip or not. Empty lines do not count.
+/// The runs of a file, one JSON line each, compressed by gzip or not. Empty lines are skipped.
 pub struct Lines {
     source: LineSource,
     line: u64,
@@ -39,7 +39,7 @@ pub struct Lines {
 enum LineSource {
     /// Read as it comes.
     Stream(Box<dyn BufRead>),
-    /// Groups that stand for themselves, and what is left of the lines of the last one.
+    /// Members of a segment, and the rest of the last one's lines.
     Members { packed: Vec<u8>, at: usize, text: io::Cursor<Vec<u8>> },
 }
 
@@ -53,11 +53,11 @@ impl Lines {
         let is_packed = packed == MAGIC;
         let is_text = packed.first().is_none_or(|first| *first == b'{');
         let mut reader = BufReader::with_capacity(BUFFER, reader);
-        // What begins like neither may be packed, and damaged there.
+        // What begins like neither may be compressed and damaged at the beginning.
         if is_packed || !is_text {
             reader.by_ref().take(WHOLE).read_to_end(&mut packed)?;
         }
-        // The first header may be what is damaged.
+        // The first header may be damaged.
         let ours = memchr::memmem::find_iter(&packed, &MAGIC)
             .any(|at| packed.get(at..).is_some_and(|rest| segment::head(rest).is_some()));
         let source = if !is_text && ours && (packed.len() as u64) < WHOLE {
@@ -100,19 +100,19 @@ impl Lines {
     }
 }
 
-/// Why there is no line where one should be.
+/// Why a line cannot be read.
 enum ReadLineError {
-    /// It was longer than any may be, and its end has been found.
+    /// It is too long; its end was found.
     TooLong,
-    /// Its end was not found.
+    /// It is too long; its end was not found.
     Endless,
     /// Nothing more can be read.
     Broken(io::Error),
-    /// Bytes that are not what they should be, behind which it goes on.
+    /// Damaged bytes; reading continues behind them.
     Damaged(String),
 }
 
-/// The next line with its end, which the last one may lack; empty when there is none. No more of it is kept than may be.
+/// The next line with its end, which the last one may lack; empty when there is none. Keeps no more than the longest line.
 fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> Result<(), ReadLineError> {
     reader.by_ref().take(LONGEST_LINE as u64 + 1).read_until(b'\n', line).map_err(ReadLineError::Broken)?;
     if line.len() <= LONGEST_LINE || line.ends_with(b"\n") {
@@ -120,7 +120,7 @@ fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> Result<(), ReadLi
     }
     line.clear();
     let mut rest = reader.take(LONGEST_SEARCH);
-    // Passes over it where it is read, and keeps none of it.
+    // Skips it in the buffer, and keeps nothing.
     rest.skip_until(b'\n').map_err(ReadLineError::Broken)?;
     Err(if rest.limit() == 0 { ReadLineError::Endless } else { ReadLineError::TooLong })
 }

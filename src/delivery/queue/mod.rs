@@ -179,7 +179,7 @@ impl Queue {
         }
     }
 
-    /// The batch in flight was accepted, except for so many spans of it; then all of it is also kept as a dead letter.
+    /// The batch in flight was accepted, except for some spans; then all of it is kept as a dead letter, too.
     pub(super) async fn delivered(&self, refused_spans: u64) {
         let completed = self.update(|state| self.count(state, |state| state.delivered(refused_spans)));
         self.settle(completed, refused_spans > 0).await;
@@ -373,8 +373,8 @@ impl Queue {
         }
     }
 
-    /// Returns whether [`Queue::log_full`] has to be called, which must not happen under the lock: whoever reads the log may be
-    /// slow.
+    /// Returns whether [`Queue::log_full`] has to be called, which must not happen under the lock: writing
+    /// the log may be slow.
     fn drop_over_budget(&self, state: &mut QueueState, runs: u64) -> bool {
         self.drop_runs(state, DropReason::Budget, runs);
         runs > 0 && state.is_overflow_new()

@@ -123,7 +123,7 @@ pub(super) fn part(bytes: &[u8], at: usize) -> Option<SegmentPart> {
 }
 
 /// The content of the member that begins here, and its length; none when it is damaged, cut short, no member at all, or
-/// takes more than `room`, of which all is taken that was unpacked.
+/// takes more than `room`, which is reduced by the bytes that were decompressed.
 fn unpack(bytes: &[u8], room: &mut usize) -> Option<(Vec<u8>, usize)> {
     if !bytes.starts_with(&MAGIC) || skips_groups(bytes) {
         return None;

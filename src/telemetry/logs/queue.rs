@@ -18,16 +18,16 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
 
-/// Bytes that wait at most.
+/// Largest size of all texts that wait.
 const BUDGET: usize = 1 << 20;
 /// What a text counts for beside its bytes.
 const OVERHEAD: usize = 64;
-/// Between two looks at how far the thread is.
+/// Interval of checks of the thread's progress.
 const LOOK: Duration = Duration::from_millis(10);
-/// After so many looks without a byte taken, it counts as not read.
+/// Number of checks without progress after which standard error counts as not read.
 const UNREAD: u32 = 20;
 
-/// The way to the thread; clones lead to the same.
+/// The handle of the thread; clones share it.
 #[derive(Clone)]
 pub(super) struct LogQueue(Arc<SharedQueue>);
 

@@ -59,13 +59,13 @@ struct SharedMetrics {
     timing: bool,
     one_shot: bool,
     own: AgentInstruments,
-    /// Where the agent's own series are read, and those of all accounts; none when nobody asks for metrics.
+    /// Where the agent's own series are read, and those of all accounts; none when metrics are off.
     kept: Option<(SeriesReader, PartitionedSeries)>,
-    /// The log has it that there is no room.
-    told: AtomicBool,
+    /// It was logged that there is no room.
+    overflow_logged: AtomicBool,
 }
 
-/// What the agent tells of itself.
+/// Instruments of the agent itself.
 struct AgentInstruments {
     start_lag: Histogram<f64>,
     active: UpDownCounter<i64>,
@@ -90,7 +90,7 @@ pub struct Collection {
 }
 
 impl Metrics {
-    /// Keeps what the settings say, for whoever takes the [`Self::collections`].
+    /// Keeps series by these settings, to be read by [`Self::collections`].
     pub fn new(settings: &MetricsSettings, resource: Resource, temporality: Temporality) -> Self {
         let config = PartitionConfig { resource, settings: settings.clone(), temporality };
         let reader = SeriesReader::new(&config, |_| None);
@@ -98,12 +98,12 @@ impl Metrics {
         Self::with(settings, own, Some((reader, PartitionedSeries::new(config))))
     }
 
-    /// Keeps nothing: nobody asks for metrics.
+    /// Keeps nothing: metrics are off.
     pub fn off() -> Self {
         Self::of(&SdkMeterProvider::default())
     }
 
-    /// What the agent tells of itself, in a provider of the caller's; nothing of runs.
+    /// The agent's own metrics, in a provider of the caller; none of runs.
     pub fn of(provider: &SdkMeterProvider) -> Self {
         Self::with(&MetricsSettings::default(), AgentInstruments::new(&partition::meter(provider)), None)
     }
@@ -114,15 +114,15 @@ impl Metrics {
         kept: Option<(SeriesReader, PartitionedSeries)>,
     ) -> Self {
         let (timing, one_shot) = (settings.timing, settings.one_shot);
-        Self(Arc::new(SharedMetrics { timing, one_shot, own, kept, told: AtomicBool::new(false) }))
+        Self(Arc::new(SharedMetrics { timing, one_shot, own, kept, overflow_logged: AtomicBool::new(false) }))
     }
 
-    /// Enters a finished run. A void run says nothing of the target: it leaves `up` as it was.
+    /// Records a finished run. A void run does not change `up`.
     pub fn record(&self, run: &Run) {
         self.record_as(&run.target, run);
     }
 
-    /// The same under another name than the target's: its group's, when series are for groups.
+    /// Records a finished run under another name than the target's: its group's, when series are for groups.
     pub fn record_as(&self, name: &str, run: &Run) {
         if let Some(lag) = run.start_lag_s {
             self.0.own.start_lag.record(lag.as_f64(), &[]);
@@ -158,7 +158,7 @@ impl Metrics {
             return;
         }
         self.0.own.overflow.add(lost.try_into().unwrap_or(u64::MAX), &[]);
-        if !self.0.told.swap(true, Ordering::Relaxed) {
+        if !self.0.overflow_logged.swap(true, Ordering::Relaxed) {
             let (target, account, series) = (owner.target, owner.account, partitioned.series());
             tracing::error!(
                 target,
@@ -169,21 +169,21 @@ impl Metrics {
         }
     }
 
-    /// From now on keeps the series of which `keep` says so. All others vanish after one more export, and runs of theirs
-    /// that end later are not counted. What shared a message with them begins anew: its sums start from 0, its gauges
-    /// stay. Takes its time over many accounts, lest it hold up a run: not for a thread that probes.
+    /// From now on keeps the series for which `keep` returns true. All others end after one more export, and their runs that end
+    /// later are not counted. Series that shared a message with them begin anew: sums at 0, gauges unchanged. Takes long with
+    /// many accounts, so as not to delay runs; not to be called on a thread that probes.
     pub fn retain(&self, keep: impl Fn(&Subject<'_>) -> bool + Send + Sync + 'static) {
         if let Some((_, partitioned)) = &self.0.kept {
             partitioned.retain(keep);
-            self.0.told.store(false, Ordering::Relaxed);
+            self.0.overflow_logged.store(false, Ordering::Relaxed);
         }
     }
 
-    /// Lets all series of a target go, like [`Self::retain`]; a later run makes new ones.
+    /// Removes all series of a target, like [`Self::retain`]; a later run creates new ones.
     pub fn forget(&self, target: &str) {
         if let Some((_, partitioned)) = &self.0.kept {
             partitioned.forget(target);
-            self.0.told.store(false, Ordering::Relaxed);
+            self.0.overflow_logged.store(false, Ordering::Relaxed);
         }
     }
 
@@ -192,7 +192,7 @@ impl Metrics {
         self.0.kept.as_ref().map_or(0, |(_, partitioned)| partitioned.series())
     }
 
-    /// All there is, in messages. What shows the agent itself comes last, so that it can tell of the others.
+    /// All series, as messages. Those of the agent itself come last, so that they include the export of the others.
     pub fn collections(&self) -> Vec<Collection> {
         let Some((own, partitioned)) = &self.0.kept else { return Vec::new() };
         let (retired, staying) = partitioned.readers();
@@ -202,7 +202,7 @@ impl Metrics {
         retired.chain(staying).collect()
     }
 
-    /// Says that a receiver has taken this collection, or never will.
+    /// A receiver has accepted this collection, or never will.
     pub fn settled(&self, collection: &Collection) {
         if let (true, Some((_, partitioned))) = (collection.is_retired, &self.0.kept) {
             partitioned.delivered(&collection.reader);
@@ -214,7 +214,7 @@ impl Metrics {
         self.0.own.active.add(change, &[]);
     }
 
-    /// The queue grew by so many bytes, or shrank by as many when negative.
+    /// The queue grew by this number of bytes, or shrank when it is negative.
     pub fn queue_size(&self, change: i64) {
         self.0.own.queue_size.add(change, &[]);
     }
@@ -224,12 +224,12 @@ impl Metrics {
         self.0.own.queue_limit.add(bytes, &[]);
     }
 
-    /// Counts runs whose trace was given up.
+    /// Counts runs whose trace was dropped.
     pub fn delivery_dropped(&self, reason: DropReason, runs: u64) {
         self.0.own.dropped.add(runs, &[KeyValue::new(names::REASON, reason.as_str())]);
     }
 
-    /// Enters one attempt to export a batch of traces.
+    /// Records one attempt to export a batch of traces.
     pub fn delivery_duration(&self, took: Seconds) {
         self.0.own.delivery.record(took.as_f64(), &[]);
     }
@@ -259,7 +259,7 @@ impl fmt::Debug for Metrics {
 }
 
 impl Collection {
-    /// What its series hold now; nothing when it has none.
+    /// The current values of its series; none without series.
     pub fn collect(&self) -> Option<ResourceMetrics> {
         self.reader.collect()
     }

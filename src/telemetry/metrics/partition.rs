@@ -1,9 +1,8 @@
 //! A partition: some of the series, with a meter provider of their own.
 //!
-//! The SDK has no way to take a series out again, sends all that a provider has in one message, and lumps together what
-//! comes over its limit. So series are spread over many small providers: each message stays under what receivers take,
-//! a target goes with its partition, and a partition counts what it holds, so that the SDK's limit is never met. Knows no run
-//! and no target. Called by `partitioned_series`.
+//! The SDK cannot remove a series, sends all series of a provider in one message, and merges those over its limit. So series are
+//! spread over many small providers: each message stays below the receivers' limit, a target is removed with its partition, and
+//! a partition counts its series, so that the SDK's limit is never reached. Does not know runs and targets. Called by `partitioned_series`.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -28,12 +27,12 @@ use super::{
 };
 use crate::telemetry::names::{self, Metric};
 
-/// What a message may hold before its accounts are spread over more of them: receivers take 4 MiB (gRPC's default).
+/// The largest message; above it accounts are spread over more messages. Receivers accept 4 MiB (gRPC's default).
 pub(super) const MOST_BYTES: usize = 3 << 20;
-/// A partition that holds so much takes no more accounts: those that it has may yet grow.
+/// A partition of this size takes no more accounts, since those that it has may grow.
 const ROOMY_BYTES: usize = 3 << 19;
 
-/// What every partition is made with.
+/// The settings that all partitions have in common.
 #[derive(Debug, Clone)]
 pub(super) struct PartitionConfig {
     pub(super) resource: Resource,
@@ -41,7 +40,7 @@ pub(super) struct PartitionConfig {
     pub(super) temporality: Temporality,
 }
 
-/// No place for one more series.
+/// There is no room for one more series.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NoCapacity {
     /// In this partition.
@@ -54,7 +53,7 @@ pub(super) enum NoCapacity {
 pub(super) struct Partition {
     reader: SeriesReader,
     instruments: Vec<RunInstrument>,
-    /// It is made for so many accounts: what its tables have room for.
+    /// Number of accounts that its tables have room for.
     pub(super) size: usize,
     /// Accounts that it takes; fewer than `size` after a split.
     pub(super) room: usize,
@@ -68,8 +67,7 @@ struct PartitionLoad {
     bytes: usize,
 }
 
-/// An instrument. A series is entered through it, found by its attributes each time: a handle of its own (what the SDK
-/// calls bound) would spare 0.25 µs a measurement, and take 110 to 270 bytes.
+/// An instrument. Each measurement finds its series by the attributes: a handle (what the SDK calls bound) would spare 0.25 µs a measurement, and take 110 to 270 bytes.
 enum RunInstrument {
     Histogram(Histogram<f64>),
     Counter(Counter<u64>),
@@ -121,7 +119,7 @@ impl Partition {
         Ok(())
     }
 
-    /// Enters a value into a series for which there is room.
+    /// Records a value in a series for which there is room.
     pub(super) fn enter(&self, what: RunMetric, value: Measurement, attributes: &[KeyValue]) {
         match (&self.instruments[what as usize], value) {
             (RunInstrument::Histogram(it), Measurement::Number(value)) => it.record(value, attributes),
@@ -153,7 +151,7 @@ impl RunInstrument {
     }
 }
 
-/// How much of a message a series takes at most, as protobuf.
+/// The largest size of a series in a message, as protobuf.
 fn point_bytes(what: RunMetric, attributes: &[KeyValue], exponential: bool) -> usize {
     // Times, sums and tags of a point; of an explicit histogram 16 bounds and 17 counts of 8 bytes, of an exponential
     // one up to 160 counts of some bytes.
@@ -167,16 +165,16 @@ fn point_bytes(what: RunMetric, attributes: &[KeyValue], exponential: bool) -> u
 
 // === Where a partition is read ===
 
-/// A provider that is read when somebody asks; it has no thread.
+/// A provider that is read on demand; it has no thread.
 #[derive(Clone)]
 pub(super) struct SeriesReader(Arc<(SdkMeterProvider, SharedReader)>);
 
 impl SeriesReader {
-    /// `limit` says how many series the instrument of a name may have; what it does not know gets few.
+    /// `limit`: how many series the instrument of a name may have; a few when it returns none.
     pub(super) fn new(config: &PartitionConfig, limit: impl Fn(&str) -> Option<usize> + Copy) -> Self {
         let reader = SharedReader(Arc::new(ManualReader::builder().with_temporality(config.temporality).build()));
         let exponential = config.settings.exponential;
-        // The view outlives us, so it gets a list.
+        // The view outlives this call, so it gets a list.
         let limits: Vec<_> = names::METRICS.iter().map(|it| (it.name, limit(it.name).unwrap_or(FEW).max(1))).collect();
         let provider = SdkMeterProvider::builder()
             .with_resource(config.resource.clone())
@@ -213,7 +211,7 @@ impl SeriesReader {
 /// Series of each of the agent's own metrics.
 const FEW: usize = 16;
 
-/// The SDK's own reader, that its provider and we share.
+/// The SDK's own reader, shared by its provider and this module.
 #[derive(Debug, Clone)]
 struct SharedReader(Arc<ManualReader>);
 

@@ -20,12 +20,12 @@ use super::{
 };
 use crate::telemetry::names;
 
-/// Accounts that a partition is made for: the first so many partitions, and how many each takes. With few accounts, one that
-/// goes leaves few others behind that begin anew; with many, there are not too many messages. The largest is what just
-/// fills the SDK's tables, whose sizes are powers of two.
+/// Accounts of a partition: the number of the first partitions, and the accounts in each. With few accounts, removing one makes
+/// few others begin anew; with many, there are not too many messages. The largest just fills the SDK's tables, whose sizes are
+/// powers of two.
 const SIZES: [(usize, usize); 2] = [(32, 4), (64, 16)];
 const LARGEST: usize = 37;
-/// An account alone that fails in ever more ways gets the room of so many.
+/// The largest partition, for a single account that fails in ever more ways.
 const MOST_SIZE: usize = 256;
 
 /// Retired partitions that are not delivered a last time yet; beyond this number the oldest are forgotten. It limits the memory
@@ -87,7 +87,7 @@ struct PartitionMembers {
     partition: Arc<Partition>,
     targets: Vec<Box<str>>,
     accounts: usize,
-    /// Not all of them stay.
+    /// At least one of them is removed.
     some_go: bool,
 }
 
@@ -102,7 +102,7 @@ struct AccountSeries {
     list: Mutex<SeriesList>,
 }
 
-/// What an account has. Its measurements come in the same order with each run, so the next one is where it was.
+/// The series of an account, in the order of its measurements, which is the same with each run.
 #[derive(Default)]
 struct SeriesList {
     series: Vec<SeriesKey>,
@@ -123,7 +123,7 @@ impl PartitionedSeries {
         Self { config, label_keys, partitions: RwLock::default(), series: AtomicUsize::new(0) }
     }
 
-    /// Enters what `measure` tells, and says how much of it found no room.
+    /// Records the measurements of `measure`. Returns how many found no room.
     pub(super) fn enter(
         &self,
         owner: &SeriesOwner<'_>,
@@ -143,7 +143,7 @@ impl PartitionedSeries {
         if missed.is_empty() { 0 } else { self.make_room(owner, missed) }
     }
 
-    /// Splits the account's partition until all is entered; when it is alone, in ever larger ones.
+    /// Splits the account's partition until everything is recorded; a single account gets ever larger partitions.
     fn make_room(&self, owner: &SeriesOwner<'_>, mut missed: Vec<Missed>) -> usize {
         let mut partitions = self.write();
         while missed.iter().any(|it| it.error == NoCapacity::Partition) {
@@ -166,7 +166,7 @@ impl PartitionedSeries {
         missed.len()
     }
 
-    /// From now on keeps what `keep` says and takes in nothing else.
+    /// From now on keeps only the accounts for which `keep` returns true.
     pub(super) fn retain(&self, keep: impl Fn(&Subject<'_>) -> bool + Send + Sync + 'static) {
         let keep: Arc<Keep> = Arc::new(keep);
         self.write().keep = Some(keep.clone());
@@ -177,9 +177,9 @@ impl PartitionedSeries {
         self.let_go(|subject| subject.target == target);
     }
 
-    /// Lets accounts go, a partition at a time: whoever has a run to enter waits for one of them at most.
+    /// Removes accounts, one partition at a time: recording a run waits for one partition at most.
     fn let_go(&self, goes: impl Fn(&Subject<'_>) -> bool) {
-        // An account that moves meanwhile, for its partition was crowded, is found at the next pass.
+        // An account that moves meanwhile, out of a full partition, is found in the next pass.
         loop {
             let touched = self.touched(&goes);
             if touched.is_empty() {
@@ -193,7 +193,7 @@ impl PartitionedSeries {
         }
     }
 
-    /// The partitions of which an account goes, with all that are in them.
+    /// The partitions that lose an account, with all their accounts.
     fn touched(&self, goes: impl Fn(&Subject<'_>) -> bool) -> Vec<PartitionMembers> {
         let targets: Vec<Box<str>> = self.read().accounts.keys().cloned().collect();
         let mut found: HashMap<*const Partition, PartitionMembers> = HashMap::new();
@@ -222,7 +222,7 @@ impl PartitionedSeries {
         self.series.load(Ordering::Relaxed)
     }
 
-    /// First what leaves, then all others.
+    /// The retired partitions, then the active ones.
     pub(super) fn readers(&self) -> (Vec<SeriesReader>, Vec<SeriesReader>) {
         let partitions = self.read();
         (
@@ -250,7 +250,7 @@ impl Partitions {
         self.accounts.get(owner.target)?.iter().find(|account| account.is(owner, labels))
     }
 
-    /// The account, with a place in a partition; none when it is not to be kept.
+    /// The account, added to a partition if it is new; none when it is not kept.
     fn admit(&mut self, partitioned: &PartitionedSeries, owner: &SeriesOwner<'_>) -> Option<&AccountSeries> {
         let allowed = &partitioned.config.settings.labels;
         // Another thread may have been quicker.
@@ -264,7 +264,7 @@ impl Partitions {
         self.find(owner, allowed)
     }
 
-    /// Gives a partition up: lets the accounts in it go that are to, and the others find a new place.
+    /// Retires a partition: removes the accounts for which `goes` returns true, and moves the others.
     fn empty(
         &mut self,
         partitioned: &PartitionedSeries,
@@ -304,7 +304,7 @@ impl Partitions {
         }
     }
 
-    /// Parts a partition's accounts in two halves. One that is alone gets a larger partition.
+    /// Moves the accounts of a partition to two new ones. A single account gets a larger partition.
     fn split(&mut self, partitioned: &PartitionedSeries, crowded: &Arc<Partition>) {
         let half = crowded.accounts().div_ceil(2);
         let size = if crowded.accounts() > 1 { crowded.size } else { crowded.size * 4 };
@@ -328,7 +328,7 @@ impl Partitions {
         self.retired.drain(..over);
     }
 
-    /// Gives those that are left of these partitions a new place.
+    /// Moves the accounts of these partitions.
     fn move_from(
         &mut self,
         old: &[Arc<Partition>],
@@ -343,7 +343,7 @@ impl Partitions {
     }
 }
 
-/// A place for one account.
+/// A partition with room for one account.
 fn place(partitions: &mut Vec<Arc<Partition>>, config: &PartitionConfig) -> Arc<Partition> {
     let partition = partitions.iter().rev().find(|partition| partition.is_roomy()).cloned().unwrap_or_else(|| {
         let size = SIZES.iter().find(|(count, _)| partitions.len() < *count).map_or(LARGEST, |(_, size)| *size);
@@ -414,7 +414,7 @@ impl AccountSeries {
         }
     }
 
-    /// Begins anew there: sums from nothing, gauges as they were.
+    /// Moves to a new partition: sums begin at 0, gauges keep their values.
     fn move_to(&mut self, partition: Arc<Partition>, partitioned: &PartitionedSeries) {
         self.partition = partition;
         let gauges = {
@@ -423,7 +423,7 @@ impl AccountSeries {
             list.series.clear();
             list.gauges.clone()
         };
-        // What finds no room here, or is no gauge, comes with the next run.
+        // Gauges without room, and all others, are recorded with the next run.
         self.enter(partitioned, |enter| gauges.iter().for_each(|(key, value)| enter(*key, *value)), &mut Vec::new());
     }
 
@@ -433,7 +433,7 @@ impl AccountSeries {
 }
 
 impl SeriesList {
-    /// Enters one measurement, whose series is probably the one at `next`.
+    /// Records one measurement, whose series is probably the one at `next`.
     fn enter(
         &mut self,
         partitioned: &PartitionedSeries,
@@ -459,7 +459,7 @@ impl SeriesList {
         Ok(())
     }
 
-    /// The place of a new series.
+    /// The index of a new series.
     fn admit(
         &mut self,
         partitioned: &PartitionedSeries,

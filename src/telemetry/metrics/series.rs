@@ -1,6 +1,6 @@
-//! A run as measurements: which series each enters, and with what.
+//! A run as measurements: the series and the value of each.
 //!
-//! Pure mapping. A series is a [`SeriesKey`] of four bytes within its account, so that knowing one costs next to nothing.
+//! Pure mapping. A series is a [`SeriesKey`] of four bytes within its account, so that it takes little memory.
 //! Nothing that a server sends becomes an attribute. Called by `partitioned_series`.
 
 use std::sync::Arc;
@@ -75,7 +75,7 @@ impl RunMetric {
     }
 }
 
-/// What is entered.
+/// A value to record.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Measurement {
     /// Into a histogram or a gauge.
@@ -95,7 +95,7 @@ pub(super) struct SeriesKey {
     error: Option<ErrorType>,
 }
 
-/// In place of a [`SeriesKey::name`] or [`SeriesKey::more`] that there is not.
+/// The value of a [`SeriesKey::name`] or [`SeriesKey::more`] that does not exist.
 const NONE: u8 = u8::MAX;
 
 const DIRECTIONS: &[&str] = &["transmit", "receive"];
@@ -159,7 +159,7 @@ fn small(place: usize) -> u8 {
     u8::try_from(place).unwrap_or(NONE)
 }
 
-/// All that a run measured, always in the same order. A void run says nothing of the target: it has no `up`.
+/// All measurements of a run, always in the same order. A void run has no `up`: it does not show the target's state.
 pub(super) fn measure(run: &Run, timing: bool, mut enter: impl FnMut(SeriesKey, Measurement)) {
     match run.outcome {
         RunOutcome::Passed => enter(SeriesKey::of(RunMetric::Up), Measurement::Count(1)),
@@ -191,7 +191,7 @@ fn measure_step(step: &Step, timing: bool, enter: &mut impl FnMut(SeriesKey, Mea
     } else {
         let more = step.status.map_or(NONE, |status| place(Condition::ALL, Some(status)));
         enter(SeriesKey { what: RunMetric::Operation, name: command, more, error: step.error_type }, took);
-        // Only of a command that passed: a deadline is nobody's time.
+        // Only of a command that passed: a deadline is not the time of a part.
         if timing && step.outcome == StepOutcome::Passed {
             for (more, took) in (0..).zip([step.server_s, step.network_s, step.transfer_s]) {
                 if let Some(took) = took {
@@ -211,7 +211,7 @@ fn measure_step(step: &Step, timing: bool, enter: &mut impl FnMut(SeriesKey, Mea
     }
 }
 
-/// A text that is in the attributes of all series of an account: cloned by counting.
+/// A text of the attributes of all series of an account, cloned by reference counting.
 pub(super) fn shared(text: &str) -> Arc<str> {
     Arc::from(text)
 }
