@@ -261,7 +261,7 @@ struct PreparedReload {
 }
 
 impl PreparedReload {
-    fn of(config: Config, before: &Fleet, files: &FileSets, metrics: &config::Metrics) -> Self {
+    fn of(config: Config, before: &Fleet, files: &FileSets, metrics: &config::MetricsOptions) -> Self {
         let (fleet, difference) = before.next(&config.targets, files);
         let (slots, known, closed) = (fleet.slots(), Known::of(&config, metrics), wiring::closed(&config));
         Self { config, fleet, difference, slots, known, closed }
@@ -275,7 +275,7 @@ struct Known(HashSet<Series>);
 type Series = (String, String, String, Option<String>, Vec<(String, String)>);
 
 impl Known {
-    fn of(config: &Config, metrics: &config::Metrics) -> Self {
+    fn of(config: &Config, metrics: &config::MetricsOptions) -> Self {
         let mut known = HashSet::new();
         for target in &config.targets {
             let labels = target.labels.iter().filter(|(key, _)| metrics.labels.contains(*key));

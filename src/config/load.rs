@@ -17,13 +17,13 @@ use super::{
     },
     sources::{
         otel::{self, Resource},
-        readers::Reader,
+        readers::TreeReader,
         tree::{self, Flag, Merged, Sources},
     },
     targets::{
-        group::{self, Below},
+        group::{self, GroupContext},
         options::{self, Options},
-        target::{self, Common, Kind},
+        target::{self, SharedSettings, TargetOrigin},
     },
 };
 use crate::plan::{NameResolver, Target};
@@ -32,7 +32,7 @@ use crate::plan::{NameResolver, Target};
 pub fn load(sources: &Sources) -> Result<Config, Problems> {
     let mut problems = Vec::new();
     let merged = tree::merge(sources, &mut problems);
-    build(merged, sources, problems, &Kind::Listed)
+    build(merged, sources, problems, &TargetOrigin::Listed)
 }
 
 /// Makes the one target of the `probe` command line, held against the same rules; `interval` has no meaning there.
@@ -52,7 +52,7 @@ pub fn probe(request: &Probe) -> Result<Config, Problems> {
         pipes: false,
     };
     let merged = tree::merge(&sources, &mut problems);
-    build(merged, &sources, problems, &Kind::Probe(request.password.as_ref()))
+    build(merged, &sources, problems, &TargetOrigin::Probe(request.password.as_ref()))
 }
 
 /// Reads what a command has to know that exports and probes nothing.
@@ -60,7 +60,7 @@ pub fn exports(sources: &Sources) -> Result<Exports, Problems> {
     let mut problems = Vec::new();
     let merged = tree::merge(sources, &mut problems);
     let mut resource = otel::resource(&sources.environment, &mut problems);
-    let reader = Reader::new(merged, &keys::SCHEMA, &sources.environment, problems);
+    let reader = TreeReader::new(merged, &keys::SCHEMA, &sources.environment, problems);
     let root = reader.root(&keys::PROBE_TOP);
     let agent = agent::read(&root.table("agent", &agent::KEYS), &mut resource);
     let otlp = otlp::read(&root.table("otlp", &otlp::KEYS), &sources.environment);
@@ -72,12 +72,12 @@ pub(super) fn build(
     merged: Merged,
     sources: &Sources,
     mut problems: Vec<Problem>,
-    kind: &Kind<'_>,
+    kind: &TargetOrigin<'_>,
 ) -> Result<Config, Problems> {
     let mut resource = otel::resource(&sources.environment, &mut problems);
     // A file that cannot be read or parsed is all there is to say: the rest would be about what is missing.
     let unreadable = problems.iter().any(|problem| matches!(problem.place, Place::File { .. }));
-    let reader = Reader::new(merged, &keys::SCHEMA, &sources.environment, problems);
+    let reader = TreeReader::new(merged, &keys::SCHEMA, &sources.environment, problems);
     let mut watched: Vec<PathBuf> = sources.file.iter().cloned().collect();
     let config =
         if unreadable { None } else { read_all(&reader, (&sources.environment, &mut resource), &mut watched, kind) };
@@ -98,12 +98,12 @@ pub(super) fn build(
 
 /// None only when something was wrong, which has been noted then.
 fn read_all(
-    reader: &Reader,
+    reader: &TreeReader,
     (environment, resource): (&[(String, String)], &mut Resource),
     watched: &mut Vec<PathBuf>,
-    kind: &Kind<'_>,
+    kind: &TargetOrigin<'_>,
 ) -> Option<Config> {
-    let listed = matches!(kind, Kind::Listed);
+    let listed = matches!(kind, TargetOrigin::Listed);
     let root = reader.root(if listed { &keys::TOP } else { &keys::PROBE_TOP });
     let defaults_table = root.table("defaults", &options::DEFAULTS);
     let defaults = Options::read(&defaults_table);
@@ -116,14 +116,15 @@ fn read_all(
         root.error("targets", "there is no target", "add [[targets]] with name, url, user and password");
     }
     let latency = latency::read(&root.table("latency", &latency::KEYS));
-    let common = Common { limits, timing: latency.timing };
+    let common = SharedSettings { limits, timing: latency.timing };
     let read = tables.iter().map(|table| target::read(table, (&defaults_table, &defaults), common, kind));
     let targets: Option<Vec<Target>> = read.collect::<Vec<_>>().into_iter().collect();
     target::check_unique(&tables);
     let targets = if listed {
-        let below = Below { reader, root: &root, defaults_table: &defaults_table, defaults: &defaults, common };
-        let made = group::read(&below, &tables, watched);
-        if tables.is_empty() && many && made.is_empty() && !reader.has_errors() {
+        let context =
+            GroupContext { reader, root: &root, defaults_table: &defaults_table, defaults: &defaults, common };
+        let expanded = group::read(&context, &tables, watched);
+        if tables.is_empty() && many && expanded.is_empty() && !reader.has_errors() {
             let key = if root.has("groups") { "groups" } else { "targets_from" };
             root.error(
                 key,
@@ -132,7 +133,7 @@ fn read_all(
             );
         }
         targets.map(|mut targets| {
-            targets.extend(made);
+            targets.extend(expanded);
             targets
         })
     } else {

@@ -29,11 +29,11 @@ pub use settings::{
     agent::{Agent, LogFormat, LogLevel},
     http::Http,
     latency::Latency,
-    metrics::{Histogram, Metrics},
+    metrics::{Histogram, MetricsOptions},
     otlp::{Compression, Exporter, Otlp, Protocol},
-    proxy::{HttpProxy, Route},
-    series::{EXPLICIT_SAMPLES, EXPONENTIAL_SAMPLES, Reckoned, SPAN_SAMPLES, samples, series, span_samples},
-    state::State,
+    proxy::{ProxyUrl, Route},
+    series::{EXPLICIT_SAMPLES, EXPONENTIAL_SAMPLES, SPAN_SAMPLES, SampleEstimate, samples, series, span_samples},
+    state::StateOptions,
 };
 pub use sources::{
     otel::Resource,
@@ -60,13 +60,13 @@ pub struct Config {
     /// Where traces and metrics go.
     pub otlp: Otlp,
     /// What metrics look like.
-    pub metrics: Metrics,
+    pub metrics: MetricsOptions,
     /// How many runs may be under way at once, and how fast they may log in.
     pub limits: RunLimits,
     /// When a step is slow, and how times are taken.
     pub latency: Latency,
     /// What outlives the process.
-    pub state: State,
+    pub state: StateOptions,
     /// What the agent tells of itself.
     pub http: Http,
     /// When which targets are not probed.

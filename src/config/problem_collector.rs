@@ -27,7 +27,7 @@ const DEEPEST: usize = 8;
 
 /// All that was found so far.
 #[derive(Default)]
-pub(super) struct Noted {
+pub(super) struct ProblemCollector {
     errors: ProblemList,
     warnings: ProblemList,
     unusable: ProblemList,
@@ -37,7 +37,7 @@ pub(super) struct Noted {
     unanswered: bool,
 }
 
-impl Noted {
+impl ProblemCollector {
     /// Something that keeps the configuration from being used.
     pub(super) fn error(&mut self, problem: Problem) {
         self.wrong.insert(hash(&problem.key));
@@ -223,7 +223,7 @@ mod tests {
         assert_eq!(alike, ["no 0", "no 1", "no 2", "no 3", "no 4 (and 3 more like this)"]);
         let similar = told((0..250).map(|number| problem(number + 1, &format!("targets[{number}].key"), "x")));
         assert_eq!((similar.len(), &*similar[99]), (100, "x (and 150 more like this)"));
-        let mut noted = Noted::default();
+        let mut noted = ProblemCollector::default();
         for number in 0..MOST {
             assert!(!noted.is_full(), "{number}");
             noted.error(problem(1, &format!("k{number}"), "x"));
@@ -247,7 +247,7 @@ mod tests {
 
     #[test]
     fn a_table_is_wrong_when_a_key_in_it_is_and_not_when_one_beside_it_is() {
-        let mut noted = Noted::default();
+        let mut noted = ProblemCollector::default();
         noted.error(problem(1, "targets[1].deadlines.connect", "x"));
         for (table, wrong) in [
             ("targets[1]", true),

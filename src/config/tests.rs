@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 use super::{
     load::build,
-    sources::{readers::Reader, tree},
-    targets::target::Kind,
+    sources::{readers::TreeReader, tree},
+    targets::target::TargetOrigin,
     *,
 };
 
@@ -15,7 +15,7 @@ fn load_text(text: &str) -> Result<Config, Problems> {
     let sources = Sources { file: Some(PathBuf::from("imaptrace.toml")), ..Sources::default() };
     let mut problems = Vec::new();
     let merged = tree::merge_text(&sources, Some(text), &mut problems);
-    build(merged, &sources, problems, &Kind::Listed)
+    build(merged, &sources, problems, &TargetOrigin::Listed)
 }
 
 const TARGET: &str =
@@ -54,7 +54,7 @@ fn variables_that_set_one_key_twice_or_a_table_and_a_key_in_it_are_named_both() 
         let sources = Sources { file: Some(PathBuf::from("imaptrace.toml")), environment, ..Sources::default() };
         let mut problems = Vec::new();
         let merged = tree::merge_text(&sources, Some(TARGET), &mut problems);
-        build(merged, &sources, problems, &Kind::Listed).map_err(|problems| problems.to_string())
+        build(merged, &sources, problems, &TargetOrigin::Listed).map_err(|problems| problems.to_string())
     };
     let (table, key) = (("IMAPTRACE__DEFAULTS", "x"), ("IMAPTRACE__DEFAULTS__INTERVAL", "40s"));
     // Between them in the order of names.
@@ -91,7 +91,7 @@ fn a_proxy_that_cannot_be_read_is_told_of_once_and_no_variable_beside_it() {
         let text = format!("[otlp]\nendpoint = \"http://otel.example:4318\"\n{proxy}\n{TARGET}");
         let mut problems = Vec::new();
         let merged = tree::merge_text(&sources, Some(&text), &mut problems);
-        let problems = match build(merged, &sources, problems, &Kind::Listed) {
+        let problems = match build(merged, &sources, problems, &TargetOrigin::Listed) {
             Ok(config) => Problems { warnings: config.warnings, ..Problems::default() },
             Err(problems) => problems,
         };
@@ -108,7 +108,7 @@ fn a_build_without_nss_refuses_the_systems_resolver_by_name() {
         let sources = Sources { file: Some(PathBuf::from("imaptrace.toml")), ..Sources::default() };
         let mut problems = Vec::new();
         let merged = tree::merge_text(&sources, Some("[dns]\nresolver = \"system\"\n"), &mut problems);
-        let source = Reader::new(merged, &keys::SCHEMA, &[], problems);
+        let source = TreeReader::new(merged, &keys::SCHEMA, &[], problems);
         settings::dns::read(&source.root(&keys::TOP).table("dns", &settings::dns::KEYS), nss);
         source.finish().errors
     };

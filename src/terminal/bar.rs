@@ -6,7 +6,7 @@ use imaptrace_record::Seconds;
 
 use super::{
     Style,
-    parts::{Part, Parts},
+    parts::{TimePart, TimeParts},
 };
 
 /// The axis: so many columns for so much time, from 0.
@@ -26,7 +26,7 @@ const WHOLE: char = '#';
 const SLIVER: char = '-';
 
 /// A part of a bar, or none, and how it is drawn.
-pub(super) type Piece = (Option<Part>, String);
+pub(super) type BarPiece = (Option<TimePart>, String);
 
 impl Axis {
     /// Where `at` is, in eighths of a column.
@@ -49,7 +49,7 @@ impl Axis {
     ///
     /// The ends are exact to the eighth of a column where a block can show it, else to half a column: shades, and ASCII,
     /// have whole columns only. A sliver, shorter than half a column, bears its largest part.
-    pub(super) fn bar(self, start: Seconds, end: Seconds, parts: Option<Parts>, style: Style) -> Vec<Piece> {
+    pub(super) fn bar(self, start: Seconds, end: Seconds, parts: Option<TimeParts>, style: Style) -> Vec<BarPiece> {
         if self.columns == 0 || end <= start {
             return vec![(None, " ".repeat(self.columns))];
         }
@@ -65,7 +65,7 @@ impl Axis {
             Some(parts) => parts.cells(last - first).into_iter().map(Some).collect(),
             None => vec![None; last - first],
         };
-        let mut pieces: Vec<Piece> = Vec::new();
+        let mut pieces: Vec<BarPiece> = Vec::new();
         for column in 0..self.columns {
             let within = |at: usize| at.saturating_sub(column * EIGHTHS).min(EIGHTHS);
             // What sticks out beyond them belongs to the part at that end.
@@ -73,7 +73,7 @@ impl Axis {
             let block = block(within(from), within(to));
             let inside = (first..last).contains(&column);
             let cell = match part {
-                None | Some(Part::Server) if !style.ascii => block,
+                None | Some(TimePart::Server) if !style.ascii => block,
                 _ if sliver && !style.ascii => block,
                 _ if !inside => ' ',
                 _ if sliver => SLIVER,
@@ -135,7 +135,7 @@ mod tests {
         Seconds::from_micros(micros)
     }
 
-    fn drawn(pieces: &[Piece]) -> String {
+    fn drawn(pieces: &[BarPiece]) -> String {
         pieces.iter().map(|(_, text)| text.as_str()).collect()
     }
 
@@ -143,8 +143,8 @@ mod tests {
         drawn(&axis.bar(us(start), us(end), None, style))
     }
 
-    fn parts(server: u64, network: u64, transfer: u64) -> Option<Parts> {
-        Parts::of(&Step {
+    fn parts(server: u64, network: u64, transfer: u64) -> Option<TimeParts> {
+        TimeParts::of(&Step {
             server_s: Some(us(server)),
             network_s: Some(us(network)),
             transfer_s: Some(us(transfer)),
@@ -196,7 +196,7 @@ mod tests {
         let axis = Axis { columns: 8, end: us(64) };
         let bar = axis.bar(us(8), us(48), parts(24, 8, 8), UNICODE);
         let texts: Vec<_> = bar.iter().map(|(part, text)| (*part, text.as_str())).collect();
-        let [server, network, transfer] = Part::ALL.map(Some);
+        let [server, network, transfer] = TimePart::ALL.map(Some);
         assert_eq!(texts, [(None, " "), (server, "███"), (network, "▒"), (transfer, "░"), (None, "  ")]);
         let sliver = axis.bar(us(63), us(64), parts(1, 7, 3), UNICODE);
         assert_eq!(sliver.last(), Some(&(network, "▕".to_owned())));

@@ -4,7 +4,7 @@ use imaptrace_record::{ConversationLine, LineOrigin};
 
 use super::{
     Style,
-    text::{Line, Tone, duration, safe},
+    text::{TextLine, Tone, duration, safe},
 };
 
 /// Columns of the time; a longer one moves its own line alone.
@@ -18,7 +18,7 @@ pub fn conversation_line(line: &ConversationLine, style: Style) -> String {
         LineOrigin::Server => (Tone::Plain, "S:"),
         LineOrigin::Connection => (Tone::Dim, "--"),
     };
-    let mut text = Line::default();
+    let mut text = TextLine::default();
     text.push(Tone::Dim, format!("{}{time}", " ".repeat(TIME.saturating_sub(time.chars().count()))));
     text.push(tone, format!("  {sign} {}", safe(line.text.as_str(), style)));
     let mut page = String::new();

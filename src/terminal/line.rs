@@ -5,15 +5,15 @@ use imaptrace_record::{Run, RunOutcome};
 use super::{
     Style,
     failure::verdict,
-    parts::{Part, Parts},
+    parts::{TimePart, TimeParts},
     table::doubtful,
-    text::{Line, Tone, duration, safe, times},
+    text::{TextLine, Tone, duration, safe, times},
 };
 
 /// `11:42:40  passed  FLL  465 ms  slowest FETCH 435 ms (server 432 ms)  slow 18.7×`, or what failed it. `~` before a
 /// latency says that it may be wrong. The time of day is in UTC.
 pub fn line(run: &Run, style: Style) -> String {
-    let mut line = Line::default();
+    let mut line = TextLine::default();
     line.push(Tone::Dim, run.started_at.time_of_day()).push(Tone::Plain, "  ");
     line.push(tone(run.outcome), run.outcome.as_str()).pad_to(18);
     if let Some(family) = run.family {
@@ -33,8 +33,8 @@ pub fn line(run: &Run, style: Style) -> String {
             Tone::Plain,
             format!("slowest {} {}", safe(step.name.as_str(), style), duration(step.duration_s, style)),
         );
-        if let Some(parts) = Parts::of(step) {
-            line.push(Tone::Plain, format!(" (server {})", duration(parts.get(Part::Server), style)));
+        if let Some(parts) = TimeParts::of(step) {
+            line.push(Tone::Plain, format!(" (server {})", duration(parts.get(TimePart::Server), style)));
         }
         line.push(Tone::Plain, "  ");
     }

@@ -28,7 +28,7 @@ pub struct Thresholds {
 
 /// What a plug-in finds; the order is that of the exit codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum NagiosState {
     Ok,
     Warning,
     Critical,
@@ -47,8 +47,8 @@ pub struct Nagios {
     runs: u64,
     bad: u64,
     /// The worst of all, and the worst of each address family.
-    worst: Option<(Run, State)>,
-    families: BTreeMap<Option<AddressFamily>, (Run, State)>,
+    worst: Option<(Run, NagiosState)>,
+    families: BTreeMap<Option<AddressFamily>, (Run, NagiosState)>,
     lines: VecDeque<String>,
 }
 
@@ -60,9 +60,9 @@ impl Nagios {
 
     /// Counts a run in.
     pub fn add(&mut self, run: &Run) {
-        let state = State::of(run, &self.thresholds);
+        let state = NagiosState::of(run, &self.thresholds);
         self.runs += 1;
-        self.bad += u64::from(state != State::Ok);
+        self.bad += u64::from(state != NagiosState::Ok);
         if self.worst.as_ref().is_none_or(|worst| is_as_severe((run, state), worst)) {
             self.worst = Some((run.clone(), state));
         }
@@ -90,7 +90,7 @@ impl Nagios {
     /// for the last hundred.
     pub fn conclude(&self) -> (String, u8) {
         let Some((worst, state)) = &self.worst else {
-            return ("IMAP UNKNOWN - no run was made\n".to_owned(), State::Unknown.code());
+            return ("IMAP UNKNOWN - no run was made\n".to_owned(), NagiosState::Unknown.code());
         };
         let mut text = format!("IMAP {} - {}", state.word(), describe(worst));
         if self.runs > 1 {
@@ -113,12 +113,12 @@ impl Nagios {
 }
 
 /// Whether a run is at least as bad as the worst before; among equals the slowest is, and then the last.
-fn is_as_severe((run, state): (&Run, State), (worst, worst_state): &(Run, State)) -> bool {
-    let weight = |run: &Run, state: State| (state.severity(), run.first_loading_latency_s, run.duration_s);
+fn is_as_severe((run, state): (&Run, NagiosState), (worst, worst_state): &(Run, NagiosState)) -> bool {
+    let weight = |run: &Run, state: NagiosState| (state.severity(), run.first_loading_latency_s, run.duration_s);
     weight(run, state) >= weight(worst, *worst_state)
 }
 
-impl State {
+impl NagiosState {
     fn of(run: &Run, thresholds: &Thresholds) -> Self {
         let beyond = |limit: Option<Seconds>| match (run.counted_latency(), limit) {
             (Some(latency), Some(limit)) => latency > limit,

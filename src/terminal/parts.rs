@@ -9,13 +9,13 @@ use super::{Style, text::Tone};
 
 /// One of the three.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Part {
+pub(super) enum TimePart {
     Server,
     Network,
     Transfer,
 }
 
-impl Part {
+impl TimePart {
     pub(super) const ALL: [Self; 3] = [Self::Server, Self::Network, Self::Transfer];
 
     pub(super) fn name(self) -> &'static str {
@@ -49,9 +49,9 @@ impl Part {
 
 /// How long each part took, of one command or of several. Not all of them are zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Parts([Seconds; 3]);
+pub(super) struct TimeParts([Seconds; 3]);
 
-impl Parts {
+impl TimeParts {
     /// None where nothing can be shared out: all are zero.
     fn new(parts: [Seconds; 3]) -> Option<Self> {
         parts.iter().any(|part| *part > Seconds::ZERO).then_some(Self(parts))
@@ -68,22 +68,22 @@ impl Parts {
         Self::new(steps.into_iter().filter_map(Self::of).fold([Seconds::ZERO; 3], add))
     }
 
-    pub(super) fn get(self, part: Part) -> Seconds {
+    pub(super) fn get(self, part: TimePart) -> Seconds {
         self.0[part as usize]
     }
 
     /// The part that took the longest; among equals the first.
-    pub(super) fn largest(self) -> Part {
-        Part::ALL.into_iter().rev().max_by_key(|part| self.get(*part)).unwrap_or(Part::Server)
+    pub(super) fn largest(self) -> TimePart {
+        TimePart::ALL.into_iter().rev().max_by_key(|part| self.get(*part)).unwrap_or(TimePart::Server)
     }
 
     /// Shares out `count` cells by largest remainders, so the largest part has at least one. What counts is how the parts
     /// stand to each other: in a record from elsewhere they may not add up to the duration.
-    pub(super) fn cells(self, count: usize) -> Vec<Part> {
+    pub(super) fn cells(self, count: usize) -> Vec<TimePart> {
         let whole: u128 = self.0.iter().map(|part| u128::from(part.as_micros())).sum();
-        let shares = Part::ALL.map(|part| (part, u128::from(self.get(part).as_micros()) * count as u128));
+        let shares = TimePart::ALL.map(|part| (part, u128::from(self.get(part).as_micros()) * count as u128));
         let floor = |share: u128| usize::try_from(share / whole).unwrap_or(count);
-        let mut cells: Vec<Part> =
+        let mut cells: Vec<TimePart> =
             shares.iter().flat_map(|(part, share)| std::iter::repeat_n(*part, floor(*share))).collect();
         let mut by_remainder = shares;
         by_remainder.sort_by_key(|(_, share)| std::cmp::Reverse(share % whole));
@@ -100,15 +100,15 @@ mod tests {
 
     use super::*;
 
-    fn parts(server: u64, network: u64, transfer: u64) -> Option<Parts> {
-        Parts::new([server, network, transfer].map(Seconds::from_micros))
+    fn parts(server: u64, network: u64, transfer: u64) -> Option<TimeParts> {
+        TimeParts::new([server, network, transfer].map(Seconds::from_micros))
     }
 
     #[test]
     fn cells_go_by_largest_remainders_in_the_order_of_the_record() {
         let cells = |(server, network, transfer), count| {
             let cells = parts(server, network, transfer).unwrap().cells(count);
-            Part::ALL.map(|part| cells.iter().filter(|cell| **cell == part).count())
+            TimePart::ALL.map(|part| cells.iter().filter(|cell| **cell == part).count())
         };
         for (times, count, expected) in [
             ((50, 30, 20), 10, [5, 3, 2]),
@@ -131,11 +131,11 @@ mod tests {
             transfer_s: Some(Seconds::ZERO),
             ..Step::default()
         };
-        assert_eq!(Parts::of(&of(4)), parts(4, 0, 0));
-        assert_eq!(Parts::of(&of(0)), None);
-        assert_eq!(Parts::of(&Step { network_s: None, ..of(4) }), None);
-        assert_eq!(Parts::sum(&[of(4), Step::default(), of(3)]), parts(7, 0, 0));
-        assert_eq!(Parts::sum(&[Step::default()]), None);
+        assert_eq!(TimeParts::of(&of(4)), parts(4, 0, 0));
+        assert_eq!(TimeParts::of(&of(0)), None);
+        assert_eq!(TimeParts::of(&Step { network_s: None, ..of(4) }), None);
+        assert_eq!(TimeParts::sum(&[of(4), Step::default(), of(3)]), parts(7, 0, 0));
+        assert_eq!(TimeParts::sum(&[Step::default()]), None);
     }
 
     proptest! {

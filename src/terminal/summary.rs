@@ -6,10 +6,10 @@ use unicode_width::UnicodeWidthStr as _;
 
 use super::{
     Style,
-    parts::{Part, Parts},
+    parts::{TimePart, TimeParts},
     spread::Spread,
     table::label,
-    text::{Line, Tone, clip, duration},
+    text::{TextLine, Tone, clip, duration},
 };
 
 /// What is shown of all runs when they have ended, in memory that does not grow with their number.
@@ -39,7 +39,7 @@ impl Summary {
             return;
         }
         if let Some(latency) = run.first_loading_latency_s {
-            self.latency.add(latency, Parts::sum(run.loading_steps()));
+            self.latency.add(latency, TimeParts::sum(run.loading_steps()));
         }
         if let Some(first_row) = run.first_row_s {
             self.first_row.add(first_row, None);
@@ -67,7 +67,7 @@ impl Summary {
     /// for each time. Of more than 1,000 values the median is off by at most a thousandth.
     pub fn text(&self, style: Style) -> String {
         let mut page = String::new();
-        let mut line = Line::default();
+        let mut line = TextLine::default();
         line.push(Tone::Bold, format!("{} runs: ", self.runs));
         line.push(Tone::Good, format!("{} passed", self.passed));
         for (outcome, count, tone) in
@@ -92,7 +92,7 @@ impl Summary {
         let shares = rows.iter().any(|(_, _, row)| row.percents.count() > 0) && widest + 40 <= style.width;
         let name_width = widest.min(style.width.saturating_sub(32));
         let mut figures = |tone: Tone, name: &str, [least, median, most, server, runs]: [&str; 5]| {
-            let mut line = Line::default();
+            let mut line = TextLine::default();
             line.push(tone, clip(name, name_width, style)).pad_to(name_width);
             for figure in
                 [Some(least), Some(median), Some(most), shares.then_some(server), Some(runs)].into_iter().flatten()
@@ -129,9 +129,9 @@ struct Row {
 }
 
 impl Row {
-    fn add(&mut self, time: Seconds, parts: Option<Parts>) {
+    fn add(&mut self, time: Seconds, parts: Option<TimeParts>) {
         self.micros.add(time.as_micros());
-        let server = parts.map(|parts| u128::from(parts.get(Part::Server).as_micros()));
+        let server = parts.map(|parts| u128::from(parts.get(TimePart::Server).as_micros()));
         let percent = server.and_then(|server| (server * 100).checked_div(time.as_micros().into()));
         // A part that is larger than the whole is of no run that was measured.
         let percent = percent.and_then(|percent| u64::try_from(percent).ok()).filter(|percent| *percent <= 100);
@@ -156,7 +156,7 @@ fn steps(run: &Run, style: Style, rows: &mut Vec<Row>) {
             rows.push(Row { name, ..Row::default() });
         }
         if let Some(row) = rows.get_mut(at) {
-            row.add(step.duration_s, Parts::of(step));
+            row.add(step.duration_s, TimeParts::of(step));
         }
     }
 }

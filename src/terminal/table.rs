@@ -12,8 +12,8 @@ use super::{
     bar::Axis,
     failure::finding,
     hints::advice,
-    parts::{Part, Parts},
-    text::{Line, Tone, clip, duration, safe, size, times, wrap},
+    parts::{TimePart, TimeParts},
+    text::{TextLine, Tone, clip, duration, safe, size, times, wrap},
 };
 
 /// A column to the right of the bar is shown only while the bar keeps this width.
@@ -37,7 +37,7 @@ const FIGURES: [Figure; 5] = [
 ];
 
 /// The columns of this run at this width.
-pub(super) struct Table<'a> {
+pub(super) struct TextTable<'a> {
     run: &'a Run,
     style: Style,
     name: usize,
@@ -49,7 +49,7 @@ pub(super) struct Table<'a> {
     code: usize,
 }
 
-impl<'a> Table<'a> {
+impl<'a> TextTable<'a> {
     pub(super) fn new(run: &'a Run, style: Style) -> Self {
         let most = |text: &dyn Fn(&Step) -> String, limit: usize| {
             run.steps.iter().map(|step| text(step).width()).max().unwrap_or_default().min(limit)
@@ -92,7 +92,7 @@ impl<'a> Table<'a> {
     }
 
     pub(super) fn titles(&self, page: &mut String) {
-        let mut line = Line::default();
+        let mut line = TextLine::default();
         let end = duration(self.axis.end, self.style);
         let gap = self.axis.columns.saturating_sub(1 + end.width());
         let scale = clip(&format!("0{}{end}", " ".repeat(gap)), self.axis.columns, self.style);
@@ -119,12 +119,12 @@ impl<'a> Table<'a> {
             _ if step.uncertain == Some(true) => doubtful(&duration(step.duration_s, style)),
             _ => duration(step.duration_s, style),
         };
-        let mut line = Line::default();
+        let mut line = TextLine::default();
         line.push(text, clip(&label(step, style), self.name, style)).pad_to(self.bar_at());
-        for (part, cells) in self.axis.bar(step.start_s, step.end_s(), Parts::of(step), style) {
+        for (part, cells) in self.axis.bar(step.start_s, step.end_s(), TimeParts::of(step), style) {
             // What failed has one colour; what passed has those of its parts, the slow ones too.
             let part = part.filter(|_| step.outcome == StepOutcome::Passed);
-            line.push(part.map_or(bar, Part::tone), cells);
+            line.push(part.map_or(bar, TimePart::tone), cells);
         }
         line.push(text, format!(" {took:>width$}", width = self.took));
         for figure in &self.figures {
@@ -167,7 +167,7 @@ impl<'a> Table<'a> {
     /// A line below, or more of them, after a sign.
     pub(super) fn indented(&self, sign: &str, tone: Tone, text: &str, page: &mut String) {
         for (index, part) in wrap(text, self.style.width.saturating_sub(4)).into_iter().enumerate() {
-            let mut line = Line::default();
+            let mut line = TextLine::default();
             line.push(tone, format!("  {} {part}", if index == 0 { sign } else { " " }));
             line.write(self.style, page);
         }
@@ -176,7 +176,7 @@ impl<'a> Table<'a> {
     /// The ruler under the steps that the user waits for.
     pub(super) fn latency(&self, page: &mut String) {
         let Some(latency) = self.run.first_loading_latency_s else { return };
-        let mut line = Line::default();
+        let mut line = TextLine::default();
         line.push(Tone::Plain, " ".repeat(self.bar_at()));
         line.push(Tone::Bold, self.axis.ruler(self.run.first_row_s, latency, self.style));
         let latency = duration(latency, self.style);
@@ -190,11 +190,11 @@ impl<'a> Table<'a> {
 
     /// Which part is drawn how, and what all the commands above come to.
     pub(super) fn legend(&self, page: &mut String) {
-        let Some(parts) = Parts::sum(&self.run.steps) else { return };
+        let Some(parts) = TimeParts::sum(&self.run.steps) else { return };
         let at = self.bar_at();
-        let mut line = Line::default();
+        let mut line = TextLine::default();
         line.push(Tone::Dim, clip("commands", self.name, self.style)).pad_to(at);
-        for part in Part::ALL {
+        for part in TimePart::ALL {
             let words = format!(" {} {}", part.name(), duration(parts.get(part), self.style));
             if line.width() > at && line.width() + 3 + words.width() > self.style.width {
                 std::mem::take(&mut line).write(self.style, page);

@@ -39,9 +39,9 @@ impl Tone {
 
 /// One line under construction.
 #[derive(Debug, Default)]
-pub(super) struct Line(Vec<(Tone, String)>);
+pub(super) struct TextLine(Vec<(Tone, String)>);
 
-impl Line {
+impl TextLine {
     pub(super) fn push(&mut self, tone: Tone, text: impl Into<String>) -> &mut Self {
         self.0.push((tone, text.into()));
         self
@@ -246,7 +246,7 @@ mod tests {
     #[test]
     fn a_line_is_clipped_inside_its_pieces_and_keeps_their_tones() {
         let mut page = String::new();
-        let mut line = Line::default();
+        let mut line = TextLine::default();
         line.push(Tone::Bad, "0123456789").push(Tone::Plain, "abc").push(Tone::Good, "   ");
         line.write(Style { width: 12, ..WIDE }, &mut page);
         assert_eq!(page, "\x1b[31m0123456789\x1b[0ma…\n");

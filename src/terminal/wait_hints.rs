@@ -6,7 +6,7 @@ use imaptrace_record::{Run, RunOutcome, Seconds, Step, StepName};
 
 use super::{
     Style,
-    parts::{Part, Parts},
+    parts::{TimePart, TimeParts},
     text::{duration, safe, size},
 };
 
@@ -20,7 +20,7 @@ pub(super) fn remedy(run: &Run, style: Style) -> Option<String> {
         return None;
     }
     let latency = run.first_loading_latency_s?;
-    let parts = Parts::sum(run.loading_steps())?;
+    let parts = TimeParts::sum(run.loading_steps())?;
     let part = parts.largest();
     let took = parts.get(part);
     let doubt = run.loading_steps().map(doubt).fold(Seconds::ZERO, Seconds::saturating_add);
@@ -30,8 +30,8 @@ pub(super) fn remedy(run: &Run, style: Style) -> Option<String> {
     }
     let time = duration(took, style);
     Some(match part {
-        Part::Server => {
-            let of = |step: &Step| Parts::of(step).map(|parts| parts.get(Part::Server)).unwrap_or_default();
+        TimePart::Server => {
+            let of = |step: &Step| TimeParts::of(step).map(|parts| parts.get(TimePart::Server)).unwrap_or_default();
             let most_of_it = run.loading_steps().max_by_key(|step| of(step))?;
             // Whatever is in doubt could be this step's or the others'.
             let [least, largest] = [took.saturating_sub(doubt), took.saturating_add(doubt)];
@@ -47,7 +47,7 @@ pub(super) fn remedy(run: &Run, style: Style) -> Option<String> {
                 None => format!("mostly the server, {time} over several commands: its load, CPU or memory"),
             }
         }
-        Part::Network => {
+        TimePart::Network => {
             let round_trip = run.server.rtt_min_s.filter(|time| *time > Seconds::ZERO);
             let turns = round_trip.map(|each| {
                 let half = Seconds::from_micros(each.as_micros() / 2);
@@ -57,8 +57,8 @@ pub(super) fn remedy(run: &Run, style: Style) -> Option<String> {
             let turns = turns.unwrap_or_else(|| "round trips".to_owned());
             format!("mostly the network, {time}: {turns}; only a shorter way helps")
         }
-        Part::Transfer => {
-            let commands = run.loading_steps().filter(|step| Parts::of(step).is_some());
+        TimePart::Transfer => {
+            let commands = run.loading_steps().filter(|step| TimeParts::of(step).is_some());
             let bytes = commands.filter_map(|step| step.received_bytes).fold(0, u64::saturating_add);
             format!("mostly transfer, {time} for {}: the rate of the line, or long headers", size(bytes))
         }
@@ -114,13 +114,13 @@ mod tests {
     }
 
     /// A passed run in which `name` takes half a second longer, in one of its parts.
-    fn held(name: &str, part: Part) -> Run {
+    fn held(name: &str, part: TimePart) -> Run {
         let mut run = samples::passed();
         let step = run.steps.iter_mut().find(|step| step.name == name).unwrap();
         let times = match part {
-            Part::Server => &mut step.server_s,
-            Part::Network => &mut step.network_s,
-            Part::Transfer => &mut step.transfer_s,
+            TimePart::Server => &mut step.server_s,
+            TimePart::Network => &mut step.network_s,
+            TimePart::Transfer => &mut step.transfer_s,
         };
         *times = times.map(|time| time.saturating_add(us(500_000)));
         step.duration_s = step.duration_s.saturating_add(us(500_000));
@@ -137,17 +137,17 @@ mod tests {
             ("FETCH", "mostly the server in FETCH, 522 ms: its disk, or a cold cache"),
             ("ID", "mostly the server in ID, 500 ms: its load, CPU or memory"),
         ] {
-            assert_eq!(remedy(&held(name, Part::Server), PLAIN).as_deref(), Some(expected));
+            assert_eq!(remedy(&held(name, TimePart::Server), PLAIN).as_deref(), Some(expected));
         }
         assert_eq!(
             remedy(&samples::far_away(), PLAIN).unwrap(),
             "mostly the network, 702 ms: 5 round trips of 140 ms; only a shorter way helps"
         );
         assert_eq!(
-            remedy(&held("FETCH", Part::Transfer), PLAIN).unwrap(),
+            remedy(&held("FETCH", TimePart::Transfer), PLAIN).unwrap(),
             "mostly transfer, 502 ms for 49.9 kB: the rate of the line, or long headers"
         );
-        let mut run = held("FETCH", Part::Server);
+        let mut run = held("FETCH", TimePart::Server);
         let select = run.steps.iter_mut().find(|step| step.name == "SELECT").unwrap();
         select.server_s = Some(us(600_000));
         let list = run.steps.iter_mut().find(|step| step.name == "LIST").unwrap();
@@ -164,7 +164,7 @@ mod tests {
         assert_eq!(remedy(&samples::passed(), PLAIN), None);
         let slow = Run { slow: Some(true), ..samples::passed() };
         assert!(remedy(&slow, PLAIN).is_some(), "what is slow by its history is worth a word however short");
-        let run = held("FETCH", Part::Server);
+        let run = held("FETCH", TimePart::Server);
         let longer = Run { first_loading_latency_s: Some(us(1_200_000)), ..run.clone() };
         assert_eq!(remedy(&longer, PLAIN), None, "more than half was elsewhere");
         assert_eq!(remedy(&Run { outcome: RunOutcome::Failed, ..run.clone() }, PLAIN), None);
@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn a_doubt_keeps_the_advice_back_only_if_it_could_change_the_part_or_the_step_that_is_named() {
         // 553 ms, of which the server has 544 ms, and 522 ms in FETCH.
-        let run = held("FETCH", Part::Server);
+        let run = held("FETCH", TimePart::Server);
         let with = |index: usize, doubt: Option<u64>| {
             let mut run = run.clone();
             let step: &mut Step = &mut run.steps[index];

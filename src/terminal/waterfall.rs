@@ -12,8 +12,8 @@ use super::{
     failure::{endpoint, verdict},
     hints::advice,
     line::tone,
-    table::{Table, doubtful, label},
-    text::{Line, Tone, clip, duration, safe, wrap},
+    table::{TextTable, doubtful, label},
+    text::{TextLine, Tone, clip, duration, safe, wrap},
     wait_hints::remedy,
 };
 
@@ -25,7 +25,7 @@ pub fn waterfall(run: &Run, style: Style) -> String {
     let mut page = String::new();
     head(run, style, &mut page);
     page.push('\n');
-    let table = Table::new(run, style);
+    let table = TextTable::new(run, style);
     if !run.steps.is_empty() {
         table.titles(&mut page);
     }
@@ -34,7 +34,7 @@ pub fn waterfall(run: &Run, style: Style) -> String {
     for (index, step) in run.steps.iter().enumerate() {
         if step.connection > connection {
             connection = step.connection;
-            let mut line = Line::default();
+            let mut line = TextLine::default();
             line.push(Tone::Dim, format!("connection {}", connection.unwrap_or_default()));
             line.write(style, &mut page);
         }
@@ -85,7 +85,7 @@ fn head(run: &Run, style: Style, page: &mut String) {
     }
     let who = clip(&who, room, style);
     let place = clip(&place, room.saturating_sub(who.width()), style);
-    let mut line = Line::default();
+    let mut line = TextLine::default();
     line.push(Tone::Bold, who).push(Tone::Plain, place).push(Tone::Plain, right);
     line.push(tone(run.outcome), run.outcome.as_str());
     line.write(style, page);
@@ -122,7 +122,7 @@ fn sum(run: &Run, style: Style, page: &mut String) {
 
 fn paragraph(tone: Tone, text: &str, style: Style, page: &mut String) {
     for part in wrap(text, style.width) {
-        let mut line = Line::default();
+        let mut line = TextLine::default();
         line.push(tone, part);
         line.write(style, page);
     }
@@ -132,7 +132,7 @@ fn paragraph(tone: Tone, text: &str, style: Style, page: &mut String) {
 fn details(run: &Run, style: Style, page: &mut String) {
     let mut detail = |tone: Tone, name: &str, text: String| {
         for (index, part) in wrap(&text, style.width.saturating_sub(9)).into_iter().enumerate() {
-            let mut line = Line::default();
+            let mut line = TextLine::default();
             line.push(Tone::Dim, format!("{:<9}", if index == 0 { name } else { "" })).push(tone, part);
             line.write(style, page);
         }

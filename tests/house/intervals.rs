@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use imaptrace::{
-    config::{self, Metrics, units::parse_duration},
+    config::{self, MetricsOptions, units::parse_duration},
     telemetry::names,
 };
 
@@ -49,14 +49,14 @@ fn nothing_scrapes_faster_than_agents_export() {
     let grafana = set(&files, "timeInterval");
     assert!(!grafana.is_empty());
     for (path, interval) in scrapes.iter().chain(&grafana) {
-        assert!(*interval >= Metrics::EXPORT_INTERVAL, "{path}: {interval:?}");
+        assert!(*interval >= MetricsOptions::EXPORT_INTERVAL, "{path}: {interval:?}");
     }
     let longest = scrapes.iter().map(|(_, interval)| *interval).max().unwrap();
     assert!(grafana.iter().all(|(_, interval)| *interval >= longest), "{grafana:?}");
     let flushes = set(&files, "metrics_flush_interval");
     assert!(!flushes.is_empty() && flushes.iter().all(|(_, interval)| *interval >= longest), "{flushes:?}");
     for (path, interval) in set(&files, "export_interval") {
-        assert!(interval <= Metrics::EXPORT_INTERVAL, "{path} exports every {interval:?}");
+        assert!(interval <= MetricsOptions::EXPORT_INTERVAL, "{path} exports every {interval:?}");
     }
 }
 

@@ -14,7 +14,7 @@ pub(crate) static KEYS: TableKeys =
 
 /// What metrics look like.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Metrics {
+pub struct MetricsOptions {
     /// Labels of targets that metrics bear; traces bear all.
     pub labels: BTreeSet<String>,
     /// What a series is for.
@@ -29,7 +29,7 @@ pub struct Metrics {
     pub timing: bool,
 }
 
-impl Metrics {
+impl MetricsOptions {
     /// How often metrics are exported unless set.
     pub const EXPORT_INTERVAL: Duration = Duration::from_secs(15);
 }
@@ -46,7 +46,7 @@ pub enum Histogram {
 const PER: &[(&str, Per)] = &[("target", Per::Target), ("group", Per::Group)];
 
 /// Reads `[metrics]`.
-pub(crate) fn read(table: &Table<'_>, targets: &[Target]) -> Metrics {
+pub(crate) fn read(table: &Table<'_>, targets: &[Target]) -> MetricsOptions {
     let mut labels = BTreeSet::new();
     for (field, label) in table.get("labels").and_then(|field| field.list()).unwrap_or_default() {
         if !targets.is_empty() && !targets.iter().any(|target| target.labels.contains_key(&label)) {
@@ -63,14 +63,14 @@ pub(crate) fn read(table: &Table<'_>, targets: &[Target]) -> Metrics {
     }
     let kinds = [("explicit", Histogram::Explicit), ("exponential", Histogram::Exponential)];
     let number = |key| table.get(key).and_then(|field| field.number(1, u64::MAX));
-    Metrics {
+    MetricsOptions {
         labels,
         per: per.map_or(Per::Target, |(per, _)| per),
         series_limit: number("series_limit").unwrap_or(100_000),
         export_interval: table
             .get("export_interval")
             .and_then(|field| field.duration())
-            .unwrap_or(Metrics::EXPORT_INTERVAL),
+            .unwrap_or(MetricsOptions::EXPORT_INTERVAL),
         histogram: table.get("histogram").and_then(|field| field.choice(&kinds)).unwrap_or(Histogram::Explicit),
         timing: table.get("timing").and_then(|field| field.bool()).unwrap_or(false),
     }

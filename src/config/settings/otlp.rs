@@ -8,7 +8,7 @@ use imaptrace_imap::Secret;
 
 use crate::{
     config::{
-        settings::proxy::{self, Route, Setting},
+        settings::proxy::{self, ProxySetting, Route},
         sources::{
             otel,
             readers::{Field, Table},
@@ -128,8 +128,8 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const GRPC_PORT: u16 = 4317;
 
 /// What one of the three tables says.
-struct Settings {
-    endpoint: Option<Endpoint>,
+struct SignalSettings {
+    endpoint: Option<OtlpEndpoint>,
     protocol: Option<Protocol>,
     headers: Option<Vec<(String, SecretSource)>>,
     timeout: Option<Duration>,
@@ -137,10 +137,10 @@ struct Settings {
     ca_file: Option<PathBuf>,
     client_cert: Option<PathBuf>,
     client_key: Option<PathBuf>,
-    proxy: Option<Setting>,
+    proxy: Option<ProxySetting>,
 }
 
-struct Endpoint {
+struct OtlpEndpoint {
     url: String,
     scheme: &'static str,
     host: Host,
@@ -151,18 +151,18 @@ struct Endpoint {
 
 /// Reads `[otlp]`.
 pub(crate) fn read(table: &Table<'_>, environment: &[(String, String)]) -> Otlp {
-    let base = Settings::read(table);
+    let base = SignalSettings::read(table);
     let traces_table = table.table("traces", &TRACES);
     let metrics_table = table.table("metrics", &METRICS);
-    let traces = Settings::read(&traces_table);
-    let metrics = Settings::read(&metrics_table);
+    let traces = SignalSettings::read(&traces_table);
+    let metrics = SignalSettings::read(&metrics_table);
     Otlp {
         traces: traces.over(&base, "/v1/traces", (&traces_table, table), environment),
         metrics: metrics.over(&base, "/v1/metrics", (&metrics_table, table), environment),
     }
 }
 
-impl Settings {
+impl SignalSettings {
     fn read(table: &Table<'_>) -> Self {
         Self {
             endpoint: table.get("endpoint").and_then(|field| read_endpoint(&field)),
@@ -200,7 +200,7 @@ impl Settings {
             table.warn("headers", "headers, which may hold a key, go over the network in clear text", help);
         }
         let said = self.proxy.or_else(|| base.proxy.clone());
-        let setting = said.as_ref().unwrap_or(&Setting::None);
+        let setting = said.as_ref().unwrap_or(&ProxySetting::None);
         let port = endpoint.port.unwrap_or(if endpoint.scheme == "https" { 443 } else { 80 });
         let route = proxy::route(setting, (endpoint.scheme, &endpoint.host, port), environment, |what| {
             let table = if table.has("proxy") { table } else { common };
@@ -231,7 +231,7 @@ impl Settings {
 }
 
 /// Reads `http(s)://HOST[:PORT][/PATH]`. It is not repeated in a problem: somebody may have put a password in.
-fn read_endpoint(field: &Field<'_>) -> Option<Endpoint> {
+fn read_endpoint(field: &Field<'_>) -> Option<OtlpEndpoint> {
     let text = field.text()?;
     let refuse = |what: &str, help: &str| {
         field.error(format!("the endpoint {what}"), help);
@@ -254,7 +254,7 @@ fn read_endpoint(field: &Field<'_>) -> Option<Endpoint> {
     };
     let scheme = if scheme == "https" { "https" } else { "http" };
     let exposed = scheme == "http" && !proxy::is_loopback(&host);
-    Some(Endpoint { scheme, host, port, exposed, url: text })
+    Some(OtlpEndpoint { scheme, host, port, exposed, url: text })
 }
 
 /// A table of names and values (each plain text or a reference to a secret), or `name=value,…` in one text.

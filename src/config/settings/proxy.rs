@@ -16,7 +16,7 @@ use crate::{
 
 /// An HTTP proxy that opens tunnels (CONNECT).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HttpProxy {
+pub struct ProxyUrl {
     /// Its host.
     pub host: Host,
     /// Its port.
@@ -25,7 +25,7 @@ pub struct HttpProxy {
     pub credentials: Option<Secret>,
 }
 
-impl fmt::Display for HttpProxy {
+impl fmt::Display for ProxyUrl {
     /// Without the credentials.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "http://{}:{}", bracketed(&self.host), self.port)
@@ -45,7 +45,7 @@ pub(crate) fn bracketed(host: &Host) -> String {
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Route {
     /// None is straight on.
-    pub proxy: Option<HttpProxy>,
+    pub proxy: Option<ProxyUrl>,
     /// What decided it, if that was not the key alone.
     pub reason: Option<String>,
 }
@@ -68,39 +68,39 @@ impl fmt::Debug for Route {
 
 /// What the key says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Setting {
+pub(crate) enum ProxySetting {
     None,
     Environment,
-    Url(HttpProxy),
+    Url(ProxyUrl),
 }
 
 const HELP: &str = "write http://HOST:PORT, http://USER:PASSWORD@HOST:PORT, environment, or none";
 
 /// Reads the key.
-pub(crate) fn read(field: &Field<'_>) -> Option<Setting> {
+pub(crate) fn read(field: &Field<'_>) -> Option<ProxySetting> {
     let text = field.text()?;
     match text.as_str() {
-        "none" => return Some(Setting::None),
-        "environment" => return Some(Setting::Environment),
+        "none" => return Some(ProxySetting::None),
+        "environment" => return Some(ProxySetting::Environment),
         _ => {}
     }
     if !text.contains("://") {
         field.error("it is neither a URL nor one of the words for it", HELP);
         return None;
     }
-    parse(&text).map(Setting::Url).map_err(|problem| field.error(problem, HELP)).ok()
+    parse(&text).map(ProxySetting::Url).map_err(|problem| field.error(problem, HELP)).ok()
 }
 
 /// The way to an endpoint. `complain` gets what is wrong with a variable that decides it.
 pub(crate) fn route(
-    setting: &Setting,
+    setting: &ProxySetting,
     endpoint: (&str, &Host, u16),
     environment: &[(String, String)],
     complain: impl FnOnce(String),
 ) -> Route {
     let (scheme, host, port) = endpoint;
     let straight = |reason: Option<String>| Route { proxy: None, reason };
-    if *setting != Setting::None && is_loopback(host) {
+    if *setting != ProxySetting::None && is_loopback(host) {
         return straight(Some("the receiver is on this host".to_owned()));
     }
     let get = |name: &str| environment.iter().rev().find(|(known, value)| known == name && !value.is_empty());
@@ -116,12 +116,12 @@ pub(crate) fn route(
         lists.filter(|(_, list)| list.split([',', ' ', '\t']).any(|entry| exempts(entry, host, port)))
     };
     match setting {
-        Setting::Url(proxy) => Route { proxy: Some(proxy.clone()), reason: None },
-        Setting::None => {
+        ProxySetting::Url(proxy) => Route { proxy: Some(proxy.clone()), reason: None },
+        ProxySetting::None => {
             let passed_over = variable().filter(|_| !is_loopback(host) && exempting().is_none());
             straight(passed_over.map(|(name, _)| format!("{name} is set and is not used")))
         }
-        Setting::Environment => {
+        ProxySetting::Environment => {
             if let Some((name, _)) = exempting() {
                 return straight(Some(format!("{name} names the receiver")));
             }
@@ -142,7 +142,7 @@ pub(crate) fn route(
 }
 
 /// Reads `http://[USER[:PASSWORD]@]HOST[:PORT][/]`. The error says nothing of the credentials.
-fn parse(url: &str) -> Result<HttpProxy, String> {
+fn parse(url: &str) -> Result<ProxyUrl, String> {
     let (scheme, rest) = url.split_once("://").ok_or("it is no URL")?;
     if !scheme.eq_ignore_ascii_case("http") {
         let known = ["https", "socks", "socks4", "socks4a", "socks5", "socks5h"]
@@ -176,7 +176,7 @@ fn parse(url: &str) -> Result<HttpProxy, String> {
             Some(Secret::new(format!("{}:{}", pair.0, pair.1)))
         }
     };
-    Ok(HttpProxy { host, port: port.unwrap_or(80), credentials })
+    Ok(ProxyUrl { host, port: port.unwrap_or(80), credentials })
 }
 
 /// Whether the host is this one, as far as its name shows: an address of loopback or none at all, `localhost`, or a name
@@ -248,7 +248,7 @@ mod tests {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     }
 
-    fn by(setting: &Setting, url: &str, pairs: &[(&str, &str)]) -> String {
+    fn by(setting: &ProxySetting, url: &str, pairs: &[(&str, &str)]) -> String {
         let (scheme, place) = url.split_once("://").unwrap();
         let (host, port) = url::parse_place(place).unwrap();
         let mut problem = None;
@@ -260,14 +260,14 @@ mod tests {
     #[test]
     fn without_the_key_the_environment_is_named_and_not_used() {
         for name in ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"] {
-            let shown = by(&Setting::None, "http://otel.example", &[(name, "http://me:planted@p:3128")]);
+            let shown = by(&ProxySetting::None, "http://otel.example", &[(name, "http://me:planted@p:3128")]);
             assert_eq!(shown, format!("proxy none ({name} is set and is not used)"));
-            assert_eq!(by(&Setting::None, "http://localhost", &[(name, "http://p:3128")]), "proxy none");
+            assert_eq!(by(&ProxySetting::None, "http://localhost", &[(name, "http://p:3128")]), "proxy none");
         }
-        assert_eq!(by(&Setting::None, "http://otel.example", &[("HTTPS_PROXY", "http://p:1")]), "proxy none");
-        assert_eq!(by(&Setting::None, "http://otel.example", &[("HTTP_PROXY", "")]), "proxy none");
+        assert_eq!(by(&ProxySetting::None, "http://otel.example", &[("HTTPS_PROXY", "http://p:1")]), "proxy none");
+        assert_eq!(by(&ProxySetting::None, "http://otel.example", &[("HTTP_PROXY", "")]), "proxy none");
         let exempt = [("HTTP_PROXY", "http://p:1"), ("NO_PROXY", "otel.example")];
-        assert_eq!(by(&Setting::None, "http://otel.example", &exempt), "proxy none");
+        assert_eq!(by(&ProxySetting::None, "http://otel.example", &exempt), "proxy none");
     }
 
     #[test]
@@ -278,7 +278,7 @@ mod tests {
             ("https_proxy", "small:3/"),
             ("HTTPS_PROXY", "http://large:4"),
         ];
-        let by = |url: &str, pairs: &[(&str, &str)]| by(&Setting::Environment, url, pairs);
+        let by = |url: &str, pairs: &[(&str, &str)]| by(&ProxySetting::Environment, url, pairs);
         assert_eq!(by("http://otel.example", &all), "proxy http://plain:2 (HTTP_PROXY)");
         assert_eq!(by("https://otel.example", &all), "proxy http://small:3 (https_proxy)");
         assert_eq!(by("https://otel.example", &all[..2]), "proxy http://all:1 (ALL_PROXY)");
@@ -292,8 +292,8 @@ mod tests {
 
     #[test]
     fn a_receiver_on_this_host_is_never_reached_through_a_proxy() {
-        let url = Setting::Url(parse("http://p:3128").unwrap());
-        for setting in [url, Setting::Environment] {
+        let url = ProxySetting::Url(parse("http://p:3128").unwrap());
+        for setting in [url, ProxySetting::Environment] {
             for host in [
                 "localhost",
                 "LocalHost.",
@@ -355,7 +355,7 @@ mod tests {
         ] {
             for name in ["NO_PROXY", "no_proxy"] {
                 let shown = by(
-                    &Setting::Environment,
+                    &ProxySetting::Environment,
                     &format!("http://{host}"),
                     &[("HTTP_PROXY", "http://p:3128"), (name, list)],
                 );
@@ -368,7 +368,7 @@ mod tests {
             }
         }
         // It is the environment's, and says nothing of a proxy that the configuration names.
-        let url = Setting::Url(parse("http://p:3128").unwrap());
+        let url = ProxySetting::Url(parse("http://p:3128").unwrap());
         assert_eq!(by(&url, "http://otel.example", &[("NO_PROXY", "*")]), "proxy http://p:3128");
     }
 
@@ -377,7 +377,7 @@ mod tests {
         let proxy = parse("HTTP://me%40x:ca%3Anary%2F@[fd12::1]:3128/").unwrap();
         assert_eq!(proxy.credentials.as_ref().unwrap().expose(), "me@x:ca:nary/");
         assert_eq!(proxy.to_string(), "http://[fd12::1]:3128");
-        assert!(!format!("{proxy:?} {:?}", Setting::Url(proxy.clone())).contains("nary"));
+        assert!(!format!("{proxy:?} {:?}", ProxySetting::Url(proxy.clone())).contains("nary"));
         assert_eq!(parse("http://me@p").unwrap().credentials.unwrap().expose(), "me:");
         assert_eq!(parse("http://p").unwrap().port, 80);
         // Not encoded as it should be.

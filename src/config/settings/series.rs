@@ -36,15 +36,15 @@ pub const EXPONENTIAL_SAMPLES: u64 = 3;
 /// and the number of calls.
 pub const SPAN_SAMPLES: u64 = 14 + 4;
 
-/// Series of both kinds.
+/// Numbers of series of both kinds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-struct Series {
+struct SeriesCount {
     histograms: u64,
     /// Counters and gauges.
     others: u64,
 }
 
-impl Series {
+impl SeriesCount {
     const fn new(histograms: u64, others: u64) -> Self {
         Self { histograms, others }
     }
@@ -62,7 +62,7 @@ impl Series {
     }
 }
 
-impl Add for Series {
+impl Add for SeriesCount {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
@@ -70,26 +70,26 @@ impl Add for Series {
     }
 }
 
-impl Mul<Series> for u64 {
-    type Output = Series;
+impl Mul<SeriesCount> for u64 {
+    type Output = SeriesCount;
 
-    fn mul(self, series: Series) -> Series {
-        Series::new(self * series.histograms, self * series.others)
+    fn mul(self, series: SeriesCount) -> SeriesCount {
+        SeriesCount::new(self * series.histograms, self * series.others)
     }
 }
 
 /// Of the agent itself: start lag and delivery duration; active runs, queue size and limit, time and success of the last
 /// reload, and how short of CPU it is (four).
-const AGENT: Series = Series::new(2, 9);
+const AGENT: SeriesCount = SeriesCount::new(2, 9);
 /// And what it has when runs were dropped, by reason.
-const AGENT_FAILING: Series = Series::new(0, 3);
+const AGENT_FAILING: SeriesCount = SeriesCount::new(0, 3);
 
 /// The same for each account: a run and a step for each way of failing; runs that were skipped.
-const ACCOUNT_FAILING: Series = Series::new(2 * FAILURES, SKIP_REASONS);
+const ACCOUNT_FAILING: SeriesCount = SeriesCount::new(2 * FAILURES, SKIP_REASONS);
 
 /// Something that is counted, while all runs pass and with an allowance for failures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reckoned {
+pub struct SampleEstimate {
     /// While all runs start and pass.
     pub passing: u64,
     /// When each account has failed in five ways, and been skipped for each reason.
@@ -104,29 +104,29 @@ pub fn series(config: &Config) -> u64 {
 
 /// The number of samples that a scrape of the Collector finds of this agent. The description of the agent, `target_info`,
 /// is one of them; what Prometheus adds for each of its own targets (`up` and the like) is not.
-pub fn samples(config: &Config) -> Reckoned {
+pub fn samples(config: &Config) -> SampleEstimate {
     let kind = config.metrics.histogram;
     let (passing, failing) = all(config);
-    Reckoned { passing: 1 + passing.samples(kind), failing: 1 + (passing + failing).samples(kind) }
+    SampleEstimate { passing: 1 + passing.samples(kind), failing: 1 + (passing + failing).samples(kind) }
 }
 
 /// The number of samples that come on top from the span metrics of otel-collector.yaml, which are made of the traces: for
 /// each target and name of a span.
-pub fn span_samples(config: &Config) -> Reckoned {
+pub fn span_samples(config: &Config) -> SampleEstimate {
     let names = |target: &Target| 1 + phases(target) + commands(target);
     let passing: u64 = config.targets.iter().map(names).sum();
     let targets: u64 = config.targets.iter().map(|_| 1).sum();
     let samples = |names: u64| SPAN_SAMPLES * names;
-    Reckoned { passing: samples(passing), failing: samples(passing + 2 * FAILURES * targets) }
+    SampleEstimate { passing: samples(passing), failing: samples(passing + 2 * FAILURES * targets) }
 }
 
 /// What tells an account's series from those of others: the name, the account, the journey, and the labels that metrics
 /// bear. Targets of one group share them when series are for groups.
-type Account<'a> = (&'a str, &'a str, &'a str, Vec<Option<&'a String>>);
+type AccountKey<'a> = (&'a str, &'a str, &'a str, Vec<Option<&'a String>>);
 
 /// The series while all runs pass, and those that failures add.
-fn all(config: &Config) -> (Series, Series) {
-    let mut accounts: HashMap<Account<'_>, (u64, Series)> = HashMap::new();
+fn all(config: &Config) -> (SeriesCount, SeriesCount) {
+    let mut accounts: HashMap<AccountKey<'_>, (u64, SeriesCount)> = HashMap::new();
     for target in &config.targets {
         let families = if target.address == AddressChoice::Each { 2 } else { 1 };
         let one = (families, families * per_account(target, config.metrics.timing));
@@ -154,11 +154,11 @@ fn phases(target: &Target) -> u64 {
     2 + u64::from(tls) + u64::from(matches!(target.endpoint.host, Host::Name(_)))
 }
 
-fn per_account(target: &Target, timing: bool) -> Series {
+fn per_account(target: &Target, timing: bool) -> SeriesCount {
     let tls = target.security != Security::None;
     // First loading and the run's duration; up, last run, messages, bytes of the greeting, the certificate's end.
-    let single = Series::new(2, 4 + u64::from(tls));
+    let single = SeriesCount::new(2, 4 + u64::from(tls));
     // One duration and two directions of bytes for each command.
-    let of_command = Series::new(1 + if timing { TIMING_PARTS } else { 0 }, 2);
-    single + Series::new(phases(target), 0) + commands(target) * of_command
+    let of_command = SeriesCount::new(1 + if timing { TIMING_PARTS } else { 0 }, 2);
+    single + SeriesCount::new(phases(target), 0) + commands(target) * of_command
 }

@@ -10,7 +10,7 @@ pub(crate) static KEYS: TableKeys = TableKeys::new("state", &["dir", "queue_memo
 
 /// What outlives the agent, and how much of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct State {
+pub struct StateOptions {
     /// Where it is; none keeps nothing.
     pub dir: Option<PathBuf>,
     /// Bytes of finished runs that wait in memory.
@@ -20,9 +20,9 @@ pub struct State {
 }
 
 /// Reads `[state]`.
-pub(crate) fn read(table: &Table<'_>) -> State {
+pub(crate) fn read(table: &Table<'_>) -> StateOptions {
     let size = |key| table.get(key).and_then(|field| field.size());
-    State {
+    StateOptions {
         dir: table.get("dir").and_then(|field| field.directory()),
         queue_memory: size("queue_memory").unwrap_or(32 << 20),
         queue_disk: size("queue_disk").unwrap_or(128 << 20),

@@ -71,7 +71,7 @@ fn read_name(table: &Table<'_>) -> Option<String> {
 }
 
 /// One end of a window.
-enum End {
+enum WindowEnd {
     /// `"22:00"`; none is `"24:00"`.
     Daily(Option<Time>),
     /// `"2026-12-01T22:00:00+01:00"`.
@@ -88,7 +88,7 @@ fn read_hours(table: &Table<'_>) -> Option<Hours> {
             table.error("from", "the window has no time", "add days, or from and to");
             None
         }
-        (Some(Some(End::Moment(from))), Some(Some(End::Moment(to)))) => {
+        (Some(Some(WindowEnd::Moment(from))), Some(Some(WindowEnd::Moment(to)))) => {
             for key in ["days", "time_zone"] {
                 if table.has(key) {
                     let what = format!("{key} goes with times of the day alone, not with dates");
@@ -101,7 +101,7 @@ fn read_hours(table: &Table<'_>) -> Option<Hours> {
             }
             Some(Hours::Once { from, to })
         }
-        (Some(Some(End::Moment(_))), other) | (other, Some(Some(End::Moment(_)))) => {
+        (Some(Some(WindowEnd::Moment(_))), other) | (other, Some(Some(WindowEnd::Moment(_)))) => {
             // What is wrong with the other has been said.
             if !matches!(other, Some(None)) {
                 let help = "write both as a time of the day, or both with date and offset from UTC";
@@ -112,7 +112,7 @@ fn read_hours(table: &Table<'_>) -> Option<Hours> {
         (from, to) => {
             let from = match from {
                 None => Time::midnight(),
-                Some(Some(End::Daily(Some(time)))) => time,
+                Some(Some(WindowEnd::Daily(Some(time)))) => time,
                 Some(Some(_)) => {
                     table.error("from", "no window begins at the end of a day", "write \"00:00\" and the day after");
                     return None;
@@ -121,7 +121,7 @@ fn read_hours(table: &Table<'_>) -> Option<Hours> {
             };
             let to = match to {
                 None => None,
-                Some(Some(End::Daily(time))) => time,
+                Some(Some(WindowEnd::Daily(time))) => time,
                 Some(_) => return None,
             };
             if to == Some(from) {
@@ -156,13 +156,13 @@ fn read_zone(field: &Field<'_>) -> Option<TimeZone> {
     TimeZone::get(&name).map_err(|_| field.error("there is no such time zone", help)).ok()
 }
 
-fn read_end(field: &Field<'_>) -> Option<End> {
+fn read_end(field: &Field<'_>) -> Option<WindowEnd> {
     let text = field.text()?;
     if let Some(end) = time_of_day(&text) {
-        return Some(End::Daily(end));
+        return Some(WindowEnd::Daily(end));
     }
     if let Ok(moment) = text.parse() {
-        return Some(End::Moment(moment));
+        return Some(WindowEnd::Moment(moment));
     }
     let help = "write \"22:00\", or \"2026-12-01T22:00:00+01:00\" for a window of one time";
     field.error("it is neither a time of the day nor a date and time with its offset from UTC", help);

@@ -17,10 +17,10 @@ pub struct Resource {
     pub attributes: Vec<(String, String)>,
 }
 
-type Key = &'static [&'static str];
+type KeyPath = &'static [&'static str];
 
 /// Variable, the key it sets, and whether its value is a bare number of milliseconds.
-const SETTINGS: &[(&str, Key, bool)] = &[
+const SETTINGS: &[(&str, KeyPath, bool)] = &[
     ("OTEL_EXPORTER_OTLP_ENDPOINT", &["otlp", "endpoint"], false),
     ("OTEL_EXPORTER_OTLP_PROTOCOL", &["otlp", "protocol"], false),
     ("OTEL_EXPORTER_OTLP_HEADERS", &["otlp", "headers"], false),
@@ -65,7 +65,7 @@ pub(crate) fn is_read(variable: &str) -> bool {
 pub(crate) fn settings<'a>(
     environment: &'a [(String, String)],
     problems: &mut Vec<Problem>,
-) -> Vec<(&'a str, Key, String)> {
+) -> Vec<(&'a str, KeyPath, String)> {
     let mut settings = Vec::new();
     for (variable, value) in environment.iter().filter(|(_, value)| !value.is_empty()) {
         let refusal = if variable.starts_with("OTEL_TRACES_SAMPLER") {

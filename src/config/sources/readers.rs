@@ -18,7 +18,7 @@ use figment::value::{Dict, Value};
 use crate::{
     config::{
         problem::{Place, Problem, Problems, nearest},
-        problem_collector::Noted,
+        problem_collector::ProblemCollector,
         sources::{
             positions::join,
             schema::{self, Schema, TableKeys},
@@ -37,10 +37,10 @@ const GUESSES: usize = 50_000_000;
 pub(crate) type Complaint = Option<(String, &'static str)>;
 
 /// The tree and what was found wrong with it so far.
-pub(crate) struct Reader {
+pub(crate) struct TreeReader {
     merged: Merged,
     schema: &'static Schema,
-    noted: RefCell<Noted>,
+    noted: RefCell<ProblemCollector>,
     /// The files of secrets that were looked at, by path and how, and what is wrong with each.
     secrets: RefCell<HashMap<(String, bool, bool), Complaint>>,
     /// What may still be spent on finding out what was meant by a name that is not known.
@@ -49,7 +49,7 @@ pub(crate) struct Reader {
     variables: HashSet<String>,
 }
 
-impl Reader {
+impl TreeReader {
     pub(crate) fn new(
         merged: Merged,
         schema: &'static Schema,
@@ -57,7 +57,7 @@ impl Reader {
         errors: Vec<Problem>,
     ) -> Self {
         let variables = environment.iter().map(|(name, _)| name.clone()).collect();
-        let mut noted = Noted::default();
+        let mut noted = ProblemCollector::default();
         for error in errors {
             noted.error(error);
         }
@@ -107,7 +107,7 @@ impl Reader {
 /// A table; an absent one is empty.
 #[derive(Clone)]
 pub(crate) struct Table<'a> {
-    reader: &'a Reader,
+    reader: &'a TreeReader,
     path: String,
     values: Option<&'a Dict>,
     keys: &'static TableKeys,
@@ -203,7 +203,7 @@ impl<'a> Table<'a> {
 /// One value and its path.
 #[derive(Clone)]
 pub(crate) struct Field<'a> {
-    reader: &'a Reader,
+    reader: &'a TreeReader,
     pub(crate) path: String,
     value: &'a Value,
 }

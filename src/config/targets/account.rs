@@ -11,7 +11,7 @@ use crate::{
             schema::TableKeys,
         },
         targets::{
-            expand::{Fill, unknown},
+            expand::{Placeholders, unknown},
             options::{self, Needs},
             url::ServerUrl,
         },
@@ -23,15 +23,15 @@ use crate::{
 pub(crate) static SECRET: TableKeys =
     TableKeys::new("password", &["file", "env", "command", "credential", "insecure_mode", "exact"]);
 
-/// What an account is called when nobody names it.
+/// The name of an account without one.
 const DEFAULT: &str = "default";
 
 const UNUSED: &str = "with auth \"external\" the certificate logs in, and no password is used";
 
 const FORMS: &str = "write { file = \"…\" }, { env = \"…\" }, { command = [\"…\"] } or { credential = \"…\" }";
 
-/// Whose accounts are read.
-pub(crate) enum Whose<'a> {
+/// What the accounts belong to.
+pub(crate) enum Owner<'a> {
     /// A target's own.
     Target,
     /// The command line's, with a password that was found, if any, outside flags and URL.
@@ -39,7 +39,7 @@ pub(crate) enum Whose<'a> {
     /// A group's, for one of its members.
     Member {
         /// What the group's keys leave open.
-        fill: Fill<'a>,
+        placeholders: Placeholders<'a>,
         /// The URL is the member's own, so what stands in it beats the group's keys.
         own_url: bool,
     },
@@ -48,10 +48,10 @@ pub(crate) enum Whose<'a> {
 /// Reads the accounts: the target's own `user` and `password` (or those in its URL) first, then `[[targets.accounts]]`.
 ///
 /// A key beats the URL, and the URL beats a password that the command line found elsewhere.
-pub(crate) fn read(table: &Table<'_>, url: Option<&ServerUrl>, whose: &Whose<'_>, needs: Needs) -> Vec<Account> {
-    let given = if let Whose::Probe(given) = whose { *given } else { None };
-    let (fill, own_url) = match whose {
-        Whose::Member { fill, own_url } => (Some(fill), *own_url),
+pub(crate) fn read(table: &Table<'_>, url: Option<&ServerUrl>, owner: &Owner<'_>, needs: Needs) -> Vec<Account> {
+    let given = if let Owner::Probe(given) = owner { *given } else { None };
+    let (placeholders, own_url) = match owner {
+        Owner::Member { placeholders, own_url } => (Some(placeholders), *own_url),
         _ => (None, false),
     };
     let in_url = url.and_then(|url| url.password.clone());
@@ -67,9 +67,12 @@ pub(crate) fn read(table: &Table<'_>, url: Option<&ServerUrl>, whose: &Whose<'_>
     let here = password_field.is_some() || in_url.is_some();
     let has_password = here || given.is_some();
     let in_url_used = in_url.clone().filter(|_| password_field.is_none());
-    let user = user_field.as_ref().map_or_else(|| url.and_then(|url| url.user.clone()), |field| user_name(field, fill));
-    let password =
-        password_field.as_ref().map_or_else(|| in_url.map(SecretSource::Given), |field| filled_secret(field, fill));
+    let user = user_field
+        .as_ref()
+        .map_or_else(|| url.and_then(|url| url.user.clone()), |field| user_name(field, placeholders));
+    let password = password_field
+        .as_ref()
+        .map_or_else(|| in_url.map(SecretSource::Given), |field| filled_secret(field, placeholders));
     if let Some(edge) = in_url_used.and_then(|secret| Edge::of(secret.expose())) {
         let help = "take it out; one that is meant needs a file, a variable or a command, and `exact` beside it";
         table.error("url", format!("the password in the URL {edge}"), help);
@@ -81,7 +84,7 @@ pub(crate) fn read(table: &Table<'_>, url: Option<&ServerUrl>, whose: &Whose<'_>
         table.warn("password", UNUSED, "take it out");
     }
 
-    let master_user = table.get("master_user").and_then(|field| user_name(&field, fill));
+    let master_user = table.get("master_user").and_then(|field| user_name(&field, placeholders));
 
     let mut accounts = Vec::new();
     if let (Some(user), Some(password)) = (user, password) {
@@ -91,7 +94,7 @@ pub(crate) fn read(table: &Table<'_>, url: Option<&ServerUrl>, whose: &Whose<'_>
     }
     // With a URL that cannot be read, nobody knows what stands in it.
     if url.is_some() {
-        let (no_user, no_password) = if matches!(whose, Whose::Probe(_)) {
+        let (no_user, no_password) = if matches!(owner, Owner::Probe(_)) {
             (
                 "give it with --user, or as USER@ in SERVER",
                 "give it with --password-file, --password-env or --password-command",
@@ -124,12 +127,12 @@ pub(crate) fn read(table: &Table<'_>, url: Option<&ServerUrl>, whose: &Whose<'_>
         if password.is_none() && needs == Needs::Password {
             entry.error("password", "there is no password", FORMS);
         }
-        let user = user.as_ref().and_then(|field| user_name(field, fill));
-        let master_user = entry.get("master_user").and_then(|field| user_name(&field, fill));
+        let user = user.as_ref().and_then(|field| user_name(field, placeholders));
+        let master_user = entry.get("master_user").and_then(|field| user_name(&field, placeholders));
         if needs == Needs::NoPassword && password.is_some() {
             entry.warn("password", UNUSED, "take it out");
         }
-        let read = password.as_ref().and_then(|field| filled_secret(field, fill));
+        let read = password.as_ref().and_then(|field| filled_secret(field, placeholders));
         let password = nowhere.clone().or(read);
         let Some(alias) = alias else { continue };
         if !aliases.insert(alias.clone()) {
@@ -143,19 +146,19 @@ pub(crate) fn read(table: &Table<'_>, url: Option<&ServerUrl>, whose: &Whose<'_>
     accounts
 }
 
-fn user_name(field: &Field<'_>, fill: Option<&Fill<'_>>) -> Option<UserName> {
-    UserName::new(&filled(field, fill)?)
+fn user_name(field: &Field<'_>, placeholders: Option<&Placeholders<'_>>) -> Option<UserName> {
+    UserName::new(&filled(field, placeholders)?)
 }
 
 /// The text of a key, with what a group fills in.
-pub(crate) fn filled(field: &Field<'_>, fill: Option<&Fill<'_>>) -> Option<String> {
+pub(crate) fn filled(field: &Field<'_>, placeholders: Option<&Placeholders<'_>>) -> Option<String> {
     let text = field.text()?;
-    let Some(fill) = fill else { return Some(text) };
+    let Some(placeholders) = placeholders else { return Some(text) };
     if let Some(word) = unknown(&text, &["host", "name"]) {
         field.error(format!("nothing stands for {{{word}}}"), "there are {host} and {name}");
         return None;
     }
-    Some(fill.fill(&text))
+    Some(placeholders.fill(&text))
 }
 
 /// Reads a reference to a secret. A secret in plain text is refused: it would stand in every copy of the file.
@@ -164,7 +167,7 @@ pub(crate) fn secret(field: &Field<'_>) -> Option<SecretSource> {
 }
 
 /// The same, with what a group fills in.
-fn filled_secret(field: &Field<'_>, blanks: Option<&Fill<'_>>) -> Option<SecretSource> {
+fn filled_secret(field: &Field<'_>, blanks: Option<&Placeholders<'_>>) -> Option<SecretSource> {
     if !field.is_table() {
         field.error("a secret does not stand in the configuration itself", FORMS);
         return None;

@@ -127,12 +127,12 @@ fn choice(text: &str) -> Result<Choice<'_>, ExpandError> {
 
 /// What stands for `{host}` and `{name}` in what a group says of its targets.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Fill<'a> {
+pub(crate) struct Placeholders<'a> {
     pub(crate) host: &'a str,
     pub(crate) name: &'a str,
 }
 
-impl Fill<'_> {
+impl Placeholders<'_> {
     /// The text with both filled in, once: what is filled in is not looked at again.
     pub(crate) fn fill(&self, text: &str) -> String {
         let mut filled = String::with_capacity(text.len());
@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn what_is_filled_in_is_not_filled_in_again() {
-        let fill = Fill { host: "{name}", name: "n" };
+        let fill = Placeholders { host: "{name}", name: "n" };
         assert_eq!(fill.fill("a{host}b{name}{other}{"), "a{name}bn{other}{");
         assert_eq!(unknown("{host} {hots} {x}", &["host"]), Some("hots"));
         assert_eq!(unknown("{host} {} {1} {", &["host"]), None);

@@ -20,7 +20,7 @@ use crate::{
         problem::Place,
         sources::{
             file::{self, Kinds},
-            readers::{Field, Reader, shown},
+            readers::{Field, TreeReader, shown},
         },
         targets::{expand, options},
     },
@@ -37,7 +37,7 @@ const MOST_LABELS: usize = 64 << 20;
 const MOST_FAULTS: usize = 1000;
 
 /// One target of a file, and what stands beside it.
-pub(crate) struct Listed {
+pub(crate) struct ListedTarget {
     /// HOST, HOST:PORT or a URL.
     pub(crate) text: String,
     /// All labels, those that begin with `__` too. Shared by the targets of an entry.
@@ -50,7 +50,7 @@ pub(crate) struct Listed {
 
 /// The files that a pattern names, in the order of their names. `*` may stand in the last component alone, as in
 /// Prometheus. Where more may turn up is added to `watched`, and so is each file.
-pub(crate) fn files(reader: &Reader, field: &Field<'_>, pattern: &str, watched: &mut Vec<PathBuf>) -> Vec<PathBuf> {
+pub(crate) fn files(reader: &TreeReader, field: &Field<'_>, pattern: &str, watched: &mut Vec<PathBuf>) -> Vec<PathBuf> {
     let path = Path::new(pattern);
     let (Some(name), Some(folder)) = (path.file_name().and_then(|name| name.to_str()), path.parent()) else {
         field.error("it is not the path of a file", "write a path such as /etc/imaptrace/targets/*.json");
@@ -93,21 +93,21 @@ pub(crate) fn files(reader: &Reader, field: &Field<'_>, pattern: &str, watched: 
 }
 
 #[derive(Clone, Copy)]
-enum Format {
+enum FileFormat {
     Json,
     Yaml,
 }
 
-fn format(path: &Path) -> Option<Format> {
+fn format(path: &Path) -> Option<FileFormat> {
     match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
-        "json" => Some(Format::Json),
-        "yml" | "yaml" => Some(Format::Yaml),
+        "json" => Some(FileFormat::Json),
+        "yml" | "yaml" => Some(FileFormat::Yaml),
         _ => None,
     }
 }
 
 /// The targets of one file. `field` names it, for what is wrong with the file as a whole.
-pub(crate) fn read(reader: &Reader, field: &Field<'_>, path: &Path) -> Vec<Listed> {
+pub(crate) fn read(reader: &TreeReader, field: &Field<'_>, path: &Path) -> Vec<ListedTarget> {
     let text = match read_text(path) {
         Ok(text) => text,
         Err(error) => {
@@ -117,9 +117,9 @@ pub(crate) fn read(reader: &Reader, field: &Field<'_>, path: &Path) -> Vec<Liste
             return Vec::new();
         }
     };
-    let mut walk = Walk { reader, path, found: Vec::new(), labels: 0, faults: 0 };
+    let mut walk = FileWalk { reader, path, found: Vec::new(), labels: 0, faults: 0 };
     let root = match format(path) {
-        Some(Format::Yaml) => yaml(&text),
+        Some(FileFormat::Yaml) => yaml(&text),
         _ => json(&text),
     };
     match root {
@@ -134,12 +134,12 @@ fn read_text(path: &Path) -> std::io::Result<String> {
     String::from_utf8(bytes).map_err(|_| std::io::Error::other("it is not UTF-8"))
 }
 
-type At = Option<(usize, usize)>;
+type Position = Option<(usize, usize)>;
 
 /// A value of either format.
 struct Node {
     value: Value,
-    at: At,
+    at: Position,
 }
 
 enum Value {
@@ -153,10 +153,10 @@ enum Value {
 const TOO_MANY: &str = "there are more than 2,000,000 values";
 
 /// What the parser says is about the shape and holds nothing of the text.
-fn json(text: &str) -> Result<Node, (At, String)> {
+fn json(text: &str) -> Result<Node, (Position, String)> {
     let left = Cell::new(MOST_VALUES);
     let mut parser = serde_json::Deserializer::from_str(text);
-    let read = Shape(&left).deserialize(&mut parser).and_then(|root| parser.end().map(|()| root));
+    let read = JsonReader(&left).deserialize(&mut parser).and_then(|root| parser.end().map(|()| root));
     read.map_err(|error| {
         let told = error.to_string();
         let what = told.split_once(" at line ").map_or(told.as_str(), |(what, _)| what);
@@ -165,14 +165,14 @@ fn json(text: &str) -> Result<Node, (At, String)> {
 }
 
 /// The parser counts bytes, and none of them right behind a line's end.
-fn in_characters(text: &str, line: usize, column: usize) -> At {
+fn in_characters(text: &str, line: usize, column: usize) -> Position {
     let row = text.split('\n').nth(line.checked_sub(1)?)?.as_bytes();
     let before = row.get(..column.saturating_sub(1)).unwrap_or(row);
     Some((line, String::from_utf8_lossy(before).chars().count() + 1))
 }
 
 /// The parser takes bytes for characters where it reads a directive: no further than the line goes. A CR ends one, too.
-fn within(text: &str, line: usize, column: usize) -> At {
+fn within(text: &str, line: usize, column: usize) -> Position {
     let text = text.replace("\r\n", "\n");
     let row = text.split(['\n', '\r']).nth(line.checked_sub(1)?).unwrap_or_default();
     Some((line, column.min(row.chars().count() + 1)))
@@ -180,9 +180,9 @@ fn within(text: &str, line: usize, column: usize) -> At {
 
 /// Reads any JSON, up to so many values.
 #[derive(Clone, Copy)]
-struct Shape<'a>(&'a Cell<usize>);
+struct JsonReader<'a>(&'a Cell<usize>);
 
-impl<'de> DeserializeSeed<'de> for Shape<'_> {
+impl<'de> DeserializeSeed<'de> for JsonReader<'_> {
     type Value = Node;
 
     fn deserialize<D: Deserializer<'de>>(self, parser: D) -> Result<Node, D::Error> {
@@ -192,7 +192,7 @@ impl<'de> DeserializeSeed<'de> for Shape<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Shape<'_> {
+impl<'de> Visitor<'de> for JsonReader<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -245,13 +245,13 @@ impl<'de> Visitor<'de> for Shape<'_> {
 }
 
 /// A list or table that is not finished: for a table, the key whose value comes next.
-enum Open {
-    List(Vec<Node>, At),
-    Table(Vec<(String, Node)>, Option<String>, At),
+enum OpenNode {
+    List(Vec<Node>, Position),
+    Table(Vec<(String, Node)>, Option<String>, Position),
 }
 
-fn yaml(text: &str) -> Result<Node, (At, String)> {
-    let mut open: Vec<Open> = Vec::new();
+fn yaml(text: &str) -> Result<Node, (Position, String)> {
+    let mut open: Vec<OpenNode> = Vec::new();
     let (mut root, mut values) = (None, 0);
     for event in Parser::new_from_str(text) {
         let (event, span) = event.map_err(|error| {
@@ -267,11 +267,11 @@ fn yaml(text: &str) -> Result<Node, (At, String)> {
             }
             Event::DocumentStart(_) if root.is_some() => return refuse("this is a second document"),
             Event::SequenceStart(..) => {
-                open.push(Open::List(Vec::new(), at));
+                open.push(OpenNode::List(Vec::new(), at));
                 continue;
             }
             Event::MappingStart(..) => {
-                open.push(Open::Table(Vec::new(), None, at));
+                open.push(OpenNode::Table(Vec::new(), None, at));
                 continue;
             }
             Event::Scalar(text, style, ..) => {
@@ -280,8 +280,8 @@ fn yaml(text: &str) -> Result<Node, (At, String)> {
                 Node { value, at }
             }
             Event::SequenceEnd | Event::MappingEnd => match open.pop() {
-                Some(Open::List(list, at)) => Node { value: Value::List(list), at },
-                Some(Open::Table(table, _, at)) => Node { value: Value::Table(table), at },
+                Some(OpenNode::List(list, at)) => Node { value: Value::List(list), at },
+                Some(OpenNode::Table(table, _, at)) => Node { value: Value::Table(table), at },
                 None => continue,
             },
             _ => continue,
@@ -292,9 +292,9 @@ fn yaml(text: &str) -> Result<Node, (At, String)> {
         }
         match open.last_mut() {
             None => root = Some(done),
-            Some(Open::List(list, _)) => list.push(done),
-            Some(Open::Table(table, key @ Some(_), _)) => table.extend(key.take().map(|key| (key, done))),
-            Some(Open::Table(_, key, _)) => match done.value {
+            Some(OpenNode::List(list, _)) => list.push(done),
+            Some(OpenNode::Table(table, key @ Some(_), _)) => table.extend(key.take().map(|key| (key, done))),
+            Some(OpenNode::Table(_, key, _)) => match done.value {
                 Value::Text(text) => *key = Some(text),
                 _ => return Err((done.at, "a key is a text".to_owned())),
             },
@@ -304,22 +304,22 @@ fn yaml(text: &str) -> Result<Node, (At, String)> {
 }
 
 /// Goes through a file and collects its targets.
-struct Walk<'a> {
-    reader: &'a Reader,
+struct FileWalk<'a> {
+    reader: &'a TreeReader,
     path: &'a Path,
-    found: Vec<Listed>,
+    found: Vec<ListedTarget>,
     /// What the labels take so far, for each target by itself.
     labels: usize,
     /// What is wrong so far.
     faults: usize,
 }
 
-impl Walk<'_> {
-    fn place(&self, at: At) -> Place {
+impl FileWalk<'_> {
+    fn place(&self, at: Position) -> Place {
         Place::Listed { path: self.path.to_owned(), at }
     }
 
-    fn error(&mut self, at: At, key: &str, what: impl Into<String>, help: &str) {
+    fn error(&mut self, at: Position, key: &str, what: impl Into<String>, help: &str) {
         self.faults += 1;
         if self.faults > MOST_FAULTS {
             return;
@@ -392,7 +392,7 @@ impl Walk<'_> {
             match &target.value {
                 Value::Text(text) => {
                     let place = self.place(target.at);
-                    self.found.push(Listed { text: text.clone(), labels: Rc::clone(&labels), place, key });
+                    self.found.push(ListedTarget { text: text.clone(), labels: Rc::clone(&labels), place, key });
                 }
                 _ => self.error(target.at, &key, "expected text", "put it in quotes"),
             }

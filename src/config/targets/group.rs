@@ -1,7 +1,7 @@
 //! Many targets in few lines: `[[groups]]` and `targets_from`.
 //!
-//! A group's keys are read once and hold for each of its members, be it a text out of `targets` or one out of a file.
-//! What is wrong with a key is said at the key, what is wrong with a member at the member. Called by `load`.
+//! A group's keys are read once and hold for each of its members, whether it comes from `targets` or from a file. A problem
+//! with a key is reported at the key, a problem with a member at the member. Called by `load`.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -11,14 +11,14 @@ use std::{
 
 use crate::{
     config::{
-        sources::readers::{Field, Reader, Table, shown},
+        sources::readers::{Field, Table, TreeReader, shown},
         targets::{
-            account::{self, Whose},
+            account::{self, Owner},
             consistency::{check_own_pair, check_times},
-            expand::{self, Fill},
-            file_sd::{self, Listed},
+            expand::{self, Placeholders},
+            file_sd::{self, ListedTarget},
             options::{self, Needs, Options},
-            target::{self, Common, Kind, NO_LABEL, Way},
+            target::{self, NO_LABEL, ReportPlaces, SecuredEndpoint, SharedSettings, TargetOrigin},
             url::{self, ServerUrl},
         },
     },
@@ -32,7 +32,7 @@ const NAME: &str = "__imaptrace_name__";
 /// Where a group does not say, a member is its own address: the scheme follows from `security`.
 const URL: &str = "{host}";
 
-/// One paragraph.
+/// One `[[groups]]` entry.
 struct Group<'a> {
     table: Table<'a>,
     name: String,
@@ -43,34 +43,40 @@ struct Group<'a> {
 }
 
 /// Groups by their names.
-struct Named<'a, 'b> {
+struct GroupsByName<'a, 'b> {
     groups: BTreeMap<&'b str, &'b Group<'a>>,
-    /// None is missing for something wrong in it.
+    /// Every group is here: none was left out because of an error in it.
     complete: bool,
 }
 
-/// What was read before, for all groups alike.
-pub(crate) struct Below<'a, 'b> {
-    pub(crate) reader: &'a Reader,
+/// What was read before, and holds for all groups.
+pub(crate) struct GroupContext<'a, 'b> {
+    pub(crate) reader: &'a TreeReader,
     pub(crate) root: &'b Table<'a>,
     pub(crate) defaults_table: &'b Table<'a>,
     pub(crate) defaults: &'b Options,
-    pub(crate) common: Common,
+    pub(crate) common: SharedSettings,
 }
 
-/// Everything that groups and files make. `listed` are the tables of `[[targets]]`, whose names are taken; what is
-/// looked at on the way is added to `watched`.
-pub(crate) fn read(below: &Below<'_, '_>, listed: &[Table<'_>], watched: &mut Vec<PathBuf>) -> Vec<Target> {
-    let groups = read_groups(below);
-    let named = Named {
+/// All targets of groups and files. `listed` are the tables of `[[targets]]`, whose names are taken; files and directories that
+/// are read are added to `watched`.
+pub(crate) fn read(context: &GroupContext<'_, '_>, listed: &[Table<'_>], watched: &mut Vec<PathBuf>) -> Vec<Target> {
+    let groups = read_groups(context);
+    let named = GroupsByName {
         groups: groups.iter().flatten().map(|group| (group.name.as_str(), group)).collect(),
         complete: groups.iter().all(Option::is_some),
     };
-    let mut made =
-        Made { below, names: HashMap::new(), targets: Vec::new(), populated: HashSet::new(), members: 0, full: false };
+    let mut expansion = GroupExpansion {
+        context,
+        names: HashMap::new(),
+        targets: Vec::new(),
+        populated: HashSet::new(),
+        members: 0,
+        full: false,
+    };
     for (index, table) in listed.iter().enumerate() {
         if let Some(name) = table.get("name").and_then(|field| field.as_text()) {
-            made.names.insert(name.to_owned(), format!("targets[{index}]"));
+            expansion.names.insert(name.to_owned(), format!("targets[{index}]"));
         }
     }
     for group in groups.iter().flatten() {
@@ -83,11 +89,11 @@ pub(crate) fn read(below: &Below<'_, '_>, listed: &[Table<'_>], watched: &mut Ve
             }
             match expand::expand(&template) {
                 Ok(texts) => {
-                    if !made.takes(texts.len(), &field) {
+                    if !expansion.takes(texts.len(), &field) {
                         continue;
                     }
                     for text in texts {
-                        made.expanded(group, &field, text);
+                        expansion.expanded(group, &field, text);
                     }
                 }
                 Err(error @ expand::ExpandError::TooMany) => field.error(error.to_string(), "split it up"),
@@ -100,16 +106,16 @@ pub(crate) fn read(below: &Below<'_, '_>, listed: &[Table<'_>], watched: &mut Ve
     let mut seen = HashSet::new();
     let mut read_files = |table: &Table<'_>, own: Option<&Group<'_>>| {
         for (field, pattern) in table.get("targets_from").and_then(|field| field.list()).unwrap_or_default() {
-            for path in file_sd::files(below.reader, &field, &pattern, watched) {
+            for path in file_sd::files(context.reader, &field, &pattern, watched) {
                 // Two patterns may name one file.
                 if !seen.insert((path.clone(), own.map(|group| group.name.clone()))) {
                     continue;
                 }
-                for entry in file_sd::read(below.reader, &field, &path) {
-                    if !made.takes(1, &field) {
+                for entry in file_sd::read(context.reader, &field, &path) {
+                    if !expansion.takes(1, &field) {
                         break;
                     }
-                    made.listed(&named, own, entry);
+                    expansion.listed(&named, own, entry);
                 }
             }
         }
@@ -117,24 +123,24 @@ pub(crate) fn read(below: &Below<'_, '_>, listed: &[Table<'_>], watched: &mut Ve
     for group in groups.iter().flatten() {
         read_files(&group.table, Some(group));
     }
-    read_files(below.root, None);
-    for group in groups.iter().flatten().filter(|group| !made.populated.contains(&group.name)) {
+    read_files(context.root, None);
+    for group in groups.iter().flatten().filter(|group| !expansion.populated.contains(&group.name)) {
         let help = "add targets or targets_from, or name it in a file of targets";
         group.table.warn("", format!("the group {:?} has no target", group.name), help);
     }
-    made.targets
+    expansion.targets
 }
 
-/// None for a group with something wrong in its own keys; its name is known all the same.
-fn read_groups<'a>(below: &Below<'a, '_>) -> Vec<Option<Group<'a>>> {
+/// None for a group with an error in its own keys.
+fn read_groups<'a>(context: &GroupContext<'a, '_>) -> Vec<Option<Group<'a>>> {
     let mut names = HashMap::new();
-    let tables = below.root.tables("groups", &options::GROUP);
+    let tables = context.root.tables("groups", &options::GROUP);
     let read = tables.into_iter().enumerate().map(|(index, table)| {
         let options = Options::read(&table);
-        let settings = options.over(below.defaults);
-        check_times(&table, below.defaults_table, &settings);
+        let settings = options.over(context.defaults);
+        check_times(&table, context.defaults_table, &settings);
         check_own_pair(&table, &settings);
-        // One that cannot be used has been told of; the others' faults are told all the same.
+        // An error of one was noted; those of the others are noted too.
         let url = table.get("url").and_then(|field| read_url(&field)).unwrap_or_else(|| URL.to_owned());
         let Some(field) = table.get("name") else {
             let help = "add name = \"…\": windows, files of targets and metrics call it so";
@@ -164,22 +170,22 @@ fn read_url(field: &Field<'_>) -> Option<String> {
     Some(text)
 }
 
-/// What has been made so far.
-struct Made<'a, 'b> {
-    below: &'b Below<'a, 'b>,
-    /// Who has which name.
+/// The targets made so far, and what later ones are checked against.
+struct GroupExpansion<'a, 'b> {
+    context: &'b GroupContext<'a, 'b>,
+    /// Each name that is taken, with where it is from.
     names: HashMap<String, String>,
     targets: Vec<Target>,
     /// Groups with a member, right or wrong.
     populated: HashSet<String>,
     /// Members of all groups, right or wrong.
     members: usize,
-    /// There were too many, which has been told of.
+    /// There were too many; that was noted already.
     full: bool,
 }
 
-impl Made<'_, '_> {
-    /// Whether there is room for so many more members. A few lines can stand for more than any memory holds.
+impl GroupExpansion<'_, '_> {
+    /// Whether `more` members are within the limit. A few lines can stand for more than any memory holds.
     fn takes(&mut self, more: usize, field: &Field<'_>) -> bool {
         if self.members + more <= expand::MOST {
             self.members += more;
@@ -202,9 +208,9 @@ impl Made<'_, '_> {
     }
 
     /// A target out of a file, for the group that its labels name, else for `own`.
-    fn listed(&mut self, named: &Named<'_, '_>, own: Option<&Group<'_>>, listed: Listed) {
+    fn listed(&mut self, named: &GroupsByName<'_, '_>, own: Option<&Group<'_>>, listed: ListedTarget) {
         let origin = format!("{}, {}", listed.place, listed.key);
-        let entry = self.below.reader.entry(&options::GROUP, listed.place, listed.key);
+        let entry = self.context.reader.entry(&options::GROUP, listed.place, listed.key);
         let mut labels = BTreeMap::new();
         let (mut group, mut name) = (own, None);
         for (key, value) in &*listed.labels {
@@ -212,9 +218,9 @@ impl Made<'_, '_> {
                 GROUP => {
                     group = named.groups.get(value.as_str()).copied();
                     if group.is_none() {
-                        // One that is wrong has been told of.
+                        // One with an error was noted already.
                         if named.complete {
-                            let near = self.below.reader.nearest(value, named.groups.keys().copied());
+                            let near = self.context.reader.nearest(value, named.groups.keys().copied());
                             let help = near.map_or_else(
                                 || "add [[groups]] with this name".to_owned(),
                                 |near| format!("did you mean {near:?}?"),
@@ -267,15 +273,15 @@ impl Made<'_, '_> {
         // What a member says itself beats its group: then the group's keys are as good as defaults.
         let options = match group {
             Some(group) if *whole => of_url.over(&group.settings),
-            Some(group) => group.options.over(&of_url.over(self.below.defaults)),
-            None => of_url.over(self.below.defaults),
+            Some(group) => group.options.over(&of_url.over(self.context.defaults)),
+            None => of_url.over(self.context.defaults),
         };
         let keys = group.map_or(entry, |group| &group.table);
-        let place = target::Place { keys, entry, kind: &Kind::Listed };
-        let Some(way) = Way::find(&place, &options, url) else { return };
+        let place = ReportPlaces { keys, entry, kind: &TargetOrigin::Listed };
+        let Some(server) = SecuredEndpoint::find(&place, &options, url) else { return };
         let name = name.unwrap_or_else(|| {
-            let standard = way.endpoint.port == way.security.default_port();
-            if standard { way.endpoint.host.to_string() } else { way.endpoint.to_string() }
+            let standard = server.endpoint.port == server.security.default_port();
+            if standard { server.endpoint.host.to_string() } else { server.endpoint.to_string() }
         });
         let host = url.host.to_string();
         if let Some(word) = [&name, &host].into_iter().find(|word| is_unfit(word)) {
@@ -290,14 +296,14 @@ impl Made<'_, '_> {
             let what = format!("{} is the name of {first} already", shown(&name));
             return entry.error("", what, "give each target a name of its own");
         }
-        let fill = Fill { host: &host, name: &name };
+        let fill = Placeholders { host: &host, name: &name };
         let accounts = match group {
             Some(group) => {
-                let whose = Whose::Member { fill, own_url: *whole };
-                account::read(&group.table, Some(url), &whose, group.settings.needs())
+                let owner = Owner::Member { placeholders: fill, own_url: *whole };
+                account::read(&group.table, Some(url), &owner, group.settings.needs())
             }
             None if url.user.is_some() && url.password.is_some() => {
-                account::read(entry, Some(url), &Whose::Target, Needs::Password)
+                account::read(entry, Some(url), &Owner::Target, Needs::Password)
             }
             None => {
                 let help = format!("name its group in the label {GROUP}, or move targets_from into [[groups]]");
@@ -308,7 +314,7 @@ impl Made<'_, '_> {
         all.extend(labels);
         let group = group.map(|group| group.name.clone());
         self.names.insert(name.clone(), origin);
-        let target = target::settle(name, group, way, accounts, all, options, self.below.common);
+        let target = target::settle(name, group, server, accounts, all, options, self.context.common);
         self.targets.extend(target);
     }
 }

@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 
 use super::{
-    account::{self, Whose},
+    account::{self, Owner},
     consistency::{check_families, check_own_pair, check_times},
-    expand::Fill,
+    expand::Placeholders,
     options::{Options, family},
     url::{self, ServerUrl},
 };
@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// What a target of the command line has that one of the file has not.
-pub(crate) enum Kind<'a> {
+pub(crate) enum TargetOrigin<'a> {
     /// From `[[targets]]`.
     Listed,
     /// From `probe SERVER`, with the password that was found, if any, outside flags and URL.
@@ -34,57 +34,57 @@ pub(crate) enum Kind<'a> {
 pub(crate) fn read(
     table: &Table<'_>,
     (defaults_table, defaults): (&Table<'_>, &Options),
-    common: Common,
-    kind: &Kind<'_>,
+    common: SharedSettings,
+    kind: &TargetOrigin<'_>,
 ) -> Option<Target> {
     let own = Options::read(table);
     let url = read_url(table);
     let name = match kind {
-        Kind::Listed => read_name(table),
-        Kind::Probe(_) => url.as_ref().map(|url| url.host.to_string()),
+        TargetOrigin::Listed => read_name(table),
+        TargetOrigin::Probe(_) => url.as_ref().map(|url| url.host.to_string()),
     };
-    let whose = match kind {
-        Kind::Listed => Whose::Target,
-        Kind::Probe(password) => Whose::Probe(*password),
+    let owner = match kind {
+        TargetOrigin::Listed => Owner::Target,
+        TargetOrigin::Probe(password) => Owner::Probe(*password),
     };
     let options = own.over(defaults);
-    let accounts = account::read(table, url.as_ref(), &whose, options.needs());
+    let accounts = account::read(table, url.as_ref(), &owner, options.needs());
     let labels = read_labels(table, None);
-    if matches!(kind, Kind::Listed) {
+    if matches!(kind, TargetOrigin::Listed) {
         check_times(table, defaults_table, &options);
     }
     check_own_pair(table, &options);
 
     let url = url?;
     let options = own.over(&Options::of_url(&url).over(defaults));
-    let place = Place { keys: table, entry: table, kind };
-    let way = Way::find(&place, &options, &url)?;
-    settle(name?, None, way, accounts, labels, options, common)
+    let place = ReportPlaces { keys: table, entry: table, kind };
+    let server = SecuredEndpoint::find(&place, &options, &url)?;
+    settle(name?, None, server, accounts, labels, options, common)
 }
 
-/// What holds for all targets alike.
+/// Settings that hold for all targets.
 #[derive(Clone, Copy)]
-pub(crate) struct Common {
+pub(crate) struct SharedSettings {
     pub(crate) limits: Limits,
     pub(crate) timing: Timing,
 }
 
-/// Where to note what: what is a key's fault and said once, and what is so for one target out of many.
-pub(crate) struct Place<'a, 'b> {
+/// Where problems are reported: one with a key at the key, once, and one with a target at that target.
+pub(crate) struct ReportPlaces<'a, 'b> {
     pub(crate) keys: &'b Table<'a>,
     pub(crate) entry: &'b Table<'a>,
-    pub(crate) kind: &'b Kind<'b>,
+    pub(crate) kind: &'b TargetOrigin<'b>,
 }
 
 /// How to get to a target.
-pub(crate) struct Way {
+pub(crate) struct SecuredEndpoint {
     pub(crate) endpoint: Endpoint,
     pub(crate) security: Security,
 }
 
-impl Way {
+impl SecuredEndpoint {
     /// None when URL and keys do not go together.
-    pub(crate) fn find(place: &Place<'_, '_>, options: &Options, url: &ServerUrl) -> Option<Self> {
+    pub(crate) fn find(place: &ReportPlaces<'_, '_>, options: &Options, url: &ServerUrl) -> Option<Self> {
         let table = place.entry;
         check_families(table, options.literal(), options.address(), options.source_address.map(family));
         let help = "change the scheme of the URL, or the security";
@@ -100,8 +100,8 @@ impl Way {
             place.keys.warn("security", "user name, password and mail go over the network in clear text", help);
         } else if options.insecure() {
             let help = match place.kind {
-                Kind::Listed => "set ca_file to the server's own root certificate instead",
-                Kind::Probe(_) => "give the server's own root certificate with --ca-file instead",
+                TargetOrigin::Listed => "set ca_file to the server's own root certificate instead",
+                TargetOrigin::Probe(_) => "give the server's own root certificate with --ca-file instead",
             };
             place.keys.warn("insecure", "the server's certificate is not checked: anybody could answer", help);
         }
@@ -113,17 +113,17 @@ impl Way {
 pub(crate) fn settle(
     name: String,
     group: Option<String>,
-    way: Way,
+    server: SecuredEndpoint,
     accounts: Vec<Account>,
     labels: BTreeMap<String, String>,
     options: Options,
-    common: Common,
+    common: SharedSettings,
 ) -> Option<Target> {
     Some(Target {
         name,
         group,
-        endpoint: way.endpoint,
-        security: way.security,
+        endpoint: server.endpoint,
+        security: server.security,
         accounts,
         labels,
         journey: journey(&options)?,
@@ -211,7 +211,7 @@ const OWN_KEYS: &[&str] = &[
 ];
 
 /// Reads labels, with what a group fills in.
-pub(crate) fn read_labels(table: &Table<'_>, fill: Option<&Fill<'_>>) -> BTreeMap<String, String> {
+pub(crate) fn read_labels(table: &Table<'_>, fill: Option<&Placeholders<'_>>) -> BTreeMap<String, String> {
     let Some(field) = table.get("labels") else { return BTreeMap::new() };
     let mut labels = BTreeMap::new();
     for (key, value) in field.entries() {

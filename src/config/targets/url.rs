@@ -65,18 +65,18 @@ pub enum ServerError {
     Port,
     /// A `%` with no two hex digits behind, or not UTF-8 when decoded.
     #[error("its {0} is not percent-encoded UTF-8: write % as %25, @ as %40, / as %2F")]
-    Percent(Part),
+    Percent(UrlPart),
     /// CR, LF or NUL: no IMAP command can carry it.
     #[error("its {0} holds CR, LF or NUL, which no IMAP command can carry")]
-    Control(Part),
+    Control(UrlPart),
     /// Nothing before the `@`, or between `:` and `@`.
     #[error("its {0} is empty")]
-    Empty(Part),
+    Empty(UrlPart),
 }
 
 /// A part that is percent-decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
+pub enum UrlPart {
     /// Before the `@`.
     User,
     /// Between `:` and `@`.
@@ -85,7 +85,7 @@ pub enum Part {
     Mailbox,
 }
 
-impl fmt::Display for Part {
+impl fmt::Display for UrlPart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::User => "user name",
@@ -117,8 +117,8 @@ pub fn parse(text: &str) -> Result<ServerUrl, ServerError> {
     })?;
     let mailbox = match path.filter(|path| !path.is_empty()) {
         Some(path) => {
-            let name = decode(path, Part::Mailbox)?;
-            Some(Mailbox::new(&name).map_err(|_| ServerError::Control(Part::Mailbox))?)
+            let name = decode(path, UrlPart::Mailbox)?;
+            Some(Mailbox::new(&name).map_err(|_| ServerError::Control(UrlPart::Mailbox))?)
         }
         None => None,
     };
@@ -146,16 +146,16 @@ pub(crate) fn meant(text: &str) -> Option<String> {
 /// The first `:` parts user and password, as in every URL.
 fn parse_login(login: &str) -> Result<(Option<UserName>, Option<Secret>), ServerError> {
     let (user, password) = login.split_once(':').map_or((login, None), |(user, password)| (user, Some(password)));
-    let user = decode(user, Part::User)?;
-    let user = UserName::new(&user).ok_or(ServerError::Control(Part::User))?;
-    let password = password.map(|password| decode(password, Part::Password).map(Secret::new)).transpose()?;
+    let user = decode(user, UrlPart::User)?;
+    let user = UserName::new(&user).ok_or(ServerError::Control(UrlPart::User))?;
+    let password = password.map(|password| decode(password, UrlPart::Password).map(Secret::new)).transpose()?;
     if password.as_ref().is_some_and(|password| password.expose().contains(['\r', '\n', '\0'])) {
-        return Err(ServerError::Control(Part::Password));
+        return Err(ServerError::Control(UrlPart::Password));
     }
     Ok((Some(user), password))
 }
 
-fn decode(text: &str, part: Part) -> Result<String, ServerError> {
+fn decode(text: &str, part: UrlPart) -> Result<String, ServerError> {
     if text.is_empty() {
         return Err(ServerError::Empty(part));
     }
@@ -327,16 +327,16 @@ mod tests {
             ("2001:db8::7:", E::Port),
             ("[mail.example]", E::Host),
             ("[::1]x", E::Host),
-            ("imaps://u:canary%zz@mail.example", E::Percent(Part::Password)),
-            ("imaps://u:canary%@mail.example", E::Percent(Part::Password)),
-            ("imaps://%FF@mail.example", E::Percent(Part::User)),
-            ("mail.example/%FF", E::Percent(Part::Mailbox)),
-            ("mail.example/a%0D%0Ab", E::Control(Part::Mailbox)),
-            ("mail.example/a%00", E::Control(Part::Mailbox)),
-            ("u%0Ax@mail.example", E::Control(Part::User)),
-            ("u:canary%0Ax@mail.example", E::Control(Part::Password)),
-            ("imaps://@mail.example", E::Empty(Part::User)),
-            ("imaps://u:@mail.example", E::Empty(Part::Password)),
+            ("imaps://u:canary%zz@mail.example", E::Percent(UrlPart::Password)),
+            ("imaps://u:canary%@mail.example", E::Percent(UrlPart::Password)),
+            ("imaps://%FF@mail.example", E::Percent(UrlPart::User)),
+            ("mail.example/%FF", E::Percent(UrlPart::Mailbox)),
+            ("mail.example/a%0D%0Ab", E::Control(UrlPart::Mailbox)),
+            ("mail.example/a%00", E::Control(UrlPart::Mailbox)),
+            ("u%0Ax@mail.example", E::Control(UrlPart::User)),
+            ("u:canary%0Ax@mail.example", E::Control(UrlPart::Password)),
+            ("imaps://@mail.example", E::Empty(UrlPart::User)),
+            ("imaps://u:@mail.example", E::Empty(UrlPart::Password)),
         ] {
             let found = parse(text);
             assert_eq!(found.as_ref().err(), Some(&expected), "{text}");
