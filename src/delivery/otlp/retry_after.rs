@@ -27,7 +27,7 @@ pub(super) fn retry_after(reply: &HttpReply) -> Option<Duration> {
 /// A number of seconds, or a point in time.
 fn header(value: &HeaderValue) -> Option<Duration> {
     let text = value.to_str().ok()?.trim();
-    let until = || DateTimeParser::new().parse_timestamp(text).ok();
+    let until = || DateTimeParser::new().relaxed_weekday(true).parse_timestamp(text).ok();
     let left = || Some(SystemTime::try_from(until()?).ok()?.duration_since(clock::wall()).unwrap_or_default());
     text.parse().map(Duration::from_secs).ok().or_else(left)
 }
