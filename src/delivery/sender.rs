@@ -16,19 +16,19 @@ use crate::{clock, telemetry::Metrics};
 /// next batch is sent after a pause.
 const REFUSED_IN_A_ROW: u32 = 3;
 
-/// Never ends; goes with its runtime.
+/// Never returns; ends with its runtime.
 pub(super) async fn run(queue: Queue, traces: TracesExporter, metrics: Metrics) {
     let mut health = ReceiverHealth::default();
-    let (mut warnings, mut rows) = (LogThrottle::default(), LogThrottle::default());
-    let (mut refused, mut between) = (0_u32, Backoff::default());
+    let (mut warnings, mut rejections) = (LogThrottle::default(), LogThrottle::default());
+    let (mut refused, mut rejected_backoff) = (0_u32, Backoff::default());
     loop {
         let mut batch = queue.batch().await;
-        let mut pauses = Backoff::default();
+        let mut backoff = Backoff::default();
         loop {
             let began = clock::now();
             let outcome = traces.export(&batch).await;
             metrics.delivery_duration(Seconds::from(clock::now().saturating_duration_since(began)));
-            // A part of it may be taken: no news yet.
+            // A part of it may be accepted, so the health is not known yet.
             if batch.len() > 1 && matches!(outcome.result, Err(ExportError::TooLarge(_))) {
                 batch = queue.halve();
                 continue;
@@ -38,12 +38,12 @@ pub(super) async fn run(queue: Queue, traces: TracesExporter, metrics: Metrics) 
                 Ok(accepted) => {
                     accepted.log(traces.endpoint(), &mut warnings);
                     queue.delivered(accepted.rejected).await;
-                    (refused, between) = (0, Backoff::default());
+                    (refused, rejected_backoff) = (0, Backoff::default());
                 }
                 Err(ExportError::Permanent(reason) | ExportError::TooLarge(reason)) => {
                     queue.refused(reason.clone()).await;
                     refused = refused.saturating_add(1);
-                    if refused >= REFUSED_IN_A_ROW && rows.pass(clock::now()).is_some() {
+                    if refused >= REFUSED_IN_A_ROW && rejections.pass(clock::now()).is_some() {
                         let endpoint = traces.endpoint();
                         tracing::warn!(
                             "{endpoint} has refused {refused} batches of traces in a row: what waits is kept, and one batch \
@@ -51,11 +51,11 @@ pub(super) async fn run(queue: Queue, traces: TracesExporter, metrics: Metrics) 
                         );
                     }
                     if refused >= REFUSED_IN_A_ROW {
-                        queue.pause(reason, between.next_or(outcome.retry_after)).await;
+                        queue.pause(reason, rejected_backoff.next_or(outcome.retry_after)).await;
                     }
                 }
                 Err(ExportError::Retryable(reason)) => {
-                    queue.pause(reason, pauses.next_or(outcome.retry_after)).await;
+                    queue.pause(reason, backoff.next_or(outcome.retry_after)).await;
                     continue;
                 }
             }

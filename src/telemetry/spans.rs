@@ -174,7 +174,7 @@ fn child(run: &Run, step: &Step, id: SpanId, common: &SharedAttributes) -> SpanD
         with.tls(tls);
     }
 
-    let told = step.events.iter().map(|it| {
+    let step_events = step.events.iter().map(|it| {
         let name = match it.name {
             EventName::Continuation => names::EVENT_CONTINUATION,
             EventName::FirstByte => names::EVENT_FIRST_BYTE,
@@ -193,7 +193,7 @@ fn child(run: &Run, step: &Step, id: SpanId, common: &SharedAttributes) -> SpanD
         end_time: at(run, step.end_s()),
         attributes: with.0,
         dropped_attributes_count: 0,
-        events: events(told),
+        events: events(step_events),
         links: SpanLinks::default(),
         status: match step.outcome {
             StepOutcome::Failed => Status::error(step.text.as_ref().map(ToString::to_string).unwrap_or_default()),

@@ -37,7 +37,7 @@ pub fn segments(input: &[u8]) {
         rest = files.act(*what, behind);
     }
     replay(&files);
-    in_folder(|folder| spool(folder, &files));
+    in_directory(|directory| spool(directory, &files));
 }
 
 #[derive(Default)]
@@ -149,17 +149,17 @@ fn groups() -> &'static [Group; GROUPS] {
 }
 
 /// A gzip member of any text; with a header as ours, which tells of so many runs.
-fn packed(text: &[u8], told: Option<u8>) -> Vec<u8> {
+fn packed(text: &[u8], runs: Option<u8>) -> Vec<u8> {
     let mut gzip = flate2::GzBuilder::new();
-    if told.is_some() {
+    if runs.is_some() {
         gzip = gzip.extra([&b"iT\x0c\0"[..], &[0; 12]].concat());
     }
     let mut gzip = gzip.write(Vec::new(), flate2::Compression::fast());
     let done = gzip.write_all(text).and_then(|()| gzip.finish());
     let Ok(mut member) = done else { panic!("memory takes all") };
     let length = u32::try_from(member.len()).unwrap_or_default();
-    if let (Some(told), Some(place)) = (told, member.get_mut(16..24)) {
-        place.copy_from_slice(&[length.to_le_bytes(), u32::from(told >> 4).to_le_bytes()].concat());
+    if let (Some(runs), Some(place)) = (runs, member.get_mut(16..24)) {
+        place.copy_from_slice(&[length.to_le_bytes(), u32::from(runs >> 4).to_le_bytes()].concat());
     }
     member
 }
@@ -200,9 +200,9 @@ impl Read for Slow {
 }
 
 /// As an agent takes up what another has left.
-fn spool(folder: &Path, files: &Files) {
-    let queue = folder.join("queue");
-    let _gone = fs::remove_dir_all(folder).is_ok();
+fn spool(directory: &Path, files: &Files) {
+    let queue = directory.join("queue");
+    let _ = fs::remove_dir_all(directory);
     assert!(fs::create_dir_all(&queue).is_ok());
     for (number, segment) in (1..).zip(&files.segments) {
         assert!(fs::write(queue.join(format!("{number:020}.jsonl.gz")), segment).is_ok());
@@ -210,7 +210,7 @@ fn spool(folder: &Path, files: &Files) {
     if let Some(cursor) = &files.cursor {
         assert!(fs::write(queue.join("cursor"), cursor).is_ok());
     }
-    let Ok(state) = StateDir::open(folder) else { panic!("the folder is held") };
+    let Ok(state) = StateDir::open(directory) else { panic!("the directory is held") };
     let mut spool = Spool::new(state, BUDGET);
     let Ok(begin) = spool.load() else { panic!("it cannot be looked at") };
     let (mut found, mut next) = (Vec::new(), begin.unwrap_or_else(|| SegmentPosition::start(1)));
@@ -244,15 +244,15 @@ fn holds<'a>(expected: &[Arc<Run>], mut found: impl Iterator<Item = &'a Run>) {
     }
 }
 
-/// A folder of this thread's, in memory where the system has such.
-fn in_folder(what: impl FnOnce(&Path)) {
-    thread_local!(static FOLDER: OnceCell<TempDir> = const { OnceCell::new() });
+/// A directory of this thread's, in memory where the system has such.
+fn in_directory(what: impl FnOnce(&Path)) {
+    thread_local!(static DIRECTORY: OnceCell<TempDir> = const { OnceCell::new() });
     let memory = PathBuf::from("/dev/shm");
     let make = || {
         let made = if memory.is_dir() { TempDir::new_in(memory) } else { TempDir::new() };
-        made.unwrap_or_else(|error| panic!("no folder: {error}"))
+        made.unwrap_or_else(|error| panic!("no directory: {error}"))
     };
-    FOLDER.with(|folder| what(&folder.get_or_init(make).path().join("state")));
+    DIRECTORY.with(|directory| what(&directory.get_or_init(make).path().join("state")));
 }
 
 #[cfg(test)]
@@ -277,9 +277,9 @@ mod tests {
 
     #[test]
     fn what_was_found_by_fuzzing_holds() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/segments");
-        let files: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-        assert!(files.len() > 3, "{} holds next to nothing", folder.display());
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/segments");
+        let files: Vec<_> = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert!(files.len() > 3, "{} holds next to nothing", directory.display());
         for path in files {
             segments(&fs::read(path).unwrap());
         }

@@ -112,10 +112,11 @@ pub(super) fn part(bytes: &[u8], at: usize) -> Option<SegmentPart> {
         return Some(SegmentPart::Whole { text, head, next: at + used });
     }
     let runs = head.map_or(1, |head| head.runs.max(1));
-    let told = head.and_then(|head| usize::try_from(head.length).ok()).and_then(|length| at.checked_add(length));
-    let told = told.filter(|next| bytes.get(*next..).is_some_and(|next| next.is_empty() || next.starts_with(&MAGIC)));
+    let named_end = head.and_then(|head| usize::try_from(head.length).ok()).and_then(|length| at.checked_add(length));
+    let named_end =
+        named_end.filter(|next| bytes.get(*next..).is_some_and(|next| next.is_empty() || next.starts_with(&MAGIC)));
     // The header may be damaged: a whole member before the place that it names comes first.
-    let end = told.unwrap_or(bytes.len());
+    let end = named_end.unwrap_or(bytes.len());
     // Bounded in total: bytes that only look like members could take hours.
     let mut room = LARGEST;
     let found = (at + 1..end).find(|next| bytes.get(*next..).is_some_and(|rest| unpack(rest, &mut room).is_some()));

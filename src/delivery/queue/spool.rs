@@ -280,8 +280,8 @@ impl Spool {
                         && let Some(segment) = self.segment(number)
                     {
                         // The checksum covers the lines and not the header.
-                        let told = segment::run_count(&text, head);
-                        segment.left = (segment.left + lines.len() as u64).saturating_sub(told);
+                        let expected = segment::run_count(&text, head);
+                        segment.left = (segment.left + lines.len() as u64).saturating_sub(expected);
                     }
                     back.next = SegmentPosition { offset: next as u64, index: 0, ..at };
                     for (index, text) in (0..).zip(lines).skip_while(|(index, _)| *index < at.index) {
@@ -438,9 +438,9 @@ impl Spool {
         if head.is_some_and(|head| at + head.length == next) {
             return;
         }
-        let (told, there) = (runs_by_headers(content, from), runs_by_content(content, from));
-        if let (Some(told), Some(segment)) = (told, self.segment(number)) {
-            segment.left = (segment.left + there).saturating_sub(told);
+        let (by_headers, by_content) = (runs_by_headers(content, from), runs_by_content(content, from));
+        if let (Some(by_headers), Some(segment)) = (by_headers, self.segment(number)) {
+            segment.left = (segment.left + by_content).saturating_sub(by_headers);
             segment.counted = true;
         }
     }
