@@ -129,7 +129,7 @@ impl Fleet {
                     name: format!("{}/{}", target.name, work.alias()).into(),
                     server: server.clone(),
                     interval: target.interval,
-                    patience: (longest(target) + AROUND) * runs,
+                    max_run_time: (longest(target) + AROUND) * runs,
                     logins: runs,
                     work: work.clone(),
                 });
@@ -261,6 +261,6 @@ mod tests {
         let (one, other, two) = (slot("one/default"), slot("other/default"), slot("two/default"));
         assert_eq!((&one.server, one.logins, other.logins), (&other.server, 1, 2));
         assert_ne!(one.server, two.server);
-        assert!(one.patience > two.work.target.target().deadlines.run);
+        assert!(one.max_run_time > two.work.target.target().deadlines.run);
     }
 }

@@ -269,12 +269,12 @@ async fn keep(
     });
     let schedule = Schedule::start(Arc::new(Hands(shared.clone())));
     schedule.apply(slots, descriptors::bounded(config.limits));
-    let (pulse, asked) = (schedule.pulse(), shared.clone());
+    let (heartbeat, asked) = (schedule.heartbeat(), shared.clone());
     let queue = move || Some(wiring::shown(asked.delivery().as_ref()?.status()));
     itself.up(Floors {
         // Without a receiver of traces nothing is queued.
         delivery: config.otlp.traces.is_some().then(|| Box::new(queue) as _),
-        loops: vec![Loop { name: "the schedule", limit: STUCK, away: Box::new(move || pulse.age()) }],
+        loops: vec![Loop { name: "the schedule", limit: STUCK, away: Box::new(move || heartbeat.age()) }],
     });
     let following = tokio::spawn(follower.run());
     // The fleet has them.

@@ -218,7 +218,7 @@ impl Runner for Hands {
         async move { shared.run_all(&work, lag).await }
     }
 
-    fn is_closed(&self, work: &Work) -> bool {
+    fn is_in_maintenance(&self, work: &Work) -> bool {
         self.0.window(work.target.target()).is_some()
     }
 
@@ -230,7 +230,7 @@ impl Runner for Hands {
         let (target, account) = (work.target.target().name.as_str(), work.alias());
         let what = match how {
             Lost::Panicked => "a fault in imaptrace ended a run, which is lost: please report it",
-            Lost::Overstayed => "a run hangs and is given up, it is lost: please report it",
+            Lost::Overran => "a run hangs and is given up, it is lost: please report it",
         };
         error!(target, account, "{what}");
     }

@@ -11,43 +11,45 @@ use std::{
 use proptest::prelude::*;
 
 use super::{
-    Limits, Slot,
-    book::{Act, Book, Change},
     grid,
+    planner::{Action, PlanChange, Planner},
+    slot::Slot,
 };
-use crate::clock;
+use crate::{clock, plan::RunLimits};
 
 const MS: Duration = Duration::from_millis(1);
 
-/// What is done to a book.
+/// What is done to a planner.
 #[derive(Debug, Clone)]
-enum Event {
+enum PlannerEvent {
     /// So many milliseconds pass unseen.
     Wait(u64),
     /// The oldest run ends, or the one after it.
     End(usize),
     /// These slots: number, interval in 100 ms, whether its work is new.
-    Apply(Vec<(u8, u64, bool)>, Limits),
+    Apply(Vec<(u8, u64, bool)>, RunLimits),
 }
 
-fn limits() -> impl Strategy<Value = Limits> {
+fn limits() -> impl Strategy<Value = RunLimits> {
     let per_second = || proptest::option::of((1u32..20).prop_map(|limit| NonZeroU32::new(limit).unwrap()));
-    (1usize..6, 1usize..4, per_second(), per_second(), 0u64..2000).prop_map(|(all, one, fast, fast_one, wait)| Limits {
-        in_flight: all,
-        in_flight_per_server: one,
-        logins_per_second: fast,
-        logins_per_second_per_server: fast_one,
-        wait: MS * u32::try_from(wait).unwrap(),
+    (1usize..6, 1usize..4, per_second(), per_second(), 0u64..2000).prop_map(|(all, one, fast, fast_one, wait)| {
+        RunLimits {
+            in_flight: all,
+            in_flight_per_server: one,
+            logins_per_second: fast,
+            logins_per_second_per_server: fast_one,
+            wait: MS * u32::try_from(wait).unwrap(),
+        }
     })
 }
 
-fn event() -> impl Strategy<Value = Event> {
+fn event() -> impl Strategy<Value = PlannerEvent> {
     let slots = proptest::collection::vec((0u8..8, 1u64..30, any::<bool>()), 0..8);
     prop_oneof![
-        6 => (1u64..400).prop_map(Event::Wait),
-        1 => (400u64..9000).prop_map(Event::Wait),
-        4 => (0usize..2).prop_map(Event::End),
-        1 => (slots, limits()).prop_map(|(slots, limits)| Event::Apply(slots, limits)),
+        6 => (1u64..400).prop_map(PlannerEvent::Wait),
+        1 => (400u64..9000).prop_map(PlannerEvent::Wait),
+        4 => (0usize..2).prop_map(PlannerEvent::End),
+        1 => (slots, limits()).prop_map(|(slots, limits)| PlannerEvent::Apply(slots, limits)),
     ]
 }
 
@@ -63,16 +65,16 @@ proptest! {
     fn each_planned_start_is_a_run_or_counted_as_skipped(events in proptest::collection::vec(event(), 1..120)) {
         let origin = clock::now();
         let mut now = origin;
-        let mut limits = Limits::default();
-        let mut book = Book::new(origin, limits);
+        let mut limits = RunLimits::default();
+        let mut planner = Planner::new(origin, limits);
         let mut model: HashMap<String, Model> = HashMap::new();
         let mut planned: HashMap<String, u64> = HashMap::new();
         let mut happened: HashMap<String, u64> = HashMap::new();
         let mut running: Vec<(u64, String)> = Vec::new();
-        let mut take = |acts: Vec<Act<String>>, running: &mut Vec<(u64, String)>, limits: &Limits| {
-            for act in acts {
-                match act {
-                    Act::Start { run, work, lag } => {
+        let mut take = |actions: Vec<Action<String>>, running: &mut Vec<(u64, String)>, limits: &RunLimits| {
+            for action in actions {
+                match action {
+                    Action::Start { run, work, lag } => {
                         *happened.entry((*work).clone()).or_default() += 1;
                         assert!(running.iter().all(|(_, name)| *name != *work), "{work} overlaps");
                         // A reload may have set lower limits than what is under way already.
@@ -83,18 +85,18 @@ proptest! {
                         assert!(lag < 30 * 100 * MS);
                         running.push((run, (*work).clone()));
                     }
-                    Act::Skip { work, count, .. } => *happened.entry((*work).clone()).or_default() += count,
-                    Act::GiveUp { .. } => panic!("nobody's patience is over"),
+                    Action::Skip { work, count, .. } => *happened.entry((*work).clone()).or_default() += count,
+                    Action::GiveUp { .. } => panic!("no run takes too long"),
                 }
             }
         };
         for event in events {
             match event {
-                Event::Wait(time) => now += MS * u32::try_from(time).unwrap(),
-                Event::End(which) if which < running.len() => book.ended(running.remove(which).0),
-                Event::End(_) => {}
-                Event::Apply(slots, new) => {
-                    take(book.poll(now, |_| false), &mut running, &limits);
+                PlannerEvent::Wait(time) => now += MS * u32::try_from(time).unwrap(),
+                PlannerEvent::End(which) if which < running.len() => planner.ended(running.remove(which).0),
+                PlannerEvent::End(_) => {}
+                PlannerEvent::Apply(slots, new) => {
+                    take(planner.poll(now, |_| false), &mut running, &limits);
                     count(&mut model, &mut planned, now);
                     limits = new;
                     let mut wanted = HashMap::new();
@@ -112,19 +114,19 @@ proptest! {
                         name: name.as_str().into(),
                         server: (name.as_bytes()[0] % 2).to_string().into(),
                         interval: model.interval,
-                        patience: Duration::from_secs(1 << 20),
+                        max_run_time: Duration::from_secs(1 << 20),
                         logins: 1,
                         work: model.work.clone(),
                     });
-                    take(book.apply(slots.collect(), limits, now), &mut running, &limits);
+                    take(planner.apply(slots.collect(), limits, now), &mut running, &limits);
                 }
             }
-            take(book.poll(now, |_| false), &mut running, &limits);
+            take(planner.poll(now, |_| false), &mut running, &limits);
             count(&mut model, &mut planned, now);
             // Nothing is forgotten: whatever is to happen next without an event has a time.
-            prop_assert!(model.is_empty() || book.next(now).is_some_and(|next| next > now));
+            prop_assert!(model.is_empty() || planner.next(now).is_some_and(|next| next > now));
         }
-        take(book.stop(), &mut running, &limits);
+        take(planner.stop(), &mut running, &limits);
         prop_assert_eq!(planned, happened);
     }
 }
@@ -147,29 +149,29 @@ fn what_is_due_between_two_steps_to_a_large_plan_starts_and_nothing_is_left_out_
         name: name.into(),
         server: "s".into(),
         interval: 1000 * MS,
-        patience: Duration::from_secs(60),
+        max_run_time: Duration::from_secs(60),
         logins: 1,
     };
-    let limits = Limits {
+    let limits = RunLimits {
         in_flight: 10_000,
         in_flight_per_server: 10_000,
         logins_per_second: None,
         logins_per_second_per_server: None,
         wait: 400 * MS,
     };
-    let mut book = Book::new(origin, limits);
-    book.apply(vec![slot("old".to_owned())], limits, origin);
-    let mut change = Change::new((0..5000).map(|number| slot(number.to_string())).collect(), limits);
+    let mut planner = Planner::new(origin, limits);
+    planner.apply(vec![slot("old".to_owned())], limits, origin);
+    let mut change = PlanChange::new((0..5000).map(|number| slot(number.to_string())).collect(), limits);
     let (mut now, mut steps, mut starts) = (origin, 0, HashMap::<String, u32>::new());
     loop {
-        for act in book.poll(now, |_| false) {
-            if let Act::Start { run, work, .. } = act {
+        for action in planner.poll(now, |_| false) {
+            if let Action::Start { run, work, .. } = action {
                 *starts.entry((*work).clone()).or_default() += 1;
-                book.ended(run);
+                planner.ended(run);
             }
         }
-        let mut acts = Vec::new();
-        if book.step(&mut change, now, &mut acts) {
+        let mut actions = Vec::new();
+        if planner.step(&mut change, now, &mut actions) {
             break;
         }
         steps += 1;
@@ -178,10 +180,10 @@ fn what_is_due_between_two_steps_to_a_large_plan_starts_and_nothing_is_left_out_
     assert!(steps > 20, "{steps} steps");
     // Two seconds went by, and both the plan before and what had been taken over had their starts.
     assert!(starts["old"] >= 1 && starts.len() > 1000, "{starts:?}");
-    let acts = book.poll(now + 1000 * MS, |_| false);
-    let left: std::collections::HashSet<_> = acts
+    let actions = planner.poll(now + 1000 * MS, |_| false);
+    let left: std::collections::HashSet<_> = actions
         .iter()
-        .filter_map(|act| if let Act::Start { work, .. } = act { Some(work.as_str()) } else { None })
+        .filter_map(|action| if let Action::Start { work, .. } = action { Some(work.as_str()) } else { None })
         .collect();
     assert!(!left.contains("old"));
     assert_eq!(left.len(), 5000);

@@ -1,6 +1,7 @@
-//! The schedule as its owner sees it, on a paused clock.
+//! The schedule through its public interface, on a paused clock.
 
 use std::{
+    future::Future,
     num::NonZeroU32,
     sync::{
         Mutex,
@@ -18,7 +19,7 @@ use super::*;
 struct Seen {
     takes: Duration,
     panics: bool,
-    closed: AtomicBool,
+    in_maintenance: AtomicBool,
     starts: Mutex<Vec<(Instant, Duration)>>,
     skips: Mutex<Vec<(Skip, u64)>>,
     lost: Mutex<Vec<Lost>>,
@@ -26,7 +27,7 @@ struct Seen {
     overlapped: AtomicBool,
 }
 
-struct Hands {
+struct TestRunner {
     running: Arc<AtomicUsize>,
     most: AtomicUsize,
 }
@@ -41,7 +42,7 @@ impl Drop for Running {
     }
 }
 
-impl Runner for Hands {
+impl Runner for TestRunner {
     type Work = Seen;
 
     fn run(&self, work: Arc<Seen>, lag: Duration) -> impl Future<Output = ()> + Send + 'static {
@@ -59,8 +60,8 @@ impl Runner for Hands {
         }
     }
 
-    fn is_closed(&self, work: &Seen) -> bool {
-        work.closed.load(Ordering::Relaxed)
+    fn is_in_maintenance(&self, work: &Seen) -> bool {
+        work.in_maintenance.load(Ordering::Relaxed)
     }
 
     fn skipped(&self, work: &Seen, why: Skip, count: u64) {
@@ -81,7 +82,7 @@ impl Seen {
         self.starts.lock().unwrap().len()
     }
 
-    /// Planned starts, by what was told of real start and lag.
+    /// Planned starts, by real start and lag.
     fn planned(&self) -> Vec<Instant> {
         self.starts.lock().unwrap().iter().map(|(at, lag)| at.checked_sub(*lag).unwrap()).collect()
     }
@@ -92,7 +93,7 @@ impl Seen {
 }
 
 const SECOND: Duration = Duration::from_secs(1);
-/// Timers go by whole milliseconds, also on a paused clock; whoever waits longer waits for something.
+/// Timers go by whole milliseconds, also on a paused clock; a longer delay is a real one.
 const TICK: Duration = Duration::from_millis(2);
 
 fn slot(name: &str, server: &str, interval: Duration, work: &Arc<Seen>) -> Slot<Seen> {
@@ -100,28 +101,33 @@ fn slot(name: &str, server: &str, interval: Duration, work: &Arc<Seen>) -> Slot<
         name: name.into(),
         server: server.into(),
         interval,
-        patience: Duration::from_secs(120),
+        max_run_time: Duration::from_secs(120),
         logins: 1,
         work: work.clone(),
     }
 }
 
-fn schedule() -> (Schedule<Seen>, Arc<Hands>) {
-    let hands = Arc::new(Hands { running: Arc::default(), most: AtomicUsize::new(0) });
-    (Schedule::start(hands.clone()), hands)
+fn schedule() -> (Schedule<Seen>, Arc<TestRunner>) {
+    let runner = Arc::new(TestRunner { running: Arc::default(), most: AtomicUsize::new(0) });
+    (Schedule::start(runner.clone()), runner)
 }
 
-fn free() -> Limits {
-    Limits { in_flight: 1000, in_flight_per_server: 1000, logins_per_second_per_server: None, ..Limits::default() }
+fn free() -> RunLimits {
+    RunLimits {
+        in_flight: 1000,
+        in_flight_per_server: 1000,
+        logins_per_second_per_server: None,
+        ..RunLimits::default()
+    }
 }
 
 /// Runs slots for a minute.
-async fn minute(slots: Vec<Slot<Seen>>, limits: Limits) -> Arc<Hands> {
-    let (schedule, hands) = schedule();
+async fn minute(slots: Vec<Slot<Seen>>, limits: RunLimits) -> Arc<TestRunner> {
+    let (schedule, runner) = schedule();
     schedule.apply(slots, limits);
     sleep(60 * SECOND).await;
     schedule.stop(60 * SECOND).await;
-    hands
+    runner
 }
 
 #[tokio::test(start_paused = true)]
@@ -134,7 +140,7 @@ async fn starts_stand_on_a_grid_whatever_a_run_takes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_run_that_hangs_over_its_interval_skips_starts_and_says_so() {
+async fn a_run_that_hangs_over_its_interval_skips_starts_which_are_reported() {
     let seen = Seen::taking(25 * SECOND);
     minute(vec![slot("a", "s", 10 * SECOND, &seen)], free()).await;
     assert_eq!((seen.starts(), seen.skips(Skip::Running)), (2, 4));
@@ -142,7 +148,7 @@ async fn a_run_that_hangs_over_its_interval_skips_starts_and_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_in_one_run_is_told_and_does_not_end_the_slot() {
+async fn a_panic_in_one_run_is_reported_and_does_not_end_the_slot() {
     let seen = Arc::new(Seen { panics: true, ..Seen::default() });
     minute(vec![slot("a", "s", 10 * SECOND, &seen)], free()).await;
     assert_eq!(seen.starts(), 6);
@@ -153,31 +159,31 @@ async fn a_panic_in_one_run_is_told_and_does_not_end_the_slot() {
 async fn a_run_whose_process_was_stopped_is_not_given_up_at_once() {
     let seen = Seen::taking(12 * SECOND);
     let (schedule, _) = schedule();
-    schedule.apply(vec![Slot { patience: 5 * SECOND, ..slot("a", "s", 60 * SECOND, &seen) }], free());
+    schedule.apply(vec![Slot { max_run_time: 5 * SECOND, ..slot("a", "s", 60 * SECOND, &seen) }], free());
     while seen.starts() == 0 {
         sleep(SECOND / 10).await;
     }
-    // As after SIGSTOP: its patience is over, and nobody has been able to do anything meanwhile.
+    // As after SIGSTOP: its time is over, and no task has been polled meanwhile.
     tokio::time::advance(10 * SECOND).await;
     sleep(5 * SECOND).await;
     assert_eq!((seen.running.load(Ordering::Relaxed), seen.lost.lock().unwrap().len()), (0, 0));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_run_that_overstays_is_given_up_and_the_slot_goes_on() {
+async fn a_run_that_takes_too_long_is_given_up_and_the_slot_goes_on() {
     let seen = Seen::taking(3600 * SECOND);
-    let stuck = Slot { patience: 5 * SECOND, ..slot("a", "s", 10 * SECOND, &seen) };
-    minute(vec![stuck], Limits { in_flight: 1, ..free() }).await;
+    let stuck = Slot { max_run_time: 5 * SECOND, ..slot("a", "s", 10 * SECOND, &seen) };
+    minute(vec![stuck], RunLimits { in_flight: 1, ..free() }).await;
     assert_eq!((seen.starts(), seen.skips(Skip::Running)), (6, 0));
-    assert!(seen.lost.lock().unwrap().iter().all(|how| *how == Lost::Overstayed));
+    assert!(seen.lost.lock().unwrap().iter().all(|how| *how == Lost::Overran));
 }
 
 #[tokio::test(start_paused = true)]
 async fn no_more_runs_than_allowed_are_under_way_and_the_others_are_skipped() {
     let all: Vec<_> = (0..5).map(|_| Seen::taking(29 * SECOND)).collect();
     let slots = all.iter().enumerate().map(|(number, seen)| slot(&format!("same{number}"), "s", 30 * SECOND, seen));
-    let hands = minute(slots.collect(), Limits { in_flight: 2, ..free() }).await;
-    assert_eq!(hands.most.load(Ordering::Relaxed), 2);
+    let runner = minute(slots.collect(), RunLimits { in_flight: 2, ..free() }).await;
+    assert_eq!(runner.most.load(Ordering::Relaxed), 2);
     let (starts, skips): (Vec<_>, Vec<_>) =
         all.iter().map(|seen| (seen.starts(), seen.skips(Skip::Limit))).collect::<Vec<_>>().into_iter().unzip();
     assert_eq!(starts.iter().sum::<usize>() as u64 + skips.iter().sum::<u64>(), 10, "{starts:?} {skips:?}");
@@ -185,12 +191,12 @@ async fn no_more_runs_than_allowed_are_under_way_and_the_others_are_skipped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_start_that_waits_for_a_place_takes_it_and_its_lag_is_told() {
+async fn a_start_that_waits_for_a_place_takes_it_and_its_lag_is_reported() {
     // The same name gives the same phase, so both would start at once if the names did not have to differ: a pair is
     // looked for whose phases lie closer than the run takes.
     let seen: Vec<_> = (0..40).map(|_| Seen::taking(SECOND / 2)).collect();
     let slots = seen.iter().enumerate().map(|(number, seen)| slot(&format!("m{number}"), "s", 60 * SECOND, seen));
-    minute(slots.collect(), Limits { in_flight: 1, ..free() }).await;
+    minute(slots.collect(), RunLimits { in_flight: 1, ..free() }).await;
     let waited: Vec<_> =
         seen.iter().flat_map(|seen| seen.starts.lock().unwrap().clone()).filter(|(_, lag)| *lag >= TICK).collect();
     assert!(!waited.is_empty());
@@ -208,7 +214,7 @@ async fn a_dead_server_takes_no_place_from_the_others_and_delays_none() {
     for (number, seen) in well.iter().enumerate() {
         slots.push(slot(&format!("well{number}"), &format!("well{number}"), 30 * SECOND, seen));
     }
-    minute(slots, Limits { in_flight: 12, in_flight_per_server: 4, ..free() }).await;
+    minute(slots, RunLimits { in_flight: 12, in_flight_per_server: 4, ..free() }).await;
     for seen in well {
         assert_eq!(seen.starts(), 2);
         assert!(seen.starts.lock().unwrap().iter().all(|(_, lag)| *lag < TICK));
@@ -222,7 +228,7 @@ async fn logins_stand_at_an_even_distance_and_what_cannot_wait_so_long_is_skippe
     let slots: Vec<_> =
         all.iter().enumerate().map(|(number, seen)| slot(&format!("m{number}"), "s", 10 * SECOND, seen)).collect();
     // Ten a second are due.
-    minute(slots, Limits { logins_per_second_per_server: NonZeroU32::new(4), ..free() }).await;
+    minute(slots, RunLimits { logins_per_second_per_server: NonZeroU32::new(4), ..free() }).await;
     let mut at: Vec<_> = all.iter().flat_map(|seen| seen.starts.lock().unwrap().clone()).map(|(at, _)| at).collect();
     at.sort();
     assert!(at.windows(2).all(|pair| pair[1] - pair[0] >= SECOND / 4));
@@ -232,15 +238,15 @@ async fn logins_stand_at_an_even_distance_and_what_cannot_wait_so_long_is_skippe
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_starts_in_a_maintenance_window_and_it_is_told() {
+async fn nothing_starts_in_a_maintenance_window_and_it_is_reported() {
     let seen = Seen::taking(SECOND);
     let (schedule, _) = schedule();
     schedule.apply(vec![slot("a", "s", 10 * SECOND, &seen)], free());
     sleep(20 * SECOND).await;
-    seen.closed.store(true, Ordering::Relaxed);
+    seen.in_maintenance.store(true, Ordering::Relaxed);
     sleep(30 * SECOND).await;
     assert_eq!((seen.starts(), seen.skips(Skip::Window)), (2, 3));
-    seen.closed.store(false, Ordering::Relaxed);
+    seen.in_maintenance.store(false, Ordering::Relaxed);
     sleep(10 * SECOND).await;
     assert_eq!(seen.starts(), 3);
 }
@@ -295,7 +301,7 @@ async fn a_reload_each_second_for_a_minute_neither_loses_nor_doubles_a_start_nor
 #[tokio::test(start_paused = true)]
 async fn a_slot_that_changed_does_not_start_beside_its_old_run() {
     let (old, new) = (Seen::taking(25 * SECOND), Seen::taking(SECOND));
-    let (schedule, hands) = schedule();
+    let (schedule, runner) = schedule();
     schedule.apply(vec![slot("a", "s", 10 * SECOND, &old)], free());
     sleep(10 * SECOND).await;
     assert_eq!(old.starts(), 1);
@@ -304,13 +310,13 @@ async fn a_slot_that_changed_does_not_start_beside_its_old_run() {
     sleep(SECOND).await;
     schedule.apply(vec![slot("a", "s", 10 * SECOND, &new)], free());
     sleep(59 * SECOND).await;
-    assert_eq!((old.starts(), hands.most.load(Ordering::Relaxed)), (1, 1));
+    assert_eq!((old.starts(), runner.most.load(Ordering::Relaxed)), (1, 1));
     assert!(new.skips(Skip::Running) >= 2, "{:?}", new.skips);
     assert!(new.starts() >= 3);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slot_that_is_removed_starts_no_more_and_its_run_ends_in_peace() {
+async fn a_slot_that_is_removed_starts_no_more_and_its_run_goes_on_to_its_end() {
     let seen = Seen::taking(5 * SECOND);
     let (schedule, _) = schedule();
     schedule.apply(vec![slot("a", "s", 10 * SECOND, &seen)], free());
@@ -341,15 +347,15 @@ async fn it_stops_when_all_runs_have_ended_or_its_time_is_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_pulse_tells_a_schedule_that_hangs_and_not_one_that_is_late() {
+async fn the_heartbeat_shows_a_schedule_that_hangs_and_not_one_that_is_late() {
     let (schedule, _) = schedule();
-    let pulse = schedule.pulse();
+    let heartbeat = schedule.heartbeat();
     sleep(90 * SECOND).await;
-    assert!(pulse.age() <= SECOND, "{:?}", pulse.age());
+    assert!(heartbeat.age() <= SECOND, "{:?}", heartbeat.age());
     tokio::time::advance(30 * SECOND).await;
     sleep(SECOND).await;
-    assert!(pulse.age() <= SECOND, "{:?}", pulse.age());
-    schedule.keeping.abort();
+    assert!(heartbeat.age() <= SECOND, "{:?}", heartbeat.age());
+    schedule.task.abort();
     sleep(30 * SECOND).await;
-    assert!(pulse.age() >= 29 * SECOND);
+    assert!(heartbeat.age() >= 29 * SECOND);
 }

@@ -33,7 +33,6 @@ const NOT_YET: &[&str] = &[
     "src/latency/mod.rs",
     "src/probe/command.rs",
     "src/probe/exchange.rs",
-    "src/schedule/book.rs",
     "src/status/board.rs",
     "src/telemetry/metrics/fleet.rs",
 ];

@@ -35,7 +35,6 @@ const NOT_YET: &[&str] = &[
     "Line",
     "LineError",
     "LogFormat",
-    "Pace",
     "Place",
     "Protocol",
     "Refused",

@@ -1,119 +1,132 @@
-//! Which slot is due, which waits for its turn and which runs: all that the schedule decides, and nothing that it does.
+//! Which slot is due, which waits for a free place and which runs: every decision of the schedule. It carries out none of
+//! them.
 //!
-//! Each planned start becomes exactly one of [`Act::Start`] and a count in [`Act::Skip`], so what a slow server or a
-//! swamped machine keeps from being measured is counted, and never quietly missing. The time is an argument; only pauses of this process are asked for. Driven by
-//! `keeper`.
+//! Each planned start becomes exactly one [`Action::Start`] or is counted in one [`Action::Skip`], so a start that a slow
+//! server or an overloaded machine prevented is never missing from the counts. The time is an argument; only the pauses of
+//! this process are read from `clock`. Called by `scheduler`.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use super::{
-    Limits, Skip, Slot,
     grid::{self, Grid},
-    pace::{Pace, Server},
+    rate_limiter::RateLimiter,
+    runner::Skip,
+    slot::Slot,
 };
-use crate::clock;
+use crate::{clock, plan::RunLimits};
 
-/// What is to be done.
+/// What the scheduler has to do.
 #[derive(Debug)]
-pub(super) enum Act<T> {
-    /// Start a run of this number.
+pub(super) enum Action<T> {
+    /// Start a run, with its number.
     Start { run: u64, work: Arc<T>, lag: Duration },
-    /// Tell of planned starts that do not happen.
+    /// Report planned starts that do not happen.
     Skip { work: Arc<T>, why: Skip, count: u64 },
-    /// Give up a run that stays longer than it may. Its place is free already.
+    /// Give up a run that takes too long. Its place is free already.
     GiveUp { run: u64, work: Arc<T> },
 }
 
 #[derive(Debug)]
-struct Entry<T> {
+struct SlotEntry<T> {
     slot: Slot<T>,
     /// The next planned start.
     next: Instant,
-    waiting: Option<Waiting>,
-    /// The run under way.
+    waiting: Option<PendingStart>,
+    /// The run in flight.
     run: Option<u64>,
-    /// It is in the plan no more, and goes when its run has ended.
+    /// It is no longer in the plan, and is removed when its run has ended.
     gone: bool,
 }
 
-/// A start that is due and waits for its turn.
+/// A start that is due and waits for a free place.
 #[derive(Debug, Clone, Copy)]
-struct Waiting {
+struct PendingStart {
     planned: Instant,
     until: Instant,
 }
 
 #[derive(Debug)]
-struct Run<T> {
+struct ActiveRun<T> {
     entry: u64,
     server: Arc<str>,
     work: Arc<T>,
     begun: Instant,
-    /// For how long it may stay.
+    /// For how long it may run.
     allowed: Duration,
-    /// When it is given up; none once it was, and its place with it.
-    patience: Option<Instant>,
+    /// When it is given up; none after that, when its place is free again.
+    deadline: Option<Instant>,
 }
 
-/// A timer that rings so late tells of a process that did not get to run.
+/// A timer that fires this late means that the process did not get to run.
 const LATE: Duration = Duration::from_secs(1);
-/// What a run gets then.
-const SPARED: Duration = Duration::from_secs(10);
+/// How much longer a run may take then.
+const EXTENSION: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
     Due(u64),
-    Patience(u64),
-    /// A server's pace lets the next one begin.
+    Overrun(u64),
+    /// The next login of a server may begin.
     Server(Arc<str>),
+}
+
+/// What is known of a server.
+#[derive(Debug, Default)]
+struct ServerState {
+    in_flight: usize,
+    logins: RateLimiter,
+    /// Slots that wait for a free place, the first one first.
+    queue: VecDeque<u64>,
+    /// Its place among the servers that could start something: the planned start of the first in the queue.
+    offered: Option<Instant>,
 }
 
 /// The state of a schedule.
 #[derive(Debug)]
-pub(super) struct Book<T> {
+pub(super) struct Planner<T> {
     grid: Grid,
-    limits: Limits,
+    limits: RunLimits,
     /// The last number given to an entry or a run.
     number: u64,
-    entries: HashMap<u64, Entry<T>>,
+    entries: HashMap<u64, SlotEntry<T>>,
     names: HashMap<Arc<str>, u64>,
-    runs: HashMap<u64, Run<T>>,
-    servers: HashMap<Arc<str>, Server>,
+    runs: HashMap<u64, ActiveRun<T>>,
+    servers: HashMap<Arc<str>, ServerState>,
     in_flight: usize,
-    pace: Pace,
+    logins: RateLimiter,
     timers: BTreeSet<(Instant, Timer)>,
-    /// When those that wait give up.
+    /// When waiting starts are skipped.
     expiries: BTreeSet<(Instant, u64)>,
-    /// Servers whose first in the queue may get the next place, by its planned start.
+    /// Servers whose first slot in the queue may get the next place, by its planned start.
     offers: BTreeSet<(Instant, Arc<str>)>,
 }
 
-/// So many slots are gone over to in one step: starts that are due meanwhile wait for no more.
+/// How many slots one step of a change applies. A start that is due meanwhile waits no longer than one step.
 const STEP: usize = 250;
 
-/// Other slots and limits, as far as the book has gone over to them.
+/// New slots and limits, and how far they have been applied.
 #[derive(Debug)]
-pub(super) struct Change<T> {
-    limits: Limits,
+pub(super) struct PlanChange<T> {
+    limits: RunLimits,
     slots: std::vec::IntoIter<Slot<T>>,
-    /// The entries of those that it has gone over to.
+    /// The entries of the slots that have been applied.
     kept: HashSet<u64>,
-    /// Those that are in the plan no more, once all others are done.
+    /// Entries that are no longer in the plan; known when all slots have been applied.
     old: Option<std::vec::IntoIter<u64>>,
 }
 
-impl<T> Change<T> {
-    pub(super) fn new(slots: Vec<Slot<T>>, limits: Limits) -> Self {
+impl<T> PlanChange<T> {
+    pub(super) fn new(slots: Vec<Slot<T>>, limits: RunLimits) -> Self {
         Self { limits, kept: HashSet::with_capacity(slots.len()), slots: slots.into_iter(), old: None }
     }
 }
 
-impl<T> Book<T> {
-    pub(super) fn new(origin: Instant, limits: Limits) -> Self {
+impl<T> Planner<T> {
+    pub(super) fn new(origin: Instant, limits: RunLimits) -> Self {
         Self {
             grid: Grid::new(origin),
             limits,
@@ -123,14 +136,14 @@ impl<T> Book<T> {
             runs: HashMap::new(),
             servers: HashMap::new(),
             in_flight: 0,
-            pace: Pace::default(),
+            logins: RateLimiter::default(),
             timers: BTreeSet::new(),
             expiries: BTreeSet::new(),
             offers: BTreeSet::new(),
         }
     }
 
-    /// Runs that have not ended, those included that were given up.
+    /// Runs that have not ended, including those that were given up.
     pub(super) fn running(&self) -> usize {
         self.runs.len()
     }
@@ -139,36 +152,37 @@ impl<T> Book<T> {
     pub(super) fn next(&self, now: Instant) -> Option<Instant> {
         let timer = self.timers.first().map(|(at, _)| *at);
         let expiry = self.expiries.first().map(|(at, _)| *at);
-        let pace = (!self.offers.is_empty() && self.in_flight < self.limits.in_flight).then(|| self.pace.blocked(now));
-        [timer, expiry, pace.flatten()].into_iter().flatten().min()
+        let rate =
+            (!self.offers.is_empty() && self.in_flight < self.limits.in_flight).then(|| self.logins.blocked_until(now));
+        [timer, expiry, rate.flatten()].into_iter().flatten().min()
     }
 
-    /// All that is to be done now. `closed` says whether a piece of work is in a maintenance window.
-    pub(super) fn poll(&mut self, now: Instant, closed: impl Fn(&T) -> bool) -> Vec<Act<T>> {
-        let mut acts = Vec::new();
+    /// Everything that is to be done now. `in_maintenance` tests whether work is in a maintenance window.
+    pub(super) fn poll(&mut self, now: Instant, in_maintenance: impl Fn(&T) -> bool) -> Vec<Action<T>> {
+        let mut actions = Vec::new();
         while self.timers.first().is_some_and(|(at, _)| *at <= now) {
             match self.timers.pop_first() {
-                Some((_, Timer::Due(entry))) => self.due(entry, now, &closed, &mut acts),
-                Some((at, Timer::Patience(run))) => match self.spared(run, at, now) {
-                    Some(until) => self.spare(run, until),
-                    None => self.give_up(run, &mut acts),
+                Some((_, Timer::Due(entry))) => self.due(entry, now, &in_maintenance, &mut actions),
+                Some((at, Timer::Overrun(run))) => match self.extension(run, at, now) {
+                    Some(until) => self.extend(run, until),
+                    None => self.give_up(run, &mut actions),
                 },
                 Some((_, Timer::Server(server))) => self.offer(&server),
                 None => {}
             }
         }
-        self.admit(now, &mut acts);
+        self.admit(now, &mut actions);
         while let Some((_, entry)) = self.expiries.first().copied().filter(|(at, _)| *at <= now) {
-            self.withdraw(entry, &mut acts);
+            self.withdraw(entry, &mut actions);
         }
-        acts
+        actions
     }
 
-    /// A run has ended, however.
+    /// Records that a run has ended, in whatever way.
     pub(super) fn ended(&mut self, run: u64) {
         let Some(ended) = self.runs.remove(&run) else { return };
-        if let Some(patience) = ended.patience {
-            self.timers.remove(&(patience, Timer::Patience(run)));
+        if let Some(deadline) = ended.deadline {
+            self.timers.remove(&(deadline, Timer::Overrun(run)));
             self.free(&ended.server);
         }
         if let Some(entry) = self.entries.get_mut(&ended.entry) {
@@ -180,17 +194,17 @@ impl<T> Book<T> {
         }
     }
 
-    /// Goes over to these slots and limits, all at once. To be polled at the same `now` before and after.
+    /// Applies these slots and limits at once. Poll at the same `now` before and after.
     #[cfg(test)]
-    pub(super) fn apply(&mut self, slots: Vec<Slot<T>>, limits: Limits, now: Instant) -> Vec<Act<T>> {
-        let (mut change, mut acts) = (Change::new(slots, limits), Vec::new());
-        while !self.step(&mut change, now, &mut acts) {}
-        acts
+    pub(super) fn apply(&mut self, slots: Vec<Slot<T>>, limits: RunLimits, now: Instant) -> Vec<Action<T>> {
+        let (mut change, mut actions) = (PlanChange::new(slots, limits), Vec::new());
+        while !self.step(&mut change, now, &mut actions) {}
+        actions
     }
 
-    /// Goes a step further with a change; true when it is complete. A slot of the same name, interval, server and work is
-    /// not touched; one that changed takes the new work from its next start on. What is not in the new plan goes last.
-    pub(super) fn step(&mut self, change: &mut Change<T>, now: Instant, acts: &mut Vec<Act<T>>) -> bool {
+    /// Applies one step of a change; true when it is complete. A slot with the same name, interval, server and work is left
+    /// alone; a changed one takes the new work from its next start on. Slots that are not in the new plan are removed last.
+    pub(super) fn step(&mut self, change: &mut PlanChange<T>, now: Instant, actions: &mut Vec<Action<T>>) -> bool {
         self.limits = change.limits;
         let slots: Vec<_> = change.slots.by_ref().take(STEP).collect();
         if !slots.is_empty() {
@@ -214,13 +228,13 @@ impl<T> Book<T> {
         let gone: Vec<_> = old.take(STEP).collect();
         if !gone.is_empty() {
             for entry in gone {
-                self.remove(entry, acts);
+                self.remove(entry, actions);
             }
             return false;
         }
         let used: HashSet<&str> = self.entries.values().map(|entry| &*entry.slot.server).collect();
         self.servers.retain(|name, server| server.in_flight > 0 || used.contains(&**name));
-        // Other limits may let in who waits.
+        // The new limits may have room for waiting starts.
         let waiting: Vec<_> = self.servers.iter().filter(|(_, server)| !server.queue.is_empty()).collect();
         let waiting: Vec<_> = waiting.into_iter().map(|(name, _)| name.clone()).collect();
         for server in waiting {
@@ -230,13 +244,13 @@ impl<T> Book<T> {
     }
 
     /// No more starts.
-    pub(super) fn stop(&mut self) -> Vec<Act<T>> {
-        let mut acts = Vec::new();
+    pub(super) fn stop(&mut self) -> Vec<Action<T>> {
+        let mut actions = Vec::new();
         let all: Vec<u64> = self.entries.keys().copied().collect();
         for entry in all {
-            self.remove(entry, &mut acts);
+            self.remove(entry, &mut actions);
         }
-        acts
+        actions
     }
 
     fn add(&mut self, slot: Slot<T>, now: Instant) -> u64 {
@@ -244,14 +258,14 @@ impl<T> Book<T> {
         let (entry, next) = (self.number, self.grid.after(now, &slot.name, slot.interval));
         self.names.insert(slot.name.clone(), entry);
         self.timers.insert((next, Timer::Due(entry)));
-        self.entries.insert(entry, Entry { slot, next, waiting: None, run: None, gone: false });
+        self.entries.insert(entry, SlotEntry { slot, next, waiting: None, run: None, gone: false });
         entry
     }
 
     fn change(&mut self, id: u64, slot: Slot<T>, now: Instant) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         if entry.gone || entry.slot.interval != slot.interval {
-            // One that is gone has no timer.
+            // A removed slot has no timer.
             self.timers.remove(&(entry.next, Timer::Due(id)));
             entry.next = self.grid.after(now, &slot.name, slot.interval);
             self.timers.insert((entry.next, Timer::Due(id)));
@@ -266,8 +280,8 @@ impl<T> Book<T> {
         }
     }
 
-    fn remove(&mut self, id: u64, acts: &mut Vec<Act<T>>) {
-        self.withdraw(id, acts);
+    fn remove(&mut self, id: u64, actions: &mut Vec<Action<T>>) {
+        self.withdraw(id, actions);
         let Some(entry) = self.entries.get_mut(&id) else { return };
         self.timers.remove(&(entry.next, Timer::Due(id)));
         entry.gone = true;
@@ -277,9 +291,9 @@ impl<T> Book<T> {
         }
     }
 
-    fn due(&mut self, id: u64, now: Instant, closed: &impl Fn(&T) -> bool, acts: &mut Vec<Act<T>>) {
-        // Only another interval can bring the next start before this one has given up.
-        self.withdraw(id, acts);
+    fn due(&mut self, id: u64, now: Instant, in_maintenance: &impl Fn(&T) -> bool, actions: &mut Vec<Action<T>>) {
+        // Only a changed interval can make the next start due before this one has been skipped.
+        self.withdraw(id, actions);
         let Some(entry) = self.entries.get_mut(&id) else { return };
         let interval = entry.slot.interval;
         // Whole intervals late: this process did not get to run at all (the machine slept, or is swamped).
@@ -287,7 +301,7 @@ impl<T> Book<T> {
         let planned = entry.next + grid::times(interval, missed);
         entry.next = planned + interval;
         self.timers.insert((entry.next, Timer::Due(id)));
-        let mut skip = |why, count| acts.push(Act::Skip { work: entry.slot.work.clone(), why, count });
+        let mut skip = |why, count| actions.push(Action::Skip { work: entry.slot.work.clone(), why, count });
         if entry.run.is_some() {
             skip(Skip::Running, missed + 1);
             return;
@@ -295,84 +309,84 @@ impl<T> Book<T> {
         if missed > 0 {
             skip(Skip::Overload, missed);
         }
-        if closed(&entry.slot.work) {
+        if in_maintenance(&entry.slot.work) {
             skip(Skip::Window, 1);
             return;
         }
         let until = planned + self.limits.wait.min(interval / 2);
-        entry.waiting = Some(Waiting { planned, until });
+        entry.waiting = Some(PendingStart { planned, until });
         self.expiries.insert((until, id));
         let server = entry.slot.server.clone();
         self.servers.entry(server.clone()).or_default().queue.push_back(id);
         self.offer(&server);
     }
 
-    /// Starts what may start, the longest due first.
-    fn admit(&mut self, now: Instant, acts: &mut Vec<Act<T>>) {
-        while self.in_flight < self.limits.in_flight.max(1) && self.pace.blocked(now).is_none() {
+    /// Starts what may start, the earliest planned first.
+    fn admit(&mut self, now: Instant, actions: &mut Vec<Action<T>>) {
+        while self.in_flight < self.limits.in_flight.max(1) && self.logins.blocked_until(now).is_none() {
             let Some((_, name)) = self.offers.pop_first() else { return };
             let Some(server) = self.servers.get_mut(&name) else { continue };
             server.offered = None;
             if server.in_flight >= self.limits.in_flight_per_server.max(1) {
-                // The end of one of its runs offers it again.
+                // It is offered again when one of its runs ends.
                 continue;
             }
-            if let Some(free) = server.pace.blocked(now) {
+            if let Some(free) = server.logins.blocked_until(now) {
                 self.timers.insert((free, Timer::Server(name)));
                 continue;
             }
             if let Some(entry) = server.queue.pop_front() {
-                self.start(entry, &name, now, acts);
+                self.start(entry, &name, now, actions);
             }
             self.offer(&name);
         }
     }
 
-    fn start(&mut self, id: u64, name: &Arc<str>, now: Instant, acts: &mut Vec<Act<T>>) {
+    fn start(&mut self, id: u64, name: &Arc<str>, now: Instant, actions: &mut Vec<Action<T>>) {
         let (Some(entry), Some(server)) = (self.entries.get_mut(&id), self.servers.get_mut(name)) else { return };
         let Some(waiting) = entry.waiting.take() else { return };
         self.expiries.remove(&(waiting.until, id));
         let (slot, limits) = (&entry.slot, &self.limits);
-        self.pace.take(now, slot.logins, limits.logins_per_second);
-        server.pace.take(now, slot.logins, limits.logins_per_second_per_server);
+        self.logins.record(now, slot.logins, limits.logins_per_second);
+        server.logins.record(now, slot.logins, limits.logins_per_second_per_server);
         server.in_flight += 1;
         self.in_flight += 1;
         self.number += 1;
-        let (run, patience) = (self.number, now + slot.patience);
+        let (run, deadline) = (self.number, now + slot.max_run_time);
         entry.run = Some(run);
-        self.timers.insert((patience, Timer::Patience(run)));
+        self.timers.insert((deadline, Timer::Overrun(run)));
         let work = slot.work.clone();
-        acts.push(Act::Start { run, work: work.clone(), lag: now.saturating_duration_since(waiting.planned) });
-        let allowed = slot.patience;
-        let (server, patience) = (name.clone(), Some(patience));
-        self.runs.insert(run, Run { entry: id, server, work, begun: now, allowed, patience });
+        actions.push(Action::Start { run, work: work.clone(), lag: now.saturating_duration_since(waiting.planned) });
+        let allowed = slot.max_run_time;
+        let (server, deadline) = (name.clone(), Some(deadline));
+        self.runs.insert(run, ActiveRun { entry: id, server, work, begun: now, allowed, deadline });
     }
 
-    /// Until when a run may stay that should have ended `at` some time. While this process did not get to run (SIGSTOP, a
-    /// paused machine, no CPU) it had none, and gets as much more; and a moment after a timer that is late, to end by its own
-    /// deadlines. None for one that has had its time.
-    fn spared(&self, number: u64, at: Instant, now: Instant) -> Option<Instant> {
+    /// The new deadline of a run whose deadline was `at`. The time in which this process did not get to run (SIGSTOP, a paused
+    /// machine, no CPU) is added, and after a late timer a moment in which the run can end by its own deadlines. None for a
+    /// run that has had its time.
+    fn extension(&self, number: u64, at: Instant, now: Instant) -> Option<Instant> {
         let run = self.runs.get(&number)?;
         let until = run.begun + run.allowed + clock::paused(run.begun, now, Duration::ZERO);
         let late = now.saturating_duration_since(at) > LATE;
-        Some(if late { until.max(now + SPARED) } else { until }).filter(|until| *until > now)
+        Some(if late { until.max(now + EXTENSION) } else { until }).filter(|until| *until > now)
     }
 
-    fn spare(&mut self, number: u64, patience: Instant) {
+    fn extend(&mut self, number: u64, deadline: Instant) {
         let Some(run) = self.runs.get_mut(&number) else { return };
-        run.patience = Some(patience);
-        self.timers.insert((patience, Timer::Patience(number)));
+        run.deadline = Some(deadline);
+        self.timers.insert((deadline, Timer::Overrun(number)));
     }
 
-    fn give_up(&mut self, number: u64, acts: &mut Vec<Act<T>>) {
+    fn give_up(&mut self, number: u64, actions: &mut Vec<Action<T>>) {
         let Some(run) = self.runs.get_mut(&number) else { return };
-        run.patience = None;
-        acts.push(Act::GiveUp { run: number, work: run.work.clone() });
+        run.deadline = None;
+        actions.push(Action::GiveUp { run: number, work: run.work.clone() });
         let server = run.server.clone();
         self.free(&server);
     }
 
-    /// A place is free.
+    /// Frees a place.
     fn free(&mut self, name: &Arc<str>) {
         self.in_flight -= 1;
         if let Some(server) = self.servers.get_mut(name) {
@@ -381,7 +395,7 @@ impl<T> Book<T> {
         self.offer(name);
     }
 
-    /// Puts a server that has something to start among those that may, anew if its first in the queue is another one.
+    /// Enters a server with waiting starts among the offers, again if the first one in its queue has changed.
     fn offer(&mut self, name: &Arc<str>) {
         let Some(server) = self.servers.get_mut(name) else { return };
         let first = server.queue.front().and_then(|entry| self.entries.get(entry)?.waiting);
@@ -397,17 +411,17 @@ impl<T> Book<T> {
         }
     }
 
-    /// Skips a start that waits, if there is one.
-    fn withdraw(&mut self, id: u64, acts: &mut Vec<Act<T>>) {
+    /// Skips the waiting start of a slot, if there is one.
+    fn withdraw(&mut self, id: u64, actions: &mut Vec<Action<T>>) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         let Some(waiting) = entry.waiting.take() else { return };
         self.expiries.remove(&(waiting.until, id));
-        acts.push(Act::Skip { work: entry.slot.work.clone(), why: Skip::Limit, count: 1 });
+        actions.push(Action::Skip { work: entry.slot.work.clone(), why: Skip::Limit, count: 1 });
         let server = entry.slot.server.clone();
         self.leave(id, &server);
     }
 
-    /// Out of a server's queue.
+    /// Removes a slot from a server's queue.
     fn leave(&mut self, id: u64, name: &Arc<str>) {
         if let Some(server) = self.servers.get_mut(name) {
             server.queue.retain(|waiting| *waiting != id);
