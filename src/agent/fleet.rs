@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{backoff::LoginBackoff, families, once::longest, run_log::LastSeen, tell::RunState, tls_files::FileSets};
-use crate::{latency::SlowSpell, net::Family, plan::Target, probe::TargetContext, schedule::Slot};
+use crate::{latency::SlowPeriod, net::Family, plan::Target, probe::TargetContext, schedule::Slot};
 
 /// A password command's own deadline, a look at certificates, and what handing a finished run on may take.
 const AROUND: Duration = Duration::from_secs(20);
@@ -29,7 +29,7 @@ pub(super) struct History {
     /// What the last run came to, for each family that had one.
     states: Vec<(Family, RunState)>,
     /// The slow steps of recent runs, for each family that had some.
-    slow: Vec<(Family, SlowSpell)>,
+    slow: Vec<(Family, SlowPeriod)>,
     /// The log has it that the mailbox holds too little.
     pub(super) told_of_few: bool,
     /// When runs last repeated the outcome of the one before, and were skipped.
@@ -48,9 +48,9 @@ impl History {
     }
 
     /// The slow steps of recent runs over a family.
-    pub(super) fn slow_spell(&mut self, family: Family) -> &mut SlowSpell {
+    pub(super) fn slow_period(&mut self, family: Family) -> &mut SlowPeriod {
         let at = self.slow.iter().position(|(known, _)| *known == family).unwrap_or_else(|| {
-            self.slow.push((family, SlowSpell::default()));
+            self.slow.push((family, SlowPeriod::default()));
             self.slow.len() - 1
         });
         &mut self.slow[at].1

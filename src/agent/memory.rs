@@ -97,8 +97,8 @@ impl Memory {
     }
 
     /// Adds the verdicts to a finished run, learns from it, and gives the levels that have moved for good.
-    pub(super) fn judge(&self, run: &mut Run) -> Vec<Shift> {
-        let shifts = self.history().judge(run);
+    pub(super) fn evaluate(&self, run: &mut Run) -> Vec<Shift> {
+        let shifts = self.history().evaluate(run);
         self.changed.store(true, Ordering::Relaxed);
         shifts
     }
@@ -155,7 +155,7 @@ impl Memory {
     fn read_first(&self, state: &StateDir, unread: &mut bool, wanted: impl Fn(&str, &str) -> bool) -> io::Result<()> {
         if *unread {
             let found = read(&self.settings, &*state.ready()?, wanted)?;
-            self.history().take_up(found);
+            self.history().merge(found);
             *unread = false;
         }
         Ok(())
@@ -273,14 +273,14 @@ mod tests {
     /// As after so many passed runs.
     fn learned(folder: &Path, runs: usize) -> Memory {
         let memory = open(folder);
-        (0..runs).for_each(|_| drop(memory.judge(&mut run())));
+        (0..runs).for_each(|_| drop(memory.evaluate(&mut run())));
         memory
     }
 
     /// Whether it has a verdict on the next run.
     fn knows(memory: &Memory) -> bool {
         let mut run = run();
-        memory.judge(&mut run);
+        memory.evaluate(&mut run);
         run.steps.iter().all(|step| step.baseline_s.is_some() == step.was_started())
     }
 
@@ -316,7 +316,7 @@ mod tests {
         assert!(!file.exists());
         // A leftover of a save that a crash cut short is in nobody's way.
         fs::write(file.with_extension("new"), "half a li").unwrap();
-        memory.judge(&mut run());
+        memory.evaluate(&mut run());
         memory.save().await;
         drop(memory);
         assert!(knows(&open(folder.path())));
@@ -352,7 +352,7 @@ mod tests {
             let memory = open(folder.path());
             assert!(!knows(&memory));
             assert_eq!(fs::read(folder.path().join("latency.damaged")).unwrap(), content);
-            (0..20).for_each(|_| drop(memory.judge(&mut run())));
+            (0..20).for_each(|_| drop(memory.evaluate(&mut run())));
             memory.save_now();
             drop(memory);
             assert!(knows(&open(folder.path())));
@@ -468,7 +468,7 @@ mod tests {
     fn without_a_folder_all_is_in_memory() {
         let memory = Memory::new(Settings::default(), None);
         memory.load(|_, _| true);
-        (0..20).for_each(|_| drop(memory.judge(&mut run())));
+        (0..20).for_each(|_| drop(memory.evaluate(&mut run())));
         memory.save_now();
         assert!(knows(&memory));
     }

@@ -129,7 +129,7 @@ impl Shared {
         })
         .await;
         drop(active);
-        let shifts = self.memory.judge(&mut run);
+        let shifts = self.memory.evaluate(&mut run);
         tell_of_shifts(&run, shifts, &self.run_log);
         work.history().backoff.learn(&run, target.target().interval);
         if lacks_certificate(&run) {
@@ -177,7 +177,7 @@ impl Shared {
         let mut state = std::mem::take(history.run_state(family));
         tell(&run, &mut state, &mut history.repeated, &self.run_log);
         *history.run_state(family) = state;
-        tell_of_slow(&run, history.slow_spell(family), self.memory.settings(), &self.run_log);
+        tell_of_slow(&run, history.slow_period(family), self.memory.settings(), &self.run_log);
         if !history.told_of_few {
             history.told_of_few = tell_of_few(&run, &self.run_log);
         }

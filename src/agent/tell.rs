@@ -11,7 +11,7 @@ use tracing::{debug, info, warn};
 
 use super::run_log::{LastSeen, RunLog};
 use crate::{
-    latency::{self, Shift, SlowSpell, SpellChange, UsualMoved},
+    latency::{self, Shift, SlowPeriod, SlowPeriodChange, BaselineMoved},
     plan::Journey,
 };
 
@@ -117,20 +117,20 @@ pub(super) fn tell_of_shifts(run: &Run, shifts: Vec<Shift>, log: &RunLog) {
 
 /// One line for a slow run when the one before was not, about the step that stands out, and one when a run passes that is
 /// not slow: that it is over, or that the steps are as slow as before and only what is usual has moved.
-pub(super) fn tell_of_slow(run: &Run, spell: &mut SlowSpell, settings: &latency::Settings, log: &RunLog) {
+pub(super) fn tell_of_slow(run: &Run, period: &mut SlowPeriod, settings: &latency::Settings, log: &RunLog) {
     let (target, account, trace_id) = (run.target.as_str(), run.account.as_str(), run.trace_id);
     let family = run.family.map(AddressFamily::as_str);
-    match spell.observe(run, settings) {
-        SpellChange::Nothing => {}
+    match period.observe(run, settings) {
+        SlowPeriodChange::Nothing => {}
         _ if !log.may_log() => {}
-        SpellChange::Began(step) => {
+        SlowPeriodChange::Began(step) => {
             let (duration_s, baseline_s) = (step.duration_s.as_f64(), step.baseline_s.map(Seconds::as_f64));
             let (step, ratio) = (step.name.as_str(), step.ratio);
             info!(target, account, family, step, duration_s, baseline_s, ratio, %trace_id, "a step was slow");
         }
-        SpellChange::Over => info!(target, account, family, %trace_id, "no step is slow any more"),
-        SpellChange::UsualMoved(steps) => {
-            for UsualMoved { step, from, to } in steps {
+        SlowPeriodChange::Over => info!(target, account, family, %trace_id, "no step is slow any more"),
+        SlowPeriodChange::BaselineMoved(steps) => {
+            for BaselineMoved { step, from, to } in steps {
                 let [duration_s, from_s, to_s] = [step.duration_s, from, to].map(Seconds::as_f64);
                 let step = step.name.as_str();
                 warn!(

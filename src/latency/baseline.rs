@@ -9,17 +9,17 @@
 //! The breakdown point is one half: up to 31 of the 63 values can be anything at all, and the median stays within the
 //! range of the other 32. A lasting change has the majority after 32 runs, and the baseline with it.
 //!
-//! Knows no names and no rules beyond a [`Distance`]. Called by [`super::History`].
+//! It holds no names and no rule but a [`Distance`]. Called by `history`.
 
-use super::verdict::Distance;
+use super::slow_rule::Distance;
 
-/// Values kept of each series.
+/// The number of values kept for each series.
 pub(super) const WINDOW: usize = LEN as usize;
 const LEN: u8 = 63;
-/// The newest values that a shift is told by.
+/// The number of newest values that show a shift.
 const NEWEST: usize = 31;
 
-/// One series. Times are whole microseconds; what is longer than 71 minutes counts as 71 minutes.
+/// One series. Times are whole microseconds; a longer time than 71 minutes counts as 71 minutes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Baseline {
     values: [u32; WINDOW],
@@ -37,7 +37,7 @@ impl Baseline {
         Self { values: [0; WINDOW], runs: 0, settled: 0, next: 0, len: 0 }
     }
 
-    /// A series as it was saved, its values oldest first; none when no series can look so.
+    /// A series from its saved form, its values oldest first; none if no series can have that form.
     pub(super) fn restore(runs: u32, settled: u32, values: &[u32]) -> Option<Self> {
         let possible = (1..=WINDOW).contains(&values.len()) && runs > 0;
         let mut all = Self::new();
@@ -53,7 +53,7 @@ impl Baseline {
         self.runs
     }
 
-    /// What [`Self::restore`] wants for it.
+    /// The level for [`Self::restore`].
     pub(super) fn settled(&self) -> u32 {
         self.settled
     }
@@ -84,11 +84,11 @@ impl Baseline {
         self.len = (self.len + 1).min(LEN);
     }
 
-    /// From where to where the level has moved for good, told once. To be asked after each value that enters.
+    /// The old and the new level if it has moved for good, returned once. Call it after each value that enters.
     ///
-    /// It has when the median and three quarters of the newest 31 values lie at least `apart` from the level that was
-    /// told last, all on the same side; the new level is the median of those 31. So neither single outliers nor a
-    /// spread of times moves it, and it must come back by as much before it is told again.
+    /// It has moved when the median and three quarters of the newest 31 values lie at least `apart` from the level that was
+    /// returned last, all on the same side; the new level is the median of those 31. So neither single outliers nor a wide
+    /// spread of times moves it, and it must come back by as much before it is returned again.
     pub(super) fn shift(&mut self, apart: Distance, min_runs: u32) -> Option<(u32, u32)> {
         if self.settled == 0 {
             let enough = usize::from(self.len) >= NEWEST && self.runs >= min_runs;
@@ -97,8 +97,8 @@ impl Baseline {
         }
         let from = self.settled;
         let moved = |value| apart.between(value, from) || apart.between(from, value);
-        // Three quarters of the newest cannot be past it for long without one of them being the last: as good as
-        // always there is nothing to sort.
+        // When three quarters of the newest values are past the level, the last one nearly always is. Sorting is needed only
+        // then.
         if !moved(self.newest_first().next()?) {
             return None;
         }

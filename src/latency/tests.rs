@@ -1,11 +1,19 @@
-//! The verdicts, and what they are made from.
+//! Slow steps, and the baselines that show them.
 
-use std::{sync::LazyLock, time::Duration};
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
-use imaptrace_record::{AddressFamily, JourneyName, SpanId, StepName};
+use imaptrace_record::{AddressFamily, JourneyName, RunOutcome, SpanId, Step, StepName, StepOutcome};
 use proptest::{collection::vec, prelude::*};
 
-use super::{baseline::WINDOW, *};
+use super::{
+    baseline::{Baseline, WINDOW},
+    history::StepBaselines,
+    slow_rule::ratio,
+    *,
+};
 
 /// A run of these steps: name, microseconds.
 fn run(target: &str, steps: &[(&str, u64)]) -> Run {
@@ -31,7 +39,7 @@ fn run(target: &str, steps: &[(&str, u64)]) -> Run {
 fn after(runs: usize, micros: u64) -> History {
     let mut history = History::new(Settings::default());
     for _ in 0..runs {
-        history.judge(&mut run("mail01", &[("FETCH", micros)]));
+        history.evaluate(&mut run("mail01", &[("FETCH", micros)]));
     }
     history
 }
@@ -39,7 +47,7 @@ fn after(runs: usize, micros: u64) -> History {
 /// Whether a step of this length is slow to it.
 fn slow(history: &mut History, name: &str, micros: u64) -> bool {
     let mut run = run("mail01", &[(name, micros)]);
-    history.judge(&mut run);
+    history.evaluate(&mut run);
     assert_eq!(run.slow, run.steps[0].slow);
     assert_ne!(run.slow, Some(false), "only what is slow says so");
     run.slow.is_some()
@@ -61,22 +69,23 @@ fn entered(values: &[u32]) -> Baseline {
 }
 
 #[test]
-fn a_series_takes_no_more_memory_than_is_told() {
+fn a_series_takes_no_more_memory_than_documented() {
     assert_eq!(size_of::<Baseline>(), 264);
     assert_eq!(size_of::<(Arc<str>, Baseline)>(), 280);
     // A map doubles before it is 7/8 full, so it has 16/7 places an account at worst. Allocations are rounded up to 16
     // bytes, with 16 of their own: the key, its three texts of up to 16 bytes, and the account's list.
-    let account = (size_of::<(Arc<Key>, Account)>() + 1) * 16 / 7 + size_of::<Key>() + 16 + 16 + 3 * 32 + 16;
+    let account =
+        (size_of::<(Arc<HistoryKey>, StepBaselines)>() + 1) * 16 / 7 + size_of::<HistoryKey>() + 16 + 16 + 3 * 32 + 16;
     assert!(280 + account / 7 <= 340, "with 7 steps at worst: {account}");
     assert!(280 + account / 12 <= 320, "with 12 steps at worst: {account}");
 }
 
 #[test]
-fn there_is_no_verdict_before_twenty_passed_runs() {
+fn no_step_is_slow_before_twenty_passed_runs() {
     assert!(!slow(&mut after(19, 1_000), "FETCH", 1_000_000));
     assert!(slow(&mut after(20, 1_000), "FETCH", 1_000_000));
     let mut run = run("mail01", &[("FETCH", 1_000_000)]);
-    after(19, 1_000).judge(&mut run);
+    after(19, 1_000).evaluate(&mut run);
     assert_eq!((run.steps[0].baseline_s, run.steps[0].ratio), (None, None));
 }
 
@@ -99,7 +108,7 @@ fn slow_is_past_three_times_the_baseline_and_at_least_ten_milliseconds_over_it()
 fn a_step_bears_its_baseline_and_ratio_and_the_root_knows_of_a_slow_one() {
     let mut history = after(30, 20_000);
     let mut run = run("mail01", &[("FETCH", 164_000), ("SEARCH", 9)]);
-    history.judge(&mut run);
+    history.evaluate(&mut run);
     let [fetch, search] = &run.steps[..] else { panic!() };
     assert_eq!(
         (fetch.baseline_s, fetch.ratio, fetch.slow),
@@ -126,9 +135,9 @@ fn a_ratio_is_rounded_for_people() {
 fn a_run_is_judged_before_it_enters_and_a_slow_one_enters_like_any_other() {
     let mut history = after(63, 1_000);
     // At 32 of 63 the slow ones are what is usual.
-    let verdicts: Vec<_> = (0..40).map(|_| slow(&mut history, "FETCH", 50_000)).collect();
-    assert_eq!(verdicts.iter().take_while(|slow| **slow).count(), 32);
-    assert!(!verdicts[32..].contains(&true));
+    let findings: Vec<_> = (0..40).map(|_| slow(&mut history, "FETCH", 50_000)).collect();
+    assert_eq!(findings.iter().take_while(|slow| **slow).count(), 32);
+    assert!(!findings[32..].contains(&true));
 }
 
 #[test]
@@ -141,11 +150,11 @@ fn only_passed_steps_of_passed_runs_enter() {
         let mut logout = run("mail01", &[("FETCH", 20_000), ("LOGOUT", 1_000_000)]);
         logout.steps[1].outcome = StepOutcome::Failed;
         for run in [&mut failed, &mut void, &mut logout] {
-            history.judge(run);
+            history.evaluate(run);
         }
     }
     let mut run = run("mail01", &[("FETCH", 20_000), ("LOGOUT", 1)]);
-    history.judge(&mut run);
+    history.evaluate(&mut run);
     assert_eq!(run.steps[0].baseline_s, Some(Seconds::from_micros(20_000)));
     assert_eq!(run.steps[1].baseline_s, None);
 }
@@ -157,10 +166,10 @@ fn in_a_run_that_failed_what_passed_is_held_against_its_history_and_what_failed_
     failed.steps[1].outcome = StepOutcome::Failed;
     let mut void = Run { outcome: RunOutcome::Void, ..failed.clone() };
     let mut history = after(20, 1_000);
-    history.judge(&mut failed);
+    history.evaluate(&mut failed);
     assert_eq!(failed.steps.iter().map(|step| step.slow).collect::<Vec<_>>(), [Some(true), None]);
     assert_eq!(failed.steps[1].baseline_s, None);
-    history.judge(&mut void);
+    history.evaluate(&mut void);
     assert_eq!(void.slow, None);
 }
 
@@ -175,7 +184,7 @@ fn fixed_limits_hold_without_history_and_in_every_run_and_the_one_by_name_beats_
         let mut run = run("mail01", &[("SELECT", 50_000), ("SELECT", 50_001), ("FETCH", 200_000), ("FETCH", 200_001)]);
         run.outcome = outcome;
         run.steps[1].outcome = StepOutcome::Failed;
-        History::new(settings.clone()).judge(&mut run);
+        History::new(settings.clone()).evaluate(&mut run);
         let slow: Vec<_> = run.steps.iter().map(|step| step.slow.is_some()).collect();
         assert_eq!(slow, [false, true, false, true], "{outcome:?}");
         assert_eq!(run.slow, Some(true));
@@ -183,16 +192,16 @@ fn fixed_limits_hold_without_history_and_in_every_run_and_the_one_by_name_beats_
 }
 
 #[test]
-fn a_step_that_was_not_started_has_no_verdict_and_no_share() {
+fn a_step_that_was_not_started_is_not_slow_and_has_no_share() {
     let settings = Settings { slow_limit: Some(Duration::ZERO), ..Settings::default() };
     let mut run = run("mail01", &[("FETCH", 10), ("LOGIN", 0), ("LIST", 5)]);
     run.steps[1].outcome = StepOutcome::Failed;
     run.steps[2].outcome = StepOutcome::Skipped;
     run.steps[2].span_id = None;
-    History::new(settings).judge(&mut run);
+    History::new(settings).evaluate(&mut run);
     share(&mut run);
-    let told: Vec<_> = run.steps.iter().map(|step| (step.slow.is_some(), step.share.is_some())).collect();
-    assert_eq!(told, [(true, true), (false, false), (false, false)]);
+    let reported: Vec<_> = run.steps.iter().map(|step| (step.slow.is_some(), step.share.is_some())).collect();
+    assert_eq!(reported, [(true, true), (false, false), (false, false)]);
 }
 
 #[test]
@@ -200,11 +209,11 @@ fn the_slowest_of_slow_steps_is_the_one_most_over_its_baseline_and_never_logout(
     let mut history = History::new(Settings::default());
     let usual = [("SELECT", 5_000), ("FETCH", 90_000), ("LOGOUT", 1_000)];
     let mut first = run("mail01", &usual);
-    history.judge(&mut first);
+    history.evaluate(&mut first);
     assert_eq!(first.slowest_step.as_ref().map(StepName::as_str), Some("FETCH"), "without a baseline the longest");
-    (0..20).for_each(|_| drop(history.judge(&mut run("mail01", &usual))));
+    (0..20).for_each(|_| drop(history.evaluate(&mut run("mail01", &usual))));
     let mut run = run("mail01", &[("SELECT", 80_000), ("FETCH", 91_000), ("LOGOUT", 700_000)]);
-    history.judge(&mut run);
+    history.evaluate(&mut run);
     assert_eq!(run.slowest_step.as_ref().map(StepName::as_str), Some("SELECT"));
     assert_eq!(run.steps.iter().map(|step| step.slow.is_some()).collect::<Vec<_>>(), [true, false, true]);
 }
@@ -213,18 +222,18 @@ fn the_slowest_of_slow_steps_is_the_one_most_over_its_baseline_and_never_logout(
 fn when_no_step_is_slow_the_slowest_is_the_longest_that_counts_however_far_over_its_baseline_another_is() {
     let mut history = History::new(Settings::default());
     let usual = [("connect", 300), ("FETCH", 2_000_000), ("LOGOUT", 3_000_000)];
-    (0..40).for_each(|_| drop(history.judge(&mut run("mail01", &usual))));
+    (0..40).for_each(|_| drop(history.evaluate(&mut run("mail01", &usual))));
     // As slow as ever, and a little quicker: connect is the one that is most over its baseline.
     let mut chronic = run("mail01", &[("connect", 9_000), ("FETCH", 1_999_000), ("LOGOUT", 3_000_000)]);
-    history.judge(&mut chronic);
+    history.evaluate(&mut chronic);
     assert_eq!((chronic.slow, chronic.slowest_step.as_ref().map(StepName::as_str)), (None, Some("FETCH")));
     // LOGOUT alone is slow, and does not count.
     let mut logout = run("mail01", &[("connect", 9_000), ("FETCH", 1_999_000), ("LOGOUT", 30_000_000)]);
-    history.judge(&mut logout);
+    history.evaluate(&mut logout);
     assert_eq!((logout.slow, logout.slowest_step.as_ref().map(StepName::as_str)), (Some(true), Some("FETCH")));
     // A step that is slow beats one that is longer, and one that is more over its baseline without being slow.
     let mut slow = run("mail01", &[("connect", 90_000), ("FETCH", 2_900_000), ("LOGOUT", 3_000_000)]);
-    history.judge(&mut slow);
+    history.evaluate(&mut slow);
     assert_eq!((slow.slow, slow.slowest_step.as_ref().map(StepName::as_str)), (Some(true), Some("connect")));
 }
 
@@ -237,7 +246,7 @@ fn a_step_past_its_fixed_limit_is_the_slowest_before_all_others_and_of_several_t
     };
     let mut history = History::new(settings);
     let usual = [("LIST", 60_000), ("SELECT", 5_000), ("FETCH", 5_000), ("LOGOUT", 500)];
-    (0..40).for_each(|_| drop(history.judge(&mut run("mail01", &usual))));
+    (0..40).for_each(|_| drop(history.evaluate(&mut run("mail01", &usual))));
     for (list, select, fetch, expected) in [
         // As always, and past its limit; FETCH is slow by far more.
         (60_000, 5_000, 900_000, "LIST"),
@@ -249,47 +258,47 @@ fn a_step_past_its_fixed_limit_is_the_slowest_before_all_others_and_of_several_t
         (50_000, 5_000, 5_000, "LIST"),
     ] {
         let mut run = run("mail01", &[("LIST", list), ("SELECT", select), ("FETCH", fetch), ("LOGOUT", 700_000)]);
-        history.judge(&mut run);
+        history.evaluate(&mut run);
         assert_eq!(run.slowest_step.as_ref().map(StepName::as_str), Some(expected), "{list} {select} {fetch}");
     }
 }
 
 /// What each run of a series of FETCH times changes, by its number; a run that changes nothing is left out.
 fn changes(history: &mut History, times: impl IntoIterator<Item = u64>) -> Vec<(usize, String)> {
-    let mut spell = SlowSpell::default();
-    let mut told = Vec::new();
+    let mut period = SlowPeriod::default();
+    let mut reported = Vec::new();
     for (number, micros) in times.into_iter().enumerate() {
         let mut run = run("mail01", &[("FETCH", micros), ("LIST", 1_000)]);
-        history.judge(&mut run);
-        match spell.observe(&run, &Settings::default()) {
-            SpellChange::Nothing => {}
-            SpellChange::Began(step) => told.push((number, format!("{} began", step.name))),
-            SpellChange::Over => told.push((number, "over".to_owned())),
-            SpellChange::UsualMoved(steps) => told.extend(
+        history.evaluate(&mut run);
+        match period.observe(&run, &Settings::default()) {
+            SlowPeriodChange::Nothing => {}
+            SlowPeriodChange::Began(step) => reported.push((number, format!("{} began", step.name))),
+            SlowPeriodChange::Over => reported.push((number, "over".to_owned())),
+            SlowPeriodChange::BaselineMoved(steps) => reported.extend(
                 steps
                     .iter()
                     .map(|it| (number, format!("{} {} {}", it.step.name, it.from.as_micros(), it.to.as_micros()))),
             ),
         }
     }
-    told
+    reported
 }
 
 #[test]
-fn a_slow_spell_that_ends_only_since_the_baseline_came_up_to_it_is_not_over_but_has_moved_what_is_usual() {
+fn a_slow_period_that_ends_only_since_the_baseline_came_up_to_it_is_not_over_but_has_moved_what_is_usual() {
     let lasting = [vec![500_000; 40], vec![500_000; 40]].concat();
     let expected = [(0, "FETCH began".to_owned()), (32, "FETCH 20000 500000".to_owned())];
     assert_eq!(changes(&mut after(63, 20_000), lasting), expected);
     // The same with a spread, and with a short history, whose median goes through the middle of both.
     let spread: Vec<_> = (0..60).map(|number| 450_000 + number % 7 * 9_000).collect();
-    let told = changes(&mut after(63, 20_000), spread);
-    assert!(told.len() == 2 && told[1].1.starts_with("FETCH 20000 4"), "{told:?}");
-    let told = changes(&mut after(20, 20_000), vec![500_000; 40]);
-    assert_eq!(told, [(0, "FETCH began".to_owned()), (20, "FETCH 20000 260000".to_owned())]);
+    let reported = changes(&mut after(63, 20_000), spread);
+    assert!(reported.len() == 2 && reported[1].1.starts_with("FETCH 20000 4"), "{reported:?}");
+    let reported = changes(&mut after(20, 20_000), vec![500_000; 40]);
+    assert_eq!(reported, [(0, "FETCH began".to_owned()), (20, "FETCH 20000 260000".to_owned())]);
 }
 
 #[test]
-fn a_slow_spell_is_over_when_the_step_takes_what_it_took_before() {
+fn a_slow_period_is_over_when_the_step_takes_what_it_took_before() {
     let expected = [(0, "FETCH began".to_owned()), (10, "over".to_owned())];
     assert_eq!(changes(&mut after(63, 20_000), [vec![500_000; 10], vec![21_000; 80]].concat()), expected);
     // Also when the baseline has crept up meanwhile: 40 ms would not have been slow before either.
@@ -298,14 +307,14 @@ fn a_slow_spell_is_over_when_the_step_takes_what_it_took_before() {
 }
 
 #[test]
-fn a_run_that_did_not_pass_ends_no_slow_spell_and_a_step_by_its_fixed_limit_alone_has_no_baseline_to_move() {
+fn a_run_that_did_not_pass_ends_no_slow_period_and_a_step_by_its_fixed_limit_alone_has_no_baseline_to_move() {
     let settings = Settings { slow_limit: Some(Duration::from_millis(100)), ..Settings::default() };
-    let (mut history, mut spell) = (History::new(settings.clone()), SlowSpell::default());
+    let (mut history, mut period) = (History::new(settings.clone()), SlowPeriod::default());
     let mut observed = |micros, outcome| {
         let mut run = run("mail01", &[("FETCH", micros)]);
         run.outcome = outcome;
-        history.judge(&mut run);
-        format!("{:?}", spell.observe(&run, &settings)).split(['(', '{']).next().unwrap().trim().to_owned()
+        history.evaluate(&mut run);
+        format!("{:?}", period.observe(&run, &settings)).split(['(', '{']).next().unwrap().trim().to_owned()
     };
     assert_eq!(observed(200_000, RunOutcome::Passed), "Began");
     assert_eq!(observed(10_000, RunOutcome::Failed), "Nothing");
@@ -325,13 +334,13 @@ fn each_target_account_journey_family_and_step_has_a_history_of_its_own() {
     let target = Run { target: "mail02".into(), ..same.clone() };
     let step = run("mail01", &[("SELECT", 100_000)]);
     for mut other in [cold, family, account, target, step] {
-        history.judge(&mut other);
+        history.evaluate(&mut other);
         assert_eq!((other.slow, other.steps[0].baseline_s), (None, None), "{other:?}");
     }
     // A step of a second connection is the same step.
     let mut second = same;
     second.steps[0].connection = Some(2);
-    history.judge(&mut second);
+    history.evaluate(&mut second);
     assert_eq!(second.slow, Some(true));
 }
 
@@ -339,7 +348,7 @@ fn each_target_account_journey_family_and_step_has_a_history_of_its_own() {
 fn a_step_that_comes_twice_in_a_run_does_not_make_two_runs() {
     let mut history = History::new(Settings::default());
     let twice = [("CAPABILITY", 1_000), ("CAPABILITY", 1_200)];
-    (0..19).for_each(|_| drop(history.judge(&mut run("mail01", &twice))));
+    (0..19).for_each(|_| drop(history.evaluate(&mut run("mail01", &twice))));
     assert!(!slow(&mut history, "CAPABILITY", 100_000));
     assert!(slow(&mut history, "CAPABILITY", 100_000));
 }
@@ -359,23 +368,23 @@ fn shares_are_of_first_loading_latency_and_only_of_steps_that_make_it_up() {
 }
 
 #[test]
-fn a_lasting_change_is_told_once_in_each_direction() {
+fn a_lasting_change_is_reported_once_in_each_direction() {
     let mut history = after(63, 20_000);
     let mut shifts = Vec::new();
     for micros in [[90_000; 150], [20_000; 150]].concat() {
-        shifts.extend(history.judge(&mut run("mail01", &[("FETCH", micros)])));
+        shifts.extend(history.evaluate(&mut run("mail01", &[("FETCH", micros)])));
     }
-    let told: Vec<_> = shifts.iter().map(|it| (it.step.as_str(), it.from.as_micros(), it.to.as_micros())).collect();
-    assert_eq!(told, [("FETCH", 20_000, 90_000), ("FETCH", 90_000, 20_000)]);
+    let reported: Vec<_> = shifts.iter().map(|it| (it.step.as_str(), it.from.as_micros(), it.to.as_micros())).collect();
+    assert_eq!(reported, [("FETCH", 20_000, 90_000), ("FETCH", 90_000, 20_000)]);
 }
 
 #[test]
-fn what_is_no_lasting_change_is_not_told() {
+fn what_is_no_lasting_change_is_not_reported() {
     // Thirty slow runs and back; less than twice; twice and less than 10 ms.
     for (from, to, runs) in [(20_000, 500_000, 30), (20_000, 39_000, 300), (1_000, 9_000, 300)] {
         let mut history = after(63, from);
         for micros in std::iter::repeat_n(to, runs).chain([from; 100]) {
-            let shifts = history.judge(&mut run("mail01", &[("FETCH", micros)]));
+            let shifts = history.evaluate(&mut run("mail01", &[("FETCH", micros)]));
             assert_eq!(shifts, [], "{from} to {to}");
         }
     }
@@ -385,7 +394,7 @@ fn what_is_no_lasting_change_is_not_told() {
 fn a_step_that_is_now_quick_and_now_slow_has_no_shifts() {
     let mut history = after(63, 20_000);
     for micros in [20_000, 500_000].repeat(200) {
-        assert_eq!(history.judge(&mut run("mail01", &[("FETCH", micros)])), []);
+        assert_eq!(history.evaluate(&mut run("mail01", &[("FETCH", micros)])), []);
     }
 }
 
@@ -445,10 +454,10 @@ proptest! {
     }
 
     #[test]
-    fn the_verdict_is_the_rule_of_the_contract(usual in vec(0u64..200_000, 20..80), took in 0u64..800_000) {
+    fn a_step_is_slow_by_the_documented_rule(usual in vec(0u64..200_000, 20..80), took in 0u64..800_000) {
         let mut history = History::new(Settings::default());
         for micros in &usual {
-            history.judge(&mut run("mail01", &[("FETCH", *micros)]));
+            history.evaluate(&mut run("mail01", &[("FETCH", *micros)]));
         }
         let values: Vec<_> = usual.iter().map(|value| u32::try_from(*value).unwrap()).collect();
         let baseline = u64::from(naive(&values));
@@ -456,17 +465,17 @@ proptest! {
     }
 
     #[test]
-    fn after_a_lasting_change_the_baseline_follows_within_a_hundred_runs_and_that_is_told_once(
+    fn after_a_lasting_change_the_baseline_follows_within_a_hundred_runs_and_that_is_reported_once(
         before in vec(80_000u64..125_000, 63..150), after in vec(80_000u64..125_000, 100), up in any::<bool>(),
     ) {
         let mut history = History::new(Settings::default());
         let factor = |late| if late == up { 4 } else { 1 };
         let mut shifts = Vec::new();
         for (micros, factor) in before.iter().map(|it| (it, factor(false))).chain(after.iter().map(|it| (it, factor(true)))) {
-            shifts.extend(history.judge(&mut run("mail01", &[("FETCH", micros * factor)])));
+            shifts.extend(history.evaluate(&mut run("mail01", &[("FETCH", micros * factor)])));
         }
         let mut last = run("mail01", &[("FETCH", 0)]);
-        history.judge(&mut last);
+        history.evaluate(&mut last);
         let range = 80_000 * factor(true)..=125_000 * factor(true);
         prop_assert!(range.contains(&last.steps[0].baseline_s.unwrap().as_micros()));
         prop_assert_eq!(shifts.len(), 1);
@@ -477,7 +486,7 @@ proptest! {
     fn a_spread_of_times_is_no_shift(values in vec(40_000u64..100_000, 400)) {
         let mut history = History::new(Settings::default());
         for micros in values {
-            prop_assert_eq!(history.judge(&mut run("mail01", &[("FETCH", micros)])), []);
+            prop_assert_eq!(history.evaluate(&mut run("mail01", &[("FETCH", micros)])), []);
         }
     }
 
@@ -487,7 +496,7 @@ proptest! {
     ) {
         let mut history = History::new(Settings::default());
         for micros in early {
-            history.judge(&mut run("mail\n01\"", &[("FETCH", micros), ("tls", micros / 7)]));
+            history.evaluate(&mut run("mail\n01\"", &[("FETCH", micros), ("tls", micros / 7)]));
         }
         let (mut again, damaged) = History::load(Settings::default(), &saved(&history), |_, _| true).unwrap();
         prop_assert_eq!(damaged, 0);
@@ -495,7 +504,7 @@ proptest! {
         for micros in late {
             let mut one = run("mail\n01\"", &[("FETCH", micros), ("tls", micros / 7)]);
             let mut other = one.clone();
-            prop_assert_eq!(history.judge(&mut one), again.judge(&mut other));
+            prop_assert_eq!(history.evaluate(&mut one), again.evaluate(&mut other));
             prop_assert_eq!(one, other);
         }
     }
@@ -505,19 +514,19 @@ proptest! {
         runs in vec((0usize..3, 0u64..300_000), 1..200),
     ) {
         let names = ["mail01", "mail02", "mail03"];
-        let verdicts = |history: &mut History, runs: &[(usize, u64)], wanted: usize| -> Vec<_> {
+        let findings = |history: &mut History, runs: &[(usize, u64)], wanted: usize| -> Vec<_> {
             runs.iter()
                 .filter_map(|(target, micros)| {
                     let mut run = run(names[*target], &[("FETCH", *micros)]);
-                    let shifts = history.judge(&mut run);
+                    let shifts = history.evaluate(&mut run);
                     (*target == wanted).then(|| (run.slow, run.steps[0].ratio, shifts))
                 })
                 .collect()
         };
         for wanted in 0..3 {
             let alone: Vec<_> = runs.iter().copied().filter(|(target, _)| *target == wanted).collect();
-            let mixed = verdicts(&mut History::new(Settings::default()), &runs, wanted);
-            prop_assert_eq!(mixed, verdicts(&mut History::new(Settings::default()), &alone, wanted));
+            let mixed = findings(&mut History::new(Settings::default()), &runs, wanted);
+            prop_assert_eq!(mixed, findings(&mut History::new(Settings::default()), &alone, wanted));
         }
     }
 }

@@ -30,7 +30,6 @@ const NOT_YET: &[&str] = &[
     "src/agent/fleet.rs",
     "src/delivery/member.rs",
     "src/delivery/queue.rs",
-    "src/latency/mod.rs",
     "src/probe/command.rs",
     "src/probe/exchange.rs",
     "src/status/board.rs",

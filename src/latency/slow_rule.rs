@@ -1,6 +1,6 @@
-//! When a step is slow (docs/measurement.md). No history here, only the rule.
+//! When a step is slow (docs/measurement.md): the rule alone, without a history.
 //!
-//! Called by [`super::History`] and [`super::baseline`].
+//! Called by `history`, `baseline` and `slow_period`.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -9,7 +9,7 @@ use imaptrace_record::{Seconds, Step};
 /// When a step is slow.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
-    /// No verdict by history, and no baseline shown, before this many passed runs.
+    /// A step has no baseline, and is not slow by history, before this many passed runs.
     pub min_runs: u32,
     /// Slow is more than this many times the baseline …
     pub slow_ratio: f64,
@@ -33,7 +33,7 @@ impl Default for Settings {
     }
 }
 
-/// How far two times must be apart to be called different.
+/// How far apart two times must be to count as different.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Distance {
     ratio: f64,
@@ -54,8 +54,8 @@ impl Settings {
         Distance { ratio: self.slow_ratio, excess: micros(self.slow_excess.into()) }
     }
 
-    /// From a level to one that is worth a line in the log: twice, or whatever is slow when that is less. So what was
-    /// slow and stays so is always told.
+    /// From a level to one that is logged as a shift: twice as long, or less if `slow_ratio` is less, so that a step that is
+    /// slow and stays so is always logged.
     pub(super) fn shift(&self) -> Distance {
         Distance { ratio: self.slow_ratio.min(2.0), ..self.slow() }
     }
@@ -65,7 +65,7 @@ impl Settings {
         self.slow().between(micros(took), micros(baseline))
     }
 
-    /// How much longer than its fixed limit the step took; none of one that kept it, or has none.
+    /// How much longer than its fixed limit the step took; none without a limit, or within it.
     pub(super) fn over_limit(&self, step: &Step) -> Option<Seconds> {
         let limit = Seconds::from(*self.slow_limits.get(step.name.as_str()).or(self.slow_limit.as_ref())?);
         (step.duration_s > limit).then(|| step.duration_s.saturating_sub(limit))
@@ -87,4 +87,13 @@ pub(super) fn ratio(duration: u32, baseline: u32) -> Option<f64> {
         _ => 1.0,
     };
     Some((ratio * digits).round() / digits)
+}
+
+/// The step that explains best why the run took so long: the one that exceeds its fixed limit by the most; else the slow one
+/// that exceeds its baseline by the most (a step without a baseline counts with all of its time); else the longest.
+pub(super) fn standing_out<'a>(steps: impl Iterator<Item = &'a Step>, settings: &Settings) -> Option<&'a Step> {
+    steps.max_by_key(|step| {
+        let over_baseline = step.duration_s.saturating_sub(step.baseline_s.unwrap_or_default());
+        (settings.over_limit(step), (step.slow == Some(true)).then_some(over_baseline), step.duration_s)
+    })
 }

@@ -1,37 +1,37 @@
-//! A time in which runs of an account were slow: when it began, and what ended it.
+//! The period in which runs of an account are slow: its beginning, and how it ended.
 //!
-//! A step can stop being slow because it is quick again, or because its baseline has come up to it. Only the first is good
-//! news, so what was usual when the step became slow is kept, and the step is held against that.
+//! A step stops being slow because it is quick again, or because its baseline has come up to it. Only the first is good news,
+//! so the baseline of the moment when the step became slow is kept, and the step is compared with that.
 //!
-//! Decides and keeps; the log lines are the agent's. Nothing here outlives the process.
+//! It logs nothing: `agent::run_log` does. A period is not kept over a restart.
 
 use imaptrace_record::{Run, RunOutcome, Seconds, Step, StepName};
 
-use super::{Settings, standing_out};
+use super::slow_rule::{Settings, standing_out};
 
 /// The slow steps of an account's recent runs.
 #[derive(Debug, Default)]
-pub struct SlowSpell {
-    /// By name, each with its baseline when it became slow; none of one that is slow by a fixed limit alone.
+pub struct SlowPeriod {
+    /// By name, each with its baseline when it became slow; none if it is slow by a fixed limit alone.
     steps: Vec<(StepName, Option<Seconds>)>,
 }
 
 /// What a run changed.
 #[derive(Debug, PartialEq)]
-pub enum SpellChange<'a> {
-    /// It is slow and the one before was not: the step that stands out.
+pub enum SlowPeriodChange<'a> {
+    /// It is slow and the one before was not: the step that explains it best.
     Began(&'a Step),
-    /// It passed, and the steps that were slow take what they took before.
+    /// It passed, and the steps that were slow are as quick as before.
     Over,
-    /// It passed and no step is slow, but these are only because their baselines have come up to them.
-    UsualMoved(Vec<UsualMoved<'a>>),
-    /// Nothing that is worth a line.
+    /// It passed and no step is slow, but these only because their baselines have risen.
+    BaselineMoved(Vec<BaselineMoved<'a>>),
+    /// Nothing to log.
     Nothing,
 }
 
 /// A step that is no longer slow, and would be by its old baseline.
 #[derive(Debug, PartialEq)]
-pub struct UsualMoved<'a> {
+pub struct BaselineMoved<'a> {
     /// The step.
     pub step: &'a Step,
     /// Its baseline when it became slow.
@@ -40,9 +40,9 @@ pub struct UsualMoved<'a> {
     pub to: Seconds,
 }
 
-impl SlowSpell {
-    /// Takes note of a run that [`History::judge`](super::History::judge) has been through.
-    pub fn observe<'a>(&mut self, run: &'a Run, settings: &Settings) -> SpellChange<'a> {
+impl SlowPeriod {
+    /// Records a run, after [`History::evaluate`](super::History::evaluate).
+    pub fn observe<'a>(&mut self, run: &'a Run, settings: &Settings) -> SlowPeriodChange<'a> {
         let slow = || run.steps.iter().filter(|step| step.slow == Some(true));
         if slow().next().is_some() {
             let began = self.steps.is_empty();
@@ -53,22 +53,22 @@ impl SlowSpell {
             }
             let loading = run.loading_steps().filter(|step| step.slow == Some(true));
             let step = standing_out(loading, settings).or_else(|| standing_out(slow(), settings));
-            return step.filter(|_| began).map_or(SpellChange::Nothing, SpellChange::Began);
+            return step.filter(|_| began).map_or(SlowPeriodChange::Nothing, SlowPeriodChange::Began);
         }
-        // A run that came to an early end, or that we delayed ourselves, does not say that what was slow is over.
+        // A run that ended early, or that this process delayed, does not show that the period is over.
         if run.outcome != RunOutcome::Passed || run.is_latency_delayed() || self.steps.is_empty() {
-            return SpellChange::Nothing;
+            return SlowPeriodChange::Nothing;
         }
         let ended = std::mem::take(&mut self.steps);
         let moved: Vec<_> = ended.iter().filter_map(|(name, before)| moved(run, name, (*before)?, settings)).collect();
-        if moved.is_empty() { SpellChange::Over } else { SpellChange::UsualMoved(moved) }
+        if moved.is_empty() { SlowPeriodChange::Over } else { SlowPeriodChange::BaselineMoved(moved) }
     }
 }
 
 /// The step of this name, if it would be slow by the baseline that it had `before`.
-fn moved<'a>(run: &'a Run, name: &StepName, before: Seconds, settings: &Settings) -> Option<UsualMoved<'a>> {
+fn moved<'a>(run: &'a Run, name: &StepName, before: Seconds, settings: &Settings) -> Option<BaselineMoved<'a>> {
     let steps = run.steps.iter().filter(|step| step.name == *name && step.was_started());
     let step = steps.max_by_key(|step| step.duration_s)?;
     let to = step.baseline_s.filter(|now| *now > before)?;
-    settings.is_slow(step.duration_s, before).then_some(UsualMoved { step, from: before, to })
+    settings.is_slow(step.duration_s, before).then_some(BaselineMoved { step, from: before, to })
 }
