@@ -24,7 +24,7 @@ use super::{cpu::Shortage, systemd::Notifier};
 use crate::{
     clock::{self, Anchor},
     config::Config,
-    status::{self, Board, Delivery, Depth, Facts, Identity, Planned, Reload, Server},
+    status::{ConfigStatus, DeliveryStatus, Depth, Facts, Identity, LastReload, PlannedTarget, RunHistory, StatusServer},
     terminal::size,
 };
 
@@ -52,7 +52,7 @@ pub struct StatusSettings {
 #[derive(Default)]
 pub struct Floors {
     /// How delivery is.
-    pub delivery: Option<Box<dyn Fn() -> Option<Delivery> + Send + Sync>>,
+    pub delivery: Option<Box<dyn Fn() -> Option<DeliveryStatus> + Send + Sync>>,
     /// Loops beside the one here, which tells for the threads that probe.
     pub loops: Vec<Loop>,
 }
@@ -80,13 +80,13 @@ enum Phase {
 pub(super) struct Itself(Arc<Inner>);
 
 struct Inner {
-    board: Arc<Board>,
+    history: Arc<RunHistory>,
     began: Anchor,
     phase: Mutex<Phase>,
     /// Since the beginning, in milliseconds: when the threads that probe last came round.
     beat: AtomicU64,
     in_flight: AtomicU64,
-    config: Mutex<status::Config>,
+    config: Mutex<ConfigStatus>,
     floors: OnceLock<Floors>,
     notifier: Notifier,
     shortage: Shortage,
@@ -94,7 +94,7 @@ struct Inner {
 
 /// The listener and the loop, until it is dropped.
 pub(super) struct Watch {
-    _server: Option<Server>,
+    _server: Option<StatusServer>,
     beating: JoinHandle<()>,
 }
 
@@ -119,13 +119,13 @@ impl Itself {
         let StatusSettings { listen, depth, file, notifier } = settings;
         let began = Anchor::now();
         let started_at = Timestamp::from(began.wall());
-        let known = status::Config {
+        let known = ConfigStatus {
             file: file.map(|file| file.display().to_string()),
             loaded_at: started_at,
             last_reload: None,
         };
         let itself = Self(Arc::new(Inner {
-            board: Arc::new(Board::new(depth)),
+            history: Arc::new(RunHistory::new(depth)),
             began,
             phase: Mutex::new(Phase::Starting),
             beat: AtomicU64::new(0),
@@ -141,11 +141,11 @@ impl Itself {
         (itself, Watch { _server: server, beating })
     }
 
-    fn listen(&self, listen: SocketAddr, config: &Config, started_at: Timestamp) -> Option<Server> {
+    fn listen(&self, listen: SocketAddr, config: &Config, started_at: Timestamp) -> Option<StatusServer> {
         let identity =
             Identity { version: env!("CARGO_PKG_VERSION"), instance: config.agent.instance.clone(), started_at };
         let asked = self.clone();
-        let server = match Server::start(listen, self.0.board.clone(), identity, move || asked.0.facts()) {
+        let server = match StatusServer::start(listen, self.0.history.clone(), identity, move || asked.0.facts()) {
             Ok(server) => server,
             Err(error) => {
                 warn!(
@@ -183,8 +183,8 @@ impl Itself {
     pub(super) fn reloaded(&self, outcome: Result<&Config, u64>) {
         let at = Timestamp::from(clock::wall());
         let last_reload = match outcome {
-            Ok(_) => Reload { at, success: true, problems: 0 },
-            Err(problems) => Reload { at, success: false, problems },
+            Ok(_) => LastReload { at, success: true, problems: 0 },
+            Err(problems) => LastReload { at, success: false, problems },
         };
         if let Ok(config) = outcome {
             self.0.plan(config);
@@ -208,12 +208,12 @@ impl Itself {
 
     /// A run has ended.
     pub(super) fn record(&self, run: &Run) {
-        self.0.board.record(run);
+        self.0.history.record(run);
     }
 
     /// Runs were due and did not start.
     pub(super) fn skipped(&self, target: &str, account: &str, reason: &'static str, count: u64) {
-        self.0.board.skipped(target, account, reason, count);
+        self.0.history.skipped(target, account, reason, count);
     }
 
     /// Comes round, and tells systemd so.
@@ -251,12 +251,12 @@ impl Inner {
         self.phase.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn config(&self) -> MutexGuard<'_, status::Config> {
+    fn config(&self) -> MutexGuard<'_, ConfigStatus> {
         self.config.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn plan(&self, config: &Config) {
-        self.board.plan(config.targets.iter().map(|target| Planned {
+        self.history.plan(config.targets.iter().map(|target| PlannedTarget {
             target: target.name.clone(),
             accounts: target.accounts.iter().map(|account| account.alias.clone()).collect(),
         }));
@@ -305,7 +305,7 @@ impl Inner {
         }
     }
 
-    fn delivery(&self) -> Option<Delivery> {
+    fn delivery(&self) -> Option<DeliveryStatus> {
         let mut delivery = self.floors.get()?.delivery.as_ref()?()?;
         // Another end's words may be in it.
         for words in [&mut delivery.failure, &mut delivery.disk_failure] {
@@ -316,7 +316,7 @@ impl Inner {
 
     /// The agent in one line, for `systemctl status`.
     fn line(&self) -> String {
-        let counts = self.board.counts();
+        let counts = self.history.counts();
         let plural = if counts.targets == 1 { "" } else { "s" };
         let queue = self.delivery().map(|delivery| delivery.memory_bytes + delivery.disk_bytes.unwrap_or_default());
         let queue = queue.map_or_else(String::new, |queue| format!(", queue {}", size(queue)));
@@ -428,7 +428,7 @@ mod tests {
         let ready = |itself: &Itself| itself.0.facts().not_ready.is_empty();
         assert!(!ready(&itself) && heard(&socket).is_empty());
         let failure = Some("a\u{9b}\u{202e}b".to_owned());
-        let told = Delivery { memory_bytes: 2_000, disk_bytes: Some(7), failure, ..Delivery::default() };
+        let told = DeliveryStatus { memory_bytes: 2_000, disk_bytes: Some(7), failure, ..DeliveryStatus::default() };
         let delivery = move || Some(told.clone());
         itself.up(Floors { delivery: Some(Box::new(delivery)), loops: Vec::new() });
         assert!(ready(&itself));

@@ -128,14 +128,14 @@ fn resource(resource: &Resource, instance: Option<&String>) -> ResourceSettings 
 }
 
 /// How delivery stands, for the status page.
-pub(super) fn shown(status: delivery::Status) -> crate::status::Delivery {
+pub(super) fn shown(status: delivery::Status) -> crate::status::DeliveryStatus {
     let has_disk = status.disk_limit.is_some();
     let dropped = [
         (DropReason::Budget, status.dropped.budget),
         (DropReason::Refused, status.dropped.refused),
         (DropReason::Corrupt, status.dropped.corrupt),
     ];
-    crate::status::Delivery {
+    crate::status::DeliveryStatus {
         queued_runs: status.queued_runs,
         stored_runs: has_disk.then_some(status.stored_runs),
         memory_bytes: status.memory_bytes,

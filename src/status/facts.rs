@@ -1,4 +1,4 @@
-//! What the agent tells of itself beside its runs: plain data, filled anew for each request.
+//! The state of the agent beside its runs: plain data, made for each request. `agent` makes it; `page` and `server` show it.
 
 use std::collections::BTreeMap;
 
@@ -16,74 +16,74 @@ pub struct Identity {
     pub started_at: Timestamp,
 }
 
-/// What is so at one moment.
+/// The state of the agent at one moment.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Facts {
     /// The moment, by the wall clock.
     pub at: Timestamp,
     /// Since the start, by the monotonic clock.
     pub uptime: Seconds,
-    /// Why the agent does not live: which of its loops has stopped turning. None when all turn.
+    /// Why the agent is not live: the tasks that have stopped. Empty when it is live.
     pub not_live: Vec<String>,
-    /// Why the agent is not ready, beside not living. None when it is.
+    /// Why the agent is not ready, besides not being live. Empty when it is.
     pub not_ready: Vec<String>,
-    /// What is wrong with the agent or its machine while it goes on: too little CPU.
+    /// Faults that do not stop the agent: too little CPU.
     pub warnings: Vec<String>,
-    /// Runs under way.
+    /// Runs in flight.
     pub in_flight: u64,
-    /// What it goes by.
-    pub config: Config,
-    /// How delivery is, when there is somewhere to deliver to.
-    pub delivery: Option<Delivery>,
+    /// The configuration in force.
+    pub config: ConfigStatus,
+    /// The state of delivery, if there is a receiver of traces.
+    pub delivery: Option<DeliveryStatus>,
 }
 
 /// The configuration that is in force.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Config {
+pub struct ConfigStatus {
     /// Its file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
-    /// When it was taken up.
+    /// When it was loaded.
     pub loaded_at: Timestamp,
-    /// The last attempt to take up another one.
+    /// The last attempt to load another one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub last_reload: Option<Reload>,
+    pub last_reload: Option<LastReload>,
 }
 
-/// One attempt to take up a changed configuration.
+/// One attempt to load a changed configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Reload {
+pub struct LastReload {
     /// When.
     pub at: Timestamp,
-    /// Whether it is in force now; else the one before still is.
+    /// Whether it is in force now; otherwise the one before still is.
     pub success: bool,
-    /// How many things were wrong with it. The log has each.
+    /// The number of problems in it. The log has each.
     pub problems: u64,
 }
 
-/// How delivery is.
+/// The state of delivery.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
-pub struct Delivery {
-    /// Runs that wait or are on their way, each counted once.
+pub struct DeliveryStatus {
+    /// Runs that wait or are being sent, each counted once.
     pub queued_runs: u64,
-    /// Of these, runs that are on disk.
+    /// Queued runs that are on disk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stored_runs: Option<u64>,
-    /// What they take in memory.
+    /// Memory that they use.
     pub memory_bytes: u64,
-    /// What they may take there.
+    /// Memory that they may use.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_limit_bytes: Option<u64>,
-    /// What they take on disk.
+    /// Space on disk that they use.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk_bytes: Option<u64>,
-    /// What they may take there.
+    /// Space on disk that they may use.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk_limit_bytes: Option<u64>,
     /// How long the oldest has waited.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oldest_s: Option<Seconds>,
-    /// Runs that the receiver took since the start.
+    /// Runs that the receiver acknowledged since the start.
     pub delivered_runs: u64,
     /// Runs that were given up since the start, by reason.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]

@@ -1,17 +1,18 @@
-//! How late runs started in the last minutes, without keeping the runs.
+//! How late runs started in the last minutes, without a list of the runs.
 //!
-//! A histogram for each minute, its buckets an eighth of an octave wide: a quantile is at most that much too large.
+//! A histogram for each minute, with buckets an eighth of an octave wide: a quantile is at most that much too large. Called by
+//! `run_history`.
 
 use std::time::Duration;
 
 use imaptrace_record::Seconds;
 
-/// How many minutes are told of, the one under way among them.
+/// How many minutes count, including the current one.
 pub(super) const MINUTES: usize = 5;
 
 /// Buckets of an octave.
 const PARTS: u32 = 8;
-/// Up to 2³² µs, more than an hour: later than that no run starts.
+/// Up to 2³² µs, more than an hour: no run starts later.
 const BUCKETS: usize = (32 * PARTS) as usize;
 
 /// The last minutes.
@@ -20,16 +21,16 @@ pub(super) struct Lags {
 }
 
 struct Minute {
-    /// Since the epoch. What was in its place before is overwritten.
+    /// Minutes since the epoch. It takes the place of an older minute.
     number: u64,
     runs: u64,
     max: u32,
     buckets: Box<[u32; BUCKETS]>,
 }
 
-/// What became of the last minutes.
+/// How late the runs of the last minutes started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Told {
+pub(super) struct LagQuantiles {
     /// Runs that a schedule started.
     pub(super) runs: u64,
     /// Half of them started no later than this.
@@ -60,8 +61,8 @@ impl Lags {
         minute.buckets[bucket(micros)] += 1;
     }
 
-    /// What is known at this moment since the epoch, if a run has started lately.
-    pub(super) fn told(&self, at: Duration) -> Option<Told> {
+    /// The quantiles at a time since the epoch; none if no run has started in the last minutes.
+    pub(super) fn quantiles(&self, at: Duration) -> Option<LagQuantiles> {
         let now = at.as_secs() / 60;
         let recent = |minute: &&Minute| minute.number <= now && minute.number + MINUTES as u64 > now;
         let minutes: Vec<&Minute> = self.minutes.iter().filter(recent).filter(|minute| minute.runs > 0).collect();
@@ -78,7 +79,7 @@ impl Lags {
             }
             Seconds::from_micros(max.into())
         };
-        Some(Told { runs, p50: quantile(50), p99: quantile(99), max: Seconds::from_micros(max.into()) })
+        Some(LagQuantiles { runs, p50: quantile(50), p99: quantile(99), max: Seconds::from_micros(max.into()) })
     }
 }
 
@@ -86,7 +87,7 @@ fn place(minute: u64) -> usize {
     usize::try_from(minute % MINUTES as u64).unwrap_or_default()
 }
 
-/// The bucket of so many microseconds: the octave, and its part by the three bits below the highest.
+/// The bucket of a lag in microseconds: the octave, and its part by the three bits below the highest.
 fn bucket(micros: u32) -> usize {
     if micros < PARTS {
         return micros as usize;
@@ -135,21 +136,21 @@ mod tests {
         for number in 1..=100 {
             lags.record(minute * 1004 + Duration::from_secs(number / 2), micros(number * 100));
         }
-        let told = lags.told(minute * 1004 + Duration::from_secs(59)).unwrap();
-        assert_eq!((told.runs, told.max), (101, Seconds::from(minute)));
-        let told = lags.told(minute * 1005).unwrap();
-        assert_eq!((told.runs, told.max), (100, micros(10_000)), "the oldest minute is over");
-        assert!((5_000..5_650).contains(&told.p50.as_micros()), "{told:?}");
-        assert!((9_900..=10_000).contains(&told.p99.as_micros()), "{told:?}");
-        assert_eq!(lags.told(minute * 1009), None);
+        let lag = lags.quantiles(minute * 1004 + Duration::from_secs(59)).unwrap();
+        assert_eq!((lag.runs, lag.max), (101, Seconds::from(minute)));
+        let lag = lags.quantiles(minute * 1005).unwrap();
+        assert_eq!((lag.runs, lag.max), (100, micros(10_000)), "the oldest minute is over");
+        assert!((5_000..5_650).contains(&lag.p50.as_micros()), "{lag:?}");
+        assert!((9_900..=10_000).contains(&lag.p99.as_micros()), "{lag:?}");
+        assert_eq!(lags.quantiles(minute * 1009), None);
     }
 
     #[test]
-    fn a_minute_that_comes_round_again_starts_empty() {
+    fn a_minute_whose_place_is_used_again_starts_empty() {
         let mut lags = Lags::new();
         lags.record(Duration::from_secs(60), micros(7_000));
         lags.record(Duration::from_secs(60 * (1 + MINUTES as u64)), micros(3));
-        let told = lags.told(Duration::from_secs(60 * (1 + MINUTES as u64))).unwrap();
-        assert_eq!(told, Told { runs: 1, p50: micros(3), p99: micros(3), max: micros(3) });
+        let lag = lags.quantiles(Duration::from_secs(60 * (1 + MINUTES as u64))).unwrap();
+        assert_eq!(lag, LagQuantiles { runs: 1, p50: micros(3), p99: micros(3), max: micros(3) });
     }
 }

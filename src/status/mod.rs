@@ -1,20 +1,33 @@
-//! What the agent tells of itself over HTTP: whether it lives, whether it is ready, and what its last runs found.
+//! The status endpoint over HTTP: whether the agent is live and ready, and the last runs of each account.
 //!
-//! A [`Board`] remembers the last runs of each account, a few dozen bytes each. A [`Server`] answers GET and HEAD on a
-//! thread of its own from the board and from [`Facts`], which it asks for at each request. It takes no commands, changes
-//! nothing, reads no clock, and shows no secret, no user name and no words of a server; whoever may connect may see all
-//! of it. `agent` fills the board and tells the facts.
+//! [`RunHistory`] remembers the last runs of each account, a few dozen bytes each. [`StatusServer`] answers GET and HEAD on a
+//! thread of its own from that history and from [`Facts`], which it gets at each request. It takes no commands, changes
+//! nothing, reads no clock, and shows no secret, no user name and no text of a server; everyone who can connect can read all
+//! of it. `agent` records the runs and provides the facts.
+//!
+//! ```text
+//! request      a request: endpoint, query, Host
+//! server       the listener and its limits
+//! page         `/status.json`, piece by piece
+//! facts        the state of the agent beside its runs
+//! run_history  the remembered runs of all accounts
+//! account      those of one account, and its state
+//! compact_run  one of them
+//! lag          how late runs started
+//! ```
 
-mod board;
+mod account;
+mod compact_run;
 mod facts;
-mod kept;
 mod lag;
 mod page;
 mod request;
+mod run_history;
 mod server;
 
 pub use self::{
-    board::{Board, Counts, Depth, Planned},
-    facts::{Config, Delivery, Facts, Identity, Reload},
-    server::Server,
+    account::Depth,
+    facts::{ConfigStatus, DeliveryStatus, Facts, Identity, LastReload},
+    run_history::{AccountCounts, PlannedTarget, RunHistory},
+    server::StatusServer,
 };

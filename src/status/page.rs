@@ -1,7 +1,7 @@
-//! `/status.json`, a piece at a time: the head first, then account after account. `docs/operations.md` has every field,
-//! and a test holds it to this file.
+//! `/status.json`, a piece at a time: the head first, then one account after the other. `docs/operations.md` has every field,
+//! and a test compares it with this file.
 //!
-//! However many accounts there are, an answer under way holds no more than one piece of it.
+//! A response in progress holds one piece in memory, whatever the number of accounts. Called by `server`.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -10,19 +10,20 @@ use imaptrace_record::{AddressFamily, ErrorType, RunOutcome, Seconds, Timestamp,
 use serde::Serialize;
 
 use super::{
-    board::{Account, Board, Cursor},
-    facts::{Config, Delivery, Facts, Identity},
-    kept::{Kept, KeptStep},
-    lag::{self, Told},
+    account::AccountRuns,
+    compact_run::{CompactRun, CompactStep},
+    facts::{ConfigStatus, DeliveryStatus, Facts, Identity},
+    lag::{self, LagQuantiles},
     request::Filter,
+    run_history::{Cursor, RunHistory},
 };
 
-/// The version of the answer. It grows when a field changes its meaning or goes, not when one is added.
+/// The version of the response. It grows when a field changes its meaning or goes, not when one is added.
 const SCHEMA: u32 = 1;
 
-/// All but the accounts.
+/// The response without the accounts.
 #[derive(Serialize)]
-struct Status<'a> {
+struct StatusHead<'a> {
     schema: u32,
     version: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -36,16 +37,16 @@ struct Status<'a> {
     reasons: Vec<&'a str>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<&'a str>,
-    config: &'a Config,
-    schedule: Schedule,
+    config: &'a ConfigStatus,
+    schedule: ScheduleStatus,
     #[serde(skip_serializing_if = "Option::is_none")]
-    delivery: Option<&'a Delivery>,
-    states: States,
+    delivery: Option<&'a DeliveryStatus>,
+    states: StateCounts,
 }
 
-/// What is started, and how that goes.
+/// What is started, and what was skipped.
 #[derive(Serialize)]
-struct Schedule {
+struct ScheduleStatus {
     targets: u64,
     accounts: u64,
     in_flight: u64,
@@ -66,7 +67,7 @@ struct StartLag {
 
 /// Accounts by their state.
 #[derive(Serialize)]
-struct States {
+struct StateCounts {
     passed: u64,
     failed: u64,
     void: u64,
@@ -75,7 +76,7 @@ struct States {
 
 /// One account.
 #[derive(Serialize)]
-struct Entry<'a> {
+struct AccountEntry<'a> {
     target: &'a str,
     account: &'a str,
     state: &'static str,
@@ -114,9 +115,9 @@ struct LastRun {
     family: Option<&'static str>,
 }
 
-/// The answer, as it is taken off piece by piece.
+/// The response, which is taken piece by piece.
 pub(super) struct Page {
-    board: Arc<Board>,
+    history: Arc<RunHistory>,
     filter: Filter,
     /// Written with the first piece.
     head: Vec<u8>,
@@ -125,16 +126,19 @@ pub(super) struct Page {
 }
 
 impl Page {
-    pub(super) fn new(board: Arc<Board>, identity: &Identity, facts: &Facts, filter: Filter) -> Self {
-        let head = head(&board, identity, facts);
-        Self { board, filter, head, cursor: Cursor::default(), ended: false }
+    pub(super) fn new(history: Arc<RunHistory>, identity: &Identity, facts: &Facts, filter: Filter) -> Self {
+        let head = head(&history, identity, facts);
+        Self { history, filter, head, cursor: Cursor::default(), ended: false }
     }
 
     /// The next piece; none at the end.
     pub(super) fn next(&mut self) -> Option<Vec<u8>> {
         let mut piece = std::mem::take(&mut self.head);
         while !self.ended {
-            let more = self.board.print(&mut self.cursor, &self.filter, &mut piece);
+            let runs = self.filter.runs;
+            let more = self.history.print(&mut self.cursor, &self.filter, &mut piece, |target, account, out| {
+                print_account(target, account, runs, out);
+            });
             if !more {
                 piece.extend_from_slice(b"]}\n");
                 self.ended = true;
@@ -148,17 +152,17 @@ impl Page {
 }
 
 /// Everything up to the list of accounts, which is left open.
-fn head(board: &Board, identity: &Identity, facts: &Facts) -> Vec<u8> {
-    let counts = board.counts();
-    let (lag, skipped) = board.schedule(facts.at);
-    let start_lag = lag.map(|Told { runs, p50, p99, max }| StartLag {
+fn head(history: &RunHistory, identity: &Identity, facts: &Facts) -> Vec<u8> {
+    let counts = history.counts();
+    let (lag, skipped) = history.schedule(facts.at);
+    let start_lag = lag.map(|LagQuantiles { runs, p50, p99, max }| StartLag {
         minutes: lag::MINUTES,
         runs,
         p50_s: p50,
         p99_s: p99,
         max_s: max,
     });
-    let status = Status {
+    let status = StatusHead {
         schema: SCHEMA,
         version: identity.version,
         instance: identity.instance.as_deref(),
@@ -170,7 +174,7 @@ fn head(board: &Board, identity: &Identity, facts: &Facts) -> Vec<u8> {
         reasons: facts.not_live.iter().chain(&facts.not_ready).map(String::as_str).collect(),
         warnings: facts.warnings.iter().map(String::as_str).collect(),
         config: &facts.config,
-        schedule: Schedule {
+        schedule: ScheduleStatus {
             targets: counts.targets,
             accounts: counts.accounts,
             in_flight: facts.in_flight,
@@ -178,7 +182,7 @@ fn head(board: &Board, identity: &Identity, facts: &Facts) -> Vec<u8> {
             start_lag,
         },
         delivery: facts.delivery.as_ref(),
-        states: States { passed: counts.passed, failed: counts.failed, void: counts.void, never: counts.never },
+        states: StateCounts { passed: counts.passed, failed: counts.failed, void: counts.void, never: counts.never },
     };
     let mut head = json(&status);
     head.pop();
@@ -186,11 +190,11 @@ fn head(board: &Board, identity: &Identity, facts: &Facts) -> Vec<u8> {
     head
 }
 
-/// Prints one account.
-pub(super) fn account(target: &str, account: &Account, runs: Option<usize>, out: &mut Vec<u8>) {
+/// Prints one account, with at most `runs` of its runs.
+pub(super) fn print_account(target: &str, account: &AccountRuns, runs: Option<usize>, out: &mut Vec<u8>) {
     let runs = runs.unwrap_or(usize::MAX);
-    let newest_first = |list: &[Kept]| list.iter().rev().take(runs).map(last_run).collect();
-    let shown = Entry {
+    let newest_first = |list: &[CompactRun]| list.iter().rev().take(runs).map(last_run).collect();
+    let shown = AccountEntry {
         target,
         account: &account.name,
         state: account.state().as_str(),
@@ -202,25 +206,25 @@ pub(super) fn account(target: &str, account: &Account, runs: Option<usize>, out:
     out.extend(json(&shown));
 }
 
-fn last_run(kept: &Kept) -> LastRun {
+fn last_run(run: &CompactRun) -> LastRun {
     LastRun {
-        trace_id: kept.trace_id(),
-        started_at: kept.started_at(),
-        outcome: kept.outcome,
-        error_type: kept.error_type,
-        failed_step: kept.failed_step.map(KeptStep::as_str),
-        code: kept.code.map(ResponseCode::as_str),
-        first_loading_latency_s: kept.first_loading_latency(),
-        duration_s: kept.duration(),
-        slowest_step: kept.slowest_step.map(KeptStep::as_str),
-        slow: kept.is_slow().then_some(true),
-        uncertain: kept.is_uncertain().then_some(true),
-        auth_backoff: kept.was_held_back().then_some(true),
-        family: kept.family().map(AddressFamily::as_str),
+        trace_id: run.trace_id(),
+        started_at: run.started_at(),
+        outcome: run.outcome,
+        error_type: run.error_type,
+        failed_step: run.failed_step.map(CompactStep::as_str),
+        code: run.code.map(ResponseCode::as_str),
+        first_loading_latency_s: run.first_loading_latency(),
+        duration_s: run.duration(),
+        slowest_step: run.slowest_step.map(CompactStep::as_str),
+        slow: run.is_slow().then_some(true),
+        uncertain: run.is_uncertain().then_some(true),
+        auth_backoff: run.was_held_back().then_some(true),
+        family: run.family().map(AddressFamily::as_str),
     }
 }
 
-/// None of these can fail to be printed; should one, it is told as nothing and breaks nothing else.
+/// None of these values can fail to be written; if one did, an empty object would take its place.
 pub(super) fn json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_else(|_| b"{}".to_vec())
 }

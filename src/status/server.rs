@@ -1,7 +1,8 @@
-//! The listener, on a thread of its own: whoever asks, however often and slowly, takes no time from a probe.
+//! The HTTP listener, on a thread of its own, so that no request delays a probe.
 //!
-//! What one peer can hold is bounded: so many connections, the oldest of which has to make room for a new one; a head of
-//! so many bytes, sent within seconds; no body; one request a connection, and that over within half a minute.
+//! What one peer can use is limited: the number of connections (a new one closes the oldest), the size of a request's head and
+//! the seconds to send it, no body, one request a connection, which ends within half a minute. It decides nothing about the
+//! content: `page` and `facts` do. Started by `agent`.
 
 use std::{
     collections::VecDeque,
@@ -33,10 +34,10 @@ use tokio::{
 };
 
 use super::{
-    board::Board,
     facts::{Facts, Identity},
     page::{Page, json},
-    request::{self, Ask, Refusal},
+    request::{self, RequestError, StatusEndpoint},
+    run_history::RunHistory,
 };
 
 /// Connections at once.
@@ -47,9 +48,9 @@ const HEAD_BYTES: usize = 8 << 10;
 const HEADERS: usize = 32;
 /// Until the head of the request is there.
 const HEAD_TIME: Duration = Duration::from_secs(5);
-/// From the first byte to the last of the answer.
+/// From the first byte of the request to the last of the response.
 const TIME: Duration = Duration::from_secs(30);
-/// After the system gave no connection (no file descriptors left).
+/// The pause after an accept that failed (no file descriptors left).
 const BREATH: Duration = Duration::from_millis(100);
 
 const INDEX: &str = "\
@@ -61,28 +62,28 @@ imaptrace
 /status.json?target=NAME&state=failed&runs=1
 ";
 
-/// Answers until it is dropped.
+/// Serves requests until it is dropped.
 #[derive(Debug)]
-pub struct Server {
+pub struct StatusServer {
     address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// What answers are made of.
-struct Source {
-    board: Arc<Board>,
+/// What responses are made of.
+struct ResponseSource {
+    history: Arc<RunHistory>,
     identity: Identity,
     facts: Box<dyn Fn() -> Facts + Send + Sync>,
-    /// Only this machine can reach us.
+    /// Only this machine can reach the listener.
     loopback: bool,
 }
 
-impl Server {
-    /// Listens. `facts` is asked at each request, and must not wait for anything.
+impl StatusServer {
+    /// Starts listening. `facts` is called at each request and must not block.
     pub fn start(
         listen: SocketAddr,
-        board: Arc<Board>,
+        history: Arc<RunHistory>,
         identity: Identity,
         facts: impl Fn() -> Facts + Send + Sync + 'static,
     ) -> io::Result<Self> {
@@ -90,7 +91,7 @@ impl Server {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let loopback = request::loopback(&address.ip());
-        let source = Arc::new(Source { board, identity, facts: Box::new(facts), loopback });
+        let source = Arc::new(ResponseSource { history, identity, facts: Box::new(facts), loopback });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let listener = {
             let _entered = runtime.enter();
@@ -111,21 +112,21 @@ impl Server {
         Ok(Self { address, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// Where it listens; tells the port where 0 was asked for.
+    /// The address it listens on, with the real port if 0 was given.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 }
 
-impl Drop for Server {
+impl Drop for StatusServer {
     fn drop(&mut self) {
         drop(self.stop.take());
-        // It waits for nothing, so it ends at once; should it panic, that was told.
+        // The thread ends at once; a panic of it has been reported.
         self.thread.take().map(JoinHandle::join).transpose().unwrap_or_default();
     }
 }
 
-async fn accept(listener: &tokio::net::TcpListener, source: &Arc<Source>) {
+async fn accept(listener: &tokio::net::TcpListener, source: &Arc<ResponseSource>) {
     let mut open: VecDeque<AbortHandle> = VecDeque::new();
     loop {
         let Ok((stream, _)) = listener.accept().await else {
@@ -142,8 +143,8 @@ async fn accept(listener: &tokio::net::TcpListener, source: &Arc<Source>) {
     }
 }
 
-/// One connection, one answer. What goes wrong with it is the peer's to know.
-async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, source: Arc<Source>) {
+/// One connection, one response. Its errors concern the peer alone.
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, source: Arc<ResponseSource>) {
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
         let response = answer(&request.into_parts().0, &source);
         async move { Ok::<_, Infallible>(response) }
@@ -158,33 +159,35 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, sou
     drop(timeout(TIME, connection).await);
 }
 
-fn answer(request: &Parts, source: &Source) -> Response<Answer> {
+fn answer(request: &Parts, source: &ResponseSource) -> Response<ResponseBody> {
     let ask = request::read(request, source.loopback).and_then(|ask| match &ask {
-        Ask::Status(filter) if filter.target.as_ref().is_some_and(|name| !source.board.has(name)) => {
-            Err(Refusal::Target)
+        StatusEndpoint::Status(filter) if filter.target.as_ref().is_some_and(|name| !source.history.has(name)) => {
+            Err(RequestError::Target)
         }
         _ => Ok(ask),
     });
     match ask {
-        Ok(Ask::Index) => respond(StatusCode::OK, "text/plain; charset=utf-8", Answer::whole(INDEX.into())),
-        Ok(Ask::Live) => {
+        Ok(StatusEndpoint::Index) => {
+            respond(StatusCode::OK, "text/plain; charset=utf-8", ResponseBody::whole(INDEX.into()))
+        }
+        Ok(StatusEndpoint::Live) => {
             let facts = (source.facts)();
             health("live", facts.not_live, Vec::new())
         }
-        Ok(Ask::Ready) => {
+        Ok(StatusEndpoint::Ready) => {
             let Facts { mut not_live, not_ready, warnings, .. } = (source.facts)();
             not_live.extend(not_ready);
             health("ready", not_live, warnings)
         }
-        Ok(Ask::Status(filter)) => {
-            let page = Page::new(source.board.clone(), &source.identity, &(source.facts)(), filter);
-            respond(StatusCode::OK, JSON, Answer::Page(page))
+        Ok(StatusEndpoint::Status(filter)) => {
+            let page = Page::new(source.history.clone(), &source.identity, &(source.facts)(), filter);
+            respond(StatusCode::OK, JSON, ResponseBody::Page(page))
         }
         Err(refusal) => {
-            let mut body = json(&Refused { error: refusal.to_string() });
+            let mut body = json(&ErrorBody { error: refusal.to_string() });
             body.push(b'\n');
-            let mut response = respond(refusal.status(), JSON, Answer::whole(body));
-            if refusal == Refusal::Method {
+            let mut response = respond(refusal.status(), JSON, ResponseBody::whole(body));
+            if refusal == RequestError::Method {
                 response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
             }
             response
@@ -195,28 +198,28 @@ fn answer(request: &Parts, source: &Source) -> Response<Answer> {
 const JSON: &str = "application/json";
 
 #[derive(Serialize)]
-struct Refused {
+struct ErrorBody {
     error: String,
 }
 
-/// 200, or 503 and why; and what is wrong that changes nothing of that.
-fn health(what: &'static str, reasons: Vec<String>, warnings: Vec<String>) -> Response<Answer> {
+/// 200, or 503 with the reasons; and warnings, which do not change the code.
+fn health(what: &'static str, reasons: Vec<String>, warnings: Vec<String>) -> Response<ResponseBody> {
     let code = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let mut told = serde_json::Map::new();
-    told.insert(what.to_owned(), reasons.is_empty().into());
+    let mut state = serde_json::Map::new();
+    state.insert(what.to_owned(), reasons.is_empty().into());
     if !reasons.is_empty() {
-        told.insert("reasons".to_owned(), reasons.into());
+        state.insert("reasons".to_owned(), reasons.into());
     }
     if !warnings.is_empty() {
-        told.insert("warnings".to_owned(), warnings.into());
+        state.insert("warnings".to_owned(), warnings.into());
     }
-    let mut body = json(&told);
+    let mut body = json(&state);
     body.push(b'\n');
-    respond(code, JSON, Answer::whole(body))
+    respond(code, JSON, ResponseBody::whole(body))
 }
 
-/// No answer may be kept, guessed at, framed, or read by another site.
-fn respond(code: StatusCode, kind: &'static str, answer: Answer) -> Response<Answer> {
+/// Headers that forbid to cache, sniff or frame the response, and to read it from another site.
+fn respond(code: StatusCode, kind: &'static str, answer: ResponseBody) -> Response<ResponseBody> {
     let mut response = Response::new(answer);
     *response.status_mut() = code;
     let fields: [(HeaderName, &'static str); 5] = [
@@ -233,18 +236,18 @@ fn respond(code: StatusCode, kind: &'static str, answer: Answer) -> Response<Ans
 }
 
 /// A body, whole or piece by piece.
-enum Answer {
+enum ResponseBody {
     Whole(Option<Bytes>),
     Page(Page),
 }
 
-impl Answer {
+impl ResponseBody {
     fn whole(bytes: Vec<u8>) -> Self {
         Self::Whole(Some(bytes.into()))
     }
 }
 
-impl Body for Answer {
+impl Body for ResponseBody {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -277,8 +280,8 @@ mod tests {
     use crate::{
         clock,
         status::{
-            board::tests::{board, plan, run},
-            facts::Config,
+            facts::ConfigStatus,
+            run_history::tests::{history, plan, run},
         },
     };
 
@@ -294,25 +297,30 @@ mod tests {
             not_ready: Vec::new(),
             warnings: Vec::new(),
             in_flight: 1,
-            config: Config { file: None, loaded_at: at(0), last_reload: None },
+            config: ConfigStatus { file: None, loaded_at: at(0), last_reload: None },
             delivery: None,
         }
     }
 
-    fn source(board: Board, facts: Facts) -> Arc<Source> {
+    fn source(history: RunHistory, facts: Facts) -> Arc<ResponseSource> {
         let identity = Identity { version: "0.1.0", instance: None, started_at: at(0) };
-        Arc::new(Source { board: Arc::new(board), identity, facts: Box::new(move || facts.clone()), loopback: true })
+        Arc::new(ResponseSource {
+            history: Arc::new(history),
+            identity,
+            facts: Box::new(move || facts.clone()),
+            loopback: true,
+        })
     }
 
     /// Begins a conversation over a pipe that holds so many bytes.
-    fn begin(source: Arc<Source>, pipe: usize) -> DuplexStream {
+    fn begin(source: Arc<ResponseSource>, pipe: usize) -> DuplexStream {
         let (ours, theirs) = tokio::io::duplex(pipe);
         drop(tokio::spawn(serve(theirs, source)));
         ours
     }
 
     /// Asks, and gives the status line, the head and the body.
-    async fn ask(source: &Arc<Source>, request: &str) -> (String, String, String) {
+    async fn ask(source: &Arc<ResponseSource>, request: &str) -> (String, String, String) {
         let mut stream = begin(source.clone(), 1 << 20);
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
@@ -322,36 +330,36 @@ mod tests {
         (line.to_owned(), head.to_owned(), body.to_owned())
     }
 
-    async fn get(source: &Arc<Source>, path: &str) -> (String, String) {
+    async fn get(source: &Arc<ResponseSource>, path: &str) -> (String, String) {
         let (line, _, body) = ask(source, &format!("GET {path} HTTP/1.0\r\n\r\n")).await;
         (line.split(' ').nth(1).unwrap().to_owned(), body)
     }
 
     #[tokio::test(start_paused = true)]
     async fn live_and_ready_say_why_not() {
-        let fine = source(board(&[]), facts());
+        let fine = source(history(&[]), facts());
         assert_eq!(get(&fine, "/live").await, ("200".into(), "{\"live\":true}\n".into()));
         assert_eq!(get(&fine, "/ready").await, ("200".into(), "{\"ready\":true}\n".into()));
-        let stopping = source(board(&[]), Facts { not_ready: vec!["it is stopping".into()], ..facts() });
+        let stopping = source(history(&[]), Facts { not_ready: vec!["it is stopping".into()], ..facts() });
         assert_eq!(get(&stopping, "/live").await.0, "200");
-        let told = "{\"ready\":false,\"reasons\":[\"it is stopping\"]}\n";
-        assert_eq!(get(&stopping, "/ready").await, ("503".into(), told.into()));
-        let short = source(board(&[]), Facts { warnings: vec!["short of CPU".into()], ..facts() });
+        let expected = "{\"ready\":false,\"reasons\":[\"it is stopping\"]}\n";
+        assert_eq!(get(&stopping, "/ready").await, ("503".into(), expected.into()));
+        let short = source(history(&[]), Facts { warnings: vec!["short of CPU".into()], ..facts() });
         assert_eq!(get(&short, "/live").await, ("200".into(), "{\"live\":true}\n".into()));
-        let told = "{\"ready\":true,\"warnings\":[\"short of CPU\"]}\n";
-        assert_eq!(get(&short, "/ready").await, ("200".into(), told.into()));
-        let stuck = source(board(&[]), Facts { not_live: vec!["no \"turn\"".into()], ..facts() });
-        let told = "{\"live\":false,\"reasons\":[\"no \\\"turn\\\"\"]}\n";
-        assert_eq!(get(&stuck, "/live").await, ("503".into(), told.into()));
+        let expected = "{\"ready\":true,\"warnings\":[\"short of CPU\"]}\n";
+        assert_eq!(get(&short, "/ready").await, ("200".into(), expected.into()));
+        let stuck = source(history(&[]), Facts { not_live: vec!["no \"turn\"".into()], ..facts() });
+        let expected = "{\"live\":false,\"reasons\":[\"no \\\"turn\\\"\"]}\n";
+        assert_eq!(get(&stuck, "/live").await, ("503".into(), expected.into()));
         assert_eq!(get(&stuck, "/ready").await.0, "503");
     }
 
     #[tokio::test(start_paused = true)]
     async fn status_has_the_agent_and_its_accounts() {
-        let board = board(&["mail01", "mail02"]);
-        board.record(&run(RunOutcome::Failed, 1));
-        board.skipped("mail01", "default", "limit", 2);
-        let source = source(board, Facts { not_ready: vec!["it is stopping".into()], ..facts() });
+        let history = history(&["mail01", "mail02"]);
+        history.record(&run(RunOutcome::Failed, 1));
+        history.skipped("mail01", "default", "limit", 2);
+        let source = source(history, Facts { not_ready: vec!["it is stopping".into()], ..facts() });
         let (code, body) = get(&source, "/status.json").await;
         let status: serde_json::Value = serde_json::from_str(&body).unwrap();
         assert_eq!((code.as_str(), &status["schema"], &status["ready"]), ("200", &1.into(), &false.into()));
@@ -368,7 +376,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn every_answer_forbids_to_keep_it_and_a_head_has_no_body() {
-        let source = source(board(&["mail01"]), facts());
+        let source = source(history(&["mail01"]), facts());
         for path in ["/", "/live", "/status.json", "/nothing"] {
             let (_, head, body) = ask(&source, &format!("HEAD {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
             assert!(head.contains("cache-control: no-store\r\n"), "{head}");
@@ -384,7 +392,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_head_that_is_too_large_is_not_read_to_its_end() {
-        let source = source(board(&[]), facts());
+        let source = source(history(&[]), facts());
         for padding in ["x: y\r\n".repeat(HEADERS + 1), format!("x: {}\r\n", "y".repeat(2 * HEAD_BYTES))] {
             let request = format!("GET /live HTTP/1.1\r\nHost: localhost\r\n{padding}\r\n");
             let (line, ..) = ask(&source, &request).await;
@@ -395,7 +403,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_is_slow_to_ask_is_dropped_in_seconds() {
         let begun = clock::now();
-        let mut stream = begin(source(board(&[]), facts()), 1 << 20);
+        let mut stream = begin(source(history(&[]), facts()), 1 << 20);
         stream.write_all(b"GET /live HTTP/1.1\r\nHo").await.unwrap();
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await.unwrap();
@@ -405,7 +413,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_is_slow_to_read_is_dropped_and_had_one_piece_made_for_it() {
         let names: Vec<String> = (0..5_000).map(|number| format!("mail{number:04}")).collect();
-        let all = board(&[]);
+        let all = history(&[]);
         all.plan(plan(&names.iter().map(String::as_str).collect::<Vec<_>>()));
         let source = source(all, facts());
         let begun = clock::now();
@@ -425,7 +433,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_long_answer_arrives_whole() {
         let names: Vec<String> = (0..5_000).map(|number| format!("mail{number:04}")).collect();
-        let all = board(&[]);
+        let all = history(&[]);
         all.plan(plan(&names.iter().map(String::as_str).collect::<Vec<_>>()));
         let (_, body) = get(&source(all, facts()), "/status.json").await;
         let status: serde_json::Value = serde_json::from_str(&body).unwrap();

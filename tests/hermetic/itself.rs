@@ -13,7 +13,7 @@ use std::{
 use imaptrace::{
     agent::{self, StatusSettings},
     config,
-    status::{self, Board, Depth, Facts, Identity, Server},
+    status::{ConfigStatus, Depth, Facts, Identity, RunHistory, StatusServer},
 };
 use imaptrace_record::{Seconds, Timestamp};
 use nix::sys::signal::Signal;
@@ -176,11 +176,11 @@ fn it_is_not_ready_while_it_stops_and_says_so() {
 }
 
 /// A listener with nothing to tell.
-fn bare(listen: SocketAddr) -> std::io::Result<Server> {
+fn bare(listen: SocketAddr) -> std::io::Result<StatusServer> {
     let at = Timestamp::from_epoch_seconds(1_795_434_000).unwrap();
     let identity = Identity { version: "0", instance: None, started_at: at };
-    let config = status::Config { file: None, loaded_at: at, last_reload: None };
-    Server::start(listen, Arc::new(Board::new(Depth::default())), identity, move || Facts {
+    let config = ConfigStatus { file: None, loaded_at: at, last_reload: None };
+    StatusServer::start(listen, Arc::new(RunHistory::new(Depth::default())), identity, move || Facts {
         at,
         uptime: Seconds::ZERO,
         not_live: Vec::new(),

@@ -32,7 +32,6 @@ const NOT_YET: &[&str] = &[
     "src/delivery/queue.rs",
     "src/probe/command.rs",
     "src/probe/exchange.rs",
-    "src/status/board.rs",
     "src/telemetry/metrics/fleet.rs",
 ];
 

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::Command, sync::Arc};
 
-use imaptrace::status::{Board, Config, Depth, Facts, Identity, Planned, Server};
+use imaptrace::status::{ConfigStatus, Depth, Facts, Identity, PlannedTarget, RunHistory, StatusServer};
 use imaptrace_record::{Run, Seconds, Timestamp};
 
 const UNIT: &str = include_str!("../../deploy/systemd/imaptrace.service");
@@ -77,23 +77,23 @@ fn the_service_can_reach_no_more_than_the_page_of_operations_says() {
 
 #[test]
 fn the_lines_of_the_page_of_operations_get_what_they_are_for() {
-    let board = Board::new(Depth { runs: 1, failed_runs: 1 });
-    board.plan([Planned { target: "mail01".into(), accounts: vec!["default".into()] }]);
+    let history = RunHistory::new(Depth { runs: 1, failed_runs: 1 });
+    history.plan([PlannedTarget { target: "mail01".into(), accounts: vec!["default".into()] }]);
     let mut run: Run = serde_json::from_str(imaptrace_testkit::FAILED_RUN).unwrap();
     (run.target, run.account) = ("mail01".into(), "default".into());
     for _ in 0..2 {
-        board.record(&run);
+        history.record(&run);
     }
     let at = Timestamp::from_epoch_seconds(1_795_434_000).unwrap();
     let identity = Identity { version: "0", instance: None, started_at: at };
-    let server = Server::start(([127, 0, 0, 1], 0).into(), Arc::new(board), identity, move || Facts {
+    let server = StatusServer::start(([127, 0, 0, 1], 0).into(), Arc::new(history), identity, move || Facts {
         at,
         uptime: Seconds::ZERO,
         not_live: Vec::new(),
         not_ready: Vec::new(),
         warnings: Vec::new(),
         in_flight: 0,
-        config: Config { file: None, loaded_at: at, last_reload: None },
+        config: ConfigStatus { file: None, loaded_at: at, last_reload: None },
         delivery: None,
     })
     .unwrap();

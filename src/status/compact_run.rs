@@ -1,13 +1,13 @@
-//! One run as the board keeps it: 40 bytes, whatever the run had to say.
+//! One remembered run, in 40 bytes.
 
 use std::time::{Duration, SystemTime};
 
 use imaptrace_imap::{CommandName, ResponseCode};
 use imaptrace_record::{AddressFamily, ErrorType, Run, RunOutcome, Seconds, SetupStep, StepName, Timestamp, TraceId};
 
-/// What is kept of a run.
+/// The parts of a run that `/status.json` shows.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Kept {
+pub(super) struct CompactRun {
     /// Microseconds since the epoch.
     started: u64,
     trace_id: [u8; 16],
@@ -16,13 +16,13 @@ pub(super) struct Kept {
     duration: u32,
     pub(super) outcome: RunOutcome,
     pub(super) error_type: Option<ErrorType>,
-    pub(super) failed_step: Option<KeptStep>,
+    pub(super) failed_step: Option<CompactStep>,
     pub(super) code: Option<ResponseCode>,
-    pub(super) slowest_step: Option<KeptStep>,
+    pub(super) slowest_step: Option<CompactStep>,
     flags: u8,
 }
 
-/// A duration that does not apply. One that takes longer than 71 minutes is told as that.
+/// A duration that does not apply. One of more than 71 minutes is shown as 71 minutes.
 const ABSENT: u32 = u32::MAX;
 
 const SLOW: u8 = 1;
@@ -31,7 +31,7 @@ const BACKOFF: u8 = 4;
 const IPV4: u8 = 8;
 const IPV6: u8 = 16;
 
-impl Kept {
+impl CompactRun {
     pub(super) fn of(run: &Run) -> Self {
         let mut flags = 0;
         for (flag, set) in [
@@ -51,9 +51,9 @@ impl Kept {
             duration: micros(run.duration_s),
             outcome: run.outcome,
             error_type: run.error_type,
-            failed_step: run.failed_step.as_ref().map(KeptStep::of),
+            failed_step: run.failed_step.as_ref().map(CompactStep::of),
             code,
-            slowest_step: run.slowest_step.as_ref().map(KeptStep::of),
+            slowest_step: run.slowest_step.as_ref().map(CompactStep::of),
             flags,
         }
     }
@@ -95,7 +95,7 @@ impl Kept {
     }
 }
 
-/// Since the epoch; what lies before it is the epoch.
+/// The time since the epoch; zero for a time before it.
 pub(super) fn since_epoch(at: Timestamp) -> Duration {
     at.to_system_time().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
@@ -104,16 +104,16 @@ fn micros(seconds: Seconds) -> u32 {
     u32::try_from(seconds.as_micros()).unwrap_or(ABSENT).min(ABSENT - 1)
 }
 
-/// The name of a step, as small as it can be kept.
+/// The name of a step, in two bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum KeptStep {
+pub(super) enum CompactStep {
     Setup(SetupStep),
     Command(CommandName),
-    /// None that a run of this version has.
+    /// A name that this version does not have.
     Other,
 }
 
-impl KeptStep {
+impl CompactStep {
     fn of(name: &StepName) -> Self {
         match name {
             StepName::Setup(step) => Self::Setup(*step),
@@ -136,12 +136,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_kept_run_has_the_size_that_the_page_of_operations_tells() {
-        assert_eq!(size_of::<Kept>(), 40);
+    fn a_compact_run_has_the_documented_size() {
+        assert_eq!(size_of::<CompactRun>(), 40);
     }
 
     #[test]
-    fn a_duration_that_does_not_fit_is_told_as_the_longest_and_never_as_none() {
+    fn a_duration_that_does_not_fit_is_shown_as_the_longest_and_never_as_none() {
         assert_eq!(micros(Seconds::from_micros(u64::from(u32::MAX))), ABSENT - 1);
         assert_eq!(micros(Seconds::from_micros(u64::MAX)), ABSENT - 1);
     }

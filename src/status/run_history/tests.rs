@@ -1,7 +1,8 @@
 use imaptrace_imap::ResponseCode;
-use imaptrace_record::{AddressFamily, ErrorType};
+use imaptrace_record::{AddressFamily, ErrorType, RunOutcome};
 
 use super::*;
+use crate::status::page::print_account;
 
 const PASSED: &str = imaptrace_testkit::PASSED_RUN;
 const FAILED: &str = imaptrace_testkit::FAILED_RUN;
@@ -19,23 +20,28 @@ pub(in crate::status) fn run(outcome: RunOutcome, second: i64) -> Run {
     run
 }
 
-pub(in crate::status) fn plan(names: &[&str]) -> Vec<Planned> {
-    let planned = |name: &&str| Planned { target: (*name).to_owned(), accounts: vec!["default".to_owned()] };
+pub(in crate::status) fn plan(names: &[&str]) -> Vec<PlannedTarget> {
+    let planned = |name: &&str| PlannedTarget { target: (*name).to_owned(), accounts: vec!["default".to_owned()] };
     names.iter().map(planned).collect()
 }
 
-pub(in crate::status) fn board(names: &[&str]) -> Board {
-    let board = Board::new(Depth { runs: 3, failed_runs: 2 });
-    board.plan(plan(names));
-    board
+pub(in crate::status) fn history(names: &[&str]) -> RunHistory {
+    let history = RunHistory::new(Depth { runs: 3, failed_runs: 2 });
+    history.plan(plan(names));
+    history
 }
 
-/// All that is printed of the accounts that pass a filter.
-fn printed(board: &Board, filter: &Filter) -> serde_json::Value {
+fn printer(filter: &Filter) -> impl Fn(&str, &AccountRuns, &mut Vec<u8>) {
+    let runs = filter.runs;
+    move |target, account, out| print_account(target, account, runs, out)
+}
+
+/// Everything that is printed of the accounts that pass a filter.
+fn printed(history: &RunHistory, filter: &Filter) -> serde_json::Value {
     let (mut out, mut cursor) = (Vec::new(), Cursor::default());
     loop {
         let mut batch = Vec::new();
-        let more = board.print(&mut cursor, filter, &mut batch);
+        let more = history.print(&mut cursor, filter, &mut batch, printer(filter));
         out.extend(batch);
         if !more {
             break;
@@ -44,8 +50,8 @@ fn printed(board: &Board, filter: &Filter) -> serde_json::Value {
     serde_json::from_slice(&[b"[", &*out, b"]"].concat()).unwrap()
 }
 
-fn all(board: &Board) -> serde_json::Value {
-    printed(board, &Filter::default())
+fn all(history: &RunHistory) -> serde_json::Value {
+    printed(history, &Filter::default())
 }
 
 fn starts(list: &serde_json::Value) -> Vec<String> {
@@ -60,27 +66,27 @@ fn second(at: &serde_json::Value) -> String {
 
 #[test]
 fn failed_runs_are_kept_when_they_are_no_longer_among_the_last() {
-    let board = board(&["mail01"]);
+    let history = history(&["mail01"]);
     let (failed, passed, void) = (RunOutcome::Failed, RunOutcome::Passed, RunOutcome::Void);
     for (second, outcome) in [failed, failed, void, failed, passed, passed, passed].into_iter().enumerate() {
-        board.record(&run(outcome, i64::try_from(second).unwrap()));
+        history.record(&run(outcome, i64::try_from(second).unwrap()));
     }
-    let account = &all(&board)[0];
+    let account = &all(&history)[0];
     assert_eq!(starts(&account["runs"]), ["06", "05", "04"]);
     assert_eq!(starts(&account["failed_runs"]), ["03", "01"], "the void one is not, the oldest had to go");
     assert_eq!((&account["state"], second(&account["since"])), (&"passed".into(), "04".into()));
 }
 
 #[test]
-fn what_a_run_found_is_told_as_the_record_has_it() {
-    let board = board(&["mail01"]);
+fn a_run_is_shown_as_the_record_has_it() {
+    let history = history(&["mail01"]);
     let mut bad = run(RunOutcome::Failed, 0);
     (bad.family, bad.auth_backoff) = (Some(AddressFamily::Ipv6), Some(true));
-    board.record(&bad);
+    history.record(&bad);
     let mut good = run(RunOutcome::Passed, 1);
     (good.slow, good.uncertain) = (Some(true), Some(true));
-    board.record(&good);
-    let shown = all(&board);
+    history.record(&good);
+    let shown = all(&history);
     let [shown_good, shown_bad] = &shown[0]["runs"].as_array().unwrap()[..] else { panic!("{shown}") };
     for (run, shown) in [(&good, shown_good), (&bad, shown_bad)] {
         let mut expected = serde_json::to_value(run).unwrap();
@@ -90,20 +96,20 @@ fn what_a_run_found_is_told_as_the_record_has_it() {
             assert_eq!(*value, expected[key], "{key}");
         }
     }
-    let told = ["trace_id", "first_loading_latency_s", "slowest_step", "slow", "uncertain"];
-    assert!(told.iter().all(|key| shown_good.get(key).is_some()), "{shown_good}");
+    let shown = ["trace_id", "first_loading_latency_s", "slowest_step", "slow", "uncertain"];
+    assert!(shown.iter().all(|key| shown_good.get(key).is_some()), "{shown_good}");
     assert_eq!(shown_bad["code"], "AUTHENTICATIONFAILED");
     assert_eq!((&shown_bad["family"], &shown_bad["auth_backoff"]), (&"ipv6".into(), &true.into()));
 }
 
 #[test]
 fn an_account_fails_while_it_fails_over_one_of_its_families() {
-    let board = board(&["mail01"]);
+    let history = history(&["mail01"]);
     let over = |family: Option<AddressFamily>, outcome, second| {
         let mut run = run(outcome, second);
         run.family = family;
-        board.record(&run);
-        all(&board)[0]["state"].as_str().unwrap().to_owned()
+        history.record(&run);
+        all(&history)[0]["state"].as_str().unwrap().to_owned()
     };
     assert_eq!(over(Some(AddressFamily::Ipv4), RunOutcome::Failed, 0), "failed");
     assert_eq!(over(Some(AddressFamily::Ipv6), RunOutcome::Passed, 1), "failed");
@@ -114,32 +120,32 @@ fn an_account_fails_while_it_fails_over_one_of_its_families() {
 
 #[test]
 fn a_new_plan_forgets_only_what_is_gone_and_a_late_run_of_that_is_nothing() {
-    let board = board(&["mail01", "mail02"]);
-    board.record(&run(RunOutcome::Failed, 0));
-    board.plan(plan(&["mail00", "mail01"]));
-    assert_eq!(all(&board)[1]["state"], "failed");
-    board.plan(plan(&["mail02"]));
-    board.record(&run(RunOutcome::Failed, 1));
-    let shown = all(&board);
+    let history = history(&["mail01", "mail02"]);
+    history.record(&run(RunOutcome::Failed, 0));
+    history.plan(plan(&["mail00", "mail01"]));
+    assert_eq!(all(&history)[1]["state"], "failed");
+    history.plan(plan(&["mail02"]));
+    history.record(&run(RunOutcome::Failed, 1));
+    let shown = all(&history);
     assert_eq!((shown.as_array().unwrap().len(), &shown[0]["target"]), (1, &"mail02".into()));
-    assert_eq!(board.counts(), Counts { targets: 1, accounts: 1, never: 1, ..Counts::default() });
+    assert_eq!(history.counts(), AccountCounts { targets: 1, accounts: 1, never: 1, ..AccountCounts::default() });
 }
 
 #[test]
 fn filters_leave_only_what_they_name() {
-    let board = board(&["mail00", "mail01", "mail02"]);
-    board.record(&run(RunOutcome::Failed, 0));
+    let history = history(&["mail00", "mail01", "mail02"]);
+    history.record(&run(RunOutcome::Failed, 0));
     let names = |filter: &Filter| {
-        let shown = printed(&board, filter);
+        let shown = printed(&history, filter);
         shown.as_array().unwrap().iter().map(|one| one["target"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
     assert_eq!(names(&Filter::default()), ["mail00", "mail01", "mail02"]);
     let only = |name: &str| Filter { target: Some(name.to_owned()), ..Filter::default() };
     assert_eq!(names(&only("mail01")), ["mail01"]);
     assert_eq!(names(&only("mail")), [""; 0]);
-    assert_eq!(names(&Filter { state: Some(State::Failed), ..Filter::default() }), ["mail01"]);
-    assert_eq!(names(&Filter { state: Some(State::Never), ..Filter::default() }), ["mail00", "mail02"]);
-    let none = printed(&board, &Filter { runs: Some(0), ..only("mail01") });
+    assert_eq!(names(&Filter { state: Some(AccountState::Failed), ..Filter::default() }), ["mail01"]);
+    assert_eq!(names(&Filter { state: Some(AccountState::Never), ..Filter::default() }), ["mail00", "mail02"]);
+    let none = printed(&history, &Filter { runs: Some(0), ..only("mail01") });
     assert_eq!((&none[0]["runs"], &none[0]["state"]), (&serde_json::json!([]), &"failed".into()));
 }
 
@@ -147,36 +153,37 @@ fn filters_leave_only_what_they_name() {
 fn printing_goes_on_over_a_change_of_the_plan() {
     let names: Vec<String> = (0..2_000).map(|number| format!("mail{number:04}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let board = board(&names);
-    let (mut out, mut cursor) = (Vec::new(), Cursor::default());
-    assert!(board.print(&mut cursor, &Filter::default(), &mut out));
+    let history = history(&names);
+    let (mut out, mut cursor, all) = (Vec::new(), Cursor::default(), Filter::default());
+    assert!(history.print(&mut cursor, &all, &mut out, printer(&all)));
     let first = out.split(|byte| *byte == b'\n').count() - 1;
     assert!(first > 10 && out.len() < BATCH + 1_000, "{}", out.len());
     // All that was printed is gone, and the one that would have been next.
-    board.plan(plan(&names[first + 1..]));
+    history.plan(plan(&names[first + 1..]));
     let mut batches = 1;
-    while board.print(&mut cursor, &Filter::default(), &mut { std::mem::take(&mut out) }) {
+    while history.print(&mut cursor, &all, &mut { std::mem::take(&mut out) }, printer(&all)) {
         batches += 1;
     }
     assert!(batches > 5, "{batches}");
     let mut cursor = Cursor::default();
-    while board.print(&mut cursor, &Filter { state: Some(State::Failed), ..Filter::default() }, &mut out) {}
+    let failed = Filter { state: Some(AccountState::Failed), ..Filter::default() };
+    while history.print(&mut cursor, &failed, &mut out, printer(&failed)) {}
     assert!(out.is_empty());
 }
 
 #[test]
 fn ten_thousand_accounts_that_have_failed_for_long_take_less_than_eight_mebibytes() {
     let names: Vec<String> = (0..10_000).map(|number| format!("mail{number:05}.example.org")).collect();
-    let board = Board::new(Depth::default());
-    board.plan(plan(&names.iter().map(String::as_str).collect::<Vec<_>>()));
-    let fresh = board.held_bytes();
+    let history = RunHistory::new(Depth::default());
+    history.plan(plan(&names.iter().map(String::as_str).collect::<Vec<_>>()));
+    let fresh = history.held_bytes();
     let mut run = run(RunOutcome::Failed, 0);
     for name in &names {
         run.target.clone_from(name);
         for _ in 0..12 {
-            board.record(&run);
+            history.record(&run);
         }
     }
-    let (fresh, full) = (fresh / names.len(), board.held_bytes() / names.len());
+    let (fresh, full) = (fresh / names.len(), history.held_bytes() / names.len());
     assert!(fresh <= 250 && full <= 700, "{fresh} and {full} bytes an account");
 }
