@@ -187,7 +187,7 @@ pub fn hold(server: SocketAddr, ca: Option<&Path>) {
                     secret,
                     hold_login: None,
                 };
-                let run = agent::once(&prober, &target.target().journey, None, cancel, job).await;
+                let run = agent::run_once(&prober, &target.target().journey, None, cancel, job).await;
                 panic!("a run ended that was to wait: {run:?}");
             });
         }

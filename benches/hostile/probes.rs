@@ -48,7 +48,7 @@ impl Subject {
         let secret = self.prober.secret(account).await;
         let (target, family) = (&self.target, Family::Any);
         let job = |ids| Job { target, account, family, ids, start_lag: None, secret, hold_login: None };
-        agent::once(&self.prober, &self.target.target().journey, None, self.cancel.clone(), job).await
+        agent::run_once(&self.prober, &self.target.target().journey, None, self.cancel.clone(), job).await
     }
 }
 

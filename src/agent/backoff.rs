@@ -1,8 +1,8 @@
-//! After a refused login an account is left alone for 1, 2, 4 … intervals, at most an hour (docs/operations.md): a wrong
-//! password tried every minute locks mailboxes and slows the logins of others from the same address.
+//! After a refused login the next login of the account is held back for 1, 2, 4 … intervals, at most an hour
+//! (docs/operations.md): a wrong password tried every minute locks mailboxes and slows other logins from the same address.
 //!
-//! Runs that are due meanwhile go as far as CAPABILITY. A new secret ends the wait, and so does another user, master
-//! user, mechanism or client certificate; a reload that changes anything else does not.
+//! Runs that are due meanwhile end after CAPABILITY. A new secret, user, master user, mechanism or client certificate ends the
+//! wait; a reload that changes anything else does not. Called by `runner`.
 
 use std::time::{Duration, Instant};
 
@@ -16,15 +16,15 @@ use crate::{
 
 const LONGEST: Duration = Duration::from_secs(3600);
 
-/// What is known of an account's logins.
+/// The state of an account's logins.
 #[derive(Debug, Default)]
 pub(super) struct LoginBackoff {
     held: Option<Held>,
-    /// Who the run under way is.
+    /// The login of the run in flight.
     tried: Option<Login>,
 }
 
-/// Who logs in, and with what; no secret is one that cannot be had.
+/// What identifies a login; a secret that cannot be read is none.
 #[derive(Debug, PartialEq)]
 struct Login {
     user: UserName,
@@ -44,8 +44,8 @@ struct Held {
 }
 
 impl LoginBackoff {
-    /// Whether the next run must not log in, given the account's names, the mechanism, the client certificate's
-    /// fingerprint and the secret of now.
+    /// The class of the refused login if the next run must not log in, given the account's names, the mechanism, the client
+    /// certificate's fingerprint and the current secret.
     pub(super) fn hold(
         &mut self,
         account: &Account,
@@ -64,13 +64,13 @@ impl LoginBackoff {
         class
     }
 
-    /// Learns from a run that did try, and of one that did not.
-    pub(super) fn learn(&mut self, run: &Run, interval: Duration) {
+    /// Records the result of a run.
+    pub(super) fn record(&mut self, run: &Run, interval: Duration) {
         let login = self.tried.take();
         if run.auth_backoff == Some(true) {
             return;
         }
-        // Only by the answer to the login itself: whatever is said after its OK is about something else.
+        // Only the response to the login itself counts: one after its OK is about something else.
         let at_login = run.failed_step.as_ref().and_then(StepName::command).is_some_and(CommandName::is_login);
         let refused = run
             .error_type
@@ -85,7 +85,7 @@ impl LoginBackoff {
                 Some(Held { class, until, wait, login })
             }
             (None, RunOutcome::Passed) => None,
-            // It did not come as far as the login: nothing was learned.
+            // The run ended before the login.
             (None, _) => self.held.take(),
         };
     }
@@ -136,7 +136,7 @@ mod tests {
             if hold.is_none() {
                 tried.push(minute);
             }
-            backoff.learn(&run(Some(ErrorType::AuthFailed), hold.is_some()), MINUTE);
+            backoff.record(&run(Some(ErrorType::AuthFailed), hold.is_some()), MINUTE);
             tokio::time::advance(MINUTE).await;
         }
         tried
@@ -176,7 +176,7 @@ mod tests {
                 backoff.hold(&account("me"), Auth::Auto, None, Some(Secret::new("x".into())));
                 let mut run = run(Some(class), false);
                 run.failed_step = Some(step.into());
-                backoff.learn(&run, MINUTE);
+                backoff.record(&run, MINUTE);
                 let refused =
                     ["auth_failed", "auth_expired", "auth_privacy", "auth_protocol"].contains(&class.as_str());
                 assert_eq!(
@@ -189,18 +189,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_login_that_works_ends_it_and_a_dead_server_teaches_nothing() {
+    async fn a_login_that_works_ends_it_and_a_dead_server_changes_nothing() {
         let mut backoff = LoginBackoff::default();
         let (me, secret) = (account("me"), || Some(Secret::new("x".into())));
         backoff.hold(&me, Auth::Auto, None, secret());
-        backoff.learn(&run(Some(ErrorType::AuthFailed), false), MINUTE);
+        backoff.record(&run(Some(ErrorType::AuthFailed), false), MINUTE);
         tokio::time::advance(MINUTE * 2).await;
         assert_eq!(backoff.hold(&me, Auth::Auto, None, secret()), None);
-        backoff.learn(&run(Some(ErrorType::ConnectRefused), false), MINUTE);
+        backoff.record(&run(Some(ErrorType::ConnectRefused), false), MINUTE);
         backoff.hold(&me, Auth::Auto, None, secret());
-        backoff.learn(&run(Some(ErrorType::AuthFailed), false), MINUTE);
+        backoff.record(&run(Some(ErrorType::AuthFailed), false), MINUTE);
         assert_eq!(backoff.held.as_ref().map(|held| held.wait), Some(MINUTE * 2));
-        backoff.learn(&run(None, false), MINUTE);
+        backoff.record(&run(None, false), MINUTE);
         assert!(backoff.held.is_none());
     }
 }

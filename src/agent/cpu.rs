@@ -1,9 +1,9 @@
-//! Whether the agent gets the CPU that it wants: how long the threads that probe waited for a processor, for how long a
-//! cgroup's quota held them, and how long the whole process did not get to run.
+//! Whether the agent gets enough CPU: how long the threads that probe waited for a processor, how long a cgroup's quota
+//! throttled them, and how long the whole process did not get to run.
 //!
-//! A thread of its own reads `/proc` and `/sys/fs/cgroup` every few seconds, updates the metrics, and has a sentence for
-//! `/ready` while there is too little. It changes nothing about a run: whose time a deadline was is `probe`'s to say. Started by
-//! the agent; `cli` enters the threads.
+//! A thread of its own reads `/proc` and `/sys/fs/cgroup` every few seconds, updates the metrics, and provides a warning for
+//! `/ready` while there is a shortage. It changes nothing about a run: `probe` decides to whom a missed deadline is
+//! attributed. Started by the agent; `cli` enters the threads.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,12 +20,12 @@ use crate::{
     telemetry::Metrics,
 };
 
-/// From one look to the next.
-const LOOK: Duration = Duration::from_secs(5);
-/// Of the time between two looks, what may be lost to any one cause.
+/// The time between two samples.
+const SAMPLE_INTERVAL: Duration = Duration::from_secs(5);
+/// The part of the time between two samples that may be lost to one cause: one in this number.
 const PART: u32 = 10;
-/// So many looks without a shortage end it, so that it does not come and go.
-const QUIET: u32 = 3;
+/// The number of samples without a shortage that end it, so that it does not flap.
+const QUIET_SAMPLES: u32 = 3;
 
 static THREADS: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 
@@ -34,7 +34,7 @@ pub fn enter_thread() {
     threads().extend(this_thread());
 }
 
-/// Takes it out again, when it ends.
+/// Removes the calling thread, when it ends.
 pub fn leave_thread() {
     threads().retain(|known| Some(*known) != this_thread());
 }
@@ -45,7 +45,7 @@ fn this_thread() -> Option<i32> {
     Some(nix::unistd::gettid().as_raw())
 }
 
-/// Elsewhere it is not known how long a thread waited.
+/// Other systems do not report how long a thread waited.
 #[cfg(not(target_os = "linux"))]
 fn this_thread() -> Option<i32> {
     None
@@ -60,8 +60,8 @@ fn threads() -> MutexGuard<'static, BTreeSet<i32>> {
 pub(super) struct Shortage(Arc<Mutex<Option<String>>>);
 
 impl Shortage {
-    /// A sentence about the last look at which it was.
-    pub(super) fn told(&self) -> Option<String> {
+    /// A sentence about the last sample with a shortage.
+    pub(super) fn reason(&self) -> Option<String> {
         self.lock().clone()
     }
 
@@ -70,7 +70,7 @@ impl Shortage {
     }
 }
 
-/// The thread that looks, until this is dropped.
+/// The thread that samples, until this is dropped.
 pub(super) struct CpuWatch {
     _ends: mpsc::Sender<()>,
 }
@@ -79,42 +79,42 @@ impl CpuWatch {
     /// Starts it. None when no thread could be started.
     pub(super) fn start(metrics: Metrics, shortage: Shortage) -> Option<Self> {
         let (keep, ends) = mpsc::channel();
-        let look = move || {
+        let watch = move || {
             let (mut before, mut quiet) = (Sample::take(), 0);
-            tell(&metrics, &Sample { at: before.at, ..Sample::default() }, &before, false);
-            while ends.recv_timeout(LOOK) == Err(mpsc::RecvTimeoutError::Timeout) {
+            update(&metrics, &Sample { at: before.at, ..Sample::default() }, &before, false);
+            while ends.recv_timeout(SAMPLE_INTERVAL) == Err(mpsc::RecvTimeoutError::Timeout) {
                 let now = Sample::take();
                 let found = now.shortage_since(&before);
                 quiet = if found.is_some() { 0 } else { quiet + 1 };
-                let was = shortage.told();
+                let was = shortage.reason();
                 match (&found, &was) {
                     (Some(why), None) => warn!("the agent is short of CPU: {why}"),
-                    (None, Some(_)) if quiet == QUIET => info!("the agent is not short of CPU any more"),
+                    (None, Some(_)) if quiet == QUIET_SAMPLES => info!("the agent is no longer short of CPU"),
                     _ => {}
                 }
-                let is = found.or_else(|| was.filter(|_| quiet < QUIET));
-                tell(&metrics, &before, &now, is.is_some());
+                let is = found.or_else(|| was.filter(|_| quiet < QUIET_SAMPLES));
+                update(&metrics, &before, &now, is.is_some());
                 *shortage.lock() = is;
                 before = now;
             }
         };
-        match std::thread::Builder::new().name("cpu-watch".to_owned()).spawn(look) {
+        match std::thread::Builder::new().name("cpu-watch".to_owned()).spawn(watch) {
             Ok(_) => Some(Self { _ends: keep }),
             Err(error) => {
-                warn!("cannot start the thread that looks for a shortage of CPU: {error}");
+                warn!("cannot start the thread that watches for a shortage of CPU: {error}");
                 None
             }
         }
     }
 }
 
-fn tell(metrics: &Metrics, before: &Sample, now: &Sample, short: bool) {
+fn update(metrics: &Metrics, before: &Sample, now: &Sample, short: bool) {
     let throttled = now.throttled_since(before);
     let paused = now.pauses.time.saturating_sub(before.pauses.time);
     metrics.agent_cpu(now.waited_since(before).1.into(), throttled.into(), paused.into(), short);
 }
 
-/// What was found at one look. All sums are since the beginning of the process or the cgroup.
+/// One sample. All sums are since the start of the process or the cgroup.
 #[derive(Debug, Clone)]
 struct Sample {
     at: Instant,

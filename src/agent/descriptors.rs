@@ -5,12 +5,13 @@ use tracing::warn;
 
 use crate::plan::RunLimits;
 
-/// What is open whatever runs: log, status, delivery, the disk.
+/// Files that are open without any run: log, status, delivery, the disk.
 const OWN: u64 = 64;
-/// What a run has open at most while it connects: a race of two families, or a file with a root. After that it is one.
+/// The most files a run has open while it connects: two address families in a race, or a file with a root certificate. After
+/// that it is one.
 const PER_RUN: u64 = 2;
 
-/// The limits that this process can keep, with a warning when they are not those that were asked for.
+/// The limits reduced to what this process can keep, with a warning if that is less than configured.
 pub(super) fn bounded(limits: RunLimits) -> RunLimits {
     // Where there is no such limit there is nothing to keep below.
     let Ok((open, _)) = getrlimit(Resource::RLIMIT_NOFILE) else { return limits };

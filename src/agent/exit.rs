@@ -1,4 +1,4 @@
-//! The end of the process, which nothing can hold up: neither a thread in a call that does not return, nor a destructor.
+//! The end of the process, which nothing can delay: neither a thread in a call that does not return, nor a destructor.
 //!
 //! Called by [`run`](super::run) for a stop that takes too long, and by `cli` at the end of every command.
 
@@ -36,8 +36,8 @@ pub fn exit(code: u8, last: impl FnOnce() + Send + 'static) -> ! {
         drop(done);
     };
     if thread::Builder::new().name("exit".to_owned()).spawn(last).is_ok() {
-        // What is not done by then ends with the process. The other end is dropped and nothing sent, so it is an error always.
-        let _over = is_done.recv_timeout(LAST).is_err();
+        // Returns when the thread has ended and dropped its sender, or after the timeout.
+        is_done.recv_timeout(LAST).ok();
     }
     end_now(code)
 }
@@ -128,7 +128,7 @@ pub(super) fn force_after_signal() -> io::Result<()> {
         if signalled.read_exact(&mut [0]).is_ok() {
             thread::sleep(FORCED.saturating_sub(LAST));
             exit(FORCED_CODE, || {
-                warn!("something keeps the agent from ending, and it ends now: what was not delivered or kept is lost");
+                warn!("the agent has not ended in time: exiting now; undelivered telemetry is lost");
                 logs::flush(LAST);
             })
         }

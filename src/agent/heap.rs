@@ -1,7 +1,7 @@
-//! Memory that was freed, given back to the system.
+//! Returns freed memory to the system.
 //!
-//! A plan is read by one thread, used by others and dropped by a third, and the C library's allocator has a heap for each of
-//! them: what one has free, another does not use, so that each reload would leave more behind. Called by `reload`.
+//! A configuration is read by one thread, used by others and dropped by a third, and the C library's allocator has a heap for
+//! each of them: free memory of one is not used by another, so each reload would leave more behind. Called by `reload`.
 
 /// Gives back what all heaps have free. Takes some 10 ms for 100 MiB, during which a heap that it is at is locked: not for a
 /// thread that probes.

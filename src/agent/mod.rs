@@ -1,46 +1,47 @@
-//! Wires the floors together for a long life: plan, schedule, probe, delivery, log; and ends them in order.
+//! The long-running agent: starts schedule, probe, delivery and log, connects them, and ends them in order.
 //!
-//! It decides nothing about a run and nothing about telemetry. Called by `cli`, which also borrows [`once()`] for single
-//! runs and [`wiring`] for their export.
+//! It decides nothing about a run and nothing about telemetry. Called by `cli`, which also uses [`run_once()`] for single runs
+//! and [`wiring`] for their export.
 //!
 //! ```text
-//! fleet    targets to slots, and what they keep over a reload
-//! reload   a configuration that changes
-//! shared   one run of an account, from its back-off to its delivery
-//! once     a run under its live root, whatever comes of it
-//! cpu      whether the agent gets the CPU that it wants
-//! descriptors  no more runs than files can be open
-//! heap     memory that is given back to the system
-//! stop     the signals that end the agent
-//! exit     the end of the process, which nothing holds up
-//! backoff  logins that are held back
-//! memory   the latency history
-//! reading  files that may not answer
-//! run_log  how much the log says of runs
-//! receivers  what goes with each request to a receiver, which is followed
-//! tls_files  the targets' files for TLS, which are followed
-//! tell     what the log says of runs
-//! status   what the agent tells of itself; systemd, how it tells systemd
-//! wiring   the configuration as the rooms' own settings
+//! target_set     targets as slots of the schedule, and what they keep over a reload
+//! reload         a changed configuration
+//! runner         one run of an account, from its back-off to its delivery
+//! run_once       a run under its live root; a panic or a hang makes it void
+//! run_log        what the log shows of runs
+//! latency_store  the latency history, saved in the state directory
+//! backoff        refused logins are repeated less often
+//! agent_status   the state of the agent, for HTTP and for systemd
+//! systemd        notifications
+//! cpu            whether the agent gets enough CPU
+//! descriptors    no more runs than files can be open
+//! heap           freed memory is returned to the system
+//! stop           the signals that end the agent
+//! exit           the end of the process, which nothing delays
+//! reading        files whose file system may not answer
+//! receivers      headers and TLS files of the OTLP exporters, which are followed
+//! tls_files      TLS files of the targets, which are followed
+//! wiring         delivery and store as the configuration describes them
+//! error          why the agent cannot start
 //! ```
 
+mod agent_status;
 mod backoff;
 mod cpu;
 mod descriptors;
+mod error;
 mod exit;
-mod fleet;
 mod heap;
-mod memory;
-mod once;
+mod latency_store;
 mod reading;
 mod receivers;
 mod reload;
 mod run_log;
-mod shared;
-mod status;
+mod run_once;
+mod runner;
 mod stop;
 mod systemd;
-mod tell;
+mod target_set;
 mod tls_files;
 pub mod wiring;
 
@@ -63,104 +64,47 @@ use tokio::{
 use tracing::{info, warn};
 
 use self::{
+    agent_status::AgentStatus,
     cpu::CpuWatch,
-    fleet::Fleet,
-    reload::{Hangup, Reload},
+    reload::{Hangup, Reloader},
     run_log::{MINUTE, RunLog},
-    shared::{Hands, Settings, Shared},
-    status::Itself,
+    runner::{AgentRunner, RunContext, RunSettings},
     stop::StopSignals,
+    target_set::TargetSet,
     tls_files::TlsFileSets,
 };
 pub use self::{
+    agent_status::{HealthSources, Liveness, StatusSettings},
     cpu::{enter_thread, leave_thread},
+    error::AgentError,
     exit::exit,
-    once::once,
     receivers::check_tls,
-    status::{Floors, Loop, StatusSettings},
+    run_once::run_once,
     systemd::Notifier,
+    target_set::families,
 };
 use crate::{
     blocking, clock,
     config::{Config, Sources},
-    delivery::DeliveryStartError,
     follow::FileFollower,
-    net::{Family, TlsContextError},
-    plan::{AddressChoice, Target},
     probe::Prober,
     schedule::Schedule,
-    secret::SecretError,
     state::{StateDir, StateDirError},
 };
 
-/// The agent cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum AgentError {
-    /// A file for TLS cannot be used.
-    #[error("target {target}: {source}")]
-    Tls {
-        /// Whose.
-        target: String,
-        /// What is wrong with it.
-        source: TlsContextError,
-    },
-    /// A file for TLS of an OTLP exporter cannot be used.
-    #[error("the OTLP exporter: {0}")]
-    OtlpTls(#[source] TlsContextError),
-    /// A header's value for OTLP cannot be had.
-    #[error("a header for OTLP: {0}")]
-    Header(#[from] SecretError),
-    /// Delivery cannot start.
-    #[error(transparent)]
-    Delivery(#[from] DeliveryStartError),
-    /// The state directory is another agent's, or another user's.
-    #[error(transparent)]
-    State(#[from] StateDirError),
-    /// The system gives no signals.
-    #[error("cannot listen for signals: {0}")]
-    Signal(#[from] std::io::Error),
-}
-
-impl AgentError {
-    /// Whether the same start may go well another time, without anybody changing anything.
-    pub fn may_pass(&self) -> bool {
-        match self {
-            Self::Header(_)
-            | Self::Signal(_)
-            | Self::State(StateDirError::Held(_))
-            | Self::Delivery(DeliveryStartError::Runtime(_)) => true,
-            Self::Tls { .. }
-            | Self::OtlpTls(_)
-            | Self::State(StateDirError::Foreign(_))
-            | Self::Delivery(DeliveryStartError::Wire(_)) => false,
-        }
-    }
-}
-
-/// All of an exit, from the signal on: the promised 5 s (docs/operations.md) less what the process's own end takes.
+/// The time from the stop signal to the end: the promised 5 s (docs/operations.md) less what ending the process takes.
 const EXIT: Duration = Duration::from_millis(4700);
-/// Of that, what running probes get to say good-bye; the rest is delivery's.
-const GOODBYE: Duration = Duration::from_millis(2500);
-/// How long the start waits for the state directory, and for the latency history in it. One that answers later is used
-/// from then on.
+/// The part of it that runs in flight have to log out; the rest is for delivery.
+const LOGOUT_TIME: Duration = Duration::from_millis(2500);
+/// How long the start waits for the state directory, and for the latency history in it. A directory that answers later is
+/// used from then on.
 const STATE_TIMEOUT: Duration = Duration::from_secs(2);
-/// A schedule that has not come round on time for so long does not turn any more.
+/// A scheduler without activity for this long has stopped.
 const STUCK: Duration = Duration::from_secs(10);
 
-/// The families over which a target is probed, one run each.
-pub fn families(target: &Target) -> &'static [Family] {
-    match target.address {
-        AddressChoice::Any => &[Family::Any],
-        AddressChoice::V4 => &[Family::V4],
-        AddressChoice::V6 => &[Family::V6],
-        AddressChoice::Each => &[Family::V4, Family::V6],
-    }
-}
-
 /// Probes until SIGTERM or SIGINT, then ends within 5 s, and at once at another such signal more than a second after the
-/// first. Follows changes of `sources`, which `config` came from; `hung_up` says that SIGHUP came before anybody here listened
-/// to it, which counts. `child_env` as for [`Prober::new`]. What systemd left in
-/// the environment is heeded, and kept from children.
+/// first. Follows changes of `sources`, from which `config` was loaded; `hung_up` is set if SIGHUP arrived before it was caught
+/// here, and counts as one. `child_env` as for [`Prober::new`]. The variables of systemd are used, and removed for children.
 pub async fn run(
     config: Config,
     (sources, hung_up): (Sources, &AtomicBool),
@@ -172,17 +116,18 @@ pub async fn run(
     let mut signals = StopSignals::catch()?;
     exit::force_after_signal()?;
     let hangup = Hangup { signal: signal(SignalKind::hangup())?, early: hung_up.load(Ordering::Relaxed) };
-    let (tell, stop) = oneshot::channel::<()>();
-    // A task of its own: at the second signal it is left behind as it stands, and nobody waits for it.
-    let mut agent = tokio::spawn(keep(async { drop(stop.await) }, config, Some((sources, hangup)), child_env, status));
+    let (stop, stopped) = oneshot::channel::<()>();
+    // A task of its own: at the second signal it is abandoned.
+    let mut agent =
+        tokio::spawn(run_until(async { drop(stopped.await) }, config, Some((sources, hangup)), child_env, status));
     let ended = tokio::select! {
         ended = &mut agent => ended,
         first = signals.next() => {
-            drop(tell);
+            drop(stop);
             tokio::select! {
                 ended = &mut agent => ended,
                 () = signals.next_request(first) => {
-                    warn!("told to stop a second time: the end is now, and what was not delivered yet is not");
+                    warn!("second stop signal: exiting now; undelivered telemetry is lost");
                     return Ok(());
                 }
             }
@@ -191,113 +136,113 @@ pub async fn run(
     ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
-/// Probes until `told` to stop, then ends within 5 s. `child_env` as for [`Prober::new`].
+/// Probes until `stop` completes, then ends within 5 s. `child_env` as for [`Prober::new`].
 pub async fn until(
-    told: impl Future<Output = ()>,
+    stop: impl Future<Output = ()>,
     config: Config,
     child_env: Vec<(OsString, Option<OsString>)>,
 ) -> Result<(), AgentError> {
-    serve(told, config, child_env, StatusSettings::default()).await
+    serve(stop, config, child_env, StatusSettings::default()).await
 }
 
-/// The same, and shows what it is doing meanwhile.
+/// Like [`until`], with a status endpoint.
 pub async fn serve(
-    told: impl Future<Output = ()>,
+    stop: impl Future<Output = ()>,
     config: Config,
     child_env: Vec<(OsString, Option<OsString>)>,
     status: StatusSettings,
 ) -> Result<(), AgentError> {
-    keep(told, config, None, child_env, status).await
+    run_until(stop, config, None, child_env, status).await
 }
 
-async fn keep(
-    told: impl Future<Output = ()>,
+async fn run_until(
+    stop: impl Future<Output = ()>,
     mut config: Config,
     origin: Option<(Sources, Hangup)>,
     child_env: Vec<(OsString, Option<OsString>)>,
-    status: StatusSettings,
+    settings: StatusSettings,
 ) -> Result<(), AgentError> {
-    // A header's command or the disk may take their time; the exit does not wait for them.
-    let mut told = pin!(told);
-    // Held before anything is begun, and to the end: the latency history is in it as well.
+    // A header's command or the disk may take long; the exit does not wait for them.
+    let mut stop = pin!(stop);
+    // Locked before anything else starts, and to the end: the latency history is in it as well.
     let state = tokio::select! {
         biased;
-        () = &mut told => return Ok(()),
+        () = &mut stop => return Ok(()),
         state = open_state(config.state.dir.as_deref()) => state?,
     };
-    // The last to go: it shows the end, too.
-    let (itself, _watch) = Itself::start(&config, status);
-    // Before anything of it is read: a file that changes meanwhile has changed.
-    let seen = reload::look(reload::watched(&config.watched, &[])).await;
+    // Dropped last: it shows the end, too.
+    let (status, _tasks) = AgentStatus::start(&config, settings);
+    // Before a file is read: if it changes meanwhile, it counts as changed.
+    let seen = reload::versions(reload::watched(&config.watched, &[])).await;
     let follower = FileFollower::default();
     let delivery = tokio::select! {
         biased;
-        () = &mut told => {
-            info!("told to stop before anything was started");
+        () = &mut stop => {
+            info!("stop signal before the agent had started");
             return Ok(());
         }
         delivery = wiring::delivery(&config, state.clone(), Some(&follower), &child_env) => delivery?,
     };
     let tls_files = Arc::new(TlsFileSets::new(follower.clone()));
-    let (fleet, _) = Fleet::default().next(&config.targets, &tls_files.load(&config.targets).await?);
-    let slots = fleet.slots();
+    let (targets, _) = TargetSet::default().next(&config.targets, &tls_files.load(&config.targets).await?);
+    let slots = targets.slots();
     info!(targets = config.targets.len(), slots = slots.len(), version = env!("CARGO_PKG_VERSION"), "imaptrace is up");
     let exports = config.otlp.traces.is_some() || config.otlp.metrics.is_some();
     let metrics = delivery.metrics();
     metrics.reloaded(true, clock::wall());
-    let _cpu = CpuWatch::start(metrics.clone(), itself.shortage());
-    let (memory, read) = wiring::memory(&config, state.clone());
-    // What takes longer goes on, and is taken up when it is there.
+    let _cpu = CpuWatch::start(metrics.clone(), status.shortage());
+    let (store, read) = wiring::latency_store(&config, state.clone());
+    // A slow read goes on, and the history is merged when it is there.
     if tokio::time::timeout(STATE_TIMEOUT, blocking::work(read)).await.is_err() {
-        warn!("the latency history cannot be read in time: probing begins, and it is taken up when the disk answers");
+        warn!("the latency history cannot be read in time: probing starts, and it is merged when the disk answers");
     }
-    let saving = tokio::spawn(memory.clone().keep());
+    let saving = tokio::spawn(store.clone().save_regularly());
     let run_log = Arc::new(RunLog::new());
     let summing = tokio::spawn(summarize(run_log.clone()));
-    let (stop, cancel) = watch::channel(false);
+    let (cancel_runs, cancel) = watch::channel(false);
     let prober = Arc::new(Prober::new(config.dns.clone(), child_env.clone()));
-    let shared = Arc::new(Shared {
-        settings: Mutex::new(Settings { prober, closed: wiring::closed(&config) }),
+    let context = Arc::new(RunContext {
+        settings: Mutex::new(RunSettings { prober, in_maintenance: wiring::maintenance(&config) }),
         metrics,
-        memory: memory.clone(),
+        latency: store.clone(),
         run_log: run_log.clone(),
-        itself: itself.clone(),
+        status: status.clone(),
         per: config.metrics.per,
         delivery: Mutex::new(Some(delivery)),
         late: Mutex::default(),
         cancel,
     });
-    let schedule = Schedule::start(Arc::new(Hands(shared.clone())));
+    let schedule = Schedule::start(Arc::new(AgentRunner(context.clone())));
     schedule.apply(slots, descriptors::bounded(config.limits));
-    let (heartbeat, asked) = (schedule.heartbeat(), shared.clone());
-    let queue = move || Some(wiring::shown(asked.delivery().as_ref()?.status()));
-    itself.up(Floors {
+    let (heartbeat, delivering) = (schedule.heartbeat(), context.clone());
+    let queue = move || Some(wiring::shown(delivering.delivery().as_ref()?.status()));
+    status.started(HealthSources {
         // Without a receiver of traces nothing is queued.
         delivery: config.otlp.traces.is_some().then(|| Box::new(queue) as _),
-        loops: vec![Loop { name: "the schedule", limit: STUCK, away: Box::new(move || heartbeat.age()) }],
+        tasks: vec![Liveness { name: "the schedule", limit: STUCK, idle_for: Box::new(move || heartbeat.age()) }],
     });
     let following = tokio::spawn(follower.run());
-    // The fleet has them.
+    // The target set has them.
     config.targets = Vec::new();
-    let reload = Reload { origin, seen, child_env, config, fleet: Arc::new(fleet), tls_files };
+    let reload = Reloader { origin, seen, child_env, config, targets: Arc::new(targets), tls_files };
     tokio::select! {
         biased;
-        () = &mut told => {}
-        () = reload.follow(&schedule, &shared) => {}
+        () = &mut stop => {}
+        () = reload.follow(&schedule, &context) => {}
     }
-    itself.stopping();
+    status.stopping();
     let end = clock::now() + EXIT;
-    info!("stopping: running probes say good-bye, then everything is flushed");
-    stop.send_replace(true);
-    if !schedule.stop(GOODBYE).await {
-        warn!("a probe did not end in time and is given up");
+    info!("stopping: runs in flight log out, then telemetry is flushed");
+    cancel_runs.send_replace(true);
+    if !schedule.stop(LOGOUT_TIME).await {
+        warn!("a run did not end in time and is given up");
     }
     saving.abort();
     summing.abort();
     run_log.summarize();
     following.abort();
     let left = end.saturating_duration_since(clock::now());
-    let delivery = shared.delivery().take();
+    let delivery = context.delivery().take();
     let (report, saved) = tokio::join!(
         async {
             match delivery {
@@ -305,17 +250,17 @@ async fn keep(
                 None => None,
             }
         },
-        tokio::time::timeout(left, memory.save()),
+        tokio::time::timeout(left, store.save()),
     );
     if saved.is_err() {
-        warn!("the latency history was not saved in time: the one saved before stays");
+        warn!("the latency history was not saved in time: the previously saved one stays");
     }
     if let Some(mut report) = report {
-        let (runs, spans) = *shared.late.lock().unwrap_or_else(PoisonError::into_inner);
+        let (runs, spans) = *context.late.lock().unwrap_or_else(PoisonError::into_inner);
         report.undelivered_runs += runs;
         report.undelivered_spans += spans;
         match (exports, report.is_complete()) {
-            (false, _) => info!("nothing was to be delivered: there is no OTLP endpoint"),
+            (false, _) => info!("no OTLP endpoint is configured: nothing was delivered"),
             (true, true) => info!("{report}"),
             (true, false) => warn!("{report}"),
         }
@@ -324,22 +269,22 @@ async fn keep(
     Ok(())
 }
 
-/// Opens and locks the state directory, if there is one. One that does not answer holds nothing up.
+/// Opens and locks the state directory, if there is one. A directory that does not answer delays nothing.
 async fn open_state(path: Option<&Path>) -> Result<Option<StateDir>, StateDirError> {
     let Some(path) = path else { return Ok(None) };
     let state = StateDir::open_within(path, STATE_TIMEOUT).await?;
     if state.hangs() {
         warn!(
             directory = %path.display(),
-            "the state directory has not answered within {} s: probing begins, and until it does, runs that wait and the \
-             latency history are in memory alone and would be lost with the agent",
+            "the state directory has not answered within {} s: probing starts, and until it does, waiting runs and the latency \
+             history are in memory only and would be lost with the agent",
             STATE_TIMEOUT.as_secs()
         );
     }
     Ok(Some(state))
 }
 
-/// Logs once a minute what was not logged one by one.
+/// Logs a summary once a minute.
 async fn summarize(run_log: Arc<RunLog>) {
     let mut minutes = tokio::time::interval(MINUTE);
     loop {

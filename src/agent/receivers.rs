@@ -1,9 +1,8 @@
-//! What goes with each request to an OTLP receiver and lies in files: headers, roots, our certificate and its key. They are
-//! followed, and a change is in use from the next request on.
+//! Files for requests to an OTLP receiver: headers, root certificates, the client certificate and its key. They are followed,
+//! and a change applies from the next request on.
 //!
-//! Headers out of a variable or a program are read once: there is nothing that would show a change. A program that does not
-//! answer is run again until it does, and exports wait for it. Called by `wiring`, and by the agent, which hands changes to
-//! delivery.
+//! Headers from a variable or a program are read once, since nothing would show a change. A program that does not answer is run
+//! again until it does, and exports wait for it. Called by `wiring`.
 
 use std::{
     env,
@@ -21,7 +20,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::OnceCell;
 use tracing::error;
 
-use super::AgentError;
+use super::error::AgentError;
 use crate::{
     blocking,
     config::{Compression, Exporter, Protocol, bracketed},
@@ -34,8 +33,8 @@ use crate::{
 /// One signal's settings, as its files are now.
 pub(super) type FollowedSignal = Followed<Signal, AgentError>;
 
-/// How long the agent's start waits for a program that prints a header's value. Later attempts have the time that any
-/// program has that prints a secret.
+/// How long the agent's start waits for a program that prints a header's value. Later attempts have the time limit of all
+/// programs that print a secret.
 pub(super) const START_LIMIT: Duration = Duration::from_secs(2);
 
 /// One exporter, with what cannot be followed.
@@ -82,7 +81,7 @@ pub(super) fn now(followed: &FollowedSignal, exporter: &Exporter) -> Signal {
     }
 }
 
-/// Hands each change from now on to delivery, for as long as it is polled.
+/// Passes each change from now on to delivery, for as long as it is polled.
 pub(super) fn hand_on(
     followed: Arc<FollowedSignal>,
     replace: impl Fn(&Receivers, &Signal) -> Result<(), SignalError> + Send + 'static,
@@ -247,8 +246,8 @@ mod tests {
     };
 
     /// The exporter of traces with a header that a shell script prints.
-    fn exporter(folder: &std::path::Path, script: &str) -> Exporter {
-        let file = folder.join("imaptrace.toml");
+    fn exporter(dir: &std::path::Path, script: &str) -> Exporter {
+        let file = dir.join("imaptrace.toml");
         let text = format!(
             "[[targets]]\nname = \"a\"\nurl = \"imaps://127.0.0.1:1\"\nuser = \"me\"\npassword = {{ env = \"X\" }}\n\
              [otlp]\nendpoint = \"http://127.0.0.1:1\"\nheaders.x-token = {{ command = [\"sh\", \"-c\", {script:?}] }}\n"
@@ -259,10 +258,10 @@ mod tests {
 
     #[tokio::test]
     async fn exports_wait_for_a_header_whose_program_does_not_answer_at_the_start_and_it_is_run_again() {
-        let folder = tempfile::tempdir().unwrap();
-        let asked = folder.path().join("asked");
+        let dir = tempfile::tempdir().unwrap();
+        let asked = dir.path().join("asked");
         let script = format!("test -e {0} || {{ : > {0}; exec sleep 600; }}; echo value", asked.display());
-        let exporter = exporter(folder.path(), &script);
+        let exporter = exporter(dir.path(), &script);
         let begun = clock::now();
         let limit = Duration::from_millis(500);
         let followed = begin("traces", Some(&exporter), &[], Some(limit)).await.unwrap().unwrap();
@@ -276,8 +275,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_program_that_fails_at_the_start_is_an_error() {
-        let folder = tempfile::tempdir().unwrap();
-        let exporter = exporter(folder.path(), "exit 3");
+        let dir = tempfile::tempdir().unwrap();
+        let exporter = exporter(dir.path(), "exit 3");
         let error = begin("traces", Some(&exporter), &[], Some(START_LIMIT)).await.unwrap_err();
         assert!(error.may_pass() && error.to_string().starts_with("a header for OTLP: "), "{error}");
     }

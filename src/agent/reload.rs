@@ -1,7 +1,7 @@
-//! Reads the configuration again on SIGHUP and when one of its files changes, and goes over to it if nothing is wrong.
+//! Loads the configuration again on SIGHUP and when one of its files changes, and applies it if it is valid.
 //!
-//! What is wrong with it is `config`'s to say; what a target keeps is `fleet`'s. A bad configuration changes nothing.
-//! Runs beside the schedule for as long as the agent does.
+//! `config` validates it; `target_set` decides what a target keeps. An invalid configuration changes nothing. Runs beside the
+//! schedule as long as the agent does.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -17,11 +17,11 @@ use tracing::{error, info, warn};
 
 use super::{
     descriptors,
-    fleet::{Difference, Fleet, Work},
     heap::{self, GiveBack},
     reading::{BoundedReads, ReadError},
     receivers,
-    shared::{Closed, Settings, Shared},
+    runner::{MaintenanceCheck, RunContext, RunSettings},
+    target_set::{AccountWork, TargetChanges, TargetSet},
     tls_files::{self, FileSets, TlsFileSets},
     wiring,
 };
@@ -35,91 +35,91 @@ use crate::{
     telemetry::Subject,
 };
 
-/// As many targets that are gone are named.
+/// The most removed targets that a log line names.
 const NAMED: usize = 10;
-/// From one look at the files to the next.
-const LOOK: Duration = Duration::from_secs(1);
-/// Files that were never the same in so many looks are read as they are: somebody writes them all the time.
+/// The time between two checks of the files.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Files that changed in this many checks in a row are read as they are: they are written all the time.
 const RESTLESS: u32 = 5;
 
-/// The configuration and all that it names is read within this time.
-const READ: Duration = Duration::from_secs(30);
-/// Its files are looked at within this time.
-const LOOK_WITHIN: Duration = Duration::from_secs(5);
-/// So many readings may be stuck.
+/// The time limit to read the configuration and the files that it names.
+const READ_LIMIT: Duration = Duration::from_secs(30);
+/// The time limit for a check of its files.
+const CHECK_LIMIT: Duration = Duration::from_secs(5);
+/// The most reads that may hang.
 const STUCK: usize = 2;
 
-/// What goes on, and what it came from.
-pub(super) struct Reload {
-    /// Where it is read from again, and the signal to do so; none: never.
+/// Follows the configuration.
+pub(super) struct Reloader {
+    /// Where it is loaded from, and the signal to do so; none: never.
     pub(super) origin: Option<(Sources, Hangup)>,
-    /// What its files looked like before it was read.
+    /// The versions of its files before it was loaded.
     pub(super) seen: FileStates,
     pub(super) child_env: Vec<(OsString, Option<OsString>)>,
-    /// Without its targets, which the fleet has.
+    /// Without its targets, which are in `targets`.
     pub(super) config: Config,
-    pub(super) fleet: Arc<Fleet>,
-    /// What the targets' files for TLS hold, which is followed apart from the configuration.
+    pub(super) targets: Arc<TargetSet>,
+    /// The contents of the targets' TLS files, which are followed separately.
     pub(super) tls_files: Arc<TlsFileSets>,
 }
 
 /// SIGHUP, caught.
 pub(super) struct Hangup {
     pub(super) signal: Signal,
-    /// One came before.
+    /// One arrived before it was caught here.
     pub(super) early: bool,
 }
 
-/// What files looked like.
+/// The versions of files.
 pub(super) type FileStates = Vec<(PathBuf, Option<FileVersion>)>;
 
 /// A configuration that cannot be used.
-struct Refused {
-    /// All that is wrong.
+struct RejectedConfig {
+    /// Everything that is wrong.
     problems: Vec<String>,
-    /// Where it may be mended.
+    /// The files in which it may be corrected.
     files: Vec<PathBuf>,
 }
 
-/// Why it is read again.
+/// Why it is loaded again.
 #[derive(Debug, Clone, Copy)]
-enum Why {
+enum ReloadReason {
     Signal,
     File,
 }
 
-impl Reload {
+impl Reloader {
     /// Follows the configuration for as long as it is polled.
-    pub(super) async fn follow(mut self, schedule: &Schedule<Work>, shared: &Shared) {
+    pub(super) async fn follow(mut self, schedule: &Schedule<AccountWork>, context: &RunContext) {
         let Some((sources, mut hangup)) = self.origin.take() else { return pending().await };
         let mut used = std::mem::take(&mut self.seen);
-        // What a bad configuration was read from is followed too: there it will be mended.
+        // The files of an invalid configuration are followed too: they will be corrected.
         let mut files = watched(&self.config.watched, &[]);
         let mut last = used.clone();
         let mut restless = 0;
-        let (reading, looking) = (BoundedReads::new(STUCK, READ), BoundedReads::new(STUCK, LOOK_WITHIN));
+        let (reads, checks) = (BoundedReads::new(STUCK, READ_LIMIT), BoundedReads::new(STUCK, CHECK_LIMIT));
         loop {
             let why = tokio::select! {
                 biased;
-                () = hung_up(&mut hangup) => Why::Signal,
-                () = sleep(LOOK) => Why::File,
+                () = hung_up(&mut hangup) => ReloadReason::Signal,
+                () = sleep(CHECK_INTERVAL) => ReloadReason::File,
             };
-            let looked = looking.run({
+            let checked = checks.run({
                 let files = files.clone();
-                move || look_at(files)
+                move || versions_now(files)
             });
-            // Where nothing can be seen nothing has changed, but a signal counts.
-            let now = looked.await.unwrap_or_else(|_| last.clone());
-            // A file that is still being written changes from one look to the next.
+            // If the files cannot be checked, they count as unchanged; a signal still counts.
+            let now = checked.await.unwrap_or_else(|_| last.clone());
+            // A file that is still being written changes from one check to the next.
             restless = if now == last { 0 } else { restless + 1 };
             let settled = now != used && (restless == 0 || restless >= RESTLESS);
             last.clone_from(&now);
-            if matches!(why, Why::Signal) || settled {
-                files = self.reload(why, &sources, &reading, schedule, shared).await;
-                // It may name other files now; those of before are known as they were before they were read.
-                let named = looking.run({
+            if matches!(why, ReloadReason::Signal) || settled {
+                files = self.reload(why, &sources, &reads, schedule, context).await;
+                // It may name other files now. Those of before have the versions from before they were read.
+                let named = checks.run({
                     let files = files.clone();
-                    move || look_at(files)
+                    move || versions_now(files)
                 });
                 let named = named.await.unwrap_or_else(|_| now.clone());
                 let known: HashMap<_, _> = now.into_iter().collect();
@@ -132,23 +132,23 @@ impl Reload {
     /// Returns the files to follow from now on.
     async fn reload(
         &mut self,
-        why: Why,
+        why: ReloadReason,
         sources: &Sources,
-        reading: &BoundedReads,
-        schedule: &Schedule<Work>,
-        shared: &Shared,
+        reads: &BoundedReads,
+        schedule: &Schedule<AccountWork>,
+        context: &RunContext,
     ) -> Vec<PathBuf> {
         let why = match why {
-            Why::Signal => "SIGHUP",
-            Why::File => "a file has changed",
+            ReloadReason::Signal => "SIGHUP",
+            ReloadReason::File => "a file has changed",
         };
-        let (sources, fleet) = (sources.clone(), self.fleet.clone());
-        shared.itself.reloading();
-        let unread = |error: ReadError| Refused { problems: vec![error.to_string()], files: Vec::new() };
+        let (sources, targets) = (sources.clone(), self.targets.clone());
+        context.status.reloading();
+        let unread = |error: ReadError| RejectedConfig { problems: vec![error.to_string()], files: Vec::new() };
         let metrics = self.config.metrics.clone();
         let read = async {
-            let config = reading.run(move || config::load(&sources)).await.map_err(unread)?;
-            let config = config.map_err(|problems| Refused {
+            let config = reads.run(move || config::load(&sources)).await.map_err(unread)?;
+            let config = config.map_err(|problems| RejectedConfig {
                 problems: problems
                     .errors
                     .iter()
@@ -156,49 +156,42 @@ impl Reload {
                     .collect(),
                 files: problems.watched.into(),
             })?;
-            let files = self.tls_files.load(&config.targets).await.map_err(|error| Refused {
+            let files = self.tls_files.load(&config.targets).await.map_err(|error| RejectedConfig {
                 problems: vec![error.to_string()],
                 files: watched(&config.watched, &config.targets),
             })?;
-            // What takes long with many targets is done where it delays no start.
-            reading.run(move || PreparedReload::of(config, &fleet, &files, &metrics)).await.map_err(unread)
+            // With many targets this takes long: it is done where it delays no start.
+            reads.run(move || PreparedReload::of(config, &targets, &files, &metrics)).await.map_err(unread)
         };
         let read = read.await;
-        shared.metrics.reloaded(read.is_ok(), clock::wall());
+        context.metrics.reloaded(read.is_ok(), clock::wall());
         let mut files = Vec::new();
         match read {
-            Ok(next) => self.go_over(why, next, schedule, shared).await,
+            Ok(next) => self.apply(why, next, schedule, context).await,
             Err(refused) => {
                 for problem in &refused.problems {
                     error!("{problem}");
                 }
                 let count = refused.problems.len();
-                shared.itself.reloaded(Err(count.try_into().unwrap_or(u64::MAX)));
-                error!(
-                    why,
-                    problems = count,
-                    "the new configuration is not used: the agent goes on with the one before"
-                );
+                context.status.reloaded(Err(count.try_into().unwrap_or(u64::MAX)));
+                error!(why, problems = count, "configuration not reloaded: the previous one stays in force");
                 files = refused.files;
-                // One that is stuck has nothing to give back yet.
-                drop(reading.run(heap::give_back).await);
+                // Fails if reads hang, which hold their memory.
+                drop(reads.run(heap::give_back).await);
             }
         }
         files.extend(self.config.watched.iter().cloned());
         watched(&files, &[])
     }
 
-    async fn go_over(&mut self, why: &str, next: PreparedReload, schedule: &Schedule<Work>, shared: &Shared) {
-        let PreparedReload { mut config, fleet, difference, slots, known, closed } = next;
+    async fn apply(&mut self, why: &str, next: PreparedReload, schedule: &Schedule<AccountWork>, context: &RunContext) {
+        let PreparedReload { mut config, target_set, changes, slots, known, in_maintenance } = next;
         for warning in config.warnings.iter().filter(|warning| !self.config.warnings.contains(warning)) {
             warn!("{}", warning.to_string().replace("\n  help: ", "; "));
         }
         let waiting = need_restart(&self.config, &config);
         if !waiting.is_empty() {
-            warn!(
-                keys = waiting.join(" "),
-                "these have changed, too: a running agent cannot follow them, and each needs a restart"
-            );
+            warn!(keys = waiting.join(" "), "changes of these tables need a restart of the agent");
         }
         let exporters = [&self.config.otlp.traces, &self.config.otlp.metrics].into_iter().flatten();
         let mut headers: Vec<_> = exporters.flat_map(receivers::unfollowed).collect();
@@ -211,24 +204,24 @@ impl Reload {
             );
         }
         let prober = if config.dns == self.config.dns {
-            shared.settings().prober.clone()
+            context.settings().prober.clone()
         } else {
             Arc::new(Prober::new(config.dns.clone(), self.child_env.clone()))
         };
-        let settings = std::mem::replace(&mut *shared.settings(), Settings { prober, closed });
-        let (itself, metrics) = (shared.itself.clone(), shared.metrics.clone());
+        let settings = std::mem::replace(&mut *context.settings(), RunSettings { prober, in_maintenance });
+        let (status, metrics) = (context.status.clone(), context.metrics.clone());
         let shown = blocking::work(move || {
-            itself.reloaded(Ok(&config));
+            status.reloaded(Ok(&config));
             config.targets = Vec::new();
             metrics.retain(move |series| known.has(series));
             config
         });
-        // Only a panic ends it, which was reported.
+        // It fails only after a panic, which has been reported.
         let Ok(config) = shown.await else { return };
         let limits = descriptors::bounded(config.limits);
-        // What needs a restart stays as it was started with, so that it is reported again as long as it differs.
+        // Tables that need a restart keep their values from the start, so that they are reported as long as they differ.
         let mut old = std::mem::replace(&mut self.config, config);
-        let fleet = std::mem::replace(&mut self.fleet, Arc::new(fleet));
+        let old_targets = std::mem::replace(&mut self.targets, Arc::new(target_set));
         let new = &mut self.config;
         std::mem::swap(&mut new.agent, &mut old.agent);
         std::mem::swap(&mut new.otlp, &mut old.otlp);
@@ -237,44 +230,45 @@ impl Reload {
         std::mem::swap(&mut new.state, &mut old.state);
         std::mem::swap(&mut new.http, &mut old.http);
         std::mem::swap(&mut new.resource, &mut old.resource);
-        schedule.apply_and_drop(slots, limits, (fleet, old, settings, GiveBack));
-        let Difference { added, changed, removed, unchanged } = difference;
+        schedule.apply_and_drop(slots, limits, (old_targets, old, settings, GiveBack));
+        let TargetChanges { added, changed, removed, unchanged } = changes;
         if !removed.is_empty() {
-            // Nothing else tells of a target that is gone, and a file with targets may be empty by mistake.
+            // Nothing else reports a removed target, and a file with targets may be empty by mistake.
             let (first, more) = removed.split_at(removed.len().min(NAMED));
             let (names, and_more) = (first.join(" "), more.len());
-            warn!(why, names, and_more, "these targets are not probed any more");
+            warn!(why, names, and_more, "targets removed: they are no longer probed");
         }
         let removed = removed.len();
-        info!(why, added, changed, removed, unchanged, "the configuration was read again: these are the targets");
+        info!(why, added, changed, removed, unchanged, "configuration reloaded");
     }
 }
 
-/// All that a reload goes over to.
+/// What a reload applies.
 struct PreparedReload {
     config: Config,
-    fleet: Fleet,
-    difference: Difference,
-    slots: Vec<Slot<Work>>,
-    known: Known,
-    closed: Closed,
+    target_set: TargetSet,
+    changes: TargetChanges,
+    slots: Vec<Slot<AccountWork>>,
+    known: KnownSeries,
+    in_maintenance: MaintenanceCheck,
 }
 
 impl PreparedReload {
-    fn of(config: Config, before: &Fleet, files: &FileSets, metrics: &config::MetricsOptions) -> Self {
-        let (fleet, difference) = before.next(&config.targets, files);
-        let (slots, known, closed) = (fleet.slots(), Known::of(&config, metrics), wiring::closed(&config));
-        Self { config, fleet, difference, slots, known, closed }
+    fn of(config: Config, before: &TargetSet, files: &FileSets, metrics: &config::MetricsOptions) -> Self {
+        let (target_set, changes) = before.next(&config.targets, files);
+        let (slots, known, in_maintenance) =
+            (target_set.slots(), KnownSeries::of(&config, metrics), wiring::maintenance(&config));
+        Self { config, target_set, changes, slots, known, in_maintenance }
     }
 }
 
-/// Whose series go on: name, alias, journey, family, and the labels that metrics bear. Names and labels are as at the start:
-/// [metrics] is not followed.
-struct Known(HashSet<Series>);
+/// The metric series that continue: target name, account, journey, family, and the labels of metrics. Which labels and names
+/// they have was fixed at the start: [metrics] needs a restart.
+struct KnownSeries(HashSet<SeriesIdentity>);
 
-type Series = (String, String, String, Option<String>, Vec<(String, String)>);
+type SeriesIdentity = (String, String, String, Option<String>, Vec<(String, String)>);
 
-impl Known {
+impl KnownSeries {
     fn of(config: &Config, metrics: &config::MetricsOptions) -> Self {
         let mut known = HashSet::new();
         for target in &config.targets {
@@ -304,7 +298,7 @@ impl Known {
 
 /// The tables whose changes a running agent cannot follow.
 fn need_restart(old: &Config, new: &Config) -> Vec<&'static str> {
-    // How times are taken is a matter of each target, and followed.
+    // How times are taken is set for each target, and followed.
     let timing = new.latency.timing;
     let latency = config::Latency { timing, ..old.latency.clone() } == new.latency;
     let same = [
@@ -318,8 +312,7 @@ fn need_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     same.into_iter().filter(|(_, same)| !same).map(|(table, _)| table).collect()
 }
 
-/// The files whose changes have the configuration read again: those that it was read from, and those for TLS of targets that
-/// could not be taken over for them.
+/// The files whose changes cause a reload: those it was read from, and the TLS files of targets that were invalid.
 pub(super) fn watched(read: &[PathBuf], targets: &[Target]) -> Vec<PathBuf> {
     let mut files: Vec<_> = read.iter().cloned().chain(targets.iter().flat_map(tls_files::of)).collect();
     files.sort();
@@ -327,12 +320,12 @@ pub(super) fn watched(read: &[PathBuf], targets: &[Target]) -> Vec<PathBuf> {
     files
 }
 
-/// Looks at files where waiting for a disk delays no probe, and not for ever.
-pub(super) async fn look(files: Vec<PathBuf>) -> FileStates {
-    BoundedReads::new(1, LOOK_WITHIN).run(move || look_at(files)).await.unwrap_or_default()
+/// Checks files where waiting for a disk delays no probe, with a time limit.
+pub(super) async fn versions(files: Vec<PathBuf>) -> FileStates {
+    BoundedReads::new(1, CHECK_LIMIT).run(move || versions_now(files)).await.unwrap_or_default()
 }
 
-fn look_at(files: Vec<PathBuf>) -> FileStates {
+fn versions_now(files: Vec<PathBuf>) -> FileStates {
     files.into_iter().map(|path| (FileVersion::at(&path).ok().flatten(), path)).map(swap).collect()
 }
 
@@ -341,7 +334,7 @@ fn swap((stamp, path): (Option<FileVersion>, PathBuf)) -> (PathBuf, Option<FileV
 }
 
 async fn hung_up(hangup: &mut Hangup) {
-    // None is the end of all signals.
+    // None means that no more signals arrive.
     if !std::mem::take(&mut hangup.early) && hangup.signal.recv().await.is_none() {
         pending::<()>().await;
     }
@@ -354,15 +347,15 @@ mod tests {
     use super::*;
 
     fn load(text: &str) -> Config {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("imaptrace.toml");
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("imaptrace.toml");
         let target = "[[targets]]\nname = \"a\"\nurl = \"imaps://a\"\nuser = \"me\"\npassword = { env = \"X\" }\n";
         std::fs::write(&file, format!("{text}\n{target}")).unwrap();
         config::load(&Sources { file: Some(file), ..Sources::default() }).unwrap()
     }
 
     #[test]
-    fn what_a_running_agent_cannot_follow_is_named_and_nothing_else_is() {
+    fn tables_that_need_a_restart_are_named_and_no_others() {
         let plain = load("");
         for (text, named) in [
             ("[agent]\nlog_level = \"debug\"", "[agent]"),
@@ -382,11 +375,11 @@ mod tests {
     }
 
     #[test]
-    fn series_go_with_whatever_tells_them_apart() {
+    fn a_series_ends_when_any_of_its_attributes_changes() {
         let plain = load("");
         let series =
             |journey, family| Subject { target: "a", account: "default", journey, family, labels: BTreeMap::new() };
-        let kept = |text: &str, series: &Subject<'_>| Known::of(&load(text), &plain.metrics).has(series);
+        let kept = |text: &str, series: &Subject<'_>| KnownSeries::of(&load(text), &plain.metrics).has(series);
         assert!(kept("", &series("first-load", None)));
         assert!(!kept("", &series("first-load", Some("ipv4"))));
         assert!(kept("[defaults]\naddress = \"each\"", &series("first-load", Some("ipv4"))));

@@ -1,63 +1,70 @@
-//! How much the log says of runs: changes up to so many a second, repeats in one line a minute for all accounts.
+//! What the log shows of finished runs: failures, recoveries, steps that became slow, a nearly empty mailbox.
 //!
-//! Ten thousand accounts that fail at once and go on failing are some lines, and figures. Each run is in the telemetry.
-//! Called by `tell` before it logs, and by a task of the agent that logs the figures.
+//! A change of state is one line, up to a number of lines a second. A run with the same outcome as the one before is counted,
+//! and once a minute one line sums up all accounts, so ten thousand accounts that fail at once take some lines and figures.
+//! Each run is in the telemetry. Called by `runner` for each run, and by a task of the agent for the summary.
 
 use std::{
     collections::BTreeMap,
-    fmt::Write as _,
+    hash::{DefaultHasher, Hasher as _},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use tracing::warn;
+use imaptrace_imap::ResponseCode;
+use imaptrace_record::{AddressFamily, ErrorType, Run, RunOutcome, Seconds, ServerText, StepName};
+use tracing::{debug, info, warn};
 
-use crate::clock;
+use crate::{
+    clock,
+    latency::{self, BaselineMoved, Shift, SlowPeriod, SlowPeriodChange},
+    plan::Journey,
+};
 
-/// Lines of changes in a second.
+/// The most lines about changes in a second.
 const MOST_A_SECOND: u32 = 50;
-/// Accounts that a summary names.
+/// The most accounts that a summary names.
 const MOST_NAMED: usize = 5;
 const SECOND: Duration = Duration::from_secs(1);
 /// Between two summaries.
 pub(super) const MINUTE: Duration = Duration::from_secs(60);
 
-/// What has been logged lately, and what was not.
+/// Limits the lines about runs, and counts what was not logged.
 pub(super) struct RunLog(Mutex<Counters>);
 
 struct Counters {
     begun: Instant,
-    /// The current second, and lines in it.
+    /// The current second, and the lines in it.
     second: Instant,
     lines: u32,
-    found: Found,
+    unlogged: Unlogged,
 }
 
 /// What was not logged one by one.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Found {
-    /// Runs that ended as the one before, by error type.
+struct Unlogged {
+    /// Runs with the same outcome as the one before, by error type.
     runs: BTreeMap<&'static str, u64>,
-    /// Accounts whose runs these were.
+    /// The number of accounts with such runs.
     accounts: u64,
-    /// The first of them.
+    /// The first of those accounts.
     named: Vec<String>,
     /// Starts that were skipped, by reason.
     skips: BTreeMap<&'static str, u64>,
-    /// Changes for which there was no line left.
+    /// Changes beyond the limit of lines.
     changes: u64,
 }
 
-/// The minute in which something was last seen of an account; none before.
+/// The minute of the last such event of an account; none if there was none.
 pub(super) type LastSeen = Option<u64>;
 
 impl RunLog {
     pub(super) fn new() -> Self {
         let now = clock::now();
-        Self(Mutex::new(Counters { begun: now, second: now, lines: 0, found: Found::default() }))
+        Self(Mutex::new(Counters { begun: now, second: now, lines: 0, unlogged: Unlogged::default() }))
     }
 
-    /// Whether there is a line left for a change; else it is counted.
+    /// Whether a change may be logged; if not, it is counted.
     pub(super) fn may_log(&self) -> bool {
         self.may_log_at(clock::now())
     }
@@ -68,45 +75,45 @@ impl RunLog {
             (counters.second, counters.lines) = (now, 0);
         }
         if counters.lines == MOST_A_SECOND {
-            counters.found.changes += 1;
+            counters.unlogged.changes += 1;
             return false;
         }
         counters.lines += 1;
         true
     }
 
-    /// Counts a run that ended as the one before did, of this target and account.
+    /// Counts a run of this target and account with the same outcome as the one before.
     pub(super) fn repeat(&self, counted_as: &'static str, (target, account): (&str, &str), counted: &mut LastSeen) {
         let mut counters = self.counters();
         let minute = counters.minute();
-        *counters.found.runs.entry(counted_as).or_default() += 1;
+        *counters.unlogged.runs.entry(counted_as).or_default() += 1;
         if counted.replace(minute) != Some(minute) {
-            counters.found.accounts += 1;
-            if counters.found.named.len() < MOST_NAMED {
-                counters.found.named.push(format!("{target}/{account}"));
+            counters.unlogged.accounts += 1;
+            if counters.unlogged.named.len() < MOST_NAMED {
+                counters.unlogged.named.push(format!("{target}/{account}"));
             }
         }
     }
 
-    /// Counts starts that were skipped. Gives whether that is news of this account: the last ones were longer ago than a
-    /// minute or two.
+    /// Counts skipped starts. Returns whether that is a change for this account: the last ones were more than a minute or two
+    /// ago.
     pub(super) fn skip(&self, reason: &'static str, count: u64, last: &mut LastSeen) -> bool {
         let mut counters = self.counters();
-        let is_news = counters.is_news(last);
-        if !is_news {
-            *counters.found.skips.entry(reason).or_default() += count;
+        let is_change = counters.is_change(last);
+        if !is_change {
+            *counters.unlogged.skips.entry(reason).or_default() += count;
         }
-        is_news
+        is_change
     }
 
-    /// Logs what was not logged since the last call, if there is anything.
+    /// Logs a summary of what was not logged since the last call, if there is anything.
     pub(super) fn summarize(&self) {
-        let found = std::mem::take(&mut self.counters().found);
-        if found == Found::default() {
+        let unlogged = std::mem::take(&mut self.counters().unlogged);
+        if unlogged == Unlogged::default() {
             return;
         }
-        let which = found.which();
-        let Found { runs, accounts, skips, changes, .. } = found;
+        let which = unlogged.which();
+        let Unlogged { runs, accounts, skips, changes, .. } = unlogged;
         let sum = |counts: &BTreeMap<_, u64>| Some(counts.values().sum::<u64>()).filter(|sum| *sum > 0);
         let (failed_runs, skipped_starts) = (sum(&runs), sum(&skips));
         let accounts = failed_runs.map(|_| accounts);
@@ -134,8 +141,8 @@ impl RunLog {
     }
 }
 
-impl Found {
-    /// Some of the accounts whose runs are counted, and how many others there are; none of none.
+impl Unlogged {
+    /// The names of some of the counted accounts, and the number of the others; none without any.
     fn which(&self) -> Option<String> {
         let others = self.accounts.saturating_sub(self.named.len() as u64);
         let others = if others > 0 { format!(" and {others} more") } else { String::new() };
@@ -148,32 +155,159 @@ impl Counters {
         clock::now().saturating_duration_since(self.begun).as_secs() / MINUTE.as_secs()
     }
 
-    fn is_news(&self, last: &mut LastSeen) -> bool {
+    fn is_change(&self, last: &mut LastSeen) -> bool {
         let minute = self.minute();
         last.replace(minute).is_none_or(|last| last + 1 < minute)
     }
 }
 
-/// `timeout_connect 120, auth_rejected 3`; none of nothing.
+/// `timeout_connect 120, auth_rejected 3`; none without any.
 fn parts(counts: &BTreeMap<&'static str, u64>) -> Option<String> {
-    let mut text = String::new();
-    for (name, count) in counts {
-        let separator = if text.is_empty() { "" } else { ", " };
-        // Writing to a string cannot fail.
-        write!(text, "{separator}{name} {count}").unwrap_or(());
+    let parts: Vec<_> = counts.iter().map(|(name, count)| format!("{name} {count}")).collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+/// Logs once that a mailbox has too few messages to measure by; the notes of each run have it too. Returns whether it did.
+pub(super) fn log_few_messages(run: &Run, log: &RunLog) -> bool {
+    let messages = run.steps.iter().find_map(|step| step.mailbox_messages);
+    let Some(messages) = messages.filter(|messages| *messages < Journey::FEWEST.into()) else { return false };
+    if !log.may_log() {
+        return false;
     }
-    Some(text).filter(|text| !text.is_empty())
+    let (target, account) = (run.target.as_str(), run.account.as_str());
+    warn!(
+        target,
+        account, messages, "the mailbox is nearly empty: fill one for measuring with `imaptrace canary fill`"
+    );
+    true
+}
+
+/// The state of an account over one address family, by its last run.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) enum RunState {
+    /// It passed, or there was none.
+    #[default]
+    Passed,
+    Failed {
+        class: Option<ErrorType>,
+        step: Option<StepName>,
+    },
+    /// The text distinguishes a missing file from one with a wrong mode. It is kept as a hash.
+    Void {
+        class: Option<ErrorType>,
+        text: u64,
+    },
+}
+
+impl RunState {
+    fn of(run: &Run) -> Self {
+        match run.outcome {
+            RunOutcome::Passed => Self::Passed,
+            RunOutcome::Void => Self::Void { class: run.error_type, text: text_hash(run) },
+            RunOutcome::Failed => Self::Failed { class: run.error_type, step: run.failed_step.clone() },
+        }
+    }
+
+    /// Whether a run leaves the state unchanged. A login that was held back has the class of the one that was refused.
+    fn is_same(&self, now: &Self, run: &Run) -> bool {
+        match self {
+            Self::Failed { class, .. } if run.auth_backoff == Some(true) => *class == run.error_type,
+            before => before == now,
+        }
+    }
+}
+
+/// A hash of the failing step's text without digits, which may differ each time.
+fn text_hash(run: &Run) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    let text = run.failing_step().and_then(|step| step.text.as_ref()).map_or("", ServerText::as_str);
+    text.bytes().filter(|byte| !byte.is_ascii_digit()).for_each(|byte| hasher.write_u8(byte));
+    hasher.finish()
+}
+
+/// Logs a change of an account's state over an address family; a run with the same outcome as the one before is counted.
+pub(super) fn log_outcome(run: &Run, state: &mut RunState, repeated: &mut LastSeen, log: &RunLog) {
+    let (target, account, trace_id) = (run.target.as_str(), run.account.as_str(), run.trace_id);
+    let family = run.family.map(AddressFamily::as_str);
+    let now = RunState::of(run);
+    let is_change = !state.is_same(&now, run);
+    if is_change {
+        *state = now;
+    }
+    if run.outcome == RunOutcome::Passed {
+        if is_change && log.may_log() {
+            let latency = run.first_loading_latency_s.map(Seconds::as_f64);
+            info!(target, account, family, %trace_id, first_loading_latency_s = latency, "recovered");
+        }
+        return;
+    }
+    let step = run.failing_step();
+    let text = step.and_then(|step| step.text.as_ref()).map(ServerText::as_str);
+    let (code, failed_step) =
+        (step.and_then(|step| step.code.map(ResponseCode::as_str)), run.failed_step.as_ref().map(StepName::as_str));
+    let (error_type, outcome) = (run.error_type.map(ErrorType::as_str), run.outcome.as_str());
+    let (what, counted_as) = match run.auth_backoff {
+        Some(true) => ("a run did not pass: its login was held back, since the last one was refused", "held back"),
+        _ => ("a run did not pass", error_type.unwrap_or(outcome)),
+    };
+    if !is_change {
+        log.repeat(counted_as, (target, account), repeated);
+    }
+    if is_change && log.may_log() {
+        warn!(target, account, family, %trace_id, outcome, error_type, failed_step, code, text, "{what}");
+    } else {
+        debug!(target, account, family, %trace_id, outcome, error_type, failed_step, code, text, "{what}");
+    }
+}
+
+/// Logs each level that has moved for good.
+pub(super) fn log_shifts(run: &Run, shifts: Vec<Shift>, log: &RunLog) {
+    for shift in shifts.into_iter().filter(|_| log.may_log()) {
+        let (target, account, journey) = (run.target.as_str(), run.account.as_str(), run.journey.as_str());
+        let (from_s, to_s) = (Seconds::as_f64(shift.from), Seconds::as_f64(shift.to));
+        let (family, step) = (run.family.map(AddressFamily::as_str), shift.step.as_str());
+        info!(target, account, family, journey, step, from_s, to_s, "the usual time of a step has changed");
+    }
+}
+
+/// Logs the first slow run of a period, with the step that explains it, and the first passed run that is not slow: either the
+/// steps are quick again, or they are as slow as before and only their baselines have risen.
+pub(super) fn log_slow(run: &Run, period: &mut SlowPeriod, settings: &latency::Settings, log: &RunLog) {
+    let (target, account, trace_id) = (run.target.as_str(), run.account.as_str(), run.trace_id);
+    let family = run.family.map(AddressFamily::as_str);
+    match period.observe(run, settings) {
+        SlowPeriodChange::Nothing => {}
+        _ if !log.may_log() => {}
+        SlowPeriodChange::Began(step) => {
+            let (duration_s, baseline_s) = (step.duration_s.as_f64(), step.baseline_s.map(Seconds::as_f64));
+            let (step, ratio) = (step.name.as_str(), step.ratio);
+            info!(target, account, family, step, duration_s, baseline_s, ratio, %trace_id, "a step was slow");
+        }
+        SlowPeriodChange::Over => info!(target, account, family, %trace_id, "no step is slow any more"),
+        SlowPeriodChange::BaselineMoved(steps) => {
+            for BaselineMoved { step, from, to } in steps {
+                let [duration_s, from_s, to_s] = [step.duration_s, from, to].map(Seconds::as_f64);
+                let step = step.name.as_str();
+                warn!(
+                    target, account, family, step, duration_s, from_s, to_s, %trace_id,
+                    "a step is as slow as before, but no longer counts as slow: its baseline has risen"
+                );
+            }
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use imaptrace_record::StepOutcome;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
     async fn ten_thousand_changes_in_a_second_are_fifty_lines_and_a_figure() {
         let log = RunLog::new();
         let logged = (0..10_000).filter(|_| log.may_log()).count();
-        assert_eq!((logged, log.counters().found.changes), (50, 9_950));
+        assert_eq!((logged, log.counters().unlogged.changes), (50, 9_950));
         tokio::time::advance(SECOND).await;
         assert!(log.may_log());
     }
@@ -186,12 +320,12 @@ mod tests {
             log.repeat("timeout_connect", ("one", "a"), &mut one);
             log.repeat("auth_rejected", ("two", "b"), &mut two);
         }
-        let found = std::mem::take(&mut log.counters().found);
-        assert_eq!(parts(&found.runs).as_deref(), Some("auth_rejected 60, timeout_connect 60"));
-        assert_eq!((found.accounts, found.which().as_deref()), (2, Some("one/a, two/b")));
+        let unlogged = std::mem::take(&mut log.counters().unlogged);
+        assert_eq!(parts(&unlogged.runs).as_deref(), Some("auth_rejected 60, timeout_connect 60"));
+        assert_eq!((unlogged.accounts, unlogged.which().as_deref()), (2, Some("one/a, two/b")));
         tokio::time::advance(MINUTE).await;
         log.repeat("timeout_connect", ("one", "a"), &mut one);
-        assert_eq!(log.counters().found.accounts, 1);
+        assert_eq!(log.counters().unlogged.accounts, 1);
     }
 
     #[test]
@@ -201,12 +335,12 @@ mod tests {
             log.repeat("no", (&format!("mail{number}"), "default"), &mut None);
         }
         let expected = "mail0/default, mail1/default, mail2/default, mail3/default, mail4/default and 3 more";
-        assert_eq!(log.counters().found.which().as_deref(), Some(expected));
-        assert_eq!(Found::default().which(), None);
+        assert_eq!(log.counters().unlogged.which().as_deref(), Some(expected));
+        assert_eq!(Unlogged::default().which(), None);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_start_that_is_skipped_is_news_again_when_none_was_for_some_time() {
+    async fn a_skipped_start_is_logged_again_when_none_was_for_some_time() {
         let log = RunLog::new();
         let mut last = None;
         let mut news = Vec::new();
@@ -218,6 +352,53 @@ mod tests {
             tokio::time::advance(SECOND).await;
         }
         assert_eq!(news, [0, 250]);
-        assert_eq!(log.counters().found.skips, BTreeMap::from([("limit", 73)]));
+        assert_eq!(log.counters().unlogged.skips, BTreeMap::from([("limit", 73)]));
+    }
+
+    fn run(outcome: RunOutcome, class: Option<ErrorType>, step: &str, text: &str) -> Run {
+        let mut run: Run = serde_json::from_str(imaptrace_testkit::PASSED_RUN).unwrap();
+        (run.outcome, run.error_type) = (outcome, class);
+        if class.is_some() {
+            let failed = run.steps.iter_mut().find(|known| known.name == step).unwrap();
+            (failed.outcome, failed.text) =
+                (StepOutcome::Failed, Some(ServerText::new(text.as_bytes(), ServerText::STATUS)));
+            run.failed_step = Some(step.into());
+        }
+        run
+    }
+
+    #[test]
+    fn each_change_of_state_is_logged_and_a_repetition_is_not() {
+        let passed = || run(RunOutcome::Passed, None, "", "");
+        let void = |text: &str| run(RunOutcome::Void, Some(ErrorType::SecretUnavailable), "LOGIN", text);
+        let failed = |class, step| run(RunOutcome::Failed, Some(class), step, "");
+        let held = || Run { auth_backoff: Some(true), ..failed(ErrorType::AuthFailed, "LOGIN") };
+        let mut state = RunState::default();
+        for (number, (run, is_change)) in [
+            (passed(), false),
+            (void("cannot read it"), true),
+            (void("cannot read it"), false),
+            (passed(), true),
+            (void("cannot read it"), true),
+            (void("it ends with a blank"), true),
+            (void("it has mode 0644"), true),
+            (void("it has mode 0666"), false),
+            (passed(), true),
+            (failed(ErrorType::ConnectRefused, "connect"), true),
+            (failed(ErrorType::ConnectRefused, "connect"), false),
+            (failed(ErrorType::AuthFailed, "LOGIN"), true),
+            (held(), false),
+            (failed(ErrorType::AuthFailed, "LOGIN"), false),
+            (void("cannot read it"), true),
+            (held(), true),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            // Only a line counts towards the limit.
+            let log = RunLog::new();
+            log_outcome(&run, &mut state, &mut None, &log);
+            assert_eq!(log.lines(), u32::from(is_change), "{number}");
+        }
     }
 }

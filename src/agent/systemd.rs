@@ -1,8 +1,7 @@
-//! What systemd is told (`sd_notify`(3)): ready, reloading, stopping, a line of status, and that the watchdog need not
-//! bite.
+//! Notifications for systemd (`sd_notify`(3)): ready, reloading, stopping, a line of status, and keep-alives for the watchdog.
 //!
-//! Nothing here waits: what systemd's socket has no room for is kept and sent again, or given up if it is soon out of date.
-//! Without `NOTIFY_SOCKET` all of it is nothing. Decides nothing; called by [`status`](super::status).
+//! No call blocks: a message for which systemd's socket has no room is kept and sent again, or dropped if it is soon out of
+//! date. Without `NOTIFY_SOCKET` nothing is sent. It decides nothing; called by `agent_status`.
 
 use std::{
     collections::VecDeque,
@@ -20,33 +19,33 @@ use tracing::warn;
 
 use crate::clock;
 
-/// The variables that are for this process alone: a password command must not speak for it.
+/// The variables that are for this process alone: a password command must not send notifications.
 pub(super) const VARIABLES: [&str; 3] = [SOCKET, WATCHDOG, WATCHDOG_PID];
 
 const SOCKET: &str = "NOTIFY_SOCKET";
 const WATCHDOG: &str = "WATCHDOG_USEC";
 const WATCHDOG_PID: &str = "WATCHDOG_PID";
 
-/// As many messages that must not be lost wait while systemd does not read.
+/// The most messages that are kept while systemd does not read.
 const KEPT: usize = 16;
 
-/// The way to systemd, if it started us.
+/// Notifies systemd, if it started this process.
 #[derive(Debug, Default)]
 pub struct Notifier {
     socket: Option<UnixDatagram>,
     watchdog: Option<Duration>,
-    /// Those that systemd's socket had no room for, in order.
+    /// Messages for which systemd's socket had no room, in order.
     waiting: Mutex<VecDeque<String>>,
 }
 
 impl Notifier {
-    /// By the variables that systemd sets.
+    /// From the variables that systemd sets.
     pub fn new(variable: impl Fn(&str) -> Option<OsString>) -> Self {
         let Some(name) = variable(SOCKET).filter(|name| !name.is_empty()) else { return Self::default() };
         let socket = match connect(&name) {
             Ok(socket) => socket,
             Err(error) => {
-                warn!("systemd cannot be told anything: {SOCKET} cannot be used: {error}");
+                warn!("cannot notify systemd: {SOCKET} cannot be used: {error}");
                 return Self::default();
             }
         };
@@ -56,50 +55,50 @@ impl Notifier {
         Self { socket: Some(socket), watchdog, waiting: Mutex::default() }
     }
 
-    /// Whether there is anybody to tell.
-    pub(super) fn is_heard(&self) -> bool {
+    /// Whether there is a socket.
+    pub(super) fn is_connected(&self) -> bool {
         self.socket.is_some()
     }
 
-    /// systemd ends us when it has not heard [`Notifier::alive`] for so long.
+    /// systemd ends the agent after this time without [`Notifier::alive`].
     pub(super) fn watchdog(&self) -> Option<Duration> {
         self.watchdog
     }
 
-    /// The agent is up, or has done with a reload.
+    /// The agent has started, or has finished a reload.
     pub(super) fn ready(&self, status: &str) {
-        self.tell(format!("READY=1\nSTATUS={status}"));
+        self.enqueue(format!("READY=1\nSTATUS={status}"));
     }
 
     /// A reload begins; [`Notifier::ready`] ends it.
     pub(super) fn reloading(&self) {
-        self.tell(format!("RELOADING=1\nMONOTONIC_USEC={}", clock::monotonic().as_micros()));
+        self.enqueue(format!("RELOADING=1\nMONOTONIC_USEC={}", clock::monotonic().as_micros()));
     }
 
     /// The agent is ending.
     pub(super) fn stopping(&self, status: &str) {
-        self.tell(format!("STOPPING=1\nSTATUS={status}"));
+        self.enqueue(format!("STOPPING=1\nSTATUS={status}"));
     }
 
-    /// How the agent is, in one line. False when systemd has no room for it now.
+    /// The state of the agent in one line. False when systemd has no room for it now.
     #[must_use]
     pub(super) fn status(&self, status: &str) -> bool {
-        self.tell_now(&format!("STATUS={status}"))
+        self.try_send(&format!("STATUS={status}"))
     }
 
-    /// The agent's loops turn. False when systemd has no room for it now.
+    /// All tasks are alive. False when systemd has no room for it now.
     #[must_use]
     pub(super) fn alive(&self) -> bool {
-        self.tell_now("WATCHDOG=1")
+        self.try_send("WATCHDOG=1")
     }
 
-    /// Sends what waits, as far as there is room. To be called now and then.
+    /// Sends kept messages, as far as there is room. Called from time to time.
     pub(super) fn retry(&self) {
         self.send_waiting(&mut self.waiting());
     }
 
-    /// Tells it behind all that waits, now or later.
-    fn tell(&self, what: String) {
+    /// Sends a message after the kept ones, now or later.
+    fn enqueue(&self, what: String) {
         let mut waiting = self.waiting();
         if waiting.len() == KEPT {
             waiting.pop_front();
@@ -108,8 +107,8 @@ impl Notifier {
         self.send_waiting(&mut waiting);
     }
 
-    /// Tells what is soon out of date: now, or not at all.
-    fn tell_now(&self, what: &str) -> bool {
+    /// Sends a message that is soon out of date: now, or not at all.
+    fn try_send(&self, what: &str) -> bool {
         let mut waiting = self.waiting();
         self.send_waiting(&mut waiting);
         waiting.is_empty() && self.send(what)
@@ -121,9 +120,9 @@ impl Notifier {
         }
     }
 
-    /// Whether there is nothing left to be done about it.
+    /// Whether the message is done with.
     fn send(&self, what: &str) -> bool {
-        // Who does not listen any more need not be told.
+        // A peer that has gone gets no messages.
         let Some(Err(error)) = self.socket.as_ref().map(|socket| socket.send(what.as_bytes())) else { return true };
         error.kind() != ErrorKind::WouldBlock
     }
@@ -154,19 +153,19 @@ fn address(name: &OsStr) -> io::Result<SocketAddr> {
 mod tests {
     use super::*;
 
-    /// A socket as systemd has it, and what it is told.
+    /// A socket like systemd's.
     struct Systemd {
         socket: UnixDatagram,
         variables: Vec<(&'static str, OsString)>,
-        _folder: Option<tempfile::TempDir>,
+        _dir: Option<tempfile::TempDir>,
     }
 
     impl Systemd {
         fn at_a_path() -> Self {
-            let folder = tempfile::tempdir().unwrap();
-            let path = folder.path().join("notify");
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("notify");
             let socket = UnixDatagram::bind(&path).unwrap();
-            Self { socket, variables: vec![(SOCKET, path.into())], _folder: Some(folder) }
+            Self { socket, variables: vec![(SOCKET, path.into())], _dir: Some(dir) }
         }
 
         fn with(mut self, name: &'static str, value: impl Into<OsString>) -> Self {
@@ -180,7 +179,7 @@ mod tests {
             })
         }
 
-        fn heard(&self) -> String {
+        fn received(&self) -> String {
             let mut buffer = [0; 256];
             let length = self.socket.recv(&mut buffer).unwrap();
             String::from_utf8(buffer[..length].to_vec()).unwrap()
@@ -188,20 +187,20 @@ mod tests {
     }
 
     #[test]
-    fn everything_is_told_as_systemd_reads_it() {
+    fn messages_have_the_form_that_systemd_reads() {
         let systemd = Systemd::at_a_path();
         let notifier = systemd.notifier();
         notifier.ready("2 targets");
-        assert_eq!(systemd.heard(), "READY=1\nSTATUS=2 targets");
+        assert_eq!(systemd.received(), "READY=1\nSTATUS=2 targets");
         let before = clock::monotonic().as_micros();
         notifier.reloading();
-        let heard = systemd.heard();
-        let micros = heard.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap().parse::<u128>().unwrap();
-        assert!((before..=clock::monotonic().as_micros()).contains(&micros), "{heard}");
+        let received = systemd.received();
+        let micros = received.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap().parse::<u128>().unwrap();
+        assert!((before..=clock::monotonic().as_micros()).contains(&micros), "{received}");
         notifier.stopping("stopping");
-        assert_eq!(systemd.heard(), "STOPPING=1\nSTATUS=stopping");
+        assert_eq!(systemd.received(), "STOPPING=1\nSTATUS=stopping");
         assert!(notifier.alive() && notifier.status("fine"));
-        assert_eq!((systemd.heard(), systemd.heard()), ("WATCHDOG=1".into(), "STATUS=fine".into()));
+        assert_eq!((systemd.received(), systemd.received()), ("WATCHDOG=1".into(), "STATUS=fine".into()));
     }
 
     #[cfg(target_os = "linux")]
@@ -211,9 +210,9 @@ mod tests {
         let name = format!("imaptrace-test-{}", std::process::id());
         let socket = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
         let variables = vec![(SOCKET, format!("@{name}").into())];
-        let systemd = Systemd { socket, variables, _folder: None };
+        let systemd = Systemd { socket, variables, _dir: None };
         assert!(systemd.notifier().alive());
-        assert_eq!(systemd.heard(), "WATCHDOG=1");
+        assert_eq!(systemd.received(), "WATCHDOG=1");
     }
 
     #[test]
@@ -229,7 +228,7 @@ mod tests {
 
     #[test]
     fn without_systemd_or_with_one_that_is_gone_it_is_nothing() {
-        Notifier::default().ready("nobody hears");
+        Notifier::default().ready("not connected");
         assert!(Notifier::new(|_| None).alive());
         let gone = Systemd::at_a_path().with(WATCHDOG, "30000000");
         let notifier = gone.notifier();
@@ -240,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_systemd_that_does_not_read_holds_nothing_up_and_is_told_later_what_counts() {
+    fn a_systemd_that_does_not_read_delays_nothing_and_gets_later_what_counts() {
         let deaf = Systemd::at_a_path();
         let notifier = deaf.notifier();
         // More than its socket takes.
@@ -254,16 +253,16 @@ mod tests {
         assert!(!notifier.alive());
         assert_eq!(notifier.waiting().len(), KEPT);
         for _ in 0..taken {
-            assert_eq!(deaf.heard(), "STATUS=x");
+            assert_eq!(deaf.received(), "STATUS=x");
         }
         // Its room may be less than what waits.
         for _ in 0..KEPT / 2 {
             notifier.retry();
-            assert!(deaf.heard().starts_with("RELOADING=1"));
+            assert!(deaf.received().starts_with("RELOADING=1"));
             notifier.retry();
-            assert_eq!(deaf.heard(), "READY=1\nSTATUS=new");
+            assert_eq!(deaf.received(), "READY=1\nSTATUS=new");
         }
         assert!(notifier.alive());
-        assert_eq!(deaf.heard(), "WATCHDOG=1");
+        assert_eq!(deaf.received(), "WATCHDOG=1");
     }
 }

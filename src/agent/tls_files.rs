@@ -1,8 +1,7 @@
-//! The files for TLS of all targets. Each set of them is read once, however many targets name it, and followed.
+//! The TLS files of all targets. Each set of files is read once, however many targets name it, and followed.
 //!
-//! A file that is wrong when it is first read is an error, at the start as at a reload; one that does not answer makes void
-//! runs of the targets that name it, until it does. What counts afterwards is `follow`'s matter. Called by the agent at its
-//! start and by `reload`.
+//! A file that is invalid when it is first read is an error, at the start and at a reload. While one does not answer, the runs of
+//! the targets that name it are void. `follow` handles later changes. Called by the agent at its start and by `reload`.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -12,7 +11,7 @@ use std::{
 
 use futures_util::future::join_all;
 
-use super::AgentError;
+use super::error::AgentError;
 use crate::{
     follow::{FileFollower, Followed},
     net::{TlsContextError, TlsFiles, TlsMaterial, TlsPaths},
@@ -21,7 +20,7 @@ use crate::{
 
 type FileSet = Followed<TlsMaterial, TlsContextError>;
 
-/// Every set that some target has, and how to follow more.
+/// Every set of files that some target names.
 #[derive(Debug)]
 pub(super) struct TlsFileSets {
     follower: FileFollower,
@@ -33,7 +32,7 @@ pub(super) struct TlsFileSets {
 pub(super) struct FileSets(HashMap<TlsPaths, Arc<FileSet>>);
 
 impl FileSets {
-    /// What a target's files hold.
+    /// The contents of a target's files.
     pub(super) fn of(&self, target: &Target) -> TlsFiles {
         match self.followed(target) {
             Some(set) => TlsFiles::Followed(set.clone()),
@@ -51,7 +50,7 @@ impl TlsFileSets {
         Self { follower, known: Mutex::default() }
     }
 
-    /// The files of these targets: those that are followed already, and the others, read now, side by side. Waits some
+    /// The files of these targets: those that are followed already, and the others, which are read now, in parallel. Waits some
     /// seconds for a file system that does not answer.
     pub(super) async fn load(&self, targets: &[Target]) -> Result<FileSets, AgentError> {
         let mut sets = HashMap::new();
@@ -101,7 +100,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        agent::once::once,
+        agent::run_once::run_once,
         config::{self, Sources},
         follow::NotRead,
         net::Family,
@@ -111,8 +110,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_file_whose_disk_does_not_answer_makes_a_void_run_that_names_it_and_connects_nowhere() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("imaptrace.toml");
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("imaptrace.toml");
         let text =
             "[[targets]]\nname = \"a\"\nurl = \"imaps://127.0.0.1:1\"\nuser = \"me\"\npassword = { env = \"X\" }\n";
         std::fs::write(&file, text).unwrap();
@@ -124,7 +123,7 @@ mod tests {
         let account = &prepared.target().accounts[0];
         let secret = prober.prepare(&prepared, account).await;
         let (_keep, cancel) = watch::channel(false);
-        let run = once(&prober, &prepared.target().journey, None, cancel, |ids| Job {
+        let run = run_once(&prober, &prepared.target().journey, None, cancel, |ids| Job {
             target: &prepared,
             account,
             family: Family::Any,

@@ -1,5 +1,5 @@
-//! From the configuration to what each room below calls its settings. Plain copying; what is in files is read by
-//! `receivers`.
+//! Makes delivery, the latency store and replay from the configuration. It decides nothing; `receivers` reads the files.
+//! Called by the agent, and by `cli` for the export of single runs.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -10,7 +10,7 @@ use std::{
 use imaptrace_record::Seconds;
 use opentelemetry_sdk::metrics::Temporality;
 
-use super::{AgentError, memory::Memory, receivers, shared::Closed};
+use super::{error::AgentError, latency_store::LatencyStore, receivers, runner::MaintenanceCheck};
 use crate::{
     config::{Config, Exports, Histogram, Resource},
     delivery::{self, Delivery, DeliveryStartError, Receivers, Replay},
@@ -21,9 +21,8 @@ use crate::{
     telemetry::{MetricsSettings, ResourceSettings, names::DropReason},
 };
 
-/// Starts delivery as the configuration says; what waits is kept in the state directory, if there is one. What it needs of
-/// files is followed by `follower`; without one it is the delivery of a process that is no agent: its metrics are marked.
-/// Needs a runtime.
+/// Starts delivery. Waiting runs are kept in the state directory, if there is one. `follower` follows the files that it needs;
+/// without one it is the delivery of a one-shot command, and its metrics are marked so. Needs a runtime.
 pub async fn delivery(
     config: &Config,
     state: Option<StateDir>,
@@ -69,15 +68,17 @@ pub async fn delivery(
     Ok(delivery)
 }
 
-/// What OpenTelemetry's variable says, else cumulative.
+/// The temporality of OpenTelemetry's variable, otherwise cumulative.
 fn temporality() -> Temporality {
     let preference = std::env::var("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE").ok();
     preference.and_then(|word| word.to_ascii_lowercase().parse().ok()).unwrap_or_default()
 }
 
-/// What was learned of latency before, for the accounts that the configuration still has: empty, and what reads it, which
-/// waits for the disk.
-pub(super) fn memory(config: &Config, state: Option<StateDir>) -> (Arc<Memory>, impl FnOnce() + Send + 'static) {
+/// An empty latency store, and a function that loads the saved history of the configured accounts and waits for the disk.
+pub(super) fn latency_store(
+    config: &Config,
+    state: Option<StateDir>,
+) -> (Arc<LatencyStore>, impl FnOnce() + Send + 'static) {
     let latency = &config.latency;
     let settings = latency::Settings {
         min_runs: latency.min_runs,
@@ -86,17 +87,17 @@ pub(super) fn memory(config: &Config, state: Option<StateDir>) -> (Arc<Memory>, 
         slow_limit: latency.slow_limit,
         slow_limits: latency.slow_limits.clone(),
     };
-    let memory = Arc::new(Memory::new(settings, state));
+    let store = Arc::new(LatencyStore::new(settings, state));
     let accounts = |target: &Target| target.accounts.iter().map(|account| account.alias.clone()).collect();
     let known: HashMap<String, HashSet<String>> =
         config.targets.iter().map(|target| (target.name.clone(), accounts(target))).collect();
     let wanted = move |target: &str, account: &str| known.get(target).is_some_and(|known| known.contains(account));
-    let reading = memory.clone();
-    (memory, move || reading.load(wanted))
+    let reading = store.clone();
+    (store, move || reading.load(wanted))
 }
 
 /// The maintenance windows.
-pub(super) fn closed(config: &Config) -> Closed {
+pub(super) fn maintenance(config: &Config) -> MaintenanceCheck {
     let windows: Vec<_> =
         config.windows.iter().map(|window| (Arc::from(window.name.as_str()), window.clone())).collect();
     Arc::new(move |target, at| {
@@ -104,7 +105,7 @@ pub(super) fn closed(config: &Config) -> Closed {
     })
 }
 
-/// What sends runs again, if there is an endpoint for traces.
+/// Sends runs again, if there is an endpoint for traces.
 pub async fn replay(
     exports: &Exports,
     child_env: &[(OsString, Option<OsString>)],
@@ -127,7 +128,7 @@ fn resource(resource: &Resource, instance: Option<&String>) -> ResourceSettings 
     }
 }
 
-/// How delivery stands, for the status page.
+/// The state of delivery, for the status endpoint.
 pub(super) fn shown(status: delivery::Status) -> crate::status::DeliveryStatus {
     let has_disk = status.disk_limit.is_some();
     let dropped = [

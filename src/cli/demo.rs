@@ -61,7 +61,7 @@ pub(super) async fn run(child_env: Vec<(OsString, Option<OsString>)>, output: &m
     let (_keep, cancel) = watch::channel(false);
     let Some(account) = prepared.target().accounts.first() else { return FAILED };
     let secret = prober.secret(account).await;
-    let run = agent::once(&prober, &prepared.target().journey, None, cancel, |ids| Job {
+    let run = agent::run_once(&prober, &prepared.target().journey, None, cancel, |ids| Job {
         target: &prepared,
         account,
         family: crate::net::Family::Any,

@@ -385,7 +385,7 @@ async fn once(
     };
     let kept = secret.as_ref().ok().cloned();
     let journey = &target.target().journey;
-    let run = agent::once(prober, journey, parent, cancel.clone(), |ids| Job {
+    let run = agent::run_once(prober, journey, parent, cancel.clone(), |ids| Job {
         target,
         account,
         family,

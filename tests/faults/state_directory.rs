@@ -40,7 +40,7 @@ fn start(state: &Path, receiver: &str, nobody: &ClosedPort) -> Running {
         state.display()
     );
     // A line for each run, also for one that failed as the one before.
-    let levels = "info,imaptrace::agent::tell=debug";
+    let levels = "info,imaptrace::agent::run_log=debug";
     let program = Program::new(["agent", "--config", "imaptrace.toml"]).env("PROBE", "none").env("RUST_LOG", levels);
     fs::write(program.home().join("imaptrace.toml"), config).unwrap();
     program.start()
@@ -96,7 +96,7 @@ fn a_state_directory_that_does_not_answer_at_the_start_is_taken_up_when_it_does(
         let (nobody, receiver, runtime) = (ClosedPort::take(), ClosedPort::take(), runtime());
         let mut agent = runtime.block_on(async { start(&state, &receiver.url(), &nobody) });
         runtime.block_on(async {
-            agent.stderr_line("the state directory has not answered within 2 s: probing begins").await;
+            agent.stderr_line("the state directory has not answered within 2 s: probing starts").await;
             agent.stderr_line("imaptrace is up").await;
             for _ in 0..5 {
                 agent.stderr_line("a run did not pass").await;

@@ -61,7 +61,7 @@ pub(crate) fn whole(config: &str) -> String {
 /// Starts the agent. It logs in JSON.
 pub(crate) fn start(config: &str) -> Running {
     // With a line for each run, also for one that failed as the one before.
-    let levels = "info,imaptrace::agent::tell=debug,imaptrace::agent::shared=debug,imaptrace::probe=error";
+    let levels = "info,imaptrace::agent::run_log=debug,imaptrace::agent::runner=debug,imaptrace::probe=error";
     let program = Program::new(["agent", "--config", "imaptrace.toml"]).env("PROBE", PASSWORD).env("RUST_LOG", levels);
     fs::write(program.home().join("imaptrace.toml"), whole(config)).unwrap();
     program.start()
@@ -258,7 +258,7 @@ fn the_log_has_a_line_for_a_failure_and_one_for_the_recovery_and_counts_what_was
     assert_eq!(same["which"], "mail/default");
     assert_eq!(lines(&log, "in clear text; use it on a network").len(), 1, "{output:?}");
     assert_eq!(lines(&log, " endpoint").iter().filter(|line| line["level"] == "warn").count(), 1, "{output:?}");
-    assert_eq!(lines(&log, "nothing was to be delivered").len(), 1, "{output:?}");
+    assert_eq!(lines(&log, "no OTLP endpoint is configured").len(), 1, "{output:?}");
     assert_eq!(lines(&log, "telemetry was delivered").len(), 0, "{output:?}");
 }
 
@@ -302,12 +302,12 @@ fn a_step_that_stays_slow_until_that_is_usual_is_a_warning_and_not_good_news() {
         let config = "[latency]\nmin_runs = 5\nslow_excess = \"150ms\"\n".to_owned()
             + &target("mail", server.address, "700ms", "690ms");
         let mut agent = start(&config);
-        agent.stderr_line("its baseline has moved").await;
+        agent.stderr_line("its baseline has risen").await;
         heard(server).await;
         stop(agent, Signal::SIGTERM).await
     });
     let [slow] = lines(&log, "a step was slow")[..] else { panic!("{output:?}") };
-    let [moved] = lines(&log, "its baseline has moved")[..] else { panic!("{output:?}") };
+    let [moved] = lines(&log, "its baseline has risen")[..] else { panic!("{output:?}") };
     for key in ["target", "account", "step"] {
         assert_eq!(moved[key], slow[key], "{key}");
     }

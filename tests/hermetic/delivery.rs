@@ -376,7 +376,7 @@ fn two_stop_signals_within_a_second_are_one_request_and_lose_no_run() {
                 }
                 stop(agent, second).await
             });
-            assert_eq!(lines(&log, "a second time"), Vec::<&Value>::new(), "{first} {second}: {output:?}");
+            assert_eq!(lines(&log, "second stop signal"), Vec::<&Value>::new(), "{first} {second}: {output:?}");
             let runs: BTreeSet<_> = told(&log).into_iter().map(|(id, _)| id).collect();
             let mut here: BTreeSet<_> = kept(&folder.path().join("queue")).into_iter().collect();
             here.extend(receiver.look(arrived).into_iter().filter(|id| runs.contains(id)));

@@ -89,7 +89,7 @@ fn new_roots_of_a_target_and_a_new_header_are_in_use_without_a_reload() {
     );
     assert!(changed.iter().any(|line| line["message"].as_str().unwrap().contains("exporter of traces")), "{output:?}");
     assert_eq!(lines(&log, "cannot be used as it is now").len(), 1, "{output:?}");
-    assert!(lines(&log, "the configuration was read again").is_empty(), "{output:?}");
+    assert!(lines(&log, "configuration reloaded").is_empty(), "{output:?}");
     assert!(!output.stderr.contains("second"), "{output:?}");
 }
 
@@ -159,7 +159,7 @@ fn an_otlp_header_that_cannot_be_followed_is_named_at_a_reload() {
         let mut agent = start(&config);
         agent.stderr_line("imaptrace is up").await;
         agent.signal(Signal::SIGHUP);
-        agent.stderr_line("the configuration was read again").await;
+        agent.stderr_line("configuration reloaded").await;
         stop(agent, Signal::SIGTERM).await.1
     });
     let [line] = lines(&log, "a new value needs a restart")[..] else { panic!("{log:?}") };

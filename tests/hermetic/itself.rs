@@ -413,7 +413,7 @@ fn a_run_that_a_maintenance_window_holds_is_told_with_the_name_of_the_window() {
         fs::write(program.home().join("imaptrace.toml"), config).unwrap();
         program.start()
     });
-    let line = runtime.block_on(agent.stderr_line("in a maintenance window"));
+    let line = runtime.block_on(agent.stderr_line("maintenance window"));
     assert!(line.contains("\"window\":\"new disks\""), "{line}");
     runtime.block_on(stop(agent, Signal::SIGTERM));
 }

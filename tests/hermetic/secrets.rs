@@ -18,7 +18,7 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use flate2::{Compression, write::GzEncoder};
 use imaptrace::{
-    agent::once,
+    agent::run_once,
     config::{self, Sources},
     net::Family,
     plan::{Dns, Security, Target},
@@ -354,7 +354,7 @@ async fn a_panic_in_a_probe_prints_neither_nor_does_anything_that_could_be_print
         let (_keep, cancel) = watch::channel(false);
         let account = &prepared.target().accounts[0];
         let secret = prober.secret(account).await;
-        let run: Run = once(&prober, &prepared.target().journey, None, cancel, |ids| {
+        let run: Run = run_once(&prober, &prepared.target().journey, None, cancel, |ids| {
             let job =
                 Job { target: &prepared, account, family: Family::Any, ids, start_lag: None, secret, hold_login: None };
             leaks.look("debug forms", format!("{job:?}\n{job:#?}\n{prober:?}\n{account:?}"));

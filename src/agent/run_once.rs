@@ -1,6 +1,6 @@
-//! One run under a live root of its own, whatever comes of it: a panic or a hang in the probe is a void run, too.
+//! One run under its own live root. A panic or a hang in the probe results in a void run.
 //!
-//! Asks no history. Called by `shared` for the agent and by `cli` for single runs.
+//! It uses no latency history. Called by `runner` for the agent and by `cli` for single runs.
 
 use std::{
     future::Future,
@@ -21,12 +21,12 @@ use crate::{
     telemetry::{LiveRoot, RemoteParent},
 };
 
-/// A run that is cancelled says LOGOUT for a second; one that has not ended by then never will.
+/// A cancelled run has a second for LOGOUT; one that has not ended after this time hangs.
 const GRACE: Duration = Duration::from_secs(2);
-/// What a run may take over its deadline and LOGOUT, on a machine that has much to do, before it counts as hanging.
+/// How much longer than its deadline and LOGOUT a run may take on a busy machine before it counts as hanging.
 const MARGIN: Duration = Duration::from_secs(5);
 
-/// A timer that rings so late tells of a process that did not get to run.
+/// A timer that fires this late means that the process did not get to run.
 const LATE: Duration = Duration::from_secs(1);
 
 /// The longest that a run may take, by its own deadlines.
@@ -34,8 +34,8 @@ pub(super) fn longest(target: &Target) -> Duration {
     target.deadlines.run + target.deadlines.logout + MARGIN
 }
 
-/// Runs the journey once under a live root of its own. No history is asked.
-pub async fn once<'a>(
+/// Runs the journey once under its own live root.
+pub async fn run_once<'a>(
     prober: &Prober,
     journey: &Journey,
     parent: Option<&RemoteParent>,
@@ -45,9 +45,9 @@ pub async fn once<'a>(
     let root = LiveRoot::open(journey.name().as_str(), parent);
     let job = job(Ids { trace: root.trace_id, root: root.span_id, parent: root.parent_span_id });
     let (stub, longest) = (job.stub(), longest(job.target.target()));
-    // Pinned here and lent, so that a waiting run is held once.
+    // Pinned here and lent, so that the future of a run is stored once.
     let run = pin!(prober.run(job, cancel.clone()));
-    let run = whatever_comes(run, longest, cancel).instrument(root.span()).await;
+    let run = run_guarded(run, longest, cancel).instrument(root.span()).await;
     let mut run = run.unwrap_or_else(|class| stub.end(class));
     run.notes = root.close();
     latency::share(&mut run);
@@ -55,29 +55,29 @@ pub async fn once<'a>(
 }
 
 /// The run, or the class of the void run that it is instead.
-async fn whatever_comes(
+async fn run_guarded(
     run: Pin<&mut impl Future<Output = Run>>,
     longest: Duration,
     cancel: Cancel,
 ) -> Result<Run, ErrorType> {
     tokio::select! {
         biased;
-        // What it leaves behind is its own: the connection is dropped with it.
+        // A panic leaves nothing shared behind: the connection is dropped with the run.
         run = AssertUnwindSafe(run).catch_unwind() => run.map_err(|_| {
             error!("a fault in imaptrace ended the run: please report it with the message before this one");
             ErrorType::Internal
         }),
         () = stopped(cancel) => Err(ErrorType::Cancelled),
-        () = overstayed(longest) => {
+        () = has_overrun(longest) => {
             error!(after_s = longest.as_secs_f64(), "the run passed all its deadlines and is given up: please report it");
             Err(ErrorType::Internal)
         }
     }
 }
 
-/// Comes back when a run has had its time. While this process did not get to run (SIGSTOP, a paused machine, no CPU) it had
-/// none, and gets as much more; and a moment after a timer that rang late, to end by its own deadlines.
-async fn overstayed(longest: Duration) {
+/// Returns when a run has had its time. The time in which this process did not get to run (SIGSTOP, a paused machine, no CPU) is
+/// added, and after a late timer a moment in which the run can end by its own deadlines.
+async fn has_overrun(longest: Duration) {
     let begin = clock::now();
     let mut due = begin + longest;
     loop {
@@ -92,11 +92,11 @@ async fn overstayed(longest: Duration) {
     }
 }
 
-/// Comes back when a run that was cancelled must have ended.
+/// Returns when a cancelled run must have ended.
 async fn stopped(mut cancel: Cancel) {
     match cancel.wait_for(|stop| *stop).await.map(drop) {
         Ok(()) => sleep(GRACE).await,
-        // Nobody is left who could stop it.
+        // It can no longer be cancelled.
         Err(_) => std::future::pending().await,
     }
 }
@@ -119,15 +119,15 @@ mod tests {
     async fn a_panic_and_a_hang_end_as_internal_and_a_run_that_ends_is_left_alone() {
         let (_keep, cancel) = watch::channel(false);
         let panics = async { panic!("a panic on purpose") };
-        assert_eq!(whatever_comes(pin!(panics), LONGEST, cancel.clone()).await, Err(ErrorType::Internal));
+        assert_eq!(run_guarded(pin!(panics), LONGEST, cancel.clone()).await, Err(ErrorType::Internal));
         let begin = clock::now();
-        assert_eq!(whatever_comes(pin!(pending()), LONGEST, cancel.clone()).await, Err(ErrorType::Internal));
+        assert_eq!(run_guarded(pin!(pending()), LONGEST, cancel.clone()).await, Err(ErrorType::Internal));
         assert!(clock::now() - begin >= LONGEST);
         let late = async {
             sleep(LONGEST).await;
             passed()
         };
-        assert_eq!(whatever_comes(pin!(late), LONGEST, cancel).await, Ok(passed()));
+        assert_eq!(run_guarded(pin!(late), LONGEST, cancel).await, Ok(passed()));
     }
 
     #[tokio::test(start_paused = true)]
@@ -135,11 +135,11 @@ mod tests {
         let (_keep, cancel) = watch::channel(false);
         let mut run = pin!(async {
             sleep(LONGEST / 2).await;
-            // It says good-bye.
+            // LOGOUT.
             sleep(Duration::from_secs(1)).await;
             passed()
         });
-        let ending = whatever_comes(run.as_mut(), LONGEST, cancel);
+        let ending = run_guarded(run.as_mut(), LONGEST, cancel);
         let mut ending = pin!(ending);
         assert!(futures_util::poll!(ending.as_mut()).is_pending());
         tokio::time::advance(10 * LONGEST).await;
@@ -155,8 +155,8 @@ mod tests {
             sleep(GRACE / 2).await;
             passed()
         };
-        assert_eq!(whatever_comes(pin!(heeds), LONGEST, cancel.clone()).await, Ok(passed()));
-        assert_eq!(whatever_comes(pin!(pending()), LONGEST, cancel).await, Err(ErrorType::Cancelled));
+        assert_eq!(run_guarded(pin!(heeds), LONGEST, cancel.clone()).await, Ok(passed()));
+        assert_eq!(run_guarded(pin!(pending()), LONGEST, cancel).await, Err(ErrorType::Cancelled));
         assert!(clock::now() - begin < LONGEST);
     }
 }

@@ -1,9 +1,9 @@
-//! Keeps the latency history while the agent runs, and over restarts when there is a folder for state.
+//! Holds the latency history, and saves it in the state directory, if there is one.
 //!
-//! What is saved is a copy: whatever goes wrong with the file, the agent goes on with what it has in memory. A file that
-//! was read and is damaged is set aside, and so is what is no file; one that could not be read stays as it is, and nothing
-//! is saved before it could. A directory that does not answer at the start is read when it does, and what was learned
-//! meanwhile is kept where it rests on more runs. Decides nothing; the verdicts are `latency`'s. Called by the agent.
+//! The file is a copy: when it cannot be read or written, the agent continues with the history in memory. A damaged file is
+//! moved aside, and so is anything that is no regular file. A file that cannot be read stays as it is, and nothing is saved
+//! before it has been read. If the directory does not answer at the start, the file is read later, and of each account the
+//! longer series are kept. What is slow is decided in `latency`. Called by the agent.
 
 use std::{
     fs::File,
@@ -28,22 +28,22 @@ use crate::{
 const FILE: &str = "latency.jsonl";
 /// The one that is being written.
 const NEW: &str = "latency.new";
-/// How one is called that was set aside, with an ending.
+/// The name of a file that was moved aside, without its extension.
 const ASIDE: &str = "latency";
-/// At least this long from one save to the next.
+/// The shortest time between two saves.
 const PAUSE: Duration = Duration::from_secs(60);
-/// Bytes written per second in the long run, at most: with very many accounts the pause is longer.
+/// The most bytes written per second on average: with very many accounts the pause is longer.
 const PACE: u64 = 64 << 10;
-/// A larger file is none of ours: 40,000 accounts need less.
+/// A larger file cannot be a history: 40,000 accounts need less.
 const LARGEST: u64 = 256 << 20;
 
-/// The history, and the file that it outlives the process in.
-pub(super) struct Memory {
+/// The latency history, and its file.
+pub(super) struct LatencyStore {
     history: Mutex<History>,
     settings: Settings,
-    /// Without one all is in memory only.
+    /// Without one the history is in memory only.
     state: Option<StateDir>,
-    /// Something was learned since the last save.
+    /// The history has changed since the last save.
     changed: AtomicBool,
     /// The size of the file as last saved.
     saved: AtomicU64,
@@ -51,17 +51,17 @@ pub(super) struct Memory {
     saving: Mutex<Saving>,
 }
 
-/// How saving goes.
+/// The state of saving.
 #[derive(Default)]
 struct Saving {
-    /// The last one failed, which has been told.
+    /// The last save failed, which has been logged.
     failing: bool,
-    /// The file could not be read yet: it may hold more than is known here.
+    /// The file has not been read yet: it may hold more than the history in memory.
     unread: bool,
 }
 
-impl Memory {
-    /// Nothing is known yet: [`Memory::load`] reads what was saved in the directory.
+impl LatencyStore {
+    /// An empty store; [`LatencyStore::load`] reads the file.
     pub(super) fn new(settings: Settings, state: Option<StateDir>) -> Self {
         Self {
             history: Mutex::new(History::new(settings.clone())),
@@ -73,14 +73,14 @@ impl Memory {
         }
     }
 
-    /// Takes up what was saved for the accounts that are `wanted` (by target and account), if anything. Waits for the disk;
-    /// what cannot be read now is taken up before the first save.
+    /// Loads the saved history of the accounts that are `wanted` (by target and account), if there is one. Waits for the disk;
+    /// a file that cannot be read now is read before the first save.
     pub(super) fn load(&self, wanted: impl Fn(&str, &str) -> bool) {
         let Some(state) = &self.state else { return };
         let mut saving = self.saving();
         if let Err(error) = self.read_first(state, &mut saving.unread, wanted) {
             saving.failing = true;
-            // That has been reported.
+            // A directory that does not answer has been logged.
             if !state.hangs() {
                 warn!(
                     %error,
@@ -91,20 +91,20 @@ impl Memory {
         }
     }
 
-    /// When a step is slow.
+    /// The rule for slow steps.
     pub(super) fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// Adds the verdicts to a finished run, learns from it, and gives the levels that have moved for good.
+    /// Marks the slow steps of a finished run, adds the run to the history, and returns the levels that have moved for good.
     pub(super) fn evaluate(&self, run: &mut Run) -> Vec<Shift> {
         let shifts = self.history().evaluate(run);
         self.changed.store(true, Ordering::Relaxed);
         shifts
     }
 
-    /// Saves now and then, for as long as it is polled.
-    pub(super) async fn keep(self: Arc<Self>) {
+    /// Saves from time to time, for as long as it is polled.
+    pub(super) async fn save_regularly(self: Arc<Self>) {
         loop {
             let size = self.saved.load(Ordering::Relaxed);
             tokio::time::sleep(PAUSE.max(Duration::from_secs(size / PACE))).await;
@@ -112,24 +112,24 @@ impl Memory {
         }
     }
 
-    /// Saves what was learned since the last time, on a thread where waiting for a disk delays no probe.
+    /// Saves a changed history, on a thread where waiting for a disk delays no probe.
     pub(super) async fn save(self: &Arc<Self>) {
         if self.state.is_none() {
             return;
         }
         let this = self.clone();
-        // It ends with an error only when it panicked, which has been told.
+        // It fails only after a panic, which has been reported.
         drop(blocking::work(move || this.save_now()).await);
     }
 
     fn save_now(&self) {
         let Some(state) = &self.state else { return };
-        // Asked behind the lock: whoever comes second waits until what the first one writes is on the disk.
+        // Read under the lock: a second caller waits until the first one has written to the disk.
         let mut saving = self.saving();
         if !self.changed.swap(false, Ordering::Relaxed) {
             return;
         }
-        // An account that the configuration has no more stays until the next start.
+        // An account that is no longer in the configuration stays until the next start.
         let read = self.read_first(state, &mut saving.unread, |_, _| true);
         match read.and_then(|()| self.write(&*state.ready()?)) {
             Ok(size) => {
@@ -151,7 +151,7 @@ impl Memory {
         }
     }
 
-    /// Takes up what the file holds unless that was done.
+    /// Loads the file unless that was done.
     fn read_first(&self, state: &StateDir, unread: &mut bool, wanted: impl Fn(&str, &str) -> bool) -> io::Result<()> {
         if *unread {
             let found = read(&self.settings, &*state.ready()?, wanted)?;
@@ -161,7 +161,7 @@ impl Memory {
         Ok(())
     }
 
-    /// Writes beside the file, then puts the new one in its place: at every moment one of the two is whole.
+    /// Writes a new file, then renames it: at every moment one of the two is complete.
     fn write(&self, directory: &Directory) -> io::Result<u64> {
         let size = directory.replace(FILE, NEW, |file| {
             let size = self.write_synced(file).map_err(|error| about(directory, NEW, &error))?;
@@ -170,12 +170,12 @@ impl Memory {
             }
             Ok(size)
         })?;
-        // The new name, too, has to be on the disk.
+        // The rename, too, has to be on the disk.
         directory.sync()?;
         Ok(size)
     }
 
-    /// Writes all lines, brings them to the disk, and gives their size.
+    /// Writes all lines to the disk, and returns their size.
     fn write_synced(&self, file: File) -> io::Result<u64> {
         let mut file = BufWriter::new(file);
         self.write_lines(&mut file)?;
@@ -205,8 +205,8 @@ impl Memory {
     }
 }
 
-/// What the file holds. One that was read and is damaged is set aside, so that it may be written again, and so is what is
-/// no file. The error is that it could not be read or not be set aside, and says which path it is about.
+/// Reads the file. A damaged one is moved aside, so that a new one can be written, and so is anything that is no regular file.
+/// The error names the path that could not be read or moved.
 fn read(settings: &Settings, directory: &Directory, wanted: impl Fn(&str, &str) -> bool) -> io::Result<History> {
     let empty = || History::new(settings.clone());
     let (history, problem) = match directory.read(FILE, LARGEST) {
@@ -225,7 +225,7 @@ fn read(settings: &Settings, directory: &Directory, wanted: impl Fn(&str, &str) 
     Ok(history)
 }
 
-/// Gives what has the file's name another one.
+/// Moves the file aside.
 fn set_aside(directory: &Directory, problem: &str) -> io::Result<()> {
     let aside = directory.free(ASIDE, ".damaged").and_then(|aside| {
         directory.rename(FILE, directory, &aside)?;
@@ -241,7 +241,7 @@ fn set_aside(directory: &Directory, problem: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// The error with the path that it is about.
+/// The error with its path.
 fn about(directory: &Directory, name: &str, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", directory.at(name).display()))
 }
@@ -260,34 +260,34 @@ mod tests {
         serde_json::from_str(imaptrace_testkit::PASSED_RUN).unwrap()
     }
 
-    fn open(folder: &Path) -> Memory {
-        open_for(folder, |_, _| true)
+    fn open(dir: &Path) -> LatencyStore {
+        open_for(dir, |_, _| true)
     }
 
-    fn open_for(folder: &Path, wanted: impl Fn(&str, &str) -> bool) -> Memory {
-        let memory = Memory::new(Settings::default(), Some(StateDir::open(folder).unwrap()));
-        memory.load(wanted);
-        memory
+    fn open_for(dir: &Path, wanted: impl Fn(&str, &str) -> bool) -> LatencyStore {
+        let store = LatencyStore::new(Settings::default(), Some(StateDir::open(dir).unwrap()));
+        store.load(wanted);
+        store
     }
 
     /// As after so many passed runs.
-    fn learned(folder: &Path, runs: usize) -> Memory {
-        let memory = open(folder);
-        (0..runs).for_each(|_| drop(memory.evaluate(&mut run())));
-        memory
+    fn learned(dir: &Path, runs: usize) -> LatencyStore {
+        let store = open(dir);
+        (0..runs).for_each(|_| drop(store.evaluate(&mut run())));
+        store
     }
 
-    /// Whether it has a verdict on the next run.
-    fn knows(memory: &Memory) -> bool {
+    /// Whether every started step of the next run has a baseline.
+    fn has_baselines(store: &LatencyStore) -> bool {
         let mut run = run();
-        memory.evaluate(&mut run);
+        store.evaluate(&mut run);
         run.steps.iter().all(|step| step.baseline_s.is_some() == step.was_started())
     }
 
-    fn names(folder: &Path) -> Vec<String> {
+    fn names(dir: &Path) -> Vec<String> {
         let mut names: Vec<_> =
-            fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        // It is there as long as somebody has the directory.
+            fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        // It exists as long as the directory is open.
         names.retain(|name| name != "lock");
         names.sort();
         names
@@ -296,79 +296,79 @@ mod tests {
     #[tokio::test]
     async fn what_was_learned_outlives_the_process_in_a_file_that_only_its_owner_can_read() {
         let home = tempfile::tempdir().unwrap();
-        let folder = home.path().join("imaptrace");
-        assert!(!knows(&open(&folder)));
-        Arc::new(learned(&folder, 20)).save().await;
-        assert!(knows(&open(&folder)));
-        assert_eq!(names(&folder), [FILE], "nothing is left beside it");
+        let dir = home.path().join("imaptrace");
+        assert!(!has_baselines(&open(&dir)));
+        Arc::new(learned(&dir, 20)).save().await;
+        assert!(has_baselines(&open(&dir)));
+        assert_eq!(names(&dir), [FILE], "nothing is left beside it");
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        assert_eq!((mode(&folder), mode(&folder.join(FILE))), (0o700, 0o600));
+        assert_eq!((mode(&dir), mode(&dir.join(FILE))), (0o700, 0o600));
     }
 
     #[tokio::test]
     async fn a_save_replaces_the_file_as_a_whole_and_only_when_something_was_learned() {
-        let folder = tempfile::tempdir().unwrap();
-        let memory = Arc::new(learned(folder.path(), 19));
-        memory.save().await;
-        let file = folder.path().join(FILE);
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(learned(dir.path(), 19));
+        store.save().await;
+        let file = dir.path().join(FILE);
         fs::remove_file(&file).unwrap();
-        memory.save().await;
+        store.save().await;
         assert!(!file.exists());
         // A leftover of a save that a crash cut short is in nobody's way.
         fs::write(file.with_extension("new"), "half a li").unwrap();
-        memory.evaluate(&mut run());
-        memory.save().await;
-        drop(memory);
-        assert!(knows(&open(folder.path())));
-        assert_eq!(names(folder.path()), [FILE]);
+        store.evaluate(&mut run());
+        store.save().await;
+        drop(store);
+        assert!(has_baselines(&open(dir.path())));
+        assert_eq!(names(dir.path()), [FILE]);
     }
 
     #[test]
     fn accounts_that_the_configuration_has_no_more_are_forgotten() {
-        let folder = tempfile::tempdir().unwrap();
-        learned(folder.path(), 20).save_now();
+        let dir = tempfile::tempdir().unwrap();
+        learned(dir.path(), 20).save_now();
         let wanted = |target: &str, account: &str| target == "mail01" && account == "default";
-        assert!(knows(&open_for(folder.path(), wanted)));
-        assert!(!knows(&open_for(folder.path(), |_, _| false)));
+        assert!(has_baselines(&open_for(dir.path(), wanted)));
+        assert!(!has_baselines(&open_for(dir.path(), |_, _| false)));
     }
 
     #[test]
     fn a_damaged_line_costs_its_account_alone_and_the_file_is_set_aside() {
-        let folder = tempfile::tempdir().unwrap();
-        learned(folder.path(), 20).save_now();
-        let file = folder.path().join(FILE);
+        let dir = tempfile::tempdir().unwrap();
+        learned(dir.path(), 20).save_now();
+        let file = dir.path().join(FILE);
         let damaged = fs::read_to_string(&file).unwrap() + "{\"target\":\"mail02\",\"acc";
         fs::write(&file, &damaged).unwrap();
-        assert!(knows(&open(folder.path())));
-        assert_eq!(names(folder.path()), ["latency.damaged"]);
-        assert_eq!(fs::read_to_string(folder.path().join("latency.damaged")).unwrap(), damaged);
+        assert!(has_baselines(&open(dir.path())));
+        assert_eq!(names(dir.path()), ["latency.damaged"]);
+        assert_eq!(fs::read_to_string(dir.path().join("latency.damaged")).unwrap(), damaged);
     }
 
     #[test]
     fn a_file_of_another_kind_is_set_aside_and_all_is_learned_anew() {
         for content in [&b"{\"format\":\"imaptrace latency\",\"version\":2}\n"[..], b"", b"\xff\x00\n"] {
-            let folder = tempfile::tempdir().unwrap();
-            fs::write(folder.path().join(FILE), content).unwrap();
-            let memory = open(folder.path());
-            assert!(!knows(&memory));
-            assert_eq!(fs::read(folder.path().join("latency.damaged")).unwrap(), content);
-            (0..20).for_each(|_| drop(memory.evaluate(&mut run())));
-            memory.save_now();
-            drop(memory);
-            assert!(knows(&open(folder.path())));
+            let dir = tempfile::tempdir().unwrap();
+            fs::write(dir.path().join(FILE), content).unwrap();
+            let store = open(dir.path());
+            assert!(!has_baselines(&store));
+            assert_eq!(fs::read(dir.path().join("latency.damaged")).unwrap(), content);
+            (0..20).for_each(|_| drop(store.evaluate(&mut run())));
+            store.save_now();
+            drop(store);
+            assert!(has_baselines(&open(dir.path())));
         }
     }
 
     #[test]
     fn a_second_damaged_file_takes_nothing_from_the_first() {
-        let folder = tempfile::tempdir().unwrap();
+        let dir = tempfile::tempdir().unwrap();
         for content in ["one", "two", "three"] {
-            fs::write(folder.path().join(FILE), content).unwrap();
-            open(folder.path());
+            fs::write(dir.path().join(FILE), content).unwrap();
+            open(dir.path());
         }
         let aside = ["latency-2.damaged", "latency-3.damaged", "latency.damaged"];
-        assert_eq!(names(folder.path()), aside);
-        assert_eq!(aside.map(|name| fs::read_to_string(folder.path().join(name)).unwrap()), ["two", "three", "one"]);
+        assert_eq!(names(dir.path()), aside);
+        assert_eq!(aside.map(|name| fs::read_to_string(dir.path().join(name)).unwrap()), ["two", "three", "one"]);
     }
 
     #[test]
@@ -384,92 +384,92 @@ mod tests {
         for (number, make) in make.iter().enumerate() {
             fs::write(&elsewhere, "another's").unwrap();
             for name in [FILE, NEW] {
-                let folder = home.path().join(format!("{number}-{name}"));
-                fs::create_dir(&folder).unwrap();
-                make(&folder.join(name));
-                learned(&folder, 20).save_now();
-                assert!(knows(&open(&folder)), "{number} {name}");
-                assert!(fs::symlink_metadata(folder.join(FILE)).unwrap().is_file());
+                let dir = home.path().join(format!("{number}-{name}"));
+                fs::create_dir(&dir).unwrap();
+                make(&dir.join(name));
+                learned(&dir, 20).save_now();
+                assert!(has_baselines(&open(&dir)), "{number} {name}");
+                assert!(fs::symlink_metadata(dir.join(FILE)).unwrap().is_file());
                 assert_eq!(fs::read_to_string(&elsewhere).unwrap(), "another's");
             }
-            let folder = home.path().join(format!("{number}-{FILE}"));
-            assert_eq!(names(&folder), ["latency.damaged", FILE]);
+            let dir = home.path().join(format!("{number}-{FILE}"));
+            assert_eq!(names(&dir), ["latency.damaged", FILE]);
         }
     }
 
     #[test]
     fn what_cannot_be_read_stays_and_is_taken_up_before_the_first_save() {
         let home = tempfile::tempdir().unwrap();
-        let folder = home.path().join("state");
-        learned(&folder, 30).save_now();
+        let dir = home.path().join("state");
+        learned(&dir, 30).save_now();
         let kept = home.path().join("kept");
-        fs::rename(&folder, &kept).unwrap();
-        fs::write(&folder, "a file where the directory should be").unwrap();
-        let memory = learned(&folder, 5);
+        fs::rename(&dir, &kept).unwrap();
+        fs::write(&dir, "a file where the directory should be").unwrap();
+        let store = learned(&dir, 5);
         for _ in 0..2 {
-            memory.save_now();
-            assert!(memory.saving().unread && memory.changed.load(Ordering::Relaxed));
+            store.save_now();
+            assert!(store.saving().unread && store.changed.load(Ordering::Relaxed));
         }
-        fs::remove_file(&folder).unwrap();
-        fs::rename(&kept, &folder).unwrap();
-        memory.save_now();
-        assert!(knows(&memory), "5 runs would not do");
-        drop(memory);
-        assert!(knows(&open(&folder)));
-        assert_eq!(names(&folder), [FILE]);
+        fs::remove_file(&dir).unwrap();
+        fs::rename(&kept, &dir).unwrap();
+        store.save_now();
+        assert!(has_baselines(&store), "5 runs would not do");
+        drop(store);
+        assert!(has_baselines(&open(&dir)));
+        assert_eq!(names(&dir), [FILE]);
     }
 
     #[test]
     fn a_file_that_could_be_read_late_takes_nothing_from_what_was_learned_meanwhile() {
         let home = tempfile::tempdir().unwrap();
-        let folder = home.path().join("state");
-        learned(&folder, 5).save_now();
+        let dir = home.path().join("state");
+        learned(&dir, 5).save_now();
         let kept = home.path().join("kept");
-        fs::rename(&folder, &kept).unwrap();
-        fs::write(&folder, "a file where the directory should be").unwrap();
-        let memory = learned(&folder, 20);
-        memory.save_now();
-        fs::remove_file(&folder).unwrap();
-        fs::rename(&kept, &folder).unwrap();
-        memory.save_now();
-        drop(memory);
-        assert!(knows(&open(&folder)));
+        fs::rename(&dir, &kept).unwrap();
+        fs::write(&dir, "a file where the directory should be").unwrap();
+        let store = learned(&dir, 20);
+        store.save_now();
+        fs::remove_file(&dir).unwrap();
+        fs::rename(&kept, &dir).unwrap();
+        store.save_now();
+        drop(store);
+        assert!(has_baselines(&open(&dir)));
     }
 
     #[test]
     fn an_error_names_what_is_in_the_way() {
         let home = tempfile::tempdir().unwrap();
-        let folder = home.path().join("state");
+        let dir = home.path().join("state");
         let said = |path: &Path| StateDir::open(path).unwrap().ready().unwrap_err().to_string();
-        let deeper = folder.join("deeper");
+        let deeper = dir.join("deeper");
         assert!(said(&deeper).starts_with(&format!("{}: ", deeper.display())), "{}", said(&deeper));
-        fs::write(&folder, "a file where the directory should be").unwrap();
-        assert!(said(&folder).starts_with(&format!("{}: ", folder.display())), "{}", said(&folder));
+        fs::write(&dir, "a file where the directory should be").unwrap();
+        assert!(said(&dir).starts_with(&format!("{}: ", dir.display())), "{}", said(&dir));
     }
 
     #[test]
     fn a_disk_that_takes_nothing_is_told_once_and_tried_again() {
         let home = tempfile::tempdir().unwrap();
-        let folder = home.path().join("state");
-        fs::write(&folder, "a file where the directory should be").unwrap();
-        let memory = learned(&folder, 20);
+        let dir = home.path().join("state");
+        fs::write(&dir, "a file where the directory should be").unwrap();
+        let store = learned(&dir, 20);
         for _ in 0..2 {
-            memory.save_now();
-            assert!(memory.saving().failing && memory.changed.load(Ordering::Relaxed));
+            store.save_now();
+            assert!(store.saving().failing && store.changed.load(Ordering::Relaxed));
         }
-        fs::remove_file(&folder).unwrap();
-        memory.save_now();
-        assert!(!memory.saving().failing);
-        drop(memory);
-        assert!(knows(&open(&folder)));
+        fs::remove_file(&dir).unwrap();
+        store.save_now();
+        assert!(!store.saving().failing);
+        drop(store);
+        assert!(has_baselines(&open(&dir)));
     }
 
     #[test]
     fn without_a_folder_all_is_in_memory() {
-        let memory = Memory::new(Settings::default(), None);
-        memory.load(|_, _| true);
-        (0..20).for_each(|_| drop(memory.evaluate(&mut run())));
-        memory.save_now();
-        assert!(knows(&memory));
+        let store = LatencyStore::new(Settings::default(), None);
+        store.load(|_, _| true);
+        (0..20).for_each(|_| drop(store.evaluate(&mut run())));
+        store.save_now();
+        assert!(has_baselines(&store));
     }
 }

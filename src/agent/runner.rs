@@ -1,6 +1,6 @@
-//! What all runs of the agent share, and the way of one of them: back-off, run, verdict, log, metrics, delivery.
+//! One run of an account, from its back-off to its delivery: login, run, slow steps, log, metrics, status, delivery.
 //!
-//! Decides nothing about when: `schedule` does, and calls here.
+//! `schedule` decides when and calls [`AgentRunner`]. Nothing here measures: `probe` does.
 
 use std::{
     future::Future,
@@ -13,13 +13,11 @@ use imaptrace_record::Run;
 use tracing::{debug, error, warn};
 
 use super::{
-    families,
-    fleet::Work,
-    memory::Memory,
-    once::once,
-    run_log::RunLog,
-    status::Itself,
-    tell::{tell, tell_of_few, tell_of_shifts, tell_of_slow},
+    agent_status::AgentStatus,
+    latency_store::LatencyStore,
+    run_log::{RunLog, log_few_messages, log_outcome, log_shifts, log_slow},
+    run_once::run_once,
+    target_set::{AccountWork, families},
 };
 use crate::{
     clock,
@@ -31,47 +29,47 @@ use crate::{
     telemetry::{Metrics, names::SkipReason},
 };
 
-/// The name of the maintenance window that a target is in at a time.
-pub(super) type Closed = Arc<dyn Fn(&Target, SystemTime) -> Option<Arc<str>> + Send + Sync>;
+/// Finds the maintenance window, by name, that a target is in at a time.
+pub(super) type MaintenanceCheck = Arc<dyn Fn(&Target, SystemTime) -> Option<Arc<str>> + Send + Sync>;
 
-/// What a reload can replace for all runs that begin after it.
+/// What a reload replaces, for all runs that start after it.
 #[derive(Clone)]
-pub(super) struct Settings {
+pub(super) struct RunSettings {
     pub(super) prober: Arc<Prober>,
-    pub(super) closed: Closed,
+    pub(super) in_maintenance: MaintenanceCheck,
 }
 
-/// What all runs share.
-pub(super) struct Shared {
-    pub(super) settings: Mutex<Settings>,
+/// What all runs of the agent share.
+pub(super) struct RunContext {
+    pub(super) settings: Mutex<RunSettings>,
     pub(super) metrics: Metrics,
-    pub(super) memory: Arc<Memory>,
+    pub(super) latency: Arc<LatencyStore>,
     pub(super) run_log: Arc<RunLog>,
-    pub(super) itself: Itself,
+    pub(super) status: AgentStatus,
     pub(super) per: Per,
-    /// Taken at the end.
+    /// None once the agent is ending.
     pub(super) delivery: Mutex<Option<Delivery>>,
-    /// Runs and spans that came after that.
+    /// The number of runs and spans that came after that.
     pub(super) late: Mutex<(u64, u64)>,
     pub(super) cancel: Cancel,
 }
 
-impl Shared {
+impl RunContext {
     pub(super) fn delivery(&self) -> MutexGuard<'_, Option<Delivery>> {
         self.delivery.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn settings(&self) -> MutexGuard<'_, Settings> {
+    pub(super) fn settings(&self) -> MutexGuard<'_, RunSettings> {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The maintenance window that the target is in now.
     fn window(&self, target: &Target) -> Option<Arc<str>> {
-        let closed = Arc::clone(&self.settings().closed);
-        closed(target, clock::wall())
+        let in_maintenance = Arc::clone(&self.settings().in_maintenance);
+        in_maintenance(target, clock::wall())
     }
 
-    async fn run_all(&self, work: &Work, lag: Duration) {
+    async fn run_all(&self, work: &AccountWork, lag: Duration) {
         let target = work.target.target();
         // The start after this one, less what the end of this one takes.
         let before = clock::now() + target.interval.saturating_sub(lag + BETWEEN);
@@ -86,7 +84,7 @@ impl Shared {
             // Only the first was due; the second starts when the first has ended.
             unseen.extend(self.run_over(*family, work, (number == 0).then_some(lag)).await);
         }
-        // When nothing of this start is left to be measured.
+        // Only after all measurements of this start.
         for Unseen { mut run, family, secret } in unseen {
             let Some(account) = target.accounts.get(work.account) else { return };
             let left = before.saturating_duration_since(clock::now());
@@ -95,17 +93,17 @@ impl Shared {
         }
     }
 
-    /// A run over this family, which is logged and delivered, unless its server's certificate is to be looked at first.
-    async fn run_over(&self, family: Family, work: &Work, start_lag: Option<Duration>) -> Option<Unseen> {
+    /// A run over this address family. It is logged and delivered, unless its server's certificate is to be read first.
+    async fn run_over(&self, family: Family, work: &AccountWork, start_lag: Option<Duration>) -> Option<Unseen> {
         let target = &*work.target;
         let account = target.target().accounts.get(work.account)?;
         let prober = self.settings().prober.clone();
         let mut stopping = self.cancel.clone();
-        // A password command may take its time; the exit does not wait for it.
+        // A password command may take long; the exit does not wait for it.
         let secret = tokio::select! {
             biased;
             _ = stopping.wait_for(|stop| *stop) => {
-                // As one that still waits for its turn: each planned start is a run or is counted.
+                // Each planned start is a run or is counted as skipped.
                 if start_lag.is_some() {
                     self.skipped(work, Skip::Limit, 1);
                 }
@@ -117,8 +115,8 @@ impl Shared {
         let hold_login =
             work.history().backoff.hold(account, auth, certificate.as_deref(), secret.as_ref().ok().cloned());
         let kept = secret.as_ref().ok().cloned();
-        let active = (Active::new(&self.metrics), self.itself.under_way());
-        let mut run = once(&prober, &target.target().journey, None, self.cancel.clone(), |ids| Job {
+        let active = (Active::new(&self.metrics), self.status.run_in_flight());
+        let mut run = run_once(&prober, &target.target().journey, None, self.cancel.clone(), |ids| Job {
             target,
             account,
             family,
@@ -129,9 +127,9 @@ impl Shared {
         })
         .await;
         drop(active);
-        let shifts = self.memory.evaluate(&mut run);
-        tell_of_shifts(&run, shifts, &self.run_log);
-        work.history().backoff.learn(&run, target.target().interval);
+        let shifts = self.latency.evaluate(&mut run);
+        log_shifts(&run, shifts, &self.run_log);
+        work.history().backoff.record(&run, target.target().interval);
         if lacks_certificate(&run) {
             return Some(Unseen { run, family, secret: kept });
         }
@@ -139,8 +137,8 @@ impl Shared {
         None
     }
 
-    /// Counts planned starts that did not come to be, and tells of them.
-    fn skipped(&self, work: &Work, why: Skip, count: u64) {
+    /// Counts and logs planned starts that did not happen.
+    fn skipped(&self, work: &AccountWork, why: Skip, count: u64) {
         let (target, account) = (work.target.target(), work.alias());
         let reason = match why {
             Skip::Running => SkipReason::Running,
@@ -154,36 +152,36 @@ impl Shared {
                 account,
                 window = self.window(target).as_deref(),
                 count,
-                "a run was due in a maintenance window and is skipped"
+                "run skipped: maintenance window"
             );
         } else {
             let (target, reason, log) = (&target.name, reason.as_str(), &self.run_log);
-            let is_news = log.skip(reason, count, &mut work.history().skipped);
-            if is_news && log.may_log() {
-                warn!(target, account, reason, count, "a run was due and is skipped");
+            let is_change = log.skip(reason, count, &mut work.history().skipped);
+            if is_change && log.may_log() {
+                warn!(target, account, reason, count, "run skipped");
             } else {
-                debug!(target, account, reason, count, "a run was due and is skipped");
+                debug!(target, account, reason, count, "run skipped");
             }
         }
-        self.itself.skipped(&target.name, account, reason.as_str(), count);
+        self.status.skipped(&target.name, account, reason.as_str(), count);
         let name = target.series_name(self.per);
         self.metrics.skipped(count, reason, name, account, target.journey.name().as_str(), &target.labels);
     }
 
-    /// What is done with a run that is on record whole.
-    fn finish(&self, run: Run, family: Family, work: &Work) {
+    /// Logs, counts and delivers a finished run.
+    fn finish(&self, run: Run, family: Family, work: &AccountWork) {
         let target = work.target.target();
         let mut history = work.history();
         let mut state = std::mem::take(history.run_state(family));
-        tell(&run, &mut state, &mut history.repeated, &self.run_log);
+        log_outcome(&run, &mut state, &mut history.repeated, &self.run_log);
         *history.run_state(family) = state;
-        tell_of_slow(&run, history.slow_period(family), self.memory.settings(), &self.run_log);
-        if !history.told_of_few {
-            history.told_of_few = tell_of_few(&run, &self.run_log);
+        log_slow(&run, history.slow_period(family), self.latency.settings(), &self.run_log);
+        if !history.logged_few_messages {
+            history.logged_few_messages = log_few_messages(&run, &self.run_log);
         }
         drop(history);
         self.metrics.record_as(target.series_name(self.per), &run);
-        self.itself.record(&run);
+        self.status.record(&run);
         if let Some(delivery) = &*self.delivery() {
             delivery.deliver(run);
             return;
@@ -192,51 +190,51 @@ impl Shared {
         late.0 += 1;
         late.1 += Replay::spans(&run) as u64;
         drop(late);
-        warn!(target = run.target, trace_id = %run.trace_id, "a run ended too late for the exit and is not delivered");
+        warn!(target = run.target, trace_id = %run.trace_id, "a run ended after delivery was closed and is not delivered");
     }
 }
 
-/// A run that failed over a certificate which is not on record.
+/// A run that failed because of a certificate which is not in its record.
 struct Unseen {
     run: Run,
     family: Family,
-    /// What the server must not make us repeat.
+    /// Redacted from what the server sends.
     secret: Option<Secret>,
 }
 
-/// What is left free before the next start.
+/// The time that is left free before the next start.
 const BETWEEN: Duration = Duration::from_secs(1);
 
-/// The schedule's hands.
-pub(super) struct Hands(pub(super) Arc<Shared>);
+/// Runs the work of the schedule's slots.
+pub(super) struct AgentRunner(pub(super) Arc<RunContext>);
 
-impl Runner for Hands {
-    type Work = Work;
+impl Runner for AgentRunner {
+    type Work = AccountWork;
 
-    fn run(&self, work: Arc<Work>, lag: Duration) -> impl Future<Output = ()> + Send + 'static {
+    fn run(&self, work: Arc<AccountWork>, lag: Duration) -> impl Future<Output = ()> + Send + 'static {
         let shared = self.0.clone();
         async move { shared.run_all(&work, lag).await }
     }
 
-    fn is_in_maintenance(&self, work: &Work) -> bool {
+    fn is_in_maintenance(&self, work: &AccountWork) -> bool {
         self.0.window(work.target.target()).is_some()
     }
 
-    fn skipped(&self, work: &Work, why: Skip, count: u64) {
+    fn skipped(&self, work: &AccountWork, why: Skip, count: u64) {
         self.0.skipped(work, why, count);
     }
 
-    fn lost(&self, work: &Work, how: Lost) {
+    fn lost(&self, work: &AccountWork, how: Lost) {
         let (target, account) = (work.target.target().name.as_str(), work.alias());
         let what = match how {
             Lost::Panicked => "a fault in imaptrace ended a run, which is lost: please report it",
-            Lost::Overran => "a run hangs and is given up, it is lost: please report it",
+            Lost::Overran => "a run hangs and is given up: please report it",
         };
         error!(target, account, "{what}");
     }
 }
 
-/// A run under way, for as long as this lives, a panic included.
+/// Counts a run in flight until it is dropped, by a panic too.
 struct Active<'a>(&'a Metrics);
 
 impl<'a> Active<'a> {

@@ -1,0 +1,47 @@
+//! Why the agent cannot start.
+
+use crate::{delivery::DeliveryStartError, net::TlsContextError, secret::SecretError, state::StateDirError};
+
+/// The agent cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// A TLS file of a target cannot be used.
+    #[error("target {target}: {source}")]
+    Tls {
+        /// The target's name.
+        target: String,
+        /// The fault.
+        source: TlsContextError,
+    },
+    /// A TLS file of an OTLP exporter cannot be used.
+    #[error("the OTLP exporter: {0}")]
+    OtlpTls(#[source] TlsContextError),
+    /// The value of an OTLP header cannot be read.
+    #[error("a header for OTLP: {0}")]
+    Header(#[from] SecretError),
+    /// Delivery cannot start.
+    #[error(transparent)]
+    Delivery(#[from] DeliveryStartError),
+    /// The state directory belongs to another agent or another user.
+    #[error(transparent)]
+    State(#[from] StateDirError),
+    /// Signals cannot be caught.
+    #[error("cannot listen for signals: {0}")]
+    Signal(#[from] std::io::Error),
+}
+
+impl AgentError {
+    /// Whether the same start may succeed later without a change by an operator.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Header(_)
+            | Self::Signal(_)
+            | Self::State(StateDirError::Held(_))
+            | Self::Delivery(DeliveryStartError::Runtime(_)) => true,
+            Self::Tls { .. }
+            | Self::OtlpTls(_)
+            | Self::State(StateDirError::Foreign(_))
+            | Self::Delivery(DeliveryStartError::Wire(_)) => false,
+        }
+    }
+}
