@@ -1,8 +1,8 @@
 //! Who may import whom in `src/`, and what no file may hold.
 //!
-//! Every path that leaves a room is looked at: `crate::NAME` wherever it stands, and `super::NAME` in a room's first
-//! file, where it means the same. Comments, literals and test code do not count. An edge that is not in the table
-//! fails, and so does a room without a line in it: whoever adds one says where it belongs.
+//! Every path that leaves a module is looked at: `crate::NAME` everywhere, and `super::NAME` in a module's first file, where it
+//! means the same. Comments, literals and test code do not count. An edge that is not in the table fails, and so does a module
+//! without a line in it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,15 +30,15 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("status", &["record"]),
     ("state", &["clock"]),
     ("delivery", &["record", "telemetry", "clock", "state"]),
-    ("demo", &["imap"]),
+    ("demo", &[]),
 ];
 /// All may import these: whatever may block goes by them.
 const COMMON: &[&str] = &["blocking"];
-/// These wire the rooms together, so they may import all.
+/// These connect the modules, so they may import all.
 const WIRING: &[&str] = &["agent", "cli", "main", "lib"];
 
 #[test]
-fn rooms_import_only_what_the_table_lets_them() {
+fn modules_import_only_what_the_table_allows() {
     let src = Path::new(ROOT).join("src");
     let mut sources: BTreeMap<PathBuf, String> = BTreeMap::new();
     for path in files_under(&src).into_iter().filter(|path| path.extension().is_some_and(|name| name == "rs")) {
@@ -64,7 +64,7 @@ fn nothing_but_the_filler_can_build_a_command_that_writes() {
         let shown = path.strip_prefix(&src).unwrap().to_owned();
         let tokens = without_tests(&tokens(&fs::read_to_string(&path).unwrap()), &mut BTreeSet::new());
         // In `imap` they are written out, not made up.
-        if room_of(&shown) == "imap" {
+        if module_of(&shown) == "imap" {
             continue;
         }
         for name in FILLING {
@@ -91,21 +91,21 @@ fn faults_in(sources: &BTreeMap<PathBuf, String>) -> Vec<String> {
         .collect();
     let mut faults = Vec::new();
     for (path, scan) in scans.iter().filter(|(path, _)| !is_below(path, &tests)) {
-        let room = room_of(path);
+        let module = module_of(path);
         let shown = path.display();
         if scan.climbs_twice {
-            faults.push(format!("src/{shown}: super::super: say crate:: and the room's name"));
+            faults.push(format!("src/{shown}: super::super: say crate:: and the module's name"));
         }
-        if WIRING.contains(&room.as_str()) {
+        if WIRING.contains(&module.as_str()) {
             continue;
         }
-        let Some((_, allowed)) = ALLOWED.iter().find(|(name, _)| *name == room) else {
-            faults.push(format!("src/{shown}: the room `{room}` has no line in the table"));
+        let Some((_, allowed)) = ALLOWED.iter().find(|(name, _)| *name == module) else {
+            faults.push(format!("src/{shown}: the module `{module}` has no line in the table"));
             continue;
         };
-        let may = |name: &str| name == room || allowed.contains(&name) || COMMON.contains(&name);
+        let may = |name: &str| name == module || allowed.contains(&name) || COMMON.contains(&name);
         for name in scan.imports.iter().filter(|name| !may(name)) {
-            faults.push(format!("src/{shown}: `{room}` may not import `{name}`"));
+            faults.push(format!("src/{shown}: `{module}` may not import `{name}`"));
         }
     }
     faults
@@ -136,7 +136,7 @@ impl Scan {
             }
             let climbs = token == "super";
             scan.climbs_twice |= climbs && tokens.get(at + 2).is_some_and(|next| next == "super");
-            if token == "crate" || (climbs && is_first_of_room(path)) {
+            if token == "crate" || (climbs && is_first_of_module(path)) {
                 scan.imports.extend(first_names(&tokens[at + 2..]));
             }
             scan.imports.extend(package_parts(token, &tokens[at + 2..]));
@@ -306,13 +306,13 @@ fn without_tests(tokens: &[String], modules: &mut BTreeSet<String>) -> Vec<Strin
 }
 
 /// `probe/driver.rs` and `probe.rs` are both in `probe`.
-fn room_of(path: &Path) -> String {
+fn module_of(path: &Path) -> String {
     let first = path.components().next().unwrap().as_os_str().to_string_lossy();
     first.strip_suffix(".rs").unwrap_or(&first).to_owned()
 }
 
 /// Is it the file where `super` is the crate itself?
-fn is_first_of_room(path: &Path) -> bool {
+fn is_first_of_module(path: &Path) -> bool {
     let parts = path.components().count();
     parts == 1 || (parts == 2 && path.ends_with("mod.rs"))
 }
@@ -464,7 +464,7 @@ fn a_file_that_is_all_tests_is_left_out_by_the_line_that_declares_it() {
 }
 
 #[test]
-fn super_is_an_edge_in_a_rooms_first_file_and_nowhere_climbs_twice() {
+fn super_is_an_edge_in_a_modules_first_file_and_nowhere_climbs_twice() {
     assert_eq!(
         faults(&[("latency/mod.rs", "use super::net;")]),
         ["src/latency/mod.rs: `latency` may not import `net`"]
@@ -476,8 +476,8 @@ fn super_is_an_edge_in_a_rooms_first_file_and_nowhere_climbs_twice() {
 }
 
 #[test]
-fn a_glob_and_a_room_without_a_line_fail_and_the_wiring_may_do_all() {
+fn a_glob_and_a_module_without_a_line_fail_and_the_wiring_may_import_all() {
     assert_eq!(faults(&[("latency/run.rs", "use crate::*;")]), ["src/latency/run.rs: `latency` may not import `*`"]);
-    assert_eq!(faults(&[("cellar/mod.rs", "")]), ["src/cellar/mod.rs: the room `cellar` has no line in the table"]);
+    assert_eq!(faults(&[("cellar/mod.rs", "")]), ["src/cellar/mod.rs: the module `cellar` has no line in the table"]);
     assert_eq!(faults(&[("agent.rs", "use crate::{net, probe};"), ("main.rs", "use crate::cli;")]), [""; 0]);
 }

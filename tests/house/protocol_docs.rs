@@ -22,7 +22,7 @@ fn rows() -> Vec<(usize, &'static str)> {
     .collect()
 }
 
-/// Whether a test of this path is in the tree: `hermetic::file::name`, or a room's `imap::file::tests::name`.
+/// Whether a test of this path is in the tree: `hermetic::file::name`, or a module's `imap::file::tests::name`.
 fn exists(path: &str) -> bool {
     let mut parts: Vec<&str> = path.split("::").collect();
     let Some(name) = parts.pop() else { return false };
@@ -110,7 +110,7 @@ fn a_test_that_is_not_there_is_seen() {
 /// Folders of tests whose names stand in the table.
 const BINARIES: [&str; 3] = ["hermetic/", "faults/", "real/"];
 
-/// The tests that a line of `docs/testing.md` names: `hermetic/file.rs` and then its tests, or a room's path.
+/// The tests that a line of `docs/testing.md` names: `hermetic/file.rs` and then its tests, or a module's path.
 fn named(line: &str) -> Vec<String> {
     let mut file = String::new();
     let mut tests = Vec::new();
