@@ -61,3 +61,13 @@ fn a_batch_that_was_written_again_behind_newer_runs_settles_only_itself() {
     let Settlement { runs, through } = state(&[Some(9)], &[Some(5)]).complete(0).settlement;
     assert_eq!((runs, through), (BTreeMap::from([(9, 1)]), None));
 }
+
+#[test]
+fn a_batch_is_ready_when_it_is_full_or_the_queue_drains_and_never_without_a_run() {
+    let ready = |runs: usize, recent_spans, draining| {
+        QueueState { recent_spans, draining, ..state(&[], &vec![None; runs]) }.is_ready()
+    };
+    assert!(!ready(1, BATCH_SPANS - 1, 0));
+    assert!(ready(1, BATCH_SPANS, 0) && ready(1, BATCH_SPANS + 1, 0));
+    assert!(ready(1, 1, 1) && !ready(0, 0, 1));
+}
