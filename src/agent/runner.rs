@@ -172,9 +172,8 @@ impl RunContext {
     fn finish(&self, run: Run, family: Family, work: &AccountWork) {
         let target = work.target.target();
         let mut history = work.history();
-        let mut state = std::mem::take(history.run_state(family));
-        log_outcome(&run, &mut state, &mut history.repeated, &self.run_log);
-        *history.run_state(family) = state;
+        let (state, repeated) = history.run_state(family);
+        log_outcome(&run, state, repeated, &self.run_log);
         log_slow(&run, history.slow_period(family), self.latency.settings(), &self.run_log);
         if !history.logged_few_messages {
             history.logged_few_messages = log_few_messages(&run, &self.run_log);

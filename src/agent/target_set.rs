@@ -55,28 +55,29 @@ pub(super) struct AccountHistory {
     /// It has been logged that the mailbox holds too few messages.
     pub(super) logged_few_messages: bool,
     /// When a run last had the same outcome as the one before, and when a start was last skipped.
-    pub(super) repeated: LastSeen,
+    repeated: LastSeen,
     pub(super) skipped: LastSeen,
 }
 
 impl AccountHistory {
-    /// The state after the last run over a family.
-    pub(super) fn run_state(&mut self, family: Family) -> &mut RunState {
-        let at = self.states.iter().position(|(known, _)| *known == family).unwrap_or_else(|| {
-            self.states.push((family, RunState::default()));
-            self.states.len() - 1
-        });
-        &mut self.states[at].1
+    /// The state after the last run over a family, and when a run over any family last repeated an outcome.
+    pub(super) fn run_state(&mut self, family: Family) -> (&mut RunState, &mut LastSeen) {
+        (of_family(&mut self.states, family), &mut self.repeated)
     }
 
     /// The slow steps of recent runs over a family.
     pub(super) fn slow_period(&mut self, family: Family) -> &mut SlowPeriod {
-        let at = self.slow.iter().position(|(known, _)| *known == family).unwrap_or_else(|| {
-            self.slow.push((family, SlowPeriod::default()));
-            self.slow.len() - 1
-        });
-        &mut self.slow[at].1
+        of_family(&mut self.slow, family)
     }
+}
+
+/// The value of a family, which is added if it is missing.
+fn of_family<T: Default>(values: &mut Vec<(Family, T)>, family: Family) -> &mut T {
+    let at = values.iter().position(|(known, _)| *known == family).unwrap_or_else(|| {
+        values.push((family, T::default()));
+        values.len() - 1
+    });
+    &mut values[at].1
 }
 
 impl AccountWork {
@@ -231,6 +232,22 @@ mod tests {
         assert!(!Arc::ptr_eq(&work(&old, "two/default"), &work(&new, "two/default")));
         assert!(work(&new, "two/default").history().logged_few_messages);
         assert!(!work(&new, "four/default").history().logged_few_messages);
+    }
+
+    #[test]
+    fn what_happens_over_one_family_leaves_the_state_of_the_other_as_it_is() {
+        let mut history = AccountHistory::default();
+        let failed = || RunState::Failed { class: None, step: None };
+        for family in [Family::V6, Family::V4, Family::V6] {
+            *history.run_state(family).0 = failed();
+        }
+        *history.run_state(Family::V4).0 = RunState::Passed;
+        let state = |history: &mut AccountHistory, family| std::mem::take(history.run_state(family).0);
+        assert_eq!((state(&mut history, Family::V6), state(&mut history, Family::V4)), (failed(), RunState::Passed));
+        assert_eq!(history.states.len(), 2);
+        history.slow_period(Family::V6);
+        history.slow_period(Family::V4);
+        assert_eq!(history.slow.iter().map(|(family, _)| *family).collect::<Vec<_>>(), [Family::V6, Family::V4]);
     }
 
     #[tokio::test]
