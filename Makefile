@@ -1,5 +1,5 @@
 # Each target is one line that calls a script or cargo; what it does stands there.
-.PHONY: help demo build check test bench-agent bench-cost bench-hostile bench-metrics bench-truth fuzz soak stack stack-down
+.PHONY: help demo build check test bench-agent bench-cost bench-hostile bench-metrics bench-truth fuzz mutants soak stack stack-down
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -33,6 +33,9 @@ bench-truth: ## our times against a packet capture and Dovecot's own words; need
 
 soak: ## ten minutes with everything wrong at once: hung mount, unread log, refusing receiver, full disk, pauses; needs root
 	@scripts/soak.sh
+
+mutants: ## random changes of the code (SEED, SAMPLE), and those that no test notices; takes hours
+	@scripts/mutants.sh
 
 fuzz: ## ten minutes of made-up bytes against each of the fuzz targets; prints a table
 	@scripts/fuzz.sh

@@ -1,0 +1,102 @@
+#!/usr/bin/env bash
+# mutants.sh : changes the code at random places, one place at a time, and lists the changes that no test notices.
+#
+#   SEED    chooses the places: the same seed in the same tree gives the same ones; without it a new one is made and printed
+#   SAMPLE  the number of places in crates/imap and crates/record (150); two fifths as many are taken in the root package
+#
+# A package of crates/ is judged by its own tests. The root package is judged by its unit tests, and what they do not notice by
+# the hermetic tests of the module. It works on a copy of the tree. Each change is compiled: the default sample takes hours.
+# shellcheck source=scripts/common.sh
+. "$(dirname "$0")/common.sh"
+
+CARGO_MUTANTS=27.1.0
+SEED=${SEED:-$RANDOM}
+SAMPLE=${SAMPLE:-150}
+[[ $SEED =~ ^[0-9]+$ && $SAMPLE =~ ^[1-9][0-9]*$ ]] || die "SEED and SAMPLE are numbers, not $SEED and $SAMPLE"
+
+"$ROOT/scripts/need.sh" check
+lock mutants
+WORK=$CACHE/mutants
+TREE=$WORK/tree
+
+if [ "$("$BIN/cargo-mutants" --version 2>/dev/null)" != "cargo-mutants $CARGO_MUTANTS" ]; then
+  CARGO_TARGET_DIR="$CACHE/src/cargo-mutants" CARGO_PROFILE_DEV_DEBUG=0 \
+    cargo install --quiet --locked --debug --root "$CACHE" --version "$CARGO_MUTANTS" cargo-mutants
+  rm -rf "$CACHE/src/cargo-mutants"
+fi
+
+# Always the same path, and files with their own times: what was compiled stays valid.
+rm -rf "$TREE" "$WORK/out"
+mkdir -p "$TREE" "$WORK/out"
+cd "$ROOT"
+git ls-files -z --cached --others --exclude-standard |
+  tar --create --null --no-recursion --ignore-failed-read --files-from=- | tar --extract --directory="$TREE"
+cd "$TREE"
+export CARGO_TARGET_DIR=$WORK/target
+
+mutants() { "$BIN/cargo-mutants" mutants --colors=never "$@"; }
+
+# choose NUMBER : that many of the lines, by the seed.
+choose() {
+  awk -v seed="$SEED" 'BEGIN { srand(seed) } { printf "%.9f\t%s\n", rand(), $0 }' | LC_ALL=C sort |
+    awk -v number="$1" 'NR <= number' | cut -f2-
+}
+
+# judge NAME OPTION… [-- ARGUMENT…] : makes the changes of $WORK/NAME.list.
+judge() {
+  local name=$1 code=0 only
+  shift
+  [ -s "$WORK/$name.list" ] || return 0
+  # shellcheck disable=SC2016 # regular expressions
+  mapfile -t only < <(sed 's/[][\\.*^$(){}?+|]/\\&/g; s/.*/--re=^&$/' "$WORK/$name.list")
+  mutants --in-place --no-shuffle --output "$WORK/out/$name" "${only[@]}" "$@" || code=$?
+  # 2: some were not noticed; 3: some ran into the time limit.
+  case $code in 0 | 2 | 3) ;; *) die "cargo-mutants ended with $code, see $WORK/out/$name" ;; esac
+}
+
+# hermetic MODULE : the files of tests/hermetic that run it.
+hermetic() {
+  case $1 in
+    agent | schedule | latency) say 'agent reload itself overload' ;;
+    status) say 'itself' ;;
+    delivery | state) say 'delivery otlp proxies receivers' ;;
+    telemetry) say 'otlp metrics names agent' ;;
+    net | follow | blocking) say 'resolvers certificates tls_faults streams following survival' ;;
+    probe | clock) say 'protocol scenarios failures auth attribution inspection limits ways' ;;
+    config | plan) say 'configuration command_line usage reload' ;;
+    secret) say 'secret_files secrets' ;;
+    terminal) say 'on_a_terminal verbose usage demo messages' ;;
+    demo) say 'demo' ;;
+    canary | synthetic_mail) say 'canary mail_content messages' ;;
+    *) say 'command_line usage on_a_terminal verbose canary demo' ;;
+  esac
+}
+
+say "seed $SEED, $SAMPLE places in crates and $(((SAMPLE * 2 + 4) / 5)) in the root package"
+crates=(--package imaptrace-imap --package imaptrace-record)
+mutants --list "${crates[@]}" | choose "$SAMPLE" >"$WORK/crates.list"
+mutants --list --package imaptrace | choose $(((SAMPLE * 2 + 4) / 5)) >"$WORK/root.list"
+judge crates "${crates[@]}"
+judge root --package imaptrace --cargo-arg=--lib
+
+# Unit tests did not notice these: the hermetic tests of each module try them again.
+missed() { cat "$WORK/out/$1/mutants.out/missed.txt" 2>/dev/null || true; }
+module() { sed -E 's,^src/([a-z_]+).*,\1,'; }
+mapfile -t modules < <(missed root | module | sort -u)
+for module in "${modules[@]}"; do
+  missed root | grep -E "^src/${module}[/.]" >"$WORK/$module.list"
+  read -ra files <<<"$(hermetic "$module")"
+  judge "$module" --package imaptrace --baseline=skip --timeout=600 --cargo-arg=--test --cargo-arg=hermetic \
+    -- -- "${files[@]/%/::}"
+done
+
+# count WORD… : lines of the results of both parts.
+count() {
+  local word
+  for word; do cat "$WORK"/out/{crates,root}/mutants.out/"$word".txt 2>/dev/null || true; done | wc -l
+}
+survivors=$(for name in crates "${modules[@]}"; do missed "$name"; done)
+judged=$(count caught missed timeout)
+survived=$(grep -c . <<<"$survivors" || true)
+say "" "not noticed:" "$survivors" ""
+say "seed $SEED: $((judged - survived)) of $judged changes were noticed; $(count unviable) more do not compile"
