@@ -9,7 +9,7 @@ use std::{
 };
 
 use imaptrace_imap::Secret;
-use imaptrace_record::Run;
+use imaptrace_record::{Run, SkipReason};
 use tracing::{debug, error, warn};
 
 use super::{
@@ -25,8 +25,8 @@ use crate::{
     net::Family,
     plan::{Per, Target},
     probe::{Cancel, Job, Prober, inspect, lacks_certificate},
-    schedule::{Lost, Runner, Skip},
-    telemetry::{Metrics, names::SkipReason},
+    schedule::{Lost, Runner},
+    telemetry::Metrics,
 };
 
 /// Finds the maintenance window, by name, that a target is in at a time.
@@ -77,7 +77,7 @@ impl RunContext {
         for (number, family) in families(target).iter().enumerate() {
             if *self.cancel.borrow() {
                 if number == 0 {
-                    self.skipped(work, Skip::Limit, 1);
+                    self.skipped(work, SkipReason::Limit, 1);
                 }
                 break;
             }
@@ -105,7 +105,7 @@ impl RunContext {
             _ = stopping.wait_for(|stop| *stop) => {
                 // Each planned start is a run or is counted as skipped.
                 if start_lag.is_some() {
-                    self.skipped(work, Skip::Limit, 1);
+                    self.skipped(work, SkipReason::Limit, 1);
                 }
                 return None;
             }
@@ -138,15 +138,9 @@ impl RunContext {
     }
 
     /// Counts and logs planned starts that did not happen.
-    fn skipped(&self, work: &AccountWork, why: Skip, count: u64) {
+    fn skipped(&self, work: &AccountWork, reason: SkipReason, count: u64) {
         let (target, account) = (work.target.target(), work.alias());
-        let reason = match why {
-            Skip::Running => SkipReason::Running,
-            Skip::Limit => SkipReason::Limit,
-            Skip::Window => SkipReason::Window,
-            Skip::Overload => SkipReason::Overload,
-        };
-        if why == Skip::Window {
+        if reason == SkipReason::Window {
             debug!(
                 target = target.name,
                 account,
@@ -219,8 +213,8 @@ impl Runner for AgentRunner {
         self.0.window(work.target.target()).is_some()
     }
 
-    fn skipped(&self, work: &AccountWork, why: Skip, count: u64) {
-        self.0.skipped(work, why, count);
+    fn skipped(&self, work: &AccountWork, reason: SkipReason, count: u64) {
+        self.0.skipped(work, reason, count);
     }
 
     fn lost(&self, work: &AccountWork, how: Lost) {

@@ -31,7 +31,7 @@ use tokio::{
 
 use self::scheduler::{Request, Scheduler};
 pub use self::{
-    runner::{Lost, Runner, Skip},
+    runner::{Lost, Runner},
     scheduler::SchedulerHeartbeat,
     slot::Slot,
 };

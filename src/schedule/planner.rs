@@ -11,10 +11,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use imaptrace_record::SkipReason;
+
 use super::{
     grid::{self, Grid},
     rate_limiter::RateLimiter,
-    runner::Skip,
     slot::Slot,
 };
 use crate::{clock, plan::RunLimits};
@@ -25,7 +26,7 @@ pub(super) enum Action<T> {
     /// Start a run, with its number.
     Start { run: u64, work: Arc<T>, lag: Duration },
     /// Report planned starts that do not happen.
-    Skip { work: Arc<T>, why: Skip, count: u64 },
+    Skip { work: Arc<T>, reason: SkipReason, count: u64 },
     /// Give up a run that takes too long. Its place is free already.
     GiveUp { run: u64, work: Arc<T> },
 }
@@ -301,16 +302,16 @@ impl<T> Planner<T> {
         let planned = entry.next + grid::times(interval, missed);
         entry.next = planned + interval;
         self.timers.insert((entry.next, Timer::Due(id)));
-        let mut skip = |why, count| actions.push(Action::Skip { work: entry.slot.work.clone(), why, count });
+        let mut skip = |reason, count| actions.push(Action::Skip { work: entry.slot.work.clone(), reason, count });
         if entry.run.is_some() {
-            skip(Skip::Running, missed + 1);
+            skip(SkipReason::Running, missed + 1);
             return;
         }
         if missed > 0 {
-            skip(Skip::Overload, missed);
+            skip(SkipReason::Overload, missed);
         }
         if in_maintenance(&entry.slot.work) {
-            skip(Skip::Window, 1);
+            skip(SkipReason::Window, 1);
             return;
         }
         let until = planned + self.limits.wait.min(interval / 2);
@@ -416,7 +417,7 @@ impl<T> Planner<T> {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         let Some(waiting) = entry.waiting.take() else { return };
         self.expiries.remove(&(waiting.until, id));
-        actions.push(Action::Skip { work: entry.slot.work.clone(), why: Skip::Limit, count: 1 });
+        actions.push(Action::Skip { work: entry.slot.work.clone(), reason: SkipReason::Limit, count: 1 });
         let server = entry.slot.server.clone();
         self.leave(id, &server);
     }

@@ -2,18 +2,7 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-/// Why a start was skipped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Skip {
-    /// The slot's last run was still in flight.
-    Running,
-    /// The limit on runs in flight or on logins left no room for it in time.
-    Limit,
-    /// It is in a maintenance window.
-    Window,
-    /// This process did not get to run in time.
-    Overload,
-}
+use imaptrace_record::SkipReason;
 
 /// How a run got lost by a fault of its own code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +25,7 @@ pub trait Runner: Send + Sync + 'static {
     fn is_in_maintenance(&self, work: &Self::Work) -> bool;
 
     /// Reports planned starts that did not happen.
-    fn skipped(&self, work: &Self::Work, why: Skip, count: u64);
+    fn skipped(&self, work: &Self::Work, reason: SkipReason, count: u64);
 
     /// Reports a run that did not end by itself.
     fn lost(&self, work: &Self::Work, how: Lost);

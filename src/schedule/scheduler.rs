@@ -160,7 +160,7 @@ impl<R: Runner> Scheduler<R> {
                     });
                     self.tasks.0.insert(run, (task.abort_handle(), work));
                 }
-                Action::Skip { work, why, count } => self.runner.skipped(&work, why, count),
+                Action::Skip { work, reason, count } => self.runner.skipped(&work, reason, count),
                 Action::GiveUp { run, work } => {
                     if let Some((task, _)) = self.tasks.0.get(&run) {
                         task.abort();

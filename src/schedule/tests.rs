@@ -10,6 +10,7 @@ use std::{
     time::Instant,
 };
 
+use imaptrace_record::SkipReason;
 use tokio::time::sleep;
 
 use super::*;
@@ -21,7 +22,7 @@ struct Seen {
     panics: bool,
     in_maintenance: AtomicBool,
     starts: Mutex<Vec<(Instant, Duration)>>,
-    skips: Mutex<Vec<(Skip, u64)>>,
+    skips: Mutex<Vec<(SkipReason, u64)>>,
     lost: Mutex<Vec<Lost>>,
     running: AtomicUsize,
     overlapped: AtomicBool,
@@ -64,8 +65,8 @@ impl Runner for TestRunner {
         work.in_maintenance.load(Ordering::Relaxed)
     }
 
-    fn skipped(&self, work: &Seen, why: Skip, count: u64) {
-        work.skips.lock().unwrap().push((why, count));
+    fn skipped(&self, work: &Seen, reason: SkipReason, count: u64) {
+        work.skips.lock().unwrap().push((reason, count));
     }
 
     fn lost(&self, work: &Seen, how: Lost) {
@@ -87,8 +88,8 @@ impl Seen {
         self.starts.lock().unwrap().iter().map(|(at, lag)| at.checked_sub(*lag).unwrap()).collect()
     }
 
-    fn skips(&self, why: Skip) -> u64 {
-        self.skips.lock().unwrap().iter().filter(|(known, _)| *known == why).map(|(_, count)| count).sum()
+    fn skips(&self, reason: SkipReason) -> u64 {
+        self.skips.lock().unwrap().iter().filter(|(known, _)| *known == reason).map(|(_, count)| count).sum()
     }
 }
 
@@ -143,7 +144,7 @@ async fn starts_stand_on_a_grid_whatever_a_run_takes() {
 async fn a_run_that_hangs_over_its_interval_skips_starts_which_are_reported() {
     let seen = Seen::taking(25 * SECOND);
     minute(vec![slot("a", "s", 10 * SECOND, &seen)], free()).await;
-    assert_eq!((seen.starts(), seen.skips(Skip::Running)), (2, 4));
+    assert_eq!((seen.starts(), seen.skips(SkipReason::Running)), (2, 4));
     assert!(!seen.overlapped.load(Ordering::Relaxed));
 }
 
@@ -174,7 +175,7 @@ async fn a_run_that_takes_too_long_is_given_up_and_the_slot_goes_on() {
     let seen = Seen::taking(3600 * SECOND);
     let stuck = Slot { max_run_time: 5 * SECOND, ..slot("a", "s", 10 * SECOND, &seen) };
     minute(vec![stuck], RunLimits { in_flight: 1, ..free() }).await;
-    assert_eq!((seen.starts(), seen.skips(Skip::Running)), (6, 0));
+    assert_eq!((seen.starts(), seen.skips(SkipReason::Running)), (6, 0));
     assert!(seen.lost.lock().unwrap().iter().all(|how| *how == Lost::Overran));
 }
 
@@ -185,7 +186,7 @@ async fn no_more_runs_than_allowed_are_under_way_and_the_others_are_skipped() {
     let runner = minute(slots.collect(), RunLimits { in_flight: 2, ..free() }).await;
     assert_eq!(runner.most.load(Ordering::Relaxed), 2);
     let (starts, skips): (Vec<_>, Vec<_>) =
-        all.iter().map(|seen| (seen.starts(), seen.skips(Skip::Limit))).collect::<Vec<_>>().into_iter().unzip();
+        all.iter().map(|seen| (seen.starts(), seen.skips(SkipReason::Limit))).collect::<Vec<_>>().into_iter().unzip();
     assert_eq!(starts.iter().sum::<usize>() as u64 + skips.iter().sum::<u64>(), 10, "{starts:?} {skips:?}");
     assert!(skips.iter().sum::<u64>() >= 5);
 }
@@ -219,7 +220,7 @@ async fn a_dead_server_takes_no_place_from_the_others_and_delays_none() {
         assert_eq!(seen.starts(), 2);
         assert!(seen.starts.lock().unwrap().iter().all(|(_, lag)| *lag < TICK));
     }
-    assert!(dead.iter().map(|seen| seen.skips(Skip::Limit)).sum::<u64>() >= 80);
+    assert!(dead.iter().map(|seen| seen.skips(SkipReason::Limit)).sum::<u64>() >= 80);
 }
 
 #[tokio::test(start_paused = true)]
@@ -233,7 +234,7 @@ async fn logins_stand_at_an_even_distance_and_what_cannot_wait_so_long_is_skippe
     at.sort();
     assert!(at.windows(2).all(|pair| pair[1] - pair[0] >= SECOND / 4));
     assert!(at.len() > 200, "{}", at.len());
-    let skipped: u64 = all.iter().map(|seen| seen.skips(Skip::Limit)).sum();
+    let skipped: u64 = all.iter().map(|seen| seen.skips(SkipReason::Limit)).sum();
     assert_eq!(at.len() as u64 + skipped, 600);
 }
 
@@ -245,7 +246,7 @@ async fn nothing_starts_in_a_maintenance_window_and_it_is_reported() {
     sleep(20 * SECOND).await;
     seen.in_maintenance.store(true, Ordering::Relaxed);
     sleep(30 * SECOND).await;
-    assert_eq!((seen.starts(), seen.skips(Skip::Window)), (2, 3));
+    assert_eq!((seen.starts(), seen.skips(SkipReason::Window)), (2, 3));
     seen.in_maintenance.store(false, Ordering::Relaxed);
     sleep(10 * SECOND).await;
     assert_eq!(seen.starts(), 3);
@@ -260,7 +261,7 @@ async fn a_process_that_does_not_get_to_run_counts_what_it_missed() {
     // No task is polled meanwhile.
     tokio::time::advance(60 * SECOND).await;
     sleep(SECOND / 100).await;
-    assert_eq!((seen.starts(), seen.skips(Skip::Overload)), (3, 5));
+    assert_eq!((seen.starts(), seen.skips(SkipReason::Overload)), (3, 5));
     let planned = seen.planned();
     assert_eq!(planned[2] - planned[1], 60 * SECOND, "it stays on its grid");
 }
@@ -311,7 +312,7 @@ async fn a_slot_that_changed_does_not_start_beside_its_old_run() {
     schedule.apply(vec![slot("a", "s", 10 * SECOND, &new)], free());
     sleep(59 * SECOND).await;
     assert_eq!((old.starts(), runner.most.load(Ordering::Relaxed)), (1, 1));
-    assert!(new.skips(Skip::Running) >= 2, "{:?}", new.skips);
+    assert!(new.skips(SkipReason::Running) >= 2, "{:?}", new.skips);
     assert!(new.starts() >= 3);
 }
 

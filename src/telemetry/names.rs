@@ -238,31 +238,6 @@ pub const BUCKETS: &[f64] =
 /// What a command's time divides into: [`TIMING_PART`] on [`TIMING_DURATION`].
 pub const PARTS: [&str; 3] = ["server", "network", "transfer"];
 
-/// Why a run was skipped: [`REASON`] on [`PROBE_SKIPPED`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SkipReason {
-    /// The run before was still under way.
-    Running,
-    /// A limit on runs in flight or logins per second.
-    Limit,
-    /// Outside the window, or inside a maintenance window.
-    Window,
-    /// The agent had no room left.
-    Overload,
-}
-
-impl SkipReason {
-    /// The value of the attribute.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Running => "running",
-            Self::Limit => "limit",
-            Self::Window => "window",
-            Self::Overload => "overload",
-        }
-    }
-}
-
 /// Why a run's trace was given up: [`REASON`] on [`DELIVERY_DROPPED`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DropReason {

@@ -9,7 +9,7 @@ use imaptrace::{
     delivery::{Delivery, DeliverySettings, Dropped, Header, Protocol, Report, Signal},
     telemetry::{MetricsSettings, ResourceSettings, names},
 };
-use imaptrace_record::{Run, RunOutcome, SpanId, TraceId};
+use imaptrace_record::{Run, RunOutcome, SkipReason, SpanId, TraceId};
 use opentelemetry_proto::tonic::{
     common::v1::any_value::Value as Any,
     metrics::v1::{Metric, metric::Data, number_data_point::Value},
@@ -428,7 +428,7 @@ fn metrics_arrive_with_their_names_buckets_and_attributes_and_a_void_run_leaves_
         let metrics = delivery.metrics();
         metrics.record(&passed_run());
         metrics.record(&Run { outcome: RunOutcome::Void, ..passed_run() });
-        metrics.skipped(1, names::SkipReason::Limit, "mail01", "default", "first-load", &BTreeMap::new());
+        metrics.skipped(1, SkipReason::Limit, "mail01", "default", "first-load", &BTreeMap::new());
         assert_eq!(block_on(delivery.shutdown(LONG)), delivered(0), "{protocol:?}");
 
         let all = receiver.look(Inbox::metrics);

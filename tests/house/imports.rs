@@ -22,7 +22,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("plan", &["secret"]),
     ("config", &["plan", "secret", "clock"]),
     ("net", &["plan", "secret", "clock", "follow"]),
-    ("schedule", &["plan", "clock"]),
+    ("schedule", &["plan", "record", "clock"]),
     ("probe", &["plan", "net", "imap", "record", "secret", "clock"]),
     ("latency", &["record"]),
     ("telemetry", &["record"]),

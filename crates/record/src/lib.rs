@@ -29,7 +29,7 @@ pub use conversation::{ConversationLine, LineOrigin};
 pub use failure::{Blame, ErrorType};
 pub use ids::{IdError, SpanId, TraceId};
 pub use names::{AddressFamily, JourneyName, JourneyNameError, SetupStep, StepName};
-pub use outcome::{RunOutcome, StepOutcome};
+pub use outcome::{RunOutcome, SkipReason, StepOutcome};
 pub use run::{Note, NoteLevel, Run, SCHEMA, Security, Server};
 pub use step::{
     ChainCertificate, ClockSource, CloseNotify, CommandState, ConnectAttempt, ConnectFacts, EventName, ResolveFacts,

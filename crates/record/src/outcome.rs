@@ -1,4 +1,4 @@
-//! How a run and a step ended (docs/record.md).
+//! How a run and a step ended, and why a planned run did not start (docs/record.md).
 
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +24,34 @@ pub enum StepOutcome {
     Failed,
     /// It was not needed, or its turn never came in a state to speak. It has no span.
     Skipped,
+}
+
+/// Why a planned run did not start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SkipReason {
+    /// The account's last run was still in flight.
+    Running,
+    /// The limit on runs in flight or on logins left no room for it in time.
+    Limit,
+    /// It is in a maintenance window.
+    Window,
+    /// The process did not get to run in time.
+    Overload,
+}
+
+impl SkipReason {
+    /// All reasons.
+    pub const ALL: [Self; 4] = [Self::Running, Self::Limit, Self::Window, Self::Overload];
+
+    /// The word in telemetry and text.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Limit => "limit",
+            Self::Window => "window",
+            Self::Overload => "overload",
+        }
+    }
 }
 
 impl RunOutcome {

@@ -37,7 +37,7 @@ use opentelemetry_sdk::{
 };
 
 pub use self::{partitioned_series::Subject, settings::MetricsSettings};
-use imaptrace_record::{AddressFamily, Run, Seconds};
+use imaptrace_record::{AddressFamily, Run, Seconds, SkipReason};
 
 use self::{
     partition::{
@@ -48,7 +48,7 @@ use self::{
 };
 use super::{
     logs,
-    names::{self, DropReason, SkipReason},
+    names::{self, DropReason},
 };
 
 /// All series. Cheap to clone; all clones record into the same ones.

@@ -6,10 +6,10 @@
 use std::sync::Arc;
 
 use imaptrace_imap::{CommandName, Condition};
-use imaptrace_record::{ErrorType, Run, RunOutcome, SetupStep, Step, StepName, StepOutcome};
+use imaptrace_record::{ErrorType, Run, RunOutcome, SetupStep, SkipReason, Step, StepName, StepOutcome};
 use opentelemetry::KeyValue;
 
-use crate::telemetry::names::{self, Metric, SkipReason};
+use crate::telemetry::names::{self, Metric};
 
 /// The metrics of runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,7 +99,6 @@ pub(super) struct SeriesKey {
 const NONE: u8 = u8::MAX;
 
 const DIRECTIONS: &[&str] = &["transmit", "receive"];
-const REASONS: [SkipReason; 4] = [SkipReason::Running, SkipReason::Limit, SkipReason::Window, SkipReason::Overload];
 
 impl SeriesKey {
     fn of(what: RunMetric) -> Self {
@@ -108,7 +107,7 @@ impl SeriesKey {
 
     /// A run that was due and not started.
     pub(super) fn skipped(reason: SkipReason) -> Self {
-        let name = REASONS.iter().position(|known| *known == reason).map_or(NONE, small);
+        let name = SkipReason::ALL.iter().position(|known| *known == reason).map_or(NONE, small);
         Self { name, ..Self::of(RunMetric::Skipped) }
     }
 
@@ -121,7 +120,7 @@ impl SeriesKey {
             insert(match self.what {
                 RunMetric::Setup => listed(names::IMAP_SETUP_PHASE, SetupStep::ALL, SetupStep::as_str, self.name),
                 RunMetric::Skipped => {
-                    let reason = REASONS.get(usize::from(self.name)).map_or(names::OTHER, |reason| reason.as_str());
+                    let reason = SkipReason::ALL.get(usize::from(self.name)).map_or(names::OTHER, |reason| reason.as_str());
                     KeyValue::new(names::REASON, reason)
                 }
                 _ => listed(names::IMAP_COMMAND_NAME, CommandName::ALL, CommandName::as_str, self.name),
