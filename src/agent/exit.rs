@@ -37,7 +37,7 @@ pub fn exit(code: u8, last: impl FnOnce() + Send + 'static) -> ! {
     };
     if thread::Builder::new().name("exit".to_owned()).spawn(last).is_ok() {
         // Returns when the thread has ended and dropped its sender, or after the timeout.
-        is_done.recv_timeout(LAST).ok();
+        let _ = is_done.recv_timeout(LAST);
     }
     end_now(code)
 }

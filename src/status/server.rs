@@ -122,7 +122,7 @@ impl Drop for StatusServer {
     fn drop(&mut self) {
         drop(self.stop.take());
         // The thread ends at once; a panic of it has been reported.
-        self.thread.take().map(JoinHandle::join).transpose().ok();
+        let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
