@@ -120,7 +120,8 @@ impl SeriesKey {
             insert(match self.what {
                 RunMetric::Setup => listed(names::IMAP_SETUP_PHASE, SetupStep::ALL, SetupStep::as_str, self.name),
                 RunMetric::Skipped => {
-                    let reason = SkipReason::ALL.get(usize::from(self.name)).map_or(names::OTHER, |reason| reason.as_str());
+                    let reason =
+                        SkipReason::ALL.get(usize::from(self.name)).map_or(names::OTHER, |reason| reason.as_str());
                     KeyValue::new(names::REASON, reason)
                 }
                 _ => listed(names::IMAP_COMMAND_NAME, CommandName::ALL, CommandName::as_str, self.name),
