@@ -23,6 +23,8 @@ fi
 step cargo fmt --all --check
 step cargo clippy --locked --workspace --all-targets -- -D warnings
 step env RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
+# What depends on no crate of ours can be built from its package alone.
+step cargo package --quiet --locked -p imaptrace-imap --allow-dirty
 # The fuzz targets are packages of their own, with lock files that a change of the dependencies leaves behind. Nothing is linked,
 # so the path of libFuzzer leads nowhere, and its C++ is not compiled.
 for package in fuzz crates/imap/fuzz; do
