@@ -3,11 +3,11 @@
 use std::io;
 
 use imaptrace_imap::{CommandName, Condition, ProtocolViolation, ResponseCode, Syntax};
-use imaptrace_record::{ErrorType, TlsFault, not_now};
+use imaptrace_record::{CloseNotify, ErrorType, TlsFault, not_now};
 
-use super::driver::StatusResponse;
+use super::exchange::{Fault, StatusResponse};
 use crate::{
-    clock::OwnDelay,
+    clock::{self, OwnDelay},
     net::{ConnectCause, RefusedCertificate, ResolveCause, TlsCause, TlsFailure, Trouble, trouble},
     secret::SecretError,
 };
@@ -168,6 +168,27 @@ pub(super) fn of_io(error: &io::Error, tls: Option<&TlsFailure>) -> ErrorType {
         },
         (None, None) if error.kind() == io::ErrorKind::UnexpectedEof => ErrorType::Eof,
         (Some(Trouble::Line), _) | (None, None) => ErrorType::Reset,
+    }
+}
+
+/// The fault that an error of the connection is.
+pub(super) fn fault_of_io(error: &io::Error) -> Fault {
+    let tls = TlsFailure::of_session(error);
+    let class = of_io(error, tls.as_ref());
+    let fault = Fault::new(class, clock::now());
+    if matches!(class, ErrorType::Reset | ErrorType::Eof) {
+        // Without the alert that announces an end: with it, the stream just ends.
+        let close_notify = tls.filter(|_| class == ErrorType::Eof).map(|_| CloseNotify::False);
+        return Fault { close_notify, ..fault };
+    }
+    let (tls, text) = match tls {
+        Some(failure) => (tls_fault(&failure), failure.text),
+        None => (None, error.to_string()),
+    };
+    Fault {
+        tls,
+        said: Some(StatusResponse { condition: Condition::Bad, code: None, text: text.into_bytes() }),
+        ..fault
     }
 }
 

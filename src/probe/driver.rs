@@ -17,9 +17,9 @@ use imaptrace_imap::{Command, CommandName, Condition, Limits, OffendingLine, Res
 use imaptrace_record::ErrorType;
 
 use super::{
-    Cancel, classify,
-    exchange::{SessionEvent, broken, is_end},
-    lateness::Awaited,
+    classify,
+    exchange::{Awaited, SessionEvent, is_end},
+    job::Cancel,
     split::Pace,
     transcript::Transcript,
     wait::{Waited, Watch},
@@ -345,7 +345,7 @@ impl Driver {
             }
             Waited::Cancelled => Err(Fault::new(ErrorType::Cancelled, clock::now())),
             Waited::Done(Err(error)) => {
-                let fault = broken(&error);
+                let fault = classify::fault_of_io(&error);
                 // What is wrong here, the server knows nothing of, and may be silent for long.
                 if fault.class != ErrorType::Reset {
                     return Err(fault);
@@ -454,7 +454,7 @@ impl Driver {
         match read {
             Waited::TimeUp => Err(self.time_up(deadline, timeout, awaited)),
             Waited::Cancelled => Err(Fault::new(ErrorType::Cancelled, clock::now())),
-            Waited::Done(Err(error)) => Err(broken(&error)),
+            Waited::Done(Err(error)) => Err(classify::fault_of_io(&error)),
             Waited::Done(Ok(0)) => {
                 Err(Fault { close_notify: self.close_notify(), ..Fault::new(ErrorType::Eof, self.stamp) })
             }

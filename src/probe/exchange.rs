@@ -1,21 +1,14 @@
 //! What came of a command on the line: its stamps, its answer or why there was none, and what the kernel saw meanwhile.
 //!
-//! Types, and the fault that an error of the line is. Filled in by `driver` and `sasl`; read by the steps of a journey.
+//! Types only. Filled in by `driver` and `sasl`; read by the steps of a journey.
 
-use std::{
-    io,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use imaptrace_imap::{Condition, Event, ResponseCode, SessionProgress, StatusLine};
-use imaptrace_record::{CloseNotify, ErrorType, TlsFault};
+use imaptrace_record::{CloseNotify, ErrorType, Step, TlsFault};
 use zeroize::Zeroizing;
 
-use super::classify;
-use crate::{
-    clock,
-    net::{TlsFailure, Traffic},
-};
+use crate::net::{TlsFailure, Traffic};
 
 /// A status response, owned.
 #[derive(Debug)]
@@ -66,6 +59,19 @@ pub(super) struct Exchange {
     pub(super) result: Result<StatusResponse, Fault>,
 }
 
+/// What a step waited for when its time was up.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Awaited {
+    /// The greeting, which is owed from the beginning.
+    Greeting,
+    /// An answer, which is owed once our first byte has left, or waits for room that the server does not give.
+    Answer,
+    /// Room for what we began to send at this moment.
+    Room(Instant),
+    /// Nothing: it was our turn.
+    Us,
+}
+
 /// What the kernel says of the connection since it was last asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct TcpInfoDelta {
@@ -106,6 +112,13 @@ pub(super) enum SessionEvent {
     Warning(StatusResponse),
     Bye(StatusResponse),
     Tagged(StatusResponse),
+}
+
+impl StatusResponse {
+    /// Notes condition and code on a step.
+    pub(super) fn note(&self, step: &mut Step) {
+        (step.status, step.code) = (Some(self.condition), self.code);
+    }
 }
 
 impl Fault {
@@ -159,25 +172,4 @@ pub(super) fn is_end(class: ErrorType) -> bool {
             | ErrorType::TimeoutCommand
             | ErrorType::TimeoutWrite
     )
-}
-
-/// What an error of the line means.
-pub(super) fn broken(error: &io::Error) -> Fault {
-    let tls = TlsFailure::of_session(error);
-    let class = classify::of_io(error, tls.as_ref());
-    let fault = Fault::new(class, clock::now());
-    if matches!(class, ErrorType::Reset | ErrorType::Eof) {
-        // Without the alert that announces an end: with it, the stream just ends.
-        let close_notify = tls.filter(|_| class == ErrorType::Eof).map(|_| CloseNotify::False);
-        return Fault { close_notify, ..fault };
-    }
-    let (tls, text) = match tls {
-        Some(failure) => (classify::tls_fault(&failure), failure.text),
-        None => (None, error.to_string()),
-    };
-    Fault {
-        tls,
-        said: Some(StatusResponse { condition: Condition::Bad, code: None, text: text.into_bytes() }),
-        ..fault
-    }
 }

@@ -14,14 +14,17 @@
 
 use std::time::Duration;
 
-use imaptrace_imap::{Command, Condition, ResponseCode, SessionProgress};
-use imaptrace_record::{ErrorType, Run, ServerText, Step, StepOutcome};
+use imaptrace_imap::{Command, Condition, ResponseCode};
+use imaptrace_record::{ErrorType, Run, Step};
 use tokio::time::sleep;
 
 use super::{
-    Cancel, Job, Prober, classify,
-    driver::{Driver, Exchange, StatusResponse},
-    journey::{Journey, MailboxTask, Stop},
+    conversation::{Conversation, Stop},
+    driver::Driver,
+    exchange::{Exchange, StatusResponse},
+    job::{Cancel, Job},
+    journey::{self, MailboxTask},
+    prober::Prober,
     wait::cancelled,
 };
 use crate::{clock, plan::Target};
@@ -137,7 +140,7 @@ impl Prober {
     /// Fills a mailbox. Ends soon after `cancel` says so, with what was stored by then.
     pub async fn fill(&self, job: Job<'_>, fill: Fill<'_>, cancel: Cancel) -> Filled {
         let mut filling = Filling { fill, end: FillEnd::Failed, found: 0, added: 0, bytes: 0, took: Duration::ZERO };
-        let run = Journey::new(self, job, cancel.clone()).run_session(&mut filling).await;
+        let run = journey::run_session(Conversation::new(self, job, cancel.clone()), &mut filling).await;
         let Filling { mut end, found, added, bytes, took, .. } = filling;
         // A command that was left because of the wish to stop is no fault.
         let no_fault = run.error_type.is_none_or(|class| class == ErrorType::Cancelled);
@@ -158,19 +161,19 @@ struct Filling<'a> {
 }
 
 impl MailboxTask for Filling<'_> {
-    async fn run(&mut self, journey: &mut Journey<'_>, driver: &mut Driver) -> Result<(), Stop> {
-        let Some(exists) = self.open(journey, driver).await? else {
+    async fn run(&mut self, conversation: &mut Conversation<'_>, driver: &mut Driver) -> Result<(), Stop> {
+        let Some(exists) = self.open(conversation, driver).await? else {
             self.end = FillEnd::Missing;
             return Ok(());
         };
-        let ours = if exists == 0 { 0 } else { search(journey, driver, self.fill.marker).await? };
+        let ours = if exists == 0 { 0 } else { search(conversation, driver, self.fill.marker).await? };
         // What is not ours is the rest.
         let Some(other) = exists.checked_sub(ours) else {
             self.end = FillEnd::Miscounted { counted: ours, exists };
             return Ok(());
         };
         if ours > 0 {
-            let absent = search(journey, driver, &format!("{}-Absent", self.fill.marker)).await?;
+            let absent = search(conversation, driver, &format!("{}-Absent", self.fill.marker)).await?;
             if absent > 0 {
                 self.end = FillEnd::Indiscriminate { absent };
                 return Ok(());
@@ -188,16 +191,16 @@ impl MailboxTask for Filling<'_> {
         }
         self.fill.source.begin(next - 1);
         // From here on the wish to stop waits for the message under way: half a literal cannot be followed by LOGOUT.
-        let mut stop = journey.cancel.clone();
+        let mut stop = conversation.cancel.clone();
         driver.ignore_cancel();
         let start = clock::now();
-        let appended = self.append_all(journey, driver, next, &mut stop).await;
+        let appended = self.append_all(conversation, driver, next, &mut stop).await;
         self.took = clock::now() - start;
         if !appended? {
             self.end = FillEnd::Stopped;
             return Ok(());
         }
-        let count = unless_stopped(&mut stop, self.count(journey, driver)).await;
+        let count = unless_stopped(&mut stop, self.count(conversation, driver)).await;
         let (counted, exists) = count.unwrap_or(Err(Stop::Close))?;
         self.end = if counted > exists {
             FillEnd::Miscounted { counted, exists }
@@ -212,46 +215,40 @@ impl MailboxTask for Filling<'_> {
 
 impl Filling<'_> {
     /// Opens the mailbox to look into it, and makes it if need be. Returns how many messages it holds, if it is there.
-    async fn open(&self, journey: &mut Journey<'_>, driver: &mut Driver) -> Result<Option<u64>, Stop> {
-        let target = journey.target;
+    async fn open(&self, conversation: &mut Conversation<'_>, driver: &mut Driver) -> Result<Option<u64>, Stop> {
+        let target = conversation.target;
         let mailbox = target.journey.mailbox.as_str();
         let examine = Command::Select { mailbox, read_only: true };
-        let (mut step, exchange) = journey.perform(driver, &examine).await?;
+        let (mut step, exchange) = conversation.perform(driver, &examine).await?;
         let said = match &exchange.result {
-            Err(fault) => return Err(journey.fault(step, fault)),
-            Ok(said) if said.condition == Condition::Ok => {
-                return size(journey, step, &exchange.progress).map(Some);
-            }
-            Ok(said) => said,
+            Ok(said) if said.condition != Condition::Ok => said,
+            Ok(_) | Err(_) => return size(conversation, (step, exchange)).map(Some),
         };
-        step.text = Some(journey.redactor.text(&said.text, ServerText::STATUS));
+        let class = conversation.refused(&mut step, said);
         // Many servers say no more than NO of a mailbox that is not there.
         let missing = matches!(said.code, None | Some(ResponseCode::NonExistent | ResponseCode::TryCreate));
-        let class = classify::of_refusal(Some(examine.name()), said);
         if !missing || class != ErrorType::No {
-            journey.fail(step, class);
+            conversation.fail(step, class);
             return Err(Stop::Logout);
         }
-        step.outcome = StepOutcome::Failed;
-        step.error_type = Some(class);
-        journey.recorder.push(step);
+        conversation.tolerate(step, class);
         if !self.fill.create {
             return Ok(None);
         }
-        journey.command(driver, &Command::Create { mailbox }).await?;
-        examine_again(journey, driver).await.map(Some)
+        conversation.command(driver, &Command::Create { mailbox }).await?;
+        examine_again(conversation, driver).await.map(Some)
     }
 
     /// What the server counts when it looks anew: ours, and all.
-    async fn count(&self, journey: &mut Journey<'_>, driver: &mut Driver) -> Result<(u64, u64), Stop> {
-        let exists = examine_again(journey, driver).await?;
-        Ok((search(journey, driver, self.fill.marker).await?, exists))
+    async fn count(&self, conversation: &mut Conversation<'_>, driver: &mut Driver) -> Result<(u64, u64), Stop> {
+        let exists = examine_again(conversation, driver).await?;
+        Ok((search(conversation, driver, self.fill.marker).await?, exists))
     }
 
     /// Adds the messages from `next` on. False when the operator had enough before the last one.
     async fn append_all(
         &mut self,
-        journey: &mut Journey<'_>,
+        conversation: &mut Conversation<'_>,
         driver: &mut Driver,
         next: u32,
         stop: &mut Cancel,
@@ -261,7 +258,7 @@ impl Filling<'_> {
                 return Ok(false);
             }
             let letter = self.fill.source.letter(number);
-            let appended = unless_stopped(stop, append(journey, driver, &letter, self.added == 0)).await;
+            let appended = unless_stopped(stop, append(conversation, driver, &letter, self.added == 0)).await;
             appended.unwrap_or(Err(Stop::Close))?;
             self.added += 1;
             self.bytes += letter.bytes.len() as u64;
@@ -272,85 +269,58 @@ impl Filling<'_> {
 }
 
 /// Opens the mailbox, which is there. Returns how many messages it holds.
-async fn examine_again(journey: &mut Journey<'_>, driver: &mut Driver) -> Result<u64, Stop> {
-    let target = journey.target;
+async fn examine_again(conversation: &mut Conversation<'_>, driver: &mut Driver) -> Result<u64, Stop> {
+    let target = conversation.target;
     let examine = Command::Select { mailbox: target.journey.mailbox.as_str(), read_only: true };
-    let (step, progress) = converse(journey, driver, &examine, target.deadlines.command).await?;
-    size(journey, step, &progress)
+    let exchanged = within(conversation, driver, &examine, target.deadlines.command).await?;
+    size(conversation, exchanged)
 }
 
-/// How many messages an EXAMINE that was OK told of. It must tell (RFC 9051 §6.3.3): silence is not an empty mailbox.
-fn size(journey: &mut Journey<'_>, step: Step, progress: &SessionProgress) -> Result<u64, Stop> {
-    journey.recorder.push(step);
-    progress.exists.map(u64::from).ok_or_else(|| journey.without_exists())
+/// How many messages an EXAMINE counted that was OK. It must count them (RFC 9051 §6.3.3): silence is not an empty mailbox.
+fn size(conversation: &mut Conversation<'_>, (step, exchange): (Step, Exchange)) -> Result<u64, Stop> {
+    let outcome = conversation.conclude(step, exchange)?;
+    outcome.progress.exists.map(u64::from).ok_or_else(|| journey::without_exists(conversation))
 }
 
 /// How many messages have such a header field.
-async fn search(journey: &mut Journey<'_>, driver: &mut Driver, field: &str) -> Result<u64, Stop> {
-    let (step, progress) = converse(journey, driver, &Command::SearchHeader { field }, SEARCH).await?;
-    journey.recorder.push(step);
-    Ok(progress.found.unwrap_or_default())
+async fn search(conversation: &mut Conversation<'_>, driver: &mut Driver, field: &str) -> Result<u64, Stop> {
+    let (step, exchange) = within(conversation, driver, &Command::SearchHeader { field }, SEARCH).await?;
+    Ok(conversation.conclude(step, exchange)?.progress.found.unwrap_or_default())
 }
 
 /// Adds one message. Its step is kept only when it fails: there may be a hundred thousand.
-async fn append(journey: &mut Journey<'_>, driver: &mut Driver, letter: &Letter, first: bool) -> Result<(), Stop> {
-    let target = journey.target;
+async fn append(
+    conversation: &mut Conversation<'_>,
+    driver: &mut Driver,
+    letter: &Letter,
+    first: bool,
+) -> Result<(), Stop> {
+    let target = conversation.target;
     let mailbox = target.journey.mailbox.as_str();
     let command = Command::Append { mailbox, seen: letter.seen, date: &letter.date, message: &letter.bytes };
-    let (mut step, exchange) = attempt(journey, driver, &command, MESSAGE).await?;
+    let (step, exchange) = within(conversation, driver, &command, MESSAGE).await?;
     match exchange.result {
-        // Perhaps because the mailbox is open to be looked at alone, perhaps not: the second answer counts.
+        // Perhaps because the mailbox is open read-only, perhaps not: the second answer counts.
         Ok(StatusResponse { condition: Condition::No, code: None, .. }) if first => {
-            step.outcome = StepOutcome::Failed;
-            step.error_type = Some(ErrorType::No);
-            journey.recorder.push(step);
+            conversation.tolerate(step, ErrorType::No);
         }
-        _ => return judge(journey, step, exchange).map(|_| ()),
+        _ => return conversation.check(step, exchange).map(drop),
     }
     let select = Command::Select { mailbox, read_only: false };
-    let (step, _) = converse(journey, driver, &select, target.deadlines.command).await?;
-    journey.recorder.push(step);
-    converse(journey, driver, &command, MESSAGE).await.map(|_| ())
+    let (step, exchange) = within(conversation, driver, &select, target.deadlines.command).await?;
+    conversation.conclude(step, exchange)?;
+    let (step, exchange) = within(conversation, driver, &command, MESSAGE).await?;
+    conversation.check(step, exchange).map(drop)
 }
 
-/// Sends a command that may take longer than a probe's; anything but OK ends the conversation.
-async fn converse(
-    journey: &mut Journey<'_>,
-    driver: &mut Driver,
-    command: &Command<'_>,
-    own: Duration,
-) -> Result<(Step, SessionProgress), Stop> {
-    let (step, exchange) = attempt(journey, driver, command, own).await?;
-    judge(journey, step, exchange)
-}
-
-/// Sends a command and fills its step, without classifying it.
-async fn attempt(
-    journey: &mut Journey<'_>,
+/// Sends a command that may take longer than a probe's.
+async fn within(
+    conversation: &mut Conversation<'_>,
     driver: &mut Driver,
     command: &Command<'_>,
     own: Duration,
 ) -> Result<(Step, Exchange), Stop> {
-    let deadline = journey.deadline_for(command.name(), own)?;
-    let mut step = journey.recorder.open(command.name());
-    let tag = journey.tag(&step);
-    let exchange = driver.exchange(&tag, command, deadline, own).await;
-    journey.fill(&mut step, &exchange, driver);
-    Ok((step, exchange))
-}
-
-/// Anything but OK is put on record.
-fn judge(journey: &mut Journey<'_>, mut step: Step, exchange: Exchange) -> Result<(Step, SessionProgress), Stop> {
-    match exchange.result {
-        Ok(said) if said.condition == Condition::Ok => Ok((step, exchange.progress)),
-        Ok(said) => {
-            step.text = Some(journey.redactor.text(&said.text, ServerText::STATUS));
-            let class = classify::of_refusal(step.name.command(), &said);
-            journey.fail(step, class);
-            Err(Stop::Logout)
-        }
-        Err(fault) => Err(journey.fault(step, &fault)),
-    }
+    conversation.perform_within(driver, command, own, own).await
 }
 
 /// Lets work end by itself, unless it has not for a while after the wish to stop.

@@ -6,83 +6,27 @@
 //! reads changes nothing about whether the run passed. What was read is kept for the runs of that hour that fail in the
 //! same way at the same address. Called by `agent` and `cli`, which give the time that is left before the next run.
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use imaptrace_imap::Secret;
 use imaptrace_imap::{Command, Condition, Limits};
 use imaptrace_record::{ErrorType, Run, SetupStep, SpanId, Timestamp};
 use tokio::time::timeout_at;
 
-use super::{Cancel, TargetContext, certificates, driver::Driver, redact::Redactor, wait::cancelled};
+use super::{
+    certificates,
+    driver::Driver,
+    inspections::{ChainFound, Claim},
+    job::Cancel,
+    redact::Redactor,
+    target_context::TargetContext,
+    wait::cancelled,
+};
 use crate::{
     clock::{self, Deadline},
     net::{self, Chain, ConnectOptions, StampedStream, TlsCause},
     plan::{Account, Security, TagStyle, Timing},
 };
-
-/// For so long a target is not asked again for the same class of failure.
-const PAUSE: Duration = Duration::from_secs(3600);
-
-/// What inspections of one target found, and when.
-#[derive(Debug, Default)]
-pub(super) struct Inspections(Mutex<Vec<Inspection>>);
-
-/// The last one for a class of failure. There are no more of them than classes of refused certificates.
-#[derive(Debug, Clone)]
-struct Inspection {
-    class: ErrorType,
-    begun: Instant,
-    found: Option<Arc<ChainFound>>,
-}
-
-#[derive(Debug)]
-struct ChainFound {
-    chain: Chain,
-    peer: SocketAddr,
-    at: Timestamp,
-}
-
-impl Inspections {
-    /// The same without what was found: when a target has changed it may mean something else, but is no younger.
-    pub(super) fn carried_over(&self) -> Self {
-        let forgotten = self.lock().iter().map(|known| Inspection { found: None, ..known.clone() }).collect();
-        Self(Mutex::new(forgotten))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Inspection>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What was found within the last hour. Where none was begun in that time, one begins now, if it `may`.
-    fn claim(&self, class: ErrorType, now: Instant, may: bool) -> Claim {
-        let mut all = self.lock();
-        let is_due = |known: &Inspection| now.saturating_duration_since(known.begun) >= PAUSE;
-        if let Some(known) = all.iter().find(|known| known.class == class && !is_due(known)) {
-            return Claim::Known(known.found.clone());
-        }
-        if !may {
-            return Claim::Known(None);
-        }
-        all.retain(|known| known.class != class);
-        all.push(Inspection { class, begun: now, found: None });
-        Claim::Begun
-    }
-
-    fn end(&self, class: ErrorType, found: &Arc<ChainFound>) {
-        if let Some(known) = self.lock().iter_mut().find(|known| known.class == class) {
-            known.found = Some(Arc::clone(found));
-        }
-    }
-}
-
-enum Claim {
-    Known(Option<Arc<ChainFound>>),
-    Begun,
-}
 
 /// Adds to a run that failed over a certificate what is not in its record, from a connection that is made for it, if need
 /// be and if that takes no longer than `within`.
@@ -195,24 +139,5 @@ fn describe(run: &mut Run, found: &ChainFound, cause: TlsCause, redactor: &Redac
     if let Some(facts) = &mut step.tls {
         facts.read_at = Some(found.at);
         run.server.certificate_not_after = facts.not_after;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_class_is_due_again_after_an_hour_and_has_nothing_to_do_with_another() {
-        let inspections = Inspections::default();
-        let begin = clock::now();
-        let claim = |class, after, may| matches!(inspections.claim(class, begin + after, may), Claim::Begun);
-        let (expired, name) = (ErrorType::TlsCertExpired, ErrorType::TlsCertName);
-        assert!(!claim(expired, Duration::ZERO, false), "a claim without time is none");
-        assert!(claim(expired, Duration::ZERO, true));
-        assert!(!claim(expired, Duration::from_secs(3599), true));
-        assert!(claim(name, Duration::from_secs(3599), true));
-        assert!(claim(expired, PAUSE, true));
-        assert_eq!(inspections.lock().len(), 2);
     }
 }

@@ -3,28 +3,16 @@
 //! What the kernel held was read before this is asked. How long a deadline is, pauses included, is `clock`'s to say; when the
 //! server owed us nothing, the stamped stream's. Called by `driver` and `sasl` when time is up or the connection has ended.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use imaptrace_record::ErrorType;
 
 use super::{
     classify,
-    driver::{Driver, Fault},
+    driver::Driver,
+    exchange::{Awaited, Fault},
 };
 use crate::clock::{self, Deadline};
-
-/// What a step waited for when its time was up.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Awaited {
-    /// The greeting, which is owed from the beginning.
-    Greeting,
-    /// An answer, which is owed once our first byte has left, or waits for room that the server does not give.
-    Answer,
-    /// Room for what we began to send at this moment.
-    Room(Instant),
-    /// Nothing: it was our turn.
-    Us,
-}
 
 /// No server ends a connection that was idle for less than this.
 const IDLE: Duration = Duration::from_secs(1);

@@ -9,13 +9,12 @@
 use imaptrace_imap as imap;
 use imaptrace_imap::Secret;
 use imaptrace_imap::{Capabilities, Command, CommandName, Condition, Credentials, LoginMethod, Mechanism};
-use imaptrace_record::{ErrorType, ServerText, StepOutcome};
+use imaptrace_record::{ErrorType, ServerText};
 use tracing::info;
 
 use super::{
-    classify,
+    conversation::{Conversation, Stop},
     driver::Driver,
-    journey::{Journey, Stop},
     login_memory::{Fallback, LoginId},
 };
 use crate::plan::Auth;
@@ -47,119 +46,115 @@ fn fallback(first: LoginMethod, auth: Auth, known: &Capabilities) -> Option<Logi
     Some(LoginMethod::Login).filter(|_| !known.login_disabled)
 }
 
-impl Journey<'_> {
-    /// What the login's step is called when nobody knows yet what the server offers.
-    pub(super) fn login_name(&self) -> CommandName {
-        match self.target.journey.auth {
-            Auth::Auto | Auth::Login => CommandName::Login,
-            Auth::External | Auth::Plain | Auth::ScramSha256 => CommandName::Authenticate,
-        }
+/// What the login's step is called when nobody knows yet what the server offers.
+pub(super) fn login_name(conversation: &Conversation<'_>) -> CommandName {
+    match conversation.target.journey.auth {
+        Auth::Auto | Auth::Login => CommandName::Login,
+        Auth::External | Auth::Plain | Auth::ScramSha256 => CommandName::Authenticate,
     }
+}
 
-    pub(super) async fn login(&mut self, driver: &mut Driver) -> Result<(), Stop> {
-        if driver.session.state() == imap::SessionState::Authenticated {
-            self.recorder.skip(CommandName::Login);
-            return Ok(());
-        }
-        let auth = self.target.journey.auth;
-        let nothing = Capabilities::default();
-        let known = driver.session.capabilities().unwrap_or(&nothing);
-        let Some(method) = choose(auth, known) else {
-            let text = missing(auth, known);
-            let name = self.login_name();
-            let text = Some(self.redactor.text(&text, ServerText::STATUS));
-            self.recorder.server().oauth_only = offers_oauth_only(known).then_some(true);
-            self.recorder.refuse(name, ErrorType::AuthMechanism, text);
-            self.recorder.fail(name, ErrorType::AuthMechanism);
-            return Err(Stop::Logout);
-        };
-        // Its capabilities are void when it is over.
-        let oauth_only = offers_oauth_only(known);
-        let second = fallback(method, auth, known).filter(|_| self.is_verified(driver));
-        let Ok(password) = self.job.secret.as_ref().cloned() else {
-            return Err(self.refuse(method.command(), ErrorType::SecretUnavailable));
-        };
-        let account = self.job.account;
-        let id = second.map(|second| (second, LoginId::new(&self.target.endpoint, account, &password)));
-        let known = id.and_then(|(_, id)| self.job.target.logins.recall(&account.alias, id));
-        let (method, second) = match (id, known) {
-            (Some((second, _)), Some(Fallback::Works)) => (second, None),
-            (second, None) => (method, second),
-            (_, Some(_)) => (method, None),
-        };
-        let oauth_only = |class| (oauth_only && class == Some(ErrorType::AuthFailed)).then_some(true);
-        if let Some(class) = self.job.hold_login {
-            self.recorder.server().oauth_only = oauth_only(Some(class));
-            return Err(self.refuse(method.command(), class));
-        }
-        let Some((second, id)) = second else {
-            let ended = self.log_in(driver, method, &password, false).await.map(drop);
-            self.recorder.server().oauth_only = oauth_only(self.recorder.error_type());
-            return ended;
-        };
-        if self.log_in(driver, method, &password, true).await? {
-            return Ok(());
-        }
-        let (refused, instead) = (method.as_str(), second.as_str());
-        info!(target: "imaptrace::probe", "the server refused {refused} for this account; trying {instead}, once");
-        // Boxed: what is needed once in an account's life is not held by every run that waits.
-        let ended = Box::pin(self.log_in(driver, second, &password, false)).await;
-        let fallback = match (&ended, self.recorder.error_type()) {
-            (Ok(_), _) => Some(Fallback::Works),
-            // It was not tried, or the server could not say.
-            (Err(_), Some(ErrorType::TimeoutRun | ErrorType::Unavailable | ErrorType::LimitServer)) => None,
-            (Err(_), class) => Some(Fallback::Refused).filter(|_| !class.is_some_and(ErrorType::is_void)),
-        };
-        if let Some(fallback) = fallback {
-            self.job.target.logins.learn(&account.alias, id, fallback);
-        }
-        ended.map(drop)
+pub(super) async fn login(conversation: &mut Conversation<'_>, driver: &mut Driver) -> Result<(), Stop> {
+    if driver.session.state() == imap::SessionState::Authenticated {
+        conversation.recorder.skip(CommandName::Login);
+        return Ok(());
     }
+    let auth = conversation.target.journey.auth;
+    let nothing = Capabilities::default();
+    let known = driver.session.capabilities().unwrap_or(&nothing);
+    let Some(method) = choose(auth, known) else {
+        let text = missing(auth, known);
+        let name = login_name(conversation);
+        let text = Some(conversation.redactor.text(&text, ServerText::STATUS));
+        conversation.recorder.server().oauth_only = offers_oauth_only(known).then_some(true);
+        conversation.recorder.refuse(name, ErrorType::AuthMechanism, text);
+        conversation.recorder.fail(name, ErrorType::AuthMechanism);
+        return Err(Stop::Logout);
+    };
+    // Its capabilities are void when it is over.
+    let oauth_only = offers_oauth_only(known);
+    let second = fallback(method, auth, known).filter(|_| is_verified(conversation, driver));
+    let Ok(password) = conversation.job.secret.as_ref().cloned() else {
+        return Err(conversation.refuse(method.command(), ErrorType::SecretUnavailable));
+    };
+    let account = conversation.job.account;
+    let id = second.map(|second| (second, LoginId::new(&conversation.target.endpoint, account, &password)));
+    let known = id.and_then(|(_, id)| conversation.job.target.logins.recall(&account.alias, id));
+    let (method, second) = match (id, known) {
+        (Some((second, _)), Some(Fallback::Works)) => (second, None),
+        (second, None) => (method, second),
+        (_, Some(_)) => (method, None),
+    };
+    let oauth_only = |class| (oauth_only && class == Some(ErrorType::AuthFailed)).then_some(true);
+    if let Some(class) = conversation.job.hold_login {
+        conversation.recorder.server().oauth_only = oauth_only(Some(class));
+        return Err(conversation.refuse(method.command(), class));
+    }
+    let Some((second, id)) = second else {
+        let ended = log_in(conversation, driver, method, &password, false).await.map(drop);
+        conversation.recorder.server().oauth_only = oauth_only(conversation.recorder.error_type());
+        return ended;
+    };
+    if log_in(conversation, driver, method, &password, true).await? {
+        return Ok(());
+    }
+    let (refused, instead) = (method.as_str(), second.as_str());
+    info!(target: "imaptrace::probe", "the server refused {refused} for this account; trying {instead}, once");
+    // Boxed: what is needed once in an account's life is not held by every run that waits.
+    let ended = Box::pin(log_in(conversation, driver, second, &password, false)).await;
+    let fallback = match (&ended, conversation.recorder.error_type()) {
+        (Ok(_), _) => Some(Fallback::Works),
+        // It was not tried, or the server could not say.
+        (Err(_), Some(ErrorType::TimeoutRun | ErrorType::Unavailable | ErrorType::LimitServer)) => None,
+        (Err(_), class) => Some(Fallback::Refused).filter(|_| !class.is_some_and(ErrorType::is_void)),
+    };
+    if let Some(fallback) = fallback {
+        conversation.job.target.logins.learn(&account.alias, id, fallback);
+    }
+    ended.map(drop)
+}
 
-    /// Whether what is said now is read by the server alone whose certificate was checked.
-    fn is_verified(&self, driver: &Driver) -> bool {
-        driver.tls().is_some() && !self.job.target.tls.is_insecure()
-    }
+/// Whether what is said now is read by the server alone whose certificate was checked.
+fn is_verified(conversation: &Conversation<'_>, driver: &Driver) -> bool {
+    driver.tls().is_some() && !conversation.job.target.tls.is_insecure()
+}
 
-    /// Logs in this method. False when the server refused the method and `may_go_on`, so that another one can follow; any other
-    /// refusal ends the conversation.
-    async fn log_in(
-        &mut self,
-        driver: &mut Driver,
-        method: LoginMethod,
-        password: &Secret,
-        may_go_on: bool,
-    ) -> Result<bool, Stop> {
-        let account = self.job.account;
-        let (mut step, exchange) = match method {
-            LoginMethod::Login => {
-                let user = account.login_name();
-                self.perform(driver, &Command::Login { user: &user, password }).await?
-            }
-            LoginMethod::Sasl(mechanism) => {
-                let (user, master) = (account.user.expose(), account.master_user.as_ref());
-                let credentials = match (mechanism, master) {
-                    // The certificate says who logs in.
-                    (Mechanism::External, _) => Credentials { authzid: Some(user), user, password },
-                    (_, Some(master)) => Credentials { authzid: Some(user), user: master.expose(), password },
-                    (_, None) => Credentials { authzid: None, user, password },
-                };
-                self.perform(driver, &Command::Authenticate { mechanism, credentials }).await?
-            }
-        };
-        if let Ok(said) = &exchange.result
-            && may_go_on
-            && said.condition == Condition::No
-            && let class = classify::of_refusal(step.name.command(), said)
-            && may_be_the_mechanisms(class)
-        {
-            step.text = Some(self.redactor.text(&said.text, ServerText::STATUS));
-            (step.outcome, step.error_type) = (StepOutcome::Failed, Some(class));
-            self.recorder.push(step);
-            return Ok(false);
+/// Logs in this method. False when the server refused the method and `may_go_on`, so that another one can follow; any other
+/// refusal ends the conversation.
+async fn log_in(
+    conversation: &mut Conversation<'_>,
+    driver: &mut Driver,
+    method: LoginMethod,
+    password: &Secret,
+    may_go_on: bool,
+) -> Result<bool, Stop> {
+    let account = conversation.job.account;
+    let (mut step, exchange) = match method {
+        LoginMethod::Login => {
+            let user = account.login_name();
+            conversation.perform(driver, &Command::Login { user: &user, password }).await?
         }
-        self.judge(step, exchange).map(|_| true)
+        LoginMethod::Sasl(mechanism) => {
+            let (user, master) = (account.user.expose(), account.master_user.as_ref());
+            let credentials = match (mechanism, master) {
+                // The certificate says who logs in.
+                (Mechanism::External, _) => Credentials { authzid: Some(user), user, password },
+                (_, Some(master)) => Credentials { authzid: Some(user), user: master.expose(), password },
+                (_, None) => Credentials { authzid: None, user, password },
+            };
+            conversation.perform(driver, &Command::Authenticate { mechanism, credentials }).await?
+        }
+    };
+    if let Ok(said) = &exchange.result
+        && may_go_on
+        && said.condition == Condition::No
+        && let class = conversation.refused(&mut step, said)
+        && may_be_the_mechanisms(class)
+    {
+        conversation.tolerate(step, class);
+        return Ok(false);
     }
+    conversation.conclude(step, exchange).map(|_| true)
 }
 
 /// Whether tokens are all that the server takes in SASL (RFC 7628 and its forerunners).

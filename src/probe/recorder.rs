@@ -8,7 +8,10 @@ use imaptrace_record::{
 };
 use tokio::sync::watch;
 
-use super::{CurrentStep, Ids, Job, uncertainty::Uncertainty};
+use super::{
+    job::{CurrentStep, Ids, Job},
+    uncertainty::Uncertainty,
+};
 use crate::{
     clock::{self, Anchor},
     net::Family,

@@ -13,8 +13,8 @@ use imaptrace_record::ErrorType;
 use tokio::sync::Semaphore;
 
 use super::{
-    driver::{Driver, Exchange, Fault, StatusResponse},
-    lateness::Awaited,
+    driver::Driver,
+    exchange::{Awaited, Exchange, Fault, StatusResponse},
     wait::Waited,
 };
 use crate::{

@@ -3,8 +3,8 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
-use imaptrace_imap::CommandName;
-use imaptrace_record::{RunOutcome, Seconds, Step};
+use imaptrace_imap::{CommandName, Secret};
+use imaptrace_record::{ErrorType, Run, RunOutcome, Seconds, SpanId, Step, TraceId};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
     net::TcpListener,
@@ -14,9 +14,10 @@ use tokio::{
 use super::{recorder::Recorder, uncertainty::Uncertainty, *};
 use crate::{
     clock::{self, Anchor, injected},
+    net::Family,
     plan::{
-        AddressChoice, Auth, Deadlines, Endpoint, Host, Journey, Limits, Mailbox, Open, Security, TagStyle, Timing,
-        TlsOptions, UserName, Window,
+        Account, AddressChoice, Auth, Deadlines, Dns, Endpoint, Host, Journey, Limits, Mailbox, Open, Security,
+        TagStyle, Target, Timing, TlsOptions, UserName, Window,
     },
     secret::SecretSource,
 };
@@ -257,7 +258,7 @@ async fn a_run_holds_little_while_it_waits() {
     let secret = prober.secret(account).await;
     let job = Job { target: &prepared, account, family: Family::Any, ids, start_lag: None, secret, hold_login: None };
     let run = prober.run(job, cancel);
-    let (whole, step) = (size_of_val(&run) + size_of::<journey::Journey<'_>>(), size_of::<Step>());
+    let (whole, step) = (size_of_val(&run) + size_of::<conversation::Conversation<'_>>(), size_of::<Step>());
     assert!(whole <= 7 << 10, "the future of a run, and what it keeps in a box: {whole} bytes");
     assert!(step <= 640, "a step: {step} bytes");
 }

@@ -11,7 +11,7 @@ use std::{
 
 use tokio::time::{Sleep, sleep_until};
 
-use super::Cancel;
+use super::job::Cancel;
 use crate::clock::{self, Deadline};
 
 /// What ends a wait before its time.

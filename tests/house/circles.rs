@@ -29,8 +29,6 @@ const CRATES: &[(&str, &str)] = &[
 const NOT_YET: &[&str] = &[
     "src/delivery/member.rs",
     "src/delivery/queue.rs",
-    "src/probe/command.rs",
-    "src/probe/exchange.rs",
     "src/telemetry/metrics/fleet.rs",
 ];
 

@@ -22,7 +22,6 @@ const NOT_YET: &[&str] = &[
     "Entry",
     "Fill",
     "Inner",
-    "Journey",
     "Key",
     "Limits",
     "Line",
