@@ -8,6 +8,8 @@ use std::{
     num::NonZeroU32,
 };
 
+use imaptrace_imap::CommandName;
+
 use crate::{
     config::{
         Config, Exporter, Histogram, Latency, LogFormat, samples, series,
@@ -224,8 +226,8 @@ fn write_target(out: &mut String, target: &Target) -> fmt::Result {
     }
     let journey = &target.journey;
     let open = match journey.open {
-        Open::Select => "SELECT",
-        Open::Examine => "EXAMINE",
+        Open::Select => CommandName::Select,
+        Open::Examine => CommandName::Examine,
     };
     let auth = journey.auth.as_str();
     let tag = match journey.tag {

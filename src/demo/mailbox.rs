@@ -50,7 +50,7 @@ const SUBJECTS: [&str; 10] = [
     "Photos from the lake",
 ];
 
-/// A folder with so many messages, numbered from 1.
+/// A mailbox and the number of its messages, which are numbered from 1.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct DemoMailbox {
     pub(super) messages: u32,

@@ -1,5 +1,6 @@
 //! One connection's conversation: states of RFC 9051 §3, one command after the other.
 
+use imaptrace_imap::CommandName;
 use std::{fmt::Write as _, io, sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -94,45 +95,45 @@ impl DemoSession {
         let ClientCommand { tag, name, args } = command;
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let delays = self.settings.delays;
-        match (name.as_str(), args.as_slice()) {
-            ("CAPABILITY", []) => {
+        match (name.parse().ok(), args.as_slice()) {
+            (Some(CommandName::Capability), []) => {
                 self.untagged(&format!("CAPABILITY {}", self.capabilities()));
                 self.line(tag, "OK Capability completed.");
             }
-            ("NOOP", []) => self.line(tag, "OK NOOP completed."),
-            ("LOGOUT", []) => {
+            (Some(CommandName::Noop), []) => self.line(tag, "OK NOOP completed."),
+            (Some(CommandName::Logout), []) => {
                 self.untagged("BYE Logging out");
                 self.line(tag, "OK Logout completed.");
                 return Ok(NextAction::Close);
             }
-            ("ID", [_]) => {
+            (Some(CommandName::Id), [_]) => {
                 self.untagged(concat!("ID (\"name\" \"imaptrace\" \"version\" \"", env!("CARGO_PKG_VERSION"), "\")"));
                 self.line(tag, "OK ID completed.");
             }
-            ("STARTTLS", []) if self.offers_starttls && !self.logged_in => {
+            (Some(CommandName::StartTls), []) if self.offers_starttls && !self.logged_in => {
                 self.line(tag, "OK Begin TLS negotiation now.");
                 return Ok(NextAction::Handshake);
             }
-            ("LOGIN", [user, password]) if !self.logged_in => self.log_in(tag, user, password).await,
-            ("AUTHENTICATE", [mechanism, initial @ ..])
+            (Some(CommandName::Login), [user, password]) if !self.logged_in => self.log_in(tag, user, password).await,
+            (Some(CommandName::Authenticate), [mechanism, initial @ ..])
                 if !self.logged_in && mechanism.eq_ignore_ascii_case("PLAIN") && initial.len() <= 1 =>
             {
                 self.authenticate(tag, initial.first().copied()).await?;
             }
-            ("NAMESPACE", []) if self.logged_in => {
+            (Some(CommandName::Namespace), []) if self.logged_in => {
                 self.untagged("NAMESPACE ((\"\" \"/\")) NIL NIL");
                 self.line(tag, "OK Namespace completed.");
             }
-            ("LIST", [_, pattern]) if self.logged_in => {
+            (Some(CommandName::List), [_, pattern]) if self.logged_in => {
                 pause(delays.list).await;
                 self.list(pattern);
                 self.line(tag, "OK List completed.");
             }
-            ("SELECT" | "EXAMINE", [mailbox]) if self.logged_in => {
+            (Some(command @ (CommandName::Select | CommandName::Examine)), [mailbox]) if self.logged_in => {
                 pause(delays.select).await;
-                self.select(tag, name, mailbox);
+                self.select(tag, command, mailbox);
             }
-            ("FETCH", [set, items]) => match (self.selected, FetchItem::parse_all(items)) {
+            (Some(CommandName::Fetch), [set, items]) => match (self.selected, FetchItem::parse_all(items)) {
                 (Some(mailbox), Some(items)) => self.fetch(tag, mailbox, set, &items).await?,
                 (None, _) => self.line(tag, "BAD No mailbox selected."),
                 (_, None) => self.line(tag, "BAD Unknown item to fetch."),
@@ -194,7 +195,7 @@ impl DemoSession {
         }
     }
 
-    fn select(&mut self, tag: &str, name: &str, mailbox: &str) {
+    fn select(&mut self, tag: &str, command: CommandName, mailbox: &str) {
         self.selected = DemoMailbox::find(mailbox, self.settings.messages);
         let Some(found) = self.selected else {
             self.line(tag, "NO [NONEXISTENT] The mailbox does not exist.");
@@ -206,7 +207,7 @@ impl DemoSession {
         self.untagged("0 RECENT");
         self.untagged("OK [UIDVALIDITY 1795000000] UIDs valid");
         self.untagged(&format!("OK [UIDNEXT {}] Predicted next UID", found.uid_next()));
-        let access = if name == "SELECT" { "READ-WRITE" } else { "READ-ONLY" };
+        let access = if command == CommandName::Select { "READ-WRITE" } else { "READ-ONLY" };
         self.line(tag, &format!("OK [{access}] Opened."));
     }
 

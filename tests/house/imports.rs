@@ -152,7 +152,7 @@ fn package_parts(package: &str, tokens: &[String]) -> BTreeSet<String> {
         "imaptrace_imap" => {
             ("imap", &["Secret", "CommandName", "Condition", "LoginMethod", "Mechanism", "ResponseCode"])
         }
-        "imaptrace_record" => ("record", &["JourneyName", "printable", "escape"]),
+        "imaptrace_record" => ("record", &["JourneyName", "SetupStep", "printable", "escape"]),
         _ => return BTreeSet::new(),
     };
     let names = first_names(tokens);

@@ -4,6 +4,9 @@
 
 use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
 
+use imaptrace_imap::CommandName;
+use imaptrace_record::SetupStep;
+
 use crate::{
     config::{
         problem::nearest,
@@ -20,23 +23,23 @@ pub(crate) static KEYS: TableKeys = TableKeys::new(
     &["min_runs", "slow_ratio", "slow_excess", "slow_limit", "slow_limits", "kernel_stamps", "quickack"],
 );
 
-/// What a step can be called, as in the record: the keys of `slow_limits`.
+/// The steps of a run by their names in the record: the keys of `slow_limits`.
 pub(crate) const STEPS: [&str; 15] = [
-    "resolve",
-    "connect",
-    "tls",
-    "greeting",
-    "CAPABILITY",
-    "STARTTLS",
-    "ID",
-    "LOGIN",
-    "AUTHENTICATE",
-    "NAMESPACE",
-    "LIST",
-    "SELECT",
-    "EXAMINE",
-    "FETCH",
-    "LOGOUT",
+    SetupStep::Resolve.as_str(),
+    SetupStep::Connect.as_str(),
+    SetupStep::Tls.as_str(),
+    SetupStep::Greeting.as_str(),
+    CommandName::Capability.as_str(),
+    CommandName::StartTls.as_str(),
+    CommandName::Id.as_str(),
+    CommandName::Login.as_str(),
+    CommandName::Authenticate.as_str(),
+    CommandName::Namespace.as_str(),
+    CommandName::List.as_str(),
+    CommandName::Select.as_str(),
+    CommandName::Examine.as_str(),
+    CommandName::Fetch.as_str(),
+    CommandName::Logout.as_str(),
 ];
 
 /// When a step is slow, and how times are taken.
