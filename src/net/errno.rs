@@ -1,6 +1,6 @@
 //! What an error number of the kernel's speaks of: the line, or this machine.
 //!
-//! A run that fails for want of something of this machine's own says nothing of the server, and must not be put down to
+//! A run that fails over a limit of this machine says nothing of the server, and must not be put down to
 //! it. Used wherever the kernel is asked for something, by `probe` too; which class comes of it is decided there.
 
 use std::io;
@@ -41,7 +41,7 @@ pub fn trouble(error: &io::Error) -> Option<Trouble> {
     })
 }
 
-/// Whether the kernel says so when something of which there is so and so much has run out: descriptors of the process or
+/// Whether the error means that a local limit was reached: descriptors of the process or
 /// of the system, buffers and memory, sockets that may be watched.
 pub(super) fn is_exhausted(number: i32) -> bool {
     matches!(number, libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::ENOSPC)

@@ -1,5 +1,5 @@
-//! All that only Linux has: stamps of the kernel, immediate acknowledgements, and what the kernel knows of a connection.
-//! Its portable twin reads and writes, and says "not known" to everything else.
+//! All that only Linux has: stamps of the kernel, immediate acknowledgements, and `TCP_INFO`. Its portable twin reads and writes,
+//! and gives nothing else.
 //!
 //! The stamps are those of `SO_TIMESTAMPING` (the kernel's networking/timestamping.rst): an arrival is stamped when
 //! the packet comes to the kernel, a departure when the segment leaves TCP for the device's queue. Both are wall clock.
@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-/// What the kernel knows of a TCP connection (`TCP_INFO`).
+/// The kernel's figures of a TCP connection (`TCP_INFO`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TcpInfo {
     /// Smallest round trip so far; none before the first sample.
@@ -157,7 +157,7 @@ pub(super) struct Received {
 type Control = [u64; 16];
 
 /// Reads what is there into `target` in two pieces, the first of at most `head` bytes: a read that spans several packets
-/// bears the stamp of the last one, so whoever wants to know when the first byte came reads it alone.
+/// bears the stamp of the last one, so the first byte is read alone where its time is wanted.
 ///
 /// `recvmmsg` would be one call for both, but it tells of a reset before it hands out what came before the reset.
 pub(super) fn receive(socket: BorrowedFd<'_>, head: usize, target: &mut [u8]) -> io::Result<Received> {

@@ -1,8 +1,8 @@
 //! The way to a server: look the name up, connect, make it secure, and stamp every byte below TLS.
 //!
-//! Knows nothing of IMAP. Every duration is taken here, at the read or write itself, and handed down; nothing is timed
-//! a second time further on. Failures are a closed set of causes; what class a run gets from them is `probe`'s matter,
-//! and only `probe` calls this room.
+//! Not here: IMAP. Every duration is taken here, at the read or write itself, and handed down; nothing is timed
+//! a second time further on. Failures are a closed set of causes; `probe` makes classes of them, and it
+//! alone calls this module.
 
 use std::{
     io,

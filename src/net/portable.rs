@@ -1,8 +1,8 @@
-//! The twin of `linux.rs` for other systems: reads and writes, and says "not known" to everything else.
+//! The twin of `linux.rs` for other systems: reads and writes, and gives nothing else.
 
 use std::{io, os::fd::BorrowedFd, time::Duration};
 
-/// What the kernel knows of a TCP connection; here, nothing.
+/// The kernel's figures of a TCP connection; here, none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TcpInfo {
     /// Smallest round trip so far.

@@ -78,7 +78,7 @@ struct StreamState {
 
 #[derive(Debug)]
 struct Socket {
-    /// Registered for reading alone: a departure's stamp is an event too, and nobody is to be woken by it.
+    /// Registered for reading alone: a departure's stamp is an event too, and must not wake the task.
     stream: AsyncFd<TcpStream>,
     /// A second registration, made when the kernel first takes no more bytes.
     writable: Option<AsyncFd<OwnedFd>>,
@@ -147,7 +147,7 @@ impl StampedStream {
         inner.first_write.or(inner.no_room_since)
     }
 
-    /// Begins a read: what it brings is told by [`StampedStream::last_arrival`].
+    /// Begins a read: [`StampedStream::last_arrival`] then has the times of its bytes.
     pub fn begin_read(&self) {
         self.inner().first_read = None;
     }
@@ -212,7 +212,7 @@ impl StampedStream {
         self.inner().quickack
     }
 
-    /// What the kernel knows of the connection.
+    /// The kernel's figures of the connection (`TCP_INFO`).
     pub fn tcp_info(&self) -> Option<TcpInfo> {
         let mut inner = self.inner();
         let info = TcpInfo::of(inner.socket.as_ref()?.stream.as_fd())?;
@@ -487,7 +487,7 @@ impl AsyncWrite for StampedStream {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Whoever says that nothing more will be sent closes the connection next, which says the same.
+        // The caller closes the connection next, which ends the stream.
         Poll::Ready(Ok(()))
     }
 }

@@ -201,7 +201,7 @@ impl TlsPem {
         Ok(bytes)
     }
 
-    /// Reads the files where waiting for a disk delays nobody, and for no longer than a few seconds.
+    /// Reads the files where waiting for a disk delays no run, and for no longer than a few seconds.
     pub async fn load(paths: &TlsPaths) -> Result<Self, NotRead<TlsContextError>> {
         let deadline = Deadline::after(clock::now(), DEADLINE);
         let unfinished = |path: &Path, unfinished| NotRead::Unfinished(format!("{}: {unfinished}", path.display()));

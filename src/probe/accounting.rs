@@ -52,8 +52,8 @@ pub(super) fn account(
         step.clock_source = Some(if traffic.kernel { ClockSource::Kernel } else { ClockSource::User });
     }
     step.delayed_s = Some(Seconds::from(kept_waiting(events))).filter(|kept| *kept > Seconds::ZERO);
-    if let Ok(said) = &exchange.result {
-        step.reported_s = reported(&said.text, step.duration_s.to_duration());
+    if let Ok(response) = &exchange.result {
+        step.reported_s = reported(&response.text, step.duration_s.to_duration());
     }
     let Exchange { more, waited, .. } = *exchange;
     let evidence = Evidence { tcp, kernel: traffic.kernel, closed: traffic.closed, more, waited };

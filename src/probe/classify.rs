@@ -1,4 +1,5 @@
-//! What an answer or a cause means: the one place where things become an `error.type` (docs/telemetry.md).
+//! Responses and causes as classes: the one place that makes an `error.type` (docs/telemetry.md). Pure functions; called by
+//! `conversation`, `driver`, `reach` and `sasl`.
 
 use std::io;
 
@@ -12,7 +13,7 @@ use crate::{
     secret::SecretError,
 };
 
-/// Why nobody can be judged by a step that we ourselves were too slow for.
+/// The class of a step that imaptrace itself was too slow for: it says nothing of the server.
 pub(super) fn of_own_delay(delay: OwnDelay) -> ErrorType {
     match delay {
         OwnDelay::Stopped => ErrorType::Suspended,
@@ -187,15 +188,15 @@ pub(super) fn fault_of_io(error: &io::Error) -> Fault {
     };
     Fault {
         tls,
-        said: Some(StatusResponse { condition: Condition::Bad, code: None, text: text.into_bytes() }),
+        response: Some(StatusResponse { condition: Condition::Bad, code: None, text: text.into_bytes() }),
         ..fault
     }
 }
 
 /// A tagged NO or BAD, or BYE, to this command; none when it was not sent.
-pub(super) fn of_refusal(command: Option<CommandName>, said: &StatusResponse) -> ErrorType {
+pub(super) fn of_refusal(command: Option<CommandName>, response: &StatusResponse) -> ErrorType {
     let login = command.is_some_and(CommandName::is_login);
-    match (said.condition, said.code) {
+    match (response.condition, response.code) {
         (Condition::No | Condition::Bye, Some(ResponseCode::Referral)) => return ErrorType::Referral,
         (Condition::No | Condition::Bad, _) if command == Some(CommandName::StartTls) => {
             return ErrorType::StarttlsRefused;
@@ -203,13 +204,13 @@ pub(super) fn of_refusal(command: Option<CommandName>, said: &StatusResponse) ->
         (Condition::Bye, _) if !login => return ErrorType::Bye,
         _ => {}
     }
-    if let Some(class) = of_code(command, said.code) {
+    if let Some(class) = of_code(command, response.code) {
         return class;
     }
     // A standard code that is there and gives no class is the server's own word; a wording is no better.
-    let no_reason = said.code.is_none_or(|code| matches!(reason(code), Reason::None));
-    let by_wording = || not_now(command, &said.text).filter(|_| no_reason);
-    match said.condition {
+    let no_reason = response.code.is_none_or(|code| matches!(reason(code), Reason::None));
+    let by_wording = || not_now(command, &response.text).filter(|_| no_reason);
+    match response.condition {
         Condition::Bye => ErrorType::Bye,
         Condition::Bad => by_wording().unwrap_or(ErrorType::Bad),
         Condition::Ok | Condition::No | Condition::Preauth => {

@@ -233,7 +233,7 @@ impl Conversation<'_> {
         let uncertainty = accounting::account(step, exchange, tcp.as_ref(), driver);
         self.recorder.doubt(step, uncertainty);
         // No more than these: while a run waits, its steps are most of what it holds.
-        // Words for a person that anybody on the way may have put there are nobody's words (RFC 9051 §11.3).
+        // Before TLS anybody on the way can have written the alert (RFC 9051 §11.3).
         let alert = exchange.alert.as_ref().filter(|_| self.trusted);
         let known = [exchange.first_byte.is_some(), alert.is_some()].map(usize::from);
         step.events.reserve_exact(known.into_iter().sum::<usize>() + exchange.continuations.len());
@@ -249,9 +249,9 @@ impl Conversation<'_> {
             let text = Some(self.redactor.text(text, ServerText::STATUS));
             step.events.push(StepEvent { name: EventName::Alert, at_s: self.recorder.at(*stamp), text });
         }
-        if let Ok(said) = &exchange.result {
-            said.note(step);
-            self.alert(step, said, exchange.end);
+        if let Ok(response) = &exchange.result {
+            response.note(step);
+            self.alert(step, response, exchange.end);
         }
         step.events.sort_by_key(|event| event.at_s);
         step.events.truncate(Step::MAX_EVENTS);
@@ -264,15 +264,15 @@ impl Conversation<'_> {
         }
     }
 
-    pub(super) fn alert(&self, step: &mut Step, said: &StatusResponse, stamp: Instant) {
+    pub(super) fn alert(&self, step: &mut Step, response: &StatusResponse, stamp: Instant) {
         let first = step.events.iter().all(|event| event.name != EventName::Alert);
-        if self.trusted && first && said.code == Some(ResponseCode::Alert) {
-            let text = Some(self.redactor.text(&said.text, ServerText::STATUS));
+        if self.trusted && first && response.code == Some(ResponseCode::Alert) {
+            let text = Some(self.redactor.text(&response.text, ServerText::STATUS));
             step.events.push(StepEvent { name: EventName::Alert, at_s: self.recorder.at(stamp), text });
         }
     }
 
-    /// Records a referral's host. Nobody goes there. Before TLS it is nobody's word either.
+    /// Records a referral's host, which is never followed. Not before TLS: anybody on the way can have written it.
     pub(super) fn refer(&mut self, step: &mut Step, progress: &SessionProgress) {
         if let Some(host) = progress.referral.as_ref().filter(|_| self.trusted) {
             let host = self.redactor.text(host, ServerText::ID);
@@ -299,7 +299,7 @@ impl Conversation<'_> {
             self.recorder.fail(step, class);
             return Err(Stop::Close);
         }
-        // What we took ourselves of the run's time is not taken from the step: what is left would say nothing about a server.
+        // Time that imaptrace itself took of the run is not taken from the step: the rest would not measure the server.
         let pauses = end.saturating_duration_since(self.deadline.end());
         let ours = now.saturating_duration_since(self.deadline.begin()).saturating_sub(pauses).saturating_sub(owed);
         let more = if ours > self.deadline.tenth() { ours.min(self.target.deadlines.run) } else { Duration::ZERO };
@@ -337,8 +337,8 @@ impl Conversation<'_> {
         self.describe(&mut step, fault);
         // A server that ended the session before the login was sent said nothing of it.
         let command = step.name.command().filter(|_| step.sent_bytes != Some(0));
-        let class = match (fault.class, &fault.said) {
-            (ErrorType::Bye, Some(said)) => classify::of_refusal(command, said),
+        let class = match (fault.class, &fault.response) {
+            (ErrorType::Bye, Some(response)) => classify::of_refusal(command, response),
             // One challenge more than the mechanism has.
             (ErrorType::ProtocolContinuation, _) if step.name == CommandName::Authenticate => ErrorType::AuthProtocol,
             (class, _) => class,
@@ -346,10 +346,10 @@ impl Conversation<'_> {
         // What was said untagged counts where nothing else was said of the login.
         let warning =
             fault.warning.as_ref().filter(|_| class == fault.class && command.is_some_and(CommandName::is_login));
-        let by_warning = warning.and_then(|said| Some((said, classify::of_code(command, said.code)?)));
+        let by_warning = warning.and_then(|response| Some((response, classify::of_code(command, response.code)?)));
         let class = match by_warning {
-            Some((said, class)) => {
-                said.note(&mut step);
+            Some((response, class)) => {
+                response.note(&mut step);
                 class
             }
             None => class,
@@ -362,13 +362,14 @@ impl Conversation<'_> {
     pub(super) fn describe(&self, step: &mut Step, fault: &Fault) {
         step.close_notify = fault.close_notify;
         step.tls_fault = fault.tls;
-        let bye = fault.said.as_ref().filter(|_| fault.class == ErrorType::Bye);
-        if let Some(said) = bye.or(fault.warning.as_ref()) {
-            said.note(step);
+        let bye = fault.response.as_ref().filter(|_| fault.class == ErrorType::Bye);
+        if let Some(response) = bye.or(fault.warning.as_ref()) {
+            response.note(step);
         }
-        let words = [&fault.warning, &fault.said].map(|said| said.as_ref().map(|said| said.text.as_slice()));
+        let words = [&fault.warning, &fault.response]
+            .map(|response| response.as_ref().map(|response| response.text.as_slice()));
         let words = match words {
-            [Some(warning), Some(said)] => Some(Cow::Owned([warning, said].join(b" | ".as_slice()))),
+            [Some(warning), Some(response)] => Some(Cow::Owned([warning, response].join(b" | ".as_slice()))),
             [one, other] => one.or(other).map(Cow::Borrowed),
         };
         step.text = words.map(|words| self.redactor.text(&words, ServerText::STATUS));

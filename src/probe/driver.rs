@@ -1,7 +1,7 @@
 //! Carries bytes between a connection and a session, and gives every event the stamp of the read that brought it.
 //!
-//! It holds the deadlines and the wish to cancel; which command comes next, and what an answer means, is `journey`'s. Over
-//! 500 lines, since stamps, deadlines, session and kernel counters are one state that each read changes.
+//! It holds the deadlines and cancelling. Not here: which command comes next, and what a response means (`conversation` and the
+//! scripts above it).
 
 use std::{
     future::poll_fn,
@@ -62,7 +62,7 @@ pub(super) struct Driver {
 /// As many continuations of a command are kept; the rest only count.
 const KEPT: usize = 16;
 /// After so many bytes all other runs on this thread have a turn: they may be five thousand responses, and half a
-/// millisecond. The runtime counts reads, and its 128 are 8 MiB; whoever never pauses would have the thread to himself.
+/// millisecond. The runtime counts reads, and its 128 are 8 MiB; a server that never pauses would keep the thread.
 const TURN: usize = 64 << 10;
 /// On a connection that is no more, whatever was said is there at once.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -141,7 +141,7 @@ impl Driver {
         loop {
             let next = self.next(deadline, ErrorType::TimeoutGreeting).await;
             match next.map_err(|fault| self.excused(fault, deadline))? {
-                SessionEvent::Greeting(said) => return Ok((said, self.stamp)),
+                SessionEvent::Greeting(response) => return Ok((response, self.stamp)),
                 SessionEvent::Bye(_)
                 | SessionEvent::Tagged(_)
                 | SessionEvent::Continuation
@@ -180,7 +180,7 @@ impl Driver {
             traffic: Traffic::default(),
             more: false,
             progress: SessionProgress::default(),
-            // Replaced below; a command that nobody answers has this.
+            // Replaced below; a command without a response keeps this.
             result: Err(Fault::new(ErrorType::Internal, now)),
         };
         let mut result = match early {
@@ -236,11 +236,11 @@ impl Driver {
     fn explain(&self, fault: &mut Fault) {
         let waited = matches!(fault.class, ErrorType::TimeoutCommand | ErrorType::Eof | ErrorType::Reset);
         if waited
-            && fault.said.is_none()
+            && fault.response.is_none()
             && let Some((left, size)) = self.session.awaited()
         {
             let text = format!("{left} octets of a literal of {size} are still awaited").into_bytes();
-            fault.said = Some(StatusResponse { condition: Condition::Bad, code: None, text });
+            fault.response = Some(StatusResponse { condition: Condition::Bad, code: None, text });
         }
     }
 
@@ -248,8 +248,8 @@ impl Driver {
     /// bytes, but is no answer to it.
     fn settle(&mut self) -> Result<(), Fault> {
         while !self.unread.is_empty() {
-            if let Some(SessionEvent::Bye(said)) = self.understand()? {
-                return Err(Fault::new(ErrorType::Bye, self.stamp).with(Some(said)));
+            if let Some(SessionEvent::Bye(response)) = self.understand()? {
+                return Err(Fault::new(ErrorType::Bye, self.stamp).with(Some(response)));
             }
         }
         Ok(())
@@ -273,14 +273,14 @@ impl Driver {
             exchange.sent += part.bytes.len() as u64;
             self.session.sent(part.then_wait, number == last);
             if part.then_wait
-                && let Some(said) = self.until_go_or_end(deadline, exchange).await?
+                && let Some(response) = self.until_go_or_end(deadline, exchange).await?
             {
-                return Ok(said);
+                return Ok(response);
             }
         }
         loop {
-            if let Some(said) = self.until_go_or_end(deadline, exchange).await? {
-                return self.with_complaint(said);
+            if let Some(response) = self.until_go_or_end(deadline, exchange).await? {
+                return self.with_complaint(response);
             }
             // Boxed: what only a login needs is not held while another command waits.
             Box::pin(self.reply(deadline, write, exchange)).await?;
@@ -295,7 +295,7 @@ impl Driver {
     ) -> Result<Option<StatusResponse>, Fault> {
         loop {
             match self.next(deadline, ErrorType::TimeoutCommand).await? {
-                SessionEvent::Tagged(said) => return Ok(Some(said)),
+                SessionEvent::Tagged(response) => return Ok(Some(response)),
                 SessionEvent::Continuation => {
                     if exchange.continuations.len() < KEPT {
                         exchange.continuations.push(self.stamp);
@@ -305,14 +305,14 @@ impl Driver {
                 SessionEvent::FirstByte => exchange.first_byte = Some(self.stamp_of_next()),
                 SessionEvent::FirstRow => exchange.first_row = Some(self.stamp),
                 SessionEvent::Alert(text) if exchange.alert.is_none() => exchange.alert = Some((self.stamp, text)),
-                SessionEvent::Warning(said) => {
-                    if said.code == Some(ResponseCode::Alert) && exchange.alert.is_none() {
-                        exchange.alert = Some((self.stamp, said.text.clone()));
+                SessionEvent::Warning(response) => {
+                    if response.code == Some(ResponseCode::Alert) && exchange.alert.is_none() {
+                        exchange.alert = Some((self.stamp, response.text.clone()));
                     }
-                    self.warn(said);
+                    self.warn(response);
                 }
-                SessionEvent::Bye(said) => {
-                    return Err(Fault::new(ErrorType::Bye, self.stamp).with(Some(said)));
+                SessionEvent::Bye(response) => {
+                    return Err(Fault::new(ErrorType::Bye, self.stamp).with(Some(response)));
                 }
                 SessionEvent::Alert(_) | SessionEvent::Greeting(_) => {}
             }
@@ -358,10 +358,10 @@ impl Driver {
     }
 
     /// Keeps an untagged NO or BAD, in case that no tagged line follows.
-    fn warn(&mut self, said: StatusResponse) {
-        let tells = |said: &StatusResponse| classify::of_code(Some(CommandName::Login), said.code).is_some();
-        if self.warning.as_ref().is_none_or(|known| !tells(known) && tells(&said)) {
-            self.warning = Some(said);
+    fn warn(&mut self, response: StatusResponse) {
+        let tells = |response: &StatusResponse| classify::of_code(Some(CommandName::Login), response.code).is_some();
+        if self.warning.as_ref().is_none_or(|known| !tells(known) && tells(&response)) {
+            self.warning = Some(response);
         }
     }
 
@@ -369,10 +369,10 @@ impl Driver {
     async fn last_words(&mut self, deadline: Deadline, ended: bool) -> Option<Fault> {
         loop {
             match self.next(deadline, ErrorType::TimeoutCommand).await {
-                Ok(SessionEvent::Bye(said)) => {
-                    return Some(Fault::new(ErrorType::Bye, self.stamp).with(Some(said)));
+                Ok(SessionEvent::Bye(response)) => {
+                    return Some(Fault::new(ErrorType::Bye, self.stamp).with(Some(response)));
                 }
-                Ok(SessionEvent::Warning(said)) => self.warn(said),
+                Ok(SessionEvent::Warning(response)) => self.warn(response),
                 Ok(_) => {}
                 Err(fault) => return (ended && fault.class == ErrorType::Eof).then_some(fault),
             }
@@ -415,9 +415,10 @@ impl Driver {
                     // What is wrong with it cannot be seen, and is said.
                     withheld @ OffendingLine::Withheld { .. } => format!("{violation}: {withheld}").into_bytes(),
                 };
-                let said = (!text.is_empty()).then_some(StatusResponse { condition: Condition::Bad, code: None, text });
+                let response =
+                    (!text.is_empty()).then_some(StatusResponse { condition: Condition::Bad, code: None, text });
                 self.unread = 0..0;
-                Err(Fault::new(classify::of_violation(violation), self.stamp).with(said))
+                Err(Fault::new(classify::of_violation(violation), self.stamp).with(response))
             }
         }
     }
@@ -435,7 +436,7 @@ impl Driver {
         self.wire.begin_read();
         let (held, wire) = (&mut self.buffer, &self.wire);
         let reading = poll_fn(|context| {
-            // Taken at each look: whoever waits has none.
+            // Taken at each poll: a connection that waits has none.
             let mut buffer = Buffer::take();
             let polled = line.poll_read(context, buffer.room());
             match polled {

@@ -25,7 +25,7 @@ pub(super) struct Fault {
     /// When it showed.
     pub(super) at: Instant,
     /// What the server said with it.
-    pub(super) said: Option<StatusResponse>,
+    pub(super) response: Option<StatusResponse>,
     /// What was wrong with TLS, if that is what happened.
     pub(super) tls: Option<TlsFault>,
     /// An untagged NO or BAD that came before: the only answer that the command got.
@@ -123,11 +123,11 @@ impl StatusResponse {
 
 impl Fault {
     pub(super) fn new(class: ErrorType, at: Instant) -> Self {
-        Self { class, at, said: None, warning: None, tls: None, close_notify: None, can_logout: false }
+        Self { class, at, response: None, warning: None, tls: None, close_notify: None, can_logout: false }
     }
 
-    pub(super) fn with(self, said: Option<StatusResponse>) -> Self {
-        Self { said, ..self }
+    pub(super) fn with(self, response: Option<StatusResponse>) -> Self {
+        Self { response, ..self }
     }
 }
 

@@ -6,7 +6,7 @@
 //! EXAMINE [CREATE EXAMINE] [SEARCH [SEARCH]] APPEND [SELECT APPEND] APPEND … EXAMINE SEARCH LOGOUT
 //! ```
 //!
-//! The messages and their marker come from the caller (`cli`, which has them from `synthetic_mail`): this room knows no message.
+//! The messages and their marker come from the caller (`cli`, which has them from `synthetic_mail`): this module makes no message.
 //! A mailbox that holds messages without the marker is left alone unless the caller says otherwise, and so is one of which
 //! the server's figures cannot be true: the second SEARCH is for a header field that no message has. EXAMINE, not SELECT:
 //! a mailbox that turns out to be somebody's own keeps its \Recent marks. SELECT only for a server that takes no message
@@ -35,7 +35,7 @@ const GRACE: Duration = Duration::from_secs(3);
 /// disk. Both only bound a server that hangs.
 const MESSAGE: Duration = Duration::from_secs(2 * 60);
 const SEARCH: Duration = Duration::from_secs(15 * 60);
-/// Nobody waits for a fill as for a message list.
+/// No user waits for a fill.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// A SEARCH answer is one line, and this is one of a million numbers. Bytes.
 const LINE: usize = 8 << 20;
@@ -55,7 +55,7 @@ pub struct Fill<'a> {
     pub source: &'a mut dyn MessageSource,
 }
 
-/// Gives the messages, and hears how far they are.
+/// Gives the messages, and is called as each is stored.
 pub trait MessageSource {
     /// So many are in the mailbox already; called once, when the rest is about to be added.
     fn begin(&mut self, found: u32);
@@ -105,7 +105,7 @@ pub enum FillEnd {
         /// How many.
         counted: u64,
     },
-    /// Left alone, since it holds so much other mail.
+    /// Left alone, since it holds other mail.
     OtherMail {
         /// Messages without the marker.
         other: u64,
@@ -130,7 +130,7 @@ pub enum FillEnd {
     Failed,
 }
 
-/// Gives a target the time and the room that a fill needs; they are no probe's.
+/// Sets the deadline and the line length that a fill needs.
 pub fn allow(target: &mut Target) {
     target.deadlines.run = DAY;
     target.limits.line = target.limits.line.max(LINE);
@@ -220,13 +220,13 @@ impl Filling<'_> {
         let mailbox = target.journey.mailbox.as_str();
         let examine = Command::Select { mailbox, read_only: true };
         let (mut step, exchange) = conversation.perform(driver, &examine).await?;
-        let said = match &exchange.result {
-            Ok(said) if said.condition != Condition::Ok => said,
+        let response = match &exchange.result {
+            Ok(response) if response.condition != Condition::Ok => response,
             Ok(_) | Err(_) => return size(conversation, (step, exchange)).map(Some),
         };
-        let class = conversation.refused(&mut step, said);
+        let class = conversation.refused(&mut step, response);
         // Many servers say no more than NO of a mailbox that is not there.
-        let missing = matches!(said.code, None | Some(ResponseCode::NonExistent | ResponseCode::TryCreate));
+        let missing = matches!(response.code, None | Some(ResponseCode::NonExistent | ResponseCode::TryCreate));
         if !missing || class != ErrorType::No {
             conversation.fail(step, class);
             return Err(Stop::Logout);

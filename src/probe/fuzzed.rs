@@ -129,8 +129,8 @@ async fn speak(mut stream: TcpStream, script: &[u8], heard: &RefCell<Vec<u8>>) -
                 tag = word.to_vec();
             }
         }
-        let said: Vec<&[u8]> = part.split(|byte| *byte == 0xfe).collect();
-        stream.write_all(&said.join(&tag[..])).await?;
+        let response: Vec<&[u8]> = part.split(|byte| *byte == 0xfe).collect();
+        stream.write_all(&response.join(&tag[..])).await?;
     }
     stream.shutdown().await?;
     let mut rest = Vec::new();

@@ -33,11 +33,11 @@ mod tests {
     #[test]
     fn a_line_that_refuses_is_told_from_those_of_other_services() {
         let of = |line: &str| {
-            refusal(line.as_bytes()).map(|said| {
+            refusal(line.as_bytes()).map(|response| {
                 (
-                    said.condition.as_str(),
-                    said.code.map_or("-", ResponseCode::as_str),
-                    String::from_utf8(said.text).unwrap(),
+                    response.condition.as_str(),
+                    response.code.map_or("-", ResponseCode::as_str),
+                    String::from_utf8(response.text).unwrap(),
                 )
             })
         };

@@ -46,7 +46,7 @@ enum Next {
 
 /// What is done between login and LOGOUT.
 pub(super) trait MailboxTask {
-    /// Does it. What it cannot do is on record when it ends with an error.
+    /// Does it. When it ends with an error, the step that failed is on record.
     fn run(
         &mut self,
         conversation: &mut Conversation<'_>,
@@ -183,35 +183,35 @@ async fn greeting(conversation: &mut Conversation<'_>, driver: &mut Driver) -> R
     step.received_bytes = Some(progress.received);
     conversation.note_tcp(&mut step, driver);
     conversation.refer(&mut step, &progress);
-    let said = match result {
-        Ok((said, _)) => said,
+    let response = match result {
+        Ok((response, _)) => response,
         Err(mut fault) => {
             let partial = driver.session.partial();
             // Something came, and it is not how an IMAP server begins.
             let ended = fault.class != ErrorType::Cancelled;
-            if ended && fault.said.is_none() && !partial.is_empty() && partial.first() != Some(&b'*') {
+            if ended && fault.response.is_none() && !partial.is_empty() && partial.first() != Some(&b'*') {
                 fault.class = ErrorType::ProtocolGreeting;
-                fault.said = Some(StatusResponse { condition: Condition::Bad, code: None, text: partial.to_vec() });
+                fault.response = Some(StatusResponse { condition: Condition::Bad, code: None, text: partial.to_vec() });
             }
-            let line = fault.said.as_ref().map_or(partial, |said| said.text.as_slice());
-            if ended && let Some(said) = greeting::refusal(line) {
-                said.note(&mut step);
-                conversation.alert(&mut step, &said, end);
-                fault.said = Some(said);
+            let line = fault.response.as_ref().map_or(partial, |response| response.text.as_slice());
+            if ended && let Some(response) = greeting::refusal(line) {
+                response.note(&mut step);
+                conversation.alert(&mut step, &response, end);
+                fault.response = Some(response);
             }
             return Err(conversation.fault(step, &fault));
         }
     };
-    said.note(&mut step);
-    conversation.alert(&mut step, &said, end);
-    if said.condition == Condition::Bye {
-        step.text = Some(conversation.redactor.text(&said.text, ServerText::STATUS));
+    response.note(&mut step);
+    conversation.alert(&mut step, &response, end);
+    if response.condition == Condition::Bye {
+        step.text = Some(conversation.redactor.text(&response.text, ServerText::STATUS));
         let class =
-            if said.code == Some(ResponseCode::Referral) { ErrorType::Referral } else { ErrorType::GreetingBye };
+            if response.code == Some(ResponseCode::Referral) { ErrorType::Referral } else { ErrorType::GreetingBye };
         conversation.fail(step, class);
         return Err(Stop::Close);
     }
-    if said.condition == Condition::Preauth {
+    if response.condition == Condition::Preauth {
         conversation.recorder.server().preauth = Some(true);
         if conversation.target.security == Security::StartTls {
             conversation.fail(step, ErrorType::PreauthPlaintext);
@@ -235,14 +235,14 @@ async fn starttls(conversation: &mut Conversation<'_>, driver: &mut Driver) -> R
     }
     conversation.command(driver, &Command::StartTls).await?;
     if driver.has_unread() {
-        // Whoever put bytes behind the OK wants them read as if they had come under TLS (RFC 9051 §11.1).
+        // Bytes behind the OK would be read as if they had come under TLS (RFC 9051 §11.1).
         conversation.fail_last(ErrorType::StarttlsInjection, None);
         return Err(Stop::Close);
     }
     Box::pin(reach::tls(conversation, driver)).await
 }
 
-/// Asks what the server can do, if it has not told.
+/// Asks for the capabilities, unless the server has listed them.
 async fn capabilities(conversation: &mut Conversation<'_>, driver: &mut Driver) -> Result<(), Stop> {
     if driver.session.capabilities().is_some() {
         return Ok(());
@@ -296,7 +296,7 @@ async fn open_mailbox(conversation: &mut Conversation<'_>, driver: &mut Driver) 
     };
     let Some(exists) = answer.progress.exists else { return Err(without_exists(conversation)) };
     let loaded = load(conversation, driver, exists).await;
-    // Not before: whoever reads the log may be slow, and the clock would run.
+    // Not before: writing the log may block, and the clock would run.
     if exists < plan::Journey::FEWEST {
         let holds = match exists {
             0 => "is empty".to_owned(),
@@ -326,7 +326,7 @@ fn suggest_mailbox(conversation: &mut Conversation<'_>, driver: &Driver) {
     }
 }
 
-/// Fetches what makes the message list, of a mailbox that holds so many.
+/// Fetches the message list of a mailbox with `exists` messages.
 async fn load(conversation: &mut Conversation<'_>, driver: &mut Driver, exists: u32) -> Result<(), Stop> {
     let journey = &conversation.target.journey;
     let Some(messages) = journey.messages(exists, &mut rand::rng()) else {

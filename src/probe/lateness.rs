@@ -1,7 +1,7 @@
 //! Whose time it was when a step took too long: the server's, which is a failure, or our own, which makes the run void.
 //!
-//! What the kernel held was read before this is asked. How long a deadline is, pauses included, is `clock`'s to say; when the
-//! server owed us nothing, the stamped stream's. Called by `driver` and `sasl` when time is up or the connection has ended.
+//! What the kernel held was read before this is asked. `clock` has the length of a deadline, pauses included; the stamped stream,
+//! when the server owed nothing. Called by `driver` and `sasl` when time is up or the connection has ended.
 
 use std::time::Duration;
 

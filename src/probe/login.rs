@@ -46,7 +46,7 @@ fn fallback(first: LoginMethod, auth: Auth, known: &Capabilities) -> Option<Logi
     Some(LoginMethod::Login).filter(|_| !known.login_disabled)
 }
 
-/// What the login's step is called when nobody knows yet what the server offers.
+/// The name of the login's step before the server's capabilities are known.
 pub(super) fn login_name(conversation: &Conversation<'_>) -> CommandName {
     match conversation.target.journey.auth {
         Auth::Auto | Auth::Login => CommandName::Login,
@@ -145,10 +145,10 @@ async fn log_in(
             conversation.perform(driver, &Command::Authenticate { mechanism, credentials }).await?
         }
     };
-    if let Ok(said) = &exchange.result
+    if let Ok(response) = &exchange.result
         && may_go_on
-        && said.condition == Condition::No
-        && let class = conversation.refused(&mut step, said)
+        && response.condition == Condition::No
+        && let class = conversation.refused(&mut step, response)
         && may_be_the_mechanisms(class)
     {
         conversation.tolerate(step, class);

@@ -1,4 +1,4 @@
-//! One run of a journey, step by step. It never fails: a failure is a finding, and the [`Run`] says what was found.
+//! One run of a journey, step by step. It never fails: a failure is a finding, and the [`Run`](imaptrace_record::Run) holds what was found.
 //!
 //! The caller (`agent` and `cli`) gives the ids and decides when; this module decides which step comes next, how long it may take,
 //! and what each response means. It shows nothing and sends nothing but IMAP.

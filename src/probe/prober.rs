@@ -41,14 +41,14 @@ impl Prober {
         Self { steps: Some(steps), ..self }
     }
 
-    /// Fetches an account's password. A password command may take seconds: nobody who opens a mailbox waits for that,
+    /// Fetches an account's password. A password command may take seconds: a user who opens a mailbox does not wait for that,
     /// so it comes before the run.
     pub async fn secret(&self, account: &Account) -> Result<Secret, SecretError> {
         account.password.load(&self.child_env).await
     }
 
     /// What a run needs before it begins: the account's password, and that what TLS needs of files can be read. Both may take
-    /// seconds, for which nobody who opens a mailbox waits.
+    /// seconds, for which a user who opens a mailbox does not wait.
     pub async fn prepare(&self, target: &TargetContext, account: &Account) -> Result<Secret, SecretError> {
         if target.target.security != Security::None {
             let deadline = Deadline::after(clock::now(), ROOTS);

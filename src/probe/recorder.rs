@@ -326,7 +326,7 @@ fn note_delays(run: &mut Run, from: Seconds) {
     }
 }
 
-/// The machine slept meanwhile. What the server did in that time, and what became of the line, nobody can tell; the last
+/// The machine slept meanwhile. What the server and the line did in that time cannot be known; the last
 /// step bears it.
 fn suspended(run: &mut Run) {
     let class = ErrorType::Suspended;

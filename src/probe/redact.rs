@@ -48,7 +48,7 @@ impl Redactor {
         Self { sought }
     }
 
-    /// What was said in a SASL exchange: nobody is told from what a password could be guessed. Names in it are sought
+    /// Messages of a SASL exchange: passwords could be tried against them. Names in it are sought
     /// already, and stand for themselves.
     pub(super) fn learn(&mut self, message: &[u8]) {
         let message = Zeroizing::new(String::from_utf8_lossy(message).into_owned());

@@ -1,7 +1,7 @@
 //! The turns of a SASL exchange: answers what the server asks, has the password hashed beside the threads that carry bytes,
 //! and gives up what breaks the mechanism's rules.
 //!
-//! What is to be answered is `imap`'s to say; which mechanism it is, `login`'s.
+//! Not here: the replies (`imap`), and which mechanism is used (`login`).
 
 use std::{
     sync::{Arc, LazyLock},
@@ -27,7 +27,7 @@ use crate::{
 const HASHING: Duration = Duration::from_secs(5);
 
 /// Hashing at one time: half of the processors, for the other half is to carry bytes and look at clocks. A thousand servers
-/// that want the password hashed 600,000 times keep those waiting that hash, too, and nobody else.
+/// that want the password hashed 600,000 times keep waiting only those that hash, too.
 static PLACES: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     Arc::new(Semaphore::new((processors / 2).max(1)))
@@ -78,7 +78,7 @@ impl Driver {
         };
         let began = clock::now();
         exchange.waited += began.saturating_duration_since(asked);
-        // It runs to its end, whoever waits for it, and keeps its place for as long.
+        // It runs to its end even when the run has gone on, and keeps its place for as long.
         let hashing = blocking::work(move || {
             let worked = work.run();
             drop(place);
@@ -115,15 +115,16 @@ impl Driver {
     }
 
     /// A refusal that the mechanism itself explains, and not by the password, is no refusal of the password.
-    pub(super) fn with_complaint(&self, said: StatusResponse) -> Result<StatusResponse, Fault> {
-        let complaint = self.session.complaint().filter(|_| said.condition == Condition::Bad || said.code.is_none());
-        let Some(complaint) = complaint else { return Ok(said) };
+    pub(super) fn with_complaint(&self, response: StatusResponse) -> Result<StatusResponse, Fault> {
+        let complaint =
+            self.session.complaint().filter(|_| response.condition == Condition::Bad || response.code.is_none());
+        let Some(complaint) = complaint else { return Ok(response) };
         let text = [b"the server ended SCRAM with the error ".as_slice(), complaint].concat();
         Err(Fault { can_logout: true, ..violation(text) })
     }
 }
 
-/// Nothing was hashed, for other runs had all places: neither server nor password is to blame, and nobody is judged.
+/// Nothing was hashed, for other runs had all places: neither server nor password is to blame, so the run is void.
 fn no_place() -> Fault {
     let text = b"no processor was free to hash the password".to_vec();
     Fault::new(ErrorType::Internal, clock::now()).with(Some(StatusResponse {
@@ -134,8 +135,8 @@ fn no_place() -> Fault {
 }
 
 fn violation(text: Vec<u8>) -> Fault {
-    let said = StatusResponse { condition: Condition::Bad, code: None, text };
-    Fault::new(ErrorType::AuthProtocol, clock::now()).with(Some(said))
+    let response = StatusResponse { condition: Condition::Bad, code: None, text };
+    Fault::new(ErrorType::AuthProtocol, clock::now()).with(Some(response))
 }
 
 #[cfg(test)]

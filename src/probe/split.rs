@@ -77,7 +77,7 @@ impl Pace {
         }
     }
 
-    /// What so many bytes need on the line; nothing while nothing is known.
+    /// How long these bytes take on the line; zero while its rate is unknown.
     fn needs(per_byte: u32, bytes: u32) -> Duration {
         Duration::from_nanos(u64::from(per_byte) * u64::from(bytes) / 1_000)
     }

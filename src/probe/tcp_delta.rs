@@ -1,6 +1,6 @@
 //! What the kernel has seen of a connection while a step was under way, and how TLS was closed.
 //!
-//! What follows from it for the step's times is `uncertainty`'s to say. Called by the steps of a journey and by `driver`.
+//! `uncertainty` bounds the step's times by it. Called by the steps of a journey and by `driver`.
 
 use std::time::Duration;
 

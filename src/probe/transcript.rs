@@ -14,7 +14,7 @@ use std::{
     time::Instant,
 };
 
-use imaptrace_imap::{Command, Frame, OffendingLine};
+use imaptrace_imap::{Command, Condition, Frame, OffendingLine};
 use imaptrace_record::{ConversationLine, LineOrigin, Seconds, Step};
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
@@ -163,9 +163,8 @@ impl Transcript {
             return self.line(at, LineOrigin::Server, format!("* {number} FETCH ({octets} octets{literals})"));
         }
         if !shown {
-            let name =
-                ["OK", "NO", "BAD", "BYE"].into_iter().find(|name| words[1].eq_ignore_ascii_case(name.as_bytes()));
-            let name = name.map_or_else(|| "*".to_owned(), |name| format!("* {name}"));
+            let condition = Condition::parse(words[1]).filter(|condition| *condition != Condition::Preauth);
+            let name = condition.map_or_else(|| "*".to_owned(), |condition| format!("* {condition}"));
             return self.line(at, LineOrigin::Server, format!("{name} ({octets} octets, not shown)"));
         }
         self.entry(at, LineOrigin::Server, without_literals(frame));

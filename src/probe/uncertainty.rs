@@ -68,7 +68,7 @@ impl Uncertainty {
         Self { duration: if tcp.lost() > 0 { waited } else { Duration::ZERO }, ..Self::default() }
     }
 
-    /// The server waited for us: so much less is the step's, and in none of the server's gaps.
+    /// The server waited for imaptrace: this time is the step's, and in none of the server's gaps.
     fn ours(waited: Duration) -> Self {
         Self { duration: waited, server: Duration::ZERO, transfer: waited }
     }
@@ -129,7 +129,7 @@ impl Uncertainty {
         }
     }
 
-    /// A gap could have been shorter by so much.
+    /// By how much a gap could have been shorter.
     fn of_gap(gap: &Gap<'_>, by: Duration) -> Self {
         let duration = by.min(gap.delay);
         let line = gap.delay.saturating_sub(gap.server);

@@ -104,7 +104,7 @@ impl Watch {
     }
 }
 
-/// Ends when the run is to be cancelled; never when nobody can say so any more.
+/// Ends when the run is cancelled; never once the sender is gone.
 pub(super) async fn cancelled(cancel: &mut Cancel) {
     if cancel.wait_for(|cancelled| *cancelled).await.is_err() {
         std::future::pending::<()>().await;

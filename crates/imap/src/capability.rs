@@ -1,4 +1,4 @@
-//! What a server says it can do (RFC 9051 §6.1.1). Only what the journey asks for is kept, and a hash of the rest.
+//! A server's capabilities (RFC 9051 §6.1.1): those that a client acts on, the SASL mechanisms, and a hash of the list.
 
 use std::fmt::Write as _;
 

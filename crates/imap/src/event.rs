@@ -58,7 +58,7 @@ pub enum Event<'a> {
     FirstByte,
     /// The first FETCH response that holds data of a message that was asked for is whole.
     FirstRow,
-    /// `+`: the next part may be sent, or [`Session::answer`](crate::Session::answer) says what to.
+    /// `+`: the next part may be sent, or the reply that [`Session::answer`](crate::Session::answer) gives.
     Continuation,
     /// An untagged OK with `[ALERT]`. Later rows may show that its words were mail: see [`Session::trusts_untagged`](crate::Session::trusts_untagged).
     Alert(&'a [u8]),
@@ -88,7 +88,7 @@ pub struct SessionProgress {
     pub deviations: u64,
     /// EXISTS while SELECT ran; the last one that could be read.
     pub exists: Option<u32>,
-    /// How many messages a SEARCH found; none when it did not say.
+    /// How many messages a SEARCH found; none without a count.
     pub found: Option<u64>,
     /// Host of a referral.
     pub referral: Option<Vec<u8>>,

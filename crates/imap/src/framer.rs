@@ -2,7 +2,7 @@
 //!
 //! It streams: however large a literal is, its bytes are counted as they pass and dropped, unless a name can stand
 //! there and it is short. Framing comes before parsing, so a response that makes no sense never costs the next one.
-//! It knows no tags, no states and no commands; `session` does.
+//! Not here: tags, states and commands (`session`). Called by `session`.
 
 use crate::{
     Condition, Limits,
@@ -126,7 +126,7 @@ const ITEMS: &[&str] = &[
 ];
 
 impl std::fmt::Debug for Framer {
-    // What a server said may be a password that it says back.
+    // A server may repeat a password.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Framer({} bytes, {:?})", self.text.len(), self.phase)
     }

@@ -1,15 +1,15 @@
-//! What a server says of its own time in the text of a tagged OK. Not part of IMAP: a habit of some servers.
+//! The time that a server reports for a command in the text of its tagged OK. Not part of IMAP: a habit of some servers.
 //!
 //! Dovecot ends its text with `(0.036 + 0.000 + 0.035 secs).`: the time spent in the command (running, blocked, or waiting
 //! for a lock), the time spent waiting for the client, and the time since the command last ran, which overlaps the first.
 //! The first alone is the server's own, so the others are checked and not added. Cyrus has `(0.004 sec)` or
-//! `(3 msgs in 0.004 secs)`. Anything else says nothing.
+//! `(3 msgs in 0.004 secs)`. Any other text is ignored.
 //!
-//! Reads text; whether a time can be true is the caller's to decide. Called by `probe`.
+//! Reads text; the caller decides whether a time can be true.
 
 use std::time::Duration;
 
-/// What a server says that a command took.
+/// The time that a server reports for a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reported {
     /// The time spent in the command: the first, or only, term.

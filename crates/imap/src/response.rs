@@ -1,5 +1,5 @@
-//! Reads one framed response as far as the journey needs it (RFC 9051 §7). What it does not know is `Other`, which is
-//! no error: a server may send any data at any time (RFC 9051 §2.2.2).
+//! Parses one framed response as far as a session needs it (RFC 9051 §7). Any other is `Other`, which is no error: a server may
+//! send any data at any time (RFC 9051 §2.2.2). Called by `session`.
 
 use super::{
     Code, Condition, Frame,
@@ -32,7 +32,7 @@ pub enum Response<'a> {
         /// It holds nothing but what a server may send of a message unasked when its flags change (RFC 9051 §7.5.2).
         only_flags: bool,
     },
-    /// `* ID …`: name and version, as far as the server tells.
+    /// `* ID …`: name and version, if the server gives them.
     Id(Option<Vec<u8>>, Option<Vec<u8>>),
     /// `* SEARCH …` or `* ESEARCH … COUNT n`: how many messages were found.
     Found(u64),
@@ -44,7 +44,7 @@ pub enum Response<'a> {
     Tagged(&'a [u8], Option<StatusLine<'a>>),
 }
 
-/// What a status response says.
+/// A status response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StatusLine<'a> {
     /// Its first word.

@@ -28,7 +28,7 @@ macro_rules! error_types {
         }
 
         impl ErrorType {
-            /// All classes, in the contract's order.
+            /// All classes, in the order of docs/telemetry.md.
             pub const ALL: &[Self] = &[$($(Self::$variant,)+)+];
 
             /// The class as users see it.
@@ -102,7 +102,7 @@ error_types! {
         ProtocolSyntax = "protocol_syntax",
         /// A tagged line with a tag that is not the running command's.
         ProtocolTag = "protocol_tag",
-        /// A `+` that nobody waits for.
+        /// A `+` without a command that waits for one.
         ProtocolContinuation = "protocol_continuation",
         /// A line over the limit.
         LimitLine = "limit_line",
@@ -158,7 +158,7 @@ error_types! {
         OverloadCpu = "overload_cpu",
         /// The machine slept during the run, or this process was stopped.
         Suspended = "suspended",
-        /// imaptrace was told to stop.
+        /// imaptrace was stopped.
         Cancelled = "cancelled",
         /// A fault in imaptrace, or of its machine's that has no class of its own.
         Internal = "internal",

@@ -267,7 +267,7 @@ pub struct ConnectAttempt {
     pub error_type: Option<ErrorType>,
 }
 
-/// What the handshake told.
+/// What the TLS handshake showed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TlsFacts {
     /// `1.2` or `1.3`, from the ServerHello; absent when none came.
@@ -332,7 +332,7 @@ pub enum Verified {
     Yes,
     /// The handshake failed before or over it.
     No,
-    /// `--insecure`: nobody looked.
+    /// `--insecure`: not checked.
     Insecure,
 }
 

@@ -22,7 +22,7 @@ fn redactor(user: &str, password: &str) -> Redactor {
     Redactor::new(&account, Some(&Secret::new(password.into())))
 }
 
-fn said(text: &str) -> String {
+fn response(text: &str) -> String {
     redactor(USER, PASSWORD).text(text.as_bytes(), 256).as_str().to_owned()
 }
 
@@ -64,7 +64,7 @@ fn every_form_of_the_password_goes() {
         PASSWORD.bytes().flat_map(|byte| [char::from(byte), '\0']).collect::<String>().replace("Ã\0¤", "ä"),
     ];
     for form in forms {
-        let clean = said(&format!("no {form} !"));
+        let clean = response(&format!("no {form} !"));
         let bare =
             clean.replace('"', "").replace("0x[", "[").replace("\\x00", "").replace("[[redacted]]", "[redacted]");
         assert_eq!(bare, "no [redacted] !", "{form}");
@@ -77,9 +77,9 @@ fn base64_goes_at_any_place_of_a_message_folded_and_with_its_ends_cut_off() {
         let whole = STANDARD_NO_PAD.encode(format!("{}{PASSWORD}tail", "x".repeat(lead)));
         for cut in 0..5 {
             let text = &whole[cut.min(lead)..whole.len() - cut];
-            assert_eq!(said(&format!("<{text}>")), "<[redacted]>", "{lead} {cut}");
+            assert_eq!(response(&format!("<{text}>")), "<[redacted]>", "{lead} {cut}");
             let folded: Vec<&str> = text.as_bytes().chunks(5).map(|five| std::str::from_utf8(five).unwrap()).collect();
-            let clean = said(&format!("<{}>", folded.join("\r\n ")));
+            let clean = response(&format!("<{}>", folded.join("\r\n ")));
             // Each line of it that is the password's alone.
             let own = (8 * lead).div_ceil(6)..8 * (lead + PASSWORD.len()) / 6;
             let first = cut.min(lead);
@@ -123,12 +123,12 @@ fn a_short_password_goes_whole() {
 fn the_user_name_becomes_the_alias_without_its_domain_and_cut_short_too() {
     let blob = STANDARD.encode(format!("\0{USER}\0other"));
     let escaped = "canary%40example.org";
-    let clean = said(&format!("Canary@Example.org canary {blob} {escaped} canaryx canary@exam"));
+    let clean = response(&format!("Canary@Example.org canary {blob} {escaped} canaryx canary@exam"));
     assert_eq!(clean, "[default] [default] [default] [default] canaryx [default]");
-    assert_eq!(said("* BYE canary@example.o"), "* BYE [default]");
-    assert_eq!(said(&format!("<{}>", STANDARD.encode(USER).to_uppercase())), "<[default]>");
-    assert_eq!(said("&lt;canary&#64;example&#x2e;org&gt;"), "&lt;[default]&gt;");
-    assert_eq!(said(&format!("* BYE {}", &STANDARD.encode(USER)[..14])), "* BYE [default]");
+    assert_eq!(response("* BYE canary@example.o"), "* BYE [default]");
+    assert_eq!(response(&format!("<{}>", STANDARD.encode(USER).to_uppercase())), "<[default]>");
+    assert_eq!(response("&lt;canary&#64;example&#x2e;org&gt;"), "&lt;[default]&gt;");
+    assert_eq!(response(&format!("* BYE {}", &STANDARD.encode(USER)[..14])), "* BYE [default]");
     let short = redactor("me", PASSWORD);
     assert_eq!(short.text(b"some of me", 256).as_str(), "some of [default]");
 }
@@ -136,13 +136,13 @@ fn the_user_name_becomes_the_alias_without_its_domain_and_cut_short_too() {
 #[test]
 fn what_is_nobodys_stays_as_it_is() {
     let text = "NO [ALERT] 7 mails in a%20folder, cafe:babe 0xbeef {5} \\o/ AGNhbmFyeQ== (0.036 secs) päss wörd";
-    assert_eq!(said(text), text.replace("AGNhbmFyeQ==", "[default]"));
+    assert_eq!(response(text), text.replace("AGNhbmFyeQ==", "[default]"));
     assert_eq!(redactor("u", "").text(b"all of it", 256).as_str(), "all of it");
 }
 
 #[test]
 fn of_a_long_text_the_start_is_looked_at_and_no_more_is_told() {
-    let clean = said(&format!("{}{PASSWORD}", PASSWORD.repeat(100_000)));
+    let clean = response(&format!("{}{PASSWORD}", PASSWORD.repeat(100_000)));
     assert_eq!(clean, "[redacted]");
     let redactor = redactor(USER, PASSWORD);
     let long = redactor.bytes(&vec![b'x'; 1 << 20]);
@@ -184,8 +184,8 @@ fn whoever_logs_in_for_somebody_else_is_not_named_either() {
     };
     let redactor = Redactor::new(&account, Some(&Secret::new("password".into())));
     let blob = STANDARD.encode("canary@example.org\0overseer\0password");
-    let said = format!("{blob} / canary@example.org*overseer / OVERSEER for canary@example.org");
-    let text = redactor.text(said.as_bytes(), 256);
+    let response = format!("{blob} / canary@example.org*overseer / OVERSEER for canary@example.org");
+    let text = redactor.text(response.as_bytes(), 256);
     let (blob, names) = text.as_str().split_once(" / ").unwrap();
     assert_eq!(names, "[shop] / [shop] for [shop]");
     assert_eq!(blob, "[redacted]");
@@ -196,14 +196,14 @@ fn what_was_said_to_prove_the_password_is_cut_out_whole_and_in_parts() {
     let mut redactor = redactor("user", "password");
     let message = b"c=biws,r=abcdef,p=cHJvb2Y=";
     redactor.learn(message);
-    let said = format!("{} / c=biws,r=abcdef,p=cHJvb2Y= / p is cHJvb2Y=", STANDARD.encode(message));
-    assert_eq!(redactor.text(said.as_bytes(), 256).as_str(), "[redacted] / [redacted] / p is [redacted]");
+    let response = format!("{} / c=biws,r=abcdef,p=cHJvb2Y= / p is cHJvb2Y=", STANDARD.encode(message));
+    assert_eq!(redactor.text(response.as_bytes(), 256).as_str(), "[redacted] / [redacted] / p is [redacted]");
 }
 
 #[test]
 fn what_began_an_exchange_leaves_the_name_its_alias_and_others_of_its_domain_alone() {
     let mut redactor = redactor(USER, PASSWORD);
     redactor.learn(format!("n,,n={USER},r=abcdefgh").as_bytes());
-    let said = format!("n,,n={USER},r=abcdefgh of example.org");
-    assert_eq!(redactor.text(said.as_bytes(), 256).as_str(), "n,,n=[default][redacted] of example.org");
+    let response = format!("n,,n={USER},r=abcdefgh of example.org");
+    assert_eq!(redactor.text(response.as_bytes(), 256).as_str(), "n,,n=[default][redacted] of example.org");
 }

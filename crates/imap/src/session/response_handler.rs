@@ -42,7 +42,7 @@ pub(super) fn greeting<'a>(
     Ok(Event::Greeting(status))
 }
 
-/// Keeps what a status response's code tells. True when it was a capability list.
+/// Keeps the data of a status response's code. True when it was a capability list.
 fn learn(status: &StatusLine<'_>, capabilities: &mut Option<Capabilities>, progress: &mut SessionProgress) -> bool {
     let Some(code) = status.code else { return false };
     match code.name {
@@ -158,7 +158,7 @@ impl ResponseHandler<'_> {
         status.code.filter(|code| code.name == ResponseCode::Alert).map(|_| Event::Alert(status.text))
     }
 
-    /// Keeps what a status response's code tells. True when it was a capability list.
+    /// Keeps the data of a status response's code. True when it was a capability list.
     fn learn(&mut self, status: &StatusLine<'_>) -> bool {
         *self.shrunk |=
             status.code.is_some_and(|code| code.name == ResponseCode::ExpungeIssued) && self.exists.is_some();
