@@ -166,7 +166,7 @@ impl Conversation<'_> {
         }
         let tag = self.tag(&step);
         let exchange = driver.exchange(&tag, command, deadline, write).await;
-        for message in &exchange.spoken {
+        for message in &exchange.sasl_messages {
             self.redactor.learn(message);
         }
         self.fill(&mut step, &exchange, driver);

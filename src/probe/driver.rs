@@ -173,7 +173,7 @@ impl Driver {
             first_byte: None,
             first_row: None,
             continuations: Vec::new(),
-            spoken: Vec::new(),
+            sasl_messages: Vec::new(),
             waited: Duration::ZERO,
             alert: None,
             sent: 0,
@@ -219,7 +219,7 @@ impl Driver {
         }
         exchange.traffic = self.wire.traffic();
         exchange.more = self.has_unread() || self.wire.has_waiting();
-        exchange.spoken = self.session.spoken().to_vec();
+        exchange.sasl_messages = self.session.sasl_messages().to_vec();
         exchange.progress = self.session.take_progress();
         if !self.session.trusts_untagged() {
             // They came while rows were cut wrongly, and may be mail.

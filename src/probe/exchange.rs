@@ -45,7 +45,7 @@ pub(super) struct Exchange {
     pub(super) first_row: Option<Instant>,
     pub(super) continuations: Vec<Instant>,
     /// What was said in a SASL exchange and must not be repeated, beside names and password.
-    pub(super) spoken: Vec<Zeroizing<Vec<u8>>>,
+    pub(super) sasl_messages: Vec<Zeroizing<Vec<u8>>>,
     /// For how long we kept the server waiting for a processor.
     pub(super) waited: Duration,
     /// The first; a server that has ten thousand is not to be read ten thousand times.

@@ -213,7 +213,7 @@ mod tests {
     async fn hashing_waits_for_a_place_within_the_steps_deadline_and_can_be_cancelled() {
         let (exchange, lines) = login(LONG, |_| ()).await;
         assert_eq!(exchange.result.unwrap().condition, Condition::Ok);
-        assert_eq!((lines, exchange.continuations.len(), exchange.spoken.len()), (2, 2, 2));
+        assert_eq!((lines, exchange.continuations.len(), exchange.sasl_messages.len()), (2, 2, 2));
 
         let places = all_places().await;
         let (exchange, lines) = login(Duration::from_millis(300), |_| ()).await;

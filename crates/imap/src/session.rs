@@ -197,8 +197,8 @@ impl Session {
     }
 
     /// Messages of the SASL exchange that must not be shown when the server repeats them, beside names and password.
-    pub fn spoken(&self) -> &[Zeroizing<Vec<u8>>] {
-        self.exchange.as_ref().map(SaslExchange::spoken).unwrap_or_default()
+    pub fn sasl_messages(&self) -> &[Zeroizing<Vec<u8>>] {
+        self.exchange.as_ref().map(SaslExchange::messages).unwrap_or_default()
     }
 
     /// Whether the next command may be sent: the one under way, if any, stands whole on the line.

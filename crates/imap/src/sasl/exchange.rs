@@ -133,7 +133,7 @@ impl SaslExchange {
     }
 
     /// Messages that must not be shown when the server repeats them, beside names and password.
-    pub(crate) fn spoken(&self) -> &[Zeroizing<Vec<u8>>] {
+    pub(crate) fn messages(&self) -> &[Zeroizing<Vec<u8>>] {
         match &self.state {
             ExchangeState::Scram(scram) => scram.sent(),
             ExchangeState::Sent | ExchangeState::Cancelled => &self.given_up,
