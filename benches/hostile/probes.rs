@@ -91,7 +91,7 @@ fn orders() -> impl Iterator<Item = String> {
 pub fn literal(server: &str, ca: Option<&str>) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let probes = Probes::new();
-    let limits = Limits { command_bytes: 1 << 40, run_bytes: 1 << 40, ..Limits::default() };
+    let limits = Limits { command_bytes: 1 << 40, session_bytes: 1 << 40, ..Limits::default() };
     let deadlines = Deadlines { run: HOUR, command: HOUR, ..Deadlines::default() };
     for server in std::iter::once(server.to_owned()).chain(orders()) {
         let subject = probes.subject(server.parse().unwrap(), ca, limits, deadlines);

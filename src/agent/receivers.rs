@@ -23,8 +23,8 @@ use tracing::error;
 use super::error::AgentError;
 use crate::{
     blocking,
-    config::{Compression, Exporter, Protocol, bracketed},
-    delivery::{self, DeliveryStartError, Header, HttpProxy, PemFiles, Receivers, Signal, SignalError},
+    config::{Compression, Exporter, bracketed},
+    delivery::{DeliveryStartError, Header, HttpProxy, PemFiles, Receivers, Signal, SignalError},
     follow::{Followed, Known, NotRead, Read},
     net::{TlsContextError, TlsPaths, TlsPem},
     secret::{SecretError, SecretSource},
@@ -120,10 +120,6 @@ fn file(source: &SecretSource) -> Option<PathBuf> {
 
 /// The settings without what is in files and headers.
 fn plain(exporter: &Exporter) -> Signal {
-    let protocol = match exporter.protocol {
-        Protocol::Grpc => delivery::Protocol::Grpc,
-        Protocol::HttpProtobuf => delivery::Protocol::HttpProtobuf,
-    };
     Signal {
         timeout: exporter.timeout,
         gzip: exporter.compression == Compression::Gzip,
@@ -134,7 +130,7 @@ fn plain(exporter: &Exporter) -> Signal {
             let credentials = proxy.credentials.as_ref().map(Secret::expose);
             HttpProxy::new(&bracketed(&proxy.host), proxy.port, credentials)
         }),
-        ..Signal::new(&exporter.endpoint, protocol)
+        ..Signal::new(&exporter.endpoint, exporter.protocol)
     }
 }
 

@@ -296,16 +296,13 @@ impl KnownSeries {
     }
 }
 
-/// The tables whose changes a running agent cannot follow.
+/// The tables whose changes a running agent cannot follow. How times are taken is a setting of each target, and followed.
 fn need_restart(old: &Config, new: &Config) -> Vec<&'static str> {
-    // How times are taken is set for each target, and followed.
-    let timing = new.latency.timing;
-    let latency = config::Latency { timing, ..old.latency.clone() } == new.latency;
     let same = [
         ("[agent]", old.agent == new.agent),
         ("[otlp]", old.otlp == new.otlp),
         ("[metrics]", old.metrics == new.metrics),
-        ("[latency]", latency),
+        ("[latency]", old.latency == new.latency),
         ("[state]", old.state == new.state),
         ("[http]", old.http == new.http),
     ];

@@ -15,7 +15,6 @@ use crate::{
     config::{Config, Exports, Histogram, Resource},
     delivery::{self, Delivery, DeliveryStartError, Receivers, Replay},
     follow::FileFollower,
-    latency,
     plan::Target,
     state::StateDir,
     telemetry::{MetricsSettings, ResourceSettings, names::DropReason},
@@ -79,15 +78,7 @@ pub(super) fn latency_store(
     config: &Config,
     state: Option<StateDir>,
 ) -> (Arc<LatencyStore>, impl FnOnce() + Send + 'static) {
-    let latency = &config.latency;
-    let settings = latency::Settings {
-        min_runs: latency.min_runs,
-        slow_ratio: latency.slow_ratio,
-        slow_excess: latency.slow_excess,
-        slow_limit: latency.slow_limit,
-        slow_limits: latency.slow_limits.clone(),
-    };
-    let store = Arc::new(LatencyStore::new(settings, state));
+    let store = Arc::new(LatencyStore::new(config.latency.clone(), state));
     let accounts = |target: &Target| target.accounts.iter().map(|account| account.alias.clone()).collect();
     let known: HashMap<String, HashSet<String>> =
         config.targets.iter().map(|target| (target.name.clone(), accounts(target))).collect();

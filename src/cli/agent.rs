@@ -17,7 +17,7 @@ use crate::{
     agent, config,
     net::Roots,
     status::Depth,
-    telemetry::logs::{self, LogFormat, LogSettings},
+    telemetry::logs::{self, LogSettings},
 };
 
 /// How long the agent's start waits for a directory of CA certificates that has to be made.
@@ -40,10 +40,7 @@ pub(super) async fn run(path: &Path, roots: &Roots, hung_up: &'static AtomicBool
             return if problems.unanswered { FAILED } else { USAGE };
         }
     };
-    let format = match config.agent.log_format {
-        config::LogFormat::Text => LogFormat::Text,
-        config::LogFormat::Json => LogFormat::Json,
-    };
+    let format = config.agent.log_format;
     // What is noteworthy inside a run is on its trace; an agent that logs it each minute is not read any more.
     let level = config.agent.log_level;
     let quiet = match level {

@@ -12,12 +12,14 @@ use imaptrace_imap::CommandName;
 
 use crate::{
     config::{
-        Config, Exporter, Histogram, Latency, LogFormat, samples, series,
+        Config, Exporter, Histogram, samples, series,
         sources::units::{print_duration as time, print_size as size},
         span_samples,
     },
-    plan::{Hours, NameResolver, Open, Per, ProxyProtocol, RunLimits, TagStyle, Target, Window},
+    latency,
+    plan::{Hours, NameResolver, Open, Per, ProxyProtocol, RunLimits, TagStyle, Target, Timing, Window},
     secret::{SecretSource, shown_variable},
+    telemetry::logs::LogFormat,
 };
 
 /// So many targets, groups, windows and accounts of one target are shown, each with all its facts.
@@ -76,7 +78,7 @@ fn write(out: &mut String, config: &Config) -> fmt::Result {
     for (key, value) in &config.resource.attributes {
         writeln!(out, "  {} {value:?}", key.escape_debug())?;
     }
-    write_latency(out, &config.latency)?;
+    write_latency(out, &config.latency, config.timing)?;
     writeln!(out, "\nagent")?;
     let format = match config.agent.log_format {
         LogFormat::Text => "text",
@@ -186,7 +188,7 @@ fn write_windows(out: &mut String, config: &Config) -> fmt::Result {
     write_more(out, config.windows.len(), "windows")
 }
 
-fn write_latency(out: &mut String, latency: &Latency) -> fmt::Result {
+fn write_latency(out: &mut String, latency: &latency::Settings, timing: Timing) -> fmt::Result {
     writeln!(out, "\nlatency")?;
     writeln!(
         out,
@@ -198,7 +200,6 @@ fn write_latency(out: &mut String, latency: &Latency) -> fmt::Result {
     let every = latency.slow_limit.map(|limit| format!("any step {}", time(limit)));
     let each = latency.slow_limits.iter().map(|(step, limit)| format!("{step} {}", time(*limit)));
     writeln!(out, "  slow past a limit: {}", joined(every.into_iter().chain(each)))?;
-    let timing = latency.timing;
     writeln!(out, "  kernel stamps {}, quickack {}", on(timing.kernel_stamps), on(timing.quickack))
 }
 
@@ -265,7 +266,7 @@ fn write_target(out: &mut String, target: &Target) -> fmt::Result {
         "  limits      line {}, command {}, run {}, responses {}, depth {}, literal kept {}",
         size(limits.line as u64),
         size(limits.command_bytes),
-        size(limits.run_bytes),
+        size(limits.session_bytes),
         limits.responses,
         limits.depth,
         size(limits.literal_kept as u64),

@@ -115,8 +115,8 @@ fn read_all(
     if tables.is_empty() && !many && root.get("targets").is_none_or(|field| field.is_list()) {
         root.error("targets", "there is no target", "add [[targets]] with name, url, user and password");
     }
-    let latency = latency::read(&root.table("latency", &latency::KEYS));
-    let common = SharedSettings { limits, timing: latency.timing };
+    let (latency, timing) = latency::read(&root.table("latency", &latency::KEYS));
+    let common = SharedSettings { limits, timing };
     let read = tables.iter().map(|table| target::read(table, (&defaults_table, &defaults), common, kind));
     let targets: Option<Vec<Target>> = read.collect::<Vec<_>>().into_iter().collect();
     target::check_unique(&tables);
@@ -161,6 +161,7 @@ fn read_all(
         metrics,
         limits: run_limits,
         latency,
+        timing,
         state,
         http,
         windows,

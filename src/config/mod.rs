@@ -26,11 +26,10 @@ pub use load::{exports, load, probe};
 pub use problem::{Place, Problem, Problems};
 pub(crate) use settings::proxy::bracketed;
 pub use settings::{
-    agent::{Agent, LogFormat, LogLevel},
+    agent::{Agent, LogLevel},
     http::Http,
-    latency::Latency,
     metrics::{Histogram, MetricsOptions},
-    otlp::{Compression, Exporter, Otlp, Protocol},
+    otlp::{Compression, Exporter, Otlp},
     proxy::{ProxyUrl, Route},
     series::{EXPLICIT_SAMPLES, EXPONENTIAL_SAMPLES, SPAN_SAMPLES, SampleEstimate, samples, series, span_samples},
     state::StateOptions,
@@ -46,7 +45,8 @@ pub use targets::url;
 use std::path::PathBuf;
 
 use crate::{
-    plan::{Dns, Maintenance, RunLimits, Target},
+    latency,
+    plan::{Dns, Maintenance, RunLimits, Target, Timing},
     secret::SecretSource,
 };
 
@@ -63,8 +63,10 @@ pub struct Config {
     pub metrics: MetricsOptions,
     /// How many runs may be under way at once, and how fast they may log in.
     pub limits: RunLimits,
-    /// When a step is slow, and how times are taken.
-    pub latency: Latency,
+    /// When a step is slow.
+    pub latency: latency::Settings,
+    /// How times are taken.
+    pub timing: Timing,
     /// What outlives the process.
     pub state: StateOptions,
     /// What the agent tells of itself.

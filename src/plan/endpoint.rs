@@ -2,6 +2,8 @@
 
 use std::{fmt, net::IpAddr};
 
+use imaptrace_record::Security;
+
 /// A host: an address, or a name in its A-label form (RFC 5891 §4).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Host {
@@ -73,32 +75,12 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// How the connection is secured. There is no falling back from one to another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Security {
-    /// TLS from the first byte (RFC 8314 §3).
-    Tls,
-    /// STARTTLS or nothing (RFC 9051 §6.2.1).
-    StartTls,
-    /// Clear text, password and all.
-    None,
-}
-
-impl Security {
-    /// The port that IANA gave this way of speaking IMAP.
-    pub fn default_port(self) -> u16 {
-        match self {
-            Self::Tls => 993,
-            Self::StartTls | Self::None => 143,
-        }
-    }
-
-    /// The word in configuration and flags.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Tls => "tls",
-            Self::StartTls => "starttls",
-            Self::None => "none",
+impl Endpoint {
+    /// The port that IANA assigned to IMAP over a connection that is secured like this.
+    pub fn default_port(security: Security) -> u16 {
+        match security {
+            Security::Tls => 993,
+            Security::StartTls | Security::None => 143,
         }
     }
 }

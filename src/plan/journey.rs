@@ -193,36 +193,6 @@ impl Default for Deadlines {
     }
 }
 
-/// How much a run reads before it gives up (docs/journey.md).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Bytes of one line without its literals.
-    pub line: usize,
-    /// Bytes received for one command.
-    pub command_bytes: u64,
-    /// Bytes received in one run.
-    pub run_bytes: u64,
-    /// Untagged responses for one command.
-    pub responses: u64,
-    /// Parentheses inside each other.
-    pub depth: u32,
-    /// Bytes of a literal that are kept where a name can stand; all others are counted and dropped.
-    pub literal_kept: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            line: 64 << 10,
-            command_bytes: 64 << 20,
-            run_bytes: 256 << 20,
-            responses: 100_000,
-            depth: 32,
-            literal_kept: 4 << 10,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;

@@ -10,8 +10,10 @@ mod maintenance;
 mod pace;
 mod target;
 
-pub use endpoint::{AddressChoice, Endpoint, EndpointError, Host, ProxyProtocol, Security};
-pub use journey::{Auth, Deadlines, Journey, Limits, Mailbox, MailboxError, Open, TagStyle, Window};
+pub use endpoint::{AddressChoice, Endpoint, EndpointError, Host, ProxyProtocol};
+pub use imaptrace_imap::Limits;
+pub use imaptrace_record::Security;
+pub use journey::{Auth, Deadlines, Journey, Mailbox, MailboxError, Open, TagStyle, Window};
 pub use kind::AddressKind;
 pub use maintenance::{Glob, Hours, Maintenance, Scope};
 pub use pace::RunLimits;

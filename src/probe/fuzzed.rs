@@ -147,7 +147,7 @@ fn check(run: &Run, heard: &[u8]) {
     for secret in [USER, PASSWORD] {
         assert!(!lower.contains(&secret.to_ascii_lowercase()), "a secret is in the record: {text}");
     }
-    let secured = run.server.security == imaptrace_record::Security::Starttls;
+    let secured = run.server.security == Security::StartTls;
     if secured {
         let blob = STANDARD.encode(format!("\0{USER}\0{PASSWORD}"));
         let scram = STANDARD.encode(format!("n,,n={USER}"));

@@ -7,7 +7,6 @@ use std::{
     time::Duration,
 };
 
-use imaptrace_imap as imap;
 use imaptrace_record::{
     ConnectAttempt, ConnectFacts, ErrorType, ResolveFacts, Seconds, ServerText, SetupStep, StepOutcome, TlsFacts,
     Verified,
@@ -131,15 +130,8 @@ async fn connect(conversation: &mut Conversation<'_>, addresses: &[IpAddr]) -> R
     };
     let server = conversation.recorder.server();
     (server.peer, server.local) = (Some(peer), Some(local));
-    let limits = conversation.target.limits;
-    let limits = imap::Limits {
-        line: limits.line,
-        command_bytes: limits.command_bytes,
-        session_bytes: limits.run_bytes.saturating_sub(conversation.recorder.received()),
-        responses: limits.responses,
-        depth: limits.depth,
-        literal_kept: limits.literal_kept,
-    };
+    let mut limits = conversation.target.limits;
+    limits.session_bytes = limits.session_bytes.saturating_sub(conversation.recorder.received());
     let mut driver = Driver::new(wire, armed, limits, conversation.cancel.clone());
     conversation.note_tcp(&mut step, &mut driver);
     step.delayed_s = won.and_then(|won| {

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use imaptrace_record::{
-    AddressFamily, ClockSource, ErrorType, Run, RunOutcome, SCHEMA, Seconds, Security, Server, ServerText, SpanId,
-    Step, StepName, StepOutcome,
+    AddressFamily, ClockSource, ErrorType, Run, RunOutcome, SCHEMA, Seconds, Server, ServerText, SpanId, Step,
+    StepName, StepOutcome,
 };
 use tokio::sync::watch;
 
@@ -40,11 +40,7 @@ impl Recorder {
             port: target.endpoint.port,
             peer: None,
             local: None,
-            security: match target.security {
-                plan::Security::Tls => Security::Tls,
-                plan::Security::StartTls => Security::Starttls,
-                plan::Security::None => Security::None,
-            },
+            security: target.security,
             tls_version: None,
             tls_cipher: None,
             certificate_not_after: None,

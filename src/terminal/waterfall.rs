@@ -96,7 +96,7 @@ fn security(run: &Run, style: Style) -> String {
     let version = clip(&version.unwrap_or_default(), 8, style);
     match run.server.security {
         Security::Tls => format!("TLS{version}"),
-        Security::Starttls => format!("STARTTLS{version}"),
+        Security::StartTls => format!("STARTTLS{version}"),
         Security::None => "no TLS".to_owned(),
     }
 }

@@ -603,7 +603,7 @@ fn the_plan_tells_what_is_slow_and_what_is_kept() {
     );
     let environment = [("IMAPTRACE__LATENCY__QUICKACK", "false"), ("IMAPTRACE__LATENCY__SLOW_LIMITS__FETCH", "2s")];
     let config = load_text(&file, &environment, Vec::new()).unwrap();
-    assert_eq!(config.targets[0].timing, config.latency.timing);
+    assert_eq!(config.targets[0].timing, config.timing);
     let text = config::describe(&config);
     let shown: Vec<&str> = text
         .lines()

@@ -522,7 +522,8 @@ async fn a_server_that_never_pauses_does_not_outrun_the_deadline() {
     });
     let mut target = target(address, Security::None);
     target.deadlines.command = Duration::from_millis(100);
-    target.limits = Limits { responses: u64::MAX, command_bytes: u64::MAX, run_bytes: u64::MAX, ..Limits::default() };
+    target.limits =
+        Limits { responses: u64::MAX, command_bytes: u64::MAX, session_bytes: u64::MAX, ..Limits::default() };
     let run = run(target).await;
     assert_eq!(failed(&run), (Some(ErrorType::TimeoutCommand), Some("LOGIN")));
     flood.await.unwrap();

@@ -179,7 +179,7 @@ pub enum Security {
     /// TLS from the first byte (RFC 8314 §3).
     Tls,
     /// STARTTLS, required (RFC 9051 §6.2.1).
-    Starttls,
+    StartTls,
     /// Clear text.
     None,
 }
@@ -189,7 +189,7 @@ impl Security {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Tls => "tls",
-            Self::Starttls => "starttls",
+            Self::StartTls => "starttls",
             Self::None => "none",
         }
     }

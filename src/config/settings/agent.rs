@@ -2,7 +2,10 @@
 //!
 //! Reads the table into plain values; nothing is done with them here. Called by `load`.
 
-use crate::config::sources::{otel::Resource, readers::Table, schema::TableKeys};
+use crate::{
+    config::sources::{otel::Resource, readers::Table, schema::TableKeys},
+    telemetry::logs::LogFormat,
+};
 
 pub(crate) static KEYS: TableKeys = TableKeys::new("agent", &["instance", "log_format", "log_level"]);
 
@@ -15,15 +18,6 @@ pub struct Agent {
     pub log_format: LogFormat,
     /// The least level that is logged.
     pub log_level: LogLevel,
-}
-
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
 }
 
 /// The least level that is logged.

@@ -15,6 +15,7 @@ use crate::{
             schema::{self, TableKeys},
         },
     },
+    latency,
     plan::Timing,
 };
 
@@ -42,56 +43,27 @@ pub(crate) const STEPS: [&str; 15] = [
     CommandName::Logout.as_str(),
 ];
 
-/// When a step is slow, and how times are taken.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Latency {
-    /// No verdict before this many passed runs.
-    pub min_runs: u32,
-    /// Slow is past this many times the baseline …
-    pub slow_ratio: f64,
-    /// … and at least this long over it,
-    pub slow_excess: Duration,
-    /// or past this, whatever the baseline,
-    pub slow_limit: Option<Duration>,
-    /// or past the limit for the step of this name, which beats the one for all.
-    pub slow_limits: BTreeMap<String, Duration>,
-    /// How times are taken.
-    pub timing: Timing,
-}
-
-impl Default for Latency {
-    fn default() -> Self {
-        Self {
-            min_runs: 20,
-            slow_ratio: 3.0,
-            slow_excess: Duration::from_millis(10),
-            slow_limit: None,
-            slow_limits: BTreeMap::new(),
-            timing: Timing::default(),
-        }
-    }
-}
-
 /// Fewer runs have no median worth the name; the history of a step holds no more.
 const RUNS: RangeInclusive<u64> = 5..=63;
 
 /// Reads `[latency]`.
-pub(crate) fn read(table: &Table<'_>) -> Latency {
-    let standard = Latency::default();
+pub(crate) fn read(table: &Table<'_>) -> (latency::Settings, Timing) {
+    let (standard, standard_timing) = (latency::Settings::default(), Timing::default());
     let duration = |key| table.get(key).and_then(|field| field.duration());
     let runs = table.get("min_runs").and_then(|field| field.number(*RUNS.start(), *RUNS.end())?.try_into().ok());
     let switch = |key, standard| table.get(key).and_then(|field| field.bool()).unwrap_or(standard);
-    Latency {
+    let settings = latency::Settings {
         min_runs: runs.unwrap_or(standard.min_runs),
         slow_ratio: table.get("slow_ratio").and_then(|field| field.ratio()).unwrap_or(standard.slow_ratio),
         slow_excess: duration("slow_excess").unwrap_or(standard.slow_excess),
         slow_limit: duration("slow_limit"),
         slow_limits: table.get("slow_limits").map(|field| read_slow_limits(&field)).unwrap_or_default(),
-        timing: Timing {
-            kernel_stamps: switch("kernel_stamps", standard.timing.kernel_stamps),
-            quickack: switch("quickack", standard.timing.quickack),
-        },
-    }
+    };
+    let timing = Timing {
+        kernel_stamps: switch("kernel_stamps", standard_timing.kernel_stamps),
+        quickack: switch("quickack", standard_timing.quickack),
+    };
+    (settings, timing)
 }
 
 fn read_slow_limits(field: &Field<'_>) -> BTreeMap<String, Duration> {

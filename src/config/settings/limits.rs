@@ -50,15 +50,15 @@ pub(crate) fn read(table: &Table<'_>) -> (Limits, RunLimits) {
     let limits = Limits {
         line: bytes("line", &LINE).unwrap_or(standard.line),
         command_bytes: size("command_bytes", &RECEIVED).unwrap_or(standard.command_bytes),
-        run_bytes: size("run_bytes", &RECEIVED).unwrap_or(standard.run_bytes),
+        session_bytes: size("run_bytes", &RECEIVED).unwrap_or(standard.session_bytes),
         responses: number("responses", *RESPONSES.start(), *RESPONSES.end()).unwrap_or(standard.responses),
         depth: depth.unwrap_or(standard.depth),
         literal_kept: bytes("literal_kept", &KEPT).unwrap_or(standard.literal_kept),
     };
-    if limits.run_bytes < limits.command_bytes {
+    if limits.session_bytes < limits.command_bytes {
         let what = format!(
             "a run is cut at {} and so never comes to what one command may bring, {}",
-            print_size(limits.run_bytes),
+            print_size(limits.session_bytes),
             print_size(limits.command_bytes)
         );
         let key = if table.has("run_bytes") { "run_bytes" } else { "command_bytes" };

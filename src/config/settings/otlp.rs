@@ -16,6 +16,7 @@ use crate::{
         },
         targets::{account, consistency, url},
     },
+    delivery::Protocol,
     plan::Host,
     secret::{Edge, SecretSource},
 };
@@ -73,25 +74,6 @@ pub struct Exporter {
     pub client_key: Option<PathBuf>,
     /// The proxy on the way, if there is one.
     pub route: Route,
-}
-
-/// How OTLP is spoken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protocol {
-    /// gRPC.
-    Grpc,
-    /// HTTP with protobuf bodies.
-    HttpProtobuf,
-}
-
-impl Protocol {
-    /// The word in configuration and flags.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Grpc => "grpc",
-            Self::HttpProtobuf => "http/protobuf",
-        }
-    }
 }
 
 /// How requests are compressed.

@@ -22,7 +22,7 @@ use crate::{
             url::{self, ServerUrl},
         },
     },
-    plan::{Host, Target},
+    plan::{Endpoint, Host, Target},
 };
 
 /// The label that names a member's group.
@@ -280,7 +280,7 @@ impl GroupExpansion<'_, '_> {
         let place = ReportPlaces { keys, entry, kind: &TargetOrigin::Listed };
         let Some(server) = SecuredEndpoint::find(&place, &options, url) else { return };
         let name = name.unwrap_or_else(|| {
-            let standard = server.endpoint.port == server.security.default_port();
+            let standard = server.endpoint.port == Endpoint::default_port(server.security);
             if standard { server.endpoint.host.to_string() } else { server.endpoint.to_string() }
         });
         let host = url.host.to_string();

@@ -221,7 +221,7 @@ pub fn security(scheme: Option<Scheme>, asked: Option<Security>) -> Result<Secur
 /// Security and endpoint together; a missing port is the one that goes with the security.
 pub fn resolve(url: &ServerUrl, asked: Option<Security>) -> Result<(Security, Endpoint), PairError> {
     let security = security(url.scheme, asked)?;
-    let port = url.port.unwrap_or_else(|| security.default_port());
+    let port = url.port.unwrap_or_else(|| Endpoint::default_port(security));
     Ok((security, Endpoint { host: url.host.clone(), port }))
 }
 

@@ -79,6 +79,16 @@ pub enum Protocol {
     HttpProtobuf,
 }
 
+impl Protocol {
+    /// The word in configuration and flags, and in OpenTelemetry's variables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Grpc => "grpc",
+            Self::HttpProtobuf => "http/protobuf",
+        }
+    }
+}
+
 /// An HTTP proxy that opens tunnels (CONNECT). Its credentials have no printable form.
 #[derive(Clone, PartialEq, Eq)]
 pub struct HttpProxy {

@@ -293,7 +293,7 @@ impl Served {
         let limits = &mut target.limits;
         limits.line = set.line.unwrap_or(limits.line);
         limits.command_bytes = set.command_bytes.unwrap_or(limits.command_bytes);
-        limits.run_bytes = limits.run_bytes.max(limits.command_bytes);
+        limits.session_bytes = limits.session_bytes.max(limits.command_bytes);
         limits.responses = set.responses.unwrap_or(limits.responses);
         // A busy machine is not what the scenario is about.
         let long = Duration::from_secs(60);
