@@ -242,7 +242,9 @@ mod tests {
         let mut newest = PathBuf::new();
         for number in 0..1_500 {
             newest = dead_letters.put(&[7; 700], at(number)).unwrap();
-            assert!(on_disk(&directory) <= budget, "{number}");
+            // A file system that allocates late may add a block to a file after it was measured.
+            let late = names(&directory).len() as u64 * BLOCK;
+            assert!(on_disk(&directory) <= budget + late, "{number}");
         }
         let files = names(&directory);
         assert!((6..=9).contains(&files.len()), "{files:?}");
