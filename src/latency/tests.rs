@@ -1,5 +1,7 @@
 //! Slow steps, and the baselines that show them.
 
+mod slow_period;
+
 use std::{
     sync::{Arc, LazyLock},
     time::Duration,
@@ -261,67 +263,6 @@ fn a_step_past_its_fixed_limit_is_the_slowest_before_all_others_and_of_several_t
         history.evaluate(&mut run);
         assert_eq!(run.slowest_step.as_ref().map(StepName::as_str), Some(expected), "{list} {select} {fetch}");
     }
-}
-
-/// What each run of a series of FETCH times changes, by its number; a run that changes nothing is left out.
-fn changes(history: &mut History, times: impl IntoIterator<Item = u64>) -> Vec<(usize, String)> {
-    let mut period = SlowPeriod::default();
-    let mut reported = Vec::new();
-    for (number, micros) in times.into_iter().enumerate() {
-        let mut run = run("mail01", &[("FETCH", micros), ("LIST", 1_000)]);
-        history.evaluate(&mut run);
-        match period.observe(&run, &Settings::default()) {
-            SlowPeriodChange::Nothing => {}
-            SlowPeriodChange::Began(step) => reported.push((number, format!("{} began", step.name))),
-            SlowPeriodChange::Over => reported.push((number, "over".to_owned())),
-            SlowPeriodChange::BaselineMoved(steps) => reported.extend(
-                steps
-                    .iter()
-                    .map(|it| (number, format!("{} {} {}", it.step.name, it.from.as_micros(), it.to.as_micros()))),
-            ),
-        }
-    }
-    reported
-}
-
-#[test]
-fn a_slow_period_that_ends_only_since_the_baseline_came_up_to_it_is_not_over_but_has_moved_what_is_usual() {
-    let lasting = [vec![500_000; 40], vec![500_000; 40]].concat();
-    let expected = [(0, "FETCH began".to_owned()), (32, "FETCH 20000 500000".to_owned())];
-    assert_eq!(changes(&mut after(63, 20_000), lasting), expected);
-    // The same with a spread, and with a short history, whose median goes through the middle of both.
-    let spread: Vec<_> = (0..60).map(|number| 450_000 + number % 7 * 9_000).collect();
-    let reported = changes(&mut after(63, 20_000), spread);
-    assert!(reported.len() == 2 && reported[1].1.starts_with("FETCH 20000 4"), "{reported:?}");
-    let reported = changes(&mut after(20, 20_000), vec![500_000; 40]);
-    assert_eq!(reported, [(0, "FETCH began".to_owned()), (20, "FETCH 20000 260000".to_owned())]);
-}
-
-#[test]
-fn a_slow_period_is_over_when_the_step_takes_what_it_took_before() {
-    let expected = [(0, "FETCH began".to_owned()), (10, "over".to_owned())];
-    assert_eq!(changes(&mut after(63, 20_000), [vec![500_000; 10], vec![21_000; 80]].concat()), expected);
-    // Also when the baseline has crept up meanwhile: 40 ms would not have been slow before either.
-    let mixed = [vec![500_000; 30], vec![40_000; 80]].concat();
-    assert_eq!(changes(&mut after(63, 20_000), mixed), [(0, "FETCH began".to_owned()), (30, "over".to_owned())]);
-}
-
-#[test]
-fn a_run_that_did_not_pass_ends_no_slow_period_and_a_step_by_its_fixed_limit_alone_has_no_baseline_to_move() {
-    let settings = Settings { slow_limit: Some(Duration::from_millis(100)), ..Settings::default() };
-    let (mut history, mut period) = (History::new(settings.clone()), SlowPeriod::default());
-    let mut observed = |micros, outcome| {
-        let mut run = run("mail01", &[("FETCH", micros)]);
-        run.outcome = outcome;
-        history.evaluate(&mut run);
-        format!("{:?}", period.observe(&run, &settings)).split(['(', '{']).next().unwrap().trim().to_owned()
-    };
-    assert_eq!(observed(200_000, RunOutcome::Passed), "Began");
-    assert_eq!(observed(10_000, RunOutcome::Failed), "Nothing");
-    assert_eq!(observed(10_000, RunOutcome::Void), "Nothing");
-    assert_eq!(observed(200_000, RunOutcome::Passed), "Nothing", "it never ended");
-    assert_eq!(observed(10_000, RunOutcome::Passed), "Over");
-    assert_eq!(observed(10_000, RunOutcome::Passed), "Nothing");
 }
 
 #[test]

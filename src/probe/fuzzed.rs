@@ -102,7 +102,7 @@ fn target(choice: u8, address: SocketAddr) -> Target {
     }
 }
 
-/// Each connection hears the script from its beginning.
+/// Each connection plays the script from its beginning.
 async fn serve(listener: &TcpListener, script: &[u8], heard: &RefCell<Vec<u8>>) {
     loop {
         if let Ok((stream, _)) = listener.accept().await {

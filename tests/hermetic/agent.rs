@@ -209,9 +209,9 @@ fn a_probe_under_way_at_the_end_is_void_and_says_good_bye() {
     let (output, log) = runtime.block_on(async {
         let mut server = Listener::silent_at("LIST").await;
         let agent = start(&(otlp(&receiver.url(), "http/protobuf") + &target("stuck", server.address, "4s", "3900ms")));
-        server.hears("LIST", 1).await;
+        server.wait_for_command("LIST", 1).await;
         let stopped = stop(agent, Signal::SIGTERM).await;
-        server.hears("LOGOUT", 1).await;
+        server.wait_for_command("LOGOUT", 1).await;
         stopped
     });
     let [line] = lines(&log, "a run did not pass")[..] else { panic!("{output:?}") };
@@ -330,7 +330,7 @@ fn a_missing_receiver_is_one_warning_a_signal_and_the_runs_go_on() {
         agent.stderr_line("cannot deliver traces").await;
         // Long enough for a second try of both.
         let before = server.count("LOGOUT");
-        server.hears("LOGOUT", before + 10).await;
+        server.wait_for_command("LOGOUT", before + 10).await;
         stop(agent, Signal::SIGTERM).await
     });
     let warned: Vec<_> = lines(&log, "cannot deliver").iter().map(|line| line["message"].to_string()).collect();
@@ -348,9 +348,9 @@ fn a_server_that_falls_silent_holds_up_nobody_else() {
         config += &target("stuck", stuck.address, "4s", "3900ms");
         config += &target("other", other.address, "200ms", "190ms");
         let agent = start(&config);
-        stuck.hears("LIST", 1).await;
+        stuck.wait_for_command("LIST", 1).await;
         let before = other.count("LOGOUT");
-        other.hears("LOGOUT", before + 3).await;
+        other.wait_for_command("LOGOUT", before + 3).await;
         assert_eq!(stuck.count("LOGOUT"), 0, "the silent one has not ended meanwhile");
         stop(agent, Signal::SIGTERM).await;
     });

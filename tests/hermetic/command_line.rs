@@ -100,16 +100,16 @@ impl Listener {
         }
     }
 
-    /// How often it has heard this command.
+    /// How often the server has received this command.
     pub(crate) fn count(&self, command: &str) -> usize {
         self.heard.borrow().iter().filter(|line| line.starts_with(command)).count()
     }
 
-    /// Waits until it has heard this command so often.
-    pub(crate) async fn hears(&mut self, command: &str, times: usize) {
+    /// Waits until the server has received this command `times` times.
+    pub(crate) async fn wait_for_command(&mut self, command: &str, times: usize) {
         let enough = |heard: &Vec<String>| heard.iter().filter(|line| line.starts_with(command)).count() >= times;
         let heard = timeout(PATIENCE, self.heard.wait_for(enough)).await;
-        drop(heard.unwrap_or_else(|_| panic!("it never heard {command} {times} times")).unwrap());
+        drop(heard.unwrap_or_else(|_| panic!("{command} did not come {times} times")).unwrap());
     }
 }
 
@@ -171,7 +171,7 @@ async fn the_exit_code_is_0_for_passed_1_for_failed_or_void_and_2_for_wrong_usag
     assert_eq!(failed.code, Some(1), "{failed:?}");
     let mut silent = Listener::silent_at("LIST").await;
     let running = probe(silent.address, &[]).start();
-    silent.hears("LIST", 1).await;
+    silent.wait_for_command("LIST", 1).await;
     running.signal(Signal::SIGINT);
     let void = running.finish().await;
     assert_eq!(void.code, Some(130), "as shells expect of what Ctrl-C ended: {void:?}");
@@ -203,7 +203,7 @@ async fn nagios_codes_and_perfdata() {
     }
     let mut silent = Listener::silent_at("LIST").await;
     let running = probe(silent.address, &nagios(&[])).start();
-    silent.hears("LIST", 1).await;
+    silent.wait_for_command("LIST", 1).await;
     running.signal(Signal::SIGINT);
     let void = running.finish().await;
     assert_eq!(void.code, Some(3), "{void:?}");
@@ -364,9 +364,9 @@ async fn an_interrupt_and_a_request_to_terminate_end_count_after_a_last_logout()
     for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
         let mut server = Listener::silent_at("LIST").await;
         let running = probe(server.address, &["--count", "1000", "--every", "0", "--output", "json"]).start();
-        server.hears("LIST", 1).await;
+        server.wait_for_command("LIST", 1).await;
         running.signal(signal);
-        server.hears("LOGOUT", 1).await;
+        server.wait_for_command("LOGOUT", 1).await;
         let output = running.finish().await;
         assert_eq!((output.code, output.stdout.lines().count()), (Some(code), 1), "{output:?}");
         assert!(output.stderr.contains("stopped: 0 of 1000 runs were made"), "{output:?}");

@@ -173,7 +173,7 @@ async fn defect_06_a_silent_server_ends_at_its_deadline_and_holds_up_nobody() {
     let prepared = prepare(target(stuck.address, Security::None));
     let waiting = tokio::spawn(async move { run_with(&prepared, Dns::default(), cancelled).await });
     let mut stuck = stuck;
-    stuck.hears("LOGIN", 1).await;
+    stuck.wait_for_command("LOGIN", 1).await;
     assert_eq!(run(target(good.address, Security::None)).await.outcome, RunOutcome::Passed);
     assert!(!waiting.is_finished(), "the other one passed while this one stood still");
     cancel.send(true).unwrap();
@@ -242,7 +242,7 @@ fn defect_09_nothing_can_ask_the_agent_to_probe_and_exports_cost_no_login() {
         let config = otlp(&receiver.url(), "http/protobuf").replace("500ms", "100ms")
             + &listed("mail", server.address, "1s", "900ms");
         let agent = start(&config);
-        server.hears("LOGOUT", 1).await;
+        server.wait_for_command("LOGOUT", 1).await;
         (agent, server)
     });
     assert_eq!(listening(agent.id().unwrap()), Vec::<String>::new());

@@ -157,7 +157,7 @@ fn it_is_not_ready_while_it_stops_and_says_so() {
         let settings = StatusSettings { listen: Some(address), ..StatusSettings::default() };
         let (tell, told) = oneshot::channel::<()>();
         let agent = tokio::spawn(agent::serve(async { drop(told.await) }, config, Vec::new(), settings));
-        stuck.hears("LIST", 1).await;
+        stuck.wait_for_command("LIST", 1).await;
         let status = wait_for(address, "a run is under way", |status| status["schedule"]["in_flight"] == 1).await;
         assert_eq!((&status["ready"], status.get("reasons")), (&true.into(), None));
         drop(tell);
@@ -245,7 +245,7 @@ fn an_address_that_is_taken_keeps_nothing_from_being_probed() {
         let settings = StatusSettings { listen: Some(server.address()), ..StatusSettings::default() };
         let (tell, told) = oneshot::channel::<()>();
         let agent = tokio::spawn(agent::serve(async { drop(told.await) }, config, Vec::new(), settings));
-        mail.hears("LOGOUT", 1).await;
+        mail.wait_for_command("LOGOUT", 1).await;
         drop(tell);
         agent.await.unwrap().unwrap();
     });
@@ -278,21 +278,21 @@ impl Systemd {
         Self { heard, path, _folder: folder }
     }
 
-    fn hears(&self) -> String {
-        self.heard.recv_timeout(PATIENCE).expect("it told systemd nothing more")
+    fn receive(&self) -> String {
+        self.heard.recv_timeout(PATIENCE).expect("no further notification to systemd")
     }
 
-    /// Waits until it hears what begins so, and gives that.
-    fn hears_of(&self, what: &str) -> String {
+    /// Waits until it receive what begins so, and gives that.
+    fn receive_until(&self, what: &str) -> String {
         loop {
-            let heard = self.hears();
+            let heard = self.receive();
             if heard.starts_with(what) {
                 return heard;
             }
         }
     }
 
-    /// All that has not been heard yet, once the agent has ended.
+    /// All notifications that have not been received yet, once the agent has ended.
     fn rest(self) -> Vec<String> {
         UnixDatagram::unbound().unwrap().send_to(END.as_bytes(), &self.path).unwrap();
         self.heard.iter().collect()
@@ -315,11 +315,11 @@ fn systemd_hears_of_the_start_of_life_and_of_the_end() {
         fs::write(program.home().join("imaptrace.toml"), format!("[agent]\nlog_format = \"json\"\n{config}")).unwrap();
         (program.env("NOTIFY_SOCKET", &systemd.path).env("WATCHDOG_USEC", "100000").start(), server)
     });
-    assert_eq!(systemd.hears_of("READY=1"), "READY=1\nSTATUS=1 target, 0 failing");
+    assert_eq!(systemd.receive_until("READY=1"), "READY=1\nSTATUS=1 target, 0 failing");
     for _ in 0..3 {
-        systemd.hears_of("WATCHDOG=1");
+        systemd.receive_until("WATCHDOG=1");
     }
-    runtime.block_on(server.hears("LOGIN", 2));
+    runtime.block_on(server.wait_for_command("LOGIN", 2));
     runtime.block_on(stop(agent, Signal::SIGTERM));
     let rest = systemd.rest();
     let stopping: Vec<_> = rest.iter().filter(|told| told.starts_with("STOPPING=1\nSTATUS=stopping")).collect();
@@ -337,8 +337,8 @@ fn systemd_is_told_how_many_targets_fail_and_nothing_before_the_agent_is_up() {
         fs::write(program.home().join("imaptrace.toml"), format!("[agent]\nlog_format = \"json\"\n{config}")).unwrap();
         program.env("NOTIFY_SOCKET", &systemd.path).start()
     });
-    assert!(systemd.hears().starts_with("READY=1\n"), "the first thing it hears");
-    assert_eq!(systemd.hears_of("STATUS="), "STATUS=1 target, 1 failing");
+    assert!(systemd.receive().starts_with("READY=1\n"), "the first thing it receive");
+    assert_eq!(systemd.receive_until("STATUS="), "STATUS=1 target, 1 failing");
     runtime.block_on(stop(agent, Signal::SIGTERM));
     assert!(!systemd.rest().iter().any(|told| told.contains("WATCHDOG")), "nobody asked for a watchdog");
 }
@@ -354,13 +354,13 @@ fn systemd_hears_of_a_reload_and_of_its_end_whatever_became_of_it() {
         fs::write(home.join("imaptrace.toml"), format!("[agent]\nlog_format = \"json\"\n{config}")).unwrap();
         (program.env("NOTIFY_SOCKET", &systemd.path).start(), home)
     });
-    assert_eq!(systemd.hears_of("READY=1"), "READY=1\nSTATUS=1 target, 0 failing");
+    assert_eq!(systemd.receive_until("READY=1"), "READY=1\nSTATUS=1 target, 0 failing");
     let more = target("gone", loopback(1), "24h", "300ms") + &target("more", loopback(1), "24h", "300ms");
     for (config, expected) in [("nothing = 1\n".to_owned(), "1 target"), (more, "2 targets")] {
         fs::write(home.join("imaptrace.toml"), format!("[agent]\nlog_format = \"json\"\n{config}")).unwrap();
         agent.signal(Signal::SIGHUP);
-        assert!(systemd.hears_of("RELOADING=1").starts_with("RELOADING=1\nMONOTONIC_USEC="));
-        assert_eq!(systemd.hears_of("READY=1"), format!("READY=1\nSTATUS={expected}, 0 failing"));
+        assert!(systemd.receive_until("RELOADING=1").starts_with("RELOADING=1\nMONOTONIC_USEC="));
+        assert_eq!(systemd.receive_until("READY=1"), format!("READY=1\nSTATUS={expected}, 0 failing"));
     }
     runtime.block_on(stop(agent, Signal::SIGTERM));
 }

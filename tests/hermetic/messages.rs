@@ -78,7 +78,7 @@ fn the_agent_logs_it_once_and_not_with_every_run() {
     runtime.block_on(async {
         let mut server = Listener::willing().await;
         let agent = agent::start(&agent::target("few", server.address, "200ms", "150ms"));
-        server.hears("LOGOUT", 4).await;
+        server.wait_for_command("LOGOUT", 4).await;
         let (_, log) = agent::stop(agent, Signal::SIGTERM).await;
         let lines = log.iter().filter(|line| line["message"].as_str().is_some_and(|text| text.contains("canary fill")));
         let lines: Vec<_> = lines.collect();

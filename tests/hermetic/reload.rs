@@ -64,7 +64,7 @@ fn a_bad_file_changes_nothing_and_all_that_is_wrong_with_it_is_told() {
         agent.signal(Signal::SIGHUP);
         agent.stderr_line("configuration not reloaded").await;
         let before = old.count("LOGOUT");
-        old.hears("LOGOUT", before + 3).await;
+        old.wait_for_command("LOGOUT", before + 3).await;
     });
     receiver.wait(|inbox| reloaded(inbox) == Some(false));
     runtime.block_on(reload(&mut agent, &good));
@@ -84,23 +84,23 @@ fn a_changed_file_is_followed_without_a_signal() {
     runtime.block_on(async {
         let (mut first, mut second) = (Listener::willing().await, Listener::willing().await);
         let mut agent = start(&target("first", first.address, "200ms", "190ms"));
-        first.hears("LOGOUT", 1).await;
+        first.wait_for_command("LOGOUT", 1).await;
         write(agent.home(), &target("second", second.address, "200ms", "190ms"));
         let line = agent.stderr_line("configuration reloaded").await;
         for part in ["\"added\":1", "\"removed\":1", "\"changed\":0", "a file has changed"] {
             assert!(line.contains(part), "{line}");
         }
-        second.hears("LOGOUT", 2).await;
+        second.wait_for_command("LOGOUT", 2).await;
         // One that was under way when its target went may still end; then there is none.
         let after = first.count("LOGIN");
         let before = second.count("LOGOUT");
-        second.hears("LOGOUT", before + 5).await;
+        second.wait_for_command("LOGOUT", before + 5).await;
         assert!(first.count("LOGIN") <= after + 1);
         // Gone, as a bad file is: what was goes on.
         fs::remove_file(agent.home().join("imaptrace.toml")).unwrap();
         agent.stderr_line("configuration not reloaded").await;
         let before = second.count("LOGOUT");
-        second.hears("LOGOUT", before + 2).await;
+        second.wait_for_command("LOGOUT", before + 2).await;
         stop(agent, Signal::SIGTERM).await;
     });
 }
@@ -148,7 +148,7 @@ fn a_reload_each_second_with_changes_neither_loses_nor_doubles_a_run() {
             // The signal may come after the change was seen by itself: then a second reading finds nothing new.
             let line = agent.stderr_line("\"changed\":1").await;
             assert!(line.contains("\"unchanged\":1"), "{line}");
-            same.hears("LOGOUT", before + 1).await;
+            same.wait_for_command("LOGOUT", before + 1).await;
         }
         stop(agent, Signal::SIGTERM).await
     });
@@ -191,14 +191,14 @@ fn what_needs_a_restart_is_named_and_a_password_that_is_gone_is_a_void_run() {
         let mut server = Listener::willing().await;
         let plain = target("mail", server.address, "300ms", "250ms");
         let mut agent = start(&plain);
-        server.hears("LOGOUT", 1).await;
+        server.wait_for_command("LOGOUT", 1).await;
         reload(&mut agent, &("[latency]\nslow_ratio = 9.0\n".to_owned() + &plain)).await;
         let gone = plain.replace("{ env = \"PROBE\" }", "{ file = \"gone\" }");
         reload(&mut agent, &gone).await;
         agent.stderr_line("a run did not pass").await;
         reload(&mut agent, &plain).await;
         let before = server.count("LOGOUT");
-        server.hears("LOGOUT", before + 2).await;
+        server.wait_for_command("LOGOUT", before + 2).await;
         stop(agent, Signal::SIGTERM).await
     });
     let [line] = lines(&log, "tables need a restart")[..] else { panic!("{output:?}") };
@@ -267,7 +267,7 @@ fn a_second_signal_ends_it_without_waiting_for_what_hangs() {
         let mut server = Listener::silent_at("LIST").await;
         let config = otlp(&hole.url(), "http/protobuf") + &target("stuck", server.address, "4s", "3900ms");
         let agent = start(&config);
-        server.hears("LIST", 1).await;
+        server.wait_for_command("LIST", 1).await;
         // Ctrl-C again and again until it ends; what comes in the first second is one request.
         let process = Pid::from_raw(agent.id().unwrap().try_into().unwrap());
         let mut again = tokio::time::interval(Duration::from_millis(100));
@@ -303,7 +303,7 @@ fn a_maintenance_window_that_is_reloaded_holds_at_once_and_its_skipped_runs_are_
     let plain = otlp(&receiver.url(), "http/protobuf") + &target("mail", server.address, "200ms", "190ms");
     let mut agent = runtime.block_on(async { start(&plain) });
     runtime.block_on(async {
-        server.hears("LOGOUT", 2).await;
+        server.wait_for_command("LOGOUT", 2).await;
         let window = "[[windows]]\nname = \"move\"\nfrom = \"00:00\"\ntargets = [\"ma*\"]\n";
         reload(&mut agent, &(window.to_owned() + &plain)).await;
     });
@@ -314,7 +314,7 @@ fn a_maintenance_window_that_is_reloaded_holds_at_once_and_its_skipped_runs_are_
     runtime.block_on(async {
         reload(&mut agent, &plain).await;
         let before = server.count("LOGOUT");
-        server.hears("LOGOUT", before + 2).await;
+        server.wait_for_command("LOGOUT", before + 2).await;
         stop(agent, Signal::SIGTERM).await;
     });
 }
@@ -336,15 +336,15 @@ fn a_file_of_targets_is_followed_also_when_it_was_bad_in_between() {
              security = \"none\"\npassword = {{ env = \"PROBE\" }}\ninterval = \"400ms\"\ntimeout = \"390ms\"\n",
             folder.path().display()
         ));
-        first.hears("LOGOUT", 1).await;
+        first.wait_for_command("LOGOUT", 1).await;
         list("[{");
         agent.stderr_line("configuration not reloaded").await;
         list(&format!("[{one}, {{\"targets\": [\"{}\"]}}]", second.address));
         let line = agent.stderr_line("configuration reloaded").await;
         assert!(line.contains("\"added\":1") && line.contains("\"unchanged\":1"), "{line}");
-        second.hears("LOGOUT", 1).await;
+        second.wait_for_command("LOGOUT", 1).await;
         let before = first.count("LOGOUT");
-        first.hears("LOGOUT", before + 1).await;
+        first.wait_for_command("LOGOUT", before + 1).await;
         stop(agent, Signal::SIGTERM).await;
     });
 }

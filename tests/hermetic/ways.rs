@@ -138,10 +138,10 @@ async fn a_proxy_header_goes_out_first_and_once_and_only_on_request() {
     let ca = pem.ca_file();
     for security in [Security::None, Security::Tls] {
         let tls = if security == Security::Tls { "tls\n" } else { "" };
-        for (version, hears) in
+        for (version, header) in
             [(Some(ProxyProtocol::V1), "C: PROXY TCP4\n"), (Some(ProxyProtocol::V2), "c: 28\n"), (None, "")]
         {
-            let server = Script::play_with(&format!("{hears}{tls}{GOOD}"), &pem).await;
+            let server = Script::play_with(&format!("{header}{tls}{GOOD}"), &pem).await;
             let port = server.address.port();
             let mut target = target(server.address, security);
             target.proxy_protocol = version;

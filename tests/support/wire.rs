@@ -1,4 +1,4 @@
-//! The streams under a script: a TCP connection that keeps every byte it hears, and TLS over it by two libraries.
+//! The streams under a script: a TCP connection that keeps every byte that it receives, and TLS over it by two libraries.
 
 use std::{
     io,

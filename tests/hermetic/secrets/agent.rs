@@ -162,7 +162,7 @@ fn a_running_agent_dumps_no_core_and_is_closed_to_others_of_its_user() {
         fs::write(program.home().join("imaptrace.toml"), format!("[http]\nlisten = \"off\"\n{config}")).unwrap();
         let mut agent = program.start();
         agent.stderr_line("imaptrace is up").await;
-        server.hears("LOGOUT", 1).await;
+        server.wait_for_command("LOGOUT", 1).await;
         let process = format!("/proc/{}", agent.id().unwrap());
         let limits = fs::read_to_string(format!("{process}/limits")).unwrap();
         let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();

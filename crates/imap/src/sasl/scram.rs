@@ -31,7 +31,7 @@ static MECHANISMS: &[Mechanism] = &[SCRAM_SHA256];
 /// An exchange under way.
 pub(super) struct Scram {
     state: ScramState,
-    /// The messages that were sent, decoded: whoever has them can try passwords against them.
+    /// The messages that were sent, decoded. A password can be guessed from them, so they are wiped.
     sent: Vec<Zeroizing<Vec<u8>>>,
 }
 

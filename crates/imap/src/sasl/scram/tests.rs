@@ -42,8 +42,8 @@ impl Talk {
         Peer::new(&self.first)
     }
 
-    /// What came of the bytes: the last event, or a violation.
-    fn hears(&mut self, bytes: &[u8]) -> Result<&'static str, ProtocolViolation> {
+    /// Passes bytes of the server to the session: the last event, or a violation.
+    fn receive(&mut self, bytes: &[u8]) -> Result<&'static str, ProtocolViolation> {
         let (mut rest, mut last) = (bytes, "nothing");
         while !rest.is_empty() {
             let (taken, event) = self.imap.receive(rest)?;
@@ -60,7 +60,7 @@ impl Talk {
     /// The answer to a challenge.
     fn answer(&mut self, challenge: &[u8]) -> ChallengeReply {
         let line = format!("+ {}\r\n", STANDARD.encode(challenge));
-        assert_eq!(self.hears(line.as_bytes()), Ok("continuation"));
+        assert_eq!(self.receive(line.as_bytes()), Ok("continuation"));
         self.imap.answer().unwrap()
     }
 
@@ -111,7 +111,7 @@ fn both_sides_prove_that_they_know_the_password() {
         assert!(!talk.imap.is_between_commands());
         assert_eq!(talk.says(&last).as_deref(), Ok(""));
         assert!(talk.imap.is_between_commands());
-        assert_eq!(talk.hears(b"t1 OK in\r\n"), Ok("OK"));
+        assert_eq!(talk.receive(b"t1 OK in\r\n"), Ok("OK"));
         assert_eq!(talk.imap.state(), SessionState::Authenticated);
     }
 }
@@ -183,7 +183,7 @@ fn what_breaks_the_rules_is_refused_before_anything_is_hashed() {
             other => panic!("{message}: {other:?}"),
         }
         // And no password helps a server that then lets us in.
-        assert_eq!(talk.hears(b"t1 OK in\r\n"), Err(ProtocolViolation::Unproven), "{message}");
+        assert_eq!(talk.receive(b"t1 OK in\r\n"), Err(ProtocolViolation::Unproven), "{message}");
     }
     let mut talk = Talk::scram();
     assert!(matches!(talk.answer(b"r=\xff\xfe,s=\xc3\x28,i=4096"), ChallengeReply::Cancel(SaslError::Malformed(_))));
@@ -202,7 +202,7 @@ fn the_most_and_the_least_iterations_that_are_taken_are_work() {
 fn a_challenge_that_is_no_base64_is_refused() {
     for text in ["cg", "c g==", "r=x", "cg==\u{fffd}", "\u{1b}[2J", "=", "cg==cg=="] {
         let mut talk = Talk::scram();
-        assert_eq!(talk.hears(format!("+ {text}\r\n").as_bytes()), Ok("continuation"));
+        assert_eq!(talk.receive(format!("+ {text}\r\n").as_bytes()), Ok("continuation"));
         assert!(matches!(talk.imap.answer(), Some(ChallengeReply::Cancel(SaslError::Base64))), "{text}");
     }
 }
@@ -236,33 +236,33 @@ fn a_server_that_does_not_know_the_password_is_found_out() {
         let first = talk.peer().first("x", b"salt", 4096);
         talk.says(&first).unwrap();
         assert_eq!(talk.says(message), Err(error), "{message}");
-        assert_eq!(talk.hears(b"t1 OK in\r\n"), Err(ProtocolViolation::Unproven), "{message}");
+        assert_eq!(talk.receive(b"t1 OK in\r\n"), Err(ProtocolViolation::Unproven), "{message}");
     }
 }
 
 #[test]
 fn success_without_the_servers_proof_is_a_breach_at_every_point() {
     let mut talk = Talk::scram();
-    assert_eq!(talk.hears(b"t1 OK in\r\n"), Err(ProtocolViolation::Unproven));
+    assert_eq!(talk.receive(b"t1 OK in\r\n"), Err(ProtocolViolation::Unproven));
     let mut talk = Talk::scram();
     let first = talk.peer().first("x", b"salt", 4096);
     talk.says(&first).unwrap();
-    assert_eq!(talk.hears(b"t1 OK in\r\n"), Err(ProtocolViolation::Unproven));
+    assert_eq!(talk.receive(b"t1 OK in\r\n"), Err(ProtocolViolation::Unproven));
     let mut talk = Talk::scram();
     let first = talk.peer().first("x", b"salt", 4096);
     talk.says(&first).unwrap();
     talk.says("e=invalid-proof").unwrap();
-    assert_eq!(talk.hears(b"t1 OK in\r\n"), Err(ProtocolViolation::Unproven));
+    assert_eq!(talk.receive(b"t1 OK in\r\n"), Err(ProtocolViolation::Unproven));
 }
 
 #[test]
 fn a_refusal_by_the_server_at_any_point_is_its_own_tagged_answer() {
     let mut talk = Talk::scram();
-    assert_eq!(talk.hears(b"t1 NO [AUTHENTICATIONFAILED] no\r\n"), Ok("NO"));
+    assert_eq!(talk.receive(b"t1 NO [AUTHENTICATIONFAILED] no\r\n"), Ok("NO"));
     let mut talk = Talk::scram();
     let first = talk.peer().first("x", b"salt", 4096);
     talk.says(&first).unwrap();
-    assert_eq!(talk.hears(b"t1 NO no\r\n"), Ok("NO"));
+    assert_eq!(talk.receive(b"t1 NO no\r\n"), Ok("NO"));
     assert_eq!(talk.imap.complaint(), None);
 }
 
@@ -282,7 +282,7 @@ fn an_error_is_acknowledged_and_blames_the_credentials_only_when_it_names_them()
                 talk.says(&first).unwrap();
             }
             assert_eq!(talk.says(error).as_deref(), Ok(""), "{error}");
-            assert_eq!(talk.hears(b"t1 NO no\r\n"), Ok("NO"), "{error}");
+            assert_eq!(talk.receive(b"t1 NO no\r\n"), Ok("NO"), "{error}");
             assert_eq!(talk.imap.complaint(), complaint.map(str::as_bytes), "{error}");
         }
     }
@@ -296,8 +296,8 @@ fn a_challenge_when_all_is_said_is_never_answered_with_a_secret() {
     let mut plain = Talk::begin(Sasl::Plain, USER, PASSWORD);
     assert!(matches!(plain.answer(b""), ChallengeReply::Cancel(SaslError::Unasked)));
     assert_eq!(plain.imap.cancel(), b"*\r\n");
-    assert_eq!(plain.hears(b"+ more\r\n"), Err(ProtocolViolation::Continuation), "nothing follows a *");
-    assert_eq!(plain.hears(b"t1 OK in\r\n"), Err(ProtocolViolation::Unproven), "nor does success");
+    assert_eq!(plain.receive(b"+ more\r\n"), Err(ProtocolViolation::Continuation), "nothing follows a *");
+    assert_eq!(plain.receive(b"t1 OK in\r\n"), Err(ProtocolViolation::Unproven), "nor does success");
 
     let mut talk = Talk::scram();
     let mut peer = talk.peer();
@@ -310,7 +310,7 @@ fn a_challenge_when_all_is_said_is_never_answered_with_a_secret() {
 fn two_challenges_at_once_are_one_too_many() {
     let mut talk = Talk::scram();
     let challenge = STANDARD.encode(talk.peer().first("x", b"salt", 4096));
-    let seen = talk.hears(format!("+ {challenge}\r\n+ {challenge}\r\n").as_bytes());
+    let seen = talk.receive(format!("+ {challenge}\r\n+ {challenge}\r\n").as_bytes());
     assert_eq!(seen, Err(ProtocolViolation::Continuation));
 }
 
@@ -347,14 +347,14 @@ proptest! {
         // What comes of it as a last message shows without one that was hashed for.
         drop(check_final(&message));
         drop(talk.answer(&message));
-        prop_assert_eq!(talk.hears(b"t1 OK in\r\n"), Err(ProtocolViolation::Unproven));
+        prop_assert_eq!(talk.receive(b"t1 OK in\r\n"), Err(ProtocolViolation::Unproven));
     }
 
     #[test]
     fn no_bytes_behind_a_plus_make_a_session_panic(bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
         let mut talk = Talk::scram();
         let line = [b"+ ".as_slice(), &bytes, b"\r\n"].concat();
-        if talk.hears(&line) == Ok("continuation") {
+        if talk.receive(&line) == Ok("continuation") {
             prop_assert!(talk.imap.answer().is_some());
         }
     }
