@@ -117,7 +117,7 @@ impl DemoMailbox {
             ("From", from.to_owned()),
             ("To", "Demo User <demo@example.org>".to_owned()),
             ("Subject", dice.pick(&SUBJECTS).to_owned()),
-            ("DemoMessage-ID", format!("<{queue:016x}.{number}@{domain}>")),
+            ("Message-ID", format!("<{queue:016x}.{number}@{domain}>")),
             ("MIME-Version", "1.0".to_owned()),
             ("Content-Type", "text/plain; charset=utf-8".to_owned()),
         ];
@@ -191,11 +191,12 @@ mod tests {
 
     #[test]
     fn only_the_asked_fields_come_in_any_case_of_letters() {
-        let header =
-            DemoMailbox { messages: 1 }.message(1).header(Some(&["FROM".to_owned(), "dkim-signature".to_owned()]));
+        let header = DemoMailbox { messages: 1 }
+            .message(1)
+            .header(Some(&["FROM", "dkim-signature", "MESSAGE-ID"].map(str::to_owned)));
         let names: Vec<_> =
             header.split("\r\n").filter_map(|line| line.split_once(": ")).map(|(name, _)| name).collect();
-        assert_eq!(names, ["DKIM-Signature", "From"]);
+        assert_eq!(names, ["DKIM-Signature", "From", "Message-ID"]);
         assert!(header.matches("\r\n\t").count() > 4, "a signature is folded: {header}");
     }
 

@@ -81,7 +81,7 @@ impl Default for Delays {
 
 /// The closing lines of `imaptrace demo`: how to go on from here.
 pub fn next_steps() -> &'static str {
-    "That was the built-in server; its FETCH is slow on purpose. NextAction:\n\
+    "That was the built-in server; its FETCH is slow on purpose. Next:\n\
      \n\
      \x20 probe your own server (it asks for the password, and marks nothing as read)\n\
      \x20   imaptrace probe --user you@example.org imaps://mail.example.org\n\
@@ -97,6 +97,7 @@ mod tests {
     #[test]
     fn the_closing_lines_name_both_commands_in_plain_ascii() {
         let text = next_steps();
+        assert!(text.starts_with("That was the built-in server; its FETCH is slow on purpose. Next:\n"), "{text}");
         assert!(text.contains("imaptrace probe --user you@example.org imaps://mail.example.org\n"), "{text}");
         assert!(text.contains("--otlp-endpoint http://localhost:4317"), "{text}");
         assert!(text.is_ascii() && text.ends_with('\n') && !text.contains('\x1b'), "{text}");

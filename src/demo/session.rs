@@ -1,9 +1,9 @@
 //! One connection's conversation: states of RFC 9051 §3, one command after the other.
 
-use imaptrace_imap::CommandName;
 use std::{fmt::Write as _, io, sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use imaptrace_imap::CommandName;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader};
 
 use super::{
