@@ -1,18 +1,19 @@
 //! Files for requests to an OTLP receiver: headers, root certificates, the client certificate and its key. They are followed,
 //! and a change applies from the next request on.
 //!
-//! Headers from a variable or a program are read once, since nothing would show a change. A program that does not answer is run
-//! again until it does, and exports wait for it. Called by `wiring`.
+//! Headers from a variable or a program are read once, since nothing would show a change, and once for all exporters that have
+//! the same source. A program that does not answer at the start is run again until it does, after pauses that grow to a minute,
+//! and exports wait for it. Called by `wiring`.
 
 use std::{
     env,
     ffi::OsString,
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use imaptrace_imap::Secret;
@@ -22,7 +23,7 @@ use tracing::error;
 
 use super::error::AgentError;
 use crate::{
-    blocking,
+    blocking, clock,
     config::{Compression, Exporter, bracketed},
     delivery::{DeliveryStartError, Header, HttpProxy, PemFiles, Receivers, Signal, SignalError},
     follow::{Followed, Known, NotRead, Read},
@@ -37,11 +38,59 @@ pub(super) type FollowedSignal = Followed<Signal, AgentError>;
 /// programs that print a secret.
 pub(super) const START_LIMIT: Duration = Duration::from_secs(2);
 
+/// The longest pause after a program that failed.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// Headers that are not in files: each source is read once, whichever exporters have it.
+#[derive(Default)]
+pub(super) struct FixedHeaders(Mutex<Vec<Arc<FixedHeader>>>);
+
+/// The value of a header that is not in a file.
+struct FixedHeader {
+    source: SecretSource,
+    value: OnceCell<Secret>,
+    /// When to try again after a failure, and the pause before that.
+    retry: Mutex<Option<(Instant, Duration)>>,
+}
+
+impl FixedHeaders {
+    fn of(&self, source: &SecretSource) -> Arc<FixedHeader> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = all.iter().find(|header| header.source == *source) {
+            return known.clone();
+        }
+        let new = FixedHeader { source: source.clone(), value: OnceCell::new(), retry: Mutex::default() };
+        all.push(Arc::new(new));
+        all[all.len() - 1].clone()
+    }
+}
+
+impl FixedHeader {
+    /// Reads the value once. After a failure it waits for the pause first.
+    async fn load(&self, child_env: &[(OsString, Option<OsString>)]) -> Result<Secret, SecretError> {
+        let load = || async {
+            let retry = *self.retry();
+            if let Some((at, _)) = retry {
+                tokio::time::sleep_until(at.into()).await;
+            }
+            let pause = retry.map_or(Duration::from_secs(1), |(_, pause)| (pause * 2).min(LONGEST_PAUSE));
+            let loaded = self.source.load(child_env).await;
+            *self.retry() = loaded.is_err().then(|| (clock::now() + pause, pause));
+            loaded
+        };
+        self.value.get_or_try_init(load).await.cloned()
+    }
+
+    fn retry(&self) -> MutexGuard<'_, Option<(Instant, Duration)>> {
+        self.retry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// One exporter, with what cannot be followed.
 struct ExporterSource {
     exporter: Exporter,
-    /// Values of headers that are not in files, by position: each is read once.
-    fixed: Vec<OnceCell<Secret>>,
+    /// By position; none for a header that is in a file.
+    fixed: Vec<Option<Arc<FixedHeader>>>,
     child_env: Vec<(OsString, Option<OsString>)>,
     /// For the first attempt at the values of `fixed`.
     start_limit: Option<Duration>,
@@ -53,13 +102,14 @@ struct ExporterSource {
 pub(super) async fn begin(
     what: &str,
     exporter: Option<&Exporter>,
+    headers: &FixedHeaders,
     child_env: &[(OsString, Option<OsString>)],
     start_limit: Option<Duration>,
 ) -> Result<Option<Arc<FollowedSignal>>, AgentError> {
     let Some(exporter) = exporter else { return Ok(None) };
     let source = Arc::new(ExporterSource {
         exporter: exporter.clone(),
-        fixed: exporter.headers.iter().map(|_| OnceCell::new()).collect(),
+        fixed: exporter.headers.iter().map(|(_, source)| file(source).is_none().then(|| headers.of(source))).collect(),
         child_env: child_env.to_vec(),
         start_limit,
         is_started: AtomicBool::new(false),
@@ -84,18 +134,16 @@ pub(super) fn now(followed: &FollowedSignal, exporter: &Exporter) -> Signal {
 /// Passes each change from now on to delivery, for as long as it is polled.
 pub(super) fn hand_on(
     followed: Arc<FollowedSignal>,
+    exporter: Exporter,
     replace: impl Fn(&Receivers, &Signal) -> Result<(), SignalError> + Send + 'static,
     receivers: Receivers,
 ) -> impl Future<Output = ()> + Send {
     let mut changes = followed.subscribe();
     async move {
         // It is looked at for as long as somebody has it.
-        let _followed = followed;
         while changes.changed().await.is_ok() {
-            let known = changes.borrow_and_update().clone();
-            if let Known::Good(signal) = known
-                && let Err(problem) = replace(&receivers, &signal)
-            {
+            changes.mark_unchanged();
+            if let Err(problem) = replace(&receivers, &now(&followed, &exporter)) {
                 error!("{problem}");
             }
         }
@@ -146,9 +194,9 @@ impl ExporterSource {
         let mut signal = plain(exporter);
         let limit = self.start_limit.filter(|_| !self.is_started.swap(true, Ordering::Relaxed));
         for ((name, source), fixed) in exporter.headers.iter().zip(&self.fixed) {
-            let value = match file(source) {
-                Some(_) => source.load(&self.child_env).await.map_err(header_problem)?,
-                None => self.load_fixed(name, source, fixed, limit).await?,
+            let value = match fixed {
+                None => source.load(&self.child_env).await.map_err(header_problem)?,
+                Some(fixed) => load_fixed(name, fixed, &self.child_env, limit).await?,
             };
             signal.headers.push(Header::new(name, value.expose()));
         }
@@ -169,26 +217,22 @@ impl ExporterSource {
     }
 }
 
-impl ExporterSource {
-    /// The value of a header that is not in a file.
-    async fn load_fixed(
-        &self,
-        name: &str,
-        source: &SecretSource,
-        known: &OnceCell<Secret>,
-        limit: Option<Duration>,
-    ) -> Result<Secret, NotRead<AgentError>> {
-        let load =
-            async { known.get_or_try_init(|| source.load(&self.child_env)).await.cloned().map_err(header_problem) };
-        let Some(limit) = limit else { return load.await };
-        let late = || {
-            let seconds = limit.as_secs_f64();
-            NotRead::Unfinished(format!(
-                "the program that prints the header {name} for OTLP has not ended within {seconds} s"
-            ))
-        };
-        tokio::time::timeout(limit, load).await.unwrap_or_else(|_| Err(late()))
-    }
+/// The value of the header `name`, which is not in a file; `limit` is for the first attempt.
+async fn load_fixed(
+    name: &str,
+    header: &FixedHeader,
+    child_env: &[(OsString, Option<OsString>)],
+    limit: Option<Duration>,
+) -> Result<Secret, NotRead<AgentError>> {
+    let load = async { header.load(child_env).await.map_err(header_problem) };
+    let Some(limit) = limit else { return load.await };
+    let late = || {
+        let seconds = limit.as_secs_f64();
+        NotRead::Unfinished(format!(
+            "the program that prints the header {name} for OTLP has not ended within {seconds} s"
+        ))
+    };
+    tokio::time::timeout(limit, load).await.unwrap_or_else(|_| Err(late()))
 }
 
 fn header_problem(error: SecretError) -> NotRead<AgentError> {
@@ -255,25 +299,50 @@ mod tests {
     #[tokio::test]
     async fn exports_wait_for_a_header_whose_program_does_not_answer_at_the_start_and_it_is_run_again() {
         let dir = tempfile::tempdir().unwrap();
-        let asked = dir.path().join("asked");
-        let script = format!("test -e {0} || {{ : > {0}; exec sleep 600; }}; echo value", asked.display());
+        // It hangs, then fails, then prints the value.
+        let runs = dir.path().join("runs");
+        let script = format!(
+            "echo >> {0}; case $(wc -l < {0}) in 1) exec sleep 600;; 2) exit 3;; esac; echo value",
+            runs.display()
+        );
         let exporter = exporter(dir.path(), &script);
         let begun = clock::now();
         let limit = Duration::from_millis(500);
-        let followed = begin("traces", Some(&exporter), &[], Some(limit)).await.unwrap().unwrap();
+        let headers = FixedHeaders::default();
+        let followed = begin("traces", Some(&exporter), &headers, &[], Some(limit)).await.unwrap().unwrap();
         assert!(clock::now() - begun >= limit);
         let unready = now(&followed, &exporter).unready.unwrap();
         assert_eq!(&*unready, "the program that prints the header x-token for OTLP has not ended within 0.5 s");
+        followed.look().await;
+        let unready = now(&followed, &exporter).unready.unwrap();
+        assert!(unready.contains("exit status: 3"), "{unready}");
         followed.look().await;
         let signal = now(&followed, &exporter);
         assert_eq!((signal.unready, signal.headers.len(), signal.headers[0].expose()), (None, 1, "value"));
     }
 
     #[tokio::test]
+    async fn a_program_that_two_exporters_have_is_run_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let runs = dir.path().join("runs");
+        let exporter = exporter(dir.path(), &format!("echo >> {}; sleep 0.3; echo value", runs.display()));
+        let headers = FixedHeaders::default();
+        let both = tokio::join!(
+            begin("traces", Some(&exporter), &headers, &[], Some(START_LIMIT)),
+            begin("metrics", Some(&exporter), &headers, &[], Some(START_LIMIT)),
+        );
+        for followed in [both.0, both.1] {
+            assert_eq!(now(&followed.unwrap().unwrap(), &exporter).headers[0].expose(), "value");
+        }
+        assert_eq!(std::fs::read_to_string(&runs).unwrap(), "\n");
+    }
+
+    #[tokio::test]
     async fn a_program_that_fails_at_the_start_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let exporter = exporter(dir.path(), "exit 3");
-        let error = begin("traces", Some(&exporter), &[], Some(START_LIMIT)).await.unwrap_err();
+        let error =
+            begin("traces", Some(&exporter), &FixedHeaders::default(), &[], Some(START_LIMIT)).await.unwrap_err();
         assert!(error.may_pass() && error.to_string().starts_with("a header for OTLP: "), "{error}");
     }
 }

@@ -10,7 +10,12 @@ use std::{
 use imaptrace_record::Seconds;
 use opentelemetry_sdk::metrics::Temporality;
 
-use super::{error::AgentError, latency_store::LatencyStore, receivers, runner::MaintenanceCheck};
+use super::{
+    error::AgentError,
+    latency_store::LatencyStore,
+    receivers::{self, FixedHeaders},
+    runner::MaintenanceCheck,
+};
 use crate::{
     config::{Config, Exports, Histogram, Resource},
     delivery::{self, Delivery, DeliveryStartError, Receivers, Replay},
@@ -38,9 +43,10 @@ pub async fn delivery(
     };
     let (traces, metrics) = (config.otlp.traces.as_ref(), config.otlp.metrics.as_ref());
     let start_limit = follower.map(|_| receivers::START_LIMIT);
+    let headers = FixedHeaders::default();
     let (traces_files, metrics_files) = tokio::try_join!(
-        receivers::begin("traces", traces, child_env, start_limit),
-        receivers::begin("metrics", metrics, child_env, start_limit),
+        receivers::begin("traces", traces, &headers, child_env, start_limit),
+        receivers::begin("metrics", metrics, &headers, child_env, start_limit),
     )?;
     settings.traces = traces_files.as_ref().zip(traces).map(|(files, exporter)| receivers::now(files, exporter));
     settings.metrics = metrics_files.as_ref().zip(metrics).map(|(files, exporter)| receivers::now(files, exporter));
@@ -55,13 +61,13 @@ pub async fn delivery(
     let delivery = Delivery::start(&settings, &who, &metrics)?;
     if let Some(follower) = follower {
         let to = delivery.receivers();
-        if let Some(files) = traces_files {
+        if let Some((files, exporter)) = traces_files.zip(config.otlp.traces.as_ref()) {
             follower.add(&files);
-            tokio::spawn(receivers::hand_on(files, Receivers::replace_traces, to.clone()));
+            tokio::spawn(receivers::hand_on(files, exporter.clone(), Receivers::replace_traces, to.clone()));
         }
-        if let Some(files) = metrics_files {
+        if let Some((files, exporter)) = metrics_files.zip(config.otlp.metrics.as_ref()) {
             follower.add(&files);
-            tokio::spawn(receivers::hand_on(files, Receivers::replace_metrics, to));
+            tokio::spawn(receivers::hand_on(files, exporter.clone(), Receivers::replace_metrics, to));
         }
     }
     Ok(delivery)
@@ -102,7 +108,7 @@ pub async fn replay(
     child_env: &[(OsString, Option<OsString>)],
 ) -> Result<Option<Replay>, AgentError> {
     let exporter = exports.otlp.traces.as_ref();
-    let files = receivers::begin("traces", exporter, child_env, None).await?;
+    let files = receivers::begin("traces", exporter, &FixedHeaders::default(), child_env, None).await?;
     let Some((files, exporter)) = files.zip(exporter) else { return Ok(None) };
     let signal = receivers::now(&files, exporter);
     let who = resource(&exports.resource, exports.agent.instance.as_ref());
