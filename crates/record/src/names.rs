@@ -1,7 +1,7 @@
 //! The names in a record as types: steps, journeys, address families; and the words of `imaptrace-imap` in JSON.
 //!
 //! A record may come from a file that another version wrote. The name of a step that this version does not have is kept as it is,
-//! and any other word that it does not have is read as absent. Used by `run` and `step`.
+//! a status, a response code, a login method or an address family that it does not have is read as absent. Used by `run` and `step`.
 
 use std::{borrow::Cow, fmt, str::FromStr};
 
@@ -190,6 +190,20 @@ pub enum AddressFamily {
     Ipv6,
 }
 
+impl FromStr for AddressFamily {
+    type Err = UnknownName;
+
+    fn from_str(name: &str) -> Result<Self, UnknownName> {
+        [Self::Ipv4, Self::Ipv6].into_iter().find(|family| family.as_str() == name).ok_or(UnknownName)
+    }
+}
+
+impl fmt::Display for AddressFamily {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 impl AddressFamily {
     /// The word in JSON and telemetry.
     pub const fn as_str(self) -> &'static str {
@@ -201,7 +215,7 @@ impl AddressFamily {
 }
 
 /// JSON of an optional name of `imaptrace-imap`, which has no serde.
-pub(super) mod imap_name {
+pub(super) mod known_name {
     use super::{Deserialize, Deserializer, FromStr, Serializer, UnknownName, fmt};
 
     #[expect(clippy::ref_option, reason = "serde calls it with a reference to the field")]
@@ -253,5 +267,18 @@ mod tests {
         for wrong in ["", "First", "2a", "-a", "a b", "a_b", "ä", &format!("{long}a")] {
             assert_eq!(wrong.parse::<JourneyName>(), Err(JourneyNameError), "{wrong}");
         }
+    }
+
+    #[test]
+    fn what_another_version_wrote_is_read_without_the_names_that_are_not_known() {
+        let text = imaptrace_testkit::PASSED_RUN;
+        let run = |family: &str| {
+            let mut run: serde_json::Value = serde_json::from_str(text).unwrap();
+            run["family"] = family.into();
+            run["steps"][4]["status"] = "PERHAPS".into();
+            serde_json::from_value::<crate::Run>(run).unwrap()
+        };
+        assert_eq!((run("ipv6").family, run("ipv9").family), (Some(AddressFamily::Ipv6), None));
+        assert_eq!(run("ipv6").steps[4].status, None);
     }
 }

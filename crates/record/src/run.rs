@@ -88,7 +88,7 @@ pub struct Run {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suggested_mailbox: Option<String>,
     /// Only set when the target asks for a run per address family: `ipv4` or `ipv6`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "crate::names::known_name")]
     pub family: Option<AddressFamily>,
     /// Whom we spoke to and how.
     pub server: Server,

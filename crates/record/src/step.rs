@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use imaptrace_imap::{CommandName, Condition, LoginMethod, ResponseCode};
 use serde::{Deserialize, Serialize};
 
-use super::{ErrorType, Seconds, ServerText, SpanId, StepName, StepOutcome, Timestamp, TlsFault, names::imap_name};
+use super::{ErrorType, Seconds, ServerText, SpanId, StepName, StepOutcome, Timestamp, TlsFault, names::known_name};
 
 /// One step. Times count from the start of the run unless said otherwise. Absent = does not apply.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -39,10 +39,10 @@ pub struct Step {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reported_s: Option<Seconds>,
     /// `OK`, `NO`, `BAD`, `BYE` or `PREAUTH`.
-    #[serde(default, skip_serializing_if = "Option::is_none", with = "imap_name")]
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "known_name")]
     pub status: Option<Condition>,
     /// Response code without its arguments, one of the known ones, else `_OTHER`.
-    #[serde(default, skip_serializing_if = "Option::is_none", with = "imap_name")]
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "known_name")]
     pub code: Option<ResponseCode>,
     /// The server's words; only on a failing step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -72,7 +72,7 @@ pub struct Step {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<CommandState>,
     /// SASL mechanism, or `LOGIN` for the command.
-    #[serde(default, skip_serializing_if = "Option::is_none", with = "imap_name")]
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "known_name")]
     pub mechanism: Option<LoginMethod>,
     /// Deviations from the grammar that were tolerated.
     #[serde(rename = "lenient", default, skip_serializing_if = "Option::is_none")]

@@ -151,6 +151,11 @@ impl<'de> Deserialize<'de> for Timestamp {
 
 /// A date, a time and an offset from UTC.
 fn rfc3339(text: &str) -> Option<Timestamp> {
+    // The parser takes other forms of ISO 8601, too.
+    let marks = [(4, b'-'), (7, b'-'), (13, b':'), (16, b':')];
+    if !marks.iter().all(|(at, mark)| text.as_bytes().get(*at) == Some(mark)) {
+        return None;
+    }
     let pieces = DateTimeParser::new().parse_pieces(text).ok()?;
     if pieces.time_zone_annotation().is_some() {
         return None;
@@ -210,9 +215,17 @@ mod tests {
         let at = rfc3339("2026-11-23T11:42:40.201869Z");
         assert_eq!(rfc3339("2026-11-23T12:42:40.201869+01:00"), at);
         assert_eq!(rfc3339("2026-11-23T12:42:40.201869999+01:00"), at);
-        for text in
-            ["2026-11-23T11:42:40", "2026-11-23", "", "11:42:40Z", "2026-11-23T11:42:40Z[UTC]", "10000-01-01T00:00:00Z"]
-        {
+        for text in [
+            "2026-11-23T11:42:40",
+            "2026-11-23",
+            "",
+            "11:42:40Z",
+            "2026-11-23T11:42:40Z[UTC]",
+            "10000-01-01T00:00:00Z",
+            "20261123T114240Z",
+            "2026-11-23T11:42Z",
+            "-002026-11-23T11:42:40Z",
+        ] {
             assert_eq!(rfc3339(text), None, "{text}");
         }
     }
