@@ -7,7 +7,8 @@ use imaptrace_imap as imap;
 use imaptrace_record::{ClockSource, CommandState, Seconds, Step};
 
 use super::{
-    driver::{Driver, Exchange, TcpInfoDelta},
+    driver::Driver,
+    exchange::{Exchange, TcpInfoDelta},
     split::{Span, split},
     uncertainty::{Evidence, Uncertainty},
 };

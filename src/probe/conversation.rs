@@ -14,7 +14,8 @@ use imaptrace_record::{ErrorType, EventName, ServerText, Step, StepEvent, StepNa
 
 use super::{
     accounting, classify,
-    driver::{Driver, Exchange, Fault, StatusResponse},
+    driver::Driver,
+    exchange::{Exchange, Fault, StatusResponse},
     job::{Cancel, Job},
     prober::Prober,
     recorder::Recorder,

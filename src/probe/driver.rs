@@ -12,13 +12,12 @@ use std::{
 
 use tokio::time::timeout_at;
 
-pub(super) use super::exchange::{CoarseMoment, Exchange, Fault, SecureError, StatusResponse, TcpInfoDelta};
 use imaptrace_imap::{Command, CommandName, Condition, Limits, OffendingLine, ResponseCode, Session, SessionProgress};
 use imaptrace_record::ErrorType;
 
 use super::{
     classify,
-    exchange::{Awaited, SessionEvent, is_end},
+    exchange::{Awaited, Exchange, Fault, SecureError, SessionEvent, StatusResponse, is_end},
     job::Cancel,
     split::Pace,
     transcript::Transcript,

@@ -4,7 +4,7 @@
 
 use imaptrace_imap::{Code, Condition};
 
-use super::driver::StatusResponse;
+use super::exchange::StatusResponse;
 
 /// What a line says that is no greeting and refuses the connection. It may be cut short.
 pub(super) fn refusal(line: &[u8]) -> Option<StatusResponse> {

@@ -8,8 +8,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use imaptrace_imap::Secret;
-use imaptrace_imap::{Command, Condition, Limits};
+use imaptrace_imap::{Command, Condition, Limits, Secret};
 use imaptrace_record::{ErrorType, Run, SetupStep, SpanId, Timestamp};
 use tokio::time::timeout_at;
 

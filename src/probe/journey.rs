@@ -16,7 +16,8 @@ use tracing::{info, warn};
 use super::{
     classify,
     conversation::{Conversation, Stop},
-    driver::{Driver, StatusResponse},
+    driver::Driver,
+    exchange::StatusResponse,
     greeting,
     job::{Cancel, Job},
     login,

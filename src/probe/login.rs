@@ -7,8 +7,7 @@
 //! before: by TLS, or by the operator who chose to do without.
 
 use imaptrace_imap as imap;
-use imaptrace_imap::Secret;
-use imaptrace_imap::{Capabilities, Command, CommandName, Condition, Credentials, LoginMethod, Mechanism};
+use imaptrace_imap::{Capabilities, Command, CommandName, Condition, Credentials, LoginMethod, Mechanism, Secret};
 use imaptrace_record::{ErrorType, ServerText};
 use tracing::info;
 

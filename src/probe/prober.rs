@@ -1,6 +1,6 @@
 //! What all runs of the process share: the resolver, and what shows a run as it goes. `journey` and `fill` run with it.
 
-use std::ffi::OsString;
+use std::{ffi::OsString, time::Duration};
 
 use imaptrace_imap::Secret;
 use tokio::sync::watch;
@@ -12,7 +12,6 @@ use crate::{
     plan::{Account, Dns, Security},
     secret::SecretError,
 };
-use std::time::Duration;
 
 /// Runs journeys. One for the life of the process.
 #[derive(Debug)]

@@ -16,7 +16,8 @@ use tracing::{info, warn};
 use super::{
     certificates, classify,
     conversation::{Conversation, Ready, Stop},
-    driver::{Driver, SecureError},
+    driver::Driver,
+    exchange::SecureError,
     wait::cancelled,
 };
 use crate::{

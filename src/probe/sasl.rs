@@ -142,8 +142,7 @@ fn violation(text: Vec<u8>) -> Fault {
 #[cfg(test)]
 mod tests {
     use base64::{Engine as _, engine::general_purpose::STANDARD};
-    use imaptrace_imap::Secret;
-    use imaptrace_imap::{Command, Credentials, Limits, Mechanism};
+    use imaptrace_imap::{Command, Credentials, Limits, Mechanism, Secret};
     use imaptrace_testkit::ScramPeer as Peer;
     use tokio::{
         io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use imaptrace_record::CloseNotify;
 
-use super::driver::{CoarseMoment, Driver, TcpInfoDelta};
+use super::{
+    driver::Driver,
+    exchange::{CoarseMoment, TcpInfoDelta},
+};
 use crate::{
     clock,
     net::{TcpInfo, tick},

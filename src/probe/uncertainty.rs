@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use imaptrace_record::{Seconds, Step};
 
 use super::{
-    driver::TcpInfoDelta,
+    exchange::TcpInfoDelta,
     split::{Gap, Span, gaps},
 };
 use crate::net::{LATE, WireEvent};
@@ -181,7 +181,7 @@ fn is_blurred(arrival: &WireEvent) -> bool {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{super::driver::CoarseMoment, *};
+    use super::{super::exchange::CoarseMoment, *};
     use crate::clock;
 
     const MS: Duration = Duration::from_millis(1);

@@ -4,8 +4,7 @@
 use std::time::Duration;
 
 use imaptrace::plan::{Mailbox, Open, Security, Target, UserName};
-use imaptrace_imap::Secret;
-use imaptrace_imap::{Capabilities, Command, Condition, Credentials, Mechanism, ResponseCode};
+use imaptrace_imap::{Capabilities, Command, Condition, Credentials, Mechanism, ResponseCode, Secret};
 use imaptrace_record::{ErrorType, Run, RunOutcome, Step, StepName, StepOutcome};
 use proptest::prelude::*;
 use tokio::{
