@@ -237,7 +237,7 @@ fn set_aside(directory: &Directory, problem: &str) -> io::Result<()> {
     })?;
     let (file, aside) = (directory.at(FILE), directory.at(&aside));
     let (file, aside) = (file.display(), aside.display());
-    warn!(%file, problem, %aside, "the latency history is damaged and was set aside; what it lacks is learned anew");
+    warn!(%file, problem, %aside, "the latency history is damaged and was set aside; missing baselines are computed again");
     Ok(())
 }
 

@@ -103,7 +103,7 @@ fn write(out: &mut String, config: &Config) -> fmt::Result {
     let state = &config.state;
     match &state.dir {
         Some(path) => writeln!(out, "  state in {}", path.display())?,
-        None => writeln!(out, "  state nowhere: each start learns anew")?,
+        None => writeln!(out, "  state nowhere: baselines start empty at each start")?,
     }
     let disk = if state.dir.is_some() { size(state.queue_disk) } else { "none".to_owned() };
     writeln!(out, "  runs to deliver: {} in memory, on disk {disk}", size(state.queue_memory))?;

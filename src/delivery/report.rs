@@ -126,7 +126,7 @@ impl Dropped {
 }
 
 impl fmt::Display for Dropped {
-    /// Each reason that there is, as a metric's attribute calls it: `3 refused, 1 corrupt`.
+    /// Each reason that there is, in words: `3 refused, 1 unreadable on disk`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let reasons =
             [(self.budget, "over the budget"), (self.refused, "refused"), (self.corrupt, "unreadable on disk")];

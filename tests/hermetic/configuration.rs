@@ -463,7 +463,7 @@ fn the_probe_command_line_makes_one_target() {
     agent
       log text, from level info
       resolver builtin, name servers the system's, cache off
-      state nowhere: each start learns anew
+      state nowhere: baselines start empty at each start
       runs to deliver: 32MiB in memory, on disk none
       http off
     "#);
@@ -570,7 +570,7 @@ fn the_plan_is_described_without_secrets_and_user_names() {
     agent
       log text, from level info
       resolver builtin, name servers the system's, cache off
-      state nowhere: each start learns anew
+      state nowhere: baselines start empty at each start
       runs to deliver: 32MiB in memory, on disk none
       http on 127.0.0.1:8143, 5 runs and as many failed ones kept for each account
     "#);

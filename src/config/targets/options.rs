@@ -3,7 +3,7 @@
 //!
 //! [`Options`] are the values of one level; [`Options::over`] puts one level above another, and is the only place that does.
 //! From the highest to the lowest the levels are: a target's own keys, its URL, its group's keys, `[defaults]`, and what
-//! stands in the table here. A new key is a line of the table and its use in `target`. What `user` and `password` come to is
+//! stands in the table here. A URL that is the group's own template stands below the group's keys. A new key is a line of the table and its use in `target`. What `user` and `password` come to is
 //! decided in `account`. Called by `load`, `target` and `group`.
 
 use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf, time::Duration};

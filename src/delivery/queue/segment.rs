@@ -162,7 +162,7 @@ pub(super) enum RunLineError {
     #[error("this is no run: {0}")]
     Foreign(String),
     /// A newer imaptrace wrote it.
-    #[error("a newer imaptrace wrote this run: its schema is {0}, this one knows {SCHEMA}")]
+    #[error("a newer imaptrace wrote this run: its schema is {0}, this one reads up to {SCHEMA}")]
     Newer(u64),
 }
 
