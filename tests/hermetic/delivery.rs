@@ -471,7 +471,7 @@ fn replay_says_which_lines_are_no_runs_and_what_did_not_arrive() {
     assert!(told[0].starts_with("warning: bad.jsonl:2: this is no run") && !told[0].contains('\u{1b}'), "{output:?}");
     // The number of the line in the file, and no other.
     assert!(!told[0].contains("at line"), "{output:?}");
-    let newer = "warning: bad.jsonl:4: a newer imaptrace wrote this run: its schema is 3, this one knows 1";
+    let newer = "warning: bad.jsonl:4: a newer imaptrace wrote this run: its schema is 3, this one reads up to 1";
     assert_eq!(told[1], newer);
 
     // Several batches, on standard input.
