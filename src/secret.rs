@@ -14,7 +14,7 @@ mod file;
 mod form;
 mod source;
 
-pub use command::{end_commands, share_terminal};
+pub use command::{end_commands, set_environment, share_terminal};
 pub use dumps::no_dumps;
 pub use edge::Edge;
 pub use error::{SecretError, shown_variable};

@@ -168,7 +168,7 @@ pub fn hold(server: SocketAddr, ca: Option<&Path>) {
     let long = Duration::from_secs(3600);
     target.deadlines = Deadlines { run: long, command: long, ..Deadlines::default() };
     let target = Arc::new(prepare(target));
-    let prober = Arc::new(Prober::new(Dns::default(), Vec::new()));
+    let prober = Arc::new(Prober::new(Dns::default()));
     let (_keep, cancel) = watch::channel(false);
     let mut started: u32 = 0;
     for line in std::io::stdin().lock().lines() {
@@ -177,7 +177,7 @@ pub fn hold(server: SocketAddr, ca: Option<&Path>) {
             let (target, prober, cancel) = (Arc::clone(&target), Arc::clone(&prober), cancel.clone());
             runtime.spawn(async move {
                 let account = &target.target().accounts[0];
-                let secret = prober.secret(account).await;
+                let secret = account.password.load().await;
                 let job = |ids| Job {
                     target: &target,
                     account,

@@ -45,7 +45,7 @@ impl Subject {
     /// As the agent does it: with a live root, and whatever comes of it a record.
     async fn run(&self) -> Run {
         let account = &self.target.target().accounts[0];
-        let secret = self.prober.secret(account).await;
+        let secret = account.password.load().await;
         let (target, family) = (&self.target, Family::Any);
         let job = |ids| Job { target, account, family, ids, start_lag: None, secret, hold_login: None };
         agent::run_once(&self.prober, &self.target.target().journey, None, self.cancel.clone(), job).await
@@ -62,7 +62,7 @@ impl Probes {
     fn new() -> Self {
         // It writes nothing at this level but what goes wrong by the thousand here.
         logs::init(&LogSettings { filter: Some("off".to_owned()), ..LogSettings::default() }).unwrap();
-        Self { prober: Arc::new(Prober::new(Dns::default(), Vec::new())), keep: watch::Sender::new(false) }
+        Self { prober: Arc::new(Prober::new(Dns::default())), keep: watch::Sender::new(false) }
     }
 
     fn subject(&self, server: SocketAddr, ca: Option<&str>, limits: Limits, deadlines: Deadlines) -> Subject {

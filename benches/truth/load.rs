@@ -48,7 +48,7 @@ pub async fn runs(load: Load, server: &Dovecot, users: u32) -> Vec<Run> {
             }
         })
     });
-    let prober = Arc::new(Prober::new(Dns::default(), Vec::new()));
+    let prober = Arc::new(Prober::new(Dns::default()));
     let targets: Vec<_> = (0..load.in_flight.div_ceil(PER_ADDRESS))
         .map(|number| Arc::new(prepared(load, server, users, number)))
         .collect();
@@ -95,7 +95,7 @@ async fn run(prober: &Prober, target: &TargetContext, number: usize) -> Run {
     let ids = Ids { trace: TraceId::random(), root: SpanId::random(), parent: None };
     let accounts = &target.target().accounts;
     let account = &accounts[number % accounts.len()];
-    let secret = prober.secret(account).await;
+    let secret = account.password.load().await;
     prober
         .run(Job { target, account, family: Family::Any, ids, start_lag: None, secret, hold_login: None }, cancel)
         .await

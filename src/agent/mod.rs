@@ -46,7 +46,6 @@ mod tls_files;
 pub mod wiring;
 
 use std::{
-    ffi::OsString,
     future::Future,
     path::Path,
     pin::pin,
@@ -79,8 +78,8 @@ pub use self::{
     error::AgentError,
     exit::exit,
     receivers::check_tls,
-    run_once::run_once,
-    systemd::Notifier,
+    run_once::{load_password, run_once},
+    systemd::{Notifier, SYSTEMD_VARIABLES},
     target_set::families,
 };
 use crate::{
@@ -104,22 +103,19 @@ const STUCK: Duration = Duration::from_secs(10);
 
 /// Probes until SIGTERM or SIGINT, then ends within 5 s, and at once at another such signal more than a second after the
 /// first. Follows changes of `sources`, from which `config` was loaded; `hung_up` is set if SIGHUP arrived before it was caught
-/// here, and counts as one. `child_env` as for [`Prober::new`]. The variables of systemd are used, and removed for children.
+/// here, and counts as one.
 pub async fn run(
     config: Config,
     (sources, hung_up): (Sources, &AtomicBool),
-    mut child_env: Vec<(OsString, Option<OsString>)>,
     status: StatusSettings,
 ) -> Result<(), AgentError> {
     let status = StatusSettings { notifier: Notifier::new(|name| std::env::var_os(name)), ..status };
-    child_env.extend(systemd::VARIABLES.map(|name| (name.into(), None)));
     let mut signals = StopSignals::catch()?;
     exit::force_after_signal()?;
     let hangup = Hangup { signal: signal(SignalKind::hangup())?, early: hung_up.load(Ordering::Relaxed) };
     let (stop, stopped) = oneshot::channel::<()>();
     // A task of its own: at the second signal it is abandoned.
-    let mut agent =
-        tokio::spawn(run_until(async { drop(stopped.await) }, config, Some((sources, hangup)), child_env, status));
+    let mut agent = tokio::spawn(run_until(async { drop(stopped.await) }, config, Some((sources, hangup)), status));
     let ended = tokio::select! {
         ended = &mut agent => ended,
         first = signals.next() => {
@@ -136,30 +132,20 @@ pub async fn run(
     ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
-/// Probes until `stop` completes, then ends within 5 s. `child_env` as for [`Prober::new`].
-pub async fn until(
-    stop: impl Future<Output = ()>,
-    config: Config,
-    child_env: Vec<(OsString, Option<OsString>)>,
-) -> Result<(), AgentError> {
-    serve(stop, config, child_env, StatusSettings::default()).await
+/// Probes until `stop` completes, then ends within 5 s.
+pub async fn until(stop: impl Future<Output = ()>, config: Config) -> Result<(), AgentError> {
+    serve(stop, config, StatusSettings::default()).await
 }
 
 /// Like [`until`], with a status endpoint.
-pub async fn serve(
-    stop: impl Future<Output = ()>,
-    config: Config,
-    child_env: Vec<(OsString, Option<OsString>)>,
-    status: StatusSettings,
-) -> Result<(), AgentError> {
-    run_until(stop, config, None, child_env, status).await
+pub async fn serve(stop: impl Future<Output = ()>, config: Config, status: StatusSettings) -> Result<(), AgentError> {
+    run_until(stop, config, None, status).await
 }
 
 async fn run_until(
     stop: impl Future<Output = ()>,
     mut config: Config,
     origin: Option<(Sources, Hangup)>,
-    child_env: Vec<(OsString, Option<OsString>)>,
     settings: StatusSettings,
 ) -> Result<(), AgentError> {
     // A header's command or the disk may take long; the exit does not wait for them.
@@ -181,7 +167,7 @@ async fn run_until(
             info!("stop signal before the agent had started");
             return Ok(());
         }
-        delivery = wiring::delivery(&config, state.clone(), Some(&follower), &child_env) => delivery?,
+        delivery = wiring::delivery(&config, state.clone(), Some(&follower)) => delivery?,
     };
     let tls_files = Arc::new(TlsFileSets::new(follower.clone()));
     let (targets, _) = TargetSet::default().next(&config.targets, &tls_files.load(&config.targets).await?);
@@ -200,7 +186,7 @@ async fn run_until(
     let run_log = Arc::new(RunLog::new());
     let summing = tokio::spawn(summarize(run_log.clone()));
     let (cancel_runs, cancel) = watch::channel(false);
-    let prober = Arc::new(Prober::new(config.dns.clone(), child_env.clone()));
+    let prober = Arc::new(Prober::new(config.dns.clone()));
     let context = Arc::new(RunContext {
         settings: Mutex::new(RunSettings { prober, in_maintenance: wiring::maintenance(&config) }),
         metrics,
@@ -224,7 +210,7 @@ async fn run_until(
     let following = tokio::spawn(follower.run());
     // The target set has them.
     config.targets = Vec::new();
-    let reload = Reloader { origin, seen, child_env, config, targets: Arc::new(targets), tls_files };
+    let reload = Reloader { origin, seen, config, targets: Arc::new(targets), tls_files };
     tokio::select! {
         biased;
         () = &mut stop => {}

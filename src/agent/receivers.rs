@@ -7,7 +7,6 @@
 
 use std::{
     env,
-    ffi::OsString,
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -67,14 +66,14 @@ impl FixedHeaders {
 
 impl FixedHeader {
     /// Reads the value once. After a failure it waits for the pause first.
-    async fn load(&self, child_env: &[(OsString, Option<OsString>)]) -> Result<Secret, SecretError> {
+    async fn load(&self) -> Result<Secret, SecretError> {
         let load = || async {
             let retry = *self.retry();
             if let Some((at, _)) = retry {
                 tokio::time::sleep_until(at.into()).await;
             }
             let pause = retry.map_or(Duration::from_secs(1), |(_, pause)| (pause * 2).min(LONGEST_PAUSE));
-            let loaded = self.source.load(child_env).await;
+            let loaded = self.source.load().await;
             *self.retry() = loaded.is_err().then(|| (clock::now() + pause, pause));
             loaded
         };
@@ -91,7 +90,6 @@ struct ExporterSource {
     exporter: Exporter,
     /// By position; none for a header that is in a file.
     fixed: Vec<Option<Arc<FixedHeader>>>,
-    child_env: Vec<(OsString, Option<OsString>)>,
     /// For the first attempt at the values of `fixed`.
     start_limit: Option<Duration>,
     is_started: AtomicBool,
@@ -103,14 +101,12 @@ pub(super) async fn begin(
     what: &str,
     exporter: Option<&Exporter>,
     headers: &FixedHeaders,
-    child_env: &[(OsString, Option<OsString>)],
     start_limit: Option<Duration>,
 ) -> Result<Option<Arc<FollowedSignal>>, AgentError> {
     let Some(exporter) = exporter else { return Ok(None) };
     let source = Arc::new(ExporterSource {
         exporter: exporter.clone(),
         fixed: exporter.headers.iter().map(|(_, source)| file(source).is_none().then(|| headers.of(source))).collect(),
-        child_env: child_env.to_vec(),
         start_limit,
         is_started: AtomicBool::new(false),
     });
@@ -195,8 +191,8 @@ impl ExporterSource {
         let limit = self.start_limit.filter(|_| !self.is_started.swap(true, Ordering::Relaxed));
         for ((name, source), fixed) in exporter.headers.iter().zip(&self.fixed) {
             let value = match fixed {
-                None => source.load(&self.child_env).await.map_err(header_problem)?,
-                Some(fixed) => load_fixed(name, fixed, &self.child_env, limit).await?,
+                None => source.load().await.map_err(header_problem)?,
+                Some(fixed) => load_fixed(name, fixed, limit).await?,
             };
             signal.headers.push(Header::new(name, value.expose()));
         }
@@ -218,13 +214,8 @@ impl ExporterSource {
 }
 
 /// The value of the header `name`, which is not in a file; `limit` is for the first attempt.
-async fn load_fixed(
-    name: &str,
-    header: &FixedHeader,
-    child_env: &[(OsString, Option<OsString>)],
-    limit: Option<Duration>,
-) -> Result<Secret, NotRead<AgentError>> {
-    let load = async { header.load(child_env).await.map_err(header_problem) };
+async fn load_fixed(name: &str, header: &FixedHeader, limit: Option<Duration>) -> Result<Secret, NotRead<AgentError>> {
+    let load = async { header.load().await.map_err(header_problem) };
     let Some(limit) = limit else { return load.await };
     let late = || {
         let seconds = limit.as_secs_f64();
@@ -309,7 +300,7 @@ mod tests {
         let begun = clock::now();
         let limit = Duration::from_millis(500);
         let headers = FixedHeaders::default();
-        let followed = begin("traces", Some(&exporter), &headers, &[], Some(limit)).await.unwrap().unwrap();
+        let followed = begin("traces", Some(&exporter), &headers, Some(limit)).await.unwrap().unwrap();
         assert!(clock::now() - begun >= limit);
         let unready = now(&followed, &exporter).unready.unwrap();
         assert_eq!(&*unready, "the program that prints the header x-token for OTLP has not ended within 0.5 s");
@@ -328,8 +319,8 @@ mod tests {
         let exporter = exporter(dir.path(), &format!("echo >> {}; sleep 0.3; echo value", runs.display()));
         let headers = FixedHeaders::default();
         let both = tokio::join!(
-            begin("traces", Some(&exporter), &headers, &[], Some(START_LIMIT)),
-            begin("metrics", Some(&exporter), &headers, &[], Some(START_LIMIT)),
+            begin("traces", Some(&exporter), &headers, Some(START_LIMIT)),
+            begin("metrics", Some(&exporter), &headers, Some(START_LIMIT)),
         );
         for followed in [both.0, both.1] {
             assert_eq!(now(&followed.unwrap().unwrap(), &exporter).headers[0].expose(), "value");
@@ -341,8 +332,7 @@ mod tests {
     async fn a_program_that_fails_at_the_start_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let exporter = exporter(dir.path(), "exit 3");
-        let error =
-            begin("traces", Some(&exporter), &FixedHeaders::default(), &[], Some(START_LIMIT)).await.unwrap_err();
+        let error = begin("traces", Some(&exporter), &FixedHeaders::default(), Some(START_LIMIT)).await.unwrap_err();
         assert!(error.may_pass() && error.to_string().starts_with("a header for OTLP: "), "{error}");
     }
 }

@@ -5,7 +5,6 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    ffi::OsString,
     future::pending,
     path::PathBuf,
     sync::Arc,
@@ -55,7 +54,6 @@ pub(super) struct Reloader {
     pub(super) origin: Option<(Sources, Hangup)>,
     /// The versions of its files before it was loaded.
     pub(super) seen: FileStates,
-    pub(super) child_env: Vec<(OsString, Option<OsString>)>,
     /// Without its targets, which are in `targets`.
     pub(super) config: Config,
     pub(super) targets: Arc<TargetSet>,
@@ -206,7 +204,7 @@ impl Reloader {
         let prober = if config.dns == self.config.dns {
             context.settings().prober.clone()
         } else {
-            Arc::new(Prober::new(config.dns.clone(), self.child_env.clone()))
+            Arc::new(Prober::new(config.dns.clone()))
         };
         let settings = std::mem::replace(&mut *context.settings(), RunSettings { prober, in_maintenance });
         let (status, metrics) = (context.status.clone(), context.metrics.clone());

@@ -10,14 +10,16 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
+use imaptrace_imap::Secret;
 use imaptrace_record::{ErrorType, Run};
 use tokio::time::{sleep, sleep_until};
 use tracing::{Instrument as _, error};
 
 use crate::{
     clock, latency,
-    plan::{Journey, Target},
-    probe::{Cancel, Ids, Job, Prober},
+    plan::{Account, Journey, Target},
+    probe::{Cancel, Ids, Job, Prober, TargetContext},
+    secret::SecretError,
     telemetry::{LiveRoot, RemoteParent},
 };
 
@@ -32,6 +34,13 @@ const LATE: Duration = Duration::from_secs(1);
 /// The longest that a run may take, by its own deadlines.
 pub(super) fn longest(target: &Target) -> Duration {
     target.deadlines.run + target.deadlines.logout + MARGIN
+}
+
+/// The password for a run over a target whose files for TLS can be read. Both may take seconds, for which a user who opens a
+/// mailbox does not wait: they come before the run.
+pub async fn load_password(target: &TargetContext, account: &Account) -> Result<Secret, SecretError> {
+    target.tls_ready().await?;
+    account.password.load().await
 }
 
 /// Runs the journey once under its own live root.

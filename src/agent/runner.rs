@@ -16,7 +16,7 @@ use super::{
     agent_status::AgentStatus,
     latency_store::LatencyStore,
     run_log::{RunLog, log_few_messages, log_outcome, log_shifts, log_slow},
-    run_once::run_once,
+    run_once::{load_password, run_once},
     target_set::{AccountWork, families},
 };
 use crate::{
@@ -109,7 +109,7 @@ impl RunContext {
                 }
                 return None;
             }
-            secret = prober.prepare(target, account) => secret,
+            secret = load_password(target, account) => secret,
         };
         let (auth, certificate) = (target.target().journey.auth, target.client_certificate());
         let hold_login =

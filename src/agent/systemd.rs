@@ -20,7 +20,7 @@ use tracing::warn;
 use crate::clock;
 
 /// The variables that are for this process alone: a password command must not send notifications.
-pub(super) const VARIABLES: [&str; 3] = [SOCKET, WATCHDOG, WATCHDOG_PID];
+pub const SYSTEMD_VARIABLES: [&str; 3] = [SOCKET, WATCHDOG, WATCHDOG_PID];
 
 const SOCKET: &str = "NOTIFY_SOCKET";
 const WATCHDOG: &str = "WATCHDOG_USEC";

@@ -100,7 +100,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        agent::run_once::run_once,
+        agent::run_once::{load_password, run_once},
         config::{self, Sources},
         follow::NotRead,
         net::Family,
@@ -119,9 +119,9 @@ mod tests {
         let hangs = || Box::pin(async { Err(NotRead::Unfinished("/mnt/ca.pem: no answer".to_owned())) }) as _;
         let waiting: Arc<FileSet> = FileSet::begin("a file".to_owned(), Vec::new(), hangs).await.unwrap();
         let prepared = TargetContext::with(targets[0].clone(), TlsFiles::Followed(waiting));
-        let prober = Prober::new(Dns::default(), Vec::new());
+        let prober = Prober::new(Dns::default());
         let account = &prepared.target().accounts[0];
-        let secret = prober.prepare(&prepared, account).await;
+        let secret = load_password(&prepared, account).await;
         let (_keep, cancel) = watch::channel(false);
         let run = run_once(&prober, &prepared.target().journey, None, cancel, |ids| Job {
             target: &prepared,

@@ -3,7 +3,6 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    ffi::OsString,
     sync::Arc,
 };
 
@@ -31,7 +30,6 @@ pub async fn delivery(
     config: &Config,
     state: Option<StateDir>,
     follower: Option<&FileFollower>,
-    child_env: &[(OsString, Option<OsString>)],
 ) -> Result<Delivery, AgentError> {
     let mut settings = delivery::DeliverySettings {
         metric_interval: config.metrics.export_interval,
@@ -45,8 +43,8 @@ pub async fn delivery(
     let start_limit = follower.map(|_| receivers::START_LIMIT);
     let headers = FixedHeaders::default();
     let (traces_files, metrics_files) = tokio::try_join!(
-        receivers::begin("traces", traces, &headers, child_env, start_limit),
-        receivers::begin("metrics", metrics, &headers, child_env, start_limit),
+        receivers::begin("traces", traces, &headers, start_limit),
+        receivers::begin("metrics", metrics, &headers, start_limit),
     )?;
     settings.traces = traces_files.as_ref().zip(traces).map(|(files, exporter)| receivers::now(files, exporter));
     settings.metrics = metrics_files.as_ref().zip(metrics).map(|(files, exporter)| receivers::now(files, exporter));
@@ -103,12 +101,9 @@ pub(super) fn maintenance(config: &Config) -> MaintenanceCheck {
 }
 
 /// Sends runs again, if there is an endpoint for traces.
-pub async fn replay(
-    exports: &Exports,
-    child_env: &[(OsString, Option<OsString>)],
-) -> Result<Option<Replay>, AgentError> {
+pub async fn replay(exports: &Exports) -> Result<Option<Replay>, AgentError> {
     let exporter = exports.otlp.traces.as_ref();
-    let files = receivers::begin("traces", exporter, &FixedHeaders::default(), child_env, None).await?;
+    let files = receivers::begin("traces", exporter, &FixedHeaders::default(), None).await?;
     let Some((files, exporter)) = files.zip(exporter) else { return Ok(None) };
     let signal = receivers::now(&files, exporter);
     let who = resource(&exports.resource, exports.agent.instance.as_ref());

@@ -66,7 +66,7 @@ pub(super) async fn run(path: &Path, roots: &Roots, hung_up: &'static AtomicBool
     // Without it the first export could fail for want of roots. A run waits for them itself, and the agent for no disk that hangs.
     let made = roots.keep(places(config.state.dir.as_deref()));
     let _ = tokio::time::timeout(ROOTS_TIMEOUT, made).await;
-    match agent::run(config, (sources, hung_up), roots.original.clone(), status).await {
+    match agent::run(config, (sources, hung_up), status).await {
         Ok(()) => PASSED,
         Err(error) => {
             output.error(&error.to_string());

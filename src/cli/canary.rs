@@ -3,7 +3,7 @@
 //! `synthetic_mail` makes the messages and `probe::fill` holds the conversation; this file passes the ones to the other and shows
 //! the progress: a bar on a terminal, else a line for each tenth. Called by the command line.
 
-use std::{ffi::OsString, fmt};
+use std::fmt;
 
 use imaptrace_imap::{CommandName, Condition, ResponseCode, Secret};
 use imaptrace_record::{ErrorType, Run, SpanId, TraceId};
@@ -38,7 +38,7 @@ const STOPPED: &str = "stopped\n  help: nothing was added; the same command begi
 /// What a probe of a smaller mailbox measures is not worth much.
 const WORTH_PROBING: u32 = 20;
 
-pub(super) async fn run(args: FillArgs, child_env: Vec<(OsString, Option<OsString>)>, output: &mut Output) -> u8 {
+pub(super) async fn run(args: FillArgs, output: &mut Output) -> u8 {
     // Before a password command can run: it is ended with this process.
     let signals = match Signals::catch() {
         Ok(signals) => signals,
@@ -49,7 +49,7 @@ pub(super) async fn run(args: FillArgs, child_env: Vec<(OsString, Option<OsStrin
     };
     let mut stopped = signals.stopped().clone();
     let prepared = tokio::select! {
-        prepared = prepare(&args, child_env, output) => prepared,
+        prepared = prepare(&args, output) => prepared,
         Ok(_) = stopped.wait_for(|stopped| *stopped) => Err(String::new()),
     };
     let code = match prepared {
@@ -67,11 +67,7 @@ pub(super) async fn run(args: FillArgs, child_env: Vec<(OsString, Option<OsStrin
     signals.code().filter(|_| code != PASSED).unwrap_or(code)
 }
 
-async fn prepare(
-    args: &FillArgs,
-    child_env: Vec<(OsString, Option<OsString>)>,
-    output: &mut Output,
-) -> Result<(TargetContext, Prober, Secret), String> {
+async fn prepare(args: &FillArgs, output: &mut Output) -> Result<(TargetContext, Prober, Secret), String> {
     let flags = [target_flags(&args.target), given(&[("target.mailbox", &args.mailbox, "--mailbox")])].concat();
     let server = args.target.server.clone();
     let place = PasswordSource::find(&args.target)?;
@@ -84,7 +80,7 @@ async fn prepare(
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".to_owned());
     logs::init(&LogSettings { color: output.error_style().colour, filter: Some(filter), ..LogSettings::default() })
         .map_err(|error| format!("error: {error}"))?;
-    let prober = Prober::new(config.dns.clone(), child_env);
+    let prober = Prober::new(config.dns.clone());
     let mut target = single(config).ok_or("error: no target")?;
     if target.address == AddressChoice::Each {
         return Err(
@@ -102,7 +98,7 @@ async fn prepare(
     }
     let target = prepared(target)?;
     let account = target.target().accounts.first().ok_or("error: no account")?;
-    let secret = prober.secret(account).await.map_err(|error| password::problem(&error, &account.password))?;
+    let secret = account.password.load().await.map_err(|error| password::problem(&error, &account.password))?;
     Ok((target, prober, secret))
 }
 

@@ -1,7 +1,5 @@
 //! `imaptrace demo`: the built-in server, one run, the waterfall, where to go next.
 
-use std::ffi::OsString;
-
 use imaptrace_imap::Secret;
 use imaptrace_record::RunOutcome;
 use tokio::sync::watch;
@@ -21,7 +19,7 @@ use crate::{
     terminal,
 };
 
-pub(super) async fn run(child_env: Vec<(OsString, Option<OsString>)>, output: &mut Output) -> u8 {
+pub(super) async fn run(output: &mut Output) -> u8 {
     let settings = DemoSettings::default();
     let (user, password) = (settings.user.clone(), Secret::new(settings.password.clone()));
     let server = match DemoServer::start(settings).await {
@@ -57,10 +55,10 @@ pub(super) async fn run(child_env: Vec<(OsString, Option<OsString>)>, output: &m
     };
     // Without a log there are no notes; the run is the same.
     drop(logs::init(&LogSettings { filter: Some("warn".to_owned()), ..LogSettings::default() }));
-    let prober = Prober::new(crate::plan::Dns::default(), child_env);
+    let prober = Prober::new(crate::plan::Dns::default());
     let (_keep, cancel) = watch::channel(false);
     let Some(account) = prepared.target().accounts.first() else { return FAILED };
-    let secret = prober.secret(account).await;
+    let secret = account.password.load().await;
     let run = agent::run_once(&prober, &prepared.target().journey, None, cancel, |ids| Job {
         target: &prepared,
         account,

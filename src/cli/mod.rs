@@ -33,7 +33,7 @@ use self::{
 };
 use crate::{
     net::{Roots, RootsError},
-    secret::{no_dumps, share_terminal},
+    secret::{no_dumps, set_environment, share_terminal},
     telemetry::logs,
 };
 
@@ -64,6 +64,12 @@ pub fn main(roots: Result<Roots, RootsError>, stdout_is_closed: bool, hung_up: &
     });
     let is_agent = matches!(cli.command, CliCommand::Agent { .. });
     let longest = if is_agent { LAST_LINES } else { LAST_MESSAGES };
+    let mut variables = roots.original.clone();
+    if is_agent {
+        // They are for this process alone: a password command must not send notifications.
+        variables.extend(crate::agent::SYSTEMD_VARIABLES.map(|name| (name.into(), None)));
+    }
+    set_environment(variables);
     if !is_agent && File::open("/dev/tty").is_ok() {
         share_terminal();
     }
@@ -78,21 +84,19 @@ pub fn main(roots: Result<Roots, RootsError>, stdout_is_closed: bool, hung_up: &
         CliCommand::Agent { config } => in_runtime(Threads::AsManyAsCores, &mut output, async |output| {
             agent::run(&config, &roots, hung_up, output).await
         }),
-        CliCommand::Demo => {
-            in_runtime(Threads::One, &mut output, async |output| demo::run(roots.original.clone(), output).await)
-        }
+        CliCommand::Demo => in_runtime(Threads::One, &mut output, demo::run),
         CliCommand::Probe(args) => in_runtime(Threads::One, &mut output, async |output| {
             roots.keep(places(None)).await;
-            probe::run(*args, roots.original.clone(), output).await
+            probe::run(*args, output).await
         }),
         CliCommand::Replay(args) => in_runtime(Threads::One, &mut output, async |output| {
             roots.keep(places(None)).await;
-            replay::run(args, roots.original.clone(), output).await
+            replay::run(args, output).await
         }),
         CliCommand::Canary { command: CanaryCommand::Fill(args) } => {
             in_runtime(Threads::One, &mut output, async |output| {
                 roots.keep(places(None)).await;
-                Box::pin(canary::run(*args, roots.original.clone(), output)).await
+                Box::pin(canary::run(*args, output)).await
             })
         }
     };

@@ -3,7 +3,6 @@
 //! Whatever keeps a run from starting is wrong usage, a secret that cannot be had included; what a run finds is a result.
 
 use std::{
-    ffi::OsString,
     future::Future,
     sync::Arc,
     time::{Duration, Instant},
@@ -43,7 +42,7 @@ use crate::{
 /// What a one-shot run waits for its export.
 const EXPORT: Duration = Duration::from_secs(5);
 
-pub(super) async fn run(args: ProbeArgs, child_env: Vec<(OsString, Option<OsString>)>, output: &mut Output) -> u8 {
+pub(super) async fn run(args: ProbeArgs, output: &mut Output) -> u8 {
     // Before a password command can run: it is ended with this process.
     let signals = match Signals::catch() {
         Ok(signals) => signals,
@@ -52,7 +51,7 @@ pub(super) async fn run(args: ProbeArgs, child_env: Vec<(OsString, Option<OsStri
             return FAILED;
         }
     };
-    match prepare(&args, child_env, &signals, output).await {
+    match prepare(&args, &signals, output).await {
         Ok(plan) => plan.run(&args, signals, output).await,
         Err(NotStarted::Usage(problem)) => misuse(&problem, args.output, output),
         Err(NotStarted::Stopped) if args.output == OutputFormat::Nagios => {
@@ -99,12 +98,7 @@ struct Plan {
     parent: Option<RemoteParent>,
 }
 
-async fn prepare(
-    args: &ProbeArgs,
-    child_env: Vec<(OsString, Option<OsString>)>,
-    signals: &Signals,
-    output: &mut Output,
-) -> Result<Plan, NotStarted> {
+async fn prepare(args: &ProbeArgs, signals: &Signals, output: &mut Output) -> Result<Plan, NotStarted> {
     let every = units::parse_duration(&args.every)
         .map_err(|error| format!("error: --every: {}", units::explain_duration(&args.every, error)))?;
     check_limits(args)?;
@@ -134,7 +128,7 @@ async fn prepare(
     let mut target = config.targets.first().cloned().ok_or_else(|| "error: no target".to_owned())?;
     let mut prepared = read_files(target.clone())?;
     let parent = parent(output);
-    let mut prober = Prober::new(config.dns.clone(), child_env.clone());
+    let mut prober = Prober::new(config.dns.clone());
     let mut steps = None;
     if args.verbose {
         prober = prober.with_line_sink(conversation_sink(output.error_style()));
@@ -151,7 +145,7 @@ async fn prepare(
     }
     let exports = config.otlp.traces.is_some() || config.otlp.metrics.is_some();
     let delivery = if exports {
-        let delivery = unless_stopped(signals, wiring::delivery(&config, None, None, &child_env)).await?;
+        let delivery = unless_stopped(signals, wiring::delivery(&config, None, None)).await?;
         Some(delivery.map_err(|error| format!("error: {error}"))?)
     } else {
         None
@@ -180,7 +174,7 @@ async fn fetch(
 ) -> Result<Option<Secret>, NotStarted> {
     let Some(account) = target.target().accounts.first() else { return Ok(None) };
     let progress = output.progress_width().map(|width| ProgressLine::of(width, "fetching the password"));
-    let error = match unless_stopped(signals, prober.prepare(target, account)).await? {
+    let error = match unless_stopped(signals, agent::load_password(target, account)).await? {
         Ok(secret) => return Ok(Some(secret)),
         Err(error) => error,
     };
@@ -380,7 +374,7 @@ async fn once(
             biased;
             // A password command may take its time; who ends the runs does not wait for it.
             Ok(_) = stopped.wait_for(|stop| *stop) => return None,
-            secret = prober.prepare(target, account) => secret,
+            secret = agent::load_password(target, account) => secret,
         }
     };
     let kept = secret.as_ref().ok().cloned();

@@ -4,7 +4,6 @@
 //! and neither a signal nor the end of the command.
 
 use std::{
-    ffi::OsString,
     fs::File,
     future::Future,
     io::{self, Read},
@@ -39,7 +38,7 @@ const TOLD: u64 = 20;
 /// Lines that are read ahead of what is sent.
 const AHEAD: usize = 64;
 
-pub(super) async fn run(args: ReplayArgs, child_env: Vec<(OsString, Option<OsString>)>, output: &mut Output) -> u8 {
+pub(super) async fn run(args: ReplayArgs, output: &mut Output) -> u8 {
     let signals = match Signals::catch() {
         Ok(signals) => signals,
         Err(error) => {
@@ -47,7 +46,7 @@ pub(super) async fn run(args: ReplayArgs, child_env: Vec<(OsString, Option<OsStr
             return FAILED;
         }
     };
-    let replay = match unless_stopped(&signals, prepare(&args, &child_env, output)).await {
+    let replay = match unless_stopped(&signals, prepare(&args, output)).await {
         Some(Ok(replay)) => replay,
         Some(Err(problem)) => {
             output.errors(&problem);
@@ -90,11 +89,7 @@ async fn unless_stopped<T>(signals: &Signals, work: impl Future<Output = T>) -> 
     }
 }
 
-async fn prepare(
-    args: &ReplayArgs,
-    child_env: &[(OsString, Option<OsString>)],
-    output: &mut Output,
-) -> Result<Replay, String> {
+async fn prepare(args: &ReplayArgs, output: &mut Output) -> Result<Replay, String> {
     let flags = given(&[
         ("otlp.endpoint", &args.otlp_endpoint, "--otlp-endpoint"),
         ("otlp.protocol", &args.otlp_protocol, "--otlp-protocol"),
@@ -107,7 +102,7 @@ async fn prepare(
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "warn,imaptrace::delivery=off".to_owned());
     logs::init(&LogSettings { color: output.error_style().colour, filter: Some(filter), ..LogSettings::default() })
         .map_err(|error| format!("error: {error}"))?;
-    let replay = wiring::replay(&exports, child_env).await.map_err(|error| format!("error: {error}"))?;
+    let replay = wiring::replay(&exports).await.map_err(|error| format!("error: {error}"))?;
     replay.ok_or_else(|| {
         "error: there is no OTLP endpoint to send the runs to\n  help: give --otlp-endpoint http://localhost:4317, or set \
          OTEL_EXPORTER_OTLP_ENDPOINT"

@@ -51,7 +51,7 @@ async fn run_session(choice: u8, script: &[u8]) {
     let Ok(Ok(prepared)) = listener.local_addr().map(|address| TargetContext::new(target(choice, address))) else {
         panic!("the target cannot be made ready")
     };
-    let prober = Prober::new(Dns::default(), Vec::new());
+    let prober = Prober::new(Dns::default());
     let (_keep, cancel) = watch::channel(false);
     let Some(account) = prepared.target().accounts.first() else { panic!("there is no account") };
     let ids = Ids { trace: TraceId::random(), root: SpanId::random(), parent: None };

@@ -45,7 +45,7 @@ pub struct Job<'a> {
     pub ids: Ids,
     /// Planned start to now, for runs that a schedule started.
     pub start_lag: Option<Duration>,
-    /// The account's password, from [`Prober::secret`](super::Prober::secret).
+    /// The account's password, or why there is none.
     pub secret: Result<Secret, SecretError>,
     /// LOGIN is not sent, since the last one ended so.
     pub hold_login: Option<ErrorType>,

@@ -1,15 +1,23 @@
 //! A target with what is read from disk once, and what is learned about it for as long as the process lives.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use super::{inspections::Inspections, login_memory::LoginMemory};
 use crate::{
-    net::{TlsContext, TlsContextError, TlsFiles},
-    plan::Target,
+    clock::{self, Deadline},
+    net::{NotReady, TlsContext, TlsContextError, TlsFiles},
+    plan::{Security, Target},
+    secret::SecretError,
 };
+
+/// How long it may take to see whether the system's CA certificates are there.
+const ROOTS: Duration = Duration::from_secs(2);
 
 /// A target with what is read from disk once, and what is learned about it for as long as the process lives.
 #[derive(Debug)]
@@ -46,6 +54,28 @@ impl TargetContext {
     pub fn following(self, before: &Self) -> Self {
         before.logins.keep(&self.target.accounts);
         Self { inspections: before.inspections.carried_over(), logins: before.logins.clone(), ..self }
+    }
+
+    /// Waits until what TLS needs of files can be read, or has failed to be.
+    pub async fn tls_ready(&self) -> Result<(), SecretError> {
+        if self.target.security == Security::None {
+            return Ok(());
+        }
+        let deadline = Deadline::after(clock::now(), ROOTS);
+        let mut end = deadline.end();
+        loop {
+            let ready = self.tls.ready(end).await;
+            // A pause of this process was not the disk's time.
+            let longer = deadline.lengthened();
+            if ready.is_ok() || longer <= end {
+                let failed = |error: NotReady| SecretError::Tls {
+                    is_exhausted: error.is_exhausted(),
+                    problem: error.to_string(),
+                };
+                return ready.map_err(failed);
+            }
+            end = longer;
+        }
     }
 
     /// The target itself.

@@ -107,11 +107,11 @@ async fn run(meanwhile: impl Fn() + 'static) -> (Run, Seconds, Witness) {
 async fn run_with(meanwhile: impl Fn() + 'static, behind: impl Fn(&str) + 'static) -> (Run, Seconds, Witness) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let prepared = TargetContext::new(target(listener.local_addr().unwrap())).unwrap();
-    let prober = Prober::new(Dns::default(), Vec::new());
+    let prober = Prober::new(Dns::default());
     let (_keep, cancel) = watch::channel(false);
     let account = &prepared.target().accounts[0];
     let ids = Ids { trace: TraceId::random(), root: SpanId::random(), parent: None };
-    let secret = prober.secret(account).await;
+    let secret = account.password.load().await;
     let job = Job { target: &prepared, account, family: Family::Any, ids, start_lag: None, secret, hold_login: None };
     let before = clock::now();
     let (run, witness) = tokio::join!(prober.run(job, cancel), serve(listener, meanwhile, behind));
@@ -251,11 +251,11 @@ fn a_run_is_uncertain_by_what_all_its_steps_are_though_none_alone_is_and_never_b
 #[tokio::test]
 async fn a_run_holds_little_while_it_waits() {
     let prepared = TargetContext::new(target(([127, 0, 0, 1], 1).into())).unwrap();
-    let prober = Prober::new(Dns::default(), Vec::new());
+    let prober = Prober::new(Dns::default());
     let (_keep, cancel) = watch::channel(false);
     let account = &prepared.target().accounts[0];
     let ids = Ids { trace: TraceId::random(), root: SpanId::random(), parent: None };
-    let secret = prober.secret(account).await;
+    let secret = account.password.load().await;
     let job = Job { target: &prepared, account, family: Family::Any, ids, start_lag: None, secret, hold_login: None };
     let run = prober.run(job, cancel);
     let (whole, step) = (size_of_val(&run) + size_of::<conversation::Conversation<'_>>(), size_of::<Step>());

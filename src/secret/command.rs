@@ -12,7 +12,7 @@ use std::{
     os::{fd::AsFd, unix::process::CommandExt as _},
     process::{Child, ChildStdout, Command, ExitStatus, Stdio},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -42,22 +42,27 @@ const COMMAND_DEADLINE: Duration = Duration::from_secs(10);
 /// How long one waits for others with the same arguments to end, and to be started.
 const TURN_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Variables that a program gets as the operator had set them; without a value, not at all.
-pub(super) type Variables = [(OsString, Option<OsString>)];
+/// Variables that differ in a program's environment from this process's; without a value, they are not in it.
+static ENVIRONMENT: OnceLock<Vec<(OsString, Option<OsString>)>> = OnceLock::new();
 
 /// The secret on the first line that a program prints.
-pub(super) async fn load(argv: &[String], child_env: &Variables, exact: bool) -> Result<Secret, SecretError> {
+pub(super) async fn load(argv: &[String], exact: bool) -> Result<Secret, SecretError> {
     let origin = Origin::Command(argv.into());
     let program = argv.first().cloned().unwrap_or_default();
-    let (argv, child_env) = (argv.to_vec(), child_env.to_vec());
+    let argv = argv.to_vec();
     let wish = Wish::default();
     let state = wish.0.clone();
-    let call = move || run(&argv, &child_env, exact, &state);
+    let call = move || run(&argv, exact, &state);
     match blocking::run(origin, clock::now() + TURN_DEADLINE + COMMAND_DEADLINE, call).await {
         Ok(loaded) => loaded,
         Err(Unfinished::Deadline { .. }) => Err(failed(&program, "could not be started and ended in time")),
         Err(Unfinished::NoThread { .. }) => Err(failed(&program, "waited in vain for others like it to end")),
     }
+}
+
+/// From now on programs get these variables with these values; those without a value, not at all. The first call counts.
+pub fn set_environment(variables: Vec<(OsString, Option<OsString>)>) {
+    let _ = ENVIRONMENT.set(variables);
 }
 
 /// From now on programs stay in the process group of this process, for they share its terminal.
@@ -135,14 +140,14 @@ struct RunningProgram<'a> {
 
 impl<'a> RunningProgram<'a> {
     #[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
-    fn start(argv: &[String], child_env: &Variables, wish: &'a WishState) -> io::Result<Self> {
+    fn start(argv: &[String], wish: &'a WishState) -> io::Result<Self> {
         let leads = !TERMINAL_IS_SHARED.load(Ordering::Relaxed);
         let mut command = Command::new(argv.first().map_or("", String::as_str));
         command.args(argv.iter().skip(1)).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         if leads {
             command.process_group(0);
         }
-        for (name, value) in child_env {
+        for (name, value) in ENVIRONMENT.get().into_iter().flatten() {
             match value {
                 Some(value) => command.env(name, value),
                 None => command.env_remove(name),
@@ -182,14 +187,14 @@ fn failed(program: &str, problem: impl Into<String>) -> SecretError {
 }
 
 /// Runs the program. Blocks, until its deadline at the most, and longer only where it cannot be killed.
-fn run(argv: &[String], child_env: &Variables, exact: bool, wish: &WishState) -> Result<Secret, SecretError> {
+fn run(argv: &[String], exact: bool, wish: &WishState) -> Result<Secret, SecretError> {
     let program = argv.first().cloned().unwrap_or_default();
     let deadline = Deadline::after(clock::now(), COMMAND_DEADLINE);
     if wish.is_over() {
         return Err(failed(&program, "was not started: nobody waits for it any more"));
     }
-    let mut running = RunningProgram::start(argv, child_env, wish)
-        .map_err(|source| SecretError::Start { program: program.clone(), source })?;
+    let mut running =
+        RunningProgram::start(argv, wish).map_err(|source| SecretError::Start { program: program.clone(), source })?;
     let mut value = WipedBuffer::new();
     let unreadable = |error| failed(&program, format!("cannot be read: {error}"));
     match watch(&mut running.child, &mut value, deadline).map_err(unreadable)? {
@@ -269,7 +274,7 @@ mod tests {
     }
 
     async fn printed(script: &str) -> Result<String, String> {
-        let loaded = load(&shell(script), &[], false).await;
+        let loaded = load(&shell(script), false).await;
         loaded.map(|secret| secret.expose().to_owned()).map_err(|error| error.to_string())
     }
 
@@ -321,7 +326,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("id");
         let argv = shell(&format!("sleep 1000 & echo $! >{0}.new; mv {0}.new {0}; wait", file.display()));
-        let mut loading = Box::pin(load(&argv, &[], false));
+        let mut loading = Box::pin(load(&argv, false));
         let child = loop {
             assert!(futures_util::poll!(loading.as_mut()).is_pending());
             match std::fs::read_to_string(&file) {
@@ -354,7 +359,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_program_that_is_not_there_is_said_to_be_missing_and_no_shortage() {
-        let error = load(&["/nonexistent/program".to_owned()], &[], false).await.unwrap_err();
+        let error = load(&["/nonexistent/program".to_owned()], false).await.unwrap_err();
         assert!(error.to_string().contains("cannot be started: No such file"), "{error}");
         assert!(!error.is_descriptor_shortage());
         let spent = SecretError::Start { program: "pass".into(), source: io::Error::from_raw_os_error(libc::EMFILE) };

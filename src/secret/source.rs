@@ -3,7 +3,7 @@
 //! Reads variables itself; files and programs are [`file`](super::file)'s and [`command`](super::command)'s. Called by all modules
 //! that need a secret, and by `config` to check one.
 
-use std::{ffi::OsString, fmt, path::PathBuf};
+use std::{fmt, path::PathBuf};
 
 use zeroize::Zeroizing;
 
@@ -61,9 +61,7 @@ impl fmt::Debug for SecretSource {
 
 impl SecretSource {
     /// Fetches the value.
-    ///
-    /// `child_env` are variables that a password command gets back as the operator had set them.
-    pub async fn load(&self, child_env: &[(OsString, Option<OsString>)]) -> Result<Secret, SecretError> {
+    pub async fn load(&self) -> Result<Secret, SecretError> {
         let (source, exact) = self.plain();
         match source {
             Self::Nowhere | Self::Exact(_) => Ok(Secret::new(String::new())),
@@ -88,7 +86,7 @@ impl SecretSource {
                 let place = format!("credential {name} ({})", path.display());
                 file::load(&path, true, exact, place).await
             }
-            Self::Command(argv) => command::load(argv, child_env, exact).await,
+            Self::Command(argv) => command::load(argv, exact).await,
         }
     }
 

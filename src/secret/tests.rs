@@ -11,7 +11,7 @@ fn file(content: &[u8], mode: u32) -> (tempfile::TempDir, PathBuf) {
 }
 
 async fn load(source: SecretSource) -> Result<String, String> {
-    source.load(&[]).await.map(|secret| secret.expose().to_owned()).map_err(|error| error.to_string())
+    source.load().await.map(|secret| secret.expose().to_owned()).map_err(|error| error.to_string())
 }
 
 #[tokio::test]

@@ -120,7 +120,7 @@ impl Stage {
         let pem = Pem::self_signed(&[NAME], 2020, 2040);
         let (names, hole) = runtime.block_on(async { (Names::start().await, server::hole().await) });
         let std::net::SocketAddr::V4(hole) = hole else { panic!("{hole}") };
-        let prober = Prober::new(Dns { servers: vec![names.address], ..Dns::default() }, Vec::new());
+        let prober = Prober::new(Dns { servers: vec![names.address], ..Dns::default() });
         Self { runtime, acceptors: Arc::new(Acceptors::new(&pem)), ca: pem.ca_file(), prober, _names: names, hole }
     }
 
@@ -145,7 +145,7 @@ impl Stage {
             let (_keep, cancel) = watch::channel(false);
             let ids = Ids { trace: TraceId::random(), root: SpanId::random(), parent: None };
             let account = &target.target().accounts[0];
-            let secret = prober.secret(account).await;
+            let secret = account.password.load().await;
             let job =
                 Job { target: &target, account, family: Family::Any, ids, start_lag: None, secret, hold_login: None };
             kernel::arm(plan, way.before(), self.hole);

@@ -103,7 +103,7 @@ fn status_shows_what_was_found_and_no_secret_user_or_words_of_a_server() {
         let file = Some(home.path().join("imaptrace.toml"));
         let settings = StatusSettings { listen: Some(address), file, ..StatusSettings::default() };
         let (tell, told) = oneshot::channel::<()>();
-        let agent = tokio::spawn(agent::serve(async { drop(told.await) }, config, Vec::new(), settings));
+        let agent = tokio::spawn(agent::serve(async { drop(told.await) }, config, settings));
         timeout(PATIENCE, async {
             while try_get(address, "/ready").await.is_none_or(|(code, _)| code != 200) {
                 sleep(Duration::from_millis(50)).await;
@@ -156,7 +156,7 @@ fn it_is_not_ready_while_it_stops_and_says_so() {
         let config = loaded(&text, &home);
         let settings = StatusSettings { listen: Some(address), ..StatusSettings::default() };
         let (tell, told) = oneshot::channel::<()>();
-        let agent = tokio::spawn(agent::serve(async { drop(told.await) }, config, Vec::new(), settings));
+        let agent = tokio::spawn(agent::serve(async { drop(told.await) }, config, settings));
         stuck.wait_for_command("LIST", 1).await;
         let status = wait_for(address, "a run is under way", |status| status["schedule"]["in_flight"] == 1).await;
         assert_eq!((&status["ready"], status.get("reasons")), (&true.into(), None));
@@ -244,7 +244,7 @@ fn an_address_that_is_taken_keeps_nothing_from_being_probed() {
         let config = loaded(&target("mail", mail.address, "400ms", "300ms"), &home);
         let settings = StatusSettings { listen: Some(server.address()), ..StatusSettings::default() };
         let (tell, told) = oneshot::channel::<()>();
-        let agent = tokio::spawn(agent::serve(async { drop(told.await) }, config, Vec::new(), settings));
+        let agent = tokio::spawn(agent::serve(async { drop(told.await) }, config, settings));
         mail.wait_for_command("LOGOUT", 1).await;
         drop(tell);
         agent.await.unwrap().unwrap();

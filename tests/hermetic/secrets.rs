@@ -350,10 +350,10 @@ async fn a_panic_in_a_probe_prints_neither_nor_does_anything_that_could_be_print
         // No clock goes as far: the probe falls over at its first command.
         target.deadlines.command = std::time::Duration::MAX;
         let prepared = prepare(target);
-        let prober = Prober::new(Dns::default(), Vec::new());
+        let prober = Prober::new(Dns::default());
         let (_keep, cancel) = watch::channel(false);
         let account = &prepared.target().accounts[0];
-        let secret = prober.secret(account).await;
+        let secret = account.password.load().await;
         let run: Run = run_once(&prober, &prepared.target().journey, None, cancel, |ids| {
             let job =
                 Job { target: &prepared, account, family: Family::Any, ids, start_lag: None, secret, hold_login: None };

@@ -94,7 +94,7 @@ fn a_password_in_somebody_elses_file_is_not_taken() {
         .unwrap_or_else(|error| panic!("this test needs root, to give a file away: {error}"));
     for insecure_mode in [false, true] {
         let source = SecretSource::File { path: path.clone(), insecure_mode };
-        let (checked, loaded) = (source.check(), block_on(source.load(&[])));
+        let (checked, loaded) = (source.check(), block_on(source.load()));
         if insecure_mode {
             assert!(checked.is_ok() && loaded.is_ok(), "the operator said so");
             continue;

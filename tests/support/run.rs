@@ -92,10 +92,10 @@ pub async fn run_over(target: Target, dns: Dns, family: Family) -> Run {
 }
 
 async fn run_as(target: &TargetContext, dns: Dns, family: Family, cancel: watch::Receiver<bool>) -> Run {
-    let prober = Prober::new(dns, Vec::new());
+    let prober = Prober::new(dns);
     let ids = Ids { trace: TraceId::random(), root: SpanId::random(), parent: None };
     let account = &target.target().accounts[0];
-    let secret = prober.secret(account).await;
+    let secret = account.password.load().await;
     let job = Job { target, account, family, ids, start_lag: None, secret, hold_login: None };
     prober.run(job, cancel).await
 }
