@@ -72,6 +72,23 @@ mod tests {
     }
 
     #[test]
+    fn spaces_that_the_grammar_does_not_have_are_reported() {
+        for (text, loose) in [
+            ("[ALERT] x", false),
+            ("[UIDNEXT 5] x", false),
+            ("[UIDNEXT  5] x", true),
+            ("[ UIDNEXT 5] x", true),
+            ("[UIDNEXT 5 ] x", true),
+            ("[CAPABILITY IMAP4rev1 ID] x", false),
+            ("[CAPABILITY IMAP4rev1  ID] x", true),
+            // The argument of another code is text of its own.
+            ("[X-OTHER a  b] x", false),
+        ] {
+            assert_eq!(Code::split(text.as_bytes()).2, loose, "{text}");
+        }
+    }
+
+    #[test]
     fn a_referral_gives_its_host_alone() {
         for (url, host) in [
             ("imap://user;AUTH=*@SERVER2/", "SERVER2"),

@@ -271,3 +271,23 @@ impl Run {
         self.steps.iter().filter(move |step| step.connection == last && !step.is_logout())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_has_as_many_steps_as_may_be_and_no_more() {
+        let mut run: Run = serde_json::from_str(imaptrace_testkit::PASSED_RUN).unwrap();
+        let step = run.steps[0].clone();
+        run.steps = vec![step; MOST_STEPS];
+        let json = serde_json::to_string(&run).unwrap();
+        let read: Run = serde_json::from_str(&json).unwrap();
+        assert_eq!(read.steps.len(), MOST_STEPS);
+        run.steps.push(read.steps[0].clone());
+        let error = serde_json::from_str::<Run>(&serde_json::to_string(&run).unwrap()).unwrap_err();
+        assert!(error.to_string().starts_with("it has more than 10000 steps"), "{error}");
+        let error = serde_json::from_str::<Run>(&json.replacen("\"steps\":[", "\"steps\":7,\"x\":[", 1)).unwrap_err();
+        assert!(error.to_string().contains("expected a list of steps"), "{error}");
+    }
+}

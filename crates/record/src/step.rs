@@ -402,3 +402,32 @@ pub enum EventName {
     /// `[ALERT]`: words meant for a person (RFC 9051 §7.1).
     Alert,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A step of a recorded run.
+    fn step(name: &str) -> Step {
+        let run: crate::Run = serde_json::from_str(imaptrace_testkit::PASSED_RUN).unwrap();
+        run.steps.into_iter().find(|step| step.name.as_str() == name).unwrap()
+    }
+
+    #[test]
+    fn the_held_bytes_of_a_step_grow_with_each_thing_in_it() {
+        let mut connect = step("connect");
+        let before = connect.held_bytes();
+        let facts = connect.connect.as_mut().unwrap();
+        let attempt = facts.attempts[0].clone();
+        facts.attempts.extend([attempt.clone(), attempt.clone(), attempt]);
+        assert_eq!(connect.held_bytes() - before, 3 * size_of::<ConnectAttempt>());
+
+        let mut login = step("SELECT");
+        let before = login.held_bytes();
+        login.mailbox = Some("x".repeat(before));
+        assert!(login.held_bytes() >= 2 * before - "INBOX".len());
+        let before = login.held_bytes();
+        login.name = StepName::Other("made-up".to_owned());
+        assert_eq!(login.held_bytes() - before, "made-up".len());
+    }
+}

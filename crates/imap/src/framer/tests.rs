@@ -9,6 +9,7 @@ struct Seen {
     literals: u64,
     literal_bytes: u64,
     deviates: bool,
+    closed: bool,
 }
 
 fn run(chunks: &[&[u8]]) -> (Vec<Seen>, Option<Syntax>) {
@@ -30,6 +31,7 @@ fn run(chunks: &[&[u8]]) -> (Vec<Seen>, Option<Syntax>) {
                             literals: frame.literals,
                             literal_bytes: frame.literal_bytes,
                             deviates: frame.deviates,
+                            closed: frame.closed,
                         });
                     }
                 }
@@ -69,6 +71,29 @@ fn a_size_at_the_end_of_status_text_is_text() {
 fn a_literal_inside_an_open_response_code_is_a_literal() {
     let (seen, error) = run(&[b"a1 NO [BADCHARSET ({5}\r\nUTF-8)] no\r\n"]);
     assert_eq!((error, seen.len(), seen[0].kept.clone()), (None, 1, vec!["UTF-8".to_owned()]));
+}
+
+#[test]
+fn behind_a_literal_a_row_goes_on_with_an_item_and_another_response_with_anything() {
+    for (input, closed) in [
+        ("* LIST () {1}\r\n/ INBOX\r\n", true),
+        ("* STATUS {5}\r\nINBOX (MESSAGES 3)\r\n", true),
+        ("* LIST () {1}\r\n/INBOX\r\n", false),
+        ("* 1 FETCH (BODY[HEADER] {1}\r\nx UID 7)\r\n", true),
+        ("* 1 FETCH (BODY[HEADER] {1}\r\nx )\r\n", true),
+        ("* 1 FETCH (BODY[HEADER] {1}\r\nx)\r\n", true),
+        ("* 1 FETCH (BODY[HEADER] {1}\r\nx INBOX)\r\n", false),
+        ("* 1 FETCH (BODY[HEADER] {1}\r\nxUID 7)\r\n", false),
+        // In a list of the row's own list, as an envelope is one, strings follow each other.
+        ("* 1 FETCH (ENVELOPE ({1}\r\nx INBOX))\r\n", true),
+        ("* 1 FETCH (UID 7) x\r\n", false),
+        ("* 1 FETCH (UID 7\r\n", false),
+        ("* 1 FETCH UID 7\r\n", false),
+        ("* LIST () \"/\" \"a\r\n", false),
+    ] {
+        let (seen, error) = run(&[input.as_bytes()]);
+        assert_eq!((error, seen.len(), seen[0].closed), (None, 1, closed), "{input:?}");
+    }
 }
 
 #[test]

@@ -105,6 +105,23 @@ fn only_our_whole_tag_ends_a_command() {
 }
 
 #[test]
+fn of_a_fetch_the_rows_are_mail_and_the_tagged_response_is_not() {
+    let fetch = Command::Fetch { from: 1, to: 2, whole: false };
+    for (command, shown) in [(&Command::List, true), (&fetch, false)] {
+        let mut session = greeted();
+        run(&mut session, command, b"* OK one moment\r\n");
+        assert_eq!(
+            session.completed().map(|(frame, shown)| (frame.text, shown)),
+            Some((&b"* OK one moment"[..], shown))
+        );
+        talk(&mut session, b"t1 OK done\r\n");
+        assert_eq!(session.completed().map(|(frame, shown)| (frame.text, shown)), Some((&b"t1 OK done"[..], true)));
+        talk(&mut session, b"* OK half");
+        assert!(session.completed().is_none());
+    }
+}
+
+#[test]
 fn ok_before_the_command_is_written_is_a_breach_and_no_is_not() {
     let mut session = greeted();
     let password = Secret::new("pässwörd".into());
