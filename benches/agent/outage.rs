@@ -53,7 +53,7 @@ impl TraceService for Receiver {
 }
 
 /// Plays it and prints what was counted.
-pub fn report(folder: &Path) {
+pub fn report(directory: &Path) {
     println!("### An hour without the Collector\n");
     let runs: Vec<Run> = std::iter::repeat_with(fresh).take(RUNS).collect();
     let ids: Vec<SpanId> =
@@ -61,7 +61,7 @@ pub fn report(folder: &Path) {
     let port = free_port();
     let settings = DeliverySettings {
         traces: Some(Signal::new(&format!("http://127.0.0.1:{port}"), Protocol::Grpc)),
-        state: Some(StateDir::open(&folder.join("outage")).unwrap()),
+        state: Some(StateDir::open(&directory.join("outage")).unwrap()),
         ..DeliverySettings::default()
     };
     let delivery = Delivery::start(&settings, &ResourceSettings::default(), &MetricsSettings::default()).unwrap();

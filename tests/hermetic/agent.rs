@@ -28,8 +28,8 @@ use crate::{
 /// What the contract gives the agent to end in.
 const EXIT: Duration = Duration::from_secs(5);
 
-/// The agent's own words may hold "canary", so all of it is looked for.
-pub(crate) const PASSWORD: &str = "canary-51d0";
+/// No output may hold it.
+pub(crate) const PASSWORD: &str = "planted-51d0";
 
 /// A conversation in which the login is held back: no command but LOGOUT.
 pub(crate) const HELD: &str = "S: * OK [CAPABILITY IMAP4rev1] hi\nC: LOGOUT\nS: * BYE\nS: {tag} OK\n";
@@ -130,10 +130,10 @@ fn every_account_of_every_target_is_probed_at_its_own_interval_and_all_arrives()
 fn a_group_is_probed_target_by_target_and_has_one_series_when_those_are_for_groups() {
     let receiver = Receiver::http();
     let runtime = runtime();
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let (agent, mut expected) = runtime.block_on(async {
         let (templated, listed) = (Listener::willing().await, Listener::willing().await);
-        let file = folder.path().join("targets.json");
+        let file = directory.path().join("targets.json");
         fs::write(&file, format!("[{{\"targets\": [\"{}\"]}}]", listed.address)).unwrap();
         let config = format!(
             "{}per = \"group\"\n[[groups]]\nname = \"fleet\"\ntargets = [\"{}\"]\ntargets_from = [\"{}\"]\n\

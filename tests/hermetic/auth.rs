@@ -325,7 +325,7 @@ fn planned(lines: &str) -> (imaptrace::config::Config, String) {
     let sources = Sources { file: Some(file.path().to_owned()), ..Sources::default() };
     let config = imaptrace::config::load(&sources).unwrap_or_else(|problems| panic!("{problems}"));
     let text = imaptrace::config::describe(&config);
-    assert!(!text.contains("canary"), "{text}");
+    assert!(!text.contains("planted"), "{text}");
     (config, text)
 }
 
@@ -333,16 +333,16 @@ fn planned(lines: &str) -> (imaptrace::config::Config, String) {
 fn master_users_stand_at_targets_groups_and_accounts_and_are_never_shown() {
     let password = "password = { env = \"PASSWORD\" }\n";
     let (config, text) = planned(&format!(
-        "user = \"canary-user\"\nmaster_user = \"canary-master\"\n{password}auth = \"scram-sha-256\"\n\
-         [[targets.accounts]]\nname = \"own\"\nuser = \"canary-own\"\n{password}\
-         [[groups]]\nname = \"fleet\"\ntargets = [\"b.example\"]\nuser = \"canary\"\nmaster_user = \"canary-{{name}}\"\n{password}"
+        "user = \"planted-user\"\nmaster_user = \"planted-master\"\n{password}auth = \"scram-sha-256\"\n\
+         [[targets.accounts]]\nname = \"own\"\nuser = \"planted-own\"\n{password}\
+         [[groups]]\nname = \"fleet\"\ntargets = [\"b.example\"]\nuser = \"planted\"\nmaster_user = \"planted-{{name}}\"\n{password}"
     ));
     let masters = |index: usize| {
         let accounts = config.targets[index].accounts.iter();
         accounts.map(|account| account.master_user.as_ref().map(UserName::expose)).collect::<Vec<_>>()
     };
-    assert_eq!(masters(0), [Some("canary-master"), None]);
-    assert_eq!(masters(1), [Some("canary-b.example")]);
+    assert_eq!(masters(0), [Some("planted-master"), None]);
+    assert_eq!(masters(1), [Some("planted-b.example")]);
     assert!(text.contains("account     default, password of a master user from variable PASSWORD"), "{text}");
     assert!(text.contains("account     own, password from variable PASSWORD"), "{text}");
     assert!(text.contains("auth scram-sha-256"), "{text}");
@@ -351,8 +351,8 @@ fn master_users_stand_at_targets_groups_and_accounts_and_are_never_shown() {
 #[test]
 fn whoever_logs_in_by_a_certificate_needs_no_password() {
     let (config, text) = planned(
-        "user = \"canary\"\nauth = \"external\"\nclient_cert = \"/c.pem\"\nclient_key = \"/c.key\"\n\
-         [[targets.accounts]]\nname = \"more\"\nuser = \"canary\"\n",
+        "user = \"planted\"\nauth = \"external\"\nclient_cert = \"/c.pem\"\nclient_key = \"/c.key\"\n\
+         [[targets.accounts]]\nname = \"more\"\nuser = \"planted\"\n",
     );
     assert_eq!(config.targets[0].journey.auth, Auth::External);
     assert_eq!(config.targets[0].accounts.len(), 2);

@@ -114,7 +114,7 @@ impl Listener {
 }
 
 /// It must show up nowhere but on the way to the server.
-const PASSWORD: &str = "canary-7c1f";
+const PASSWORD: &str = "planted-7c1f";
 /// Long past anything that is waited for here.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -143,7 +143,7 @@ pub(crate) async fn heard(server: Script) -> Vec<String> {
 }
 
 fn keeps_the_password(output: &Output) {
-    assert!(!output.stdout.contains("canary") && !output.stderr.contains("canary"), "{output:?}");
+    assert!(!output.stdout.contains("planted") && !output.stderr.contains("planted"), "{output:?}");
 }
 
 pub(crate) fn run_of(line: &str) -> Run {
@@ -422,13 +422,13 @@ async fn a_password_comes_from_a_named_variable_or_the_default_one() {
 #[tokio::test]
 async fn a_password_command_is_split_into_words_and_meets_no_shell() {
     let server = Script::play(GOOD).await;
-    let command = "printf '%s\\nmore' 'canary $HOME; *'";
+    let command = "printf '%s\\nmore' 'planted $HOME; *'";
     let output = bare_probe(server.address, &["--password-command", command]).run().await;
     assert_eq!(output.code, Some(0), "{output:?}");
     keeps_the_password(&output);
-    assert_eq!(login(&heard(server).await), "LOGIN \"someone\" \"canary $HOME; *\"");
+    assert_eq!(login(&heard(server).await), "LOGIN \"someone\" \"planted $HOME; *\"");
     let (_held, port) = refusing();
-    let output = bare_probe(port, &["--password-command", "sh -c 'echo canary; exit 3'"]).run().await;
+    let output = bare_probe(port, &["--password-command", "sh -c 'echo planted; exit 3'"]).run().await;
     assert_eq!(output.code, Some(2), "{output:?}");
     assert!(output.stderr.contains("exit status: 3"), "{output:?}");
     keeps_the_password(&output);
@@ -437,13 +437,13 @@ async fn a_password_command_is_split_into_words_and_meets_no_shell() {
 #[tokio::test]
 async fn a_password_in_the_url_works_with_a_warning_and_the_last_at_sign_parts_it_from_the_host() {
     let server = Script::play(GOOD).await;
-    let url = format!("imap://m%65@example.org:canary%20%40%22x@{}", server.address);
+    let url = format!("imap://m%65@example.org:planted%20%40%22x@{}", server.address);
     let output = Program::new(["probe", &url, "--security", "none"]).run().await;
     assert_eq!(output.code, Some(0), "{output:?}");
     assert!(output.stderr.contains("the password stands in the URL"), "{output:?}");
     keeps_the_password(&output);
     assert!(!output.stdout.contains("example.org") && !output.stderr.contains("example.org"), "{output:?}");
-    assert_eq!(login(&heard(server).await), "LOGIN \"me@example.org\" \"canary @\\\"x\"");
+    assert_eq!(login(&heard(server).await), "LOGIN \"me@example.org\" \"planted @\\\"x\"");
 }
 
 #[tokio::test]
@@ -461,7 +461,7 @@ async fn on_a_terminal_it_asks_for_the_password_and_does_not_show_it() {
     let typed = Some(("Password for the mailbox on 127.0.0.1: ", PASSWORD));
     let (text, code) = Terminal::default().run(&["probe", &url, "--security", "none"], typed).await;
     assert_eq!(code, Some(0), "{text}");
-    assert!(!text.contains("canary"), "{text}");
+    assert!(!text.contains("planted"), "{text}");
     assert_eq!(login(&heard(server).await), format!("LOGIN \"someone\" \"{PASSWORD}\""));
 }
 
@@ -669,7 +669,7 @@ async fn a_run_that_fails_is_one_line_that_says_what_where_and_what_to_try() {
     let script = Script::play(no_starttls).await;
     let output = program(&[&format!("imap://me@{}", script.address)]).run().await;
     complaint(&output, &["STARTTLS failed: starttls_unavailable", "imaps://"]);
-    assert!(!heard(script).await.join("\n").contains("canary"));
+    assert!(!heard(script).await.join("\n").contains("planted"));
     let (output, heard) = against(no_login, &[]).await;
     complaint(&output, &["LOGIN failed: auth_mechanism", "over TLS"]);
     assert_eq!(heard.len(), 1, "{heard:?}");
@@ -855,7 +855,7 @@ async fn check_prints_the_plan_without_a_secret_or_a_user() {
         program.home(),
         &format!(
             "[otlp]\nendpoint = \"http://localhost:4317\"\nheaders = {{ authorization = {{ file = {password:?} }} }}\n\
-             [[targets]]\nname = \"mail01\"\nurl = \"imaps://mail01.example.org\"\nuser = \"canary-user@example.org\"\n\
+             [[targets]]\nname = \"mail01\"\nurl = \"imaps://mail01.example.org\"\nuser = \"planted-user@example.org\"\n\
              password = {{ file = {password:?} }}\n"
         ),
     );
@@ -873,7 +873,7 @@ async fn check_says_all_that_is_wrong_at_once_with_file_and_line() {
     let file = config(
         program.home(),
         "[defaults]\ninterval = \"soon\"\nintervall = \"60s\"\n[[targets]]\nname = \"a\"\nurl = \"ftp://host\"\n\
-         user = \"canary\"\npassword = \"canary\"\n",
+         user = \"planted\"\npassword = \"planted\"\n",
     );
     for command in ["check", "agent"] {
         let output = Program::new([command, "--config", &file]).run().await;

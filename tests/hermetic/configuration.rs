@@ -39,15 +39,15 @@ password = { file = "/run/secrets/mail01" }
 /// line: place, key, what is wrong, help.
 #[test]
 fn every_bad_file_gets_its_sentences_and_none_shows_a_secret() {
-    let folder = root().join("tests/config/invalid");
+    let directory = root().join("tests/config/invalid");
     let mut wrong = Vec::new();
     let mut count = 0;
-    for entry in std::fs::read_dir(&folder).unwrap() {
+    for entry in std::fs::read_dir(&directory).unwrap() {
         let path = entry.unwrap().path();
         let text = std::fs::read_to_string(&path).unwrap();
         let expected: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# expect: ")).collect();
         let problems = load_file(&path).err().map(|problems| problems.to_string()).unwrap_or_default();
-        assert!(!problems.contains("canary"), "{problems}");
+        assert!(!problems.contains("planted"), "{problems}");
         let found: Vec<String> = load_file(&path)
             .err()
             .into_iter()
@@ -62,7 +62,7 @@ fn every_bad_file_gets_its_sentences_and_none_shows_a_secret() {
         count += 1;
     }
     assert!(wrong.is_empty(), "these files get other sentences than they expect:\n{}", wrong.join("\n"));
-    assert!(count >= 50, "only {count} files in {}", folder.display());
+    assert!(count >= 50, "only {count} files in {}", directory.display());
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn a_variable_is_raw_text_and_other_imaptrace_variables_are_left_alone() {
         ("IMAPTRACE__DEFAULTS__INSECURE", "true"),
         ("IMAPTRACE__METRICS__LABELS", "rack, volume"),
         ("IMAPTRACE_PORT", "tcp://10.0.0.1:993"),
-        ("IMAPTRACE_PASSWORD", "canary"),
+        ("IMAPTRACE_PASSWORD", "planted"),
     ];
     let config = load_text(TARGET, &environment, Vec::new()).unwrap();
     assert_eq!(config.agent.instance.as_deref(), Some("0123"));
@@ -157,8 +157,8 @@ fn what_is_wrong_with_a_variable_names_the_variable() {
         ("IMAPTRACE__DEFAULTS__", "60s"),
         ("IMAPTRACE__INTERVAL", "60s"),
         ("IMAPTRACE__AGENT__RUNS_IN_FLIGHT", "8"),
-        ("IMAPTRACE__URL", "imaps://canary@mail03.example.org"),
-        ("IMAPTRACE__TARGETS__0__URL", "imaps://canary@mail02.example.org"),
+        ("IMAPTRACE__URL", "imaps://planted@mail03.example.org"),
+        ("IMAPTRACE__TARGETS__0__URL", "imaps://planted@mail02.example.org"),
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s"),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "authorization"),
@@ -198,7 +198,7 @@ fn what_is_wrong_with_a_variable_names_the_variable() {
 fn the_variables_of_opentelemetry_set_the_exporters() {
     let environment = [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://otlp.example.org:4317/"),
-        ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20canary,X-Scope=a"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20planted,X-Scope=a"),
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "2500"),
         ("OTEL_EXPORTER_OTLP_COMPRESSION", "none"),
         ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/etc/ca.pem"),
@@ -292,7 +292,7 @@ fn the_variables_of_opentelemetry_set_the_exporters() {
     assert_eq!(config.agent.instance.as_deref(), Some("fra-1"));
     let headers = &config.otlp.traces.as_ref().unwrap().headers;
     let SecretSource::Given(value) = &headers[0].1 else { panic!("{headers:?}") };
-    assert_eq!(value.expose(), "Bearer canary");
+    assert_eq!(value.expose(), "Bearer planted");
 }
 
 #[test]
@@ -380,10 +380,10 @@ fn what_deserves_a_second_look_is_a_warning() {
         labels = ["rack"]
         [otlp]
         endpoint = "http://otlp.example.org:4318"
-        headers = { x-key = "canary" }
+        headers = { x-key = "planted" }
         [[targets]]
         name = "a"
-        url = "imap://bob:canary@a.example.org"
+        url = "imap://bob:planted@a.example.org"
         security = "none"
         interval = "5s"
         timeout = "4s"
@@ -478,7 +478,7 @@ fn what_is_wrong_with_the_probe_command_line_names_the_flag() {
     };
     let text = [
         wrong("imaps://mail.example.org", Vec::new()),
-        wrong("imaps://bob:canary@mail.example.org:x", Vec::new()),
+        wrong("imaps://bob:planted@mail.example.org:x", Vec::new()),
         wrong(
             "imaps://bob:pw@mail.example.org",
             vec![
@@ -521,20 +521,20 @@ fn the_plan_is_described_without_secrets_and_user_names() {
         labels = ["rack"]
         [otlp]
         endpoint = "http://localhost:4317"
-        headers = { authorization = "canary", x-key = { env = "KEY" } }
+        headers = { authorization = "planted", x-key = { env = "KEY" } }
         [[targets]]
         name = "mail01"
-        url = "imaps://canary-user:canary@mail01.example.org"
+        url = "imaps://planted-user:planted@mail01.example.org"
         labels = { rack = "a3" }
         ca_file = "/etc/ca.pem"
         address = "each"
         [[targets.accounts]]
         name = "big"
-        user = "canary-user"
+        user = "planted-user"
         password = { command = ["pass", "canary"] }
     "#;
     let text = config::describe(&load_text(file, &[], Vec::new()).unwrap());
-    assert!(!text.contains("canary"), "{text}");
+    assert!(!text.contains("planted"), "{text}");
     insta::assert_snapshot!(text, @r#"
     targets: 1, accounts: 2
     groups: 0, maintenance windows: 0
@@ -701,7 +701,7 @@ fn unusable_files_and_unset_variables_are_noted_with_their_place_and_stop_nothin
                 headers = { key = { file = \"/\" } }\n[defaults]\nca_file = \"/\"\n\
                 [[targets]]\nname = \"a\"\nurl = \"imaps://a\"\nuser = \"u\"\npassword = { env = \"NOT_SET\" }\n\
                 [[targets.accounts]]\nname = \"b\"\nuser = \"u\"\npassword = { env = \"SET\" }\n";
-    let config = load_text(text, &[("SET", "canary")], Vec::new()).unwrap();
+    let config = load_text(text, &[("SET", "planted")], Vec::new()).unwrap();
     let noted = |problems: &[config::Problem]| {
         let line = |problem: &config::Problem| match &problem.place {
             config::Place::File { at: Some((line, _)), .. } => format!("{line} {}", problem.key),
@@ -912,30 +912,30 @@ fn a_group_of_many_is_one_paragraph_of_the_plan() {
 }
 
 /// What an operator has lying there for Prometheus's blackbox exporter, and what imaptrace takes beside.
-fn write_targets(folder: &Path) {
+fn write_targets(directory: &Path) {
     std::fs::write(
-        folder.join("a.json"),
+        directory.join("a.json"),
         r#"[{"targets": ["mail01.example.org:993", "mail02.example.org:1993"],
             "labels": {"job": "imap", "dc": "", "__param_module": "imap_starttls", "rack": "b1"}},
            {"targets": [], "labels": {}}]"#,
     )
     .unwrap();
     std::fs::write(
-        folder.join("b.yaml"),
-        "# by a script\n- targets: [mail03.example.org, 'imaps://own:canary@mail04.example.org/Own']\n  \
+        directory.join("b.yaml"),
+        "# by a script\n- targets: [mail03.example.org, 'imaps://own:planted@mail04.example.org/Own']\n  \
          labels: {rack: 7, __imaptrace_group__: old}\n- targets:\n  - 192.0.2.7:143\n  labels:\n    \
          __imaptrace_group__: old\n    __imaptrace_name__: 'ip-{host}'\n- targets: ['[2001:db8::7]']\n",
     )
     .unwrap();
-    std::fs::write(folder.join(".c.yaml.swp"), "being written").unwrap();
-    std::fs::write(folder.join("notes.txt"), "no targets").unwrap();
+    std::fs::write(directory.join(".c.yaml.swp"), "being written").unwrap();
+    std::fs::write(directory.join("notes.txt"), "no targets").unwrap();
 }
 
 #[test]
 fn files_for_prometheus_make_targets_of_the_group_that_they_or_the_configuration_name() {
-    let folder = tempfile::tempdir().unwrap();
-    write_targets(folder.path());
-    let pattern = |name: &str| folder.path().join(name).display().to_string();
+    let directory = tempfile::tempdir().unwrap();
+    write_targets(directory.path());
+    let pattern = |name: &str| directory.path().join(name).display().to_string();
     let file = format!(
         "{FLEET}targets_from = [\"{}\", \"{}\", \"{}\"]\n\
          [[groups]]\nname = \"old\"\nsecurity = \"starttls\"\nuser = \"probe\"\npassword = {{ env = \"OLD\" }}\n",
@@ -959,15 +959,15 @@ fn files_for_prometheus_make_targets_of_the_group_that_they_or_the_configuration
     assert_eq!(labels(0), "job=imap rack=b1 where=mail01.example.org");
     assert_eq!(labels(2), "rack=7");
     assert_eq!(config.targets[3].journey.mailbox.as_str(), "Own");
-    let watched: Vec<_> = config.watched.iter().filter_map(|path| path.strip_prefix(folder.path()).ok()).collect();
+    let watched: Vec<_> = config.watched.iter().filter_map(|path| path.strip_prefix(directory.path()).ok()).collect();
     assert_eq!(watched, ["", "a.json", "b.yaml"].map(Path::new));
     assert!(config.watched.iter().any(|path| path.ends_with("imaptrace.toml")));
 }
 
 #[test]
 fn a_folder_that_is_still_empty_is_a_warning_and_a_file_that_is_too_large_an_error() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = |name: &str| format!("targets_from = [\"{}/{name}\"]\n{TARGET}", folder.path().display());
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str| format!("targets_from = [\"{}/{name}\"]\n{TARGET}", directory.path().display());
     let config = load_text(&file("*.json"), &[], Vec::new()).unwrap();
     let given = ("IMAPTRACE__TARGETS_FROM", "not/there.json, not/here.yml");
     let problems = load_text(&file("*.json"), &[given], Vec::new()).unwrap_err();
@@ -979,8 +979,8 @@ fn a_folder_that_is_still_empty_is_a_warning_and_a_file_that_is_too_large_an_err
     // What is wrong may be mended there.
     assert!(problems.watched.contains(&"not/there.json".into()) && problems.watched.contains(&"not/here.yml".into()));
     assert!(config.warnings.iter().any(|warning| warning.what == "there is no such file yet"), "{:?}", config.warnings);
-    assert!(config.watched.contains(&folder.path().to_owned()));
-    let large = std::fs::File::create(folder.path().join("large.json")).unwrap();
+    assert!(config.watched.contains(&directory.path().to_owned()));
+    let large = std::fs::File::create(directory.path().join("large.json")).unwrap();
     large.set_len((16 << 20) + 1).unwrap();
     let problems = load_text(&file("large.json"), &[], Vec::new()).unwrap_err().to_string();
     assert!(problems.contains("it is larger than 16MiB"), "{problems}");

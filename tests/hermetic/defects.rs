@@ -284,8 +284,8 @@ fn listening(pid: u32) -> Vec<String> {
 fn defect_10_no_test_and_no_script_names_a_host_that_could_be_somebodys() {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let (mut found, mut strange) = (0, Vec::new());
-    for folder in ["tests", "scripts"] {
-        for path in files(&root.join(folder)) {
+    for directory in ["tests", "scripts"] {
+        for path in files(&root.join(directory)) {
             let Ok(text) = fs::read_to_string(&path) else { continue };
             for host in hosts(&text) {
                 found += 1;
@@ -299,8 +299,8 @@ fn defect_10_no_test_and_no_script_names_a_host_that_could_be_somebodys() {
     assert!(found > 20, "only {found} URLs: are they looked for in the right place?");
 }
 
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
     entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }
 

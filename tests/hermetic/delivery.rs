@@ -41,12 +41,12 @@ fn receiver(protocol: Protocol) -> Receiver {
     }
 }
 
-/// Traces to this receiver; what waits is kept in the folder.
-fn settings(url: &str, protocol: Protocol, folder: &Path) -> DeliverySettings {
+/// Traces to this receiver; what waits is kept in the directory.
+fn settings(url: &str, protocol: Protocol, directory: &Path) -> DeliverySettings {
     let path = if protocol == Protocol::HttpProtobuf { "/v1/traces" } else { "" };
     DeliverySettings {
         traces: Some(Signal::new(&format!("{url}{path}"), protocol)),
-        state: Some(StateDir::open(folder).unwrap()),
+        state: Some(StateDir::open(directory).unwrap()),
         ..DeliverySettings::default()
     }
 }
@@ -80,9 +80,9 @@ fn arrived(inbox: &Inbox) -> Vec<String> {
     roots(inbox).iter().map(|root| hex(&root.trace_id)).collect()
 }
 
-/// The traces in the packed files of a folder.
-fn kept(folder: &Path) -> Vec<String> {
-    let files = fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path());
+/// The traces in the packed files of a directory.
+fn kept(directory: &Path) -> Vec<String> {
+    let files = fs::read_dir(directory).into_iter().flatten().map(|entry| entry.unwrap().path());
     let mut files: Vec<_> = files.filter(|path| path.to_string_lossy().ends_with(".jsonl.gz")).collect();
     files.sort();
     let mut text = String::new();
@@ -101,8 +101,8 @@ fn a_throttled_batch_comes_again_when_the_receiver_asked_for_it() {
     for protocol in BOTH {
         let receiver = receiver(protocol);
         receiver.script(&[Answer::Throttled(2)]);
-        let folder = tempfile::tempdir().unwrap();
-        let delivery = deliver(&settings(&receiver.url(), protocol, folder.path()));
+        let directory = tempfile::tempdir().unwrap();
+        let delivery = deliver(&settings(&receiver.url(), protocol, directory.path()));
         let run = fresh_run();
         delivery.deliver(run.clone());
         receiver.wait(|inbox| inbox.traces.len() == 2);
@@ -119,8 +119,8 @@ fn three_refusals_in_a_row_hold_delivery_back_and_cost_nothing_that_waits() {
     for protocol in BOTH {
         let receiver = receiver(protocol);
         receiver.script(&[Answer::Invalid; 4]);
-        let folder = tempfile::tempdir().unwrap();
-        let delivery = deliver(&settings(&receiver.url(), protocol, folder.path()));
+        let directory = tempfile::tempdir().unwrap();
+        let delivery = deliver(&settings(&receiver.url(), protocol, directory.path()));
         let runs = fresh_runs(10);
         for (run, count) in runs.iter().take(3).zip(1..) {
             delivery.deliver(run.clone());
@@ -136,8 +136,8 @@ fn three_refusals_in_a_row_hold_delivery_back_and_cost_nothing_that_waits() {
         assert!(gaps[0] >= Duration::from_secs(1) && gaps[1] >= Duration::from_secs(2), "{protocol:?} {gaps:?}");
         let report = block_on(delivery.shutdown(LONG));
         assert_eq!((report.delivered_runs, report.dropped.total(), report.undelivered_runs), (6, 4, 0), "{report}");
-        assert_eq!(kept(&folder.path().join("refused")), ids(&runs[..4]));
-        let refused = folder.path().join("refused");
+        assert_eq!(kept(&directory.path().join("refused")), ids(&runs[..4]));
+        let refused = directory.path().join("refused");
         let last = report.to_string();
         assert!(
             last.contains("4 runs given up before (4 refused)") && last.contains(&refused.display().to_string()),
@@ -155,8 +155,8 @@ fn one_batch_that_is_refused_is_put_aside_and_replay_brings_it_after_all() {
     for protocol in BOTH {
         let receiver = receiver(protocol);
         receiver.script(&[Answer::Accept, Answer::Invalid, Answer::Accept, Answer::Partial(5)]);
-        let folder = tempfile::tempdir().unwrap();
-        let delivery = deliver(&settings(&receiver.url(), protocol, folder.path()));
+        let directory = tempfile::tempdir().unwrap();
+        let delivery = deliver(&settings(&receiver.url(), protocol, directory.path()));
         let runs = fresh_runs(4);
         for (run, count) in runs.iter().zip(1..) {
             delivery.deliver(run.clone());
@@ -165,10 +165,10 @@ fn one_batch_that_is_refused_is_put_aside_and_replay_brings_it_after_all() {
         let report = block_on(delivery.shutdown(LONG));
         assert_eq!((report.delivered_runs, report.dropped.total(), report.undelivered_runs), (2, 2, 0), "{report}");
         let all = ids(&runs);
-        assert_eq!(kept(&folder.path().join("refused")), [all[1].clone(), all[3].clone()]);
+        assert_eq!(kept(&directory.path().join("refused")), [all[1].clone(), all[3].clone()]);
         assert_eq!(receiver.look(arrived), [all[0].clone(), all[2].clone(), all[3].clone()]);
 
-        let refused = fs::read_dir(folder.path().join("refused")).unwrap().map(|entry| entry.unwrap().path());
+        let refused = fs::read_dir(directory.path().join("refused")).unwrap().map(|entry| entry.unwrap().path());
         let name = if protocol == Protocol::Grpc { "grpc" } else { "http/protobuf" };
         let url = receiver.url();
         let flags = ["--otlp-endpoint", &url, "--otlp-protocol", name].map(Into::into);
@@ -185,33 +185,33 @@ fn one_batch_that_is_refused_is_put_aside_and_replay_brings_it_after_all() {
 #[test]
 fn what_one_process_could_not_deliver_the_next_one_does_before_all_else() {
     for protocol in BOTH {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let port = ClosedPort::take();
         let (old, new) = (fresh_runs(100), fresh_runs(10));
-        let delivery = deliver(&settings(&port.url(), protocol, folder.path()));
+        let delivery = deliver(&settings(&port.url(), protocol, directory.path()));
         deliver_all(&delivery, &old);
         let report = block_on(delivery.shutdown(LONG));
         assert_eq!((report.stored_runs, report.undelivered_runs), (100, 0), "{report}");
-        assert_eq!(kept(&folder.path().join("queue")), ids(&old), "what zcat shows");
+        assert_eq!(kept(&directory.path().join("queue")), ids(&old), "what zcat shows");
 
         let receiver = port.open(protocol == Protocol::Grpc);
-        let delivery = deliver(&settings(&receiver.url(), protocol, folder.path()));
+        let delivery = deliver(&settings(&receiver.url(), protocol, directory.path()));
         wait_for(&delivery, "the old runs are on their way", |status| status.delivered_runs > 0);
         deliver_all(&delivery, &new);
         let report = block_on(delivery.shutdown(LONG));
         assert!(report.is_complete() && report.delivered_runs == 110, "{report}");
         assert_eq!(receiver.look(arrived), [ids(&old), ids(&new)].concat());
-        assert_eq!(kept(&folder.path().join("queue")), Vec::<String>::new());
+        assert_eq!(kept(&directory.path().join("queue")), Vec::<String>::new());
     }
 }
 
 #[test]
 fn an_outage_with_far_more_runs_than_memory_takes_loses_none_and_stays_within_its_budgets() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let port = ClosedPort::take();
     let runs = fresh_runs(3_000);
     let memory = 100 * runs[0].held_bytes();
-    let settings = DeliverySettings { queue_memory: memory, ..settings(&port.url(), Protocol::Grpc, folder.path()) };
+    let settings = DeliverySettings { queue_memory: memory, ..settings(&port.url(), Protocol::Grpc, directory.path()) };
     let delivery = deliver(&settings);
     for some in runs.chunks(100) {
         deliver_all(&delivery, some);
@@ -231,13 +231,13 @@ fn an_outage_with_far_more_runs_than_memory_takes_loses_none_and_stays_within_it
 
 #[test]
 fn over_the_budget_of_the_disk_what_is_missing_is_what_was_counted() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let port = ClosedPort::take();
     let runs = fresh_runs(1_000);
     let settings = DeliverySettings {
         queue_memory: 10 * runs[0].held_bytes(),
         queue_disk: 64 << 10,
-        ..settings(&port.url(), Protocol::HttpProtobuf, folder.path())
+        ..settings(&port.url(), Protocol::HttpProtobuf, directory.path())
     };
     let delivery = deliver(&settings);
     for some in runs.chunks(50) {
@@ -257,16 +257,16 @@ fn over_the_budget_of_the_disk_what_is_missing_is_what_was_counted() {
 
 #[test]
 fn a_damaged_segment_is_counted_told_and_in_nobodys_way() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let port = ClosedPort::take();
     let runs = fresh_runs(90);
-    let delivery = deliver(&settings(&port.url(), Protocol::Grpc, folder.path()));
+    let delivery = deliver(&settings(&port.url(), Protocol::Grpc, directory.path()));
     for some in runs.chunks(30) {
         deliver_all(&delivery, some);
         wait_for(&delivery, "they are on disk", |status| status.queued_runs == status.stored_runs);
     }
     block_on(delivery.shutdown(LONG));
-    let [segment] = fs::read_dir(folder.path().join("queue"))
+    let [segment] = fs::read_dir(directory.path().join("queue"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.to_string_lossy().ends_with(".gz"))
@@ -279,7 +279,7 @@ fn a_damaged_segment_is_counted_told_and_in_nobodys_way() {
     fs::write(&segment, bytes).unwrap();
 
     let receiver = port.open(true);
-    let delivery = deliver(&settings(&receiver.url(), Protocol::Grpc, folder.path()));
+    let delivery = deliver(&settings(&receiver.url(), Protocol::Grpc, directory.path()));
     receiver.wait(|inbox| arrived(inbox).last() == ids(&runs).last());
     let report = block_on(delivery.shutdown(LONG));
     let here: HashSet<_> = receiver.look(arrived).into_iter().collect();
@@ -288,7 +288,7 @@ fn a_damaged_segment_is_counted_told_and_in_nobodys_way() {
     assert!((1..90).contains(&missing), "{missing}");
     let told = Log::get().lines(&segment.display().to_string());
     assert_eq!(told.len(), 1, "{told:?}");
-    let aside = folder.path().join("refused").join(segment.file_name().unwrap()).with_extension("gz.damaged");
+    let aside = directory.path().join("refused").join(segment.file_name().unwrap()).with_extension("gz.damaged");
     assert!(aside.exists(), "{}", aside.display());
 }
 
@@ -296,15 +296,16 @@ fn a_damaged_segment_is_counted_told_and_in_nobodys_way() {
 fn a_state_directory_that_another_agent_holds_is_refused_with_its_number() {
     let runtime = runtime();
     let (_held, port) = refusing();
-    let folder = tempfile::tempdir().unwrap();
-    let config = format!("[state]\ndir = \"{}\"\n", folder.path().display()) + &target("gone", port, "400ms", "300ms");
+    let directory = tempfile::tempdir().unwrap();
+    let config =
+        format!("[state]\ndir = \"{}\"\n", directory.path().display()) + &target("gone", port, "400ms", "300ms");
     runtime.block_on(async {
         let mut first = start(&config);
         first.stderr_line("imaptrace is up").await;
         let pid = first.id().unwrap();
         let second = start(&config).finish().await;
         assert_eq!(second.code, Some(1), "it may be free later: {second:?}");
-        let told = format!("error: the state directory {} is in use by process {pid};", folder.path().display());
+        let told = format!("error: the state directory {} is in use by process {pid};", directory.path().display());
         assert!(second.stderr.contains(&told), "{second:?}");
         stop(first, signal::Signal::SIGTERM).await;
         let mut third = start(&config);
@@ -322,9 +323,9 @@ fn told(log: &[Value]) -> Vec<(String, SystemTime)> {
     failed.map(|line| (line["trace_id"].as_str().unwrap().to_owned(), at(line))).collect()
 }
 
-fn config(url: &str, folder: &Path, port: impl std::fmt::Display) -> String {
+fn config(url: &str, directory: &Path, port: impl std::fmt::Display) -> String {
     let targets = ["one", "two", "three"].map(|name| target(name, &port, "40ms", "35ms"));
-    format!("[state]\ndir = \"{}\"\n", folder.display()) + &otlp(url, "http/protobuf") + &targets.concat()
+    format!("[state]\ndir = \"{}\"\n", directory.display()) + &otlp(url, "http/protobuf") + &targets.concat()
 }
 
 #[test]
@@ -333,16 +334,16 @@ fn whatever_the_receiver_does_when_the_agent_ends_each_run_is_delivered_or_on_di
     for url in [closed.url(), hole.url(), receiver.url()] {
         let runtime = runtime();
         let (_held, port) = refusing();
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let (output, log) = runtime.block_on(async {
-            let mut agent = start(&config(&url, folder.path(), port));
+            let mut agent = start(&config(&url, directory.path(), port));
             for _ in 0..30 {
                 agent.stderr_line("a run did not pass").await;
             }
             stop(agent, signal::Signal::SIGTERM).await
         });
         let runs: BTreeSet<_> = told(&log).into_iter().map(|(id, _)| id).collect();
-        let mut here: BTreeSet<_> = kept(&folder.path().join("queue")).into_iter().collect();
+        let mut here: BTreeSet<_> = kept(&directory.path().join("queue")).into_iter().collect();
         if url == receiver.url() {
             here.extend(receiver.look(arrived));
         } else {
@@ -363,9 +364,9 @@ fn two_stop_signals_within_a_second_are_one_request_and_lose_no_run() {
         for url in [closed.url(), receiver.url()] {
             let runtime = runtime();
             let (_held, port) = refusing();
-            let folder = tempfile::tempdir().unwrap();
+            let directory = tempfile::tempdir().unwrap();
             let (output, log) = runtime.block_on(async {
-                let mut agent = start(&config(&url, folder.path(), port));
+                let mut agent = start(&config(&url, directory.path(), port));
                 for _ in 0..10 {
                     agent.stderr_line("a run did not pass").await;
                 }
@@ -378,7 +379,7 @@ fn two_stop_signals_within_a_second_are_one_request_and_lose_no_run() {
             });
             assert_eq!(lines(&log, "second stop signal"), Vec::<&Value>::new(), "{first} {second}: {output:?}");
             let runs: BTreeSet<_> = told(&log).into_iter().map(|(id, _)| id).collect();
-            let mut here: BTreeSet<_> = kept(&folder.path().join("queue")).into_iter().collect();
+            let mut here: BTreeSet<_> = kept(&directory.path().join("queue")).into_iter().collect();
             here.extend(receiver.look(arrived).into_iter().filter(|id| runs.contains(id)));
             assert_eq!(here, runs, "{first} {second} {url}: {output:?}");
         }
@@ -389,13 +390,13 @@ fn two_stop_signals_within_a_second_are_one_request_and_lose_no_run() {
 fn an_agent_that_is_killed_at_any_moment_loses_no_run_that_it_had_time_to_write() {
     let runtime = runtime();
     let (_held, port) = refusing();
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let closed = ClosedPort::take();
     let mut runs = Vec::new();
     for _ in 0..8 {
         let lines = rand::rng().random_range(30..100);
         runtime.block_on(async {
-            let mut agent = start(&config(&closed.url(), folder.path(), port));
+            let mut agent = start(&config(&closed.url(), directory.path(), port));
             for _ in 0..lines {
                 agent.stderr_line("a run did not pass").await;
             }
@@ -411,7 +412,7 @@ fn an_agent_that_is_killed_at_any_moment_loses_no_run_that_it_had_time_to_write(
     assert!(runs.len() > 30, "{} runs were old enough", runs.len());
     let receiver = closed.open(false);
     let (_held, nowhere) = refusing();
-    let agent = runtime.block_on(async { start(&config(&receiver.url(), folder.path(), nowhere)) });
+    let agent = runtime.block_on(async { start(&config(&receiver.url(), directory.path(), nowhere)) });
     receiver.wait(|inbox| {
         let here: HashSet<_> = arrived(inbox).into_iter().collect();
         runs.iter().all(|(id, _)| here.contains(id))

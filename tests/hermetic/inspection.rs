@@ -256,7 +256,7 @@ async fn probe_has_it_in_what_it_prints_and_the_remedy_is_for_the_certificate_th
     let ca = file.path().to_str().unwrap();
     let program = |more: &[&str]| {
         let arguments = ["probe", &url, "--server-name", HOST, "--ca-file", ca, "--output", "json"];
-        Program::new([&arguments[..], more].concat()).env("IMAPTRACE_PASSWORD", "canary-2f81")
+        Program::new([&arguments[..], more].concat()).env("IMAPTRACE_PASSWORD", "planted-2f81")
     };
     let output = program(&[]).run().await;
     let run = run_of(&output.stdout);

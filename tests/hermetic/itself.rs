@@ -38,8 +38,8 @@ use crate::{
 /// Long past anything that is waited for here.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The agent's own words may hold "canary", so all of it is looked for.
-const PASSWORD: &str = "canary-51d0";
+/// No output may hold it.
+const PASSWORD: &str = "planted-51d0";
 
 // === Over HTTP ===
 
@@ -262,8 +262,8 @@ struct Systemd {
 
 impl Systemd {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("notify");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
         let (tell, heard) = mpsc::channel();
         std::thread::spawn(move || {
@@ -275,7 +275,7 @@ impl Systemd {
                 }
             }
         });
-        Self { heard, path, _folder: folder }
+        Self { heard, path, _folder: directory }
     }
 
     fn receive(&self) -> String {

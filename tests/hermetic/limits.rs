@@ -14,7 +14,7 @@ const UP_TO_LIST: &str =
 /// A run with these variables.
 async fn probe(arguments: &[&str], variables: &[(&str, &str)]) -> Value {
     let mut program = Program::new([&["probe", "--output", "json"], arguments].concat());
-    program = program.env("IMAPTRACE_PASSWORD", "canary-1171");
+    program = program.env("IMAPTRACE_PASSWORD", "planted-1171");
     for (name, value) in variables {
         program = program.env(format!("IMAPTRACE__{name}"), value);
     }

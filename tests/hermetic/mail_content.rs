@@ -21,7 +21,7 @@ use crate::{
     agent::{PASSWORD, roots, runtime, target as listed, value},
     secrets::TRACE,
     support::{
-        leaks::{Canary, Leaks},
+        leaks::{Leaks, Planted},
         otlp::Receiver,
         program::{Program, free_port},
         run::{run, target},
@@ -34,7 +34,7 @@ const SENDER: &str = "wiltrud.quokka@planted.example";
 const WORD: &str = "Zwiebel-Qv7-Kuchenblech";
 
 fn leaks() -> Leaks {
-    Leaks::of(&[Canary { user: SENDER.into(), password: WORD.into() }])
+    Leaks::of(&[Planted { user: SENDER.into(), password: WORD.into() }])
 }
 
 /// A conversation up to FETCH; what follows is `answer`, as `support::script` has it, and a LOGOUT that is answered well.

@@ -53,7 +53,7 @@ async fn no_password_is_asked_for_before_all_else_is_right() {
 async fn an_empty_password_is_asked_for_again_and_what_is_typed_is_taken_as_it_is() {
     let plain =
         GOOD.replace("IMAP4rev1] hi", "IMAP4rev1 AUTH=PLAIN SASL-IR] hi").replace("C: LOGIN", "C: AUTHENTICATE");
-    for typed in [" canary x ", "\tcanary\t", "\u{feff}canary\u{a0}", "cänary\u{3000}"] {
+    for typed in [" planted x ", "\tplanted\t", "\u{feff}planted\u{a0}", "plänted\u{3000}"] {
         let server = Script::play(&plain).await;
         let url = format!("imap://someone@{}", server.address);
         let line = format!("{typed}\n");
@@ -91,7 +91,7 @@ async fn who_gives_up_at_the_question_gets_a_terminal_back_that_shows_what_is_ty
 // === Life ===
 
 /// The password in a variable.
-const SET: [(&str, &str); 3] = [("TERM", "xterm-256color"), ("LANG", "C.UTF-8"), ("IMAPTRACE_PASSWORD", "canary")];
+const SET: [(&str, &str); 3] = [("TERM", "xterm-256color"), ("LANG", "C.UTF-8"), ("IMAPTRACE_PASSWORD", "planted")];
 
 #[tokio::test]
 async fn a_run_that_waits_shows_its_step_and_ctrl_c_draws_what_there_is() {

@@ -144,7 +144,7 @@ fn headers_and_gzip_go_out_and_the_header_is_nowhere_else() {
     for protocol in BOTH {
         let receiver = receiver(protocol);
         let mut signal = Signal::new(&receiver.url(), protocol);
-        signal.headers.push(Header::new("x-token", "canary-7f3a"));
+        signal.headers.push(Header::new("x-token", "planted-7f3a"));
         signal.gzip = true;
         let delivery = start(&everything_to(&signal));
         delivery.metrics().record(&passed_run());
@@ -152,12 +152,12 @@ fn headers_and_gzip_go_out_and_the_header_is_nowhere_else() {
         assert_eq!(block_on(delivery.shutdown(LONG)), delivered(1), "{protocol:?}");
         receiver.look(|inbox| {
             for headers in [&inbox.traces[0].headers, &inbox.metrics[0].headers] {
-                assert_eq!(headers["x-token"], "canary-7f3a");
+                assert_eq!(headers["x-token"], "planted-7f3a");
                 let encoding = if protocol == Protocol::Grpc { "grpc-encoding" } else { "content-encoding" };
                 assert_eq!(headers[encoding], "gzip");
             }
         });
-        assert_eq!(Log::get().lines("canary-7f3a"), Vec::<String>::new());
+        assert_eq!(Log::get().lines("planted-7f3a"), Vec::<String>::new());
     }
 }
 
@@ -480,17 +480,17 @@ fn settings_that_cannot_work_say_what_and_where() {
     let mut lost = signal("https://localhost:4317");
     lost.ca_file = Some("no-such.pem".into());
     let mut header = signal("http://localhost:4317");
-    header.headers.push(Header::new("x-token", "canary\n"));
+    header.headers.push(Header::new("x-token", "planted\n"));
     for (signal, expected) in [
         (signal("localhost:4317"), "it needs http:// or https:// in front"),
-        (signal("ftp://me:canary@localhost"), "the OTLP endpoint \"ftp://localhost\" cannot be used"),
+        (signal("ftp://me:planted@localhost"), "the OTLP endpoint \"ftp://localhost\" cannot be used"),
         (half, "go together: give both or none"),
         (lost, "cannot read the OTLP CA file no-such.pem: No such file"),
         (header, "the OTLP header \"x-token\" cannot be sent"),
     ] {
         let error = Delivery::start(&traces_to(signal), &ResourceSettings::default(), &MetricsSettings::default());
         let error = error.unwrap_err().to_string();
-        assert!(error.contains(expected) && !error.contains("canary"), "{error}");
+        assert!(error.contains(expected) && !error.contains("planted"), "{error}");
     }
 }
 

@@ -250,7 +250,7 @@ async fn signs_of_life_do_not_lengthen_a_command() {
     }
 }
 
-/// What a name, a password or a folder may be, in the eyes of who takes it from the operator.
+/// What a name, a password or a mailbox may be, in the eyes of who takes it from the operator.
 fn words() -> impl Strategy<Value = String> {
     proptest::collection::vec(
         prop_oneof![
@@ -272,16 +272,16 @@ fn words() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn no_argument_ends_its_command_early(user in words(), password in words(), folder in words(), plus: bool) {
+    fn no_argument_ends_its_command_early(user in words(), password in words(), mailbox in words(), plus: bool) {
         let capabilities = Capabilities::parse(if plus { b"IMAP4rev1 LITERAL+" } else { b"IMAP4rev1" });
-        prop_assume!(Mailbox::new(&folder).is_ok());
+        prop_assume!(Mailbox::new(&mailbox).is_ok());
         let user = UserName::new(&user).unwrap();
         let secret = Secret::new(password.clone());
         let credentials = Credentials { authzid: None, user: user.expose(), password: &secret };
         for command in [
             Command::Login { user: user.expose(), password: &secret },
             Command::Authenticate { mechanism: Mechanism::Plain, credentials },
-            Command::Select { mailbox: &folder, read_only: false },
+            Command::Select { mailbox: &mailbox, read_only: false },
             Command::Id,
         ] {
             let parts = command.encode("t1", &capabilities).parts;

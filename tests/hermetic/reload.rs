@@ -324,17 +324,17 @@ fn a_file_of_targets_is_followed_also_when_it_was_bad_in_between() {
     let runtime = runtime();
     runtime.block_on(async {
         let (mut first, mut second) = (Listener::willing().await, Listener::willing().await);
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let list = |text: &str| {
-            fs::write(folder.path().join("new"), text).unwrap();
-            fs::rename(folder.path().join("new"), folder.path().join("fleet.json")).unwrap();
+            fs::write(directory.path().join("new"), text).unwrap();
+            fs::rename(directory.path().join("new"), directory.path().join("fleet.json")).unwrap();
         };
         let one = format!("{{\"targets\": [\"{}\"]}}", first.address);
         list(&format!("[{one}]"));
         let mut agent = start(&format!(
             "[[groups]]\nname = \"fleet\"\ntargets_from = [\"{}/*.json\"]\nurl = \"imap://someone@{{host}}\"\n\
              security = \"none\"\npassword = {{ env = \"PROBE\" }}\ninterval = \"400ms\"\ntimeout = \"390ms\"\n",
-            folder.path().display()
+            directory.path().display()
         ));
         first.wait_for_command("LOGOUT", 1).await;
         list("[{");

@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-const PASSWORD: &str = "canary-91ce";
+const PASSWORD: &str = "planted-91ce";
 
 fn write(path: &Path, content: &[u8], mode: u32) {
     fs::write(path, content).unwrap();
@@ -29,7 +29,7 @@ fn utf16(text: &str) -> Vec<u8> {
     format!("\u{feff}{text}\r\n").encode_utf16().flat_map(u16::to_le_bytes).collect()
 }
 
-/// What `check` says of a target whose password is in the file `password` of a folder that was prepared so.
+/// What `check` says of a target whose password is in the file `password` of a directory that was prepared so.
 async fn check(prepare: impl FnOnce(&Path)) -> Output {
     let program = Program::new(["check", "--config", "imaptrace.toml"]);
     prepare(program.home());
@@ -40,7 +40,7 @@ async fn check(prepare: impl FnOnce(&Path)) -> Output {
     );
     fs::write(program.home().join("imaptrace.toml"), config).unwrap();
     let output = program.run().await;
-    assert!(!output.stdout.contains("canary") && !output.stderr.contains("canary"), "{output:?}");
+    assert!(!output.stdout.contains("planted") && !output.stderr.contains("planted"), "{output:?}");
     output
 }
 
@@ -68,7 +68,7 @@ async fn a_file_that_is_not_as_it_should_be_is_an_error_with_its_key() {
             "ends with a space",
         ),
         ("UTF-16", |home| write(&home.join("password"), &utf16(PASSWORD), 0o600), "is in UTF-16, not UTF-8"),
-        ("a folder", |home| fs::create_dir(home.join("password")).unwrap(), "is not a regular file"),
+        ("a directory", |home| fs::create_dir(home.join("password")).unwrap(), "is not a regular file"),
         ("a device", |home| symlink("/dev/zero", home.join("password")).unwrap(), "is not a regular file"),
         (
             "a link to one that others can read",
@@ -205,7 +205,7 @@ async fn a_blank_or_a_mark_at_an_end_is_refused_by_the_name_of_its_source_wherev
 
 #[tokio::test]
 async fn a_blank_at_an_end_of_a_password_in_the_url_is_wrong_usage() {
-    for password in ["%20canary-91ce", "canary-91ce%09", "%EF%BB%BFcanary-91ce", "canary-91ce%C2%A0"] {
+    for password in ["%20planted-91ce", "planted-91ce%09", "%EF%BB%BFplanted-91ce", "planted-91ce%C2%A0"] {
         let server = Untouched::new();
         let url = format!("imap://someone:{password}@{}", server.0.local_addr().unwrap());
         let output = Program::new(["probe", &url, "--security", "none"]).run().await;
@@ -251,7 +251,7 @@ async fn a_headers_secret_is_held_to_the_same_and_one_in_plain_text_cannot_have_
         let output = program.run().await;
         refuses(&output, "file key", &says);
     }
-    for value in ["authorization=%20canary-91ce", "authorization=canary-91ce%20"] {
+    for value in ["authorization=%20planted-91ce", "authorization=planted-91ce%20"] {
         let output = probe("OTEL_EXPORTER_OTLP_HEADERS", value).run().await;
         refuses(&output, "variable OTEL_EXPORTER_OTLP_HEADERS: ", "s with a space");
     }

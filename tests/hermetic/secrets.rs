@@ -32,7 +32,7 @@ use tokio::{
 };
 
 use crate::support::{
-    leaks::{Canary, Leaks, forms},
+    leaks::{Leaks, Planted, forms},
     otlp::{Log, Receiver},
     program::{Output, Program},
     run::{account, prepare, run, target},
@@ -49,7 +49,7 @@ pub(crate) const TRACE: &str = "trace,opentelemetry=trace,opentelemetry_sdk=trac
     hickory_proto=trace";
 
 /// Passwords of every kind that is written in another way than it is: none is like anything else in an output.
-fn canaries() -> Vec<Canary> {
+fn planted() -> Vec<Planted> {
     // Of letters that are no hex digits, lest it is found in an id.
     let letters: Vec<char> = "ghjkmnpqrstvwxyz".chars().collect();
     let letter = |place: usize| letters[(place.wrapping_mul(place).wrapping_mul(2_654_435_761) >> 9) & 15];
@@ -57,13 +57,13 @@ fn canaries() -> Vec<Canary> {
     ["Zq7-mK4vRt9xWc2", "Hq\"7\\mK4 vR\"t9\\xW", "Öl9ßjÜrg-Ωμέγα7ñ", "Pc%41%zz+7Km%vR4", &long]
         .iter()
         .zip(["ursula-7d1e", "viktor-8e2f", "wilma-9f3a", "xaver-0a4b", "yvonne-1b5c"])
-        .map(|(password, user)| Canary { user: format!("{user}@canary.example"), password: (*password).to_owned() })
+        .map(|(password, user)| Planted { user: format!("{user}@planted.example"), password: (*password).to_owned() })
         .collect()
 }
 
 fn leaks() -> Leaks {
-    let token = Canary { user: "nobody-at-all".into(), password: TOKEN.into() };
-    Leaks::of(&[canaries(), vec![token]].concat())
+    let token = Planted { user: "nobody-at-all".into(), password: TOKEN.into() };
+    Leaks::of(&[planted(), vec![token]].concat())
 }
 
 // === What the tests of all commands share ===
@@ -74,8 +74,8 @@ fn look(leaks: &Leaks, command: &str, output: &Output) {
 }
 
 /// A file that only its owner can read.
-fn private(folder: &Path, name: &str, content: &str) -> String {
-    let path = folder.join(name);
+fn private(directory: &Path, name: &str, content: &str) -> String {
+    let path = directory.join(name);
     fs::write(&path, content).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     path.to_str().unwrap().to_owned()
@@ -110,7 +110,7 @@ fn toml(text: &str) -> String {
 // === What a server says back, and where ===
 
 /// Everything that it can say of them.
-fn said_back(who: &Canary) -> Vec<String> {
+fn said_back(who: &Planted) -> Vec<String> {
     let (user, password) = (&who.user, &who.password);
     let mut all: Vec<String> = [password, user].iter().flat_map(|value| forms(value)).map(|(_, form)| form).collect();
     let characters: Vec<char> = password.chars().collect();
@@ -177,7 +177,7 @@ fn at_place(place: &str, said: &str) -> String {
         .replace("{second}", &scripted(&said[middle..]))
 }
 
-fn as_who(mut target: Target, who: &Canary) -> Target {
+fn as_who(mut target: Target, who: &Planted) -> Target {
     target.accounts = vec![account(&who.user, &who.password)];
     target
 }
@@ -187,7 +187,7 @@ async fn no_form_at_no_place_of_a_conversation_comes_into_the_record() {
     let leaks = Arc::new(leaks());
     let turns = Arc::new(Semaphore::new(16));
     let mut runs = JoinSet::new();
-    for who in canaries() {
+    for who in planted() {
         for (number, said) in said_back(&who).into_iter().enumerate() {
             // Lines are bounded, and what is kept of one is short.
             for place in PLACES.iter().skip(number % 2).step_by(2) {
@@ -213,7 +213,7 @@ async fn no_form_at_no_place_of_a_conversation_comes_into_the_record() {
 #[tokio::test]
 async fn a_certificate_that_names_them_does_not_either() {
     let leaks = leaks();
-    for who in canaries() {
+    for who in planted() {
         for said in said_back(&who).into_iter().filter(|said| said.len() < 200 && !said.contains('\0')) {
             let key = rcgen::KeyPair::generate().unwrap();
             let mut params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
@@ -241,7 +241,7 @@ async fn no_scenario_brings_either_out() {
     let mut playing = JoinSet::new();
     for (number, scenario) in Scenario::all().into_iter().enumerate() {
         // The two whose passwords mean nothing else to a script.
-        let who = canaries()[[0, 4][number % 2]].clone();
+        let who = planted()[[0, 4][number % 2]].clone();
         let who = Credentials { user: who.user, password: who.password };
         for (turn, over) in scenario.over.clone().into_iter().enumerate() {
             let (leaks, turns, who, scenario) = (leaks.clone(), turns.clone(), who.clone(), scenario.clone());
@@ -299,16 +299,16 @@ const BY_HAND: &[&str] = &[
     "UCOKOSJCIDULEKG",
     "cOkOSJcIDUlek",
     "UcOk\\r\\nOSJc\\r\\n IDUlekg=",
-    "URSULA-7d1e@canary.example",
+    "URSULA-7d1e@planted.example",
     "no mailbox ursula-7d1e here",
     "dXJzdWxhLTdkMWVAY2FuYXJ5LmV4YW1wbGU=",
-    "ursula-7d1e%40canary.example",
+    "ursula-7d1e%40planted.example",
     "[117, 114, 115, 117, 108, 97, 45, 55, 100, 49, 101]",
 ];
 
 #[test]
 fn the_search_finds_each_form_where_it_is_planted() {
-    let who = Canary { user: "ursula-7d1e@canary.example".into(), password: "Qä9\"\\ 5%zK".into() };
+    let who = Planted { user: "ursula-7d1e@planted.example".into(), password: "Qä9\"\\ 5%zK".into() };
     let search = |bytes: &[u8]| {
         let leaks = Leaks::of(std::slice::from_ref(&who));
         leaks.look("a plant", bytes);
@@ -322,7 +322,7 @@ fn the_search_finds_each_form_where_it_is_planted() {
     for plant in said_back(&who) {
         assert_eq!(search(format!("an output {plant} and what follows").as_bytes()), 1, "{plant}");
     }
-    for nothing in ["Qä9\"\\", "9\"\\ 5", "cOkOSJ", "81, 195, 164, 57", "canary.example", "UcOkOS J"] {
+    for nothing in ["Qä9\"\\", "9\"\\ 5", "cOkOSJ", "81, 195, 164, 57", "planted.example", "UcOkOS J"] {
         assert_eq!(search(nothing.as_bytes()), 0, "{nothing}");
     }
 }
@@ -344,7 +344,7 @@ async fn a_panic_in_a_probe_prints_neither_nor_does_anything_that_could_be_print
         writeln!(into.lock().unwrap(), "{panic}\n{}", std::backtrace::Backtrace::force_capture()).unwrap();
         before(panic);
     }));
-    for who in canaries() {
+    for who in planted() {
         let server = Script::play(LOGIN).await;
         let mut target = as_who(target(server.address, Security::None), &who);
         // No clock goes as far: the probe falls over at its first command.
@@ -374,8 +374,8 @@ async fn a_panic_in_a_probe_prints_neither_nor_does_anything_that_could_be_print
 #[test]
 fn a_configuration_has_no_printable_secrets() {
     let leaks = leaks();
-    for who in canaries() {
-        let folder = tempfile::tempdir().unwrap();
+    for who in planted() {
+        let directory = tempfile::tempdir().unwrap();
         let text = format!(
             "[otlp]\nendpoint = \"http://localhost:1\"\nheaders = {{ x-key = \"{TOKEN}\" }}\n\
              [[targets]]\nname = \"a\"\nurl = \"imaps://{}:{}@mail.example\"\n\
@@ -385,7 +385,7 @@ fn a_configuration_has_no_printable_secrets() {
             toml(&who.user),
             toml(&who.password),
         );
-        let file = Some(private(folder.path(), "imaptrace.toml", &text).into());
+        let file = Some(private(directory.path(), "imaptrace.toml", &text).into());
         let config = config::load(&Sources { file, ..Sources::default() }).unwrap();
         leaks.look("debug forms", format!("{config:?}\n{config:#?}"));
         leaks.look("the plan of check", config::describe(&config));

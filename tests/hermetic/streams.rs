@@ -22,7 +22,7 @@ async fn probe(script: &str, more: &[&str], redirect: &str) -> Output {
     let server = Script::play(script).await;
     let url = format!("imap://someone@{}", server.address);
     let program = Program::new([&["probe", &url, "--security", "none"], more].concat());
-    program.env("IMAPTRACE_PASSWORD", "canary").redirected(redirect).run().await
+    program.env("IMAPTRACE_PASSWORD", "planted").redirected(redirect).run().await
 }
 
 fn fails(output: &Output, code: i32, reason: &str) {

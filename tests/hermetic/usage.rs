@@ -53,7 +53,7 @@ async fn what_other_programs_call_otherwise_gets_one_tip_that_helps() {
         (&["probe", "host", "--port", "143"], "tip: the port stands in SERVER: imaps://HOST:PORT"),
         (&["probe", "host", "-n", "5"], "tip: --newest N for the number of messages, --count N for the number of runs"),
         (&["probe", "host", "--starttls"], "tip: --security starttls"),
-        (&["probe", "one.example", "canary.example"], "tip: one SERVER at a time"),
+        (&["probe", "one.example", "planted.example"], "tip: one SERVER at a time"),
         (&["canary", "fill", "one.example", "canary.example"], "tip: one SERVER at a time"),
         (&["check", "imaptrace.toml"], "tip: the file goes with --config FILE"),
         (&["mail.example.org"], "tip: imaptrace probe SERVER"),
@@ -62,7 +62,7 @@ async fn what_other_programs_call_otherwise_gets_one_tip_that_helps() {
         let output = Program::new(arguments).run().await;
         assert_eq!((output.code, output.stdout.as_str()), (Some(2), ""), "{arguments:?}: {output:?}");
         assert_eq!(output.stderr.matches("tip: ").count(), 1, "{arguments:?}: {output:?}");
-        assert!(output.stderr.contains(tip) && !output.stderr.contains("canary.example"), "{arguments:?}: {output:?}");
+        assert!(output.stderr.contains(tip) && !output.stderr.contains("planted.example"), "{arguments:?}: {output:?}");
     }
     let output = Program::new(["probe", "--output", "nagios", "host", "--port", "143"]).run().await;
     assert_eq!(output.code, Some(3), "{output:?}");
@@ -128,7 +128,7 @@ async fn a_password_that_cannot_be_had_is_wrong_usage_said_once_in_each_form() {
         (&["--password-env", "BLANK"], "--password-env", "environment variable BLANK ends with a space"),
         (&["--password-file", "not/there"], "--password-file", "not/there"),
         (&["--password-file", "open"], "--password-file", "has mode 0644"),
-        (&["--password-command", "sh -c 'echo canary; exit 3'"], "--password-command", "exit status: 3"),
+        (&["--password-command", "sh -c 'echo planted; exit 3'"], "--password-command", "exit status: 3"),
         (&["--password-command", "not-a-program"], "--password-command", "cannot be started"),
     ];
     for (more, flag, says) in cases {
@@ -136,13 +136,13 @@ async fn a_password_that_cannot_be_had_is_wrong_usage_said_once_in_each_form() {
             let arguments = [&["probe", &url, "--security", "tls", "--output", format][..], more].concat();
             let url = url.replace("imap:", "imaps:");
             let arguments = arguments.iter().map(|word| if word.starts_with("imap:") { url.as_str() } else { word });
-            let program = Program::new(arguments).env("BLANK", "canary ");
+            let program = Program::new(arguments).env("BLANK", "planted ");
             let file = program.home().join("open");
-            fs::write(&file, "canary").unwrap();
+            fs::write(&file, "planted").unwrap();
             fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
             let output = program.run().await;
             let all = format!("{}{}", output.stdout, output.stderr);
-            assert!(!all.contains("canary"), "{output:?}");
+            assert!(!all.contains("planted"), "{output:?}");
             if format == "nagios" {
                 assert_eq!((output.code, output.stderr.as_str()), (Some(3), ""), "{output:?}");
                 assert!(output.stdout.starts_with(&format!("IMAP UNKNOWN - {flag}: ")), "{output:?}");

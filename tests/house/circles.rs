@@ -169,15 +169,15 @@ fn reach<'a>(from: &'a Path, edges: &BTreeMap<&'a Path, BTreeSet<&'a Path>>) -> 
 
 /// The file of `mod name;` in `file`.
 fn file_of(root: &Path, file: &Path, name: &str, attributes: &[Attribute]) -> PathBuf {
-    let folder = file.parent().unwrap();
+    let directory = file.parent().unwrap();
     let named = attributes.iter().find_map(|attribute| {
         let syn::Meta::NameValue(pair) = &attribute.meta else { return None };
         let syn::Expr::Lit(syn::ExprLit { lit: syn::Lit::Str(text), .. }) = &pair.value else { return None };
-        pair.path.is_ident("path").then(|| folder.join(text.value()))
+        pair.path.is_ident("path").then(|| directory.join(text.value()))
     });
     let below = match file.file_stem().and_then(|stem| stem.to_str()) {
-        Some("mod" | "lib" | "main") | None => folder.to_owned(),
-        Some(stem) => folder.join(stem),
+        Some("mod" | "lib" | "main") | None => directory.to_owned(),
+        Some(stem) => directory.join(stem),
     };
     named.unwrap_or_else(|| {
         let flat = below.join(format!("{name}.rs"));
@@ -325,9 +325,9 @@ fn no_files_name_each_other_in_a_circle() {
 
 #[test]
 fn a_circle_is_found_and_a_parent_that_hands_on_is_none() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| {
-        let path = folder.path().join(name);
+        let path = directory.path().join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     };
@@ -338,14 +338,14 @@ fn a_circle_is_found_and_a_parent_that_hands_on_is_none() {
     write("src/a.rs", "use crate::b::B; pub struct A(B); #[cfg(test)] mod tests { use crate::c::C; }");
     write("src/b.rs", "use imaptrace_record::A; pub struct B(A);");
     write("src/c.rs", "use crate::a::A; pub struct C(A);");
-    assert!(Tree::read(folder.path()).circles().is_empty());
+    assert!(Tree::read(directory.path()).circles().is_empty());
     let edges = |tree: &Tree| tree.edges().into_values().map(|to| to.len()).collect::<Vec<_>>();
-    assert_eq!(edges(&Tree::read(folder.path())), [0, 1, 0, 1, 1, 1, 0]);
+    assert_eq!(edges(&Tree::read(directory.path())), [0, 1, 0, 1, 1, 1, 0]);
     for back in
         ["fn f() { crate::c::C; }", "fn f() { println!(\"{}\", crate::c::C::new()) }", "use super::c::*; fn f(c: C) {}"]
     {
         write("src/b.rs", &format!("use imaptrace_record::A; pub struct B(A); {back}"));
-        let tree = Tree::read(folder.path());
+        let tree = Tree::read(directory.path());
         let circles = tree.circles();
         assert_eq!(circles, [["src/a.rs", "src/b.rs", "src/c.rs"].map(Path::new)], "{back}");
     }

@@ -317,7 +317,7 @@ fn is_first_of_module(path: &Path) -> bool {
     parts == 1 || (parts == 2 && path.ends_with("mod.rs"))
 }
 
-/// The folder in which a file's own modules are.
+/// The directory in which a file's own modules are.
 fn children_of(path: &Path) -> PathBuf {
     match path.file_name().and_then(|name| name.to_str()) {
         Some("mod.rs" | "lib.rs" | "main.rs") => path.parent().unwrap().to_owned(),

@@ -27,7 +27,7 @@ fn texts() -> Vec<(String, String)> {
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|end| ["md", "yml", "yaml", "toml"].iter().any(|one| end == *one)))
         .collect();
-    paths.extend(["docs", "deploy"].map(|folder| PathBuf::from(ROOT).join(folder)));
+    paths.extend(["docs", "deploy"].map(|directory| PathBuf::from(ROOT).join(directory)));
     let mut texts = Vec::new();
     while let Some(path) = paths.pop() {
         if path.is_dir() {

@@ -28,7 +28,7 @@ fn exists(path: &str) -> bool {
     let Some(name) = parts.pop() else { return false };
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let outside = matches!(parts.first(), Some(&("hermetic" | "faults" | "real" | "house")));
-    let folder = match parts.first() {
+    let directory = match parts.first() {
         Some(&package @ ("imap" | "record")) => {
             parts.remove(0);
             root.join("crates").join(package).join("src")
@@ -37,7 +37,7 @@ fn exists(path: &str) -> bool {
     };
     // Modules inside a file have no file of their own, and tests may have one.
     (1..=parts.len()).any(|depth| {
-        let stem = folder.join(parts[..depth].join("/"));
+        let stem = directory.join(parts[..depth].join("/"));
         [stem.with_extension("rs"), stem.join("mod.rs")]
             .iter()
             .any(|file| fs::read_to_string(file).is_ok_and(|text| holds(&text, name)))
@@ -50,10 +50,10 @@ const SCENARIOS: &str = "scenarios/";
 /// Whether there is such a scenario.
 fn is_played(name: &str) -> bool {
     let Some(name) = name.strip_prefix(SCENARIOS) else { return false };
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
     match name.strip_suffix('*') {
-        None => folder.join(format!("{name}.toml")).is_file(),
-        Some(start) => fs::read_dir(folder)
+        None => directory.join(format!("{name}.toml")).is_file(),
+        Some(start) => fs::read_dir(directory)
             .unwrap()
             .any(|file| file.unwrap().file_name().to_str().is_some_and(|file| file.starts_with(start))),
     }

@@ -19,8 +19,8 @@ const TWICE: &[(&str, &str)] =
 /// Product sources below the root, tests and fuzz bodies left out.
 fn sources() -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let folders = [root.join("src"), root.join("crates/imap/src"), root.join("crates/record/src")];
-    let files = folders.iter().flat_map(|folder| files_under(folder));
+    let directories = [root.join("src"), root.join("crates/imap/src"), root.join("crates/record/src")];
+    let files = directories.iter().flat_map(|directory| files_under(directory));
     let is_product = |path: &PathBuf| {
         let parts: Vec<_> = path.components().map(|part| part.as_os_str().to_string_lossy().into_owned()).collect();
         path.extension().is_some_and(|name| name == "rs")

@@ -126,15 +126,15 @@ fn the_bucket_bounds_are_the_documented_ones() {
 fn names_stand_in_one_file_and_nowhere_else() {
     let mut all: Vec<&str> = [names::ATTRIBUTES, names::EVENTS, names::RESOURCE].concat();
     all.extend(names::METRICS.iter().map(|metric| metric.name));
-    let mut folders = vec![std::path::PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))];
+    let mut directories = vec![std::path::PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))];
     let mut looked_at = 0;
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).unwrap() {
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 // What a person writes into OTEL_RESOURCE_ATTRIBUTES is input there, and config may not look downstream.
                 if !path.ends_with("src/config") {
-                    folders.push(path);
+                    directories.push(path);
                 }
                 continue;
             }

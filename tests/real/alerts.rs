@@ -8,12 +8,12 @@ use crate::support::backends::installed;
 
 const RULES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/prometheus");
 
-/// The YAML files in a folder beside `prometheus.yml`.
-fn files(folder: &str) -> Vec<PathBuf> {
+/// The YAML files in a directory beside `prometheus.yml`.
+fn files(directory: &str) -> Vec<PathBuf> {
     let mut files: Vec<_> =
-        std::fs::read_dir(format!("{RULES}/{folder}")).unwrap().map(|entry| entry.unwrap().path()).collect();
+        std::fs::read_dir(format!("{RULES}/{directory}")).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
-    assert!(!files.is_empty(), "there is nothing in {folder}");
+    assert!(!files.is_empty(), "there is nothing in {directory}");
     files
 }
 

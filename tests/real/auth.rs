@@ -42,10 +42,10 @@ fn start(settings: &str) -> Dovecot {
 }
 
 /// A file that Dovecot's own user can read.
-fn public(folder: &Path, name: &str, content: &str) -> PathBuf {
-    let path = folder.join(name);
+fn public(directory: &Path, name: &str, content: &str) -> PathBuf {
+    let path = directory.join(name);
     std::fs::write(&path, content).unwrap();
-    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o755)).unwrap();
     path
 }
 
@@ -70,11 +70,11 @@ fn assert_passed(run: &Run, auth: Auth) {
 
 #[tokio::test]
 async fn every_mechanism_takes_every_password_and_the_strongest_comes_first() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let hash = Command::new("doveadm").args(["pw", "-s", "SCRAM-SHA-256", "-p", HASHED.1]).output().unwrap();
     let hash = String::from_utf8(hash.stdout).unwrap();
     assert!(hash.starts_with("{SCRAM-SHA-256}"), "{hash}");
-    let users = public(folder.path(), "users", &format!("{}:{hash}", HASHED.0));
+    let users = public(directory.path(), "users", &format!("{}:{hash}", HASHED.0));
     let server = start(&format!("{SCRAM}passdb {{\n  driver = passwd-file\n  args = {}\n}}\n", users.display()));
     for auth in [Auth::Auto, Auth::ScramSha256, Auth::Plain, Auth::Login] {
         for user in [USER1, USER2, USER3, HASHED] {
@@ -132,8 +132,8 @@ async fn an_exchange_is_one_step_with_a_turn_for_each_plus_with_and_without_sasl
 
 #[tokio::test]
 async fn a_master_user_opens_another_users_mailbox_by_every_mechanism() {
-    let folder = tempfile::tempdir().unwrap();
-    let masters = public(folder.path(), "masters", "overseer:{PLAIN}sees all\n");
+    let directory = tempfile::tempdir().unwrap();
+    let masters = public(directory.path(), "masters", "overseer:{PLAIN}sees all\n");
     let server = start(&format!(
         "{SCRAM}auth_verbose = yes\nauth_master_user_separator = *\npassdb {{\n  driver = passwd-file\n  args = {}\n  master = yes\n}}\n",
         masters.display()
@@ -181,7 +181,7 @@ async fn what_is_pinned_and_not_offered_is_not_replaced() {
 
 /// A certificate authority, and a client's certificate from it with its key.
 struct Identities {
-    folder: tempfile::TempDir,
+    directory: tempfile::TempDir,
     ca: PathBuf,
     certificate: PathBuf,
     key: PathBuf,
@@ -189,7 +189,7 @@ struct Identities {
 
 impl Identities {
     fn new(common_name: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let authority = rcgen::KeyPair::generate().unwrap();
         let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
         parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -200,11 +200,11 @@ impl Identities {
         let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
         parameters.distinguished_name.push(rcgen::DnType::CommonName, common_name);
         let certificate = parameters.signed_by(&pair, &issuer).unwrap();
-        let ca = public(folder.path(), "ca.pem", &ca_pem);
-        let key = public(folder.path(), "client.key", &pair.serialize_pem());
+        let ca = public(directory.path(), "ca.pem", &ca_pem);
+        let key = public(directory.path(), "client.key", &pair.serialize_pem());
         std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
-        let certificate = public(folder.path(), "client.pem", &certificate.pem());
-        Self { folder, ca, certificate, key }
+        let certificate = public(directory.path(), "client.pem", &certificate.pem());
+        Self { directory, ca, certificate, key }
     }
 
     fn settings(&self) -> String {
@@ -242,7 +242,7 @@ async fn a_server_that_wants_a_client_certificate_gets_it_and_refuses_who_has_no
 #[tokio::test]
 async fn a_certificate_alone_logs_in_by_external() {
     let identities = Identities::new("user1");
-    let users = public(identities.folder.path(), "users", "user1:::::::nopassword\n");
+    let users = public(identities.directory.path(), "users", "user1:::::::nopassword\n");
     let mut settings = format!("auth_mechanisms = plain external\n{}", identities.settings());
     write!(
         settings,
@@ -262,11 +262,11 @@ async fn a_certificate_alone_logs_in_by_external() {
 
 #[tokio::test]
 async fn an_account_whose_password_is_stored_for_no_scram_gets_in_by_plain_and_the_next_time_at_once() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let hash = Command::new("doveadm").args(["pw", "-s", "SHA512-CRYPT", "-p", HASHED.1]).output().unwrap();
     let hash = String::from_utf8(hash.stdout).unwrap();
     assert!(hash.starts_with("{SHA512-CRYPT}"), "{hash}");
-    let users = public(folder.path(), "users", &format!("{}:{hash}", HASHED.0));
+    let users = public(directory.path(), "users", &format!("{}:{hash}", HASHED.0));
     let server = start(&format!(
         "{SCRAM}auth_failure_delay = 0\npassdb {{\n  driver = passwd-file\n  args = {}\n}}\n",
         users.display()

@@ -20,9 +20,9 @@ async fn fill(server: &Dovecot, user: (&str, &str), more: &[&str]) -> Output {
     program(server, &["canary", "fill"], user, more).run().await
 }
 
-/// Names of the messages in a Maildir folder: the part before the flags, and the flags.
-fn messages(folder: &Path) -> Vec<(String, String)> {
-    let files = ["cur", "new"].into_iter().filter_map(|part| std::fs::read_dir(folder.join(part)).ok()).flatten();
+/// Names of the messages in a Maildir directory: the part before the flags, and the flags.
+fn messages(directory: &Path) -> Vec<(String, String)> {
+    let files = ["cur", "new"].into_iter().filter_map(|part| std::fs::read_dir(directory.join(part)).ok()).flatten();
     let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
     names
         .map(|name| name.split_once(":2,").map_or_else(|| (name.clone(), String::new()), |(a, b)| (a.into(), b.into())))
@@ -32,17 +32,17 @@ fn messages(folder: &Path) -> Vec<(String, String)> {
 #[tokio::test]
 async fn a_fill_is_interrupted_goes_on_and_is_probed() {
     let server = Dovecot::start(&Options { messages: 5, ..Options::default() });
-    let folder = server.maildir(EMPTY.0).join(".Canary &- Co");
+    let directory = server.maildir(EMPTY.0).join(".Canary &- Co");
     let name = ["--mailbox", "Canary & Co", "--messages", "300"];
     let missing = fill(&server, EMPTY, &name).await;
     assert_eq!(missing.code, Some(1), "{missing:?}");
     assert!(missing.stderr.contains("there is no mailbox Canary & Co") && missing.stderr.contains("--create"));
 
     let running = program(&server, &["canary", "fill"], EMPTY, &[&name[..], &["--create"]].concat()).start();
-    wait_until("some messages are there", || (messages(&folder).len() >= 20).then_some(()));
+    wait_until("some messages are there", || (messages(&directory).len() >= 20).then_some(()));
     running.signal(Signal::SIGINT);
     let stopped = running.finish().await;
-    let held = messages(&folder).len();
+    let held = messages(&directory).len();
     assert!((20..300).contains(&held), "{held}: {stopped:?}");
     assert!(stopped.stderr.contains(&format!("{held} of 300 messages are in Canary & Co")), "{stopped:?}");
     assert_eq!((stopped.code, stopped.stdout.as_str()), (Some(130), ""));
@@ -52,7 +52,7 @@ async fn a_fill_is_interrupted_goes_on_and_is_probed() {
     assert_eq!(filled.code, Some(0), "{filled:?}");
     let start = format!("Canary & Co holds 300 canary messages: {} added, ", 300 - held);
     assert!(filled.stdout.starts_with(&start), "{filled:?}");
-    let there = messages(&folder);
+    let there = messages(&directory);
     let seen = there.iter().filter(|(_, flags)| flags.contains('S')).count();
     assert!(there.len() == 300 && (250..300).contains(&seen), "{seen} of {} are read", there.len());
 

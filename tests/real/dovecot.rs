@@ -147,7 +147,7 @@ async fn fetch_asks_for_the_newest_in_ascending_order_and_marks_nothing_as_read(
     let seen = |maildir: &Path| {
         let mut names: Vec<_> = ["cur", "new"]
             .into_iter()
-            .flat_map(|folder| std::fs::read_dir(maildir.join(folder)).unwrap())
+            .flat_map(|directory| std::fs::read_dir(maildir.join(directory)).unwrap())
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .filter(|name| name.rsplit(',').next().unwrap_or_default().contains('S'))
             .collect();

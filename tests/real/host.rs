@@ -24,11 +24,11 @@ use crate::support::{
 
 const LONG: Duration = Duration::from_secs(20);
 
-/// Delivery to where nobody listens, which keeps what waits in the folder.
-fn delivery(port: &ClosedPort, folder: &Path) -> Delivery {
+/// Delivery to where nobody listens, which keeps what waits in the directory.
+fn delivery(port: &ClosedPort, directory: &Path) -> Delivery {
     let settings = DeliverySettings {
         traces: Some(Signal::new(&port.url(), Protocol::Grpc)),
-        state: Some(StateDir::open(folder).unwrap()),
+        state: Some(StateDir::open(directory).unwrap()),
         ..DeliverySettings::default()
     };
     Delivery::start(&settings, &ResourceSettings::default(), &MetricsSettings::default()).unwrap()
@@ -59,16 +59,16 @@ fn bears(delivery: Delivery, says: &str, mend: impl FnOnce()) {
 
 #[test]
 fn a_full_disk_loses_nothing_that_memory_holds_and_is_used_again_when_there_is_room() {
-    with_small_disk("256k", |folder| {
+    with_small_disk("256k", |directory| {
         let port = ClosedPort::take();
-        let delivery = delivery(&port, folder);
-        let filler = folder.join("filler");
+        let delivery = delivery(&port, directory);
+        let filler = directory.join("filler");
         let mut file = File::create(&filler).unwrap();
         while file.write_all(&[0; 512]).is_ok() {}
         drop(file);
         bears(delivery, "No space left on device", || fs::remove_file(&filler).unwrap());
         let left: Vec<_> =
-            fs::read_dir(folder.join("queue")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            fs::read_dir(directory.join("queue")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         let segments = left.iter().filter(|name| name.to_string_lossy().ends_with(".jsonl.gz"));
         assert_eq!(segments.count(), 1, "what could not be written whole is not left behind: {left:?}");
     });
@@ -76,19 +76,19 @@ fn a_full_disk_loses_nothing_that_memory_holds_and_is_used_again_when_there_is_r
 
 #[test]
 fn a_disk_that_turns_read_only_loses_nothing_and_is_used_again_when_it_can_be_written_to() {
-    with_small_disk("256k", |folder| {
+    with_small_disk("256k", |directory| {
         let port = ClosedPort::take();
-        let delivery = delivery(&port, folder);
-        command(&format!("mount -o remount,ro {}", folder.display()));
-        bears(delivery, "Read-only file system", || command(&format!("mount -o remount,rw {}", folder.display())));
+        let delivery = delivery(&port, directory);
+        command(&format!("mount -o remount,ro {}", directory.display()));
+        bears(delivery, "Read-only file system", || command(&format!("mount -o remount,rw {}", directory.display())));
     });
 }
 
 #[test]
 fn a_password_in_somebody_elses_file_is_not_taken() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("password");
-    fs::write(&path, "canary").unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("password");
+    fs::write(&path, "planted").unwrap();
     fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
     std::os::unix::fs::chown(&path, Some(65_534), None)
         .unwrap_or_else(|error| panic!("this test needs root, to give a file away: {error}"));
@@ -101,7 +101,7 @@ fn a_password_in_somebody_elses_file_is_not_taken() {
         }
         for error in [checked.unwrap_err(), loaded.unwrap_err()] {
             let error = error.to_string();
-            assert!(error.contains("belongs to user 65534") && !error.contains("canary"), "{error}");
+            assert!(error.contains("belongs to user 65534") && !error.contains("planted"), "{error}");
         }
     }
 }

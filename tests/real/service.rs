@@ -15,11 +15,11 @@ const EXPOSURE: f64 = 1.1;
 fn unit(text: &str) -> (tempfile::TempDir, PathBuf) {
     let program = "ExecStart=/usr/bin/imaptrace ";
     assert!(text.contains(program), "{text}");
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("imaptrace.service");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("imaptrace.service");
     let built = format!("ExecStart={} ", env!("CARGO_BIN_EXE_imaptrace"));
     std::fs::write(&path, text.replace(program, &built)).unwrap();
-    (folder, path)
+    (directory, path)
 }
 
 /// What systemd-analyze says, and whether it approves.

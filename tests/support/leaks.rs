@@ -18,7 +18,7 @@ use base64::{
 
 /// What must not get out.
 #[derive(Debug, Clone)]
-pub struct Canary {
+pub struct Planted {
     pub user: String,
     pub password: String,
 }
@@ -44,7 +44,7 @@ struct Needle {
 
 impl Leaks {
     /// Looks for these.
-    pub fn of(canaries: &[Canary]) -> Self {
+    pub fn of(planted: &[Planted]) -> Self {
         let mut needles: HashMap<_, Vec<Needle>> = HashMap::new();
         let mut add = |value: &str, what: &str| {
             for (form, text) in forms(value).into_iter().chain(settled(value)) {
@@ -60,13 +60,13 @@ impl Leaks {
                 }
             }
         };
-        for canary in canaries {
-            let characters: Vec<char> = canary.password.chars().collect();
+        for planted in planted {
+            let characters: Vec<char> = planted.password.chars().collect();
             for piece in characters.windows(PIECE) {
                 add(&piece.iter().collect::<String>(), "a piece of a password,");
             }
-            add(&canary.user, "the user name");
-            add(canary.user.split('@').next().unwrap(), "the user name without its domain,");
+            add(&planted.user, "the user name");
+            add(planted.user.split('@').next().unwrap(), "the user name without its domain,");
         }
         let mut starts = vec![false; 1 << 20];
         for start in needles.keys() {

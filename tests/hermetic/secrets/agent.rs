@@ -13,7 +13,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{PLACES, TOKEN, TRACE, at_place, canaries, leaks, look, look_at_receiver, private, said_back, toml};
+use super::{PLACES, TOKEN, TRACE, at_place, leaks, look, look_at_receiver, planted, private, said_back, toml};
 use crate::{
     agent::{runtime, target},
     command_line::Listener,
@@ -34,11 +34,11 @@ async fn get(port: u16, path: &str) -> Option<Vec<u8>> {
     Some(answer)
 }
 
-/// A server for each canary that says something else back at each place, the files that their passwords are in, and the
+/// A server for each planted user that says something else back at each place, the files that their passwords are in, and the
 /// targets' part of a configuration.
 async fn targets(home: &Path) -> (Vec<Script>, String) {
     let (mut servers, mut config) = (Vec::new(), String::new());
-    for (number, who) in canaries().iter().enumerate() {
+    for (number, who) in planted().iter().enumerate() {
         let said = said_back(who);
         let part = |(place, script): (usize, &&str)| at_place(script, &said[(place * 3 + number) % said.len()]);
         let parts: Vec<_> = PLACES.iter().enumerate().map(part).collect();
@@ -63,8 +63,8 @@ async fn targets(home: &Path) -> (Vec<Script>, String) {
     (servers, config)
 }
 
-fn look_at_files(leaks: &Leaks, folder: &Path) {
-    for path in files(folder) {
+fn look_at_files(leaks: &Leaks, directory: &Path) {
+    for path in files(directory) {
         // The agent may have done with one meanwhile.
         leaks.look("files of the state directory", fs::read(path).unwrap_or_default());
     }
@@ -86,7 +86,7 @@ fn the_agent_tells_neither_in_log_status_queue_and_telemetry_and_replay_does_not
         state.display(),
     );
     let config = private(&home, "imaptrace.toml", &good);
-    let program = program.env("KEY", TOKEN).env("MINE", &canaries()[2].password);
+    let program = program.env("KEY", TOKEN).env("MINE", &planted()[2].password);
     let program = program.env("CREDENTIALS_DIRECTORY", &home).env("RUST_LOG", TRACE);
     let mut agent = runtime.block_on(async { program.start() });
     runtime.block_on(async {
@@ -103,7 +103,7 @@ fn the_agent_tells_neither_in_log_status_queue_and_telemetry_and_replay_does_not
     let aside: Vec<_> = fs::read_dir(state.join("refused")).unwrap().map(|entry| entry.unwrap().path()).collect();
     let wrong = format!(
         "{good}[[targets]]\nname = \"b\"\nurl = \"imaps://b\"\nuser = \"u\"\npassword = {}\n",
-        toml(&canaries()[1].password)
+        toml(&planted()[1].password)
     );
     fs::write(&config, wrong).unwrap();
     runtime.block_on(async {
@@ -139,9 +139,9 @@ fn the_agent_tells_neither_in_log_status_queue_and_telemetry_and_replay_does_not
     leaks.end();
 }
 
-/// All files below a folder.
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path());
+/// All files below a directory.
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().map(|entry| entry.unwrap().path());
     entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }
 
@@ -150,10 +150,10 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 fn a_running_agent_dumps_no_core_and_is_closed_to_others_of_its_user() {
     const NOBODY: u32 = 65_534;
     let runtime = runtime();
-    let folder = tempfile::Builder::new().permissions(fs::Permissions::from_mode(0o755)).tempdir().unwrap();
+    let directory = tempfile::Builder::new().permissions(fs::Permissions::from_mode(0o755)).tempdir().unwrap();
     let root = geteuid().is_root();
     let as_nobody = |program: Program| {
-        if root { program.copied_to(&folder.path().join("imaptrace")).user(NOBODY) } else { program }
+        if root { program.copied_to(&directory.path().join("imaptrace")).user(NOBODY) } else { program }
     };
     runtime.block_on(async {
         let mut server = Listener::willing().await;

@@ -3,13 +3,13 @@
 use std::{net::SocketAddr, path::Path};
 
 use super::{
-    PLACES, TOKEN, TRACE, at_place, canaries, leaks, look, look_at_receiver, percent, private, said_back, toml,
+    PLACES, TOKEN, TRACE, at_place, leaks, look, look_at_receiver, percent, planted, private, said_back, toml,
 };
 use crate::{
     agent::runtime,
     command_line::GOOD,
     support::{
-        leaks::{Canary, Leaks},
+        leaks::{Leaks, Planted},
         otlp::Receiver,
         program::Program,
         script::Script,
@@ -17,8 +17,8 @@ use crate::{
 };
 
 /// A probe whose password comes from one of the places that it can come from.
-fn probe(number: usize, address: SocketAddr, who: &Canary, folder: &Path, more: &[&str]) -> Program {
-    let file = private(folder, &format!("password-{number}"), &format!("{}\n", who.password));
+fn probe(number: usize, address: SocketAddr, who: &Planted, directory: &Path, more: &[&str]) -> Program {
+    let file = private(directory, &format!("password-{number}"), &format!("{}\n", who.password));
     let url = match number % 5 {
         0 => format!("imap://{}:{}@{address}", percent(&who.user), percent(&who.password)),
         _ => format!("imap://{address}"),
@@ -45,10 +45,10 @@ fn probe(number: usize, address: SocketAddr, who: &Canary, folder: &Path, more: 
 
 #[test]
 fn probe_prints_exports_and_logs_neither_whatever_the_log_level() {
-    let (leaks, folder, runtime) = (leaks(), tempfile::tempdir().unwrap(), runtime());
+    let (leaks, directory, runtime) = (leaks(), tempfile::tempdir().unwrap(), runtime());
     let (grpc, http) = (Receiver::grpc(), Receiver::http());
     let mut number = 0;
-    for who in canaries() {
+    for who in planted() {
         let said = said_back(&who);
         for (place, script) in PLACES.iter().enumerate() {
             number += 1;
@@ -60,7 +60,7 @@ fn probe_prints_exports_and_logs_neither_whatever_the_log_level() {
             let output = runtime.block_on(async {
                 let server = Script::play(&script).await;
                 let more = ["--output", output, "--timeout", "5s", "--metrics", "--verbose"];
-                let program = probe(number, server.address, &who, folder.path(), &more);
+                let program = probe(number, server.address, &who, directory.path(), &more);
                 let protocol = if place % 2 == 0 { "grpc" } else { "http/protobuf" };
                 program
                     .env("RUST_LOG", level)
@@ -85,8 +85,8 @@ fn probe_prints_exports_and_logs_neither_whatever_the_log_level() {
 
 #[tokio::test]
 async fn a_run_that_passes_gives_neither_away_and_the_log_of_its_commands_is_at_trace() {
-    let (leaks, folder) = (leaks(), tempfile::tempdir().unwrap());
-    for (number, who) in canaries().iter().enumerate() {
+    let (leaks, directory) = (leaks(), tempfile::tempdir().unwrap());
+    for (number, who) in planted().iter().enumerate() {
         // LOGIN, with quotes or a literal; and PLAIN.
         let login = "C: LOGIN\n";
         let plain =
@@ -97,7 +97,7 @@ async fn a_run_that_passes_gives_neither_away_and_the_log_of_its_commands_is_at_
             .replace("C: LOGIN\nS: {tag}", &format!("C: LOGIN\nc: {}\nS: {{tag}}", who.password.len() + 2));
         for script in [if is_literal { literal } else { GOOD.to_owned() }, plain] {
             let server = Script::play(&script).await;
-            let output = probe(number, server.address, who, folder.path(), &["--output", "json"]);
+            let output = probe(number, server.address, who, directory.path(), &["--output", "json"]);
             let output = output.env("RUST_LOG", TRACE).run().await;
             assert_eq!(output.code, Some(0), "{output:?}");
             let heard = server.heard().await.join("\n");
@@ -110,8 +110,8 @@ async fn a_run_that_passes_gives_neither_away_and_the_log_of_its_commands_is_at_
 
 #[tokio::test]
 async fn no_command_repeats_either_in_wrong_usage() {
-    let (leaks, folder) = (leaks(), tempfile::tempdir().unwrap());
-    for who in canaries() {
+    let (leaks, directory) = (leaks(), tempfile::tempdir().unwrap());
+    for who in planted() {
         let (user, password) = (percent(&who.user), percent(&who.password));
         let url = format!("imaps://{user}:{password}@mail.example");
         let raw = who.password.as_str();
@@ -176,18 +176,18 @@ async fn no_command_repeats_either_in_wrong_usage() {
                 assert!(output.code != Some(0), "{name}: {output:?}");
             }
         }
-        wrong_files(&leaks, &who, folder.path()).await;
+        wrong_files(&leaks, &who, directory.path()).await;
     }
     leaks.end();
 }
 
 /// Configurations with a secret where none belongs.
-async fn wrong_files(leaks: &Leaks, who: &Canary, folder: &Path) {
+async fn wrong_files(leaks: &Leaks, who: &Planted, directory: &Path) {
     let password = toml(&who.password);
     let url = format!("imaps://{}:{}@mail.example", percent(&who.user), percent(&who.password));
     let target =
         |keys: &str| format!("[[targets]]\nname = \"a\"\nurl = \"imaps://mail.example\"\nuser = \"u\"\n{keys}\n");
-    let listed = private(folder, "listed.json", &format!("[{{\"targets\": [\"{url}:x\", 7]}}]"));
+    let listed = private(directory, "listed.json", &format!("[{{\"targets\": [\"{url}:x\", 7]}}]"));
     for text in [
         target(&format!("password = {password}")),
         target(&format!("password = [{password}]")),
@@ -208,7 +208,7 @@ async fn wrong_files(leaks: &Leaks, who: &Canary, folder: &Path) {
         format!("[[groups]]\nname = \"g\"\ntargets_from = [\"{listed}\"]\npassword = {password}\nuser = \"u\"\n"),
         format!("[[groups]]\nname = \"g\"\ntargets = [\"{url}\", \"{url}:x\"]\npassword = {password}\nuser = \"u\"\n"),
     ] {
-        let file = private(folder, "wrong.toml", &text);
+        let file = private(directory, "wrong.toml", &text);
         for command in ["check", "agent"] {
             let output = Program::new([command, "--config", &file]).env("RUST_LOG", TRACE).run().await;
             assert_eq!(output.code, Some(2), "{text}: {output:?}");
@@ -230,7 +230,7 @@ async fn commands_that_need_no_secret_do_not_tell_of_those_that_are_about() {
         everything.push(vec!["completions", shell]);
     }
     for (number, arguments) in everything.iter().enumerate() {
-        let who = &canaries()[number % 5];
+        let who = &planted()[number % 5];
         let output = Program::new(arguments)
             .env("IMAPTRACE_PASSWORD", &who.password)
             .env("IMAPTRACE_USER", &who.user)
@@ -247,12 +247,12 @@ async fn commands_that_need_no_secret_do_not_tell_of_those_that_are_about() {
 
 #[tokio::test]
 async fn filling_a_mailbox_gives_neither_away() {
-    let (leaks, folder) = (leaks(), tempfile::tempdir().unwrap());
-    for (number, who) in canaries().iter().enumerate() {
+    let (leaks, directory) = (leaks(), tempfile::tempdir().unwrap());
+    for (number, who) in planted().iter().enumerate() {
         for place in PLACES {
             let said = said_back(who);
             let server = Script::play(&at_place(place, &said[(5 * number) % said.len()])).await;
-            let file = private(folder.path(), "password", &who.password);
+            let file = private(directory.path(), "password", &who.password);
             let url = format!("imap://{}", server.address);
             let output = Program::new([
                 "canary",

@@ -201,8 +201,8 @@ nix::ioctl_write_int!(tunsetiff, b'T', 202);
 
 /// A TUN device inside, with these addresses at its two ends, and the descriptor that its packets come from and go to.
 fn device(inside: &Namespace, ours: &str, theirs: &str) -> File {
-    let folder = tempfile::tempdir().unwrap();
-    let node = folder.path().join("tun");
+    let directory = tempfile::tempdir().unwrap();
+    let node = directory.path().join("tun");
     // A device belongs to the namespace of the thread that opens the node.
     let end = inside.enter(|| open(&node));
     inside.command(&format!("ip address add {ours} peer {theirs} dev tun0"));
@@ -217,7 +217,9 @@ fn open(node: &Path) -> File {
         .unwrap_or_else(|error| panic!("this test needs root, for the node of a TUN device: {error}"));
     let end = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(node);
     let end = end.unwrap_or_else(|error| {
-        panic!("no TUN device to be had: a kernel without it, or a temporary folder where nodes do not work: {error}")
+        panic!(
+            "no TUN device to be had: a kernel without it, or a temporary directory where nodes do not work: {error}"
+        )
     });
     // SAFETY: all-zero bytes are a valid `ifreq`.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };

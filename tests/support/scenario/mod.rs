@@ -57,7 +57,7 @@ pub struct Credentials {
 
 impl Default for Credentials {
     fn default() -> Self {
-        Self { user: "canary-user-5e1f".into(), password: "finch-word-7a2d".into() }
+        Self { user: "planted-user-5e1f".into(), password: "finch-word-7a2d".into() }
     }
 }
 
