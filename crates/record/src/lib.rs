@@ -9,6 +9,9 @@
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests may wait for files"))]
 
+#[macro_use]
+mod words;
+
 mod conversation;
 mod failure;
 #[cfg(any(test, fuzzing))]

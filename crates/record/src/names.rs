@@ -8,31 +8,25 @@ use std::{borrow::Cow, fmt, str::FromStr};
 use imaptrace_imap::{CommandName, UnknownName};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// What comes before the first command, in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum SetupStep {
-    /// Name query to answer.
-    Resolve,
-    /// SYN to established.
-    Connect,
-    /// First ClientHello byte to the end of the handshake.
-    Tls,
-    /// From established (or the handshake's end) to the greeting's CRLF.
-    Greeting,
-}
+words! {
+    /// What comes before the first command, in order.
+    SetupStep {
+        /// Name query to answer.
+        Resolve = "resolve",
+        /// SYN to established.
+        Connect = "connect",
+        /// First ClientHello byte to the end of the handshake.
+        Tls = "tls",
+        /// From established (or the handshake's end) to the greeting's CRLF.
+        Greeting = "greeting",
+    }
 
-impl SetupStep {
-    /// All of them, in order.
-    pub const ALL: &[Self] = &[Self::Resolve, Self::Connect, Self::Tls, Self::Greeting];
-
-    /// The word in JSON and telemetry.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Resolve => "resolve",
-            Self::Connect => "connect",
-            Self::Tls => "tls",
-            Self::Greeting => "greeting",
-        }
+    /// The address family that a run was confined to.
+    AddressFamily {
+        /// IPv4.
+        Ipv4 = "ipv4",
+        /// IPv6.
+        Ipv6 = "ipv6",
     }
 }
 
@@ -168,51 +162,7 @@ impl fmt::Display for JourneyName {
     }
 }
 
-impl Serialize for JourneyName {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.as_str())
-    }
-}
-
-impl<'de> Deserialize<'de> for JourneyName {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-    }
-}
-
-/// The address family that a run was confined to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum AddressFamily {
-    /// IPv4.
-    Ipv4,
-    /// IPv6.
-    Ipv6,
-}
-
-impl FromStr for AddressFamily {
-    type Err = UnknownName;
-
-    fn from_str(name: &str) -> Result<Self, UnknownName> {
-        [Self::Ipv4, Self::Ipv6].into_iter().find(|family| family.as_str() == name).ok_or(UnknownName)
-    }
-}
-
-impl fmt::Display for AddressFamily {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl AddressFamily {
-    /// The word in JSON and telemetry.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Ipv4 => "ipv4",
-            Self::Ipv6 => "ipv6",
-        }
-    }
-}
+text_in_json!(JourneyName);
 
 /// JSON of an optional name of `imaptrace-imap`, which has no serde.
 pub(super) mod known_name {
@@ -236,6 +186,12 @@ pub(super) mod known_name {
     {
         Ok(Option::<String>::deserialize(deserializer)?.and_then(|name| name.parse().ok()))
     }
+}
+
+/// The address family in JSON, or none if this version does not have it.
+pub(super) fn known_family<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<AddressFamily>, D::Error> {
+    let name = Option::<String>::deserialize(deserializer)?;
+    Ok(AddressFamily::ALL.iter().copied().find(|family| name.as_deref() == Some(family.as_str())))
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ pub struct Run {
     /// The root span.
     pub span_id: SpanId,
     /// The span outside imaptrace that the root hangs under (TRACEPARENT).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub parent_span_id: Option<SpanId>,
     /// The target's name.
     pub target: String,
@@ -41,54 +41,54 @@ pub struct Run {
     /// How it ended.
     pub outcome: RunOutcome,
     /// Why it did not pass; the same as the failing step's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub error_type: Option<ErrorType>,
     /// The `name` of the entry in `steps` that failed it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub failed_step: Option<StepName>,
     /// First Loading Latency: start of the run to the tagged OK of FETCH, or of SELECT for an empty mailbox.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub first_loading_latency_s: Option<Seconds>,
     /// Start of the run to the first FETCH response; absent for an empty mailbox.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub first_row_s: Option<Seconds>,
     /// Start of the run to the end of its last step, LOGOUT included.
     pub duration_s: Seconds,
     /// First Loading Latency less the steps that make it up: what imaptrace itself took between them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub agent_s: Option<Seconds>,
     /// The run's times could be wrong: those of a step that counts for First Loading Latency could be, or First Loading
     /// Latency itself, by more than 1 ms and by more than 5 % ([`Seconds::is_uncertain_by`]).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub uncertain: Option<bool>,
     /// How far off First Loading Latency could be, at most, where it is uncertain itself: what its steps could be off by,
     /// and `agent_s`. Of a run without First Loading Latency, its duration.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub uncertainty_s: Option<Seconds>,
     /// For how long pauses of imaptrace's own process delayed the run, at most, where that is more than 10 ms and more than
     /// 5 % of the duration, or of First Loading Latency before that: it says little of the server then
     /// ([`Run::counted_latency`]).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub delayed_s: Option<Seconds>,
     /// The `name` of the step to look at first, among those that count for First Loading Latency: past its fixed limit,
     /// else slow, else the longest.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub slowest_step: Option<StepName>,
     /// Some step was slow by its history.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub slow: Option<bool>,
     /// Planned start to real start, for runs that a schedule started.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub start_lag_s: Option<Seconds>,
     /// LOGIN was held back since the last one was refused.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub auth_backoff: Option<bool>,
     /// The configured mailbox as the server would write it, when SELECT or EXAMINE refused the name and the name bears
     /// another hierarchy separator than the server's (RFC 9051 §5.1.1), or is modified UTF-7 (RFC 3501 §5.1.3).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub suggested_mailbox: Option<String>,
     /// Only set when the target asks for a run per address family: `ipv4` or `ipv6`.
-    #[serde(default, skip_serializing_if = "Option::is_none", with = "crate::names::known_name")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::names::known_family")]
     pub family: Option<AddressFamily>,
     /// Whom we spoke to and how.
     pub server: Server,
@@ -105,93 +105,94 @@ pub struct Run {
 }
 
 /// Whom a run spoke to, and how the connection was.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Server {
     /// Host name or address as configured.
     pub address: String,
     /// TCP port as configured.
     pub port: u16,
     /// Address and port that answered.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub peer: Option<SocketAddr>,
     /// Our own end.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub local: Option<SocketAddr>,
     /// How the connection was to be secured.
     pub security: Security,
     /// `1.2` or `1.3`, from the ServerHello.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_version: Option<String>,
     /// IANA name of the cipher suite, from the ServerHello.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_cipher: Option<String>,
     /// The leaf certificate's notAfter.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub certificate_not_after: Option<Timestamp>,
     /// The name in the server's ID answer (RFC 2971).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub id_name: Option<ServerText>,
     /// The version in the server's ID answer (RFC 2971).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub id_version: Option<ServerText>,
     /// `4rev1` or `4rev2`: what the server's capabilities say it speaks.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub protocol: Option<String>,
     /// The hierarchy separator of the account's own mailboxes (RFC 9051 §5.1.1), on a run whose mailbox was refused.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub hierarchy_separator: Option<ServerText>,
     /// Hash of the sorted capability list after login: a changed value is a changed server.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub capability_hash: Option<String>,
     /// The login failed, and all SASL mechanisms that the server offered are those of OAuth.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub oauth_only: Option<bool>,
     /// The greeting was PREAUTH.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub preauth: Option<bool>,
     /// Deviations from the grammar that were tolerated, of all steps.
-    #[serde(rename = "lenient", default, skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "lenient", skip_serializing_if = "Option::is_none")]
     pub deviations: Option<u64>,
     /// Host that a referral named; recorded, never followed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub referral_host: Option<ServerText>,
     /// Smallest round trip that the kernel saw on the connection.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub rtt_min_s: Option<Seconds>,
     /// Segments that our kernel sent again.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub retransmits: Option<u64>,
     /// Segments that arrived out of order: loss or reordering on the server's side of the line.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub out_of_order: Option<u64>,
     /// Acknowledgements were sent at once, so that no server waited 40 ms for ours.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub quickack: Option<bool>,
     /// What stamped the arrivals: `kernel` when it was the kernel in every step of an answer, else `user`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub clock_source: Option<ClockSource>,
 }
 
-/// How a connection is secured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Security {
-    /// TLS from the first byte (RFC 8314 §3).
-    Tls,
-    /// STARTTLS, required (RFC 9051 §6.2.1).
-    StartTls,
-    /// Clear text.
-    None,
-}
+words! {
+    /// How a connection is secured.
+    #[derive(Default)]
+    Security {
+        /// TLS from the first byte (RFC 8314 §3).
+        #[default]
+        Tls = "tls",
+        /// STARTTLS, required (RFC 9051 §6.2.1).
+        StartTls = "starttls",
+        /// Clear text.
+        None = "none",
+    }
 
-impl Security {
-    /// The word in JSON, text and telemetry.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Tls => "tls",
-            Self::StartTls => "starttls",
-            Self::None => "none",
-        }
+    /// Level of a [`Note`].
+    NoteLevel {
+        /// Worth knowing.
+        Info = "info",
+        /// Something to look at.
+        Warn = "warn",
+        /// A fault of imaptrace.
+        Error = "error",
     }
 }
 
@@ -204,18 +205,6 @@ pub struct Note {
     pub level: NoteLevel,
     /// What was logged, fields included.
     pub text: String,
-}
-
-/// Level of a [`Note`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum NoteLevel {
-    /// Worth knowing.
-    Info,
-    /// Something to look at.
-    Warn,
-    /// A fault of imaptrace.
-    Error,
 }
 
 /// A step takes more memory than its shortest JSON, so that a line of 16 MiB could take some hundred.

@@ -13,30 +13,30 @@ pub struct Step {
     /// `resolve`, `connect`, `tls`, `greeting`, or the IMAP command as sent, in capitals.
     pub name: StepName,
     /// The configured mailbox that the command is about, as UTF-8.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub mailbox: Option<String>,
     /// The step's span, and the command's tag. A skipped step has none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub span_id: Option<SpanId>,
     /// Start: just before the first byte is handed to the kernel.
     pub start_s: Seconds,
     /// Start to end: the arrival of the last byte of the tagged line.
     pub duration_s: Seconds,
     /// Start to the first byte of an untagged or tagged response; a `+` is no answer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub first_byte_s: Option<Seconds>,
     /// Part of the duration in which the server owed us bytes and none came.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub server_s: Option<Seconds>,
     /// Part of the duration that the line's round trips took.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub network_s: Option<Seconds>,
     /// The rest of the duration.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub transfer_s: Option<Seconds>,
     /// What the server itself says that it spent in the command, from its tagged text (Dovecot: the first of its terms);
     /// shown beside, never used.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub reported_s: Option<Seconds>,
     /// `OK`, `NO`, `BAD`, `BYE` or `PREAUTH`.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "known_name")]
@@ -45,81 +45,81 @@ pub struct Step {
     #[serde(default, skip_serializing_if = "Option::is_none", with = "known_name")]
     pub code: Option<ResponseCode>,
     /// The server's words; only on a failing step.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<ServerText>,
     /// Plain IMAP bytes sent for the step.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub sent_bytes: Option<u64>,
     /// Plain IMAP bytes received since the previous step's last byte, up to this one's tagged CRLF.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub received_bytes: Option<u64>,
     /// Of the bytes received, those in literals.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub literal_bytes: Option<u64>,
     /// Literals received.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub literals: Option<u64>,
     /// Untagged responses received.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub untagged: Option<u64>,
     /// FETCH: messages that were asked for and came.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub messages: Option<u64>,
     /// SELECT: messages in the mailbox (EXISTS).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub mailbox_messages: Option<u64>,
     /// The session's state when the command was sent (RFC 9051 §3).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<CommandState>,
     /// SASL mechanism, or `LOGIN` for the command.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "known_name")]
     pub mechanism: Option<LoginMethod>,
     /// Deviations from the grammar that were tolerated.
-    #[serde(rename = "lenient", default, skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "lenient", skip_serializing_if = "Option::is_none")]
     pub deviations: Option<u64>,
     /// Host that a referral in this step named; recorded, never followed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub referral_host: Option<ServerText>,
     /// `resolve` only.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub dns: Option<Box<ResolveFacts>>,
     /// `connect` only.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub connect: Option<ConnectFacts>,
     /// `tls` only.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Box<TlsFacts>>,
     /// What exactly was wrong with TLS, on a step that failed over it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_fault: Option<TlsFault>,
     /// How the TLS connection ended, on the step that saw it end.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub close_notify: Option<CloseNotify>,
     /// `2` on the steps of a second connection (the first ended over ID).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub connection: Option<u32>,
     /// Smallest round trip that the kernel had seen on the connection when the step ended.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub rtt_min_s: Option<Seconds>,
     /// `kernel` when every arrival of the step bears the kernel's stamp, else `user`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub clock_source: Option<ClockSource>,
     /// Its duration, or the server's or transfer's part of it, could be wrong by more than 1 ms and by more than 5 %
     /// ([`Seconds::is_uncertain_by`]): loss or reordering on the line, or imaptrace itself was late. Never on LOGOUT.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub uncertain: Option<bool>,
     /// How far off the worst of these figures could be, at most; only beside `uncertain`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub uncertainty_s: Option<Seconds>,
     /// For how long pauses of imaptrace's own process delayed it, at most: before it began, and inside it. In a run that is
     /// delayed itself where it is 1 ms or more, else where it is more than 10 ms and more than 5 % of both.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub delayed_s: Option<Seconds>,
     /// Segments that our kernel sent again during the step.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub retransmits: Option<u64>,
     /// Segments that arrived out of order during the step.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub out_of_order: Option<u64>,
     /// What happened inside the step, in order, at most 64.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -127,31 +127,24 @@ pub struct Step {
     /// How it ended.
     pub outcome: StepOutcome,
     /// Why it failed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub error_type: Option<ErrorType>,
     /// It was slow by its history.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub slow: Option<bool>,
     /// Duration ÷ baseline.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub ratio: Option<f64>,
     /// The running median of this step's duration.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub baseline_s: Option<Seconds>,
     /// Duration ÷ First Loading Latency.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub share: Option<f64>,
 }
 
 /// What the texts of [`TlsFacts`] take, names and a hash of 64 digits.
 const TLS_TEXTS: usize = 256;
-
-impl Default for StepOutcome {
-    /// Passed until something says otherwise.
-    fn default() -> Self {
-        Self::Passed
-    }
-}
 
 impl Step {
     /// At most this many [`Step::events`].
@@ -203,29 +196,57 @@ impl Step {
     }
 }
 
-/// State of the session when a command was sent (RFC 9051 §3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum CommandState {
-    /// Before login.
-    NotAuthenticated,
-    /// After login, no mailbox open.
-    Authenticated,
-    /// A mailbox is open.
-    Selected,
-    /// LOGOUT was sent or BYE received.
-    Logout,
-}
+words! {
+    /// State of the session when a command was sent (RFC 9051 §3).
+    CommandState {
+        /// Before login.
+        NotAuthenticated = "not_authenticated",
+        /// After login, no mailbox open.
+        Authenticated = "authenticated",
+        /// A mailbox is open.
+        Selected = "selected",
+        /// LOGOUT was sent or BYE received.
+        Logout = "logout",
+    }
 
-impl CommandState {
-    /// The word in JSON and telemetry.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::NotAuthenticated => "not_authenticated",
-            Self::Authenticated => "authenticated",
-            Self::Selected => "selected",
-            Self::Logout => "logout",
-        }
+    /// Whether the server's certificate was verified.
+    #[derive(Default)]
+    Verified {
+        /// Chain and name are good.
+        Yes = "yes",
+        /// The handshake failed before or over it.
+        #[default]
+        No = "no",
+        /// `--insecure`: not checked.
+        Insecure = "insecure",
+    }
+
+    /// How a TLS connection ended (RFC 8446 §6.1).
+    CloseNotify {
+        /// With the alert: the server meant it.
+        True = "true",
+        /// Without: cut off.
+        False = "false",
+        /// Could not be seen.
+        Unknown = "unknown",
+    }
+
+    /// What stamped an arrival.
+    ClockSource {
+        /// The kernel, when the packet came.
+        Kernel = "kernel",
+        /// imaptrace, when it read the bytes.
+        User = "user",
+    }
+
+    /// Kinds of [`StepEvent`].
+    EventName {
+        /// The server asked for more with `+`.
+        Continuation = "continuation",
+        /// The first byte of the answer arrived.
+        FirstByte = "first_byte",
+        /// `[ALERT]`: words meant for a person (RFC 9051 §7.1).
+        Alert = "alert",
     }
 }
 
@@ -263,49 +284,49 @@ pub struct ConnectAttempt {
     /// How it ended; `skipped` for one that was still waiting when another won.
     pub outcome: StepOutcome,
     /// Why it failed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub error_type: Option<ErrorType>,
 }
 
 /// What the TLS handshake showed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct TlsFacts {
     /// `1.2` or `1.3`, from the ServerHello; absent when none came.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
     /// IANA name of the cipher suite, from the ServerHello.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub cipher: Option<String>,
     /// Whether chain and name were checked.
     pub verified: Verified,
     /// The name that went out as SNI and was checked against the certificate.
     pub server_name: String,
     /// The leaf's notAfter.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub not_after: Option<Timestamp>,
     /// The leaf's subject.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub subject: Option<ServerText>,
     /// The leaf's issuer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub issuer: Option<ServerText>,
     /// SHA-256 of the leaf's DER, upper-case hex.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
     /// The leaf's notBefore; this and all below only of a handshake that failed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Timestamp>,
     /// Kind and size of the leaf's key, such as `RSA 2048`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
     /// The certificates by depth, the leaf first; at most ten.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub chain: Vec<ChainCertificate>,
     /// The depth of the certificate that was refused: 0 is the leaf.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub refused_depth: Option<u32>,
     /// When the certificates were read, if not in the run's own handshake but over a further connection after a run.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub read_at: Option<Timestamp>,
 }
 
@@ -317,66 +338,11 @@ pub struct ChainCertificate {
     /// Its issuer.
     pub issuer: ServerText,
     /// Its notBefore.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Timestamp>,
     /// Its notAfter.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub not_after: Option<Timestamp>,
-}
-
-/// Whether the server's certificate was verified.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Verified {
-    /// Chain and name are good.
-    Yes,
-    /// The handshake failed before or over it.
-    No,
-    /// `--insecure`: not checked.
-    Insecure,
-}
-
-/// How a TLS connection ended (RFC 8446 §6.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum CloseNotify {
-    /// With the alert: the server meant it.
-    True,
-    /// Without: cut off.
-    False,
-    /// Could not be seen.
-    Unknown,
-}
-
-impl CloseNotify {
-    /// The word in JSON and telemetry.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::True => "true",
-            Self::False => "false",
-            Self::Unknown => "unknown",
-        }
-    }
-}
-
-/// What stamped an arrival.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ClockSource {
-    /// The kernel, when the packet came.
-    Kernel,
-    /// imaptrace, when it read the bytes.
-    User,
-}
-
-impl ClockSource {
-    /// The word in JSON and telemetry.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Kernel => "kernel",
-            Self::User => "user",
-        }
-    }
 }
 
 /// Something that happened inside a step. An event of its span.
@@ -387,20 +353,8 @@ pub struct StepEvent {
     /// Since the start of the run.
     pub at_s: Seconds,
     /// The server's words, for an alert.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<ServerText>,
-}
-
-/// Kinds of [`StepEvent`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum EventName {
-    /// The server asked for more with `+`.
-    Continuation,
-    /// The first byte of the answer arrived.
-    FirstByte,
-    /// `[ALERT]`: words meant for a person (RFC 9051 §7.1).
-    Alert,
 }
 
 #[cfg(test)]
