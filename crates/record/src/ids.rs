@@ -1,9 +1,10 @@
 //! Trace and span ids as W3C Trace Context writes them: lower-case hex, never all zero.
 
-use std::{fmt, str::FromStr};
-
-use rand::Rng;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::{
+    fmt,
+    num::{NonZeroU64, NonZeroU128},
+    str::FromStr,
+};
 
 /// A string that is no id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -14,41 +15,31 @@ pub struct IdError {
 }
 
 macro_rules! id {
-    ($(#[$doc:meta])* $name:ident, $bytes:literal) => {
+    ($(#[$doc:meta])* $name:ident, $number:ident, $integer:ident) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub struct $name([u8; $bytes]);
+        pub struct $name($number);
 
         impl $name {
             /// Draws an id from a cryptographically secure source: a server must not be able to guess the next one.
             pub fn random() -> Self {
-                loop {
-                    let bytes: [u8; $bytes] = rand::rng().random();
-                    if bytes != [0; $bytes] {
-                        return Self(bytes);
-                    }
-                }
+                Self(rand::random())
             }
 
-            /// The id of these bytes, or none when they are all zero.
-            pub fn from_bytes(bytes: [u8; $bytes]) -> Option<Self> {
-                (bytes != [0; $bytes]).then_some(Self(bytes))
+            /// The id of these bytes, most significant first; none when they are all zero.
+            pub fn from_bytes(bytes: [u8; size_of::<$integer>()]) -> Option<Self> {
+                $number::new($integer::from_be_bytes(bytes)).map(Self)
             }
 
             /// The bytes, most significant first.
-            pub fn to_bytes(self) -> [u8; $bytes] {
-                self.0
+            pub fn to_bytes(self) -> [u8; size_of::<$integer>()] {
+                self.0.get().to_be_bytes()
             }
         }
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                // In one piece: an id is written some thirty times a run.
-                let mut digits = [0_u8; 2 * $bytes];
-                for (pair, byte) in digits.chunks_exact_mut(2).zip(self.0) {
-                    pair.copy_from_slice(&[b"0123456789abcdef"[usize::from(byte >> 4)], b"0123456789abcdef"[usize::from(byte & 15)]]);
-                }
-                f.write_str(std::str::from_utf8(&digits).unwrap_or_default())
+                write!(f, "{:0digits$x}", self.0, digits = 2 * size_of::<$integer>())
             }
         }
 
@@ -62,49 +53,24 @@ macro_rules! id {
             type Err = IdError;
 
             fn from_str(text: &str) -> Result<Self, IdError> {
-                let wrong = IdError { expected: 2 * $bytes };
-                let digits = text.as_bytes();
-                if digits.len() != 2 * $bytes {
-                    return Err(wrong);
-                }
-                let mut bytes = [0u8; $bytes];
-                for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-                    let (Some(high), Some(low)) = (nibble(pair[0]), nibble(pair[1])) else { return Err(wrong) };
-                    *byte = high << 4 | low;
-                }
-                Self::from_bytes(bytes).ok_or(wrong)
+                let expected = 2 * size_of::<$integer>();
+                let is_hex = text.len() == expected && text.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+                let number = $integer::from_str_radix(text, 16).ok().filter(|_| is_hex);
+                number.and_then($number::new).map(Self).ok_or(IdError { expected })
             }
         }
 
-        impl Serialize for $name {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
-            }
-        }
-
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-            }
-        }
+        text_in_json!($name);
     };
 }
 
 id! {
     /// Names one run: all its spans share it.
-    TraceId, 16
+    TraceId, NonZeroU128, u128
 }
 id! {
     /// Names one span. A command's span id is also its IMAP tag (docs/telemetry.md).
-    SpanId, 8
-}
-
-fn nibble(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
-    }
+    SpanId, NonZeroU64, u64
 }
 
 #[cfg(test)]
