@@ -49,13 +49,16 @@ pub struct Frame<'a> {
 }
 
 /// The state of the cut. See the module's head.
+#[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "five independent facts about one response")]
 pub struct Framer {
     limits: Limits,
     text: Vec<u8>,
     kept: Vec<(usize, usize)>,
     /// Start of the line that is being read, in `text`.
     line: usize,
-    phase: FramerState,
+    /// Of a literal that is being read: the octets still awaited, and whether they are kept.
+    literal: Option<(u64, bool)>,
     depth: u32,
     /// Where the word FETCH of a row ends in `text`; 0 in any other response, and until the first line has ended.
     head: usize,
@@ -64,30 +67,15 @@ pub struct Framer {
     literals: u64,
     literal_bytes: u64,
     deviates: bool,
-    ends: Ends,
+    /// The opposite of [`Frame::closed`].
+    unclosed: bool,
+    /// The opposite of [`Frame::whole_lines`].
+    cut_lines: bool,
     complete: bool,
     /// The response is a status response whose code has not been closed yet.
     open_code: bool,
     /// Bytes that were taken since the start of the stream.
     passed: u64,
-}
-
-/// See the fields of [`Frame`] that have the same names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Ends {
-    closed: bool,
-    whole_lines: bool,
-}
-
-impl Ends {
-    /// Of a response of which nothing was seen yet.
-    const GOOD: Self = Self { closed: true, whole_lines: true };
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum FramerState {
-    Line,
-    Literal { left: u64, keep: bool },
 }
 
 /// What stands at the end of a line.
@@ -102,33 +90,13 @@ const NAME_KEPT: usize = 64;
 
 /// Data items that a row can have (RFC 9051 §7.5.2, RFC 3501 §7.4.2), with those of widespread extensions (RFC 7162, 8474, 8514,
 /// 8970, and Gmail's). What stands behind a literal and is none of them is more of the literal than its size said.
-const ITEMS: &[&str] = &[
-    "BINARY",
-    "BINARY.SIZE",
-    "BODY",
-    "BODYSTRUCTURE",
-    "EMAILID",
-    "ENVELOPE",
-    "FLAGS",
-    "INTERNALDATE",
-    "MODSEQ",
-    "PREVIEW",
-    "RFC822",
-    "RFC822.HEADER",
-    "RFC822.SIZE",
-    "RFC822.TEXT",
-    "SAVEDATE",
-    "THREADID",
-    "UID",
-    "X-GM-LABELS",
-    "X-GM-MSGID",
-    "X-GM-THRID",
-];
+const ITEMS: &str = "BINARY BINARY.SIZE BODY BODYSTRUCTURE EMAILID ENVELOPE FLAGS INTERNALDATE MODSEQ PREVIEW RFC822 \
+                     RFC822.HEADER RFC822.SIZE RFC822.TEXT SAVEDATE THREADID UID X-GM-LABELS X-GM-MSGID X-GM-THRID";
 
 impl std::fmt::Debug for Framer {
     // A server may repeat a password.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Framer({} bytes, {:?})", self.text.len(), self.phase)
+        write!(f, "Framer({} bytes)", self.text.len())
     }
 }
 
@@ -138,28 +106,12 @@ const MOST_KEPT: usize = 64;
 impl Framer {
     /// A framer at the start of a stream.
     pub fn new(limits: Limits) -> Self {
-        Self {
-            limits,
-            text: Vec::new(),
-            kept: Vec::new(),
-            line: 0,
-            phase: FramerState::Line,
-            depth: 0,
-            head: 0,
-            size: 0,
-            literals: 0,
-            literal_bytes: 0,
-            deviates: false,
-            ends: Ends::GOOD,
-            complete: false,
-            open_code: false,
-            passed: 0,
-        }
+        Self { limits, ..Self::default() }
     }
 
     /// Whether the next byte begins a response.
     pub fn is_between_responses(&self) -> bool {
-        self.complete || (self.text.is_empty() && self.phase == FramerState::Line && self.literals == 0)
+        self.complete || (self.text.is_empty() && self.literal.is_none() && self.literals == 0)
     }
 
     /// Takes bytes up to the end of a response, or all of them. Returns how many were taken and whether a response is
@@ -176,24 +128,23 @@ impl Framer {
             self.reset();
         }
         while let Some(rest) = input.get(*taken..).filter(|rest| !rest.is_empty()) {
-            match self.phase {
-                FramerState::Literal { left, keep } => *taken += self.literal(rest, left, keep),
-                FramerState::Line => {
-                    let end = memchr::memchr(b'\n', rest);
-                    let piece = rest.get(..end.map_or(rest.len(), |at| at + 1)).unwrap_or(rest);
-                    let room = (self.limits.line + 2).saturating_sub(self.text.len() - self.line);
-                    // As much as fits, however it came: what a violation shows must not depend on that.
-                    let fits = piece.get(..room).unwrap_or(piece);
-                    self.text.extend_from_slice(fits);
-                    *taken += fits.len();
-                    if fits.len() < piece.len() {
-                        return Err(Syntax::Line);
-                    }
-                    if end.is_some() && self.line_ended()? {
-                        self.complete = true;
-                        return Ok(true);
-                    }
-                }
+            if let Some((left, keep)) = self.literal {
+                *taken += self.take_literal(rest, left, keep);
+                continue;
+            }
+            let end = memchr::memchr(b'\n', rest);
+            let piece = rest.get(..end.map_or(rest.len(), |at| at + 1)).unwrap_or(rest);
+            let room = (self.limits.line + 2).saturating_sub(self.text.len() - self.line);
+            // As much as fits, however it came: what a violation shows must not depend on that.
+            let fits = piece.get(..room).unwrap_or(piece);
+            self.text.extend_from_slice(fits);
+            *taken += fits.len();
+            if fits.len() < piece.len() {
+                return Err(Syntax::Line);
+            }
+            if end.is_some() && self.line_ended()? {
+                self.complete = true;
+                return Ok(true);
             }
         }
         Ok(false)
@@ -208,17 +159,14 @@ impl Framer {
             literal_bytes: self.literal_bytes,
             deviates: self.deviates,
             row: Some(self.head).filter(|head| *head > 0),
-            closed: self.ends.closed,
-            whole_lines: self.ends.whole_lines,
+            closed: !self.unclosed,
+            whole_lines: !self.cut_lines,
         }
     }
 
     /// Of a literal that is being read: how many octets of it are still awaited, and its size.
     pub fn awaited(&self) -> Option<(u64, u64)> {
-        match self.phase {
-            FramerState::Literal { left, .. } => Some((left, self.size)),
-            FramerState::Line => None,
-        }
+        self.literal.map(|(left, _)| (left, self.size))
     }
 
     /// The line that is being read or ended last, without what stands before a literal.
@@ -248,29 +196,26 @@ impl Framer {
     }
 
     fn reset(&mut self) {
-        // A buffer that one long line made large is given back: ten thousand sessions may stand waiting.
-        if self.text.capacity() > 4096 {
-            self.text = Vec::new();
+        // A buffer that one long line made large is freed: ten thousand sessions may be waiting.
+        let mut text = std::mem::take(&mut self.text);
+        if text.capacity() > 4096 {
+            text = Vec::new();
         }
-        self.text.clear();
-        self.kept.clear();
-        (self.line, self.phase, self.depth) = (0, FramerState::Line, 0);
-        (self.head, self.literals, self.literal_bytes) = (0, 0, 0);
-        (self.deviates, self.ends, self.complete) = (false, Ends::GOOD, false);
-        self.open_code = false;
+        text.clear();
+        let mut kept = std::mem::take(&mut self.kept);
+        kept.clear();
+        *self = Self { limits: self.limits, text, kept, passed: self.passed, ..Self::default() };
     }
 
-    fn literal(&mut self, rest: &[u8], left: u64, keep: bool) -> usize {
+    fn take_literal(&mut self, rest: &[u8], left: u64, keep: bool) -> usize {
         let part = usize::try_from(left).map_or(rest.len(), |left| left.min(rest.len()));
         if keep && let Some(bytes) = rest.get(..part) {
             self.text.extend_from_slice(bytes);
         }
         let left = left - part as u64;
+        self.literal = (left > 0).then_some((left, keep));
         if left == 0 {
-            self.ends.whole_lines &= !self.is_item() || rest.get(part.wrapping_sub(1)) == Some(&b'\n');
-        }
-        self.phase = if left == 0 { FramerState::Line } else { FramerState::Literal { left, keep } };
-        if left == 0 {
+            self.cut_lines |= self.is_item() && rest.get(part.wrapping_sub(1)) != Some(&b'\n');
             self.line = self.text.len();
         }
         part
@@ -294,8 +239,7 @@ impl Framer {
         if self.is_text() {
             return Ok(true);
         }
-        let tail = self.scan_line()?;
-        match tail {
+        match self.scan_line()? {
             Tail::Nothing => Ok(true),
             Tail::Malformed => Err(Syntax::Literal),
             Tail::Literal { size, plus } => {
@@ -325,8 +269,8 @@ impl Framer {
             self.kept.clear();
         }
         self.line = self.text.len();
-        self.ends.whole_lines &= size > 0 || !self.is_item();
-        self.phase = if size == 0 { FramerState::Line } else { FramerState::Literal { left: size, keep } };
+        self.cut_lines |= size == 0 && self.is_item();
+        self.literal = (size > 0).then_some((size, keep));
     }
 
     /// Whether a literal here is an item of a row, header or message; what stands deeper is a part of a name.
@@ -398,7 +342,7 @@ impl Framer {
         }
         let tail = tail(line, quoted);
         let ended = matches!(tail, Tail::Nothing);
-        self.ends.closed &= closed && !quoted && !(ended && (depth > 0 || (row && line.last() != Some(&b')'))));
+        self.unclosed |= !closed || quoted || (ended && (depth > 0 || (row && line.last() != Some(&b')'))));
         self.depth = depth;
         Ok(tail)
     }
@@ -467,7 +411,7 @@ fn follows_literal(line: &[u8], in_row: bool) -> bool {
             let end = rest.iter().position(|byte| matches!(byte, b' ' | b'[' | b'(' | b')')).unwrap_or(rest.len());
             let name = rest.get(..end).unwrap_or_default();
             // `literal )` is what at least one large server sends.
-            rest == b")" || ITEMS.iter().any(|item| name.eq_ignore_ascii_case(item.as_bytes()))
+            rest == b")" || ITEMS.split(' ').any(|item| name.eq_ignore_ascii_case(item.as_bytes()))
         }
         None | Some(b')' | b' ') => true,
         Some(_) => false,
