@@ -8,8 +8,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Credentials, SaslError,
-    plain::plain,
-    scram::{HashResult, HashTask, Scram, ScramOutcome, ScramReply},
+    scram::{self, ERROR_KEPT, HashResult, HashTask, ScramSession},
 };
 use crate::{Mechanism, part::CommandPart};
 
@@ -28,122 +27,149 @@ pub enum ChallengeReply {
 }
 
 /// An exchange under way.
-#[derive(Debug)]
 pub(crate) struct SaslExchange {
     state: ExchangeState,
     /// Bytes of base64 that came.
     received: usize,
-    /// The messages that were sent before it was cancelled.
-    given_up: Vec<Zeroizing<Vec<u8>>>,
+    /// The SCRAM messages that were sent, decoded. A password can be guessed from them, so they are wiped.
+    sent: Vec<Zeroizing<Vec<u8>>>,
 }
 
-#[derive(Debug)]
 enum ExchangeState {
     /// The only message is sent.
     Sent,
-    Scram(Box<Scram>),
+    /// SCRAM: the client's first message, with this nonce, is sent.
+    ScramFirst(ScramSession, Vec<u8>),
+    /// SCRAM: the caller hashes the password.
+    Hashing,
+    /// SCRAM: the proof is sent.
+    ScramFinal(ScramSession),
+    /// SCRAM: the server has proved that it has the password.
+    Proven,
+    /// SCRAM: `e=`, and the server's name for the error.
+    Failed(Vec<u8>),
     Cancelled,
+}
+
+impl std::fmt::Debug for SaslExchange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SaslExchange")
+    }
 }
 
 impl SaslExchange {
     /// Begins; with the first message.
     pub(crate) fn begin(mechanism: Mechanism, credentials: Credentials<'_>) -> (Self, Zeroizing<Vec<u8>>) {
+        let authzid = credentials.authzid.unwrap_or_default().as_bytes();
+        let mut sent = Vec::new();
         let (state, message) = match mechanism {
-            Mechanism::External => {
-                (ExchangeState::Sent, Zeroizing::new(credentials.authzid.unwrap_or_default().as_bytes().to_vec()))
+            Mechanism::External => (ExchangeState::Sent, Zeroizing::new(authzid.to_vec())),
+            // `authzid NUL authcid NUL passwd` (RFC 4616 §2).
+            Mechanism::Plain => {
+                let parts = [authzid, credentials.user.as_bytes(), credentials.password.expose().as_bytes()];
+                (ExchangeState::Sent, Zeroizing::new(parts.join(&0)))
             }
-            Mechanism::Plain => (ExchangeState::Sent, plain(credentials)),
-            Mechanism::ScramSha256 => match Scram::begin(credentials) {
-                Some((scram, message)) => (ExchangeState::Scram(Box::new(scram)), message),
+            Mechanism::ScramSha256 => match scram::begin(credentials) {
+                Some((session, nonce, message)) => {
+                    sent.push(message.clone());
+                    (ExchangeState::ScramFirst(session, nonce), message)
+                }
                 // Names without any letters: there are none such, and no server would take them.
                 None => (ExchangeState::Cancelled, Zeroizing::default()),
             },
         };
-        (Self { state, received: 0, given_up: Vec::new() }, message)
+        (Self { state, received: 0, sent }, message)
     }
 
     /// The reply to a challenge, the text behind the `+`.
     pub(crate) fn challenge(&mut self, text: &[u8]) -> ChallengeReply {
         self.received = self.received.saturating_add(text.len());
-        let reply = match &mut self.state {
-            _ if self.received > MOST => Err(SaslError::TooLarge),
-            ExchangeState::Sent | ExchangeState::Cancelled => Err(SaslError::Unasked),
-            ExchangeState::Scram(scram) => {
-                STANDARD.decode(text).map_err(|_| SaslError::Base64).and_then(|message| scram.challenge(&message))
-            }
-        };
+        let reply = self.reply(text);
         self.or_cancel(reply)
+    }
+
+    fn reply(&mut self, text: &[u8]) -> Result<ChallengeReply, SaslError> {
+        if self.received > MOST {
+            return Err(SaslError::TooLarge);
+        }
+        // After an error the exchange is cancelled.
+        let state = std::mem::replace(&mut self.state, ExchangeState::Cancelled);
+        if matches!(state, ExchangeState::Sent | ExchangeState::Cancelled) {
+            return Err(SaslError::Unasked);
+        }
+        let message = STANDARD.decode(text).map_err(|_| SaslError::Base64)?;
+        match (state, message.strip_prefix(b"e=")) {
+            (ExchangeState::ScramFirst(..) | ExchangeState::ScramFinal(_), Some(error)) => {
+                let error = error.split(|byte| *byte == b',').next().unwrap_or_default();
+                self.state = ExchangeState::Failed(error.get(..ERROR_KEPT).unwrap_or(error).to_vec());
+                // The server's tagged response says what becomes of it.
+                Ok(ChallengeReply::Line(line(b"")))
+            }
+            (ExchangeState::ScramFirst(session, nonce), None) => {
+                scram::check_first(&message, &nonce)?;
+                self.state = ExchangeState::Hashing;
+                Ok(ChallengeReply::Hash(Box::new(HashTask::new(session, message))))
+            }
+            (ExchangeState::ScramFinal(mut session), None) => {
+                scram::check_final(&message)?;
+                scram::step(&mut session, Some(&message)).map_err(|_| SaslError::Signature)?;
+                self.state = ExchangeState::Proven;
+                Ok(ChallengeReply::Line(line(b"")))
+            }
+            _ => Err(SaslError::Unasked),
+        }
     }
 
     /// The reply once the password is hashed.
     pub(crate) fn hashed(&mut self, result: HashResult) -> ChallengeReply {
-        let reply = match &mut self.state {
-            ExchangeState::Scram(scram) => scram.hashed(result),
-            ExchangeState::Sent | ExchangeState::Cancelled => Err(SaslError::Computation),
+        let reply = match (&self.state, result.message) {
+            (ExchangeState::Hashing, Some(message)) => {
+                self.state = ExchangeState::ScramFinal(result.session);
+                let reply = line(&message);
+                self.sent.push(message);
+                Ok(ChallengeReply::Line(reply))
+            }
+            _ => Err(SaslError::Computation),
         };
         self.or_cancel(reply)
     }
 
     /// Cancels the exchange, whatever the server sends from here on.
     pub(crate) fn cancel(&mut self) {
-        if let ExchangeState::Scram(scram) = &self.state {
-            self.given_up = scram.sent().to_vec();
-        }
         self.state = ExchangeState::Cancelled;
     }
 
-    fn or_cancel(&mut self, reply: Result<ScramReply, SaslError>) -> ChallengeReply {
-        match reply {
-            Ok(ScramReply::Message(message)) => ChallengeReply::Line(line(&message)),
-            Ok(ScramReply::Hash(task)) => ChallengeReply::Hash(task),
-            Err(error) => {
-                self.cancel();
-                ChallengeReply::Cancel(error)
-            }
-        }
+    fn or_cancel(&mut self, reply: Result<ChallengeReply, SaslError>) -> ChallengeReply {
+        reply.unwrap_or_else(|error| {
+            self.cancel();
+            ChallengeReply::Cancel(error)
+        })
     }
 
-    /// Whether the server may let us in now: a mechanism in which it has to prove something has seen the proof.
+    /// Whether the server may accept the login now: a mechanism in which it has to prove something has seen the proof.
     pub(crate) fn is_proven(&self) -> bool {
-        match &self.state {
-            ExchangeState::Sent => true,
-            ExchangeState::Scram(scram) => matches!(scram.ended(), Some(ScramOutcome::Proven)),
-            ExchangeState::Cancelled => false,
-        }
+        matches!(self.state, ExchangeState::Sent | ExchangeState::Proven)
     }
 
     /// Whether the server is not owed a line.
     pub(crate) fn is_over(&self) -> bool {
-        match &self.state {
-            ExchangeState::Sent => true,
-            ExchangeState::Scram(scram) => scram.ended().is_some(),
-            ExchangeState::Cancelled => false,
-        }
+        matches!(self.state, ExchangeState::Sent | ExchangeState::Proven | ExchangeState::Failed(_))
     }
 
-    /// Why the server refuses, in the mechanism's own word, if that is not the password.
+    /// Why the server refuses, in the mechanism's own word, if that is not the password (RFC 5802 §7 `server-error-value`).
     pub(crate) fn complaint(&self) -> Option<&[u8]> {
         match &self.state {
-            ExchangeState::Scram(scram) => match scram.ended() {
-                Some(ScramOutcome::Failed(error)) if !is_about_credentials(error) => Some(error),
-                _ => None,
-            },
-            ExchangeState::Sent | ExchangeState::Cancelled => None,
+            ExchangeState::Failed(error) if !matches!(error.as_slice(), b"invalid-proof" | b"unknown-user") => {
+                Some(error)
+            }
+            _ => None,
         }
     }
 
     /// Messages that must not be shown when the server repeats them, beside names and password.
     pub(crate) fn messages(&self) -> &[Zeroizing<Vec<u8>>] {
-        match &self.state {
-            ExchangeState::Scram(scram) => scram.sent(),
-            ExchangeState::Sent | ExchangeState::Cancelled => &self.given_up,
-        }
+        &self.sent
     }
-}
-
-/// RFC 5802 §7 `server-error-value`: those that say that user and password do not fit.
-fn is_about_credentials(error: &[u8]) -> bool {
-    matches!(error, b"invalid-proof" | b"unknown-user")
 }
 
 /// A message as it stands on the line, in base64; an empty one is an empty line, but `=` where a command carries it

@@ -1,14 +1,13 @@
 //! SASL inside AUTHENTICATE (RFC 9051 §6.2.2, RFC 4422): EXTERNAL, PLAIN and SCRAM-SHA-256.
 //!
 //! ```text
-//! scram, plain ─▶ exchange: the first message, and the reply to each challenge
+//! scram ─▶ exchange: the first message, and the reply to each challenge
 //! ```
 //!
 //! Not here: which mechanism is used, and waiting. Called by `command`, which begins an exchange, and `session`, which goes on
 //! with it.
 
 mod exchange;
-mod plain;
 mod scram;
 
 pub use exchange::ChallengeReply;

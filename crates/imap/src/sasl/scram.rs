@@ -24,58 +24,23 @@ use crate::Secret;
 const ITERATIONS: std::ops::RangeInclusive<u64> = 4096..=600_000;
 
 /// How many bytes of the server's error value are kept.
-const ERROR_KEPT: usize = 64;
+pub(super) const ERROR_KEPT: usize = 64;
 
 static MECHANISMS: &[Mechanism] = &[SCRAM_SHA256];
 
-/// An exchange under way.
-pub(super) struct Scram {
-    state: ScramState,
-    /// The messages that were sent, decoded. A password can be guessed from them, so they are wiped.
-    sent: Vec<Zeroizing<Vec<u8>>>,
-}
-
-enum ScramState {
-    /// The client's first message is sent.
-    First {
-        session: Box<Session>,
-        /// Our nonce.
-        nonce: Vec<u8>,
-    },
-    /// The caller hashes the password.
-    Hashing,
-    /// The proof is sent.
-    Final(Box<Session>),
-    Ended(ScramOutcome),
-}
-
-/// What the client does next.
-pub(super) enum ScramReply {
-    /// Sends this message, decoded.
-    Message(Zeroizing<Vec<u8>>),
-    /// Runs this first.
-    Hash(Box<HashTask>),
-}
-
-/// How it ended.
-#[derive(Debug)]
-pub(super) enum ScramOutcome {
-    /// The server has proved that it has the password.
-    Proven,
-    /// `e=`, and what the server calls it.
-    Failed(Vec<u8>),
-}
+/// rsasl's state of an exchange.
+pub(super) type ScramSession = Box<Session>;
 
 /// Hashing a password: milliseconds of a processor, or up to half a second at the highest iteration count.
 pub struct HashTask {
-    session: Box<Session>,
+    session: ScramSession,
     challenge: Vec<u8>,
 }
 
 /// The result of a [`HashTask`].
 pub struct HashResult {
-    session: Box<Session>,
-    message: Option<Zeroizing<Vec<u8>>>,
+    pub(super) session: ScramSession,
+    pub(super) message: Option<Zeroizing<Vec<u8>>>,
 }
 
 /// The properties that rsasl asks for.
@@ -95,76 +60,29 @@ impl SessionCallback for ScramProperties {
     }
 }
 
-impl Scram {
-    /// Begins; with the first message. None for names that no message can carry.
-    pub(super) fn begin(credentials: Credentials<'_>) -> Option<(Self, Zeroizing<Vec<u8>>)> {
-        let Credentials { authzid, user, password } = credentials;
-        let properties = ScramProperties {
-            authzid: authzid.map(str::to_owned),
-            user: prepare(user),
-            password: Secret::new(prepare(password.expose())),
-        };
-        let config: Arc<SASLConfig> = SASLConfig::builder()
-            .with_registry(Registry::with_mechanisms(MECHANISMS))
-            .with_callback(properties)
-            .ok()?;
-        let name = Mechname::parse(crate::Mechanism::ScramSha256.as_str().as_bytes()).ok()?;
-        let mut session = Box::new(SASLClient::new(config).start_suggested(&[name]).ok()?);
-        let message = step(&mut session, None).ok()?;
-        // `n,[a=…],n=…,r=NONCE`: a comma in a name is written otherwise, and in a nonce there is none.
-        let nonce = message.rsplit(|byte| *byte == b',').next()?.strip_prefix(b"r=")?.to_vec();
-        let scram = Self { state: ScramState::First { session, nonce }, sent: vec![message.clone()] };
-        Some((scram, message))
-    }
-
-    /// The reply to a challenge.
-    pub(super) fn challenge(&mut self, message: &[u8]) -> Result<ScramReply, SaslError> {
-        match std::mem::replace(&mut self.state, ScramState::Hashing) {
-            ScramState::First { .. } | ScramState::Final(_) if message.starts_with(b"e=") => {
-                let error = message.get(2..).unwrap_or_default();
-                let error = error.split(|byte| *byte == b',').next().unwrap_or_default();
-                let kept = error.get(..ERROR_KEPT).unwrap_or(error).to_vec();
-                self.state = ScramState::Ended(ScramOutcome::Failed(kept));
-                // The server says by its tagged answer what becomes of it.
-                Ok(ScramReply::Message(Zeroizing::default()))
-            }
-            ScramState::First { session, nonce } => {
-                check_first(message, &nonce)?;
-                Ok(ScramReply::Hash(Box::new(HashTask { session, challenge: message.to_vec() })))
-            }
-            ScramState::Final(mut session) => {
-                check_final(message)?;
-                step(&mut session, Some(message)).map_err(|_| SaslError::Signature)?;
-                self.state = ScramState::Ended(ScramOutcome::Proven);
-                Ok(ScramReply::Message(Zeroizing::default()))
-            }
-            ScramState::Hashing | ScramState::Ended(_) => Err(SaslError::Unasked),
-        }
-    }
-
-    /// The reply once the password is hashed.
-    pub(super) fn hashed(&mut self, result: HashResult) -> Result<ScramReply, SaslError> {
-        let HashResult { session, message } = result;
-        let message = message.ok_or(SaslError::Computation)?;
-        self.state = ScramState::Final(session);
-        self.sent.push(message.clone());
-        Ok(ScramReply::Message(message))
-    }
-
-    /// How it ended, if it has.
-    pub(super) fn ended(&self) -> Option<&ScramOutcome> {
-        match &self.state {
-            ScramState::Ended(ended) => Some(ended),
-            ScramState::First { .. } | ScramState::Hashing | ScramState::Final(_) => None,
-        }
-    }
-
-    pub(super) fn sent(&self) -> &[Zeroizing<Vec<u8>>] {
-        &self.sent
-    }
+/// Begins; with our nonce and the first message. None for names that no message can carry.
+pub(super) fn begin(credentials: Credentials<'_>) -> Option<(ScramSession, Vec<u8>, Zeroizing<Vec<u8>>)> {
+    let Credentials { authzid, user, password } = credentials;
+    let properties = ScramProperties {
+        authzid: authzid.map(str::to_owned),
+        user: prepare(user),
+        password: Secret::new(prepare(password.expose())),
+    };
+    let config: Arc<SASLConfig> =
+        SASLConfig::builder().with_registry(Registry::with_mechanisms(MECHANISMS)).with_callback(properties).ok()?;
+    let name = Mechname::parse(crate::Mechanism::ScramSha256.as_str().as_bytes()).ok()?;
+    let mut session = Box::new(SASLClient::new(config).start_suggested(&[name]).ok()?);
+    let message = step(&mut session, None).ok()?;
+    // `n,[a=…],n=…,r=NONCE`: a comma in a name is written otherwise, and in a nonce there is none.
+    let nonce = message.rsplit(|byte| *byte == b',').next()?.strip_prefix(b"r=")?.to_vec();
+    Some((session, nonce, message))
 }
 
 impl HashTask {
+    pub(super) fn new(session: ScramSession, challenge: Vec<u8>) -> Self {
+        Self { session, challenge }
+    }
+
     /// Hashes. Occupies a processor for as long as it lasts, and waits for nothing.
     pub fn run(mut self) -> HashResult {
         let message = step(&mut self.session, Some(&self.challenge)).ok();
@@ -172,7 +90,8 @@ impl HashTask {
     }
 }
 
-fn step(session: &mut Session, input: Option<&[u8]>) -> Result<Zeroizing<Vec<u8>>, SessionError> {
+/// The next message, by rsasl.
+pub(super) fn step(session: &mut Session, input: Option<&[u8]>) -> Result<Zeroizing<Vec<u8>>, SessionError> {
     let mut message = Zeroizing::new(Vec::with_capacity(512));
     session.step(input, &mut *message)?;
     Ok(message)
@@ -191,7 +110,7 @@ fn prepare(text: &str) -> String {
 /// ```text
 /// server-first-message = [reserved-mext ","] nonce "," salt "," iteration-count ["," extensions]
 /// ```
-fn check_first(message: &[u8], ours: &[u8]) -> Result<(), SaslError> {
+pub(super) fn check_first(message: &[u8], ours: &[u8]) -> Result<(), SaslError> {
     let mut fields = message.split(|byte| *byte == b',');
     let mut field = |name: &[u8], missing| {
         let field = fields.next().unwrap_or_default();
@@ -229,7 +148,7 @@ fn check_first(message: &[u8], ours: &[u8]) -> Result<(), SaslError> {
 }
 
 /// Reads the server's last message: `verifier ["," extensions]`, where the verifier is `v=` and 32 bytes in base64.
-fn check_final(message: &[u8]) -> Result<(), SaslError> {
+pub(super) fn check_final(message: &[u8]) -> Result<(), SaslError> {
     let verifier = message.split(|byte| *byte == b',').next().unwrap_or_default();
     let verifier = verifier.strip_prefix(b"v=").ok_or(SaslError::Malformed("there is no signature in its last"))?;
     if is_base64(verifier) { Ok(()) } else { Err(SaslError::Malformed("its signature is not base64")) }
@@ -238,12 +157,6 @@ fn check_final(message: &[u8]) -> Result<(), SaslError> {
 fn is_base64(text: &[u8]) -> bool {
     use base64::{Engine as _, engine::general_purpose::STANDARD};
     STANDARD.decode(text).is_ok()
-}
-
-impl std::fmt::Debug for Scram {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Scram")
-    }
 }
 
 impl std::fmt::Debug for HashTask {
