@@ -44,8 +44,6 @@ impl Hierarchy {
     pub fn suggest(self, name: &str) -> Option<String> {
         let separator = self.separator();
         let prefix = if self.below_inbox { format!("INBOX{separator}") } else { String::new() };
-        let has_prefix = name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(&prefix));
-        let is_inbox = name.eq_ignore_ascii_case("INBOX");
         let mut suggested = name.to_owned();
         if !name.contains(separator)
             && let Some(foreign) = SEPARATORS.into_iter().find(|other| *other != separator && name.contains(*other))
@@ -53,7 +51,7 @@ impl Hierarchy {
             suggested = name.replace(foreign, &separator.to_string());
         }
         let below = suggested.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(&prefix));
-        if !has_prefix && !below && !is_inbox {
+        if !below && !name.eq_ignore_ascii_case("INBOX") {
             suggested.insert_str(0, &prefix);
         }
         (suggested != name).then_some(suggested)

@@ -84,38 +84,31 @@ impl<'a> Response<'a> {
         if !first.is_empty() && first.iter().all(u8::is_ascii_digit) {
             return Self::of_message(first, after, frame, loose);
         }
-        if first.eq_ignore_ascii_case(b"CAPABILITY") {
+        let name = first.to_ascii_uppercase();
+        if matches!(name.as_slice(), b"CAPABILITY" | b"SEARCH" | b"ESEARCH") {
             *loose |= has_loose_spaces(after);
-            return Self::Capability(after);
         }
-        if first.eq_ignore_ascii_case(b"SEARCH") {
-            *loose |= has_loose_spaces(after);
-            return search(after).map_or(Self::Other, Self::Found);
+        match name.as_slice() {
+            b"CAPABILITY" => Self::Capability(after),
+            b"SEARCH" => search(after).map_or(Self::Other, Self::Found),
+            b"ESEARCH" => esearch(after).map_or(Self::Other, Self::Found),
+            b"LIST" => Self::List(after),
+            b"NAMESPACE" => Self::Namespace(after),
+            b"ID" => {
+                let (name, version) = id(frame);
+                Self::Id(name, version)
+            }
+            b"VANISHED" if word(after).0.eq_ignore_ascii_case(b"(EARLIER)") => Self::Other,
+            b"VANISHED" => Self::Vanished,
+            _ => {
+                let is_word = !name.is_empty()
+                    && name.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'));
+                // `* x EXISTS`, where `x` is not a number.
+                let (second, ..) = word(after);
+                let counts = [b"EXISTS".as_slice(), b"EXPUNGE"].iter().any(|name| second.eq_ignore_ascii_case(name));
+                if is_word && !counts { Self::Other } else { Self::Broken }
+            }
         }
-        if first.eq_ignore_ascii_case(b"ESEARCH") {
-            *loose |= has_loose_spaces(after);
-            return esearch(after).map_or(Self::Other, Self::Found);
-        }
-        if first.eq_ignore_ascii_case(b"LIST") {
-            return Self::List(after);
-        }
-        if first.eq_ignore_ascii_case(b"NAMESPACE") {
-            return Self::Namespace(after);
-        }
-        if first.eq_ignore_ascii_case(b"ID") {
-            let (name, version) = id(frame);
-            return Self::Id(name, version);
-        }
-        if first.eq_ignore_ascii_case(b"VANISHED") {
-            let (kind, ..) = word(after);
-            return if kind.eq_ignore_ascii_case(b"(EARLIER)") { Self::Other } else { Self::Vanished };
-        }
-        let is_word = !first.is_empty()
-            && first.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'));
-        // A number that is none.
-        let (second, ..) = word(after);
-        let counts = [b"EXISTS".as_slice(), b"EXPUNGE"].iter().any(|name| second.eq_ignore_ascii_case(name));
-        if is_word && !counts { Self::Other } else { Self::Broken }
     }
 
     /// `* n …`: `message-data`, EXISTS and RECENT (RFC 9051 §9).
