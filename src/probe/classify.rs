@@ -3,10 +3,10 @@
 
 use std::io;
 
-use imaptrace_imap::{CommandName, Condition, ProtocolViolation, ResponseCode, Syntax};
+use imaptrace_imap::{CommandName, Condition, ProtocolViolation, ResponseCode, StatusResponse, Syntax};
 use imaptrace_record::{CloseNotify, ErrorType, TlsFault, not_now};
 
-use super::exchange::{Fault, StatusResponse};
+use super::exchange::Fault;
 use crate::{
     clock::{self, OwnDelay},
     net::{ConnectCause, RefusedCertificate, ResolveCause, TlsCause, TlsFailure, Trouble, trouble},

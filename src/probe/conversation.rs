@@ -9,13 +9,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use imaptrace_imap::{Command, CommandName, Condition, LoginMethod, ResponseCode, SessionProgress};
+use imaptrace_imap::{Command, CommandName, Condition, LoginMethod, ResponseCode, SessionProgress, StatusResponse};
 use imaptrace_record::{ErrorType, EventName, ServerText, Step, StepEvent, StepName, StepOutcome};
 
 use super::{
     accounting, classify,
     driver::Driver,
-    exchange::{Exchange, Fault, StatusResponse},
+    exchange::{Exchange, Fault, note_status},
     job::{Cancel, Job},
     prober::Prober,
     recorder::Recorder,
@@ -251,7 +251,7 @@ impl Conversation<'_> {
             step.events.push(StepEvent { name: EventName::Alert, at_s: self.recorder.at(*stamp), text });
         }
         if let Ok(response) = &exchange.result {
-            response.note(step);
+            note_status(step, response);
             self.alert(step, response, exchange.end);
         }
         step.events.sort_by_key(|event| event.at_s);
@@ -350,7 +350,7 @@ impl Conversation<'_> {
         let by_warning = warning.and_then(|response| Some((response, classify::of_code(command, response.code)?)));
         let class = match by_warning {
             Some((response, class)) => {
-                response.note(&mut step);
+                note_status(&mut step, response);
                 class
             }
             None => class,
@@ -365,7 +365,7 @@ impl Conversation<'_> {
         step.tls_fault = fault.tls;
         let bye = fault.response.as_ref().filter(|_| fault.class == ErrorType::Bye);
         if let Some(response) = bye.or(fault.warning.as_ref()) {
-            response.note(step);
+            note_status(step, response);
         }
         let words = [&fault.warning, &fault.response]
             .map(|response| response.as_ref().map(|response| response.text.as_slice()));

@@ -12,12 +12,15 @@ use std::{
 
 use tokio::time::timeout_at;
 
-use imaptrace_imap::{Command, CommandName, Condition, Limits, OffendingLine, ResponseCode, Session, SessionProgress};
+use imaptrace_imap::{
+    Command, CommandName, Condition, Event, Limits, OffendingLine, ResponseCode, Session, SessionProgress,
+    StatusResponse,
+};
 use imaptrace_record::ErrorType;
 
 use super::{
     classify,
-    exchange::{Awaited, Exchange, Fault, SecureError, SessionEvent, StatusResponse, is_end},
+    exchange::{Awaited, Exchange, Fault, SecureError, is_end},
     job::Cancel,
     split::Pace,
     transcript::Transcript,
@@ -140,14 +143,14 @@ impl Driver {
         loop {
             let next = self.next(deadline, ErrorType::TimeoutGreeting).await;
             match next.map_err(|fault| self.excused(fault, deadline))? {
-                SessionEvent::Greeting(response) => return Ok((response, self.stamp)),
-                SessionEvent::Bye(_)
-                | SessionEvent::Tagged(_)
-                | SessionEvent::Continuation
-                | SessionEvent::FirstByte
-                | SessionEvent::FirstRow
-                | SessionEvent::Alert(_)
-                | SessionEvent::Warning(_) => {}
+                Event::Greeting(response) => return Ok((response, self.stamp)),
+                Event::Bye(_)
+                | Event::Tagged(_)
+                | Event::Continuation
+                | Event::FirstByte
+                | Event::FirstRow
+                | Event::Alert(_)
+                | Event::Warning(_) => {}
             }
         }
     }
@@ -247,7 +250,7 @@ impl Driver {
     /// bytes, but is no answer to it.
     fn settle(&mut self) -> Result<(), Fault> {
         while !self.unread.is_empty() {
-            if let Some(SessionEvent::Bye(response)) = self.understand()? {
+            if let Some(Event::Bye(response)) = self.understand()? {
                 return Err(Fault::new(ErrorType::Bye, self.stamp).with(Some(response)));
             }
         }
@@ -294,26 +297,26 @@ impl Driver {
     ) -> Result<Option<StatusResponse>, Fault> {
         loop {
             match self.next(deadline, ErrorType::TimeoutCommand).await? {
-                SessionEvent::Tagged(response) => return Ok(Some(response)),
-                SessionEvent::Continuation => {
+                Event::Tagged(response) => return Ok(Some(response)),
+                Event::Continuation => {
                     if exchange.continuations.len() < KEPT {
                         exchange.continuations.push(self.stamp);
                     }
                     return Ok(None);
                 }
-                SessionEvent::FirstByte => exchange.first_byte = Some(self.stamp_of_next()),
-                SessionEvent::FirstRow => exchange.first_row = Some(self.stamp),
-                SessionEvent::Alert(text) if exchange.alert.is_none() => exchange.alert = Some((self.stamp, text)),
-                SessionEvent::Warning(response) => {
+                Event::FirstByte => exchange.first_byte = Some(self.stamp_of_next()),
+                Event::FirstRow => exchange.first_row = Some(self.stamp),
+                Event::Alert(text) if exchange.alert.is_none() => exchange.alert = Some((self.stamp, text)),
+                Event::Warning(response) => {
                     if response.code == Some(ResponseCode::Alert) && exchange.alert.is_none() {
                         exchange.alert = Some((self.stamp, response.text.clone()));
                     }
                     self.warn(response);
                 }
-                SessionEvent::Bye(response) => {
+                Event::Bye(response) => {
                     return Err(Fault::new(ErrorType::Bye, self.stamp).with(Some(response)));
                 }
-                SessionEvent::Alert(_) | SessionEvent::Greeting(_) => {}
+                Event::Alert(_) | Event::Greeting(_) => {}
             }
         }
     }
@@ -368,41 +371,40 @@ impl Driver {
     async fn last_words(&mut self, deadline: Deadline, ended: bool) -> Option<Fault> {
         loop {
             match self.next(deadline, ErrorType::TimeoutCommand).await {
-                Ok(SessionEvent::Bye(response)) => {
+                Ok(Event::Bye(response)) => {
                     return Some(Fault::new(ErrorType::Bye, self.stamp).with(Some(response)));
                 }
-                Ok(SessionEvent::Warning(response)) => self.warn(response),
+                Ok(Event::Warning(response)) => self.warn(response),
                 Ok(_) => {}
                 Err(fault) => return (ended && fault.class == ErrorType::Eof).then_some(fault),
             }
         }
     }
 
-    async fn next(&mut self, deadline: Deadline, timeout: ErrorType) -> Result<SessionEvent, Fault> {
+    async fn next(&mut self, deadline: Deadline, timeout: ErrorType) -> Result<Event, Fault> {
         loop {
             if self.unread.is_empty() {
                 self.read(deadline, timeout).await?;
             }
-            if let Some(happened) = self.understand()? {
-                return Ok(happened);
+            if let Some(event) = self.understand()? {
+                return Ok(event);
             }
         }
     }
 
     /// Hands the session some of the bytes that wait.
-    fn understand(&mut self) -> Result<Option<SessionEvent>, Fault> {
+    fn understand(&mut self) -> Result<Option<Event>, Fault> {
         let read = self.buffer.as_ref().map(Buffer::filled).unwrap_or_default();
         let bytes = read.get(self.unread.clone()).unwrap_or_default();
         match self.session.receive(bytes) {
             Ok((taken, event)) => {
-                let happened = event.map(SessionEvent::from);
                 self.unread.start += taken;
                 if let Some(transcript) = self.transcript.as_mut().filter(|_| taken > 0)
                     && let Some((frame, shown)) = self.session.completed()
                 {
                     transcript.received(&frame, shown, self.stamp);
                 }
-                Ok(happened)
+                Ok(event)
             }
             Err(violation) => {
                 let line = self.session.offending_line();

@@ -4,19 +4,11 @@
 
 use std::time::{Duration, Instant};
 
-use imaptrace_imap::{Condition, Event, ResponseCode, SessionProgress, StatusLine};
+use imaptrace_imap::{SessionProgress, StatusResponse};
 use imaptrace_record::{CloseNotify, ErrorType, Step, TlsFault};
 use zeroize::Zeroizing;
 
 use crate::net::{TlsFailure, Traffic};
-
-/// A status response, owned.
-#[derive(Debug)]
-pub(super) struct StatusResponse {
-    pub(super) condition: Condition,
-    pub(super) code: Option<ResponseCode>,
-    pub(super) text: Vec<u8>,
-}
 
 /// Why a step did not come to a tagged answer.
 #[derive(Debug)]
@@ -102,23 +94,9 @@ impl TcpInfoDelta {
     }
 }
 
-/// What the session made of some bytes.
-pub(super) enum SessionEvent {
-    Greeting(StatusResponse),
-    FirstByte,
-    FirstRow,
-    Continuation,
-    Alert(Vec<u8>),
-    Warning(StatusResponse),
-    Bye(StatusResponse),
-    Tagged(StatusResponse),
-}
-
-impl StatusResponse {
-    /// Notes condition and code on a step.
-    pub(super) fn note(&self, step: &mut Step) {
-        (step.status, step.code) = (Some(self.condition), self.code);
-    }
+/// Notes condition and code of a status response on a step.
+pub(super) fn note_status(step: &mut Step, response: &StatusResponse) {
+    (step.status, step.code) = (Some(response.condition), response.code);
 }
 
 impl Fault {
@@ -137,27 +115,6 @@ pub(super) enum SecureError {
     /// We were too slow ourselves.
     OwnDelay(ErrorType),
     Cancelled,
-}
-
-impl From<Event<'_>> for SessionEvent {
-    fn from(event: Event<'_>) -> Self {
-        match event {
-            Event::Greeting(status) => Self::Greeting(status.into()),
-            Event::FirstByte => Self::FirstByte,
-            Event::FirstRow => Self::FirstRow,
-            Event::Continuation => Self::Continuation,
-            Event::Alert(text) => Self::Alert(text.to_vec()),
-            Event::Warning(status) => Self::Warning(status.into()),
-            Event::Bye(status) => Self::Bye(status.into()),
-            Event::Tagged(status) => Self::Tagged(status.into()),
-        }
-    }
-}
-
-impl From<StatusLine<'_>> for StatusResponse {
-    fn from(status: StatusLine<'_>) -> Self {
-        Self { condition: status.condition, code: status.code.map(|code| code.name), text: status.text.to_vec() }
-    }
 }
 
 /// Whether the command came to no tagged line since the server, the connection or the deadline ended it.

@@ -14,14 +14,14 @@
 
 use std::time::Duration;
 
-use imaptrace_imap::{Command, Condition, ResponseCode};
+use imaptrace_imap::{Command, Condition, ResponseCode, StatusResponse};
 use imaptrace_record::{ErrorType, Run, Step};
 use tokio::time::sleep;
 
 use super::{
     conversation::{Conversation, Stop},
     driver::Driver,
-    exchange::{Exchange, StatusResponse},
+    exchange::Exchange,
     job::{Cancel, Job},
     journey::{self, MailboxTask},
     prober::Prober,

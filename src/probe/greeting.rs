@@ -2,9 +2,7 @@
 //!
 //! `journey` asks it about a first line that is no greeting. The class stays what it is; the words are the server's.
 
-use imaptrace_imap::{Code, Condition};
-
-use super::exchange::StatusResponse;
+use imaptrace_imap::{Code, Condition, StatusResponse};
 
 /// What a line says that is no greeting and refuses the connection. It may be cut short.
 pub(super) fn refusal(line: &[u8]) -> Option<StatusResponse> {

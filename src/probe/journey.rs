@@ -9,7 +9,7 @@
 //! failure has is `classify`'s matter.
 
 use imaptrace_imap as imap;
-use imaptrace_imap::{Command, CommandName, Condition, ResponseCode};
+use imaptrace_imap::{Command, CommandName, Condition, ResponseCode, StatusResponse};
 use imaptrace_record::{ErrorType, Run, Seconds, ServerText, SetupStep, Step, StepName};
 use tracing::{info, warn};
 
@@ -17,7 +17,7 @@ use super::{
     classify,
     conversation::{Conversation, Stop},
     driver::Driver,
-    exchange::StatusResponse,
+    exchange::note_status,
     greeting,
     job::{Cancel, Job},
     login,
@@ -196,14 +196,14 @@ async fn greeting(conversation: &mut Conversation<'_>, driver: &mut Driver) -> R
             }
             let line = fault.response.as_ref().map_or(partial, |response| response.text.as_slice());
             if ended && let Some(response) = greeting::refusal(line) {
-                response.note(&mut step);
+                note_status(&mut step, &response);
                 conversation.alert(&mut step, &response, end);
                 fault.response = Some(response);
             }
             return Err(conversation.fault(step, &fault));
         }
     };
-    response.note(&mut step);
+    note_status(&mut step, &response);
     conversation.alert(&mut step, &response, end);
     if response.condition == Condition::Bye {
         step.text = Some(conversation.redactor.text(&response.text, ServerText::STATUS));

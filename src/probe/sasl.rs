@@ -8,13 +8,13 @@ use std::{
     time::Duration,
 };
 
-use imaptrace_imap::{ChallengeReply, Condition, HashResult, HashTask, SaslError};
+use imaptrace_imap::{ChallengeReply, Condition, HashResult, HashTask, SaslError, StatusResponse};
 use imaptrace_record::ErrorType;
 use tokio::sync::Semaphore;
 
 use super::{
     driver::Driver,
-    exchange::{Awaited, Exchange, Fault, StatusResponse},
+    exchange::{Awaited, Exchange, Fault},
     wait::Waited,
 };
 use crate::{

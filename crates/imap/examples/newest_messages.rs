@@ -120,7 +120,7 @@ impl Client {
     }
 
     /// Reads once, and hands each event of these bytes on.
-    fn receive(&mut self, mut handle: impl FnMut(&Event<'_>)) -> Result<(), Box<dyn Error>> {
+    fn receive(&mut self, mut handle: impl FnMut(&Event)) -> Result<(), Box<dyn Error>> {
         let mut buffer = [0; 4096];
         let count = self.stream.read(&mut buffer)?;
         if count == 0 {

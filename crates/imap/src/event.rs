@@ -1,11 +1,12 @@
 //! What a session reports: its state, events, counts, and the violations that end it. Values only; made by `session`.
 
-use crate::{StatusLine, Syntax};
+use crate::{Condition, ResponseCode, StatusLine, Syntax};
 
 /// State of the session (RFC 9051 §3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SessionState {
     /// No greeting yet.
+    #[default]
     Connected,
     /// Before login.
     NotAuthenticated,
@@ -36,10 +37,10 @@ pub enum ProtocolViolation {
     #[error("a tagged line holds no status")]
     Status,
     /// A `+` without a command that waits for one.
-    #[error("a continuation that nobody waits for")]
+    #[error("a continuation that no command waits for")]
     Continuation,
     /// AUTHENTICATE succeeded before the server gave the proof that its mechanism requires, or after it was cancelled.
-    #[error("the server let us in without the proof that it knows the password")]
+    #[error("the server accepted the login without the proof that it has the password")]
     Unproven,
     /// More bytes than the limit.
     #[error("more bytes than the limit")]
@@ -51,24 +52,42 @@ pub enum ProtocolViolation {
 
 /// An event. It belongs to the bytes that were taken in the same call.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event<'a> {
+pub enum Event {
     /// The greeting: OK, PREAUTH or BYE.
-    Greeting(StatusLine<'a>),
-    /// The first byte of an untagged or tagged response to the command. The bytes themselves are still to be handed in.
+    Greeting(StatusResponse),
+    /// The first byte of an untagged or tagged response to the command. The bytes themselves are still to be passed in.
     FirstByte,
     /// The first FETCH response that holds data of a message that was asked for is whole.
     FirstRow,
     /// `+`: the next part may be sent, or the reply that [`Session::answer`](crate::Session::answer) gives.
     Continuation,
-    /// An untagged OK with `[ALERT]`. Later rows may show that its words were mail: see [`Session::trusts_untagged`](crate::Session::trusts_untagged).
-    Alert(&'a [u8]),
-    /// An untagged NO or BAD: a warning, or a error that may stay the server's only word (RFC 9051 §7.1). The
-    /// same goes for its words.
-    Warning(StatusLine<'a>),
+    /// The text of an untagged OK with `[ALERT]`. Later rows may show that it was mail: see
+    /// [`Session::trusts_untagged`](crate::Session::trusts_untagged).
+    Alert(Vec<u8>),
+    /// An untagged NO or BAD: a warning, or an error that may stay the server's only response (RFC 9051 §7.1). Its text may
+    /// be mail, as that of an alert.
+    Warning(StatusResponse),
     /// BYE outside LOGOUT: the server closes the connection.
-    Bye(StatusLine<'a>),
+    Bye(StatusResponse),
     /// The command's end.
-    Tagged(StatusLine<'a>),
+    Tagged(StatusResponse),
+}
+
+/// A status response, without its code's argument.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatusResponse {
+    /// Its first word.
+    pub condition: Condition,
+    /// The name of its code.
+    pub code: Option<ResponseCode>,
+    /// The human-readable text. Untrusted, any bytes.
+    pub text: Vec<u8>,
+}
+
+impl From<StatusLine<'_>> for StatusResponse {
+    fn from(status: StatusLine<'_>) -> Self {
+        Self { condition: status.condition, code: status.code.map(|code| code.name), text: status.text.to_vec() }
+    }
 }
 
 /// What a step has received so far.

@@ -36,7 +36,7 @@ mod word;
 pub use capability::Capabilities;
 pub use code::{Code, referral_host};
 pub use command::{Command, Encoded, FETCH_HEADERS};
-pub use event::{Event, ProtocolViolation, SessionProgress, SessionState};
+pub use event::{Event, ProtocolViolation, SessionProgress, SessionState, StatusResponse};
 pub use framer::{Frame, Framer, Syntax};
 pub use hierarchy::{Hierarchy, suggest as suggest_mailbox};
 pub use limits::Limits;

@@ -5,11 +5,10 @@
 
 use zeroize::Zeroizing;
 
-use self::response_handler::{ResponseHandler, RunningCommand, greeting};
+use self::response_handler::{RunningCommand, SessionData};
 use crate::{
     Capabilities, ChallengeReply, Command, CommandName, Encoded, Event, Frame, Framer, HashResult, Hierarchy, Limits,
-    OffendingLine, ProtocolViolation, Response, SaslError, SessionProgress, SessionState, Syntax,
-    mail_guard::MailGuard, sasl::SaslExchange,
+    OffendingLine, ProtocolViolation, Response, SaslError, SessionProgress, SessionState, Syntax, sasl::SaslExchange,
 };
 
 mod response_handler;
@@ -17,79 +16,47 @@ mod response_handler;
 /// A client's session.
 #[derive(Debug)]
 pub struct Session {
-    limits: Limits,
     framer: Framer,
-    state: SessionState,
-    capabilities: Option<Capabilities>,
-    id: (Option<Vec<u8>>, Option<Vec<u8>>),
-    hierarchy: Option<Hierarchy>,
-    current: Option<RunningCommand>,
-    /// Tag of a command that was abandoned.
-    abandoned: Option<String>,
-    /// The SASL exchange of AUTHENTICATE, until the next command.
-    exchange: Option<SaslExchange>,
-    /// The reply to its last challenge.
-    answer: Option<ChallengeReply>,
-    progress: SessionProgress,
+    /// Bytes received.
     received: u64,
-    /// EXISTS of the mailbox that is open.
-    exists: Option<u32>,
-    /// Messages have left that mailbox since.
-    shrunk: bool,
-    guard: MailGuard,
+    data: SessionData,
 }
 
 impl Session {
     /// A session before its greeting.
     pub fn new(limits: Limits) -> Self {
-        Self {
-            limits,
-            framer: Framer::new(limits),
-            state: SessionState::Connected,
-            capabilities: None,
-            id: (None, None),
-            hierarchy: None,
-            current: None,
-            abandoned: None,
-            exchange: None,
-            answer: None,
-            progress: SessionProgress::default(),
-            received: 0,
-            exists: None,
-            shrunk: false,
-            guard: MailGuard::new(),
-        }
+        Self { framer: Framer::new(limits), received: 0, data: SessionData { limits, ..SessionData::default() } }
     }
 
     /// Where the session stands.
     pub fn state(&self) -> SessionState {
-        self.state
+        self.data.state
     }
 
     /// The capabilities, if the server has listed them since the last STARTTLS or login.
     pub fn capabilities(&self) -> Option<&Capabilities> {
-        self.capabilities.as_ref()
+        self.data.capabilities.as_ref()
     }
 
     /// Name and version from the server's ID answer.
     pub fn id(&self) -> (Option<&[u8]>, Option<&[u8]>) {
-        (self.id.0.as_deref(), self.id.1.as_deref())
+        (self.data.id.0.as_deref(), self.data.id.1.as_deref())
     }
 
     /// How mailbox names are built, by the first NAMESPACE or LIST response that said so.
     pub fn hierarchy(&self) -> Option<Hierarchy> {
-        self.hierarchy
+        self.data.hierarchy
     }
 
     /// What the present step has received.
     pub fn progress(&self) -> &SessionProgress {
-        &self.progress
+        &self.data.progress
     }
 
     /// Takes what a step has received and starts to count for the next.
     pub fn take_progress(&mut self) -> SessionProgress {
-        (self.current, self.exchange, self.answer) = (None, None, None);
-        std::mem::take(&mut self.progress)
+        (self.data.current, self.data.exchange, self.data.answer) = (None, None, None);
+        std::mem::take(&mut self.data.progress)
     }
 
     /// The beginning of a response that never became whole.
@@ -105,20 +72,20 @@ impl Session {
     /// Whether messages have left the mailbox since SELECT counted them: EXPUNGE, VANISHED, a lower EXISTS, or a status
     /// response with EXPUNGEISSUED (RFC 5530 §3), since EXPUNGE itself must not come in a FETCH (RFC 9051 §7.5.1).
     pub fn has_shrunk(&self) -> bool {
-        self.shrunk
+        self.data.shrunk
     }
 
     /// Whether untagged words are the server's own. False once a row was cut in a way that lets mail be read as responses:
     /// then an ALERT or a referral that came before in the same command counts for nothing.
     pub fn trusts_untagged(&self) -> bool {
-        self.guard.trusts_untagged()
+        self.data.guard.trusts_untagged()
     }
 
     /// The line with the protocol violation, as far as it came and may be shown. From FETCH on it may be mail.
     pub fn offending_line(&self) -> OffendingLine<'_> {
-        let tag = self.current.as_ref().map(|current| current.tag.as_str());
+        let tag = self.data.current.as_ref().map(|current| current.tag.as_str());
         let framer = &self.framer;
-        self.guard.offending(framer.frame().text, framer.last_line(), framer.is_in_row(), tag)
+        self.data.guard.offending(framer.frame().text, framer.last_line(), framer.is_in_row(), tag)
     }
 
     /// The response that the last call of [`Session::receive`] completed, and whether its words are the server's and no mail.
@@ -126,8 +93,9 @@ impl Session {
     pub fn completed(&self) -> Option<(Frame<'_>, bool)> {
         let frame = self.framer.is_between_responses().then(|| self.framer.frame())?;
         let untagged = frame.text.first() == Some(&b'*');
-        let fetching = self.current.as_ref().is_some_and(|current| current.name == CommandName::Fetch);
-        let shown = if untagged { self.guard.trusts_untagged() && !fetching } else { self.guard.trusts_tagged() };
+        let fetching = self.data.current.as_ref().is_some_and(|current| current.name == CommandName::Fetch);
+        let shown =
+            if untagged { self.data.guard.trusts_untagged() && !fetching } else { self.data.guard.trusts_tagged() };
         Some((frame, shown))
     }
 
@@ -140,11 +108,11 @@ impl Session {
             _ => (0, Vec::new()),
         };
         match command {
-            Command::Fetch { .. } => self.guard.fetch_begins(),
-            Command::Select { .. } => (self.exists, self.shrunk) = (None, false),
+            Command::Fetch { .. } => self.data.guard.fetch_begins(),
+            Command::Select { .. } => (self.data.exists, self.data.shrunk) = (None, false),
             _ => {}
         }
-        self.current = Some(RunningCommand {
+        self.data.current = Some(RunningCommand {
             tag: tag.to_owned(),
             name: command.name(),
             sent: false,
@@ -153,31 +121,31 @@ impl Session {
             rows,
             relisted: false,
         });
-        let mut encoded = match &self.capabilities {
+        let mut encoded = match &self.data.capabilities {
             Some(capabilities) => command.encode(tag, capabilities),
             None => command.encode(tag, &Capabilities::default()),
         };
-        (self.exchange, self.answer) = (encoded.exchange.take(), None);
+        (self.data.exchange, self.data.answer) = (encoded.exchange.take(), None);
         encoded
     }
 
     /// A part is with the kernel. `then_wait` as in the part; `last` for the last one.
     pub fn sent(&mut self, then_wait: bool, last: bool) {
-        if let Some(current) = &mut self.current {
+        if let Some(current) = &mut self.data.current {
             // In a SASL exchange the server has the next word.
-            current.waiting = then_wait || (last && self.exchange.is_some());
+            current.waiting = then_wait || (last && self.data.exchange.is_some());
             current.sent = last;
         }
     }
 
     /// The reply to the last challenge. The caller reports the line as sent with [`Session::sent`].
     pub fn answer(&mut self) -> Option<ChallengeReply> {
-        self.answer.take()
+        self.data.answer.take()
     }
 
     /// The reply to a challenge once its password is hashed.
     pub fn hashed(&mut self, result: HashResult) -> ChallengeReply {
-        match &mut self.exchange {
+        match &mut self.data.exchange {
             Some(exchange) => exchange.hashed(result),
             None => ChallengeReply::Cancel(SaslError::Computation),
         }
@@ -185,7 +153,7 @@ impl Session {
 
     /// Cancels the SASL exchange; with the line that does so, which a BAD should answer (RFC 9051 §6.2.2).
     pub fn cancel(&mut self) -> &'static [u8] {
-        if let Some(exchange) = &mut self.exchange {
+        if let Some(exchange) = &mut self.data.exchange {
             exchange.cancel();
         }
         b"*\r\n"
@@ -193,36 +161,36 @@ impl Session {
 
     /// Why the server refuses the login, in the mechanism's own word, if that is not the password. Untrusted.
     pub fn complaint(&self) -> Option<&[u8]> {
-        self.exchange.as_ref().and_then(SaslExchange::complaint)
+        self.data.exchange.as_ref().and_then(SaslExchange::complaint)
     }
 
     /// Messages of the SASL exchange that must not be shown when the server repeats them, beside names and password.
     pub fn sasl_messages(&self) -> &[Zeroizing<Vec<u8>>] {
-        self.exchange.as_ref().map(SaslExchange::messages).unwrap_or_default()
+        self.data.exchange.as_ref().map(SaslExchange::messages).unwrap_or_default()
     }
 
     /// Whether the next command may be sent: the one under way, if any, stands whole on the line.
     pub fn is_between_commands(&self) -> bool {
-        let is_over = self.exchange.as_ref().is_none_or(SaslExchange::is_over);
-        self.current.as_ref().is_none_or(|current| current.sent && is_over)
+        let is_over = self.data.exchange.as_ref().is_none_or(SaslExchange::is_over);
+        self.data.current.as_ref().is_none_or(|current| current.sent && is_over)
     }
 
     /// Abandons the command under way, so that LOGOUT can follow it. Its tagged response is ignored.
     pub fn abandon(&mut self) {
-        self.abandoned = self.current.take().map(|current| current.tag);
-        (self.exchange, self.answer) = (None, None);
+        self.data.abandoned = self.data.current.take().map(|current| current.tag);
+        (self.data.exchange, self.data.answer) = (None, None);
     }
 
     /// After the TLS handshake: all that was received in clear text is void (RFC 9051 §6.2.1).
     pub fn secured(&mut self) {
-        self.capabilities = None;
-        self.id = (None, None);
-        self.framer = Framer::new(self.limits);
+        self.data.capabilities = None;
+        self.data.id = (None, None);
+        self.framer = Framer::new(self.data.limits);
     }
 
     /// Takes some of `input`; returns how much, and what happened. To be called until all of it is taken.
-    pub fn receive(&mut self, input: &[u8]) -> Result<(usize, Option<Event<'_>>), ProtocolViolation> {
-        if let Some(current) = &mut self.current
+    pub fn receive(&mut self, input: &[u8]) -> Result<(usize, Option<Event>), ProtocolViolation> {
+        if let Some(current) = &mut self.data.current
             && !current.first_byte
             && self.framer.is_between_responses()
             && input.first().is_some_and(|byte| *byte != b'+')
@@ -231,58 +199,41 @@ impl Session {
             return Ok((0, Some(Event::FirstByte)));
         }
         // No further than one byte over the limits, so that all ends at the same one however many came at once.
-        let room = (self.limits.command_bytes.saturating_sub(self.progress.received))
-            .min(self.limits.session_bytes.saturating_sub(self.received));
+        let room = (self.data.limits.command_bytes.saturating_sub(self.data.progress.received))
+            .min(self.data.limits.session_bytes.saturating_sub(self.received));
         let most = usize::try_from(room).unwrap_or(usize::MAX).saturating_add(1);
         let before = self.framer.passed();
         let pushed = self.framer.push(input.get(..most).unwrap_or(input));
         let passed = self.framer.passed() - before;
-        self.progress.received += passed;
+        self.data.progress.received += passed;
         self.received += passed;
-        let (taken, whole) = pushed.map_err(|syntax| match self.state {
+        let (taken, whole) = pushed.map_err(|syntax| match self.data.state {
             // One that begins well and has no end may still be a greeting; whatever else it is, it is none.
             SessionState::Connected if syntax != Syntax::Line || self.framer.partial().first() != Some(&b'*') => {
                 ProtocolViolation::Greeting
             }
             _ => ProtocolViolation::Syntax(syntax),
         })?;
-        if self.progress.received > self.limits.command_bytes || self.received > self.limits.session_bytes {
+        if self.data.progress.received > self.data.limits.command_bytes
+            || self.received > self.data.limits.session_bytes
+        {
             return Err(ProtocolViolation::Bytes);
         }
         if !whole {
             return Ok((taken, None));
         }
         let frame = self.framer.frame();
-        self.progress.literals += frame.literals;
-        self.progress.literal_bytes += frame.literal_bytes;
-        self.progress.deviations += u64::from(frame.deviates);
-        if frame.text.is_empty() && self.state != SessionState::Connected {
-            self.progress.deviations += 1;
+        self.data.progress.literals += frame.literals;
+        self.data.progress.literal_bytes += frame.literal_bytes;
+        self.data.progress.deviations += u64::from(frame.deviates);
+        if frame.text.is_empty() && self.data.state != SessionState::Connected {
+            self.data.progress.deviations += 1;
             return Ok((taken, None));
         }
         let (response, loose) = Response::parse(&frame);
-        self.progress.deviations += u64::from(loose);
-        self.guard.look_at(&frame, &response);
-        if self.state == SessionState::Connected {
-            return greeting(response, &mut self.state, &mut self.capabilities, &mut self.progress)
-                .map(|event| (taken, Some(event)));
-        }
-        let event = ResponseHandler {
-            limits: &self.limits,
-            state: &mut self.state,
-            capabilities: &mut self.capabilities,
-            id: &mut self.id,
-            hierarchy: &mut self.hierarchy,
-            current: &mut self.current,
-            abandoned: &mut self.abandoned,
-            exchange: &mut self.exchange,
-            answer: &mut self.answer,
-            progress: &mut self.progress,
-            exists: &mut self.exists,
-            shrunk: &mut self.shrunk,
-            guard: self.guard,
-        }
-        .take(response)?;
+        self.data.progress.deviations += u64::from(loose);
+        self.data.guard.look_at(&frame, &response);
+        let event = self.data.handle(response)?;
         Ok((taken, event))
     }
 }

@@ -6,7 +6,7 @@
 use super::{Limits, choice, cuts, limits};
 use crate::{
     ChallengeReply, Command, Condition, Credentials, Encoded, Event, Mechanism, OffendingLine, Secret, Session,
-    SessionProgress, SessionState, StatusLine, WITHHELD,
+    SessionProgress, SessionState, StatusResponse, WITHHELD,
 };
 
 /// One byte that chooses, then the conversation.
@@ -208,7 +208,9 @@ impl Client {
                 let (taken, event, words) = match self.session.receive(rest) {
                     Ok((taken, event)) => {
                         let words = match &event {
-                            Some(Event::Alert(text) | Event::Bye(StatusLine { text, .. })) => Some(*text != WITHHELD),
+                            Some(Event::Alert(text) | Event::Bye(StatusResponse { text, .. })) => {
+                                Some(*text != WITHHELD)
+                            }
                             _ => None,
                         };
                         (taken, event.map(|event| Heard::from(&event)), words)
@@ -328,9 +330,9 @@ enum Heard {
     Tagged(Condition),
 }
 
-impl From<&Event<'_>> for Heard {
-    fn from(event: &Event<'_>) -> Self {
-        let condition = |status: &StatusLine<'_>| status.condition;
+impl From<&Event> for Heard {
+    fn from(event: &Event) -> Self {
+        let condition = |status: &StatusResponse| status.condition;
         match event {
             Event::Greeting(status) => Self::Greeting(condition(status)),
             Event::FirstByte => Self::FirstByte,

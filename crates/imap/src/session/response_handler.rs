@@ -25,58 +25,40 @@ pub(super) struct RunningCommand {
     pub(super) relisted: bool,
 }
 
-pub(super) fn greeting<'a>(
-    response: Response<'a>,
-    state: &mut SessionState,
-    capabilities: &mut Option<Capabilities>,
-    progress: &mut SessionProgress,
-) -> Result<Event<'a>, ProtocolViolation> {
-    let Response::Status(status) = response else { return Err(ProtocolViolation::Greeting) };
-    *state = match status.condition {
-        Condition::Ok => SessionState::NotAuthenticated,
-        Condition::Preauth => SessionState::Authenticated,
-        Condition::Bye => SessionState::Logout,
-        Condition::No | Condition::Bad => return Err(ProtocolViolation::Greeting),
-    };
-    learn(&status, capabilities, progress);
-    Ok(Event::Greeting(status))
-}
-
-/// Keeps the data of a status response's code. True when it was a capability list.
-fn learn(status: &StatusLine<'_>, capabilities: &mut Option<Capabilities>, progress: &mut SessionProgress) -> bool {
-    let Some(code) = status.code else { return false };
-    match code.name {
-        ResponseCode::Capability => *capabilities = Some(Capabilities::parse(code.argument)),
-        ResponseCode::Referral => progress.referral = Some(referral_host(code.argument).to_vec()),
-        _ => {}
-    }
-    code.name == ResponseCode::Capability
-}
-
-/// The parts of a session that a response can change, while the framer lends the response.
-pub(super) struct ResponseHandler<'s> {
-    pub(super) limits: &'s Limits,
-    pub(super) state: &'s mut SessionState,
-    pub(super) capabilities: &'s mut Option<Capabilities>,
-    pub(super) id: &'s mut (Option<Vec<u8>>, Option<Vec<u8>>),
-    pub(super) hierarchy: &'s mut Option<Hierarchy>,
-    pub(super) current: &'s mut Option<RunningCommand>,
-    pub(super) abandoned: &'s mut Option<String>,
-    pub(super) exchange: &'s mut Option<SaslExchange>,
-    pub(super) answer: &'s mut Option<ChallengeReply>,
-    pub(super) progress: &'s mut SessionProgress,
-    pub(super) exists: &'s mut Option<u32>,
-    pub(super) shrunk: &'s mut bool,
+/// What responses change in a session: all of it but the framer, which lends them.
+#[derive(Debug, Default)]
+pub(super) struct SessionData {
+    pub(super) limits: Limits,
+    pub(super) state: SessionState,
+    pub(super) capabilities: Option<Capabilities>,
+    pub(super) id: (Option<Vec<u8>>, Option<Vec<u8>>),
+    pub(super) hierarchy: Option<Hierarchy>,
+    pub(super) current: Option<RunningCommand>,
+    /// Tag of a command that was abandoned.
+    pub(super) abandoned: Option<String>,
+    /// The SASL exchange of AUTHENTICATE, until the next command.
+    pub(super) exchange: Option<SaslExchange>,
+    /// The reply to its last challenge.
+    pub(super) answer: Option<ChallengeReply>,
+    pub(super) progress: SessionProgress,
+    /// EXISTS of the mailbox that is open.
+    pub(super) exists: Option<u32>,
+    /// Messages have left that mailbox since.
+    pub(super) shrunk: bool,
     pub(super) guard: MailGuard,
 }
 
-impl ResponseHandler<'_> {
-    pub(super) fn take(mut self, response: Response<'_>) -> Result<Option<Event<'_>>, ProtocolViolation> {
+impl SessionData {
+    /// What a response changes, and the event that it is.
+    pub(super) fn handle(&mut self, response: Response<'_>) -> Result<Option<Event>, ProtocolViolation> {
+        if self.state == SessionState::Connected {
+            return self.greeting(response).map(Some);
+        }
         match response {
             Response::Tagged(tag, _)
                 if self.abandoned.as_ref().is_some_and(|abandoned| abandoned.as_bytes() == tag) =>
             {
-                *self.abandoned = None;
+                self.abandoned = None;
                 return Ok(None);
             }
             Response::Tagged(tag, status) => return self.tagged(tag, status).map(Some),
@@ -90,23 +72,20 @@ impl ResponseHandler<'_> {
         match response {
             Response::Status(status) => return Ok(self.untagged_status(status)),
             Response::Capability(list) if self.guard.may_learn() => {
-                *self.capabilities = Some(Capabilities::parse(list));
-                if let Some(current) = self.current {
-                    current.relisted = true;
-                }
+                self.list_capabilities(list);
             }
             Response::Namespace(arguments) if self.hierarchy.is_none() && self.guard.may_learn() => {
-                *self.hierarchy = Hierarchy::of_namespace(arguments);
+                self.hierarchy = Hierarchy::of_namespace(arguments);
             }
             Response::List(arguments) if self.hierarchy.is_none() && self.guard.may_learn() => {
-                *self.hierarchy = Hierarchy::of_list(arguments);
+                self.hierarchy = Hierarchy::of_list(arguments);
             }
             Response::Exists(number) if self.current.as_ref().is_some_and(|current| current.name.opens_mailbox()) => {
                 self.progress.exists = Some(number);
-                (*self.exists, *self.shrunk) = (Some(number), false);
+                (self.exists, self.shrunk) = (Some(number), false);
             }
-            Response::Exists(number) => *self.shrunk |= self.exists.is_some_and(|before| number < before),
-            Response::Expunge | Response::Vanished => *self.shrunk |= self.exists.is_some(),
+            Response::Exists(number) => self.shrunk |= self.exists.is_some_and(|before| number < before),
+            Response::Expunge | Response::Vanished => self.shrunk |= self.exists.is_some(),
             Response::Fetch { number, only_flags: false } if self.runs(CommandName::Fetch) => {
                 return Ok(self.row(number));
             }
@@ -114,18 +93,37 @@ impl ResponseHandler<'_> {
             Response::Found(number) if self.runs(CommandName::Search) => {
                 self.progress.found = Some(self.progress.found.unwrap_or_default().saturating_add(number));
             }
-            Response::Id(name, version) if self.runs(CommandName::Id) => *self.id = (name, version),
+            Response::Id(name, version) if self.runs(CommandName::Id) => self.id = (name, version),
             Response::Broken => self.progress.deviations += 1,
             _ => {}
         }
         Ok(None)
     }
 
+    fn greeting(&mut self, response: Response<'_>) -> Result<Event, ProtocolViolation> {
+        let Response::Status(status) = response else { return Err(ProtocolViolation::Greeting) };
+        self.state = match status.condition {
+            Condition::Ok => SessionState::NotAuthenticated,
+            Condition::Preauth => SessionState::Authenticated,
+            Condition::Bye => SessionState::Logout,
+            Condition::No | Condition::Bad => return Err(ProtocolViolation::Greeting),
+        };
+        self.learn(&status);
+        Ok(Event::Greeting(status.into()))
+    }
+
+    fn list_capabilities(&mut self, list: &[u8]) {
+        self.capabilities = Some(Capabilities::parse(list));
+        if let Some(current) = &mut self.current {
+            current.relisted = true;
+        }
+    }
+
     fn runs(&self, name: CommandName) -> bool {
         self.current.as_ref().is_some_and(|current| current.name == name)
     }
 
-    fn row<'a>(&mut self, number: u32) -> Option<Event<'a>> {
+    fn row(&mut self, number: u32) -> Option<Event> {
         let (first, rows) = &mut self.current.as_mut()?.rows;
         let row = rows.get_mut(number.checked_sub(*first)? as usize)?;
         if std::mem::replace(row, true) {
@@ -135,44 +133,47 @@ impl ResponseHandler<'_> {
         (self.progress.rows == 1).then_some(Event::FirstRow)
     }
 
-    fn untagged_status<'a>(&mut self, status: StatusLine<'a>) -> Option<Event<'a>> {
-        let trusted = self.guard.trusts_untagged();
-        let status = if trusted { status } else { StatusLine { code: None, text: WITHHELD, ..status } };
+    fn untagged_status(&mut self, mut status: StatusLine<'_>) -> Option<Event> {
+        if !self.guard.trusts_untagged() {
+            (status.code, status.text) = (None, WITHHELD);
+        }
         let is_list = status.code.is_some_and(|code| code.name == ResponseCode::Capability);
-        if (!is_list || self.guard.may_learn())
-            && self.learn(&status)
-            && let Some(current) = self.current
-        {
-            current.relisted = true;
+        if !is_list || self.guard.may_learn() {
+            self.learn(&status);
         }
-        if status.condition == Condition::Bye {
-            if self.runs(CommandName::Logout) {
-                return None;
+        match status.condition {
+            Condition::Bye if self.runs(CommandName::Logout) => None,
+            Condition::Bye => {
+                self.state = SessionState::Logout;
+                Some(Event::Bye(status.into()))
             }
-            *self.state = SessionState::Logout;
-            return Some(Event::Bye(status));
+            Condition::No | Condition::Bad => Some(Event::Warning(status.into())),
+            Condition::Ok | Condition::Preauth => {
+                let is_alert = status.code.is_some_and(|code| code.name == ResponseCode::Alert);
+                is_alert.then(|| Event::Alert(status.text.to_vec()))
+            }
         }
-        if matches!(status.condition, Condition::No | Condition::Bad) {
-            return Some(Event::Warning(status));
-        }
-        status.code.filter(|code| code.name == ResponseCode::Alert).map(|_| Event::Alert(status.text))
     }
 
-    /// Keeps the data of a status response's code. True when it was a capability list.
-    fn learn(&mut self, status: &StatusLine<'_>) -> bool {
-        *self.shrunk |=
-            status.code.is_some_and(|code| code.name == ResponseCode::ExpungeIssued) && self.exists.is_some();
-        learn(status, self.capabilities, self.progress)
+    /// Keeps the data of a status response's code.
+    fn learn(&mut self, status: &StatusLine<'_>) {
+        let Some(code) = status.code else { return };
+        match code.name {
+            ResponseCode::Capability => self.list_capabilities(code.argument),
+            ResponseCode::Referral => self.progress.referral = Some(referral_host(code.argument).to_vec()),
+            ResponseCode::ExpungeIssued => self.shrunk |= self.exists.is_some(),
+            _ => {}
+        }
     }
 
-    fn continuation<'a>(&mut self, text: &[u8]) -> Result<Event<'a>, ProtocolViolation> {
-        match self.current {
+    fn continuation(&mut self, text: &[u8]) -> Result<Event, ProtocolViolation> {
+        match &mut self.current {
             Some(current) if current.waiting => {
                 current.waiting = false;
                 if current.sent
-                    && let Some(exchange) = self.exchange
+                    && let Some(exchange) = &mut self.exchange
                 {
-                    *self.answer = Some(exchange.challenge(text));
+                    self.answer = Some(exchange.challenge(text));
                     current.sent = false;
                 }
                 Ok(Event::Continuation)
@@ -181,54 +182,52 @@ impl ResponseHandler<'_> {
         }
     }
 
-    fn tagged<'a>(&mut self, tag: &[u8], status: Option<StatusLine<'a>>) -> Result<Event<'a>, ProtocolViolation> {
+    fn tagged(&mut self, tag: &[u8], status: Option<StatusLine<'_>>) -> Result<Event, ProtocolViolation> {
         let Some(current) = self.current.as_ref().filter(|current| current.tag.as_bytes() == tag) else {
             let out_of_place = self.guard.is_out_of_place(status.is_some());
             return Err(if out_of_place { ProtocolViolation::OutOfPlace } else { ProtocolViolation::Tag });
         };
         let RunningCommand { name, sent, first_byte, relisted, .. } = *current;
-        let status = status.ok_or(ProtocolViolation::Status)?;
+        let mut status = status.ok_or(ProtocolViolation::Status)?;
         if status.condition == Condition::Ok && self.exchange.as_ref().is_some_and(|exchange| !exchange.is_proven()) {
             return Err(ProtocolViolation::Unproven);
         }
-        // No answer begins before its command does.
-        if !first_byte {
-            return Err(ProtocolViolation::Tag);
-        }
-        // Success before the whole command was written is a guess (RFC 9051 §11.1); a error is not.
-        if status.condition == Condition::Ok && !sent {
-            return Err(ProtocolViolation::Tag);
-        }
-        // BYE has no tag (RFC 9051 §7.1.5); what it says is plain all the same.
-        if status.condition == Condition::Bye {
-            self.progress.deviations += 1;
-            *self.state = SessionState::Logout;
-            let text = if self.guard.trusts_tagged() { status.text } else { WITHHELD };
-            return Ok(Event::Bye(StatusLine { text, ..status }));
-        }
-        if !matches!(status.condition, Condition::Ok | Condition::No | Condition::Bad) {
-            return Err(ProtocolViolation::Status);
-        }
-        *self.current = None;
         let ok = status.condition == Condition::Ok;
-        if name.is_login() && ok && !relisted {
-            *self.capabilities = None;
+        // No response begins before its command does; and success before the whole command was written is a guess (RFC 9051
+        // §11.1), an error is not.
+        if !first_byte || (ok && !sent) {
+            return Err(ProtocolViolation::Tag);
         }
-        let status = if self.guard.trusts_tagged() {
+        let is_trusted = self.guard.trusts_tagged();
+        if !is_trusted {
+            status.text = WITHHELD;
+        }
+        match status.condition {
+            Condition::Ok | Condition::No | Condition::Bad => {}
+            Condition::Preauth => return Err(ProtocolViolation::Status),
+            // BYE has no tag (RFC 9051 §7.1.5); its meaning is plain all the same.
+            Condition::Bye => {
+                self.progress.deviations += 1;
+                self.state = SessionState::Logout;
+                return Ok(Event::Bye(status.into()));
+            }
+        }
+        self.current = None;
+        if name.is_login() && ok && !relisted {
+            self.capabilities = None;
+        }
+        if is_trusted {
             self.learn(&status);
-            status
-        } else {
-            StatusLine { text: WITHHELD, ..status }
-        };
+        }
         match name {
             // There is no way back from a BYE.
-            _ if *self.state == SessionState::Logout => {}
-            CommandName::Login | CommandName::Authenticate if ok => *self.state = SessionState::Authenticated,
-            CommandName::Select | CommandName::Examine if ok => *self.state = SessionState::Selected,
-            CommandName::Select | CommandName::Examine => *self.state = SessionState::Authenticated,
-            CommandName::Logout if ok => *self.state = SessionState::Logout,
+            _ if self.state == SessionState::Logout => {}
+            CommandName::Login | CommandName::Authenticate if ok => self.state = SessionState::Authenticated,
+            CommandName::Select | CommandName::Examine if ok => self.state = SessionState::Selected,
+            CommandName::Select | CommandName::Examine => self.state = SessionState::Authenticated,
+            CommandName::Logout if ok => self.state = SessionState::Logout,
             _ => {}
         }
-        Ok(Event::Tagged(status))
+        Ok(Event::Tagged(status.into()))
     }
 }

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Secret, StatusLine};
+use crate::{Secret, StatusResponse};
 
 /// What came of some bytes, in words.
 fn talk(session: &mut Session, bytes: &[u8]) -> Vec<String> {
@@ -24,13 +24,13 @@ fn talk(session: &mut Session, bytes: &[u8]) -> Vec<String> {
     seen
 }
 
-fn describe(event: &Event<'_>) -> String {
-    let status = |what: &str, status: &StatusLine<'_>| {
+fn describe(event: &Event) -> String {
+    let status = |what: &str, status: &StatusResponse| {
         format!(
             "{what} {} {} {}",
             status.condition.as_str(),
-            status.code.map_or("-", |code| code.name.as_str()),
-            String::from_utf8_lossy(status.text)
+            status.code.map_or("-", |code| code.as_str()),
+            String::from_utf8_lossy(&status.text)
         )
     };
     match event {
@@ -151,7 +151,7 @@ fn a_continuation_is_no_first_byte_and_comes_once() {
     session.sent(true, false);
     assert_eq!(talk(&mut session, b"+ go\r\n"), ["continuation"]);
     session.sent(false, true);
-    assert_eq!(talk(&mut session, b"+ again\r\n"), ["violation: a continuation that nobody waits for"]);
+    assert_eq!(talk(&mut session, b"+ again\r\n"), ["violation: a continuation that no command waits for"]);
 }
 
 #[test]
