@@ -261,7 +261,7 @@ impl PreparedReload {
 }
 
 /// The metric series that continue: target name, account, journey, family, and the labels of metrics. Which labels and names
-/// they have was fixed at the start: [metrics] needs a restart.
+/// they have was fixed at the start: `[metrics]` needs a restart.
 struct KnownSeries(HashSet<SeriesIdentity>);
 
 type SeriesIdentity = (String, String, String, Option<String>, Vec<(String, String)>);

@@ -1,6 +1,6 @@
 //! The places of secrets, and how a value is fetched from one.
 //!
-//! Reads variables itself; files and programs are [`file`](super::file)'s and [`command`](super::command)'s. Called by all modules
+//! Reads variables itself; files and programs are `file`'s and `command`'s. Called by all modules
 //! that need a secret, and by `config` to check one.
 
 use std::{fmt, path::PathBuf};

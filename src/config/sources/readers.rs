@@ -237,7 +237,7 @@ impl<'a> Field<'a> {
         found
     }
 
-    /// As [`Reader::nearest`].
+    /// As the method of the reader.
     pub(crate) fn nearest<'k>(&self, word: &str, known: impl Iterator<Item = &'k str> + Clone) -> Option<&'k str> {
         self.reader.nearest(word, known)
     }
