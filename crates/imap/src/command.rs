@@ -249,12 +249,8 @@ mod tests {
     #[test]
     fn a_line_grows_before_it_is_full_so_that_no_copy_of_it_is_left_unwiped() {
         let capabilities = Capabilities::parse(b"");
-        let mut writer = Writer {
-            parts: Vec::new(),
-            line: Zeroizing::new(Vec::new()),
-            exchange: None,
-            capabilities: &capabilities,
-        };
+        let mut writer =
+            Writer { parts: Vec::new(), line: Zeroizing::new(Vec::new()), exchange: None, capabilities: &capabilities };
         for (more, capacity) in [(1, 256), (255, 256), (1, 512), (1_000, 2048)] {
             assert_eq!(writer.raw(&vec![b'x'; more]).line.capacity(), capacity, "{more}");
         }
