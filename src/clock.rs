@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 mod pauses;
 
-pub use pauses::{Deadline, Heartbeat, OwnDelay, PauseTotals, pause_totals, paused};
+pub use pauses::{Deadline, Heartbeat, OwnDelay, PauseTotals, extended, pause_totals, paused};
 
 /// The monotonic clock, for every duration. In tests it follows a paused tokio clock.
 pub fn now() -> Instant {

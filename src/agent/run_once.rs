@@ -28,9 +28,6 @@ const GRACE: Duration = Duration::from_secs(2);
 /// How much longer than its deadline and LOGOUT a run may take on a busy machine before it counts as hanging.
 const MARGIN: Duration = Duration::from_secs(5);
 
-/// A timer that fires this late means that the process did not get to run.
-const LATE: Duration = Duration::from_secs(1);
-
 /// The longest that a run may take, by its own deadlines.
 pub(super) fn longest(target: &Target) -> Duration {
     target.deadlines.run + target.deadlines.logout + MARGIN
@@ -84,20 +81,13 @@ async fn run_guarded(
     }
 }
 
-/// Returns when a run has had its time. The time in which this process did not get to run (SIGSTOP, a paused machine, no CPU) is
-/// added, and after a late timer a moment in which the run can end by its own deadlines.
+/// Returns when a run has had its time, which pauses of this process lengthen.
 async fn has_overrun(longest: Duration) {
     let begin = clock::now();
-    let mut due = begin + longest;
-    loop {
+    let mut next = Some(begin + longest);
+    while let Some(due) = next {
         sleep_until(due.into()).await;
-        let now = clock::now();
-        let late = now.saturating_duration_since(due);
-        let next = begin + longest + clock::paused(begin, now, Duration::ZERO);
-        due = if late > LATE { next.max(now + MARGIN) } else { next };
-        if due <= now {
-            return;
-        }
+        next = clock::extended(begin, longest, due, clock::now(), MARGIN);
     }
 }
 

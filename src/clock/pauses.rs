@@ -90,6 +90,18 @@ pub fn paused(begin: Instant, end: Instant, over: Duration) -> Duration {
     length_of_union(&mut inside)
 }
 
+/// A timer that fires this late means that the process did not get to run.
+const LATE: Duration = Duration::from_secs(1);
+
+/// The new deadline of work that began at `begin`, may take `allowed`, and had the deadline `due`; none if it has had its time.
+/// Pauses of this process (SIGSTOP, a paused machine, no CPU) are added, and after a late timer `extension`, in which the work
+/// can end by its own deadlines.
+pub fn extended(begin: Instant, allowed: Duration, due: Instant, now: Instant, extension: Duration) -> Option<Instant> {
+    let until = begin + allowed + paused(begin, now, Duration::ZERO);
+    let is_late = now.saturating_duration_since(due) > LATE;
+    Some(if is_late { until.max(now + extension) } else { until }).filter(|until| *until > now)
+}
+
 fn pauses() -> MutexGuard<'static, PauseLog> {
     PAUSES.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,44 +1,32 @@
-//! Where the starts of a slot stand: a phase by its name, on a grid that begins once per process.
+//! The starts of a slot: a phase by its name, on a grid that begins once per process.
 //!
-//! So the same name and interval give the same starts, whatever was reloaded meanwhile. The time is an argument.
+//! The same name and interval give the same starts over all reloads. The time is an argument.
 
 use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
 
-/// All grids of a process begin here.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Grid {
-    origin: Instant,
-}
-
-impl Grid {
-    pub(super) fn new(origin: Instant) -> Self {
-        Self { origin }
-    }
-
-    /// The first start after `now`.
-    pub(super) fn after(self, now: Instant, name: &str, interval: Duration) -> Instant {
-        let first = self.origin + phase(name, interval);
-        match now.checked_duration_since(first) {
-            None => first,
-            Some(since) => first + times(interval, whole(since, interval) + 1),
-        }
+/// The first start after `now`; the grid begins at `origin`.
+pub(super) fn after(origin: Instant, now: Instant, name: &str, interval: Duration) -> Instant {
+    let first = origin + phase(name, interval);
+    match now.checked_duration_since(first) {
+        None => first,
+        Some(since) => first + times(interval, whole(since, interval) + 1),
     }
 }
 
-/// How many whole intervals a time holds.
+/// The number of whole intervals in a time.
 pub(super) fn whole(time: Duration, interval: Duration) -> u64 {
     u64::try_from(time.as_nanos() / interval.as_nanos().max(1)).unwrap_or(u64::MAX)
 }
 
-/// So many intervals, to the nanosecond.
+/// A number of intervals, to the nanosecond.
 pub(super) fn times(interval: Duration, count: u64) -> Duration {
     let nanos = interval.as_nanos().saturating_mul(count.into());
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 
-/// Where in its interval a slot starts.
+/// The first start of a slot, from the start of its interval.
 fn phase(name: &str, interval: Duration) -> Duration {
     let digest = Sha256::digest(name.as_bytes());
     let place = digest.iter().take(4).fold(0u32, |place, byte| place << 8 | u32::from(*byte));
@@ -64,15 +52,15 @@ mod tests {
     #[test]
     fn a_start_is_found_again_to_the_nanosecond_from_wherever_one_asks() {
         let origin = clock::now();
-        let (grid, interval) = (Grid::new(origin), Duration::from_nanos(7_000_000_003));
-        let first = grid.after(origin, "mail01", interval);
+        let interval = Duration::from_nanos(7_000_000_003);
+        let first = after(origin, origin, "mail01", interval);
         assert!(first <= origin + interval);
         let thousandth = first + times(interval, 1000);
         let nano = Duration::from_nanos(1);
         for ask in [first + times(interval, 999), first + times(interval, 999) + interval / 2] {
-            assert_eq!(grid.after(ask, "mail01", interval), thousandth);
+            assert_eq!(after(origin, ask, "mail01", interval), thousandth);
         }
-        assert_eq!(grid.after(thousandth.checked_sub(nano).unwrap(), "mail01", interval), thousandth);
-        assert_eq!(grid.after(thousandth, "mail01", interval), thousandth + interval);
+        assert_eq!(after(origin, thousandth.checked_sub(nano).unwrap(), "mail01", interval), thousandth);
+        assert_eq!(after(origin, thousandth, "mail01", interval), thousandth + interval);
     }
 }

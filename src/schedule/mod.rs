@@ -4,16 +4,8 @@
 //! a reload does not move it. Runs of one slot never overlap. A start that cannot happen waits for a short time, then is
 //! skipped and reported; missed starts are never made up for in a burst.
 //!
-//! It does not probe: a [`Runner`] does, and a panic or a hang in it affects no other slot. Called by `agent`.
-//!
-//! ```text
-//! slot          what is started, and when
-//! runner        the trait that runs a slot's work, and what is reported to it
-//! grid          the planned starts of a slot
-//! rate_limiter  logins at an even distance
-//! planner       what is due, waiting and running: every decision, without a clock
-//! scheduler     the task that carries out what the planner decides
-//! ```
+//! `planner` makes every decision, `scheduler` is the task that carries them out, and a [`Runner`] probes: a panic or a hang in
+//! it affects no other slot. Called by `agent`.
 
 mod grid;
 mod planner;
@@ -49,7 +41,7 @@ impl<T: Send + Sync + 'static> Schedule<T> {
     /// Starts the scheduler task. All grids begin now.
     pub fn start<R: Runner<Work = T>>(runner: Arc<R>) -> Self {
         let (requests, received) = unbounded_channel();
-        let heartbeat = SchedulerHeartbeat::new(clock::now());
+        let heartbeat = SchedulerHeartbeat { origin: clock::now(), last: Arc::default() };
         let scheduler = Scheduler::new(runner, RunLimits::default(), heartbeat.clone());
         Self { requests, task: tokio::spawn(scheduler.run(received)), heartbeat }
     }
@@ -65,7 +57,7 @@ impl<T: Send + Sync + 'static> Schedule<T> {
     /// Like [`apply`](Self::apply), and drops `before`, which belongs to the replaced slots, when they are no longer in use,
     /// on a thread that starts nothing.
     pub fn apply_and_drop(&self, slots: Vec<Slot<T>>, limits: RunLimits, before: impl Send + 'static) {
-        // Sending fails only after a panic of the task, which the heartbeat shows.
+        // Fails only after a panic of the task, which the heartbeat shows.
         drop(self.requests.send(Request::Apply(slots, limits, Box::new(before))));
     }
 

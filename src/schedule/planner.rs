@@ -1,9 +1,7 @@
-//! Which slot is due, which waits for a free place and which runs: every decision of the schedule. It carries out none of
-//! them.
+//! Which slot is due, which waits for a free place and which runs: every decision of the schedule, without carrying it out.
 //!
-//! Each planned start becomes exactly one [`Action::Start`] or is counted in one [`Action::Skip`], so a start that a slow
-//! server or an overloaded machine prevented is never missing from the counts. The time is an argument; only the pauses of
-//! this process are read from `clock`. Called by `scheduler`.
+//! Each planned start becomes one [`Action::Start`] or is counted in one [`Action::Skip`], so no prevented start is missing
+//! from the counts. The time is an argument; the pauses of this process are read from `clock`. Called by `scheduler`.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
@@ -13,14 +11,10 @@ use std::{
 
 use imaptrace_record::SkipReason;
 
-use super::{
-    grid::{self, Grid},
-    rate_limiter::RateLimiter,
-    slot::Slot,
-};
+use super::{grid, rate_limiter::RateLimiter, slot::Slot};
 use crate::{clock, plan::RunLimits};
 
-/// What the scheduler has to do.
+/// A task for the scheduler.
 #[derive(Debug)]
 pub(super) enum Action<T> {
     /// Start a run, with its number.
@@ -36,18 +30,12 @@ struct SlotEntry<T> {
     slot: Slot<T>,
     /// The next planned start.
     next: Instant,
-    waiting: Option<PendingStart>,
+    /// A start that is due and waits for a free place: when it was planned, and until when it waits.
+    waiting: Option<(Instant, Instant)>,
     /// The run in flight.
     run: Option<u64>,
     /// It is no longer in the plan, and is removed when its run has ended.
     gone: bool,
-}
-
-/// A start that is due and waits for a free place.
-#[derive(Debug, Clone, Copy)]
-struct PendingStart {
-    planned: Instant,
-    until: Instant,
 }
 
 #[derive(Debug)]
@@ -62,9 +50,7 @@ struct ActiveRun<T> {
     deadline: Option<Instant>,
 }
 
-/// A timer that fires this late means that the process did not get to run.
-const LATE: Duration = Duration::from_secs(1);
-/// How much longer a run may take then.
+/// How much longer a run may take after a timer that was late.
 const EXTENSION: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -75,12 +61,12 @@ enum Timer {
     Server(Arc<str>),
 }
 
-/// What is known of a server.
+/// The state of a server.
 #[derive(Debug, Default)]
 struct ServerState {
     in_flight: usize,
     logins: RateLimiter,
-    /// Slots that wait for a free place, the first one first.
+    /// Slots that wait for a free place, in order.
     queue: VecDeque<u64>,
     /// Its place among the servers that could start something: the planned start of the first in the queue.
     offered: Option<Instant>,
@@ -89,9 +75,10 @@ struct ServerState {
 /// The state of a schedule.
 #[derive(Debug)]
 pub(super) struct Planner<T> {
-    grid: Grid,
+    /// All grids begin here.
+    origin: Instant,
     limits: RunLimits,
-    /// The last number given to an entry or a run.
+    /// The last number of an entry or a run.
     number: u64,
     entries: HashMap<u64, SlotEntry<T>>,
     names: HashMap<Arc<str>, u64>,
@@ -129,7 +116,7 @@ impl<T> PlanChange<T> {
 impl<T> Planner<T> {
     pub(super) fn new(origin: Instant, limits: RunLimits) -> Self {
         Self {
-            grid: Grid::new(origin),
+            origin,
             limits,
             number: 0,
             entries: HashMap::new(),
@@ -164,10 +151,7 @@ impl<T> Planner<T> {
         while self.timers.first().is_some_and(|(at, _)| *at <= now) {
             match self.timers.pop_first() {
                 Some((_, Timer::Due(entry))) => self.due(entry, now, &in_maintenance, &mut actions),
-                Some((at, Timer::Overrun(run))) => match self.extension(run, at, now) {
-                    Some(until) => self.extend(run, until),
-                    None => self.give_up(run, &mut actions),
-                },
+                Some((due, Timer::Overrun(run))) => self.overrun(run, due, now, &mut actions),
                 Some((_, Timer::Server(server))) => self.offer(&server),
                 None => {}
             }
@@ -195,7 +179,6 @@ impl<T> Planner<T> {
         }
     }
 
-    /// Applies these slots and limits at once. Poll at the same `now` before and after.
     #[cfg(test)]
     pub(super) fn apply(&mut self, slots: Vec<Slot<T>>, limits: RunLimits, now: Instant) -> Vec<Action<T>> {
         let (mut change, mut actions) = (PlanChange::new(slots, limits), Vec::new());
@@ -203,22 +186,18 @@ impl<T> Planner<T> {
         actions
     }
 
-    /// Applies one step of a change; true when it is complete. A slot with the same name, interval, server and work is left
-    /// alone; a changed one takes the new work from its next start on. Slots that are not in the new plan are removed last.
+    /// Applies one step of a change; true when it is complete. A slot with the same name, interval, server and work continues
+    /// unchanged; a changed one takes the new work from its next start on. Slots that are not in the new plan are removed last.
     pub(super) fn step(&mut self, change: &mut PlanChange<T>, now: Instant, actions: &mut Vec<Action<T>>) -> bool {
         self.limits = change.limits;
         let slots: Vec<_> = change.slots.by_ref().take(STEP).collect();
         if !slots.is_empty() {
             for slot in slots {
-                let entry = match self.names.get(&slot.name) {
-                    Some(entry) => {
-                        let entry = *entry;
-                        self.change(entry, slot, now);
-                        entry
-                    }
+                let known = self.names.get(&slot.name).copied();
+                change.kept.insert(match known {
+                    Some(entry) => self.change(entry, slot, now),
                     None => self.add(slot, now),
-                };
-                change.kept.insert(entry);
+                });
             }
             return false;
         }
@@ -236,39 +215,33 @@ impl<T> Planner<T> {
         let used: HashSet<&str> = self.entries.values().map(|entry| &*entry.slot.server).collect();
         self.servers.retain(|name, server| server.in_flight > 0 || used.contains(&**name));
         // The new limits may have room for waiting starts.
-        let waiting: Vec<_> = self.servers.iter().filter(|(_, server)| !server.queue.is_empty()).collect();
-        let waiting: Vec<_> = waiting.into_iter().map(|(name, _)| name.clone()).collect();
-        for server in waiting {
-            self.offer(&server);
-        }
+        let waiting = self.servers.iter().filter(|(_, server)| !server.queue.is_empty()).map(|(name, _)| name.clone());
+        waiting.collect::<Vec<_>>().iter().for_each(|server| self.offer(server));
         true
     }
 
     /// No more starts.
     pub(super) fn stop(&mut self) -> Vec<Action<T>> {
         let mut actions = Vec::new();
-        let all: Vec<u64> = self.entries.keys().copied().collect();
-        for entry in all {
-            self.remove(entry, &mut actions);
-        }
+        self.entries.keys().copied().collect::<Vec<_>>().into_iter().for_each(|entry| self.remove(entry, &mut actions));
         actions
     }
 
     fn add(&mut self, slot: Slot<T>, now: Instant) -> u64 {
         self.number += 1;
-        let (entry, next) = (self.number, self.grid.after(now, &slot.name, slot.interval));
+        let (entry, next) = (self.number, grid::after(self.origin, now, &slot.name, slot.interval));
         self.names.insert(slot.name.clone(), entry);
         self.timers.insert((next, Timer::Due(entry)));
         self.entries.insert(entry, SlotEntry { slot, next, waiting: None, run: None, gone: false });
         entry
     }
 
-    fn change(&mut self, id: u64, slot: Slot<T>, now: Instant) {
-        let Some(entry) = self.entries.get_mut(&id) else { return };
+    fn change(&mut self, id: u64, slot: Slot<T>, now: Instant) -> u64 {
+        let Some(entry) = self.entries.get_mut(&id) else { return id };
         if entry.gone || entry.slot.interval != slot.interval {
             // A removed slot has no timer.
             self.timers.remove(&(entry.next, Timer::Due(id)));
-            entry.next = self.grid.after(now, &slot.name, slot.interval);
+            entry.next = grid::after(self.origin, now, &slot.name, slot.interval);
             self.timers.insert((entry.next, Timer::Due(id)));
             entry.gone = false;
         }
@@ -276,9 +249,14 @@ impl<T> Planner<T> {
         let server = entry.slot.server.clone();
         if entry.waiting.is_some() && old.server != server {
             self.leave(id, &old.server);
-            self.servers.entry(server.clone()).or_default().queue.push_back(id);
-            self.offer(&server);
+            self.enqueue(id, &server);
         }
+        id
+    }
+
+    fn enqueue(&mut self, id: u64, server: &Arc<str>) {
+        self.servers.entry(server.clone()).or_default().queue.push_back(id);
+        self.offer(server);
     }
 
     fn remove(&mut self, id: u64, actions: &mut Vec<Action<T>>) {
@@ -315,11 +293,10 @@ impl<T> Planner<T> {
             return;
         }
         let until = planned + self.limits.wait.min(interval / 2);
-        entry.waiting = Some(PendingStart { planned, until });
+        entry.waiting = Some((planned, until));
         self.expiries.insert((until, id));
         let server = entry.slot.server.clone();
-        self.servers.entry(server.clone()).or_default().queue.push_back(id);
-        self.offer(&server);
+        self.enqueue(id, &server);
     }
 
     /// Starts what may start, the earliest planned first.
@@ -345,43 +322,30 @@ impl<T> Planner<T> {
 
     fn start(&mut self, id: u64, name: &Arc<str>, now: Instant, actions: &mut Vec<Action<T>>) {
         let (Some(entry), Some(server)) = (self.entries.get_mut(&id), self.servers.get_mut(name)) else { return };
-        let Some(waiting) = entry.waiting.take() else { return };
-        self.expiries.remove(&(waiting.until, id));
+        let Some((planned, until)) = entry.waiting.take() else { return };
+        self.expiries.remove(&(until, id));
         let (slot, limits) = (&entry.slot, &self.limits);
         self.logins.record(now, slot.logins, limits.logins_per_second);
         server.logins.record(now, slot.logins, limits.logins_per_second_per_server);
         server.in_flight += 1;
         self.in_flight += 1;
         self.number += 1;
-        let (run, deadline) = (self.number, now + slot.max_run_time);
+        let (run, allowed, work) = (self.number, slot.max_run_time, slot.work.clone());
         entry.run = Some(run);
-        self.timers.insert((deadline, Timer::Overrun(run)));
-        let work = slot.work.clone();
-        actions.push(Action::Start { run, work: work.clone(), lag: now.saturating_duration_since(waiting.planned) });
-        let allowed = slot.max_run_time;
-        let (server, deadline) = (name.clone(), Some(deadline));
+        self.timers.insert((now + allowed, Timer::Overrun(run)));
+        actions.push(Action::Start { run, work: work.clone(), lag: now.saturating_duration_since(planned) });
+        let (server, deadline) = (name.clone(), Some(now + allowed));
         self.runs.insert(run, ActiveRun { entry: id, server, work, begun: now, allowed, deadline });
     }
 
-    /// The new deadline of a run whose deadline was `at`. The time in which this process did not get to run (SIGSTOP, a paused
-    /// machine, no CPU) is added, and after a late timer a moment in which the run can end by its own deadlines. None for a
-    /// run that has had its time.
-    fn extension(&self, number: u64, at: Instant, now: Instant) -> Option<Instant> {
-        let run = self.runs.get(&number)?;
-        let until = run.begun + run.allowed + clock::paused(run.begun, now, Duration::ZERO);
-        let late = now.saturating_duration_since(at) > LATE;
-        Some(if late { until.max(now + EXTENSION) } else { until }).filter(|until| *until > now)
-    }
-
-    fn extend(&mut self, number: u64, deadline: Instant) {
+    /// The deadline of a run has come: it is extended by pauses of this process, or the run is given up.
+    fn overrun(&mut self, number: u64, due: Instant, now: Instant, actions: &mut Vec<Action<T>>) {
         let Some(run) = self.runs.get_mut(&number) else { return };
-        run.deadline = Some(deadline);
-        self.timers.insert((deadline, Timer::Overrun(number)));
-    }
-
-    fn give_up(&mut self, number: u64, actions: &mut Vec<Action<T>>) {
-        let Some(run) = self.runs.get_mut(&number) else { return };
-        run.deadline = None;
+        run.deadline = clock::extended(run.begun, run.allowed, due, now, EXTENSION);
+        if let Some(deadline) = run.deadline {
+            self.timers.insert((deadline, Timer::Overrun(number)));
+            return;
+        }
         actions.push(Action::GiveUp { run: number, work: run.work.clone() });
         let server = run.server.clone();
         self.free(&server);
@@ -399,8 +363,7 @@ impl<T> Planner<T> {
     /// Enters a server with waiting starts among the offers, again if the first one in its queue has changed.
     fn offer(&mut self, name: &Arc<str>) {
         let Some(server) = self.servers.get_mut(name) else { return };
-        let first = server.queue.front().and_then(|entry| self.entries.get(entry)?.waiting);
-        let first = first.map(|waiting| waiting.planned);
+        let first = server.queue.front().and_then(|entry| self.entries.get(entry)?.waiting).map(|(planned, _)| planned);
         if first == server.offered {
             return;
         }
@@ -415,8 +378,8 @@ impl<T> Planner<T> {
     /// Skips the waiting start of a slot, if there is one.
     fn withdraw(&mut self, id: u64, actions: &mut Vec<Action<T>>) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
-        let Some(waiting) = entry.waiting.take() else { return };
-        self.expiries.remove(&(waiting.until, id));
+        let Some((_, until)) = entry.waiting.take() else { return };
+        self.expiries.remove(&(until, id));
         actions.push(Action::Skip { work: entry.slot.work.clone(), reason: SkipReason::Limit, count: 1 });
         let server = entry.slot.server.clone();
         self.leave(id, &server);

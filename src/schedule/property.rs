@@ -105,7 +105,7 @@ proptest! {
                         let old = model.remove(&name).or_else(|| wanted.remove(&name));
                         let work = old.as_ref().filter(|_| !fresh).map(|old| old.work.clone());
                         let next = old.filter(|old| old.interval == interval).map(|old| old.next);
-                        let next = next.unwrap_or_else(|| grid::Grid::new(origin).after(now, &name, interval));
+                        let next = next.unwrap_or_else(|| grid::after(origin, now, &name, interval));
                         let work = work.unwrap_or_else(|| Arc::new(name.clone()));
                         wanted.insert(name, Model { interval, work, next });
                     }

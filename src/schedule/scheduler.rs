@@ -1,8 +1,5 @@
 //! The task that carries out what the planner decides: it starts runs, reports skipped ones and gives up those that take too
-//! long.
-//!
-//! One task with one timer serves all slots, so ten thousand of them cause no needless wake-ups. It decides nothing. Started by
-//! [`Schedule`](super::Schedule).
+//! long. One task with one timer serves all slots. Started by [`Schedule`](super::Schedule).
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -32,16 +29,12 @@ const BEAT: Duration = Duration::from_secs(1);
 /// When the scheduler task was last active. Cheap to clone and to read, from any thread.
 #[derive(Debug, Clone)]
 pub struct SchedulerHeartbeat {
-    origin: Instant,
+    pub(super) origin: Instant,
     /// Milliseconds after the origin.
-    last: Arc<AtomicU64>,
+    pub(super) last: Arc<AtomicU64>,
 }
 
 impl SchedulerHeartbeat {
-    pub(super) fn new(origin: Instant) -> Self {
-        Self { origin, last: Arc::default() }
-    }
-
     /// How long ago that was. Much more than a second means that the scheduler hangs.
     pub fn age(&self) -> Duration {
         let last = self.origin + Duration::from_millis(self.last.load(Ordering::Relaxed));
@@ -54,21 +47,17 @@ impl SchedulerHeartbeat {
     }
 }
 
-/// What is dropped when a change is complete, on a thread where that delays no start: it may be large.
+/// What belongs to replaced slots. It may be large and is dropped on a thread that starts nothing.
 pub(super) type Before = Box<dyn Send>;
 
-/// What [`Schedule`](super::Schedule) asks for.
+/// A request of [`Schedule`](super::Schedule).
 pub(super) enum Request<T> {
-    /// Apply these slots and limits, then drop what belongs to the ones before.
     Apply(Vec<Slot<T>>, RunLimits, Before),
     Stop,
 }
 
-/// A run that has ended.
-struct RunEnded {
-    run: u64,
-    panicked: bool,
-}
+/// A run that has ended, and whether it panicked.
+type RunEnded = (u64, bool);
 
 pub(super) struct Scheduler<R: Runner> {
     runner: Arc<R>,
@@ -89,7 +78,7 @@ impl<R: Runner> Scheduler<R> {
         Self { runner, planner, heartbeat, tasks: Tasks(HashMap::new()), ended_sender, ended }
     }
 
-    /// Runs until a request to stop, and returns when every run that was started has ended.
+    /// Runs until a request to stop, and returns when every started run has ended.
     pub(super) async fn run(mut self, mut requests: UnboundedReceiver<Request<R::Work>>) {
         let mut stopping = false;
         // The first one is being applied.
@@ -171,7 +160,7 @@ impl<R: Runner> Scheduler<R> {
         }
     }
 
-    fn end(&mut self, RunEnded { run, panicked }: RunEnded) {
+    fn end(&mut self, (run, panicked): RunEnded) {
         self.planner.ended(run);
         if let Some((_, work)) = self.tasks.0.remove(&run).filter(|_| panicked) {
             self.runner.lost(&work, Lost::Panicked);
@@ -196,6 +185,6 @@ struct EndNotifier {
 impl Drop for EndNotifier {
     fn drop(&mut self) {
         // Sending fails when the scheduler has ended.
-        drop(self.sender.send(RunEnded { run: self.run, panicked: std::thread::panicking() }));
+        let _ = self.sender.send((self.run, std::thread::panicking()));
     }
 }
