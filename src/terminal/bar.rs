@@ -9,19 +9,19 @@ use super::{
     parts::{TimePart, TimeParts},
 };
 
-/// The axis: so many columns for so much time, from 0.
+/// The axis: its columns, and the time at its end.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Axis {
     pub(super) columns: usize,
     pub(super) end: Seconds,
 }
 
-/// A column divides into so many: Unicode has blocks of eighths.
+/// The parts of a column: Unicode has blocks of eighths.
 const EIGHTHS: usize = 8;
 const LEFT: [char; EIGHTHS + 1] = [' ', '▏', '▎', '▍', '▌', '▋', '▊', '▉', '█'];
 const RIGHT_HALF: char = '▐';
 const RIGHT_EIGHTH: char = '▕';
-/// In ASCII: of a bar that is not divided, and one shorter than half a column.
+/// In ASCII: a bar that is not divided, and one shorter than half a column.
 const WHOLE: char = '#';
 const SLIVER: char = '-';
 
@@ -29,7 +29,7 @@ const SLIVER: char = '-';
 pub(super) type BarPiece = (Option<TimePart>, String);
 
 impl Axis {
-    /// Where `at` is, in eighths of a column.
+    /// The position of `at`, in eighths of a column.
     #[expect(
         clippy::cast_precision_loss,
         clippy::cast_possible_truncation,
@@ -44,11 +44,11 @@ impl Axis {
         (share * (self.columns * EIGHTHS) as f64).round() as usize
     }
 
-    /// A bar over the axis, as wide as the axis, in pieces: each of one part, or of none in the bar of a step that is not
-    /// divided and beside the bar. Whatever took any time shows at least a sliver; what took none shows nothing.
+    /// A bar as wide as the axis, in pieces: each of one part, or of none beside the bar and in that of a step that is not
+    /// divided. A step without any time has no bar, and every other one at least a sliver.
     ///
-    /// The ends are exact to the eighth of a column where a block can show it, else to half a column: shades, and ASCII,
-    /// have whole columns only. A sliver, shorter than half a column, bears its largest part.
+    /// The ends are exact to an eighth of a column if there is such a block, else to half a column: shades and ASCII have whole
+    /// columns only. A sliver, shorter than half a column, shows the largest part.
     pub(super) fn bar(self, start: Seconds, end: Seconds, parts: Option<TimeParts>, style: Style) -> Vec<BarPiece> {
         if self.columns == 0 || end <= start {
             return vec![(None, " ".repeat(self.columns))];
@@ -56,7 +56,7 @@ impl Axis {
         let from = self.position(start).min(self.columns * EIGHTHS - 1);
         let to = self.position(end).max(from + 1);
         let sliver = to - from < EIGHTHS / 2;
-        // The columns that parts are shared out over. How long the bar is decides how many, not where it happens to fall.
+        // The columns that are divided among the parts. Their number depends on the bar's length, not on its position.
         let first = ((from + EIGHTHS / 2) / EIGHTHS).min((to - 1) / EIGHTHS);
         let first = if sliver { from / EIGHTHS } else { first };
         let last = ((to + EIGHTHS / 2) / EIGHTHS).max(first + 1);
@@ -68,7 +68,7 @@ impl Axis {
         let mut pieces: Vec<BarPiece> = Vec::new();
         for column in 0..self.columns {
             let within = |at: usize| at.saturating_sub(column * EIGHTHS).min(EIGHTHS);
-            // What sticks out beyond them belongs to the part at that end.
+            // A fraction of a column at an end belongs to the part at that end.
             let part = cells[column.clamp(first, last - 1) - first];
             let block = block(within(from), within(to));
             let inside = (first..last).contains(&column);
@@ -108,8 +108,8 @@ impl Axis {
     }
 }
 
-/// The block for a column that is filled from `begin` to `finish` eighths. Unicode has all eighths only from the left,
-/// so a bar's left end is rounded to what there is.
+/// The block for a column that is filled from `begin` to `finish` eighths. Unicode has all eighths only from the left, so the
+/// left end of a bar is rounded.
 fn block(begin: usize, finish: usize) -> char {
     match (begin, finish - begin) {
         (_, 0) => ' ',

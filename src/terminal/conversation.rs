@@ -7,22 +7,20 @@ use super::{
     text::{TextLine, Tone, duration, safe},
 };
 
-/// Columns of the time; a longer one moves its own line alone.
+/// Columns of the time; a longer one moves its own line.
 const TIME: usize = 10;
 
-/// One line, however wide: what was said is not cut to the terminal.
+/// One line, however wide: it is not cut to the terminal's width.
 pub fn conversation_line(line: &ConversationLine, style: Style) -> String {
-    let time = duration(line.at_s, style);
     let (tone, sign) = match line.sender {
         LineOrigin::Client => (Tone::Bold, "C:"),
         LineOrigin::Server => (Tone::Plain, "S:"),
         LineOrigin::Connection => (Tone::Dim, "--"),
     };
-    let mut text = TextLine::default();
-    text.push(Tone::Dim, format!("{}{time}", " ".repeat(TIME.saturating_sub(time.chars().count()))));
-    text.push(tone, format!("  {sign} {}", safe(line.text.as_str(), style)));
     let mut page = String::new();
-    text.write(Style { width: usize::MAX, ..style }, &mut page);
+    TextLine::of(Tone::Dim, format!("{:>TIME$}", duration(line.at_s, style)))
+        .push(tone, format!("  {sign} {}", safe(line.text.as_str(), style)))
+        .write(Style { width: usize::MAX, ..style }, &mut page);
     page
 }
 

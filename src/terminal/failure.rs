@@ -1,25 +1,18 @@
-//! One line for standard error when a run did not pass: what, where, and what to try.
-
-use std::fmt::Write as _;
+//! One line for standard error when a run did not pass: the failure, its place, and what to try.
 
 use imaptrace_record::{CloseNotify, ErrorType, Run, RunOutcome, Step};
 
 use super::{Style, hints::advice, text::safe};
 
-/// What went wrong in `run`, where, and what to try; none when it passed. One line, however long: nothing of the
-/// server's words is cut here.
+/// The failure of `run`, its place, and what to try; none when it passed. One line, which is not cut.
 pub fn failure(run: &Run, style: Style) -> Option<String> {
     if run.outcome == RunOutcome::Passed {
         return None;
     }
     let family = run.family.map(|family| format!(", {}", family.as_str())).unwrap_or_default();
     let place = format!("{}{family}", endpoint(run, style));
-    let mut line = format!("{} ({place}): {}", safe(&run.target, style), verdict(run, style));
-    if let Some(class) = run.error_type {
-        let _ = write!(line, "; {}", advice(run, class, style));
-    }
-    line.push('\n');
-    Some(line)
+    let advice = run.error_type.map(|class| format!("; {}", advice(run, class, style))).unwrap_or_default();
+    Some(format!("{} ({place}): {}{advice}\n", safe(&run.target, style), verdict(run, style)))
 }
 
 /// `LOGIN failed: auth_failed: NO [AUTHENTICATIONFAILED] Authentication failed.`
@@ -28,30 +21,23 @@ pub(super) fn verdict(run: &Run, style: Style) -> String {
         Some(step) => format!("{} failed", safe(step.as_str(), style)),
         None => run.outcome.as_str().to_owned(),
     };
-    match (run.failing_step(), run.error_type) {
-        (Some(step), class) => text = format!("{text}: {}", finding(step, class, style)),
-        (None, Some(class)) => text = format!("{text}: {class}"),
-        (None, None) => {}
-    }
+    let finding = run.failing_step().map(|step| finding(step, run.error_type, style));
+    text.extend(finding.or_else(|| run.error_type.map(|class| class.to_string())).map(|found| format!(": {found}")));
     if run.auth_backoff == Some(true) {
         text.push_str(" (held back: an earlier login was refused)");
     }
     text
 }
 
-/// What a step that failed found: `auth_failed: NO [AUTHENTICATIONFAILED] Authentication failed.`
+/// The finding of a failed step: `auth_failed: NO [AUTHENTICATIONFAILED] Authentication failed.`
 pub(super) fn finding(step: &Step, class: Option<ErrorType>, style: Style) -> String {
-    let mut text = step.error_type.or(class).map_or_else(|| "failed".to_owned(), |class| class.to_string());
+    let text = step.error_type.or(class).map_or_else(|| "failed".to_owned(), |class| class.to_string());
     let mut words = Vec::new();
     words.extend(step.status.map(|status| status.to_string()));
     words.extend(step.code.map(|code| format!("[{code}]")));
     words.extend(step.text.as_ref().map(|text| safe(text.as_str(), style)));
     words.extend((step.close_notify == Some(CloseNotify::False)).then(|| "cut off without close_notify".to_owned()));
-    if !words.is_empty() {
-        text.push_str(": ");
-        text.push_str(&words.join(" "));
-    }
-    text
+    if words.is_empty() { text } else { format!("{text}: {}", words.join(" ")) }
 }
 
 /// `mail01.example.org:993`, brackets around an IPv6 address.
@@ -73,7 +59,7 @@ mod tests {
         assert_eq!(
             failure(&samples::login_refused(), PLAIN).unwrap(),
             "mail01 (mail01.example.org:993): LOGIN failed: auth_failed: NO [AUTHENTICATIONFAILED] \
-             Authentication failed.; check user name and password, and whether the account is locked or wants 2FA\n"
+             Authentication failed.; check user name and password, and whether the account is locked or needs 2FA\n"
         );
     }
 

@@ -1,5 +1,5 @@
-//! What to try, for every way in which a run can fail. One short sentence part, in plain ASCII, that ends a line. For a run
-//! that passed but kept the user waiting see `wait_hints`. Called by `failure`, `table` and `waterfall`.
+//! What to try after each kind of failure: the short end of a line, in ASCII. `wait_hints` is for runs that passed and were
+//! slow. Called by `failure`, `table` and `waterfall`.
 
 use std::borrow::Cow;
 
@@ -8,8 +8,8 @@ use imaptrace_record::{ErrorType, Run, SetupStep, Step, StepName, not_now};
 
 use super::{Style, text::safe, tls_hints};
 
-/// What to try about a run that failed, by all that is known of it: its response code (RFC 9051 §7.1, RFC 5530 §3), its
-/// mechanism, and what the server disclosed before.
+/// What to try after a run that failed, by its response code (RFC 9051 §7.1, RFC 5530 §3), its mechanism, and the properties of
+/// the server.
 pub(super) fn advice(run: &Run, class: ErrorType, style: Style) -> Cow<'static, str> {
     let step = run.failing_step();
     if class == ErrorType::No
@@ -25,11 +25,11 @@ pub(super) fn advice(run: &Run, class: ErrorType, style: Style) -> Cow<'static, 
     Cow::Borrowed(of_login(run, class).unwrap_or_else(|| of_step(step, class)))
 }
 
-/// What only all of the run tells of a login that failed.
+/// A hint for a failed login from the whole run.
 fn of_login(run: &Run, class: ErrorType) -> Option<&'static str> {
     match class {
         ErrorType::AuthMechanism | ErrorType::AuthFailed if run.server.oauth_only == Some(true) => Some(OAUTH_ONLY),
-        // What TLS would bring is there already.
+        // The general hint recommends TLS, which is there already.
         ErrorType::AuthMechanism if run.server.tls_version.is_some() => {
             Some("no mechanism is common to both: enable PLAIN there, or set auth to another")
         }
@@ -62,21 +62,21 @@ fn of_step(step: Option<&Step>, class: ErrorType) -> &'static str {
         {
             "another session holds it: look for a lock, a migration or a POP3 session"
         }
-        // Dovecot before 2.3 says of its limit that it is UNAVAILABLE.
+        // Dovecot before 2.3 reports its limit as UNAVAILABLE.
         (_, ErrorType::Unavailable) if not_now(command, words.as_bytes()) == Some(ErrorType::LimitServer) => {
             hint(ErrorType::LimitServer)
         }
         (_, ErrorType::Unavailable) if words.starts_with("User is authenticated but not connected") => {
             "Exchange: has the account a mailbox, a licence and IMAP, or is it throttled?"
         }
-        // A timeout has no status, but that of a refusal without a tag.
+        // A timeout has a status only after a refusal without a tag.
         (_, ErrorType::TimeoutCommand) if matches!(status, Some(Condition::No | Condition::Bad)) => {
             "refused without a tag, and the command never ended: see its words and log"
         }
         (_, ErrorType::AuthFailed) if code == Some(ResponseCode::ContactAdmin) => {
             of_code(code, false).unwrap_or_else(|| hint(class))
         }
-        // Exchange and Exchange Online, which say no more.
+        // Exchange and Exchange Online.
         (_, ErrorType::AuthFailed) if starts_with(words, "basic authentication is disabled") => OAUTH_ONLY,
         (_, ErrorType::AuthFailed) if words.contains("BasicAuthBlocked") => OAUTH_ONLY,
         (_, ErrorType::AuthFailed)
@@ -87,12 +87,12 @@ fn of_step(step: Option<&Step>, class: ErrorType) -> &'static str {
         (_, ErrorType::AuthFailed) if words == "LOGIN failed." => {
             "is the password right? Exchange Online and Outlook.com take OAuth only"
         }
-        // A line that is no greeting, and plainly a refusal.
+        // A line that is no greeting, but a refusal.
         (
             Some(StepName::Setup(SetupStep::Greeting)),
             ErrorType::ProtocolGreeting | ErrorType::Eof | ErrorType::TimeoutGreeting,
         ) if matches!(status, Some(Condition::No | Condition::Bad | Condition::Bye)) => hint(ErrorType::GreetingBye),
-        // Who logged in is known, and may not be who it wants to be (RFC 5530 §3).
+        // The authentication succeeded, the authorization did not (RFC 5530 §3).
         (_, ErrorType::AuthFailed) if code == Some(ResponseCode::AuthorizationFailed) => {
             "the login is right, but not allowed to act for this user: see its rights"
         }
@@ -105,23 +105,26 @@ fn of_step(step: Option<&Step>, class: ErrorType) -> &'static str {
         (_, ErrorType::AuthFailed) if mechanism == Some(LoginMethod::Sasl(Mechanism::External)) => {
             "does the server trust the client certificate, and does it name this user?"
         }
-        // A server that offers it may yet hold this user's password in another form.
+        // A server that offers it may store this user's password in another form.
         (_, ErrorType::AuthFailed) if mechanism == Some(LoginMethod::Sasl(Mechanism::ScramSha256)) => {
             "is the password right, and stored in a form for SCRAM? try auth plain"
         }
-        // What was found behind an OK, and not in its grammar.
+        // A missing response before an OK, not a syntax error.
         (_, ErrorType::ProtocolSyntax) if opens && was_ok => {
             "the answer lacks EXISTS: look at the server, or a proxy that edits its lines"
         }
         (Some(StepName::Command(CommandName::Fetch)), ErrorType::ProtocolSyntax) if was_ok => {
             "the server counts messages it does not give: look at the mailbox's index"
         }
-        // All tags before it came back as they were: they are not the trouble.
+        // Earlier tags came back unchanged, so they are not the cause.
         (
             Some(StepName::Command(CommandName::Fetch)),
             ErrorType::ProtocolSyntax | ErrorType::ProtocolTag | ErrorType::ProtocolContinuation,
         ) => "a row is cut wrongly: a literal's size, or a line end in a quoted string?",
-        (_, ErrorType::TimeoutCommand) if awaits_literal(step) => {
+        // The text is of `probe`.
+        (_, ErrorType::TimeoutCommand)
+            if words.contains(" of a literal of ") && words.ends_with(" are still awaited") =>
+        {
             "the rest of a literal did not come: its size, or a path that drops packets"
         }
         (Some(StepName::Setup(SetupStep::Connect)), ErrorType::AddressDenied) => {
@@ -134,17 +137,11 @@ fn of_step(step: Option<&Step>, class: ErrorType) -> &'static str {
     }
 }
 
-/// Whether the wait ended inside a literal, as `probe` says it.
-fn awaits_literal(step: Option<&Step>) -> bool {
-    let text = step.and_then(|step| step.text.as_ref()).map_or("", |text| text.as_str());
-    text.contains(" of a literal of ") && text.ends_with(" are still awaited")
-}
-
 fn starts_with(words: &str, start: &str) -> bool {
     words.get(..start.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(start))
 }
 
-/// What a NO means by its response code, whatever command it answers; `opens` when that is SELECT or EXAMINE.
+/// The meaning of a NO by its response code; `opens` if the command is SELECT or EXAMINE.
 fn of_code(code: Option<ResponseCode>, opens: bool) -> Option<&'static str> {
     match code.unwrap_or(ResponseCode::Other) {
         ResponseCode::ServerBug => Some("a fault inside the server: its log at this time says which"),
@@ -158,51 +155,12 @@ fn of_code(code: Option<ResponseCode>, opens: bool) -> Option<&'static str> {
         ResponseCode::NonExistent | ResponseCode::TryCreate => {
             opens.then_some("there is no such mailbox: check --mailbox, or the path in the URL")
         }
-        ResponseCode::Alert
-        | ResponseCode::AlreadyExists
-        | ResponseCode::AppendUid
-        | ResponseCode::AuthenticationFailed
-        | ResponseCode::AuthorizationFailed
-        | ResponseCode::BadCharset
-        | ResponseCode::Capability
-        | ResponseCode::ClientBug
-        | ResponseCode::Closed
-        | ResponseCode::CompressionActive
-        | ResponseCode::CopyUid
-        | ResponseCode::Expired
-        | ResponseCode::ExpungeIssued
-        | ResponseCode::HasChildren
-        | ResponseCode::HighestModSeq
-        | ResponseCode::InProgress
-        | ResponseCode::InUse
-        | ResponseCode::Limit
-        | ResponseCode::MailboxId
-        | ResponseCode::MessageLimit
-        | ResponseCode::Modified
-        | ResponseCode::NewName
-        | ResponseCode::NoModSeq
-        | ResponseCode::NotSaved
-        | ResponseCode::Other
-        | ResponseCode::Parse
-        | ResponseCode::PermanentFlags
-        | ResponseCode::PrivacyRequired
-        | ResponseCode::ReadOnly
-        | ResponseCode::ReadWrite
-        | ResponseCode::Referral
-        | ResponseCode::TooBig
-        | ResponseCode::UidNext
-        | ResponseCode::UidNotSticky
-        | ResponseCode::UidValidity
-        | ResponseCode::Unavailable
-        | ResponseCode::UnknownCte
-        | ResponseCode::Unseen => {
-            opens.then_some("the server refused to open the mailbox: see its words, and check --mailbox")
-        }
+        _ => opens.then_some("the server refused to open the mailbox: see its words, and check --mailbox"),
     }
 }
 
-/// What to look at first when a run ended with `class`. ASCII, lower case, no full stop, at most 76 characters:
-/// with its indent it stays one line on 80 columns.
+/// What to examine first when a run ended with `class`. ASCII, lower case, no full stop, at most 76 characters: one line of 80
+/// columns with its indent.
 pub fn hint(class: ErrorType) -> &'static str {
     match class {
         ErrorType::DnsNxdomain => "check the spelling of the host name, and whether its zone still holds it",
@@ -215,8 +173,8 @@ pub fn hint(class: ErrorType) -> &'static str {
         ErrorType::Reset => "look into the log of the server, or of a proxy, for a crash or a limit",
         ErrorType::Eof => "the server hung up: look into its log at this time for a crash or a limit",
         ErrorType::TlsHandshake => "repeat it by hand with openssl s_client -connect HOST:PORT and compare",
-        ErrorType::TlsProtocol => "is it the right port? 993 speaks TLS at once, 143 wants --security starttls",
-        ErrorType::TlsAlert => "look into the server's TLS log: its alert says what it did not like",
+        ErrorType::TlsProtocol => "is it the right port? 993 begins with TLS, 143 needs --security starttls",
+        ErrorType::TlsAlert => "look into the server's TLS log: its alert names what it refused",
         ErrorType::TlsCertExpired => "see which certificate of the chain has expired: openssl s_client -showcerts",
         ErrorType::TlsCertNotYetValid => "compare this machine's clock with the one that issued the certificate",
         ErrorType::TlsCertName => "use a name that the certificate holds, or give it with --server-name",
@@ -231,12 +189,12 @@ pub fn hint(class: ErrorType) -> &'static str {
         ErrorType::ProtocolGreeting => "is it an IMAP server? another service, or TLS, may listen on this port",
         ErrorType::TimeoutGreeting => "a slow DNS or block list holds it, it is overloaded, or it speaks TLS here",
         ErrorType::ProtocolSyntax => "the answer breaks IMAP's grammar: is a proxy in between? update the server",
-        ErrorType::ProtocolTag => "the answer bears a foreign tag: if long tags trouble it, try --tag short",
-        ErrorType::ProtocolContinuation => "the server waits for data that nobody owes it: look for a proxy in between",
+        ErrorType::ProtocolTag => "the answer has an unknown tag: if it cannot take long tags, try --tag short",
+        ErrorType::ProtocolContinuation => "the server waits for data without a reason: look for a proxy in between",
         ErrorType::LimitLine => "a line is longer than [limits] allow: look at what the server sends",
         ErrorType::LimitBytes => "the answer is larger than [limits] allow: try a smaller --newest",
         ErrorType::LimitResponses => "more answers than [limits] allow: is the mailbox or folder list that large?",
-        ErrorType::LimitDepth => "parentheses nest too deep to be meant: look at what the server sends",
+        ErrorType::LimitDepth => "parentheses are nested too deep: look at what the server sends",
         ErrorType::TimeoutCommand => "look into the server's log for this command: disk, lock, index, load",
         ErrorType::TimeoutWrite => "the server stopped reading: look for a hung process or a stalled proxy",
         ErrorType::TimeoutRun => "no step alone was too long, all together were: see the bars, or --timeout",
@@ -245,10 +203,10 @@ pub fn hint(class: ErrorType) -> &'static str {
         ErrorType::Bad => "the server did not understand the command: see its words and its version",
         ErrorType::Unavailable => "a part behind the server is down, often storage or the user database",
         ErrorType::LimitServer => "too many sessions, or the account is locked: raise the limit, or wait",
-        ErrorType::Referral => "the mailbox lives on another server: probe that one directly",
-        ErrorType::AuthFailed => "check user name and password, and whether the account is locked or wants 2FA",
+        ErrorType::Referral => "the mailbox is on another server: probe that one directly",
+        ErrorType::AuthFailed => "check user name and password, and whether the account is locked or needs 2FA",
         ErrorType::AuthExpired => "the password has expired: set a new one and give it to imaptrace",
-        ErrorType::AuthPrivacy => "the server wants TLS before a login: use imaps:// or --security starttls",
+        ErrorType::AuthPrivacy => "the server requires TLS before a login: use imaps:// or --security starttls",
         ErrorType::AuthMechanism => "no mechanism is common to both: log in over TLS, or set auth to one offered",
         ErrorType::AuthProtocol => "the login exchange broke its own rules: look into the server's auth log",
         ErrorType::SecretUnavailable => "check where the password comes from: file, variable or command",
@@ -256,8 +214,8 @@ pub fn hint(class: ErrorType) -> &'static str {
         ErrorType::OverloadFd => "raise the limit on open files (ulimit -n, LimitNOFILE=), or run fewer",
         ErrorType::OverloadPort => "no local port is left: run fewer at once, or widen ip_local_port_range",
         ErrorType::OverloadCpu => "imaptrace got too little CPU to judge: give it more, or run fewer",
-        ErrorType::Suspended => "this machine slept, or imaptrace was stopped: the run says nothing",
-        ErrorType::Cancelled => "imaptrace was told to stop: the run says nothing about the server",
+        ErrorType::Suspended => "this machine slept, or imaptrace was paused: no fault of the server",
+        ErrorType::Cancelled => "imaptrace was stopped during the run: no fault of the server",
         ErrorType::Internal => "this is a fault in imaptrace: please report it with the JSON line of the run",
     }
 }

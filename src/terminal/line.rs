@@ -6,42 +6,34 @@ use super::{
     Style,
     failure::verdict,
     parts::{TimePart, TimeParts},
-    table::doubtful,
+    table::{doubtful, slowest},
     text::{TextLine, Tone, duration, safe, times},
 };
 
-/// `11:42:40  passed  FLL  465 ms  slowest FETCH 435 ms (server 432 ms)  slow 18.7×`, or what failed it. `~` before a
-/// latency says that it may be wrong. The time of day is in UTC.
+/// `11:42:40  passed  FLL  465 ms  slowest FETCH 435 ms (server 432 ms)  slow 18.7×`, or the failure. A latency after `~` may
+/// be wrong. The time of day is in UTC.
 pub fn line(run: &Run, style: Style) -> String {
-    let mut line = TextLine::default();
-    line.push(Tone::Dim, run.started_at.time_of_day()).push(Tone::Plain, "  ");
+    let mut line = TextLine::of(Tone::Dim, run.started_at.time_of_day());
+    line.push(Tone::Plain, "  ");
     line.push(tone(run.outcome), run.outcome.as_str()).pad_to(18);
     if let Some(family) = run.family {
         line.push(Tone::Plain, format!("{}  ", family.as_str()));
     }
     if let Some(latency) = run.first_loading_latency_s {
-        let latency = duration(latency, style);
-        let latency = if run.is_latency_uncertain() { doubtful(&latency) } else { latency };
-        line.push(Tone::Bold, format!("FLL {latency:>8}  "));
+        line.push(Tone::Bold, format!("FLL {:>8}  ", doubtful(latency, run.is_latency_uncertain(), style)));
     }
-    // Of a run that failed it is the failure that counts, and nobody waited for the rest.
-    let passed = run.outcome == RunOutcome::Passed;
-    let named = run.loading_steps().filter(|_| passed).filter(|step| Some(&step.name) == run.slowest_step.as_ref());
-    let slowest = named.max_by_key(|step| step.duration_s);
+    // A failed run shows its failure, not its slowest step.
+    let slowest = slowest(run).filter(|_| run.outcome == RunOutcome::Passed);
     if let Some(step) = slowest {
-        line.push(
-            Tone::Plain,
-            format!("slowest {} {}", safe(step.name.as_str(), style), duration(step.duration_s, style)),
-        );
-        if let Some(parts) = TimeParts::of(step) {
-            line.push(Tone::Plain, format!(" (server {})", duration(parts.get(TimePart::Server), style)));
-        }
-        line.push(Tone::Plain, "  ");
+        let server = TimeParts::of(step).map(|parts| duration(parts.get(TimePart::Server), style));
+        let server = server.map(|server| format!(" (server {server})")).unwrap_or_default();
+        let (name, took) = (safe(step.name.as_str(), style), duration(step.duration_s, style));
+        line.push(Tone::Plain, format!("slowest {name} {took}{server}  "));
     }
     if run.slow == Some(true) {
         let ratio = slowest.filter(|step| step.slow == Some(true)).and_then(|step| step.ratio);
-        let ratio = ratio.map(|ratio| format!(" {}", times(ratio, style)));
-        line.push(Tone::Warn, format!("slow{}  ", ratio.unwrap_or_default()));
+        let ratio = ratio.map(|ratio| format!(" {}", times(ratio, style))).unwrap_or_default();
+        line.push(Tone::Warn, format!("slow{ratio}  "));
     }
     if run.outcome != RunOutcome::Passed {
         line.push(tone(run.outcome), verdict(run, style));

@@ -1,13 +1,13 @@
-//! The server's, the network's and the transfer's part of commands: how they are marked, and how a bar is shared out.
+//! The server's, the network's and the transfer's part of commands: their marks, and the cells of a bar.
 //!
-//! The parts have no place in time: a command can have several gaps of each kind. So a bar shows how large they are, not
-//! when they were, and always in the order in which the record names them.
+//! A command can have several times of each part, so a bar shows the size of the parts in the order of the record, not their
+//! place in time.
 
 use imaptrace_record::{Seconds, Step};
 
 use super::{Style, text::Tone};
 
-/// One of the three.
+/// A part of a command's time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum TimePart {
     Server,
@@ -26,7 +26,7 @@ impl TimePart {
         }
     }
 
-    /// What a cell of a bar is filled with. No two are told apart by colour alone.
+    /// The character of a bar's cell. Parts differ by more than their colour.
     pub(super) fn mark(self, style: Style) -> char {
         match (self, style.ascii) {
             (Self::Server, false) => '█',
@@ -47,22 +47,22 @@ impl TimePart {
     }
 }
 
-/// How long each part took, of one command or of several. Not all of them are zero.
+/// The time of each part of one command or several. Not all are zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct TimeParts([Seconds; 3]);
 
 impl TimeParts {
-    /// None where nothing can be shared out: all are zero.
+    /// None if all are zero.
     fn new(parts: [Seconds; 3]) -> Option<Self> {
         parts.iter().any(|part| *part > Seconds::ZERO).then_some(Self(parts))
     }
 
-    /// A command's; none of a step that is not divided.
+    /// The parts of a command; none if the step is not divided.
     pub(super) fn of(step: &Step) -> Option<Self> {
         Self::new([step.server_s?, step.network_s?, step.transfer_s?])
     }
 
-    /// The sums over `steps`; none when none of them is divided.
+    /// The sums over `steps`; none if no step is divided.
     pub(super) fn sum<'a>(steps: impl IntoIterator<Item = &'a Step>) -> Option<Self> {
         let add = |sum: [Seconds; 3], parts: Self| [0, 1, 2].map(|part| sum[part].saturating_add(parts.0[part]));
         Self::new(steps.into_iter().filter_map(Self::of).fold([Seconds::ZERO; 3], add))
@@ -72,13 +72,13 @@ impl TimeParts {
         self.0[part as usize]
     }
 
-    /// The part that took the longest; among equals the first.
+    /// The longest part; among equals the first.
     pub(super) fn largest(self) -> TimePart {
         TimePart::ALL.into_iter().rev().max_by_key(|part| self.get(*part)).unwrap_or(TimePart::Server)
     }
 
-    /// Shares out `count` cells by largest remainders, so the largest part has at least one. What counts is how the parts
-    /// stand to each other: in a record from elsewhere they may not add up to the duration.
+    /// Divides `count` cells by largest remainders, so the largest part has at least one. Only the ratio of the parts counts:
+    /// in a replayed record their sum may differ from the duration.
     pub(super) fn cells(self, count: usize) -> Vec<TimePart> {
         let whole: u128 = self.0.iter().map(|part| u128::from(part.as_micros())).sum();
         let shares = TimePart::ALL.map(|part| (part, u128::from(self.get(part).as_micros()) * count as u128));

@@ -1,7 +1,7 @@
-//! The rows of a waterfall: which columns there is room for, and what stands in them.
+//! The rows of a waterfall, and the columns for which there is room.
 //!
-//! The name, the bar and the duration always have their place; the other columns come in, in the order of their use, as
-//! far as the bar keeps [`LEAST_BAR`] columns.
+//! Name, bar and duration are always shown; the other columns are added in the order of their use, while the bar keeps
+//! [`LEAST_BAR`] columns.
 
 use imaptrace_imap::{Condition, ResponseCode};
 use imaptrace_record::{Run, RunOutcome, Seconds, Step, StepOutcome};
@@ -16,24 +16,21 @@ use super::{
     text::{TextLine, Tone, clip, duration, safe, size, times, wrap},
 };
 
-/// A column to the right of the bar is shown only while the bar keeps this width.
+/// The bar's width below which no column is added.
 const LEAST_BAR: usize = 24;
 /// Width of a duration or size.
 const FIGURE: usize = 7;
 
-/// A column of figures.
-struct Figure {
-    title: &'static str,
-    of: fn(&Step, Style) -> Option<String>,
-}
+/// A column of figures: its title, and the figure of a step.
+type Figure = (&'static str, fn(&Step, Style) -> Option<String>);
 
 /// The most useful first.
 const FIGURES: [Figure; 5] = [
-    Figure { title: "server", of: |step, style| step.server_s.map(|time| duration(time, style)) },
-    Figure { title: "first", of: |step, style| step.first_byte_s.map(|time| duration(time, style)) },
-    Figure { title: "recv", of: |step, _| step.received_bytes.map(size) },
-    Figure { title: "sent", of: |step, _| step.sent_bytes.map(size) },
-    Figure { title: "reports", of: |step, style| step.reported_s.map(|time| duration(time, style)) },
+    ("server", |step, style| step.server_s.map(|time| duration(time, style))),
+    ("first", |step, style| step.first_byte_s.map(|time| duration(time, style))),
+    ("recv", |step, _| step.received_bytes.map(size)),
+    ("sent", |step, _| step.sent_bytes.map(size)),
+    ("reports", |step, style| step.reported_s.map(|time| duration(time, style))),
 ];
 
 /// The columns of this run at this width.
@@ -41,10 +38,11 @@ pub(super) struct TextTable<'a> {
     run: &'a Run,
     style: Style,
     name: usize,
+    bar_at: usize,
     axis: Axis,
-    /// Width of the durations: a column more where one is marked as doubtful.
+    /// Width of the durations: a column more if one is marked as uncertain.
     took: usize,
-    figures: Vec<&'static Figure>,
+    figures: Vec<Figure>,
     status: usize,
     code: usize,
 }
@@ -63,6 +61,7 @@ impl<'a> TextTable<'a> {
             run,
             style,
             name,
+            bar_at: name + 1,
             axis: Axis { columns: 0, end: Seconds::ZERO },
             took,
             figures: Vec::new(),
@@ -79,7 +78,7 @@ impl<'a> TextTable<'a> {
             fits
         };
         table.status = if admit(status) { status } else { 0 };
-        let filled = FIGURES.iter().filter(|figure| run.steps.iter().any(|step| (figure.of)(step, style).is_some()));
+        let filled = FIGURES.into_iter().filter(|(_, of)| run.steps.iter().any(|step| of(step, style).is_some()));
         table.figures = filled.filter(|_| admit(FIGURE)).collect();
         table.code = if admit(code) { code } else { 0 };
         let ends = run.steps.iter().map(Step::end_s).chain(run.first_loading_latency_s);
@@ -87,18 +86,16 @@ impl<'a> TextTable<'a> {
         table
     }
 
-    fn bar_at(&self) -> usize {
-        self.name + 1
-    }
-
     pub(super) fn titles(&self, page: &mut String) {
-        let mut line = TextLine::default();
         let end = duration(self.axis.end, self.style);
         let gap = self.axis.columns.saturating_sub(1 + end.width());
         let scale = clip(&format!("0{}{end}", " ".repeat(gap)), self.axis.columns, self.style);
-        line.push(Tone::Dim, format!("{}{scale} {:>took$}", " ".repeat(self.bar_at()), "took", took = self.took));
-        for figure in &self.figures {
-            line.push(Tone::Dim, format!(" {:>FIGURE$}", figure.title));
+        let mut line = TextLine::of(
+            Tone::Dim,
+            format!("{:bar_at$}{scale} {:>took$}", "", "took", bar_at = self.bar_at, took = self.took),
+        );
+        for (title, _) in &self.figures {
+            line.push(Tone::Dim, format!(" {title:>FIGURE$}"));
         }
         line.write(self.style, page);
     }
@@ -116,19 +113,18 @@ impl<'a> TextTable<'a> {
         let took = match step.outcome {
             StepOutcome::Skipped => "skipped".to_owned(),
             StepOutcome::Failed if !step.was_started() => "unsent".to_owned(),
-            _ if step.uncertain == Some(true) => doubtful(&duration(step.duration_s, style)),
-            _ => duration(step.duration_s, style),
+            _ => doubtful(step.duration_s, step.uncertain == Some(true), style),
         };
-        let mut line = TextLine::default();
-        line.push(text, clip(&label(step, style), self.name, style)).pad_to(self.bar_at());
+        let mut line = TextLine::of(text, clip(&label(step, style), self.name, style));
+        line.pad_to(self.bar_at);
         for (part, cells) in self.axis.bar(step.start_s, step.end_s(), TimeParts::of(step), style) {
-            // What failed has one colour; what passed has those of its parts, the slow ones too.
+            // A failed step has one colour; a passed one has those of its parts, even if it is slow.
             let part = part.filter(|_| step.outcome == StepOutcome::Passed);
             line.push(part.map_or(bar, TimePart::tone), cells);
         }
         line.push(text, format!(" {took:>width$}", width = self.took));
-        for figure in &self.figures {
-            let figure = (figure.of)(step, style).unwrap_or_default();
+        for (_, of) in &self.figures {
+            let figure = of(step, style).unwrap_or_default();
             line.push(if text == Tone::Plain { Tone::Dim } else { text }, format!(" {}{figure}", gap(&figure, FIGURE)));
         }
         let [status, code] = [step.status.map(Condition::as_str), step.code.map(ResponseCode::as_str)];
@@ -149,7 +145,7 @@ impl<'a> TextTable<'a> {
         line.write(style, page);
     }
 
-    /// What a failed step found and, for the one that failed the run, what to try.
+    /// The finding of a failed step and, for the one that failed the run, what to try.
     pub(super) fn error(&self, step: &Step, page: &mut String) {
         if step.outcome != StepOutcome::Failed {
             return;
@@ -164,23 +160,20 @@ impl<'a> TextTable<'a> {
         }
     }
 
-    /// A line below, or more of them, after a sign.
+    /// Indented lines after a sign.
     pub(super) fn indented(&self, sign: &str, tone: Tone, text: &str, page: &mut String) {
         for (index, part) in wrap(text, self.style.width.saturating_sub(4)).into_iter().enumerate() {
-            let mut line = TextLine::default();
-            line.push(tone, format!("  {} {part}", if index == 0 { sign } else { " " }));
-            line.write(self.style, page);
+            let sign = if index == 0 { sign } else { " " };
+            TextLine::of(tone, format!("  {sign} {part}")).write(self.style, page);
         }
     }
 
-    /// The ruler under the steps that the user waits for.
+    /// The ruler below the steps of First Loading Latency.
     pub(super) fn latency(&self, page: &mut String) {
         let Some(latency) = self.run.first_loading_latency_s else { return };
         let mut line = TextLine::default();
-        line.push(Tone::Plain, " ".repeat(self.bar_at()));
-        line.push(Tone::Bold, self.axis.ruler(self.run.first_row_s, latency, self.style));
-        let latency = duration(latency, self.style);
-        let latency = if self.run.is_latency_uncertain() { doubtful(&latency) } else { latency };
+        line.pad_to(self.bar_at).push(Tone::Bold, self.axis.ruler(self.run.first_row_s, latency, self.style));
+        let latency = doubtful(latency, self.run.is_latency_uncertain(), self.style);
         line.push(Tone::Bold, format!(" {latency:>took$}", took = self.took));
         let left = self.style.width.saturating_sub(line.width() + 1);
         let name = "First Loading Latency";
@@ -188,17 +181,17 @@ impl<'a> TextTable<'a> {
         line.write(self.style, page);
     }
 
-    /// Which part is drawn how, and what all the commands above come to.
+    /// The marks of the parts, with their sums over all commands.
     pub(super) fn legend(&self, page: &mut String) {
         let Some(parts) = TimeParts::sum(&self.run.steps) else { return };
-        let at = self.bar_at();
-        let mut line = TextLine::default();
-        line.push(Tone::Dim, clip("commands", self.name, self.style)).pad_to(at);
+        let at = self.bar_at;
+        let mut line = TextLine::of(Tone::Dim, clip("commands", self.name, self.style));
+        line.pad_to(at);
         for part in TimePart::ALL {
             let words = format!(" {} {}", part.name(), duration(parts.get(part), self.style));
             if line.width() > at && line.width() + 3 + words.width() > self.style.width {
                 std::mem::take(&mut line).write(self.style, page);
-                line.push(Tone::Plain, " ".repeat(at));
+                line.pad_to(at);
             } else if line.width() > at {
                 line.push(Tone::Plain, "  ");
             }
@@ -211,38 +204,39 @@ impl<'a> TextTable<'a> {
         self.run.failing_step().is_some_and(|failing| std::ptr::eq(failing, step))
     }
 
-    /// Whether a step failed the run: then that one is what there is to see, whatever took longest.
+    /// Whether a step failed the run: then that step is marked, not the slowest.
     fn has_failed(&self) -> bool {
         self.run.failing_step().is_some()
     }
 
-    /// `◀ slowest`, `◀ slow 8.2×`, for one that is both `◀ slowest 8.2×`, or nothing. In a run that failed `◀ failed`, and
-    /// no step is called the slowest.
+    /// `◀ slowest`, `◀ slow 8.2×`, `◀ slowest 8.2×` for both, or nothing; `◀ failed` for the step that failed the run.
     fn mark(&self, step: &Step) -> String {
         let sign = if self.style.ascii { "<" } else { "◀" };
         if self.failed_the_run(step) {
             let word = if self.run.outcome == RunOutcome::Void { "ended here" } else { "failed" };
             return format!("{sign} {word}");
         }
-        let longest = self.run.loading_steps().filter(|other| Some(&other.name) == self.run.slowest_step.as_ref());
-        let slowest = longest.max_by_key(|other| other.duration_s).is_some_and(|other| std::ptr::eq(other, step));
-        let slowest = slowest && !self.has_failed();
+        let slowest = slowest(self.run).is_some_and(|other| std::ptr::eq(other, step)) && !self.has_failed();
         let slow = step.slow == Some(true);
-        let words = match (slowest, step.ratio.filter(|_| slow)) {
-            (false, None) if !slow => return String::new(),
-            (false, None) => "slow".to_owned(),
-            (true, None) if slow => "slowest, slow".to_owned(),
-            (true, None) => "slowest".to_owned(),
-            (false, Some(ratio)) => format!("slow {}", times(ratio, self.style)),
-            (true, Some(ratio)) => format!("slowest {}", times(ratio, self.style)),
-        };
-        format!("{sign} {words}")
+        let word = if slowest { "slowest" } else { "slow" };
+        match step.ratio.filter(|_| slow) {
+            None if !slowest && !slow => String::new(),
+            None if slowest && slow => format!("{sign} slowest, slow"),
+            None => format!("{sign} {word}"),
+            Some(ratio) => format!("{sign} {word} {}", times(ratio, self.style)),
+        }
     }
 }
 
-/// Marks a duration that may be wrong.
-pub(super) fn doubtful(duration: &str) -> String {
-    format!("~{duration}")
+/// A duration, marked if it may be wrong.
+pub(super) fn doubtful(time: Seconds, uncertain: bool, style: Style) -> String {
+    format!("{}{}", if uncertain { "~" } else { "" }, duration(time, style))
+}
+
+/// The slowest step of First Loading Latency.
+pub(super) fn slowest(run: &Run) -> Option<&Step> {
+    let named = run.loading_steps().filter(|step| Some(&step.name) == run.slowest_step.as_ref());
+    named.max_by_key(|step| step.duration_s)
 }
 
 fn gap(text: &str, width: usize) -> String {

@@ -1,11 +1,11 @@
-//! The pieces that all texts are made of: lines that never pass the width, tones, units, escaping.
+//! The pieces of all texts: lines of limited width, tones, units, escaping.
 
 use imaptrace_record::{Seconds, escape};
 use unicode_width::UnicodeWidthStr as _;
 
 use super::Style;
 
-/// What a piece of text means; the colour follows from it.
+/// The meaning of a piece of text, which determines its colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tone {
     Plain,
@@ -42,12 +42,17 @@ impl Tone {
 pub(super) struct TextLine(Vec<(Tone, String)>);
 
 impl TextLine {
+    /// A line of one piece.
+    pub(super) fn of(tone: Tone, text: impl Into<String>) -> Self {
+        Self(vec![(tone, text.into())])
+    }
+
     pub(super) fn push(&mut self, tone: Tone, text: impl Into<String>) -> &mut Self {
         self.0.push((tone, text.into()));
         self
     }
 
-    /// Fills up with spaces to `column`; at least one when something already stands there.
+    /// Adds spaces up to `column`; at least one after other text.
     pub(super) fn pad_to(&mut self, column: usize) -> &mut Self {
         let gap = column.saturating_sub(self.width()).max(usize::from(!self.0.is_empty()));
         self.push(Tone::Plain, " ".repeat(gap))
@@ -58,7 +63,7 @@ impl TextLine {
     }
 
     /// Writes the line with a line feed, without trailing spaces, clipped to the style's width.
-    pub(super) fn write(self, style: Style, page: &mut String) {
+    pub(super) fn write(&self, style: Style, page: &mut String) {
         let whole: String = self.0.iter().map(|(_, text)| text.as_str()).collect();
         let whole = whole.trim_end();
         let fits = whole.width() <= style.width;
@@ -76,18 +81,12 @@ impl TextLine {
 }
 
 fn paint(tone: Tone, text: &str, style: Style, page: &mut String) {
-    if style.colour && tone != Tone::Plain && !text.trim().is_empty() {
-        page.push_str("\x1b[");
-        page.push_str(tone.code());
-        page.push('m');
-        page.push_str(text);
-        page.push_str("\x1b[0m");
-    } else {
-        page.push_str(text);
-    }
+    let painted = style.colour && tone != Tone::Plain && !text.trim().is_empty();
+    let [begin, end] = if painted { [&format!("\x1b[{}m", tone.code()), "\x1b[0m"] } else { [""; 2] };
+    page.extend([begin, text, end]);
 }
 
-/// Makes text that is not ours safe to show in this style.
+/// Escapes text of others for this style.
 pub fn safe(text: &str, style: Style) -> String {
     let text = escape(text);
     if !style.ascii || text.is_ascii() {
@@ -101,30 +100,27 @@ pub fn safe(text: &str, style: Style) -> String {
     text.chars().map(spell).collect()
 }
 
-/// Cuts `text` to at most `width` columns; an ellipsis stands for what was cut.
+/// Cuts `text` to at most `width` columns; an ellipsis replaces the rest.
 pub(super) fn clip(text: &str, width: usize, style: Style) -> String {
-    if text.width() <= width {
-        return text.to_owned();
+    match width {
+        _ if text.width() <= width => text.to_owned(),
+        0 => String::new(),
+        _ => format!("{}{}", prefix(text, width - 1), ellipsis(style)),
     }
-    if width == 0 {
-        return String::new();
-    }
-    format!("{}{}", prefix(text, width - 1), ellipsis(style))
 }
 
 fn ellipsis(style: Style) -> &'static str {
     if style.ascii { "~" } else { "…" }
 }
 
-/// The longest prefix that is at most `width` columns wide. It is measured whole: the width of an emoji sequence is not
-/// the sum of its characters'.
+/// The longest prefix of at most `width` columns. The width of an emoji sequence is not the sum of its characters.
 fn prefix(text: &str, width: usize) -> &str {
     let ends = text.char_indices().map(|(at, character)| at + character.len_utf8());
     let fitting = ends.map(|end| text.get(..end).unwrap_or_default()).take_while(|part| part.width() <= width);
     fitting.last().unwrap_or_default()
 }
 
-/// Breaks `text` at spaces into lines of at most `width` columns; a longer word is broken where it must be.
+/// Breaks `text` at spaces into lines of at most `width` columns; a longer word is broken, too.
 pub(super) fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = Vec::new();
     let mut line = String::new();
@@ -179,8 +175,7 @@ pub fn size(bytes: u64) -> String {
     if bytes < 1_000 {
         return format!("{bytes} B");
     }
-    let mut value = bytes as f64;
-    let mut unit = "B";
+    let (mut value, mut unit) = (bytes as f64, "B");
     for larger in ["kB", "MB", "GB", "TB", "PB", "EB"] {
         if value < 999.5 {
             break;

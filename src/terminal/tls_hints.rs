@@ -1,8 +1,8 @@
-//! What to try when TLS failed, by what exactly was wrong with it. Called by `hints`.
+//! What to try when TLS failed, by the exact fault. Called by `hints`.
 
 use imaptrace_record::TlsFault;
 
-/// What to do about it. The same form as every other hint: ASCII, lower case, no full stop, at most 76 characters.
+/// The remedy, in the form of all hints: ASCII, lower case, no full stop, at most 76 characters.
 pub(super) fn remedy(fault: TlsFault) -> &'static str {
     match fault {
         TlsFault::LeafExpired => "renew the server's certificate, or reload the server if it has a new one",

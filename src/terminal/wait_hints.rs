@@ -1,5 +1,5 @@
-//! Where to look when a run passed but kept the user waiting: the part, and of the server's part the step, that makes up
-//! most of First Loading Latency. What to try after a failure is in `hints`. Called by `waterfall`.
+//! What to examine when a run passed and was slow: the part, and for the server's part the step, that is most of First Loading
+//! Latency. `hints` is for failures. Called by `waterfall`.
 
 use imaptrace_imap::CommandName;
 use imaptrace_record::{Run, RunOutcome, Seconds, Step, StepName};
@@ -10,21 +10,18 @@ use super::{
     text::{duration, safe, size},
 };
 
-/// A part below this is not named, unless the run was slow by its history: a user does not notice it.
+/// A user does not notice a shorter part: it is not named unless the run was slow by its history.
 const NOTICED: Seconds = Seconds::from_micros(100_000);
 
-/// Where to look when one part makes up more than half of what a user waits for. None for a run that did not pass, which
-/// has its own hint, and for one whose uncertain times could change what is named here.
+/// What to examine when one part is more than half of the latency. None for a run that did not pass, which has its own hint,
+/// and if the uncertainty of the times could change the result.
 pub(super) fn remedy(run: &Run, style: Style) -> Option<String> {
-    if run.outcome != RunOutcome::Passed {
-        return None;
-    }
-    let latency = run.first_loading_latency_s?;
+    let latency = run.first_loading_latency_s.filter(|_| run.outcome == RunOutcome::Passed)?;
     let parts = TimeParts::sum(run.loading_steps())?;
     let part = parts.largest();
     let took = parts.get(part);
     let doubt = run.loading_steps().map(doubt).fold(Seconds::ZERO, Seconds::saturating_add);
-    // Whatever is in doubt could be another part's.
+    // The uncertain time could belong to another part.
     if !most(took.saturating_sub(doubt), latency) || (took < NOTICED && run.slow != Some(true)) {
         return None;
     }
@@ -32,29 +29,27 @@ pub(super) fn remedy(run: &Run, style: Style) -> Option<String> {
     Some(match part {
         TimePart::Server => {
             let of = |step: &Step| TimeParts::of(step).map(|parts| parts.get(TimePart::Server)).unwrap_or_default();
-            let most_of_it = run.loading_steps().max_by_key(|step| of(step))?;
-            // Whatever is in doubt could be this step's or the others'.
-            let [least, largest] = [took.saturating_sub(doubt), took.saturating_add(doubt)];
-            let is_most = most(of(most_of_it), largest);
-            if !is_most && most(of(most_of_it), least) {
+            let step = run.loading_steps().max_by_key(|step| of(step))?;
+            // The uncertain time could belong to this step or to others.
+            if most(of(step), took.saturating_add(doubt)) {
+                let (name, time) = (safe(step.name.as_str(), style), duration(of(step), style));
+                format!("mostly the server in {name}, {time}: {}", suspects(step))
+            } else if most(of(step), took.saturating_sub(doubt)) {
                 return None;
-            }
-            match Some(most_of_it).filter(|_| is_most) {
-                Some(step) => {
-                    let (name, time) = (safe(step.name.as_str(), style), duration(of(step), style));
-                    format!("mostly the server in {name}, {time}: {}", suspects(step))
-                }
-                None => format!("mostly the server, {time} over several commands: its load, CPU or memory"),
+            } else {
+                format!("mostly the server, {time} over several commands: {LOAD}")
             }
         }
         TimePart::Network => {
             let round_trip = run.server.rtt_min_s.filter(|time| *time > Seconds::ZERO);
-            let turns = round_trip.map(|each| {
-                let half = Seconds::from_micros(each.as_micros() / 2);
-                let count = took.saturating_add(half).as_micros() / each.as_micros();
-                format!("{count} round trips of {}", duration(each, style))
-            });
-            let turns = turns.unwrap_or_else(|| "round trips".to_owned());
+            let turns = round_trip.map_or_else(
+                || "round trips".to_owned(),
+                |each| {
+                    let half = Seconds::from_micros(each.as_micros() / 2);
+                    let count = took.saturating_add(half).as_micros() / each.as_micros();
+                    format!("{count} round trips of {}", duration(each, style))
+                },
+            );
             format!("mostly the network, {time}: {turns}; only a shorter way helps")
         }
         TimePart::Transfer => {
@@ -65,7 +60,7 @@ pub(super) fn remedy(run: &Run, style: Style) -> Option<String> {
     })
 }
 
-/// How far off a step's times could be: by all of it where that is not on record.
+/// The uncertainty of a step's times; all of its duration if the record does not contain it.
 fn doubt(step: &Step) -> Seconds {
     let uncertain = step.uncertain == Some(true);
     if uncertain { step.uncertainty_s.unwrap_or(step.duration_s) } else { Seconds::ZERO }
@@ -76,29 +71,17 @@ fn most(part: Seconds, whole: Seconds) -> bool {
     part > whole.saturating_sub(part)
 }
 
-/// What a server is mostly busy with in a command that takes long.
+const LOAD: &str = "its load, CPU or memory";
+
+/// The usual causes of a slow command in a server.
 fn suspects(step: &Step) -> &'static str {
-    const LOAD: &str = "its load, CPU or memory";
     let StepName::Command(command) = step.name else { return LOAD };
     match command {
         CommandName::Login | CommandName::Authenticate => "the authentication back end",
         CommandName::List | CommandName::Namespace => "its namespaces, and the number of folders",
         CommandName::Select | CommandName::Examine => "the mailbox's index, or a lock on it",
         CommandName::Fetch => "its disk, or a cold cache",
-        CommandName::Append
-        | CommandName::Capability
-        | CommandName::Close
-        | CommandName::Compress
-        | CommandName::Create
-        | CommandName::Enable
-        | CommandName::Id
-        | CommandName::Idle
-        | CommandName::Logout
-        | CommandName::Noop
-        | CommandName::Search
-        | CommandName::StartTls
-        | CommandName::Status
-        | CommandName::Unselect => LOAD,
+        _ => LOAD,
     }
 }
 

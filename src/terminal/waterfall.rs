@@ -1,6 +1,5 @@
-//! The waterfall: one run, its steps on one time axis, what was slow, what failed and what to try.
-//!
-//! The rows themselves are in [`table`](super::table). Called by `cli` for one run, or for the slowest of several.
+//! The waterfall: one run, its steps on one time axis, what was slow, what failed and what to try. [`table`](super::table) has
+//! the rows. Called by `cli` for one run, or for the slowest of several.
 
 use imaptrace_record::{
     EventName, JourneyName, NoteLevel, Run, RunOutcome, Security, StepOutcome, Timestamp, TlsFacts, Verified,
@@ -34,9 +33,8 @@ pub fn waterfall(run: &Run, style: Style) -> String {
     for (index, step) in run.steps.iter().enumerate() {
         if step.connection > connection {
             connection = step.connection;
-            let mut line = TextLine::default();
-            line.push(Tone::Dim, format!("connection {}", connection.unwrap_or_default()));
-            line.write(style, &mut page);
+            TextLine::of(Tone::Dim, format!("connection {}", step.connection.unwrap_or_default()))
+                .write(style, &mut page);
         }
         table.step(step, &mut page);
         table.error(step, &mut page);
@@ -47,7 +45,7 @@ pub fn waterfall(run: &Run, style: Style) -> String {
     table.legend(&mut page);
     page.push('\n');
     if run.outcome != RunOutcome::Passed && run.failing_step().is_none() {
-        // No row could say it: the run ended before, or between, its steps.
+        // The run ended before, or between, its steps, so no row contains the failure.
         let hint = run.error_type.map(|class| format!("; {}", advice(run, class, style))).unwrap_or_default();
         paragraph(tone(run.outcome), &format!("{}{hint}", verdict(run, style)), style, &mut page);
     }
@@ -60,9 +58,9 @@ pub fn waterfall(run: &Run, style: Style) -> String {
     page
 }
 
-/// Target, address, security, journey, outcome: the address gives way first.
+/// Target, address, security, journey, outcome. The address is shortened first.
 fn head(run: &Run, style: Style, page: &mut String) {
-    // A one-shot probe's target is called as its server: once is enough.
+    // The target of a one-shot probe has the name of its server, which is shown once.
     let (mut who, mut place) = if run.target == run.server.address {
         (endpoint(run, style), String::new())
     } else {
@@ -72,7 +70,7 @@ fn head(run: &Run, style: Style, page: &mut String) {
         who = format!("{who}/{}", safe(&run.account, style));
     }
     let family = run.family.map(|family| format!("  {}", family.as_str())).unwrap_or_default();
-    // Another journey reads other messages: its figures are not to be taken for those of the usual one.
+    // The figures of another journey cannot be compared with those of the usual one.
     let usual = run.journey == JourneyName::FIRST_LOAD;
     let journey = if usual { String::new() } else { format!("  {}", run.journey) };
     let right = format!("  {}{family}{journey}  ", security(run, style));
@@ -85,10 +83,8 @@ fn head(run: &Run, style: Style, page: &mut String) {
     }
     let who = clip(&who, room, style);
     let place = clip(&place, room.saturating_sub(who.width()), style);
-    let mut line = TextLine::default();
-    line.push(Tone::Bold, who).push(Tone::Plain, place).push(Tone::Plain, right);
-    line.push(tone(run.outcome), run.outcome.as_str());
-    line.write(style, page);
+    let mut line = TextLine::of(Tone::Bold, who);
+    line.push(Tone::Plain, place + &right).push(tone(run.outcome), run.outcome.as_str()).write(style, page);
 }
 
 fn security(run: &Run, style: Style) -> String {
@@ -104,11 +100,10 @@ fn security(run: &Run, style: Style) -> String {
 /// The numbers in words.
 fn sum(run: &Run, style: Style, page: &mut String) {
     let uncertain = run.is_latency_uncertain();
-    let mut words = match run.first_loading_latency_s.map(|latency| duration(latency, style)) {
-        Some(latency) if uncertain => vec![format!("First Loading Latency {}", doubtful(&latency))],
-        Some(latency) => vec![format!("First Loading Latency {latency}")],
-        None => vec!["no First Loading Latency".to_owned()],
-    };
+    let mut words = vec![match run.first_loading_latency_s {
+        Some(latency) => format!("First Loading Latency {}", doubtful(latency, uncertain, style)),
+        None => "no First Loading Latency".to_owned(),
+    }];
     words.extend(run.first_row_s.map(|row| format!("first row {}", duration(row, style))));
     words.push(format!("run {}", duration(run.duration_s, style)));
     if let Some(agent) = run.agent_s.filter(|_| uncertain) {
@@ -122,9 +117,7 @@ fn sum(run: &Run, style: Style, page: &mut String) {
 
 fn paragraph(tone: Tone, text: &str, style: Style, page: &mut String) {
     for part in wrap(text, style.width) {
-        let mut line = TextLine::default();
-        line.push(tone, part);
-        line.write(style, page);
+        TextLine::of(tone, part).write(style, page);
     }
 }
 
@@ -132,9 +125,8 @@ fn paragraph(tone: Tone, text: &str, style: Style, page: &mut String) {
 fn details(run: &Run, style: Style, page: &mut String) {
     let mut detail = |tone: Tone, name: &str, text: String| {
         for (index, part) in wrap(&text, style.width.saturating_sub(9)).into_iter().enumerate() {
-            let mut line = TextLine::default();
-            line.push(Tone::Dim, format!("{:<9}", if index == 0 { name } else { "" })).push(tone, part);
-            line.write(style, page);
+            let name = format!("{:<9}", if index == 0 { name } else { "" });
+            TextLine::of(Tone::Dim, name).push(tone, part).write(style, page);
         }
     };
     if let Some(doubts) = doubts(run, style) {
@@ -158,7 +150,7 @@ fn details(run: &Run, style: Style, page: &mut String) {
     let id: Vec<_> = id.map(|text| safe(text.as_str(), style)).collect();
     let mut words = Vec::new();
     words.extend((!id.is_empty()).then(|| id.join(" ")));
-    // Two where one was refused and the other tried: the last is the login.
+    // Of two mechanisms the first was refused, and the last is the login.
     let mut mechanisms: Vec<_> = run.steps.iter().filter_map(|step| step.mechanism).collect();
     let login = mechanisms.pop();
     words.extend(login.map(|name| format!("login by {name}")));
@@ -185,7 +177,7 @@ fn details(run: &Run, style: Style, page: &mut String) {
     detail(Tone::Dim, "trace", run.trace_id.to_string());
 }
 
-/// Why the times that are marked with `~` may be wrong: every reason, those of the steps and the run's own.
+/// All reasons why the times that are marked with `~` may be wrong: those of the steps, and the run's own.
 fn doubts(run: &Run, style: Style) -> Option<String> {
     let uncertain = run.loading_steps().filter(|step| step.uncertain == Some(true));
     let mut doubts: Vec<_> = uncertain
@@ -199,25 +191,23 @@ fn doubts(run: &Run, style: Style) -> Option<String> {
     if run.uncertain == Some(true) && run.paused() {
         doubts.push("imaptrace itself took long between the steps".to_owned());
     } else if let Some(by) = run.uncertainty_s.filter(|_| run.is_latency_uncertain() && doubts.is_empty()) {
-        // Each of the steps is good enough; all together are not.
+        // The uncertainty of each step is small, and their sum is not.
         doubts.push(format!("all steps together by up to {}", duration(by, style)));
     }
     (!doubts.is_empty()).then(|| format!("~ may be wrong: {}", doubts.join(", ")))
 }
 
-/// For how long pauses of our own process delayed a run, and which of its steps; or single steps alone.
+/// How long pauses of this process delayed a run and its steps, or single steps alone.
 pub(super) fn delays(run: &Run, style: Style) -> Option<String> {
     let steps = run.steps.iter().filter_map(|step| Some((step, step.delayed_s?)));
     let steps: Vec<_> = steps.map(|(step, by)| format!("{} by {}", label(step, style), duration(by, style))).collect();
     let steps = steps.join(", ");
-    match run.delayed_s.map(|all| duration(all, style)) {
-        Some(all) if steps.is_empty() => Some(format!("this machine delayed the run by {all}")),
-        Some(all) => Some(format!("this machine delayed the run by {all}: {steps}")),
-        None => (!steps.is_empty()).then(|| format!("this machine delayed {steps}")),
-    }
+    let all = run.delayed_s.map(|all| format!("the run by {}", duration(all, style)));
+    let delayed = all.into_iter().chain((!steps.is_empty()).then_some(steps)).collect::<Vec<_>>();
+    (!delayed.is_empty()).then(|| format!("this machine delayed {}", delayed.join(": ")))
 }
 
-/// What became of segments on the line: `segments: 2 sent again, 1 out of order`.
+/// `segments: 2 sent again, 1 out of order`.
 fn lost(retransmits: Option<u64>, out_of_order: Option<u64>) -> Option<String> {
     let counts = [(retransmits, "sent again"), (out_of_order, "out of order")];
     let counts = counts.into_iter().filter_map(|(count, what)| Some((count.filter(|count| *count > 0)?, what)));
@@ -247,7 +237,7 @@ fn tls(run: &Run, facts: Option<&TlsFacts>, style: Style) -> (Tone, Vec<String>)
     (tone, words)
 }
 
-/// Whole days from the start of the run, since nothing here reads a clock.
+/// Whole days from the start of the run: this module reads no clock.
 #[expect(clippy::cast_possible_truncation, reason = "no calendar has so many days")]
 fn days(run: &Run, not_after: Timestamp) -> i64 {
     ((not_after.epoch_seconds() - run.started_at.epoch_seconds()) / 86_400.0).floor() as i64
@@ -321,7 +311,7 @@ mod tests {
         run.steps.clear();
         (run.failed_step, run.outcome, run.error_type) = (None, RunOutcome::Void, Some(ErrorType::Cancelled));
         let page = waterfall(&run, Style { width: 100, colour: false, ascii: true });
-        assert!(page.contains("void: cancelled; imaptrace was told to stop"), "{page}");
+        assert!(page.contains("void: cancelled; imaptrace was stopped during the run"), "{page}");
     }
 
     const WIDE: Style = Style { width: 120, colour: false, ascii: true };
