@@ -7,15 +7,16 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use imaptrace_record::{Run, Seconds, Timestamp, escape};
+use imaptrace_record::{Seconds, Timestamp, escape};
 use tokio::{
-    task::JoinHandle,
+    sync::watch,
+    task::JoinSet,
     time::{MissedTickBehavior, interval},
 };
 use tracing::{info, warn};
@@ -69,91 +70,67 @@ pub struct Liveness {
     pub idle_for: Box<dyn Fn() -> Duration + Send + Sync>,
 }
 
-/// The phase of the agent's life.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum AgentPhase {
-    Starting,
-    Up,
-    Stopping,
-}
-
-/// The state of the agent. Clones share it.
-#[derive(Clone)]
-pub(super) struct AgentStatus(Arc<StatusData>);
-
-struct StatusData {
-    history: Arc<RunHistory>,
+/// The state of the agent.
+pub(super) struct AgentStatus {
+    pub(super) history: Arc<RunHistory>,
+    pub(super) notifier: Notifier,
+    /// Set by the CPU watch.
+    pub(super) shortage: Shortage,
     began: Anchor,
-    phase: Mutex<AgentPhase>,
+    /// Why the agent is not ready; none while it is.
+    not_ready: watch::Sender<Option<&'static str>>,
     /// When the heartbeat task last ran, in milliseconds since the start.
     beat: AtomicU64,
     in_flight: AtomicU64,
-    config: Mutex<ConfigStatus>,
+    config: watch::Sender<ConfigStatus>,
     sources: OnceLock<HealthSources>,
-    notifier: Notifier,
-    shortage: Shortage,
 }
 
-/// The HTTP listener and the heartbeat task, until this is dropped.
-pub(super) struct StatusTasks {
-    _server: Option<StatusServer>,
-    heartbeat_task: JoinHandle<()>,
-}
-
-impl Drop for StatusTasks {
-    fn drop(&mut self) {
-        self.heartbeat_task.abort();
-    }
-}
+/// The HTTP listener and the heartbeat task, which end when this is dropped.
+pub(super) type StatusTasks = (Option<StatusServer>, JoinSet<()>);
 
 /// Counts a run in flight until it is dropped, by a panic too.
-pub(super) struct RunInFlight(AgentStatus);
+pub(super) struct RunInFlight<'a>(&'a AtomicU64);
 
-impl Drop for RunInFlight {
+impl Drop for RunInFlight<'_> {
     fn drop(&mut self) {
-        self.0.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl AgentStatus {
     /// Starts the listener and the heartbeat task. Called first, so that the start of the agent is visible.
-    pub(super) fn start(config: &Config, settings: StatusSettings) -> (Self, StatusTasks) {
-        let StatusSettings { listen, depth, file, notifier } = settings;
+    pub(super) fn start(config: &Config, settings: StatusSettings) -> (Arc<Self>, StatusTasks) {
         let began = Anchor::now();
         let started_at = Timestamp::from(began.wall());
-        let known = ConfigStatus {
-            file: file.map(|file| file.display().to_string()),
-            loaded_at: started_at,
-            last_reload: None,
-        };
-        let status = Self(Arc::new(StatusData {
-            history: Arc::new(RunHistory::new(depth)),
+        let file = settings.file.map(|file| file.display().to_string());
+        let status = Arc::new(Self {
+            history: Arc::new(RunHistory::new(settings.depth)),
+            notifier: settings.notifier,
+            shortage: Shortage::default(),
             began,
-            phase: Mutex::new(AgentPhase::Starting),
+            not_ready: watch::Sender::new(Some("it is starting: no run has been started yet")),
             beat: AtomicU64::new(0),
             in_flight: AtomicU64::new(0),
-            config: Mutex::new(known),
+            config: watch::Sender::new(ConfigStatus { file, loaded_at: started_at, last_reload: None }),
             sources: OnceLock::new(),
-            notifier,
-            shortage: Shortage::default(),
-        }));
-        status.0.plan(config);
-        let server = listen.and_then(|listen| status.listen(listen, config, started_at));
-        let heartbeat_task = tokio::spawn(status.clone().run_heartbeat());
-        (status, StatusTasks { _server: server, heartbeat_task })
+        });
+        status.plan(config);
+        let server = settings.listen.and_then(|listen| status.listen(listen, config, started_at));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(status.clone().run_heartbeat());
+        (status, (server, tasks))
     }
 
-    fn listen(&self, listen: SocketAddr, config: &Config, started_at: Timestamp) -> Option<StatusServer> {
+    fn listen(self: &Arc<Self>, listen: SocketAddr, config: &Config, started_at: Timestamp) -> Option<StatusServer> {
         let identity =
             Identity { version: env!("CARGO_PKG_VERSION"), instance: config.agent.instance.clone(), started_at };
-        let asked = self.clone();
-        let server = match StatusServer::start(listen, self.0.history.clone(), identity, move || asked.0.facts()) {
-            Ok(server) => server,
-            Err(error) => {
-                warn!("status endpoint disabled; probing continues: cannot listen for HTTP on {listen}: {error}");
-                return None;
-            }
-        };
+        let status = self.clone();
+        let server = StatusServer::start(listen, self.history.clone(), identity, move || status.facts());
+        let server = server.inspect_err(|error| {
+            warn!("status endpoint disabled; probing continues: cannot listen for HTTP on {listen}: {error}");
+        });
+        let server = server.ok()?;
         info!(address = %server.address(), "serving status over HTTP");
         if !server.address().ip().to_canonical().is_loopback() {
             warn!("everyone who can connect to {} can read every target's state and last runs", server.address());
@@ -161,98 +138,67 @@ impl AgentStatus {
         Some(server)
     }
 
-    /// The agent has started: due runs start from now on.
+    /// The agent has started: due runs start from now on. Called once.
     pub(super) fn started(&self, sources: HealthSources) {
-        // It is called once.
-        drop(self.0.sources.set(sources));
-        *self.0.phase() = AgentPhase::Up;
-        self.0.notifier.ready(&self.0.line());
-    }
-
-    /// Where the CPU watch enters a shortage.
-    pub(super) fn shortage(&self) -> Shortage {
-        self.0.shortage.clone()
-    }
-
-    /// A changed configuration is being loaded.
-    pub(super) fn reloading(&self) {
-        self.0.notifier.reloading();
+        drop(self.sources.set(sources));
+        self.not_ready.send_replace(None);
+        self.notifier.ready(&self.line());
     }
 
     /// A configuration was loaded, or it has this number of problems and the one before stays in force.
     pub(super) fn reloaded(&self, outcome: Result<&Config, u64>) {
         let at = Timestamp::from(clock::wall());
-        let last_reload = match outcome {
-            Ok(_) => LastReload { at, success: true, problems: 0 },
-            Err(problems) => LastReload { at, success: false, problems },
-        };
         if let Ok(config) = outcome {
-            self.0.plan(config);
-            self.0.config().loaded_at = at;
+            self.plan(config);
         }
-        self.0.config().last_reload = Some(last_reload);
-        self.0.notifier.ready(&self.0.line());
+        self.config.send_modify(|config| {
+            if outcome.is_ok() {
+                config.loaded_at = at;
+            }
+            let (success, problems) = (outcome.is_ok(), outcome.err().unwrap_or_default());
+            config.last_reload = Some(LastReload { at, success, problems });
+        });
+        self.notifier.ready(&self.line());
     }
 
     /// No more runs start.
     pub(super) fn stopping(&self) {
-        *self.0.phase() = AgentPhase::Stopping;
-        self.0.notifier.stopping("stopping: runs in flight log out, then telemetry is flushed");
+        self.not_ready.send_replace(Some("it is stopping: no run is started any more"));
+        self.notifier.stopping("stopping: runs in flight log out, then telemetry is flushed");
     }
 
     /// A run begins.
-    pub(super) fn run_in_flight(&self) -> RunInFlight {
-        self.0.in_flight.fetch_add(1, Ordering::Relaxed);
-        RunInFlight(self.clone())
-    }
-
-    /// A run has ended.
-    pub(super) fn record(&self, run: &Run) {
-        self.0.history.record(run);
-    }
-
-    /// Planned starts did not happen.
-    pub(super) fn skipped(&self, target: &str, account: &str, reason: &'static str, count: u64) {
-        self.0.history.skipped(target, account, reason, count);
+    pub(super) fn run_in_flight(&self) -> RunInFlight<'_> {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        RunInFlight(&self.in_flight)
     }
 
     /// Records a heartbeat again and again, and notifies systemd.
-    async fn run_heartbeat(self) {
-        let inner = &*self.0;
-        let limit = inner.notifier.watchdog().map(|watchdog| watchdog / 2);
+    async fn run_heartbeat(self: Arc<Self>) {
+        let limit = self.notifier.watchdog.map(|watchdog| watchdog / 2);
         let mut beat = interval(limit.unwrap_or(BEAT).min(BEAT).max(Duration::from_millis(1)));
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut last_alive, mut last_status, mut line) = (None, None, inner.line());
+        let (mut last_alive, mut last_status, mut line) = (None, None, self.line());
         loop {
             let now = beat.tick().await.into_std();
-            let is_due = |last: Option<std::time::Instant>, every: Duration| {
+            let is_due = |last: Option<Instant>, every: Duration| {
                 last.is_none_or(|last| now.saturating_duration_since(last) + beat.period() > every)
             };
-            inner.heartbeat();
-            let not_live = inner.not_live();
-            inner.notifier.retry();
-            if limit.is_some_and(|limit| is_due(last_alive, limit)) && not_live.is_empty() && inner.notifier.alive() {
+            self.beat.store(u64::try_from(self.age().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+            let not_live = self.not_live();
+            self.notifier.retry();
+            if limit.is_some_and(|limit| is_due(last_alive, limit)) && not_live.is_empty() && self.notifier.alive() {
                 last_alive = Some(now);
             }
-            let up = inner.notifier.is_connected() && *inner.phase() == AgentPhase::Up;
-            if up && is_due(last_status, STATUS) {
-                let now_so = inner.line();
-                if now_so != line && inner.notifier.status(&now_so) {
-                    line = now_so;
+            let is_ready = self.not_ready.borrow().is_none();
+            if is_ready && self.notifier.is_connected() && is_due(last_status, STATUS) {
+                let new = self.line();
+                if new != line && self.notifier.status(&new) {
+                    line = new;
                     last_status = Some(now);
                 }
             }
         }
-    }
-}
-
-impl StatusData {
-    fn phase(&self) -> MutexGuard<'_, AgentPhase> {
-        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn config(&self) -> MutexGuard<'_, ConfigStatus> {
-        self.config.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn plan(&self, config: &Config) {
@@ -266,10 +212,6 @@ impl StatusData {
         self.began.since(clock::now())
     }
 
-    fn heartbeat(&self) {
-        self.beat.store(u64::try_from(self.age().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
-    }
-
     /// The tasks that have stopped, a sentence each.
     fn not_live(&self) -> Vec<String> {
         let last = Duration::from_millis(self.beat.load(Ordering::Relaxed));
@@ -281,16 +223,8 @@ impl StatusData {
             .collect()
     }
 
-    fn not_ready(&self) -> Vec<String> {
-        match *self.phase() {
-            AgentPhase::Starting => vec!["it is starting: no run has been started yet".to_owned()],
-            AgentPhase::Up => Vec::new(),
-            AgentPhase::Stopping => vec!["it is stopping: no run is started any more".to_owned()],
-        }
-    }
-
-    fn warnings(&self) -> Vec<String> {
-        self.shortage.reason().map(|why| format!("short of CPU: {why}")).into_iter().collect()
+    fn warning(&self) -> Option<String> {
+        self.shortage.borrow().as_ref().map(|why| format!("short of CPU: {why}"))
     }
 
     fn facts(&self) -> Facts {
@@ -298,10 +232,10 @@ impl StatusData {
             at: clock::wall().into(),
             uptime: Seconds::from(self.age()),
             not_live: self.not_live(),
-            not_ready: self.not_ready(),
-            warnings: self.warnings(),
+            not_ready: self.not_ready.borrow().iter().map(ToString::to_string).collect(),
+            warnings: self.warning().into_iter().collect(),
             in_flight: self.in_flight.load(Ordering::Relaxed),
-            config: self.config().clone(),
+            config: self.config.borrow().clone(),
             delivery: self.delivery(),
         }
     }
@@ -322,7 +256,7 @@ impl StatusData {
         let queue = self.delivery().map(|delivery| delivery.memory_bytes + delivery.disk_bytes.unwrap_or_default());
         let queue = queue.map_or_else(String::new, |queue| format!(", queue {}", size(queue)));
         let line = format!("{} target{plural}, {} failing{queue}", counts.targets, counts.failing_targets);
-        [line].into_iter().chain(self.not_live()).chain(self.warnings()).collect::<Vec<_>>().join("; ")
+        [line].into_iter().chain(self.not_live()).chain(self.warning()).collect::<Vec<_>>().join("; ")
     }
 }
 
@@ -379,7 +313,7 @@ mod tests {
         sent.iter().filter(|sent| *sent == "WATCHDOG=1").count()
     }
 
-    fn begin(names: &[&str], notifier: Notifier) -> (AgentStatus, StatusTasks) {
+    fn begin(names: &[&str], notifier: Notifier) -> (Arc<AgentStatus>, StatusTasks) {
         AgentStatus::start(&config(names), StatusSettings { notifier, ..StatusSettings::default() })
     }
 
@@ -403,7 +337,7 @@ mod tests {
         assert_eq!(alive(&sent), 0, "{sent:?}");
         let expected = "STATUS=1 target, 0 failing; the schedule: nothing has moved for 6 s";
         assert_eq!(sent, [expected]);
-        assert_eq!(status.0.facts().not_live.len(), 1);
+        assert_eq!(status.facts().not_live.len(), 1);
 
         idle_for.store(0, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_secs(2)).await;
@@ -414,11 +348,11 @@ mod tests {
     async fn threads_that_have_stopped_are_not_live() {
         let (status, watch) = begin(&["a"], Notifier::default());
         tokio::time::sleep(Duration::from_secs(60)).await;
-        assert_eq!(status.0.not_live(), [""; 0]);
+        assert_eq!(status.not_live(), [""; 0]);
         // The heartbeat task is gone, as if nothing on these threads were polled.
         drop(watch);
         tokio::time::sleep(HEARTBEAT_LIMIT + BEAT + BEAT).await;
-        let [sent] = &status.0.not_live()[..] else { panic!("they are live") };
+        let [sent] = &status.not_live()[..] else { panic!("they are live") };
         assert!(sent.starts_with("the threads that probe: nothing has moved for 1"), "{sent}");
     }
 
@@ -426,14 +360,14 @@ mod tests {
     async fn it_is_ready_between_its_start_and_its_end() {
         let (socket, notifier, _dir) = systemd("0");
         let (status, _watch) = begin(&["a", "b"], notifier);
-        let ready = |status: &AgentStatus| status.0.facts().not_ready.is_empty();
+        let ready = |status: &AgentStatus| status.facts().not_ready.is_empty();
         assert!(!ready(&status) && received(&socket).is_empty());
         let failure = Some("a\u{9b}\u{202e}b".to_owned());
         let sent = DeliveryStatus { memory_bytes: 2_000, disk_bytes: Some(7), failure, ..DeliveryStatus::default() };
         let delivery = move || Some(sent.clone());
         status.started(HealthSources { delivery: Some(Box::new(delivery)), tasks: Vec::new() });
         assert!(ready(&status));
-        let shown = status.0.facts().delivery.unwrap();
+        let shown = status.facts().delivery.unwrap();
         assert_eq!(shown.failure.as_deref(), Some("a\\u{9b}\\u{202e}b"));
         assert_eq!(received(&socket), ["READY=1\nSTATUS=2 targets, 0 failing, queue 2.01 kB"]);
         status.stopping();
@@ -447,22 +381,22 @@ mod tests {
     async fn a_reload_is_shown_and_a_bad_one_changes_nothing_else() {
         let (socket, notifier, _dir) = systemd("0");
         let (status, _watch) = begin(&["a", "mail02"], notifier);
-        let mut run: Run = serde_json::from_str(FAILED).unwrap();
+        let mut run: imaptrace_record::Run = serde_json::from_str(FAILED).unwrap();
         run.account = "default".into();
-        status.record(&run);
-        let loaded_at = status.0.facts().config.loaded_at;
-        status.reloading();
+        status.history.record(&run);
+        let loaded_at = status.facts().config.loaded_at;
+        status.notifier.reloading();
         status.reloaded(Err(3));
         let sent = received(&socket);
         assert!(sent[0].starts_with("RELOADING=1\nMONOTONIC_USEC="), "{sent:?}");
         assert_eq!(sent[1], "READY=1\nSTATUS=2 targets, 1 failing");
-        let config_now = status.0.facts().config;
+        let config_now = status.facts().config;
         let last = config_now.last_reload.unwrap();
         assert_eq!((last.success, last.problems, config_now.loaded_at), (false, 3, loaded_at));
 
         status.reloaded(Ok(&config(&["mail02", "b", "c"])));
         assert_eq!(received(&socket), ["READY=1\nSTATUS=3 targets, 1 failing"]);
-        let config_now = status.0.facts().config;
+        let config_now = status.facts().config;
         assert!(config_now.last_reload.unwrap().success && config_now.loaded_at >= loaded_at);
     }
 
@@ -472,12 +406,12 @@ mod tests {
         let (one, other) = (status.run_in_flight(), status.clone());
         let task = tokio::spawn(async move {
             let _here = other.run_in_flight();
-            assert_eq!(other.0.facts().in_flight, 2);
+            assert_eq!(other.facts().in_flight, 2);
             panic!("on purpose");
         });
         assert!(task.await.unwrap_err().is_panic());
-        assert_eq!(status.0.facts().in_flight, 1);
+        assert_eq!(status.facts().in_flight, 1);
         drop(one);
-        assert_eq!(status.0.facts().in_flight, 0);
+        assert_eq!(status.facts().in_flight, 0);
     }
 }

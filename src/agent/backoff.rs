@@ -24,7 +24,7 @@ pub(super) struct LoginBackoff {
     tried: Option<Login>,
 }
 
-/// What identifies a login; a secret that cannot be read is none.
+/// The identity of a login. It has no secret if that cannot be read.
 #[derive(Debug, PartialEq)]
 struct Login {
     user: UserName,

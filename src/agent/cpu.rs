@@ -7,12 +7,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
+    fs,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
+    sync::{Mutex, MutexGuard, PoisonError, mpsc},
     time::{Duration, Instant},
 };
 
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::{
@@ -55,57 +56,36 @@ fn threads() -> MutexGuard<'static, BTreeSet<i32>> {
     THREADS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Why the agent is short of CPU, while it is. Clones share it.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Shortage(Arc<Mutex<Option<String>>>);
+/// A sentence about the last sample with a shortage of CPU; none while there is no shortage.
+pub(super) type Shortage = watch::Sender<Option<String>>;
 
-impl Shortage {
-    /// A sentence about the last sample with a shortage.
-    pub(super) fn reason(&self) -> Option<String> {
-        self.lock().clone()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The thread that samples, until this is dropped.
-pub(super) struct CpuWatch {
-    _ends: mpsc::Sender<()>,
-}
-
-impl CpuWatch {
-    /// Starts it. None when no thread could be started.
-    pub(super) fn start(metrics: Metrics, shortage: Shortage) -> Option<Self> {
-        let (keep, ends) = mpsc::channel();
-        let watch = move || {
-            let (mut before, mut quiet) = (Sample::take(), 0);
-            update(&metrics, &Sample { at: before.at, ..Sample::default() }, &before, false);
-            while ends.recv_timeout(SAMPLE_INTERVAL) == Err(mpsc::RecvTimeoutError::Timeout) {
-                let now = Sample::take();
-                let found = now.shortage_since(&before);
-                quiet = if found.is_some() { 0 } else { quiet + 1 };
-                let was = shortage.reason();
-                match (&found, &was) {
-                    (Some(why), None) => warn!("the agent is short of CPU: {why}"),
-                    (None, Some(_)) if quiet == QUIET_SAMPLES => info!("the agent is no longer short of CPU"),
-                    _ => {}
-                }
-                let is = found.or_else(|| was.filter(|_| quiet < QUIET_SAMPLES));
-                update(&metrics, &before, &now, is.is_some());
-                *shortage.lock() = is;
-                before = now;
+/// Starts the thread that samples until the returned value is dropped. None when no thread could be started.
+pub(super) fn start(metrics: Metrics, shortage: Shortage) -> Option<mpsc::Sender<()>> {
+    let (keep, ends) = mpsc::channel();
+    let watch = move || {
+        let (mut before, mut quiet) = (Sample::take(), 0);
+        let start = Sample { waited: BTreeMap::new(), throttled: None, pauses: PauseTotals::default(), ..before };
+        update(&metrics, &start, &before, false);
+        while ends.recv_timeout(SAMPLE_INTERVAL) == Err(mpsc::RecvTimeoutError::Timeout) {
+            let now = Sample::take();
+            let found = now.shortage_since(&before);
+            quiet = if found.is_some() { 0 } else { quiet + 1 };
+            let was = shortage.borrow().clone();
+            match (&found, &was) {
+                (Some(why), None) => warn!("the agent is short of CPU: {why}"),
+                (None, Some(_)) if quiet == QUIET_SAMPLES => info!("the agent is no longer short of CPU"),
+                _ => {}
             }
-        };
-        match std::thread::Builder::new().name("cpu-watch".to_owned()).spawn(watch) {
-            Ok(_) => Some(Self { _ends: keep }),
-            Err(error) => {
-                warn!("cannot start the thread that watches for a shortage of CPU: {error}");
-                None
-            }
+            let is = found.or_else(|| was.filter(|_| quiet < QUIET_SAMPLES));
+            update(&metrics, &before, &now, is.is_some());
+            shortage.send_replace(is);
+            before = now;
         }
-    }
+    };
+    let started = std::thread::Builder::new().name("cpu-watch".to_owned()).spawn(watch);
+    let started =
+        started.inspect_err(|error| warn!("cannot start the thread that watches for a shortage of CPU: {error}"));
+    started.ok().map(|_| keep)
 }
 
 fn update(metrics: &Metrics, before: &Sample, now: &Sample, short: bool) {
@@ -118,17 +98,11 @@ fn update(metrics: &Metrics, before: &Sample, now: &Sample, short: bool) {
 #[derive(Debug, Clone)]
 struct Sample {
     at: Instant,
-    /// For how long each of the threads waited for a processor.
+    /// How long each of the threads waited for a processor.
     waited: BTreeMap<i32, Duration>,
-    /// For how long the cgroup's quota held it; none without a quota.
+    /// How long the cgroup's quota throttled it; none without a quota.
     throttled: Option<Duration>,
     pauses: PauseTotals,
-}
-
-impl Default for Sample {
-    fn default() -> Self {
-        Self { at: clock::now(), waited: BTreeMap::new(), throttled: None, pauses: PauseTotals::default() }
-    }
 }
 
 impl Sample {
@@ -147,12 +121,12 @@ impl Sample {
         }
     }
 
-    /// For how long the cgroup's CPU limit held the agent; zero without one.
+    /// How long the cgroup's quota throttled the agent; zero without one.
     fn throttled_since(&self, before: &Self) -> Duration {
         self.throttled.unwrap_or_default().saturating_sub(before.throttled.unwrap_or_default())
     }
 
-    /// For how long the thread that waited longest did, and all of them together.
+    /// The longest wait of a thread, and the sum of all waits.
     fn waited_since(&self, before: &Self) -> (Duration, Duration) {
         let since = |(thread, waited): (&i32, &Duration)| {
             waited.saturating_sub(before.waited.get(thread).copied().unwrap_or_default())
@@ -161,7 +135,7 @@ impl Sample {
         (all().max().unwrap_or_default(), all().sum())
     }
 
-    /// Why there was too little CPU since another look, if there was.
+    /// Why there was too little CPU since another sample, if there was.
     fn shortage_since(&self, before: &Self) -> Option<String> {
         let time = self.at.saturating_duration_since(before.at);
         let throttled = self.throttled_since(before);
@@ -184,8 +158,8 @@ fn run_queue_wait(text: &str) -> Option<Duration> {
     text.split_whitespace().nth(1)?.parse().ok().map(Duration::from_nanos)
 }
 
-/// For how long the CPU limits of the process's cgroup, and of those above it, held it. None where there is no cgroup with
-/// such a limit, or none that may be read. Files are looked for below `root`.
+/// How long the CPU limits of the process's cgroup and its ancestors throttled it. None without such a limit that can be read.
+/// The paths are below `root`.
 #[expect(clippy::disallowed_methods, reason = "on a thread of its own, which watches the CPU")]
 fn throttled(root: &Path) -> Option<Duration> {
     let known = fs::read_to_string(root.join("proc/self/cgroup")).ok()?;
@@ -193,9 +167,9 @@ fn throttled(root: &Path) -> Option<Duration> {
     let stats = mounts.into_iter().flat_map(|(mount, path)| {
         let mount = root.join("sys/fs/cgroup").join(mount);
         let path = path.trim_matches('/').to_owned();
-        // In a container the path may be the host's, and what is mounted is the container's own.
+        // In a container the path may be the host's, and the mount the container's own.
         let directories: Vec<PathBuf> = Path::new(&path).ancestors().map(|above| mount.join(above)).collect();
-        directories.into_iter().filter_map(|directory| read_throttled(&directory.join("cpu.stat")).ok().flatten())
+        directories.into_iter().filter_map(|directory| read_throttled(&directory.join("cpu.stat")))
     });
     stats.reduce(|one, other| one + other)
 }
@@ -214,14 +188,13 @@ fn cgroups(text: &str) -> Vec<(String, String)> {
 
 /// `throttled_usec` of version 2, `throttled_time` in nanoseconds of version 1; none without a limit.
 #[expect(clippy::disallowed_methods, reason = "on a thread of its own, which watches the CPU")]
-fn read_throttled(file: &Path) -> io::Result<Option<Duration>> {
-    let text = fs::read_to_string(file)?;
-    let number = |name: &str| {
-        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
-        value.trim().parse::<u64>().ok()
+fn read_throttled(file: &Path) -> Option<Duration> {
+    let text = fs::read_to_string(file).ok()?;
+    let number = |name: &str| -> Option<u64> {
+        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?.trim().parse().ok()
     };
     let micros = number("throttled_usec").map(Duration::from_micros);
-    Ok(micros.or_else(|| number("throttled_time").map(Duration::from_nanos)))
+    micros.or_else(|| number("throttled_time").map(Duration::from_nanos))
 }
 
 #[cfg(test)]

@@ -13,7 +13,6 @@ const PER_RUN: u64 = 2;
 
 /// The limits reduced to what this process can keep, with a warning if that is less than configured.
 pub(super) fn bounded(limits: RunLimits) -> RunLimits {
-    // Where there is no such limit there is nothing to keep below.
     let Ok((open, _)) = getrlimit(Resource::RLIMIT_NOFILE) else { return limits };
     let kept = within(limits, open);
     if kept != limits {

@@ -17,17 +17,15 @@ use tracing::warn;
 
 use crate::{secret, telemetry::logs};
 
-/// How long what is left to be done at the end may take: a directory of our own is removed.
+/// The time limit of the last work: a directory of our own is removed.
 const LAST: Duration = Duration::from_millis(150);
 /// From the signal to the end of a process that has not ended by itself: the promised 5 s, less what the kernel takes.
 const FORCED: Duration = Duration::from_millis(4900);
-/// The exit code then.
-const FORCED_CODE: u8 = 1;
 
-/// Ends the process: kills password commands, does `last` if that does not take long, closes all sockets, and exits.
+/// Ends the process: kills password commands, runs `last` with a time limit, closes all sockets, and exits.
 ///
-/// Nothing is run at the exit, for it could wait for a thread that does not return. Such a thread keeps the dead process in
-/// the list of processes until its call returns, and with it its open files, so sockets are closed here.
+/// No exit handler is run: it could wait for a thread that does not return. Such a thread keeps the dead process and its open
+/// files until its call returns, so sockets are closed here.
 pub fn exit(code: u8, last: impl FnOnce() + Send + 'static) -> ! {
     secret::end_commands();
     let (done, is_done) = mpsc::channel::<()>();
@@ -36,7 +34,6 @@ pub fn exit(code: u8, last: impl FnOnce() + Send + 'static) -> ! {
         drop(done);
     };
     if thread::Builder::new().name("exit".to_owned()).spawn(last).is_ok() {
-        // Returns when the thread has ended and dropped its sender, or after the timeout.
         let _ = is_done.recv_timeout(LAST);
     }
     end_now(code)
@@ -45,8 +42,8 @@ pub fn exit(code: u8, last: impl FnOnce() + Send + 'static) -> ! {
 /// The exit code of a process that is about to end.
 static CODE: AtomicI32 = AtomicI32::new(0);
 
-/// tokio hands signals on by a pair of sockets. Its thread panics when that is closed, and tokio then aborts: the process
-/// ends, as it is meant to, with its own exit code.
+/// tokio passes signals on by a pair of sockets. When they are closed its thread panics, and tokio aborts: the process then ends
+/// with the intended exit code.
 #[expect(unsafe_code, reason = "a signal's handler")]
 extern "C" fn on_abort(_signal: libc::c_int) {
     // SAFETY: it only ends the process, and may be called in a handler.
@@ -55,7 +52,7 @@ extern "C" fn on_abort(_signal: libc::c_int) {
 
 #[expect(unsafe_code, reason = "the standard library's exit runs what may wait")]
 fn end_now(code: u8) -> ! {
-    // What panics from now on only finds its connection closed.
+    // Later panics are caused by closed connections.
     logs::ignore_panics();
     CODE.store(code.into(), Ordering::Relaxed);
     // SAFETY: the handler only ends the process.
@@ -65,10 +62,8 @@ fn end_now(code: u8) -> ! {
     unsafe { libc::_exit(code.into()) }
 }
 
-/// Closes all sockets, those of the network first: peers see the end of their connections, and addresses are free for the next process.
-///
-/// Each number leads to `/dev/null` from then on. It stays open, so that whoever still owns it closes that, and no other file
-/// that got its number meanwhile.
+/// Closes all sockets, those of the network first: peers see the end of their connections, and addresses are free for the next
+/// process. Each descriptor then is `/dev/null`: it stays open, so its owner cannot close another file with its number.
 #[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "descriptors are replaced that belong to others, right before the end")]
 #[expect(clippy::disallowed_methods, reason = "a device, and a path below /proc")]
@@ -76,40 +71,32 @@ fn close_sockets() {
     let Ok(null) = std::fs::File::options().read(true).write(true).open("/dev/null") else { return };
     let open = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
     let numbers: Vec<i32> = open.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
-    let (network, local): (Vec<_>, Vec<_>) = numbers
-        .into_iter()
-        .filter_map(|number| Some((number, domain(number)?)))
-        .partition(|(_, domain)| is_network(*domain));
+    let sockets = numbers.into_iter().filter_map(|number| Some((number, is_network(number)?)));
+    let (network, local): (Vec<_>, Vec<_>) = sockets.partition(|(_, is_network)| *is_network);
     for (number, _) in network.into_iter().chain(local) {
         // SAFETY: both are open, and the owner's number stays so.
         unsafe { libc::dup2(null.as_raw_fd(), number) };
     }
 }
 
-/// The address family of a socket; none of what is no socket.
+/// Whether a socket is one of the network; none for other files.
 #[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "a question about a descriptor that belongs to others")]
-fn domain(number: i32) -> Option<libc::c_int> {
+fn is_network(number: i32) -> Option<bool> {
     let mut domain: libc::c_int = 0;
     let mut size = libc::socklen_t::try_from(size_of_val(&domain)).unwrap_or(0);
-    // SAFETY: the kernel writes no more than `size` bytes to `domain`. What is no socket is refused, and not touched: a file
-    // may be on a file system that does not answer.
+    // SAFETY: the kernel writes no more than `size` bytes to `domain`. A file, which may be on a file system that does not
+    // answer, is refused and not accessed.
     let asked =
         unsafe { libc::getsockopt(number, libc::SOL_SOCKET, libc::SO_DOMAIN, (&raw mut domain).cast(), &raw mut size) };
-    (asked == 0).then_some(domain)
+    (asked == 0).then_some(matches!(domain, libc::AF_INET | libc::AF_INET6))
 }
 
-#[cfg(target_os = "linux")]
-fn is_network(domain: libc::c_int) -> bool {
-    matches!(domain, libc::AF_INET | libc::AF_INET6)
-}
-
-/// The kernel does it.
+/// The kernel closes them.
 #[cfg(not(target_os = "linux"))]
 fn close_sockets() {}
 
-/// Ends the process some time after the first signal to stop, should it live on. On a thread of its own, which no other can
-/// hold up.
+/// Ends the process some time after the first signal to stop if it still runs, from a thread of its own.
 #[expect(unsafe_code, reason = "what runs in a signal's handler may do little")]
 pub(super) fn force_after_signal() -> io::Result<()> {
     let (ours, signalled) = UnixStream::pair()?;
@@ -124,10 +111,9 @@ pub(super) fn force_after_signal() -> io::Result<()> {
     }
     std::mem::forget(ours);
     let force = move || {
-        let mut signalled = signalled;
-        if signalled.read_exact(&mut [0]).is_ok() {
+        if (&signalled).read_exact(&mut [0]).is_ok() {
             thread::sleep(FORCED.saturating_sub(LAST));
-            exit(FORCED_CODE, || {
+            exit(1, || {
                 warn!("the agent has not ended in time: exiting now; undelivered telemetry is lost");
                 logs::flush(LAST);
             })
@@ -146,8 +132,7 @@ mod tests {
     fn sockets_are_told_from_files_and_those_of_the_network_from_others() {
         let (tcp, udp) = (TcpListener::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
         let ((one, _other), file) = (UnixStream::pair().unwrap(), tempfile::tempfile().unwrap());
-        let network = |number| domain(number).map(is_network);
-        let found = [tcp.as_raw_fd(), udp.as_raw_fd(), one.as_raw_fd(), file.as_raw_fd(), -1].map(network);
+        let found = [tcp.as_raw_fd(), udp.as_raw_fd(), one.as_raw_fd(), file.as_raw_fd(), -1].map(is_network);
         assert_eq!(found, [Some(true), Some(true), Some(false), None, None]);
     }
 }

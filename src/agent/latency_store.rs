@@ -1,13 +1,13 @@
-//! Holds the latency history, and saves it in the state directory, if there is one.
+//! Holds the latency history, and saves it in the state directory, if there is one. Called by the agent.
 //!
-//! The file is a copy: when it cannot be read or written, the agent continues with the history in memory. A damaged file is
-//! moved aside, and so is anything that is no regular file. A file that cannot be read stays as it is, and nothing is saved
-//! before it has been read. If the directory does not answer at the start, the file is read later, and of each account the
-//! longer series are kept. What is slow is decided in `latency`. Called by the agent.
+//! The file is a copy: when it cannot be read or written, the agent continues with the history in memory. A damaged file, and
+//! anything else than a regular file, is moved aside. A file that cannot be read is not changed, and nothing is saved before it
+//! has been read. If the directory does not answer at the start, the file is read later, and of each account the longer series
+//! are kept.
 
 use std::{
     fs::File,
-    io::{self, BufWriter},
+    io::{self, BufWriter, Write as _},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -24,11 +24,9 @@ use crate::{
     state::{Directory, NotRegularError, StateDir},
 };
 
-/// The file's name in the state directory.
+/// Names in the state directory: the file, the one that is being written, and one that was moved aside, without its extension.
 const FILE: &str = "latency.jsonl";
-/// The one that is being written.
 const NEW: &str = "latency.new";
-/// The name of a file that was moved aside, without its extension.
 const ASIDE: &str = "latency";
 /// The shortest time between two saves.
 const PAUSE: Duration = Duration::from_secs(60);
@@ -40,7 +38,8 @@ const LARGEST: u64 = 256 << 20;
 /// The latency history, and its file.
 pub(super) struct LatencyStore {
     history: Mutex<History>,
-    settings: Settings,
+    /// The rule for slow steps.
+    pub(super) settings: Settings,
     /// Without one the history is in memory only.
     state: Option<StateDir>,
     /// The history has changed since the last save.
@@ -51,8 +50,6 @@ pub(super) struct LatencyStore {
     saving: Mutex<Saving>,
 }
 
-/// The state of saving.
-#[derive(Default)]
 struct Saving {
     /// The last save failed, which has been logged.
     failing: bool,
@@ -91,11 +88,6 @@ impl LatencyStore {
         }
     }
 
-    /// The rule for slow steps.
-    pub(super) fn settings(&self) -> &Settings {
-        &self.settings
-    }
-
     /// Marks the slow steps of a finished run, adds the run to the history, and returns the levels that have moved for good.
     pub(super) fn evaluate(&self, run: &mut Run) -> Vec<Shift> {
         let shifts = self.history().evaluate(run);
@@ -118,7 +110,7 @@ impl LatencyStore {
             return;
         }
         let this = self.clone();
-        // It fails only after a panic, which has been reported.
+        // Fails only after a panic, which has been reported.
         drop(blocking::work(move || this.save_now()).await);
     }
 
@@ -170,7 +162,6 @@ impl LatencyStore {
             }
             Ok(size)
         })?;
-        // The rename, too, has to be on the disk.
         directory.sync()?;
         Ok(size)
     }
@@ -178,22 +169,18 @@ impl LatencyStore {
     /// Writes all lines to the disk, and returns their size.
     fn write_synced(&self, file: File) -> io::Result<u64> {
         let mut file = BufWriter::new(file);
-        self.write_lines(&mut file)?;
-        let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
-        file.sync_all()?;
-        Ok(file.metadata()?.len())
-    }
-
-    fn write_lines(&self, file: &mut impl io::Write) -> io::Result<()> {
         writeln!(file, "{}", latency::HEAD)?;
         let keys = self.history().keys();
         for key in keys {
+            // The lock is held for one account at a time.
             let line = self.history().line(&key);
             if let Some(line) = line {
                 writeln!(file, "{line}")?;
             }
         }
-        Ok(())
+        let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
+        file.sync_all()?;
+        Ok(file.metadata()?.len())
     }
 
     fn history(&self) -> MutexGuard<'_, History> {
@@ -205,8 +192,8 @@ impl LatencyStore {
     }
 }
 
-/// Reads the file. A damaged one is moved aside, so that a new one can be written, and so is anything that is no regular file.
-/// The error names the path that could not be read or moved.
+/// Reads the file; a damaged one is moved aside, so that a new one can be written. The error names the path that could not be
+/// read or moved.
 fn read(settings: &Settings, directory: &Directory, wanted: impl Fn(&str, &str) -> bool) -> io::Result<History> {
     let empty = || History::new(settings.clone());
     let (history, problem) = match directory.read(FILE, LARGEST) {
@@ -225,7 +212,6 @@ fn read(settings: &Settings, directory: &Directory, wanted: impl Fn(&str, &str) 
     Ok(history)
 }
 
-/// Moves the file aside.
 fn set_aside(directory: &Directory, problem: &str) -> io::Result<()> {
     let aside = directory.free(ASIDE, ".damaged").and_then(|aside| {
         directory.rename(FILE, directory, &aside)?;

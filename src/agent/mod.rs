@@ -4,25 +4,17 @@
 //! and [`wiring`] for their export.
 //!
 //! ```text
-//! target_set     targets as slots of the schedule, and what they keep over a reload
-//! reload         a changed configuration
-//! runner         one run of an account, from its back-off to its delivery
-//! run_once       a run under its live root; a panic or a hang makes it void
-//! run_log        what the log shows of runs
-//! latency_store  the latency history, saved in the state directory
-//! backoff        refused logins are repeated less often
-//! agent_status   the state of the agent, for HTTP and for systemd
-//! systemd        notifications
-//! cpu            whether the agent gets enough CPU
-//! descriptors    no more runs than files can be open
-//! heap           freed memory is returned to the system
-//! stop           the signals that end the agent
-//! exit           the end of the process, which nothing delays
-//! reading        files whose file system may not answer
-//! receivers      headers and TLS files of the OTLP exporters, which are followed
-//! tls_files      TLS files of the targets, which are followed
-//! wiring         delivery and store as the configuration describes them
-//! error          why the agent cannot start
+//! target_set                what targets keep over a reload, and their slots
+//! reload, reading           a changed configuration; files whose file system may not answer
+//! runner, run_once          one run of an account, from its back-off to its delivery; a panic or a hang makes it void
+//! run_log                   what the log shows of runs
+//! latency_store             the latency history, saved in the state directory
+//! backoff                   refused logins are repeated less often
+//! agent_status, systemd     the state of the agent, for HTTP and for systemd
+//! cpu, descriptors, heap    shortage of CPU, the limit on open files, freed memory
+//! stop, exit                the signals that end the agent; the end of the process, which nothing delays
+//! receivers, tls_files      headers and TLS files of the OTLP exporters and of the targets, which are followed
+//! wiring                    delivery and store as the configuration describes them
 //! ```
 
 mod agent_status;
@@ -56,19 +48,19 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::OptionFuture;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{oneshot, watch},
+    task::JoinSet,
 };
 use tracing::{info, warn};
 
 use self::{
     agent_status::AgentStatus,
-    cpu::CpuWatch,
     reload::{Hangup, Reloader},
-    run_log::{MINUTE, RunLog},
+    run_log::RunLog,
     runner::{AgentRunner, RunContext, RunSettings},
-    stop::StopSignals,
     target_set::TargetSet,
     tls_files::TlsFileSets,
 };
@@ -79,6 +71,7 @@ pub use self::{
     exit::exit,
     receivers::check_tls,
     run_once::{load_password, run_once},
+    stop::StopSignals,
     systemd::{Notifier, SYSTEMD_VARIABLES},
     target_set::families,
 };
@@ -118,7 +111,7 @@ pub async fn run(
     let mut agent = tokio::spawn(run_until(async { drop(stopped.await) }, config, Some((sources, hangup)), status));
     let ended = tokio::select! {
         ended = &mut agent => ended,
-        first = signals.next() => {
+        (_, first) = signals.next() => {
             drop(stop);
             tokio::select! {
                 ended = &mut agent => ended,
@@ -133,11 +126,6 @@ pub async fn run(
 }
 
 /// Probes until `stop` completes, then ends within 5 s.
-pub async fn until(stop: impl Future<Output = ()>, config: Config) -> Result<(), AgentError> {
-    serve(stop, config, StatusSettings::default()).await
-}
-
-/// Like [`until`], with a status endpoint.
 pub async fn serve(stop: impl Future<Output = ()>, config: Config, status: StatusSettings) -> Result<(), AgentError> {
     run_until(stop, config, None, status).await
 }
@@ -158,8 +146,8 @@ async fn run_until(
     };
     // Dropped last: it shows the end, too.
     let (status, _tasks) = AgentStatus::start(&config, settings);
-    // Before a file is read: if it changes meanwhile, it counts as changed.
-    let seen = reload::versions(reload::watched(&config.watched, &[])).await;
+    // Before a file is read: a change during the start is then a change.
+    let seen = reload::seen(&config).await;
     let follower = FileFollower::default();
     let delivery = tokio::select! {
         biased;
@@ -176,15 +164,16 @@ async fn run_until(
     let exports = config.otlp.traces.is_some() || config.otlp.metrics.is_some();
     let metrics = delivery.metrics();
     metrics.reloaded(true, clock::wall());
-    let _cpu = CpuWatch::start(metrics.clone(), status.shortage());
+    let _cpu = cpu::start(metrics.clone(), status.shortage.clone());
     let (store, read) = wiring::latency_store(&config, state.clone());
     // A slow read goes on, and the history is merged when it is there.
     if tokio::time::timeout(STATE_TIMEOUT, blocking::work(read)).await.is_err() {
         warn!("the latency history cannot be read in time: probing starts, and it is merged when the disk answers");
     }
-    let saving = tokio::spawn(store.clone().save_regularly());
     let run_log = Arc::new(RunLog::new());
-    let summing = tokio::spawn(summarize(run_log.clone()));
+    let mut tasks = JoinSet::new();
+    tasks.spawn(store.clone().save_regularly());
+    tasks.spawn(run_log.clone().summarize_regularly());
     let (cancel_runs, cancel) = watch::channel(false);
     let prober = Arc::new(Prober::new(config.dns.clone()));
     let context = Arc::new(RunContext {
@@ -207,8 +196,8 @@ async fn run_until(
         delivery: config.otlp.traces.is_some().then(|| Box::new(queue) as _),
         tasks: vec![Liveness { name: "the schedule", limit: STUCK, idle_for: Box::new(move || heartbeat.age()) }],
     });
-    let following = tokio::spawn(follower.run());
-    // The target set has them.
+    tasks.spawn(follower.run());
+    // The target set contains them.
     config.targets = Vec::new();
     let reload = Reloader { origin, seen, config, targets: Arc::new(targets), tls_files };
     tokio::select! {
@@ -223,21 +212,13 @@ async fn run_until(
     if !schedule.stop(LOGOUT_TIME).await {
         warn!("a run did not end in time and is given up");
     }
-    saving.abort();
-    summing.abort();
+    // Aborts them.
+    drop(tasks);
     run_log.summarize();
-    following.abort();
     let left = end.saturating_duration_since(clock::now());
     let delivery = context.delivery().take();
-    let (report, saved) = tokio::join!(
-        async {
-            match delivery {
-                Some(delivery) => Some(delivery.shutdown(left).await),
-                None => None,
-            }
-        },
-        tokio::time::timeout(left, store.save()),
-    );
+    let shutdown = OptionFuture::from(delivery.map(|delivery| delivery.shutdown(left)));
+    let (report, saved) = tokio::join!(shutdown, tokio::time::timeout(left, store.save()));
     if saved.is_err() {
         warn!("the latency history was not saved in time: the previously saved one stays");
     }
@@ -268,13 +249,4 @@ async fn open_state(path: Option<&Path>) -> Result<Option<StateDir>, StateDirErr
         );
     }
     Ok(Some(state))
-}
-
-/// Logs a summary once a minute.
-async fn summarize(run_log: Arc<RunLog>) {
-    let mut minutes = tokio::time::interval(MINUTE);
-    loop {
-        minutes.tick().await;
-        run_log.summarize();
-    }
 }

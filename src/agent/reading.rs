@@ -1,7 +1,7 @@
-//! Reading where a file system may not answer: on a few threads of its own, with a deadline, which a pause of this process lengthens.
+//! Reads that a file system may not answer: on a few threads, with a deadline, which a pause of this process lengthens.
 //!
-//! One reading goes over many files on any number of mounts, deep into parsers, so it is none of the short calls of
-//! `blocking`. A thread that is stuck stays so; there are no more of them than places. Called by `reload`.
+//! One read is of many files on any number of mounts, and parses them, so it is none of the short calls of `blocking`. There are
+//! no more threads that hang than places. Called by `reload`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,21 +12,21 @@ use crate::{
     clock::{self, Deadline},
 };
 
-/// Places for readings of one kind.
+/// Places for reads of one kind.
 pub(super) struct BoundedReads {
     places: Arc<Semaphore>,
     within: Duration,
 }
 
-/// Why there is nothing.
+/// A failed read.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ReadError {
-    /// Its time is up.
+    /// It took too long.
     #[error(
         "the configuration and its files were not read within {0:?}: a file system that one of them is on does not answer"
     )]
     Deadline(Duration),
-    /// It was not begun.
+    /// All places are taken by reads that hang.
     #[error("the configuration is not read again: earlier attempts still wait for a file system that does not answer")]
     Busy,
     /// It panicked.
@@ -46,10 +46,8 @@ impl BoundedReads {
     ) -> Result<T, ReadError> {
         let place = self.places.clone().try_acquire_owned().map_err(|_| ReadError::Busy)?;
         let reading = blocking::work(move || {
-            let read = read();
-            // Whatever becomes of what was read, the thread is free.
-            drop(place);
-            read
+            let _place = place;
+            read()
         });
         let read = blocking::within(Deadline::after(clock::now(), self.within), reading).await;
         read.ok_or(ReadError::Deadline(self.within))?.map_err(ReadError::Fault)

@@ -1,23 +1,19 @@
 //! Files for requests to an OTLP receiver: headers, root certificates, the client certificate and its key. They are followed,
 //! and a change applies from the next request on.
 //!
-//! Headers from a variable or a program are read once, since nothing would show a change, and once for all exporters that have
-//! the same source. A program that does not answer at the start is run again until it does, after pauses that grow to a minute,
-//! and exports wait for it. Called by `wiring`.
+//! Headers from a variable or a program are read once, since a change cannot be detected, for all exporters that have the same
+//! source. A program that does not answer at the start is run again, after pauses that grow to a minute, and exports wait for
+//! it. Called by `wiring`.
 
 use std::{
     env,
     path::PathBuf,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use imaptrace_imap::Secret;
 use sha2::{Digest as _, Sha256};
-use tokio::sync::OnceCell;
 use tracing::error;
 
 use super::error::AgentError;
@@ -37,19 +33,24 @@ pub(super) type FollowedSignal = Followed<Signal, AgentError>;
 /// programs that print a secret.
 pub(super) const START_LIMIT: Duration = Duration::from_secs(2);
 
-/// The longest pause after a program that failed.
+/// The pauses after a program that failed.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Headers that are not in files: each source is read once, whichever exporters have it.
+/// Headers that are not in files: each source is read once, for all exporters that have it.
 #[derive(Default)]
 pub(super) struct FixedHeaders(Mutex<Vec<Arc<FixedHeader>>>);
 
-/// The value of a header that is not in a file.
+/// A header that is not in a file.
 struct FixedHeader {
     source: SecretSource,
-    value: OnceCell<Secret>,
-    /// When to try again after a failure, and the pause before that.
-    retry: Mutex<Option<(Instant, Duration)>>,
+    state: tokio::sync::Mutex<FixedHeaderState>,
+}
+
+enum FixedHeaderState {
+    Read(Secret),
+    /// When to read it next, and the pause before that.
+    Unread(Instant, Duration),
 }
 
 impl FixedHeaders {
@@ -58,45 +59,42 @@ impl FixedHeaders {
         if let Some(known) = all.iter().find(|header| header.source == *source) {
             return known.clone();
         }
-        let new = FixedHeader { source: source.clone(), value: OnceCell::new(), retry: Mutex::default() };
-        all.push(Arc::new(new));
-        all[all.len() - 1].clone()
+        let state = tokio::sync::Mutex::new(FixedHeaderState::Unread(clock::now(), FIRST_PAUSE));
+        let new = Arc::new(FixedHeader { source: source.clone(), state });
+        all.push(new.clone());
+        new
     }
 }
 
 impl FixedHeader {
-    /// Reads the value once. After a failure it waits for the pause first.
+    /// The value, which is read once. After a failure it waits for the pause first.
     async fn load(&self) -> Result<Secret, SecretError> {
-        let load = || async {
-            let retry = *self.retry();
-            if let Some((at, _)) = retry {
-                tokio::time::sleep_until(at.into()).await;
-            }
-            let pause = retry.map_or(Duration::from_secs(1), |(_, pause)| (pause * 2).min(LONGEST_PAUSE));
-            let loaded = self.source.load().await;
-            *self.retry() = loaded.is_err().then(|| (clock::now() + pause, pause));
-            loaded
+        let mut state = self.state.lock().await;
+        let (at, pause) = match &*state {
+            FixedHeaderState::Read(value) => return Ok(value.clone()),
+            FixedHeaderState::Unread(at, pause) => (*at, *pause),
         };
-        self.value.get_or_try_init(load).await.cloned()
-    }
-
-    fn retry(&self) -> MutexGuard<'_, Option<(Instant, Duration)>> {
-        self.retry.lock().unwrap_or_else(PoisonError::into_inner)
+        tokio::time::sleep_until(at.into()).await;
+        let loaded = self.source.load().await;
+        *state = match &loaded {
+            Ok(value) => FixedHeaderState::Read(value.clone()),
+            Err(_) => FixedHeaderState::Unread(clock::now() + pause, (pause * 2).min(LONGEST_PAUSE)),
+        };
+        loaded
     }
 }
 
-/// One exporter, with what cannot be followed.
+/// One exporter, with the values that cannot be followed.
 struct ExporterSource {
     exporter: Exporter,
     /// By position; none for a header that is in a file.
     fixed: Vec<Option<Arc<FixedHeader>>>,
-    /// For the first attempt at the values of `fixed`.
-    start_limit: Option<Duration>,
-    is_started: AtomicBool,
+    /// For the first attempt at the values of `fixed`, which takes it.
+    start_limit: Mutex<Option<Duration>>,
 }
 
-/// Reads what this exporter needs for the first time, if there is one. `what` it exports is for the log. With a `start_limit`
-/// a program that takes longer is waited for by exports, else by whoever calls this.
+/// Reads the files and headers of this exporter, if there is one, for the first time. `what` it exports is for the log. With a
+/// `start_limit` exports wait for a program that takes longer, else the caller does.
 pub(super) async fn begin(
     what: &str,
     exporter: Option<&Exporter>,
@@ -107,10 +105,10 @@ pub(super) async fn begin(
     let source = Arc::new(ExporterSource {
         exporter: exporter.clone(),
         fixed: exporter.headers.iter().map(|(_, source)| file(source).is_none().then(|| headers.of(source))).collect(),
-        start_limit,
-        is_started: AtomicBool::new(false),
+        start_limit: Mutex::new(start_limit),
     });
-    let paths = source.paths();
+    let headers = exporter.headers.iter().filter_map(|(_, source)| file(source));
+    let paths: Vec<_> = headers.chain(tls_paths(exporter).all()).collect();
     let names = paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
     let name = match names.as_str() {
         "" => format!("a header of the OTLP exporter of {what}"),
@@ -119,7 +117,7 @@ pub(super) async fn begin(
     FollowedSignal::begin(name, paths, move || Box::pin(source.clone().load())).await.map(Some)
 }
 
-/// The settings now. A file that does not answer leaves an exporter that waits for it.
+/// The current settings. While a file does not answer, the exporter waits for it.
 pub(super) fn now(followed: &FollowedSignal, exporter: &Exporter) -> Signal {
     match followed.known() {
         Known::Good(signal) => signal.as_ref().clone(),
@@ -136,7 +134,6 @@ pub(super) fn hand_on(
 ) -> impl Future<Output = ()> + Send {
     let mut changes = followed.subscribe();
     async move {
-        // It is looked at for as long as somebody has it.
         while changes.changed().await.is_ok() {
             changes.mark_unchanged();
             if let Err(problem) = replace(&receivers, &now(&followed, &exporter)) {
@@ -179,16 +176,10 @@ fn plain(exporter: &Exporter) -> Signal {
 }
 
 impl ExporterSource {
-    fn paths(&self) -> Vec<PathBuf> {
-        let Exporter { ca_file, client_cert, client_key, .. } = &self.exporter;
-        let headers = self.exporter.headers.iter().filter_map(|(_, source)| file(source));
-        headers.chain([ca_file, client_cert, client_key].into_iter().flatten().cloned()).collect()
-    }
-
     async fn load(self: Arc<Self>) -> Result<Read<Signal>, NotRead<AgentError>> {
         let exporter = &self.exporter;
         let mut signal = plain(exporter);
-        let limit = self.start_limit.filter(|_| !self.is_started.swap(true, Ordering::Relaxed));
+        let limit = self.start_limit.lock().unwrap_or_else(PoisonError::into_inner).take();
         for ((name, source), fixed) in exporter.headers.iter().zip(&self.fixed) {
             let value = match fixed {
                 None => source.load().await.map_err(header_problem)?,
@@ -202,7 +193,7 @@ impl ExporterSource {
         let (ca, chain, key) = (pem.ca.clone(), pem.cert.clone(), pem.key.clone());
         signal.pem = Some(Arc::new(pem));
         let digest = digest(&signal);
-        // What is in the files is tried out before it takes the place of what works.
+        // The new files are checked before they replace those in use.
         let tried = blocking::work(move || -> Result<Signal, AgentError> {
             TlsPem { ca, chain, key }.check(&paths).map_err(AgentError::OtlpTls)?;
             signal.check().map_err(DeliveryStartError::from)?;
@@ -246,13 +237,13 @@ fn tls_paths(exporter: &Exporter) -> TlsPaths {
     TlsPaths { ca_file: ca_file.clone(), client_cert: client_cert.clone(), client_key: client_key.clone() }
 }
 
-/// What is wrong inside its files for TLS, if anything. Blocks its thread, for some seconds at most.
+/// Checks the exporter's TLS files. Blocks its thread, for some seconds at most.
 pub fn check_tls(exporter: &Exporter) -> Result<(), TlsContextError> {
     let paths = tls_paths(exporter);
     TlsPem::read(&paths)?.check(&paths)
 }
 
-/// Of all that was read.
+/// The digest of all values.
 fn digest(signal: &Signal) -> [u8; 32] {
     let mut digest = Sha256::new();
     let mut add = |bytes: &[u8]| {

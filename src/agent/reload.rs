@@ -4,7 +4,7 @@
 //! schedule as long as the agent does.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     future::pending,
     path::PathBuf,
     sync::Arc,
@@ -21,13 +21,14 @@ use super::{
     receivers,
     runner::{MaintenanceCheck, RunContext, RunSettings},
     target_set::{AccountWork, TargetChanges, TargetSet},
-    tls_files::{self, FileSets, TlsFileSets},
+    tls_files::TlsFileSets,
     wiring,
 };
 use crate::{
     blocking, clock,
     config::{self, Config, Sources},
     follow::FileVersion,
+    net::TlsPaths,
     plan::{AddressChoice, Target},
     probe::Prober,
     schedule::{Schedule, Slot},
@@ -68,23 +69,12 @@ pub(super) struct Hangup {
     pub(super) early: bool,
 }
 
-/// The versions of files.
-pub(super) type FileStates = Vec<(PathBuf, Option<FileVersion>)>;
-
-/// A configuration that cannot be used.
-struct RejectedConfig {
-    /// Everything that is wrong.
-    problems: Vec<String>,
-    /// The files in which it may be corrected.
-    files: Vec<PathBuf>,
-}
+/// The versions of files; none of a missing one.
+pub(super) type FileStates = BTreeMap<PathBuf, Option<FileVersion>>;
 
 /// Why it is loaded again.
-#[derive(Debug, Clone, Copy)]
-enum ReloadReason {
-    Signal,
-    File,
-}
+const SIGHUP: &str = "SIGHUP";
+const CHANGE: &str = "a file has changed";
 
 impl Reloader {
     /// Follows the configuration for as long as it is polled.
@@ -99,30 +89,22 @@ impl Reloader {
         loop {
             let why = tokio::select! {
                 biased;
-                () = hung_up(&mut hangup) => ReloadReason::Signal,
-                () = sleep(CHECK_INTERVAL) => ReloadReason::File,
+                () = hung_up(&mut hangup) => SIGHUP,
+                () = sleep(CHECK_INTERVAL) => CHANGE,
             };
-            let checked = checks.run({
-                let files = files.clone();
-                move || versions_now(files)
-            });
             // If the files cannot be checked, they count as unchanged; a signal still counts.
-            let now = checked.await.unwrap_or_else(|_| last.clone());
+            let now = versions(&checks, &files).await.unwrap_or_else(|_| last.clone());
             // A file that is still being written changes from one check to the next.
             restless = if now == last { 0 } else { restless + 1 };
             let settled = now != used && (restless == 0 || restless >= RESTLESS);
             last.clone_from(&now);
-            if matches!(why, ReloadReason::Signal) || settled {
+            if why == SIGHUP || settled {
                 files = self.reload(why, &sources, &reads, schedule, context).await;
-                // It may name other files now. Those of before have the versions from before they were read.
-                let named = checks.run({
-                    let files = files.clone();
-                    move || versions_now(files)
-                });
-                let named = named.await.unwrap_or_else(|_| now.clone());
-                let known: HashMap<_, _> = now.into_iter().collect();
-                let as_known = |(path, new)| (known.get(&path).copied().unwrap_or(new), path);
-                used = named.into_iter().map(as_known).map(swap).collect();
+                // It may name other files now. The others have the versions from before they were read.
+                used = versions(&checks, &files).await.unwrap_or_else(|_| now.clone());
+                for (path, version) in &mut used {
+                    *version = *now.get(path).unwrap_or(version);
+                }
             }
         }
     }
@@ -130,50 +112,51 @@ impl Reloader {
     /// Returns the files to follow from now on.
     async fn reload(
         &mut self,
-        why: ReloadReason,
+        why: &'static str,
         sources: &Sources,
         reads: &BoundedReads,
         schedule: &Schedule<AccountWork>,
         context: &RunContext,
     ) -> Vec<PathBuf> {
-        let why = match why {
-            ReloadReason::Signal => "SIGHUP",
-            ReloadReason::File => "a file has changed",
-        };
-        let (sources, targets) = (sources.clone(), self.targets.clone());
-        context.status.reloading();
-        let unread = |error: ReadError| RejectedConfig { problems: vec![error.to_string()], files: Vec::new() };
+        let (sources, before) = (sources.clone(), self.targets.clone());
+        context.status.notifier.reloading();
         let metrics = self.config.metrics.clone();
+        // An error is all problems, and the files in which they may be corrected.
+        let unread = |error: ReadError| (vec![error.to_string()], Vec::new());
         let read = async {
             let config = reads.run(move || config::load(&sources)).await.map_err(unread)?;
-            let config = config.map_err(|problems| RejectedConfig {
-                problems: problems
-                    .errors
-                    .iter()
-                    .map(|problem| problem.to_string().replace("\n  help: ", "; "))
-                    .collect(),
-                files: problems.watched.into(),
+            let config = config.map_err(|problems| {
+                let lines = problems.errors.iter().map(|problem| problem.to_string().replace("\n  help: ", "; "));
+                (lines.collect::<Vec<_>>(), problems.watched.into_vec())
             })?;
-            let files = self.tls_files.load(&config.targets).await.map_err(|error| RejectedConfig {
-                problems: vec![error.to_string()],
-                files: watched(&config.watched, &config.targets),
-            })?;
+            let files = self.tls_files.load(&config.targets).await;
+            let files = files.map_err(|error| (vec![error.to_string()], watched(&config.watched, &config.targets)))?;
             // With many targets this takes long: it is done where it delays no start.
-            reads.run(move || PreparedReload::of(config, &targets, &files, &metrics)).await.map_err(unread)
+            let prepare = move || {
+                let (target_set, changes) = before.next(&config.targets, &files);
+                PreparedReload {
+                    slots: target_set.slots(),
+                    known: KnownSeries::of(&config, &metrics),
+                    in_maintenance: wiring::maintenance(&config),
+                    config,
+                    target_set,
+                    changes,
+                }
+            };
+            reads.run(prepare).await.map_err(unread)
         };
         let read = read.await;
         context.metrics.reloaded(read.is_ok(), clock::wall());
         let mut files = Vec::new();
         match read {
             Ok(next) => self.apply(why, next, schedule, context).await,
-            Err(refused) => {
-                for problem in &refused.problems {
+            Err((problems, named)) => {
+                for problem in &problems {
                     error!("{problem}");
                 }
-                let count = refused.problems.len();
-                context.status.reloaded(Err(count.try_into().unwrap_or(u64::MAX)));
-                error!(why, problems = count, "configuration not reloaded: the previous one stays in force");
-                files = refused.files;
+                context.status.reloaded(Err(problems.len() as u64));
+                error!(why, problems = problems.len(), "configuration not reloaded: the previous one stays in force");
+                files = named;
                 // Fails if reads hang, which hold their memory.
                 drop(reads.run(heap::give_back).await);
             }
@@ -251,15 +234,6 @@ struct PreparedReload {
     in_maintenance: MaintenanceCheck,
 }
 
-impl PreparedReload {
-    fn of(config: Config, before: &TargetSet, files: &FileSets, metrics: &config::MetricsOptions) -> Self {
-        let (target_set, changes) = before.next(&config.targets, files);
-        let (slots, known, in_maintenance) =
-            (target_set.slots(), KnownSeries::of(&config, metrics), wiring::maintenance(&config));
-        Self { config, target_set, changes, slots, known, in_maintenance }
-    }
-}
-
 /// The metric series that continue: target name, account, journey, family, and the labels of metrics. Which labels and names
 /// they have was fixed at the start: `[metrics]` needs a restart.
 struct KnownSeries(HashSet<SeriesIdentity>);
@@ -272,10 +246,8 @@ impl KnownSeries {
         for target in &config.targets {
             let labels = target.labels.iter().filter(|(key, _)| metrics.labels.contains(*key));
             let labels: Vec<_> = labels.map(|(key, value)| (key.clone(), value.clone())).collect();
-            let families: &[Option<&str>] = match target.address {
-                AddressChoice::Each => &[Some("ipv4"), Some("ipv6"), None],
-                AddressChoice::Any | AddressChoice::V4 | AddressChoice::V6 => &[None],
-            };
+            let each = target.address == AddressChoice::Each;
+            let families: &[Option<&str>] = if each { &[Some("ipv4"), Some("ipv6"), None] } else { &[None] };
             let (name, journey) = (target.series_name(metrics.per), target.journey.name());
             for account in &target.accounts {
                 for family in families {
@@ -308,24 +280,25 @@ fn need_restart(old: &Config, new: &Config) -> Vec<&'static str> {
 }
 
 /// The files whose changes cause a reload: those it was read from, and the TLS files of targets that were invalid.
-pub(super) fn watched(read: &[PathBuf], targets: &[Target]) -> Vec<PathBuf> {
-    let mut files: Vec<_> = read.iter().cloned().chain(targets.iter().flat_map(tls_files::of)).collect();
+fn watched(read: &[PathBuf], targets: &[Target]) -> Vec<PathBuf> {
+    let tls_files = targets.iter().flat_map(|target| TlsPaths::of(&target.tls).all());
+    let mut files: Vec<_> = read.iter().cloned().chain(tls_files).collect();
     files.sort();
     files.dedup();
     files
 }
 
+/// The versions of the configuration's files; none if a disk does not answer.
+pub(super) async fn seen(config: &Config) -> FileStates {
+    let checks = BoundedReads::new(1, CHECK_LIMIT);
+    versions(&checks, &watched(&config.watched, &[])).await.unwrap_or_default()
+}
+
 /// Checks files where waiting for a disk delays no probe, with a time limit.
-pub(super) async fn versions(files: Vec<PathBuf>) -> FileStates {
-    BoundedReads::new(1, CHECK_LIMIT).run(move || versions_now(files)).await.unwrap_or_default()
-}
-
-fn versions_now(files: Vec<PathBuf>) -> FileStates {
-    files.into_iter().map(|path| (FileVersion::at(&path).ok().flatten(), path)).map(swap).collect()
-}
-
-fn swap((stamp, path): (Option<FileVersion>, PathBuf)) -> (PathBuf, Option<FileVersion>) {
-    (path, stamp)
+async fn versions(checks: &BoundedReads, files: &[PathBuf]) -> Result<FileStates, ReadError> {
+    let files = files.to_vec();
+    let version = |path: &PathBuf| (path.clone(), FileVersion::at(path).ok().flatten());
+    checks.run(move || files.iter().map(version).collect()).await
 }
 
 async fn hung_up(hangup: &mut Hangup) {

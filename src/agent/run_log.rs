@@ -1,13 +1,13 @@
 //! What the log shows of finished runs: failures, recoveries, steps that became slow, a nearly empty mailbox.
 //!
 //! A change of state is one line, up to a number of lines a second. A run with the same outcome as the one before is counted,
-//! and once a minute one line sums up all accounts, so ten thousand accounts that fail at once take some lines and figures.
-//! Each run is in the telemetry. Called by `runner` for each run, and by a task of the agent for the summary.
+//! and one line a minute sums up all accounts. Each run is in the telemetry. Called by `runner`, and by a task of the agent for
+//! the summary.
 
 use std::{
     collections::BTreeMap,
     hash::{DefaultHasher, Hasher as _},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -27,7 +27,7 @@ const MOST_A_SECOND: u32 = 50;
 const MOST_NAMED: usize = 5;
 const SECOND: Duration = Duration::from_secs(1);
 /// Between two summaries.
-pub(super) const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// Limits the lines about runs, and counts what was not logged.
 pub(super) struct RunLog(Mutex<Counters>);
@@ -66,10 +66,7 @@ impl RunLog {
 
     /// Whether a change may be logged; if not, it is counted.
     pub(super) fn may_log(&self) -> bool {
-        self.may_log_at(clock::now())
-    }
-
-    fn may_log_at(&self, now: Instant) -> bool {
+        let now = clock::now();
         let mut counters = self.counters();
         if now.saturating_duration_since(counters.second) >= SECOND {
             (counters.second, counters.lines) = (now, 0);
@@ -99,11 +96,21 @@ impl RunLog {
     /// ago.
     pub(super) fn skip(&self, reason: &'static str, count: u64, last: &mut LastSeen) -> bool {
         let mut counters = self.counters();
-        let is_change = counters.is_change(last);
+        let minute = counters.minute();
+        let is_change = last.replace(minute).is_none_or(|last| last + 1 < minute);
         if !is_change {
             *counters.unlogged.skips.entry(reason).or_default() += count;
         }
         is_change
+    }
+
+    /// Logs a summary once a minute.
+    pub(super) async fn summarize_regularly(self: Arc<Self>) {
+        let mut minutes = tokio::time::interval(MINUTE);
+        loop {
+            minutes.tick().await;
+            self.summarize();
+        }
     }
 
     /// Logs a summary of what was not logged since the last call, if there is anything.
@@ -153,11 +160,6 @@ impl Unlogged {
 impl Counters {
     fn minute(&self) -> u64 {
         clock::now().saturating_duration_since(self.begun).as_secs() / MINUTE.as_secs()
-    }
-
-    fn is_change(&self, last: &mut LastSeen) -> bool {
-        let minute = self.minute();
-        last.replace(minute).is_none_or(|last| last + 1 < minute)
     }
 }
 
@@ -243,8 +245,8 @@ pub(super) fn log_outcome(run: &Run, state: &mut RunState, repeated: &mut LastSe
     }
     let step = run.failing_step();
     let text = step.and_then(|step| step.text.as_ref()).map(ServerText::as_str);
-    let (code, failed_step) =
-        (step.and_then(|step| step.code.map(ResponseCode::as_str)), run.failed_step.as_ref().map(StepName::as_str));
+    let code = step.and_then(|step| step.code).map(ResponseCode::as_str);
+    let failed_step = run.failed_step.as_ref().map(StepName::as_str);
     let (error_type, outcome) = (run.error_type.map(ErrorType::as_str), run.outcome.as_str());
     let (what, counted_as) = match run.auth_backoff {
         Some(true) => ("a run did not pass: its login was held back, since the last one was refused", "held back"),

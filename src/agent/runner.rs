@@ -32,24 +32,24 @@ use crate::{
 /// Finds the maintenance window, by name, that a target is in at a time.
 pub(super) type MaintenanceCheck = Arc<dyn Fn(&Target, SystemTime) -> Option<Arc<str>> + Send + Sync>;
 
-/// What a reload replaces, for all runs that start after it.
+/// The settings that a reload replaces, for all runs that start after it.
 #[derive(Clone)]
 pub(super) struct RunSettings {
     pub(super) prober: Arc<Prober>,
     pub(super) in_maintenance: MaintenanceCheck,
 }
 
-/// What all runs of the agent share.
+/// What all runs of the agent use.
 pub(super) struct RunContext {
     pub(super) settings: Mutex<RunSettings>,
     pub(super) metrics: Metrics,
     pub(super) latency: Arc<LatencyStore>,
     pub(super) run_log: Arc<RunLog>,
-    pub(super) status: AgentStatus,
+    pub(super) status: Arc<AgentStatus>,
     pub(super) per: Per,
     /// None once the agent is ending.
     pub(super) delivery: Mutex<Option<Delivery>>,
-    /// The number of runs and spans that came after that.
+    /// The number of later runs and spans.
     pub(super) late: Mutex<(u64, u64)>,
     pub(super) cancel: Cancel,
 }
@@ -85,7 +85,7 @@ impl RunContext {
             unseen.extend(self.run_over(*family, work, (number == 0).then_some(lag)).await);
         }
         // Only after all measurements of this start.
-        for Unseen { mut run, family, secret } in unseen {
+        for (mut run, family, secret) in unseen {
             let Some(account) = target.accounts.get(work.account) else { return };
             let left = before.saturating_duration_since(clock::now());
             inspect(&mut run, (&work.target, account, secret.as_ref()), left, self.cancel.clone()).await;
@@ -93,8 +93,13 @@ impl RunContext {
         }
     }
 
-    /// A run over this address family. It is logged and delivered, unless its server's certificate is to be read first.
-    async fn run_over(&self, family: Family, work: &AccountWork, start_lag: Option<Duration>) -> Option<Unseen> {
+    /// A run over this address family. It is logged and delivered, unless its server's certificate has to be read first.
+    async fn run_over(
+        &self,
+        family: Family,
+        work: &AccountWork,
+        start_lag: Option<Duration>,
+    ) -> Option<UnseenCertificate> {
         let target = &*work.target;
         let account = target.target().accounts.get(work.account)?;
         let prober = self.settings().prober.clone();
@@ -112,10 +117,10 @@ impl RunContext {
             secret = load_password(target, account) => secret,
         };
         let (auth, certificate) = (target.target().journey.auth, target.client_certificate());
-        let hold_login =
-            work.history().backoff.hold(account, auth, certificate.as_deref(), secret.as_ref().ok().cloned());
         let kept = secret.as_ref().ok().cloned();
-        let active = (Active::new(&self.metrics), self.status.run_in_flight());
+        let hold_login = work.history().backoff.hold(account, auth, certificate.as_deref(), kept.clone());
+        self.metrics.active(1);
+        let active = (Active(&self.metrics), self.status.run_in_flight());
         let mut run = run_once(&prober, &target.target().journey, None, self.cancel.clone(), |ids| Job {
             target,
             account,
@@ -131,7 +136,7 @@ impl RunContext {
         log_shifts(&run, shifts, &self.run_log);
         work.history().backoff.record(&run, target.target().interval);
         if lacks_certificate(&run) {
-            return Some(Unseen { run, family, secret: kept });
+            return Some((run, family, kept));
         }
         self.finish(run, family, work);
         None
@@ -157,7 +162,7 @@ impl RunContext {
                 debug!(target, account, reason, count, "run skipped");
             }
         }
-        self.status.skipped(&target.name, account, reason.as_str(), count);
+        self.status.history.skipped(&target.name, account, reason.as_str(), count);
         let name = target.series_name(self.per);
         self.metrics.skipped(count, reason, name, account, target.journey.name().as_str(), &target.labels);
     }
@@ -166,15 +171,15 @@ impl RunContext {
     fn finish(&self, run: Run, family: Family, work: &AccountWork) {
         let target = work.target.target();
         let mut history = work.history();
-        let (state, repeated) = history.run_state(family);
+        let (state, slow_period, repeated) = history.of_family(family);
         log_outcome(&run, state, repeated, &self.run_log);
-        log_slow(&run, history.slow_period(family), self.latency.settings(), &self.run_log);
+        log_slow(&run, slow_period, &self.latency.settings, &self.run_log);
         if !history.logged_few_messages {
             history.logged_few_messages = log_few_messages(&run, &self.run_log);
         }
         drop(history);
         self.metrics.record_as(target.series_name(self.per), &run);
-        self.status.record(&run);
+        self.status.history.record(&run);
         if let Some(delivery) = &*self.delivery() {
             delivery.deliver(run);
             return;
@@ -187,13 +192,8 @@ impl RunContext {
     }
 }
 
-/// A run that failed because of a certificate which is not in its record.
-struct Unseen {
-    run: Run,
-    family: Family,
-    /// Redacted from what the server sends.
-    secret: Option<Secret>,
-}
+/// A run that failed because of a certificate which is not in its record, and the secret to redact.
+type UnseenCertificate = (Run, Family, Option<Secret>);
 
 /// The time that is left free before the next start.
 const BETWEEN: Duration = Duration::from_secs(1);
@@ -205,8 +205,8 @@ impl Runner for AgentRunner {
     type Work = AccountWork;
 
     fn run(&self, work: Arc<AccountWork>, lag: Duration) -> impl Future<Output = ()> + Send + 'static {
-        let shared = self.0.clone();
-        async move { shared.run_all(&work, lag).await }
+        let context = self.0.clone();
+        async move { context.run_all(&work, lag).await }
     }
 
     fn is_in_maintenance(&self, work: &AccountWork) -> bool {
@@ -229,13 +229,6 @@ impl Runner for AgentRunner {
 
 /// Counts a run in flight until it is dropped, by a panic too.
 struct Active<'a>(&'a Metrics);
-
-impl<'a> Active<'a> {
-    fn new(metrics: &'a Metrics) -> Self {
-        metrics.active(1);
-        Self(metrics)
-    }
-}
 
 impl Drop for Active<'_> {
     fn drop(&mut self) {

@@ -1,6 +1,6 @@
-//! The signals that stop the agent: which count, and when a second one means "exit now".
+//! The signals that stop a process in order: which count, and when a second one means "exit now".
 //!
-//! It ends nothing itself. Called by [`run`](super::run).
+//! It ends nothing itself. Called by [`run`](super::run) and by the one-shot commands of `cli`.
 
 use std::{
     io,
@@ -16,28 +16,29 @@ use crate::clock;
 const SAME_REQUEST: Duration = Duration::from_secs(1);
 
 /// SIGTERM and SIGINT, caught from now on.
-pub(super) struct StopSignals {
+pub struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl StopSignals {
-    pub(super) fn catch() -> io::Result<Self> {
+    /// Catches them. Needs a runtime.
+    pub fn catch() -> io::Result<Self> {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    /// Returns when the next signal arrives, with the moment.
-    pub(super) async fn next(&mut self) -> Instant {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-        clock::now()
+    /// Waits for the next signal, and returns it with the moment.
+    pub async fn next(&mut self) -> (SignalKind, Instant) {
+        let kind = tokio::select! {
+            _ = self.terminate.recv() => SignalKind::terminate(),
+            _ = self.interrupt.recv() => SignalKind::interrupt(),
+        };
+        (kind, clock::now())
     }
 
     /// Returns at the first signal that is a new request after the one at `first`.
     pub(super) async fn next_request(&mut self, first: Instant) {
-        while !is_new_request(first, self.next().await) {}
+        while !is_new_request(first, self.next().await.1) {}
     }
 }
 

@@ -33,7 +33,8 @@ const KEPT: usize = 16;
 #[derive(Debug, Default)]
 pub struct Notifier {
     socket: Option<UnixDatagram>,
-    watchdog: Option<Duration>,
+    /// systemd ends the agent after this time without [`Notifier::alive`].
+    pub(super) watchdog: Option<Duration>,
     /// Messages for which systemd's socket had no room, in order.
     waiting: Mutex<VecDeque<String>>,
 }
@@ -58,11 +59,6 @@ impl Notifier {
     /// Whether there is a socket.
     pub(super) fn is_connected(&self) -> bool {
         self.socket.is_some()
-    }
-
-    /// systemd ends the agent after this time without [`Notifier::alive`].
-    pub(super) fn watchdog(&self) -> Option<Duration> {
-        self.watchdog
     }
 
     /// The agent has started, or has finished a reload.
@@ -120,9 +116,8 @@ impl Notifier {
         }
     }
 
-    /// Whether the message is done with.
+    /// False if there is no room. Without a socket or its peer the message is dropped.
     fn send(&self, what: &str) -> bool {
-        // A peer that has gone gets no messages.
         let Some(Err(error)) = self.socket.as_ref().map(|socket| socket.send(what.as_bytes())) else { return true };
         error.kind() != ErrorKind::WouldBlock
     }
@@ -139,7 +134,7 @@ fn connect(name: &OsStr) -> io::Result<UnixDatagram> {
     Ok(socket)
 }
 
-/// A path, or behind an `@` a name without a file.
+/// A path, or after `@` an abstract name.
 fn address(name: &OsStr) -> io::Result<SocketAddr> {
     #[cfg(target_os = "linux")]
     if let Some(name) = name.as_bytes().strip_prefix(b"@") {
@@ -219,11 +214,11 @@ mod tests {
     fn the_watchdog_is_for_the_process_that_systemd_names() {
         let ours = std::process::id().to_string();
         let watchdog = |pid: &str| Systemd::at_a_path().with(WATCHDOG, "30000000").with(WATCHDOG_PID, pid).notifier();
-        assert_eq!(watchdog(&ours).watchdog(), Some(Duration::from_secs(30)));
-        assert_eq!(watchdog("1").watchdog(), None);
+        assert_eq!(watchdog(&ours).watchdog, Some(Duration::from_secs(30)));
+        assert_eq!(watchdog("1").watchdog, None);
         let unnamed = Systemd::at_a_path().with(WATCHDOG, "30000000").notifier();
-        assert_eq!(unnamed.watchdog(), Some(Duration::from_secs(30)));
-        assert_eq!(Systemd::at_a_path().with(WATCHDOG, "0").notifier().watchdog(), None);
+        assert_eq!(unnamed.watchdog, Some(Duration::from_secs(30)));
+        assert_eq!(Systemd::at_a_path().with(WATCHDOG, "0").notifier().watchdog, None);
     }
 
     #[test]
@@ -235,7 +230,7 @@ mod tests {
         drop(gone);
         assert!(notifier.alive(), "nothing is left to be done about it");
         let nowhere = Notifier::new(|name| (name == SOCKET).then(|| "/nowhere/notify".into()));
-        assert!(nowhere.socket.is_none() && nowhere.watchdog().is_none());
+        assert!(nowhere.socket.is_none() && nowhere.watchdog.is_none());
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The targets of a configuration as slots of the schedule, and what they keep over a reload.
 //!
-//! An unchanged target keeps the same [`AccountWork`], and with it its TLS context and what is cached of its server; `tls_files`
-//! follows its TLS files. An account keeps the history of its logins and runs when anything else of its target changes. It
-//! starts nothing. Called by the agent at its start and by `reload`.
+//! An unchanged target keeps the same [`AccountWork`], and with it its TLS context and cached data of its server; `tls_files`
+//! follows its TLS files. An account keeps the history of its logins and runs when its target changes. Called by the agent at
+//! its start and by `reload`.
 
 use std::{
     collections::HashMap,
@@ -24,7 +24,7 @@ use crate::{
     schedule::Slot,
 };
 
-/// Time for what is not part of a run: a password command, reading a refused certificate, and handing on the finished run.
+/// Time outside of the run: for a password command, for reading a refused certificate, and for delivery.
 const AROUND: Duration = Duration::from_secs(20);
 
 /// The address families of a target; each has a run of its own.
@@ -48,10 +48,8 @@ pub(super) struct AccountWork {
 #[derive(Default)]
 pub(super) struct AccountHistory {
     pub(super) backoff: LoginBackoff,
-    /// The state after the last run, for each family that had one.
-    states: Vec<(Family, RunState)>,
-    /// The slow steps of recent runs, for each family that had some.
-    slow: Vec<(Family, SlowPeriod)>,
+    /// The state after the last run and the slow steps of recent runs, for each family that had one.
+    families: Vec<(Family, RunState, SlowPeriod)>,
     /// It has been logged that the mailbox holds too few messages.
     pub(super) logged_few_messages: bool,
     /// When a run last had the same outcome as the one before, and when a start was last skipped.
@@ -60,24 +58,16 @@ pub(super) struct AccountHistory {
 }
 
 impl AccountHistory {
-    /// The state after the last run over a family, and when a run over any family last repeated an outcome.
-    pub(super) fn run_state(&mut self, family: Family) -> (&mut RunState, &mut LastSeen) {
-        (of_family(&mut self.states, family), &mut self.repeated)
+    /// The state after the last run over a family, the slow steps of its recent runs, and when a run over any family last had
+    /// the same outcome as the one before.
+    pub(super) fn of_family(&mut self, family: Family) -> (&mut RunState, &mut SlowPeriod, &mut LastSeen) {
+        let at = self.families.iter().position(|(known, ..)| *known == family).unwrap_or_else(|| {
+            self.families.push((family, RunState::default(), SlowPeriod::default()));
+            self.families.len() - 1
+        });
+        let (_, state, slow) = &mut self.families[at];
+        (state, slow, &mut self.repeated)
     }
-
-    /// The slow steps of recent runs over a family.
-    pub(super) fn slow_period(&mut self, family: Family) -> &mut SlowPeriod {
-        of_family(&mut self.slow, family)
-    }
-}
-
-/// The value of a family, which is added if it is missing.
-fn of_family<T: Default>(values: &mut Vec<(Family, T)>, family: Family) -> &mut T {
-    let at = values.iter().position(|(known, _)| *known == family).unwrap_or_else(|| {
-        values.push((family, T::default()));
-        values.len() - 1
-    });
-    &mut values[at].1
 }
 
 impl AccountWork {
@@ -132,9 +122,8 @@ impl TargetSet {
             };
             next.entries.insert(target.name.clone(), entry);
         }
-        let mut gone: Vec<_> = self.entries.keys().filter(|name| !next.entries.contains_key(*name)).cloned().collect();
-        gone.sort_unstable();
-        changes.removed = gone;
+        changes.removed = self.entries.keys().filter(|name| !next.entries.contains_key(*name)).cloned().collect();
+        changes.removed.sort_unstable();
         (next, changes)
     }
 
@@ -164,11 +153,11 @@ impl TargetSet {
 
 impl TargetEntry {
     fn new(target: &Target, files: &FileSets, old: Option<&Self>) -> Self {
-        let prepared = TargetContext::with(target.clone(), files.of(target));
-        let prepared = Arc::new(match old {
-            Some(old) => prepared.following(&old.prepared),
-            None => prepared,
-        });
+        let mut prepared = TargetContext::with(target.clone(), files.of(target));
+        if let Some(old) = old {
+            prepared = prepared.following(&old.prepared);
+        }
+        let prepared = Arc::new(prepared);
         let known = |alias: &str| old?.works.iter().find(|work| work.alias() == alias).map(|work| work.state.clone());
         let accounts = target.accounts.iter().enumerate();
         let works = accounts.map(|(number, account)| {
@@ -239,15 +228,13 @@ mod tests {
         let mut history = AccountHistory::default();
         let failed = || RunState::Failed { class: None, step: None };
         for family in [Family::V6, Family::V4, Family::V6] {
-            *history.run_state(family).0 = failed();
+            *history.of_family(family).0 = failed();
         }
-        *history.run_state(Family::V4).0 = RunState::Passed;
-        let state = |history: &mut AccountHistory, family| std::mem::take(history.run_state(family).0);
+        *history.of_family(Family::V4).0 = RunState::Passed;
+        let state = |history: &mut AccountHistory, family| std::mem::take(history.of_family(family).0);
         assert_eq!((state(&mut history, Family::V6), state(&mut history, Family::V4)), (failed(), RunState::Passed));
-        assert_eq!(history.states.len(), 2);
-        history.slow_period(Family::V6);
-        history.slow_period(Family::V4);
-        assert_eq!(history.slow.iter().map(|(family, _)| *family).collect::<Vec<_>>(), [Family::V6, Family::V4]);
+        let families: Vec<_> = history.families.iter().map(|(family, ..)| *family).collect();
+        assert_eq!(families, [Family::V6, Family::V4]);
     }
 
     #[tokio::test]

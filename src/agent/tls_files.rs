@@ -1,11 +1,10 @@
-//! The TLS files of all targets. Each set of files is read once, however many targets name it, and followed.
+//! The TLS files of all targets. Each set of files is read once, however many targets name it, and followed by `follow`.
 //!
 //! A file that is invalid when it is first read is an error, at the start and at a reload. While one does not answer, the runs of
-//! the targets that name it are void. `follow` handles later changes. Called by the agent at its start and by `reload`.
+//! its targets are void. Called by the agent at its start and by `reload`.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    path::PathBuf,
+    collections::HashMap,
     sync::{Arc, Mutex, PoisonError, Weak},
 };
 
@@ -54,26 +53,25 @@ impl TlsFileSets {
     /// seconds for a file system that does not answer.
     pub(super) async fn load(&self, targets: &[Target]) -> Result<FileSets, AgentError> {
         let mut sets = HashMap::new();
-        let mut new: BTreeMap<usize, TlsPaths> = BTreeMap::new();
+        let mut new = Vec::new();
         {
             let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
             known.retain(|_, set| set.strong_count() > 0);
-            for (number, target) in targets.iter().enumerate() {
+            for target in targets {
                 let paths = TlsPaths::of(&target.tls);
                 if paths == TlsPaths::default() || sets.contains_key(&paths) {
                     continue;
                 }
                 let set = known.get(&paths).and_then(Weak::upgrade);
                 if set.is_none() {
-                    new.insert(number, paths.clone());
+                    new.push((target, paths.clone()));
                 }
                 sets.insert(paths, set);
             }
         }
-        let read = join_all(new.values().map(|paths| begin(paths.clone()))).await;
-        for ((number, paths), set) in new.into_iter().zip(read) {
-            let named = || targets.get(number).map(|target| target.name.clone()).unwrap_or_default();
-            let set = set.map_err(|source| AgentError::Tls { target: named(), source })?;
+        let read = join_all(new.iter().map(|(_, paths)| begin(paths.clone()))).await;
+        for ((target, paths), set) in new.into_iter().zip(read) {
+            let set = set.map_err(|source| AgentError::Tls { target: target.name.clone(), source })?;
             self.follower.add(&set);
             self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(paths.clone(), Arc::downgrade(&set));
             sets.insert(paths, Some(set));
@@ -86,11 +84,6 @@ async fn begin(paths: TlsPaths) -> Result<Arc<FileSet>, TlsContextError> {
     let all = paths.all();
     let names = all.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
     FileSet::begin(format!("a file for TLS ({names})"), all, move || Box::pin(TlsMaterial::load(paths.clone()))).await
-}
-
-/// The files that a target's TLS options name.
-pub(super) fn of(target: &Target) -> Vec<PathBuf> {
-    TlsPaths::of(&target.tls).all()
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ pub async fn life(conversations: &[String], otlp: &str, state: &Path) -> Vec<Str
     wait_until("the state directory is free", || is_free(state).then_some(()));
     let config = config(server.address, otlp, state);
     let (tell, told) = oneshot::channel::<()>();
-    let agent = tokio::spawn(agent::until(async { drop(told.await) }, config));
+    let agent = tokio::spawn(agent::serve(async { drop(told.await) }, config, agent::StatusSettings::default()));
     let heard = server.heard().await;
     drop(tell);
     agent.await.unwrap().unwrap();
