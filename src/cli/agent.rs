@@ -9,12 +9,13 @@ use std::{
 };
 
 use super::{
-    environment::sources,
+    environment::environment,
     exit_code::{FAILED, PASSED, USAGE},
     output::Output,
 };
 use crate::{
-    agent, config,
+    agent,
+    config::{self, LogLevel, Sources},
     net::Roots,
     status::Depth,
     telemetry::logs::{self, LogSettings},
@@ -23,7 +24,7 @@ use crate::{
 /// How long the agent's start waits for a directory of CA certificates that has to be made.
 const ROOTS_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Where a directory of CA certificates is made if one must be: what systemd gives for the run, else for state.
+/// Where a directory of CA certificates is made if there is none: systemd's runtime directory, else the state directory.
 pub(super) fn places(state: Option<&Path>) -> Vec<PathBuf> {
     let first = |name| std::env::split_paths(&std::env::var_os(name)?).next();
     let state = state.map(Path::to_owned).or_else(|| first("STATE_DIRECTORY"));
@@ -31,25 +32,25 @@ pub(super) fn places(state: Option<&Path>) -> Vec<PathBuf> {
 }
 
 pub(super) async fn run(path: &Path, roots: &Roots, hung_up: &'static AtomicBool, output: &mut Output) -> u8 {
-    let sources = sources(path);
+    let sources = Sources { file: Some(path.to_owned()), ..environment() };
     let config = match config::load(&sources) {
         Ok(config) => config,
         Err(problems) => {
             output.errors(&problems.to_string());
-            // What passes by itself is not to keep a supervisor from trying again.
+            // A supervisor starts the agent again after FAILED: the same configuration may be readable later.
             return if problems.unanswered { FAILED } else { USAGE };
         }
     };
-    let format = config.agent.log_format;
-    // What is noteworthy inside a run is on its trace; an agent that logs it each minute is not read any more.
     let level = config.agent.log_level;
-    let quiet = match level {
-        config::LogLevel::Debug => "",
-        config::LogLevel::Info | config::LogLevel::Warn | config::LogLevel::Error => ",imaptrace::probe=error",
-    };
+    // The notes of a run are on its trace; repeated each minute they would fill the log.
+    let quiet = if level == LogLevel::Debug { "" } else { ",imaptrace::probe=error" };
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| format!("{}{quiet}", level.as_str()));
-    let settings =
-        LogSettings { format, color: output.error_style().colour, journal: logs::to_journal(), filter: Some(filter) };
+    let settings = LogSettings {
+        format: config.agent.log_format,
+        color: output.error_style.colour,
+        journal: logs::to_journal(),
+        filter: Some(filter),
+    };
     if let Err(error) = logs::init(&settings) {
         output.error(&error.to_string());
         return USAGE;
@@ -63,7 +64,7 @@ pub(super) async fn run(path: &Path, roots: &Roots, hung_up: &'static AtomicBool
         file: Some(path.to_owned()),
         ..agent::StatusSettings::default()
     };
-    // Without it the first export could fail for want of roots. A run waits for them itself, and the agent for no disk that hangs.
+    // Without CA certificates the first export could fail. Runs wait for them longer than the agent's start does.
     let made = roots.keep(places(config.state.dir.as_deref()));
     let _ = tokio::time::timeout(ROOTS_TIMEOUT, made).await;
     match agent::run(config, (sources, hung_up), status).await {

@@ -53,7 +53,7 @@ pub(super) enum CliCommand {
     },
 }
 
-/// Which server, as whom, and how.
+/// The server, the account and the login.
 #[derive(Debug, Args)]
 pub(super) struct TargetArgs {
     /// imaps://HOST[:PORT][/MAILBOX], imap://… (STARTTLS), or HOST
@@ -157,7 +157,7 @@ pub(super) struct ProbeArgs {
     pub(super) verbose: bool,
     /// When to use colour; NO_COLOR has the last word
     #[arg(long, value_name = "WHEN", default_value = "auto", help_heading = "Output")]
-    pub(super) color: Color,
+    pub(super) color: ColorChoice,
 
     /// OpenTelemetry receiver, such as http://localhost:4317 [default: $OTEL_EXPORTER_OTLP_ENDPOINT, else no export]
     #[arg(long, value_name = "URL", help_heading = "Telemetry")]
@@ -219,17 +219,7 @@ pub(super) enum OutputFormat {
     Nagios,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Color {
-    /// On a terminal that can show it
-    Auto,
-    /// In a pipe, too (less -R)
-    Always,
-    /// Not at all
-    Never,
-}
-
-/// A word that can be given, and what it means.
+/// The values of an option, and their meanings.
 type WordHelp = &'static [(&'static str, &'static str)];
 
 const SECURITY: WordHelp = &[
@@ -269,11 +259,7 @@ impl Cli {
 
     pub(super) fn color(&self) -> ColorChoice {
         match &self.command {
-            CliCommand::Probe(args) => match args.color {
-                Color::Auto => ColorChoice::Auto,
-                Color::Always => ColorChoice::Always,
-                Color::Never => ColorChoice::Never,
-            },
+            CliCommand::Probe(args) => args.color,
             _ => ColorChoice::Auto,
         }
     }
@@ -287,12 +273,8 @@ fn whole<const LEAST: u32, const MOST: u32>(text: &str) -> Result<u32, String> {
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
-    let seconds: f64 = text.parse().map_err(|_| "expected a number of seconds, such as 0.5".to_owned())?;
-    if seconds.is_finite() && seconds >= 0.0 {
-        Ok(seconds)
-    } else {
-        Err("expected a number of seconds, such as 0.5".to_owned())
-    }
+    let seconds = text.parse().ok().filter(|seconds: &f64| seconds.is_finite() && *seconds >= 0.0);
+    seconds.ok_or_else(|| "expected a number of seconds, such as 0.5".to_owned())
 }
 
 #[cfg(test)]

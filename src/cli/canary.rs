@@ -1,27 +1,26 @@
-//! `imaptrace canary fill`: makes a mailbox of realistic messages, or continues where an earlier fill ended.
+//! `imaptrace canary fill`: fills a mailbox with synthetic messages, or continues an earlier fill.
 //!
-//! `synthetic_mail` makes the messages and `probe::fill` holds the conversation; this file passes the ones to the other and shows
-//! the progress: a bar on a terminal, else a line for each tenth. Called by the command line.
+//! `synthetic_mail` makes the messages and `probe::fill` stores them; this file connects them and shows the progress: a bar on
+//! a terminal, else a line for each tenth. Called by the command line.
 
 use std::fmt;
 
 use imaptrace_imap::{CommandName, Condition, ResponseCode, Secret};
-use imaptrace_record::{ErrorType, Run, SpanId, TraceId};
+use imaptrace_record::{ErrorType, Run, ServerText, SpanId, TraceId};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use super::{
     args::FillArgs,
-    environment::{Environment, environment},
     exit_code::{FAILED, PASSED, USAGE},
     output::Output,
-    password::{self, PasswordSource, ask},
-    probe::{given, single, target_flags},
+    password,
+    probe::{configure, given, read_files},
     signals::Signals,
 };
 use crate::{
     agent::families,
     clock,
-    config::{self, Place, Probe, Problems},
+    config::{Place, Problems},
     net::Family,
     plan::AddressChoice,
     probe::{
@@ -29,59 +28,40 @@ use crate::{
         fill::{self, Fill, FillEnd, Filled, Letter, MessageSource},
     },
     synthetic_mail::{MARKER, SyntheticMailbox},
-    telemetry::logs::{self, LogSettings},
     terminal::{self, Style},
 };
 
-/// A signal came before anything was begun.
-const STOPPED: &str = "stopped\n  help: nothing was added; the same command begins again";
-/// What a probe of a smaller mailbox measures is not worth much.
+/// A probe of a mailbox with fewer messages measures little.
 const WORTH_PROBING: u32 = 20;
 
-pub(super) async fn run(args: FillArgs, output: &mut Output) -> u8 {
-    // Before a password command can run: it is ended with this process.
-    let signals = match Signals::catch() {
-        Ok(signals) => signals,
-        Err(error) => {
-            output.error(&format!("cannot listen for signals: {error}"));
-            return FAILED;
+pub(super) async fn run(args: FillArgs, signals: Signals, output: &mut Output) -> u8 {
+    let code = match signals.unless_stopped(prepare(&args, output)).await {
+        Some(Ok((target, prober, secret))) => {
+            fill(&args, &target, (prober, secret), signals.stopped.clone(), output).await
         }
-    };
-    let mut stopped = signals.stopped().clone();
-    let prepared = tokio::select! {
-        prepared = prepare(&args, output) => prepared,
-        Ok(_) = stopped.wait_for(|stopped| *stopped) => Err(String::new()),
-    };
-    let code = match prepared {
-        Ok((target, prober, secret)) => fill(&args, &target, (prober, secret), signals.stopped().clone(), output).await,
-        Err(_) if signals.code().is_some() => {
-            output.error(STOPPED);
-            FAILED
-        }
-        Err(problem) => {
+        Some(Err(problem)) => {
             output.errors(&problem);
             USAGE
         }
+        None => {
+            output.error("stopped\n  help: nothing was added; the same command begins again");
+            FAILED
+        }
     };
-    // Who stopped a fill that was complete by then need not know.
+    // A fill that is complete in spite of the signal has passed.
     signals.code().filter(|_| code != PASSED).unwrap_or(code)
 }
 
 async fn prepare(args: &FillArgs, output: &mut Output) -> Result<(TargetContext, Prober, Secret), String> {
-    let flags = [target_flags(&args.target), given(&[("target.mailbox", &args.mailbox, "--mailbox")])].concat();
-    let server = args.target.server.clone();
-    let place = PasswordSource::find(&args.target)?;
-    let Environment { variables, not_utf8 } = environment();
-    let request = Probe { server, flags, environment: variables, not_utf8, password: place.source() };
-    let config = config::probe(&request).map_err(|problems| in_own_name(problems).to_string())?;
+    let (password, asks) = password::find(&args.target)?;
+    let config = configure(&args.target, given(&[("target.mailbox", &args.mailbox, "--mailbox")]), password)
+        .map_err(|problems| in_own_name(problems).to_string())?;
     for warning in &config.warnings {
         output.warn(&warning.to_string());
     }
-    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".to_owned());
-    logs::init(&LogSettings { color: output.error_style().colour, filter: Some(filter), ..LogSettings::default() })
-        .map_err(|error| format!("error: {error}"))?;
+    output.start_log("warn")?;
     let prober = Prober::new(config.dns.clone());
-    let mut target = single(config).ok_or("error: no target")?;
+    let mut target = config.targets.into_iter().next().ok_or("error: no target")?;
     if target.address == AddressChoice::Each {
         return Err(
             "error: --address: \"each\" is a run for each family, and a mailbox is filled once\n  help: give any, \
@@ -90,19 +70,18 @@ async fn prepare(args: &FillArgs, output: &mut Output) -> Result<(TargetContext,
         );
     }
     fill::allow(&mut target);
-    let prepared = |target| TargetContext::new(target).map_err(|error| format!("error: {error}"));
-    if place.is_asked_for() {
-        // No password is asked for what cannot run.
-        prepared(target.clone())?;
-        ask(&mut target).await?;
+    if asks {
+        // Before the prompt: a command that cannot run asks for no password.
+        read_files(target.clone())?;
+        password::ask(&mut target).await?;
     }
-    let target = prepared(target)?;
+    let target = read_files(target)?;
     let account = target.target().accounts.first().ok_or("error: no account")?;
     let secret = account.password.load().await.map_err(|error| password::problem(&error, &account.password))?;
     Ok((target, prober, secret))
 }
 
-/// What is missing on the whole command line is said under the name of this command.
+/// The problems of the whole command line, under the name of this command.
 fn in_own_name(mut problems: Problems) -> Problems {
     for problem in problems.errors.iter_mut().chain(&mut problems.warnings) {
         if problem.place == Place::Flag("probe".to_owned()) {
@@ -123,7 +102,9 @@ async fn fill(
     let mailbox = target.target().journey.mailbox.as_str();
     let mut source = Messages {
         mailbox: SyntheticMailbox::new(args.messages, clock::wall()),
-        progress: FillProgress::new(args.messages, output.error_style()),
+        all: args.messages,
+        bar: output.error_style.colour.then(|| bar(args.messages, output.error_style)),
+        tenths: 0,
         output,
     };
     let job = Job {
@@ -143,13 +124,15 @@ async fn fill(
         source: &mut source,
     };
     let filled = prober.fill(job, fill, stopped).await;
-    source.progress.end();
+    if let Some(bar) = &source.bar {
+        bar.finish_and_clear();
+    }
     conclude(args, mailbox, &filled, output)
 }
 
-/// Says how it ended, and gives the exit code.
+/// Prints the result, and returns the exit code.
 fn conclude(args: &FillArgs, mailbox: &str, filled: &Filled, output: &mut Output) -> u8 {
-    let style = output.error_style();
+    let style = output.error_style;
     let wanted = args.messages;
     let shown = terminal::safe(mailbox, style);
     let there = filled.found.saturating_add(filled.added.into());
@@ -159,7 +142,7 @@ fn conclude(args: &FillArgs, mailbox: &str, filled: &Filled, output: &mut Output
     };
     match filled.end {
         FillEnd::Complete { counted } => {
-            output.print(&summary(mailbox, counted, filled, output.style()));
+            output.print(&summary(mailbox, counted, filled, output.style));
             if wanted < WORTH_PROBING {
                 output.warn(&format!("a mailbox of fewer than {WORTH_PROBING} messages says little about a server"));
             }
@@ -185,11 +168,15 @@ fn conclude(args: &FillArgs, mailbox: &str, filled: &Filled, output: &mut Output
                  if it stays, the server's SEARCH or EXAMINE is broken"
             ));
         }
-        FillEnd::Missing => output.error(&format!(
-            "there is no mailbox {shown}, or it cannot be opened{}\n  help: --create makes it; check --mailbox, or the \
-             path in the URL",
-            words(&filled.run, style)
-        )),
+        FillEnd::Missing => {
+            let texts = filled.run.steps.iter().rev().filter_map(|step| step.text.as_ref()).map(ServerText::as_str);
+            let text = texts.map(|text| terminal::safe(text, style)).find(|text| !text.is_empty());
+            let text = text.map(|text| format!(": {text}")).unwrap_or_default();
+            output.error(&format!(
+                "there is no mailbox {shown}, or it cannot be opened{text}\n  help: --create makes it; check --mailbox, \
+                 or the path in the URL"
+            ));
+        }
         FillEnd::Short { counted } => output.error(&format!(
             "the server took all messages, and counts {counted} of {wanted} in {shown}\n  help: was something deleted \
              meanwhile? the same command adds as many as are missing"
@@ -216,26 +203,17 @@ fn summary(mailbox: &str, counted: u64, filled: &Filled, style: Style) -> String
     format!("{mailbox} holds {counted} canary messages: {} added, {size} in {took}\n", filled.added)
 }
 
-/// What the server said of a mailbox that it did not open.
-fn words(run: &Run, style: Style) -> String {
-    let said = run.steps.iter().rev().find_map(|step| step.text.as_ref().filter(|text| !text.as_str().is_empty()));
-    said.map(|text| format!(": {}", terminal::safe(text.as_str(), style))).unwrap_or_default()
-}
-
-/// A refusal of which a fill knows more than a probe, and what to do about it (RFC 9051 §7.1, RFC 5530, RFC 9738).
+/// A refusal that is special to a fill, and what to do about it (RFC 9051 §7.1, RFC 5530, RFC 9738).
 fn refusal(run: &Run, style: Style) -> Option<(String, &'static str)> {
     let step = run.failing_step()?;
     let target = terminal::safe(&run.target, style);
     let command = step.name.command()?;
-    if (command, step.status, step.error_type)
-        == (CommandName::Examine, Some(Condition::Ok), Some(ErrorType::ProtocolSyntax))
-    {
-        let mailbox = step.mailbox.as_deref().map(|mailbox| format!(" of {}", terminal::safe(mailbox, style)));
+    let was_ok = step.status == Some(Condition::Ok) && step.error_type == Some(ErrorType::ProtocolSyntax);
+    if command == CommandName::Examine && was_ok {
+        let of = step.mailbox.as_deref().map(|mailbox| format!(" of {}", terminal::safe(mailbox, style)));
+        let of = of.unwrap_or_default();
         return Some((
-            format!(
-                "{target}: EXAMINE{} was OK, and the server did not say how many messages are there",
-                mailbox.unwrap_or_default()
-            ),
+            format!("{target}: EXAMINE{of} was OK, and the server did not say how many messages are there"),
             "a line `* NUMBER EXISTS` must come before the OK (RFC 9051 section 6.3.3): the server, or a proxy before \
              it, is broken",
         ));
@@ -261,11 +239,21 @@ fn refusal(run: &Run, style: Style) -> Option<(String, &'static str)> {
     Some((format!("{target}: {command} was refused: {status} [{code}] {text}"), help))
 }
 
-/// The messages, and what shows how far they are.
+/// The messages, and the display of the progress.
 struct Messages<'a> {
     mailbox: SyntheticMailbox,
-    progress: FillProgress,
+    all: u32,
+    /// On a terminal that can redraw a line; elsewhere there is a line for each tenth.
+    bar: Option<ProgressBar>,
+    /// The tenths that are there.
+    tenths: u64,
     output: &'a mut Output,
+}
+
+impl Messages<'_> {
+    fn tenths(&self, number: u32) -> u64 {
+        u64::from(number) * 10 / u64::from(self.all.max(1))
+    }
 }
 
 impl MessageSource for Messages<'_> {
@@ -275,70 +263,31 @@ impl MessageSource for Messages<'_> {
     }
 
     fn begin(&mut self, found: u32) {
-        self.progress.begin(found);
+        self.tenths = self.tenths(found);
+        if let Some(bar) = &self.bar {
+            bar.set_position(found.into());
+            bar.reset_eta();
+        }
     }
 
     fn stored(&mut self, number: u32) {
-        self.progress.reach(number, self.output);
-    }
-}
-
-/// How far it is, for a person.
-enum FillProgress {
-    /// On a terminal that can redraw a line.
-    Bar(ProgressBar),
-    /// Where escape sequences must not go: a line for each tenth.
-    Lines { all: u32, tenth: u64 },
-}
-
-impl FillProgress {
-    fn new(all: u32, style: Style) -> Self {
-        if !style.colour {
-            return Self::Lines { all, tenth: 0 };
-        }
-        let bar = ProgressBar::with_draw_target(Some(all.into()), ProgressDrawTarget::stderr());
-        let template = "{bar:30} {pos} of {len} messages, {rate}, {eta} left";
-        if let Ok(look) = ProgressStyle::with_template(template) {
-            let rate = |state: &ProgressState, text: &mut dyn fmt::Write| {
-                let _ = write!(text, "{:.0}/s", state.per_sec());
-            };
-            bar.set_style(look.with_key("rate", rate).progress_chars(if style.ascii { "=> " } else { "━╸ " }));
-        }
-        Self::Bar(bar)
-    }
-
-    /// So many need not be waited for.
-    fn begin(&mut self, found: u32) {
-        match self {
-            Self::Bar(bar) => {
-                bar.set_position(found.into());
-                bar.reset_eta();
-            }
-            Self::Lines { all, tenth } => *tenth = tenth_of(found, *all),
-        }
-    }
-
-    /// So many are there.
-    fn reach(&mut self, number: u32, output: &mut Output) {
-        match self {
-            Self::Bar(bar) => bar.set_position(number.into()),
-            Self::Lines { all, tenth } => {
-                let reached = tenth_of(number, *all);
-                if std::mem::replace(tenth, reached) != reached {
-                    output.errors(&format!("{number} of {all} messages"));
-                }
-            }
-        }
-    }
-
-    fn end(&self) {
-        if let Self::Bar(bar) = self {
-            bar.finish_and_clear();
+        let tenths = self.tenths(number);
+        let is_next = std::mem::replace(&mut self.tenths, tenths) != tenths;
+        match &self.bar {
+            Some(bar) => bar.set_position(number.into()),
+            None if is_next => self.output.errors(&format!("{number} of {} messages", self.all)),
+            None => {}
         }
     }
 }
 
-/// How many tenths of `all` these are.
-fn tenth_of(number: u32, all: u32) -> u64 {
-    u64::from(number) * 10 / u64::from(all.max(1))
+fn bar(all: u32, style: Style) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(all.into()), ProgressDrawTarget::stderr());
+    if let Ok(look) = ProgressStyle::with_template("{bar:30} {pos} of {len} messages, {rate}, {eta} left") {
+        let rate = |state: &ProgressState, text: &mut dyn fmt::Write| {
+            let _ = write!(text, "{:.0}/s", state.per_sec());
+        };
+        bar.set_style(look.with_key("rate", rate).progress_chars(if style.ascii { "=> " } else { "━╸ " }));
+    }
+    bar
 }

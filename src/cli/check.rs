@@ -1,11 +1,11 @@
-//! `imaptrace check`: all that is wrong with a configuration, or what it comes to.
+//! `imaptrace check`: all problems of a configuration, or the effective settings.
 
 use std::{collections::HashSet, path::Path, time::Duration};
 
 use imaptrace_record::printable::escape;
 
 use super::{
-    environment::sources,
+    environment::environment,
     exit_code::{PASSED, USAGE},
     output::Output,
     runtime::{WORKERS, workers},
@@ -17,18 +17,18 @@ use crate::{
     state::StateDir,
 };
 
-/// How long the state directory is looked at.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// The time limit to examine the state directory.
+const STATE_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) fn run(path: &Path, output: &mut Output) -> u8 {
-    // As `replay` and other programs call it.
+    // As `replay` and other programs name standard input.
     let path = if path == Path::new("-") { Path::new("/dev/stdin") } else { path };
-    // It is read once here, so it may come out of a pipe: a program that writes one is tried without a file.
-    let sources = Sources { pipes: true, ..sources(path) };
+    // The file is read once, so it may be a pipe.
+    let sources = Sources { file: Some(path.to_owned()), pipes: true, ..environment() };
     let (config, problems) = match config::load(&sources) {
         Ok(mut config) => {
             let mut problems = Problems {
-                errors: [certificates(&config, path), receivers(&config, path)].concat(),
+                errors: tls_files(&config, path),
                 warnings: std::mem::take(&mut config.warnings),
                 unusable: std::mem::take(&mut config.unusable),
                 unset: std::mem::take(&mut config.unset),
@@ -40,19 +40,16 @@ pub(super) fn run(path: &Path, output: &mut Output) -> u8 {
         Err(problems) => (None, problems),
     };
     let problems = problems.with_surroundings();
-    // The agent ends with it, and it is no part of the configuration.
-    let threads = workers(std::env::var_os(WORKERS));
-    let Some(config) = config.filter(|_| problems.errors.is_empty()) else {
+    let config = config.filter(|_| problems.errors.is_empty());
+    if config.is_none() {
         output.errors(&problems.to_string());
-        if let Err(problem) = &threads {
-            output.error(problem);
-        }
-        return USAGE;
-    };
+    }
+    // The agent does not start without it, although it is no part of the configuration.
+    let threads = workers(std::env::var_os(WORKERS));
     if let Err(problem) = &threads {
         output.error(problem);
-        return USAGE;
     }
+    let Some(config) = config.filter(|_| threads.is_ok()) else { return USAGE };
     for warning in &problems.warnings {
         output.warn(&warning.to_string());
     }
@@ -61,11 +58,11 @@ pub(super) fn run(path: &Path, output: &mut Output) -> u8 {
     PASSED
 }
 
-/// What the agent would say of its state directory at the start. One that cannot be written to, or does not answer, was noted
-/// when the configuration was read.
+/// Adds what the agent would report about its state directory at the start. The configuration already reports one that cannot
+/// be written to, or does not answer.
 fn state(config: &Config, path: &Path, problems: &mut Problems) {
     let Some(directory) = &config.state.dir else { return };
-    let examined = blocking::with_path_sync(directory, clock::now() + PATIENCE, StateDir::examine);
+    let examined = blocking::with_path_sync(directory, clock::now() + STATE_TIMEOUT, StateDir::examine);
     let (list, what) = match examined {
         Ok(Err(error)) => (&mut problems.errors, error.to_string()),
         Ok(Ok(Some(warning))) => (&mut problems.warnings, warning),
@@ -75,54 +72,40 @@ fn state(config: &Config, path: &Path, problems: &mut Problems) {
     list.push(Problem { place, key: "state.dir".to_owned(), what, help: None });
 }
 
-/// What is wrong inside the targets' TLS files, each said once. Those that cannot be read have been noted with their
-/// place when the configuration was read.
-fn certificates(config: &Config, path: &Path) -> Vec<Problem> {
-    let mut looked_at = HashSet::new();
-    let mut found = HashSet::new();
+/// The problems inside the TLS files of the targets, then of the OTLP exporters, each once. The configuration already reports
+/// files that cannot be read.
+fn tls_files(config: &Config, path: &Path) -> Vec<Problem> {
     let mut problems = Vec::new();
+    let mut found = HashSet::new();
+    let mut add = |error: &TlsContextError, key: String, help: &str, group: Option<&str>| {
+        if found.insert((key.starts_with("otlp."), error.to_string())) {
+            let place = Place::File { path: path.to_owned(), at: None };
+            let what = group.map_or_else(|| error.to_string(), |group| format!("group {group:?}: {error}"));
+            problems.push(Problem { place, key, what, help: Some(help.to_owned()) });
+        }
+    };
+    let mut looked_at = HashSet::new();
     for (index, target) in config.targets.iter().enumerate() {
         // All targets of a group have the same files.
         if !looked_at.insert(&target.tls) {
             continue;
         }
         let Err(error) = TlsContext::new(&target.tls, &target.endpoint.host) else { continue };
-        let Some((key, help)) = remedy(&error, target.tls.client_cert.as_deref(), target.tls.ca_file.as_deref()) else {
-            continue;
-        };
-        if found.insert(error.to_string()) {
-            // Those of [[targets]] come first in the configuration too.
-            let (key, what) = match &target.group {
-                Some(group) => (format!("groups.{key}"), format!("group {group:?}: {error}")),
-                None => (format!("targets[{index}].{key}"), error.to_string()),
-            };
-            let place = Place::File { path: path.to_owned(), at: None };
-            problems.push(Problem { place, key, what, help: Some(help.to_owned()) });
-        }
+        let remedy = remedy(&error, target.tls.client_cert.as_deref(), target.tls.ca_file.as_deref());
+        let Some((key, help)) = remedy else { continue };
+        let table = if target.group.is_some() { "groups".to_owned() } else { format!("targets[{index}]") };
+        add(&error, format!("{table}.{key}"), help, target.group.as_deref());
     }
-    problems
-}
-
-/// The same of the files of the OTLP exporters.
-fn receivers(config: &Config, path: &Path) -> Vec<Problem> {
-    let mut found = HashSet::new();
-    let mut problems = Vec::new();
     for exporter in [&config.otlp.traces, &config.otlp.metrics].into_iter().flatten() {
         let Err(error) = agent::check_tls(exporter) else { continue };
         let remedy = remedy(&error, exporter.client_cert.as_deref(), exporter.ca_file.as_deref());
-        let Some((key, help)) = remedy.filter(|_| found.insert(error.to_string())) else { continue };
-        let place = Place::File { path: path.to_owned(), at: None };
-        problems.push(Problem {
-            place,
-            key: format!("otlp.{key}"),
-            what: error.to_string(),
-            help: Some(help.to_owned()),
-        });
+        let Some((key, help)) = remedy else { continue };
+        add(&error, format!("otlp.{key}"), help, None);
     }
     problems
 }
 
-/// The key that is wrong and what to do about it; none for a file that cannot be read.
+/// The invalid key and what to do about it; none for a file that cannot be read.
 fn remedy(error: &TlsContextError, cert: Option<&Path>, ca: Option<&Path>) -> Option<(&'static str, &'static str)> {
     Some(match error {
         TlsContextError::Read { .. } => return None,

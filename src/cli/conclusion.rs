@@ -1,4 +1,4 @@
-//! What `probe` prints when its runs have ended: a summary, or a plug-in's line. Neither takes more memory for more runs.
+//! What `probe` prints when its runs have ended: a summary, or a plug-in's line, in memory that does not grow with the runs.
 
 use std::time::Duration;
 
@@ -9,13 +9,13 @@ use super::{
     exit_code::{FAILED, PASSED},
     output::Output,
 };
-use crate::terminal::{self, Nagios, Style, Summary, Thresholds};
+use crate::terminal::{self, Nagios, Style, Summary};
 
-/// What is kept of runs until all have ended: nothing where each was printed in JSON, or the only one was.
+/// What is kept of runs until all have ended. Nothing of runs in JSON, or of a single one, which are printed as they end.
 pub(super) enum Conclusion {
     Nothing,
     Nagios(Box<Nagios>),
-    /// With the last void run, to be drawn if there is no other.
+    /// With the last void run, which is drawn if there is no other.
     Text(Box<Summary>, Option<Box<Run>>),
 }
 
@@ -24,8 +24,7 @@ impl Conclusion {
         match args.output {
             OutputFormat::Nagios => {
                 let seconds = |limit: Option<f64>| limit.map(|limit| Seconds::from(Duration::from_secs_f64(limit)));
-                let limits = Thresholds { warning: seconds(args.warning), critical: seconds(args.critical) };
-                Self::Nagios(Box::new(Nagios::new(limits)))
+                Self::Nagios(Box::new(Nagios::new(seconds(args.warning), seconds(args.critical))))
             }
             OutputFormat::Text if several => Self::Text(Box::default(), None),
             OutputFormat::Text | OutputFormat::Json => Self::Nothing,
@@ -45,7 +44,7 @@ impl Conclusion {
         }
     }
 
-    /// What is shown when all runs have ended, and the exit code.
+    /// Prints it when all runs have ended, and returns the exit code.
     pub(super) fn conclude(&self, passed: bool, output: &mut Output) -> u8 {
         match self {
             Self::Nothing => {}
@@ -55,12 +54,12 @@ impl Conclusion {
                 return code;
             }
             Self::Text(summary, void) => {
-                // Who ends the first run, which hangs, wants to see where it hung.
-                if let Some(drawn) = summary.slowest().or(void.as_deref()) {
-                    output.print(&format!("\n{}", terminal::waterfall(drawn, output.style())));
+                // A first run that hangs and is stopped is void: its waterfall shows where it hung.
+                if let Some(drawn) = summary.slowest.as_ref().or(void.as_deref()) {
+                    output.print(&format!("\n{}", terminal::waterfall(drawn, output.style)));
                 }
-                if summary.runs() > 1 {
-                    output.print(&format!("\n{}", summary.text(output.style())));
+                if summary.runs > 1 {
+                    output.print(&format!("\n{}", summary.text(output.style)));
                 }
             }
         }

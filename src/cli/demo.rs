@@ -7,13 +7,14 @@ use tokio::sync::watch;
 use super::{
     exit_code::{FAILED, PASSED},
     output::Output,
-    probe::single,
+    probe::{once, read_files},
 };
 use crate::{
-    agent,
     config::{self, Flag, Probe},
     demo::{self, DemoServer, DemoSettings},
-    probe::{Job, Prober, TargetContext},
+    net::Family,
+    plan::Dns,
+    probe::Prober,
     secret::SecretSource,
     telemetry::logs::{self, LogSettings},
     terminal,
@@ -31,45 +32,29 @@ pub(super) async fn run(output: &mut Output) -> u8 {
     };
     let flag = |key: &str, value: String| Flag { key: format!("target.{key}"), value, name: key.to_owned() };
     let request = Probe {
-        not_utf8: Vec::new(),
         server: format!("imaps://{}", server.address()),
         flags: vec![flag("user", user), flag("ca_file", server.ca_file().display().to_string())],
-        environment: Vec::new(),
         password: Some(SecretSource::Given(password)),
+        ..Probe::default()
     };
-    let mut target = match config::probe(&request).map(single) {
-        Ok(Some(target)) => target,
-        Ok(None) => return FAILED,
-        Err(problems) => {
-            output.errors(&problems.to_string());
-            return FAILED;
-        }
-    };
-    "demo".clone_into(&mut target.name);
-    let prepared = match TargetContext::new(target) {
-        Ok(prepared) => prepared,
-        Err(error) => {
-            output.error(&error.to_string());
+    let target = config::probe(&request).map_err(|problems| problems.to_string()).and_then(|config| {
+        let mut target = config.targets.into_iter().next().ok_or("error: no target")?;
+        "demo".clone_into(&mut target.name);
+        read_files(target)
+    });
+    let target = match target {
+        Ok(target) => target,
+        Err(problem) => {
+            output.errors(&problem);
             return FAILED;
         }
     };
     // Without a log there are no notes; the run is the same.
     drop(logs::init(&LogSettings { filter: Some("warn".to_owned()), ..LogSettings::default() }));
-    let prober = Prober::new(crate::plan::Dns::default());
     let (_keep, cancel) = watch::channel(false);
-    let Some(account) = prepared.target().accounts.first() else { return FAILED };
-    let secret = account.password.load().await;
-    let run = agent::run_once(&prober, &prepared.target().journey, None, cancel, |ids| Job {
-        target: &prepared,
-        account,
-        family: crate::net::Family::Any,
-        ids,
-        start_lag: None,
-        secret,
-        hold_login: None,
-    })
-    .await;
-    output.print(&terminal::waterfall(&run, output.style()));
+    let run = once(&Prober::new(Dns::default()), &target, Family::Any, None, (None, cancel), None).await;
+    let Some(run) = run else { return FAILED };
+    output.print(&terminal::waterfall(&run, output.style));
     if run.outcome != RunOutcome::Passed {
         return FAILED;
     }

@@ -1,8 +1,5 @@
-//! Help, version, and what is said of a command line that cannot be read: never with a password in it, and with a tip
-//! for what other programs call otherwise.
-//!
-//! clap finds the fault and writes the sentence; here it loses what may be a secret and gets the tip. Called by `main`
-//! and, for faults that show later, by `probe`.
+//! Help, version, and the message about an invalid command line: clap's text without what may be a password, and with a tip
+//! for the options of other programs. Called by `main` and, for errors that are found later, by `probe`.
 
 use std::ffi::OsString;
 
@@ -27,7 +24,7 @@ pub(super) fn misused(error: clap::Error, stdout_is_closed: bool) -> u8 {
     if is_password(&error, command) {
         error = without_password(&error);
     } else if let Some(tip) = tip {
-        // One tip: what clap takes for a misspelt flag of ours is another program's right one.
+        // One tip: clap's is for a misspelt flag of ours, but this one is of another program.
         error.remove(ContextKind::SuggestedArg);
         error.remove(ContextKind::SuggestedSubcommand);
         error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![StyledStr::from(tip)]));
@@ -41,7 +38,7 @@ pub(super) fn misused(error: clap::Error, stdout_is_closed: bool) -> u8 {
         return output.conclude(code, true);
     }
     let mut output = Output::new(ColorChoice::Auto, stdout_is_closed);
-    let style = if error.use_stderr() { output.error_style() } else { output.style() };
+    let style = if error.use_stderr() { output.error_style } else { output.style };
     let text = if style.colour { text.ansi().to_string() } else { text.to_string() };
     if error.use_stderr() {
         output.errors(&text);
@@ -51,7 +48,7 @@ pub(super) fn misused(error: clap::Error, stdout_is_closed: bool) -> u8 {
     output.conclude(PASSED, nagios)
 }
 
-/// Wrong usage as a plug-in says it: the first error, the lines that belong to it drawn into one, and the tip.
+/// Wrong usage in the form of a plug-in: the first error with its lines joined, and the tip.
 pub(super) fn unknown(problem: &str, output: &mut Output) -> u8 {
     let start = problem.find("error: ").map_or(0, |at| at + "error: ".len());
     let lines = problem.get(start..).unwrap_or_default().lines().map(str::trim);
@@ -62,14 +59,14 @@ pub(super) fn unknown(problem: &str, output: &mut Output) -> u8 {
     NAGIOS_UNKNOWN
 }
 
-/// The password itself was given to a command that logs in, as other programs take it.
+/// Whether the password itself was given to a command that logs in, as other programs accept it.
 fn is_password(error: &clap::Error, command: &str) -> bool {
-    logs_in(command)
+    matches!(command, "probe" | "canary")
         && error.kind() == ErrorKind::UnknownArgument
         && matches!(error.get(ContextKind::InvalidArg), Some(ContextValue::String(flag)) if flag == "--password")
 }
 
-/// What to do instead; clap would lead to the flag that is spelled most like it.
+/// The alternatives; clap would suggest the flag with the most similar name.
 fn without_password(error: &clap::Error) -> clap::Error {
     clap::Error::raw(
         error.kind(),
@@ -78,12 +75,7 @@ fn without_password(error: &clap::Error) -> clap::Error {
     )
 }
 
-fn logs_in(command: &str) -> bool {
-    matches!(command, "probe" | "canary")
-}
-
-/// The same without what may be a password: a URL that stands in the wrong place, or a word too many where no one writes
-/// the name of a file.
+/// The same without what may be a password: a misplaced URL, or a surplus word of a command that takes no files.
 fn discreet(mut error: clap::Error, command: &str) -> clap::Error {
     let takes_file = ["agent", "check", "replay"].contains(&command);
     let hide = |kind: ContextKind, text: &str| {
@@ -103,46 +95,38 @@ fn discreet(mut error: clap::Error, command: &str) -> clap::Error {
     error
 }
 
-/// What to write instead of what other programs understand.
+/// What to write instead of another program's option.
 fn tip(error: &clap::Error, command: &str) -> Option<String> {
-    let text = |kind| match error.get(kind) {
-        Some(ContextValue::String(text)) => Some(text.as_str()),
+    let kind = match error.kind() {
+        ErrorKind::UnknownArgument => ContextKind::InvalidArg,
+        ErrorKind::InvalidSubcommand => ContextKind::InvalidSubcommand,
+        _ => return None,
+    };
+    let Some(ContextValue::String(word)) = error.get(kind) else { return None };
+    let is_option = word.starts_with('-');
+    let known = |tips: Tips| tips.iter().find(|(flags, _)| flags.contains(&word.as_str())).map(|(_, tip)| *tip);
+    let tip = match (kind, command) {
+        (ContextKind::InvalidSubcommand, _) if word == "version" => Some("imaptrace --version"),
+        // No command has such a character, and the name of every server has.
+        (ContextKind::InvalidSubcommand, _) if word.contains(['.', ':', '/', '@']) => Some("imaptrace probe SERVER"),
+        (ContextKind::InvalidSubcommand, _) => None,
+        (_, "probe" | "canary") if !is_option => Some(ONE_SERVER),
+        (_, "probe") => known(FOR_PROBE).or_else(|| known(FOR_LOGIN)),
+        (_, "canary") => known(FOR_FILL).or_else(|| known(FOR_LOGIN)),
+        (_, "agent" | "check") if !is_option => Some("the file goes with --config FILE"),
         _ => None,
     };
-    match error.kind() {
-        ErrorKind::UnknownArgument => {
-            let argument = text(ContextKind::InvalidArg)?;
-            match command {
-                "probe" | "canary" if !argument.starts_with('-') => Some(ONE_SERVER.to_owned()),
-                "probe" => known_elsewhere(argument, FOR_PROBE).or_else(|| known_elsewhere(argument, FOR_LOGIN)),
-                "canary" => known_elsewhere(argument, FOR_FILL).or_else(|| known_elsewhere(argument, FOR_LOGIN)),
-                "agent" | "check" if !argument.starts_with('-') => Some("the file goes with --config FILE".to_owned()),
-                _ => None,
-            }
-        }
-        ErrorKind::InvalidSubcommand => {
-            let word = text(ContextKind::InvalidSubcommand)?;
-            match word {
-                "version" => Some("imaptrace --version".to_owned()),
-                // No command has such a letter, and every server's name has.
-                _ if word.contains(['.', ':', '/', '@']) => Some("imaptrace probe SERVER".to_owned()),
-                _ => None,
-            }
-        }
-        _ => None,
-    }
+    tip.map(str::to_owned)
 }
 
-fn known_elsewhere(argument: &str, tips: &[(&[&str], &str)]) -> Option<String> {
-    let found = tips.iter().find(|(flags, _)| flags.contains(&argument));
-    found.map(|(_, tip)| (*tip).to_owned())
-}
+/// Options of other programs, and what to write instead.
+type Tips = &'static [(&'static [&'static str], &'static str)];
 
 const ONE_SERVER: &str = "one SERVER at a time: run it once for each, or have the agent probe them all; a user goes with \
                           --user NAME, a mailbox with --mailbox NAME";
 
-/// How curl, openssl, plug-ins and mail clients call what all commands that log in have.
-const FOR_LOGIN: &[(&[&str], &str)] = &[
+/// The options of curl, openssl, plug-ins and mail clients for what all commands that log in have.
+const FOR_LOGIN: Tips = &[
     (&["--port", "-p", "-P"], "the port stands in SERVER: imaps://HOST:PORT, or HOST:PORT"),
     (&["--host", "--hostname", "--server", "-H", "--url"], "SERVER stands by itself, without a flag"),
     (&["--starttls", "--start-tls", "-starttls"], "--security starttls, or imap://HOST as SERVER"),
@@ -165,7 +149,7 @@ const FOR_LOGIN: &[(&[&str], &str)] = &[
     (&["--config"], "--config is for agent and check: here options stand on the command line"),
 ];
 
-const FOR_PROBE: &[(&[&str], &str)] = &[
+const FOR_PROBE: Tips = &[
     (&["--json", "-j"], "--output json"),
     (&["--nagios"], "--output nagios"),
     (&["--text"], "--output text, which is the default"),
@@ -179,7 +163,7 @@ const FOR_PROBE: &[(&[&str], &str)] = &[
     (&["--messages"], "--newest N"),
 ];
 
-const FOR_FILL: &[(&[&str], &str)] = &[(&["-n", "--count", "--newest"], "--messages N")];
+const FOR_FILL: Tips = &[(&["-n", "--count", "--newest"], "--messages N")];
 
 #[cfg(test)]
 mod tests {

@@ -26,10 +26,11 @@ use clap::{CommandFactory as _, Parser as _};
 use self::{
     agent::places,
     args::{CanaryCommand, Cli, CliCommand},
-    exit_code::PASSED,
+    exit_code::{FAILED, PASSED},
     misuse::misused,
     output::Output,
     runtime::{Threads, in_runtime},
+    signals::Signals,
 };
 use crate::{
     net::{Roots, RootsError},
@@ -37,13 +38,13 @@ use crate::{
     telemetry::logs,
 };
 
-/// What the end of the agent waits for the last lines on standard error, if they are read.
+/// How long the end of the agent waits until the last lines on standard error are written.
 const LAST_LINES: Duration = Duration::from_millis(200);
-/// And that of any other command, whose messages may be long and their reader slow.
+/// The same for all other commands, whose messages may be long and their reader slow.
 const LAST_MESSAGES: Duration = Duration::from_secs(5);
 
-/// Runs the program. `roots` is what became of the CA certificates; it lives until the end. `stdout_is_closed` says that the
-/// process began without a standard output, which only who runs before all else can see; `hung_up`, whether SIGHUP has come.
+/// Runs the program. `roots` are the CA certificates, which are kept until the end. `stdout_is_closed`: the process began
+/// without a standard output, which only its first code can see. `hung_up`: SIGHUP has come.
 #[expect(clippy::disallowed_methods, reason = "before anything is probed")]
 pub fn main(roots: Result<Roots, RootsError>, stdout_is_closed: bool, hung_up: &'static AtomicBool) -> ExitCode {
     // Before anything is read: a password may stand on the command line itself.
@@ -66,7 +67,6 @@ pub fn main(roots: Result<Roots, RootsError>, stdout_is_closed: bool, hung_up: &
     let longest = if is_agent { LAST_LINES } else { LAST_MESSAGES };
     let mut variables = roots.original.clone();
     if is_agent {
-        // They are for this process alone: a password command must not send notifications.
         variables.extend(crate::agent::SYSTEMD_VARIABLES.map(|name| (name.into(), None)));
     }
     set_environment(variables);
@@ -85,22 +85,32 @@ pub fn main(roots: Result<Roots, RootsError>, stdout_is_closed: bool, hung_up: &
             agent::run(&config, &roots, hung_up, output).await
         }),
         CliCommand::Demo => in_runtime(Threads::One, &mut output, demo::run),
-        CliCommand::Probe(args) => in_runtime(Threads::One, &mut output, async |output| {
-            roots.keep(places(None)).await;
-            probe::run(*args, output).await
-        }),
-        CliCommand::Replay(args) => in_runtime(Threads::One, &mut output, async |output| {
-            roots.keep(places(None)).await;
-            replay::run(args, output).await
-        }),
+        CliCommand::Probe(args) => {
+            one_shot(&roots, &mut output, async |signals, output| probe::run(*args, signals, output).await)
+        }
+        CliCommand::Replay(args) => {
+            one_shot(&roots, &mut output, async |signals, output| replay::run(args, signals, output).await)
+        }
         CliCommand::Canary { command: CanaryCommand::Fill(args) } => {
-            in_runtime(Threads::One, &mut output, async |output| {
-                roots.keep(places(None)).await;
-                Box::pin(canary::run(*args, output)).await
-            })
+            one_shot(&roots, &mut output, async |signals, output| Box::pin(canary::run(*args, signals, output)).await)
         }
     };
     let code = output.conclude(code, nagios);
     logs::flush(longest);
     crate::agent::exit(code, move || drop(roots))
+}
+
+/// Runs a command that ends in order at a signal.
+fn one_shot(roots: &Roots, output: &mut Output, run: impl AsyncFnOnce(Signals, &mut Output) -> u8) -> u8 {
+    in_runtime(Threads::One, output, async |output| {
+        roots.keep(places(None)).await;
+        // Before a password command can run: it is ended with this process.
+        match Signals::catch() {
+            Ok(signals) => run(signals, output).await,
+            Err(error) => {
+                output.error(&format!("cannot listen for signals: {error}"));
+                FAILED
+            }
+        }
+    })
 }

@@ -1,8 +1,7 @@
 //! The two streams: how each looks, what is written to them, and what happens when one cannot be written.
 //!
-//! Called by every command of this module. What a reader of standard output that went away means is decided here, once:
-//! the program ends early, with the exit code of what it found, and says nothing. Any other fault of that stream is an
-//! error of the program ([`Output::conclude`]).
+//! Called by every command. When the reader of standard output has gone, the program ends early and silently, with the exit
+//! code of its findings; any other fault of that stream is an error ([`Output::conclude`]).
 
 use std::{
     io::{self, IsTerminal},
@@ -15,70 +14,63 @@ use nix::errno::Errno;
 
 use super::exit_code::{FAILED, NAGIOS_UNKNOWN, PASSED};
 use crate::{
-    telemetry::logs,
+    telemetry::logs::{self, LogSettings},
     terminal::{ColorChoice, Style, Surroundings},
 };
 
-/// What a result waits for messages that were written before it, if they are read at all.
+/// How long a result waits until the messages before it are written.
 const BEFORE: Duration = Duration::from_secs(5);
 
 /// Standard output and standard error.
 pub(super) struct Output {
-    result: Style,
-    error: Style,
+    /// How results look.
+    pub(super) style: Style,
+    /// How everything else looks.
+    pub(super) error_style: Style,
+    /// The width of a progress line; none without a terminal on standard error.
+    pub(super) progress_width: Option<usize>,
+    /// Both streams are the same file, pipe or, mostly, terminal: text on one need not be repeated on the other.
+    pub(super) is_one_place: bool,
     sink: Sink,
-    deaf: bool,
-    /// Columns of the terminal on standard error, where what is under way can be shown.
-    progress: Option<usize>,
-    one_place: bool,
+    /// Standard error cannot be written.
+    error_failed: bool,
 }
 
-/// What has become of standard output.
+/// The state of standard output.
 enum Sink {
     Open,
     /// The process began without one.
     Missing,
     /// Its reader has gone.
     Unread,
-    /// It could not be written.
     Failed(io::Error),
 }
 
 impl Output {
-    /// `missing` says that the process began without a standard output: what is open in its place now is not one.
+    /// `missing`: the process began without a standard output, and the descriptor in its place is another file.
     pub(super) fn new(color: ColorChoice, missing: bool) -> Self {
-        let error = style(color, &io::stderr());
-        // A log that was asked for is written in between.
+        let error_style = style(color, &io::stderr());
+        // A log would be written between two versions of the line.
         let quiet = std::env::var_os("RUST_LOG").is_none_or(|filter| filter.is_empty());
-        let progress = (quiet && io::stderr().is_terminal()).then_some(error.width);
         Self {
-            result: style(color, &io::stdout()),
-            error,
+            style: style(color, &io::stdout()),
+            error_style,
+            progress_width: (quiet && io::stderr().is_terminal()).then_some(error_style.width),
+            is_one_place: is_one_place(),
             sink: if missing { Sink::Missing } else { Sink::Open },
-            deaf: false,
-            progress,
-            one_place: one_place(),
+            error_failed: false,
         }
     }
 
-    /// How results look.
-    pub(super) fn style(&self) -> Style {
-        self.result
+    /// Sets up the log of a one-shot command: `RUST_LOG`, or `filter` without it.
+    pub(super) fn start_log(&self, filter: &str) -> Result<(), String> {
+        let filter = Some(std::env::var("RUST_LOG").unwrap_or_else(|_| filter.to_owned()));
+        let settings = LogSettings { color: self.error_style.colour, filter, ..LogSettings::default() };
+        logs::init(&settings).map_err(|error| format!("error: {error}"))
     }
 
-    /// How all else looks.
-    pub(super) fn error_style(&self) -> Style {
-        self.error
-    }
-
-    /// How wide a line may be that shows what is under way; none without a terminal, where a file would keep it.
-    pub(super) fn progress_width(&self) -> Option<usize> {
-        self.progress
-    }
-
-    /// Writes to standard output.
+    /// Writes to standard output, after earlier messages.
     pub(super) fn print(&mut self, text: &str) {
-        // On a terminal they are in this order.
         logs::flush(BEFORE);
         let written = match self.sink {
             Sink::Open => logs::write_all(&io::stdout(), text.as_bytes()),
@@ -91,20 +83,20 @@ impl Output {
         }
     }
 
-    /// Whether nothing that is printed arrives any more: the reader has gone (`imaptrace … | head`), or the disk is full.
+    /// Whether printed text is lost: the reader has gone (`imaptrace … | head`), or the disk is full.
     pub(super) fn is_closed(&self) -> bool {
         matches!(self.sink, Sink::Unread | Sink::Failed(_))
     }
 
-    /// Writes whole lines to standard error, behind what was logged. Where that is gone, they are dropped; where a command
-    /// has begun to do what it is for, also when nobody reads: no message holds up a run, or the end.
+    /// Writes whole lines to standard error, after what was logged. Lines that cannot be written, or that are not read while
+    /// a command is at work, are dropped: no message delays a run or the end.
     pub(super) fn errors(&mut self, text: &str) {
-        if self.deaf {
+        if self.error_failed {
             return;
         }
         let text = if text.ends_with('\n') { text.to_owned() } else { format!("{text}\n") };
         if !logs::write(text.as_bytes()) {
-            self.deaf |= logs::write_all(&io::stderr(), text.as_bytes()).is_err();
+            self.error_failed = logs::write_all(&io::stderr(), text.as_bytes()).is_err();
         }
     }
 
@@ -116,12 +108,7 @@ impl Output {
         self.errors(&format!("warning: {}", escape_lines(text)));
     }
 
-    /// Whether both streams end at the same place, a terminal mostly: what the one shows need not be on the other.
-    pub(super) fn is_one_place(&self) -> bool {
-        self.one_place
-    }
-
-    /// The exit code, given that of what was found: a result that could not be written was not given.
+    /// The exit code, given that of the findings: a result that could not be written is a failure.
     pub(super) fn conclude(&mut self, code: u8, nagios: bool) -> u8 {
         let Sink::Failed(failure) = &self.sink else { return code };
         let problem = format!("cannot write to standard output: {failure}");
@@ -134,8 +121,7 @@ impl Output {
     }
 }
 
-/// Whether standard output and standard error are the same file, pipe or terminal.
-fn one_place() -> bool {
+fn is_one_place() -> bool {
     let place = |stream: &dyn AsFd| {
         let stat = nix::sys::stat::fstat(stream.as_fd()).ok()?;
         Some((stat.st_dev, stat.st_ino))

@@ -1,7 +1,6 @@
 //! Where a command that logs in once gets its password: a flag, the URL, the default variable, or a prompt on the terminal.
 //!
-//! Everything else on the command line is checked before a question is asked. The value itself is fetched here too, for a
-//! secret that cannot be had is wrong usage of such a command, and no run. Called by `probe` and `canary`.
+//! Everything else on the command line is checked before the prompt. Called by `probe` and `canary`.
 
 use std::{
     fs::File,
@@ -19,56 +18,30 @@ use crate::{
     secret::{SecretError, SecretSource},
 };
 
-/// Where the password is unless a flag or SERVER has it.
+/// The default variable.
 const VARIABLE: &str = "IMAPTRACE_PASSWORD";
-/// A terminal passes no longer line on to a program (`N_TTY_BUF_SIZE`).
+/// The longest line of a terminal (`N_TTY_BUF_SIZE`).
 const LONGEST_LINE: usize = 4096;
 
-/// The password's place when neither a flag nor SERVER has it.
-pub(super) enum PasswordSource {
-    /// It has one, or none is needed, or there is none.
-    Elsewhere,
-    /// The default variable.
-    Variable(SecretSource),
-    /// A prompt on the terminal.
-    Terminal,
-}
-
-impl PasswordSource {
-    /// Looks for it, without a prompt yet.
-    pub(super) fn find(args: &TargetArgs) -> Result<Self, String> {
-        let in_url = config::url::parse(&args.server).is_ok_and(|url| url.password.is_some());
-        if in_url && args.password_exact && !is_named(args) {
-            return Err(
-                "error: --password-exact: it is about a file, a variable or a command, and the password stands \
-                        in the URL\n  help: give it with --password-file, --password-env or --password-command"
-                    .to_owned(),
-            );
-        }
-        if is_named(args) || in_url || args.auth.as_deref() == Some(Auth::External.as_str()) {
-            return Ok(Self::Elsewhere);
-        }
-        if std::env::var_os(VARIABLE).is_some() {
-            let variable = SecretSource::Env(VARIABLE.to_owned());
-            let exact = args.password_exact;
-            return Ok(Self::Variable(if exact { SecretSource::Exact(Box::new(variable)) } else { variable }));
-        }
-        Ok(if io::stdin().is_terminal() { Self::Terminal } else { Self::Elsewhere })
+/// Where to read the password from when neither a flag nor SERVER has it, and whether it is asked for at a prompt; then it is
+/// a placeholder until it is typed.
+pub(super) fn find(args: &TargetArgs) -> Result<(Option<SecretSource>, bool), String> {
+    let in_url = config::url::parse(&args.server).is_ok_and(|url| url.password.is_some());
+    if in_url && args.password_exact && !is_named(args) {
+        return Err("error: --password-exact: it is about a file, a variable or a command, and the password stands \
+                    in the URL\n  help: give it with --password-file, --password-env or --password-command"
+            .to_owned());
     }
-
-    /// What the configuration is read with; a stand-in for what is still to be typed.
-    pub(super) fn source(&self) -> Option<SecretSource> {
-        match self {
-            Self::Elsewhere => None,
-            Self::Variable(source) => Some(source.clone()),
-            Self::Terminal => Some(SecretSource::Given(Secret::new(String::new()))),
-        }
+    if is_named(args) || in_url || args.auth.as_deref() == Some(Auth::External.as_str()) {
+        return Ok((None, false));
     }
-
-    /// Whether it is asked for at a prompt.
-    pub(super) fn is_asked_for(&self) -> bool {
-        matches!(self, Self::Terminal)
+    if std::env::var_os(VARIABLE).is_some() {
+        let variable = SecretSource::Env(VARIABLE.to_owned());
+        let source = if args.password_exact { SecretSource::Exact(Box::new(variable)) } else { variable };
+        return Ok((Some(source), false));
     }
+    let asks = io::stdin().is_terminal();
+    Ok((asks.then(|| SecretSource::Given(Secret::new(String::new()))), asks))
 }
 
 /// Whether a flag names the password's place.
@@ -76,7 +49,7 @@ pub(super) fn is_named(args: &TargetArgs) -> bool {
     args.password_file.is_some() || args.password_env.is_some() || args.password_command.is_some()
 }
 
-/// What is wrong with a secret, in words of the command line.
+/// The problem with a secret, by the name of the option that it comes from.
 pub(super) fn problem(error: &SecretError, source: &SecretSource) -> String {
     let place = match source.plain().0 {
         SecretSource::File { .. } => "--password-file",
@@ -88,8 +61,8 @@ pub(super) fn problem(error: &SecretError, source: &SecretSource) -> String {
     format!("error: {place}: {error}")
 }
 
-/// Asks for the password until there is one, and gives it to the target. Ctrl-D gives up. The caller has caught the signals: dropped at one of them, this
-/// gives the terminal its echo back.
+/// Asks for the password until there is one, and gives it to the target. Ctrl-D gives up. The caller has caught the signals:
+/// if it drops this future, the terminal shows its input again.
 pub(super) async fn ask(target: &mut Target) -> Result<(), String> {
     let question = format!("Password for the mailbox on {}: ", target.endpoint.host);
     let password = typed(question).await.map_err(|error| {
@@ -108,14 +81,14 @@ pub(super) async fn ask(target: &mut Target) -> Result<(), String> {
 async fn typed(question: String) -> io::Result<Secret> {
     let terminal = File::options().read(true).write(true).open("/dev/tty")?;
     let quiet = Quiet::new(terminal.try_clone()?)?;
-    // A thread that still reads when the process ends is no matter.
+    // The end of the process does not wait for this thread.
     let typing = tokio::task::spawn_blocking(move || read(&terminal, &question));
     let typed = typing.await.map_err(io::Error::other)?;
     drop(quiet);
     typed
 }
 
-/// Asks again for as long as nothing is typed.
+/// Asks until something is typed.
 fn read(mut terminal: &File, question: &str) -> io::Result<Secret> {
     loop {
         terminal.write_all(question.as_bytes())?;
@@ -129,9 +102,9 @@ fn read(mut terminal: &File, question: &str) -> io::Result<Secret> {
     }
 }
 
-/// What was typed, without the line end and otherwise as it is.
+/// The typed line, without its line end.
 fn read_line(mut terminal: &File) -> io::Result<Zeroizing<Vec<u8>>> {
-    // A line comes whole, and is never moved to make room.
+    // One buffer for the longest line: a larger one would leave a copy of the password behind.
     let mut line = Zeroizing::new(vec![0; LONGEST_LINE]);
     let length = loop {
         match terminal.read(&mut line) {
@@ -143,14 +116,12 @@ fn read_line(mut terminal: &File) -> io::Result<Zeroizing<Vec<u8>>> {
     if length == 0 {
         return Err(io::Error::other("nothing was typed"));
     }
-    line.truncate(length);
-    if line.last() == Some(&b'\n') {
-        line.pop();
-    }
+    let end = length - usize::from(line[length - 1] == b'\n');
+    line.truncate(end);
     Ok(line)
 }
 
-/// A terminal that does not show what is typed, but for line ends, until this is dropped.
+/// A terminal that shows nothing of its input but line ends, until this is dropped.
 struct Quiet {
     terminal: File,
     before: Termios,
@@ -169,7 +140,7 @@ impl Quiet {
 
 impl Drop for Quiet {
     fn drop(&mut self) {
-        // There is nothing else to be done about a terminal that has gone.
+        // It fails when the terminal has gone.
         let _ = tcsetattr(&self.terminal, SetArg::TCSADRAIN, &self.before);
     }
 }

@@ -1,9 +1,9 @@
-//! `imaptrace probe`: runs now, results on standard output.
+//! `imaptrace probe`: runs now, and prints the results on standard output.
 //!
-//! Whatever keeps a run from starting is wrong usage, a secret that cannot be had included; what a run finds is a result.
+//! Everything that prevents a run is wrong usage, including a secret that cannot be read; what a run finds is a result.
 
 use std::{
-    future::Future,
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -15,82 +15,51 @@ use tokio::{sync::watch, time::sleep_until};
 use super::{
     args::{OutputFormat, ProbeArgs, TargetArgs},
     conclusion::Conclusion,
-    environment::{Environment, environment},
+    environment::environment,
     exit_code::{FAILED, USAGE},
     misuse::unknown,
     output::Output,
-    password::{self, PasswordSource, ask},
+    password,
     progress::ProgressLine,
     signals::Signals,
 };
 use crate::{
     agent::{self, families, wiring},
     clock,
-    config::{self, Config, Flag, Probe, units},
+    config::{self, Config, Flag, Probe, Problems, Sources, units},
     delivery::Delivery,
     net::Family,
     plan::Target,
     probe::{Cancel, CurrentStep, Job, LineSink, Prober, TargetContext, inspect},
-    secret::SecretError,
-    telemetry::{
-        RemoteParent,
-        logs::{self, LogSettings},
-    },
-    terminal::{self, Style},
+    secret::{SecretError, SecretSource},
+    telemetry::{RemoteParent, logs},
+    terminal,
 };
 
-/// What a one-shot run waits for its export.
+/// How long the end of a one-shot command waits for its export.
 const EXPORT: Duration = Duration::from_secs(5);
 
-pub(super) async fn run(args: ProbeArgs, output: &mut Output) -> u8 {
-    // Before a password command can run: it is ended with this process.
-    let signals = match Signals::catch() {
-        Ok(signals) => signals,
-        Err(error) => {
-            output.error(&format!("cannot listen for signals: {error}"));
-            return FAILED;
-        }
-    };
+pub(super) async fn run(args: ProbeArgs, signals: Signals, output: &mut Output) -> u8 {
     match prepare(&args, &signals, output).await {
         Ok(plan) => plan.run(&args, signals, output).await,
-        Err(NotStarted::Usage(problem)) => misuse(&problem, args.output, output),
-        Err(NotStarted::Stopped) if args.output == OutputFormat::Nagios => {
-            unknown("error: stopped before the first run", output)
+        Err(problem) if args.output == OutputFormat::Nagios => {
+            unknown(problem.as_deref().unwrap_or("error: stopped before the first run"), output)
         }
-        Err(NotStarted::Stopped) => signals.early_code(),
-        Err(NotStarted::Secret { problem, run }) => {
-            // A reader of a line for each run gets one for this, too.
-            if args.output == OutputFormat::Json {
-                print_json(&run, output);
-            }
-            misuse(&problem, args.output, output)
+        Err(Some(problem)) => {
+            output.errors(&problem);
+            USAGE
         }
-    }
-}
-
-/// Why there is no run.
-enum NotStarted {
-    /// What is wrong, as it is printed.
-    Usage(String),
-    /// The password cannot be had: the same, and the record of the void run, for --output json.
-    Secret { problem: String, run: Box<Run> },
-    /// A signal came first.
-    Stopped,
-}
-
-impl From<String> for NotStarted {
-    fn from(problem: String) -> Self {
-        Self::Usage(problem)
+        Err(None) => signals.early_code(),
     }
 }
 
 /// Everything that a run needs.
 struct Plan {
     prober: Arc<Prober>,
-    /// The step that the run is at, where a terminal shows it.
+    /// The current step of the run, for the progress line of a terminal.
     steps: Option<watch::Receiver<Option<CurrentStep>>>,
     target: Arc<TargetContext>,
-    /// For the first run; those after it fetch it anew.
+    /// For the first run; later ones read it again.
     secret: Option<Secret>,
     config: Config,
     delivery: Option<Delivery>,
@@ -98,20 +67,13 @@ struct Plan {
     parent: Option<RemoteParent>,
 }
 
-async fn prepare(args: &ProbeArgs, signals: &Signals, output: &mut Output) -> Result<Plan, NotStarted> {
+/// The error is the problem as it is printed, or none after a signal.
+async fn prepare(args: &ProbeArgs, signals: &Signals, output: &mut Output) -> Result<Plan, Option<String>> {
     let every = units::parse_duration(&args.every)
         .map_err(|error| format!("error: --every: {}", units::explain_duration(&args.every, error)))?;
     check_limits(args)?;
-    let place = PasswordSource::find(&args.target)?;
-    let Environment { variables, not_utf8 } = environment();
-    let request = Probe {
-        server: args.target.server.clone(),
-        flags: flags(args),
-        environment: variables,
-        not_utf8,
-        password: place.source(),
-    };
-    let mut config = config::probe(&request).map_err(|problems| problems.to_string())?;
+    let (password, asks) = password::find(&args.target)?;
+    let mut config = configure(&args.target, flags(args), password).map_err(|problems| problems.to_string())?;
     if !args.metrics {
         // Series of a process that ends at once look like those of an agent that has died.
         config.otlp.metrics = None;
@@ -124,86 +86,86 @@ async fn prepare(args: &ProbeArgs, signals: &Signals, output: &mut Output) -> Re
     for warning in &config.warnings {
         output.warn(&warning.to_string());
     }
-    logs::init(&log_settings(args.output, output)).map_err(|error| format!("error: {error}"))?;
+    // The report at the end replaces delivery's log. A run's notes are in its result, except in the line of a plug-in.
+    let notes = if args.output == OutputFormat::Nagios { ",imaptrace::probe::mailbox=warn" } else { "" };
+    output.start_log(&format!("warn,imaptrace::delivery=off,imaptrace::probe=off{notes}"))?;
     let mut target = config.targets.first().cloned().ok_or_else(|| "error: no target".to_owned())?;
     let mut prepared = read_files(target.clone())?;
     let parent = parent(output);
     let mut prober = Prober::new(config.dns.clone());
     let mut steps = None;
     if args.verbose {
-        prober = prober.with_line_sink(conversation_sink(output.error_style()));
-    } else if output.progress_width().is_some() {
-        // The conversation shows life enough, and a line that is written anew would be in its way.
+        // The conversation is written directly. If standard error cannot be written, its lines are dropped.
+        let style = output.error_style;
+        prober = prober.with_line_sink(LineSink::new(move |line| {
+            logs::write_at_once(terminal::conversation_line(line, style).as_bytes());
+        }));
+    } else if output.progress_width.is_some() {
         let (sender, receiver) = watch::channel(None);
         prober = prober.watched(sender);
         steps = Some(receiver);
     }
     let prober = Arc::new(prober);
     let mut secret = None;
-    if !place.is_asked_for() {
-        secret = fetch(&prober, &prepared, parent.as_ref(), signals, output).await?;
+    if !asks {
+        secret = load(&prober, &prepared, parent.as_ref(), args.output, signals, output).await?;
     }
-    let exports = config.otlp.traces.is_some() || config.otlp.metrics.is_some();
-    let delivery = if exports {
-        let delivery = unless_stopped(signals, wiring::delivery(&config, None, None)).await?;
-        Some(delivery.map_err(|error| format!("error: {error}"))?)
-    } else {
-        None
-    };
-    // No password is asked for what cannot run: all else was tried before.
-    if place.is_asked_for() {
-        unless_stopped(signals, ask(&mut target)).await??;
+    let mut delivery = None;
+    if config.otlp.traces.is_some() || config.otlp.metrics.is_some() {
+        let started = signals.unless_stopped(wiring::delivery(&config, None, None)).await.ok_or(None)?;
+        delivery = Some(started.map_err(|error| format!("error: {error}"))?);
+    }
+    // Last: a command that cannot run asks for no password.
+    if asks {
+        signals.unless_stopped(password::ask(&mut target)).await.ok_or(None)??;
         prepared = read_files(target)?;
-        secret = fetch(&prober, &prepared, parent.as_ref(), signals, output).await?;
+        secret = load(&prober, &prepared, parent.as_ref(), args.output, signals, output).await?;
     }
     Ok(Plan { prober, steps, target: Arc::new(prepared), secret, config, delivery, every, parent })
 }
 
-/// The files that the target's TLS options name.
-fn read_files(target: Target) -> Result<TargetContext, String> {
+/// The configuration of a command that logs in once; `password` is where it comes from without a flag.
+pub(super) fn configure(
+    args: &TargetArgs,
+    own_flags: Vec<Flag>,
+    password: Option<SecretSource>,
+) -> Result<Config, Problems> {
+    let Sources { environment, not_utf8, .. } = environment();
+    let flags = [target_flags(args), own_flags].concat();
+    config::probe(&Probe { server: args.server.clone(), flags, environment, not_utf8, password })
+}
+
+/// The target with the files that its TLS options name.
+pub(super) fn read_files(target: Target) -> Result<TargetContext, String> {
     TargetContext::new(target).map_err(|error| format!("error: {error}"))
 }
 
-/// The password of the target's account; none without an account.
-async fn fetch(
-    prober: &Arc<Prober>,
+/// The password of the target's account; none without an account. With --output json a password that cannot be read is a void
+/// run as well.
+async fn load(
+    prober: &Prober,
     target: &TargetContext,
     parent: Option<&RemoteParent>,
+    format: OutputFormat,
     signals: &Signals,
     output: &mut Output,
-) -> Result<Option<Secret>, NotStarted> {
+) -> Result<Option<Secret>, Option<String>> {
     let Some(account) = target.target().accounts.first() else { return Ok(None) };
-    let progress = output.progress_width().map(|width| ProgressLine::of(width, "fetching the password"));
-    let error = match unless_stopped(signals, agent::load_password(target, account)).await? {
+    let progress = output.progress_width.map(|width| ProgressLine::of(width, "fetching the password"));
+    let error = match signals.unless_stopped(agent::load_password(target, account)).await.ok_or(None)? {
         Ok(secret) => return Ok(Some(secret)),
         Err(error) => error,
     };
     drop(progress);
     let problem = password::problem(&error, &account.password);
-    let family = families(target.target()).first().copied().unwrap_or(Family::Any);
-    let (_keep, cancel) = watch::channel(false);
-    let run = once(prober, target, family, parent, (None, cancel), Some(Err(error))).await;
-    Err(run.map_or_else(
-        || NotStarted::Usage(problem.clone()),
-        |run| NotStarted::Secret { problem: problem.clone(), run: Box::new(run) },
-    ))
-}
-
-/// What comes of it, unless a signal comes first.
-async fn unless_stopped<T>(signals: &Signals, work: impl Future<Output = T>) -> Result<T, NotStarted> {
-    let mut stopped = signals.stopped().clone();
-    tokio::select! {
-        done = work => Ok(done),
-        Ok(_) = stopped.wait_for(|stopped| *stopped) => Err(NotStarted::Stopped),
+    if format == OutputFormat::Json {
+        let family = families(target.target()).first().copied().unwrap_or(Family::Any);
+        let (_keep, cancel) = watch::channel(false);
+        if let Some(run) = once(prober, target, family, parent, (None, cancel), Some(Err(error))).await {
+            print_json(&run, output);
+        }
     }
-}
-
-/// What is logged on the way. Delivery's log lines are for an agent; here its report at the end is enough. What a run notes is in its result, but for the line of a plug-in, which has no room for it.
-fn log_settings(format: OutputFormat, output: &Output) -> LogSettings {
-    let notes = if format == OutputFormat::Nagios { ",imaptrace::probe::mailbox=warn" } else { "" };
-    let usual = || format!("warn,imaptrace::delivery=off,imaptrace::probe=off{notes}");
-    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| usual());
-    LogSettings { color: output.error_style().colour, filter: Some(filter), ..LogSettings::default() }
+    Err(Some(problem))
 }
 
 /// The run's parent in the caller's trace.
@@ -216,13 +178,13 @@ fn parent(output: &mut Output) -> Option<RemoteParent> {
     parsed
 }
 
-/// Limits are a plug-in's, and the lower one comes first.
+/// Limits belong to the plug-in's line, and that of -w is the lower one.
 fn check_limits(args: &ProbeArgs) -> Result<(), String> {
     let flag = if args.warning.is_some() { "-w" } else { "-c" };
     if args.output != OutputFormat::Nagios && (args.warning.is_some() || args.critical.is_some()) {
         return Err(format!(
-            "error: {flag}: it is a limit for --output nagios, and nothing here would go by it\n  help: add --output \
-             nagios, or take {flag} out"
+            "error: {flag}: it is a limit for --output nagios and has no effect here\n  help: add --output nagios, or \
+             remove {flag}"
         ));
     }
     match (args.warning, args.critical) {
@@ -236,30 +198,35 @@ fn check_limits(args: &ProbeArgs) -> Result<(), String> {
 
 impl Plan {
     async fn run(mut self, args: &ProbeArgs, signals: Signals, output: &mut Output) -> u8 {
-        let stopped = signals.stopped().clone();
+        let families = families(self.target.target());
+        let several = args.count > 1 || families.len() > 1;
         let mut secret = self.secret.take();
-        let mut conclusion = Conclusion::new(args, self.several(args));
-        // Whether all of them did; none yet.
+        let mut conclusion = Conclusion::new(args, several);
+        // Whether all runs passed; none before the first.
         let mut passed = None;
         // The failure that was shown last.
         let mut shown = None;
         let mut planned = clock::now();
-        // Runs that came to an end of their own.
+        // Runs that were not cancelled.
         let mut made = 0;
         for number in 0..args.count {
             if number > 0 {
-                // A run that is late starts at once, and the ones after it count from there.
+                // A late run starts at once, and later ones are planned from there.
                 planned = (planned + self.every).max(clock::now());
-                if !wait(planned, &stopped).await {
+                if !wait(planned, &signals.stopped).await {
                     break;
                 }
             }
-            for family in families(self.target.target()) {
-                let progress = self.progress(number, args.count, output);
+            for family in families {
+                let progress = output.progress_width.zip(self.steps.clone()).map(|(width, steps)| {
+                    let run =
+                        if args.count > 1 { format!("run {} of {}: ", number + 1, args.count) } else { String::new() };
+                    ProgressLine::of_run(width, run, steps)
+                });
                 // A task of its own: the runtime goes through the kernel to wake the one that it was started with.
                 let next = (number + 1 < args.count && !self.every.is_zero()).then(|| planned + self.every);
                 let (prober, target, parent) = (self.prober.clone(), self.target.clone(), self.parent.clone());
-                let (secret, cancel) = (secret.take().map(Ok), (next, stopped.clone()));
+                let (secret, cancel) = (secret.take().map(Ok), (next, signals.stopped.clone()));
                 let one = async move { once(&prober, &target, *family, parent.as_ref(), cancel, secret).await };
                 let mut task = tokio::spawn(one);
                 let run = tokio::select! {
@@ -279,72 +246,60 @@ impl Plan {
                         return FAILED;
                     }
                 };
-                self.show(&run, args, &mut shown, output);
+                show(&run, args.output, several, &mut shown, output);
                 made += u64::from(run.error_type != Some(ErrorType::Cancelled));
                 passed = Some(passed.unwrap_or(true) && run.outcome == RunOutcome::Passed);
-                conclusion.add(&run, output.style());
+                conclusion.add(&run, output.style);
                 if let Some(delivery) = &self.delivery {
                     delivery.metrics().record(&run);
                     delivery.deliver(run);
                 }
             }
-            if output.is_closed() || *stopped.borrow() {
+            if output.is_closed() || *signals.stopped.borrow() {
                 break;
             }
         }
         let code = conclusion.conclude(passed == Some(true), output);
-        let asked = u64::from(args.count) * families(self.target.target()).len() as u64;
-        if signals.code().is_some() && made < asked && self.several(args) {
+        let asked = u64::from(args.count) * families.len() as u64;
+        if signals.code().is_some() && made < asked && several {
             output.warn(&format!("stopped: {made} of {asked} runs were made"));
         }
         let code = signals.code().filter(|_| args.output != OutputFormat::Nagios).unwrap_or(code);
         if let Some(delivery) = self.delivery {
-            let progress = output.progress_width().map(|width| ProgressLine::of(width, "delivering"));
+            let progress = output.progress_width.map(|width| ProgressLine::of(width, "delivering"));
             let report = delivery.shutdown(signals.left().map_or(EXPORT, |left| left.min(EXPORT))).await;
             drop(progress);
             if !report.is_complete() {
-                let ends = [&self.config.otlp.traces, &self.config.otlp.metrics].into_iter().flatten();
-                let ends = ends.map(|end| format!("{} ({})", end.endpoint, end.protocol.as_str()));
-                let ends = ends.collect::<std::collections::BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(", ");
+                let exporters = [&self.config.otlp.traces, &self.config.otlp.metrics].into_iter().flatten();
+                let tried = exporters.map(|exporter| format!("{} ({})", exporter.endpoint, exporter.protocol.as_str()));
+                let tried = tried.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(", ");
                 output.warn(&format!(
-                    "{report}\n  help: is an OTLP receiver there that speaks this protocol? tried {ends}"
+                    "{report}\n  help: is an OTLP receiver there that speaks this protocol? tried {tried}"
                 ));
             }
         }
         code
     }
-
-    /// Whether a run is one of several, which has a line of its own.
-    fn several(&self, args: &ProbeArgs) -> bool {
-        args.count > 1 || families(self.target.target()).len() > 1
-    }
-
-    /// Life on a terminal, for as long as it is held.
-    fn progress(&self, number: u32, count: u32, output: &Output) -> Option<ProgressLine> {
-        let run = if count > 1 { format!("run {} of {count}: ", number + 1) } else { String::new() };
-        Some(ProgressLine::of_run(output.progress_width()?, run, self.steps.clone()?))
-    }
-
-    /// What is shown of a run as soon as it has ended. `shown` is the failure that was shown last.
-    fn show(&self, run: &Run, args: &ProbeArgs, shown: &mut Option<FailedStep>, output: &mut Output) {
-        let several = self.several(args);
-        match args.output {
-            OutputFormat::Json => print_json(run, output),
-            OutputFormat::Nagios => return,
-            OutputFormat::Text if several => output.print(&terminal::line(run, output.style())),
-            OutputFormat::Text => output.print(&terminal::waterfall(run, output.style())),
-        }
-        let failure = run.error_type.map(|class| (run.failed_step.clone(), class));
-        // Where both streams end in one place, it stands in the waterfall, or a line above.
-        let seen = args.output == OutputFormat::Text && output.is_one_place() && (!several || *shown == failure);
-        if let Some(text) = terminal::failure(run, output.error_style()).filter(|_| !seen) {
-            output.errors(&text);
-        }
-        *shown = failure;
-    }
 }
 
-/// What failed a run, and how.
+/// Shows a run as soon as it has ended. `shown` is the failure that was shown last.
+fn show(run: &Run, format: OutputFormat, several: bool, shown: &mut Option<FailedStep>, output: &mut Output) {
+    match format {
+        OutputFormat::Json => print_json(run, output),
+        OutputFormat::Nagios => return,
+        OutputFormat::Text if several => output.print(&terminal::line(run, output.style)),
+        OutputFormat::Text => output.print(&terminal::waterfall(run, output.style)),
+    }
+    let failure = run.error_type.map(|class| (run.failed_step.clone(), class));
+    // If both streams end at one place, the failure is in the waterfall, or some lines above.
+    let seen = format == OutputFormat::Text && output.is_one_place && (!several || *shown == failure);
+    if let Some(text) = terminal::failure(run, output.error_style).filter(|_| !seen) {
+        output.errors(&text);
+    }
+    *shown = failure;
+}
+
+/// The step that failed a run, and its error type.
 type FailedStep = (Option<StepName>, ErrorType);
 
 fn print_json(run: &Run, output: &mut Output) {
@@ -354,10 +309,9 @@ fn print_json(run: &Run, output: &mut Output) {
     }
 }
 
-/// One run; none when the target has no account, or when it is to end before it has begun. A secret that was not fetched
-/// yet is fetched now. With what is to be known of a certificate that was refused, if that can be had before the next
-/// planned start.
-async fn once(
+/// One run; none if the target has no account, or if `cancel` came before the run. Without `secret` the password is read
+/// here. A refused certificate is read after the run, if there is time before `next`, the next planned start.
+pub(super) async fn once(
     prober: &Prober,
     target: &TargetContext,
     family: Family,
@@ -366,13 +320,13 @@ async fn once(
     secret: Option<Result<Secret, SecretError>>,
 ) -> Option<Run> {
     let account = target.target().accounts.first()?;
+    let mut stopped = cancel.clone();
     let secret = if let Some(secret) = secret {
         secret
     } else {
-        let mut stopped = cancel.clone();
         tokio::select! {
             biased;
-            // A password command may take its time; who ends the runs does not wait for it.
+            // A password command may take long; the exit does not wait for it.
             Ok(_) = stopped.wait_for(|stop| *stop) => return None,
             secret = agent::load_password(target, account) => secret,
         }
@@ -394,16 +348,9 @@ async fn once(
     Some(run)
 }
 
-/// Writes each line of a conversation to standard error. Where that is gone or not read, the lines are dropped.
-fn conversation_sink(style: Style) -> LineSink {
-    LineSink::new(move |line| {
-        logs::write_at_once(terminal::conversation_line(line, style).as_bytes());
-    })
-}
-
-/// Waits until it is time; false when the operator has had enough.
-async fn wait(planned: Instant, stopped: &watch::Receiver<bool>) -> bool {
-    // A timer rings at the next full millisecond, also for a moment that is over.
+/// Waits until then; false if a signal comes first.
+async fn wait(planned: Instant, stopped: &Cancel) -> bool {
+    // A timer fires at the next full millisecond, even for a time in the past.
     if planned <= clock::now() {
         return !*stopped.borrow();
     }
@@ -415,19 +362,11 @@ async fn wait(planned: Instant, stopped: &watch::Receiver<bool>) -> bool {
     }
 }
 
-fn misuse(problem: &str, format: OutputFormat, output: &mut Output) -> u8 {
-    if format == OutputFormat::Nagios {
-        return unknown(problem, output);
-    }
-    output.errors(problem);
-    USAGE
-}
-
-/// The flags that set a key of the configuration.
+/// The flags of `probe` alone that set a key of the configuration.
 fn flags(args: &ProbeArgs) -> Vec<Flag> {
     let examine = args.examine.then(|| "examine".to_owned());
     let cold = args.cold.then(|| "true".to_owned());
-    let own = [
+    given(&[
         ("target.mailbox", &args.mailbox, "--mailbox"),
         ("target.open", &examine, "--examine"),
         ("target.newest", &args.newest, "--newest"),
@@ -438,14 +377,13 @@ fn flags(args: &ProbeArgs) -> Vec<Flag> {
         ("target.tag", &args.tag, "--tag"),
         ("otlp.endpoint", &args.otlp_endpoint, "--otlp-endpoint"),
         ("otlp.protocol", &args.otlp_protocol, "--otlp-protocol"),
-    ];
-    [target_flags(&args.target), given(&own)].concat()
+    ])
 }
 
-/// Those of them that say which server, as whom, and how.
-pub(super) fn target_flags(args: &TargetArgs) -> Vec<Flag> {
+/// The flags for the server, the account and the login.
+fn target_flags(args: &TargetArgs) -> Vec<Flag> {
     let insecure = args.insecure.then(|| "true".to_owned());
-    // It stands beside a place; the default variable has it from `password`.
+    // For the default variable `password` does it.
     let exact = (args.password_exact && password::is_named(args)).then(|| "true".to_owned());
     let alpn = args.no_alpn.then(|| "false".to_owned());
     given(&[
@@ -467,15 +405,10 @@ pub(super) fn target_flags(args: &TargetArgs) -> Vec<Flag> {
     ])
 }
 
-/// Flags that were given: key, value, name.
+/// The flags that were given, of keys, values and names.
 pub(super) fn given(flags: &[(&str, &Option<String>, &str)]) -> Vec<Flag> {
     let flag = |(key, value, name): &(&str, &Option<String>, &str)| {
         Some(Flag { key: (*key).to_owned(), value: (*value).clone()?, name: (*name).to_owned() })
     };
     flags.iter().filter_map(flag).collect()
-}
-
-/// The one target of a `probe` request.
-pub(super) fn single(config: Config) -> Option<Target> {
-    config.targets.into_iter().next()
 }

@@ -1,8 +1,7 @@
-//! The line that shows, on a terminal, that something is under way: what, and for how many seconds.
+//! The progress line of a terminal: what is under way, and for how many seconds.
 //!
-//! Made by a thread of its own, and written by the log's: a terminal that is held (Ctrl-S) must not hold a run. Erased when it
-//! is over.
-//! No escape sequence is used, so it is the same without colour. Called by `probe`.
+//! A thread of its own makes it and the log's thread writes it: a terminal that is held (Ctrl-S) must not delay a run. It is
+//! erased at the end, without escape sequences. Called by `probe`.
 
 use std::{
     sync::mpsc::{self, RecvTimeoutError},
@@ -14,22 +13,22 @@ use tokio::sync::watch;
 
 use crate::{clock, probe::CurrentStep, telemetry::logs};
 
-/// What takes less is over before anybody has wondered.
+/// Shorter work shows no line.
 const FIRST: Duration = Duration::from_millis(300);
 const EACH: Duration = Duration::from_millis(100);
-/// From here on it is worth saying how to end it.
+/// From here on the line says how to end the run.
 const LONG: Duration = Duration::from_secs(3);
-/// What a terminal shows for Ctrl-C behind the line.
+/// Columns of the echo of Ctrl-C after the line.
 const ECHOED: usize = 4;
 
-/// Shows the line for as long as it lives.
+/// Shows the line until it is dropped.
 pub(super) struct ProgressLine {
     stop: Option<mpsc::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl ProgressLine {
-    /// Shows how far a run is, on a terminal of this width. `run` says which of several it is, and may be empty.
+    /// Shows the current step of a run, after `run`, which may be empty.
     pub(super) fn of_run(width: usize, run: String, steps: watch::Receiver<Option<CurrentStep>>) -> Self {
         Self::start(width, move || {
             let current = steps.borrow().clone();
@@ -37,7 +36,7 @@ impl ProgressLine {
         })
     }
 
-    /// Shows that something else takes its time.
+    /// Shows other work.
     pub(super) fn of(width: usize, what: &'static str) -> Self {
         let since = clock::now();
         Self::start(width, move || Some((what.to_owned(), since, "")))
@@ -55,13 +54,12 @@ impl ProgressLine {
                 wait = EACH;
                 let Some((what, since, hint)) = state() else { continue };
                 let text = line(&what, clock::now().saturating_duration_since(since), hint, width);
-                let padding = " ".repeat(shown.saturating_sub(text.len()));
+                logs::write_at_once(format!("\r{text:shown$}").as_bytes());
                 shown = text.len();
-                logs::write_at_once(format!("\r{text}{padding}").as_bytes());
             }
             if shown > 0 {
                 let room = (shown + ECHOED).min(width.saturating_sub(1));
-                logs::write_at_once(format!("\r{}\r", " ".repeat(room)).as_bytes());
+                logs::write_at_once(format!("\r{:room$}\r", "").as_bytes());
             }
         });
         Self { stop: Some(stop), thread: thread.ok() }
@@ -77,7 +75,7 @@ impl Drop for ProgressLine {
     }
 }
 
-/// `FETCH 12.3 s`, in ASCII and a column less than the terminal has, lest it goes on to the next line.
+/// `FETCH 12.3 s`, in ASCII, and one column less than the terminal has, so that it does not wrap.
 fn line(what: &str, lasts: Duration, hint: &str, width: usize) -> String {
     let hint = if lasts >= LONG { hint } else { "" };
     let text = format!("{what} {:.1} s{hint}", lasts.as_secs_f64());

@@ -1,11 +1,10 @@
-//! `imaptrace replay`: sends runs again that are in files.
+//! `imaptrace replay`: sends the runs in files again.
 //!
-//! Files are opened and read on a thread of its own: a FIFO without a writer, a silent pipe or a hung mount holds up that thread,
-//! and neither a signal nor the end of the command.
+//! Files are opened and read on a thread of its own: a FIFO without a writer, a silent pipe or a hung mount delays neither a
+//! signal nor the end of the command.
 
 use std::{
     fs::File,
-    future::Future,
     io::{self, Read},
     os::unix::fs::FileTypeExt as _,
     path::{Path, PathBuf},
@@ -18,7 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     args::ReplayArgs,
-    environment::{Environment, environment},
+    environment::environment,
     exit_code::{FAILED, PASSED, USAGE},
     output::Output,
     probe::given,
@@ -27,26 +26,18 @@ use super::{
 use crate::{
     agent::wiring,
     config::{self, Sources},
-    delivery::{BadLine, Lines, Replay, ReplayOutcome},
+    delivery::{Lines, Replay, ReplayOutcome},
     probe::Cancel,
-    telemetry::logs::{self, LogSettings},
     terminal::Style,
 };
 
-/// Lines that are reported one by one; of the others, how many.
-const TOLD: u64 = 20;
+/// The most problems that are reported one by one; the others are counted.
+const MOST_REPORTED: u64 = 20;
 /// Lines that are read ahead of what is sent.
 const AHEAD: usize = 64;
 
-pub(super) async fn run(args: ReplayArgs, output: &mut Output) -> u8 {
-    let signals = match Signals::catch() {
-        Ok(signals) => signals,
-        Err(error) => {
-            output.error(&format!("cannot listen for signals: {error}"));
-            return FAILED;
-        }
-    };
-    let replay = match unless_stopped(&signals, prepare(&args, output)).await {
+pub(super) async fn run(args: ReplayArgs, signals: Signals, output: &mut Output) -> u8 {
+    let replay = match signals.unless_stopped(prepare(&args, output)).await {
         Some(Ok(replay)) => replay,
         Some(Err(problem)) => {
             output.errors(&problem);
@@ -57,21 +48,21 @@ pub(super) async fn run(args: ReplayArgs, output: &mut Output) -> u8 {
             return signals.early_code();
         }
     };
-    let progress = progress(output.error_style());
-    let mut sender = ReplaySender { replay, batch: Vec::new(), spans: 0, tally: Tally::default(), progress, output };
     let mut found = match read(args.files) {
         Ok(found) => found,
         Err(error) => {
-            sender.output.error(&format!("cannot start the thread that reads: {error}"));
+            output.error(&format!("cannot start the thread that reads: {error}"));
             return FAILED;
         }
     };
+    let progress = progress(output.error_style);
+    let mut sender = ReplaySender { replay, batch: Vec::new(), spans: 0, tally: Tally::default(), progress, output };
     let mut all_read = false;
     let all = async {
-        all_read = sender.all(&mut found, signals.stopped().clone()).await;
+        all_read = sender.all(&mut found, signals.stopped.clone()).await;
         sender.send().await;
     };
-    // What was read is sent also after a signal, if that does not take long.
+    // What was read is sent even after a signal, if that does not take long.
     let in_time = tokio::select! {
         () = all => true,
         () = signals.overdue() => false,
@@ -79,29 +70,15 @@ pub(super) async fn run(args: ReplayArgs, output: &mut Output) -> u8 {
     sender.conclude(Some(&signals).filter(|_| !(all_read && in_time)))
 }
 
-/// What comes of it, unless a signal comes first.
-async fn unless_stopped<T>(signals: &Signals, work: impl Future<Output = T>) -> Option<T> {
-    let mut stopped = signals.stopped().clone();
-    tokio::select! {
-        biased;
-        Ok(_) = stopped.wait_for(|stopped| *stopped) => None,
-        done = work => Some(done),
-    }
-}
-
 async fn prepare(args: &ReplayArgs, output: &mut Output) -> Result<Replay, String> {
     let flags = given(&[
         ("otlp.endpoint", &args.otlp_endpoint, "--otlp-endpoint"),
         ("otlp.protocol", &args.otlp_protocol, "--otlp-protocol"),
     ]);
-    let Environment { variables, not_utf8 } = environment();
-    let exports = config::exports(&Sources { environment: variables, not_utf8, flags, ..Sources::default() });
-    let exports = exports.map_err(|problems| problems.to_string())?;
-    look_at(args.files.clone()).await?;
-    // What was refused of a batch is heard by way of the log.
-    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "warn,imaptrace::delivery=off".to_owned());
-    logs::init(&LogSettings { color: output.error_style().colour, filter: Some(filter), ..LogSettings::default() })
-        .map_err(|error| format!("error: {error}"))?;
+    let exports = config::exports(&Sources { flags, ..environment() }).map_err(|problems| problems.to_string())?;
+    check(args.files.clone()).await?;
+    // A partly refused batch is reported by the log.
+    output.start_log("warn,imaptrace::delivery=off")?;
     let replay = wiring::replay(&exports).await.map_err(|error| format!("error: {error}"))?;
     replay.ok_or_else(|| {
         "error: there is no OTLP endpoint to send the runs to\n  help: give --otlp-endpoint http://localhost:4317, or set \
@@ -110,21 +87,20 @@ async fn prepare(args: &ReplayArgs, output: &mut Output) -> Result<Replay, Strin
     })
 }
 
-/// Whether the files are there. A pipe is opened once, when its turn comes: its writer would lose its reader.
-async fn look_at(files: Vec<PathBuf>) -> Result<(), String> {
-    let (tell, told) = oneshot::channel();
-    let look = move || {
-        let cannot =
-            |file: &PathBuf, error: io::Error| format!("error: {}: {error}", escape(&file.display().to_string()));
-        let wrong = files
-            .iter()
-            .find_map(|file| if is_pipe(file) { None } else { open(file).err().map(|error| cannot(file, error)) });
-        // Who has been stopped does not ask any more.
-        let _ = tell.send(wrong.map_or(Ok(()), Err));
+/// Tests whether the files can be opened. A pipe is opened once, when it is read: its writer would lose its reader.
+async fn check(files: Vec<PathBuf>) -> Result<(), String> {
+    let (sender, checked) = oneshot::channel();
+    let check = move || {
+        let failed = files.iter().filter(|file| !is_pipe(file)).find_map(|file| {
+            let error = open(file).err()?;
+            Some(format!("error: {}: {error}", escape(&file.display().to_string())))
+        });
+        // It fails after a signal.
+        let _ = sender.send(failed.map_or(Ok(()), Err));
     };
-    let started = std::thread::Builder::new().name("files".to_owned()).spawn(look);
+    let started = std::thread::Builder::new().name("files".to_owned()).spawn(check);
     started.map_err(|error| format!("error: cannot start the thread that reads: {error}"))?;
-    told.await.unwrap_or(Ok(()))
+    checked.await.unwrap_or(Ok(()))
 }
 
 #[expect(clippy::disallowed_methods, reason = "on a thread of its own")]
@@ -141,30 +117,35 @@ fn open(file: &Path) -> io::Result<Box<dyn Read>> {
     if opened.metadata()?.is_dir() { Err(io::ErrorKind::IsADirectory.into()) } else { Ok(Box::new(opened)) }
 }
 
-/// What a file held.
+/// What is read from files.
 enum ReplayItem {
-    /// Its turn has come.
+    /// The next file begins.
     File(String),
-    /// A line of it.
-    Line(Result<Box<Run>, BadLine>),
-    /// It cannot be read.
-    Unreadable(io::Error),
+    Run(Box<Run>),
+    /// A line, or a file, cannot be read.
+    Unreadable(String),
 }
 
-/// Begins to read the files, one after the other, on a thread that ends with the process if nothing else ends it.
+/// Begins to read the files, one after another, on a thread that ends with the process if nothing else ends it.
 fn read(files: Vec<PathBuf>) -> io::Result<mpsc::Receiver<ReplayItem>> {
     let (sender, receiver) = mpsc::channel(AHEAD);
     let all = move || {
         for file in files {
-            let mut go_on = sender.blocking_send(ReplayItem::File(file.display().to_string())).is_ok();
+            let name = file.display().to_string();
+            let mut go_on = sender.blocking_send(ReplayItem::File(name.clone())).is_ok();
+            let mut send = |item| {
+                go_on = go_on && sender.blocking_send(item).is_ok();
+                go_on
+            };
             match open(&file).and_then(Lines::new) {
-                Ok(mut lines) => {
-                    while go_on && let Some(line) = lines.next() {
-                        go_on = sender.blocking_send(ReplayItem::Line(line.map(Box::new))).is_ok();
-                    }
-                }
-                Err(error) => go_on &= sender.blocking_send(ReplayItem::Unreadable(error)).is_ok(),
-            }
+                Ok(lines) => lines
+                    .map(|line| match line {
+                        Ok(run) => ReplayItem::Run(Box::new(run)),
+                        Err(bad) => ReplayItem::Unreadable(format!("{name}:{}: {}", bad.line, escape(&bad.problem))),
+                    })
+                    .all(&mut send),
+                Err(error) => send(ReplayItem::Unreadable(format!("{name}: {error}"))),
+            };
             if !go_on {
                 break;
             }
@@ -174,7 +155,7 @@ fn read(files: Vec<PathBuf>) -> io::Result<mpsc::Receiver<ReplayItem>> {
     Ok(receiver)
 }
 
-/// A line that says how far it is, on a terminal that can redraw it.
+/// The progress line of a terminal that can redraw it.
 fn progress(style: Style) -> ProgressBar {
     if !style.colour {
         return ProgressBar::hidden();
@@ -195,7 +176,7 @@ struct ReplaySender<'a> {
     output: &'a mut Output,
 }
 
-/// What came of it all.
+/// The counts of the result.
 #[derive(Default)]
 struct Tally {
     runs: u64,
@@ -207,10 +188,9 @@ struct Tally {
 }
 
 impl ReplaySender<'_> {
-    /// Sends the runs of all files, as far as there is sense in going on; the last of them are in the batch then. False where
-    /// a signal came first: then those that had been read.
+    /// Sends the runs of all files while the receiver can be reached; the last runs are left in the batch. False if a signal
+    /// came first: then the runs that had been read.
     async fn all(&mut self, found: &mut mpsc::Receiver<ReplayItem>, mut stopped: Cancel) -> bool {
-        let mut name = String::new();
         let mut left = None;
         loop {
             let next = match &mut left {
@@ -228,36 +208,27 @@ impl ReplaySender<'_> {
                     next = found.recv() => next,
                 },
             };
-            let Some(next) = next else { return left.is_none() };
             match next {
-                ReplayItem::File(file) => {
-                    self.progress.set_message(file.clone());
-                    name = file;
-                }
-                ReplayItem::Line(Ok(run)) => {
+                None => return left.is_none(),
+                Some(ReplayItem::File(file)) => self.progress.set_message(file),
+                Some(ReplayItem::Run(run)) => {
                     self.spans += Replay::spans(&run);
                     self.batch.push(Arc::from(run));
                     if self.spans >= Replay::BATCH_SPANS && !self.send().await {
                         return true;
                     }
                 }
-                // The message speaks of the file.
-                ReplayItem::Line(Err(bad)) => {
-                    self.unreadable(&format!("{name}:{}: {}", bad.line, escape(&bad.problem)));
+                Some(ReplayItem::Unreadable(problem)) => {
+                    self.tally.unreadable += 1;
+                    if self.tally.unreadable <= MOST_REPORTED {
+                        self.progress.suspend(|| self.output.warn(&problem));
+                    }
                 }
-                ReplayItem::Unreadable(error) => self.unreadable(&format!("{name}: {error}")),
             }
         }
     }
 
-    fn unreadable(&mut self, what: &str) {
-        self.tally.unreadable += 1;
-        if self.tally.unreadable <= TOLD {
-            self.progress.suspend(|| self.output.warn(what));
-        }
-    }
-
-    /// Sends the batch; false when the receiver is away. Where a signal breaks it off, the batch stays.
+    /// Sends the batch; false if the receiver cannot be reached. If a signal interrupts it, the batch stays.
     async fn send(&mut self) -> bool {
         if self.batch.is_empty() || self.tally.away.is_some() {
             return self.tally.away.is_none();
@@ -287,7 +258,7 @@ impl ReplaySender<'_> {
         }
     }
 
-    /// Says how it ended, and gives the exit code.
+    /// Prints the result, and returns the exit code.
     fn conclude(self, stopped: Option<&Signals>) -> u8 {
         self.progress.finish_and_clear();
         let endpoint = self.replay.endpoint();
@@ -295,8 +266,8 @@ impl ReplaySender<'_> {
         let plural = |number: u64| if number == 1 { "" } else { "s" };
         let (runs, spans) = (tally.runs, tally.spans);
         output.print(&format!("{runs} run{} ({spans} span{}) delivered to {endpoint}\n", plural(runs), plural(spans)));
-        if tally.unreadable > TOLD {
-            output.warn(&format!("{} more places could not be read", tally.unreadable - TOLD));
+        if tally.unreadable > MOST_REPORTED {
+            output.warn(&format!("{} more places could not be read", tally.unreadable - MOST_REPORTED));
         }
         if tally.refused_spans > 0 {
             output.warn(&format!("{endpoint} refused {} spans of what it took", tally.refused_spans));

@@ -1,8 +1,9 @@
-//! The tokio runtime of a command, with as many threads as it needs. Called by `main`, and by `check` for the number.
+//! The tokio runtime of a command, with as many threads as it needs. Called by `cli`, and by `check` for the number.
 
 use std::ffi::OsString;
 
 use imaptrace_record::escape;
+use tokio::runtime::{Builder, Runtime};
 
 use super::{
     exit_code::{FAILED, USAGE},
@@ -11,24 +12,23 @@ use super::{
 use crate::{agent, clock, net, telemetry::logs};
 
 /// Threads that probe. Export has its own.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Threads {
-    /// For one run after the other: no thread wakes another, which costs more than what it would do then.
+    /// For runs one after another: waking a second thread costs more than the work that it would do.
     One,
     AsManyAsCores,
 }
 
-/// Files that are open once the threads that probe have started and listen to signals.
+/// Files that are open once the threads that probe have started and signals are caught.
 const TO_START: usize = 6;
-
 /// The name of the threads that probe, for `ps -L` and strace.
 const WORKER: &str = "probe";
-/// The variable from which tokio takes its number of threads. It panics at what it cannot parse, so it is checked here.
+/// The variable from which tokio takes its number of threads. It panics at an invalid one, so it is checked here.
 pub(super) const WORKERS: &str = "TOKIO_WORKER_THREADS";
-/// More are of no use to a probe, and each is one that the system may not give.
+/// More are of no use to probes, and the system may not provide them.
 const MOST_WORKERS: usize = 1024;
 
-/// As many as the variable says, else one for each core.
+/// The number in the variable, else one for each core.
 pub(super) fn workers(given: Option<OsString>) -> Result<usize, String> {
     let Some(given) = given.filter(|given| !given.is_empty()) else {
         return Ok(std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MOST_WORKERS));
@@ -43,53 +43,47 @@ pub(super) fn workers(given: Option<OsString>) -> Result<usize, String> {
     })
 }
 
+/// Runs a command in a runtime of its own.
 pub(super) fn in_runtime(threads: Threads, output: &mut Output, run: impl AsyncFnOnce(&mut Output) -> u8) -> u8 {
     net::init_openssl();
-    // Parts of what is started here do not fail but fall over.
-    if let Err(error) = net::can_open(TO_START) {
-        output.error(&format!("cannot open as many files as it takes to start: {error}; raise the limit (ulimit -n)"));
-        return FAILED;
-    }
-    if let Err(error) = logs::start_writer() {
-        match threads {
-            // A run that says which thread it lacks tells more.
-            Threads::One => logs::write_in_place(),
-            Threads::AsManyAsCores => {
-                output.error(&format!("cannot start the thread that writes to standard error: {error}"));
-                return FAILED;
-            }
+    let runtime = match build(threads) {
+        Ok(runtime) => runtime,
+        Err((problem, code)) => {
+            output.error(&problem);
+            return code;
         }
-    }
-    let mut builder = match threads {
-        Threads::One => tokio::runtime::Builder::new_current_thread(),
-        Threads::AsManyAsCores => match workers(std::env::var_os(WORKERS)) {
-            Ok(number) => {
-                let mut builder = tokio::runtime::Builder::new_multi_thread();
-                builder.worker_threads(number).thread_name(WORKER);
-                builder
-            }
-            Err(problem) => {
-                output.error(&problem);
-                return USAGE;
-            }
-        },
     };
-    builder.on_thread_start(agent::enter_thread).on_thread_stop(agent::leave_thread);
-    match builder.enable_all().build() {
-        Ok(runtime) => {
-            let code = runtime.block_on(async {
-                let _heartbeat = clock::Heartbeat::start();
-                run(output).await
-            });
-            // What still runs has been given up, and is not waited for.
-            runtime.shutdown_background();
-            code
-        }
+    let code = runtime.block_on(async {
+        let _heartbeat = clock::Heartbeat::start();
+        run(output).await
+    });
+    // Tasks that still run have been given up.
+    runtime.shutdown_background();
+    code
+}
+
+/// Starts the threads. The error comes with its exit code.
+fn build(threads: Threads) -> Result<Runtime, (String, u8)> {
+    // Without files, some of the code that is called here panics.
+    net::can_open(TO_START).map_err(|error| {
+        (format!("cannot open as many files as it takes to start: {error}; raise the limit (ulimit -n)"), FAILED)
+    })?;
+    match logs::start_writer() {
+        Ok(()) => {}
+        // A run that reports which thread it lacks is worth more.
+        Err(_) if threads == Threads::One => logs::write_in_place(),
         Err(error) => {
-            output.error(&format!("cannot start the threads that probe: {error}"));
-            FAILED
+            return Err((format!("cannot start the thread that writes to standard error: {error}"), FAILED));
         }
     }
+    let mut builder = Builder::new_current_thread();
+    if threads == Threads::AsManyAsCores {
+        let number = workers(std::env::var_os(WORKERS)).map_err(|problem| (problem, USAGE))?;
+        builder = Builder::new_multi_thread();
+        builder.worker_threads(number).thread_name(WORKER);
+    }
+    builder.on_thread_start(agent::enter_thread).on_thread_stop(agent::leave_thread).enable_all();
+    builder.build().map_err(|error| (format!("cannot start the threads that probe: {error}"), FAILED))
 }
 
 #[cfg(test)]

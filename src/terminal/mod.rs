@@ -1,11 +1,8 @@
-//! Run to text: what a person, a script or a monitoring system reads of a run.
+//! Run to text: for a person, a script or a monitoring system.
 //!
-//! Every function here is pure: a [`Run`](imaptrace_record::Run) and a [`Style`] in, a string out that ends with a line
-//! feed, ready to be written. Nothing here writes, asks the terminal, reads a clock or the environment; `cli` does and
-//! hands in what it found. Whatever came from a server or a replayed file is escaped again on its way out, so the only
-//! control characters in the text are its own line feeds and, when the style has colour, its own colour sequences.
-//!
-//! Called by `cli` alone.
+//! Every function is pure: a [`Run`](imaptrace_record::Run) and a [`Style`] in, a string out that ends with a line feed. `cli`
+//! reads the environment and writes. Text of a server or of a replayed file is escaped again, so the only control characters
+//! are line feeds and, when the style has colour, its colour sequences. Called by `cli`.
 
 mod bar;
 mod conversation;
@@ -31,7 +28,7 @@ pub use failure::failure;
 pub use hints::hint;
 pub use json::json;
 pub use line::line;
-pub use nagios::{Nagios, Thresholds};
+pub use nagios::Nagios;
 pub use style::{ColorChoice, Style, Surroundings};
 pub use summary::Summary;
 pub use text::{duration, safe, size};

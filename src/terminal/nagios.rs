@@ -1,7 +1,7 @@
-//! Plug-in output for Nagios, Icinga and their like: a line, performance data, a line per run below (README.md, `--output`).
+//! Plug-in output for Nagios, Icinga and compatible systems: a line, performance data, and below a line for each run.
 //!
-//! The format is that of the Monitoring Plugins Development Guidelines: `TEXT | PERFDATA`, then long output. A `|` in
-//! text that is not ours would begin performance data, so it is escaped like a control character.
+//! The format is that of the Monitoring Plugins Development Guidelines: `TEXT | PERFDATA`, then long output. A `|` in other
+//! text would begin performance data, so it is escaped like a control character.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -17,33 +17,25 @@ use super::{
     waterfall::delays,
 };
 
-/// Limits on First Loading Latency, `-w` and `-c`. Beyond, not at, them is an alert.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Thresholds {
-    /// `-w`.
-    pub warning: Option<Seconds>,
-    /// `-c`.
-    pub critical: Option<Seconds>,
-}
-
-/// What a plug-in finds; the order is that of the exit codes.
+/// The states, with their exit codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum NagiosState {
-    Ok,
-    Warning,
-    Critical,
-    Unknown,
+    Ok = 0,
+    Warning = 1,
+    Critical = 2,
+    Unknown = 3,
 }
 
 const PLAIN: Style = Style { width: usize::MAX, colour: false, ascii: true };
-
-/// Lines below the first are those of so many runs, the last ones.
+/// The last runs, of which there are lines.
 const LINES: usize = 100;
 
-/// What a plug-in has seen of its runs, in memory that does not grow with their number.
+/// The results of all runs, in memory that does not grow with their number.
 #[derive(Debug, Default)]
 pub struct Nagios {
-    thresholds: Thresholds,
+    /// Limits on First Loading Latency, `-w` and `-c`: more than the limit is an alert.
+    warning: Option<Seconds>,
+    critical: Option<Seconds>,
     runs: u64,
     bad: u64,
     /// The worst of all, and the worst of each address family.
@@ -53,44 +45,46 @@ pub struct Nagios {
 }
 
 impl Nagios {
-    /// No run yet.
-    pub fn new(thresholds: Thresholds) -> Self {
-        Self { thresholds, ..Self::default() }
+    /// No run yet. The limits on First Loading Latency are those of `-w` and `-c`.
+    pub fn new(warning: Option<Seconds>, critical: Option<Seconds>) -> Self {
+        Self { warning, critical, ..Self::default() }
     }
 
-    /// Counts a run in.
+    /// Adds a run.
     pub fn add(&mut self, run: &Run) {
-        let state = NagiosState::of(run, &self.thresholds);
+        let state = self.state(run);
         self.runs += 1;
         self.bad += u64::from(state != NagiosState::Ok);
         if self.worst.as_ref().is_none_or(|worst| is_as_severe((run, state), worst)) {
             self.worst = Some((run.clone(), state));
         }
-        match self.families.get_mut(&run.family) {
-            Some(worst) if is_as_severe((run, state), worst) => *worst = (run.clone(), state),
-            Some(_) => {}
-            None => {
-                self.families.insert(run.family, (run.clone(), state));
-            }
+        if self.families.get(&run.family).is_none_or(|worst| is_as_severe((run, state), worst)) {
+            self.families.insert(run.family, (run.clone(), state));
         }
         if self.lines.len() == LINES {
             self.lines.pop_front();
         }
         let family = run.family.map(|family| format!(" {}", family.as_str())).unwrap_or_default();
-        self.lines.push_back(format!(
-            "{}{family} {} - {}\n",
-            run.started_at.time_of_day(),
-            state.word(),
-            describe(run)
-        ));
+        let (time, word) = (run.started_at.time_of_day(), state.word());
+        self.lines.push_back(format!("{time}{family} {word} - {}\n", describe(run)));
+    }
+
+    fn state(&self, run: &Run) -> NagiosState {
+        let beyond = |limit: Option<Seconds>| limit.is_some_and(|limit| run.counted_latency() > Some(limit));
+        match run.outcome {
+            RunOutcome::Void => NagiosState::Unknown,
+            RunOutcome::Failed => NagiosState::Critical,
+            RunOutcome::Passed if beyond(self.critical) => NagiosState::Critical,
+            RunOutcome::Passed if beyond(self.warning) => NagiosState::Warning,
+            RunOutcome::Passed => NagiosState::Ok,
+        }
     }
 
     /// The text and the exit code, of one run or several. The worst run decides and is described, critical before warning
-    /// before unknown; performance data is of the worst run of each address family. Below are a line for each run, of many
-    /// for the last hundred.
+    /// before unknown; performance data is of the worst run of each address family. Below are lines of the last hundred runs.
     pub fn conclude(&self) -> (String, u8) {
         let Some((worst, state)) = &self.worst else {
-            return ("IMAP UNKNOWN - no run was made\n".to_owned(), NagiosState::Unknown.code());
+            return ("IMAP UNKNOWN - no run was made\n".to_owned(), NagiosState::Unknown as u8);
         };
         let mut text = format!("IMAP {} - {}", state.word(), describe(worst));
         if self.runs > 1 {
@@ -98,7 +92,7 @@ impl Nagios {
         }
         text.push_str(" |");
         for (run, _) in self.families.values() {
-            perfdata(run, &self.thresholds, &mut text);
+            self.perfdata(run, &mut text);
         }
         text.push('\n');
         if self.runs > 1 {
@@ -108,50 +102,54 @@ impl Nagios {
             }
             text.extend(self.lines.iter().map(String::as_str));
         }
-        (text, state.code())
+        (text, *state as u8)
+    }
+
+    fn perfdata(&self, run: &Run, text: &mut String) {
+        let suffix = run.family.map(|family| format!("_{}", family.as_str())).unwrap_or_default();
+        let mut used: Vec<String> = Vec::new();
+        let mut datum = |name: &str, value: String| {
+            let times = used.iter().filter(|other| *other == name).count() + 1;
+            used.push(name.to_owned());
+            let number = if times > 1 { format!("_{times}") } else { String::new() };
+            let _ = write!(text, " {}={value}", quoted(&format!("{name}{number}{suffix}")));
+        };
+        let limit = |limit: Option<Seconds>| limit.map(|limit| limit.as_f64().to_string()).unwrap_or_default();
+        let seconds = |time: Seconds| format!("{:.6}s", time.as_f64());
+        if let Some(latency) = run.counted_latency() {
+            datum("fll", format!("{};{};{};0", seconds(latency), limit(self.warning), limit(self.critical)));
+        }
+        if let Some(row) = run.first_row_s.filter(|_| !run.is_latency_delayed()) {
+            datum("first_row", format!("{};;;0", seconds(row)));
+        }
+        datum("duration", format!("{};;;0", seconds(run.duration_s)));
+        for step in run.steps.iter().filter(|step| step.was_started()) {
+            datum(step.name.as_str(), format!("{};;;0", seconds(step.duration_s)));
+        }
+        datum("wire_sent", format!("{}B;;;0", run.wire_sent_bytes));
+        datum("wire_received", format!("{}B;;;0", run.wire_received_bytes));
     }
 }
 
 /// Whether a run is at least as bad as the worst before; among equals the slowest is, and then the last.
 fn is_as_severe((run, state): (&Run, NagiosState), (worst, worst_state): &(Run, NagiosState)) -> bool {
-    let weight = |run: &Run, state: NagiosState| (state.severity(), run.first_loading_latency_s, run.duration_s);
+    let severity = |state| match state {
+        NagiosState::Ok => 0,
+        NagiosState::Unknown => 1,
+        NagiosState::Warning => 2,
+        NagiosState::Critical => 3,
+    };
+    let weight = |run: &Run, state| (severity(state), run.first_loading_latency_s, run.duration_s);
     weight(run, state) >= weight(worst, *worst_state)
 }
 
 impl NagiosState {
-    fn of(run: &Run, thresholds: &Thresholds) -> Self {
-        let beyond = |limit: Option<Seconds>| match (run.counted_latency(), limit) {
-            (Some(latency), Some(limit)) => latency > limit,
-            _ => false,
-        };
-        match run.outcome {
-            RunOutcome::Void => Self::Unknown,
-            RunOutcome::Failed => Self::Critical,
-            RunOutcome::Passed if beyond(thresholds.critical) => Self::Critical,
-            RunOutcome::Passed if beyond(thresholds.warning) => Self::Warning,
-            RunOutcome::Passed => Self::Ok,
-        }
-    }
-
     fn word(self) -> &'static str {
         match self {
             Self::Ok => "OK",
             Self::Warning => "WARNING",
             Self::Critical => "CRITICAL",
             Self::Unknown => "UNKNOWN",
-        }
-    }
-
-    fn code(self) -> u8 {
-        self as u8
-    }
-
-    fn severity(self) -> u8 {
-        match self {
-            Self::Ok => 0,
-            Self::Unknown => 1,
-            Self::Warning => 2,
-            Self::Critical => 3,
         }
     }
 }
@@ -173,38 +171,12 @@ fn describe(run: &Run) -> String {
     }
 }
 
-/// What our own pauses had to do with it.
+/// The delays by imaptrace's own pauses.
 fn aside(run: &Run) -> String {
     delays(run, PLAIN).map(|delays| format!(", {}", pipeless(&delays))).unwrap_or_default()
 }
 
-fn perfdata(run: &Run, thresholds: &Thresholds, text: &mut String) {
-    let suffix = run.family.map(|family| format!("_{}", family.as_str())).unwrap_or_default();
-    let mut used: Vec<String> = Vec::new();
-    let mut datum = |name: &str, value: String| {
-        let times = used.iter().filter(|other| *other == name).count() + 1;
-        used.push(name.to_owned());
-        let number = if times > 1 { format!("_{times}") } else { String::new() };
-        let _ = write!(text, " {}={value}", quoted(&format!("{name}{number}{suffix}")));
-    };
-    let limit = |limit: Option<Seconds>| limit.map(|limit| limit.as_f64().to_string()).unwrap_or_default();
-    let seconds = |time: Seconds| format!("{:.6}s", time.as_f64());
-    if let Some(latency) = run.counted_latency() {
-        let (warning, critical) = (limit(thresholds.warning), limit(thresholds.critical));
-        datum("fll", format!("{};{warning};{critical};0", seconds(latency)));
-    }
-    if let Some(row) = run.first_row_s.filter(|_| !run.is_latency_delayed()) {
-        datum("first_row", format!("{};;;0", seconds(row)));
-    }
-    datum("duration", format!("{};;;0", seconds(run.duration_s)));
-    for step in run.steps.iter().filter(|step| step.was_started()) {
-        datum(step.name.as_str(), format!("{};;;0", seconds(step.duration_s)));
-    }
-    datum("wire_sent", format!("{}B;;;0", run.wire_sent_bytes));
-    datum("wire_received", format!("{}B;;;0", run.wire_received_bytes));
-}
-
-/// A label: `=` and `'` cannot stand in one; with anything but the usual characters it is quoted.
+/// A label, without the invalid `=` and `'`, and quoted if it has other than the usual characters.
 fn quoted(label: &str) -> String {
     let label = clean(label).replace(['=', '\''], "_");
     let usual = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
@@ -227,18 +199,20 @@ mod tests {
     use super::*;
     use crate::terminal::samples::{self, us};
 
-    fn nagios(runs: &[Run], thresholds: &Thresholds) -> (String, u8) {
-        let mut nagios = Nagios::new(*thresholds);
+    type Limits = [Option<Seconds>; 2];
+
+    fn nagios(runs: &[Run], [warning, critical]: &Limits) -> (String, u8) {
+        let mut nagios = Nagios::new(*warning, *critical);
         for run in runs {
             nagios.add(run);
         }
         nagios.conclude()
     }
 
-    const NONE: Thresholds = Thresholds { warning: None, critical: None };
+    const NONE: Limits = [None; 2];
 
-    fn limits(warning: u64, critical: u64) -> Thresholds {
-        Thresholds { warning: Some(us(warning)), critical: Some(us(critical)) }
+    fn limits(warning: u64, critical: u64) -> Limits {
+        [warning, critical].map(|limit| Some(us(limit)))
     }
 
     #[test]
@@ -250,7 +224,7 @@ mod tests {
 
     #[test]
     fn the_state_follows_limits_and_outcome() {
-        let code = |run: &Run, thresholds| nagios(std::slice::from_ref(run), &thresholds).1;
+        let code = |run: &Run, limits: Limits| nagios(std::slice::from_ref(run), &limits).1;
         let passed = samples::passed(); // 53,412 µs
         assert_eq!(code(&passed, limits(53_412, 60_000)), 0);
         assert_eq!(code(&passed, limits(53_411, 60_000)), 1);

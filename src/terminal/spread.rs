@@ -1,21 +1,21 @@
-//! Least, median and largest of a number of values that has no bound, in memory that has one.
+//! Minimum, median and maximum of any number of values, in bounded memory.
 //!
-//! Up to [`EXACT`] values are kept as they are. Beyond that they are counted in a histogram whose median is off by no more
-//! than a thousandth of itself; least and largest stay exact. Called by `summary`.
+//! Up to [`EXACT`] values are kept; more are counted in a histogram, whose median has an error of at most a thousandth. Minimum
+//! and maximum are exact. Called by `summary`.
 
 use hdrhistogram::Histogram;
 
-/// So many values are kept as they are.
+/// The most values that are kept.
 const EXACT: usize = 1000;
 /// Significant digits of a value in a histogram.
 const DIGITS: u8 = 3;
 
-/// Values, one after the other.
+/// The values.
 #[derive(Debug, Default)]
 pub(super) struct Spread {
     values: Vec<u64>,
     counted: Option<Histogram<u32>>,
-    count: u64,
+    pub(super) count: u64,
     least: u64,
     most: u64,
 }
@@ -25,28 +25,20 @@ impl Spread {
         self.least = if self.count == 0 { value } else { self.least.min(value) };
         self.most = self.most.max(value);
         self.count += 1;
-        if let Some(counted) = &mut self.counted {
-            record(counted, value);
-            return;
-        }
         self.values.push(value);
-        if self.values.len() > EXACT
-            && let Ok(mut counted) = Histogram::new(DIGITS)
-        {
+        if self.count == EXACT as u64 + 1 {
+            self.counted = Histogram::new(DIGITS).ok();
+        }
+        if let Some(counted) = &mut self.counted {
             for value in std::mem::take(&mut self.values) {
-                record(&mut counted, value);
+                // Fails for a time of more than a hundred thousand years.
+                let _ = counted.record(value);
             }
-            self.counted = Some(counted);
         }
     }
 
-    /// How many.
-    pub(super) fn count(&self) -> u64 {
-        self.count
-    }
-
-    /// Least, median and largest; all 0 of none. Of an even number of values the mean of the two in the middle, while they are
-    /// kept.
+    /// Minimum, median and maximum; all 0 without values. The median of an even number of kept values is the mean of the middle
+    /// two.
     pub(super) fn figures(&self) -> [u64; 3] {
         let middle = match &self.counted {
             Some(counted) => counted.value_at_quantile(0.5).clamp(self.least, self.most),
@@ -54,11 +46,6 @@ impl Spread {
         };
         [self.least, middle, self.most]
     }
-}
-
-/// It grows with the largest value; one that it cannot grow for is a time of more than a hundred thousand years.
-fn record(counted: &mut Histogram<u32>, value: u64) {
-    let _ = counted.record(value);
 }
 
 fn median(values: &[u64]) -> u64 {
@@ -105,7 +92,7 @@ mod tests {
     #[test]
     fn its_memory_is_bounded_however_many_and_odd_the_values() {
         let spread = of((0..200_000_u64).map(|number| number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 2));
-        assert_eq!((spread.values.capacity(), spread.count()), (0, 200_000));
+        assert_eq!((spread.values.capacity(), spread.count), (0, 200_000));
         // Two thousand for each of the 64 sizes that a number can have.
         assert!(spread.counted.unwrap().distinct_values() <= 64 * 2048);
     }

@@ -1,22 +1,21 @@
-//! How wide, in colour or not, in Unicode or ASCII: decided once, from facts that the caller collects.
+//! Width, colour, and Unicode or ASCII: decided once, from facts that the caller collects.
 //!
-//! A stream gets colour only when it is a terminal and `NO_COLOR` is not set: the contract leaves no way around either,
-//! so `--color always` does no more than overrule `TERM=dumb`. Without a terminal or with `NO_COLOR` the text is plain
-//! ASCII, too: it goes into files, mails and screen readers that were not asked what they can show.
+//! A stream without a terminal, or with `NO_COLOR` set, gets plain ASCII without colour: its text may go to a file, a mail or a
+//! screen reader. `--color always` overrules both the missing terminal and `TERM=dumb`, but not `NO_COLOR`.
 
-/// The value of `--color`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// The value of `--color`. The comments are the help text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum ColorChoice {
-    /// When the terminal can show it.
+    /// On a terminal that can show it
     #[default]
     Auto,
-    /// Even without a terminal, or when `TERM` says that it cannot.
+    /// In a pipe, too (less -R)
     Always,
-    /// Not at all.
+    /// Not at all
     Never,
 }
 
-/// What the caller knows of the stream that the text goes to.
+/// The properties of the stream that the text is written to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Surroundings<'a> {
     /// `--color`.
@@ -33,27 +32,26 @@ pub struct Surroundings<'a> {
     pub utf8: bool,
 }
 
-/// How the text is to look.
+/// The look of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Style {
-    /// Columns; no line is longer.
+    /// The most columns of a line.
     pub width: usize,
     /// Colour sequences are used.
     pub colour: bool,
-    /// Only ASCII leaves; anything else is escaped or spelled otherwise.
+    /// The text is ASCII; other characters are escaped or replaced.
     pub ascii: bool,
 }
 
 impl Style {
-    /// The width where no terminal says one.
+    /// The width without a terminal.
     pub const UNKNOWN_WIDTH: usize = 100;
-    /// The narrowest width that is still laid out; a terminal below it wraps.
+    /// The least width; a narrower terminal wraps.
     pub const LEAST_WIDTH: usize = 40;
 
-    /// Decides.
+    /// The style for a stream.
     pub fn choose(around: &Surroundings<'_>) -> Self {
         let no_color = around.no_color.is_some_and(|value| !value.is_empty());
-        // Who asks for colour in a pipe has a terminal behind it.
         let plain = no_color || !(around.is_terminal || around.color == ColorChoice::Always);
         let dumb = around.term.is_none_or(|term| term.is_empty() || term == "dumb");
         let wanted = match around.color {

@@ -1,5 +1,4 @@
-//! Minimum, median and maximum per step over several runs, and which run was the slowest. Called by the command line, with
-//! one run after the other.
+//! Minimum, median and maximum of each step over several runs, and the slowest run. Called by `cli`.
 
 use imaptrace_record::{Run, RunOutcome, Seconds, StepOutcome};
 use unicode_width::UnicodeWidthStr as _;
@@ -12,22 +11,23 @@ use super::{
     text::{TextLine, Tone, clip, duration},
 };
 
-/// What is shown of all runs when they have ended, in memory that does not grow with their number.
+/// The results of all runs, in memory that does not grow with their number.
 #[derive(Debug, Default)]
 pub struct Summary {
-    runs: u64,
+    /// The number of runs.
+    pub runs: u64,
     passed: u64,
     failed: u64,
     void: u64,
     latency: Row,
     first_row: Row,
     steps: Vec<Row>,
-    slowest: Option<Run>,
+    /// The run with the largest First Loading Latency, else the longest. None if all are void.
+    pub slowest: Option<Run>,
 }
 
 impl Summary {
-    /// Counts a run in. Its steps are called as `style` shows them. Nothing else is kept of a void run, which says nothing
-    /// about the server.
+    /// Adds a run, with its steps named in this style. A void run is only counted: it is no evidence about the server.
     pub fn add(&mut self, run: &Run, style: Style) {
         self.runs += 1;
         *match run.outcome {
@@ -51,24 +51,12 @@ impl Summary {
         }
     }
 
-    /// How many runs.
-    pub fn runs(&self) -> u64 {
-        self.runs
-    }
-
-    /// The run whose waterfall is worth a look: the largest First Loading Latency, else the longest run. None where all
-    /// are void.
-    pub fn slowest(&self) -> Option<&Run> {
-        self.slowest.as_ref()
-    }
-
-    /// How many runs passed, and minimum, median and maximum of each step that passed, of First Loading Latency and of the
-    /// first row; where there is room, the median of the server's share of each. A step that came twice in a run has a row
-    /// for each time. Of more than 1,000 values the median is off by at most a thousandth.
+    /// The counts of outcomes, and minimum, median and maximum of First Loading Latency, of the first row and of each passed
+    /// step; if there is room, the median of the server's share. A step that occurs twice in a run has two rows. The median of
+    /// more than 1,000 values has an error of at most a thousandth.
     pub fn text(&self, style: Style) -> String {
         let mut page = String::new();
-        let mut line = TextLine::default();
-        line.push(Tone::Bold, format!("{} runs: ", self.runs));
+        let mut line = TextLine::of(Tone::Bold, format!("{} runs: ", self.runs));
         line.push(Tone::Good, format!("{} passed", self.passed));
         for (outcome, count, tone) in
             [(RunOutcome::Failed, self.failed, Tone::Bad), (RunOutcome::Void, self.void, Tone::Warn)]
@@ -85,15 +73,15 @@ impl Summary {
     fn table(&self, style: Style, page: &mut String) {
         let first = [(Tone::Bold, "First Loading Latency", &self.latency), (Tone::Plain, "first row", &self.first_row)];
         let steps = self.steps.iter().map(|row| (Tone::Plain, row.name.as_str(), row));
-        let rows: Vec<_> = first.into_iter().chain(steps).filter(|(_, _, row)| row.micros.count() > 0).collect();
+        let rows: Vec<_> = first.into_iter().chain(steps).filter(|(_, _, row)| row.micros.count > 0).collect();
 
-        // Figures of 7 columns with a space each stand to the right; the server's share only where it shortens no name.
+        // Each figure has 7 columns and a space. The server's share is shown only if it shortens no name.
         let widest = rows.iter().map(|(_, name, _)| name.width()).max().unwrap_or_default();
-        let shares = rows.iter().any(|(_, _, row)| row.percents.count() > 0) && widest + 40 <= style.width;
+        let shares = rows.iter().any(|(_, _, row)| row.percents.count > 0) && widest + 40 <= style.width;
         let name_width = widest.min(style.width.saturating_sub(32));
         let mut figures = |tone: Tone, name: &str, [least, median, most, server, runs]: [&str; 5]| {
-            let mut line = TextLine::default();
-            line.push(tone, clip(name, name_width, style)).pad_to(name_width);
+            let mut line = TextLine::of(tone, clip(name, name_width, style));
+            line.pad_to(name_width);
             for figure in
                 [Some(least), Some(median), Some(most), shares.then_some(server), Some(runs)].into_iter().flatten()
             {
@@ -109,13 +97,13 @@ impl Summary {
             let [least, middle, most] =
                 row.micros.figures().map(|micros| duration(Seconds::from_micros(micros), style));
             let [_, percent, _] = row.percents.figures();
-            let server = if row.percents.count() == 0 { String::new() } else { format!("{percent} %") };
-            figures(tone, name, [&least, &middle, &most, &server, &row.micros.count().to_string()]);
+            let server = if row.percents.count == 0 { String::new() } else { format!("{percent} %") };
+            figures(tone, name, [&least, &middle, &most, &server, &row.micros.count.to_string()]);
         }
     }
 }
 
-/// No run of ours has so many steps of different names.
+/// More than the steps of different names in any run.
 const MOST_ROWS: usize = 100;
 
 /// A row of the table, over several runs.
@@ -133,9 +121,8 @@ impl Row {
         self.micros.add(time.as_micros());
         let server = parts.map(|parts| u128::from(parts.get(TimePart::Server).as_micros()));
         let percent = server.and_then(|server| (server * 100).checked_div(time.as_micros().into()));
-        // A part that is larger than the whole is of no run that was measured.
-        let percent = percent.and_then(|percent| u64::try_from(percent).ok()).filter(|percent| *percent <= 100);
-        if let Some(percent) = percent {
+        // In a replayed record a part may be larger than the whole.
+        if let Some(percent @ 0..=100) = percent.and_then(|percent| u64::try_from(percent).ok()) {
             self.percents.add(percent);
         }
     }
@@ -198,9 +185,9 @@ mod tests {
     fn the_slowest_run_is_by_latency_and_a_run_without_one_is_shown_only_among_its_like() {
         let runs = [samples::passed(), samples::slow_fetch(), samples::login_refused()];
         let style = Style { width: 80, colour: false, ascii: true };
-        assert_eq!(of(&runs, style).slowest(), Some(&runs[1]));
-        assert_eq!(of(&runs[2..], style).slowest(), Some(&runs[2]));
-        assert_eq!(of(&[], style).slowest(), None);
+        assert_eq!(of(&runs, style).slowest.as_ref(), Some(&runs[1]));
+        assert_eq!(of(&runs[2..], style).slowest.as_ref(), Some(&runs[2]));
+        assert_eq!(of(&[], style).slowest, None);
     }
 
     #[test]
@@ -209,11 +196,11 @@ mod tests {
         cut_off.outcome = RunOutcome::Void;
         let style = Style { width: 80, colour: false, ascii: true };
         let summary = of(&[samples::passed(), cut_off.clone()], style);
-        assert_eq!(summary.slowest(), Some(&samples::passed()));
+        assert_eq!(summary.slowest.as_ref(), Some(&samples::passed()));
         let text = summary.text(style);
         let alone = of(&[samples::passed()], style).text(style);
         assert!(text.starts_with("2 runs: 1 passed, 0 failed, 1 void\n"), "{text}");
         assert_eq!(text.lines().skip(1).collect::<Vec<_>>(), alone.lines().skip(1).collect::<Vec<_>>());
-        assert_eq!(of(&[cut_off], style).slowest(), None);
+        assert_eq!(of(&[cut_off], style).slowest, None);
     }
 }
