@@ -1,20 +1,19 @@
-//! Names to addresses. Two ways, by `dns.resolver`: a resolver of our own, which does what the C library does but waits
-//! on no thread and is bound by the deadline of its step; or the C library itself.
+//! Names to addresses. By `dns.resolver` either a resolver of our own, which does what the C library does but blocks no thread
+//! and respects the deadline of its step; or the C library itself.
 //!
 //! ```text
 //! files     /etc/resolv.conf and /etc/hosts, followed by a thread
-//! conf      what resolv.conf means
-//! hosts     what the hosts file holds
+//! conf      parses resolv.conf
+//! hosts     parses the hosts file
 //! ask       the servers in their order, search domains, both families
 //! exchange  one question to one server
-//! cache     answers between runs, when that is asked for
+//! cache     answers kept between runs (`dns.cache`)
 //! family    IPv4, IPv6 or both
 //! cause     why there is no address
 //! system    getaddrinfo
 //! ```
 //!
-//! What we cannot do ourselves (no descriptor, no thread, a file that cannot be read) is kept apart from what the name
-//! servers say and do not say. Called by `probe`.
+//! Faults of this machine (no descriptor, no thread, an unreadable file) have causes of their own. Called by `probe`.
 
 use std::{
     net::IpAddr,
@@ -45,36 +44,36 @@ pub use family::Family;
 
 use ask::LookUp;
 use conf::ResolvConf;
-use files::{FilesReader, Follower, Paths};
+use files::{Follower, Paths};
 
-/// Looks names up. One for the life of the process.
+/// Looks names up. One for the process.
 #[derive(Debug)]
 pub struct Resolver {
     dns: Dns,
     paths: Paths,
-    /// Started by the first look-up that needs it: a run to an address needs none.
+    /// Started by the first look-up that needs it; a run to an address needs none.
     files: Mutex<Option<Follower>>,
     /// Where `rotate` begins next.
     first: AtomicUsize,
 }
 
 impl Resolver {
-    /// A resolver that has not yet read the system's configuration.
+    /// A resolver that has not read the system's configuration yet.
     pub fn new(dns: Dns) -> Self {
         let resolv_conf = dns.servers.is_empty().then(|| "/etc/resolv.conf".into());
         let paths = Paths { resolv_conf, hosts: "/etc/hosts".into() };
-        // Programs that live for one run begin anywhere, lest all of them ask the same server.
+        // Random, so that programs that make one run do not all ask the same server.
         let first = AtomicUsize::new(usize::from(rand::random::<u16>()));
         Self { dns, paths, files: Mutex::default(), first }
     }
 
-    /// Whether the configuration lets a name lead there.
+    /// Whether the configuration allows a name to resolve to this address.
     pub fn allows(&self, address: IpAddr) -> bool {
         self.dns.allows(address)
     }
 
-    /// Asks for the addresses of `name`, until `deadline`. They come in the order in which they are to be tried: families
-    /// in turn (RFC 8305 §4), IPv6 first or as the system's resolver begins.
+    /// The addresses of `name`, in the order in which they are to be tried: families in turn (RFC 8305 §4), IPv6 first or the
+    /// first family of the system's resolver.
     pub async fn lookup(&self, name: &str, family: Family, deadline: Instant) -> Result<Vec<IpAddr>, ResolveCause> {
         let (addresses, v6_first) = match self.dns.resolver {
             NameResolver::Builtin => (self.builtin(name, family, deadline).await?, true),
@@ -107,7 +106,7 @@ impl Resolver {
         {
             return known;
         }
-        // Only `rotate` goes by it, and that once for each question.
+        // Used by `rotate` alone.
         let first = self.first.fetch_add(1, Ordering::Relaxed);
         let found = LookUp::new(&system.conf, family, deadline, first).search(name).await;
         if self.dns.cache {
@@ -116,16 +115,16 @@ impl Resolver {
         found.result
     }
 
-    /// What reads the files. A thread that could not be started now may start with the next run.
-    fn files(&self) -> Result<FilesReader, ResolveCause> {
+    /// The follower of the files. If its thread cannot be started, the next run tries again.
+    fn files(&self) -> Result<Follower, ResolveCause> {
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(follower) = &*files {
-            return Ok(follower.reader());
+            return Ok(follower.clone());
         }
         let given = (!self.dns.servers.is_empty()).then(|| ResolvConf::of_servers(&self.dns.servers));
         let started = Follower::start(self.paths.clone(), given)
             .map_err(|error| ResolveCause::Local(format!("cannot start the thread that reads /etc/hosts: {error}")))?;
-        Ok(files.insert(started).reader())
+        Ok(files.insert(started).clone())
     }
 }
 

@@ -1,8 +1,7 @@
 //! A name's addresses from name servers, by the rules of the C library's resolver: the servers in their order, one at a
 //! time, as often as resolv.conf says; on to the next one when an answer settles nothing; search domains by `ndots`.
 //!
-//! What differs from the C library, and why, is in docs/journey.md. Nothing is kept from one look-up to
-//! the next but where `rotate` begins. Called by `resolve`.
+//! docs/journey.md lists the differences from the C library, with reasons. Called by `resolve`.
 
 use std::{
     net::IpAddr,
@@ -10,28 +9,17 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use hickory_proto::{
-    op::ResponseCode,
-    rr::{Name, RecordType},
-};
+use hickory_proto::rr::{Name, RecordType};
 
 use super::{
     cause::ResolveCause,
     conf::{NameServer, ResolvConf},
-    exchange::{self, DnsAnswer, How, Unsettled},
+    exchange::{self, DnsAnswer, Resolved, Unsettled, UnsettledKind},
     family::Family,
 };
 use crate::clock;
 
-/// What came of a look-up.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Resolved {
-    pub(super) result: Result<Vec<IpAddr>, ResolveCause>,
-    /// For how many seconds it holds; none when it was not said, or nothing was settled.
-    pub(super) ttl: Option<u32>,
-}
-
-/// Aliases that are asked for, one after the other, before they are taken for a circle.
+/// Aliases that are followed one after the other; more are treated as a loop.
 const ALIASES: usize = 8;
 
 /// One look-up.
@@ -39,33 +27,21 @@ const ALIASES: usize = 8;
 pub(super) struct LookUp<'a> {
     conf: &'a ResolvConf,
     family: Family,
-    /// The longest that a server is waited for.
+    /// The longest wait for a server.
     wait: Duration,
     deadline: Instant,
     begun: Instant,
-    /// For how long answers were waited for.
+    /// Time spent waiting for answers.
     waited: Duration,
-    /// Where `rotate` stands: the server that is asked first, and each question begins with the next.
+    /// For `rotate`: the server that is asked first; each question begins with the next one.
     first: usize,
     /// Servers that left a question of this look-up unanswered: they are asked last from then on.
     silent: Vec<bool>,
 }
 
-/// What the servers say of one name.
-enum NameOutcome {
-    Found(Vec<IpAddr>, Option<u32>),
-    NoData(Option<u32>),
-    NxDomain(Option<u32>),
-    Unsettled(ResolveCause, SearchStep),
-}
-
-/// Whether the search goes on with the next domain after a name that was not settled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum SearchStep {
-    /// It does after SERVFAIL, as with the C library.
-    GoesOn,
-    Stops,
-}
+/// What the servers answered about one name, and whether the search goes on with the next domain if that is no address: not
+/// after a failure, except SERVFAIL, as with the C library.
+type NameOutcome = (Resolved, bool);
 
 /// The question for one family.
 struct Leg {
@@ -74,13 +50,7 @@ struct Leg {
     name: Name,
     aliases: usize,
     ttl: u32,
-    settled: Option<Settled>,
-}
-
-enum Settled {
-    Addresses(Vec<IpAddr>),
-    NoData(Option<u32>),
-    NxDomain(Option<u32>),
+    settled: Option<Resolved>,
 }
 
 impl<'a> LookUp<'a> {
@@ -93,32 +63,31 @@ impl<'a> LookUp<'a> {
         Self { conf, family, wait: conf.timeout.min(share), deadline, begun, waited: Duration::ZERO, first, silent }
     }
 
-    /// What it comes to when its time is up. Servers that were not waited for while the time went by did not leave anything
-    /// unanswered.
+    /// The result at the deadline. If this process spent a tenth of the time or more without waiting for a server, silence is
+    /// not attributed to the servers.
     fn cut(&self, failures: &Failures) -> NameOutcome {
         let all = self.deadline.saturating_duration_since(self.begun);
-        match failures.outcome(self.conf, true) {
-            NameOutcome::Unsettled(ResolveCause::Timeout, stop) if self.waited + all / 10 < all => {
-                NameOutcome::Unsettled(ResolveCause::Late, stop)
-            }
-            outcome => outcome,
-        }
+        let cause = match failures.cause(self.conf) {
+            ResolveCause::Timeout if self.waited + all / 10 < all => ResolveCause::Late,
+            cause => cause,
+        };
+        (Resolved::none(cause, None), false)
     }
 
-    /// Asks for a name as resolv.conf's `search` and `ndots` say. A dot at its end says that it is whole.
+    /// Asks for a name as resolv.conf's `search` and `ndots` say. No domain is added to a name that ends with a dot.
     pub(super) async fn search(mut self, name: &str) -> Resolved {
         let (bare, whole) = name.strip_suffix('.').map_or((name, false), |bare| (bare, true));
         let Some(itself) = encode(bare) else {
-            return Resolved::unsettled(ResolveCause::Local(format!("{name:?} is longer than a name may be")));
+            return Resolved::none(ResolveCause::Local(format!("{name:?} is longer than a name may be")), None);
         };
         let dots = bare.matches('.').count();
         let mut before = None;
         if whole || dots >= self.conf.ndots {
-            match self.ask(&itself).await {
-                NameOutcome::Found(addresses, ttl) => return Resolved { result: Ok(addresses), ttl },
-                other if whole => return other.into(),
-                other => before = Some(other),
+            let (found, _) = self.ask(&itself).await;
+            if found.result.is_ok() || whole {
+                return found;
             }
+            before = Some(found);
         }
         let (mut no_data, mut failed, mut last, mut root) = (None, None, None, false);
         for domain in &self.conf.search {
@@ -126,43 +95,37 @@ impl<'a> LookUp<'a> {
             root |= domain.is_empty();
             let candidate = if domain.is_empty() { Some(itself.clone()) } else { encode(&format!("{bare}.{domain}")) };
             let Some(candidate) = candidate else { continue };
-            match self.ask(&candidate).await {
-                NameOutcome::Found(addresses, ttl) => return Resolved { result: Ok(addresses), ttl },
-                NameOutcome::NoData(ttl) => no_data = Some(NameOutcome::NoData(ttl)),
-                NameOutcome::NxDomain(ttl) => last = Some(NameOutcome::NxDomain(ttl)),
-                NameOutcome::Unsettled(cause, SearchStep::GoesOn) => {
-                    failed = Some(NameOutcome::Unsettled(cause, SearchStep::GoesOn));
-                }
-                stop @ NameOutcome::Unsettled(_, SearchStep::Stops) => {
-                    last = Some(stop);
+            let (found, goes_on) = self.ask(&candidate).await;
+            match &found.result {
+                Ok(_) => return found,
+                Err(ResolveCause::NoData) => no_data = Some(found),
+                Err(ResolveCause::NxDomain) => last = Some(found),
+                Err(_) if goes_on => failed = Some(found),
+                Err(_) => {
+                    last = Some(found);
                     break;
                 }
             }
         }
         if before.is_none() && !root && (dots > 0 || !self.conf.no_tld || self.conf.search.is_empty()) {
-            match self.ask(&itself).await {
-                NameOutcome::Found(addresses, ttl) => return Resolved { result: Ok(addresses), ttl },
-                other => last = Some(other),
+            let (found, _) = self.ask(&itself).await;
+            if found.result.is_ok() {
+                return found;
             }
+            last = Some(found);
         }
         // What is wrong on this machine comes before what is wrong with the name.
-        if let Some(NameOutcome::Unsettled(cause, _)) = last.take_if(|last| last.is_own()) {
-            return Resolved::unsettled(cause);
-        }
-        before
-            .or(no_data)
-            .or(failed)
-            .or(last)
-            .map_or_else(|| Resolved::unsettled(ResolveCause::NxDomain), Resolved::from)
+        let ours = last.take_if(|last| last.result.as_ref().is_err_and(ResolveCause::is_local));
+        let found = ours.or(before).or(no_data).or(failed).or(last);
+        found.unwrap_or_else(|| Resolved::none(ResolveCause::NxDomain, None))
     }
 
     /// Asks for one name.
     async fn ask(&mut self, name: &Name) -> NameOutcome {
         let mut legs = self.legs(name);
         if legs.is_empty() {
-            return NameOutcome::NoData(None);
+            return (Resolved::none(ResolveCause::NoData, None), true);
         }
-        let how = How { edns: self.conf.edns, tcp: self.conf.tcp };
         let order = self.order();
         let mut failures = Failures::default();
         for _ in 0..self.conf.attempts {
@@ -173,23 +136,22 @@ impl<'a> LookUp<'a> {
                 }
                 let Some(server) = self.conf.servers.get(*number) else { continue };
                 let until = (now + self.wait).min(self.deadline);
-                let mut unanswered = false;
-                let turn = self.turn(&mut legs, server, how, until).await;
+                let turn = self.turn(&mut legs, server, until).await;
                 self.waited += clock::now().min(until).saturating_duration_since(now);
+                let mut unanswered = false;
                 for unsettled in turn {
-                    unanswered |= matches!(unsettled, Unsettled::Silent);
-                    if matches!(unsettled, Unsettled::Exhausted(_) | Unsettled::NoPort(_)) {
-                        failures = Failures::default();
-                        failures.note(*number, unsettled);
-                        return failures.outcome(self.conf, false);
+                    unanswered |= unsettled.kind == UnsettledKind::Silent;
+                    if matches!(unsettled.kind, UnsettledKind::Exhausted | UnsettledKind::NoPort) {
+                        let failures = Failures(vec![(*number, unsettled)]);
+                        return (Resolved::none(failures.cause(self.conf), None), false);
                     }
                     failures.note(*number, unsettled);
                 }
                 if unanswered && let Some(silent) = self.silent.get_mut(*number) {
                     *silent = true;
                 }
-                let found = legs.iter().any(|leg| matches!(leg.settled, Some(Settled::Addresses(_))));
-                // As with the C library one family's addresses are enough when the other's question was turned down.
+                let found = legs.iter().any(|leg| leg.settled.as_ref().is_some_and(|settled| settled.result.is_ok()));
+                // As with the C library one family's addresses are enough when the other's question was refused.
                 if legs.iter().all(|leg| leg.settled.is_some()) || found && !unanswered {
                     return conclude(legs, &failures, self.conf);
                 }
@@ -201,18 +163,16 @@ impl<'a> LookUp<'a> {
         conclude(legs, &failures, self.conf)
     }
 
-    /// Asks one server whatever is not settled yet. Gives what it left unsettled.
-    async fn turn(&self, legs: &mut [Leg], server: &NameServer, how: How, until: Instant) -> Vec<Unsettled> {
+    /// Asks one server what is not settled yet. Returns why it did not settle that.
+    async fn turn(&self, legs: &mut [Leg], server: &NameServer, until: Instant) -> Vec<Unsettled> {
         let open = legs.iter_mut().filter(|leg| leg.settled.is_none());
+        if !self.conf.sequential {
+            let asked = join_all(open.map(|leg| leg.ask(server, self.conf, until))).await;
+            return asked.into_iter().filter_map(Result::err).collect();
+        }
         let mut left = Vec::new();
-        if self.conf.sequential {
-            for leg in open {
-                left.extend(leg.ask(server, how, until).await.err());
-            }
-        } else {
-            left.extend(
-                join_all(open.map(|leg| leg.ask(server, how, until))).await.into_iter().filter_map(Result::err),
-            );
+        for leg in open {
+            left.extend(leg.ask(server, self.conf, until).await.err());
         }
         left
     }
@@ -240,22 +200,20 @@ impl<'a> LookUp<'a> {
 
 impl Leg {
     /// Asks one server, for aliases too.
-    async fn ask(&mut self, server: &NameServer, how: How, until: Instant) -> Result<(), Unsettled> {
-        let address = server.address().map_err(Unsettled::Unusable)?;
+    async fn ask(&mut self, server: &NameServer, conf: &ResolvConf, until: Instant) -> Result<(), Unsettled> {
+        let address = server.address().map_err(|error| Unsettled::new(UnsettledKind::Unusable, error.to_string()))?;
         loop {
-            let settled = match exchange::ask(address, &self.name, self.kind, how, until).await? {
-                DnsAnswer::Addresses(addresses, ttl) => {
-                    self.ttl = self.ttl.min(ttl);
-                    Settled::Addresses(addresses)
-                }
+            let settled = match exchange::ask(address, &self.name, self.kind, conf, until).await? {
                 DnsAnswer::Alias(name, ttl) if self.aliases < ALIASES => {
                     self.aliases += 1;
                     (self.name, self.ttl) = (name, self.ttl.min(ttl));
                     continue;
                 }
-                DnsAnswer::Alias(..) => Settled::NoData(None),
-                DnsAnswer::NoData(ttl) => Settled::NoData(ttl),
-                DnsAnswer::NxDomain(ttl) => Settled::NxDomain(ttl),
+                DnsAnswer::Alias(..) => Resolved::none(ResolveCause::NoData, None),
+                DnsAnswer::Settled(Resolved { result: Ok(addresses), ttl }) => {
+                    Resolved { result: Ok(addresses), ttl: shorter(ttl, Some(self.ttl)) }
+                }
+                DnsAnswer::Settled(none) => none,
             };
             self.settled = Some(settled);
             return Ok(());
@@ -263,132 +221,72 @@ impl Leg {
     }
 }
 
-/// What all families together come to.
+/// The result for all families together.
 fn conclude(legs: Vec<Leg>, failures: &Failures, conf: &ResolvConf) -> NameOutcome {
-    let open = legs.iter().any(|leg| leg.settled.is_none());
-    let (mut addresses, mut ttl) = (Vec::new(), u32::MAX);
-    let (mut no_data, mut negative) = (false, None::<u32>);
-    for leg in legs {
-        match leg.settled {
-            Some(Settled::Addresses(found)) => {
+    let is_open = legs.iter().any(|leg| leg.settled.is_none());
+    let (mut addresses, mut ttl): (Vec<IpAddr>, _) = (Vec::new(), None);
+    let (mut cause, mut negative) = (ResolveCause::NxDomain, None);
+    for settled in legs.into_iter().filter_map(|leg| leg.settled) {
+        match settled.result {
+            Ok(found) => {
                 addresses.extend(found);
-                ttl = ttl.min(leg.ttl);
+                ttl = shorter(ttl, settled.ttl);
             }
-            Some(Settled::NoData(time)) => {
-                no_data = true;
-                negative = shorter(negative, time);
+            Err(none) => {
+                negative = shorter(negative, settled.ttl);
+                if none == ResolveCause::NoData {
+                    cause = none;
+                }
             }
-            Some(Settled::NxDomain(time)) => negative = shorter(negative, time),
-            None => {}
         }
     }
     if !addresses.is_empty() {
-        return NameOutcome::Found(addresses, Some(ttl));
+        return (Resolved { result: Ok(addresses), ttl }, true);
     }
-    match (open, no_data) {
-        (true, _) => failures.outcome(conf, false),
-        (false, true) => NameOutcome::NoData(negative),
-        (false, false) => NameOutcome::NxDomain(negative),
+    if is_open {
+        return (Resolved::none(failures.cause(conf), None), failures.has_servfail());
     }
+    (Resolved::none(cause, negative), true)
 }
 
 fn shorter(one: Option<u32>, other: Option<u32>) -> Option<u32> {
     one.into_iter().chain(other).min()
 }
 
-impl NameOutcome {
-    /// Whether it says something of this machine and not of the name.
-    fn is_own(&self) -> bool {
-        use ResolveCause::{Exhausted, Late, Local, NoPort};
-        matches!(self, Self::Unsettled(Exhausted(_) | Late | Local(_) | NoPort(_), _))
-    }
-}
-
-impl From<NameOutcome> for Resolved {
-    fn from(outcome: NameOutcome) -> Self {
-        match outcome {
-            NameOutcome::Found(addresses, ttl) => Self { result: Ok(addresses), ttl },
-            NameOutcome::NoData(ttl) => Self { result: Err(ResolveCause::NoData), ttl },
-            NameOutcome::NxDomain(ttl) => Self { result: Err(ResolveCause::NxDomain), ttl },
-            NameOutcome::Unsettled(cause, _) => Self::unsettled(cause),
-        }
-    }
-}
-
-impl Resolved {
-    fn unsettled(cause: ResolveCause) -> Self {
-        Self { result: Err(cause), ttl: None }
-    }
-}
-
-/// What kept the servers from settling a name: the last of each server.
+/// Why the servers did not settle a name: one reason for each server.
 #[derive(Default)]
 struct Failures(Vec<(usize, Unsettled)>);
 
 impl Failures {
+    /// Of several reasons of one server, keeps the first by [`UnsettledKind`], and the last of that kind.
     fn note(&mut self, server: usize, unsettled: Unsettled) {
-        // Of two questions to one server the silence says less than a word.
         match self.0.iter_mut().find(|(number, _)| *number == server) {
-            Some((_, kept)) if rank(kept) >= rank(&unsettled) => *kept = unsettled,
+            Some((_, kept)) if kept.kind >= unsettled.kind => *kept = unsettled,
             Some(_) => {}
             None => self.0.push((server, unsettled)),
         }
     }
 
-    /// The cause that says most: a fault of our own, then what a server or the network says, then silence.
-    fn outcome(&self, conf: &ResolvConf, cut: bool) -> NameOutcome {
+    fn has_servfail(&self) -> bool {
+        self.0.iter().any(|(_, unsettled)| unsettled.is_servfail())
+    }
+
+    /// The cause by the first kind, with the reasons of all servers.
+    fn cause(&self, conf: &ResolvConf) -> ResolveCause {
         let all = || {
             let one = |(number, unsettled): &(usize, Unsettled)| {
                 let server = conf.servers.get(*number).map(ToString::to_string).unwrap_or_default();
-                format!("{}, server {server}", describe(unsettled))
+                format!("{}, server {server}", unsettled.text)
             };
             self.0.iter().map(one).collect::<Vec<_>>().join("; ")
         };
-        let servfail = self.0.iter().any(|(_, unsettled)| matches!(unsettled, Unsettled::Code(ResponseCode::ServFail)));
-        let stop = if servfail && !cut { SearchStep::GoesOn } else { SearchStep::Stops };
-        let cause = match self.0.iter().map(|(_, unsettled)| unsettled).min_by_key(|unsettled| rank(unsettled)) {
-            Some(Unsettled::Exhausted(_)) => ResolveCause::Exhausted(all()),
-            Some(Unsettled::NoPort(_)) => ResolveCause::NoPort(all()),
-            Some(Unsettled::Local(_) | Unsettled::Unusable(_)) => ResolveCause::Local(all()),
-            Some(Unsettled::Code(_) | Unsettled::Malformed | Unsettled::Referral | Unsettled::Unreachable(_)) => {
-                ResolveCause::Failed(all())
-            }
-            Some(Unsettled::Silent) | None => ResolveCause::Timeout,
-        };
-        NameOutcome::Unsettled(cause, stop)
-    }
-}
-
-fn rank(unsettled: &Unsettled) -> u8 {
-    match unsettled {
-        Unsettled::Exhausted(_) => 0,
-        Unsettled::NoPort(_) => 1,
-        Unsettled::Local(_) => 2,
-        Unsettled::Code(_) | Unsettled::Malformed | Unsettled::Referral => 3,
-        Unsettled::Unreachable(_) => 4,
-        Unsettled::Silent => 5,
-        // A server that this host can never ask says nothing of the others.
-        Unsettled::Unusable(_) => 6,
-    }
-}
-
-fn describe(unsettled: &Unsettled) -> String {
-    match unsettled {
-        Unsettled::Code(code) => match code {
-            ResponseCode::ServFail => "SERVFAIL".to_owned(),
-            ResponseCode::Refused => "REFUSED".to_owned(),
-            ResponseCode::NotImp => "NOTIMP".to_owned(),
-            ResponseCode::FormErr => "FORMERR".to_owned(),
-            other => format!("RCODE {}", u16::from(*other)),
-        },
-        Unsettled::Malformed => "malformed answer".to_owned(),
-        Unsettled::Referral => "referral in place of an answer".to_owned(),
-        Unsettled::Silent => "no answer in time".to_owned(),
-        Unsettled::Unreachable(error)
-        | Unsettled::Unusable(error)
-        | Unsettled::NoPort(error)
-        | Unsettled::Exhausted(error)
-        | Unsettled::Local(error) => error.to_string(),
+        match self.0.iter().map(|(_, unsettled)| unsettled.kind).min() {
+            Some(UnsettledKind::Exhausted) => ResolveCause::Exhausted(all()),
+            Some(UnsettledKind::NoPort) => ResolveCause::NoPort(all()),
+            Some(UnsettledKind::Local | UnsettledKind::Unusable) => ResolveCause::Local(all()),
+            Some(UnsettledKind::Failed | UnsettledKind::Unreachable) => ResolveCause::Failed(all()),
+            Some(UnsettledKind::Silent) | None => ResolveCause::Timeout,
+        }
     }
 }
 

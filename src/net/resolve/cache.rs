@@ -1,4 +1,4 @@
-//! Answers of name servers, kept for their time to live when `dns.cache` asks for it. Called by `resolve`.
+//! Answers of name servers, kept for their time to live if `dns.cache` is on. Called by `resolve`.
 
 use std::{
     collections::HashMap,
@@ -7,11 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{ask::Resolved, cause::ResolveCause, family::Family};
+use super::{cause::ResolveCause, exchange::Resolved, family::Family};
 
-/// Names that are kept; there are no more where as many are asked for.
+/// Names that are kept.
 const MOST: usize = 65_536;
-/// The longest that an answer is kept, whatever its server says.
+/// Upper bound of the time to live.
 const LONGEST: Duration = Duration::from_secs(86_400);
 
 type CachedAnswer = Result<Vec<IpAddr>, ResolveCause>;
@@ -21,14 +21,14 @@ type CachedAnswer = Result<Vec<IpAddr>, ResolveCause>;
 pub(super) struct Cache(Mutex<HashMap<(String, Family), (Instant, CachedAnswer)>>);
 
 impl Cache {
-    /// What is known of a name at this moment.
+    /// The answer that is valid at this moment.
     pub(super) fn get(&self, name: &str, family: Family, now: Instant) -> Option<CachedAnswer> {
         let answers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (end, answer) = answers.get(&(name.to_owned(), family))?;
         (now < *end).then(|| answer.clone())
     }
 
-    /// Keeps what was found, if it holds for a time.
+    /// Keeps an answer that has a time to live.
     pub(super) fn put(&self, name: &str, family: Family, found: &Resolved, now: Instant) {
         let Some(ttl) = found.ttl.filter(|ttl| *ttl > 0) else { return };
         let end = now + Duration::from_secs(ttl.into()).min(LONGEST);

@@ -1,4 +1,4 @@
-//! Why a look-up gave no address: what the name servers answered, apart from what this machine could not do.
+//! Why a look-up gave no address: answers of the name servers, and faults of this machine.
 
 /// Why there is no address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -12,7 +12,7 @@ pub enum ResolveCause {
     /// No answer in time.
     #[error("no answer from the name servers in time")]
     Timeout,
-    /// The time was up before the name servers had had most of it: this process did not get to run.
+    /// This process did not get to run for a tenth of the time or more.
     #[error("the name servers were not asked in time: this process did not get to run")]
     Late,
     /// The name servers failed, refused, or could not be reached.
@@ -24,7 +24,14 @@ pub enum ResolveCause {
     /// This host has no local port left to ask with.
     #[error("the name servers cannot be asked: {0}")]
     NoPort(String),
-    /// Another fault of this process or machine, which says nothing of the name.
+    /// Another fault of this process or machine.
     #[error("the name cannot be looked up here: {0}")]
     Local(String),
+}
+
+impl ResolveCause {
+    /// Whether the fault is this process's or machine's.
+    pub(super) fn is_local(&self) -> bool {
+        matches!(self, Self::Exhausted(_) | Self::Late | Self::Local(_) | Self::NoPort(_))
+    }
 }

@@ -1,7 +1,6 @@
-//! resolv.conf(5): which name servers are asked, in which order, how long and how often, and what is added to a name.
+//! resolv.conf(5): which name servers are asked, in which order, how long and how often, and which domains are added.
 //!
-//! The lines are read by `resolv-conf`; here are the C library's limits and defaults around them, so that a file means
-//! what it means to other programs. Reads no file and sends no query. Called by `files`, which brings the text.
+//! The crate `resolv-conf` parses the lines; the C library's limits and defaults are here. Reads no file. Called by `files`.
 
 use std::{
     ffi::CString,
@@ -19,35 +18,35 @@ const MOST_TIMEOUT: u32 = 30;
 const MOST_ATTEMPTS: u32 = 5;
 const PORT: u16 = 53;
 
-/// How names are asked for.
+/// The settings of resolv.conf.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "options of resolv.conf that are there or not")]
+#[expect(clippy::struct_excessive_bools, reason = "flags of resolv.conf")]
 pub(super) struct ResolvConf {
     /// In the order in which they are asked; at least one.
     pub(super) servers: Vec<NameServer>,
     /// Domains that are added to a name.
     pub(super) search: Vec<String>,
-    /// A name with as many dots is asked for as it stands first.
+    /// A name with at least this many dots is first asked for without a search domain.
     pub(super) ndots: usize,
-    /// How long a server is waited for, unless the deadline leaves less.
+    /// How long a server is waited for, at most.
     pub(super) timeout: Duration,
     /// How often all servers are asked.
     pub(super) attempts: u32,
     /// Each look-up begins with the next server.
     pub(super) rotate: bool,
-    /// Questions bear EDNS (RFC 6891).
+    /// Questions have EDNS (RFC 6891).
     pub(super) edns: bool,
-    /// Questions go over TCP at once.
+    /// Questions are sent over TCP.
     pub(super) tcp: bool,
     /// A and AAAA are asked for one after the other.
     pub(super) sequential: bool,
-    /// A name without a dot is not asked for as it stands when there are search domains.
+    /// If there are search domains, a name without a dot is not asked for alone.
     pub(super) no_tld: bool,
     /// AAAA is never asked for.
     pub(super) no_aaaa: bool,
 }
 
-/// Where a name server is.
+/// The address of a name server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct NameServer {
     ip: IpAddr,
@@ -56,43 +55,33 @@ pub(super) struct NameServer {
     port: u16,
 }
 
-/// Variables that take precedence over the file (resolv.conf(5)).
-#[derive(Debug, Clone, Default)]
-pub(super) struct Overrides {
-    /// `LOCALDOMAIN`: search domains.
-    pub(super) search: Option<String>,
-    /// `RES_OPTIONS`: options.
-    pub(super) options: Option<String>,
-}
-
-impl Overrides {
-    pub(super) fn from_environment() -> Self {
-        Self { search: std::env::var("LOCALDOMAIN").ok(), options: std::env::var("RES_OPTIONS").ok() }
-    }
+/// The lines for `LOCALDOMAIN` and `RES_OPTIONS`, which take precedence over the file (resolv.conf(5)).
+pub(super) fn overrides(local_domain: Option<String>, res_options: Option<String>) -> Vec<String> {
+    // A variable may contain line breaks.
+    let words = |text: String| text.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
+    let search = local_domain.map(|domains| format!("search {}", words(domains)));
+    search.into_iter().chain(res_options.map(|options| format!("options {}", words(options)))).collect()
 }
 
 impl ResolvConf {
-    /// What a file with this text means on a host of this name. What cannot be read in it is passed over, as the C
-    /// library does; without a server it is the local host.
-    pub(super) fn parse(text: &[u8], overrides: &Overrides, hostname: &str) -> Self {
+    /// Parses a file, with these lines added, on a host of this name. Ignores malformed lines, as the C library does; without
+    /// a server it is the local host.
+    pub(super) fn parse(text: &[u8], overrides: &[String], hostname: &str) -> Self {
         let text = String::from_utf8_lossy(text);
-        // A keyword stands at the beginning of its line, and one without a value is none.
-        let meant = |line: &&str| !line.starts_with([' ', '\t']) && line.split_ascii_whitespace().nth(1).is_some();
-        let mut lines: Vec<String> = text.lines().filter(meant).map(str::to_owned).collect();
-        lines.extend(overrides.search.as_ref().map(|domains| format!("search {}", one_line(domains))));
-        lines.extend(overrides.options.as_ref().map(|options| format!("options {}", one_line(options))));
-        let (config, _passed_over) = Config::parse_with_errors(lines.join("\n").as_bytes());
+        // A keyword is at the beginning of its line and has a value.
+        let valid = |line: &&str| !line.starts_with([' ', '\t']) && line.split_ascii_whitespace().nth(1).is_some();
+        let mut lines: Vec<String> = text.lines().filter(valid).map(str::to_owned).collect();
+        lines.extend_from_slice(overrides);
+        let (config, _ignored) = Config::parse_with_errors(lines.join("\n").as_bytes());
         let mut servers: Vec<NameServer> = lines.iter().filter_map(|line| NameServer::of_line(line)).collect();
         servers.truncate(MOST_SERVERS);
         if servers.is_empty() {
             servers.push(NameServer { ip: Ipv4Addr::LOCALHOST.into(), zone: None, port: PORT });
         }
         let mut search: Vec<String> = config.get_last_search_or_domain().cloned().collect();
-        let own = hostname.split_once('.').map(|(_, domain)| domain).filter(|domain| !domain.is_empty());
-        if search.is_empty()
-            && let Some(own) = own
-        {
-            search.push(own.to_owned());
+        if search.is_empty() {
+            let own = hostname.split_once('.').map(|(_, domain)| domain.to_owned());
+            search.extend(own.filter(|domain| !domain.is_empty()));
         }
         Self {
             servers,
@@ -111,15 +100,10 @@ impl ResolvConf {
 
     /// These servers, with resolv.conf's defaults and no search domain.
     pub(super) fn of_servers(servers: &[SocketAddr]) -> Self {
-        let mut conf = Self::parse(b"", &Overrides::default(), "");
+        let mut conf = Self::parse(b"", &[], "");
         conf.servers = servers.iter().copied().map(NameServer::from).collect();
         conf
     }
-}
-
-/// The value of a variable, which may hold a line break, as part of a line.
-fn one_line(text: &str) -> String {
-    text.split_ascii_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 impl NameServer {
@@ -131,7 +115,7 @@ impl NameServer {
             Ok(ScopedIp::V4(ip)) => (ip.into(), None),
             Ok(ScopedIp::V6(ip, zone)) => (ip.into(), zone),
             Err(_) => match word.split_once('%').filter(|(_, zone)| !zone.is_empty()) {
-                // An interface's name may hold more than letters and digits (`br-lan`, `eth0.100`).
+                // An interface's name is not only letters and digits (`br-lan`, `eth0.100`).
                 Some((ip, zone)) => (IpAddr::V6(ip.parse().ok()?), Some(zone.to_owned())),
                 None => (loose_v4(word)?.into(), None),
             },
@@ -139,7 +123,7 @@ impl NameServer {
         Some(Self { ip, zone, port: PORT })
     }
 
-    /// Its address. An interface is looked for at each call, since it may have come or gone.
+    /// Its address. The interface is looked up at each call, since it may be new or gone.
     pub(super) fn address(&self) -> io::Result<SocketAddr> {
         let (IpAddr::V6(ip), Some(zone)) = (self.ip, &self.zone) else { return Ok((self.ip, self.port).into()) };
         let index = match zone.parse() {
@@ -150,8 +134,8 @@ impl NameServer {
     }
 }
 
-/// An IPv4 address in the other forms that the C library reads here (`inet_aton`): one to four numbers, decimal, octal
-/// behind `0` or hexadecimal behind `0x`, of which the last fills the bytes that are left.
+/// An IPv4 address in the other forms of `inet_aton`: one to four numbers, decimal, octal after `0` or hexadecimal after
+/// `0x`; the last fills the remaining bytes.
 fn loose_v4(text: &str) -> Option<Ipv4Addr> {
     let number = |part: &str| {
         let (digits, radix) = match part.strip_prefix("0x").or_else(|| part.strip_prefix("0X")) {
@@ -172,7 +156,7 @@ fn loose_v4(text: &str) -> Option<Ipv4Addr> {
 }
 
 /// The number of an interface.
-#[expect(unsafe_code, reason = "a call that the standard library does not have")]
+#[expect(unsafe_code, reason = "not in the standard library")]
 fn interface(name: &str) -> io::Result<u32> {
     let name = CString::new(name)?;
     // SAFETY: the string lives until the call is over.
@@ -208,7 +192,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> ResolvConf {
-        ResolvConf::parse(text.as_bytes(), &Overrides::default(), "host")
+        ResolvConf::parse(text.as_bytes(), &[], "host")
     }
 
     fn servers(text: &str) -> Vec<String> {
@@ -250,10 +234,10 @@ mod tests {
     fn the_last_of_domain_and_search_counts_then_the_hosts_own_domain_and_variables_before_all() {
         assert_eq!(parse("search a.test b.test\ndomain c.test\n").search, ["c.test"]);
         assert_eq!(parse("domain c.test\nsearch a.test b.test\n").search, ["a.test", "b.test"]);
-        let on = |hostname, overrides: &Overrides| ResolvConf::parse(b"options ndots:2\n", overrides, hostname);
-        assert_eq!(on("host.example.test", &Overrides::default()).search, ["example.test"]);
-        assert!(on("host", &Overrides::default()).search.is_empty());
-        let overrides = Overrides { search: Some("x.test\ny.test".into()), options: Some("ndots:4 rotate".into()) };
+        let on = |hostname, overrides: &[String]| ResolvConf::parse(b"options ndots:2\n", overrides, hostname);
+        assert_eq!(on("host.example.test", &[]).search, ["example.test"]);
+        assert!(on("host", &[]).search.is_empty());
+        let overrides = overrides(Some("x.test\ny.test".into()), Some("ndots:4 rotate".into()));
         let conf = on("host.example.test", &overrides);
         assert_eq!((conf.search.join(" ").as_str(), conf.ndots, conf.rotate), ("x.test y.test", 4, true));
     }

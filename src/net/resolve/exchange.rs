@@ -1,8 +1,7 @@
 //! One question to one name server: over UDP, and over TCP when the answer did not fit (RFC 1035 §4.2, RFC 7766 §5).
 //!
-//! Says what an answer means for the question and nothing of other servers; which is asked next is the matter of `ask`,
-//! which calls this. Each question has a socket of its own, which is connected: a port that the kernel draws, answers of
-//! this server alone, and the ICMP messages that came back.
+//! Each question has a connected socket of its own: a port that the kernel draws, answers of this server alone, and errors
+//! that came by ICMP. Called by `ask`, which chooses the server.
 
 use std::{
     future::{Future as _, pending, poll_fn},
@@ -25,78 +24,116 @@ use tokio::{
     time::timeout_at,
 };
 
+use super::{cause::ResolveCause, conf::ResolvConf};
 use crate::net::{Trouble, trouble};
 
-/// How a question is put.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct How {
-    /// With EDNS (RFC 6891), unless the server does not understand it.
-    pub(super) edns: bool,
-    /// Over TCP at once.
-    pub(super) tcp: bool,
+/// The result for a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Resolved {
+    pub(super) result: Result<Vec<IpAddr>, ResolveCause>,
+    /// Seconds for which it may be kept; none when nothing was settled, or no time was given.
+    pub(super) ttl: Option<u32>,
 }
 
-/// An answer that settles the question.
+impl Resolved {
+    pub(super) fn none(cause: ResolveCause, ttl: Option<u32>) -> Self {
+        Self { result: Err(cause), ttl }
+    }
+}
+
+/// An answer to the question.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum DnsAnswer {
-    /// Addresses of the family asked for, and for how many seconds they hold.
-    Addresses(Vec<IpAddr>, u32),
-    /// The name is another's alias, which has to be asked for.
+    /// It settles the question: addresses of the family asked for, `NoData` or `NxDomain`.
+    Settled(Resolved),
+    /// The name is an alias of this one, which has to be asked for; the seconds for which that may be kept.
     Alias(Name, u32),
-    /// The name exists and has no such address. For how many seconds, if the server says it (RFC 2308 §5).
-    NoData(Option<u32>),
-    /// The name does not exist. For how many seconds, likewise.
-    NxDomain(Option<u32>),
 }
 
 /// Why a server did not settle the question.
 #[derive(Debug)]
-pub(super) enum Unsettled {
-    /// Its answer was this code.
-    Code(ResponseCode),
-    /// Its answer breaks the format of a message.
-    Malformed,
-    /// It refers to other servers, though it was asked to resolve the name itself.
-    Referral,
-    /// No answer in time.
-    Silent,
-    /// The network says that nothing listens there, or that it has no route there.
-    Unreachable(io::Error),
-    /// This host has no such address family or interface.
-    Unusable(io::Error),
-    /// This host has no port left for the question.
-    NoPort(io::Error),
-    /// This process or machine has no file descriptor left, or no memory for sockets.
-    Exhausted(io::Error),
-    /// Another fault of this machine.
-    Local(io::Error),
+pub(super) struct Unsettled {
+    pub(super) kind: UnsettledKind,
+    pub(super) text: String,
 }
 
-/// What a message over UDP may hold when the question says so (RFC 6891 §6.2.5), as the DNS flag day of 2020 has it.
+/// Ordered by what it says about the look-up: a fault of this machine, then an answer or an error of the network, then
+/// silence. A server that this host can never reach says nothing about the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum UnsettledKind {
+    /// This process or machine has no file descriptor left, or no memory for sockets.
+    Exhausted,
+    /// This host has no port left for the question.
+    NoPort,
+    /// Another fault of this machine.
+    Local,
+    /// Its answer is an error code, malformed, or a referral to other servers.
+    Failed,
+    /// Nothing listens there, or there is no route to it.
+    Unreachable,
+    /// No answer in time.
+    Silent,
+    /// This host has no such address family or interface.
+    Unusable,
+}
+
+const SERVFAIL: &str = "SERVFAIL";
+
+impl Unsettled {
+    pub(super) fn new(kind: UnsettledKind, text: impl Into<String>) -> Self {
+        Self { kind, text: text.into() }
+    }
+
+    pub(super) fn is_servfail(&self) -> bool {
+        self.text == SERVFAIL
+    }
+
+    fn local(error: impl ToString) -> Self {
+        Self::new(UnsettledKind::Local, error.to_string())
+    }
+
+    fn malformed() -> Self {
+        Self::new(UnsettledKind::Failed, "malformed answer")
+    }
+
+    /// An answer with an error code.
+    fn code(code: ResponseCode) -> Self {
+        let text = match code {
+            ResponseCode::ServFail => SERVFAIL.to_owned(),
+            ResponseCode::Refused => "REFUSED".to_owned(),
+            ResponseCode::NotImp => "NOTIMP".to_owned(),
+            ResponseCode::FormErr => "FORMERR".to_owned(),
+            other => format!("RCODE {}", u16::from(other)),
+        };
+        Self::new(UnsettledKind::Failed, text)
+    }
+}
+
+/// The UDP payload size that EDNS announces (RFC 6891 §6.2.5), as the DNS flag day of 2020 recommends.
 const PAYLOAD: u16 = 1232;
-/// What is read of a message over UDP; servers may send more than the question allows.
+/// Bytes that are read of a message over UDP; servers may send more than was announced.
 const RECEIVED: usize = 4096;
 /// Aliases of aliases that are followed within one answer.
 const ALIASES: usize = 16;
 
-/// Asks `server` for the records of this type that `name` has.
+/// Asks `server` for the records of this type that `name` has; with EDNS or over TCP at once if `conf` says so.
 pub(super) async fn ask(
     server: SocketAddr,
     name: &Name,
     kind: RecordType,
-    how: How,
+    conf: &ResolvConf,
     until: Instant,
 ) -> Result<DnsAnswer, Unsettled> {
     let look = AtomicBool::new(false);
-    let mut exchange = pin!(exchange(server, name, kind, how, &look));
+    let mut exchange = pin!(exchange(server, name, kind, conf, &look));
     if let Ok(answer) = timeout_at(until.into(), exchange.as_mut()).await {
         return answer;
     }
-    // The timer may come before what the kernel has held for long.
+    // The timer may fire before the runtime reports what the kernel has held for long.
     look.store(true, Ordering::Relaxed);
     match poll_fn(|context| Poll::Ready(exchange.as_mut().poll(context))).await {
         Poll::Ready(answer) => answer,
-        Poll::Pending => Err(Unsettled::Silent),
+        Poll::Pending => Err(Unsettled::new(UnsettledKind::Silent, "no answer in time")),
     }
 }
 
@@ -104,19 +141,19 @@ async fn exchange(
     server: SocketAddr,
     name: &Name,
     kind: RecordType,
-    how: How,
+    conf: &ResolvConf,
     look: &AtomicBool,
 ) -> Result<DnsAnswer, Unsettled> {
-    let How { mut edns, mut tcp } = how;
+    let &ResolvConf { mut edns, mut tcp, .. } = conf;
     loop {
         let question = Question::new(name, kind, edns)?;
         let answer =
             if tcp { over_tcp(server, &question, look).await? } else { over_udp(server, &question, look).await? };
         match answer {
             ReceivedAnswer::Truncated if !tcp => tcp = true,
-            ReceivedAnswer::Truncated | ReceivedAnswer::Malformed => return Err(Unsettled::Malformed),
+            ReceivedAnswer::Truncated | ReceivedAnswer::Malformed => return Err(Unsettled::malformed()),
             ReceivedAnswer::Whole(message) => match message.metadata.response_code {
-                // An old server answers by these codes what it does not understand (RFC 6891 §7).
+                // The answers of a server without EDNS (RFC 6891 §7).
                 ResponseCode::FormErr | ResponseCode::NotImp | ResponseCode::BADVERS if edns => edns = false,
                 _ => return read(&message, name, kind),
             },
@@ -124,17 +161,16 @@ async fn exchange(
     }
 }
 
-/// A question as it goes over the wire.
+/// A question as it is sent.
 struct Question {
     query: Query,
     id: u16,
     bytes: Vec<u8>,
 }
 
-/// What came under the question's id.
+/// A message with the question's id.
 enum ReceivedAnswer {
     Whole(Box<Message>),
-    /// It did not fit.
     Truncated,
     Malformed,
 }
@@ -150,15 +186,14 @@ impl Question {
             options.set_max_payload(PAYLOAD).set_version(0);
             message.set_edns(options);
         }
-        let bytes = message.to_vec().map_err(|error| Unsettled::Local(io::Error::other(error)))?;
+        let bytes = message.to_vec().map_err(Unsettled::local)?;
         Ok(Self { query, id: message.metadata.id, bytes })
     }
 
-    /// Whether a message is the answer to this question, and what of it came. None for one that is not: it may be forged,
-    /// and the right one may still come.
+    /// Parses a message. None for one that does not answer this question: it may be forged, and the answer may still come.
     fn answered_by(&self, bytes: &[u8]) -> Option<ReceivedAnswer> {
         let [high, low, flags, ..] = *bytes else { return None };
-        // RFC 1035 §4.1.1: QR says that it is an answer, TC that not all of it is here.
+        // RFC 1035 §4.1.1: QR marks an answer, TC a truncated one.
         if u16::from_be_bytes([high, low]) != self.id || flags & 0x80 == 0 {
             return None;
         }
@@ -185,13 +220,11 @@ async fn over_udp(server: SocketAddr, question: &Question, look: &AtomicBool) ->
     let mut buffer = vec![0; RECEIVED];
     loop {
         let received = {
-            // Not `poll_recv`: that is not woken by an error, such as a port that nobody listens on.
+            // Not `poll_recv`: an error, such as a closed port, does not wake that.
             let mut receiving = pin!(socket.recv(&mut buffer));
             poll_fn(|context| {
-                if look.load(Ordering::Relaxed) {
-                    return Poll::Ready(None);
-                }
-                receiving.as_mut().poll(context).map(Some)
+                let looks = look.load(Ordering::Relaxed);
+                if looks { Poll::Ready(None) } else { receiving.as_mut().poll(context).map(Some) }
             })
             .await
         };
@@ -204,9 +237,9 @@ async fn over_udp(server: SocketAddr, question: &Question, look: &AtomicBool) ->
     }
 }
 
-/// Each message has its length before it (RFC 1035 §4.2.2).
+/// Each message is preceded by its length (RFC 1035 §4.2.2).
 async fn over_tcp(server: SocketAddr, question: &Question, look: &AtomicBool) -> Result<ReceivedAnswer, Unsettled> {
-    let length = u16::try_from(question.bytes.len()).map_err(|error| Unsettled::Local(io::Error::other(error)))?;
+    let length = u16::try_from(question.bytes.len()).map_err(Unsettled::local)?;
     let mut stream = TcpStream::connect(server).await.map_err(without_port)?;
     let mut message = length.to_be_bytes().to_vec();
     message.extend(&question.bytes);
@@ -241,41 +274,45 @@ async fn read_exact(stream: &mut TcpStream, target: &mut [u8], look: &AtomicBool
     Ok(())
 }
 
-/// With `look`, what the kernel holds for a socket, bytes or an error, whatever the runtime knows of it. None when that is
-/// nothing.
+/// With `look`, what the kernel holds for a socket, bytes or an error, whether or not the runtime has reported it. None when
+/// that is nothing.
 fn held(socket: &impl AsFd, look: &AtomicBool, target: &mut [u8]) -> Option<io::Result<usize>> {
     let read = look.load(Ordering::Relaxed).then(|| (&*socket2::SockRef::from(socket)).read(target))?;
     Some(read).filter(|read| !matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock))
 }
 
-/// Of a call that takes a port, any that is free.
+/// The error of a call that binds a socket to any free port.
 fn without_port(error: io::Error) -> Unsettled {
     match error.raw_os_error() {
-        Some(libc::EADDRINUSE | libc::EADDRNOTAVAIL) => Unsettled::NoPort(error),
+        Some(libc::EADDRINUSE | libc::EADDRNOTAVAIL) => Unsettled::new(UnsettledKind::NoPort, error.to_string()),
         _ => unsettled(error),
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn unsettled(error: io::Error) -> Unsettled {
-    match error.raw_os_error() {
+    let kind = match error.raw_os_error() {
         // No address of this host leads there.
-        Some(libc::EADDRNOTAVAIL) => Unsettled::Unreachable(error),
-        Some(libc::EAFNOSUPPORT | libc::EINVAL | libc::ENODEV | libc::ENXIO) => Unsettled::Unusable(error),
+        Some(libc::EADDRNOTAVAIL) => UnsettledKind::Unreachable,
+        Some(libc::EAFNOSUPPORT | libc::EINVAL | libc::ENODEV | libc::ENXIO) => UnsettledKind::Unusable,
         _ => match trouble(&error) {
-            Some(Trouble::Exhausted) => Unsettled::Exhausted(error),
-            Some(Trouble::Local) => Unsettled::Local(error),
-            // What is not the kernel's is a stream that ended.
-            Some(Trouble::Line) | None => Unsettled::Unreachable(error),
+            Some(Trouble::Exhausted) => UnsettledKind::Exhausted,
+            Some(Trouble::Local) => UnsettledKind::Local,
+            // An error that is not the kernel's is a stream that ended.
+            Some(Trouble::Line) | None => UnsettledKind::Unreachable,
         },
-    }
+    };
+    Unsettled::new(kind, error.to_string())
 }
 
-/// What an answer says of the name.
+/// The meaning of an answer for the name.
 fn read(message: &Message, name: &Name, kind: RecordType) -> Result<DnsAnswer, Unsettled> {
     match message.metadata.response_code {
-        ResponseCode::NXDomain => return Ok(DnsAnswer::NxDomain(negative(message))),
+        ResponseCode::NXDomain => {
+            return Ok(DnsAnswer::Settled(Resolved::none(ResolveCause::NxDomain, negative(message))));
+        }
         ResponseCode::NoError => {}
-        code => return Err(Unsettled::Code(code)),
+        code => return Err(Unsettled::code(code)),
     }
     let mut end = name;
     let mut ttl = u32::MAX;
@@ -293,7 +330,7 @@ fn read(message: &Message, name: &Name, kind: RecordType) -> Result<DnsAnswer, U
             ttl = ttl.min(record.ttl);
         }
         if !addresses.is_empty() {
-            return Ok(DnsAnswer::Addresses(addresses, ttl));
+            return Ok(DnsAnswer::Settled(Resolved { result: Ok(addresses), ttl: Some(ttl) }));
         }
         match alias {
             Some(target) => end = target,
@@ -302,18 +339,18 @@ fn read(message: &Message, name: &Name, kind: RecordType) -> Result<DnsAnswer, U
     }
     let metadata = &message.metadata;
     let negative = negative(message);
-    // A server that has looked for the alias's end and found nothing there says so by a zone's head (RFC 2308 §2.2).
+    // A server that has followed the alias and found no record sends the SOA of the zone (RFC 2308 §2.2).
     if end != name && negative.is_none() {
         return Ok(DnsAnswer::Alias(end.clone(), ttl));
     }
     let hollow = message.answers.is_empty() && message.additionals.is_empty() && message.edns.is_none();
     if hollow && !metadata.authoritative && !metadata.recursion_available {
-        return Err(Unsettled::Referral);
+        return Err(Unsettled::new(UnsettledKind::Failed, "referral in place of an answer"));
     }
-    Ok(DnsAnswer::NoData(negative))
+    Ok(DnsAnswer::Settled(Resolved::none(ResolveCause::NoData, negative)))
 }
 
-/// For how long a negative answer holds (RFC 2308 §5).
+/// Seconds for which a negative answer may be kept (RFC 2308 §5).
 fn negative(message: &Message) -> Option<u32> {
     message.authorities.iter().find_map(|record| match &record.data {
         RData::SOA(zone) => Some(record.ttl.min(zone.minimum)),

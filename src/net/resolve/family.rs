@@ -1,4 +1,4 @@
-//! The address families that a look-up asks for.
+//! Address families of a look-up.
 
 use std::net::IpAddr;
 

@@ -1,16 +1,14 @@
-//! /etc/resolv.conf and /etc/hosts, read and followed by a thread of its own: a disk that hangs delays no run that has
-//! them already, and no thread of the runtime ever waits for one.
+//! /etc/resolv.conf and /etc/hosts, read and followed by a thread of its own: a disk that hangs delays no thread of the runtime.
 //!
-//! A file is read again when its device, inode, size or one of its times has changed, and once that has held for one
-//! look: a program that is still writing is not overtaken. The last good content stays in use while a file cannot be
-//! read. What the content means is the matter of `conf` and `hosts`. Called by `resolve`.
+//! [`Changes`] decides when a file is read again. The last good content stays in use while a file cannot be read. `conf` and
+//! `hosts` parse the content. Called by `resolve`.
 
 use std::{
     fs::File,
     io::{self, Read as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
-    sync::{Arc, mpsc},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -20,7 +18,7 @@ use tracing::{info, warn};
 use super::{
     cache::Cache,
     cause::ResolveCause,
-    conf::{Overrides, ResolvConf},
+    conf::{ResolvConf, overrides},
     hosts::Hosts,
 };
 use crate::{
@@ -28,109 +26,76 @@ use crate::{
     net::{Trouble, trouble},
 };
 
-/// How often the files are looked at.
+/// The interval between two looks at the files.
 const LOOK: Duration = Duration::from_millis(500);
-/// More than any list of blocked names has; a larger file is refused.
+/// Larger than any list of blocked names; a larger file is refused.
 const LARGEST: u64 = 64 << 20;
 
-/// What the files hold at a time.
+/// The content of the files.
 #[derive(Debug)]
 pub(super) struct ResolverFiles {
     pub(super) conf: ResolvConf,
     pub(super) hosts: Arc<Hosts>,
-    /// Answers that were found by this configuration.
+    /// Answers found with this configuration.
     pub(super) cache: Cache,
 }
 
 /// Where the files are.
 #[derive(Debug, Clone)]
 pub(super) struct Paths {
-    /// None when the configuration names servers: the file is not read then.
+    /// None when the configuration names servers.
     pub(super) resolv_conf: Option<PathBuf>,
     pub(super) hosts: PathBuf,
 }
 
-/// The thread, for as long as this is held.
-#[derive(Debug)]
-pub(super) struct Follower {
-    state: watch::Receiver<FilesState>,
-    _held: mpsc::Sender<()>,
-}
-
+/// The thread's result; none until the first reading. The thread ends when the last of these is dropped.
 #[derive(Debug, Clone)]
-enum FilesState {
-    Reading,
-    Read(Arc<ResolverFiles>),
-    Unread(ResolveCause),
-}
+pub(super) struct Follower(watch::Receiver<FilesState>);
+
+type FilesState = Option<Result<Arc<ResolverFiles>, ResolveCause>>;
 
 impl Follower {
-    /// Starts the thread. `given` takes the place of resolv.conf when that is not read.
+    /// Starts the thread. `given` replaces resolv.conf.
     pub(super) fn start(paths: Paths, given: Option<ResolvConf>) -> io::Result<Self> {
-        let (publish, state) = watch::channel(FilesState::Reading);
-        let (held, ends) = mpsc::channel();
-        let overrides = Overrides::from_environment();
+        let (publish, state) = watch::channel(None);
         let mut followed = FollowedFiles {
             resolv_conf: paths.resolv_conf.map(WatchedFile::new),
             hosts: WatchedFile::new(paths.hosts),
-            given,
-            overrides,
-            conf: None,
+            overrides: overrides(std::env::var("LOCALDOMAIN").ok(), std::env::var("RES_OPTIONS").ok()),
+            conf: given,
             names: None,
         };
         std::thread::Builder::new().name("resolver-files".to_owned()).spawn(move || {
-            loop {
+            while !publish.is_closed() {
                 followed.look(&publish);
-                // Nothing is ever sent: this ends when the other side is gone.
-                if ends.recv_timeout(LOOK) != Err(mpsc::RecvTimeoutError::Timeout) {
-                    return;
-                }
+                std::thread::sleep(LOOK);
             }
         })?;
-        Ok(Self { state, _held: held })
+        Ok(Self(state))
     }
 
-    /// A handle to wait with, apart from what holds the thread.
-    pub(super) fn reader(&self) -> FilesReader {
-        FilesReader(self.state.clone())
-    }
-}
-
-/// Waits for what the files hold; apart from the thread that reads them.
-#[derive(Debug)]
-pub(super) struct FilesReader(watch::Receiver<FilesState>);
-
-impl FilesReader {
-    /// What the files hold now. Waits for the first reading, until `deadline`.
+    /// The content of the files now. Waits for the first reading, until `deadline`.
     pub(super) async fn current(mut self, deadline: Instant) -> Result<Arc<ResolverFiles>, ResolveCause> {
-        let read = timeout_at(deadline.into(), self.0.wait_for(|state| !matches!(state, FilesState::Reading))).await;
-        match read {
-            Ok(Ok(state)) => match &*state {
-                FilesState::Read(system) => Ok(Arc::clone(system)),
-                FilesState::Unread(cause) => Err(cause.clone()),
-                FilesState::Reading => Err(unread("they are being read")),
-            },
-            Ok(Err(_)) => Err(unread("the thread that reads them has ended")),
-            Err(_) => Err(unread("the disk does not answer")),
+        let unread =
+            |why: &str| Err(ResolveCause::Local(format!("/etc/resolv.conf and /etc/hosts are not read: {why}")));
+        match timeout_at(deadline.into(), self.0.wait_for(Option::is_some)).await {
+            Ok(Ok(state)) => state.clone().unwrap_or_else(|| unread("they are being read")),
+            Ok(Err(_)) => unread("the thread that reads them has ended"),
+            Err(_) => unread("the disk does not answer"),
         }
     }
-}
-
-fn unread(why: &str) -> ResolveCause {
-    ResolveCause::Local(format!("/etc/resolv.conf and /etc/hosts are not read: {why}"))
 }
 
 struct FollowedFiles {
     resolv_conf: Option<WatchedFile>,
     hosts: WatchedFile,
-    given: Option<ResolvConf>,
-    overrides: Overrides,
+    overrides: Vec<String>,
     conf: Option<ResolvConf>,
     names: Option<Arc<Hosts>>,
 }
 
 impl FollowedFiles {
-    /// Looks at the files once, and publishes what they hold when that is new.
+    /// Looks at the files once, and publishes their content if it is new.
     fn look(&mut self, publish: &watch::Sender<FilesState>) {
         let (mut changed, mut problem) = (false, None);
         match self.hosts.read() {
@@ -158,15 +123,15 @@ impl FollowedFiles {
             }
             Some((Ok(None), _)) => {}
             Some((Err(error), source)) => problem = source.cause(&error).or(problem),
-            None => self.conf.clone_from(&self.given),
+            None => {}
         }
         if let (Some(conf), Some(hosts)) = (&self.conf, &self.names) {
             if changed {
                 let system = ResolverFiles { conf: conf.clone(), hosts: Arc::clone(hosts), cache: Cache::default() };
-                publish.send_replace(FilesState::Read(Arc::new(system)));
+                publish.send_replace(Some(Ok(Arc::new(system))));
             }
         } else if let Some(cause) = problem {
-            publish.send_replace(FilesState::Unread(cause));
+            publish.send_replace(Some(Err(cause)));
         }
     }
 }
@@ -175,20 +140,19 @@ fn hostname() -> String {
     nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// A file, and what was known of it at the last look.
 struct WatchedFile {
     path: PathBuf,
     changes: Changes<Option<FileVersion>>,
-    /// That it cannot be read has been logged.
+    /// An error has been logged.
     logged: bool,
 }
 
 impl WatchedFile {
     fn new(path: PathBuf) -> Self {
-        Self { path, changes: Changes::new(), logged: false }
+        Self { path, changes: Changes::default(), logged: false }
     }
 
-    /// The content, when it is to be used from now on. A file that is not there is empty.
+    /// The content, if it is new. A file that does not exist is empty.
     fn read(&mut self) -> io::Result<Option<Vec<u8>>> {
         let now = FileVersion::at(&self.path)?;
         if !self.changes.is_due(&now) {
@@ -201,7 +165,7 @@ impl WatchedFile {
         Ok(Some(content))
     }
 
-    /// The cause that an error gives runs while no good content is in use. While there is, the error is logged once.
+    /// The cause for runs while no good content is in use. Otherwise none, and the error is logged once.
     fn cause(&mut self, error: &io::Error) -> Option<ResolveCause> {
         let text = format!("cannot read {}: {error}", self.path.display());
         if self.changes.has_read() {
@@ -219,7 +183,7 @@ impl WatchedFile {
 
 #[expect(clippy::disallowed_methods, reason = "on a thread of its own, which follows these files")]
 fn read(path: &Path) -> io::Result<(Vec<u8>, Option<FileVersion>)> {
-    // To open a FIFO would wait for its writer, for ever.
+    // Else opening a FIFO would wait for its writer.
     let opened = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path);
     let Some(file) = absent(opened)? else { return Ok((Vec::new(), None)) };
     let metadata = file.metadata()?;

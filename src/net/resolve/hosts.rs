@@ -1,16 +1,16 @@
 //! The hosts file: names and their addresses, one address a line (hosts(5)).
 //!
-//! Names are compared as they stand, without regard to case and with underscores, and no search domain is added to them:
-//! as the C library's `files` does. Called by `files` and `resolve`.
+//! Names are compared without regard to case, and no search domain is added: as the C library's `files` does. Called by `files`
+//! and `resolve`.
 
 use std::{collections::HashMap, net::IpAddr};
 
-/// What a hosts file holds.
+/// The content of a hosts file.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Hosts(HashMap<String, Vec<IpAddr>>);
 
 impl Hosts {
-    /// Reads the text of a hosts file. A line that does not begin with an address is passed over.
+    /// Parses a hosts file. Ignores lines that do not begin with an address.
     pub(super) fn parse(text: &[u8]) -> Self {
         let mut names: HashMap<String, Vec<IpAddr>> = HashMap::new();
         for line in String::from_utf8_lossy(text).lines() {
@@ -26,7 +26,7 @@ impl Hosts {
         Self(names)
     }
 
-    /// The addresses of a name, in the file's order; none when the file does not hold it.
+    /// The addresses of a name, in the file's order.
     pub(super) fn addresses(&self, name: &str) -> &[IpAddr] {
         self.0.get(&name.to_ascii_lowercase()).map_or(&[], Vec::as_slice)
     }

@@ -1,15 +1,10 @@
-//! The system's own resolver: `getaddrinfo`, and with it whatever nsswitch.conf names (mDNS, LDAP, systemd-resolved).
+//! The system's own resolver: `getaddrinfo`, and with it all sources in nsswitch.conf (mDNS, LDAP, systemd-resolved).
 //!
-//! The call cannot be broken off and may take minutes, so [`blocking`] makes it; a look-up past its deadline is over for its
-//! run. Called by `resolve`.
+//! The call cannot be cancelled and may take minutes, so [`blocking`] makes it. Called by `resolve`.
 
-use std::{
-    ffi::CString,
-    io, mem,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    ptr,
-    time::Instant,
-};
+use std::{ffi::CString, io, mem, net::IpAddr, ptr, time::Instant};
+
+use socket2::SockAddr;
 
 use super::{cause::ResolveCause, family::Family};
 use crate::{
@@ -32,24 +27,23 @@ async fn call(
     looked_up.unwrap_or_else(|unfinished| {
         Err(match unfinished {
             Unfinished::Deadline { .. } => ResolveCause::Timeout,
-            // What this process cannot do is not the network's.
             Unfinished::NoThread { .. } => ResolveCause::Local(unfinished.to_string()),
         })
     })
 }
 
-/// The list that `getaddrinfo` gives, which has to be given back.
+/// The list that `getaddrinfo` allocates.
 struct List(*mut libc::addrinfo);
 
 impl Drop for List {
     #[expect(unsafe_code, reason = "the list is the C library's")]
     fn drop(&mut self) {
-        // SAFETY: it came from `getaddrinfo` and is given back once.
+        // SAFETY: it came from `getaddrinfo` and is freed once.
         unsafe { libc::freeaddrinfo(self.0) };
     }
 }
 
-#[expect(unsafe_code, reason = "the standard library's call keeps the code of an error to itself")]
+#[expect(unsafe_code, reason = "the standard library does not report the error code")]
 fn getaddrinfo(name: &CString, family: Family) -> Result<Vec<IpAddr>, ResolveCause> {
     // SAFETY: all-zero bytes are a valid `addrinfo`: no flags, and null pointers.
     let mut hints: libc::addrinfo = unsafe { mem::zeroed() };
@@ -60,7 +54,7 @@ fn getaddrinfo(name: &CString, family: Family) -> Result<Vec<IpAddr>, ResolveCau
         Family::V6 => libc::AF_INET6,
     };
     let mut list = ptr::null_mut();
-    // SAFETY: name and hints live until the call is over, and there is room for the pointer.
+    // SAFETY: name and hints outlive the call, and `list` is a valid place for the pointer.
     let code = unsafe { libc::getaddrinfo(name.as_ptr(), ptr::null(), &raw const hints, &raw mut list) };
     if code != 0 {
         return Err(cause(code, &io::Error::last_os_error()));
@@ -68,22 +62,17 @@ fn getaddrinfo(name: &CString, family: Family) -> Result<Vec<IpAddr>, ResolveCau
     let list = List(list);
     let mut addresses = Vec::new();
     let mut entry = list.0;
-    // SAFETY: entries stay valid until the list is given back, and a null pointer ends it.
+    // SAFETY: entries are valid until the list is freed, and a null pointer ends it.
     while let Some(found) = unsafe { entry.as_ref() } {
-        let address = match found.ai_family {
-            // SAFETY: the family says what the pointer points to.
-            libc::AF_INET => {
-                let address = unsafe { found.ai_addr.cast::<libc::sockaddr_in>().read_unaligned() };
-                Some(IpAddr::V4(Ipv4Addr::from(u32::from_be(address.sin_addr.s_addr))))
-            }
-            // SAFETY: likewise.
-            libc::AF_INET6 => {
-                let address = unsafe { found.ai_addr.cast::<libc::sockaddr_in6>().read_unaligned() };
-                Some(IpAddr::V6(Ipv6Addr::from(address.sin6_addr.s6_addr)))
-            }
-            _ => None,
+        // SAFETY: `ai_addr` points to `ai_addrlen` bytes of an address, which fit.
+        let address = unsafe {
+            SockAddr::try_init(|storage, length| {
+                ptr::copy_nonoverlapping(found.ai_addr.cast::<u8>(), storage.cast(), found.ai_addrlen as usize);
+                *length = found.ai_addrlen;
+                Ok(())
+            })
         };
-        addresses.extend(address);
+        addresses.extend(address.ok().and_then(|((), address)| address.as_socket()).map(|address| address.ip()));
         entry = found.ai_next;
     }
     Ok(addresses)
@@ -93,9 +82,9 @@ fn getaddrinfo(name: &CString, family: Family) -> Result<Vec<IpAddr>, ResolveCau
 const EAI_NODATA: i32 = -5;
 const EAI_ADDRFAMILY: i32 = -9;
 
-/// What an error of `getaddrinfo` says (its manual page).
+/// The cause for an error of `getaddrinfo` (its manual page).
 fn cause(code: i32, system: &io::Error) -> ResolveCause {
-    // It does not always say why it could ask no server.
+    // Not always reported as EAI_SYSTEM with EMFILE.
     if descriptors::are_spent() {
         return ResolveCause::Exhausted("this process can open no more files".to_owned());
     }
