@@ -1,7 +1,7 @@
-//! The bytes of a file that the operator named, whatever the path leads to: bounded in size, and bounded in time for a pipe.
+//! The bytes of a file of any kind: bounded in size, and bounded in time for a pipe.
 //!
-//! A file system that does not answer holds the thread all the same: to be called in a call of [`with_path`](super::with_path)
-//! or before anything is probed. Called by `net` and `agent` for certificates.
+//! A file system that does not respond blocks the thread: call it inside [`with_path`](super::with_path) or before anything is
+//! probed. Called by `net` and `agent` for certificates.
 
 use std::{
     fs::File,
@@ -15,11 +15,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::clock;
 
-/// The time in which a pipe (process substitution) has to give all its bytes.
+/// How long the writer of a pipe (process substitution) may take.
 const PIPE_DEADLINE: Duration = Duration::from_secs(2);
 
-/// Reads a file of at most `limit` bytes. Blocks, but does not wait for a FIFO that nobody has open for writing: that is
-/// empty. Of a device without an end, no more than `limit` bytes are read.
+/// Reads a file of at most `limit` bytes. Blocks, but not for a FIFO without a writer, which is empty.
 ///
 /// Fails with `FileTooLarge` over the limit, and with `TimedOut` when a pipe's writer takes more than two seconds.
 pub fn read_file(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
@@ -29,7 +28,7 @@ pub fn read_file(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
 #[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
 fn read_until(path: &Path, limit: u64, deadline: Instant) -> io::Result<Vec<u8>> {
     let file = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
-    // As large as it will be: memory that is outgrown is not wiped, and the file may be a key's.
+    // Allocated once: a reallocation would leave bytes of a key unwiped.
     let size = file.metadata()?.len().min(limit).saturating_add(1);
     let mut content = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
     let mut reader = (&file).take(limit.saturating_add(1));
@@ -44,7 +43,7 @@ fn read_until(path: &Path, limit: u64, deadline: Instant) -> io::Result<Vec<u8>>
                 if left.is_zero() {
                     return Err(io::Error::new(ErrorKind::TimedOut, "it is a pipe, and its writer is too slow"));
                 }
-                // Rounded up: a wait of less than a millisecond would be none.
+                // Rounded up from less than a millisecond.
                 let left = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
                 match poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLIN)], left) {
                     Ok(_) | Err(nix::errno::Errno::EINTR) => {}

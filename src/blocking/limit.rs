@@ -1,4 +1,4 @@
-//! Permits, first come first served. Waiting for one is given up when all are held by calls that should have returned.
+//! Permits, first come first served. Waiting for one ends when all are held by calls that should have returned.
 
 use std::{
     pin::pin,
@@ -6,30 +6,27 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::sleep_until,
-};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::park::block_until;
+use super::Wait;
 use crate::clock::{self, Deadline};
 
-/// So many calls at a time.
+/// A limit of concurrent calls.
 #[derive(Debug)]
 pub(super) struct Limit {
     free: Arc<Semaphore>,
-    /// How long a call may usually take: past that, none waits for it any more.
+    /// How long a call usually takes at most; nothing waits longer for it.
     overdue_after: Duration,
-    /// When each call under way should have returned: after its deadline, or `overdue_after`.
+    /// When each running call should have returned: at its deadline, or after `overdue_after`.
     due: Mutex<Vec<Deadline>>,
 }
 
-/// A call's place, until this is dropped.
+/// A running call, until this is dropped.
 #[derive(Debug)]
 pub(super) struct Permit {
     limit: Arc<Limit>,
     due: Deadline,
-    // Dropped after `drop` below: a permit is free again when it is off the list.
+    // Dropped after `drop` below: a permit is free when it is not on the list.
     _free: OwnedSemaphorePermit,
 }
 
@@ -38,33 +35,13 @@ impl Limit {
         Self { free: Arc::new(Semaphore::new(most)), overdue_after, due: Mutex::default() }
     }
 
-    /// Waits for a permit until `deadline`; none when that has passed, or as soon as all calls under way should have returned:
-    /// what did not return in time will not return for the next caller either.
-    pub(super) async fn acquire(self: &Arc<Self>, deadline: Deadline) -> Option<Permit> {
-        if let Ok(permit) = self.free.clone().try_acquire_owned() {
-            return Some(self.permit(permit, deadline));
-        }
+    /// Waits for a permit until `deadline`; none when that has passed, or when all running calls should have returned: what has
+    /// not returned in time will not return for the next caller either.
+    pub(super) async fn acquire(self: &Arc<Self>, wait: Wait, deadline: Deadline) -> Option<Permit> {
         let mut acquired = pin!(self.free.clone().acquire_owned());
         loop {
-            let until = self.until(deadline);
-            if until <= clock::now() {
-                return None;
-            }
-            tokio::select! {
-                biased;
-                permit = &mut acquired => return permit.ok().map(|permit| self.permit(permit, deadline)),
-                () = sleep_until(until.into()) => {}
-            }
-        }
-    }
-
-    /// [`acquire`](Self::acquire) for a caller that may block.
-    pub(super) fn acquire_sync(self: &Arc<Self>, deadline: Deadline) -> Option<Permit> {
-        let mut acquired = pin!(self.free.clone().acquire_owned());
-        loop {
-            let until = self.until(deadline);
-            // Before the clock is asked: one that is free is had, whenever.
-            if let Some(permit) = block_until(acquired.as_mut(), until) {
+            // A free permit is acquired even past the deadline.
+            if let Some(permit) = wait.until(self.until(deadline), acquired.as_mut()).await {
                 return permit.ok().map(|permit| self.permit(permit, deadline));
             }
             if self.until(deadline) <= clock::now() {
@@ -73,7 +50,7 @@ impl Limit {
         }
     }
 
-    /// How long waiting may be of use.
+    /// When waiting for a permit ends.
     fn until(&self, deadline: Deadline) -> Instant {
         let end = deadline.lengthened();
         self.due().iter().map(Deadline::lengthened).max().unwrap_or(end).min(end)

@@ -1,5 +1,4 @@
-//! Where a path leads: its symbolic links are read one by one, so that a link to another mount shows before anything there
-//! is touched.
+//! Follows the symbolic links of a path one by one, so that a link to another mount is found before anything there is touched.
 
 use std::{
     ffi::OsString,
@@ -12,11 +11,11 @@ use super::mounts::MountTable;
 /// Links that the kernel follows on one path (`path_resolution(7)`).
 const MOST_LINKS: u32 = 40;
 
-/// Where a walk has come.
+/// Where a walk has stopped.
 pub(super) enum WalkEnd {
-    /// To its end, or to where the kernel will say what is wrong; all on the walk's mount, or above its mount point.
+    /// At its end, or where the call itself will fail; all on the walk's mount, or above its mount point.
     Here,
-    /// To a link, or a directory, that leads to another mount, which is the walk's mount from now on.
+    /// At a link or directory that leads to another mount, which is now the walk's mount.
     OtherMount,
 }
 
@@ -24,9 +23,9 @@ pub(super) enum WalkEnd {
 pub(super) struct PathWalk {
     table: Arc<MountTable>,
     mount: Arc<Path>,
-    /// Without a link on it.
+    /// The part without links.
     followed: PathBuf,
-    /// The last first.
+    /// The components that remain, in reverse.
     ahead: Vec<OsString>,
     links: u32,
 }
@@ -44,12 +43,12 @@ impl PathWalk {
         walk
     }
 
-    /// The mount under which to go on.
+    /// The mount under which to continue.
     pub(super) fn mount(&self) -> Arc<Path> {
         self.mount.clone()
     }
 
-    /// Follows the path as long as it stays on the mount. Blocks.
+    /// Follows the path while it is on the mount. Blocks.
     #[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
     pub(super) fn follow(&mut self) -> WalkEnd {
         while let Some(name) = self.ahead.pop() {
@@ -78,14 +77,14 @@ impl PathWalk {
                 }
                 // No link.
                 Err(error) if error.raw_os_error() == Some(libc::EINVAL) => self.followed = next,
-                // The call itself will meet it, and has the words for it.
+                // The call itself fails with this error.
                 Err(_) => return WalkEnd::Here,
             }
         }
         WalkEnd::Here
     }
 
-    /// Puts a path, or what a link holds, before what is ahead.
+    /// Puts a path, or the target of a link, before the components that remain.
     fn go_on(&mut self, path: &Path) {
         let before = self.ahead.len();
         for component in path.components() {
@@ -101,7 +100,7 @@ impl PathWalk {
         }
     }
 
-    /// Whether what is ahead is on another mount, which is then the walk's.
+    /// Whether the path is on another mount now, which becomes the walk's.
     fn has_left(&mut self) -> bool {
         let mount = self.table.mount_of(&self.whole());
         let left = mount != self.mount;
@@ -109,7 +108,7 @@ impl PathWalk {
         left
     }
 
-    /// All of the path, as far as it is known.
+    /// The whole path, as far as it has been resolved.
     fn whole(&self) -> PathBuf {
         normal(&self.followed.join(self.ahead.iter().rev().collect::<PathBuf>()))
     }
@@ -120,7 +119,7 @@ pub(super) fn absolute(path: &Path) -> PathBuf {
     if path.is_absolute() {
         return path.to_owned();
     }
-    // The kernel has the directory's name at hand: this touches no file system.
+    // getcwd(2) touches no file system.
     std::env::current_dir().unwrap_or_else(|_| "/".into()).join(path)
 }
 

@@ -1,17 +1,17 @@
-//! Calls that may block: files, processes, the system's resolver. Each runs on a thread of its own kind, with a deadline.
+//! Calls that may block: files, programs, the system's resolver. Each runs on a thread for such calls, with a deadline.
 //!
-//! A call into a file system that does not answer cannot be broken off. So none is made on a thread that probes, and the
-//! threads that make them are bounded: in all for each class of calls, and for each [`Origin`], so that an origin that is
-//! stuck holds few of them. A call keeps its permits until it really returns, also when its caller has long given up.
-//! Any module may call [`run`] and [`with_path`]; code that already has a thread of its own (the resolver files, the disk
-//! part of delivery) does not need to. [`work`] is for what takes a processor, or has limits of its own.
+//! A call into a file system that does not respond cannot be cancelled. So none is made on a thread that probes, and the
+//! threads that make them are bounded: for each class of calls, and for each [`Origin`], so that an origin that hangs holds
+//! few of them. A call keeps its permits until it returns, also after its caller has given up. Any module may call [`run`]
+//! and [`with_path`]; code on a thread of its own (the resolver files, delivery's disk) need not. [`work`] is for calls that
+//! use a processor, or have limits of their own.
 //!
 //! ```text
-//! limit    permits, first come first served, and when waiting for one is given up
-//! park     waits for what another thread does, for callers that may block
+//! limit    permits, first come first served, and when waiting for one ends
+//! park     waits for a future without a runtime
 //! mounts   which mount a path is on
-//! file     the bytes of a file, whatever its path leads to
-//! links    where a path's symbolic links lead, before what lies behind is touched
+//! file     the bytes of a file of any kind
+//! links    follows a path's symbolic links without touching another mount
 //! ```
 
 mod file;
@@ -26,14 +26,15 @@ use std::{
     hash::Hash,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::{Path, PathBuf},
-    pin::pin,
+    pin::Pin,
     sync::{Arc, LazyLock, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use futures_util::FutureExt as _;
 use tokio::{
     runtime::{Handle, Runtime},
-    task::{JoinError, JoinHandle},
+    task::JoinHandle,
     time::timeout_at,
 };
 
@@ -45,38 +46,37 @@ use self::{
 };
 use crate::clock::Deadline;
 
-/// Calls to files and directories at a time.
+/// Concurrent calls to files and directories.
 const FILES: usize = 128;
 /// Of these, to one mount.
 const FILES_OF_A_MOUNT: usize = 4;
-/// How long a read usually takes at most. Callers do not wait for a mount, and hold their places among the runs in flight, while
-/// others have been at it for longer.
+/// How long a read usually takes at most. While all permits of a mount are held for longer, callers fail at once: a run that
+/// waits holds its place among the runs in flight.
 const FILES_OVERDUE_AFTER: Duration = Duration::from_secs(1);
-/// Programs at a time.
+/// Concurrent programs.
 const COMMANDS: usize = 128;
-/// Look-ups by the system's resolver at a time.
+/// Concurrent look-ups by the system's resolver.
 const NAMES: usize = 64;
 /// Of these, of one name.
 const LOOKUPS_OF_A_NAME: usize = 8;
-/// A thread without work ends after this time: longer than the usual interval between runs, so that a run seldom pays for a
-/// new one.
+/// An idle thread ends after this time: longer than the usual interval between runs.
 const KEEP_ALIVE: Duration = Duration::from_secs(90);
-/// Modules of NSS keep buffers on the stack; the default of 2 MiB for each would add up to 256 MiB.
+/// Enough for the buffers of NSS modules; the default of 2 MiB would add up to 640 MiB.
 const STACK: usize = 512 << 10;
 
-/// What a call depends on, and may wait for without an end.
+/// What a call depends on, and may wait for without end.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Origin {
     /// A mounted file system, by its mount point.
     Mount(Arc<Path>),
-    /// A program, with all its arguments.
+    /// A program with its arguments.
     Command(Arc<[String]>),
     /// A name that the system's resolver looks up.
     Name(Arc<str>),
 }
 
 impl Origin {
-    /// The mount that a path is on by its name. A symbolic link on the way may lead to another: [`with_path`] follows it.
+    /// The mount that a path is on by its name. [`with_path`] follows symbolic links to other mounts.
     pub fn of_path(path: &Path) -> Self {
         Self::Mount(mounts::MountTable::current().mount_of(&links::normal(&links::absolute(path))))
     }
@@ -102,13 +102,13 @@ impl fmt::Debug for Origin {
 /// A call without a result.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unfinished {
-    /// It was begun, and its time is up.
+    /// It was begun, and its deadline has passed.
     #[error("{origin} did not answer in time")]
     Deadline {
         /// What it depends on.
         origin: Origin,
     },
-    /// It was not begun: all threads that it may use are held by calls that have not returned, or the system gives no thread.
+    /// It was not begun: calls that have not returned hold all threads that it may use, or the system gives no thread.
     #[error("cannot start a call to {origin}: the system gives no thread, or earlier calls have not returned")]
     NoThread {
         /// What it would depend on.
@@ -116,17 +116,17 @@ pub enum Unfinished {
     },
 }
 
-/// Makes a call that may block, on a thread for such calls. Waits for its turn and for its end until `deadline`, and fails
-/// at once when all threads that `origin` may hold are held by calls past their own deadlines; of a mount, by calls that have
-/// taken over a second. Pauses of this process lengthen deadlines (`clock`).
+/// Makes a call that may block, on a thread for such calls. Waits for a permit and for the result until `deadline`, and fails
+/// at once when all permits of `origin` are held by calls past their own deadlines; of a mount, by calls that have taken over
+/// a second. Pauses of this process lengthen deadlines (`clock`).
 ///
-/// A panic in the call comes out here.
+/// A panic in the call is resumed here.
 pub async fn run<T: Send + 'static>(
     origin: Origin,
     deadline: impl Into<Deadline>,
     call: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Unfinished> {
-    CALLS.run(origin, deadline.into(), call).await
+    CALLS.run(Wait::Await, origin, deadline.into(), call).await
 }
 
 /// [`run`] for a path: follows its symbolic links one by one, and makes the call under the mount that it leads to. `call` gets
@@ -136,20 +136,63 @@ pub async fn with_path<T: Send + 'static>(
     deadline: impl Into<Deadline>,
     call: impl FnOnce(&Path) -> T + Send + 'static,
 ) -> Result<T, Unfinished> {
-    CALLS.with_path(path, deadline.into(), call).await
+    CALLS.with_path(Wait::Await, path, deadline.into(), call).await
 }
 
-/// [`with_path`] for a caller that may block: one that runs before anything is probed, or on a thread of its own. As such
-/// callers have many paths one after the other, it fails at once already when one call to the mount is past its deadline.
+/// [`with_path`] for a caller that may block: before anything is probed, or on a thread of its own.
 pub fn with_path_sync<T: Send + 'static>(
     path: &Path,
     deadline: impl Into<Deadline>,
     call: impl FnOnce(&Path) -> T + Send + 'static,
 ) -> Result<T, Unfinished> {
-    CALLS.with_path_sync(path, deadline.into(), call)
+    let done = CALLS.with_path(Wait::Park, path, deadline.into(), call).now_or_never();
+    // `Wait::Park` leaves nothing pending.
+    done.unwrap_or_else(|| Err(Unfinished::NoThread { origin: Origin::of_path(path) }))
 }
 
-static CALLS: LazyLock<Calls> = LazyLock::new(Calls::default);
+static CALLS: LazyLock<Calls> = LazyLock::new(|| Calls {
+    files: Class::new(FILES, FILES_OF_A_MOUNT, FILES_OVERDUE_AFTER),
+    // Not two at once: a token that is renewed, or a locked keyring, may make the second fail.
+    commands: Class::new(COMMANDS, 1, Duration::MAX),
+    names: Class::new(NAMES, LOOKUPS_OF_A_NAME, Duration::MAX),
+});
+
+/// How a caller waits.
+#[derive(Debug, Clone, Copy)]
+enum Wait {
+    /// As a task of a runtime.
+    Await,
+    /// Its thread is parked.
+    Park,
+}
+
+impl Wait {
+    /// The future's output, or none at `deadline`. The future is polled first.
+    async fn until<F: Future>(self, deadline: Instant, future: Pin<&mut F>) -> Option<F::Output> {
+        match self {
+            Self::Await => timeout_at(deadline.into(), future).await.ok(),
+            Self::Park => block_until(future, deadline),
+        }
+    }
+
+    /// The same for a deadline that pauses of this process lengthen.
+    async fn within<F: Future + Unpin>(self, deadline: Deadline, mut future: F) -> Option<F::Output> {
+        loop {
+            let end = deadline.lengthened();
+            if let Some(output) = self.until(end, Pin::new(&mut future)).await {
+                return Some(output);
+            }
+            if deadline.lengthened() <= end {
+                return None;
+            }
+        }
+    }
+}
+
+/// The future's output, or none at the deadline, which pauses of this process lengthen.
+pub async fn within<F: Future + Unpin>(deadline: Deadline, future: F) -> Option<F::Output> {
+    Wait::Await.within(deadline, future).await
+}
 
 /// All calls of the process.
 struct Calls {
@@ -158,57 +201,41 @@ struct Calls {
     names: Arc<Class>,
 }
 
-impl Default for Calls {
-    fn default() -> Self {
-        Self {
-            files: Class::new(FILES, FILES_OF_A_MOUNT, FILES_OVERDUE_AFTER),
-            // Two of the same at once could each find the other at work (a token that is renewed, a locked keyring).
-            commands: Class::new(COMMANDS, 1, Duration::MAX),
-            names: Class::new(NAMES, LOOKUPS_OF_A_NAME, Duration::MAX),
-        }
-    }
-}
-
 impl Calls {
     async fn run<T: Send + 'static>(
         &self,
+        wait: Wait,
         origin: Origin,
         deadline: Deadline,
         call: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Unfinished> {
-        let entry = self.entry(&origin);
-        // The origin's own first: who waits for a stuck one holds nothing that another could use.
-        let Some(of_origin) = entry.limit.acquire(deadline).await else {
+        let Some(thread) = self.begin(wait, &origin, deadline, call).await else {
             return Err(Unfinished::NoThread { origin });
         };
-        let Some(of_class) = entry.class.all.acquire(deadline).await else {
-            return Err(Unfinished::NoThread { origin });
-        };
-        let held = Permits { _of_class: of_class, _of_origin: of_origin, _entry: entry };
-        let Some(thread) = threads().and_then(|threads| spawn(&threads, held, call)) else {
-            return Err(Unfinished::NoThread { origin });
-        };
-        outcome(within(deadline, thread).await, origin)
+        match wait.within(deadline, thread).await {
+            Some(Ok(Some(result))) => Ok(result),
+            Some(Ok(None)) => Err(Unfinished::NoThread { origin }),
+            Some(Err(error)) => match error.try_into_panic() {
+                Ok(panic) => resume_unwind(panic),
+                Err(_) => Err(Unfinished::NoThread { origin }),
+            },
+            None => Err(Unfinished::Deadline { origin }),
+        }
     }
 
-    fn run_sync<T: Send + 'static>(
+    /// Waits for permits and starts the call; none if it cannot be started by the deadline.
+    async fn begin<T: Send + 'static>(
         &self,
-        origin: Origin,
+        wait: Wait,
+        origin: &Origin,
         deadline: Deadline,
         call: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, Unfinished> {
-        let entry = self.entry(&origin);
-        let Some(of_origin) = entry.limit.acquire_sync(deadline) else {
-            return Err(Unfinished::NoThread { origin });
-        };
-        let Some(of_class) = entry.class.all.acquire_sync(deadline) else {
-            return Err(Unfinished::NoThread { origin });
-        };
-        let held = Permits { _of_class: of_class, _of_origin: of_origin, _entry: entry };
-        let Some(thread) = threads().and_then(|threads| spawn(&threads, held, call)) else {
-            return Err(Unfinished::NoThread { origin });
-        };
-        outcome(within_sync(deadline, thread), origin)
+    ) -> Option<JoinHandle<Option<T>>> {
+        let entry = self.entry(origin);
+        // The origin's first: a caller that waits for an origin that hangs holds no permit of the class.
+        let of_origin = entry.limit.acquire(wait, deadline).await?;
+        let of_class = entry.class.all.acquire(wait, deadline).await?;
+        spawn(&threads()?, (of_class, of_origin, entry), call)
     }
 
     fn entry(&self, origin: &Origin) -> OriginUse {
@@ -222,28 +249,14 @@ impl Calls {
 
     async fn with_path<T: Send + 'static>(
         &self,
+        wait: Wait,
         path: &Path,
         deadline: Deadline,
         call: impl FnOnce(&Path) -> T + Send + 'static,
     ) -> Result<T, Unfinished> {
         let mut next = PathCall { path: path.into(), walk: PathWalk::new(path), call };
         loop {
-            match self.run(next.origin(), deadline, move || next.go_on()).await? {
-                Ok(result) => return Ok(result),
-                Err(elsewhere) => next = elsewhere,
-            }
-        }
-    }
-
-    fn with_path_sync<T: Send + 'static>(
-        &self,
-        path: &Path,
-        deadline: Deadline,
-        call: impl FnOnce(&Path) -> T + Send + 'static,
-    ) -> Result<T, Unfinished> {
-        let mut next = PathCall { path: path.into(), walk: PathWalk::new(path), call };
-        loop {
-            match self.run_sync(next.origin(), deadline, move || next.go_on())? {
+            match self.run(wait, Origin::Mount(next.walk.mount()), deadline, move || next.go_on()).await? {
                 Ok(result) => return Ok(result),
                 Err(elsewhere) => next = elsewhere,
             }
@@ -251,46 +264,7 @@ impl Calls {
     }
 }
 
-/// What a future gives by the deadline, which a pause of this process lengthens: a call could not return in it.
-pub async fn within<F: Future + Unpin>(deadline: Deadline, mut future: F) -> Option<F::Output> {
-    loop {
-        let end = deadline.lengthened();
-        if let Ok(output) = timeout_at(end.into(), &mut future).await {
-            return Some(output);
-        }
-        if deadline.lengthened() <= end {
-            return None;
-        }
-    }
-}
-
-/// [`within`] for a caller that may block.
-fn within_sync<T>(deadline: Deadline, mut thread: JoinHandle<T>) -> Option<Result<T, JoinError>> {
-    loop {
-        let end = deadline.lengthened();
-        if let Some(ended) = block_until(pin!(&mut thread), end) {
-            return Some(ended);
-        }
-        if deadline.lengthened() <= end {
-            return None;
-        }
-    }
-}
-
-/// What became of a call by its deadline.
-fn outcome<T>(ended: Option<Result<Option<T>, JoinError>>, origin: Origin) -> Result<T, Unfinished> {
-    match ended {
-        Some(Ok(Some(result))) => Ok(result),
-        Some(Ok(None)) => Err(Unfinished::NoThread { origin }),
-        Some(Err(error)) => match error.try_into_panic() {
-            Ok(panic) => resume_unwind(panic),
-            Err(_) => Err(Unfinished::NoThread { origin }),
-        },
-        None => Err(Unfinished::Deadline { origin }),
-    }
-}
-
-/// A call to a path, as far as its links have been followed.
+/// A call to a path whose links are being followed.
 struct PathCall<F> {
     path: PathBuf,
     walk: PathWalk,
@@ -298,11 +272,7 @@ struct PathCall<F> {
 }
 
 impl<T, F: FnOnce(&Path) -> T> PathCall<F> {
-    fn origin(&self) -> Origin {
-        Origin::Mount(self.walk.mount())
-    }
-
-    /// Follows the links, and makes the call: on one thread, unless they lead to another mount. Blocks.
+    /// Follows the links and makes the call, unless they lead to another mount. Blocks.
     fn go_on(mut self) -> Result<T, Self> {
         match self.walk.follow() {
             WalkEnd::Here => Ok((self.call)(&self.path)),
@@ -311,7 +281,7 @@ impl<T, F: FnOnce(&Path) -> T> PathCall<F> {
     }
 }
 
-/// A kind of calls, with its bounds.
+/// A class of calls, with its limits.
 struct Class {
     all: Arc<Limit>,
     each: usize,
@@ -335,7 +305,7 @@ impl Class {
     }
 }
 
-/// A use of an origin's limit. The origin is forgotten with its last use.
+/// A use of an origin's limit. The entry is removed with its last use.
 struct OriginUse {
     class: Arc<Class>,
     origin: Origin,
@@ -345,28 +315,24 @@ struct OriginUse {
 impl Drop for OriginUse {
     fn drop(&mut self) {
         let mut origins = self.class.origins.lock().unwrap_or_else(PoisonError::into_inner);
-        // The table's and this one; further uses begin under the same lock.
+        // The table's and this one; a new use begins under the same lock.
         if Arc::strong_count(&self.limit) == 2 {
             origins.remove(&self.origin);
         }
     }
 }
 
-/// What a call holds until it returns; let go of in this order.
-struct Permits {
-    _of_class: Permit,
-    _of_origin: Permit,
-    _entry: OriginUse,
-}
+/// Held by a call until it returns; dropped in this order.
+type Held = (Permit, Permit, OriginUse);
 
-/// Hands the call to a thread; none when the system gives none. What is handed back gives none when the call was taken back.
+/// Starts the call on a thread; none when the system gives none. The handle returns none when the call was taken back.
 fn spawn<T: Send + 'static>(
     threads: &Handle,
-    held: Permits,
+    held: Held,
     call: impl FnOnce() -> T + Send + 'static,
 ) -> Option<JoinHandle<Option<T>>> {
-    // A call for which the system gives no thread stays in the runtime's queue until another call gets one, which may be
-    // never: it is taken back, for its permits are needed.
+    // Without a thread the call stays in the runtime's queue until another call gets one, which may be never: it is taken
+    // back to free its permits.
     let begun = Arc::new(Mutex::new(Some((held, call))));
     let queued = begun.clone();
     let work = move || {
@@ -386,14 +352,14 @@ fn take<T>(from: &Mutex<Option<T>>) -> Option<T> {
     from.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
-/// Does what takes a processor for a while, or goes over many files by its caller's own limits: on a thread named `work`, so
-/// that threads of the runtimes do nothing else than what they are for. It has neither a deadline nor a limit here.
+/// Runs what uses a processor for a while, or many files within its caller's own limits, on a thread named `work`. There is
+/// neither a deadline nor a limit here.
 ///
-/// The handle ends with an error when `what` panics, or when the system gives no thread. Needs a runtime.
+/// The handle returns an error when `what` panics, or when the system gives no thread. Needs a runtime.
 pub fn work<T: Send + 'static>(what: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
     static THREADS: LazyLock<Option<Runtime>> =
         LazyLock::new(|| tokio::runtime::Builder::new_current_thread().thread_name("work").build().ok());
-    // A test's own holds a paused clock while the work is under way.
+    // A test's own runtime: its paused clock stands still during the work.
     #[cfg(test)]
     if let Ok(tests) = Handle::try_current() {
         return work_on(&tests, what);
@@ -413,8 +379,8 @@ fn work_on<T: Send + 'static>(threads: &Handle, what: impl FnOnce() -> T + Send 
     })
 }
 
-/// The threads belong to a runtime that runs nothing else and lives as long as the process: no other runtime's end waits for
-/// a call that does not return, and their name sets them apart from threads that probe.
+/// The threads belong to a runtime of their own that lives as long as the process: the end of another runtime waits for no call
+/// that does not return.
 fn threads() -> Option<Handle> {
     static THREADS: LazyLock<Option<Runtime>> = LazyLock::new(|| {
         tokio::runtime::Builder::new_current_thread()
@@ -425,7 +391,7 @@ fn threads() -> Option<Handle> {
             .build()
             .ok()
     });
-    // A test's own holds a paused clock while a call is under way.
+    // A test's own runtime: its paused clock stands still during a call.
     #[cfg(test)]
     if let Ok(tests) = Handle::try_current() {
         return Some(tests);

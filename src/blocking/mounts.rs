@@ -1,6 +1,6 @@
-//! Which mount a path is on, by its name, from `/proc/self/mountinfo`: reading that asks no file system.
+//! Which mount a path is on, by its name, from `/proc/self/mountinfo`: reading that touches no other file system.
 //!
-//! The file is kept open and read again when the kernel says that it has changed. Without `/proc` all is one mount.
+//! The file is kept open and read again when the kernel reports a change (`POLLPRI`). Without `/proc` all is one mount.
 
 use std::{
     collections::HashSet,
@@ -21,18 +21,18 @@ pub(super) struct MountTable {
 }
 
 impl MountTable {
-    /// The one that holds now.
+    /// The current table.
     pub(super) fn current() -> Arc<Self> {
         static KEPT: LazyLock<Mutex<MountInfo>> = LazyLock::new(|| Mutex::new(MountInfo::open("/proc/self/mountinfo")));
         KEPT.lock().unwrap_or_else(PoisonError::into_inner).current()
     }
 
-    /// The mount of a path, which is absolute and without `..`: the longest mount point that the path begins with.
+    /// The mount of an absolute path without `..`: the longest mount point that the path begins with.
     pub(super) fn mount_of(&self, path: &Path) -> Arc<Path> {
         path.ancestors().find_map(|above| self.points.get(above)).cloned().unwrap_or_else(|| Path::new("/").into())
     }
 
-    /// One with these mount points.
+    /// A table with these mount points.
     #[cfg(test)]
     pub(super) fn of(points: &[&Path]) -> Arc<Self> {
         Arc::new(Self { points: points.iter().map(|point| (*point).into()).collect() })
@@ -48,7 +48,7 @@ impl MountTable {
     }
 }
 
-/// A field without its escapes: blank, tab, line end and backslash stand as a backslash and three octal digits.
+/// Decodes a field: space, tab, line end and backslash are written as a backslash and three octal digits.
 fn unescaped(field: &[u8]) -> Vec<u8> {
     let mut plain = Vec::with_capacity(field.len());
     let mut rest = field;
@@ -64,7 +64,7 @@ fn octal(digits: &[u8]) -> Option<u8> {
     u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok()
 }
 
-/// The file, and what it said.
+/// The file, and the table that was read from it.
 struct MountInfo {
     file: Option<File>,
     table: Option<Arc<MountTable>>,
@@ -86,11 +86,11 @@ impl MountInfo {
         }
     }
 
-    /// Whether mounts came or went since this was asked last.
+    /// Whether the mounts have changed since the last call.
     fn has_changed(&self) -> bool {
         let Some(file) = &self.file else { return false };
         let mut asked = [PollFd::new(file.as_fd(), PollFlags::POLLPRI)];
-        // What cannot be asked counts as changed.
+        // A failure counts as a change.
         poll(&mut asked, PollTimeout::ZERO).map_or(true, |changed| changed > 0)
     }
 

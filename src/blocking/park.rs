@@ -1,4 +1,4 @@
-//! Waits for a future on a thread that may block, until a deadline. Needs no runtime: the future must not need one either.
+//! Waits for a future on a thread that may block, until a deadline. The future must not need a runtime.
 
 use std::{
     future::Future,
@@ -11,10 +11,9 @@ use std::{
 
 use crate::clock;
 
-/// The future's output, or none when it is not there at `deadline`. It is asked once at least.
+/// The future's output, or none at `deadline`. The future is polled at least once.
 pub(super) fn block_until<F: Future>(future: Pin<&mut F>, deadline: Instant) -> Option<F::Output> {
-    // On a thread of the runtime a task has so many turns until it comes back to it, and from here it never does: without
-    // this, what is ready would be refused for ever.
+    // A task that does not yield to its runtime uses up its budget (`tokio::task::coop`); then nothing would be ready.
     let mut future = pin!(tokio::task::unconstrained(future));
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     let mut context = Context::from_waker(&waker);

@@ -22,7 +22,7 @@ impl Stuck {
         for _ in 0..count {
             let (keep, wait) = mpsc::channel();
             stuck.0.push(keep);
-            let call = calls.run(origin.clone(), clock::now().into(), move || until_dropped(&wait));
+            let call = calls.run(Wait::Await, origin.clone(), clock::now().into(), move || until_dropped(&wait));
             assert_eq!(call.await, Err(Unfinished::Deadline { origin: origin.clone() }));
         }
         stuck
@@ -43,7 +43,7 @@ fn small(each: usize) -> Calls {
 }
 
 async fn answers(calls: &Calls, origin: Origin) -> Result<u8, Unfinished> {
-    calls.run(origin, (clock::now() + LATER).into(), || 7).await
+    calls.run(Wait::Await, origin, (clock::now() + LATER).into(), || 7).await
 }
 
 #[tokio::test]
@@ -91,7 +91,8 @@ async fn who_waits_gives_up_when_the_last_call_before_it_is_past_its_deadline() 
     let calls = small(1);
     let (keep, wait) = mpsc::channel::<()>();
     let begin = clock::now();
-    let mut hangs = Box::pin(calls.run(mount("/hung"), (begin + SOON).into(), move || until_dropped(&wait)));
+    let mut hangs =
+        Box::pin(calls.run(Wait::Await, mount("/hung"), (begin + SOON).into(), move || until_dropped(&wait)));
     assert!(poll!(hangs.as_mut()).is_pending());
     let mut waits = Box::pin(answers(&calls, mount("/hung")));
     assert!(poll!(waits.as_mut()).is_pending());
@@ -103,10 +104,11 @@ async fn who_waits_gives_up_when_the_last_call_before_it_is_past_its_deadline() 
 
 #[tokio::test(start_paused = true)]
 async fn nobody_waits_longer_for_a_mount_than_a_read_usually_takes() {
-    let calls = Calls { files: Class::new(2, 1, SOON), ..Calls::default() };
+    let calls = Calls { files: Class::new(2, 1, SOON), ..small(1) };
     let (keep, wait) = mpsc::channel::<()>();
     let begin = clock::now();
-    let mut hangs = Box::pin(calls.run(mount("/hung"), (begin + LATER).into(), move || until_dropped(&wait)));
+    let mut hangs =
+        Box::pin(calls.run(Wait::Await, mount("/hung"), (begin + LATER).into(), move || until_dropped(&wait)));
     assert!(poll!(hangs.as_mut()).is_pending());
     let mut waits = Box::pin(answers(&calls, mount("/hung")));
     assert!(poll!(waits.as_mut()).is_pending());
@@ -125,9 +127,9 @@ async fn a_pause_of_this_process_is_not_the_time_of_a_call_nor_of_those_behind_i
     let calls = small(1);
     let (keep, wait) = mpsc::channel::<()>();
     let begin = clock::now();
-    let mut slow = Box::pin(calls.run(mount("/"), (begin + SOON).into(), move || until_dropped(&wait)));
+    let mut slow = Box::pin(calls.run(Wait::Await, mount("/"), (begin + SOON).into(), move || until_dropped(&wait)));
     assert!(poll!(slow.as_mut()).is_pending());
-    let mut behind = Box::pin(calls.run(mount("/"), (begin + SOON).into(), || 7));
+    let mut behind = Box::pin(calls.run(Wait::Await, mount("/"), (begin + SOON).into(), || 7));
     assert!(poll!(behind.as_mut()).is_pending());
     clock::injected::pause(begin + SOON / 2, begin + 60 * SOON);
     tokio::time::advance(60 * SOON).await;
@@ -139,7 +141,7 @@ async fn a_pause_of_this_process_is_not_the_time_of_a_call_nor_of_those_behind_i
 
 #[tokio::test]
 async fn calls_of_an_origin_take_turns_in_the_order_they_came() {
-    let calls = Calls { commands: Class::new(8, 1, Duration::MAX), ..Calls::default() };
+    let calls = Calls { commands: Class::new(8, 1, Duration::MAX), ..small(1) };
     let same = Origin::Command(["pass".to_owned(), "show".to_owned()].into());
     let (order, came) = mpsc::channel();
     let (keep, wait) = mpsc::channel::<()>();
@@ -149,7 +151,7 @@ async fn calls_of_an_origin_take_turns_in_the_order_they_came() {
             wait.iter().for_each(until_dropped);
             order.send(number).unwrap();
         };
-        Box::pin(calls.run(same.clone(), (clock::now() + LATER).into(), call))
+        Box::pin(calls.run(Wait::Await, same.clone(), (clock::now() + LATER).into(), call))
     };
     let mut all = vec![call(0, Some(wait))];
     all.extend((1..5).map(|number| call(number, None)));
@@ -167,7 +169,8 @@ async fn calls_of_an_origin_take_turns_in_the_order_they_came() {
 async fn a_caller_that_goes_away_frees_nothing_that_its_call_still_holds() {
     let calls = small(1);
     let (keep, wait) = mpsc::channel::<()>();
-    let mut gone = Box::pin(calls.run(mount("/hung"), (clock::now() + LATER).into(), move || until_dropped(&wait)));
+    let mut gone =
+        Box::pin(calls.run(Wait::Await, mount("/hung"), (clock::now() + LATER).into(), move || until_dropped(&wait)));
     assert!(poll!(gone.as_mut()).is_pending());
     drop(gone);
     let mut waits = Box::pin(answers(&calls, mount("/hung")));
@@ -194,10 +197,9 @@ async fn a_call_for_which_the_system_gives_no_thread_holds_no_permit() {
     let without_threads = without_threads();
     let calls = small(1);
     let entry = calls.entry(&mount("/"));
-    let of_origin = entry.limit.acquire((clock::now() + LATER).into()).await.unwrap();
-    let of_class = entry.class.all.acquire((clock::now() + LATER).into()).await.unwrap();
-    let held = Permits { _of_class: of_class, _of_origin: of_origin, _entry: entry };
-    assert!(spawn(without_threads.handle(), held, || ()).is_none());
+    let of_origin = entry.limit.acquire(Wait::Await, (clock::now() + LATER).into()).await.unwrap();
+    let of_class = entry.class.all.acquire(Wait::Await, (clock::now() + LATER).into()).await.unwrap();
+    assert!(spawn(without_threads.handle(), (of_class, of_origin, entry), || ()).is_none());
     assert!(calls.files.origins.lock().unwrap().is_empty(), "nothing is held of the origin");
     assert_eq!(answers(&calls, mount("/")).await, Ok(7));
     without_threads.shutdown_background();
@@ -207,7 +209,7 @@ async fn a_call_for_which_the_system_gives_no_thread_holds_no_permit() {
 async fn a_panic_in_the_call_is_the_callers() {
     use futures_util::FutureExt as _;
     let calls = small(1);
-    let panics = calls.run(mount("/"), (clock::now() + LATER).into(), || panic!("a panic on purpose"));
+    let panics = calls.run(Wait::Await, mount("/"), (clock::now() + LATER).into(), || panic!("a panic on purpose"));
     assert!(AssertUnwindSafe(panics).catch_unwind().await.is_err());
     assert_eq!(answers(&calls, mount("/")).await, Ok(7));
 }
@@ -288,9 +290,9 @@ async fn a_link_to_a_hung_mount_uses_up_nothing_of_the_mount_that_the_link_is_on
     let calls = small(1);
     let _stuck = Stuck::begin(&calls, &mount("/proc"), 1).await;
     let deadline = (clock::now() + LATER).into();
-    let blocked = calls.with_path(&directory.path().join("link"), deadline, |_| ()).await;
+    let blocked = calls.with_path(Wait::Await, &directory.path().join("link"), deadline, |_| ()).await;
     assert_eq!(blocked, Err(Unfinished::NoThread { origin: mount("/proc") }));
-    assert_eq!(calls.with_path(directory.path(), deadline, |_| 7).await, Ok(7));
+    assert_eq!(calls.with_path(Wait::Await, directory.path(), deadline, |_| 7).await, Ok(7));
 }
 
 /// Keeps a future's type out of sight.
