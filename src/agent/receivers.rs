@@ -21,7 +21,7 @@ use crate::{
     blocking, clock,
     config::{Compression, Exporter, bracketed},
     delivery::{DeliveryStartError, Header, HttpProxy, PemFiles, Receivers, Signal, SignalError},
-    follow::{Followed, Known, NotRead, Read},
+    follow::{Followed, NotRead, Read},
     net::{TlsContextError, TlsPaths, TlsPem},
     secret::{SecretError, SecretSource},
 };
@@ -120,8 +120,8 @@ pub(super) async fn begin(
 /// The current settings. While a file does not answer, the exporter waits for it.
 pub(super) fn now(followed: &FollowedSignal, exporter: &Exporter) -> Signal {
     match followed.known() {
-        Known::Good(signal) => signal.as_ref().clone(),
-        Known::Waiting(why) => Signal { unready: Some(why), ..plain(exporter) },
+        Ok(signal) => signal.as_ref().clone(),
+        Err(why) => Signal { unready: Some(why), ..plain(exporter) },
     }
 }
 

@@ -1,7 +1,7 @@
 //! A value that is read from files, and is read again when one of them changes.
 //!
-//! Every call to a file system is made by `blocking`, under the mount that the file is on: one that does not answer keeps no
-//! other value from being followed. The last good value stays in use until there is another.
+//! `blocking` makes all calls to file systems: one that does not respond delays no other value. The last good value stays in
+//! use until there is a new one.
 
 use std::{
     fmt,
@@ -9,7 +9,7 @@ use std::{
     path::PathBuf,
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -24,28 +24,28 @@ use crate::{
     clock::{self, Deadline},
 };
 
-/// From one look at the files to the next. A change is in use after at most two looks and the time to read it: less than 5 s.
+/// The interval between two looks. A change is in use after at most two looks and the time to read it: less than 5 s.
 pub const LOOK: Duration = Duration::from_secs(1);
-/// How long a file system may take for a look.
+/// The time limit of a look.
 const LOOK_DEADLINE: Duration = Duration::from_secs(2);
 
-/// A future of its own.
+/// What `read` of [`Followed::begin`] returns.
 pub type ReadFuture<T, E> = Pin<Box<dyn Future<Output = Result<Read<T>, NotRead<E>>> + Send>>;
 
-/// What was read.
+/// A value that was read.
 pub struct Read<T> {
-    /// What it means.
+    /// The value.
     pub value: T,
-    /// Of the bytes that it was made of: the same bytes are no change.
+    /// The digest of its bytes: the same bytes are no change.
     pub digest: [u8; 32],
 }
 
 /// Why nothing was read.
 #[derive(Debug)]
 pub enum NotRead<E> {
-    /// What is there cannot be used, or nothing is there.
+    /// The content is missing or invalid.
     Wrong(E),
-    /// A file system, a program or the machine has not answered in time.
+    /// A file system, a program or the machine has not responded in time.
     Unfinished(String),
 }
 
@@ -55,27 +55,11 @@ impl<E> From<Unfinished> for NotRead<E> {
     }
 }
 
-/// What is known of a followed value.
-#[derive(Debug)]
-pub enum Known<T> {
-    /// It could not be read yet, and why.
-    Waiting(Arc<str>),
-    /// The last good value.
-    Good(Arc<T>),
-}
-
-impl<T> Clone for Known<T> {
-    fn clone(&self) -> Self {
-        match self {
-            Self::Waiting(why) => Self::Waiting(why.clone()),
-            Self::Good(value) => Self::Good(value.clone()),
-        }
-    }
-}
+/// The last good value, or why it could not be read yet.
+pub type Known<T> = Result<Arc<T>, Arc<str>>;
 
 /// See the module's head.
 pub struct Followed<T, E> {
-    /// For the log.
     name: String,
     paths: Vec<PathBuf>,
     read: Box<dyn Fn() -> ReadFuture<T, E> + Send + Sync>,
@@ -89,16 +73,16 @@ struct FollowedState {
     changes: Changes<FileVersions>,
     /// Of the value in use.
     digest: Option<[u8; 32]>,
-    /// What was logged last of a change that cannot be used.
+    /// The problem that was logged last.
     logged: Option<Unusable>,
 }
 
-/// Why a file is not in use as it is now.
+/// Why the present content is not in use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Unusable {
-    /// What is wrong with it.
+    /// It is invalid.
     Wrong(String),
-    /// Nothing answers. In which words is no news: they change from look to look.
+    /// No response. Without its text, which changes from look to look.
     Unfinished,
 }
 
@@ -113,9 +97,8 @@ where
     T: Send + Sync + 'static,
     E: fmt::Display + Send + 'static,
 {
-    /// Reads the value for the first time. What is there and cannot be used is an error; what does not answer is read
-    /// later, when it does. `name` is how the log calls it, `read` what makes the value of the files at `paths`; it must end
-    /// in bounded time.
+    /// Reads the value for the first time. Invalid content is an error; files that do not respond are read later. `name` is for
+    /// the log; `read` makes the value of the files at `paths`, in bounded time.
     pub async fn begin(
         name: String,
         paths: Vec<PathBuf>,
@@ -125,7 +108,7 @@ where
             name,
             paths,
             read: Box::new(read),
-            known: watch::Sender::new(Known::Waiting("it is being read".into())),
+            known: watch::Sender::new(Err("it is being read".into())),
             state: Mutex::default(),
             is_looking: AtomicBool::new(false),
         };
@@ -144,7 +127,7 @@ where
         Ok(Arc::new(followed))
     }
 
-    /// The value now.
+    /// The present value.
     pub fn known(&self) -> Known<T> {
         self.known.borrow().clone()
     }
@@ -154,7 +137,7 @@ where
         self.known.subscribe()
     }
 
-    /// Looks at the files once, and reads them when that is due.
+    /// Looks at the files once, and reads them if due.
     pub async fn look(&self) {
         let versions = match self.versions().await {
             Ok(versions) => versions,
@@ -196,7 +179,7 @@ where
         }
         let is_change = state.digest.replace(read.digest).is_some();
         drop(state);
-        self.known.send_replace(Known::Good(Arc::new(read.value)));
+        drop(self.known.send_replace(Ok(Arc::new(read.value))));
         if is_change {
             info!(target: "imaptrace::follow", "{} has changed and is in use", self.name);
         } else if unusable {
@@ -204,7 +187,7 @@ where
         }
     }
 
-    /// Keeps the value as it is, if there is one, and logs why once.
+    /// Keeps the present value, if any, and logs why once.
     fn keep(&self, problem: Unusable, why: &str) {
         let mut state = self.state();
         if state.logged.as_ref() == Some(&problem) {
@@ -215,7 +198,7 @@ where
             warn!(target: "imaptrace::follow", "{} cannot be used as it is now: {why}; what was read before stays in use", self.name);
         } else {
             warn!(target: "imaptrace::follow", "{} cannot be read: {why}; it is tried again until it can", self.name);
-            self.known.send_replace(Known::Waiting(why.into()));
+            drop(self.known.send_replace(Err(why.into())));
         }
     }
 
@@ -224,32 +207,12 @@ where
     }
 }
 
-/// What a follower looks at.
-trait Refresh: Send + Sync {
-    /// One look, unless the last one has not ended.
-    fn begin_look(self: Arc<Self>);
-}
-
-impl<T, E> Refresh for Followed<T, E>
-where
-    T: Send + Sync + 'static,
-    E: fmt::Display + Send + 'static,
-{
-    fn begin_look(self: Arc<Self>) {
-        if self.is_looking.swap(true, Ordering::Relaxed) {
-            return;
-        }
-        // A task each: one that waits for its file system delays no other.
-        tokio::spawn(async move {
-            self.look().await;
-            self.is_looking.store(false, Ordering::Relaxed);
-        });
-    }
-}
-
-/// Looks at all that is followed, at regular intervals.
+/// Looks at all followed values at regular intervals.
 #[derive(Clone, Default)]
-pub struct FileFollower(Arc<Mutex<Vec<Weak<dyn Refresh>>>>);
+pub struct FileFollower(Arc<Mutex<Vec<BeginLook>>>);
+
+/// Begins a look at one value; false when the value has been dropped.
+type BeginLook = Box<dyn Fn() -> bool + Send>;
 
 impl FileFollower {
     /// Looks at this value, too, until its last `Arc` is dropped.
@@ -258,16 +221,26 @@ impl FileFollower {
         T: Send + Sync + 'static,
         E: fmt::Display + Send + 'static,
     {
-        let weak: Weak<Followed<T, E>> = Arc::downgrade(followed);
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(weak);
+        let weak = Arc::downgrade(followed);
+        let begin_look = move || {
+            let Some(followed) = weak.upgrade() else { return false };
+            if !followed.is_looking.swap(true, Ordering::Relaxed) {
+                // A task each: one that waits for its file system delays no other.
+                tokio::spawn(async move {
+                    followed.look().await;
+                    followed.is_looking.store(false, Ordering::Relaxed);
+                });
+            }
+            true
+        };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(begin_look));
     }
 
     /// Follows for as long as it is polled.
     pub async fn run(self) {
         loop {
             sleep(LOOK).await;
-            let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            all.retain(|followed| followed.upgrade().map(Refresh::begin_look).is_some());
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|begin_look| begin_look());
         }
     }
 }
@@ -305,8 +278,8 @@ mod tests {
 
     fn value(followed: &Text) -> String {
         match followed.known() {
-            Known::Good(text) => text.as_str().to_owned(),
-            Known::Waiting(why) => format!("waiting: {why}"),
+            Ok(text) => text.as_str().to_owned(),
+            Err(why) => format!("waiting: {why}"),
         }
     }
 

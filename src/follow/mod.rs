@@ -1,8 +1,6 @@
-//! Files whose changes count while the process runs: what shows a change, when it is read, and values made of files that are
-//! read again when one of them changes.
+//! Files that are followed: when a file has changed, and values that are read again then.
 //!
-//! Does not interpret content. Called by `net` for the resolver's files and the bundle of CA certificates, by `agent` for the files
-//! that it was configured with.
+//! Does not interpret content. Called by `net` for the resolver's files and the CA bundle, and by `agent` for its files.
 
 mod followed;
 mod watched;

@@ -1,5 +1,5 @@
-//! What shows that a file has changed, and when a change is read: once it was the same at two looks in a row, so that a
-//! program which is still writing is not overtaken.
+//! Detects that a file has changed, and decides when it is read: once two looks in a row show the same version, so that a
+//! program can finish writing.
 
 use std::{
     fs::Metadata,
@@ -8,10 +8,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A file that changes at every look is read after as many all the same.
+/// A file that changes at every look is read after this many.
 const LOOKS: u32 = 4;
 
-/// What shows a change of the file that a path leads to: device, inode, size, and the times of its content and of its inode.
+/// The version of a file: device, inode, size, and the times of its content and of its inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileVersion {
     device: u64,
@@ -22,7 +22,7 @@ pub struct FileVersion {
 }
 
 impl FileVersion {
-    /// The version that the metadata of an open file show.
+    /// The version by the metadata of an open file.
     pub fn of(metadata: &Metadata) -> Self {
         Self {
             device: metadata.dev(),
@@ -33,22 +33,22 @@ impl FileVersion {
         }
     }
 
-    /// The version of the file that a path leads to, links followed; none when there is no file. Waits for the file system.
+    /// The version of the file at a path, links followed; none when there is no file. Blocks.
     #[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
     pub fn at(path: &Path) -> io::Result<Option<Self>> {
         absent(std::fs::metadata(path).map(|metadata| Self::of(&metadata)))
     }
 }
 
-/// The same of several files; one that cannot be looked at is as one that is not there.
+/// The versions of several files; none also for one whose metadata cannot be read.
 pub type FileVersions = Vec<Option<FileVersion>>;
 
-/// The versions of these files, in their order. Waits for their file systems.
+/// The versions of these files, in their order. Blocks.
 pub fn versions(paths: &[PathBuf]) -> FileVersions {
     paths.iter().map(|path| FileVersion::at(path).ok().flatten()).collect()
 }
 
-/// None for a file that is not there.
+/// None for a file that does not exist.
 pub fn absent<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
@@ -56,24 +56,19 @@ pub fn absent<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// Decides by the versions of one file or of several when they are to be read.
-#[derive(Debug)]
+/// Decides by the version of one file or of several when they are read.
+#[derive(Debug, Default)]
 pub struct Changes<V> {
-    /// Of the content that is in use; none before the first.
+    /// The version in use; none before the first reading.
     used: Option<V>,
-    /// Of a change that is not in use yet, and at how many looks there was one.
+    /// A newer version, and the number of looks that have shown a change.
     seen: Option<(V, u32)>,
     /// It was read at the first look: a program may have been writing to it.
     unsure: bool,
 }
 
 impl<V: PartialEq + Clone> Changes<V> {
-    /// Of what has not been read yet.
-    pub fn new() -> Self {
-        Self { used: None, seen: None, unsure: false }
-    }
-
-    /// Whether to read now. To be called once a look; a reading is followed by [`Changes::took`].
+    /// Whether to read now. Called once per look; after a reading, call [`Changes::took`].
     pub fn is_due(&mut self, now: &V) -> bool {
         if self.used.is_none() || self.unsure {
             return true;
@@ -90,13 +85,13 @@ impl<V: PartialEq + Clone> Changes<V> {
         false
     }
 
-    /// This version has been read and is in use, or is known to be of no use.
+    /// This version has been read, and is in use or unusable.
     pub fn took(&mut self, version: V) {
         self.unsure = self.used.is_none();
         (self.used, self.seen) = (Some(version), None);
     }
 
-    /// Whether anything was read yet.
+    /// Whether a version has been read.
     pub fn has_read(&self) -> bool {
         self.used.is_some()
     }
@@ -107,19 +102,13 @@ impl<V: PartialEq + Clone> Changes<V> {
     }
 }
 
-impl<V: PartialEq + Clone> Default for Changes<V> {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_change_is_read_once_it_was_the_same_at_two_looks_or_never_rests() {
-        let mut changes = Changes::new();
+        let mut changes = Changes::default();
         assert!(changes.is_due(&1) && !changes.has_read());
         changes.took(1);
         // The first reading may have come in the middle of a writing.

@@ -1,10 +1,9 @@
-//! What a certificate says of itself. It judges nothing: `chain` asks the TLS library for that. Called by `tls`, `chain`
-//! and, for the record, by `probe`.
+//! The fields of a certificate. Verifies nothing: `chain` does, by the TLS library. Called by `tls`, `chain` and `probe`.
 
 use std::fmt::Write as _;
 
 use sha2::{Digest as _, Sha256};
-use x509_parser::{certificate::X509Certificate, extensions::GeneralName, public_key::PublicKey};
+use x509_parser::{extensions::GeneralName, public_key::PublicKey};
 
 /// A certificate of a server's chain.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -22,7 +21,7 @@ pub struct Certificate {
 }
 
 impl Certificate {
-    /// Reads one from DER. Of one that cannot be read there is the hash alone.
+    /// Parses DER. If that fails, there is only the hash.
     pub(super) fn parse(der: &[u8]) -> Self {
         let sha256 = Sha256::digest(der).iter().fold(String::with_capacity(64), |mut hex, byte| {
             write!(hex, "{byte:02X}").unwrap_or(());
@@ -36,22 +35,21 @@ impl Certificate {
                 issuer: certificate.issuer().to_string(),
                 sha256,
             },
-            // OpenSSL took it, so it is no reason to fail; only its words are missing.
             Err(_) => Self { sha256, ..Self::default() },
         }
     }
 
-    /// Whether it names itself as its issuer.
+    /// Whether its issuer is its subject.
     pub fn is_self_issued(&self) -> bool {
         !self.subject.is_empty() && self.subject == self.issuer
     }
 }
 
-/// Kind and size of the key in a certificate (DER), such as `RSA 2048` or `EC 256`; none when it cannot be read.
+/// Kind and size of the key in a certificate (DER), such as `RSA 2048` or `EC 256`; none if it cannot be parsed.
 pub(super) fn key(der: &[u8]) -> Option<String> {
     let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
     let key = certificate.public_key();
-    // Without parameters that OpenSSL has for it, x509-parser knows no more of Edwards curves than their number.
+    // x509-parser has only the OID of Edwards curves.
     match key.algorithm.algorithm.to_id_string().as_str() {
         "1.3.101.112" => return Some("Ed25519".to_owned()),
         "1.3.101.113" => return Some("Ed448".to_owned()),
@@ -65,7 +63,7 @@ pub(super) fn key(der: &[u8]) -> Option<String> {
     })
 }
 
-/// The digest of the signature on a certificate (DER), where it is one that no library takes any more.
+/// The digest of the signature on a certificate (DER), if it is a weak one.
 pub(super) fn weak_digest(der: &[u8]) -> Option<&'static str> {
     let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
     match certificate.signature_algorithm.algorithm.to_id_string().as_str() {
@@ -76,23 +74,15 @@ pub(super) fn weak_digest(der: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// The host names that a certificate (DER) is for, its IP addresses left out; none when it cannot be read.
+/// The host names in the subjectAltName of a certificate (DER).
 pub(super) fn dns_names(der: &[u8]) -> Vec<String> {
     let Ok((_, certificate)) = x509_parser::parse_x509_certificate(der) else { return Vec::new() };
-    names_of(&certificate).map(str::to_owned).collect()
-}
-
-/// Whether a certificate (DER) is for any host name at all, where that is to be said: in subjectAltName.
-pub(super) fn has_dns_names(der: &[u8]) -> bool {
-    x509_parser::parse_x509_certificate(der).is_ok_and(|(_, certificate)| names_of(&certificate).next().is_some())
-}
-
-fn names_of<'a>(certificate: &'a X509Certificate<'_>) -> impl Iterator<Item = &'a str> {
     let names = certificate.subject_alternative_name().ok().flatten();
-    names.into_iter().flat_map(|names| &names.value.general_names).filter_map(|name| match name {
-        GeneralName::DNSName(name) => Some(*name),
+    let names = names.into_iter().flat_map(|names| &names.value.general_names).filter_map(|name| match name {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
         _ => None,
-    })
+    });
+    names.collect()
 }
 
 #[cfg(test)]
@@ -112,9 +102,8 @@ mod tests {
         assert!(facts.is_self_issued());
         assert_eq!(key(certificate.der()).as_deref(), Some("EC 256"));
         assert_eq!(dns_names(certificate.der()), ["mail.example"]);
-        assert!(has_dns_names(certificate.der()));
         assert_eq!(Certificate::parse(b"junk").not_after, None);
         assert!(!Certificate::parse(b"junk").is_self_issued());
-        assert_eq!((key(b"junk"), dns_names(b"junk"), has_dns_names(b"junk")), (None, vec![], false));
+        assert_eq!((key(b"junk"), dns_names(b"junk")), (None, vec![]));
     }
 }

@@ -1,7 +1,8 @@
-//! TLS by async-native-tls: the handshake. What it needs of files is read by `tls_files`. What the library does not report
-//! (version, cipher) is read from the wire by `hello`, and its errors are sorted into causes by `tls_error`.
+//! The TLS handshake, by async-native-tls. `tls_files` reads its files, `hello` reads version and cipher from the wire, which
+//! the library does not report, and `tls_error` maps its errors to causes.
 
 use std::{
+    net::IpAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -15,11 +16,11 @@ use super::{
     roots_are_ready,
 };
 use crate::{
-    follow::{Followed, Known},
+    follow::Followed,
     plan::{Host, TlsOptions},
 };
 
-/// What a target needs for TLS.
+/// The TLS settings of a target.
 pub struct TlsContext {
     name: String,
     insecure: bool,
@@ -27,15 +28,15 @@ pub struct TlsContext {
     files: TlsFiles,
 }
 
-/// What a target's files for TLS hold.
+/// The content of a target's files for TLS.
 pub enum TlsFiles {
-    /// What they held when they were read.
+    /// Read once.
     Read(Arc<TlsMaterial>),
-    /// What they hold now.
+    /// Followed.
     Followed(Arc<Followed<TlsMaterial, TlsContextError>>),
 }
 
-/// Why no handshake can be made: something of this machine's.
+/// Why no handshake can be made: a fault of this machine.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotReady {
     /// A file could not be read yet.
@@ -47,50 +48,46 @@ pub enum NotReady {
 }
 
 impl NotReady {
-    /// Whether this process or the machine may open no more files.
+    /// Whether this process or the machine has no file descriptor left.
     pub fn is_exhausted(&self) -> bool {
         matches!(self, Self::Roots(RootsError { is_exhausted: true, .. }))
     }
 }
 
-/// Has OpenSSL read its configuration file (`openssl.cnf`, `$OPENSSL_CONF`), which it otherwise does at the first handshake:
-/// on a thread that probes, and for as long as the file system does not answer. To be called before there is such a thread.
+/// Makes OpenSSL read its configuration file (`openssl.cnf`, `$OPENSSL_CONF`) now: at the first handshake, a file system that
+/// does not respond would block a thread that probes.
 pub fn init_openssl() {
     #[cfg(target_os = "linux")]
     openssl::init();
 }
 
 impl TlsContext {
-    /// Reads the files that the options name. Blocks its thread, for some seconds at most.
+    /// Reads the files that the options name. Blocks, for some seconds at most.
     pub fn new(options: &TlsOptions, host: &Host) -> Result<Self, TlsContextError> {
         let material = TlsMaterial::read(&TlsPaths::of(options))?;
         Ok(Self::with(options, host, TlsFiles::Read(Arc::new(material))))
     }
 
-    /// The same with files that were read already.
+    /// The same with these files.
     pub fn with(options: &TlsOptions, host: &Host, files: TlsFiles) -> Self {
         let name = options.server_name.clone().unwrap_or_else(|| host.to_string());
-        // A dot at the end says where a look-up stops; it is no part of the name (RFC 6066 §3, RFC 9525 §6.3).
+        // A dot at the end is no part of the name here (RFC 6066 §3, RFC 9525 §6.3).
         let name = name.strip_suffix('.').unwrap_or(&name).to_owned();
         Self { name, insecure: options.insecure, alpn: options.alpn, files }
     }
 
-    /// What the files hold, or why they could not be read yet.
+    /// The content of the files, or why they could not be read yet.
     fn material(&self) -> Result<Arc<TlsMaterial>, Arc<str>> {
         match &self.files {
             TlsFiles::Read(material) => Ok(material.clone()),
-            TlsFiles::Followed(followed) => match followed.known() {
-                Known::Good(material) => Ok(material),
-                Known::Waiting(why) => Err(why),
-            },
+            TlsFiles::Followed(followed) => followed.known(),
         }
     }
 
-    /// Whether a handshake can be made, until `deadline`: files that could not be read yet are in the way, and so are the
-    /// system's roots where they cannot be found. To be awaited before a run.
+    /// Fails while a file or the system's roots cannot be read. Await it before a run; waits until `deadline`.
     pub async fn ready(&self, deadline: Instant) -> Result<(), NotReady> {
         self.material().map_err(NotReady::Files)?;
-        // Without a check there is nothing to check against.
+        // Roots are needed for a check alone.
         if self.insecure { Ok(()) } else { roots_are_ready(deadline).await.map_err(NotReady::Roots) }
     }
 
@@ -99,12 +96,12 @@ impl TlsContext {
         &self.name
     }
 
-    /// SHA-256 of the client certificate, upper-case hex; none is shown to a server without one.
+    /// SHA-256 of the client certificate, if there is one, in upper-case hex.
     pub fn client_certificate(&self) -> Option<String> {
         self.material().ok()?.own.clone()
     }
 
-    /// Whether certificates go unchecked.
+    /// Whether certificates are not checked.
     pub fn is_insecure(&self) -> bool {
         self.insecure
     }
@@ -118,8 +115,8 @@ impl TlsContext {
         self.alpn
     }
 
-    /// Makes everything ready for a handshake over `wire`, up to the ClientHello, which waits for a connection. That is
-    /// half a millisecond of work that no mail program does at its user's expense, so it is done before the run begins.
+    /// Prepares a handshake over `wire`, up to the ClientHello, which waits for a connection: half a millisecond of work that is
+    /// not part of a run.
     pub fn arm(&self, wire: &StampedStream) -> Armed {
         let mut builder = native_tls::TlsConnector::builder();
         builder
@@ -129,7 +126,7 @@ impl TlsContext {
         if self.alpn {
             builder.request_alpns(&["imap"]);
         }
-        // Of files that could not be read nothing is used: who asked whether this is ready does not come here.
+        // Unreadable files are found by `ready` before.
         let material = self.material().unwrap_or_default();
         for root in &material.roots {
             builder.add_root_certificate(root.clone());
@@ -140,7 +137,7 @@ impl TlsContext {
         let connector = async_native_tls::TlsConnector::from(builder);
         let (name, under) = (self.name.clone(), wire.clone());
         let mut handshake: Handshake = Box::pin(async move { connector.connect(name, under).await });
-        // Without a connection it cannot get further than this; whatever it says is said again when it goes on.
+        // Without a connection it is pending after the ClientHello, and is polled again later.
         let early = match handshake.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(result) => Some(result),
             Poll::Pending => None,
@@ -154,7 +151,7 @@ type Handshake = Pin<Box<dyn Future<Output = Result<TlsStream<StampedStream>, na
 /// A handshake whose first bytes are ready to go.
 pub struct Armed {
     handshake: Handshake,
-    /// It ended before it began: something of ours is wrong.
+    /// It ended without a connection: a fault of ours.
     early: Option<Result<TlsStream<StampedStream>, native_tls::Error>>,
     wire: StampedStream,
     name: String,
@@ -162,8 +159,8 @@ pub struct Armed {
 }
 
 impl Armed {
-    /// Shakes hands; the stamped stream's first write is then the ClientHello's first byte. The caller keeps its handle on the
-    /// stamped stream: what was seen on the wire outlives a handshake that fails. Waits for as long as the server lets it.
+    /// Makes the handshake; the stream's first write is then the ClientHello. No deadline. The caller keeps a handle on the stream,
+    /// which has the bytes of a failed handshake.
     pub async fn shake(self) -> Result<TlsStream<StampedStream>, TlsFailure> {
         let Self { handshake, early, wire, name, insecure } = self;
         wire.begin_tls();
@@ -173,20 +170,19 @@ impl Armed {
             None => handshake.await,
         };
         let stream = result.map_err(|error| TlsFailure::of_handshake(&error, &wire, &name))?;
-        if !insecure && is_name(&name) {
-            // Where the leaf does not say for which hosts it is, OpenSSL goes by the common name, which may be anything that
-            // reads like a host (RFC 9525 §6.3 and RFC 7817 §3 are for the one and against the other).
+        if !insecure && name.parse::<IpAddr>().is_err() {
+            // Without a host name in subjectAltName OpenSSL accepts the common name, which RFC 9525 §6.3 and RFC 7817 §3
+            // exclude.
             let leaf = leaf(&stream).unwrap_or_default();
-            if !certificate::has_dns_names(&leaf) {
-                return Err(nameless(&name, leaf));
+            if certificate::dns_names(&leaf).is_empty() {
+                let text = format!(
+                    "certificate refused for {name}: no host name in subjectAltName (a common name is not enough)"
+                );
+                return Err(TlsFailure { answered: true, leaf: Some(leaf), ..TlsFailure::new(TlsCause::Name, text) });
             }
         }
         Ok(stream)
     }
-}
-
-fn is_name(reference: &str) -> bool {
-    reference.parse::<std::net::IpAddr>().is_err()
 }
 
 /// The server's own certificate, as DER.
@@ -194,14 +190,8 @@ fn leaf(stream: &TlsStream<StampedStream>) -> Option<Vec<u8>> {
     stream.peer_certificate().ok()??.to_der().ok()
 }
 
-/// A certificate that names no host.
-fn nameless(name: &str, leaf: Vec<u8>) -> TlsFailure {
-    let text = format!("certificate refused for {name}: no host name in subjectAltName (a common name is not enough)");
-    TlsFailure { answered: true, leaf: Some(leaf), ..TlsFailure::new(TlsCause::Name, text) }
-}
-
-/// What is known of the server's certificate after a handshake, good or bad: of one that failed the library reports
-/// nothing, and what passed on the wire is taken; up to TLS 1.2 that is in clear text.
+/// The server's certificate after a handshake. For one that failed the library reports none: then those seen on the wire, which
+/// are in clear text up to TLS 1.2.
 pub fn shown(stream: Result<&TlsStream<StampedStream>, &TlsFailure>, wire: &StampedStream) -> Shown {
     match stream {
         Ok(stream) => {
@@ -216,9 +206,9 @@ pub fn shown(stream: Result<&TlsStream<StampedStream>, &TlsFailure>, wire: &Stam
 /// See [`shown`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum Shown {
-    /// Of a handshake that is done.
+    /// After a successful handshake.
     Leaf(Option<Certificate>),
-    /// Of one that failed: as DER, the server's own first; none where they were not seen.
+    /// After a failed one: as DER, the server's own first; empty when they were not seen.
     Chain(Vec<Vec<u8>>),
 }
 
