@@ -1,8 +1,8 @@
 //! The only file that reads a clock; `pauses` has the times in which this process did not get to run.
 //!
-//! A run takes one [`Anchor`] at its start; every stamp after that is monotonic, and every exported time is the anchor
-//! plus a difference of stamps. So a step of the wall clock inside a run bends nothing. A stamp of the kernel is on the
-//! wall clock; [`Kernel`] turns it into a monotonic one at once, at the receive that brought it.
+//! A run takes one [`Anchor`] at its start. Every later stamp is monotonic, and every exported time is the anchor plus a
+//! difference of stamps, so a step of the wall clock has no effect. [`Kernel`] converts a stamp of the kernel, which is wall
+//! clock, at the receive that brought it.
 
 #![expect(clippy::disallowed_methods, reason = "the one place where clocks may be read")]
 
@@ -17,7 +17,7 @@ pub fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-/// The wall clock, only for anchors and for the age of things outside this process.
+/// The wall clock, for anchors and for the age of things outside this process.
 pub fn wall() -> SystemTime {
     #[cfg(test)]
     return injected::wall();
@@ -25,13 +25,13 @@ pub fn wall() -> SystemTime {
     SystemTime::now()
 }
 
-/// The monotonic clock in the system's own count, for who reads the same one (systemd).
+/// The monotonic clock as `CLOCK_MONOTONIC` counts it (for systemd).
 pub fn monotonic() -> Duration {
     use nix::time::{ClockId, clock_gettime};
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
 }
 
-/// How long the machine has slept since it was booted: what the monotonic clock leaves out.
+/// How long the machine has been suspended since boot: the monotonic clock excludes it.
 #[cfg(target_os = "linux")]
 fn slept() -> Duration {
     use nix::time::{ClockId, clock_gettime};
@@ -44,7 +44,6 @@ fn slept() -> Duration {
     slept
 }
 
-/// Not known here.
 #[cfg(not(target_os = "linux"))]
 fn slept() -> Duration {
     Duration::ZERO
@@ -58,7 +57,7 @@ pub struct Anchor {
     slept: Duration,
 }
 
-/// Two readings of the clocks differ by this much for other reasons than that the machine slept.
+/// A smaller difference of two readings has other reasons than a suspended machine.
 const SLEPT: Duration = Duration::from_millis(100);
 
 impl Anchor {
@@ -77,31 +76,28 @@ impl Anchor {
         self.mono
     }
 
-    /// How long after the anchor `at` is; zero when it is before.
+    /// The time from the anchor to `at`; zero when `at` is earlier.
     pub fn since(self, at: Instant) -> Duration {
         at.saturating_duration_since(self.mono)
     }
 
-    /// Whether the machine has slept since: then nothing that a server did can be judged.
+    /// Whether the machine has been suspended since: then the run says nothing about the server.
     pub fn was_suspended(self) -> bool {
         slept().saturating_sub(self.slept) > SLEPT
     }
 }
 
-/// Turns stamps of the kernel, which are on the wall clock, into monotonic ones.
-///
-/// It remembers how the two clocks stood to each other when it last looked. A wall clock that was set since makes every
-/// stamp doubtful that was taken before now, so none is believed then.
+/// Converts stamps of the kernel, which are wall clock, into monotonic ones, by the last reading of both clocks. If the wall
+/// clock was set since that reading, stamps are rejected.
 #[derive(Debug, Clone, Copy)]
 pub struct Kernel {
     mono: Instant,
     wall: SystemTime,
 }
 
-/// The two readings of one moment are never further apart than this.
+/// The two clocks are read within this time.
 const TOGETHER: Duration = Duration::from_micros(5);
-/// What two honest looks may differ by: one between whose readings the thread lost its core, and a clock that is slewed
-/// (by a thousandth at most).
+/// Two looks may differ by this much, when the thread lost its core between the readings; a slewed clock adds a thousandth.
 const HONEST: Duration = Duration::from_micros(200);
 
 /// One look at both clocks.
@@ -112,9 +108,9 @@ pub struct Look {
 }
 
 impl Kernel {
-    /// Looks at both clocks for the first time.
+    /// Reads both clocks for the first time.
     pub fn new() -> Self {
-        // A thread that loses its core between the readings would misplace every stamp by as much.
+        // Repeated if the thread lost its core between the readings: every stamp would be off by that.
         let mut both = Self { mono: now(), wall: wall() };
         for _ in 0..4 {
             if now().saturating_duration_since(both.mono) <= TOGETHER {
@@ -125,7 +121,7 @@ impl Kernel {
         both
     }
 
-    /// Looks again: right after the stamps came that are to be placed.
+    /// Reads both clocks again, right after stamps have arrived.
     pub fn look(&mut self) -> Look {
         let before = std::mem::take(self);
         let elapsed = self.mono.saturating_duration_since(before.mono);
@@ -136,12 +132,12 @@ impl Kernel {
 }
 
 impl Look {
-    /// When a stamp was taken, or none if it cannot be believed: it lies in the future, or before `earliest`, when there
-    /// was nothing yet to be stamped; or the wall clock was set since the look before this one.
+    /// When a stamp was taken; none if it is rejected: it is in the future or before `earliest`, or the wall clock was set since
+    /// the look before.
     pub fn place(&self, stamp: Duration, earliest: Instant) -> Option<Instant> {
         let age = self.now.wall.duration_since(SystemTime::UNIX_EPOCH + stamp).ok().filter(|_| self.honest)?;
         let at = self.now.mono.checked_sub(age)?;
-        // Two looks place the same stamp a little apart.
+        // Two looks place the same stamp at slightly different times.
         (at + HONEST >= earliest).then(|| at.max(earliest))
     }
 
@@ -157,7 +153,7 @@ impl Default for Kernel {
     }
 }
 
-/// Clocks that a test can move, each test its own: they are its thread's.
+/// Clocks that a test can set, for its thread.
 #[cfg(test)]
 pub(crate) mod injected {
     use std::{

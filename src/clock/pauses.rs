@@ -1,12 +1,8 @@
-//! When this process did not get to run, and deadlines that take it into account.
+//! Pauses, in which this process did not get to run, and deadlines that they lengthen.
 //!
-//! A task on the runtime, the heartbeat, wakes every [`BEAT`]; whenever it wakes late, the time in between is a pause: the
-//! process was stopped (SIGSTOP, the freezer, a virtual machine that was stunned), had no CPU, or had too much to do. Pauses
-//! are kept for the whole process. A [`Deadline`] is lengthened by those that are long for it, and can say whether a peer
-//! had enough of the time.
-//!
-//! Reads the clock through `clock`; does not look at sockets, and decides nothing about a run. The agent and `probe` start the heartbeat; without
-//! one no pause is known.
+//! A task of the runtime, the heartbeat, wakes every [`BEAT`]. If it wakes late, the time in between is a pause: the process
+//! was stopped (SIGSTOP, the freezer, a suspended virtual machine), had no CPU, or had too much to do. The agent and `probe`
+//! start the heartbeat; without it there are no pauses.
 
 use std::{
     collections::VecDeque,
@@ -18,48 +14,43 @@ use tokio::{task::JoinHandle, time::sleep_until};
 
 use super::now;
 
-/// From one beat to the next.
+/// The interval of the heartbeat.
 const BEAT: Duration = Duration::from_millis(25);
-/// A timer rings at a full millisecond, and a task waits for others: what is no later than this is no pause.
+/// A delay up to this is no pause: timers have a resolution of a millisecond, and a task waits for others.
 const PROMPT: Duration = Duration::from_millis(5);
-/// As many pauses are kept: ten a second, which is a cycle of 100 ms, for some minutes.
+/// The number of pauses that are kept: ten a second (a cgroup period of 100 ms) for some minutes.
 const KEPT: usize = 4096;
 
 static PAUSES: Mutex<PauseLog> = Mutex::new(PauseLog::new());
 
-/// A time in which this process did not get to run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Pause {
-    begin: Instant,
-    end: Instant,
-}
+/// From when to when this process did not get to run.
+type Pause = (Instant, Instant);
 
 #[derive(Debug)]
 struct PauseLog {
-    /// In the order of their ends.
+    /// Ordered by their ends.
     known: VecDeque<Pause>,
-    /// The heartbeat's last beat; none while there is no heartbeat.
+    /// The last beat; none without a heartbeat.
     last: Option<Instant>,
-    /// All pauses so far, those included that are kept no more.
-    total: Duration,
-    count: u64,
+    /// All pauses so far.
+    totals: PauseTotals,
 }
 
-/// How often and for how long this process has not got to run since it began.
+/// All pauses of this process so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PauseTotals {
-    /// Pauses.
+    /// Their number.
     pub count: u64,
     /// Their sum.
     pub time: Duration,
 }
 
-/// The heartbeat, until it is dropped.
+/// The heartbeat, which ends when this is dropped.
 #[derive(Debug)]
 pub struct Heartbeat(JoinHandle<()>);
 
 impl Heartbeat {
-    /// Starts it on the runtime that this is called on.
+    /// Starts it on the present runtime.
     pub fn start() -> Self {
         pauses().beat(now());
         Self(tokio::spawn(async {
@@ -80,14 +71,12 @@ impl Drop for Heartbeat {
 
 /// All pauses so far.
 pub fn pause_totals() -> PauseTotals {
-    let pauses = pauses();
-    PauseTotals { count: pauses.count, time: pauses.total }
+    pauses().totals
 }
 
-/// For how long this process did not get to run between these moments. Pauses no longer than `over` do not count.
+/// The sum of pauses between these moments; only those longer than `over` count.
 pub fn paused(begin: Instant, end: Instant, over: Duration) -> Duration {
-    let mut inside = pauses_between(begin, end, over);
-    length_of_union(&mut inside)
+    length_of_union(pauses_between(begin, end, over))
 }
 
 /// A timer that fires this late means that the process did not get to run.
@@ -106,86 +95,81 @@ fn pauses() -> MutexGuard<'static, PauseLog> {
     PAUSES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Of those longer than `over`, the parts that lie between these moments.
-fn pauses_between(begin: Instant, end: Instant, over: Duration) -> Vec<(Instant, Instant)> {
-    let cut = |pause: Pause| (pause.begin.max(begin), pause.end.min(end));
+/// The parts between these moments of pauses longer than `over`.
+fn pauses_between(begin: Instant, end: Instant, over: Duration) -> Vec<Pause> {
+    let cut = |(from, to): Pause| (from.max(begin), to.min(end));
     touching(begin, over).into_iter().map(cut).filter(|(from, to)| from < to).collect()
 }
 
-/// Those longer than `over` that end after this moment, in order.
+/// The pauses longer than `over` that end after this moment, in order.
 fn touching(begin: Instant, over: Duration) -> Vec<Pause> {
     #[cfg(test)]
-    let pauses = super::injected::pauses().into_iter().map(|(begin, end)| Pause { begin, end });
-    #[cfg(test)]
-    return pauses.filter(|pause| pause.is_over(over) && pause.end > begin).collect();
+    return super::injected::pauses().into_iter().filter(|pause| length(*pause) > over && pause.1 > begin).collect();
     #[cfg(not(test))]
     pauses().touching(begin, now(), over)
 }
 
-impl Pause {
-    fn is_over(&self, length: Duration) -> bool {
-        self.end.saturating_duration_since(self.begin) > length
-    }
+fn length((begin, end): Pause) -> Duration {
+    end.saturating_duration_since(begin)
 }
 
 impl PauseLog {
     const fn new() -> Self {
-        Self { known: VecDeque::new(), last: None, total: Duration::ZERO, count: 0 }
+        Self { known: VecDeque::new(), last: None, totals: PauseTotals { count: 0, time: Duration::ZERO } }
     }
 
-    /// Notes a beat, and the pause before it if it is late.
+    /// Records a beat, and the pause before it if it is late.
     fn beat(&mut self, now: Instant) {
         let pause = self.open(now);
         self.last = Some(now);
         let Some(pause) = pause else { return };
-        self.count += 1;
-        self.total += pause.end.saturating_duration_since(pause.begin);
+        self.totals.count += 1;
+        self.totals.time += length(pause);
         if self.known.len() == KEPT {
             self.known.pop_front();
         }
         self.known.push_back(pause);
     }
 
-    /// The pause that the next beat will note, for callers that run before it.
+    /// The pause that the next beat will record, for callers that run before it.
     fn open(&self, now: Instant) -> Option<Pause> {
-        let pause = Pause { begin: self.last? + BEAT, end: now };
-        pause.is_over(PROMPT).then_some(pause)
+        let pause = (self.last? + BEAT, now);
+        (length(pause) > PROMPT).then_some(pause)
     }
 
     fn touching(&self, begin: Instant, now: Instant, over: Duration) -> Vec<Pause> {
-        let known = self.known.iter().rev().take_while(|pause| pause.end > begin).copied();
-        let mut all: Vec<Pause> = self.open(now).into_iter().chain(known).filter(|pause| pause.is_over(over)).collect();
+        let known = self.known.iter().rev().take_while(|pause| pause.1 > begin).copied();
+        let mut all: Vec<_> = self.open(now).into_iter().chain(known).filter(|pause| length(*pause) > over).collect();
         all.reverse();
         all
     }
 }
 
-/// How long these times are together; where several overlap it counts once. Sorts them.
-fn length_of_union(times: &mut [(Instant, Instant)]) -> Duration {
+/// The length of these times together; overlaps count once.
+fn length_of_union(mut times: Vec<(Instant, Instant)>) -> Duration {
     times.sort_unstable();
     let mut reached: Option<Instant> = None;
     let mut sum = Duration::ZERO;
-    for (begin, end) in times.iter().copied() {
-        let from = reached.map_or(begin, |reached| begin.max(reached));
-        sum += end.saturating_duration_since(from);
-        reached = Some(reached.map_or(end, |reached| reached.max(end)));
+    for (begin, end) in times {
+        sum += length((reached.map_or(begin, |reached| begin.max(reached)), end));
+        reached = reached.max(Some(end));
     }
     sum
 }
 
-/// When a peer must have done something that it began to owe us at a certain moment.
+/// A deadline of a peer, with the moment from which it owes us something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadline {
     begin: Instant,
     end: Instant,
 }
 
-/// Why a peer that was too late is not to blame.
+/// A delay of this process, for which the peer is not to blame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OwnDelay {
-    /// This process did not run at all for a long time.
+    /// There was a pause longer than a tenth of the deadline.
     Stopped,
-    /// It got to run, and too little.
+    /// This process was too slow.
     Slow,
 }
 
@@ -202,17 +186,17 @@ impl Deadline {
         Self { begin, end: begin + length }
     }
 
-    /// When it began.
+    /// Its beginning.
     pub fn begin(&self) -> Instant {
         self.begin
     }
 
-    /// When it is over, if this process runs all the time.
+    /// Its end, without pauses.
     pub fn end(&self) -> Instant {
         self.end
     }
 
-    /// A part of it that begins now and is over after this long, or with the whole.
+    /// A part of it that begins now and lasts this long, or to the end of the whole.
     #[must_use]
     pub fn part(&self, length: Duration) -> Self {
         let begin = now();
@@ -220,26 +204,25 @@ impl Deadline {
         Self { begin, end: begin.checked_add(length).map_or(end, |part| part.min(end)) }
     }
 
-    /// A tenth of it, and no less than a beat: what is no longer than that changes nothing.
+    /// A tenth of it, and at least a beat: shorter pauses are ignored.
     pub fn tenth(&self) -> Duration {
         (self.length() / 10).max(BEAT)
     }
 
     fn length(&self) -> Duration {
-        self.end.saturating_duration_since(self.begin)
+        length((self.begin, self.end))
     }
 
-    /// When it is over: later by each pause that began before and is longer than a tenth of it, for the peer could not be
-    /// heard in that time.
+    /// Its end, later by each pause that began before it and is longer than a tenth of it.
     pub fn lengthened(&self) -> Instant {
-        touching(self.begin, self.tenth()).into_iter().fold(self.end, |end, pause| {
-            let began = pause.begin.max(self.begin);
-            if began < end { end + pause.end.saturating_duration_since(began) } else { end }
+        touching(self.begin, self.tenth()).into_iter().fold(self.end, |end, (began, ended)| {
+            let began = began.max(self.begin);
+            if began < end { end + length((began, ended)) } else { end }
         })
     }
 
-    /// Asked when it is over: whether the peer owed us something for less than nine tenths of it. `away` are the times in
-    /// which it did not; pauses need not be among them.
+    /// After the end: whether the peer owed us something for less than nine tenths of it. `away` are the times in which it did
+    /// not, with or without the pauses.
     pub fn own_delay(&self, mut away: Vec<(Instant, Instant)>) -> Option<OwnDelay> {
         let end = self.lengthened();
         let pauses = pauses_between(self.begin, end, self.tenth());
@@ -249,16 +232,16 @@ impl Deadline {
             (*from, *to) = ((*from).max(self.begin), (*to).min(end));
         }
         away.retain(|(from, to)| from < to);
-        let owed = end.saturating_duration_since(self.begin).saturating_sub(length_of_union(&mut away));
+        let owed = length((self.begin, end)).saturating_sub(length_of_union(away));
         self.is_short(owed).then_some(if stopped { OwnDelay::Stopped } else { OwnDelay::Slow })
     }
 
-    /// The same where it is known for how long the peers owed us something.
+    /// The same, given how long peers owed us something.
     pub fn own_delay_of(&self, owed: Duration) -> Option<OwnDelay> {
         self.is_short(owed).then(|| self.kind())
     }
 
-    /// What this process did in this time, given that it was too slow.
+    /// The kind of a delay of this process in this time.
     pub fn kind(&self) -> OwnDelay {
         let stopped = !pauses_between(self.begin, self.lengthened(), self.tenth()).is_empty();
         if stopped { OwnDelay::Stopped } else { OwnDelay::Slow }
@@ -285,9 +268,9 @@ mod tests {
         for beat in [0, 26, 52, 177, 203, 1_228] {
             pauses.beat(at(beat));
         }
-        let known = [(77, 177), (228, 1_228)].map(|(from, to)| Pause { begin: at(from), end: at(to) });
+        let known = [(77, 177), (228, 1_228)].map(|(from, to)| (at(from), at(to)));
         assert_eq!(pauses.known, known);
-        assert_eq!((pauses.count, pauses.total), (2, 1_100 * MS));
+        assert_eq!(pauses.totals, PauseTotals { count: 2, time: 1_100 * MS });
         // And the one that is under way.
         assert_eq!([between(&pauses, 0, 0), between(&pauses, 200, 0), between(&pauses, 2_000, 0)], [3, 2, 1]);
         assert_eq!([between(&pauses, 0, 100), between(&pauses, 0, 1_000)], [2, 1]);
@@ -299,7 +282,7 @@ mod tests {
         for beat in 0..2 * KEPT {
             pauses.beat(begin + u32::try_from(beat).unwrap() * 100 * MS);
         }
-        assert_eq!((pauses.known.len(), pauses.count), (KEPT, 2 * KEPT as u64 - 1));
+        assert_eq!((pauses.known.len(), pauses.totals.count), (KEPT, 2 * KEPT as u64 - 1));
     }
 
     #[test]
