@@ -1,8 +1,8 @@
-//! A value without a printable form, and where to get it.
+//! Secrets, values without a printable form, and their sources.
 //!
-//! Configuration holds a [`SecretSource`], a reference. The value is loaded just before a run needs it and is wiped
-//! when it is dropped, and so is every copy that is made on the way. This module promises "never in an output", not "never
-//! in memory": the TLS library, the kernel and the environment have copies that it cannot reach (SECURITY.md).
+//! Configuration holds a [`SecretSource`]. The value is loaded just before a run needs it and is wiped when it is dropped, as is
+//! every copy of ours. It never appears in an output; it may stay in memory: the TLS library, the kernel and the environment
+//! have copies that cannot be wiped (SECURITY.md).
 
 mod buffer;
 mod command;
@@ -23,7 +23,7 @@ pub use source::SecretSource;
 
 use imaptrace_imap::Secret;
 
-/// Makes the build fail when a type can be displayed or serialised: then there is more than one type for `_`.
+/// Makes the build fail if a type implements `Display` or `Serialize`: then `_` is ambiguous.
 macro_rules! unprintable {
     ($($hidden:ty),+) => {
         const _: () = {

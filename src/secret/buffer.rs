@@ -2,24 +2,24 @@
 
 use zeroize::Zeroizing;
 
-/// The largest that is taken, in bytes.
+/// The largest secret, in bytes.
 pub(super) const LARGEST: usize = 64 << 10;
 
-/// A value that is being read. Grown by hand, so that no outgrown memory with a secret in it is left behind unwiped.
+/// Memory that is wiped also when it grows.
 pub(super) struct WipedBuffer {
     memory: Zeroizing<Vec<u8>>,
     filled: usize,
 }
 
 impl WipedBuffer {
-    /// One byte more than the largest that is taken shows that it is larger.
+    /// One byte more than the largest, to detect a larger one.
     const MOST: usize = LARGEST + 1;
 
     pub(super) fn new() -> Self {
         Self { memory: Zeroizing::new(vec![0; 256]), filled: 0 }
     }
 
-    /// Where to read into; empty when it holds the most.
+    /// Where to read into; empty when it is full.
     pub(super) fn unfilled(&mut self) -> &mut [u8] {
         if self.filled == self.memory.len() && self.filled < Self::MOST {
             let mut larger = Zeroizing::new(vec![0; (self.filled * 2).min(Self::MOST)]);

@@ -1,9 +1,9 @@
-//! Programs that print a secret: started, read, and ended with all that they have started. Called by
-//! [`source`](super::source), and at the end of the process.
+//! Programs that print a secret: started, read, and killed with their children. Called by [`source`](super::source), and at the
+//! end of the process.
 //!
-//! A program has a process group of its own, which is killed when the program has ended, at its deadline, when the caller
-//! has given up, and at the end of this process. Where a terminal is shared with it, it stays in the foreground
-//! group, so that it can ask there (pinentry), and is killed alone.
+//! A program has a process group of its own, which is killed when the program has ended, at its deadline, when the caller has
+//! given up, and at the end of this process. Where it shares a terminal, it stays in the foreground group, so that it can
+//! prompt there (pinentry), and is killed alone.
 
 use std::{
     collections::BTreeMap,
@@ -37,12 +37,12 @@ use crate::{
     clock::{self, Deadline},
 };
 
-/// How long a program may take.
+/// The time limit of a program.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(10);
-/// How long one waits for others with the same arguments to end, and to be started.
+/// How long a program waits for earlier ones with the same arguments, and for its start.
 const TURN_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Variables that differ in a program's environment from this process's; without a value, they are not in it.
+/// Variables that a program gets with other values than this process; those without a value are removed.
 static ENVIRONMENT: OnceLock<Vec<(OsString, Option<OsString>)>> = OnceLock::new();
 
 /// The secret on the first line that a program prints.
@@ -50,27 +50,29 @@ pub(super) async fn load(argv: &[String], exact: bool) -> Result<Secret, SecretE
     let origin = Origin::Command(argv.into());
     let program = argv.first().cloned().unwrap_or_default();
     let argv = argv.to_vec();
-    let wish = Wish::default();
-    let state = wish.0.clone();
+    let request = Request::default();
+    let state = request.0.clone();
     let call = move || run(&argv, exact, &state);
     match blocking::run(origin, clock::now() + TURN_DEADLINE + COMMAND_DEADLINE, call).await {
         Ok(loaded) => loaded,
         Err(Unfinished::Deadline { .. }) => Err(failed(&program, "could not be started and ended in time")),
-        Err(Unfinished::NoThread { .. }) => Err(failed(&program, "waited in vain for others like it to end")),
+        Err(Unfinished::NoThread { .. }) => {
+            Err(failed(&program, "was not started: earlier calls of it have not ended"))
+        }
     }
 }
 
-/// From now on programs get these variables with these values; those without a value, not at all. The first call counts.
+/// Sets variables for programs; those without a value are removed. Only the first call has an effect.
 pub fn set_environment(variables: Vec<(OsString, Option<OsString>)>) {
     let _ = ENVIRONMENT.set(variables);
 }
 
-/// From now on programs stay in the process group of this process, for they share its terminal.
+/// From now on programs stay in the process group of this process, whose terminal they share.
 pub fn share_terminal() {
     TERMINAL_IS_SHARED.store(true, Ordering::Relaxed);
 }
 
-/// Kills the programs that run, and starts no more: for the end of the process. Does not wait.
+/// Kills the running programs, and starts no more: for the end of the process. Does not wait.
 pub fn end_commands() {
     ENDED.store(true, Ordering::SeqCst);
     for process in running().values() {
@@ -80,14 +82,14 @@ pub fn end_commands() {
 
 static TERMINAL_IS_SHARED: AtomicBool = AtomicBool::new(false);
 static ENDED: AtomicBool = AtomicBool::new(false);
-/// Programs that have not been waited for, by their numbers.
+/// Programs that have not been reaped, by process id.
 static RUNNING: Mutex<BTreeMap<i32, Process>> = Mutex::new(BTreeMap::new());
 
 fn running() -> MutexGuard<'static, BTreeMap<i32, Process>> {
     RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A program that has not been waited for: until then its number is its own.
+/// A program that has not been reaped, so its process id is not reused.
 #[derive(Debug, Clone, Copy)]
 struct Process {
     id: Pid,
@@ -97,22 +99,22 @@ struct Process {
 
 impl Process {
     fn kill(self) {
-        // Of one that has gone there is nothing left to be killed.
+        // Fails when it has ended.
         let _ = if self.leads { killpg(self.id, Signal::SIGKILL) } else { kill(self.id, Signal::SIGKILL) };
     }
 }
 
-/// The wish for a secret. Dropped, it kills the program.
+/// A request for a secret. Dropping it kills the program.
 #[derive(Default)]
-struct Wish(Arc<WishState>);
+struct Request(Arc<RequestState>);
 
 #[derive(Default)]
-struct WishState {
+struct RequestState {
     is_given_up: AtomicBool,
     process: Mutex<Option<Process>>,
 }
 
-impl WishState {
+impl RequestState {
     fn process(&self) -> MutexGuard<'_, Option<Process>> {
         self.process.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -122,7 +124,7 @@ impl WishState {
     }
 }
 
-impl Drop for Wish {
+impl Drop for Request {
     fn drop(&mut self) {
         self.0.is_given_up.store(true, Ordering::SeqCst);
         if let Some(process) = *self.0.process() {
@@ -131,16 +133,16 @@ impl Drop for Wish {
     }
 }
 
-/// A program under way. Dropped, it is killed with its group.
+/// A running program. Dropping it kills it with its group.
 struct RunningProgram<'a> {
     child: Child,
     process: Process,
-    wish: &'a WishState,
+    request: &'a RequestState,
 }
 
 impl<'a> RunningProgram<'a> {
     #[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
-    fn start(argv: &[String], wish: &'a WishState) -> io::Result<Self> {
+    fn start(argv: &[String], request: &'a RequestState) -> io::Result<Self> {
         let leads = !TERMINAL_IS_SHARED.load(Ordering::Relaxed);
         let mut command = Command::new(argv.first().map_or("", String::as_str));
         command.args(argv.iter().skip(1)).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -156,56 +158,56 @@ impl<'a> RunningProgram<'a> {
         let child = command.spawn()?;
         let process = Process { id: Pid::from_raw(child.id().cast_signed()), leads };
         running().insert(process.id.as_raw(), process);
-        *wish.process() = Some(process);
-        // A caller that gave up before it was on record could not kill it.
-        if wish.is_over() {
+        *request.process() = Some(process);
+        // The caller may have given up before `process` was set.
+        if request.is_over() {
             process.kill();
         }
-        Ok(Self { child, process, wish })
+        Ok(Self { child, process, request })
     }
 
-    /// Kills what is left, and gives the status with which the program ended.
+    /// Kills the rest of its group, and returns its exit status.
     fn end(&mut self) -> io::Result<ExitStatus> {
         self.process.kill();
-        // It is waited for when no other thread can kill it any more: from then on another process may have its number.
+        // Before it is reaped, so that no other thread kills a process that reuses its id.
         running().remove(&self.process.id.as_raw());
-        *self.wish.process() = None;
+        *self.request.process() = None;
         self.child.wait()
     }
 }
 
 impl Drop for RunningProgram<'_> {
     fn drop(&mut self) {
-        if self.wish.process().is_some() {
+        if self.request.process().is_some() {
             let _ = self.end();
         }
     }
 }
 
-fn failed(program: &str, problem: impl Into<String>) -> SecretError {
-    SecretError::Command { program: program.to_owned(), problem: problem.into() }
+fn failed(program: &str, problem: &str) -> SecretError {
+    SecretError::Source(format!("the password command {program:?} {problem}"))
 }
 
-/// Runs the program. Blocks, until its deadline at the most, and longer only where it cannot be killed.
-fn run(argv: &[String], exact: bool, wish: &WishState) -> Result<Secret, SecretError> {
+/// Runs the program. Blocks until its deadline at most, or longer if it cannot be killed.
+fn run(argv: &[String], exact: bool, request: &RequestState) -> Result<Secret, SecretError> {
     let program = argv.first().cloned().unwrap_or_default();
     let deadline = Deadline::after(clock::now(), COMMAND_DEADLINE);
-    if wish.is_over() {
-        return Err(failed(&program, "was not started: nobody waits for it any more"));
+    if request.is_over() {
+        return Err(failed(&program, "was not started: its caller has given up"));
     }
-    let mut running =
-        RunningProgram::start(argv, wish).map_err(|source| SecretError::Start { program: program.clone(), source })?;
+    let mut running = RunningProgram::start(argv, request)
+        .map_err(|source| SecretError::Start { program: program.clone(), source })?;
     let mut value = WipedBuffer::new();
-    let unreadable = |error| failed(&program, format!("cannot be read: {error}"));
+    let unreadable = |error| failed(&program, &format!("cannot be read: {error}"));
     match watch(&mut running.child, &mut value, deadline).map_err(unreadable)? {
         ProgramEnd::Late => {
-            return Err(failed(&program, format!("did not end within {} s", COMMAND_DEADLINE.as_secs())));
+            return Err(failed(&program, &format!("did not end within {} s", COMMAND_DEADLINE.as_secs())));
         }
         ProgramEnd::TooMuch => {}
         ProgramEnd::Exit => {
             let status = running.end().map_err(unreadable)?;
             if !status.success() {
-                return Err(failed(&program, format!("ended with {status}")));
+                return Err(failed(&program, &format!("ended with {status}")));
             }
         }
     }
@@ -214,15 +216,15 @@ fn run(argv: &[String], exact: bool, wish: &WishState) -> Result<Secret, SecretE
 
 /// How a program ended.
 enum ProgramEnd {
-    /// By itself; what it printed has been read.
+    /// It exited, and its output has been read.
     Exit,
-    /// It printed more than a secret may be, and has not ended.
+    /// Its output is larger than a secret, and it has not exited.
     TooMuch,
-    /// Its time is up.
+    /// Its deadline has passed.
     Late,
 }
 
-/// Reads what the program prints until it has ended: not until its output has, which a child of it may hold open.
+/// Reads the program's output until it has exited; a child of it may hold the pipe open longer.
 fn watch(child: &mut Child, value: &mut WipedBuffer, deadline: Deadline) -> io::Result<ProgramEnd> {
     let mut output = child.stdout.take();
     if let Some(output) = &output {
@@ -230,7 +232,7 @@ fn watch(child: &mut Child, value: &mut WipedBuffer, deadline: Deadline) -> io::
     }
     let ending = Ending::of(child);
     loop {
-        // Before what it printed is read: then that is all.
+        // Checked before its output is read, so that the output is complete.
         let has_ended = has_ended(child)?;
         if output.as_mut().map(|output| read(output, value)).transpose()? == Some(false) {
             output = None;
@@ -249,7 +251,7 @@ fn watch(child: &mut Child, value: &mut WipedBuffer, deadline: Deadline) -> io::
     }
 }
 
-/// Reads what is there; false at the end.
+/// Reads the available output; false at its end.
 fn read(output: &mut ChildStdout, value: &mut WipedBuffer) -> io::Result<bool> {
     while value.filled().len() <= LARGEST {
         match output.read(value.unfilled()) {

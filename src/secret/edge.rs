@@ -1,10 +1,8 @@
-//! Characters at the start or the end of a secret that are seldom a part of it. Called by `form` and by `config` for passwords in
-//! URLs.
+//! White space and marks at the start or end of a secret. Called by `form`, and by `config` for passwords in URLs.
 
 use std::fmt;
 
-/// What stands at the start or the end of a secret and is seldom a part of it: it came with an editor, a shell or the
-/// clipboard.
+/// A character at the start or end of a secret that is seldom part of it: an editor, a shell or the clipboard added it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Edge {
     at_start: bool,
@@ -18,11 +16,6 @@ impl Edge {
         let last = || text.chars().next_back().filter(|character| is_edge(*character));
         let edge = |at_start| move |character| Self { at_start, character };
         first.map(edge(true)).or_else(|| last().map(edge(false)))
-    }
-
-    /// A line end: no IMAP command and no header can carry it.
-    fn is_line_end(self) -> bool {
-        matches!(self.character, '\r' | '\n')
     }
 }
 
@@ -41,16 +34,17 @@ impl fmt::Display for Edge {
     }
 }
 
-/// What to do about an edge, as the end of a sentence.
+/// What to do about an edge.
 pub(super) fn remedy(edge: Edge) -> &'static str {
-    if edge.is_line_end() {
+    // No IMAP command and no header can carry a line end.
+    if matches!(edge.character, '\r' | '\n') {
         "no login can carry it, so write the secret without one (printf, echo -n)"
     } else {
         "take it out, or say that it is meant: exact = true beside the source, --password-exact for probe"
     }
 }
 
-/// White space (Unicode `White_Space`), and what shows as little: byte order mark, zero-width and direction marks.
+/// White space (Unicode `White_Space`), byte order mark, zero-width and direction marks.
 fn is_edge(character: char) -> bool {
     character.is_whitespace()
         || matches!(character, '\u{feff}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{2066}'..='\u{2069}')

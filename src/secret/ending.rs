@@ -1,7 +1,6 @@
-//! The end of a program, which may come before the end of what it prints. Called by [`command`](super::command).
+//! Waiting for the exit of a program, which may come before the end of its output. Called by [`command`](super::command).
 //!
-//! A program that has ended is left unwaited for here: until it is waited for, its number and its group's are not given to
-//! another.
+//! The program is not reaped here, so that its process id and group are not reused.
 
 use std::{
     io,
@@ -12,26 +11,23 @@ use std::{
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// How often it is asked where the kernel has no descriptor that becomes readable at the end.
-const ASKED_EVERY: Duration = Duration::from_millis(20);
+/// The interval of checks without a pidfd.
+const POLL_EVERY: Duration = Duration::from_millis(20);
 
-/// Shows a program's end.
-pub(super) struct Ending {
-    descriptor: Option<OwnedFd>,
-}
+/// A program's pidfd, if there is one.
+pub(super) struct Ending(Option<OwnedFd>);
 
 impl Ending {
     pub(super) fn of(child: &Child) -> Self {
-        Self { descriptor: pidfd(child) }
+        Self(pidfd(child))
     }
 
-    /// Waits until the program has ended, or there is something to read from `output`, or the time is up; it may come back
-    /// sooner.
+    /// Waits until the program has exited, `output` is readable, or the time is up; may return sooner.
     pub(super) fn wait(&self, output: Option<BorrowedFd<'_>>, time: Duration) -> io::Result<()> {
-        let time = if self.descriptor.is_some() { time } else { time.min(ASKED_EVERY) };
-        let all = [self.descriptor.as_ref().map(OwnedFd::as_fd), output];
+        let time = if self.0.is_some() { time } else { time.min(POLL_EVERY) };
+        let all = [self.0.as_ref().map(OwnedFd::as_fd), output];
         let mut waited: Vec<_> = all.into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-        // Rounded up: a wait of no time at all would be repeated until its time has come.
+        // Rounded up, or the last millisecond would be a busy loop.
         let time = PollTimeout::try_from(time + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
         match poll(&mut waited, time) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
@@ -40,7 +36,7 @@ impl Ending {
     }
 }
 
-/// Whether the program has ended.
+/// Whether the program has exited.
 #[cfg(target_os = "linux")]
 pub(super) fn has_ended(child: &mut Child) -> io::Result<bool> {
     use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
@@ -52,26 +48,25 @@ pub(super) fn has_ended(child: &mut Child) -> io::Result<bool> {
     }
 }
 
-/// Likewise, and waits for it: there is no call that does not.
+/// The same, but it reaps the program.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn has_ended(child: &mut Child) -> io::Result<bool> {
     child.try_wait().map(|status| status.is_some())
 }
 
-/// A descriptor that becomes readable when the program ends (`pidfd_open(2)`); none with an old kernel, or without a
-/// descriptor left.
+/// A descriptor that becomes readable when the program exits (`pidfd_open(2)`); none before Linux 5.3 or when descriptors are
+/// used up.
 #[cfg(target_os = "linux")]
-#[expect(unsafe_code, reason = "the call has no wrapper that is used here already")]
+#[expect(unsafe_code, reason = "the call has no wrapper in the standard library")]
 fn pidfd(child: &Child) -> Option<OwnedFd> {
     use std::os::fd::FromRawFd as _;
-    // SAFETY: a question about a number; it takes no pointer.
+    // SAFETY: takes no pointer.
     let descriptor = unsafe { libc::syscall(libc::SYS_pidfd_open, child.id(), 0) };
     let descriptor = i32::try_from(descriptor).ok().filter(|descriptor| *descriptor >= 0)?;
-    // SAFETY: the kernel has just made it, and nothing else has it.
+    // SAFETY: the kernel has just created it, and nothing else owns it.
     Some(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
-/// Not known here.
 #[cfg(not(target_os = "linux"))]
 fn pidfd(_child: &Child) -> Option<OwnedFd> {
     None

@@ -1,6 +1,6 @@
-//! Files with secrets in them: who may have read or changed one, and its bytes.
+//! Files with secrets: who can read or change one, and its bytes.
 //!
-//! What the bytes may be is [`form`](super::form)'s matter. Called by [`source`](super::source), and by `net` for private keys.
+//! [`form`](super::form) checks the bytes. Called by [`source`](super::source), and by `net` for private keys.
 
 use std::{
     ffi::OsString,
@@ -18,18 +18,18 @@ use imaptrace_imap::Secret;
 use super::{
     buffer::{LARGEST, WipedBuffer},
     error::SecretError,
-    form::{Extent, take},
+    form::{Extent, take, too_large},
 };
 use crate::{blocking, clock};
 
-/// How long a run waits for its secret's file.
+/// How long a run waits for a file.
 const FILE_DEADLINE: Duration = Duration::from_secs(5);
-/// How long each file is waited for that is only checked.
+/// How long a check waits for a file.
 const CHECK_DEADLINE: Duration = Duration::from_secs(2);
 /// Links that the kernel follows on one path (`path_resolution(7)`).
 const MOST_LINKS: u32 = 40;
 
-/// The secret on the file's first line. `place` is what errors call it.
+/// The secret on the file's first line. `place` names it in errors.
 pub(super) async fn load(path: &Path, insecure_mode: bool, exact: bool, place: String) -> Result<Secret, SecretError> {
     let read = move |path: &Path| read_file(path, insecure_mode, exact, &place);
     let loaded = blocking::with_path(path, clock::now() + FILE_DEADLINE, read).await;
@@ -48,7 +48,7 @@ pub(super) fn check(path: &Path, insecure_mode: bool, exact: bool) -> Result<(),
 pub fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, SecretError> {
     let key = take_in(path, false)?;
     if key.filled().len() > LARGEST {
-        return Err(SecretError::TooLarge(in_words(path)));
+        return Err(too_large(&in_words(path)));
     }
     Ok(Zeroizing::new(key.filled().to_vec()))
 }
@@ -81,37 +81,45 @@ fn open_file(path: &Path, insecure_mode: bool) -> Result<File, SecretError> {
     let unreadable = |source| unreadable(path, source);
     let found = if insecure_mode { std::fs::metadata(path).map_err(unreadable)? } else { examined(path, is_trusted)? };
     if !found.is_file() {
-        return Err(SecretError::NotAFile { path: path.to_owned() });
+        return Err(no_file(path));
     }
-    // Not to wait for the other end of a FIFO that has taken its place.
+    // Non-blocking: a FIFO may have replaced it.
     let file = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
     let file = file.map_err(unreadable)?;
-    // What was opened is examined again: it may have been swapped in between.
+    // Checked again: it may have been replaced in between.
     let meta = file.metadata().map_err(unreadable)?;
     if !meta.is_file() {
-        return Err(SecretError::NotAFile { path: path.to_owned() });
+        return Err(no_file(path));
     }
     if !insecure_mode {
         if !is_trusted(&meta) {
-            return Err(SecretError::Owner { path: path.to_owned(), owner: meta.uid() });
+            return Err(SecretError::Owner(format!("the secret file {} {}", path.display(), belongs_to(&meta))));
         }
         if meta.mode() & 0o026 != 0 {
-            let mode = meta.mode() & 0o7777;
-            return Err(SecretError::Mode { path: path.to_owned(), mode, is_mounted: is_mounted(path) });
+            let remedy = if is_mounted(path) {
+                "set `defaultMode: 0440` for this volume in the pod, and `fsGroup` to a group of the user that runs imaptrace"
+            } else {
+                "run `chmod 600` on it"
+            };
+            return Err(SecretError::Mode(format!(
+                "the secret file {} has mode {:04o}: others can read or change it; {remedy}",
+                path.display(),
+                meta.mode() & 0o7777
+            )));
         }
     }
     Ok(file)
 }
 
-/// Whether it is in a volume that kubelet made: it puts every file there behind the link `..data`, which it swaps.
+/// Whether it is in a volume made by kubelet, whose modes are set elsewhere: the link `..data` leads to its files.
 #[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
 fn is_mounted(path: &Path) -> bool {
-    path.ancestors().skip(1).any(|folder| folder.join("..data").is_symlink())
+    path.ancestors().skip(1).any(|directory| directory.join("..data").is_symlink())
 }
 
-/// What the path leads to, if no other user can make it lead elsewhere: each directory on the way to a link, and to what that
-/// links to, is root's or ours, and others may not write into it unless it is sticky: there they can add a link, but take away
-/// nothing that is another's. What a directory's group may do is left to who made the group.
+/// Metadata of the file, links followed, if no other user can replace it: every directory on the way, and on the way to a link's
+/// target, belongs to root or to us and is not writable for others, unless it is sticky: then others can add a link, but not
+/// remove a file of another user. A directory's group is trusted.
 #[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
 pub(super) fn examined(path: &Path, is_trusted: impl Fn(&Metadata) -> bool) -> Result<Metadata, SecretError> {
     let unreadable = |source| unreadable(path, source);
@@ -122,11 +130,16 @@ pub(super) fn examined(path: &Path, is_trusted: impl Fn(&Metadata) -> bool) -> R
     let mut found = look(&way)?;
     while let Some(name) = ahead.pop() {
         if !is_trusted(&found) {
-            return Err(SecretError::DirectoryOwner { path: path.to_owned(), directory: way, owner: found.uid() });
+            return Err(replaceable(path, &way, &found));
         }
         let open_to_all = found.mode() & 0o002 != 0;
         if open_to_all && found.mode() & 0o1000 == 0 {
-            return Err(SecretError::WritableDirectory { path: path.to_owned(), directory: way });
+            return Err(SecretError::Directory(format!(
+                "others can write into the directory {} on the way to the secret file {}, and so put another file in its \
+                 place; run `chmod o-w` on the directory",
+                way.display(),
+                path.display()
+            )));
         }
         let next = way.join(&name);
         let there = look(&next)?;
@@ -136,7 +149,7 @@ pub(super) fn examined(path: &Path, is_trusted: impl Fn(&Metadata) -> bool) -> R
             continue;
         }
         if open_to_all && !is_trusted(&there) {
-            return Err(SecretError::DirectoryOwner { path: path.to_owned(), directory: next, owner: there.uid() });
+            return Err(replaceable(path, &next, &there));
         }
         links += 1;
         if links > MOST_LINKS {
@@ -152,7 +165,7 @@ pub(super) fn examined(path: &Path, is_trusted: impl Fn(&Metadata) -> bool) -> R
     Ok(found)
 }
 
-/// A path's names, the last first. A link's `..` counts: it leads out of the directory that the link is in.
+/// The components of a path in reverse, `..` included.
 fn names(path: &Path) -> Vec<OsString> {
     let name = |component: Component<'_>| match component {
         Component::Normal(name) => Some(name.to_owned()),
@@ -162,9 +175,26 @@ fn names(path: &Path) -> Vec<OsString> {
     path.components().rev().filter_map(name).collect()
 }
 
-/// Whether it is root's or ours.
+/// Whether it belongs to root or to us.
 fn is_trusted(found: &Metadata) -> bool {
     found.uid() == 0 || found.uid() == nix::unistd::geteuid().as_raw()
+}
+
+fn belongs_to(found: &Metadata) -> String {
+    format!("belongs to user {}, neither to root nor to the user that runs imaptrace", found.uid())
+}
+
+fn replaceable(path: &Path, directory: &Path, found: &Metadata) -> SecretError {
+    SecretError::Directory(format!(
+        "{} on the way to the secret file {} {}, and so can be replaced; run `chown` on it",
+        directory.display(),
+        path.display(),
+        belongs_to(found)
+    ))
+}
+
+fn no_file(path: &Path) -> SecretError {
+    SecretError::Source(format!("the secret file {} is not a regular file", path.display()))
 }
 
 fn unreadable(path: &Path, source: io::Error) -> SecretError {

@@ -1,11 +1,15 @@
-//! What the text of a secret may look like: which bytes are refused, and how a refusal names them.
+//! Which bytes can be a secret.
 //!
-//! Reads no file, variable or program: [`secret`](super) does, and calls this for what it read. A refusal names the source
-//! and what is wrong at its start or end, never the value.
+//! Does not read files, variables or programs: [`source`](super::source), [`file`](super::file) and [`command`](super::command)
+//! call this. An error names the source and the fault, never the value.
 
 use imaptrace_imap::Secret;
 
-use super::{buffer::LARGEST, edge::Edge, error::SecretError};
+use super::{
+    buffer::LARGEST,
+    edge::{Edge, remedy},
+    error::SecretError,
+};
 
 /// Which part of what was read is the secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,7 +20,7 @@ pub(super) enum Extent {
     Whole,
 }
 
-/// Takes the secret out of what a source gave. `exact` lets it begin and end with anything that a login can carry.
+/// The secret in the bytes of a source. With `exact` it may begin and end with white space.
 pub(super) fn take(
     bytes: &[u8],
     extent: Extent,
@@ -24,11 +28,12 @@ pub(super) fn take(
     place: impl Fn() -> String,
 ) -> Result<Secret, SecretError> {
     if bytes.len() > LARGEST {
-        return Err(SecretError::TooLarge(place()));
+        return Err(too_large(&place()));
     }
-    // Before it is cut at a line end: half of one would be left.
+    let content = |fault: &str| SecretError::Content(format!("{} {fault}", place()));
+    // Before it is cut at a line end, which would split a code unit.
     if is_utf16(bytes) {
-        return Err(SecretError::Utf16(place()));
+        return Err(content("is in UTF-16, not UTF-8: save it as UTF-8 without a byte order mark"));
     }
     let value = match extent {
         Extent::FirstLine => first_line(bytes),
@@ -38,17 +43,21 @@ pub(super) fn take(
         let place = place();
         return Err(SecretError::Empty(if bytes.is_empty() { place } else { format!("the first line of {place}") }));
     }
-    let text = std::str::from_utf8(value).map_err(|_| SecretError::NotUtf8(place()))?;
+    let text = std::str::from_utf8(value).map_err(|_| content("is not UTF-8: save it as UTF-8"))?;
     if let Some(edge) = Edge::of(text).filter(|_| !exact) {
-        return Err(SecretError::Edge { place: place(), edge });
+        return Err(content(&format!("{edge}: {}", remedy(edge))));
     }
     if text.contains(['\r', '\n', '\0']) {
-        return Err(SecretError::Control(place()));
+        return Err(content("holds CR, LF or NUL, which no IMAP command can carry"));
     }
     Ok(Secret::from(text))
 }
 
-/// Up to the first LF or CRLF. A CR that no LF follows stays: it ends no line.
+pub(super) fn too_large(place: &str) -> SecretError {
+    SecretError::Content(format!("{place} is larger than 64 KiB: is it the right one?"))
+}
+
+/// Up to the first LF or CRLF. A CR alone ends no line.
 fn first_line(bytes: &[u8]) -> &[u8] {
     match bytes.iter().position(|byte| *byte == b'\n').and_then(|end| bytes.get(..end)) {
         Some(line) => line.strip_suffix(b"\r").unwrap_or(line),

@@ -1,7 +1,6 @@
-//! The places of secrets, and how a value is fetched from one.
+//! Sources of secrets, and loading one.
 //!
-//! Reads variables itself; files and programs are `file`'s and `command`'s. Called by all modules
-//! that need a secret, and by `config` to check one.
+//! Reads variables; `file` and `command` do the rest. Called by all modules that need a secret, and by `config` to check one.
 
 use std::{fmt, path::PathBuf};
 
@@ -23,7 +22,7 @@ pub enum SecretSource {
     File {
         /// Its path.
         path: PathBuf,
-        /// Take it even if others can read it.
+        /// Use it even if others can read it.
         insecure_mode: bool,
     },
     /// An environment variable, whole.
@@ -32,11 +31,11 @@ pub enum SecretSource {
     Command(Vec<String>),
     /// A file in `$CREDENTIALS_DIRECTORY` (systemd `LoadCredential`).
     Credential(String),
-    /// Already here, and taken as it is: typed at a prompt or given in the URL.
+    /// The value itself: typed at a prompt or given in the URL.
     Given(Secret),
-    /// The source inside, whose value may begin or end with a blank or a byte order mark (`exact = true`).
+    /// The source inside, whose value may begin or end with white space or a byte order mark (`exact = true`).
     Exact(Box<Self>),
-    /// Nowhere: who logs in has no password.
+    /// None: the login has no password.
     Nowhere,
 }
 
@@ -60,7 +59,7 @@ impl fmt::Debug for SecretSource {
 }
 
 impl SecretSource {
-    /// Fetches the value.
+    /// Loads the value.
     pub async fn load(&self) -> Result<Secret, SecretError> {
         let (source, exact) = self.plain();
         match source {
@@ -69,19 +68,19 @@ impl SecretSource {
                 take(secret.expose().as_bytes(), Extent::Whole, true, || "the prompt or the URL".to_owned())
             }
             Self::Env(name) => {
-                let value = std::env::var(name).map_err(|_| SecretError::Env(name.clone()))?;
+                let value = std::env::var(name).map_err(|_| no_variable(name))?;
                 take(&Zeroizing::new(value.into_bytes()), Extent::Whole, exact, || {
                     format!("environment variable {}", shown_variable(name))
                 })
             }
-            Self::File { path, insecure_mode } => {
-                let place = in_words(path);
-                file::load(path, *insecure_mode, exact, place).await
-            }
+            Self::File { path, insecure_mode } => file::load(path, *insecure_mode, exact, in_words(path)).await,
             Self::Credential(name) => {
-                let directory = std::env::var_os("CREDENTIALS_DIRECTORY")
-                    .ok_or_else(|| SecretError::NoCredentials(name.clone()))?;
-                // systemd makes these files itself, mode 0400 or, with an ACL, 0440.
+                let directory = std::env::var_os("CREDENTIALS_DIRECTORY").ok_or_else(|| {
+                    SecretError::Source(format!(
+                        "$CREDENTIALS_DIRECTORY is not set: is imaptrace run by systemd with LoadCredential={name}:…?"
+                    ))
+                })?;
+                // systemd creates these files, with mode 0400 or, with an ACL, 0440.
                 let path = PathBuf::from(directory).join(name);
                 let place = format!("credential {name} ({})", path.display());
                 file::load(&path, true, exact, place).await
@@ -90,7 +89,7 @@ impl SecretSource {
         }
     }
 
-    /// The source itself, and whether its value may begin or end with a blank or a byte order mark.
+    /// The source itself, and whether it is [`SecretSource::Exact`].
     pub fn plain(&self) -> (&Self, bool) {
         match self {
             Self::Exact(source) => (source.plain().0, true),
@@ -98,12 +97,16 @@ impl SecretSource {
         }
     }
 
-    /// Whether a secret's file is there, may be read, belongs to no other user, and holds what a secret can be. What was read for
-    /// this is wiped at once; sources other than files are not looked at. Blocks its thread, for two seconds at most.
+    /// Whether a secret's file can be loaded; other sources are not checked. Wipes what it read. Blocks, for two seconds at most.
     pub fn check(&self) -> Result<(), SecretError> {
         match self.plain() {
             (Self::File { path, insecure_mode }, exact) => file::check(path, *insecure_mode, exact),
             _ => Ok(()),
         }
     }
+}
+
+/// The variable is not set, or not UTF-8.
+pub(super) fn no_variable(name: &str) -> SecretError {
+    SecretError::Source(format!("the environment variable {} is not set, or is not UTF-8", shown_variable(name)))
 }

@@ -202,19 +202,13 @@ fn filled_secret(field: &Field<'_>, blanks: Option<&Placeholders<'_>>) -> Option
         let problem = field.checked_secret(&(path_text, insecure, exact), || {
             let error = source.check().err()?;
             let help = match error {
-                SecretError::Mode { .. } => "where others have to read it, set insecure_mode = true beside `file`",
-                SecretError::WritableDirectory { .. } | SecretError::DirectoryOwner { .. } => {
-                    "where that cannot be, set insecure_mode = true beside `file`"
-                }
+                SecretError::Mode(_) => "where others have to read it, set insecure_mode = true beside `file`",
+                SecretError::Directory(_) => "where that cannot be, set insecure_mode = true beside `file`",
                 SecretError::Unanswered { .. } => "see whether its file system hangs: runs are void until it answers",
-                SecretError::Owner { .. } => "run `chown` on it",
+                SecretError::Owner(_) => "run `chown` on it",
                 SecretError::Empty(_) => "write the secret on its first line",
-                // These say themselves what to do.
-                SecretError::Edge { .. }
-                | SecretError::Control(_)
-                | SecretError::NotUtf8(_)
-                | SecretError::Utf16(_)
-                | SecretError::TooLarge(_) => "",
+                // Its text says what to do.
+                SecretError::Content(_) => "",
                 _ => "give the path of a file that can be read",
             };
             Some((error.to_string(), help))
