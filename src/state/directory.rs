@@ -67,7 +67,7 @@ pub struct DirectoryEntry(FileStat);
 impl DirectoryEntry {
     /// The file type, in words; none for a regular file.
     fn other(&self) -> Option<&'static str> {
-        match SFlag::from_bits_truncate(self.0.st_mode) & SFlag::S_IFMT {
+        match self.kind() {
             SFlag::S_IFREG => None,
             SFlag::S_IFLNK => Some("a symbolic link"),
             SFlag::S_IFDIR => Some("a directory"),
@@ -77,19 +77,18 @@ impl DirectoryEntry {
         }
     }
 
-    /// A regular file.
-    pub fn is_file(&self) -> bool {
-        self.other().is_none()
+    fn kind(&self) -> SFlag {
+        SFlag::from_bits_truncate(self.0.st_mode) & SFlag::S_IFMT
     }
 
     /// A directory.
     pub fn is_directory(&self) -> bool {
-        SFlag::from_bits_truncate(self.0.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR
+        self.kind() == SFlag::S_IFDIR
     }
 
     /// A symbolic link.
     pub fn is_link(&self) -> bool {
-        SFlag::from_bits_truncate(self.0.st_mode) & SFlag::S_IFMT == SFlag::S_IFLNK
+        self.kind() == SFlag::S_IFLNK
     }
 
     /// The user that owns it.
@@ -104,7 +103,7 @@ impl DirectoryEntry {
 
     /// A regular file of the agent's user without a second name (hard link), which may be in another user's directory.
     pub fn is_our_file(&self) -> bool {
-        self.is_file() && self.is_ours() && self.0.st_nlink == 1
+        self.other().is_none() && self.is_ours() && self.0.st_nlink == 1
     }
 
     /// The permission bits.
@@ -132,11 +131,6 @@ impl DirectoryEntry {
     )]
     pub(crate) fn is(&self, file: &std::fs::Metadata) -> bool {
         (self.0.st_dev as u64, u64::from(self.0.st_ino)) == (file.dev(), file.ino())
-    }
-
-    /// Only its owner (and root) may write into it.
-    pub fn is_closed(&self) -> bool {
-        self.mode() & 0o022 == 0
     }
 }
 

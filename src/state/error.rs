@@ -9,35 +9,20 @@ use std::{io, path::PathBuf};
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StateDirError {
     /// Another agent uses it.
-    #[error(transparent)]
-    Held(#[from] HeldError),
-    /// Another user owns what has the name of our own directory, or it is not a directory.
-    #[error(transparent)]
-    Foreign(#[from] ForeignError),
-}
-
-/// Another agent uses the directory.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error(
-    "the state directory {path} is in use by {holder}; stop that one, or give this one a directory of its own in [state]",
-    path = path.display(),
-    holder = holder.as_ref().map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
-)]
-pub struct HeldError {
-    /// The directory.
-    pub path: PathBuf,
-    /// The process that holds the lock, if the lock file names it.
-    pub holder: Option<u32>,
-}
-
-/// Another user owns what has the name of our own directory, or it is not a directory.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("the state directory {path} {what}; {mend}", path = path.display())]
-pub struct ForeignError {
-    /// Where our own directory should be.
-    pub path: PathBuf,
-    pub(super) what: String,
-    pub(super) mend: String,
+    #[error(
+        "the state directory {path} is in use by {holder}; stop that one, or give this one a directory of its own in [state]",
+        path = path.display(),
+        holder = holder.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
+    )]
+    Held {
+        /// The directory.
+        path: PathBuf,
+        /// The process that holds the lock, if the lock file names it.
+        holder: Option<u32>,
+    },
+    /// Another user owns what has the name of our own directory, or it is not a directory: its path, that, and what to do.
+    #[error("the state directory {0}")]
+    Foreign(String),
 }
 
 /// The directory cannot be opened.
@@ -58,12 +43,6 @@ impl OpenError {
             Self::Refused(error) => Self::Refused(error.clone()),
             Self::Io(error) => Self::Io(io::Error::new(error.kind(), error.to_string())),
         }
-    }
-}
-
-impl From<HeldError> for OpenError {
-    fn from(error: HeldError) -> Self {
-        Self::Refused(error.into())
     }
 }
 

@@ -15,7 +15,7 @@ use nix::{
 
 use super::{
     directory::{Directory, NotRegularError, about},
-    error::{HeldError, OpenError},
+    error::{OpenError, StateDirError},
 };
 
 /// The file that is locked.
@@ -51,7 +51,7 @@ pub(super) fn flock(directory: &Directory, file: File) -> Result<Flock<File>, Op
             let mut text = String::new();
             // Without a number in it the directory is held all the same.
             let holder = file.take(20).read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
-            Err(HeldError { path: directory.path().to_owned(), holder }.into())
+            Err(StateDirError::Held { path: directory.path().to_owned(), holder }.into())
         }
         Err((_, error)) => Err(about(&directory.at(LOCK), error.into()).into()),
     }

@@ -12,8 +12,8 @@ use super::{
     lock::{LOCK, flock},
 };
 
-/// Single files.
-const FILES: [&str; 1] = ["latency.jsonl"];
+/// A single file.
+const FILE: &str = "latency.jsonl";
 /// Directories with files.
 const DIRECTORIES: [&str; 2] = ["queue", "refused"];
 /// The file in `queue` that belongs to the segments there.
@@ -33,7 +33,7 @@ struct Moved {
 /// log line says so.
 pub(super) fn migrate(given: &Directory, own: &Directory) -> Result<(), OpenError> {
     let is_there = |name: &&str| given.entry(name).is_ok_and(|entry| entry.is_some());
-    if !FILES.iter().chain(&DIRECTORIES).any(is_there) {
+    if ![FILE].iter().chain(&DIRECTORIES).any(is_there) {
         return Ok(());
     }
     let lock = match given.open_or_create(LOCK) {
@@ -80,14 +80,10 @@ fn stays(given: &Directory, error: &io::Error) {
 
 fn move_all(given: &Directory, own: &Directory) -> io::Result<Moved> {
     let mut moved = Moved::default();
-    for name in FILES {
-        match given.entry(name)? {
-            None => {}
-            Some(entry) if entry.is_our_file() && own.entry(name)?.is_none() => {
-                take(given, name, own, name, &mut moved)?;
-            }
-            Some(_) => moved.left += 1,
-        }
+    match given.entry(FILE)? {
+        None => {}
+        Some(entry) if entry.is_our_file() && own.entry(FILE)?.is_none() => take(given, FILE, own, FILE, &mut moved)?,
+        Some(_) => moved.left += 1,
     }
     for name in DIRECTORIES {
         let Some(entry) = given.entry(name)? else { continue };
@@ -148,13 +144,8 @@ fn free(to: &Directory, name: &str) -> io::Result<Option<String>> {
     if to.entry(name)?.is_none() {
         return Ok(Some(name.to_owned()));
     }
-    let Some(number) = name.strip_suffix(SEGMENT).and_then(|number| number.parse::<u64>().ok()) else {
-        return to.free(name, ".old").map(Some);
-    };
-    let mut last = number;
-    to.names(|name| {
-        let other = name.strip_suffix(SEGMENT).and_then(|number| number.parse::<u64>().ok());
-        last = last.max(other.unwrap_or_default());
-    })?;
+    let number = |name: &str| name.strip_suffix(SEGMENT).and_then(|number| number.parse::<u64>().ok());
+    let Some(mut last) = number(name) else { return to.free(name, ".old").map(Some) };
+    to.names(|name| last = last.max(number(name).unwrap_or_default()))?;
     Ok(last.checked_add(1).map(|number| format!("{number:020}{SEGMENT}")))
 }

@@ -23,7 +23,7 @@ mod state_dir;
 pub(crate) use self::directory::about;
 pub use self::{
     directory::{Directory, DirectoryEntry, NotRegularError},
-    error::{ForeignError, HeldError, StateDirError},
+    error::StateDirError,
     state_dir::StateDir,
 };
 

@@ -9,7 +9,7 @@ use nix::unistd::geteuid;
 
 use super::{
     directory::{Directory, DirectoryEntry},
-    error::{ForeignError, OpenError},
+    error::{OpenError, StateDirError},
     lock::LOCK,
 };
 
@@ -18,10 +18,8 @@ pub(super) const OWN: &str = "imaptrace";
 
 /// Who may use a configured directory.
 pub(super) enum Ownership {
-    /// Only the agent's user.
-    Private,
-    /// Only the agent's user, and `imaptrace/` in it belongs to another one, which the warning is about.
-    PrivateWithForeignOwn(String),
+    /// Only the agent's user; with a warning if `imaptrace/` in it belongs to another one.
+    Private(Option<String>),
     /// Only the agent's user, and an earlier start kept its files in `imaptrace/` in it.
     PrivateWithOwn(Directory),
     /// Others, for the reason in the warning.
@@ -35,7 +33,7 @@ impl Ownership {
         let (why, mend) = if !entry.is_ours() {
             let why = format!("it belongs to user {}, and the agent runs as user {ours}", entry.owner());
             (why, format!("chown {ours} {path} && chmod 0700 {path}"))
-        } else if !entry.is_closed() {
+        } else if entry.mode() & 0o022 != 0 {
             (format!("others may write into it (mode {:04o})", entry.mode()), format!("chmod 0700 {path}"))
         } else {
             return Self::of_private(outer);
@@ -48,20 +46,22 @@ impl Ownership {
 
     /// For a directory that only the agent's user may write into.
     fn of_private(outer: &Directory) -> io::Result<Self> {
-        let Some(found) = outer.entry(OWN)?.filter(DirectoryEntry::is_directory) else { return Ok(Self::Private) };
+        let Some(found) = outer.entry(OWN)?.filter(DirectoryEntry::is_directory) else {
+            return Ok(Self::Private(None));
+        };
         let (path, owner) = (quoted(&outer.at(OWN)), found.owner());
         if !found.is_ours() {
-            return Ok(Self::PrivateWithForeignOwn(format!(
+            return Ok(Self::Private(Some(format!(
                 "{path} belongs to user {owner}: what an agent of that user left in it stays there and is not delivered. If it \
                  is yours, stop the agent and give it the directory (chown -R {} {path}); if not, move it away (mv {path} \
                  {path}.old)",
                 geteuid()
-            )));
+            ))));
         }
         let own = outer.open_directory(OWN)?;
         let entry = own.metadata()?;
         let is_begun = entry.is_ours() && own.entry(LOCK)?.is_some();
-        Ok(if is_begun { Self::PrivateWithOwn(own) } else { Self::Private })
+        Ok(if is_begun { Self::PrivateWithOwn(own) } else { Self::Private(None) })
     }
 }
 
@@ -86,9 +86,8 @@ pub(super) fn own(outer: &Directory) -> Result<Directory, OpenError> {
 pub(super) fn check_own(outer: &Directory) -> Result<(), OpenError> {
     let path = outer.at(OWN);
     let shown = quoted(&path);
-    let refused = |what: &str, mend: String| {
-        Err(OpenError::Refused(ForeignError { path: path.clone(), what: what.to_owned(), mend }.into()))
-    };
+    let refused =
+        |what: &str, mend: String| Err(StateDirError::Foreign(format!("{} {what}; {mend}", path.display())).into());
     match outer.entry(OWN)? {
         None => Ok(()),
         Some(entry) if entry.is_link() => {
@@ -107,9 +106,10 @@ fn check_owner(outer: &Directory, entry: DirectoryEntry) -> Result<(), OpenError
     }
     let (path, owner, ours) = (outer.at(OWN), entry.owner(), geteuid());
     let shown = quoted(&path);
-    let what = format!("belongs to user {owner}, and the agent runs as user {ours}");
-    let mend = format!(
-        "if an earlier agent of yours left it: chown -R {ours} {shown}; if not, move it away: mv {shown} {shown}.old"
-    );
-    Err(OpenError::Refused(ForeignError { path, what, mend }.into()))
+    Err(StateDirError::Foreign(format!(
+        "{path} belongs to user {owner}, and the agent runs as user {ours}; if an earlier agent of yours left it: chown -R \
+         {ours} {shown}; if not, move it away: mv {shown} {shown}.old",
+        path = path.display()
+    ))
+    .into())
 }

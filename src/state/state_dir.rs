@@ -57,10 +57,8 @@ impl StateDir {
     /// A directory that cannot be created or written to is no error: delivery continues from memory, logs that, and retries.
     pub fn open(path: &Path) -> Result<Self, StateDirError> {
         let this = Self::new(path);
-        match this.attempt() {
-            Err(OpenError::Refused(error)) => Err(error),
-            Err(OpenError::Io(_)) | Ok(()) => Ok(this),
-        }
+        refused(this.attempt())?;
+        Ok(this)
     }
 
     /// Like [`StateDir::open`], on another thread, for at most `timeout`: a directory that has not responded by then is opened
@@ -68,11 +66,11 @@ impl StateDir {
     pub async fn open_within(path: &Path, timeout: Duration) -> Result<Self, StateDirError> {
         let this = Self::new(path);
         let opening = this.clone();
-        match blocking::work(move || opening.attach(timeout).map(drop)).await {
-            Ok(Err(OpenError::Refused(error))) => Err(error),
-            // A panic was reported by the runtime; the queue tries again.
-            Ok(Err(OpenError::Io(_)) | Ok(())) | Err(_) => Ok(this),
+        if let Ok(opened) = blocking::work(move || opening.attach(timeout)).await {
+            refused(opened)?;
         }
+        // The runtime reports a panic; the queue tries again.
+        Ok(this)
     }
 
     /// Releases the lock, even while another thread uses the directory. Call it when nothing more is to be written.
@@ -86,16 +84,12 @@ impl StateDir {
         let examined = || -> Result<Option<String>, OpenError> {
             let outer = Directory::open(path)?;
             match Ownership::of(&outer)? {
-                Ownership::Private | Ownership::PrivateWithOwn(_) => Ok(None),
-                Ownership::PrivateWithForeignOwn(warning) => Ok(Some(warning)),
+                Ownership::PrivateWithOwn(_) => Ok(None),
+                Ownership::Private(warning) => Ok(warning),
                 Ownership::Shared(warning) => check_own(&outer).map(|()| Some(warning)),
             }
         };
-        match examined() {
-            Ok(warning) => Ok(warning),
-            Err(OpenError::Refused(error)) => Err(error),
-            Err(OpenError::Io(_)) => Ok(None),
-        }
+        refused(examined()).map(Option::flatten)
     }
 
     fn new(path: &Path) -> Self {
@@ -198,8 +192,7 @@ impl StateDir {
         make(given)?;
         let outer = Directory::open(given)?;
         let (directory, why, outer) = match Ownership::of(&outer)? {
-            Ownership::Private => (outer, None, None),
-            Ownership::PrivateWithForeignOwn(warning) => (outer, Some(warning), None),
+            Ownership::Private(warning) => (outer, warning, None),
             Ownership::Shared(warning) => (own(&outer)?, Some(warning), Some(outer)),
             Ownership::PrivateWithOwn(own) => {
                 own.close_to_others(own.metadata()?)?;
@@ -231,6 +224,15 @@ impl StateDir {
     /// Releases the directory as if this value were dropped; clones still hold it.
     pub(crate) fn close(&mut self) {
         *self = Self::new(&self.0.given);
+    }
+}
+
+/// Leaves only the error that needs the operator; none in place of a result that may come later.
+fn refused<T>(opened: Result<T, OpenError>) -> Result<Option<T>, StateDirError> {
+    match opened {
+        Ok(opened) => Ok(Some(opened)),
+        Err(OpenError::Refused(error)) => Err(error),
+        Err(OpenError::Io(_)) => Ok(None),
     }
 }
 
