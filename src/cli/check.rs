@@ -13,7 +13,7 @@ use super::{
 use crate::{
     agent, blocking, clock,
     config::{self, Config, Place, Problem, Problems, Sources},
-    net::{TlsContext, TlsContextError},
+    net::{TlsContext, TlsContextError, TlsFileFault},
     state::StateDir,
 };
 
@@ -91,42 +91,30 @@ fn tls_files(config: &Config, path: &Path) -> Vec<Problem> {
             continue;
         }
         let Err(error) = TlsContext::new(&target.tls, &target.endpoint.host) else { continue };
-        let remedy = remedy(&error, target.tls.client_cert.as_deref(), target.tls.ca_file.as_deref());
-        let Some((key, help)) = remedy else { continue };
+        let Some((key, help)) = remedy(&error) else { continue };
         let table = if target.group.is_some() { "groups".to_owned() } else { format!("targets[{index}]") };
         add(&error, format!("{table}.{key}"), help, target.group.as_deref());
     }
     for exporter in [&config.otlp.traces, &config.otlp.metrics].into_iter().flatten() {
         let Err(error) = agent::check_tls(exporter) else { continue };
-        let remedy = remedy(&error, exporter.client_cert.as_deref(), exporter.ca_file.as_deref());
-        let Some((key, help)) = remedy else { continue };
+        let Some((key, help)) = remedy(&error) else { continue };
         add(&error, format!("otlp.{key}"), help, None);
     }
     problems
 }
 
 /// The invalid key and what to do about it; none for a file that cannot be read.
-fn remedy(error: &TlsContextError, cert: Option<&Path>, ca: Option<&Path>) -> Option<(&'static str, &'static str)> {
-    Some(match error {
-        TlsContextError::Read { .. } => return None,
-        TlsContextError::Key { .. } | TlsContextError::Encrypted { .. } | TlsContextError::NotPkcs8 { .. } => {
-            ("client_key", "give a PEM file with an unencrypted key that imaptrace alone can read")
-        }
-        TlsContextError::NoCertificate { path } if cert == Some(path.as_path()) => {
+fn remedy(error: &TlsContextError) -> Option<(&'static str, &'static str)> {
+    Some(match error.fault {
+        TlsFileFault::Unreadable => return None,
+        TlsFileFault::NoRoots => ("ca_file", "give a PEM file with the roots to trust"),
+        TlsFileFault::DamagedRoot => ("ca_file", "put the roots there again, each certificate in PEM form"),
+        TlsFileFault::NoClientCertificate => {
             ("client_cert", "give a PEM file with imaptrace's own certificate, and the chain behind it")
         }
-        TlsContextError::NoCertificate { .. } => ("ca_file", "give a PEM file with the roots to trust"),
-        TlsContextError::Damaged { .. } => {
-            ("client_key", "write it anew, in PKCS#8 form: openssl pkcs8 -topk8 -nocrypt")
-        }
-        TlsContextError::Chain { path } if ca == Some(path.as_path()) => {
-            ("ca_file", "put the roots there again, each certificate in PEM form")
-        }
-        TlsContextError::Chain { .. } => {
-            ("client_cert", "put the whole chain there again, each certificate in PEM form")
-        }
-        TlsContextError::Pair { .. } | TlsContextError::Unfit { .. } => {
-            ("client_cert", "give a certificate and its own key, each a PEM file")
-        }
+        TlsFileFault::DamagedChain => ("client_cert", "put the whole chain there again, each certificate in PEM form"),
+        TlsFileFault::Key => ("client_key", "give a PEM file with an unencrypted key that imaptrace alone can read"),
+        TlsFileFault::DamagedKey => ("client_key", "write it anew, in PKCS#8 form: openssl pkcs8 -topk8 -nocrypt"),
+        TlsFileFault::Pair => ("client_cert", "give a certificate and its own key, each a PEM file"),
     })
 }

@@ -45,7 +45,7 @@ pub use roots::{Roots, RootsError, remove_roots, roots_are_ready};
 pub use stamped_stream::{ByteCounts, LATE, StampedStream, Traffic, WireEvent, kept_waiting};
 pub use tls::{Armed, NotReady, Shown, TlsContext, TlsFiles, init_openssl, shown};
 pub use tls_error::{TlsCause, TlsFailure};
-pub use tls_files::{TlsContextError, TlsMaterial, TlsPaths, TlsPem};
+pub use tls_files::{TlsContextError, TlsFileFault, TlsMaterial, TlsPaths, TlsPem};
 
 /// A connection to speak over: clear text, or TLS above the same stamped stream.
 #[derive(Debug)]

@@ -1,9 +1,10 @@
-//! The files that a target needs for TLS: its roots, its certificate, and the key to that.
+//! The files that a target needs for TLS: roots, client certificate and its key.
 //!
-//! Says what is wrong with them before anybody needs them. `read` blocks its thread, `load` none that probes.
-//! Called by `tls`, by the agent, which follows them and those of the OTLP exporters, and by `check`.
+//! Checks them before they are used. `read` blocks, `load` does not. Called by `tls`, by the agent, which follows them and those
+//! of the OTLP exporters, and by `check`.
 
 use std::{
+    fmt::Display,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -20,23 +21,23 @@ use crate::{
     secret::{self, SecretError},
 };
 
-/// How long a file system may take for one file.
+/// The time limit for one file.
 const DEADLINE: Duration = Duration::from_secs(2);
 /// The largest file of certificates that is read, in bytes.
 const LARGEST: u64 = 16 << 20;
 
-/// Where the files are.
+/// Paths of the files.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct TlsPaths {
     /// Roots.
     pub ca_file: Option<PathBuf>,
-    /// The certificate that is shown to the server, and its chain; counts with a key alone.
+    /// The client certificate and its chain; used with a key only.
     pub client_cert: Option<PathBuf>,
     /// Its key.
     pub client_key: Option<PathBuf>,
 }
 
-/// What the files hold.
+/// The parsed content of the files.
 #[derive(Default)]
 pub struct TlsMaterial {
     pub(super) roots: Vec<native_tls::Certificate>,
@@ -45,84 +46,59 @@ pub struct TlsMaterial {
     pub(super) own: Option<String>,
 }
 
-/// Their bytes.
+/// The bytes of the files.
 #[derive(Default)]
 pub struct TlsPem {
-    /// Of the roots.
+    /// Roots.
     pub ca: Option<Vec<u8>>,
-    /// Of the certificate and its chain.
+    /// The client certificate and its chain.
     pub chain: Option<Vec<u8>>,
-    /// Of its key.
+    /// Its key.
     pub key: Option<Zeroizing<Vec<u8>>>,
 }
 
 /// A file for TLS that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum TlsContextError {
-    /// It cannot be read.
-    #[error("cannot read {path}: {problem}", path = path.display())]
-    Read {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        problem: String,
-    },
-    /// It holds no certificate.
-    #[error("{path} holds no certificate in PEM form", path = path.display())]
-    NoCertificate {
-        /// Which.
-        path: PathBuf,
-    },
-    /// The client key's file is no file, or not ours alone.
-    #[error("the client key cannot be used: {problem}")]
-    Key {
-        /// Why, with the file's path.
-        problem: String,
-    },
-    /// The client key wants a passphrase.
-    #[error("the client key {path} is encrypted, and there is no way to enter its passphrase: write it anew with `openssl pkcs8 -topk8 -nocrypt`, for imaptrace alone to read", path = path.display())]
-    Encrypted {
-        /// Which.
-        path: PathBuf,
-    },
-    /// The client key is in one of the older forms.
-    #[error("the client key {path} is not in PKCS#8 form (BEGIN PRIVATE KEY): `openssl pkcs8 -topk8 -nocrypt` makes it so", path = path.display())]
-    NotPkcs8 {
-        /// Which.
-        path: PathBuf,
-    },
-    /// The client key is in the right form, and what is in it cannot be read.
-    #[error("the client key {path} is damaged, or of a kind that OpenSSL does not know: {problem}", path = path.display())]
-    Damaged {
-        /// Which.
-        path: PathBuf,
-        /// The TLS library's words.
-        problem: String,
-    },
-    /// One of the certificates in a client certificate's file cannot be read.
-    #[error("a certificate in {path} is damaged", path = path.display())]
-    Chain {
-        /// Which file.
-        path: PathBuf,
-    },
-    /// The TLS library does not take this client certificate with this key.
-    #[error("the client certificate {certificate} and the key {key} cannot be used: {problem}", certificate = certificate.display(), key = key.display())]
-    Unfit {
-        /// The certificate.
-        certificate: PathBuf,
-        /// The key.
-        key: PathBuf,
-        /// The TLS library's words.
-        problem: String,
-    },
-    /// Certificate and key do not make an identity.
-    #[error("the key {key} does not belong to the client certificate {certificate}, which has to come first in its file", certificate = certificate.display(), key = key.display())]
-    Pair {
-        /// The certificate.
-        certificate: PathBuf,
-        /// The key.
-        key: PathBuf,
-    },
+#[error("{text}")]
+pub struct TlsContextError {
+    /// Which file, and what is wrong with it.
+    pub fault: TlsFileFault,
+    text: String,
+}
+
+/// Which file for TLS cannot be used, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsFileFault {
+    /// A file cannot be read.
+    Unreadable,
+    /// The file of the roots has no certificate in PEM form.
+    NoRoots,
+    /// One of the roots cannot be parsed.
+    DamagedRoot,
+    /// The file of the client certificate has no certificate in PEM form.
+    NoClientCertificate,
+    /// A certificate of its chain cannot be parsed.
+    DamagedChain,
+    /// The client key is open to others, encrypted, or not in PKCS#8 form.
+    Key,
+    /// The client key cannot be parsed.
+    DamagedKey,
+    /// Certificate and key do not belong together, or the TLS library rejects them.
+    Pair,
+}
+
+impl TlsFileFault {
+    fn error(self, text: String) -> TlsContextError {
+        TlsContextError { fault: self, text }
+    }
+
+    fn no_certificate(self, path: &Path) -> TlsContextError {
+        self.error(format!("{} holds no certificate in PEM form", path.display()))
+    }
+
+    fn damaged_certificate(self, path: &Path) -> TlsContextError {
+        self.error(format!("a certificate in {} is damaged", path.display()))
+    }
 }
 
 impl TlsPaths {
@@ -139,16 +115,16 @@ impl TlsPaths {
 }
 
 impl TlsMaterial {
-    /// Reads the files, here and now. Blocks its thread, for some seconds at most.
+    /// Reads the files. Blocks, for some seconds at most.
     pub fn read(paths: &TlsPaths) -> Result<Self, TlsContextError> {
         Self::of(paths, &TlsPem::read(paths)?)
     }
 
-    /// Reads the files on threads that may wait for a disk, and for no longer than a few seconds.
+    /// Reads the files on other threads, within a few seconds.
     pub async fn load(paths: TlsPaths) -> Result<Read<Self>, NotRead<TlsContextError>> {
         let bytes = TlsPem::load(&paths).await?;
         let digest = bytes.digest();
-        // A bundle takes milliseconds, which a run must not wait for either.
+        // Parsing a bundle takes milliseconds.
         let parsed = blocking::work(move || Self::of(&paths, &bytes)).await;
         let value = parsed.map_err(|error| NotRead::Unfinished(error.to_string()))?.map_err(NotRead::Wrong)?;
         Ok(Read { value, digest })
@@ -159,27 +135,32 @@ impl TlsMaterial {
         if let (Some(path), Some(pem)) = (&paths.ca_file, &bytes.ca) {
             material.roots = certificates(pem);
             if material.roots.is_empty() {
-                return Err(TlsContextError::NoCertificate { path: path.clone() });
+                return Err(TlsFileFault::NoRoots.no_certificate(path));
             }
         }
         let (Some(certificate), Some(key)) = (&paths.client_cert, &paths.client_key) else { return Ok(material) };
         let (Some(chain), Some(secret)) = (&bytes.chain, &bytes.key) else { return Ok(material) };
         check_form(secret, key)?;
         let Some(own) = certificates(chain).first().and_then(|own| own.to_der().ok()) else {
-            return Err(TlsContextError::NoCertificate { path: certificate.clone() });
+            return Err(TlsFileFault::NoClientCertificate.no_certificate(certificate));
         };
         if !is_whole(chain) {
-            return Err(TlsContextError::Chain { path: certificate.clone() });
+            return Err(TlsFileFault::DamagedChain.damaged_certificate(certificate));
         }
-        let identity = native_tls::Identity::from_pkcs8(chain, secret)
-            .map_err(|error| TlsContextError::Damaged { path: key.clone(), problem: error.to_string() })?;
+        let (certificate, key) = (certificate.display(), key.display());
+        let identity = native_tls::Identity::from_pkcs8(chain, secret).map_err(|error| {
+            let text = format!("the client key {key} is damaged, or of a kind that OpenSSL does not know: {error}");
+            TlsFileFault::DamagedKey.error(text)
+        })?;
         if !is_pair(&own, secret) {
-            return Err(TlsContextError::Pair { certificate: certificate.clone(), key: key.clone() });
+            return Err(TlsFileFault::Pair.error(format!(
+                "the key {key} does not belong to the client certificate {certificate}, which has to come first in its file"
+            )));
         }
-        // What else is wrong with the two shows no earlier than when they are used.
+        // Other faults show only when the two are used.
         native_tls::TlsConnector::builder().identity(identity.clone()).build().map_err(|error| {
-            let (certificate, key, problem) = (certificate.clone(), key.clone(), error.to_string());
-            TlsContextError::Unfit { certificate, key, problem }
+            let text = format!("the client certificate {certificate} and the key {key} cannot be used: {error}");
+            TlsFileFault::Pair.error(text)
         })?;
         material.identity = Some(identity);
         material.own = Some(Certificate::parse(&own).sha256);
@@ -188,7 +169,7 @@ impl TlsMaterial {
 }
 
 impl TlsPem {
-    /// Reads the files, here and now. Blocks its thread, for some seconds at most.
+    /// Reads the files. Blocks, for some seconds at most.
     pub fn read(paths: &TlsPaths) -> Result<Self, TlsContextError> {
         let mut bytes = Self::default();
         if let Some(path) = &paths.ca_file {
@@ -201,32 +182,26 @@ impl TlsPem {
         Ok(bytes)
     }
 
-    /// Reads the files where waiting for a disk delays no run, and for no longer than a few seconds.
+    /// Reads the files on other threads, within a few seconds.
     pub async fn load(paths: &TlsPaths) -> Result<Self, NotRead<TlsContextError>> {
         let deadline = Deadline::after(clock::now(), DEADLINE);
-        let unfinished = |path: &Path, unfinished| NotRead::Unfinished(format!("{}: {unfinished}", path.display()));
         let mut bytes = Self::default();
         if let Some(path) = &paths.ca_file {
-            let ca = blocking::with_path(path, deadline, read).await.map_err(|it| unfinished(path, it))?;
-            bytes.ca = Some(ca.map_err(NotRead::Wrong)?);
+            bytes.ca = Some(by(deadline, path, read).await?);
         }
         if let (Some(certificate), Some(key)) = (&paths.client_cert, &paths.client_key) {
-            let pem = blocking::with_path(key, deadline, read_key).await.map_err(|it| unfinished(key, it))?;
-            bytes.key = Some(pem.map_err(NotRead::Wrong)?);
-            let chain = blocking::with_path(certificate, deadline, read).await;
-            let chain = chain.map_err(|it| unfinished(certificate, it))?;
-            bytes.chain = Some(chain.map_err(NotRead::Wrong)?);
+            bytes.key = Some(by(deadline, key, read_key).await?);
+            bytes.chain = Some(by(deadline, certificate, read).await?);
         }
         Ok(bytes)
     }
 
-    /// What is wrong with them for a client that takes a key in any form (an OTLP exporter), and that has no roots beside
-    /// those in the file.
+    /// Checks them for a client that accepts a key in any form and trusts only the roots in the file (an OTLP exporter).
     pub fn check(mut self, paths: &TlsPaths) -> Result<(), TlsContextError> {
         if let (Some(path), Some(ca)) = (&paths.ca_file, &self.ca)
             && !is_whole(ca)
         {
-            return Err(TlsContextError::Chain { path: path.clone() });
+            return Err(TlsFileFault::DamagedRoot.damaged_certificate(path));
         }
         self.key = self.key.map(in_pkcs8);
         TlsMaterial::of(paths, &self).map(drop)
@@ -249,50 +224,63 @@ impl std::fmt::Debug for TlsMaterial {
     }
 }
 
-/// What `read` makes of a file, for a caller that may block.
-fn now<T: Send + 'static>(
+/// The result of `read` for a file, for a caller that may block.
+fn now<T: Send + 'static>(path: &Path, read: ReadFile<T>) -> Result<T, TlsContextError> {
+    blocking::with_path_sync(path, clock::now() + DEADLINE, read)
+        .unwrap_or_else(|unfinished| Err(unreadable(path, unfinished)))
+}
+
+/// The same without blocking.
+async fn by<T: Send + 'static>(
+    deadline: Deadline,
     path: &Path,
-    read: impl FnOnce(&Path) -> Result<T, TlsContextError> + Send + 'static,
-) -> Result<T, TlsContextError> {
-    blocking::with_path_sync(path, clock::now() + DEADLINE, read).unwrap_or_else(|unfinished| {
-        Err(TlsContextError::Read { path: path.to_owned(), problem: unfinished.to_string() })
+    read: ReadFile<T>,
+) -> Result<T, NotRead<TlsContextError>> {
+    let read = blocking::with_path(path, deadline, read).await;
+    let unfinished = |unfinished| NotRead::Unfinished(format!("{}: {unfinished}", path.display()));
+    read.map_err(unfinished)?.map_err(NotRead::Wrong)
+}
+
+type ReadFile<T> = fn(&Path) -> Result<T, TlsContextError>;
+
+fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsContextError> {
+    secret::read_key(path).map_err(|error| match error {
+        SecretError::File { path, source } => unreadable(&path, source),
+        error => TlsFileFault::Key.error(format!("the client key cannot be used: {error}")),
     })
 }
 
-fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsContextError> {
-    secret::read_key(path).map_err(unusable)
-}
-
 fn read(path: &Path) -> Result<Vec<u8>, TlsContextError> {
-    blocking::read_file(path, LARGEST)
-        .map_err(|error| TlsContextError::Read { path: path.to_owned(), problem: error.to_string() })
+    blocking::read_file(path, LARGEST).map_err(|error| unreadable(path, error))
 }
 
-fn unusable(error: SecretError) -> TlsContextError {
-    match error {
-        SecretError::File { path, source } => TlsContextError::Read { path, problem: source.to_string() },
-        error => TlsContextError::Key { problem: error.to_string() },
-    }
+fn unreadable(path: &Path, problem: impl Display) -> TlsContextError {
+    TlsFileFault::Unreadable.error(format!("cannot read {}: {problem}", path.display()))
 }
 
-/// The TLS library takes unencrypted PKCS#8 alone, and says of anything else no more than that.
+/// The TLS library accepts unencrypted PKCS#8 only, and does not report the form of another key.
 fn check_form(key: &[u8], path: &Path) -> Result<(), TlsContextError> {
     let has = |mark: &[u8]| memchr::memmem::find(key, mark).is_some();
-    let path = path.to_owned();
-    // PKCS#8 and the older forms have a way of their own each to say so.
+    let path = path.display();
+    // In PKCS#8, and in the older forms.
     if has(b"BEGIN ENCRYPTED PRIVATE KEY") || has(b"Proc-Type: 4,ENCRYPTED") {
-        return Err(TlsContextError::Encrypted { path });
+        return Err(TlsFileFault::Key.error(format!(
+            "the client key {path} is encrypted, and there is no way to enter its passphrase: write it anew with \
+             `openssl pkcs8 -topk8 -nocrypt`, for imaptrace alone to read"
+        )));
     }
     if has(b"BEGIN RSA PRIVATE KEY") || has(b"BEGIN EC PRIVATE KEY") || has(b"BEGIN DSA PRIVATE KEY") {
-        return Err(TlsContextError::NotPkcs8 { path });
+        return Err(TlsFileFault::Key.error(format!(
+            "the client key {path} is not in PKCS#8 form (BEGIN PRIVATE KEY): `openssl pkcs8 -topk8 -nocrypt` makes it so"
+        )));
     }
     Ok(())
 }
 
-/// The key in the one form that the TLS library takes; as it is where it cannot be made so.
+/// The key in PKCS#8 form; unchanged if it cannot be converted.
 #[cfg(target_os = "linux")]
 fn in_pkcs8(pem: Zeroizing<Vec<u8>>) -> Zeroizing<Vec<u8>> {
-    // An encrypted one must not make OpenSSL ask for its passphrase on the terminal.
+    // The callback keeps OpenSSL from asking for a passphrase on the terminal.
     let key = openssl::pkey::PKey::private_key_from_pem_callback(&pem, |_| Ok(0));
     key.and_then(|key| key.private_key_to_pem_pkcs8()).map_or(pem, Zeroizing::new)
 }
@@ -302,22 +290,22 @@ fn in_pkcs8(pem: Zeroizing<Vec<u8>>) -> Zeroizing<Vec<u8>> {
     pem
 }
 
-/// Whether this key (PEM) is the one of this certificate (DER).
+/// Whether this key (PEM) belongs to this certificate (DER).
 #[cfg(target_os = "linux")]
 fn is_pair(certificate: &[u8], key: &[u8]) -> bool {
     let public = openssl::x509::X509::from_der(certificate).and_then(|certificate| certificate.public_key());
     let private = openssl::pkey::PKey::private_key_from_pem(key);
-    // What cannot be read here is for the library to refuse.
+    // The library rejects what cannot be parsed here.
     public.is_ok_and(|public| private.is_ok_and(|private| private.public_eq(&public)))
 }
 
-/// The same elsewhere: the library refuses what is no pair, without a word for it.
+/// Elsewhere the library rejects such a pair.
 #[cfg(not(target_os = "linux"))]
 fn is_pair(_: &[u8], _: &[u8]) -> bool {
     true
 }
 
-/// The certificates of a PEM file that holds one or many.
+/// The certificates of a PEM file.
 fn certificates(pem: &[u8]) -> Vec<native_tls::Certificate> {
     x509_parser::pem::Pem::iter_from_buffer(pem)
         .flatten()
@@ -326,7 +314,7 @@ fn certificates(pem: &[u8]) -> Vec<native_tls::Certificate> {
         .collect()
 }
 
-/// Whether every block of a file with certificates can be read: OpenSSL stops at the first that cannot.
+/// Whether every certificate of a PEM file can be parsed: OpenSSL stops at the first that cannot.
 fn is_whole(pem: &[u8]) -> bool {
     x509_parser::pem::Pem::iter_from_buffer(pem).all(|block| {
         block.is_ok_and(|block| {
@@ -346,7 +334,7 @@ mod tests {
         let fifo = directory.path().join("ca.pem");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let read = |path: &Path| TlsMaterial::read(&TlsPaths { ca_file: Some(path.to_owned()), ..TlsPaths::default() });
-        assert_eq!(read(&fifo).unwrap_err(), TlsContextError::NoCertificate { path: fifo });
+        assert_eq!(read(&fifo).unwrap_err(), TlsFileFault::NoRoots.no_certificate(&fifo));
         let endless = read(Path::new("/dev/zero")).unwrap_err().to_string();
         assert!(endless.contains("larger than 16777216 bytes"), "{endless}");
     }
