@@ -1,23 +1,21 @@
-//! Memory for bytes that were just read.
-//!
-//! A connection has some only while there are bytes in it: ten thousand that wait have none. Used by the stamped stream, below TLS,
-//! and by `probe` above it. It reads nothing itself.
+//! Buffers for bytes that were just read. A connection has one only while there are bytes in it. Used by the stamped stream, below
+//! TLS, and by `probe` above it.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Bytes that were read, in memory that goes to the next one who reads when this is dropped.
+/// Bytes that were read. The memory is reused when this is dropped.
 pub struct Buffer {
     memory: Box<[u8]>,
     filled: usize,
 }
 
-/// Whole TLS records, and several of them, in one read.
+/// Several TLS records.
 const SIZE: usize = 64 << 10;
-/// As many are kept for the next. More are in use at once only when as many threads read.
+/// Free buffers that are kept. More are in use at once only when as many threads read.
 const KEPT: usize = 8;
 
 impl Buffer {
-    /// An empty one.
+    /// An empty buffer.
     pub fn take() -> Self {
         let memory = left().pop().unwrap_or_else(|| vec![0; SIZE].into_boxed_slice());
         Self { memory, filled: 0 }
@@ -28,7 +26,7 @@ impl Buffer {
         &mut self.memory
     }
 
-    /// Says how many bytes were read.
+    /// Sets how many bytes were read.
     pub fn fill(&mut self, count: usize) {
         self.filled = count.min(self.memory.len());
     }
@@ -47,8 +45,8 @@ impl std::fmt::Debug for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        // Mail of one account, or a password that a server said back, has no business in the next connection. Whoever
-        // takes the memory can see it, so that this is not optimised away.
+        // Mail, or a password that a server echoed, must not reach another connection. The memory is used again, so this is not
+        // optimised away.
         if let Some(filled) = self.memory.get_mut(..self.filled) {
             filled.fill(0);
         }

@@ -1,24 +1,22 @@
-//! A server's chain of certificates when one of them was refused: which one, and why.
+//! A server's certificate chain after one was refused: which one, and why.
 //!
-//! Of a failed handshake the TLS library reports only the reason. The chain is had in one of two ways. Up to TLS 1.2
-//! it passes in clear text and is verified once more here, against the same roots. Otherwise a connection of its own
-//! brings it ([`TlsContext::inspect`]). Neither decides whether a server is trusted. Called by `probe`.
-//!
-//! Elsewhere than on Linux there is no more than the certificates.
+//! Of a failed handshake the TLS library reports only the reason. Up to TLS 1.2 the chain is in clear text and is verified here
+//! again, with the same roots. Otherwise a connection of its own reads it ([`TlsContext::inspect`]). Neither decides whether a
+//! server is trusted. Called by `probe`. Other systems than Linux have only the certificates.
 
 use super::{
     TlsCause, TlsContext,
     certificate::{self, Certificate},
 };
 
-/// The certificates of a server, its own first, with what was found wrong.
+/// The certificates of a server, its own first, and the one that was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Chain {
     /// At most [`Chain::KEPT`], by depth.
     pub certificates: Vec<Certificate>,
-    /// Kind and size of the server's own key, such as `RSA 2048`.
+    /// Kind and size of the server's key, such as `RSA 2048`.
     pub key: Option<String>,
-    /// The one that was refused.
+    /// The refused one.
     pub refused: Option<RefusedCertificate>,
 }
 
@@ -29,19 +27,19 @@ pub struct RefusedCertificate {
     pub cause: TlsCause,
     /// OpenSSL's number for that, one of `X509_V_ERR_…`.
     pub number: i32,
-    /// Where it stands: 0 is the server's own, 1 its issuer's.
+    /// 0 is the server's own, 1 its issuer's.
     pub depth: usize,
-    /// Itself.
+    /// The certificate.
     pub certificate: Certificate,
-    /// What is wrong with it, in words. Untrusted: they quote the server.
+    /// The fault as text. Untrusted: it quotes the server.
     pub words: String,
 }
 
 impl Chain {
-    /// No sound chain is longer, and the record of a run must not grow with what a server sends.
+    /// Longer than any valid chain; bounds the record of a run.
     pub const KEPT: usize = 10;
 
-    /// The certificates as a server sent them.
+    /// The certificates that a server sent (DER).
     pub(super) fn sent(all: &[Vec<u8>]) -> Self {
         let certificates = all.iter().take(Self::KEPT).map(|der| Certificate::parse(der)).collect();
         Self { certificates, key: all.first().and_then(|leaf| certificate::key(leaf)), refused: None }
@@ -49,8 +47,7 @@ impl Chain {
 }
 
 impl TlsContext {
-    /// What is wrong with these certificates (DER, the server's own first) for one who trusts the same roots. Names are
-    /// not looked at.
+    /// Verifies these certificates (DER, the server's own first) with this target's roots, without their names.
     pub fn verify(&self, sent: &[Vec<u8>]) -> Chain {
         self.verify_sent(sent).unwrap_or_else(|| Chain::sent(sent))
     }
@@ -66,7 +63,7 @@ mod library {
             None
         }
 
-        /// Has a server show its certificates over `wire`, and goes no further. Only on Linux.
+        /// Only on Linux.
         pub async fn inspect(&self, _: &StampedStream) -> Option<Chain> {
             None
         }
@@ -96,7 +93,7 @@ mod library {
     use super::{Chain, RefusedCertificate, TlsContext, certificate, certificate::Certificate};
     use crate::net::{StampedStream, TlsCause, tls_error::of_verification};
 
-    /// What a handshake takes in before it is given up: the largest chain that OpenSSL takes is 100 KB.
+    /// Bytes after which a handshake is aborted: OpenSSL accepts a chain of 100 KB.
     const MOST: usize = 256 << 10;
 
     impl TlsContext {
@@ -114,7 +111,7 @@ mod library {
             Some(verified.ok()?.unwrap_or_else(|| Chain::sent(sent)))
         }
 
-        /// The roots that a handshake trusts, and how strict it is.
+        /// The roots and the security level of a handshake.
         fn store(&self) -> Result<X509Store, ErrorStack> {
             let mut store = X509StoreBuilder::new()?;
             store.set_default_paths()?;
@@ -133,9 +130,8 @@ mod library {
             self.roots().into_iter().filter_map(|root| X509::from_der(&root.to_der().ok()?).ok())
         }
 
-        /// Has a server show its certificates over `wire`, and goes no further: nothing is sent but the handshake, without
-        /// a client certificate. What is wrong is judged as in any other handshake, but nothing depends on it. None when the
-        /// server shows none. The caller sets a time.
+        /// Makes a handshake over `wire`, without a client certificate, only to read and verify the server's certificates. None
+        /// if none was refused. The caller sets a deadline.
         pub async fn inspect(&self, wire: &StampedStream) -> Option<Chain> {
             let seen = Arc::default();
             let configured = self.looking(Arc::clone(&seen)).ok()?;
@@ -147,7 +143,7 @@ mod library {
                 let mut waiting = match step {
                     Err(HandshakeError::WouldBlock(waiting)) => waiting,
                     Ok(mut stream) => {
-                        // With close_notify: without it a server would wait for a command.
+                        // close_notify, or the server would wait for a command.
                         drop(stream.shutdown());
                         break std::mem::take(&mut stream.get_mut().outgoing);
                     }
@@ -165,12 +161,12 @@ mod library {
                 step = waiting.handshake();
             };
             last.truncate(MOST);
-            // The alert, or close_notify. It makes no difference to what was seen.
+            // The alert, or close_notify.
             drop(wire.write_all(&last).await);
             seen.lock().unwrap_or_else(PoisonError::into_inner).take()
         }
 
-        /// A connection like any other of this target's, which keeps what it sees of certificates.
+        /// A connection as others of this target, which stores the first refused certificate.
         fn looking(&self, seen: Arc<Mutex<Option<Chain>>>) -> Result<ConnectConfiguration, ErrorStack> {
             let mut builder = SslConnector::builder(SslMethod::tls_client())?;
             builder.set_min_proto_version(Some(SslVersion::TLS1_2))?;
@@ -191,7 +187,7 @@ mod library {
         }
     }
 
-    /// What a verification that just failed found.
+    /// The chain of a verification that just failed.
     fn refusal(context: &X509StoreContextRef) -> Chain {
         let built = context.chain().into_iter().flatten().filter_map(|certificate| certificate.to_der().ok());
         let built: Vec<Vec<u8>> = built.take(Chain::KEPT).collect();
@@ -207,7 +203,7 @@ mod library {
         }
     }
 
-    /// Which certificate it is, and what is wrong with it.
+    /// Names the certificate and its fault.
     fn words(number: i32, depth: usize, certificate: &Certificate, der: &[u8]) -> String {
         let Certificate { subject, issuer, .. } = certificate;
         let which = format!("at depth {depth} of the chain, {subject}");
@@ -242,7 +238,7 @@ mod library {
 
     const EPOCH: DateTime = DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
 
-    /// Number of a certificate's host names that are shown.
+    /// Host names of a certificate that are shown.
     const NAMES: usize = 3;
 
     fn date(seconds: Option<i64>) -> String {
@@ -250,7 +246,7 @@ mod library {
         date.map_or_else(|| "an unknown day".to_owned(), |date| date.date().to_string())
     }
 
-    /// A stream that waits for nothing: bytes are put into it and taken out of it.
+    /// A stream in memory that never blocks.
     #[derive(Debug, Default)]
     struct Pipe {
         incoming: std::collections::VecDeque<u8>,

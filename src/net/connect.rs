@@ -1,5 +1,5 @@
-//! TCP connections as mail programs make them: all addresses, raced (RFC 8305 §5), and every attempt on record, since
-//! a probe must not hide a half-dead service.
+//! TCP connections as mail programs make them: attempts to all addresses, raced (RFC 8305 §5). Every attempt is recorded, since a
+//! probe must not hide a half-dead service.
 
 use std::{
     future::{Future, poll_fn},
@@ -32,64 +32,64 @@ pub struct ConnectOptions {
     pub source: Option<IpAddr>,
     /// Header to send first.
     pub proxy: Option<ProxyProtocol>,
-    /// How times are taken.
+    /// How stamps are taken.
     pub timing: Timing,
-    /// When to give up.
+    /// The deadline of all attempts.
     pub deadline: Deadline,
 }
 
-/// Why an attempt failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Why an attempt failed. Ordered by what it says: a local fault, then an answer, then silence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ConnectCause {
-    /// RST in answer to SYN.
-    Refused,
-    /// No route, or told so by ICMP.
-    Unreachable,
-    /// No answer.
-    Timeout,
-    /// RST after the connection stood.
-    Reset,
     /// This process or machine has no file descriptor left, or no memory for sockets.
     Exhausted,
     /// No local port left.
     NoPort,
-    /// The local address that was asked for is none of this host's.
+    /// The local address in the options is not one of this host.
     Source,
-    /// Another fault of the local system, as its error number.
-    Local(Option<i32>),
+    /// RST in answer to SYN.
+    Refused,
+    /// RST after the connection was established.
+    Reset,
+    /// No answer.
+    Timeout,
+    /// No route, or an ICMP error.
+    Unreachable,
+    /// Another fault of the local system.
+    Local,
 }
 
 /// One attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConnectionAttempt {
-    /// Whom.
+    /// The address.
     pub peer: SocketAddr,
     /// Just before SYN.
     pub start: Instant,
-    /// Established, failed or given up.
+    /// Established, failed or cancelled.
     pub end: Instant,
-    /// None for one that was still waiting when another won; then how it ended.
+    /// None for one that was cancelled because another succeeded.
     pub result: Option<Result<(), ConnectCause>>,
 }
 
-/// A connection, or why there is none, and every attempt in the order of its start.
+/// A connection, or why there is none, and all attempts.
 #[derive(Debug)]
 pub struct Connected {
-    /// The winner's peer and its own address.
+    /// The addresses of the peer and of this end.
     pub result: Result<(SocketAddr, SocketAddr), ConnectCause>,
-    /// All attempts.
+    /// In the order of their starts.
     pub attempts: Vec<ConnectionAttempt>,
 }
 
-/// RFC 8305 §5: how long one attempt is alone before the next begins.
+/// Connection Attempt Delay (RFC 8305 §5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
-/// RFC 8305 sets no bound; a name with a thousand addresses must not make a thousand sockets.
+/// RFC 8305 has no limit; a name with a thousand addresses must not open a thousand sockets.
 const MOST_ATTEMPTS: usize = 8;
 
 /// Connects to the first of `addresses` that answers, and puts `wire` on it.
 pub async fn connect(wire: &StampedStream, addresses: &[SocketAddr], options: ConnectOptions) -> Connected {
     let mut attempts: Vec<ConnectionAttempt> = Vec::new();
-    // The runtime's timer may come before what the kernel has known for long.
+    // Set at the deadline: the timer may fire before the runtime reports what the kernel has known for long.
     let look = AtomicBool::new(false);
     let mut pending = Pending(Vec::new());
     let mut waiting = addresses.iter().take(MOST_ATTEMPTS).peekable();
@@ -146,7 +146,10 @@ pub async fn connect(wire: &StampedStream, addresses: &[SocketAddr], options: Co
         }
     }
     let result = match winner {
-        None => Err(telling(&attempts)),
+        None => {
+            let causes = attempts.iter().filter_map(|entry| entry.result?.err());
+            Err(causes.min().unwrap_or(ConnectCause::Unreachable))
+        }
         Some((peer, start, (stream, stamped))) => match prepare(wire, stream, (start, stamped), peer, options).await {
             Ok(local) => Ok((peer, local)),
             Err(error) => Err(cause(&error)),
@@ -155,7 +158,7 @@ pub async fn connect(wire: &StampedStream, addresses: &[SocketAddr], options: Co
     Connected { result, attempts }
 }
 
-/// Attempts under way, each with its number. All are polled each time: nothing wakes one that is to look at the kernel.
+/// Running attempts by number. All are polled each time: nothing wakes one that reads the kernel's state.
 struct Pending<F>(Vec<(usize, Pin<Box<F>>)>);
 
 impl<F: Future> Pending<F> {
@@ -172,7 +175,7 @@ impl<F: Future> Pending<F> {
     }
 }
 
-/// The connection, and whether the kernel stamps what comes on it.
+/// The connection, and whether the kernel stamps its arrivals.
 async fn attempt(
     peer: SocketAddr,
     options: ConnectOptions,
@@ -187,7 +190,7 @@ async fn attempt(
             _ => cause(&error),
         })?;
     }
-    // Before the first packet comes, which may be the greeting.
+    // Before the first packet arrives, which may be the greeting.
     let stamped = options.timing.kernel_stamps && linux::stamp(socket.as_fd());
     let stream = start(socket, peer).map_err(|error| cause(&error))?;
     established(&stream, look).await.map_err(|error| cause(&error))?;
@@ -202,13 +205,13 @@ fn start(socket: Socket, peer: SocketAddr) -> io::Result<TcpStream> {
     TcpStream::from_std(socket.into())
 }
 
-/// Waits until the kernel says how a connection attempt ended. With `look`, it asks the kernel itself.
+/// Waits for the end of a connection attempt. With `look`, reads the kernel's state.
 async fn established(stream: &TcpStream, look: &AtomicBool) -> io::Result<()> {
     poll_fn(|context| {
-        let asks = look.load(Ordering::Relaxed);
+        let looks = look.load(Ordering::Relaxed);
         match stream.poll_write_ready(context) {
-            Poll::Pending if asks && stream.peer_addr().is_ok() => Poll::Ready(Ok(())),
-            Poll::Pending if asks => {
+            Poll::Pending if looks && stream.peer_addr().is_ok() => Poll::Ready(Ok(())),
+            Poll::Pending if looks => {
                 stream.take_error().transpose().map_or(Poll::Pending, |error| Poll::Ready(error.and_then(Err)))
             }
             ready => ready,
@@ -230,33 +233,17 @@ async fn prepare(
     if let Some(version) = options.proxy {
         let header = proxy::header(version, local, peer);
         let mut line = wire.clone();
-        // A kernel that is short of memory takes not even these few bytes.
+        // A kernel without memory for sockets accepts no bytes.
         let written = timeout_at(options.deadline.lengthened().into(), line.write_all(&header)).await;
         written.unwrap_or_else(|_| Err(io::Error::from_raw_os_error(libc::ETIMEDOUT)))?;
     }
     Ok(local)
 }
 
-/// Of several causes the one that says most: a fault of our own, then a clear no, then silence.
-fn telling(attempts: &[ConnectionAttempt]) -> ConnectCause {
-    let weight = |cause: &ConnectCause| match cause {
-        ConnectCause::Exhausted => 0,
-        ConnectCause::NoPort => 1,
-        ConnectCause::Source => 2,
-        ConnectCause::Refused => 3,
-        ConnectCause::Reset => 4,
-        ConnectCause::Timeout => 5,
-        ConnectCause::Unreachable => 6,
-        ConnectCause::Local(_) => 7,
-    };
-    let causes = attempts.iter().filter_map(|entry| entry.result?.err());
-    causes.min_by_key(weight).unwrap_or(ConnectCause::Unreachable)
-}
-
 fn cause(error: &io::Error) -> ConnectCause {
     match error.raw_os_error() {
         Some(number) if is_exhausted(number) => ConnectCause::Exhausted,
-        // Without a port left in the range, connect and bind say so.
+        // From connect or bind: no port is free.
         Some(libc::EADDRNOTAVAIL | libc::EADDRINUSE) => ConnectCause::NoPort,
         Some(libc::ETIMEDOUT) => ConnectCause::Timeout,
         Some(libc::ECONNREFUSED) => ConnectCause::Refused,
@@ -264,7 +251,7 @@ fn cause(error: &io::Error) -> ConnectCause {
         Some(
             libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN | libc::EACCES | libc::EPERM | libc::EAFNOSUPPORT,
         ) => ConnectCause::Unreachable,
-        other => ConnectCause::Local(other),
+        _ => ConnectCause::Local,
     }
 }
 

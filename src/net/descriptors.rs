@@ -1,11 +1,10 @@
-//! Whether this process can still open a file: without a descriptor a name server cannot be asked and a trusted root not
-//! be read, and the libraries that do so have other words for it. It would read as somebody else's fault.
+//! Whether file descriptors are left: without one, libraries cannot ask a name server or read a root, and report another error.
 
 use std::{io, os::unix::net::UnixDatagram};
 
 use super::{Trouble, trouble};
 
-/// Whether there is none left for this process, or on this machine.
+/// Whether this process or the machine has no descriptor left.
 pub(super) fn are_spent() -> bool {
     open().is_err_and(|error| trouble(&error) == Some(Trouble::Exhausted))
 }
@@ -16,7 +15,7 @@ pub fn can_open(count: usize) -> io::Result<()> {
     held.map(drop)
 }
 
-/// A descriptor with nothing behind it: no file system is asked for it, which might not answer.
+/// A descriptor that needs no file system.
 fn open() -> io::Result<UnixDatagram> {
     UnixDatagram::unbound()
 }

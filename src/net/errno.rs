@@ -1,22 +1,22 @@
-//! What an error number of the kernel's speaks of: the line, or this machine.
+//! Error numbers: a fault of the network, or of this machine.
 //!
-//! A run that fails over a limit of this machine says nothing of the server, and must not be put down to
-//! it. Used wherever the kernel is asked for something, by `probe` too; which class comes of it is decided there.
+//! A run that fails because of a limit of this machine says nothing about the server. Used for all errors of the kernel, by
+//! `probe` too, which chooses the class.
 
 use std::io;
 
-/// What an error speaks of.
+/// The origin of an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
-    /// The connection, or the way to the other side, is gone.
+    /// The connection or the route is gone.
     Line,
-    /// Descriptors, or the kernel's memory for sockets, are used up.
+    /// No descriptors are left, or no memory for sockets.
     Exhausted,
-    /// Something else of this machine's.
+    /// Another fault of this machine.
     Local,
 }
 
-/// What an error of the kernel's speaks of; none when it is not the kernel's.
+/// The origin of an error; none if it is not the kernel's.
 pub fn trouble(error: &io::Error) -> Option<Trouble> {
     let number = error.raw_os_error()?;
     Some(match number {
@@ -32,7 +32,7 @@ pub fn trouble(error: &io::Error) -> Option<Trouble> {
         | libc::ENETUNREACH
         | libc::ENETDOWN
         | libc::ENETRESET
-        // What an ICMP message, or a filter on this machine, makes of it.
+        // From an ICMP message, or a filter on this machine.
         | libc::EPROTO
         | libc::ENOPROTOOPT
         | libc::EACCES
@@ -41,8 +41,7 @@ pub fn trouble(error: &io::Error) -> Option<Trouble> {
     })
 }
 
-/// Whether the error means that a local limit was reached: descriptors of the process or
-/// of the system, buffers and memory, sockets that may be watched.
+/// Whether a local limit was reached: descriptors of the process or the system, memory, watched sockets.
 pub(super) fn is_exhausted(number: i32) -> bool {
     matches!(number, libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::ENOSPC)
 }

@@ -1,18 +1,18 @@
-//! Looks at the TLS records that pass below the TLS library, since it does not tell version and cipher: the ServerHello
-//! is in clear text in every version (RFC 8446 §4.1.3, RFC 5246 §7.4.1.3). So is, up to TLS 1.2, the certificate, which
-//! the library does not tell of a handshake that failed over it. It decrypts nothing and changes nothing.
+//! Reads the TLS records below the TLS library for what it does not report: version and cipher, since the ServerHello is in
+//! clear text in every version (RFC 8446 §4.1.3, RFC 5246 §7.4.1.3), and the certificates of a failed handshake, in clear text
+//! up to TLS 1.2. Decrypts and changes nothing.
 
-/// What the server chose.
+/// The parameters that the server chose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServerHello {
-    /// Protocol version as on the wire: 0x0303 is 1.2, 0x0304 is 1.3.
+    /// Protocol version: 0x0303 is 1.2, 0x0304 is 1.3.
     pub version: u16,
-    /// Cipher suite as on the wire.
+    /// Number of the cipher suite.
     pub cipher: u16,
 }
 
 impl ServerHello {
-    /// `1.2` or `1.3`; older ones are refused before this is asked.
+    /// The version's name, such as `1.3`.
     pub fn version_name(self) -> String {
         match self.version {
             0x0301 => "1.0".into(),
@@ -23,7 +23,7 @@ impl ServerHello {
         }
     }
 
-    /// The suite's name in the IANA registry; its number when it is none that a client of ours offers.
+    /// The suite's name in the IANA registry; its number if it is not in [`SUITES`].
     pub fn cipher_name(self) -> String {
         SUITES
             .iter()
@@ -32,38 +32,39 @@ impl ServerHello {
     }
 }
 
-/// The last record that the server sent, by its outside.
+/// The header of the last record that the server sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LastRecord {
     /// Content type (RFC 8446 §5.1).
     pub kind: u8,
     /// Length of the body.
     pub length: u16,
-    /// The whole of it arrived.
+    /// Its whole body has arrived.
     pub whole: bool,
 }
 
 impl LastRecord {
-    /// Whether the record can be an alert. In TLS 1.3 an alert looks like data, but is 2 bytes long, with 1 for the type
-    /// and 16 (or 8) for the tag behind it.
+    /// Whether the record can be an alert. In TLS 1.3 an alert has the content type of data and 2 bytes, with 1 for the inner
+    /// type and 16 (or 8) for the tag.
     pub fn may_be_alert(self) -> bool {
         self.whole && (self.kind == ALERT || (self.kind == DATA && matches!(self.length, 19 | 11)))
     }
 }
 
-/// Follows the records of one direction.
+/// Parses the records of one direction.
 #[derive(Debug, Default)]
 pub(super) struct Records {
-    header: [u8; 5],
-    have: usize,
+    /// The part of a header that has arrived.
+    header: Vec<u8>,
+    /// Bytes of the last record that have not arrived.
     left: usize,
-    last: Option<LastRecord>,
+    pub(super) last: Option<LastRecord>,
     first: Vec<u8>,
     handshake: Vec<u8>,
-    hello: Option<ServerHello>,
+    pub(super) hello: Option<ServerHello>,
     /// The body of the server's Certificate message.
-    chain: Option<Vec<u8>>,
-    /// There is no more to be seen in clear text.
+    pub(super) chain: Option<Vec<u8>>,
+    /// No more messages of interest follow in clear text.
     dark: bool,
 }
 
@@ -72,10 +73,10 @@ const HANDSHAKE: u8 = 22;
 const DATA: u8 = 23;
 const SERVER_HELLO: u8 = 2;
 const CERTIFICATE: u8 = 11;
-/// A ServerHello is below 200 bytes even with a post-quantum key share's 1.1 KB counted apart, and a chain of certificates
-/// that is longer than this is not looked at. What is kept is let go once all was seen.
+/// Bytes of the handshake that are kept: a ServerHello has at most 1.3 KB, with a post-quantum key share; a longer chain of
+/// certificates is ignored.
 const HANDSHAKE_KEPT: usize = 12 << 10;
-/// Enough of what is no TLS to name its protocol.
+/// Enough to recognise another protocol.
 const FIRST_KEPT: usize = 16;
 /// The random of a `HelloRetryRequest` (RFC 8446 §4.1.3).
 const RETRY: [u8; 8] = [0xCF, 0x21, 0xAD, 0x74, 0xE5, 0x9A, 0x61, 0x11];
@@ -87,63 +88,44 @@ impl Records {
         }
         while !bytes.is_empty() {
             if self.left == 0 {
-                let need = (5 - self.have).min(bytes.len());
-                let (head, rest) = bytes.split_at(need);
-                if let Some(slot) = self.header.get_mut(self.have..self.have + need) {
-                    slot.copy_from_slice(head);
-                }
-                self.have += need;
+                let (head, rest) = bytes.split_at((5 - self.header.len()).min(bytes.len()));
+                self.header.extend(head);
                 bytes = rest;
-                if self.have == 5 {
-                    let length = u16::from_be_bytes([self.header[3], self.header[4]]);
-                    self.last = Some(LastRecord { kind: self.header[0], length, whole: length == 0 });
-                    self.left = usize::from(length);
-                    self.have = 0;
+                if let [kind, _, _, high, low] = self.header[..] {
+                    let length = u16::from_be_bytes([high, low]);
+                    self.last = Some(LastRecord { kind, length, whole: length == 0 });
+                    self.left = length.into();
+                    self.header.clear();
                 }
-            } else {
+            } else if let Some(mut last) = self.last {
                 let (body, rest) = bytes.split_at(self.left.min(bytes.len()));
-                if self.header[0] == HANDSHAKE {
+                if last.kind == HANDSHAKE {
                     self.follow(body);
                 }
                 self.left -= body.len();
-                if self.left == 0
-                    && let Some(last) = &mut self.last
-                {
-                    last.whole = true;
-                }
+                last.whole = self.left == 0;
+                self.last = Some(last);
                 bytes = rest;
             }
         }
     }
 
-    pub(super) fn hello(&self) -> Option<ServerHello> {
-        self.hello
-    }
-
-    pub(super) fn last(&self) -> Option<LastRecord> {
-        self.last
-    }
-
-    /// Whether no record is there in part.
+    /// Whether no record is incomplete.
     pub(super) fn is_between(&self) -> bool {
-        self.have == 0 && self.left == 0
+        self.header.is_empty() && self.left == 0
     }
 
-    /// The first bytes, when they are no TLS record.
+    /// The first bytes, if they are no TLS record.
     pub(super) fn non_tls_prefix(&self) -> Option<&[u8]> {
         (self.first.first().is_some_and(|kind| !(20..=23).contains(kind))).then_some(&*self.first)
     }
 
-    /// The server's certificates, as DER, its own first, where they passed in clear text; to be had once.
+    /// Takes the server's certificates, as DER, its own first, if they were in clear text.
     pub(super) fn take_chain(&mut self) -> Vec<Vec<u8>> {
         self.chain.take().map(|body| certificates(&body)).unwrap_or_default()
     }
 
-    pub(super) fn drop_chain(&mut self) {
-        self.chain = None;
-    }
-
-    /// Takes a part of the handshake in, as much at a time as there is room for.
+    /// Adds a part of the handshake, within [`HANDSHAKE_KEPT`].
     fn follow(&mut self, mut body: &[u8]) {
         while !self.dark && !body.is_empty() {
             let (fits, rest) = body.split_at(body.len().min(HANDSHAKE_KEPT - self.handshake.len()));
@@ -159,7 +141,7 @@ impl Records {
         }
     }
 
-    /// Looks at the messages that are whole, and tells up to where. True when no later one is of interest.
+    /// Parses the complete messages; `seen` is where they end. True when no later message is of interest.
     fn look(&mut self, seen: &mut usize) -> bool {
         loop {
             let Some(message) = self.handshake.get(*seen..) else { return false };
@@ -189,13 +171,13 @@ impl Records {
 
 const TLS_1_3: u16 = 0x0304;
 
-/// A number in network order.
+/// A big-endian number.
 fn number(bytes: &[u8]) -> usize {
     bytes.iter().fold(0, |number, byte| number << 8 | usize::from(*byte))
 }
 
-/// The certificates in the body of a Certificate message (RFC 5246 §7.4.2): the length of the list, then each with its
-/// length. Up to the first that is not whole.
+/// The certificates in the body of a Certificate message (RFC 5246 §7.4.2), each after its length, up to the first incomplete
+/// one.
 fn certificates(body: &[u8]) -> Vec<Vec<u8>> {
     let mut rest = body.get(3..).unwrap_or_default();
     let mut all = Vec::new();
@@ -289,11 +271,11 @@ mod tests {
     fn tls_1_3_is_in_the_extension_and_1_2_in_the_old_place() {
         let mut records = Records::default();
         records.push(&hello(&[], 32, 0x1302, SUPPORTED_13));
-        let seen = records.hello().unwrap();
+        let seen = records.hello.unwrap();
         assert_eq!((seen.version_name(), seen.cipher_name()), ("1.3".into(), "TLS_AES_256_GCM_SHA384".into()));
         let mut records = Records::default();
         records.push(&hello(&[], 0, 0xc030, &[]));
-        let seen = records.hello().unwrap();
+        let seen = records.hello.unwrap();
         assert_eq!(
             (seen.version_name(), seen.cipher_name()),
             ("1.2".into(), "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384".into())
@@ -306,7 +288,7 @@ mod tests {
         for size in 1..bytes.len() {
             let mut records = Records::default();
             bytes.chunks(size).for_each(|chunk| records.push(chunk));
-            assert_eq!(records.hello(), Some(ServerHello { version: 0x0304, cipher: 0x1303 }), "chunks of {size}");
+            assert_eq!(records.hello, Some(ServerHello { version: 0x0304, cipher: 0x1303 }), "chunks of {size}");
         }
     }
 
@@ -357,8 +339,8 @@ mod tests {
         let mut records = Records::default();
         records.push(&[ALERT, 3, 3, 0, 2, 1]);
         assert_eq!(records.non_tls_prefix(), None);
-        assert!(!records.last().unwrap().may_be_alert(), "half of it");
+        assert!(!records.last.unwrap().may_be_alert(), "half of it");
         records.push(&[0]);
-        assert!(records.last().unwrap().may_be_alert());
+        assert!(records.last.unwrap().may_be_alert());
     }
 }

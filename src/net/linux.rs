@@ -1,12 +1,11 @@
-//! All that only Linux has: stamps of the kernel, immediate acknowledgements, and `TCP_INFO`. Its portable twin reads and writes,
-//! and gives nothing else.
+//! What only Linux has: the kernel's stamps, immediate acknowledgements, and `TCP_INFO`. Its counterpart is `portable.rs`.
 //!
-//! The stamps are those of `SO_TIMESTAMPING` (the kernel's networking/timestamping.rst): an arrival is stamped when
-//! the packet comes to the kernel, a departure when the segment leaves TCP for the device's queue. Both are wall clock.
+//! The stamps are those of `SO_TIMESTAMPING` (the kernel's networking/timestamping.rst): an arrival is stamped when the packet
+//! reaches the kernel, a departure when the segment leaves TCP for the device's queue. Both are wall clock.
 
 #![expect(
     unsafe_code,
-    reason = "neither nix, rustix nor socket2 has TCP_INFO; stamps without an allocation a read, none has either"
+    reason = "neither nix, rustix nor socket2 has TCP_INFO, or stamps without an allocation per read"
 )]
 
 use std::{
@@ -18,26 +17,9 @@ use std::{
     time::Duration,
 };
 
-/// The kernel's figures of a TCP connection (`TCP_INFO`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct TcpInfo {
-    /// Smallest round trip so far; none before the first sample.
-    pub rtt_min: Option<Duration>,
-    /// Segments that we sent again, ever.
-    pub retransmits: u32,
-    /// Segments that arrived out of order, ever; none on a kernel before 5.4.
-    pub out_of_order: Option<u32>,
-    /// Payload of a full segment of the peer's, in bytes, as seen.
-    pub segment: u32,
-    /// Segments with data that arrived, ever, repeated ones included; none on a kernel before 4.6.
-    pub data_segments: Option<u32>,
-    /// For how long data of ours was not acknowledged, in all, to [`tick`]; none on a kernel before 4.10.
-    pub unacknowledged: Option<Duration>,
-    /// How many milliseconds ago the last data arrived, to [`tick`].
-    pub data_age_ms: u32,
-}
+use super::tcp::{Received, StampedBytes, TcpInfo};
 
-// Places in `struct tcp_info` of <linux/tcp.h>, which only ever grows at its end.
+// Offsets in `struct tcp_info` of <linux/tcp.h>, which is only extended at its end.
 const RCV_MSS: usize = 20;
 const LAST_DATA_RECV: usize = 52;
 const TOTAL_RETRANS: usize = 100;
@@ -48,7 +30,7 @@ const RCV_OOOPACK: usize = 224;
 const KNOWN: usize = 232;
 
 impl TcpInfo {
-    /// Asks the kernel; none when it does not say.
+    /// Reads it from the kernel; none on failure.
     pub fn of(socket: BorrowedFd<'_>) -> Option<Self> {
         let mut info = [0u8; KNOWN];
         let mut length = libc::socklen_t::try_from(info.len()).ok()?;
@@ -89,7 +71,7 @@ impl TcpInfo {
     }
 }
 
-/// The step of the kernel's coarse clock, by which [`TcpInfo::data_age_ms`] and [`TcpInfo::unacknowledged`] are kept: 1 to 10 ms.
+/// The resolution of the kernel's coarse clock, that of [`TcpInfo::data_age_ms`] and [`TcpInfo::unacknowledged`]: 1 to 10 ms.
 pub fn tick() -> Duration {
     let mut step = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the pointer is that of a live value, which the call only writes.
@@ -98,14 +80,14 @@ pub fn tick() -> Duration {
     known.map_or(LONGEST_TICK, Duration::from_nanos).min(LONGEST_TICK)
 }
 
-/// At the least number of ticks a second that a kernel is built with.
+/// At the lowest `HZ` of a kernel.
 const LONGEST_TICK: Duration = Duration::from_millis(10);
 
-/// Sends the acknowledgement that is due now, and the next ones at once. The kernel forgets this by itself, so it is
-/// said again before every wait. True when it was taken.
+/// Sends pending and next acknowledgements at once (`TCP_QUICKACK`); whether that succeeds. The kernel resets the option, so it
+/// is set before every wait.
 ///
-/// Without it a server that writes an answer in two pieces (Nagle) waits 40 ms for our acknowledgement, and the probe
-/// measures itself.
+/// Without it a server that writes an answer in two pieces (Nagle) waits 40 ms for our acknowledgement, which the probe would
+/// measure.
 pub(super) fn acknowledge_now(socket: BorrowedFd<'_>) -> bool {
     socket2::SockRef::from(&socket).set_tcp_quickack(true).is_ok()
 }
@@ -114,16 +96,16 @@ pub(super) fn acknowledge_now(socket: BorrowedFd<'_>) -> bool {
 
 const STAMPS: u32 = libc::SOF_TIMESTAMPING_SOFTWARE
     | libc::SOF_TIMESTAMPING_RX_SOFTWARE
-    // A departure comes back as a stamp alone, without a copy of what was sent.
+    // A departure's stamp comes without a copy of the packet.
     | libc::SOF_TIMESTAMPING_OPT_TSONLY;
 
-/// Bytes of a set of those flags.
+/// Size of the flags.
 const FLAGS: u32 = 4;
 
-/// Asks the kernel to stamp what arrives on a socket. True when it will.
+/// Makes the kernel stamp arrivals on a socket; whether that succeeds.
 pub(super) fn stamp(socket: BorrowedFd<'_>) -> bool {
-    /// The kernel stamps packets only while some socket asks for it, and takes a moment to begin: without one that
-    /// always does, the first answers on a fresh connection have no stamp.
+    /// The kernel stamps packets while any socket has the option, and starts with a delay: without a socket that always has it,
+    /// the first answers of a connection have no stamp.
     static ALWAYS: OnceLock<Option<UdpSocket>> = OnceLock::new();
     ALWAYS.get_or_init(|| UdpSocket::bind("127.0.0.1:0").ok().filter(|socket| ask(socket.as_fd())));
     ask(socket)
@@ -138,28 +120,13 @@ fn ask(socket: BorrowedFd<'_>) -> bool {
     answer == 0
 }
 
-/// Bytes that one read gave, and when the last of them came, on the wall clock since 1970.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct StampedBytes {
-    pub(super) bytes: usize,
-    pub(super) stamp: Option<Duration>,
-}
-
-/// What one read gave.
-#[derive(Debug)]
-pub(super) struct Received {
-    pub(super) pieces: [StampedBytes; 2],
-    /// What went wrong behind the bytes. The kernel tells it once.
-    pub(super) then: Option<io::Error>,
-}
-
-/// Room for a stamp, or for a stamp and why it comes, as control messages. Of integers, for its alignment.
+/// Room for a stamp and its origin as control messages. Integers, for the alignment.
 type Control = [u64; 16];
 
-/// Reads what is there into `target` in two pieces, the first of at most `head` bytes: a read that spans several packets
-/// bears the stamp of the last one, so the first byte is read alone where its time is wanted.
+/// Reads available bytes into `target` in two pieces, the first of at most `head` bytes: a read of several packets has the
+/// stamp of the last one, so the first byte is read alone if its time is needed.
 ///
-/// `recvmmsg` would be one call for both, but it tells of a reset before it hands out what came before the reset.
+/// `recvmmsg` would be one call for both, but it reports a reset before the bytes that came before the reset.
 pub(super) fn receive(socket: BorrowedFd<'_>, head: usize, target: &mut [u8]) -> io::Result<Received> {
     let (head, rest) = target.split_at_mut(head.min(target.len()));
     if head.is_empty() {
@@ -177,13 +144,20 @@ pub(super) fn receive(socket: BorrowedFd<'_>, head: usize, target: &mut [u8]) ->
     Ok(Received { pieces: [first, second], then })
 }
 
+/// A header with at most one buffer and without control messages.
+fn header(vector: Option<&mut libc::iovec>) -> libc::msghdr {
+    // SAFETY: all-zero bytes are a valid `msghdr`: null pointers and zero lengths.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    if let Some(vector) = vector {
+        (message.msg_iov, message.msg_iovlen) = (vector, 1);
+    }
+    message
+}
+
 fn receive_piece(socket: BorrowedFd<'_>, target: &mut [u8]) -> io::Result<StampedBytes> {
     let mut vector = libc::iovec { iov_base: target.as_mut_ptr().cast(), iov_len: target.len() };
     let mut control: Control = [0; 16];
-    // SAFETY: all-zero bytes are a valid `msghdr`: null pointers and zero lengths.
-    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-    message.msg_iov = &raw mut vector;
-    message.msg_iovlen = 1;
+    let mut message = header(Some(&mut vector));
     message.msg_control = control.as_mut_ptr().cast();
     message.msg_controllen = size_of::<Control>() as _;
     loop {
@@ -192,21 +166,18 @@ fn receive_piece(socket: BorrowedFd<'_>, target: &mut [u8]) -> io::Result<Stampe
         let answer = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
         match usize::try_from(answer).map_err(|_| io::Error::last_os_error()) {
             Ok(bytes) => return Ok(StampedBytes { bytes, stamp: stamp_in(&message) }),
-            // Here and not further up, where it would be an error behind the bytes of the piece before it.
+            // Here, or it would be an error after the bytes of the first piece.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
 }
 
-/// Writes some of `bytes`; with `stamped` the kernel keeps the moment at which they leave, for [`departure`].
+/// Writes some of `bytes`; with `stamped` the kernel keeps the time of their departure for [`departure`].
 pub(super) fn send(socket: BorrowedFd<'_>, bytes: &[u8], stamped: bool) -> io::Result<usize> {
     let mut vector = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     let mut control: Control = [0; 16];
-    // SAFETY: all-zero bytes are a valid `msghdr`.
-    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-    message.msg_iov = &raw mut vector;
-    message.msg_iovlen = 1;
+    let mut message = header(Some(&mut vector));
     if stamped {
         let flags = libc::SOF_TIMESTAMPING_TX_SCHED;
         message.msg_control = control.as_mut_ptr().cast();
@@ -226,11 +197,10 @@ pub(super) fn send(socket: BorrowedFd<'_>, bytes: &[u8], stamped: bool) -> io::R
     usize::try_from(answer).map_err(|_| io::Error::last_os_error())
 }
 
-/// When the bytes left that were sent last with a stamp, on the wall clock since 1970; none if the kernel has not said.
+/// The next departure that the kernel reports, as wall clock since 1970; none if there is none.
 pub(super) fn departure(socket: BorrowedFd<'_>) -> Option<Duration> {
     let mut control: Control = [0; 16];
-    // SAFETY: all-zero bytes are a valid `msghdr`.
-    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    let mut message = header(None);
     message.msg_control = control.as_mut_ptr().cast();
     message.msg_controllen = size_of::<Control>() as _;
     // SAFETY: the header points at one live buffer of the length given; no data is asked for.
@@ -239,7 +209,7 @@ pub(super) fn departure(socket: BorrowedFd<'_>) -> Option<Duration> {
     if answer < 0 { None } else { stamp_in(&message) }
 }
 
-/// The stamp among the control messages that the kernel has put into `message`.
+/// The stamp in the control messages of `message`.
 fn stamp_in(message: &libc::msghdr) -> Option<Duration> {
     // SAFETY: the kernel has filled the control buffer and set its length; the macros stay inside it.
     let mut header = unsafe { libc::CMSG_FIRSTHDR(message) };
@@ -259,7 +229,7 @@ fn stamp_in(message: &libc::msghdr) -> Option<Duration> {
     None
 }
 
-// The stamp stands first in `struct scm_timestamping`, so a `timespec` can be read from the message's beginning.
+// The stamp is the first field of `struct scm_timestamping`.
 const _: () = assert!(offset_of!(libc::timespec, tv_sec) == 0);
 
 #[cfg(test)]

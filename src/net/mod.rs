@@ -1,8 +1,7 @@
-//! The way to a server: look the name up, connect, make it secure, and stamp every byte below TLS.
+//! Resolve, connect and TLS, with a stamp of every byte below TLS.
 //!
-//! Not here: IMAP. Every duration is taken here, at the read or write itself, and handed down; nothing is timed
-//! a second time further on. Failures are a closed set of causes; `probe` makes classes of them, and it
-//! alone calls this module.
+//! Not here: IMAP. Durations are measured here, at the read or write, and nowhere else. A failure is one of a closed set of
+//! causes, which `probe`, the caller of this module, maps to classes.
 
 use std::{
     io,
@@ -28,6 +27,7 @@ mod proxy;
 mod resolve;
 mod roots;
 mod stamped_stream;
+mod tcp;
 mod tls;
 mod tls_error;
 mod tls_files;
@@ -39,15 +39,16 @@ pub use connect::{ConnectCause, ConnectOptions, Connected, ConnectionAttempt, co
 pub use descriptors::can_open;
 pub use errno::{Trouble, trouble};
 pub use hello::{LastRecord, ServerHello};
-pub use linux::{TcpInfo, tick};
+pub use linux::tick;
 pub use resolve::{Family, ResolveCause, Resolver};
 pub use roots::{Roots, RootsError, remove_roots, roots_are_ready};
 pub use stamped_stream::{ByteCounts, LATE, StampedStream, Traffic, WireEvent, kept_waiting};
+pub use tcp::TcpInfo;
 pub use tls::{Armed, NotReady, Shown, TlsContext, TlsFiles, init_openssl, shown};
 pub use tls_error::{TlsCause, TlsFailure};
 pub use tls_files::{TlsContextError, TlsFileFault, TlsMaterial, TlsPaths, TlsPem};
 
-/// A connection to speak over: clear text, or TLS above the same stamped stream.
+/// A connection in clear text, or with TLS above the same stamped stream.
 #[derive(Debug)]
 pub enum MaybeTlsStream {
     /// Clear text.
@@ -75,7 +76,7 @@ impl MaybeTlsStream {
         }
     }
 
-    /// Says that nothing more will be sent: `close_notify` under TLS (RFC 8446 §6.1), and FIN.
+    /// Ends sending: `close_notify` under TLS (RFC 8446 §6.1), and FIN.
     pub async fn close(&mut self) -> io::Result<()> {
         match self {
             Self::Plain(wire) => wire.shutdown().await,

@@ -1,5 +1,4 @@
-//! The PROXY protocol header (`HAProxy`'s specification, versions 1 and 2): tells a server that stands behind a proxy who
-//! is calling. We say that we are.
+//! The PROXY protocol header (`HAProxy`'s specification, versions 1 and 2), which names this host as the client.
 
 use std::net::SocketAddr;
 

@@ -1,9 +1,8 @@
 //! Counts and stamps the bytes of a TCP connection, below TLS if there is any.
 //!
-//! A stamp is the kernel's, of the packet's arrival or departure, or taken at the read or write itself where the kernel
-//! gives none. What crossed the line, and when, is kept for one step at a time. Acknowledgements that are due are sent
-//! before every wait. Not here: what the bytes mean, deadlines. The stream changes no byte. Called by `connect` and `tls`, which
-//! put it on a connection, and by `probe`.
+//! A stamp is the kernel's, of the packet's arrival or departure, or taken at the read or write if there is none. Events are
+//! kept for one step. Pending acknowledgements are sent before every wait. Not here: the meaning of bytes, deadlines. Called
+//! by `connect` and `tls`, which set it up, and by `probe`.
 
 use std::{
     io,
@@ -21,7 +20,12 @@ mod wire_event;
 
 use self::wire_event::keep;
 pub use self::wire_event::{LATE, Traffic, WireEvent, kept_waiting};
-use super::{Buffer, LastRecord, ServerHello, TcpInfo, hello::Records, linux};
+use super::{
+    Buffer, LastRecord, ServerHello, TcpInfo,
+    hello::Records,
+    linux,
+    tcp::{Received, StampedBytes},
+};
 use crate::{
     clock::{self, Kernel},
     plan::Timing,
@@ -30,16 +34,16 @@ use crate::{
 /// Bytes on the wire, TLS included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ByteCounts {
-    /// Given to the kernel.
+    /// Passed to the kernel.
     pub sent: u64,
-    /// Taken from the kernel.
+    /// Read from the kernel.
     pub received: u64,
 }
 
-/// A handle on a TCP connection whose bytes are counted and stamped. It can be copied: the TLS library swallows the stream that it is given,
-/// also when it fails, and what was seen on the wire must outlive that. One task uses it, so the lock is never waited for.
+/// A handle on a TCP connection whose bytes are counted and stamped. The TLS library consumes the handle that it is given, also
+/// when it fails; a clone outlives that. One task uses it, so the lock is never waited for.
 ///
-/// It is there before the connection: what is written meanwhile waits.
+/// It exists before the connection: reads and writes wait for that.
 #[derive(Debug, Clone, Default)]
 pub struct StampedStream(Arc<Mutex<StreamState>>);
 
@@ -49,22 +53,22 @@ struct StreamState {
     socket: Option<Socket>,
     counts: ByteCounts,
     first_write: Option<Instant>,
-    /// Since when bytes wait for room in the peer's window, none of which has been taken yet.
+    /// Since when bytes wait for room in the peer's window, none of which has been sent.
     no_room_since: Option<Instant>,
     /// First arrival since [`StampedStream::begin_read`], or [`StampedStream::ignore_tls_records`].
     first_read: Option<Instant>,
     last_read: Option<Instant>,
-    /// Nothing has come since we wrote: the first byte of what comes is wanted with a stamp of its own.
+    /// Nothing has arrived since we wrote: the next byte needs a stamp of its own.
     asked: bool,
-    /// Bytes have come that may not have been acknowledged.
+    /// Bytes have arrived that may not have been acknowledged.
     unacknowledged: bool,
     quickack: bool,
     events: Vec<WireEvent>,
-    /// Since the mark, imaptrace had to stamp an arrival itself.
+    /// An arrival of this step has no stamp of the kernel.
     stamped_here: bool,
     /// See [`Traffic::closed`].
     closed: bool,
-    /// Segments sent again or received out of order, as of the last look.
+    /// Segments retransmitted or received out of order, when last read.
     lost: u64,
     /// See [`StampedStream::look`].
     looking: bool,
@@ -78,32 +82,31 @@ struct StreamState {
 
 #[derive(Debug)]
 struct Socket {
-    /// Registered for reading alone: a departure's stamp is an event too, and must not wake the task.
+    /// Registered for reading only: a departure's stamp is an event too, and must not wake the task.
     stream: AsyncFd<TcpStream>,
-    /// A second registration, made when the kernel first takes no more bytes.
+    /// A second registration, made when the kernel first accepts no more bytes.
     writable: Option<AsyncFd<OwnedFd>>,
-    /// How the clocks stand, when the kernel stamps.
+    /// Both clocks, if the kernel stamps.
     kernel: Option<Kernel>,
-    /// Nothing that is read from now on came before this.
+    /// Lower bound of the next arrivals.
     earliest: Instant,
-    /// The kernel's stamp of the last bytes read, if it was believed.
+    /// The kernel's stamp of the last bytes read, if it was accepted.
     last_stamp: Option<Duration>,
-    /// What the next read has to tell.
+    /// The error that the next read returns.
     broken: Option<io::Error>,
 }
 
-/// What is there only under TLS: OpenSSL reads a record in two pieces, which here costs one system call.
+/// State under TLS: OpenSSL reads a record in two pieces, which here is one system call.
 #[derive(Debug)]
 struct Tls {
     records: Records,
-    /// What has come and is not yet taken.
+    /// Bytes that OpenSSL has not read yet.
     waiting: Option<Buffer>,
     from: usize,
 }
 
 impl StampedStream {
-    /// Takes over a connection that was begun at `begun`. With `stamped` its socket was asked for stamps, and gives
-    /// them.
+    /// Takes over a connection that was begun at `begun`. With `stamped` the kernel stamps its arrivals.
     pub fn attach(&self, stream: TcpStream, begun: Instant, stamped: bool, timing: Timing) -> io::Result<()> {
         let mut inner = self.inner();
         inner.quickack = timing.quickack && linux::acknowledge_now(stream.as_fd());
@@ -128,7 +131,7 @@ impl StampedStream {
         self.inner().counts
     }
 
-    /// Begins a step: forgets what has crossed the line, and the first write, so that the next one is the first.
+    /// Begins a step: drops the events and the first write of the last one.
     pub fn begin_step(&self) {
         let mut inner = self.inner();
         (inner.first_write, inner.no_room_since) = (None, None);
@@ -136,7 +139,7 @@ impl StampedStream {
         (inner.stamped_here, inner.closed) = (false, false);
     }
 
-    /// When the first byte since [`StampedStream::begin_step`] left, or was handed to the kernel.
+    /// When the first byte since [`StampedStream::begin_step`] left, or was passed to the kernel.
     pub fn first_write(&self) -> Option<Instant> {
         self.inner().first_write
     }
@@ -152,8 +155,8 @@ impl StampedStream {
         self.inner().first_read = None;
     }
 
-    /// What came since [`StampedStream::begin_read`] was TLS's own, such as session tickets, unless half a record is there: from
-    /// outside they look like data, and only who waited for data in vain knows. What comes next is the first.
+    /// The caller got no data: the bytes since [`StampedStream::begin_read`] were records of TLS itself, such as session tickets,
+    /// unless a record is incomplete. They are not the first arrival.
     pub fn ignore_tls_records(&self) {
         let mut inner = self.inner();
         let between = inner.tls.as_ref().is_some_and(|tls| tls.records.is_between());
@@ -162,15 +165,15 @@ impl StampedStream {
         }
     }
 
-    /// When the first and the last of the bytes arrived that were read since [`StampedStream::begin_read`]. A read that was served
-    /// from what had been read before gives the moment of that.
+    /// When the first and the last byte read since [`StampedStream::begin_read`] arrived. For a read from a buffer, when its bytes
+    /// arrived.
     pub fn last_arrival(&self) -> Option<(Instant, Instant)> {
         let inner = self.inner();
         let last = inner.last_read?;
         Some((inner.first_read.unwrap_or(last), last))
     }
 
-    /// Takes what has crossed the line since [`StampedStream::begin_step`].
+    /// Takes the events since [`StampedStream::begin_step`].
     pub fn traffic(&self) -> Traffic {
         let mut inner = self.inner();
         let events = std::mem::take(&mut inner.events);
@@ -178,22 +181,22 @@ impl StampedStream {
         Traffic { events, kernel, closed: inner.closed }
     }
 
-    /// Until the kernel holds nothing more, a read gets what it holds, also what the runtime has not reported: its
-    /// timer may come before it.
+    /// Lets reads return bytes that the runtime has not reported yet, until the kernel has none: a timer may fire before the
+    /// report.
     pub fn look(&self) {
         self.inner().looking = true;
     }
 
-    /// From here on notes when bytes lay unread for longer than this, while we read nothing.
+    /// From here on records when bytes stay unread for longer than this, while nothing is read.
     pub fn watch_unread(&self, limit: Duration) {
         let mut inner = self.inner();
         inner.unread_limit = Some(limit);
         inner.unread.clear();
     }
 
-    /// When the peer owed nothing since [`StampedStream::begin_step`], as far as the line shows it: for longer than
-    /// [`StampedStream::watch_unread`] was given, bytes lay unread, or it was our turn, between an arrival and what we sent next. Short
-    /// turns do not count: who makes us answer again and again, and never ends, owes the end all the time.
+    /// When the peer owed nothing since [`StampedStream::begin_step`]: bytes were unread, or it was our turn, between an arrival and
+    /// the next departure, for longer than the limit of [`StampedStream::watch_unread`]. Shorter turns do not count: a peer that
+    /// makes us answer without end owes the end.
     pub fn not_owed(&self) -> Vec<(Instant, Instant)> {
         let inner = self.inner();
         let limit = inner.unread_limit.unwrap_or_default();
@@ -202,17 +205,17 @@ impl StampedStream {
         inner.unread.iter().copied().chain(turns).collect()
     }
 
-    /// When bytes last crossed the line since [`StampedStream::begin_step`].
+    /// The last arrival or departure since [`StampedStream::begin_step`].
     pub fn last_event(&self) -> Option<Instant> {
         self.inner().events.last().map(|last| last.at)
     }
 
-    /// Whether the kernel took the wish to acknowledge at once.
+    /// Whether the kernel accepts `TCP_QUICKACK`.
     pub fn quickack(&self) -> bool {
         self.inner().quickack
     }
 
-    /// The kernel's figures of the connection (`TCP_INFO`).
+    /// The kernel's statistics of the connection (`TCP_INFO`).
     pub fn tcp_info(&self) -> Option<TcpInfo> {
         let mut inner = self.inner();
         let info = TcpInfo::of(inner.socket.as_ref()?.stream.as_fd())?;
@@ -220,35 +223,35 @@ impl StampedStream {
         Some(info)
     }
 
-    /// Whether bytes have come that TLS has not taken yet.
+    /// Whether there are bytes that TLS has not read yet.
     pub fn has_waiting(&self) -> bool {
         self.inner().tls.as_ref().is_some_and(|tls| tls.waiting.is_some())
     }
 
-    /// The server's choice, once it has passed.
+    /// The version and cipher suite that the server chose, once they are known.
     pub fn server_hello(&self) -> Option<ServerHello> {
-        self.inner().tls.as_ref()?.records.hello()
+        self.inner().tls.as_ref()?.records.hello
     }
 
-    /// The last TLS record that came.
+    /// The last TLS record received.
     pub fn last_record(&self) -> Option<LastRecord> {
-        self.inner().tls.as_ref()?.records.last()
+        self.inner().tls.as_ref()?.records.last
     }
 
-    /// The first bytes that came where TLS records should, when they are none.
+    /// The first bytes received, if they are no TLS record.
     pub fn non_tls_prefix(&self) -> Option<Vec<u8>> {
         self.inner().tls.as_ref()?.records.non_tls_prefix().map(<[u8]>::to_vec)
     }
 
-    /// The server's certificates, as DER, its own first, where they passed in clear text (up to TLS 1.2); to be had once.
+    /// Takes the server's certificates, as DER, its own first, if they were in clear text (up to TLS 1.2).
     pub(super) fn take_chain(&self) -> Vec<Vec<u8>> {
         self.inner().tls.as_mut().map(|tls| tls.records.take_chain()).unwrap_or_default()
     }
 
-    /// The server's certificates are of no interest any more.
+    /// Drops the server's certificates.
     pub(super) fn drop_chain(&self) {
         if let Some(tls) = &mut self.inner().tls {
-            tls.records.drop_chain();
+            tls.records.chain = None;
         }
     }
 
@@ -258,7 +261,7 @@ impl StampedStream {
 }
 
 impl StreamState {
-    /// Reads what is there. None while there is nothing.
+    /// Reads available bytes.
     fn poll_receive(&mut self, context: &mut Context<'_>, target: &mut [u8]) -> Poll<io::Result<usize>> {
         let Some(socket) = &mut self.socket else { return Poll::Pending };
         if let Some(error) = socket.broken.take() {
@@ -279,12 +282,12 @@ impl StreamState {
             };
             let mut ready = ready?;
             match linux::receive(ready.get_inner().as_fd(), usize::from(self.asked), target) {
-                Ok(linux::Received { pieces, then }) => {
+                Ok(Received { pieces, then }) => {
                     socket.broken = then;
                     let count = pieces.iter().map(|piece| piece.bytes).sum();
-                    // The end of the stream leaves its stamp on the bytes that it comes to lie beside.
+                    // The stamp of these bytes may be that of the end of the stream.
                     self.closed |= count > 0 && ready.ready().is_read_closed();
-                    // The socket is empty now: what comes later is told anew.
+                    // The socket is empty now: the next arrival is reported again.
                     if 0 < count && count < target.len() {
                         ready.clear_ready();
                     }
@@ -293,37 +296,33 @@ impl StreamState {
                     return Poll::Ready(Ok(count));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
     }
 
-    /// Reads what the kernel holds, whatever the runtime knows. None when that is nothing.
+    /// Reads the bytes in the kernel, whether or not the runtime has reported them. None if there are none.
     fn receive_now(&mut self, target: &mut [u8]) -> Option<io::Result<usize>> {
         let socket = self.socket.as_mut()?;
-        // Without a stamp the age of the last data shows when it came.
+        // In place of a missing stamp: the age of the last data.
         let age = TcpInfo::of(socket.stream.as_fd()).map(|info| Duration::from_millis(info.data_age_ms.into()));
         let came = age.and_then(|age| clock::now().checked_sub(age));
-        loop {
-            match linux::receive(socket.stream.as_fd(), usize::from(self.asked), target) {
-                Ok(linux::Received { pieces, then }) => {
-                    socket.broken = then;
-                    self.received(pieces, came);
-                    return Some(Ok(pieces.iter().map(|piece| piece.bytes).sum()));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.looking = false;
-                    return None;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Some(Err(error)),
+        match linux::receive(socket.stream.as_fd(), usize::from(self.asked), target) {
+            Ok(Received { pieces, then }) => {
+                socket.broken = then;
+                self.received(pieces, came);
+                Some(Ok(pieces.iter().map(|piece| piece.bytes).sum()))
             }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.looking = false;
+                None
+            }
+            Err(error) => Some(Err(error)),
         }
     }
 
-    /// Notes what was just read. `came` is when the last of it did, where the kernel gives no stamp; none is now.
-    fn received(&mut self, pieces: [linux::StampedBytes; 2], came: Option<Instant>) {
+    /// Records a read. `came` replaces a missing stamp; without it, the present time does.
+    fn received(&mut self, pieces: [StampedBytes; 2], came: Option<Instant>) {
         let Some(socket) = &mut self.socket else { return };
         let look = socket.kernel.as_mut().map(Kernel::look);
         let now = look.map_or_else(clock::now, |look| look.moment());
@@ -331,7 +330,7 @@ impl StreamState {
         self.unacknowledged = true;
         for piece in pieces.into_iter().filter(|piece| piece.bytes > 0) {
             let at = match (self.last_read, piece.stamp) {
-                // The rest of what came together with the bytes before it.
+                // The rest of a packet.
                 (Some(last), Some(stamp)) if socket.last_stamp == Some(stamp) => Some(last),
                 (_, Some(stamp)) => look.and_then(|look| look.place(stamp, socket.earliest)),
                 (_, None) => None,
@@ -339,7 +338,7 @@ impl StreamState {
             socket.last_stamp = piece.stamp.filter(|_| at.is_some());
             self.stamped_here |= at.is_none();
             let at = at.unwrap_or_else(|| came.unwrap_or(now).max(socket.earliest).min(now));
-            // Of what comes without end something always lies there: only while we do not read at all is it left unread.
+            // In an endless stream some bytes always wait: they count as unread only since the last read.
             let since = self.read_at.map_or(at, |read| at.max(read));
             if self.unread_limit.is_some_and(|limit| now.saturating_duration_since(since) > limit) {
                 wire_event::note_unread(&mut self.unread, since, now);
@@ -356,7 +355,7 @@ impl StreamState {
             keep(&mut self.events, WireEvent { lay_us, lost, ..WireEvent::new(at, piece.bytes, false) });
         }
         self.read_at = Some(now);
-        // The end of the stream has a moment too.
+        // The end of the stream has a time too.
         if self.last_read.is_none() || pieces.iter().all(|piece| piece.bytes == 0) {
             self.last_read = Some(now);
         }
@@ -371,7 +370,7 @@ impl StreamState {
                     let at = socket.departure(before).unwrap_or(before);
                     self.first_write.get_or_insert(at);
                     self.asked = true;
-                    // It rides on what was sent.
+                    // The segment carries the acknowledgement.
                     self.unacknowledged = false;
                     self.counts.sent += count as u64;
                     keep(&mut self.events, WireEvent::new(at, count, true));
@@ -383,7 +382,7 @@ impl StreamState {
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    // Tried at this moment, for a step that ends over it.
+                    // The time of a step that ends with this error.
                     self.first_write.get_or_insert(before);
                     return Poll::Ready(Err(error));
                 }
@@ -392,18 +391,18 @@ impl StreamState {
     }
 }
 
-/// Has the runtime watch a descriptor.
-#[expect(unsafe_code, reason = "tokio asks for a promise that its type cannot hold")]
+/// Registers a descriptor with the runtime.
+#[expect(unsafe_code, reason = "the type does not prove tokio's requirement")]
 fn register<T: AsRawFd + Into<OwnedFd>>(owned: T, interest: Interest) -> io::Result<AsyncFd<T>> {
-    // SAFETY: whatever turns into an `OwnedFd` owns one descriptor, the same and open, for as long as it lives.
+    // SAFETY: a type that converts into an `OwnedFd` owns one open descriptor as long as it lives.
     Ok(unsafe { AsyncFd::register_with_interest(owned, interest) }?)
 }
 
 impl Socket {
-    /// When the bytes left that were just sent, by the kernel.
+    /// When the bytes just sent left, by the kernel's stamp.
     fn departure(&mut self, before: Instant) -> Option<Instant> {
         let kernel = self.kernel.as_mut()?;
-        // One that comes too late to be told at once is still there when the next is asked for.
+        // The queue may start with late stamps of earlier bytes.
         while let Some(stamp) = linux::departure(self.stream.as_fd()) {
             if let Some(at) = kernel.look().place(stamp, before) {
                 return Some(at);
@@ -418,15 +417,15 @@ impl Socket {
             none => none.insert(register(self.stream.as_fd().try_clone_to_owned()?, Interest::WRITABLE)?),
         };
         let ready = ready!(writable.poll_write_ready(context)).map(|mut ready| ready.clear_ready());
-        // A stamp that comes late is an error to epoll, and with it the runtime holds the socket for closed, for good: so
-        // late stamps go, and the next wait begins with a registration of its own.
+        // A late stamp is an error event of epoll, after which the runtime considers the socket closed for good: so late stamps
+        // are dropped, and the next wait makes a new registration.
         while linux::departure(self.stream.as_fd()).is_some() {}
         self.writable = None;
         Poll::Ready(ready)
     }
 }
 
-/// Segments that were sent again, or came out of order.
+/// Segments that were retransmitted, or arrived out of order.
 fn lost(info: &TcpInfo) -> u64 {
     u64::from(info.retransmits) + u64::from(info.out_of_order.unwrap_or_default())
 }
@@ -487,7 +486,7 @@ impl AsyncWrite for StampedStream {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // The caller closes the connection next, which ends the stream.
+        // The caller closes the connection next.
         Poll::Ready(Ok(()))
     }
 }

@@ -1,8 +1,8 @@
-//! Sorts the TLS library's errors into causes, by numbers: OpenSSL's reason codes, the numbers of alerts (RFC 8446 §6),
-//! the results of verification. No cause depends on a part of a message's text. Called by `tls` for handshakes and by
-//! `probe` for connections that stand. What class a run gets from a cause is `probe`'s matter.
+//! Maps errors of the TLS library to causes, by numbers: OpenSSL's reason codes, alerts (RFC 8446 §6), and results of
+//! verification. No cause depends on a part of a text. Called by `tls` for handshakes and by `probe`, which maps causes to
+//! classes, for established connections.
 //!
-//! Elsewhere than on Linux the library is another one, and only errors of the connection itself are distinguished.
+//! Other systems have another library, and only errors of the connection itself are distinguished.
 
 use std::{error::Error, io};
 
@@ -47,11 +47,11 @@ pub enum TlsCause {
     UnknownName,
     /// The server requires a client certificate.
     ClientCertificateRequired,
-    /// The server sent `handshake_failure` after its ServerHello: it found something in common, and then refused.
+    /// The server sent `handshake_failure` after its ServerHello, which chose the parameters.
     RefusedAfterCertificate,
     /// The server refused the client certificate.
     ClientCertificateRefused,
-    /// The server would not read the handshake, or a part of it.
+    /// The server rejected a message of the handshake.
     HandshakeRefused,
     /// The server sent `internal_error`.
     ServerFault,
@@ -61,7 +61,7 @@ pub enum TlsCause {
     Reset,
     /// The connection ended.
     Eof,
-    /// No end in time.
+    /// The deadline has passed.
     Timeout,
     /// This process or machine has no file descriptor left, or no memory for sockets.
     Exhausted,
@@ -72,7 +72,7 @@ pub enum TlsCause {
 }
 
 impl TlsCause {
-    /// Whether a certificate of the server's was refused.
+    /// Whether a certificate of the server was refused.
     pub fn is_of_certificate(self) -> bool {
         matches!(self, Self::Expired | Self::NotYetValid | Self::Name | Self::Untrusted | Self::Weak)
     }
@@ -83,21 +83,21 @@ impl TlsCause {
 pub struct TlsFailure {
     /// Why.
     pub cause: TlsCause,
-    /// Our own words, with the TLS library's in them. Untrusted: they may quote the server.
+    /// For people, with the TLS library's text. Untrusted: it may quote the server.
     pub text: String,
-    /// The server had sent something before.
+    /// The server had sent a record before.
     pub answered: bool,
-    /// The server's own certificate, as DER, where the library gave it.
+    /// The server's own certificate, as DER, if the library reported it.
     pub(super) leaf: Option<Vec<u8>>,
 }
 
 impl TlsFailure {
-    /// There is no handshake to be shaken: a fault of ours.
+    /// There is no prepared handshake: a fault of ours.
     pub fn unprepared() -> Self {
         Self::new(TlsCause::Handshake, "no handshake was prepared".to_owned())
     }
 
-    /// No end in time.
+    /// The deadline has passed.
     pub fn timeout() -> Self {
         Self::new(TlsCause::Timeout, String::new())
     }
@@ -106,7 +106,7 @@ impl TlsFailure {
         Self { cause, text, answered: false, leaf: None }
     }
 
-    /// A handshake over `wire`, with a server that was to be `name`, failed with this error.
+    /// A handshake over `wire` with the server `name` failed with this error.
     pub(super) fn of_handshake(error: &native_tls::Error, wire: &StampedStream, name: &str) -> Self {
         let answered = wire.last_record().is_some();
         let failure = match wire.non_tls_prefix() {
@@ -116,13 +116,13 @@ impl TlsFailure {
         Self { answered, ..failure }
     }
 
-    /// An error of a connection that stood, if it is TLS's own and not the kernel's.
+    /// An error of an established connection; none if it is the kernel's.
     pub fn of_session(error: &io::Error) -> Option<Self> {
         session(error).map(|(cause, text)| Self::new(cause, text))
     }
 }
 
-/// What the server sent in place of TLS.
+/// The server did not send a TLS record first.
 fn not_tls(first: &[u8]) -> TlsFailure {
     let cause = if first.starts_with(b"* ") {
         TlsCause::ClearText
@@ -136,16 +136,24 @@ fn not_tls(first: &[u8]) -> TlsFailure {
 }
 
 fn library(error: &native_tls::Error, wire: &StampedStream, name: &str) -> TlsFailure {
-    let failure = match broken(error) {
-        Some(StreamEnd::Kernel(cause, text)) => {
-            let when =
-                if wire.last_record().is_some() { "in the handshake" } else { "before the server's first byte of TLS" };
-            TlsFailure::new(cause, format!("the connection broke {when}: {text}"))
-        }
-        Some(StreamEnd::Eof) => ended(wire),
-        None => handshake(error, wire, name),
+    // Of the connection below TLS.
+    let broken = std::iter::successors(error.source(), |&inner| inner.source()).find_map(<dyn Error>::downcast_ref);
+    let kernel = broken.and_then(|broken: &io::Error| {
+        let cause = match trouble(broken)? {
+            Trouble::Line => TlsCause::Reset,
+            Trouble::Exhausted => TlsCause::Exhausted,
+            Trouble::Local => TlsCause::Local,
+        };
+        let is_begun = wire.last_record().is_some();
+        let when = if is_begun { "in the handshake" } else { "before the server's first byte of TLS" };
+        Some(TlsFailure::new(cause, format!("the connection broke {when}: {broken}")))
+    });
+    let failure = match (kernel, broken) {
+        (Some(failure), _) => failure,
+        (None, Some(broken)) if broken.kind() == io::ErrorKind::UnexpectedEof => ended(wire),
+        _ => handshake(error, wire, name),
     };
-    // Roots are read when they are needed; one that could not be opened is to OpenSSL one that does not exist.
+    // Roots are read when they are needed; to OpenSSL one that cannot be opened does not exist.
     if matches!(failure.cause, TlsCause::Untrusted | TlsCause::Handshake) && descriptors::are_spent() {
         let text = "no file descriptor is left to read the trusted roots with".to_owned();
         return TlsFailure::new(TlsCause::Exhausted, text);
@@ -153,7 +161,7 @@ fn library(error: &native_tls::Error, wire: &StampedStream, name: &str) -> TlsFa
     failure
 }
 
-/// The connection is at its end, in the handshake.
+/// The connection ended in the handshake.
 fn ended(wire: &StampedStream) -> TlsFailure {
     const ALERT: u8 = 21;
     let text = match wire.last_record() {
@@ -164,31 +172,7 @@ fn ended(wire: &StampedStream) -> TlsFailure {
     TlsFailure::new(TlsCause::Eof, text.to_owned())
 }
 
-enum StreamEnd {
-    Kernel(TlsCause, String),
-    Eof,
-}
-
-/// Whether the connection below TLS is what broke.
-fn broken(error: &native_tls::Error) -> Option<StreamEnd> {
-    let mut source = error.source();
-    while let Some(inner) = source {
-        if let Some(error) = inner.downcast_ref::<io::Error>() {
-            let cause = match trouble(error) {
-                Some(Trouble::Line) => TlsCause::Reset,
-                Some(Trouble::Exhausted) => TlsCause::Exhausted,
-                Some(Trouble::Local) => TlsCause::Local,
-                None if error.kind() == io::ErrorKind::UnexpectedEof => return Some(StreamEnd::Eof),
-                None => return None,
-            };
-            return Some(StreamEnd::Kernel(cause, error.to_string()));
-        }
-        source = inner.source();
-    }
-    None
-}
-
-/// The names of alerts (IANA's TLS Alert Registry), with what each says of a handshake.
+/// Alerts (IANA's TLS Alert Registry): number, name, and cause in a handshake.
 const ALERTS: &[(i32, &str, TlsCause)] = &[
     (10, "unexpected_message", TlsCause::HandshakeRefused),
     (20, "bad_record_mac", TlsCause::Alert),
@@ -225,7 +209,7 @@ const ALERTS: &[(i32, &str, TlsCause)] = &[
     (120, "no_application_protocol", TlsCause::Alpn),
 ];
 
-/// The name of an alert, and its cause.
+/// The name and cause of an alert.
 fn alert(number: i32) -> (&'static str, TlsCause) {
     let known = ALERTS.iter().find(|(known, _, _)| *known == number);
     known.map_or(("of no known name", TlsCause::Alert), |(_, name, cause)| (*name, *cause))
@@ -261,15 +245,15 @@ mod openssl_errors {
 
     use super::{StampedStream, TlsCause, TlsFailure, alert, ended};
 
-    /// `ERR_LIB_SSL`, and the libraries below it that read certificates: `ERR_LIB_X509`, `ERR_LIB_ASN1`.
+    /// `ERR_LIB_SSL`, and the libraries that parse certificates: `ERR_LIB_X509`, `ERR_LIB_ASN1`.
     const SSL: i32 = 20;
     const READS: &[i32] = &[11, 13];
-    /// An alert's number is added to this.
+    /// `SSL_AD_REASON_OFFSET`: the reason of an alert is this and its number.
     const ALERT: i32 = 1000;
     const VERIFY_FAILED: i32 = 134;
     const UNEXPECTED_EOF: i32 = 294;
 
-    /// Reasons of `ERR_LIB_SSL` by number, as they stand in OpenSSL's `sslerr.h`.
+    /// Reasons of `ERR_LIB_SSL` by number (OpenSSL's `sslerr.h`).
     const REASONS: &[(TlsCause, &str, &[i32])] = &[
         (
             TlsCause::NoTls,
@@ -302,7 +286,7 @@ mod openssl_errors {
         ),
         (
             TlsCause::MalformedCertificate,
-            "the server's certificate cannot be read",
+            UNREADABLE,
             // cert length mismatch, no certificates returned, signature for non signing certificate, invalid certificate or
             // alg, unable to find public key parameters, unknown certificate type, unknown pkey type, bad ecc cert, ecc cert
             // not for signing, wrong certificate type
@@ -315,17 +299,14 @@ mod openssl_errors {
             // signature size, decryption failed or bad record mac
             &[123, 129, 147, 149, 264, 265, 281],
         ),
-        (
-            TlsCause::Weak,
-            "a certificate is too weak",
-            // ca key too small, ca md too weak, ee key too small
-            &[397, 398, 399],
-        ),
+        // ca key too small, ca md too weak, ee key too small
+        (TlsCause::Weak, "a certificate is too weak", &[397, 398, 399]),
     ];
+    const UNREADABLE: &str = "the server's certificate cannot be read";
 
     pub(super) fn handshake(error: &native_tls::Error, wire: &StampedStream, name: &str) -> TlsFailure {
         let Some(stack) = error.source().and_then(|source| source.downcast_ref::<ErrorStack>()) else {
-            // Before there is a connection it is the set-up that fails. After that, only an end has no reason.
+            // Without a connection the set-up failed. Later, only an end has no reason.
             return match wire.tcp_info() {
                 Some(_) => ended(wire),
                 None => TlsFailure::new(TlsCause::Handshake, error.to_string()),
@@ -342,7 +323,6 @@ mod openssl_errors {
         }
         let (cause, text) = reason(stack).unwrap_or_else(|| (TlsCause::Handshake, error.to_string()));
         match cause {
-            // The server had found something in common before.
             TlsCause::NoCommonParameters if is_alert(stack) && wire.server_hello().is_some() => TlsFailure::new(
                 TlsCause::RefusedAfterCertificate,
                 format!("{text}, after it had shown its certificate"),
@@ -363,7 +343,7 @@ mod openssl_errors {
         Some(reason(stack).unwrap_or_else(|| (TlsCause::Handshake, error.to_string())))
     }
 
-    /// The reasons of the TLS library itself, the first first.
+    /// The reasons of `ERR_LIB_SSL`, in order.
     fn ssl_reasons(stack: &ErrorStack) -> impl Iterator<Item = i32> {
         stack.errors().iter().filter(|error| error.library_code() == SSL).map(openssl::error::Error::reason_code)
     }
@@ -372,42 +352,39 @@ mod openssl_errors {
         ssl_reasons(stack).any(|reason| reason > ALERT)
     }
 
-    /// The cause that the first known error on the stack gives, and its words.
+    /// The cause of the first known error on the stack, and its text.
     fn reason(stack: &ErrorStack) -> Option<(TlsCause, String)> {
         if let Some(number) = ssl_reasons(stack).find(|reason| (ALERT..ALERT + 256).contains(reason)) {
             let (name, cause) = alert(number - ALERT);
             return Some((cause, format!("the server sent the fatal alert {} ({name})", number - ALERT)));
         }
-        let theirs =
-            |error: &openssl::error::Error| error.reason().map(|reason| format!(" ({reason})")).unwrap_or_default();
-        let errors = || stack.errors().iter();
-        let known = errors().filter(|error| error.library_code() == SSL).find_map(|error| {
+        let of =
+            |libraries: &'static [i32]| stack.errors().iter().filter(|error| libraries.contains(&error.library_code()));
+        let known = of(&[SSL]).find_map(|error| {
             let known = REASONS.iter().find(|(_, _, numbers)| numbers.contains(&error.reason_code()));
-            known.map(|(cause, words, _)| (*cause, format!("{words}{}", theirs(error))))
+            known.map(|(cause, text, _)| (*cause, *text, error))
         });
-        let unread = || errors().find(|error| READS.contains(&error.library_code()));
-        let malformed = |error| {
-            (TlsCause::MalformedCertificate, format!("the server's certificate cannot be read{}", theirs(error)))
-        };
-        let other = || errors().find(|error| error.library_code() == SSL);
-        let broke = |error| (TlsCause::Handshake, format!("the server broke the handshake{}", theirs(error)));
-        known.or_else(|| unread().map(malformed)).or_else(|| other().map(broke))
+        let unread = || of(READS).next().map(|error| (TlsCause::MalformedCertificate, UNREADABLE, error));
+        let other = || of(&[SSL]).next().map(|error| (TlsCause::Handshake, "the server broke the handshake", error));
+        let (cause, text, error) = known.or_else(unread).or_else(other)?;
+        let theirs = error.reason().map(|reason| format!(" ({reason})")).unwrap_or_default();
+        Some((cause, format!("{text}{theirs}")))
     }
 
-    /// The number of the verification's result, which native-tls gives only as the last words of its own: OpenSSL's text for
-    /// that number, in parentheses behind the text of the stack. None when the text is another one.
+    /// The result of verification. native-tls reports it only in its text: OpenSSL's text for the number, in parentheses after the
+    /// text of the stack.
     fn refused(text: &str, stack: &ErrorStack) -> Option<i32> {
         let words = text.strip_prefix(&stack.to_string())?.strip_prefix(" (")?.strip_suffix(')')?;
         (1..256).find(|number| verification_text(*number) == words)
     }
 
-    #[expect(unsafe_code, reason = "every number has a text, also those that mean nothing")]
+    #[expect(unsafe_code, reason = "OpenSSL has a text for every number")]
     pub(crate) fn verification_text(number: i32) -> &'static str {
-        // SAFETY: it wraps a number that is only ever looked up in a table, with a default.
+        // SAFETY: the number is only looked up in a table, with a default.
         unsafe { X509VerifyResult::from_raw(number) }.error_string()
     }
 
-    /// The cause that a verification's result (`X509_V_ERR_…` in OpenSSL's `x509_vfy.h`) stands for.
+    /// The cause of a result of verification (`X509_V_ERR_…` in OpenSSL's `x509_vfy.h`).
     pub(crate) fn of_verification(number: i32) -> TlsCause {
         match number {
             10 => TlsCause::Expired,

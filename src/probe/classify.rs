@@ -47,7 +47,7 @@ pub(super) fn of_connect(cause: ConnectCause) -> ErrorType {
         ConnectCause::Exhausted => ErrorType::OverloadFd,
         ConnectCause::NoPort => ErrorType::OverloadPort,
         ConnectCause::Source => ErrorType::AddressDenied,
-        ConnectCause::Local(_) => ErrorType::Internal,
+        ConnectCause::Local => ErrorType::Internal,
     }
 }
 

@@ -1,16 +1,14 @@
-//! A bundle of CA certificates as a hashed directory of our own, under a name that never changes: the environment cannot be
-//! changed while threads run.
+//! A hashed directory made of a CA bundle, under a name that never changes: the environment cannot change once threads run.
 //!
-//! That name leads, by way of `/proc/self/fd`, to a descriptor that is kept open, and `dup3` puts another directory under
-//! it in one step. So the directory can be made when it is known where, made anew when a cleaner took it, and replaced when
-//! the bundle changes, and at no time does a verification find half of one. The same goes for the file: it is empty as
-//! long as there is a directory, and the bundle itself where none can be made. Every call that waits for a disk is made by
-//! `blocking`. Called by `roots`.
+//! The name is one in `/proc/self/fd`, of a descriptor that stays open; `dup3` replaces the directory behind it atomically. So
+//! the directory can be made after the start, again after a cleaner removed it, and when the bundle changes, and a
+//! verification never sees half of one. The file has such a name too: it is empty while there is a directory, and the bundle
+//! itself when none can be made. `blocking` makes all calls that wait for a disk. Called by `roots`.
 
 use std::{
     io,
     os::fd::{AsRawFd as _, OwnedFd},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex as Lock, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -40,22 +38,26 @@ use crate::{
     net::{Trouble, trouble},
 };
 
-/// How long a disk may take for one step.
+/// The time limit of one step on a disk.
 const STEP: Duration = Duration::from_secs(2);
 
 /// Why the bundle cannot be used.
 #[derive(Debug)]
 struct BundleProblem {
     text: String,
-    /// A file system has not answered.
+    /// A file system has not responded.
     is_unfinished: bool,
-    /// No more files may be opened.
+    /// No file descriptor is left.
     is_exhausted: bool,
 }
 
 impl BundleProblem {
     fn new(text: &str) -> Self {
         Self { text: text.to_owned(), is_unfinished: false, is_exhausted: false }
+    }
+
+    fn of(self, bundle: &Path) -> RootsError {
+        RootsError { bundle: bundle.to_owned(), problem: self.text, is_exhausted: self.is_exhausted }
     }
 }
 
@@ -78,12 +80,12 @@ const LARGEST: u64 = 16 << 20;
 #[derive(Debug)]
 pub(super) struct Bundle {
     path: PathBuf,
-    /// Where a directory may be made, the best first.
+    /// Where a directory may be made, in this order.
     places: OnceLock<Vec<PathBuf>>,
-    /// What the two variables name, and lead to other files and directories as time goes by.
+    /// The descriptors that the two variables name.
     slots: Arc<Lock<Slots>>,
     state: Mutex<BundleState>,
-    /// No directory is made any more: the process is at its end.
+    /// The process ends: no directory is made any more.
     is_ended: AtomicBool,
     /// The directory in use, for a check without the state's lock.
     current: Lock<Option<Arc<HashedDirectory>>>,
@@ -98,28 +100,23 @@ struct Slots {
 #[derive(Debug, Default)]
 struct BundleState {
     changes: Changes<Option<FileVersion>>,
-    /// What the bundle held when it was last good.
+    /// The last good content.
     files: Option<Arc<HashedFiles>>,
     /// OpenSSL reads the bundle itself.
     is_file: bool,
-    /// What was logged last.
+    /// The problem that was logged last.
     logged: Option<String>,
 }
 
 impl Bundle {
-    /// Opens what the two variables will name. Makes no directory yet. To be called before there is a second thread.
+    /// Opens the descriptors that the two variables will name. Call it before there is a second thread.
     #[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
     pub(super) fn reserve(path: PathBuf) -> Result<Self, RootsError> {
         let nothing = || open(NOTHING, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty());
-        let failed = |problem: BundleProblem| RootsError {
-            bundle: path.clone(),
-            problem: problem.text,
-            is_exhausted: problem.is_exhausted,
-        };
         let slots = nothing().and_then(|directory| Ok(Slots { directory, file: nothing()? }));
-        let slots = slots.map_err(|error| failed(io::Error::from(error).into()))?;
+        let slots = slots.map_err(|error| BundleProblem::from(io::Error::from(error)).of(&path))?;
         if !by_descriptor(slots.file.as_raw_fd()).exists() {
-            return Err(failed(BundleProblem::new("/proc is not mounted")));
+            return Err(BundleProblem::new("/proc is not mounted").of(&path));
         }
         let (places, state, current, is_ended) = Default::default();
         Ok(Self { path, places, slots: Arc::new(Lock::new(slots)), state, is_ended, current })
@@ -131,36 +128,44 @@ impl Bundle {
         (by_descriptor(slots.file.as_raw_fd()), by_descriptor(slots.directory.as_raw_fd()))
     }
 
-    /// Says where a directory may be made, the best place first. Only the first call counts; the system's place for temporary files comes
-    /// last anyhow.
+    /// Sets where a directory may be made, in this order; the directory for temporary files is the last. Only the first call has
+    /// an effect.
     pub(super) fn place(&self, mut places: Vec<PathBuf>) {
         places.push(std::env::temp_dir());
         drop(self.places.set(places));
     }
 
-    /// Sees to it that certificates are found: to be awaited before a connection.
+    /// Ensures that certificates can be read: await it before a connection.
     pub(super) async fn ready(&self, deadline: Instant) -> Result<(), RootsError> {
-        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(current) = current {
-            let origin = blocking::Origin::of_path(current.place());
-            match blocking::run(origin, deadline, move || current.is_whole()).await {
-                Ok(true) => return Ok(()),
-                Ok(false) => {}
-                Err(unfinished) => return Err(self.error(unfinished.into())),
-            }
+        self.ensure(deadline).await.map_err(|problem| problem.of(&self.path))
+    }
+
+    async fn ensure(&self, deadline: Instant) -> Result<(), BundleProblem> {
+        if let Some(current) = self.current()
+            && Self::is_whole(current, deadline).await?
+        {
+            return Ok(());
         }
         let Ok(mut state) = timeout_at(deadline.into(), self.state.lock()).await else {
-            return Err(self.error(BundleProblem::new("it is being read, and no answer came in time")));
+            return Err(BundleProblem::new("it is being read, and no answer came in time"));
         };
         if state.is_file {
             return Ok(());
         }
-        timeout_at(deadline.into(), self.refresh(&mut state))
-            .await
-            .unwrap_or_else(|_| Err(self.error(BundleProblem::new("no answer came in time"))))
+        let refreshed = timeout_at(deadline.into(), self.refresh(&mut state)).await;
+        refreshed.unwrap_or_else(|_| Err(BundleProblem::new("no answer came in time")))
     }
 
-    /// Follows the bundle, and the directory made of it, for as long as it is polled.
+    fn current(&self) -> Option<Arc<HashedDirectory>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn is_whole(current: Arc<HashedDirectory>, deadline: impl Into<Deadline>) -> Result<bool, Unfinished> {
+        let origin = blocking::Origin::of_path(current.place());
+        blocking::run(origin, deadline, move || current.is_whole()).await
+    }
+
+    /// Follows the bundle and the directory for as long as it is polled.
     pub(super) async fn follow(&self) {
         loop {
             drop(self.refresh(&mut *self.state.lock().await).await);
@@ -168,43 +173,35 @@ impl Bundle {
         }
     }
 
-    /// Removes the directory, for good. Waits for the disk.
+    /// Removes the directory for good. Blocks.
     pub(super) fn remove(&self) {
         self.is_ended.store(true, Ordering::SeqCst);
         self.current.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    fn error(&self, problem: BundleProblem) -> RootsError {
-        RootsError { bundle: self.path.clone(), problem: problem.text, is_exhausted: problem.is_exhausted }
-    }
-
     /// Reads the bundle if it has changed, and makes a directory if it has or if there is none.
-    async fn refresh(&self, state: &mut BundleState) -> Result<(), RootsError> {
+    async fn refresh(&self, state: &mut BundleState) -> Result<(), BundleProblem> {
         let deadline = Deadline::after(clock::now(), STEP);
         let is_new = match self.read(state, deadline).await {
             Ok(is_new) => is_new,
             Err(problem) => {
                 self.log(state, &problem.text);
                 if state.files.is_none() && (problem.is_unfinished || problem.is_exhausted) {
-                    return Err(self.error(problem));
+                    return Err(problem);
                 }
-                // A bundle that is wrong from the start holds nothing; targets may bring roots of their own.
+                // A bundle that is invalid from the start counts as empty; targets may have roots of their own.
                 false
             }
         };
-        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let is_whole = match current {
+        let is_whole = match self.current() {
             None => state.is_file,
-            Some(current) => {
-                let origin = blocking::Origin::of_path(current.place());
-                blocking::run(origin, deadline, move || current.is_whole()).await.unwrap_or(false)
-            }
+            Some(current) => Self::is_whole(current, deadline).await.unwrap_or(false),
         };
         let is_due = (is_new || !is_whole) && !self.is_ended.load(Ordering::SeqCst);
         if is_due { self.make(state).await } else { Ok(()) }
     }
 
-    /// Whether the bundle holds something else than before.
+    /// Reads the bundle if it has changed; whether its certificates have.
     async fn read(&self, state: &mut BundleState, deadline: Deadline) -> Result<bool, BundleProblem> {
         let version = blocking::with_path(&self.path, deadline, FileVersion::at).await??;
         if !state.changes.is_due(&version) {
@@ -230,9 +227,9 @@ impl Bundle {
         Ok(true)
     }
 
-    /// Makes a directory in the first place that will do, and puts it under the name; without one, the bundle itself.
+    /// Makes a directory in the first place where it can, and puts it under the name; otherwise the bundle itself.
     #[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
-    async fn make(&self, state: &mut BundleState) -> Result<(), RootsError> {
+    async fn make(&self, state: &mut BundleState) -> Result<(), BundleProblem> {
         let files = state.files.clone().unwrap_or_default();
         let mut problem = BundleProblem::new("there is no place for it");
         for place in self.places.get_or_init(|| vec![std::env::temp_dir()]) {
@@ -248,7 +245,7 @@ impl Bundle {
                     state.is_file = false;
                     return Ok(());
                 }
-                Err(found) if found.is_exhausted => return Err(self.error(found)),
+                Err(found) if found.is_exhausted => return Err(found),
                 Err(found) => problem = BundleProblem::new(&format!("{}: {}", place.display(), found.text)),
             }
         }
@@ -258,16 +255,15 @@ impl Bundle {
             let mut slots = slots.lock().unwrap_or_else(PoisonError::into_inner);
             Ok(dup3(&bundle, &mut slots.file, OFlag::O_CLOEXEC)?)
         });
-        let opened = opened.await.map_err(|unfinished| self.error(unfinished.into()))?;
-        opened.map_err(|error| self.error(error.into()))?;
+        opened.await??;
         if !std::mem::replace(&mut state.is_file, true) {
-            let problem = self.error(problem);
+            let problem = problem.of(&self.path);
             warn!(target: "imaptrace::net", "{problem}; every TLS connection costs 30 ms of CPU");
         }
         Ok(())
     }
 
-    /// Puts a directory under the name, and removes the one before.
+    /// Puts a directory under the name, and removes the last one.
     #[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
     fn swap(&self, made: HashedDirectory) -> io::Result<()> {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
@@ -295,8 +291,8 @@ impl Bundle {
     }
 }
 
-/// Removes a directory that is not in use any more, on a thread that may wait for its disk. One whose disk does not answer
-/// stays, like one of a dead process: to drop it would wait as well.
+/// Removes a directory that is no longer in use, on a thread that may wait for its disk. If the disk does not respond, it stays,
+/// like one of a dead process.
 async fn remove_apart(directory: Arc<HashedDirectory>) {
     let place = directory.place().to_owned();
     let left = Arc::new(Lock::new(Some(directory)));

@@ -1,8 +1,8 @@
-//! A hashed directory of our own: made, checked, removed, and what dead processes left of theirs.
+//! A hashed directory of our own: makes, checks and removes it, and removes those of dead processes.
 //!
-//! It lies in a directory into which others may be able to write, so nothing is done by its path that could be done by its
-//! descriptor, no link is followed, and what is not a directory of our user with mode 0700 is left alone. Whose process
-//! lives holds a lock on its directory. Waits for the disk: not to be called on a thread that probes. Called by `roots`.
+//! Others may be able to write into the directory that it is in, so it is accessed by descriptor, no link is followed, and only
+//! directories of our user with mode 0700 are touched. A live process holds a lock on its directory. Waits for the disk: not
+//! for a thread that probes. Called by `roots`.
 
 use std::{
     collections::HashMap,
@@ -20,16 +20,16 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::follow::FileVersion;
 
-/// What the names of such directories begin with; a number and a random word follow. Earlier versions made
-/// `imaptrace-ca-WORD` and held no lock, so that it cannot be known whether its process lives: those are left.
+/// Prefix of the names; process id and a random word follow. The directories `imaptrace-ca-WORD` of earlier versions are left
+/// alone: without a lock, their processes may be alive.
 const PREFIX: &str = "imaptrace-ca-";
-/// As many names are tried.
+/// The number of names that are tried.
 const TRIES: u32 = 8;
 
 /// The files of a hashed directory: names, and certificates in PEM.
 pub(super) type HashedFiles = Vec<(String, Vec<u8>)>;
 
-/// A directory that is there until this is dropped.
+/// A directory that is removed when this is dropped.
 #[derive(Debug)]
 pub(super) struct HashedDirectory {
     place: PathBuf,
@@ -41,7 +41,7 @@ pub(super) struct HashedDirectory {
 }
 
 impl HashedDirectory {
-    /// Makes one with these files in `place`, for this user alone, and removes what dead processes left there.
+    /// Makes one with these files in `place`, for this user only, and removes those of dead processes there.
     #[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
     pub(super) fn make(place: &Path, files: &HashedFiles) -> io::Result<Self> {
         remove_dead(place);
@@ -59,12 +59,12 @@ impl HashedDirectory {
         Ok(made)
     }
 
-    /// Whether it is as it was made: a file that is added or taken away shows in its times.
+    /// Whether it is unchanged: its times change when a file is added or removed.
     pub(super) fn is_whole(&self) -> bool {
         self.now().is_ok_and(|now| now == self.version)
     }
 
-    /// Where it lies.
+    /// The directory that it is in.
     pub(super) fn place(&self) -> &Path {
         &self.place
     }
@@ -78,7 +78,7 @@ impl HashedDirectory {
         Ok(FileVersion::of(&opened.metadata()?))
     }
 
-    /// Leads to the directory itself, wherever it lies by now.
+    /// A path of the directory, also after it was renamed.
     fn by_descriptor(&self) -> PathBuf {
         by_descriptor(self.opened.as_ref().map_or(-1, |opened| opened.as_raw_fd()))
     }
@@ -87,17 +87,17 @@ impl HashedDirectory {
 impl Drop for HashedDirectory {
     fn drop(&mut self) {
         let Some(opened) = self.opened.take() else { return };
-        // It may be gone: a cleaner took it.
+        // Fails if a cleaner removed it.
         drop(remove(&self.place, &self.name, &opened));
     }
 }
 
-/// A name in `/proc` that leads to an open directory.
+/// The path of an open descriptor.
 pub(super) fn by_descriptor(number: i32) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{number}"))
 }
 
-/// A new directory, open and locked; none when somebody took it for a dead process's in between.
+/// A new directory, open and locked; none if the name is taken, or another process removed it before it was locked.
 #[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
 fn reserve(place: &Path) -> io::Result<Option<(OsString, Flock<File>)>> {
     let word: u64 = rand::random();
@@ -116,11 +116,11 @@ fn reserve(place: &Path) -> io::Result<Option<(OsString, Flock<File>)>> {
             return Err(error.into());
         }
     };
-    // When it was removed before it was locked, it is an inode without a name.
+    // Removed before it was locked, it has no name.
     Ok((opened.metadata()?.nlink() > 0 && path.exists()).then_some((name, opened)))
 }
 
-/// Opens a directory of our own; none if it is another's, is open to others, or is no directory.
+/// Opens a directory of our own; none if it belongs to another user, is open to others, or is no directory.
 #[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
 fn open_own(path: &Path) -> io::Result<Option<File>> {
     let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
@@ -139,13 +139,13 @@ fn is_own(found: &Metadata) -> bool {
     found.is_dir() && found.uid() == nix::unistd::geteuid().as_raw() && found.mode() & 0o777 == 0o700
 }
 
-/// Removes the directories in `place` that processes of this user left which are no more.
+/// Removes the directories of dead processes of this user in `place`.
 #[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
 pub(super) fn remove_dead(place: &Path) {
     let Ok(entries) = fs::read_dir(place) else { return };
     for name in entries.flatten().map(|entry| entry.file_name()).filter(|name| is_name(name)) {
         let Ok(Some(opened)) = open_own(&place.join(&name)) else { continue };
-        // The lock of a process that lives is held.
+        // A live process holds the lock.
         let Ok(opened) = Flock::lock(opened, FlockArg::LockExclusiveNonblock) else { continue };
         drop(remove(place, &name, &opened));
     }
@@ -159,7 +159,7 @@ fn is_name(name: &OsStr) -> bool {
     number.parse::<u32>().is_ok() && word.len() == 16 && word.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// Removes the files that we make, and the directory if nothing else is in it.
+/// Removes hashed files, and the directory if it is empty then.
 #[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
 fn remove(place: &Path, name: &OsStr, opened: &File) -> io::Result<()> {
     let inside = by_descriptor(opened.as_raw_fd());
@@ -171,7 +171,7 @@ fn remove(place: &Path, name: &OsStr, opened: &File) -> io::Result<()> {
     fs::remove_dir(place.join(name))
 }
 
-/// Whether OpenSSL looks for a certificate by such a name: the hash of its subject, and a number.
+/// Whether it is a name of a certificate for OpenSSL: the hash of its subject, and a number.
 pub(super) fn is_hashed_name(name: &OsStr) -> bool {
     let name = name.as_encoded_bytes();
     let Some((hash, number)) = name.split_at_checked(8) else { return false };

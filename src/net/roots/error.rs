@@ -1,4 +1,4 @@
-//! Why a CA bundle cannot be made into a hashed directory, and the file that stands for none.
+//! Why a CA bundle cannot be made into a hashed directory, and the file that replaces one.
 
 use std::path::PathBuf;
 
@@ -11,6 +11,6 @@ pub(super) const NOTHING: &str = "/dev/null";
 pub struct RootsError {
     pub(super) bundle: PathBuf,
     pub(super) problem: String,
-    /// This process or the machine may open no more files.
+    /// This process or the machine has no file descriptor left.
     pub is_exhausted: bool,
 }

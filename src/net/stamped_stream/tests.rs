@@ -31,9 +31,9 @@ async fn bytes_are_counted_and_the_first_write_since_the_mark_is_stamped() {
 }
 
 /// Bytes that the kernel stamped so long ago.
-fn stamped(bytes: usize, ago: Duration) -> linux::StampedBytes {
+fn stamped(bytes: usize, ago: Duration) -> StampedBytes {
     let now = clock::wall().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap();
-    linux::StampedBytes { bytes, stamp: now.checked_sub(ago) }
+    StampedBytes { bytes, stamp: now.checked_sub(ago) }
 }
 
 #[tokio::test]
@@ -45,13 +45,13 @@ async fn how_long_bytes_lay_there_stands_beside_their_arrival() {
     socket.kernel = Some(Kernel::new());
     let long = Duration::from_millis(30);
     inner.received([stamped(1, 2 * long), stamped(3_000, long)], None);
-    inner.received([stamped(80, Duration::ZERO), linux::StampedBytes::default()], None);
+    inner.received([stamped(80, Duration::ZERO), StampedBytes::default()], None);
     let [first, rest, prompt] = inner.events[..] else { panic!("{:?}", inner.events) };
     assert!(first.lay() >= 2 * long && first.is_late(), "{first:?}");
     assert!(rest.lay() >= long && rest.lay() < 2 * long && rest.is_late(), "{rest:?}");
     assert!(!prompt.merged && !prompt.lost && prompt.lay() < long, "{prompt:?}");
     // Without a stamp of the kernel it is not known for how long.
-    inner.received([linux::StampedBytes { bytes: 5, stamp: None }, linux::StampedBytes::default()], None);
+    inner.received([StampedBytes { bytes: 5, stamp: None }, StampedBytes::default()], None);
     assert_eq!(inner.events.last().unwrap().lay(), Duration::ZERO);
 }
 
@@ -64,10 +64,10 @@ async fn a_loss_is_noted_on_what_was_waited_for_meanwhile_and_not_again_on_what_
     // The kernel of this connection has lost nothing; as if one had been lost before.
     inner.events.push(arrival(50));
     inner.lost = 1;
-    let piece = linux::StampedBytes { bytes: 9, stamp: None };
-    inner.received([piece, linux::StampedBytes::default()], None);
+    let piece = StampedBytes { bytes: 9, stamp: None };
+    inner.received([piece, StampedBytes::default()], None);
     inner.events.push(arrival(20));
-    inner.received([piece, linux::StampedBytes::default()], None);
+    inner.received([piece, StampedBytes::default()], None);
     let lost: Vec<_> = inner.events.iter().map(|event| event.lost).collect();
     assert_eq!(lost, [false, true, false, false]);
 }

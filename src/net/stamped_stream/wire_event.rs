@@ -1,64 +1,61 @@
-//! The bytes that a connection sent and received, and when: kept by the stamped stream for one step at a time. `probe` divides a
-//! step's time by them.
+//! Arrivals and departures of bytes, kept by the stamped stream for one step. `probe` divides a step's time by them.
 
 use std::time::{Duration, Instant};
 
 use crate::clock;
 
-/// The most events of a step that are kept one by one.
+/// The number of events of a step that are kept; later ones are merged.
 pub(super) const KEPT: usize = 512;
-/// A read that comes no later than this is prompt, and a wait that is no longer is not looked into: a doubt of so little is
-/// none.
+/// A delay up to this is ignored: for a read, and for a wait that is examined for losses.
 pub const LATE: Duration = Duration::from_millis(1);
 
 /// Bytes that were sent, or received, together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WireEvent {
-    /// When they left, or when the last of them came.
+    /// When they left, or when the last of them arrived.
     pub at: Instant,
     /// How many, TLS included.
     pub bytes: u32,
-    /// For how many microseconds they lay in the socket before they were read; 0 where imaptrace stamped them itself.
+    /// Microseconds from their arrival to the read; 0 without a stamp of the kernel.
     pub lay_us: u32,
-    /// They were ours.
+    /// We sent them.
     pub sent: bool,
-    /// While they were waited for, the kernel sent something again or something came out of order. Only looked at where the
-    /// wait passed [`LATE`].
+    /// During the wait for them a segment was retransmitted or arrived out of order. Only known for a wait over [`LATE`].
     pub lost: bool,
-    /// They came at several times, of which `at` is the last: there were more pieces than are kept one by one.
+    /// Several events merged into one, of which `at` is the last.
     pub merged: bool,
 }
 
 impl WireEvent {
-    /// Bytes of one moment, without further marks.
+    /// Bytes at one time, without flags.
     pub fn new(at: Instant, bytes: usize, sent: bool) -> Self {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         Self { at, bytes, lay_us: 0, sent, lost: false, merged: false }
     }
 
-    /// For how long the bytes lay in the socket before they were read.
+    /// The time from their arrival to the read.
     pub fn lay(&self) -> Duration {
         Duration::from_micros(self.lay_us.into())
     }
 
-    /// They lay there for so long that what came behind them in the meantime may have left its own stamp on them.
+    /// They were read so late that their stamp may be that of later bytes.
     pub fn is_late(&self) -> bool {
         self.lay() > LATE
     }
 }
 
-/// What was sent and received since [`StampedStream::begin_step`](super::StampedStream::begin_step).
+/// The events since [`StampedStream::begin_step`](super::StampedStream::begin_step).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Traffic {
-    /// In order. A server that sends more pieces than are kept has the rest of them in the last one.
+    /// In order.
     pub events: Vec<WireEvent>,
-    /// Every arrival bears the kernel's stamp.
+    /// Every arrival has the kernel's stamp.
     pub kernel: bool,
-    /// The end of the stream had come when the last bytes were read: their stamp may be that of the end.
+    /// The stream had ended when the last bytes were read: their stamp may be that of the end.
     pub closed: bool,
 }
 
-/// Adds an event; to the one before it if they came together, or beyond the number that is kept one by one.
+/// Adds an event; merges it with the last one if they have the same time, or after [`KEPT`] events.
 pub(super) fn keep(events: &mut Vec<WireEvent>, new: WireEvent) {
     let length = events.len();
     match events.last_mut() {
@@ -68,13 +65,13 @@ pub(super) fn keep(events: &mut Vec<WireEvent>, new: WireEvent) {
             last.lay_us = last.lay_us.max(new.lay_us);
             (last.at, last.bytes) = (new.at, last.bytes.saturating_add(new.bytes));
         }
-        // Only a hostile peer makes us write that often in one step.
+        // Only a hostile peer causes so many turns in one step.
         Some(last) if length >= 2 * KEPT => last.merged = true,
         _ => events.push(new),
     }
 }
 
-/// Notes that bytes lay unread from when they came until they were read.
+/// Records that bytes were unread from their arrival to the read.
 pub(super) fn note_unread(unread: &mut Vec<(Instant, Instant)>, came: Instant, read: Instant) {
     match unread.last_mut() {
         Some((_, until)) if came <= *until => *until = read,
@@ -82,15 +79,15 @@ pub(super) fn note_unread(unread: &mut Vec<(Instant, Instant)>, came: Instant, r
     }
 }
 
-/// A turn that was ours: something came, we read it, and sent something next.
+/// A turn of ours: bytes arrived, we read them, and sent an answer.
 pub(super) struct OwnTurn {
-    /// When it came, or when we had last read or sent something, if that was later: what comes without end always lies there.
+    /// The arrival, or our last read or write if that is later: in an endless stream some bytes always wait.
     pub(super) from: Instant,
     read: Instant,
     pub(super) answered: Instant,
 }
 
-/// The turns that were ours.
+/// Our turns.
 pub(super) fn own_turns(events: &[WireEvent]) -> impl Iterator<Item = OwnTurn> {
     let mut busy_until = None;
     events.iter().zip(events.iter().skip(1)).filter_map(move |(arrival, answer)| {
@@ -101,8 +98,8 @@ pub(super) fn own_turns(events: &[WireEvent]) -> impl Iterator<Item = OwnTurn> {
     })
 }
 
-/// For how long we kept the peer waiting in our turns: what it sent lay unread, or this process did not get to run before
-/// it answered. What it works at in between, such as a password's hash, is no waiting.
+/// How long the peer waited for us in our turns: for a read, or in a pause of this process before the answer. Work in between,
+/// such as hashing a password, does not count.
 pub fn kept_waiting(events: &[WireEvent]) -> Duration {
     let kept = |turn: OwnTurn| {
         turn.read.saturating_duration_since(turn.from) + clock::paused(turn.read, turn.answered, Duration::ZERO)
