@@ -36,7 +36,7 @@ impl AgentError {
         match self {
             Self::Header(_)
             | Self::Signal(_)
-            | Self::State(StateDirError::Held { .. })
+            | Self::State(StateDirError::Held(..))
             | Self::Delivery(DeliveryStartError::Runtime(_)) => true,
             Self::Tls { .. }
             | Self::OtlpTls(_)

@@ -219,7 +219,7 @@ async fn load_fixed(name: &str, header: &FixedHeader, limit: Option<Duration>) -
 
 fn header_problem(error: SecretError) -> NotRead<AgentError> {
     match error {
-        SecretError::Unanswered { .. } => NotRead::Unfinished(format!("a header for OTLP: {error}")),
+        SecretError::Unanswered(..) => NotRead::Unfinished(format!("a header for OTLP: {error}")),
         error => NotRead::Wrong(error.into()),
     }
 }

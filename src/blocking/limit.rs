@@ -11,7 +11,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::Wait;
 use crate::clock::{self, Deadline};
 
-/// A limit of concurrent calls.
 #[derive(Debug)]
 pub(super) struct Limit {
     free: Arc<Semaphore>,

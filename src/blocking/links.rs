@@ -19,7 +19,6 @@ pub(super) enum WalkEnd {
     OtherMount,
 }
 
-/// A path that is being followed.
 pub(super) struct PathWalk {
     table: Arc<MountTable>,
     mount: Arc<Path>,

@@ -53,7 +53,6 @@ const FILES_OF_A_MOUNT: usize = 4;
 /// How long a read usually takes at most. While all permits of a mount are held for longer, callers fail at once: a run that
 /// waits holds its place among the runs in flight.
 const FILES_OVERDUE_AFTER: Duration = Duration::from_secs(1);
-/// Concurrent programs.
 const COMMANDS: usize = 128;
 /// Concurrent look-ups by the system's resolver.
 const NAMES: usize = 64;
@@ -103,17 +102,11 @@ impl fmt::Debug for Origin {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unfinished {
     /// It was begun, and its deadline has passed.
-    #[error("{origin} did not answer in time")]
-    Deadline {
-        /// What it depends on.
-        origin: Origin,
-    },
+    #[error("{0} did not answer in time")]
+    Deadline(Origin),
     /// It was not begun: calls that have not returned hold all threads that it may use, or the system gives no thread.
-    #[error("cannot start a call to {origin}: the system gives no thread, or earlier calls have not returned")]
-    NoThread {
-        /// What it would depend on.
-        origin: Origin,
-    },
+    #[error("cannot start a call to {0}: the system gives no thread, or earlier calls have not returned")]
+    NoThread(Origin),
 }
 
 /// Makes a call that may block, on a thread for such calls. Waits for a permit and for the result until `deadline`, and fails
@@ -147,7 +140,7 @@ pub fn with_path_sync<T: Send + 'static>(
 ) -> Result<T, Unfinished> {
     let done = CALLS.with_path(Wait::Park, path, deadline.into(), call).now_or_never();
     // `Wait::Park` leaves nothing pending.
-    done.unwrap_or_else(|| Err(Unfinished::NoThread { origin: Origin::of_path(path) }))
+    done.unwrap_or_else(|| Err(Unfinished::NoThread(Origin::of_path(path))))
 }
 
 static CALLS: LazyLock<Calls> = LazyLock::new(|| Calls {
@@ -194,7 +187,6 @@ pub async fn within<F: Future + Unpin>(deadline: Deadline, future: F) -> Option<
     Wait::Await.within(deadline, future).await
 }
 
-/// All calls of the process.
 struct Calls {
     files: Arc<Class>,
     commands: Arc<Class>,
@@ -210,16 +202,16 @@ impl Calls {
         call: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Unfinished> {
         let Some(thread) = self.begin(wait, &origin, deadline, call).await else {
-            return Err(Unfinished::NoThread { origin });
+            return Err(Unfinished::NoThread(origin));
         };
         match wait.within(deadline, thread).await {
             Some(Ok(Some(result))) => Ok(result),
-            Some(Ok(None)) => Err(Unfinished::NoThread { origin }),
+            Some(Ok(None)) => Err(Unfinished::NoThread(origin)),
             Some(Err(error)) => match error.try_into_panic() {
                 Ok(panic) => resume_unwind(panic),
-                Err(_) => Err(Unfinished::NoThread { origin }),
+                Err(_) => Err(Unfinished::NoThread(origin)),
             },
-            None => Err(Unfinished::Deadline { origin }),
+            None => Err(Unfinished::Deadline(origin)),
         }
     }
 

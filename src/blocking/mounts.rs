@@ -14,7 +14,6 @@ use std::{
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// The mount points at one time.
 #[derive(Debug, Default)]
 pub(super) struct MountTable {
     points: HashSet<Arc<Path>>,
@@ -32,7 +31,6 @@ impl MountTable {
         path.ancestors().find_map(|above| self.points.get(above)).cloned().unwrap_or_else(|| Path::new("/").into())
     }
 
-    /// A table with these mount points.
     #[cfg(test)]
     pub(super) fn of(points: &[&Path]) -> Arc<Self> {
         Arc::new(Self { points: points.iter().map(|point| (*point).into()).collect() })

@@ -23,7 +23,7 @@ impl Stuck {
             let (keep, wait) = mpsc::channel();
             stuck.0.push(keep);
             let call = calls.run(Wait::Await, origin.clone(), clock::now().into(), move || until_dropped(&wait));
-            assert_eq!(call.await, Err(Unfinished::Deadline { origin: origin.clone() }));
+            assert_eq!(call.await, Err(Unfinished::Deadline(origin.clone())));
         }
         stuck
     }
@@ -56,7 +56,7 @@ async fn a_stuck_origin_fails_new_calls_at_once_and_leaves_others_alone() {
     let calls = small(2);
     let _stuck = Stuck::begin(&calls, &mount("/hung"), 2).await;
     // With ten minutes to wait, this would not end.
-    assert_eq!(answers(&calls, mount("/hung")).await, Err(Unfinished::NoThread { origin: mount("/hung") }));
+    assert_eq!(answers(&calls, mount("/hung")).await, Err(Unfinished::NoThread(mount("/hung"))));
     assert_eq!(answers(&calls, mount("/")).await, Ok(7));
     for other in [Origin::Command(["pass".to_owned()].into()), Origin::Name("mail.example".into())] {
         assert_eq!(answers(&calls, other).await, Ok(7));
@@ -67,7 +67,7 @@ async fn a_stuck_origin_fails_new_calls_at_once_and_leaves_others_alone() {
 async fn a_class_whose_threads_are_all_stuck_fails_new_calls_at_once_and_leaves_other_classes_alone() {
     let calls = small(1);
     let _stuck = (Stuck::begin(&calls, &mount("/a"), 1).await, Stuck::begin(&calls, &mount("/b"), 1).await);
-    assert_eq!(answers(&calls, mount("/c")).await, Err(Unfinished::NoThread { origin: mount("/c") }));
+    assert_eq!(answers(&calls, mount("/c")).await, Err(Unfinished::NoThread(mount("/c"))));
     assert_eq!(answers(&calls, Origin::Name("mail.example".into())).await, Ok(7));
 }
 
@@ -97,7 +97,7 @@ async fn who_waits_gives_up_when_the_last_call_before_it_is_past_its_deadline() 
     let mut waits = Box::pin(answers(&calls, mount("/hung")));
     assert!(poll!(waits.as_mut()).is_pending());
     tokio::time::advance(SOON).await;
-    assert_eq!(waits.await, Err(Unfinished::NoThread { origin: mount("/hung") }));
+    assert_eq!(waits.await, Err(Unfinished::NoThread(mount("/hung"))));
     assert!(clock::now() < begin + LATER);
     drop(keep);
 }
@@ -113,7 +113,7 @@ async fn nobody_waits_longer_for_a_mount_than_a_read_usually_takes() {
     let mut waits = Box::pin(answers(&calls, mount("/hung")));
     assert!(poll!(waits.as_mut()).is_pending());
     tokio::time::advance(SOON).await;
-    let no_thread = Err(Unfinished::NoThread { origin: mount("/hung") });
+    let no_thread = Err(Unfinished::NoThread(mount("/hung")));
     assert_eq!(waits.await, no_thread);
     assert_eq!(answers(&calls, mount("/hung")).await, no_thread);
     // The call itself has its own time.
@@ -217,7 +217,7 @@ async fn a_panic_in_the_call_is_the_callers() {
 #[test]
 fn a_commands_arguments_are_not_shown() {
     let origin = Origin::Command(["pass".to_owned(), "--key=planted".to_owned()].into());
-    let text = format!("{origin} {origin:?} {}", Unfinished::Deadline { origin: origin.clone() });
+    let text = format!("{origin} {origin:?} {}", Unfinished::Deadline(origin.clone()));
     assert!(text.contains("pass") && !text.contains("planted"), "{text}");
 }
 
@@ -291,7 +291,7 @@ async fn a_link_to_a_hung_mount_uses_up_nothing_of_the_mount_that_the_link_is_on
     let _stuck = Stuck::begin(&calls, &mount("/proc"), 1).await;
     let deadline = (clock::now() + LATER).into();
     let blocked = calls.with_path(Wait::Await, &directory.path().join("link"), deadline, |_| ()).await;
-    assert_eq!(blocked, Err(Unfinished::NoThread { origin: mount("/proc") }));
+    assert_eq!(blocked, Err(Unfinished::NoThread(mount("/proc"))));
     assert_eq!(calls.with_path(Wait::Await, directory.path(), deadline, |_| 7).await, Ok(7));
 }
 

@@ -21,9 +21,7 @@ use crate::{
     secret::{self, SecretError},
 };
 
-/// The time limit for one file.
 const DEADLINE: Duration = Duration::from_secs(2);
-/// The largest file of certificates that is read, in bytes.
 const LARGEST: u64 = 16 << 20;
 
 /// Paths of the files.
@@ -42,7 +40,6 @@ pub struct TlsPaths {
 pub struct TlsMaterial {
     pub(super) roots: Vec<native_tls::Certificate>,
     pub(super) identity: Option<native_tls::Identity>,
-    /// SHA-256 of the client certificate's DER.
     pub(super) own: Option<String>,
 }
 
@@ -245,7 +242,7 @@ type ReadFile<T> = fn(&Path) -> Result<T, TlsContextError>;
 
 fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsContextError> {
     secret::read_key(path).map_err(|error| match error {
-        SecretError::File { path, source } => unreadable(&path, source),
+        SecretError::File(path, source) => unreadable(&path, source),
         error => TlsFileFault::Key.error(format!("the client key cannot be used: {error}")),
     })
 }
@@ -305,7 +302,6 @@ fn is_pair(_: &[u8], _: &[u8]) -> bool {
     true
 }
 
-/// The certificates of a PEM file.
 fn certificates(pem: &[u8]) -> Vec<native_tls::Certificate> {
     x509_parser::pem::Pem::iter_from_buffer(pem)
         .flatten()

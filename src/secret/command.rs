@@ -37,7 +37,6 @@ use crate::{
     clock::{self, Deadline},
 };
 
-/// The time limit of a program.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a program waits for earlier ones with the same arguments, and for its start.
 const TURN_DEADLINE: Duration = Duration::from_secs(10);
@@ -45,7 +44,6 @@ const TURN_DEADLINE: Duration = Duration::from_secs(10);
 /// Variables that a program gets with other values than this process; those without a value are removed.
 static ENVIRONMENT: OnceLock<Vec<(OsString, Option<OsString>)>> = OnceLock::new();
 
-/// The secret on the first line that a program prints.
 pub(super) async fn load(argv: &[String], exact: bool) -> Result<Secret, SecretError> {
     let origin = Origin::Command(argv.into());
     let program = argv.first().cloned().unwrap_or_default();
@@ -55,10 +53,8 @@ pub(super) async fn load(argv: &[String], exact: bool) -> Result<Secret, SecretE
     let call = move || run(&argv, exact, &state);
     match blocking::run(origin, clock::now() + TURN_DEADLINE + COMMAND_DEADLINE, call).await {
         Ok(loaded) => loaded,
-        Err(Unfinished::Deadline { .. }) => Err(failed(&program, "could not be started and ended in time")),
-        Err(Unfinished::NoThread { .. }) => {
-            Err(failed(&program, "was not started: earlier calls of it have not ended"))
-        }
+        Err(Unfinished::Deadline(_)) => Err(failed(&program, "could not be started and ended in time")),
+        Err(Unfinished::NoThread(_)) => Err(failed(&program, "was not started: earlier calls of it have not ended")),
     }
 }
 
@@ -93,7 +89,6 @@ fn running() -> MutexGuard<'static, BTreeMap<i32, Process>> {
 #[derive(Debug, Clone, Copy)]
 struct Process {
     id: Pid,
-    /// Whether it leads a process group.
     leads: bool,
 }
 
@@ -195,8 +190,8 @@ fn run(argv: &[String], exact: bool, request: &RequestState) -> Result<Secret, S
     if request.is_over() {
         return Err(failed(&program, "was not started: its caller has given up"));
     }
-    let mut running = RunningProgram::start(argv, request)
-        .map_err(|source| SecretError::Start { program: program.clone(), source })?;
+    let mut running =
+        RunningProgram::start(argv, request).map_err(|source| SecretError::Start(program.clone(), source))?;
     let mut value = WipedBuffer::new();
     let unreadable = |error| failed(&program, &format!("cannot be read: {error}"));
     match watch(&mut running.child, &mut value, deadline).map_err(unreadable)? {
@@ -214,7 +209,6 @@ fn run(argv: &[String], exact: bool, request: &RequestState) -> Result<Secret, S
     take(value.filled(), Extent::FirstLine, exact, || format!("command {program:?}"))
 }
 
-/// How a program ended.
 enum ProgramEnd {
     /// It exited, and its output has been read.
     Exit,
@@ -364,7 +358,7 @@ mod tests {
         let error = load(&["/nonexistent/program".to_owned()], false).await.unwrap_err();
         assert!(error.to_string().contains("cannot be started: No such file"), "{error}");
         assert!(!error.is_descriptor_shortage());
-        let spent = SecretError::Start { program: "pass".into(), source: io::Error::from_raw_os_error(libc::EMFILE) };
+        let spent = SecretError::Start("pass".into(), io::Error::from_raw_os_error(libc::EMFILE));
         assert!(spent.is_descriptor_shortage());
     }
 }

@@ -34,7 +34,6 @@ impl fmt::Display for Edge {
     }
 }
 
-/// What to do about an edge.
 pub(super) fn remedy(edge: Edge) -> &'static str {
     // No IMAP command and no header can carry a line end.
     if matches!(edge.character, '\r' | '\n') {

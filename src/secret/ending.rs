@@ -36,7 +36,6 @@ impl Ending {
     }
 }
 
-/// Whether the program has exited.
 #[cfg(target_os = "linux")]
 pub(super) fn has_ended(child: &mut Child) -> io::Result<bool> {
     use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};

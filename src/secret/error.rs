@@ -8,21 +8,11 @@ use crate::blocking::Unfinished;
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
     /// The file cannot be read.
-    #[error("cannot read the secret file {path}: {source}", path = path.display())]
-    File {
-        /// Its path.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+    #[error("cannot read the secret file {path}: {1}", path = .0.display())]
+    File(PathBuf, #[source] std::io::Error),
     /// Its file system did not respond.
-    #[error("cannot read the secret file {path}: {source}", path = path.display())]
-    Unanswered {
-        /// Its path.
-        path: PathBuf,
-        /// What was waited for.
-        source: Unfinished,
-    },
+    #[error("cannot read the secret file {path}: {1}", path = .0.display())]
+    Unanswered(PathBuf, #[source] Unfinished),
     /// Others can read or change the file.
     #[error("{0}")]
     Mode(String),
@@ -32,14 +22,9 @@ pub enum SecretError {
     /// Others can replace the file.
     #[error("{0}")]
     Directory(String),
-    /// The program could not be started.
-    #[error("the password command {program:?} cannot be started: {source}")]
-    Start {
-        /// Its first word.
-        program: String,
-        /// Why.
-        source: std::io::Error,
-    },
+    /// The program with this name could not be started.
+    #[error("the password command {0:?} cannot be started: {1}")]
+    Start(String, #[source] std::io::Error),
     /// The source has no value: no regular file, no variable, no credential, or the program failed.
     #[error("{0}")]
     Source(String),
@@ -63,7 +48,7 @@ impl SecretError {
     /// Whether this process or the machine has no file descriptor left.
     pub fn is_descriptor_shortage(&self) -> bool {
         match self {
-            Self::File { source, .. } | Self::Start { source, .. } => {
+            Self::File(_, source) | Self::Start(_, source) => {
                 matches!(source.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
             }
             Self::Tls { is_exhausted, .. } => *is_exhausted,

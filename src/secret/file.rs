@@ -22,18 +22,15 @@ use super::{
 };
 use crate::{blocking, clock};
 
-/// How long a run waits for a file.
 const FILE_DEADLINE: Duration = Duration::from_secs(5);
-/// How long a check waits for a file.
 const CHECK_DEADLINE: Duration = Duration::from_secs(2);
-/// Links that the kernel follows on one path (`path_resolution(7)`).
 const MOST_LINKS: u32 = 40;
 
 /// The secret on the file's first line. `place` names it in errors.
 pub(super) async fn load(path: &Path, insecure_mode: bool, exact: bool, place: String) -> Result<Secret, SecretError> {
     let read = move |path: &Path| read_file(path, insecure_mode, exact, &place);
     let loaded = blocking::with_path(path, clock::now() + FILE_DEADLINE, read).await;
-    loaded.unwrap_or_else(|source| Err(SecretError::Unanswered { path: path.to_owned(), source }))
+    loaded.unwrap_or_else(|source| Err(SecretError::Unanswered(path.to_owned(), source)))
 }
 
 /// Whether [`load`] would succeed now.
@@ -41,7 +38,7 @@ pub(super) fn check(path: &Path, insecure_mode: bool, exact: bool) -> Result<(),
     let place = in_words(path);
     let read = move |path: &Path| read_file(path, insecure_mode, exact, &place).map(drop);
     let checked = blocking::with_path_sync(path, clock::now() + CHECK_DEADLINE, read);
-    checked.unwrap_or_else(|source| Err(SecretError::Unanswered { path: path.to_owned(), source }))
+    checked.unwrap_or_else(|source| Err(SecretError::Unanswered(path.to_owned(), source)))
 }
 
 /// Reads the file of a private key, if no other user owns or may change it. Blocks.
@@ -175,7 +172,6 @@ fn names(path: &Path) -> Vec<OsString> {
     path.components().rev().filter_map(name).collect()
 }
 
-/// Whether it belongs to root or to us.
 fn is_trusted(found: &Metadata) -> bool {
     found.uid() == 0 || found.uid() == nix::unistd::geteuid().as_raw()
 }
@@ -198,5 +194,5 @@ fn no_file(path: &Path) -> SecretError {
 }
 
 fn unreadable(path: &Path, source: io::Error) -> SecretError {
-    SecretError::File { path: path.to_owned(), source }
+    SecretError::File(path.to_owned(), source)
 }

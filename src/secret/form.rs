@@ -11,12 +11,10 @@ use super::{
     error::SecretError,
 };
 
-/// Which part of what was read is the secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Extent {
     /// The first line of a file or of a program's output, without the LF or CRLF that ends it.
     FirstLine,
-    /// All of it.
     Whole,
 }
 

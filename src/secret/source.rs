@@ -106,7 +106,6 @@ impl SecretSource {
     }
 }
 
-/// The variable is not set, or not UTF-8.
 pub(super) fn no_variable(name: &str) -> SecretError {
     SecretError::Source(format!("the environment variable {} is not set, or is not UTF-8", shown_variable(name)))
 }

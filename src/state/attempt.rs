@@ -23,7 +23,6 @@ pub(super) struct OpenAttempts {
     pub(super) was_late: bool,
 }
 
-/// One thread that opens the directory.
 #[derive(Debug)]
 pub(super) struct OpenAttempt {
     began: Instant,
@@ -80,7 +79,6 @@ impl OpenAttempt {
     }
 }
 
-/// The file system has not responded.
 #[derive(Debug, thiserror::Error)]
 #[error("it has not answered within {:.1} s", .0.as_secs_f64())]
 struct Unanswered(Duration);

@@ -39,7 +39,6 @@ impl NotRegularError {
     }
 }
 
-/// An I/O error with its path.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {source}", path.display())]
 struct Located {
@@ -302,7 +301,6 @@ impl Directory {
         unlinkat(&self.fd, name, UnlinkatFlags::NoRemoveDir).map_err(|error| self.about(name, error.into()))
     }
 
-    /// Removes an empty directory.
     pub(crate) fn remove_directory(&self, name: &str) -> io::Result<()> {
         unlinkat(&self.fd, name, UnlinkatFlags::RemoveDir).map_err(|error| self.about(name, error.into()))
     }

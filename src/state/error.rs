@@ -8,24 +8,18 @@ use std::{io, path::PathBuf};
 /// The state directory must not be used. Retrying does not help.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StateDirError {
-    /// Another agent uses it.
+    /// Another agent uses it: its path, and the process that holds the lock, if the lock file names it.
     #[error(
-        "the state directory {path} is in use by {holder}; stop that one, or give this one a directory of its own in [state]",
-        path = path.display(),
-        holder = holder.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
+        "the state directory {} is in use by {}; stop that one, or give this one a directory of its own in [state]",
+        .0.display(),
+        .1.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
     )]
-    Held {
-        /// The directory.
-        path: PathBuf,
-        /// The process that holds the lock, if the lock file names it.
-        holder: Option<u32>,
-    },
+    Held(PathBuf, Option<u32>),
     /// Another user owns what has the name of our own directory, or it is not a directory: its path, that, and what to do.
     #[error("the state directory {0}")]
     Foreign(String),
 }
 
-/// The directory cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum OpenError {
     /// It must not be used.

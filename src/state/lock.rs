@@ -18,7 +18,6 @@ use super::{
     error::{OpenError, StateDirError},
 };
 
-/// The file that is locked.
 pub(super) const LOCK: &str = "lock";
 
 /// Locks a directory of our own. The descriptor that holds the lock is read-only: one that is open for writing would keep the
@@ -51,7 +50,7 @@ pub(super) fn flock(directory: &Directory, file: File) -> Result<Flock<File>, Op
             let mut text = String::new();
             // Without a number in it the directory is held all the same.
             let holder = file.take(20).read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
-            Err(StateDirError::Held { path: directory.path().to_owned(), holder }.into())
+            Err(StateDirError::Held(directory.path().to_owned(), holder).into())
         }
         Err((_, error)) => Err(about(&directory.at(LOCK), error.into()).into()),
     }

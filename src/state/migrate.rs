@@ -12,16 +12,12 @@ use super::{
     lock::{LOCK, flock},
 };
 
-/// A single file.
 const FILE: &str = "latency.jsonl";
-/// Directories with files.
 const DIRECTORIES: [&str; 2] = ["queue", "refused"];
 /// The file in `queue` that belongs to the segments there.
 const CURSOR: &str = "cursor";
-/// How a segment's name ends.
 const SEGMENT: &str = ".jsonl.gz";
 
-/// Number of entries.
 #[derive(Debug, Default)]
 struct Moved {
     files: u64,

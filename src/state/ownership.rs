@@ -65,7 +65,6 @@ impl Ownership {
     }
 }
 
-/// A path for a shell.
 fn quoted(path: &Path) -> String {
     shlex::try_quote(&path.to_string_lossy()).map_or_else(|_| path.display().to_string(), std::borrow::Cow::into_owned)
 }

@@ -106,7 +106,6 @@ impl StateDir {
         self.directory().map_or_else(|| self.0.given.clone(), |directory| directory.path().to_owned())
     }
 
-    /// The directory that the files are in, if it was opened.
     fn directory(&self) -> Option<Arc<Directory>> {
         self.held().as_ref().map(|held| held.directory.clone())
     }
@@ -245,7 +244,6 @@ impl PartialEq for StateDir {
 
 impl Eq for StateDir {}
 
-/// Another thread opens it.
 #[derive(Debug, thiserror::Error)]
 #[error("it is being opened")]
 struct BeingOpened;

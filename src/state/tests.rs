@@ -52,7 +52,7 @@ fn a_directory_is_made_for_its_owner_alone_and_held_by_one_until_its_end() {
     let first = StateDir::open(&path).unwrap();
     assert_eq!(mode(&path), 0o700);
     let error = StateDir::open(&path).unwrap_err();
-    assert!(matches!(&error, StateDirError::Held { holder, .. } if *holder == Some(std::process::id())), "{error:?}");
+    assert!(matches!(&error, StateDirError::Held(_, holder) if *holder == Some(std::process::id())), "{error:?}");
     let text = error.to_string();
     assert!(text.contains(&format!("in use by process {}", std::process::id())), "{text}");
     let mut shared = first.clone();
@@ -324,7 +324,7 @@ fn an_agent_of_an_earlier_version_that_still_runs_is_in_the_way() {
     let lock = fs::OpenOptions::new().read(true).write(true).open(given.join(LOCK)).unwrap();
     let held = Flock::lock(lock, FlockArg::LockExclusiveNonblock).unwrap();
     let error = StateDir::open(&given).unwrap_err();
-    assert!(matches!(&error, StateDirError::Held { path, .. } if *path == given), "{error:?}");
+    assert!(matches!(&error, StateDirError::Held(path, _) if *path == given), "{error:?}");
     assert_eq!(names(&given), [OWN, "latency.jsonl", LOCK, "queue", "refused"]);
     drop(held);
     drop(StateDir::open(&given).unwrap());

@@ -204,7 +204,7 @@ fn filled_secret(field: &Field<'_>, blanks: Option<&Placeholders<'_>>) -> Option
             let help = match error {
                 SecretError::Mode(_) => "where others have to read it, set insecure_mode = true beside `file`",
                 SecretError::Directory(_) => "where that cannot be, set insecure_mode = true beside `file`",
-                SecretError::Unanswered { .. } => "see whether its file system hangs: runs are void until it answers",
+                SecretError::Unanswered(..) => "see whether its file system hangs: runs are void until it answers",
                 SecretError::Owner(_) => "run `chown` on it",
                 SecretError::Empty(_) => "write the secret on its first line",
                 // Its text says what to do.

@@ -26,13 +26,12 @@ async fn call(
     let looked_up = blocking::run(Origin::Name(name.into()), deadline, call).await;
     looked_up.unwrap_or_else(|unfinished| {
         Err(match unfinished {
-            Unfinished::Deadline { .. } => ResolveCause::Timeout,
-            Unfinished::NoThread { .. } => ResolveCause::Local(unfinished.to_string()),
+            Unfinished::Deadline(_) => ResolveCause::Timeout,
+            Unfinished::NoThread(_) => ResolveCause::Local(unfinished.to_string()),
         })
     })
 }
 
-/// The list that `getaddrinfo` allocates.
 struct List(*mut libc::addrinfo);
 
 impl Drop for List {
