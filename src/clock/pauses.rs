@@ -14,7 +14,6 @@ use tokio::{task::JoinHandle, time::sleep_until};
 
 use super::now;
 
-/// The interval of the heartbeat.
 const BEAT: Duration = Duration::from_millis(25);
 /// A delay up to this is no pause: timers have a resolution of a millisecond, and a task waits for others.
 const PROMPT: Duration = Duration::from_millis(5);
@@ -32,7 +31,6 @@ struct PauseLog {
     known: VecDeque<Pause>,
     /// The last beat; none without a heartbeat.
     last: Option<Instant>,
-    /// All pauses so far.
     totals: PauseTotals,
 }
 

@@ -26,7 +26,6 @@ use crate::{
 
 /// The interval between two looks. A change is in use after at most two looks and the time to read it: less than 5 s.
 pub const LOOK: Duration = Duration::from_secs(1);
-/// The time limit of a look.
 const LOOK_DEADLINE: Duration = Duration::from_secs(2);
 
 /// What `read` of [`Followed::begin`] returns.
@@ -71,16 +70,13 @@ pub struct Followed<T, E> {
 #[derive(Default)]
 struct FollowedState {
     changes: Changes<FileVersions>,
-    /// Of the value in use.
     digest: Option<[u8; 32]>,
     /// The problem that was logged last.
     logged: Option<Unusable>,
 }
 
-/// Why the present content is not in use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Unusable {
-    /// It is invalid.
     Wrong(String),
     /// No response. Without its text, which changes from look to look.
     Unfinished,

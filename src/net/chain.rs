@@ -39,34 +39,22 @@ impl Chain {
     /// Longer than any valid chain; bounds the record of a run.
     pub const KEPT: usize = 10;
 
-    /// The certificates that a server sent (DER).
     pub(super) fn sent(all: &[Vec<u8>]) -> Self {
         let certificates = all.iter().take(Self::KEPT).map(|der| Certificate::parse(der)).collect();
         Self { certificates, key: all.first().and_then(|leaf| certificate::key(leaf)), refused: None }
     }
 }
 
-impl TlsContext {
-    /// Verifies these certificates (DER, the server's own first) with this target's roots, without their names.
-    pub fn verify(&self, sent: &[Vec<u8>]) -> Chain {
-        self.verify_sent(sent).unwrap_or_else(|| Chain::sent(sent))
-    }
-}
-
 #[cfg(not(target_os = "linux"))]
-mod library {
-    use super::{Chain, TlsContext};
-    use crate::net::StampedStream;
+impl TlsContext {
+    /// The certificates (DER, the server's own first), unverified.
+    pub fn verify(&self, sent: &[Vec<u8>]) -> Chain {
+        Chain::sent(sent)
+    }
 
-    impl TlsContext {
-        pub(super) fn verify_sent(&self, _: &[Vec<u8>]) -> Option<Chain> {
-            None
-        }
-
-        /// Only on Linux.
-        pub async fn inspect(&self, _: &StampedStream) -> Option<Chain> {
-            None
-        }
+    /// Only on Linux.
+    pub async fn inspect(&self, _: &super::StampedStream) -> Option<Chain> {
+        None
     }
 }
 
@@ -97,7 +85,12 @@ mod library {
     const MOST: usize = 256 << 10;
 
     impl TlsContext {
-        pub(super) fn verify_sent(&self, sent: &[Vec<u8>]) -> Option<Chain> {
+        /// Verifies these certificates (DER, the server's own first) with this target's roots, without their names.
+        pub fn verify(&self, sent: &[Vec<u8>]) -> Chain {
+            self.verified(sent).unwrap_or_else(|| Chain::sent(sent))
+        }
+
+        fn verified(&self, sent: &[Vec<u8>]) -> Option<Chain> {
             let mut certificates = sent.iter().map(|der| X509::from_der(der).ok());
             let leaf = certificates.next()??;
             let mut others = Stack::new().ok()?;
@@ -108,10 +101,9 @@ mod library {
             let verified = X509StoreContext::new().ok()?.init(&store, &leaf, &others, |context| {
                 Ok(if context.verify_cert()? { None } else { Some(refusal(context)) })
             });
-            Some(verified.ok()?.unwrap_or_else(|| Chain::sent(sent)))
+            verified.ok()?
         }
 
-        /// The roots and the security level of a handshake.
         fn store(&self) -> Result<X509Store, ErrorStack> {
             let mut store = X509StoreBuilder::new()?;
             store.set_default_paths()?;
@@ -238,7 +230,6 @@ mod library {
 
     const EPOCH: DateTime = DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
 
-    /// Host names of a certificate that are shown.
     const NAMES: usize = 3;
 
     fn date(seconds: Option<i64>) -> String {
@@ -246,7 +237,6 @@ mod library {
         date.map_or_else(|| "an unknown day".to_owned(), |date| date.date().to_string())
     }
 
-    /// A stream in memory that never blocks.
     #[derive(Debug, Default)]
     struct Pipe {
         incoming: std::collections::VecDeque<u8>,

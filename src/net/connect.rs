@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::FutureExt as _;
 use socket2::{Domain, Socket, Type};
 use tokio::{
     io::AsyncWriteExt as _,
@@ -118,10 +119,8 @@ pub async fn connect(wire: &StampedStream, addresses: &[SocketAddr], options: Co
                     continue;
                 }
                 look.store(true, Ordering::Relaxed);
-                match poll_fn(|context| Poll::Ready(pending.poll(context))).await {
-                    Poll::Ready(ended) => Some(ended),
-                    Poll::Pending => break None,
-                }
+                let Some(ended) = poll_fn(|context| pending.poll(context)).now_or_never() else { break None };
+                Some(ended)
             }
             () = next, if more => None,
         };

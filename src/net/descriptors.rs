@@ -4,7 +4,6 @@ use std::{io, os::unix::net::UnixDatagram};
 
 use super::{Trouble, trouble};
 
-/// Whether this process or the machine has no descriptor left.
 pub(super) fn are_spent() -> bool {
     open().is_err_and(|error| trouble(&error) == Some(Trouble::Exhausted))
 }

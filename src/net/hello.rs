@@ -76,7 +76,6 @@ const CERTIFICATE: u8 = 11;
 /// Bytes of the handshake that are kept: a ServerHello has at most 1.3 KB, with a post-quantum key share; a longer chain of
 /// certificates is ignored.
 const HANDSHAKE_KEPT: usize = 12 << 10;
-/// Enough to recognise another protocol.
 const FIRST_KEPT: usize = 16;
 /// The random of a `HelloRetryRequest` (RFC 8446 §4.1.3).
 const RETRY: [u8; 8] = [0xCF, 0x21, 0xAD, 0x74, 0xE5, 0x9A, 0x61, 0x11];
@@ -171,7 +170,6 @@ impl Records {
 
 const TLS_1_3: u16 = 0x0304;
 
-/// A big-endian number.
 fn number(bytes: &[u8]) -> usize {
     bytes.iter().fold(0, |number, byte| number << 8 | usize::from(*byte))
 }

@@ -45,18 +45,9 @@ impl TcpInfo {
                 &raw mut length,
             )
         };
-        let length = usize::try_from(length).ok()?;
-        let field = |at: usize| -> Option<u32> {
-            let bytes = info.get(at..at + 4).filter(|_| at + 4 <= length)?;
-            Some(u32::from_ne_bytes(bytes.try_into().ok()?))
-        };
-        let wide = |at: usize| -> Option<u64> {
-            let bytes = info.get(at..at + 8).filter(|_| at + 8 <= length)?;
-            Some(u64::from_ne_bytes(bytes.try_into().ok()?))
-        };
-        if answer != 0 {
-            return None;
-        }
+        let info = info.get(..usize::try_from(length).ok()?).filter(|_| answer == 0)?;
+        let field = |at: usize| Some(u32::from_ne_bytes(*info.get(at..)?.first_chunk()?));
+        let wide = |at: usize| Some(u64::from_ne_bytes(*info.get(at..)?.first_chunk()?));
         Some(Self {
             rtt_min: field(MIN_RTT)
                 .filter(|micros| *micros != u32::MAX && *micros != 0)
@@ -99,7 +90,6 @@ const STAMPS: u32 = libc::SOF_TIMESTAMPING_SOFTWARE
     // A departure's stamp comes without a copy of the packet.
     | libc::SOF_TIMESTAMPING_OPT_TSONLY;
 
-/// Size of the flags.
 const FLAGS: u32 = 4;
 
 /// Makes the kernel stamp arrivals on a socket; whether that succeeds.
@@ -209,7 +199,6 @@ pub(super) fn departure(socket: BorrowedFd<'_>) -> Option<Duration> {
     if answer < 0 { None } else { stamp_in(&message) }
 }
 
-/// The stamp in the control messages of `message`.
 fn stamp_in(message: &libc::msghdr) -> Option<Duration> {
     // SAFETY: the kernel has filled the control buffer and set its length; the macros stay inside it.
     let mut header = unsafe { libc::CMSG_FIRSTHDR(message) };

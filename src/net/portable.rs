@@ -42,7 +42,6 @@ pub(super) fn receive(socket: BorrowedFd<'_>, _: usize, target: &mut [u8]) -> io
     }
 }
 
-/// Writes some of `bytes`.
 pub(super) fn send(socket: BorrowedFd<'_>, bytes: &[u8], _: bool) -> io::Result<usize> {
     socket2::SockRef::from(&socket).send(bytes)
 }

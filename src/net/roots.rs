@@ -51,7 +51,6 @@ const FILE: &str = "SSL_CERT_FILE";
 const NO_CERTIFICATE: &str = "/proc/self/comm";
 const DIRECTORY: &str = "SSL_CERT_DIR";
 
-/// Paths of the bundle in distributions.
 const BUNDLES: &[&str] = &[
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
@@ -59,7 +58,6 @@ const BUNDLES: &[&str] = &[
     "/etc/ssl/ca-bundle.pem",
     "/etc/ssl/cert.pem",
 ];
-/// Paths of a hashed directory in distributions.
 const DIRECTORIES: &[&str] = &["/etc/ssl/certs", "/etc/pki/tls/certs"];
 
 impl Roots {

@@ -72,7 +72,6 @@ struct StreamState {
     lost: u64,
     /// See [`StampedStream::look`].
     looking: bool,
-    /// When we last read something.
     read_at: Option<Instant>,
     /// See [`StampedStream::watch_unread`].
     unread_limit: Option<Duration>,
@@ -248,7 +247,6 @@ impl StampedStream {
         self.inner().tls.as_mut().map(|tls| tls.records.take_chain()).unwrap_or_default()
     }
 
-    /// Drops the server's certificates.
     pub(super) fn drop_chain(&self) {
         if let Some(tls) = &mut self.inner().tls {
             tls.records.chain = None;
@@ -261,7 +259,6 @@ impl StampedStream {
 }
 
 impl StreamState {
-    /// Reads available bytes.
     fn poll_receive(&mut self, context: &mut Context<'_>, target: &mut [u8]) -> Poll<io::Result<usize>> {
         let Some(socket) = &mut self.socket else { return Poll::Pending };
         if let Some(error) = socket.broken.take() {

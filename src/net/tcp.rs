@@ -28,7 +28,6 @@ pub(super) struct StampedBytes {
     pub(super) stamp: Option<Duration>,
 }
 
-/// The result of one read.
 #[derive(Debug)]
 pub(super) struct Received {
     pub(super) pieces: [StampedBytes; 2],

@@ -1,15 +1,10 @@
 //! The TLS handshake, by async-native-tls. `tls_files` reads its files, `hello` reads version and cipher from the wire, which
 //! the library does not report, and `tls_error` maps its errors to causes.
 
-use std::{
-    net::IpAddr,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, Waker},
-    time::Instant,
-};
+use std::{net::IpAddr, pin::Pin, sync::Arc, time::Instant};
 
 use async_native_tls::TlsStream;
+use futures_util::FutureExt as _;
 
 use super::{
     Certificate, RootsError, StampedStream, TlsCause, TlsContextError, TlsFailure, TlsMaterial, TlsPaths, certificate,
@@ -138,10 +133,7 @@ impl TlsContext {
         let (name, under) = (self.name.clone(), wire.clone());
         let mut handshake: Handshake = Box::pin(async move { connector.connect(name, under).await });
         // Without a connection it is pending after the ClientHello, and is polled again later.
-        let early = match handshake.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(result) => Some(result),
-            Poll::Pending => None,
-        };
+        let early = handshake.as_mut().now_or_never();
         Armed { handshake, early, wire: wire.clone(), name: self.name.clone(), insecure: self.insecure }
     }
 }

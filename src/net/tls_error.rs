@@ -161,7 +161,6 @@ fn library(error: &native_tls::Error, wire: &StampedStream, name: &str) -> TlsFa
     failure
 }
 
-/// The connection ended in the handshake.
 fn ended(wire: &StampedStream) -> TlsFailure {
     const ALERT: u8 = 21;
     let text = match wire.last_record() {
@@ -209,7 +208,6 @@ const ALERTS: &[(i32, &str, TlsCause)] = &[
     (120, "no_application_protocol", TlsCause::Alpn),
 ];
 
-/// The name and cause of an alert.
 fn alert(number: i32) -> (&'static str, TlsCause) {
     let known = ALERTS.iter().find(|(known, _, _)| *known == number);
     known.map_or(("of no known name", TlsCause::Alert), |(_, name, cause)| (*name, *cause))

@@ -22,16 +22,13 @@ use crate::clock;
 /// Aliases that are followed one after the other; more are treated as a loop.
 const ALIASES: usize = 8;
 
-/// One look-up.
 #[derive(Debug)]
 pub(super) struct LookUp<'a> {
     conf: &'a ResolvConf,
     family: Family,
-    /// The longest wait for a server.
     wait: Duration,
     deadline: Instant,
     begun: Instant,
-    /// Time spent waiting for answers.
     waited: Duration,
     /// For `rotate`: the server that is asked first; each question begins with the next one.
     first: usize,
@@ -43,7 +40,6 @@ pub(super) struct LookUp<'a> {
 /// after a failure, except SERVFAIL, as with the C library.
 type NameOutcome = (Resolved, bool);
 
-/// The question for one family.
 struct Leg {
     kind: RecordType,
     /// The name asked for, or the alias that it led to.
@@ -120,7 +116,6 @@ impl<'a> LookUp<'a> {
         found.unwrap_or_else(|| Resolved::none(ResolveCause::NxDomain, None))
     }
 
-    /// Asks for one name.
     async fn ask(&mut self, name: &Name) -> NameOutcome {
         let mut legs = self.legs(name);
         if legs.is_empty() {

@@ -9,19 +9,16 @@ use std::{
 
 use super::{cause::ResolveCause, exchange::Resolved, family::Family};
 
-/// Names that are kept.
 const MOST: usize = 65_536;
 /// Upper bound of the time to live.
 const LONGEST: Duration = Duration::from_secs(86_400);
 
 type CachedAnswer = Result<Vec<IpAddr>, ResolveCause>;
 
-/// The answers.
 #[derive(Debug, Default)]
 pub(super) struct Cache(Mutex<HashMap<(String, Family), (Instant, CachedAnswer)>>);
 
 impl Cache {
-    /// The answer that is valid at this moment.
     pub(super) fn get(&self, name: &str, family: Family, now: Instant) -> Option<CachedAnswer> {
         let answers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (end, answer) = answers.get(&(name.to_owned(), family))?;

@@ -18,19 +18,16 @@ const MOST_TIMEOUT: u32 = 30;
 const MOST_ATTEMPTS: u32 = 5;
 const PORT: u16 = 53;
 
-/// The settings of resolv.conf.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "flags of resolv.conf")]
 pub(super) struct ResolvConf {
     /// In the order in which they are asked; at least one.
     pub(super) servers: Vec<NameServer>,
-    /// Domains that are added to a name.
     pub(super) search: Vec<String>,
     /// A name with at least this many dots is first asked for without a search domain.
     pub(super) ndots: usize,
     /// How long a server is waited for, at most.
     pub(super) timeout: Duration,
-    /// How often all servers are asked.
     pub(super) attempts: u32,
     /// Each look-up begins with the next server.
     pub(super) rotate: bool,
@@ -46,7 +43,6 @@ pub(super) struct ResolvConf {
     pub(super) no_aaaa: bool,
 }
 
-/// The address of a name server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct NameServer {
     ip: IpAddr,
@@ -155,7 +151,6 @@ fn loose_v4(text: &str) -> Option<Ipv4Addr> {
     (*last <= left).then(|| Ipv4Addr::from(address | *last))
 }
 
-/// The number of an interface.
 #[expect(unsafe_code, reason = "not in the standard library")]
 fn interface(name: &str) -> io::Result<u32> {
     let name = CString::new(name)?;

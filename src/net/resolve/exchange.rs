@@ -14,6 +14,7 @@ use std::{
     time::Instant,
 };
 
+use futures_util::FutureExt as _;
 use hickory_proto::{
     op::{Edns, Message, MessageType, OpCode, Query, ResponseCode},
     rr::{DNSClass, Name, RData, RecordType},
@@ -27,7 +28,6 @@ use tokio::{
 use super::{cause::ResolveCause, conf::ResolvConf};
 use crate::net::{Trouble, trouble};
 
-/// The result for a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Resolved {
     pub(super) result: Result<Vec<IpAddr>, ResolveCause>,
@@ -50,7 +50,6 @@ pub(super) enum DnsAnswer {
     Alias(Name, u32),
 }
 
-/// Why a server did not settle the question.
 #[derive(Debug)]
 pub(super) struct Unsettled {
     pub(super) kind: UnsettledKind,
@@ -96,7 +95,6 @@ impl Unsettled {
         Self::new(UnsettledKind::Failed, "malformed answer")
     }
 
-    /// An answer with an error code.
     fn code(code: ResponseCode) -> Self {
         let text = match code {
             ResponseCode::ServFail => SERVFAIL.to_owned(),
@@ -131,10 +129,8 @@ pub(super) async fn ask(
     }
     // The timer may fire before the runtime reports what the kernel has held for long.
     look.store(true, Ordering::Relaxed);
-    match poll_fn(|context| Poll::Ready(exchange.as_mut().poll(context))).await {
-        Poll::Ready(answer) => answer,
-        Poll::Pending => Err(Unsettled::new(UnsettledKind::Silent, "no answer in time")),
-    }
+    let late = exchange.now_or_never();
+    late.unwrap_or_else(|| Err(Unsettled::new(UnsettledKind::Silent, "no answer in time")))
 }
 
 async fn exchange(
@@ -161,7 +157,6 @@ async fn exchange(
     }
 }
 
-/// A question as it is sent.
 struct Question {
     query: Query,
     id: u16,
@@ -305,7 +300,6 @@ fn unsettled(error: io::Error) -> Unsettled {
     Unsettled::new(kind, error.to_string())
 }
 
-/// The meaning of an answer for the name.
 fn read(message: &Message, name: &Name, kind: RecordType) -> Result<DnsAnswer, Unsettled> {
     match message.metadata.response_code {
         ResponseCode::NXDomain => {

@@ -26,12 +26,10 @@ use crate::{
     net::{Trouble, trouble},
 };
 
-/// The interval between two looks at the files.
 const LOOK: Duration = Duration::from_millis(500);
 /// Larger than any list of blocked names; a larger file is refused.
 const LARGEST: u64 = 64 << 20;
 
-/// The content of the files.
 #[derive(Debug)]
 pub(super) struct ResolverFiles {
     pub(super) conf: ResolvConf,
@@ -40,7 +38,6 @@ pub(super) struct ResolverFiles {
     pub(super) cache: Cache,
 }
 
-/// Where the files are.
 #[derive(Debug, Clone)]
 pub(super) struct Paths {
     /// None when the configuration names servers.

@@ -5,7 +5,6 @@
 
 use std::{collections::HashMap, net::IpAddr};
 
-/// The content of a hosts file.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Hosts(HashMap<String, Vec<IpAddr>>);
 

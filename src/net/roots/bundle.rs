@@ -41,13 +41,10 @@ use crate::{
 /// The time limit of one step on a disk.
 const STEP: Duration = Duration::from_secs(2);
 
-/// Why the bundle cannot be used.
 #[derive(Debug)]
 struct BundleProblem {
     text: String,
-    /// A file system has not responded.
     is_unfinished: bool,
-    /// No file descriptor is left.
     is_exhausted: bool,
 }
 
@@ -73,10 +70,8 @@ impl From<Unfinished> for BundleProblem {
     }
 }
 
-/// The largest bundle that is read.
 const LARGEST: u64 = 16 << 20;
 
-/// See the module's head.
 #[derive(Debug)]
 pub(super) struct Bundle {
     path: PathBuf,
@@ -104,7 +99,6 @@ struct BundleState {
     files: Option<Arc<HashedFiles>>,
     /// OpenSSL reads the bundle itself.
     is_file: bool,
-    /// The problem that was logged last.
     logged: Option<String>,
 }
 
@@ -267,8 +261,7 @@ impl Bundle {
     #[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
     fn swap(&self, made: HashedDirectory) -> io::Result<()> {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(descriptor) = made.descriptor() else { return Err(io::ErrorKind::NotFound.into()) };
-        dup3(descriptor, &mut slots.directory, OFlag::O_CLOEXEC)?;
+        dup3(made.descriptor(), &mut slots.directory, OFlag::O_CLOEXEC)?;
         let nothing = open(NOTHING, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
         dup3(&nothing, &mut slots.file, OFlag::O_CLOEXEC)?;
         drop(slots);

@@ -23,10 +23,8 @@ use crate::follow::FileVersion;
 /// Prefix of the names; process id and a random word follow. The directories `imaptrace-ca-WORD` of earlier versions are left
 /// alone: without a lock, their processes may be alive.
 const PREFIX: &str = "imaptrace-ca-";
-/// The number of names that are tried.
 const TRIES: u32 = 8;
 
-/// The files of a hashed directory: names, and certificates in PEM.
 pub(super) type HashedFiles = Vec<(String, Vec<u8>)>;
 
 /// A directory that is removed when this is dropped.
@@ -35,7 +33,7 @@ pub(super) struct HashedDirectory {
     place: PathBuf,
     name: OsString,
     /// Holds the lock.
-    opened: Option<Flock<File>>,
+    opened: Flock<File>,
     /// As it was when it was complete.
     version: FileVersion,
 }
@@ -49,9 +47,9 @@ impl HashedDirectory {
             Err(io::Error::new(io::ErrorKind::AlreadyExists, "every name for a directory is taken there"))
         })?;
         let version = FileVersion::of(&opened.metadata()?);
-        let mut made = Self { place: place.to_owned(), name, opened: Some(opened), version };
+        let mut made = Self { place: place.to_owned(), name, opened, version };
         for (name, pem) in files {
-            let path = made.by_descriptor().join(name);
+            let path = by_descriptor(made.opened.as_raw_fd()).join(name);
             let file = File::options().write(true).create_new(true).mode(0o600).open(path);
             file.and_then(|mut file| file.write_all(pem))?;
         }
@@ -64,35 +62,26 @@ impl HashedDirectory {
         self.now().is_ok_and(|now| now == self.version)
     }
 
-    /// The directory that it is in.
     pub(super) fn place(&self) -> &Path {
         &self.place
     }
 
-    pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        self.opened.as_ref().map(|opened| opened.as_fd())
+    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.opened.as_fd()
     }
 
     fn now(&self) -> io::Result<FileVersion> {
-        let opened = self.opened.as_ref().ok_or(io::ErrorKind::NotFound)?;
-        Ok(FileVersion::of(&opened.metadata()?))
-    }
-
-    /// A path of the directory, also after it was renamed.
-    fn by_descriptor(&self) -> PathBuf {
-        by_descriptor(self.opened.as_ref().map_or(-1, |opened| opened.as_raw_fd()))
+        Ok(FileVersion::of(&self.opened.metadata()?))
     }
 }
 
 impl Drop for HashedDirectory {
     fn drop(&mut self) {
-        let Some(opened) = self.opened.take() else { return };
         // Fails if a cleaner removed it.
-        drop(remove(&self.place, &self.name, &opened));
+        drop(remove(&self.place, &self.name, &self.opened));
     }
 }
 
-/// The path of an open descriptor.
 pub(super) fn by_descriptor(number: i32) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{number}"))
 }
@@ -224,7 +213,7 @@ mod tests {
         let inside = names(&path);
         assert_eq!(inside.len(), 2);
         assert!(inside[0].ends_with(".0") && inside[1].ends_with(".1"), "{inside:?}");
-        assert_eq!(names(&made.by_descriptor()), inside);
+        assert_eq!(names(&by_descriptor(made.opened.as_raw_fd())), inside);
         assert!(made.is_whole());
         drop(made);
         assert_eq!(names(place.path()), Vec::<String>::new());

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-/// A file that exists and holds no certificate.
 pub(super) const NOTHING: &str = "/dev/null";
 
 /// The bundle cannot be used, or cannot be made into a directory.

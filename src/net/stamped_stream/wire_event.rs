@@ -87,7 +87,6 @@ pub(super) struct OwnTurn {
     pub(super) answered: Instant,
 }
 
-/// Our turns.
 pub(super) fn own_turns(events: &[WireEvent]) -> impl Iterator<Item = OwnTurn> {
     let mut busy_until = None;
     events.iter().zip(events.iter().skip(1)).filter_map(move |(arrival, answer)| {
