@@ -1,6 +1,6 @@
 //! Which bytes can be a secret.
 //!
-//! Does not read files, variables or programs: [`source`](super::source), [`file`](super::file) and [`command`](super::command)
+//! Does not read files, variables or programs: `source`, `file` and `command`
 //! call this. An error names the source and the fault, never the value.
 
 use imaptrace_imap::Secret;
