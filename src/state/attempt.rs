@@ -56,7 +56,8 @@ impl OpenAttempt {
             AttemptState::Begun => *state = AttemptState::Late,
         }
         let waited = clock::now().saturating_duration_since(self.began);
-        Err(about(path, io::Error::other(Unanswered(waited))).into())
+        let text = format!("it has not answered within {:.1} s", waited.as_secs_f64());
+        Err(about(path, io::Error::other(text)).into())
     }
 
     /// Stores the outcome. Returns whether a caller's wait has timed out before.
@@ -78,7 +79,3 @@ impl OpenAttempt {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
-
-#[derive(Debug, thiserror::Error)]
-#[error("it has not answered within {:.1} s", .0.as_secs_f64())]
-struct Unanswered(Duration);

@@ -249,20 +249,22 @@ impl Directory {
 
     #[expect(clippy::disallowed_methods, reason = "on a thread of its own: the disk's")]
     fn open_with(&self, name: &str, flags: OFlag) -> io::Result<File> {
-        // Before it is opened: opening a device may have side effects.
-        if let Some(what) = self.entry(name)?.and_then(|entry| entry.other()) {
-            return Err(self.about(name, not_regular(what)));
-        }
-        let fd = match openat(&self.fd, name, flags | SAFE, Mode::S_IRUSR | Mode::S_IWUSR) {
-            Ok(fd) => fd,
-            Err(Errno::ELOOP) => return Err(self.about(name, not_regular("a symbolic link"))),
-            Err(error) => return Err(self.about(name, error.into())),
+        let open = || -> io::Result<File> {
+            // Before it is opened: opening a device may have side effects.
+            if let Some(what) = self.entry(name)?.and_then(|entry| entry.other()) {
+                return Err(not_regular(what));
+            }
+            let fd = openat(&self.fd, name, flags | SAFE, Mode::S_IRUSR | Mode::S_IWUSR);
+            let fd = fd.map_err(|error| match error {
+                Errno::ELOOP => not_regular("a symbolic link"),
+                error => error.into(),
+            })?;
+            match DirectoryEntry(fstat(&fd)?).other() {
+                None => Ok(File::from(fd)),
+                Some(what) => Err(not_regular(what)),
+            }
         };
-        match fstat(&fd).map(|found| DirectoryEntry(found).other()) {
-            Ok(None) => Ok(File::from(fd)),
-            Ok(Some(what)) => Err(self.about(name, not_regular(what))),
-            Err(error) => Err(self.about(name, error.into())),
-        }
+        open().map_err(|error| self.about(name, error))
     }
 
     /// Creates a file with mode 0600. An error when the name is taken.

@@ -32,46 +32,35 @@ pub(super) fn migrate(given: &Directory, own: &Directory) -> Result<(), OpenErro
     if ![FILE].iter().chain(&DIRECTORIES).any(is_there) {
         return Ok(());
     }
-    let lock = match given.open_or_create(LOCK) {
-        Ok(file) => file,
-        Err(error) => {
-            stays(given, &error);
-            return Ok(());
-        }
-    };
-    // Another user's lock file would keep the agent from starting.
-    if !given.entry(LOCK).is_ok_and(|entry| entry.is_some_and(|entry| entry.is_our_file())) {
-        stays(given, &io::Error::other("its lock is another user's"));
-        return Ok(());
-    }
-    let _held = flock(given, lock)?;
-    match move_all(given, own) {
+    let (from, to) = (given.path().display(), own.path().display());
+    match lock_and_move(given, own) {
         Ok(Moved { files: 0, left: 0 }) => {}
-        Ok(Moved { files, left: 0 }) => tracing::info!(
-            files,
-            "what an earlier version left in {} was moved into {}",
-            given.path().display(),
-            own.path().display()
-        ),
+        Ok(Moved { files, left: 0 }) => {
+            tracing::info!(files, "what an earlier version left in {from} was moved into {to}");
+        }
         Ok(Moved { files, left }) => tracing::warn!(
             files,
             left,
-            "what an earlier version left in {} was moved into {}; what is no regular file of the agent's user alone, or has \
-             a name that is taken, stays where it is",
-            given.path().display(),
-            own.path().display()
+            "what an earlier version left in {from} was moved into {to}; what is no regular file of the agent's user alone, or \
+             has a name that is taken, stays where it is"
         ),
-        Err(error) => stays(given, &error),
+        Err(OpenError::Io(error)) => tracing::warn!(
+            %error,
+            "what an earlier version left in {from} stays there and is not delivered; move it into imaptrace/ while no agent runs"
+        ),
+        Err(refused) => return Err(refused),
     }
     Ok(())
 }
 
-fn stays(given: &Directory, error: &io::Error) {
-    tracing::warn!(
-        %error,
-        "what an earlier version left in {} stays there and is not delivered; move it into imaptrace/ while no agent runs",
-        given.path().display()
-    );
+fn lock_and_move(given: &Directory, own: &Directory) -> Result<Moved, OpenError> {
+    let lock = given.open_or_create(LOCK)?;
+    // Another user's lock file would keep the agent from starting.
+    if !given.entry(LOCK)?.is_some_and(|entry| entry.is_our_file()) {
+        return Err(io::Error::other("its lock is another user's").into());
+    }
+    let _held = flock(given, lock)?;
+    Ok(move_all(given, own)?)
 }
 
 fn move_all(given: &Directory, own: &Directory) -> io::Result<Moved> {

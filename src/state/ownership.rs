@@ -69,46 +69,32 @@ fn quoted(path: &Path) -> String {
     shlex::try_quote(&path.to_string_lossy()).map_or_else(|_| path.display().to_string(), std::borrow::Cow::into_owned)
 }
 
-/// Our own directory in one that is not ours alone.
+/// Our own directory in one that others may write into.
 pub(super) fn own(outer: &Directory) -> Result<Directory, OpenError> {
-    outer.make_directory(OWN)?;
-    // Before it is opened, for another's cannot be.
+    // Another user's cannot be opened, and the error needs the operator.
     check_own(outer)?;
-    let directory = outer.open_directory(OWN)?;
-    let entry = directory.metadata()?;
-    check_owner(outer, entry)?;
-    directory.close_to_others(entry)?;
-    Ok(directory)
+    Ok(outer.subdirectory(OWN)?)
 }
 
 /// Whether what has the name of our own directory, if anything, may be used.
 pub(super) fn check_own(outer: &Directory) -> Result<(), OpenError> {
-    let path = outer.at(OWN);
+    let (path, ours) = (outer.at(OWN), geteuid());
     let shown = quoted(&path);
     let refused =
         |what: &str, mend: String| Err(StateDirError::Foreign(format!("{} {what}; {mend}", path.display())).into());
     match outer.entry(OWN)? {
-        None => Ok(()),
         Some(entry) if entry.is_link() => {
             refused("is a symbolic link, which anyone may have made", format!("remove it: rm {shown}"))
         }
         Some(entry) if !entry.is_directory() => {
             refused("is no directory", format!("move it away: mv {shown} {shown}.old"))
         }
-        Some(entry) => check_owner(outer, entry),
+        Some(entry) if !entry.is_ours() => refused(
+            &format!("belongs to user {}, and the agent runs as user {ours}", entry.owner()),
+            format!(
+                "if an earlier agent of yours left it: chown -R {ours} {shown}; if not, move it away: mv {shown} {shown}.old"
+            ),
+        ),
+        _ => Ok(()),
     }
-}
-
-fn check_owner(outer: &Directory, entry: DirectoryEntry) -> Result<(), OpenError> {
-    if entry.is_ours() {
-        return Ok(());
-    }
-    let (path, owner, ours) = (outer.at(OWN), entry.owner(), geteuid());
-    let shown = quoted(&path);
-    Err(StateDirError::Foreign(format!(
-        "{path} belongs to user {owner}, and the agent runs as user {ours}; if an earlier agent of yours left it: chown -R \
-         {ours} {shown}; if not, move it away: mv {shown} {shown}.old",
-        path = path.display()
-    ))
-    .into())
 }

@@ -134,7 +134,7 @@ impl StateDir {
             return Ok(directory);
         }
         self.begin()?.wait(&self.0.given, timeout)?;
-        self.directory().ok_or_else(|| OpenError::Io(about(&self.0.given, io::Error::other(BeingOpened))))
+        self.directory().ok_or_else(|| OpenError::Io(about(&self.0.given, io::Error::other(BEING_OPENED))))
     }
 
     /// The attempt that is under way, or a new one on a thread of its own. No new one while the last one hangs on the same mounts.
@@ -201,7 +201,7 @@ impl StateDir {
         let _turn = match self.0.locking.try_lock() {
             Ok(turn) => turn,
             Err(TryLockError::Poisoned(turn)) => turn.into_inner(),
-            Err(TryLockError::WouldBlock) => return Err(about(given, io::Error::other(BeingOpened)).into()),
+            Err(TryLockError::WouldBlock) => return Err(about(given, io::Error::other(BEING_OPENED)).into()),
         };
         if self.directory().is_some() {
             return Ok(());
@@ -244,9 +244,8 @@ impl PartialEq for StateDir {
 
 impl Eq for StateDir {}
 
-#[derive(Debug, thiserror::Error)]
-#[error("it is being opened")]
-struct BeingOpened;
+/// The error while another thread opens it.
+const BEING_OPENED: &str = "it is being opened";
 
 /// The mounts that this path lies in, as the kernel lists them: the text changes when something else is mounted there.
 /// Touches no file system.
