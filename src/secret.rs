@@ -7,8 +7,6 @@
 mod buffer;
 mod command;
 mod dumps;
-mod edge;
-mod ending;
 mod error;
 mod file;
 mod form;
@@ -16,9 +14,9 @@ mod source;
 
 pub use command::{end_commands, set_environment, share_terminal};
 pub use dumps::no_dumps;
-pub use edge::Edge;
 pub use error::{SecretError, shown_variable};
 pub use file::read_key;
+pub use form::Edge;
 pub use source::SecretSource;
 
 use imaptrace_imap::Secret;

@@ -1,4 +1,4 @@
-//! Memory for a secret that is being read. Called by [`file`](super::file) and [`command`](super::command).
+//! Memory for a secret that is being read. Called by `file` and `command`.
 
 use zeroize::Zeroizing;
 

@@ -6,10 +6,13 @@
 //! prompt there (pinentry), and is killed alone.
 
 use std::{
-    collections::BTreeMap,
+    collections::BTreeSet,
     ffi::OsString,
     io::{self, ErrorKind, Read as _},
-    os::{fd::AsFd, unix::process::CommandExt as _},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::process::CommandExt as _,
+    },
     process::{Child, ChildStdout, Command, ExitStatus, Stdio},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
@@ -19,8 +22,10 @@ use std::{
 };
 
 use nix::{
+    errno::Errno,
     fcntl::{FcntlArg, OFlag, fcntl},
-    sys::signal::{Signal, kill, killpg},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::signal::{Signal, kill},
     unistd::Pid,
 };
 
@@ -28,7 +33,6 @@ use imaptrace_imap::Secret;
 
 use super::{
     buffer::{LARGEST, WipedBuffer},
-    ending::{Ending, has_ended},
     error::SecretError,
     form::{Extent, take},
 };
@@ -71,32 +75,22 @@ pub fn share_terminal() {
 /// Kills the running programs, and starts no more: for the end of the process. Does not wait.
 pub fn end_commands() {
     ENDED.store(true, Ordering::SeqCst);
-    for process in running().values() {
-        process.kill();
-    }
+    running().iter().copied().for_each(end);
 }
 
 static TERMINAL_IS_SHARED: AtomicBool = AtomicBool::new(false);
 static ENDED: AtomicBool = AtomicBool::new(false);
-/// Programs that have not been reaped, by process id.
-static RUNNING: Mutex<BTreeMap<i32, Process>> = Mutex::new(BTreeMap::new());
+/// Programs that have not been reaped, so that their process ids are not reused. Negative for the leader of a process group,
+/// which kill(2) then kills.
+static RUNNING: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 
-fn running() -> MutexGuard<'static, BTreeMap<i32, Process>> {
+fn running() -> MutexGuard<'static, BTreeSet<i32>> {
     RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A program that has not been reaped, so its process id is not reused.
-#[derive(Debug, Clone, Copy)]
-struct Process {
-    id: Pid,
-    leads: bool,
-}
-
-impl Process {
-    fn kill(self) {
-        // Fails when it has ended.
-        let _ = if self.leads { killpg(self.id, Signal::SIGKILL) } else { kill(self.id, Signal::SIGKILL) };
-    }
+fn end(process: i32) {
+    // Fails when it has ended.
+    let _ = kill(Pid::from_raw(process), Signal::SIGKILL);
 }
 
 /// A request for a secret. Dropping it kills the program.
@@ -106,11 +100,11 @@ struct Request(Arc<RequestState>);
 #[derive(Default)]
 struct RequestState {
     is_given_up: AtomicBool,
-    process: Mutex<Option<Process>>,
+    process: Mutex<Option<i32>>,
 }
 
 impl RequestState {
-    fn process(&self) -> MutexGuard<'_, Option<Process>> {
+    fn process(&self) -> MutexGuard<'_, Option<i32>> {
         self.process.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -122,16 +116,14 @@ impl RequestState {
 impl Drop for Request {
     fn drop(&mut self) {
         self.0.is_given_up.store(true, Ordering::SeqCst);
-        if let Some(process) = *self.0.process() {
-            process.kill();
-        }
+        self.0.process().map(end);
     }
 }
 
 /// A running program. Dropping it kills it with its group.
 struct RunningProgram<'a> {
     child: Child,
-    process: Process,
+    process: i32,
     request: &'a RequestState,
 }
 
@@ -151,21 +143,22 @@ impl<'a> RunningProgram<'a> {
             };
         }
         let child = command.spawn()?;
-        let process = Process { id: Pid::from_raw(child.id().cast_signed()), leads };
-        running().insert(process.id.as_raw(), process);
+        let id = child.id().cast_signed();
+        let process = if leads { -id } else { id };
+        running().insert(process);
         *request.process() = Some(process);
         // The caller may have given up before `process` was set.
         if request.is_over() {
-            process.kill();
+            end(process);
         }
         Ok(Self { child, process, request })
     }
 
     /// Kills the rest of its group, and returns its exit status.
     fn end(&mut self) -> io::Result<ExitStatus> {
-        self.process.kill();
+        end(self.process);
         // Before it is reaped, so that no other thread kills a process that reuses its id.
-        running().remove(&self.process.id.as_raw());
+        running().remove(&self.process);
         *self.request.process() = None;
         self.child.wait()
     }
@@ -257,6 +250,66 @@ fn read(output: &mut ChildStdout, value: &mut WipedBuffer) -> io::Result<bool> {
         }
     }
     Ok(true)
+}
+
+/// The interval of checks without a pidfd.
+const POLL_EVERY: Duration = Duration::from_millis(20);
+
+/// A program's pidfd, if there is one.
+struct Ending(Option<OwnedFd>);
+
+impl Ending {
+    fn of(child: &Child) -> Self {
+        Self(pidfd(child))
+    }
+
+    /// Waits until the program has exited, `output` is readable, or the time is up; may return sooner.
+    fn wait(&self, output: Option<BorrowedFd<'_>>, time: Duration) -> io::Result<()> {
+        let time = if self.0.is_some() { time } else { time.min(POLL_EVERY) };
+        let all = [self.0.as_ref().map(OwnedFd::as_fd), output];
+        let mut waited: Vec<_> = all.into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        // Rounded up, or the last millisecond would be a busy loop.
+        let time = PollTimeout::try_from(time + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+        match poll(&mut waited, time) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn has_ended(child: &mut Child) -> io::Result<bool> {
+    use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+    let id = Id::Pid(Pid::from_raw(child.id().cast_signed()));
+    match waitid(id, WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT) {
+        Ok(status) => Ok(status != WaitStatus::StillAlive),
+        Err(Errno::EINTR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The same, but it reaps the program.
+#[cfg(not(target_os = "linux"))]
+fn has_ended(child: &mut Child) -> io::Result<bool> {
+    child.try_wait().map(|status| status.is_some())
+}
+
+/// A descriptor that becomes readable when the program exits (`pidfd_open(2)`); none before Linux 5.3 or when descriptors are
+/// used up.
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "the call has no wrapper in the standard library")]
+fn pidfd(child: &Child) -> Option<OwnedFd> {
+    use std::os::fd::FromRawFd as _;
+    // SAFETY: takes no pointer.
+    let descriptor = unsafe { libc::syscall(libc::SYS_pidfd_open, child.id(), 0) };
+    let descriptor = i32::try_from(descriptor).ok().filter(|descriptor| *descriptor >= 0)?;
+    // SAFETY: the kernel has just created it, and nothing else owns it.
+    Some(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+#[cfg(not(target_os = "linux"))]
+fn pidfd(_child: &Child) -> Option<OwnedFd> {
+    None
 }
 
 #[cfg(test)]
