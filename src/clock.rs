@@ -8,6 +8,8 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use nix::time::{ClockId, clock_gettime};
+
 mod pauses;
 
 pub use pauses::{Deadline, Heartbeat, OwnDelay, PauseTotals, extended, pause_totals, paused};
@@ -27,14 +29,12 @@ pub fn wall() -> SystemTime {
 
 /// The monotonic clock as `CLOCK_MONOTONIC` counts it (for systemd).
 pub fn monotonic() -> Duration {
-    use nix::time::{ClockId, clock_gettime};
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
 }
 
 /// How long the machine has been suspended since boot: the monotonic clock excludes it.
 #[cfg(target_os = "linux")]
 fn slept() -> Duration {
-    use nix::time::{ClockId, clock_gettime};
     let (Ok(awake), Ok(all)) = (clock_gettime(ClockId::CLOCK_MONOTONIC), clock_gettime(ClockId::CLOCK_BOOTTIME)) else {
         return Duration::ZERO;
     };

@@ -115,11 +115,8 @@ impl PathWalk {
 
 /// The path from the root on.
 pub(super) fn absolute(path: &Path) -> PathBuf {
-    if path.is_absolute() {
-        return path.to_owned();
-    }
     // getcwd(2) touches no file system.
-    std::env::current_dir().unwrap_or_else(|_| "/".into()).join(path)
+    std::path::absolute(path).unwrap_or_else(|_| Path::new("/").join(path))
 }
 
 /// The path without `.` and `..`, as if there were no links.

@@ -223,30 +223,24 @@ impl Deadline {
     /// not, with or without the pauses.
     pub fn own_delay(&self, mut away: Vec<(Instant, Instant)>) -> Option<OwnDelay> {
         let end = self.lengthened();
-        let pauses = pauses_between(self.begin, end, self.tenth());
-        let stopped = !pauses.is_empty();
-        away.extend(pauses);
+        away.extend(pauses_between(self.begin, end, self.tenth()));
         for (from, to) in &mut away {
             (*from, *to) = ((*from).max(self.begin), (*to).min(end));
         }
         away.retain(|(from, to)| from < to);
         let owed = length((self.begin, end)).saturating_sub(length_of_union(away));
-        self.is_short(owed).then_some(if stopped { OwnDelay::Stopped } else { OwnDelay::Slow })
+        self.own_delay_of(owed)
     }
 
     /// The same, given how long peers owed us something.
     pub fn own_delay_of(&self, owed: Duration) -> Option<OwnDelay> {
-        self.is_short(owed).then(|| self.kind())
+        (owed + self.tenth() < self.length()).then(|| self.kind())
     }
 
     /// The kind of a delay of this process in this time.
     pub fn kind(&self) -> OwnDelay {
         let stopped = !pauses_between(self.begin, self.lengthened(), self.tenth()).is_empty();
         if stopped { OwnDelay::Stopped } else { OwnDelay::Slow }
-    }
-
-    fn is_short(&self, owed: Duration) -> bool {
-        owed + self.tenth() < self.length()
     }
 }
 

@@ -108,18 +108,15 @@ where
             state: Mutex::default(),
             is_looking: AtomicBool::new(false),
         };
-        let unfinished = match followed.versions().await {
-            Ok(versions) => match (followed.read)().await {
-                Ok(read) => {
-                    followed.use_value(versions, read);
-                    return Ok(Arc::new(followed));
-                }
-                Err(NotRead::Wrong(error)) => return Err(error),
-                Err(NotRead::Unfinished(problem)) => problem,
-            },
-            Err(unfinished) => unfinished.to_string(),
+        let read = match followed.versions().await {
+            Ok(versions) => (followed.read)().await.map(|read| followed.use_value(versions, read)),
+            Err(unfinished) => Err(unfinished.into()),
         };
-        followed.keep(Unusable::Unfinished, &unfinished);
+        match read {
+            Ok(()) => {}
+            Err(NotRead::Wrong(error)) => return Err(error),
+            Err(NotRead::Unfinished(problem)) => followed.keep(Unusable::Unfinished, &problem),
+        }
         Ok(Arc::new(followed))
     }
 
