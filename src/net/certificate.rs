@@ -1,7 +1,5 @@
 //! The fields of a certificate. Verifies nothing: `chain` does, by the TLS library. Called by `tls`, `chain` and `probe`.
 
-use std::fmt::Write as _;
-
 use sha2::{Digest as _, Sha256};
 use x509_parser::{extensions::GeneralName, public_key::PublicKey};
 
@@ -23,10 +21,7 @@ pub struct Certificate {
 impl Certificate {
     /// Parses DER. If that fails, there is only the hash.
     pub(super) fn parse(der: &[u8]) -> Self {
-        let sha256 = Sha256::digest(der).iter().fold(String::with_capacity(64), |mut hex, byte| {
-            write!(hex, "{byte:02X}").unwrap_or(());
-            hex
-        });
+        let sha256 = format!("{:X}", Sha256::digest(der));
         match x509_parser::parse_x509_certificate(der) {
             Ok((_, certificate)) => Self {
                 not_before: Some(certificate.validity().not_before.timestamp()),

@@ -17,6 +17,8 @@ use std::{
     time::Duration,
 };
 
+use nix::time::{ClockId, clock_getres};
+
 use super::tcp::{Received, StampedBytes, TcpInfo};
 
 // Offsets in `struct tcp_info` of <linux/tcp.h>, which is only extended at its end.
@@ -64,11 +66,8 @@ impl TcpInfo {
 
 /// The resolution of the kernel's coarse clock, that of [`TcpInfo::data_age_ms`] and [`TcpInfo::unacknowledged`]: 1 to 10 ms.
 pub fn tick() -> Duration {
-    let mut step = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the pointer is that of a live value, which the call only writes.
-    let answer = unsafe { libc::clock_getres(libc::CLOCK_MONOTONIC_COARSE, &raw mut step) };
-    let known = u64::try_from(step.tv_nsec).ok().filter(|_| answer == 0 && step.tv_sec == 0);
-    known.map_or(LONGEST_TICK, Duration::from_nanos).min(LONGEST_TICK)
+    let step = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).map(Duration::from);
+    step.map_or(LONGEST_TICK, |step| step.min(LONGEST_TICK))
 }
 
 /// At the lowest `HZ` of a kernel.

@@ -16,6 +16,7 @@
 //! Faults of this machine (no descriptor, no thread, an unreadable file) have causes of their own. Called by `probe`.
 
 use std::{
+    collections::HashSet,
     net::IpAddr,
     sync::{
         Mutex, PoisonError,
@@ -75,7 +76,7 @@ impl Resolver {
     /// The addresses of `name`, in the order in which they are to be tried: families in turn (RFC 8305 §4), IPv6 first or the
     /// first family of the system's resolver.
     pub async fn lookup(&self, name: &str, family: Family, deadline: Instant) -> Result<Vec<IpAddr>, ResolveCause> {
-        let (addresses, v6_first) = match self.dns.resolver {
+        let (mut addresses, v6_first) = match self.dns.resolver {
             NameResolver::Builtin => (self.builtin(name, family, deadline).await?, true),
             NameResolver::System => {
                 let addresses = system::lookup(name, family, deadline).await?;
@@ -83,13 +84,9 @@ impl Resolver {
                 (addresses, v6_first)
             }
         };
-        let mut once: Vec<IpAddr> = Vec::with_capacity(addresses.len());
-        for address in addresses {
-            if !once.contains(&address) {
-                once.push(address);
-            }
-        }
-        if once.is_empty() { Err(ResolveCause::NoData) } else { Ok(interleave(once, v6_first)) }
+        let mut seen = HashSet::new();
+        addresses.retain(|address| seen.insert(*address));
+        if addresses.is_empty() { Err(ResolveCause::NoData) } else { Ok(interleave(addresses, v6_first)) }
     }
 
     async fn builtin(&self, name: &str, family: Family, deadline: Instant) -> Result<Vec<IpAddr>, ResolveCause> {
@@ -136,16 +133,8 @@ fn is_localhost(name: &str) -> bool {
 
 fn interleave(addresses: Vec<IpAddr>, v6_first: bool) -> Vec<IpAddr> {
     let (first, second): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|address| address.is_ipv6() == v6_first);
-    let mut order = Vec::with_capacity(first.len() + second.len());
-    let (mut first, mut second) = (first.into_iter(), second.into_iter());
-    loop {
-        let pair = (first.next(), second.next());
-        if pair == (None, None) {
-            return order;
-        }
-        order.extend(pair.0);
-        order.extend(pair.1);
-    }
+    let pairs = (0..first.len().max(second.len())).map(|at| [first.get(at), second.get(at)]);
+    pairs.flatten().flatten().copied().collect()
 }
 
 #[cfg(test)]

@@ -101,10 +101,10 @@ impl Roots {
         if cfg!(not(target_os = "linux")) {
             return Ok(Self::default());
         }
-        let original: Vec<_> = [FILE, DIRECTORY].map(|name| (OsString::from(name), std::env::var_os(name))).into();
-        let value =
-            |name: &str| original.iter().find(|(known, _)| known == name).and_then(|(_, value)| value.as_deref());
-        let (mut directories, bundle) = Self::decide(value(FILE).filter(|value| !value.is_empty()), value(DIRECTORY));
+        let [file, directory] = [FILE, DIRECTORY].map(std::env::var_os);
+        let (mut directories, bundle) =
+            Self::decide(file.as_deref().filter(|file| !file.is_empty()), directory.as_deref());
+        let original = vec![(FILE.into(), file), (DIRECTORY.into(), directory)];
         let bundle = bundle.map(|path| Bundle::reserve(path).map(Arc::new)).transpose()?;
         let (file, made) = match &bundle {
             Some(bundle) => bundle.names(),

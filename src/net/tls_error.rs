@@ -92,17 +92,8 @@ pub struct TlsFailure {
 }
 
 impl TlsFailure {
-    /// There is no prepared handshake: a fault of ours.
-    pub fn unprepared() -> Self {
-        Self::new(TlsCause::Handshake, "no handshake was prepared".to_owned())
-    }
-
-    /// The deadline has passed.
-    pub fn timeout() -> Self {
-        Self::new(TlsCause::Timeout, String::new())
-    }
-
-    pub(super) fn new(cause: TlsCause, text: String) -> Self {
+    /// A failure before the server answered.
+    pub fn new(cause: TlsCause, text: String) -> Self {
         Self { cause, text, answered: false, leaf: None }
     }
 
@@ -118,7 +109,7 @@ impl TlsFailure {
 
     /// An error of an established connection; none if it is the kernel's.
     pub fn of_session(error: &io::Error) -> Option<Self> {
-        session(error).map(|(cause, text)| Self::new(cause, text))
+        session(error)
     }
 }
 
@@ -222,7 +213,7 @@ fn handshake(error: &native_tls::Error, _: &StampedStream, _: &str) -> TlsFailur
 }
 
 #[cfg(not(target_os = "linux"))]
-fn session(_: &io::Error) -> Option<(TlsCause, String)> {
+fn session(_: &io::Error) -> Option<TlsFailure> {
     None
 }
 
@@ -329,16 +320,14 @@ mod openssl_errors {
         }
     }
 
-    pub(super) fn session(error: &io::Error) -> Option<(TlsCause, String)> {
+    pub(super) fn session(error: &io::Error) -> Option<TlsFailure> {
         let error = error.get_ref()?.downcast_ref::<ssl::Error>()?;
-        if error.code() == ErrorCode::ZERO_RETURN {
-            return Some((TlsCause::Eof, String::new()));
+        let is_end = |stack| ssl_reasons(stack).any(|reason| reason == UNEXPECTED_EOF);
+        if error.code() == ErrorCode::ZERO_RETURN || error.ssl_error().is_some_and(is_end) {
+            return Some(TlsFailure::new(TlsCause::Eof, String::new()));
         }
-        let stack = error.ssl_error()?;
-        if ssl_reasons(stack).any(|reason| reason == UNEXPECTED_EOF) {
-            return Some((TlsCause::Eof, String::new()));
-        }
-        Some(reason(stack).unwrap_or_else(|| (TlsCause::Handshake, error.to_string())))
+        let (cause, text) = reason(error.ssl_error()?).unwrap_or_else(|| (TlsCause::Handshake, error.to_string()));
+        Some(TlsFailure::new(cause, text))
     }
 
     /// The reasons of `ERR_LIB_SSL`, in order.

@@ -104,7 +104,12 @@ impl Driver {
     /// Puts TLS over the connection. The handle on the stamped stream stays, whatever comes of it.
     pub(super) async fn secure(&mut self, deadline: Deadline) -> Result<(), SecureError> {
         self.line = None;
-        let Some(armed) = self.armed.take() else { return Err(SecureError::Failed(TlsFailure::unprepared())) };
+        let Some(armed) = self.armed.take() else {
+            return Err(SecureError::Failed(TlsFailure::new(
+                TlsCause::Handshake,
+                "no handshake was prepared".to_owned(),
+            )));
+        };
         let wire = &self.wire;
         wire.watch_unread(deadline.tenth());
         let stream = match self.watch.until(deadline, || wire.look(), armed.shake()).await {
@@ -119,7 +124,7 @@ impl Driver {
             Waited::TimeUp => {
                 return Err(match self.own_delay(deadline, Awaited::Answer) {
                     Some(class) => SecureError::OwnDelay(class),
-                    None => SecureError::Failed(TlsFailure::timeout()),
+                    None => SecureError::Failed(TlsFailure::new(TlsCause::Timeout, String::new())),
                 });
             }
             Waited::Cancelled => return Err(SecureError::Cancelled),

@@ -55,8 +55,9 @@ impl<'a> LookUp<'a> {
         let begun = clock::now();
         let left = deadline.saturating_duration_since(begun);
         let share = left / u32::try_from(conf.servers.len()).unwrap_or(u32::MAX).max(1);
+        let wait = Duration::from_secs(conf.options.timeout.into()).min(share);
         let silent = vec![false; conf.servers.len()];
-        Self { conf, family, wait: conf.timeout.min(share), deadline, begun, waited: Duration::ZERO, first, silent }
+        Self { conf, family, wait, deadline, begun, waited: Duration::ZERO, first, silent }
     }
 
     /// The result at the deadline. If this process spent a tenth of the time or more without waiting for a server, silence is
@@ -78,7 +79,7 @@ impl<'a> LookUp<'a> {
         };
         let dots = bare.matches('.').count();
         let mut before = None;
-        if whole || dots >= self.conf.ndots {
+        if whole || dots >= self.conf.options.ndots as usize {
             let (found, _) = self.ask(&itself).await;
             if found.result.is_ok() || whole {
                 return found;
@@ -103,7 +104,7 @@ impl<'a> LookUp<'a> {
                 }
             }
         }
-        if before.is_none() && !root && (dots > 0 || !self.conf.no_tld || self.conf.search.is_empty()) {
+        if before.is_none() && !root && (dots > 0 || !self.conf.options.no_tld_query || self.conf.search.is_empty()) {
             let (found, _) = self.ask(&itself).await;
             if found.result.is_ok() {
                 return found;
@@ -123,7 +124,7 @@ impl<'a> LookUp<'a> {
         }
         let order = self.order();
         let mut failures = Failures::default();
-        for _ in 0..self.conf.attempts {
+        for _ in 0..self.conf.options.attempts {
             for number in &order {
                 let now = clock::now();
                 if now >= self.deadline {
@@ -161,7 +162,7 @@ impl<'a> LookUp<'a> {
     /// Asks one server what is not settled yet. Returns why it did not settle that.
     async fn turn(&self, legs: &mut [Leg], server: &NameServer, until: Instant) -> Vec<Unsettled> {
         let open = legs.iter_mut().filter(|leg| leg.settled.is_none());
-        if !self.conf.sequential {
+        if !self.conf.options.single_request {
             let asked = join_all(open.map(|leg| leg.ask(server, self.conf, until))).await;
             return asked.into_iter().filter_map(Result::err).collect();
         }
@@ -178,14 +179,14 @@ impl<'a> LookUp<'a> {
             Family::V4 => &[RecordType::A],
             Family::V6 => &[RecordType::AAAA],
         };
-        let wanted = kinds.iter().filter(|kind| **kind == RecordType::A || !self.conf.no_aaaa);
+        let wanted = kinds.iter().filter(|kind| **kind == RecordType::A || !self.conf.options.no_aaaa);
         wanted.map(|kind| Leg { kind: *kind, name: name.clone(), aliases: 0, ttl: u32::MAX, settled: None }).collect()
     }
 
     /// The servers by number, in the order in which they are asked now.
     fn order(&mut self) -> Vec<usize> {
         let count = self.conf.servers.len();
-        let first = if self.conf.rotate { self.first % count.max(1) } else { 0 };
+        let first = if self.conf.options.rotate { self.first % count.max(1) } else { 0 };
         self.first = self.first.wrapping_add(1);
         let mut order: Vec<usize> = (0..count).map(|number| (first + number) % count).collect();
         order.sort_by_key(|number| self.silent.get(*number).copied());

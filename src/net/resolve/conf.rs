@@ -6,7 +6,6 @@ use std::{
     ffi::CString,
     fmt, io,
     net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6},
-    time::Duration,
 };
 
 use resolv_conf::{Config, ScopedIp};
@@ -19,28 +18,12 @@ const MOST_ATTEMPTS: u32 = 5;
 const PORT: u16 = 53;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "flags of resolv.conf")]
 pub(super) struct ResolvConf {
     /// In the order in which they are asked; at least one.
     pub(super) servers: Vec<NameServer>,
     pub(super) search: Vec<String>,
-    /// A name with at least this many dots is first asked for without a search domain.
-    pub(super) ndots: usize,
-    /// How long a server is waited for, at most.
-    pub(super) timeout: Duration,
-    pub(super) attempts: u32,
-    /// Each look-up begins with the next server.
-    pub(super) rotate: bool,
-    /// Questions have EDNS (RFC 6891).
-    pub(super) edns: bool,
-    /// Questions are sent over TCP.
-    pub(super) tcp: bool,
-    /// A and AAAA are asked for one after the other.
-    pub(super) sequential: bool,
-    /// If there are search domains, a name without a dot is not asked for alone.
-    pub(super) no_tld: bool,
-    /// AAAA is never asked for.
-    pub(super) no_aaaa: bool,
+    /// `options`, within the C library's limits.
+    pub(super) options: Config,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,30 +51,21 @@ impl ResolvConf {
         let valid = |line: &&str| !line.starts_with([' ', '\t']) && line.split_ascii_whitespace().nth(1).is_some();
         let mut lines: Vec<String> = text.lines().filter(valid).map(str::to_owned).collect();
         lines.extend_from_slice(overrides);
-        let (config, _ignored) = Config::parse_with_errors(lines.join("\n").as_bytes());
+        let (mut options, _ignored) = Config::parse_with_errors(lines.join("\n").as_bytes());
         let mut servers: Vec<NameServer> = lines.iter().filter_map(|line| NameServer::of_line(line)).collect();
         servers.truncate(MOST_SERVERS);
         if servers.is_empty() {
             servers.push(NameServer { ip: Ipv4Addr::LOCALHOST.into(), zone: None, port: PORT });
         }
-        let mut search: Vec<String> = config.get_last_search_or_domain().cloned().collect();
+        let mut search: Vec<String> = options.get_last_search_or_domain().cloned().collect();
         if search.is_empty() {
             let own = hostname.split_once('.').map(|(_, domain)| domain.to_owned());
             search.extend(own.filter(|domain| !domain.is_empty()));
         }
-        Self {
-            servers,
-            search,
-            ndots: config.ndots.min(MOST_NDOTS) as usize,
-            timeout: Duration::from_secs(config.timeout.clamp(1, MOST_TIMEOUT).into()),
-            attempts: config.attempts.clamp(1, MOST_ATTEMPTS),
-            rotate: config.rotate,
-            edns: config.edns0,
-            tcp: config.use_vc,
-            sequential: config.single_request,
-            no_tld: config.no_tld_query,
-            no_aaaa: config.no_aaaa,
-        }
+        options.ndots = options.ndots.min(MOST_NDOTS);
+        options.timeout = options.timeout.clamp(1, MOST_TIMEOUT);
+        options.attempts = options.attempts.clamp(1, MOST_ATTEMPTS);
+        Self { servers, search, options }
     }
 
     /// These servers, with resolv.conf's defaults and no search domain.
@@ -199,8 +173,14 @@ mod tests {
         for text in ["", "# nothing\n", "nameserver\n", "nameserver mail\n", "  nameserver 192.0.2.1\n", "\u{fffd}"] {
             let conf = parse(text);
             assert_eq!(servers(text), ["127.0.0.1"], "{text:?}");
-            assert_eq!((conf.ndots, conf.timeout, conf.attempts), (1, Duration::from_secs(5), 2));
-            assert!(conf.search.is_empty() && !conf.rotate && !conf.edns && !conf.tcp && !conf.sequential);
+            assert_eq!((conf.options.ndots, conf.options.timeout, conf.options.attempts), (1, 5, 2));
+            assert!(
+                conf.search.is_empty()
+                    && !conf.options.rotate
+                    && !conf.options.edns0
+                    && !conf.options.use_vc
+                    && !conf.options.single_request
+            );
         }
     }
 
@@ -210,7 +190,10 @@ mod tests {
                     nameserver 2001:db8::1\nsearch\nsearch a.test b.test\n";
         assert_eq!(servers(text), ["192.0.2.1", "2001:db8::1"]);
         let conf = parse(text);
-        assert_eq!((conf.ndots, conf.edns, conf.search.join(" ").as_str()), (1, true, "a.test b.test"));
+        assert_eq!(
+            (conf.options.ndots, conf.options.edns0, conf.search.join(" ").as_str()),
+            (1, true, "a.test b.test")
+        );
     }
 
     #[test]
@@ -219,10 +202,16 @@ mod tests {
                     options ndots:99 timeout:99 attempts:99 rotate use-vc single-request no-tld-query no-aaaa\n";
         let conf = parse(text);
         assert_eq!(servers(text), ["192.0.2.1", "192.0.2.2", "192.0.2.3"]);
-        assert_eq!((conf.ndots, conf.timeout, conf.attempts), (15, Duration::from_secs(30), 5));
-        assert!(conf.rotate && conf.tcp && conf.sequential && conf.no_tld && conf.no_aaaa);
+        assert_eq!((conf.options.ndots, conf.options.timeout, conf.options.attempts), (15, 30, 5));
+        assert!(
+            conf.options.rotate
+                && conf.options.use_vc
+                && conf.options.single_request
+                && conf.options.no_tld_query
+                && conf.options.no_aaaa
+        );
         let conf = parse("options timeout:0 attempts:0 ndots:0\n");
-        assert_eq!((conf.ndots, conf.timeout, conf.attempts), (0, Duration::from_secs(1), 1));
+        assert_eq!((conf.options.ndots, conf.options.timeout, conf.options.attempts), (0, 1, 1));
     }
 
     #[test]
@@ -234,7 +223,10 @@ mod tests {
         assert!(on("host", &[]).search.is_empty());
         let overrides = overrides(Some("x.test\ny.test".into()), Some("ndots:4 rotate".into()));
         let conf = on("host.example.test", &overrides);
-        assert_eq!((conf.search.join(" ").as_str(), conf.ndots, conf.rotate), ("x.test y.test", 4, true));
+        assert_eq!(
+            (conf.search.join(" ").as_str(), conf.options.ndots, conf.options.rotate),
+            ("x.test y.test", 4, true)
+        );
     }
 
     #[test]

@@ -87,10 +87,6 @@ impl Unsettled {
         self.text == SERVFAIL
     }
 
-    fn local(error: impl ToString) -> Self {
-        Self::new(UnsettledKind::Local, error.to_string())
-    }
-
     fn malformed() -> Self {
         Self::new(UnsettledKind::Failed, "malformed answer")
     }
@@ -140,7 +136,7 @@ async fn exchange(
     conf: &ResolvConf,
     look: &AtomicBool,
 ) -> Result<DnsAnswer, Unsettled> {
-    let &ResolvConf { mut edns, mut tcp, .. } = conf;
+    let (mut edns, mut tcp) = (conf.options.edns0, conf.options.use_vc);
     loop {
         let question = Question::new(name, kind, edns)?;
         let answer =
@@ -181,7 +177,7 @@ impl Question {
             options.set_max_payload(PAYLOAD).set_version(0);
             message.set_edns(options);
         }
-        let bytes = message.to_vec().map_err(Unsettled::local)?;
+        let bytes = message.to_vec().map_err(|error| Unsettled::new(UnsettledKind::Local, error.to_string()))?;
         Ok(Self { query, id: message.metadata.id, bytes })
     }
 
@@ -234,7 +230,8 @@ async fn over_udp(server: SocketAddr, question: &Question, look: &AtomicBool) ->
 
 /// Each message is preceded by its length (RFC 1035 §4.2.2).
 async fn over_tcp(server: SocketAddr, question: &Question, look: &AtomicBool) -> Result<ReceivedAnswer, Unsettled> {
-    let length = u16::try_from(question.bytes.len()).map_err(Unsettled::local)?;
+    let length =
+        u16::try_from(question.bytes.len()).map_err(|error| Unsettled::new(UnsettledKind::Local, error.to_string()))?;
     let mut stream = TcpStream::connect(server).await.map_err(without_port)?;
     let mut message = length.to_be_bytes().to_vec();
     message.extend(&question.bytes);

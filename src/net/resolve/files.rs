@@ -95,7 +95,7 @@ impl FollowedFiles {
     /// Looks at the files once, and publishes their content if it is new.
     fn look(&mut self, publish: &watch::Sender<FilesState>) {
         let (mut changed, mut problem) = (false, None);
-        match self.hosts.read() {
+        match self.hosts.look() {
             Ok(Some(text)) => {
                 let hosts = Hosts::parse(&text);
                 if self.names.as_deref() != Some(&hosts) {
@@ -104,10 +104,10 @@ impl FollowedFiles {
                 }
             }
             Ok(None) => {}
-            Err(error) => problem = self.hosts.cause(&error),
+            Err(cause) => problem = Some(cause),
         }
-        match self.resolv_conf.as_mut().map(|source| (source.read(), source)) {
-            Some((Ok(Some(text)), _)) => {
+        match self.resolv_conf.as_mut().map_or(Ok(None), WatchedFile::look) {
+            Ok(Some(text)) => {
                 let conf = ResolvConf::parse(&text, &self.overrides, &hostname());
                 if self.conf.as_ref() != Some(&conf) {
                     let servers = conf.servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
@@ -118,9 +118,8 @@ impl FollowedFiles {
                     changed = true;
                 }
             }
-            Some((Ok(None), _)) => {}
-            Some((Err(error), source)) => problem = source.cause(&error).or(problem),
-            None => {}
+            Ok(None) => {}
+            Err(cause) => problem = Some(cause),
         }
         if let (Some(conf), Some(hosts)) = (&self.conf, &self.names) {
             if changed {
@@ -149,7 +148,26 @@ impl WatchedFile {
         Self { path, changes: Changes::default(), logged: false }
     }
 
-    /// The content, if it is new. A file that does not exist is empty.
+    /// The content, if it is new; a file that does not exist is empty. An error is logged once while good content is in use, and
+    /// is the cause for runs otherwise.
+    fn look(&mut self) -> Result<Option<Vec<u8>>, ResolveCause> {
+        let error = match self.read() {
+            Ok(content) => return Ok(content),
+            Err(error) => error,
+        };
+        let text = format!("cannot read {}: {error}", self.path.display());
+        if self.changes.has_read() {
+            if !std::mem::replace(&mut self.logged, true) {
+                warn!(target: "imaptrace::net", "{text}; what it held before stays in use");
+            }
+            return Ok(None);
+        }
+        Err(match trouble(&error) {
+            Some(Trouble::Exhausted) => ResolveCause::Exhausted(text),
+            _ => ResolveCause::Local(text),
+        })
+    }
+
     fn read(&mut self) -> io::Result<Option<Vec<u8>>> {
         let now = FileVersion::at(&self.path)?;
         if !self.changes.is_due(&now) {
@@ -160,21 +178,6 @@ impl WatchedFile {
         self.changes.took(version);
         self.logged = false;
         Ok(Some(content))
-    }
-
-    /// The cause for runs while no good content is in use. Otherwise none, and the error is logged once.
-    fn cause(&mut self, error: &io::Error) -> Option<ResolveCause> {
-        let text = format!("cannot read {}: {error}", self.path.display());
-        if self.changes.has_read() {
-            if !std::mem::replace(&mut self.logged, true) {
-                warn!(target: "imaptrace::net", "{text}; what it held before stays in use");
-            }
-            return None;
-        }
-        Some(match trouble(error) {
-            Some(Trouble::Exhausted) => ResolveCause::Exhausted(text),
-            _ => ResolveCause::Local(text),
-        })
     }
 }
 
