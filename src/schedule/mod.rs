@@ -54,8 +54,7 @@ impl<T: Send + Sync + 'static> Schedule<T> {
         self.apply_and_drop(slots, limits, ());
     }
 
-    /// Like [`apply`](Self::apply), and drops `before`, which belongs to the replaced slots, when they are no longer in use,
-    /// on a thread that starts nothing.
+    /// Like [`apply`](Self::apply), and then drops `before`, data of the replaced slots, on a thread that starts nothing.
     pub fn apply_and_drop(&self, slots: Vec<Slot<T>>, limits: RunLimits, before: impl Send + 'static) {
         // Fails only after a panic of the task, which the heartbeat shows.
         drop(self.requests.send(Request::Apply(slots, limits, Box::new(before))));
@@ -66,8 +65,7 @@ impl<T: Send + Sync + 'static> Schedule<T> {
         self.heartbeat.clone()
     }
 
-    /// Starts no more runs and waits for those in flight. Runs that have not ended within this time are dropped. Returns
-    /// whether all ended.
+    /// Starts no more runs, waits for those in flight, and drops them after this time. Returns whether all ended.
     pub async fn stop(self, within: Duration) -> bool {
         drop(self.requests.send(Request::Stop));
         let mut task = self.task;

@@ -11,8 +11,8 @@ use std::{
 };
 
 use tokio::{
-    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
-    task::{AbortHandle, yield_now},
+    sync::mpsc::UnboundedReceiver,
+    task::{self, AbortHandle, JoinError, JoinSet, yield_now},
     time::sleep_until,
 };
 
@@ -56,26 +56,20 @@ pub(super) enum Request<T> {
     Stop,
 }
 
-/// A run that has ended, and whether it panicked.
-type RunEnded = (u64, bool);
-
 pub(super) struct Scheduler<R: Runner> {
     runner: Arc<R>,
     planner: Planner<R::Work>,
     heartbeat: SchedulerHeartbeat,
-    tasks: Tasks<R::Work>,
-    ended_sender: UnboundedSender<RunEnded>,
-    ended: UnboundedReceiver<RunEnded>,
+    /// The runs in flight, which are aborted when this is dropped.
+    tasks: JoinSet<()>,
+    runs: HashMap<u64, (AbortHandle, Arc<R::Work>)>,
+    numbers: HashMap<task::Id, u64>,
 }
-
-/// The tasks of runs in flight, which are aborted when this is dropped.
-struct Tasks<T>(HashMap<u64, (AbortHandle, Arc<T>)>);
 
 impl<R: Runner> Scheduler<R> {
     pub(super) fn new(runner: Arc<R>, limits: RunLimits, heartbeat: SchedulerHeartbeat) -> Self {
-        let (ended_sender, ended) = unbounded_channel();
         let planner = Planner::new(heartbeat.origin, limits);
-        Self { runner, planner, heartbeat, tasks: Tasks(HashMap::new()), ended_sender, ended }
+        Self { runner, planner, heartbeat, tasks: JoinSet::new(), runs: HashMap::new(), numbers: HashMap::new() }
     }
 
     /// Runs until a request to stop, and returns when every started run has ended.
@@ -103,9 +97,9 @@ impl<R: Runner> Scheduler<R> {
                         self.perform(actions);
                     }
                 },
-                Some(ended) = self.ended.recv() => {
+                Some(ended) = self.tasks.join_next_with_id() => {
                     self.end(ended);
-                    while let Ok(ended) = self.ended.try_recv() {
+                    while let Some(ended) = self.tasks.try_join_next_with_id() {
                         self.end(ended);
                     }
                 }
@@ -140,18 +134,13 @@ impl<R: Runner> Scheduler<R> {
         for action in actions {
             match action {
                 Action::Start { run, work, lag } => {
-                    let notifier = EndNotifier { run, sender: self.ended_sender.clone() };
-                    let running = self.runner.run(work.clone(), lag);
-                    let task = tokio::spawn(async move {
-                        // Dropped however the run ends, by a panic or an abort too.
-                        let _notifier = notifier;
-                        running.await;
-                    });
-                    self.tasks.0.insert(run, (task.abort_handle(), work));
+                    let task = self.tasks.spawn(self.runner.run(work.clone(), lag));
+                    self.numbers.insert(task.id(), run);
+                    self.runs.insert(run, (task, work));
                 }
                 Action::Skip { work, reason, count } => self.runner.skipped(&work, reason, count),
                 Action::GiveUp { run, work } => {
-                    if let Some((task, _)) = self.tasks.0.get(&run) {
+                    if let Some((task, _)) = self.runs.get(&run) {
                         task.abort();
                     }
                     self.runner.lost(&work, Lost::Overran);
@@ -160,31 +149,13 @@ impl<R: Runner> Scheduler<R> {
         }
     }
 
-    fn end(&mut self, (run, panicked): RunEnded) {
+    /// Records the end of a task, by a panic or an abort too.
+    fn end(&mut self, ended: Result<(task::Id, ()), JoinError>) {
+        let (id, panicked) = ended.map_or_else(|error| (error.id(), error.is_panic()), |(id, ())| (id, false));
+        let Some(run) = self.numbers.remove(&id) else { return };
         self.planner.ended(run);
-        if let Some((_, work)) = self.tasks.0.remove(&run).filter(|_| panicked) {
+        if let Some((_, work)) = self.runs.remove(&run).filter(|_| panicked) {
             self.runner.lost(&work, Lost::Panicked);
         }
-    }
-}
-
-impl<T> Drop for Tasks<T> {
-    fn drop(&mut self) {
-        for (task, _) in self.0.values() {
-            task.abort();
-        }
-    }
-}
-
-/// Reports the end of a run when it is dropped.
-struct EndNotifier {
-    run: u64,
-    sender: UnboundedSender<RunEnded>,
-}
-
-impl Drop for EndNotifier {
-    fn drop(&mut self) {
-        // Sending fails when the scheduler has ended.
-        let _ = self.sender.send((self.run, std::thread::panicking()));
     }
 }
