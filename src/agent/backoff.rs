@@ -44,8 +44,7 @@ struct Held {
 }
 
 impl LoginBackoff {
-    /// The class of the refused login if the next run must not log in, given the account's names, the mechanism, the client
-    /// certificate's fingerprint and the current secret.
+    /// The class of the refused login if the next run must not log in; `certificate` is a fingerprint.
     pub(super) fn hold(
         &mut self,
         account: &Account,

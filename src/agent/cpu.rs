@@ -158,8 +158,7 @@ fn run_queue_wait(text: &str) -> Option<Duration> {
     text.split_whitespace().nth(1)?.parse().ok().map(Duration::from_nanos)
 }
 
-/// How long the CPU limits of the process's cgroup and its ancestors throttled it. None without such a limit that can be read.
-/// The paths are below `root`.
+/// How long the CPU limits of the process's cgroup and its ancestors throttled it, by the files below `root`, if there are any.
 #[expect(clippy::disallowed_methods, reason = "on a thread of its own, which watches the CPU")]
 fn throttled(root: &Path) -> Option<Duration> {
     let known = fs::read_to_string(root.join("proc/self/cgroup")).ok()?;

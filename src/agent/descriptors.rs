@@ -7,8 +7,7 @@ use crate::plan::RunLimits;
 
 /// Files that are open without any run: log, status, delivery, the disk.
 const OWN: u64 = 64;
-/// The most files a run has open while it connects: two address families in a race, or a file with a root certificate. After
-/// that it is one.
+/// The most files a run has open: while it connects, two address families in a race, or one and a file with a root certificate.
 const PER_RUN: u64 = 2;
 
 /// The limits reduced to what this process can keep, with a warning if that is less than configured.

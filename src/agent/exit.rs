@@ -24,8 +24,8 @@ const FORCED: Duration = Duration::from_millis(4900);
 
 /// Ends the process: kills password commands, runs `last` with a time limit, closes all sockets, and exits.
 ///
-/// No exit handler is run: it could wait for a thread that does not return. Such a thread keeps the dead process and its open
-/// files until its call returns, so sockets are closed here.
+/// No exit handler is run: it could wait for a thread that does not return. Such a thread keeps all files of the process open,
+/// so sockets are closed here.
 pub fn exit(code: u8, last: impl FnOnce() + Send + 'static) -> ! {
     secret::end_commands();
     let (done, is_done) = mpsc::channel::<()>();
@@ -42,8 +42,7 @@ pub fn exit(code: u8, last: impl FnOnce() + Send + 'static) -> ! {
 /// The exit code of a process that is about to end.
 static CODE: AtomicI32 = AtomicI32::new(0);
 
-/// tokio passes signals on by a pair of sockets. When they are closed its thread panics, and tokio aborts: the process then ends
-/// with the intended exit code.
+/// tokio aborts when its own sockets, which pass signals on, are closed: the process then ends with the intended exit code.
 #[expect(unsafe_code, reason = "a signal's handler")]
 extern "C" fn on_abort(_signal: libc::c_int) {
     // SAFETY: it only ends the process, and may be called in a handler.
@@ -102,12 +101,12 @@ pub(super) fn force_after_signal() -> io::Result<()> {
     let (ours, signalled) = UnixStream::pair()?;
     for signal in [libc::SIGTERM, libc::SIGINT] {
         let descriptor = ours.as_raw_fd();
-        let tell = move || {
+        let notify = move || {
             // SAFETY: `send` may be called in a handler, the byte lives on, and the descriptor is never closed.
             unsafe { libc::send(descriptor, (&raw const *b"!").cast(), 1, libc::MSG_DONTWAIT) };
         };
-        // SAFETY: `tell` allocates nothing and locks nothing.
-        unsafe { signal_hook_registry::register(signal, tell) }?;
+        // SAFETY: `notify` allocates nothing and locks nothing.
+        unsafe { signal_hook_registry::register(signal, notify) }?;
     }
     std::mem::forget(ours);
     let force = move || {

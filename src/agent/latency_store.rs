@@ -70,8 +70,7 @@ impl LatencyStore {
         }
     }
 
-    /// Loads the saved history of the accounts that are `wanted` (by target and account), if there is one. Waits for the disk;
-    /// a file that cannot be read now is read before the first save.
+    /// Loads the saved history of the accounts that are `wanted` (by target and account). Waits for the disk.
     pub(super) fn load(&self, wanted: impl Fn(&str, &str) -> bool) {
         let Some(state) = &self.state else { return };
         let mut saving = self.saving();
@@ -192,8 +191,7 @@ impl LatencyStore {
     }
 }
 
-/// Reads the file; a damaged one is moved aside, so that a new one can be written. The error names the path that could not be
-/// read or moved.
+/// Reads the file; a damaged one is moved aside, so that a new one can be written. The error names the path.
 fn read(settings: &Settings, directory: &Directory, wanted: impl Fn(&str, &str) -> bool) -> io::Result<History> {
     let empty = || History::new(settings.clone());
     let (history, problem) = match directory.read(FILE, LARGEST) {

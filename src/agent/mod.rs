@@ -88,8 +88,7 @@ use crate::{
 const EXIT: Duration = Duration::from_millis(4700);
 /// The part of it that runs in flight have to log out; the rest is for delivery.
 const LOGOUT_TIME: Duration = Duration::from_millis(2500);
-/// How long the start waits for the state directory, and for the latency history in it. A directory that answers later is
-/// used from then on.
+/// How long the start waits for the state directory, and for the latency history in it. It can answer later.
 const STATE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A scheduler without activity for this long has stopped.
 const STUCK: Duration = Duration::from_secs(10);

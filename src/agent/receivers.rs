@@ -29,8 +29,7 @@ use crate::{
 /// One signal's settings, as its files are now.
 pub(super) type FollowedSignal = Followed<Signal, AgentError>;
 
-/// How long the agent's start waits for a program that prints a header's value. Later attempts have the time limit of all
-/// programs that print a secret.
+/// How long the agent's start waits for a program that prints a header's value. Later attempts may take longer.
 pub(super) const START_LIMIT: Duration = Duration::from_secs(2);
 
 /// The pauses after a program that failed.

@@ -136,7 +136,7 @@ impl Reloader {
                 let (target_set, changes) = before.next(&config.targets, &files);
                 PreparedReload {
                     slots: target_set.slots(),
-                    known: KnownSeries::of(&config, &metrics),
+                    known: known_series(&config, &metrics),
                     in_maintenance: wiring::maintenance(&config),
                     config,
                     target_set,
@@ -194,7 +194,7 @@ impl Reloader {
         let shown = blocking::work(move || {
             status.reloaded(Ok(&config));
             config.targets = Vec::new();
-            metrics.retain(move |series| known.has(series));
+            metrics.retain(known);
             config
         });
         // It fails only after a panic, which has been reported.
@@ -234,36 +234,30 @@ struct PreparedReload {
     in_maintenance: MaintenanceCheck,
 }
 
-/// The metric series that continue: target name, account, journey, family, and the labels of metrics. Which labels and names
-/// they have was fixed at the start: `[metrics]` needs a restart.
-struct KnownSeries(HashSet<SeriesIdentity>);
+type KnownSeries = Box<dyn Fn(&Subject<'_>) -> bool + Send + Sync>;
 
-type SeriesIdentity = (String, String, String, Option<String>, Vec<(String, String)>);
-
-impl KnownSeries {
-    fn of(config: &Config, metrics: &config::MetricsOptions) -> Self {
-        let mut known = HashSet::new();
-        for target in &config.targets {
-            let labels = target.labels.iter().filter(|(key, _)| metrics.labels.contains(*key));
-            let labels: Vec<_> = labels.map(|(key, value)| (key.clone(), value.clone())).collect();
-            let each = target.address == AddressChoice::Each;
-            let families: &[Option<&str>] = if each { &[Some("ipv4"), Some("ipv6"), None] } else { &[None] };
-            let (name, journey) = (target.series_name(metrics.per), target.journey.name());
-            for account in &target.accounts {
-                for family in families {
-                    let family = family.map(ToOwned::to_owned);
-                    known.insert((name.to_owned(), account.alias.clone(), journey.to_string(), family, labels.clone()));
-                }
+/// The metric series that continue, by target name, account, journey, family, and the labels of metrics. The labels and the
+/// names were fixed at the start: `[metrics]` needs a restart.
+fn known_series(config: &Config, metrics: &config::MetricsOptions) -> KnownSeries {
+    let mut known = HashSet::new();
+    for target in &config.targets {
+        let labels = target.labels.iter().filter(|(key, _)| metrics.labels.contains(*key));
+        let labels: Vec<_> = labels.map(|(key, value)| (key.clone(), value.clone())).collect();
+        let each = target.address == AddressChoice::Each;
+        let families: &[Option<&str>] = if each { &[Some("ipv4"), Some("ipv6"), None] } else { &[None] };
+        let (name, journey) = (target.series_name(metrics.per), target.journey.name());
+        for account in &target.accounts {
+            for family in families {
+                let family = family.map(ToOwned::to_owned);
+                known.insert((name.to_owned(), account.alias.clone(), journey.to_string(), family, labels.clone()));
             }
         }
-        Self(known)
     }
-
-    fn has(&self, series: &Subject<'_>) -> bool {
+    Box::new(move |series| {
         let labels = series.labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let (name, account, journey) = (series.target.to_owned(), series.account.to_owned(), series.journey.to_owned());
-        self.0.contains(&(name, account, journey, series.family.map(ToOwned::to_owned), labels))
-    }
+        known.contains(&(name, account, journey, series.family.map(ToOwned::to_owned), labels))
+    })
 }
 
 /// The tables whose changes a running agent cannot follow. How times are taken is a setting of each target, and followed.
@@ -347,7 +341,7 @@ mod tests {
         let plain = load("");
         let series =
             |journey, family| Subject { target: "a", account: "default", journey, family, labels: BTreeMap::new() };
-        let kept = |text: &str, series: &Subject<'_>| KnownSeries::of(&load(text), &plain.metrics).has(series);
+        let kept = |text: &str, series: &Subject<'_>| known_series(&load(text), &plain.metrics)(series);
         assert!(kept("", &series("first-load", None)));
         assert!(!kept("", &series("first-load", Some("ipv4"))));
         assert!(kept("[defaults]\naddress = \"each\"", &series("first-load", Some("ipv4"))));

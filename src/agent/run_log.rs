@@ -92,8 +92,7 @@ impl RunLog {
         }
     }
 
-    /// Counts skipped starts. Returns whether that is a change for this account: the last ones were more than a minute or two
-    /// ago.
+    /// Counts skipped starts. Returns whether that is a change for this account: the last were at least a minute ago.
     pub(super) fn skip(&self, reason: &'static str, count: u64, last: &mut LastSeen) -> bool {
         let mut counters = self.counters();
         let minute = counters.minute();

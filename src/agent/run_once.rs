@@ -33,8 +33,7 @@ pub(super) fn longest(target: &Target) -> Duration {
     target.deadlines.run + target.deadlines.logout + MARGIN
 }
 
-/// The password for a run over a target whose files for TLS can be read. Both may take seconds, for which a user who opens a
-/// mailbox does not wait: they come before the run.
+/// The password, and a check of the target's TLS files. Both may take seconds that are no part of the run.
 pub async fn load_password(target: &TargetContext, account: &Account) -> Result<Secret, SecretError> {
     target.tls_ready().await?;
     account.password.load().await

@@ -11,8 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::clock;
 
-/// Signals that come no later than this after the first one are the same request: `timeout -s INT` sends two, and a
-/// terminal and a supervisor may send one each.
+/// Signals within this time of the first are one request: `timeout -s INT` sends two, a terminal and a supervisor one each.
 const SAME_REQUEST: Duration = Duration::from_secs(1);
 
 /// SIGTERM and SIGINT, caught from now on.

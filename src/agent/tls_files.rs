@@ -49,8 +49,7 @@ impl TlsFileSets {
         Self { follower, known: Mutex::default() }
     }
 
-    /// The files of these targets: those that are followed already, and the others, which are read now, in parallel. Waits some
-    /// seconds for a file system that does not answer.
+    /// The files of these targets. New ones are read in parallel, some seconds at most if a file system does not answer.
     pub(super) async fn load(&self, targets: &[Target]) -> Result<FileSets, AgentError> {
         let mut sets = HashMap::new();
         let mut new = Vec::new();
