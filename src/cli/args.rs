@@ -1,4 +1,4 @@
-//! What can stand on the command line. One definition gives parser, help and completions.
+//! The command line. One definition gives parser, help and completions.
 
 #![expect(clippy::doc_markdown, reason = "these comments are the help text that users read in a terminal")]
 #![allow(rustdoc::broken_intra_doc_links, reason = "and brackets mean there what they mean in every usage line")]
@@ -252,15 +252,11 @@ fn words(words: WordHelp) -> PossibleValuesParser {
 }
 
 impl Cli {
-    /// Whether the exit code is read as that of a plug-in.
-    pub(super) fn is_plugin(&self) -> bool {
-        matches!(&self.command, CliCommand::Probe(args) if args.output == OutputFormat::Nagios)
-    }
-
-    pub(super) fn color(&self) -> ColorChoice {
+    /// The colour choice, and whether the output and the exit code are those of a plug-in.
+    pub(super) fn output(&self) -> (ColorChoice, bool) {
         match &self.command {
-            CliCommand::Probe(args) => args.color,
-            _ => ColorChoice::Auto,
+            CliCommand::Probe(args) => (args.color, args.output == OutputFormat::Nagios),
+            _ => (ColorChoice::Auto, false),
         }
     }
 }

@@ -58,8 +58,7 @@ pub(super) fn run(path: &Path, output: &mut Output) -> u8 {
     PASSED
 }
 
-/// Adds what the agent would report about its state directory at the start. The configuration already reports one that cannot
-/// be written to, or does not answer.
+/// Adds what the agent would report about its state directory at the start, except what the configuration already reports.
 fn state(config: &Config, path: &Path, problems: &mut Problems) {
     let Some(directory) = &config.state.dir else { return };
     let examined = blocking::with_path_sync(directory, clock::now() + STATE_TIMEOUT, StateDir::examine);
@@ -72,8 +71,7 @@ fn state(config: &Config, path: &Path, problems: &mut Problems) {
     list.push(Problem { place, key: "state.dir".to_owned(), what, help: None });
 }
 
-/// The problems inside the TLS files of the targets, then of the OTLP exporters, each once. The configuration already reports
-/// files that cannot be read.
+/// The problems inside the TLS files of targets and OTLP exporters, each once. The configuration reports unreadable files.
 fn tls_files(config: &Config, path: &Path) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut found = HashSet::new();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use imaptrace_record::{Run, RunOutcome, Seconds};
+use imaptrace_record::{Run, Seconds};
 
 use super::{
     args::{OutputFormat, ProbeArgs},
@@ -15,8 +15,7 @@ use crate::terminal::{self, Nagios, Style, Summary};
 pub(super) enum Conclusion {
     Nothing,
     Nagios(Box<Nagios>),
-    /// With the last void run, which is drawn if there is no other.
-    Text(Box<Summary>, Option<Box<Run>>),
+    Text(Box<Summary>),
 }
 
 impl Conclusion {
@@ -26,7 +25,7 @@ impl Conclusion {
                 let seconds = |limit: Option<f64>| limit.map(|limit| Seconds::from(Duration::from_secs_f64(limit)));
                 Self::Nagios(Box::new(Nagios::new(seconds(args.warning), seconds(args.critical))))
             }
-            OutputFormat::Text if several => Self::Text(Box::default(), None),
+            OutputFormat::Text if several => Self::Text(Box::default()),
             OutputFormat::Text | OutputFormat::Json => Self::Nothing,
         }
     }
@@ -35,12 +34,7 @@ impl Conclusion {
         match self {
             Self::Nothing => {}
             Self::Nagios(nagios) => nagios.add(run),
-            Self::Text(summary, void) => {
-                summary.add(run, style);
-                if run.outcome == RunOutcome::Void {
-                    *void = Some(Box::new(run.clone()));
-                }
-            }
+            Self::Text(summary) => summary.add(run, style),
         }
     }
 
@@ -53,9 +47,9 @@ impl Conclusion {
                 output.print(&text);
                 return code;
             }
-            Self::Text(summary, void) => {
+            Self::Text(summary) => {
                 // A first run that hangs and is stopped is void: its waterfall shows where it hung.
-                if let Some(drawn) = summary.slowest.as_ref().or(void.as_deref()) {
+                if let Some(drawn) = summary.slowest.as_ref().or(summary.void_run.as_ref()) {
                     output.print(&format!("\n{}", terminal::waterfall(drawn, output.style)));
                 }
                 if summary.runs > 1 {

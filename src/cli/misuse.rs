@@ -14,8 +14,7 @@ use super::{
 };
 use crate::terminal::ColorChoice;
 
-/// Prints clap's message and returns the exit code. Help and version are no misuse; with `--output nagios` misuse
-/// has its own form.
+/// Prints clap's message, in the form of a plug-in with `--output nagios`, and returns the exit code.
 pub(super) fn misused(error: clap::Error, stdout_is_closed: bool) -> u8 {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let command = arguments.get(1).and_then(|command| command.to_str()).unwrap_or_default();

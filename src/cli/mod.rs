@@ -54,8 +54,8 @@ pub fn main(roots: Result<Roots, RootsError>, stdout_is_closed: bool, hung_up: &
         Ok(cli) => cli,
         Err(error) => return ExitCode::from(misused(error, stdout_is_closed)),
     };
-    let mut output = Output::new(cli.color(), stdout_is_closed);
-    let nagios = cli.is_plugin();
+    let (color, nagios) = cli.output();
+    let mut output = Output::new(color, stdout_is_closed);
     if let Err(error) = undumped {
         output.warn(&format!("core dumps cannot be turned off ({error}): one of this process would hold passwords"));
     }

@@ -23,8 +23,7 @@ const VARIABLE: &str = "IMAPTRACE_PASSWORD";
 /// The longest line of a terminal (`N_TTY_BUF_SIZE`).
 const LONGEST_LINE: usize = 4096;
 
-/// Where to read the password from when neither a flag nor SERVER has it, and whether it is asked for at a prompt; then it is
-/// a placeholder until it is typed.
+/// The source of the password without a flag and SERVER, and whether it is a placeholder for the prompt.
 pub(super) fn find(args: &TargetArgs) -> Result<(Option<SecretSource>, bool), String> {
     let in_url = config::url::parse(&args.server).is_ok_and(|url| url.password.is_some());
     if in_url && args.password_exact && !is_named(args) {
@@ -61,8 +60,7 @@ pub(super) fn problem(error: &SecretError, source: &SecretSource) -> String {
     format!("error: {place}: {error}")
 }
 
-/// Asks for the password until there is one, and gives it to the target. Ctrl-D gives up. The caller has caught the signals:
-/// if it drops this future, the terminal shows its input again.
+/// Asks for the password until it is typed or Ctrl-D. When this future is dropped, the terminal shows its input again.
 pub(super) async fn ask(target: &mut Target) -> Result<(), String> {
     let question = format!("Password for the mailbox on {}: ", target.endpoint.host);
     let password = typed(question).await.map_err(|error| {

@@ -140,8 +140,7 @@ pub(super) fn read_files(target: Target) -> Result<TargetContext, String> {
     TargetContext::new(target).map_err(|error| format!("error: {error}"))
 }
 
-/// The password of the target's account; none without an account. With --output json a password that cannot be read is a void
-/// run as well.
+/// The password of the target's account, if it has one. With --output json a password that cannot be read is a void run, too.
 async fn load(
     prober: &Prober,
     target: &TargetContext,

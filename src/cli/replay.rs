@@ -188,8 +188,7 @@ struct Tally {
 }
 
 impl ReplaySender<'_> {
-    /// Sends the runs of all files while the receiver can be reached; the last runs are left in the batch. False if a signal
-    /// came first: then the runs that had been read.
+    /// Sends the runs of all files, and leaves the last in the batch. False if a signal came before all were read.
     async fn all(&mut self, found: &mut mpsc::Receiver<ReplayItem>, mut stopped: Cancel) -> bool {
         let mut left = None;
         loop {

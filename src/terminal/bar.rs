@@ -108,8 +108,7 @@ impl Axis {
     }
 }
 
-/// The block for a column that is filled from `begin` to `finish` eighths. Unicode has all eighths only from the left, so the
-/// left end of a bar is rounded.
+/// The block for a column filled from `begin` to `finish` eighths, rounded if Unicode has none: it has all eighths from the left.
 fn block(begin: usize, finish: usize) -> char {
     match (begin, finish - begin) {
         (_, 0) => ' ',

@@ -8,8 +8,7 @@ use imaptrace_record::{ErrorType, Run, SetupStep, Step, StepName, not_now};
 
 use super::{Style, text::safe, tls_hints};
 
-/// What to try after a run that failed, by its response code (RFC 9051 §7.1, RFC 5530 §3), its mechanism, and the properties of
-/// the server.
+/// What to try after a failed run, by its response code (RFC 9051 §7.1, RFC 5530 §3), its mechanism and its server.
 pub(super) fn advice(run: &Run, class: ErrorType, style: Style) -> Cow<'static, str> {
     let step = run.failing_step();
     if class == ErrorType::No
@@ -159,8 +158,7 @@ fn of_code(code: Option<ResponseCode>, opens: bool) -> Option<&'static str> {
     }
 }
 
-/// What to examine first when a run ended with `class`. ASCII, lower case, no full stop, at most 76 characters: one line of 80
-/// columns with its indent.
+/// What to examine first when a run ended with `class`: ASCII, lower case, no full stop, at most 76 characters.
 pub fn hint(class: ErrorType) -> &'static str {
     match class {
         ErrorType::DnsNxdomain => "check the spelling of the host name, and whether its zone still holds it",

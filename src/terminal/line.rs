@@ -10,8 +10,7 @@ use super::{
     text::{TextLine, Tone, duration, safe, times},
 };
 
-/// `11:42:40  passed  FLL  465 ms  slowest FETCH 435 ms (server 432 ms)  slow 18.7×`, or the failure. A latency after `~` may
-/// be wrong. The time of day is in UTC.
+/// `11:42:40  passed  FLL  465 ms  slowest FETCH 435 ms (server 432 ms)  slow 18.7×`, or the failure. The time is in UTC.
 pub fn line(run: &Run, style: Style) -> String {
     let mut line = TextLine::of(Tone::Dim, run.started_at.time_of_day());
     line.push(Tone::Plain, "  ");

@@ -37,8 +37,7 @@ impl Spread {
         }
     }
 
-    /// Minimum, median and maximum; all 0 without values. The median of an even number of kept values is the mean of the middle
-    /// two.
+    /// Minimum, median and maximum; all 0 without values.
     pub(super) fn figures(&self) -> [u64; 3] {
         let middle = match &self.counted {
             Some(counted) => counted.value_at_quantile(0.5).clamp(self.least, self.most),

@@ -24,6 +24,8 @@ pub struct Summary {
     steps: Vec<Row>,
     /// The run with the largest First Loading Latency, else the longest. None if all are void.
     pub slowest: Option<Run>,
+    /// The last void run.
+    pub void_run: Option<Run>,
 }
 
 impl Summary {
@@ -36,6 +38,7 @@ impl Summary {
             RunOutcome::Void => &mut self.void,
         } += 1;
         if run.outcome == RunOutcome::Void {
+            self.void_run = Some(run.clone());
             return;
         }
         if let Some(latency) = run.first_loading_latency_s {

@@ -13,8 +13,7 @@ use super::{
 /// A user does not notice a shorter part: it is not named unless the run was slow by its history.
 const NOTICED: Seconds = Seconds::from_micros(100_000);
 
-/// What to examine when one part is more than half of the latency. None for a run that did not pass, which has its own hint,
-/// and if the uncertainty of the times could change the result.
+/// What to examine when one part is more than half of a passed run's latency, and no uncertainty could change that.
 pub(super) fn remedy(run: &Run, style: Style) -> Option<String> {
     let latency = run.first_loading_latency_s.filter(|_| run.outcome == RunOutcome::Passed)?;
     let parts = TimeParts::sum(run.loading_steps())?;
