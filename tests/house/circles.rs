@@ -242,7 +242,7 @@ fn flatten(tree: &UseTree, before: &[String], take: &mut impl FnMut(Vec<String>,
     }
 }
 
-/// Whether it begins in a child of the module that says it.
+/// Whether it begins in a child of the module that names it.
 fn is_child(path: &[String]) -> bool {
     !matches!(path.first().map(String::as_str), Some("crate" | "super"))
 }

@@ -11,7 +11,7 @@ fn no_test_and_no_file_but_one_reads_a_clock() {
     let sources: Vec<_> = files.filter(|path| path.extension().is_some_and(|name| name == "rs")).collect();
     let reads = |path: &Path| {
         let text = fs::read_to_string(path).unwrap();
-        // Put together, lest it be found here.
+        // Put together, so that it is not found here.
         ["Instant", "SystemTime"].iter().any(|clock| text.contains(&format!("{clock}::{}", "now()")))
     };
     let readers: Vec<_> = sources.iter().filter(|path| reads(path)).collect();

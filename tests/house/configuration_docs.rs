@@ -96,7 +96,7 @@ fn every_key_is_documented_and_every_documented_key_exists() {
 #[test]
 fn every_key_is_in_the_sample_and_every_key_of_the_sample_exists() {
     let mut expected = without_shared(known());
-    // What stands in the braces of a secret is told in a comment.
+    // What stands in the braces of a secret is described in a comment.
     expected.retain(|(table, _)| table != "password");
     assert_eq!(sampled().into_keys().collect::<BTreeSet<_>>(), expected);
     for table in config::tables().filter(|table| table.path == "password") {

@@ -84,7 +84,7 @@ fn nothing_but_the_filler_can_build_a_command_that_writes() {
 fn faults_in(sources: &BTreeMap<PathBuf, String>) -> Vec<String> {
     let scans: BTreeMap<&Path, Scan> =
         sources.iter().map(|(path, text)| (path.as_path(), Scan::of(path, text))).collect();
-    // A whole file is test code when its `mod` line says so, and with it all files below.
+    // A whole file is test code when its `mod` line marks it, and with it all files below.
     let tests: BTreeSet<PathBuf> = scans
         .iter()
         .flat_map(|(path, scan)| scan.test_modules.iter().map(|name| children_of(path).join(name)))
@@ -116,7 +116,7 @@ fn is_below(path: &Path, modules: &BTreeSet<PathBuf>) -> bool {
     path.with_extension("").ancestors().any(|module| modules.contains(module))
 }
 
-/// What one file says of others.
+/// What one file uses of others.
 #[derive(Debug, Default)]
 struct Scan {
     /// The first name of each path that starts at the crate's root; `*` for a glob.

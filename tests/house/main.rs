@@ -1,5 +1,5 @@
 //! Properties of the tree itself: who imports whom, docs against code.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test says what failed by failing")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a failing test reports the failure")]
 
 mod alerts_docs;
 mod circles;

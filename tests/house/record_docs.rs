@@ -47,20 +47,21 @@ fn rows(title: &str) -> Vec<Vec<&'static str>> {
 #[test]
 fn every_field_is_listed_in_its_place_and_nothing_else_is() {
     for (name, title) in TABLES {
-        let told = rows(title);
-        let told = told.iter().map(|row| (row[0].trim_matches('`').to_owned(), row[1].starts_with("always")));
+        let documented = rows(title);
+        let documented =
+            documented.iter().map(|row| (row[0].trim_matches('`').to_owned(), row[1].starts_with("always")));
         let known = fields(name);
         assert!(!known.is_empty(), "no struct {name} was found");
-        assert_eq!(told.collect::<Vec<_>>(), known, "{name} in docs/record.md");
+        assert_eq!(documented.collect::<Vec<_>>(), known, "{name} in docs/record.md");
     }
 }
 
 #[test]
 fn every_type_of_the_record_that_has_fields_has_a_table() {
-    // ConnectFacts is a single list, told in its step's row.
-    let told = TABLES.iter().map(|(name, _)| *name).chain(["ConnectFacts"]);
+    // ConnectFacts is a single list, documented in its step's row.
+    let documented = TABLES.iter().map(|(name, _)| *name).chain(["ConnectFacts"]);
     let known = SOURCE.lines().filter_map(|line| line.strip_prefix("pub struct ")?.strip_suffix(" {"));
-    assert_eq!(sorted(told), sorted(known));
+    assert_eq!(sorted(documented), sorted(known));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::{
 
 use crate::imports::files_under;
 
-/// A longer file says in its head why it is one, after these words.
+/// The head of a longer file has the reason after these words.
 const LINES: usize = 500;
 const REASON: &str = "//! One file, because ";
 

@@ -52,13 +52,13 @@ fn spans_are_listed_and_nothing_else_is() {
 
 #[test]
 fn every_metric_is_listed_with_its_kind_unit_and_prometheus_name() {
-    let told: BTreeSet<_> = rows("Metrics").iter().map(|row| row[..4].to_vec()).collect();
+    let documented: BTreeSet<_> = rows("Metrics").iter().map(|row| row[..4].to_vec()).collect();
     let known = names::METRICS.iter().map(|metric| {
         let unit = if metric.unit.is_empty() { "none" } else { metric.unit };
         let cells = [&format!("`{}`", metric.name), &format!("{:?}", metric.kind), unit, &prometheus(metric)];
         cells.map(ToOwned::to_owned).to_vec()
     });
-    assert_eq!(told, known.collect());
+    assert_eq!(documented, known.collect());
 }
 
 /// What the Collector's Prometheus exporters make of a name.
@@ -90,7 +90,7 @@ fn every_dotted_name_in_a_table_is_one_of_ours() {
 
 #[test]
 fn every_error_type_is_listed_with_its_blame() {
-    let told: Vec<_> = rows("error.type").iter().map(|row| row[..2].to_vec()).collect();
+    let documented: Vec<_> = rows("error.type").iter().map(|row| row[..2].to_vec()).collect();
     let known = ErrorType::ALL.iter().map(|class| {
         let blame = match class.blame() {
             Blame::Network => "network",
@@ -101,14 +101,14 @@ fn every_error_type_is_listed_with_its_blame() {
         };
         vec![format!("`{class}`"), blame.to_owned()]
     });
-    assert_eq!(told, known.collect::<Vec<_>>());
+    assert_eq!(documented, known.collect::<Vec<_>>());
 }
 
 #[test]
 fn every_tls_fault_is_listed_in_the_order_of_the_code() {
-    let told: Vec<_> = rows("imaptrace.tls.fault").iter().flat_map(|row| codes(&row[0])).collect();
+    let documented: Vec<_> = rows("imaptrace.tls.fault").iter().flat_map(|row| codes(&row[0])).collect();
     let known: Vec<_> = TlsFault::ALL.iter().map(|fault| fault.as_str()).collect();
-    assert_eq!(told, known);
+    assert_eq!(documented, known);
     let classes = rows("imaptrace.tls.fault").iter().flat_map(|row| codes(&row[1])).collect::<Vec<_>>();
     assert!(classes.iter().all(|class| class.parse::<ErrorType>().is_ok()), "{classes:?}");
 }

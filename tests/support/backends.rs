@@ -42,7 +42,7 @@ struct Ports {
 }
 
 impl Backends {
-    /// Starts them and waits until each says that it is ready.
+    /// Starts them and waits until each is ready.
     pub fn start() -> Self {
         Self::start_with(&std::fs::read_to_string(format!("{ROOT}/otel-collector.yaml")).unwrap())
     }
@@ -146,7 +146,7 @@ impl Backends {
     pub fn send(&self, signal: &str, json: &Value) {
         let (status, body) =
             request(self.ports.otlp_http, "POST", &format!("/v1/{signal}"), &[], &json.to_string()).unwrap();
-        assert_eq!(status, 200, "the Collector says {body}");
+        assert_eq!(status, 200, "the Collector answers {body}");
     }
 
     /// A trace as Jaeger's API gives it (`spans`, `processes`), as soon as it has arrived.
@@ -244,7 +244,7 @@ fn json(body: &str) -> Value {
     serde_json::from_str(body).unwrap_or_else(|error| panic!("{error} in {body}"))
 }
 
-/// A child that is told to end when it is dropped, and made to if it does not.
+/// A child that gets SIGTERM when it is dropped, and is killed if it does not end.
 struct Process {
     name: &'static str,
     child: Child,
@@ -280,8 +280,8 @@ impl Drop for Process {
     fn drop(&mut self) {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap_or_default());
         // Not yet waited for, so the number is still its own.
-        let told = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).is_ok();
-        for _ in 0..if told { 100 } else { 0 } {
+        let signalled = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).is_ok();
+        for _ in 0..if signalled { 100 } else { 0 } {
             if !matches!(self.child.try_wait(), Ok(None)) {
                 return;
             }

@@ -1,6 +1,6 @@
 //! Searches what a program gave out for passwords and user names, in every form in which somebody could have written them.
 //!
-//! It knows nothing of how imaptrace redacts. That reads a text in all ways and looks for the value; this writes the value
+//! It is independent of the redaction in imaptrace. That reads a text in all ways and looks for the value; this writes the value
 //! in all ways, piece by piece, and looks for those in the text. So neither shares the other's mistakes.
 
 #![allow(clippy::string_slice, clippy::format_collect, reason = "what is cut here is ASCII, and all of it is short")]
@@ -26,7 +26,7 @@ pub struct Planted {
 /// Of a password no more characters than this less one may get out in a row.
 pub const PIECE: usize = 6;
 
-/// The search. Each output is handed in as it came; what was found is told at the end.
+/// The search. Each output is passed in unchanged; the findings are reported at the end.
 pub struct Leaks {
     /// By their first bytes.
     needles: HashMap<[u8; PIECE], Vec<Needle>>,

@@ -1,6 +1,6 @@
-//! A name server that answers as a test tells it, over UDP and TCP at one port.
+//! A name server with the answers of a test, over UDP and TCP at one port.
 //!
-//! It knows the format of a message (RFC 1035 §4) and nothing of names: what a question gets, rightly or not, is made by
+//! It implements the format of a message (RFC 1035 §4) and nothing of names: what a question gets, rightly or not, is made by
 //! the test out of the question's own bytes.
 
 use std::{
@@ -84,7 +84,7 @@ impl Question {
         self.message(NO_ERROR, vec![record])
     }
 
-    /// An answer with addresses of a name that nobody asked for, under the question asked.
+    /// An answer with addresses of a name that was not asked for, under the question asked.
     pub fn answer_of(&self, name: &str, addresses: &[IpAddr]) -> Vec<u8> {
         let wanted = addresses.iter().filter(|address| address.is_ipv4() == self.is_v4());
         self.message(NO_ERROR, wanted.map(|address| record(&encoded(name), *address)).collect())
@@ -180,7 +180,7 @@ impl NameServer {
         Self { address, asked, tasks }
     }
 
-    /// Asks this one and nobody else.
+    /// Asks this one only.
     pub fn dns(&self) -> Dns {
         Dns { servers: vec![self.address], ..Dns::default() }
     }

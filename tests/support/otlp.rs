@@ -1,7 +1,7 @@
-//! A fake OTLP receiver, over gRPC and over HTTP, with or without TLS, that fails as it is told.
+//! A fake OTLP receiver, over gRPC and over HTTP, with or without TLS, that fails as a test configures it.
 //!
 //! It runs on a runtime of its own, so that dropping it cuts every connection, as a killed Collector would. It decodes
-//! what it gets with the protocol's own types and knows nothing of imaptrace.
+//! what it gets with the protocol's own types and without code of imaptrace.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -67,7 +67,7 @@ pub enum Answer {
     Unauthenticated,
     /// Taken, except this many spans.
     Partial(i64),
-    /// `RESOURCE_EXHAUSTED` with `RetryInfo`, or 429 with Retry-After: come again in so many seconds.
+    /// `RESOURCE_EXHAUSTED` with `RetryInfo`, or 429 with Retry-After: send again after this number of seconds.
     Throttled(u32),
 }
 
@@ -101,7 +101,7 @@ impl Inbox {
         scopes.flat_map(|scope| scope.spans.clone()).collect()
     }
 
-    /// All series as they were last told, by metric. They come in many requests.
+    /// All series as last received, by metric. They come in many requests.
     pub fn metrics(&self) -> HashMap<String, Metric> {
         let mut all: HashMap<String, Metric> = HashMap::new();
         let resources = self.metrics.iter().flat_map(|got| &got.body.resource_metrics);
@@ -180,7 +180,7 @@ impl Receiver {
         Self::start(free(), false, None)
     }
 
-    /// A receiver with TLS that wants a client certificate.
+    /// A receiver with TLS that requires a client certificate.
     pub fn tls(grpc: bool, papers: &Papers) -> Self {
         Self::start(free(), grpc, Some(papers))
     }
@@ -265,7 +265,7 @@ fn free() -> StdListener {
     StdListener::bind("127.0.0.1:0").unwrap()
 }
 
-/// A port that is taken, so that no other test gets it, and that nobody listens on: connections are refused.
+/// A port that is taken, so that no other test gets it, and without a listener: connections are refused.
 pub struct ClosedPort(Socket);
 
 impl ClosedPort {
@@ -296,7 +296,7 @@ impl ClosedPort {
     }
 }
 
-/// A port that takes connections and never says a word.
+/// A port that accepts connections and never sends a byte.
 pub struct BlackHole(StdListener);
 
 impl BlackHole {
@@ -617,9 +617,9 @@ impl Log {
     /// Waits until a line holds this text.
     pub fn wait(&self, text: &str) {
         let mut watch = self.0.subscribe();
-        let told = |all: &Vec<u8>| String::from_utf8_lossy(all).contains(text);
+        let is_logged = |all: &Vec<u8>| String::from_utf8_lossy(all).contains(text);
         block_on(async {
-            tokio::time::timeout(PATIENCE, watch.wait_for(told)).await.expect("it was never logged").unwrap();
+            tokio::time::timeout(PATIENCE, watch.wait_for(is_logged)).await.expect("it was never logged").unwrap();
         });
     }
 }

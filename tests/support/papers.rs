@@ -1,6 +1,6 @@
 //! Certificates, good and bad, and a server that shows them: TLS in front of a server in clear text.
 //!
-//! It is made of another TLS library than the program's own, and shows what it is told to, sound or not.
+//! It is made of another TLS library than the program's own, and sends what a test configures, valid or not.
 
 use std::{
     net::SocketAddr,
@@ -36,7 +36,7 @@ pub struct Paper {
     key: KeyPair,
 }
 
-/// A certificate is for these years unless a test says otherwise.
+/// A certificate is for these years unless a test sets others.
 pub fn parameters(name: &str, hosts: &[&str]) -> CertificateParams {
     let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
     let mut parameters = CertificateParams::new(hosts).unwrap();
@@ -53,7 +53,7 @@ fn authority(name: &str) -> CertificateParams {
 }
 
 impl Authority {
-    /// One that nobody stands above.
+    /// One without an issuer.
     pub fn root() -> Self {
         Self::root_named("test root")
     }
@@ -96,7 +96,7 @@ impl Paper {
         self.chain.first().unwrap()
     }
 
-    /// One that nobody else signed.
+    /// A self-signed one.
     pub fn self_signed(parameters: &CertificateParams) -> Self {
         let key = KeyPair::generate().unwrap();
         let chain = vec![parameters.self_signed(&key).unwrap().der().clone()];

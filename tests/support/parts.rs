@@ -2,7 +2,7 @@
 
 use imaptrace_record::{Run, Seconds, Step};
 
-/// So many milliseconds.
+/// A number of milliseconds.
 pub fn ms(millis: u64) -> Seconds {
     Seconds::from_micros(millis * 1_000)
 }

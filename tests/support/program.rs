@@ -1,7 +1,7 @@
 //! Runs programs for tests: imaptrace itself, once or for long, and what all real parts need (ports, waiting).
 //!
 //! A program gets an environment of its own with nothing of the caller's but PATH. Whatever waits has a deadline, and
-//! says what it had seen when that passes.
+//! reports what it has received when that passes.
 
 use std::{
     collections::HashSet,
@@ -57,12 +57,12 @@ impl Program {
         Self { command, stdin: Vec::new(), deadline: Duration::from_secs(60), home }
     }
 
-    /// Lets it have no more than so many files open at once.
+    /// Limits the number of its open files.
     pub fn open_files(self, most: u32) -> Self {
         self.by_shell("sh", &format!("ulimit -n {most} && exec \"$0\" \"$@\""))
     }
 
-    /// Lets its user have no more than so many threads, over all programs. Says nothing to root.
+    /// Limits the number of threads of its user, over all programs. Without effect for root.
     pub fn threads(self, most: u32) -> Self {
         // Debian's sh has no such limit.
         self.by_shell("bash", &format!("ulimit -u {most} && exec \"$0\" \"$@\""))
@@ -229,7 +229,7 @@ impl Stream {
             while source.read_until(b'\n', &mut line).await.unwrap() > 0 {
                 let whole = String::from_utf8(std::mem::take(&mut line)).expect("the program wrote what is not UTF-8");
                 copy.lock().unwrap().push_str(&whole);
-                // Nobody may be reading lines any more; the text is kept all the same.
+                // The lines may no longer be read; the text is kept all the same.
                 drop(sender.send(whole.trim_end_matches(['\r', '\n']).to_owned()));
             }
         });
@@ -249,7 +249,7 @@ impl Stream {
     }
 }
 
-/// A port on loopback that nobody listens on.
+/// A port on loopback without a listener.
 ///
 /// It is below the range that the kernel takes for outgoing connections, so that between now and its use only another
 /// test could take it; within one process that cannot be either.

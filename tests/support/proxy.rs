@@ -1,6 +1,6 @@
 //! A TCP proxy that keeps every byte that passes, as an independent count of what went over the wire.
 //!
-//! It knows no protocol. Under TLS it sees what an eavesdropper would.
+//! It implements no protocol. Under TLS it sees what an eavesdropper would.
 
 use std::{
     net::SocketAddr,
@@ -77,7 +77,7 @@ impl Drop for Proxy {
     }
 }
 
-/// Hands on what comes until either end is closed. Bytes are noted first: whoever has received them finds them noted.
+/// Passes bytes on until either end is closed. Bytes are recorded first: when they have been received, they are recorded.
 async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, note: impl Fn(&[u8])) {
     let mut buffer = vec![0; 16 << 10];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {

@@ -21,21 +21,21 @@ pub fn conversation(before_the_answer: &str) -> String {
 }
 
 /// Probes a server with these conversations, one after the other, to the end of the last one, then stops as on SIGTERM.
-/// Gives the tags of the FETCH commands, which are the ids of their spans. What was learned is kept in `state`.
+/// Gives the tags of the FETCH commands, which are the ids of their spans. The latency history is kept in `state`.
 pub async fn life(conversations: &[String], otlp: &str, state: &Path) -> Vec<String> {
     let server = Script::play(&conversations.join("next\n")).await;
     // A thread of the agent before may still be at its last write, and hold the directory.
     wait_until("the state directory is free", || is_free(state).then_some(()));
     let config = config(server.address, otlp, state);
-    let (tell, told) = oneshot::channel::<()>();
-    let agent = tokio::spawn(agent::serve(async { drop(told.await) }, config, agent::StatusSettings::default()));
+    let (stop, stopped) = oneshot::channel::<()>();
+    let agent = tokio::spawn(agent::serve(async { drop(stopped.await) }, config, agent::StatusSettings::default()));
     let heard = server.heard().await;
-    drop(tell);
+    drop(stop);
     agent.await.unwrap().unwrap();
     heard.iter().filter_map(|line| line.split_once(" FETCH ")).map(|(tag, _)| tag.to_owned()).collect()
 }
 
-/// Whether nobody holds the lock of a state directory.
+/// Whether the lock of a state directory is free.
 fn is_free(state: &Path) -> bool {
     let lock = std::fs::File::open(state.join("lock"));
     lock.map_or(true, |lock| Flock::lock(lock, FlockArg::LockExclusiveNonblock).is_ok())

@@ -1,4 +1,4 @@
-//! Servers that know bytes, not IMAP: each plays a script once for each connection, and tells what it heard.
+//! Servers of bytes, not of IMAP: each plays a script once for each connection, and returns what it received.
 //!
 //! A script is one direction a line:
 //!
@@ -10,9 +10,9 @@
 //! hello                  wait for a whole TLS record, such as a ClientHello, without understanding it
 //! tls                    from here on TLS 1.2, as a server; `tls 1.3`, or `tls demand` a certificate of the client's
 //! drips                  from here on every byte goes in a packet of its own, TLS records too
-//! drip 50 * OK           send byte by byte, with so many milliseconds before each
-//! fill 1000000 x         send so many bytes of this kind
-//! times 3 S: * OK        a direction, so many times
+//! drip 50 * OK           send byte by byte, with this number of milliseconds before each
+//! fill 1000000 x         send this number of bytes of this kind
+//! times 3 S: * OK        a direction, this number of times
 //! forever S: * OK        a direction, until the client goes
 //! rekey                  change the keys of TLS 1.3
 //! noise                  send a TLS record that no key made, below TLS
@@ -22,11 +22,11 @@
 //! call WORD              hand the word to the test (Script::play_on)
 //! close | reset          end the connection
 //! silence                say nothing until the client goes
-//! deaf                   read nothing until the test asks what was heard
+//! deaf                   read nothing until the test asks what was received
 //! next                   what follows is for the next connection
 //! ```
 //!
-//! In what is sent `{tag}` is the tag of the line last heard, `{past}` that of the line before it, `{part}` the tag
+//! In what is sent `{tag}` is the tag of the line last received, `{past}` that of the line before it, `{part}` the tag
 //! without its last character and `{small}` the tag in small letters.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -53,7 +53,7 @@ pub struct Script {
     over: watch::Sender<bool>,
 }
 
-/// What a script heard.
+/// What a script received.
 pub struct Heard {
     /// Line by line, and in parentheses what did not go as the script has it.
     pub lines: Vec<String>,
@@ -64,7 +64,7 @@ pub struct Heard {
 }
 
 impl Script {
-    /// Plays a script in clear text, with TLS where it says so.
+    /// Plays a script in clear text, with TLS where it is in the script.
     pub async fn play(script: &str) -> Self {
         Self::start(script, None).await
     }
@@ -76,7 +76,7 @@ impl Script {
 
     async fn start(script: &str, pem: Option<Pem>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        Self::play_on(listener.into_std().unwrap(), script, pem, Box::new(|word| panic!("nobody waits for {word}")))
+        Self::play_on(listener.into_std().unwrap(), script, pem, Box::new(|word| panic!("no test waits for {word}")))
     }
 
     /// Plays a script on a socket that listens already, wherever that is. `call` gets the words that the script calls.
@@ -111,12 +111,12 @@ impl Script {
         Self { address, task, wire, over }
     }
 
-    /// What it heard, line by line, once all connections have ended.
+    /// The lines that it received, once all connections have ended.
     pub async fn heard(self) -> Vec<String> {
         self.end().await.lines
     }
 
-    /// All that it heard, once all connections have ended.
+    /// All that it received, once all connections have ended.
     pub async fn end(self) -> Heard {
         self.over.send_replace(true);
         let played = tokio::time::timeout(Duration::from_secs(30), self.task).await;
@@ -126,12 +126,12 @@ impl Script {
     }
 }
 
-/// What a script can tell the test in its midst.
+/// What a script can report to the test meanwhile.
 pub type Call = Box<dyn Fn(&str) + Send + Sync>;
 
 struct Player<'a> {
     stream: Option<Box<dyn Stream>>,
-    /// Of the line last heard, and of the one before it.
+    /// Of the line last received, and of the one before it.
     tags: [String; 2],
     heard: &'a mut Vec<String>,
     pem: Option<&'a Pem>,

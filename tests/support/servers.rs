@@ -1,7 +1,7 @@
 //! A real Cyrus or Courier with ports, certificates and mail of its own, ended when it is dropped or this process dies.
 //!
 //! Both have the users of `dovecot`, with empty mailboxes: [`Client`] puts mail there. After a wrong password they wait
-//! some seconds before they say so, and hold nobody else up.
+//! some seconds before they report it, and delay no other connection.
 
 use std::{
     fmt::Write as _,
@@ -143,7 +143,7 @@ impl Client {
         lines
     }
 
-    /// Puts so many messages into a mailbox, whose name is as on the wire.
+    /// Puts this number of messages into a mailbox, whose name is as on the wire.
     pub fn append(&mut self, mailbox: &str, messages: u32) {
         for number in 1..=messages {
             let mut message = format!("From: someone@example.org\r\nSubject: number {number}\r\n");

@@ -1,4 +1,4 @@
-//! A small file system in memory, in a mount namespace that nobody else sees. Needs root.
+//! A small file system in memory, in a mount namespace of its own. Needs root.
 
 use std::{path::Path, process::Command, thread};
 

@@ -24,13 +24,13 @@ use super::script::Pem;
 pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
     /// What is below it.
     fn tcp(&mut self) -> &mut Tcp;
-    /// Changes the keys of TLS 1.3 and says so.
+    /// Changes the keys of TLS 1.3 and reports it.
     fn rekey(&mut self) -> io::Result<()> {
         panic!("only `tls 1.3` can change its keys")
     }
 }
 
-/// What came over a connection as an eavesdropper sees it, whoever read it.
+/// What came over a connection as an eavesdropper sees it.
 pub(super) type Heard = Arc<Mutex<Vec<u8>>>;
 
 /// A TCP connection.

@@ -7,7 +7,7 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::namespace::Namespace;
 
-/// The host. Nothing bears its name: it ends with what runs inside.
+/// The host. It has no name and ends with the processes inside.
 pub struct Host {
     namespace: Namespace,
     etc: tempfile::TempDir,

@@ -1,4 +1,4 @@
-//! A line between two namespaces that delays every packet, and loses or overtakes one when told to.
+//! A line between two namespaces that delays every packet, and drops or reorders one on request.
 //!
 //! Each end is a TUN device; between the two, a thread carries the packets. It changes none.
 
@@ -190,7 +190,7 @@ fn has_data(packet: &[u8]) -> bool {
 
 /// A line waits for no processor, so neither does the calling thread, which mostly sleeps. Where that is not allowed the
 /// line is only less even.
-#[expect(unsafe_code, reason = "a call that nobody wraps")]
+#[expect(unsafe_code, reason = "a call without a wrapper")]
 fn before_others() {
     let lowest = libc::sched_param { sched_priority: 1 };
     // SAFETY: the parameters live until the call is over.
@@ -210,7 +210,7 @@ fn device(inside: &Namespace, ours: &str, theirs: &str) -> File {
     end
 }
 
-#[expect(unsafe_code, reason = "an ioctl that nobody wraps")]
+#[expect(unsafe_code, reason = "an ioctl without a wrapper")]
 fn open(node: &Path) -> File {
     // A container may lack /dev/net/tun.
     mknod(node, SFlag::S_IFCHR, Mode::S_IRUSR | Mode::S_IWUSR, makedev(10, 200))

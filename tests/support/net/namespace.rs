@@ -8,7 +8,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 pub struct Namespace(File);
 
 impl Namespace {
-    /// Makes one. Nothing bears its name: it ends when this and the sockets in it are gone.
+    /// Makes one. It has no name and ends when this and the sockets in it are gone.
     pub fn new() -> Self {
         let made = thread::spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET)?;

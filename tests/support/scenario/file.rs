@@ -77,17 +77,17 @@ pub struct Expect {
     pub text: Option<String>,
     /// Is the failing step's code.
     pub code: Option<String>,
-    /// At most so many plain bytes were read in all.
+    /// The most plain bytes that were read in all.
     pub most_received: Option<u64>,
-    /// The failing step tells of exactly so many.
+    /// The exact number that the failing step reports.
     pub received: Option<u64>,
-    /// So many breaches were read past.
+    /// The number of tolerated deviations.
     pub lenient: Option<u64>,
-    /// So many alerts are on record.
+    /// The number of alerts in the record.
     pub alerts: Option<usize>,
-    /// The first of them says this.
+    /// The text of the first of them.
     pub alert: Option<String>,
-    /// FETCH brought so many.
+    /// The number of FETCH.
     pub messages: Option<u64>,
     /// The referral's host on record; `-` for none.
     pub referral: Option<String>,
@@ -98,9 +98,9 @@ pub struct Expect {
     pub preauth: bool,
     /// The client said no word, but for its part of TLS.
     pub nothing_heard: bool,
-    /// The server heard this.
+    /// The server received this.
     pub heard: Vec<String>,
-    /// The server never heard this.
+    /// The server never received this.
     pub unheard: Vec<String>,
 }
 

@@ -6,7 +6,7 @@
 //!         let served = scenario.serve(*over, &Credentials::default()).await;   // it listens
 //!         let run = run(served.target()).await;       // through the library, with what the scenario sets; or
 //!         // Program::new(["probe"].into_iter().chain(&served.flags())).env("IMAPTRACE_PASSWORD", …), for the defaults
-//!         let heard = served.heard().await;           // the bytes that it heard, once the client is gone
+//!         let heard = served.heard().await;           // the bytes that it received, once the client is gone
 //!         let differs = scenario.judge(*over, &run, &heard, &who);   // empty when all is as it should be
 //!     }
 //! }
@@ -17,15 +17,15 @@
 //! ```text
 //! approach               all that comes before the ClientHello: nothing over TLS, else STARTTLS and its OK
 //! shake                  begin TLS where it comes before the greeting (over = "tls"); nothing elsewhere
-//! greet CAPABILITIES     the way to a client that knows these: `shake` and a greeting, or all of STARTTLS
-//! until STEP             `greet IMAP4rev1`, and a good conversation until LOGIN, LIST, SELECT, FETCH or LOGOUT is heard
-//! answer                 the good answer to the command last heard
+//! greet CAPABILITIES     the conversation up to these capabilities: `shake` and a greeting, or all of STARTTLS
+//! until STEP             `greet IMAP4rev1`, and a good conversation until LOGIN, LIST, SELECT, FETCH or LOGOUT is received
+//! answer                 the good answer to the command last received
 //! on                     a good conversation from the next command to the end
 //! rest                   `answer`, then `on`
 //! ```
 //!
 //! `{user}`, `{password}`, `{user64}`, `{password64}`, `{plain64}` and `{password%}` are the client's, for a server that
-//! says them back. A script over STARTTLS that has neither `greet` nor `until` is played in clear text from its first
+//! repeats them. A script over STARTTLS that has neither `greet` nor `until` is played in clear text from its first
 //! byte, as an attacker would.
 
 mod file;
@@ -103,7 +103,7 @@ pub struct Served {
     /// Where it listens.
     pub address: SocketAddr,
     script: Option<Script>,
-    /// Held for as long as nobody is to listen there.
+    /// Held while the port must have no listener.
     _closed: Option<ClosedPort>,
     pem: Pem,
     over: Over,
@@ -186,14 +186,14 @@ impl Scenario {
             let fetch = run.steps.iter().find(|step| step.name == "FETCH");
             differs.unless_same("messages", &fetch.and_then(|step| step.messages), &expect.messages);
         }
-        let told = |text: &Option<ServerText>| text.as_ref().map_or("-", ServerText::as_str).to_owned();
+        let shown = |text: &Option<ServerText>| text.as_ref().map_or("-", ServerText::as_str).to_owned();
         if let Some(host) = &expect.referral {
             let in_steps = run.steps.iter().find_map(|step| step.referral_host.clone());
-            differs.unless_same("referral", &told(&run.server.referral_host), host);
-            differs.unless_same("a step's referral", &told(&in_steps), host);
+            differs.unless_same("referral", &shown(&run.server.referral_host), host);
+            differs.unless_same("a step's referral", &shown(&in_steps), host);
         }
         if let Some(id) = &expect.id {
-            differs.unless_same("id", &told(&run.server.id_name), id);
+            differs.unless_same("id", &shown(&run.server.id_name), id);
         }
         if let Some(close_notify) = expect.close_notify.as_ref().filter(|_| over != Over::None) {
             let found = match failing.and_then(|step| step.close_notify) {
@@ -214,28 +214,28 @@ impl Scenario {
 fn judge_talk(differs: &mut Differences, expect: &Expect, heard: &Heard, who: &Credentials) {
     let filled = |words: &[String]| words.iter().map(|word| who.fill_in(word.clone())).collect::<Vec<_>>();
     if !heard.to_the_end {
-        differs.0.push(format!("the client went before the script was at its end; heard {:?}", heard.lines));
+        differs.0.push(format!("the client went before the script was at its end; received {:?}", heard.lines));
     }
     let said = heard.lines.iter().find(|line| !line.starts_with('('));
     if expect.nothing_heard
         && let Some(line) = said
     {
-        differs.0.push(format!("the server heard {line:?}"));
+        differs.0.push(format!("the server received {line:?}"));
     }
     for wanted in filled(&expect.heard) {
         if !heard.lines.iter().any(|line| line.contains(&wanted)) {
-            differs.0.push(format!("the server never heard {wanted:?}: {:?}", heard.lines));
+            differs.0.push(format!("the server never received {wanted:?}: {:?}", heard.lines));
         }
     }
     for unwanted in filled(&expect.unheard) {
         if heard.lines.iter().any(|line| line.contains(&unwanted)) {
-            differs.0.push(format!("the server heard {unwanted:?}: {:?}", heard.lines));
+            differs.0.push(format!("the server received {unwanted:?}: {:?}", heard.lines));
         }
     }
     for line in heard.lines.iter().filter(|line| line.starts_with('(')) {
-        // The client may go whenever it likes; what it says has to be what the script has.
+        // The client may close at any time; what it sends has to be in the script.
         if !line.starts_with("(gone") {
-            differs.0.push(format!("the script was not followed: {line}; heard {:?}", heard.lines));
+            differs.0.push(format!("the script was not followed: {line}; received {:?}", heard.lines));
         }
     }
 }
@@ -265,7 +265,7 @@ impl Differences {
 }
 
 impl Served {
-    /// With deadlines so many times as long as the scenario sets them.
+    /// With the deadlines of the scenario times this factor.
     pub fn with_patience(self, patience: u32) -> Self {
         Self { patience, ..self }
     }
@@ -342,7 +342,7 @@ impl Served {
         &self.pem.certificate
     }
 
-    /// What it heard, once the client is gone.
+    /// What it received, once the client is gone.
     pub async fn heard(self) -> Heard {
         match self.script {
             Some(script) => script.end().await,
