@@ -92,7 +92,7 @@ pub fn report(directory: &Path) {
     let missing = ids.iter().filter(|id| !seen.contains_key(id.to_bytes().as_slice())).count();
     let doubled = seen.values().filter(|times| **times > 1).count();
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-    let (disk, spans) = (held.disk_bytes as f64, ids.len() as f64);
+    let (disk, spans) = (held.disk_bytes.unwrap() as f64, ids.len() as f64);
     println!(
         "| runs | spans | on disk, MiB | a span, B | in memory, MiB | given up | spans missing | spans twice | until all was there, s |"
     );

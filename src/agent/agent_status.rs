@@ -25,9 +25,8 @@ use super::{cpu::Shortage, systemd::Notifier};
 use crate::{
     clock::{self, Anchor},
     config::Config,
-    status::{
-        ConfigStatus, DeliveryStatus, Depth, Facts, Identity, LastReload, PlannedTarget, RunHistory, StatusServer,
-    },
+    delivery,
+    status::{ConfigStatus, Depth, Facts, Identity, LastReload, PlannedTarget, RunHistory, StatusServer},
     terminal::size,
 };
 
@@ -55,7 +54,7 @@ pub struct StatusSettings {
 #[derive(Default)]
 pub struct HealthSources {
     /// The state of delivery.
-    pub delivery: Option<Box<dyn Fn() -> Option<DeliveryStatus> + Send + Sync>>,
+    pub delivery: Option<Box<dyn Fn() -> Option<delivery::Status> + Send + Sync>>,
     /// The liveness of other tasks. The heartbeat task shows that of the threads that probe.
     pub tasks: Vec<Liveness>,
 }
@@ -240,7 +239,7 @@ impl AgentStatus {
         }
     }
 
-    fn delivery(&self) -> Option<DeliveryStatus> {
+    fn delivery(&self) -> Option<delivery::Status> {
         let mut delivery = self.sources.get()?.delivery.as_ref()?()?;
         // The texts may contain what a peer sent.
         for text in [&mut delivery.failure, &mut delivery.disk_failure] {
@@ -363,7 +362,8 @@ mod tests {
         let ready = |status: &AgentStatus| status.facts().not_ready.is_empty();
         assert!(!ready(&status) && received(&socket).is_empty());
         let failure = Some("a\u{9b}\u{202e}b".to_owned());
-        let sent = DeliveryStatus { memory_bytes: 2_000, disk_bytes: Some(7), failure, ..DeliveryStatus::default() };
+        let sent =
+            delivery::Status { memory_bytes: 2_000, disk_bytes: Some(7), failure, ..delivery::Status::default() };
         let delivery = move || Some(sent.clone());
         status.started(HealthSources { delivery: Some(Box::new(delivery)), tasks: Vec::new() });
         assert!(ready(&status));

@@ -189,7 +189,7 @@ async fn run_until(
     let schedule = Schedule::start(Arc::new(AgentRunner(context.clone())));
     schedule.apply(slots, descriptors::bounded(config.limits));
     let (heartbeat, delivering) = (schedule.heartbeat(), context.clone());
-    let queue = move || Some(wiring::shown(delivering.delivery().as_ref()?.status()));
+    let queue = move || Some(delivering.delivery().as_ref()?.status());
     status.started(HealthSources {
         // Without a receiver of traces nothing is queued.
         delivery: config.otlp.traces.is_some().then(|| Box::new(queue) as _),

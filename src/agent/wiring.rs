@@ -6,7 +6,6 @@ use std::{
     sync::Arc,
 };
 
-use imaptrace_record::Seconds;
 use opentelemetry_sdk::metrics::Temporality;
 
 use super::{
@@ -21,7 +20,7 @@ use crate::{
     follow::FileFollower,
     plan::Target,
     state::StateDir,
-    telemetry::{MetricsSettings, ResourceSettings, names::DropReason},
+    telemetry::{MetricsSettings, ResourceSettings},
 };
 
 /// Starts delivery. Waiting runs are kept in the state directory, if there is one. `follower` follows the files that it needs;
@@ -117,32 +116,5 @@ fn resource(resource: &Resource, instance: Option<&String>) -> ResourceSettings 
         instance: instance.cloned(),
         host_name,
         attributes: resource.attributes.clone(),
-    }
-}
-
-/// The state of delivery, for the status endpoint.
-pub(super) fn shown(status: delivery::Status) -> crate::status::DeliveryStatus {
-    let has_disk = status.disk_limit.is_some();
-    let dropped = [
-        (DropReason::Budget, status.dropped.budget),
-        (DropReason::Refused, status.dropped.refused),
-        (DropReason::Corrupt, status.dropped.corrupt),
-    ];
-    crate::status::DeliveryStatus {
-        queued_runs: status.queued_runs,
-        stored_runs: has_disk.then_some(status.stored_runs),
-        memory_bytes: status.memory_bytes,
-        memory_limit_bytes: Some(status.memory_limit),
-        disk_bytes: has_disk.then_some(status.disk_bytes),
-        disk_limit_bytes: status.disk_limit,
-        oldest_s: status.oldest_age.map(Seconds::from),
-        delivered_runs: status.delivered_runs,
-        dropped_runs: dropped
-            .into_iter()
-            .filter(|(_, runs)| *runs > 0)
-            .map(|(reason, runs)| (reason.as_str().to_owned(), runs))
-            .collect(),
-        failure: status.failure,
-        disk_failure: status.disk_failure,
     }
 }

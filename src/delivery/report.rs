@@ -2,9 +2,12 @@
 //!
 //! Values only; the queue fills them. Read by the agent and the command line.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf};
 
-use imaptrace_record::escape;
+use imaptrace_record::{Seconds, escape};
+use serde::{Serialize, Serializer};
+
+use crate::telemetry::names::DropReason;
 
 /// The result of delivery up to now.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -80,39 +83,47 @@ pub(super) fn count(number: u64, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
-/// The numbers of the queue of runs.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+/// The state of the queue of runs, as `/status.json` shows it. What is about the disk is none without a state directory.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Status {
-    /// Runs that wait or are on their way, each counted once.
+    /// Runs that wait or are being sent, each counted once.
     pub queued_runs: u64,
     /// Of these, runs that are on disk.
-    pub stored_runs: u64,
-    /// Bytes of memory that runs hold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stored_runs: Option<u64>,
+    /// Memory that runs use.
     pub memory_bytes: u64,
-    /// How many they may hold.
-    pub memory_limit: u64,
-    /// Bytes of the segments on disk.
-    pub disk_bytes: u64,
-    /// How many there may be; none without a state directory.
-    pub disk_limit: Option<u64>,
-    /// Runs that the receiver took since the start.
-    pub delivered_runs: u64,
-    /// Runs that were given up since the start.
-    pub dropped: Dropped,
+    /// Memory that they may use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_limit_bytes: Option<u64>,
+    /// Size of the segments on disk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_bytes: Option<u64>,
+    /// Size that they may have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_limit_bytes: Option<u64>,
     /// How long the oldest run has waited, to the second for one on disk.
-    pub oldest_age: Option<Duration>,
-    /// Why the last attempt failed; none after one that did not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oldest_s: Option<Seconds>,
+    /// Runs that the receiver accepted since the start.
+    pub delivered_runs: u64,
+    /// Runs that were dropped since the start.
+    #[serde(skip_serializing_if = "Dropped::is_empty")]
+    pub dropped_runs: Dropped,
+    /// Why the last attempt failed; none after a success.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
     /// Why nothing can be written to the state directory; none when it can.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub disk_failure: Option<String>,
 }
 
-/// Runs that were given up, by reason.
+/// Numbers of dropped runs, by reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Dropped {
     /// The queue was over its budget.
     pub budget: u64,
-    /// The receiver refused them for good.
+    /// The receiver refused them permanently.
     pub refused: u64,
     /// They could not be read back from disk.
     pub corrupt: u64,
@@ -122,6 +133,20 @@ impl Dropped {
     /// All of them.
     pub fn total(self) -> u64 {
         self.budget + self.refused + self.corrupt
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+    fn is_empty(&self) -> bool {
+        self.total() == 0
+    }
+}
+
+impl Serialize for Dropped {
+    /// A map without the reasons that did not occur.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use DropReason::{Budget, Corrupt, Refused};
+        let all = [(Budget, self.budget), (Corrupt, self.corrupt), (Refused, self.refused)];
+        serializer.collect_map(all.iter().filter(|(_, runs)| *runs > 0).map(|(reason, runs)| (reason.as_str(), runs)))
     }
 }
 

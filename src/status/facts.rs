@@ -1,9 +1,9 @@
 //! The state of the agent beside its runs: plain data, made for each request. `agent` makes it; `page` and `server` show it.
 
-use std::collections::BTreeMap;
-
 use imaptrace_record::{Seconds, Timestamp};
 use serde::Serialize;
+
+use crate::delivery;
 
 /// What does not change while the agent runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub struct Facts {
     /// The configuration in force.
     pub config: ConfigStatus,
     /// The state of delivery, if there is a receiver of traces.
-    pub delivery: Option<DeliveryStatus>,
+    pub delivery: Option<delivery::Status>,
 }
 
 /// The configuration that is in force.
@@ -59,39 +59,4 @@ pub struct LastReload {
     pub success: bool,
     /// The number of problems in it. The log has each.
     pub problems: u64,
-}
-
-/// The state of delivery.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
-pub struct DeliveryStatus {
-    /// Runs that wait or are being sent, each counted once.
-    pub queued_runs: u64,
-    /// Queued runs that are on disk.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub stored_runs: Option<u64>,
-    /// Memory that they use.
-    pub memory_bytes: u64,
-    /// Memory that they may use.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub memory_limit_bytes: Option<u64>,
-    /// Space on disk that they use.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub disk_bytes: Option<u64>,
-    /// Space on disk that they may use.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub disk_limit_bytes: Option<u64>,
-    /// How long the oldest has waited.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub oldest_s: Option<Seconds>,
-    /// Runs that the receiver acknowledged since the start.
-    pub delivered_runs: u64,
-    /// Runs that were given up since the start, by reason.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub dropped_runs: BTreeMap<String, u64>,
-    /// Why the last attempt failed. None when it did not.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub failure: Option<String>,
-    /// Why nothing can be written to the disk. None when it can.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub disk_failure: Option<String>,
 }

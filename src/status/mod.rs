@@ -27,7 +27,7 @@ mod server;
 
 pub use self::{
     account::Depth,
-    facts::{ConfigStatus, DeliveryStatus, Facts, Identity, LastReload},
+    facts::{ConfigStatus, Facts, Identity, LastReload},
     run_history::{AccountCounts, PlannedTarget, RunHistory},
     server::StatusServer,
 };

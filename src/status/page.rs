@@ -12,11 +12,12 @@ use serde::Serialize;
 use super::{
     account::AccountRuns,
     compact_run::{CompactRun, CompactStep},
-    facts::{ConfigStatus, DeliveryStatus, Facts, Identity},
+    facts::{ConfigStatus, Facts, Identity},
     lag::{self, LagQuantiles},
     request::Filter,
     run_history::{Cursor, RunHistory},
 };
+use crate::delivery;
 
 /// The version of the response. It grows when a field changes its meaning or goes, not when one is added.
 const SCHEMA: u32 = 1;
@@ -40,7 +41,7 @@ struct StatusHead<'a> {
     config: &'a ConfigStatus,
     schedule: ScheduleStatus,
     #[serde(skip_serializing_if = "Option::is_none")]
-    delivery: Option<&'a DeliveryStatus>,
+    delivery: Option<&'a delivery::Status>,
     states: StateCounts,
 }
 

@@ -81,7 +81,8 @@ fn of_what_waits_for_a_full_disk_as_much_is_written_as_fits_the_oldest_first() {
         }
 
         let full = |status: &Status| status.disk_failure.is_some();
-        let settled = |status: &Status| free(disk) < LITTLE && status.stored_runs == stored(&state).len() as u64;
+        let settled =
+            |status: &Status| free(disk) < LITTLE && status.stored_runs.unwrap() == stored(&state).len() as u64;
         wait_for(&delivery, "the disk is full", |status| full(status) && settled(status));
         let first = stored(&state);
         assert!(first.len() > 20, "{} fitted", first.len());
@@ -93,11 +94,11 @@ fn of_what_waits_for_a_full_disk_as_much_is_written_as_fits_the_oldest_first() {
         let more = stored(&state);
         assert!(more.len() > first.len() * 3 / 2 && more.len() < ids.len(), "{} and then {}", first.len(), more.len());
         assert_eq!(more, ids[..more.len()], "the oldest, in order");
-        assert_eq!((counted.queued_runs, counted.dropped.total()), (2_000, 0));
+        assert_eq!((counted.queued_runs, counted.dropped_runs.total()), (2_000, 0));
 
         drop(shorter);
         fs::remove_file(&ballast).unwrap();
-        wait_for(&delivery, "all is written", |status| status.stored_runs == 2_000 && !full(status));
+        wait_for(&delivery, "all is written", |status| status.stored_runs.unwrap() == 2_000 && !full(status));
         assert_eq!(stored(&state), ids);
     });
 }

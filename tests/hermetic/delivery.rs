@@ -126,7 +126,7 @@ fn three_refusals_in_a_row_hold_delivery_back_and_cost_nothing_that_waits() {
             delivery.deliver(run.clone());
             receiver.wait(|inbox| inbox.traces.len() == count);
         }
-        wait_for(&delivery, "three refusals", |status| status.dropped.refused == 3);
+        wait_for(&delivery, "three refusals", |status| status.dropped_runs.refused == 3);
         deliver_all(&delivery, &runs[3..4]);
         receiver.wait(|inbox| inbox.traces.len() == 4);
         deliver_all(&delivery, &runs[4..]);
@@ -215,13 +215,17 @@ fn an_outage_with_far_more_runs_than_memory_takes_loses_none_and_stays_within_it
     let delivery = deliver(&settings);
     for some in runs.chunks(100) {
         deliver_all(&delivery, some);
-        wait_for(&delivery, "they are on disk", |status| status.queued_runs == status.stored_runs);
+        wait_for(&delivery, "they are on disk", |status| status.queued_runs == status.stored_runs.unwrap());
         assert!(delivery.status().memory_bytes <= memory as u64);
     }
     let status = delivery.status();
-    assert_eq!((status.queued_runs, status.stored_runs, status.dropped.total()), (3_000, 3_000, 0), "{status:?}");
+    assert_eq!(
+        (status.queued_runs, status.stored_runs.unwrap(), status.dropped_runs.total()),
+        (3_000, 3_000, 0),
+        "{status:?}"
+    );
     assert!(status.failure.is_some_and(|failure| failure.contains("refused")));
-    assert!(status.disk_bytes < 100 * 9 * 3_000, "{} bytes for 27,000 spans", status.disk_bytes);
+    assert!(status.disk_bytes.unwrap() < 100 * 9 * 3_000, "{} bytes for 27,000 spans", status.disk_bytes.unwrap());
     let receiver = port.open(true);
     receiver.wait(|inbox| roots(inbox).len() >= 3_000);
     let report = block_on(delivery.shutdown(LONG));
@@ -243,10 +247,10 @@ fn over_the_budget_of_the_disk_what_is_missing_is_what_was_counted() {
     for some in runs.chunks(50) {
         deliver_all(&delivery, some);
         // All but what is on its way or read back to be next, whose segments may be gone.
-        wait_for(&delivery, "they are on disk", |status| status.queued_runs - status.stored_runs <= 200);
+        wait_for(&delivery, "they are on disk", |status| status.queued_runs - status.stored_runs.unwrap() <= 200);
     }
-    let status = wait_for(&delivery, "some had to go", |status| status.dropped.budget > 0);
-    assert!(status.disk_bytes <= 64 << 10, "{status:?}");
+    let status = wait_for(&delivery, "some had to go", |status| status.dropped_runs.budget > 0);
+    assert!(status.disk_bytes.unwrap() <= 64 << 10, "{status:?}");
     let receiver = port.open(false);
     receiver.wait(|inbox| arrived(inbox).last() == ids(&runs).last());
     let report = block_on(delivery.shutdown(LONG));
@@ -263,7 +267,7 @@ fn a_damaged_segment_is_counted_told_and_in_nobodys_way() {
     let delivery = deliver(&settings(&port.url(), Protocol::Grpc, directory.path()));
     for some in runs.chunks(30) {
         deliver_all(&delivery, some);
-        wait_for(&delivery, "they are on disk", |status| status.queued_runs == status.stored_runs);
+        wait_for(&delivery, "they are on disk", |status| status.queued_runs == status.stored_runs.unwrap());
     }
     block_on(delivery.shutdown(LONG));
     let [segment] = fs::read_dir(directory.path().join("queue"))

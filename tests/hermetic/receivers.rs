@@ -149,7 +149,7 @@ fn a_refusal_whose_words_have_no_end_is_a_refusal_and_blocks_nothing() {
         let receiver = Receiver::start(&[answer]);
         let delivery = receiver.delivery(Duration::from_secs(10));
         delivery.deliver(fresh_run());
-        let dropped = || Some(delivery.status().dropped.refused).filter(|refused| *refused > 0);
+        let dropped = || Some(delivery.status().dropped_runs.refused).filter(|refused| *refused > 0);
         assert_eq!(wait_until("it is counted as refused", dropped), 1, "{answer:?}");
         delivery.deliver(fresh_run());
         let report = block_on(delivery.shutdown(LONG));

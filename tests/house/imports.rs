@@ -27,7 +27,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("latency", &["record"]),
     ("telemetry", &["record"]),
     ("terminal", &["record"]),
-    ("status", &["record"]),
+    ("status", &["record", "delivery"]),
     ("state", &["clock"]),
     ("delivery", &["record", "telemetry", "clock", "state"]),
     ("demo", &[]),

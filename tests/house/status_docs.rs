@@ -1,7 +1,11 @@
 //! `docs/operations.md` against the answer of `/status.json`: each type's fields, in the order of the code, and which of
 //! them are never absent.
 
-const SOURCE: &str = concat!(include_str!("../../src/status/page.rs"), include_str!("../../src/status/facts.rs"));
+const SOURCE: &str = concat!(
+    include_str!("../../src/status/page.rs"),
+    include_str!("../../src/status/facts.rs"),
+    include_str!("../../src/delivery/report.rs")
+);
 const PAGE: &str = include_str!("../../docs/operations.md");
 
 /// The type, and the title of its table.
@@ -11,7 +15,7 @@ const TABLES: &[(&str, &str)] = &[
     ("LastReload", "### Reload"),
     ("ScheduleStatus", "### Schedule"),
     ("StartLag", "### Start lag"),
-    ("DeliveryStatus", "### Delivery"),
+    ("Status", "### Delivery"),
     ("StateCounts", "### States"),
     ("AccountEntry", "### Account"),
     ("LastRun", "### Run"),

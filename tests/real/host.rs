@@ -49,9 +49,13 @@ fn bears(delivery: Delivery, says: &str, mend: impl FnOnce()) {
     deliver(&delivery, 50);
     let status = wait_for(&delivery, "the disk's failure is told", |status| status.disk_failure.is_some());
     assert!(status.disk_failure.as_ref().unwrap().contains(says), "{status:?}");
-    assert_eq!((status.queued_runs, status.stored_runs, status.dropped.total()), (50, 0, 0), "{status:?}");
+    assert_eq!(
+        (status.queued_runs, status.stored_runs.unwrap(), status.dropped_runs.total()),
+        (50, 0, 0),
+        "{status:?}"
+    );
     mend();
-    let mended = |status: &Status| status.stored_runs == 50 && status.disk_failure.is_none();
+    let mended = |status: &Status| status.stored_runs.unwrap() == 50 && status.disk_failure.is_none();
     wait_for(&delivery, "they are on disk after all", mended);
     let report = block_on(delivery.shutdown(LONG));
     assert_eq!((report.stored_runs, report.undelivered_runs, report.dropped.total()), (50, 0, 0), "{report}");

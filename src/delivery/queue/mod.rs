@@ -240,11 +240,8 @@ impl Queue {
 
     /// The numbers now.
     pub(super) fn status(&self) -> Status {
-        Status {
-            memory_limit: self.0.memory_budget as u64,
-            disk_limit: self.has_disk().then_some(self.0.disk_budget),
-            ..self.0.state.borrow().status(clock::now(), clock::wall())
-        }
+        let (memory, disk) = (self.0.memory_budget as u64, self.has_disk().then_some(self.0.disk_budget));
+        self.0.state.borrow().status(memory, disk, clock::now(), clock::wall())
     }
 
     // === The disk ===

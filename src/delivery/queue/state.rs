@@ -12,7 +12,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use imaptrace_record::Run;
+use imaptrace_record::{Run, Seconds};
 
 use super::{
     load::Load,
@@ -398,21 +398,22 @@ impl QueueState {
         }
     }
 
-    /// The numbers now, without the limits.
-    pub(super) fn status(&self, now: Instant, wall: SystemTime) -> Status {
+    /// The numbers now, with the limits of memory and, if there is one, of the disk.
+    pub(super) fn status(&self, memory: u64, disk: Option<u64>, now: Instant, wall: SystemTime) -> Status {
         let in_memory = self.in_memory().next().map(|queued| now.saturating_duration_since(queued.arrived));
         let on_disk = self.stored.oldest.and_then(|written| wall.duration_since(written).ok());
         Status {
             queued_runs: self.stored.runs + self.memory_only().count() as u64,
-            stored_runs: self.stored.runs,
+            stored_runs: disk.map(|_| self.stored.runs),
             memory_bytes: self.load.bytes as u64,
-            disk_bytes: self.stored.bytes,
+            memory_limit_bytes: Some(memory),
+            disk_bytes: disk.map(|_| self.stored.bytes),
+            disk_limit_bytes: disk,
+            oldest_s: in_memory.max(on_disk).map(Seconds::from),
             delivered_runs: self.delivered,
-            dropped: self.dropped,
-            oldest_age: in_memory.max(on_disk),
+            dropped_runs: self.dropped,
             failure: self.failure.clone(),
             disk_failure: self.disk_failure.clone(),
-            ..Status::default()
         }
     }
 }

@@ -58,8 +58,8 @@ async fn live(memory: usize, disk: u64, turns: Vec<Turn>) {
                 let report = queue.drain(Duration::from_secs(3)).await;
                 assert_eq!(report.undelivered_runs, 0, "{report}");
                 queue.close().await;
-                dropped += queue.status().dropped.budget;
-                assert_eq!(queue.status().dropped.corrupt, 0);
+                dropped += queue.status().dropped_runs.budget;
+                assert_eq!(queue.status().dropped_runs.corrupt, 0);
                 queue = stored(folder.path(), memory, disk);
                 assert_eq!(queue.status().queued_runs, report.stored_runs);
             }
@@ -69,7 +69,7 @@ async fn live(memory: usize, disk: u64, turns: Vec<Turn>) {
         arrived.extend(targets(&queue.batch().await));
         queue.delivered(0).await;
     }
-    dropped += queue.status().dropped.budget;
+    dropped += queue.status().dropped_runs.budget;
     assert_eq!(arrived.len() as u64 + refused + dropped, next as u64, "{refused} refused, {dropped} dropped");
     let mut numbers: Vec<usize> = arrived.iter().map(|target| target.parse().unwrap()).collect();
     if dropped == 0 {
