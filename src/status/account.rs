@@ -3,6 +3,7 @@
 //! Called by `run_history`.
 
 use imaptrace_record::{AddressFamily, Run, RunOutcome, Timestamp};
+use serde::{Deserialize, Serialize};
 
 use super::compact_run::CompactRun;
 
@@ -22,7 +23,8 @@ impl Default for Depth {
 }
 
 /// The state of an account, by its last run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(super) enum AccountState {
     /// Its last run passed.
     Passed,
@@ -32,19 +34,6 @@ pub(super) enum AccountState {
     Void,
     /// No run has ended yet.
     Never,
-}
-
-impl AccountState {
-    pub(super) const ALL: [Self; 4] = [Self::Passed, Self::Failed, Self::Void, Self::Never];
-
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::Passed => "passed",
-            Self::Failed => "failed",
-            Self::Void => "void",
-            Self::Never => "never",
-        }
-    }
 }
 
 /// One account. Its lists have the oldest run first.

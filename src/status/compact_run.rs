@@ -25,9 +25,9 @@ pub(super) struct CompactRun {
 /// A duration that does not apply. One of more than 71 minutes is shown as 71 minutes.
 const ABSENT: u32 = u32::MAX;
 
-const SLOW: u8 = 1;
-const UNCERTAIN: u8 = 2;
-const BACKOFF: u8 = 4;
+pub(super) const SLOW: u8 = 1;
+pub(super) const UNCERTAIN: u8 = 2;
+pub(super) const BACKOFF: u8 = 4;
 const IPV4: u8 = 8;
 const IPV6: u8 = 16;
 
@@ -74,16 +74,9 @@ impl CompactRun {
         Seconds::from_micros(self.duration.into())
     }
 
-    pub(super) fn is_slow(&self) -> bool {
-        self.flags & SLOW != 0
-    }
-
-    pub(super) fn is_uncertain(&self) -> bool {
-        self.flags & UNCERTAIN != 0
-    }
-
-    pub(super) fn was_held_back(&self) -> bool {
-        self.flags & BACKOFF != 0
+    /// True or absent.
+    pub(super) fn has(&self, flag: u8) -> Option<bool> {
+        (self.flags & flag != 0).then_some(true)
     }
 
     pub(super) fn family(&self) -> Option<AddressFamily> {

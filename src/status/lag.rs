@@ -6,9 +6,10 @@
 use std::time::Duration;
 
 use imaptrace_record::Seconds;
+use serde::Serialize;
 
 /// How many minutes count, including the current one.
-pub(super) const MINUTES: usize = 5;
+const MINUTES: usize = 5;
 
 /// Buckets of an octave.
 const PARTS: u32 = 8;
@@ -29,16 +30,16 @@ struct Minute {
 }
 
 /// How late the runs of the last minutes started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct LagQuantiles {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(super) struct StartLag {
+    minutes: usize,
     /// Runs that a schedule started.
-    pub(super) runs: u64,
+    runs: u64,
     /// Half of them started no later than this.
-    pub(super) p50: Seconds,
-    /// 99 of 100.
-    pub(super) p99: Seconds,
+    p50_s: Seconds,
+    p99_s: Seconds,
     /// All of them.
-    pub(super) max: Seconds,
+    max_s: Seconds,
 }
 
 impl Lags {
@@ -62,7 +63,7 @@ impl Lags {
     }
 
     /// The quantiles at a time since the epoch; none if no run has started in the last minutes.
-    pub(super) fn quantiles(&self, at: Duration) -> Option<LagQuantiles> {
+    pub(super) fn quantiles(&self, at: Duration) -> Option<StartLag> {
         let now = at.as_secs() / 60;
         let recent = |minute: &&Minute| minute.number <= now && minute.number + MINUTES as u64 > now;
         let minutes: Vec<&Minute> = self.minutes.iter().filter(recent).filter(|minute| minute.runs > 0).collect();
@@ -79,7 +80,13 @@ impl Lags {
             }
             Seconds::from_micros(max.into())
         };
-        Some(LagQuantiles { runs, p50: quantile(50), p99: quantile(99), max: Seconds::from_micros(max.into()) })
+        Some(StartLag {
+            minutes: MINUTES,
+            runs,
+            p50_s: quantile(50),
+            p99_s: quantile(99),
+            max_s: Seconds::from_micros(max.into()),
+        })
     }
 }
 
@@ -137,11 +144,11 @@ mod tests {
             lags.record(minute * 1004 + Duration::from_secs(number / 2), micros(number * 100));
         }
         let lag = lags.quantiles(minute * 1004 + Duration::from_secs(59)).unwrap();
-        assert_eq!((lag.runs, lag.max), (101, Seconds::from(minute)));
+        assert_eq!((lag.runs, lag.max_s), (101, Seconds::from(minute)));
         let lag = lags.quantiles(minute * 1005).unwrap();
-        assert_eq!((lag.runs, lag.max), (100, micros(10_000)), "the oldest minute is over");
-        assert!((5_000..5_650).contains(&lag.p50.as_micros()), "{lag:?}");
-        assert!((9_900..=10_000).contains(&lag.p99.as_micros()), "{lag:?}");
+        assert_eq!((lag.runs, lag.max_s), (100, micros(10_000)), "the oldest minute is over");
+        assert!((5_000..5_650).contains(&lag.p50_s.as_micros()), "{lag:?}");
+        assert!((9_900..=10_000).contains(&lag.p99_s.as_micros()), "{lag:?}");
         assert_eq!(lags.quantiles(minute * 1009), None);
     }
 
@@ -151,6 +158,6 @@ mod tests {
         lags.record(Duration::from_secs(60), micros(7_000));
         lags.record(Duration::from_secs(60 * (1 + MINUTES as u64)), micros(3));
         let lag = lags.quantiles(Duration::from_secs(60 * (1 + MINUTES as u64))).unwrap();
-        assert_eq!(lag, LagQuantiles { runs: 1, p50: micros(3), p99: micros(3), max: micros(3) });
+        assert_eq!(lag, StartLag { minutes: MINUTES, runs: 1, p50_s: micros(3), p99_s: micros(3), max_s: micros(3) });
     }
 }

@@ -28,6 +28,6 @@ mod server;
 pub use self::{
     account::Depth,
     facts::{ConfigStatus, Facts, Identity, LastReload},
-    run_history::{AccountCounts, PlannedTarget, RunHistory},
+    run_history::{AccountCounts, PlannedTarget, RunHistory, StateCounts},
     server::StatusServer,
 };

@@ -3,19 +3,20 @@
 //!
 //! A response in progress holds one piece in memory, whatever the number of accounts. Called by `server`.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, convert::Infallible, sync::Arc};
 
+use hyper::body::{Bytes, Frame};
 use imaptrace_imap::ResponseCode;
 use imaptrace_record::{AddressFamily, ErrorType, RunOutcome, Seconds, Timestamp, TraceId};
 use serde::Serialize;
 
 use super::{
-    account::AccountRuns,
-    compact_run::{CompactRun, CompactStep},
+    account::{AccountRuns, AccountState},
+    compact_run::{BACKOFF, CompactRun, CompactStep, SLOW, UNCERTAIN},
     facts::{ConfigStatus, Facts, Identity},
-    lag::{self, LagQuantiles},
+    lag::StartLag,
     request::Filter,
-    run_history::{Cursor, RunHistory},
+    run_history::{Cursor, RunHistory, StateCounts},
 };
 use crate::delivery;
 
@@ -56,31 +57,12 @@ struct ScheduleStatus {
     start_lag: Option<StartLag>,
 }
 
-/// How late runs started.
-#[derive(Serialize)]
-struct StartLag {
-    minutes: usize,
-    runs: u64,
-    p50_s: Seconds,
-    p99_s: Seconds,
-    max_s: Seconds,
-}
-
-/// Accounts by their state.
-#[derive(Serialize)]
-struct StateCounts {
-    passed: u64,
-    failed: u64,
-    void: u64,
-    never: u64,
-}
-
 /// One account.
 #[derive(Serialize)]
 struct AccountEntry<'a> {
     target: &'a str,
     account: &'a str,
-    state: &'static str,
+    state: AccountState,
     #[serde(skip_serializing_if = "Option::is_none")]
     since: Option<Timestamp>,
     skipped: u64,
@@ -131,9 +113,12 @@ impl Page {
         let head = head(&history, identity, facts);
         Self { history, filter, head, cursor: Cursor::default(), ended: false }
     }
+}
 
-    /// The next piece; none at the end.
-    pub(super) fn next(&mut self) -> Option<Vec<u8>> {
+impl Iterator for Page {
+    type Item = Result<Frame<Bytes>, Infallible>;
+
+    fn next(&mut self) -> Option<Self::Item> {
         let mut piece = std::mem::take(&mut self.head);
         while !self.ended {
             let runs = self.filter.runs;
@@ -145,7 +130,7 @@ impl Page {
                 self.ended = true;
             }
             if !piece.is_empty() {
-                return Some(piece);
+                return Some(Ok(Frame::data(piece.into())));
             }
         }
         None
@@ -155,14 +140,7 @@ impl Page {
 /// Everything up to the list of accounts, which is left open.
 fn head(history: &RunHistory, identity: &Identity, facts: &Facts) -> Vec<u8> {
     let counts = history.counts();
-    let (lag, skipped) = history.schedule(facts.at);
-    let start_lag = lag.map(|LagQuantiles { runs, p50, p99, max }| StartLag {
-        minutes: lag::MINUTES,
-        runs,
-        p50_s: p50,
-        p99_s: p99,
-        max_s: max,
-    });
+    let (start_lag, skipped) = history.schedule(facts.at);
     let status = StatusHead {
         schema: SCHEMA,
         version: identity.version,
@@ -183,7 +161,7 @@ fn head(history: &RunHistory, identity: &Identity, facts: &Facts) -> Vec<u8> {
             start_lag,
         },
         delivery: facts.delivery.as_ref(),
-        states: StateCounts { passed: counts.passed, failed: counts.failed, void: counts.void, never: counts.never },
+        states: counts.states,
     };
     let mut head = json(&status);
     head.pop();
@@ -198,7 +176,7 @@ pub(super) fn print_account(target: &str, account: &AccountRuns, runs: Option<us
     let shown = AccountEntry {
         target,
         account: &account.name,
-        state: account.state().as_str(),
+        state: account.state(),
         since: account.since,
         skipped: account.skipped,
         runs: newest_first(&account.runs),
@@ -218,9 +196,9 @@ fn last_run(run: &CompactRun) -> LastRun {
         first_loading_latency_s: run.first_loading_latency(),
         duration_s: run.duration(),
         slowest_step: run.slowest_step.map(CompactStep::as_str),
-        slow: run.is_slow().then_some(true),
-        uncertain: run.is_uncertain().then_some(true),
-        auth_backoff: run.was_held_back().then_some(true),
+        slow: run.has(SLOW),
+        uncertain: run.has(UNCERTAIN),
+        auth_backoff: run.has(BACKOFF),
         family: run.family().map(AddressFamily::as_str),
     }
 }

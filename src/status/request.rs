@@ -8,6 +8,10 @@ use hyper::{
     http::request::Parts,
 };
 use percent_encoding::percent_decode_str;
+use serde::{
+    Deserialize as _,
+    de::{self, value::StrDeserializer},
+};
 
 use super::account::AccountState;
 
@@ -130,8 +134,8 @@ fn filter(query: &str) -> Result<Filter, RequestError> {
         let again = match key {
             "target" => filter.target.replace(value.into_owned()).is_some(),
             "state" => {
-                let state = AccountState::ALL.into_iter().find(|state| state.as_str() == value);
-                filter.state.replace(state.ok_or(RequestError::Query)?).is_some()
+                let state = AccountState::deserialize(StrDeserializer::<de::value::Error>::new(&value));
+                filter.state.replace(state.map_err(|_| RequestError::Query)?).is_some()
             }
             "runs" => filter.runs.replace(value.parse().map_err(|_| RequestError::Query)?).is_some(),
             _ => return Err(RequestError::Query),

@@ -10,11 +10,12 @@ use std::{
 };
 
 use imaptrace_record::{Run, Timestamp};
+use serde::Serialize;
 
 use super::{
     account::{AccountRuns, AccountState, Depth},
     compact_run::{CompactRun, since_epoch},
-    lag::{LagQuantiles, Lags},
+    lag::{Lags, StartLag},
     request::Filter,
 };
 
@@ -36,13 +37,20 @@ pub struct AccountCounts {
     pub failing_targets: u64,
     /// Accounts of the plan.
     pub accounts: u64,
-    /// Accounts whose last run passed.
+    /// These by the outcome of their last run.
+    pub states: StateCounts,
+}
+
+/// Numbers of accounts by the outcome of the last run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct StateCounts {
+    /// It passed.
     pub passed: u64,
-    /// Accounts whose last run failed.
+    /// It failed.
     pub failed: u64,
-    /// Accounts whose last run is void.
+    /// It is void.
     pub void: u64,
-    /// Accounts without a finished run.
+    /// No run has ended.
     pub never: u64,
 }
 
@@ -70,8 +78,7 @@ const LOOKS: usize = 1_000;
 pub(super) struct Cursor {
     target: Box<str>,
     account: usize,
-    printed: bool,
-    done: bool,
+    has_printed: bool,
 }
 
 impl RunHistory {
@@ -138,17 +145,17 @@ impl RunHistory {
         let inner = self.lock();
         let mut counts = AccountCounts { targets: inner.targets.len() as u64, ..AccountCounts::default() };
         for accounts in inner.targets.values() {
-            let failed = counts.failed;
+            counts.accounts += accounts.len() as u64;
+            let (failed, states) = (counts.states.failed, &mut counts.states);
             for account in accounts {
-                counts.accounts += 1;
                 *match account.state() {
-                    AccountState::Passed => &mut counts.passed,
-                    AccountState::Failed => &mut counts.failed,
-                    AccountState::Void => &mut counts.void,
-                    AccountState::Never => &mut counts.never,
+                    AccountState::Passed => &mut states.passed,
+                    AccountState::Failed => &mut states.failed,
+                    AccountState::Void => &mut states.void,
+                    AccountState::Never => &mut states.never,
                 } += 1;
             }
-            counts.failing_targets += u64::from(counts.failed > failed);
+            counts.failing_targets += u64::from(states.failed > failed);
         }
         counts
     }
@@ -166,7 +173,7 @@ impl RunHistory {
     }
 
     /// How late runs started in the last minutes, and the starts that were skipped.
-    pub(super) fn schedule(&self, at: Timestamp) -> (Option<LagQuantiles>, BTreeMap<&'static str, u64>) {
+    pub(super) fn schedule(&self, at: Timestamp) -> (Option<StartLag>, BTreeMap<&'static str, u64>) {
         let inner = self.lock();
         (inner.lags.quantiles(since_epoch(at)), inner.skipped.clone())
     }
@@ -184,36 +191,25 @@ impl RunHistory {
         print_account: impl Fn(&str, &AccountRuns, &mut Vec<u8>),
     ) -> bool {
         let inner = self.lock();
-        let mut looks = 0;
-        while !cursor.done && out.len() < BATCH && looks < LOOKS {
-            looks += 1;
-            let here = match &filter.target {
-                Some(only) => inner.targets.get_key_value(only.as_str()),
-                None => inner.targets.range::<str, _>((Bound::Included(&*cursor.target), Bound::Unbounded)).next(),
-            };
-            let Some((target, accounts)) = here else {
-                cursor.done = true;
-                break;
-            };
-            if *target != cursor.target {
-                (cursor.target, cursor.account) = (target.clone(), 0);
-            }
-            if let Some(account) = accounts.get(cursor.account) {
-                cursor.account += 1;
+        let (mut looks, only) = (0, filter.target.as_deref());
+        let from = (Bound::Included(only.unwrap_or(&cursor.target)), Bound::Unbounded);
+        let targets = inner.targets.range::<str, _>(from);
+        for (target, accounts) in targets.take_while(|(name, _)| only.is_none_or(|only| ***name == *only)) {
+            let printed = if *target == cursor.target { cursor.account } else { 0 };
+            for (index, account) in accounts.iter().enumerate().skip(printed) {
+                if out.len() >= BATCH || looks >= LOOKS {
+                    (cursor.target, cursor.account) = (target.clone(), index);
+                    return true;
+                }
+                looks += 1;
                 if filter.state.is_none_or(|state| state == account.state()) {
-                    out.extend_from_slice(if cursor.printed { b",\n" } else { b"\n" });
-                    cursor.printed = true;
+                    out.extend_from_slice(if cursor.has_printed { b",\n" } else { b"\n" });
+                    cursor.has_printed = true;
                     print_account(target, account, out);
                 }
-                continue;
-            }
-            let after = (Bound::Excluded(&**target), Bound::Unbounded);
-            match inner.targets.range::<str, _>(after).next().filter(|_| filter.target.is_none()) {
-                Some((next, _)) => (cursor.target, cursor.account) = (next.clone(), 0),
-                None => cursor.done = true,
             }
         }
-        !cursor.done
+        false
     }
 
     fn lock(&self) -> MutexGuard<'_, Accounts> {

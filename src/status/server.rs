@@ -9,23 +9,22 @@ use std::{
     convert::Infallible,
     io,
     net::{SocketAddr, TcpListener},
-    pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
     thread::{self, JoinHandle},
     time::Duration,
 };
 
+use futures_util::stream;
+use http_body_util::{Either, Full, StreamBody};
 use hyper::{
     Request, Response, StatusCode,
-    body::{Body, Bytes, Frame},
+    body::Bytes,
     header::{self, HeaderName, HeaderValue},
     http::request::Parts,
     server::conn::http1,
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde::Serialize;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::oneshot,
@@ -167,9 +166,7 @@ fn answer(request: &Parts, source: &ResponseSource) -> Response<ResponseBody> {
         _ => Ok(ask),
     });
     match ask {
-        Ok(StatusEndpoint::Index) => {
-            respond(StatusCode::OK, "text/plain; charset=utf-8", ResponseBody::whole(INDEX.into()))
-        }
+        Ok(StatusEndpoint::Index) => respond(StatusCode::OK, "text/plain; charset=utf-8", whole(INDEX)),
         Ok(StatusEndpoint::Live) => {
             let facts = (source.facts)();
             health("live", facts.not_live, Vec::new())
@@ -181,12 +178,11 @@ fn answer(request: &Parts, source: &ResponseSource) -> Response<ResponseBody> {
         }
         Ok(StatusEndpoint::Status(filter)) => {
             let page = Page::new(source.history.clone(), &source.identity, &(source.facts)(), filter);
-            respond(StatusCode::OK, JSON, ResponseBody::Page(page))
+            respond(StatusCode::OK, JSON, Either::Right(StreamBody::new(stream::iter(page))))
         }
         Err(refusal) => {
-            let mut body = json(&ErrorBody { error: refusal.to_string() });
-            body.push(b'\n');
-            let mut response = respond(refusal.status(), JSON, ResponseBody::whole(body));
+            let body = json(&serde_json::json!({ "error": refusal.to_string() }));
+            let mut response = respond(refusal.status(), JSON, whole([&body[..], b"\n"].concat()));
             if refusal == RequestError::Method {
                 response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
             }
@@ -197,9 +193,11 @@ fn answer(request: &Parts, source: &ResponseSource) -> Response<ResponseBody> {
 
 const JSON: &str = "application/json";
 
-#[derive(Serialize)]
-struct ErrorBody {
-    error: String,
+/// A body, whole or piece by piece.
+type ResponseBody = Either<Full<Bytes>, StreamBody<stream::Iter<Page>>>;
+
+fn whole(bytes: impl Into<Bytes>) -> ResponseBody {
+    Either::Left(Full::new(bytes.into()))
 }
 
 /// 200, or 503 with the reasons; and warnings, which do not change the code.
@@ -213,9 +211,7 @@ fn health(what: &'static str, reasons: Vec<String>, warnings: Vec<String>) -> Re
     if !warnings.is_empty() {
         state.insert("warnings".to_owned(), warnings.into());
     }
-    let mut body = json(&state);
-    body.push(b'\n');
-    respond(code, JSON, ResponseBody::whole(body))
+    respond(code, JSON, whole([&json(&state)[..], b"\n"].concat()))
 }
 
 /// Headers that forbid to cache, sniff or frame the response, and to read it from another site.
@@ -233,42 +229,6 @@ fn respond(code: StatusCode, kind: &'static str, answer: ResponseBody) -> Respon
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     }
     response
-}
-
-/// A body, whole or piece by piece.
-enum ResponseBody {
-    Whole(Option<Bytes>),
-    Page(Page),
-}
-
-impl ResponseBody {
-    fn whole(bytes: Vec<u8>) -> Self {
-        Self::Whole(Some(bytes.into()))
-    }
-}
-
-impl Body for ResponseBody {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let piece = match self.get_mut() {
-            Self::Whole(bytes) => bytes.take(),
-            Self::Page(page) => page.next().map(Bytes::from),
-        };
-        Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        matches!(self, Self::Whole(None))
-    }
-
-    fn size_hint(&self) -> hyper::body::SizeHint {
-        match self {
-            Self::Whole(bytes) => hyper::body::SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
-            Self::Page(_) => hyper::body::SizeHint::new(),
-        }
-    }
 }
 
 #[cfg(test)]

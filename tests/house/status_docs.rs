@@ -4,6 +4,8 @@
 const SOURCE: &str = concat!(
     include_str!("../../src/status/page.rs"),
     include_str!("../../src/status/facts.rs"),
+    include_str!("../../src/status/lag.rs"),
+    include_str!("../../src/status/run_history.rs"),
     include_str!("../../src/delivery/report.rs")
 );
 const PAGE: &str = include_str!("../../docs/operations.md");

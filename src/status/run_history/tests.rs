@@ -128,7 +128,15 @@ fn a_new_plan_forgets_only_what_is_gone_and_a_late_run_of_that_is_nothing() {
     history.record(&run(RunOutcome::Failed, 1));
     let shown = all(&history);
     assert_eq!((shown.as_array().unwrap().len(), &shown[0]["target"]), (1, &"mail02".into()));
-    assert_eq!(history.counts(), AccountCounts { targets: 1, accounts: 1, never: 1, ..AccountCounts::default() });
+    assert_eq!(
+        history.counts(),
+        AccountCounts {
+            targets: 1,
+            accounts: 1,
+            states: StateCounts { never: 1, ..StateCounts::default() },
+            failing_targets: 0
+        }
+    );
 }
 
 #[test]
