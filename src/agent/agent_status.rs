@@ -123,7 +123,7 @@ impl AgentStatus {
 
     fn listen(self: &Arc<Self>, listen: SocketAddr, config: &Config, started_at: Timestamp) -> Option<StatusServer> {
         let identity =
-            Identity { version: env!("CARGO_PKG_VERSION"), instance: config.agent.instance.clone(), started_at };
+            Identity { version: env!("CARGO_PKG_VERSION"), instance: config.resource.instance.clone(), started_at };
         let status = self.clone();
         let server = StatusServer::start(listen, self.history.clone(), identity, move || status.facts());
         let server = server.inspect_err(|error| {

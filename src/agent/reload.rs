@@ -241,7 +241,7 @@ type KnownSeries = Box<dyn Fn(&Subject<'_>) -> bool + Send + Sync>;
 fn known_series(config: &Config, metrics: &config::MetricsOptions) -> KnownSeries {
     let mut known = HashSet::new();
     for target in &config.targets {
-        let labels = target.labels.iter().filter(|(key, _)| metrics.labels.contains(*key));
+        let labels = target.labels.iter().filter(|(key, _)| metrics.series.labels.contains(*key));
         let labels: Vec<_> = labels.map(|(key, value)| (key.clone(), value.clone())).collect();
         let each = target.address == AddressChoice::Each;
         let families: &[Option<&str>] = if each { &[Some("ipv4"), Some("ipv6"), None] } else { &[None] };
@@ -263,7 +263,7 @@ fn known_series(config: &Config, metrics: &config::MetricsOptions) -> KnownSerie
 /// The tables whose changes a running agent cannot follow. How times are taken is a setting of each target, and followed.
 fn need_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     let same = [
-        ("[agent]", old.agent == new.agent),
+        ("[agent]", old.agent == new.agent && old.resource == new.resource),
         ("[otlp]", old.otlp == new.otlp),
         ("[metrics]", old.metrics == new.metrics),
         ("[latency]", old.latency == new.latency),

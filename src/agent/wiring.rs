@@ -15,7 +15,7 @@ use super::{
     runner::MaintenanceCheck,
 };
 use crate::{
-    config::{Config, Exports, Histogram, Resource},
+    config::{Config, Exports},
     delivery::{self, Delivery, DeliveryStartError, Receivers, Replay},
     follow::FileFollower,
     plan::Target,
@@ -47,15 +47,8 @@ pub async fn delivery(
     )?;
     settings.traces = traces_files.as_ref().zip(traces).map(|(files, exporter)| receivers::now(files, exporter));
     settings.metrics = metrics_files.as_ref().zip(metrics).map(|(files, exporter)| receivers::now(files, exporter));
-    let metrics = MetricsSettings {
-        labels: config.metrics.labels.iter().cloned().collect(),
-        exponential: config.metrics.histogram == Histogram::Exponential,
-        series_limit: usize::try_from(config.metrics.series_limit).unwrap_or(usize::MAX),
-        timing: config.metrics.timing,
-        one_shot: follower.is_none(),
-    };
-    let who = resource(&config.resource, config.agent.instance.as_ref());
-    let delivery = Delivery::start(&settings, &who, &metrics)?;
+    let metrics = MetricsSettings { one_shot: follower.is_none(), ..config.metrics.series.clone() };
+    let delivery = Delivery::start(&settings, &with_host_name(&config.resource), &metrics)?;
     if let Some(follower) = follower {
         let to = delivery.receivers();
         if let Some((files, exporter)) = traces_files.zip(config.otlp.traces.as_ref()) {
@@ -105,16 +98,10 @@ pub async fn replay(exports: &Exports) -> Result<Option<Replay>, AgentError> {
     let files = receivers::begin("traces", exporter, &FixedHeaders::default(), None).await?;
     let Some((files, exporter)) = files.zip(exporter) else { return Ok(None) };
     let signal = receivers::now(&files, exporter);
-    let who = resource(&exports.resource, exports.agent.instance.as_ref());
-    Ok(Some(Replay::new(&signal, &who).map_err(DeliveryStartError::from)?))
+    Ok(Some(Replay::new(&signal, &with_host_name(&exports.resource)).map_err(DeliveryStartError::from)?))
 }
 
-fn resource(resource: &Resource, instance: Option<&String>) -> ResourceSettings {
+fn with_host_name(resource: &ResourceSettings) -> ResourceSettings {
     let host_name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
-    ResourceSettings {
-        service_name: Some(resource.service_name.clone()),
-        instance: instance.cloned(),
-        host_name,
-        attributes: resource.attributes.clone(),
-    }
+    ResourceSettings { host_name, ..resource.clone() }
 }

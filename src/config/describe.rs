@@ -12,7 +12,7 @@ use imaptrace_imap::CommandName;
 
 use crate::{
     config::{
-        Config, Exporter, Histogram, samples, series,
+        Config, Exporter, samples, series,
         sources::units::{print_duration as time, print_size as size},
         span_samples,
     },
@@ -38,7 +38,7 @@ fn write(out: &mut String, config: &Config) -> fmt::Result {
     writeln!(out, "targets: {}, accounts: {accounts}", config.targets.len())?;
     let groups: BTreeSet<_> = config.targets.iter().filter_map(|target| target.group.as_ref()).collect();
     writeln!(out, "groups: {}, maintenance windows: {}", groups.len(), config.windows.len())?;
-    writeln!(out, "metric series: about {} (limit {})", series(config), config.metrics.series_limit)?;
+    writeln!(out, "metric series: about {} (limit {})", series(config), config.metrics.series.series_limit)?;
     let (own, spans) = (samples(config), span_samples(config));
     writeln!(
         out,
@@ -58,10 +58,8 @@ fn write(out: &mut String, config: &Config) -> fmt::Result {
     writeln!(out, "\nexport")?;
     write_exporter(out, "traces", config.otlp.traces.as_ref())?;
     write_exporter(out, "metrics", config.otlp.metrics.as_ref())?;
-    let histogram = match config.metrics.histogram {
-        Histogram::Explicit => "explicit",
-        Histogram::Exponential => "exponential",
-    };
+    let kept = &config.metrics.series;
+    let histogram = if kept.exponential { "exponential" } else { "explicit" };
     let per = match config.metrics.per {
         Per::Target => "target",
         Per::Group => "group",
@@ -70,11 +68,11 @@ fn write(out: &mut String, config: &Config) -> fmt::Result {
         out,
         "  metrics per {per} every {}, histograms {histogram}, timing {}, labels {}",
         time(config.metrics.export_interval),
-        on(config.metrics.timing),
-        joined(config.metrics.labels.iter().cloned()),
+        on(kept.timing),
+        joined(kept.labels.iter().cloned()),
     )?;
-    writeln!(out, "  service.name {:?}", config.resource.service_name)?;
-    writeln!(out, "  service.instance.id {}", config.agent.instance.as_deref().unwrap_or("(the host's name)"))?;
+    writeln!(out, "  service.name {:?}", config.resource.service_name.as_deref().unwrap_or("imaptrace"))?;
+    writeln!(out, "  service.instance.id {}", config.resource.instance.as_deref().unwrap_or("(the host's name)"))?;
     for (key, value) in &config.resource.attributes {
         writeln!(out, "  {} {value:?}", key.escape_debug())?;
     }

@@ -16,7 +16,7 @@ use super::{
         state, window,
     },
     sources::{
-        otel::{self, Resource},
+        otel,
         readers::TreeReader,
         tree::{self, Flag, Merged, Sources},
     },
@@ -26,7 +26,10 @@ use super::{
         target::{self, SharedSettings, TargetOrigin},
     },
 };
-use crate::plan::{NameResolver, Target};
+use crate::{
+    plan::{NameResolver, Target},
+    telemetry::ResourceSettings,
+};
 
 /// Reads the agent's configuration. Everything that is wrong is in the error, not only the first thing.
 pub fn load(sources: &Sources) -> Result<Config, Problems> {
@@ -62,10 +65,10 @@ pub fn exports(sources: &Sources) -> Result<Exports, Problems> {
     let mut resource = otel::resource(&sources.environment, &mut problems);
     let reader = TreeReader::new(merged, &keys::SCHEMA, &sources.environment, problems);
     let root = reader.root(&keys::PROBE_TOP);
-    let agent = agent::read(&root.table("agent", &agent::KEYS), &mut resource);
+    agent::read(&root.table("agent", &agent::KEYS), &mut resource);
     let otlp = otlp::read(&root.table("otlp", &otlp::KEYS), &sources.environment);
     let problems = reader.finish();
-    if problems.errors.is_empty() { Ok(Exports { otlp, agent, resource }) } else { Err(problems) }
+    if problems.errors.is_empty() { Ok(Exports { otlp, resource }) } else { Err(problems) }
 }
 
 pub(super) fn build(
@@ -99,7 +102,7 @@ pub(super) fn build(
 /// None only when something was wrong, which has been noted then.
 fn read_all(
     reader: &TreeReader,
-    (environment, resource): (&[(String, String)], &mut Resource),
+    (environment, resource): (&[(String, String)], &mut ResourceSettings),
     watched: &mut Vec<PathBuf>,
     kind: &TargetOrigin<'_>,
 ) -> Option<Config> {
@@ -177,9 +180,11 @@ fn read_all(
         capacity::check_logins(&limits_table, &config.targets, &config.limits);
     }
     let count = series(&config);
-    if listed && count > config.metrics.series_limit {
-        let what =
-            format!("the targets make about {count} metric series, the limit is {}", config.metrics.series_limit);
+    if listed && count > config.metrics.series.series_limit {
+        let what = format!(
+            "the targets make about {count} metric series, the limit is {}",
+            config.metrics.series.series_limit
+        );
         metrics_table.error("series_limit", what, "raise it if the back end can take them, or probe fewer accounts");
     }
     Some(config)

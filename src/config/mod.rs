@@ -28,14 +28,13 @@ pub(crate) use settings::proxy::bracketed;
 pub use settings::{
     agent::{Agent, LogLevel},
     http::Http,
-    metrics::{Histogram, MetricsOptions},
+    metrics::MetricsOptions,
     otlp::{Compression, Exporter, Otlp},
     proxy::{ProxyUrl, Route},
     series::{EXPLICIT_SAMPLES, EXPONENTIAL_SAMPLES, SPAN_SAMPLES, SampleEstimate, samples, series, span_samples},
     state::StateOptions,
 };
 pub use sources::{
-    otel::Resource,
     schema::TableKeys,
     tree::{Flag, Sources},
     units,
@@ -48,6 +47,7 @@ use crate::{
     latency,
     plan::{Dns, Maintenance, RunLimits, Target, Timing},
     secret::SecretSource,
+    telemetry::ResourceSettings,
 };
 
 /// A configuration with nothing wrong in it.
@@ -76,7 +76,7 @@ pub struct Config {
     /// How names are looked up.
     pub dns: Dns,
     /// Who the telemetry is from.
-    pub resource: Resource,
+    pub resource: ResourceSettings,
     /// What it was read from: the file, the files of `targets_from`, and the folders in which more of them may turn up.
     /// When one of these has another time of modification, it is worth reading anew.
     pub watched: Vec<PathBuf>,
@@ -109,10 +109,8 @@ pub struct Probe {
 pub struct Exports {
     /// Where traces and metrics go.
     pub otlp: Otlp,
-    /// The agent itself.
-    pub agent: Agent,
     /// Who the telemetry is from.
-    pub resource: Resource,
+    pub resource: ResourceSettings,
 }
 
 /// The words that a key of a closed list takes, in the order in which messages name them.

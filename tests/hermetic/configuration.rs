@@ -9,6 +9,7 @@ use imaptrace::{
     config::{self, Config, Flag, Problems, Sources},
     plan::{AddressChoice, Security, Target},
     secret::SecretSource,
+    telemetry::ResourceSettings,
 };
 
 fn root() -> PathBuf {
@@ -143,10 +144,10 @@ fn a_variable_is_raw_text_and_other_imaptrace_variables_are_left_alone() {
         ("IMAPTRACE_PASSWORD", "planted"),
     ];
     let config = load_text(TARGET, &environment, Vec::new()).unwrap();
-    assert_eq!(config.agent.instance.as_deref(), Some("0123"));
+    assert_eq!(config.resource.instance.as_deref(), Some("0123"));
     assert_eq!(config.targets[0].journey.newest, 7);
     assert!(config.targets[0].tls.insecure);
-    assert_eq!(config.metrics.labels.len(), 2);
+    assert_eq!(config.metrics.series.labels.len(), 2);
 }
 
 #[test]
@@ -211,7 +212,7 @@ fn the_variables_of_opentelemetry_set_the_exporters() {
         ("OTEL_RESOURCE_ATTRIBUTES", "service.instance.id=fra-1,deployment.environment.name=test%20bed"),
     ];
     let config = load_text(TARGET, &environment, Vec::new()).unwrap();
-    insta::assert_snapshot!(format!("{:#?}\n{:#?}", config.otlp, config.resource), @r#"
+    insta::assert_snapshot!(format!("{:#?}", config.otlp), @r#"
     Otlp {
         traces: Some(
             Exporter {
@@ -278,18 +279,15 @@ fn the_variables_of_opentelemetry_set_the_exporters() {
             },
         ),
     }
-    Resource {
-        service_name: "probes",
-        attributes: [
-            (
-                "deployment.environment.name",
-                "test bed",
-            ),
-        ],
-    }
     "#);
     assert_eq!(config.metrics.export_interval.as_secs(), 5);
-    assert_eq!(config.agent.instance.as_deref(), Some("fra-1"));
+    let resource = ResourceSettings {
+        service_name: Some("probes".into()),
+        instance: Some("fra-1".into()),
+        attributes: vec![("deployment.environment.name".into(), "test bed".into())],
+        ..ResourceSettings::default()
+    };
+    assert_eq!(config.resource, resource);
     let headers = &config.otlp.traces.as_ref().unwrap().headers;
     let SecretSource::Given(value) = &headers[0].1 else { panic!("{headers:?}") };
     assert_eq!(value.expose(), "Bearer planted");

@@ -3,8 +3,8 @@
 //! Reads the table into plain values; nothing is done with them here. Called by `load`.
 
 use crate::{
-    config::sources::{otel::Resource, readers::Table, schema::TableKeys},
-    telemetry::logs::LogFormat,
+    config::sources::{readers::Table, schema::TableKeys},
+    telemetry::{ResourceSettings, logs::LogFormat},
 };
 
 pub(crate) static KEYS: TableKeys = TableKeys::new("agent", &["instance", "log_format", "log_level"]);
@@ -12,8 +12,6 @@ pub(crate) static KEYS: TableKeys = TableKeys::new("agent", &["instance", "log_f
 /// The agent itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Agent {
-    /// `service.instance.id`; none stands for the host's name.
-    pub instance: Option<String>,
     /// How log lines look.
     pub log_format: LogFormat,
     /// The least level that is logged.
@@ -45,15 +43,15 @@ impl LogLevel {
     }
 }
 
-/// Reads `[agent]`. `service.instance.id` moves from the resource to the agent.
-pub(crate) fn read(table: &Table<'_>, resource: &mut Resource) -> Agent {
+/// Reads `[agent]`. Its `instance` is of the resource, where it takes precedence over the attribute `service.instance.id`.
+pub(crate) fn read(table: &Table<'_>, resource: &mut ResourceSettings) -> Agent {
     let attribute = resource.attributes.iter().position(|(key, _)| key == "service.instance.id");
     let attribute = attribute.map(|index| resource.attributes.remove(index).1);
+    resource.instance = table.get("instance").and_then(|field| field.text()).or(attribute);
     let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
     let levels =
         [LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug].map(|level| (level.as_str(), level));
     Agent {
-        instance: table.get("instance").and_then(|field| field.text()).or(attribute),
         log_format: table.get("log_format").and_then(|field| field.choice(&formats)).unwrap_or(LogFormat::Text),
         log_level: table.get("log_level").and_then(|field| field.choice(&levels)).unwrap_or(LogLevel::Info),
     }

@@ -7,40 +7,26 @@ use std::{collections::BTreeSet, time::Duration};
 use crate::{
     config::sources::{readers::Table, schema::TableKeys},
     plan::{Per, Target},
+    telemetry::MetricsSettings,
 };
 
 pub(crate) static KEYS: TableKeys =
     TableKeys::new("metrics", &["labels", "per", "series_limit", "export_interval", "histogram", "timing"]);
 
-/// What metrics look like.
+/// Which series there are, and when they are exported.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MetricsOptions {
-    /// Labels of targets that metrics bear; traces bear all.
-    pub labels: BTreeSet<String>,
+    /// Which measurements are kept. A configuration with more series than its limit is refused.
+    pub series: MetricsSettings,
     /// What a series is for.
     pub per: Per,
-    /// A configuration with more series than this is refused.
-    pub series_limit: u64,
     /// How often metrics are exported.
     pub export_interval: Duration,
-    /// Which buckets histograms have.
-    pub histogram: Histogram,
-    /// Whether the parts of each command's time are a metric too.
-    pub timing: bool,
 }
 
 impl MetricsOptions {
     /// How often metrics are exported unless set.
     pub const EXPORT_INTERVAL: Duration = Duration::from_secs(15);
-}
-
-/// Which buckets histograms have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Histogram {
-    /// The fixed ones of the documentation.
-    Explicit,
-    /// Base-2 exponential ones.
-    Exponential,
 }
 
 const PER: &[(&str, Per)] = &[("target", Per::Target), ("group", Per::Group)];
@@ -61,17 +47,21 @@ pub(crate) fn read(table: &Table<'_>, targets: &[Target]) -> MetricsOptions {
     {
         field.warn("no target is in a group", "add [[groups]], or take it out");
     }
-    let kinds = [("explicit", Histogram::Explicit), ("exponential", Histogram::Exponential)];
-    let number = |key| table.get(key).and_then(|field| field.number(1, u64::MAX));
+    let kinds = [("explicit", false), ("exponential", true)];
+    let default = MetricsSettings::default();
+    let limit = table.get("series_limit").and_then(|field| field.number(1, u64::MAX));
     MetricsOptions {
-        labels,
+        series: MetricsSettings {
+            labels,
+            exponential: table.get("histogram").and_then(|field| field.choice(&kinds)).unwrap_or(default.exponential),
+            series_limit: limit.unwrap_or(default.series_limit),
+            timing: table.get("timing").and_then(|field| field.bool()).unwrap_or(default.timing),
+            one_shot: false,
+        },
         per: per.map_or(Per::Target, |(per, _)| per),
-        series_limit: number("series_limit").unwrap_or(100_000),
         export_interval: table
             .get("export_interval")
             .and_then(|field| field.duration())
             .unwrap_or(MetricsOptions::EXPORT_INTERVAL),
-        histogram: table.get("histogram").and_then(|field| field.choice(&kinds)).unwrap_or(Histogram::Explicit),
-        timing: table.get("timing").and_then(|field| field.bool()).unwrap_or(false),
     }
 }

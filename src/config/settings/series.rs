@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    config::{Config, Histogram},
+    config::Config,
     plan::{AddressChoice, Host, Security, Target},
 };
 
@@ -53,11 +53,8 @@ impl SeriesCount {
         self.histograms + self.others
     }
 
-    fn samples(self, kind: Histogram) -> u64 {
-        let each = match kind {
-            Histogram::Explicit => EXPLICIT_SAMPLES,
-            Histogram::Exponential => EXPONENTIAL_SAMPLES,
-        };
+    fn samples(self, exponential: bool) -> u64 {
+        let each = if exponential { EXPONENTIAL_SAMPLES } else { EXPLICIT_SAMPLES };
         each * self.histograms + self.others
     }
 }
@@ -105,9 +102,9 @@ pub fn series(config: &Config) -> u64 {
 /// The number of samples that a scrape of the Collector finds of this agent. The description of the agent, `target_info`,
 /// is one of them; what Prometheus adds for each of its own targets (`up` and the like) is not.
 pub fn samples(config: &Config) -> SampleEstimate {
-    let kind = config.metrics.histogram;
+    let exponential = config.metrics.series.exponential;
     let (passing, failing) = all(config);
-    SampleEstimate { passing: 1 + passing.samples(kind), failing: 1 + (passing + failing).samples(kind) }
+    SampleEstimate { passing: 1 + passing.samples(exponential), failing: 1 + (passing + failing).samples(exponential) }
 }
 
 /// The number of samples that come on top from the span metrics of otel-collector.yaml, which are made of the traces: for
@@ -129,9 +126,9 @@ fn all(config: &Config) -> (SeriesCount, SeriesCount) {
     let mut accounts: HashMap<AccountKey<'_>, (u64, SeriesCount)> = HashMap::new();
     for target in &config.targets {
         let families = if target.address == AddressChoice::Each { 2 } else { 1 };
-        let one = (families, families * per_account(target, config.metrics.timing));
+        let one = (families, families * per_account(target, config.metrics.series.timing));
         for account in &target.accounts {
-            let labels = config.metrics.labels.iter().map(|label| target.labels.get(label)).collect();
+            let labels = config.metrics.series.labels.iter().map(|label| target.labels.get(label)).collect();
             let name = target.series_name(config.metrics.per);
             let known = accounts.entry((name, &account.alias, target.journey.name().as_str(), labels)).or_default();
             // Of targets that share them, the one with the most has those of the others too.

@@ -6,16 +6,10 @@
 
 use percent_encoding::percent_decode_str;
 
-use crate::config::problem::{Place, Problem};
-
-/// Who the telemetry is from, beside what the agent knows of itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Resource {
-    /// `service.name`: `OTEL_SERVICE_NAME`, else the attribute of that name, else `imaptrace`.
-    pub service_name: String,
-    /// The other attributes of `OTEL_RESOURCE_ATTRIBUTES`, percent-decoded, in their order; never `service.name`.
-    pub attributes: Vec<(String, String)>,
-}
+use crate::{
+    config::problem::{Place, Problem},
+    telemetry::ResourceSettings,
+};
 
 type KeyPath = &'static [&'static str];
 
@@ -91,8 +85,8 @@ pub(crate) fn settings<'a>(
     settings
 }
 
-/// Reads `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES`.
-pub(crate) fn resource(environment: &[(String, String)], problems: &mut Vec<Problem>) -> Resource {
+/// Reads `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES`; their `service.name` is no attribute of the result.
+pub(crate) fn resource(environment: &[(String, String)], problems: &mut Vec<Problem>) -> ResourceSettings {
     let get = |name| environment.iter().rev().find(|(key, value)| key == name && !value.is_empty());
     let mut service_name = None;
     let mut attributes = Vec::new();
@@ -116,7 +110,7 @@ pub(crate) fn resource(environment: &[(String, String)], problems: &mut Vec<Prob
     if let Some((_, value)) = get(SERVICE_NAME) {
         service_name = Some(value.clone());
     }
-    Resource { service_name: service_name.unwrap_or_else(|| "imaptrace".to_owned()), attributes }
+    ResourceSettings { service_name, attributes, ..ResourceSettings::default() }
 }
 
 /// `key=value,key=value` with percent-encoded values, as OTLP headers and resource attributes are written.
@@ -149,12 +143,12 @@ mod tests {
         let mut problems = Vec::new();
         let attributes = ("OTEL_RESOURCE_ATTRIBUTES", "service.name=b, team=a%2Cb%20c,site=m%C3%BCnchen");
         let resource = resource(&environment(&[attributes, ("OTEL_SERVICE_NAME", "a")]), &mut problems);
-        assert_eq!(resource.service_name, "a");
+        assert_eq!(resource.service_name.as_deref(), Some("a"));
         let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
         assert_eq!(resource.attributes, [pair("team", "a,b c"), pair("site", "münchen")]);
         let alone = super::resource(&environment(&[attributes]), &mut problems);
-        assert_eq!(alone.service_name, "b");
-        assert_eq!(super::resource(&[], &mut problems).service_name, "imaptrace");
+        assert_eq!(alone.service_name.as_deref(), Some("b"));
+        assert_eq!(super::resource(&[], &mut problems).service_name, None);
         assert_eq!(problems, []);
     }
 

@@ -43,7 +43,7 @@ use self::{
     partition::{
         PartitionConfig, SeriesReader, counter, gauge, histogram, int_gauge, observed, time_counter, up_down_counter,
     },
-    partitioned_series::{PartitionedSeries, SeriesOwner},
+    partitioned_series::PartitionedSeries,
     series::{Measurement, SeriesKey, measure},
 };
 use super::{
@@ -127,14 +127,15 @@ impl Metrics {
         if let Some(lag) = run.start_lag_s {
             self.0.own.start_lag.record(lag.as_f64(), &[]);
         }
-        let owner = SeriesOwner {
+        let family = run.family.map(AddressFamily::as_str);
+        let owner = Subject {
             target: name,
             account: &run.account,
             journey: run.journey.as_str(),
-            family: run.family.map(AddressFamily::as_str),
-            labels: &run.labels,
+            family,
+            labels: BTreeMap::new(),
         };
-        self.enter(&owner, |enter| measure(run, self.0.timing, enter));
+        self.enter(owner, &run.labels, |enter| measure(run, self.0.timing, enter));
     }
 
     /// Counts runs that were due and not started.
@@ -147,13 +148,21 @@ impl Metrics {
         journey: &str,
         labels: &BTreeMap<String, String>,
     ) {
-        let owner = SeriesOwner { target, account, journey, family: None, labels };
-        self.enter(&owner, |enter| enter(SeriesKey::skipped(reason), Measurement::Count(count)));
+        let owner = Subject { target, account, journey, family: None, labels: BTreeMap::new() };
+        self.enter(owner, labels, |enter| enter(SeriesKey::skipped(reason), Measurement::Count(count)));
     }
 
-    fn enter(&self, owner: &SeriesOwner<'_>, measure: impl Fn(&mut dyn FnMut(SeriesKey, Measurement))) {
+    /// `labels`: all of the target.
+    fn enter<'a>(
+        &'a self,
+        mut owner: Subject<'a>,
+        labels: &'a BTreeMap<String, String>,
+        measure: impl Fn(&mut dyn FnMut(SeriesKey, Measurement)),
+    ) {
         let Some((_, partitioned)) = &self.0.kept else { return };
-        let lost = partitioned.enter(owner, measure);
+        let kept = partitioned.config.settings.labels.iter();
+        owner.labels = kept.filter_map(|key| Some((key.as_str(), labels.get(key)?.as_str()))).collect();
+        let lost = partitioned.enter(&owner, measure);
         if lost == 0 {
             return;
         }
@@ -175,14 +184,6 @@ impl Metrics {
     pub fn retain(&self, keep: impl Fn(&Subject<'_>) -> bool + Send + Sync + 'static) {
         if let Some((_, partitioned)) = &self.0.kept {
             partitioned.retain(keep);
-            self.0.overflow_logged.store(false, Ordering::Relaxed);
-        }
-    }
-
-    /// Removes all series of a target, like [`Self::retain`]; a later run creates new ones.
-    pub fn forget(&self, target: &str) {
-        if let Some((_, partitioned)) = &self.0.kept {
-            partitioned.forget(target);
             self.0.overflow_logged.store(false, Ordering::Relaxed);
         }
     }

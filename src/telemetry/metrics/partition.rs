@@ -51,7 +51,7 @@ pub(super) enum NoCapacity {
 
 /// One provider and its instruments.
 pub(super) struct Partition {
-    reader: SeriesReader,
+    pub(super) reader: SeriesReader,
     instruments: Vec<RunInstrument>,
     /// Number of accounts that its tables have room for.
     pub(super) size: usize,
@@ -78,10 +78,10 @@ enum RunInstrument {
 impl Partition {
     pub(super) fn new(config: &PartitionConfig, size: usize, room: usize) -> Self {
         let reader = SeriesReader::new(config, move |name| {
-            let what = RunMetric::ALL.into_iter().find(|what| what.metric().name == name)?;
+            let (what, ..) = RunMetric::ALL.into_iter().find(|(_, metric, _)| metric.name == name)?;
             Some(size * what.allowance(config.settings.timing))
         });
-        let instruments = RunMetric::ALL.map(|what| RunInstrument::new(&reader.meter(), what)).into();
+        let instruments = RunMetric::ALL.map(|(what, ..)| RunInstrument::new(&reader.meter(), what)).into();
         Self { reader, instruments, size, room, fill: Mutex::default() }
     }
 
@@ -128,10 +128,6 @@ impl Partition {
             (RunInstrument::Count(it), Measurement::Count(count)) => it.record(count, attributes),
             _ => debug_assert!(false, "a measurement of the wrong kind"),
         }
-    }
-
-    pub(super) fn reader(&self) -> &SeriesReader {
-        &self.reader
     }
 
     fn fill(&self) -> MutexGuard<'_, PartitionLoad> {

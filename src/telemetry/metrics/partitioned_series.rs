@@ -4,7 +4,7 @@
 //! series, a full partition and a removal take the lock exclusively. Exports nothing. Called by [`Metrics`](super::Metrics).
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicUsize, Ordering},
@@ -16,7 +16,7 @@ use opentelemetry::{Key as AttributeKey, KeyValue};
 
 use super::{
     partition::{NoCapacity, Partition, PartitionConfig, SeriesReader},
-    series::{Measurement, RunMetric, SeriesKey, shared},
+    series::{Measurement, RunMetric, SeriesKey},
 };
 use crate::telemetry::names;
 
@@ -37,16 +37,6 @@ const AT_A_TIME: usize = 256;
 /// Between two partitions that are emptied.
 const PAUSE: Duration = Duration::from_micros(200);
 
-/// The account that some series belong to.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct SeriesOwner<'a> {
-    pub(super) target: &'a str,
-    pub(super) account: &'a str,
-    pub(super) journey: &'a str,
-    pub(super) family: Option<&'a str>,
-    pub(super) labels: &'a BTreeMap<String, String>,
-}
-
 /// The attributes that distinguish the series of one account from those of another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subject<'a> {
@@ -65,7 +55,7 @@ pub struct Subject<'a> {
 type Keep = dyn Fn(&Subject<'_>) -> bool + Send + Sync;
 
 pub(super) struct PartitionedSeries {
-    config: PartitionConfig,
+    pub(super) config: PartitionConfig,
     /// Keys of the labels on the allow list, as attributes have them.
     label_keys: Vec<AttributeKey>,
     partitions: RwLock<Partitions>,
@@ -110,25 +100,19 @@ struct SeriesList {
     gauges: Vec<(SeriesKey, Measurement)>,
 }
 
-struct Missed {
-    key: SeriesKey,
-    value: Measurement,
-    error: NoCapacity,
-}
+/// A measurement that found no room.
+type Missed = (SeriesKey, Measurement, NoCapacity);
 
 impl PartitionedSeries {
     pub(super) fn new(config: PartitionConfig) -> Self {
         let label_keys = config.settings.labels.iter();
-        let label_keys = label_keys.map(|key| shared(&format!("{}{key}", names::LABEL_PREFIX)).into()).collect();
+        let label_keys =
+            label_keys.map(|key| Arc::<str>::from(format!("{}{key}", names::LABEL_PREFIX)).into()).collect();
         Self { config, label_keys, partitions: RwLock::default(), series: AtomicUsize::new(0) }
     }
 
     /// Records the measurements of `measure`. Returns how many found no room.
-    pub(super) fn enter(
-        &self,
-        owner: &SeriesOwner<'_>,
-        measure: impl Fn(&mut dyn FnMut(SeriesKey, Measurement)),
-    ) -> usize {
+    pub(super) fn enter(&self, owner: &Subject<'_>, measure: impl Fn(&mut dyn FnMut(SeriesKey, Measurement))) -> usize {
         let mut missed = Vec::new();
         let known = {
             let partitions = self.read();
@@ -144,9 +128,9 @@ impl PartitionedSeries {
     }
 
     /// Splits the account's partition until everything is recorded; a single account gets ever larger partitions.
-    fn make_room(&self, owner: &SeriesOwner<'_>, mut missed: Vec<Missed>) -> usize {
+    fn make_room(&self, owner: &Subject<'_>, mut missed: Vec<Missed>) -> usize {
         let mut partitions = self.write();
-        while missed.iter().any(|it| it.error == NoCapacity::Partition) {
+        while missed.iter().any(|(.., error)| *error == NoCapacity::Partition) {
             let Some(account) = partitions.find(owner, &self.config.settings.labels) else { return 0 };
             let crowded = Arc::clone(&account.partition);
             if crowded.accounts() <= 1 && crowded.size >= MOST_SIZE {
@@ -155,38 +139,26 @@ impl PartitionedSeries {
             partitions.split(self, &crowded);
             let Some(account) = partitions.find(owner, &self.config.settings.labels) else { return 0 };
             let mut list = account.list();
-            missed.retain_mut(|it| match list.enter(self, account, &mut 0, it.key, it.value) {
-                Ok(()) => false,
-                Err(error) => {
-                    it.error = error;
-                    true
-                }
+            missed.retain_mut(|(key, value, error)| {
+                list.enter(self, account, &mut 0, *key, *value).inspect_err(|now| *error = *now).is_err()
             });
         }
         missed.len()
     }
 
-    /// From now on keeps only the accounts for which `keep` returns true.
+    /// From now on keeps only the accounts for which `keep` returns true. Empties one partition at a time: recording a run waits
+    /// for one partition at most.
     pub(super) fn retain(&self, keep: impl Fn(&Subject<'_>) -> bool + Send + Sync + 'static) {
         let keep: Arc<Keep> = Arc::new(keep);
         self.write().keep = Some(keep.clone());
-        self.let_go(|subject| !keep(subject));
-    }
-
-    pub(super) fn forget(&self, target: &str) {
-        self.let_go(|subject| subject.target == target);
-    }
-
-    /// Removes accounts, one partition at a time: recording a run waits for one partition at most.
-    fn let_go(&self, goes: impl Fn(&Subject<'_>) -> bool) {
         // An account that moves meanwhile, out of a full partition, is found in the next pass.
         loop {
-            let touched = self.touched(&goes);
+            let touched = self.touched(&*keep);
             if touched.is_empty() {
                 return;
             }
             for members in touched {
-                self.write().empty(self, &members, &goes);
+                self.write().empty(self, &members, &*keep);
                 // The lock is not fair: without a pause the next partition would have it again before the threads that wait.
                 std::thread::park_timeout(PAUSE);
             }
@@ -194,7 +166,7 @@ impl PartitionedSeries {
     }
 
     /// The partitions that lose an account, with all their accounts.
-    fn touched(&self, goes: impl Fn(&Subject<'_>) -> bool) -> Vec<PartitionMembers> {
+    fn touched(&self, keep: &Keep) -> Vec<PartitionMembers> {
         let targets: Vec<Box<str>> = self.read().accounts.keys().cloned().collect();
         let mut found: HashMap<*const Partition, PartitionMembers> = HashMap::new();
         for some in targets.chunks(AT_A_TIME) {
@@ -208,7 +180,7 @@ impl PartitionedSeries {
                         some_go: false,
                     });
                     members.accounts += 1;
-                    members.some_go |= goes(&account.subject(target, &self.config.settings.labels));
+                    members.some_go |= !keep(&account.subject(target, &self.config.settings.labels));
                     if members.targets.last() != Some(target) {
                         members.targets.push(target.clone());
                     }
@@ -227,7 +199,7 @@ impl PartitionedSeries {
         let partitions = self.read();
         (
             partitions.retired.iter().cloned().collect(),
-            partitions.active.iter().map(|partition| partition.reader().clone()).collect(),
+            partitions.active.iter().map(|partition| partition.reader.clone()).collect(),
         )
     }
 
@@ -246,16 +218,16 @@ impl PartitionedSeries {
 }
 
 impl Partitions {
-    fn find(&self, owner: &SeriesOwner<'_>, labels: &[String]) -> Option<&AccountSeries> {
-        self.accounts.get(owner.target)?.iter().find(|account| account.is(owner, labels))
+    fn find(&self, owner: &Subject<'_>, labels: &BTreeSet<String>) -> Option<&AccountSeries> {
+        self.accounts.get(owner.target)?.iter().find(|account| account.subject(owner.target, labels) == *owner)
     }
 
     /// The account, added to a partition if it is new; none when it is not kept.
-    fn admit(&mut self, partitioned: &PartitionedSeries, owner: &SeriesOwner<'_>) -> Option<&AccountSeries> {
+    fn admit(&mut self, partitioned: &PartitionedSeries, owner: &Subject<'_>) -> Option<&AccountSeries> {
         let allowed = &partitioned.config.settings.labels;
         // Another thread may have been quicker.
         if self.find(owner, allowed).is_none() {
-            if self.keep.as_ref().is_some_and(|keep| !keep(&owner.subject(allowed))) {
+            if self.keep.as_ref().is_some_and(|keep| !keep(owner)) {
                 return None;
             }
             let account = AccountSeries::new(owner, partitioned, place(&mut self.active, &partitioned.config));
@@ -264,19 +236,14 @@ impl Partitions {
         self.find(owner, allowed)
     }
 
-    /// Retires a partition: removes the accounts for which `goes` returns true, and moves the others.
-    fn empty(
-        &mut self,
-        partitioned: &PartitionedSeries,
-        members: &PartitionMembers,
-        goes: impl Fn(&Subject<'_>) -> bool,
-    ) {
+    /// Retires a partition: moves the accounts for which `keep` returns true, and removes the others.
+    fn empty(&mut self, partitioned: &PartitionedSeries, members: &PartitionMembers, keep: &Keep) {
         let (partition, config) = (&members.partition, &partitioned.config);
         if !self.active.iter().any(|known| Arc::ptr_eq(known, partition)) {
             // It was split.
             return;
         }
-        self.give_up(std::slice::from_ref(partition));
+        self.give_up(partition);
         let all;
         let targets = if partition.accounts() == members.accounts {
             &members.targets
@@ -291,7 +258,7 @@ impl Partitions {
                 if !Arc::ptr_eq(&account.partition, partition) {
                     return true;
                 }
-                if goes(&account.subject(target, &config.settings.labels)) {
+                if !keep(&account.subject(target, &config.settings.labels)) {
                     partitioned.series.fetch_sub(account.list().series.len(), Ordering::Relaxed);
                     return false;
                 }
@@ -309,36 +276,24 @@ impl Partitions {
         let half = crowded.accounts().div_ceil(2);
         let size = if crowded.accounts() > 1 { crowded.size } else { crowded.size * 4 };
         let mut new: Option<Arc<Partition>> = None;
-        self.give_up(std::slice::from_ref(crowded));
-        self.move_from(std::slice::from_ref(crowded), partitioned, |partitions| {
+        self.give_up(crowded);
+        let accounts = self.accounts.values_mut().flatten();
+        for account in accounts.filter(|account| Arc::ptr_eq(&account.partition, crowded)) {
             let partition = new.take().filter(|partition| partition.accounts() < half).unwrap_or_else(|| {
                 let partition = Arc::new(Partition::new(&partitioned.config, size, half));
-                partitions.push(Arc::clone(&partition));
+                self.active.push(Arc::clone(&partition));
                 partition
             });
             partition.join();
-            new.insert(partition).clone()
-        });
+            account.move_to(Arc::clone(new.insert(partition)), partitioned);
+        }
     }
 
-    fn give_up(&mut self, old: &[Arc<Partition>]) {
-        self.active.retain(|partition| !old.iter().any(|gone| Arc::ptr_eq(gone, partition)));
-        self.retired.extend(old.iter().map(|partition| partition.reader().clone()));
-        let over = self.retired.len().saturating_sub(MOST_RETIRED);
-        self.retired.drain(..over);
-    }
-
-    /// Moves the accounts of these partitions.
-    fn move_from(
-        &mut self,
-        old: &[Arc<Partition>],
-        partitioned: &PartitionedSeries,
-        mut place: impl FnMut(&mut Vec<Arc<Partition>>) -> Arc<Partition>,
-    ) {
-        for account in self.accounts.values_mut().flatten() {
-            if old.iter().any(|gone| Arc::ptr_eq(gone, &account.partition)) {
-                account.move_to(place(&mut self.active), partitioned);
-            }
+    fn give_up(&mut self, old: &Arc<Partition>) {
+        self.active.retain(|partition| !Arc::ptr_eq(partition, old));
+        self.retired.push_back(old.reader.clone());
+        if self.retired.len() > MOST_RETIRED {
+            self.retired.pop_front();
         }
     }
 }
@@ -356,12 +311,12 @@ fn place(partitions: &mut Vec<Arc<Partition>>, config: &PartitionConfig) -> Arc<
 }
 
 impl AccountSeries {
-    fn new(owner: &SeriesOwner<'_>, partitioned: &PartitionedSeries, partition: Arc<Partition>) -> Self {
-        let (name, journey, family) = (shared(owner.account), shared(owner.journey), owner.family.map(shared));
+    fn new(owner: &Subject<'_>, partitioned: &PartitionedSeries, partition: Arc<Partition>) -> Self {
+        let (name, journey, family) = (Arc::from(owner.account), Arc::from(owner.journey), owner.family.map(Arc::from));
         let labels = partitioned.config.settings.labels.iter();
-        let labels: Vec<_> = labels.map(|key| owner.labels.get(key).map(|value| shared(value))).collect();
+        let labels: Vec<_> = labels.map(|key| owner.labels.get(key.as_str()).map(|value| Arc::from(*value))).collect();
         let mut base = vec![
-            KeyValue::new(names::TARGET_NAME, shared(owner.target)),
+            KeyValue::new(names::TARGET_NAME, Arc::<str>::from(owner.target)),
             KeyValue::new(names::ACCOUNT_NAME, Arc::clone(&name)),
             KeyValue::new(names::JOURNEY_NAME, Arc::clone(&journey)),
         ];
@@ -374,17 +329,7 @@ impl AccountSeries {
         Self { name, journey, family, labels, base, partition, list: Mutex::default() }
     }
 
-    fn is(&self, owner: &SeriesOwner<'_>, labels: &[String]) -> bool {
-        *self.name == *owner.account
-            && *self.journey == *owner.journey
-            && self.family.as_deref() == owner.family
-            && labels
-                .iter()
-                .zip(&self.labels)
-                .all(|(key, value)| owner.labels.get(key).map(String::as_str) == value.as_deref())
-    }
-
-    fn subject<'a>(&'a self, target: &'a str, labels: &'a [String]) -> Subject<'a> {
+    fn subject<'a>(&'a self, target: &'a str, labels: &'a BTreeSet<String>) -> Subject<'a> {
         let labels = labels.iter().zip(&self.labels).filter_map(|(key, value)| Some((key.as_str(), value.as_deref()?)));
         Subject {
             target,
@@ -405,7 +350,7 @@ impl AccountSeries {
         let before = list.series.len();
         measure(&mut |key, value| {
             if let Err(error) = list.enter(partitioned, self, &mut next, key, value) {
-                missed.push(Missed { key, value, error });
+                missed.push((key, value, error));
             }
         });
         if list.series.len() > before {
@@ -468,7 +413,7 @@ impl SeriesList {
         attributes: &[KeyValue],
     ) -> Result<usize, NoCapacity> {
         let settings = &partitioned.config.settings;
-        if partitioned.series.fetch_add(1, Ordering::Relaxed) >= settings.series_limit {
+        if partitioned.series.fetch_add(1, Ordering::Relaxed) as u64 >= settings.series_limit {
             partitioned.series.fetch_sub(1, Ordering::Relaxed);
             return Err(NoCapacity::Agent);
         }
@@ -477,18 +422,5 @@ impl SeriesList {
         })?;
         self.series.push(key);
         Ok(self.series.len() - 1)
-    }
-}
-
-impl SeriesOwner<'_> {
-    fn subject<'a>(&'a self, labels: &'a [String]) -> Subject<'a> {
-        let labels = labels.iter().filter_map(|key| Some((key.as_str(), self.labels.get(key)?.as_str())));
-        Subject {
-            target: self.target,
-            account: self.account,
-            journey: self.journey,
-            family: self.family,
-            labels: labels.collect(),
-        }
     }
 }

@@ -3,8 +3,6 @@
 //! Pure mapping. A series is a [`SeriesKey`] of four bytes within its account, so that it takes little memory.
 //! Nothing that a server sends becomes an attribute. Called by `partitioned_series`.
 
-use std::sync::Arc;
-
 use imaptrace_imap::{CommandName, Condition};
 use imaptrace_record::{ErrorType, Run, RunOutcome, SetupStep, SkipReason, Step, StepName, StepOutcome};
 use opentelemetry::KeyValue;
@@ -30,48 +28,28 @@ pub(super) enum RunMetric {
 impl RunMetric {
     pub(super) const COUNT: usize = 11;
 
-    pub(super) const ALL: [Self; Self::COUNT] = [
-        Self::FirstLoading,
-        Self::Duration,
-        Self::Operation,
-        Self::Timing,
-        Self::Setup,
-        Self::Io,
-        Self::Up,
-        Self::LastRun,
-        Self::Certificate,
-        Self::Messages,
-        Self::Skipped,
+    /// In the order of the variants: the metric, and the series that an account finds room for at once: those of an account
+    /// that works, and some of one that fails. An account that needs more shares its partition with fewer others.
+    pub(super) const ALL: [(Self, Metric, usize); Self::COUNT] = [
+        (Self::FirstLoading, names::PROBE_FIRST_LOADING_DURATION, 1),
+        (Self::Duration, names::PROBE_DURATION, 3),
+        (Self::Operation, names::OPERATION_DURATION, 12),
+        (Self::Timing, names::TIMING_DURATION, 27),
+        (Self::Setup, names::SETUP_DURATION, 6),
+        (Self::Io, names::CLIENT_IO, 22),
+        (Self::Up, names::PROBE_UP, 1),
+        (Self::LastRun, names::PROBE_LAST_RUN_TIME, 1),
+        (Self::Certificate, names::CERTIFICATE_NOT_AFTER, 1),
+        (Self::Messages, names::MAILBOX_MESSAGES, 1),
+        (Self::Skipped, names::PROBE_SKIPPED, 2),
     ];
 
     pub(super) fn metric(self) -> Metric {
-        match self {
-            Self::FirstLoading => names::PROBE_FIRST_LOADING_DURATION,
-            Self::Duration => names::PROBE_DURATION,
-            Self::Operation => names::OPERATION_DURATION,
-            Self::Timing => names::TIMING_DURATION,
-            Self::Setup => names::SETUP_DURATION,
-            Self::Io => names::CLIENT_IO,
-            Self::Up => names::PROBE_UP,
-            Self::LastRun => names::PROBE_LAST_RUN_TIME,
-            Self::Certificate => names::CERTIFICATE_NOT_AFTER,
-            Self::Messages => names::MAILBOX_MESSAGES,
-            Self::Skipped => names::PROBE_SKIPPED,
-        }
+        Self::ALL[self as usize].1
     }
 
-    /// Series for which an account finds room at once: those of an account that works, and some of one that fails. An account that
-    /// needs more shares its partition with fewer others.
     pub(super) fn allowance(self, timing: bool) -> usize {
-        match self {
-            Self::FirstLoading | Self::Up | Self::LastRun | Self::Certificate | Self::Messages => 1,
-            Self::Skipped => 2,
-            Self::Duration => 3,
-            Self::Setup => 6,
-            Self::Operation => 12,
-            Self::Io => 22,
-            Self::Timing => 27 * usize::from(timing),
-        }
+        if self == Self::Timing && !timing { 0 } else { Self::ALL[self as usize].2 }
     }
 }
 
@@ -209,9 +187,4 @@ fn measure_step(step: &Step, timing: bool, enter: &mut impl FnMut(SeriesKey, Mea
     if let Some(messages) = step.mailbox_messages {
         enter(SeriesKey::of(RunMetric::Messages), Measurement::Count(messages));
     }
-}
-
-/// A text of the attributes of all series of an account, cloned by reference counting.
-pub(super) fn shared(text: &str) -> Arc<str> {
-    Arc::from(text)
 }
