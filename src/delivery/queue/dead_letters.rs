@@ -153,30 +153,29 @@ impl DeadLetters {
         }
         let mut files = list(directory);
         files.sort();
-        let mut size = files.iter().map(|file| file.size).sum();
+        let mut size = files.iter().map(|(.., size)| size).sum();
         let active = self.active.as_ref().map(|active| &active.name);
-        for file in files.iter().filter(|file| active != Some(&file.name)) {
+        for (_, name, freed) in files.iter().filter(|(_, name, _)| active != Some(name)) {
             if size <= most {
                 break;
             }
-            match directory.remove(&file.name) {
+            match directory.remove(name) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {}
-                _ => size -= file.size,
+                _ => size -= freed,
             }
         }
         size
     }
 }
 
-/// All files there, as many as can be listed.
-fn list(directory: &Directory) -> Vec<DeadLetterFile> {
+/// The files there, as many as can be listed: when each was changed (seconds and nanoseconds), its name, its size.
+fn list(directory: &Directory) -> Vec<((i64, i64), String, u64)> {
     let mut files = Vec::new();
     let listed = directory.names(|name| {
         if let Ok(Some(entry)) = directory.entry(name)
             && !entry.is_directory()
         {
-            let size = entry.size_on_disk().max(LEAST);
-            files.push(DeadLetterFile { modified: entry.modified(), name: name.to_owned(), size });
+            files.push((entry.modified(), name.to_owned(), entry.size_on_disk().max(LEAST)));
         }
     });
     // What was listed before an error counts.
@@ -196,15 +195,6 @@ impl ActiveSegment {
         let (Ok(Some(named)), Ok(open)) = (directory.entry(&self.name), self.file.metadata()) else { return false };
         named.is(&open)
     }
-}
-
-/// A file of the directory; the oldest is the least.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct DeadLetterFile {
-    /// In seconds and nanoseconds.
-    modified: (i64, i64),
-    name: String,
-    size: u64,
 }
 
 /// Allocated bytes: `st_blocks` counts blocks of 512 bytes on every file system (stat(2)).

@@ -122,8 +122,7 @@ impl Files {
     }
 
     fn may_be(&mut self, number: usize, damaged: &[u8]) {
-        if matches!(segment::part(damaged, 0), Some(segment::SegmentPart::Whole { next, .. }) if next == damaged.len())
-        {
+        if segment::part(damaged, 0).is_some_and(|part| part.text.is_some() && part.next == damaged.len()) {
             self.whole.extend(groups()[number].1.iter().cloned());
         }
     }

@@ -7,7 +7,8 @@ use std::io::{self, BufRead, BufReader, Read};
 use flate2::read::MultiGzDecoder;
 use imaptrace_record::Run;
 
-use super::segment::{self, SegmentPart};
+use super::segment;
+use crate::delivery::report::count;
 
 /// A compressed file of ours up to this size is decompressed member by member, so that damage costs one member only.
 const WHOLE: u64 = 64 << 20;
@@ -82,19 +83,13 @@ impl Lines {
                 if !line.is_empty() {
                     return Ok(());
                 }
-                match segment::part(packed, *at) {
-                    None => return Ok(()),
-                    Some(SegmentPart::Whole { text: unpacked, next, .. }) => {
-                        *at = next;
-                        *text = io::Cursor::new(unpacked);
-                    }
-                    Some(SegmentPart::Damaged { runs, next }) => {
-                        let plural = if runs == 1 { "" } else { "s" };
-                        let problem = format!("byte {at}: the data are damaged ({runs} run{plural})");
-                        *at = next;
-                        return Err(ReadLineError::Damaged(problem));
-                    }
-                }
+                let Some(part) = segment::part(packed, *at) else { return Ok(()) };
+                let begin = std::mem::replace(at, part.next);
+                let Some(unpacked) = part.text else {
+                    let problem = format!("byte {begin}: the data are damaged ({})", count(part.runs, "run"));
+                    return Err(ReadLineError::Damaged(problem));
+                };
+                *text = io::Cursor::new(unpacked);
             },
         }
     }

@@ -4,27 +4,24 @@
 
 use imaptrace_record::Run;
 
-/// Number and size of some runs.
+/// Spans and size of some runs.
 #[derive(Debug, Clone, Copy, Default)]
 pub(in crate::delivery) struct Load {
-    pub(in crate::delivery) runs: usize,
     pub(in crate::delivery) spans: usize,
     pub(in crate::delivery) bytes: usize,
 }
 
 impl Load {
     pub(in crate::delivery) fn of(run: &Run) -> Self {
-        Self { runs: 1, spans: run.exported_spans(), bytes: run.held_bytes() }
+        Self { spans: run.exported_spans(), bytes: run.held_bytes() }
     }
 
     pub(in crate::delivery) fn add(&mut self, other: Self) {
-        self.runs += other.runs;
         self.spans += other.spans;
         self.bytes += other.bytes;
     }
 
     pub(in crate::delivery) fn remove(&mut self, other: Self) {
-        self.runs -= other.runs;
         self.spans -= other.spans;
         self.bytes -= other.bytes;
     }

@@ -159,8 +159,9 @@ impl Queue {
         let mut backoff = Backoff::default();
         loop {
             // The sender half lives in `self`, so waiting cannot fail.
-            let next = watch.wait_for(QueueState::has_some).await.map(|state| (state.must_read(), state.has_reread()));
-            let (must_read, has_reread) = next.unwrap_or_default();
+            let next =
+                watch.wait_for(QueueState::has_some).await.map(|state| (state.must_read(), state.reread.is_empty()));
+            let (must_read, is_recent_next) = next.unwrap_or_default();
             if must_read {
                 if let Some(problem) = self.on_disk(Self::read_back).await.unwrap_or_else(|| Some("a panic".to_owned()))
                 {
@@ -169,7 +170,7 @@ impl Queue {
                 }
                 continue;
             }
-            if !has_reread {
+            if is_recent_next {
                 let _ = timeout(LINGER, watch.wait_for(QueueState::is_ready)).await;
             }
             let batch = self.update_silently(QueueState::dispatch);
@@ -209,7 +210,7 @@ impl Queue {
         if self.update(|state| state.failed(reason)) {
             tokio::time::sleep(DRAIN_PAUSE).await;
         } else {
-            let _ = timeout(pause, self.0.state.subscribe().wait_for(QueueState::is_draining)).await;
+            let _ = timeout(pause, self.0.state.subscribe().wait_for(|state| state.draining > 0)).await;
         }
     }
 
@@ -271,15 +272,15 @@ impl Queue {
 
     /// Recovers what an earlier process left. It is older than all that is here.
     fn recover(&self, spool: &mut Spool) -> std::io::Result<()> {
-        let first = !spool.is_loaded();
+        let first = !spool.loaded;
         let found = spool.load()?;
         if first {
             self.0.metrics.queue_limit(0_i64.saturating_add_unsigned(self.0.disk_budget));
         }
-        let damage = spool.take_damage();
+        let damage = spool.damage.take();
         let corrupt = damage.as_ref().map_or(0, |(runs, _)| *runs);
         self.update(|state| {
-            state.recovered(found);
+            state.unread = found.or(state.unread);
             self.drop_runs(state, DropReason::Corrupt, corrupt);
             self.measure_disk(state, spool);
         });
@@ -329,12 +330,12 @@ impl Queue {
 
     /// Reads the oldest runs back. Returns why none can be read at present, if so.
     fn read_back(&self, spool: &mut Spool) -> Option<String> {
-        let next = self.0.state.borrow().next_read()?;
-        let mut back = spool.read(next.from, next.until, BATCH_SPANS);
+        let (from, until) = self.0.state.borrow().next_read()?;
+        let mut back = spool.read(from, until, BATCH_SPANS);
         let stuck = back.failure.take().filter(|_| back.runs.is_empty()).map(|error| error.to_string());
         let damage = back.damage.take();
         let (changed, corrupt) = self.update(|state| {
-            let changed = state.note_stuck(stuck.is_some());
+            let changed = std::mem::replace(&mut state.logged.stuck, stuck.is_some()) != stuck.is_some();
             let corrupt = state.read_back(back, stuck.is_some(), spool.end(), clock::now());
             self.drop_runs(state, DropReason::Corrupt, corrupt);
             self.measure_disk(state, spool);
@@ -358,7 +359,7 @@ impl Queue {
 
     /// Whether a line of this kind may be logged now, and how many were left out before it.
     fn may_log(&self, of: impl FnOnce(&mut Logged) -> &mut LogThrottle) -> Option<u64> {
-        self.update_silently(|state| of(state.logged()).pass(clock::now()))
+        self.update_silently(|state| of(&mut state.logged).pass(clock::now()))
     }
 
     // === Counting ===
@@ -374,7 +375,7 @@ impl Queue {
     /// the log may be slow.
     fn drop_over_budget(&self, state: &mut QueueState, runs: u64) -> bool {
         self.drop_runs(state, DropReason::Budget, runs);
-        runs > 0 && state.is_overflow_new()
+        runs > 0 && !std::mem::replace(&mut state.logged.full, true)
     }
 
     fn log_full(&self) {
@@ -383,7 +384,7 @@ impl Queue {
     }
 
     fn measure_disk(&self, state: &mut QueueState, spool: &Spool) {
-        state.set_stored(spool.figures());
+        state.stored = spool.figures();
         self.measure_size(state);
     }
 
@@ -416,7 +417,7 @@ impl<'a> DrainGuard<'a> {
 
 impl Drop for DrainGuard<'_> {
     fn drop(&mut self) {
-        self.0.update(QueueState::end_drain);
+        self.0.update(|state| state.draining -= 1);
     }
 }
 

@@ -42,25 +42,17 @@ pub(super) struct MemberHeader {
     pub(super) written: SystemTime,
 }
 
-/// What is at a place of a segment.
+/// What begins at a place of a segment: a whole member, or damaged bytes.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum SegmentPart {
-    /// A whole member: its lines, and where the next begins.
-    Whole {
-        /// The lines.
-        text: Vec<u8>,
-        /// Its header, if we wrote it.
-        head: Option<MemberHeader>,
-        /// Where the next piece begins.
-        next: usize,
-    },
-    /// Bytes that are not a whole member.
-    Damaged {
-        /// Number of runs in its header; at least one.
-        runs: u64,
-        /// Where the next piece begins.
-        next: usize,
-    },
+pub(super) struct SegmentPart {
+    /// The lines of the member; none when the bytes are damaged.
+    pub(super) text: Option<Vec<u8>>,
+    /// Number of runs: by the header, else by the lines; one for damaged bytes without a header.
+    pub(super) runs: u64,
+    /// When the member was written, if we wrote it.
+    pub(super) written: Option<SystemTime>,
+    /// Where the next part begins.
+    pub(super) next: usize,
 }
 
 /// Encodes these runs as one member.
@@ -109,7 +101,10 @@ pub(super) fn part(bytes: &[u8], at: usize) -> Option<SegmentPart> {
     let head = head(rest);
     let mut room = LARGEST;
     if let Some((text, used)) = unpack(rest, &mut room) {
-        return Some(SegmentPart::Whole { text, head, next: at + used });
+        // A member with more lines than we write counts as one.
+        let counted = || if is_foreign(&text) { 1 } else { lines(&text).count() as u64 };
+        let runs = head.map_or_else(counted, |head| head.runs);
+        return Some(SegmentPart { text: Some(text), runs, written: head.map(|head| head.written), next: at + used });
     }
     let runs = head.map_or(1, |head| head.runs.max(1));
     let named_end = head.and_then(|head| usize::try_from(head.length).ok()).and_then(|length| at.checked_add(length));
@@ -120,7 +115,15 @@ pub(super) fn part(bytes: &[u8], at: usize) -> Option<SegmentPart> {
     // Bounded in total: bytes that only look like members could take hours.
     let mut room = LARGEST;
     let found = (at + 1..end).find(|next| bytes.get(*next..).is_some_and(|rest| unpack(rest, &mut room).is_some()));
-    Some(SegmentPart::Damaged { runs, next: found.unwrap_or(end) })
+    Some(SegmentPart { text: None, runs, written: None, next: found.unwrap_or(end) })
+}
+
+/// The parts from a place on, each with where it begins.
+pub(super) fn parts(bytes: &[u8], mut at: usize) -> impl Iterator<Item = (usize, SegmentPart)> {
+    std::iter::from_fn(move || {
+        let part = part(bytes, at)?;
+        Some((std::mem::replace(&mut at, part.next), part))
+    })
 }
 
 /// The content of the member that begins here, and its length; none when it is damaged, cut short, no member at all, or
@@ -142,12 +145,6 @@ fn skips_groups(bytes: &[u8]) -> bool {
     const HAS_FIELDS: u8 = 4;
     let fields = bytes.get(10..12).and_then(|two| two.try_into().ok()).map_or(0, u16::from_le_bytes);
     bytes.get(3).is_some_and(|flags| flags & HAS_FIELDS != 0) && usize::from(fields) > HEAD - 12
-}
-
-/// Number of runs in a whole member: by its header, else by its lines. A member with more lines than we write counts as one.
-pub(super) fn run_count(text: &[u8], head: Option<MemberHeader>) -> u64 {
-    let counted = || if is_foreign(text) { 1 } else { lines(text).count() as u64 };
-    head.map_or_else(counted, |head| head.runs)
 }
 
 /// Whether there are more lines than in any member that we write.
@@ -252,9 +249,12 @@ pub(super) mod tests {
         let expected = MemberHeader { length: member.len() as u64, runs: 2, spans: 22, written: now };
         assert_eq!(head(&member), Some(expected));
         let twice = [member.clone(), member.clone()].concat();
-        let Some(SegmentPart::Whole { text, head, next }) = part(&twice, 0) else { panic!("damaged") };
-        assert_eq!((runs(&text), head, next), (sent.to_vec(), Some(expected), member.len()));
-        assert!(matches!(part(&twice, next), Some(SegmentPart::Whole { next, .. }) if next == twice.len()));
+        let first = part(&twice, 0).unwrap();
+        assert_eq!((first.runs, first.written, first.next), (2, Some(now), member.len()));
+        assert_eq!(runs(&first.text.unwrap()), sent);
+        assert!(
+            matches!(part(&twice, first.next), Some(SegmentPart { text: Some(_), next, .. }) if next == twice.len())
+        );
         assert_eq!(part(&twice, twice.len()), None);
     }
 
@@ -281,9 +281,10 @@ pub(super) mod tests {
         for (at, lost) in [(first.len() + second.len() / 2, 2), (first.len() + 1, 1)] {
             let mut damaged = whole.clone();
             damaged[at] ^= 0xff;
-            let Some(SegmentPart::Damaged { runs, next }) = part(&damaged, first.len()) else { panic!("it is whole") };
-            assert_eq!((runs, next), (lost, first.len() + second.len()), "{at}");
-            assert!(matches!(part(&damaged, next), Some(SegmentPart::Whole { .. })));
+            let lost = (None, lost, first.len() + second.len());
+            let SegmentPart { text, runs, next, .. } = part(&damaged, first.len()).unwrap();
+            assert_eq!((text, runs, next), lost, "{at}");
+            assert!(part(&damaged, next).unwrap().text.is_some());
         }
     }
 
@@ -295,7 +296,8 @@ pub(super) mod tests {
         let lie = u32::try_from(members[0].len() + members[1].len()).unwrap();
         bytes[CONTENT_AT..CONTENT_AT + 4].copy_from_slice(&lie.to_le_bytes());
         bytes[members[0].len() / 2] ^= 0xff;
-        assert_eq!(part(&bytes, 0), Some(SegmentPart::Damaged { runs: 1, next: members[0].len() }));
+        let SegmentPart { text, runs, next, .. } = part(&bytes, 0).unwrap();
+        assert_eq!((text, runs, next), (None, 1, members[0].len()));
     }
 
     #[test]
@@ -307,7 +309,8 @@ pub(super) mod tests {
         let other = &group[..behind.checked_sub(HEAD).unwrap() % group.len()];
         let bytes = [cut, &group.repeat(behind / group.len()), other, &group].concat();
         assert!(bytes.get(12 + 0x1f10..).is_some_and(|body| body.starts_with(&group[HEAD..])));
-        assert_eq!(part(&bytes, 0), Some(SegmentPart::Damaged { runs: 1, next: cut.len() }));
+        let SegmentPart { text, runs, next, .. } = part(&bytes, 0).unwrap();
+        assert_eq!((text, runs, next), (None, 1, cut.len()));
     }
 
     #[test]
@@ -331,14 +334,13 @@ pub(super) mod tests {
             let member = pack(&[measured()], UNIX_EPOCH).unwrap();
             let cut = cut.min(member.len());
             let bytes = [&bytes[..], &member[..cut], &bytes[..], &member].concat();
-            let (mut at, mut found) = (0, 0);
-            while let Some(piece) = part(&bytes, at) {
-                let (SegmentPart::Whole { next, .. } | SegmentPart::Damaged { next, .. }) = &piece;
-                prop_assert!(*next > at && *next <= bytes.len());
-                at = *next;
-                found += usize::from(matches!(piece, SegmentPart::Whole { .. }));
+            let (mut end, mut found) = (0, 0);
+            for (at, part) in parts(&bytes, 0) {
+                prop_assert!(at == end && part.next > at && part.next <= bytes.len());
+                end = part.next;
+                found += usize::from(part.text.is_some());
             }
-            prop_assert_eq!(at, bytes.len());
+            prop_assert_eq!(end, bytes.len());
             prop_assert!(found >= 1, "the last member is whole");
         }
     }

@@ -12,7 +12,7 @@ use std::{
     time::SystemTime,
 };
 
-use super::segment::{self, HEAD, SegmentPart};
+use super::segment::{self, HEAD};
 use crate::state::{Directory, StateDir, about};
 
 /// The directory of the segments.
@@ -33,7 +33,7 @@ pub(super) const LARGEST: u64 = 128 << 20;
 const CURSOR_LENGTH: u64 = 256;
 
 /// Where a run is on disk. In the order of age.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(super) struct SegmentPosition {
     /// The segment's number.
     pub(super) segment: u64,
@@ -52,7 +52,7 @@ impl SegmentPosition {
 
 /// The files. Touches nothing before the first call.
 pub(super) struct SegmentFiles {
-    state: StateDir,
+    pub(super) state: StateDir,
     directory: Option<Arc<Directory>>,
     /// The error of opening a segment.
     #[cfg(test)]
@@ -79,15 +79,6 @@ impl Segment {
     }
 }
 
-/// What is in the directory.
-#[derive(Debug, Default)]
-pub(super) struct Listing {
-    /// The segments, in the order of their age.
-    pub(super) numbers: Vec<u64>,
-    /// Names like those of segments, with an invalid number.
-    pub(super) foreign: Vec<String>,
-}
-
 impl SegmentFiles {
     pub(super) fn new(state: StateDir) -> Self {
         Self {
@@ -96,11 +87,6 @@ impl SegmentFiles {
             #[cfg(test)]
             failure: None,
         }
-    }
-
-    /// Where the state is.
-    pub(super) fn state(&self) -> &StateDir {
-        &self.state
     }
 
     /// Releases the state directory.
@@ -124,20 +110,21 @@ impl SegmentFiles {
         self.state.path().join(QUEUE).join(name_of(number))
     }
 
-    pub(super) fn list(&mut self) -> io::Result<Listing> {
-        let mut found = Listing::default();
+    /// The numbers of the segments in the order of their age, and names like theirs with an invalid number.
+    pub(super) fn list(&mut self) -> io::Result<(Vec<u64>, Vec<String>)> {
+        let (mut numbers, mut foreign) = (Vec::new(), Vec::new());
         self.directory()?.names(|name| {
             let Some(digits) = name.strip_suffix(ENDING).filter(|it| it.bytes().all(|byte| byte.is_ascii_digit()))
             else {
                 return;
             };
             match digits.parse() {
-                Ok(number) if number < LIMIT && name_of(number) == name => found.numbers.push(number),
-                _ => found.foreign.push(name.to_owned()),
+                Ok(number) if number < LIMIT && name_of(number) == name => numbers.push(number),
+                _ => foreign.push(name.to_owned()),
             }
         })?;
-        found.numbers.sort_unstable();
-        Ok(found)
+        numbers.sort_unstable();
+        Ok((numbers, foreign))
     }
 
     fn open(&mut self, name: &str) -> io::Result<(File, u64)> {
@@ -166,17 +153,8 @@ impl SegmentFiles {
         self.open(&name_of(number)).map(|(_, length)| length)
     }
 
-    /// Counts the runs of a segment behind the cursor, by its headers, or by its content when a header is damaged.
-    pub(super) fn survey(&mut self, number: u64, cursor: Option<SegmentPosition>) -> io::Result<Segment> {
-        self.survey_file(&name_of(number), number, cursor)
-    }
-
-    /// Counts the runs of a file that only looks like a segment.
-    pub(super) fn survey_foreign(&mut self, name: &str) -> io::Result<Segment> {
-        self.survey_file(name, 0, None)
-    }
-
-    fn survey_file(&mut self, name: &str, number: u64, cursor: Option<SegmentPosition>) -> io::Result<Segment> {
+    /// Counts the runs of a file behind the cursor, by its headers, or by its content when a header is damaged.
+    pub(super) fn survey(&mut self, name: &str, number: u64, cursor: Option<SegmentPosition>) -> io::Result<Segment> {
         let (file, length) = self.open(name)?;
         let mut segment = Segment { length, ..Segment::new(number) };
         let settled = |offset: u64, runs: u64| match cursor {
@@ -191,7 +169,7 @@ impl SegmentFiles {
             let found = read.ok().and_then(|()| segment::head(&head)).filter(|found| at + found.length <= length);
             let Some(found) = found else {
                 let content = self.directory()?.read(name, LARGEST)?;
-                return Ok(survey_content(segment, &content, settled));
+                return Ok(survey_content(number, &content, settled));
             };
             segment.left += found.runs - settled(at, found.runs);
             segment.written.get_or_insert(found.written);
@@ -254,20 +232,11 @@ pub(super) fn name_of(number: u64) -> String {
     format!("{number:020}{ENDING}")
 }
 
-fn survey_content(mut segment: Segment, content: &[u8], settled: impl Fn(u64, u64) -> u64) -> Segment {
-    (segment.left, segment.written, segment.length) = (0, None, content.len() as u64);
-    segment.counted = true;
-    let mut at = 0;
-    while let Some(piece) = segment::part(content, at) {
-        let (runs, after) = match piece {
-            SegmentPart::Whole { text, head, next } => {
-                segment.written = segment.written.or_else(|| head.map(|head| head.written));
-                (segment::run_count(&text, head), next)
-            }
-            SegmentPart::Damaged { runs, next } => (runs, next),
-        };
-        segment.left += runs - settled(at as u64, runs);
-        at = after;
+fn survey_content(number: u64, content: &[u8], settled: impl Fn(u64, u64) -> u64) -> Segment {
+    let mut segment = Segment { length: content.len() as u64, counted: true, ..Segment::new(number) };
+    for (at, part) in segment::parts(content, 0) {
+        segment.written = segment.written.or(part.written);
+        segment.left += part.runs - settled(at as u64, part.runs);
     }
     segment
 }
@@ -281,20 +250,6 @@ pub(super) fn runs_by_headers(content: &[u8], mut at: usize) -> Option<u64> {
         at = at.checked_add(usize::try_from(head.length).ok()?).filter(|next| *next <= content.len())?;
     }
     Some(runs)
-}
-
-/// Number of runs from here on by the content.
-pub(super) fn runs_by_content(content: &[u8], mut at: usize) -> u64 {
-    let mut runs = 0;
-    while let Some(piece) = segment::part(content, at) {
-        let (found, next) = match piece {
-            SegmentPart::Whole { text, head, next } => (segment::run_count(&text, head), next),
-            SegmentPart::Damaged { runs, next } => (runs, next),
-        };
-        runs += found;
-        at = next;
-    }
-    runs
 }
 
 fn checksum(text: &str) -> String {

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::{
     PATIENCE, Queue,
-    state::{Completed, QueueState, Settlement},
+    state::{Completed, Settlement},
 };
 use crate::clock;
 
@@ -19,10 +19,11 @@ impl Queue {
     pub(super) async fn settle(&self, completed: Completed, refused: bool) {
         let Completed { runs, mut settlement, .. } = completed;
         if !refused && settlement.runs.is_empty() {
-            self.update(QueueState::end_settling);
+            self.update(|state| state.settling -= 1);
             return;
         }
-        let hangs = self.0.state.borrow().is_disk_behind();
+        // The end of an earlier batch is not noted yet.
+        let hangs = self.0.state.borrow().settling > 1;
         if hangs {
             // An earlier batch may still have to be written as a dead letter, so not all up to here is settled.
             settlement.through = None;
@@ -33,7 +34,7 @@ impl Queue {
                 this.keep_dead_letters(runs).await;
             }
             this.note_settlement(settlement).await;
-            this.update(QueueState::end_settling);
+            this.update(|state| state.settling -= 1);
         });
         let _ = timeout(if hangs { Duration::ZERO } else { PATIENCE }, noted).await;
     }
@@ -45,7 +46,7 @@ impl Queue {
             return;
         }
         self.on_disk(|queue, spool| {
-            let due = queue.update_silently(QueueState::take_due);
+            let due = queue.update_silently(|state| std::mem::take(&mut state.due));
             spool.settle(&due.runs, due.through);
             queue.update_silently(|state| {
                 state.settled(&due.runs);

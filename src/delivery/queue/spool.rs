@@ -23,8 +23,8 @@ use imaptrace_record::Run;
 use super::{
     dead_letters::DeadLetters,
     load::Load,
-    segment::{self, SegmentPart},
-    segment_files::{LIMIT, Segment, SegmentFiles, name_of, runs_by_content, runs_by_headers},
+    segment,
+    segment_files::{LIMIT, Segment, SegmentFiles, name_of, runs_by_headers},
 };
 use crate::state::{NotRegularError, StateDir, about};
 
@@ -66,7 +66,7 @@ pub(super) struct Written {
 }
 
 /// The result of reading.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct ReadBack {
     /// Runs in the order of their age.
     pub(super) runs: Vec<(SegmentPosition, Run)>,
@@ -90,7 +90,8 @@ pub(super) struct Spool {
     /// The file of the newest segment, if it takes more.
     active: Option<File>,
     next: u64,
-    loaded: bool,
+    /// What an earlier process left is loaded.
+    pub(super) loaded: bool,
     /// The disk was full at the last write.
     is_full: bool,
     /// The state directory is released.
@@ -98,7 +99,8 @@ pub(super) struct Spool {
     /// The content of the segment that is being read.
     reading: Option<(u64, Vec<u8>)>,
     dead_letters: DeadLetters,
-    damage: Option<(u64, String)>,
+    /// What was found damaged while loading: how many runs it held, and the last problem.
+    pub(super) damage: Option<(u64, String)>,
 }
 
 impl Spool {
@@ -122,7 +124,7 @@ impl Spool {
 
     /// The error to report while the state directory does not answer, so that nothing was loaded yet; else none.
     pub(super) fn unanswered(&self) -> Option<String> {
-        let state = self.files.state();
+        let state = &self.files.state;
         state.hangs().then(|| state.ready().err().map(|error| error.to_string())).flatten()
     }
 
@@ -130,11 +132,6 @@ impl Spool {
     #[cfg(test)]
     pub(super) fn fail_reads(&mut self, failure: Option<io::ErrorKind>) {
         (self.files.failure, self.reading) = (failure, None);
-    }
-
-    /// Whether what an earlier process left is loaded.
-    pub(super) fn is_loaded(&self) -> bool {
-        self.loaded
     }
 
     /// Appends runs; they are synced when this returns. Over the budget the oldest segments are deleted. On a full disk the
@@ -223,8 +220,7 @@ impl Spool {
 
     /// Reads from `from` up to `until` or the end: runs of at least `spans` spans, to the end of their member.
     pub(super) fn read(&mut self, from: SegmentPosition, until: Option<SegmentPosition>, spans: usize) -> ReadBack {
-        let gone = BTreeMap::new();
-        let mut back = ReadBack { runs: Vec::new(), next: from, corrupt: 0, gone, damage: None, failure: None };
+        let mut back = ReadBack { next: from, ..ReadBack::default() };
         let mut load = 0;
         while load < spans && until.is_none_or(|until| back.next < until) {
             let Some(number) =
@@ -238,7 +234,7 @@ impl Spool {
                 continue;
             }
             let at = back.next;
-            let piece = match self.content(number) {
+            let part = match self.content(number) {
                 Ok(content) => segment::part(content, usize::try_from(at.offset).unwrap_or(usize::MAX)),
                 Err(error) if is_gone(&error) => {
                     back.gone.insert(number, self.give_up(number));
@@ -252,56 +248,44 @@ impl Spool {
                     break;
                 }
             };
-            if let Some(SegmentPart::Whole { next, .. } | SegmentPart::Damaged { next, .. }) = &piece {
-                self.recount(number, at.offset, *next as u64);
+            let Some(part) = part else {
+                if self.segments.back().is_some_and(|last| last.number == number) {
+                    break;
+                }
+                back.next = SegmentPosition::start(number + 1);
+                continue;
+            };
+            self.recount(number, at.offset, part.next as u64);
+            back.next = SegmentPosition { offset: part.next as u64, index: 0, ..at };
+            let path = self.files.path_of(number);
+            let place = format!("{}, byte {}", path.display(), at.offset);
+            let text = match part.text {
+                Some(text) if !segment::is_foreign(&text) => text,
+                other => {
+                    let what = if other.is_some() { "this is no group of runs" } else { "the data are damaged" };
+                    self.spoiled(number, part.runs, format!("{place}: {what}"), &mut back);
+                    continue;
+                }
+            };
+            let lines: Vec<_> = segment::lines(&text).collect();
+            if at.index == 0
+                && let Some(segment) = self.segment(number)
+            {
+                // The checksum covers the lines and not the header.
+                segment.left = (segment.left + lines.len() as u64).saturating_sub(part.runs);
             }
-            match piece {
-                None if self.segments.back().is_some_and(|last| last.number == number) => break,
-                None => back.next = SegmentPosition::start(number + 1),
-                Some(SegmentPart::Damaged { runs, next }) => {
-                    let what =
-                        format!("{}, byte {}: the data are damaged", self.files.path_of(number).display(), at.offset);
-                    self.spoiled(number, runs, what, &mut back);
-                    back.next = SegmentPosition { offset: next as u64, index: 0, ..at };
+            for (index, text) in (0..).zip(lines).skip_while(|(index, _)| *index < at.index) {
+                let position = SegmentPosition { index, ..at };
+                if until.is_some_and(|until| until <= position) {
+                    back.next = position;
+                    break;
                 }
-                Some(SegmentPart::Whole { text, head, next }) if segment::is_foreign(&text) => {
-                    let runs = segment::run_count(&text, head);
-                    let what = format!(
-                        "{}, byte {}: this is no group of runs",
-                        self.files.path_of(number).display(),
-                        at.offset
-                    );
-                    self.spoiled(number, runs, what, &mut back);
-                    back.next = SegmentPosition { offset: next as u64, index: 0, ..at };
-                }
-                Some(SegmentPart::Whole { text, head, next }) => {
-                    let lines: Vec<_> = segment::lines(&text).collect();
-                    if at.index == 0
-                        && let Some(segment) = self.segment(number)
-                    {
-                        // The checksum covers the lines and not the header.
-                        let expected = segment::run_count(&text, head);
-                        segment.left = (segment.left + lines.len() as u64).saturating_sub(expected);
+                match segment::line(text) {
+                    Ok(run) => {
+                        load += Load::of(&run).spans;
+                        back.runs.push((position, run));
                     }
-                    back.next = SegmentPosition { offset: next as u64, index: 0, ..at };
-                    for (index, text) in (0..).zip(lines).skip_while(|(index, _)| *index < at.index) {
-                        let place = SegmentPosition { index, ..at };
-                        if until.is_some_and(|until| until <= place) {
-                            back.next = place;
-                            break;
-                        }
-                        match segment::line(text) {
-                            Ok(run) => {
-                                load += Load::of(&run).spans;
-                                back.runs.push((place, run));
-                            }
-                            Err(error) => {
-                                let path = self.files.path_of(number);
-                                let what = format!("{}, byte {}: {error}", path.display(), at.offset);
-                                self.spoiled(number, 1, what, &mut back);
-                            }
-                        }
-                    }
+                    Err(error) => self.spoiled(number, 1, format!("{place}: {error}"), &mut back),
                 }
             }
         }
@@ -407,7 +391,7 @@ impl Spool {
         if self.segment(number).is_some_and(|segment| segment.length == 0) {
             // It could not be read when it was loaded.
             let cursor = self.files.cursor().filter(|cursor| cursor.segment == number);
-            let found = self.files.survey(number, cursor)?;
+            let found = self.files.survey(&name_of(number), number, cursor)?;
             if found.length == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -438,7 +422,8 @@ impl Spool {
         if head.is_some_and(|head| at + head.length == next) {
             return;
         }
-        let (by_headers, by_content) = (runs_by_headers(content, from), runs_by_content(content, from));
+        let (by_headers, by_content) =
+            (runs_by_headers(content, from), segment::parts(content, from).map(|(_, part)| part.runs).sum::<u64>());
         if let (Some(by_headers), Some(segment)) = (by_headers, self.segment(number)) {
             segment.left = (segment.left + by_content).saturating_sub(by_headers);
             segment.counted = true;

@@ -1,7 +1,7 @@
 //! The state of the queue: the order of the runs that wait, where each is on disk, and what was counted.
 //!
 //! Decides which runs are next, which may leave memory, and which would be lost with the process. Does no I/O and exports no
-//! metric. Its fields are private; [`Queue`](super::Queue) calls its operations under a lock.
+//! metric. [`Queue`](super::Queue) calls its operations under a lock.
 
 mod disk;
 
@@ -40,30 +40,30 @@ pub(super) struct QueueState {
     /// Dispatched and not acknowledged: the oldest of all.
     in_flight: VecDeque<QueuedRun>,
     /// Read back from disk, or put back after a batch was halved.
-    reread: VecDeque<QueuedRun>,
+    pub(super) reread: VecDeque<QueuedRun>,
     /// The newest. Those on disk come before those that are not.
     recent: VecDeque<QueuedRun>,
     /// Total of all three.
     load: Load,
     recent_spans: usize,
     /// Runs of all three that are not on disk.
-    unwritten: usize,
+    pub(super) unwritten: usize,
     /// Where the oldest run is that is on disk only, if there may be one.
-    unread: Option<SegmentPosition>,
-    stored: Figures,
+    pub(super) unread: Option<SegmentPosition>,
+    pub(super) stored: Figures,
     /// Batches whose end is not noted on disk yet.
-    settling: usize,
+    pub(super) settling: usize,
     /// What can be noted on disk now.
-    due: Settlement,
+    pub(super) due: Settlement,
     /// Runs that are delivered or refused and that the disk still counts as left.
     acknowledged: RunsBySegment,
     /// Memory is over its budget and waits for the disk.
-    urgent: bool,
+    pub(super) urgent: bool,
     disk_works: bool,
-    disk_failure: Option<String>,
+    pub(super) disk_failure: Option<String>,
     /// The size that the metric has.
     measured_size: i64,
-    draining: u32,
+    pub(super) draining: u32,
     /// Failed attempts since the last drain began.
     failed_while_draining: u32,
     delivered: u64,
@@ -73,7 +73,7 @@ pub(super) struct QueueState {
     refusal: Option<String>,
     /// Where refused runs are kept; none before the first.
     refused_in: Option<PathBuf>,
-    logged: Logged,
+    pub(super) logged: Logged,
     /// The number of the next run.
     next: u64,
 }
@@ -82,9 +82,9 @@ pub(super) struct QueueState {
 #[derive(Default)]
 pub(super) struct Logged {
     /// That runs are dropped over the budget; until a batch is delivered.
-    full: bool,
+    pub(super) full: bool,
     /// That the disk cannot be read.
-    stuck: bool,
+    pub(super) stuck: bool,
     /// That the data on disk are damaged.
     pub(super) damaged: LogThrottle,
     /// That refused runs cannot be kept.
@@ -92,12 +92,18 @@ pub(super) struct Logged {
 }
 
 /// A run in memory.
-struct QueuedRun {
+pub(super) struct QueuedRun {
     number: u64,
     run: Arc<Run>,
     load: Load,
     arrived: Instant,
     place: Option<SegmentPosition>,
+}
+
+impl QueuedRun {
+    fn is_in(&self, segment: u64) -> bool {
+        self.place.is_some_and(|place| place.segment == segment)
+    }
 }
 
 /// Runs to be counted as delivered on disk.
@@ -152,11 +158,6 @@ impl QueueState {
 
     pub(super) fn is_empty(&self) -> bool {
         self.in_flight.is_empty() && self.settling == 0 && !self.has_some()
-    }
-
-    /// Whether the next run is one that was read back or put back.
-    pub(super) fn has_reread(&self) -> bool {
-        !self.reread.is_empty()
     }
 
     /// Whether the next run is on disk only.
@@ -258,14 +259,6 @@ impl QueueState {
         self.failed_while_draining = 0;
     }
 
-    pub(super) fn end_drain(&mut self) {
-        self.draining -= 1;
-    }
-
-    pub(super) fn is_draining(&self) -> bool {
-        self.draining > 0
-    }
-
     /// Whether nothing is left, or `attempts` have failed since the drain began.
     pub(super) fn is_drained(&self, attempts: u32) -> bool {
         self.is_empty() || self.failed_while_draining >= attempts
@@ -327,10 +320,6 @@ impl QueueState {
         first
     }
 
-    pub(super) fn take_due(&mut self) -> Settlement {
-        std::mem::take(&mut self.due)
-    }
-
     /// The disk has noted these runs.
     pub(super) fn settled(&mut self, places: &RunsBySegment) {
         for (segment, runs) in places {
@@ -338,16 +327,6 @@ impl QueueState {
             self.acknowledged.insert(*segment, left);
         }
         self.acknowledged.retain(|_, left| *left > 0);
-    }
-
-    /// Whether the disk has not noted an earlier batch yet.
-    pub(super) fn is_disk_behind(&self) -> bool {
-        self.settling > 1
-    }
-
-    /// The end of a batch is noted on disk.
-    pub(super) fn end_settling(&mut self) {
-        self.settling -= 1;
     }
 
     /// Stores the directory of the dead letters. Returns whether these are the first.
@@ -365,16 +344,6 @@ impl QueueState {
             DropReason::Refused => &mut self.dropped.refused,
             DropReason::Corrupt => &mut self.dropped.corrupt,
         } += runs;
-    }
-
-    /// Whether an overflow has to be logged: once until a batch is delivered.
-    pub(super) fn is_overflow_new(&mut self) -> bool {
-        !std::mem::replace(&mut self.logged.full, true)
-    }
-
-    /// The throttles of log lines that may repeat.
-    pub(super) fn logged(&mut self) -> &mut Logged {
-        &mut self.logged
     }
 
     /// By how much the size in memory and on disk has changed since the last call.

@@ -63,13 +63,13 @@ async fn take(queue: &Queue, count: usize) -> Vec<String> {
 }
 
 fn disk_failure(state: &QueueState) -> Option<String> {
-    state.status(0, None, clock::now(), clock::wall()).disk_failure
+    state.disk_failure.clone()
 }
 
 /// Lets the writer write what is here.
 async fn written(queue: &Queue) {
     let mut watch = queue.0.state.subscribe();
-    drop(timeout(YEAR, watch.wait_for(|state| !state.has_unwritten())).await.unwrap().unwrap());
+    drop(timeout(YEAR, watch.wait_for(|state| state.unwritten == 0)).await.unwrap().unwrap());
 }
 
 fn files(folder: &Path) -> usize {
@@ -160,7 +160,7 @@ async fn a_drain_that_is_given_up_leaves_nobody_in_a_hurry() {
     queue.push(passed());
     let given_up = timeout(Duration::from_millis(1), queue.drain(Duration::from_secs(60))).await;
     assert!(given_up.is_err());
-    assert!(!queue.0.state.borrow().is_draining());
+    assert!(queue.0.state.borrow().draining == 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::{HOLD, Queue, state::QueueState};
+use super::{HOLD, Queue};
 use crate::{clock, delivery::backoff::Backoff};
 
 /// How long new runs wait until those that an earlier process left are counted.
@@ -30,7 +30,7 @@ async fn attend(queue: Queue) {
     loop {
         let counted = queue.on_disk(|queue, spool| {
             let _ = queue.write_and_log(spool);
-            (spool.is_loaded(), spool.unanswered().is_some())
+            (spool.loaded, spool.unanswered().is_some())
         });
         match counted.await {
             Some((true, _)) => break,
@@ -48,21 +48,21 @@ pub(super) async fn run(queue: Queue) {
     let mut backoff = Backoff::default();
     loop {
         // The sender half lives in `queue`, so waiting cannot fail.
-        let waiting = watch.wait_for(QueueState::has_unwritten).await;
+        let waiting = watch.wait_for(|state| state.unwritten > 0).await;
         let oldest = waiting.ok().and_then(|state| state.oldest_unwritten());
         let left = oldest.map_or(HOLD, |oldest| (oldest + HOLD).saturating_duration_since(clock::now()));
         // Most are delivered before that, and the next oldest then has more time.
-        let urgent = timeout(left, watch.wait_for(QueueState::is_urgent)).await.is_ok();
+        let urgent = timeout(left, watch.wait_for(|state| state.urgent)).await.is_ok();
         let due = queue.0.state.borrow().oldest_unwritten().is_some_and(|oldest| oldest + HOLD <= clock::now());
         if !urgent && !due {
             continue;
         }
-        let stored = queue.0.state.borrow().stored_runs();
+        let stored = queue.0.state.borrow().stored.runs;
         match queue.on_disk(Queue::write_and_log).await {
             // A panic is no reason to retry at once.
             Some(Err(_)) | None => {
                 // A disk that has taken a part may soon have room for more.
-                if queue.0.state.borrow().stored_runs() > stored {
+                if queue.0.state.borrow().stored.runs > stored {
                     backoff.reset();
                 }
                 tokio::time::sleep(backoff.next()).await;

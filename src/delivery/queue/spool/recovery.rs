@@ -13,31 +13,32 @@ impl Spool {
         if self.loaded {
             return Ok(None);
         }
-        let found = self.files.list()?;
+        let (numbers, foreign) = self.files.list()?;
         // One that points into no segment was left by a process that had delivered everything; one that points behind what
         // is there of it is not to be believed.
         let known = self.files.cursor();
         let cursor = known.filter(|cursor| {
-            found.numbers.contains(&cursor.segment)
+            numbers.contains(&cursor.segment)
                 && match self.files.length(cursor.segment) {
                     Ok(length) => cursor.offset < length,
                     // What cannot be looked at now may be whole.
                     Err(error) => !is_gone(&error),
                 }
         });
-        self.next = found.numbers.last().copied().max(known.map(|cursor| cursor.segment)).unwrap_or(0) + 1;
-        for name in found.foreign {
-            let runs = self.files.survey_foreign(&name).map_or(1, |segment| segment.left.max(1));
+        self.next = numbers.last().copied().max(known.map(|cursor| cursor.segment)).unwrap_or(0) + 1;
+        for name in foreign {
+            let runs = self.files.survey(&name, 0, None).map_or(1, |segment| segment.left.max(1));
             self.quarantine(&name, runs, "no segment has this number");
         }
-        for number in found.numbers {
+        for number in numbers {
             // All up to the cursor was delivered and deleted: what is there was put there, or came back.
+            let name = name_of(number);
             if cursor.is_some_and(|cursor| cursor.segment > number) {
-                let runs = self.files.survey(number, None).map_or(1, |segment| segment.left.max(1));
-                self.quarantine(&name_of(number), runs, "it is older than what was delivered last");
+                let runs = self.files.survey(&name, number, None).map_or(1, |segment| segment.left.max(1));
+                self.quarantine(&name, runs, "it is older than what was delivered last");
                 continue;
             }
-            match self.files.survey(number, cursor.filter(|cursor| cursor.segment == number)) {
+            match self.files.survey(&name, number, cursor.filter(|cursor| cursor.segment == number)) {
                 Ok(segment) if segment.left > 0 => self.segments.push_back(segment),
                 Ok(segment) if segment.length > 0 => self.remove(&segment),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -51,11 +52,6 @@ impl Spool {
         Ok(first.map(|first| {
             cursor.filter(|cursor| cursor.segment == first).map_or_else(|| SegmentPosition::start(first), behind)
         }))
-    }
-
-    /// What was found damaged since the last call: how many runs it held, and what was the matter with the last of it.
-    pub(in crate::delivery::queue) fn take_damage(&mut self) -> Option<(u64, String)> {
-        self.damage.take()
     }
 
     fn quarantine(&mut self, name: &str, runs: u64, why: &str) {

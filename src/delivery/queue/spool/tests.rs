@@ -304,7 +304,7 @@ proptest! {
                         // All of the oldest segment that is left comes again.
                         let oldest = segments(folder.path()).into_iter().next();
                         let content = oldest.map(|oldest| fs::read(oldest).unwrap()).unwrap_or_default();
-                        if let Some(SegmentPart::Whole { text, .. }) = segment::part(&content, 0) {
+                        if let Some(text) = segment::part(&content, 0).and_then(|part| part.text) {
                             let first = segment::line(segment::lines(&text).next().unwrap()).unwrap();
                             let first: u64 = first.target.parse().unwrap();
                             let until = waiting.front().copied().unwrap_or(next);

@@ -9,41 +9,23 @@ use imaptrace_record::Run;
 use super::{QueueState, QueuedRun, Settlement};
 use crate::delivery::queue::{
     load::Load,
-    spool::{Figures, ReadBack, SegmentPosition},
+    spool::{ReadBack, SegmentPosition},
 };
 
-/// What is read from disk next.
-pub(in crate::delivery::queue) struct NextRead {
-    pub(in crate::delivery::queue) from: SegmentPosition,
-    pub(in crate::delivery::queue) until: Option<SegmentPosition>,
-}
-
 impl QueueState {
-    pub(in crate::delivery::queue) fn has_unwritten(&self) -> bool {
-        self.unwritten > 0
-    }
-
-    /// Whether the disk has to write now, for memory is over its budget.
-    pub(in crate::delivery::queue) fn is_urgent(&self) -> bool {
-        self.urgent
-    }
-
-    /// Runs on disk that are not settled.
-    pub(in crate::delivery::queue) fn stored_runs(&self) -> u64 {
-        self.stored.runs
-    }
-
     /// When the oldest run that is not on disk arrived.
     pub(in crate::delivery::queue) fn oldest_unwritten(&self) -> Option<Instant> {
-        let old = self.in_flight.iter().chain(&self.reread).filter(|queued| queued.place.is_none());
-        old.chain(self.recent.get(self.first_unwritten())).next().map(|queued| queued.arrived)
+        self.all_unwritten().next().map(|queued| queued.arrived)
     }
 
     /// All runs that are not on disk, with their numbers.
     pub(in crate::delivery::queue) fn unwritten(&self) -> (Vec<u64>, Vec<Arc<Run>>) {
-        let waiting = self.in_flight.iter().chain(&self.reread).chain(self.recent.range(self.first_unwritten()..));
-        let unwritten = waiting.filter(|queued| queued.place.is_none());
-        unwritten.map(|queued| (queued.number, queued.run.clone())).unzip()
+        self.all_unwritten().map(|queued| (queued.number, queued.run.clone())).unzip()
+    }
+
+    fn all_unwritten(&self) -> impl Iterator<Item = &QueuedRun> {
+        let recent = self.recent.range(self.first_unwritten()..);
+        self.in_flight.iter().chain(&self.reread).chain(recent).filter(|queued| queued.place.is_none())
     }
 
     /// Stores the outcome of a write. Returns whether it differs from the one before.
@@ -52,15 +34,6 @@ impl QueueState {
         self.urgent &= outcome.is_ok();
         self.disk_failure = outcome.as_ref().err().map(ToString::to_string);
         worked != outcome.is_ok()
-    }
-
-    /// What an earlier process left begins at `found`: it is older than all that is here.
-    pub(in crate::delivery::queue) fn recovered(&mut self, found: Option<SegmentPosition>) {
-        self.unread = found.or(self.unread);
-    }
-
-    pub(in crate::delivery::queue) fn set_stored(&mut self, stored: Figures) {
-        self.stored = stored;
     }
 
     /// Stores where runs are on disk now. Returns those that have left meanwhile, to be settled.
@@ -100,11 +73,10 @@ impl QueueState {
 
     /// A segment is deleted with `left` unsettled runs. Returns how many of them are lost.
     pub(in crate::delivery::queue) fn forget(&mut self, segment: u64, left: u64) -> u64 {
-        let here = |place: Option<SegmentPosition>| place.is_some_and(|place| place.segment == segment);
-        while self.recent.front().is_some_and(|oldest| here(oldest.place)) {
+        while self.recent.front().is_some_and(|oldest| oldest.is_in(segment)) {
             self.pop_recent();
         }
-        if here(self.unread) {
+        if self.unread.is_some_and(|place| place.segment == segment) {
             self.unread = Some(SegmentPosition::start(segment + 1));
         }
         self.lost(segment, left)
@@ -112,29 +84,28 @@ impl QueueState {
 
     /// How many of `left` unsettled runs are lost with their segment: not those in memory, and not those that are acknowledged.
     fn lost(&self, segment: u64, left: u64) -> u64 {
-        let held = self.in_memory().filter(|queued| queued.place.is_some_and(|place| place.segment == segment)).count();
+        let held = self.in_memory().filter(|queued| queued.is_in(segment)).count();
         let acknowledged = self.acknowledged.get(&segment).copied().unwrap_or_default();
         left.saturating_sub(held as u64 + acknowledged)
     }
 
     /// The file of the oldest segment is gone: runs of it that are in memory are written again.
     fn forget_place(&mut self, segment: u64) {
-        let here = |place: Option<SegmentPosition>| place.is_some_and(|place| place.segment == segment);
         // Not in the midst of those that are on disk.
-        while self.recent.front().is_some_and(|oldest| here(oldest.place)) {
+        while self.recent.front().is_some_and(|oldest| oldest.is_in(segment)) {
             let Some(queued) = self.pop_recent() else { break };
             self.load.add(queued.load);
             self.reread.push_back(queued);
         }
-        for queued in self.in_flight.iter_mut().chain(&mut self.reread).filter(|queued| here(queued.place)) {
+        for queued in self.in_flight.iter_mut().chain(&mut self.reread).filter(|queued| queued.is_in(segment)) {
             queued.place = None;
             self.unwritten += 1;
         }
     }
 
-    /// What to read from disk next, if the oldest run is there only.
-    pub(in crate::delivery::queue) fn next_read(&self) -> Option<NextRead> {
-        Some(NextRead { from: self.unread?, until: self.recent.front().and_then(|oldest| oldest.place) })
+    /// From where and up to where to read from disk, if the oldest run is there only.
+    pub(in crate::delivery::queue) fn next_read(&self) -> Option<(SegmentPosition, Option<SegmentPosition>)> {
+        Some((self.unread?, self.recent.front().and_then(|oldest| oldest.place)))
     }
 
     /// Takes runs that were read from disk, which ends at `end`. `stuck`: nothing can be read at present. Returns how many runs
@@ -163,10 +134,5 @@ impl QueueState {
         let end = self.recent.front().and_then(|oldest| oldest.place).unwrap_or(end);
         self.unread = Some(back.next).filter(|next| stuck || *next < end);
         corrupt
-    }
-
-    /// Stores whether the disk can be read. Returns whether that has changed.
-    pub(in crate::delivery::queue) fn note_stuck(&mut self, stuck: bool) -> bool {
-        std::mem::replace(&mut self.logged.stuck, stuck) != stuck
     }
 }

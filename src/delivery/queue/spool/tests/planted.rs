@@ -72,7 +72,7 @@ fn cursor(segment: u64, offset: u64, index: u64) -> String {
 fn drain(directory: &Path) -> (u64, u64) {
     let mut spool = Spool::new(StateDir::open(directory).unwrap(), BUDGET);
     let mut from = spool.load().unwrap().unwrap_or_else(|| spool.end());
-    let (mut came, mut corrupt) = (0, spool.take_damage().map_or(0, |(runs, _)| runs));
+    let (mut came, mut corrupt) = (0, spool.damage.take().map_or(0, |(runs, _)| runs));
     while from < spool.end() {
         let back = spool.read(from, None, 1);
         assert!(back.failure.is_none(), "{:?}", back.failure);
