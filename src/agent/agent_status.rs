@@ -26,7 +26,7 @@ use crate::{
     clock::{self, Anchor},
     config::Config,
     delivery,
-    status::{ConfigStatus, Depth, Facts, Identity, LastReload, PlannedTarget, RunHistory, StatusServer},
+    status::{ConfigStatus, Depth, Facts, Identity, LastReload, RunHistory, StatusServer},
     terminal::size,
 };
 
@@ -201,9 +201,8 @@ impl AgentStatus {
     }
 
     fn plan(&self, config: &Config) {
-        self.history.plan(config.targets.iter().map(|target| PlannedTarget {
-            target: target.name.clone(),
-            accounts: target.accounts.iter().map(|account| account.alias.clone()).collect(),
+        self.history.plan(config.targets.iter().map(|target| {
+            (target.name.clone(), target.accounts.iter().map(|account| account.alias.clone()).collect())
         }));
     }
 

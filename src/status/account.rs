@@ -1,13 +1,11 @@
-//! The remembered runs of one account: the last ones, and failed ones for longer.
-//!
-//! Called by `run_history`.
+//! The remembered runs of one account: the last ones, and failed ones for longer. Called by `run_history`.
 
 use imaptrace_record::{AddressFamily, Run, RunOutcome, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::compact_run::CompactRun;
 
-/// How many runs are remembered for each account.
+/// The number of runs to remember for each account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Depth {
     /// The last runs.
@@ -30,7 +28,7 @@ pub(super) enum AccountState {
     Passed,
     /// Its last run failed; with a run for each address family, the last one over some family.
     Failed,
-    /// Its last run says nothing about the server.
+    /// Its last run is void.
     Void,
     /// No run has ended yet.
     Never,
@@ -41,7 +39,7 @@ pub(super) enum AccountState {
 pub(super) struct AccountRuns {
     pub(super) name: Box<str>,
     /// The outcome of the last run over any family, over IPv4 and over IPv6.
-    last: [Option<RunOutcome>; 3],
+    pub(super) last: [Option<RunOutcome>; 3],
     pub(super) since: Option<Timestamp>,
     pub(super) skipped: u64,
     pub(super) runs: Vec<CompactRun>,
@@ -49,10 +47,6 @@ pub(super) struct AccountRuns {
 }
 
 impl AccountRuns {
-    pub(super) fn new(name: &str) -> Self {
-        Self { name: name.into(), ..Self::default() }
-    }
-
     pub(super) fn state(&self) -> AccountState {
         let any = |outcome| self.last.contains(&Some(outcome));
         if any(RunOutcome::Failed) {
@@ -69,7 +63,7 @@ impl AccountRuns {
     pub(super) fn record(&mut self, run: &Run, compact: CompactRun, depth: Depth) {
         let before = self.state();
         match compact.family() {
-            // The target's `address` may have been changed: outcomes of the other kind no longer count.
+            // After a change of the target's `address`, outcomes of the other kind do not count.
             None => self.last = [Some(run.outcome), None, None],
             Some(family) => {
                 self.last[0] = None;
@@ -86,7 +80,7 @@ impl AccountRuns {
     }
 }
 
-/// Adds to a list with a limit, and returns the run that had to be removed.
+/// Adds to a list with a limit, and returns the removed run.
 fn push(list: &mut Vec<CompactRun>, run: CompactRun, limit: usize) -> Option<CompactRun> {
     if list.len() < limit {
         list.reserve_exact(1);

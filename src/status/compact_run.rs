@@ -22,7 +22,7 @@ pub(super) struct CompactRun {
     flags: u8,
 }
 
-/// A duration that does not apply. One of more than 71 minutes is shown as 71 minutes.
+/// No duration. One of more than 71 minutes is shown as 71 minutes.
 const ABSENT: u32 = u32::MAX;
 
 pub(super) const SLOW: u8 = 1;
@@ -102,7 +102,7 @@ fn micros(seconds: Seconds) -> u32 {
 pub(super) enum CompactStep {
     Setup(SetupStep),
     Command(CommandName),
-    /// A name that this version does not have.
+    /// A name unknown to this version.
     Other,
 }
 

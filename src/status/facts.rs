@@ -1,4 +1,4 @@
-//! The state of the agent beside its runs: plain data, made for each request. `agent` makes it; `page` and `server` show it.
+//! The state of the agent beside its runs, made by `agent` for each request; `page` and `server` show it.
 
 use imaptrace_record::{Seconds, Timestamp};
 use serde::Serialize;
@@ -19,7 +19,7 @@ pub struct Identity {
 /// The state of the agent at one moment.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Facts {
-    /// The moment, by the wall clock.
+    /// By the wall clock.
     pub at: Timestamp,
     /// Since the start, by the monotonic clock.
     pub uptime: Seconds,
@@ -53,10 +53,10 @@ pub struct ConfigStatus {
 /// One attempt to load a changed configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LastReload {
-    /// When.
+    /// When it was made.
     pub at: Timestamp,
-    /// Whether it is in force now; otherwise the one before still is.
+    /// Whether it is in force; otherwise the previous one is.
     pub success: bool,
-    /// The number of problems in it. The log has each.
+    /// The number of problems, which the log lists.
     pub problems: u64,
 }

@@ -1,14 +1,12 @@
-//! How late runs started in the last minutes, without a list of the runs.
-//!
-//! A histogram for each minute, with buckets an eighth of an octave wide: a quantile is at most that much too large. Called by
-//! `run_history`.
+//! How late runs started in the last minutes: a histogram for each minute, with buckets an eighth of an octave wide, so a
+//! quantile is at most that much too large. Called by `run_history`.
 
 use std::time::Duration;
 
 use imaptrace_record::Seconds;
 use serde::Serialize;
 
-/// How many minutes count, including the current one.
+/// Minutes that count, including the current one.
 const MINUTES: usize = 5;
 
 /// Buckets of an octave.
@@ -16,24 +14,21 @@ const PARTS: u32 = 8;
 /// Up to 2³² µs, more than an hour: no run starts later.
 const BUCKETS: usize = (32 * PARTS) as usize;
 
-/// The last minutes.
 pub(super) struct Lags {
     minutes: [Minute; MINUTES],
 }
 
 struct Minute {
-    /// Minutes since the epoch. It takes the place of an older minute.
+    /// Minutes since the epoch.
     number: u64,
     runs: u64,
     max: u32,
     buckets: Box<[u32; BUCKETS]>,
 }
 
-/// How late the runs of the last minutes started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(super) struct StartLag {
     minutes: usize,
-    /// Runs that a schedule started.
     runs: u64,
     /// Half of them started no later than this.
     p50_s: Seconds,
@@ -94,7 +89,7 @@ fn place(minute: u64) -> usize {
     usize::try_from(minute % MINUTES as u64).unwrap_or_default()
 }
 
-/// The bucket of a lag in microseconds: the octave, and its part by the three bits below the highest.
+/// The bucket of a lag in microseconds: the octave, and the three bits below the highest.
 fn bucket(micros: u32) -> usize {
     if micros < PARTS {
         return micros as usize;

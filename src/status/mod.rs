@@ -1,9 +1,8 @@
 //! The status endpoint over HTTP: whether the agent is live and ready, and the last runs of each account.
 //!
-//! [`RunHistory`] remembers the last runs of each account, a few dozen bytes each. [`StatusServer`] answers GET and HEAD on a
-//! thread of its own from that history and from [`Facts`], which it gets at each request. It takes no commands, changes
-//! nothing, reads no clock, and shows no secret, no user name and no text of a server; everyone who can connect can read all
-//! of it. `agent` records the runs and provides the facts.
+//! [`StatusServer`] answers GET and HEAD on a thread of its own from [`RunHistory`], the last runs of each account, and from
+//! [`Facts`], which `agent` provides at each request. It changes nothing, reads no clock, and shows no secret, no user name and
+//! no text of a server; everyone who can connect can read all of it.
 //!
 //! ```text
 //! request      a request: endpoint, query, Host
@@ -28,6 +27,6 @@ mod server;
 pub use self::{
     account::Depth,
     facts::{ConfigStatus, Facts, Identity, LastReload},
-    run_history::{AccountCounts, PlannedTarget, RunHistory, StateCounts},
+    run_history::{AccountCounts, RunHistory, StateCounts},
     server::StatusServer,
 };

@@ -1,7 +1,5 @@
-//! `/status.json`, a piece at a time: the head first, then one account after the other. `docs/operations.md` has every field,
-//! and a test compares it with this file.
-//!
-//! A response in progress holds one piece in memory, whatever the number of accounts. Called by `server`.
+//! `/status.json`, piece by piece: the head, then the accounts. A response in progress holds one piece in memory.
+//! `docs/operations.md` has every field, and a test compares it with this file. Called by `server`.
 
 use std::{collections::BTreeMap, convert::Infallible, sync::Arc};
 
@@ -20,7 +18,7 @@ use super::{
 };
 use crate::delivery;
 
-/// The version of the response. It grows when a field changes its meaning or goes, not when one is added.
+/// The version of the response. It increases when a field changes its meaning or is removed, not when one is added.
 const SCHEMA: u32 = 1;
 
 /// The response without the accounts.
@@ -46,7 +44,6 @@ struct StatusHead<'a> {
     states: StateCounts,
 }
 
-/// What is started, and what was skipped.
 #[derive(Serialize)]
 struct ScheduleStatus {
     targets: u64,
@@ -98,7 +95,7 @@ struct LastRun {
     family: Option<&'static str>,
 }
 
-/// The response, which is taken piece by piece.
+/// The pieces of a response.
 pub(super) struct Page {
     history: Arc<RunHistory>,
     filter: Filter,
@@ -137,7 +134,7 @@ impl Iterator for Page {
     }
 }
 
-/// Everything up to the list of accounts, which is left open.
+/// Everything up to the first account.
 fn head(history: &RunHistory, identity: &Identity, facts: &Facts) -> Vec<u8> {
     let counts = history.counts();
     let (start_lag, skipped) = history.schedule(facts.at);
@@ -203,7 +200,7 @@ fn last_run(run: &CompactRun) -> LastRun {
     }
 }
 
-/// None of these values can fail to be written; if one did, an empty object would take its place.
+/// JSON, or an empty object if a value cannot be written.
 pub(super) fn json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_else(|_| b"{}".to_vec())
 }

@@ -1,6 +1,4 @@
-//! Reads a request: the endpoint, the query, and whether the Host may be used.
-//!
-//! No input or output; [`server`](super::server) has the sockets.
+//! Reads a request: the endpoint, the query, and whether the Host is allowed. Does no I/O. Called by `server`.
 
 use hyper::{
     Method, Version,
@@ -33,14 +31,14 @@ pub(super) enum StatusEndpoint {
 pub(super) struct Filter {
     pub(super) target: Option<String>,
     pub(super) state: Option<AccountState>,
-    /// The most runs, and failed runs, that are shown of each.
+    /// The most runs, and failed runs, of each account.
     pub(super) runs: Option<usize>,
 }
 
 /// Why a request is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum RequestError {
-    /// A name other than this machine's own: a page in a browser could use it to read the response (DNS rebinding).
+    /// A name that is not this machine's: a page in a browser could use it to read the response (DNS rebinding).
     #[error("this listens on loopback and answers to localhost, 127.0.0.1 and [::1] alone")]
     Host,
     /// HTTP/1.1 without a Host, or with two (RFC 9112 §3.2).
@@ -70,7 +68,7 @@ impl RequestError {
     }
 }
 
-/// Reads a request; `loopback` when it came to an address that only this machine can reach.
+/// Reads a request; `loopback`: only this machine can reach the listener.
 pub(super) fn read(request: &Parts, loopback: bool) -> Result<StatusEndpoint, RequestError> {
     let host = host(request)?;
     if loopback && host.is_some_and(|host| !is_loopback_name(host)) {
@@ -104,8 +102,7 @@ fn host(request: &Parts) -> Result<Option<&str>, RequestError> {
     Ok(request.uri.authority().map(http::uri::Authority::as_str).or(given))
 }
 
-/// Whether no other party can make this host name lead to this machine's loopback address. The port is ignored: it may be
-/// forwarded.
+/// Whether this host name is loopback for every resolver. The port is ignored: it may be forwarded.
 fn is_loopback_name(host: &str) -> bool {
     if let Some(rest) = host.strip_prefix('[') {
         let address = rest.split_once(']').map(|(address, _)| address);

@@ -1,6 +1,4 @@
-//! The remembered runs of all accounts.
-//!
-//! Its size is bounded by the plan and the depth. A run that is recorded waits for a reader no longer than printing
+//! The remembered runs of all accounts, bounded by the plan and the depth. Recording a run waits no longer than printing
 //! [`BATCH`] bytes takes. `agent` records runs; `page` and `server` read.
 
 use std::{
@@ -18,15 +16,6 @@ use super::{
     lag::{Lags, StartLag},
     request::Filter,
 };
-
-/// A target of the plan.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PlannedTarget {
-    /// Its name.
-    pub target: String,
-    /// Its accounts' aliases.
-    pub accounts: Vec<String>,
-}
 
 /// Numbers of targets and accounts, by the states of the accounts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -54,7 +43,7 @@ pub struct StateCounts {
     pub never: u64,
 }
 
-/// The remembered runs of all accounts. Shared between threads; no call waits for input or output.
+/// The remembered runs of all accounts.
 pub struct RunHistory {
     depth: Depth,
     inner: Mutex<Accounts>,
@@ -66,14 +55,14 @@ struct Accounts {
     skipped: BTreeMap<&'static str, u64>,
 }
 
-/// Bytes that are printed under one lock.
+/// Bytes printed under one lock.
 const BATCH: usize = 16 << 10;
-/// Targets of a new plan that are entered under one lock.
+/// Targets of a new plan added under one lock.
 const STEP: usize = 250;
-/// Accounts that are looked at under one lock when none of them passes the filter.
+/// Accounts examined under one lock.
 const LOOKS: usize = 1_000;
 
-/// Where printing continues. It stays valid over a change of the plan.
+/// Where printing continues; valid after a change of the plan, too.
 #[derive(Default)]
 pub(super) struct Cursor {
     target: Box<str>,
@@ -88,20 +77,21 @@ impl RunHistory {
         Self { depth, inner: Mutex::new(inner) }
     }
 
-    /// Sets the targets and accounts that are probed from now on. The runs of those that stay are kept.
-    pub fn plan(&self, plan: impl IntoIterator<Item = PlannedTarget>) {
+    /// Sets the targets, by name, and the aliases of their accounts; known ones keep their runs.
+    pub fn plan(&self, plan: impl IntoIterator<Item = (String, Vec<String>)>) {
         let mut planned: HashSet<String> = HashSet::new();
         let mut plan = plan.into_iter().peekable();
         while plan.peek().is_some() {
-            // A run that is recorded meanwhile waits for one step only.
             let mut inner = self.lock();
-            for PlannedTarget { target, accounts } in plan.by_ref().take(STEP) {
+            for (target, accounts) in plan.by_ref().take(STEP) {
                 let known = inner.targets.remove(target.as_str()).unwrap_or_default();
                 let mut known: HashMap<_, _> =
                     known.into_iter().map(|account| (account.name.clone(), account)).collect();
-                let accounts = accounts
-                    .into_iter()
-                    .map(|name| known.remove(name.as_str()).unwrap_or_else(|| AccountRuns::new(&name)));
+                let accounts = accounts.into_iter().map(|name| {
+                    known
+                        .remove(name.as_str())
+                        .unwrap_or_else(|| AccountRuns { name: name.into(), ..AccountRuns::default() })
+                });
                 let accounts = accounts.collect();
                 inner.targets.insert(target.as_str().into(), accounts);
                 planned.insert(target);
@@ -118,7 +108,7 @@ impl RunHistory {
         }
     }
 
-    /// Records a run that has ended. A run of an account that is no longer in the plan is dropped.
+    /// Records a finished run, unless its account is not in the plan.
     pub fn record(&self, run: &Run) {
         let mut inner = self.lock();
         let inner = &mut *inner;
@@ -160,7 +150,7 @@ impl RunHistory {
         counts
     }
 
-    /// The size in bytes, without what the allocator adds.
+    /// The size in bytes, without overhead of the allocator.
     pub fn held_bytes(&self) -> usize {
         let inner = self.lock();
         let account = |account: &AccountRuns| {
@@ -172,7 +162,7 @@ impl RunHistory {
         accounts + inner.targets.keys().map(|name| target + name.len()).sum::<usize>()
     }
 
-    /// How late runs started in the last minutes, and the starts that were skipped.
+    /// How late runs started in the last minutes, and the number of skipped starts by reason.
     pub(super) fn schedule(&self, at: Timestamp) -> (Option<StartLag>, BTreeMap<&'static str, u64>) {
         let inner = self.lock();
         (inner.lags.quantiles(since_epoch(at)), inner.skipped.clone())
@@ -214,12 +204,6 @@ impl RunHistory {
 
     fn lock(&self) -> MutexGuard<'_, Accounts> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl std::fmt::Debug for RunHistory {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RunHistory").field("depth", &self.depth).finish_non_exhaustive()
     }
 }
 

@@ -1,8 +1,7 @@
 //! The HTTP listener, on a thread of its own, so that no request delays a probe.
 //!
-//! What one peer can use is limited: the number of connections (a new one closes the oldest), the size of a request's head and
-//! the seconds to send it, no body, one request a connection, which ends within half a minute. It decides nothing about the
-//! content: `page` and `facts` do. Started by `agent`.
+//! Limits the number of connections (a new one closes the oldest), the size and time of a request's head, and the time of a
+//! connection, which serves one request without a body. `page` and `facts` have the content. Started by `agent`.
 
 use std::{
     collections::VecDeque,
@@ -41,16 +40,15 @@ use super::{
 
 /// Connections at once.
 const CONNECTIONS: usize = 32;
-/// The head of a request, and what is read ahead: hyper takes no smaller number.
+/// The largest head of a request: hyper's least number.
 const HEAD_BYTES: usize = 8 << 10;
-/// Header fields of a request.
 const HEADERS: usize = 32;
-/// Until the head of the request is there.
+/// For the head of a request.
 const HEAD_TIME: Duration = Duration::from_secs(5);
 /// From the first byte of the request to the last of the response.
 const TIME: Duration = Duration::from_secs(30);
 /// The pause after an accept that failed (no file descriptors left).
-const BREATH: Duration = Duration::from_millis(100);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 const INDEX: &str = "\
 imaptrace
@@ -69,7 +67,6 @@ pub struct StatusServer {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What responses are made of.
 struct ResponseSource {
     history: Arc<RunHistory>,
     identity: Identity,
@@ -120,7 +117,7 @@ impl StatusServer {
 impl Drop for StatusServer {
     fn drop(&mut self) {
         drop(self.stop.take());
-        // The thread ends at once; a panic of it has been reported.
+        // The thread ends at once; a panic has been reported.
         let _ = self.thread.take().map(JoinHandle::join);
     }
 }
@@ -129,7 +126,7 @@ async fn accept(listener: &tokio::net::TcpListener, source: &Arc<ResponseSource>
     let mut open: VecDeque<AbortHandle> = VecDeque::new();
     loop {
         let Ok((stream, _)) = listener.accept().await else {
-            sleep(BREATH).await;
+            sleep(ACCEPT_PAUSE).await;
             continue;
         };
         open.retain(|connection| !connection.is_finished());
@@ -142,7 +139,7 @@ async fn accept(listener: &tokio::net::TcpListener, source: &Arc<ResponseSource>
     }
 }
 
-/// One connection, one response. Its errors concern the peer alone.
+/// Serves one request of a connection. Its errors concern the peer alone.
 async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, source: Arc<ResponseSource>) {
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
         let response = answer(&request.into_parts().0, &source);
@@ -200,7 +197,7 @@ fn whole(bytes: impl Into<Bytes>) -> ResponseBody {
     Either::Left(Full::new(bytes.into()))
 }
 
-/// 200, or 503 with the reasons; and warnings, which do not change the code.
+/// 200, or 503 with the reasons; warnings do not change the code.
 fn health(what: &'static str, reasons: Vec<String>, warnings: Vec<String>) -> Response<ResponseBody> {
     let code = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let mut state = serde_json::Map::new();

@@ -20,8 +20,8 @@ pub(in crate::status) fn run(outcome: RunOutcome, second: i64) -> Run {
     run
 }
 
-pub(in crate::status) fn plan(names: &[&str]) -> Vec<PlannedTarget> {
-    let planned = |name: &&str| PlannedTarget { target: (*name).to_owned(), accounts: vec!["default".to_owned()] };
+pub(in crate::status) fn plan(names: &[&str]) -> Vec<(String, Vec<String>)> {
+    let planned = |name: &&str| ((*name).to_owned(), vec!["default".to_owned()]);
     names.iter().map(planned).collect()
 }
 
