@@ -1,9 +1,9 @@
-//! The root span of a run while it is under way, opened through tracing-opentelemetry.
+//! The root span of a run in progress, opened through tracing-opentelemetry.
 //!
-//! It gives (or takes over from TRACEPARENT) the run's ids, every log line inside it bears them, and what was logged
-//! at INFO and above comes back as the run's notes. It is never exported: the trace is made from the finished `Run`.
-//! Its tracer always samples, whatever the remote flags say, and its filter is its own, so `RUST_LOG` cannot switch a
-//! trace off. The caller wraps the run in [`LiveRoot::span`] and calls [`LiveRoot::close`] after it.
+//! It provides the run's ids (or takes the trace id from TRACEPARENT), every log line inside it has them, and what is logged
+//! at INFO and above becomes the run's notes. It is never exported: the trace is made from the finished `Run`. Its tracer
+//! always samples, and its filter is its own, so `RUST_LOG` cannot switch a trace off. The caller wraps the run in
+//! [`LiveRoot::span`] and calls [`LiveRoot::close`] after it.
 
 use std::{
     collections::HashMap,
@@ -29,34 +29,34 @@ use tracing_subscriber::{Layer, filter::filter_fn, registry::LookupSpan};
 
 use super::names;
 
-/// Where [`LiveRoot`] makes its span; nothing else may.
+/// The target of the spans of [`LiveRoot`], and of no others.
 const TARGET: &str = "imaptrace::live";
 
-/// Notes kept of one run (docs/telemetry.md).
+/// The most notes of a run (docs/telemetry.md).
 const MOST_NOTES: usize = 64;
 
-/// Longest note, in bytes before escaping.
+/// The longest note, in bytes before escaping.
 const LONGEST_NOTE: usize = 1024;
 
-/// What logs about itself while a run is under way: no finding about the server.
+/// Crates whose log lines during a run are no findings about the server.
 const NOISE: &[&str] = &["opentelemetry", "h2", "tonic", "hyper", "reqwest", "rustls", "tower"];
 
-/// The notes of every live root, by span id. A root enters itself when it opens, so nothing else is ever kept.
+/// The notes of every open live root, by span id.
 static NOTEBOOK: Mutex<Option<HashMap<[u8; 8], Vec<Note>>>> = Mutex::new(None);
 
 fn notebook() -> MutexGuard<'static, Option<HashMap<[u8; 8], Vec<Note>>>> {
     NOTEBOOK.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A span outside imaptrace that runs hang under.
+/// A span outside imaptrace that is the parent of runs.
 #[derive(Debug, Clone)]
 pub struct RemoteParent(SpanContext);
 
 impl RemoteParent {
-    /// Reads a `traceparent` (W3C Trace Context §3.2); none when it is not a valid one.
+    /// Reads a `traceparent` (W3C Trace Context §3.2); none when it is invalid.
     pub fn parse(traceparent: &str) -> Option<Self> {
         let traceparent = traceparent.trim();
-        // The propagator takes ids that are too short for whole ones.
+        // The propagator accepts ids that are too short.
         if !traceparent.split('-').map(str::len).take(4).eq([2, 32, 16, 2]) {
             return None;
         }
@@ -81,12 +81,11 @@ pub struct LiveRoot {
 }
 
 impl LiveRoot {
-    /// Opens the root of a run of `journey`. Works without a subscriber too: then the ids are drawn here and there
-    /// are no notes.
+    /// Opens the root of a run of `journey`. Without a subscriber the ids are drawn here, and there are no notes.
     pub fn open(journey: &str, parent: Option<&RemoteParent>) -> Self {
         let span = tracing::info_span!(target: TARGET, parent: None, "probe", journey);
         if let Some(RemoteParent(parent)) = parent {
-            // The only errors are "no layer" and "span disabled"; both are met by drawing the ids below.
+            // Without a layer, or with a disabled span, the ids are drawn below.
             let _ = span.set_parent(Context::new().with_remote_span_context(parent.clone()));
         }
         let context = span.context();
@@ -103,7 +102,7 @@ impl LiveRoot {
         self.span.clone()
     }
 
-    /// Ends the root and hands over what was logged inside it at INFO and above, at most 64 entries.
+    /// Ends the root and returns what was logged inside it at INFO and above, at most 64 entries.
     pub fn close(self) -> Vec<Note> {
         self.context.span().end();
         notebook().as_mut().and_then(|all| all.remove(&self.span_id.to_bytes())).unwrap_or_default()
@@ -112,7 +111,6 @@ impl LiveRoot {
 
 impl Drop for LiveRoot {
     fn drop(&mut self) {
-        // A run that was given up without `close` leaves nothing behind.
         notebook().as_mut().map(|all| all.remove(&self.span_id.to_bytes()));
     }
 }
@@ -121,7 +119,7 @@ fn ids(context: &SpanContext) -> Option<(TraceId, SpanId)> {
     Some((TraceId::from_bytes(context.trace_id().to_bytes())?, SpanId::from_bytes(context.span_id().to_bytes())?))
 }
 
-/// The layer that carries live roots. Add it to whatever subscriber is in use.
+/// The layer of live roots, for any subscriber.
 pub(super) fn layer<S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync>() -> impl Layer<S> + Send + Sync {
     let provider = SdkTracerProvider::builder()
         .with_sampler(Sampler::AlwaysOn)

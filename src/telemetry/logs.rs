@@ -1,11 +1,9 @@
 //! The log on standard error: one event is one line, as text or as JSON, with the ids of the run it belongs to.
 //!
-//! What is shown is set by `RUST_LOG` (default `info`); the crates that carry telemetry are quiet unless named there,
-//! since `delivery` itself reports how they fare, once per change. The layer of live roots hangs beside the log with
-//! a filter of its own. Whatever is logged is escaped here once more: no line can hold an escape sequence or a line end.
-//! A thread of its own writes the lines (`queue`), so that logging never waits for who reads. Called once, by the command
-//! line, before anything else starts; which also sends its own messages the same way ([`write()`]), so that they keep their
-//! order.
+//! `RUST_LOG` is the filter (default `info`); the crates that carry telemetry are quiet unless it names them, since `delivery`
+//! logs their failures, once per change. The layer of live roots has its own filter. All text is escaped: no line can contain
+//! an escape sequence or a line end. A thread of its own writes the lines (`queue`), so that logging never waits for the
+//! reader. The command line calls it before anything else, and sends its own messages the same way ([`write()`]).
 
 mod queue;
 
@@ -43,25 +41,25 @@ use imaptrace_record::escape;
 
 use super::live;
 
-/// The way to standard error, once its thread runs.
+/// The queue to standard error, once its thread runs.
 static QUEUE: OnceLock<LogQueue> = OnceLock::new();
-/// Only one starts it.
+/// Held by the thread that starts [`QUEUE`].
 static STARTING: Mutex<()> = Mutex::new(());
 
-/// What the end of a panic on the main thread waits for its message.
-const LAST_WORDS: Duration = Duration::from_millis(200);
+/// How long a panic on the main thread waits until its message is written.
+const PANIC_FLUSH: Duration = Duration::from_millis(200);
 
-/// What is quiet unless `RUST_LOG` names it.
+/// The default directives.
 const QUIET: &str = "info,opentelemetry=off,opentelemetry_sdk=off,h2=warn,hyper=warn,hyper_util=warn,\
     hickory_proto=warn";
 
-/// How a line looks.
+/// The format of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LogFormat {
-    /// Time, level, where, what, and the fields.
+    /// Time, level, module, message, and the fields.
     #[default]
     Text,
-    /// One object.
+    /// One JSON object.
     Json,
 }
 
@@ -72,24 +70,24 @@ pub struct LogSettings {
     pub format: LogFormat,
     /// Colour the level; only for text on a terminal without `NO_COLOR`.
     pub color: bool,
-    /// Begin each line with its priority, as the journal reads it (sd-daemon(3)); see [`to_journal`].
+    /// Begin each line with its priority for the journal (sd-daemon(3)); see [`to_journal`].
     pub journal: bool,
-    /// `RUST_LOG`. Its directives come on top of `info` and of the quiet crates.
+    /// `RUST_LOG`: directives in addition to the default ones.
     pub filter: Option<String>,
 }
 
-/// A log that could not be set up.
+/// The log cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// `RUST_LOG` cannot be read.
     #[error("cannot read the log filter {filter:?}: {source}; write it like `info,imaptrace::delivery=debug`")]
     Filter {
-        /// What it was.
+        /// Its value.
         filter: String,
-        /// Why.
+        /// The problem.
         source: tracing_subscriber::filter::ParseError,
     },
-    /// The machine gives no more threads.
+    /// The system has no more threads.
     #[error("cannot start the thread that writes the log: {0}")]
     Thread(#[source] io::Error),
     /// This process has a log already.
@@ -111,8 +109,7 @@ pub fn start_writer() -> io::Result<()> {
     start().map(drop)
 }
 
-/// Has each thread that logs write by itself and wait for the reader: for a command with no thread but one, where the system
-/// gives no other. To be called when [`start_writer`] has failed.
+/// Lets each thread that logs write by itself and wait for the reader. To be called when [`start_writer`] has failed.
 pub fn write_in_place() {
     let _alone = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
     QUEUE.get_or_init(|| LogQueue::in_place(|text| write_all(&io::stderr(), text)));
@@ -127,11 +124,11 @@ fn start() -> io::Result<&'static LogQueue> {
     Ok(QUEUE.get_or_init(|| queue))
 }
 
-/// Sends texts to standard error, behind the lines that were logged before: at once and in the order of the calls, or not
-/// at all when standard error is not read. False before the thread runs: nothing was sent.
+/// Sends lines to standard error, after those that were logged before; drops them when standard error is not read. False if the
+/// thread does not run: nothing was sent.
 pub fn write(text: &[u8]) -> bool {
     let Some(queue) = QUEUE.get() else { return false };
-    // A reader that only lags behind gets all of a long text.
+    // A slow reader gets all of a long text.
     for line in text.split_inclusive(|byte| *byte == b'\n') {
         queue.wait_for_room(line);
         queue.push(line);
@@ -139,32 +136,32 @@ pub fn write(text: &[u8]) -> bool {
     true
 }
 
-/// The same for what is written while a run is under way: it never waits, and is dropped when there is no room.
+/// The same without waiting, for texts during a run: dropped when there is no room.
 pub fn write_at_once(text: &[u8]) -> bool {
     QUEUE.get().map(|queue| queue.push(text)).is_some()
 }
 
-/// Waits until all that was sent is written: no longer than `longest`, and no longer than a moment when it is not read.
+/// Waits until all is written: no longer than `longest`, and 0.2 s when standard error is not read.
 pub fn flush(longest: Duration) {
     if let Some(queue) = QUEUE.get() {
         queue.flush(longest);
     }
 }
 
-/// Lines that were dropped because they were not read, or that could not be written.
+/// Lines that were dropped or could not be written.
 pub fn dropped() -> u64 {
     QUEUE.get().map_or(0, LogQueue::dropped)
 }
 
-/// The process ends: what panics from now on only finds closed what it was using.
+/// The process ends: panics from now on are caused by closed sockets.
 static ENDING: AtomicBool = AtomicBool::new(false);
 
-/// From now on no panic has a message. To be called right before all sockets are closed at the end of the process.
+/// Suppresses the messages of panics. To be called before all sockets are closed at the end of the process.
 pub fn ignore_panics() {
     ENDING.store(true, Ordering::SeqCst);
 }
 
-/// Has the message of every panic go the way of the log. To be called once, by the program.
+/// Sends the message of every panic to the log. To be called once.
 pub fn catch_panics() {
     std::panic::set_hook(Box::new(|panic| {
         if ENDING.load(Ordering::SeqCst) {
@@ -172,15 +169,15 @@ pub fn catch_panics() {
         }
         let text = panic_text(panic, std::thread::current().name());
         if !write_at_once(text.as_bytes()) {
-            // Nothing was started yet, so nothing waits for this.
+            // Nothing is started yet, so nothing waits for this.
             let _ = write_all(&io::stderr(), text.as_bytes());
         } else if std::thread::current().name() == Some("main") {
-            flush(LAST_WORDS);
+            flush(PANIC_FLUSH);
         }
     }));
 }
 
-/// As the standard library puts it, in one line, and with what `RUST_BACKTRACE` asks for.
+/// The text of the standard library in one line, and the backtrace if `RUST_BACKTRACE` asks for it.
 fn panic_text(panic: &PanicHookInfo<'_>, thread: Option<&str>) -> String {
     let thread = thread.unwrap_or("<unnamed>");
     let place = panic.location().map_or_else(String::new, |place| format!(" at {place}"));
@@ -195,7 +192,7 @@ fn panic_text(panic: &PanicHookInfo<'_>, thread: Option<&str>) -> String {
     }
 }
 
-/// Writes each event's line to the queue, whole.
+/// Queues each event's line.
 #[derive(Clone, Copy)]
 struct Queued(&'static LogQueue);
 
@@ -214,13 +211,12 @@ impl io::Write for Queued {
 fn dropped_line(settings: &LogSettings, count: u64) -> String {
     let fields = Fields { message: queue::plain(count), rest: vec![("dropped".to_owned(), count.into())] };
     let mut line = String::new();
-    let format = LineFormat { format: settings.format, journal: settings.journal };
     // Writing to a string cannot fail.
-    let _ = format.line(&mut line, settings.color, Level::WARN, module_path!(), fields);
+    let _ = settings.line(&mut line, Level::WARN, module_path!(), fields);
     line
 }
 
-/// The same over any writer, not yet installed.
+/// The subscriber of [`init`] with any writer, not yet installed.
 pub fn subscriber<W>(settings: &LogSettings, writer: W) -> Result<impl Subscriber + Send + Sync + use<W>, LogError>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
@@ -233,27 +229,22 @@ where
     let log = tracing_subscriber::fmt::layer()
         .with_writer(writer)
         .with_ansi(settings.color)
-        .event_format(LineFormat { format: settings.format, journal: settings.journal })
+        .event_format(settings.clone())
         .with_filter(filter);
     Ok(tracing_subscriber::registry().with(live::layer()).with(log))
 }
 
-/// Whether standard error goes to the journal: systemd says which stream that is in `JOURNAL_STREAM` (systemd.exec(5)),
-/// and a program that was given another one has the variable all the same.
+/// Whether standard error is the journal's stream, which `JOURNAL_STREAM` identifies (systemd.exec(5)); the variable is also set
+/// for a program with another standard error.
 pub fn to_journal() -> bool {
-    let said = std::env::var("JOURNAL_STREAM").ok();
-    let Some((device, inode)) = said.as_deref().and_then(|said| said.split_once(':')) else { return false };
+    let stream = std::env::var("JOURNAL_STREAM").ok();
+    let Some((device, inode)) = stream.as_deref().and_then(|stream| stream.split_once(':')) else { return false };
     let Ok(stream) = nix::sys::stat::fstat(io::stderr()) else { return false };
     device.parse() == Ok(stream.st_dev) && inode.parse() == Ok(stream.st_ino)
 }
 
 /// Formats one event as one line.
-struct LineFormat {
-    format: LogFormat,
-    journal: bool,
-}
-
-impl<S, N> FormatEvent<S, N> for LineFormat
+impl<S, N> FormatEvent<S, N> for LogSettings
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -262,35 +253,28 @@ where
         let mut fields = Fields::default();
         event.record(&mut fields);
         fields.fit();
-        // The live root is the current context inside a run, whatever this log's filter thinks of spans.
+        // The live root is the current context inside a run, whatever this log's filter is.
         let context = Context::current();
         let span = context.span().span_context().clone();
         if span.is_valid() {
             fields.put("trace_id", span.trace_id().to_string());
             fields.put("span_id", span.span_id().to_string());
         }
-        let color = writer.has_ansi_escapes();
-        self.line(writer, color, *event.metadata().level(), event.metadata().target(), fields)
+        self.line(writer, *event.metadata().level(), event.metadata().target(), fields)
     }
 }
 
-impl LineFormat {
-    fn line(
-        &self,
-        mut writer: impl fmt::Write,
-        has_color: bool,
-        level: Level,
-        target: &str,
-        fields: Fields,
-    ) -> fmt::Result {
+impl LogSettings {
+    fn line(&self, mut writer: impl fmt::Write, level: Level, target: &str, fields: Fields) -> fmt::Result {
         let mut time = String::new();
         SystemTime.format_time(&mut Writer::new(&mut time))?;
+        let (priority, color) = priority_and_color(level);
         if self.journal {
-            write!(writer, "<{}>", priority(level))?;
+            write!(writer, "<{priority}>")?;
         }
         match self.format {
             LogFormat::Text => {
-                let (on, off) = if has_color { (color(level), "\u{1b}[0m") } else { ("", "") };
+                let (on, off) = if self.color { (color, "\u{1b}[0m") } else { ("", "") };
                 write!(writer, "{time} {on}{level:5}{off} {target}: {}", fields.message)?;
                 for (name, value) in &fields.rest {
                     match value {
@@ -305,7 +289,7 @@ impl LineFormat {
                 let mut line = Map::new();
                 line.insert("time".into(), time.into());
                 line.insert("level".into(), level.as_str().to_ascii_lowercase().into());
-                // Not `target`: that is what a field calls the IMAP service.
+                // Not `target`, which is the name of a field.
                 line.insert("module".into(), target.into());
                 line.insert("message".into(), fields.message.into());
                 for (name, value) in fields.rest {
@@ -317,26 +301,17 @@ impl LineFormat {
     }
 }
 
-/// As syslog(3) numbers them.
-fn priority(level: Level) -> u8 {
+/// The priority of syslog(3), and the escape sequence of the color.
+fn priority_and_color(level: Level) -> (u8, &'static str) {
     match level {
-        Level::ERROR => 3,
-        Level::WARN => 4,
-        Level::INFO => 6,
-        Level::DEBUG | Level::TRACE => 7,
+        Level::ERROR => (3, "\u{1b}[31m"),
+        Level::WARN => (4, "\u{1b}[33m"),
+        Level::INFO => (6, "\u{1b}[32m"),
+        Level::DEBUG | Level::TRACE => (7, "\u{1b}[2m"),
     }
 }
 
-fn color(level: Level) -> &'static str {
-    match level {
-        Level::ERROR => "\u{1b}[31m",
-        Level::WARN => "\u{1b}[33m",
-        Level::INFO => "\u{1b}[32m",
-        Level::DEBUG | Level::TRACE => "\u{1b}[2m",
-    }
-}
-
-/// Bytes of text that an event may have, its message and fields together: most of it may come from outside.
+/// The most bytes of text of an event, message and fields together.
 const MOST_TEXT: usize = 1024;
 
 /// The fields of an event, safe to print.
@@ -351,7 +326,7 @@ impl Fields {
         self.rest.push((name.to_owned(), value.into()));
     }
 
-    /// Cuts the longest texts so that all of them together are no longer than [`MOST_TEXT`].
+    /// Cuts the longest texts to [`MOST_TEXT`] in all.
     fn fit(&mut self) {
         let rest = self.rest.iter_mut().filter_map(|(_, value)| match value {
             Value::String(text) => Some(text),
@@ -364,14 +339,14 @@ impl Fields {
         texts.sort_by_key(|text| text.len());
         let (mut left, mut count) = (MOST_TEXT, texts.len());
         for text in texts {
-            // What the shorter ones leave is for the longer ones.
+            // The longer ones get what the shorter ones leave.
             cut(text, left / count);
             (left, count) = (left - text.len(), count - 1);
         }
     }
 }
 
-/// Cuts a text to so many bytes, `…` included.
+/// Cuts a text to `most` bytes, `…` included.
 fn cut(text: &mut String, most: usize) {
     if text.len() > most {
         text.truncate(boundary(text, most.saturating_sub('…'.len_utf8())));
@@ -379,12 +354,12 @@ fn cut(text: &mut String, most: usize) {
     }
 }
 
-/// The last place between two characters that is not behind this one.
+/// The last character boundary up to `at`.
 fn boundary(text: &str, at: usize) -> usize {
     (0..=at.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default()
 }
 
-/// Text that is escaped as it is written, and cut to what an event may have.
+/// Text that is escaped as it is written, and cut to [`MOST_TEXT`].
 #[derive(Default)]
 struct Bounded(String);
 

@@ -1,11 +1,10 @@
-//! Run to spans and metrics: pure mapping. And the live root span of a run, with the log beside it.
+//! Maps a run to spans and metrics; and the live root span of a run, with the log beside it.
 //!
-//! [`spans()`] and [`Metrics`] read a finished `Run` and nothing else, so a trace that waited on disk is the trace
-//! that would have been sent at once. [`LiveRoot`] exists while a run is under way: it gives the ids, every log line
-//! of the run bears them, and what was logged becomes the run's notes. The spans that users see are never the live one.
+//! [`spans()`] and [`Metrics`] read a finished `Run` and nothing else, so a trace that waited on disk is the same as one that
+//! is sent at once. [`LiveRoot`] exists while a run is in progress: it provides the ids and collects the notes. It is never
+//! exported.
 //!
-//! Sends nothing (that is `delivery`), reads no clock and no environment. Called by `delivery`, by the agent and by
-//! the command line.
+//! Sends nothing (that is `delivery`), reads no clock and no environment. Called by `delivery`, the agent and the command line.
 
 mod live;
 pub mod logs;

@@ -1,7 +1,7 @@
-//! Every name that leaves in telemetry: spans, attributes, events, resource, metrics. They stand here and nowhere else.
+//! All names of telemetry: spans, attributes, events, resource, metrics. No other file has any.
 //!
-//! Only names, with what a metric needs beside its name. `docs/telemetry.md` explains each, and a test holds the two
-//! together in both directions. Called by [`super::spans()`], [`super::Metrics`] and [`super::resource()`].
+//! `docs/telemetry.md` explains each; a test compares the two. Called by [`super::spans()`], [`super::Metrics`] and
+//! [`super::resource()`].
 
 /// What a metric is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,8 @@
-//! Who sends the telemetry: the resource (docs/telemetry.md).
+//! The resource of all telemetry (docs/telemetry.md).
 //!
-//! Made by hand, since the SDK lets `service.name` in `OTEL_RESOURCE_ATTRIBUTES` beat `OTEL_SERVICE_NAME` and does not
-//! percent-decode. Reads no environment and asks no system: whoever starts `delivery` fills in [`ResourceSettings`].
+//! Not made by the SDK's detectors: there `service.name` in `OTEL_RESOURCE_ATTRIBUTES` takes precedence over
+//! `OTEL_SERVICE_NAME`, and values are not percent-decoded. Reads no environment: the configuration fills in
+//! [`ResourceSettings`].
 
 use opentelemetry::KeyValue;
 use opentelemetry_sdk::{Resource, resource::TelemetryResourceDetector};
@@ -11,17 +12,17 @@ use super::names;
 /// What the resource is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ResourceSettings {
-    /// `OTEL_SERVICE_NAME`. Beats a `service.name` among the attributes; without either it is `imaptrace`.
+    /// `OTEL_SERVICE_NAME`. Takes precedence over a `service.name` among the attributes; the default is `imaptrace`.
     pub service_name: Option<String>,
     /// `[agent] instance`. Without it, the host's name.
     pub instance: Option<String>,
     /// The host's name.
     pub host_name: Option<String>,
-    /// `OTEL_RESOURCE_ATTRIBUTES`, already split and percent-decoded. Beats everything but the two above.
+    /// `OTEL_RESOURCE_ATTRIBUTES`, percent-decoded. They take precedence over the host's name and the defaults.
     pub attributes: Vec<(String, String)>,
 }
 
-/// The resource of all spans and metrics. Stable over restarts, so that metric series go on.
+/// The resource of all spans and metrics. Stable over restarts, so that metric series continue.
 pub fn resource(settings: &ResourceSettings) -> Resource {
     let mut pairs = vec![
         (names::SERVICE_NAME, Some("imaptrace".to_owned())),
@@ -32,7 +33,7 @@ pub fn resource(settings: &ResourceSettings) -> Resource {
     pairs.extend(settings.attributes.iter().map(|(key, value)| (key.as_str(), Some(value.clone()))));
     pairs.push((names::SERVICE_NAME, settings.service_name.clone()));
     pairs.push((names::SERVICE_INSTANCE_ID, settings.instance.clone()));
-    // Of two with the same key the later one stays.
+    // The last one of a key counts.
     Resource::builder_empty()
         .with_detector(Box::new(TelemetryResourceDetector))
         .with_attributes(

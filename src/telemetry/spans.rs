@@ -1,7 +1,5 @@
-//! A [`Run`] as the spans of its trace (docs/telemetry.md).
-//!
-//! A pure mapping: ids, parents and times are the record's own, so a run that was queued and read back gives the very
-//! same spans. Called by `delivery` at each attempt to export.
+//! Maps a [`Run`] to the spans of its trace (docs/telemetry.md). Ids, parents and times are those of the record. Called by
+//! `delivery` at each attempt to export.
 
 use std::{borrow::Cow, net::SocketAddr, sync::Arc};
 
@@ -28,7 +26,7 @@ pub fn spans(run: &Run) -> Vec<SpanData> {
     spans
 }
 
-/// What the spans of a run have in common, made once: the exporter copies each span before it sends it.
+/// What the spans of a run have in common: the exporter copies each span, so texts are shared.
 struct SharedAttributes {
     scope: InstrumentationScope,
     protocol: Option<StringValue>,
@@ -52,7 +50,6 @@ impl SharedAttributes {
     }
 }
 
-/// A text whose copies share it.
 fn shared(text: &str) -> StringValue {
     Arc::<str>::from(text).into()
 }
@@ -203,7 +200,7 @@ fn child(run: &Run, step: &Step, id: SpanId, common: &SharedAttributes) -> SpanD
     }
 }
 
-/// Low cardinality: words from closed lists, and a mailbox only because somebody configured it.
+/// Low cardinality: words from closed lists, and mailboxes of the configuration.
 fn span_name(step: &Step) -> Cow<'static, str> {
     match (&step.name, &step.mailbox) {
         (StepName::Setup(step), _) => step.as_str().into(),
@@ -217,7 +214,7 @@ fn span_name(step: &Step) -> Cow<'static, str> {
 struct Attributes(Vec<KeyValue>);
 
 impl Attributes {
-    /// What every span of the run has.
+    /// The attributes of every span of the run.
     fn of(common: &SharedAttributes) -> Self {
         let mut all = Self(Vec::with_capacity(40));
         all.put(names::NETWORK_PROTOCOL_NAME, "imap");

@@ -1,8 +1,7 @@
 //! Standard error, written by a thread of its own behind a bounded queue: logging never waits for the reader.
 //!
-//! When the queue is full, texts are dropped and counted, and one line says how many in their place. The thread may hang in
-//! a write for ever (a pipe that is not read, a terminal that is held); it holds no lock then, and the process ends
-//! without it. Called by the log, and by the command line for all that it writes to standard error once the thread runs.
+//! When the queue is full, texts are dropped, and one line in their place has their number. The thread may hang in a write (a
+//! pipe that is not read); it holds no lock then, and the process ends without it. Called by the log.
 
 use std::{
     collections::VecDeque,
@@ -20,9 +19,9 @@ use nix::{
 
 /// Largest size of all texts that wait.
 const BUDGET: usize = 1 << 20;
-/// What a text counts for beside its bytes.
+/// Memory of a text beside its bytes.
 const OVERHEAD: usize = 64;
-/// Interval of checks of the thread's progress.
+/// The interval of checks of the thread's progress.
 const LOOK: Duration = Duration::from_millis(10);
 /// Number of checks without progress after which standard error counts as not read.
 const UNREAD: u32 = 20;
@@ -33,9 +32,8 @@ pub(super) struct LogQueue(Arc<SharedQueue>);
 
 struct SharedQueue {
     state: Mutex<LogState>,
-    /// There is something to write.
     filled: Condvar,
-    /// Everything was written.
+    /// Signalled when everything is written.
     emptied: Condvar,
 }
 
@@ -49,11 +47,11 @@ struct LogState {
     writing: bool,
     /// Writes that have ended.
     written: u64,
-    /// What `written` was when a wait was given up.
+    /// `written` when a wait was given up.
     unread_at: Option<u64>,
     dropped: u64,
     notice: Option<Notice>,
-    /// What writes, where there is no thread to do it.
+    /// Writes when there is no thread.
     in_place: Option<Write>,
 }
 
@@ -61,15 +59,15 @@ type Write = Box<dyn FnMut(&[u8]) -> io::Result<()> + Send>;
 
 enum QueueItem {
     Text(Vec<u8>),
-    /// So many texts were dropped here.
+    /// The number of texts that were dropped here.
     Gap(u64),
 }
 
-/// Makes the line that stands in place of so many texts.
+/// Formats the line in place of dropped texts.
 pub(super) type Notice = Box<dyn Fn(u64) -> String + Send>;
 
 impl LogQueue {
-    /// Starts the thread, which writes with `write`: all of the bytes, however long it takes.
+    /// Starts the thread. `write` writes all of the bytes.
     pub(super) fn start(write: impl FnMut(&[u8]) -> io::Result<()> + Send + 'static) -> io::Result<Self> {
         let shared = SharedQueue { state: Mutex::default(), filled: Condvar::new(), emptied: Condvar::new() };
         let this = Self(Arc::new(shared));
@@ -78,18 +76,17 @@ impl LogQueue {
         Ok(this)
     }
 
-    /// Without a thread: each text is written as it comes, and its thread waits for the reader.
+    /// Without a thread: the caller of [`Self::push`] writes each text.
     pub(super) fn in_place(write: impl FnMut(&[u8]) -> io::Result<()> + Send + 'static) -> Self {
         let state = LogState { in_place: Some(Box::new(write)), ..LogState::default() };
         Self(Arc::new(SharedQueue { state: Mutex::new(state), filled: Condvar::new(), emptied: Condvar::new() }))
     }
 
-    /// How a line looks that says how many were dropped.
     pub(super) fn set_notice(&self, notice: Notice) {
         self.0.state().notice = Some(notice);
     }
 
-    /// Queues a text, or drops it when there is no room. Never waits, but for what is written in place.
+    /// Queues a text, or drops it when there is no room. Waits only without a thread.
     pub(super) fn push(&self, text: &[u8]) {
         if text.is_empty() {
             return;
@@ -118,18 +115,17 @@ impl LogQueue {
         self.0.filled.notify_one();
     }
 
-    /// Waits until there is room for a text, or for a moment when it is not read.
+    /// Waits until there is room for a text, no longer than 0.2 s when standard error is not read.
     pub(super) fn wait_for_room(&self, text: &[u8]) {
         let size = text.len() + OVERHEAD;
         self.wait(Duration::MAX, |state| !state.overflowing && state.bytes + size <= BUDGET);
     }
 
-    /// Waits until everything is written, no longer than `longest`, and no longer than a moment when it is not read.
+    /// Waits until everything is written, no longer than `longest`, and 0.2 s when standard error is not read.
     pub(super) fn flush(&self, longest: Duration) {
         self.wait(longest, |state| state.pieces.is_empty() && !state.writing);
     }
 
-    /// Texts that were dropped since the start, or could not be written.
     pub(super) fn dropped(&self) -> u64 {
         self.0.state().dropped
     }
@@ -140,7 +136,6 @@ impl LogQueue {
         let (mut seen, mut idle) = (state.written, 0);
         while !done(&state) && looks > 0 && state.unread_at != Some(state.written) {
             state = self.0.emptied.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner).0;
-            // It is full until half of it was written.
             state.overflowing &= state.bytes > BUDGET / 2;
             looks -= 1;
             idle = if state.written == seen { idle + 1 } else { 0 };
@@ -157,7 +152,7 @@ impl SharedQueue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Never ends; goes with the process.
+    /// Ends with the process.
     fn write_all(&self, mut write: impl FnMut(&[u8]) -> io::Result<()>) {
         let mut state = self.state();
         loop {
@@ -181,27 +176,25 @@ impl SharedQueue {
             let outcome = write(&text);
             state = self.state();
             state.written += 1;
-            // Its reader has gone, or the disk is full: it cannot be reported here.
+            // The reader has gone, or the disk is full.
             state.dropped += u64::from(outcome.is_err());
         }
     }
 }
 
-/// What stands in place of texts that were dropped.
 pub(super) fn plain(count: u64) -> String {
     let (plural, were) = if count == 1 { ("", "was") } else { ("s", "were") };
     format!("{count} log line{plural} {were} dropped while standard error was not read")
 }
 
-/// Writes all of `bytes`. The standard library takes a closed descriptor for a success, which it is not here, and holds a
-/// lock while it writes to standard error.
+/// Writes all of `bytes`. The standard library ignores a closed descriptor, and holds a lock while it writes to standard error.
 pub fn write_all(stream: &impl AsFd, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match nix::unistd::write(stream, bytes) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
             Err(Errno::EINTR) => {}
-            // Another process that shares the pipe has set it to non-blocking, and its reader is slow.
+            // Another process has set the pipe to non-blocking, and its reader is slow.
             Err(Errno::EAGAIN) => {
                 let mut ready = [PollFd::new(stream.as_fd(), PollFlags::POLLOUT)];
                 poll(&mut ready, PollTimeout::NONE).map_err(io::Error::from)?;

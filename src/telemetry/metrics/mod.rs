@@ -1,14 +1,13 @@
-//! A finished [`Run`] as measurements (docs/telemetry.md).
+//! Records a finished [`Run`] as measurements (docs/telemetry.md).
 //!
-//! Keeps no history: the last verdict, the last certificate and the last count of messages live in gauges. Nothing
-//! that a server sends becomes an attribute, so the configuration alone bounds the number of series, and what would
-//! pass the limit is refused aloud. Sends nothing: `delivery` takes the [`Collection`]s. Called by the agent and by the
-//! command line.
+//! Nothing that a server sends becomes an attribute, so the configuration alone bounds the number of series; measurements over
+//! the limit are counted and logged. Sends nothing: `delivery` exports the [`Collection`]s. Called by the agent and the command
+//! line.
 //!
 //! ```text
 //! series              a run as measurements, and the attributes of each series
 //! partitioned_series  the series of all accounts: which partition each is in
-//! partition           some of them with a provider of their own: one message
+//! partition           some of them with a meter provider of their own: one message
 //! settings            what is kept
 //! ```
 
@@ -19,7 +18,6 @@ mod settings;
 
 use std::{
     collections::BTreeMap,
-    fmt,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -51,7 +49,7 @@ use super::{
     names::{self, DropReason},
 };
 
-/// All series. Cheap to clone; all clones record into the same ones.
+/// All series; clones share them.
 #[derive(Clone)]
 pub struct Metrics(Arc<SharedMetrics>);
 
@@ -59,9 +57,8 @@ struct SharedMetrics {
     timing: bool,
     one_shot: bool,
     own: AgentInstruments,
-    /// Where the agent's own series are read, and those of all accounts; none when metrics are off.
+    /// The reader of the agent's own series, and the series of all accounts; none when metrics are off.
     kept: Option<(SeriesReader, PartitionedSeries)>,
-    /// It was logged that there is no room.
     overflow_logged: AtomicBool,
 }
 
@@ -84,13 +81,15 @@ struct AgentInstruments {
 }
 
 /// Series that go in one message, of less than 4 MiB.
+#[derive(Debug)]
 pub struct Collection {
     reader: SeriesReader,
-    is_retired: bool,
+    /// They are in no later message: others may begin at 0 under the same attributes.
+    pub is_retired: bool,
 }
 
 impl Metrics {
-    /// Keeps series by these settings, to be read by [`Self::collections`].
+    /// Keeps series, to be read by [`Self::collections`].
     pub fn new(settings: &MetricsSettings, resource: Resource, temporality: Temporality) -> Self {
         let config = PartitionConfig { resource, settings: settings.clone(), temporality };
         let reader = SeriesReader::new(&config, |_| None);
@@ -178,9 +177,9 @@ impl Metrics {
         }
     }
 
-    /// From now on keeps the series for which `keep` returns true. All others end after one more export, and their runs that end
-    /// later are not counted. Series that shared a message with them begin anew: sums at 0, gauges unchanged. Takes long with
-    /// many accounts, so as not to delay runs; not to be called on a thread that probes.
+    /// From now on keeps the series for which `keep` returns true. All others end after one more export, and later runs are not
+    /// counted in them. Series in the same message begin anew: sums at 0, gauges unchanged. Takes long with many accounts: not to
+    /// be called on a thread that probes.
     pub fn retain(&self, keep: impl Fn(&Subject<'_>) -> bool + Send + Sync + 'static) {
         if let Some((_, partitioned)) = &self.0.kept {
             partitioned.retain(keep);
@@ -203,7 +202,7 @@ impl Metrics {
         retired.chain(staying).collect()
     }
 
-    /// A receiver has accepted this collection, or never will.
+    /// A receiver has accepted this collection, or has refused it permanently.
     pub fn settled(&self, collection: &Collection) {
         if let (true, Some((_, partitioned))) = (collection.is_retired, &self.0.kept) {
             partitioned.delivered(&collection.reader);
@@ -235,8 +234,8 @@ impl Metrics {
         self.0.own.delivery.record(took.as_f64(), &[]);
     }
 
-    /// What was lost since the last call: to waiting for a processor, to the cgroup's CPU limit (zero without one), and to
-    /// pauses of the whole process; and whether that is too much.
+    /// Time lost since the last call to waiting for a processor, to the cgroup's CPU limit, and to pauses of the whole process; and
+    /// whether that is too much.
     pub fn agent_cpu(&self, waited: Seconds, throttled: Seconds, paused: Seconds, short: bool) {
         let own = &self.0.own;
         own.cpu_wait.add(waited.as_f64(), &[]);
@@ -245,7 +244,7 @@ impl Metrics {
         own.cpu_throttled.add(throttled.as_f64(), &[]);
     }
 
-    /// The configuration was read, at the start or again, and is in use or was bad.
+    /// The configuration was loaded, at the start or again; `success`: it is in use.
     pub fn reloaded(&self, success: bool, at: SystemTime) {
         let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         self.0.own.reload_time.record(since.as_secs_f64(), &[]);
@@ -253,27 +252,10 @@ impl Metrics {
     }
 }
 
-impl fmt::Debug for Metrics {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Metrics").field("series", &self.series()).finish_non_exhaustive()
-    }
-}
-
 impl Collection {
     /// The current values of its series; none without series.
     pub fn collect(&self) -> Option<ResourceMetrics> {
         self.reader.collect()
-    }
-
-    /// Whether they are in no later message: others may begin anew under the same attributes.
-    pub fn is_retired(&self) -> bool {
-        self.is_retired
-    }
-}
-
-impl fmt::Debug for Collection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Collection").field("is_retired", &self.is_retired).finish_non_exhaustive()
     }
 }
 

@@ -1,8 +1,8 @@
 //! A partition: some of the series, with a meter provider of their own.
 //!
 //! The SDK cannot remove a series, sends all series of a provider in one message, and merges those over its limit. So series are
-//! spread over many small providers: each message stays below the receivers' limit, a target is removed with its partition, and
-//! a partition counts its series, so that the SDK's limit is never reached. Does not know runs and targets. Called by `partitioned_series`.
+//! spread over many small providers: each message is smaller than receivers accept, a target is removed with its partition, and
+//! a partition counts its series, so that the SDK's limit is never reached. Called by `partitioned_series`.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -27,12 +27,12 @@ use super::{
 };
 use crate::telemetry::names::{self, Metric};
 
-/// The largest message; above it accounts are spread over more messages. Receivers accept 4 MiB (gRPC's default).
+/// The largest message. Receivers accept 4 MiB (gRPC's default).
 pub(super) const MOST_BYTES: usize = 3 << 20;
-/// A partition of this size takes no more accounts, since those that it has may grow.
+/// A partition of this size takes no more accounts, since their series may increase.
 const ROOMY_BYTES: usize = 3 << 19;
 
-/// The settings that all partitions have in common.
+/// The settings of all partitions.
 #[derive(Debug, Clone)]
 pub(super) struct PartitionConfig {
     pub(super) resource: Resource,
@@ -53,9 +53,9 @@ pub(super) enum NoCapacity {
 pub(super) struct Partition {
     pub(super) reader: SeriesReader,
     instruments: Vec<RunInstrument>,
-    /// Number of accounts that its tables have room for.
+    /// Accounts that its tables have room for.
     pub(super) size: usize,
-    /// Accounts that it takes; fewer than `size` after a split.
+    /// Accounts that it accepts; fewer than `size` after a split.
     pub(super) room: usize,
     fill: Mutex<PartitionLoad>,
 }
@@ -67,7 +67,7 @@ struct PartitionLoad {
     bytes: usize,
 }
 
-/// An instrument. Each measurement finds its series by the attributes: a handle (what the SDK calls bound) would spare 0.25 µs a measurement, and take 110 to 270 bytes.
+/// An instrument. A bound one for each series would save 0.25 µs a measurement, and take 110 to 270 bytes.
 enum RunInstrument {
     Histogram(Histogram<f64>),
     Counter(Counter<u64>),
@@ -85,7 +85,7 @@ impl Partition {
         Self { reader, instruments, size, room, fill: Mutex::default() }
     }
 
-    /// Whether one account more finds its place.
+    /// Whether there is room for one more account.
     pub(super) fn is_roomy(&self) -> bool {
         let fill = self.fill();
         fill.accounts < self.room && fill.bytes < ROOMY_BYTES
@@ -99,8 +99,7 @@ impl Partition {
         self.fill().accounts
     }
 
-    /// Makes room for a series of this metric with these attributes, which are sorted by key: else the SDK keeps them
-    /// twice.
+    /// Counts a new series of this metric. The attributes are sorted by key: else the SDK keeps them twice.
     pub(super) fn admit(
         &self,
         what: RunMetric,
@@ -119,7 +118,6 @@ impl Partition {
         Ok(())
     }
 
-    /// Records a value in a series for which there is room.
     pub(super) fn enter(&self, what: RunMetric, value: Measurement, attributes: &[KeyValue]) {
         match (&self.instruments[what as usize], value) {
             (RunInstrument::Histogram(it), Measurement::Number(value)) => it.record(value, attributes),
@@ -149,8 +147,7 @@ impl RunInstrument {
 
 /// The largest size of a series in a message, as protobuf.
 fn point_bytes(what: RunMetric, attributes: &[KeyValue], exponential: bool) -> usize {
-    // Times, sums and tags of a point; of an explicit histogram 16 bounds and 17 counts of 8 bytes, of an exponential
-    // one up to 160 counts of some bytes.
+    // An explicit histogram has 16 bounds and 17 counts of 8 bytes, an exponential one up to 160 counts.
     let point = match (what.metric().kind, exponential) {
         (names::MetricKind::Histogram, false) => 340,
         (names::MetricKind::Histogram, true) => 700,
@@ -159,18 +156,15 @@ fn point_bytes(what: RunMetric, attributes: &[KeyValue], exponential: bool) -> u
     attributes.iter().map(|one| 14 + one.key.as_str().len() + one.value.as_str().len()).sum::<usize>() + point
 }
 
-// === Where a partition is read ===
-
 /// A provider that is read on demand; it has no thread.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub(super) struct SeriesReader(Arc<(SdkMeterProvider, SharedReader)>);
 
 impl SeriesReader {
-    /// `limit`: how many series the instrument of a name may have; a few when it returns none.
+    /// `limit`: how many series the instrument of a name may have, else [`FEW`].
     pub(super) fn new(config: &PartitionConfig, limit: impl Fn(&str) -> Option<usize> + Copy) -> Self {
         let reader = SharedReader(Arc::new(ManualReader::builder().with_temporality(config.temporality).build()));
         let exponential = config.settings.exponential;
-        // The view outlives this call, so it gets a list.
         let limits: Vec<_> = names::METRICS.iter().map(|it| (it.name, limit(it.name).unwrap_or(FEW).max(1))).collect();
         let provider = SdkMeterProvider::builder()
             .with_resource(config.resource.clone())
@@ -191,7 +185,7 @@ impl SeriesReader {
         meter(&self.0.0)
     }
 
-    /// Reads all series. Nothing when there are none.
+    /// Reads all series; none when there are none.
     pub(super) fn collect(&self) -> Option<ResourceMetrics> {
         let mut found = ResourceMetrics::default();
         self.0.1.collect(&mut found).ok()?;
@@ -235,14 +229,13 @@ impl MetricReader for SharedReader {
 
 fn buckets(exponential: bool) -> Aggregation {
     if exponential {
-        // The SDK's own defaults: 160 buckets, as fine as they fit.
+        // The SDK's defaults.
         Aggregation::Base2ExponentialHistogram { max_size: 160, max_scale: 20, record_min_max: true }
     } else {
         Aggregation::ExplicitBucketHistogram { boundaries: names::BUCKETS.to_vec(), record_min_max: true }
     }
 }
 
-/// Our meter of a provider.
 pub(super) fn meter(provider: &SdkMeterProvider) -> Meter {
     let scope = InstrumentationScope::builder(names::SCOPE).with_version(env!("CARGO_PKG_VERSION")).build();
     provider.meter_with_scope(scope)
@@ -256,7 +249,7 @@ pub(super) fn counter(meter: &Meter, metric: Metric) -> Counter<u64> {
     meter.u64_counter(metric.name).with_unit(metric.unit).with_description(metric.description).build()
 }
 
-/// A count that is kept elsewhere, read when it is exported; absent while it is 0.
+/// A counter whose value is read when it is exported; absent while it is 0.
 pub(super) fn observed(meter: &Meter, metric: Metric, read: fn() -> u64) -> ObservableCounter<u64> {
     let counter = meter.u64_observable_counter(metric.name).with_unit(metric.unit).with_description(metric.description);
     let observe = move |observer: &dyn AsyncInstrument<u64>| match read() {

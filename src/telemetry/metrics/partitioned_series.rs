@@ -1,7 +1,7 @@
-//! The series of all accounts, each account in one partition: adding, finding and removing accounts.
+//! The series of all accounts, each account in one partition: adds, finds and removes accounts.
 //!
-//! A measurement takes a shared lock, finds its account by name and its series by a key of four bytes, and is recorded. A new
-//! series, a full partition and a removal take the lock exclusively. Exports nothing. Called by [`Metrics`](super::Metrics).
+//! A measurement takes a shared lock; a new account, a full partition and a removal take it exclusively. Exports nothing. Called
+//! by [`Metrics`](super::Metrics).
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -20,21 +20,19 @@ use super::{
 };
 use crate::telemetry::names;
 
-/// Accounts of a partition: the number of the first partitions, and the accounts in each. With few accounts, removing one makes
-/// few others begin anew; with many, there are not too many messages. The largest just fills the SDK's tables, whose sizes are
-/// powers of two.
+/// The number of the first partitions, and the accounts in each: in small ones, a removal makes few other accounts begin anew.
+/// The largest fills the SDK's tables, whose sizes are powers of two.
 const SIZES: [(usize, usize); 2] = [(32, 4), (64, 16)];
 const LARGEST: usize = 37;
-/// The largest partition, for a single account that fails in ever more ways.
+/// The largest partition for a single account.
 const MOST_SIZE: usize = 256;
 
-/// Retired partitions that are not delivered a last time yet; beyond this number the oldest are forgotten. It limits the memory
-/// of a configuration that is reloaded every second while the receiver is unreachable.
+/// The most retired partitions that wait for their last export, which limits memory while the receiver is unreachable.
 const MOST_RETIRED: usize = 64;
 
-/// Targets that are looked at while the lock is held.
+/// Targets that are examined under one lock.
 const AT_A_TIME: usize = 256;
-/// Between two partitions that are emptied.
+/// The pause after a partition is emptied.
 const PAUSE: Duration = Duration::from_micros(200);
 
 /// The attributes that distinguish the series of one account from those of another.
@@ -56,10 +54,10 @@ type Keep = dyn Fn(&Subject<'_>) -> bool + Send + Sync;
 
 pub(super) struct PartitionedSeries {
     pub(super) config: PartitionConfig,
-    /// Keys of the labels on the allow list, as attributes have them.
+    /// The attribute keys of the labels on the allow list.
     label_keys: Vec<AttributeKey>,
     partitions: RwLock<Partitions>,
-    /// Of all accounts.
+    /// Number of series of all accounts.
     series: AtomicUsize,
 }
 
@@ -77,7 +75,7 @@ struct PartitionMembers {
     partition: Arc<Partition>,
     targets: Vec<Box<str>>,
     accounts: usize,
-    /// At least one of them is removed.
+    /// At least one of them is to be removed.
     some_go: bool,
 }
 
@@ -92,7 +90,7 @@ struct AccountSeries {
     list: Mutex<SeriesList>,
 }
 
-/// The series of an account, in the order of its measurements, which is the same with each run.
+/// The series of an account, in the order of its measurements, which is that of each run.
 #[derive(Default)]
 struct SeriesList {
     series: Vec<SeriesKey>,
@@ -111,7 +109,7 @@ impl PartitionedSeries {
         Self { config, label_keys, partitions: RwLock::default(), series: AtomicUsize::new(0) }
     }
 
-    /// Records the measurements of `measure`. Returns how many found no room.
+    /// Records measurements. Returns how many found no room.
     pub(super) fn enter(&self, owner: &Subject<'_>, measure: impl Fn(&mut dyn FnMut(SeriesKey, Measurement))) -> usize {
         let mut missed = Vec::new();
         let known = {
@@ -127,7 +125,7 @@ impl PartitionedSeries {
         if missed.is_empty() { 0 } else { self.make_room(owner, missed) }
     }
 
-    /// Splits the account's partition until everything is recorded; a single account gets ever larger partitions.
+    /// Splits the account's partition until everything is recorded; a single account gets a larger partition.
     fn make_room(&self, owner: &Subject<'_>, mut missed: Vec<Missed>) -> usize {
         let mut partitions = self.write();
         while missed.iter().any(|(.., error)| *error == NoCapacity::Partition) {
@@ -146,12 +144,11 @@ impl PartitionedSeries {
         missed.len()
     }
 
-    /// From now on keeps only the accounts for which `keep` returns true. Empties one partition at a time: recording a run waits
-    /// for one partition at most.
+    /// See [`Metrics::retain`](super::Metrics::retain). Recording a run waits for one partition at most.
     pub(super) fn retain(&self, keep: impl Fn(&Subject<'_>) -> bool + Send + Sync + 'static) {
         let keep: Arc<Keep> = Arc::new(keep);
         self.write().keep = Some(keep.clone());
-        // An account that moves meanwhile, out of a full partition, is found in the next pass.
+        // An account that moves meanwhile is found in the next pass.
         loop {
             let touched = self.touched(&*keep);
             if touched.is_empty() {
@@ -159,7 +156,7 @@ impl PartitionedSeries {
             }
             for members in touched {
                 self.write().empty(self, &members, &*keep);
-                // The lock is not fair: without a pause the next partition would have it again before the threads that wait.
+                // The lock is not fair: waiting threads need a pause to get it.
                 std::thread::park_timeout(PAUSE);
             }
         }
@@ -225,7 +222,7 @@ impl Partitions {
     /// The account, added to a partition if it is new; none when it is not kept.
     fn admit(&mut self, partitioned: &PartitionedSeries, owner: &Subject<'_>) -> Option<&AccountSeries> {
         let allowed = &partitioned.config.settings.labels;
-        // Another thread may have been quicker.
+        // Another thread may have added it.
         if self.find(owner, allowed).is_none() {
             if self.keep.as_ref().is_some_and(|keep| !keep(owner)) {
                 return None;
@@ -271,7 +268,7 @@ impl Partitions {
         }
     }
 
-    /// Moves the accounts of a partition to two new ones. A single account gets a larger partition.
+    /// Moves the accounts of a partition to two new ones, or a single account to a larger one.
     fn split(&mut self, partitioned: &PartitionedSeries, crowded: &Arc<Partition>) {
         let half = crowded.accounts().div_ceil(2);
         let size = if crowded.accounts() > 1 { crowded.size } else { crowded.size * 4 };
@@ -298,7 +295,7 @@ impl Partitions {
     }
 }
 
-/// A partition with room for one account.
+/// A partition with room for one more account.
 fn place(partitions: &mut Vec<Arc<Partition>>, config: &PartitionConfig) -> Arc<Partition> {
     let partition = partitions.iter().rev().find(|partition| partition.is_roomy()).cloned().unwrap_or_else(|| {
         let size = SIZES.iter().find(|(count, _)| partitions.len() < *count).map_or(LARGEST, |(_, size)| *size);
@@ -354,7 +351,7 @@ impl AccountSeries {
             }
         });
         if list.series.len() > before {
-            // Nearly all come with the first run.
+            // Nearly all are new with the first run.
             list.series.shrink_to_fit();
         }
     }
@@ -368,7 +365,7 @@ impl AccountSeries {
             list.series.clear();
             list.gauges.clone()
         };
-        // Gauges without room, and all others, are recorded with the next run.
+        // All others are recorded with the next run.
         self.enter(partitioned, |enter| gauges.iter().for_each(|(key, value)| enter(*key, *value)), &mut Vec::new());
     }
 
@@ -378,7 +375,7 @@ impl AccountSeries {
 }
 
 impl SeriesList {
-    /// Records one measurement, whose series is probably the one at `next`.
+    /// Records one measurement; its series is probably at `next`.
     fn enter(
         &mut self,
         partitioned: &PartitionedSeries,

@@ -1,7 +1,5 @@
-//! A run as measurements: the series and the value of each.
-//!
-//! Pure mapping. A series is a [`SeriesKey`] of four bytes within its account, so that it takes little memory.
-//! Nothing that a server sends becomes an attribute. Called by `partitioned_series`.
+//! Maps a run to measurements: the series and the value of each. A series is a [`SeriesKey`] of four bytes within its account,
+//! so that it takes little memory. Called by [`Metrics`](super::Metrics).
 
 use imaptrace_imap::{CommandName, Condition};
 use imaptrace_record::{ErrorType, Run, RunOutcome, SetupStep, SkipReason, Step, StepName, StepOutcome};
@@ -28,8 +26,8 @@ pub(super) enum RunMetric {
 impl RunMetric {
     pub(super) const COUNT: usize = 11;
 
-    /// In the order of the variants: the metric, and the series that an account finds room for at once: those of an account
-    /// that works, and some of one that fails. An account that needs more shares its partition with fewer others.
+    /// In the order of the variants: the metric, and the series of an account that there is room for at once: those of passed
+    /// runs and of some failures. An account that needs more shares its partition with fewer others.
     pub(super) const ALL: [(Self, Metric, usize); Self::COUNT] = [
         (Self::FirstLoading, names::PROBE_FIRST_LOADING_DURATION, 1),
         (Self::Duration, names::PROBE_DURATION, 3),
@@ -62,18 +60,18 @@ pub(super) enum Measurement {
     Count(u64),
 }
 
-/// A series of an account: its metric, and the values of the attributes that tell it from the others.
+/// A series of an account: its metric, and its attributes that are not the account's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SeriesKey {
     pub(super) what: RunMetric,
-    /// Command, phase or reason: its place on its list.
+    /// Index of the command, phase or reason in its list.
     name: u8,
-    /// Status, part or direction: its place on its list.
+    /// Index of the status, part or direction in its list.
     more: u8,
     error: Option<ErrorType>,
 }
 
-/// The value of a [`SeriesKey::name`] or [`SeriesKey::more`] that does not exist.
+/// No [`SeriesKey::name`] or [`SeriesKey::more`].
 const NONE: u8 = u8::MAX;
 
 const DIRECTIONS: &[&str] = &["transmit", "receive"];
@@ -85,23 +83,18 @@ impl SeriesKey {
 
     /// A run that was due and not started.
     pub(super) fn skipped(reason: SkipReason) -> Self {
-        let name = SkipReason::ALL.iter().position(|known| *known == reason).map_or(NONE, small);
-        Self { name, ..Self::of(RunMetric::Skipped) }
+        Self { name: place(SkipReason::ALL, Some(reason)), ..Self::of(RunMetric::Skipped) }
     }
 
-    /// Those of the account, which are sorted by key, and what is this series' own; sorted, too.
+    /// `base`, the attributes of the account, and those of the series, sorted by key.
     pub(super) fn attributes(self, base: &[KeyValue]) -> Vec<KeyValue> {
-        let mut all = Vec::with_capacity(base.len() + self.own());
+        let mut all = Vec::with_capacity(base.len() + 3);
         all.extend_from_slice(base);
         let mut insert = |one: KeyValue| all.insert(all.partition_point(|other| other.key < one.key), one);
         if self.name != NONE {
             insert(match self.what {
                 RunMetric::Setup => listed(names::IMAP_SETUP_PHASE, SetupStep::ALL, SetupStep::as_str, self.name),
-                RunMetric::Skipped => {
-                    let reason =
-                        SkipReason::ALL.get(usize::from(self.name)).map_or(names::OTHER, |reason| reason.as_str());
-                    KeyValue::new(names::REASON, reason)
-                }
+                RunMetric::Skipped => listed(names::REASON, SkipReason::ALL, SkipReason::as_str, self.name),
                 _ => listed(names::IMAP_COMMAND_NAME, CommandName::ALL, CommandName::as_str, self.name),
             });
         }
@@ -117,27 +110,19 @@ impl SeriesKey {
         }
         all
     }
-
-    /// Attributes that are not the account's.
-    fn own(self) -> usize {
-        usize::from(self.name != NONE) + usize::from(self.more != NONE) + usize::from(self.error.is_some())
-    }
 }
 
 fn listed<T: Copy>(key: &'static str, list: &[T], text: fn(T) -> &'static str, place: u8) -> KeyValue {
     KeyValue::new(key, list.get(usize::from(place)).map_or(names::OTHER, |one| text(*one)))
 }
 
-/// The place of a name on its closed list; behind its end for one that it does not have.
+/// The index of a name in its closed list; the length of the list for an unknown one.
 fn place<T: Copy + PartialEq>(list: &[T], name: Option<T>) -> u8 {
-    small(list.iter().position(|known| name == Some(*known)).unwrap_or(list.len()))
-}
-
-fn small(place: usize) -> u8 {
+    let place = list.iter().position(|known| name == Some(*known)).unwrap_or(list.len());
     u8::try_from(place).unwrap_or(NONE)
 }
 
-/// All measurements of a run, always in the same order. A void run has no `up`: it does not show the target's state.
+/// All measurements of a run, in a fixed order. A void run has no `up`: it does not show the target's state.
 pub(super) fn measure(run: &Run, timing: bool, mut enter: impl FnMut(SeriesKey, Measurement)) {
     match run.outcome {
         RunOutcome::Passed => enter(SeriesKey::of(RunMetric::Up), Measurement::Count(1)),
@@ -169,7 +154,7 @@ fn measure_step(step: &Step, timing: bool, enter: &mut impl FnMut(SeriesKey, Mea
     } else {
         let more = step.status.map_or(NONE, |status| place(Condition::ALL, Some(status)));
         enter(SeriesKey { what: RunMetric::Operation, name: command, more, error: step.error_type }, took);
-        // Only of a command that passed: a deadline is not the time of a part.
+        // Not of a command that failed: a deadline is not the time of a part.
         if timing && step.outcome == StepOutcome::Passed {
             for (more, took) in (0..).zip([step.server_s, step.network_s, step.transfer_s]) {
                 if let Some(took) = took {

@@ -1,26 +1,23 @@
-//! Which measurements are kept, and how.
-//!
-//! Values only; built by the configuration and the command line.
+//! The settings of metrics, which the configuration reads.
 
 use std::collections::BTreeSet;
 
 #[cfg(doc)]
 use crate::telemetry::names;
 
-/// How measurements are kept.
+/// Which series are kept, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MetricsSettings {
     /// Keys of the labels that become attributes (`[metrics] labels`).
     pub labels: BTreeSet<String>,
-    /// Exponential histograms in place of [`names::BUCKETS`]; more exact, and about three times the memory.
+    /// Exponential histograms in place of [`names::BUCKETS`]: more exact, about three times the memory.
     pub exponential: bool,
-    /// Series kept in all, beside the agent's own few. What comes above it is not kept: it is logged and counted by
-    /// [`names::METRICS_OVERFLOW`]. The configuration is to count before.
+    /// The most series of all accounts. Measurements above it are logged and counted by [`names::METRICS_OVERFLOW`].
     pub series_limit: u64,
-    /// Whether [`names::TIMING_DURATION`] is kept: three series more for each command.
+    /// Whether [`names::TIMING_DURATION`] is kept: three more series for each command.
     pub timing: bool,
-    /// The process makes some runs and ends: each series bears [`names::ONE_SHOT`], and those that describe an agent
-    /// (schedule, queue, configuration) are not exported. Alert rules look at agents only.
+    /// The process makes some runs and ends: each series has [`names::ONE_SHOT`], and those of an agent (schedule, queue,
+    /// configuration) are not exported.
     pub one_shot: bool,
 }
 

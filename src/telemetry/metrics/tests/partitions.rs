@@ -80,7 +80,7 @@ fn runs_that_end_while_targets_go_are_counted_where_they_belong() {
     assert!(up.iter().flat_map(|(words, _)| words).all(|word| !goes(word)), "{up:?}");
     assert_eq!(overflows(&bench), 0);
     let collections = bench.metrics.collections();
-    assert_eq!(collections.iter().filter(|it| it.is_retired()).count(), 0);
+    assert_eq!(collections.iter().filter(|it| it.is_retired).count(), 0);
     bench.metrics.retain(|_| false);
     assert_eq!(bench.metrics.series(), 0, "no series is counted twice, or not at all");
 }
