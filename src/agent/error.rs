@@ -41,7 +41,7 @@ impl AgentError {
             Self::Tls { .. }
             | Self::OtlpTls(_)
             | Self::State(StateDirError::Foreign(_))
-            | Self::Delivery(DeliveryStartError::Wire(_)) => false,
+            | Self::Delivery(DeliveryStartError::Signal(_)) => false,
         }
     }
 }

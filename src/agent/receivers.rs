@@ -20,7 +20,7 @@ use super::error::AgentError;
 use crate::{
     blocking, clock,
     config::{Compression, Exporter, bracketed},
-    delivery::{DeliveryStartError, Header, HttpProxy, PemFiles, Receivers, Signal, SignalError},
+    delivery::{DeliveryStartError, Header, HttpProxy, OtlpClient, PemFiles, Signal},
     follow::{Followed, NotRead, Read},
     net::{TlsContextError, TlsPaths, TlsPem},
     secret::{SecretError, SecretSource},
@@ -128,14 +128,13 @@ pub(super) fn now(followed: &FollowedSignal, exporter: &Exporter) -> Signal {
 pub(super) fn hand_on(
     followed: Arc<FollowedSignal>,
     exporter: Exporter,
-    replace: impl Fn(&Receivers, &Signal) -> Result<(), SignalError> + Send + 'static,
-    receivers: Receivers,
+    client: Arc<OtlpClient>,
 ) -> impl Future<Output = ()> + Send {
     let mut changes = followed.subscribe();
     async move {
         while changes.changed().await.is_ok() {
             changes.mark_unchanged();
-            if let Err(problem) = replace(&receivers, &now(&followed, &exporter)) {
+            if let Err(problem) = client.replace(&now(&followed, &exporter)) {
                 error!("{problem}");
             }
         }

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     clock,
-    delivery::{Delivery, Replay},
+    delivery::Delivery,
     net::Family,
     plan::{Per, Target},
     probe::{Cancel, Job, Prober, inspect, lacks_certificate},
@@ -186,7 +186,7 @@ impl RunContext {
         }
         let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
         late.0 += 1;
-        late.1 += Replay::spans(&run) as u64;
+        late.1 += run.exported_spans() as u64;
         drop(late);
         warn!(target = run.target, trace_id = %run.trace_id, "a run ended after delivery was closed and is not delivered");
     }

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     config::{Config, Exports},
-    delivery::{self, Delivery, DeliveryStartError, Receivers, Replay},
+    delivery::{self, Delivery, DeliveryStartError, Replay},
     follow::FileFollower,
     plan::Target,
     state::StateDir,
@@ -50,14 +50,12 @@ pub async fn delivery(
     let metrics = MetricsSettings { one_shot: follower.is_none(), ..config.metrics.series.clone() };
     let delivery = Delivery::start(&settings, &with_host_name(&config.resource), &metrics)?;
     if let Some(follower) = follower {
-        let to = delivery.receivers();
-        if let Some((files, exporter)) = traces_files.zip(config.otlp.traces.as_ref()) {
-            follower.add(&files);
-            tokio::spawn(receivers::hand_on(files, exporter.clone(), Receivers::replace_traces, to.clone()));
-        }
-        if let Some((files, exporter)) = metrics_files.zip(config.otlp.metrics.as_ref()) {
-            follower.add(&files);
-            tokio::spawn(receivers::hand_on(files, exporter.clone(), Receivers::replace_metrics, to));
+        let both = [(traces_files, &config.otlp.traces), (metrics_files, &config.otlp.metrics)];
+        for ((files, exporter), client) in both.into_iter().zip(delivery.clients()) {
+            if let (Some(files), Some(exporter), Some(client)) = (files, exporter, client) {
+                follower.add(&files);
+                tokio::spawn(receivers::hand_on(files, exporter.clone(), client));
+            }
         }
     }
     Ok(delivery)

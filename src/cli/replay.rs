@@ -211,7 +211,7 @@ impl ReplaySender<'_> {
                 None => return left.is_none(),
                 Some(ReplayItem::File(file)) => self.progress.set_message(file),
                 Some(ReplayItem::Run(run)) => {
-                    self.spans += Replay::spans(&run);
+                    self.spans += run.exported_spans();
                     self.batch.push(Arc::from(run));
                     if self.spans >= Replay::BATCH_SPANS && !self.send().await {
                         return true;

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-/// Between the pauses that a receiver may ask for: no shorter than our own first one, no longer than this.
+/// The longest pause that a receiver may ask for; the shortest is our own first one.
 const LONGEST_REQUEST: Duration = Duration::from_secs(300);
 
 /// Each pause is twice as long as the one before, up to a limit.
@@ -27,13 +27,12 @@ impl Backoff {
         Self { first, longest, next: first }
     }
 
-    /// The next pause.
     pub(super) fn next(&mut self) -> Duration {
         let longer = (self.next * 2).min(self.longest);
         std::mem::replace(&mut self.next, longer)
     }
 
-    /// The next pause: what the receiver asks for, if it asks.
+    /// The pause that the receiver asks for, else the next one.
     pub(super) fn next_or(&mut self, requested: Option<Duration>) -> Duration {
         match requested {
             Some(requested) => requested.clamp(self.first, LONGEST_REQUEST),
@@ -41,7 +40,6 @@ impl Backoff {
         }
     }
 
-    /// The next pause is the first one again.
     pub(super) fn reset(&mut self) {
         self.next = self.first;
     }

@@ -1,10 +1,7 @@
-//! Limits log lines that may repeat to one a minute; each says how many it stands for.
-//!
-//! Logs nothing and reads no clock. Used for what a receiver says of batches that it accepts, and for failures of the disk.
+//! Limits log lines that may repeat to one a minute, and counts those between. Logs nothing and reads no clock.
 
 use std::time::{Duration, Instant};
 
-/// Minimum interval of two lines.
 const INTERVAL: Duration = Duration::from_secs(60);
 
 /// When the last line was logged, and how many were left out since.
@@ -15,7 +12,7 @@ pub(super) struct LogThrottle {
 }
 
 impl LogThrottle {
-    /// Whether a line may be logged now: if so, how many were left out since the last one.
+    /// If a line may be logged now, how many were left out since the last one.
     pub(super) fn pass(&mut self, now: Instant) -> Option<u64> {
         if self.last.is_some_and(|last| now.saturating_duration_since(last) < INTERVAL) {
             self.left_out += 1;

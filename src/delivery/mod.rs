@@ -1,19 +1,17 @@
 //! Delivers telemetry: a queue of runs in memory and on disk, and OTLP.
 //!
-//! [`Delivery::deliver`] takes a finished run and never waits; a task on a small runtime of its own turns runs into spans,
-//! exports them, keeps what it cannot deliver within a budget, and retries. With a [`StateDir`](crate::state::StateDir), runs
-//! that wait are on disk after 200 ms and outlive the process. Metrics are exported on a timer. A slow, dead or hostile
-//! receiver delays no probe and fails no run: the log has one line when it begins and one when it ends, and the [`Report`]
-//! has the numbers.
+//! [`Delivery::deliver`] queues a finished run and never waits. A task on a runtime of its own exports the spans of queued
+//! runs, retries, and keeps within a budget what cannot be delivered; with a [`StateDir`](crate::state::StateDir), runs that
+//! wait are on disk after 200 ms. Metrics are exported on a timer. A slow, dead or hostile receiver delays no probe.
 //!
 //! ```text
 //! queue     runs that wait, in memory and on disk
 //! sender    takes batches from the queue and exports them until each is delivered or refused
-//! otlp      exports traces and metrics, and says what an unsuccessful export means
+//! otlp      exports traces and metrics, and classifies failed exports
 //! replay    sends runs again that are in files
 //! ```
 //!
-//! Does not decide what is sent (`telemetry` does), and reads no environment. Called by the agent and by the command line.
+//! Does not decide what is sent (`telemetry` does), and reads no environment. Called by the agent and the command line.
 
 mod backoff;
 mod log_throttle;
@@ -31,7 +29,7 @@ use tokio::runtime::Runtime;
 #[cfg(any(test, fuzzing))]
 pub use self::queue::fuzzed;
 pub use self::{
-    otlp::{Header, HttpProxy, PemFiles, Protocol, Signal, SignalError},
+    otlp::{Header, HttpProxy, OtlpClient, PemFiles, Protocol, Signal, SignalError},
     queue::{BadLine, Lines},
     replay::{Replay, ReplayOutcome},
     report::{Dropped, Report, Status},
@@ -40,12 +38,12 @@ pub use self::{
 use imaptrace_record::Run;
 
 use self::{
-    otlp::{MetricsExporter, OtlpClient, PeriodicMetricsExporter, TracesExporter},
+    otlp::{MetricsExporter, PeriodicMetricsExporter, TracesExporter},
     queue::{Queue, writer},
 };
 use crate::telemetry::{Metrics, MetricsSettings, ResourceSettings, resource};
 
-/// Kept of a deadline, so that the report is ready before it.
+/// Kept free of a deadline for the report.
 const MARGIN: Duration = Duration::from_millis(200);
 
 /// Delivery could not be started.
@@ -53,8 +51,8 @@ const MARGIN: Duration = Duration::from_millis(200);
 pub enum DeliveryStartError {
     /// A signal's settings do not work.
     #[error(transparent)]
-    Wire(#[from] SignalError),
-    /// The machine gives no more threads.
+    Signal(#[from] SignalError),
+    /// The system has no more threads.
     #[error("cannot start the thread that delivers telemetry: {0}")]
     Runtime(#[source] std::io::Error),
 }
@@ -63,33 +61,13 @@ pub enum DeliveryStartError {
 pub struct Delivery {
     queue: Queue,
     metrics: Metrics,
-    /// None without a receiver of metrics.
-    meter: Option<PeriodicMetricsExporter>,
-    receivers: Receivers,
+    exporter: Option<PeriodicMetricsExporter>,
+    clients: [Option<Arc<OtlpClient>>; 2],
     engine: Engine,
 }
 
-/// Handles of the receivers, to replace headers and files while delivery runs.
-#[derive(Debug, Clone, Default)]
-pub struct Receivers {
-    traces: Option<Arc<OtlpClient>>,
-    metrics: Option<Arc<OtlpClient>>,
-}
-
-impl Receivers {
-    /// Takes the headers and the files of this signal for traces from the next request on. Nothing that waits is lost.
-    pub fn replace_traces(&self, signal: &Signal) -> Result<(), SignalError> {
-        self.traces.as_ref().map_or(Ok(()), |client| client.replace(signal))
-    }
-
-    /// The same for metrics.
-    pub fn replace_metrics(&self, signal: &Signal) -> Result<(), SignalError> {
-        self.metrics.as_ref().map_or(Ok(()), |client| client.replace(signal))
-    }
-}
-
 impl Delivery {
-    /// Starts the delivering thread. Nothing is sent yet, and no receiver needs to be there.
+    /// Starts the thread that delivers. No receiver needs to be reachable.
     pub fn start(
         settings: &DeliverySettings,
         who: &ResourceSettings,
@@ -105,14 +83,15 @@ impl Delivery {
         let engine = Engine(Some(runtime));
         let entered = handle.enter();
         let resource = resource(who);
-        let mut receivers = Receivers::default();
-        let (metrics, meter) = match &settings.metrics {
+        let mut clients = [None, None];
+        let (metrics, exporter) = match &settings.metrics {
             Some(signal) => {
-                let wire = MetricsExporter::new(signal, settings.temporality)?;
-                receivers.metrics = Some(wire.client());
+                let exporter = MetricsExporter::new(signal, settings.temporality)?;
+                clients[1] = Some(exporter.client.clone());
                 let metrics = Metrics::new(metrics_settings, resource.clone(), settings.temporality);
-                let meter = PeriodicMetricsExporter::start(metrics.clone(), wire, settings.metric_interval, &handle);
-                (metrics, Some(meter))
+                let interval = settings.metric_interval;
+                let exporter = PeriodicMetricsExporter::start(metrics.clone(), exporter, interval, &handle);
+                (metrics, Some(exporter))
             }
             None => (Metrics::off(), None),
         };
@@ -122,7 +101,7 @@ impl Delivery {
         let queue = Queue::new(settings.queue_memory, disk, settings.traces.is_some(), metrics.clone());
         if let Some(signal) = &settings.traces {
             let traces = TracesExporter::new(signal, &resource)?;
-            receivers.traces = Some(traces.client());
+            clients[0] = Some(traces.client.clone());
             let (queue, metrics) = (queue.clone(), metrics.clone());
             handle.spawn(async move {
                 if queue.has_disk() {
@@ -132,42 +111,38 @@ impl Delivery {
             });
         }
         drop(entered);
-        Ok(Self { queue, metrics, meter, receivers, engine })
+        Ok(Self { queue, metrics, exporter, clients, engine })
     }
 
-    /// The instruments whose measurements go out here.
+    /// The instruments whose measurements are exported here.
     pub fn metrics(&self) -> Metrics {
         self.metrics.clone()
     }
 
-    /// Handles of the receivers.
-    pub fn receivers(&self) -> Receivers {
-        self.receivers.clone()
+    /// The clients of traces and of metrics, to replace headers and files while delivery runs.
+    pub fn clients(&self) -> [Option<Arc<OtlpClient>>; 2] {
+        self.clients.clone()
     }
 
-    /// Queues a run's trace. Never waits: over the budget, the oldest waiting runs go, and are counted.
-    ///
-    /// Records no metric: a run that is replayed must not count twice.
+    /// Queues a run's trace and records no metric. Never waits: over the budget, the oldest waiting runs are dropped and counted.
     pub fn deliver(&self, run: Run) {
         self.queue.push(run);
     }
 
-    /// The numbers of the queue.
+    /// The state of the queue.
     pub fn status(&self) -> Status {
         self.queue.status()
     }
 
-    /// Sends all traces and metrics that are here now, reports what was delivered, and ends all threads. What cannot be
-    /// delivered is written to the state directory. Returns within `deadline` whatever the receiver does, and early after three
-    /// failures in a row.
+    /// Sends the queued traces and the last metrics, writes to the state directory what cannot be delivered, and ends all
+    /// threads. Returns within `deadline`, and earlier after three failures in a row.
     pub async fn shutdown(self, deadline: Duration) -> Report {
-        let Self { queue, meter, engine, .. } = self;
+        let Self { queue, exporter, engine, .. } = self;
         let left = deadline.saturating_sub(MARGIN);
-        // Side by side.
         let metrics = async {
-            let Some(meter) = &meter else { return Ok(()) };
+            let Some(exporter) = exporter else { return Ok(()) };
             let late = || format!("no answer within {:.1} s", deadline.as_secs_f64());
-            tokio::time::timeout(left, meter.finish()).await.unwrap_or_else(|_| Err(late()))
+            tokio::time::timeout(left, exporter.finish()).await.unwrap_or_else(|_| Err(late()))
         };
         let (mut report, metrics) = tokio::join!(queue.drain(left), metrics);
         report.metrics_delivered = metrics.is_ok();
@@ -185,7 +160,7 @@ impl fmt::Debug for Delivery {
     }
 }
 
-/// Owns the runtime: dropping one inside another panics, so it is always stopped in the background.
+/// Owns the runtime, which must not be dropped inside another one: it is stopped in the background.
 struct Engine(Option<Runtime>);
 
 impl Drop for Engine {

@@ -1,7 +1,7 @@
 //! Sends the traces of runs that are read from files, for `imaptrace replay`.
 //!
-//! Traces only: a run's measurements were counted when it was new. [`Lines`](super::Lines) reads the files. Retries a few
-//! times, as long as a person waits. Called by the command line.
+//! Sends no metrics: they were exported when the run was new. [`Lines`](super::Lines) reads the files. Called by the command
+//! line.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,13 +10,13 @@ use imaptrace_record::Run;
 use super::{
     backoff::Backoff,
     otlp::{ExportError, Signal, SignalError, TracesExporter},
-    queue::Load,
+    queue::BATCH_SPANS,
 };
 use crate::telemetry::{ResourceSettings, resource};
 
 /// Attempts at one batch.
 const ATTEMPTS: u32 = 5;
-/// The first pause after a failure; each next one is twice as long.
+/// The pause after the first failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// The longest delay that a receiver may ask for.
 const LONGEST_REQUEST: Duration = Duration::from_secs(300);
@@ -31,7 +31,7 @@ pub struct Replay {
 pub enum ReplayOutcome {
     /// It was accepted, except for some spans.
     Delivered {
-        /// Number of spans that the receiver refused.
+        /// Spans that the receiver refused.
         refused_spans: u64,
     },
     /// The receiver refuses it permanently.
@@ -42,24 +42,19 @@ pub enum ReplayOutcome {
 
 impl Replay {
     /// A batch is full with this many spans.
-    pub const BATCH_SPANS: usize = 512;
+    pub const BATCH_SPANS: usize = BATCH_SPANS;
 
-    /// Nothing is sent yet. To be made and used inside one runtime.
+    /// To be made and used inside one runtime.
     pub fn new(signal: &Signal, who: &ResourceSettings) -> Result<Self, SignalError> {
         Ok(Self { traces: TracesExporter::new(signal, &resource(who))? })
     }
 
     /// The receiver, for messages.
     pub fn endpoint(&self) -> &str {
-        self.traces.endpoint()
+        &self.traces.client.endpoint
     }
 
-    /// The spans of a run's trace.
-    pub fn spans(run: &Run) -> usize {
-        Load::of(run).spans
-    }
-
-    /// Sends a batch, a few times if need be.
+    /// Sends a batch, in at most five attempts.
     pub async fn send(&self, runs: &[Arc<Run>]) -> ReplayOutcome {
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_REQUEST);
         let mut attempt = 1;

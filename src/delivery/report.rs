@@ -1,6 +1,5 @@
-//! The result of delivery: at its end as a sentence, and at any moment as numbers.
-//!
-//! Values only; the queue fills them. Read by the agent and the command line.
+//! The result of delivery at its end, as a sentence, and the state of the queue. The queue fills in the values; the agent, the
+//! command line and `status` show them.
 
 use std::{fmt, path::PathBuf};
 
@@ -12,21 +11,21 @@ use crate::telemetry::names::DropReason;
 /// The result of delivery up to now.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Report {
-    /// Runs that the receiver took since the start.
+    /// Runs that the receiver accepted since the start.
     pub delivered_runs: u64,
-    /// Runs that wait on disk and are sent after the next start.
+    /// Runs on disk, which are sent after the next start.
     pub stored_runs: u64,
     /// Runs that are in memory only, and lost with the process.
     pub undelivered_runs: u64,
     /// Their spans.
     pub undelivered_spans: u64,
-    /// Runs that were given up since the start.
+    /// Runs that were dropped since the start.
     pub dropped: Dropped,
-    /// What the receiver said when it last refused some for good.
+    /// The receiver's reason when it last refused some permanently.
     pub refusal: Option<String>,
-    /// The directory in which refused runs are kept for `imaptrace replay`; none when none could be written.
+    /// The directory of the dead letters; none when there are none.
     pub refused_in: Option<PathBuf>,
-    /// The last collection of metrics arrived, or there were none to send.
+    /// The last metrics were delivered, or there were none.
     pub metrics_delivered: bool,
     /// Why something was not delivered.
     pub reason: Option<String>,
@@ -151,7 +150,7 @@ impl Serialize for Dropped {
 }
 
 impl fmt::Display for Dropped {
-    /// Each reason that there is, in words: `3 refused, 1 unreadable on disk`.
+    /// The reasons that occurred: `3 refused, 1 unreadable on disk`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let reasons =
             [(self.budget, "over the budget"), (self.refused, "refused"), (self.corrupt, "unreadable on disk")];

@@ -12,12 +12,12 @@ use super::{
 };
 use crate::{clock, telemetry::Metrics};
 
-/// After this many batches in a row that are refused permanently, the cause is not the batches: what waits is kept, and each
-/// next batch is sent after a pause.
+/// After this many permanent refusals in a row, the cause is not the batches: each next batch is sent after a pause.
 const REFUSED_IN_A_ROW: u32 = 3;
 
-/// Never returns; ends with its runtime.
+/// Ends with its runtime.
 pub(super) async fn run(queue: Queue, traces: TracesExporter, metrics: Metrics) {
+    let endpoint = &traces.client.endpoint;
     let mut health = ReceiverHealth::default();
     let (mut warnings, mut rejections) = (LogThrottle::default(), LogThrottle::default());
     let (mut refused, mut rejected_backoff) = (0_u32, Backoff::default());
@@ -33,10 +33,10 @@ pub(super) async fn run(queue: Queue, traces: TracesExporter, metrics: Metrics) 
                 batch = queue.halve();
                 continue;
             }
-            health.note("traces", traces.endpoint(), outcome.result.as_ref().map(|_| ()));
+            health.note("traces", endpoint, outcome.result.as_ref().map(|_| ()));
             match outcome.result {
                 Ok(accepted) => {
-                    accepted.log(traces.endpoint(), &mut warnings);
+                    accepted.log(endpoint, &mut warnings);
                     queue.delivered(accepted.rejected).await;
                     (refused, rejected_backoff) = (0, Backoff::default());
                 }
@@ -44,7 +44,6 @@ pub(super) async fn run(queue: Queue, traces: TracesExporter, metrics: Metrics) 
                     queue.refused(reason.clone()).await;
                     refused = refused.saturating_add(1);
                     if refused >= REFUSED_IN_A_ROW && rejections.pass(clock::now()).is_some() {
-                        let endpoint = traces.endpoint();
                         tracing::warn!(
                             "{endpoint} has refused {refused} batches of traces in a row: what waits is kept, and one batch \
                              is tried after each pause"

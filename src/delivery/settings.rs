@@ -1,6 +1,4 @@
-//! What delivery does: where telemetry goes, how often, and what may wait for it.
-//!
-//! Values only. Built by the agent from configuration and OTEL_* variables.
+//! The settings of delivery: receivers, intervals and budgets. Built by the agent from the configuration.
 
 use std::time::Duration;
 
@@ -9,22 +7,22 @@ use opentelemetry_sdk::metrics::Temporality;
 use super::otlp::Signal;
 use crate::state::StateDir;
 
-/// All of delivery.
+/// The settings of delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeliverySettings {
-    /// Where traces go; without it none are queued.
+    /// The receiver of traces; without it none are queued.
     pub traces: Option<Signal>,
-    /// Where metrics go; without it none are kept.
+    /// The receiver of metrics; without it none are kept.
     pub metrics: Option<Signal>,
-    /// Between two exports of metrics.
+    /// The time between two exports of metrics.
     pub metric_interval: Duration,
     /// Whether metrics are sums since the start, or since the last export.
     pub temporality: Temporality,
-    /// Where runs wait that cannot be delivered at once; without it they wait in memory alone.
+    /// Where runs are stored that cannot be delivered at once; without it they wait in memory alone.
     pub state: Option<StateDir>,
-    /// Budget of the queue: bytes of memory that its runs hold.
+    /// The most bytes of memory that queued runs hold.
     pub queue_memory: usize,
-    /// Budget of the queue: bytes of its files in `state`. A quarter as much comes on top for what was put aside.
+    /// The most bytes of segments in `state`; dead letters may take a quarter of this in addition.
     pub queue_disk: u64,
 }
 

@@ -1,9 +1,8 @@
-//! The HTTP client of opentelemetry-otlp's exporters: sends one request of theirs, over gRPC or HTTP/protobuf, and stores the
-//! outcome.
+//! The HTTP client of opentelemetry-otlp's exporters: sends a request over gRPC or HTTP/protobuf, and stores the outcome.
 //!
-//! An exporter encodes spans or metrics; its own result is Ok or a text, so the outcome is stored here. Its exporter for HTTP
-//! serves both protocols: gRPC adds a path, a frame and three headers to the same message. Does not retry: the queue does.
-//! Must be used inside delivery's runtime. Called by the exporters in `traces` and `metrics`.
+//! The result of an exporter is Ok or a text, so the outcome is stored here. The exporter for HTTP serves both protocols: gRPC
+//! adds a path, a frame and three headers. Does not retry. Must be used inside delivery's runtime. Called by `traces` and
+//! `metrics`.
 
 use std::{
     fmt,
@@ -33,7 +32,7 @@ use super::{
 /// The outcome of one export.
 #[derive(Debug)]
 pub(in crate::delivery) struct ExportOutcome {
-    /// Whether it was accepted, and what the receiver says of it.
+    /// Whether it was accepted, and the receiver's message.
     pub(in crate::delivery) result: Result<Accepted, ExportError>,
     /// How long the receiver asks to wait before the next request.
     pub(in crate::delivery) retry_after: Option<Duration>,
@@ -46,14 +45,15 @@ impl From<ExportError> for ExportOutcome {
 }
 
 /// The client of one receiver.
-pub(in crate::delivery) struct OtlpClient {
-    endpoint: String,
+pub struct OtlpClient {
+    /// Without a password.
+    pub(in crate::delivery) endpoint: String,
     protocol: Protocol,
     gzip: bool,
     timeout: Duration,
     grpc_path: &'static str,
     send_state: Mutex<SendState>,
-    /// Whether a port that did not respond as a receiver in clear text speaks TLS; none before that was checked.
+    /// Whether the port speaks TLS, if that was checked after a failed request in clear text.
     speaks_tls: Mutex<Option<bool>>,
     /// The outcome of the last request, until it is taken.
     outcome: Mutex<Option<ExportOutcome>>,
@@ -66,7 +66,7 @@ impl fmt::Debug for OtlpClient {
 }
 
 impl HttpClient for OtlpClient {
-    /// Sends the body only. The headers are our own, some of them secret; those of the exporter come from the environment.
+    /// Sends the body only, with our own headers: those of the exporter come from the environment.
     fn send_bytes<'a: 'b, 'b>(
         &'a self,
         request: Request<Bytes>,
@@ -99,9 +99,8 @@ impl OtlpClient {
         })
     }
 
-    /// Uses the headers and files of `signal`, which is for the same receiver, from the next request on. A request under way is
-    /// not changed.
-    pub(in crate::delivery) fn replace(&self, signal: &Signal) -> Result<(), SignalError> {
+    /// Uses the headers and files of `signal`, which is for the same receiver, from the next request on.
+    pub fn replace(&self, signal: &Signal) -> Result<(), SignalError> {
         let send_state = SendState::new(signal, self.grpc_path)?;
         *self.send_state.lock().unwrap_or_else(PoisonError::into_inner) = send_state;
         Ok(())
@@ -111,15 +110,10 @@ impl OtlpClient {
         self.send_state.lock().unwrap_or_else(PoisonError::into_inner).transport.clone()
     }
 
-    /// Where requests go, for people.
-    pub(super) fn endpoint(&self) -> &str {
-        &self.endpoint
-    }
-
     /// An exporter that could not be built, without the endpoint's password.
     pub(super) fn build_error(&self, signal: &Signal, error: &dyn std::error::Error) -> SignalError {
         let problem = error.to_string().replace(&signal.endpoint, &self.endpoint);
-        SignalError::Build { endpoint: self.endpoint.clone(), problem }
+        SignalError(format!("cannot build the OTLP exporter for {}: {problem}", self.endpoint))
     }
 
     /// An exporter's builder that sends through this client, once.
@@ -132,18 +126,18 @@ impl OtlpClient {
             .with_retry_policy(RetryPolicy::disabled())
     }
 
-    /// Runs an export of the exporter, and returns the outcome of the request that it made through this client.
+    /// Awaits an exporter's export, and returns the outcome of its request.
     pub(super) async fn outcome_of(&self, export: impl Future<Output = OTelSdkResult>) -> ExportOutcome {
         let result = export.await;
         let outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
         outcome.unwrap_or_else(|| {
-            // Nothing was sent: the batch itself is at fault.
+            // Nothing was sent: the batch is at fault.
             let reason = result.err().map_or_else(|| "the exporter sent nothing".to_owned(), |error| error.to_string());
             ExportError::Permanent(reason).into()
         })
     }
 
-    /// Sends one request, until its end or the timeout, unless something that goes with it is missing.
+    /// Sends one request, unless a header or a file is missing.
     async fn export(&self, message: &[u8]) -> ExportOutcome {
         let unready = self.send_state.lock().unwrap_or_else(PoisonError::into_inner).unready.clone();
         if let Some(why) = unready {
@@ -154,7 +148,6 @@ impl OtlpClient {
             Ok(body) => body,
             Err(error) => return ExportError::Permanent(format!("it cannot be compressed: {error}")).into(),
         };
-        let late = || format!("no answer within {:.1} s", self.timeout.as_secs_f64());
         let reason = match tokio::time::timeout(self.timeout, transport.exchange(body)).await {
             Ok(Ok(reply)) => {
                 let outcome = match self.protocol {
@@ -162,9 +155,9 @@ impl OtlpClient {
                     Protocol::HttpProtobuf => response::http(&reply),
                 };
                 let outcome = match outcome {
-                    // A server that requires TLS responds so, too, and not always with known words.
+                    // A server that requires TLS may send this status with an unknown text.
                     Err(ExportError::Permanent(reason)) if reply.status == StatusCode::BAD_REQUEST => {
-                        let mistake = self.tls_after_all().await;
+                        let mistake = self.missing_https().await;
                         let reason = explained(reason, mistake);
                         Err(if mistake.is_some() {
                             ExportError::Retryable(reason)
@@ -188,26 +181,27 @@ impl OtlpClient {
             Ok(Err(TransportError::Exchange { reason, seen })) => {
                 let mistake = match self.mistake(&seen) {
                     Some(WANTS_TLS) => Some(WANTS_TLS),
-                    mistake => self.tls_after_all().await.or(mistake),
+                    mistake => self.missing_https().await.or(mistake),
                 };
                 explained(reason, mistake)
             }
-            Err(_) => late(),
+            Err(_) => format!("no answer within {:.1} s", self.timeout.as_secs_f64()),
         };
         ExportError::Retryable(self.by_way_of(reason)).into()
     }
 
-    /// The likely mistake in the settings when the other side speaks another protocol.
+    /// The likely mistake in the settings when the peer speaks another protocol.
     fn mistake(&self, seen: &PeerBytes) -> Option<&'static str> {
-        let wire = seen.wire();
-        if !self.transport().connector().has_tls() {
-            if wire == Some(PeerProtocol::Tls) {
-                return Some(WANTS_TLS);
+        let has_tls = self.transport().connector.tls.is_some();
+        match seen.wire() {
+            Some(PeerProtocol::Tls) if !has_tls => return Some(WANTS_TLS),
+            Some(PeerProtocol::Http1 | PeerProtocol::Http2) if has_tls => {
+                return Some("the port speaks no TLS: write http:// in the endpoint");
             }
-        } else if matches!(wire, Some(PeerProtocol::Http1 | PeerProtocol::Http2)) {
-            return Some("the port speaks no TLS: write http:// in the endpoint");
-        } else if wire == Some(PeerProtocol::Text) {
-            return Some("the port speaks no TLS: write http:// in the endpoint if it is the right one");
+            Some(PeerProtocol::Text) if has_tls => {
+                return Some("the port speaks no TLS: write http:// in the endpoint if it is the right one");
+            }
+            _ => {}
         }
         match (self.protocol, seen.plain()) {
             (Protocol::HttpProtobuf, Some(PeerProtocol::Http2)) => Some("it may speak gRPC (protocol = \"grpc\")"),
@@ -222,12 +216,12 @@ impl OtlpClient {
         }
     }
 
-    /// Whether the likely mistake is a missing `https://`: a port for TLS may end a connection in clear text, or refuse the
-    /// request without known words. The port is checked once, until something is delivered.
-    async fn tls_after_all(&self) -> Option<&'static str> {
+    /// Whether `https://` is probably missing: a TLS port may close a connection in clear text, or refuse the request with an
+    /// unknown text. The port is checked once, until a request is accepted.
+    async fn missing_https(&self) -> Option<&'static str> {
         let transport = self.transport();
-        let connector = transport.connector();
-        if connector.has_tls() {
+        let connector = &transport.connector;
+        if connector.tls.is_some() {
             return None;
         }
         let known = *self.speaks_tls.lock().unwrap_or_else(PoisonError::into_inner);
@@ -241,13 +235,12 @@ impl OtlpClient {
 
     /// Adds the proxy on the way to a reason.
     fn by_way_of(&self, reason: String) -> String {
-        match self.transport().connector().proxy() {
+        match &self.transport().connector.proxy {
             Some(proxy) => format!("{reason} (by way of the proxy {proxy})"),
             None => reason,
         }
     }
 
-    /// The body of a request.
     fn body(&self, message: &[u8]) -> std::io::Result<Bytes> {
         let mut body = Vec::with_capacity(message.len() + 5);
         if self.protocol == Protocol::Grpc {

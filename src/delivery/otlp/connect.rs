@@ -1,8 +1,7 @@
-//! A connection to a receiver: TCP, perhaps through a proxy, perhaps with TLS; and the first bytes that the peer sent.
+//! A connection to a receiver: TCP, through a proxy or not, with TLS or not; and the first bytes that the peer sent.
 //!
-//! A proxy is asked for a tunnel (CONNECT, RFC 9110 §9.3.6) whatever the endpoint's scheme, so it sees neither the requests
-//! nor their headers unless the endpoint is `http://`, and its response is never taken for the receiver's. The first bytes
-//! show which protocol the peer speaks, whatever a library's error says. Sends no telemetry. Called by `transport`.
+//! A proxy opens a tunnel (CONNECT, RFC 9110 §9.3.6) whatever the endpoint's scheme, so its response cannot be taken for the
+//! receiver's. The first bytes show which protocol the peer speaks. Sends no telemetry. Called by `transport`.
 
 use std::{
     error::Error as StdError,
@@ -28,22 +27,23 @@ use super::signal::HttpProxy;
 /// The largest head of a proxy's response.
 const LARGEST_HEAD: usize = 16 << 10;
 /// Number of first bytes that show the protocol.
-const TELLING: usize = 16;
+const PREFIX: usize = 16;
 /// How long the check for TLS waits for a silent port.
 const TLS_CHECK: Duration = Duration::from_secs(2);
 
-/// Sets up TLS, for each connection: OpenSSL caches the roots that it found, and would trust one that the system has removed.
+/// Sets up TLS for one connection: OpenSSL caches roots, and would trust one that the system has removed.
 pub(super) type MakeTls = Box<dyn Fn() -> Result<native_tls::TlsConnector, native_tls::Error> + Send + Sync>;
 
 /// Opens connections to a receiver.
 pub(super) struct Connector {
-    host: String,
-    port: u16,
-    tls: Option<MakeTls>,
-    proxy: Option<HttpProxy>,
+    /// An IPv6 address is in brackets.
+    pub(super) host: String,
+    pub(super) port: u16,
+    pub(super) tls: Option<MakeTls>,
+    /// The proxy on the way.
+    pub(super) proxy: Option<HttpProxy>,
 }
 
-/// Both directions of a connection.
 pub(super) trait ReceiverStream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> ReceiverStream for T {}
 
@@ -53,7 +53,7 @@ pub(super) struct Connection {
     pub(super) seen: PeerBytes,
 }
 
-/// The first bytes that came, as they were on the wire and without TLS.
+/// The first bytes received, on the wire and inside TLS.
 #[derive(Debug, Clone, Default)]
 pub(super) struct PeerBytes {
     wire: FirstBytes,
@@ -67,36 +67,22 @@ pub(super) enum ConnectError {
     Proxy(String),
     /// The receiver's host: no address, or no connection.
     Host(String),
-    /// The handshake; what came before it ended.
+    /// The handshake; the bytes received before it failed.
     Tls(String, PeerBytes),
 }
 
-/// The protocol that the other side begins to speak.
+/// The protocol of the peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PeerProtocol {
     Tls,
     Http1,
     Http2,
-    /// Text that is no HTTP: another service, or an HTTP server that answers without a status line.
+    /// Text other than HTTP: another service, or an HTTP server that sends no status line.
     Text,
 }
 
 impl Connector {
-    /// To this host, in brackets if it is an IPv6 address.
-    pub(super) fn new(host: &str, port: u16, tls: Option<MakeTls>, proxy: Option<HttpProxy>) -> Self {
-        Self { host: host.to_owned(), port, tls, proxy }
-    }
-
-    /// The proxy on the way, for people.
-    pub(super) fn proxy(&self) -> Option<&HttpProxy> {
-        self.proxy.as_ref()
-    }
-
-    pub(super) fn has_tls(&self) -> bool {
-        self.tls.is_some()
-    }
-
-    /// Opens a connection. Waits without limit: the caller has one for the whole exchange.
+    /// Opens a connection. Has no timeout: the caller has one for the whole exchange.
     pub(super) async fn connect(&self) -> Result<Connection, ConnectError> {
         let seen = PeerBytes::default();
         let stream = self.reach(&seen.wire).await?;
@@ -110,11 +96,11 @@ impl Connector {
                 Box::new(connected.map_err(|error| ConnectError::Tls(tls_problem(&error), seen.clone()))?)
             }
         };
-        let stream = Box::new(Watched { stream, ahead: Vec::new(), first: seen.plain.clone() });
+        let stream = Box::new(PrefixStream { stream, ahead: Vec::new(), first: seen.plain.clone() });
         Ok(Connection { stream, seen })
     }
 
-    /// Whether the port responds to a TLS handshake. Nothing is verified, and nothing sent over it.
+    /// Whether the port responds to a TLS handshake. Verifies nothing, and sends nothing over it.
     pub(super) async fn speaks_tls(&self) -> bool {
         let seen = PeerBytes::default();
         let handshake = async {
@@ -132,15 +118,16 @@ impl Connector {
         self.host.trim_start_matches('[').trim_end_matches(']')
     }
 
-    /// TCP to the receiver, by way of the proxy if there is one.
-    async fn reach(&self, first: &FirstBytes) -> Result<Watched<TcpStream>, ConnectError> {
-        let watched = |stream, ahead| Watched { stream, ahead, first: first.clone() };
+    /// TCP to the receiver, or through the proxy.
+    async fn reach(&self, first: &FirstBytes) -> Result<PrefixStream<TcpStream>, ConnectError> {
+        let kept = |stream, ahead| PrefixStream { stream, ahead, first: first.clone() };
         let Some(proxy) = &self.proxy else {
-            return Ok(watched(tcp(&self.host, self.port).await.map_err(ConnectError::Host)?, Vec::new()));
+            return Ok(kept(tcp(&self.host, self.port).await.map_err(ConnectError::Host)?, Vec::new()));
         };
         let problem = |what: String| ConnectError::Proxy(format!("the proxy {proxy} {what}"));
         let mut stream =
             tcp(&proxy.host, proxy.port).await.map_err(|it| problem(format!("cannot be reached: {it}")))?;
+        let no_http = || problem("answers CONNECT with something else than HTTP: is it an HTTP proxy?".to_owned());
         let broken = |error: io::Error| problem(format!("does not answer CONNECT: {error}"));
         let to = format!("{}:{}", self.host, self.port);
         let mut request = zeroize::Zeroizing::new(format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n"));
@@ -151,25 +138,25 @@ impl Connector {
         }
         request.push_str("\r\n");
         stream.write_all(request.as_bytes()).await.map_err(broken)?;
-        let mut answer = Vec::new();
+        let mut response = Vec::new();
         let end = loop {
-            if let Some(end) = answer.windows(4).position(|four| four == b"\r\n\r\n") {
+            if let Some(end) = response.windows(4).position(|four| four == b"\r\n\r\n") {
                 break end + 4;
             }
-            let came = stream.read_buf(&mut answer).await.map_err(broken)?;
-            let is_http = answer.starts_with(b"HTTP/1.") || b"HTTP/1.".starts_with(&answer);
-            if !is_http || answer.len() > LARGEST_HEAD {
-                return Err(problem("answers CONNECT with something else than HTTP: is it an HTTP proxy?".to_owned()));
+            let read = stream.read_buf(&mut response).await.map_err(broken)?;
+            let is_http = response.starts_with(b"HTTP/1.") || b"HTTP/1.".starts_with(&response);
+            if !is_http || response.len() > LARGEST_HEAD {
+                return Err(no_http());
             }
-            if came == 0 {
+            if read == 0 {
                 return Err(problem("closes the connection after CONNECT".to_owned()));
             }
         };
-        let ahead = answer.split_off(end);
+        let ahead = response.split_off(end);
         // "HTTP/1.1 200 …"
-        let status = answer.get(9..12).and_then(|digits| std::str::from_utf8(digits).ok()?.parse::<u16>().ok());
+        let status = response.get(9..12).and_then(|digits| std::str::from_utf8(digits).ok()?.parse::<u16>().ok());
         match status {
-            Some(200..=299) => Ok(watched(stream, ahead)),
+            Some(200..=299) => Ok(kept(stream, ahead)),
             Some(407) if proxy.credentials().is_some() => Err(problem(
                 "does not accept the user and password of its URL (HTTP 407): check them in [otlp] proxy".to_owned(),
             )),
@@ -180,7 +167,7 @@ impl Connector {
             Some(status) => Err(problem(format!(
                 "refuses to connect to {to}: HTTP {status}, which is the proxy's answer and not the receiver's"
             ))),
-            None => Err(problem("answers CONNECT with something else than HTTP: is it an HTTP proxy?".to_owned())),
+            None => Err(no_http()),
         }
     }
 }
@@ -193,7 +180,7 @@ async fn tcp(host: &str, port: u16) -> Result<TcpStream, String> {
     connector.call(uri).await.map(TokioIo::into_inner).map_err(|error| innermost(&error))
 }
 
-/// The last cause: `Connection refused`, and not what led to it.
+/// The last cause, such as `Connection refused`.
 pub(super) fn innermost(error: &(dyn StdError + 'static)) -> String {
     let mut inner = error;
     while let Some(cause) = inner.source() {
@@ -202,7 +189,7 @@ pub(super) fn innermost(error: &(dyn StdError + 'static)) -> String {
     inner.to_string()
 }
 
-/// OpenSSL's text without its codes and places, and with the result of the verification if that is what failed.
+/// OpenSSL's text without codes and places, or the result of a failed verification.
 #[cfg(target_os = "linux")]
 fn tls_problem(error: &native_tls::Error) -> String {
     /// `ERR_LIB_SSL` and `SSL_R_CERTIFICATE_VERIFY_FAILED` (`openssl/err.h`, `openssl/sslerr.h`).
@@ -213,28 +200,26 @@ fn tls_problem(error: &native_tls::Error) -> String {
         return format!("the TLS handshake failed: {text}");
     };
     if stack.errors().iter().any(|error| error.library_code() == SSL && error.reason_code() == VERIFY_FAILED) {
-        // native-tls puts OpenSSL's text for the result behind that of the stack, in parentheses.
-        let verdict = text.strip_prefix(&stack.to_string()).map(|rest| rest.trim_matches([' ', '(', ')']));
-        let verdict = verdict.filter(|verdict| !verdict.is_empty()).unwrap_or("no reason is given");
-        return format!("the receiver's certificate is not accepted: {verdict}; give the roots to trust in ca_file");
+        // native-tls appends OpenSSL's text for the result in parentheses.
+        let result = text.strip_prefix(&stack.to_string()).map(|rest| rest.trim_matches([' ', '(', ')']));
+        let result = result.filter(|result| !result.is_empty()).unwrap_or("no reason is given");
+        return format!("the receiver's certificate is not accepted: {result}; give the roots to trust in ca_file");
     }
     let reason = stack.errors().iter().find_map(openssl::error::Error::reason);
     format!("the TLS handshake failed: {}", reason.unwrap_or(&text))
 }
 
-/// The library's text.
 #[cfg(not(target_os = "linux"))]
 fn tls_problem(error: &native_tls::Error) -> String {
     format!("the TLS handshake failed: {error}")
 }
 
 impl PeerBytes {
-    /// What was spoken on the wire.
     pub(super) fn wire(&self) -> Option<PeerProtocol> {
         peer(&self.wire.get())
     }
 
-    /// What was spoken inside TLS, or on the wire without it.
+    /// The protocol inside TLS, or on the wire without it.
     pub(super) fn plain(&self) -> Option<PeerProtocol> {
         peer(&self.plain.get())
     }
@@ -254,7 +239,6 @@ fn peer(first: &[u8]) -> Option<PeerProtocol> {
     }
 }
 
-/// As many as show the protocol.
 #[derive(Debug, Clone, Default)]
 struct FirstBytes(Arc<Mutex<Vec<u8>>>);
 
@@ -265,19 +249,19 @@ impl FirstBytes {
 
     fn add(&self, bytes: &[u8]) {
         let mut first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let room = TELLING.saturating_sub(first.len());
+        let room = PREFIX.saturating_sub(first.len());
         first.extend(bytes.iter().take(room));
     }
 }
 
-/// A stream whose first bytes are kept, and before which some may stand that were read already.
-struct Watched<S> {
+/// A stream that keeps its first bytes; `ahead` was read before.
+struct PrefixStream<S> {
     stream: S,
     ahead: Vec<u8>,
     first: FirstBytes,
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for PrefixStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         if self.ahead.is_empty() {
@@ -291,13 +275,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for PrefixStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let outcome = ready!(Pin::new(&mut self.stream).poll_write(cx, buf));
         if outcome.is_err() && self.first.get().is_empty() {
-            // What was said before the other side hung up may still be here.
-            let mut words = [0; TELLING];
-            let _ = self.as_mut().poll_read(cx, &mut ReadBuf::new(&mut words));
+            // The peer may have sent a response before it closed the connection.
+            let mut rest = [0; PREFIX];
+            let _ = self.as_mut().poll_read(cx, &mut ReadBuf::new(&mut rest));
         }
         Poll::Ready(outcome)
     }
@@ -342,7 +326,7 @@ mod tests {
     async fn what_came_with_a_proxys_answer_is_read_first_and_few_bytes_are_kept() {
         let first = FirstBytes::default();
         let mut stream =
-            Watched { stream: &b"efghijklmnopqrstuvwxyz"[..], ahead: b"abcd".to_vec(), first: first.clone() };
+            PrefixStream { stream: &b"efghijklmnopqrstuvwxyz"[..], ahead: b"abcd".to_vec(), first: first.clone() };
         let mut all = String::new();
         stream.read_to_string(&mut all).await.unwrap();
         assert_eq!(all, "abcdefghijklmnopqrstuvwxyz");

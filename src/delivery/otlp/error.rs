@@ -1,6 +1,6 @@
-//! What a failed export means: the same batch again, a part of it, or never.
+//! What may be sent again after a failed export: the same batch, a part of it, or nothing.
 //!
-//! Maps the status codes of HTTP and gRPC; `response` and `client` find them. The sender, the exporter of metrics and
+//! Maps the status codes of HTTP and gRPC, which `response` finds. The sender, the exporter of metrics and
 //! [`Replay`](crate::delivery::Replay) act on the result.
 
 /// Why an export did not succeed, and what may be sent again.
@@ -31,8 +31,8 @@ impl ExportError {
     }
 }
 
-/// The OTLP specification lists the status codes to retry after. Others are retried too if they mean a wrong set-up (address,
-/// credentials, format), which the operator can correct, or come from an intermediary: neither is about the batch.
+/// Besides the status codes of the OTLP specification, those are retried that mean a wrong set-up (address, credentials,
+/// format), which the operator can correct, or come from an intermediary.
 pub(super) fn http_error(status: u16) -> ExportError {
     let advice = match status {
         401..=403 => ": check the OTLP headers",
@@ -41,7 +41,7 @@ pub(super) fn http_error(status: u16) -> ExportError {
         407 => ": a proxy on the way asks for credentials",
         426 => ": check the OTLP protocol, and whether the endpoint needs https://",
         511 => ": the network requires a sign-in (RFC 6585 §6)",
-        // The last are those of content delivery networks whose origin fails.
+        // From 520 on: content delivery networks whose origin fails.
         408 | 425 | 429 | 502..=504 | 520..=599 => "",
         _ => return ExportError::Permanent(format!("HTTP {status}")),
     };
@@ -49,39 +49,23 @@ pub(super) fn http_error(status: u16) -> ExportError {
 }
 
 /// The status codes of gRPC by number ("Status codes and their use in gRPC").
-const CODES: [&str; 17] = [
-    "Ok",
-    "Cancelled",
-    "Unknown",
-    "InvalidArgument",
-    "DeadlineExceeded",
-    "NotFound",
-    "AlreadyExists",
-    "PermissionDenied",
-    "ResourceExhausted",
-    "FailedPrecondition",
-    "Aborted",
-    "OutOfRange",
-    "Unimplemented",
-    "Internal",
-    "Unavailable",
-    "DataLoss",
-    "Unauthenticated",
-];
+const CODES: &str = "Ok Cancelled Unknown InvalidArgument DeadlineExceeded NotFound AlreadyExists PermissionDenied \
+                     ResourceExhausted FailedPrecondition Aborted OutOfRange Unimplemented Internal Unavailable DataLoss \
+                     Unauthenticated";
 
 /// The error of a gRPC status code other than Ok.
 pub(super) fn grpc_error(code: usize) -> ExportError {
-    let Some(name) = CODES.get(code) else {
+    let Some(name) = CODES.split(' ').nth(code) else {
         return ExportError::Retryable(format!(
             "gRPC status {code}, which does not exist: check the OTLP endpoint and protocol"
         ));
     };
-    match *name {
+    match name {
         "Unauthenticated" | "PermissionDenied" => {
             ExportError::Retryable(format!("gRPC {name}: check the OTLP headers"))
         }
         "Unimplemented" => ExportError::Retryable(format!("gRPC {name}: check the OTLP endpoint and protocol")),
-        // The status of a message over the receiver's limit, in Go and in Rust.
+        // A message over the receiver's limit, in Go and in Rust.
         "ResourceExhausted" | "OutOfRange" => ExportError::TooLarge(format!("gRPC {name}")),
         "Cancelled" | "DeadlineExceeded" | "Aborted" | "Unavailable" | "DataLoss" => {
             ExportError::Retryable(format!("gRPC {name}"))
@@ -96,7 +80,7 @@ mod tests {
 
     #[test]
     fn only_what_is_the_batchs_own_fault_is_refused() {
-        let number = |name: &str| CODES.iter().position(|code| *code == name).unwrap();
+        let number = |name: &str| CODES.split(' ').position(|code| code == name).unwrap();
         for code in ["InvalidArgument", "Internal", "FailedPrecondition"] {
             assert_eq!(grpc_error(number(code)), ExportError::Permanent(format!("gRPC {code}")));
         }

@@ -1,7 +1,5 @@
-//! Whether a receiver accepts what it gets, and the log lines about a change of that.
-//!
-//! A receiver that changes back and forth makes at most one line a minute. Does not decide about retries. Used by the sender
-//! of traces and by the exporter of metrics.
+//! Logs when a receiver begins to fail and when it recovers: at most one failure a minute. Does not decide about retries.
+//! Called by the sender of traces and the exporter of metrics.
 
 use std::num::NonZeroU64;
 
@@ -17,12 +15,11 @@ pub(in crate::delivery) struct ReceiverHealth {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum HealthState {
-    /// It accepts what it gets.
     #[default]
     Healthy,
-    /// It cannot be reached, or asks to be retried later.
+    /// It cannot be reached, or requests a later retry.
     Unreachable,
-    /// It rejects what it gets.
+    /// It refuses requests permanently.
     Rejecting,
 }
 
@@ -37,7 +34,7 @@ impl ReceiverHealth {
         if self.logged == new {
             return;
         }
-        // A recovery is always logged: there are no more of them than failures.
+        // A recovery is always logged: it follows a logged failure.
         let passed = if new == HealthState::Healthy { Some(0) } else { self.repeats.pass(clock::now()) };
         let Some(repeated) = passed.map(NonZeroU64::new) else { return };
         self.logged = new;

@@ -1,7 +1,6 @@
-//! The exporter of metrics: opentelemetry-otlp's, with our client, and the outcome as a value.
+//! The exporter of metrics: opentelemetry-otlp's, with our client.
 //!
-//! An export is one attempt; the next collection has newer values. Must be used inside delivery's runtime. Called by
-//! [`periodic`](super::periodic).
+//! An export is one attempt. Must be used inside delivery's runtime. Called by [`periodic`](super::periodic).
 
 use std::{
     num::NonZeroU64,
@@ -17,24 +16,18 @@ use crate::{clock, delivery::log_throttle::LogThrottle};
 /// The exporter of metrics.
 pub(in crate::delivery) struct MetricsExporter {
     exporter: MetricExporter,
-    client: Arc<OtlpClient>,
-    /// The last warning of the receiver: logged once, and another one at most once a minute.
+    pub(in crate::delivery) client: Arc<OtlpClient>,
+    /// The receiver's last warning, which is logged once, and another one at most once a minute.
     last_accepted: Mutex<(Accepted, LogThrottle)>,
 }
 
 impl MetricsExporter {
-    /// Builds the exporter.
     pub(in crate::delivery) fn new(signal: &Signal, temporality: Temporality) -> Result<Self, SignalError> {
         let client = OtlpClient::new(signal, "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export")?;
         let client = Arc::new(client);
         let builder = client.configure(MetricExporter::builder().with_http(), signal).with_temporality(temporality);
         let exporter = builder.build().map_err(|error| client.build_error(signal, &error))?;
         Ok(Self { exporter, client, last_accepted: Mutex::default() })
-    }
-
-    /// The client, to replace headers and files.
-    pub(in crate::delivery) fn client(&self) -> Arc<OtlpClient> {
-        self.client.clone()
     }
 
     /// One attempt to send these metrics.
@@ -44,7 +37,7 @@ impl MetricsExporter {
                 self.log(accepted);
                 Ok(())
             }
-            // It does not end the round, and the next round has newer values.
+            // It does not end the round; the next one has newer values.
             Err(ExportError::TooLarge(reason)) => Err(ExportError::Permanent(reason)),
             Err(failure) => Err(failure),
         }
@@ -57,18 +50,9 @@ impl MetricsExporter {
         }
         let Some(repeated) = last.1.pass(clock::now()) else { return };
         let (rejected_data_points, reason) = (accepted.rejected, accepted.message.as_str());
-        let endpoint = self.client.endpoint();
-        tracing::warn!(
-            rejected_data_points,
-            reason,
-            repeated = NonZeroU64::new(repeated),
-            "{endpoint} accepted metrics and rejected some data points"
-        );
+        let (endpoint, repeated) = (&self.client.endpoint, NonZeroU64::new(repeated));
+        let what = "accepted metrics and rejected some data points";
+        tracing::warn!(rejected_data_points, reason, repeated, "{endpoint} {what}");
         last.0 = accepted;
-    }
-
-    /// The receiver, for messages.
-    pub(in crate::delivery) fn endpoint(&self) -> &str {
-        self.client.endpoint()
     }
 }

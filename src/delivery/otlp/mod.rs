@@ -1,4 +1,4 @@
-//! OTLP: exports traces and metrics over gRPC or HTTP, and says what an unsuccessful export means.
+//! OTLP: exports traces and metrics over gRPC or HTTP, and classifies failed exports.
 //!
 //! ```text
 //! traces, metrics   the exporters; periodic runs that of metrics on a timer
@@ -7,7 +7,7 @@
 //! transport         HTTP/1.1 or HTTP/2 over a connection that connect opens
 //! response          whether the receiver accepted it
 //! retry_after       how long the receiver asks to wait
-//! error             what an unsuccessful export means
+//! error             what may be sent again after a failure
 //! health            log lines about a change
 //! signal            the settings of one receiver
 //! ```
@@ -27,11 +27,12 @@ mod signal;
 mod traces;
 mod transport;
 
-pub(super) use self::{
-    client::OtlpClient, error::ExportError, health::ReceiverHealth, metrics::MetricsExporter,
-    periodic::PeriodicMetricsExporter, traces::TracesExporter,
-};
 pub use self::{
+    client::OtlpClient,
     send_state::SignalError,
     signal::{Header, HttpProxy, PemFiles, Protocol, Signal},
+};
+pub(super) use self::{
+    error::ExportError, health::ReceiverHealth, metrics::MetricsExporter, periodic::PeriodicMetricsExporter,
+    traces::TracesExporter,
 };

@@ -1,9 +1,8 @@
-//! Whether a response means that an export was accepted, perhaps in part, or comes from something else than an OTLP receiver.
+//! Whether a response accepts an export, in whole or in part, or comes from something else than an OTLP receiver.
 //!
-//! Status 2xx alone proves nothing: proxies, sign-in pages and other services send it too. Accepted means an empty body, an
-//! export response, or JSON with no key but `partialSuccess` (OTLP specification, "OTLP/HTTP Response"); over gRPC the content
-//! type is `application/grpc` and the status `OK` (gRPC over HTTP/2, "Responses"). After anything else the batch is kept and
-//! sent again. Pure; reads no clock. Called by `client`.
+//! Proxies, sign-in pages and other services send status 2xx too. Accepted means an empty body, an export response, or JSON
+//! with no key but `partialSuccess` (OTLP specification, "OTLP/HTTP Response"); over gRPC the content type `application/grpc`
+//! and the status `OK` (gRPC over HTTP/2, "Responses"). After anything else the batch is sent again. Called by `client`.
 
 use std::io::Read as _;
 
@@ -17,10 +16,10 @@ use serde_json::Value;
 
 use super::error::{ExportError, grpc_error, http_error};
 
-/// No receiver has more to say of what it took. What is longer is not read, and is no export response.
+/// The largest export response, in bytes; more is not read.
 pub(super) const LARGEST_BODY: usize = 1 << 20;
 
-/// Characters that are kept of what a receiver says of a batch that it took.
+/// Characters that are kept of a receiver's message.
 const LONGEST_MESSAGE: usize = 1000;
 
 /// The response to one request.
@@ -30,21 +29,21 @@ pub(super) struct HttpReply {
     pub(super) headers: HeaderMap,
     /// At most [`LARGEST_BODY`].
     pub(super) body: Vec<u8>,
-    /// Whether that is all of it.
+    /// Whether `body` is all of it.
     pub(super) complete: bool,
     pub(super) trailers: HeaderMap,
 }
 
-/// A delivery, and what the receiver says of it.
+/// An accepted export.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(in crate::delivery) struct Accepted {
-    /// Spans, or data points, that the receiver refused of what it took.
+    /// Spans or data points that the receiver rejected.
     pub(in crate::delivery) rejected: u64,
     /// Why, or a warning.
     pub(in crate::delivery) message: String,
 }
 
-/// An answer over HTTP.
+/// The outcome of a response over HTTP.
 pub(super) fn http(reply: &HttpReply) -> Result<Accepted, ExportError> {
     if !reply.status.is_success() {
         return Err(if wants_tls(reply) {
@@ -57,11 +56,10 @@ pub(super) fn http(reply: &HttpReply) -> Result<Accepted, ExportError> {
     body.and_then(|body| acceptance(&reply.headers, &body)).ok_or_else(|| foreign(reply, "an OTLP"))
 }
 
-/// What the operator is to do when TLS is spoken at a port that the endpoint names with `http://`.
+/// The mistake when the port of an `http://` endpoint speaks TLS.
 pub(super) const WANTS_TLS: &str = "the port speaks TLS: write https:// in the endpoint";
 
-/// How servers say in clear text that they require TLS: Go (which the Collector is written in), nginx, Apache, Tomcat.
-/// They say it with status 400, which else is the batch's own fault.
+/// What servers send in clear text, with status 400, when they require TLS: Go (the Collector), nginx, Apache, Tomcat.
 const TLS_WORDS: &[&str] = &[
     "http request to an https server",
     "plain http request was sent to https port",
@@ -82,12 +80,12 @@ fn acceptance(headers: &HeaderMap, body: &[u8]) -> Option<Accepted> {
         return json(body);
     }
     let response = ExportTraceServiceResponse::decode(body).ok()?;
-    // Protobuf passes over fields that it does not know, and some text can be read as such fields.
+    // Protobuf ignores unknown fields, and some text can be decoded as such fields.
     let is_protobuf = content_type(headers).is_some_and(|kind| kind.contains("protobuf"));
     (is_protobuf || response.encode_to_vec() == body).then(|| accepted(response))
 }
 
-/// That of metrics has the same fields under other names.
+/// The response for metrics has the same fields under other names.
 fn accepted(response: ExportTraceServiceResponse) -> Accepted {
     let part = response.partial_success.unwrap_or_default();
     Accepted { rejected: part.rejected_spans.try_into().unwrap_or(0), message: short(&part.error_message) }
@@ -114,21 +112,20 @@ fn json(body: &[u8]) -> Option<Accepted> {
     Some(Accepted { rejected: rejected.try_into().unwrap_or(0), message })
 }
 
-/// As much of a message as a line of the log is to hold.
 fn short(message: &str) -> String {
     message.chars().take(LONGEST_MESSAGE).collect()
 }
 
-/// An answer over gRPC.
+/// The outcome of a response over gRPC.
 pub(super) fn grpc(reply: &HttpReply) -> Result<Accepted, ExportError> {
     let kind = content_type(&reply.headers);
     let rest = kind.as_deref().and_then(|kind| kind.strip_prefix("application/grpc"));
     let is_grpc = rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('+'));
     let status = [&reply.trailers, &reply.headers].into_iter().find_map(|map| map.get("grpc-status"));
-    // A status without a message may come in headers alone ("Trailers-Only"), of some proxies without a content type.
+    // A status without a message may be in headers alone ("Trailers-Only"), from some proxies without a content type.
     let is_bare_status = kind.is_none() && status.is_some() && reply.body.is_empty();
     if reply.status != StatusCode::OK {
-        // It is not the receiver's judgement of the batch: that has a gRPC status, and HTTP's is 200.
+        // Not about the batch: the receiver's own errors have a gRPC status and HTTP status 200.
         return Err(ExportError::Retryable(http_error(reply.status.as_u16()).into_reason()));
     }
     if !is_grpc && !is_bare_status {
@@ -144,7 +141,7 @@ pub(super) fn grpc(reply: &HttpReply) -> Result<Accepted, ExportError> {
     message(reply).and_then(|body| ExportTraceServiceResponse::decode(&*body).ok()).map(accepted).ok_or_else(broken)
 }
 
-/// The one message of an answer ("Length-Prefixed-Message").
+/// The one message of a response ("Length-Prefixed-Message").
 fn message(reply: &HttpReply) -> Option<Vec<u8>> {
     let (compressed, rest) = reply.body.split_first()?;
     let (length, message) = rest.split_first_chunk()?;
@@ -156,7 +153,7 @@ fn message(reply: &HttpReply) -> Option<Vec<u8>> {
     }
 }
 
-/// The body without its compression; none when it is damaged, too large, or compressed otherwise.
+/// The decompressed body; none when it is damaged, too large, or compressed otherwise.
 fn unpacked(body: &[u8], encoding: Option<&HeaderValue>) -> Option<Vec<u8>> {
     match encoding.map(HeaderValue::as_bytes) {
         None | Some(b"identity") => Some(body.to_vec()),
@@ -170,7 +167,7 @@ fn unpacked(body: &[u8], encoding: Option<&HeaderValue>) -> Option<Vec<u8>> {
     }
 }
 
-/// What no receiver sends. It is kept: the batch has not arrived, and nothing is wrong with it.
+/// A response that no receiver sends: the batch has not arrived, and may be sent again.
 fn foreign(reply: &HttpReply, expected: &str) -> ExportError {
     let kind = content_type(&reply.headers).map_or_else(|| "no content type".to_owned(), |kind| shown(&kind));
     let size = if reply.complete { String::new() } else { format!(" and more than {} KiB", LARGEST_BODY >> 10) };
@@ -187,7 +184,7 @@ fn content_type(headers: &HeaderMap) -> Option<String> {
     Some(text.split(';').next().unwrap_or_default().trim().to_owned())
 }
 
-/// A content type as it can stand in a log: it is the other side's text.
+/// A content type for the log; it is the peer's text.
 fn shown(kind: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/+-._".contains(c);
     if kind.contains('/') && kind.len() <= 60 && kind.chars().all(is_plain) {

@@ -14,7 +14,6 @@ use tonic_types::pb::{RetryInfo, Status};
 use super::response::HttpReply;
 use crate::clock;
 
-/// The delay that the receiver asks for, if it does.
 pub(super) fn retry_after(reply: &HttpReply) -> Option<Duration> {
     let details =
         reply.trailers.get("grpc-status-details-bin").or_else(|| reply.headers.get("grpc-status-details-bin"));

@@ -1,18 +1,16 @@
-//! How requests reach a receiver: TLS, headers and URI, made of the settings of a signal.
+//! TLS, headers and URI for the requests to a receiver, made of the settings of a signal.
 //!
-//! Reads the files that the settings name unless their content is given. Connects to nothing. Called by `client`, at the start
+//! Reads the files that the settings name unless their content is given. Does not connect. Called by `client`, at the start
 //! and when files or headers have changed.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{path::Path, sync::Arc};
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Uri,
     header::{CONTENT_ENCODING, CONTENT_TYPE, TE, USER_AGENT},
 };
 use native_tls::{Certificate, Identity, TlsConnector};
+use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
 use super::{
@@ -21,65 +19,11 @@ use super::{
     transport::Transport,
 };
 
-/// Settings of a signal that cannot work.
+/// Settings of a signal that cannot work: what is wrong, without passwords.
 #[derive(Debug, thiserror::Error)]
-pub enum SignalError {
-    /// The endpoint is no URL with `http` or `https`.
-    #[error("the OTLP endpoint {endpoint:?} cannot be used: {problem}; write it like http://localhost:4317")]
-    Endpoint {
-        /// The endpoint, without a password.
-        endpoint: String,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// A PEM file cannot be read.
-    #[error("cannot read the OTLP {what} {path}: {source}", path = path.display())]
-    File {
-        /// Which of the three.
-        what: &'static str,
-        /// Its path.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// A PEM file does not hold what it should.
-    #[error("the OTLP {what} {path} cannot be used: {problem}", path = path.display())]
-    Pem {
-        /// Which of the three.
-        what: &'static str,
-        /// Its path.
-        path: PathBuf,
-        /// Why.
-        problem: String,
-    },
-    /// A certificate without a key, or a key without a certificate.
-    #[error("an OTLP client certificate and its key go together: give both or none")]
-    HalfIdentity,
-    /// A header that HTTP cannot carry.
-    #[error("the OTLP header {name:?} cannot be sent: a name is letters, digits and dashes, a value visible ASCII")]
-    Header {
-        /// Its name.
-        name: String,
-    },
-    /// The exporter does not take its settings.
-    #[error("cannot build the OTLP exporter for {endpoint}: {problem}")]
-    Build {
-        /// The endpoint, without a password.
-        endpoint: String,
-        /// What the exporter says.
-        problem: String,
-    },
-    /// The TLS library cannot be set up.
-    #[error("cannot set up TLS for OTLP to {endpoint}: {problem}")]
-    Tls {
-        /// The endpoint, without a password.
-        endpoint: String,
-        /// What the library says.
-        problem: String,
-    },
-}
+#[error("{0}")]
+pub struct SignalError(pub(super) String);
 
-/// Connection settings, which change with the files that the operator named.
 pub(super) struct SendState {
     pub(super) transport: Arc<Transport>,
     /// Why nothing can be sent yet.
@@ -100,7 +44,10 @@ impl Signal {
 impl SendState {
     pub(super) fn new(signal: &Signal, grpc_path: &str) -> Result<Self, SignalError> {
         let endpoint = shown(&signal.endpoint);
-        let wrong = |problem: &str| SignalError::Endpoint { endpoint: endpoint.clone(), problem: problem.to_owned() };
+        let wrong = |problem: &str| {
+            let write = "write it like http://localhost:4317";
+            SignalError(format!("the OTLP endpoint {endpoint:?} cannot be used: {problem}; {write}"))
+        };
         let uri = signal.endpoint.parse::<Uri>().map_err(|error| wrong(&error.to_string()))?;
         let tls = match uri.scheme_str() {
             Some("http") => false,
@@ -108,7 +55,8 @@ impl SendState {
             _ => return Err(wrong("it needs http:// or https:// in front")),
         };
         if signal.client_cert.is_some() != signal.client_key.is_some() {
-            return Err(SignalError::HalfIdentity);
+            let text = "an OTLP client certificate and its key go together: give both or none";
+            return Err(SignalError(text.to_owned()));
         }
         let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(|| wrong("it names no host"))?.to_owned();
         let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
@@ -124,9 +72,9 @@ impl SendState {
         };
         // Without the content of the files nothing is sent, so TLS is not set up either.
         let tls = if tls && signal.unready.is_none() { Some(tls_connector(signal)?) } else { None };
-        let connector = Connector::new(&host, port, tls, signal.proxy.clone());
-        let transport = Arc::new(Transport::new(connector, signal.protocol, uri, headers));
-        Ok(Self { transport, unready: signal.unready.clone() })
+        let connector = Connector { host, port, tls, proxy: signal.proxy.clone() };
+        let transport = Transport { connector, protocol: signal.protocol, uri, headers, idle: Mutex::default() };
+        Ok(Self { transport: Arc::new(transport), unready: signal.unready.clone() })
     }
 }
 
@@ -134,11 +82,11 @@ fn tls_connector(signal: &Signal) -> Result<MakeTls, SignalError> {
     let pem = signal.pem.as_deref();
     let mut roots = None;
     if let Some(path) = &signal.ca_file {
-        let bad = |problem| SignalError::Pem { what: CA, path: path.clone(), problem };
+        let bad = |problem: &str| bad_file(CA, path, problem);
         let read = content(CA, path, pem.and_then(|pem| pem.ca.as_deref()))?;
-        let found = Certificate::stack_from_pem(&read).map_err(|error| bad(error.to_string()))?;
+        let found = Certificate::stack_from_pem(&read).map_err(|error| bad(&error.to_string()))?;
         if found.is_empty() {
-            return Err(bad("it holds no certificate".to_owned()));
+            return Err(bad("it holds no certificate"));
         }
         roots = Some(found);
     }
@@ -147,11 +95,9 @@ fn tls_connector(signal: &Signal) -> Result<MakeTls, SignalError> {
         let chain = content(CERTIFICATE, certificate, pem.and_then(|pem| pem.cert.as_deref()))?;
         let given = pem.and_then(|pem| pem.key.as_ref()).map(|key| key.as_slice());
         let key = pkcs8(&content(KEY, key, given)?);
-        identity = Some(Identity::from_pkcs8(&chain, &key).map_err(|error| SignalError::Pem {
-            what: CERTIFICATE,
-            path: certificate.clone(),
-            problem: format!("{error}; the key must be an unencrypted one, PKCS #8 (BEGIN PRIVATE KEY)"),
-        })?);
+        let help = "the key must be an unencrypted one, PKCS #8 (BEGIN PRIVATE KEY)";
+        let bad = |error| bad_file(CERTIFICATE, certificate, &format!("{error}; {help}"));
+        identity = Some(Identity::from_pkcs8(&chain, &key).map_err(bad)?);
     }
     let protocol = signal.protocol;
     let make = move || {
@@ -171,9 +117,15 @@ fn tls_connector(signal: &Signal) -> Result<MakeTls, SignalError> {
         }
         builder.build()
     };
-    // Tried at once, to find errors before anything is sent.
-    make().map_err(|error| SignalError::Tls { endpoint: shown(&signal.endpoint), problem: error.to_string() })?;
+    // Finds errors before anything is sent.
+    make()
+        .map_err(|error| SignalError(format!("cannot set up TLS for OTLP to {}: {error}", shown(&signal.endpoint))))?;
     Ok(Box::new(make))
+}
+
+/// A PEM file that does not hold what it should.
+fn bad_file(what: &str, path: &Path, problem: &str) -> SignalError {
+    SignalError(format!("the OTLP {what} {} cannot be used: {problem}", path.display()))
 }
 
 /// The content of a file: `given`, or read now.
@@ -181,15 +133,15 @@ fn tls_connector(signal: &Signal) -> Result<MakeTls, SignalError> {
     clippy::disallowed_methods,
     reason = "at the start of a command that probes nothing; the agent hands over what it has read"
 )]
-fn content(what: &'static str, path: &Path, given: Option<&[u8]>) -> Result<Zeroizing<Vec<u8>>, SignalError> {
+fn content(what: &str, path: &Path, given: Option<&[u8]>) -> Result<Zeroizing<Vec<u8>>, SignalError> {
     if let Some(given) = given {
         return Ok(Zeroizing::new(given.to_vec()));
     }
     let read = std::fs::read(path).map(Zeroizing::new);
-    read.map_err(|source| SignalError::File { what, path: path.to_owned(), source })
+    read.map_err(|error| SignalError(format!("cannot read the OTLP {what} {}: {error}", path.display())))
 }
 
-/// The key in PKCS #8, the only format of the TLS library; unchanged if it cannot be converted.
+/// The key in PKCS #8, the TLS library's only format; unchanged if it cannot be converted.
 #[cfg(target_os = "linux")]
 fn pkcs8(pem: &[u8]) -> Zeroizing<Vec<u8>> {
     // OpenSSL must not prompt for the passphrase of an encrypted key.
@@ -228,8 +180,11 @@ fn headers(signal: &Signal) -> Result<HeaderMap, SignalError> {
             value.set_sensitive(true);
             value
         });
-        let pair = name.zip(value).ok_or_else(|| SignalError::Header { name: header.name.clone() })?;
-        all.insert(pair.0, pair.1);
+        let Some((name, value)) = name.zip(value) else {
+            let (name, what) = (&header.name, "a name is letters, digits and dashes, a value visible ASCII");
+            return Err(SignalError(format!("the OTLP header {name:?} cannot be sent: {what}")));
+        };
+        all.insert(name, value);
     }
     Ok(all)
 }

@@ -1,13 +1,12 @@
-//! One receiver of one signal: address, protocol, headers, certificates, proxy.
-//!
-//! Values only; [`client`](super::client) connects. Built by the agent and the command line from the configuration.
+//! The settings of one receiver of one signal: address, protocol, headers, certificates, proxy. Built by the agent and the
+//! command line from the configuration.
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use zeroize::Zeroizing;
 
-/// One receiver for one signal.
+/// The receiver of one signal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signal {
     /// The whole URL, with `http` or `https`; over HTTP with its path. Nothing is appended to it.
@@ -26,9 +25,9 @@ pub struct Signal {
     pub client_cert: Option<PathBuf>,
     /// PEM file with its key, unencrypted; on systems other than Linux in PKCS #8.
     pub client_key: Option<PathBuf>,
-    /// Content of the three files, read on a thread that may wait for a disk; without it they are read when needed.
+    /// Content of the three files; without it they are read when needed.
     pub pem: Option<Arc<PemFiles>>,
-    /// Why nothing can be sent yet: a header or a file is not available so far.
+    /// Why nothing can be sent yet: a header or a file is missing.
     pub unready: Option<Arc<str>>,
     /// The HTTP proxy; without one the connection is direct, whatever the environment says.
     pub proxy: Option<HttpProxy>,
@@ -104,7 +103,7 @@ impl HttpProxy {
         Self { host: host.to_owned(), port, credentials }
     }
 
-    /// The credentials as Basic authentication has them (RFC 7617 §2), for the proxy alone.
+    /// The credentials of Basic authentication (RFC 7617 §2).
     pub(super) fn credentials(&self) -> Option<&str> {
         self.credentials.as_ref().map(|credentials| credentials.as_str())
     }
@@ -136,7 +135,7 @@ impl Header {
         Self { name: name.to_owned(), value: Zeroizing::new(value.to_owned()) }
     }
 
-    /// The value, for the wire and to see whether it has changed.
+    /// The value.
     pub fn expose(&self) -> &str {
         &self.value
     }

@@ -1,7 +1,7 @@
-//! One request after another to a receiver, over HTTP/1.1 or HTTP/2, and the response.
+//! Sends one request after the other to a receiver, over HTTP/1.1 or HTTP/2, and reads the response.
 //!
-//! Keeps one connection; one that ended while it was idle is replaced. Reads no more of a response than `response` looks at,
-//! and does not interpret it. Called by `client`, which limits the time.
+//! Keeps one connection; one that ended while it was idle is replaced. Does not interpret the response. Called by `client`,
+//! which limits the time.
 
 use std::time::Duration;
 
@@ -20,35 +20,36 @@ use super::{
     signal::Protocol,
 };
 
-/// What is read of the words of a refusal, and for how long: they may have no end.
-const WORDS: usize = 4 << 10;
-const WORDS_WAIT: Duration = Duration::from_millis(500);
+/// What is read of the body of a refusal, which may have no end, and for how long.
+const REFUSAL: usize = 4 << 10;
+const REFUSAL_TIME: Duration = Duration::from_millis(500);
 
-/// The way to one receiver.
+/// Sends requests to one receiver.
 pub(super) struct Transport {
-    connector: Connector,
-    protocol: Protocol,
-    uri: Uri,
-    headers: HeaderMap,
-    /// None while it is used: an exchange that is cut off takes its connection with it.
-    idle: Mutex<Option<OpenConnection>>,
+    pub(super) connector: Connector,
+    pub(super) protocol: Protocol,
+    /// Absolute.
+    pub(super) uri: Uri,
+    pub(super) headers: HeaderMap,
+    /// None while it is used, so a cancelled exchange closes its connection.
+    pub(super) idle: Mutex<Option<OpenConnection>>,
 }
 
-/// Why nothing came back.
+/// Why there is no response.
 #[derive(Debug)]
 pub(super) enum TransportError {
     /// There was no connection.
     Connect(ConnectError),
-    /// It ended, or what came was not HTTP.
+    /// The connection ended, or the response is not HTTP.
     Exchange {
         /// The last cause.
         reason: String,
-        /// What came until then.
+        /// The first bytes of the peer.
         seen: PeerBytes,
     },
 }
 
-struct OpenConnection {
+pub(super) struct OpenConnection {
     sender: HttpSender,
     seen: PeerBytes,
     task: JoinHandle<()>,
@@ -60,20 +61,11 @@ enum HttpSender {
 }
 
 impl Transport {
-    /// Requests go to `uri`, an absolute one, with these headers.
-    pub(super) fn new(connector: Connector, protocol: Protocol, uri: Uri, headers: HeaderMap) -> Self {
-        Self { connector, protocol, uri, headers, idle: Mutex::default() }
-    }
-
-    pub(super) fn connector(&self) -> &Connector {
-        &self.connector
-    }
-
     /// Sends one request to its end.
     pub(super) async fn exchange(&self, body: Bytes) -> Result<HttpReply, TransportError> {
         let mut idle = self.idle.lock().await;
         if let Some(mut open) = idle.take().filter(|open| !open.sender.is_closed()) {
-            // The receiver may have closed it just now, which is no failure of this request.
+            // The receiver may close an idle connection at any time.
             if let Ok(response) = open.send(self.request(body.clone())).await {
                 let (reply, open) = read(response, open).await?;
                 *idle = open;
@@ -112,7 +104,7 @@ impl OpenConnection {
     async fn new(connection: Connection, protocol: Protocol) -> Result<Self, hyper::Error> {
         let Connection { stream, seen } = connection;
         let io = TokioIo::new(stream);
-        // The request that waits on the connection gets the error that ends it.
+        // An error that ends the connection is the result of its request.
         let (sender, task) = match protocol {
             Protocol::HttpProtobuf => {
                 let (sender, connection) = http1::handshake(io).await?;
@@ -155,7 +147,7 @@ impl Drop for OpenConnection {
     }
 }
 
-/// Reads what matters of an answer. Gives the connection back if that was all of it.
+/// Reads a response, as far as it is of use. Returns the connection if that was all of it.
 async fn read(
     response: Response<Incoming>,
     open: OpenConnection,
@@ -164,8 +156,10 @@ async fn read(
     let mut reply = HttpReply { status: head.status, headers: head.headers, ..HttpReply::default() };
     let outcome = match head.status {
         status if status.is_success() => collect(&mut body, &mut reply, LARGEST_BODY).await,
-        // Here the text can say more than the status. A refusal is one without them, too.
-        StatusCode::BAD_REQUEST => timeout(WORDS_WAIT, collect(&mut body, &mut reply, WORDS)).await.unwrap_or(Ok(())),
+        // The body may contain the reason.
+        StatusCode::BAD_REQUEST => {
+            timeout(REFUSAL_TIME, collect(&mut body, &mut reply, REFUSAL)).await.unwrap_or(Ok(()))
+        }
         _ => Ok(()),
     };
     outcome.map_err(|error| TransportError::Exchange { reason: innermost(&error), seen: open.seen.clone() })?;

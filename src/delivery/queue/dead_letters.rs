@@ -1,9 +1,8 @@
-//! Dead letters: refused runs, and damaged segments, kept in `refused/` for the operator.
+//! Dead letters: refused runs and damaged segments, kept in `refused/` for the operator.
 //!
-//! Refused batches are appended to segments, so that many of them are few files. All of it is within a budget, counted in
-//! blocks on disk; the oldest file is deleted first. The directory is listed at the first use and again when the budget is
-//! used up, so the cost of a batch does not grow with the number of files. Sends nothing; `imaptrace replay` does. Called by
-//! [`spool`](super::spool).
+//! Refused batches are appended to segments, so that there are few files, within a budget that counts blocks on disk; the
+//! oldest file is deleted first. The directory is listed at the first use and when the budget is used up, so the cost of a
+//! batch does not grow with the number of files. `imaptrace replay` sends them. Called by [`spool`](super::spool).
 
 use std::{
     fs::{self, File},
@@ -14,40 +13,34 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use super::segment_files::{ENDING, open_directory};
 use crate::state::{Directory, StateDir, about};
 
-/// The directory's name.
 const DIRECTORY: &str = "refused";
-/// How the name of a segment of refused runs ends.
-const ENDING: &str = ".jsonl.gz";
-/// How the name of a damaged segment ends.
 const DAMAGED: &str = ".damaged";
-/// A segment of refused runs is full at this size on disk.
+/// The largest size on disk of a segment of refused runs.
 const FULL: u64 = 1 << 20;
-/// It is also full at this part of the budget. That much is free after a listing; the next comes when it is used.
+/// Its largest part of the budget. After a listing that much is free; the next listing comes when it is used.
 const PARTS: u64 = 8;
 /// The unit of allocation of most file systems. Appending may take one more block, for metadata.
 const BLOCK: u64 = 4096;
-/// The size that a file counts as at least, even if the file system stores it without a block.
+/// The least size of a file: the file system may store it without a block.
 const LEAST: u64 = 512;
 
-/// The directory.
 pub(super) struct DeadLetters {
     state: StateDir,
     directory: Option<Arc<Directory>>,
     budget: u64,
-    /// The segment that takes more runs.
+    /// The segment to append to.
     active: Option<ActiveSegment>,
     /// Bytes on disk of all files; none before the first listing.
     size: Option<u64>,
     /// Bytes that were added since the last listing.
     added: u64,
-    /// Number of listings.
     #[cfg(test)]
     listings: u32,
 }
 
-/// A segment that is written.
 struct ActiveSegment {
     name: String,
     file: File,
@@ -57,7 +50,6 @@ struct ActiveSegment {
 }
 
 impl DeadLetters {
-    /// The one in this state directory.
     pub(super) fn new(state: StateDir, budget: u64) -> Self {
         Self {
             state,
@@ -85,10 +77,9 @@ impl DeadLetters {
         };
         let (start, path) = (active.length, directory.at(&active.name));
         let written = active.file.write_all_at(content, start).and_then(|()| active.file.sync_data());
-        // The segment of the queue with these runs may be deleted next, so the name has to be synced, too.
+        // The queue's segment with these runs may be deleted next, so the name has to be synced, too.
         let written = if start == 0 { written.and_then(|()| directory.sync()) } else { written };
         if let Err(error) = written {
-            // Half a member is useless and takes space.
             let _ = if start == 0 { directory.remove(&active.name) } else { active.file.set_len(start) };
             return Err(about(&path, error));
         }
@@ -108,24 +99,16 @@ impl DeadLetters {
         directory.sync()
     }
 
-    /// Releases the state directory.
     pub(super) fn close(&mut self) {
         self.active = None;
         self.directory = None;
         self.state.close();
     }
 
-    /// The directory, created if it does not exist.
     fn directory(&mut self) -> io::Result<Arc<Directory>> {
-        if let Some(directory) = self.directory.as_ref().filter(|directory| !directory.is_gone()) {
-            return Ok(directory.clone());
-        }
-        let directory = Arc::new(self.state.ready()?.subdirectory(DIRECTORY)?);
-        self.directory = Some(directory.clone());
-        Ok(directory)
+        open_directory(&mut self.directory, &self.state, DIRECTORY)
     }
 
-    /// When a segment of refused runs is full.
     fn segment_size(&self) -> u64 {
         FULL.min(self.budget / PARTS)
     }
@@ -138,7 +121,7 @@ impl DeadLetters {
     /// Deletes old files until `wanted` bytes fit into the budget.
     fn make_room(&mut self, directory: &Directory, wanted: u64) {
         let kept_free = self.segment_size().max(wanted);
-        // Files that cannot be deleted or are too large cause no listing for each batch.
+        // Files that cannot be deleted or are too large do not cause a listing for each batch.
         if self.size.is_none_or(|size| size + wanted > self.budget && self.added >= self.segment_size()) {
             self.size = Some(self.trim(directory, self.budget.saturating_sub(kept_free)));
             self.added = 0;
@@ -178,7 +161,7 @@ fn list(directory: &Directory) -> Vec<((i64, i64), String, u64)> {
             files.push((entry.modified(), name.to_owned(), entry.size_on_disk().max(LEAST)));
         }
     });
-    // What was listed before an error counts.
+    // Files listed before an error count.
     let _ = listed;
     files
 }
@@ -190,7 +173,7 @@ fn create(directory: &Directory, now: SystemTime) -> io::Result<ActiveSegment> {
 }
 
 impl ActiveSegment {
-    /// Whether its name there still leads to it.
+    /// Whether its name in the directory still refers to it.
     fn is_in(&self, directory: &Directory) -> bool {
         let (Ok(Some(named)), Ok(open)) = (directory.entry(&self.name), self.file.metadata()) else { return false };
         named.is(&open)

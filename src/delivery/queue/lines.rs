@@ -10,15 +10,14 @@ use imaptrace_record::Run;
 use super::segment;
 use crate::delivery::report::count;
 
-/// A compressed file of ours up to this size is decompressed member by member, so that damage costs one member only.
+/// A compressed file of ours up to this size is decompressed one gzip member at a time, so that damage costs one of them.
 const WHOLE: u64 = 64 << 20;
-/// No line is longer, in bytes; that of a run takes some kilobytes.
+/// The longest line in bytes; that of a run takes some kilobytes.
 const LONGEST_LINE: usize = 16 << 20;
-/// Bytes that are skipped to find the end of a longer line. A device that gives zeros has none.
+/// Bytes that are skipped to find the end of a longer line: a device that returns zeros has none.
 const LONGEST_SEARCH: u64 = 4 << 30;
-/// Bytes of one read.
 const BUFFER: usize = 256 << 10;
-/// How gzip data begins (RFC 1952 §2.3.1).
+/// The first bytes of gzip data (RFC 1952 §2.3.1).
 const MAGIC: [u8; 2] = [0x1f, 0x8b];
 
 /// A part of a file that is not a run.
@@ -26,7 +25,7 @@ const MAGIC: [u8; 2] = [0x1f, 0x8b];
 pub struct BadLine {
     /// The line number; for damaged compressed data that of the next line.
     pub line: u64,
-    /// What is wrong.
+    /// The problem.
     pub problem: String,
 }
 
@@ -38,27 +37,29 @@ pub struct Lines {
 }
 
 enum LineSource {
-    /// Read as it comes.
     Stream(Box<dyn BufRead>),
-    /// Members of a segment, and the rest of the last one's lines.
-    Members { packed: Vec<u8>, at: usize, text: io::Cursor<Vec<u8>> },
+    /// The gzip members of a segment, and the remaining lines of the last one.
+    Members {
+        packed: Vec<u8>,
+        at: usize,
+        text: io::Cursor<Vec<u8>>,
+    },
 }
 
 impl Lines {
-    /// The runs in what `reader` gives.
+    /// The runs that `reader` returns.
     pub fn new(reader: impl Read + 'static) -> io::Result<Self> {
         let mut reader = reader;
-        // A pipe may give one byte at first.
+        // A pipe may return one byte at first.
         let mut packed = Vec::new();
         reader.by_ref().take(MAGIC.len() as u64).read_to_end(&mut packed)?;
         let is_packed = packed == MAGIC;
         let is_text = packed.first().is_none_or(|first| *first == b'{');
         let mut reader = BufReader::with_capacity(BUFFER, reader);
-        // What begins like neither may be compressed and damaged at the beginning.
+        // Other data may be compressed and damaged at the beginning.
         if is_packed || !is_text {
             reader.by_ref().take(WHOLE).read_to_end(&mut packed)?;
         }
-        // The first header may be damaged.
         let ours = memchr::memmem::find_iter(&packed, &MAGIC)
             .any(|at| packed.get(at..).is_some_and(|rest| segment::head(rest).is_some()));
         let source = if !is_text && ours && (packed.len() as u64) < WHOLE {
@@ -74,20 +75,23 @@ impl Lines {
         Ok(Self { source, line: 0, ended: false })
     }
 
-    /// The next line; empty at the end.
-    fn read(&mut self, line: &mut Vec<u8>) -> Result<(), ReadLineError> {
+    /// Reads the next line; empty at the end.
+    fn read(&mut self, line: &mut Vec<u8>) -> Result<(), Unread> {
         match &mut self.source {
-            LineSource::Stream(reader) => read_line(reader, line),
+            LineSource::Stream(reader) => {
+                self.line += 1;
+                read_line(reader, line)
+            }
             LineSource::Members { packed, at, text } => loop {
-                read_line(text, line)?;
-                if !line.is_empty() {
-                    return Ok(());
+                let read = read_line(text, line);
+                if read.is_err() || !line.is_empty() {
+                    self.line += 1;
+                    return read;
                 }
                 let Some(part) = segment::part(packed, *at) else { return Ok(()) };
                 let begin = std::mem::replace(at, part.next);
                 let Some(unpacked) = part.text else {
-                    let problem = format!("byte {begin}: the data are damaged ({})", count(part.runs, "run"));
-                    return Err(ReadLineError::Damaged(problem));
+                    return Err((format!("byte {begin}: the data are damaged ({})", count(part.runs, "run")), false));
                 };
                 *text = io::Cursor::new(unpacked);
             },
@@ -95,29 +99,26 @@ impl Lines {
     }
 }
 
-/// Why a line cannot be read.
-enum ReadLineError {
-    /// It is too long; its end was found.
-    TooLong,
-    /// It is too long; its end was not found.
-    Endless,
-    /// Nothing more can be read.
-    Broken(io::Error),
-    /// Damaged bytes; reading continues behind them.
-    Damaged(String),
-}
+/// Why a line cannot be read, and whether nothing more can be read.
+type Unread = (String, bool);
 
-/// The next line with its end, which the last one may lack; empty when there is none. Keeps no more than the longest line.
-fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> Result<(), ReadLineError> {
-    reader.by_ref().take(LONGEST_LINE as u64 + 1).read_until(b'\n', line).map_err(ReadLineError::Broken)?;
+/// Reads the next line with its line end, which the last one may lack; empty at the end of the data.
+fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> Result<(), Unread> {
+    let broken = |error: io::Error| (error.to_string(), true);
+    reader.by_ref().take(LONGEST_LINE as u64 + 1).read_until(b'\n', line).map_err(broken)?;
     if line.len() <= LONGEST_LINE || line.ends_with(b"\n") {
         return Ok(());
     }
     line.clear();
     let mut rest = reader.take(LONGEST_SEARCH);
-    // Skips it in the buffer, and keeps nothing.
-    rest.skip_until(b'\n').map_err(ReadLineError::Broken)?;
-    Err(if rest.limit() == 0 { ReadLineError::Endless } else { ReadLineError::TooLong })
+    rest.skip_until(b'\n').map_err(broken)?;
+    let is_endless = rest.limit() == 0;
+    let problem = if is_endless {
+        "the line does not end within 4GiB: nothing behind it is read"
+    } else {
+        "the line is longer than 16MiB, which no run takes, and is left out"
+    };
+    Err((problem.to_owned(), is_endless))
 }
 
 impl Iterator for Lines {
@@ -127,33 +128,18 @@ impl Iterator for Lines {
         let mut text = Vec::new();
         while !self.ended {
             text.clear();
-            if let Err(unread) = self.read(&mut text) {
-                let line = self.line + 1;
-                let problem = match unread {
-                    ReadLineError::Damaged(problem) => problem,
-                    ReadLineError::TooLong => {
-                        self.line = line;
-                        "the line is longer than 16MiB, which no run takes, and is left out".to_owned()
-                    }
-                    ReadLineError::Endless => {
-                        self.ended = true;
-                        "the line does not end within 4GiB: nothing behind it is read".to_owned()
-                    }
-                    ReadLineError::Broken(error) => {
-                        self.ended = true;
-                        error.to_string()
-                    }
-                };
+            let line = self.line + 1;
+            if let Err((problem, is_end)) = self.read(&mut text) {
+                self.ended = is_end;
                 return Some(Err(BadLine { line, problem }));
             }
             if text.is_empty() {
                 break;
             }
-            self.line += 1;
             if text.iter().all(u8::is_ascii_whitespace) {
                 continue;
             }
-            return Some(segment::line(&text).map_err(|error| BadLine { line: self.line, problem: error.to_string() }));
+            return Some(segment::line(&text).map_err(|problem| BadLine { line, problem }));
         }
         None
     }

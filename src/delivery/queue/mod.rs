@@ -1,14 +1,13 @@
-//! The queue of runs that wait for delivery: one order, the oldest perhaps on disk only, the newest in memory.
+//! The queue of runs that wait for delivery, in the order of arrival: the oldest may be on disk only, the newest are in memory.
 //!
 //! A run that is delivered at once is never written to disk. A run that has waited for [`HOLD`] is written, and stays in
-//! memory too, so that it need not be read back; when memory is over its budget, the oldest runs that are on disk leave it.
-//! Runs that are read back come before all others, so the order is that of arrival throughout. Without a state directory, or
-//! while it cannot be written to, runs are in memory only, and over its budget the oldest are dropped.
+//! memory until that is over its budget. Without a state directory, or while it cannot be written to, the oldest runs over the
+//! memory budget are dropped.
 //!
 //! ```text
 //! state          which run is next, which may leave memory; no I/O
 //! writer         the task that writes runs that wait too long
-//! settle         what follows when a batch is delivered or refused
+//! settle         records the end of a batch on disk
 //! spool          the backlog on disk; recovery reads what an earlier process left
 //! segment_files  the files of the backlog
 //! segment        the bytes of a segment: gzip members of JSON lines
@@ -16,8 +15,8 @@
 //! lines          runs of any file, for replay
 //! ```
 //!
-//! Sends nothing. [`Queue::push`] never waits; the sender takes batches off the front. The lock of the disk is always taken
-//! before that of the state, and only on threads that may wait.
+//! Sends nothing. [`Queue::push`] never waits; the sender takes batches off the front. The disk's lock is always taken before
+//! that of the state, and only on threads that may wait.
 
 mod dead_letters;
 #[cfg(any(test, fuzzing))]
@@ -40,10 +39,11 @@ use imaptrace_record::Run;
 use tokio::{sync::watch, time::timeout};
 
 pub use self::lines::{BadLine, Lines};
-pub(super) use self::load::Load;
+pub(super) use self::state::BATCH_SPANS;
 use self::{
+    load::Load,
     spool::Spool,
-    state::{BATCH_SPANS, Completed, Logged, QueueState},
+    state::{Completed, Logged, QueueState},
 };
 use super::{
     backoff::Backoff,
@@ -59,11 +59,11 @@ use crate::{
 /// How long the first run of a batch waits for others: short enough for a response before [`HOLD`].
 const LINGER: Duration = Duration::from_millis(30);
 
-/// A run that is not delivered after this time is written to disk, which has the rest of 200 ms for it. A busy machine needs
-/// that rest: with 50 ms one run of 13,803 was written too late for one of 200 kills.
+/// A run that is not delivered after this time is written to disk, in the rest of 200 ms. A busy machine needs that rest: with
+/// 50 ms, one run of 13,803 was written too late in 200 kills.
 const HOLD: Duration = Duration::from_millis(110);
 
-/// How long the next batch waits until the end of the one before is noted on disk. A disk that takes longer hangs.
+/// How long the next batch waits until the end of the previous one is recorded on disk. A disk that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The pause after a failed attempt while the queue is drained.
@@ -72,7 +72,7 @@ const DRAIN_PAUSE: Duration = Duration::from_millis(250);
 /// Failed attempts after which [`Queue::drain`] gives up.
 const DRAIN_ATTEMPTS: u32 = 3;
 
-/// Kept of a drain's deadline for writing what could not be delivered, and at most this part of it.
+/// Reserved of a drain's deadline for writing undelivered runs, and at most this part of it.
 const LAST_WRITE: Duration = Duration::from_millis(700);
 const LAST_WRITE_PART: u32 = 3;
 
@@ -81,38 +81,35 @@ const LAST_WRITE_PART: u32 = 3;
 pub(super) struct Queue(Arc<QueueCore>);
 
 struct QueueCore {
-    // All tasks that wait for a change wait on this one channel.
+    // Tasks wait for a change on this channel.
     state: watch::Sender<QueueState>,
     memory_budget: usize,
     disk_budget: u64,
-    /// Runs are taken from the queue.
+    /// The queue accepts runs: a task takes them from it.
     open: bool,
     disk: Option<Mutex<Spool>>,
     metrics: Metrics,
 }
 
 impl Queue {
-    /// A queue within these budgets, over a backlog on disk if there is one. One that is not `open` takes no runs: nothing
-    /// would send them.
     pub(super) fn new(memory_budget: usize, disk: Option<(StateDir, u64)>, open: bool, metrics: Metrics) -> Self {
         let disk_budget = disk.as_ref().map_or(0, |(_, budget)| *budget);
         let disk = disk.map(|(state, budget)| Spool::new(state, budget));
         if open {
             metrics.queue_limit(i64::try_from(memory_budget).unwrap_or(i64::MAX));
         }
-        // The agent has logged this failure: the writer need not.
+        // The agent has logged this failure.
         let disk_failure = disk.as_ref().and_then(Spool::unanswered);
         let state = watch::Sender::new(QueueState::new(disk.is_some(), disk_failure));
         let disk = disk.map(Mutex::new);
         Self(Arc::new(QueueCore { state, memory_budget, disk_budget, open, disk, metrics }))
     }
 
-    /// Whether there is a disk to write to.
     pub(super) fn has_disk(&self) -> bool {
         self.0.disk.is_some()
     }
 
-    /// Changes the state, and wakes all tasks that wait for a change.
+    /// Changes the state, and wakes all waiting tasks.
     fn update<T: Default>(&self, change: impl FnOnce(&mut QueueState) -> T) -> T {
         self.update_if(|state| (change(state), true))
     }
@@ -122,7 +119,7 @@ impl Queue {
         self.update_if(|state| (change(state), false))
     }
 
-    /// Changes the state; `change` returns whether tasks that wait have to be woken.
+    /// Changes the state; `change` returns whether to wake waiting tasks.
     fn update_if<T: Default>(&self, change: impl FnOnce(&mut QueueState) -> (T, bool)) -> T {
         let mut result = T::default();
         self.0.state.send_if_modified(|state| {
@@ -133,7 +130,7 @@ impl Queue {
         result
     }
 
-    /// Adds a run. Over the budget, the oldest that wait are dropped; those in flight stay.
+    /// Adds a run. Over the budget, the oldest runs that are not in flight are dropped.
     pub(super) fn push(&self, run: Run) {
         if !self.0.open {
             return;
@@ -152,13 +149,13 @@ impl Queue {
         }
     }
 
-    /// The next runs in order: a full batch, or what came within [`LINGER`], or what there is when the queue is drained.
-    /// They are in flight until [`Queue::delivered`] or [`Queue::refused`].
+    /// The next runs: a full batch, or those that arrived within [`LINGER`], or all when the queue is drained. They are in flight
+    /// until [`Queue::delivered`] or [`Queue::refused`].
     pub(super) async fn batch(&self) -> Vec<Arc<Run>> {
         let mut watch = self.0.state.subscribe();
         let mut backoff = Backoff::default();
         loop {
-            // The sender half lives in `self`, so waiting cannot fail.
+            // `self` has the sender half, so waiting cannot fail.
             let next =
                 watch.wait_for(QueueState::has_some).await.map(|state| (state.must_read(), state.reread.is_empty()));
             let (must_read, is_recent_next) = next.unwrap_or_default();
@@ -180,7 +177,7 @@ impl Queue {
         }
     }
 
-    /// The batch in flight was accepted, except for some spans; then all of it is kept as a dead letter, too.
+    /// The batch in flight was accepted. If some spans were refused, all of it is also kept as a dead letter.
     pub(super) async fn delivered(&self, refused_spans: u64) {
         let completed = self.update(|state| self.count(state, |state| state.delivered(refused_spans)));
         self.settle(completed, refused_spans > 0).await;
@@ -199,13 +196,12 @@ impl Queue {
         completed
     }
 
-    /// The batch in flight was too large: the half of it that goes instead.
+    /// The batch in flight was too large: returns the half to send instead.
     pub(super) fn halve(&self) -> Vec<Arc<Run>> {
         self.update_silently(QueueState::halve)
     }
 
-    /// An attempt failed; the batch stays in flight. Returns when it is time for the next: after `pause`, or sooner when the
-    /// queue is drained.
+    /// An attempt failed; the batch stays in flight. Returns after `pause`, or sooner when the queue is drained.
     pub(super) async fn pause(&self, reason: String, pause: Duration) {
         if self.update(|state| state.failed(reason)) {
             tokio::time::sleep(DRAIN_PAUSE).await;
@@ -214,8 +210,7 @@ impl Queue {
         }
     }
 
-    /// Sends without lingering until nothing is left, [`DRAIN_ATTEMPTS`] have failed, or the deadline has passed; then writes
-    /// to disk what is still here.
+    /// Waits until all runs are sent, [`DRAIN_ATTEMPTS`] have failed, or the deadline is near; then writes the rest to disk.
     pub(super) async fn drain(&self, deadline: Duration) -> Report {
         let guard = DrainGuard::begin(self);
         let mut watch = self.0.state.subscribe();
@@ -234,12 +229,11 @@ impl Queue {
         self.0.state.borrow().report(late)
     }
 
-    /// Releases the state directory. Nothing is written any more.
+    /// Releases the state directory.
     pub(super) async fn close(&self) {
         self.on_disk(|_, spool| spool.close()).await.unwrap_or_default();
     }
 
-    /// The numbers now.
     pub(super) fn status(&self) -> Status {
         let (memory, disk) = (self.0.memory_budget as u64, self.has_disk().then_some(self.0.disk_budget));
         self.0.state.borrow().status(memory, disk, clock::now(), clock::wall())
@@ -247,8 +241,8 @@ impl Queue {
 
     // === The disk ===
 
-    /// Runs `work` on a thread that may wait for a disk. Never returns once the state directory is released: a task that still
-    /// needs it ends with the runtime.
+    /// Runs `work` on a thread that may wait for a disk. Never returns once the state directory is released: the task ends with the
+    /// runtime.
     async fn on_disk<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Self, &mut Spool) -> T + Send + 'static,
@@ -270,7 +264,7 @@ impl Queue {
         Some(self.0.disk.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Recovers what an earlier process left. It is older than all that is here.
+    /// Recovers the runs of an earlier process, which are older than all others.
     fn recover(&self, spool: &mut Spool) -> std::io::Result<()> {
         let first = !spool.loaded;
         let found = spool.load()?;
@@ -290,7 +284,7 @@ impl Queue {
         Ok(())
     }
 
-    /// Writes all runs that are not on disk, and logs when that begins to fail, and when it works again.
+    /// Writes all runs that are not on disk, and logs when that begins to fail or works again.
     fn write_and_log(&self, spool: &mut Spool) -> std::io::Result<()> {
         let outcome = self.write(spool);
         let changed = self.update(|state| state.note_disk(&outcome));
@@ -306,7 +300,7 @@ impl Queue {
         outcome
     }
 
-    /// Writes all runs that are not on disk, or the oldest of them, as many as fit.
+    /// Writes all runs that are not on disk, or as many of the oldest as fit.
     fn write(&self, spool: &mut Spool) -> std::io::Result<()> {
         self.recover(spool)?;
         let (numbers, runs) = self.0.state.borrow().unwritten();
@@ -328,7 +322,7 @@ impl Queue {
         written.failure.map_or(Ok(()), Err)
     }
 
-    /// Reads the oldest runs back. Returns why none can be read at present, if so.
+    /// Reads the oldest runs back. Returns why none can be read now.
     fn read_back(&self, spool: &mut Spool) -> Option<String> {
         let (from, until) = self.0.state.borrow().next_read()?;
         let mut back = spool.read(from, until, BATCH_SPANS);
@@ -357,7 +351,7 @@ impl Queue {
         stuck
     }
 
-    /// Whether a line of this kind may be logged now, and how many were left out before it.
+    /// If a line of this kind may be logged now, how many were left out before it.
     fn may_log(&self, of: impl FnOnce(&mut Logged) -> &mut LogThrottle) -> Option<u64> {
         self.update_silently(|state| of(&mut state.logged).pass(clock::now()))
     }
@@ -371,8 +365,7 @@ impl Queue {
         }
     }
 
-    /// Returns whether [`Queue::log_full`] has to be called, which must not happen under the lock: writing
-    /// the log may be slow.
+    /// Returns whether to call [`Queue::log_full`] after the lock is released: writing the log may be slow.
     fn drop_over_budget(&self, state: &mut QueueState, runs: u64) -> bool {
         self.drop_runs(state, DropReason::Budget, runs);
         runs > 0 && !std::mem::replace(&mut state.logged.full, true)
@@ -405,7 +398,7 @@ fn log_damage(runs: u64, damage: &str) {
     );
 }
 
-/// While it exists, the queue is drained. A drain may be cancelled at any await, so it ends by dropping.
+/// Drains the queue until it is dropped: the future of a drain may be cancelled.
 struct DrainGuard<'a>(&'a Queue);
 
 impl<'a> DrainGuard<'a> {

@@ -1,8 +1,8 @@
-//! The codec of segments: a sequence of gzip members, each a group of runs, one JSON line a run.
+//! The codec of segments: a sequence of gzip members, each a group of runs, one JSON line a run; `zcat` shows them.
 //!
-//! `zcat` shows them. A member's own length and CRC (RFC 1952 §2.3.1) are its checksum; the number of its runs is in its header
-//! as well, so that they can be counted without decompressing, and in damaged members. Does no I/O. Called by
-//! [`spool`](super::spool), and by [`lines`](super::lines) for files of any origin.
+//! The length and CRC of gzip (RFC 1952 §2.3.1) are the checksum. A field of the header has the number of runs, so that they
+//! can be counted without decompression. Does no I/O. Called by [`spool`](super::spool), and by [`lines`](super::lines) for
+//! files of any origin.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -18,25 +18,23 @@ use super::load::Load;
 const FIELD: [u8; 2] = *b"iT";
 /// The field's content: length of the member, runs, spans; four bytes each, the lowest first.
 const CONTENT: usize = 12;
-/// Where the content begins: behind ten bytes of header, the length of all fields, and the field's name and length.
+/// Where the content begins: after ten bytes of header, the length of all fields, and the field's name and length.
 const CONTENT_AT: usize = 10 + 2 + 4;
 /// Bytes of a member that hold its [`MemberHeader`].
 pub(super) const HEAD: usize = CONTENT_AT + CONTENT;
-/// How every member begins: the magic number, the method "deflate".
+/// The first bytes of a member: the magic number, the method "deflate".
 const MAGIC: [u8; 3] = [0x1f, 0x8b, 8];
-/// Largest decompressed member; we write none that is larger.
+/// The largest decompressed member.
 const LARGEST: usize = 64 << 20;
-/// Most lines of a member; we write none with more.
+/// The most lines of a member that we write.
 const MOST_LINES: usize = 1024;
 
-/// A member's header.
+/// The header of a member that we wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct MemberHeader {
     /// Bytes of the whole member.
     pub(super) length: u64,
-    /// Lines in it.
     pub(super) runs: u64,
-    /// Spans of all its runs.
     pub(super) spans: u64,
     /// When it was written, to the second.
     pub(super) written: SystemTime,
@@ -63,7 +61,7 @@ pub(super) fn pack<'a>(runs: impl IntoIterator<Item = &'a Run>, now: SystemTime)
     let mut gzip = GzBuilder::new().mtime(seconds).extra(field).write(Vec::new(), Compression::default());
     let (mut count, mut spans) = (0_u32, 0_u32);
     for run in runs {
-        // A run that has no JSON (a year past 9999) leaves an empty line, so that the others keep their places.
+        // A run without JSON (a year past 9999) leaves an empty line, so that the others keep their places.
         gzip.write_all(&serde_json::to_vec(run).unwrap_or_default())?;
         gzip.write_all(b"\n")?;
         count += 1;
@@ -95,7 +93,7 @@ pub(super) fn head(bytes: &[u8]) -> Option<MemberHeader> {
     (ours && head.length > HEAD as u64 && head.runs <= head.length).then_some(head)
 }
 
-/// Decodes what begins at a place; none at the end.
+/// Decodes the part that begins at a place; none at the end.
 pub(super) fn part(bytes: &[u8], at: usize) -> Option<SegmentPart> {
     let rest = bytes.get(at..).filter(|rest| !rest.is_empty())?;
     let head = head(rest);
@@ -110,7 +108,7 @@ pub(super) fn part(bytes: &[u8], at: usize) -> Option<SegmentPart> {
     let named_end = head.and_then(|head| usize::try_from(head.length).ok()).and_then(|length| at.checked_add(length));
     let named_end =
         named_end.filter(|next| bytes.get(*next..).is_some_and(|next| next.is_empty() || next.starts_with(&MAGIC)));
-    // The header may be damaged: a whole member before the place that it names comes first.
+    // The header may be damaged: a whole member before that place comes first.
     let end = named_end.unwrap_or(bytes.len());
     // Bounded in total: bytes that only look like members could take hours.
     let mut room = LARGEST;
@@ -126,8 +124,8 @@ pub(super) fn parts(bytes: &[u8], mut at: usize) -> impl Iterator<Item = (usize,
     })
 }
 
-/// The content of the member that begins here, and its length; none when it is damaged, cut short, no member at all, or
-/// takes more than `room`, which is reduced by the bytes that were decompressed.
+/// The content of the member that begins here, and its length; none when it is damaged or takes more than `room`, which is
+/// reduced by the decompressed bytes.
 fn unpack(bytes: &[u8], room: &mut usize) -> Option<(Vec<u8>, usize)> {
     if !bytes.starts_with(&MAGIC) || skips_groups(bytes) {
         return None;
@@ -139,52 +137,41 @@ fn unpack(bytes: &[u8], room: &mut usize) -> Option<(Vec<u8>, usize)> {
     (read.is_ok() && *room > 0).then(|| (text, bytes.len() - decoder.into_inner().len()))
 }
 
-/// Whether the header says that it has more fields than ours. A header that was cut short inside their length takes two bytes of
-/// what stands behind it for that, and would lead over whole groups into the body of one, which has a checksum that is right.
+/// Whether the header has more fields than ours. The length of the fields in a header that was cut short is made of other
+/// bytes, and would lead over whole members into the body of one, which has a valid checksum.
 fn skips_groups(bytes: &[u8]) -> bool {
     const HAS_FIELDS: u8 = 4;
     let fields = bytes.get(10..12).and_then(|two| two.try_into().ok()).map_or(0, u16::from_le_bytes);
     bytes.get(3).is_some_and(|flags| flags & HAS_FIELDS != 0) && usize::from(fields) > HEAD - 12
 }
 
-/// Whether there are more lines than in any member that we write.
 pub(super) fn is_foreign(text: &[u8]) -> bool {
     lines(text).nth(MOST_LINES).is_some()
 }
 
-/// Why a line cannot be sent as a run.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum RunLineError {
-    /// It is not a run.
-    #[error("this is no run: {0}")]
-    Foreign(String),
-    /// A newer imaptrace wrote it.
-    #[error("a newer imaptrace wrote this run: its schema is {0}, this one reads up to {SCHEMA}")]
-    Newer(u64),
-}
-
-/// The run that a line holds.
-pub(super) fn line(line: &[u8]) -> Result<Run, RunLineError> {
+/// The run of a line, or why it cannot be sent.
+pub(super) fn line(line: &[u8]) -> Result<Run, String> {
     #[derive(serde::Deserialize)]
     struct Version {
         schema: u64,
     }
-    // A line has one place only: its number in the file is for the caller to say.
+    // The caller reports the number of the line in the file.
     let foreign = |error: serde_json::Error| {
-        RunLineError::Foreign(error.to_string().replace(" at line 1 column ", " at column "))
+        format!("this is no run: {}", error.to_string().replace(" at line 1 column ", " at column "))
     };
     let read = serde_json::from_slice::<Run>(line);
     match &read {
         Ok(run) if run.schema <= SCHEMA => read.map_err(foreign),
-        // Only now: a newer schema need not look like ours.
+        // A newer schema may differ from ours.
         _ => match serde_json::from_slice::<Version>(line) {
-            Ok(version) if version.schema > SCHEMA.into() => Err(RunLineError::Newer(version.schema)),
+            Ok(Version { schema }) if schema > SCHEMA.into() => {
+                Err(format!("a newer imaptrace wrote this run: its schema is {schema}, this one reads up to {SCHEMA}"))
+            }
             _ => read.map_err(foreign),
         },
     }
 }
 
-/// The lines of a text, without their ends.
 pub(super) fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     text.strip_suffix(b"\n").unwrap_or(text).split(|byte| *byte == b'\n').filter(|_| !text.is_empty())
 }
@@ -318,10 +305,15 @@ pub(super) mod tests {
         let text = serde_json::to_string(&measured()).unwrap();
         assert!(line(text.as_bytes()).is_ok());
         let newer = text.replace("\"schema\":1", "\"schema\":2");
-        assert_eq!(line(newer.as_bytes()), Err(RunLineError::Newer(2)));
-        assert_eq!(line(b"{\"schema\":7,\"all\":\"else\"}"), Err(RunLineError::Newer(7)));
+        for (newer, schema) in [(newer.as_str(), 2), ("{\"schema\":7,\"all\":\"else\"}", 7)] {
+            let error = line(newer.as_bytes()).unwrap_err();
+            assert!(
+                error.starts_with("a newer imaptrace wrote this run") && error.contains(&format!("is {schema},")),
+                "{error}"
+            );
+        }
         for text in ["", "{}", "{\"schema\":1}", "no JSON"] {
-            assert!(matches!(line(text.as_bytes()), Err(RunLineError::Foreign(_))), "{text}");
+            assert!(line(text.as_bytes()).unwrap_err().starts_with("this is no run: "), "{text}");
         }
     }
 

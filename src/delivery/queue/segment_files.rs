@@ -1,7 +1,7 @@
 //! The files of the backlog on disk: segments by number, and the cursor.
 //!
 //! All are in `queue/` of the state directory and are opened relative to it. A segment gets its name when its first runs are
-//! synced, so a crash leaves no empty one. Does not decide what the files mean. Called by [`spool`](super::spool).
+//! synced, so a crash leaves no empty one. Called by [`spool`](super::spool).
 
 use std::{
     fs::File,
@@ -15,27 +15,23 @@ use std::{
 use super::segment::{self, HEAD};
 use crate::state::{Directory, StateDir, about};
 
-/// The directory of the segments.
 pub(super) const QUEUE: &str = "queue";
-/// The file that says how far the oldest segment is delivered.
-const CURSOR: &str = "cursor";
+/// How far the oldest segment is delivered.
+pub(super) const CURSOR: &str = "cursor";
 /// The next cursor, while it is written.
 const NEW_CURSOR: &str = "cursor.new";
 /// The next segment, until its first runs are on the disk.
-const NEW_SEGMENT: &str = "segment.new";
-/// How a segment's name ends.
+pub(super) const NEW_SEGMENT: &str = "segment.new";
 pub(super) const ENDING: &str = ".jsonl.gz";
-/// All numbers are below this, so that arithmetic on one does not overflow. No real number comes near.
+/// All segment numbers are smaller, so that arithmetic does not overflow.
 pub(super) const LIMIT: u64 = 1 << 63;
 /// A larger file is not a segment.
 pub(super) const LARGEST: u64 = 128 << 20;
-/// A cursor is four numbers.
 const CURSOR_LENGTH: u64 = 256;
 
-/// Where a run is on disk. In the order of age.
+/// Where a run is on disk; the order is that of age.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(super) struct SegmentPosition {
-    /// The segment's number.
     pub(super) segment: u64,
     /// Where its member begins.
     pub(super) offset: u64,
@@ -44,13 +40,12 @@ pub(super) struct SegmentPosition {
 }
 
 impl SegmentPosition {
-    /// Where this segment begins.
     pub(super) fn start(segment: u64) -> Self {
         Self { segment, offset: 0, index: 0 }
     }
 }
 
-/// The files. Touches nothing before the first call.
+/// The files. Creates nothing before the first call.
 pub(super) struct SegmentFiles {
     pub(super) state: StateDir,
     directory: Option<Arc<Directory>>,
@@ -59,7 +54,6 @@ pub(super) struct SegmentFiles {
     pub(super) failure: Option<io::ErrorKind>,
 }
 
-/// A segment, as it was found.
 #[derive(Debug)]
 pub(super) struct Segment {
     pub(super) number: u64,
@@ -73,7 +67,6 @@ pub(super) struct Segment {
 }
 
 impl Segment {
-    /// Only its number is known.
     pub(super) fn new(number: u64) -> Self {
         Self { number, length: 0, left: 0, written: None, damaged: false, counted: false }
     }
@@ -89,23 +82,16 @@ impl SegmentFiles {
         }
     }
 
-    /// Releases the state directory.
     pub(super) fn close(&mut self) {
         self.directory = None;
         self.state.close();
     }
 
-    /// The directory, created if it does not exist.
     pub(super) fn directory(&mut self) -> io::Result<Arc<Directory>> {
-        if let Some(directory) = self.directory.as_ref().filter(|directory| !directory.is_gone()) {
-            return Ok(directory.clone());
-        }
-        let directory = Arc::new(self.state.ready()?.subdirectory(QUEUE)?);
-        self.directory = Some(directory.clone());
-        Ok(directory)
+        open_directory(&mut self.directory, &self.state, QUEUE)
     }
 
-    /// Where a segment is, for messages.
+    /// The path of a segment, for messages.
     pub(super) fn path_of(&self, number: u64) -> PathBuf {
         self.state.path().join(QUEUE).join(name_of(number))
     }
@@ -127,7 +113,8 @@ impl SegmentFiles {
         Ok((numbers, foreign))
     }
 
-    fn open(&mut self, name: &str) -> io::Result<(File, u64)> {
+    /// Opens a file and returns its length.
+    pub(super) fn open(&mut self, name: &str) -> io::Result<(File, u64)> {
         #[cfg(test)]
         if let Some(kind) = self.failure {
             return Err(about(&self.directory()?.at(name), kind.into()));
@@ -141,16 +128,10 @@ impl SegmentFiles {
         Ok((file, length))
     }
 
-    /// All of a segment.
     pub(super) fn read(&mut self, number: u64) -> io::Result<Vec<u8>> {
         let name = name_of(number);
         self.open(&name)?;
         self.directory()?.read(&name, LARGEST)
-    }
-
-    /// How long the file of a segment is.
-    pub(super) fn length(&mut self, number: u64) -> io::Result<u64> {
-        self.open(&name_of(number)).map(|(_, length)| length)
     }
 
     /// Counts the runs of a file behind the cursor, by its headers, or by its content when a header is damaged.
@@ -183,7 +164,7 @@ impl SegmentFiles {
         self.directory()?.create_anew(NEW_SEGMENT)
     }
 
-    /// Gives the file that was created last the name of this segment, and syncs the name.
+    /// Renames the last created file to this segment, and syncs the name.
     pub(super) fn publish(&mut self, number: u64) -> io::Result<()> {
         let directory = self.directory()?;
         let name = name_of(number);
@@ -195,13 +176,8 @@ impl SegmentFiles {
         directory.sync().inspect_err(|_| drop(directory.remove(&name)))
     }
 
-    /// Removes the file that was created last and not published.
-    pub(super) fn discard(&mut self) {
-        let _ = self.directory().and_then(|directory| directory.remove(NEW_SEGMENT));
-    }
-
-    pub(super) fn remove(&mut self, number: u64) -> io::Result<()> {
-        self.directory()?.remove(&name_of(number))
+    pub(super) fn remove(&mut self, name: &str) -> io::Result<()> {
+        self.directory()?.remove(name)
     }
 
     /// `SEGMENT OFFSET INDEX CHECKSUM`, in place of the one before.
@@ -212,7 +188,7 @@ impl SegmentFiles {
             .replace(CURSOR, NEW_CURSOR, |mut file| file.write_all(format!("{text} {}\n", checksum(&text)).as_bytes()))
     }
 
-    /// How far the oldest segment is delivered, if the cursor is valid.
+    /// The cursor, if it is valid.
     pub(super) fn cursor(&mut self) -> Option<SegmentPosition> {
         let text = String::from_utf8(self.directory().ok()?.read(CURSOR, CURSOR_LENGTH).ok()?).ok()?;
         let (text, sum) = text.trim_end().rsplit_once(' ')?;
@@ -221,9 +197,17 @@ impl SegmentFiles {
         let place = SegmentPosition { segment: number()?, offset: number()?, index: number()? };
         (sum == checksum(text) && place.segment < LIMIT).then_some(place)
     }
+}
 
-    pub(super) fn forget_cursor(&mut self) {
-        let _ = self.directory().and_then(|directory| directory.remove(CURSOR));
+/// The open directory, or the one of this name in the state directory, created if it does not exist.
+pub(super) fn open_directory(
+    open: &mut Option<Arc<Directory>>,
+    state: &StateDir,
+    name: &str,
+) -> io::Result<Arc<Directory>> {
+    match open {
+        Some(directory) if !directory.is_gone() => Ok(directory.clone()),
+        open => Ok(open.insert(Arc::new(state.ready()?.subdirectory(name)?)).clone()),
     }
 }
 

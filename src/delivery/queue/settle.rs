@@ -1,6 +1,4 @@
-//! What follows when a batch is delivered or refused: dead letters are written, and its end is noted on disk.
-//!
-//! Waits for the disk on its threads; when the disk hangs, delivery continues. Called by [`Queue`].
+//! Records the end of a batch on disk, and writes dead letters. While the disk hangs, delivery continues. Called by [`Queue`].
 
 use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
@@ -14,18 +12,18 @@ use super::{
 use crate::clock;
 
 impl Queue {
-    /// Keeps the runs as dead letters if `refused`, and notes on disk that they need not be sent again. That is done when this
-    /// returns, unless the disk hangs: then it is done when it can be.
+    /// Keeps the runs as dead letters if `refused`, and records on disk that they need not be sent again. Returns when that is
+    /// done, or earlier when the disk hangs.
     pub(super) async fn settle(&self, completed: Completed, refused: bool) {
         let Completed { runs, mut settlement, .. } = completed;
         if !refused && settlement.runs.is_empty() {
             self.update(|state| state.settling -= 1);
             return;
         }
-        // The end of an earlier batch is not noted yet.
+        // The end of an earlier batch is not recorded yet.
         let hangs = self.0.state.borrow().settling > 1;
         if hangs {
-            // An earlier batch may still have to be written as a dead letter, so not all up to here is settled.
+            // An earlier batch may still have to be written as a dead letter.
             settlement.through = None;
         }
         let this = self.clone();
@@ -39,9 +37,9 @@ impl Queue {
         let _ = timeout(if hangs { Duration::ZERO } else { PATIENCE }, noted).await;
     }
 
-    /// Notes on disk that runs there are delivered or refused.
+    /// Records on disk that runs there are delivered or refused.
     async fn note_settlement(&self, settlement: Settlement) {
-        // If an earlier call still waits for the disk, it takes this along: one thread at a time is enough.
+        // An earlier call that still waits for the disk records this, too: one thread at a time is enough.
         if !self.update_silently(|state| state.add_due(settlement)) {
             return;
         }

@@ -1,11 +1,8 @@
 //! The backlog on disk: segments in the order of their age, each a sequence of gzip members, and a cursor.
 //!
-//! `queue/` in the state directory holds the segments, `refused/` the dead letters: runs that the receiver refused, and
-//! damaged segments. A segment is deleted when all of it is delivered; the cursor says how far the oldest one is, so that a
-//! restart repeats little. Without the cursor some runs are sent twice, with the same ids.
-//!
-//! All operations wait for the disk. Does not know memory, the order of runs, receivers and clocks. Called by
-//! [`Queue`](super::Queue), on threads that may wait.
+//! A segment is deleted when all of it is delivered. The cursor records how far the oldest one is delivered, so that a restart
+//! repeats little: without it some runs are sent twice, with the same ids. All operations wait for the disk. Reads no clock.
+//! Called by [`Queue`](super::Queue), on threads that may wait.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -24,21 +21,21 @@ use super::{
     dead_letters::DeadLetters,
     load::Load,
     segment,
-    segment_files::{LIMIT, Segment, SegmentFiles, name_of, runs_by_headers},
+    segment_files::{CURSOR, LIMIT, NEW_SEGMENT, Segment, SegmentFiles, name_of, runs_by_headers},
 };
 use crate::state::{NotRegularError, StateDir, about};
 
 mod recovery;
 
-/// A segment is full at this size, which limits what damage or the budget can cost, and what is decompressed at once.
+/// The size of a full segment, which limits what damage or the budget can cost, and what is decompressed at once.
 const FULL: u64 = 1 << 20;
-/// A segment is also full at this part of the budget: the oldest is deleted whole.
+/// The largest part of the budget for a segment: the oldest is deleted whole.
 const PARTS: u64 = 8;
 /// A completely delivered segment takes more runs until it has this size.
 const WORTH_DELETING: u64 = 64 << 10;
-/// Bytes of one write, so that a segment is not much larger than a full one.
+/// Bytes of one write, so that a segment is not much larger than [`FULL`].
 const AT_ONCE: usize = 8 << 20;
-/// Runs in a member at most.
+/// The most runs in a gzip member.
 const GROUP: usize = 64;
 
 /// What is on disk.
@@ -48,7 +45,7 @@ pub(super) struct Figures {
     pub(super) runs: u64,
     /// Bytes of the segments that hold them.
     pub(super) bytes: u64,
-    /// When the oldest of them was written, nearly.
+    /// About when the oldest of them was written.
     pub(super) oldest: Option<SystemTime>,
     /// The oldest segment: places in older ones are gone.
     pub(super) first: u64,
@@ -57,9 +54,9 @@ pub(super) struct Figures {
 /// The result of writing runs.
 #[derive(Debug, Default)]
 pub(super) struct Written {
-    /// Where each run is now, from the first on: as many as fitted.
+    /// The places of the runs, from the first one: as many as fitted.
     pub(super) places: Vec<SegmentPosition>,
-    /// Segments that were deleted for it, with the number of unsettled runs in each.
+    /// Segments that were deleted over the budget, with the number of unsettled runs in each.
     pub(super) dropped: BTreeMap<u64, u64>,
     /// Why the rest was not written.
     pub(super) failure: Option<io::Error>,
@@ -68,21 +65,19 @@ pub(super) struct Written {
 /// The result of reading.
 #[derive(Debug, Default)]
 pub(super) struct ReadBack {
-    /// Runs in the order of their age.
     pub(super) runs: Vec<(SegmentPosition, Run)>,
     /// Where to read on.
     pub(super) next: SegmentPosition,
     /// Runs that could not be read.
     pub(super) corrupt: u64,
-    /// Segments whose file is gone or short, with the number of unsettled runs in each.
+    /// Segments whose file is missing or short, with the number of unsettled runs in each.
     pub(super) gone: BTreeMap<u64, u64>,
-    /// Description of the last of these.
+    /// The last problem with either.
     pub(super) damage: Option<String>,
-    /// Why nothing can be read from `next` at present. No run is lost.
+    /// Why nothing can be read from `next` now. No run is lost.
     pub(super) failure: Option<io::Error>,
 }
 
-/// The backlog.
 pub(super) struct Spool {
     files: SegmentFiles,
     budget: u64,
@@ -90,7 +85,7 @@ pub(super) struct Spool {
     /// The file of the newest segment, if it takes more.
     active: Option<File>,
     next: u64,
-    /// What an earlier process left is loaded.
+    /// The runs of an earlier process are counted.
     pub(super) loaded: bool,
     /// The disk was full at the last write.
     is_full: bool,
@@ -104,7 +99,7 @@ pub(super) struct Spool {
 }
 
 impl Spool {
-    /// The backlog in this state directory. Touches nothing before the first call.
+    /// Creates nothing before the first call.
     pub(super) fn new(state: StateDir, budget: u64) -> Self {
         let dead_letters = DeadLetters::new(state.clone(), budget / 4);
         Self {
@@ -122,23 +117,23 @@ impl Spool {
         }
     }
 
-    /// The error to report while the state directory does not answer, so that nothing was loaded yet; else none.
+    /// The error while the state directory does not respond.
     pub(super) fn unanswered(&self) -> Option<String> {
         let state = &self.files.state;
         state.hangs().then(|| state.ready().err().map(|error| error.to_string())).flatten()
     }
 
-    /// Lets every attempt to open a segment fail so, or none.
+    /// Makes every attempt to open a segment fail, or none.
     #[cfg(test)]
     pub(super) fn fail_reads(&mut self, failure: Option<io::ErrorKind>) {
         (self.files.failure, self.reading) = (failure, None);
     }
 
-    /// Appends runs; they are synced when this returns. Over the budget the oldest segments are deleted. On a full disk the
-    /// oldest runs are written, as many as fit.
+    /// Appends runs and syncs them. Over the budget the oldest segments are deleted. On a full disk the first runs are written, as
+    /// many as fit.
     pub(super) fn append(&mut self, runs: &[Arc<Run>], now: SystemTime) -> Written {
         let mut written = Written::default();
-        // After a full disk begin with few: compressing what does not fit is wasted.
+        // Begins with few runs after a full disk.
         let mut piece = if self.is_full { GROUP } else { runs.len() };
         let (mut rest, mut grows) = (runs, true);
         while !rest.is_empty() {
@@ -163,7 +158,7 @@ impl Spool {
         written
     }
 
-    /// Writes these runs, or of very many the first, or none. Returns how many.
+    /// Writes these runs, the first of very many, or none. Returns how many.
     fn append_whole(&mut self, runs: &[Arc<Run>], now: SystemTime, written: &mut Written) -> io::Result<usize> {
         let mut members = Vec::new();
         let mut offsets = Vec::new();
@@ -177,7 +172,7 @@ impl Spool {
             members.extend(segment::pack(group.iter().map(AsRef::as_ref), now)?);
         }
         let full = FULL.min(self.budget / PARTS);
-        // What is written to a deleted file is lost.
+        // Runs that are written to a deleted file are lost.
         let gone = |file: &File| file.metadata().is_ok_and(|found| found.nlink() == 0);
         if self.active.as_ref().is_some_and(gone) || self.segments.back().is_some_and(|last| last.length >= full) {
             self.active = None;
@@ -190,15 +185,15 @@ impl Spool {
         let done = file.write_all_at(&members, start).and_then(|()| file.sync_data());
         let done = if start == 0 { done.and_then(|()| self.files.publish(number)) } else { done };
         if let Err(error) = done {
-            // The reader handles half a member at the end, but not in the middle of a file.
+            // A reader handles an incomplete member at the end only.
             let cut = file.set_len(start).is_ok();
-            // A smaller piece may fit behind what is there.
+            // A smaller piece may fit.
             if start == 0 || !cut || !is_full(&error) {
                 self.active = None;
             }
             if start == 0 {
                 self.segments.pop_back();
-                self.files.discard();
+                let _ = self.files.remove(NEW_SEGMENT);
             }
             return Err(about(&self.files.path_of(number), error));
         }
@@ -293,7 +288,7 @@ impl Spool {
         back
     }
 
-    /// Marks runs as delivered or lost: a number in each segment, and all runs up to `through`.
+    /// Counts runs of each segment as delivered or lost, and all runs up to `through`.
     pub(super) fn settle(&mut self, settled: &BTreeMap<u64, u64>, through: Option<SegmentPosition>) {
         for (number, runs) in settled {
             if let Some(segment) = self.segment(*number) {
@@ -313,12 +308,12 @@ impl Spool {
         self.dead_letters.put(&segment::pack(runs.iter().map(AsRef::as_ref), now)?, now)
     }
 
-    /// Behind the newest run.
+    /// The place after the newest run.
     pub(super) fn end(&self) -> SegmentPosition {
         let newest = self.segments.back();
         newest.map_or_else(
             || SegmentPosition::start(self.next),
-            // A segment that could not be read yet has an end behind its start.
+            // The end of a segment that could not be read yet is after its start.
             |newest| SegmentPosition {
                 offset: newest.length.max(u64::from(newest.left > 0)),
                 ..SegmentPosition::start(newest.number)
@@ -326,7 +321,6 @@ impl Spool {
         )
     }
 
-    /// What is here now.
     pub(super) fn figures(&self) -> Figures {
         let waiting = || self.segments.iter().filter(|segment| segment.left > 0);
         Figures {
@@ -337,7 +331,7 @@ impl Spool {
         }
     }
 
-    /// Deletes completely delivered segments and releases the directory: nothing is written to it any more.
+    /// Deletes completely delivered segments and releases the directory.
     pub(super) fn close(&mut self) {
         self.closed = true;
         self.active = None;
@@ -372,7 +366,7 @@ impl Spool {
         back.damage = Some(what);
     }
 
-    /// The file of this segment lost its content. Returns the number of its unsettled runs.
+    /// Counts the runs of a segment as lost with its file. Returns their number.
     fn give_up(&mut self, number: u64) -> u64 {
         if self.segments.back().is_some_and(|last| last.number == number) {
             self.active = None;
@@ -386,7 +380,7 @@ impl Spool {
         self.segments.iter_mut().find(|segment| segment.number == number)
     }
 
-    /// The written content of a segment; behind it may be half a member.
+    /// The content of a segment, without an incomplete member at the end.
     fn content(&mut self, number: u64) -> io::Result<&[u8]> {
         if self.segment(number).is_some_and(|segment| segment.length == 0) {
             // It could not be read when it was loaded.
@@ -411,8 +405,7 @@ impl Spool {
         Ok(content.get(..usize::try_from(length).unwrap_or(usize::MAX)).unwrap_or(content))
     }
 
-    /// Runs were counted by the headers. From the first wrong header on they are counted by the content: a segment whose headers
-    /// name too few runs would be deleted too early.
+    /// Counts by the content from the first wrong header on: a segment whose headers count too few runs would be deleted too early.
     fn recount(&mut self, number: u64, at: u64, next: u64) {
         if self.segment(number).is_none_or(|segment| segment.counted) {
             return;
@@ -439,18 +432,18 @@ impl Spool {
                 let text = "no number is left behind those of the files there: they have to be delivered first";
                 return Err(about(&self.files.path_of(self.next), io::Error::other(text)));
             }
-            self.files.forget_cursor();
+            let _ = self.files.remove(CURSOR);
             self.next = 1;
         }
         let number = self.next;
-        // What prevents this number need not prevent the next.
+        // An error with this number need not occur with the next.
         self.next += 1;
         self.active = Some(self.files.create()?);
         self.segments.push_back(Segment::new(number));
         Ok(())
     }
 
-    /// Deletes the file, or keeps it as a dead letter if it is damaged: it may be of use to the operator.
+    /// Deletes the file, or keeps it as a dead letter if it is damaged.
     fn remove(&mut self, segment: &Segment) {
         if self.reading.as_ref().is_some_and(|(number, _)| *number == segment.number) {
             self.reading = None;
@@ -458,7 +451,7 @@ impl Spool {
         let _ = if segment.damaged {
             self.files.directory().and_then(|from| self.dead_letters.take(&from, &name_of(segment.number)))
         } else {
-            self.files.remove(segment.number)
+            self.files.remove(&name_of(segment.number))
         };
     }
 }

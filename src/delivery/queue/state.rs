@@ -1,7 +1,7 @@
-//! The state of the queue: the order of the runs that wait, where each is on disk, and what was counted.
+//! The state of the queue: the order of waiting runs, where each is on disk, and the counts.
 //!
-//! Decides which runs are next, which may leave memory, and which would be lost with the process. Does no I/O and exports no
-//! metric. [`Queue`](super::Queue) calls its operations under a lock.
+//! Decides which runs are next, which may leave memory, and which would be lost with the process. Does no I/O.
+//! [`Queue`](super::Queue) calls it under a lock.
 
 mod disk;
 
@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// A batch is full with this many spans.
-pub(super) const BATCH_SPANS: usize = 512;
+pub(in crate::delivery) const BATCH_SPANS: usize = 512;
 
 /// Memory that runs may take over the budget until a working disk has written them.
 const SLACK: usize = 8 << 20;
@@ -37,31 +37,31 @@ pub(super) type RunsBySegment = BTreeMap<u64, u64>;
 
 #[derive(Default)]
 pub(super) struct QueueState {
-    /// Dispatched and not acknowledged: the oldest of all.
+    /// The oldest: dispatched and not acknowledged.
     in_flight: VecDeque<QueuedRun>,
     /// Read back from disk, or put back after a batch was halved.
     pub(super) reread: VecDeque<QueuedRun>,
-    /// The newest. Those on disk come before those that are not.
+    /// The newest; those on disk come first.
     recent: VecDeque<QueuedRun>,
     /// Total of all three.
     load: Load,
     recent_spans: usize,
-    /// Runs of all three that are not on disk.
+    /// How many of all three are not on disk.
     pub(super) unwritten: usize,
-    /// Where the oldest run is that is on disk only, if there may be one.
+    /// The place of the oldest run that may be on disk only.
     pub(super) unread: Option<SegmentPosition>,
     pub(super) stored: Figures,
-    /// Batches whose end is not noted on disk yet.
+    /// Batches whose end is not recorded on disk yet.
     pub(super) settling: usize,
-    /// What can be noted on disk now.
+    /// To be recorded on disk.
     pub(super) due: Settlement,
-    /// Runs that are delivered or refused and that the disk still counts as left.
+    /// Delivered or refused runs that count as left on disk.
     acknowledged: RunsBySegment,
     /// Memory is over its budget and waits for the disk.
     pub(super) urgent: bool,
     disk_works: bool,
     pub(super) disk_failure: Option<String>,
-    /// The size that the metric has.
+    /// The exported size.
     measured_size: i64,
     pub(super) draining: u32,
     /// Failed attempts since the last drain began.
@@ -74,24 +74,22 @@ pub(super) struct QueueState {
     /// Where refused runs are kept; none before the first.
     refused_in: Option<PathBuf>,
     pub(super) logged: Logged,
-    /// The number of the next run.
     next: u64,
 }
 
 /// What was logged and need not be logged again.
 #[derive(Default)]
 pub(super) struct Logged {
-    /// That runs are dropped over the budget; until a batch is delivered.
+    /// Runs are dropped over the budget; reset when a batch is delivered.
     pub(super) full: bool,
-    /// That the disk cannot be read.
+    /// The disk cannot be read.
     pub(super) stuck: bool,
-    /// That the data on disk are damaged.
+    /// The data on disk are damaged.
     pub(super) damaged: LogThrottle,
-    /// That refused runs cannot be kept.
+    /// Refused runs cannot be kept.
     pub(super) unkept: LogThrottle,
 }
 
-/// A run in memory.
 pub(super) struct QueuedRun {
     number: u64,
     run: Arc<Run>,
@@ -106,7 +104,6 @@ impl QueuedRun {
     }
 }
 
-/// Runs to be counted as delivered on disk.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Settlement {
     /// How many in each segment.
@@ -125,15 +122,15 @@ pub(super) struct Completed {
 }
 
 impl QueueState {
-    /// Of an empty queue. `disk_failure`: why the disk cannot be used; meaningless without a disk.
+    /// `disk_failure`: why the disk cannot be used.
     pub(super) fn new(has_disk: bool, disk_failure: Option<String>) -> Self {
         Self { disk_works: has_disk && disk_failure.is_none(), disk_failure, ..Self::default() }
     }
 
     // === Runs that arrive and leave ===
 
-    /// Adds a new run; over the memory budget the oldest go. Returns how many were dropped, and whether a task that waits for
-    /// something has to be woken: for the first run of its kind, for a full batch, or for the disk.
+    /// Adds a new run. Returns how many were dropped over the memory budget, and whether to wake waiting tasks: for a first run, a
+    /// full batch, or the disk.
     pub(super) fn push(&mut self, run: Arc<Run>, load: Load, now: Instant, budget: usize) -> (u64, bool) {
         let first = self.recent.is_empty() || self.unwritten == 0;
         let was_urgent = self.urgent;
@@ -151,7 +148,7 @@ impl QueueState {
         !self.reread.is_empty() || self.unread.is_some() || !self.recent.is_empty()
     }
 
-    /// Whether recent runs need not wait for more: they fill a batch, or the queue is drained.
+    /// Whether recent runs fill a batch, or the queue is drained.
     pub(super) fn is_ready(&self) -> bool {
         !self.recent.is_empty() && (self.draining > 0 || self.recent_spans >= BATCH_SPANS)
     }
@@ -197,8 +194,8 @@ impl QueueState {
         self.in_flight.iter().map(|queued| queued.run.clone()).collect()
     }
 
-    /// The batch in flight was accepted, except for `refused_spans`. The receiver does not say which, so as many runs count as
-    /// refused as have that many spans on the average.
+    /// The batch in flight was accepted, except for `refused_spans`. Which ones is unknown, so as many runs count as refused as
+    /// have that many spans on average.
     pub(super) fn delivered(&mut self, refused_spans: u64) -> Completed {
         let spans: usize = self.in_flight.iter().map(|queued| queued.load.spans).sum();
         let runs = self.in_flight.len() as u64;
@@ -233,7 +230,7 @@ impl QueueState {
             runs.push(queued.run);
         }
         self.settling += 1;
-        // At the end of the process some may have been written again, behind newer ones.
+        // Runs that were written again at the end of the process are after newer ones.
         let next = self.next_stored();
         settlement.through = settlement.through.filter(|through| next.is_none_or(|next| *through < next));
         Completed { runs, settlement, refused }
@@ -246,7 +243,7 @@ impl QueueState {
         self.draining > 0
     }
 
-    /// Where the oldest run on disk is that waits and is not in flight.
+    /// The place of the oldest waiting run on disk that is not in flight.
     fn next_stored(&self) -> Option<SegmentPosition> {
         let first = |runs: &VecDeque<QueuedRun>| runs.front().and_then(|queued| queued.place);
         first(&self.reread).or(self.unread).or_else(|| first(&self.recent))
@@ -274,7 +271,7 @@ impl QueueState {
         Some(queued)
     }
 
-    /// Brings memory within its budget. Returns how many runs are lost.
+    /// Reduces memory to its budget. Returns how many runs are dropped.
     pub(super) fn shrink(&mut self, budget: usize) -> u64 {
         let mut dropped = 0;
         self.urgent = false;
@@ -293,7 +290,7 @@ impl QueueState {
         dropped
     }
 
-    /// Runs that would be lost with the process: not on disk, or no longer.
+    /// Runs held only in memory.
     fn memory_only(&self) -> impl Iterator<Item = &QueuedRun> {
         let first = self.stored.first;
         self.in_memory().filter(move |queued| queued.place.is_none_or(|place| place.segment < first))
@@ -310,7 +307,7 @@ impl QueueState {
 
     // === Settling ===
 
-    /// Adds what can be noted on disk now. Returns whether nothing else waits for that.
+    /// Adds to what is to be recorded on disk. Returns whether there was nothing before.
     pub(super) fn add_due(&mut self, settlement: Settlement) -> bool {
         let first = self.due.runs.is_empty();
         for (segment, runs) in settlement.runs {
@@ -320,7 +317,7 @@ impl QueueState {
         first
     }
 
-    /// The disk has noted these runs.
+    /// These runs are recorded on disk.
     pub(super) fn settled(&mut self, places: &RunsBySegment) {
         for (segment, runs) in places {
             let left = self.acknowledged.get(segment).copied().unwrap_or_default().saturating_sub(*runs);
@@ -346,13 +343,13 @@ impl QueueState {
         } += runs;
     }
 
-    /// By how much the size in memory and on disk has changed since the last call.
+    /// The change of the size in memory and on disk since the last call.
     pub(super) fn size_change(&mut self) -> i64 {
         let size = i64::try_from(self.load.bytes).unwrap_or(i64::MAX).saturating_add_unsigned(self.stored.bytes);
         size - std::mem::replace(&mut self.measured_size, size)
     }
 
-    /// The numbers at the end. `late`: the reason if no attempt failed.
+    /// The result at the end. `late`: the reason if no attempt failed.
     pub(super) fn report(&self, late: Option<String>) -> Report {
         Report {
             delivered_runs: self.delivered,
@@ -367,7 +364,7 @@ impl QueueState {
         }
     }
 
-    /// The numbers now, with the limits of memory and, if there is one, of the disk.
+    /// `memory` and `disk` are the limits, if there is a disk.
     pub(super) fn status(&self, memory: u64, disk: Option<u64>, now: Instant, wall: SystemTime) -> Status {
         let in_memory = self.in_memory().next().map(|queued| now.saturating_duration_since(queued.arrived));
         let on_disk = self.stored.oldest.and_then(|written| wall.duration_since(written).ok());

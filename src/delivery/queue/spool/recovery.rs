@@ -1,6 +1,5 @@
-//! Loads what an earlier process left on disk: where reading begins, and which files are quarantined.
-//!
-//! Runs once for each [`Spool`]. Sends and writes no run. Called by the [writer](crate::delivery::queue::writer).
+//! Loads the segments of an earlier process, and quarantines files that are none of its own. Runs once for each [`Spool`].
+//! Called by the [writer](crate::delivery::queue::writer).
 
 use std::io;
 
@@ -8,20 +7,20 @@ use super::{SegmentPosition, Spool, is_gone};
 use crate::delivery::queue::segment_files::{Segment, name_of};
 
 impl Spool {
-    /// Looks at what an earlier process left, once. Gives where reading begins, if there is anything to be read.
+    /// Counts the runs of an earlier process, once. Returns where reading begins, if there are any.
     pub(in crate::delivery::queue) fn load(&mut self) -> io::Result<Option<SegmentPosition>> {
         if self.loaded {
             return Ok(None);
         }
         let (numbers, foreign) = self.files.list()?;
-        // One that points into no segment was left by a process that had delivered everything; one that points behind what
-        // is there of it is not to be believed.
+        // A process that had delivered everything leaves a cursor into no segment; a cursor after the end of its segment is
+        // invalid.
         let known = self.files.cursor();
         let cursor = known.filter(|cursor| {
             numbers.contains(&cursor.segment)
-                && match self.files.length(cursor.segment) {
-                    Ok(length) => cursor.offset < length,
-                    // What cannot be looked at now may be whole.
+                && match self.files.open(&name_of(cursor.segment)) {
+                    Ok((_, length)) => cursor.offset < length,
+                    // The segment may be whole.
                     Err(error) => !is_gone(&error),
                 }
         });
@@ -31,7 +30,7 @@ impl Spool {
             self.quarantine(&name, runs, "no segment has this number");
         }
         for number in numbers {
-            // All up to the cursor was delivered and deleted: what is there was put there, or came back.
+            // All up to the cursor was delivered and deleted: this file was copied here, or restored.
             let name = name_of(number);
             if cursor.is_some_and(|cursor| cursor.segment > number) {
                 let runs = self.files.survey(&name, number, None).map_or(1, |segment| segment.left.max(1));
@@ -42,7 +41,7 @@ impl Spool {
                 Ok(segment) if segment.left > 0 => self.segments.push_back(segment),
                 Ok(segment) if segment.length > 0 => self.remove(&segment),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                // It stays where it is, and is looked at again when it is its turn to be read.
+                // It is examined again when it is to be read.
                 Ok(_) | Err(_) => self.segments.push_back(Segment { left: 1, ..Segment::new(number) }),
             }
         }

@@ -1,6 +1,6 @@
-//! What the queue's state knows of the disk: where runs were written, read back and lost.
+//! The part of the queue's state that is about the disk: where runs are written, which are read back, and which are lost.
 //!
-//! Does no I/O: the caller writes and reads, and passes the result. Called by [`Queue`](crate::delivery::queue::Queue).
+//! Does no I/O: the caller passes the result. Called by [`Queue`](crate::delivery::queue::Queue).
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
@@ -13,7 +13,7 @@ use crate::delivery::queue::{
 };
 
 impl QueueState {
-    /// When the oldest run that is not on disk arrived.
+    /// The arrival of the oldest run that is not on disk.
     pub(in crate::delivery::queue) fn oldest_unwritten(&self) -> Option<Instant> {
         self.all_unwritten().next().map(|queued| queued.arrived)
     }
@@ -28,7 +28,7 @@ impl QueueState {
         self.in_flight.iter().chain(&self.reread).chain(recent).filter(|queued| queued.place.is_none())
     }
 
-    /// Stores the outcome of a write. Returns whether it differs from the one before.
+    /// Stores the outcome of a write. Returns whether it changed.
     pub(in crate::delivery::queue) fn note_disk(&mut self, outcome: &std::io::Result<()>) -> bool {
         let worked = std::mem::replace(&mut self.disk_works, outcome.is_ok());
         self.urgent &= outcome.is_ok();
@@ -36,10 +36,10 @@ impl QueueState {
         worked != outcome.is_ok()
     }
 
-    /// Stores where runs are on disk now. Returns those that have left meanwhile, to be settled.
+    /// Stores where runs were written. Returns those that have left meanwhile, to be settled.
     pub(in crate::delivery::queue) fn place(&mut self, mut places: BTreeMap<u64, SegmentPosition>) -> Settlement {
         let first = self.first_unwritten();
-        // What was on disk before is older, and still waits.
+        // Runs that were on disk before are older, and still wait.
         let older = self.next_stored().is_some() || self.in_flight.iter().any(|queued| queued.place.is_some());
         let waiting = self.in_flight.iter_mut().chain(&mut self.reread).chain(self.recent.range_mut(first..));
         let mut oldest = None;
@@ -82,16 +82,16 @@ impl QueueState {
         self.lost(segment, left)
     }
 
-    /// How many of `left` unsettled runs are lost with their segment: not those in memory, and not those that are acknowledged.
+    /// How many of `left` unsettled runs are lost with their segment: those that are neither in memory nor acknowledged.
     fn lost(&self, segment: u64, left: u64) -> u64 {
         let held = self.in_memory().filter(|queued| queued.is_in(segment)).count();
         let acknowledged = self.acknowledged.get(&segment).copied().unwrap_or_default();
         left.saturating_sub(held as u64 + acknowledged)
     }
 
-    /// The file of the oldest segment is gone: runs of it that are in memory are written again.
+    /// The file of the oldest segment is missing: its runs in memory are written again.
     fn forget_place(&mut self, segment: u64) {
-        // Not in the midst of those that are on disk.
+        // Unwritten runs must not stand between those on disk.
         while self.recent.front().is_some_and(|oldest| oldest.is_in(segment)) {
             let Some(queued) = self.pop_recent() else { break };
             self.load.add(queued.load);
@@ -103,13 +103,13 @@ impl QueueState {
         }
     }
 
-    /// From where and up to where to read from disk, if the oldest run is there only.
+    /// The place to read from and the end, if the oldest run is on disk only.
     pub(in crate::delivery::queue) fn next_read(&self) -> Option<(SegmentPosition, Option<SegmentPosition>)> {
         Some((self.unread?, self.recent.front().and_then(|oldest| oldest.place)))
     }
 
-    /// Takes runs that were read from disk, which ends at `end`. `stuck`: nothing can be read at present. Returns how many runs
-    /// are damaged or lost with their file.
+    /// Adds runs that were read from disk, which ends at `end`. `stuck`: nothing can be read now. Returns how many runs are damaged
+    /// or lost with their file.
     pub(in crate::delivery::queue) fn read_back(
         &mut self,
         back: ReadBack,
@@ -130,7 +130,7 @@ impl QueueState {
             self.next += 1;
         }
         back.gone.keys().for_each(|segment| self.forget_place(*segment));
-        // Meanwhile more may have left memory.
+        // More runs may have left memory meanwhile.
         let end = self.recent.front().and_then(|oldest| oldest.place).unwrap_or(end);
         self.unread = Some(back.next).filter(|next| stuck || *next < end);
         corrupt
