@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_double_up_to_a_minute_and_a_receivers_wish_is_obeyed_up_to_five() {
+    fn pauses_double_up_to_a_minute_and_a_receiver_may_ask_for_five() {
         let mut backoff = Backoff::default();
         let seconds: Vec<_> = (0..8).map(|_| backoff.next().as_secs()).collect();
         assert_eq!(seconds, [1, 2, 4, 8, 16, 32, 60, 60]);

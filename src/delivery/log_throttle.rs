@@ -29,7 +29,7 @@ mod tests {
     use crate::clock;
 
     #[test]
-    fn one_line_a_minute_says_how_many_it_stands_for() {
+    fn one_line_a_minute_has_the_number_of_lines_left_out() {
         let mut throttle = LogThrottle::default();
         let begun = clock::now();
         let lines: Vec<_> = (0..180).filter_map(|second| throttle.pass(begun + Duration::from_secs(second))).collect();

@@ -134,7 +134,6 @@ impl Dropped {
         self.budget + self.refused + self.corrupt
     }
 
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
     fn is_empty(&self) -> bool {
         self.total() == 0
     }
@@ -165,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_report_says_why_runs_were_given_up_and_where_refused_ones_are() {
+    fn the_report_contains_why_runs_were_dropped_and_where_refused_ones_are() {
         let dropped = Dropped { budget: 0, refused: 3, corrupt: 1 };
         let report = Report {
             dropped,
@@ -174,11 +173,11 @@ mod tests {
             metrics_delivered: true,
             ..Report::default()
         };
-        let told = "not delivered: 4 runs given up before (3 refused, 1 unreadable on disk); the last refusal: HTTP 400; \
+        let text = "not delivered: 4 runs given up before (3 refused, 1 unreadable on disk); the last refusal: HTTP 400; \
                     refused runs are in /state/refused\\x0a, and `imaptrace replay` sends them again";
-        assert_eq!(report.to_string(), told);
+        assert_eq!(report.to_string(), text);
         let again = Report { reason: report.refusal.clone(), refused_in: None, ..report };
-        let told = "not delivered: 4 runs given up before (3 refused, 1 unreadable on disk): HTTP 400";
-        assert_eq!(again.to_string(), told, "the same words once");
+        let text = "not delivered: 4 runs given up before (3 refused, 1 unreadable on disk): HTTP 400";
+        assert_eq!(again.to_string(), text, "the same words once");
     }
 }

@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn live_and_ready_say_why_not() {
+    async fn live_and_ready_contain_the_reasons() {
         let fine = source(history(&[]), facts());
         assert_eq!(get(&fine, "/live").await, ("200".into(), "{\"live\":true}\n".into()));
         assert_eq!(get(&fine, "/ready").await, ("200".into(), "{\"ready\":true}\n".into()));
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn every_answer_forbids_to_keep_it_and_a_head_has_no_body() {
+    async fn every_response_forbids_caching_and_one_to_head_has_no_body() {
         let source = source(history(&["mail01"]), facts());
         for path in ["/", "/live", "/status.json", "/nothing"] {
             let (_, head, body) = ask(&source, &format!("HEAD {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_head_that_is_too_large_is_not_read_to_its_end() {
+    async fn a_too_large_head_is_not_read_to_its_end() {
         let source = source(history(&[]), facts());
         for padding in ["x: y\r\n".repeat(HEADERS + 1), format!("x: {}\r\n", "y".repeat(2 * HEAD_BYTES))] {
             let request = format!("GET /live HTTP/1.1\r\nHost: localhost\r\n{padding}\r\n");
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_is_slow_to_ask_is_dropped_in_seconds() {
+    async fn a_peer_that_sends_slowly_is_disconnected_in_seconds() {
         let begun = clock::now();
         let mut stream = begin(source(history(&[]), facts()), 1 << 20);
         stream.write_all(b"GET /live HTTP/1.1\r\nHo").await.unwrap();
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_is_slow_to_read_is_dropped_and_had_one_piece_made_for_it() {
+    async fn a_peer_that_reads_slowly_is_disconnected_and_costs_one_piece() {
         let names: Vec<String> = (0..5_000).map(|number| format!("mail{number:04}")).collect();
         let all = history(&[]);
         all.plan(plan(&names.iter().map(String::as_str).collect::<Vec<_>>()));
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_long_answer_arrives_whole() {
+    async fn a_long_response_arrives_whole() {
         let names: Vec<String> = (0..5_000).map(|number| format!("mail{number:04}")).collect();
         let all = history(&[]);
         all.plan(plan(&names.iter().map(String::as_str).collect::<Vec<_>>()));

@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_root_has_fresh_ids_and_gives_back_what_was_logged_in_it() {
+    fn a_root_has_new_ids_and_returns_what_was_logged_in_it() {
         with_layer(|| {
             let root = LiveRoot::open("first-load", None);
             let other = LiveRoot::open("first-load", None);
@@ -215,8 +215,8 @@ mod tests {
             });
             other.span().in_scope(|| tracing::info!("elsewhere"));
             let notes = root.close();
-            let told: Vec<_> = notes.iter().map(|note| (note.level, note.text.as_str())).collect();
-            assert_eq!(told, [(NoteLevel::Info, "first count=3"), (NoteLevel::Warn, "second server=a\\x1b[2Jb")]);
+            let text: Vec<_> = notes.iter().map(|note| (note.level, note.text.as_str())).collect();
+            assert_eq!(text, [(NoteLevel::Info, "first count=3"), (NoteLevel::Warn, "second server=a\\x1b[2Jb")]);
             assert_eq!(other.close().len(), 1);
         });
     }
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_subscriber_there_are_ids_all_the_same() {
+    fn without_a_subscriber_there_are_ids_too() {
         let parent = RemoteParent::parse(TRACEPARENT).unwrap();
         let root = LiveRoot::open("first-load", Some(&parent));
         assert_eq!(root.trace_id.to_string(), "4bf92f3577b34da6a3ce929d0e0e4736");
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_traceparent_is_no_parent() {
+    fn an_invalid_traceparent_is_no_parent() {
         for wrong in
             ["", "x", "00-0-0-01", "00-beef-cafe-01", "00-00000000000000000000000000000000-00f067aa0ba902b7-01"]
         {

@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn otel_service_name_and_the_instance_beat_the_resource_attributes() {
+    fn otel_service_name_and_the_instance_take_precedence_over_the_attributes() {
         let settings = ResourceSettings {
             service_name: Some("mail-probe".into()),
             instance: Some("rack-a3".into()),
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_name_among_the_attributes_stands_when_nothing_beats_it() {
+    fn a_service_name_among_the_attributes_counts_without_otel_service_name() {
         let settings =
             ResourceSettings { attributes: vec![("service.name".into(), "given".into())], ..Default::default() };
         assert_eq!(get(&settings, names::SERVICE_NAME).as_deref(), Some("given"));

@@ -300,7 +300,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_bytes_tell_the_protocol() {
+    fn the_first_bytes_show_the_protocol() {
         for (bytes, expected) in [
             (&b"\x15\x03\x01\x00\x02\x02\x46"[..], Some(PeerProtocol::Tls)),
             (b"\x16\x03\x03\x00\x7a", Some(PeerProtocol::Tls)),
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_came_with_a_proxys_answer_is_read_first_and_few_bytes_are_kept() {
+    async fn bytes_after_a_proxys_response_are_read_first_and_few_are_kept() {
         let first = FirstBytes::default();
         let mut stream =
             PrefixStream { stream: &b"efghijklmnopqrstuvwxyz"[..], ahead: b"abcd".to_vec(), first: first.clone() };

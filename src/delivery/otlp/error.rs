@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_the_batchs_own_fault_is_refused() {
+    fn only_errors_about_the_batch_are_permanent() {
         let number = |name: &str| CODES.split(' ').position(|code| code == name).unwrap();
         for code in ["InvalidArgument", "Internal", "FailedPrecondition"] {
             assert_eq!(grpc_error(number(code)), ExportError::Permanent(format!("gRPC {code}")));

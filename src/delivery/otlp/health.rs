@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_receiver_that_comes_and_goes_is_two_lines_a_minute_and_one_that_stays_away_is_said_to() {
+    async fn a_receiver_that_changes_is_two_lines_a_minute_and_one_that_stays_unreachable_is_logged() {
         let mut health = ReceiverHealth::default();
         let away = ExportError::Retryable("HTTP 503".to_owned());
         let mut changes = 0;

@@ -240,15 +240,15 @@ mod tests {
     #[test]
     fn delivered_is_an_empty_body_an_export_response_or_json_without_another_key() {
         let old = Accepted { rejected: 3, message: "old".to_owned() };
-        let told = partial(3, "old");
-        let gzip = packed(&told);
+        let text = partial(3, "old");
+        let gzip = packed(&text);
         for (status, headers, body, accepted) in [
             (200, &[][..], &b""[..], Accepted::default()),
             (204, &[], b"", Accepted::default()),
             (202, &[HTML], b"", Accepted::default()),
             (200, &[PROTOBUF], b"\x0a\x00", Accepted::default()),
-            (200, &[PROTOBUF], &told, old.clone()),
-            (200, &[], &told, old.clone()),
+            (200, &[PROTOBUF], &text, old.clone()),
+            (200, &[], &text, old.clone()),
             (200, &[PROTOBUF, ("content-encoding", "gzip")], &gzip, old.clone()),
             // A later version's field.
             (200, &[PROTOBUF], b"\x12\x01x", Accepted::default()),
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn all_else_with_2xx_is_kept_and_its_content_type_is_said() {
+    fn other_responses_with_2xx_are_kept_and_reported_with_their_content_type() {
         for (headers, body, kind) in [
             (&[HTML][..], &b"<!DOCTYPE html><title>Sign in</title>"[..], "text/html"),
             (&[TEXT], b"It works!\n", "text/plain"),
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_wants_tls_says_so_in_clear_text_and_the_batch_is_kept() {
+    fn a_server_that_requires_tls_may_respond_in_clear_text_and_the_batch_is_kept() {
         for words in [
             "Client sent an HTTP request to an HTTPS server.\n",
             "<center>The plain HTTP request was sent to HTTPS port</center>",
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_answer_of_grpc_is_kept() {
+    fn a_batch_is_kept_after_a_response_that_is_not_grpc() {
         let empty = framed(0, b"");
         for (headers, body, trailers, says) in [
             (&[HTML][..], &b"<html>"[..], &[][..], "HTTP 200 with text/html is no answer of a gRPC"),

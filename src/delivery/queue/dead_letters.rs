@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_file_costs_the_others_and_not_itself() {
+    fn a_large_file_is_kept_and_older_ones_are_deleted() {
         let state = tempfile::tempdir().unwrap();
         let mut dead_letters = DeadLetters::new(StateDir::open(state.path()).unwrap(), 16 * BLOCK);
         dead_letters.put(&[7; 10], at(1)).unwrap();
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn files_of_one_moment_and_of_one_name_take_nothing_from_each_other() {
+    fn files_of_one_moment_or_one_name_do_not_replace_each_other() {
         let state = tempfile::tempdir().unwrap();
         for content in ["one", "two"] {
             let mut dead_letters = DeadLetters::new(StateDir::open(state.path()).unwrap(), 1 << 20);

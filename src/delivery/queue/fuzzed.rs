@@ -286,7 +286,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "does not come back")]
-    fn a_run_that_is_missing_is_seen() {
+    fn a_missing_run_is_detected() {
         let known = &groups()[2].1;
         holds(known, [&*known[0], &*known[2]].into_iter());
     }

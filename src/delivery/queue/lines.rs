@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_lines_packed_lines_and_segments_are_read_alike() {
+    fn plain_lines_compressed_lines_and_segments_give_the_same_runs() {
         let runs = [measured(), measured(), measured()];
         let lines: Vec<_> = runs.iter().map(|run| serde_json::to_string(run).unwrap()).collect();
         let plain = lines.join("\n");
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_packed_is_known_for_it_even_when_its_first_byte_comes_alone() {
+    fn compressed_data_is_detected_when_the_first_read_returns_one_byte() {
         let run = measured();
         let member = segment::pack([&run], UNIX_EPOCH).unwrap();
         let (first, rest) = member.split_at(1);
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_another_packed_may_be_one_member_of_any_size() {
+    fn a_file_compressed_by_another_program_may_be_one_member_of_any_size() {
         let run = measured();
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         let mut empty = vec![b' '; 1 << 20];
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_too_long_is_told_with_its_number_and_the_next_one_is_read() {
+    fn a_too_long_line_is_reported_with_its_number_and_the_next_one_is_read() {
         let run = measured();
         let line = serde_json::to_string(&run).unwrap() + "\n";
         let long = vec![b'{'; LONGEST_LINE + 1];
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_run_is_told_with_its_line_and_the_rest_is_read() {
+    fn a_line_that_is_no_run_is_reported_with_its_number_and_the_rest_is_read() {
         let run = measured();
         let line = serde_json::to_string(&run).unwrap();
         let found = read(format!("{line}\n\n{{\"schema\":9}}\n{line}").as_bytes());

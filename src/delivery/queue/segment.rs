@@ -229,7 +229,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_member_holds_its_runs_and_its_header_says_how_many() {
+    fn a_member_contains_its_runs_and_its_header_their_number() {
         let sent = [measured(), measured()];
         let now = UNIX_EPOCH + Duration::from_secs(1_795_434_160);
         let member = pack(&sent, now).unwrap();
@@ -260,7 +260,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_damaged_member_costs_itself_alone() {
+    fn damage_costs_only_the_damaged_member() {
         let members = [pack(&[measured()], UNIX_EPOCH), pack(&[measured(), measured()], UNIX_EPOCH)];
         let [first, second] = members.map(Result::unwrap);
         let whole = [first.clone(), second.clone(), first.clone()].concat();
@@ -276,7 +276,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_header_that_lies_about_its_length_costs_no_member_behind_it() {
+    fn a_wrong_length_in_a_header_costs_no_later_member() {
         let members: Vec<_> = (0..3).map(|_| pack(&[measured()], UNIX_EPOCH).unwrap()).collect();
         let mut bytes = members.concat();
         // The first is damaged, and its header says that it goes on to where the third begins.
@@ -301,7 +301,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_line_of_a_newer_version_is_told_from_one_that_is_no_run() {
+    fn a_line_of_a_newer_version_and_one_that_is_no_run_have_different_errors() {
         let text = serde_json::to_string(&measured()).unwrap();
         assert!(line(text.as_bytes()).is_ok());
         let newer = text.replace("\"schema\":1", "\"schema\":2");
@@ -319,7 +319,7 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn whatever_the_bytes_are_the_walk_goes_forward_to_the_end(
+        fn any_bytes_are_walked_forward_to_the_end(
             bytes in proptest::collection::vec(any::<u8>(), 0..200),
             cut in 0..3000_usize,
         ) {

@@ -36,9 +36,9 @@ fn queue(budget: usize) -> Queue {
     Queue::new(budget, None, true, metrics())
 }
 
-/// One with a backlog in this folder, and its writer.
-fn stored(folder: &Path, memory: usize, disk: u64) -> Queue {
-    let queue = Queue::new(memory, Some((StateDir::open(folder).unwrap(), disk)), true, metrics());
+/// One with a backlog in this directory, and its writer.
+fn stored(directory: &Path, memory: usize, disk: u64) -> Queue {
+    let queue = Queue::new(memory, Some((StateDir::open(directory).unwrap(), disk)), true, metrics());
     queue.write_and_log(&mut queue.spool().unwrap()).unwrap();
     tokio::spawn(writer::run(queue.clone()));
     queue
@@ -72,14 +72,14 @@ async fn written(queue: &Queue) {
     drop(timeout(YEAR, watch.wait_for(|state| state.unwritten == 0)).await.unwrap().unwrap());
 }
 
-fn files(folder: &Path) -> usize {
-    let entries = std::fs::read_dir(folder.join("queue")).unwrap();
+fn files(directory: &Path) -> usize {
+    let entries = std::fs::read_dir(directory.join("queue")).unwrap();
     entries.filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().ends_with(".gz")).count()
 }
 
 /// What was put aside, as replay reads it; it is all in one segment.
-fn put_aside(folder: &Path) -> Vec<String> {
-    let aside: Vec<_> = std::fs::read_dir(folder.join("refused")).unwrap().map(Result::unwrap).collect();
+fn dead_letters(directory: &Path) -> Vec<String> {
+    let aside: Vec<_> = std::fs::read_dir(directory.join("refused")).unwrap().map(Result::unwrap).collect();
     let [segment] = &aside[..] else { panic!("{aside:?}") };
     let runs = Lines::new(std::fs::File::open(segment.path()).unwrap()).unwrap();
     runs.map(|run| run.unwrap().target).collect()
@@ -97,7 +97,7 @@ fn the_load_of_a_run_is_that_of_its_spans_and_of_what_it_holds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_batch_holds_512_spans_in_the_order_of_arrival_and_the_rest_waits() {
+async fn a_batch_holds_512_spans_in_order_of_arrival() {
     let queue = queue(usize::MAX);
     for number in 0..60 {
         queue.push(named(number));
@@ -111,7 +111,7 @@ async fn a_batch_holds_512_spans_in_the_order_of_arrival_and_the_rest_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn over_the_budget_the_oldest_that_wait_go_and_what_is_on_its_way_stays() {
+async fn over_the_budget_the_oldest_waiting_runs_are_dropped_and_none_in_flight() {
     let queue = queue(3 * Load::of(&passed()).bytes);
     queue.push(named("mail01"));
     let in_flight = queue.batch().await;
@@ -127,7 +127,7 @@ async fn over_the_budget_the_oldest_that_wait_go_and_what_is_on_its_way_stays() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_size_is_that_of_what_waits_and_flies_and_returns_to_nothing() {
+async fn the_size_is_that_of_waiting_runs_and_those_in_flight() {
     let exporter = InMemoryMetricExporter::default();
     let provider = SdkMeterProvider::builder().with_periodic_exporter(exporter.clone()).build();
     let sum = |metric: Metric| {
@@ -155,7 +155,7 @@ async fn the_size_is_that_of_what_waits_and_flies_and_returns_to_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_that_is_given_up_leaves_nobody_in_a_hurry() {
+async fn a_cancelled_drain_ends_draining() {
     let queue = queue(usize::MAX);
     queue.push(passed());
     let given_up = timeout(Duration::from_millis(1), queue.drain(Duration::from_secs(60))).await;
@@ -164,7 +164,7 @@ async fn a_drain_that_is_given_up_leaves_nobody_in_a_hurry() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_ends_when_somebody_drains() {
+async fn a_drain_ends_a_pause() {
     let queue = queue(usize::MAX);
     queue.push(passed());
     drop(queue.batch().await);
@@ -178,21 +178,21 @@ async fn a_pause_ends_when_somebody_drains() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_run_that_is_delivered_at_once_never_sees_the_disk() {
-    let folder = tempfile::tempdir().unwrap();
-    let queue = stored(folder.path(), usize::MAX, 1 << 20);
+async fn a_run_that_is_delivered_at_once_is_not_written_to_disk() {
+    let directory = tempfile::tempdir().unwrap();
+    let queue = stored(directory.path(), usize::MAX, 1 << 20);
     for number in 0..20 {
         queue.push(named(number));
         assert_eq!(take(&queue, 1).await, [number.to_string()]);
         tokio::time::sleep(Duration::from_millis(70)).await;
     }
-    assert_eq!(files(folder.path()), 0);
+    assert_eq!(files(directory.path()), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_run_that_waits_is_on_disk_before_200_ms_have_passed_and_its_file_goes_when_it_was_delivered() {
-    let folder = tempfile::tempdir().unwrap();
-    let queue = stored(folder.path(), usize::MAX, 1 << 20);
+async fn a_waiting_run_is_on_disk_within_200_ms_and_its_file_is_deleted_after_delivery() {
+    let directory = tempfile::tempdir().unwrap();
+    let queue = stored(directory.path(), usize::MAX, 1 << 20);
     let began = clock::now();
     queue.push(named(0));
     // A batch on its way waits as well.
@@ -205,7 +205,7 @@ async fn a_run_that_waits_is_on_disk_before_200_ms_have_passed_and_its_file_goes
     written(&queue).await;
     assert!(clock::now() - began < Duration::from_millis(200));
     let status = queue.status();
-    assert_eq!((status.queued_runs, status.stored_runs.unwrap(), files(folder.path())), (3, 3, 1));
+    assert_eq!((status.queued_runs, status.stored_runs.unwrap(), files(directory.path())), (3, 3, 1));
     assert!(
         status.disk_bytes.unwrap() > 500 && status.oldest_s >= Some(Duration::from_millis(200).into()),
         "{status:?}"
@@ -216,13 +216,13 @@ async fn a_run_that_waits_is_on_disk_before_200_ms_have_passed_and_its_file_goes
     let report = queue.drain(Duration::from_secs(5)).await;
     queue.close().await;
     assert_eq!(report, Report { delivered_runs: 3, ..Report::default() });
-    assert_eq!((files(folder.path()), queue.status().disk_bytes.unwrap(), queue.status().memory_bytes), (0, 0, 0));
+    assert_eq!((files(directory.path()), queue.status().disk_bytes.unwrap(), queue.status().memory_bytes), (0, 0, 0));
 }
 
 #[tokio::test(start_paused = true)]
-async fn memory_over_its_budget_goes_on_disk_and_comes_back_in_order() {
-    let folder = tempfile::tempdir().unwrap();
-    let queue = stored(folder.path(), 5 * Load::of(&passed()).bytes, 8 << 20);
+async fn runs_over_the_memory_budget_are_on_disk_and_read_back_in_order() {
+    let directory = tempfile::tempdir().unwrap();
+    let queue = stored(directory.path(), 5 * Load::of(&passed()).bytes, 8 << 20);
     // The first batch stays on its way for the whole outage.
     queue.push(named(0));
     let first = queue.batch().await;
@@ -242,13 +242,13 @@ async fn memory_over_its_budget_goes_on_disk_and_comes_back_in_order() {
     let report = queue.drain(Duration::from_secs(5)).await;
     queue.close().await;
     assert_eq!(report, Report { delivered_runs: 400, ..Report::default() });
-    assert_eq!(files(folder.path()), 0);
+    assert_eq!(files(directory.path()), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_delivered_by_the_end_is_taken_up_by_the_next_process_before_all_that_is_new() {
-    let folder = tempfile::tempdir().unwrap();
-    let queue = stored(folder.path(), usize::MAX, 8 << 20);
+async fn undelivered_runs_are_sent_by_the_next_process_before_new_ones() {
+    let directory = tempfile::tempdir().unwrap();
+    let queue = stored(directory.path(), usize::MAX, 8 << 20);
     (0..100).for_each(|number| queue.push(named(number)));
     assert_eq!(queue.batch().await.len(), 56);
     queue.delivered(0).await;
@@ -258,16 +258,16 @@ async fn what_cannot_be_delivered_by_the_end_is_taken_up_by_the_next_process_bef
     assert!(report.to_string().contains("44 runs kept on disk for the next start"), "{report}");
     queue.close().await;
 
-    let queue = stored(folder.path(), usize::MAX, 8 << 20);
+    let queue = stored(directory.path(), usize::MAX, 8 << 20);
     queue.push(named(100));
     assert_eq!(queue.status().queued_runs, 45);
     assert_eq!(take(&queue, 45).await, numbers(56..101));
 }
 
 #[tokio::test(start_paused = true)]
-async fn over_the_disks_budget_what_is_lost_and_what_arrives_add_up() {
-    let folder = tempfile::tempdir().unwrap();
-    let queue = stored(folder.path(), 20 * Load::of(&passed()).bytes, 64 << 10);
+async fn over_the_disk_budget_dropped_and_delivered_runs_add_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let queue = stored(directory.path(), 20 * Load::of(&passed()).bytes, 64 << 10);
     let mut sent = 0;
     queue.push(named(sent));
     let in_flight = queue.batch().await;
@@ -288,9 +288,9 @@ async fn over_the_disks_budget_what_is_lost_and_what_arrives_add_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_refused_is_counted_and_put_aside_and_in_part_by_the_share_of_its_spans() {
-    let folder = tempfile::tempdir().unwrap();
-    let queue = stored(folder.path(), usize::MAX, 1 << 20);
+async fn refused_runs_are_counted_and_dead_letters_also_when_some_spans_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let queue = stored(directory.path(), usize::MAX, 1 << 20);
     for (rejected, refused) in [(None, 4), (Some(1), 1), (Some(18), 2), (Some(1_000), 4)] {
         let before = queue.status();
         (0..4).for_each(|number| queue.push(named(number)));
@@ -303,27 +303,27 @@ async fn what_is_refused_is_counted_and_put_aside_and_in_part_by_the_share_of_it
         assert_eq!(after.dropped_runs.refused - before.dropped_runs.refused, refused, "{rejected:?}");
         assert_eq!(after.delivered_runs - before.delivered_runs, 4 - refused, "{rejected:?}");
     }
-    assert_eq!(put_aside(folder.path()), vec![numbers(0..4); 4].concat());
+    assert_eq!(dead_letters(directory.path()), vec![numbers(0..4); 4].concat());
     assert_eq!(queue.status().queued_runs, 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_disk_that_takes_nothing_costs_nothing_but_safety_and_is_used_again_when_it_can_be() {
+async fn runs_wait_in_memory_while_the_disk_fails_and_are_written_when_it_works_again() {
     let home = tempfile::tempdir().unwrap();
-    let folder = home.path().join("state");
-    let queue = stored(&folder, 50 * Load::of(&passed()).bytes, 1 << 20);
+    let directory = home.path().join("state");
+    let queue = stored(&directory, 50 * Load::of(&passed()).bytes, 1 << 20);
     // A file in the way stands for every reason that the directory cannot be written to.
-    std::fs::remove_dir_all(&folder).unwrap();
-    std::fs::write(&folder, "in the way").unwrap();
+    std::fs::remove_dir_all(&directory).unwrap();
+    std::fs::write(&directory, "in the way").unwrap();
     (0..10).for_each(|number| queue.push(named(number)));
     let mut watch = queue.0.state.subscribe();
     drop(timeout(YEAR, watch.wait_for(|state| disk_failure(state).is_some())).await.unwrap().unwrap());
-    let told = queue.status().disk_failure.unwrap();
-    assert!(told.contains(&folder.display().to_string()), "{told}");
+    let text = queue.status().disk_failure.unwrap();
+    assert!(text.contains(&directory.display().to_string()), "{text}");
     // In memory the budget holds now as without a disk.
     (10..60).for_each(|number| queue.push(named(number)));
     assert_eq!(queue.status().dropped_runs.budget, 10);
-    std::fs::remove_file(&folder).unwrap();
+    std::fs::remove_file(&directory).unwrap();
     drop(timeout(YEAR, watch.wait_for(|state| disk_failure(state).is_none())).await.unwrap().unwrap());
     let status = queue.status();
     assert_eq!((status.disk_failure, status.stored_runs.unwrap()), (None, 50));
@@ -331,21 +331,21 @@ async fn a_disk_that_takes_nothing_costs_nothing_but_safety_and_is_used_again_wh
 }
 
 /// A queue whose oldest runs are on disk alone, in one segment; and its file.
-async fn backlog(folder: &Path) -> (Queue, std::path::PathBuf) {
-    let queue = stored(folder, 5 * Load::of(&passed()).bytes, 8 << 20);
+async fn backlog(directory: &Path) -> (Queue, std::path::PathBuf) {
+    let queue = stored(directory, 5 * Load::of(&passed()).bytes, 8 << 20);
     for number in 0..20 {
         queue.push(named(number));
     }
     written(&queue).await;
-    let entries = std::fs::read_dir(folder.join("queue")).unwrap().map(|entry| entry.unwrap().path());
+    let entries = std::fs::read_dir(directory.join("queue")).unwrap().map(|entry| entry.unwrap().path());
     let [file] = entries.collect::<Vec<_>>().try_into().unwrap();
     (queue, file)
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_read_now_is_waited_for_and_delivered_in_its_place() {
-    let folder = tempfile::tempdir().unwrap();
-    let (queue, file) = backlog(folder.path()).await;
+async fn runs_that_cannot_be_read_now_are_delivered_in_order_later() {
+    let directory = tempfile::tempdir().unwrap();
+    let (queue, file) = backlog(directory.path()).await;
     queue.spool().unwrap().fail_reads(Some(std::io::ErrorKind::PermissionDenied));
     let began = clock::now();
     let mend = async {
@@ -362,9 +362,9 @@ async fn what_cannot_be_read_now_is_waited_for_and_delivered_in_its_place() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_file_that_is_gone_costs_what_memory_does_not_have() {
-    let folder = tempfile::tempdir().unwrap();
-    let (queue, file) = backlog(folder.path()).await;
+async fn a_missing_file_costs_the_runs_that_are_not_in_memory() {
+    let directory = tempfile::tempdir().unwrap();
+    let (queue, file) = backlog(directory.path()).await;
     std::fs::remove_file(&file).unwrap();
     assert_eq!(take(&queue, 5).await, numbers(15..20));
     let status = queue.status();
@@ -372,9 +372,9 @@ async fn a_file_that_is_gone_costs_what_memory_does_not_have() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_too_much_goes_in_halves_and_each_run_once_in_order() {
-    let folder = tempfile::tempdir().unwrap();
-    let queue = stored(folder.path(), 20 * Load::of(&passed()).bytes, 8 << 20);
+async fn a_too_large_batch_is_sent_in_halves_and_each_run_once_in_order() {
+    let directory = tempfile::tempdir().unwrap();
+    let queue = stored(directory.path(), 20 * Load::of(&passed()).bytes, 8 << 20);
     (0..70).for_each(|number| queue.push(named(number)));
     written(&queue).await;
     // Some are on disk alone, some in memory as well, and these not on disk.
@@ -392,13 +392,13 @@ async fn what_is_too_much_goes_in_halves_and_each_run_once_in_order() {
     let report = queue.drain(Duration::from_secs(5)).await;
     queue.close().await;
     assert_eq!(report, Report { delivered_runs: 75, ..Report::default() });
-    assert_eq!((files(folder.path()), queue.status().memory_bytes), (0, 0));
+    assert_eq!((files(directory.path()), queue.status().memory_bytes), (0, 0));
 }
 
 #[tokio::test]
-async fn a_disk_that_hangs_holds_up_nothing_that_is_in_memory() {
-    let folder = tempfile::tempdir().unwrap();
-    let queue = stored(folder.path(), usize::MAX, 1 << 20);
+async fn a_hanging_disk_delays_no_run_in_memory() {
+    let directory = tempfile::tempdir().unwrap();
+    let queue = stored(directory.path(), usize::MAX, 1 << 20);
     (0..4).for_each(|number| queue.push(named(number)));
     let first = queue.batch().await;
     written(&queue).await;
@@ -425,7 +425,7 @@ async fn a_disk_that_hangs_holds_up_nothing_that_is_in_memory() {
     let report = queue.drain(YEAR).await;
     assert_eq!((report.delivered_runs, report.stored_runs, report.dropped.total()), (4, 0, 4));
     // Which of those that wait for a disk gets it first is not promised.
-    let mut aside = put_aside(folder.path());
+    let mut aside = dead_letters(directory.path());
     aside.sort();
     assert_eq!(aside, numbers(4..8));
 }

@@ -119,7 +119,7 @@ fn an_account_fails_while_it_fails_over_one_of_its_families() {
 }
 
 #[test]
-fn a_new_plan_forgets_only_what_is_gone_and_a_late_run_of_that_is_nothing() {
+fn a_new_plan_removes_only_missing_accounts_and_ignores_their_late_runs() {
     let history = history(&["mail01", "mail02"]);
     history.record(&run(RunOutcome::Failed, 0));
     history.plan(plan(&["mail00", "mail01"]));
@@ -158,7 +158,7 @@ fn filters_leave_only_what_they_name() {
 }
 
 #[test]
-fn printing_goes_on_over_a_change_of_the_plan() {
+fn printing_continues_after_a_change_of_the_plan() {
     let names: Vec<String> = (0..2_000).map(|number| format!("mail{number:04}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let history = history(&names);

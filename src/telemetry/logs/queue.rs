@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_dropped_and_counted_and_said_in_its_place() {
+    fn texts_over_the_budget_are_dropped_and_a_line_in_their_place_has_their_number() {
         let (queue, allow, taken) = held();
         let line = |number: usize| format!("{number:<1000}");
         let most = BUDGET / (1000 + OVERHEAD);
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_for_long_when_nobody_reads_and_not_twice() {
+    fn a_wait_is_short_and_happens_once_when_standard_error_is_not_read() {
         let (queue, allow, taken) = held();
         queue.push(b"one");
         queue.flush(Duration::MAX);
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_written_is_counted_and_stops_nothing() {
+    fn failed_writes_are_counted_and_the_thread_continues() {
         let queue = LogQueue::start(|_| Err(io::ErrorKind::BrokenPipe.into())).unwrap();
         queue.push(b"one");
         queue.push(b"two");

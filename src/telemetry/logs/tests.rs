@@ -56,20 +56,20 @@ fn an_event_is_one_json_line_with_the_ids_of_the_live_root() {
 fn an_event_has_at_most_a_kilobyte_of_text_and_what_is_short_stays_whole() {
     let said = "ä\u{1b}".repeat(1_500_000);
     let text = logged(&json(None), || {
-        tracing::warn!(target = "mail", told = said, "{} says: {said}", "there");
+        tracing::warn!(target = "mail", text = said, "{} says: {said}", "there");
     });
     let line: Value = serde_json::from_str(text.trim_end()).unwrap();
-    let (message, told) = (line["message"].as_str().unwrap(), line["told"].as_str().unwrap());
+    let (message, text) = (line["message"].as_str().unwrap(), line["text"].as_str().unwrap());
     assert!(message.starts_with("there says: ä\\x1bä") && message.ends_with('…'), "{message}");
-    assert!(told.starts_with("ä\\x1bä") && told.ends_with('…'), "{told}");
+    assert!(text.starts_with("ä\\x1bä") && text.ends_with('…'), "{text}");
     assert_eq!(line["target"], "mail");
-    let total = message.len() + told.len() + "mail".len();
+    let total = message.len() + text.len() + "mail".len();
     assert!((MOST_TEXT - 20..=MOST_TEXT).contains(&total), "{total}");
     assert!(text.len() < 2 * MOST_TEXT, "{}", text.len());
 }
 
 #[test]
-fn outside_a_run_there_are_no_ids_and_text_has_no_colour_unless_told() {
+fn outside_a_run_there_are_no_ids_and_text_has_no_colour_by_default() {
     let tell = || tracing::info!(reason = "two words", "hello");
     let plain = logged(&LogSettings::default(), tell);
     assert!(plain.ends_with(" INFO  imaptrace::telemetry::logs::tests: hello reason=\"two words\"\n"), "{plain}");
@@ -101,7 +101,7 @@ fn the_crates_that_carry_telemetry_are_quiet_unless_named() {
 }
 
 #[test]
-fn a_filter_that_cannot_be_read_is_an_error_that_says_so() {
+fn an_invalid_filter_is_an_error_that_contains_it() {
     let settings = LogSettings { filter: Some("imaptrace=loud".into()), ..Default::default() };
     let error = subscriber(&settings, io::sink).err().unwrap().to_string();
     assert!(error.starts_with("cannot read the log filter \"imaptrace=loud\""), "{error}");

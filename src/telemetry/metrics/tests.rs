@@ -91,7 +91,7 @@ fn void() -> Run {
 }
 
 #[test]
-fn up_follows_runs_that_could_judge_and_a_void_run_leaves_it() {
+fn up_is_the_outcome_of_the_last_run_that_is_not_void() {
     let bench = Bench::new(&MetricsSettings::default());
     let mut run = samples::passed();
     bench.metrics.record(&run);
@@ -140,7 +140,7 @@ fn each_command_and_phase_that_ran_enters_once() {
 }
 
 #[test]
-fn a_failing_command_bears_status_and_error_and_one_that_could_not_start_enters_nothing() {
+fn a_failed_command_has_status_and_error_and_one_that_did_not_start_is_not_measured() {
     let bench = Bench::new(&MetricsSettings::default());
     let mut run = samples::failed();
     bench.metrics.record(&run);
@@ -167,10 +167,10 @@ fn the_parts_of_commands_that_passed_enter_when_asked_for() {
     (select.server_s, select.outcome) = (Some(select.duration_s), StepOutcome::Failed);
     bench.metrics.record(&run);
     let series = bench.series(names::TIMING_DURATION);
-    let told: Vec<_> = series.iter().map(|(words, count)| (words[0].as_str(), words[4].as_str(), *count)).collect();
+    let text: Vec<_> = series.iter().map(|(words, count)| (words[0].as_str(), words[4].as_str(), *count)).collect();
     let fetch = "imap.command.name=FETCH";
     assert_eq!(
-        told,
+        text,
         [
             (fetch, "imaptrace.timing.part=network", 2.0),
             (fetch, "imaptrace.timing.part=server", 2.0),
@@ -223,7 +223,7 @@ fn targets_that_share_a_name_share_their_series() {
 }
 
 #[test]
-fn what_the_agent_counts_arrives() {
+fn the_agents_own_metrics_are_exported() {
     let bench = Bench::new(&MetricsSettings::default());
     bench.metrics.skipped(1, SkipReason::Running, "mail01", "default", "first-load", &BTreeMap::new());
     bench.metrics.active(1);
@@ -282,7 +282,7 @@ fn attributes_are_sorted_and_each_stands_once() {
 }
 
 #[test]
-fn with_delta_temporality_only_what_is_new_is_told() {
+fn with_delta_temporality_only_new_measurements_are_exported() {
     let owner = resource(&ResourceSettings::default());
     let bench = Bench { metrics: Metrics::new(&MetricsSettings::default(), owner, Temporality::Delta) };
     bench.metrics.record(&samples::passed());

@@ -15,7 +15,7 @@ fn micros(run: &Run, micros: u64) -> std::time::SystemTime {
 fn a_passed_run_is_a_root_and_one_span_for_each_step_that_ran() {
     let run = samples::passed();
     let spans = spans(&run);
-    let told: Vec<_> = spans
+    let text: Vec<_> = spans
         .iter()
         .map(|span| (span.name.as_ref(), span.span_kind.clone(), span.span_context.span_id().to_string()))
         .collect();
@@ -31,7 +31,7 @@ fn a_passed_run_is_a_root_and_one_span_for_each_step_that_ran() {
         ("FETCH INBOX", &client, "1000000000000007"),
         ("LOGOUT", &client, "1000000000000008"),
     ];
-    assert_eq!(told, expected.map(|(name, kind, id)| (name, kind.clone(), id.to_owned())));
+    assert_eq!(text, expected.map(|(name, kind, id)| (name, kind.clone(), id.to_owned())));
     for span in &spans {
         assert_eq!(span.span_context.trace_id().to_string(), "4bf92f3577b34da6a3ce929d0e0e4736");
         assert!(span.span_context.is_sampled());
@@ -60,7 +60,7 @@ fn times_are_those_of_the_record() {
 }
 
 #[test]
-fn attributes_stand_where_the_contract_puts_them() {
+fn attributes_are_on_the_spans_that_the_documentation_names() {
     let spans = spans(&samples::passed());
     let (root, resolve, connect, tls, fetch) = (&spans[0], &spans[1], &spans[2], &spans[3], &spans[7]);
     for (span, key, value) in [
@@ -132,7 +132,7 @@ fn attributes_stand_where_the_contract_puts_them() {
 }
 
 #[test]
-fn exactly_the_slow_spans_and_their_root_are_slow_and_say_so_with_a_boolean() {
+fn exactly_the_slow_spans_and_their_root_have_slow_as_a_boolean() {
     let slow = |run: &Run| -> Vec<(Cow<'static, str>, Value)> {
         let of = |span: &SpanData| {
             let marks = span.attributes.iter().filter(|one| one.key.as_str() == names::LATENCY_SLOW);
@@ -148,11 +148,11 @@ fn exactly_the_slow_spans_and_their_root_are_slow_and_say_so_with_a_boolean() {
 #[test]
 fn only_the_failing_step_and_the_root_are_errors() {
     let spans = spans(&samples::failed());
-    let told: Vec<_> =
+    let text: Vec<_> =
         spans.iter().map(|span| (span.name.as_ref(), span.status.clone(), attribute(span, "error.type"))).collect();
     let class = Some("auth_failed".to_owned());
     assert_eq!(
-        told,
+        text,
         [
             ("probe first-load", Status::error(""), class.clone()),
             ("connect", Status::Unset, None),
@@ -175,7 +175,7 @@ fn a_step_that_could_not_start_has_a_span_of_length_zero() {
 }
 
 #[test]
-fn words_outside_the_closed_lists_never_become_names() {
+fn words_outside_the_closed_lists_are_not_names() {
     let mut run = samples::failed();
     run.steps[2].name = "XEVIL".into();
     run.steps[2].code = Some(ResponseCode::Other);
@@ -187,7 +187,7 @@ fn words_outside_the_closed_lists_never_become_names() {
 }
 
 #[test]
-fn a_run_that_was_queued_and_read_back_gives_the_very_same_spans() {
+fn a_run_read_back_from_the_queue_has_the_same_spans() {
     for run in [samples::passed(), samples::failed()] {
         let again: Run = serde_json::from_str(&serde_json::to_string(&run).unwrap()).unwrap();
         assert_eq!(spans(&again), spans(&run));

@@ -24,7 +24,7 @@ fn state(in_flight: &[Option<u64>], recent: &[Option<u64>]) -> QueueState {
 }
 
 #[test]
-fn what_left_while_it_was_written_settles_nothing_that_is_older_and_waits() {
+fn runs_that_left_during_a_write_settle_no_older_ones() {
     let written = || BTreeMap::from([(7, SegmentPosition::start(7)), (8, SegmentPosition::start(8))]);
     for (in_flight, recent, unread, through) in [
         // All that was older has left: 7 was delivered, and 8 too.
@@ -45,7 +45,7 @@ fn what_left_while_it_was_written_settles_nothing_that_is_older_and_waits() {
 }
 
 #[test]
-fn what_has_arrived_is_not_lost_with_a_segment_that_does_not_know_it_yet() {
+fn delivered_runs_are_not_lost_with_a_segment_that_still_counts_them() {
     let mut state = state(&[Some(3), Some(3), Some(4)], &[Some(4)]);
     let places = state.complete(0).settlement.runs;
     assert_eq!(state.forget(3, 5), 3);

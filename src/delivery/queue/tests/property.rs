@@ -30,9 +30,9 @@ fn turn() -> impl Strategy<Value = Turn> {
 
 /// Runs in memory, bytes on disk, and what happens. Gives the runs that arrived.
 async fn live(memory: usize, disk: u64, turns: Vec<Turn>) {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let memory = memory * Load::of(&passed()).bytes;
-    let mut queue = stored(folder.path(), memory, disk);
+    let mut queue = stored(directory.path(), memory, disk);
     let (mut next, mut arrived, mut refused, mut dropped) = (0, Vec::new(), 0, 0);
     for turn in turns.into_iter().chain([Turn::Restart]) {
         match turn {
@@ -60,7 +60,7 @@ async fn live(memory: usize, disk: u64, turns: Vec<Turn>) {
                 queue.close().await;
                 dropped += queue.status().dropped_runs.budget;
                 assert_eq!(queue.status().dropped_runs.corrupt, 0);
-                queue = stored(folder.path(), memory, disk);
+                queue = stored(directory.path(), memory, disk);
                 assert_eq!(queue.status().queued_runs, report.stored_runs);
             }
         }

@@ -27,7 +27,7 @@ fn every_series_of_many_targets_is_kept_once_and_none_overflows() {
 }
 
 #[test]
-fn a_target_that_is_not_retained_vanishes_after_one_more_export_and_comes_back_with_no_late_run() {
+fn a_target_that_is_not_retained_is_exported_once_more_and_its_late_runs_are_not_counted() {
     let bench = Bench::new(&MetricsSettings::default());
     let run = samples::passed();
     of_targets(100, &run).for_each(|run| bench.metrics.record(&run));
@@ -44,7 +44,7 @@ fn a_target_that_is_not_retained_vanishes_after_one_more_export_and_comes_back_w
             .filter(|(_, words)| words.contains(&"imaptrace.target.name=mail007".into()))
             .count()
     };
-    // What leaves is told once more.
+    // What leaves is text once more.
     bench.collected();
     assert_eq!(of_seven(&bench), 0);
     bench.metrics.record(&Run { target: "mail007".into(), ..run.clone() });
@@ -62,7 +62,7 @@ fn a_target_that_is_not_retained_vanishes_after_one_more_export_and_comes_back_w
 }
 
 #[test]
-fn runs_that_end_while_targets_go_are_counted_where_they_belong() {
+fn runs_that_end_while_targets_are_removed_are_counted_for_their_targets() {
     let bench = Bench::new(&MetricsSettings::default());
     let run = samples::passed();
     of_targets(400, &run).for_each(|run| bench.metrics.record(&run));
@@ -86,15 +86,15 @@ fn runs_that_end_while_targets_go_are_counted_where_they_belong() {
 }
 
 #[test]
-fn what_leaves_stays_until_it_was_delivered() {
+fn a_removed_series_is_exported_until_it_is_delivered() {
     let bench = Bench::new(&MetricsSettings::default());
     bench.metrics.record(&samples::passed());
     bench.metrics.retain(|subject| subject.target != "mail01");
     assert_eq!(bench.metrics.series(), 0);
-    let told = || bench.metrics.collections().iter().filter_map(Collection::collect).count();
-    assert_eq!((told(), told()), (2, 2), "the receiver was away: what left, and the agent's own");
+    let text = || bench.metrics.collections().iter().filter_map(Collection::collect).count();
+    assert_eq!((text(), text()), (2, 2), "the receiver was away: what left, and the agent's own");
     bench.collected();
-    assert_eq!(told(), 1);
+    assert_eq!(text(), 1);
     // A later plan may contain it again.
     bench.metrics.retain(|_| true);
     bench.metrics.record(&samples::passed());
@@ -102,7 +102,7 @@ fn what_leaves_stays_until_it_was_delivered() {
 }
 
 #[test]
-fn a_label_that_changed_makes_another_account_and_the_old_one_can_go() {
+fn a_changed_label_makes_a_new_account_and_the_old_one_can_be_removed() {
     let settings = MetricsSettings { labels: ["rack".into()].into(), ..Default::default() };
     let bench = Bench::new(&settings);
     let mut run = samples::passed();
@@ -151,7 +151,7 @@ fn an_account_alone_may_fail_in_every_way_there_is() {
 }
 
 #[test]
-fn a_message_that_grows_too_long_is_parted_and_an_account_too_long_for_any_is_told() {
+fn a_too_long_message_is_split_and_an_account_too_long_for_one_is_reported() {
     let settings = MetricsSettings { labels: ["rack".into()].into(), ..Default::default() };
     let bench = Bench::new(&settings);
     let mut run = samples::failed();
@@ -176,7 +176,7 @@ fn bytes(all: &ResourceMetrics) -> usize {
 }
 
 #[test]
-fn over_the_limit_new_series_are_refused_and_counted_and_the_old_go_on() {
+fn over_the_limit_new_series_are_counted_as_overflow_and_old_ones_continue() {
     let bench = Bench::new(&MetricsSettings { series_limit: 100, ..Default::default() });
     let run = samples::passed();
     of_targets(10, &run).for_each(|run| bench.metrics.record(&run));

@@ -100,7 +100,7 @@ fn names(directory: &Path) -> Vec<String> {
 }
 
 #[test]
-fn what_has_a_segments_name_and_is_none_is_set_aside_and_counted() {
+fn files_with_the_name_of_a_segment_are_quarantined_and_counted() {
     for plant in Plant::ALL {
         let home = tempfile::tempdir().unwrap();
         let (state, victim) = (home.path().join("state"), home.path().join("victim"));
@@ -145,7 +145,7 @@ fn numbers_that_no_segment_has_are_corrupt_and_those_that_follow_do_not_wrap() {
 }
 
 #[test]
-fn what_lies_before_the_cursor_is_corrupt_and_a_cursor_that_leads_nowhere_costs_nothing() {
+fn segments_before_the_cursor_are_corrupt_and_an_invalid_cursor_costs_nothing() {
     // Where the cursor points, what comes, and what is counted of three segments of two runs.
     for (text, came, corrupt) in [
         (cursor(5, 0, 0), 3, 2),
@@ -173,7 +173,7 @@ fn what_lies_before_the_cursor_is_corrupt_and_a_cursor_that_leads_nowhere_costs_
 }
 
 #[test]
-fn a_cursor_a_new_segment_and_the_directories_that_are_none_of_ours_are_in_nobodys_way() {
+fn foreign_cursors_segments_and_directories_prevent_nothing() {
     for plant in [Plant::Link, Plant::Dangling, Plant::Fifo, Plant::Directory, Plant::Sparse] {
         for name in ["queue/cursor", "queue/cursor.new", "queue/segment.new", "queue", "refused"] {
             if plant == Plant::Directory && !name.contains('/') {
@@ -197,7 +197,7 @@ fn a_cursor_a_new_segment_and_the_directories_that_are_none_of_ours_are_in_nobod
 }
 
 #[test]
-fn a_file_that_is_too_large_by_a_byte_is_set_aside_unread() {
+fn a_file_one_byte_too_large_is_quarantined_unread() {
     let home = tempfile::tempdir().unwrap();
     let queue = home.path().join(QUEUE);
     fs::create_dir(&queue).unwrap();
@@ -208,7 +208,7 @@ fn a_file_that_is_too_large_by_a_byte_is_set_aside_unread() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
-    fn whatever_is_planted_is_counted_or_comes_and_leads_nowhere(
+    fn planted_files_are_counted_or_read_and_followed_nowhere(
         plants in proptest::collection::btree_map(
             prop_oneof![4 => 1..12_u64, 1 => (LIMIT - 3)..(LIMIT + 3), 1 => (u64::MAX - 3)..=u64::MAX],
             select(&Plant::ALL[..]),
