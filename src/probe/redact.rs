@@ -1,13 +1,13 @@
-//! Takes what the server must not make us repeat out of its words: the password and the user name, in every form in
-//! which they can be said back. Called by `journey`, `reach` and `fill` for whatever came from outside.
+//! Removes the password and the user name from server text, in every form in which a server may repeat them. Called for all
+//! text from outside.
 //!
-//! The rule: of the password, whole or in pieces, no six characters in a row stay (of a shorter one: not all of it). Of the
-//! user name, what stays is the alias. That holds for the text as it is and in any case, with quotes or escapes as in
-//! IMAP, JSON, C or Rust, as in HTML, percent-encoded, and, of values from three bytes on, in hex, as a list of numbers, and in base64
-//! at any place of a larger message, folded or cut short. What is changed in another way (reversed, in another character
-//! set, encoded twice) is not found: a server that means to give a password away can always do so.
+//! The rule: no six characters in a row of the password stay (of a shorter one: not all of it), and the user name is replaced by
+//! the alias. That holds for the text as it is and in any case, with quotes or escapes as in IMAP, JSON, C or Rust, as in HTML,
+//! percent-encoded, and, for values from three bytes on, in hex, as a list of numbers, and in base64 at any place of a larger
+//! message, folded or cut short. Other changes (reversed, another character set, encoded twice) are not found: a server that
+//! means to reveal a password can always do so.
 //!
-//! A text comes here whole, however many reads it took. Only its start is kept anyway, and no more than that is looked at.
+//! A text is whole here, however many reads it took. Only its start is kept, and no more is searched.
 
 mod find;
 mod view;
@@ -19,37 +19,37 @@ use zeroize::Zeroizing;
 use self::find::Sought;
 use crate::plan::{Account, UserName};
 
-/// What to look for, and what to put there.
+/// The values to find, and their replacements.
 pub(super) struct Redactor {
     sought: Vec<Sought>,
 }
 
-/// So much of a text is looked at: many times what is kept of one.
-const LOOKED_AT: usize = 4096;
-/// A piece that begins before this ends before the text does, however it is written.
-const KEPT: usize = LOOKED_AT - 256;
+/// How much of a text is searched: many times what is kept of one.
+const SEARCHED: usize = 4096;
+/// A piece that begins before this ends within the text that is searched, however it is encoded.
+const KEPT: usize = SEARCHED - 256;
 
 impl Redactor {
     pub(super) fn new(account: &Account, secret: Option<&Secret>) -> Self {
         let user = account.user.expose();
         let alias = format!("[{}]", account.alias);
         let mut sought = Vec::new();
-        // What is first wins where two would be put in the same place.
+        // Where two overlap, the first wins.
         sought.extend(secret.map(|secret| Sought::pieces(secret.expose(), "[redacted]")));
         // Both names, and the two together as LOGIN has them.
         let master = account.master_user.as_ref().map(UserName::expose);
         sought.extend(master.map(|_| Sought::name(&account.login_name(), &alias)));
         for name in [Some(user), master].into_iter().flatten() {
             sought.push(Sought::name(name, &alias));
-            // A server that knows one domain leaves it out.
+            // A server with one domain leaves it out.
             sought.extend(name.rsplit_once('@').map(|(local, _)| Sought::word(local, &alias)));
         }
         sought.retain(|sought| !sought.is_empty());
         Self { sought }
     }
 
-    /// Messages of a SASL exchange: passwords could be tried against them. Names in it are sought
-    /// already, and stand for themselves.
+    /// Adds a message of a SASL exchange, against which passwords could be tried; without its names, which are replaced by the
+    /// alias.
     pub(super) fn learn(&mut self, message: &[u8]) {
         let message = Zeroizing::new(String::from_utf8_lossy(message).into_owned());
         let nonce = if message.contains(",p=") { None } else { message.find(",r=") };
@@ -65,11 +65,11 @@ impl Redactor {
     }
 
     fn bytes(&self, raw: &[u8]) -> Zeroizing<Vec<u8>> {
-        let looked_at = raw.get(..LOOKED_AT).unwrap_or(raw);
-        let kept = if looked_at.len() < raw.len() { KEPT } else { raw.len() };
-        let mut marks: Vec<Option<usize>> = vec![None; looked_at.len()];
-        for view in view::all(looked_at) {
-            // From the last to the first: the first has the last word.
+        let searched = raw.get(..SEARCHED).unwrap_or(raw);
+        let kept = if searched.len() < raw.len() { KEPT } else { raw.len() };
+        let mut marks: Vec<Option<usize>> = vec![None; searched.len()];
+        for view in view::all(searched) {
+            // The lowest number wins.
             for (number, sought) in self.sought.iter().enumerate().rev() {
                 sought.mark(&view, |range| {
                     for mark in marks.get_mut(range).unwrap_or_default() {
@@ -80,7 +80,7 @@ impl Redactor {
         }
         let mut clean = Zeroizing::new(Vec::with_capacity(2 * kept));
         let mut before = None;
-        for (byte, mark) in looked_at.iter().zip(marks).take(kept) {
+        for (byte, mark) in searched.iter().zip(marks).take(kept) {
             match mark {
                 None => clean.push(*byte),
                 Some(_) if mark == before => {}

@@ -1,4 +1,4 @@
-//! One value that is looked for in a view of a text.
+//! One value that is searched for in a view of a text.
 
 use std::ops::Range;
 
@@ -7,11 +7,11 @@ use zeroize::Zeroizing;
 
 use super::view::{Form, View, folded};
 
-/// A value, what to put in its place, and how much of it is enough.
+/// A value, its replacement, and how much of it is searched for.
 pub(super) struct Sought {
     put: Vec<u8>,
     value: Windows,
-    /// The same in base64 whose case is lost.
+    /// The value in base64, without its case.
     shouted: Vec<Windows>,
     rule: Rule,
 }
@@ -20,17 +20,17 @@ pub(super) struct Sought {
 enum Rule {
     /// Every piece.
     Pieces,
-    /// The whole; and at the end of a text its beginning, for somebody may have cut it short.
+    /// The whole; and at the end of a text, which may be cut short, its beginning.
     Whole,
-    /// The whole, with no letter or digit beside it.
+    /// The whole, without a letter or digit beside it.
     Alone,
 }
 
-/// Of a secret no more than this less one in a row is told.
+/// The shortest piece of a secret that is removed.
 const PIECE: usize = 6;
-/// So many characters of base64 are settled by any six bytes.
+/// Characters of base64 that six bytes determine.
 const SETTLED: usize = 7;
-/// Shorter values are everywhere in what could be hex or base64.
+/// Shorter values are in any text that could be hex or base64.
 const SHORTEST_ENCODED: usize = 3;
 /// Shorter names are parts of common words.
 const SHORTEST_NAME: usize = 4;
@@ -38,25 +38,25 @@ const SHORTEST_NAME: usize = 4;
 impl Sought {
     /// A secret.
     pub(super) fn pieces(value: &str, put: &str) -> Self {
-        let value = value.as_bytes();
-        let (shouted, value) = (shouted(value, SETTLED), Windows::new(folded(value), PIECE));
-        Self { put: put.into(), value, shouted, rule: Rule::Pieces }
+        Self::new(value, put, (PIECE, SETTLED), Rule::Pieces)
     }
 
-    /// A name that has another.
+    /// A name that is replaced by another.
     pub(super) fn name(value: &str, put: &str) -> Self {
         let rule = if value.chars().count() < SHORTEST_NAME { Rule::Alone } else { Rule::Whole };
-        Self::whole(value, put, rule)
+        Self::new(value, put, (usize::MAX, usize::MAX), rule)
     }
 
-    /// A word of a name, if it is long enough to mean it.
+    /// A part of a name, if it is long enough.
     pub(super) fn word(value: &str, put: &str) -> Self {
-        Self::whole(if value.chars().count() < SHORTEST_NAME { "" } else { value }, put, Rule::Alone)
+        let value = if value.chars().count() < SHORTEST_NAME { "" } else { value };
+        Self::new(value, put, (usize::MAX, usize::MAX), Rule::Alone)
     }
 
-    fn whole(value: &str, put: &str, rule: Rule) -> Self {
+    /// `widths`: of the pieces, in bytes, and of those in base64, in characters.
+    fn new(value: &str, put: &str, widths: (usize, usize), rule: Rule) -> Self {
         let value = value.as_bytes();
-        let (shouted, value) = (shouted(value, usize::MAX), Windows::new(folded(value), usize::MAX));
+        let (shouted, value) = (shouted(value, widths.1), Windows::new(folded(value), widths.0));
         Self { put: put.into(), value, shouted, rule }
     }
 
@@ -68,7 +68,7 @@ impl Sought {
         &self.put
     }
 
-    /// Tells where in the text that `view` shows the value stands.
+    /// Calls `mark` with each place of the value in the text of `view`.
     pub(super) fn mark(&self, view: &View, mut mark: impl FnMut(Range<usize>)) {
         match view.form {
             Form::Shouted => self.shouted.iter().for_each(|windows| windows.find(view, |_, range| mark(range))),
@@ -89,8 +89,8 @@ impl Sought {
     }
 }
 
-/// The characters of base64 without their case that a value settles by itself, at each of the three places that it can
-/// have in a larger message; of a short value there are too few.
+/// The characters of base64, without their case, that a value determines at each of its three possible places in a larger
+/// message; of a short value there are too few.
 fn shouted(value: &[u8], width: usize) -> Vec<Windows> {
     let places = if value.len() < PIECE { 0..0 } else { 0..3 };
     let settled = places.map(|lead| {
@@ -102,7 +102,7 @@ fn shouted(value: &[u8], width: usize) -> Vec<Windows> {
     settled.collect()
 }
 
-/// All pieces of one length of a value, in an order in which they are found quickly.
+/// All pieces of one length of a value, sorted.
 struct Windows {
     bytes: Zeroizing<Vec<u8>>,
     width: usize,
@@ -122,11 +122,8 @@ impl Windows {
             return;
         }
         for (at, piece) in view.bytes.windows(self.width).enumerate() {
-            if self
-                .starts
-                .binary_search_by(|start| self.bytes.get(*start..start + self.width).cmp(&Some(piece)))
-                .is_ok()
-            {
+            let order = |start: &usize| self.bytes.get(*start..start + self.width).cmp(&Some(piece));
+            if self.starts.binary_search_by(order).is_ok() {
                 found(at, view.range(at, self.width));
             }
         }

@@ -1,12 +1,14 @@
-//! What a text says when it is read in one way or another: as it stands, without its escapes, as hex, as base64.
-//!
-//! Each byte of a view knows which bytes of the text it was read from. Nothing is looked for here; that is `find`'s.
+//! The readings of a text: as it is, without its escapes, as hex, as base64. Each byte of a view has the place in the text that
+//! it was read from. `find` searches them.
 
 use std::ops::Range;
 
 use zeroize::Zeroizing;
 
-/// One reading of a text, or of a part of it that can be read so. Without regard to case.
+/// What was read, with the bytes of the text that each byte was read from.
+type Reading = Vec<(u8, Range<usize>)>;
+
+/// One reading of a text, or of a part of it, in lower case.
 pub(super) struct View {
     pub(super) form: Form,
     pub(super) bytes: Zeroizing<Vec<u8>>,
@@ -19,9 +21,9 @@ pub(super) struct View {
 /// How a view was read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
-    /// Nearly as it stands.
+    /// The text, but for escapes.
     Plain,
-    /// All of it stands for other bytes.
+    /// The bytes that the text encodes.
     Encoded,
     /// The characters of base64 themselves, without their case.
     Shouted,
@@ -30,8 +32,7 @@ pub(super) enum Form {
 impl View {
     /// The text that `length` bytes from `at` on were read from.
     pub(super) fn range(&self, at: usize, length: usize) -> Range<usize> {
-        let part = self.from.get(at..at + length).unwrap_or_default();
-        part.first().zip(part.last()).map_or(0..0, |(first, last)| first.start..last.end)
+        whole(self.from.get(at..at + length).unwrap_or_default())
     }
 
     /// Whether neither a letter nor a digit stands beside these bytes.
@@ -41,26 +42,32 @@ impl View {
     }
 }
 
+/// From the first of these to the last.
+fn whole(parts: &[Range<usize>]) -> Range<usize> {
+    parts.first().zip(parts.last()).map_or(0..0, |(first, last)| first.start..last.end)
+}
+
 /// Every reading of a text.
 pub(super) fn all(text: &[u8]) -> Vec<View> {
     let mut views = Vec::new();
-    let mut add = |form, read: Vec<(u8, Range<usize>)>| {
+    let mut add = |form, read: Reading| {
         if !read.is_empty() {
             views.push(fold(form, read, text.len()));
         }
     };
     add(Form::Plain, as_it_stands(text));
     if text.contains(&b'\\') {
-        add(Form::Plain, unescaped(text));
+        let unescaped = |rest: &[u8]| escape(rest.strip_prefix(b"\\")?).map(|(read, length)| (read, length + 1));
+        add(Form::Plain, decoded(text, unescaped));
     }
     if text.contains(&b'%') {
-        add(Form::Plain, percent(text, false));
+        add(Form::Plain, decoded(text, |rest| percent(rest, false)));
         if text.contains(&b'+') {
-            add(Form::Plain, percent(text, true));
+            add(Form::Plain, decoded(text, |rest| percent(rest, true)));
         }
     }
     if text.contains(&b'&') {
-        add(Form::Plain, entities(text));
+        add(Form::Plain, decoded(text, reference));
     }
     for run in hex(text).into_iter().chain(numbers(text)) {
         add(Form::Encoded, run);
@@ -79,7 +86,7 @@ pub(super) fn folded(bytes: &[u8]) -> Zeroizing<Vec<u8>> {
     fold(Form::Plain, read, bytes.len()).bytes
 }
 
-fn fold(form: Form, read: Vec<(u8, Range<usize>)>, end: usize) -> View {
+fn fold(form: Form, read: Reading, end: usize) -> View {
     let reaches_end = read.last().is_some_and(|(_, range)| range.end == end);
     let (raw, from): (Vec<u8>, Vec<Range<usize>>) = read.into_iter().unzip();
     let raw = Zeroizing::new(raw);
@@ -92,8 +99,7 @@ fn fold(form: Form, read: Vec<(u8, Range<usize>)>, end: usize) -> View {
     let mut at = 0;
     for chunk in raw.utf8_chunks() {
         for character in chunk.valid().chars() {
-            let sources = from.get(at..at + character.len_utf8()).unwrap_or_default();
-            let source = sources.first().zip(sources.last()).map_or(0..0, |(first, last)| first.start..last.end);
+            let source = whole(from.get(at..at + character.len_utf8()).unwrap_or_default());
             at += character.len_utf8();
             for lower in character.to_lowercase() {
                 view.bytes.extend_from_slice(lower.encode_utf8(&mut [0; 4]).as_bytes());
@@ -109,45 +115,45 @@ fn fold(form: Form, read: Vec<(u8, Range<usize>)>, end: usize) -> View {
     view
 }
 
-/// Line ends and NUL, which no password holds, may have come in between.
-fn as_it_stands(text: &[u8]) -> Vec<(u8, Range<usize>)> {
+/// Without line ends and NUL, which no password has.
+fn as_it_stands(text: &[u8]) -> Reading {
     let bytes = text.iter().enumerate().filter(|(_, byte)| !matches!(byte, b'\r' | b'\n' | 0));
     bytes.map(|(at, byte)| (*byte, at..at + 1)).collect()
 }
 
-/// Escapes with a backslash: those of an IMAP string, JSON, C and Rust.
-fn unescaped(text: &[u8]) -> Vec<(u8, Range<usize>)> {
-    let mut read = Vec::with_capacity(text.len());
-    let mut at = 0;
-    while let Some(byte) = text.get(at) {
-        let (character, length) = if *byte == b'\\' { escape(text.get(at + 1..).unwrap_or_default()) } else { None }
-            .map_or((Escaped::Byte(*byte), 1), |(character, length)| (character, length + 1));
-        let source = at..at + length;
-        match character {
-            Escaped::Byte(byte) => read.push((byte, source)),
-            Escaped::Character(character) => {
-                let mut bytes = [0; 4];
-                read.extend(character.encode_utf8(&mut bytes).bytes().map(|byte| (byte, source.clone())));
-            }
-        }
-        at += length;
-    }
-    read
-}
-
-enum Escaped {
+/// What was read at one place.
+enum Decoded {
     Byte(u8),
     Character(char),
 }
 
-/// What stands behind a backslash, and how long it is.
-fn escape(rest: &[u8]) -> Option<(Escaped, usize)> {
-    let character = |code, length| Some((Escaped::Character(char::from_u32(code)?), length));
+/// A text in which `decode` reads what begins at a place, and how long it is; any other byte stands for itself.
+fn decoded(text: &[u8], decode: impl Fn(&[u8]) -> Option<(Decoded, usize)>) -> Reading {
+    let mut read = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(byte) = rest.first() {
+        let at = text.len() - rest.len();
+        let (decoded, length) = decode(rest).unwrap_or((Decoded::Byte(*byte), 1));
+        let source = at..at + length;
+        match decoded {
+            Decoded::Byte(byte) => read.push((byte, source)),
+            Decoded::Character(character) => {
+                read.extend(character.encode_utf8(&mut [0; 4]).bytes().map(|byte| (byte, source.clone())));
+            }
+        }
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    read
+}
+
+/// What stands behind a backslash, and how long it is: an escape of an IMAP string, JSON, C or Rust.
+fn escape(rest: &[u8]) -> Option<(Decoded, usize)> {
+    let character = |code, length| Some((Decoded::Character(char::from_u32(code)?), length));
     match rest.first()? {
-        // A command's or mechanism's name is said back in capitals.
-        b'x' | b'X' => Some((Escaped::Byte(u8::try_from(number(rest.get(1..3)?, 16)?).ok()?), 3)),
+        // A server may repeat it in capitals.
+        b'x' | b'X' => Some((Decoded::Byte(u8::try_from(number(rest.get(1..3)?, 16)?).ok()?), 3)),
         b'u' | b'U' if rest.get(1) == Some(&b'{') => {
-            // Six digits at most: a text full of openings is not searched to its end for each of them.
+            // Six digits at most, so that no text is searched to its end for each of its openings.
             let close = rest.iter().take(9).position(|byte| *byte == b'}')?;
             character(number(rest.get(2..close)?, 16)?, close + 1)
         }
@@ -165,10 +171,10 @@ fn escape(rest: &[u8]) -> Option<(Escaped, usize)> {
             }
         }
         b'0'..=b'3' if rest.get(..3).is_some_and(|digits| digits.iter().all(|digit| matches!(digit, b'0'..=b'7'))) => {
-            Some((Escaped::Byte(u8::try_from(number(rest.get(..3)?, 8)?).ok()?), 3))
+            Some((Decoded::Byte(u8::try_from(number(rest.get(..3)?, 8)?).ok()?), 3))
         }
-        b't' => Some((Escaped::Byte(b'\t'), 1)),
-        other => Some((Escaped::Byte(*other), 1)),
+        b't' => Some((Decoded::Byte(b'\t'), 1)),
+        other => Some((Decoded::Byte(*other), 1)),
     }
 }
 
@@ -177,39 +183,19 @@ fn number(digits: &[u8], radix: u32) -> Option<u32> {
 }
 
 /// Percent-encoding (RFC 3986 §2.1); in forms a space is a plus.
-fn percent(text: &[u8], forms: bool) -> Vec<(u8, Range<usize>)> {
-    let mut read = Vec::with_capacity(text.len());
-    let mut at = 0;
-    while let Some(byte) = text.get(at) {
-        let code = text.get(at + 1..at + 3).filter(|_| *byte == b'%').and_then(|digits| number(digits, 16));
-        let (byte, length) = match code.and_then(|code| u8::try_from(code).ok()) {
-            Some(code) => (code, 3),
-            None if forms && *byte == b'+' => (b' ', 1),
-            None => (*byte, 1),
-        };
-        read.push((byte, at..at + length));
-        at += length;
+fn percent(rest: &[u8], forms: bool) -> Option<(Decoded, usize)> {
+    match rest.first()? {
+        b'%' => Some((Decoded::Byte(u8::try_from(number(rest.get(1..3)?, 16)?).ok()?), 3)),
+        b'+' if forms => Some((Decoded::Byte(b' '), 1)),
+        _ => None,
     }
-    read
 }
 
-/// Characters as HTML and XML have them: by a name or a number between `&` and `;`.
-fn entities(text: &[u8]) -> Vec<(u8, Range<usize>)> {
-    let mut read = Vec::with_capacity(text.len());
-    let mut at = 0;
-    while let Some(byte) = text.get(at) {
-        let rest = text.get(at + 1..).unwrap_or_default();
-        let end = rest.iter().take(10).position(|byte| *byte == b';').filter(|_| *byte == b'&');
-        let entity = end.and_then(|end| Some((entity(rest.get(..end)?)?, end + 2)));
-        if let Some((character, length)) = entity {
-            read.extend(character.encode_utf8(&mut [0; 4]).bytes().map(|byte| (byte, at..at + length)));
-            at += length;
-        } else {
-            read.push((*byte, at..at + 1));
-            at += 1;
-        }
-    }
-    read
+/// A character as HTML and XML have it: by a name or a number between `&` and `;`.
+fn reference(rest: &[u8]) -> Option<(Decoded, usize)> {
+    let rest = rest.strip_prefix(b"&")?;
+    let end = rest.iter().take(10).position(|byte| *byte == b';')?;
+    Some((Decoded::Character(entity(rest.get(..end)?)?), end + 2))
 }
 
 fn entity(name: &[u8]) -> Option<char> {
@@ -225,9 +211,8 @@ fn entity(name: &[u8]) -> Option<char> {
     })
 }
 
-/// What can be read as hex: digits with nothing but separators and `0x` between them. Where a byte begins is not known, so
-/// each run is read twice.
-fn hex(text: &[u8]) -> Vec<Vec<(u8, Range<usize>)>> {
+/// Hex: digits with only separators and `0x` between them. Where a byte begins is not known, so each run is read twice.
+fn hex(text: &[u8]) -> Vec<Reading> {
     let mut runs: Vec<Vec<(usize, u8)>> = vec![Vec::new()];
     let mut at = 0;
     while let Some(byte) = text.get(at) {
@@ -242,7 +227,7 @@ fn hex(text: &[u8]) -> Vec<Vec<(u8, Range<usize>)>> {
         }
         at += 1;
     }
-    let bytes = |run: &[(usize, u8)]| -> Vec<(u8, Range<usize>)> {
+    let bytes = |run: &[(usize, u8)]| -> Reading {
         run.chunks_exact(2)
             .filter_map(|pair| match pair {
                 [(from, high), (to, low)] => Some((high << 4 | low, *from..to + 1)),
@@ -257,9 +242,9 @@ fn is_separator(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\r' | b'\n' | b':' | b',' | b';' | b'-' | b'.' | b'_' | b'[' | b']')
 }
 
-/// What can be read as a list of bytes in decimal: `[112, 97, 115]`.
-fn numbers(text: &[u8]) -> Vec<Vec<(u8, Range<usize>)>> {
-    let mut runs: Vec<Vec<(u8, Range<usize>)>> = vec![Vec::new()];
+/// Lists of bytes in decimal: `[112, 97, 115]`.
+fn numbers(text: &[u8]) -> Vec<Reading> {
+    let mut runs: Vec<Reading> = vec![Vec::new()];
     let mut at = 0;
     while let Some(byte) = text.get(at) {
         let digits = text.get(at..).unwrap_or_default().iter().take_while(|byte| byte.is_ascii_digit()).count();
@@ -274,21 +259,21 @@ fn numbers(text: &[u8]) -> Vec<Vec<(u8, Range<usize>)>> {
     runs
 }
 
-/// A character of base64: where it stands, the whole word that it is in with its padding, and what it stands for.
+/// A character of base64: its place, the word that it is in with its padding, and its value.
 struct Sextet {
     at: usize,
     word: Range<usize>,
     value: u8,
 }
 
-/// The characters of base64 (RFC 4648 §4, §5). What stands between them folds it, or quotes it, and does not count.
+/// The characters of base64 (RFC 4648 §4, §5), without what folds or quotes them.
 fn sextets(text: &[u8]) -> Vec<Sextet> {
     let mut sextets = Vec::new();
     let mut at = 0;
     while at < text.len() {
         let rest = text.get(at..).unwrap_or_default();
         let length = rest.iter().take_while(|byte| sextet(**byte).is_some()).count();
-        // Padding belongs to a word; by itself it is not counted again for each of its bytes.
+        // Padding belongs to a word, and is no word by itself.
         let padding = rest.get(length..).filter(|_| length > 0).unwrap_or_default();
         let padding = padding.iter().take_while(|byte| **byte == b'=').count();
         let word = at..at + length + padding;
@@ -310,9 +295,9 @@ fn sextet(byte: u8) -> Option<u8> {
     }
 }
 
-/// The bytes of a message whose characters of base64 begin here. Of one that holds a secret nothing is to be told, so
-/// each byte is taken to come from the whole words that it stands in.
-fn base64(sextets: &[Sextet]) -> Vec<(u8, Range<usize>)> {
+/// The bytes of a message in base64 that begins here. Nothing of one with a secret is to stay, so each byte has the place of the
+/// whole words that it is in.
+fn base64(sextets: &[Sextet]) -> Reading {
     let mut read = Vec::with_capacity(sextets.len());
     for (place, pair) in sextets.windows(2).enumerate() {
         let [first, second] = pair else { continue };
@@ -327,8 +312,8 @@ fn base64(sextets: &[Sextet]) -> Vec<(u8, Range<usize>)> {
     read
 }
 
-/// The characters themselves, of both alphabets as of one.
-fn shouted(text: &[u8], sextets: &[Sextet]) -> Vec<(u8, Range<usize>)> {
+/// The characters themselves, both alphabets as one.
+fn shouted(text: &[u8], sextets: &[Sextet]) -> Reading {
     let character = |sextet: &Sextet| match text.get(sextet.at) {
         Some(b'-') => b'+',
         Some(b'_') => b'/',
