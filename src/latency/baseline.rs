@@ -1,15 +1,12 @@
 //! The usual time of one step: an exact running median over its last [`WINDOW`] passed runs.
 //!
-//! Running medians as a smoother are Tukey's (*Exploratory Data Analysis*, 1977, chapter 7). Of the algorithms for
-//! them, Härdle and Steiger's double heap ("Algorithm AS 296: Optimal median smoothing", *Applied Statistics* 44(2),
-//! 1995, pp. 258–264, doi:10.2307/2986349) is the quickest for wide windows. At 63 values it needs more memory for its
-//! heaps than the values themselves take, and sorting a copy costs about a microsecond, so that is done here; the
-//! result is the same by definition.
+//! Running medians as a smoother are Tukey's (*Exploratory Data Analysis*, 1977, chapter 7). Härdle and Steiger's double heap
+//! ("Algorithm AS 296: Optimal median smoothing", *Applied Statistics* 44(2), 1995, pp. 258–264, doi:10.2307/2986349) is the
+//! quickest for wide windows. At 63 values its heaps need more memory than the values, and sorting a copy costs about a
+//! microsecond, with the same result.
 //!
-//! The breakdown point is one half: up to 31 of the 63 values can be anything at all, and the median stays within the
-//! range of the other 32. A lasting change has the majority after 32 runs, and the baseline with it.
-//!
-//! It holds no names and no rule but a [`Distance`]. Called by `history`.
+//! The breakdown point is one half: with up to 31 of the 63 values arbitrary, the median stays within the range of the other
+//! 32. A lasting change has the majority, and the baseline, after 32 runs. Called by `history`.
 
 use super::slow_rule::Distance;
 
@@ -24,9 +21,9 @@ const NEWEST: usize = 31;
 pub(super) struct Baseline {
     values: [u32; WINDOW],
     /// Passed runs that entered.
-    runs: u32,
+    pub(super) runs: u32,
     /// The level that the last shift went to, or the first one found; 0 while there are not yet [`NEWEST`] values.
-    settled: u32,
+    pub(super) settled: u32,
     /// Where the next value goes.
     next: u8,
     len: u8,
@@ -48,16 +45,6 @@ impl Baseline {
         possible.then_some(Self { runs, settled, ..all })
     }
 
-    /// Passed runs that entered.
-    pub(super) fn runs(&self) -> u32 {
-        self.runs
-    }
-
-    /// The level for [`Self::restore`].
-    pub(super) fn settled(&self) -> u32 {
-        self.settled
-    }
-
     /// The values kept, newest first.
     pub(super) fn newest_first(&self) -> impl Iterator<Item = u32> + '_ {
         let next = usize::from(self.next);
@@ -71,8 +58,7 @@ impl Baseline {
         (len > 0).then(|| sorted[(len - 1) / 2].midpoint(sorted[len / 2]))
     }
 
-    /// Enters a value. A run can have several for one step (CAPABILITY before and after login): all enter, and the
-    /// first one counts the run.
+    /// Enters a value. A run can have several for one step (CAPABILITY before and after login): all enter, the first counts the run.
     pub(super) fn enter(&mut self, value: u32, counts: bool) {
         self.push(value);
         self.runs = self.runs.saturating_add(u32::from(counts));
@@ -86,9 +72,8 @@ impl Baseline {
 
     /// The old and the new level if it has moved for good, returned once. Call it after each value that enters.
     ///
-    /// It has moved when the median and three quarters of the newest 31 values lie at least `apart` from the level that was
-    /// returned last, all on the same side; the new level is the median of those 31. So neither single outliers nor a wide
-    /// spread of times moves it, and it must come back by as much before it is returned again.
+    /// It has moved when the median and three quarters of the newest 31 values are at least `apart` from the level returned last,
+    /// all on the same side; the new level is the median of those 31. Neither outliers nor a wide spread of times move it.
     pub(super) fn shift(&mut self, apart: Distance, min_runs: u32) -> Option<(u32, u32)> {
         if self.settled == 0 {
             let enough = usize::from(self.len) >= NEWEST && self.runs >= min_runs;
@@ -97,8 +82,7 @@ impl Baseline {
         }
         let from = self.settled;
         let moved = |value| apart.between(value, from) || apart.between(from, value);
-        // When three quarters of the newest values are past the level, the last one nearly always is. Sorting is needed only
-        // then.
+        // If three quarters of the newest values are past the level, the last one nearly always is: else no sorting is needed.
         if !moved(self.newest_first().next()?) {
             return None;
         }

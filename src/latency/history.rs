@@ -1,11 +1,10 @@
 //! The series of all accounts, and the comparison of a run with them.
 //!
-//! It performs no input or output and reads no clock; `saved` turns it into text and back. Called by `agent`, which keeps one
-//! [`History`].
+//! No input or output, no clock; `saved` turns it into text and back. `agent` keeps one [`History`].
 //!
-//! Memory: 264 bytes for the values of a series (a step of one account of one target, with `address = "each"` over one
-//! family), 280 with its name, 300 to 320 with its part of the maps. A run makes 7 to 12 of them. Measured as resident
-//! memory of 10,000 accounts, with the allocator's gaps: 410 bytes a series at 7 steps, 350 at 12.
+//! Memory: 264 bytes for the values of a series (a step of one account of one target, with `address = "each"` over one family),
+//! 300 to 320 with its name and its part of the maps. A run makes 7 to 12 of them. Resident memory of 10,000 accounts: 410 bytes
+//! a series at 7 steps, 350 at 12.
 
 mod saved;
 
@@ -74,11 +73,10 @@ impl History {
     }
 
     /// Sets `baseline_s`, `ratio` and `slow` of the steps of a finished run, and `slow` and `slowest_step` of the run, then
-    /// adds its times to the series if it passed. Returns the shifts that it completed; each is returned once.
+    /// adds its times to the series if it passed. Returns the shifts that it completed, each once.
     ///
-    /// Steps that passed are compared with their history, except those of a void run, which imaptrace itself delayed. Fixed
-    /// limits hold for every step that was started. A run that pauses of this process delayed is compared with nothing, and
-    /// its times enter no series.
+    /// Steps that passed are compared with their history, except those of a void run. Fixed limits apply to every step that was
+    /// started. A run that pauses of this process delayed is neither compared nor added.
     pub fn evaluate(&mut self, run: &mut Run) -> Vec<Shift> {
         if run.is_latency_delayed() {
             return Vec::new();
@@ -87,7 +85,7 @@ impl History {
         let known = self.accounts.get(&key).map_or(&[][..], Vec::as_slice);
         for step in run.steps.iter_mut().filter(|step| step.was_started()) {
             let usual = known.iter().find(|(name, _)| **name == *step.name.as_str()).map(|(_, baseline)| baseline);
-            let usual = usual.filter(|it| it.runs() >= self.settings.min_runs).and_then(Baseline::median);
+            let usual = usual.filter(|it| it.runs >= self.settings.min_runs).and_then(Baseline::median);
             let comparable = step.outcome == StepOutcome::Passed && run.outcome != RunOutcome::Void;
             let usual = usual.filter(|_| comparable);
             let took = micros(step.duration_s);

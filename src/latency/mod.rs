@@ -1,7 +1,7 @@
 //! What each step of each account usually takes, and which step of a run was slow (docs/measurement.md).
 //!
-//! It works on finished runs in memory: no clock, no input or output. `probe` measures what the server, the network and the
-//! transfer took. `agent` keeps a [`History`] and saves it; [`share`] applies to every run, of one-shot commands too.
+//! It works on finished runs in memory: no clock, no input or output. `agent` keeps a [`History`] and saves it; [`share`] applies
+//! to every run, of one-shot commands too.
 //!
 //! ```text
 //! slow_rule    when a time is slow

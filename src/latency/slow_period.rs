@@ -1,9 +1,7 @@
 //! The period in which runs of an account are slow: its beginning, and how it ended.
 //!
-//! A step stops being slow because it is quick again, or because its baseline has come up to it. Only the first is good news,
-//! so the baseline of the moment when the step became slow is kept, and the step is compared with that.
-//!
-//! It logs nothing: `agent::run_log` does. A period is not kept over a restart.
+//! A step stops being slow because it is quick again, or because its baseline has risen. To tell these apart, a step is compared
+//! with its baseline of the moment when it became slow. `agent::run_log` logs it. A period is not kept over a restart.
 
 use imaptrace_record::{Run, RunOutcome, Seconds, Step, StepName};
 
@@ -12,7 +10,7 @@ use super::slow_rule::{Settings, standing_out};
 /// The slow steps of an account's recent runs.
 #[derive(Debug, Default)]
 pub struct SlowPeriod {
-    /// By name, each with its baseline when it became slow; none if it is slow by a fixed limit alone.
+    /// By name, with their baselines when they became slow; none if slow by a fixed limit alone.
     steps: Vec<(StepName, Option<Seconds>)>,
 }
 

@@ -1,7 +1,5 @@
-//! A [`History`] as lines of text, so that it can be kept over restarts: one JSON object for each account, after a line that
-//! names the format. A damaged line loses the history of one account and of no other.
-//!
-//! Reads and writes no file: `agent::latency_store` does.
+//! A [`History`] as lines of text, to be kept over restarts: one JSON object for each account, after a line that names the format.
+//! A damaged line loses the history of one account. `agent::latency_store` reads and writes the file.
 
 use std::sync::Arc;
 
@@ -95,7 +93,7 @@ impl History {
             let mut values_us = Vec::with_capacity(WINDOW);
             values_us.extend(baseline.newest_first());
             values_us.reverse();
-            SavedSeries { name: name.to_string(), runs: baseline.runs(), settled_us: baseline.settled(), values_us }
+            SavedSeries { name: name.to_string(), runs: baseline.runs, settled_us: baseline.settled, values_us }
         });
         serde_json::to_string(&SavedAccount { key: key.clone(), steps: steps.collect() }).ok()
     }
