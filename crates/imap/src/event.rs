@@ -1,4 +1,4 @@
-//! What a session reports: its state, events, counts, and the violations that end it. Values only; made by `session`.
+//! What a session reports: its state, events, counts, and the violations that end it. Values only, made by `session`.
 
 use crate::{Condition, ResponseCode, StatusLine, Syntax};
 
@@ -30,7 +30,7 @@ pub enum ProtocolViolation {
     /// A tagged line with a tag that is not the running command's, or before the command was written.
     #[error("a line bears a tag that is not the running command's")]
     Tag,
-    /// A line between or behind the rows of a FETCH that is no response: a row or a literal was cut wrongly.
+    /// A line among the rows of a FETCH that is no response: a row or a literal was cut wrongly.
     #[error("what came among the rows of FETCH is no response")]
     OutOfPlace,
     /// Our tag, and then no status.

@@ -1,8 +1,7 @@
 //! Cuts the server's bytes into responses: lines, and the literals inside them (RFC 9051 §2.2.2, §4.3).
 //!
-//! It streams: however large a literal is, its bytes are counted as they pass and dropped, unless a name can stand
-//! there and it is short. Framing comes before parsing, so a response that makes no sense never costs the next one.
-//! Not here: tags, states and commands (`session`). Called by `session`.
+//! The bytes of a literal are counted and dropped, unless it is short and a name can stand there. Framing comes before parsing,
+//! so a response that makes no sense never costs the next one. Not here: tags, states and commands. Called by `session`.
 
 use crate::{
     Condition, Limits,
@@ -41,14 +40,14 @@ pub struct Frame<'a> {
     pub deviates: bool,
     /// Of a row, `* n FETCH …`: where in `text` that word ends.
     pub row: Option<usize>,
-    /// Every bracket and quote was closed, each literal ended where the grammar can go on, and a row ended with its list. Of
-    /// a status response, whose words are free, always so.
+    /// Every bracket and quote was closed, each literal ended where the grammar can go on, and a row ended with its list. Always
+    /// so for a status response, which is free text.
     pub closed: bool,
     /// Each item of a row that came as a literal ended with a line end, as a header and a message do.
     pub whole_lines: bool,
 }
 
-/// The state of the cut. See the module's head.
+/// Cuts a stream. See the module's head.
 #[derive(Default)]
 #[expect(clippy::struct_excessive_bools, reason = "five independent facts about one response")]
 pub struct Framer {
@@ -78,18 +77,11 @@ pub struct Framer {
     passed: u64,
 }
 
-/// What stands at the end of a line.
-enum Tail {
-    Nothing,
-    Literal { size: u64, plus: bool },
-    Malformed,
-}
-
-/// What is kept of a response that goes on and on: enough to name it.
+/// Bytes kept of an endless response: enough to name it.
 const NAME_KEPT: usize = 64;
 
-/// Data items that a row can have (RFC 9051 §7.5.2, RFC 3501 §7.4.2), with those of widespread extensions (RFC 7162, 8474, 8514,
-/// 8970, and Gmail's). What stands behind a literal and is none of them is more of the literal than its size said.
+/// Data items of a row (RFC 9051 §7.5.2, RFC 3501 §7.4.2), with those of widespread extensions (RFC 7162, 8474, 8514, 8970, and
+/// Gmail's). Anything else behind a literal belongs to the literal, whose size is wrong.
 const ITEMS: &str = "BINARY BINARY.SIZE BODY BODYSTRUCTURE EMAILID ENVELOPE FLAGS INTERNALDATE MODSEQ PREVIEW RFC822 \
                      RFC822.HEADER RFC822.SIZE RFC822.TEXT SAVEDATE THREADID UID X-GM-LABELS X-GM-MSGID X-GM-THRID";
 
@@ -100,7 +92,7 @@ impl std::fmt::Debug for Framer {
     }
 }
 
-/// Literals of a response that are kept: more than any response has whose names we read (30 pairs in ID, RFC 2971 §3.3).
+/// Literals of a response that are kept: more than a response with names can have (30 pairs in ID, RFC 2971 §3.3).
 const MOST_KEPT: usize = 64;
 
 impl Framer {
@@ -114,8 +106,8 @@ impl Framer {
         self.complete || (self.text.is_empty() && self.literal.is_none() && self.literals == 0)
     }
 
-    /// Takes bytes up to the end of a response, or all of them. Returns how many were taken and whether a response is
-    /// whole; then [`Framer::frame`] has it until the next call. What was taken up to a violation, [`Framer::passed`] tells.
+    /// Takes bytes up to the end of a response, or all of them. Returns how many were taken and whether a response is whole; then
+    /// [`Framer::frame`] has it until the next call. [`Framer::passed`] counts what was taken up to a violation.
     pub fn push(&mut self, input: &[u8]) -> Result<(usize, bool), Syntax> {
         let mut taken = 0;
         let pushed = self.follow(input, &mut taken);
@@ -239,15 +231,10 @@ impl Framer {
         if self.is_text() {
             return Ok(true);
         }
-        match self.scan_line()? {
-            Tail::Nothing => Ok(true),
-            Tail::Malformed => Err(Syntax::Literal),
-            Tail::Literal { size, plus } => {
-                self.deviates |= plus;
-                self.begin_literal(size);
-                Ok(false)
-            }
-        }
+        let Some((size, plus)) = self.scan_line()? else { return Ok(true) };
+        self.deviates |= plus;
+        self.begin_literal(size);
+        Ok(false)
     }
 
     fn begin_literal(&mut self, size: u64) {
@@ -261,10 +248,9 @@ impl Framer {
         if keep {
             self.kept.push((self.text.len(), usize::try_from(size).unwrap_or_default()));
         } else if row {
-            // It needs no more than its number and name once a line has been looked at.
+            // Its number and name are enough once a line was scanned.
             self.text.truncate(self.head + 1);
         } else if room == 0 {
-            // The response goes on and on; what was kept of it is enough to name it.
             self.text.truncate(NAME_KEPT);
             self.kept.clear();
         }
@@ -278,8 +264,8 @@ impl Framer {
         self.head > 0 && self.depth == 1
     }
 
-    /// Whether the rest of the response is human text, in which braces and quotes mean nothing: a continuation, or a
-    /// status response whose code, if any, is closed. Looks at the new line alone, however long the rest.
+    /// Whether the rest of the response is human-readable text, in which braces and quotes mean nothing: a continuation, or a
+    /// status response whose code, if any, is closed. Reads the new line alone.
     fn is_text(&mut self) -> bool {
         let line = self.text.get(self.line..).unwrap_or_default();
         if self.literals > 0 {
@@ -302,9 +288,9 @@ impl Framer {
         !self.open_code
     }
 
-    /// Counts parentheses outside quoted strings and tells what the line ends with. A server that forgets to escape a
-    /// quote turns inside and outside round, so quotes never decide whether a `{n}` at the very end is a literal.
-    fn scan_line(&mut self) -> Result<Tail, Syntax> {
+    /// Counts parentheses outside quoted strings. Returns the size of the literal at the line's end, and whether it has a `+`. A
+    /// server that does not escape a quote swaps inside and outside, so quotes never decide whether a `{n}` at the end is one.
+    fn scan_line(&mut self) -> Result<Option<(u64, bool)>, Syntax> {
         let line = self.text.get(self.line..).unwrap_or_default();
         let (mut quoted, mut at) = (false, 0);
         let (row, mut depth) = (self.head > 0, self.depth);
@@ -314,7 +300,7 @@ impl Framer {
             _ => follows_literal(line, row && depth == 1),
         };
         while let Some(rest) = line.get(at..) {
-            // From one byte that means something to the next: most mean nothing.
+            // To the next special byte.
             let next = if quoted {
                 memchr::memchr2(b'"', b'\\', rest)
             } else {
@@ -323,16 +309,15 @@ impl Framer {
             let Some(next) = next else { break };
             at += next;
             match line.get(at) {
-                // It and what it escapes.
                 Some(b'\\') => at += 1,
                 Some(b'"') => quoted = !quoted,
                 Some(b'(') => depth += 1,
                 Some(b')') => {
-                    // One too many, or the end of a row's list with more behind it.
+                    // One too many, or the end of a row's list before the line's.
                     closed &= depth > 1 || (depth == 1 && !(row && at + 1 < line.len()));
                     depth = depth.saturating_sub(1);
                 }
-                Some(b'{') if size_at(line, at).is_some_and(|end| end < line.len()) => return Ok(Tail::Malformed),
+                Some(b'{') if size_at(line, at).is_some_and(|end| end < line.len()) => return Err(Syntax::Literal),
                 _ => {}
             }
             if depth > self.limits.depth {
@@ -340,15 +325,14 @@ impl Framer {
             }
             at += 1;
         }
-        let tail = tail(line, quoted);
-        let ended = matches!(tail, Tail::Nothing);
-        self.unclosed |= !closed || quoted || (ended && (depth > 0 || (row && line.last() != Some(&b')'))));
+        let literal = literal_size(line, quoted)?;
+        self.unclosed |= !closed || quoted || (literal.is_none() && (depth > 0 || (row && line.last() != Some(&b')'))));
         self.depth = depth;
-        Ok(tail)
+        Ok(literal)
     }
 }
 
-/// Whether a byte means something outside quoted strings. By a table: this is asked for every byte that is no literal's.
+/// Whether a byte is special outside quoted strings. A table: it is read for every byte outside literals.
 fn is_special(byte: u8) -> bool {
     const SPECIAL: [bool; 256] = {
         let mut table = [false; 256];
@@ -359,8 +343,8 @@ fn is_special(byte: u8) -> bool {
     SPECIAL[usize::from(byte)]
 }
 
-/// Where `{digits}` ends that stands at `at`, behind a space or an opening parenthesis: in the midst of a line it is a
-/// literal whose line end is missing. Looks no further than the digits go, since a line may be full of braces.
+/// Where `{digits}` ends that begins at `at`, behind a space or an opening parenthesis: inside a line it is a literal whose line
+/// end is missing. Reads no further than the digits, since a line may be full of braces.
 fn size_at(line: &[u8], at: usize) -> Option<usize> {
     let before = line.get(at.checked_sub(1)?)?;
     let rest = line.get(at + 1..).unwrap_or_default();
@@ -369,8 +353,9 @@ fn size_at(line: &[u8], at: usize) -> Option<usize> {
     found.then_some(at + 1 + digits + 1)
 }
 
-fn tail(line: &[u8], quoted: bool) -> Tail {
-    let Some(open) = memchr::memrchr(b'{', line) else { return Tail::Nothing };
+/// The size of the literal at the end of a line, and whether it has a `+`.
+fn literal_size(line: &[u8], quoted: bool) -> Result<Option<(u64, bool)>, Syntax> {
+    let Some(open) = memchr::memrchr(b'{', line) else { return Ok(None) };
     let inside = line.get(open + 1..).unwrap_or_default();
     let (inside, closed) = inside.strip_suffix(b"}").map_or((inside, false), |inside| (inside, true));
     let (digits, plus) = inside.strip_suffix(b"+").map_or((inside, false), |digits| (digits, true));
@@ -378,14 +363,14 @@ fn tail(line: &[u8], quoted: bool) -> Tail {
         // No 19 digits are too many for 64 bits.
         let size = digits.iter().fold(0u64, |size, digit| size.wrapping_mul(10).wrapping_add(u64::from(digit - b'0')));
         let fits = digits.len() <= 19 && i64::try_from(size).is_ok();
-        return if fits { Tail::Literal { size, plus } } else { Tail::Malformed };
+        return if fits { Ok(Some((size, plus))) } else { Err(Syntax::Literal) };
     }
-    // `{5`, `{ 5}`, `{-5}`: somebody meant a size. Inside a quoted string it is just text.
-    let meant = !inside.is_empty() && inside.iter().all(|byte| matches!(byte, b'0'..=b'9' | b' ' | b'-' | b'+'));
-    if meant && !quoted && inside.iter().any(u8::is_ascii_digit) { Tail::Malformed } else { Tail::Nothing }
+    // `{5`, `{ 5}`, `{-5}` are meant as a size. Inside a quoted string they are text.
+    let is_meant = inside.iter().all(|byte| matches!(byte, b'0'..=b'9' | b' ' | b'-' | b'+'));
+    if is_meant && !quoted && inside.iter().any(u8::is_ascii_digit) { Err(Syntax::Literal) } else { Ok(None) }
 }
 
-/// Where the word FETCH ends in the first line of a row; 0 when it is none. A list may stand right behind it.
+/// Where the word FETCH ends in the first line of a row; 0 if it is none. A list may follow without a space.
 fn row_head(line: &[u8]) -> usize {
     let (star, rest, _) = word(line);
     let (number, rest, _) = word(rest);
@@ -402,15 +387,15 @@ fn opens_list(rest: &[u8]) -> bool {
     without_spaces(rest).first() == Some(&b'(')
 }
 
-/// Whether a line that goes on behind a literal goes on as the grammar has it: with a space, and behind that the name of a
-/// further item if it is the list of a row, or with a closing bracket.
+/// Whether a line continues behind a literal as in the grammar: with a space, and in a row's list the name of a further item, or
+/// with a closing bracket.
 fn follows_literal(line: &[u8], in_row: bool) -> bool {
     match line.first() {
         Some(b' ') if in_row => {
             let rest = without_spaces(line);
             let end = rest.iter().position(|byte| matches!(byte, b' ' | b'[' | b'(' | b')')).unwrap_or(rest.len());
             let name = rest.get(..end).unwrap_or_default();
-            // `literal )` is what at least one large server sends.
+            // At least one large server sends `literal )`.
             rest == b")" || ITEMS.split(' ').any(|item| name.eq_ignore_ascii_case(item.as_bytes()))
         }
         None | Some(b')' | b' ') => true,

@@ -1,8 +1,8 @@
 //! The hierarchy of mailbox names: which character separates their levels, and whether the account's own mailboxes lie
 //! below INBOX (RFC 9051 §5.1.1, §7.3.1; RFC 2342 §5).
 //!
-//! `session` reads it from NAMESPACE and LIST responses; a caller suggests by it another spelling of a name that the server
-//! refused. It keeps no mailbox name, and it does not look whether a suggested mailbox exists.
+//! `session` reads it from NAMESPACE and LIST responses; a caller suggests with it another spelling of a refused name. It does
+//! not check whether a suggested mailbox exists.
 
 use super::utf7;
 

@@ -1,9 +1,8 @@
-//! Which of a server's words may be shown once mail may stand among them.
+//! Which server text may be shown when it may be mail.
 //!
-//! A server that announces a literal too short, or breaks a quoted string, has the rest of a message read as lines of the
-//! protocol: as responses, as BYE or ALERT, as the tagged line. From FETCH on, and from any row on that comes unasked, each
-//! response is looked at for brackets, quotes and literals that were not closed. `session` asks here before it hands words on;
-//! it reads and counts as before. Nothing is kept here but five facts.
+//! If a server announces a literal too short, or breaks a quoted string, the rest of a message is read as lines of the protocol:
+//! as responses, as BYE or ALERT, as the tagged line. From FETCH on, and from any unsolicited row on, each response is checked
+//! for brackets, quotes and literals that were not closed. `session` checks here before it passes text on.
 
 use std::fmt;
 
@@ -12,7 +11,7 @@ use super::{
     word::{without_spaces, word},
 };
 
-/// Stands for words of a status response that may be mail.
+/// Replaces the text of a status response that may be mail.
 pub const WITHHELD: &[u8] = b"(words not shown: behind rows that were not closed they may be mail)";
 
 /// Response names of RFC 9051 §7 and §9 (`response-data`, `resp-cond-*`, `mailbox-data`, `message-data`).
@@ -26,9 +25,9 @@ pub enum OffendingLine<'a> {
     Text(&'a [u8]),
     /// It may be mail.
     Withheld {
-        /// Its length, without its line end; of a line that has none yet, what came of it.
+        /// Its length without its line end, as far as it came.
         octets: usize,
-        /// Its first word, when that names what it is: `*`, `+`, a response name, or that it is the command's tag.
+        /// Its first word, if it is `*`, `+`, a response name, or the command's tag.
         first: Option<&'static str>,
     },
 }
@@ -80,28 +79,28 @@ impl MailGuard {
         }
     }
 
-    /// Whether the words of a tagged line are the server's: a message cannot hold the tag, which is random.
+    /// Whether the text of a tagged line is the server's: a message cannot have the tag, which is random.
     pub(super) fn trusts_tagged(self) -> bool {
         !self.unclosed
     }
 
-    /// Whether the words of an untagged line are the server's. A message may hold a bracket and, on the next line, `* BYE`:
-    /// where a literal is cut off in front of them it is cut off within a line, which no header and no message is.
+    /// Whether the text of an untagged line is the server's. A message may have a bracket and, on the next line, `* BYE`: a literal
+    /// that is cut before them ends within a line, which no header and no message does.
     pub(super) fn trusts_untagged(self) -> bool {
         !self.unclosed && !self.cut_lines
     }
 
-    /// Whether capabilities and mailboxes may still be learned. Nothing depends on them once mail is asked for.
+    /// Whether capabilities and the hierarchy may still be learned. Nothing depends on them after FETCH.
     pub(super) fn may_learn(self) -> bool {
         !self.asked && self.trusts_untagged()
     }
 
-    /// Whether a line with a foreign tag is a piece of a row or of mail, and bears no tag.
+    /// Whether a line with a foreign tag is a part of a row or of mail.
     pub(super) fn is_out_of_place(self, has_status: bool) -> bool {
         self.begun && (!has_status || !self.trusts_untagged())
     }
 
-    /// What may be shown of the line that a violation was found in. `in_row` when it belongs to a row that is not whole.
+    /// What may be shown of the line with a violation. `in_row` if it belongs to a row that is not whole.
     pub(super) fn offending<'a>(
         self,
         text: &'a [u8],

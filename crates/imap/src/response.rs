@@ -1,5 +1,5 @@
-//! Parses one framed response as far as a session needs it (RFC 9051 §7). Any other is `Other`, which is no error: a server may
-//! send any data at any time (RFC 9051 §2.2.2). Called by `session`.
+//! Parses one framed response as far as a session needs it (RFC 9051 §7). Any other is `Other` and no error: a server may send any
+//! data at any time (RFC 9051 §2.2.2). Called by `session`.
 
 use super::{
     Code, Condition, Frame,
@@ -56,7 +56,7 @@ pub struct StatusLine<'a> {
 }
 
 impl<'a> Response<'a> {
-    /// Reads a frame. The second value says that it deviates from the grammar in its spaces, which is tolerated.
+    /// Reads a frame. Also returns whether its spaces deviate from the grammar, which is tolerated.
     pub fn parse(frame: &Frame<'a>) -> (Self, bool) {
         let text = frame.text;
         if let Some(rest) = text.strip_prefix(b"+") {

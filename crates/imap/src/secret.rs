@@ -1,7 +1,7 @@
 //! A value without a printable form.
 //!
-//! It is wiped when it is dropped, and so is every copy that is made on the way. This promises "never in an output", not "never
-//! in memory": the TLS library, the kernel and the environment have copies that it cannot reach.
+//! It and every copy made here are wiped when dropped. This promises "never in an output", not "never in memory": the TLS library,
+//! the kernel and the environment have copies that it cannot reach.
 
 use std::fmt;
 

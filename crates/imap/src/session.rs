@@ -1,7 +1,7 @@
 //! One IMAP session: its state (RFC 9051 §3), the command under way, and the events that a client acts on.
 //!
-//! The caller begins a command, hands in bytes as they come, and gets events. An event belongs to the bytes that were taken in
-//! the same call. One command at a time: nothing is pipelined. Not here: what a response changes (`response_handler`).
+//! The caller begins a command, passes bytes in as they come, and gets events. An event belongs to the bytes taken in the same
+//! call. One command at a time: nothing is pipelined. Not here: what a response changes (`response_handler`).
 
 use zeroize::Zeroizing;
 
@@ -43,7 +43,7 @@ impl Session {
         (self.data.id.0.as_deref(), self.data.id.1.as_deref())
     }
 
-    /// How mailbox names are built, by the first NAMESPACE or LIST response that said so.
+    /// How mailbox names are built, by the first NAMESPACE or LIST response that has it.
     pub fn hierarchy(&self) -> Option<Hierarchy> {
         self.data.hierarchy
     }
@@ -75,21 +75,21 @@ impl Session {
         self.data.shrunk
     }
 
-    /// Whether untagged words are the server's own. False once a row was cut in a way that lets mail be read as responses:
-    /// then an ALERT or a referral that came before in the same command counts for nothing.
+    /// Whether the text of untagged responses is the server's own. False once a row was cut so that mail may be read as responses:
+    /// then an ALERT or a referral earlier in the same command must be ignored, too.
     pub fn trusts_untagged(&self) -> bool {
         self.data.guard.trusts_untagged()
     }
 
-    /// The line with the protocol violation, as far as it came and may be shown. From FETCH on it may be mail.
+    /// The line with the violation, as far as it came and may be shown: from FETCH on it may be mail.
     pub fn offending_line(&self) -> OffendingLine<'_> {
         let tag = self.data.current.as_ref().map(|current| current.tag.as_str());
         let framer = &self.framer;
         self.data.guard.offending(framer.frame().text, framer.last_line(), framer.is_in_row(), tag)
     }
 
-    /// The response that the last call of [`Session::receive`] completed, and whether its words are the server's and no mail.
-    /// To be asked only after a call that took bytes.
+    /// The response that the last call of [`Session::receive`] completed, and whether its text is the server's and no mail. Valid
+    /// only after a call that took bytes.
     pub fn completed(&self) -> Option<(Frame<'_>, bool)> {
         let frame = self.framer.is_between_responses().then(|| self.framer.frame())?;
         let untagged = frame.text.first() == Some(&b'*');
@@ -129,10 +129,10 @@ impl Session {
         encoded
     }
 
-    /// A part is with the kernel. `then_wait` as in the part; `last` for the last one.
+    /// A part was sent. `then_wait` as in the part; `last` for the last one.
     pub fn sent(&mut self, then_wait: bool, last: bool) {
         if let Some(current) = &mut self.data.current {
-            // In a SASL exchange the server has the next word.
+            // In a SASL exchange the next turn is the server's.
             current.waiting = then_wait || (last && self.data.exchange.is_some());
             current.sent = last;
         }
@@ -159,7 +159,7 @@ impl Session {
         b"*\r\n"
     }
 
-    /// Why the server refuses the login, in the mechanism's own word, if that is not the password. Untrusted.
+    /// Why the server refuses the login, in the mechanism's word, if that is not the password. Untrusted.
     pub fn complaint(&self) -> Option<&[u8]> {
         self.data.exchange.as_ref().and_then(SaslExchange::complaint)
     }
@@ -169,7 +169,7 @@ impl Session {
         self.data.exchange.as_ref().map(SaslExchange::messages).unwrap_or_default()
     }
 
-    /// Whether the next command may be sent: the one under way, if any, stands whole on the line.
+    /// Whether the next command may be sent: the one under way, if any, was sent whole.
     pub fn is_between_commands(&self) -> bool {
         let is_over = self.data.exchange.as_ref().is_none_or(SaslExchange::is_over);
         self.data.current.as_ref().is_none_or(|current| current.sent && is_over)
@@ -188,7 +188,7 @@ impl Session {
         self.framer = Framer::new(self.data.limits);
     }
 
-    /// Takes some of `input`; returns how much, and what happened. To be called until all of it is taken.
+    /// Takes some of `input`; returns how much, and the event. To be called until all of it is taken.
     pub fn receive(&mut self, input: &[u8]) -> Result<(usize, Option<Event>), ProtocolViolation> {
         if let Some(current) = &mut self.data.current
             && !current.first_byte
@@ -198,7 +198,7 @@ impl Session {
             current.first_byte = true;
             return Ok((0, Some(Event::FirstByte)));
         }
-        // No further than one byte over the limits, so that all ends at the same one however many came at once.
+        // At most one byte over the limits, so that it ends at the same byte however many came at once.
         let room = (self.data.limits.command_bytes.saturating_sub(self.data.progress.received))
             .min(self.data.limits.session_bytes.saturating_sub(self.received));
         let most = usize::try_from(room).unwrap_or(usize::MAX).saturating_add(1);
@@ -208,7 +208,7 @@ impl Session {
         self.data.progress.received += passed;
         self.received += passed;
         let (taken, whole) = pushed.map_err(|syntax| match self.data.state {
-            // One that begins well and has no end may still be a greeting; whatever else it is, it is none.
+            // A line without end that begins with a star may be a greeting; any other is none.
             SessionState::Connected if syntax != Syntax::Line || self.framer.partial().first() != Some(&b'*') => {
                 ProtocolViolation::Greeting
             }

@@ -1,6 +1,6 @@
 //! Modified UTF-7, in which `IMAP4rev1` writes mailbox names (RFC 3501 §5.1.3).
 //!
-//! Names that a server sends are not shown, so they are never decoded; a name that a person wrote may be.
+//! Names from a server are not shown, and never decoded; a configured name may be.
 
 use base64::{
     Engine as _,

@@ -1,7 +1,7 @@
 //! One SASL exchange inside AUTHENTICATE: the first message, and the reply to each challenge (RFC 9051 §6.2.2, RFC 4422).
 //!
-//! A challenge that breaks the mechanism's rules is never answered with anything that could be a secret: the exchange is
-//! cancelled. Not here: which mechanism is used, and every wait (`probe`). Called by `command` and `session`.
+//! A challenge that breaks the mechanism's rules is never answered: the exchange is cancelled. Not here: which mechanism is used,
+//! and every wait (`probe`). Called by `command` and `session`.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use zeroize::Zeroizing;
@@ -74,7 +74,7 @@ impl SaslExchange {
                     sent.push(message.clone());
                     (ExchangeState::ScramFirst(session, nonce), message)
                 }
-                // Names without any letters: there are none such, and no server would take them.
+                // Names that no message can carry, and no server accepts.
                 None => (ExchangeState::Cancelled, Zeroizing::default()),
             },
         };
@@ -102,7 +102,7 @@ impl SaslExchange {
             (ExchangeState::ScramFirst(..) | ExchangeState::ScramFinal(_), Some(error)) => {
                 let error = error.split(|byte| *byte == b',').next().unwrap_or_default();
                 self.state = ExchangeState::Failed(error.get(..ERROR_KEPT).unwrap_or(error).to_vec());
-                // The server's tagged response says what becomes of it.
+                // The tagged response follows.
                 Ok(ChallengeReply::Line(line(b"")))
             }
             (ExchangeState::ScramFirst(session, nonce), None) => {
@@ -146,7 +146,7 @@ impl SaslExchange {
         })
     }
 
-    /// Whether the server may accept the login now: a mechanism in which it has to prove something has seen the proof.
+    /// Whether the server may accept the login now: its proof, if the mechanism has one, has come.
     pub(crate) fn is_proven(&self) -> bool {
         matches!(self.state, ExchangeState::Sent | ExchangeState::Proven)
     }

@@ -1,11 +1,7 @@
 //! SASL inside AUTHENTICATE (RFC 9051 §6.2.2, RFC 4422): EXTERNAL, PLAIN and SCRAM-SHA-256.
 //!
-//! ```text
-//! scram ─▶ exchange: the first message, and the reply to each challenge
-//! ```
-//!
-//! Not here: which mechanism is used, and waiting. Called by `command`, which begins an exchange, and `session`, which goes on
-//! with it.
+//! `exchange` has the first message and the reply to each challenge, `scram` the checks and the arithmetic. Not here: which
+//! mechanism is used, and waiting. Called by `command`, which begins an exchange, and `session`, which continues it.
 
 mod exchange;
 mod scram;
@@ -19,7 +15,7 @@ use crate::Secret;
 /// Who logs in, and for whom.
 #[derive(Clone, Copy)]
 pub struct Credentials<'a> {
-    /// Whose mailbox it is, when that is somebody else than who logs in.
+    /// Whose mailbox it is, if not that of the user who logs in.
     pub authzid: Option<&'a str>,
     /// Who logs in.
     pub user: &'a str,
@@ -48,7 +44,7 @@ pub enum SaslError {
     /// The nonce does not go on from ours.
     #[error("the server's SCRAM nonce does not go on from ours")]
     Nonce,
-    /// Fewer or more rounds of hashing than is sensible.
+    /// Fewer or more iterations than accepted.
     #[error("the server asks for {0} SCRAM iterations; imaptrace takes 4096 to 600000")]
     Iterations(String),
     /// The server does not have the password either.

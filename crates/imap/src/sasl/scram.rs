@@ -1,8 +1,8 @@
 //! SCRAM-SHA-256 for a client (RFC 5802, RFC 7677), without channel binding.
 //!
-//! The arithmetic is rsasl's. The server's messages are parsed here first, and rsasl gets only well-formed ones: it has no limit
-//! on iterations, and assumes the length of some parts. The one operation that takes long, hashing the password, is a
-//! [`HashTask`], for the caller to run where it blocks nothing else. Called by `exchange`.
+//! The arithmetic is rsasl's. The server's messages are checked here first: rsasl has no limit on iterations, and assumes the
+//! length of some parts. Hashing the password, which takes long, is a [`HashTask`] for the caller to run where it blocks nothing
+//! else. Called by `exchange`.
 
 use std::sync::Arc;
 
@@ -97,7 +97,7 @@ pub(super) fn step(session: &mut Session, input: Option<&[u8]>) -> Result<Zeroiz
     Ok(message)
 }
 
-/// RFC 4013, which rsasl leaves to whom it asks. A text that it forbids goes as it is: it may be right.
+/// RFC 4013, which rsasl leaves to its caller. A text that it forbids is used as it is: it may be right.
 fn prepare(text: &str) -> String {
     match stringprep::saslprep(text) {
         Ok(prepared) if !prepared.is_empty() => prepared.into_owned(),

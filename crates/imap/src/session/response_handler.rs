@@ -89,7 +89,7 @@ impl SessionData {
             Response::Fetch { number, only_flags: false } if self.runs(CommandName::Fetch) => {
                 return Ok(self.row(number));
             }
-            // An answer may come in pieces.
+            // A result may come in several responses.
             Response::Found(number) if self.runs(CommandName::Search) => {
                 self.progress.found = Some(self.progress.found.unwrap_or_default().saturating_add(number));
             }
