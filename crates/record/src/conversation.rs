@@ -1,5 +1,5 @@
-//! One line of an IMAP conversation as `probe --verbose` prints it. It is no part of the [`Run`](super::Run), is never exported,
-//! and holds no secret and no mail: `probe` redacts it, `terminal` lays it out, `cli` writes it.
+//! One line of an IMAP conversation for `probe --verbose`. It is no part of the [`Run`](super::Run), is never exported, and has no
+//! secret and no mail: `probe` redacts it, `terminal` formats it, `cli` writes it.
 
 use super::{Seconds, ServerText};
 

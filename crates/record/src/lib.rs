@@ -1,9 +1,8 @@
-//! What one run found, as plain data: the types that everything below the probe shares.
+//! The record of one run, as plain data.
 //!
-//! A [`Run`] is complete. It is printed as the JSON line, queued, replayed, drawn as a waterfall and turned into the
-//! trace, so nothing that is shown anywhere may come from anywhere else. This crate formats nothing but JSON, reads no
-//! clock, and does no input or output. `probe` builds a `Run`; `latency` adds its verdicts;
-//! `delivery`, `telemetry`, `terminal` and `status` only read it.
+//! A [`Run`] is complete: it is printed as the JSON line, queued, replayed, drawn as a waterfall and turned into the trace, and
+//! nothing shown comes from elsewhere. No format but JSON, no clock, no input or output. `probe` builds a `Run`; `latency` adds
+//! baselines; `delivery`, `telemetry`, `terminal` and `status` only read it.
 //!
 //! Units: every duration is in seconds, rounded to 1 µs when it enters the record; every size is in bytes.
 

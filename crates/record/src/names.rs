@@ -1,7 +1,7 @@
 //! The names in a record as types: steps, journeys, address families; and the words of `imaptrace-imap` in JSON.
 //!
-//! A record may come from a file that another version wrote. The name of a step that this version does not have is kept as it is,
-//! a status, a response code, a login method or an address family that it does not have is read as absent. Used by `run` and `step`.
+//! A record may be of another version. A step's name that this version does not have is kept as it is; a status, a response code,
+//! a login method or an address family that it does not have is read as absent. Used by `run` and `step`.
 
 use std::{borrow::Cow, fmt, str::FromStr};
 

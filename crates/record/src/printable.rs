@@ -1,8 +1,7 @@
-//! Text that others chose, as it can be shown: what servers say, file names, keys, labels, names of variables.
+//! Makes text from outside printable: server text, file names, keys, labels, names of variables.
 //!
-//! The one place that knows what could steer a terminal, forge a line or turn the reading direction. Called wherever text is
-//! made for people: by `record` for what a server says, by `telemetry` for the log, by `config` for what is wrong, by `cli`
-//! for all that it prints beside results.
+//! The only list of characters that could control a terminal, forge a line or change the reading direction. Called wherever text
+//! is made for people: by `record`, `telemetry` for the log, `config` for problems, `cli` for messages.
 
 use std::fmt::{self, Write as _};
 
@@ -13,8 +12,8 @@ pub fn escape(text: &str) -> String {
     safe
 }
 
-/// The same for text of several lines that we made: a line end stays where the next line is indented, as the lines that belong
-/// to an error are. No text from elsewhere can begin a line of its own with it.
+/// The same for our own text of several lines: a line end stays if the next line is indented, as in an error. No text from outside
+/// can begin a line of its own with it.
 pub fn escape_lines(text: &str) -> String {
     text.split("\n  ").map(escape).collect::<Vec<_>>().join("\n  ")
 }

@@ -34,8 +34,7 @@ pub struct Step {
     /// The rest of the duration.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub transfer_s: Option<Seconds>,
-    /// What the server itself says that it spent in the command, from its tagged text (Dovecot: the first of its terms);
-    /// shown beside, never used.
+    /// The time that the server reports for the command in its tagged text (Dovecot: the first of its terms); shown, never used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reported_s: Option<Seconds>,
     /// `OK`, `NO`, `BAD`, `BYE` or `PREAUTH`.
@@ -165,8 +164,8 @@ impl Step {
         self.span_id.is_some() && self.outcome != StepOutcome::Skipped
     }
 
-    /// Whether the step really began: one that could not start has a span of length 0, received nothing, and enters no
-    /// histogram. A greeting that came with the connection may have no length either.
+    /// Whether the step really began: one that could not start has a span of length 0, received nothing, and enters no histogram.
+    /// A greeting that came with the connection may have length 0, too.
     pub fn was_started(&self) -> bool {
         let is_empty = self.duration_s == Seconds::ZERO && self.received_bytes.unwrap_or_default() == 0;
         self.span_id.is_some() && !(self.outcome == StepOutcome::Failed && is_empty)

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _, se
 
 /// A duration in seconds, rounded to 1 µs. In JSON a number of seconds.
 ///
-/// It is rounded here and not when printed, so that a run that was queued and read back is the run that was measured.
+/// Rounded here and not when printed, so that a run read back from the queue equals the run that was measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Seconds(u64);
 
@@ -71,8 +71,8 @@ impl<'de> Deserialize<'de> for Seconds {
 
 /// A point in time, to 1 µs. In JSON an RFC 3339 time in UTC.
 ///
-/// Microseconds since the Unix epoch: the calendar is only asked for text, and `jiff::Timestamp` has no last day of the year
-/// 9999, which certificates without an end have.
+/// Microseconds since the Unix epoch: `jiff::Timestamp` does not have the last day of the year 9999, which certificates without
+/// an end have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timestamp(i64);
 

@@ -1,14 +1,13 @@
-//! When a time counts as uncertain: the one rule, for steps and runs, in the record and everywhere it is shown.
-//!
-//! How far off a time can be is found out by the probe.
+//! When a time counts as uncertain: the rule for steps and runs, in the record and everywhere it is shown. `probe` computes the
+//! error bounds.
 
 use super::{Run, Seconds};
 
-/// A figure that can be off by no more is good enough, whatever it is.
+/// An error bound up to this never makes a figure uncertain.
 const LEAST: Seconds = Seconds::from_micros(1_000);
-/// So is one that can be off by no more than this part of it: a twentieth is 5 %.
+/// Nor does one up to this part of the figure: a twentieth is 5 %.
 const PART: u64 = 20;
-/// A run that our own pauses delayed by no more is as good as any.
+/// A delay by our own pauses up to this does not count.
 const DELAY: Seconds = Seconds::from_micros(10_000);
 
 impl Seconds {
@@ -16,25 +15,21 @@ impl Seconds {
     pub fn is_uncertain_by(self, by: Self) -> bool {
         by > LEAST && by.as_micros().saturating_mul(PART) > self.as_micros()
     }
-}
 
-impl Seconds {
-    /// Whether a run that took this long was delayed by so much that its time says little of the server: by more than 10 ms,
-    /// and by more than 5 % of it.
+    /// Whether a run that took this long was delayed by too much to measure the server: by more than 10 ms, and by more than 5 %.
     pub fn is_delayed_by(self, by: Self) -> bool {
         by > DELAY && self.is_uncertain_by(by)
     }
 }
 
 impl Run {
-    /// First Loading Latency where it may be compared with others and held against limits: not of a run that our own pauses
-    /// delayed.
+    /// First Loading Latency if it may be compared with others and with limits: not that of a run that our own pauses delayed.
     pub fn counted_latency(&self) -> Option<Seconds> {
         self.first_loading_latency_s.filter(|_| !self.is_latency_delayed())
     }
 
-    /// Whether First Loading Latency (without one, the run's duration) is delayed itself: a pause that came when the mailbox was
-    /// loaded, before LOGOUT or in it, makes the run longer and nothing else.
+    /// Whether First Loading Latency (without one, the run's duration) is delayed: a pause after it, before or in LOGOUT, delays the
+    /// run alone.
     pub fn is_latency_delayed(&self) -> bool {
         let Some(all) = self.delayed_s else { return false };
         let Some(latency) = self.first_loading_latency_s else { return true };
@@ -44,13 +39,13 @@ impl Run {
 
     /// Whether First Loading Latency (without one, the run's duration) is uncertain itself, and not only a step of the run.
     pub fn is_latency_uncertain(&self) -> bool {
-        // Records of earlier versions do not say by how much, and for a run not whether it is a step's alone.
+        // Records of earlier versions have no bounds, and do not distinguish a run from its steps.
         let unknown = || self.loading_steps().all(|step| step.uncertainty_s.is_none());
         self.uncertain == Some(true) && (self.uncertainty_s.is_some() || unknown())
     }
 
-    /// Whether imaptrace's own pauses between the steps are enough to make First Loading Latency uncertain. One of the
-    /// reasons for [`Run::uncertain`]; the others stand on the steps.
+    /// Whether imaptrace's own pauses between the steps make First Loading Latency uncertain: one reason for [`Run::uncertain`],
+    /// beside those of the steps.
     pub fn paused(&self) -> bool {
         self.agent_s.zip(self.first_loading_latency_s).is_some_and(|(agent, latency)| latency.is_uncertain_by(agent))
     }

@@ -1,13 +1,13 @@
-//! Refusals that mean "not now" and have no standard response code that says so: the wordings of servers that are known.
+//! Known wordings of refusals that mean "not now" and have no standard response code for it.
 //!
-//! The list is closed and documented in `docs/protocol.md`; a test holds the two together. `probe` asks it for the class of
-//! a NO or BAD whose code gives none, `terminal` for the advice that fits. It reads nothing but the text it is handed.
+//! The list is closed and documented in `docs/protocol.md`; a test compares them. `probe` uses it for the class of a NO or BAD
+//! whose code gives none, `terminal` for the advice that fits.
 
 use imaptrace_imap::CommandName;
 
 use super::ErrorType;
 
-/// A wording, and the class that it stands for. `#` is a number. Case and a full stop at the end do not matter.
+/// A wording, and its class. `#` is a number. Case and a full stop at the end do not matter.
 const WORDINGS: &[(&str, ErrorType)] = &[
     // Exchange and Exchange Online; the second is also what an account without a mailbox, a licence or IMAP gets.
     ("Request is throttled. Suggested Backoff Time: # milliseconds", ErrorType::LimitServer),
@@ -46,9 +46,8 @@ const WORDINGS: &[(&str, ErrorType)] = &[
 
 /// The class of a refusal of `command` that means "not now", if its human text is one of the known wordings.
 ///
-/// The wording has to be the whole text: only the name of the command may stand before it, and behind it remarks in
-/// brackets or parentheses, as `(Failure)` or `[mx1:2024-01-01]`. So a text that repeats a user or mailbox name matches
-/// nothing.
+/// The wording has to be the whole text, but for the name of the command before it, and remarks in brackets or parentheses behind
+/// it, as `(Failure)` or `[mx1:2024-01-01]`. So a text that repeats a user or mailbox name matches nothing.
 pub fn not_now(command: Option<CommandName>, text: &[u8]) -> Option<ErrorType> {
     let name = command.map(|command| command.as_str().as_bytes());
     let behind_name = strip_prefix(text, name.unwrap_or_default()).and_then(|rest| rest.strip_prefix(b" "));
@@ -79,12 +78,11 @@ fn is_wording(mut text: &[u8], wording: &str) -> bool {
     is_remarks(text)
 }
 
-/// Full stops, and whatever stands in brackets or parentheses behind a space.
-fn is_remarks(text: &[u8]) -> bool {
-    let full_stops = text.iter().take_while(|byte| **byte == b'.').count();
-    let mut rest = text.get(full_stops..).unwrap_or_default();
+/// Full stops, and text in brackets or parentheses behind a space.
+fn is_remarks(mut rest: &[u8]) -> bool {
     loop {
-        rest = rest.trim_ascii_end();
+        let full_stops = rest.iter().take_while(|byte| **byte == b'.').count();
+        rest = rest.get(full_stops..).unwrap_or_default().trim_ascii_end();
         let Some(remark) = rest.strip_prefix(b" ").map(<[u8]>::trim_ascii_start) else { return rest.is_empty() };
         let end = match remark.first() {
             Some(b'(') => b')',
@@ -93,8 +91,6 @@ fn is_remarks(text: &[u8]) -> bool {
         };
         let Some(length) = memchr::memchr(end, remark) else { return false };
         rest = remark.get(length + 1..).unwrap_or_default();
-        let full_stops = rest.iter().take_while(|byte| **byte == b'.').count();
-        rest = rest.get(full_stops..).unwrap_or_default();
     }
 }
 
