@@ -1,5 +1,5 @@
-//! Writes what is known of a server's certificates into the step `tls`: which one was refused, and why. Called by `reach`
-//! for what passed in the handshake itself, and by `inspect` for what was read afterwards.
+//! Writes a server's certificates into the step `tls`: which one was refused, and why. Called by `reach` for those of the
+//! handshake itself, and by `inspect` for those read afterwards.
 
 use imaptrace_record::{ChainCertificate, ServerText, Step, Timestamp, TlsFacts};
 
@@ -15,7 +15,7 @@ pub(super) fn leaf(facts: &mut TlsFacts, leaf: &Certificate, redactor: &Redactor
     facts.sha256 = Some(leaf.sha256.clone());
 }
 
-/// All of a chain of which a certificate was refused for `cause`.
+/// The whole chain in which a certificate was refused for `cause`.
 pub(super) fn describe(step: &mut Step, chain: &Chain, cause: TlsCause, redactor: &Redactor) {
     let Some(facts) = &mut step.tls else { return };
     let Some(own) = chain.certificates.first() else { return };
@@ -30,12 +30,12 @@ pub(super) fn describe(step: &mut Step, chain: &Chain, cause: TlsCause, redactor
         not_after: time(certificate.not_after),
     };
     facts.chain = chain.certificates.iter().map(entry).collect();
-    // Another verification may come to another end: it is asked again, and names are not looked at.
+    // This was a second verification, without the name, and may have another result.
     let Some(refused) = chain.refused.as_ref().filter(|refused| refused.cause == cause) else { return };
     facts.refused_depth = u32::try_from(refused.depth).ok();
     step.tls_fault = classify::certificate_fault(refused);
-    let said = step.text.as_ref().map_or("", ServerText::as_str);
-    step.text = Some(redactor.text(format!("{said}: {}", refused.words).as_bytes(), ServerText::STATUS));
+    let text = step.text.as_ref().map_or("", ServerText::as_str);
+    step.text = Some(redactor.text(format!("{text}: {}", refused.words).as_bytes(), ServerText::STATUS));
 }
 
 fn time(seconds: Option<i64>) -> Option<Timestamp> {

@@ -1,6 +1,7 @@
-//! What inspections of one target found, and when. Kept for an hour; called by `inspect`.
+//! The inspections of a target in the last hour. Called by `inspect`.
 
 use std::{
+    collections::HashMap,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -10,20 +11,14 @@ use imaptrace_record::{ErrorType, Timestamp};
 
 use crate::net::Chain;
 
-/// For so long a target is not asked again for the same class of failure.
+/// Time between two inspections of a target for the same class of failure.
 const PAUSE: Duration = Duration::from_secs(3600);
 
-/// What inspections of one target found, and when.
+/// The last inspection for each class of failure: when it was begun, and its result.
 #[derive(Debug, Default)]
-pub(super) struct Inspections(Mutex<Vec<Inspection>>);
+pub(super) struct Inspections(Mutex<Entries>);
 
-/// The last one for a class of failure. There are no more of them than classes of refused certificates.
-#[derive(Debug, Clone)]
-struct Inspection {
-    class: ErrorType,
-    begun: Instant,
-    found: Option<Arc<ChainFound>>,
-}
+type Entries = HashMap<ErrorType, (Instant, Option<Arc<ChainFound>>)>;
 
 #[derive(Debug)]
 pub(super) struct ChainFound {
@@ -33,39 +28,35 @@ pub(super) struct ChainFound {
 }
 
 impl Inspections {
-    /// The same without what was found: when a target has changed it may mean something else, but is no younger.
+    /// The same times without results, for a target that has changed.
     pub(super) fn carried_over(&self) -> Self {
-        let forgotten = self.lock().iter().map(|known| Inspection { found: None, ..known.clone() }).collect();
-        Self(Mutex::new(forgotten))
+        Self(Mutex::new(self.lock().iter().map(|(class, (begun, _))| (*class, (*begun, None))).collect()))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Inspection>> {
+    fn lock(&self) -> MutexGuard<'_, Entries> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What was found within the last hour. Where none was begun in that time, one begins now, if it `may`.
+    /// The result of the last hour. If none was begun in that time, one begins now, if it `may`.
     pub(super) fn claim(&self, class: ErrorType, now: Instant, may: bool) -> Claim {
-        let mut all = self.lock();
-        let is_due = |known: &Inspection| now.saturating_duration_since(known.begun) >= PAUSE;
-        if let Some(known) = all.iter().find(|known| known.class == class && !is_due(known)) {
-            return Claim::Known(known.found.clone());
+        let mut entries = self.lock();
+        match entries.get(&class) {
+            Some((begun, found)) if now.saturating_duration_since(*begun) < PAUSE => Claim::Known(found.clone()),
+            _ if !may => Claim::Known(None),
+            _ => {
+                entries.insert(class, (now, None));
+                Claim::Begun
+            }
         }
-        if !may {
-            return Claim::Known(None);
-        }
-        all.retain(|known| known.class != class);
-        all.push(Inspection { class, begun: now, found: None });
-        Claim::Begun
     }
 
-    pub(super) fn end(&self, class: ErrorType, found: &Arc<ChainFound>) {
-        if let Some(known) = self.lock().iter_mut().find(|known| known.class == class) {
-            known.found = Some(Arc::clone(found));
+    pub(super) fn end(&self, class: ErrorType, chain: &Arc<ChainFound>) {
+        if let Some((_, found)) = self.lock().get_mut(&class) {
+            *found = Some(Arc::clone(chain));
         }
     }
 }
 
-/// What is known of a class of failure.
 pub(super) enum Claim {
     Known(Option<Arc<ChainFound>>),
     Begun,

@@ -1,8 +1,7 @@
-//! What logins with `auth = "auto"` found out about an account whose server refused SCRAM-SHA-256.
+//! Which fallback from SCRAM-SHA-256 works for an account with `auth = "auto"`.
 //!
-//! An entry holds for one login: server, user, master user and secret. Any other value, a new secret above all, begins anew. The secret
-//! itself is not kept: a login is known by a hash under a key that this process drew. Lives with its target and outlasts
-//! reloads; `login` reads and writes it.
+//! An entry is valid for one login: server, user, master user and secret. The secret is not kept: a login is identified by a
+//! hash with a key of this process. It belongs to a target, over reloads; `login` reads and writes it.
 
 use std::{
     collections::HashMap,
@@ -16,20 +15,20 @@ use crate::plan::{Account, Endpoint, UserName};
 
 static KEY: LazyLock<[u8; 32]> = LazyLock::new(rand::random);
 
-/// Names one login without giving away its parts.
+/// Identifies one login without revealing its parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LoginId([u8; 32]);
 
-/// What came of the one try with another mechanism.
+/// The result of the one try with another mechanism.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fallback {
-    /// It logged in: SCRAM-SHA-256 is left out.
+    /// It logged in: SCRAM-SHA-256 is not tried again.
     Works,
-    /// It did not: SCRAM-SHA-256 is all that is tried.
+    /// It did not: only SCRAM-SHA-256 is tried.
     Refused,
 }
 
-/// The accounts of a target, by alias. Only those have an entry whose server refused SCRAM-SHA-256.
+/// The accounts of a target for which the server refused SCRAM-SHA-256, by alias.
 #[derive(Debug, Default)]
 pub(super) struct LoginMemory(Mutex<HashMap<String, (LoginId, Fallback)>>);
 
@@ -39,7 +38,7 @@ impl LoginId {
         let master = account.master_user.as_ref().map(UserName::expose);
         let mut hash = Sha256::new().chain_update(*KEY);
         for part in [Some(server.as_str()), Some(account.user.expose()), master, Some(secret.expose())] {
-            // With its length, so that no two logins run together into one text.
+            // With its length, so that no two logins give the same bytes.
             let length = part.map_or(u64::MAX, |part| part.len() as u64);
             hash = hash.chain_update(length.to_be_bytes()).chain_update(part.unwrap_or_default());
         }
@@ -52,7 +51,7 @@ impl LoginMemory {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is known of this login. What was known of another one of the account is forgotten.
+    /// The entry of this login. An entry of another login of the account is removed.
     pub(super) fn recall(&self, alias: &str, login: LoginId) -> Option<Fallback> {
         let mut entries = self.entries();
         let (known, fallback) = *entries.get(alias)?;
@@ -67,7 +66,7 @@ impl LoginMemory {
         self.entries().insert(alias.to_owned(), (login, fallback));
     }
 
-    /// Forgets accounts that the target has no more.
+    /// Removes accounts that are not these.
     pub(super) fn keep(&self, accounts: &[Account]) {
         self.entries().retain(|alias, _| accounts.iter().any(|account| account.alias == *alias));
     }

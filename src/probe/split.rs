@@ -1,10 +1,11 @@
-//! Where a command's time went: server + network + transfer, which always add up to its duration (docs/measurement.md).
+//! Where a command's time went: server + network + transfer, which always add up to its duration. docs/measurement.md has the
+//! method and its limits.
 //!
-//! The server's part is made of the gaps in which it owed us bytes and none came: from our last byte to its first,
-//! between its arrivals, and after each continuation. From each gap one round trip is taken off, and the time that the
-//! bytes which end it need on this line. docs/measurement.md has the method and its limits.
+//! The server's part is the gaps in which it owed us bytes and none came: from our last byte to its first, between its
+//! arrivals, and after each continuation; each less one round trip, and less the time that the bytes at its end need on this
+//! line.
 //!
-//! Pure arithmetic on stamps: reads no clock and no socket. Called by `command`; `uncertainty` looks at the same gaps.
+//! Pure arithmetic on stamps: reads no clock and no socket. Called by `accounting`; `uncertainty` uses the same gaps.
 
 use std::time::{Duration, Instant};
 
@@ -30,19 +31,19 @@ pub(super) struct Span<'a> {
     pub(super) start: Instant,
     /// Its tagged line was whole; or the moment at which it was given up.
     pub(super) end: Instant,
-    /// What crossed the line meanwhile, in order.
+    /// What was sent and received meanwhile, in order.
     pub(super) events: &'a [WireEvent],
     /// The duration as the record has it, which the parts add up to.
     pub(super) duration: Seconds,
-    /// Smallest round trip of the connection. Without one nothing is taken off for the line.
+    /// Smallest round trip of the connection; without one nothing is subtracted for it.
     pub(super) round_trip: Option<Duration>,
 }
 
-/// How fast the line is, learned from a connection's own traffic.
+/// The rate of the line, learned from a connection's own traffic.
 ///
-/// A segment that follows a full one was waiting behind it: the sender had more to send than one segment holds, so the
-/// distance between the two is the line's doing and not the server's. Of those distances, per byte, the upper quartile is
-/// taken: a line that is shaped by a token bucket lets the first bytes through at a speed that it cannot keep.
+/// A segment that follows a full one waited behind it: the sender had more than one segment holds, so the distance between the
+/// two is due to the line and not to the server. The upper quartile of those distances per byte counts: a line with a token
+/// bucket passes the first bytes faster than it can sustain.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     /// Picoseconds per byte; the newest replace the oldest.
@@ -50,19 +51,19 @@ pub(super) struct Pace {
     next: usize,
 }
 
-/// Fewer distances tell nothing.
+/// Fewer distances give no rate.
 const LEAST: usize = 8;
 const KEPT: usize = 128;
 
 impl Pace {
-    /// Learns from what crossed the line in one step. `segment`: payload of a full segment, in bytes.
+    /// Learns from one step. `segment`: payload of a full segment, in bytes.
     pub(super) fn learn(&mut self, events: &[WireEvent], segment: u32) {
         if segment == 0 {
             return;
         }
         for pair in events.windows(2) {
             let [before, after] = pair else { continue };
-            // One of many segments at once is several waiting ones; a read may have cut one short, and is no witness.
+            // Several segments at once waited together; a read may have cut one short, and proves nothing.
             if before.sent || after.sent || before.bytes % segment != 0 || after.bytes == 0 {
                 continue;
             }
@@ -77,12 +78,12 @@ impl Pace {
         }
     }
 
-    /// How long these bytes take on the line; zero while its rate is unknown.
+    /// The time of these bytes on the line; zero while its rate is unknown.
     fn needs(per_byte: u32, bytes: u32) -> Duration {
         Duration::from_nanos(u64::from(per_byte) * u64::from(bytes) / 1_000)
     }
 
-    /// What a byte needs, in picoseconds; 0 while that is not known.
+    /// The time of a byte, in picoseconds; 0 while it is unknown.
     pub(super) fn per_byte(&self) -> u32 {
         if self.samples.len() < LEAST {
             return 0;
@@ -96,18 +97,18 @@ impl Pace {
 /// A time in which the server owed us bytes and none came.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Gap<'a> {
-    /// What ended it; none where nothing did, and the step was given up.
+    /// What ended it; none if nothing did and the step was abandoned.
     pub(super) arrival: Option<&'a WireEvent>,
     /// All of it but one round trip.
     pub(super) wait: Duration,
-    /// The server's part: that, less what the bytes need that ended it.
+    /// The server's part: the wait less the time of the bytes that ended it.
     pub(super) server: Duration,
-    /// By how much it could have been shorter: by all of it, but for the round trip that an answer takes to what we sent.
+    /// How much of it may be delay: all, but for the round trip of a response to what we sent.
     pub(super) delay: Duration,
 }
 
 impl Gap<'_> {
-    /// What is neither the server's nor the round trip: the bytes that ended it were on their way.
+    /// The rest: the bytes that ended it were on their way.
     pub(super) fn needed(&self) -> Duration {
         self.wait.saturating_sub(self.server)
     }
@@ -118,7 +119,7 @@ pub(super) fn gaps(span: Span<'_>, per_byte: u32) -> impl Iterator<Item = Gap<'_
     let round_trip = span.round_trip.unwrap_or_default();
     let inside = span.events.iter().filter(move |event| (span.start..=span.end).contains(&event.at));
     let (mut owed_since, mut asked) = (span.start, true);
-    // Nothing came in the end: the server owed it until it was given up. Else the last arrival is the end itself.
+    // Without a response the server owed it until the end. Else the last arrival is the end itself.
     inside.map(Some).chain([None]).filter_map(move |event| {
         let until = event.map_or(span.end, |event| event.at);
         let since = std::mem::replace(&mut owed_since, until);

@@ -1,4 +1,4 @@
-//! A target with what is read from disk once, and what is learned about it for as long as the process lives.
+//! A target with its TLS files, and what the process learns about it.
 
 use std::{
     sync::{
@@ -16,28 +16,28 @@ use crate::{
     secret::SecretError,
 };
 
-/// How long it may take to see whether the system's CA certificates are there.
+/// How long reading the system's CA certificates may take.
 const ROOTS: Duration = Duration::from_secs(2);
 
-/// A target with what is read from disk once, and what is learned about it for as long as the process lives.
+/// A target with its TLS files, read once, and what the process learns about it.
 #[derive(Debug)]
 pub struct TargetContext {
     pub(super) target: Target,
     pub(super) tls: TlsContext,
-    /// The server answered ID by closing the connection: it is not sent again.
+    /// The server closed the connection over ID: it is not sent again.
     without_id: AtomicBool,
     pub(super) inspections: Inspections,
     pub(super) logins: Arc<LoginMemory>,
 }
 
 impl TargetContext {
-    /// Reads the files that the target's TLS options name. Waits for the disk.
+    /// Reads the files that the target's TLS options name. Blocks.
     pub fn new(target: Target) -> Result<Self, TlsContextError> {
         let tls = TlsContext::new(&target.tls, &target.endpoint.host)?;
         Ok(Self::over(target, tls))
     }
 
-    /// The same with files that were read already.
+    /// The same with files that were read before.
     pub fn with(target: Target, files: TlsFiles) -> Self {
         let tls = TlsContext::with(&target.tls, &target.endpoint.host, files);
         Self::over(target, tls)
@@ -48,15 +48,14 @@ impl TargetContext {
         Self { target, tls, without_id: AtomicBool::new(false), inspections, logins }
     }
 
-    /// The same target as `before`, which has changed: its server's certificates are not read again any sooner for that, and
-    /// what is known of its accounts' logins stays.
+    /// Takes over from `before`, the same target before a change, when certificates were read, and the logins of its accounts.
     #[must_use]
     pub fn following(self, before: &Self) -> Self {
         before.logins.keep(&self.target.accounts);
         Self { inspections: before.inspections.carried_over(), logins: before.logins.clone(), ..self }
     }
 
-    /// Waits until what TLS needs of files can be read, or has failed to be.
+    /// Waits until the files for TLS are read, or have failed.
     pub async fn tls_ready(&self) -> Result<(), SecretError> {
         if self.target.security == Security::None {
             return Ok(());
@@ -65,7 +64,7 @@ impl TargetContext {
         let mut end = deadline.end();
         loop {
             let ready = self.tls.ready(end).await;
-            // A pause of this process was not the disk's time.
+            // A pause of this process does not count.
             let longer = deadline.lengthened();
             if ready.is_ok() || longer <= end {
                 let failed = |error: NotReady| SecretError::Tls {
@@ -83,7 +82,7 @@ impl TargetContext {
         &self.target
     }
 
-    /// SHA-256 of the certificate that is shown to the server, when there is one.
+    /// SHA-256 of the client certificate, if there is one.
     pub fn client_certificate(&self) -> Option<String> {
         self.tls.client_certificate()
     }

@@ -1,11 +1,12 @@
 //! The conversation of a run, line by line, for `probe --verbose`: what was sent and received, with its time, and without
 //! secrets and mail.
 //!
-//! Passwords and SASL messages are never handed over; literals, SASL lines and FETCH rows are shown by their sizes, and so is
-//! what could be mail by `imap`'s judgement. All else goes through the record's redactor, which a thread of its own runs, since
-//! that takes longer than the server's next line.
+//! Passwords and SASL messages never get here; literals, SASL lines, FETCH rows and what may be mail by `imap`'s judgement are
+//! shown by their sizes. All else is redacted as in the record, on a thread of its own, since that takes longer than the
+//! server's next line.
 //!
-//! `driver` and `sasl` report lines, `journey` and `reach` the steps before them; `journey` begins and ends it. Nothing here is in the record or is exported; the agent has none.
+//! `driver` and `sasl` report lines, `journey` and `reach` the steps before them. Nothing here is in the record or exported; the
+//! agent has none.
 
 use std::{
     fmt,
@@ -22,7 +23,7 @@ use zeroize::Zeroizing;
 use super::redact::Redactor;
 use crate::clock::{self, Anchor};
 
-/// Where the lines of a conversation go. It may block: it has a thread of its own.
+/// Receives the lines of a conversation. It may block: it has a thread of its own.
 #[derive(Clone)]
 pub struct LineSink(Arc<dyn Fn(&ConversationLine) + Send + Sync>);
 
@@ -41,36 +42,32 @@ impl fmt::Debug for LineSink {
 
 /// Longest line that is shown, in bytes.
 const LONGEST: usize = 1024;
-/// As many untagged lines of a command are shown; the rest are counted.
+/// The most untagged lines of a command that are shown; the rest are counted.
 const SHOWN: u64 = 1000;
 
-/// A line before it is redacted.
-struct TranscriptEntry {
-    at_s: Seconds,
-    sender: LineOrigin,
-    text: Zeroizing<Vec<u8>>,
-}
+/// A line before it is redacted: its time, its sender, and its text.
+type Entry = (Seconds, LineOrigin, Zeroizing<Vec<u8>>);
 
 /// See the module's head.
 pub(super) struct Transcript {
-    entries: mpsc::Sender<TranscriptEntry>,
+    entries: mpsc::Sender<Entry>,
     written: oneshot::Receiver<()>,
     anchor: Anchor,
     alias: String,
     /// A SASL exchange is under way: continuations are its messages.
     sasl: bool,
-    /// Untagged responses since the last command; of those that were not shown, how many and their octets.
+    /// Untagged responses since the last command; the number of those not shown, and their octets.
     untagged: u64,
     hidden: (u64, u64),
 }
 
 impl Transcript {
-    /// Starts the thread that redacts and writes. None where there can be no thread: the run goes on without.
+    /// Starts the thread that redacts and writes. None if there can be no thread: the run goes on without.
     pub(super) fn start(sink: LineSink, redactor: Redactor, alias: &str, anchor: Anchor) -> Option<Self> {
-        let (entries, received) = mpsc::channel::<TranscriptEntry>();
+        let (entries, received) = mpsc::channel::<Entry>();
         let (done, written) = oneshot::channel();
         let write = move || {
-            for TranscriptEntry { at_s, sender, text } in received {
+            for (at_s, sender, text) in received {
                 let text = redactor.text(&text, LONGEST);
                 (sink.0)(&ConversationLine { at_s, sender, text });
             }
@@ -85,11 +82,11 @@ impl Transcript {
     pub(super) async fn finish(mut self) {
         self.report_hidden(clock::now());
         drop(self.entries);
-        // An error is the end of the thread, which is what is waited for.
+        // An error, too, is the end of the thread.
         drop(self.written.await);
     }
 
-    /// A part of a command that is about to be handed to the kernel; `first` for the part that begins it.
+    /// A part of a command that is about to be sent; `first` for the part that begins it.
     pub(super) fn sending(&mut self, tag: &str, command: &Command<'_>, part: &[u8], first: bool) {
         let at = clock::now();
         if first {
@@ -117,13 +114,13 @@ impl Transcript {
         }
     }
 
-    /// A SASL message that is about to be handed to the kernel.
+    /// A SASL message that is about to be sent.
     pub(super) fn sending_sasl(&mut self, line: &[u8]) {
         let octets = line.strip_suffix(b"\r\n").unwrap_or(line).len();
         self.line(clock::now(), LineOrigin::Client, format!("({octets} octets)"));
     }
 
-    /// A response that is whole. `shown` when its words are the server's and no mail.
+    /// A whole response. `shown` if its words are the server's and no mail.
     pub(super) fn received(&mut self, frame: &Frame<'_>, shown: bool, at: Instant) {
         let text = frame.text;
         let kept = frame.kept.iter().map(|(_, len)| len).sum::<usize>();
@@ -139,7 +136,7 @@ impl Transcript {
         }
         let words = words(text);
         if words[0] != b"*" {
-            // The tagged line, or what stands in its place.
+            // The tagged line, or a line in its place.
             self.report_hidden(at);
             if shown {
                 self.entry(at, LineOrigin::Server, without_literals(frame));
@@ -178,22 +175,21 @@ impl Transcript {
         }
     }
 
-    /// Something of a response that never became whole, of this many octets.
+    /// A response that ended early, after this many octets.
     pub(super) fn incomplete(&mut self, octets: usize, at: Instant) {
         if octets > 0 {
             self.line(at, LineOrigin::Server, format!("({octets} octets of an incomplete response)"));
         }
     }
 
-    /// A step that is no command: what the way to the server gave.
+    /// A step that is no command.
     pub(super) fn step(&mut self, step: &Step) {
         let mut facts = Vec::new();
         if let Some(dns) = &step.dns {
             facts.extend(dns.answers.iter().map(ToString::to_string));
         }
         if let Some(connect) = &step.connect {
-            let reached = connect.attempts.last().map(|attempt| attempt.peer.to_string());
-            facts.extend(reached);
+            facts.extend(connect.attempts.last().map(|attempt| attempt.peer.to_string()));
         }
         if let Some(tls) = &step.tls {
             facts.extend(tls.version.as_ref().map(|version| format!("TLS {version}")));
@@ -227,7 +223,7 @@ impl Transcript {
         // More of it would be redacted only to be cut.
         text.truncate(4 * LONGEST);
         // A thread that has ended writes nothing.
-        drop(self.entries.send(TranscriptEntry { at_s, sender, text: Zeroizing::new(text) }));
+        drop(self.entries.send((at_s, sender, Zeroizing::new(text))));
     }
 }
 

@@ -1,7 +1,7 @@
-//! How far the times of a step can be off, at most: a bound for each thing that makes a time doubtful. Whether a bound is
-//! worth a mark is the record's one rule ([`Seconds::is_uncertain_by`]); docs/measurement.md explains each bound.
+//! The error bound of a step's times: the sum of a bound for each cause of error (docs/measurement.md). Whether a bound is marked
+//! is the record's rule ([`Seconds::is_uncertain_by`]).
 //!
-//! Pure arithmetic on stamps and on what the kernel counted. Called by `command`; where a command's time went is `split`'s.
+//! Pure arithmetic on stamps and on what the kernel counted. Called by `accounting`; `split` divides a command's time.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::net::{LATE, WireEvent};
 
-/// How far off a step's figures can be, at most. The network's part is a count of round trips, and is never in doubt.
+/// The error bounds of a step's figures. The network's part is a count of round trips, and always exact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Uncertainty {
     /// Its duration.
@@ -24,10 +24,10 @@ pub(super) struct Uncertainty {
     pub(super) transfer: Duration,
 }
 
-/// What makes the times of a command doubtful, beside what its [`Span`] shows.
+/// What bounds the errors of a command's times, beside its [`Span`].
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Evidence<'a> {
-    /// What the kernel counted meanwhile; none where it reports nothing.
+    /// What the kernel counted meanwhile, if it reports that.
     pub(super) tcp: Option<&'a TcpInfoDelta>,
     /// The kernel stamped every arrival.
     pub(super) kernel: bool,
@@ -35,11 +35,11 @@ pub(super) struct Evidence<'a> {
     pub(super) closed: bool,
     /// More than the tagged line had come when it was read.
     pub(super) more: bool,
-    /// The server waited for us for so long.
+    /// How long the server waited for us.
     pub(super) waited: Duration,
 }
 
-/// Bytes of an answer that fit into one packet. They are written at once, be it in several segments.
+/// Bytes of a response that fit into one packet. They are written at once, even if in several segments.
 const ONE_PACKET: u32 = 1460;
 
 impl Uncertainty {
@@ -47,8 +47,9 @@ impl Uncertainty {
     pub(super) fn of_command(span: Span<'_>, per_byte: u32, evidence: &Evidence<'_>) -> Self {
         let late = span.events.iter().any(|event| event.merged || event.is_late());
         let lost = evidence.tcp.map_or(0, TcpInfoDelta::lost);
-        let mut sum = Self::ours(evidence.waited);
-        // Nearly every step: nothing is to be looked for.
+        // The server waited for imaptrace: the time is in the step, and in none of the server's gaps.
+        let mut sum = Self { duration: evidence.waited, server: Duration::ZERO, transfer: evidence.waited };
+        // Nearly every step.
         if !late && lost == 0 && evidence.kernel {
             return sum;
         }
@@ -62,19 +63,14 @@ impl Uncertainty {
         sum
     }
 
-    /// That of a step that is not divided: all but one round trip can be due to a segment that was lost in it.
+    /// That of a step that is not divided: all but one round trip can be due to a lost segment.
     pub(super) fn of_setup(duration: Duration, tcp: &TcpInfoDelta) -> Self {
         let waited = duration.saturating_sub(tcp.rtt_min.unwrap_or_default());
         Self { duration: if tcp.lost() > 0 { waited } else { Duration::ZERO }, ..Self::default() }
     }
 
-    /// The server waited for imaptrace: this time is the step's, and in none of the server's gaps.
-    fn ours(waited: Duration) -> Self {
-        Self { duration: waited, server: Duration::ZERO, transfer: waited }
-    }
-
-    /// Arrivals that the kernel joined bear the stamp of the last. Had they been stamped one by one, each would have taken a round
-    /// trip off the server's time; and what was taken off for all bytes together could have been the server's.
+    /// Arrivals that the kernel merged have the stamp of the last. Stamped one by one, each would have subtracted a round trip
+    /// from the server's time; and what was subtracted for all bytes together may be the server's.
     fn joined(gaps: &[Gap<'_>], hidden: u64, round_trip: Duration) -> Self {
         let blurred = || gaps.iter().filter(|gap| gap.arrival.is_some_and(is_blurred));
         let less = blurred().map(|gap| gap.server).sum::<Duration>();
@@ -84,7 +80,7 @@ impl Uncertainty {
         Self { duration: Duration::ZERO, server: moved, transfer: moved }
     }
 
-    /// The stamp of the tagged line is that of something behind it, or our own and late: the end was earlier.
+    /// The stamp of the tagged line is that of data behind it, or our own and late: the end was earlier.
     fn of_end(end: Instant, gaps: &[Gap<'_>], hidden: u64, evidence: &Evidence<'_>) -> Self {
         let Some((last, arrival)) = gaps.iter().rev().find_map(|gap| Some((gap, gap.arrival?))) else {
             return Self::default();
@@ -103,21 +99,21 @@ impl Uncertainty {
         Self::of_gap(last, by)
     }
 
-    /// What was lost or overtaken came later than it would have: by no more than the waits in which that happened, and a
-    /// segment of ours by no more than our data was unacknowledged.
+    /// Lost or reordered segments came late: by no more than the waits in which they came, and a segment of ours by no more
+    /// than our data was unacknowledged.
     fn of_loss(gaps: &[Gap<'_>], tcp: &TcpInfoDelta) -> Self {
         let reordered = tcp.out_of_order.is_some_and(|count| count > 0);
         let seen = |gap: &&Gap<'_>| gap.arrival.map_or(gap.delay > LATE, |arrival| arrival.lost);
         let (mut sum, mut early) = (Self::default(), Duration::ZERO);
         for gap in gaps.iter().filter(seen) {
             sum.add(Self::of_gap(gap, gap.delay));
-            // What waited for the lost segment bears the stamps of its own arrival: too early, not too late.
+            // Data that waited for the lost segment has the stamp of its own arrival: too early, not too late.
             early = gap.arrival.filter(|_| reordered).map_or(early, |arrival| early.max(arrival.lay()));
         }
         sum.duration = sum.duration.max(early);
         sum.transfer = sum.transfer.max(early);
         if sum == Self::default() {
-            // In waits that were too short to be looked at one by one.
+            // In waits too short to be examined one by one.
             let short = LATE.saturating_mul(u32::try_from(tcp.lost()).unwrap_or(u32::MAX));
             let all = |of: fn(&Gap<'_>) -> Duration| gaps.iter().map(of).sum::<Duration>().min(short);
             sum =
@@ -146,8 +142,7 @@ impl Uncertainty {
         Self { duration: self.duration.min(most), server: self.server.min(most), transfer: self.transfer.min(most) }
     }
 
-    /// Marks a step as uncertain if that could change one of its figures by enough. No figure that counts holds LOGOUT, so nothing is
-    /// in doubt there.
+    /// Marks a step as uncertain if a bound is large enough for its figure. LOGOUT counts for no figure, and is never marked.
     pub(super) fn note(self, step: &mut Step) {
         if step.is_logout() {
             return;
@@ -163,7 +158,7 @@ impl Uncertainty {
     }
 }
 
-/// Arrivals that have no stamp of their own, at most: the kernel counts the segments that brought data.
+/// Arrivals without a stamp of their own, at most: the kernel counts the segments with data.
 fn hidden(span: Span<'_>, evidence: &Evidence<'_>, gaps: &[Gap<'_>]) -> u64 {
     let stamped = span.events.iter().filter(|event| !event.sent).count() as u64;
     if let Some(segments) = evidence.tcp.and_then(|tcp| tcp.data_segments) {
@@ -172,7 +167,7 @@ fn hidden(span: Span<'_>, evidence: &Evidence<'_>, gaps: &[Gap<'_>]) -> u64 {
     if gaps.iter().any(|gap| gap.arrival.is_some_and(is_blurred)) { u64::MAX } else { 0 }
 }
 
-/// Whether the bytes may have come at several times, of which their stamp is the last.
+/// Whether the bytes may have come at several times, the stamp being the last.
 fn is_blurred(arrival: &WireEvent) -> bool {
     arrival.merged || (arrival.is_late() && arrival.bytes > ONE_PACKET)
 }

@@ -1,7 +1,6 @@
-//! What ends a wait before its time: the step's deadline, or the wish to cancel the run.
+//! What ends a wait early: the step's deadline, or the cancellation of the run.
 //!
-//! Knows nothing of what is waited for. Called by `driver`, for every read and write of a connection, so it sets no timer
-//! anew that can stay as it is.
+//! Called by `driver`, for every read and write of a connection, so a timer is reset only when it must be.
 
 use std::{
     pin::Pin,
@@ -14,20 +13,20 @@ use tokio::time::{Sleep, sleep_until};
 use super::job::Cancel;
 use crate::clock::{self, Deadline};
 
-/// What ends a wait before its time.
+/// The timer and the cancellation of a connection.
 pub(super) struct Watch {
-    /// One for the life of the connection, set anew only when it would ring too late.
+    /// One for the life of the connection, reset only when it would fire too late.
     timer: Pin<Box<Sleep>>,
-    /// When it rings.
-    rings: Instant,
-    /// None once that has no meaning any more.
+    /// When it fires.
+    fires: Instant,
+    /// None once cancellation is ignored.
     cancel: Option<Cancel>,
     cancelled: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
-/// A timer that is set to an earlier time goes through the kernel to wake its own thread. No deadline is shorter than this
-/// unless somebody wants it so, and most connections are over before: they set their timer once.
-const FIRST_RING: Duration = Duration::from_secs(1);
+/// Resetting a timer to an earlier time wakes its own thread by way of the kernel. Hardly any deadline is shorter than this,
+/// and most connections end before: they set their timer once.
+const FIRST_FIRE: Duration = Duration::from_secs(1);
 
 /// How a wait ended.
 pub(super) enum Waited<T> {
@@ -38,29 +37,29 @@ pub(super) enum Waited<T> {
 
 impl Watch {
     pub(super) fn new(cancel: Cancel, now: Instant) -> Self {
-        let rings = now + FIRST_RING;
+        let fires = now + FIRST_FIRE;
         let mut waiting = cancel.clone();
         Self {
-            timer: Box::pin(sleep_until(rings.into())),
-            rings,
+            timer: Box::pin(sleep_until(fires.into())),
+            fires,
             cancel: Some(cancel),
             cancelled: Box::pin(async move { cancelled(&mut waiting).await }),
         }
     }
 
-    /// Whether the run is to be cancelled. A server that never pauses keeps [`Watch::until`] from looking.
+    /// Whether the run is to be cancelled. [`Watch::until`] does not check while a server never pauses.
     pub(super) fn is_cancelled(&self) -> bool {
         self.cancel.as_ref().is_some_and(|cancel| *cancel.borrow())
     }
 
-    /// From here on nothing but the deadline ends a wait.
+    /// From here on only the deadline ends a wait.
     pub(super) fn ignore_cancel(&mut self) {
         self.cancel = None;
         self.cancelled = Box::pin(std::future::pending());
     }
 
-    /// Waits for `future`, no longer than until `deadline`, and by the pauses longer that lengthen it. What is done is never
-    /// overlooked for the time. Before time is up, `look` is called and the future asked once more.
+    /// Waits for `future` until `deadline`, and by the pauses that lengthen it. A future that is ready wins over the deadline:
+    /// when time is up, `look` is called and the future polled once more.
     pub(super) async fn until<T>(
         &mut self,
         deadline: Deadline,
@@ -69,9 +68,9 @@ impl Watch {
     ) -> Waited<T> {
         let mut future = std::pin::pin!(future);
         let mut end = deadline.end();
-        if end < self.rings {
+        if end < self.fires {
             self.timer.as_mut().reset(end.into());
-            self.rings = end;
+            self.fires = end;
         }
         std::future::poll_fn(move |context| {
             if let Poll::Ready(done) = future.as_mut().poll(context) {
@@ -94,9 +93,9 @@ impl Watch {
                         Poll::Pending => Poll::Ready(Waited::TimeUp),
                     };
                 }
-                // It rang for an earlier step that is over, or this process did not get to run meanwhile.
+                // It fired for an earlier step, or this process did not run meanwhile.
                 self.timer.as_mut().reset(end.into());
-                self.rings = end;
+                self.fires = end;
             }
             Poll::Pending
         })
@@ -104,7 +103,7 @@ impl Watch {
     }
 }
 
-/// Ends when the run is cancelled; never once the sender is gone.
+/// Ends when the run is cancelled; never after the sender was dropped.
 pub(super) async fn cancelled(cancel: &mut Cancel) {
     if cancel.wait_for(|cancelled| *cancelled).await.is_err() {
         std::future::pending::<()>().await;
