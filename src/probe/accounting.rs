@@ -1,5 +1,5 @@
-//! What one exchange was, as facts of its step: the state before it, the kernel's figures, where its time went, what the server
-//! reports. Functions of an exchange; called by `conversation`.
+//! The facts of an exchange for its step: the state before it, the kernel's figures, where its time went, what the server
+//! reports. Called by `conversation`.
 
 use std::time::Duration;
 
@@ -8,11 +8,14 @@ use imaptrace_record::{ClockSource, CommandState, Seconds, Step};
 
 use super::{
     driver::Driver,
-    exchange::{Exchange, TcpInfoDelta},
+    exchange::{CoarseMoment, Exchange, TcpInfoDelta},
     split::{Span, split},
     uncertainty::{Evidence, Uncertainty},
 };
-use crate::net::kept_waiting;
+use crate::{
+    clock,
+    net::{kept_waiting, tick},
+};
 
 /// The state of the session before a command (RFC 9051 §3).
 pub(super) fn state(driver: &Driver) -> CommandState {
@@ -24,16 +27,35 @@ pub(super) fn state(driver: &Driver) -> CommandState {
     }
 }
 
-/// Notes on a step what the kernel saw of the line meanwhile.
+/// What the kernel has counted on the connection since the step before, which is noted on this one.
 pub(super) fn tcp_delta(step: &mut Step, driver: &mut Driver) -> Option<TcpInfoDelta> {
-    let tcp = driver.tcp_delta()?;
+    let info = driver.wire.tcp_info()?;
+    // After TCP_INFO: if this thread loses its core in between, data seems younger than it is, and no doubt is made of that.
+    let now = clock::now();
+    let before = std::mem::replace(&mut driver.info, info);
+    let count = |now: u32, before: u32| u64::from(now.saturating_sub(before));
+    let since = |now: Option<u32>, before: Option<u32>| now.map(|now| count(now, before.unwrap_or_default()));
+    let unacknowledged = info.unacknowledged.map(|time| time.saturating_sub(before.unacknowledged.unwrap_or_default()));
+    let last_data = now.checked_sub(Duration::from_millis(info.data_age_ms.into())).and_then(|latest| {
+        let earliest = latest.checked_sub(tick())?;
+        Some(CoarseMoment { earliest, latest })
+    });
+    let tcp = TcpInfoDelta {
+        rtt_min: info.rtt_min,
+        retransmits: count(info.retransmits, before.retransmits),
+        out_of_order: since(info.out_of_order, before.out_of_order),
+        segment: info.segment,
+        data_segments: since(info.data_segments, before.data_segments),
+        unacknowledged: unacknowledged.map(|time| time + tick()),
+        last_data,
+    };
     step.rtt_min_s = tcp.rtt_min.map(Seconds::from);
-    step.retransmits = (tcp.retransmits > 0).then_some(tcp.retransmits);
+    step.retransmits = Some(tcp.retransmits).filter(|count| *count > 0);
     step.out_of_order = tcp.out_of_order.filter(|count| *count > 0);
     Some(tcp)
 }
 
-/// Notes on a command's step where its time went. Gives how far off that can be.
+/// Notes on a command's step where its time went. Returns the error bound.
 pub(super) fn account(
     step: &mut Step,
     exchange: &Exchange,
@@ -61,8 +83,8 @@ pub(super) fn account(
     Uncertainty::of_command(span, per_byte, &evidence)
 }
 
-/// The time that the server reports for a command, unless it took less here: then the server measured something else, or is
-/// wrong. Its clock may be slewed, by a thousandth at most.
+/// The time that the server reports for a command, unless the command took less here: then it measured something else. Its clock
+/// may be slewed, by a thousandth at most.
 fn reported(text: &[u8], duration: Duration) -> Option<Seconds> {
     let reported = imap::reported(text)?;
     (reported.time <= duration + reported.resolution + duration / 1_000).then(|| Seconds::from(reported.time))

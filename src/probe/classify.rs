@@ -8,12 +8,12 @@ use imaptrace_record::{CloseNotify, ErrorType, TlsFault, not_now};
 
 use super::exchange::Fault;
 use crate::{
-    clock::{self, OwnDelay},
+    clock::OwnDelay,
     net::{ConnectCause, RefusedCertificate, ResolveCause, TlsCause, TlsFailure, Trouble, trouble},
     secret::SecretError,
 };
 
-/// The class of a step that imaptrace itself was too slow for: it says nothing of the server.
+/// The class of a step for which imaptrace itself was too slow.
 pub(super) fn of_own_delay(delay: OwnDelay) -> ErrorType {
     match delay {
         OwnDelay::Stopped => ErrorType::Suspended,
@@ -51,73 +51,45 @@ pub(super) fn of_connect(cause: ConnectCause) -> ErrorType {
     }
 }
 
-pub(super) fn of_tls(cause: TlsCause) -> ErrorType {
-    match cause {
-        TlsCause::Expired => ErrorType::TlsCertExpired,
-        TlsCause::NotYetValid => ErrorType::TlsCertNotYetValid,
-        TlsCause::Name => ErrorType::TlsCertName,
-        TlsCause::Untrusted => ErrorType::TlsCertUntrusted,
-        TlsCause::Weak => ErrorType::TlsCertWeak,
-        TlsCause::ClearText | TlsCause::Http | TlsCause::NoTls | TlsCause::Version => ErrorType::TlsProtocol,
-        TlsCause::Alert
-        | TlsCause::Alpn
-        | TlsCause::UnknownName
-        | TlsCause::ClientCertificateRequired
-        | TlsCause::ClientCertificateRefused
-        | TlsCause::HandshakeRefused
-        | TlsCause::ServerFault => ErrorType::TlsAlert,
-        TlsCause::Reset => ErrorType::Reset,
-        TlsCause::Eof => ErrorType::Eof,
-        TlsCause::Timeout => ErrorType::TimeoutTls,
-        TlsCause::Exhausted => ErrorType::OverloadFd,
-        TlsCause::Local => ErrorType::Internal,
-        TlsCause::SmallDhGroup
-        | TlsCause::LegacyRenegotiation
-        | TlsCause::NoCommonParameters
-        | TlsCause::SignatureAlgorithm
-        | TlsCause::MalformedCertificate
-        | TlsCause::Altered
-        | TlsCause::RefusedAfterCertificate
-        | TlsCause::Handshake => ErrorType::TlsHandshake,
-    }
+/// The class of a TLS failure, and what an operator has to mend, as far as the handshake or the connection itself shows it.
+pub(super) fn of_tls(failure: &TlsFailure) -> (ErrorType, Option<TlsFault>) {
+    let (class, fault) = match failure.cause {
+        TlsCause::Expired => return (ErrorType::TlsCertExpired, None),
+        TlsCause::NotYetValid => return (ErrorType::TlsCertNotYetValid, None),
+        TlsCause::Name => return (ErrorType::TlsCertName, None),
+        TlsCause::Untrusted => return (ErrorType::TlsCertUntrusted, None),
+        TlsCause::Weak => return (ErrorType::TlsCertWeak, None),
+        TlsCause::Alert => return (ErrorType::TlsAlert, None),
+        TlsCause::Timeout => return (ErrorType::TimeoutTls, None),
+        TlsCause::Exhausted => return (ErrorType::OverloadFd, None),
+        TlsCause::Local => return (ErrorType::Internal, None),
+        TlsCause::Handshake => return (ErrorType::TlsHandshake, None),
+        TlsCause::ClearText => (ErrorType::TlsProtocol, TlsFault::ClearText),
+        TlsCause::Http => (ErrorType::TlsProtocol, TlsFault::Http),
+        TlsCause::NoTls => (ErrorType::TlsProtocol, TlsFault::NoTls),
+        TlsCause::Version => (ErrorType::TlsProtocol, TlsFault::Version),
+        TlsCause::Alpn => (ErrorType::TlsAlert, TlsFault::Alpn),
+        TlsCause::UnknownName => (ErrorType::TlsAlert, TlsFault::UnknownName),
+        TlsCause::ClientCertificateRequired => (ErrorType::TlsAlert, TlsFault::ClientCertificateRequired),
+        TlsCause::ClientCertificateRefused => (ErrorType::TlsAlert, TlsFault::ClientCertificateRefused),
+        TlsCause::HandshakeRefused => (ErrorType::TlsAlert, TlsFault::HandshakeRefused),
+        TlsCause::ServerFault => (ErrorType::TlsAlert, TlsFault::ServerFault),
+        TlsCause::SmallDhGroup => (ErrorType::TlsHandshake, TlsFault::SmallDhGroup),
+        TlsCause::LegacyRenegotiation => (ErrorType::TlsHandshake, TlsFault::LegacyRenegotiation),
+        TlsCause::NoCommonParameters => (ErrorType::TlsHandshake, TlsFault::NoCommonParameters),
+        TlsCause::SignatureAlgorithm => (ErrorType::TlsHandshake, TlsFault::SignatureAlgorithm),
+        TlsCause::MalformedCertificate => (ErrorType::TlsHandshake, TlsFault::MalformedCertificate),
+        TlsCause::Altered => (ErrorType::TlsHandshake, TlsFault::Altered),
+        TlsCause::RefusedAfterCertificate => (ErrorType::TlsHandshake, TlsFault::RefusedAfterCertificate),
+        TlsCause::Reset if failure.answered => (ErrorType::Reset, TlsFault::ClosedInHandshake),
+        TlsCause::Reset => (ErrorType::Reset, TlsFault::ClosedBeforeHello),
+        TlsCause::Eof if failure.answered => (ErrorType::Eof, TlsFault::ClosedInHandshake),
+        TlsCause::Eof => (ErrorType::Eof, TlsFault::ClosedBeforeHello),
+    };
+    (class, Some(fault))
 }
 
-/// What an operator has to mend, as far as the handshake or the connection itself tells.
-pub(super) fn tls_fault(failure: &TlsFailure) -> Option<TlsFault> {
-    Some(match failure.cause {
-        TlsCause::ClearText => TlsFault::ClearText,
-        TlsCause::Http => TlsFault::Http,
-        TlsCause::NoTls => TlsFault::NoTls,
-        TlsCause::Version => TlsFault::Version,
-        TlsCause::SmallDhGroup => TlsFault::SmallDhGroup,
-        TlsCause::LegacyRenegotiation => TlsFault::LegacyRenegotiation,
-        TlsCause::NoCommonParameters => TlsFault::NoCommonParameters,
-        TlsCause::SignatureAlgorithm => TlsFault::SignatureAlgorithm,
-        TlsCause::MalformedCertificate => TlsFault::MalformedCertificate,
-        TlsCause::Altered => TlsFault::Altered,
-        TlsCause::Alpn => TlsFault::Alpn,
-        TlsCause::UnknownName => TlsFault::UnknownName,
-        TlsCause::ClientCertificateRequired => TlsFault::ClientCertificateRequired,
-        TlsCause::RefusedAfterCertificate => TlsFault::RefusedAfterCertificate,
-        TlsCause::ClientCertificateRefused => TlsFault::ClientCertificateRefused,
-        TlsCause::HandshakeRefused => TlsFault::HandshakeRefused,
-        TlsCause::ServerFault => TlsFault::ServerFault,
-        TlsCause::Eof | TlsCause::Reset if failure.answered => TlsFault::ClosedInHandshake,
-        TlsCause::Eof | TlsCause::Reset => TlsFault::ClosedBeforeHello,
-        TlsCause::Expired
-        | TlsCause::NotYetValid
-        | TlsCause::Name
-        | TlsCause::Untrusted
-        | TlsCause::Weak
-        | TlsCause::Alert
-        | TlsCause::Timeout
-        | TlsCause::Exhausted
-        | TlsCause::Local
-        | TlsCause::Handshake => return None,
-    })
-}
-
-/// The same of a certificate that was refused, by its place in the chain.
+/// The same for a refused certificate, by its place in the chain.
 pub(super) fn certificate_fault(refused: &RefusedCertificate) -> Option<TlsFault> {
     // Results of OpenSSL's verification (x509_vfy.h).
     const SELF_SIGNED: i32 = 18;
@@ -156,14 +128,13 @@ pub(super) fn of_violation(violation: ProtocolViolation) -> ErrorType {
     }
 }
 
-/// An error of a connection that stood, under TLS (with what TLS says of it, if it is TLS's own) or not.
+/// An error of an established connection; with that of TLS, if TLS reports it.
 pub(super) fn of_io(error: &io::Error, tls: Option<&TlsFailure>) -> ErrorType {
     match (trouble(error), tls) {
-        // It says nothing of the server.
         (Some(Trouble::Exhausted), _) => ErrorType::OverloadFd,
         (Some(Trouble::Local), _) => ErrorType::Internal,
-        (None, Some(failure)) => match of_tls(failure.cause) {
-            // There is no handshake any more.
+        (None, Some(failure)) => match of_tls(failure).0 {
+            // The handshake is over.
             ErrorType::TlsHandshake => ErrorType::TlsProtocol,
             class => class,
         },
@@ -172,28 +143,24 @@ pub(super) fn of_io(error: &io::Error, tls: Option<&TlsFailure>) -> ErrorType {
     }
 }
 
-/// The fault that an error of the connection is.
+/// The fault of an error of the connection.
 pub(super) fn fault_of_io(error: &io::Error) -> Fault {
     let tls = TlsFailure::of_session(error);
     let class = of_io(error, tls.as_ref());
-    let fault = Fault::new(class, clock::now());
+    let fault = Fault::now(class);
     if matches!(class, ErrorType::Reset | ErrorType::Eof) {
-        // Without the alert that announces an end: with it, the stream just ends.
+        // Without close_notify: with it, the stream just ends.
         let close_notify = tls.filter(|_| class == ErrorType::Eof).map(|_| CloseNotify::False);
         return Fault { close_notify, ..fault };
     }
     let (tls, text) = match tls {
-        Some(failure) => (tls_fault(&failure), failure.text),
+        Some(failure) => (of_tls(&failure).1, failure.text),
         None => (None, error.to_string()),
     };
-    Fault {
-        tls,
-        response: Some(StatusResponse { condition: Condition::Bad, code: None, text: text.into_bytes() }),
-        ..fault
-    }
+    Fault { tls, ..fault.with_text(text.into_bytes()) }
 }
 
-/// A tagged NO or BAD, or BYE, to this command; none when it was not sent.
+/// A tagged NO or BAD, or BYE, to this command; none if it was not sent.
 pub(super) fn of_refusal(command: Option<CommandName>, response: &StatusResponse) -> ErrorType {
     let login = command.is_some_and(CommandName::is_login);
     match (response.condition, response.code) {
@@ -207,7 +174,7 @@ pub(super) fn of_refusal(command: Option<CommandName>, response: &StatusResponse
     if let Some(class) = of_code(command, response.code) {
         return class;
     }
-    // A standard code that is there and gives no class is the server's own word; a wording is no better.
+    // A standard code is more exact than a wording, also if it has no class.
     let no_reason = response.code.is_none_or(|code| matches!(reason(code), Reason::None));
     let by_wording = || not_now(command, &response.text).filter(|_| no_reason);
     match response.condition {
@@ -228,64 +195,38 @@ pub(super) fn of_code(command: Option<CommandName>, code: Option<ResponseCode>) 
     }
 }
 
-/// What a response code says of a refusal.
+/// The reason that a response code gives for a refusal.
 enum Reason {
-    /// This class, whatever the command.
+    /// This class, for any command.
     Class(ErrorType),
-    /// This class for a login: only its answer is about the account.
+    /// This class for a login: only its response is about the account.
     Login(ErrorType),
     /// A reason without a class of its own.
     Unclassified,
-    /// Nothing: a wish to be read (ALERT), data (CAPABILITY), or a code that is to be ignored since it is not known (RFC 9051
-    /// §7.1).
+    /// None: text to be shown (ALERT), data (CAPABILITY), or an unknown code, which is ignored (RFC 9051 §7.1).
     None,
 }
 
 fn reason(code: ResponseCode) -> Reason {
+    use ResponseCode::{
+        Alert, AlreadyExists, AppendUid, AuthenticationFailed, AuthorizationFailed, BadCharset, Cannot, Capability,
+        ClientBug, Closed, CompressionActive, ContactAdmin, CopyUid, Corruption, Expired, ExpungeIssued, HasChildren,
+        HighestModSeq, InProgress, InUse, Limit, MailboxId, MessageLimit, Modified, NewName, NoModSeq, NoPerm,
+        NonExistent, NotSaved, Other, OverQuota, Parse, PermanentFlags, PrivacyRequired, ReadOnly, ReadWrite, Referral,
+        ServerBug, TooBig, TryCreate, UidNext, UidNotSticky, UidValidity, Unavailable, UnknownCte, Unseen,
+    };
     match code {
-        ResponseCode::Unavailable => Reason::Class(ErrorType::Unavailable),
-        ResponseCode::Limit | ResponseCode::InUse => Reason::Class(ErrorType::LimitServer),
-        ResponseCode::AuthenticationFailed | ResponseCode::AuthorizationFailed | ResponseCode::ContactAdmin => {
-            Reason::Login(ErrorType::AuthFailed)
-        }
-        ResponseCode::Expired => Reason::Login(ErrorType::AuthExpired),
-        ResponseCode::PrivacyRequired => Reason::Login(ErrorType::AuthPrivacy),
-        ResponseCode::Alert | ResponseCode::Capability | ResponseCode::Other => Reason::None,
-        ResponseCode::AlreadyExists
-        | ResponseCode::AppendUid
-        | ResponseCode::BadCharset
-        | ResponseCode::Cannot
-        | ResponseCode::ClientBug
-        | ResponseCode::Closed
-        | ResponseCode::CompressionActive
-        | ResponseCode::CopyUid
-        | ResponseCode::Corruption
-        | ResponseCode::ExpungeIssued
-        | ResponseCode::HasChildren
-        | ResponseCode::HighestModSeq
-        | ResponseCode::InProgress
-        | ResponseCode::MailboxId
-        | ResponseCode::MessageLimit
-        | ResponseCode::Modified
-        | ResponseCode::NewName
-        | ResponseCode::NoModSeq
-        | ResponseCode::NonExistent
-        | ResponseCode::NoPerm
-        | ResponseCode::NotSaved
-        | ResponseCode::OverQuota
-        | ResponseCode::Parse
-        | ResponseCode::PermanentFlags
-        | ResponseCode::ReadOnly
-        | ResponseCode::ReadWrite
-        | ResponseCode::Referral
-        | ResponseCode::ServerBug
-        | ResponseCode::TooBig
-        | ResponseCode::TryCreate
-        | ResponseCode::UidNext
-        | ResponseCode::UidNotSticky
-        | ResponseCode::UidValidity
-        | ResponseCode::UnknownCte
-        | ResponseCode::Unseen => Reason::Unclassified,
+        Unavailable => Reason::Class(ErrorType::Unavailable),
+        Limit | InUse => Reason::Class(ErrorType::LimitServer),
+        AuthenticationFailed | AuthorizationFailed | ContactAdmin => Reason::Login(ErrorType::AuthFailed),
+        Expired => Reason::Login(ErrorType::AuthExpired),
+        PrivacyRequired => Reason::Login(ErrorType::AuthPrivacy),
+        Alert | Capability | Other => Reason::None,
+        AlreadyExists | AppendUid | BadCharset | Cannot | ClientBug | Closed | CompressionActive | CopyUid
+        | Corruption | ExpungeIssued | HasChildren | HighestModSeq | InProgress | MailboxId | MessageLimit
+        | Modified | NewName | NoModSeq | NonExistent | NoPerm | NotSaved | OverQuota | Parse | PermanentFlags
+        | ReadOnly | ReadWrite | Referral | ServerBug | TooBig | TryCreate | UidNext | UidNotSticky | UidValidity
+        | UnknownCte | Unseen => Reason::Unclassified,
     }
 }
 

@@ -1,32 +1,31 @@
 //! The conversation of a run: performs a command, fills its step, and turns faults into findings.
 //!
-//! The one type that the scripts above it share: `reach`, `login`, `journey` and `fill` say which step comes next, and what a
-//! failure skips. Bytes, stamps and deadlines of one exchange are `driver`'s; the class of a failure is `classify`'s.
+//! The type that the scripts above it share: `reach`, `login`, `journey` and `fill` decide which step comes next, and what a
+//! failure skips. Not here: bytes, stamps and deadlines of one exchange (`driver`), and the class of a failure (`classify`).
 
 use std::{
-    borrow::Cow,
     net::IpAddr,
     time::{Duration, Instant},
 };
 
-use imaptrace_imap::{Command, CommandName, Condition, LoginMethod, ResponseCode, SessionProgress, StatusResponse};
-use imaptrace_record::{ErrorType, EventName, ServerText, Step, StepEvent, StepName, StepOutcome};
+use imaptrace_imap::{
+    Command, CommandName, Condition, Limits, LoginMethod, ResponseCode, SessionProgress, StatusResponse,
+};
+use imaptrace_record::{ErrorType, EventName, ServerText, SpanId, Step, StepEvent, StepName, StepOutcome};
 
 use super::{
     accounting, classify,
     driver::Driver,
     exchange::{Exchange, Fault, note_status},
-    job::{Cancel, Job},
-    prober::Prober,
+    job::{Cancel, Job, Prober},
     recorder::Recorder,
     redact::Redactor,
-    target_context::TargetContext,
     transcript::Transcript,
     uncertainty::Uncertainty,
 };
 use crate::{
     clock::{self, Anchor, Deadline},
-    net::{Armed, StampedStream},
+    net::StampedStream,
     plan::{Deadlines, Security, TagStyle, Target},
 };
 
@@ -39,29 +38,12 @@ pub(super) struct Conversation<'a> {
     pub(super) recorder: Recorder,
     pub(super) deadline: Deadline,
     pub(super) cancel: Cancel,
-    /// What the next connection will be: made ready before the run begins.
-    ready: Option<Ready>,
+    /// The connection, made ready before the run begins.
+    pub(super) driver: Driver,
     /// The addresses that were looked up; a second connection does not look them up again.
     pub(super) addresses: Option<Vec<IpAddr>>,
     /// The connection is under TLS, or is to be in clear text.
     pub(super) trusted: bool,
-    /// Shows the conversation; here between two connections.
-    pub(super) transcript: Option<Box<Transcript>>,
-}
-
-/// A connection before there is one.
-pub(super) struct Ready {
-    pub(super) wire: StampedStream,
-    /// The handshake, where there will be one.
-    pub(super) armed: Option<Armed>,
-}
-
-impl Ready {
-    fn new(prepared: &TargetContext) -> Self {
-        let wire = StampedStream::default();
-        let armed = (prepared.target.security != Security::None).then(|| prepared.tls.arm(&wire));
-        Self { wire, armed }
-    }
 }
 
 /// Why the conversation ends early. What failed is on record already.
@@ -70,94 +52,83 @@ pub(super) enum Stop {
     Logout,
     /// It cannot: the connection is closed.
     Close,
-    /// The server left over ID: once more, without.
+    /// The server ended the connection over ID: once more, without.
     WithoutId,
 }
 
-/// What a command that passed brought.
-pub(super) struct CommandOutcome {
-    pub(super) progress: SessionProgress,
-    pub(super) first_row: Option<Instant>,
-}
-
 impl<'a> Conversation<'a> {
-    /// Boxed: a future holds what it was given twice, and a run is in several.
+    /// Boxed: a future holds its arguments twice, and a run is in several.
     pub(super) fn new(prober: &'a Prober, job: Job<'a>, cancel: Cancel) -> Box<Self> {
         let redactor = Redactor::new(job.account, job.secret.as_ref().ok());
-        // Without a password there will be no connection.
-        let ready = job.secret.is_ok().then(|| Ready::new(job.target));
+        let mut driver = ready(&job, job.target.target().limits, cancel.clone());
         // From here on the run's time counts.
         let anchor = Anchor::now();
-        let recorder = Recorder::new(&job, anchor).watched(prober.steps.clone());
-        let transcript = prober.line_sink.clone().filter(|_| ready.is_some()).and_then(|sink| {
+        let mut recorder = Recorder::new(&job, anchor);
+        recorder.watcher.clone_from(&prober.steps);
+        driver.transcript = prober.line_sink.clone().filter(|_| job.secret.is_ok()).and_then(|sink| {
             let redactor = Redactor::new(job.account, job.secret.as_ref().ok());
             Transcript::start(sink, redactor, &job.account.alias, anchor).map(Box::new)
         });
         let target = job.target.target();
         let deadline = Deadline::after(recorder.start(), target.deadlines.run);
         let trusted = target.security == Security::None;
-        Box::new(Self {
-            prober,
-            job,
-            target,
-            redactor,
-            recorder,
-            deadline,
-            cancel,
-            ready,
-            addresses: None,
-            trusted,
-            transcript,
-        })
+        Box::new(Self { prober, job, target, redactor, recorder, deadline, cancel, driver, addresses: None, trusted })
     }
 }
 
+/// A connection before there is one, with the handshake where there will be one: without a password there is none.
+fn ready(job: &Job<'_>, limits: Limits, cancel: Cancel) -> Driver {
+    let wire = StampedStream::default();
+    let has_tls = job.secret.is_ok() && job.target.target.security != Security::None;
+    let armed = has_tls.then(|| job.target.tls.arm(&wire));
+    Driver::new(wire, armed, limits, cancel)
+}
+
 impl Conversation<'_> {
-    /// What was made ready for the first connection; for a second one it is made now.
-    pub(super) fn ready(&mut self) -> Ready {
-        self.ready.take().unwrap_or_else(|| Ready::new(self.job.target))
+    /// Begins a second connection, which shares the limit on bytes with the first.
+    pub(super) fn second_connection(&mut self) {
+        self.recorder.second_connection();
+        let mut limits = self.target.limits;
+        limits.session_bytes = limits.session_bytes.saturating_sub(self.recorder.run.wire_received_bytes);
+        let transcript = self.driver.transcript.take();
+        self.driver = ready(&self.job, limits, self.cancel.clone());
+        self.driver.transcript = transcript;
     }
 
     // === one command ===
 
     /// Sends a command; anything but OK ends the conversation.
-    pub(super) async fn command(&mut self, driver: &mut Driver, command: &Command<'_>) -> Result<CommandOutcome, Stop> {
-        let (step, exchange) = self.perform(driver, command).await?;
+    pub(super) async fn command(&mut self, command: &Command<'_>) -> Result<Exchange, Stop> {
+        let (step, exchange) = self.perform(command).await?;
         self.conclude(step, exchange)
     }
 
-    /// Sends a command within the target's deadlines and fills its step. What its answer means is left to the caller.
-    pub(super) async fn perform(
-        &mut self,
-        driver: &mut Driver,
-        command: &Command<'_>,
-    ) -> Result<(Step, Exchange), Stop> {
+    /// Sends a command within the target's deadlines and fills its step. What its response means is left to the caller.
+    pub(super) async fn perform(&mut self, command: &Command<'_>) -> Result<(Step, Exchange), Stop> {
         let Deadlines { command: whole, write, .. } = self.target.deadlines;
-        self.perform_within(driver, command, whole, write).await
+        self.perform_within(command, whole, write).await
     }
 
     /// The same with deadlines of its own: for the command, and for each write.
     pub(super) async fn perform_within(
         &mut self,
-        driver: &mut Driver,
         command: &Command<'_>,
         whole: Duration,
         write: Duration,
     ) -> Result<(Step, Exchange), Stop> {
         let deadline = self.deadline_for(command.name(), whole).map_err(|_| Stop::Logout)?;
-        Ok(self.exchange(driver, command, deadline, write).await)
+        Ok(self.exchange(command, deadline, write).await)
     }
 
     /// Sends a command and fills its step.
     pub(super) async fn exchange(
         &mut self,
-        driver: &mut Driver,
         command: &Command<'_>,
         deadline: Deadline,
         write: Duration,
     ) -> (Step, Exchange) {
         let mut step = self.recorder.open(command.name());
-        step.state = Some(accounting::state(driver));
+        step.state = Some(accounting::state(&self.driver));
         match command {
             Command::Select { mailbox, .. } => step.mailbox = Some((*mailbox).to_owned()),
             Command::Fetch { .. } => step.mailbox = Some(self.target.journey.mailbox.as_str().to_owned()),
@@ -165,12 +136,12 @@ impl Conversation<'_> {
             Command::Authenticate { mechanism, .. } => step.mechanism = Some(LoginMethod::Sasl(*mechanism)),
             _ => {}
         }
-        let tag = self.tag(&step);
-        let exchange = driver.exchange(&tag, command, deadline, write).await;
+        let tag = tag(self.target.journey.tag, step.span_id);
+        let exchange = self.driver.exchange(&tag, command, deadline, write).await;
         for message in &exchange.sasl_messages {
             self.redactor.learn(message);
         }
-        self.fill(&mut step, &exchange, driver);
+        self.fill(&mut step, &exchange);
         match command {
             Command::Select { .. } => step.mailbox_messages = exchange.progress.exists.map(u64::from),
             Command::Fetch { .. } => step.messages = Some(exchange.progress.rows),
@@ -179,28 +150,27 @@ impl Conversation<'_> {
         (step, exchange)
     }
 
-    /// Records what an exchange came to; anything but OK ends the conversation.
-    pub(super) fn conclude(&mut self, step: Step, exchange: Exchange) -> Result<CommandOutcome, Stop> {
-        let (step, outcome) = self.check(step, exchange)?;
+    /// Records the outcome of an exchange; anything but OK ends the conversation.
+    pub(super) fn conclude(&mut self, step: Step, exchange: Exchange) -> Result<Exchange, Stop> {
+        let (step, exchange) = self.check(step, exchange)?;
         self.recorder.push(step);
-        Ok(outcome)
+        Ok(exchange)
     }
 
     /// The same, and leaves a step that passed to the caller.
-    pub(super) fn check(&mut self, mut step: Step, exchange: Exchange) -> Result<(Step, CommandOutcome), Stop> {
-        let Exchange { result, progress, first_row, .. } = exchange;
-        match result {
-            Err(fault) => Err(self.fault(step, &fault)),
-            Ok(StatusResponse { condition: Condition::Ok, .. }) => Ok((step, CommandOutcome { progress, first_row })),
+    pub(super) fn check(&mut self, mut step: Step, exchange: Exchange) -> Result<(Step, Exchange), Stop> {
+        match &exchange.result {
+            Err(fault) => Err(self.fault(step, fault)),
+            Ok(response) if response.condition == Condition::Ok => Ok((step, exchange)),
             Ok(response) => {
-                let class = self.refused(&mut step, &response);
+                let class = self.refused(&mut step, response);
                 self.fail(step, class);
                 Err(Stop::Logout)
             }
         }
     }
 
-    /// The class of a refusal, whose words go into the step.
+    /// The class of a refusal, whose text goes into the step.
     pub(super) fn refused(&self, step: &mut Step, response: &StatusResponse) -> ErrorType {
         step.text = Some(self.redactor.text(&response.text, ServerText::STATUS));
         classify::of_refusal(step.name.command(), response)
@@ -212,43 +182,27 @@ impl Conversation<'_> {
         self.recorder.push(step);
     }
 
-    fn tag(&self, step: &Step) -> String {
-        let id = step.span_id.map(|id| id.to_string()).unwrap_or_default();
-        match self.target.journey.tag {
-            TagStyle::SpanId => id,
-            TagStyle::Short => format!("T{}", id.get(..6).unwrap_or_default()),
-        }
-    }
-
-    fn fill(&mut self, step: &mut Step, exchange: &Exchange, driver: &mut Driver) {
+    fn fill(&mut self, step: &mut Step, exchange: &Exchange) {
         self.recorder.time(step, exchange.start, exchange.end);
         let progress = &exchange.progress;
+        let counted = |count: u64| Some(count).filter(|_| progress.literals > 0);
         step.sent_bytes = Some(exchange.sent);
         step.received_bytes = Some(progress.received);
         step.untagged = Some(progress.untagged);
-        step.literals = (progress.literals > 0).then_some(progress.literals);
-        step.literal_bytes = (progress.literals > 0).then_some(progress.literal_bytes);
-        step.deviations = (progress.deviations > 0).then_some(progress.deviations);
+        (step.literals, step.literal_bytes) = (counted(progress.literals), counted(progress.literal_bytes));
+        step.deviations = Some(progress.deviations).filter(|count| *count > 0);
         self.refer(step, progress);
-        let tcp = accounting::tcp_delta(step, driver);
-        let uncertainty = accounting::account(step, exchange, tcp.as_ref(), driver);
+        let tcp = accounting::tcp_delta(step, &mut self.driver);
+        let uncertainty = accounting::account(step, exchange, tcp.as_ref(), &mut self.driver);
         self.recorder.doubt(step, uncertainty);
-        // No more than these: while a run waits, its steps are most of what it holds.
+        let event = |name, stamp, text| StepEvent { name, at_s: self.recorder.at(stamp), text };
+        step.events.extend(exchange.first_byte.map(|stamp| event(EventName::FirstByte, stamp, None)));
+        step.first_byte_s = step.events.first().map(|event| event.at_s.saturating_sub(step.start_s));
+        step.events.extend(exchange.continuations.iter().map(|stamp| event(EventName::Continuation, *stamp, None)));
         // Before TLS anybody on the way can have written the alert (RFC 9051 §11.3).
-        let alert = exchange.alert.as_ref().filter(|_| self.trusted);
-        let known = [exchange.first_byte.is_some(), alert.is_some()].map(usize::from);
-        step.events.reserve_exact(known.into_iter().sum::<usize>() + exchange.continuations.len());
-        if let Some(stamp) = exchange.first_byte {
-            let at_s = self.recorder.at(stamp);
-            step.first_byte_s = Some(at_s.saturating_sub(step.start_s));
-            step.events.push(StepEvent { name: EventName::FirstByte, at_s, text: None });
-        }
-        for stamp in &exchange.continuations {
-            step.events.push(StepEvent { name: EventName::Continuation, at_s: self.recorder.at(*stamp), text: None });
-        }
-        if let Some((stamp, text)) = alert {
-            let text = Some(self.redactor.text(text, ServerText::STATUS));
-            step.events.push(StepEvent { name: EventName::Alert, at_s: self.recorder.at(*stamp), text });
+        if let Some((stamp, text)) = exchange.alert.as_ref().filter(|_| self.trusted) {
+            let text = self.redactor.text(text, ServerText::STATUS);
+            step.events.push(event(EventName::Alert, *stamp, Some(text)));
         }
         if let Ok(response) = &exchange.result {
             note_status(step, response);
@@ -256,11 +210,13 @@ impl Conversation<'_> {
         }
         step.events.sort_by_key(|event| event.at_s);
         step.events.truncate(Step::MAX_EVENTS);
+        // While a run waits, its steps are most of what it holds.
+        step.events.shrink_to_fit();
     }
 
-    /// Notes on a step that is no command what the kernel saw of the line meanwhile, and what that makes uncertain.
-    pub(super) fn note_tcp(&mut self, step: &mut Step, driver: &mut Driver) {
-        if let Some(tcp) = accounting::tcp_delta(step, driver) {
+    /// Notes on a step that is no command what the kernel counted on the connection meanwhile, and what that makes uncertain.
+    pub(super) fn note_tcp(&mut self, step: &mut Step) {
+        if let Some(tcp) = accounting::tcp_delta(step, &mut self.driver) {
             self.recorder.doubt(step, Uncertainty::of_setup(step.duration_s.to_duration(), &tcp));
         }
     }
@@ -277,14 +233,14 @@ impl Conversation<'_> {
     pub(super) fn refer(&mut self, step: &mut Step, progress: &SessionProgress) {
         if let Some(host) = progress.referral.as_ref().filter(|_| self.trusted) {
             let host = self.redactor.text(host, ServerText::ID);
-            self.recorder.server().referral_host = Some(host.clone());
+            self.recorder.run.server.referral_host = Some(host.clone());
             step.referral_host = Some(host);
         }
     }
 
     // === failures ===
 
-    /// When this step must end; when the run's time is up already, the step is listed and the run over.
+    /// When this step must end; if the run's time is up already, the step is listed and the run over.
     pub(super) fn deadline_for(&mut self, step: impl Into<StepName>, own: Duration) -> Result<Deadline, Stop> {
         let (now, mut end) = (clock::now(), self.deadline.end());
         let deadline = Deadline::after(now, own);
@@ -295,12 +251,10 @@ impl Conversation<'_> {
         let owed = self.recorder.owed();
         if now >= end {
             let class = self.deadline.own_delay_of(owed).map_or(ErrorType::TimeoutRun, classify::of_own_delay);
-            let step = step.into();
-            self.recorder.refuse(step.clone(), class, None);
-            self.recorder.fail(step, class);
+            self.recorder.refuse(step, class, None);
             return Err(Stop::Close);
         }
-        // Time that imaptrace itself took of the run is not taken from the step: the rest would not measure the server.
+        // Time that imaptrace itself took is not subtracted from the step: the rest would not measure the server.
         let pauses = end.saturating_duration_since(self.deadline.end());
         let ours = now.saturating_duration_since(self.deadline.begin()).saturating_sub(pauses).saturating_sub(owed);
         let more = if ours > self.deadline.tenth() { ours.min(self.target.deadlines.run) } else { Duration::ZERO };
@@ -310,33 +264,29 @@ impl Conversation<'_> {
 
     /// A step that cannot even start ends the conversation.
     pub(super) fn refuse(&mut self, name: impl Into<StepName>, class: ErrorType) -> Stop {
-        let name = name.into();
-        self.recorder.refuse(name.clone(), class, None);
-        self.recorder.fail(name, class);
+        self.recorder.refuse(name, class, None);
         Stop::Logout
     }
 
     /// Records the step that fails the run.
-    pub(super) fn fail(&mut self, mut step: Step, class: ErrorType) -> Stop {
-        step.outcome = StepOutcome::Failed;
-        step.error_type = Some(class);
-        self.recorder.fail(step.name.clone(), class);
-        self.recorder.push(step);
+    pub(super) fn fail(&mut self, step: Step, class: ErrorType) -> Stop {
+        self.recorder.fail(step, class);
         Stop::Close
     }
 
-    /// The step that was pushed last turns out to be the one that fails the run; why, in our own words.
-    pub(super) fn fail_last(&mut self, class: ErrorType, words: Option<&str>) {
-        if let Some(mut step) = self.recorder.pop() {
+    /// The step that was recorded last turns out to fail the run; why, in our own words.
+    pub(super) fn fail_last(&mut self, class: ErrorType, words: Option<&str>) -> Stop {
+        if let Some(mut step) = self.recorder.run.steps.pop() {
             step.text = words.map(|words| ServerText::new(words.as_bytes(), ServerText::STATUS)).or(step.text);
             self.fail(step, class);
         }
+        Stop::Logout
     }
 
-    /// Records a step that got no tagged response, as what that means.
+    /// Records a step that got no tagged response.
     pub(super) fn fault(&mut self, mut step: Step, fault: &Fault) -> Stop {
         self.describe(&mut step, fault);
-        // A server that ended the session before the login was sent said nothing of it.
+        // A server that ended the session before the login was sent did not refuse it.
         let command = step.name.command().filter(|_| step.sent_bytes != Some(0));
         let class = match (fault.class, &fault.response) {
             (ErrorType::Bye, Some(response)) => classify::of_refusal(command, response),
@@ -344,22 +294,19 @@ impl Conversation<'_> {
             (ErrorType::ProtocolContinuation, _) if step.name == CommandName::Authenticate => ErrorType::AuthProtocol,
             (class, _) => class,
         };
-        // What was said untagged counts where nothing else was said of the login.
-        let warning =
-            fault.warning.as_ref().filter(|_| class == fault.class && command.is_some_and(CommandName::is_login));
+        // An untagged response gives the class if it is the only one to the login.
+        let is_login = class == fault.class && command.is_some_and(CommandName::is_login);
+        let warning = fault.warning.as_ref().filter(|_| is_login);
         let by_warning = warning.and_then(|response| Some((response, classify::of_code(command, response.code)?)));
-        let class = match by_warning {
-            Some((response, class)) => {
-                note_status(&mut step, response);
-                class
-            }
-            None => class,
-        };
+        let class = by_warning.map_or(class, |(response, class)| {
+            note_status(&mut step, response);
+            class
+        });
         self.fail(step, class);
         if fault.can_logout { Stop::Logout } else { Stop::Close }
     }
 
-    /// Notes on a step what is known of a fault.
+    /// Notes a fault on its step.
     pub(super) fn describe(&self, step: &mut Step, fault: &Fault) {
         step.close_notify = fault.close_notify;
         step.tls_fault = fault.tls;
@@ -367,12 +314,17 @@ impl Conversation<'_> {
         if let Some(response) = bye.or(fault.warning.as_ref()) {
             note_status(step, response);
         }
-        let words = [&fault.warning, &fault.response]
-            .map(|response| response.as_ref().map(|response| response.text.as_slice()));
-        let words = match words {
-            [Some(warning), Some(response)] => Some(Cow::Owned([warning, response].join(b" | ".as_slice()))),
-            [one, other] => one.or(other).map(Cow::Borrowed),
-        };
-        step.text = words.map(|words| self.redactor.text(&words, ServerText::STATUS));
+        let responses = [&fault.warning, &fault.response].into_iter().flatten();
+        let words: Vec<&[u8]> = responses.map(|response| response.text.as_slice()).collect();
+        step.text = (!words.is_empty()).then(|| self.redactor.text(&words.join(b" | ".as_slice()), ServerText::STATUS));
+    }
+}
+
+/// The tag of a command: the id of its span, or a short form of it.
+pub(super) fn tag(style: TagStyle, id: Option<SpanId>) -> String {
+    let id = id.map(|id| id.to_string()).unwrap_or_default();
+    match style {
+        TagStyle::SpanId => id,
+        TagStyle::Short => format!("T{}", id.get(..6).unwrap_or_default()),
     }
 }

@@ -1,6 +1,6 @@
 //! Carries bytes between a connection and a session, and gives every event the stamp of the read that brought it.
 //!
-//! It holds the deadlines and cancelling. Not here: which command comes next, and what a response means (`conversation` and the
+//! It enforces deadlines and cancellation. Not here: which command comes next, and what a response means (`conversation` and the
 //! scripts above it).
 
 use std::{
@@ -10,17 +10,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use imaptrace_imap::{Command, CommandName, Event, Limits, OffendingLine, ResponseCode, Session, StatusResponse};
+use imaptrace_record::{CloseNotify, ErrorType};
 use tokio::time::timeout_at;
-
-use imaptrace_imap::{
-    Command, CommandName, Condition, Event, Limits, OffendingLine, ResponseCode, Session, SessionProgress,
-    StatusResponse,
-};
-use imaptrace_record::ErrorType;
 
 use super::{
     classify,
-    exchange::{Awaited, Exchange, Fault, SecureError, is_end},
+    exchange::{Awaited, Exchange, Fault, SecureError},
     job::Cancel,
     split::Pace,
     transcript::Transcript,
@@ -28,7 +24,7 @@ use super::{
 };
 use crate::{
     clock::{self, Deadline},
-    net::{Armed, Buffer, MaybeTlsStream, StampedStream, TcpInfo, TlsCause, TlsFailure, Traffic},
+    net::{Armed, Buffer, MaybeTlsStream, StampedStream, TcpInfo, TlsCause, TlsFailure},
 };
 
 /// A connection and the session on it.
@@ -36,38 +32,36 @@ pub(super) struct Driver {
     line: Option<MaybeTlsStream>,
     /// The handshake that is still to come.
     armed: Option<Armed>,
-    wire: StampedStream,
+    pub(super) wire: StampedStream,
     pub(super) session: Session,
-    /// What was read last, while something of it is unread.
+    /// The last read, while a part of it is unprocessed.
     buffer: Option<Buffer>,
     unread: std::ops::Range<usize>,
-    /// When the last of the bytes in the buffer arrived.
+    /// When the last and the first of the bytes in the buffer arrived.
     stamp: Instant,
-    /// When the first of them did.
     first_stamp: Instant,
-    /// Plain bytes that the last read gave.
-    pub(super) last_read: usize,
-    /// Plain bytes that were read since others had their turn.
+    /// Plain bytes of the last read.
+    last_read: usize,
+    /// Plain bytes read since the last yield.
     turn: usize,
-    /// When the last step's last bytes came, or the connection stood: since then the server has had nothing to do.
+    /// When the last step's last bytes came, or the connection was established: the server has been idle since.
     pub(super) idle_since: Instant,
     pub(super) info: TcpInfo,
-    /// The first untagged NO or BAD to the command under way, or the first whose code gives a class.
+    /// The first untagged NO or BAD during the command, or the first whose code gives a class.
     warning: Option<StatusResponse>,
-    /// How fast the line is.
+    /// The rate of the line.
     pub(super) pace: Pace,
     pub(super) watch: Watch,
-    /// Where the conversation is shown, if it is.
     pub(super) transcript: Option<Box<Transcript>>,
 }
 
-/// As many continuations of a command are kept; the rest only count.
+/// The most continuations of a command that are kept.
 const KEPT: usize = 16;
-/// After so many bytes all other runs on this thread have a turn: they may be five thousand responses, and half a
-/// millisecond. The runtime counts reads, and its 128 are 8 MiB; a server that never pauses would keep the thread.
+/// Bytes after which the task yields: five thousand responses, and half a millisecond. The runtime counts reads, and its 128
+/// are 8 MiB; a server that never pauses would keep the thread.
 const TURN: usize = 64 << 10;
-/// On a connection that is no more, whatever was said is there at once.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long the last responses of a broken connection are read: they are there already.
+const LAST_RESPONSES: Duration = Duration::from_secs(1);
 
 impl Driver {
     pub(super) fn new(wire: StampedStream, armed: Option<Armed>, limits: Limits, cancel: Cancel) -> Self {
@@ -92,16 +86,18 @@ impl Driver {
         }
     }
 
-    pub(super) fn wire(&self) -> &StampedStream {
-        &self.wire
+    /// The connection is established, and the server idle from now on.
+    pub(super) fn connected(&mut self) {
+        self.stamp = clock::now();
+        (self.first_stamp, self.idle_since) = (self.stamp, self.stamp);
     }
 
-    /// Whether bytes wait that no step has asked for.
+    /// Whether bytes were read that belong to no step yet.
     pub(super) fn has_unread(&self) -> bool {
         !self.unread.is_empty()
     }
 
-    /// Puts TLS over the connection. The handle on the stamped stream stays, whatever comes of it.
+    /// Puts TLS over the connection. The stamped stream stays readable, also after a failure.
     pub(super) async fn secure(&mut self, deadline: Deadline) -> Result<(), SecureError> {
         self.line = None;
         let Some(armed) = self.armed.take() else {
@@ -117,17 +113,17 @@ impl Driver {
             Waited::Done(Err(failure)) => {
                 let ended = matches!(failure.cause, TlsCause::Eof | TlsCause::Reset);
                 return Err(match self.kept_idle(deadline).filter(|_| ended) {
-                    Some(class) => SecureError::OwnDelay(class),
+                    Some(class) => SecureError::Own(class),
                     None => SecureError::Failed(failure),
                 });
             }
             Waited::TimeUp => {
-                return Err(match self.own_delay(deadline, Awaited::Answer) {
-                    Some(class) => SecureError::OwnDelay(class),
-                    None => SecureError::Failed(TlsFailure::new(TlsCause::Timeout, String::new())),
-                });
+                let own = self.own_delay(deadline, Awaited::Answer).map(SecureError::Own);
+                return Err(
+                    own.unwrap_or_else(|| SecureError::Failed(TlsFailure::new(TlsCause::Timeout, String::new())))
+                );
             }
-            Waited::Cancelled => return Err(SecureError::Cancelled),
+            Waited::Cancelled => return Err(SecureError::Own(ErrorType::Cancelled)),
         };
         self.line = Some(MaybeTlsStream::Tls(Box::new(stream)));
         self.session.secured();
@@ -142,20 +138,13 @@ impl Driver {
         }
     }
 
-    /// Waits for the greeting. Returns it with the stamp of its last byte.
+    /// Waits for the greeting. Returns it and the stamp of its last byte.
     pub(super) async fn greeting(&mut self, deadline: Deadline) -> Result<(StatusResponse, Instant), Fault> {
         self.wire.watch_unread(deadline.tenth());
         loop {
             let next = self.next(deadline, ErrorType::TimeoutGreeting).await;
-            match next.map_err(|fault| self.excused(fault, deadline))? {
-                Event::Greeting(response) => return Ok((response, self.stamp)),
-                Event::Bye(_)
-                | Event::Tagged(_)
-                | Event::Continuation
-                | Event::FirstByte
-                | Event::FirstRow
-                | Event::Alert(_)
-                | Event::Warning(_) => {}
+            if let Event::Greeting(response) = next.map_err(|fault| self.excused(fault, deadline))? {
+                return Ok((response, self.stamp));
             }
         }
     }
@@ -173,57 +162,20 @@ impl Driver {
         self.warning = None;
         self.wire.begin_step();
         self.wire.watch_unread(deadline.tenth());
-        let now = clock::now();
-        let mut exchange = Exchange {
-            start: now,
-            end: now,
-            first_byte: None,
-            first_row: None,
-            continuations: Vec::new(),
-            sasl_messages: Vec::new(),
-            waited: Duration::ZERO,
-            alert: None,
-            sent: 0,
-            traffic: Traffic::default(),
-            more: false,
-            progress: SessionProgress::default(),
-            // Replaced below; a command without a response keeps this.
-            result: Err(Fault::new(ErrorType::Internal, now)),
-        };
-        let mut result = match early {
+        let mut exchange = Exchange::new(deadline, write);
+        let result = match early {
             Ok(()) => {
-                let result = self.converse(tag, command, deadline, write, &mut exchange).await;
+                let result = self.converse(tag, command, &mut exchange).await;
                 result.map_err(|fault| self.excused(fault, deadline))
             }
-            Err(fault) => Err(Fault { at: now, ..fault }),
+            Err(fault) => Err(Fault { at: exchange.start, ..fault }),
         };
-        exchange.start = self.wire.first_write().unwrap_or(now);
+        exchange.start = self.wire.first_write().unwrap_or(exchange.start);
         exchange.end = match &result {
             Ok(_) => self.stamp,
             Err(fault) => fault.at,
         };
-        if let Err(fault) = &mut result
-            && fault.class == ErrorType::Cancelled
-            // The command stands whole on the line, or none of it does.
-            && (self.session.is_between_commands() || self.wire.first_write().is_none())
-        {
-            self.session.abandon();
-            fault.can_logout = true;
-        }
-        // The tagged line did not come: what came in its place is what the server had to say.
-        if let Err(fault) = &mut result
-            && is_end(fault.class)
-        {
-            fault.warning = self.warning.take();
-        }
-        self.warning = None;
-        if let Err(fault) = &mut result {
-            self.explain(fault);
-            if let Some(transcript) = &mut self.transcript {
-                transcript.incomplete(self.session.partial().len(), fault.at);
-                transcript.event(fault.class.as_str(), fault.at);
-            }
-        }
+        exchange.result = result.map_err(|fault| self.explained(fault));
         exchange.traffic = self.wire.traffic();
         exchange.more = self.has_unread() || self.wire.has_waiting();
         exchange.sasl_messages = self.session.sasl_messages().to_vec();
@@ -231,32 +183,44 @@ impl Driver {
         if !self.session.trusts_untagged() {
             // They came while rows were cut wrongly, and may be mail.
             (exchange.alert, exchange.progress.referral) = (None, None);
-            if let Err(fault) = &mut result {
-                fault.warning = None;
-            }
         }
-        exchange.result = result;
         exchange
     }
 
-    /// A wait that ended in the middle of a literal: the server, or the path from it, owes the rest of it.
-    fn explain(&self, fault: &mut Fault) {
-        let waited = matches!(fault.class, ErrorType::TimeoutCommand | ErrorType::Eof | ErrorType::Reset);
-        if waited
+    /// A fault with what the session and the connection show of it.
+    fn explained(&mut self, mut fault: Fault) -> Fault {
+        use ErrorType::{Bye, Cancelled, Eof, Reset, TimeoutCommand, TimeoutWrite, TlsAlert, TlsProtocol};
+        // The command stands whole on the line, or none of it does.
+        if fault.class == Cancelled && (self.session.is_between_commands() || self.wire.first_write().is_none()) {
+            self.session.abandon();
+            fault.can_logout = true;
+        }
+        // The server, the connection or the deadline ended the command: an untagged response is its answer, if it is no mail.
+        if matches!(fault.class, Bye | Eof | Reset | TlsAlert | TlsProtocol | TimeoutCommand | TimeoutWrite)
+            && self.session.trusts_untagged()
+        {
+            fault.warning = self.warning.take();
+        }
+        // A wait that ended in the middle of a literal: the server, or the path from it, owes the rest of it.
+        if matches!(fault.class, TimeoutCommand | Eof | Reset)
             && fault.response.is_none()
             && let Some((left, size)) = self.session.awaited()
         {
-            let text = format!("{left} octets of a literal of {size} are still awaited").into_bytes();
-            fault.response = Some(StatusResponse { condition: Condition::Bad, code: None, text });
+            fault = fault.with_text(format!("{left} octets of a literal of {size} are still awaited").into_bytes());
         }
+        if let Some(transcript) = &mut self.transcript {
+            transcript.incomplete(self.session.partial().len(), fault.at);
+            transcript.event(fault.class.as_str(), fault.at);
+        }
+        fault
     }
 
-    /// Takes in what stood behind the last command's end before the next one is sent: it counts among the next one's
-    /// bytes, but is no answer to it.
+    /// Processes what was read behind the last tagged line before the next command is sent: it counts among the next one's
+    /// bytes, but does not answer it.
     fn settle(&mut self) -> Result<(), Fault> {
         while !self.unread.is_empty() {
-            if let Some(Event::Bye(response)) = self.understand()? {
-                return Err(Fault::new(ErrorType::Bye, self.stamp).with(Some(response)));
+            if let Some(Event::Bye(response)) = self.process()? {
+                return Err(Fault::bye(response, self.stamp));
             }
         }
         Ok(())
@@ -266,8 +230,6 @@ impl Driver {
         &mut self,
         tag: &str,
         command: &Command<'_>,
-        deadline: Deadline,
-        write: Duration,
         exchange: &mut Exchange,
     ) -> Result<StatusResponse, Fault> {
         let parts = self.session.begin(tag, command).parts;
@@ -276,32 +238,27 @@ impl Driver {
             if let Some(transcript) = &mut self.transcript {
                 transcript.sending(tag, command, &part.bytes, number == 0);
             }
-            self.send(&part.bytes, deadline, write).await?;
-            exchange.sent += part.bytes.len() as u64;
+            self.send(&part.bytes, exchange).await?;
             self.session.sent(part.then_wait, number == last);
             if part.then_wait
-                && let Some(response) = self.until_go_or_end(deadline, exchange).await?
+                && let Some(response) = self.until_go_or_end(exchange).await?
             {
                 return Ok(response);
             }
         }
         loop {
-            if let Some(response) = self.until_go_or_end(deadline, exchange).await? {
+            if let Some(response) = self.until_go_or_end(exchange).await? {
                 return self.with_complaint(response);
             }
             // Boxed: what only a login needs is not held while another command waits.
-            Box::pin(self.reply(deadline, write, exchange)).await?;
+            Box::pin(self.reply(exchange)).await?;
         }
     }
 
-    /// Waits for a `+` (none) or the command's end.
-    pub(super) async fn until_go_or_end(
-        &mut self,
-        deadline: Deadline,
-        exchange: &mut Exchange,
-    ) -> Result<Option<StatusResponse>, Fault> {
+    /// Waits for a `+` (none) or the tagged line.
+    pub(super) async fn until_go_or_end(&mut self, exchange: &mut Exchange) -> Result<Option<StatusResponse>, Fault> {
         loop {
-            match self.next(deadline, ErrorType::TimeoutCommand).await? {
+            match self.next(exchange.deadline, ErrorType::TimeoutCommand).await? {
                 Event::Tagged(response) => return Ok(Some(response)),
                 Event::Continuation => {
                     if exchange.continuations.len() < KEPT {
@@ -318,16 +275,14 @@ impl Driver {
                     }
                     self.warn(response);
                 }
-                Event::Bye(response) => {
-                    return Err(Fault::new(ErrorType::Bye, self.stamp).with(Some(response)));
-                }
+                Event::Bye(response) => return Err(Fault::bye(response, self.stamp)),
                 Event::Alert(_) | Event::Greeting(_) => {}
             }
         }
     }
 
-    /// Whether time is up; with an error when the run is cancelled. A server that never pauses must not keep the clock from
-    /// being looked at: a timer is polled after what it guards.
+    /// Whether time is up; an error if the run is cancelled. A timer is polled after the read that it guards, so a server that
+    /// never pauses would never be timed out.
     fn is_over(&self, deadline: Deadline) -> Result<bool, Fault> {
         let now = clock::now();
         if self.watch.is_cancelled() {
@@ -336,49 +291,52 @@ impl Driver {
         Ok(now >= deadline.end() && now >= deadline.lengthened())
     }
 
-    /// Sends bytes of a command that must be over by `deadline`; the kernel takes them within `write`.
-    pub(super) async fn send(&mut self, bytes: &[u8], deadline: Deadline, write: Duration) -> Result<(), Fault> {
+    /// Sends bytes of a command, and counts them.
+    pub(super) async fn send(&mut self, bytes: &[u8], exchange: &mut Exchange) -> Result<(), Fault> {
+        let Exchange { deadline, write, .. } = *exchange;
         if self.is_over(deadline)? {
             return Err(self.time_up(deadline, ErrorType::TimeoutWrite, Awaited::Us));
         }
         let own = deadline.part(write);
-        let Some(line) = &mut self.line else { return Err(Fault::new(ErrorType::Internal, clock::now())) };
+        let Some(line) = &mut self.line else { return Err(Fault::now(ErrorType::Internal)) };
         match self.watch.until(own, || (), line.write_all(bytes)).await {
-            Waited::Done(Ok(())) => Ok(()),
+            Waited::Done(Ok(())) => {
+                exchange.sent += bytes.len() as u64;
+                Ok(())
+            }
             Waited::TimeUp => {
-                // When little time was left to it, the rest of the step shows why.
+                // If little of the step was left for the write, the whole step is judged.
                 let whole = if own.end() < own.begin() + write { deadline } else { own };
                 Err(self.time_up(whole, ErrorType::TimeoutWrite, Awaited::Room(own.begin())))
             }
-            Waited::Cancelled => Err(Fault::new(ErrorType::Cancelled, clock::now())),
+            Waited::Cancelled => Err(Fault::now(ErrorType::Cancelled)),
             Waited::Done(Err(error)) => {
                 let fault = classify::fault_of_io(&error);
-                // What is wrong here, the server knows nothing of, and may be silent for long.
+                // A local fault: the server sends nothing because of it.
                 if fault.class != ErrorType::Reset {
                     return Err(fault);
                 }
-                // The server may have said why before it hung up: what came first is what happened.
+                // The server may have sent the reason before it closed.
                 let ended = error.kind() == io::ErrorKind::BrokenPipe;
-                Err(self.last_words(own.part(LAST_WORDS), ended).await.unwrap_or(fault))
+                Err(self.last_responses(own.part(LAST_RESPONSES), ended).await.unwrap_or(fault))
             }
         }
     }
 
     /// Keeps an untagged NO or BAD, in case that no tagged line follows.
     fn warn(&mut self, response: StatusResponse) {
-        let tells = |response: &StatusResponse| classify::of_code(Some(CommandName::Login), response.code).is_some();
-        if self.warning.as_ref().is_none_or(|known| !tells(known) && tells(&response)) {
+        let has_class =
+            |response: &StatusResponse| classify::of_code(Some(CommandName::Login), response.code).is_some();
+        if self.warning.as_ref().is_none_or(|known| !has_class(known) && has_class(&response)) {
             self.warning = Some(response);
         }
     }
 
-    /// What the server said before its connection was found to be broken; that it had ended it, if it had.
-    async fn last_words(&mut self, deadline: Deadline, ended: bool) -> Option<Fault> {
+    /// The BYE that came before the connection broke, or that the server closed it, if it did.
+    async fn last_responses(&mut self, deadline: Deadline, ended: bool) -> Option<Fault> {
         loop {
             match self.next(deadline, ErrorType::TimeoutCommand).await {
-                Ok(Event::Bye(response)) => {
-                    return Some(Fault::new(ErrorType::Bye, self.stamp).with(Some(response)));
-                }
+                Ok(Event::Bye(response)) => return Some(Fault::bye(response, self.stamp)),
                 Ok(Event::Warning(response)) => self.warn(response),
                 Ok(_) => {}
                 Err(fault) => return (ended && fault.class == ErrorType::Eof).then_some(fault),
@@ -391,14 +349,14 @@ impl Driver {
             if self.unread.is_empty() {
                 self.read(deadline, timeout).await?;
             }
-            if let Some(event) = self.understand()? {
+            if let Some(event) = self.process()? {
                 return Ok(event);
             }
         }
     }
 
-    /// Hands the session some of the bytes that wait.
-    fn understand(&mut self) -> Result<Option<Event>, Fault> {
+    /// Passes unread bytes to the session, up to the next event.
+    fn process(&mut self) -> Result<Option<Event>, Fault> {
         let read = self.buffer.as_ref().map(Buffer::filled).unwrap_or_default();
         let bytes = read.get(self.unread.clone()).unwrap_or_default();
         match self.session.receive(bytes) {
@@ -418,13 +376,12 @@ impl Driver {
                 }
                 let text = match line {
                     OffendingLine::Text(text) => text.to_vec(),
-                    // What is wrong with it cannot be seen, and is said.
+                    // The line is not shown, so the violation is named.
                     withheld @ OffendingLine::Withheld { .. } => format!("{violation}: {withheld}").into_bytes(),
                 };
-                let response =
-                    (!text.is_empty()).then_some(StatusResponse { condition: Condition::Bad, code: None, text });
                 self.unread = 0..0;
-                Err(Fault::new(classify::of_violation(violation), self.stamp).with(response))
+                let fault = Fault::new(classify::of_violation(violation), self.stamp);
+                Err(if text.is_empty() { fault } else { fault.with_text(text) })
             }
         }
     }
@@ -438,11 +395,11 @@ impl Driver {
             self.turn = 0;
             tokio::task::yield_now().await;
         }
-        let Some(line) = &mut self.line else { return Err(Fault::new(ErrorType::Internal, clock::now())) };
+        let Some(line) = &mut self.line else { return Err(Fault::now(ErrorType::Internal)) };
         self.wire.begin_read();
         let (held, wire) = (&mut self.buffer, &self.wire);
         let reading = poll_fn(|context| {
-            // Taken at each poll: a connection that waits has none.
+            // Taken at each poll: a waiting connection holds none.
             let mut buffer = Buffer::take();
             let polled = line.poll_read(context, buffer.room());
             match polled {
@@ -460,12 +417,12 @@ impl Driver {
         (self.first_stamp, self.stamp) = self.wire.last_arrival().unwrap_or_else(|| (clock::now(), clock::now()));
         match read {
             Waited::TimeUp => Err(self.time_up(deadline, timeout, awaited)),
-            Waited::Cancelled => Err(Fault::new(ErrorType::Cancelled, clock::now())),
+            Waited::Cancelled => Err(Fault::now(ErrorType::Cancelled)),
             Waited::Done(Err(error)) => Err(classify::fault_of_io(&error)),
             Waited::Done(Ok(0)) => {
                 Err(Fault { close_notify: self.close_notify(), ..Fault::new(ErrorType::Eof, self.stamp) })
             }
-            // Too late, though it has come by now.
+            // Too late, though it has arrived by now.
             Waited::Done(Ok(_)) if self.stamp > deadline.end() && self.stamp > deadline.lengthened() => {
                 self.buffer = None;
                 Err(self.time_up(deadline, timeout, awaited))
@@ -479,22 +436,28 @@ impl Driver {
         }
     }
 
-    /// When the next byte that waits arrived, as far as it is known: the first of a read is told from the others.
+    /// When the next unread byte arrived, as far as is known: a read has a stamp for its first byte, and one for the others.
     fn stamp_of_next(&self) -> Instant {
         if self.unread.start == 0 { self.first_stamp } else { self.stamp }
     }
 
-    /// Says good-bye to the transport. Nothing depends on it, so it gets no more time than this.
+    /// Closes the transport, in no more time than this. Nothing measured depends on its result.
     pub(super) async fn close(&mut self, deadline: Instant) {
         if let Some(mut line) = self.line.take() {
-            // Whether the peer still listens makes no difference to anything that was measured.
             drop(timeout_at(deadline.into(), line.close()).await);
         }
     }
 
-    /// From here on a cancelled run may still finish what it does, for LOGOUT.
-    pub(super) fn ignore_cancel(&mut self) {
-        self.watch.ignore_cancel();
+    /// Whether the TLS connection that just ended was closed as it should be (RFC 8446 §6.1).
+    fn close_notify(&self) -> Option<CloseNotify> {
+        self.tls()?;
+        Some(match self.wire.last_record() {
+            // In TLS 1.3 two bytes of data look the same from outside.
+            Some(last) if last.may_be_alert() && self.last_read == 2 => CloseNotify::Unknown,
+            Some(last) if last.may_be_alert() => CloseNotify::True,
+            Some(_) => CloseNotify::False,
+            None => CloseNotify::Unknown,
+        })
     }
 }
 

@@ -1,16 +1,15 @@
-//! Fills a mailbox with messages by APPEND, and goes on where an earlier fill ended.
+//! Fills a mailbox with messages by APPEND, and continues where an earlier fill ended.
 //!
-//! It goes there and logs in by the same rules as a probe, as the same steps. Then, and nothing else:
+//! It connects and logs in as a probe does, with the same steps. Then, and nothing else:
 //!
 //! ```text
 //! EXAMINE [CREATE EXAMINE] [SEARCH [SEARCH]] APPEND [SELECT APPEND] APPEND … EXAMINE SEARCH LOGOUT
 //! ```
 //!
-//! The messages and their marker come from the caller (`cli`, which has them from `synthetic_mail`): this module makes no message.
-//! A mailbox that holds messages without the marker is left alone unless the caller says otherwise, and so is one of which
-//! the server's figures cannot be true: the second SEARCH is for a header field that no message has. EXAMINE, not SELECT:
-//! a mailbox that turns out to be somebody's own keeps its \Recent marks. SELECT only for a server that takes no message
-//! while a mailbox is open by EXAMINE, as Courier does. One command at a time, one connection.
+//! The messages and their marker come from the caller (`cli`, by `synthetic_mail`). Nothing is added to a mailbox that has messages
+//! without the marker, unless the caller allows it, or for which the server's figures cannot be true: the second SEARCH is for a
+//! header field that no message has. EXAMINE, not SELECT: a mailbox with other mail keeps its \Recent flags. SELECT only for a
+//! server that, as Courier, accepts no message while a mailbox is open by EXAMINE. One command at a time, one connection.
 
 use std::time::Duration;
 
@@ -20,44 +19,41 @@ use tokio::time::sleep;
 
 use super::{
     conversation::{Conversation, Stop},
-    driver::Driver,
     exchange::Exchange,
-    job::{Cancel, Job},
-    journey::{self, MailboxTask},
-    prober::Prober,
+    job::{Cancel, Job, Prober},
+    journey::MailboxTask,
     wait::cancelled,
 };
 use crate::{clock, plan::Target};
 
-/// How long a message that is on its way may take to arrive once the operator wants to stop.
+/// How long a message under way may take once the operator stops the fill.
 const GRACE: Duration = Duration::from_secs(3);
-/// A message may be large and the line slow; a search for a header may read every message of a large mailbox from its
-/// disk. Both only bound a server that hangs.
+/// A message may be large and the line slow; a search for a header may read every message from disk. Both only bound a server
+/// that hangs.
 const MESSAGE: Duration = Duration::from_secs(2 * 60);
 const SEARCH: Duration = Duration::from_secs(15 * 60);
 /// No user waits for a fill.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-/// A SEARCH answer is one line, and this is one of a million numbers. Bytes.
+/// Length in bytes of a SEARCH response with a million numbers, which is one line.
 const LINE: usize = 8 << 20;
 
 /// What to fill.
 pub struct Fill<'a> {
-    /// How many messages with the marker the mailbox is to hold.
+    /// How many messages with the marker the mailbox is to have.
     pub messages: u32,
-    /// Name of the header field that all messages of the source have, and no other mail. No mail has one of this name
-    /// with `-Absent` behind it.
+    /// Name of the header field that all messages of the source have, and no other mail. No mail has it with `-Absent` behind it.
     pub marker: &'a str,
-    /// Makes the mailbox when it is not there.
+    /// Creates the mailbox if there is none.
     pub create: bool,
-    /// Fills it even when it holds mail without the marker.
+    /// Fills it even if it has mail without the marker.
     pub among_other_mail: bool,
     /// Where the messages come from.
     pub source: &'a mut dyn MessageSource,
 }
 
-/// Gives the messages, and is called as each is stored.
+/// Makes the messages, and is called as each is stored.
 pub trait MessageSource {
-    /// So many are in the mailbox already; called once, when the rest is about to be added.
+    /// The mailbox has this many already; called once, before the rest is added.
     fn begin(&mut self, found: u32);
     /// Message `number`, from 1.
     fn letter(&mut self, number: u32) -> Letter;
@@ -69,16 +65,16 @@ pub trait MessageSource {
 pub struct Letter {
     /// The message (RFC 5322), 7-bit, lines with CRLF.
     pub bytes: Vec<u8>,
-    /// When it came, as RFC 9051 §9 `date-time` without its quotes.
+    /// When it was received, as RFC 9051 §9 `date-time` without its quotes.
     pub date: String,
     /// Marked as read.
     pub seen: bool,
 }
 
-/// What became of a fill.
+/// The result of a fill.
 #[derive(Debug)]
 pub struct Filled {
-    /// The session, as steps; APPEND is among them only when it failed. What failed is in it.
+    /// The session, as steps; APPEND is among them only if it failed.
     pub run: Run,
     /// How the fill ended.
     pub end: FillEnd,
@@ -100,31 +96,31 @@ pub enum FillEnd {
         /// How many.
         counted: u64,
     },
-    /// All were taken, and the server counts fewer.
+    /// All were stored, and the server counts fewer.
     Short {
         /// How many.
         counted: u64,
     },
-    /// Left alone, since it holds other mail.
+    /// Nothing was added: it has other mail.
     OtherMail {
         /// Messages without the marker.
         other: u64,
     },
-    /// Left alone, since the server finds messages by a header field that none has: it takes `HEADER field ""` for "all".
+    /// Nothing was added: the server finds messages by a header field that none has, and takes `HEADER field ""` for "all".
     Indiscriminate {
         /// How many it finds.
         absent: u64,
     },
-    /// More messages with the marker than messages. Nothing is added after that.
+    /// More messages with the marker than messages; nothing more was added.
     Miscounted {
         /// Messages with the marker.
         counted: u64,
         /// Messages in all.
         exists: u64,
     },
-    /// There is no such mailbox, and it was not to be made.
+    /// There is no such mailbox, and it was not to be created.
     Missing,
-    /// The operator had enough.
+    /// The operator stopped it.
     Stopped,
     /// A step failed: the run has it.
     Failed,
@@ -137,12 +133,12 @@ pub fn allow(target: &mut Target) {
 }
 
 impl Prober {
-    /// Fills a mailbox. Ends soon after `cancel` says so, with what was stored by then.
+    /// Fills a mailbox. Ends soon after `cancel`, with what was stored by then.
     pub async fn fill(&self, job: Job<'_>, fill: Fill<'_>, cancel: Cancel) -> Filled {
         let mut filling = Filling { fill, end: FillEnd::Failed, found: 0, added: 0, bytes: 0, took: Duration::ZERO };
-        let run = journey::run_session(Conversation::new(self, job, cancel.clone()), &mut filling).await;
+        let run = Conversation::new(self, job, cancel.clone()).run(&mut filling).await;
         let Filling { mut end, found, added, bytes, took, .. } = filling;
-        // A command that was left because of the wish to stop is no fault.
+        // A command that the operator stopped is no fault.
         let no_fault = run.error_type.is_none_or(|class| class == ErrorType::Cancelled);
         if end == FillEnd::Failed && *cancel.borrow() && no_fault {
             end = FillEnd::Stopped;
@@ -161,71 +157,68 @@ struct Filling<'a> {
 }
 
 impl MailboxTask for Filling<'_> {
-    async fn run(&mut self, conversation: &mut Conversation<'_>, driver: &mut Driver) -> Result<(), Stop> {
-        let Some(exists) = self.open(conversation, driver).await? else {
-            self.end = FillEnd::Missing;
-            return Ok(());
-        };
-        let ours = if exists == 0 { 0 } else { search(conversation, driver, self.fill.marker).await? };
-        // What is not ours is the rest.
-        let Some(other) = exists.checked_sub(ours) else {
-            self.end = FillEnd::Miscounted { counted: ours, exists };
-            return Ok(());
-        };
-        if ours > 0 {
-            let absent = search(conversation, driver, &format!("{}-Absent", self.fill.marker)).await?;
-            if absent > 0 {
-                self.end = FillEnd::Indiscriminate { absent };
-                return Ok(());
-            }
-        }
-        self.found = ours;
-        if other > 0 && !self.fill.among_other_mail {
-            self.end = FillEnd::OtherMail { other };
-            return Ok(());
-        }
-        let next = u32::try_from(ours).map_or(u32::MAX, |ours| ours.saturating_add(1));
-        if next > self.fill.messages {
-            self.end = FillEnd::Complete { counted: ours };
-            return Ok(());
-        }
-        self.fill.source.begin(next - 1);
-        // From here on the wish to stop waits for the message under way: half a literal cannot be followed by LOGOUT.
-        let mut stop = conversation.cancel.clone();
-        driver.ignore_cancel();
-        let start = clock::now();
-        let appended = self.append_all(conversation, driver, next, &mut stop).await;
-        self.took = clock::now() - start;
-        if !appended? {
-            self.end = FillEnd::Stopped;
-            return Ok(());
-        }
-        let count = unless_stopped(&mut stop, self.count(conversation, driver)).await;
-        let (counted, exists) = count.unwrap_or(Err(Stop::Close))?;
-        self.end = if counted > exists {
-            FillEnd::Miscounted { counted, exists }
-        } else if counted >= u64::from(self.fill.messages) {
-            FillEnd::Complete { counted }
-        } else {
-            FillEnd::Short { counted }
-        };
+    async fn run(&mut self, conversation: &mut Conversation<'_>) -> Result<(), Stop> {
+        self.end = self.fill_mailbox(conversation).await?;
         Ok(())
     }
 }
 
 impl Filling<'_> {
-    /// Opens the mailbox to look into it, and makes it if need be. Returns how many messages it holds, if it is there.
-    async fn open(&self, conversation: &mut Conversation<'_>, driver: &mut Driver) -> Result<Option<u64>, Stop> {
-        let target = conversation.target;
-        let mailbox = target.journey.mailbox.as_str();
-        let examine = Command::Select { mailbox, read_only: true };
-        let (mut step, exchange) = conversation.perform(driver, &examine).await?;
+    async fn fill_mailbox(&mut self, conversation: &mut Conversation<'_>) -> Result<FillEnd, Stop> {
+        let Some(exists) = self.open(conversation).await? else { return Ok(FillEnd::Missing) };
+        let ours = if exists == 0 { 0 } else { search(conversation, self.fill.marker).await? };
+        let Some(other) = exists.checked_sub(ours) else {
+            return Ok(FillEnd::Miscounted { counted: ours, exists });
+        };
+        if ours > 0 {
+            let absent = search(conversation, &format!("{}-Absent", self.fill.marker)).await?;
+            if absent > 0 {
+                return Ok(FillEnd::Indiscriminate { absent });
+            }
+        }
+        self.found = ours;
+        if other > 0 && !self.fill.among_other_mail {
+            return Ok(FillEnd::OtherMail { other });
+        }
+        let next = u32::try_from(ours).map_or(u32::MAX, |ours| ours.saturating_add(1));
+        if next > self.fill.messages {
+            return Ok(FillEnd::Complete { counted: ours });
+        }
+        self.fill.source.begin(next - 1);
+        // From here on a stop waits for the message under way: half a literal cannot be followed by LOGOUT.
+        let mut stop = conversation.cancel.clone();
+        conversation.driver.watch.ignore_cancel();
+        let start = clock::now();
+        let appended = self.append_all(conversation, next, &mut stop).await;
+        self.took = clock::now() - start;
+        if !appended? {
+            return Ok(FillEnd::Stopped);
+        }
+        // The server's counts: ours, and all.
+        let count = async {
+            let exists = examine_again(conversation).await?;
+            Ok((search(conversation, self.fill.marker).await?, exists))
+        };
+        let (counted, exists) = unless_stopped(&mut stop, count).await.unwrap_or(Err(Stop::Close))?;
+        Ok(if counted > exists {
+            FillEnd::Miscounted { counted, exists }
+        } else if counted >= u64::from(self.fill.messages) {
+            FillEnd::Complete { counted }
+        } else {
+            FillEnd::Short { counted }
+        })
+    }
+
+    /// Opens the mailbox, and creates it if need be. Returns how many messages it has, if it exists.
+    async fn open(&self, conversation: &mut Conversation<'_>) -> Result<Option<u64>, Stop> {
+        let mailbox = conversation.target.journey.mailbox.as_str();
+        let (mut step, exchange) = conversation.perform(&Command::Select { mailbox, read_only: true }).await?;
         let response = match &exchange.result {
             Ok(response) if response.condition != Condition::Ok => response,
-            Ok(_) | Err(_) => return size(conversation, (step, exchange)).map(Some),
+            Ok(_) | Err(_) => return size(conversation, step, exchange).map(Some),
         };
         let class = conversation.refused(&mut step, response);
-        // Many servers say no more than NO of a mailbox that is not there.
+        // Many servers have no code for a mailbox that does not exist.
         let missing = matches!(response.code, None | Some(ResponseCode::NonExistent | ResponseCode::TryCreate));
         if !missing || class != ErrorType::No {
             conversation.fail(step, class);
@@ -235,21 +228,14 @@ impl Filling<'_> {
         if !self.fill.create {
             return Ok(None);
         }
-        conversation.command(driver, &Command::Create { mailbox }).await?;
-        examine_again(conversation, driver).await.map(Some)
+        conversation.command(&Command::Create { mailbox }).await?;
+        examine_again(conversation).await.map(Some)
     }
 
-    /// What the server counts when it looks anew: ours, and all.
-    async fn count(&self, conversation: &mut Conversation<'_>, driver: &mut Driver) -> Result<(u64, u64), Stop> {
-        let exists = examine_again(conversation, driver).await?;
-        Ok((search(conversation, driver, self.fill.marker).await?, exists))
-    }
-
-    /// Adds the messages from `next` on. False when the operator had enough before the last one.
+    /// Adds the messages from `next` on. False when the operator stopped it before the last one.
     async fn append_all(
         &mut self,
         conversation: &mut Conversation<'_>,
-        driver: &mut Driver,
         next: u32,
         stop: &mut Cancel,
     ) -> Result<bool, Stop> {
@@ -258,7 +244,7 @@ impl Filling<'_> {
                 return Ok(false);
             }
             let letter = self.fill.source.letter(number);
-            let appended = unless_stopped(stop, append(conversation, driver, &letter, self.added == 0)).await;
+            let appended = unless_stopped(stop, append(conversation, &letter, self.added == 0)).await;
             appended.unwrap_or(Err(Stop::Close))?;
             self.added += 1;
             self.bytes += letter.bytes.len() as u64;
@@ -268,62 +254,47 @@ impl Filling<'_> {
     }
 }
 
-/// Opens the mailbox, which is there. Returns how many messages it holds.
-async fn examine_again(conversation: &mut Conversation<'_>, driver: &mut Driver) -> Result<u64, Stop> {
-    let target = conversation.target;
+/// Opens the mailbox, which exists. Returns how many messages it has.
+async fn examine_again(conversation: &mut Conversation<'_>) -> Result<u64, Stop> {
+    let (target, within) = (conversation.target, conversation.target.deadlines.command);
     let examine = Command::Select { mailbox: target.journey.mailbox.as_str(), read_only: true };
-    let exchanged = within(conversation, driver, &examine, target.deadlines.command).await?;
-    size(conversation, exchanged)
+    let (step, exchange) = conversation.perform_within(&examine, within, within).await?;
+    size(conversation, step, exchange)
 }
 
-/// How many messages an EXAMINE counted that was OK. It must count them (RFC 9051 §6.3.3): silence is not an empty mailbox.
-fn size(conversation: &mut Conversation<'_>, (step, exchange): (Step, Exchange)) -> Result<u64, Stop> {
-    let outcome = conversation.conclude(step, exchange)?;
-    outcome.progress.exists.map(u64::from).ok_or_else(|| journey::without_exists(conversation))
+/// How many messages an EXAMINE with OK counted. It must count them (RFC 9051 §6.3.3): no count is no empty mailbox.
+fn size(conversation: &mut Conversation<'_>, step: Step, exchange: Exchange) -> Result<u64, Stop> {
+    let exists = conversation.conclude(step, exchange)?.progress.exists;
+    exists.map(u64::from).ok_or_else(|| conversation.without_exists())
 }
 
 /// How many messages have such a header field.
-async fn search(conversation: &mut Conversation<'_>, driver: &mut Driver, field: &str) -> Result<u64, Stop> {
-    let (step, exchange) = within(conversation, driver, &Command::SearchHeader { field }, SEARCH).await?;
+async fn search(conversation: &mut Conversation<'_>, field: &str) -> Result<u64, Stop> {
+    let (step, exchange) = conversation.perform_within(&Command::SearchHeader { field }, SEARCH, SEARCH).await?;
     Ok(conversation.conclude(step, exchange)?.progress.found.unwrap_or_default())
 }
 
-/// Adds one message. Its step is kept only when it fails: there may be a hundred thousand.
-async fn append(
-    conversation: &mut Conversation<'_>,
-    driver: &mut Driver,
-    letter: &Letter,
-    first: bool,
-) -> Result<(), Stop> {
-    let target = conversation.target;
+/// Adds one message. Its step is kept only if it fails: there may be a hundred thousand.
+async fn append(conversation: &mut Conversation<'_>, letter: &Letter, first: bool) -> Result<(), Stop> {
+    let (target, within) = (conversation.target, conversation.target.deadlines.command);
     let mailbox = target.journey.mailbox.as_str();
     let command = Command::Append { mailbox, seen: letter.seen, date: &letter.date, message: &letter.bytes };
-    let (step, exchange) = within(conversation, driver, &command, MESSAGE).await?;
+    let (step, exchange) = conversation.perform_within(&command, MESSAGE, MESSAGE).await?;
     match exchange.result {
-        // Perhaps because the mailbox is open read-only, perhaps not: the second answer counts.
+        // Perhaps because the mailbox is open read-only: the response to the second APPEND counts.
         Ok(StatusResponse { condition: Condition::No, code: None, .. }) if first => {
             conversation.tolerate(step, ErrorType::No);
         }
         _ => return conversation.check(step, exchange).map(drop),
     }
     let select = Command::Select { mailbox, read_only: false };
-    let (step, exchange) = within(conversation, driver, &select, target.deadlines.command).await?;
+    let (step, exchange) = conversation.perform_within(&select, within, within).await?;
     conversation.conclude(step, exchange)?;
-    let (step, exchange) = within(conversation, driver, &command, MESSAGE).await?;
+    let (step, exchange) = conversation.perform_within(&command, MESSAGE, MESSAGE).await?;
     conversation.check(step, exchange).map(drop)
 }
 
-/// Sends a command that may take longer than a probe's.
-async fn within(
-    conversation: &mut Conversation<'_>,
-    driver: &mut Driver,
-    command: &Command<'_>,
-    own: Duration,
-) -> Result<(Step, Exchange), Stop> {
-    conversation.perform_within(driver, command, own, own).await
-}
-
-/// Lets work end by itself, unless it has not for a while after the wish to stop.
+/// Lets work end by itself, or drops it if it has not ended for a while after the stop.
 async fn unless_stopped<T>(stop: &mut Cancel, work: impl Future<Output = T>) -> Option<T> {
     let enough = async {
         cancelled(stop).await;

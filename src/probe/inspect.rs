@@ -1,10 +1,10 @@
-//! One more connection after a run whose handshake was refused over a certificate that is not on record: TLS 1.3 encrypts it, and
-//! the TLS library hands out no certificate of a handshake that failed.
+//! One more connection after a run that refused a certificate which is not on record: TLS 1.3 encrypts it, and the TLS library
+//! gives out no certificate of a failed handshake.
 //!
-//! It is made when the run has ended and outside its times, to the address that the run spoke to, at most once an hour for
-//! a target and a class of failure. It sends no credential, no client certificate, and no command but STARTTLS; what it
-//! reads changes nothing about whether the run passed. What was read is kept for the runs of that hour that fail in the
-//! same way at the same address. Called by `agent` and `cli`, which give the time that is left before the next run.
+//! It is made after the run and outside its times, to the run's address, at most once an hour for a target and a class of
+//! failure. It sends no credential, no client certificate, and no command but STARTTLS, and does not change the run's outcome.
+//! The result is kept for the runs of that hour that fail in the same way at the same address. Called by `agent` and `cli`,
+//! which give the time left before the next run.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -14,6 +14,7 @@ use tokio::time::timeout_at;
 
 use super::{
     certificates,
+    conversation::tag,
     driver::Driver,
     inspections::{ChainFound, Claim},
     job::Cancel,
@@ -24,28 +25,28 @@ use super::{
 use crate::{
     clock::{self, Deadline},
     net::{self, Chain, ConnectOptions, StampedStream, TlsCause},
-    plan::{Account, Security, TagStyle, Timing},
+    plan::{Account, Security, Timing},
 };
 
-/// Adds to a run that failed over a certificate what is not in its record, from a connection that is made for it, if need
-/// be and if that takes no longer than `within`.
+/// Adds to a run that failed over a certificate what is not in its record: from an earlier inspection, or from a new one that
+/// takes no longer than `within`.
 pub async fn inspect(
     run: &mut Run,
     (target, account, secret): (&TargetContext, &Account, Option<&Secret>),
     within: Duration,
     mut cancel: Cancel,
 ) {
-    let Some((class, cause, peer)) = wanting(run) else { return };
+    let Some((class, cause, peer)) = missing(run) else { return };
     let now = clock::now();
     let may = within >= SHORTEST && !*cancel.borrow();
     let found = match target.inspections.claim(class, now, may) {
         Claim::Known(found) => found.filter(|found| found.peer == peer),
         Claim::Begun => {
             let deadline = Deadline::after(now, within.min(LONGEST));
-            let looking = timeout_at(deadline.end().into(), Box::pin(look(target, peer, deadline, cancel.clone())));
+            let reading = timeout_at(deadline.end().into(), Box::pin(read(target, peer, deadline, cancel.clone())));
             let chain = tokio::select! {
                 biased;
-                chain = looking => chain.ok().flatten(),
+                chain = reading => chain.ok().flatten(),
                 () = cancelled(&mut cancel) => None,
             };
             let found = chain.map(|chain| Arc::new(ChainFound { chain, peer, at: Timestamp::from(clock::wall()) }));
@@ -60,18 +61,18 @@ pub async fn inspect(
     }
 }
 
-/// A connection that has less time than this is not begun.
+/// With less time than this no connection is begun.
 const SHORTEST: Duration = Duration::from_millis(250);
-/// A server that takes longer than this is left.
+/// The longest inspection.
 const LONGEST: Duration = Duration::from_secs(5);
 
 /// Whether a run failed over a certificate that is not on record: [`inspect`] may add it.
 pub fn lacks_certificate(run: &Run) -> bool {
-    wanting(run).is_some()
+    missing(run).is_some()
 }
 
-/// Whether a certificate was refused that is not on record, and where.
-fn wanting(run: &Run) -> Option<(ErrorType, TlsCause, SocketAddr)> {
+/// The refusal of a certificate that is not on record, and the server's address.
+fn missing(run: &Run) -> Option<(ErrorType, TlsCause, SocketAddr)> {
     let class = run.error_type?;
     let cause = match class {
         ErrorType::TlsCertExpired => TlsCause::Expired,
@@ -86,11 +87,10 @@ fn wanting(run: &Run) -> Option<(ErrorType, TlsCause, SocketAddr)> {
     unseen.then_some((class, cause, run.server.peer?))
 }
 
-/// Has the server show its certificates.
-async fn look(context: &TargetContext, peer: SocketAddr, deadline: Deadline, cancel: Cancel) -> Option<Chain> {
+/// Reads the server's certificates.
+async fn read(context: &TargetContext, peer: SocketAddr, deadline: Deadline, cancel: Cancel) -> Option<Chain> {
     let target = context.target();
     let wire = StampedStream::default();
-    // These times are not used.
     let timing = Timing { kernel_stamps: false, quickack: false };
     let options = ConnectOptions { source: target.source_address, proxy: target.proxy_protocol, timing, deadline };
     net::connect(&wire, &[peer], options).await.result.ok()?;
@@ -100,24 +100,19 @@ async fn look(context: &TargetContext, peer: SocketAddr, deadline: Deadline, can
     context.tls.inspect(&wire).await
 }
 
-/// Waits for the greeting and sends STARTTLS. None when the server does not agree, or says more than that.
+/// Waits for the greeting and sends STARTTLS. None if the server refuses, or sends anything behind its OK.
 async fn starttls(context: &TargetContext, wire: &StampedStream, deadline: Deadline, cancel: Cancel) -> Option<()> {
     let mut driver = Driver::new(wire.clone(), None, LIMITS, cancel);
     let (greeting, _) = driver.greeting(deadline).await.ok()?;
     if greeting.condition != Condition::Ok {
         return None;
     }
-    let id = SpanId::random().to_string();
-    let tag = match context.target().journey.tag {
-        TagStyle::SpanId => id,
-        TagStyle::Short => format!("T{}", id.get(..6).unwrap_or_default()),
-    };
+    let tag = tag(context.target().journey.tag, Some(SpanId::random()));
     let exchange = driver.exchange(&tag, &Command::StartTls, deadline, LONGEST).await;
-    let agreed = exchange.result.ok()?.condition == Condition::Ok && !driver.has_unread();
-    agreed.then_some(())
+    (exchange.result.ok()?.condition == Condition::Ok && !driver.has_unread()).then_some(())
 }
 
-/// A greeting and an answer are short.
+/// A greeting and a tagged line are short.
 const LIMITS: Limits = Limits {
     line: 8 << 10,
     command_bytes: 64 << 10,
@@ -128,7 +123,7 @@ const LIMITS: Limits = Limits {
 };
 
 fn describe(run: &mut Run, found: &ChainFound, cause: TlsCause, redactor: &Redactor) {
-    // A certificate that is believed by now is not the one that was refused.
+    // A certificate that is trusted now is not the one that was refused.
     if found.chain.refused.as_ref().is_none_or(|refused| refused.cause != cause) {
         return;
     }

@@ -1,4 +1,4 @@
-//! What one run is asked to do, and how it is watched and cancelled.
+//! What all runs of the process share, what one run has to do, and how it is watched and cancelled. `journey` and `fill` run it.
 
 use std::time::{Duration, Instant};
 
@@ -6,13 +6,17 @@ use imaptrace_imap::Secret;
 use imaptrace_record::{ErrorType, SpanId, StepName, TraceId};
 use tokio::sync::watch;
 
-use super::target_context::TargetContext;
-use crate::{net::Family, plan::Account, secret::SecretError};
+use super::{target_context::TargetContext, transcript::LineSink};
+use crate::{
+    net::{Family, Resolver},
+    plan::{Account, Dns},
+    secret::SecretError,
+};
 
-/// Tells running probes to end: `true` once.
+/// Cancels running probes: `true` once.
 pub type Cancel = watch::Receiver<bool>;
 
-/// The step that a run is at.
+/// The current step of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CurrentStep {
     /// As in the record.
@@ -32,6 +36,33 @@ pub struct Ids {
     pub parent: Option<SpanId>,
 }
 
+/// Runs journeys. One for the life of the process.
+#[derive(Debug)]
+pub struct Prober {
+    pub(super) resolver: Resolver,
+    pub(super) line_sink: Option<LineSink>,
+    pub(super) steps: Option<watch::Sender<Option<CurrentStep>>>,
+}
+
+impl Prober {
+    /// A prober that resolves names as configured.
+    pub fn new(dns: Dns) -> Self {
+        Self { resolver: Resolver::new(dns), line_sink: None, steps: None }
+    }
+
+    /// Passes every line of its conversations to `sink`, redacted: for a person at a terminal, not for an agent.
+    #[must_use]
+    pub fn with_line_sink(self, sink: LineSink) -> Self {
+        Self { line_sink: Some(sink), ..self }
+    }
+
+    /// Has each run report its current step. For a process that makes one run at a time and shows it.
+    #[must_use]
+    pub fn watched(self, steps: watch::Sender<Option<CurrentStep>>) -> Self {
+        Self { steps: Some(steps), ..self }
+    }
+}
+
 /// What to run.
 #[derive(Debug)]
 pub struct Job<'a> {
@@ -47,6 +78,6 @@ pub struct Job<'a> {
     pub start_lag: Option<Duration>,
     /// The account's password, or why there is none.
     pub secret: Result<Secret, SecretError>,
-    /// LOGIN is not sent, since the last one ended so.
+    /// LOGIN is not sent, since the last one ended with this class.
     pub hold_login: Option<ErrorType>,
 }

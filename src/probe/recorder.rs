@@ -1,7 +1,8 @@
-//! Collects the steps of a run and makes the [`Run`] of them.
+//! Collects the steps of a run and makes the [`Run`] of them; and the record of a run that never ends by itself.
 
 use std::time::{Duration, Instant};
 
+use imaptrace_imap::Secret;
 use imaptrace_record::{
     AddressFamily, ClockSource, ErrorType, Run, RunOutcome, SCHEMA, Seconds, Server, ServerText, SpanId, Step,
     StepName, StepOutcome,
@@ -18,17 +19,36 @@ use crate::{
     plan,
 };
 
-/// A run in the making.
+/// What is known of a run before it begins: its record if it never ends by itself.
+#[derive(Debug)]
+pub struct RunStub<'a>(Job<'a>, Anchor);
+
+impl<'a> Job<'a> {
+    /// The record if the run never ends by itself. To be called right before it.
+    pub fn stub(&self) -> RunStub<'a> {
+        let secret = Ok(Secret::new(String::new()));
+        RunStub(Job { secret, hold_login: None, ..*self }, Anchor::now())
+    }
+}
+
+impl RunStub<'_> {
+    /// A run of this class, up to now, without a step.
+    pub fn end(self, class: ErrorType) -> Run {
+        Recorder::new(&self.0, self.1).give_up(class)
+    }
+}
+
+/// A run under way.
 pub(super) struct Recorder {
     anchor: Anchor,
-    run: Run,
+    pub(super) run: Run,
     /// When the connection that counts began, for the second one.
     loading_from: Seconds,
     connection: Option<u32>,
-    /// How far off the steps that count could be, in all.
+    /// The error bound of the steps that count, in all.
     off_by: Seconds,
-    /// Called with each step as it begins.
-    watcher: Option<watch::Sender<Option<CurrentStep>>>,
+    /// Receives each step as it begins.
+    pub(super) watcher: Option<watch::Sender<Option<CurrentStep>>>,
 }
 
 impl Recorder {
@@ -38,26 +58,8 @@ impl Recorder {
         let server = Server {
             address: target.endpoint.host.to_string(),
             port: target.endpoint.port,
-            peer: None,
-            local: None,
             security: target.security,
-            tls_version: None,
-            tls_cipher: None,
-            certificate_not_after: None,
-            id_name: None,
-            id_version: None,
-            protocol: None,
-            hierarchy_separator: None,
-            capability_hash: None,
-            oauth_only: None,
-            preauth: None,
-            deviations: None,
-            referral_host: None,
-            rtt_min_s: None,
-            retransmits: None,
-            out_of_order: None,
-            quickack: None,
-            clock_source: None,
+            ..Server::default()
         };
         let run = Run {
             schema: SCHEMA,
@@ -98,11 +100,6 @@ impl Recorder {
         Self { anchor, run, loading_from: Seconds::ZERO, connection: None, off_by: Seconds::ZERO, watcher: None }
     }
 
-    /// The same, with each step reported as it begins.
-    pub(super) fn watched(self, watcher: Option<watch::Sender<Option<CurrentStep>>>) -> Self {
-        Self { watcher, ..self }
-    }
-
     pub(super) fn start(&self) -> Instant {
         self.anchor.mono()
     }
@@ -111,33 +108,12 @@ impl Recorder {
         self.anchor.since(stamp).into()
     }
 
-    /// The server refused the mailbox's name; this is how it could have been meant.
-    pub(super) fn suggest_mailbox(&mut self, mailbox: String, separator: Option<char>) {
-        self.run.suggested_mailbox = Some(mailbox);
-        self.run.server.hierarchy_separator =
-            separator.map(|separator| ServerText::new(separator.to_string().as_bytes(), ServerText::ID));
-    }
-
-    pub(super) fn server(&mut self) -> &mut Server {
-        &mut self.run.server
-    }
-
-    /// Why the run has failed, if it has.
-    pub(super) fn error_type(&self) -> Option<ErrorType> {
-        self.run.error_type
-    }
-
-    /// The steps so far.
-    pub(super) fn steps(&self) -> &[Step] {
-        &self.run.steps
-    }
-
     /// From here on the steps are those of a second connection, and First Loading Latency counts from now.
     pub(super) fn second_connection(&mut self) {
         self.connection = Some(2);
         self.loading_from = self.at(clock::now());
         self.run.first_row_s = None;
-        // What came before does not count any more.
+        // What came before counts no longer.
         self.off_by = Seconds::ZERO;
         for step in &mut self.run.steps {
             (step.uncertain, step.uncertainty_s) = (None, None);
@@ -163,7 +139,7 @@ impl Recorder {
         step.duration_s = self.at(end).saturating_sub(step.start_s);
     }
 
-    /// Notes how far off the times of a step can be.
+    /// Notes the error bound of a step's times.
     pub(super) fn doubt(&mut self, step: &mut Step, uncertainty: Uncertainty) {
         uncertainty.note(step);
         if !step.is_logout() {
@@ -179,39 +155,31 @@ impl Recorder {
         self.run.steps.push(step);
     }
 
-    /// Takes the last step back, to change it.
-    pub(super) fn pop(&mut self) -> Option<Step> {
-        self.run.steps.pop()
-    }
-
     /// A step whose turn came and that was not needed.
     pub(super) fn skip(&mut self, name: impl Into<StepName>) {
-        let start_s = self.at(clock::now());
-        let skipped = StepOutcome::Skipped;
-        self.push(Step {
-            name: name.into(),
-            start_s,
-            outcome: skipped,
-            connection: self.connection,
-            ..Step::default()
-        });
+        let (name, start_s, connection) = (name.into(), self.at(clock::now()), self.connection);
+        self.push(Step { name, start_s, outcome: StepOutcome::Skipped, connection, ..Step::default() });
     }
 
-    /// A step that could not even start.
+    /// The run ended over a step that could not even start.
     pub(super) fn refuse(&mut self, name: impl Into<StepName>, class: ErrorType, text: Option<ServerText>) {
         let mut step = self.open(name);
         step.start_s = self.at(clock::now());
-        step.outcome = StepOutcome::Failed;
-        step.error_type = Some(class);
         step.text = text;
-        self.push(step);
+        self.fail(step, class);
     }
 
     /// The run ended over this step.
-    pub(super) fn fail(&mut self, step: impl Into<StepName>, class: ErrorType) {
+    pub(super) fn fail(&mut self, mut step: Step, class: ErrorType) {
+        self.end(class);
+        self.run.failed_step = Some(step.name.clone());
+        (step.outcome, step.error_type) = (StepOutcome::Failed, Some(class));
+        self.push(step);
+    }
+
+    fn end(&mut self, class: ErrorType) {
         self.run.outcome = if class.is_void() { RunOutcome::Void } else { RunOutcome::Failed };
         self.run.error_type = Some(class);
-        self.run.failed_step = Some(step.into());
     }
 
     /// The first FETCH response was whole.
@@ -231,21 +199,9 @@ impl Recorder {
         self.run.steps.iter().map(owed).fold(Seconds::ZERO, Seconds::saturating_add).to_duration()
     }
 
-    /// Bytes on the wire of a connection that is over.
-    pub(super) fn wire(&mut self, sent: u64, received: u64) {
-        self.run.wire_sent_bytes += sent;
-        self.run.wire_received_bytes += received;
-    }
-
-    /// Bytes received on connections that are over.
-    pub(super) fn received(&self) -> u64 {
-        self.run.wire_received_bytes
-    }
-
     /// The run as far as it is known when it is given up from outside.
     pub(super) fn give_up(mut self, class: ErrorType) -> Run {
-        self.run.outcome = if class.is_void() { RunOutcome::Void } else { RunOutcome::Failed };
-        self.run.error_type = Some(class);
+        self.end(class);
         let now = clock::now();
         self.run.duration_s = self.at(now);
         let paused = Seconds::from(clock::paused(self.start(), now, Duration::ZERO));
@@ -287,12 +243,12 @@ impl Recorder {
     }
 }
 
-/// A step that was delayed by less is not worth a word.
-const TOLD: Seconds = Seconds::from_micros(1_000);
+/// A step that was delayed by less is not noted.
+const NOTED: Seconds = Seconds::from_micros(1_000);
 
-/// Notes how long our own pauses delayed the run, and its steps, where that is much: `delayed_s` of a step is so far what
-/// happened inside it, and what came between it and the one before is added. In a run that is delayed, steps are noted that had
-/// a little part in it.
+/// Notes how long our own pauses delayed the run and its steps, where that is much: `delayed_s` of a step has so far what
+/// happened inside it, and what came between it and the one before is added. In a run that is delayed, steps with a smaller
+/// part in it are noted too.
 fn note_delays(run: &mut Run, from: Seconds) {
     let last = run.steps.iter().filter_map(|step| step.connection).max();
     let (mut before, mut loading, mut all) = (from, Seconds::ZERO, Seconds::ZERO);
@@ -310,7 +266,7 @@ fn note_delays(run: &mut Run, from: Seconds) {
         if !step.is_logout() {
             loading = loading.saturating_add(delay);
         }
-        step.delayed_s = Some(delay).filter(|delay| *delay >= TOLD);
+        step.delayed_s = Some(delay).filter(|delay| *delay >= NOTED);
         alone.push(gap.saturating_add(step.duration_s).is_delayed_by(delay));
     }
     let latency = run.first_loading_latency_s.is_some_and(|latency| latency.is_delayed_by(loading));
@@ -322,19 +278,15 @@ fn note_delays(run: &mut Run, from: Seconds) {
     }
 }
 
-/// The machine slept meanwhile. What the server and the line did in that time cannot be known; the last
-/// step bears it.
+/// The machine slept meanwhile. What the server and the line did in that time cannot be known; the last step fails over it.
 fn suspended(run: &mut Run) {
     let class = ErrorType::Suspended;
     run.outcome = RunOutcome::Void;
     run.error_type = Some(class);
     (run.first_loading_latency_s, run.first_row_s, run.agent_s) = (None, None, None);
     let failed = run.failed_step.take();
-    let step = match failed {
-        Some(name) => run.steps.iter_mut().rev().find(|step| step.name == name),
-        None => run.steps.iter_mut().rev().find(|step| step.was_started()),
-    };
-    if let Some(step) = step {
+    let is_last = |step: &&mut Step| failed.as_ref().map_or_else(|| step.was_started(), |name| step.name == *name);
+    if let Some(step) = run.steps.iter_mut().rev().find(is_last) {
         step.outcome = StepOutcome::Failed;
         step.error_type = Some(class);
         run.failed_step = Some(step.name.clone());

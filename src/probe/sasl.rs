@@ -1,5 +1,5 @@
-//! The turns of a SASL exchange: answers what the server asks, has the password hashed beside the threads that carry bytes,
-//! and gives up what breaks the mechanism's rules.
+//! The turns of a SASL exchange: sends the replies to challenges, has the password hashed off the threads that carry bytes,
+//! and cancels an exchange that breaks the mechanism's rules.
 //!
 //! Not here: the replies (`imap`), and which mechanism is used (`login`).
 
@@ -17,30 +17,22 @@ use super::{
     exchange::{Awaited, Exchange, Fault},
     wait::Waited,
 };
-use crate::{
-    blocking,
-    clock::{self, Deadline},
-};
+use crate::{blocking, clock};
 
-/// Hashing gets no longer than this, or what is left of the step; a place to hash at, as long again. The most iterations that are taken need a tenth of it, or
-/// some tenths on a processor without instructions for SHA-256.
+/// Hashing may take this long, or what is left of the step; waiting for a place to hash at, as long again. The most
+/// iterations accepted take a tenth of it, or some tenths on a processor without instructions for SHA-256.
 const HASHING: Duration = Duration::from_secs(5);
 
-/// Hashing at one time: half of the processors, for the other half is to carry bytes and look at clocks. A thousand servers
-/// that want the password hashed 600,000 times keep waiting only those that hash, too.
+/// Passwords hashed at one time: as many as half of the processors, so that the other half carries bytes and reads clocks.
+/// A thousand servers that ask for 600,000 iterations delay only those that hash, too.
 static PLACES: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     Arc::new(Semaphore::new((processors / 2).max(1)))
 });
 
 impl Driver {
-    /// Does what a `+` asks for, if the parts of the command were not all that there was to say.
-    pub(super) async fn reply(
-        &mut self,
-        deadline: Deadline,
-        write: Duration,
-        exchange: &mut Exchange,
-    ) -> Result<(), Fault> {
+    /// Replies to a challenge, if the `+` was one.
+    pub(super) async fn reply(&mut self, exchange: &mut Exchange) -> Result<(), Fault> {
         let Some(mut answer) = self.session.answer() else { return Ok(()) };
         loop {
             answer = match answer {
@@ -48,70 +40,60 @@ impl Driver {
                     if let Some(transcript) = &mut self.transcript {
                         transcript.sending_sasl(&line.bytes);
                     }
-                    self.send(&line.bytes, deadline, write).await?;
-                    exchange.sent += line.bytes.len() as u64;
+                    self.send(&line.bytes, exchange).await?;
                     self.session.sent(false, true);
                     return Ok(());
                 }
-                ChallengeReply::Hash(work) => match self.work(*work, deadline, exchange).await? {
-                    Some(worked) => self.session.hashed(worked),
+                ChallengeReply::Hash(task) => match self.hash(*task, exchange).await? {
+                    Some(result) => self.session.hashed(result),
                     None => ChallengeReply::Cancel(SaslError::Slow),
                 },
-                ChallengeReply::Cancel(refusal) => return Err(self.cancel(&refusal, deadline, write, exchange).await),
+                ChallengeReply::Cancel(error) => return Err(self.cancel(&error, exchange).await),
             };
         }
     }
 
     /// Has the password hashed. None when that took too long.
-    async fn work(
-        &mut self,
-        work: HashTask,
-        deadline: Deadline,
-        exchange: &mut Exchange,
-    ) -> Result<Option<HashResult>, Fault> {
+    async fn hash(&mut self, task: HashTask, exchange: &mut Exchange) -> Result<Option<HashResult>, Fault> {
+        let deadline = exchange.deadline;
         let until = deadline.part(HASHING);
         let asked = until.begin();
         let place = match self.watch.until(until, || (), PLACES.clone().acquire_owned()).await {
             Waited::Done(place) => place.ok(),
-            Waited::TimeUp => return Err(no_place()),
-            Waited::Cancelled => return Err(Fault::new(ErrorType::Cancelled, clock::now())),
+            // Other runs had all places: neither server nor password is to blame.
+            Waited::TimeUp => {
+                let text = b"no processor was free to hash the password".to_vec();
+                return Err(Fault::now(ErrorType::Internal).with_text(text));
+            }
+            Waited::Cancelled => return Err(Fault::now(ErrorType::Cancelled)),
         };
         let began = clock::now();
         exchange.waited += began.saturating_duration_since(asked);
-        // It runs to its end even when the run has gone on, and keeps its place for as long.
+        // It runs to its end even if the run has gone on, and keeps its place until then.
         let hashing = blocking::work(move || {
-            let worked = work.run();
+            let result = task.run();
             drop(place);
-            worked
+            result
         });
         let until = deadline.part(HASHING);
         match self.watch.until(until, || (), hashing).await {
-            Waited::Done(worked) => worked.map(Some).map_err(|_| Fault::new(ErrorType::Internal, clock::now())),
+            Waited::Done(result) => result.map(Some).map_err(|_| Fault::now(ErrorType::Internal)),
             Waited::TimeUp if until.end() < until.begin() + HASHING => {
                 Err(self.time_up(deadline, ErrorType::TimeoutCommand, Awaited::Us))
             }
             Waited::TimeUp => Ok(None),
-            Waited::Cancelled => Err(Fault::new(ErrorType::Cancelled, clock::now())),
+            Waited::Cancelled => Err(Fault::now(ErrorType::Cancelled)),
         }
     }
 
-    /// Says `*`, which a BAD should answer (RFC 9051 §6.2.2): then LOGOUT can follow. Whatever comes of it, what the server
-    /// did before is the class.
-    async fn cancel(
-        &mut self,
-        refusal: &SaslError,
-        deadline: Deadline,
-        write: Duration,
-        exchange: &mut Exchange,
-    ) -> Fault {
-        let mut fault = violation(refusal.to_string().into_bytes());
+    /// Sends `*`, which a BAD should answer (RFC 9051 §6.2.2): then LOGOUT can follow. The class is that of the violation, whatever
+    /// the response.
+    async fn cancel(&mut self, error: &SaslError, exchange: &mut Exchange) -> Fault {
         let line = self.session.cancel();
-        if self.send(line, deadline, write).await.is_ok() {
-            exchange.sent += line.len() as u64;
-            fault.can_logout = matches!(self.until_go_or_end(deadline, exchange).await, Ok(Some(_)));
-        }
-        fault.at = clock::now();
-        fault
+        let is_answered =
+            self.send(line, exchange).await.is_ok() && matches!(self.until_go_or_end(exchange).await, Ok(Some(_)));
+        let fault = Fault::now(ErrorType::AuthProtocol).with_text(error.to_string().into_bytes());
+        Fault { can_logout: is_answered, ..fault }
     }
 
     /// A refusal that the mechanism itself explains, and not by the password, is no refusal of the password.
@@ -120,23 +102,8 @@ impl Driver {
             self.session.complaint().filter(|_| response.condition == Condition::Bad || response.code.is_none());
         let Some(complaint) = complaint else { return Ok(response) };
         let text = [b"the server ended SCRAM with the error ".as_slice(), complaint].concat();
-        Err(Fault { can_logout: true, ..violation(text) })
+        Err(Fault { can_logout: true, ..Fault::now(ErrorType::AuthProtocol).with_text(text) })
     }
-}
-
-/// Nothing was hashed, for other runs had all places: neither server nor password is to blame, so the run is void.
-fn no_place() -> Fault {
-    let text = b"no processor was free to hash the password".to_vec();
-    Fault::new(ErrorType::Internal, clock::now()).with(Some(StatusResponse {
-        condition: Condition::Bad,
-        code: None,
-        text,
-    }))
-}
-
-fn violation(text: Vec<u8>) -> Fault {
-    let response = StatusResponse { condition: Condition::Bad, code: None, text };
-    Fault::new(ErrorType::AuthProtocol, clock::now()).with(Some(response))
 }
 
 #[cfg(test)]
@@ -151,7 +118,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{net::StampedStream, plan::Timing};
+    use crate::{clock::Deadline, net::StampedStream, plan::Timing};
 
     const LONG: Duration = Duration::from_secs(30);
 

@@ -1,3 +1,4 @@
+use imaptrace_imap::Condition;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -25,7 +26,7 @@ async fn a_command_that_was_cancelled_before_its_first_byte_leaves_the_line_to_l
     let fault = exchange.result.unwrap_err();
     assert_eq!((fault.class, fault.can_logout, exchange.sent), (ErrorType::Cancelled, true, 0));
 
-    driver.ignore_cancel();
+    driver.watch.ignore_cancel();
     let answering = tokio::spawn(async move {
         let mut heard = [0; 11];
         server.read_exact(&mut heard).await.unwrap();
