@@ -1,5 +1,4 @@
-//! The facts of an exchange for its step: the state before it, the kernel's figures, where its time went, what the server
-//! reports. Called by `conversation`.
+//! The facts of an exchange for its step: state, the kernel's figures, where its time went. Called by `conversation`.
 
 use std::time::Duration;
 
@@ -83,8 +82,7 @@ pub(super) fn account(
     Uncertainty::of_command(span, per_byte, &evidence)
 }
 
-/// The time that the server reports for a command, unless the command took less here: then it measured something else. Its clock
-/// may be slewed, by a thousandth at most.
+/// The time that the server reports for a command, unless it took less here. Its clock may be slewed, by a thousandth at most.
 fn reported(text: &[u8], duration: Duration) -> Option<Seconds> {
     let reported = imap::reported(text)?;
     (reported.time <= duration + reported.resolution + duration / 1_000).then(|| Seconds::from(reported.time))

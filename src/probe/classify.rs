@@ -1,5 +1,4 @@
-//! Responses and causes as classes: the one place that makes an `error.type` (docs/telemetry.md). Pure functions; called by
-//! `conversation`, `driver`, `reach` and `sasl`.
+//! Responses and causes as classes: the only place that makes an `error.type` (docs/telemetry.md). Pure functions.
 
 use std::io;
 

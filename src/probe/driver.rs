@@ -1,7 +1,6 @@
 //! Carries bytes between a connection and a session, and gives every event the stamp of the read that brought it.
 //!
-//! It enforces deadlines and cancellation. Not here: which command comes next, and what a response means (`conversation` and the
-//! scripts above it).
+//! It enforces deadlines and cancellation. Not here: which command comes next, and what a response means (`conversation`).
 
 use std::{
     future::poll_fn,
@@ -215,8 +214,7 @@ impl Driver {
         fault
     }
 
-    /// Processes what was read behind the last tagged line before the next command is sent: it counts among the next one's
-    /// bytes, but does not answer it.
+    /// Processes what was read behind the last tagged line: it counts among the next command's bytes, but does not answer it.
     fn settle(&mut self) -> Result<(), Fault> {
         while !self.unread.is_empty() {
             if let Some(Event::Bye(response)) = self.process()? {
@@ -281,8 +279,7 @@ impl Driver {
         }
     }
 
-    /// Whether time is up; an error if the run is cancelled. A timer is polled after the read that it guards, so a server that
-    /// never pauses would never be timed out.
+    /// Whether time is up; an error if the run is cancelled. The timer alone would not end a read from a server that never pauses.
     fn is_over(&self, deadline: Deadline) -> Result<bool, Fault> {
         let now = clock::now();
         if self.watch.is_cancelled() {

@@ -28,8 +28,7 @@ use crate::{clock, plan::Target};
 
 /// How long a message under way may take once the operator stops the fill.
 const GRACE: Duration = Duration::from_secs(3);
-/// A message may be large and the line slow; a search for a header may read every message from disk. Both only bound a server
-/// that hangs.
+/// A message may be large and the line slow; a search for a header may read every message from disk.
 const MESSAGE: Duration = Duration::from_secs(2 * 60);
 const SEARCH: Duration = Duration::from_secs(15 * 60);
 /// No user waits for a fill.

@@ -1,10 +1,8 @@
-//! One more connection after a run that refused a certificate which is not on record: TLS 1.3 encrypts it, and the TLS library
-//! gives out no certificate of a failed handshake.
+//! One more connection after a run that refused a certificate of TLS 1.3, which the TLS library does not give out.
 //!
 //! It is made after the run and outside its times, to the run's address, at most once an hour for a target and a class of
 //! failure. It sends no credential, no client certificate, and no command but STARTTLS, and does not change the run's outcome.
-//! The result is kept for the runs of that hour that fail in the same way at the same address. Called by `agent` and `cli`,
-//! which give the time left before the next run.
+//! The result is kept for the runs of that hour that fail in the same way at the same address. Called by `agent` and `cli`.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -28,8 +26,7 @@ use crate::{
     plan::{Account, Security, Timing},
 };
 
-/// Adds to a run that failed over a certificate what is not in its record: from an earlier inspection, or from a new one that
-/// takes no longer than `within`.
+/// Adds the certificates to a run that failed over one, from an earlier inspection, or a new one that ends `within` this time.
 pub async fn inspect(
     run: &mut Run,
     (target, account, secret): (&TargetContext, &Account, Option<&Secret>),

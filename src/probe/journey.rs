@@ -330,8 +330,7 @@ impl Conversation<'_> {
         Ok(())
     }
 
-    /// SELECT or EXAMINE was OK without the number of messages. It must have it (RFC 9051 §6.3.2): a number that is missing or
-    /// cannot be read is no empty mailbox.
+    /// SELECT or EXAMINE was OK without EXISTS, which it must have (RFC 9051 §6.3.2): the mailbox need not be empty.
     pub(super) fn without_exists(&mut self) -> Stop {
         let text =
             "the mailbox was opened without an EXISTS response that can be read: how many messages it holds is unknown";
@@ -356,8 +355,7 @@ impl Conversation<'_> {
     }
 }
 
-/// Reads a line that refuses the connection in a form that the protocol does not have: NO, BAD, or BYE without its star. It may
-/// be cut short.
+/// Reads a line, perhaps cut short, that refuses the connection in no form of the protocol: NO, BAD, or BYE without its star.
 fn refusal(line: &[u8]) -> Option<StatusResponse> {
     let line = line.trim_ascii();
     let (star, line) = match line.strip_prefix(b"*") {

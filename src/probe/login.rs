@@ -3,8 +3,7 @@
 //! A server may offer SCRAM-SHA-256 and store this user's password in a form that does not work with it: then another
 //! mechanism is tried, once for an account and its secret, and under verified TLS only (`login_memory`).
 //!
-//! Not here: the turns of a mechanism (`sasl`), and whether a password may be sent on this line, which TLS or the operator
-//! decided before.
+//! Not here: the turns of a mechanism (`sasl`), and whether a password may be sent on this line.
 
 use imaptrace_imap as imap;
 use imaptrace_imap::{Capabilities, Command, CommandName, Condition, Credentials, LoginMethod, Mechanism, Secret};
@@ -17,8 +16,7 @@ use super::{
 };
 use crate::plan::Auth;
 
-/// The methods to try in order: the one that was pinned, or those that the server offers, a proof before the password itself,
-/// and LOGIN as the last resort (RFC 9051 §6.2.3).
+/// The methods to try, if offered: the pinned one, or a proof before the password itself, and LOGIN last (RFC 9051 §6.2.3).
 fn methods(auth: Auth, known: &Capabilities) -> impl Iterator<Item = LoginMethod> + use<> {
     let offered = [
         (known.auth_external, Auth::External, LoginMethod::Sasl(Mechanism::External)),
@@ -105,8 +103,7 @@ impl Conversation<'_> {
         self.driver.tls().is_some() && !self.job.target.tls.is_insecure()
     }
 
-    /// Logs in this method. False when the server refused the method and `may_go_on`, so that another one can follow; any other
-    /// refusal ends the conversation.
+    /// Logs in by this method. False if it `may_go_on` and the server refused the method; any other refusal ends the conversation.
     async fn log_in(&mut self, method: LoginMethod, password: &Secret, may_go_on: bool) -> Result<bool, Stop> {
         let account = self.job.account;
         let (mut step, exchange) = match method {

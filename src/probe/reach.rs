@@ -1,5 +1,4 @@
-//! The way to the server: the steps `resolve`, `connect` and `tls`, and the record of each. `net` does them, `journey` decides
-//! when.
+//! The way to the server: the steps `resolve`, `connect` and `tls`, done by `net`, and the record of each.
 
 use std::{
     net::{IpAddr, SocketAddr},

@@ -246,9 +246,8 @@ impl Recorder {
 /// A step that was delayed by less is not noted.
 const NOTED: Seconds = Seconds::from_micros(1_000);
 
-/// Notes how long our own pauses delayed the run and its steps, where that is much: `delayed_s` of a step has so far what
-/// happened inside it, and what came between it and the one before is added. In a run that is delayed, steps with a smaller
-/// part in it are noted too.
+/// Notes how long our own pauses delayed the run and its steps, if by much: `delayed_s` of a step has so far the delay inside it,
+/// and the gap before it is added. In a delayed run, steps with a smaller part in it are noted, too.
 fn note_delays(run: &mut Run, from: Seconds) {
     let last = run.steps.iter().filter_map(|step| step.connection).max();
     let (mut before, mut loading, mut all) = (from, Seconds::ZERO, Seconds::ZERO);

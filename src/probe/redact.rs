@@ -1,11 +1,9 @@
-//! Removes the password and the user name from server text, in every form in which a server may repeat them. Called for all
-//! text from outside.
+//! Removes the password and the user name from all server text, in every form in which a server may repeat them.
 //!
 //! The rule: no six characters in a row of the password stay (of a shorter one: not all of it), and the user name is replaced by
 //! the alias. That holds for the text as it is and in any case, with quotes or escapes as in IMAP, JSON, C or Rust, as in HTML,
 //! percent-encoded, and, for values from three bytes on, in hex, as a list of numbers, and in base64 at any place of a larger
-//! message, folded or cut short. Other changes (reversed, another character set, encoded twice) are not found: a server that
-//! means to reveal a password can always do so.
+//! message, folded or cut short. Other forms (reversed, encoded twice) are not found: a server can always reveal a password.
 //!
 //! A text is whole here, however many reads it took. Only its start is kept, and no more is searched.
 
@@ -48,8 +46,7 @@ impl Redactor {
         Self { sought }
     }
 
-    /// Adds a message of a SASL exchange, against which passwords could be tried; without its names, which are replaced by the
-    /// alias.
+    /// Adds a message of a SASL exchange, against which passwords could be tried; its names are replaced by the alias anyway.
     pub(super) fn learn(&mut self, message: &[u8]) {
         let message = Zeroizing::new(String::from_utf8_lossy(message).into_owned());
         let nonce = if message.contains(",p=") { None } else { message.find(",r=") };

@@ -86,8 +86,7 @@ impl Driver {
         }
     }
 
-    /// Sends `*`, which a BAD should answer (RFC 9051 §6.2.2): then LOGOUT can follow. The class is that of the violation, whatever
-    /// the response.
+    /// Sends `*`, which a BAD should answer (RFC 9051 §6.2.2): then LOGOUT can follow. The class is that of the violation.
     async fn cancel(&mut self, error: &SaslError, exchange: &mut Exchange) -> Fault {
         let line = self.session.cancel();
         let is_answered =

@@ -1,9 +1,7 @@
-//! Where a command's time went: server + network + transfer, which always add up to its duration. docs/measurement.md has the
-//! method and its limits.
+//! Where a command's time went: server + network + transfer, which add up to its duration (docs/measurement.md).
 //!
-//! The server's part is the gaps in which it owed us bytes and none came: from our last byte to its first, between its
-//! arrivals, and after each continuation; each less one round trip, and less the time that the bytes at its end need on this
-//! line.
+//! The server's part is the gaps in which it owed us bytes: from our last byte to its first, between its arrivals, and after each
+//! continuation; each less one round trip, and less the time that the bytes at its end need on this line.
 //!
 //! Pure arithmetic on stamps: reads no clock and no socket. Called by `accounting`; `uncertainty` uses the same gaps.
 
@@ -41,9 +39,8 @@ pub(super) struct Span<'a> {
 
 /// The rate of the line, learned from a connection's own traffic.
 ///
-/// A segment that follows a full one waited behind it: the sender had more than one segment holds, so the distance between the
-/// two is due to the line and not to the server. The upper quartile of those distances per byte counts: a line with a token
-/// bucket passes the first bytes faster than it can sustain.
+/// A segment that follows a full one waited behind it, so the distance between the two is due to the line and not to the server.
+/// The upper quartile per byte counts: a line with a token bucket passes the first bytes faster than it can sustain.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     /// Picoseconds per byte; the newest replace the oldest.

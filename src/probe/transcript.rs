@@ -1,12 +1,9 @@
-//! The conversation of a run, line by line, for `probe --verbose`: what was sent and received, with its time, and without
-//! secrets and mail.
+//! The conversation of a run, line by line with its times, for `probe --verbose`; without secrets and mail.
 //!
 //! Passwords and SASL messages never get here; literals, SASL lines, FETCH rows and what may be mail by `imap`'s judgement are
-//! shown by their sizes. All else is redacted as in the record, on a thread of its own, since that takes longer than the
-//! server's next line.
+//! shown by their sizes. All else is redacted as in the record, on a thread of its own since that takes long.
 //!
-//! `driver` and `sasl` report lines, `journey` and `reach` the steps before them. Nothing here is in the record or exported; the
-//! agent has none.
+//! `driver` and `sasl` report lines, `journey` and `reach` the steps before them. It is not recorded, and the agent has none.
 
 use std::{
     fmt,

@@ -99,8 +99,7 @@ impl Uncertainty {
         Self::of_gap(last, by)
     }
 
-    /// Lost or reordered segments came late: by no more than the waits in which they came, and a segment of ours by no more
-    /// than our data was unacknowledged.
+    /// Lost or reordered segments came late: at most by the waits in which they came, and by the time our data was unacknowledged.
     fn of_loss(gaps: &[Gap<'_>], tcp: &TcpInfoDelta) -> Self {
         let reordered = tcp.out_of_order.is_some_and(|count| count > 0);
         let seen = |gap: &&Gap<'_>| gap.arrival.map_or(gap.delay > LATE, |arrival| arrival.lost);

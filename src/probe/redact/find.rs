@@ -89,8 +89,7 @@ impl Sought {
     }
 }
 
-/// The characters of base64, without their case, that a value determines at each of its three possible places in a larger
-/// message; of a short value there are too few.
+/// The characters of base64, without case, that a value determines at its three possible places in a message; a short one, none.
 fn shouted(value: &[u8], width: usize) -> Vec<Windows> {
     let places = if value.len() < PIECE { 0..0 } else { 0..3 };
     let settled = places.map(|lead| {

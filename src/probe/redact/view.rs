@@ -1,5 +1,4 @@
-//! The readings of a text: as it is, without its escapes, as hex, as base64. Each byte of a view has the place in the text that
-//! it was read from. `find` searches them.
+//! The readings of a text, for `find` to search: as it is, without its escapes, as hex, as base64.
 
 use std::ops::Range;
 
@@ -295,8 +294,7 @@ fn sextet(byte: u8) -> Option<u8> {
     }
 }
 
-/// The bytes of a message in base64 that begins here. Nothing of one with a secret is to stay, so each byte has the place of the
-/// whole words that it is in.
+/// The bytes of a message in base64 that begins here. Each has the place of its whole words, which are removed with a secret.
 fn base64(sextets: &[Sextet]) -> Reading {
     let mut read = Vec::with_capacity(sextets.len());
     for (place, pair) in sextets.windows(2).enumerate() {
