@@ -1,9 +1,8 @@
 //! The usual time of one step: an exact running median over its last [`WINDOW`] passed runs.
 //!
-//! Running medians as a smoother are Tukey's (*Exploratory Data Analysis*, 1977, chapter 7). Härdle and Steiger's double heap
-//! ("Algorithm AS 296: Optimal median smoothing", *Applied Statistics* 44(2), 1995, pp. 258–264, doi:10.2307/2986349) is the
-//! quickest for wide windows. At 63 values its heaps need more memory than the values, and sorting a copy costs about a
-//! microsecond, with the same result.
+//! Running medians as a smoother are Tukey's (*Exploratory Data Analysis*, 1977, chapter 7). For wide windows a double heap is
+//! quickest (Härdle and Steiger, "Algorithm AS 296: Optimal median smoothing", *Applied Statistics* 44(2), 1995, pp. 258–264,
+//! doi:10.2307/2986349); at 63 values its heaps need more memory than the values, and sorting a copy takes about a microsecond.
 //!
 //! The breakdown point is one half: with up to 31 of the 63 values arbitrary, the median stays within the range of the other
 //! 32. A lasting change has the majority, and the baseline, after 32 runs. Called by `history`.

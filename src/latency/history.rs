@@ -2,9 +2,8 @@
 //!
 //! No input or output, no clock; `saved` turns it into text and back. `agent` keeps one [`History`].
 //!
-//! Memory: 264 bytes for the values of a series (a step of one account of one target, with `address = "each"` over one family),
-//! 300 to 320 with its name and its part of the maps. A run makes 7 to 12 of them. Resident memory of 10,000 accounts: 410 bytes
-//! a series at 7 steps, 350 at 12.
+//! Memory: 264 bytes for the values of a series (a step of one account, with `address = "each"` over one family), 300 to 320 with
+//! its part of the maps. A run has 7 to 12. Resident memory of 10,000 accounts: 410 bytes a series at 7 steps, 350 at 12.
 
 mod saved;
 

@@ -1,7 +1,6 @@
 //! What each step of each account usually takes, and which step of a run was slow (docs/measurement.md).
 //!
-//! It works on finished runs in memory: no clock, no input or output. `agent` keeps a [`History`] and saves it; [`share`] applies
-//! to every run, of one-shot commands too.
+//! No clock, no input or output. `agent` keeps a [`History`] and saves it; [`share`] applies to runs of one-shot commands, too.
 //!
 //! ```text
 //! slow_rule    when a time is slow

@@ -54,8 +54,7 @@ impl Settings {
         Distance { ratio: self.slow_ratio, excess: micros(self.slow_excess.into()) }
     }
 
-    /// From a level to one that is logged as a shift: twice as long, or less if `slow_ratio` is less, so that a step that is
-    /// slow and stays so is always logged.
+    /// From a level to a shift: a ratio of two, or `slow_ratio` if that is less, so that a step that stays slow is always logged.
     pub(super) fn shift(&self) -> Distance {
         Distance { ratio: self.slow_ratio.min(2.0), ..self.slow() }
     }
@@ -77,8 +76,7 @@ pub(super) fn micros(seconds: Seconds) -> u32 {
     u32::try_from(seconds.as_micros()).unwrap_or(u32::MAX)
 }
 
-/// How many baselines a step took, for people: two decimals below 10, one below 100, none above. None for a baseline
-/// below the resolution of a microsecond.
+/// How many baselines a step took: two decimals below 10, one below 100, none above. None for a baseline of 0.
 pub(super) fn ratio(duration: u32, baseline: u32) -> Option<f64> {
     let ratio = (baseline > 0).then(|| f64::from(duration) / f64::from(baseline))?;
     let digits = match ratio {

@@ -39,8 +39,7 @@ struct SavedSeries {
 }
 
 impl History {
-    /// Reads the text of [`HEAD`] and [`Self::line`], for the accounts that are still `wanted` (by target and account).
-    /// Returns the number of damaged lines, which are left out.
+    /// Reads the text of [`HEAD`] and [`Self::line`], for `wanted` targets and accounts. Also returns the number of damaged lines.
     pub fn load(
         settings: Settings,
         text: &str,
