@@ -1,6 +1,6 @@
 //! The commands that a client can send, and their bytes (RFC 9051 §6).
 //!
-//! Strict: single spaces, CRLF, no CR, LF or NUL in any argument but a message. What must wait for a `+` is a part of its own.
+//! Single spaces, CRLF, no CR, LF or NUL in any argument but a message; a new part wherever a `+` must come first.
 //! Not here: the order of commands. Called by `session`.
 
 use zeroize::Zeroizing;
@@ -11,8 +11,7 @@ use crate::{
     utf7,
 };
 
-/// The header fields of FETCH: what a message list shows, and what threads it. Always the same and always in the same
-/// order, since a server adapts its caches to what is asked.
+/// The header fields of FETCH, for a threaded message list. Always in the same order: servers adapt their caches to it.
 pub const FETCH_HEADERS: &str = "DATE FROM TO CC SUBJECT MESSAGE-ID REFERENCES IN-REPLY-TO CONTENT-TYPE";
 
 /// A command. Its `Debug` form is its name alone.

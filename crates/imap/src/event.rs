@@ -64,8 +64,7 @@ pub enum Event {
     /// The text of an untagged OK with `[ALERT]`. Later rows may show that it was mail: see
     /// [`Session::trusts_untagged`](crate::Session::trusts_untagged).
     Alert(Vec<u8>),
-    /// An untagged NO or BAD: a warning, or an error that may stay the server's only response (RFC 9051 §7.1). Its text may
-    /// be mail, as that of an alert.
+    /// An untagged NO or BAD, which may stay the only response (RFC 9051 §7.1). Its text may be mail, as an alert's.
     Warning(StatusResponse),
     /// BYE outside LOGOUT: the server closes the connection.
     Bye(StatusResponse),

@@ -40,8 +40,7 @@ pub struct Frame<'a> {
     pub deviates: bool,
     /// Of a row, `* n FETCH …`: where in `text` that word ends.
     pub row: Option<usize>,
-    /// Every bracket and quote was closed, each literal ended where the grammar can go on, and a row ended with its list. Always
-    /// so for a status response, which is free text.
+    /// Every bracket and quote was closed, each literal was complete, and a row ended with its list. Always so for a status response.
     pub closed: bool,
     /// Each item of a row that came as a literal ended with a line end, as a header and a message do.
     pub whole_lines: bool,
@@ -387,8 +386,7 @@ fn opens_list(rest: &[u8]) -> bool {
     without_spaces(rest).first() == Some(&b'(')
 }
 
-/// Whether a line continues behind a literal as in the grammar: with a space, and in a row's list the name of a further item, or
-/// with a closing bracket.
+/// Whether a line continues behind a literal as in the grammar: with a closing bracket, or a space (in a row, and an item's name).
 fn follows_literal(line: &[u8], in_row: bool) -> bool {
     match line.first() {
         Some(b' ') if in_row => {

@@ -1,8 +1,7 @@
 //! The hierarchy of mailbox names: which character separates their levels, and whether the account's own mailboxes lie
 //! below INBOX (RFC 9051 §5.1.1, §7.3.1; RFC 2342 §5).
 //!
-//! `session` reads it from NAMESPACE and LIST responses; a caller suggests with it another spelling of a refused name. It does
-//! not check whether a suggested mailbox exists.
+//! `session` reads it from NAMESPACE and LIST responses; a caller suggests with it another spelling of a refused name.
 
 use super::utf7;
 
@@ -17,8 +16,7 @@ pub struct Hierarchy {
 const SEPARATORS: [char; 3] = ['/', '.', '\\'];
 
 impl Hierarchy {
-    /// Reads the arguments of a NAMESPACE response: the first personal namespace (RFC 2342 §5). None when that is NIL, flat,
-    /// or bears its prefix as a literal.
+    /// Reads the first personal namespace of a NAMESPACE response (RFC 2342 §5). None if it is NIL, flat, or has a literal.
     pub(super) fn of_namespace(arguments: &[u8]) -> Option<Self> {
         let rest = arguments.trim_ascii_start().strip_prefix(b"((")?;
         let (prefix, rest) = quoted(rest.trim_ascii_start())?;
@@ -39,8 +37,7 @@ impl Hierarchy {
         char::from(self.separator)
     }
 
-    /// How `name` would be written with this separator, if it bears another one, or lies outside INBOX where all mailboxes
-    /// lie below it. None when the name can be right as it is.
+    /// `name` with this separator in place of another one, and below INBOX if all mailboxes are. None if it may be right as it is.
     pub fn suggest(self, name: &str) -> Option<String> {
         let separator = self.separator();
         let prefix = if self.below_inbox { format!("INBOX{separator}") } else { String::new() };

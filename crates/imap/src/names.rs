@@ -127,8 +127,7 @@ names! {
 }
 
 names! {
-    /// The name of a response code: RFC 9051 §7.1, RFC 5530, and what RFC 2060, 2193, 3516, 4469, 4978, 7162, 8474, 9585 and
-    /// 9738 add.
+    /// The name of a response code (RFC 9051 §7.1, RFC 5530; RFC 2060, 2193, 3516, 4469, 4978, 7162, 8474, 9585 and 9738).
     ResponseCode {
         /// Words that a user has to see (RFC 9051).
         Alert = "ALERT",

@@ -1,9 +1,8 @@
 //! The time that a server reports for a command in the text of its tagged OK. Not part of IMAP: a habit of some servers.
 //!
-//! Dovecot ends its text with `(0.036 + 0.000 + 0.035 secs).`: the time spent in the command (running, blocked, or waiting
-//! for a lock), the time spent waiting for the client, and the time since the command last ran, which overlaps the first.
-//! The first alone is the server's own, so the others are checked and not added. Cyrus has `(0.004 sec)` or
-//! `(3 msgs in 0.004 secs)`. Any other text is ignored.
+//! Dovecot ends its text with `(0.036 + 0.000 + 0.035 secs).`: the time in the command (running, blocked, or waiting for a lock),
+//! waiting for the client, and since the command last ran, which overlaps the first. Only the first is the server's own; the
+//! others are checked. Cyrus has `(0.004 sec)` or `(3 msgs in 0.004 secs)`. Any other text is ignored.
 //!
 //! Reads text; the caller decides whether a time can be true.
 

@@ -1,5 +1,4 @@
-//! Parses one framed response as far as a session needs it (RFC 9051 §7). Any other is `Other` and no error: a server may send any
-//! data at any time (RFC 9051 §2.2.2). Called by `session`.
+//! Parses one framed response as far as `session` needs it (RFC 9051 §7). Any other is `Other`: it may come at any time (§2.2.2).
 
 use super::{
     Code, Condition, Frame,

@@ -88,8 +88,7 @@ impl Session {
         self.data.guard.offending(framer.frame().text, framer.last_line(), framer.is_in_row(), tag)
     }
 
-    /// The response that the last call of [`Session::receive`] completed, and whether its text is the server's and no mail. Valid
-    /// only after a call that took bytes.
+    /// The response completed by the last call of [`Session::receive`] that took bytes, and whether its text is surely no mail.
     pub fn completed(&self) -> Option<(Frame<'_>, bool)> {
         let frame = self.framer.is_between_responses().then(|| self.framer.frame())?;
         let untagged = frame.text.first() == Some(&b'*');

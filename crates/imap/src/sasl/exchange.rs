@@ -172,8 +172,7 @@ impl SaslExchange {
     }
 }
 
-/// A message as it stands on the line, in base64; an empty one is an empty line, but `=` where a command carries it
-/// (RFC 4959 §3).
+/// A message in base64. An empty one is an empty line, but `=` on the line of a command (RFC 4959 §3).
 pub(crate) fn encode(message: &[u8]) -> Zeroizing<String> {
     Zeroizing::new(STANDARD.encode(message))
 }

@@ -1,8 +1,7 @@
 //! SCRAM-SHA-256 for a client (RFC 5802, RFC 7677), without channel binding.
 //!
 //! The arithmetic is rsasl's. The server's messages are checked here first: rsasl has no limit on iterations, and assumes the
-//! length of some parts. Hashing the password, which takes long, is a [`HashTask`] for the caller to run where it blocks nothing
-//! else. Called by `exchange`.
+//! length of some parts. Hashing takes long: a [`HashTask`] for the caller to run where it blocks nothing. Called by `exchange`.
 
 use std::sync::Arc;
 

@@ -193,8 +193,7 @@ impl SessionData {
             return Err(ProtocolViolation::Unproven);
         }
         let ok = status.condition == Condition::Ok;
-        // No response begins before its command does; and success before the whole command was written is a guess (RFC 9051
-        // §11.1), an error is not.
+        // No response precedes its command, and no OK the command's end (RFC 9051 §11.1); an error may.
         if !first_byte || (ok && !sent) {
             return Err(ProtocolViolation::Tag);
         }
