@@ -12,8 +12,7 @@ pub fn escape(text: &str) -> String {
     safe
 }
 
-/// The same for our own text of several lines: a line end stays if the next line is indented, as in an error. No text from outside
-/// can begin a line of its own with it.
+/// The same for our own text: a line end stays before an indented line. No text from outside can begin a line of its own with it.
 pub fn escape_lines(text: &str) -> String {
     text.split("\n  ").map(escape).collect::<Vec<_>>().join("\n  ")
 }

@@ -65,13 +65,11 @@ pub struct Run {
     /// and `agent_s`. Of a run without First Loading Latency, its duration.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uncertainty_s: Option<Seconds>,
-    /// For how long pauses of imaptrace's own process delayed the run, at most, where that is more than 10 ms and more than
-    /// 5 % of the duration, or of First Loading Latency before that: it says little of the server then
-    /// ([`Run::counted_latency`]).
+    /// How long pauses of imaptrace's own process delayed the run, at most, if more than 10 ms and more than 5 % of the duration,
+    /// or of First Loading Latency before that: it does not measure the server then ([`Run::counted_latency`]).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delayed_s: Option<Seconds>,
-    /// The `name` of the step to look at first, among those that count for First Loading Latency: past its fixed limit,
-    /// else slow, else the longest.
+    /// The `name` of the step to examine first, of those in First Loading Latency: past its limit, else slow, else the longest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slowest_step: Option<StepName>,
     /// Some step was slow by its history.

@@ -71,8 +71,7 @@ impl<'de> Deserialize<'de> for Seconds {
 
 /// A point in time, to 1 µs. In JSON an RFC 3339 time in UTC.
 ///
-/// Microseconds since the Unix epoch: `jiff::Timestamp` does not have the last day of the year 9999, which certificates without
-/// an end have.
+/// Microseconds since the Unix epoch: `jiff::Timestamp` ends before the year 9999 does, and with it certificates without an end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timestamp(i64);
 

@@ -1,5 +1,4 @@
-//! When a time counts as uncertain: the rule for steps and runs, in the record and everywhere it is shown. `probe` computes the
-//! error bounds.
+//! When a time counts as uncertain: the rule for steps and runs. `probe` computes the error bounds.
 
 use super::{Run, Seconds};
 
@@ -28,8 +27,7 @@ impl Run {
         self.first_loading_latency_s.filter(|_| !self.is_latency_delayed())
     }
 
-    /// Whether First Loading Latency (without one, the run's duration) is delayed: a pause after it, before or in LOGOUT, delays the
-    /// run alone.
+    /// Whether First Loading Latency (without one, the run's duration) is delayed: not by a pause before or in LOGOUT.
     pub fn is_latency_delayed(&self) -> bool {
         let Some(all) = self.delayed_s else { return false };
         let Some(latency) = self.first_loading_latency_s else { return true };
@@ -44,8 +42,7 @@ impl Run {
         self.uncertain == Some(true) && (self.uncertainty_s.is_some() || unknown())
     }
 
-    /// Whether imaptrace's own pauses between the steps make First Loading Latency uncertain: one reason for [`Run::uncertain`],
-    /// beside those of the steps.
+    /// Whether imaptrace's own pauses between the steps make First Loading Latency uncertain: a reason for [`Run::uncertain`].
     pub fn paused(&self) -> bool {
         self.agent_s.zip(self.first_loading_latency_s).is_some_and(|(agent, latency)| latency.is_uncertain_by(agent))
     }
