@@ -317,7 +317,7 @@ impl Conversation<'_> {
         let shrunk = self.driver.session.has_shrunk();
         if rows == 0 && !shrunk {
             let text = format!(
-                "FETCH {from}:{to} was OK and brought none of the {asked} messages that SELECT counted, and nothing said that they are gone"
+                "FETCH {from}:{to} was OK and brought none of the {asked} messages that SELECT counted, and no response reported them gone"
             );
             return Err(self.fail_last(ErrorType::ProtocolSyntax, Some(&text)));
         }

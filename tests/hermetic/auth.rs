@@ -150,7 +150,7 @@ async fn what_breaks_the_rules_is_cancelled_and_called_by_its_name() {
         // v= and 32 times nothing
         (
             last("+ dj1BQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBPQ=="),
-            "does not know the password",
+            "does not have the password",
             true,
         ),
         // v=%%%

@@ -48,7 +48,7 @@ pub enum SaslError {
     #[error("the server asks for {0} SCRAM iterations; imaptrace takes 4096 to 600000")]
     Iterations(String),
     /// The server does not have the password either.
-    #[error("the server's SCRAM signature is wrong: it does not know the password")]
+    #[error("the server's SCRAM signature is wrong: it does not have the password")]
     Signature,
     /// The password was not hashed in time.
     #[error("hashing the password took too long")]
