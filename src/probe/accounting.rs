@@ -62,8 +62,8 @@ pub(super) fn account(
     driver: &mut Driver,
 ) -> Uncertainty {
     let Exchange { start, end, traffic, .. } = exchange;
-    driver.pace.learn(&traffic.events, tcp.map_or(0, |tcp| tcp.segment));
-    let (events, per_byte) = (&traffic.events, driver.pace.per_byte());
+    driver.rate.learn(&traffic.events, tcp.map_or(0, |tcp| tcp.segment));
+    let (events, per_byte) = (&traffic.events, driver.rate.per_byte());
     let round_trip = tcp.and_then(|tcp| tcp.rtt_min);
     let span = Span { start: *start, end: *end, events, duration: step.duration_s, round_trip };
     let parts = split(span, per_byte);

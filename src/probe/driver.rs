@@ -17,7 +17,7 @@ use super::{
     classify,
     exchange::{Awaited, Exchange, Fault, SecureError},
     job::Cancel,
-    split::Pace,
+    split::LineRate,
     transcript::Transcript,
     wait::{Waited, Watch},
 };
@@ -49,7 +49,7 @@ pub(super) struct Driver {
     /// The first untagged NO or BAD during the command, or the first whose code gives a class.
     warning: Option<StatusResponse>,
     /// The rate of the line.
-    pub(super) pace: Pace,
+    pub(super) rate: LineRate,
     pub(super) watch: Watch,
     pub(super) transcript: Option<Box<Transcript>>,
 }
@@ -79,7 +79,7 @@ impl Driver {
             idle_since: now,
             info: TcpInfo::default(),
             warning: None,
-            pace: Pace::default(),
+            rate: LineRate::default(),
             watch: Watch::new(cancel, now),
             transcript: None,
         }
@@ -117,7 +117,7 @@ impl Driver {
                 });
             }
             Waited::TimeUp => {
-                let own = self.own_delay(deadline, Awaited::Answer).map(SecureError::Own);
+                let own = self.own_delay(deadline, Awaited::Response).map(SecureError::Own);
                 return Err(
                     own.unwrap_or_else(|| SecureError::Failed(TlsFailure::new(TlsCause::Timeout, String::new())))
                 );
@@ -239,13 +239,13 @@ impl Driver {
             self.send(&part.bytes, exchange).await?;
             self.session.sent(part.then_wait, number == last);
             if part.then_wait
-                && let Some(response) = self.until_go_or_end(exchange).await?
+                && let Some(response) = self.until_continuation_or_tagged(exchange).await?
             {
                 return Ok(response);
             }
         }
         loop {
-            if let Some(response) = self.until_go_or_end(exchange).await? {
+            if let Some(response) = self.until_continuation_or_tagged(exchange).await? {
                 return self.with_complaint(response);
             }
             // Boxed: what only a login needs is not held while another command waits.
@@ -254,7 +254,10 @@ impl Driver {
     }
 
     /// Waits for a `+` (none) or the tagged line.
-    pub(super) async fn until_go_or_end(&mut self, exchange: &mut Exchange) -> Result<Option<StatusResponse>, Fault> {
+    pub(super) async fn until_continuation_or_tagged(
+        &mut self,
+        exchange: &mut Exchange,
+    ) -> Result<Option<StatusResponse>, Fault> {
         loop {
             match self.next(exchange.deadline, ErrorType::TimeoutCommand).await? {
                 Event::Tagged(response) => return Ok(Some(response)),
@@ -292,7 +295,7 @@ impl Driver {
     pub(super) async fn send(&mut self, bytes: &[u8], exchange: &mut Exchange) -> Result<(), Fault> {
         let Exchange { deadline, write, .. } = *exchange;
         if self.is_over(deadline)? {
-            return Err(self.time_up(deadline, ErrorType::TimeoutWrite, Awaited::Us));
+            return Err(self.time_up(deadline, ErrorType::TimeoutWrite, Awaited::Nothing));
         }
         let own = deadline.part(write);
         let Some(line) = &mut self.line else { return Err(Fault::now(ErrorType::Internal)) };
@@ -304,7 +307,7 @@ impl Driver {
             Waited::TimeUp => {
                 // If little of the step was left for the write, the whole step is judged.
                 let whole = if own.end() < own.begin() + write { deadline } else { own };
-                Err(self.time_up(whole, ErrorType::TimeoutWrite, Awaited::Room(own.begin())))
+                Err(self.time_up(whole, ErrorType::TimeoutWrite, Awaited::SendBuffer(own.begin())))
             }
             Waited::Cancelled => Err(Fault::now(ErrorType::Cancelled)),
             Waited::Done(Err(error)) => {
@@ -409,7 +412,7 @@ impl Driver {
             }
             polled
         });
-        let awaited = if timeout == ErrorType::TimeoutGreeting { Awaited::Greeting } else { Awaited::Answer };
+        let awaited = if timeout == ErrorType::TimeoutGreeting { Awaited::Greeting } else { Awaited::Response };
         let read = self.watch.until(deadline, || wire.look(), reading).await;
         (self.first_stamp, self.stamp) = self.wire.last_arrival().unwrap_or_else(|| (clock::now(), clock::now()));
         match read {

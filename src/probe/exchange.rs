@@ -63,11 +63,11 @@ pub(super) enum Awaited {
     /// The greeting, which is owed from the beginning.
     Greeting,
     /// A response, which is owed once our first byte is sent, or waits for room in the server's window.
-    Answer,
+    Response,
     /// Room for what we began to send at this moment.
-    Room(Instant),
+    SendBuffer(Instant),
     /// Nothing: the turn was ours.
-    Us,
+    Nothing,
 }
 
 /// The difference between two readings of `TCP_INFO`.

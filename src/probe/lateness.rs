@@ -30,9 +30,9 @@ impl Driver {
         let mut away = wire.not_owed();
         match awaited {
             Awaited::Greeting => {}
-            Awaited::Answer => away.push((begin, wire.asked_at().unwrap_or(end))),
-            Awaited::Room(sending) => away.push((since(), sending)),
-            Awaited::Us => away.push((since(), end)),
+            Awaited::Response => away.push((begin, wire.asked_at().unwrap_or(end))),
+            Awaited::SendBuffer(sending) => away.push((since(), sending)),
+            Awaited::Nothing => away.push((since(), end)),
         }
         deadline.own_delay(away).map(classify::of_own_delay)
     }

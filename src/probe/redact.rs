@@ -14,12 +14,12 @@ use imaptrace_imap::Secret;
 use imaptrace_record::ServerText;
 use zeroize::Zeroizing;
 
-use self::find::Sought;
+use self::find::Needle;
 use crate::plan::{Account, UserName};
 
 /// The values to find, and their replacements.
 pub(super) struct Redactor {
-    sought: Vec<Sought>,
+    needles: Vec<Needle>,
 }
 
 /// How much of a text is searched: many times what is kept of one.
@@ -31,28 +31,28 @@ impl Redactor {
     pub(super) fn new(account: &Account, secret: Option<&Secret>) -> Self {
         let user = account.user.expose();
         let alias = format!("[{}]", account.alias);
-        let mut sought = Vec::new();
+        let mut needles = Vec::new();
         // Where two overlap, the first wins.
-        sought.extend(secret.map(|secret| Sought::pieces(secret.expose(), "[redacted]")));
+        needles.extend(secret.map(|secret| Needle::pieces(secret.expose(), "[redacted]")));
         // Both names, and the two together as LOGIN has them.
         let master = account.master_user.as_ref().map(UserName::expose);
-        sought.extend(master.map(|_| Sought::name(&account.login_name(), &alias)));
+        needles.extend(master.map(|_| Needle::name(&account.login_name(), &alias)));
         for name in [Some(user), master].into_iter().flatten() {
-            sought.push(Sought::name(name, &alias));
+            needles.push(Needle::name(name, &alias));
             // A server with one domain leaves it out.
-            sought.extend(name.rsplit_once('@').map(|(local, _)| Sought::word(local, &alias)));
+            needles.extend(name.rsplit_once('@').map(|(local, _)| Needle::word(local, &alias)));
         }
-        sought.retain(|sought| !sought.is_empty());
-        Self { sought }
+        needles.retain(|needle| !needle.is_empty());
+        Self { needles }
     }
 
     /// Adds a message of a SASL exchange, against which passwords could be tried; its names are replaced by the alias anyway.
     pub(super) fn learn(&mut self, message: &[u8]) {
         let message = Zeroizing::new(String::from_utf8_lossy(message).into_owned());
         let nonce = if message.contains(",p=") { None } else { message.find(",r=") };
-        let message = Sought::pieces(message.get(nonce.unwrap_or_default()..).unwrap_or_default(), "[redacted]");
+        let message = Needle::pieces(message.get(nonce.unwrap_or_default()..).unwrap_or_default(), "[redacted]");
         if !message.is_empty() {
-            self.sought.insert(0, message);
+            self.needles.insert(0, message);
         }
     }
 
@@ -67,8 +67,8 @@ impl Redactor {
         let mut marks: Vec<Option<usize>> = vec![None; searched.len()];
         for view in view::all(searched) {
             // The lowest number wins.
-            for (number, sought) in self.sought.iter().enumerate().rev() {
-                sought.mark(&view, |range| {
+            for (number, needle) in self.needles.iter().enumerate().rev() {
+                needle.mark(&view, |range| {
                     for mark in marks.get_mut(range).unwrap_or_default() {
                         *mark = Some(mark.map_or(number, |other| other.min(number)));
                     }
@@ -81,7 +81,7 @@ impl Redactor {
             match mark {
                 None => clean.push(*byte),
                 Some(_) if mark == before => {}
-                Some(number) => clean.extend(self.sought.get(number).map(Sought::put).unwrap_or_default()),
+                Some(number) => clean.extend(self.needles.get(number).map(Needle::replacement).unwrap_or_default()),
             }
             before = mark;
         }

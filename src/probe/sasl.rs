@@ -79,7 +79,7 @@ impl Driver {
         match self.watch.until(until, || (), hashing).await {
             Waited::Done(result) => result.map(Some).map_err(|_| Fault::now(ErrorType::Internal)),
             Waited::TimeUp if until.end() < until.begin() + HASHING => {
-                Err(self.time_up(deadline, ErrorType::TimeoutCommand, Awaited::Us))
+                Err(self.time_up(deadline, ErrorType::TimeoutCommand, Awaited::Nothing))
             }
             Waited::TimeUp => Ok(None),
             Waited::Cancelled => Err(Fault::now(ErrorType::Cancelled)),
@@ -89,8 +89,8 @@ impl Driver {
     /// Sends `*`, which a BAD should answer (RFC 9051 §6.2.2): then LOGOUT can follow. The class is that of the violation.
     async fn cancel(&mut self, error: &SaslError, exchange: &mut Exchange) -> Fault {
         let line = self.session.cancel();
-        let is_answered =
-            self.send(line, exchange).await.is_ok() && matches!(self.until_go_or_end(exchange).await, Ok(Some(_)));
+        let is_answered = self.send(line, exchange).await.is_ok()
+            && matches!(self.until_continuation_or_tagged(exchange).await, Ok(Some(_)));
         let fault = Fault::now(ErrorType::AuthProtocol).with_text(error.to_string().into_bytes());
         Fault { can_logout: is_answered, ..fault }
     }

@@ -42,7 +42,7 @@ pub(super) struct Span<'a> {
 /// A segment that follows a full one waited behind it, so the distance between the two is due to the line and not to the server.
 /// The upper quartile per byte counts: a line with a token bucket passes the first bytes faster than it can sustain.
 #[derive(Debug, Default)]
-pub(super) struct Pace {
+pub(super) struct LineRate {
     /// Picoseconds per byte; the newest replace the oldest.
     samples: Vec<u32>,
     next: usize,
@@ -52,7 +52,7 @@ pub(super) struct Pace {
 const LEAST: usize = 8;
 const KEPT: usize = 128;
 
-impl Pace {
+impl LineRate {
     /// Learns from one step. `segment`: payload of a full segment, in bytes.
     pub(super) fn learn(&mut self, events: &[WireEvent], segment: u32) {
         if segment == 0 {
@@ -126,7 +126,7 @@ pub(super) fn gaps(span: Span<'_>, per_byte: u32) -> impl Iterator<Item = Gap<'_
         }
         let whole = until.saturating_duration_since(since);
         let wait = whole.saturating_sub(round_trip);
-        let needs = event.map_or(Duration::ZERO, |event| Pace::needs(per_byte, event.bytes));
+        let needs = event.map_or(Duration::ZERO, |event| LineRate::needs(per_byte, event.bytes));
         let delay = if answers { wait } else { whole };
         Some(Gap { arrival: event, wait, server: wait.saturating_sub(needs), delay })
     })
@@ -160,7 +160,7 @@ mod tests {
     }
 
     /// A step that begins now, of `(after how many ms, bytes)`; ours are negative.
-    fn told(events: &[(u64, i64)], end: u64, round_trip: Duration, pace: &Pace) -> [u64; 3] {
+    fn told(events: &[(u64, i64)], end: u64, round_trip: Duration, pace: &LineRate) -> [u64; 3] {
         let start = clock::now();
         let events: Vec<_> = events
             .iter()
@@ -174,12 +174,12 @@ mod tests {
 
     #[test]
     fn a_quick_answer_is_one_round_trip_of_network() {
-        assert_eq!(told(&[(0, -20), (40, 100)], 40, RTT, &Pace::default()), [0, 40, 0]);
+        assert_eq!(told(&[(0, -20), (40, 100)], 40, RTT, &LineRate::default()), [0, 40, 0]);
     }
 
     #[test]
     fn a_pause_is_the_servers_wherever_it_comes() {
-        let none = Pace::default();
+        let none = LineRate::default();
         assert_eq!(told(&[(0, -20), (340, 100)], 340, RTT, &none), [300, 40, 0]);
         assert_eq!(told(&[(0, -20), (40, 100), (380, 10)], 380, RTT, &none), [300, 40, 40]);
         assert_eq!(told(&[(0, -20), (40, 100), (45, 10)], 45, RTT, &none), [0, 40, 5]);
@@ -191,8 +191,8 @@ mod tests {
 
     #[test]
     fn a_server_that_never_answered_owed_us_the_answer_all_the_time() {
-        assert_eq!(told(&[(0, -20)], 1000, RTT, &Pace::default()), [960, 40, 0]);
-        assert_eq!(told(&[(0, -20), (40, 7)], 1000, RTT, &Pace::default()), [920, 40, 40]);
+        assert_eq!(told(&[(0, -20)], 1000, RTT, &LineRate::default()), [960, 40, 0]);
+        assert_eq!(told(&[(0, -20), (40, 7)], 1000, RTT, &LineRate::default()), [920, 40, 40]);
     }
 
     /// Full segments on a line of 8 Mbit/s: one each 1.5 ms, the first `burst` at once.
@@ -205,7 +205,7 @@ mod tests {
         events
     }
 
-    fn split_of(events: &[WireEvent], pace: &Pace) -> TimeSplit {
+    fn split_of(events: &[WireEvent], pace: &LineRate) -> TimeSplit {
         let (start, end) = (events[0].at, events.last().unwrap().at);
         let duration = Seconds::from(end - start);
         split(Span { start, end, events, duration, round_trip: Some(Duration::from_micros(50)) }, pace.per_byte())
@@ -215,7 +215,7 @@ mod tests {
     fn a_full_line_is_transfer_also_when_its_first_bytes_come_at_once() {
         for burst in [0, 20] {
             let events = full_line(burst, 200);
-            let mut pace = Pace::default();
+            let mut pace = LineRate::default();
             pace.learn(&events, 1_448);
             let parts = split_of(&events, &pace);
             assert!(parts.server < Seconds::from_micros(100), "{burst}: {parts:?}");
@@ -232,7 +232,7 @@ mod tests {
             events.push(WireEvent::new(start + ms(10 * row), 1_448, false));
             events.push(WireEvent::new(start + ms(10 * row) + Duration::from_micros(12), 700, false));
         }
-        let mut pace = Pace::default();
+        let mut pace = LineRate::default();
         pace.learn(&events, 1_448);
         let parts = split_of(&events, &pace);
         assert!(parts.server > Seconds::from(ms(190)), "{parts:?}");
@@ -253,7 +253,7 @@ mod tests {
             }
             let end = at + Duration::from_micros(tail);
             let duration = Seconds::from(end - start);
-            let mut pace = Pace::default();
+            let mut pace = LineRate::default();
             pace.learn(&events, segment);
             let round_trip = Some(Duration::from_micros(round_trip));
             let parts = split(Span { start, end, events: &events, duration, round_trip }, pace.per_byte());
@@ -263,7 +263,7 @@ mod tests {
 
         #[test]
         fn a_longer_pause_never_makes_less_of_the_server(pause in 0_u64..10_000, more in 0_u64..10_000) {
-            let none = Pace::default();
+            let none = LineRate::default();
             let told = |pause| told(&[(0, -20), (40 + pause, 100)], 40 + pause, RTT, &none)[0];
             prop_assert!(told(pause) <= told(pause + more));
         }

@@ -8,11 +8,11 @@ use zeroize::Zeroizing;
 use super::view::{Form, View, folded};
 
 /// A value, its replacement, and how much of it is searched for.
-pub(super) struct Sought {
-    put: Vec<u8>,
+pub(super) struct Needle {
+    replacement: Vec<u8>,
     value: Windows,
     /// The value in base64, without its case.
-    shouted: Vec<Windows>,
+    base64: Vec<Windows>,
     rule: Rule,
 }
 
@@ -35,43 +35,43 @@ const SHORTEST_ENCODED: usize = 3;
 /// Shorter names are parts of common words.
 const SHORTEST_NAME: usize = 4;
 
-impl Sought {
+impl Needle {
     /// A secret.
-    pub(super) fn pieces(value: &str, put: &str) -> Self {
-        Self::new(value, put, (PIECE, SETTLED), Rule::Pieces)
+    pub(super) fn pieces(value: &str, replacement: &str) -> Self {
+        Self::new(value, replacement, (PIECE, SETTLED), Rule::Pieces)
     }
 
     /// A name that is replaced by another.
-    pub(super) fn name(value: &str, put: &str) -> Self {
+    pub(super) fn name(value: &str, replacement: &str) -> Self {
         let rule = if value.chars().count() < SHORTEST_NAME { Rule::Alone } else { Rule::Whole };
-        Self::new(value, put, (usize::MAX, usize::MAX), rule)
+        Self::new(value, replacement, (usize::MAX, usize::MAX), rule)
     }
 
     /// A part of a name, if it is long enough.
-    pub(super) fn word(value: &str, put: &str) -> Self {
+    pub(super) fn word(value: &str, replacement: &str) -> Self {
         let value = if value.chars().count() < SHORTEST_NAME { "" } else { value };
-        Self::new(value, put, (usize::MAX, usize::MAX), Rule::Alone)
+        Self::new(value, replacement, (usize::MAX, usize::MAX), Rule::Alone)
     }
 
     /// `widths`: of the pieces, in bytes, and of those in base64, in characters.
-    fn new(value: &str, put: &str, widths: (usize, usize), rule: Rule) -> Self {
+    fn new(value: &str, replacement: &str, widths: (usize, usize), rule: Rule) -> Self {
         let value = value.as_bytes();
-        let (shouted, value) = (shouted(value, widths.1), Windows::new(folded(value), widths.0));
-        Self { put: put.into(), value, shouted, rule }
+        let (base64, value) = (folded_base64(value, widths.1), Windows::new(folded(value), widths.0));
+        Self { replacement: replacement.into(), value, base64, rule }
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.value.bytes.is_empty()
     }
 
-    pub(super) fn put(&self) -> &[u8] {
-        &self.put
+    pub(super) fn replacement(&self) -> &[u8] {
+        &self.replacement
     }
 
     /// Calls `mark` with each place of the value in the text of `view`.
     pub(super) fn mark(&self, view: &View, mut mark: impl FnMut(Range<usize>)) {
         match view.form {
-            Form::Shouted => self.shouted.iter().for_each(|windows| windows.find(view, |_, range| mark(range))),
+            Form::FoldedBase64 => self.base64.iter().for_each(|windows| windows.find(view, |_, range| mark(range))),
             Form::Encoded if self.value.bytes.len() < SHORTEST_ENCODED => {}
             Form::Plain | Form::Encoded => self.value.find(view, |at, range| {
                 if self.rule != Rule::Alone || view.is_alone(at, self.value.width) {
@@ -79,7 +79,7 @@ impl Sought {
                 }
             }),
         }
-        if self.rule == Rule::Whole && view.form != Form::Shouted && view.reaches_end {
+        if self.rule == Rule::Whole && view.form != Form::FoldedBase64 && view.reaches_end {
             let lengths = (PIECE..self.value.width).rev();
             let starts = lengths.filter_map(|length| self.value.bytes.get(..length));
             if let Some(start) = starts.into_iter().find(|start| view.bytes.ends_with(start)) {
@@ -90,7 +90,7 @@ impl Sought {
 }
 
 /// The characters of base64, without case, that a value determines at its three possible places in a message; a short one, none.
-fn shouted(value: &[u8], width: usize) -> Vec<Windows> {
+fn folded_base64(value: &[u8], width: usize) -> Vec<Windows> {
     let places = if value.len() < PIECE { 0..0 } else { 0..3 };
     let settled = places.map(|lead| {
         let message = Zeroizing::new([vec![0; lead].as_slice(), value].concat());

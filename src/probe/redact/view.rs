@@ -25,7 +25,7 @@ pub(super) enum Form {
     /// The bytes that the text encodes.
     Encoded,
     /// The characters of base64 themselves, without their case.
-    Shouted,
+    FoldedBase64,
 }
 
 impl View {
@@ -75,7 +75,7 @@ pub(super) fn all(text: &[u8]) -> Vec<View> {
     for lead in 0..4 {
         add(Form::Encoded, base64(sextets.get(lead..).unwrap_or_default()));
     }
-    add(Form::Shouted, shouted(text, &sextets));
+    add(Form::FoldedBase64, folded_base64(text, &sextets));
     views
 }
 
@@ -311,7 +311,7 @@ fn base64(sextets: &[Sextet]) -> Reading {
 }
 
 /// The characters themselves, both alphabets as one.
-fn shouted(text: &[u8], sextets: &[Sextet]) -> Reading {
+fn folded_base64(text: &[u8], sextets: &[Sextet]) -> Reading {
     let character = |sextet: &Sextet| match text.get(sextet.at) {
         Some(b'-') => b'+',
         Some(b'_') => b'/',
