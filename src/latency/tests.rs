@@ -107,7 +107,7 @@ fn slow_is_past_three_times_the_baseline_and_at_least_ten_milliseconds_over_it()
 }
 
 #[test]
-fn a_step_bears_its_baseline_and_ratio_and_the_root_knows_of_a_slow_one() {
+fn a_step_has_its_baseline_and_ratio_and_the_run_is_marked_slow() {
     let mut history = after(30, 20_000);
     let mut run = run("mail01", &[("FETCH", 164_000), ("SEARCH", 9)]);
     history.evaluate(&mut run);

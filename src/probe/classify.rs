@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn at_a_login_the_code_gives_the_class_however_it_is_said_and_at_no_other_command() {
+    fn the_code_gives_the_class_of_a_login_for_each_condition_and_of_no_other_command() {
         use Condition::{Bad, Bye, No};
         for (code, expected) in [
             ("AUTHENTICATIONFAILED", ErrorType::AuthFailed),

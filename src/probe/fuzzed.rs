@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn the_server_that_knows_bytes_can_let_a_run_pass() {
+    fn the_scripted_server_can_let_a_run_pass() {
         let script = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/journey/passed")).unwrap();
         journey(&script);
     }
@@ -227,7 +227,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
-        fn whatever_a_server_says_the_record_is_true(
+        fn the_record_is_true_whatever_a_server_sends(
             choice in any::<u8>(), pieces in proptest::collection::vec(proptest::sample::select(PIECES), 0..9),
         ) {
             journey(&[&[choice][..], &pieces.concat()].concat());

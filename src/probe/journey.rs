@@ -380,7 +380,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_that_refuses_is_told_from_those_of_other_services() {
+    fn a_line_that_refuses_is_distinguished_from_those_of_other_services() {
         let of = |line: &str| {
             refusal(line.as_bytes()).map(|response| {
                 (

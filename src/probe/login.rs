@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn why_there_is_no_way_is_said_with_what_the_server_offers() {
+    fn the_reason_for_no_method_lists_what_the_server_offers() {
         let why = |auth, capabilities: &str| {
             String::from_utf8(missing(auth, &Capabilities::parse(capabilities.as_bytes()))).unwrap()
         };

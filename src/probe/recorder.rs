@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_is_told_of_a_run_wherever_it_was_and_of_a_step_alone() {
+    fn a_pause_is_noted_on_a_run_wherever_it_was_and_on_a_step_alone() {
         assert_eq!(delays(&[]), (vec![], None, true));
         assert_eq!(
             delays(&[("SELECT", 700), ("LOGIN", 2)]),

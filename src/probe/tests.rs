@@ -264,7 +264,7 @@ async fn a_run_holds_little_while_it_waits() {
 }
 
 #[tokio::test]
-async fn a_run_that_never_comes_back_still_has_its_record() {
+async fn a_run_that_never_ends_still_has_its_record() {
     let prepared = TargetContext::new(target(([127, 0, 0, 1], 143).into())).unwrap();
     let ids = Ids { trace: TraceId::random(), root: SpanId::random(), parent: None };
     let job = Job {

@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_fits_into_one_packet_came_at_once_and_a_larger_one_did_not_where_nobody_counts_segments() {
+    fn a_response_of_one_packet_came_at_once_and_a_larger_one_did_not_where_segments_are_not_counted() {
         for (bytes, segments, expected) in [
             (1_460, Some(3), [0, 0, 0]),
             (1_461, Some(3), [0, 30, 30]),
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_taken_off_for_the_bytes_could_be_the_servers_when_their_arrivals_are_not_known() {
+    fn the_time_subtracted_for_bytes_may_be_the_servers_if_their_arrivals_are_unknown() {
         // 14 kB at 1 µs a byte are 14 ms of 30 ms; with one stamp for all the server could have had them too.
         let mut case = Case::new(NEAR).arrives(30, 14_000, 10).read_after(5);
         case.per_byte = 1_000_000;
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_for_a_processor_to_hash_the_password_is_known_and_the_transfers() {
+    fn a_wait_for_a_processor_to_hash_the_password_is_in_doubt_as_transfer() {
         let case = Case::new(NEAR).arrives(60, 200, 1);
         let waited = Evidence { waited: 6 * MS, ..case.evidence() };
         assert_eq!(case.bounds(&waited), [6, 0, 6]);

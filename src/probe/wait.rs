@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_there_when_time_is_up_and_nobody_was_told_of_is_looked_for_before_the_wait_is_over() {
+    async fn a_future_that_became_ready_without_a_wake_up_is_polled_once_more_at_the_deadline() {
         let (_tell, cancel) = channel(false);
         let begin = clock::now();
         let mut watch = Watch::new(cancel, begin);

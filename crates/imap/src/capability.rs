@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hash_knows_no_order_and_no_case() {
+    fn the_hash_ignores_order_and_case() {
         assert_eq!(Capabilities::parse(b"A b").hash(), Capabilities::parse(b"B  a A").hash());
         assert_ne!(Capabilities::parse(b"A b").hash(), Capabilities::parse(b"A c").hash());
     }

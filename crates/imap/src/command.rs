@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn who_logs_in_for_somebody_else_says_so_first() {
+    fn an_authorization_identity_comes_first() {
         // `kurt NUL tim NUL pencil` (RFC 4616 §2).
         let plain = authenticate(Mechanism::Plain, Some("kurt"), "SASL-IR");
         assert_eq!(plain, ["T AUTHENTICATE PLAIN a3VydAB0aW0AcGVuY2ls\r\n"]);

@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_of_flags_alone_is_told_from_one_with_data() {
+    fn a_row_of_flags_alone_is_distinguished_from_one_with_data() {
         for (items, only_flags) in [
             ("(FLAGS (\\Seen))", true),
             ("(flags () MODSEQ (12121231000))", true),

@@ -134,14 +134,14 @@ fn the_user_name_becomes_the_alias_without_its_domain_and_cut_short_too() {
 }
 
 #[test]
-fn what_is_nobodys_stays_as_it_is() {
+fn text_without_a_secret_or_name_stays_as_it_is() {
     let text = "NO [ALERT] 7 mails in a%20folder, cafe:babe 0xbeef {5} \\o/ AGNhbmFyeQ== (0.036 secs) päss wörd";
     assert_eq!(response(text), text.replace("AGNhbmFyeQ==", "[default]"));
     assert_eq!(redactor("u", "").text(b"all of it", 256).as_str(), "all of it");
 }
 
 #[test]
-fn of_a_long_text_the_start_is_looked_at_and_no_more_is_told() {
+fn only_the_start_of_a_long_text_is_searched_and_kept() {
     let clean = response(&format!("{}{PASSWORD}", PASSWORD.repeat(100_000)));
     assert_eq!(clean, "[redacted]");
     let redactor = redactor(USER, PASSWORD);
@@ -175,7 +175,7 @@ proptest! {
 }
 
 #[test]
-fn whoever_logs_in_for_somebody_else_is_not_named_either() {
+fn the_master_user_is_not_named_either() {
     let account = Account {
         alias: "shop".into(),
         user: UserName::new("canary@example.org").unwrap(),
@@ -192,7 +192,7 @@ fn whoever_logs_in_for_somebody_else_is_not_named_either() {
 }
 
 #[test]
-fn what_was_said_to_prove_the_password_is_cut_out_whole_and_in_parts() {
+fn sasl_messages_are_removed_whole_and_in_parts() {
     let mut redactor = redactor("user", "password");
     let message = b"c=biws,r=abcdef,p=cHJvb2Y=";
     redactor.learn(message);

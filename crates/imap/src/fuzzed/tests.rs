@@ -73,7 +73,7 @@ proptest! {
     }
 
     #[test]
-    fn any_cut_of_a_conversation_tells_the_same(input in inputs()) {
+    fn any_cut_of_a_conversation_gives_the_same_events(input in inputs()) {
         session(&input);
     }
 
@@ -93,7 +93,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn nobody_is_believed_who_does_not_know_the_password(
+    fn no_server_without_the_password_is_trusted(
         lines in vec(proptest::sample::select(SCRAM), 0..5), choice in any::<u8>(), wait in any::<bool>(),
     ) {
         let head: &[u8] = if wait { b"ID\ntim\npencil\n+ \r\n" } else { b"SASL-IR\ntim\npencil\n" };

@@ -59,7 +59,7 @@ fn run(session: &mut Session, command: &Command<'_>, answer: &[u8]) -> Vec<Strin
 }
 
 #[test]
-fn a_greeting_may_tell_the_capabilities() {
+fn a_greeting_may_list_the_capabilities() {
     let mut session = Session::new(Limits::default());
     assert_eq!(talk(&mut session, b"* OK [CAPABILITY IMAP4rev1 ID] hi\r\n"), ["greeting OK CAPABILITY hi"]);
     assert!(session.capabilities().is_some_and(|capabilities| capabilities.id));
@@ -155,7 +155,7 @@ fn a_continuation_is_no_first_byte_and_comes_once() {
 }
 
 #[test]
-fn capabilities_are_void_after_login_unless_told_anew() {
+fn capabilities_are_void_after_login_unless_listed_again() {
     let password = Secret::new("p".into());
     let login = Command::Login { user: "u", password: &password };
     let mut session = greeted();
@@ -283,7 +283,7 @@ fn a_breach_shows_and_counts_the_same_however_much_came_at_once() {
 }
 
 #[test]
-fn logout_may_follow_a_command_that_nobody_waits_for() {
+fn logout_may_follow_an_abandoned_command() {
     let mut session = greeted();
     session.begin("t1", &Command::List);
     session.sent(false, true);
@@ -297,7 +297,7 @@ fn logout_may_follow_a_command_that_nobody_waits_for() {
 
 proptest! {
     #[test]
-    fn any_split_of_a_conversation_tells_the_same(cuts in proptest::collection::vec(0usize..220, 0..12)) {
+    fn any_split_of_a_conversation_gives_the_same_events(cuts in proptest::collection::vec(0usize..220, 0..12)) {
         let answer: &[u8] = b"* OK [ALERT] disk\r\n* 5 FETCH (BODY[HEADER] {9}\r\nt1 OK x\r\n)\r\n* 6 FETCH (FLAGS ())\r\n* NO [X] {3}\r\nt1 OK [READ-ONLY] done {4}\r\n";
         let fetch = Command::Fetch { from: 5, to: 6, whole: false };
         let mut whole = greeted();
@@ -380,7 +380,7 @@ fn exists_is_what_could_be_read_while_select_ran_and_nothing_else() {
 }
 
 #[test]
-fn a_mailbox_shrinks_by_what_says_so_and_from_its_last_count_on() {
+fn a_mailbox_shrinks_by_each_response_that_removes_messages_after_its_last_count() {
     for (before, then, shrunk) in [
         ("* 30 EXISTS\r\n", "", false),
         ("* 30 EXISTS\r\n", "* 30 EXISTS\r\n* 31 EXISTS\r\n", false),
@@ -428,7 +428,7 @@ fn broken(answer: &str) -> String {
 }
 
 #[test]
-fn of_a_line_that_breaks_a_fetch_no_more_is_told_than_its_length_and_a_first_word_of_the_protocol() {
+fn a_line_that_breaks_a_fetch_is_shown_by_its_length_and_a_first_word_of_the_protocol() {
     let hidden = "(it may hold mail and is not shown)";
     for (answer, told) in [
         ("* 30 FETCH (BODY[] \"PLANTED\rx\")\r\n", "a line of 31 octets, beginning with *"),
@@ -530,7 +530,7 @@ fn a_line_among_rows_that_is_no_response_is_out_of_place_and_one_with_a_foreign_
 }
 
 #[test]
-fn a_literal_that_is_under_way_says_how_much_of_it_is_awaited() {
+fn the_octets_still_awaited_of_a_literal_are_reported() {
     let mut session = selected("* 30 EXISTS\r\n");
     let fetch = Command::Fetch { from: 11, to: 30, whole: true };
     run(&mut session, &fetch, b"* 30 FETCH (BODY[] {10}\r\nabc");
@@ -573,7 +573,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn no_word_of_a_message_is_told_however_its_literal_was_announced(
+    fn no_word_of_a_message_is_shown_however_its_literal_was_announced(
         message in message(), off in -40isize..40, quoted: bool, end in "(t1 NO|\\* BYE) words",
     ) {
         let announced = message.len().saturating_add_signed(off);

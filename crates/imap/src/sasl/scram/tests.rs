@@ -95,7 +95,7 @@ fn the_peer_of_these_tests_computes_what_rfc_7677_does() {
 }
 
 #[test]
-fn both_sides_prove_that_they_know_the_password() {
+fn both_sides_prove_that_they_have_the_password() {
     for (user, password, as_sent) in [
         (USER, PASSWORD, "n=user"),
         ("a,b=c@example.org", "two words \"q\" \\ 100% {5}", "n=a=2Cb=3Dc@example.org"),
@@ -122,7 +122,7 @@ fn a_nonce_is_never_used_twice() {
 }
 
 #[test]
-fn a_password_is_prepared_as_rfc_4013_says_and_one_that_it_forbids_goes_as_it_is() {
+fn a_password_is_prepared_by_rfc_4013_and_one_that_it_forbids_is_sent_as_it_is() {
     // A soft hyphen is nothing, a Roman nine is two letters; U+0007 is forbidden.
     for (typed, stored) in [("I\u{ad}X", "IX"), ("\u{2168}", "IX"), ("a\u{a0}b", "a b"), ("a\u{7}b", "a\u{7}b")] {
         let mut talk = Talk::begin(Sasl::ScramSha256, USER, typed);
@@ -216,7 +216,7 @@ fn a_challenge_larger_than_64_kib_is_refused_where_lines_may_be_that_long() {
 }
 
 #[test]
-fn a_server_that_does_not_know_the_password_is_found_out() {
+fn a_server_without_the_password_is_detected() {
     let mut talk = Talk::scram();
     let mut peer = talk.peer();
     let proof = talk.says(&peer.first("x", b"salt", 4096)).unwrap();
@@ -292,7 +292,7 @@ fn an_error_is_acknowledged_and_blames_the_credentials_only_when_it_names_them()
 }
 
 #[test]
-fn a_challenge_when_all_is_said_is_never_answered_with_a_secret() {
+fn a_challenge_after_the_last_message_is_never_answered_with_a_secret() {
     let mut plain = Talk::begin(Sasl::Plain, USER, PASSWORD);
     assert!(matches!(plain.answer(b""), ChallengeReply::Cancel(SaslError::Unasked)));
     assert_eq!(plain.imap.cancel(), b"*\r\n");
