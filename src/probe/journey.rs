@@ -7,6 +7,8 @@
 //!
 //! A failure skips everything but LOGOUT, and that too if no command can be sent any longer. `classify` decides its class.
 
+use std::sync::atomic::Ordering;
+
 use imaptrace_imap as imap;
 use imaptrace_imap::{Code, Command, CommandName, Condition, ResponseCode, StatusResponse};
 use imaptrace_record::{ErrorType, Run, Seconds, ServerText, SetupStep, Step, StepName};
@@ -69,7 +71,7 @@ impl Conversation<'_> {
         }
         if self.connection(task).await {
             info!(target: "imaptrace::probe", "the server closed the connection over ID; trying again without it");
-            self.job.target.forget_id();
+            self.job.target.without_id.store(true, Ordering::Relaxed);
             self.second_connection();
             // From connect, not from the look-up; and it cannot ask for a third: ID is not sent again.
             self.connection(task).await;
@@ -230,7 +232,7 @@ impl Conversation<'_> {
     /// ID is a courtesy: NO and BAD are "no ID", and a server that closes over it is tried again without. Whether it was sent.
     async fn id(&mut self) -> Result<bool, Stop> {
         let advertised = self.driver.session.capabilities().is_some_and(|capabilities| capabilities.id);
-        if !advertised || !self.job.target.sends_id() {
+        if !advertised || self.job.target.without_id.load(Ordering::Relaxed) {
             return Ok(false);
         }
         let (mut step, exchange) = self.perform(&Command::Id).await?;

@@ -1,10 +1,7 @@
 //! A target with its TLS files, and what the process learns about it.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -25,7 +22,7 @@ pub struct TargetContext {
     pub(super) target: Target,
     pub(super) tls: TlsContext,
     /// The server closed the connection over ID: it is not sent again.
-    without_id: AtomicBool,
+    pub(super) without_id: AtomicBool,
     pub(super) inspections: Inspections,
     pub(super) logins: Arc<LoginMemory>,
 }
@@ -85,13 +82,5 @@ impl TargetContext {
     /// SHA-256 of the client certificate, if there is one.
     pub fn client_certificate(&self) -> Option<String> {
         self.tls.client_certificate()
-    }
-
-    pub(super) fn sends_id(&self) -> bool {
-        !self.without_id.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn forget_id(&self) {
-        self.without_id.store(true, Ordering::Relaxed);
     }
 }
