@@ -189,7 +189,7 @@ impl Driver {
     /// A fault with what the session and the connection show of it.
     fn explained(&mut self, mut fault: Fault) -> Fault {
         use ErrorType::{Bye, Cancelled, Eof, Reset, TimeoutCommand, TimeoutWrite, TlsAlert, TlsProtocol};
-        // The command stands whole on the line, or none of it does.
+        // The command was sent whole, or not at all.
         if fault.class == Cancelled && (self.session.is_between_commands() || self.wire.first_write().is_none()) {
             self.session.abandon();
             fault.can_logout = true;

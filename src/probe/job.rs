@@ -66,13 +66,13 @@ impl Prober {
 /// What to run.
 #[derive(Debug)]
 pub struct Job<'a> {
-    /// Where.
+    /// The server.
     pub target: &'a TargetContext,
-    /// As whom.
+    /// The user who logs in.
     pub account: &'a Account,
-    /// Over which addresses.
+    /// The address family.
     pub family: Family,
-    /// Under which ids.
+    /// The ids of its spans.
     pub ids: Ids,
     /// Planned start to now, for runs that a schedule started.
     pub start_lag: Option<Duration>,

@@ -114,7 +114,7 @@ impl Conversation<'_> {
             LoginMethod::Sasl(mechanism) => {
                 let (user, master) = (account.user.expose(), account.master_user.as_ref());
                 let credentials = match (mechanism, master) {
-                    // The certificate says who logs in.
+                    // The certificate identifies the user.
                     (Mechanism::External, _) => Credentials { authzid: Some(user), user, password },
                     (_, Some(master)) => Credentials { authzid: Some(user), user: master.expose(), password },
                     (_, None) => Credentials { authzid: None, user, password },

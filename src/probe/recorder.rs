@@ -199,7 +199,7 @@ impl Recorder {
         self.run.steps.iter().map(owed).fold(Seconds::ZERO, Seconds::saturating_add).to_duration()
     }
 
-    /// The run as far as it is known when it is given up from outside.
+    /// The run so far, when it is abandoned from outside.
     pub(super) fn give_up(mut self, class: ErrorType) -> Run {
         self.end(class);
         let now = clock::now();

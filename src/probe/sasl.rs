@@ -60,7 +60,7 @@ impl Driver {
         let asked = until.begin();
         let place = match self.watch.until(until, || (), PLACES.clone().acquire_owned()).await {
             Waited::Done(place) => place.ok(),
-            // Other runs had all places: neither server nor password is to blame.
+            // Other runs had all places: no fault of the server or the password.
             Waited::TimeUp => {
                 let text = b"no processor was free to hash the password".to_vec();
                 return Err(Fault::now(ErrorType::Internal).with_text(text));

@@ -27,7 +27,7 @@ pub(super) struct TimeSplit {
 pub(super) struct Span<'a> {
     /// The command's first byte left.
     pub(super) start: Instant,
-    /// Its tagged line was whole; or the moment at which it was given up.
+    /// Its tagged line was whole, or the command was abandoned.
     pub(super) end: Instant,
     /// What was sent and received meanwhile, in order.
     pub(super) events: &'a [WireEvent],

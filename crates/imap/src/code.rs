@@ -10,7 +10,7 @@ use super::{
 pub struct Code<'a> {
     /// Its name.
     pub name: ResponseCode,
-    /// What stands behind the name, up to the closing bracket.
+    /// The rest, up to the closing bracket.
     pub argument: &'a [u8],
 }
 

@@ -57,7 +57,7 @@ pub enum Event {
     Greeting(StatusResponse),
     /// The first byte of an untagged or tagged response to the command. The bytes themselves are still to be passed in.
     FirstByte,
-    /// The first FETCH response that holds data of a message that was asked for is whole.
+    /// The first FETCH response with data of a requested message is whole.
     FirstRow,
     /// `+`: the next part may be sent, or the reply that [`Session::answer`](crate::Session::answer) gives.
     Continuation,
@@ -100,7 +100,7 @@ pub struct SessionProgress {
     pub literals: u64,
     /// Bytes in literals.
     pub literal_bytes: u64,
-    /// Messages that were asked for and of which data came, beside flags.
+    /// Requested messages with data beside flags.
     pub rows: u64,
     /// Deviations from the grammar that were tolerated.
     pub deviations: u64,

@@ -1,6 +1,6 @@
 //! Cuts the server's bytes into responses: lines, and the literals inside them (RFC 9051 §2.2.2, §4.3).
 //!
-//! The bytes of a literal are counted and dropped, unless it is short and a name can stand there. Framing comes before parsing,
+//! The bytes of a literal are counted and dropped, unless it is short and may be a name. Framing comes before parsing,
 //! so a response that makes no sense never costs the next one. Not here: tags, states and commands. Called by `session`.
 
 use crate::{
@@ -28,7 +28,7 @@ pub enum Syntax {
 /// One whole response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Frame<'a> {
-    /// The response without its line end. A literal that was kept stands right behind its `{n}`.
+    /// The response without its line end. A literal that was kept follows its `{n}`.
     pub text: &'a [u8],
     /// Where in `text` the kept literals begin, and how long they are.
     pub kept: &'a [(usize, usize)],
@@ -160,7 +160,7 @@ impl Framer {
         self.literal.map(|(left, _)| (left, self.size))
     }
 
-    /// The line that is being read or ended last, without what stands before a literal.
+    /// The line that is being read or ended last, from the last literal on.
     pub(super) fn last_line(&self) -> &[u8] {
         self.text.get(self.line..).unwrap_or_default()
     }
@@ -175,7 +175,7 @@ impl Framer {
         self.passed
     }
 
-    /// What has come of a response that is not whole yet.
+    /// The beginning of a response that is not whole yet.
     pub fn partial(&self) -> &[u8] {
         if self.complete { &[] } else { &self.text }
     }
@@ -258,7 +258,7 @@ impl Framer {
         self.literal = (size > 0).then_some((size, keep));
     }
 
-    /// Whether a literal here is an item of a row, header or message; what stands deeper is a part of a name.
+    /// Whether a literal here is an item of a row, header or message; a deeper one is a part of a name.
     fn is_item(&self) -> bool {
         self.head > 0 && self.depth == 1
     }

@@ -2,7 +2,7 @@
 //!
 //! No socket, no task, no clock: bytes go in, events come out, and every event belongs to the bytes of the same call, so the
 //! caller can give it the time of the read that brought them. Memory does not grow with what a server sends: a literal is
-//! counted, and kept only where a name can stand. Nothing is judged: a NO is an event like an OK.
+//! counted, and kept only if it may be a name. A NO is an event like an OK.
 //!
 //! Not here: TLS, deadlines, the order of commands (all the caller's), IDLE, message parsing, compression.
 //!

@@ -13,7 +13,7 @@ pub struct Limits {
     pub responses: u64,
     /// Parentheses inside each other.
     pub depth: u32,
-    /// The longest literal that is kept where a name can stand.
+    /// The longest literal that is kept if it may be a name.
     pub literal_kept: usize,
 }
 

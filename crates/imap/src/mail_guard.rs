@@ -53,7 +53,7 @@ impl fmt::Display for OffendingLine<'_> {
 pub(super) struct MailGuard {
     /// FETCH was sent.
     asked: bool,
-    /// Mail may stand in what comes.
+    /// Responses may have mail in them.
     begun: bool,
     /// A row has come.
     rows: bool,

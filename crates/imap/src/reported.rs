@@ -28,7 +28,7 @@ pub fn reported(text: &[u8]) -> Option<Reported> {
     let terms = terms.rsplit_once(" in ").map_or(terms, |(_, terms)| terms);
     let mut terms = terms.split(" + ").take(MOST).map(term);
     let first = terms.next()??;
-    // Text that only begins like such a time says nothing.
+    // Text that only begins like such a time is none.
     terms.all(|other| other.is_some()).then_some(first)
 }
 

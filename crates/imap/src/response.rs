@@ -8,15 +8,15 @@ use super::{
 /// One response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Response<'a> {
-    /// `+ …`, what stands behind it.
+    /// The text of `+ …`.
     Continuation(&'a [u8]),
     /// `* OK …` and its kin.
     Status(StatusLine<'a>),
     /// `* CAPABILITY …`, the words.
     Capability(&'a [u8]),
-    /// `* NAMESPACE …`, what stands behind it.
+    /// The arguments of `* NAMESPACE …`.
     Namespace(&'a [u8]),
-    /// `* LIST …`, what stands behind it.
+    /// The arguments of `* LIST …`.
     List(&'a [u8]),
     /// `* n EXISTS`
     Exists(u32),
@@ -140,7 +140,7 @@ impl<'a> Response<'a> {
 }
 
 impl<'a> StatusLine<'a> {
-    /// Reads what stands behind the tag or the `*`.
+    /// Reads the rest of a line behind the tag or the `*`.
     fn parse(rest: &'a [u8], loose: &mut bool) -> Option<Self> {
         let (first, rest, gap) = word(rest);
         let condition = Condition::parse(first)?;

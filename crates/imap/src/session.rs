@@ -28,7 +28,7 @@ impl Session {
         Self { framer: Framer::new(limits), received: 0, data: SessionData { limits, ..SessionData::default() } }
     }
 
-    /// Where the session stands.
+    /// The state.
     pub fn state(&self) -> SessionState {
         self.data.state
     }

@@ -1,8 +1,8 @@
 //! Words of a response line, as `framer`, `response` and `code` read them: a run of spaces is read as the one space that the
 //! grammar has (RFC 9051 §9, `SP`), and is a tolerated deviation. No other blank is a space. It reads no quoted strings
-//! and no literals: its callers ask for words where none can stand.
+//! and no literals: its callers read words where there are none.
 
-/// The first word, what stands behind the spaces after it, and whether those are more than one.
+/// The first word, the text behind the spaces after it, and whether those are more than one.
 pub(super) fn word(text: &[u8]) -> (&[u8], &[u8], bool) {
     let Some(space) = memchr::memchr(b' ', text) else { return (text, &[], false) };
     let behind = text.get(space..).unwrap_or_default();

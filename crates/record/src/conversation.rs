@@ -17,10 +17,10 @@ pub enum LineOrigin {
 /// One line of a conversation, redacted and escaped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConversationLine {
-    /// Since the start of the run: before the line was handed to the kernel, or when its last byte arrived.
+    /// Since the start of the run: before the line was sent, or when its last byte arrived.
     pub at_s: Seconds,
     /// Who sent it.
     pub sender: LineOrigin,
-    /// The line without its line end; sizes stand in brackets in place of what is not shown.
+    /// The line without its line end; what is not shown is replaced by its size in brackets.
     pub text: ServerText,
 }

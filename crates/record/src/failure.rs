@@ -46,7 +46,7 @@ error_types! {
     Network {
         /// The name does not exist (RFC 1035 RCODE 3).
         DnsNxdomain = "dns_nxdomain",
-        /// The name exists but has no address of the family asked for.
+        /// The name exists but has no address of the requested family.
         DnsNodata = "dns_nodata",
         /// The name server failed or refused.
         DnsServfail = "dns_servfail",
@@ -54,13 +54,13 @@ error_types! {
         TimeoutResolve = "timeout_resolve",
         /// RST in answer to SYN: nothing listens there.
         ConnectRefused = "connect_refused",
-        /// No route, or ICMP said unreachable.
+        /// No route, or ICMP unreachable.
         ConnectUnreachable = "connect_unreachable",
         /// No answer to SYN in time.
         TimeoutConnect = "timeout_connect",
         /// RST in an established connection, or the kernel has given the connection up.
         Reset = "reset",
-        /// The connection ended in the middle; `tls.close_notify` tells how.
+        /// The connection ended in the middle; see `tls.close_notify`.
         Eof = "eof",
     }
     Server {
@@ -72,7 +72,7 @@ error_types! {
         TlsAlert = "tls_alert",
         /// The notAfter of a certificate in the chain has passed.
         TlsCertExpired = "tls_cert_expired",
-        /// The notBefore of a certificate in the chain lies ahead.
+        /// The notBefore of a certificate in the chain is in the future.
         TlsCertNotYetValid = "tls_cert_not_yet_valid",
         /// The certificate is for another name, or has one only as its common name (RFC 7817 §3).
         TlsCertName = "tls_cert_name",
@@ -88,7 +88,7 @@ error_types! {
         StarttlsRefused = "starttls_refused",
         /// Bytes stood behind the OK to STARTTLS (RFC 9051 §11.1).
         StarttlsInjection = "starttls_injection",
-        /// PREAUTH in clear text where TLS was asked for (RFC 9051 §7.1.4).
+        /// PREAUTH in clear text where TLS is required (RFC 9051 §7.1.4).
         PreauthPlaintext = "preauth_plaintext",
         /// The server greeted with BYE.
         GreetingBye = "greeting_bye",
@@ -120,11 +120,11 @@ error_types! {
         Bye = "bye",
         /// Tagged NO.
         No = "no",
-        /// Tagged BAD that says nothing else.
+        /// Tagged BAD of no other class.
         Bad = "bad",
-        /// NO or BAD that says so, by `[UNAVAILABLE]` (RFC 5530 §3) or in a known wording.
+        /// NO or BAD with `[UNAVAILABLE]` (RFC 5530 §3) or in a known wording.
         Unavailable = "unavailable",
-        /// NO or BAD that says so, by `[LIMIT]` or `[INUSE]` (RFC 5530 §3) or in a known wording.
+        /// NO or BAD with `[LIMIT]` or `[INUSE]` (RFC 5530 §3) or in a known wording.
         LimitServer = "limit_server",
         /// NO or BYE with a referral (RFC 2221), which is never followed.
         Referral = "referral",

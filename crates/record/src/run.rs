@@ -132,7 +132,7 @@ pub struct Server {
     /// The version in the server's ID answer (RFC 2971).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id_version: Option<ServerText>,
-    /// `4rev1` or `4rev2`: what the server's capabilities say it speaks.
+    /// `4rev1` or `4rev2`: the protocol by the server's capabilities.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub protocol: Option<String>,
     /// The hierarchy separator of the account's own mailboxes (RFC 9051 §5.1.1), on a run whose mailbox was refused.

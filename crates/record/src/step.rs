@@ -18,7 +18,7 @@ pub struct Step {
     /// The step's span, and the command's tag. A skipped step has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub span_id: Option<SpanId>,
-    /// Start: just before the first byte is handed to the kernel.
+    /// Start: just before the first byte is sent.
     pub start_s: Seconds,
     /// Start to end: the arrival of the last byte of the tagged line.
     pub duration_s: Seconds,
@@ -61,7 +61,7 @@ pub struct Step {
     /// Untagged responses received.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub untagged: Option<u64>,
-    /// FETCH: messages that were asked for and came.
+    /// FETCH: requested messages that came.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub messages: Option<u64>,
     /// SELECT: messages in the mailbox (EXISTS).
@@ -100,7 +100,7 @@ pub struct Step {
     /// Smallest round trip that the kernel had seen on the connection when the step ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rtt_min_s: Option<Seconds>,
-    /// `kernel` when every arrival of the step bears the kernel's stamp, else `user`.
+    /// `kernel` when every arrival of the step has the kernel's stamp, else `user`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clock_source: Option<ClockSource>,
     /// Its duration, or the server's or transfer's part of it, could be wrong by more than 1 ms and by more than 5 %
@@ -249,10 +249,10 @@ words! {
     }
 }
 
-/// What the resolver said.
+/// The result of the name query.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ResolveFacts {
-    /// The name that was asked for.
+    /// The name in the query.
     pub question: String,
     /// The addresses that came, in the order in which they are tried; no more than [`ResolveFacts::KEPT`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -278,7 +278,7 @@ pub struct ConnectAttempt {
     pub peer: SocketAddr,
     /// Since the start of the run.
     pub start_s: Seconds,
-    /// SYN to established, or until it was given up.
+    /// SYN to established, or to its abandonment.
     pub duration_s: Seconds,
     /// How it ended; `skipped` for one that was still waiting when another won.
     pub outcome: StepOutcome,

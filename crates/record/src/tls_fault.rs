@@ -49,7 +49,7 @@ words! {
         UnknownName = "unknown_name",
         /// The server requires a client certificate, and none was sent (alert 116, and 41).
         ClientCertificateRequired = "client_certificate_required",
-        /// The handshake failed at the server after it had shown its certificate (alert 40): it often wants a client certificate.
+        /// The handshake failed at the server after it had sent its certificate (alert 40): it often requires a client certificate.
         RefusedAfterCertificate = "refused_after_certificate",
         /// The server refused the client certificate (alerts 42 to 46, 48, 49).
         ClientCertificateRefused = "client_certificate_refused",

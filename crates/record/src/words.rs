@@ -1,6 +1,6 @@
 //! Macros for what the record writes as one word: closed lists of words as enums, and JSON of what has a text form.
 
-/// An enum whose variants stand beside their words in JSON, telemetry and text.
+/// An enum with the word of each variant in JSON, telemetry and text.
 macro_rules! words {
     ($($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)+ })+) => {$(
         $(#[$doc])*

@@ -34,7 +34,7 @@ impl View {
         whole(self.from.get(at..at + length).unwrap_or_default())
     }
 
-    /// Whether neither a letter nor a digit stands beside these bytes.
+    /// Whether these bytes are next to no letter or digit.
     pub(super) fn is_alone(&self, at: usize, length: usize) -> bool {
         let beside = [at.checked_sub(1).and_then(|before| self.bytes.get(before)), self.bytes.get(at + length)];
         !beside.into_iter().flatten().any(u8::is_ascii_alphanumeric)
@@ -126,7 +126,7 @@ enum Decoded {
     Character(char),
 }
 
-/// A text in which `decode` reads what begins at a place, and how long it is; any other byte stands for itself.
+/// A text by `decode`, which reads what begins at a place and returns its length; any other byte is itself.
 fn decoded(text: &[u8], decode: impl Fn(&[u8]) -> Option<(Decoded, usize)>) -> Reading {
     let mut read = Vec::with_capacity(text.len());
     let mut rest = text;
@@ -145,7 +145,7 @@ fn decoded(text: &[u8], decode: impl Fn(&[u8]) -> Option<(Decoded, usize)>) -> R
     read
 }
 
-/// What stands behind a backslash, and how long it is: an escape of an IMAP string, JSON, C or Rust.
+/// An escape of an IMAP string, JSON, C or Rust without its backslash, and its length.
 fn escape(rest: &[u8]) -> Option<(Decoded, usize)> {
     let character = |code, length| Some((Decoded::Character(char::from_u32(code)?), length));
     match rest.first()? {

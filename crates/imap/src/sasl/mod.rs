@@ -12,7 +12,7 @@ pub use scram::{HashResult, HashTask};
 
 use crate::Secret;
 
-/// Who logs in, and for whom.
+/// The user who logs in, and the user whose mailbox it is.
 #[derive(Clone, Copy)]
 pub struct Credentials<'a> {
     /// Whose mailbox it is, if not that of the user who logs in.
@@ -35,7 +35,7 @@ pub enum SaslError {
     /// Not base64.
     #[error("the server's challenge is not base64")]
     Base64,
-    /// Not what the mechanism's grammar says.
+    /// Not by the mechanism's grammar.
     #[error("the server's SCRAM message is malformed: {0}")]
     Malformed(&'static str),
     /// `m=` (RFC 5802 §5.1).

@@ -19,7 +19,7 @@ pub(super) struct RunningCommand {
     /// A `+` is awaited.
     pub(super) waiting: bool,
     pub(super) first_byte: bool,
-    /// Which of the messages asked for have come, and the number of the first.
+    /// The number of the first requested message, and which of them have come.
     pub(super) rows: (u32, Vec<bool>),
     /// A capability list came while the command ran.
     pub(super) relisted: bool,
