@@ -99,11 +99,9 @@ impl Driver {
     /// Puts TLS over the connection. The stamped stream stays readable, also after a failure.
     pub(super) async fn secure(&mut self, deadline: Deadline) -> Result<(), SecureError> {
         self.line = None;
+        let failed = |cause, text: &str| SecureError::Failed(TlsFailure::new(cause, text.to_owned()));
         let Some(armed) = self.armed.take() else {
-            return Err(SecureError::Failed(TlsFailure::new(
-                TlsCause::Handshake,
-                "no handshake was prepared".to_owned(),
-            )));
+            return Err(failed(TlsCause::Handshake, "no handshake was prepared"));
         };
         let wire = &self.wire;
         wire.watch_unread(deadline.tenth());
@@ -118,9 +116,7 @@ impl Driver {
             }
             Waited::TimeUp => {
                 let own = self.own_delay(deadline, Awaited::Response).map(SecureError::Own);
-                return Err(
-                    own.unwrap_or_else(|| SecureError::Failed(TlsFailure::new(TlsCause::Timeout, String::new())))
-                );
+                return Err(own.unwrap_or_else(|| failed(TlsCause::Timeout, "")));
             }
             Waited::Cancelled => return Err(SecureError::Own(ErrorType::Cancelled)),
         };
