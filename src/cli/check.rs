@@ -75,9 +75,10 @@ fn state(config: &Config, path: &Path, problems: &mut Problems) {
 fn tls_files(config: &Config, path: &Path) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut found = HashSet::new();
-    let mut add = |error: &TlsContextError, key: String, help: &str, group: Option<&str>| {
-        if found.insert((key.starts_with("otlp."), error.to_string())) {
-            let place = Place::File { path: path.to_owned(), at: None };
+    let mut add = |error: &TlsContextError, table: String, group: Option<&str>| {
+        let Some((key, help)) = remedy(error) else { return };
+        if found.insert((table == "otlp", error.to_string())) {
+            let (place, key) = (Place::File { path: path.to_owned(), at: None }, format!("{table}.{key}"));
             let what = group.map_or_else(|| error.to_string(), |group| format!("group {group:?}: {error}"));
             problems.push(Problem { place, key, what, help: Some(help.to_owned()) });
         }
@@ -85,18 +86,17 @@ fn tls_files(config: &Config, path: &Path) -> Vec<Problem> {
     let mut looked_at = HashSet::new();
     for (index, target) in config.targets.iter().enumerate() {
         // All targets of a group have the same files.
-        if !looked_at.insert(&target.tls) {
-            continue;
+        if looked_at.insert(&target.tls)
+            && let Err(error) = TlsContext::new(&target.tls, &target.endpoint.host)
+        {
+            let table = if target.group.is_some() { "groups".to_owned() } else { format!("targets[{index}]") };
+            add(&error, table, target.group.as_deref());
         }
-        let Err(error) = TlsContext::new(&target.tls, &target.endpoint.host) else { continue };
-        let Some((key, help)) = remedy(&error) else { continue };
-        let table = if target.group.is_some() { "groups".to_owned() } else { format!("targets[{index}]") };
-        add(&error, format!("{table}.{key}"), help, target.group.as_deref());
     }
     for exporter in [&config.otlp.traces, &config.otlp.metrics].into_iter().flatten() {
-        let Err(error) = agent::check_tls(exporter) else { continue };
-        let Some((key, help)) = remedy(&error) else { continue };
-        add(&error, format!("otlp.{key}"), help, None);
+        if let Err(error) = agent::check_tls(exporter) {
+            add(&error, "otlp".to_owned(), None);
+        }
     }
     problems
 }
@@ -112,7 +112,7 @@ fn remedy(error: &TlsContextError) -> Option<(&'static str, &'static str)> {
         }
         TlsFileFault::DamagedChain => ("client_cert", "put the whole chain there again, each certificate in PEM form"),
         TlsFileFault::Key => ("client_key", "give a PEM file with an unencrypted key that imaptrace alone can read"),
-        TlsFileFault::DamagedKey => ("client_key", "write it anew, in PKCS#8 form: openssl pkcs8 -topk8 -nocrypt"),
+        TlsFileFault::DamagedKey => ("client_key", "write it again, in PKCS#8 form: openssl pkcs8 -topk8 -nocrypt"),
         TlsFileFault::Pair => ("client_cert", "give a certificate and its own key, each a PEM file"),
     })
 }
