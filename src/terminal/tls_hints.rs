@@ -13,7 +13,7 @@ pub(super) fn remedy(fault: TlsFault) -> &'static str {
         TlsFault::SelfSigned => "get a certificate from a CA, or give this one with --ca-file or ca_file",
         TlsFault::IssuerMissing => "send the intermediate certificate too, or give your own CA with --ca-file",
         TlsFault::RootUntrusted => "give the chain's root with --ca-file or ca_file, or update the CA bundle",
-        TlsFault::LeafWeak => "issue the server's certificate anew: longer key, SHA-256 signature",
+        TlsFault::LeafWeak => "issue a new server certificate: longer key, SHA-256 signature",
         TlsFault::IssuerWeak => "use a CA with a longer key and SHA-256: an issuer is weak, not the leaf",
         TlsFault::ClearText => "the port speaks IMAP in clear text first: use --security starttls",
         TlsFault::Http => "a web server or a proxy answers: check host and port (IMAP: 993)",
