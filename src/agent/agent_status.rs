@@ -162,7 +162,7 @@ impl AgentStatus {
 
     /// No more runs start.
     pub(super) fn stopping(&self) {
-        self.not_ready.send_replace(Some("it is stopping: no run is started any more"));
+        self.not_ready.send_replace(Some("it is stopping: no more runs start"));
         self.notifier.stopping("stopping: runs in flight log out, then telemetry is flushed");
     }
 
@@ -190,7 +190,7 @@ impl AgentStatus {
                 last_alive = Some(now);
             }
             let is_ready = self.not_ready.borrow().is_none();
-            if is_ready && self.notifier.is_connected() && is_due(last_status, STATUS) {
+            if is_ready && self.notifier.socket.is_some() && is_due(last_status, STATUS) {
                 let new = self.line();
                 if new != line && self.notifier.status(&new) {
                     line = new;

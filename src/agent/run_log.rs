@@ -284,7 +284,7 @@ pub(super) fn log_slow(run: &Run, period: &mut SlowPeriod, settings: &latency::S
             let (step, ratio) = (step.name.as_str(), step.ratio);
             info!(target, account, family, step, duration_s, baseline_s, ratio, %trace_id, "a step was slow");
         }
-        SlowPeriodChange::Over => info!(target, account, family, %trace_id, "no step is slow any more"),
+        SlowPeriodChange::Over => info!(target, account, family, %trace_id, "no step is slow now"),
         SlowPeriodChange::BaselineMoved(steps) => {
             for BaselineMoved { step, from, to } in steps {
                 let [duration_s, from_s, to_s] = [step.duration_s, from, to].map(Seconds::as_f64);

@@ -32,7 +32,7 @@ const KEPT: usize = 16;
 /// Notifies systemd, if it started this process.
 #[derive(Debug, Default)]
 pub struct Notifier {
-    socket: Option<UnixDatagram>,
+    pub(super) socket: Option<UnixDatagram>,
     /// systemd ends the agent after this time without [`Notifier::alive`].
     pub(super) watchdog: Option<Duration>,
     /// Messages for which systemd's socket had no room, in order.
@@ -54,11 +54,6 @@ impl Notifier {
         let ours = number(WATCHDOG_PID).is_none_or(|pid| pid == u64::from(std::process::id()));
         let watchdog = number(WATCHDOG).filter(|micros| ours && *micros > 0).map(Duration::from_micros);
         Self { socket: Some(socket), watchdog, waiting: Mutex::default() }
-    }
-
-    /// Whether there is a socket.
-    pub(super) fn is_connected(&self) -> bool {
-        self.socket.is_some()
     }
 
     /// The agent has started, or has finished a reload.

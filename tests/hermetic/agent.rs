@@ -273,7 +273,7 @@ fn the_log_has_one_line_when_a_step_gets_slow_and_one_when_that_is_over() {
         let config = "[latency]\nmin_runs = 5\nslow_excess = \"400ms\"\n".to_owned()
             + &target("mail", server.address, "1500ms", "1400ms");
         let mut agent = start(&config);
-        agent.stderr_line("slow any more").await;
+        agent.stderr_line("no step is slow now").await;
         heard(server).await;
         stop(agent, Signal::SIGTERM).await
     });
@@ -286,7 +286,7 @@ fn the_log_has_one_line_when_a_step_gets_slow_and_one_when_that_is_over() {
     let (took, usual) = (number("duration_s"), number("baseline_s"));
     assert!(took >= 0.9 && usual < 0.5, "{slow:?}");
     assert!((number("ratio") / (took / usual) - 1.0).abs() < 0.05, "{slow:?}");
-    let [over] = lines(&log, "no step is slow any more")[..] else { panic!("{output:?}") };
+    let [over] = lines(&log, "no step is slow now")[..] else { panic!("{output:?}") };
     assert_ne!(slow["trace_id"], over["trace_id"]);
     assert_eq!(over["trace_id"].as_str().unwrap().len(), 32);
 }
@@ -316,7 +316,7 @@ fn a_step_that_stays_slow_until_that_is_usual_is_a_warning_and_not_good_news() {
     let number = |key: &str| moved[key].as_f64().unwrap();
     assert!(number("duration_s") >= 0.4 && number("from_s") < 0.15, "{moved:?}");
     assert!(number("to_s") > 0.15 && number("to_s") < 0.4, "{moved:?}");
-    assert_eq!(lines(&log, "no step is slow any more").len(), 0, "{output:?}");
+    assert_eq!(lines(&log, "no step is slow now").len(), 0, "{output:?}");
 }
 
 #[test]

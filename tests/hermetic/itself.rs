@@ -169,7 +169,7 @@ fn it_is_not_ready_while_it_stops_and_says_so() {
                 break;
             }
         }
-        let expected = "{\"ready\":false,\"reasons\":[\"it is stopping: no run is started any more\"]}\n";
+        let expected = "{\"ready\":false,\"reasons\":[\"it is stopping: no more runs start\"]}\n";
         assert_eq!(said, [expected]);
         agent.await.unwrap().unwrap();
     });
