@@ -19,7 +19,7 @@ const LONGEST: Duration = Duration::from_secs(3600);
 /// The state of an account's logins.
 #[derive(Debug, Default)]
 pub(super) struct LoginBackoff {
-    held: Option<Held>,
+    held: Option<HeldLogin>,
     /// The login of the run in flight.
     tried: Option<Login>,
 }
@@ -36,7 +36,7 @@ struct Login {
 }
 
 #[derive(Debug)]
-struct Held {
+struct HeldLogin {
     class: ErrorType,
     until: Instant,
     wait: Duration,
@@ -81,7 +81,7 @@ impl LoginBackoff {
                 // at the end of the hour it is half an interval less, so that the run after an hour is one that tries.
                 let half = interval / 2;
                 let until = clock::now() + (wait + half).min(LONGEST.saturating_sub(half));
-                Some(Held { class, until, wait, login })
+                Some(HeldLogin { class, until, wait, login })
             }
             (None, RunOutcome::Passed) => None,
             // The run ended before the login.

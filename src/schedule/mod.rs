@@ -21,7 +21,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use self::scheduler::{Request, Scheduler};
+use self::scheduler::{ScheduleRequest, Scheduler};
 pub use self::{
     runner::{Lost, Runner},
     scheduler::SchedulerHeartbeat,
@@ -32,7 +32,7 @@ use crate::{clock, plan::RunLimits};
 /// A running schedule, without slots at first.
 #[derive(Debug)]
 pub struct Schedule<T> {
-    requests: UnboundedSender<Request<T>>,
+    requests: UnboundedSender<ScheduleRequest<T>>,
     task: JoinHandle<()>,
     heartbeat: SchedulerHeartbeat,
 }
@@ -57,7 +57,7 @@ impl<T: Send + Sync + 'static> Schedule<T> {
     /// Like [`apply`](Self::apply), and then drops `before`, data of the replaced slots, on a thread that starts nothing.
     pub fn apply_and_drop(&self, slots: Vec<Slot<T>>, limits: RunLimits, before: impl Send + 'static) {
         // Fails only after a panic of the task, which the heartbeat shows.
-        drop(self.requests.send(Request::Apply(slots, limits, Box::new(before))));
+        drop(self.requests.send(ScheduleRequest::Apply(slots, limits, Box::new(before))));
     }
 
     /// Shows whether the scheduler task is alive.
@@ -67,7 +67,7 @@ impl<T: Send + Sync + 'static> Schedule<T> {
 
     /// Starts no more runs, waits for those in flight, and drops them after this time. Returns whether all ended.
     pub async fn stop(self, within: Duration) -> bool {
-        drop(self.requests.send(Request::Stop));
+        drop(self.requests.send(ScheduleRequest::Stop));
         let mut task = self.task;
         let ended = tokio::time::timeout(within, &mut task).await.is_ok();
         task.abort();

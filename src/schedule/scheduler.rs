@@ -51,7 +51,7 @@ impl SchedulerHeartbeat {
 pub(super) type Before = Box<dyn Send>;
 
 /// A request of [`Schedule`](super::Schedule).
-pub(super) enum Request<T> {
+pub(super) enum ScheduleRequest<T> {
     Apply(Vec<Slot<T>>, RunLimits, Before),
     Stop,
 }
@@ -73,7 +73,7 @@ impl<R: Runner> Scheduler<R> {
     }
 
     /// Runs until a request to stop, and returns when every started run has ended.
-    pub(super) async fn run(mut self, mut requests: UnboundedReceiver<Request<R::Work>>) {
+    pub(super) async fn run(mut self, mut requests: UnboundedReceiver<ScheduleRequest<R::Work>>) {
         let mut stopping = false;
         // The first one is being applied.
         let mut changes: VecDeque<(PlanChange<R::Work>, Before)> = VecDeque::new();
@@ -87,10 +87,10 @@ impl<R: Runner> Scheduler<R> {
             tokio::select! {
                 biased;
                 request = requests.recv(), if !stopping => match request {
-                    Some(Request::Apply(slots, limits, before)) => {
+                    Some(ScheduleRequest::Apply(slots, limits, before)) => {
                         changes.push_back((PlanChange::new(slots, limits), before));
                     }
-                    Some(Request::Stop) | None => {
+                    Some(ScheduleRequest::Stop) | None => {
                         stopping = true;
                         changes.clear();
                         let actions = self.planner.stop();
