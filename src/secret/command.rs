@@ -8,12 +8,12 @@
 use std::{
     collections::BTreeSet,
     ffi::OsString,
-    io::{self, ErrorKind, Read as _},
+    io,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::process::CommandExt as _,
     },
-    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -120,7 +120,6 @@ impl Drop for Request {
     }
 }
 
-/// A running program. Dropping it kills it with its group.
 struct RunningProgram<'a> {
     child: Child,
     process: i32,
@@ -221,7 +220,7 @@ fn watch(child: &mut Child, value: &mut WipedBuffer, deadline: Deadline) -> io::
     loop {
         // Checked before its output is read, so that the output is complete.
         let has_ended = has_ended(child)?;
-        if output.as_mut().map(|output| read(output, value)).transpose()? == Some(false) {
+        if output.as_mut().map(|output| value.read(output)).transpose()? == Some(false) {
             output = None;
         }
         if value.filled().len() > LARGEST {
@@ -236,20 +235,6 @@ fn watch(child: &mut Child, value: &mut WipedBuffer, deadline: Deadline) -> io::
         }
         ending.wait(output.as_ref().map(AsFd::as_fd), left)?;
     }
-}
-
-/// Reads the available output; false at its end.
-fn read(output: &mut ChildStdout, value: &mut WipedBuffer) -> io::Result<bool> {
-    while value.filled().len() <= LARGEST {
-        match output.read(value.unfilled()) {
-            Ok(0) => return Ok(false),
-            Ok(count) => value.advance(count),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(true)
 }
 
 /// The interval of checks without a pidfd.
@@ -371,7 +356,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[tokio::test]
-    async fn a_program_that_nobody_waits_for_any_more_is_killed_with_what_it_started() {
+    async fn a_program_whose_caller_has_given_up_is_killed_with_its_children() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("id");
         let argv = shell(&format!("sleep 1000 & echo $! >{0}.new; mv {0}.new {0}; wait", file.display()));
@@ -407,7 +392,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_program_that_is_not_there_is_said_to_be_missing_and_no_shortage() {
+    async fn a_missing_program_is_reported_as_missing_and_is_no_shortage() {
         let error = load(&["/nonexistent/program".to_owned()], false).await.unwrap_err();
         assert!(error.to_string().contains("cannot be started: No such file"), "{error}");
         assert!(!error.is_descriptor_shortage());

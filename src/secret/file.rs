@@ -5,7 +5,7 @@
 use std::{
     ffi::OsString,
     fs::{File, Metadata},
-    io::{self, ErrorKind, Read as _},
+    io,
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Component, Path, PathBuf},
     time::Duration,
@@ -58,18 +58,12 @@ fn read_file(path: &Path, insecure_mode: bool, exact: bool, place: &str) -> Resu
     take(take_in(path, insecure_mode)?.filled(), Extent::FirstLine, exact, || place.to_owned())
 }
 
-/// All of a secret's file, or one byte more than the largest that is taken.
+/// The bytes of a secret's file, or one byte more than the largest secret.
 fn take_in(path: &Path, insecure_mode: bool) -> Result<WipedBuffer, SecretError> {
     let mut file = open_file(path, insecure_mode)?;
     let mut value = WipedBuffer::new();
-    loop {
-        match file.read(value.unfilled()) {
-            Ok(0) => return Ok(value),
-            Ok(count) => value.advance(count),
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(source) => return Err(unreadable(path, source)),
-        }
-    }
+    value.read(&mut file).map_err(|source| unreadable(path, source))?;
+    Ok(value)
 }
 
 /// Opens a secret's file if it is a regular file that no other user owns or may read or change.

@@ -141,12 +141,12 @@ mod tests {
             ("\u{200b}", "invisible U+200B"),
             ("\u{b}", "invisible U+000B"),
         ] {
-            for (text, begins) in [(format!("{edge}canary x"), true), (format!("canary x{edge}"), false)] {
+            for (text, begins) in [(format!("{edge}planted x"), true), (format!("planted x{edge}"), false)] {
                 let says = format!("the secret from file pw {} with {name}: ", if begins { "begins" } else { "ends" });
                 for extent in [Extent::FirstLine, Extent::Whole] {
                     let error = taken(text.as_bytes(), extent, false).unwrap_err();
                     assert!(error.starts_with(&says) && error.contains("exact = true"), "{edge:?}: {error}");
-                    assert!(!error.contains("canary"), "{error}");
+                    assert!(!error.contains("planted"), "{error}");
                     assert_eq!(taken(text.as_bytes(), extent, true).as_ref(), Ok(&text));
                 }
             }
@@ -156,21 +156,21 @@ mod tests {
     #[test]
     fn a_line_end_is_stripped_once_from_a_first_line_and_never_meant_elsewhere() {
         for (bytes, line) in [
-            ("canary\n", "canary"),
-            ("canary\r\n", "canary"),
-            ("canary", "canary"),
-            ("canary\nmore ", "canary"),
-            ("canary\n\n", "canary"),
+            ("planted\n", "planted"),
+            ("planted\r\n", "planted"),
+            ("planted", "planted"),
+            ("planted\nmore ", "planted"),
+            ("planted\n\n", "planted"),
             ("ca nary\r\n\u{feff}", "ca nary"),
         ] {
             assert_eq!(taken(bytes.as_bytes(), Extent::FirstLine, false).as_deref(), Ok(line), "{bytes:?}");
         }
         for (bytes, extent, says) in [
-            ("canary\r", Extent::FirstLine, "ends with a carriage return (CR)"),
-            ("canary\r\r\n", Extent::FirstLine, "ends with a carriage return (CR)"),
-            ("canary\n", Extent::Whole, "ends with a line end (LF)"),
-            ("canary\r\n", Extent::Whole, "ends with a line end (LF)"),
-            ("\rcanary", Extent::Whole, "begins with a carriage return (CR)"),
+            ("planted\r", Extent::FirstLine, "ends with a carriage return (CR)"),
+            ("planted\r\r\n", Extent::FirstLine, "ends with a carriage return (CR)"),
+            ("planted\n", Extent::Whole, "ends with a line end (LF)"),
+            ("planted\r\n", Extent::Whole, "ends with a line end (LF)"),
+            ("\rplanted", Extent::Whole, "begins with a carriage return (CR)"),
         ] {
             let error = taken(bytes.as_bytes(), extent, false).unwrap_err();
             assert!(
@@ -184,12 +184,12 @@ mod tests {
     }
 
     #[test]
-    fn utf_16_and_nothing_at_all_are_told_from_other_faults() {
+    fn utf_16_and_an_empty_value_have_errors_of_their_own() {
         let utf16 = |text: &str, big: bool| -> Vec<u8> {
             text.encode_utf16().flat_map(|unit| if big { unit.to_be_bytes() } else { unit.to_le_bytes() }).collect()
         };
         for big in [false, true] {
-            for text in ["\u{feff}canary\r\n", "canary\r\n", "canary", "\u{feff}пароль"] {
+            for text in ["\u{feff}planted\r\n", "planted\r\n", "planted", "\u{feff}пароль"] {
                 for exact in [false, true] {
                     let error = taken(&utf16(text, big), Extent::FirstLine, exact).unwrap_err();
                     assert!(error.contains("is in UTF-16, not UTF-8"), "{text:?}: {error}");
@@ -198,7 +198,7 @@ mod tests {
         }
         for exact in [false, true] {
             assert_eq!(taken(b"", Extent::FirstLine, exact).unwrap_err(), "the secret from file pw is empty");
-            let error = taken(b"\ncanary", Extent::FirstLine, exact).unwrap_err();
+            let error = taken(b"\nplanted", Extent::FirstLine, exact).unwrap_err();
             assert_eq!(error, "the secret from the first line of file pw is empty");
             assert!(taken(b"p\xe4ss", Extent::FirstLine, exact).unwrap_err().contains("is not UTF-8"));
             assert!(taken(b"\0\0", Extent::Whole, exact).unwrap_err().contains("NUL"));

@@ -21,19 +21,19 @@ async fn a_file_gives_its_first_line_without_the_line_end() {
 }
 
 #[tokio::test]
-async fn a_file_that_others_can_read_is_refused_unless_told() {
-    let (_keep, path) = file(b"canary", 0o644);
+async fn a_file_that_others_can_read_is_refused_unless_configured() {
+    let (_keep, path) = file(b"planted", 0o644);
     let error = load(SecretSource::File { path: path.clone(), insecure_mode: false }).await.unwrap_err();
-    assert!(error.contains("0644") && error.contains("chmod 600") && !error.contains("canary"), "{error}");
-    assert_eq!(load(SecretSource::File { path, insecure_mode: true }).await.unwrap(), "canary");
+    assert!(error.contains("0644") && error.contains("chmod 600") && !error.contains("planted"), "{error}");
+    assert_eq!(load(SecretSource::File { path, insecure_mode: true }).await.unwrap(), "planted");
 }
 
 #[tokio::test]
 async fn a_command_gives_its_first_line_and_a_failing_one_shows_nothing_of_it() {
     let command = |script: &str| SecretSource::Command(vec!["sh".into(), "-c".into(), script.into()]);
-    assert_eq!(load(command("echo canary; echo more")).await.unwrap(), "canary");
-    let error = load(command("echo canary; exit 3")).await.unwrap_err();
-    assert!(error.contains("exit status: 3") && !error.contains("canary"), "{error}");
+    assert_eq!(load(command("echo planted; echo more")).await.unwrap(), "planted");
+    let error = load(command("echo planted; exit 3")).await.unwrap_err();
+    assert!(error.contains("exit status: 3") && !error.contains("planted"), "{error}");
 }
 
 #[tokio::test]
@@ -61,29 +61,30 @@ async fn a_value_of_any_length_comes_whole_and_the_largest_is_the_largest() {
 }
 
 #[tokio::test]
-async fn a_file_in_a_directory_that_others_write_into_is_refused_unless_told_or_sticky() {
-    let (keep, path) = file(b"canary", 0o600);
-    let folder = |mode| std::fs::set_permissions(keep.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+async fn a_file_in_a_directory_that_others_write_into_is_refused_unless_configured_or_sticky() {
+    let (keep, path) = file(b"planted", 0o600);
+    let mode_of_directory =
+        |mode| std::fs::set_permissions(keep.path(), std::fs::Permissions::from_mode(mode)).unwrap();
     let strict = || SecretSource::File { path: path.clone(), insecure_mode: false };
-    folder(0o777);
+    mode_of_directory(0o777);
     let error = load(strict()).await.unwrap_err();
-    assert!(error.contains("chmod o-w") && !error.contains("canary"), "{error}");
-    assert_eq!(load(SecretSource::File { path: path.clone(), insecure_mode: true }).await.unwrap(), "canary");
+    assert!(error.contains("chmod o-w") && !error.contains("planted"), "{error}");
+    assert_eq!(load(SecretSource::File { path: path.clone(), insecure_mode: true }).await.unwrap(), "planted");
     for mode in [0o1777, 0o775] {
-        folder(mode);
-        assert_eq!(load(strict()).await.unwrap(), "canary", "{mode:o}");
+        mode_of_directory(mode);
+        assert_eq!(load(strict()).await.unwrap(), "planted", "{mode:o}");
     }
 }
 
 #[tokio::test]
-async fn of_a_link_it_is_the_file_behind_it_that_must_be_nobody_elses() {
-    let (keep, path) = file(b"canary", 0o644);
+async fn a_links_target_must_not_belong_to_another_user() {
+    let (keep, path) = file(b"planted", 0o644);
     let link = keep.path().join("link");
     std::os::unix::fs::symlink(&path, &link).unwrap();
     let strict = || SecretSource::File { path: link.clone(), insecure_mode: false };
     assert!(load(strict()).await.unwrap_err().contains("0644"));
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o400)).unwrap();
-    assert_eq!(load(strict()).await.unwrap(), "canary");
+    assert_eq!(load(strict()).await.unwrap(), "planted");
     assert!(load(SecretSource::File { path: keep.path().into(), insecure_mode: false }).await.is_err());
 }
 
@@ -92,9 +93,9 @@ fn a_key_is_read_whole_and_only_if_others_cannot() {
     let (_keep, path) = file(b"-----BEGIN\nmore\n", 0o600);
     assert_eq!(*read_key(&path).unwrap(), b"-----BEGIN\nmore\n");
     for mode in [0o644, 0o620, 0o606] {
-        let (_keep, path) = file(b"canary", mode);
+        let (_keep, path) = file(b"planted", mode);
         let error = read_key(&path).unwrap_err().to_string();
-        assert!(error.contains("chmod 600") && !error.contains("canary"), "{mode:o}: {error}");
+        assert!(error.contains("chmod 600") && !error.contains("planted"), "{mode:o}: {error}");
     }
     let (_keep, path) = file(&vec![b'x'; 70_000], 0o600);
     assert!(read_key(&path).unwrap_err().to_string().contains("64 KiB"));
@@ -102,12 +103,12 @@ fn a_key_is_read_whole_and_only_if_others_cannot() {
 
 #[test]
 fn no_printable_form() {
-    assert_eq!(format!("{:?}", SecretSource::Given(Secret::new("canary".into()))), "Given([secret])");
+    assert_eq!(format!("{:?}", SecretSource::Given(Secret::new("planted".into()))), "Given([secret])");
     assert_eq!(format!("{:?}", SecretSource::Env("MAIL_1".into())), "Env(\"MAIL_1\")");
-    let variable = SecretSource::Env("canary7".into());
-    let told = format!("{variable:?} {}", source::no_variable("canary7"));
-    assert!(!told.contains("canary7"), "{told}");
-    let command = SecretSource::Command(vec!["pass".into(), "--key=canary".into()]);
+    let variable = SecretSource::Env("planted7".into());
+    let told = format!("{variable:?} {}", source::no_variable("planted7"));
+    assert!(!told.contains("planted7"), "{told}");
+    let command = SecretSource::Command(vec!["pass".into(), "--key=planted".into()]);
     assert_eq!(format!("{command:?}"), "Command(\"pass\", …)");
 }
 
