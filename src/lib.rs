@@ -1,8 +1,8 @@
 //! imaptrace opens a mailbox as a mail program does and makes each run one distributed trace, one span per IMAP command.
 //!
-//! It is a probe: it reads, never changes a message, and follows no referral. Mailboxes to probe it can fill, on request
-//! (`imaptrace canary fill`, [`synthetic_mail`], [`probe::fill`]): nothing else writes. It is no load generator, no mail client
-//! library and no IMAP server (the one in [`demo`] is a stage prop).
+//! It is a probe: it reads, never changes a message, and follows no referral. Only `imaptrace canary fill` writes: it fills a
+//! mailbox to probe ([`synthetic_mail`], [`probe::fill`]). It is no load generator, no mail client library and no IMAP server
+//! ([`demo`] has a minimal one for tests).
 //!
 //! Data flows one way:
 //!
@@ -12,8 +12,8 @@
 //!                                               └─ net   resolve, connect, TLS, exact stamps
 //! ```
 //!
-//! [`imaptrace_record::Run`] is the one vocabulary that all below the probe share. Who may import whom is written down in
-//! `docs/architecture.md` and held by a test.
+//! All modules below the probe use [`imaptrace_record::Run`]. `docs/architecture.md` has the table of allowed imports, which a
+//! test checks.
 
 #![cfg_attr(
     test,

@@ -1,4 +1,4 @@
-//! The program: puts the process in order while it is still alone, then hands over to the command line.
+//! The program: prepares the process while it has one thread, then calls the command line.
 
 use std::{
     process::ExitCode,
@@ -8,25 +8,23 @@ use std::{
 use imaptrace::{cli, net::Roots};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction, signal};
 
-/// Whether the process began without a standard output. By the time that `main` runs the standard library has opened
-/// /dev/null in its place, and whatever is printed seems to arrive.
+/// Whether the process started without a standard output. Before `main` runs, the standard library opens /dev/null in its place.
 static STDOUT_IS_CLOSED: AtomicBool = AtomicBool::new(false);
 
-/// Whether SIGHUP came before the agent caught it. The agent then reads its configuration again,
-/// and is not ended by one that comes as it starts.
+/// Whether SIGHUP arrived before the agent caught it. The agent then reloads its configuration.
 static HUNG_UP: AtomicBool = AtomicBool::new(false);
 
-/// Run by the loader before the standard library has touched anything, and given to nobody else.
+/// Run by the loader before the standard library is initialised.
 #[expect(unsafe_code, reason = "the list of what the loader runs is a section of its own")]
 #[used]
 #[cfg_attr(target_vendor = "apple", unsafe(link_section = "__DATA,__mod_init_func"))]
 #[cfg_attr(not(target_vendor = "apple"), unsafe(link_section = ".init_array"))]
 static BEFORE_ALL: extern "C" fn() = {
     extern "C" fn look() {
-        // SAFETY: a question about a descriptor, whether it is open or not.
+        // SAFETY: reads flags of a descriptor, open or not.
         let flags = unsafe { libc::fcntl(libc::STDOUT_FILENO, libc::F_GETFD) };
         STDOUT_IS_CLOSED.store(flags == -1, Ordering::Relaxed);
-        // Which command it is shows later: `main` gives the signal back to all but the agent.
+        // `main` restores the default for all commands but the agent.
         let note = SigAction::new(SigHandler::Handler(note_hangup), SaFlags::SA_RESTART, SigSet::empty());
         // SAFETY: the handler does nothing but set a flag.
         let before = unsafe { sigaction(Signal::SIGHUP, &note) };
@@ -46,9 +44,9 @@ extern "C" fn note_hangup(_: libc::c_int) {
     HUNG_UP.store(true, Ordering::Relaxed);
 }
 
-/// Gives SIGHUP back its usual meaning, the end of the process.
-#[expect(unsafe_code, reason = "a signal's action is the whole process's")]
-fn give_hangup_back() {
+/// Restores the default action of SIGHUP, the end of the process.
+#[expect(unsafe_code, reason = "a signal's action belongs to the whole process")]
+fn restore_hangup() {
     let usual = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     // SAFETY: the default action of a signal that had none but ours.
     let before = unsafe { sigaction(Signal::SIGHUP, &usual) };
@@ -63,7 +61,7 @@ fn give_hangup_back() {
 #[expect(unsafe_code, reason = "the environment may only be changed before there is a second thread")]
 fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_none_or(|command| command != "agent") {
-        give_hangup_back();
+        restore_hangup();
     }
     // SAFETY: no thread has been started.
     let roots = unsafe { Roots::prepare() };
