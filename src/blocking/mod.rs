@@ -227,7 +227,7 @@ impl Calls {
         // The origin's first: a caller that waits for an origin that hangs holds no permit of the class.
         let of_origin = entry.limit.acquire(wait, deadline).await?;
         let of_class = entry.class.all.acquire(wait, deadline).await?;
-        spawn(&threads()?, (of_class, of_origin, entry), call)
+        spawn(&handle(&THREADS)?, (of_class, of_origin, entry), call)
     }
 
     fn entry(&self, origin: &Origin) -> OriginUse {
@@ -349,18 +349,11 @@ fn take<T>(from: &Mutex<Option<T>>) -> Option<T> {
 ///
 /// The handle returns an error when `what` panics, or when the system gives no thread. Needs a runtime.
 pub fn work<T: Send + 'static>(what: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
-    static THREADS: LazyLock<Option<Runtime>> =
-        LazyLock::new(|| tokio::runtime::Builder::new_current_thread().thread_name("work").build().ok());
-    // A test's own runtime: its paused clock stands still during the work.
-    #[cfg(test)]
-    if let Ok(tests) = Handle::try_current() {
-        return work_on(&tests, what);
-    }
-    match &*THREADS {
-        Some(threads) => work_on(threads.handle(), what),
-        None => work_on(&Handle::current(), what),
-    }
+    work_on(&handle(&WORK).unwrap_or_else(Handle::current), what)
 }
+
+static WORK: LazyLock<Option<Runtime>> =
+    LazyLock::new(|| tokio::runtime::Builder::new_current_thread().thread_name("work").build().ok());
 
 fn work_on<T: Send + 'static>(threads: &Handle, what: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
     // Tokio panics where the system gives no thread, which must not end the caller.
@@ -371,24 +364,24 @@ fn work_on<T: Send + 'static>(threads: &Handle, what: impl FnOnce() -> T + Send 
     })
 }
 
-/// The threads belong to a runtime of their own that lives as long as the process: the end of another runtime waits for no call
-/// that does not return.
-fn threads() -> Option<Handle> {
-    static THREADS: LazyLock<Option<Runtime>> = LazyLock::new(|| {
-        tokio::runtime::Builder::new_current_thread()
-            .max_blocking_threads(FILES + COMMANDS + NAMES)
-            .thread_keep_alive(KEEP_ALIVE)
-            .thread_name("blocking")
-            .thread_stack_size(STACK)
-            .build()
-            .ok()
-    });
+/// A runtime that lives as long as the process: the end of another one waits for no call that does not return.
+static THREADS: LazyLock<Option<Runtime>> = LazyLock::new(|| {
+    tokio::runtime::Builder::new_current_thread()
+        .max_blocking_threads(FILES + COMMANDS + NAMES)
+        .thread_keep_alive(KEEP_ALIVE)
+        .thread_name("blocking")
+        .thread_stack_size(STACK)
+        .build()
+        .ok()
+});
+
+fn handle(runtime: &LazyLock<Option<Runtime>>) -> Option<Handle> {
     // A test's own runtime: its paused clock stands still during a call.
     #[cfg(test)]
     if let Ok(tests) = Handle::try_current() {
         return Some(tests);
     }
-    THREADS.as_ref().map(|runtime| runtime.handle().clone())
+    runtime.as_ref().map(|runtime| runtime.handle().clone())
 }
 
 #[cfg(test)]

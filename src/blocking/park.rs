@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn whoever_waits_often_without_coming_back_to_the_runtime_still_gets_what_is_free() {
+    async fn a_task_that_waits_often_without_yielding_still_gets_a_free_permit() {
         let free = Semaphore::new(1);
         let deadline = clock::now() + Duration::from_secs(60);
         for _ in 0..1_000 {

@@ -87,7 +87,7 @@ async fn permits_come_back_when_the_call_really_returns() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_gives_up_when_the_last_call_before_it_is_past_its_deadline() {
+async fn waiting_ends_when_the_last_call_before_it_is_past_its_deadline() {
     let calls = small(1);
     let (keep, wait) = mpsc::channel::<()>();
     let begin = clock::now();
@@ -103,7 +103,7 @@ async fn who_waits_gives_up_when_the_last_call_before_it_is_past_its_deadline() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_waits_longer_for_a_mount_than_a_read_usually_takes() {
+async fn no_caller_waits_longer_for_a_mount_than_a_read_usually_takes() {
     let calls = Calls { files: Class::new(2, 1, SOON), ..small(1) };
     let (keep, wait) = mpsc::channel::<()>();
     let begin = clock::now();

@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_pauses_are_kept_than_there_is_room_for() {
+    fn the_number_of_pauses_is_bounded() {
         let (begin, mut pauses) = (now(), PauseLog::new());
         for beat in 0..2 * KEPT {
             pauses.beat(begin + u32::try_from(beat).unwrap() * 100 * MS);

@@ -71,7 +71,6 @@ pub struct Followed<T, E> {
 struct FollowedState {
     changes: Changes<FileVersions>,
     digest: Option<[u8; 32]>,
-    /// The problem that was logged last.
     logged: Option<Unusable>,
 }
 

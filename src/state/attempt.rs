@@ -13,10 +13,8 @@ use std::{
 use super::{directory::about, error::OpenError};
 use crate::clock;
 
-/// Threads that have begun to open the directory.
 #[derive(Debug, Default)]
 pub(super) struct OpenAttempts {
-    /// Those that have not finished.
     pub(super) under_way: usize,
     pub(super) newest: Option<Arc<OpenAttempt>>,
     /// One was late, and none has succeeded since.

@@ -150,7 +150,6 @@ impl Directory {
         Ok(Self { fd, path: path.to_owned() })
     }
 
-    /// Opens the directory of this name in this one.
     #[expect(clippy::disallowed_methods, reason = "on a thread of its own: the disk's")]
     pub(crate) fn open_directory(&self, name: &str) -> io::Result<Self> {
         let fd = openat(&self.fd, name, OFlag::O_RDONLY | OFlag::O_DIRECTORY | SAFE, Mode::empty());
@@ -200,7 +199,6 @@ impl Directory {
         }
     }
 
-    /// Removes all permissions of group and others.
     pub(crate) fn close_to_others(&self, entry: DirectoryEntry) -> io::Result<()> {
         if entry.mode() & 0o077 != 0 {
             fchmod(&self.fd, Mode::S_IRWXU).map_err(|error| about(&self.path, error.into()))?;
@@ -218,7 +216,6 @@ impl Directory {
         self.path.join(name)
     }
 
-    /// Metadata of the directory itself.
     pub(crate) fn metadata(&self) -> io::Result<DirectoryEntry> {
         fstat(&self.fd).map(DirectoryEntry).map_err(|error| about(&self.path, error.into()))
     }

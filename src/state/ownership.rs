@@ -16,7 +16,6 @@ use super::{
 /// Our own directory in one that others may write into.
 pub(super) const OWN: &str = "imaptrace";
 
-/// Who may use a configured directory.
 pub(super) enum Ownership {
     /// Only the agent's user; with a warning if `imaptrace/` in it belongs to another one.
     Private(Option<String>),
@@ -44,7 +43,6 @@ impl Ownership {
         )))
     }
 
-    /// For a directory that only the agent's user may write into.
     fn of_private(outer: &Directory) -> io::Result<Self> {
         let Some(found) = outer.entry(OWN)?.filter(DirectoryEntry::is_directory) else {
             return Ok(Self::Private(None));

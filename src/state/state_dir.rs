@@ -35,7 +35,7 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub struct StateDir(Arc<SharedState>);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct SharedState {
     given: PathBuf,
     /// None until it was opened and locked.
@@ -93,12 +93,7 @@ impl StateDir {
     }
 
     fn new(path: &Path) -> Self {
-        Self(Arc::new(SharedState {
-            given: path.to_owned(),
-            held: Mutex::default(),
-            locking: Mutex::default(),
-            attempts: Mutex::default(),
-        }))
+        Self(Arc::new(SharedState { given: path.to_owned(), ..SharedState::default() }))
     }
 
     /// The directory that the files are in; before it is opened, the configured one.

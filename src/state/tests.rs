@@ -146,7 +146,7 @@ fn our_own_directory_that_belongs_to_another_is_refused_and_a_given_one_that_doe
 }
 
 #[test]
-fn what_check_says_of_a_directory_is_what_the_agent_says() {
+fn check_and_the_agent_report_the_same_of_a_directory() {
     assert!(geteuid().is_root(), "only root can give a directory away: run this test as root");
     let home = tempfile::tempdir().unwrap();
     let given = open_to_all(&home);
@@ -172,7 +172,7 @@ fn what_check_says_of_a_directory_is_what_the_agent_says() {
 
 /// The same as the agent's user has it whose files are root's or another's.
 #[test]
-fn our_own_directory_that_another_has_closed_is_refused_to_whoever_cannot_open_it() {
+fn our_own_directory_that_another_user_has_closed_is_refused() {
     const UID: u32 = 4242;
     assert!(geteuid().is_root(), "only root can be another user for a while: run this test as root");
     let home = tempfile::tempdir().unwrap();
@@ -225,7 +225,7 @@ fn our_own_directory_stays_in_use_when_the_given_one_is_put_right() {
 }
 
 #[test]
-fn whoever_asks_while_it_is_being_opened_hears_what_came_of_it() {
+fn callers_during_an_attempt_get_its_outcome() {
     let home = tempfile::tempdir().unwrap();
     let state = StateDir::open(&home.path().join("no/parent")).unwrap();
     for _ in 0..50 {
@@ -241,7 +241,7 @@ fn whoever_asks_while_it_is_being_opened_hears_what_came_of_it() {
 }
 
 #[test]
-fn an_attempt_that_is_late_says_no_more_than_that_and_then_what_came_of_it() {
+fn a_late_attempt_is_an_error_until_its_outcome() {
     let attempt = OpenAttempt::new(String::new());
     let (path, no_time) = (Path::new("/state"), Duration::ZERO);
     for _ in 0..2 {
@@ -357,7 +357,7 @@ fn what_is_no_file_of_ours_alone_is_not_moved_in() {
 }
 
 #[test]
-fn a_lock_in_the_given_directory_that_is_no_file_of_ours_keeps_nobody_from_starting() {
+fn a_lock_in_the_given_directory_that_is_not_our_file_does_not_prevent_the_start() {
     let home = tempfile::tempdir().unwrap();
     let victim = home.path().join("victim");
     fs::write(&victim, "another's").unwrap();
