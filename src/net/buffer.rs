@@ -70,9 +70,9 @@ mod tests {
     fn nothing_of_what_was_read_is_left_to_the_next_one() {
         let mut buffers: Vec<_> = (0..=KEPT).map(|_| Buffer::take()).collect();
         for buffer in &mut buffers {
-            buffer.room()[..6].copy_from_slice(b"canary");
+            buffer.room()[..6].copy_from_slice(b"secret");
             buffer.fill(6);
-            assert_eq!(buffer.filled(), b"canary");
+            assert_eq!(buffer.filled(), b"secret");
             assert_eq!(format!("{buffer:?}"), "Buffer(6 bytes)");
         }
         drop(buffers);

@@ -32,7 +32,7 @@ pub struct RefusedCertificate {
     /// The certificate.
     pub certificate: Certificate,
     /// The fault as text. Untrusted: it quotes the server.
-    pub words: String,
+    pub text: String,
 }
 
 impl Chain {
@@ -119,7 +119,8 @@ mod library {
         }
 
         fn root_certificates(&self) -> impl Iterator<Item = X509> {
-            self.roots().into_iter().filter_map(|root| X509::from_der(&root.to_der().ok()?).ok())
+            let material = self.material().unwrap_or_default();
+            material.roots.clone().into_iter().filter_map(|root| X509::from_der(&root.to_der().ok()?).ok())
         }
 
         /// Makes a handshake over `wire`, without a client certificate, only to read and verify the server's certificates. None
@@ -162,7 +163,7 @@ mod library {
         fn looking(&self, seen: Arc<Mutex<Option<Chain>>>) -> Result<ConnectConfiguration, ErrorStack> {
             let mut builder = SslConnector::builder(SslMethod::tls_client())?;
             builder.set_min_proto_version(Some(SslVersion::TLS1_2))?;
-            if self.offers_alpn() {
+            if self.alpn {
                 builder.set_alpn_protos(b"\x04imap")?;
             }
             for root in self.root_certificates() {
@@ -188,15 +189,15 @@ mod library {
         let depth = usize::try_from(context.error_depth()).unwrap_or_default();
         let Some(der) = context.current_cert().and_then(|refused| refused.to_der().ok()) else { return chain };
         let certificate = Certificate::parse(&der);
-        let words = words(number, depth, &certificate, &der);
+        let text = describe(number, depth, &certificate, &der);
         Chain {
-            refused: Some(RefusedCertificate { cause: of_verification(number), number, depth, certificate, words }),
+            refused: Some(RefusedCertificate { cause: of_verification(number), number, depth, certificate, text }),
             ..chain
         }
     }
 
     /// Names the certificate and its fault.
-    fn words(number: i32, depth: usize, certificate: &Certificate, der: &[u8]) -> String {
+    fn describe(number: i32, depth: usize, certificate: &Certificate, der: &[u8]) -> String {
         let Certificate { subject, issuer, .. } = certificate;
         let which = format!("at depth {depth} of the chain, {subject}");
         match (of_verification(number), number) {

@@ -2,17 +2,16 @@
 //! probe must not hide a half-dead service.
 
 use std::{
-    future::{Future, poll_fn},
+    future::poll_fn,
     io,
     net::{IpAddr, SocketAddr},
     os::fd::AsFd as _,
-    pin::Pin,
     sync::atomic::{AtomicBool, Ordering},
-    task::{Context, Poll},
+    task::Poll,
     time::{Duration, Instant},
 };
 
-use futures_util::FutureExt as _;
+use futures_util::{FutureExt as _, future::select_all};
 use socket2::{Domain, Socket, Type};
 use tokio::{
     io::AsyncWriteExt as _,
@@ -92,26 +91,27 @@ pub async fn connect(wire: &StampedStream, addresses: &[SocketAddr], options: Co
     let mut attempts: Vec<ConnectionAttempt> = Vec::new();
     // Set at the deadline: the timer may fire before the runtime reports what the kernel has known for long.
     let look = AtomicBool::new(false);
-    let mut pending = Pending(Vec::new());
+    let mut pending = Vec::new();
     let mut waiting = addresses.iter().take(MOST_ATTEMPTS).peekable();
     let timer = sleep_until(options.deadline.end().into());
     tokio::pin!(timer);
-    let mut begin = |attempts: &mut Vec<ConnectionAttempt>, pending: &mut Pending<_>| {
+    let mut begin = |attempts: &mut Vec<ConnectionAttempt>, pending: &mut Vec<_>| {
         let Some(peer) = waiting.next() else { return false };
         let start = clock::now();
         attempts.push(ConnectionAttempt { peer: *peer, start, end: start, result: None });
-        pending.0.push((attempts.len() - 1, Box::pin(attempt(*peer, options, &look))));
+        let number = attempts.len() - 1;
+        pending.push(Box::pin(attempt(*peer, options, &look).map(move |result| (number, result))));
         waiting.peek().is_some()
     };
     let mut more = begin(&mut attempts, &mut pending);
     let winner = loop {
-        if pending.0.is_empty() {
+        if pending.is_empty() {
             break None;
         }
         let next = sleep(ATTEMPT_DELAY);
         let ended = tokio::select! {
             biased;
-            ended = poll_fn(|context| pending.poll(context)) => Some(ended),
+            ended = first_end(&mut pending) => Some(ended),
             () = &mut timer => {
                 let end = options.deadline.lengthened();
                 if clock::now() < end {
@@ -119,15 +119,16 @@ pub async fn connect(wire: &StampedStream, addresses: &[SocketAddr], options: Co
                     continue;
                 }
                 look.store(true, Ordering::Relaxed);
-                let Some(ended) = poll_fn(|context| pending.poll(context)).now_or_never() else { break None };
+                let Some(ended) = first_end(&mut pending).now_or_never() else { break None };
                 Some(ended)
             }
             () = next, if more => None,
         };
-        let Some((number, result)) = ended else {
+        let Some(((number, result), at)) = ended else {
             more = begin(&mut attempts, &mut pending);
             continue;
         };
+        drop(pending.remove(at));
         let Some(entry): Option<&mut ConnectionAttempt> = attempts.get_mut(number) else { break None };
         entry.end = clock::now();
         entry.result = Some(result.as_ref().map(|_| ()).map_err(|cause| *cause));
@@ -157,21 +158,10 @@ pub async fn connect(wire: &StampedStream, addresses: &[SocketAddr], options: Co
     Connected { result, attempts }
 }
 
-/// Running attempts by number. All are polled each time: nothing wakes one that reads the kernel's state.
-struct Pending<F>(Vec<(usize, Pin<Box<F>>)>);
-
-impl<F: Future> Pending<F> {
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<(usize, F::Output)> {
-        for at in 0..self.0.len() {
-            let Some((number, attempt)) = self.0.get_mut(at) else { break };
-            if let Poll::Ready(output) = attempt.as_mut().poll(context) {
-                let number = *number;
-                drop(self.0.remove(at));
-                return Poll::Ready((number, output));
-            }
-        }
-        Poll::Pending
-    }
+/// The output of the first future that ends, and its place. Polls all of them each time: nothing wakes an attempt that reads the
+/// kernel's state.
+fn first_end<F: Future + Unpin>(pending: &mut [F]) -> impl Future<Output = (F::Output, usize)> {
+    select_all(pending).map(|(output, at, _)| (output, at))
 }
 
 /// The connection, and whether the kernel stamps its arrivals.
@@ -286,7 +276,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_source_address_of_somebody_else_is_told_apart() {
+    async fn a_source_address_of_another_host_has_a_cause_of_its_own() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let source = Some("192.0.2.1".parse().unwrap());
         let options = ConnectOptions { source, ..options(Duration::from_secs(5)) };

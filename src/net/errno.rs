@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_has_run_out_here_is_told_from_a_line_that_broke() {
+    fn a_local_limit_differs_from_a_broken_connection() {
         let of = |number| trouble(&io::Error::from_raw_os_error(number));
         assert_eq!(of(libc::EMFILE), Some(Trouble::Exhausted));
         assert_eq!(of(libc::ECONNRESET), Some(Trouble::Line));

@@ -118,17 +118,14 @@ type Control = [u64; 16];
 /// `recvmmsg` would be one call for both, but it reports a reset before the bytes that came before the reset.
 pub(super) fn receive(socket: BorrowedFd<'_>, head: usize, target: &mut [u8]) -> io::Result<Received> {
     let (head, rest) = target.split_at_mut(head.min(target.len()));
-    if head.is_empty() {
-        return Ok(Received { pieces: [StampedBytes::default(), receive_piece(socket, rest)?], then: None });
-    }
-    let first = receive_piece(socket, head)?;
-    if first.bytes < head.len() || rest.is_empty() {
+    let first = if head.is_empty() { StampedBytes::default() } else { receive_piece(socket, head)? };
+    if !head.is_empty() && (first.bytes < head.len() || rest.is_empty()) {
         return Ok(Received { pieces: [first, StampedBytes::default()], then: None });
     }
     let (second, then) = match receive_piece(socket, rest) {
         Ok(second) => (second, None),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => (StampedBytes::default(), None),
-        Err(error) => (StampedBytes::default(), Some(error)),
+        Err(error) if head.is_empty() => return Err(error),
+        Err(error) => (StampedBytes::default(), Some(error).filter(|error| error.kind() != io::ErrorKind::WouldBlock)),
     };
     Ok(Received { pieces: [first, second], then })
 }
@@ -247,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_knows_the_round_trip_of_a_connection_that_spoke() {
+    fn the_kernel_reports_the_round_trip_of_a_connection_with_traffic() {
         let (mut ours, mut theirs) = pair();
         ours.write_all(b"x").unwrap();
         theirs.read_exact(&mut [0]).unwrap();
@@ -271,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn an_arrival_bears_the_moment_it_came_and_not_the_moment_it_was_read() {
+    fn an_arrival_has_the_time_of_the_packet_and_not_of_the_read() {
         let (ours, mut theirs) = pair();
         assert!(stamp(ours.as_fd()));
         // The kernel begins to stamp some time after it was first asked to; from then on it does for good.

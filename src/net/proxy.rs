@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 
 use crate::plan::ProxyProtocol;
 
-/// The header for a connection from `local` to `peer`.
 pub(super) fn header(version: ProxyProtocol, local: SocketAddr, peer: SocketAddr) -> Vec<u8> {
     match version {
         ProxyProtocol::V1 => {

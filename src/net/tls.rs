@@ -19,7 +19,7 @@ use crate::{
 pub struct TlsContext {
     name: String,
     insecure: bool,
-    alpn: bool,
+    pub(super) alpn: bool,
     files: TlsFiles,
 }
 
@@ -72,7 +72,7 @@ impl TlsContext {
     }
 
     /// The content of the files, or why they could not be read yet.
-    fn material(&self) -> Result<Arc<TlsMaterial>, Arc<str>> {
+    pub(super) fn material(&self) -> Result<Arc<TlsMaterial>, Arc<str>> {
         match &self.files {
             TlsFiles::Read(material) => Ok(material.clone()),
             TlsFiles::Followed(followed) => followed.known(),
@@ -99,15 +99,6 @@ impl TlsContext {
     /// Whether certificates are not checked.
     pub fn is_insecure(&self) -> bool {
         self.insecure
-    }
-
-    /// Roots to trust beside the system's.
-    pub(super) fn roots(&self) -> Vec<native_tls::Certificate> {
-        self.material().map(|material| material.roots.clone()).unwrap_or_default()
-    }
-
-    pub(super) fn offers_alpn(&self) -> bool {
-        self.alpn
     }
 
     /// Prepares a handshake over `wire`, up to the ClientHello, which waits for a connection: half a millisecond of work that is

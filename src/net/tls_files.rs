@@ -227,7 +227,6 @@ fn now<T: Send + 'static>(path: &Path, read: ReadFile<T>) -> Result<T, TlsContex
         .unwrap_or_else(|unfinished| Err(unreadable(path, unfinished)))
 }
 
-/// The same without blocking.
 async fn by<T: Send + 'static>(
     deadline: Deadline,
     path: &Path,
@@ -336,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_key_is_refused_when_others_can_read_it_or_nobody_can_use_it() {
+    fn a_client_key_is_refused_when_others_can_read_it_or_it_cannot_be_used() {
         use std::os::unix::fs::PermissionsExt as _;
         let directory = tempfile::tempdir().unwrap();
         let pair = rcgen::KeyPair::generate().unwrap();

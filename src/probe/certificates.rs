@@ -35,7 +35,7 @@ pub(super) fn describe(step: &mut Step, chain: &Chain, cause: TlsCause, redactor
     facts.refused_depth = u32::try_from(refused.depth).ok();
     step.tls_fault = classify::certificate_fault(refused);
     let text = step.text.as_ref().map_or("", ServerText::as_str);
-    step.text = Some(redactor.text(format!("{text}: {}", refused.words).as_bytes(), ServerText::STATUS));
+    step.text = Some(redactor.text(format!("{text}: {}", refused.text).as_bytes(), ServerText::STATUS));
 }
 
 fn time(seconds: Option<i64>) -> Option<Timestamp> {

@@ -183,7 +183,6 @@ impl<'a> LookUp<'a> {
         wanted.map(|kind| Leg { kind: *kind, name: name.clone(), aliases: 0, ttl: u32::MAX, settled: None }).collect()
     }
 
-    /// The servers by number, in the order in which they are asked now.
     fn order(&mut self) -> Vec<usize> {
         let count = self.conf.servers.len();
         let first = if self.conf.options.rotate { self.first % count.max(1) } else { 0 };
@@ -217,7 +216,6 @@ impl Leg {
     }
 }
 
-/// The result for all families together.
 fn conclude(legs: Vec<Leg>, failures: &Failures, conf: &ResolvConf) -> NameOutcome {
     let is_open = legs.iter().any(|leg| leg.settled.is_none());
     let (mut addresses, mut ttl): (Vec<IpAddr>, _) = (Vec::new(), None);

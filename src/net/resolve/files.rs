@@ -40,7 +40,6 @@ pub(super) struct ResolverFiles {
 
 #[derive(Debug, Clone)]
 pub(super) struct Paths {
-    /// None when the configuration names servers.
     pub(super) resolv_conf: Option<PathBuf>,
     pub(super) hosts: PathBuf,
 }
@@ -139,7 +138,6 @@ fn hostname() -> String {
 struct WatchedFile {
     path: PathBuf,
     changes: Changes<Option<FileVersion>>,
-    /// An error has been logged.
     logged: bool,
 }
 

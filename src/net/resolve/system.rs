@@ -81,7 +81,6 @@ fn getaddrinfo(name: &CString, family: Family) -> Result<Vec<IpAddr>, ResolveCau
 const EAI_NODATA: i32 = -5;
 const EAI_ADDRFAMILY: i32 = -9;
 
-/// The cause for an error of `getaddrinfo` (its manual page).
 fn cause(code: i32, system: &io::Error) -> ResolveCause {
     // Not always reported as EAI_SYSTEM with EMFILE.
     if descriptors::are_spent() {
@@ -146,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_says_whose_it_is() {
+    fn errors_of_getaddrinfo_have_their_causes() {
         let of = |code, number| cause(code, &io::Error::from_raw_os_error(number));
         assert_eq!(of(libc::EAI_NONAME, 0), ResolveCause::NxDomain);
         assert_eq!(of(EAI_NODATA, 0), ResolveCause::NoData);

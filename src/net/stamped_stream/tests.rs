@@ -37,7 +37,7 @@ fn stamped(bytes: usize, ago: Duration) -> StampedBytes {
 }
 
 #[tokio::test]
-async fn how_long_bytes_lay_there_stands_beside_their_arrival() {
+async fn the_time_that_bytes_wait_unread_is_kept_with_their_arrival() {
     let (wire, _server) = pair().await;
     let mut inner = wire.inner();
     let Some(socket) = &mut inner.socket else { unreachable!() };
@@ -73,7 +73,7 @@ async fn a_loss_is_noted_on_what_was_waited_for_meanwhile_and_not_again_on_what_
 }
 
 #[test]
-fn pieces_that_are_merged_keep_what_was_said_of_each() {
+fn merged_events_keep_the_flags_of_each() {
     let now = clock::now();
     let mut events = vec![WireEvent { lost: true, ..WireEvent::new(now, 10, false) }];
     keep(&mut events, WireEvent { lay_us: 7, ..WireEvent::new(now, 5, false) });
@@ -102,7 +102,7 @@ async fn under_tls_nothing_is_lost_between_small_reads() {
 }
 
 #[tokio::test]
-async fn what_was_passed_over_is_not_the_first_of_what_was_heard() {
+async fn records_of_tls_itself_are_not_the_first_arrival() {
     let (mut wire, mut server) = pair().await;
     wire.begin_tls();
     let record = [23u8, 3, 3, 0, 2, 7, 7];

@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_turn_is_ours_from_the_arrival_on_and_what_comes_without_end_is_nobodys_wait() {
+    fn a_turn_is_ours_from_the_arrival_on_and_an_endless_stream_is_no_wait() {
         let begin = clock::now();
         let at = |millis: u64| begin + Duration::from_millis(millis);
         let sent = |millis| WireEvent::new(at(millis), 9, true);
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn stretches_in_which_bytes_lay_unread_are_joined_where_they_meet() {
+    fn times_of_unread_bytes_are_joined_where_they_meet() {
         let begin = clock::now();
         let at = |millis: u64| begin + Duration::from_millis(millis);
         let mut unread = Vec::new();
