@@ -54,7 +54,6 @@ struct ScheduleStatus {
     start_lag: Option<StartLag>,
 }
 
-/// One account.
 #[derive(Serialize)]
 struct AccountEntry<'a> {
     target: &'a str,
@@ -67,7 +66,6 @@ struct AccountEntry<'a> {
     failed_runs: Vec<LastRun>,
 }
 
-/// One of its runs.
 #[derive(Serialize)]
 struct LastRun {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -107,8 +105,7 @@ pub(super) struct Page {
 
 impl Page {
     pub(super) fn new(history: Arc<RunHistory>, identity: &Identity, facts: &Facts, filter: Filter) -> Self {
-        let head = head(&history, identity, facts);
-        Self { history, filter, head, cursor: Cursor::default(), ended: false }
+        Self { head: head(&history, identity, facts), history, filter, cursor: Cursor::default(), ended: false }
     }
 }
 

@@ -1,10 +1,6 @@
 //! Reads a request: the endpoint, the query, and whether the Host is allowed. Does no I/O. Called by `server`.
 
-use hyper::{
-    Method, Version,
-    header::{self, HeaderMap},
-    http::request::Parts,
-};
+use hyper::{Method, Version, header, http::request::Parts};
 use percent_encoding::percent_decode_str;
 use serde::{
     Deserialize as _,
@@ -77,7 +73,9 @@ pub(super) fn read(request: &Parts, loopback: bool) -> Result<StatusEndpoint, Re
     if request.method != Method::GET && request.method != Method::HEAD {
         return Err(RequestError::Method);
     }
-    if has_body(&request.headers) {
+    let length = request.headers.get(header::CONTENT_LENGTH);
+    let has_length = length.is_some_and(|length| length.as_bytes() != b"0");
+    if has_length || request.headers.contains_key(header::TRANSFER_ENCODING) {
         return Err(RequestError::Body);
     }
     let query = request.uri.query();
@@ -115,11 +113,6 @@ fn is_loopback_name(host: &str) -> bool {
 /// Whether an address is this machine's loopback, an IPv4-mapped IPv6 address included.
 pub(super) fn loopback(address: &std::net::IpAddr) -> bool {
     address.to_canonical().is_loopback()
-}
-
-fn has_body(headers: &HeaderMap) -> bool {
-    let length = headers.get(header::CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0");
-    length || headers.contains_key(header::TRANSFER_ENCODING)
 }
 
 fn filter(query: &str) -> Result<Filter, RequestError> {

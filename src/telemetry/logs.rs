@@ -25,6 +25,7 @@ use tracing::{
 };
 use tracing_subscriber::{
     EnvFilter, Layer as _,
+    filter::ParseError,
     fmt::{
         FmtContext, FormatEvent, FormatFields, MakeWriter,
         format::Writer,
@@ -79,14 +80,9 @@ pub struct LogSettings {
 /// The log cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// `RUST_LOG` cannot be read.
-    #[error("cannot read the log filter {filter:?}: {source}; write it like `info,imaptrace::delivery=debug`")]
-    Filter {
-        /// Its value.
-        filter: String,
-        /// The problem.
-        source: tracing_subscriber::filter::ParseError,
-    },
+    /// `RUST_LOG` cannot be read: its value, and the problem.
+    #[error("cannot read the log filter {0:?}: {1}; write it like `info,imaptrace::delivery=debug`")]
+    Filter(String, #[source] ParseError),
     /// The system has no more threads.
     #[error("cannot start the thread that writes the log: {0}")]
     Thread(#[source] io::Error),
@@ -225,7 +221,7 @@ where
     let all = given.map_or_else(|| QUIET.to_owned(), |given| format!("{QUIET},{given}"));
     let filter = EnvFilter::builder()
         .parse(all)
-        .map_err(|source| LogError::Filter { filter: given.unwrap_or_default().to_owned(), source })?;
+        .map_err(|source| LogError::Filter(given.unwrap_or_default().to_owned(), source))?;
     let log = tracing_subscriber::fmt::layer()
         .with_writer(writer)
         .with_ansi(settings.color)

@@ -5,14 +5,15 @@ use std::{borrow::Cow, net::SocketAddr, sync::Arc};
 
 use imaptrace_imap::{CommandName, Condition, LoginMethod, ResponseCode};
 use imaptrace_record::{
-    ClockSource, CloseNotify, CommandState, ErrorType, EventName, NoteLevel, Run, RunOutcome, Seconds, ServerText,
-    SpanId, Step, StepName, StepOutcome, TlsFacts, TlsFault, Verified,
+    ClockSource, CloseNotify, CommandState, ErrorType, EventName, Run, RunOutcome, Seconds, ServerText, SpanId, Step,
+    StepName, StepOutcome, TlsFacts, TlsFault,
 };
 use opentelemetry::{
     Array, InstrumentationScope, KeyValue, StringValue, Value,
     trace::{Event, SpanContext, SpanKind, Status, TraceFlags, TraceState},
 };
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
+use serde::Serialize;
 
 use super::names;
 
@@ -95,7 +96,7 @@ fn root(run: &Run, common: &SharedAttributes) -> SpanData {
 
     let notes = run.notes.iter().map(|note| {
         let attributes = vec![
-            KeyValue::new(names::NOTE_LEVEL, level(note.level)),
+            KeyValue::new(names::NOTE_LEVEL, json_text(note.level).unwrap_or_default()),
             KeyValue::new(names::NOTE_TEXT, note.text.clone()),
         ];
         event(run, names::EVENT_NOTE, note.at_s, attributes)
@@ -241,25 +242,18 @@ impl Attributes {
     fn tls(&mut self, tls: &TlsFacts) {
         self.some(names::TLS_PROTOCOL_VERSION, tls.version.clone());
         self.some(names::TLS_CIPHER, tls.cipher.clone());
-        self.put(
-            names::TLS_VERIFIED,
-            match tls.verified {
-                Verified::Yes => "yes",
-                Verified::No => "no",
-                Verified::Insecure => "insecure",
-            },
-        );
-        self.some(names::TLS_SERVER_NOT_AFTER, tls.not_after.and_then(rfc3339));
+        self.some(names::TLS_VERIFIED, json_text(tls.verified));
+        self.some(names::TLS_SERVER_NOT_AFTER, tls.not_after.and_then(json_text));
         self.text(names::TLS_SERVER_SUBJECT, tls.subject.as_ref());
         self.text(names::TLS_SERVER_ISSUER, tls.issuer.as_ref());
         self.some(names::TLS_SERVER_HASH_SHA256, tls.sha256.clone());
-        self.some(names::TLS_SERVER_NOT_BEFORE, tls.not_before.and_then(rfc3339));
+        self.some(names::TLS_SERVER_NOT_BEFORE, tls.not_before.and_then(json_text));
         self.some(names::CERTIFICATE_KEY, tls.key.clone());
         if !tls.chain.is_empty() {
             self.put(names::CERTIFICATE_CHAIN, strings(tls.chain.iter().map(|entry| entry.subject.as_str())));
         }
         self.some(names::CERTIFICATE_REFUSED_DEPTH, tls.refused_depth.map(i64::from));
-        self.some(names::CERTIFICATE_READ_AT, tls.read_at.and_then(rfc3339));
+        self.some(names::CERTIFICATE_READ_AT, tls.read_at.and_then(json_text));
     }
 
     fn put(&mut self, key: &'static str, value: impl Into<Value>) {
@@ -291,17 +285,9 @@ fn strings(all: impl Iterator<Item = impl ToString>) -> Value {
     Value::Array(Array::String(all.map(|one| StringValue::from(one.to_string())).collect()))
 }
 
-/// The same text as in the JSON line.
-fn rfc3339(at: imaptrace_record::Timestamp) -> Option<String> {
-    serde_json::to_value(at).ok()?.as_str().map(ToOwned::to_owned)
-}
-
-fn level(level: NoteLevel) -> &'static str {
-    match level {
-        NoteLevel::Info => "info",
-        NoteLevel::Warn => "warn",
-        NoteLevel::Error => "error",
-    }
+/// The text of a value in the record's JSON.
+fn json_text(value: impl Serialize) -> Option<String> {
+    serde_json::to_value(value).ok()?.as_str().map(ToOwned::to_owned)
 }
 
 fn at(run: &Run, since_start: Seconds) -> std::time::SystemTime {

@@ -54,8 +54,6 @@ use super::{
 pub struct Metrics(Arc<SharedMetrics>);
 
 struct SharedMetrics {
-    timing: bool,
-    one_shot: bool,
     own: AgentInstruments,
     /// The reader of the agent's own series, and the series of all accounts; none when metrics are off.
     kept: Option<(SeriesReader, PartitionedSeries)>,
@@ -94,7 +92,7 @@ impl Metrics {
         let config = PartitionConfig { resource, settings: settings.clone(), temporality };
         let reader = SeriesReader::new(&config, |_| None);
         let own = AgentInstruments::new(&reader.meter());
-        Self::with(settings, own, Some((reader, PartitionedSeries::new(config))))
+        Self::with(own, Some((reader, PartitionedSeries::new(config))))
     }
 
     /// Keeps nothing: metrics are off.
@@ -104,16 +102,11 @@ impl Metrics {
 
     /// The agent's own metrics, in a provider of the caller; none of runs.
     pub fn of(provider: &SdkMeterProvider) -> Self {
-        Self::with(&MetricsSettings::default(), AgentInstruments::new(&partition::meter(provider)), None)
+        Self::with(AgentInstruments::new(&partition::meter(provider)), None)
     }
 
-    fn with(
-        settings: &MetricsSettings,
-        own: AgentInstruments,
-        kept: Option<(SeriesReader, PartitionedSeries)>,
-    ) -> Self {
-        let (timing, one_shot) = (settings.timing, settings.one_shot);
-        Self(Arc::new(SharedMetrics { timing, one_shot, own, kept, overflow_logged: AtomicBool::new(false) }))
+    fn with(own: AgentInstruments, kept: Option<(SeriesReader, PartitionedSeries)>) -> Self {
+        Self(Arc::new(SharedMetrics { own, kept, overflow_logged: AtomicBool::new(false) }))
     }
 
     /// Records a finished run. A void run does not change `up`.
@@ -126,6 +119,7 @@ impl Metrics {
         if let Some(lag) = run.start_lag_s {
             self.0.own.start_lag.record(lag.as_f64(), &[]);
         }
+        let timing = self.0.kept.as_ref().is_some_and(|(_, partitioned)| partitioned.config.settings.timing);
         let family = run.family.map(AddressFamily::as_str);
         let owner = Subject {
             target: name,
@@ -134,7 +128,7 @@ impl Metrics {
             family,
             labels: BTreeMap::new(),
         };
-        self.enter(owner, &run.labels, |enter| measure(run, self.0.timing, enter));
+        self.enter(owner, &run.labels, |enter| measure(run, timing, enter));
     }
 
     /// Counts runs that were due and not started.
@@ -197,7 +191,7 @@ impl Metrics {
         let Some((own, partitioned)) = &self.0.kept else { return Vec::new() };
         let (retired, staying) = partitioned.readers();
         let retired = retired.into_iter().map(|reader| Collection { reader, is_retired: true });
-        let own = (!self.0.one_shot).then(|| own.clone());
+        let own = (!partitioned.config.settings.one_shot).then(|| own.clone());
         let staying = staying.into_iter().chain(own).map(|reader| Collection { reader, is_retired: false });
         retired.chain(staying).collect()
     }
