@@ -39,10 +39,6 @@ impl Backoff {
             None => self.next(),
         }
     }
-
-    pub(super) fn reset(&mut self) {
-        self.next = self.first;
-    }
 }
 
 #[cfg(test)]
@@ -58,7 +54,6 @@ mod tests {
             assert_eq!(backoff.next_or(Some(Duration::from_secs(requested))).as_secs(), waited);
         }
         assert_eq!(backoff.next().as_secs(), 60);
-        backoff.reset();
-        assert_eq!(backoff.next_or(None).as_secs(), 1);
+        assert_eq!(Backoff::default().next_or(None).as_secs(), 1);
     }
 }

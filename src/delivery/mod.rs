@@ -98,13 +98,14 @@ impl Delivery {
         // Without a receiver of traces, runs in the state directory stay there.
         let state = settings.state.clone().filter(|_| settings.traces.is_some());
         let disk = state.map(|state| (state, settings.queue_disk));
+        let has_disk = disk.is_some();
         let queue = Queue::new(settings.queue_memory, disk, settings.traces.is_some(), metrics.clone());
         if let Some(signal) = &settings.traces {
             let traces = TracesExporter::new(signal, &resource)?;
             clients[0] = Some(traces.client.clone());
             let (queue, metrics) = (queue.clone(), metrics.clone());
             handle.spawn(async move {
-                if queue.has_disk() {
+                if has_disk {
                     writer::start(&queue).await;
                 }
                 sender::run(queue, traces, metrics).await;

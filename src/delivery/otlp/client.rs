@@ -20,16 +20,15 @@ use opentelemetry_otlp::{RetryPolicy, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::error::OTelSdkResult;
 
 use super::{
-    connect::{ConnectError, PeerBytes, PeerProtocol},
+    connect::{PeerBytes, PeerProtocol, ReceiverError},
     error::ExportError,
     response::{self, Accepted, WANTS_TLS},
     retry_after::retry_after,
     send_state::{SendState, SignalError, shown},
     signal::{Protocol, Signal},
-    transport::{Transport, TransportError},
+    transport::Transport,
 };
 
-/// The outcome of one export.
 #[derive(Debug)]
 pub(in crate::delivery) struct ExportOutcome {
     /// Whether it was accepted, and the receiver's message.
@@ -173,12 +172,12 @@ impl OtlpClient {
                 let result = outcome.map_err(|error| error.map(|reason| self.by_way_of(reason)));
                 return ExportOutcome { result, retry_after: retry_after(&reply) };
             }
-            Ok(Err(TransportError::Connect(ConnectError::Proxy(reason)))) => {
+            Ok(Err(ReceiverError::Proxy(reason))) => {
                 return ExportError::Retryable(reason).into();
             }
-            Ok(Err(TransportError::Connect(ConnectError::Host(reason)))) => reason,
-            Ok(Err(TransportError::Connect(ConnectError::Tls(reason, seen)))) => explained(reason, self.mistake(&seen)),
-            Ok(Err(TransportError::Exchange { reason, seen })) => {
+            Ok(Err(ReceiverError::Host(reason))) => reason,
+            Ok(Err(ReceiverError::Tls(reason, seen))) => explained(reason, self.mistake(&seen)),
+            Ok(Err(ReceiverError::Exchange(reason, seen))) => {
                 let mistake = match self.mistake(&seen) {
                     Some(WANTS_TLS) => Some(WANTS_TLS),
                     mistake => self.missing_https().await.or(mistake),

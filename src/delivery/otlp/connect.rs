@@ -34,7 +34,6 @@ const TLS_CHECK: Duration = Duration::from_secs(2);
 /// Sets up TLS for one connection: OpenSSL caches roots, and would trust one that the system has removed.
 pub(super) type MakeTls = Box<dyn Fn() -> Result<native_tls::TlsConnector, native_tls::Error> + Send + Sync>;
 
-/// Opens connections to a receiver.
 pub(super) struct Connector {
     /// An IPv6 address is in brackets.
     pub(super) host: String,
@@ -47,11 +46,8 @@ pub(super) struct Connector {
 pub(super) trait ReceiverStream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> ReceiverStream for T {}
 
-/// A connection that is ready for requests.
-pub(super) struct Connection {
-    pub(super) stream: Box<dyn ReceiverStream>,
-    pub(super) seen: PeerBytes,
-}
+/// A connection that is ready for requests, and the first bytes of the peer.
+pub(super) type Connection = (Box<dyn ReceiverStream>, PeerBytes);
 
 /// The first bytes received, on the wire and inside TLS.
 #[derive(Debug, Clone, Default)]
@@ -60,18 +56,19 @@ pub(super) struct PeerBytes {
     plain: FirstBytes,
 }
 
-/// Why there is no connection.
+/// Why there is no response.
 #[derive(Debug)]
-pub(super) enum ConnectError {
+pub(super) enum ReceiverError {
     /// The proxy: it cannot be reached, or refuses. Names it.
     Proxy(String),
     /// The receiver's host: no address, or no connection.
     Host(String),
     /// The handshake; the bytes received before it failed.
     Tls(String, PeerBytes),
+    /// The connection ended, or the response is not HTTP.
+    Exchange(String, PeerBytes),
 }
 
-/// The protocol of the peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PeerProtocol {
     Tls,
@@ -83,7 +80,7 @@ pub(super) enum PeerProtocol {
 
 impl Connector {
     /// Opens a connection. Has no timeout: the caller has one for the whole exchange.
-    pub(super) async fn connect(&self) -> Result<Connection, ConnectError> {
+    pub(super) async fn connect(&self) -> Result<Connection, ReceiverError> {
         let seen = PeerBytes::default();
         let stream = self.reach(&seen.wire).await?;
         let stream: Box<dyn ReceiverStream> = match &self.tls {
@@ -93,11 +90,10 @@ impl Connector {
                     Ok(tls) => tokio_native_tls::TlsConnector::from(tls).connect(self.name(), stream).await,
                     Err(error) => Err(error),
                 };
-                Box::new(connected.map_err(|error| ConnectError::Tls(tls_problem(&error), seen.clone()))?)
+                Box::new(connected.map_err(|error| ReceiverError::Tls(tls_problem(&error), seen.clone()))?)
             }
         };
-        let stream = Box::new(PrefixStream { stream, ahead: Vec::new(), first: seen.plain.clone() });
-        Ok(Connection { stream, seen })
+        Ok((Box::new(PrefixStream { stream, ahead: Vec::new(), first: seen.plain.clone() }), seen))
     }
 
     /// Whether the port responds to a TLS handshake. Verifies nothing, and sends nothing over it.
@@ -119,12 +115,12 @@ impl Connector {
     }
 
     /// TCP to the receiver, or through the proxy.
-    async fn reach(&self, first: &FirstBytes) -> Result<PrefixStream<TcpStream>, ConnectError> {
+    async fn reach(&self, first: &FirstBytes) -> Result<PrefixStream<TcpStream>, ReceiverError> {
         let kept = |stream, ahead| PrefixStream { stream, ahead, first: first.clone() };
         let Some(proxy) = &self.proxy else {
-            return Ok(kept(tcp(&self.host, self.port).await.map_err(ConnectError::Host)?, Vec::new()));
+            return Ok(kept(tcp(&self.host, self.port).await.map_err(ReceiverError::Host)?, Vec::new()));
         };
-        let problem = |what: String| ConnectError::Proxy(format!("the proxy {proxy} {what}"));
+        let problem = |what: String| ReceiverError::Proxy(format!("the proxy {proxy} {what}"));
         let mut stream =
             tcp(&proxy.host, proxy.port).await.map_err(|it| problem(format!("cannot be reached: {it}")))?;
         let no_http = || problem("answers CONNECT with something else than HTTP: is it an HTTP proxy?".to_owned());

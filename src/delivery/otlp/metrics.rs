@@ -13,7 +13,6 @@ use opentelemetry_sdk::metrics::{Temporality, data::ResourceMetrics, exporter::P
 use super::{client::OtlpClient, error::ExportError, response::Accepted, send_state::SignalError, signal::Signal};
 use crate::{clock, delivery::log_throttle::LogThrottle};
 
-/// The exporter of metrics.
 pub(in crate::delivery) struct MetricsExporter {
     exporter: MetricExporter,
     pub(in crate::delivery) client: Arc<OtlpClient>,
@@ -23,8 +22,8 @@ pub(in crate::delivery) struct MetricsExporter {
 
 impl MetricsExporter {
     pub(in crate::delivery) fn new(signal: &Signal, temporality: Temporality) -> Result<Self, SignalError> {
-        let client = OtlpClient::new(signal, "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export")?;
-        let client = Arc::new(client);
+        let client =
+            Arc::new(OtlpClient::new(signal, "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export")?);
         let builder = client.configure(MetricExporter::builder().with_http(), signal).with_temporality(temporality);
         let exporter = builder.build().map_err(|error| client.build_error(signal, &error))?;
         Ok(Self { exporter, client, last_accepted: Mutex::default() })

@@ -60,11 +60,10 @@ impl SendState {
         }
         let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(|| wrong("it names no host"))?.to_owned();
         let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
-        let mut headers = headers(signal)?;
+        let headers = headers(signal)?;
         let uri = match signal.protocol {
             Protocol::HttpProtobuf => uri,
             Protocol::Grpc => {
-                headers.insert(TE, HeaderValue::from_static("trailers"));
                 let mut parts = uri.into_parts();
                 parts.path_and_query = grpc_path.parse().ok();
                 Uri::from_parts(parts).map_err(|error| wrong(&error.to_string()))?
@@ -158,20 +157,17 @@ fn pkcs8(pem: &[u8]) -> Zeroizing<Vec<u8>> {
 fn headers(signal: &Signal) -> Result<HeaderMap, SignalError> {
     let mut all = HeaderMap::new();
     all.insert(USER_AGENT, HeaderValue::from_static(concat!("imaptrace/", env!("CARGO_PKG_VERSION"))));
-    match signal.protocol {
-        Protocol::Grpc => {
-            all.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-            all.insert("grpc-accept-encoding", HeaderValue::from_static("gzip"));
-            if signal.gzip {
-                all.insert("grpc-encoding", HeaderValue::from_static("gzip"));
-            }
-        }
-        Protocol::HttpProtobuf => {
-            all.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
-            if signal.gzip {
-                all.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-            }
-        }
+    let (kind, encoding) = match signal.protocol {
+        Protocol::Grpc => ("application/grpc", HeaderName::from_static("grpc-encoding")),
+        Protocol::HttpProtobuf => ("application/x-protobuf", CONTENT_ENCODING),
+    };
+    all.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    if signal.gzip {
+        all.insert(encoding, HeaderValue::from_static("gzip"));
+    }
+    if signal.protocol == Protocol::Grpc {
+        all.insert("grpc-accept-encoding", HeaderValue::from_static("gzip"));
+        all.insert(TE, HeaderValue::from_static("trailers"));
     }
     for header in &signal.headers {
         let name = HeaderName::from_bytes(header.name.as_bytes()).ok();

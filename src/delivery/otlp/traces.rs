@@ -18,7 +18,6 @@ use super::{
 };
 use crate::{clock, delivery::log_throttle::LogThrottle, telemetry::spans};
 
-/// The exporter of traces.
 pub(in crate::delivery) struct TracesExporter {
     exporter: SpanExporter,
     pub(in crate::delivery) client: Arc<OtlpClient>,
@@ -44,8 +43,7 @@ impl Accepted {
 
 impl TracesExporter {
     pub(in crate::delivery) fn new(signal: &Signal, resource: &Resource) -> Result<Self, SignalError> {
-        let client = OtlpClient::new(signal, "/opentelemetry.proto.collector.trace.v1.TraceService/Export")?;
-        let client = Arc::new(client);
+        let client = Arc::new(OtlpClient::new(signal, "/opentelemetry.proto.collector.trace.v1.TraceService/Export")?);
         let built = client.configure(SpanExporter::builder().with_http(), signal).build();
         let mut exporter = built.map_err(|error| client.build_error(signal, &error))?;
         exporter.set_resource(resource);

@@ -15,7 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{sync::Mutex, task::JoinHandle, time::timeout};
 
 use super::{
-    connect::{ConnectError, Connection, Connector, PeerBytes, innermost},
+    connect::{Connection, Connector, PeerBytes, ReceiverError, innermost},
     response::{HttpReply, LARGEST_BODY},
     signal::Protocol,
 };
@@ -35,20 +35,6 @@ pub(super) struct Transport {
     pub(super) idle: Mutex<Option<OpenConnection>>,
 }
 
-/// Why there is no response.
-#[derive(Debug)]
-pub(super) enum TransportError {
-    /// There was no connection.
-    Connect(ConnectError),
-    /// The connection ended, or the response is not HTTP.
-    Exchange {
-        /// The last cause.
-        reason: String,
-        /// The first bytes of the peer.
-        seen: PeerBytes,
-    },
-}
-
 pub(super) struct OpenConnection {
     sender: HttpSender,
     seen: PeerBytes,
@@ -62,7 +48,7 @@ enum HttpSender {
 
 impl Transport {
     /// Sends one request to its end.
-    pub(super) async fn exchange(&self, body: Bytes) -> Result<HttpReply, TransportError> {
+    pub(super) async fn exchange(&self, body: Bytes) -> Result<HttpReply, ReceiverError> {
         let mut idle = self.idle.lock().await;
         if let Some(mut open) = idle.take().filter(|open| !open.sender.is_closed()) {
             // The receiver may close an idle connection at any time.
@@ -72,9 +58,9 @@ impl Transport {
                 return Ok(reply);
             }
         }
-        let connection = self.connector.connect().await.map_err(TransportError::Connect)?;
-        let seen = connection.seen.clone();
-        let failed = |error: hyper::Error| TransportError::Exchange { reason: innermost(&error), seen: seen.clone() };
+        let connection = self.connector.connect().await?;
+        let seen = connection.1.clone();
+        let failed = |error: hyper::Error| ReceiverError::Exchange(innermost(&error), seen.clone());
         let mut open = OpenConnection::new(connection, self.protocol).await.map_err(failed)?;
         let response = open.send(self.request(body)).await.map_err(failed)?;
         let (reply, open) = read(response, open).await?;
@@ -101,8 +87,7 @@ impl Transport {
 }
 
 impl OpenConnection {
-    async fn new(connection: Connection, protocol: Protocol) -> Result<Self, hyper::Error> {
-        let Connection { stream, seen } = connection;
+    async fn new((stream, seen): Connection, protocol: Protocol) -> Result<Self, hyper::Error> {
         let io = TokioIo::new(stream);
         // An error that ends the connection is the result of its request.
         let (sender, task) = match protocol {
@@ -151,7 +136,7 @@ impl Drop for OpenConnection {
 async fn read(
     response: Response<Incoming>,
     open: OpenConnection,
-) -> Result<(HttpReply, Option<OpenConnection>), TransportError> {
+) -> Result<(HttpReply, Option<OpenConnection>), ReceiverError> {
     let (head, mut body) = response.into_parts();
     let mut reply = HttpReply { status: head.status, headers: head.headers, ..HttpReply::default() };
     let outcome = match head.status {
@@ -162,7 +147,7 @@ async fn read(
         }
         _ => Ok(()),
     };
-    outcome.map_err(|error| TransportError::Exchange { reason: innermost(&error), seen: open.seen.clone() })?;
+    outcome.map_err(|error| ReceiverError::Exchange(innermost(&error), open.seen.clone()))?;
     let is_over = reply.complete || hyper::body::Body::is_end_stream(&body);
     Ok((reply, is_over.then_some(open)))
 }

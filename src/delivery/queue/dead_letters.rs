@@ -154,15 +154,14 @@ impl DeadLetters {
 /// The files there, as many as can be listed: when each was changed (seconds and nanoseconds), its name, its size.
 fn list(directory: &Directory) -> Vec<((i64, i64), String, u64)> {
     let mut files = Vec::new();
-    let listed = directory.names(|name| {
+    // Files listed before an error count.
+    let _ = directory.names(|name| {
         if let Ok(Some(entry)) = directory.entry(name)
             && !entry.is_directory()
         {
             files.push((entry.modified(), name.to_owned(), entry.size_on_disk().max(LEAST)));
         }
     });
-    // Files listed before an error count.
-    let _ = listed;
     files
 }
 

@@ -105,10 +105,6 @@ impl Queue {
         Self(Arc::new(QueueCore { state, memory_budget, disk_budget, open, disk, metrics }))
     }
 
-    pub(super) fn has_disk(&self) -> bool {
-        self.0.disk.is_some()
-    }
-
     /// Changes the state, and wakes all waiting tasks.
     fn update<T: Default>(&self, change: impl FnOnce(&mut QueueState) -> T) -> T {
         self.update_if(|state| (change(state), true))
@@ -212,12 +208,14 @@ impl Queue {
 
     /// Waits until all runs are sent, [`DRAIN_ATTEMPTS`] have failed, or the deadline is near; then writes the rest to disk.
     pub(super) async fn drain(&self, deadline: Duration) -> Report {
-        let guard = DrainGuard::begin(self);
+        self.update(QueueState::begin_drain);
+        let guard = DrainGuard(self);
         let mut watch = self.0.state.subscribe();
-        let last_write = if self.has_disk() { LAST_WRITE.min(deadline / LAST_WRITE_PART) } else { Duration::ZERO };
+        let last_write =
+            if self.0.disk.is_some() { LAST_WRITE.min(deadline / LAST_WRITE_PART) } else { Duration::ZERO };
         let over = watch.wait_for(|state| state.is_drained(DRAIN_ATTEMPTS));
         let in_time = timeout(deadline.saturating_sub(last_write), over).await.is_ok();
-        if self.has_disk() {
+        if self.0.disk.is_some() {
             let writing = self.on_disk(|queue, spool| {
                 queue.update(QueueState::rewrite_lost);
                 queue.write_and_log(spool).is_ok()
@@ -235,7 +233,7 @@ impl Queue {
     }
 
     pub(super) fn status(&self) -> Status {
-        let (memory, disk) = (self.0.memory_budget as u64, self.has_disk().then_some(self.0.disk_budget));
+        let (memory, disk) = (self.0.memory_budget as u64, self.0.disk.is_some().then_some(self.0.disk_budget));
         self.0.state.borrow().status(memory, disk, clock::now(), clock::wall())
     }
 
@@ -400,13 +398,6 @@ fn log_damage(runs: u64, damage: &str) {
 
 /// Drains the queue until it is dropped: the future of a drain may be cancelled.
 struct DrainGuard<'a>(&'a Queue);
-
-impl<'a> DrainGuard<'a> {
-    fn begin(queue: &'a Queue) -> Self {
-        queue.update(QueueState::begin_drain);
-        Self(queue)
-    }
-}
 
 impl Drop for DrainGuard<'_> {
     fn drop(&mut self) {

@@ -18,7 +18,6 @@ use crate::state::{Directory, StateDir, about};
 pub(super) const QUEUE: &str = "queue";
 /// How far the oldest segment is delivered.
 pub(super) const CURSOR: &str = "cursor";
-/// The next cursor, while it is written.
 const NEW_CURSOR: &str = "cursor.new";
 /// The next segment, until its first runs are on the disk.
 pub(super) const NEW_SEGMENT: &str = "segment.new";
@@ -199,7 +198,7 @@ impl SegmentFiles {
     }
 }
 
-/// The open directory, or the one of this name in the state directory, created if it does not exist.
+/// The open directory, or that of the state directory, created if it does not exist.
 pub(super) fn open_directory(
     open: &mut Option<Arc<Directory>>,
     state: &StateDir,

@@ -38,7 +38,6 @@ const AT_ONCE: usize = 8 << 20;
 /// The most runs in a gzip member.
 const GROUP: usize = 64;
 
-/// What is on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Figures {
     /// Runs that are not settled.
@@ -51,7 +50,6 @@ pub(super) struct Figures {
     pub(super) first: u64,
 }
 
-/// The result of writing runs.
 #[derive(Debug, Default)]
 pub(super) struct Written {
     /// The places of the runs, from the first one: as many as fitted.
@@ -62,7 +60,6 @@ pub(super) struct Written {
     pub(super) failure: Option<io::Error>,
 }
 
-/// The result of reading.
 #[derive(Debug, Default)]
 pub(super) struct ReadBack {
     pub(super) runs: Vec<(SegmentPosition, Run)>,

@@ -61,11 +61,11 @@ pub(super) async fn run(queue: Queue) {
             Some(Err(_)) | None => {
                 // A disk that accepted some runs may soon have room for more.
                 if queue.0.state.borrow().stored.runs > stored {
-                    backoff.reset();
+                    backoff = Backoff::default();
                 }
                 tokio::time::sleep(backoff.next()).await;
             }
-            Some(Ok(())) => backoff.reset(),
+            Some(Ok(())) => backoff = Backoff::default(),
         }
     }
 }
