@@ -42,7 +42,6 @@ impl PathWalk {
         walk
     }
 
-    /// The mount under which to continue.
     pub(super) fn mount(&self) -> Arc<Path> {
         self.mount.clone()
     }

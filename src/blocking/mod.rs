@@ -46,17 +46,15 @@ use self::{
 };
 use crate::clock::Deadline;
 
-/// Concurrent calls to files and directories.
 const FILES: usize = 128;
-/// Of these, to one mount.
+/// Concurrent calls to one mount.
 const FILES_OF_A_MOUNT: usize = 4;
 /// How long a read usually takes at most. While all permits of a mount are held for longer, callers fail at once: a run that
 /// waits holds its place among the runs in flight.
 const FILES_OVERDUE_AFTER: Duration = Duration::from_secs(1);
 const COMMANDS: usize = 128;
-/// Concurrent look-ups by the system's resolver.
 const NAMES: usize = 64;
-/// Of these, of one name.
+/// Concurrent look-ups of one name.
 const LOOKUPS_OF_A_NAME: usize = 8;
 /// An idle thread ends after this time: longer than the usual interval between runs.
 const KEEP_ALIVE: Duration = Duration::from_secs(90);

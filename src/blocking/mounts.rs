@@ -20,7 +20,6 @@ pub(super) struct MountTable {
 }
 
 impl MountTable {
-    /// The current table.
     pub(super) fn current() -> Arc<Self> {
         static KEPT: LazyLock<Mutex<MountInfo>> = LazyLock::new(|| Mutex::new(MountInfo::open("/proc/self/mountinfo")));
         KEPT.lock().unwrap_or_else(PoisonError::into_inner).current()
@@ -62,7 +61,6 @@ fn octal(digits: &[u8]) -> Option<u8> {
     u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok()
 }
 
-/// The file, and the table that was read from it.
 struct MountInfo {
     file: Option<File>,
     table: Option<Arc<MountTable>>,

@@ -89,7 +89,7 @@ const MOST_ATTEMPTS: usize = 8;
 /// Connects to the first of `addresses` that answers, and puts `wire` on it.
 pub async fn connect(wire: &StampedStream, addresses: &[SocketAddr], options: ConnectOptions) -> Connected {
     let mut attempts: Vec<ConnectionAttempt> = Vec::new();
-    // Set at the deadline: the timer may fire before the runtime reports what the kernel has known for long.
+    // Set at the deadline: the timer may fire before the runtime reports what the kernel already holds.
     let look = AtomicBool::new(false);
     let mut pending = Vec::new();
     let mut waiting = addresses.iter().take(MOST_ATTEMPTS).peekable();

@@ -51,7 +51,6 @@ impl LastRecord {
     }
 }
 
-/// Parses the records of one direction.
 #[derive(Debug, Default)]
 pub(super) struct Records {
     /// The part of a header that has arrived.

@@ -319,8 +319,8 @@ mod tests {
         let left = departure(ours.as_fd()).unwrap();
         assert!(before <= left && left <= wall());
         assert_eq!(departure(ours.as_fd()), None);
-        let mut heard = [0; 9];
-        theirs.read_exact(&mut heard).unwrap();
-        assert_eq!(&heard, b"quietloud");
+        let mut received = [0; 9];
+        theirs.read_exact(&mut received).unwrap();
+        assert_eq!(&received, b"quietloud");
     }
 }

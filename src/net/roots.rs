@@ -37,7 +37,6 @@ pub struct Roots {
     bundle: Option<Arc<Bundle>>,
 }
 
-/// The bundle in the environment of this process.
 static BUNDLE: OnceLock<Arc<Bundle>> = OnceLock::new();
 
 /// How long a command waits for the directory at its start.

@@ -422,7 +422,6 @@ impl Socket {
     }
 }
 
-/// Segments that were retransmitted, or arrived out of order.
 fn lost(info: &TcpInfo) -> u64 {
     u64::from(info.retransmits) + u64::from(info.out_of_order.unwrap_or_default())
 }

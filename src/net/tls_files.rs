@@ -398,7 +398,7 @@ mod tests {
         let cut = format!("{cert}-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
         assert_eq!(check([cert, cert, &good], 0o600), Ok(()));
         assert_eq!(check([cert, cert, &older], 0o440), Ok(()));
-        for (files, mode, told) in [
+        for (files, mode, expected) in [
             ([cert, cert, &good], 0o644, "own.key has mode 0644"),
             ([cert, cert, &other], 0o600, "does not belong to the client certificate"),
             ([cert, cert, "junk"], 0o600, "own.key is damaged"),
@@ -407,7 +407,7 @@ mod tests {
             ([cut.as_str(), cert, &good], 0o600, "a certificate in"),
         ] {
             let error = check(files, mode).unwrap_err();
-            assert!(error.contains(told), "{told}: {error}");
+            assert!(error.contains(expected), "{expected}: {error}");
         }
     }
 

@@ -30,7 +30,6 @@ pub enum ResolveCause {
 }
 
 impl ResolveCause {
-    /// Whether the fault is this process's or machine's.
     pub(super) fn is_local(&self) -> bool {
         matches!(self, Self::Exhausted(_) | Self::Late | Self::Local(_) | Self::NoPort(_))
     }

@@ -41,7 +41,6 @@ impl Resolved {
     }
 }
 
-/// An answer to the question.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum DnsAnswer {
     /// It settles the question: addresses of the family asked for, `NoData` or `NxDomain`.
@@ -123,7 +122,7 @@ pub(super) async fn ask(
     if let Ok(answer) = timeout_at(until.into(), exchange.as_mut()).await {
         return answer;
     }
-    // The timer may fire before the runtime reports what the kernel has held for long.
+    // The timer may fire before the runtime reports what the kernel already holds.
     look.store(true, Ordering::Relaxed);
     let late = exchange.now_or_never();
     late.unwrap_or_else(|| Err(Unsettled::new(UnsettledKind::Silent, "no answer in time")))

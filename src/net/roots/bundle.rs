@@ -95,7 +95,6 @@ struct Slots {
 #[derive(Debug, Default)]
 struct BundleState {
     changes: Changes<Option<FileVersion>>,
-    /// The last good content.
     files: Option<Arc<HashedFiles>>,
     /// OpenSSL reads the bundle itself.
     is_file: bool,
