@@ -1,4 +1,4 @@
-//! A message's body, filled up to about a given size: text; text and HTML; the same with a file attached.
+//! A message's body of about a given size: text; text and HTML; the same with an attachment.
 
 use std::fmt::Write as _;
 
@@ -8,15 +8,15 @@ use super::{
     words::{FILES, WORDS},
 };
 
-/// Below this a message is text alone, above the other it has a file attached. Bytes.
+/// Below this a message is text alone, from the other one up it has an attachment. Bytes.
 const TEXT_ALONE: usize = 5_000;
 const WITH_FILE: usize = 60_000;
-/// What stands before and behind text and file: boundaries and the fields of the parts. Bytes.
+/// Boundaries and the fields of the parts. Bytes.
 const FRAME: usize = 600;
-/// Text beside an attached file. Bytes.
+/// Text beside an attachment. Bytes.
 const LETTER: usize = 8_000;
 
-/// Appends the fields of the body, an empty line and the body, up to `size` bytes for the whole message.
+/// Appends the body's header fields, an empty line and the body; the whole message has about `size` bytes.
 pub(super) fn append(number: u32, size: usize, message: &mut Vec<u8>) {
     let mut random = Random::new(number, Purpose::Body);
     message.extend_from_slice(b"MIME-Version: 1.0\r\n");
@@ -87,9 +87,8 @@ fn with_file(size: usize, number: u32, random: &mut Random, out: &mut Vec<u8>) {
     field(out, &format!("--{boundary}"));
     alternative(LETTER, random, out);
     field(out, &format!("\r\n--{boundary}"));
-    let at = usize::try_from(random.below(FILES.len() as u64)).unwrap_or_default();
-    let (name, ending, media, head) = FILES[at];
-    let name = format!("{name} {number}.{ending}");
+    let (name, extension, media, head) = random.pick(FILES);
+    let name = format!("{name} {number}.{extension}");
     field(out, &format!("Content-Type: {media};\r\n {}", parameter("name", &name)));
     field(out, "Content-Transfer-Encoding: base64");
     field(out, &format!("Content-Disposition: attachment;\r\n {}\r\n", parameter("filename", &name)));
@@ -113,7 +112,7 @@ fn field(out: &mut Vec<u8>, line: &str) {
 
 fn sentence(random: &mut Random, out: &mut String) {
     for number in 0..6 + random.below(9) {
-        let word = random.pick(WORDS);
+        let word = random.pick(&WORDS);
         if number == 0 {
             let mut letters = word.chars();
             out.extend(letters.next().into_iter().flat_map(char::to_uppercase));

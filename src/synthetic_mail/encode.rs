@@ -1,25 +1,24 @@
-//! The encodings of MIME that bring any text and any bytes into lines of 7-bit (RFC 2045 §6.7–6.8, RFC 2047, RFC 2231).
-
-use std::fmt::Write as _;
+//! MIME encodings of text and bytes as lines of 7-bit (RFC 2045 §6.7–6.8, RFC 2047, RFC 2231).
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 /// Longest line of an encoded body, without its CRLF (RFC 2045 §6.7, §6.8).
 const LINE: usize = 76;
 /// Bytes of an encoded word's text: with its frame it stays below 75 characters (RFC 2047 §2).
 const WORD: usize = 42;
 
-/// A header's free text: as it is when ASCII, else as encoded words on folded lines (RFC 2047 §2, §5).
+/// A header's unstructured text: unchanged when ASCII, else as encoded words on folded lines (RFC 2047 §2, §5).
 pub(super) fn header_text(text: &str) -> String {
     if text.is_ascii() {
         return fold(text);
     }
-    let mut pieces = vec![String::new()];
+    let mut pieces: Vec<String> = Vec::new();
     for character in text.chars() {
-        if pieces.last().is_some_and(|piece| piece.len() + character.len_utf8() > WORD) {
-            pieces.push(String::new());
+        match pieces.last_mut() {
+            Some(piece) if piece.len() + character.len_utf8() <= WORD => piece.push(character),
+            _ => pieces.push(character.into()),
         }
-        pieces.last_mut().into_iter().for_each(|piece| piece.push(character));
     }
     let words: Vec<_> = pieces.iter().map(|piece| format!("=?UTF-8?B?{}?=", STANDARD.encode(piece))).collect();
     words.join("\r\n ")
@@ -28,7 +27,7 @@ pub(super) fn header_text(text: &str) -> String {
 /// Breaks a header's text before a space, so that no line is much over 78 characters (RFC 5322 §2.1.1, §2.2.3).
 pub(super) fn fold(text: &str) -> String {
     let mut folded = String::with_capacity(text.len() + 8);
-    let mut column = 12; // what the field's name may take
+    let mut column = 12; // allows for the field's name
     for (number, word) in text.split(' ').enumerate() {
         if number > 0 {
             let full = column + word.len() >= 76;
@@ -72,25 +71,15 @@ pub(super) fn base64_lines(bytes: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// Bytes of base64 without lines.
-pub(super) fn base64(bytes: &[u8]) -> String {
-    STANDARD.encode(bytes)
-}
+/// Characters of an extended value that need no encoding (RFC 2231 §7).
+const EXTENDED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'.').remove(b'-').remove(b'_');
 
 /// A parameter of a MIME field: quoted when ASCII, else as extended value (RFC 2231 §4).
 pub(super) fn parameter(name: &str, value: &str) -> String {
     if value.is_ascii() {
         return format!("{name}=\"{value}\"");
     }
-    let mut encoded = format!("{name}*=UTF-8''");
-    for byte in value.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_') {
-            encoded.push(char::from(byte));
-        } else {
-            let _ = write!(encoded, "%{byte:02X}");
-        }
-    }
-    encoded
+    format!("{name}*=UTF-8''{}", utf8_percent_encode(value, EXTENDED))
 }
 
 #[cfg(test)]

@@ -1,21 +1,31 @@
-//! A message's header: the way it came, who wrote to whom, what about, and which message it answers.
+//! A message's header: trace fields, originator and destination, subject, and the message it answers.
 
-use jiff::tz::{Offset, TimeZone};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use jiff::{
+    Timestamp,
+    tz::{Offset, TimeZone},
+};
 
 use super::{
-    encode::{base64, header_text},
+    encode::header_text,
     random::{Purpose, Random},
-    times::{Times, moment},
     words::{AGENTS, DOMAINS, OWNER, PEOPLE, SUBJECTS},
 };
 
-/// The header field that tells a canary's message from other mail. Its value is the message's number.
+/// The header field that marks a synthetic message. Its value is the message's number.
 pub const MARKER: &str = "X-Imaptrace-Canary";
 
-/// As many ancestors are named in References, the oldest and the latest.
+/// The number of ancestors in References: the oldest and the latest.
 const ANCESTORS: usize = 8;
-/// A message answers one of so many before it.
+/// A message answers one of this many before it.
 const RECENT: u64 = 40;
+
+/// When a message was sent and when it came; seconds since 1970, UTC.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Times {
+    pub(super) sent: u64,
+    pub(super) came: u64,
+}
 
 struct Person {
     name: &'static str,
@@ -25,8 +35,7 @@ struct Person {
 
 impl Person {
     fn draw(random: &mut Random) -> Self {
-        let at = usize::try_from(random.below(PEOPLE.len() as u64)).unwrap_or_default();
-        let (name, local) = PEOPLE[at];
+        let (name, local) = random.pick(PEOPLE);
         Self { name, local, domain: random.pick(DOMAINS) }
     }
 
@@ -74,12 +83,7 @@ pub(super) fn of(number: u32, times: Times) -> Vec<u8> {
 
 /// The messages that this one answers, the first of the thread first.
 fn ancestors(number: u32) -> Vec<u32> {
-    let mut chain = Vec::new();
-    let mut at = number;
-    while let Some(parent) = parent(at) {
-        chain.push(parent);
-        at = parent;
-    }
+    let mut chain: Vec<_> = std::iter::successors(parent(number), |at| parent(*at)).collect();
     chain.reverse();
     chain
 }
@@ -98,7 +102,7 @@ fn id(number: u32) -> String {
     format!("<{:016x}.{number}@canary.invalid>", random.next())
 }
 
-/// Two to four relays, the last one first, as each puts its line on top.
+/// Two to four relays, the last one first: each puts its line on top.
 fn received(sender: &Person, times: Times, random: &mut Random) -> Vec<String> {
     let hops = 2 + random.below(3);
     let mut lines: Vec<String> = (0..hops)
@@ -121,9 +125,9 @@ fn received(sender: &Person, times: Times, random: &mut Random) -> Vec<String> {
     lines
 }
 
-/// As long as a real one with a key of 2048 bits, and signs nothing.
+/// As long as one with a key of 2048 bits; it signs nothing.
 fn signature(sender: &Person, times: Times, random: &mut Random) -> String {
-    let value = base64(&random.bytes(256));
+    let value = STANDARD.encode(random.bytes(256));
     let folded: Vec<_> = value.as_bytes().chunks(70).map(String::from_utf8_lossy).collect();
     format!(
         "DKIM-Signature: v=1; a=rsa-sha256; c=relaxed/relaxed; d={};\r\n\ts=k{}; t={};\r\n\t\
@@ -131,7 +135,7 @@ fn signature(sender: &Person, times: Times, random: &mut Random) -> String {
         sender.domain,
         1 + random.below(3),
         times.sent,
-        base64(&random.bytes(32)),
+        STANDARD.encode(random.bytes(32)),
         folded.join("\r\n\t ")
     )
 }
@@ -142,6 +146,10 @@ fn date(seconds: u64, zone: Offset) -> String {
 }
 
 fn zone(random: &mut Random) -> Offset {
-    let minutes = *random.pick(&[&0, &60, &120, &-300, &-480, &330, &540]);
+    let minutes = random.pick(&[0, 60, 120, -300, -480, 330, 540]);
     Offset::from_seconds(minutes * 60).unwrap_or(Offset::UTC)
+}
+
+pub(super) fn moment(seconds: u64) -> Timestamp {
+    i64::try_from(seconds).ok().and_then(|seconds| Timestamp::from_second(seconds).ok()).unwrap_or_default()
 }

@@ -1,16 +1,15 @@
-//! Synthetic mail for a canary mailbox: to a server's caches and disks it is as real mail, and it is the same every time.
+//! Synthetic mail for a mailbox to probe: to a server's caches and disks like real mail, and reproducible.
 //!
-//! A message follows from its number, from the number of messages, and from the day; nothing else. A fill that was
-//! interrupted continues on the same day as if it had not been. Headers, threads, sizes and attachments are distributed as in
-//! a person's mailbox; the words mean nothing. Every message has the header field [`MARKER`].
+//! A message depends on its number, the number of messages and the day alone, so an interrupted fill can continue on the same
+//! day. Headers, threads, sizes and attachments are distributed as in a person's mailbox; the words mean nothing. Every message
+//! has the header field [`MARKER`].
 //!
-//! No input or output, no clock. `cli` passes the messages to the filler in `probe`.
+//! No input or output, no clock. `cli` passes the messages to `probe::fill`.
 
 mod body;
 mod encode;
 mod header;
 mod random;
-mod times;
 mod words;
 
 use std::time::SystemTime;
@@ -18,20 +17,20 @@ use std::time::SystemTime;
 pub use header::MARKER;
 
 use self::{
+    header::{Times, moment},
     random::{Purpose, Random},
-    times::{Times, moment},
 };
 
 /// Seconds.
 const DAY: u64 = 24 * 60 * 60;
-/// The oldest message of a large mailbox is so many days old; of a small one, as many as it has messages.
+/// Age of the oldest message in days; in a smaller mailbox it is the number of messages.
 const DAYS: u64 = 3 * 365;
-/// Longest way of a message from its sender into the mailbox. Seconds.
+/// Longest transit of a message. Seconds.
 const TRANSIT: u64 = 30;
-/// Bytes of half of the messages, about; and how wide sizes scatter (the logarithm's standard deviation).
+/// The median of the sizes in bytes, and the standard deviation of their logarithm.
 const MEDIAN: f64 = 10_000.0;
 const SCATTER: f64 = 1.35;
-/// Smallest and largest size aimed at, in bytes.
+/// Smallest and largest target size, in bytes.
 const SIZES: (f64, f64) = (2_500.0, 1_000_000.0);
 
 /// A mailbox to be filled.
@@ -49,12 +48,12 @@ pub struct SyntheticMessage {
     pub bytes: Vec<u8>,
     /// When it came into the mailbox, as RFC 9051 §9 `date-time` without its quotes.
     pub internal_date: String,
-    /// It has been read.
+    /// Whether it has the flag \Seen.
     pub seen: bool,
 }
 
 impl SyntheticMailbox {
-    /// A mailbox of so many messages, the newest of yesterday.
+    /// A mailbox with this number of messages, the newest of yesterday.
     pub fn new(messages: u32, now: SystemTime) -> Self {
         let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         Self { messages, until: now / DAY * DAY }
@@ -72,7 +71,7 @@ impl SyntheticMailbox {
         }
     }
 
-    /// Each message has a slot of its own, so they come in the order of their numbers, whatever is drawn.
+    /// Each message has its own interval, so their times are in the order of their numbers.
     fn times(&self, number: u32) -> Times {
         let span = u64::from(self.messages).min(DAYS) * DAY;
         let at = |number: u32| span * u64::from(number) / u64::from(self.messages.max(1));
@@ -84,12 +83,10 @@ impl SyntheticMailbox {
     }
 }
 
-/// The size that a message aims at, in bytes: as sizes of mail are, spread by a lognormal distribution.
+/// The target size in bytes: lognormal, as sizes of mail are.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within SIZES")]
 fn size(number: u32) -> usize {
-    let size = (MEDIAN * (SCATTER * Random::new(number, Purpose::Size).normal()).exp()).clamp(SIZES.0, SIZES.1);
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within SIZES")]
-    let size = size as usize;
-    size
+    (MEDIAN * (SCATTER * Random::new(number, Purpose::Size).normal()).exp()).clamp(SIZES.0, SIZES.1) as usize
 }
 
 #[cfg(test)]

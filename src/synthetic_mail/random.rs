@@ -1,11 +1,7 @@
-//! A generator of numbers that gives the same ones for ever.
-//!
-//! `SplitMix64` (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", OOPSLA 2014). Not the one of the
-//! crate `rand`: that may change with a version, and a fill that goes on after an upgrade is to make the same mailbox.
-//! Nothing here is a secret.
+//! `SplitMix64` (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", OOPSLA 2014). A generator of the crate
+//! `rand` may change with its version, but a fill that continues after an upgrade must make the same mailbox. Not for secrets.
 
-/// What the numbers are for. Each purpose has numbers of its own, so what a message says of its thread does not depend
-/// on how much was drawn for its body.
+/// The use of the numbers. Each has its own sequence, so a message's thread does not depend on how much its body draws.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Purpose {
     Time = 1,
@@ -42,31 +38,24 @@ impl Random {
         u64::try_from(wide >> 64).unwrap_or_default()
     }
 
-    /// True in so many of a hundred cases.
+    /// True in `percent` of a hundred cases.
     pub(super) fn chance(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }
 
-    /// One of several; they must not be none.
-    pub(super) fn pick<'a, T: ?Sized>(&mut self, from: &[&'a T]) -> &'a T {
-        let at = usize::try_from(self.below(from.len() as u64)).unwrap_or_default();
-        from[at]
+    /// One element of a slice that is not empty.
+    pub(super) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[usize::try_from(self.below(from.len() as u64)).unwrap_or_default()]
     }
 
-    /// So many bytes.
     pub(super) fn bytes(&mut self, count: usize) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(count + 8);
-        while bytes.len() < count {
-            bytes.extend_from_slice(&self.next().to_le_bytes());
-        }
-        bytes.truncate(count);
-        bytes
+        std::iter::repeat_with(|| self.next().to_le_bytes()).take(count.div_ceil(8)).flatten().take(count).collect()
     }
 
-    /// A sample of the standard normal distribution, nearly: the sum of twelve even ones, less six.
+    /// Nearly a sample of the standard normal distribution: the sum of twelve uniform ones, less six.
     pub(super) fn normal(&mut self) -> f64 {
-        let even = |number: u64| f64::from(u32::try_from(number >> 32).unwrap_or_default()) / f64::from(u32::MAX);
-        (0..12).map(|_| even(self.next())).sum::<f64>() - 6.0
+        let uniform = |number: u64| f64::from(u32::try_from(number >> 32).unwrap_or_default()) / f64::from(u32::MAX);
+        (0..12).map(|_| uniform(self.next())).sum::<f64>() - 6.0
     }
 }
 

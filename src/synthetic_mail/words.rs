@@ -1,5 +1,7 @@
-//! What the messages are made of. Hosts and domains are reserved ones (RFC 2606, RFC 6761), addresses those for
-//! documentation (RFC 5737), people invented.
+//! The content of the messages. Hosts and domains are reserved ones (RFC 2606, RFC 6761), addresses those for documentation
+//! (RFC 5737), people invented.
+
+use std::sync::LazyLock;
 
 /// Name, local part.
 pub(super) const PEOPLE: &[(&str, &str)] = &[
@@ -24,7 +26,7 @@ pub(super) const PEOPLE: &[(&str, &str)] = &[
 pub(super) const DOMAINS: &[&str] =
     &["example.org", "example.com", "example.net", "mail.example", "office.example.com", "lists.example.org"];
 
-/// Whose mailbox it is.
+/// The owner of the mailbox.
 pub(super) const OWNER: &str = "canary@example.org";
 
 pub(super) const SUBJECTS: &[&str] = &[
@@ -46,92 +48,16 @@ pub(super) const SUBJECTS: &[&str] = &[
     "Offer for the replacement of both load balancers, second version with the prices that we talked about",
 ];
 
-pub(super) const WORDS: &[&str] = &[
-    "the",
-    "a",
-    "we",
-    "you",
-    "it",
-    "that",
-    "this",
-    "with",
-    "from",
-    "about",
-    "before",
-    "after",
-    "because",
-    "when",
-    "report",
-    "meeting",
-    "server",
-    "mailbox",
-    "customer",
-    "project",
-    "budget",
-    "table",
-    "answer",
-    "question",
-    "week",
-    "Monday",
-    "evening",
-    "draft",
-    "version",
-    "change",
-    "number",
-    "office",
-    "train",
-    "garden",
-    "window",
-    "coffee",
-    "will",
-    "can",
-    "should",
-    "could",
-    "have",
-    "send",
-    "look",
-    "write",
-    "need",
-    "open",
-    "close",
-    "move",
-    "keep",
-    "find",
-    "small",
-    "large",
-    "quick",
-    "slow",
-    "green",
-    "new",
-    "old",
-    "next",
-    "last",
-    "open",
-    "clear",
-    "ready",
-    "late",
-    "early",
-    "and",
-    "or",
-    "but",
-    "so",
-    "then",
-    "again",
-    "soon",
-    "today",
-    "tomorrow",
-    "here",
-    "there",
-    "also",
-    "only",
-    "perhaps",
-    "café",
-    "Grüße",
-    "naïve",
-    "très",
-    "señor",
-    "smörgåsbord",
-];
+/// The words of sentences.
+pub(super) static WORDS: LazyLock<Vec<&str>> = LazyLock::new(|| {
+    "the a we you it that this with from about before after because when report meeting server mailbox \
+     customer project budget table answer question week Monday evening draft version change number office \
+     train garden window coffee will can should could have send look write need open close move keep find \
+     small large quick slow green new old next last open clear ready late early and or but so then again soon \
+     today tomorrow here there also only perhaps café Grüße naïve très señor smörgåsbord"
+        .split(' ')
+        .collect()
+});
 
 pub(super) const AGENTS: &[&str] = &[
     "User-Agent: Example Mail 128.5.0 (X11; Linux x86_64)",
@@ -140,7 +66,7 @@ pub(super) const AGENTS: &[&str] = &[
     "User-Agent: Webmail Example/1.6.7",
 ];
 
-/// File name without number and ending, ending, media type, first bytes.
+/// File name without number and extension, extension, media type, first bytes.
 pub(super) const FILES: &[(&str, &str, &str, &[u8])] = &[
     ("Report", "pdf", "application/pdf", b"%PDF-1.7\n"),
     ("photo", "jpg", "image/jpeg", b"\xff\xd8\xff\xe0\x00\x10JFIF\x00"),
