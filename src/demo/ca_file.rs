@@ -1,8 +1,7 @@
-//! The root certificate as a file, since a client is given the path of one.
+//! The root certificate as a file: the client's setting is a path.
 //!
-//! It is a temporary file, which other programs can read too. Where there is no directory to write into, as in a container
-//! with a read-only root, it is a file in memory on Linux, which only this process can read by its path. Called by
-//! `server`.
+//! It is a temporary file, which other programs can read too. Without a writable directory, as in a container with a read-only
+//! root, it is a file in memory on Linux, which only this process can read by its path. Called by `server`.
 
 use std::{
     fs::{self, File},
@@ -10,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A file with a certificate; it goes when this is dropped.
+/// A file with a certificate, removed on drop.
 pub(super) struct CaFile {
     path: PathBuf,
     /// Keeps a file in memory, which has no name in a directory.
@@ -39,7 +38,7 @@ impl Drop for CaFile {
     #[expect(clippy::disallowed_methods, reason = "before anything is probed")]
     fn drop(&mut self) {
         if self.memory.is_none() {
-            // It is the end: no one can act on a failure.
+            // Nothing can be done about a failure.
             fs::remove_file(&self.path).unwrap_or(());
         }
     }
@@ -69,7 +68,7 @@ fn in_memory(_pem: &str) -> io::Result<CaFile> {
 fn on_disk(pem: &str) -> Result<CaFile, CaFileError> {
     let name = format!("imaptrace-demo-{}-{:016x}.pem", std::process::id(), rand::random::<u64>());
     let path = std::env::temp_dir().join(name);
-    // A new file or none: in a shared directory somebody else may have put a link there.
+    // Only a new file: in a shared directory there may be a link of this name.
     match File::create_new(&path).and_then(|mut file| file.write_all(pem.as_bytes())) {
         Ok(()) => Ok(CaFile { path, memory: None }),
         Err(source) => Err(CaFileError { path, source }),

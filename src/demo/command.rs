@@ -1,4 +1,4 @@
-//! Reads one command: its line, its literals, its arguments (RFC 9051 §2.2.1, §4.3). Bounded in every direction.
+//! Reads one command: its line, literals and arguments (RFC 9051 §2.2.1, §4.3), within bounds.
 
 use std::io;
 
@@ -7,17 +7,17 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, AsyncWrit
 /// Longest line, and longest command with its literals.
 const LONGEST: usize = 8 << 10;
 
-/// A command, or what came in its place.
+/// A command, or what was received in its place.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Input {
     Command(ClientCommand),
-    /// Cannot be parted into words; the tag if there was one.
+    /// Cannot be split into words; the tag if there was one.
     Malformed(String),
     TooLong,
     End,
 }
 
-/// A command's words. Quoted strings and literals stand as their content, lists and sections as they were sent.
+/// A command's words: the content of quoted strings and literals; lists and sections as they were sent.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ClientCommand {
     pub(super) tag: String,
@@ -26,15 +26,14 @@ pub(super) struct ClientCommand {
     pub(super) args: Vec<String>,
 }
 
-/// Reads the next command; answers `+` to a literal that waits for it.
+/// Reads the next command; sends `+` for a synchronizing literal.
 pub(super) async fn read<S: AsyncBufRead + AsyncWrite + Unpin>(stream: &mut S) -> io::Result<Input> {
     let mut words = Vec::new();
     let mut length = 0;
     loop {
         let line = match read_line(stream).await? {
-            InputLine::Text(line) => line,
-            InputLine::TooLong => return Ok(Input::TooLong),
-            InputLine::End => return Ok(Input::End),
+            Ok(line) => line,
+            Err(input) => return Ok(input),
         };
         length += line.len();
         let (text, literal) = split_literal(&line);
@@ -65,38 +64,31 @@ pub(super) async fn read<S: AsyncBufRead + AsyncWrite + Unpin>(stream: &mut S) -
     })
 }
 
-/// One line without its end.
-pub(super) enum InputLine {
-    Text(String),
-    TooLong,
-    End,
-}
-
-/// Reads to the next line feed.
-pub(super) async fn read_line<S: AsyncBufRead + Unpin>(stream: &mut S) -> io::Result<InputLine> {
+/// Reads a line and removes its end; [`Input::TooLong`] or [`Input::End`] if there is none.
+pub(super) async fn read_line<S: AsyncBufRead + Unpin>(stream: &mut S) -> io::Result<Result<String, Input>> {
     let mut line = Vec::new();
     let mut limited = (&mut *stream).take(LONGEST as u64);
     limited.read_until(b'\n', &mut line).await?;
     Ok(match line.strip_suffix(b"\n") {
         Some(text) => {
             let text = text.strip_suffix(b"\r").unwrap_or(text);
-            InputLine::Text(String::from_utf8_lossy(text).into_owned())
+            Ok(String::from_utf8_lossy(text).into_owned())
         }
-        None if line.len() == LONGEST => InputLine::TooLong,
-        None => InputLine::End,
+        None if line.len() == LONGEST => Err(Input::TooLong),
+        None => Err(Input::End),
     })
 }
 
-/// Parts a closing `{5}` or `{5+}` (RFC 7888 §3) from a line: the text before, and size and whether it waits for a `+`.
+/// Splits a final `{5}` or `{5+}` (RFC 7888 §3) from a line: the text before, the size, and whether it is synchronizing.
 fn split_literal(line: &str) -> (&str, Option<(usize, bool)>) {
-    let parted = line.strip_suffix('}').and_then(|rest| rest.rsplit_once('{')).and_then(|(text, size)| {
+    let split = line.strip_suffix('}').and_then(|rest| rest.rsplit_once('{')).and_then(|(text, size)| {
         let (digits, waits) = size.strip_suffix('+').map_or((size, true), |digits| (digits, false));
         Some((text, Some((digits.parse().ok()?, waits))))
     });
-    parted.unwrap_or((line, None))
+    split.unwrap_or((line, None))
 }
 
-/// Parts a line at its spaces, but not inside quotes, parentheses or brackets. None when one of them stays open.
+/// Splits a line at its spaces, but not inside quotes, parentheses or brackets. None when one of them is not closed.
 pub(super) fn split_words(line: &str) -> Option<Vec<String>> {
     let mut words = Vec::new();
     let mut word = String::new();
@@ -118,15 +110,14 @@ pub(super) fn split_words(line: &str) -> Option<Vec<String>> {
                     other => word.push(other),
                 }
             },
-            '(' | '[' => {
-                depth += 1;
-                word.push(character);
+            other => {
+                match other {
+                    '(' | '[' => depth += 1,
+                    ')' | ']' => depth = depth.checked_sub(1)?,
+                    _ => {}
+                }
+                word.push(other);
             }
-            ')' | ']' => {
-                depth = depth.checked_sub(1)?;
-                word.push(character);
-            }
-            other => word.push(other),
         }
         began = true;
     }

@@ -1,12 +1,12 @@
-//! Made-up folders and messages: all computed from their number, so that nothing is stored and each start has the same.
+//! Synthetic mailboxes and messages, computed from their number: nothing is stored, and each start has the same.
 
 use std::fmt::Write as _;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::{SignedDuration, Timestamp};
 
-/// Name on the wire (modified UTF-7, RFC 3501 §5.1.3), attributes of LIST, how many messages in a thousand of INBOX's.
-pub(super) const FOLDERS: [(&str, &str, u32); 9] = [
+/// Name on the wire (modified UTF-7, RFC 3501 §5.1.3), attributes of LIST, messages for a thousand in INBOX.
+pub(super) const MAILBOXES: [(&str, &str, u32); 9] = [
     ("INBOX", "\\HasNoChildren", 1_000),
     ("Archive", "\\HasChildren \\Archive", 3_000),
     ("Archive/2025", "\\HasNoChildren", 2_400),
@@ -18,7 +18,7 @@ pub(super) const FOLDERS: [(&str, &str, u32); 9] = [
     ("Trash", "\\HasNoChildren \\Trash", 75),
 ];
 
-/// The newest message of each folder came then: 2026-11-20 16:42:10 UTC.
+/// The internal date of each mailbox's newest message: 2026-11-20 16:42:10 UTC.
 const NEWEST: Timestamp = Timestamp::constant(1_795_192_930, 0);
 /// Minutes from one message to the next.
 const APART: i64 = 37;
@@ -56,7 +56,7 @@ pub(super) struct DemoMailbox {
     pub(super) messages: u32,
 }
 
-/// One message, as far as FETCH can ask.
+/// The data items of one message.
 pub(super) struct DemoMessage {
     pub(super) uid: u32,
     pub(super) flags: &'static str,
@@ -66,15 +66,15 @@ pub(super) struct DemoMessage {
 }
 
 impl DemoMailbox {
-    /// The folder of this name when INBOX holds `inbox` messages.
+    /// The mailbox of this name when INBOX has `inbox` messages.
     pub(super) fn find(name: &str, inbox: u32) -> Option<Self> {
-        let same = |folder: &str| folder == name || (folder == "INBOX" && name.eq_ignore_ascii_case("INBOX"));
-        let (_, _, share) = FOLDERS.into_iter().find(|(folder, _, _)| same(folder))?;
+        let same = |known: &str| known == name || (known == "INBOX" && name.eq_ignore_ascii_case("INBOX"));
+        let (_, _, share) = MAILBOXES.into_iter().find(|(known, _, _)| same(known))?;
         let messages = u64::from(inbox) * u64::from(share) / 1_000;
         Some(Self { messages: u32::try_from(messages).unwrap_or(u32::MAX) })
     }
 
-    /// Every seventh message was expunged once: there a UID is missing.
+    /// Every seventh UID is missing, as after EXPUNGE.
     fn uid(number: u32) -> u32 {
         number.saturating_add(number / 6)
     }
@@ -83,7 +83,7 @@ impl DemoMailbox {
         Self::uid(self.messages).saturating_add(1)
     }
 
-    /// The message of that number, from 1 to [`DemoMailbox::messages`].
+    /// The message with this sequence number, from 1 to [`DemoMailbox::messages`].
     pub(super) fn message(self, number: u32) -> DemoMessage {
         let mut dice = Dice(u64::from(number));
         let age = SignedDuration::from_mins(APART * i64::from(self.messages.saturating_sub(number)));
@@ -132,7 +132,7 @@ impl DemoMailbox {
 }
 
 impl DemoMessage {
-    /// The header with its closing empty line: whole, or only the fields that are asked for (RFC 9051 §6.4.5).
+    /// The header with its final empty line: all fields, or those of HEADER.FIELDS (RFC 9051 §6.4.5).
     pub(super) fn header(&self, only: Option<&[String]>) -> String {
         let asked = |name: &str| only.is_none_or(|names| names.iter().any(|other| other.eq_ignore_ascii_case(name)));
         let fields = self.fields.iter().filter(|(name, _)| asked(name));
@@ -141,7 +141,7 @@ impl DemoMessage {
     }
 }
 
-/// Numbers that look random and are the same at each start (`SplitMix64`).
+/// Pseudorandom numbers that are the same at each start (`SplitMix64`).
 struct Dice(u64);
 
 impl Dice {
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn uids_rise_with_gaps_and_a_folder_can_be_empty() {
+    fn uids_rise_with_gaps_and_a_mailbox_can_be_empty() {
         let inbox = DemoMailbox::find("INBOX", 300).unwrap();
         let uids: Vec<_> = (1..=300).map(|number| inbox.message(number).uid).collect();
         assert!(uids.windows(2).all(|pair| pair[0] < pair[1]) && uids[299] > 300 && inbox.uid_next() > uids[299]);

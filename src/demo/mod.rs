@@ -1,11 +1,8 @@
-//! The built-in IMAP server: a stage prop, so that `imaptrace demo` has something to open and benches have something
-//! that is fast or slow on demand.
+//! The built-in IMAP server for `imaptrace demo`, benches and tests: as fast or slow as they need.
 //!
-//! It speaks as much IMAP as the journey needs, for one user with made-up messages that are the same at each
-//! start, on loopback alone. It stores nothing, obeys no other command, and is no example of how to write a server.
-//! It imports nothing of the rest, so that a mistake there cannot be made twice and cancel out.
-//!
-//! Called by `cli` for `imaptrace demo`, and by benches and tests.
+//! On loopback alone, for one user, with the commands of the journey and with synthetic messages that are the same at each
+//! start. It stores nothing and is no example of a server. It shares no protocol code with the client, so that a mistake there
+//! cannot be made twice and cancel out.
 
 mod ca_file;
 mod command;
@@ -18,39 +15,34 @@ use std::time::Duration;
 pub use ca_file::CaFileError;
 pub use server::{DemoError, DemoServer};
 
-/// What the server is to be like.
+/// Settings of the server.
 #[derive(Clone)]
 pub struct DemoSettings {
     /// The one user.
     pub user: String,
-    /// The user's password: known to everybody, it protects nothing.
+    /// The user's password: not a secret.
     pub password: String,
-    /// TLS from the first byte; else clear text that offers STARTTLS and takes a login without it, too.
+    /// TLS from the first byte; else clear text with STARTTLS, where a login without TLS is accepted too.
     pub tls: bool,
     /// Messages in INBOX.
     pub messages: u32,
-    /// How slow it is.
+    /// Its delays.
     pub delays: Delays,
 }
 
 impl Default for DemoSettings {
     fn default() -> Self {
-        Self {
-            user: "demo".to_owned(),
-            password: "demo".to_owned(),
-            tls: true,
-            messages: 4_200,
-            delays: Delays::default(),
-        }
+        let [user, password] = ["demo"; 2].map(str::to_owned);
+        Self { user, password, tls: true, messages: 4_200, delays: Delays::default() }
     }
 }
 
-/// How long the server thinks before it answers.
+/// Delays before responses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Delays {
     /// Connection (or handshake) to greeting.
     pub greeting: Duration,
-    /// LOGIN and AUTHENTICATE, right or wrong.
+    /// LOGIN and AUTHENTICATE, accepted or not.
     pub login: Duration,
     /// LIST.
     pub list: Duration,
@@ -61,13 +53,10 @@ pub struct Delays {
 }
 
 impl Delays {
-    /// As fast as it can.
-    pub const NONE: Self = Self {
-        greeting: Duration::ZERO,
-        login: Duration::ZERO,
-        list: Duration::ZERO,
-        select: Duration::ZERO,
-        fetch: Duration::ZERO,
+    /// No delays.
+    pub const NONE: Self = {
+        let none = Duration::ZERO;
+        Self { greeting: none, login: none, list: none, select: none, fetch: none }
     };
 }
 
@@ -79,7 +68,7 @@ impl Default for Delays {
     }
 }
 
-/// The closing lines of `imaptrace demo`: how to go on from here.
+/// The last lines of `imaptrace demo`: the next commands.
 pub fn next_steps() -> &'static str {
     "That was the built-in server; its FETCH is slow on purpose. Next:\n\
      \n\

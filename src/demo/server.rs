@@ -1,4 +1,4 @@
-//! The listener: loopback, a port of the kernel's choice, a certificate made at start.
+//! The listener: loopback, a free port, a certificate made at start.
 
 use std::{
     io,
@@ -15,20 +15,21 @@ use rcgen::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    task::{JoinHandle, JoinSet},
+    task::JoinSet,
 };
 
 use super::{
     DemoSettings,
     ca_file::{CaFile, CaFileError},
-    session::{ByteStream, DemoSession, SessionEnd},
+    session::{ByteStream, DemoSession},
 };
 
 /// A running server. It ends, with all its connections, when this is dropped.
 pub struct DemoServer {
     address: SocketAddr,
     ca: CaFile,
-    task: JoinHandle<()>,
+    /// The listener; dropping the set aborts it.
+    _tasks: JoinSet<()>,
 }
 
 /// Why the server could not start.
@@ -55,31 +56,26 @@ impl DemoServer {
         let address = listener.local_addr().map_err(DemoError::Listen)?;
         let (ca, acceptor) = certificate()?;
         let ca = CaFile::new(&ca)?;
-        let task = tokio::spawn(serve(listener, acceptor, Arc::new(settings)));
-        Ok(Self { address, ca, task })
+        let mut tasks = JoinSet::new();
+        tasks.spawn(serve(listener, acceptor, Arc::new(settings)));
+        Ok(Self { address, ca, _tasks: tasks })
     }
 
-    /// Where it listens: an address of 127.0.0.0/8. Its certificate is good for that address and for `localhost`.
+    /// Where it listens: 127.0.0.1. The certificate is valid for that address and for `localhost`.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// A PEM file with the root to trust; it is there as long as the server is.
+    /// A PEM file with the root to trust; it exists as long as the server does.
     pub fn ca_file(&self) -> &Path {
         self.ca.path()
     }
 }
 
-impl Drop for DemoServer {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-/// A root (as PEM) and an acceptor with a certificate of its own under it.
+/// A root (as PEM) and an acceptor with a certificate that it signed.
 fn certificate() -> Result<(String, TlsAcceptor), DemoError> {
-    // Fixed days: nothing here reads a clock, and the certificate dies with the process anyway. They begin before July
-    // 2019, since when macOS refuses certificates of more than 825 days.
+    // Fixed dates: nothing here reads a clock. They begin before July 2019: macOS refuses later certificates of more than
+    // 825 days.
     let valid = |mut params: CertificateParams, name: &str| {
         params.not_before = date_time_ymd(2019, 1, 1);
         params.not_after = date_time_ymd(2049, 12, 31);
@@ -107,7 +103,7 @@ async fn serve(listener: TcpListener, acceptor: TlsAcceptor, settings: Arc<DemoS
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    sessions.spawn(converse(stream, acceptor.clone(), Arc::clone(&settings)));
+                    sessions.spawn(handle(stream, acceptor.clone(), Arc::clone(&settings)));
                 }
                 // No descriptor is free: one may be soon.
                 Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
@@ -117,9 +113,9 @@ async fn serve(listener: TcpListener, acceptor: TlsAcceptor, settings: Arc<DemoS
     }
 }
 
-/// One connection to its end. An error on it is the client's to notice.
-async fn converse(stream: TcpStream, acceptor: TlsAcceptor, settings: Arc<DemoSettings>) {
-    // Rows go out when they are ready, not when the client's acknowledgement is back.
+/// One connection to its end. The client reports its errors.
+async fn handle(stream: TcpStream, acceptor: TlsAcceptor, settings: Arc<DemoSettings>) {
+    // Rows are sent when they are ready, not when the client's acknowledgement arrives.
     stream.set_nodelay(true).unwrap_or(());
     let mut stream: Box<dyn ByteStream> = Box::new(stream);
     let mut tls = settings.tls;
@@ -130,8 +126,8 @@ async fn converse(stream: TcpStream, acceptor: TlsAcceptor, settings: Arc<DemoSe
             stream = Box::new(secured);
         }
         match DemoSession::new(stream, Arc::clone(&settings), !tls).run(greet).await {
-            Ok(SessionEnd::Handshake(plain)) => (stream, tls, greet) = (plain, true, false),
-            Ok(SessionEnd::Closed) | Err(_) => return,
+            Ok(Some(plain)) => (stream, tls, greet) = (plain, true, false),
+            Ok(None) | Err(_) => return,
         }
     }
 }

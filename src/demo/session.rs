@@ -1,4 +1,4 @@
-//! One connection's conversation: states of RFC 9051 §3, one command after the other.
+//! One connection: the states of RFC 9051 §3, one command after the other.
 
 use std::{fmt::Write as _, io, sync::Arc, time::Duration};
 
@@ -8,25 +8,17 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader};
 
 use super::{
     DemoSettings,
-    command::{self, ClientCommand, Input, InputLine, split_words},
-    mailbox::{DemoMailbox, DemoMessage, FOLDERS},
+    command::{self, ClientCommand, Input, split_words},
+    mailbox::{DemoMailbox, DemoMessage, MAILBOXES},
 };
 
-/// A connection, in clear text or not.
+/// A connection, with TLS or without.
 pub(super) trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for S {}
 
-/// A slow FETCH pauses at most so often: more pauses would be shorter than a timer can be.
+/// Maximum number of pauses in a slow FETCH: more would be shorter than the resolution of a timer.
 const PAUSES: usize = 20;
-
-/// How a conversation ended.
-pub(super) enum SessionEnd {
-    /// For good.
-    Closed,
-    /// STARTTLS was answered with OK: the handshake is next, on this stream.
-    Handshake(Box<dyn ByteStream>),
-}
 
 pub(super) struct DemoSession {
     stream: BufReader<Box<dyn ByteStream>>,
@@ -34,13 +26,13 @@ pub(super) struct DemoSession {
     offers_starttls: bool,
     logged_in: bool,
     selected: Option<DemoMailbox>,
-    /// Answers that are not yet written.
+    /// Responses that are not written yet.
     out: String,
 }
 
-/// What an answer to a command leads to.
+/// What follows the response to a command.
 enum NextAction {
-    Go,
+    Continue,
     Close,
     Handshake,
 }
@@ -57,8 +49,9 @@ impl DemoSession {
         }
     }
 
-    /// Speaks until the end. `greet` is false after STARTTLS, when there is no second greeting.
-    pub(super) async fn run(mut self, greet: bool) -> io::Result<SessionEnd> {
+    /// Runs the session to its end, or to STARTTLS: then the handshake is next, on the stream that is returned. `greet` is false
+    /// after STARTTLS, which no second greeting follows.
+    pub(super) async fn run(mut self, greet: bool) -> io::Result<Option<Box<dyn ByteStream>>> {
         if greet {
             pause(self.settings.delays.greeting).await;
             self.untagged(&format!("OK [CAPABILITY {}] imaptrace demo server ready.", self.capabilities()));
@@ -70,23 +63,20 @@ impl DemoSession {
                 Input::Malformed(tag) => {
                     let tag = if tag.is_empty() { "*" } else { &tag };
                     self.line(tag, "BAD The command cannot be read.");
-                    NextAction::Go
+                    NextAction::Continue
                 }
                 Input::TooLong => {
                     self.untagged("BYE The command is too long.");
                     NextAction::Close
                 }
-                Input::End => return Ok(SessionEnd::Closed),
+                Input::End => return Ok(None),
             };
             self.flush().await?;
             match next {
-                NextAction::Go => {}
-                NextAction::Close => {
-                    self.stream.shutdown().await?;
-                    return Ok(SessionEnd::Closed);
-                }
-                // What a client sent before the handshake is thrown away with the buffer (RFC 9051 §6.2.1).
-                NextAction::Handshake => return Ok(SessionEnd::Handshake(self.stream.into_inner())),
+                NextAction::Continue => {}
+                NextAction::Close => return self.stream.shutdown().await.map(|()| None),
+                // What the client sent before the handshake is dropped with the buffer (RFC 9051 §6.2.1).
+                NextAction::Handshake => return Ok(Some(self.stream.into_inner())),
             }
         }
     }
@@ -140,7 +130,7 @@ impl DemoSession {
             },
             _ => self.line(tag, "BAD Unknown command, wrong arguments, or not in this state."),
         }
-        Ok(NextAction::Go)
+        Ok(NextAction::Continue)
     }
 
     fn capabilities(&self) -> String {
@@ -166,7 +156,7 @@ impl DemoSession {
         } else {
             self.out.push_str("+ \r\n");
             self.flush().await?;
-            let InputLine::Text(line) = command::read_line(&mut self.stream).await? else {
+            let Ok(line) = command::read_line(&mut self.stream).await? else {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             };
             line
@@ -183,7 +173,7 @@ impl DemoSession {
         if pattern.is_empty() {
             self.untagged("LIST (\\Noselect) \"/\" \"\"");
         }
-        for (name, attributes, _) in FOLDERS {
+        for (name, attributes, _) in MAILBOXES {
             let shown = match pattern {
                 "*" => true,
                 "%" => !name.contains('/'),
@@ -211,7 +201,7 @@ impl DemoSession {
         self.line(tag, &format!("OK [{access}] Opened."));
     }
 
-    /// Streams the rows while it "reads the disk": the first comes early, the last when the whole delay is over.
+    /// Sends the rows as from a slow disk: the first one early, the last one at the end of the delay.
     async fn fetch(&mut self, tag: &str, mailbox: DemoMailbox, set: &str, items: &[FetchItem]) -> io::Result<()> {
         let Some(ranges) = parse_set(set, mailbox.messages) else {
             self.line(tag, "BAD Invalid messageset");
@@ -225,8 +215,9 @@ impl DemoSession {
                 self.flush().await?;
                 pause(rest).await;
             }
-            let row = FetchItem::answer_all(items, &mailbox.message(number));
-            self.untagged(&format!("{number} FETCH ({row})"));
+            let message = mailbox.message(number);
+            let row: Vec<_> = items.iter().map(|item| item.answer(&message)).collect();
+            self.untagged(&format!("{number} FETCH ({})", row.join(" ")));
             if self.out.len() > 32 << 10 {
                 self.flush().await?;
             }
@@ -256,7 +247,7 @@ async fn pause(time: Duration) {
     }
 }
 
-/// Reads `4181:4200`, `7`, `*`, or several with commas; none when a number is not in the mailbox.
+/// Reads a sequence set: `4181:4200`, `7`, `*`, or several with commas; none when a number is not in the mailbox.
 fn parse_set(set: &str, messages: u32) -> Option<Vec<(u32, u32)>> {
     let number = |text: &str| match text {
         "*" => Some(messages),
@@ -271,13 +262,13 @@ fn parse_set(set: &str, messages: u32) -> Option<Vec<(u32, u32)>> {
     set.split(',').map(range).collect()
 }
 
-/// One thing that FETCH can ask.
+/// A data item of FETCH.
 enum FetchItem {
     Uid,
     Flags,
     InternalDate,
     Size,
-    /// The item's name as it is answered, and the fields if not all.
+    /// The item's name in the response, and the fields if not all.
     Header(String, Option<Vec<String>>),
 }
 
@@ -308,11 +299,6 @@ impl FetchItem {
                 Self::Header(format!("BODY[{section}]"), fields)
             }
         })
-    }
-
-    fn answer_all(items: &[Self], message: &DemoMessage) -> String {
-        let answers: Vec<_> = items.iter().map(|item| item.answer(message)).collect();
-        answers.join(" ")
     }
 
     fn answer(&self, message: &DemoMessage) -> String {
@@ -399,7 +385,7 @@ mod tests {
         assert!(client.ask("NAMESPACE").await.contains("((\"\" \"/\"))"));
         let list = client.ask("LIST \"\" \"*\"").await;
         assert!(list.contains("* LIST (\\HasNoChildren) \"/\" Entw&APw-rfe\r\n"), "{list}");
-        assert_eq!(list.matches("* LIST").count(), FOLDERS.len());
+        assert_eq!(list.matches("* LIST").count(), MAILBOXES.len());
         let select = client.ask("SELECT INBOX").await;
         assert!(select.contains("* 60 EXISTS\r\n") && select.ends_with("t OK [READ-WRITE] Opened.\r\n"), "{select}");
         let fetch = client
