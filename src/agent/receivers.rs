@@ -19,8 +19,8 @@ use tracing::error;
 use super::error::AgentError;
 use crate::{
     blocking, clock,
-    config::{Compression, Exporter, bracketed},
-    delivery::{DeliveryStartError, Header, HttpProxy, OtlpClient, PemFiles, Signal},
+    config::Exporter,
+    delivery::{DeliveryStartError, Header, OtlpClient, PemFiles, Signal},
     follow::{Followed, NotRead, Read},
     net::{TlsContextError, TlsPaths, TlsPem},
     secret::{SecretError, SecretSource},
@@ -161,14 +161,11 @@ fn file(source: &SecretSource) -> Option<PathBuf> {
 fn plain(exporter: &Exporter) -> Signal {
     Signal {
         timeout: exporter.timeout,
-        gzip: exporter.compression == Compression::Gzip,
+        gzip: exporter.gzip,
         ca_file: exporter.ca_file.clone(),
         client_cert: exporter.client_cert.clone(),
         client_key: exporter.client_key.clone(),
-        proxy: exporter.route.proxy.as_ref().map(|proxy| {
-            let credentials = proxy.credentials.as_ref().map(Secret::expose);
-            HttpProxy::new(&bracketed(&proxy.host), proxy.port, credentials)
-        }),
+        proxy: exporter.route.proxy.clone(),
         ..Signal::new(&exporter.endpoint, exporter.protocol)
     }
 }

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     agent,
-    config::{self, LogLevel, Sources},
+    config::{self, Sources},
     net::Roots,
     status::Depth,
     telemetry::logs::{self, LogSettings},
@@ -43,8 +43,8 @@ pub(super) async fn run(path: &Path, roots: &Roots, hung_up: &'static AtomicBool
     };
     let level = config.agent.log_level;
     // The notes of a run are on its trace; repeated each minute they would fill the log.
-    let quiet = if level == LogLevel::Debug { "" } else { ",imaptrace::probe=error" };
-    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| format!("{}{quiet}", level.as_str()));
+    let quiet = if level == tracing::Level::DEBUG { "" } else { ",imaptrace::probe=error" };
+    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| format!("{level}{quiet}"));
     let settings = LogSettings {
         format: config.agent.log_format,
         color: output.error_style.colour,

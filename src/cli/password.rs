@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use super::args::TargetArgs;
 use crate::{
     config,
-    plan::{Auth, Target},
+    plan::{Auth, Choice as _, Target},
     secret::{SecretError, SecretSource},
 };
 
@@ -31,7 +31,7 @@ pub(super) fn find(args: &TargetArgs) -> Result<(Option<SecretSource>, bool), St
                     in the URL\n  help: give it with --password-file, --password-env or --password-command"
             .to_owned());
     }
-    if is_named(args) || in_url || args.auth.as_deref() == Some(Auth::External.as_str()) {
+    if is_named(args) || in_url || args.auth.as_deref() == Some(Auth::External.word()) {
         return Ok((None, false));
     }
     if std::env::var_os(VARIABLE).is_some() {

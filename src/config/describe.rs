@@ -1,31 +1,28 @@
-//! The effective plan in words, for `check`: everything that a run will go by, secrets and user names hidden.
-//!
-//! Reads a [`Config`] and nothing else. Called by the command line.
+//! Prints the effective settings, for `check`. Secrets and user names are hidden. Called by `cli`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::{self, Write as _},
     num::NonZeroU32,
+    path::PathBuf,
 };
-
-use imaptrace_imap::CommandName;
 
 use crate::{
     config::{
-        Config, Exporter, samples, series,
+        Config, Exporter, SampleEstimate, samples, series,
+        settings::{metrics::HISTOGRAM, otlp::COMPRESSION},
         sources::units::{print_duration as time, print_size as size},
         span_samples,
     },
     latency,
-    plan::{Hours, NameResolver, Open, Per, ProxyProtocol, RunLimits, TagStyle, Target, Timing, Window},
+    plan::{Choice, Deadlines, Hours, NameResolver, RunLimits, Target, Timing},
     secret::{SecretSource, shown_variable},
-    telemetry::logs::LogFormat,
 };
 
-/// So many targets, groups, windows and accounts of one target are shown, each with all its facts.
+/// The targets, groups, windows and accounts of a target that are printed.
 const SHOWN: usize = 500;
 
-/// The plan as text, one fact a line, ending with a line end.
+/// The settings as lines of text.
 pub fn describe(config: &Config) -> String {
     let mut text = String::new();
     // Writing to a string cannot fail.
@@ -39,13 +36,11 @@ fn write(out: &mut String, config: &Config) -> fmt::Result {
     let groups: BTreeSet<_> = config.targets.iter().filter_map(|target| target.group.as_ref()).collect();
     writeln!(out, "groups: {}, maintenance windows: {}", groups.len(), config.windows.len())?;
     writeln!(out, "metric series: about {} (limit {})", series(config), config.metrics.series.series_limit)?;
-    let (own, spans) = (samples(config), span_samples(config));
-    writeln!(
-        out,
-        "samples in each scrape of Prometheus: up to {} while all runs pass, {} with failures",
-        own.passing, own.failing
-    )?;
-    writeln!(out, "  the span metrics of otel-collector.yaml: up to {} and {} more", spans.passing, spans.failing)?;
+    let SampleEstimate { passing, failing } = samples(config);
+    write!(out, "samples in each scrape of Prometheus: up to {passing} while all runs pass, ")?;
+    writeln!(out, "{failing} with failures")?;
+    let SampleEstimate { passing, failing } = span_samples(config);
+    writeln!(out, "  the span metrics of otel-collector.yaml: up to {passing} and {failing} more")?;
     write_pace(out, &config.limits)?;
     let alone = || config.targets.iter().filter(|target| target.group.is_none());
     for target in alone().take(SHOWN) {
@@ -58,16 +53,13 @@ fn write(out: &mut String, config: &Config) -> fmt::Result {
     writeln!(out, "\nexport")?;
     write_exporter(out, "traces", config.otlp.traces.as_ref())?;
     write_exporter(out, "metrics", config.otlp.metrics.as_ref())?;
-    let kept = &config.metrics.series;
-    let histogram = if kept.exponential { "exponential" } else { "explicit" };
-    let per = match config.metrics.per {
-        Per::Target => "target",
-        Per::Group => "group",
-    };
+    let (metrics, kept) = (&config.metrics, &config.metrics.series);
     writeln!(
         out,
-        "  metrics per {per} every {}, histograms {histogram}, timing {}, labels {}",
-        time(config.metrics.export_interval),
+        "  metrics per {} every {}, histograms {}, timing {}, labels {}",
+        metrics.per.word(),
+        time(metrics.export_interval),
+        word(HISTOGRAM, kept.exponential),
         on(kept.timing),
         joined(kept.labels.iter().cloned()),
     )?;
@@ -78,11 +70,7 @@ fn write(out: &mut String, config: &Config) -> fmt::Result {
     }
     write_latency(out, &config.latency, config.timing)?;
     writeln!(out, "\nagent")?;
-    let format = match config.agent.log_format {
-        LogFormat::Text => "text",
-        LogFormat::Json => "json",
-    };
-    writeln!(out, "  log {format}, from level {}", config.agent.log_level.as_str())?;
+    writeln!(out, "  log {}, from level {}", config.agent.log_format.word(), config.agent.log_level.word())?;
     let servers = if config.dns.servers.is_empty() {
         "the system's".to_owned()
     } else {
@@ -95,7 +83,7 @@ fn write(out: &mut String, config: &Config) -> fmt::Result {
         NameResolver::System => writeln!(out, "  resolver system: getaddrinfo, as nsswitch.conf says")?,
     }
     if !config.dns.deny.is_empty() {
-        let kinds = config.dns.deny.iter().map(|kind| kind.as_str().to_owned());
+        let kinds = config.dns.deny.iter().map(|kind| kind.word().to_owned());
         writeln!(out, "  no name may lead to an address that is {}", joined(kinds))?;
     }
     let state = &config.state;
@@ -105,12 +93,11 @@ fn write(out: &mut String, config: &Config) -> fmt::Result {
     }
     let disk = if state.dir.is_some() { size(state.queue_disk) } else { "none".to_owned() };
     writeln!(out, "  runs to deliver: {} in memory, on disk {disk}", size(state.queue_memory))?;
+    let runs = config.http.history;
     match config.http.listen {
-        Some(address) => writeln!(
-            out,
-            "  http on {address}, {} runs and as many failed ones kept for each account",
-            config.http.history
-        ),
+        Some(address) => {
+            writeln!(out, "  http on {address}, {runs} runs and as many failed ones kept for each account")
+        }
         None => writeln!(out, "  http off"),
     }
 }
@@ -118,16 +105,12 @@ fn write(out: &mut String, config: &Config) -> fmt::Result {
 fn write_pace(out: &mut String, limits: &RunLimits) -> fmt::Result {
     let logins = |limit: Option<NonZeroU32>| limit.map_or_else(|| "no limit".to_owned(), |limit| limit.to_string());
     writeln!(out, "runs in flight: at most {}, on one server {}", limits.in_flight, limits.in_flight_per_server)?;
-    writeln!(
-        out,
-        "logins per second: {}, on one server {}; a run waits {} for its turn",
-        logins(limits.logins_per_second),
-        logins(limits.logins_per_second_per_server),
-        time(limits.wait),
-    )
+    let [all, one] = [limits.logins_per_second, limits.logins_per_second_per_server].map(logins);
+    let wait = time(limits.wait);
+    writeln!(out, "logins per second: {all}, on one server {one}; a run waits {wait} for its turn")
 }
 
-/// Each group with what its first target comes to: the others differ by little more than their names.
+/// Each group with its first target: the others differ by little more than their names.
 fn write_groups(out: &mut String, targets: &[Target]) -> fmt::Result {
     let mut groups: BTreeMap<&str, Vec<&Target>> = BTreeMap::new();
     for target in targets {
@@ -138,16 +121,12 @@ fn write_groups(out: &mut String, targets: &[Target]) -> fmt::Result {
     let count = groups.len();
     for (name, members) in groups.into_iter().take(SHOWN) {
         let (Some(first), Some(last)) = (members.first(), members.last()) else { continue };
-        if members.len() == 1 {
-            writeln!(out, "\ngroup {name}: 1 target, {}", first.name)?;
-        } else {
-            writeln!(
-                out,
-                "\ngroup {name}: {} targets, from {} to {}; the first one:",
-                members.len(),
-                first.name,
-                last.name
-            )?;
+        match members.len() {
+            1 => writeln!(out, "\ngroup {name}: 1 target, {}", first.name)?,
+            count => {
+                let (first, last) = (&first.name, &last.name);
+                writeln!(out, "\ngroup {name}: {count} targets, from {first} to {last}; the first one:")?;
+            }
         }
         write_target(out, first)?;
     }
@@ -167,7 +146,7 @@ fn write_windows(out: &mut String, config: &Config) -> fmt::Result {
         writeln!(out, "\nwindows")?;
     }
     for window in config.windows.iter().take(SHOWN) {
-        let count = config.targets.iter().filter(|target| window.scope.holds(target)).count();
+        let count = config.targets.iter().filter(|target| window.scope.contains(target)).count();
         write!(out, "  {}: ", window.name)?;
         match &window.hours {
             Hours::Once { from, to } => write!(out, "once, {from} to {to}")?,
@@ -188,13 +167,8 @@ fn write_windows(out: &mut String, config: &Config) -> fmt::Result {
 
 fn write_latency(out: &mut String, latency: &latency::Settings, timing: Timing) -> fmt::Result {
     writeln!(out, "\nlatency")?;
-    writeln!(
-        out,
-        "  slow past {} x the baseline and {} over it, after {} runs",
-        latency.slow_ratio,
-        time(latency.slow_excess),
-        latency.min_runs,
-    )?;
+    let (ratio, excess, runs) = (latency.slow_ratio, time(latency.slow_excess), latency.min_runs);
+    writeln!(out, "  slow past {ratio} x the baseline and {excess} over it, after {runs} runs")?;
     let every = latency.slow_limit.map(|limit| format!("any step {}", time(limit)));
     let each = latency.slow_limits.iter().map(|(step, limit)| format!("{step} {}", time(*limit)));
     writeln!(out, "  slow past a limit: {}", joined(every.into_iter().chain(each)))?;
@@ -203,15 +177,14 @@ fn write_latency(out: &mut String, latency: &latency::Settings, timing: Timing) 
 
 fn write_target(out: &mut String, target: &Target) -> fmt::Result {
     write!(out, "  server      {}, security {}", target.endpoint, target.security.as_str())?;
-    write!(out, ", address {}", target.address.as_str())?;
+    write!(out, ", address {}", target.address.word())?;
     if let Some(source) = target.source_address {
         write!(out, " from {source}")?;
     }
-    match target.proxy_protocol {
-        None => writeln!(out)?,
-        Some(ProxyProtocol::V1) => writeln!(out, ", PROXY protocol v1")?,
-        Some(ProxyProtocol::V2) => writeln!(out, ", PROXY protocol v2")?,
+    if target.proxy_protocol.is_some() {
+        write!(out, ", PROXY protocol {}", target.proxy_protocol.word())?;
     }
+    writeln!(out)?;
     write_tls(out, target)?;
     for account in target.accounts.iter().take(SHOWN) {
         let master = if account.master_user.is_some() { " of a master user" } else { "" };
@@ -224,40 +197,24 @@ fn write_target(out: &mut String, target: &Target) -> fmt::Result {
         writeln!(out, "  labels      {}", joined(target.labels.iter().map(|(key, value)| format!("{key}={value:?}"))))?;
     }
     let journey = &target.journey;
-    let open = match journey.open {
-        Open::Select => CommandName::Select,
-        Open::Examine => CommandName::Examine,
-    };
-    let auth = journey.auth.as_str();
-    let tag = match journey.tag {
-        TagStyle::SpanId => "span_id",
-        TagStyle::Short => "short",
-    };
-    let window = match journey.window {
-        Window::Newest => "newest",
-        Window::Random => "random",
-    };
     writeln!(
         out,
-        "  journey     {}: {open} {:?}, newest {}, window {window}, cold {}, auth {auth}, tag {tag}",
+        "  journey     {}: {} {:?}, newest {}, window {}, cold {}, auth {}, tag {}",
         journey.name(),
+        journey.open.word().to_ascii_uppercase(),
         journey.mailbox.as_str(),
         journey.newest,
+        journey.window.word(),
         on(journey.cold),
+        journey.auth.word(),
+        journey.tag.word(),
     )?;
-    let deadlines = &target.deadlines;
-    writeln!(out, "  interval    {}, timeout {}", time(target.interval), time(deadlines.run))?;
-    writeln!(
-        out,
-        "  deadlines   resolve {}, connect {}, tls {}, greeting {}, command {}, write {}, logout {}",
-        time(deadlines.resolve),
-        time(deadlines.connect),
-        time(deadlines.tls),
-        time(deadlines.greeting),
-        time(deadlines.command),
-        time(deadlines.write),
-        time(deadlines.logout),
-    )?;
+    let Deadlines { run, resolve, connect, tls, greeting, command, write, logout } = target.deadlines;
+    let [resolve, connect, tls, greeting] = [resolve, connect, tls, greeting].map(time);
+    let [command, write, logout] = [command, write, logout].map(time);
+    writeln!(out, "  interval    {}, timeout {}", time(target.interval), time(run))?;
+    write!(out, "  deadlines   resolve {resolve}, connect {connect}, tls {tls}, greeting {greeting}, ")?;
+    writeln!(out, "command {command}, write {write}, logout {logout}")?;
     let limits = &target.limits;
     writeln!(
         out,
@@ -281,32 +238,29 @@ fn write_tls(out: &mut String, target: &Target) -> fmt::Result {
         facts.push("no ALPN".to_owned());
     }
     facts.extend(tls.server_name.as_ref().map(|name| format!("server name {name}")));
-    facts.extend(tls.ca_file.as_ref().map(|path| format!("roots from {}", path.display())));
-    facts.extend(tls.client_cert.as_ref().map(|path| format!("client certificate {}", path.display())));
-    facts.extend(tls.client_key.as_ref().map(|path| format!("client key {}", path.display())));
+    facts.extend(files([&tls.ca_file, &tls.client_cert, &tls.client_key]));
     if facts.is_empty() { Ok(()) } else { writeln!(out, "  tls         {}", facts.join(", ")) }
+}
+
+/// The files of TLS that are set.
+fn files(paths: [&Option<PathBuf>; 3]) -> impl Iterator<Item = String> {
+    let names = ["roots from", "client certificate", "client key"];
+    names.into_iter().zip(paths).filter_map(|(name, path)| Some(format!("{name} {}", path.as_ref()?.display())))
 }
 
 fn write_exporter(out: &mut String, signal: &str, exporter: Option<&Exporter>) -> fmt::Result {
     let Some(exporter) = exporter else { return writeln!(out, "  {signal} nowhere") };
+    let compression = word(COMPRESSION, exporter.gzip);
     write!(
         out,
-        "  {signal} to {} by {}, timeout {}, compression {}",
+        "  {signal} to {} by {}, timeout {}, compression {compression}, {}",
         exporter.endpoint,
         exporter.protocol.as_str(),
         time(exporter.timeout),
-        exporter.compression.as_str(),
+        exporter.route,
     )?;
-    write!(out, ", {}", exporter.route)?;
-    let files = [
-        ("roots from", &exporter.ca_file),
-        ("client certificate", &exporter.client_cert),
-        ("client key", &exporter.client_key),
-    ];
-    for (what, path) in files {
-        if let Some(path) = path {
-            write!(out, ", {what} {}", path.display())?;
-        }
+    for fact in files([&exporter.ca_file, &exporter.client_cert, &exporter.client_key]) {
+        write!(out, ", {fact}")?;
     }
     if !exporter.headers.is_empty() {
         let headers = exporter.headers.iter().map(|(name, source)| format!("{name} {}", place(source)));
@@ -315,7 +269,7 @@ fn write_exporter(out: &mut String, signal: &str, exporter: Option<&Exporter>) -
     writeln!(out)
 }
 
-/// Where a secret is. Of a command only the program: its arguments may be secrets.
+/// The source of a secret. Of a command only the program: its arguments may be secrets.
 fn place(source: &SecretSource) -> String {
     match source {
         SecretSource::File { path, .. } => format!("from file {}", path.display()),
@@ -330,6 +284,10 @@ fn place(source: &SecretSource) -> String {
 
 fn on(switch: bool) -> &'static str {
     if switch { "on" } else { "off" }
+}
+
+fn word(words: &[(&'static str, bool)], value: bool) -> &'static str {
+    words.iter().find(|(_, known)| *known == value).map_or("", |(word, _)| word)
 }
 
 fn joined(words: impl Iterator<Item = String>) -> String {

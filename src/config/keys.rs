@@ -1,6 +1,6 @@
-//! Every table that a configuration may hold: the one list of them. Their keys stand beside their readers.
+//! The list of all tables of the configuration. Their keys are defined beside their readers.
 //!
-//! Readers refuse what is not in it, and a test holds the documentation and the sample file against it.
+//! Readers refuse other tables, and a test compares the documentation and the sample file with the list.
 
 use super::{
     settings::{agent, dns, http, latency, limits, metrics, otlp, state, window},
@@ -30,15 +30,14 @@ pub(super) static TOP: TableKeys = TableKeys {
     ],
     later: &["journeys"],
 };
-/// The top level when there is no file but the command line of `probe`. Some of it has no meaning there, but a variable
-/// that the agent goes by is no mistake.
+/// The top level for the command line of `probe`. Some keys have no effect there, but a variable for the agent is no error.
 pub(super) static PROBE_TOP: TableKeys = TableKeys {
     path: "",
     keys: &["targets_from", "agent", "defaults", "otlp", "metrics", "latency", "limits", "dns", "state", "http", PROBE],
     later: TOP.later,
 };
 
-/// All of them.
+/// All tables.
 pub(super) static SCHEMA: Schema = Schema {
     top: &TOP,
     tables: &[

@@ -1,6 +1,4 @@
-//! The whole configuration: calls the readers of all tables in order and puts together what they make.
-//!
-//! Called by `agent` and `cli`.
+//! The whole configuration: calls the readers of all tables. Called by `agent` and `cli`.
 
 use std::path::PathBuf;
 
@@ -21,9 +19,10 @@ use super::{
         tree::{self, Flag, Merged, Sources},
     },
     targets::{
-        group::{self, GroupContext},
-        options::{self, Options},
-        target::{self, SharedSettings, TargetOrigin},
+        account::TargetOrigin,
+        group,
+        options::{self, IN_DEFAULTS, Options},
+        target::{self, SharedSettings},
     },
 };
 use crate::{
@@ -31,34 +30,32 @@ use crate::{
     telemetry::ResourceSettings,
 };
 
-/// Reads the agent's configuration. Everything that is wrong is in the error, not only the first thing.
+/// Reads the agent's configuration. The error has all problems.
 pub fn load(sources: &Sources) -> Result<Config, Problems> {
     let mut problems = Vec::new();
     let merged = tree::merge(sources, &mut problems);
     build(merged, sources, problems, &TargetOrigin::Listed)
 }
 
-/// Makes the one target of the `probe` command line, held against the same rules; `interval` has no meaning there.
+/// Reads the target of the `probe` command line by the same rules; `interval` has no effect.
 pub fn probe(request: &Probe) -> Result<Config, Problems> {
     let mut problems = Vec::new();
-    let own = |key: &str| key.strip_prefix("target.").map(|key| format!("{}.{key}", tree::PROBE));
     let server = Flag { key: format!("{}.url", tree::PROBE), value: request.server.clone(), name: "SERVER".to_owned() };
-    let flags = request
-        .flags
-        .iter()
-        .map(|flag| Flag { key: own(&flag.key).unwrap_or_else(|| flag.key.clone()), ..flag.clone() });
+    let flags = request.flags.iter().map(|flag| {
+        let own = flag.key.strip_prefix("target.").map(|key| format!("{}.{key}", tree::PROBE));
+        Flag { key: own.unwrap_or_else(|| flag.key.clone()), ..flag.clone() }
+    });
     let sources = Sources {
-        file: None,
         environment: request.environment.clone(),
         not_utf8: request.not_utf8.clone(),
         flags: std::iter::once(server).chain(flags).collect(),
-        pipes: false,
+        ..Sources::default()
     };
     let merged = tree::merge(&sources, &mut problems);
     build(merged, &sources, problems, &TargetOrigin::Probe(request.password.as_ref()))
 }
 
-/// Reads what a command has to know that exports and probes nothing.
+/// Reads the settings of a command that exports and does not probe.
 pub fn exports(sources: &Sources) -> Result<Exports, Problems> {
     let mut problems = Vec::new();
     let merged = tree::merge(sources, &mut problems);
@@ -75,15 +72,15 @@ pub(super) fn build(
     merged: Merged,
     sources: &Sources,
     mut problems: Vec<Problem>,
-    kind: &TargetOrigin<'_>,
+    origin: &TargetOrigin<'_>,
 ) -> Result<Config, Problems> {
-    let mut resource = otel::resource(&sources.environment, &mut problems);
-    // A file that cannot be read or parsed is all there is to say: the rest would be about what is missing.
+    let resource = otel::resource(&sources.environment, &mut problems);
+    // After a file that cannot be read or parsed, the other problems would be missing keys.
     let unreadable = problems.iter().any(|problem| matches!(problem.place, Place::File { .. }));
     let reader = TreeReader::new(merged, &keys::SCHEMA, &sources.environment, problems);
     let mut watched: Vec<PathBuf> = sources.file.iter().cloned().collect();
     let config =
-        if unreadable { None } else { read_all(&reader, (&sources.environment, &mut resource), &mut watched, kind) };
+        if unreadable { None } else { read_all(&reader, &sources.environment, resource, &mut watched, origin) };
     watched.sort();
     watched.dedup();
     let problems = reader.finish();
@@ -99,17 +96,18 @@ pub(super) fn build(
     }
 }
 
-/// None only when something was wrong, which has been noted then.
+/// None after an error, which is noted.
 fn read_all(
     reader: &TreeReader,
-    (environment, resource): (&[(String, String)], &mut ResourceSettings),
+    environment: &[(String, String)],
+    mut resource: ResourceSettings,
     watched: &mut Vec<PathBuf>,
-    kind: &TargetOrigin<'_>,
+    origin: &TargetOrigin<'_>,
 ) -> Option<Config> {
-    let listed = matches!(kind, TargetOrigin::Listed);
+    let listed = matches!(origin, TargetOrigin::Listed);
     let root = reader.root(if listed { &keys::TOP } else { &keys::PROBE_TOP });
     let defaults_table = root.table("defaults", &options::DEFAULTS);
-    let defaults = Options::read(&defaults_table);
+    let defaults = Options::read(&defaults_table, IN_DEFAULTS);
     let limits_table = root.table("limits", &limits::KEYS);
     let (limits, run_limits) = limits::read(&limits_table);
     let tables =
@@ -119,34 +117,26 @@ fn read_all(
         root.error("targets", "there is no target", "add [[targets]] with name, url, user and password");
     }
     let (latency, timing) = latency::read(&root.table("latency", &latency::KEYS));
-    let common = SharedSettings { limits, timing };
-    let read = tables.iter().map(|table| target::read(table, (&defaults_table, &defaults), common, kind));
-    let targets: Option<Vec<Target>> = read.collect::<Vec<_>>().into_iter().collect();
+    let shared = SharedSettings { root: &root, defaults_table: &defaults_table, defaults: &defaults, limits, timing };
+    let read = tables.iter().map(|table| target::read(table, &shared, origin));
+    let mut targets: Option<Vec<Target>> = read.collect::<Vec<_>>().into_iter().collect();
     target::check_unique(&tables);
-    let targets = if listed {
-        let context =
-            GroupContext { reader, root: &root, defaults_table: &defaults_table, defaults: &defaults, common };
-        let expanded = group::read(&context, &tables, watched);
+    if listed {
+        let expanded = group::read(&shared, &tables, watched);
         if tables.is_empty() && many && expanded.is_empty() && !reader.has_errors() {
             let key = if root.has("groups") { "groups" } else { "targets_from" };
-            root.error(
-                key,
-                "there is no target in groups and files",
-                "add one: an agent without a target does nothing",
-            );
+            let help = "add one: an agent without a target does nothing";
+            root.error(key, "there is no target in groups and files", help);
         }
-        targets.map(|mut targets| {
+        if let Some(targets) = &mut targets {
             targets.extend(expanded);
-            targets
-        })
-    } else {
-        targets
-    };
+        }
+    }
 
-    let agent = agent::read(&root.table("agent", &agent::KEYS), resource);
+    let agent = agent::read(&root.table("agent", &agent::KEYS), &mut resource);
     let otlp_table = root.table("otlp", &otlp::KEYS);
     let otlp = otlp::read(&otlp_table, environment);
-    // A mistyped endpoint has been told of already.
+    // An error in the endpoint was noted.
     if listed && otlp == Otlp::default() && !otlp_table.has_errors() {
         let help = "set endpoint in [otlp], or OTEL_EXPORTER_OTLP_ENDPOINT";
         otlp_table.warn("endpoint", "there is no OTLP endpoint: the agent exports nothing", help);
@@ -169,7 +159,7 @@ fn read_all(
         http,
         windows,
         dns,
-        resource: resource.clone(),
+        resource,
         watched: Vec::new(),
         warnings: Vec::new(),
         unusable: Vec::new(),
@@ -180,11 +170,9 @@ fn read_all(
         capacity::check_logins(&limits_table, &config.targets, &config.limits);
     }
     let count = series(&config);
-    if listed && count > config.metrics.series.series_limit {
-        let what = format!(
-            "the targets make about {count} metric series, the limit is {}",
-            config.metrics.series.series_limit
-        );
+    let limit = config.metrics.series.series_limit;
+    if listed && count > limit {
+        let what = format!("the targets make about {count} metric series, the limit is {limit}");
         metrics_table.error("series_limit", what, "raise it if the back end can take them, or probe fewer accounts");
     }
     Some(config)

@@ -1,13 +1,11 @@
-//! Text to plan: reads file, environment and flags, finds everything that is wrong at once, and builds the values that
-//! the rest of imaptrace works with.
+//! Text to plan: reads file, environment and flags into the settings of all other modules, and reports all problems at once.
 //!
-//! [`load()`] is for `agent` and `check`, [`probe`] for the `probe` command line, [`describe()`] for `check`. Files that a key
-//! names are looked at, for `check` to tell which cannot be used; only the files of `targets_from` are read in. A secret's
-//! file is read by `secret`, which says what is wrong with it and keeps nothing. Nothing here fetches a secret, resolves a
-//! name or reads the process's own environment, and no text that leaves this module holds a secret.
+//! [`load()`] is for `agent` and `check`, [`probe`] for the `probe` command line, [`describe()`] for `check`. Of the files that
+//! keys name, those of `targets_from` are read; the others are checked, a secret's by `secret`. Nothing here loads a secret,
+//! resolves a name or reads the process's own environment, and no text from this module contains a secret.
 //!
-//! From the bottom up: `problem` is what can be wrong, `sources` merges and remembers places and gives types, `targets` and
-//! `settings` give meaning, `load` calls them in order.
+//! From the bottom up: `problem` is an error or a warning; `sources` merges, keeps places and gives types; `targets` and
+//! `settings` give meaning; `load` calls them in order.
 
 mod describe;
 #[cfg(any(test, fuzzing))]
@@ -24,13 +22,12 @@ pub use describe::describe;
 pub use keys::tables;
 pub use load::{exports, load, probe};
 pub use problem::{Place, Problem, Problems};
-pub(crate) use settings::proxy::bracketed;
 pub use settings::{
-    agent::{Agent, LogLevel},
+    agent::Agent,
     http::Http,
     metrics::MetricsOptions,
-    otlp::{Compression, Exporter, Otlp},
-    proxy::{ProxyUrl, Route},
+    otlp::{Exporter, Otlp},
+    proxy::Route,
     series::{EXPLICIT_SAMPLES, EXPONENTIAL_SAMPLES, SPAN_SAMPLES, SampleEstimate, samples, series, span_samples},
     state::StateOptions,
 };
@@ -50,75 +47,84 @@ use crate::{
     telemetry::ResourceSettings,
 };
 
-/// A configuration with nothing wrong in it.
+/// A configuration without errors.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// What is probed; at least one.
     pub targets: Vec<Target>,
-    /// The agent itself.
+    /// Settings of the agent itself.
     pub agent: Agent,
-    /// Where traces and metrics go.
+    /// The exporters.
     pub otlp: Otlp,
-    /// What metrics look like.
+    /// Settings of metrics.
     pub metrics: MetricsOptions,
-    /// How many runs may be under way at once, and how fast they may log in.
+    /// Limits on runs in flight and on logins.
     pub limits: RunLimits,
     /// When a step is slow.
     pub latency: latency::Settings,
-    /// How times are taken.
+    /// How times are measured.
     pub timing: Timing,
-    /// What outlives the process.
+    /// The state directory, and the limits of the queue.
     pub state: StateOptions,
-    /// What the agent tells of itself.
+    /// Settings of the status endpoint.
     pub http: Http,
-    /// When which targets are not probed.
+    /// Maintenance windows.
     pub windows: Vec<Maintenance>,
-    /// How names are looked up.
+    /// How names are resolved.
     pub dns: Dns,
-    /// Who the telemetry is from.
+    /// The resource of the telemetry.
     pub resource: ResourceSettings,
-    /// What it was read from: the file, the files of `targets_from`, and the folders in which more of them may turn up.
-    /// When one of these has another time of modification, it is worth reading anew.
+    /// The file, the files of `targets_from`, and the directories of patterns. Reload when any of these changes.
     pub watched: Vec<PathBuf>,
-    /// What deserves a second look.
+    /// Warnings.
     pub warnings: Vec<Problem>,
-    /// Files that it names and that cannot be used as things are now: errors to `check`, void runs to the others.
+    /// Files that cannot be used now: errors for `check`, void runs for others.
     pub unusable: Vec<Problem>,
-    /// Variables that it names for a secret and that are not set here, which may be another place than the agent's.
+    /// Variables of secrets that are not set here; they may be set where the agent runs.
     pub unset: Vec<Problem>,
 }
 
-/// What the `probe` command line says. It has no printable form: SERVER and environment may hold secrets.
+/// The `probe` command line. It has no printable form: SERVER and environment may contain secrets.
 #[derive(Clone, Default)]
 pub struct Probe {
     /// The argument SERVER.
     pub server: String,
-    /// Options that set a key: `target.KEY` for a target's own (`target.timeout`, `target.password.file`), else the
-    /// key as in the file (`otlp.endpoint`).
+    /// Options that set a key: `target.KEY` for the target's own (`target.timeout`, `target.password.file`), else the key of the
+    /// file (`otlp.endpoint`).
     pub flags: Vec<Flag>,
-    /// The environment, whole: `IMAPTRACE__DEFAULTS__*` and `OTEL_*` count here too.
+    /// The whole environment; `IMAPTRACE__DEFAULTS__*` and `OTEL_*` are read.
     pub environment: Vec<(String, String)>,
     /// As [`Sources::not_utf8`].
     pub not_utf8: Vec<String>,
-    /// The password to take when neither a flag nor SERVER has one: from a prompt, or the default variable.
+    /// The password if neither a flag nor SERVER has one: from a prompt, or the default variable.
     pub password: Option<SecretSource>,
 }
 
-/// What is exported, where to, and from whom: for a command that probes nothing.
+/// The settings of a command that exports and does not probe.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Exports {
-    /// Where traces and metrics go.
+    /// The exporters.
     pub otlp: Otlp,
-    /// Who the telemetry is from.
+    /// The resource of the telemetry.
     pub resource: ResourceSettings,
 }
 
-/// The words that a key of a closed list takes, in the order in which messages name them.
+/// The words of a key with a closed list, in the order of messages.
 #[cfg(test)]
 pub(crate) fn choices(key: &str) -> Option<Vec<&'static str>> {
+    use crate::plan::{AddressChoice, Auth, Choice, Security, TagStyle, Window};
+
+    fn words<T: Choice>() -> Vec<&'static str> {
+        T::WORDS.iter().map(|(word, _)| *word).collect()
+    }
     match key {
-        "protocol" => Some(settings::otlp::protocols()),
-        key => targets::options::choices(key),
+        "protocol" => Some(words::<crate::delivery::Protocol>()),
+        "security" => Some(words::<Security>()),
+        "auth" => Some(words::<Auth>()),
+        "address" => Some(words::<AddressChoice>()),
+        "window" => Some(words::<Window>()),
+        "tag" => Some(words::<TagStyle>()),
+        _ => None,
     }
 }
 

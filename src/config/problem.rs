@@ -1,7 +1,7 @@
-//! What is wrong, where it stands, and what to do: the sentences that an operator reads at night.
+//! Problems: what is wrong, where, and what to do about it.
 //!
-//! A problem never holds a secret: readers pass on only values of keys that cannot be one. Called by every reader of
-//! this room; printed by `check`, `agent` and `probe`.
+//! A problem never contains a secret: readers show only values of keys that cannot be one. Made by every reader of this module;
+//! printed by `check`, `agent` and `probe`.
 
 use std::{
     fmt,
@@ -10,28 +10,28 @@ use std::{
 
 use imaptrace_record::printable::{Printable, escape_lines};
 
-/// Where a value stands.
+/// The place of a value.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Place {
     /// In the configuration file, line and column counted from 1 (columns in characters).
     File {
         /// The file as it was named.
         path: PathBuf,
-        /// Line and column, when there is one to point at.
+        /// Line and column, if known.
         at: Option<(usize, usize)>,
     },
     /// In a file of `targets_from`.
     Listed {
         /// The file as it was named or found.
         path: PathBuf,
-        /// Line and column, where they are known.
+        /// Line and column, if known.
         at: Option<(usize, usize)>,
     },
     /// In the environment variable of this name.
     Variable(String),
     /// In a flag, or in the argument SERVER.
     Flag(String),
-    /// Nowhere: it is missing, and there is no file it could stand in.
+    /// None: the value is missing, and there is no configuration file.
     Nowhere,
 }
 
@@ -49,12 +49,12 @@ impl fmt::Display for Place {
     }
 }
 
-/// One thing that is wrong, or that deserves a second look.
+/// An error or a warning.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Problem {
-    /// Where.
+    /// The place.
     pub place: Place,
-    /// The key's path, such as `targets[1].accounts[0].password`; empty when it is about no key.
+    /// The key's path, such as `targets[1].accounts[0].password`; empty when no key is concerned.
     pub key: String,
     /// What is wrong and what was expected: lower case, no full stop.
     pub what: String,
@@ -62,34 +62,41 @@ pub struct Problem {
     pub help: Option<String>,
 }
 
+impl Problem {
+    /// A problem that concerns no key; an empty `help` is none.
+    pub(super) fn new(place: Place, what: impl Into<String>, help: impl Into<String>) -> Self {
+        let help = Some(help.into()).filter(|help| !help.is_empty());
+        Self { place, key: String::new(), what: what.into(), help }
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.place)?;
-        // A flag's name says which key it is; its path would be news to who typed it.
+        // A flag's name identifies the key; the user may not know the path.
         if !self.key.is_empty() && !matches!(self.place, Place::Flag(_)) {
             write!(f, "{}: ", Printable(&self.key))?;
         }
-        // Whatever of it came from a file, a variable or a file's name is made safe here and nowhere else.
+        // The only place where text from a file, a variable or a file's name is escaped.
         f.write_str(&escape_lines(&self.what))?;
         self.help.as_ref().map_or(Ok(()), |help| write!(f, "\n  help: {}", escape_lines(help)))
     }
 }
 
-/// All that keeps a configuration from being used, at once. Displayed one under the other, with a count at the end.
+/// All problems of a configuration that cannot be used. Displayed one below the other, with a count at the end.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Problems {
-    /// Why it cannot be used; never empty in an `Err`.
+    /// Errors; never empty in an `Err`.
     pub errors: Vec<Problem>,
-    /// What it would have been warned of besides.
+    /// Warnings.
     pub warnings: Vec<Problem>,
-    /// Files that it names and that cannot be used as things are now.
+    /// As [`Config::unusable`](super::Config::unusable).
     pub unusable: Vec<Problem>,
-    /// Variables that it names for a secret and that are not set here.
+    /// As [`Config::unset`](super::Config::unset).
     pub unset: Vec<Problem>,
-    /// As [`Config::watched`](super::Config::watched): what is wrong may be mended in one of these.
+    /// As [`Config::watched`](super::Config::watched): an error may be corrected in one of these.
     pub watched: Box<[PathBuf]>,
-    /// A file that it is read from is on a file system that did not answer: the same may go well another time, without anybody
-    /// changing anything.
+    /// A file system did not answer for one of these files: a later attempt may succeed without a change.
     pub unanswered: bool,
 }
 
@@ -99,28 +106,22 @@ impl Problems {
     pub fn with_surroundings(mut self) -> Self {
         self.errors.append(&mut self.unusable);
         self.warnings.append(&mut self.unset);
-        for list in self.lists() {
-            sort(list);
-        }
+        sort(&mut self.errors);
+        sort(&mut self.warnings);
         self
     }
-
-    fn lists(&mut self) -> [&mut Vec<Problem>; 4] {
-        [&mut self.errors, &mut self.warnings, &mut self.unusable, &mut self.unset]
-    }
 }
 
-/// In the order of the file, then of the files of `targets_from`; what stands elsewhere keeps its order, after them.
+/// In the order of the file, then of the files of `targets_from`; those of other places keep their order, after these.
 pub(super) fn sort(problems: &mut [Problem]) {
-    problems.sort_by(|a, b| order(&a.place).cmp(&order(&b.place)));
-}
-
-fn order(place: &Place) -> (u8, Option<&Path>, (usize, usize)) {
-    match place {
-        Place::File { at, .. } => (0, None, at.unwrap_or_default()),
-        Place::Listed { path, at } => (1, Some(path), at.unwrap_or_default()),
-        _ => (2, None, (0, 0)),
+    fn order(problem: &Problem) -> (u8, Option<&Path>, (usize, usize)) {
+        match &problem.place {
+            Place::File { at, .. } => (0, None, at.unwrap_or_default()),
+            Place::Listed { path, at } => (1, Some(path), at.unwrap_or_default()),
+            _ => (2, None, (0, 0)),
+        }
     }
+    problems.sort_by(|a, b| order(a).cmp(&order(b)));
 }
 
 impl fmt::Display for Problems {
@@ -140,7 +141,7 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// The nearest of `known` to a mistyped word, when it is near enough to be meant.
+/// The most similar of `known` to a mistyped word, if any is similar enough.
 pub(super) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let length = word.chars().take(LONGEST_WORD + 1).count();
     known
@@ -151,10 +152,10 @@ pub(super) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> O
         .map(|(_, candidate)| candidate)
 }
 
-/// A longer word is compared with none: it takes memory by its length times the other's.
+/// Longer words are not compared: the comparison takes memory in proportion to the product of both lengths.
 const LONGEST_WORD: usize = 300;
 
-/// How far off a word may be.
+/// The greatest distance of a similar word.
 fn allowed(candidate: &str) -> usize {
     1.max(candidate.chars().take(LONGEST_WORD / 2).count() / 3)
 }

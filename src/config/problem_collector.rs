@@ -1,93 +1,76 @@
-//! Problems as they are found: each once, of those that are alike the first few, and no more than anybody reads.
+//! Collects problems: each once, the first few of those that are alike, and no more than a person can read.
 //!
-//! A file can be wrong in a million places, and each sentence takes more memory than what it is about. What is left out is
-//! counted, and the count is shown. Filled by `read`.
+//! A file can have a million errors, and each message takes more memory than the value that it concerns. The others are counted,
+//! and the count is shown. Called by `readers`.
 
 use std::{
     collections::{HashMap, HashSet},
     fmt::Write as _,
-    hash::{DefaultHasher, Hash, Hasher as _},
 };
 
-use crate::config::problem::{Place, Problem, Problems, sort};
+use crate::config::{
+    problem::{Place, Problem, Problems, sort},
+    sources::positions::hash,
+};
 
-/// So many problems that are alike are shown: of one key, in one place.
+/// Problems that are shown of one key in one place.
 const ALIKE: usize = 5;
-/// So many that differ by nothing but the number of a table or a name in quotes: of the same key in many targets.
+/// Problems that are shown of those that differ only by the index of a table or a name in quotes: one key in many targets.
 const SIMILAR: usize = 100;
-/// So many of all together.
+/// Problems that are shown in all.
 const MOST: usize = 1000;
-/// Problems that were noted, so that one that comes for each target of a group is shown once.
+/// Problems that are remembered, so that one that each target of a group has is shown once.
 const KNOWN: usize = 1_000_000;
-/// No key is shown longer, nor a sentence about it, in characters.
+/// The length of a key and of a message, in characters.
 const KEY: usize = 200;
-const SENTENCE: usize = 4000;
-/// Tables lie no deeper, as far as anybody asks whether something is wrong in one.
+const MESSAGE: usize = 4000;
+/// The levels of tables for [`ProblemCollector::is_wrong`].
 const DEEPEST: usize = 8;
 
-/// All that was found so far.
+/// The lists of [`Problems`], in their order.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Severity {
+    Error,
+    Warning,
+    Unusable,
+    Unset,
+}
+
 #[derive(Default)]
 pub(super) struct ProblemCollector {
-    errors: ProblemList,
-    warnings: ProblemList,
-    unusable: ProblemList,
-    unset: ProblemList,
+    lists: [ProblemList; 4],
     /// The keys with errors, and the tables around them, as hashes.
     wrong: HashSet<u64>,
-    unanswered: bool,
+    /// A file system did not answer.
+    pub(super) unanswered: bool,
 }
 
 impl ProblemCollector {
-    /// Something that keeps the configuration from being used.
-    pub(super) fn error(&mut self, problem: Problem) {
-        self.wrong.insert(hash(&problem.key));
-        for (end, _) in problem.key.match_indices('.').take(DEEPEST) {
-            self.wrong.extend(problem.key.get(..end).map(|table| hash(&table)));
+    pub(super) fn push(&mut self, severity: Severity, problem: Problem) {
+        if severity == Severity::Error {
+            let ends = problem.key.match_indices('.').take(DEEPEST).map(|(end, _)| end).chain([problem.key.len()]);
+            self.wrong.extend(ends.filter_map(|end| problem.key.get(..end)).map(hash));
         }
-        self.errors.push(problem);
-    }
-
-    pub(super) fn warning(&mut self, problem: Problem) {
-        self.warnings.push(problem);
-    }
-
-    pub(super) fn unusable(&mut self, problem: Problem) {
-        self.unusable.push(problem);
-    }
-
-    pub(super) fn unset(&mut self, problem: Problem) {
-        self.unset.push(problem);
+        self.lists[severity as usize].push(problem);
     }
 
     pub(super) fn has_errors(&self) -> bool {
-        !self.errors.kept.is_empty()
+        !self.lists[0].kept.is_empty()
     }
 
-    /// A file is on a file system that did not answer.
-    pub(super) fn unanswered(&mut self) {
-        self.unanswered = true;
-    }
-
-    /// Whether another error would not be told.
+    /// Whether no further error is shown.
     pub(super) fn is_full(&self) -> bool {
-        self.errors.kept.len() == MOST
+        self.lists[0].kept.len() == MOST
     }
 
-    /// Whether something is wrong with this table or below it.
+    /// Whether there is an error in this table or below it.
     pub(super) fn is_wrong(&self, table: &str) -> bool {
-        self.wrong.contains(&hash(&table))
+        self.wrong.contains(&hash(table))
     }
 
-    /// The problems that are shown, in order.
     pub(super) fn finish(self) -> Problems {
-        Problems {
-            errors: self.errors.finish(),
-            warnings: self.warnings.finish(),
-            unusable: self.unusable.finish(),
-            unset: self.unset.finish(),
-            watched: Box::default(),
-            unanswered: self.unanswered,
-        }
+        let [errors, warnings, unusable, unset] = self.lists.map(ProblemList::finish);
+        Problems { errors, warnings, unusable, unset, watched: Box::default(), unanswered: self.unanswered }
     }
 }
 
@@ -95,8 +78,8 @@ impl ProblemCollector {
 struct ProblemList {
     kept: Vec<Problem>,
     known: HashSet<u64>,
-    alike: HashMap<u64, Count>,
-    similar: HashMap<u64, Count>,
+    /// By the limit and the kind.
+    counts: HashMap<(usize, u64), Count>,
     left_out: usize,
 }
 
@@ -115,9 +98,9 @@ impl ProblemList {
         if self.known.len() < KNOWN {
             self.known.insert(own);
         }
-        let (alike, similar) = kinds(&problem);
-        for (counts, kind, most) in [(&mut self.alike, alike, ALIKE), (&mut self.similar, similar, SIMILAR)] {
-            if let Some(count) = counts.get_mut(&kind).filter(|count| count.shown == most) {
+        let kinds = kinds(&problem);
+        for kind in kinds {
+            if let Some(count) = self.counts.get_mut(&kind).filter(|count| count.shown == kind.0) {
                 count.left_out += 1;
                 return;
             }
@@ -126,54 +109,50 @@ impl ProblemList {
             self.left_out += 1;
             return;
         }
-        self.alike.entry(alike).or_default().shown += 1;
-        self.similar.entry(similar).or_default().shown += 1;
+        for kind in kinds {
+            self.counts.entry(kind).or_default().shown += 1;
+        }
         cut(&mut problem.key, KEY);
-        cut(&mut problem.what, SENTENCE);
+        cut(&mut problem.what, MESSAGE);
         self.kept.push(problem);
     }
 
     fn finish(mut self) -> Vec<Problem> {
         sort(&mut self.kept);
         for last in self.kept.iter_mut().rev() {
-            let (alike, similar) = kinds(last);
-            let left_out = [self.alike.remove(&alike), self.similar.remove(&similar)];
-            let more: usize = left_out.into_iter().flatten().map(|count| count.left_out).sum();
+            let counts = kinds(last).map(|kind| self.counts.remove(&kind));
+            let more: usize = counts.into_iter().flatten().map(|count| count.left_out).sum();
             if more > 0 {
                 // Writing to a string cannot fail.
                 let _ = write!(last.what, " (and {more} more like this)");
             }
         }
         if self.left_out > 0 {
-            self.kept.push(Problem {
-                place: Place::Nowhere,
-                key: String::new(),
-                what: format!("{} more are left out here", self.left_out),
-                help: Some("mend these first".to_owned()),
-            });
+            let what = format!("{} more are left out here", self.left_out);
+            self.kept.push(Problem::new(Place::Nowhere, what, "mend these first"));
         }
         self.kept
     }
 }
 
-/// What a problem has in common with those that are like it, and with those that are similar.
-fn kinds(problem: &Problem) -> (u64, u64) {
-    match &problem.place {
-        Place::Listed { path, .. } => (hash(&(path, &problem.what)), hash(&(path, without(&problem.what, ('"', '"'))))),
-        place @ Place::File { path, .. } => {
-            (hash(&(place, cut_key(&problem.key))), hash(&(path, without(cut_key(&problem.key), ('[', ']')))))
-        }
-        place => (hash(&(place, cut_key(&problem.key))), hash(&(place, cut_key(&problem.key)))),
-    }
+/// What a problem has in common with those that are alike, and with those that are similar.
+fn kinds(problem: &Problem) -> [(usize, u64); 2] {
+    // The same before and after the key is cut.
+    let key = first(&problem.key, KEY - 1);
+    let (alike, similar) = match &problem.place {
+        Place::Listed { path, .. } => (hash((path, &problem.what)), hash((path, without(&problem.what, ('"', '"'))))),
+        place @ Place::File { path, .. } => (hash((place, key)), hash((path, without(key, ('[', ']'))))),
+        place => (hash((place, key)), hash((place, key))),
+    };
+    [(ALIKE, alike), (SIMILAR, similar)]
 }
 
-/// As much of a key as is kept, so that the kind of a problem is the same before and after.
-fn cut_key(key: &str) -> &str {
-    let end = key.char_indices().nth(KEY - 1).map_or(key.len(), |(end, _)| end);
-    key.get(..end).unwrap_or(key)
+/// The first characters of a text.
+fn first(text: &str, count: usize) -> &str {
+    text.char_indices().nth(count).and_then(|(end, _)| text.get(..end)).unwrap_or(text)
 }
 
-/// The text without what stands between such a pair.
+/// The text without what is between the pairs.
 fn without(text: &str, (open, close): (char, char)) -> String {
     let mut rest = text;
     let mut left = String::new();
@@ -187,17 +166,10 @@ fn without(text: &str, (open, close): (char, char)) -> String {
 }
 
 fn cut(text: &mut String, most: usize) {
-    if let Some((end, _)) = text.char_indices().nth(most) {
-        let keep = text.char_indices().nth(most - 1).map_or(end, |(keep, _)| keep);
-        text.truncate(keep);
+    if text.chars().nth(most).is_some() {
+        text.truncate(first(text, most - 1).len());
         text.push('…');
     }
-}
-
-fn hash(value: &(impl Hash + ?Sized)) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    value.hash(&mut hasher);
-    hasher.finish()
 }
 
 #[cfg(test)]
@@ -226,7 +198,7 @@ mod tests {
         let mut noted = ProblemCollector::default();
         for number in 0..MOST {
             assert!(!noted.is_full(), "{number}");
-            noted.error(problem(1, &format!("k{number}"), "x"));
+            noted.push(Severity::Error, problem(1, &format!("k{number}"), "x"));
         }
         assert!(noted.is_full());
         let all = told((0..5000).map(|number| problem(1, &format!("k{number}"), "x")));
@@ -248,7 +220,7 @@ mod tests {
     #[test]
     fn a_table_is_wrong_when_a_key_in_it_is_and_not_when_one_beside_it_is() {
         let mut noted = ProblemCollector::default();
-        noted.error(problem(1, "targets[1].deadlines.connect", "x"));
+        noted.push(Severity::Error, problem(1, "targets[1].deadlines.connect", "x"));
         for (table, wrong) in [
             ("targets[1]", true),
             ("targets[1].deadlines", true),

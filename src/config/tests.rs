@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::{
     load::build,
     sources::{readers::TreeReader, tree},
-    targets::target::TargetOrigin,
+    targets::account::TargetOrigin,
     *,
 };
 

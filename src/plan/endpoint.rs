@@ -1,22 +1,24 @@
-//! Where a server is and how to get there.
+//! A server's host and port, and the addresses to try.
 
 use std::{fmt, net::IpAddr};
 
 use imaptrace_record::Security;
 
+use super::Choice;
+
 /// A host: an address, or a name in its A-label form (RFC 5891 §4).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Host {
-    /// No look-up needed.
+    /// Needs no resolution.
     Address(IpAddr),
-    /// To be looked up anew for every run.
+    /// Resolved for each run.
     Name(String),
 }
 
-/// Text that is no host or port.
+/// Text that is not a host.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EndpointError {
-    /// Nothing stands where the host should.
+    /// The text is empty.
     #[error("the host is empty")]
     Empty,
     /// Neither an address nor a name that DNS can hold.
@@ -46,6 +48,14 @@ impl Host {
         }
         Ok(Self::Name(name))
     }
+
+    /// The host as in a URL: an IPv6 address in brackets.
+    pub fn bracketed(&self) -> String {
+        match self {
+            Self::Address(IpAddr::V6(address)) => format!("[{address}]"),
+            host => host.to_string(),
+        }
+    }
 }
 
 impl fmt::Display for Host {
@@ -68,15 +78,12 @@ pub struct Endpoint {
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.host {
-            Host::Address(IpAddr::V6(address)) => write!(f, "[{address}]:{}", self.port),
-            host => write!(f, "{host}:{}", self.port),
-        }
+        write!(f, "{}:{}", self.host.bracketed(), self.port)
     }
 }
 
 impl Endpoint {
-    /// The port that IANA assigned to IMAP over a connection that is secured like this.
+    /// IANA's port for IMAP with this security.
     pub fn default_port(security: Security) -> u16 {
         match security {
             Security::Tls => 993,
@@ -85,10 +92,10 @@ impl Endpoint {
     }
 }
 
-/// Which addresses of a name are tried.
+/// The addresses of a name to try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AddressChoice {
-    /// All, raced as RFC 8305 says.
+    /// All, raced by RFC 8305.
     Any,
     /// IPv4 only.
     V4,
@@ -98,25 +105,24 @@ pub enum AddressChoice {
     Each,
 }
 
-impl AddressChoice {
-    /// The word in configuration and flags.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Any => "any",
-            Self::V4 => "v4",
-            Self::V6 => "v6",
-            Self::Each => "each",
-        }
-    }
+impl Choice for AddressChoice {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("any", Self::Any), ("v4", Self::V4), ("v6", Self::V6), ("each", Self::Each)];
 }
 
-/// A header that tells a server behind a proxy who is calling; sent before TLS.
+/// The version of the PROXY protocol header, which gives a server behind a proxy the client's address; sent before TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProxyProtocol {
     /// The text form.
     V1,
     /// The binary form.
     V2,
+}
+
+/// `off` overrides a lower level.
+impl Choice for Option<ProxyProtocol> {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("off", None), ("v1", Some(ProxyProtocol::V1)), ("v2", Some(ProxyProtocol::V2))];
 }
 
 #[cfg(test)]

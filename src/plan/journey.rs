@@ -1,37 +1,39 @@
-//! What one run does, how long each part may take, and how much it may read.
+//! What one run does, and the deadline of each step.
 
 use std::{fmt, ops::RangeInclusive, time::Duration};
 
 use imaptrace_record::JourneyName;
 use rand::Rng;
 
-/// The ordered steps of a run. There is one, `first-load`; its shape is set here.
+use super::Choice;
+
+/// The options of a run's steps. There is one journey, `first-load`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Journey {
-    /// The mailbox that is opened.
+    /// The mailbox to open.
     pub mailbox: Mailbox,
     /// SELECT as mail programs do, or EXAMINE.
     pub open: Open,
-    /// How many messages' headers are fetched; at least 1.
+    /// The number of messages whose headers are fetched; at least 1.
     pub newest: u32,
     /// Which messages those are.
     pub window: Window,
-    /// Whole headers of old messages, which no server has at hand. Its window is always a random one.
+    /// Whole headers of old messages, which no server caches. The window is a random one.
     pub cold: bool,
-    /// How the client proves who it is.
+    /// How the client authenticates.
     pub auth: Auth,
-    /// How command tags are made.
+    /// The form of command tags.
     pub tag: TagStyle,
 }
 
 impl Journey {
-    /// The one that `target.journey` takes.
+    /// The only value of `target.journey`.
     pub const FIRST_LOAD: &'static str = "first-load";
-    /// A mailbox with fewer messages measures next to nothing.
+    /// A mailbox with fewer messages gives no useful measurement.
     pub const FEWEST: u32 = 20;
 
-    /// The journey's name in telemetry. What a server answers from its caches and what it must fetch from its disk are
-    /// two figures, so they never share a name, and with it a series.
+    /// The journey's name in telemetry. Reading from a server's caches and from its disk are two measurements, so they have
+    /// different names and series.
     pub fn name(&self) -> &JourneyName {
         static NEWEST: JourneyName = JourneyName::FIRST_LOAD;
         static RANDOM: JourneyName = JourneyName::FIRST_LOAD_RANDOM;
@@ -45,8 +47,8 @@ impl Journey {
 
     /// The sequence numbers to fetch of a mailbox with `exists` messages; none when it is empty.
     ///
-    /// A random window starts at each place where all of it fits with the same chance. A cold one lies in the older
-    /// half, as long as that holds all of it.
+    /// A random window has the same probability for each start that leaves it whole. A cold one is in the older half if it
+    /// fits there.
     pub fn messages(&self, exists: u32, rng: &mut impl Rng) -> Option<RangeInclusive<u32>> {
         if exists == 0 {
             return None;
@@ -66,10 +68,14 @@ impl Journey {
 /// Which messages' headers are fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Window {
-    /// The newest ones, as a mail program does.
+    /// The newest ones, as in a mail program.
     Newest,
-    /// As many in a row, from anywhere in the mailbox.
+    /// As many consecutive ones from a random place in the mailbox.
     Random,
+}
+
+impl Choice for Window {
+    const WORDS: &'static [(&'static str, Self)] = &[("newest", Self::Newest), ("random", Self::Random)];
 }
 
 /// The command that opens the mailbox.
@@ -81,10 +87,14 @@ pub enum Open {
     Examine,
 }
 
-/// Which mechanism is used to log in.
+impl Choice for Open {
+    const WORDS: &'static [(&'static str, Self)] = &[("select", Self::Select), ("examine", Self::Examine)];
+}
+
+/// The mechanism of the login.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Auth {
-    /// The strongest that is offered: SCRAM-SHA-256, PLAIN, or else the LOGIN command.
+    /// The strongest that the server offers: SCRAM-SHA-256, PLAIN, or else the LOGIN command.
     Auto,
     /// AUTHENTICATE EXTERNAL, by the client certificate.
     External,
@@ -96,29 +106,30 @@ pub enum Auth {
     ScramSha256,
 }
 
-impl Auth {
-    /// The word in configuration and flags.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::External => "external",
-            Self::Login => "login",
-            Self::Plain => "plain",
-            Self::ScramSha256 => "scram-sha-256",
-        }
-    }
+impl Choice for Auth {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("auto", Self::Auto),
+        ("scram-sha-256", Self::ScramSha256),
+        ("plain", Self::Plain),
+        ("login", Self::Login),
+        ("external", Self::External),
+    ];
 }
 
-/// How command tags are made. Both are random.
+/// The form of command tags. Both are random.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TagStyle {
     /// The 16 hex digits of the span id.
     SpanId,
-    /// The first 6 of them behind a letter, for servers that refuse the long one.
+    /// A letter and the first 6 of them, for servers that refuse the long one.
     Short,
 }
 
-/// A mailbox name as users write it: UTF-8, without CR, LF and NUL.
+impl Choice for TagStyle {
+    const WORDS: &'static [(&'static str, Self)] = &[("span_id", Self::SpanId), ("short", Self::Short)];
+}
+
+/// A mailbox name in UTF-8, without CR, LF and NUL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mailbox(String);
 
@@ -128,13 +139,13 @@ pub enum MailboxError {
     /// It is empty.
     #[error("the mailbox name is empty")]
     Empty,
-    /// It would end or split the command (RFC 9051 §4.3).
+    /// The name would split the command (RFC 9051 §4.3).
     #[error("a mailbox name cannot hold CR, LF or NUL")]
     Control,
 }
 
 impl Mailbox {
-    /// Reads a name; every spelling of INBOX is INBOX (RFC 9051 §5.1).
+    /// Reads a name; INBOX is case-insensitive (RFC 9051 §5.1).
     pub fn new(name: &str) -> Result<Self, MailboxError> {
         if name.is_empty() {
             return Err(MailboxError::Empty);
@@ -142,12 +153,18 @@ impl Mailbox {
         if name.contains(['\r', '\n', '\0']) {
             return Err(MailboxError::Control);
         }
-        Ok(Self(if name.eq_ignore_ascii_case("INBOX") { "INBOX".to_owned() } else { name.to_owned() }))
+        Ok(if name.eq_ignore_ascii_case("INBOX") { Self::default() } else { Self(name.to_owned()) })
     }
 
     /// The name as UTF-8.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl Default for Mailbox {
+    fn default() -> Self {
+        Self("INBOX".to_owned())
     }
 }
 
@@ -157,12 +174,12 @@ impl fmt::Display for Mailbox {
     }
 }
 
-/// How long each part may take (docs/journey.md). A step gets the smaller of its own and what is left of the run.
+/// Deadlines (docs/journey.md). A step's is the smaller of its own and the rest of the run's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadlines {
-    /// The whole run, LOGOUT not counted.
+    /// The whole run without LOGOUT.
     pub run: Duration,
-    /// Name look-up.
+    /// Name resolution.
     pub resolve: Duration,
     /// TCP connect, all attempts together.
     pub connect: Duration,
@@ -170,26 +187,18 @@ pub struct Deadlines {
     pub tls: Duration,
     /// Until the greeting.
     pub greeting: Duration,
-    /// A command, first byte sent to tagged line.
+    /// A command, from its first byte to the tagged response.
     pub command: Duration,
-    /// Until the kernel has taken a command's bytes.
+    /// Until the kernel has accepted a command's bytes.
     pub write: Duration,
-    /// LOGOUT, outside the run's.
+    /// LOGOUT, after the run.
     pub logout: Duration,
 }
 
 impl Default for Deadlines {
     fn default() -> Self {
-        Self {
-            run: Duration::from_secs(30),
-            resolve: Duration::from_secs(5),
-            connect: Duration::from_secs(5),
-            tls: Duration::from_secs(5),
-            greeting: Duration::from_secs(20),
-            command: Duration::from_secs(20),
-            write: Duration::from_secs(10),
-            logout: Duration::from_secs(1),
-        }
+        let [run, setup, command, write, logout] = [30, 5, 20, 10, 1].map(Duration::from_secs);
+        Self { run, resolve: setup, connect: setup, tls: setup, greeting: command, command, write, logout }
     }
 }
 

@@ -1,14 +1,16 @@
-//! Kinds of addresses that a name of a mail server has no business to lead to.
+//! Kinds of addresses to which a mail server's name should not resolve.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// A kind of address that an operator can forbid. Anyone who answers for a name can make it lead to such a one, and with
-/// it the password (DNS rebinding).
+use super::Choice;
+
+/// A kind of address that `[dns] deny` can exclude: whoever controls a name's DNS could direct the password there (DNS
+/// rebinding).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AddressKind {
-    /// This host: 127.0.0.0/8, `::1`, and 0.0.0.0/8 and `::`, which lead there too.
+    /// This host: 127.0.0.0/8 and `::1`; 0.0.0.0/8 and `::` reach it too.
     Loopback,
-    /// The link, where clouds keep what a machine may know of itself: 169.254.0.0/16, `fe80::/10`.
+    /// The link, where clouds have their metadata services: 169.254.0.0/16, `fe80::/10`.
     LinkLocal,
     /// Private networks: RFC 1918, RFC 6598 (100.64.0.0/10), `fc00::/7`.
     Private,
@@ -16,28 +18,21 @@ pub enum AddressKind {
     Multicast,
 }
 
-impl AddressKind {
-    /// All of them, as they stand in a configuration.
-    pub const WORDS: &[(&str, Self)] = &[
+impl Choice for AddressKind {
+    const WORDS: &'static [(&'static str, Self)] = &[
         ("loopback", Self::Loopback),
         ("link-local", Self::LinkLocal),
         ("private", Self::Private),
         ("multicast", Self::Multicast),
     ];
+}
 
-    /// The word in the configuration.
-    pub fn as_str(self) -> &'static str {
-        Self::WORDS.iter().find(|(_, kind)| *kind == self).map_or("", |(word, _)| word)
-    }
-
-    /// The kind of an address, if it is any of these. An IPv4 address inside an IPv6 one is looked at itself.
+impl AddressKind {
+    /// The kind of an address, if any. Of an IPv6 address that embeds an IPv4 address, that one's.
     pub fn of(address: IpAddr) -> Option<Self> {
         match address {
             IpAddr::V4(address) => of_v4(address),
-            IpAddr::V6(address) => match embedded(address) {
-                Some(inside) => of_v4(inside),
-                None => of_v6(address),
-            },
+            IpAddr::V6(address) => embedded(address).map_or_else(|| of_v6(address), of_v4),
         }
     }
 }
@@ -62,7 +57,7 @@ fn of_v6(address: Ipv6Addr) -> Option<AddressKind> {
     }
 }
 
-/// `::ffff:0:0/96`, which the kernel takes for IPv4 (RFC 4291 §2.5.5.2), and `64:ff9b::/96`, which a translator does
+/// Of `::ffff:0:0/96`, which is IPv4 to the kernel (RFC 4291 §2.5.5.2), and of `64:ff9b::/96`, which is IPv4 to a translator
 /// (RFC 6052 §2.1).
 fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
     match address.segments() {
@@ -127,7 +122,7 @@ mod tests {
     #[test]
     fn each_kind_has_a_word_of_its_own() {
         for (word, kind) in AddressKind::WORDS {
-            assert_eq!(kind.as_str(), *word);
+            assert_eq!(kind.word(), *word);
         }
     }
 }

@@ -1,6 +1,6 @@
-//! Times at which targets are not probed.
+//! Maintenance windows: times at which targets are not probed.
 //!
-//! The time is an argument: nothing here reads a clock. Built by `config`; asked by whoever starts runs.
+//! The time is an argument: nothing here reads a clock. Made by `config`, read by `agent` for `schedule`.
 
 use std::{collections::BTreeMap, time::SystemTime};
 
@@ -15,41 +15,41 @@ use super::Target;
 /// A maintenance window: when, and for which targets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Maintenance {
-    /// What the operator calls it.
+    /// Its name in the log.
     pub name: String,
-    /// When it is open.
+    /// The times.
     pub hours: Hours,
-    /// For which targets.
+    /// The targets.
     pub scope: Scope,
 }
 
-/// When a maintenance window is open. The end is not part of it.
+/// The times of a maintenance window. The end is exclusive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hours {
-    /// Again and again, by a clock on the wall of that zone: an hour that is left out in spring opens no window, one that
-    /// comes twice in autumn opens it twice.
+    /// Weekly, in the local time of a zone: an hour that daylight saving time skips has no window, one that it repeats has it
+    /// twice.
     Weekly {
         /// Days on which it begins, at least one.
         days: Vec<Weekday>,
-        /// Beginning; midnight unless told.
+        /// Beginning.
         from: Time,
-        /// End; on the day after when it is not later than the beginning. None is midnight, the day's own end.
+        /// End; on the next day when it is not later than the beginning. None is the end of the day.
         to: Option<Time>,
-        /// Whose clock it goes by.
+        /// The time zone.
         zone: TimeZone,
     },
-    /// One time.
+    /// Once.
     Once {
         /// Beginning.
         from: Timestamp,
-        /// End, later than that.
+        /// End, later than the beginning.
         to: Timestamp,
     },
 }
 
 impl Hours {
-    /// Whether this moment lies inside.
-    pub fn hold(&self, at: SystemTime) -> bool {
+    /// Whether the window is open at this time.
+    pub fn contain(&self, at: SystemTime) -> bool {
         let Ok(at) = Timestamp::try_from(at) else { return false };
         match self {
             Self::Once { from, to } => (*from..*to).contains(&at),
@@ -67,20 +67,20 @@ impl Hours {
     }
 }
 
-/// Which targets something is for: those that fit all that is said here. What is empty is fitted by all.
+/// A set of targets: those that match every list here that is not empty.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Scope {
-    /// Names of targets, one of which has to fit.
+    /// Names of targets; one must match.
     pub targets: Vec<Glob>,
-    /// Names of groups, one of which has to be the target's.
+    /// Names of groups; one must be the target's.
     pub groups: Vec<String>,
-    /// Labels that the target has to have, all of them.
+    /// Labels; the target must have all.
     pub labels: BTreeMap<String, Glob>,
 }
 
 impl Scope {
-    /// Whether the target is one of them.
-    pub fn holds(&self, target: &Target) -> bool {
+    /// Whether the target is in the set.
+    pub fn contains(&self, target: &Target) -> bool {
         let group = |known: &String| target.group.as_ref() == Some(known);
         let label = |(key, value): (&String, &Glob)| target.labels.get(key).is_some_and(|found| value.matches(found));
         (self.targets.is_empty() || self.targets.iter().any(|glob| glob.matches(&target.name)))
@@ -90,18 +90,18 @@ impl Scope {
 }
 
 impl Maintenance {
-    /// Whether this target is not to be probed at this moment.
+    /// Whether the target is in maintenance at this time.
     pub fn covers(&self, target: &Target, at: SystemTime) -> bool {
-        self.hours.hold(at) && self.scope.holds(target)
+        self.hours.contain(at) && self.scope.contains(target)
     }
 }
 
-/// A text in which each `*` stands for any characters, or none.
+/// A pattern in which each `*` matches any text, or none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Glob(String);
 
 impl Glob {
-    /// Any text will do.
+    /// Any text is valid.
     pub fn new(text: &str) -> Self {
         Self(text.to_owned())
     }
@@ -111,11 +111,11 @@ impl Glob {
         &self.0
     }
 
-    /// Whether all of `text` fits.
+    /// Whether the pattern matches the whole of `text`.
     pub fn matches(&self, text: &str) -> bool {
         let Some((first, rest)) = self.0.split_once('*') else { return self.0 == text };
         let Some(mut left) = text.strip_prefix(first) else { return false };
-        // What stands between two stars is taken where it comes first: that leaves the most for what follows.
+        // A part between two stars is matched at its first occurrence: this leaves the most for the parts that follow.
         let (between, last) = rest.rsplit_once('*').map_or(("", rest), |(between, last)| (between, last));
         for part in between.split('*') {
             match left.split_once(part) {
@@ -157,11 +157,11 @@ mod tests {
     fn a_window_of_one_day_begins_on_the_minute_and_ends_before_the_minute() {
         // 2026-11-28 is a Saturday.
         let hours = weekly(&[Weekday::Saturday], time(2, 0, 0, 0), Some(time(4, 30, 0, 0)), "UTC");
-        assert!(!hours.hold(at("2026-11-28T01:59:59.999Z")));
-        assert!(hours.hold(at("2026-11-28T02:00:00Z")));
-        assert!(hours.hold(at("2026-11-28T04:29:59.999Z")));
-        assert!(!hours.hold(at("2026-11-28T04:30:00Z")));
-        assert!(!hours.hold(at("2026-11-29T03:00:00Z")));
+        assert!(!hours.contain(at("2026-11-28T01:59:59.999Z")));
+        assert!(hours.contain(at("2026-11-28T02:00:00Z")));
+        assert!(hours.contain(at("2026-11-28T04:29:59.999Z")));
+        assert!(!hours.contain(at("2026-11-28T04:30:00Z")));
+        assert!(!hours.contain(at("2026-11-29T03:00:00Z")));
     }
 
     #[test]
@@ -175,17 +175,17 @@ mod tests {
             ("2026-11-30T06:00:00Z", false),
             ("2026-11-30T23:00:00Z", false),
         ] {
-            assert_eq!(hours.hold(at(moment)), expected, "{moment}");
+            assert_eq!(hours.contain(at(moment)), expected, "{moment}");
         }
     }
 
     #[test]
     fn a_whole_day_ends_with_the_day_of_its_own_zone() {
         let hours = weekly(&[Weekday::Sunday], Time::midnight(), None, "America/New_York");
-        assert!(!hours.hold(at("2026-11-29T04:59:59Z")));
-        assert!(hours.hold(at("2026-11-29T05:00:00Z")));
-        assert!(hours.hold(at("2026-11-30T04:59:59Z")));
-        assert!(!hours.hold(at("2026-11-30T05:00:00Z")));
+        assert!(!hours.contain(at("2026-11-29T04:59:59Z")));
+        assert!(hours.contain(at("2026-11-29T05:00:00Z")));
+        assert!(hours.contain(at("2026-11-30T04:59:59Z")));
+        assert!(!hours.contain(at("2026-11-30T05:00:00Z")));
     }
 
     #[test]
@@ -194,7 +194,7 @@ mod tests {
         let left_out = weekly(&ALL, time(2, 0, 0, 0), Some(time(3, 0, 0, 0)), "Europe/Berlin");
         let minutes = |hours: &Hours, day: &str| {
             let start = at(day);
-            (0..24 * 60).filter(|minute| hours.hold(start + Duration::from_secs(60 * minute))).count()
+            (0..24 * 60).filter(|minute| hours.contain(start + Duration::from_secs(60 * minute))).count()
         };
         assert_eq!(minutes(&left_out, "2026-03-28T00:00:00Z"), 60);
         assert_eq!(minutes(&left_out, "2026-03-29T00:00:00Z"), 0);
@@ -204,17 +204,17 @@ mod tests {
         assert_eq!(minutes(&partly, "2026-03-29T00:00:00Z"), 60);
         // The same time of day all year, whatever that is in UTC.
         let noon = weekly(&ALL, time(12, 0, 0, 0), Some(time(13, 0, 0, 0)), "Europe/Berlin");
-        assert!(noon.hold(at("2026-01-05T11:30:00Z")) && noon.hold(at("2026-07-06T10:30:00Z")));
+        assert!(noon.contain(at("2026-01-05T11:30:00Z")) && noon.contain(at("2026-07-06T10:30:00Z")));
     }
 
     #[test]
     fn a_window_of_one_time_never_comes_again() {
         let moment = |text: &str| text.parse::<Timestamp>().unwrap();
         let hours = Hours::Once { from: moment("2026-12-01T22:00:00+01:00"), to: moment("2026-12-02T04:00:00+01:00") };
-        assert!(!hours.hold(at("2026-12-01T20:59:59Z")));
-        assert!(hours.hold(at("2026-12-01T21:00:00Z")));
-        assert!(!hours.hold(at("2026-12-02T03:00:00Z")));
-        assert!(!hours.hold(at("2027-12-01T22:00:00Z")));
+        assert!(!hours.contain(at("2026-12-01T20:59:59Z")));
+        assert!(hours.contain(at("2026-12-01T21:00:00Z")));
+        assert!(!hours.contain(at("2026-12-02T03:00:00Z")));
+        assert!(!hours.contain(at("2027-12-01T22:00:00Z")));
     }
 
     #[test]

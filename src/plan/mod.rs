@@ -1,8 +1,9 @@
-//! What is to be done: targets, accounts, journeys and cadence, as values that cannot hold nonsense.
+//! Targets, accounts, journeys, deadlines and limits, as types that have only valid values.
 //!
-//! Built by `config` from files, environment and flags, after everything was checked; read by `schedule`, `net` and
-//! `probe`. Nothing here parses a file, opens a socket or reads a clock, and nothing here can be printed that is secret.
+//! Made by `config` from files, environment and flags; read by `schedule`, `net` and `probe`. Nothing here parses a file, opens
+//! a socket, reads a clock, or prints a secret.
 
+mod choice;
 mod endpoint;
 mod journey;
 mod kind;
@@ -10,6 +11,7 @@ mod maintenance;
 mod pace;
 mod target;
 
+pub use choice::Choice;
 pub use endpoint::{AddressChoice, Endpoint, EndpointError, Host, ProxyProtocol};
 pub use imaptrace_imap::Limits;
 pub use imaptrace_record::Security;

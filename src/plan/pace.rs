@@ -1,21 +1,20 @@
-//! How many runs there may be at once and how fast they may log in.
+//! Limits on runs in flight and on logins.
 
 use std::{num::NonZeroU32, time::Duration};
 
-/// How many runs there may be at once and how fast they may log in. Two targets are on one server when they have the
-/// same host and port.
+/// Limits on runs in flight and on logins. Targets with the same host and port are on one server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RunLimits {
-    /// Runs under way at once, over all targets; at least 1.
+    /// Runs in flight over all targets; at least 1.
     pub in_flight: usize,
-    /// The same on one server; at least 1. Less than `in_flight`, so that a dead server, whose runs all hang to their
+    /// The same on one server; at least 1. Less than `in_flight`, so that a dead server, whose runs all last until their
     /// timeout, leaves places to the others.
     pub in_flight_per_server: usize,
-    /// Runs that may start within a second, over all targets; none is no limit.
+    /// Runs that start within a second over all targets; none is no limit.
     pub logins_per_second: Option<NonZeroU32>,
     /// The same on one server.
     pub logins_per_second_per_server: Option<NonZeroU32>,
-    /// How long a run that is due waits for its turn before it is skipped, and half its interval at most.
+    /// How long a due run waits for a place before it is skipped; at most half its interval.
     pub wait: Duration,
 }
 

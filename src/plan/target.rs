@@ -1,4 +1,4 @@
-//! One IMAP service and the mailboxes on it.
+//! One IMAP service and its accounts.
 
 use std::{
     collections::BTreeMap,
@@ -8,46 +8,46 @@ use std::{
     time::Duration,
 };
 
-use super::{AddressChoice, AddressKind, Deadlines, Endpoint, Journey, Limits, ProxyProtocol, Security};
+use super::{AddressChoice, AddressKind, Choice, Deadlines, Endpoint, Journey, Limits, ProxyProtocol, Security};
 use crate::secret::{SecretSource, unprintable};
 
-/// One IMAP service: address, port, security, and what is run against it.
+/// One IMAP service, and how it is probed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     /// Unique among the targets; a metric attribute.
     pub name: String,
-    /// The group out of whose paragraph it comes.
+    /// The `[[groups]]` entry from which it was expanded.
     pub group: Option<String>,
-    /// Where.
+    /// Host and port.
     pub endpoint: Endpoint,
-    /// How it is secured.
+    /// TLS, STARTTLS or clear text.
     pub security: Security,
     /// Trust and identity for TLS.
     pub tls: TlsOptions,
-    /// Mailboxes to open, at least one.
+    /// Whose mailboxes are opened; at least one.
     pub accounts: Vec<Account>,
-    /// The operator's own keys and values.
+    /// The operator's attributes.
     pub labels: BTreeMap<String, String>,
-    /// What one run does.
+    /// The options of a run's steps.
     pub journey: Journey,
-    /// Start of a run to the start of the next.
+    /// From the start of a run to the start of the next.
     pub interval: Duration,
-    /// How long each part may take.
+    /// The deadlines of a run and its steps.
     pub deadlines: Deadlines,
-    /// How much a run reads.
+    /// How much a run may read.
     pub limits: Limits,
-    /// How times are taken.
+    /// How times are measured.
     pub timing: Timing,
-    /// Which addresses are tried.
+    /// The addresses to try.
     pub address: AddressChoice,
     /// The local address to bind.
     pub source_address: Option<IpAddr>,
-    /// Header to send before TLS.
+    /// The header to send before TLS.
     pub proxy_protocol: Option<ProxyProtocol>,
 }
 
 impl Target {
-    /// What metrics call it: its own name, or its group's when series are for groups.
+    /// Its name in metrics: its own, or its group's when series are for groups.
     pub fn series_name(&self, per: Per) -> &str {
         match (per, &self.group) {
             (Per::Group, Some(group)) => group,
@@ -56,21 +56,25 @@ impl Target {
     }
 }
 
-/// What a metric's series is for.
+/// The subject of a metric's series.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Per {
     /// A target.
     Target,
-    /// A group of targets; a target of its own where there is no group.
+    /// A group of targets, or a target without a group.
     Group,
 }
 
-/// How times are taken.
+impl Choice for Per {
+    const WORDS: &'static [(&'static str, Self)] = &[("target", Self::Target), ("group", Self::Group)];
+}
+
+/// How times are measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timing {
-    /// The kernel stamps arrivals and departures, where it can. Else imaptrace does, when its turn comes.
+    /// By the kernel's stamps of arrivals and departures, where it has them.
     pub kernel_stamps: bool,
-    /// Acknowledgements are sent at once, so that no server waits 40 ms for ours.
+    /// With immediate acknowledgements, so that no server waits 40 ms for ours.
     pub quickack: bool,
 }
 
@@ -83,15 +87,15 @@ impl Default for Timing {
 /// Trust and identity for a TLS connection.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TlsOptions {
-    /// PEM file with roots to trust beside the system's.
+    /// PEM file with roots to trust in addition to the system's.
     pub ca_file: Option<PathBuf>,
-    /// Name for SNI and for the certificate check, when it is not the host.
+    /// Name for SNI and for the certificate check, unless it is the host.
     pub server_name: Option<String>,
     /// Check neither chain nor name.
     pub insecure: bool,
     /// Offer `imap` by ALPN (RFC 7301).
     pub alpn: bool,
-    /// PEM file with our own certificate and its chain.
+    /// PEM file with the client's certificate and its chain.
     pub client_cert: Option<PathBuf>,
     /// PEM file with its key.
     pub client_key: Option<PathBuf>,
@@ -103,21 +107,21 @@ impl Default for TlsOptions {
     }
 }
 
-/// A mailbox owner on a target.
+/// A user of a target whose mailbox is opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
-    /// What telemetry calls it.
+    /// Its name in telemetry.
     pub alias: String,
-    /// Whose mailbox it is, and who logs in unless somebody else does. Never shown.
+    /// The mailbox's owner, who logs in unless there is a master user. Never shown.
     pub user: UserName,
-    /// Who logs in for them, with a password of their own. Never shown.
+    /// Logs in for the user, with its own password. Never shown.
     pub master_user: Option<UserName>,
-    /// Where the password is of whoever logs in.
+    /// The source of the password for the login.
     pub password: SecretSource,
 }
 
 impl Account {
-    /// The name for a login that has room for one: that of who logs in for somebody else stands behind a `*`.
+    /// The name for a login with one name only: `USER`, or `USER*MASTER` for a master user.
     pub fn login_name(&self) -> String {
         match &self.master_user {
             Some(master) => format!("{}*{}", self.user.expose(), master.expose()),
@@ -126,19 +130,19 @@ impl Account {
     }
 }
 
-/// A login name. Personal data: it goes on the wire and nowhere else.
+/// A login name. Personal data: sent to the server, never shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct UserName(String);
 
 unprintable!(UserName);
 
 impl UserName {
-    /// Reads a name; CR, LF and NUL would split a command, so there is none with them.
+    /// Reads a name. It is not empty and has no CR, LF or NUL, which would split a command.
     pub fn new(name: &str) -> Option<Self> {
         (!name.is_empty() && !name.contains(['\r', '\n', '\0'])).then(|| Self(name.to_owned()))
     }
 
-    /// The name, for the wire and for finding it in what a server echoes.
+    /// The name, to send it and to find it in a server's text.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -150,45 +154,40 @@ impl fmt::Debug for UserName {
     }
 }
 
-/// What looks names up.
+/// The resolver of names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum NameResolver {
-    /// imaptrace itself, from the hosts file and by asking name servers.
+    /// imaptrace's own, by the hosts file and name servers.
     #[default]
     Builtin,
-    /// The C library's `getaddrinfo`, and with it what nsswitch.conf names.
+    /// The C library's `getaddrinfo`, by the sources in nsswitch.conf.
     System,
 }
 
 impl NameResolver {
-    /// Whether this build's C library can load the modules that nsswitch.conf names: one that is linked statically, or
-    /// musl, cannot, and `getaddrinfo` would be another resolver of its own.
+    /// Whether this build's C library can load the modules in nsswitch.conf: a statically linked one, or musl, cannot.
     pub const SYSTEM_HAS_NSS: bool = !cfg!(any(target_feature = "crt-static", target_env = "musl"));
-
-    /// The word in the configuration.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Builtin => "builtin",
-            Self::System => "system",
-        }
-    }
 }
 
-/// How names are looked up.
+impl Choice for NameResolver {
+    const WORDS: &'static [(&'static str, Self)] = &[("builtin", Self::Builtin), ("system", Self::System)];
+}
+
+/// How names are resolved.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Dns {
-    /// What looks them up.
+    /// The resolver.
     pub resolver: NameResolver,
-    /// Keep answers for their time to live, between runs.
+    /// Keep answers for their TTL, over runs.
     pub cache: bool,
-    /// Name servers to ask in place of the system's.
+    /// Name servers, in place of the system's.
     pub servers: Vec<SocketAddr>,
-    /// Kinds of addresses that a name must not lead to.
+    /// Kinds of addresses to which a name must not resolve.
     pub deny: Vec<AddressKind>,
 }
 
 impl Dns {
-    /// Whether a name may lead there.
+    /// Whether a name may resolve to this address.
     pub fn allows(&self, address: IpAddr) -> bool {
         AddressKind::of(address).is_none_or(|kind| !self.deny.contains(&kind))
     }

@@ -14,7 +14,7 @@ use super::{
     conversation::{Conversation, Stop},
     login_memory::{Fallback, LoginId},
 };
-use crate::plan::Auth;
+use crate::plan::{Auth, Choice as _};
 
 /// The methods to try, if offered: the pinned one, or a proof before the password itself, and LOGIN last (RFC 9051 §6.2.3).
 fn methods(auth: Auth, known: &Capabilities) -> impl Iterator<Item = LoginMethod> + use<> {
@@ -160,7 +160,7 @@ fn missing(auth: Auth, known: &Capabilities) -> Vec<u8> {
     let offered = if offered.is_empty() { b"no mechanism".to_vec() } else { offered };
     let pinned = match auth {
         Auth::Auto | Auth::Login => "LOGIN is disabled".to_owned(),
-        Auth::External | Auth::Plain | Auth::ScramSha256 => format!("auth is {:?}", auth.as_str()),
+        Auth::External | Auth::Plain | Auth::ScramSha256 => format!("auth is {:?}", auth.word()),
     };
     [pinned.as_bytes(), b", and the server offers ", &offered].concat()
 }

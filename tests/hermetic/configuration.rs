@@ -233,7 +233,7 @@ fn the_variables_of_opentelemetry_set_the_exporters() {
                     ),
                 ],
                 timeout: 2.5s,
-                compression: None,
+                gzip: false,
                 ca_file: Some(
                     "/etc/ca.pem",
                 ),
@@ -265,7 +265,7 @@ fn the_variables_of_opentelemetry_set_the_exporters() {
                     ),
                 ],
                 timeout: 2.5s,
-                compression: None,
+                gzip: false,
                 ca_file: Some(
                     "/etc/ca.pem",
                 ),

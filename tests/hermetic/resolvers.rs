@@ -13,7 +13,7 @@ use std::{
 use imaptrace::{
     clock,
     net::{Family, ResolveCause, Resolver},
-    plan::{Dns, NameResolver, Security},
+    plan::{Choice as _, Dns, NameResolver, Security},
 };
 use imaptrace_record::{ErrorType, Run, RunOutcome};
 
@@ -121,7 +121,7 @@ async fn run_by(name: &str, resolver: NameResolver, more: &[&str], limit: &str) 
     let arguments = ["probe", &url, "--security", "none", "--timeout", "90s", "--output", "json"];
     let output = Program::new(arguments.iter().chain(more))
         .env("IMAPTRACE_PASSWORD", "demo-password")
-        .env("IMAPTRACE__DNS__RESOLVER", resolver.as_str())
+        .env("IMAPTRACE__DNS__RESOLVER", resolver.word())
         .env("IMAPTRACE__DEFAULTS__DEADLINES__RESOLVE", limit)
         .run()
         .await;
@@ -467,7 +467,7 @@ async fn a_thread_that_cannot_be_started_is_not_the_name_servers_fault() {
             "json",
         ])
         .env("IMAPTRACE_PASSWORD", "demo-password")
-        .env("IMAPTRACE__DNS__RESOLVER", resolver.as_str())
+        .env("IMAPTRACE__DNS__RESOLVER", resolver.word())
         .copied_to(&copy.path().join("imaptrace"))
         .threads(1)
         .user(64_998)

@@ -1,7 +1,6 @@
-//! Whether the limits leave room for what is to be done: one on logins that cannot be met skips runs for good, one on
-//! responses that is below the number of messages fails them.
+//! Warns of limits that are too low for the targets: too few logins skip runs permanently, too few responses fail them.
 //!
-//! Called by `load`, which has both.
+//! Called by `load`.
 
 use std::{collections::BTreeMap, num::NonZeroU32};
 
@@ -10,7 +9,7 @@ use crate::{
     plan::{AddressChoice, RunLimits, Target},
 };
 
-/// Warns of a limit on responses below what the largest FETCH has to bring: a row for each message.
+/// Warns of a limit on responses below that of the largest FETCH: one for each message.
 pub(crate) fn check_responses(table: &Table<'_>, targets: &[Target]) {
     let newest = targets.iter().max_by_key(|target| target.journey.newest);
     if let Some(target) = newest.filter(|target| target.limits.responses < u64::from(target.journey.newest)) {
@@ -20,12 +19,14 @@ pub(crate) fn check_responses(table: &Table<'_>, targets: &[Target]) {
     }
 }
 
-/// Warns of a limit on logins that is less than what the intervals ask for; of servers, of the one that asks most.
+/// Warns of a limit on logins below that of the intervals; of servers, for the one with the most logins.
 pub(crate) fn check_logins(table: &Table<'_>, targets: &[Target], limits: &RunLimits) {
     let mut servers: BTreeMap<String, f64> = BTreeMap::new();
     for target in targets {
         let server = format!("{}:{}", target.endpoint.host, target.endpoint.port);
-        *servers.entry(server).or_default() += rate(target);
+        let families = if target.address == AddressChoice::Each { 2.0 } else { 1.0 };
+        let accounts = f64::from(u32::try_from(target.accounts.len()).unwrap_or(u32::MAX));
+        *servers.entry(server).or_default() += families * accounts / target.interval.as_secs_f64();
     }
     let all = servers.values().sum();
     let most = servers.iter().max_by(|one, other| one.1.total_cmp(other.1));
@@ -33,13 +34,6 @@ pub(crate) fn check_logins(table: &Table<'_>, targets: &[Target], limits: &RunLi
         warn(table, "logins_per_second_per_server", limits.logins_per_second_per_server, server, *rate);
     }
     warn(table, "logins_per_second", limits.logins_per_second, "all servers together", all);
-}
-
-/// Logins a second.
-fn rate(target: &Target) -> f64 {
-    let families = if target.address == AddressChoice::Each { 2.0 } else { 1.0 };
-    let accounts = u32::try_from(target.accounts.len()).unwrap_or(u32::MAX);
-    families * f64::from(accounts) / target.interval.as_secs_f64()
 }
 
 fn warn(table: &Table<'_>, key: &str, limit: Option<NonZeroU32>, server: &str, rate: f64) {

@@ -1,21 +1,21 @@
-//! `[dns]`: how names are looked up.
-//!
-//! Reads the table into plain values; nothing is done with them here. Called by `load`.
+//! `[dns]`: how names are resolved. Called by `load`.
 
 use std::net::IpAddr;
 
 use crate::{
-    config::sources::{readers::Table, schema::TableKeys},
-    plan::{AddressKind, Dns, NameResolver},
+    config::sources::{
+        readers::{Field, Table},
+        schema::TableKeys,
+    },
+    plan::{AddressKind, Choice as _, Dns, NameResolver},
 };
 
 pub(crate) static KEYS: TableKeys = TableKeys::new("dns", &["resolver", "cache", "servers", "deny"]);
 
-/// Reads `[dns]`. `nss`: whether this build's C library is one that `resolver = "system"` has a meaning with.
+/// Reads `[dns]`. `nss`: as [`NameResolver::SYSTEM_HAS_NSS`].
 pub(crate) fn read(table: &Table<'_>, nss: bool) -> Dns {
-    let resolver = table.get("resolver").and_then(|field| {
-        let words = [NameResolver::Builtin, NameResolver::System].map(|resolver| (resolver.as_str(), resolver));
-        let chosen = field.choice(&words)?;
+    let resolver = table.read("resolver", |field| {
+        let chosen = field.choice()?;
         if chosen == NameResolver::System && !nss {
             field.error(
                 "\"system\" is not in this build: its C library is linked statically, or musl, and does not read nsswitch.conf",
@@ -26,8 +26,8 @@ pub(crate) fn read(table: &Table<'_>, nss: bool) -> Dns {
     });
     let resolver = resolver.unwrap_or_default();
     let mut servers = Vec::new();
-    for (field, text) in table.get("servers").and_then(|field| field.list()).unwrap_or_default() {
-        // A link-local address bears its zone in brackets alone.
+    for (field, text) in table.read("servers", Field::list).unwrap_or_default() {
+        // A link-local address can have a zone only in brackets.
         let address = text.parse().or_else(|_| format!("[{text}]:53").parse()).ok();
         let address = address.or_else(|| Some((text.parse::<IpAddr>().ok()?, 53).into()));
         match address {
@@ -36,14 +36,14 @@ pub(crate) fn read(table: &Table<'_>, nss: bool) -> Dns {
         }
     }
     let mut deny = Vec::new();
-    for (field, word) in table.get("deny").and_then(|field| field.list()).unwrap_or_default() {
+    for (field, word) in table.read("deny", Field::list).unwrap_or_default() {
         if let Some(kind) = field.word(&word, AddressKind::WORDS)
             && !deny.contains(&kind)
         {
             deny.push(kind);
         }
     }
-    let cache = table.get("cache").and_then(|field| field.bool()).unwrap_or(false);
+    let cache = table.read("cache", Field::bool).unwrap_or(false);
     if resolver == NameResolver::System {
         for (key, set) in [("servers", !servers.is_empty()), ("cache", cache)] {
             if set {

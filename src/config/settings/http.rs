@@ -1,6 +1,4 @@
-//! `[http]`: the status endpoint of the agent.
-//!
-//! Reads the table into plain values; nothing is done with them here. Called by `load`.
+//! `[http]`: the status endpoint of the agent. Called by `load`.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -11,31 +9,28 @@ use crate::config::sources::{
 
 pub(crate) static KEYS: TableKeys = TableKeys::new("http", &["listen", "history"]);
 
-/// What the agent tells of itself over HTTP.
+/// Settings of the status endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Http {
-    /// Where it listens; none does not.
+    /// Its address; none is no endpoint.
     pub listen: Option<SocketAddr>,
-    /// The last runs kept for each account, and as many failed ones.
+    /// The last runs to keep for each account, and as many failed ones.
     pub history: usize,
 }
 
 impl Http {
-    /// Where it listens unless told: nobody else can reach it there. All ports from 9100 to 9999 belong to exporters of
-    /// Prometheus.
+    /// The default address, reachable from this host alone. The ports from 9100 to 9999 are those of Prometheus's exporters.
     pub const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8143);
-    /// For `probe`, which tells nobody.
+    /// For `probe`.
     pub(crate) const OFF: Self = Self { listen: None, history: 0 };
 }
 
-/// Reads `[http]`.
 pub(crate) fn read(table: &Table<'_>) -> Http {
     let listen = match table.get("listen") {
         Some(field) => read_listen(&field),
         None => Some(Http::LISTEN),
     };
-    let history = table.get("history").and_then(|field| field.number(1, 1_000)?.try_into().ok());
-    Http { listen, history: history.unwrap_or(5) }
+    Http { listen, history: table.read("history", |field| field.number(1..=1_000)).unwrap_or(5) }
 }
 
 fn read_listen(field: &Field<'_>) -> Option<SocketAddr> {
@@ -44,7 +39,7 @@ fn read_listen(field: &Field<'_>) -> Option<SocketAddr> {
         field.error("it is not an IP address with a port", "write 127.0.0.1:8143, [::1]:8143, or off");
         return None;
     };
-    // An IPv4 address in IPv6's clothes is that address.
+    // An IPv4-mapped address is its IPv4 address.
     if !address.ip().to_canonical().is_loopback() {
         let help = "listen on 127.0.0.1 and let a proxy that asks for a password stand before it";
         field.warn("names of targets and what failed there can be read by whoever reaches this address", help);

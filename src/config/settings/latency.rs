@@ -1,6 +1,4 @@
-//! `[latency]`: when a step is slow, and how times are taken.
-//!
-//! Reads the table into plain values; nothing is done with them here. Called by `load`.
+//! `[latency]`: when a step is slow, and how times are measured. Called by `load`.
 
 use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
 
@@ -24,7 +22,7 @@ pub(crate) static KEYS: TableKeys = TableKeys::new(
     &["min_runs", "slow_ratio", "slow_excess", "slow_limit", "slow_limits", "kernel_stamps", "quickack"],
 );
 
-/// The steps of a run by their names in the record: the keys of `slow_limits`.
+/// The names of steps in the record: the keys of `slow_limits`.
 pub(crate) const STEPS: [&str; 15] = [
     SetupStep::Resolve.as_str(),
     SetupStep::Connect.as_str(),
@@ -43,20 +41,17 @@ pub(crate) const STEPS: [&str; 15] = [
     CommandName::Logout.as_str(),
 ];
 
-/// Fewer runs have no median worth the name; the history of a step holds no more.
+/// Fewer runs have no useful median; the history of a step has no more.
 const RUNS: RangeInclusive<u64> = 5..=63;
 
-/// Reads `[latency]`.
 pub(crate) fn read(table: &Table<'_>) -> (latency::Settings, Timing) {
     let (standard, standard_timing) = (latency::Settings::default(), Timing::default());
-    let duration = |key| table.get(key).and_then(|field| field.duration());
-    let runs = table.get("min_runs").and_then(|field| field.number(*RUNS.start(), *RUNS.end())?.try_into().ok());
-    let switch = |key, standard| table.get(key).and_then(|field| field.bool()).unwrap_or(standard);
+    let switch = |key, standard| table.read(key, Field::bool).unwrap_or(standard);
     let settings = latency::Settings {
-        min_runs: runs.unwrap_or(standard.min_runs),
-        slow_ratio: table.get("slow_ratio").and_then(|field| field.ratio()).unwrap_or(standard.slow_ratio),
-        slow_excess: duration("slow_excess").unwrap_or(standard.slow_excess),
-        slow_limit: duration("slow_limit"),
+        min_runs: table.read("min_runs", |field| field.number(RUNS)).unwrap_or(standard.min_runs),
+        slow_ratio: table.read("slow_ratio", Field::ratio).unwrap_or(standard.slow_ratio),
+        slow_excess: table.read("slow_excess", Field::duration).unwrap_or(standard.slow_excess),
+        slow_limit: table.read("slow_limit", Field::duration),
         slow_limits: table.get("slow_limits").map(|field| read_slow_limits(&field)).unwrap_or_default(),
     };
     let timing = Timing {
@@ -69,7 +64,7 @@ pub(crate) fn read(table: &Table<'_>) -> (latency::Settings, Timing) {
 fn read_slow_limits(field: &Field<'_>) -> BTreeMap<String, Duration> {
     let mut limits = BTreeMap::new();
     for (key, limit) in field.entries() {
-        // The name of a variable comes in lower case, which sorts behind the file's spelling and so beats it here too.
+        // The name of a variable is in lower case: it sorts behind the file's spelling, so it overrides it here too.
         if let Some(step) = step(key).filter(|step| *step == key || limit.is_outside()) {
             limits.extend(limit.duration().map(|limit| (step.to_owned(), limit)));
             continue;
@@ -89,7 +84,7 @@ fn read_slow_limits(field: &Field<'_>) -> BTreeMap<String, Duration> {
     limits
 }
 
-/// The step of this name in whatever case.
+/// The step of this name, in upper or lower case.
 fn step(name: &str) -> Option<&'static str> {
     STEPS.into_iter().find(|step| step.eq_ignore_ascii_case(name))
 }

@@ -1,5 +1,5 @@
-//! The tables that describe no target, one file a table, and what they come to together: whether the limits suffice
-//! (`capacity`), how many metric series there are (`series`).
+//! The tables other than those of targets, one file each; whether the limits suffice (`capacity`), and the number of metric
+//! series (`series`).
 
 pub(super) mod agent;
 pub(super) mod capacity;

@@ -1,6 +1,6 @@
-//! Where traces and metrics go: `[otlp]`, `[otlp.traces]`, `[otlp.metrics]`.
+//! The exporters of traces and metrics: `[otlp]`, `[otlp.traces]`, `[otlp.metrics]`.
 //!
-//! Settles what each of the two exporters does; builds none and opens no connection. Called by `load` and `probe`.
+//! Reads their settings; makes no exporter and opens no connection. Called by `load`.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -17,33 +17,30 @@ use crate::{
         targets::{account, consistency, url},
     },
     delivery::Protocol,
-    plan::Host,
+    plan::{Choice, Host},
     secret::{Edge, SecretSource},
 };
 
-pub(crate) static KEYS: TableKeys = TableKeys::new(
-    "otlp",
-    &[
-        "endpoint",
-        "protocol",
-        "headers",
-        "timeout",
-        "compression",
-        "ca_file",
-        "client_cert",
-        "client_key",
-        "proxy",
-        "traces",
-        "metrics",
-    ],
-);
-
-const SIGNAL_KEYS: &[&str] =
-    &["endpoint", "protocol", "headers", "timeout", "compression", "ca_file", "client_cert", "client_key", "proxy"];
+pub(crate) static KEYS: TableKeys = TableKeys::new("otlp", OTLP_KEYS);
+const OTLP_KEYS: &[&str] = &[
+    "endpoint",
+    "protocol",
+    "headers",
+    "timeout",
+    "compression",
+    "ca_file",
+    "client_cert",
+    "client_key",
+    "proxy",
+    "traces",
+    "metrics",
+];
+/// Without the tables of the signals.
+const SIGNAL_KEYS: &[&str] = OTLP_KEYS.split_at(9).0;
 pub(crate) static TRACES: TableKeys = TableKeys::new("otlp.traces", SIGNAL_KEYS);
 pub(crate) static METRICS: TableKeys = TableKeys::new("otlp.metrics", SIGNAL_KEYS);
 
-/// The two exporters. One without an endpoint exports nothing.
+/// The two exporters; none without an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Otlp {
     /// For runs.
@@ -52,167 +49,106 @@ pub struct Otlp {
     pub metrics: Option<Exporter>,
 }
 
-/// Everything that one OTLP exporter has to know.
+/// The settings of one OTLP exporter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exporter {
-    /// The URL to send to, as it is: with HTTP its path ends in `/v1/traces` or `/v1/metrics` unless the operator gave
-    /// one for this signal alone.
+    /// The URL of requests: with HTTP its path ends in `/v1/traces` or `/v1/metrics`, unless it is that of this signal's table.
     pub endpoint: String,
-    /// How it is sent.
+    /// The protocol.
     pub protocol: Protocol,
-    /// Headers to send with each request, names in lower case. Values are secrets, to be loaded before use.
+    /// Headers of each request, names in lower case. Values are secrets, to be loaded before use.
     pub headers: Vec<(String, SecretSource)>,
-    /// How long one attempt to send may take.
+    /// The deadline of an export.
     pub timeout: Duration,
-    /// Whether requests are compressed.
-    pub compression: Compression,
+    /// Whether requests are compressed by gzip.
+    pub gzip: bool,
     /// PEM file with the roots to trust, in place of the system's.
     pub ca_file: Option<PathBuf>,
-    /// PEM file with our own certificate.
+    /// PEM file with the client's certificate.
     pub client_cert: Option<PathBuf>,
     /// PEM file with its key.
     pub client_key: Option<PathBuf>,
-    /// The proxy on the way, if there is one.
+    /// The proxy, if any.
     pub route: Route,
 }
 
-/// How requests are compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Compression {
-    /// With gzip.
-    Gzip,
-    /// Not at all.
-    None,
+impl Choice for Protocol {
+    const WORDS: &'static [(&'static str, Self)] = &[("grpc", Self::Grpc), ("http/protobuf", Self::HttpProtobuf)];
 }
 
-impl Compression {
-    /// The word in configuration and flags.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Gzip => "gzip",
-            Self::None => "none",
-        }
-    }
-}
+/// The values of `compression`, for [`Exporter::gzip`].
+pub(crate) const COMPRESSION: &[(&str, bool)] = &[("gzip", true), ("none", false)];
 
-const PROTOCOL: &[(&str, Protocol)] = &[("grpc", Protocol::Grpc), ("http/protobuf", Protocol::HttpProtobuf)];
-const COMPRESSION: &[(&str, Compression)] = &[("gzip", Compression::Gzip), ("none", Compression::None)];
-
-/// The words of the key `protocol`.
-#[cfg(test)]
-pub(crate) fn protocols() -> Vec<&'static str> {
-    PROTOCOL.iter().map(|(word, _)| *word).collect()
-}
-
-/// The OTLP specification's own default, as no compression is.
+/// The default of the OTLP specification, as no compression is.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// IANA's port for OTLP over gRPC.
 const GRPC_PORT: u16 = 4317;
-
-/// What one of the three tables says.
-struct SignalSettings {
-    endpoint: Option<OtlpEndpoint>,
-    protocol: Option<Protocol>,
-    headers: Option<Vec<(String, SecretSource)>>,
-    timeout: Option<Duration>,
-    compression: Option<Compression>,
-    ca_file: Option<PathBuf>,
-    client_cert: Option<PathBuf>,
-    client_key: Option<PathBuf>,
-    proxy: Option<ProxySetting>,
-}
 
 struct OtlpEndpoint {
     url: String,
     scheme: &'static str,
     host: Host,
     port: Option<u16>,
-    /// Whether what is sent there can be read on its way.
+    /// Whether requests are in clear text to another host.
     exposed: bool,
 }
 
-/// Reads `[otlp]`.
 pub(crate) fn read(table: &Table<'_>, environment: &[(String, String)]) -> Otlp {
-    let base = SignalSettings::read(table);
-    let traces_table = table.table("traces", &TRACES);
-    let metrics_table = table.table("metrics", &METRICS);
-    let traces = SignalSettings::read(&traces_table);
-    let metrics = SignalSettings::read(&metrics_table);
-    Otlp {
-        traces: traces.over(&base, "/v1/traces", (&traces_table, table), environment),
-        metrics: metrics.over(&base, "/v1/metrics", (&metrics_table, table), environment),
-    }
+    let tables = [("traces", &TRACES), ("metrics", &METRICS)].map(|(signal, keys)| (signal, table.table(signal, keys)));
+    let [traces, metrics] = tables.map(|(signal, own)| exporter(signal, [table, &own], environment));
+    Otlp { traces, metrics }
 }
 
-impl SignalSettings {
-    fn read(table: &Table<'_>) -> Self {
-        Self {
-            endpoint: table.get("endpoint").and_then(|field| read_endpoint(&field)),
-            protocol: table.get("protocol").and_then(|field| field.choice(PROTOCOL)),
-            headers: table.get("headers").map(|field| read_headers(&field)),
-            timeout: table.get("timeout").and_then(|field| field.duration()),
-            compression: table.get("compression").and_then(|field| field.choice(COMPRESSION)),
-            ca_file: table.get("ca_file").and_then(|field| field.file()),
-            client_cert: table.get("client_cert").and_then(|field| field.file()),
-            client_key: table.get("client_key").and_then(|field| field.file()),
-            proxy: table.get("proxy").and_then(|field| proxy::read(&field)),
-        }
-    }
-
-    /// The exporter of one signal: its own settings, else the common ones.
-    fn over(
-        self,
-        base: &Self,
-        path: &str,
-        (table, common): (&Table<'_>, &Table<'_>),
-        environment: &[(String, String)],
-    ) -> Option<Exporter> {
-        let client_cert = self.client_cert.or_else(|| base.client_cert.clone());
-        let client_key = self.client_key.or_else(|| base.client_key.clone());
-        let own_pair = table.has("client_cert") || table.has("client_key");
-        consistency::check_pair(if own_pair { table } else { common }, client_cert.is_some(), client_key.is_some());
-        let own = self.endpoint.is_some();
-        let endpoint = self.endpoint.as_ref().or(base.endpoint.as_ref())?;
-        let by_port = if endpoint.port == Some(GRPC_PORT) { Protocol::Grpc } else { Protocol::HttpProtobuf };
-        let protocol = self.protocol.or(base.protocol).unwrap_or(by_port);
-        let headers = self.headers.or_else(|| base.headers.clone()).unwrap_or_default();
-        if endpoint.exposed && !headers.is_empty() {
-            let help = "use https:// in the endpoint";
-            let table = if table.has("headers") { table } else { common };
-            table.warn("headers", "headers, which may hold a key, go over the network in clear text", help);
-        }
-        let said = self.proxy.or_else(|| base.proxy.clone());
-        let setting = said.as_ref().unwrap_or(&ProxySetting::None);
-        let port = endpoint.port.unwrap_or(if endpoint.scheme == "https" { 443 } else { 80 });
-        let route = proxy::route(setting, (endpoint.scheme, &endpoint.host, port), environment, |what| {
-            let table = if table.has("proxy") { table } else { common };
-            table.error("proxy", what, "set it to http://HOST:PORT, or set proxy to none");
-        });
-        // One that is there and cannot be read has been noted.
-        let unsaid = said.is_none() && !table.has("proxy") && !common.has("proxy");
-        if let Some(reason) = route.reason.as_ref().filter(|_| unsaid) {
-            let help = "set proxy to environment to use it, or to none if that is meant";
-            common.warn("proxy", format!("{reason}: OTLP goes straight to its receiver"), help);
-        }
-        let url = match protocol {
-            Protocol::HttpProtobuf if !own => format!("{}{path}", endpoint.url.trim_end_matches('/')),
-            _ => endpoint.url.clone(),
-        };
-        Some(Exporter {
-            endpoint: url,
-            protocol,
-            headers,
-            timeout: self.timeout.or(base.timeout).unwrap_or(TIMEOUT),
-            compression: self.compression.or(base.compression).unwrap_or(Compression::None),
-            ca_file: self.ca_file.or_else(|| base.ca_file.clone()),
-            client_cert,
-            client_key,
-            route,
-        })
-    }
+/// The value of a key in a signal's own table, or else in the common one. Both are read, so that the errors of both are noted.
+fn get<'a, T>(tables: [&Table<'a>; 2], key: &'static str, read: impl Fn(&Field<'a>) -> Option<T>) -> Option<T> {
+    let [common, own] = tables.map(|table| table.read(key, &read));
+    own.or(common)
 }
 
-/// Reads `http(s)://HOST[:PORT][/PATH]`. It is not repeated in a problem: somebody may have put a password in.
+/// The exporter of one signal, by the common table and its own.
+fn exporter(signal: &str, tables: [&Table<'_>; 2], environment: &[(String, String)]) -> Option<Exporter> {
+    let [common, own] = tables;
+    // The table with the value of a key.
+    let table_of = |key| if own.has(key) { own } else { common };
+    let [common_endpoint, own_endpoint] = tables.map(|table| table.read("endpoint", read_endpoint));
+    let is_own = own_endpoint.is_some();
+    let protocol = get(tables, "protocol", Field::choice);
+    let headers = get(tables, "headers", |field| Some(read_headers(field))).unwrap_or_default();
+    let timeout = get(tables, "timeout", Field::duration).unwrap_or(TIMEOUT);
+    let gzip = get(tables, "compression", |field| field.one_of(COMPRESSION)).unwrap_or(false);
+    let ca_file = get(tables, "ca_file", Field::file);
+    let client_cert = get(tables, "client_cert", Field::file);
+    let client_key = get(tables, "client_key", Field::file);
+    let setting = get(tables, "proxy", proxy::read).unwrap_or(ProxySetting::None);
+    let pair = if own.has("client_cert") { own } else { table_of("client_key") };
+    consistency::check_pair(pair, client_cert.is_some(), client_key.is_some());
+    let endpoint = own_endpoint.or(common_endpoint)?;
+    let by_port = if endpoint.port == Some(GRPC_PORT) { Protocol::Grpc } else { Protocol::HttpProtobuf };
+    let protocol = protocol.unwrap_or(by_port);
+    if endpoint.exposed && !headers.is_empty() {
+        let help = "use https:// in the endpoint";
+        let what = "headers, which may hold a key, go over the network in clear text";
+        table_of("headers").warn("headers", what, help);
+    }
+    let port = endpoint.port.unwrap_or(if endpoint.scheme == "https" { 443 } else { 80 });
+    let route = proxy::route(&setting, (endpoint.scheme, &endpoint.host, port), environment, |what| {
+        table_of("proxy").error("proxy", what, "set it to http://HOST:PORT, or set proxy to none");
+    });
+    let is_set = table_of("proxy").has("proxy");
+    if let Some(reason) = route.reason.as_ref().filter(|_| !is_set) {
+        let help = "set proxy to environment to use it, or to none if that is meant";
+        common.warn("proxy", format!("{reason}: OTLP goes straight to its receiver"), help);
+    }
+    let endpoint = match protocol {
+        Protocol::HttpProtobuf if !is_own => {
+            format!("{}/v1/{signal}", endpoint.url.trim_end_matches('/'))
+        }
+        _ => endpoint.url,
+    };
+    Some(Exporter { endpoint, protocol, headers, timeout, gzip, ca_file, client_cert, client_key, route })
+}
+
+/// Reads `http(s)://HOST[:PORT][/PATH]`. A problem does not show it: it may contain a password.
 fn read_endpoint(field: &Field<'_>) -> Option<OtlpEndpoint> {
     let text = field.text()?;
     let refuse = |what: &str, help: &str| {
@@ -274,7 +210,7 @@ fn read_headers(field: &Field<'_>) -> Vec<(String, SecretSource)> {
     field.entries().into_iter().filter_map(header).collect()
 }
 
-/// A token (RFC 9110 §5.6.2), in lower case as HTTP/2 wants it (RFC 9113 §8.2).
+/// A token (RFC 9110 §5.6.2), in lower case as HTTP/2 requires (RFC 9113 §8.2).
 fn header_name(field: &Field<'_>, name: &str) -> Option<String> {
     let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     if name.is_empty() || !name.bytes().all(token) {
@@ -290,7 +226,7 @@ fn header_value(field: &Field<'_>, value: String) -> Option<Secret> {
         return None;
     }
     if let Some(edge) = Edge::of(&value) {
-        // RFC 9110 section 5.5: blanks around a value are no part of it.
+        // Whitespace around a value is not part of it (RFC 9110 §5.5).
         field.error(format!("the header's value {edge}, which HTTP does not carry"), "take it out");
         return None;
     }

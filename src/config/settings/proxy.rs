@@ -1,8 +1,7 @@
-//! Which way telemetry goes: `[otlp] proxy`, and the variables from which other programs take their proxy.
+//! The proxy of telemetry: `[otlp] proxy`, and the environment's proxy variables.
 //!
-//! One rule for gRPC and HTTP. Without the key there is no proxy, whatever the environment says; a receiver on this host is
-//! never reached through one. The URL may hold a password, so no text from here shows more of it than host and port. Opens
-//! no connection. Called by `otlp`.
+//! One rule for gRPC and HTTP. Without the key no proxy is used, and never one to a receiver on this host. A proxy's URL may
+//! contain a password, so messages show its host and port only. Opens no connection. Called by `otlp`.
 
 use std::{borrow::Cow, fmt, net::IpAddr};
 
@@ -11,42 +10,16 @@ use percent_encoding::percent_decode_str;
 
 use crate::{
     config::{sources::readers::Field, targets::url},
+    delivery::HttpProxy,
     plan::Host,
 };
 
-/// An HTTP proxy that opens tunnels (CONNECT).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ProxyUrl {
-    /// Its host.
-    pub host: Host,
-    /// Its port.
-    pub port: u16,
-    /// `USER:PASSWORD`, decoded.
-    pub credentials: Option<Secret>,
-}
-
-impl fmt::Display for ProxyUrl {
-    /// Without the credentials.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}:{}", bracketed(&self.host), self.port)
-    }
-}
-
-/// The host as it stands in a URL.
-pub(crate) fn bracketed(host: &Host) -> String {
-    match host {
-        Host::Address(IpAddr::V6(address)) => format!("[{address}]"),
-        Host::Address(address) => address.to_string(),
-        Host::Name(name) => name.clone(),
-    }
-}
-
-/// How an exporter reaches its receiver, and why so.
+/// How an exporter reaches its receiver, and why.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Route {
-    /// None is straight on.
-    pub proxy: Option<ProxyUrl>,
-    /// What decided it, if that was not the key alone.
+    /// The proxy; none is a direct connection.
+    pub proxy: Option<HttpProxy>,
+    /// The reason, unless it is the key alone.
     pub reason: Option<String>,
 }
 
@@ -66,12 +39,12 @@ impl fmt::Debug for Route {
     }
 }
 
-/// What the key says.
+/// The value of the key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ProxySetting {
     None,
     Environment,
-    Url(ProxyUrl),
+    Url(HttpProxy),
 }
 
 const HELP: &str = "write http://HOST:PORT, http://USER:PASSWORD@HOST:PORT, environment, or none";
@@ -79,19 +52,16 @@ const HELP: &str = "write http://HOST:PORT, http://USER:PASSWORD@HOST:PORT, envi
 /// Reads the key.
 pub(crate) fn read(field: &Field<'_>) -> Option<ProxySetting> {
     let text = field.text()?;
-    match text.as_str() {
-        "none" => return Some(ProxySetting::None),
-        "environment" => return Some(ProxySetting::Environment),
-        _ => {}
-    }
-    if !text.contains("://") {
-        field.error("it is neither a URL nor one of the words for it", HELP);
-        return None;
-    }
-    parse(&text).map(ProxySetting::Url).map_err(|problem| field.error(problem, HELP)).ok()
+    let setting = match text.as_str() {
+        "none" => Ok(ProxySetting::None),
+        "environment" => Ok(ProxySetting::Environment),
+        url if url.contains("://") => parse(url).map(ProxySetting::Url),
+        _ => Err("it is neither a URL nor one of the words for it".to_owned()),
+    };
+    setting.map_err(|problem| field.error(problem, HELP)).ok()
 }
 
-/// The way to an endpoint. `complain` gets what is wrong with a variable that decides it.
+/// The route to an endpoint. `complain` receives the problem of the variable that decides it.
 pub(crate) fn route(
     setting: &ProxySetting,
     endpoint: (&str, &Host, u16),
@@ -99,16 +69,16 @@ pub(crate) fn route(
     complain: impl FnOnce(String),
 ) -> Route {
     let (scheme, host, port) = endpoint;
-    let straight = |reason: Option<String>| Route { proxy: None, reason };
+    let direct = |reason: Option<String>| Route { proxy: None, reason };
     if *setting != ProxySetting::None && is_loopback(host) {
-        return straight(Some("the receiver is on this host".to_owned()));
+        return direct(Some("the receiver is on this host".to_owned()));
     }
     let get = |name: &str| environment.iter().rev().find(|(known, value)| known == name && !value.is_empty());
     let variable = || {
         let cgi = environment.iter().any(|(name, _)| name == "REQUEST_METHOD");
         let of_scheme = if scheme == "https" { ["https_proxy", "HTTPS_PROXY"] } else { ["http_proxy", "HTTP_PROXY"] };
         let names = of_scheme.into_iter().chain(["all_proxy", "ALL_PROXY"]);
-        // A header `Proxy:` sets it in a CGI program (CVE-2016-5385).
+        // In a CGI program the header `Proxy:` sets it (CVE-2016-5385).
         names.filter(|name| !(cgi && *name == "HTTP_PROXY")).find_map(get)
     };
     let exempting = || {
@@ -118,42 +88,40 @@ pub(crate) fn route(
     match setting {
         ProxySetting::Url(proxy) => Route { proxy: Some(proxy.clone()), reason: None },
         ProxySetting::None => {
-            let passed_over = variable().filter(|_| !is_loopback(host) && exempting().is_none());
-            straight(passed_over.map(|(name, _)| format!("{name} is set and is not used")))
+            let unused = variable().filter(|_| !is_loopback(host) && exempting().is_none());
+            direct(unused.map(|(name, _)| format!("{name} is set and is not used")))
         }
         ProxySetting::Environment => {
             if let Some((name, _)) = exempting() {
-                return straight(Some(format!("{name} names the receiver")));
+                return direct(Some(format!("{name} names the receiver")));
             }
             let Some((name, value)) = variable() else {
-                return straight(Some("the environment names none".to_owned()));
+                return direct(Some("the environment names none".to_owned()));
             };
-            // Other programs take one without a scheme for http.
+            // The default scheme is http, as in other programs.
             let url = if value.contains("://") { value.clone() } else { format!("http://{value}") };
             match parse(&url) {
                 Ok(proxy) => Route { proxy: Some(proxy), reason: Some(name.clone()) },
                 Err(problem) => {
                     complain(format!("the variable {name} cannot be used: {problem}"));
-                    straight(None)
+                    direct(None)
                 }
             }
         }
     }
 }
 
-/// Reads `http://[USER[:PASSWORD]@]HOST[:PORT][/]`. The error says nothing of the credentials.
-fn parse(url: &str) -> Result<ProxyUrl, String> {
+/// Reads `http://[USER[:PASSWORD]@]HOST[:PORT][/]`. The error contains no credentials.
+fn parse(url: &str) -> Result<HttpProxy, String> {
     let (scheme, rest) = url.split_once("://").ok_or("it is no URL")?;
     if !scheme.eq_ignore_ascii_case("http") {
-        let known = ["https", "socks", "socks4", "socks4a", "socks5", "socks5h"]
-            .iter()
-            .find(|it| scheme.eq_ignore_ascii_case(it));
-        return Err(match known {
+        let known = ["https", "socks", "socks4", "socks4a", "socks5", "socks5h"];
+        return Err(match known.iter().find(|known| scheme.eq_ignore_ascii_case(known)) {
             Some(scheme) => format!("a proxy by {scheme}:// is not supported, only one by http:// that allows CONNECT"),
             None => "only a proxy by http:// that allows CONNECT is supported".to_owned(),
         });
     }
-    // A password may hold anything, whatever ends the authority elsewhere.
+    // A password may contain characters that end the authority in other URLs.
     let (credentials, rest) =
         rest.rsplit_once('@').map_or((None, rest), |(credentials, rest)| (Some(credentials), rest));
     let place = rest.strip_suffix('/').unwrap_or(rest);
@@ -165,22 +133,21 @@ fn parse(url: &str) -> Result<ProxyUrl, String> {
         Some(_) => "its URL cannot be read".to_owned(),
     })?;
     let decoded = |text: &str| percent_decode_str(text).decode_utf8().ok().map(Cow::into_owned);
-    let credentials = match credentials.map(|both| both.split_once(':').unwrap_or((both, ""))) {
-        None => None,
-        Some((user, password)) => {
-            let pair =
-                decoded(user).zip(decoded(password)).ok_or("its user or password is not percent-encoded UTF-8")?;
-            if pair.0.contains(':') || [&pair.0, &pair.1].iter().any(|text| text.contains(char::is_control)) {
-                return Err("its user or password holds a character that cannot be sent".to_owned());
-            }
-            Some(Secret::new(format!("{}:{}", pair.0, pair.1)))
+    let credentials = credentials.map(|both| {
+        let (user, password) = both.split_once(':').unwrap_or((both, ""));
+        let (user, password) =
+            decoded(user).zip(decoded(password)).ok_or("its user or password is not percent-encoded UTF-8")?;
+        if user.contains(':') || [&user, &password].iter().any(|text| text.contains(char::is_control)) {
+            return Err("its user or password holds a character that cannot be sent");
         }
-    };
-    Ok(ProxyUrl { host, port: port.unwrap_or(80), credentials })
+        Ok(Secret::new(format!("{user}:{password}")))
+    });
+    let credentials = credentials.transpose()?;
+    Ok(HttpProxy::new(&host.bracketed(), port.unwrap_or(80), credentials.as_ref().map(Secret::expose)))
 }
 
-/// Whether the host is this one, as far as its name shows: an address of loopback or none at all, `localhost`, or a name
-/// under it (RFC 6761 §6.3).
+/// Whether the host is this one by its name: a loopback address or the unspecified one, `localhost`, or a name under it (RFC
+/// 6761 §6.3).
 pub(crate) fn is_loopback(host: &Host) -> bool {
     match host {
         Host::Address(address) => {
@@ -195,8 +162,8 @@ pub(crate) fn is_loopback(host: &Host) -> bool {
     }
 }
 
-/// Whether an entry of `NO_PROXY` is for this host: `*`, a name and all under it, an address, a network, each but the first
-/// and the last with a port or without.
+/// Whether an entry of `NO_PROXY` includes this host. It is `*`, a network, or a name with all names under it or an address, these
+/// two with or without a port.
 fn exempts(entry: &str, host: &Host, port: u16) -> bool {
     let entry = entry.trim();
     if entry == "*" {
@@ -226,18 +193,13 @@ fn exempts(entry: &str, host: &Host, port: u16) -> bool {
 
 /// Whether an address is in a network (RFC 4632 §3.1); none when the network cannot be read.
 fn is_within(address: IpAddr, network: &str, bits: &str) -> Option<bool> {
-    let bits: u32 = bits.parse().ok()?;
-    match (address, network.parse::<IpAddr>().ok()?) {
-        (IpAddr::V4(address), IpAddr::V4(network)) if bits <= 32 => {
-            let mask = u32::MAX.checked_shl(32 - bits).unwrap_or(0);
-            Some((address.to_bits() ^ network.to_bits()) & mask == 0)
-        }
-        (IpAddr::V6(address), IpAddr::V6(network)) if bits <= 128 => {
-            let mask = u128::MAX.checked_shl(128 - bits).unwrap_or(0);
-            Some((address.to_bits() ^ network.to_bits()) & mask == 0)
-        }
-        _ => None,
-    }
+    let (difference, width) = match (address, network.parse().ok()?) {
+        (IpAddr::V4(address), IpAddr::V4(network)) => (u128::from(address.to_bits() ^ network.to_bits()), 32_u32),
+        (IpAddr::V6(address), IpAddr::V6(network)) => (address.to_bits() ^ network.to_bits(), 128),
+        _ => return None,
+    };
+    let host_bits = width.checked_sub(bits.parse().ok()?)?;
+    Some(difference.checked_shr(host_bits).unwrap_or(0) == 0)
 }
 
 #[cfg(test)]
@@ -375,13 +337,13 @@ mod tests {
     #[test]
     fn credentials_are_decoded_and_never_shown() {
         let proxy = parse("HTTP://me%40x:ca%3Anary%2F@[fd12::1]:3128/").unwrap();
-        assert_eq!(proxy.credentials.as_ref().unwrap().expose(), "me@x:ca:nary/");
+        assert_eq!(proxy, HttpProxy::new("[fd12::1]", 3128, Some("me@x:ca:nary/")));
         assert_eq!(proxy.to_string(), "http://[fd12::1]:3128");
         assert!(!format!("{proxy:?} {:?}", ProxySetting::Url(proxy.clone())).contains("nary"));
-        assert_eq!(parse("http://me@p").unwrap().credentials.unwrap().expose(), "me:");
-        assert_eq!(parse("http://p").unwrap().port, 80);
+        assert_eq!(parse("http://me@p"), Ok(HttpProxy::new("p", 80, Some("me:"))));
+        assert_eq!(parse("http://p"), Ok(HttpProxy::new("p", 80, None)));
         // Not encoded as it should be.
-        assert_eq!(parse("http://me:can/ary@p:1").unwrap().credentials.unwrap().expose(), "me:can/ary");
+        assert_eq!(parse("http://me:can/ary@p:1"), Ok(HttpProxy::new("p", 1, Some("me:can/ary"))));
         for wrong in [
             "https://me:planted@p:1",
             "socks5://me:planted@p:1",

@@ -1,13 +1,9 @@
-//! How many metric series a configuration makes, and how many samples Prometheus sees of them at each scrape
-//! (docs/configuration.md), so that it can be refused before it costs anything.
+//! The number of metric series of a configuration, and of their samples in a scrape of Prometheus (docs/configuration.md).
 //!
-//! A histogram counts as one series for each set of attributes, as OpenTelemetry counts; in Prometheus it is one sample
-//! for each bucket, one for its sum and one for its count. Called by `load` and `describe`.
+//! A histogram is one series for each set of attributes, as in OpenTelemetry; in Prometheus it has a sample for each bucket, one
+//! for its sum and one for its count. Called by `load` and `describe`.
 
-use std::{
-    collections::HashMap,
-    ops::{Add, Mul},
-};
+use std::{collections::HashMap, ops::Add};
 
 use crate::{
     config::Config,
@@ -18,10 +14,10 @@ use crate::{
 /// FETCH, LOGOUT. STARTTLS comes on top.
 const COMMANDS: u64 = 8;
 
-/// `imaptrace.timing.duration` parts the time of a command into so many.
+/// The parts of a command's time in `imaptrace.timing.duration`.
 const TIMING_PARTS: u64 = 3;
 
-/// Ways of failing that an account is reckoned to show in its life: each adds a series for the run and one for the step.
+/// The allowance of error types for each account: each adds a series for the run and one for the step.
 const FAILURES: u64 = 5;
 
 /// `imaptrace.probe.skipped` has this many reasons.
@@ -29,14 +25,13 @@ const SKIP_REASONS: u64 = 4;
 
 /// Samples of a histogram with the fixed bounds: 16 buckets, the one without a bound, sum and count.
 pub const EXPLICIT_SAMPLES: u64 = 16 + 3;
-/// Samples of an exponential one as text, which has no buckets but the one without a bound: that, sum and count.
-/// Prometheus that reads native histograms counts it as one.
+/// Samples of an exponential one as text: the bucket without a bound, sum and count. With native histograms it is one.
 pub const EXPONENTIAL_SAMPLES: u64 = 3;
-/// Samples of one span's name in the span metrics of otel-collector.yaml: 14 buckets, the one without a bound, sum, count,
-/// and the number of calls.
+/// Samples of a span name in the span metrics of otel-collector.yaml: 14 buckets, the one without a bound, sum, count, and the
+/// number of calls.
 pub const SPAN_SAMPLES: u64 = 14 + 4;
 
-/// Numbers of series of both kinds.
+/// Numbers of series.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 struct SeriesCount {
     histograms: u64,
@@ -57,6 +52,10 @@ impl SeriesCount {
         let each = if exponential { EXPONENTIAL_SAMPLES } else { EXPLICIT_SAMPLES };
         each * self.histograms + self.others
     }
+
+    fn times(self, factor: u64) -> Self {
+        Self::new(factor * self.histograms, factor * self.others)
+    }
 }
 
 impl Add for SeriesCount {
@@ -67,29 +66,21 @@ impl Add for SeriesCount {
     }
 }
 
-impl Mul<SeriesCount> for u64 {
-    type Output = SeriesCount;
-
-    fn mul(self, series: SeriesCount) -> SeriesCount {
-        SeriesCount::new(self * series.histograms, self * series.others)
-    }
-}
-
 /// Of the agent itself: start lag and delivery duration; active runs, queue size and limit, time and success of the last
-/// reload, and how short of CPU it is (four).
+/// reload, and CPU shortage (four).
 const AGENT: SeriesCount = SeriesCount::new(2, 9);
-/// And what it has when runs were dropped, by reason.
+/// Dropped runs by reason.
 const AGENT_FAILING: SeriesCount = SeriesCount::new(0, 3);
 
-/// The same for each account: a run and a step for each way of failing; runs that were skipped.
+/// Of each account: a run and a step for each error type; skipped runs by reason.
 const ACCOUNT_FAILING: SeriesCount = SeriesCount::new(2 * FAILURES, SKIP_REASONS);
 
-/// Something that is counted, while all runs pass and with an allowance for failures.
+/// A number of samples without failures, and with an allowance for them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SampleEstimate {
     /// While all runs start and pass.
     pub passing: u64,
-    /// When each account has failed in five ways, and been skipped for each reason.
+    /// When each account has had five error types and all reasons for a skipped run.
     pub failing: u64,
 }
 
@@ -99,45 +90,41 @@ pub fn series(config: &Config) -> u64 {
     (passing + failing).count()
 }
 
-/// The number of samples that a scrape of the Collector finds of this agent. The description of the agent, `target_info`,
-/// is one of them; what Prometheus adds for each of its own targets (`up` and the like) is not.
+/// The number of this agent's samples in a scrape of the Collector, with `target_info` but without Prometheus's own, such as `up`.
 pub fn samples(config: &Config) -> SampleEstimate {
-    let exponential = config.metrics.series.exponential;
+    let kind = config.metrics.series.exponential;
     let (passing, failing) = all(config);
-    SampleEstimate { passing: 1 + passing.samples(exponential), failing: 1 + (passing + failing).samples(exponential) }
+    SampleEstimate { passing: 1 + passing.samples(kind), failing: 1 + (passing + failing).samples(kind) }
 }
 
-/// The number of samples that come on top from the span metrics of otel-collector.yaml, which are made of the traces: for
-/// each target and name of a span.
+/// The number of additional samples from the span metrics of otel-collector.yaml: for each target and name of a span.
 pub fn span_samples(config: &Config) -> SampleEstimate {
-    let names = |target: &Target| 1 + phases(target) + commands(target);
-    let passing: u64 = config.targets.iter().map(names).sum();
-    let targets: u64 = config.targets.iter().map(|_| 1).sum();
-    let samples = |names: u64| SPAN_SAMPLES * names;
-    SampleEstimate { passing: samples(passing), failing: samples(passing + 2 * FAILURES * targets) }
+    let passing = config.targets.iter().map(|target| 1 + phases(target) + commands(target));
+    let failing = passing.clone().map(|names| names + 2 * FAILURES);
+    SampleEstimate { passing: SPAN_SAMPLES * passing.sum::<u64>(), failing: SPAN_SAMPLES * failing.sum::<u64>() }
 }
 
-/// What tells an account's series from those of others: the name, the account, the journey, and the labels that metrics
-/// bear. Targets of one group share them when series are for groups.
+/// The attributes of an account's series: the name, the account, the journey, and labels. Targets of a group share them when
+/// series are for groups.
 type AccountKey<'a> = (&'a str, &'a str, &'a str, Vec<Option<&'a String>>);
 
-/// The series while all runs pass, and those that failures add.
+/// The series without failures, and those that failures add.
 fn all(config: &Config) -> (SeriesCount, SeriesCount) {
     let mut accounts: HashMap<AccountKey<'_>, (u64, SeriesCount)> = HashMap::new();
     for target in &config.targets {
         let families = if target.address == AddressChoice::Each { 2 } else { 1 };
-        let one = (families, families * per_account(target, config.metrics.series.timing));
+        let one = (families, per_account(target, config.metrics.series.timing).times(families));
         for account in &target.accounts {
             let labels = config.metrics.series.labels.iter().map(|label| target.labels.get(label)).collect();
             let name = target.series_name(config.metrics.per);
             let known = accounts.entry((name, &account.alias, target.journey.name().as_str(), labels)).or_default();
-            // Of targets that share them, the one with the most has those of the others too.
+            // Of targets that share series, the one with the most has all.
             if (one.0, one.1.count()) > (known.0, known.1.count()) {
                 *known = one;
             }
         }
     }
-    let each = accounts.into_values().map(|(families, series)| (series, families * ACCOUNT_FAILING));
+    let each = accounts.into_values().map(|(families, series)| (series, ACCOUNT_FAILING.times(families)));
     each.fold((AGENT, AGENT_FAILING), |sum, one| (sum.0 + one.0, sum.1 + one.1))
 }
 
@@ -145,7 +132,7 @@ fn commands(target: &Target) -> u64 {
     COMMANDS + u64::from(target.security == Security::StartTls)
 }
 
-/// Steps that are no command: connect, greeting, and as the case may be tls and resolve.
+/// Setup steps: connect, greeting, and possibly tls and resolve.
 fn phases(target: &Target) -> u64 {
     let tls = target.security != Security::None;
     2 + u64::from(tls) + u64::from(matches!(target.endpoint.host, Host::Name(_)))
@@ -154,8 +141,8 @@ fn phases(target: &Target) -> u64 {
 fn per_account(target: &Target, timing: bool) -> SeriesCount {
     let tls = target.security != Security::None;
     // First loading and the run's duration; up, last run, messages, bytes of the greeting, the certificate's end.
-    let single = SeriesCount::new(2, 4 + u64::from(tls));
-    // One duration and two directions of bytes for each command.
+    let single = SeriesCount::new(2 + phases(target), 4 + u64::from(tls));
+    // One duration and two directions of bytes.
     let of_command = SeriesCount::new(1 + if timing { TIMING_PARTS } else { 0 }, 2);
-    single + SeriesCount::new(phases(target), 0) + commands(target) * of_command
+    single + of_command.times(commands(target))
 }

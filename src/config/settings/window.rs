@@ -1,6 +1,4 @@
-//! Maintenance windows: `[[windows]]`.
-//!
-//! Reads no clock: whether a window is over is not known here. Called by `load`.
+//! Maintenance windows: `[[windows]]`. Reads no clock, so a window may be in the past. Called by `load`.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -34,26 +32,25 @@ const DAYS: [(&str, Weekday); 7] = [
     ("sun", Weekday::Sunday),
 ];
 
-/// Reads them all. The targets are needed to tell of a window that is for none; they are not there when one of them was
-/// wrong.
+/// Reads all windows. `targets`, for the warning of a window without one, are absent after an error in one of them.
 pub(crate) fn read(root: &Table<'_>, targets: Option<&[Target]>) -> Vec<Maintenance> {
     let tables = root.tables("windows", &KEYS);
     let groups: BTreeSet<String> = root
         .tables("groups", &options::GROUP)
         .iter()
-        .filter_map(|group| Some(group.get("name")?.as_text()?.to_owned()))
+        .filter_map(|group| group.read("name", Field::as_text).map(str::to_owned))
         .collect();
     let mut names = HashSet::new();
     let mut windows = Vec::new();
     for table in &tables {
-        let name = read_name(table);
+        let name = table.required("name", "the window has no name", "add name = \"…\": the log calls it so");
         let hours = read_hours(table);
         let scope = read_scope(table, &groups);
         let (Some(name), Some(hours), Some(scope)) = (name, hours, scope) else { continue };
         if !names.insert(name.clone()) {
             table.error("name", "another window has the same name", "give each window a name of its own");
         }
-        if targets.is_some_and(|targets| !targets.iter().any(|target| scope.holds(target))) {
+        if targets.is_some_and(|targets| !targets.iter().any(|target| scope.contains(target))) {
             let help = "a target has to fit targets, groups and labels, as far as they are given";
             table.warn("", "the window is for none of the targets", help);
         }
@@ -62,16 +59,11 @@ pub(crate) fn read(root: &Table<'_>, targets: Option<&[Target]>) -> Vec<Maintena
     windows
 }
 
-fn read_name(table: &Table<'_>) -> Option<String> {
-    let Some(field) = table.get("name") else {
-        table.error("name", "the window has no name", "add name = \"…\": the log calls it so");
-        return None;
-    };
-    field.text()
-}
-
-/// One end of a window.
+/// The beginning or the end of a window.
 enum WindowEnd {
+    Absent,
+    /// It could not be read, which was noted.
+    Misread,
     /// `"22:00"`; none is `"24:00"`.
     Daily(Option<Time>),
     /// `"2026-12-01T22:00:00+01:00"`.
@@ -81,14 +73,16 @@ enum WindowEnd {
 fn read_hours(table: &Table<'_>) -> Option<Hours> {
     let days = table.get("days").map(|field| read_days(&field));
     let zone = table.get("time_zone").map(|field| read_zone(&field));
-    let from = table.get("from").map(|field| read_end(&field));
-    let to = table.get("to").map(|field| read_end(&field));
+    let [from, to] = ["from", "to"].map(|key| match table.get(key) {
+        None => WindowEnd::Absent,
+        Some(field) => read_end(&field).unwrap_or(WindowEnd::Misread),
+    });
     match (from, to) {
-        (None, None) if days.is_none() => {
+        (WindowEnd::Absent, WindowEnd::Absent) if days.is_none() => {
             table.error("from", "the window has no time", "add days, or from and to");
             None
         }
-        (Some(Some(WindowEnd::Moment(from))), Some(Some(WindowEnd::Moment(to)))) => {
+        (WindowEnd::Moment(from), WindowEnd::Moment(to)) => {
             for key in ["days", "time_zone"] {
                 if table.has(key) {
                     let what = format!("{key} goes with times of the day alone, not with dates");
@@ -101,9 +95,8 @@ fn read_hours(table: &Table<'_>) -> Option<Hours> {
             }
             Some(Hours::Once { from, to })
         }
-        (Some(Some(WindowEnd::Moment(_))), other) | (other, Some(Some(WindowEnd::Moment(_)))) => {
-            // What is wrong with the other has been said.
-            if !matches!(other, Some(None)) {
+        (WindowEnd::Moment(_), other) | (other, WindowEnd::Moment(_)) => {
+            if !matches!(other, WindowEnd::Misread) {
                 let help = "write both as a time of the day, or both with date and offset from UTC";
                 table.error("from", "from and to are not of one kind", help);
             }
@@ -111,18 +104,18 @@ fn read_hours(table: &Table<'_>) -> Option<Hours> {
         }
         (from, to) => {
             let from = match from {
-                None => Time::midnight(),
-                Some(Some(WindowEnd::Daily(Some(time)))) => time,
-                Some(Some(_)) => {
+                WindowEnd::Absent => Time::midnight(),
+                WindowEnd::Daily(Some(time)) => time,
+                WindowEnd::Daily(None) => {
                     table.error("from", "no window begins at the end of a day", "write \"00:00\" and the day after");
                     return None;
                 }
-                Some(None) => return None,
+                _ => return None,
             };
             let to = match to {
-                None => None,
-                Some(Some(WindowEnd::Daily(time))) => time,
-                Some(_) => return None,
+                WindowEnd::Absent => None,
+                WindowEnd::Daily(time) => time,
+                _ => return None,
             };
             if to == Some(from) {
                 table.error("to", "the window ends when it begins", "for whole days take from and to out");
@@ -158,50 +151,41 @@ fn read_zone(field: &Field<'_>) -> Option<TimeZone> {
 
 fn read_end(field: &Field<'_>) -> Option<WindowEnd> {
     let text = field.text()?;
-    if let Some(end) = time_of_day(&text) {
-        return Some(WindowEnd::Daily(end));
+    let end = time_of_day(&text).or_else(|| text.parse().map(WindowEnd::Moment).ok());
+    if end.is_none() {
+        let help = "write \"22:00\", or \"2026-12-01T22:00:00+01:00\" for a window of one time";
+        field.error("it is neither a time of the day nor a date and time with its offset from UTC", help);
     }
-    if let Ok(moment) = text.parse() {
-        return Some(WindowEnd::Moment(moment));
-    }
-    let help = "write \"22:00\", or \"2026-12-01T22:00:00+01:00\" for a window of one time";
-    field.error("it is neither a time of the day nor a date and time with its offset from UTC", help);
-    None
+    end
 }
 
 /// `HH:MM`; `24:00` is the end of the day.
-#[expect(clippy::option_option, reason = "the end of the day is a time of the day, and no `Time`")]
-fn time_of_day(text: &str) -> Option<Option<Time>> {
+fn time_of_day(text: &str) -> Option<WindowEnd> {
     let (hour, minute) = text.split_once(':')?;
     let number = |digits: &str| -> Option<i8> {
         (digits.len() == 2 && digits.bytes().all(|byte| byte.is_ascii_digit())).then(|| digits.parse().ok())?
     };
     match (number(hour)?, number(minute)?) {
-        (24, 0) => Some(None),
-        (hour, minute) => Time::new(hour, minute, 0, 0).ok().map(Some),
+        (24, 0) => Some(WindowEnd::Daily(None)),
+        (hour, minute) => Time::new(hour, minute, 0, 0).ok().map(|time| WindowEnd::Daily(Some(time))),
     }
 }
 
 fn read_scope(table: &Table<'_>, groups: &BTreeSet<String>) -> Option<Scope> {
     let mut complete = true;
-    let mut list = |key| match table.get(key).map(|field| field.list()) {
-        None => Vec::new(),
-        Some(None) => {
-            complete = false;
-            Vec::new()
+    let mut list = |key| {
+        let words = table.read(key, Field::list);
+        if words.as_ref().is_some_and(Vec::is_empty) {
+            table.error(key, "it is empty", "name some, or take it out: then it is all");
         }
-        Some(Some(words)) => {
-            if words.is_empty() {
-                table.error(key, "it is empty", "name some, or take it out: then it is all");
-            }
-            words
-        }
+        complete &= words.is_some() || !table.has(key);
+        words.unwrap_or_default()
     };
     let targets = list("targets").into_iter().map(|(_, text)| Glob::new(&text)).collect();
     let mut named = Vec::new();
     for (field, name) in list("groups") {
         if !groups.contains(&name) {
-            let near = field.nearest(&name, groups.iter().map(String::as_str));
+            let near = field.reader.nearest(&name, groups.iter().map(String::as_str));
             let help = near.map(|near| format!("did you mean {near:?}?")).unwrap_or_default();
             field.error("there is no such group", help);
         }

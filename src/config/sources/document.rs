@@ -1,9 +1,11 @@
-//! The configuration file's text to figment's values, in memory that is bounded.
+//! Parses the configuration file's text into figment's values, in bounded memory.
 //!
-//! What `toml_edit` makes of a text takes 60 times the text, so that one of 16 MiB would take a gigabyte. Of a large text
-//! `[[targets]]`, `[[groups]]` and `[[windows]]`, which are nearly all of it, are parsed some at a time, and the rest as if they
-//! were not there; a rest that is large all the same is refused, by the number of its tokens, before it is parsed. What comes of
-//! it is weighed as it is made. Interprets nothing. Called by `source`.
+//! The document of `toml_edit` takes 60 times the memory of the text: a gigabyte for 16 MiB. So of a large text `[[targets]]`,
+//! `[[groups]]` and `[[windows]]`, which are nearly all of it, are parsed in parts, and the rest without them. A part with too
+//! many tokens is refused before it is parsed, and the memory of the values is estimated while they are made. Interprets
+//! nothing. Called by `tree`.
+
+use std::collections::BTreeMap;
 
 use figment::value::{Dict, Empty, Tag, Value};
 use toml_edit::{Document, Item, TableLike, TomlError};
@@ -13,42 +15,43 @@ use crate::config::sources::positions::{self, join};
 
 /// A smaller text is parsed as a whole.
 const SMALL: usize = 256 << 10;
-/// So much of a list is parsed at a time, at least one table of it.
+/// The size of a list's part, which has at least one table.
 const PART_SIZE: usize = 64 << 10;
-/// No piece has more tokens: they take up to 230 bytes each while it is parsed.
+/// The tokens of a part: each takes up to 230 bytes while it is parsed.
 const MOST_TOKENS: usize = 700_000;
-/// What the values may take, in bytes.
+/// The memory of the values, in bytes.
 const MOST: usize = 210 << 20;
-/// A table takes as much with its first key, and each key and element on top.
+/// The memory of a table with its first key, and of each further key and element.
 const TABLE: usize = 720;
 const KEY: usize = 80;
 const ELEMENT: usize = 40;
-/// No key lies deeper; also bounds the recursion over what comes from outside.
+/// The levels of a key; also bounds the recursion over text from outside.
 const DEEPEST: usize = 8;
-/// Lists of tables at the top, which a large file consists of.
+/// The top-level lists of tables that make a file large.
 const LISTS: [&str; 3] = ["targets", "groups", "windows"];
 
-/// What the file says.
+/// The content of the file.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Parsed {
     pub(crate) values: Dict,
-    /// Lists at the top, of which `values` has empty ones: they come from the file alone, so they stay out of the merge, where
-    /// each value is copied.
-    pub(crate) lists: Vec<(String, Vec<Value>)>,
-    /// The path of each key and list element as a hash, and where it begins.
+    /// Top-level lists, which are empty in `values`: only the file has them, so they are not part of the merge, which copies each
+    /// value.
+    pub(crate) lists: Lists,
+    /// The path of each key and list element as a hash, with its offset.
     pub(crate) found: Vec<(u64, u32)>,
 }
 
-/// Why there is nothing.
+type Lists = BTreeMap<String, Vec<Value>>;
+
+/// Why a text cannot be parsed.
 #[derive(Debug)]
 pub(crate) enum ParseFailure {
-    /// It is not TOML. With where the parser's places count from.
+    /// It is not TOML. With the offset of the parsed part.
     Syntax(TomlError, usize),
     /// It would take too much memory.
     TooMuch,
 }
 
-/// Reads a text.
 pub(crate) fn parse(text: &str) -> Result<Parsed, ParseFailure> {
     if text.len() >= SMALL
         && let Some(pieces) = pieces(text)?
@@ -59,7 +62,6 @@ pub(crate) fn parse(text: &str) -> Result<Parsed, ParseFailure> {
     parse_whole(text)
 }
 
-/// All at once.
 fn parse_whole(text: &str) -> Result<Parsed, ParseFailure> {
     if text.len() >= SMALL && Source::new(text).lex().nth(MOST_TOKENS).is_some() {
         return Err(ParseFailure::TooMuch);
@@ -68,15 +70,19 @@ fn parse_whole(text: &str) -> Result<Parsed, ParseFailure> {
     let mut reader = FileReader::default();
     let mut values = reader.table(document.as_table(), "");
     drop(document);
+    let lists = take_lists(&mut values);
+    reader.finish(values, lists)
+}
+
+fn take_lists(values: &mut Dict) -> Lists {
     let lists = values.iter_mut().filter_map(|(key, value)| match value {
         Value::Array(_, elements) => Some((key.clone(), std::mem::take(elements))),
         _ => None,
     });
-    let lists = lists.collect();
-    reader.finish(values, lists)
+    lists.collect()
 }
 
-/// A part of a text: tables of one of the lists, or something else.
+/// A part of a text: tables of one of the lists, or anything else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct TextPart {
     start: usize,
@@ -84,7 +90,7 @@ struct TextPart {
     list: Option<&'static str>,
 }
 
-/// Parts a text. None when a table of a list stands apart from the list, which only the whole shows the meaning of.
+/// Splits a text. None when a table of a list is apart from the list: then only the whole can be parsed.
 fn pieces(text: &str) -> Result<Option<Vec<TextPart>>, ParseFailure> {
     let mut pieces = Vec::new();
     let mut piece = TextPart { start: 0, end: 0, list: None };
@@ -99,7 +105,7 @@ fn pieces(text: &str) -> Result<Option<Vec<TextPart>>, ParseFailure> {
             let list = list(header);
             let inside = LISTS.into_iter().find(|name| is_below(header, name));
             let goes_on = match (list, inside) {
-                // In one batch with those before it.
+                // In one part with those before it.
                 (Some(list), _) => piece.list == Some(list) && at - piece.start < PART_SIZE,
                 (None, Some(name)) if piece.list == Some(name) => true,
                 (None, Some(_)) => return Ok(None),
@@ -133,23 +139,23 @@ fn pieces(text: &str) -> Result<Option<Vec<TextPart>>, ParseFailure> {
     Ok(Some(pieces))
 }
 
-/// The list whose next table begins with this header.
+/// The list to which this header adds a table.
 fn list(header: &str) -> Option<&'static str> {
     let name = header.strip_prefix("[[")?.split_once("]]")?.0.trim_matches([' ', '\t']);
     LISTS.into_iter().find(|list| *list == name)
 }
 
-/// Whether the header is of something in a table of this name, or may be: in quotes, or with space in front.
+/// Whether the header is that of a table inside `name`, or may be: in quotes, or with space in front.
 fn is_below(header: &str, name: &str) -> bool {
     let path = header.trim_start_matches(['[', ' ', '\t', '"', '\'']);
     path.strip_prefix(name)
         .is_some_and(|rest| !rest.starts_with(|next: char| next.is_ascii_alphanumeric() || "_-".contains(next)))
 }
 
-/// None when the pieces alone do not show what they mean together.
+/// None when only the whole can be parsed.
 fn parse_pieces(text: &str, pieces: &[TextPart]) -> Result<Option<Parsed>, ParseFailure> {
     let mut reader = FileReader::default();
-    // The rest, with everything in its place.
+    // The rest, at the same offsets.
     let mut rest = text.as_bytes().to_vec();
     for piece in pieces.iter().filter(|piece| piece.list.is_some()) {
         for byte in rest.get_mut(piece.start..piece.end).unwrap_or_default() {
@@ -159,48 +165,35 @@ fn parse_pieces(text: &str, pieces: &[TextPart]) -> Result<Option<Parsed>, Parse
         }
     }
     let Ok(rest) = String::from_utf8(rest) else { return Ok(None) };
-    let mut first_error: Option<(TomlError, usize)> = None;
-    let mut wrong = |error: TomlError, base: usize| {
-        let place = |error: &TomlError, base: usize| base + error.span().map_or(0, |span| span.start);
-        if first_error.as_ref().is_none_or(|(first, of)| place(&error, base) < place(first, *of)) {
-            first_error = Some((error, base));
-        }
-    };
+    let mut errors = Vec::new();
     let mut values = match Document::parse(rest.as_str()) {
         Ok(document) => reader.table(document.as_table(), ""),
         Err(error) => {
-            wrong(error, 0);
+            errors.push((error, 0));
             Dict::new()
         }
     };
     drop(rest);
-    let mut lists: Vec<(String, Vec<Value>)> = Vec::new();
-    for (key, value) in &mut values {
-        if LISTS.contains(&key.as_str()) {
-            return Ok(None);
-        }
-        if let Value::Array(_, elements) = value {
-            lists.push((key.clone(), std::mem::take(elements)));
-        }
+    if LISTS.iter().any(|list| values.contains_key(*list)) {
+        return Ok(None);
     }
+    let mut lists = take_lists(&mut values);
     for piece in pieces {
         let Some(name) = piece.list else { continue };
         reader.base = piece.start;
         let document = match Document::parse(text.get(piece.start..piece.end).unwrap_or_default()) {
             Ok(document) => document,
             Err(error) => {
-                wrong(error, piece.start);
+                errors.push((error, piece.start));
                 continue;
             }
         };
         let Some(Item::ArrayOfTables(tables)) = document.as_table().get(name) else { return Ok(None) };
-        let at = lists.iter().position(|(list, _)| list == name).unwrap_or_else(|| {
+        let elements = lists.entry(name.to_owned()).or_insert_with(|| {
             reader.note(name, document.as_table().key(name).and_then(toml_edit::Key::span));
             values.insert(name.to_owned(), Value::Array(Tag::Default, Vec::new()));
-            lists.push((name.to_owned(), Vec::new()));
-            lists.len() - 1
+            Vec::new()
         });
-        let Some((_, elements)) = lists.get_mut(at) else { continue };
         for table in tables {
             elements.push(reader.element(table, &format!("{name}[{}]", elements.len())));
         }
@@ -208,26 +201,27 @@ fn parse_pieces(text: &str, pieces: &[TextPart]) -> Result<Option<Parsed>, Parse
             return Err(ParseFailure::TooMuch);
         }
     }
-    match first_error {
+    let first = errors.into_iter().min_by_key(|(error, base)| base + error.span().map_or(0, |span| span.start));
+    match first {
         Some((error, base)) => Err(ParseFailure::Syntax(error, base)),
         None => reader.finish(values, lists).map(Some),
     }
 }
 
-/// Turns tables into figment's values and notes where each key stands.
+/// Converts tables into figment's values and notes the offset of each key.
 #[derive(Default)]
 struct FileReader {
     found: Vec<(u64, u32)>,
-    /// How many tables are open.
+    /// The level of the current table.
     depth: usize,
-    /// Where the text begins that is read, in the file.
+    /// The offset of the parsed part in the file.
     base: usize,
-    /// Nearly what the values take.
+    /// The estimated memory of the values.
     weight: usize,
 }
 
 impl FileReader {
-    fn finish(self, values: Dict, lists: Vec<(String, Vec<Value>)>) -> Result<Parsed, ParseFailure> {
+    fn finish(self, values: Dict, lists: Lists) -> Result<Parsed, ParseFailure> {
         if self.weight > MOST {
             return Err(ParseFailure::TooMuch);
         }
@@ -236,7 +230,7 @@ impl FileReader {
 
     fn table(&mut self, table: &dyn TableLike, path: &str) -> Dict {
         let mut values = Dict::new();
-        // An error has come up long before this level, so what lies below is left out.
+        // The readers report an unknown key above this level.
         if self.depth > DEEPEST {
             return values;
         }
@@ -245,7 +239,7 @@ impl FileReader {
             self.weight += TABLE;
         }
         for (key, item) in table.iter() {
-            // What is beyond that is thrown away: the values as a whole are refused.
+            // The values will be refused.
             if self.weight > MOST {
                 break;
             }
@@ -274,7 +268,6 @@ impl FileReader {
         }
     }
 
-    /// A table of a list.
     fn element(&mut self, table: &toml_edit::Table, path: &str) -> Value {
         self.weight += ELEMENT;
         self.note(path, table.span());
@@ -290,7 +283,7 @@ impl FileReader {
             toml_edit::Value::Integer(number) => Value::from(*number.value()),
             toml_edit::Value::Float(number) => Value::from(*number.value()),
             toml_edit::Value::Boolean(flag) => Value::from(*flag.value()),
-            // No key takes a date and TOML has no empty value, so this one stands for it.
+            // No key is a date, and TOML has no empty value: this one represents a date.
             toml_edit::Value::Datetime(_) => Value::Empty(Tag::Default, Empty::Unit),
             toml_edit::Value::InlineTable(table) => Value::Dict(Tag::Default, self.table(table, path)),
             toml_edit::Value::Array(array) => {
@@ -323,7 +316,6 @@ mod tests {
         parsed.found.sort_by_key(|(path, _)| *path);
         parsed.found.reverse();
         parsed.found.dedup_by_key(|(path, _)| *path);
-        parsed.lists.sort_by(|one, other| one.0.cmp(&other.0));
         parsed
     }
 

@@ -1,7 +1,7 @@
-//! The bytes of the configuration file and of files of targets, which may be anything that a path can lead to.
+//! Reads the configuration file and the files of targets, whose paths may be of any kind of file.
 //!
-//! Takes regular files, and pipes where the caller can do with them; reads no more than [`LARGEST`], and waits for no
-//! pipe and no file system longer than it says. Called by `source` and `listed`.
+//! Accepts regular files, and pipes if the caller does; reads at most [`LARGEST`], and has a deadline for each pipe and file
+//! system. Called by `tree` and `file_sd`.
 
 use std::{
     fs::{File, OpenOptions},
@@ -18,37 +18,28 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::{blocking, clock};
 
-/// A file system has so long for one file, or for the names in one directory.
+/// The deadline for one file, or for the names in one directory.
 const TO_ANSWER: Duration = Duration::from_secs(10);
-/// No file is larger, in bytes. 10,000 targets with labels make about one million.
+/// The largest file in bytes. 10,000 targets with labels take about one million.
 pub(crate) const LARGEST: usize = 16 << 20;
-/// For a writer to open the pipe.
+/// The deadline for a writer to open the pipe.
 const TO_OPEN: Duration = Duration::from_secs(5);
-/// For the next bytes of a writer that has the pipe open: a program may have to fetch them first.
+/// The deadline for the next bytes of a writer, which may have to fetch them.
 const TO_WRITE: Duration = Duration::from_secs(30);
 
-/// What may be read.
+/// The kinds of files to accept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kinds {
-    /// Regular files: what is read again later has to be there again.
+    /// Regular files: a reload reads them again.
     Files,
-    /// Pipes as well, named or not: `/dev/stdin`, process substitution.
+    /// Pipes too, named or not: `/dev/stdin`, process substitution.
     FilesAndPipes,
 }
 
-/// What a path led to.
-enum Content {
-    Bytes(Vec<u8>),
-    Pipe(File),
-}
-
-/// All that is in it. An error says what is the matter, not with which path; its kind is [`ErrorKind::TimedOut`] when the file
-/// system did not answer.
+/// The content of a file. An error does not contain the path; its kind is [`ErrorKind::TimedOut`] when the file system did not
+/// answer.
 pub(crate) fn read(path: &Path, kinds: Kinds) -> io::Result<Vec<u8>> {
-    match answered(path, move |path| open(path, kinds))? {
-        Content::Bytes(bytes) => Ok(bytes),
-        Content::Pipe(pipe) => read_pipe(&pipe),
-    }
+    answered(path, move |path| open(path, kinds))?.or_else(|pipe| read_pipe(&pipe))
 }
 
 /// The names in a directory that are UTF-8. Errors are those of [`read`].
@@ -59,7 +50,7 @@ pub(crate) fn names(directory: &Path) -> io::Result<Vec<String>> {
     })
 }
 
-/// What the call comes to, or that its file system did not answer.
+/// The result of a call, or that its file system did not answer.
 fn answered<T: Send + 'static>(
     path: &Path,
     call: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
@@ -68,15 +59,16 @@ fn answered<T: Send + 'static>(
         .unwrap_or_else(|unfinished| Err(io::Error::new(ErrorKind::TimedOut, unfinished)))
 }
 
+/// The content of a file, or a pipe to read.
 #[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
-fn open(path: &Path, kinds: Kinds) -> io::Result<Content> {
-    // Opening a pipe would wait for its other end, and a terminal would become ours.
+fn open(path: &Path, kinds: Kinds) -> io::Result<Result<Vec<u8>, File>> {
+    // Opening a pipe would wait for its other end, and a terminal would become the controlling one.
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     let meta = file.metadata()?;
     let kind = meta.file_type();
     if kind.is_fifo() && kinds == Kinds::FilesAndPipes {
-        return Ok(Content::Pipe(file));
+        return Ok(Err(file));
     }
     if !kind.is_file() {
         return Err(io::Error::other(match kinds {
@@ -85,13 +77,13 @@ fn open(path: &Path, kinds: Kinds) -> io::Result<Content> {
             Kinds::FilesAndPipes => "it is neither a file nor a pipe",
         }));
     }
-    // Known beforehand of most; of a file that grows, or that reports no size, it shows while it is read.
+    // A file that grows, or that reports no size, is checked while it is read.
     if meta.len() > LARGEST as u64 {
         return Err(too_large());
     }
     let mut bytes = Vec::with_capacity(usize::try_from(meta.len()).unwrap_or(0));
     file.take(LARGEST as u64 + 1).read_to_end(&mut bytes)?;
-    if bytes.len() > LARGEST { Err(too_large()) } else { Ok(Content::Bytes(bytes)) }
+    if bytes.len() > LARGEST { Err(too_large()) } else { Ok(Ok(bytes)) }
 }
 
 fn read_pipe(pipe: &File) -> io::Result<Vec<u8>> {
@@ -100,7 +92,7 @@ fn read_pipe(pipe: &File) -> io::Result<Vec<u8>> {
     let mut reader = pipe;
     loop {
         match reader.read(&mut buffer) {
-            // It is not open for writing yet, or was closed before anything was written.
+            // No writer has opened it yet, or a writer has closed it without writing.
             Ok(0) if bytes.is_empty() => match wait(pipe, TO_OPEN)? {
                 Some(ready) if ready.contains(PollFlags::POLLIN) => {}
                 Some(_) => return Ok(bytes),
@@ -125,7 +117,7 @@ fn read_pipe(pipe: &File) -> io::Result<Vec<u8>> {
     }
 }
 
-/// What the pipe is ready for; none when it was ready for nothing in all that time.
+/// What the pipe is ready for; none at the deadline.
 fn wait(pipe: &File, within: Duration) -> io::Result<Option<PollFlags>> {
     let mut asked = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
     let within = PollTimeout::try_from(within).unwrap_or(PollTimeout::MAX);

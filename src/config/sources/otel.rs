@@ -1,8 +1,7 @@
-//! OpenTelemetry's own variables: which key each of them sets, which are refused, and the resource.
+//! OpenTelemetry's own variables: the key that each one sets, those that are refused, and the resource.
 //!
-//! They count as environment: above the file, below `IMAPTRACE__*` variables and flags. An empty one is as good as
-//! unset (OpenTelemetry specification, "Environment Variable Specification"). Variables that are not named here are
-//! left alone. Called by `source` and by `load`.
+//! They rank above the file and below `IMAPTRACE__*` variables and flags. An empty one counts as unset (OpenTelemetry
+//! specification, "Environment Variable Specification"). Other variables are ignored. Called by `tree` and `load`.
 
 use percent_encoding::percent_decode_str;
 
@@ -11,72 +10,65 @@ use crate::{
     telemetry::ResourceSettings,
 };
 
-type KeyPath = &'static [&'static str];
+type KeyPath = Vec<&'static str>;
 
-/// Variable, the key it sets, and whether its value is a bare number of milliseconds.
-const SETTINGS: &[(&str, KeyPath, bool)] = &[
-    ("OTEL_EXPORTER_OTLP_ENDPOINT", &["otlp", "endpoint"], false),
-    ("OTEL_EXPORTER_OTLP_PROTOCOL", &["otlp", "protocol"], false),
-    ("OTEL_EXPORTER_OTLP_HEADERS", &["otlp", "headers"], false),
-    ("OTEL_EXPORTER_OTLP_TIMEOUT", &["otlp", "timeout"], true),
-    ("OTEL_EXPORTER_OTLP_COMPRESSION", &["otlp", "compression"], false),
-    ("OTEL_EXPORTER_OTLP_CERTIFICATE", &["otlp", "ca_file"], false),
-    ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", &["otlp", "client_cert"], false),
-    ("OTEL_EXPORTER_OTLP_CLIENT_KEY", &["otlp", "client_key"], false),
-    ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &["otlp", "traces", "endpoint"], false),
-    ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", &["otlp", "traces", "protocol"], false),
-    ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", &["otlp", "traces", "headers"], false),
-    ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", &["otlp", "traces", "timeout"], true),
-    ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", &["otlp", "traces", "compression"], false),
-    ("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", &["otlp", "traces", "ca_file"], false),
-    ("OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE", &["otlp", "traces", "client_cert"], false),
-    ("OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY", &["otlp", "traces", "client_key"], false),
-    ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", &["otlp", "metrics", "endpoint"], false),
-    ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", &["otlp", "metrics", "protocol"], false),
-    ("OTEL_EXPORTER_OTLP_METRICS_HEADERS", &["otlp", "metrics", "headers"], false),
-    ("OTEL_EXPORTER_OTLP_METRICS_TIMEOUT", &["otlp", "metrics", "timeout"], true),
-    ("OTEL_EXPORTER_OTLP_METRICS_COMPRESSION", &["otlp", "metrics", "compression"], false),
-    ("OTEL_EXPORTER_OTLP_METRICS_CERTIFICATE", &["otlp", "metrics", "ca_file"], false),
-    ("OTEL_EXPORTER_OTLP_METRICS_CLIENT_CERTIFICATE", &["otlp", "metrics", "client_cert"], false),
-    ("OTEL_EXPORTER_OTLP_METRICS_CLIENT_KEY", &["otlp", "metrics", "client_key"], false),
-    ("OTEL_METRIC_EXPORT_INTERVAL", &["metrics", "export_interval"], true),
+/// The ends of `OTEL_EXPORTER_OTLP_*`, `OTEL_EXPORTER_OTLP_TRACES_*` and `OTEL_EXPORTER_OTLP_METRICS_*`, with the key that each
+/// sets.
+const EXPORTER: [(&str, &str); 8] = [
+    ("ENDPOINT", "endpoint"),
+    ("PROTOCOL", "protocol"),
+    ("HEADERS", "headers"),
+    ("TIMEOUT", "timeout"),
+    ("COMPRESSION", "compression"),
+    ("CERTIFICATE", "ca_file"),
+    ("CLIENT_CERTIFICATE", "client_cert"),
+    ("CLIENT_KEY", "client_key"),
 ];
+
+/// The key that a variable sets, if any.
+fn key(variable: &str) -> Option<KeyPath> {
+    if variable == "OTEL_METRIC_EXPORT_INTERVAL" {
+        return Some(vec!["metrics", "export_interval"]);
+    }
+    let rest = variable.strip_prefix("OTEL_EXPORTER_OTLP_")?;
+    let signals = [("TRACES_", Some("traces")), ("METRICS_", Some("metrics")), ("", None)];
+    let (end, signal) = signals.into_iter().find_map(|(start, signal)| Some((rest.strip_prefix(start)?, signal)))?;
+    let (_, key) = EXPORTER.into_iter().find(|(name, _)| *name == end)?;
+    Some(["otlp"].into_iter().chain(signal).chain([key]).collect())
+}
 
 const SERVICE_NAME: &str = "OTEL_SERVICE_NAME";
 const RESOURCE_ATTRIBUTES: &str = "OTEL_RESOURCE_ATTRIBUTES";
 
-const SAMPLER: &str =
-    "every run is a trace of its own and all are kept: a sampled-out run would be a gap in the measurement";
-const BATCH: &str =
-    "runs wait in imaptrace's own queue, not in the SDK's batch processor, so this would have no effect";
+/// The start of refused variables, and the reason.
+const REFUSED: [(&str, &str); 2] = [
+    (
+        "OTEL_TRACES_SAMPLER",
+        "every run is a trace of its own and all are kept: a sampled-out run would be a gap in the measurement",
+    ),
+    ("OTEL_BSP_", "runs wait in imaptrace's own queue, not in the SDK's batch processor, so this would have no effect"),
+];
 
-/// Whether a variable of this name means something here.
+/// Whether a variable of this name is read.
 pub(crate) fn is_read(variable: &str) -> bool {
-    SETTINGS.iter().any(|(name, ..)| *name == variable) || matches!(variable, SERVICE_NAME | RESOURCE_ATTRIBUTES)
+    key(variable).is_some() || matches!(variable, SERVICE_NAME | RESOURCE_ATTRIBUTES)
 }
 
-/// The settings that the variables make: variable, key and raw value. Refused ones become problems.
+/// The variable, the key and the raw value of each setting. Refused ones become problems.
 pub(crate) fn settings<'a>(
     environment: &'a [(String, String)],
     problems: &mut Vec<Problem>,
 ) -> Vec<(&'a str, KeyPath, String)> {
     let mut settings = Vec::new();
     for (variable, value) in environment.iter().filter(|(_, value)| !value.is_empty()) {
-        let refusal = if variable.starts_with("OTEL_TRACES_SAMPLER") {
-            Some(SAMPLER)
-        } else if variable.starts_with("OTEL_BSP_") {
-            Some(BATCH)
-        } else {
-            None
-        };
-        if let Some(reason) = refusal {
+        for (_, reason) in REFUSED.iter().filter(|(start, _)| variable.starts_with(start)) {
             problems.push(problem(variable, format!("not taken: {reason}"), "unset it"));
         }
-        let Some((_, key, millis)) = SETTINGS.iter().find(|(name, ..)| name == variable) else { continue };
-        if !millis {
-            settings.push((variable.as_str(), *key, value.clone()));
+        let Some(key) = key(variable) else { continue };
+        if !matches!(key.last(), Some(&("timeout" | "export_interval"))) {
+            settings.push((variable.as_str(), key, value.clone()));
         } else if value.bytes().all(|byte| byte.is_ascii_digit()) {
-            settings.push((variable.as_str(), *key, format!("{value}ms")));
+            settings.push((variable.as_str(), key, format!("{value}ms")));
         } else {
             let what = format!("{value:?} is not a whole number of milliseconds: expected digits alone, such as 10000");
             problems.push(problem(variable, what, "OpenTelemetry's variables take no unit: 10000 is ten seconds"));
@@ -99,13 +91,8 @@ pub(crate) fn resource(environment: &[(String, String)], problems: &mut Vec<Prob
                 "write a comma inside a value as %2C, a % as %25",
             )),
         }
-        attributes.retain(|(key, value)| {
-            let is_name = key == "service.name";
-            if is_name {
-                service_name = Some(value.clone());
-            }
-            !is_name
-        });
+        let names = attributes.extract_if(.., |(key, _)| key == "service.name");
+        service_name = names.last().map(|(_, name)| name);
     }
     if let Some((_, value)) = get(SERVICE_NAME) {
         service_name = Some(value.clone());
@@ -127,7 +114,7 @@ pub(crate) fn pairs(text: &str) -> Option<Vec<(String, String)>> {
 }
 
 fn problem(variable: &str, what: String, help: &str) -> Problem {
-    Problem { place: Place::Variable(variable.to_owned()), key: String::new(), what, help: Some(help.to_owned()) }
+    Problem::new(Place::Variable(variable.to_owned()), what, help)
 }
 
 #[cfg(test)]

@@ -1,21 +1,20 @@
-//! Where a key stands in the file, line and column, for a file of any shape: one line of 16 MiB as well as as many lines.
+//! Line and column of each key of the file, for any file: one line of 16 MiB, or millions of lines.
 //!
-//! Of each key a hash and an offset are kept, and line and column are counted when somebody asks. Filled by `source`.
+//! Each key is kept as a hash and an offset; line and column are counted on demand. Filled by `tree`.
 
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher, Hash};
 
-/// The places of all keys of a file.
+/// The positions of all keys of a file.
 #[derive(Default)]
 pub(crate) struct Positions {
     text: String,
     lines: LineIndex,
-    /// Paths as hashes, in order, with the offsets at which they begin. Two that have one hash would be shown at one
-    /// place, which is all that goes by it.
+    /// Paths as hashes, in order, with their offsets. Two paths with the same hash would be shown at one position.
     found: Vec<(u64, u32)>,
 }
 
 impl Positions {
-    /// `found` in any order; of a path that is there twice the last counts.
+    /// `found` in any order; of two entries of a path the last one counts.
     pub(crate) fn new(text: &str, mut found: Vec<(u64, u32)>) -> Self {
         found.sort_by_key(|(path, _)| *path);
         Self { text: text.to_owned(), lines: LineIndex::new(text), found }
@@ -31,91 +30,55 @@ impl Positions {
     }
 }
 
-/// `a.b`, or `b` at the top; a key that TOML would quote is quoted.
+/// `a.b`, or `b` at the top level; a key is quoted as in TOML.
 pub(crate) fn join(path: &str, key: &str) -> String {
     let bare = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
     let key = if bare { key.to_owned() } else { format!("{key:?}") };
     if path.is_empty() { key } else { format!("{path}.{key}") }
 }
 
-/// What a path is known by.
-pub(crate) fn hash(path: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    path.hash(&mut hasher);
-    hasher.finish()
+/// The same for equal values in one process.
+pub(crate) fn hash(value: impl Hash) -> u64 {
+    BuildHasherDefault::<DefaultHasher>::new().hash_one(value)
 }
 
-/// No more bytes than this are looked at to find a place.
+/// A position is counted from the start of a block of this many bytes.
 const BLOCK: usize = 256;
 
 /// Byte offset to line and column, both counted from 1, columns in characters.
 #[derive(Default)]
 pub(crate) struct LineIndex {
-    blocks: Vec<Block>,
-}
-
-/// What is in front of a block.
-#[derive(Clone, Copy, Default)]
-struct Block {
-    lines: u32,
-    characters: u32,
-    /// Where the line begins that the block begins in.
-    line: u32,
+    /// The position at the start of each block.
+    blocks: Vec<(usize, usize)>,
 }
 
 impl LineIndex {
-    /// For a text of less than 4 GiB.
     pub(crate) fn new(text: &str) -> Self {
-        let mut before = Block::default();
-        let mut blocks = Vec::with_capacity(text.len() / BLOCK + 1);
-        let mut at = 0;
+        let mut position = (1, 1);
+        let mut blocks = vec![position];
         for bytes in text.as_bytes().chunks(BLOCK) {
-            blocks.push(before);
-            before.lines += count(bytes, is_end);
-            before.characters += count(bytes, is_first);
-            if let Some(end) = memchr::memrchr(b'\n', bytes) {
-                before.line = u32::try_from(at + end + 1).unwrap_or(u32::MAX);
-            }
-            at += bytes.len();
+            position = advance(position, bytes);
+            blocks.push(position);
         }
-        blocks.push(before);
         Self { blocks }
     }
 
-    /// The place of the byte at `offset` of the text.
+    /// The position of the byte at `offset` of the text.
     pub(crate) fn position(&self, text: &str, offset: usize) -> (usize, usize) {
         let offset = offset.min(text.len());
-        let (block, inside) = self.block(text, offset);
-        let line = memchr::memrchr(b'\n', inside).map_or(block.line as usize, |end| offset - inside.len() + end + 1);
-        let column = self.characters(text, offset) - self.characters(text, line);
-        ((block.lines + count(inside, is_end)) as usize + 1, column as usize + 1)
-    }
-
-    /// Characters that begin before an offset.
-    fn characters(&self, text: &str, offset: usize) -> u32 {
-        let (block, inside) = self.block(text, offset);
-        block.characters + count(inside, is_first)
-    }
-
-    /// The block that an offset is in, and its bytes up to there.
-    fn block<'t>(&self, text: &'t str, offset: usize) -> (Block, &'t [u8]) {
-        let start = offset / BLOCK * BLOCK;
-        let block = self.blocks.get(offset / BLOCK).copied().unwrap_or_default();
-        (block, text.as_bytes().get(start..offset).unwrap_or_default())
+        let block = offset / BLOCK;
+        let start = self.blocks.get(block).copied().unwrap_or((1, 1));
+        advance(start, text.as_bytes().get(block * BLOCK..offset).unwrap_or_default())
     }
 }
 
-fn count(bytes: &[u8], counts: impl Fn(u8) -> bool) -> u32 {
-    u32::try_from(bytes.iter().filter(|byte| counts(**byte)).count()).unwrap_or(u32::MAX)
-}
-
-fn is_end(byte: u8) -> bool {
-    byte == b'\n'
-}
-
-/// Whether a character begins with it, in UTF-8.
-fn is_first(byte: u8) -> bool {
-    byte & 0xc0 != 0x80
+/// The position behind some bytes.
+fn advance((line, column): (usize, usize), bytes: &[u8]) -> (usize, usize) {
+    let lines = memchr::memchr_iter(b'\n', bytes).count();
+    let last = bytes.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
+    // All bytes but those that continue a character in UTF-8.
+    let characters = last.iter().filter(|byte| **byte & 0xc0 != 0x80).count();
+    (line + lines, if lines > 0 { 1 } else { column } + characters)
 }
 
 #[cfg(test)]

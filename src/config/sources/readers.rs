@@ -1,7 +1,7 @@
-//! Typed readers over the merged tree. They never stop at the first problem: each notes what it found and goes on.
+//! Typed readers over the merged tree. Each one notes every problem that it finds and continues.
 //!
-//! Knows types, not keys' meanings; those are in `target`, `otlp` and `load`. A value that does not fit is shown only
-//! where it cannot be a secret: numbers, durations, sizes and words out of a closed list.
+//! They know types; `targets`, `settings` and `load` know the meaning of keys. A value that does not fit is shown only where it
+//! cannot be a secret: numbers, durations, sizes and words of a closed list.
 
 mod files;
 mod quantity;
@@ -18,7 +18,7 @@ use figment::value::{Dict, Value};
 use crate::{
     config::{
         problem::{Place, Problem, Problems, nearest},
-        problem_collector::ProblemCollector,
+        problem_collector::{ProblemCollector, Severity},
         sources::{
             positions::join,
             schema::{self, Schema, TableKeys},
@@ -28,23 +28,23 @@ use crate::{
     secret::shown_variable,
 };
 
-/// A table with at most so many keys names them all when one is not known.
+/// A table with at most this many keys lists them all when a key is unknown.
 const FEW: usize = 12;
-/// What all guesses together may cost, in pairs of letters that are compared: each wrong name is held against all others.
-const GUESSES: usize = 50_000_000;
+/// The cost of all suggestions, in pairs of letters that are compared: each wrong name is compared with all others.
+const SUGGESTIONS: usize = 50_000_000;
 
-/// What is wrong with a file, and what to do about it; none when nothing is.
+/// What is wrong with a file and what to do about it; none when nothing is.
 pub(crate) type Complaint = Option<(String, &'static str)>;
 
-/// The tree and what was found wrong with it so far.
+/// The tree and the problems so far.
 pub(crate) struct TreeReader {
     merged: Merged,
     schema: &'static Schema,
     noted: RefCell<ProblemCollector>,
-    /// The files of secrets that were looked at, by path and how, and what is wrong with each.
+    /// The result of [`TreeReader::check_secret`] by path and options.
     secrets: RefCell<HashMap<(String, bool, bool), Complaint>>,
-    /// What may still be spent on finding out what was meant by a name that is not known.
-    guesses: Cell<usize>,
+    /// What suggestions may still cost.
+    suggestions: Cell<usize>,
     /// The names of all variables that are set.
     variables: HashSet<String>,
 }
@@ -56,154 +56,174 @@ impl TreeReader {
         environment: &[(String, String)],
         errors: Vec<Problem>,
     ) -> Self {
-        let variables = environment.iter().map(|(name, _)| name.clone()).collect();
         let mut noted = ProblemCollector::default();
+        noted.unanswered = merged.unanswered;
         for error in errors {
-            noted.error(error);
+            noted.push(Severity::Error, error);
         }
-        if merged.unanswered {
-            noted.unanswered();
+        Self {
+            merged,
+            schema,
+            noted: RefCell::new(noted),
+            secrets: RefCell::default(),
+            suggestions: Cell::new(SUGGESTIONS),
+            variables: environment.iter().map(|(name, _)| name.clone()).collect(),
         }
-        let secrets = RefCell::default();
-        Self { merged, schema, noted: RefCell::new(noted), secrets, guesses: Cell::new(GUESSES), variables }
     }
 
-    /// The whole tree.
     pub(crate) fn root(&self, keys: &'static TableKeys) -> Table<'_> {
-        let root = Field { reader: self, path: String::new(), value: &self.merged.root };
-        root.table(keys)
+        Field { reader: self, path: String::new(), value: &self.merged.root }.table(keys)
     }
 
-    /// An empty table that stands for something at that place, such as a target in a file of `targets_from`.
+    /// An empty table for a thing at this place, such as a target in a file of `targets_from`.
     pub(crate) fn entry(&self, keys: &'static TableKeys, place: Place, path: String) -> Table<'_> {
-        Table { reader: self, path, values: None, keys, at: Some(place), part_of: None, subject: None }
+        Table { reader: self, path, values: None, keys, entry: Some(Entry::Listed(place)) }
     }
 
-    /// Notes that a file could not be read, as far as that may pass.
+    /// Notes that a file could not be read, if a later attempt may succeed.
     pub(crate) fn note_unread(&self, error: &io::Error) {
         if error.kind() == io::ErrorKind::TimedOut {
-            self.noted.borrow_mut().unanswered();
+            self.noted.borrow_mut().unanswered = true;
         }
     }
 
-    /// Whether anything is wrong so far.
     pub(crate) fn has_errors(&self) -> bool {
         self.noted.borrow().has_errors()
     }
 
-    /// The nearest of names that a configuration gives itself, as long as it does not take too long to find.
+    /// The most similar of the user's names, while suggestions cost no more than they may.
     pub(crate) fn nearest<'k>(&self, word: &str, known: impl Iterator<Item = &'k str> + Clone) -> Option<&'k str> {
         let cost = known.clone().fold(0_usize, |sum, name| sum.saturating_add(name.len().saturating_mul(word.len())));
-        self.guesses.set(self.guesses.get().checked_sub(cost)?);
+        self.suggestions.set(self.suggestions.get().checked_sub(cost)?);
         nearest(word, known)
     }
 
-    /// What was found, each problem once.
+    /// What is wrong with a secret's file, by `check`, which is called once for each path and options.
+    pub(crate) fn check_secret(&self, key: &(String, bool, bool), check: impl FnOnce() -> Complaint) -> Complaint {
+        if let Some(known) = self.secrets.borrow().get(key) {
+            return known.clone();
+        }
+        let found = check();
+        self.secrets.borrow_mut().insert(key.clone(), found.clone());
+        found
+    }
+
     pub(crate) fn finish(self) -> Problems {
         self.noted.into_inner().finish()
+    }
+
+    fn note(&self, severity: Severity, key: String, problem: Problem) {
+        self.noted.borrow_mut().push(severity, Problem { key, ..problem });
     }
 }
 
 /// A table; an absent one is empty.
 #[derive(Clone)]
 pub(crate) struct Table<'a> {
-    reader: &'a TreeReader,
+    pub(crate) reader: &'a TreeReader,
     path: String,
     values: Option<&'a Dict>,
     keys: &'static TableKeys,
-    /// Where all that is said of it stands, if it is no table of the tree.
-    at: Option<Place>,
-    /// The value in the tree that it stands for a part of.
-    part_of: Option<&'a Value>,
-    /// Whom of many it is said of.
-    subject: Option<String>,
+    entry: Option<Entry<'a>>,
+}
+
+/// A thing that is not a table of the tree, and is reported as one.
+#[derive(Clone)]
+enum Entry<'a> {
+    /// It is at this place.
+    Listed(Place),
+    /// It is one of many that this value stands for, and has this name.
+    Expanded(&'a Value, String),
 }
 
 impl<'a> Table<'a> {
-    /// Whether something is wrong in this table or below it.
+    /// Whether there is an error in this table or below it.
     pub(crate) fn has_errors(&self) -> bool {
         self.reader.noted.borrow().is_wrong(&self.path)
     }
 
-    /// The value of a key.
     pub(crate) fn get(&self, key: &'static str) -> Option<Field<'a>> {
-        debug_assert!(self.keys.keys.contains(&key), "{key} is read but not listed");
+        debug_assert!(self.keys.has(key), "{key} is read but not listed");
         let value = self.values?.get(key)?;
         Some(Field { reader: self.reader, path: join(&self.path, key), value })
     }
 
-    /// Whether the key is there.
+    /// The value of a key, by the reader of its type.
+    pub(crate) fn read<T>(&self, key: &'static str, read: impl FnOnce(&Field<'a>) -> Option<T>) -> Option<T> {
+        self.get(key).and_then(|field| read(&field))
+    }
+
     pub(crate) fn has(&self, key: &'static str) -> bool {
         self.get(key).is_some()
     }
 
-    /// A key's name where the reader of a problem writes it: on the command line it is a flag.
+    /// The text of a key that must be present.
+    pub(crate) fn required(&self, key: &'static str, missing: &str, help: &str) -> Option<String> {
+        if !self.has(key) {
+            self.error(key, missing, help);
+        }
+        self.read(key, Field::text)
+    }
+
+    /// Whether it is the target of the `probe` command line.
+    pub(crate) fn is_command_line(&self) -> bool {
+        self.path.starts_with(PROBE)
+    }
+
+    /// A key's name for the user: on the command line it is a flag.
     pub(crate) fn spelt(&self, key: &'static str) -> String {
-        if self.path.starts_with(PROBE) { format!("--{}", key.replace('_', "-")) } else { key.to_owned() }
+        if self.is_command_line() { format!("--{}", key.replace('_', "-")) } else { key.to_owned() }
     }
 
-    /// A table inside.
     pub(crate) fn table(&self, key: &'static str, keys: &'static TableKeys) -> Self {
-        self.get(key).map_or_else(
-            || Table {
-                reader: self.reader,
-                path: join(&self.path, key),
-                values: None,
-                keys,
-                at: None,
-                part_of: None,
-                subject: None,
-            },
-            |field| field.table(keys),
-        )
+        let absent = || Table { reader: self.reader, path: join(&self.path, key), values: None, keys, entry: None };
+        self.get(key).map_or_else(absent, |field| field.table(keys))
     }
 
-    /// The tables of an array of tables.
     pub(crate) fn tables(&self, key: &'static str, keys: &'static TableKeys) -> Vec<Self> {
         let Some(field) = self.get(key) else { return Vec::new() };
         match field.value {
             Value::Array(_, elements) => {
-                elements.iter().enumerate().map(|(index, value)| field.element(index, value).table(keys)).collect()
+                return elements
+                    .iter()
+                    .enumerate()
+                    .map(|(index, value)| field.element(index, value).table(keys))
+                    .collect();
             }
-            _ if field.is_raw() || matches!(field.value, Value::Dict(..)) && field.is_outside() => {
+            _ if field.is_raw() || field.is_table() && field.is_outside() => {
                 field.error("a list of tables can only come from the file", "write it in the configuration file");
-                Vec::new()
             }
-            _ => {
-                field.mismatch("tables", &format!("write each under a header of its own, `[[{}]]`", field.path));
-                Vec::new()
-            }
+            _ => field.mismatch("tables", &format!("write each under a header of its own, `[[{}]]`", field.path)),
         }
+        Vec::new()
     }
 
-    /// Notes that something is wrong with, or missing from, this table.
+    /// Notes an error in this table, or that a key is missing.
     pub(crate) fn error(&self, key: &str, what: impl Into<String>, help: impl Into<String>) {
-        let problem = self.problem(key, what.into(), help.into());
-        self.reader.noted.borrow_mut().error(problem);
+        self.note(Severity::Error, key, what.into(), help.into());
     }
 
-    /// Notes something that deserves a second look.
     pub(crate) fn warn(&self, key: &str, what: impl Into<String>, help: impl Into<String>) {
-        let problem = self.problem(key, what.into(), help.into());
-        self.reader.noted.borrow_mut().warning(problem);
+        self.note(Severity::Warning, key, what.into(), help.into());
     }
 
-    fn problem(&self, key: &str, what: String, help: String) -> Problem {
+    fn note(&self, severity: Severity, key: &str, what: String, help: String) {
         let path = if key.is_empty() { self.path.clone() } else { join(&self.path, key) };
-        let value = self.values.and_then(|values| values.get(key)).or(self.part_of);
-        let place = self.at.clone().unwrap_or_else(|| self.reader.merged.place(&path, value));
-        let what = match &self.subject {
-            Some(subject) if !what.contains(&shown(subject)) => format!("{subject}: {what}"),
-            _ => what,
+        let place = |value| self.reader.merged.place(&path, value);
+        let (place, what) = match &self.entry {
+            None => (place(self.values.and_then(|values| values.get(key))), what),
+            Some(Entry::Listed(place)) => (place.clone(), what),
+            Some(Entry::Expanded(value, name)) if what.contains(&shown(name)) => (place(Some(value)), what),
+            Some(Entry::Expanded(value, name)) => (place(Some(value)), format!("{name}: {what}")),
         };
-        Problem { place, key: path, what, help: Some(help).filter(|help| !help.is_empty()) }
+        self.reader.note(severity, path, Problem::new(place, what, help));
     }
 }
 
 /// One value and its path.
 #[derive(Clone)]
 pub(crate) struct Field<'a> {
-    reader: &'a TreeReader,
+    pub(crate) reader: &'a TreeReader,
     pub(crate) path: String,
     value: &'a Value,
 }
@@ -213,43 +233,21 @@ impl<'a> Field<'a> {
         Self { reader: self.reader, path: format!("{}[{index}]", self.path), value }
     }
 
-    /// An empty table that stands for one of the many things that this value names.
-    pub(crate) fn entry(&self, keys: &'static TableKeys, subject: &str) -> Table<'a> {
-        // Its place is looked up only when there is something to say: nothing is wrong with most of them.
-        Table {
-            reader: self.reader,
-            path: self.path.clone(),
-            values: None,
-            keys,
-            at: None,
-            part_of: Some(self.value),
-            subject: Some(subject.to_owned()),
-        }
+    /// The values of a table by their keys.
+    fn children(&self, values: &'a Dict) -> impl Iterator<Item = (&'a str, Self)> {
+        let child = |key: &str, value| Self { reader: self.reader, path: join(&self.path, key), value };
+        values.iter().map(move |(key, value)| (key.as_str(), child(key, value)))
     }
 
-    /// What is wrong with a secret's file, which `look` finds out once for each path and way to look at it.
-    pub(crate) fn checked_secret(&self, key: &(String, bool, bool), look: impl FnOnce() -> Complaint) -> Complaint {
-        if let Some(known) = self.reader.secrets.borrow().get(key) {
-            return known.clone();
-        }
-        let found = look();
-        self.reader.secrets.borrow_mut().insert(key.clone(), found.clone());
-        found
+    /// An empty table for one of the many things that this value stands for.
+    pub(crate) fn entry(&self, keys: &'static TableKeys, name: &str) -> Table<'a> {
+        let entry = Some(Entry::Expanded(self.value, name.to_owned()));
+        Table { reader: self.reader, path: self.path.clone(), values: None, keys, entry }
     }
 
-    /// As the method of the reader.
-    pub(crate) fn nearest<'k>(&self, word: &str, known: impl Iterator<Item = &'k str> + Clone) -> Option<&'k str> {
-        self.reader.nearest(word, known)
-    }
-
-    /// Where the value stands.
-    pub(crate) fn place(&self) -> Place {
-        self.reader.merged.place(&self.path, Some(self.value))
-    }
-
-    /// Whether it is raw text from environment or flag, which every reader interprets.
+    /// Whether it is raw text from environment or flag, which every reader parses.
     fn is_raw(&self) -> bool {
-        matches!(self.value, Value::String(..)) && self.is_outside()
+        self.value.as_str().is_some() && self.is_outside()
     }
 
     /// Whether it comes from environment or flag.
@@ -257,43 +255,39 @@ impl<'a> Field<'a> {
         self.reader.merged.is_raw(self.value)
     }
 
-    /// Notes that the value is wrong. The text must not hold the value if that can be secret.
+    /// Notes that the value is wrong. The text must not contain a value that can be secret.
     pub(crate) fn error(&self, what: impl Into<String>, help: impl Into<String>) {
-        let help = Some(help.into()).filter(|help| !help.is_empty());
-        let problem = Problem { place: self.place(), key: self.path.clone(), what: what.into(), help };
-        self.reader.noted.borrow_mut().error(problem);
+        self.note(Severity::Error, what, help);
     }
 
-    /// Notes that the value deserves a second look.
     pub(crate) fn warn(&self, what: impl Into<String>, help: impl Into<String>) {
-        let problem =
-            Problem { place: self.place(), key: self.path.clone(), what: what.into(), help: Some(help.into()) };
-        self.reader.noted.borrow_mut().warning(problem);
+        self.note(Severity::Warning, what, help);
     }
 
-    /// Notes that the file which it names cannot be used as things are now.
+    /// Notes that its file cannot be used now.
     pub(crate) fn unusable(&self, what: String, help: &str) {
-        let help = Some(help.to_owned()).filter(|help| !help.is_empty());
-        let problem = Problem { place: self.place(), key: self.path.clone(), what, help };
-        self.reader.noted.borrow_mut().unusable(problem);
+        self.note(Severity::Unusable, what, help);
     }
 
-    /// Notes if the variable which it names is not set.
+    /// Notes that its variable is not set, if so.
     pub(crate) fn check_variable(&self, name: &str) {
         if !self.reader.variables.contains(name) {
             let what = format!("the environment variable {} is not set here", shown_variable(name));
-            let help = Some("make sure that it is where the agent runs".to_owned());
-            let problem = Problem { place: self.place(), key: self.path.clone(), what, help };
-            self.reader.noted.borrow_mut().unset(problem);
+            self.note(Severity::Unset, what, "make sure that it is where the agent runs");
         }
     }
 
-    /// A value of the wrong type; says the type, not the value.
+    fn note(&self, severity: Severity, what: impl Into<String>, help: impl Into<String>) {
+        let place = self.reader.merged.place(&self.path, Some(self.value));
+        self.reader.note(severity, self.path.clone(), Problem::new(place, what, help));
+    }
+
+    /// Notes a value of the wrong type; shows the type, not the value.
     fn mismatch(&self, expected: &str, help: &str) {
         self.error(format!("expected {expected}, found {}", kind(self.value)), help);
     }
 
-    /// A value that is not `expected`, as in "a whole number: expected 1 to 10, such as 2". It is shown, for no secret is of
+    /// Notes that the value is not `expected`, as in "a whole number: expected 1 to 10, such as 2". It is shown: no secret has
     /// such a type.
     fn unfit(&self, expected: impl fmt::Display, help: impl Into<String>) {
         self.error(format!("{} is {expected}", self.given()), help);
@@ -313,51 +307,42 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// A table, all its keys known.
+    /// A table. Unknown keys are noted.
     pub(crate) fn table(&self, keys: &'static TableKeys) -> Table<'a> {
         let values = self.value.as_dict();
         match values {
-            Some(values) => self.check_keys(values, keys),
+            Some(values) => {
+                for (key, field) in self.children(values).filter(|(key, _)| !keys.has(key)) {
+                    field.unknown(key, keys);
+                }
+            }
             None => self.mismatch("a table", ""),
         }
-        Table { reader: self.reader, path: self.path.clone(), values, keys, at: None, part_of: None, subject: None }
+        Table { reader: self.reader, path: self.path.clone(), values, keys, entry: None }
     }
 
-    fn check_keys(&self, values: &'a Dict, keys: &'static TableKeys) {
-        for (key, value) in values {
-            let field = Self { reader: self.reader, path: join(&self.path, key), value };
-            if keys.keys.contains(&key.as_str()) {
-                continue;
-            }
-            if keys.later.contains(&key.as_str()) {
-                field
-                    .error("this version of imaptrace does not have it yet", "take it out; nothing else stands for it");
-                continue;
-            }
-            field.unknown(key, keys);
-        }
-    }
-
-    /// Notes that no such key is in the table that has `keys`, and where it belongs.
+    /// Notes that the table with `keys` has no such key, and where it belongs.
     fn unknown(&self, key: &str, keys: &'static TableKeys) {
-        if self.reader.noted.borrow().is_full() {
-            // What was meant is found by holding the name against all others, and nobody would read it.
-            self.error("there is no such key", "");
-            return;
+        if keys.later.contains(&key) {
+            return self
+                .error("this version of imaptrace does not have it yet", "take it out; nothing else stands for it");
         }
-        // A table under a name that is one letter off is no value that got into the wrong table.
+        if self.reader.noted.borrow().is_full() {
+            // It will not be shown, and a suggestion is expensive.
+            return self.error("there is no such key", "");
+        }
+        // A table under a mistyped name is not a value in the wrong table.
         let is_table = |value: &Value| matches!(value, Value::Dict(..));
         let holds_tables = match self.value {
             Value::Array(_, elements) => elements.first().is_some_and(is_table),
             value => is_table(value) && !self.is_outside(),
         };
         let near = nearest(key, keys.keys.iter().copied());
-        // `tls = true` asks for what `security` says, and means no deadline.
+        // `tls = true` is meant as `security`, not as a deadline.
         let is_security = key == "tls" && matches!(self.value, Value::Bool(..));
         let home = self.reader.schema.home(key, keys).filter(|_| !(holds_tables && near.is_some() || is_security));
         if let Some(home) = home {
-            self.error(format!("`{key}` belongs {}", home.words), self.move_it(key, home.table, near));
-            return;
+            return self.error(format!("`{key}` belongs {}", home.words), self.move_it(key, home.table, near));
         }
         let help = match self.reader.schema.meant(if is_security { "ssl" } else { key }, keys) {
             Some(help) => help,
@@ -367,7 +352,7 @@ impl<'a> Field<'a> {
         self.error("there is no such key", help);
     }
 
-    /// What to do about a key in the wrong table: of a variable the name says the table.
+    /// What to do about a key in the wrong table: the name of a variable contains the table.
     fn move_it(&self, key: &str, table: Option<&str>, near: Option<&str>) -> String {
         match (table, near) {
             (Some(table), _) if self.is_outside() => {
@@ -380,18 +365,16 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// Notes a key of another table among those of the user's own choosing, to whose header all belongs that stands below
-    /// it. A usable one may be meant; then it is a warning. True when it cannot be used.
+    /// Notes a key of another table among keys of the user's choice: it may have been written below the wrong header. A usable
+    /// one may be meant; then it is a warning. True when it cannot be used.
     pub(crate) fn foreign(&self, key: &str, keys: &[&str], what: &str, usable: bool) -> bool {
-        let Some(home) = self.reader.schema.home(key, &schema::FREE).filter(|_| keys.contains(&key)) else {
-            return false;
-        };
+        let Some(home) = self.home(key, &schema::FREE).filter(|_| keys.contains(&key)) else { return false };
         if usable {
-            let help = format!("if the key is meant: `{key}` belongs {}, above this header", home.words);
+            let help = format!("if the key is meant: `{key}` belongs {home}, above this header");
             self.warn(format!("here it is {what}"), help);
         } else {
             let help = format!("move it above this header, below which it is {what}");
-            self.error(format!("`{key}` belongs {}", home.words), help);
+            self.error(format!("`{key}` belongs {home}"), help);
         }
         !usable
     }
@@ -401,24 +384,19 @@ impl<'a> Field<'a> {
         self.reader.schema.home(key, here).map(|home| home.words)
     }
 
-    /// A table with keys of the user's own choosing.
+    /// A table with keys of the user's choice.
     pub(crate) fn entries(&self) -> Vec<(&'a str, Self)> {
         let Some(values) = self.value.as_dict() else {
             self.mismatch("a table", "");
             return Vec::new();
         };
-        let entry = |(key, value): (&'a String, &'a Value)| {
-            (key.as_str(), Self { reader: self.reader, path: join(&self.path, key), value })
-        };
-        values.iter().map(entry).collect()
+        self.children(values).collect()
     }
 
-    /// Whether it is a table.
     pub(crate) fn is_table(&self) -> bool {
         matches!(self.value, Value::Dict(..))
     }
 
-    /// Whether it is a list.
     pub(crate) fn is_list(&self) -> bool {
         matches!(self.value, Value::Array(..))
     }
@@ -428,21 +406,17 @@ impl<'a> Field<'a> {
         self.value.as_str()
     }
 
-    /// Text that is neither empty nor holds a control character.
+    /// Text that is not empty and has no control character.
     pub(crate) fn text(&self) -> Option<String> {
-        let Some(text) = self.value.as_str() else {
-            self.mismatch("text", "put it in quotes");
-            return None;
-        };
-        if text.is_empty() {
-            self.error("it is empty", "give it a value or take it out");
-            return None;
+        match self.value.as_str() {
+            None => self.mismatch("text", "put it in quotes"),
+            Some("") => self.error("it is empty", "give it a value or take it out"),
+            Some(text) if text.chars().any(char::is_control) => {
+                self.error("it holds a control character", "take out line ends, tabs and the like");
+            }
+            Some(text) => return Some(text.to_owned()),
         }
-        if text.chars().any(char::is_control) {
-            self.error("it holds a control character", "take out line ends, tabs and the like");
-            return None;
-        }
-        Some(text.to_owned())
+        None
     }
 }
 

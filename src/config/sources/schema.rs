@@ -1,18 +1,18 @@
-//! Which keys each table has, and where a key belongs that stands in a table without it.
+//! The keys of each table, and the tables where an unknown key belongs.
 //!
-//! Compares names, not values; the tables themselves are listed in `keys`. Called by `readers` for every unknown key, and for
-//! tables whose keys the user chooses: a key that comes after their header is easily taken for one of theirs.
+//! Compares names, not values; `keys` lists the tables. Called by `readers` for every unknown key, and for tables with keys of
+//! the user's choice: a key below their header may belong elsewhere.
 
 use crate::config::problem::nearest;
 
-/// A table of the configuration and the keys that it may hold.
+/// A table of the configuration and its keys.
 #[derive(Debug, Clone, Copy)]
 pub struct TableKeys {
     /// Its path as in a TOML header; empty for the top level.
     pub path: &'static str,
     /// Keys that have an effect.
     pub keys: &'static [&'static str],
-    /// Keys that belong to a later version: refused by name, never silently ignored.
+    /// Keys of a later version: refused by name, not ignored.
     pub later: &'static [&'static str],
 }
 
@@ -22,7 +22,7 @@ impl TableKeys {
         Self { path, keys, later: &[] }
     }
 
-    fn has(&self, key: &str) -> bool {
+    pub(crate) fn has(&self, key: &str) -> bool {
         self.keys.contains(&key)
     }
 }
@@ -31,13 +31,13 @@ impl TableKeys {
 pub(crate) struct Schema {
     /// The top level.
     pub(crate) top: &'static TableKeys,
-    /// The tables in which another table's key is looked for, in the order in which they are named.
+    /// The other tables, in the order of messages.
     pub(crate) tables: &'static [&'static TableKeys],
     /// The keys of `[latency.slow_limits]`.
     pub(crate) steps: &'static [&'static str],
 }
 
-/// What other programs call it where a target is described, and our key for it.
+/// Other programs' keys for a target, and ours.
 const SYNONYMS: [(&str, &str); 10] = [
     ("host", "url"),
     ("hostname", "url"),
@@ -55,7 +55,7 @@ const SYNONYMS: [(&str, &str); 10] = [
 pub(crate) struct KeyTables {
     /// In words, such as "in `[defaults]` or a target".
     pub(crate) words: String,
-    /// The table that a variable sets it in, if one can.
+    /// The table in which a variable sets it, if one can.
     pub(crate) table: Option<&'static str>,
 }
 
@@ -63,30 +63,31 @@ impl Schema {
     /// Where `key` belongs, if any table but `here` has it.
     pub(crate) fn home(&self, key: &str, here: &TableKeys) -> Option<KeyTables> {
         let own = |table: &TableKeys| table.path == here.path;
-        // Not every command has all of the top level.
+        // A command may not have all keys of the top level.
         if here.has(key) || own(self.top) && self.top.has(key) {
             return None;
         }
-        let mut words: Vec<&str> = Vec::new();
+        let mut words: Vec<String> = Vec::new();
         let mut table = None;
         for home in self.tables.iter().filter(|home| home.has(key) && !own(home)) {
             let covered = match home.path {
-                // What a target may say, a group says for its targets.
+                // A group may have all keys of a target.
                 "groups" => self.has("targets", key),
                 "otlp.traces" | "otlp.metrics" => self.has("otlp", key),
                 _ => false,
             };
             if !covered {
-                let (named, reachable) = named(home.path);
-                words.extend(named);
-                table = table.or_else(|| reachable.then_some(home.path));
+                let (named, in_variable) = named(home.path);
+                words.push(named);
+                words.extend((home.path == "defaults.deadlines").then(|| "a target's `deadlines`".to_owned()));
+                table = table.or_else(|| in_variable.then_some(home.path));
             }
         }
         if self.steps.contains(&key) && here.path != SLOW_LIMITS.path {
-            words.push("`[latency.slow_limits]`");
+            words.push("`[latency.slow_limits]`".to_owned());
             table = table.or(Some("latency.slow_limits"));
         }
-        let mut words = listed(&words).map(|words| format!("in {words}"));
+        let mut words = (!words.is_empty()).then(|| format!("in {}", listed(&words)));
         if self.top.has(key) {
             let top = match key {
                 "targets_from" => "at the top of the file, before the first `[table]`".to_owned(),
@@ -98,7 +99,7 @@ impl Schema {
         Some(KeyTables { words: words?, table })
     }
 
-    /// What to do about a key that no table has: the key that was meant, as far as the names show it.
+    /// What to do about a key that no table has: the key that may be meant.
     pub(crate) fn meant(&self, key: &str, here: &TableKeys) -> Option<String> {
         let lower = key.to_ascii_lowercase();
         let near_here = || nearest(&lower, here.keys.iter().chain(here.later).copied());
@@ -106,7 +107,7 @@ impl Schema {
         let synonym = || SYNONYMS.iter().find(|(word, _)| describes && *word == lower).map(|(_, key)| *key);
         let near = || nearest(&lower, self.tables.iter().flat_map(|table| table.keys).copied());
         let known = near_here().or_else(synonym).or_else(near)?;
-        if here.keys.contains(&known) || here.later.contains(&known) {
+        if here.has(known) || here.later.contains(&known) {
             return Some(format!("did you mean `{known}`?"));
         }
         Some(format!("did you mean `{known}`? it belongs {}", self.home(known, here)?.words))
@@ -117,35 +118,29 @@ impl Schema {
     }
 }
 
-/// What stands for a table of steps, whose keys are no fixed words to its reader.
+/// The table of steps, whose reader checks its keys.
 pub(crate) static SLOW_LIMITS: TableKeys = TableKeys::new("latency.slow_limits", &[]);
-/// The same for labels and headers.
+/// Labels and headers.
 pub(crate) static FREE: TableKeys = TableKeys::new("labels", &[]);
 
-/// How a table is named in a sentence, and whether a variable can reach it.
-fn named(path: &'static str) -> (&'static [&'static str], bool) {
-    match path {
-        "defaults" => (&["`[defaults]`"], true),
-        "targets" => (&["a target"], false),
-        "targets.accounts" => (&["an account"], false),
-        "groups" => (&["a group"], false),
-        "defaults.deadlines" => (&["`[defaults.deadlines]`", "a target's `deadlines`"], true),
-        "agent" => (&["`[agent]`"], true),
-        "otlp" => (&["`[otlp]`"], true),
-        "otlp.traces" => (&["`[otlp.traces]`"], true),
-        "otlp.metrics" => (&["`[otlp.metrics]`"], true),
-        "metrics" => (&["`[metrics]`"], true),
-        "latency" => (&["`[latency]`"], true),
-        "limits" => (&["`[limits]`"], true),
-        "dns" => (&["`[dns]`"], true),
-        "state" => (&["`[state]`"], true),
-        "http" => (&["`[http]`"], true),
-        "windows" => (&["a window"], false),
-        _ => (&["the braces of a secret, such as `password = { file = \"…\" }`"], false),
-    }
+/// The name of a table in a message, and whether a variable can set its keys.
+fn named(path: &str) -> (String, bool) {
+    let in_list = match path {
+        "targets" => "a target",
+        "targets.accounts" => "an account",
+        "groups" => "a group",
+        "windows" => "a window",
+        "password" => "the braces of a secret, such as `password = { file = \"…\" }`",
+        _ => return (format!("`[{path}]`"), true),
+    };
+    (in_list.to_owned(), false)
 }
 
-fn listed(words: &[&str]) -> Option<String> {
-    let (last, first) = words.split_last()?;
-    Some(if first.is_empty() { (*last).to_owned() } else { format!("{} or {last}", first.join(", ")) })
+/// `a, b or c`.
+pub(crate) fn listed(words: &[String]) -> String {
+    match words {
+        [] => String::new(),
+        [word] => word.clone(),
+        [first @ .., last] => format!("{} or {last}", first.join(", ")),
+    }
 }

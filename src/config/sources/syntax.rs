@@ -1,18 +1,18 @@
 //! Why a text is not TOML, and what to write instead.
 //!
-//! Guesses from how lines begin; reads no value out of them and shows none, for a password may stand there. A key is
-//! shown, and what reads as a duration or a size. Called by `source` when the parser has given up.
+//! Derived from the start of lines. Shows a key, and a value only if it is a duration or a size: others may be a password.
+//! Called by `tree` when the parser fails.
 
 use serde::de::IgnoredAny;
 
 use crate::config::sources::units;
 
-/// What is wrong, as far as the text shows it.
+/// An explanation in place of the parser's.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct SyntaxProblem {
-    /// The line, counted from 1, where the parser's own place says less.
+    /// The line, counted from 1, in place of the parser's.
     pub(crate) line: Option<usize>,
-    /// Instead of the parser's message.
+    /// In place of the parser's message.
     pub(crate) what: Option<String>,
     pub(crate) help: Option<String>,
 }
@@ -20,7 +20,7 @@ pub(crate) struct SyntaxProblem {
 const SAMPLE: &str =
     "write TOML: `[defaults]` on a line, `interval = \"30s\"` below it; imaptrace.toml is a complete sample";
 
-/// Looks at a text in which the parser stopped at this line.
+/// Explains a text in which the parser stopped at this line.
 pub(crate) fn explain(text: &str, stopped: usize) -> SyntaxProblem {
     let text = text.trim_start_matches('\u{feff}');
     let mut lines = text.lines().map(str::trim_end).enumerate();
@@ -34,7 +34,7 @@ pub(crate) fn explain(text: &str, stopped: usize) -> SyntaxProblem {
     SyntaxProblem { line: None, what: None, help }
 }
 
-/// The language of a text with this first line, if it cannot be TOML's.
+/// The language of a text with this first line, if it is not TOML.
 fn language(text: &str, first: &str) -> Option<&'static str> {
     let start = first.trim_start();
     let brace = |start: &str| start.strip_prefix('{').map(|rest| rest.trim_start().starts_with(['"', '}']));
@@ -69,7 +69,7 @@ fn is_bare(char: char) -> bool {
     char.is_ascii_alphanumeric() || matches!(char, '_' | '-' | '.')
 }
 
-/// What to write in place of one line.
+/// What to write in place of a line.
 fn in_line(line: &str) -> Option<String> {
     let line = line.trim();
     if line.starts_with([';', '/']) {

@@ -1,11 +1,10 @@
-//! Durations and sizes as people write them: `"900ms"`, `"30s"`, `"5m"`, `"1h"`, `"16MiB"`.
+//! Durations and sizes with units: `"900ms"`, `"30s"`, `"5m"`, `"1h"`, `"16MiB"`.
 //!
-//! Does no input or output and knows no key. Called by `read` for every such key, by `describe` to print them, and by
-//! the command line for its own options.
+//! No input or output. Called by `readers` for every such key, by `describe` to print them, and by `cli` for its options.
 
 use std::time::Duration;
 
-/// Text that is no duration or no size.
+/// Text that is not a duration or not a size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UnitError {
     /// Not a whole number with one of the units of time.
@@ -19,7 +18,7 @@ pub enum UnitError {
     TooLarge,
 }
 
-/// No duration in a configuration is longer: adding it to a clock's value can then never overflow.
+/// The longest duration of a configuration: adding it to a clock's value does not overflow.
 pub const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
 const TIME: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
@@ -34,7 +33,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
     Some(Duration::from_millis(millis)).filter(|duration| *duration <= LONGEST).ok_or(UnitError::TooLarge)
 }
 
-/// Says what is wrong with a duration that could not be read, and on a line of its own what may be meant.
+/// The message for a text that is not a duration, with a suggestion on a line of its own.
 pub fn explain_duration(text: &str, error: UnitError) -> String {
     let longest = print_duration(LONGEST);
     match (error, meant_duration(text)) {
@@ -44,7 +43,7 @@ pub fn explain_duration(text: &str, error: UnitError) -> String {
     }
 }
 
-/// Writes a duration in the largest unit that is exact; below a millisecond it is cut off.
+/// Prints a duration in the largest exact unit, without fractions of a millisecond.
 pub fn print_duration(duration: Duration) -> String {
     print(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX), &TIME, "0s")
 }
@@ -54,7 +53,7 @@ pub fn parse_size(text: &str) -> Result<u64, UnitError> {
     parse(text, &SIZE, UnitError::Size)
 }
 
-/// The duration that a text of another form stands for, in ours: of `30`, `30 sec` and `0.5 min` it is `30s`.
+/// The duration that a text of another form means, in our form: `30s` for `30`, `30 sec` and `0.5 min`.
 pub fn meant_duration(text: &str) -> Option<String> {
     meant(text, &OTHER_TIMES, ("s", 1_000), |millis| {
         let duration = Duration::from_millis(millis);
@@ -62,18 +61,18 @@ pub fn meant_duration(text: &str) -> Option<String> {
     })
 }
 
-/// The size that a text of another form stands for, in ours: of `16`, `16 b` and `16 bytes` it is `16B`. A unit in powers of
-/// ten is taken for the nearest in powers of two.
+/// The size that a text of another form means, in our form: `16B` for `16`, `16 b` and `16 bytes`. A unit in powers of ten is
+/// replaced by the nearest in powers of two.
 pub fn meant_size(text: &str) -> Option<String> {
     meant(text, &OTHER_SIZES, ("B", 1), |bytes| Some(print_size(bytes)))
 }
 
-/// Writes a size in bytes in the largest unit that is exact.
+/// Prints a size in bytes in the largest exact unit.
 pub fn print_size(bytes: u64) -> String {
     print(bytes, &SIZE, "0B")
 }
 
-/// How others write the units, in small letters; in milliseconds.
+/// Units in other forms, in lower case; in milliseconds.
 const OTHER_TIMES: [(&[&str], u64); 6] = [
     (&["ms", "msec", "msecs", "millis", "millisecond", "milliseconds"], 1),
     (&["s", "sec", "secs", "second", "seconds"], 1_000),
@@ -89,7 +88,7 @@ const OTHER_SIZES: [(&[&str], u64); 4] = [
     (&["g", "gb", "gib"], 1 << 30),
 ];
 
-/// A decimal number with a unit, or with none for `bare`, if it is whole and above zero in the smallest unit.
+/// A decimal number with a unit, `bare` by default, if it is whole and above zero in the smallest unit.
 fn meant(
     text: &str,
     units: &[(&[&str], u64)],
@@ -110,7 +109,7 @@ fn meant(
     if value == 0 || !fraction.is_multiple_of(places) {
         return None;
     }
-    // The number as it was written is the one that is looked for.
+    // A number without a unit is kept as it was written.
     print(value).map(|printed| if unit.is_empty() && number == whole { format!("{whole}{}", bare.0) } else { printed })
 }
 

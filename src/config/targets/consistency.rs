@@ -1,24 +1,25 @@
-//! What a target's keys say each for itself has to go together: times with times, a certificate with its key, addresses
-//! with their family. Notes what does not; reads nothing new. Called by `target`, `group` and `otlp`.
+//! Checks that the values of a target's keys go together: times, a certificate and its key, addresses and their family.
+//!
+//! Called by `target`, `group` and `otlp`.
 
 use std::time::Duration;
 
-use super::options::{self, Options};
+use super::options::{self, Options, family};
 use crate::{
     config::sources::{readers::Table, units::print_duration},
-    plan::{AddressChoice, Auth},
+    plan::{AddressChoice, Auth, Choice as _},
 };
 
-/// A login every few seconds is more than most servers like from one client.
+/// Most servers limit a client that logs in more often.
 const SHORT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Points at each value where it stands; what comes from `[defaults]` is said there, so once for all targets.
-pub(crate) fn check_times(table: &Table<'_>, defaults: &Table<'_>, settings: &Options) {
+/// Checks times. A problem of `[defaults]` is reported there, once for all targets.
+pub(crate) fn check_times(table: &Table<'_>, defaults: &Table<'_>, settings: &Options<'_>) {
     check_cadence(table, defaults, settings);
     check_deadlines(table, defaults, settings);
 }
 
-fn check_cadence(table: &Table<'_>, defaults: &Table<'_>, settings: &Options) {
+fn check_cadence(table: &Table<'_>, defaults: &Table<'_>, settings: &Options<'_>) {
     let (interval, timeout) = (settings.interval(), settings.timeout());
     let places = [(table, "interval"), (table, "timeout"), (defaults, "interval"), (defaults, "timeout")];
     let (place, key) = places.into_iter().find(|(table, key)| table.has(key)).unwrap_or((table, "interval"));
@@ -36,9 +37,9 @@ fn check_cadence(table: &Table<'_>, defaults: &Table<'_>, settings: &Options) {
     }
 }
 
-/// A deadline that the end of the run always comes before.
-fn check_deadlines(table: &Table<'_>, defaults: &Table<'_>, settings: &Options) {
-    // A timeout that could not be read would be taken for the standard one.
+/// Warns of deadlines after the end of the run.
+fn check_deadlines(table: &Table<'_>, defaults: &Table<'_>, settings: &Options<'_>) {
+    // A timeout that could not be read would be the default here.
     if table.has_errors() || defaults.has_errors() {
         return;
     }
@@ -53,7 +54,7 @@ fn check_deadlines(table: &Table<'_>, defaults: &Table<'_>, settings: &Options) 
         ("write", settings.write),
     ] {
         let Some(deadline) = deadline.filter(|deadline| *deadline > timeout) else { continue };
-        // Common deadlines go with the common timeout: a target that is to be quicker need not repeat them all.
+        // A target with a shorter timeout need not repeat the default deadlines.
         let place = if own.has(key) { &own } else { &common };
         if !own.has(key) && table.has("timeout") {
             continue;
@@ -64,7 +65,7 @@ fn check_deadlines(table: &Table<'_>, defaults: &Table<'_>, settings: &Options) 
     }
 }
 
-/// A certificate goes with its key, whichever level each of them comes from.
+/// A certificate needs its key, on any level.
 pub(crate) fn check_pair(table: &Table<'_>, client_cert: bool, client_key: bool) {
     let (here, missing) = match (client_cert, client_key) {
         (true, false) => ("client_cert", "client_key"),
@@ -75,8 +76,8 @@ pub(crate) fn check_pair(table: &Table<'_>, client_cert: bool, client_key: bool)
     table.error(here, format!("there is no {missing} with it"), format!("add {missing}"));
 }
 
-/// The same for what a target or a group says.
-pub(crate) fn check_own_pair(table: &Table<'_>, settings: &Options) {
+/// The same for a target or a group, and what `auth = "external"` needs.
+pub(crate) fn check_own_pair(table: &Table<'_>, settings: &Options<'_>) {
     check_pair(table, settings.client_cert.is_some(), settings.client_key.is_some());
     if settings.auth == Some(Auth::External) {
         if settings.client_cert.is_none() {
@@ -90,22 +91,18 @@ pub(crate) fn check_own_pair(table: &Table<'_>, settings: &Options) {
     }
 }
 
-/// The URL's address, the source address and the choice of family have to be of one family.
-pub(crate) fn check_families(
-    table: &Table<'_>,
-    literal: Option<AddressChoice>,
-    choice: AddressChoice,
-    source: Option<AddressChoice>,
-) {
+/// The URL's address, the source address and the choice must be of one family.
+pub(crate) fn check_families(table: &Table<'_>, options: &Options<'_>) {
+    let (literal, choice, source) = (options.literal, options.address(), options.source_address.map(family));
     let fits = |family: Option<AddressChoice>| {
         family.is_none_or(|family| matches!(choice, AddressChoice::Any) || choice == family)
     };
     if !fits(literal) {
-        let what = format!("address {:?} does not go with an IP address in the URL", choice.as_str());
+        let what = format!("address {:?} does not go with an IP address in the URL", choice.word());
         table.error("address", what, "take address out: there is only this one to try");
     }
     if !fits(source) {
-        let what = format!("a source address binds one family, address {:?} asks for another", choice.as_str());
+        let what = format!("a source address binds one family, address {:?} asks for another", choice.word());
         table.error("source_address", what, "set address to the family of source_address");
     } else if let (Some(source), Some(literal)) = (source, literal)
         && source != literal

@@ -1,72 +1,61 @@
-//! Templates: `mail{001..120}.example.org` and `{a,b}` to the texts they stand for, and `{host}`, `{name}` filled in.
+//! Templates: expands `mail{001..120}.example.org` and `{a,b}`, and fills in `{host}` and `{name}`.
 //!
 //! ```text
-//! TEMPLATE = *( TEXT / "{" CHOICE *( "," CHOICE ) "}" )     several braces multiply, the last one runs fastest
-//! CHOICE   = TEXT / NUMBER ".." NUMBER                      a zero in front keeps the width: 08..11 is 08 09 10 11
+//! TEMPLATE = *( TEXT / "{" CHOICE *( "," CHOICE ) "}" )     several braces multiply, the last one changes fastest
+//! CHOICE   = TEXT / NUMBER ".." NUMBER                      a leading zero keeps the width: 08..11 is 08 09 10 11
 //! ```
 //!
-//! Pure text; knows no key. Called by `group` and `account`.
+//! Called by `group` and `account`.
 
 use crate::config::sources::readers::shown;
 
-/// No configuration has more targets than this in all its groups and files.
+/// The targets of all groups and files of a configuration.
 pub(crate) const MOST: usize = 100_000;
-/// No text that a template stands for is longer, in bytes. No host's name is, with a port behind it.
+/// The length of an expanded text in bytes: more than a host's name and a port.
 const LONGEST: usize = 300;
 
-/// A template that stands for nothing.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum ExpandError {
-    #[error("a brace is left open")]
-    Open,
-    #[error("there is a `}}` without its `{{`")]
-    Close,
-    #[error("there are braces inside braces")]
-    Nested,
-    #[error("{} is neither a range nor a choice: expected {{1..9}} or {{a,b}}", shown(.0))]
-    Alone(String),
-    #[error("{} is not a range: expected two whole numbers, the smaller one first", shown(.0))]
-    Range(String),
-    #[error("it stands for more than {MOST} targets")]
-    TooMany,
-    #[error("it stands for a text of more than {LONGEST} bytes")]
-    TooLong,
+/// A template that cannot be expanded: what is wrong, and what to do about it.
+type ExpandError = (String, &'static str);
+
+fn malformed(what: impl Into<String>) -> ExpandError {
+    (what.into(), "write mail{01..20}.example.org, or {a,b}.example.org")
 }
 
-/// All that a template stands for; at least one text.
+/// The texts of a template; at least one.
 pub(crate) fn expand(template: &str) -> Result<Vec<String>, ExpandError> {
     let mut parts = Vec::new();
     let mut rest = template;
+    let unopened = || malformed("there is a `}` without its `{`");
     while let Some((text, behind)) = rest.split_once('{') {
-        let (inner, behind) = behind.split_once('}').ok_or(ExpandError::Open)?;
+        let (inner, behind) = behind.split_once('}').ok_or_else(|| malformed("a brace is left open"))?;
         if text.contains('}') {
-            return Err(ExpandError::Close);
+            return Err(unopened());
         }
         if inner.contains('{') {
-            return Err(ExpandError::Nested);
+            return Err(malformed("there are braces inside braces"));
         }
         parts.push((text, choices(inner)?));
         rest = behind;
     }
     if rest.contains('}') {
-        return Err(ExpandError::Close);
+        return Err(unopened());
     }
-    // Counted before any of it is made.
+    // Counted before any text is made.
     let count = parts.iter().try_fold(1_usize, |count, (_, choices)| {
         let choices = choices.iter().try_fold(0_usize, |sum, choice| sum.checked_add(choice.count()))?;
         count.checked_mul(choices)
     });
     if count.is_none_or(|count| count > MOST) {
-        return Err(ExpandError::TooMany);
+        return Err((format!("it stands for more than {MOST} targets"), "split it up"));
     }
-    let longest = |choices: &[Choice<'_>]| choices.iter().map(Choice::length).max().unwrap_or_default();
+    let longest = |choices: &[BraceChoice<'_>]| choices.iter().map(BraceChoice::length).max().unwrap_or_default();
     let length: usize = parts.iter().map(|(text, choices)| text.len() + longest(choices)).sum();
     if length + rest.len() > LONGEST {
-        return Err(ExpandError::TooLong);
+        return Err(malformed(format!("it stands for a text of more than {LONGEST} bytes")));
     }
     let mut made = vec![String::new()];
     for (text, choices) in &parts {
-        let choices: Vec<String> = choices.iter().flat_map(Choice::texts).collect();
+        let choices: Vec<String> = choices.iter().flat_map(BraceChoice::texts).collect();
         made =
             made.iter().flat_map(|start| choices.iter().map(move |choice| format!("{start}{text}{choice}"))).collect();
     }
@@ -76,12 +65,12 @@ pub(crate) fn expand(template: &str) -> Result<Vec<String>, ExpandError> {
     Ok(made)
 }
 
-enum Choice<'a> {
+enum BraceChoice<'a> {
     Text(&'a str),
     Range { from: u32, to: u32, width: usize },
 }
 
-impl Choice<'_> {
+impl BraceChoice<'_> {
     fn count(&self) -> usize {
         match self {
             Self::Text(_) => 1,
@@ -89,7 +78,7 @@ impl Choice<'_> {
         }
     }
 
-    /// Bytes of the longest text; of a number, as many as it is filled up to.
+    /// The bytes of a text, or the width of a padded number.
     fn length(&self) -> usize {
         match *self {
             Self::Text(text) => text.len(),
@@ -105,27 +94,31 @@ impl Choice<'_> {
     }
 }
 
-fn choices(inner: &str) -> Result<Vec<Choice<'_>>, ExpandError> {
+fn choices(inner: &str) -> Result<Vec<BraceChoice<'_>>, ExpandError> {
     if !inner.contains(',') && !inner.contains("..") {
-        return Err(ExpandError::Alone(format!("{{{inner}}}")));
+        let braces = shown(&format!("{{{inner}}}"));
+        return Err(malformed(format!("{braces} is neither a range nor a choice: expected {{1..9}} or {{a,b}}")));
     }
     inner.split(',').map(choice).collect()
 }
 
-fn choice(text: &str) -> Result<Choice<'_>, ExpandError> {
-    let Some((from, to)) = text.split_once("..") else { return Ok(Choice::Text(text)) };
+fn choice(text: &str) -> Result<BraceChoice<'_>, ExpandError> {
+    let Some((from, to)) = text.split_once("..") else { return Ok(BraceChoice::Text(text)) };
     let number = |digits: &str| -> Option<u32> {
         (!digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())).then(|| digits.parse().ok())?
     };
     let padded = |digits: &str| digits.len() > 1 && digits.starts_with('0');
     let width = if padded(from) || padded(to) { from.len().max(to.len()) } else { 0 };
     match (number(from), number(to)) {
-        (Some(from), Some(to)) if from <= to => Ok(Choice::Range { from, to, width }),
-        _ => Err(ExpandError::Range(text.to_owned())),
+        (Some(from), Some(to)) if from <= to => Ok(BraceChoice::Range { from, to, width }),
+        _ => {
+            let range = shown(text);
+            Err(malformed(format!("{range} is not a range: expected two whole numbers, the smaller one first")))
+        }
     }
 }
 
-/// What stands for `{host}` and `{name}` in what a group says of its targets.
+/// The values of `{host}` and `{name}` in a group's keys, for one target.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Placeholders<'a> {
     pub(crate) host: &'a str,
@@ -133,27 +126,23 @@ pub(crate) struct Placeholders<'a> {
 }
 
 impl Placeholders<'_> {
-    /// The text with both filled in, once: what is filled in is not looked at again.
+    /// The text with both filled in, once: a value is not expanded.
     pub(crate) fn fill(&self, text: &str) -> String {
         let mut filled = String::with_capacity(text.len());
         let mut rest = text;
         while let Some((before, behind)) = rest.split_once('{') {
-            filled.push_str(before);
             let known = [("host}", self.host), ("name}", self.name)];
-            let found = known.iter().find_map(|(word, value)| Some((behind.strip_prefix(word)?, value)));
-            rest = if let Some((behind, value)) = found {
-                filled.push_str(value);
-                behind
-            } else {
-                filled.push('{');
-                behind
-            };
+            let found = known.iter().find_map(|(word, value)| Some((*value, behind.strip_prefix(word)?)));
+            let (value, behind) = found.unwrap_or(("{", behind));
+            filled.push_str(before);
+            filled.push_str(value);
+            rest = behind;
         }
         filled + rest
     }
 }
 
-/// The first word in braces that is none of the known ones: mistyped, most likely.
+/// The first unknown word in braces, which is probably mistyped.
 pub(crate) fn unknown<'a>(text: &'a str, known: &[&str]) -> Option<&'a str> {
     let words = text.split('{').skip(1).filter_map(|rest| Some(rest.split_once('}')?.0));
     words
@@ -184,21 +173,24 @@ mod tests {
     #[test]
     fn what_stands_for_nothing_says_why() {
         for (template, error) in [
-            ("mail{1..9", ExpandError::Open),
-            ("mail1..9}", ExpandError::Close),
-            ("a}b{1..2}", ExpandError::Close),
-            ("{a,{b,c}}", ExpandError::Nested),
-            ("{host}.example", ExpandError::Alone("{host}".into())),
-            ("{}", ExpandError::Alone("{}".into())),
-            ("{9..1}", ExpandError::Range("9..1".into())),
-            ("{a..c}", ExpandError::Range("a..c".into())),
-            ("{1..}", ExpandError::Range("1..".into())),
-            ("{-1..3}", ExpandError::Range("-1..3".into())),
-            ("{1..99999999999}", ExpandError::Range("1..99999999999".into())),
-            ("{0..100000}", ExpandError::TooMany),
-            ("{0..4294967295}{0..4294967295}{0..4294967295}", ExpandError::TooMany),
+            ("mail{1..9", "a brace is left open"),
+            ("mail1..9}", "there is a `}` without its `{`"),
+            ("a}b{1..2}", "there is a `}` without its `{`"),
+            ("{a,{b,c}}", "there are braces inside braces"),
+            ("{host}.example", "\"{host}\" is neither a range nor a choice: expected {1..9} or {a,b}"),
+            ("{}", "\"{}\" is neither a range nor a choice: expected {1..9} or {a,b}"),
+            ("{9..1}", "\"9..1\" is not a range: expected two whole numbers, the smaller one first"),
+            ("{a..c}", "\"a..c\" is not a range: expected two whole numbers, the smaller one first"),
+            ("{1..}", "\"1..\" is not a range: expected two whole numbers, the smaller one first"),
+            ("{-1..3}", "\"-1..3\" is not a range: expected two whole numbers, the smaller one first"),
+            (
+                "{1..99999999999}",
+                "\"1..99999999999\" is not a range: expected two whole numbers, the smaller one first",
+            ),
+            ("{0..100000}", "it stands for more than 100000 targets"),
+            ("{0..4294967295}{0..4294967295}{0..4294967295}", "it stands for more than 100000 targets"),
         ] {
-            assert_eq!(expand(template), Err(error), "{template}");
+            assert_eq!(expand(template).unwrap_err().0, error, "{template}");
         }
         assert_eq!(expand("{1..100000}").map(|texts| texts.len()), Ok(MOST));
     }
@@ -211,7 +203,7 @@ mod tests {
         let filled = format!("{{{}1..2}}", "0".repeat(70_000));
         let many = format!("{{{}}}", vec!["mail.example.org"; 1000].join(","));
         for template in [format!("{long}x"), format!("{{1..100000}}{long}x"), filled, format!("{{a,{long}x}}")] {
-            assert_eq!(expand(&template), Err(ExpandError::TooLong));
+            assert_eq!(expand(&template).unwrap_err().0, "it stands for a text of more than 300 bytes");
         }
         assert_eq!(expand(&many).map(|texts| texts.len()), Ok(1000));
     }

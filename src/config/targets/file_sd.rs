@@ -1,13 +1,13 @@
-//! The files of `targets_from`, in the shape of Prometheus's `file_sd_configs`: JSON or YAML, a list of
+//! The files of `targets_from`, in the form of Prometheus's `file_sd_configs`: JSON or YAML, a list of
 //! `{ "targets": ["HOST:PORT"], "labels": { "KEY": "VALUE" } }`.
 //!
-//! Finds and reads the files and says what is wrong with their shape; what a target means is `group`'s affair. Of YAML,
-//! aliases are refused, for a few lines of them can stand for gigabytes, and a scalar is the text as it was written.
+//! Finds the files, reads them and checks their form; `group` makes the targets. YAML's aliases are refused, since a few lines of
+//! them can expand to gigabytes; a scalar is its text.
 
 use std::{
     cell::Cell,
     collections::BTreeMap,
-    fmt,
+    fmt, io,
     path::{Path, PathBuf},
     rc::Rc,
 };
@@ -20,47 +20,46 @@ use crate::{
         problem::Place,
         sources::{
             file::{self, Kinds},
-            readers::{Field, TreeReader, shown},
+            readers::{Field, shown},
         },
         targets::{expand, options},
     },
     plan::Glob,
 };
 
-/// A list of tables of tables of texts is four deep.
+/// The levels of YAML's lists and tables; a valid file has four.
 const DEEPEST: usize = 8;
-/// No file holds more texts, lists and tables: 100,000 targets with labels of their own hold a million.
+/// The texts, lists and tables of a file: 100,000 targets with their own labels have a million.
 const MOST_VALUES: usize = 2_000_000;
-/// What the labels of a file may take when each target has its own, in bytes.
+/// The labels of a file in bytes, counted for each target.
 const MOST_LABELS: usize = 64 << 20;
-/// So many faults of one file's shape are told, and the rest is left out.
+/// The errors in one file's form that are reported.
 const MOST_FAULTS: usize = 1000;
 
-/// One target of a file, and what stands beside it.
+/// One target of a file.
 pub(crate) struct ListedTarget {
     /// HOST, HOST:PORT or a URL.
     pub(crate) text: String,
-    /// All labels, those that begin with `__` too. Shared by the targets of an entry.
+    /// All labels, with those that begin with `__`. Shared by the targets of an entry.
     pub(crate) labels: Rc<BTreeMap<String, String>>,
-    /// Where it stands.
     pub(crate) place: Place,
     /// `[2].targets[0]`.
     pub(crate) key: String,
 }
 
-/// The files that a pattern names, in the order of their names. `*` may stand in the last component alone, as in
-/// Prometheus. Where more may turn up is added to `watched`, and so is each file.
-pub(crate) fn files(reader: &TreeReader, field: &Field<'_>, pattern: &str, watched: &mut Vec<PathBuf>) -> Vec<PathBuf> {
+/// The files that match a pattern, in the order of their names. `*` is allowed in the last component only, as in Prometheus. The
+/// files, and the directory of a pattern with `*`, are added to `watched`.
+pub(crate) fn files(field: &Field<'_>, pattern: &str, watched: &mut Vec<PathBuf>) -> Vec<PathBuf> {
     let path = Path::new(pattern);
-    let (Some(name), Some(folder)) = (path.file_name().and_then(|name| name.to_str()), path.parent()) else {
+    let (Some(name), Some(directory)) = (path.file_name().and_then(|name| name.to_str()), path.parent()) else {
         field.error("it is not the path of a file", "write a path such as /etc/imaptrace/targets/*.json");
         return Vec::new();
     };
-    if folder.to_string_lossy().contains('*') {
-        field.error("`*` stands in the last component of a path alone", "name each folder");
+    if directory.to_string_lossy().contains('*') {
+        field.error("`*` stands in the last component of a path alone", "name each directory");
         return Vec::new();
     }
-    if format(path).is_none() {
+    if is_yaml(path).is_none() {
         field.error("it ends in none of .json, .yml and .yaml", "the ending tells how the file is read");
         return Vec::new();
     }
@@ -68,70 +67,58 @@ pub(crate) fn files(reader: &TreeReader, field: &Field<'_>, pattern: &str, watch
         watched.push(path.to_owned());
         return vec![path.to_owned()];
     }
-    let folder = if folder == Path::new("") { Path::new(".") } else { folder };
-    watched.push(folder.to_owned());
-    let names = match file::names(folder) {
-        Ok(names) => names,
-        Err(error) => {
-            reader.note_unread(&error);
-            let what = format!("cannot read {}: {error}", folder.display());
-            field.error(what, "give the path of a folder that can be read");
-            return Vec::new();
-        }
+    let directory = if directory == Path::new("") { Path::new(".") } else { directory };
+    watched.push(directory.to_owned());
+    let help = "give the path of a directory that can be read";
+    let Some(names) = file::names(directory).map_err(|error| unread(field, directory, &error, help)).ok() else {
+        return Vec::new();
     };
     let glob = Glob::new(name);
-    // What begins with a dot is being written, or was saved by an editor.
+    // A file that begins with a dot is being written, or is an editor's.
     let hidden = name.starts_with('.');
     let fits = |name: &str| glob.matches(name) && (hidden || !name.starts_with('.'));
-    let mut found: Vec<PathBuf> = names.iter().filter(|name| fits(name)).map(|name| folder.join(name)).collect();
+    let mut found: Vec<PathBuf> = names.iter().filter(|name| fits(name)).map(|name| directory.join(name)).collect();
     found.sort();
     if found.is_empty() {
-        field.warn("there is no such file yet", "it is looked for again when the folder changes");
+        field.warn("there is no such file yet", "it is looked for again when the directory changes");
     }
     watched.extend(found.iter().cloned());
     found
 }
 
-#[derive(Clone, Copy)]
-enum FileFormat {
-    Json,
-    Yaml,
-}
-
-fn format(path: &Path) -> Option<FileFormat> {
+/// Whether a file is YAML or JSON, if it is one of them.
+fn is_yaml(path: &Path) -> Option<bool> {
     match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
-        "json" => Some(FileFormat::Json),
-        "yml" | "yaml" => Some(FileFormat::Yaml),
+        "json" => Some(false),
+        "yml" | "yaml" => Some(true),
         _ => None,
     }
 }
 
-/// The targets of one file. `field` names it, for what is wrong with the file as a whole.
-pub(crate) fn read(reader: &TreeReader, field: &Field<'_>, path: &Path) -> Vec<ListedTarget> {
-    let text = match read_text(path) {
-        Ok(text) => text,
-        Err(error) => {
-            reader.note_unread(&error);
-            let what = format!("cannot read {}: {error}", path.display());
-            field.error(what, "give the path of a file that can be read, or take it out");
-            return Vec::new();
-        }
-    };
-    let mut walk = FileWalk { reader, path, found: Vec::new(), labels: 0, faults: 0 };
-    let root = match format(path) {
-        Some(FileFormat::Yaml) => yaml(&text),
-        _ => json(&text),
-    };
-    match root {
-        Ok(root) => walk.file(&root),
-        Err((at, what)) => walk.error(at, "", what, "the file holds a list of { targets = […], labels = {…} }"),
-    }
-    walk.found
+fn unread(field: &Field<'_>, path: &Path, error: &io::Error, help: &str) {
+    field.reader.note_unread(error);
+    field.error(format!("cannot read {}: {error}", path.display()), help);
 }
 
-fn read_text(path: &Path) -> std::io::Result<String> {
-    let bytes = file::read(path, Kinds::Files)?;
-    String::from_utf8(bytes).map_err(|_| std::io::Error::other("it is not UTF-8"))
+/// The targets of one file. `field` is its key, for problems with the file as a whole.
+pub(crate) fn read(field: &Field<'_>, path: &Path) -> Vec<ListedTarget> {
+    let text = file::read(path, Kinds::Files)
+        .and_then(|bytes| String::from_utf8(bytes).map_err(|_| io::Error::other("it is not UTF-8")));
+    let help = "give the path of a file that can be read, or take it out";
+    let Some(text) = text.map_err(|error| unread(field, path, &error, help)).ok() else { return Vec::new() };
+    let mut walk = FileWalk { field, path, found: Vec::new(), labels: 0, faults: 0 };
+    let root = if is_yaml(path) == Some(true) { yaml(&text) } else { json(&text) };
+    let help = "the file holds a list of { targets = […], labels = {…} }";
+    match root {
+        Ok(Node { value: Value::List(entries), .. }) => {
+            for (index, entry) in entries.iter().enumerate() {
+                walk.entry(entry, &format!("[{index}]"));
+            }
+        }
+        Ok(root) => walk.error(root.at, "", "expected a list", help),
+        Err((at, what)) => walk.error(at, "", what, help),
+    }
+    walk.found
 }
 
 type Position = Option<(usize, usize)>;
@@ -152,7 +139,7 @@ enum Value {
 
 const TOO_MANY: &str = "there are more than 2,000,000 values";
 
-/// What the parser says is about the shape and holds nothing of the text.
+/// The parser's message is about the syntax and contains no text of the file.
 fn json(text: &str) -> Result<Node, (Position, String)> {
     let left = Cell::new(MOST_VALUES);
     let mut parser = serde_json::Deserializer::from_str(text);
@@ -164,21 +151,21 @@ fn json(text: &str) -> Result<Node, (Position, String)> {
     })
 }
 
-/// The parser counts bytes, and none of them right behind a line's end.
+/// The parser's column is in bytes, and zero directly behind a line's end.
 fn in_characters(text: &str, line: usize, column: usize) -> Position {
     let row = text.split('\n').nth(line.checked_sub(1)?)?.as_bytes();
     let before = row.get(..column.saturating_sub(1)).unwrap_or(row);
     Some((line, String::from_utf8_lossy(before).chars().count() + 1))
 }
 
-/// The parser takes bytes for characters where it reads a directive: no further than the line goes. A CR ends one, too.
+/// The parser's column is in bytes in a directive: limits it to the line's length. A CR ends a line, too.
 fn within(text: &str, line: usize, column: usize) -> Position {
     let text = text.replace("\r\n", "\n");
     let row = text.split(['\n', '\r']).nth(line.checked_sub(1)?).unwrap_or_default();
     Some((line, column.min(row.chars().count() + 1)))
 }
 
-/// Reads any JSON, up to so many values.
+/// Reads any JSON, up to this number of values.
 #[derive(Clone, Copy)]
 struct JsonReader<'a>(&'a Cell<usize>);
 
@@ -201,10 +188,6 @@ impl<'de> Visitor<'de> for JsonReader<'_> {
 
     fn visit_str<E>(self, text: &str) -> Result<Value, E> {
         Ok(Value::Text(text.to_owned()))
-    }
-
-    fn visit_string<E>(self, text: String) -> Result<Value, E> {
-        Ok(Value::Text(text))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
@@ -244,14 +227,9 @@ impl<'de> Visitor<'de> for JsonReader<'_> {
     }
 }
 
-/// A list or table that is not finished: for a table, the key whose value comes next.
-enum OpenNode {
-    List(Vec<Node>, Position),
-    Table(Vec<(String, Node)>, Option<String>, Position),
-}
-
 fn yaml(text: &str) -> Result<Node, (Position, String)> {
-    let mut open: Vec<OpenNode> = Vec::new();
+    // Lists and tables that are not closed; of a table, with the key of the next value.
+    let mut open: Vec<(Node, Option<String>)> = Vec::new();
     let (mut root, mut values) = (None, 0);
     for event in Parser::new_from_str(text) {
         let (event, span) = event.map_err(|error| {
@@ -267,11 +245,11 @@ fn yaml(text: &str) -> Result<Node, (Position, String)> {
             }
             Event::DocumentStart(_) if root.is_some() => return refuse("this is a second document"),
             Event::SequenceStart(..) => {
-                open.push(OpenNode::List(Vec::new(), at));
+                open.push((Node { value: Value::List(Vec::new()), at }, None));
                 continue;
             }
             Event::MappingStart(..) => {
-                open.push(OpenNode::Table(Vec::new(), None, at));
+                open.push((Node { value: Value::Table(Vec::new()), at }, None));
                 continue;
             }
             Event::Scalar(text, style, ..) => {
@@ -280,8 +258,7 @@ fn yaml(text: &str) -> Result<Node, (Position, String)> {
                 Node { value, at }
             }
             Event::SequenceEnd | Event::MappingEnd => match open.pop() {
-                Some(OpenNode::List(list, at)) => Node { value: Value::List(list), at },
-                Some(OpenNode::Table(table, _, at)) => Node { value: Value::Table(table), at },
+                Some((node, _)) => node,
                 None => continue,
             },
             _ => continue,
@@ -290,27 +267,28 @@ fn yaml(text: &str) -> Result<Node, (Position, String)> {
         if values > MOST_VALUES {
             return Err((done.at, TOO_MANY.to_owned()));
         }
-        match open.last_mut() {
-            None => root = Some(done),
-            Some(OpenNode::List(list, _)) => list.push(done),
-            Some(OpenNode::Table(table, key @ Some(_), _)) => table.extend(key.take().map(|key| (key, done))),
-            Some(OpenNode::Table(_, key, _)) => match done.value {
-                Value::Text(text) => *key = Some(text),
-                _ => return Err((done.at, "a key is a text".to_owned())),
-            },
+        let Some((parent, key)) = open.last_mut() else {
+            root = Some(done);
+            continue;
+        };
+        match (&mut parent.value, key.take(), done) {
+            (Value::List(list), _, done) => list.push(done),
+            (Value::Table(table), Some(key), done) => table.push((key, done)),
+            (_, _, Node { value: Value::Text(text), .. }) => *key = Some(text),
+            (_, _, done) => return Err((done.at, "a key is a text".to_owned())),
         }
     }
     Ok(root.unwrap_or(Node { value: Value::Other, at: None }))
 }
 
-/// Goes through a file and collects its targets.
+/// Collects the targets of a file.
 struct FileWalk<'a> {
-    reader: &'a TreeReader,
+    field: &'a Field<'a>,
     path: &'a Path,
     found: Vec<ListedTarget>,
-    /// What the labels take so far, for each target by itself.
+    /// The labels so far in bytes, counted for each target.
     labels: usize,
-    /// What is wrong so far.
+    /// The errors so far.
     faults: usize,
 }
 
@@ -321,19 +299,9 @@ impl FileWalk<'_> {
 
     fn error(&mut self, at: Position, key: &str, what: impl Into<String>, help: &str) {
         self.faults += 1;
-        if self.faults > MOST_FAULTS {
-            return;
-        }
-        self.reader.entry(&options::GROUP, self.place(at), key.to_owned()).error("", what, help);
-    }
-
-    fn file(&mut self, root: &Node) {
-        let Value::List(entries) = &root.value else {
-            self.error(root.at, "", "expected a list", "the file holds a list of { targets = […], labels = {…} }");
-            return;
-        };
-        for (index, entry) in entries.iter().enumerate() {
-            self.entry(entry, &format!("[{index}]"));
+        if self.faults <= MOST_FAULTS {
+            let entry = self.field.reader.entry(&options::GROUP, self.place(at), key.to_owned());
+            entry.error("", what, help);
         }
     }
 
@@ -350,16 +318,11 @@ impl FileWalk<'_> {
                 ("targets", _) => self.error(value.at, &format!("{key}.targets"), "expected a list of texts", ""),
                 ("labels", Value::Table(pairs)) => {
                     for (label, value) in pairs {
-                        match &value.value {
-                            Value::Text(text) => {
-                                labels.insert(label.clone(), text.clone());
-                            }
-                            _ => self.error(
-                                value.at.or(entry.at),
-                                &format!("{key}.labels.{label}"),
-                                "expected text",
-                                "put it in quotes",
-                            ),
+                        if let Value::Text(text) = &value.value {
+                            labels.insert(label.clone(), text.clone());
+                        } else {
+                            let key = format!("{key}.labels.{label}");
+                            self.error(value.at.or(entry.at), &key, "expected text", "put it in quotes");
                         }
                     }
                 }
@@ -384,7 +347,7 @@ impl FileWalk<'_> {
         }
         let labels = Rc::new(labels);
         for (index, target) in targets.iter().enumerate() {
-            // More of them are too many whatever they are, which `group` will say.
+            // There are too many, which `group` reports.
             if self.found.len() > expand::MOST {
                 break;
             }

@@ -1,73 +1,58 @@
 //! Many targets in few lines: `[[groups]]` and `targets_from`.
 //!
-//! A group's keys are read once and hold for each of its members, whether it comes from `targets` or from a file. A problem
-//! with a key is reported at the key, a problem with a member at the member. Called by `load`.
+//! A group's keys are read once and apply to each of its members, from `targets` or from a file. A problem of a key is reported
+//! at the key, a problem of a member at the member. Called by `load`.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    net::IpAddr,
     path::PathBuf,
 };
 
 use crate::{
     config::{
-        sources::readers::{Field, Table, TreeReader, shown},
+        sources::readers::{Field, Table, shown},
         targets::{
-            account::{self, Owner},
+            account::{self, TargetOrigin},
             consistency::{check_own_pair, check_times},
             expand::{self, Placeholders},
             file_sd::{self, ListedTarget},
-            options::{self, Needs, Options},
-            target::{self, NO_LABEL, ReportPlaces, SecuredEndpoint, SharedSettings, TargetOrigin},
+            options::{self, GROUPS, Options},
+            target::{self, NO_LABEL, SharedSettings},
             url::{self, ServerUrl},
         },
     },
-    plan::{Endpoint, Host, Target},
+    plan::{Endpoint, Target},
 };
 
-/// The label that names a member's group.
+/// The label with the name of a member's group.
 const GROUP: &str = "__imaptrace_group__";
-/// The label that names the target; `{host}` stands for its host.
+/// The label with the target's name; `{host}` is its host.
 const NAME: &str = "__imaptrace_name__";
-/// Where a group does not say, a member is its own address: the scheme follows from `security`.
+/// The default of a group's `url`: the member's address, with the scheme of `security`.
 const URL: &str = "{host}";
 
 /// One `[[groups]]` entry.
 struct Group<'a> {
     table: Table<'a>,
     name: String,
-    options: Options,
-    /// With `[defaults]` below.
-    settings: Options,
+    options: Options<'a>,
+    /// `options` over `[defaults]`.
+    settings: Options<'a>,
     url: String,
-}
-
-/// Groups by their names.
-struct GroupsByName<'a, 'b> {
-    groups: BTreeMap<&'b str, &'b Group<'a>>,
-    /// Every group is here: none was left out because of an error in it.
-    complete: bool,
-}
-
-/// What was read before, and holds for all groups.
-pub(crate) struct GroupContext<'a, 'b> {
-    pub(crate) reader: &'a TreeReader,
-    pub(crate) root: &'b Table<'a>,
-    pub(crate) defaults_table: &'b Table<'a>,
-    pub(crate) defaults: &'b Options,
-    pub(crate) common: SharedSettings,
 }
 
 /// All targets of groups and files. `listed` are the tables of `[[targets]]`, whose names are taken; files and directories that
 /// are read are added to `watched`.
-pub(crate) fn read(context: &GroupContext<'_, '_>, listed: &[Table<'_>], watched: &mut Vec<PathBuf>) -> Vec<Target> {
-    let groups = read_groups(context);
-    let named = GroupsByName {
+pub(crate) fn read<'a>(
+    shared: &SharedSettings<'a, '_>,
+    listed: &[Table<'_>],
+    watched: &mut Vec<PathBuf>,
+) -> Vec<Target> {
+    let groups = read_groups(shared);
+    let mut expansion = GroupExpansion {
+        shared,
         groups: groups.iter().flatten().map(|group| (group.name.as_str(), group)).collect(),
         complete: groups.iter().all(Option::is_some),
-    };
-    let mut expansion = GroupExpansion {
-        context,
         names: HashMap::new(),
         targets: Vec::new(),
         populated: HashSet::new(),
@@ -75,47 +60,41 @@ pub(crate) fn read(context: &GroupContext<'_, '_>, listed: &[Table<'_>], watched
         full: false,
     };
     for (index, table) in listed.iter().enumerate() {
-        if let Some(name) = table.get("name").and_then(|field| field.as_text()) {
-            expansion.names.insert(name.to_owned(), format!("targets[{index}]"));
-        }
+        let name = table.read("name", Field::as_text);
+        expansion.names.extend(name.map(|name| (name.to_owned(), format!("targets[{index}]"))));
     }
     for group in groups.iter().flatten() {
-        for (field, template) in group.table.get("targets").and_then(|field| field.list()).unwrap_or_default() {
-            // Not repeated, and so not expanded either: a password may stand in it.
+        for (field, template) in group.table.read("targets", Field::list).unwrap_or_default() {
+            // It may contain a password, so it is neither shown nor expanded.
             if template.contains(['@', '/']) {
                 let help = "let url and user say the rest: url = \"imap://{host}\"";
                 field.error("it is more than HOST or HOST:PORT", help);
                 continue;
             }
             match expand::expand(&template) {
-                Ok(texts) => {
-                    if !expansion.takes(texts.len(), &field) {
-                        continue;
-                    }
+                Ok(texts) if expansion.takes(texts.len(), &field) => {
                     for text in texts {
                         expansion.expanded(group, &field, text);
                     }
                 }
-                Err(error @ expand::ExpandError::TooMany) => field.error(error.to_string(), "split it up"),
-                Err(error) => {
-                    field.error(error.to_string(), "write mail{01..20}.example.org, or {a,b}.example.org");
-                }
+                Ok(_) => {}
+                Err((what, help)) => field.error(what, help),
             }
         }
     }
     let mut seen = HashSet::new();
-    let mut read_files = |table: &Table<'_>, own: Option<&Group<'_>>| {
-        for (field, pattern) in table.get("targets_from").and_then(|field| field.list()).unwrap_or_default() {
-            for path in file_sd::files(context.reader, &field, &pattern, watched) {
-                // Two patterns may name one file.
+    let mut read_files = |table: &Table<'_>, own: Option<&Group<'a>>| {
+        for (field, pattern) in table.read("targets_from", Field::list).unwrap_or_default() {
+            for path in file_sd::files(&field, &pattern, watched) {
+                // Two patterns may match one file.
                 if !seen.insert((path.clone(), own.map(|group| group.name.clone()))) {
                     continue;
                 }
-                for entry in file_sd::read(context.reader, &field, &path) {
+                for entry in file_sd::read(&field, &path) {
                     if !expansion.takes(1, &field) {
                         break;
                     }
-                    expansion.listed(&named, own, entry);
+                    expansion.listed(own, entry);
                 }
             }
         }
@@ -123,7 +102,7 @@ pub(crate) fn read(context: &GroupContext<'_, '_>, listed: &[Table<'_>], watched
     for group in groups.iter().flatten() {
         read_files(&group.table, Some(group));
     }
-    read_files(context.root, None);
+    read_files(shared.root, None);
     for group in groups.iter().flatten().filter(|group| !expansion.populated.contains(&group.name)) {
         let help = "add targets or targets_from, or name it in a file of targets";
         group.table.warn("", format!("the group {:?} has no target", group.name), help);
@@ -132,22 +111,18 @@ pub(crate) fn read(context: &GroupContext<'_, '_>, listed: &[Table<'_>], watched
 }
 
 /// None for a group with an error in its own keys.
-fn read_groups<'a>(context: &GroupContext<'a, '_>) -> Vec<Option<Group<'a>>> {
+fn read_groups<'a>(shared: &SharedSettings<'a, '_>) -> Vec<Option<Group<'a>>> {
     let mut names = HashMap::new();
-    let tables = context.root.tables("groups", &options::GROUP);
+    let tables = shared.root.tables("groups", &options::GROUP);
     let read = tables.into_iter().enumerate().map(|(index, table)| {
-        let options = Options::read(&table);
-        let settings = options.over(context.defaults);
-        check_times(&table, context.defaults_table, &settings);
+        let options = Options::read(&table, GROUPS);
+        let settings = options.over(shared.defaults);
+        check_times(&table, shared.defaults_table, &settings);
         check_own_pair(&table, &settings);
-        // An error of one was noted; those of the others are noted too.
-        let url = table.get("url").and_then(|field| read_url(&field)).unwrap_or_else(|| URL.to_owned());
-        let Some(field) = table.get("name") else {
-            let help = "add name = \"…\": windows, files of targets and metrics call it so";
-            table.error("name", "the group has no name", help);
-            return None;
-        };
-        let name = field.text()?;
+        // After an error in it, those of the members are noted too.
+        let url = table.read("url", read_url).unwrap_or_else(|| URL.to_owned());
+        let help = "add name = \"…\": windows, files of targets and metrics call it so";
+        let name = table.required("name", "the group has no name", help)?;
         if let Some(first) = names.insert(name.clone(), index) {
             table.error("name", format!("groups[{first}] has the same name"), "give each group a name of its own");
             return None;
@@ -170,22 +145,25 @@ fn read_url(field: &Field<'_>) -> Option<String> {
     Some(text)
 }
 
-/// The targets made so far, and what later ones are checked against.
+/// The targets so far, and what the next ones are checked against.
 struct GroupExpansion<'a, 'b> {
-    context: &'b GroupContext<'a, 'b>,
-    /// Each name that is taken, with where it is from.
+    shared: &'b SharedSettings<'a, 'b>,
+    groups: BTreeMap<&'b str, &'b Group<'a>>,
+    /// `groups` has all groups: none has an error.
+    complete: bool,
+    /// Each name that is taken, with its origin.
     names: HashMap<String, String>,
     targets: Vec<Target>,
-    /// Groups with a member, right or wrong.
+    /// Groups with a member, valid or not.
     populated: HashSet<String>,
-    /// Members of all groups, right or wrong.
+    /// Members of all groups, valid or not.
     members: usize,
-    /// There were too many; that was noted already.
+    /// There are too many, which was noted.
     full: bool,
 }
 
-impl GroupExpansion<'_, '_> {
-    /// Whether `more` members are within the limit. A few lines can stand for more than any memory holds.
+impl<'a> GroupExpansion<'a, '_> {
+    /// Whether `more` members are within the limit: a few lines can be a template of any number.
     fn takes(&mut self, more: usize, field: &Field<'_>) -> bool {
         if self.members + more <= expand::MOST {
             self.members += more;
@@ -198,29 +176,29 @@ impl GroupExpansion<'_, '_> {
         false
     }
 
-    /// A text out of a group's `targets`; it is the target's name.
-    fn expanded(&mut self, group: &Group<'_>, field: &Field<'_>, text: String) {
+    /// A text of a group's `targets`; it is the target's name.
+    fn expanded(&mut self, group: &Group<'a>, field: &Field<'_>, text: String) {
         self.populated.insert(group.name.clone());
         let entry = field.entry(&options::GROUP, &text);
-        let Some(address) = Address::read(&entry, Some(group), &text) else { return };
+        let Some(address) = read_address(&entry, Some(group), &text) else { return };
         let origin = format!("a target of the group {:?}", group.name);
-        self.add(Some(group), &entry, &address, Some(text), BTreeMap::new(), origin);
+        self.add(Some(group), &entry, address, (Some(text), origin), BTreeMap::new());
     }
 
-    /// A target out of a file, for the group that its labels name, else for `own`.
-    fn listed(&mut self, named: &GroupsByName<'_, '_>, own: Option<&Group<'_>>, listed: ListedTarget) {
+    /// A target of a file, for the group in its labels, or else for `own`.
+    fn listed(&mut self, own: Option<&Group<'a>>, listed: ListedTarget) {
         let origin = format!("{}, {}", listed.place, listed.key);
-        let entry = self.context.reader.entry(&options::GROUP, listed.place, listed.key);
+        let entry = self.shared.root.reader.entry(&options::GROUP, listed.place, listed.key);
         let mut labels = BTreeMap::new();
         let (mut group, mut name) = (own, None);
         for (key, value) in &*listed.labels {
             match key.as_str() {
                 GROUP => {
-                    group = named.groups.get(value.as_str()).copied();
+                    group = self.groups.get(value.as_str()).copied();
                     if group.is_none() {
-                        // One with an error was noted already.
-                        if named.complete {
-                            let near = self.context.reader.nearest(value, named.groups.keys().copied());
+                        // A group with an error was noted.
+                        if self.complete {
+                            let near = self.shared.root.reader.nearest(value, self.groups.keys().copied());
                             let help = near.map_or_else(
                                 || "add [[groups]] with this name".to_owned(),
                                 |near| format!("did you mean {near:?}?"),
@@ -250,113 +228,77 @@ impl GroupExpansion<'_, '_> {
                 }
             }
         }
-        if let Some(group) = group {
-            self.populated.insert(group.name.clone());
-        }
-        let Some(address) = Address::read(&entry, group, &listed.text) else { return };
-        let host = address.url.host.to_string();
-        let name = name.map(|name| name.replace("{host}", &host));
-        self.add(group, &entry, &address, name, labels, origin);
+        self.populated.extend(group.map(|group| group.name.clone()));
+        let Some(address) = read_address(&entry, group, &listed.text) else { return };
+        let name = name.map(|name| name.replace("{host}", &address.0.host.to_string()));
+        self.add(group, &entry, address, (name, origin), labels);
     }
 
     fn add(
         &mut self,
-        group: Option<&Group<'_>>,
+        group: Option<&Group<'a>>,
         entry: &Table<'_>,
-        address: &Address,
-        name: Option<String>,
+        (url, is_own): (ServerUrl, bool),
+        (name, origin): (Option<String>, String),
         labels: BTreeMap<String, String>,
-        origin: String,
     ) {
-        let Address { url, whole } = address;
-        let of_url = Options::of_url(url);
-        // What a member says itself beats its group: then the group's keys are as good as defaults.
+        let of_url = Options::of_url(&url);
         let options = match group {
-            Some(group) if *whole => of_url.over(&group.settings),
-            Some(group) => group.options.over(&of_url.over(self.context.defaults)),
-            None => of_url.over(self.context.defaults),
+            Some(group) if is_own => of_url.over(&group.settings),
+            Some(group) => group.options.over(&of_url.over(self.shared.defaults)),
+            None => of_url.over(self.shared.defaults),
         };
         let keys = group.map_or(entry, |group| &group.table);
-        let place = ReportPlaces { keys, entry, kind: &TargetOrigin::Listed };
-        let Some(server) = SecuredEndpoint::find(&place, &options, url) else { return };
-        let name = name.unwrap_or_else(|| {
-            let standard = server.endpoint.port == Endpoint::default_port(server.security);
-            if standard { server.endpoint.host.to_string() } else { server.endpoint.to_string() }
-        });
-        let host = url.host.to_string();
+        let Some(server) = target::find_server(keys, entry, &options, &url) else { return };
+        let (security, endpoint) = &server;
+        let host = endpoint.host.to_string();
+        let is_default = endpoint.port == Endpoint::default_port(*security);
+        let name = name.unwrap_or_else(|| if is_default { host.clone() } else { endpoint.to_string() });
         if let Some(word) = [&name, &host].into_iter().find(|word| is_unfit(word)) {
             let what = format!("{} cannot be a target's name: it may become a part of a secret's path", shown(word));
-            return entry.error(
-                "",
-                what,
-                "a name is made of letters, digits and `.-_:[]@+`, and begins with neither `.` nor `-`",
-            );
+            let help = "a name is made of letters, digits and `.-_:[]@+`, and begins with neither `.` nor `-`";
+            return entry.error("", what, help);
         }
         if let Some(first) = self.names.get(&name) {
             let what = format!("{} is the name of {first} already", shown(&name));
             return entry.error("", what, "give each target a name of its own");
         }
-        let fill = Placeholders { host: &host, name: &name };
-        let accounts = match group {
-            Some(group) => {
-                let owner = Owner::Member { placeholders: fill, own_url: *whole };
-                account::read(&group.table, Some(url), &owner, group.settings.needs())
-            }
-            None if url.user.is_some() && url.password.is_some() => {
-                account::read(entry, Some(url), &Owner::Target, Needs::Password)
-            }
-            None => {
-                let help = format!("name its group in the label {GROUP}, or move targets_from into [[groups]]");
-                return entry.error("", "it has no group, so there is no user name and no password for it", help);
-            }
-        };
-        let mut all = group.map(|group| target::read_labels(&group.table, Some(&fill))).unwrap_or_default();
+        if group.is_none() && (url.user.is_none() || url.password.is_none()) {
+            let help = format!("name its group in the label {GROUP}, or move targets_from into [[groups]]");
+            return entry.error("", "it has no group, so there is no user name and no password for it", help);
+        }
+        let placeholders = Placeholders { host: &host, name: &name };
+        let member = if group.is_some() { TargetOrigin::Member(placeholders) } else { TargetOrigin::Listed };
+        let accounts = account::read(keys, Some(&url), &options, &member);
+        let mut all = target::read_labels(keys, Some(&placeholders));
         all.extend(labels);
-        let group = group.map(|group| group.name.clone());
         self.names.insert(name.clone(), origin);
-        let target = target::settle(name, group, server, accounts, all, options, self.context.common);
-        self.targets.extend(target);
+        let names = (name, group.map(|group| group.name.clone()));
+        self.targets.push(target::settle(names, server, accounts, all, options, self.shared));
     }
 }
 
-/// A file of targets may be written by others than who wrote the configuration. What comes out of it must not lead from a
-/// folder of secrets into another, nor be an option to a program that prints one, nor a command to a shell.
+/// A file of targets may have another author than the configuration. A name from it must not lead from a directory of secrets
+/// to another, nor be an option or a command of a program.
 fn is_unfit(word: &str) -> bool {
     let plain = |letter: char| letter.is_alphanumeric() || ".-_:[]@+".contains(letter);
     word.is_empty() || word.starts_with(['.', '-']) || !word.chars().all(plain)
 }
 
-/// Where a member is.
-struct Address {
-    url: ServerUrl,
-    /// It is a URL of its own, not a host that was put into the group's.
-    whole: bool,
-}
-
-impl Address {
-    /// None when it cannot be read. A URL is not repeated: a password may stand in it.
-    fn read(entry: &Table<'_>, group: Option<&Group<'_>>, text: &str) -> Option<Self> {
-        let wrong = |error: url::ServerError| {
-            let secret = text.contains(['@', '/']);
-            let subject = if secret { "the address".to_owned() } else { shown(text) };
-            entry.error(
-                "",
-                format!("{subject} cannot be used: {error}"),
-                "write HOST, HOST:PORT or imaps://HOST[:PORT]",
-            );
-        };
-        if text.contains("://") {
-            let url = url::parse(text).map_err(wrong).ok()?;
-            return Some(Self { url, whole: true });
-        }
-        let (host, port) = url::parse_place(text).map_err(wrong).ok()?;
-        let host = match host {
-            Host::Address(IpAddr::V6(address)) => format!("[{address}]"),
-            host => host.to_string(),
-        };
-        let template = group.map_or(URL, |group| &group.url);
-        let mut url = url::parse(&template.replace(URL, &host)).map_err(wrong).ok()?;
-        url.port = port.or(url.port);
-        Some(Self { url, whole: false })
+/// A member's URL, and whether it is its own: otherwise the group's with the member's host. None when it cannot be read. A URL
+/// is not shown, since it may contain a password.
+fn read_address(entry: &Table<'_>, group: Option<&Group<'_>>, text: &str) -> Option<(ServerUrl, bool)> {
+    let refuse = |error: url::ServerError| {
+        let subject = if text.contains(['@', '/']) { "the address".to_owned() } else { shown(text) };
+        let what = format!("{subject} cannot be used: {error}");
+        entry.error("", what, "write HOST, HOST:PORT or imaps://HOST[:PORT]");
+    };
+    if text.contains("://") {
+        return Some((url::parse(text).map_err(refuse).ok()?, true));
     }
+    let (host, port) = url::parse_place(text).map_err(refuse).ok()?;
+    let template = group.map_or(URL, |group| &group.url);
+    let mut url = url::parse(&template.replace(URL, &host.bracketed())).map_err(refuse).ok()?;
+    url.port = port.or(url.port);
+    Some((url, false))
 }

@@ -1,5 +1,5 @@
-//! What is probed: `[defaults]`, `[[targets]]`, `[[groups]]`, files of `targets_from`, and the command line of `probe`, to
-//! [`Target`](crate::plan::Target)s.
+//! Makes [`Target`](crate::plan::Target)s from `[defaults]`, `[[targets]]`, `[[groups]]`, files of `targets_from`, and the command
+//! line of `probe`.
 
 pub(super) mod account;
 pub(super) mod consistency;

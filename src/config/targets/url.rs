@@ -1,20 +1,20 @@
-//! The SERVER argument of the command line, which is also a target's `url` (docs/configuration.md).
+//! SERVER: a target's `url`, and the argument of the command line (docs/configuration.md).
 //!
 //! ```text
 //! SERVER = [ ("imaps" / "imap") "://" ] [ USER [ ":" PASSWORD ] "@" ] HOST [ ":" PORT ] [ "/" MAILBOX ]
 //! ```
 //!
-//! USER, PASSWORD and MAILBOX are percent-decoded. The last `@` before the path parts user and host, for the user names
-//! of hosting firms contain one themselves. No error repeats the text: a password may stand in it. Does no look-up.
+//! USER, PASSWORD and MAILBOX are percent-decoded. The last `@` before the path separates user and host, since user names may
+//! contain one. No error contains the text, which may have a password. Resolves no name.
 
-use std::{fmt, net::Ipv6Addr};
+use std::net::Ipv6Addr;
 
 use imaptrace_imap::Secret;
 use percent_encoding::percent_decode_str;
 
 use crate::plan::{Endpoint, Host, Mailbox, Security, UserName};
 
-/// How a URL begins.
+/// The scheme of a URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scheme {
     /// TLS from the first byte.
@@ -23,18 +23,18 @@ pub enum Scheme {
     Imap,
 }
 
-/// What SERVER says, before it is known how the connection is secured.
+/// The parts of SERVER.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerUrl {
     /// None for a bare HOST.
     pub scheme: Option<Scheme>,
-    /// Who logs in.
+    /// The user name.
     pub user: Option<UserName>,
-    /// With which password.
+    /// The password.
     pub password: Option<Secret>,
     /// Name or address.
     pub host: Host,
-    /// Port, when one is given.
+    /// The port, if any.
     pub port: Option<u16>,
     /// The mailbox in the path.
     pub mailbox: Option<Mailbox>,
@@ -43,19 +43,19 @@ pub struct ServerUrl {
 /// SERVER cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ServerError {
-    /// Something else than IMAP.
+    /// Not a scheme of IMAP.
     #[error("the scheme is neither imaps:// nor imap://")]
     Scheme,
     /// `imap//…` or `imaps:/…`.
     #[error("its scheme does not end in ://")]
     Slashes,
-    /// No host where it should stand.
+    /// No host.
     #[error("it has no host: expected imaps://HOST[:PORT][/MAILBOX], imap://… or HOST")]
     NoHost,
-    /// A host that no look-up could find.
+    /// A host that is not valid.
     #[error("its host is neither a name nor an IP address (an IPv6 address with a port stands in brackets)")]
     Host,
-    /// What is taken for a port is more likely a password with a `/` in it.
+    /// The port may be the start of a password with a `/`.
     #[error(
         "its port is not a number from 1 to 65535; if it is the start of a password, write / as %2F and @ as %40 in it"
     )]
@@ -63,44 +63,28 @@ pub enum ServerError {
     /// Not 1 to 65535.
     #[error("its port is not a number from 1 to 65535")]
     Port,
-    /// A `%` with no two hex digits behind, or not UTF-8 when decoded.
+    /// A part with a `%` without two hex digits, or not UTF-8 when decoded.
     #[error("its {0} is not percent-encoded UTF-8: write % as %25, @ as %40, / as %2F")]
-    Percent(UrlPart),
-    /// CR, LF or NUL: no IMAP command can carry it.
+    Percent(&'static str),
+    /// A part with CR, LF or NUL.
     #[error("its {0} holds CR, LF or NUL, which no IMAP command can carry")]
-    Control(UrlPart),
-    /// Nothing before the `@`, or between `:` and `@`.
+    Control(&'static str),
+    /// An empty part.
     #[error("its {0} is empty")]
-    Empty(UrlPart),
+    Empty(&'static str),
 }
 
-/// A part that is percent-decoded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum UrlPart {
-    /// Before the `@`.
-    User,
-    /// Between `:` and `@`.
-    Password,
-    /// Behind the first `/`.
-    Mailbox,
-}
-
-impl fmt::Display for UrlPart {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::User => "user name",
-            Self::Password => "password",
-            Self::Mailbox => "mailbox",
-        })
-    }
-}
+// The parts that are percent-decoded.
+const USER: &str = "user name";
+const PASSWORD: &str = "password";
+const MAILBOX: &str = "mailbox";
 
 /// Reads SERVER.
 pub fn parse(text: &str) -> Result<ServerUrl, ServerError> {
     let (scheme, rest) = match text.split_once("://") {
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case("imaps") => (Some(Scheme::Imaps), rest),
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case("imap") => (Some(Scheme::Imap), rest),
-        // Behind a bare host "://" can only stand in user, password or mailbox.
+        // Without a scheme, "://" can only be in user, password or mailbox.
         Some((scheme, _)) if scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) => {
             return Err(ServerError::Scheme);
         }
@@ -111,21 +95,16 @@ pub fn parse(text: &str) -> Result<ServerUrl, ServerError> {
     let (login, place) = authority.rsplit_once('@').map_or((None, authority), |(login, place)| (Some(login), place));
     let (user, password) = login.map(parse_login).transpose()?.unwrap_or_default();
     let (host, port) = parse_place(place).map_err(|error| {
-        // The path begins at the first slash, so what stands before it may be the start of a login.
+        // The path begins at the first slash, so the text before it may be the start of a login.
         let cut_short = path.is_some_and(|path| path.contains('@'));
         if cut_short && error == ServerError::Port { ServerError::Slash } else { error }
     })?;
-    let mailbox = match path.filter(|path| !path.is_empty()) {
-        Some(path) => {
-            let name = decode(path, UrlPart::Mailbox)?;
-            Some(Mailbox::new(&name).map_err(|_| ServerError::Control(UrlPart::Mailbox))?)
-        }
-        None => None,
-    };
+    let mailbox = |path| Mailbox::new(&decode(path, MAILBOX)?).map_err(|_| ServerError::Control(MAILBOX));
+    let mailbox = path.filter(|path| !path.is_empty()).map(mailbox).transpose()?;
     Ok(ServerUrl { scheme, user, password, host, port, mailbox })
 }
 
-/// The scheme that was meant and what is behind it, when `:` or a `/` is missing between them.
+/// The scheme and the rest of a text in which `:` or a `/` is missing between them.
 fn mistyped(text: &str) -> Option<(&'static str, &str)> {
     ["imaps", "imap"].into_iter().find_map(|scheme| {
         let (start, rest) = text.split_at_checked(scheme.len())?;
@@ -134,7 +113,7 @@ fn mistyped(text: &str) -> Option<(&'static str, &str)> {
     })
 }
 
-/// What was meant by a text whose scheme is mistyped: scheme and host, for user and password are not to be repeated.
+/// The scheme and host that a text with a mistyped scheme means; without user and password, which are not shown.
 pub(crate) fn meant(text: &str) -> Option<String> {
     let (scheme, rest) = mistyped(text)?;
     let authority = rest.split('/').next()?;
@@ -143,19 +122,18 @@ pub(crate) fn meant(text: &str) -> Option<String> {
     Some(format!("{scheme}://{place}"))
 }
 
-/// The first `:` parts user and password, as in every URL.
+/// The first `:` separates user and password, as in every URL.
 fn parse_login(login: &str) -> Result<(Option<UserName>, Option<Secret>), ServerError> {
     let (user, password) = login.split_once(':').map_or((login, None), |(user, password)| (user, Some(password)));
-    let user = decode(user, UrlPart::User)?;
-    let user = UserName::new(&user).ok_or(ServerError::Control(UrlPart::User))?;
-    let password = password.map(|password| decode(password, UrlPart::Password).map(Secret::new)).transpose()?;
+    let user = UserName::new(&decode(user, USER)?).ok_or(ServerError::Control(USER))?;
+    let password = password.map(|password| decode(password, PASSWORD).map(Secret::new)).transpose()?;
     if password.as_ref().is_some_and(|password| password.expose().contains(['\r', '\n', '\0'])) {
-        return Err(ServerError::Control(UrlPart::Password));
+        return Err(ServerError::Control(PASSWORD));
     }
     Ok((Some(user), password))
 }
 
-fn decode(text: &str, part: UrlPart) -> Result<String, ServerError> {
+fn decode(text: &str, part: &'static str) -> Result<String, ServerError> {
     if text.is_empty() {
         return Err(ServerError::Empty(part));
     }
@@ -185,41 +163,30 @@ pub(crate) fn parse_place(place: &str) -> Result<(Host, Option<u16>), ServerErro
         return Err(ServerError::NoHost);
     }
     let host = Host::parse(host).map_err(|_| ServerError::Host)?;
-    let digits = |port: &&str| port.bytes().all(|byte| byte.is_ascii_digit());
-    let port = match port {
-        Some(port) => {
-            let number = Some(port).filter(digits).and_then(|port| port.parse::<u16>().ok());
-            Some(number.filter(|number| *number != 0).ok_or(ServerError::Port)?)
-        }
-        None => None,
+    let number = |port: &str| {
+        let digits = port.bytes().all(|byte| byte.is_ascii_digit());
+        port.parse().ok().filter(|number| digits && *number != 0).ok_or(ServerError::Port)
     };
-    Ok((host, port))
+    Ok((host, port.map(number).transpose()?))
 }
 
-/// A scheme and a way of securing the connection that do not go together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum PairError {
-    /// `imaps://` without TLS from the first byte.
-    #[error("imaps:// goes with security \"tls\" alone, not with {:?}", .0.as_str())]
-    Imaps(Security),
-    /// `imap://` with it.
-    #[error("imap:// goes with security \"starttls\" or \"none\", not with \"tls\"")]
-    Imap,
-}
-
-/// How the connection is secured: `asked` when it goes with the scheme, else the scheme's own way.
-pub fn security(scheme: Option<Scheme>, asked: Option<Security>) -> Result<Security, PairError> {
+/// The security of the connection: `asked` if it goes with the scheme, else the scheme's default. The error is the reason.
+pub fn security(scheme: Option<Scheme>, asked: Option<Security>) -> Result<Security, String> {
     match (scheme, asked) {
         (Some(Scheme::Imaps), None | Some(Security::Tls)) | (None, None) => Ok(Security::Tls),
-        (Some(Scheme::Imaps), Some(other)) => Err(PairError::Imaps(other)),
+        (Some(Scheme::Imaps), Some(other)) => {
+            Err(format!("imaps:// goes with security \"tls\" alone, not with {:?}", other.as_str()))
+        }
         (Some(Scheme::Imap), None) => Ok(Security::StartTls),
-        (Some(Scheme::Imap), Some(Security::Tls)) => Err(PairError::Imap),
+        (Some(Scheme::Imap), Some(Security::Tls)) => {
+            Err("imap:// goes with security \"starttls\" or \"none\", not with \"tls\"".to_owned())
+        }
         (Some(Scheme::Imap) | None, Some(asked)) => Ok(asked),
     }
 }
 
-/// Security and endpoint together; a missing port is the one that goes with the security.
-pub fn resolve(url: &ServerUrl, asked: Option<Security>) -> Result<(Security, Endpoint), PairError> {
+/// Security and endpoint; the default port is that of the security. The error is as that of [`security`].
+pub fn resolve(url: &ServerUrl, asked: Option<Security>) -> Result<(Security, Endpoint), String> {
     let security = security(url.scheme, asked)?;
     let port = url.port.unwrap_or_else(|| Endpoint::default_port(security));
     Ok((security, Endpoint { host: url.host.clone(), port }))
@@ -236,7 +203,7 @@ mod tests {
     /// `Ok("tls mail.example:993")` or the error's words.
     fn resolved(text: &str, asked: Option<Security>) -> Result<String, String> {
         let url = parse(text).map_err(|error| error.to_string())?;
-        let (security, endpoint) = resolve(&url, asked).map_err(|error| error.to_string())?;
+        let (security, endpoint) = resolve(&url, asked)?;
         Ok(format!("{} {endpoint}", security.as_str()))
     }
 
@@ -327,16 +294,16 @@ mod tests {
             ("2001:db8::7:", E::Port),
             ("[mail.example]", E::Host),
             ("[::1]x", E::Host),
-            ("imaps://u:canary%zz@mail.example", E::Percent(UrlPart::Password)),
-            ("imaps://u:canary%@mail.example", E::Percent(UrlPart::Password)),
-            ("imaps://%FF@mail.example", E::Percent(UrlPart::User)),
-            ("mail.example/%FF", E::Percent(UrlPart::Mailbox)),
-            ("mail.example/a%0D%0Ab", E::Control(UrlPart::Mailbox)),
-            ("mail.example/a%00", E::Control(UrlPart::Mailbox)),
-            ("u%0Ax@mail.example", E::Control(UrlPart::User)),
-            ("u:canary%0Ax@mail.example", E::Control(UrlPart::Password)),
-            ("imaps://@mail.example", E::Empty(UrlPart::User)),
-            ("imaps://u:@mail.example", E::Empty(UrlPart::Password)),
+            ("imaps://u:canary%zz@mail.example", E::Percent(PASSWORD)),
+            ("imaps://u:canary%@mail.example", E::Percent(PASSWORD)),
+            ("imaps://%FF@mail.example", E::Percent(USER)),
+            ("mail.example/%FF", E::Percent(MAILBOX)),
+            ("mail.example/a%0D%0Ab", E::Control(MAILBOX)),
+            ("mail.example/a%00", E::Control(MAILBOX)),
+            ("u%0Ax@mail.example", E::Control(USER)),
+            ("u:canary%0Ax@mail.example", E::Control(PASSWORD)),
+            ("imaps://@mail.example", E::Empty(USER)),
+            ("imaps://u:@mail.example", E::Empty(PASSWORD)),
         ] {
             let found = parse(text);
             assert_eq!(found.as_ref().err(), Some(&expected), "{text}");

@@ -1,7 +1,6 @@
-//! Paths: of files to read and of directories to write into, each looked at as things are now.
+//! Paths of files to read and of directories to write into, each checked now.
 //!
-//! A file system that does not answer is one of the things that can be wrong with a path: it is given up after a second. Called by
-//! every reader of such a key.
+//! A file system that does not answer within a second is a problem of the path. Called by every reader of such a key.
 
 use std::{
     io,
@@ -14,42 +13,37 @@ use nix::unistd::{AccessFlags, access};
 use super::Field;
 use crate::{blocking, clock};
 
-/// How long a path is looked at.
-const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
+/// The deadline of a check.
+const TIMEOUT: Duration = Duration::from_secs(1);
+/// What to do about a directory that is missing or not writable.
+const MAKE_IT: &str = "make the directory, and let the user that runs the agent own it";
 
 impl Field<'_> {
-    /// A path; a relative one is taken from the working directory.
-    pub(crate) fn path(&self) -> Option<PathBuf> {
-        self.text().map(PathBuf::from)
-    }
-
     /// The path of a file to read; one that cannot be read now is noted.
     #[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
     pub(crate) fn file(&self) -> Option<PathBuf> {
-        let path = self.path()?;
+        let path = PathBuf::from(self.text()?);
         // Opening a pipe would wait for its other end.
-        let opened = look_at(&path, |path| {
+        let opened = check(&path, |path| {
             if !std::fs::metadata(path)?.is_file() {
                 return Err(io::Error::other("it is not a file"));
             }
             std::fs::File::open(path).map(drop)
         });
         if let Err(error) = opened {
-            self.unusable(
-                format!("cannot read {}: {error}", path.display()),
-                "give the path of a file that can be read",
-            );
+            let what = format!("cannot read {}: {error}", path.display());
+            self.unusable(what, "give the path of a file that can be read");
         }
         Some(path)
     }
 
-    /// A directory to write into. The agent makes the last component, but not what is above it: one that it can make is
-    /// warned of, one that it can neither make nor write into is noted.
+    /// A directory to write into. The agent makes the last component only. A missing directory that it can make is a warning; one
+    /// that it can neither make nor write into is noted.
     #[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
     pub(crate) fn directory(&self) -> Option<PathBuf> {
-        let path = self.path()?;
-        let writable = look_at(&path, |path| {
-            // What is there and leads nowhere is a link, in whose place nothing can be made.
+        let path = PathBuf::from(self.text()?);
+        let writable = check(&path, |path| {
+            // A dangling link exists, and no directory can be made in its place.
             let is_missing =
                 std::fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
             let parent = path.parent().map(|parent| if parent == Path::new("") { Path::new(".") } else { parent });
@@ -63,27 +57,18 @@ impl Field<'_> {
             access(path, writes)?;
             Ok(true)
         });
-        if let Ok(false) = writable {
-            self.warn(
-                format!("{} is not there: the agent makes it when it first saves", path.display()),
-                "make the directory, and let the user that runs the agent own it",
-            );
-        }
-        if let Err(error) = writable {
-            self.unusable(
-                format!("cannot write into {}: {error}", path.display()),
-                "make the directory, and let the user that runs the agent own it",
-            );
+        match writable {
+            Ok(true) => {}
+            Ok(false) => {
+                self.warn(format!("{} is not there: the agent makes it when it first saves", path.display()), MAKE_IT);
+            }
+            Err(error) => self.unusable(format!("cannot write into {}: {error}", path.display()), MAKE_IT),
         }
         Some(path)
     }
 }
 
-/// What a look at this path comes to, or that it did not answer.
-fn look_at<T: Send + 'static>(
-    path: &Path,
-    look: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    blocking::with_path_sync(path, clock::now() + LOOK_TIMEOUT, look)
-        .unwrap_or_else(|error| Err(io::Error::other(error)))
+/// The result of a call on this path, or that its file system did not answer.
+fn check<T: Send + 'static>(path: &Path, call: impl FnOnce(&Path) -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    blocking::with_path_sync(path, clock::now() + TIMEOUT, call).unwrap_or_else(|error| Err(io::Error::other(error)))
 }

@@ -2,16 +2,22 @@
 //!
 //! Called by every reader of such a key.
 
-use std::fmt::Write as _;
-
 use figment::value::Value;
 
 use super::{Field, shown};
-use crate::config::problem::nearest;
+use crate::{
+    config::{problem::nearest, sources::schema::listed},
+    plan::Choice,
+};
 
 impl Field<'_> {
     /// One word of a closed list.
-    pub(crate) fn choice<T: Copy>(&self, words: &[(&str, T)]) -> Option<T> {
+    pub(crate) fn choice<T: Choice>(&self) -> Option<T> {
+        self.one_of(T::WORDS)
+    }
+
+    /// One of these words.
+    pub(crate) fn one_of<T: Copy>(&self, words: &[(&str, T)]) -> Option<T> {
         let Some(text) = self.as_text() else {
             self.unfit(format!("not known: expected {}", quoted(words)), "");
             return None;
@@ -19,7 +25,7 @@ impl Field<'_> {
         self.word(text, words)
     }
 
-    /// One of several words, where `text` is the field's or a part of it.
+    /// One of these words; `text` is the field's or a part of it.
     pub(crate) fn word<T: Copy>(&self, text: &str, words: &[(&str, T)]) -> Option<T> {
         let found = words.iter().find(|(word, _)| *word == text);
         if found.is_none() {
@@ -30,7 +36,7 @@ impl Field<'_> {
         found.map(|(_, value)| *value)
     }
 
-    /// A list of texts; from environment and flags with commas between them.
+    /// A list of texts; raw text has commas between them.
     pub(crate) fn list(&self) -> Option<Vec<(Self, String)>> {
         match self.value {
             Value::Array(_, elements) => {
@@ -48,7 +54,7 @@ impl Field<'_> {
         }
     }
 
-    /// A program and its arguments; from environment and flags in one text that is split into words, with no shell.
+    /// A program and its arguments; raw text is split into words, without a shell.
     pub(crate) fn command(&self) -> Option<Vec<String>> {
         let words = match self.value {
             Value::String(_, text) if self.is_raw() => {
@@ -74,15 +80,6 @@ impl Field<'_> {
 
 /// The words of a closed list, as in `"a", "b" or "c"`.
 fn quoted<T>(words: &[(&str, T)]) -> String {
-    let mut text = String::new();
-    for (index, (word, _)) in words.iter().enumerate() {
-        let between = match index {
-            0 => "",
-            _ if index + 1 == words.len() => " or ",
-            _ => ", ",
-        };
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{between}\"{word}\"");
-    }
-    text
+    let words: Vec<String> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
+    listed(&words)
 }
