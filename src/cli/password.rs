@@ -27,8 +27,8 @@ const LONGEST_LINE: usize = 4096;
 pub(super) fn find(args: &TargetArgs) -> Result<(Option<SecretSource>, bool), String> {
     let in_url = config::url::parse(&args.server).is_ok_and(|url| url.password.is_some());
     if in_url && args.password_exact && !is_named(args) {
-        return Err("error: --password-exact: it is about a file, a variable or a command, and the password stands \
-                    in the URL\n  help: give it with --password-file, --password-env or --password-command"
+        return Err("error: --password-exact: it is about a file, a variable or a command, and the URL contains \
+                    the password\n  help: give it with --password-file, --password-env or --password-command"
             .to_owned());
     }
     if is_named(args) || in_url || args.auth.as_deref() == Some(Auth::External.word()) {

@@ -440,7 +440,7 @@ async fn a_password_in_the_url_works_with_a_warning_and_the_last_at_sign_parts_i
     let url = format!("imap://m%65@example.org:planted%20%40%22x@{}", server.address);
     let output = Program::new(["probe", &url, "--security", "none"]).run().await;
     assert_eq!(output.code, Some(0), "{output:?}");
-    assert!(output.stderr.contains("the password stands in the URL"), "{output:?}");
+    assert!(output.stderr.contains("the URL contains the password"), "{output:?}");
     keeps_the_password(&output);
     assert!(!output.stdout.contains("example.org") && !output.stderr.contains("example.org"), "{output:?}");
     assert_eq!(login(&heard(server).await), "LOGIN \"me@example.org\" \"planted @\\\"x\"");

@@ -398,7 +398,7 @@ fn what_deserves_a_second_look_is_a_warning() {
     insta::assert_snapshot!(text.join("\n"), @r#"
     metrics.labels[0]: no target has this label
     otlp.headers: headers, which may hold a key, go over the network in clear text
-    targets[0].url: the password stands in the URL
+    targets[0].url: the URL contains the password
     targets[0].security: user name, password and mail go over the network in clear text
     targets[0].interval: a login every 5s may look like an attack to the server
     targets[1].password.insecure_mode: a secret's file may be read by others
@@ -498,8 +498,8 @@ fn what_is_wrong_with_the_probe_command_line_names_the_flag() {
     error: SERVER: it cannot be used: its port is not a number from 1 to 65535
     1 error
 
-    warning: SERVER: the password stands in the URL
-      help: whoever sees the file, or the list of processes, sees it too: keep it in a file of its own
+    warning: SERVER: the URL contains the password
+      help: everyone who can read the file, or the list of processes, can read it too: keep it in a file of its own
     error: --mailbox: a mailbox name cannot hold CR, LF or NUL
     error: --newest: "many" is not a whole number: expected 1 to 100000, such as 20
     error: --timeout: "5" is not a duration: expected a whole number with a unit, such as "900ms", "30s", "5m" or "1h"

@@ -212,7 +212,7 @@ async fn a_blank_at_an_end_of_a_password_in_the_url_is_wrong_usage() {
         refuses(&output, "SERVER: the password in the URL", "s with ");
         assert_eq!(output.stdout, "");
         let output = Program::new(["probe", &url, "--security", "none", "--password-exact"]).run().await;
-        refuses(&output, "--password-exact", "the password stands in the URL");
+        refuses(&output, "--password-exact", "the URL contains the password");
     }
 }
 

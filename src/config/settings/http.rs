@@ -41,8 +41,8 @@ fn read_listen(field: &Field<'_>) -> Option<SocketAddr> {
     };
     // An IPv4-mapped address is its IPv4 address.
     if !address.ip().to_canonical().is_loopback() {
-        let help = "listen on 127.0.0.1 and let a proxy that asks for a password stand before it";
-        field.warn("names of targets and what failed there can be read by whoever reaches this address", help);
+        let help = "listen on 127.0.0.1, behind a proxy that asks for a password";
+        field.warn("everyone who can reach this address can read the names of targets and their failures", help);
     }
     Some(address)
 }

@@ -96,7 +96,7 @@ fn read_pipe(pipe: &File) -> io::Result<Vec<u8>> {
             Ok(0) if bytes.is_empty() => match wait(pipe, TO_OPEN)? {
                 Some(ready) if ready.contains(PollFlags::POLLIN) => {}
                 Some(_) => return Ok(bytes),
-                None => return Err(io::Error::other("it is a pipe into which nobody writes")),
+                None => return Err(io::Error::other("it is a pipe without a writer")),
             },
             Ok(0) => return Ok(bytes),
             Ok(count) => {

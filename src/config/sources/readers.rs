@@ -325,7 +325,7 @@ impl<'a> Field<'a> {
     fn unknown(&self, key: &str, keys: &'static TableKeys) {
         if keys.later.contains(&key) {
             return self
-                .error("this version of imaptrace does not have it yet", "take it out; nothing else stands for it");
+                .error("this version of imaptrace does not have it yet", "take it out; there is no replacement");
         }
         if self.reader.noted.borrow().is_full() {
             // It will not be shown, and a suggestion is expensive.

@@ -79,7 +79,7 @@ fn in_line(line: &str) -> Option<String> {
         return Some("this is how YAML writes a list; TOML writes [\"a\", \"b\"]".to_owned());
     }
     if let Some(key) = yaml_key(line) {
-        return Some(format!("write `{key} = …`: a colon is YAML's, and text and durations stand in quotes"));
+        return Some(format!("write `{key} = …`: a colon is YAML's, and text and durations need quotes"));
     }
     let (key, value) = line.split_once('=')?;
     let (key, value) = (key.trim(), value.split('#').next()?.trim());
@@ -105,7 +105,7 @@ fn in_line(line: &str) -> Option<String> {
         return Some(format!("give `{key}` a value, or take the line out"));
     }
     let bare = !value.starts_with(['"', '\'', '[', '{']);
-    bare.then(|| format!("write `{key} = \"…\"`: text and durations stand in quotes"))
+    bare.then(|| format!("write `{key} = \"…\"`: text and durations need quotes"))
 }
 
 #[cfg(test)]
@@ -160,8 +160,8 @@ mod tests {
             ("interval = 30 sec # often", "write `interval = \"30s\"`"),
             ("line = 16MB", "write `line = \"16MiB\"`"),
             ("insecure = True", "write `insecure = true`"),
-            ("password: planted", "write `password = …`: a colon is YAML's, and text and durations stand in quotes"),
-            ("user = planted", "write `user = \"…\"`: text and durations stand in quotes"),
+            ("password: planted", "write `password = …`: a colon is YAML's, and text and durations need quotes"),
+            ("user = planted", "write `user = \"…\"`: text and durations need quotes"),
             ("user = “planted”", "write `user = \"…\"` with straight quotes"),
             ("user =", "give `user` a value, or take the line out"),
             ("; interval", "a comment begins with `#`"),

@@ -53,8 +53,8 @@ pub(crate) fn read(
     let needs = options.needs();
     if url.is_some_and(|url| url.password.is_some()) {
         let help =
-            "whoever sees the file, or the list of processes, sees it too: keep it in a file of its own";
-        table.warn("url", "the password stands in the URL", help);
+            "everyone who can read the file, or the list of processes, can read it too: keep it in a file of its own";
+        table.warn("url", "the URL contains the password", help);
     }
     let listed = table.tables("accounts", &options::ACCOUNT);
     let has_user = options.user.is_some();
@@ -154,7 +154,7 @@ pub(crate) fn filled(field: &Field<'_>, placeholders: Option<&Placeholders<'_>>)
     let text = field.text()?;
     let Some(placeholders) = placeholders else { return Some(text) };
     if let Some(word) = unknown(&text, &["host", "name"]) {
-        field.error(format!("nothing stands for {{{word}}}"), "there are {host} and {name}");
+        field.error(format!("there is no placeholder {{{word}}}"), "there are {host} and {name}");
         return None;
     }
     Some(placeholders.fill(&text))
@@ -168,7 +168,7 @@ pub(crate) fn secret(field: &Field<'_>) -> Option<SecretSource> {
 /// The same; in a group, with placeholders filled in.
 fn filled_secret(field: &Field<'_>, placeholders: Option<&Placeholders<'_>>) -> Option<SecretSource> {
     if !field.is_table() {
-        field.error("a secret does not stand in the configuration itself", FORMS);
+        field.error("a secret cannot be in the configuration itself", FORMS);
         return None;
     }
     let table = field.table(&SECRET);

@@ -46,12 +46,12 @@ pub(crate) fn expand(template: &str) -> Result<Vec<String>, ExpandError> {
         count.checked_mul(choices)
     });
     if count.is_none_or(|count| count > MOST) {
-        return Err((format!("it stands for more than {MOST} targets"), "split it up"));
+        return Err((format!("it expands to more than {MOST} targets"), "split it up"));
     }
     let longest = |choices: &[BraceChoice<'_>]| choices.iter().map(BraceChoice::length).max().unwrap_or_default();
     let length: usize = parts.iter().map(|(text, choices)| text.len() + longest(choices)).sum();
     if length + rest.len() > LONGEST {
-        return Err(malformed(format!("it stands for a text of more than {LONGEST} bytes")));
+        return Err(malformed(format!("it expands to a text of more than {LONGEST} bytes")));
     }
     let mut made = vec![String::new()];
     for (text, choices) in &parts {
@@ -187,8 +187,8 @@ mod tests {
                 "{1..99999999999}",
                 "\"1..99999999999\" is not a range: expected two whole numbers, the smaller one first",
             ),
-            ("{0..100000}", "it stands for more than 100000 targets"),
-            ("{0..4294967295}{0..4294967295}{0..4294967295}", "it stands for more than 100000 targets"),
+            ("{0..100000}", "it expands to more than 100000 targets"),
+            ("{0..4294967295}{0..4294967295}{0..4294967295}", "it expands to more than 100000 targets"),
         ] {
             assert_eq!(expand(template).unwrap_err().0, error, "{template}");
         }
@@ -203,7 +203,7 @@ mod tests {
         let filled = format!("{{{}1..2}}", "0".repeat(70_000));
         let many = format!("{{{}}}", vec!["mail.example.org"; 1000].join(","));
         for template in [format!("{long}x"), format!("{{1..100000}}{long}x"), filled, format!("{{a,{long}x}}")] {
-            assert_eq!(expand(&template).unwrap_err().0, "it stands for a text of more than 300 bytes");
+            assert_eq!(expand(&template).unwrap_err().0, "it expands to a text of more than 300 bytes");
         }
         assert_eq!(expand(&many).map(|texts| texts.len()), Ok(1000));
     }

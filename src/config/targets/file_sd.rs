@@ -56,11 +56,11 @@ pub(crate) fn files(field: &Field<'_>, pattern: &str, watched: &mut Vec<PathBuf>
         return Vec::new();
     };
     if directory.to_string_lossy().contains('*') {
-        field.error("`*` stands in the last component of a path alone", "name each directory");
+        field.error("`*` is allowed in the last component of a path only", "name each directory");
         return Vec::new();
     }
     if is_yaml(path).is_none() {
-        field.error("it ends in none of .json, .yml and .yaml", "the ending tells how the file is read");
+        field.error("it ends in none of .json, .yml and .yaml", "the extension gives the format");
         return Vec::new();
     }
     if !name.contains('*') {
@@ -343,7 +343,7 @@ impl FileWalk<'_> {
         self.labels = self.labels.saturating_add(size.saturating_mul(targets.len()));
         if self.labels > MOST_LABELS {
             let what = "its labels, which each of its targets has, and those before it take more than 64MiB";
-            return self.error(entry.at, key, what, "take out those that nobody looks at");
+            return self.error(entry.at, key, what, "take out those that are not needed");
         }
         let labels = Rc::new(labels);
         for (index, target) in targets.iter().enumerate() {

@@ -67,7 +67,7 @@ pub(crate) fn read<'a>(
         for (field, template) in group.table.read("targets", Field::list).unwrap_or_default() {
             // It may contain a password, so it is neither shown nor expanded.
             if template.contains(['@', '/']) {
-                let help = "let url and user say the rest: url = \"imap://{host}\"";
+                let help = "the rest belongs in url and user: url = \"imap://{host}\"";
                 field.error("it is more than HOST or HOST:PORT", help);
                 continue;
             }
@@ -135,7 +135,7 @@ fn read_groups<'a>(shared: &SharedSettings<'a, '_>) -> Vec<Option<Group<'a>>> {
 fn read_url(field: &Field<'_>) -> Option<String> {
     let text = field.text()?;
     if let Some(word) = expand::unknown(&text, &["host"]) {
-        field.error(format!("nothing stands for {{{word}}}"), "there is {host}");
+        field.error(format!("there is no placeholder {{{word}}}"), "there is {host}");
         return None;
     }
     if !text.contains(URL) {

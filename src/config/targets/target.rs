@@ -64,10 +64,10 @@ pub(crate) fn find_server(
         url::resolve(url, options.security).map_err(|what| entry.error("security", what, help)).ok()?;
     if security == Security::None {
         if options.auth() == Auth::External {
-            let what = "external is a login by a client certificate, which nobody sees without TLS";
+            let what = "external is a login by a client certificate, which needs TLS";
             keys.error("auth", what, "set security = \"tls\" or \"starttls\"");
         }
-        let help = "use it on a network that nobody else can listen to, or not at all";
+        let help = "use it only on a network that no one else can read";
         keys.warn("security", "user name, password and mail go over the network in clear text", help);
     } else if options.insecure() {
         let help = if keys.is_command_line() {

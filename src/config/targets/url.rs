@@ -53,7 +53,7 @@ pub enum ServerError {
     #[error("it has no host: expected imaps://HOST[:PORT][/MAILBOX], imap://… or HOST")]
     NoHost,
     /// A host that is not valid.
-    #[error("its host is neither a name nor an IP address (an IPv6 address with a port stands in brackets)")]
+    #[error("its host is neither a name nor an IP address (an IPv6 address with a port needs brackets)")]
     Host,
     /// The port may be the start of a password with a `/`.
     #[error(
