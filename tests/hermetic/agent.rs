@@ -256,7 +256,7 @@ fn the_log_has_a_line_for_a_failure_and_one_for_the_recovery_and_counts_what_was
     let [same] = lines(&log, "more of the same")[..] else { panic!("{output:?}") };
     assert_eq!((&same["failed_runs"], &same["accounts"], &same["by"]), (&1.into(), &1.into(), &"no 1".into()));
     assert_eq!(same["which"], "mail/default");
-    assert_eq!(lines(&log, "in clear text; use it on a network").len(), 1, "{output:?}");
+    assert_eq!(lines(&log, "in clear text; use it only on a network").len(), 1, "{output:?}");
     assert_eq!(lines(&log, " endpoint").iter().filter(|line| line["level"] == "warn").count(), 1, "{output:?}");
     assert_eq!(lines(&log, "no OTLP endpoint is configured").len(), 1, "{output:?}");
     assert_eq!(lines(&log, "telemetry was delivered").len(), 0, "{output:?}");

@@ -108,7 +108,7 @@ fn the_agent_tells_neither_in_log_status_queue_and_telemetry_and_replay_does_not
     fs::write(&config, wrong).unwrap();
     runtime.block_on(async {
         agent.signal(Signal::SIGHUP);
-        agent.stderr_line("does not stand in the configuration").await;
+        agent.stderr_line("cannot be in the configuration").await;
         leaks.look("pages of the agent", get(port, "/status.json").await.unwrap());
     });
     look_at_receiver(&leaks, &receiver);
