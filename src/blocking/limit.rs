@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::Wait;
+use super::wait::Wait;
 use crate::clock::{self, Deadline};
 
 #[derive(Debug)]

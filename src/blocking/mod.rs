@@ -8,7 +8,7 @@
 //!
 //! ```text
 //! limit    permits, first come first served, and when waiting for one ends
-//! park     waits for a future without a runtime
+//! wait     waits for a future until a deadline, with and without a runtime
 //! mounts   which mount a path is on
 //! file     the bytes of a file of any kind
 //! links    follows a path's symbolic links without touching another mount
@@ -18,7 +18,7 @@ mod file;
 mod limit;
 mod links;
 mod mounts;
-mod park;
+mod wait;
 
 use std::{
     collections::HashMap,
@@ -26,23 +26,21 @@ use std::{
     hash::Hash,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::{Path, PathBuf},
-    pin::Pin,
     sync::{Arc, LazyLock, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures_util::FutureExt as _;
 use tokio::{
     runtime::{Handle, Runtime},
     task::JoinHandle,
-    time::timeout_at,
 };
 
 pub use self::file::read_file;
 use self::{
     limit::{Limit, Permit},
     links::{PathWalk, WalkEnd},
-    park::block_until,
+    wait::Wait,
 };
 use crate::clock::Deadline;
 
@@ -147,38 +145,6 @@ static CALLS: LazyLock<Calls> = LazyLock::new(|| Calls {
     commands: Class::new(COMMANDS, 1, Duration::MAX),
     names: Class::new(NAMES, LOOKUPS_OF_A_NAME, Duration::MAX),
 });
-
-/// How a caller waits.
-#[derive(Debug, Clone, Copy)]
-enum Wait {
-    /// As a task of a runtime.
-    Await,
-    /// Its thread is parked.
-    Park,
-}
-
-impl Wait {
-    /// The future's output, or none at `deadline`. The future is polled first.
-    async fn until<F: Future>(self, deadline: Instant, future: Pin<&mut F>) -> Option<F::Output> {
-        match self {
-            Self::Await => timeout_at(deadline.into(), future).await.ok(),
-            Self::Park => block_until(future, deadline),
-        }
-    }
-
-    /// The same for a deadline that pauses of this process lengthen.
-    async fn within<F: Future + Unpin>(self, deadline: Deadline, mut future: F) -> Option<F::Output> {
-        loop {
-            let end = deadline.lengthened();
-            if let Some(output) = self.until(end, Pin::new(&mut future)).await {
-                return Some(output);
-            }
-            if deadline.lengthened() <= end {
-                return None;
-            }
-        }
-    }
-}
 
 /// The future's output, or none at the deadline, which pauses of this process lengthen.
 pub async fn within<F: Future + Unpin>(deadline: Deadline, future: F) -> Option<F::Output> {

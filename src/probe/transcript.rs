@@ -43,11 +43,11 @@ const LONGEST: usize = 1024;
 const SHOWN: u64 = 1000;
 
 /// A line before it is redacted: its time, its sender, and its text.
-type Entry = (Seconds, LineOrigin, Zeroizing<Vec<u8>>);
+type TranscriptEntry = (Seconds, LineOrigin, Zeroizing<Vec<u8>>);
 
 /// See the module's head.
 pub(super) struct Transcript {
-    entries: mpsc::Sender<Entry>,
+    entries: mpsc::Sender<TranscriptEntry>,
     written: oneshot::Receiver<()>,
     anchor: Anchor,
     alias: String,
@@ -61,7 +61,7 @@ pub(super) struct Transcript {
 impl Transcript {
     /// Starts the thread that redacts and writes. None if there can be no thread: the run goes on without.
     pub(super) fn start(sink: LineSink, redactor: Redactor, alias: &str, anchor: Anchor) -> Option<Self> {
-        let (entries, received) = mpsc::channel::<Entry>();
+        let (entries, received) = mpsc::channel::<TranscriptEntry>();
         let (done, written) = oneshot::channel();
         let write = move || {
             for (at_s, sender, text) in received {

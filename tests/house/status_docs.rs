@@ -23,11 +23,16 @@ const TABLES: &[(&str, &str)] = &[
     ("LastRun", "### Run"),
 ];
 
+/// The line without its visibility.
+fn private(line: &str) -> &str {
+    line.strip_prefix("pub(super) ").or_else(|| line.strip_prefix("pub ")).unwrap_or(line)
+}
+
 /// The fields of a type as in the code, each with whether it is always there.
 fn fields(of: &str) -> Vec<(String, bool)> {
     let head = format!("struct {of}");
     let starts = |line: &&str| {
-        let rest = line.trim_start_matches("pub ").strip_prefix(&head);
+        let rest = private(line).strip_prefix(&head);
         rest.is_some_and(|rest| rest == " {" || rest == "<'a> {")
     };
     let body = SOURCE.lines().skip_while(|line| !starts(line)).skip(1).take_while(|line| *line != "}");
@@ -35,7 +40,7 @@ fn fields(of: &str) -> Vec<(String, bool)> {
     let mut fields = Vec::new();
     for line in body.map(str::trim).filter(|line| !line.starts_with("//")) {
         always &= !line.contains("skip_serializing_if");
-        if let Some((name, _)) = line.trim_start_matches("pub ").split_once(": ").filter(|_| !line.starts_with('#')) {
+        if let Some((name, _)) = private(line).split_once(": ").filter(|_| !line.starts_with('#')) {
             fields.push((name.to_owned(), std::mem::replace(&mut always, true)));
         }
     }
