@@ -23,7 +23,7 @@ impl ServerHello {
         }
     }
 
-    /// The suite's name in the IANA registry; its number if it is not in [`SUITES`].
+    /// The suite's name in the IANA registry; its number if it is not in the list.
     pub fn cipher_name(self) -> String {
         SUITES
             .iter()
