@@ -154,7 +154,46 @@ fn of_code(code: Option<ResponseCode>, opens: bool) -> Option<&'static str> {
         ResponseCode::NonExistent | ResponseCode::TryCreate => {
             opens.then_some("there is no such mailbox: check --mailbox, or the path in the URL")
         }
-        _ => opens.then_some("the server refused to open the mailbox: see its words, and check --mailbox"),
+        ResponseCode::Alert
+        | ResponseCode::AlreadyExists
+        | ResponseCode::AppendUid
+        | ResponseCode::AuthenticationFailed
+        | ResponseCode::AuthorizationFailed
+        | ResponseCode::BadCharset
+        | ResponseCode::Capability
+        | ResponseCode::ClientBug
+        | ResponseCode::Closed
+        | ResponseCode::CompressionActive
+        | ResponseCode::CopyUid
+        | ResponseCode::Expired
+        | ResponseCode::ExpungeIssued
+        | ResponseCode::HasChildren
+        | ResponseCode::HighestModSeq
+        | ResponseCode::InProgress
+        | ResponseCode::InUse
+        | ResponseCode::Limit
+        | ResponseCode::MailboxId
+        | ResponseCode::MessageLimit
+        | ResponseCode::Modified
+        | ResponseCode::NewName
+        | ResponseCode::NoModSeq
+        | ResponseCode::NotSaved
+        | ResponseCode::Other
+        | ResponseCode::Parse
+        | ResponseCode::PermanentFlags
+        | ResponseCode::PrivacyRequired
+        | ResponseCode::ReadOnly
+        | ResponseCode::ReadWrite
+        | ResponseCode::Referral
+        | ResponseCode::TooBig
+        | ResponseCode::UidNext
+        | ResponseCode::UidNotSticky
+        | ResponseCode::UidValidity
+        | ResponseCode::Unavailable
+        | ResponseCode::UnknownCte
+        | ResponseCode::Unseen => {
+            opens.then_some("the server refused to open the mailbox: see its words, and check --mailbox")
+        }
     }
 }
 

@@ -80,7 +80,20 @@ fn suspects(step: &Step) -> &'static str {
         CommandName::List | CommandName::Namespace => "its namespaces, and the number of folders",
         CommandName::Select | CommandName::Examine => "the mailbox's index, or a lock on it",
         CommandName::Fetch => "its disk, or a cold cache",
-        _ => LOAD,
+        CommandName::Append
+        | CommandName::Capability
+        | CommandName::Close
+        | CommandName::Compress
+        | CommandName::Create
+        | CommandName::Enable
+        | CommandName::Id
+        | CommandName::Idle
+        | CommandName::Logout
+        | CommandName::Noop
+        | CommandName::Search
+        | CommandName::StartTls
+        | CommandName::Status
+        | CommandName::Unselect => LOAD,
     }
 }
 
