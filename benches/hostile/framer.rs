@@ -33,13 +33,13 @@ pub fn report(rounds: u32, mebibytes: u32) {
         let rate = |seconds: f64| bytes as f64 / 1e9 / seconds;
         // Less than the clock can tell of so many bytes.
         let more = framed - read;
-        let (alone, told) = if more * 50.0 < read {
+        let (alone, details) = if more * 50.0 < read {
             (f64::INFINITY, format!("over {:.0}", rate(read / 50.0)))
         } else {
             (rate(more), format!("{:.2}", rate(more)))
         };
         println!(
-            "| {name} ({responses} responses) | {:.2} | {:.2} | {:.2} × | {told} | {GOAL:.0} | {} |",
+            "| {name} ({responses} responses) | {:.2} | {:.2} | {:.2} × | {details} | {GOAL:.0} | {} |",
             rate(read),
             rate(framed),
             framed / read,

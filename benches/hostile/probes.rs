@@ -200,11 +200,11 @@ pub fn mix(mix: &Mix) {
     });
     for latencies in [alone, among] {
         let lost = latencies.iter().filter(|(_, lost)| *lost).count();
-        let told: Vec<String> = latencies.iter().map(|(ms, _)| format!("{ms:.4}")).collect();
-        println!("{lost} {}", told.join(" "));
+        let details: Vec<String> = latencies.iter().map(|(ms, _)| format!("{ms:.4}")).collect();
+        println!("{lost} {}", details.join(" "));
     }
     let classes = classes.lock().unwrap();
-    let told: Vec<String> = KINDS
+    let details: Vec<String> = KINDS
         .iter()
         .zip(&*classes)
         .map(|((kind, class), [ran, _])| format!("{kind:?}: {ran} ended with `{class}`"))
@@ -212,7 +212,7 @@ pub fn mix(mix: &Mix) {
     let right = classes.iter().all(|[ran, wrong]| *ran > 0 && *wrong == 0);
     println!(
         "Hostile runs that ended: {}; {}",
-        told.join(", "),
+        details.join(", "),
         if right { "all of them right" } else { "not all as wanted" }
     );
 }

@@ -78,7 +78,7 @@ impl Servers {
     pub fn start(spoils: &[Spoil], pem: Option<&Pem>) -> Self {
         let (waiting, sent) = (Arc::default(), Arc::default());
         let (until, ended) = oneshot::channel::<()>();
-        let (tell, told) = mpsc::channel();
+        let (sender, received) = mpsc::channel();
         let sessions: Vec<Session> = spoils
             .iter()
             .map(|spoil| Session { spoil: *spoil, waiting: Arc::clone(&waiting), sent: Arc::clone(&sent) })
@@ -98,11 +98,11 @@ impl Servers {
                     }
                     kinds.push(addresses);
                 }
-                tell.send(kinds).unwrap();
+                sender.send(kinds).unwrap();
                 drop(ended.await);
             });
         });
-        Self { kinds: told.recv().unwrap(), waiting, sent, _until: until }
+        Self { kinds: received.recv().unwrap(), waiting, sent, _until: until }
     }
 }
 

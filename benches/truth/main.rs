@@ -163,10 +163,10 @@ fn measure(row: &Row, server: &Dovecot, users: u32, witness: Option<&Witness>) -
     let runs = builder.enable_all().build().unwrap().block_on(load::runs(row.load, server, users));
     let (connections, dropped) = capture.finish();
     let mut outcome = Outcome { dropped, peaks: load::peaks(&runs), runs: runs.len(), ..Outcome::default() };
-    let told = witness.map(Witness::take).unwrap_or_default();
+    let details = witness.map(Witness::take).unwrap_or_default();
     for run in &runs {
         join(run, tls, &connections, &mut outcome);
-        testify(run, &told, &mut outcome);
+        testify(run, &details, &mut outcome);
     }
     outcome
 }
@@ -216,14 +216,14 @@ impl Stamps {
 }
 
 /// Puts a run's SELECT and FETCH beside what Dovecot said of them.
-fn testify(run: &Run, told: &HashMap<String, i64>, outcome: &mut Outcome) {
+fn testify(run: &Run, reported: &HashMap<String, i64>, outcome: &mut Outcome) {
     for step in run.steps.iter().filter(|step| step.outcome == StepOutcome::Passed) {
         let name = match step.name.as_str() {
             "SELECT" => "SELECT",
             "FETCH" => "FETCH",
             _ => continue,
         };
-        let said = step.span_id.and_then(|id| told.get(&id.to_string()));
+        let said = step.span_id.and_then(|id| reported.get(&id.to_string()));
         if let (Some(server), Some(said)) = (step.server_s, said) {
             let ours = i64::try_from(server.to_duration().as_nanos()).unwrap();
             outcome.witness.entry(name).or_default().push(ours - said);

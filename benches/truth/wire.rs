@@ -50,12 +50,12 @@ impl Capture {
     pub fn start(directory: &Path, port: u16) -> Self {
         let file = directory.join("capture.pcap");
         // What has data, and SYN. Acknowledgements are half of all packets, and prove nothing here.
-        let told =
+        let details =
             "(((ip[2:2] - ((ip[0] & 0xf) << 2)) - ((tcp[12] & 0xf0) >> 2)) != 0 or tcp[tcpflags] & tcp-syn != 0)";
         let mut tcpdump = Command::new("tcpdump")
             .args(["-i", "lo", "-s", "200", "-B", "16384", "--time-stamp-precision=nano", "-Z", "root", "-w"])
             .arg(&file)
-            .arg(format!("tcp port {port} and {told}"))
+            .arg(format!("tcp port {port} and {details}"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

@@ -56,13 +56,13 @@ impl Witness {
             before = now;
         }
         let bodies = std::mem::take(&mut *self.bodies.lock().unwrap());
-        let told = bodies.iter().filter_map(|body| {
+        let details = bodies.iter().filter_map(|body| {
             let event: Value = serde_json::from_slice(body).ok()?;
             let fields = event.get("fields")?;
             let tag = fields.get("cmd_tag")?.as_str()?.to_owned();
             Some((tag, fields.get("running_usecs")?.as_i64()? * 1_000))
         });
-        told.collect()
+        details.collect()
     }
 }
 

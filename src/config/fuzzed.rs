@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use super::{Config, Flag, Place, Probe, Problem, Problems, Sources, describe, load, probe};
 
 /// A password, and a user name, that no text holds by itself.
-const PASSWORD: &str = "qZ4canary7Xk";
+const PASSWORD: &str = "qZ4planted7Xk";
 const USER: &str = "wV9someone3Jm";
 
 /// A configuration that says where its targets are.
@@ -69,17 +69,17 @@ fn yaml(text: &str) -> String {
 }
 
 fn file(text: &str) {
-    in_folder(|folder| {
-        let path = folder.join("imaptrace.toml");
+    in_directory(|directory| {
+        let path = directory.join("imaptrace.toml");
         read(&path, text);
     });
 }
 
 fn list(name: &str, text: &str) {
-    in_folder(|folder| {
-        let path = folder.join(name);
+    in_directory(|directory| {
+        let path = directory.join(name);
         assert!(fs::write(&path, text).is_ok());
-        read(&folder.join("imaptrace.toml"), &format!("{LISTED}{:?}]\n", path.display().to_string()));
+        read(&directory.join("imaptrace.toml"), &format!("{LISTED}{:?}]\n", path.display().to_string()));
     });
 }
 
@@ -149,15 +149,15 @@ fn shows_no_secret(text: &str) {
     assert!(!text.contains(PASSWORD) && !text.contains(USER), "a secret is shown: {text}");
 }
 
-/// A folder of this thread's, in memory where the system has such.
-fn in_folder(what: impl FnOnce(&Path)) {
-    thread_local!(static FOLDER: OnceCell<TempDir> = const { OnceCell::new() });
+/// A directory of this thread's, in memory where the system has such.
+fn in_directory(what: impl FnOnce(&Path)) {
+    thread_local!(static DIRECTORY: OnceCell<TempDir> = const { OnceCell::new() });
     let memory = PathBuf::from("/dev/shm");
     let make = || {
         let made = if memory.is_dir() { TempDir::new_in(memory) } else { TempDir::new() };
-        made.unwrap_or_else(|error| panic!("no folder: {error}"))
+        made.unwrap_or_else(|error| panic!("no directory: {error}"))
     };
-    FOLDER.with(|folder| what(folder.get_or_init(make).path()));
+    DIRECTORY.with(|directory| what(directory.get_or_init(make).path()));
 }
 
 #[cfg(test)]
@@ -201,9 +201,9 @@ mod tests {
 
     #[test]
     fn what_was_found_by_fuzzing_holds() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/configuration");
-        let files: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-        assert!(files.len() > 3, "{} holds next to nothing", folder.display());
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/configuration");
+        let files: Vec<_> = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert!(files.len() > 3, "{} holds next to nothing", directory.display());
         for path in files {
             configuration(&fs::read(path).unwrap());
         }

@@ -181,7 +181,7 @@ mod tests {
         Problem { place, key: key.to_owned(), what: what.to_owned(), help: None }
     }
 
-    fn told(problems: impl IntoIterator<Item = Problem>) -> Vec<String> {
+    fn details(problems: impl IntoIterator<Item = Problem>) -> Vec<String> {
         let mut list = ProblemList::default();
         problems.into_iter().for_each(|problem| list.push(problem));
         list.finish().into_iter().map(|problem| problem.what).collect()
@@ -189,11 +189,11 @@ mod tests {
 
     #[test]
     fn of_problems_that_are_alike_a_few_are_told_and_all_are_counted() {
-        let twice = told([problem(1, "a", "x"), problem(1, "a", "x")]);
+        let twice = details([problem(1, "a", "x"), problem(1, "a", "x")]);
         assert_eq!(twice, ["x"]);
-        let alike = told((0..8).map(|number| problem(1, "a", &format!("no {number}"))));
+        let alike = details((0..8).map(|number| problem(1, "a", &format!("no {number}"))));
         assert_eq!(alike, ["no 0", "no 1", "no 2", "no 3", "no 4 (and 3 more like this)"]);
-        let similar = told((0..250).map(|number| problem(number + 1, &format!("targets[{number}].key"), "x")));
+        let similar = details((0..250).map(|number| problem(number + 1, &format!("targets[{number}].key"), "x")));
         assert_eq!((similar.len(), &*similar[99]), (100, "x (and 150 more like this)"));
         let mut noted = ProblemCollector::default();
         for number in 0..MOST {
@@ -201,7 +201,7 @@ mod tests {
             noted.push(Severity::Error, problem(1, &format!("k{number}"), "x"));
         }
         assert!(noted.is_full());
-        let all = told((0..5000).map(|number| problem(1, &format!("k{number}"), "x")));
+        let all = details((0..5000).map(|number| problem(1, &format!("k{number}"), "x")));
         assert_eq!((all.len(), &*all[1000]), (1001, "4000 more are left out here"));
     }
 

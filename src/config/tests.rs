@@ -60,13 +60,16 @@ fn variables_that_set_one_key_twice_or_a_table_and_a_key_in_it_are_named_both() 
     // Between them in the order of names.
     let other = ("IMAPTRACE__DEFAULTS-X", "x");
     for order in [[table, other, key], [key, other, table]] {
-        let told = load(&order).unwrap_err();
+        let details = load(&order).unwrap_err();
         let names =
             "variable IMAPTRACE__DEFAULTS__INTERVAL: defaults.interval: IMAPTRACE__DEFAULTS sets the whole table";
-        assert!(told.contains(names), "{told}");
+        assert!(details.contains(names), "{details}");
     }
-    let told = load(&[key, ("IMAPTRACE__defaults__interval", "50s")]).unwrap_err();
-    assert!(told.contains("IMAPTRACE__DEFAULTS__INTERVAL") && told.contains("IMAPTRACE__defaults__interval"), "{told}");
+    let details = load(&[key, ("IMAPTRACE__defaults__interval", "50s")]).unwrap_err();
+    assert!(
+        details.contains("IMAPTRACE__DEFAULTS__INTERVAL") && details.contains("IMAPTRACE__defaults__interval"),
+        "{details}"
+    );
     assert!(load(&[key, ("IMAPTRACE__DEFAULTS__NEWEST", "5")]).is_ok());
 }
 
@@ -87,7 +90,7 @@ fn loopback_in_either_notation_is_no_address_that_others_reach() {
 fn a_proxy_that_cannot_be_read_is_told_of_once_and_no_variable_beside_it() {
     let environment = vec![("HTTP_PROXY".to_owned(), "http://proxy.example:3128".to_owned())];
     let sources = Sources { file: Some(PathBuf::from("imaptrace.toml")), environment, ..Sources::default() };
-    let told = |proxy: &str| {
+    let details = |proxy: &str| {
         let text = format!("[otlp]\nendpoint = \"http://otel.example:4318\"\n{proxy}\n{TARGET}");
         let mut problems = Vec::new();
         let merged = tree::merge_text(&sources, Some(&text), &mut problems);
@@ -98,8 +101,8 @@ fn a_proxy_that_cannot_be_read_is_told_of_once_and_no_variable_beside_it() {
         let about = |list: &[Problem]| list.iter().filter(|problem| problem.key == "otlp.proxy").count();
         (about(&problems.errors), about(&problems.warnings))
     };
-    assert_eq!(told(""), (0, 1));
-    assert_eq!(told("proxy = \"proxy.example\""), (1, 0));
+    assert_eq!(details(""), (0, 1));
+    assert_eq!(details("proxy = \"proxy.example\""), (1, 0));
 }
 
 #[test]
@@ -240,24 +243,24 @@ proptest! {
     #[test]
     fn a_secret_is_never_repeated(junk in "[ -~]{0,12}") {
         let text = |text: &str| toml_edit::Value::from(text).to_string();
-        let secret = text(&format!("canary{junk}"));
-        let url = text(&format!("imaps://u:canary{junk}@h"));
+        let secret = text(&format!("planted{junk}"));
+        let url = text(&format!("imaps://u:planted{junk}@h"));
         let file = format!(
             "[otlp]\nendpoint = {url}\nheaders = {{ a = {secret}, b = [{secret}] }}\n\
              [otlp.traces]\nheaders = {secret}\n\
              [[targets]]\nname = \"a\"\nurl = {url}\nuser = {secret}\npassword = {secret}\n\
              [[targets.accounts]]\nuser = {secret}\npassword = {{ env = {secret}, command = {secret} }}\n\
-             [[groups]]\nname = \"g\"\ntargets = [\"m\", {url}, \"u:canary@h\"]\nurl = {url}\nuser = {secret}\npassword = {secret}\n"
+             [[groups]]\nname = \"g\"\ntargets = [\"m\", {url}, \"u:planted@h\"]\nurl = {url}\nuser = {secret}\npassword = {secret}\n"
         );
         let problems = load_text(&file).unwrap_err();
-        prop_assert!(!format!("{problems} {problems:?}").contains("canary"), "{problems}");
+        prop_assert!(!format!("{problems} {problems:?}").contains("planted"), "{problems}");
     }
 }
 
 /// A configuration whose group's targets are in this file, and what is wrong with it.
 fn load_list(name: &str, text: &str) -> Problems {
-    let folder = tempfile::tempdir().unwrap();
-    let list = folder.path().join(name);
+    let directory = tempfile::tempdir().unwrap();
+    let list = directory.path().join(name);
     std::fs::write(&list, text).unwrap();
     let group = "[[groups]]\nname = \"fleet\"\nuser = \"u\"\npassword = { env = \"P\" }\n";
     load_text(&format!("{group}targets_from = [{:?}]\n", list.display().to_string())).unwrap_err()
@@ -268,27 +271,27 @@ fn a_few_lines_cannot_stand_for_more_targets_than_there_is_room_for() {
     let templates: Vec<String> = (0..20).map(|number| format!("\"{number}-{{1..99999}}\"")).collect();
     let group = "[[groups]]\nname = \"fleet\"\nuser = \"u\"\npassword = { env = \"P\" }\nnewest = 0\n";
     let problems = load_text(&format!("{group}targets = [{}]\n", templates.join(", "))).unwrap_err();
-    let told: Vec<_> = problems.errors.iter().map(|error| error.what.as_str()).collect();
-    assert!(told.contains(&"groups and files have more than 100000 targets in all"), "{told:?}");
+    let details: Vec<_> = problems.errors.iter().map(|error| error.what.as_str()).collect();
+    assert!(details.contains(&"groups and files have more than 100000 targets in all"), "{details:?}");
     // Once, whatever else is wrong: so many targets make too many series, and the group has a fault of its own.
-    assert_eq!(told.len(), 3, "{told:?}");
+    assert_eq!(details.len(), 3, "{details:?}");
 }
 
 #[test]
 fn a_fault_in_a_list_stands_where_an_editor_shows_it() {
     for (text, place) in [("[\"ä\", ä]", "l.json:1:7"), ("[\"a\nb\"]", "l.json:2:1"), ("[\n\"ü", "l.json:2:3")] {
-        let told = load_list("l.json", text).errors[0].place.to_string();
-        assert!(told.ends_with(place), "{text:?}: {told}");
+        let details = load_list("l.json", text).errors[0].place.to_string();
+        assert!(details.ends_with(place), "{text:?}: {details}");
     }
     for (text, place) in [("%ääää \0", "l.yml:1:8"), ("- a\n- \"b", "l.yml:2:3")] {
-        let told = load_list("l.yml", text).errors[0].place.to_string();
-        assert!(told.ends_with(place), "{text:?}: {told}");
+        let details = load_list("l.yml", text).errors[0].place.to_string();
+        assert!(details.ends_with(place), "{text:?}: {details}");
     }
 }
 
 #[test]
 fn a_file_of_targets_takes_no_more_memory_than_its_targets_and_labels_may() {
-    let told = |name: &str, text: &str| {
+    let details = |name: &str, text: &str| {
         let problems = load_list(name, text);
         problems.errors.iter().map(|error| error.what.clone()).collect::<Vec<_>>().join("; ")
     };
@@ -296,10 +299,10 @@ fn a_file_of_targets_takes_no_more_memory_than_its_targets_and_labels_may() {
     let label = "x".repeat(800_000);
     let targets = vec!["\"a\""; 10_000].join(",");
     let labels = format!("[{{\"targets\":[{targets}],\"labels\":{{\"l\":\"{label}\"}}}}]");
-    assert!(told("l.json", &labels).contains("take more than 64MiB"));
+    assert!(details("l.json", &labels).contains("take more than 64MiB"));
     // A fault for each of a million values.
     assert_eq!(load_list("l.json", &format!("[{}1]", "1,".repeat(1_000_000))).errors.len(), 5);
     for (name, text) in [("l.json", format!("[{}1]", "1,".repeat(2_000_000))), ("l.yml", "- 1\n".repeat(2_000_001))] {
-        assert!(told(name, &text).contains("there are more than 2,000,000 values"), "{name}");
+        assert!(details(name, &text).contains("there are more than 2,000,000 values"), "{name}");
     }
 }

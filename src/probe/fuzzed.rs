@@ -27,7 +27,7 @@ use crate::{
 };
 
 const USER: &str = "wV9someone3Jm";
-const PASSWORD: &str = "qZ4canary7Xk";
+const PASSWORD: &str = "qZ4planted7Xk";
 /// The server listens for so long; then it goes on, for the client may have nothing to say.
 const PATIENCE: Duration = Duration::from_millis(2);
 /// It listens so often; a run has half as many steps.
@@ -200,8 +200,8 @@ mod tests {
         b"* 3 EXISTS\r\n\xfe OK\r\n\xff",
         b"* 1 FETCH (BODY[HEADER] {3}\r\nabc)\r\n\xfe OK\r\n\xff",
         b"+ go\r\n\xff",
-        b"\xfe NO [AUTHENTICATIONFAILED] who is wV9someone3Jm with qZ4canary7Xk\r\n\xff",
-        b"* BYE qz4CANARY7xk\r\n",
+        b"\xfe NO [AUTHENTICATIONFAILED] who is wV9someone3Jm with qZ4planted7Xk\r\n\xff",
+        b"* BYE qz4PLANTED7xk\r\n",
         b"* ID (\"name\" \"wV9someone3Jm\")\r\n\xfe OK\r\n\xff",
         b"\x16\x03\x03\x00\x02\x02\x28",
         b"\r",
@@ -209,9 +209,9 @@ mod tests {
 
     #[test]
     fn what_was_found_by_fuzzing_holds() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/journey");
-        let files: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-        assert!(files.len() > 3, "{} holds next to nothing", folder.display());
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/journey");
+        let files: Vec<_> = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert!(files.len() > 3, "{} holds next to nothing", directory.display());
         for path in files {
             journey(&fs::read(path).unwrap());
         }

@@ -160,7 +160,7 @@ mod tests {
     }
 
     /// A step that begins now, of `(after how many ms, bytes)`; ours are negative.
-    fn told(events: &[(u64, i64)], end: u64, round_trip: Duration, pace: &LineRate) -> [u64; 3] {
+    fn details(events: &[(u64, i64)], end: u64, round_trip: Duration, pace: &LineRate) -> [u64; 3] {
         let start = clock::now();
         let events: Vec<_> = events
             .iter()
@@ -174,25 +174,25 @@ mod tests {
 
     #[test]
     fn a_quick_answer_is_one_round_trip_of_network() {
-        assert_eq!(told(&[(0, -20), (40, 100)], 40, RTT, &LineRate::default()), [0, 40, 0]);
+        assert_eq!(details(&[(0, -20), (40, 100)], 40, RTT, &LineRate::default()), [0, 40, 0]);
     }
 
     #[test]
     fn a_pause_is_the_servers_wherever_it_comes() {
         let none = LineRate::default();
-        assert_eq!(told(&[(0, -20), (340, 100)], 340, RTT, &none), [300, 40, 0]);
-        assert_eq!(told(&[(0, -20), (40, 100), (380, 10)], 380, RTT, &none), [300, 40, 40]);
-        assert_eq!(told(&[(0, -20), (40, 100), (45, 10)], 45, RTT, &none), [0, 40, 5]);
+        assert_eq!(details(&[(0, -20), (340, 100)], 340, RTT, &none), [300, 40, 0]);
+        assert_eq!(details(&[(0, -20), (40, 100), (380, 10)], 380, RTT, &none), [300, 40, 40]);
+        assert_eq!(details(&[(0, -20), (40, 100), (45, 10)], 45, RTT, &none), [0, 40, 5]);
         // Two turns: a continuation, and the answer to what followed it.
-        assert_eq!(told(&[(0, -20), (340, 4), (340, -9), (580, 10)], 580, RTT, &none), [500, 80, 0]);
+        assert_eq!(details(&[(0, -20), (340, 4), (340, -9), (580, 10)], 580, RTT, &none), [500, 80, 0]);
         // A second part that did not wait for anything is no turn of its own.
-        assert_eq!(told(&[(0, -20), (1, -9), (341, 10)], 341, RTT, &none), [300, 40, 1]);
+        assert_eq!(details(&[(0, -20), (1, -9), (341, 10)], 341, RTT, &none), [300, 40, 1]);
     }
 
     #[test]
     fn a_server_that_never_answered_owed_us_the_answer_all_the_time() {
-        assert_eq!(told(&[(0, -20)], 1000, RTT, &LineRate::default()), [960, 40, 0]);
-        assert_eq!(told(&[(0, -20), (40, 7)], 1000, RTT, &LineRate::default()), [920, 40, 40]);
+        assert_eq!(details(&[(0, -20)], 1000, RTT, &LineRate::default()), [960, 40, 0]);
+        assert_eq!(details(&[(0, -20), (40, 7)], 1000, RTT, &LineRate::default()), [920, 40, 40]);
     }
 
     /// Full segments on a line of 8 Mbit/s: one each 1.5 ms, the first `burst` at once.
@@ -264,8 +264,8 @@ mod tests {
         #[test]
         fn a_longer_pause_never_makes_less_of_the_server(pause in 0_u64..10_000, more in 0_u64..10_000) {
             let none = LineRate::default();
-            let told = |pause| told(&[(0, -20), (40 + pause, 100)], 40 + pause, RTT, &none)[0];
-            prop_assert!(told(pause) <= told(pause + more));
+            let details = |pause| details(&[(0, -20), (40 + pause, 100)], 40 + pause, RTT, &none)[0];
+            prop_assert!(details(pause) <= details(pause + more));
         }
     }
 }

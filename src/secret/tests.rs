@@ -106,8 +106,8 @@ fn no_printable_form() {
     assert_eq!(format!("{:?}", SecretSource::Given(Secret::new("planted".into()))), "Given([secret])");
     assert_eq!(format!("{:?}", SecretSource::Env("MAIL_1".into())), "Env(\"MAIL_1\")");
     let variable = SecretSource::Env("planted7".into());
-    let told = format!("{variable:?} {}", source::no_variable("planted7"));
-    assert!(!told.contains("planted7"), "{told}");
+    let details = format!("{variable:?} {}", source::no_variable("planted7"));
+    assert!(!details.contains("planted7"), "{details}");
     let command = SecretSource::Command(vec!["pass".into(), "--key=planted".into()]);
     assert_eq!(format!("{command:?}"), "Command(\"pass\", …)");
 }

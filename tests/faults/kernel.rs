@@ -157,7 +157,7 @@ struct Socket {
     fd: c_int,
     stream: bool,
     /// Who is told when there is something to read.
-    told: Option<(c_int, epoll_event)>,
+    registration: Option<(c_int, epoll_event)>,
     /// What all further calls come to.
     broken: Option<Broken>,
 }
@@ -335,7 +335,7 @@ extern "C" fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int {
             if let Ok(mut watched) = watched.try_borrow_mut()
                 && watched.armed
             {
-                watched.sockets.push(Socket { fd, stream, told: None, broken: None });
+                watched.sockets.push(Socket { fd, stream, registration: None, broken: None });
             }
         });
     }
@@ -418,8 +418,8 @@ extern "C" fn epoll_ctl(poll: c_int, operation: c_int, fd: c_int, event: *mut ep
         Verdict::Fails(fault) => fail(fault),
         Verdict::Real if adds => {
             // SAFETY: the caller gives an event to be added.
-            let told = unsafe { event.read_unaligned() };
-            remember(fd, (poll, told));
+            let registration = unsafe { event.read_unaligned() };
+            remember(fd, (poll, registration));
             to_int(kernel!(SYS_epoll_ctl, poll, operation, fd, event))
         }
         Verdict::Real => to_int(kernel!(SYS_epoll_ctl, poll, operation, fd, event)),
@@ -457,12 +457,12 @@ extern "C" fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> ssize_
     }
 }
 
-fn remember(fd: c_int, told: (c_int, epoll_event)) {
+fn remember(fd: c_int, registration: (c_int, epoll_event)) {
     let _gone = WATCHED.try_with(|watched| {
         if let Ok(mut watched) = watched.try_borrow_mut()
             && let Some(socket) = watched.socket(fd)
         {
-            socket.told = Some(told);
+            socket.registration = Some(registration);
         }
     });
 }
@@ -470,8 +470,8 @@ fn remember(fd: c_int, told: (c_int, epoll_event)) {
 /// Tells once more that there is something to read: a read that brings less than it asks for has emptied the socket, as
 /// whoever reads may believe, and what comes after it is told anew.
 fn tell_again(fd: c_int) {
-    let told = WATCHED.with_borrow_mut(|watched| watched.socket(fd).and_then(|socket| socket.told));
-    if let Some((poll, mut event)) = told {
+    let registration = WATCHED.with_borrow_mut(|watched| watched.socket(fd).and_then(|socket| socket.registration));
+    if let Some((poll, mut event)) = registration {
         kernel!(SYS_epoll_ctl, poll, libc::EPOLL_CTL_MOD, fd, &raw mut event);
     }
 }

@@ -170,9 +170,9 @@ impl Stage {
 fn check_record(run: &Run) {
     let json = serde_json::to_string(run).unwrap();
     assert_eq!(&serde_json::from_str::<Run>(&json).unwrap(), run, "{json}");
-    let told = run.steps.iter().filter(|step| step.outcome != StepOutcome::Skipped);
-    let ids: HashSet<_> = told.clone().map(|step| step.span_id.expect("a step that was taken has a span")).collect();
-    assert_eq!(ids.len(), told.count(), "{json}");
+    let details = run.steps.iter().filter(|step| step.outcome != StepOutcome::Skipped);
+    let ids: HashSet<_> = details.clone().map(|step| step.span_id.expect("a step that was taken has a span")).collect();
+    assert_eq!(ids.len(), details.count(), "{json}");
     assert_eq!(telemetry::spans(run).len(), 1 + ids.len(), "{json}");
     for step in &run.steps {
         let at_fault = step.outcome == StepOutcome::Failed;
@@ -242,8 +242,8 @@ fn every_call_fails_once(way: Way) {
         }
     }
     println!("{way:?}: {} faults, of which {} never came about: {missed:?}", plans.len(), missed.len());
-    let told = Vec::from_iter(failures);
-    assert!(told.is_empty(), "{} kinds:\n{}", told.len(), told.join("\n"));
+    let details = Vec::from_iter(failures);
+    assert!(details.is_empty(), "{} kinds:\n{}", details.len(), details.join("\n"));
     // An answer that came in two packets may come in one another time.
     assert!(missed.len() * 20 <= plans.len(), "never came about: {missed:#?}");
 }

@@ -371,7 +371,7 @@ fn a_refused_password_is_not_tried_again_before_the_second_interval_is_over() {
     receiver.wait(|inbox| roots(inbox).len() >= 3);
     runtime.block_on(stop(agent, Signal::SIGTERM));
     let spans = receiver.look(Inbox::spans);
-    let told: Vec<_> = receiver
+    let details: Vec<_> = receiver
         .look(roots)
         .iter()
         .take(3)
@@ -380,13 +380,13 @@ fn a_refused_password_is_not_tried_again_before_the_second_interval_is_over() {
             let (step, more) = (login.next().unwrap(), login.next());
             assert!(more.is_none(), "{} has two logins", hex(&root.trace_id));
             let sent = step.end_time_unix_nano > step.start_time_unix_nano;
-            let mut told = value(root, "error.type");
-            write!(told, " {} {} {sent}", value(step, "error.type"), value(root, "imaptrace.auth.backoff")).unwrap();
-            told
+            let mut details = value(root, "error.type");
+            write!(details, " {} {} {sent}", value(step, "error.type"), value(root, "imaptrace.auth.backoff")).unwrap();
+            details
         })
         .collect();
     assert_eq!(
-        told,
+        details,
         ["auth_failed auth_failed  true", "auth_failed auth_failed true false", "auth_failed auth_failed  true"]
     );
 }

@@ -12,7 +12,7 @@ use imaptrace_imap::CommandName;
 use imaptrace_record::{Run, RunOutcome, Seconds, Step};
 
 use crate::support::{
-    parts::{Parts as _, add_up, command, commands, median, ms, told},
+    parts::{Parts as _, add_up, command, commands, details, median, ms},
     program::Program,
     run::{account, run, target},
     script::{Pem, Script},
@@ -94,12 +94,12 @@ async fn a_pause_of_the_server_is_the_servers_time_wherever_it_comes() {
                 }
             })
             .await;
-            let told = format!("{place}, {security:?}: {}", told(&run));
+            let details = format!("{place}, {security:?}: {}", details(&run));
             let [server, network, transfer] = command(&run, step).parts();
-            assert!(server >= ms(PAUSE * 9 / 10), "{told}");
-            assert!(network.saturating_add(transfer) < ms(PAUSE / 3), "{told}");
+            assert!(server >= ms(PAUSE * 9 / 10), "{details}");
+            assert!(network.saturating_add(transfer) < ms(PAUSE / 3), "{details}");
             for other in commands(&run).filter(|other| other.name != step) {
-                assert!(other.parts()[0] < ms(PAUSE / 2), "{told}");
+                assert!(other.parts()[0] < ms(PAUSE / 2), "{details}");
             }
         }
     }

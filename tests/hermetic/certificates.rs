@@ -194,12 +194,12 @@ async fn dates_of_a_certificate_that_is_refused_are_on_record_where_it_passed_in
     let paper = root.issue(&changed(|leaf| leaf.not_after = rcgen::date_time_ymd(2021, 1, 1)));
     let run = shown(&root, &paper, &version::TLS12).await;
     assert_eq!(run.error_type, Some(ErrorType::TlsCertExpired));
-    let told = facts(&run);
-    assert_eq!(told.not_after, Timestamp::from_epoch_seconds(1_609_459_200));
-    assert_eq!(told.subject.as_ref().map(ServerText::as_str), Some("CN=test server"));
-    assert_eq!(told.issuer.as_ref().map(ServerText::as_str), Some("CN=test root"));
-    assert_eq!(told.sha256.as_ref().map(String::len), Some(64));
-    assert_eq!(run.server.certificate_not_after, told.not_after);
+    let details = facts(&run);
+    assert_eq!(details.not_after, Timestamp::from_epoch_seconds(1_609_459_200));
+    assert_eq!(details.subject.as_ref().map(ServerText::as_str), Some("CN=test server"));
+    assert_eq!(details.issuer.as_ref().map(ServerText::as_str), Some("CN=test root"));
+    assert_eq!(details.sha256.as_ref().map(String::len), Some(64));
+    assert_eq!(run.server.certificate_not_after, details.not_after);
     // TLS 1.3 encrypts it, and the library tells nothing of a handshake that failed.
     let run = shown(&root, &paper, &version::TLS13).await;
     assert_eq!((run.error_type, facts(&run).not_after), (Some(ErrorType::TlsCertExpired), None));

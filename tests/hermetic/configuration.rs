@@ -355,20 +355,20 @@ fn a_limit_on_logins_that_the_intervals_cannot_keep_is_a_warning() {
                 .join(", ")
         )
     };
-    let told = |limits: &str| {
+    let details = |limits: &str| {
         let config = load_text(&file(limits), &[], Vec::new()).unwrap();
-        let told = config.warnings.iter().filter(|warning| warning.key.starts_with("limits."));
-        told.map(|warning| format!("{}: {}", warning.key, warning.what)).collect::<Vec<_>>()
+        let details = config.warnings.iter().filter(|warning| warning.key.starts_with("limits."));
+        details.map(|warning| format!("{}: {}", warning.key, warning.what)).collect::<Vec<_>>()
     };
-    assert_eq!(told(""), Vec::<String>::new(), "1.5 logins a second on one server, 4.5 on all");
+    assert_eq!(details(""), Vec::<String>::new(), "1.5 logins a second on one server, 4.5 on all");
     assert_eq!(
-        told("logins_per_second_per_server = 1\nlogins_per_second = 4"),
+        details("logins_per_second_per_server = 1\nlogins_per_second = 4"),
         [
             "limits.logins_per_second_per_server: 1.5 logins a second are due on c:993, the limit is 1: the others are skipped",
             "limits.logins_per_second: 4.5 logins a second are due on all servers together, the limit is 4: the others are skipped",
         ]
     );
-    assert_eq!(told("logins_per_second_per_server = 2\nlogins_per_second = 5"), Vec::<String>::new());
+    assert_eq!(details("logins_per_second_per_server = 2\nlogins_per_second = 5"), Vec::<String>::new());
 }
 
 #[test]
@@ -644,8 +644,8 @@ fn the_state_directory_is_the_files_own_or_the_one_that_systemd_gives() {
 fn a_state_directory_that_cannot_be_written_is_unusable_and_stops_nothing() {
     let unusable = |path: &str| {
         let config = load_text(TARGET, &[("STATE_DIRECTORY", path)], Vec::new()).unwrap();
-        let told: Vec<String> = config.unusable.iter().map(ToString::to_string).collect();
-        told.into_iter().filter(|told| told.contains("state.dir")).collect::<Vec<_>>()
+        let details: Vec<String> = config.unusable.iter().map(ToString::to_string).collect();
+        details.into_iter().filter(|details| details.contains("state.dir")).collect::<Vec<_>>()
     };
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name).display().to_string();
@@ -660,10 +660,10 @@ fn a_state_directory_that_cannot_be_written_is_unusable_and_stops_nothing() {
         (path("file"), "it is not a directory"),
         ("/proc/sys".to_owned(), "cannot write into /proc/sys: "),
     ] {
-        let told = unusable(&path);
+        let details = unusable(&path);
         assert!(
-            matches!(told.as_slice(), [told] if told.contains(why) && told.starts_with("variable STATE_DIRECTORY: ")),
-            "{path}: {told:?}"
+            matches!(details.as_slice(), [details] if details.contains(why) && details.starts_with("variable STATE_DIRECTORY: ")),
+            "{path}: {details:?}"
         );
     }
 }
@@ -675,8 +675,8 @@ fn a_state_directory_that_the_agent_can_make_is_a_warning_wherever_it_is_given()
     let file = format!("[state]\ndir = \"{path}\"\n{TARGET}");
     for (text, environment) in [(&*file, &[][..]), (TARGET, &[("STATE_DIRECTORY", &*path)][..])] {
         let config = load_text(text, environment, Vec::new()).unwrap();
-        let told = |problems: &[config::Problem]| problems.iter().filter(|it| it.key == "state.dir").count();
-        assert_eq!((told(&config.warnings), told(&config.unusable)), (1, 0), "{:?}", config.warnings);
+        let details = |problems: &[config::Problem]| problems.iter().filter(|it| it.key == "state.dir").count();
+        assert_eq!((details(&config.warnings), details(&config.unusable)), (1, 0), "{:?}", config.warnings);
     }
     assert!(!home.path().join("state").exists(), "reading a configuration makes nothing");
     // A relative one is below the working directory.
@@ -969,10 +969,10 @@ fn a_folder_that_is_still_empty_is_a_warning_and_a_file_that_is_too_large_an_err
     let config = load_text(&file("*.json"), &[], Vec::new()).unwrap();
     let given = ("IMAPTRACE__TARGETS_FROM", "not/there.json, not/here.yml");
     let problems = load_text(&file("*.json"), &[given], Vec::new()).unwrap_err();
-    let told: Vec<String> = problems.errors.iter().map(ToString::to_string).collect();
+    let details: Vec<String> = problems.errors.iter().map(ToString::to_string).collect();
     assert!(
-        told[0].starts_with("variable IMAPTRACE__TARGETS_FROM: targets_from: cannot read not/there.json"),
-        "{told:?}"
+        details[0].starts_with("variable IMAPTRACE__TARGETS_FROM: targets_from: cannot read not/there.json"),
+        "{details:?}"
     );
     // What is wrong may be mended there.
     assert!(problems.watched.contains(&"not/there.json".into()) && problems.watched.contains(&"not/here.yml".into()));
@@ -988,9 +988,12 @@ fn a_folder_that_is_still_empty_is_a_warning_and_a_file_that_is_too_large_an_err
 fn what_is_wrong_for_each_of_many_targets_is_told_a_few_times() {
     let file = format!("{}targets = [\"mail{{001..120}}\"]\n", FLEET.replace(", insecure_mode = true", ""));
     let config = load_text(&file, &[], Vec::new()).unwrap();
-    let told: Vec<&str> = config.unusable.iter().map(|problem| problem.what.as_str()).collect();
-    assert_eq!(told.len(), 5, "{told:?}");
-    assert!(told[0].contains("/run/secrets/mail001") && told[4].ends_with("(and 115 more like this)"), "{told:?}");
+    let details: Vec<&str> = config.unusable.iter().map(|problem| problem.what.as_str()).collect();
+    assert_eq!(details.len(), 5, "{details:?}");
+    assert!(
+        details[0].contains("/run/secrets/mail001") && details[4].ends_with("(and 115 more like this)"),
+        "{details:?}"
+    );
 }
 
 #[test]

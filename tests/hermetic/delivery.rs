@@ -144,9 +144,9 @@ fn three_refusals_in_a_row_hold_delivery_back_and_cost_nothing_that_waits() {
             "{last}"
         );
         assert!(last.contains(report.refusal.as_ref().unwrap()), "{last}");
-        let told = Log::get().lines(&receiver.url());
-        let held = told.iter().filter(|line| line.contains("has refused 3 batches of traces in a row"));
-        assert_eq!(held.count(), 1, "{told:?}");
+        let details = Log::get().lines(&receiver.url());
+        let held = details.iter().filter(|line| line.contains("has refused 3 batches of traces in a row"));
+        assert_eq!(held.count(), 1, "{details:?}");
     }
 }
 
@@ -175,8 +175,8 @@ fn one_batch_that_is_refused_is_put_aside_and_replay_brings_it_after_all() {
         let arguments = ["replay".into()].into_iter().chain(flags).chain(refused.map(Into::into));
         let output = runtime().block_on(Program::new(arguments.collect::<Vec<std::ffi::OsString>>()).run());
         assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""), "{output:?}");
-        let told = format!("2 runs (18 spans) delivered to {url}");
-        assert!(output.stdout.starts_with(&told), "{output:?}");
+        let details = format!("2 runs (18 spans) delivered to {url}");
+        assert!(output.stdout.starts_with(&details), "{output:?}");
         let here: BTreeSet<_> = receiver.look(arrived).into_iter().collect();
         assert_eq!(here, all.into_iter().collect());
     }
@@ -290,8 +290,8 @@ fn a_damaged_segment_is_counted_told_and_in_nobodys_way() {
     let missing = ids(&runs).iter().filter(|id| !here.contains(*id)).count();
     assert_eq!((report.delivered_runs, report.dropped.total()), (90 - missing as u64, missing as u64), "{report}");
     assert!((1..90).contains(&missing), "{missing}");
-    let told = Log::get().lines(&segment.display().to_string());
-    assert_eq!(told.len(), 1, "{told:?}");
+    let details = Log::get().lines(&segment.display().to_string());
+    assert_eq!(details.len(), 1, "{details:?}");
     let aside = directory.path().join("refused").join(segment.file_name().unwrap()).with_extension("gz.damaged");
     assert!(aside.exists(), "{}", aside.display());
 }
@@ -309,8 +309,8 @@ fn a_state_directory_that_another_agent_holds_is_refused_with_its_number() {
         let pid = first.id().unwrap();
         let second = start(&config).finish().await;
         assert_eq!(second.code, Some(1), "it may be free later: {second:?}");
-        let told = format!("error: the state directory {} is in use by process {pid};", directory.path().display());
-        assert!(second.stderr.contains(&told), "{second:?}");
+        let details = format!("error: the state directory {} is in use by process {pid};", directory.path().display());
+        assert!(second.stderr.contains(&details), "{second:?}");
         stop(first, signal::Signal::SIGTERM).await;
         let mut third = start(&config);
         third.stderr_line("imaptrace is up").await;
@@ -319,7 +319,7 @@ fn a_state_directory_that_another_agent_holds_is_refused_with_its_number() {
 }
 
 /// The traces of the runs that a log tells of, each with the moment of its line.
-fn told(log: &[Value]) -> Vec<(String, SystemTime)> {
+fn details(log: &[Value]) -> Vec<(String, SystemTime)> {
     let failed = log.iter().filter(|line| line["message"].as_str().is_some_and(|text| text.contains("did not pass")));
     let at = |line: &Value| {
         SystemTime::try_from(line["time"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap()).unwrap()
@@ -346,7 +346,7 @@ fn whatever_the_receiver_does_when_the_agent_ends_each_run_is_delivered_or_on_di
             }
             stop(agent, signal::Signal::SIGTERM).await
         });
-        let runs: BTreeSet<_> = told(&log).into_iter().map(|(id, _)| id).collect();
+        let runs: BTreeSet<_> = details(&log).into_iter().map(|(id, _)| id).collect();
         let mut here: BTreeSet<_> = kept(&directory.path().join("queue")).into_iter().collect();
         if url == receiver.url() {
             here.extend(receiver.look(arrived));
@@ -382,7 +382,7 @@ fn two_stop_signals_within_a_second_are_one_request_and_lose_no_run() {
                 stop(agent, second).await
             });
             assert_eq!(lines(&log, "second stop signal"), Vec::<&Value>::new(), "{first} {second}: {output:?}");
-            let runs: BTreeSet<_> = told(&log).into_iter().map(|(id, _)| id).collect();
+            let runs: BTreeSet<_> = details(&log).into_iter().map(|(id, _)| id).collect();
             let mut here: BTreeSet<_> = kept(&directory.path().join("queue")).into_iter().collect();
             here.extend(receiver.look(arrived).into_iter().filter(|id| runs.contains(id)));
             assert_eq!(here, runs, "{first} {second} {url}: {output:?}");
@@ -410,7 +410,7 @@ fn an_agent_that_is_killed_at_any_moment_loses_no_run_that_it_had_time_to_write(
             let log: Vec<_> = output.stderr.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
             // Its 200 ms are held where the clock stands still; here many tests share a machine.
             let is_old = |at| killed.duration_since(at).is_ok_and(|age| age > Duration::from_millis(500));
-            runs.extend(told(&log).into_iter().filter(|(_, at)| is_old(*at)));
+            runs.extend(details(&log).into_iter().filter(|(_, at)| is_old(*at)));
         });
     }
     assert!(runs.len() > 30, "{} runs were old enough", runs.len());
@@ -446,8 +446,8 @@ fn replay_of_a_pipe_that_stays_silent_ends_at_a_signal_and_says_what_was_sent() 
         let output = runtime.block_on(running.finish());
         assert_eq!(output.code, Some(code), "{output:?}");
         assert!(output.stderr.contains("error: stopped: "), "{output:?}");
-        let told = format!("{} runs (", receiver.look(arrived).len() - before);
-        assert!(output.stdout.starts_with(&told), "{told}: {output:?}");
+        let details = format!("{} runs (", receiver.look(arrived).len() - before);
+        assert!(output.stdout.starts_with(&details), "{details}: {output:?}");
     }
 }
 
@@ -471,13 +471,16 @@ fn replay_says_which_lines_are_no_runs_and_what_did_not_arrive() {
     let output = replay(&[&here[..], &["good.jsonl", "bad.jsonl"]].concat(), String::new());
     assert_eq!(output.code, Some(1), "{output:?}");
     assert_eq!(output.stdout, format!("2 runs (18 spans) delivered to {}\n", receiver.url()));
-    let told: Vec<_> = output.stderr.lines().collect();
-    assert_eq!(told.len(), 2, "{output:?}");
-    assert!(told[0].starts_with("warning: bad.jsonl:2: this is no run") && !told[0].contains('\u{1b}'), "{output:?}");
+    let details: Vec<_> = output.stderr.lines().collect();
+    assert_eq!(details.len(), 2, "{output:?}");
+    assert!(
+        details[0].starts_with("warning: bad.jsonl:2: this is no run") && !details[0].contains('\u{1b}'),
+        "{output:?}"
+    );
     // The number of the line in the file, and no other.
-    assert!(!told[0].contains("at line"), "{output:?}");
+    assert!(!details[0].contains("at line"), "{output:?}");
     let newer = "warning: bad.jsonl:4: a newer imaptrace wrote this run: its schema is 3, this one reads up to 1";
-    assert_eq!(told[1], newer);
+    assert_eq!(details[1], newer);
 
     // Several batches, on standard input.
     let output = replay(&[&here[..], &["-"]].concat(), lines.concat());

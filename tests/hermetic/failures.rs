@@ -139,8 +139,8 @@ async fn a_refused_mailbox_name_is_suggested_with_the_separator_that_the_server_
         let (run, _) = against_changed(&script, |target| target.journey.mailbox = Mailbox::new(mailbox).unwrap()).await;
         assert_eq!(failed(&run), (Some(ErrorType::No), Some("SELECT")), "{mailbox}");
         assert_eq!(run.suggested_mailbox.as_deref(), suggested, "{mailbox}: {answer}");
-        let told = run.server.hierarchy_separator.as_ref().map(imaptrace_record::ServerText::as_str);
-        assert_eq!(told, separator, "{mailbox}: {answer}");
+        let details = run.server.hierarchy_separator.as_ref().map(imaptrace_record::ServerText::as_str);
+        assert_eq!(details, separator, "{mailbox}: {answer}");
     }
     let (run, _) = against(&format!("{}{listed}C: LOGOUT\n{BYE}", up_to("").replace("C: SELECT\n", ""))).await;
     assert_eq!((run.suggested_mailbox, run.server.hierarchy_separator), (None, None), "NAMESPACE was refused");

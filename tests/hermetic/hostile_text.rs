@@ -59,7 +59,7 @@ fn strings(value: &Value, path: &str, found: &mut Vec<(String, String)>) {
 }
 
 /// Holds every string of the record to the contract, and gives those that a server had a hand in.
-fn told(run: &Run) -> Vec<String> {
+fn details(run: &Run) -> Vec<String> {
     let mut found = Vec::new();
     strings(&serde_json::to_value(run).unwrap(), "", &mut found);
     for (path, text) in &found {
@@ -76,7 +76,7 @@ async fn a_servers_words_enter_the_record_escaped_and_cut_short() {
     let run_ = run(target(server.address, Security::None)).await;
     heard(server).await;
     assert_eq!(steps(&run_), "connect greeting CAPABILITY ID LOGIN CAPABILITY LIST SELECT!no LOGOUT!no", "{run_:?}");
-    let mut places = told(&run_);
+    let mut places = details(&run_);
     places.sort();
     places.dedup();
     let expected = [
@@ -101,7 +101,7 @@ async fn a_servers_words_enter_the_record_escaped_and_cut_short() {
     ] {
         let server = Script::play(&script).await;
         let run = run(target(server.address, Security::None)).await;
-        assert_eq!((run.outcome, told(&run).is_empty()), (RunOutcome::Failed, false), "{script}: {run:?}");
+        assert_eq!((run.outcome, details(&run).is_empty()), (RunOutcome::Failed, false), "{script}: {run:?}");
     }
 }
 
@@ -109,7 +109,7 @@ async fn a_servers_words_enter_the_record_escaped_and_cut_short() {
 async fn what_tls_tells_of_a_server_enters_the_record_escaped_and_cut_short() {
     let server = Script::play(&format!("S: {HOSTILE}\nsilence\n")).await;
     let run_ = run(target(server.address, Security::Tls)).await;
-    told(&run_);
+    details(&run_);
     let text = run_.failing_step().unwrap().text.as_ref().map(ServerText::as_str);
     assert!(text.unwrap().contains("owned"), "{text:?}");
 
@@ -125,7 +125,7 @@ async fn what_tls_tells_of_a_server_enters_the_record_escaped_and_cut_short() {
         let mut secured = target(server.address, Security::Tls);
         secured.tls = TlsOptions { ca_file: trusted.then(|| ca.path().to_owned()), ..TlsOptions::default() };
         let run = run(secured).await;
-        let places = told(&run);
+        let places = details(&run);
         for place in [".steps.tls.subject", ".steps.tls.issuer"].iter().filter(|_| trusted) {
             assert!(places.iter().any(|found| found == place), "{place} is not in {places:?}: {run:?}");
         }

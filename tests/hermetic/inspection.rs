@@ -228,16 +228,16 @@ async fn the_source_address_and_the_proxy_header_are_the_targets() {
 #[tokio::test]
 async fn one_that_waits_ends_at_once_when_the_process_is_to_stop() {
     let pem = Pem::self_signed(&["127.0.0.1"], 2020, 2040);
-    let (tell, told) = mpsc::channel();
+    let (sender, received) = mpsc::channel();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let call = Box::new(move |_: &str| tell.send(()).unwrap());
+    let call = Box::new(move |_: &str| sender.send(()).unwrap());
     let server = Script::play_on(listener, "tls 1.3\nnext\nhello\ncall silent\nsilence", Some(pem), call);
     let target = prepare(target(server.address, Security::Tls));
     let before = run_prepared(&target).await;
     let mut run = before.clone();
     let (stop, cancel) = watch::channel(false);
     let mut looking = Box::pin(inspect(&mut run, (&target, &target.target().accounts[0], None), LONG, cancel));
-    while told.try_recv().is_err() {
+    while received.try_recv().is_err() {
         assert!(looking.as_mut().now_or_never().is_none());
         tokio::task::yield_now().await;
     }

@@ -102,8 +102,8 @@ fn status_shows_what_was_found_and_no_secret_user_or_words_of_a_server() {
         let config = loaded(&text, &home);
         let file = Some(home.path().join("imaptrace.toml"));
         let settings = StatusSettings { listen: Some(address), file, ..StatusSettings::default() };
-        let (tell, told) = oneshot::channel::<()>();
-        let agent = tokio::spawn(agent::serve(async { drop(told.await) }, config, settings));
+        let (stop, stopped) = oneshot::channel::<()>();
+        let agent = tokio::spawn(agent::serve(async { drop(stopped.await) }, config, settings));
         timeout(PATIENCE, async {
             while try_get(address, "/ready").await.is_none_or(|(code, _)| code != 200) {
                 sleep(Duration::from_millis(50)).await;
@@ -138,7 +138,7 @@ fn status_shows_what_was_found_and_no_secret_user_or_words_of_a_server() {
         let [good] = &one["accounts"].as_array().unwrap()[..] else { panic!("{one}") };
         assert_eq!(good["runs"].as_array().unwrap().len(), 1);
         assert!(good["runs"][0]["duration_s"].as_f64().unwrap() > 0.0, "{good}");
-        drop(tell);
+        drop(stop);
         agent.await.unwrap().unwrap();
         assert_eq!(try_get(address, "/live").await, None, "the listener ends with the agent");
     });
@@ -155,12 +155,12 @@ fn it_is_not_ready_while_it_stops_and_says_so() {
         let text = otlp(&silence.url(), "http/protobuf") + &target("stuck", stuck.address, "4s", "3900ms");
         let config = loaded(&text, &home);
         let settings = StatusSettings { listen: Some(address), ..StatusSettings::default() };
-        let (tell, told) = oneshot::channel::<()>();
-        let agent = tokio::spawn(agent::serve(async { drop(told.await) }, config, settings));
+        let (stop, stopped) = oneshot::channel::<()>();
+        let agent = tokio::spawn(agent::serve(async { drop(stopped.await) }, config, settings));
         stuck.wait_for_command("LIST", 1).await;
         let status = wait_for(address, "a run is under way", |status| status["schedule"]["in_flight"] == 1).await;
         assert_eq!((&status["ready"], status.get("reasons")), (&true.into(), None));
-        drop(tell);
+        drop(stop);
         let mut said = Vec::new();
         while let Some((code, body)) = try_get(address, "/ready").await {
             if code == 503 {
@@ -243,10 +243,10 @@ fn an_address_that_is_taken_keeps_nothing_from_being_probed() {
         let (mut mail, home) = (Listener::willing().await, tempfile::tempdir().unwrap());
         let config = loaded(&target("mail", mail.address, "400ms", "300ms"), &home);
         let settings = StatusSettings { listen: Some(server.address()), ..StatusSettings::default() };
-        let (tell, told) = oneshot::channel::<()>();
-        let agent = tokio::spawn(agent::serve(async { drop(told.await) }, config, settings));
+        let (stop, stopped) = oneshot::channel::<()>();
+        let agent = tokio::spawn(agent::serve(async { drop(stopped.await) }, config, settings));
         mail.wait_for_command("LOGOUT", 1).await;
-        drop(tell);
+        drop(stop);
         agent.await.unwrap().unwrap();
     });
 }
@@ -265,12 +265,12 @@ impl Systemd {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
-        let (tell, heard) = mpsc::channel();
+        let (stop, heard) = mpsc::channel();
         std::thread::spawn(move || {
             let mut buffer = [0; 1024];
             while let Ok(length) = socket.recv(&mut buffer) {
                 let text = String::from_utf8(buffer[..length].to_vec()).unwrap();
-                if text == END || tell.send(text).is_err() {
+                if text == END || stop.send(text).is_err() {
                     return;
                 }
             }
@@ -322,9 +322,9 @@ fn systemd_hears_of_the_start_of_life_and_of_the_end() {
     runtime.block_on(server.wait_for_command("LOGIN", 2));
     runtime.block_on(stop(agent, Signal::SIGTERM));
     let rest = systemd.rest();
-    let stopping: Vec<_> = rest.iter().filter(|told| told.starts_with("STOPPING=1\nSTATUS=stopping")).collect();
+    let stopping: Vec<_> = rest.iter().filter(|details| details.starts_with("STOPPING=1\nSTATUS=stopping")).collect();
     assert_eq!(stopping.len(), 1, "{rest:?}");
-    assert!(!rest.iter().any(|told| told.contains("READY=1")), "{rest:?}");
+    assert!(!rest.iter().any(|details| details.contains("READY=1")), "{rest:?}");
 }
 
 #[test]
@@ -340,7 +340,7 @@ fn systemd_is_told_how_many_targets_fail_and_nothing_before_the_agent_is_up() {
     assert!(systemd.receive().starts_with("READY=1\n"), "the first thing it receive");
     assert_eq!(systemd.receive_until("STATUS="), "STATUS=1 target, 1 failing");
     runtime.block_on(stop(agent, Signal::SIGTERM));
-    assert!(!systemd.rest().iter().any(|told| told.contains("WATCHDOG")), "nobody asked for a watchdog");
+    assert!(!systemd.rest().iter().any(|details| details.contains("WATCHDOG")), "nobody asked for a watchdog");
 }
 
 #[test]

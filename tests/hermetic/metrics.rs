@@ -112,10 +112,10 @@ fn a_target_that_is_gone_is_not_told_any_more_and_the_others_are() {
     delivery.metrics().retain(|subject| subject.target != name(7));
     // Two rounds on: the first may still tell what was, the last is whole.
     let last_runs = |inbox: &Inbox| {
-        let told = |got: &&Got<ExportMetricsServiceRequest>| {
+        let details = |got: &&Got<ExportMetricsServiceRequest>| {
             series([*got]).iter().any(|(metric, _)| metric == names::SCHEDULER_START_LAG.name)
         };
-        inbox.metrics.iter().filter(told).count()
+        inbox.metrics.iter().filter(details).count()
     };
     let before = receiver.look(last_runs);
     receiver.wait(|inbox| last_runs(inbox) >= before + 2);
@@ -141,8 +141,8 @@ fn after_a_failed_export_the_next_interval_tells_what_is_newest() {
     receiver.wait(|inbox| count(inbox) == 2 && inbox.metrics.last().unwrap().answer == Answer::Accept);
     Log::get().wait(&format!("metrics are delivered to {} again", receiver.url()));
     assert!(block_on(delivery.shutdown(LONG)).metrics_delivered);
-    let told = Log::get().lines(&receiver.url());
-    assert_eq!(told.iter().filter(|line| line.contains("cannot deliver metrics")).count(), 1, "{told:?}");
+    let details = Log::get().lines(&receiver.url());
+    assert_eq!(details.iter().filter(|line| line.contains("cannot deliver metrics")).count(), 1, "{details:?}");
     // One message a round, and the next round begins behind it.
     receiver.look(|inbox| {
         let refused: Vec<_> = inbox.metrics.iter().take(2).collect();
@@ -178,9 +178,9 @@ fn a_series_too_many_is_told_once_and_counted_and_those_that_are_there_go_on() {
     record(&delivery, 9);
     assert_eq!(delivery.metrics().series(), 50);
     assert!(block_on(delivery.shutdown(LONG)).metrics_delivered);
-    let told = Log::get().lines("there is no room for more metric series");
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert!(told[0].contains("\"level\":\"error\"") || told[0].contains("ERROR"), "{told:?}");
+    let details = Log::get().lines("there is no room for more metric series");
+    assert_eq!(details.len(), 1, "{details:?}");
+    assert!(details[0].contains("\"level\":\"error\"") || details[0].contains("ERROR"), "{details:?}");
     receiver.look(|inbox| {
         let all = series(&inbox.metrics);
         assert_eq!(all.iter().filter(|(_, words)| !words.is_empty()).count(), 50);

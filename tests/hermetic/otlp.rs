@@ -214,9 +214,9 @@ fn a_missing_collector_is_one_warning_and_an_honest_report() {
         let sentence = report.to_string();
         assert!(sentence.starts_with("not delivered: 3 runs (27 spans) lost, the last metrics: "), "{sentence}");
         assert!(sentence.contains("Connection refused"), "{sentence}");
-        let told = Log::get().lines(&url);
-        assert_eq!(told.len(), 2, "one line for traces, one for metrics: {told:?}");
-        assert!(told.iter().all(|line| line.contains("\"level\":\"warn\"") && line.contains("cannot deliver")));
+        let details = Log::get().lines(&url);
+        assert_eq!(details.len(), 2, "one line for traces, one for metrics: {details:?}");
+        assert!(details.iter().all(|line| line.contains("\"level\":\"warn\"") && line.contains("cannot deliver")));
     }
 }
 
@@ -239,8 +239,8 @@ fn after_an_outage_everything_arrives_in_order_and_the_log_says_so_once() {
     let sent: Vec<_> = runs.iter().map(|run| run.trace_id.to_string()).collect();
     assert_eq!(roots, sent);
     assert!(receiver.look(|inbox| inbox.traces.len()) >= 2, "batches of at most 512 spans");
-    let told: Vec<_> = Log::get().lines(&url).iter().map(|line| line.contains("again")).collect();
-    assert_eq!(told, [false, true]);
+    let details: Vec<_> = Log::get().lines(&url).iter().map(|line| line.contains("again")).collect();
+    assert_eq!(details, [false, true]);
 }
 
 #[test]
@@ -293,9 +293,9 @@ fn what_the_receiver_refuses_is_counted_and_does_not_block_what_follows() {
         assert_eq!((report.delivered_runs, report.undelivered_runs, report.dropped.total()), (1, 0, 1), "{report}");
         let metrics = receiver.look(Inbox::metrics);
         assert_eq!(sums(&metrics[names::DELIVERY_DROPPED.name]), [(vec!["reason=refused".into()], 1)]);
-        let told = Log::get().lines(&receiver.url());
-        let refusals = told.iter().filter(|line| line.contains("refuses traces"));
-        assert_eq!(refusals.count(), 1, "{told:?}");
+        let details = Log::get().lines(&receiver.url());
+        let refusals = details.iter().filter(|line| line.contains("refuses traces"));
+        assert_eq!(refusals.count(), 1, "{details:?}");
     }
 }
 

@@ -63,8 +63,8 @@ fn an_agent_keeps_fewer_runs_in_flight_than_it_may_open_files_and_says_so() {
         let program = Program::new(["agent", "--config", "imaptrace.toml"]).env("PROBE", "secret").open_files(100);
         std::fs::write(program.home().join("imaptrace.toml"), whole(&target("gone", port, "400ms", "300ms"))).unwrap();
         let mut agent = program.start();
-        let told = agent.stderr_line("fewer runs at once").await;
-        assert!(told.contains("\"asked\":256") && told.contains("\"runs\":18"), "{told}");
+        let details = agent.stderr_line("fewer runs at once").await;
+        assert!(details.contains("\"asked\":256") && details.contains("\"runs\":18"), "{details}");
         agent.stderr_line("connect_refused").await;
         stop(agent, Signal::SIGTERM).await;
     });

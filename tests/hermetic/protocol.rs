@@ -67,8 +67,8 @@ async fn no_command_is_sent_before_the_one_before_it_has_ended() {
     let address = listener.local_addr().unwrap();
     let server = tokio::spawn(async move {
         let mut stream = BufReader::new(listener.accept().await.unwrap().0);
-        let told = "[CAPABILITY IMAP4rev1 ID NAMESPACE LITERAL+ SASL-IR AUTH=PLAIN]";
-        stream.write_all(format!("* OK {told} hi\r\n").as_bytes()).await.unwrap();
+        let details = "[CAPABILITY IMAP4rev1 ID NAMESPACE LITERAL+ SASL-IR AUTH=PLAIN]";
+        stream.write_all(format!("* OK {details} hi\r\n").as_bytes()).await.unwrap();
         let (mut line, mut commands) = (String::new(), Vec::new());
         while stream.read_line(&mut line).await.unwrap() > 0 {
             // Whoever pipelines has sent more by now.
@@ -81,7 +81,7 @@ async fn no_command_is_sent_before_the_one_before_it_has_ended() {
                 "FETCH" => "* 1 FETCH (UID 1)\r\n",
                 _ => "",
             };
-            stream.write_all(format!("{before}{tag} OK {told} done\r\n").as_bytes()).await.unwrap();
+            stream.write_all(format!("{before}{tag} OK {details} done\r\n").as_bytes()).await.unwrap();
             commands.push(command.to_owned());
             line.clear();
         }

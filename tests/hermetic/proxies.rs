@@ -99,9 +99,9 @@ fn what_the_proxy_says_is_told_apart_from_what_the_receiver_says_and_the_batch_i
             let port = tunnel.address.port();
             let report = deliver(through(&tunnel, &receiver.url(), protocol));
             assert!(report.is_complete() && report.delivered_runs == 1, "{answer:?} {protocol:?} {report}");
-            let told = Log::get().lines(&format!("the proxy http://127.0.0.1:{port} "));
-            assert_eq!(told.len(), 1, "{answer:?} {told:?}");
-            assert!(told[0].contains(says), "{told:?}");
+            let details = Log::get().lines(&format!("the proxy http://127.0.0.1:{port} "));
+            assert_eq!(details.len(), 1, "{answer:?} {details:?}");
+            assert!(details[0].contains(says), "{details:?}");
         }
     }
     assert_eq!([Log::get().lines("planted-"), Log::get().lines(BASIC)], [Vec::<String>::new(), Vec::new()]);

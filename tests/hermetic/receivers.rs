@@ -166,10 +166,10 @@ fn sixty_four_mebibytes_of_words_are_not_read_and_are_no_delivery() {
     let report = block_on(delivery.shutdown(LONG));
     assert!(report.is_complete() && report.delivered_runs == 1, "{report}");
     assert_eq!(receiver.requests(), 2);
-    let told = Log::get().lines(&receiver.url);
+    let details = Log::get().lines(&receiver.url);
     assert!(
-        told[0].contains("HTTP 200 with no content type and more than 1024 KiB is no answer of an OTLP"),
-        "{told:?}"
+        details[0].contains("HTTP 200 with no content type and more than 1024 KiB is no answer of an OTLP"),
+        "{details:?}"
     );
 }
 
@@ -187,12 +187,18 @@ fn a_page_with_200_is_no_delivery_it_is_said_once_and_the_batch_comes_again() {
         let report = block_on(delivery.shutdown(LONG));
         assert!(report.is_complete() && report.delivered_runs == 1, "{kind}: {report}");
         assert_eq!(receiver.requests(), 3, "{kind}");
-        let told = Log::get().lines(&receiver.url);
+        let details = Log::get().lines(&receiver.url);
         let kind = kind.split(';').next().unwrap();
-        assert_eq!(told.len(), 2, "{told:?}");
-        assert!(told[0].contains(&format!("HTTP 200 with {kind} is no answer of an OTLP receiver")), "{told:?}");
-        assert!(told[0].contains("check the endpoint's host, port and path") && told[1].contains("again"), "{told:?}");
-        assert!(!told[0].contains("Sign in") && !told[0].contains("tenant"), "what a page says is in no log: {told:?}");
+        assert_eq!(details.len(), 2, "{details:?}");
+        assert!(details[0].contains(&format!("HTTP 200 with {kind} is no answer of an OTLP receiver")), "{details:?}");
+        assert!(
+            details[0].contains("check the endpoint's host, port and path") && details[1].contains("again"),
+            "{details:?}"
+        );
+        assert!(
+            !details[0].contains("Sign in") && !details[0].contains("tenant"),
+            "what a page says is in no log: {details:?}"
+        );
     }
 }
 
@@ -289,9 +295,9 @@ impl Impatient {
 fn https_to_a_port_that_speaks_clear_text_says_so() {
     let papers = Papers::issue();
     for protocol in BOTH {
-        let told = Receiver::greets(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+        let details = Receiver::greets(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
         let grpc = Otlp::grpc();
-        for url in [grpc.url(), told] {
+        for url in [grpc.url(), details] {
             let reason = refused(&url.replace("http://", "https://"), protocol, Some(&papers));
             assert!(reason.ends_with("the port speaks no TLS: write http:// in the endpoint"), "{reason}");
         }
@@ -391,8 +397,8 @@ fn over_grpc_what_is_no_answer_of_grpc_is_no_delivery_and_the_batch_comes_again(
         delivery.deliver(fresh_run());
         let report = block_on(delivery.shutdown(LONG));
         assert!(report.is_complete() && report.delivered_runs == 1, "{says}: {report}");
-        let told = Log::get().lines(&url);
-        assert!(told.len() == 2 && told[0].contains(says), "{says}: {told:?}");
+        let details = Log::get().lines(&url);
+        assert!(details.len() == 2 && details[0].contains(says), "{says}: {details:?}");
     }
 }
 

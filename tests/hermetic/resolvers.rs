@@ -554,9 +554,9 @@ fn rotate_begins_each_look_up_with_the_next_server_and_attempts_is_how_often_all
         let servers = start(&[Says(REFUSED), Says(SERVFAIL), Says(NOTIMP)]).await;
         let failed = addresses(&builtin(), "mail.example.test", LONG).await.unwrap_err();
         assert_eq!(asked(&servers), [3, 3, 3]);
-        let told = failed.to_string();
+        let details = failed.to_string();
         for word in ["REFUSED, server 127.0.0.1", "SERVFAIL, server 127.0.0.2", "NOTIMP, server 127.0.0.3"] {
-            assert!(told.contains(word), "{told}");
+            assert!(details.contains(word), "{details}");
         }
     });
 }

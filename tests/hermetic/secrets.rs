@@ -205,8 +205,8 @@ async fn no_form_at_no_place_of_a_conversation_comes_into_the_record() {
             }
         }
     }
-    let told = runs.join_all().await.into_iter().sum::<usize>();
-    assert!(told > 500, "only {told} of the servers' words came into a record at all");
+    let details = runs.join_all().await.into_iter().sum::<usize>();
+    assert!(details > 500, "only {details} of the servers' words came into a record at all");
     leaks.end();
 }
 
@@ -301,7 +301,7 @@ const BY_HAND: &[&str] = &[
     "UcOk\\r\\nOSJc\\r\\n IDUlekg=",
     "URSULA-7d1e@planted.example",
     "no mailbox ursula-7d1e here",
-    "dXJzdWxhLTdkMWVAY2FuYXJ5LmV4YW1wbGU=",
+    "dXJzdWxhLTdkMWVAcGxhbnRlZC5leGFtcGxl",
     "ursula-7d1e%40planted.example",
     "[117, 114, 115, 117, 108, 97, 45, 55, 100, 49, 101]",
 ];
@@ -338,8 +338,8 @@ fn packed(bytes: &[u8]) -> Vec<u8> {
 #[tokio::test]
 async fn a_panic_in_a_probe_prints_neither_nor_does_anything_that_could_be_printed() {
     let (leaks, log) = (leaks(), Log::get());
-    let told = Arc::new(Mutex::new(String::new()));
-    let (before, into) = (std::panic::take_hook(), told.clone());
+    let details = Arc::new(Mutex::new(String::new()));
+    let (before, into) = (std::panic::take_hook(), details.clone());
     std::panic::set_hook(Box::new(move |panic| {
         writeln!(into.lock().unwrap(), "{panic}\n{}", std::backtrace::Backtrace::force_capture()).unwrap();
         before(panic);
@@ -364,9 +364,9 @@ async fn a_panic_in_a_probe_prints_neither_nor_does_anything_that_could_be_print
         assert_eq!(run.error_type, Some(ErrorType::Internal));
         leaks.look("records of runs that panicked", serde_json::to_string(&run).unwrap());
     }
-    let told = told.lock().unwrap().clone();
-    assert!(told.matches("overflow").count() >= 5, "{told}");
-    leaks.look("panics", told);
+    let details = details.lock().unwrap().clone();
+    assert!(details.matches("overflow").count() >= 5, "{details}");
+    leaks.look("panics", details);
     leaks.look("the log of panics", log.lines("a fault in imaptrace").join("\n"));
     leaks.end();
 }

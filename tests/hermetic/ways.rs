@@ -126,8 +126,8 @@ mod dropped {
         let mut half = named(hole.address.port());
         half.deadlines = hasty();
         let run_ = run_over(half, names.dns(), Family::Any).await;
-        let told: Vec<_> = attempts(&run_).iter().map(|attempt| attempt.error_type).collect();
-        assert_eq!(told, [Some(ErrorType::ConnectRefused), Some(ErrorType::TimeoutConnect)]);
+        let details: Vec<_> = attempts(&run_).iter().map(|attempt| attempt.error_type).collect();
+        assert_eq!(details, [Some(ErrorType::ConnectRefused), Some(ErrorType::TimeoutConnect)]);
         assert_eq!(run_.error_type, Some(ErrorType::ConnectRefused));
     }
 }

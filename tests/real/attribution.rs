@@ -15,7 +15,7 @@ use crate::support::{
         line::{Line, SERVER, Way},
         namespace::Namespace,
     },
-    parts::{Parts as _, add_up, command, commands, ms, told},
+    parts::{Parts as _, add_up, command, commands, details, ms},
     run::{account, run, target},
     script::{Pem, Script},
 };
@@ -87,13 +87,13 @@ fn a_long_line_is_network_and_not_server() {
     for security in BOTH {
         let runs = [(); 3].map(|()| over_a_line(&script("", ""), security));
         let run = runs.iter().min_by_key(|run| run.duration_s).unwrap();
-        let told = told(run);
-        assert!(run.server.rtt_min_s.unwrap() >= ROUND_TRIP, "{told}");
+        let details = details(run);
+        assert!(run.server.rtt_min_s.unwrap() >= ROUND_TRIP, "{details}");
         for step in commands(run) {
             let turns = if step.name == "AUTHENTICATE" { 2 } else { 1 };
             let [server, network, _] = step.parts().map(|part| part.as_micros() / turns);
-            assert!((36_000..80_000).contains(&network), "{security:?} {}: {told}", step.name);
-            assert!(server < 20_000, "{security:?} {}: {told}", step.name);
+            assert!((36_000..80_000).contains(&network), "{security:?} {}: {details}", step.name);
+            assert!(server < 20_000, "{security:?} {}: {details}", step.name);
         }
     }
 }
@@ -107,16 +107,16 @@ fn uncertain(run: &Run) -> Vec<&str> {
 fn in_doubt_by(run: &Run, least: Seconds) {
     let fetch = command(run, "FETCH");
     let by = fetch.uncertainty_s.unwrap();
-    assert!(by >= least && by <= fetch.duration_s.saturating_sub(ROUND_TRIP), "{by:?}: {}", told(run));
-    assert!(run.uncertainty_s >= Some(by), "{:?}: {}", run.uncertainty_s, told(run));
+    assert!(by >= least && by <= fetch.duration_s.saturating_sub(ROUND_TRIP), "{by:?}: {}", details(run));
+    assert!(run.uncertainty_s >= Some(by), "{:?}: {}", run.uncertainty_s, details(run));
 }
 
 #[test]
 fn a_segment_that_the_server_has_to_send_again_makes_that_step_uncertain_and_no_other() {
     for security in BOTH {
         let run = over_a_line(&script("", "call lose the server's next"), security);
-        assert!(command(&run, "FETCH").out_of_order > Some(0), "{}", told(&run));
-        assert_eq!((uncertain(&run), run.uncertain), (vec!["FETCH"], Some(true)), "{}", told(&run));
+        assert!(command(&run, "FETCH").out_of_order > Some(0), "{}", details(&run));
+        assert_eq!((uncertain(&run), run.uncertain), (vec!["FETCH"], Some(true)), "{}", details(&run));
         // The round trip in which it was sent again.
         in_doubt_by(&run, ms(30));
     }
@@ -126,8 +126,8 @@ fn a_segment_that_the_server_has_to_send_again_makes_that_step_uncertain_and_no_
 fn a_segment_that_we_have_to_send_again_makes_that_step_uncertain_and_no_other() {
     for security in BOTH {
         let run = over_a_line(&script("call lose our next", ""), security);
-        assert!(command(&run, "FETCH").retransmits > Some(0), "{}", told(&run));
-        assert_eq!((uncertain(&run), run.uncertain), (vec!["FETCH"], Some(true)), "{}", told(&run));
+        assert!(command(&run, "FETCH").retransmits > Some(0), "{}", details(&run));
+        assert_eq!((uncertain(&run), run.uncertain), (vec!["FETCH"], Some(true)), "{}", details(&run));
         // TCP waits for no less than 200 ms before it sends the only segment again.
         in_doubt_by(&run, ms(190));
     }
@@ -138,12 +138,12 @@ fn segments_out_of_order_make_a_step_uncertain_only_if_they_were_late_enough_to_
     for security in BOTH {
         let run = over_a_line(&script("", "call overtake the server's next"), security);
         let fetch = command(&run, "FETCH");
-        assert!(fetch.out_of_order > Some(0), "{}", told(&run));
+        assert!(fetch.out_of_order > Some(0), "{}", details(&run));
         // The one that was overtaken came right behind the other; a busy machine may have held it up.
-        assert!(uncertain(&run).iter().all(|name| *name == "FETCH"), "{}", told(&run));
+        assert!(uncertain(&run).iter().all(|name| *name == "FETCH"), "{}", details(&run));
         let figures = [Some(fetch.duration_s), fetch.server_s, fetch.transfer_s].into_iter().flatten();
         let enough = fetch.uncertainty_s.is_some_and(|by| figures.into_iter().any(|it| it.is_uncertain_by(by)));
-        assert_eq!(fetch.uncertain == Some(true), enough, "{}", told(&run));
+        assert_eq!(fetch.uncertain == Some(true), enough, "{}", details(&run));
     }
 }
 
@@ -180,12 +180,12 @@ fn a_narrow_line_is_transfer_and_not_server() {
         shaping = "change";
         for security in BOTH {
             let run = fetch(security);
-            let told = format!("{burst} {security:?}: {}", told(&run));
+            let details = format!("{burst} {security:?}: {}", details(&run));
             let fetch = command(&run, "FETCH");
             let [server, _, transfer] = fetch.parts();
-            assert!(transfer >= ms(400), "{told}");
-            assert!(transfer.as_micros() * 10 > fetch.duration_s.as_micros() * 8, "{told}");
-            assert!(server.as_micros() * 5 < fetch.duration_s.as_micros(), "{told}");
+            assert!(transfer >= ms(400), "{details}");
+            assert!(transfer.as_micros() * 10 > fetch.duration_s.as_micros() * 8, "{details}");
+            assert!(server.as_micros() * 5 < fetch.duration_s.as_micros(), "{details}");
         }
     }
 }
@@ -215,16 +215,16 @@ fn a_held_lock_on_the_index_is_server() {
         });
         assert_eq!(run.outcome, RunOutcome::Passed, "{:?}", run.failing_step());
         add_up(&run);
-        let told = format!("{security:?}: {}", told(&run));
+        let details = format!("{security:?}: {}", details(&run));
         let select = command(&run, "SELECT");
         let [server, network, transfer] = select.parts();
-        assert!(server >= ms(1000), "{told}");
+        assert!(server >= ms(1000), "{details}");
         // By its own clock, in steps of a millisecond that it rounds up.
         let reported = select.reported_s.unwrap();
-        assert!(reported >= ms(1000) && reported <= select.duration_s.saturating_add(ms(4)), "{reported:?}: {told}");
-        assert!(network.saturating_add(transfer) < ms(200), "{told}");
+        assert!(reported >= ms(1000) && reported <= select.duration_s.saturating_add(ms(4)), "{reported:?}: {details}");
+        assert!(network.saturating_add(transfer) < ms(200), "{details}");
         for other in commands(&run).filter(|other| other.name != "SELECT") {
-            assert!(other.parts()[0] < server, "{told}");
+            assert!(other.parts()[0] < server, "{details}");
         }
     }
 }

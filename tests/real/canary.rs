@@ -76,8 +76,8 @@ async fn a_mailbox_that_is_somebodys_own_is_left_as_it_is() {
     assert!(refused.stderr.contains("INBOX holds 5 messages that are no canary's; nothing was added"), "{refused:?}");
     assert_eq!((messages(&inbox).len(), std::fs::read_dir(inbox.join("new")).unwrap().count()), (5, before));
 
-    let told = fill(&server, USER1, &["--messages", "30", "--among-other-mail"]).await;
-    assert!(told.stdout.starts_with("INBOX holds 30 canary messages: 30 added, "), "{told:?}");
+    let details = fill(&server, USER1, &["--messages", "30", "--among-other-mail"]).await;
+    assert!(details.stdout.starts_with("INBOX holds 30 canary messages: 30 added, "), "{details:?}");
     assert_eq!(messages(&inbox).len(), 35);
 }
 

@@ -11,7 +11,7 @@ use imaptrace_record::{ErrorType, Run, RunOutcome, ServerText, Step, StepName, S
 
 use crate::support::{
     dovecot::{EMPTY, USER1, USER2, USER3},
-    parts::{add_up, command, commands, told},
+    parts::{add_up, command, commands, details},
     program::{Output, Program},
     proxy::Proxy,
     run::{run as load, steps},
@@ -142,7 +142,7 @@ async fn the_first_answer_under_starttls_begins_when_it_comes_and_not_with_the_s
     for _ in 0..10 {
         let run = load(server.target(Security::StartTls, USER1)).await;
         let capability = command(&run, "CAPABILITY");
-        assert_eq!(capability.first_byte_s, Some(capability.duration_s), "{}", told(&run));
+        assert_eq!(capability.first_byte_s, Some(capability.duration_s), "{}", details(&run));
     }
 }
 
@@ -233,7 +233,7 @@ async fn a_refused_password_has_no_code_and_the_wait_for_it_is_the_servers() {
         assert!(steps(&run).ends_with(" AUTHENTICATE!auth_failed LOGOUT"), "{}", steps(&run));
         assert_eq!(run.first_loading_latency_s, None);
         let refused = step(&run, "AUTHENTICATE");
-        assert!(refused.server_s.unwrap().as_f64() > 0.9 * refused.duration_s.as_f64(), "{}", told(&run));
+        assert!(refused.server_s.unwrap().as_f64() > 0.9 * refused.duration_s.as_f64(), "{}", details(&run));
     });
     let [cyrus, courier] = both;
     tokio::join!(cyrus, courier);
@@ -301,13 +301,13 @@ async fn a_canary_mailbox_is_made_filled_gone_on_with_and_probed() {
         let server = shared(kind);
         let missing = program(&server, &["canary", "fill"], &["--messages", "30"]).await;
         assert!(missing.code == Some(1) && missing.stderr.contains("there is no mailbox INBOX.A & B"), "{missing:?}");
-        for (messages, told) in [
+        for (messages, details) in [
             ("30", "INBOX.A & B holds 30 canary messages: 30 added, "),
             ("45", "INBOX.A & B holds 45 canary messages: 15 added, "),
             ("45", "INBOX.A & B holds 45 canary messages already; nothing was added\n"),
         ] {
             let filled = program(&server, &["canary", "fill"], &["--create", "--messages", messages]).await;
-            assert!(filled.code == Some(0) && filled.stdout.starts_with(told), "{kind:?} {filled:?}");
+            assert!(filled.code == Some(0) && filled.stdout.starts_with(details), "{kind:?} {filled:?}");
         }
         let probed = program(&server, &["probe"], &["--output", "json"]).await;
         assert_eq!(probed.code, Some(0), "{probed:?}");

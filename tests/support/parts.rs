@@ -27,11 +27,11 @@ pub fn commands(run: &Run) -> impl Iterator<Item = &Step> {
 
 /// The command of this name.
 pub fn command<'a>(run: &'a Run, name: &str) -> &'a Step {
-    commands(run).find(|step| step.name == name).unwrap_or_else(|| panic!("no {name}: {}", told(run)))
+    commands(run).find(|step| step.name == name).unwrap_or_else(|| panic!("no {name}: {}", details(run)))
 }
 
 /// The run's commands and their parts in one line, for a test that fails.
-pub fn told(run: &Run) -> String {
+pub fn details(run: &Run) -> String {
     commands(run)
         .map(|step| {
             let [server, network, transfer] = step.parts().map(|part| part.as_f64() * 1e3);
@@ -46,7 +46,7 @@ pub fn told(run: &Run) -> String {
 pub fn add_up(run: &Run) {
     for step in commands(run) {
         let sum = step.parts().into_iter().fold(Seconds::ZERO, Seconds::saturating_add);
-        assert_eq!(sum, step.duration_s, "{}: {}", step.name, told(run));
+        assert_eq!(sum, step.duration_s, "{}: {}", step.name, details(run));
     }
 }
 

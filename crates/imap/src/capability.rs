@@ -110,8 +110,8 @@ mod tests {
     #[test]
     fn mechanisms_are_the_words_behind_auth() {
         let capabilities = Capabilities::parse(b"IMAP4rev1 auth=scram-sha-256 AUTH=PLAIN AUTH=SCRAM-SHA-256-PLUS IDLE");
-        let told: Vec<_> = capabilities.mechanisms().collect();
-        assert_eq!(told, [b"PLAIN".as_slice(), b"SCRAM-SHA-256", b"SCRAM-SHA-256-PLUS"]);
+        let details: Vec<_> = capabilities.mechanisms().collect();
+        assert_eq!(details, [b"PLAIN".as_slice(), b"SCRAM-SHA-256", b"SCRAM-SHA-256-PLUS"]);
         assert!(capabilities.auth_scram_sha_256 && capabilities.auth_plain && !capabilities.auth_external);
         assert!(!Capabilities::parse(b"AUTH=SCRAM-SHA-256-PLUS").auth_scram_sha_256);
     }

@@ -52,8 +52,9 @@ mod tests {
 
     #[test]
     fn what_servers_say_of_their_own_time() {
-        let millis =
-            |text: &str| reported(text.as_bytes()).map(|told| (told.time.as_micros(), told.resolution.as_micros()));
+        let millis = |text: &str| {
+            reported(text.as_bytes()).map(|details| (details.time.as_micros(), details.resolution.as_micros()))
+        };
         for (text, expected) in [
             ("Fetch completed (0.036 + 0.000 + 0.035 secs).", Some((36_000, 1_000))),
             ("Select completed (1.020 + 0.000 + 1.019 secs).", Some((1_020_000, 1_000))),

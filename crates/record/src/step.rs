@@ -175,8 +175,8 @@ impl Step {
     pub(super) fn held_bytes(&self) -> usize {
         let name = if let StepName::Other(name) = &self.name { name.len() } else { 0 };
         let texts = name + self.mailbox.as_ref().map_or(0, String::len);
-        let told = |text: &Option<ServerText>| text.as_ref().map_or(0, |text| text.as_str().len());
-        let events = self.events.iter().map(|event| size_of::<StepEvent>() + told(&event.text)).sum::<usize>();
+        let details = |text: &Option<ServerText>| text.as_ref().map_or(0, |text| text.as_str().len());
+        let events = self.events.iter().map(|event| size_of::<StepEvent>() + details(&event.text)).sum::<usize>();
         let facts = [
             self.dns.as_ref().map_or(0, |_| size_of::<ResolveFacts>()),
             self.connect.as_ref().map_or(0, |facts| facts.attempts.len() * size_of::<ConnectAttempt>()),
@@ -186,7 +186,7 @@ impl Step {
                 size_of::<TlsFacts>() + TLS_TEXTS + chain.sum::<usize>()
             }),
         ];
-        size_of::<Self>() + texts + told(&self.text) + events + facts.into_iter().sum::<usize>()
+        size_of::<Self>() + texts + details(&self.text) + events + facts.into_iter().sum::<usize>()
     }
 
     /// When the step ended, since the start of the run.

@@ -147,8 +147,8 @@ mod tests {
 
     #[test]
     fn a_file_is_read_up_to_its_limit_whatever_size_it_tells() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("file");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
         std::fs::write(&path, b"text").unwrap();
         assert_eq!(read(&path, Kinds::Files).unwrap(), b"text");
         let file = File::create(&path).unwrap();
@@ -162,15 +162,15 @@ mod tests {
 
     #[test]
     fn what_is_no_file_is_refused_without_a_wait_and_a_pipe_is_read_where_one_may_be() {
-        let folder = tempfile::tempdir().unwrap();
-        let [pipe, link] = ["pipe", "link"].map(|name| folder.path().join(name));
+        let directory = tempfile::tempdir().unwrap();
+        let [pipe, link] = ["pipe", "link"].map(|name| directory.path().join(name));
         mkfifo(&pipe, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
         symlink("/dev/zero", &link).unwrap();
         for path in [&*pipe, &link, Path::new("/dev/null")] {
             assert_eq!(problem(path, Kinds::Files), "it is not a file", "{}", path.display());
         }
         assert_eq!(problem(&link, Kinds::FilesAndPipes), "it is neither a file nor a pipe");
-        assert!(problem(folder.path(), Kinds::FilesAndPipes).contains("directory"));
+        assert!(problem(directory.path(), Kinds::FilesAndPipes).contains("directory"));
 
         let (end, texts) = (pipe.clone(), [b"one ".as_slice(), b"two"]);
         let writer = std::thread::spawn(move || {

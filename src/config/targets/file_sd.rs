@@ -145,8 +145,8 @@ fn json(text: &str) -> Result<Node, (Position, String)> {
     let mut parser = serde_json::Deserializer::from_str(text);
     let read = JsonReader(&left).deserialize(&mut parser).and_then(|root| parser.end().map(|()| root));
     read.map_err(|error| {
-        let told = error.to_string();
-        let what = told.split_once(" at line ").map_or(told.as_str(), |(what, _)| what);
+        let details = error.to_string();
+        let what = details.split_once(" at line ").map_or(details.as_str(), |(what, _)| what);
         (in_characters(text, error.line(), error.column()), format!("this is not JSON: {what}"))
     })
 }

@@ -284,30 +284,30 @@ mod tests {
             ("imaps:///INBOX", E::NoHost),
             ("imaps://u@:993", E::NoHost),
             ("https://mail.example", E::Scheme),
-            ("pop3s://canary:canary@mail.example", E::Scheme),
+            ("pop3s://planted:planted@mail.example", E::Scheme),
             ("mail.example:0", E::Port),
             ("mail.example:65536", E::Port),
             ("mail.example:+143", E::Port),
             ("mail.example:", E::Port),
-            ("imaps://u:canary/x@mail.example", E::Slash),
+            ("imaps://u:planted/x@mail.example", E::Slash),
             ("mail example", E::Host),
             ("2001:db8::7:", E::Port),
             ("[mail.example]", E::Host),
             ("[::1]x", E::Host),
-            ("imaps://u:canary%zz@mail.example", E::Percent(PASSWORD)),
-            ("imaps://u:canary%@mail.example", E::Percent(PASSWORD)),
+            ("imaps://u:planted%zz@mail.example", E::Percent(PASSWORD)),
+            ("imaps://u:planted%@mail.example", E::Percent(PASSWORD)),
             ("imaps://%FF@mail.example", E::Percent(USER)),
             ("mail.example/%FF", E::Percent(MAILBOX)),
             ("mail.example/a%0D%0Ab", E::Control(MAILBOX)),
             ("mail.example/a%00", E::Control(MAILBOX)),
             ("u%0Ax@mail.example", E::Control(USER)),
-            ("u:canary%0Ax@mail.example", E::Control(PASSWORD)),
+            ("u:planted%0Ax@mail.example", E::Control(PASSWORD)),
             ("imaps://@mail.example", E::Empty(USER)),
             ("imaps://u:@mail.example", E::Empty(PASSWORD)),
         ] {
             let found = parse(text);
             assert_eq!(found.as_ref().err(), Some(&expected), "{text}");
-            assert!(!expected.to_string().contains("canary"));
+            assert!(!expected.to_string().contains("planted"));
         }
     }
 

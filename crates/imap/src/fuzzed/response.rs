@@ -91,8 +91,8 @@ fn strict(read: &Response<'_>, loose: bool, frame: &Frame<'_>) {
 fn check_status(status: &StatusLine<'_>, text: &[u8]) {
     assert!(lies_in(status.text, text));
     assert!(text.ends_with(status.text), "the words for people are the rest");
-    if let Some(told) = reported(status.text) {
-        assert!(!told.resolution.is_zero());
+    if let Some(details) = reported(status.text) {
+        assert!(!details.resolution.is_zero());
     }
     let Some(code) = &status.code else { return };
     assert!(lies_in(code.argument, text) && !code.argument.contains(&b']'));

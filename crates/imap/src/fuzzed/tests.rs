@@ -43,9 +43,9 @@ fn inputs() -> impl Strategy<Value = Vec<u8>> {
 
 /// Gives the entry point all of its corpus.
 fn all_hold(target: &str, holds: fn(&[u8])) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
-    let files: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    assert!(files.len() > 3, "{} holds next to nothing", folder.display());
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
+    let files: Vec<_> = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(files.len() > 3, "{} holds next to nothing", directory.display());
     for path in files {
         holds(&fs::read(path).unwrap());
     }

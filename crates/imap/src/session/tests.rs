@@ -161,10 +161,10 @@ fn capabilities_are_void_after_login_unless_listed_again() {
     let mut session = greeted();
     run(&mut session, &login, b"t1 OK in\r\n");
     assert_eq!((session.state(), session.capabilities().is_none()), (SessionState::Authenticated, true));
-    for told in ["t1 OK [CAPABILITY IMAP4rev1 NAMESPACE] in\r\n", "* CAPABILITY IMAP4rev1 NAMESPACE\r\nt1 OK in\r\n"] {
+    for ok in ["t1 OK [CAPABILITY IMAP4rev1 NAMESPACE] in\r\n", "* CAPABILITY IMAP4rev1 NAMESPACE\r\nt1 OK in\r\n"] {
         let mut session = greeted();
-        run(&mut session, &login, told.as_bytes());
-        assert!(session.capabilities().is_some_and(|capabilities| capabilities.namespace), "{told}");
+        run(&mut session, &login, ok.as_bytes());
+        assert!(session.capabilities().is_some_and(|capabilities| capabilities.namespace), "{ok}");
     }
     let mut session = greeted();
     run(&mut session, &login, b"t1 NO no\r\n");
@@ -430,7 +430,7 @@ fn broken(answer: &str) -> String {
 #[test]
 fn a_line_that_breaks_a_fetch_is_shown_by_its_length_and_a_first_word_of_the_protocol() {
     let hidden = "(it may hold mail and is not shown)";
-    for (answer, told) in [
+    for (answer, details) in [
         ("* 30 FETCH (BODY[] \"PLANTED\rx\")\r\n", "a line of 31 octets, beginning with *"),
         ("* 30 FETCH (UID 1)\r\nt1 PLANTED\r\n", "a line of 10 octets, beginning with the command's tag"),
         ("* 30 FETCH (UID 1)\r\nt2 PLANTED\r\n", "a line of 10 octets"),
@@ -441,7 +441,7 @@ fn a_line_that_breaks_a_fetch_is_shown_by_its_length_and_a_first_word_of_the_pro
         ("* 30 FETCH (BODY[] {1}\r\na)\r\n)\r\n", "a line of 1 octet"),
         ("Bcc: PLANTED\n", "a line of 12 octets"),
     ] {
-        assert_eq!(broken(answer), format!("{told} {hidden}"), "{answer:?}");
+        assert_eq!(broken(answer), format!("{details} {hidden}"), "{answer:?}");
     }
     let long = format!("* 30 FETCH (BODY[] \"{}", "PLANTED ".repeat(9000));
     assert_eq!(broken(&long), format!("a line of 65538 octets, beginning with * {hidden}"));
@@ -482,8 +482,8 @@ fn words_keep_their_place_behind_rows_that_were_closed_and_lose_it_behind_others
         for end in ["* BYE [UNAVAILABLE] words", "* OK [ALERT] words", "t1 NO [SERVERBUG] words"] {
             let mut session = selected("* 30 EXISTS\r\n");
             let seen = run(&mut session, &fetch, format!("{rows}{end}\r\n").as_bytes());
-            let told = seen.last().is_some_and(|last| last.ends_with(" words"));
-            assert_eq!(told, shown, "{rows:?} {end}: {seen:?}");
+            let details = seen.last().is_some_and(|last| last.ends_with(" words"));
+            assert_eq!(details, shown, "{rows:?} {end}: {seen:?}");
         }
     }
     // Cut off within a line, and what follows looks like the end of a row.

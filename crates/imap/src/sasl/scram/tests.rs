@@ -316,14 +316,14 @@ fn two_challenges_at_once_are_one_too_many() {
 
 #[test]
 fn nothing_of_an_exchange_has_a_printable_form() {
-    let mut talk = Talk::begin(Sasl::ScramSha256, "canary-user", "canary-password");
+    let mut talk = Talk::begin(Sasl::ScramSha256, "planted-user", "planted-password");
     let first = talk.peer().first("x", b"salt", 4096);
     let ChallengeReply::Hash(work) = talk.answer(first.as_bytes()) else { panic!("no work") };
     let printed = format!("{work:?} {:?}", talk.imap);
     let worked = work.run();
     let printed = format!("{printed} {worked:?}");
     let printed = format!("{printed} {:?}", talk.imap.hashed(worked));
-    for secret in ["canary", "biws", talk.peer().nonce()] {
+    for secret in ["planted", "biws", talk.peer().nonce()] {
         assert!(!printed.contains(secret), "{secret} in {printed}");
     }
     assert_eq!(talk.imap.sasl_messages().len(), 2);
