@@ -3,7 +3,7 @@
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -26,7 +26,7 @@ use imaptrace_record::{Run, SpanId, TraceId};
 use tokio_rustls::TlsAcceptor;
 
 use crate::support::{
-    otlp::{Inbox, Log, Papers, Receiver as Otlp, block_on, passed_run},
+    otlp::{Inbox, Log, Papers, Receiver as Otlp, block_on, listener, passed_run},
     program::wait_until,
 };
 
@@ -55,7 +55,7 @@ struct Receiver {
 
 impl Receiver {
     fn start(answers: &[Answer]) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = listener();
         let url = format!("http://{}/v1/traces", listener.local_addr().unwrap());
         let (answers, requests) = (Arc::new(answers.to_vec()), Arc::<AtomicUsize>::default());
         let counted = Arc::clone(&requests);
@@ -71,7 +71,7 @@ impl Receiver {
 
     /// A port that says this at once, whatever it is asked, and then the end; its URL.
     fn greets(words: &'static [u8]) -> String {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = listener();
         let url = format!("http://{}", listener.local_addr().unwrap());
         thread::spawn(move || {
             while let Ok((mut stream, _)) = listener.accept() {
@@ -270,7 +270,7 @@ struct Impatient;
 
 impl Impatient {
     fn start(words: &'static str, acceptor: TlsAcceptor) -> String {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = listener();
         let url = format!("http://{}", listener.local_addr().unwrap());
         thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -328,7 +328,7 @@ type Page = (u16, Option<&'static str>, &'static [u8], &'static [(&'static str, 
 
 /// A server over HTTP/2 that gives these answers in turn and is no receiver; its URL.
 fn http2(pages: &'static [Page]) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = listener();
     listener.set_nonblocking(true).unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     thread::spawn(move || {

@@ -4,11 +4,11 @@
 //! what it gets with the protocol's own types and without code of imaptrace.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     io::{self, Read as _},
     net::{SocketAddr, TcpListener as StdListener},
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -172,17 +172,17 @@ pub struct Receiver {
 impl Receiver {
     /// A gRPC receiver on a free port.
     pub fn grpc() -> Self {
-        Self::start(free(), true, None)
+        Self::start(listener(), true, None)
     }
 
     /// An OTLP/HTTP receiver on a free port.
     pub fn http() -> Self {
-        Self::start(free(), false, None)
+        Self::start(listener(), false, None)
     }
 
     /// A receiver with TLS that requires a client certificate.
     pub fn tls(grpc: bool, papers: &Papers) -> Self {
-        Self::start(free(), grpc, Some(papers))
+        Self::start(listener(), grpc, Some(papers))
     }
 
     fn start(listener: StdListener, grpc: bool, papers: Option<&Papers>) -> Self {
@@ -261,8 +261,20 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 
-fn free() -> StdListener {
-    StdListener::bind("127.0.0.1:0").unwrap()
+/// A listener on a port that no other receiver of this process has had: the log is the whole process's, and its lines are
+/// found by the receiver's address.
+pub fn listener() -> StdListener {
+    loop {
+        let listener = StdListener::bind("127.0.0.1:0").unwrap();
+        if is_new(listener.local_addr().unwrap()) {
+            return listener;
+        }
+    }
+}
+
+fn is_new(address: SocketAddr) -> bool {
+    static USED: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    USED.lock().unwrap().insert(address.port())
 }
 
 /// A port that is taken, so that no other test gets it, and without a listener: connections are refused.
@@ -270,7 +282,12 @@ pub struct ClosedPort(Socket);
 
 impl ClosedPort {
     pub fn take() -> Self {
-        Self::at(SocketAddr::from(([127, 0, 0, 1], 0)))
+        loop {
+            let closed = Self::at(SocketAddr::from(([127, 0, 0, 1], 0)));
+            if is_new(closed.address()) {
+                return closed;
+            }
+        }
     }
 
     fn at(address: SocketAddr) -> Self {
@@ -301,7 +318,7 @@ pub struct BlackHole(StdListener);
 
 impl BlackHole {
     pub fn open() -> Self {
-        Self(free())
+        Self(listener())
     }
 
     pub fn url(&self) -> String {

@@ -4,10 +4,12 @@
 
 use std::{
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
-    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
     sync::{Arc, Mutex},
     thread,
 };
+
+use super::otlp::listener;
 
 /// What a request for a tunnel meets.
 #[derive(Debug, Clone, Copy)]
@@ -27,7 +29,7 @@ pub struct Tunnel {
 impl Tunnel {
     /// The first requests meet these, and all others the last of them.
     pub fn start(receptions: &[Reception]) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = listener();
         let address = listener.local_addr().unwrap();
         let (receptions, heads) = (receptions.to_vec(), Arc::<Mutex<Vec<String>>>::default());
         let kept = Arc::clone(&heads);
