@@ -26,16 +26,16 @@ use crate::{
     clock::{self, Anchor},
     config::Config,
     delivery,
-    status::{ConfigStatus, Depth, Facts, Identity, LastReload, RunHistory, StatusServer},
+    status::{ConfigStatus, Facts, HistoryDepth, Identity, LastReload, RunHistory, StatusServer},
     terminal::size,
 };
 
 /// The longest time between two checks of the agent's tasks.
-const BEAT: Duration = Duration::from_secs(1);
+const HEARTBEAT: Duration = Duration::from_secs(1);
 /// The threads that probe have stopped when the heartbeat task has not run for this long.
 const HEARTBEAT_LIMIT: Duration = Duration::from_secs(10);
 /// The shortest time between two status lines for systemd.
-const STATUS: Duration = Duration::from_secs(10);
+const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What the agent shows of its state, and where.
 #[derive(Debug, Default)]
@@ -43,7 +43,7 @@ pub struct StatusSettings {
     /// Where to listen for HTTP, if anywhere.
     pub listen: Option<SocketAddr>,
     /// The number of runs to remember.
-    pub depth: Depth,
+    pub depth: HistoryDepth,
     /// The path of the configuration file, which is shown.
     pub file: Option<PathBuf>,
     /// Notifies systemd.
@@ -175,7 +175,7 @@ impl AgentStatus {
     /// Records a heartbeat again and again, and notifies systemd.
     async fn run_heartbeat(self: Arc<Self>) {
         let limit = self.notifier.watchdog.map(|watchdog| watchdog / 2);
-        let mut beat = interval(limit.unwrap_or(BEAT).min(BEAT).max(Duration::from_millis(1)));
+        let mut beat = interval(limit.unwrap_or(HEARTBEAT).min(HEARTBEAT).max(Duration::from_millis(1)));
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut last_alive, mut last_status, mut line) = (None, None, self.line());
         loop {
@@ -190,7 +190,7 @@ impl AgentStatus {
                 last_alive = Some(now);
             }
             let is_ready = self.not_ready.borrow().is_none();
-            if is_ready && self.notifier.socket.is_some() && is_due(last_status, STATUS) {
+            if is_ready && self.notifier.socket.is_some() && is_due(last_status, STATUS_INTERVAL) {
                 let new = self.line();
                 if new != line && self.notifier.status(&new) {
                     line = new;
@@ -321,9 +321,9 @@ mod tests {
         let (status, _watch) = begin(&["a"], notifier);
         let idle_for = Arc::new(AtomicU64::new(0));
         let seen = idle_for.clone();
-        let away_for = move || Duration::from_secs(seen.load(Ordering::Relaxed));
-        let turning = Liveness { name: "the schedule", limit: Duration::from_secs(5), idle_for: Box::new(away_for) };
-        status.started(HealthSources { delivery: None, tasks: vec![turning] });
+        let idle = move || Duration::from_secs(seen.load(Ordering::Relaxed));
+        let schedule = Liveness { name: "the schedule", limit: Duration::from_secs(5), idle_for: Box::new(idle) };
+        status.started(HealthSources { delivery: None, tasks: vec![schedule] });
         tokio::time::sleep(Duration::from_millis(60_500)).await;
         let sent = received(&socket);
         assert!((4..=6).contains(&alive(&sent)), "{sent:?}");
@@ -339,7 +339,7 @@ mod tests {
 
         idle_for.store(0, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_secs(2)).await;
-        assert_eq!(alive(&received(&socket)), 1, "at once when it turns again");
+        assert_eq!(alive(&received(&socket)), 1, "at once when it is alive again");
     }
 
     #[tokio::test(start_paused = true)]
@@ -349,7 +349,7 @@ mod tests {
         assert_eq!(status.not_live(), [""; 0]);
         // The heartbeat task is gone, as if nothing on these threads were polled.
         drop(watch);
-        tokio::time::sleep(HEARTBEAT_LIMIT + BEAT + BEAT).await;
+        tokio::time::sleep(HEARTBEAT_LIMIT + HEARTBEAT + HEARTBEAT).await;
         let [sent] = &status.not_live()[..] else { panic!("they are live") };
         assert!(sent.starts_with("the threads that probe: nothing has moved for 1"), "{sent}");
     }

@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_tells_is_read_in_both_versions_of_cgroups() {
+    fn kernel_figures_are_read_in_both_versions_of_cgroups() {
         assert_eq!(run_queue_wait("123 4500000000 17\n"), Some(4_500 * SECOND / 1_000));
         assert_eq!(run_queue_wait("nothing"), None);
         let root = tempfile::tempdir().unwrap();
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_probes_is_known_until_it_ends() {
+    fn a_thread_that_probes_is_sampled_until_it_ends() {
         let me = nix::unistd::gettid().as_raw();
         enter_thread();
         assert!(Sample::take().waited.contains_key(&me));

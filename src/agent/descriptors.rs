@@ -13,16 +13,16 @@ const PER_RUN: u64 = 2;
 /// The limits reduced to what this process can keep, with a warning if that is less than configured.
 pub(super) fn bounded(limits: RunLimits) -> RunLimits {
     let Ok((open, _)) = getrlimit(Resource::RLIMIT_NOFILE) else { return limits };
-    let kept = within(limits, open);
-    if kept != limits {
+    let reduced = within(limits, open);
+    if reduced != limits {
         warn!(
             asked = limits.in_flight,
-            runs = kept.in_flight,
+            runs = reduced.in_flight,
             open_files = open,
             "fewer runs at once than [limits] runs_in_flight: the limit on open files is too low for them (ulimit -n, LimitNOFILE=)"
         );
     }
-    kept
+    reduced
 }
 
 fn within(limits: RunLimits, open: u64) -> RunLimits {
@@ -39,14 +39,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_more_runs_are_under_way_than_files_can_be_open() {
+    fn no_more_runs_are_in_flight_than_files_can_be_open() {
         let asked = RunLimits { in_flight: 5_000, in_flight_per_server: 300, ..RunLimits::default() };
         for (open, in_flight, per_server) in
             [(u64::MAX, 5_000, 300), (65_536, 5_000, 300), (1_024, 480, 300), (256, 96, 96), (66, 1, 1), (0, 1, 1)]
         {
-            let kept = within(asked, open);
-            assert_eq!((kept.in_flight, kept.in_flight_per_server), (in_flight, per_server), "{open}");
-            assert_eq!(kept.wait, asked.wait);
+            let reduced = within(asked, open);
+            assert_eq!((reduced.in_flight, reduced.in_flight_per_server), (in_flight, per_server), "{open}");
+            assert_eq!(reduced.wait, asked.wait);
         }
         assert_eq!(within(RunLimits::default(), 1_024), RunLimits::default(), "what most systems allow is enough");
     }

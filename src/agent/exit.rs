@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sockets_are_told_from_files_and_those_of_the_network_from_others() {
+    fn sockets_differ_from_files_and_network_sockets_from_local_ones() {
         let (tcp, udp) = (TcpListener::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
         let ((one, _other), file) = (UnixStream::pair().unwrap(), tempfile::tempfile().unwrap());
         let found = [tcp.as_raw_fd(), udp.as_raw_fd(), one.as_raw_fd(), file.as_raw_fd(), -1].map(is_network);

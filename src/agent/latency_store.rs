@@ -298,7 +298,7 @@ mod tests {
         fs::remove_file(&file).unwrap();
         store.save().await;
         assert!(!file.exists());
-        // A leftover of a save that a crash cut short is in nobody's way.
+        // A leftover of a save that a crash cut short is overwritten.
         fs::write(file.with_extension("new"), "half a li").unwrap();
         store.evaluate(&mut run());
         store.save().await;
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_another_kind_is_set_aside_and_all_is_learned_anew() {
+    fn a_file_of_another_kind_is_set_aside_and_all_is_learned_again() {
         for content in [&b"{\"format\":\"imaptrace latency\",\"version\":2}\n"[..], b"", b"\xff\x00\n"] {
             let dir = tempfile::tempdir().unwrap();
             fs::write(dir.path().join(FILE), content).unwrap();
@@ -424,15 +424,15 @@ mod tests {
     fn an_error_names_what_is_in_the_way() {
         let home = tempfile::tempdir().unwrap();
         let dir = home.path().join("state");
-        let said = |path: &Path| StateDir::open(path).unwrap().ready().unwrap_err().to_string();
+        let error_of = |path: &Path| StateDir::open(path).unwrap().ready().unwrap_err().to_string();
         let deeper = dir.join("deeper");
-        assert!(said(&deeper).starts_with(&format!("{}: ", deeper.display())), "{}", said(&deeper));
+        assert!(error_of(&deeper).starts_with(&format!("{}: ", deeper.display())), "{}", error_of(&deeper));
         fs::write(&dir, "a file where the directory should be").unwrap();
-        assert!(said(&dir).starts_with(&format!("{}: ", dir.display())), "{}", said(&dir));
+        assert!(error_of(&dir).starts_with(&format!("{}: ", dir.display())), "{}", error_of(&dir));
     }
 
     #[test]
-    fn a_disk_that_takes_nothing_is_told_once_and_tried_again() {
+    fn a_save_that_failed_is_tried_again() {
         let home = tempfile::tempdir().unwrap();
         let dir = home.path().join("state");
         fs::write(&dir, "a file where the directory should be").unwrap();
@@ -449,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_folder_all_is_in_memory() {
+    fn without_a_directory_all_is_in_memory() {
         let store = LatencyStore::new(Settings::default(), None);
         store.load(|_, _| true);
         (0..20).for_each(|_| drop(store.evaluate(&mut run())));

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! target_set                what targets keep over a reload, and their slots
-//! reload, reading           a changed configuration; files whose file system may not answer
+//! reload, bounded_reads     a changed configuration; files whose file system may not answer
 //! runner, run_once          one run of an account, from its back-off to its delivery; a panic or a hang makes it void
 //! run_log                   what the log shows of runs
 //! latency_store             the latency history, saved in the state directory
@@ -13,20 +13,20 @@
 //! agent_status, systemd     the state of the agent, for HTTP and for systemd
 //! cpu, descriptors, heap    shortage of CPU, the limit on open files, freed memory
 //! stop, exit                the signals that end the agent; the end of the process, which nothing delays
-//! receivers, tls_files      headers and TLS files of the OTLP exporters and of the targets, which are followed
+//! otlp_files, tls_files     headers and TLS files of the OTLP exporters and of the targets, which are followed
 //! wiring                    delivery and store as the configuration describes them
 //! ```
 
 mod agent_status;
 mod backoff;
+mod bounded_reads;
 mod cpu;
 mod descriptors;
 mod error;
 mod exit;
 mod heap;
 mod latency_store;
-mod reading;
-mod receivers;
+mod otlp_files;
 mod reload;
 mod run_log;
 mod run_once;
@@ -69,7 +69,7 @@ pub use self::{
     cpu::{enter_thread, leave_thread},
     error::AgentError,
     exit::exit,
-    receivers::check_tls,
+    otlp_files::check_tls,
     run_once::{load_password, run_once},
     stop::StopSignals,
     systemd::{Notifier, SYSTEMD_VARIABLES},
@@ -91,7 +91,7 @@ const LOGOUT_TIME: Duration = Duration::from_millis(2500);
 /// How long the start waits for the state directory, and for the latency history in it. It can answer later.
 const STATE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A scheduler without activity for this long has stopped.
-const STUCK: Duration = Duration::from_secs(10);
+const IDLE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Probes until SIGTERM or SIGINT, then ends within 5 s, and at once at another such signal more than a second after the
 /// first. Follows changes of `sources`, from which `config` was loaded; `hung_up` is set if SIGHUP arrived before it was caught
@@ -193,7 +193,7 @@ async fn run_until(
     status.started(HealthSources {
         // Without a receiver of traces nothing is queued.
         delivery: config.otlp.traces.is_some().then(|| Box::new(queue) as _),
-        tasks: vec![Liveness { name: "the schedule", limit: STUCK, idle_for: Box::new(move || heartbeat.age()) }],
+        tasks: vec![Liveness { name: "the schedule", limit: IDLE_LIMIT, idle_for: Box::new(move || heartbeat.age()) }],
     });
     tasks.spawn(follower.run());
     // The target set contains them.

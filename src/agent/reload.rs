@@ -15,10 +15,10 @@ use tokio::{signal::unix::Signal, time::sleep};
 use tracing::{error, info, warn};
 
 use super::{
+    bounded_reads::{BoundedReads, ReadError},
     descriptors,
     heap::{self, GiveBack},
-    reading::{BoundedReads, ReadError},
-    receivers,
+    otlp_files,
     runner::{MaintenanceCheck, RunContext, RunSettings},
     target_set::{AccountWork, TargetChanges, TargetSet},
     tls_files::TlsFileSets,
@@ -47,7 +47,7 @@ const READ_LIMIT: Duration = Duration::from_secs(30);
 /// The time limit for a check of its files.
 const CHECK_LIMIT: Duration = Duration::from_secs(5);
 /// The most reads that may hang.
-const STUCK: usize = 2;
+const MOST_HANGING: usize = 2;
 
 /// Follows the configuration.
 pub(super) struct Reloader {
@@ -85,7 +85,8 @@ impl Reloader {
         let mut files = watched(&self.config.watched, &[]);
         let mut last = used.clone();
         let mut restless = 0;
-        let (reads, checks) = (BoundedReads::new(STUCK, READ_LIMIT), BoundedReads::new(STUCK, CHECK_LIMIT));
+        let (reads, checks) =
+            (BoundedReads::new(MOST_HANGING, READ_LIMIT), BoundedReads::new(MOST_HANGING, CHECK_LIMIT));
         loop {
             let why = tokio::select! {
                 biased;
@@ -175,7 +176,7 @@ impl Reloader {
             warn!(keys = waiting.join(" "), "changes of these tables need a restart of the agent");
         }
         let exporters = [&self.config.otlp.traces, &self.config.otlp.metrics].into_iter().flatten();
-        let mut headers: Vec<_> = exporters.flat_map(receivers::unfollowed).collect();
+        let mut headers: Vec<_> = exporters.flat_map(otlp_files::unfollowed).collect();
         headers.sort_unstable();
         headers.dedup();
         if !headers.is_empty() {
@@ -260,7 +261,7 @@ fn known_series(config: &Config, metrics: &config::MetricsOptions) -> KnownSerie
     })
 }
 
-/// The tables whose changes a running agent cannot follow. How times are taken is a setting of each target, and followed.
+/// The tables whose changes a running agent cannot follow. How times are measured is a setting of each target, and followed.
 fn need_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     let same = [
         ("[agent]", old.agent == new.agent && old.resource == new.resource),

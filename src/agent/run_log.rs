@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn repeats_are_counted_by_runs_and_by_accounts_and_each_minute_anew() {
+    async fn repeats_are_counted_by_runs_and_by_accounts_in_each_minute() {
         let log = RunLog::new();
         let (mut one, mut two) = (None, None);
         for _ in 0..60 {
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_summary_names_five_accounts_and_says_how_many_more_there_are() {
+    fn a_summary_names_five_accounts_and_counts_the_others() {
         let log = RunLog::new();
         for number in 0..8 {
             log.repeat("no", (&format!("mail{number}"), "default"), &mut None);
@@ -344,15 +344,15 @@ mod tests {
     async fn a_skipped_start_is_logged_again_when_none_was_for_some_time() {
         let log = RunLog::new();
         let mut last = None;
-        let mut news = Vec::new();
+        let mut logged_at = Vec::new();
         for second in 0..300 {
             // Each other one; from 100 to 250 none.
             if second % 2 == 0 && !(100..250).contains(&second) && log.skip("limit", 1, &mut last) {
-                news.push(second);
+                logged_at.push(second);
             }
             tokio::time::advance(SECOND).await;
         }
-        assert_eq!(news, [0, 250]);
+        assert_eq!(logged_at, [0, 250]);
         assert_eq!(log.counters().unlogged.skips, BTreeMap::from([("limit", 73)]));
     }
 

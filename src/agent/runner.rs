@@ -23,7 +23,7 @@ use crate::{
     clock,
     delivery::Delivery,
     net::Family,
-    plan::{Per, Target},
+    plan::{SeriesPer, Target},
     probe::{Cancel, Job, Prober, inspect, lacks_certificate},
     schedule::{Lost, Runner},
     telemetry::Metrics,
@@ -46,10 +46,10 @@ pub(super) struct RunContext {
     pub(super) latency: Arc<LatencyStore>,
     pub(super) run_log: Arc<RunLog>,
     pub(super) status: Arc<AgentStatus>,
-    pub(super) per: Per,
+    pub(super) per: SeriesPer,
     /// None once the agent is ending.
     pub(super) delivery: Mutex<Option<Delivery>>,
-    /// The number of later runs and spans.
+    /// The numbers of runs and spans that ended after that.
     pub(super) late: Mutex<(u64, u64)>,
     pub(super) cancel: Cancel,
 }
@@ -117,8 +117,8 @@ impl RunContext {
             secret = load_password(target, account) => secret,
         };
         let (auth, certificate) = (target.target().journey.auth, target.client_certificate());
-        let kept = secret.as_ref().ok().cloned();
-        let hold_login = work.history().backoff.hold(account, auth, certificate.as_deref(), kept.clone());
+        let to_redact = secret.as_ref().ok().cloned();
+        let hold_login = work.history().backoff.hold(account, auth, certificate.as_deref(), to_redact.clone());
         self.metrics.active(1);
         let active = (Active(&self.metrics), self.status.run_in_flight());
         let mut run = run_once(&prober, &target.target().journey, None, self.cancel.clone(), |ids| Job {
@@ -136,7 +136,7 @@ impl RunContext {
         log_shifts(&run, shifts, &self.run_log);
         work.history().backoff.record(&run, target.target().interval);
         if lacks_certificate(&run) {
-            return Some((run, family, kept));
+            return Some((run, family, to_redact));
         }
         self.finish(run, family, work);
         None
@@ -227,7 +227,7 @@ impl Runner for AgentRunner {
     }
 }
 
-/// Counts a run in flight until it is dropped, by a panic too.
+/// Counts an active run in the metrics until it is dropped, by a panic too.
 struct Active<'a>(&'a Metrics);
 
 impl Drop for Active<'_> {

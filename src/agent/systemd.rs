@@ -1,6 +1,6 @@
 //! Notifications for systemd (`sd_notify`(3)): ready, reloading, stopping, a line of status, and keep-alives for the watchdog.
 //!
-//! No call blocks: a message for which systemd's socket has no room is kept and sent again, or dropped if it is soon out of
+//! No call blocks: a message for which systemd's socket is full waits and is sent again, or dropped if it is soon out of
 //! date. Without `NOTIFY_SOCKET` nothing is sent. It decides nothing; called by `agent_status`.
 
 use std::{
@@ -26,8 +26,8 @@ const SOCKET: &str = "NOTIFY_SOCKET";
 const WATCHDOG: &str = "WATCHDOG_USEC";
 const WATCHDOG_PID: &str = "WATCHDOG_PID";
 
-/// The most messages that are kept while systemd does not read.
-const KEPT: usize = 16;
+/// The most messages that wait while systemd does not read.
+const MOST_WAITING: usize = 16;
 
 /// Notifies systemd, if it started this process.
 #[derive(Debug, Default)]
@@ -35,7 +35,7 @@ pub struct Notifier {
     pub(super) socket: Option<UnixDatagram>,
     /// systemd ends the agent after this time without [`Notifier::alive`].
     pub(super) watchdog: Option<Duration>,
-    /// Messages for which systemd's socket had no room, in order.
+    /// Messages for which systemd's socket was full, in order.
     waiting: Mutex<VecDeque<String>>,
 }
 
@@ -71,27 +71,27 @@ impl Notifier {
         self.enqueue(format!("STOPPING=1\nSTATUS={status}"));
     }
 
-    /// The state of the agent in one line. False when systemd has no room for it now.
+    /// The state of the agent in one line. False when systemd's socket is full.
     #[must_use]
     pub(super) fn status(&self, status: &str) -> bool {
         self.try_send(&format!("STATUS={status}"))
     }
 
-    /// All tasks are alive. False when systemd has no room for it now.
+    /// All tasks are alive. False when systemd's socket is full.
     #[must_use]
     pub(super) fn alive(&self) -> bool {
         self.try_send("WATCHDOG=1")
     }
 
-    /// Sends kept messages, as far as there is room. Called from time to time.
+    /// Sends waiting messages until the socket is full. Called from time to time.
     pub(super) fn retry(&self) {
         self.send_waiting(&mut self.waiting());
     }
 
-    /// Sends a message after the kept ones, now or later.
+    /// Sends a message after the waiting ones, now or later.
     fn enqueue(&self, what: String) {
         let mut waiting = self.waiting();
-        if waiting.len() == KEPT {
+        if waiting.len() == MOST_WAITING {
             waiting.pop_front();
         }
         waiting.push_back(what);
@@ -111,7 +111,7 @@ impl Notifier {
         }
     }
 
-    /// False if there is no room. Without a socket or its peer the message is dropped.
+    /// False if the socket is full. Without a socket or its peer the message is dropped.
     fn send(&self, what: &str) -> bool {
         let Some(Err(error)) = self.socket.as_ref().map(|socket| socket.send(what.as_bytes())) else { return true };
         error.kind() != ErrorKind::WouldBlock
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn without_systemd_or_with_one_that_is_gone_it_is_nothing() {
+    fn without_systemd_or_with_one_that_is_gone_nothing_is_sent() {
         Notifier::default().ready("not connected");
         assert!(Notifier::new(|_| None).alive());
         let gone = Systemd::at_a_path().with(WATCHDOG, "30000000");
@@ -230,29 +230,29 @@ mod tests {
 
     #[test]
     fn a_systemd_that_does_not_read_delays_nothing_and_gets_later_what_counts() {
-        let deaf = Systemd::at_a_path();
-        let notifier = deaf.notifier();
+        let stuck = Systemd::at_a_path();
+        let notifier = stuck.notifier();
         // More than its socket takes.
         let taken = (0..2_000).take_while(|_| notifier.status("x")).count();
         assert!(taken < 2_000, "{taken}");
         notifier.ready("old");
-        for _ in 0..KEPT / 2 {
+        for _ in 0..MOST_WAITING / 2 {
             notifier.reloading();
             notifier.ready("new");
         }
         assert!(!notifier.alive());
-        assert_eq!(notifier.waiting().len(), KEPT);
+        assert_eq!(notifier.waiting().len(), MOST_WAITING);
         for _ in 0..taken {
-            assert_eq!(deaf.received(), "STATUS=x");
+            assert_eq!(stuck.received(), "STATUS=x");
         }
-        // Its room may be less than what waits.
-        for _ in 0..KEPT / 2 {
+        // Its socket may hold fewer messages than wait.
+        for _ in 0..MOST_WAITING / 2 {
             notifier.retry();
-            assert!(deaf.received().starts_with("RELOADING=1"));
+            assert!(stuck.received().starts_with("RELOADING=1"));
             notifier.retry();
-            assert_eq!(deaf.received(), "READY=1\nSTATUS=new");
+            assert_eq!(stuck.received(), "READY=1\nSTATUS=new");
         }
         assert!(notifier.alive());
-        assert_eq!(deaf.received(), "WATCHDOG=1");
+        assert_eq!(stuck.received(), "WATCHDOG=1");
     }
 }

@@ -41,7 +41,7 @@ pub fn families(target: &Target) -> &'static [Family] {
 pub(super) struct AccountWork {
     pub(super) target: Arc<TargetContext>,
     pub(super) account: usize,
-    state: Arc<Mutex<AccountHistory>>,
+    history: Arc<Mutex<AccountHistory>>,
 }
 
 /// What an account keeps from run to run.
@@ -72,7 +72,7 @@ impl AccountHistory {
 
 impl AccountWork {
     pub(super) fn history(&self) -> MutexGuard<'_, AccountHistory> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn alias(&self) -> &str {
@@ -87,7 +87,7 @@ pub(super) struct TargetSet {
 }
 
 struct TargetEntry {
-    prepared: Arc<TargetContext>,
+    context: Arc<TargetContext>,
     /// One for each account, in their order.
     works: Vec<Arc<AccountWork>>,
 }
@@ -110,9 +110,9 @@ impl TargetSet {
         for target in targets {
             let old = self.entries.get(&target.name);
             let entry = match old {
-                Some(old) if old.prepared.target() == target => {
+                Some(old) if old.context.target() == target => {
                     changes.unchanged += 1;
-                    TargetEntry { prepared: old.prepared.clone(), works: old.works.clone() }
+                    TargetEntry { context: old.context.clone(), works: old.works.clone() }
                 }
                 _ => {
                     changes.changed += usize::from(old.is_some());
@@ -132,7 +132,7 @@ impl TargetSet {
         let mut servers: HashMap<String, Arc<str>> = HashMap::new();
         let mut slots = Vec::new();
         for entry in self.entries.values() {
-            let target = entry.prepared.target();
+            let target = entry.context.target();
             let server = format!("{}:{}", target.endpoint.host, target.endpoint.port);
             let server = servers.entry(server).or_insert_with_key(|server| server.as_str().into());
             let runs = u32::try_from(families(target).len()).unwrap_or(1);
@@ -153,18 +153,18 @@ impl TargetSet {
 
 impl TargetEntry {
     fn new(target: &Target, files: &FileSets, old: Option<&Self>) -> Self {
-        let mut prepared = TargetContext::with(target.clone(), files.of(target));
+        let mut context = TargetContext::with(target.clone(), files.of(target));
         if let Some(old) = old {
-            prepared = prepared.following(&old.prepared);
+            context = context.following(&old.context);
         }
-        let prepared = Arc::new(prepared);
-        let known = |alias: &str| old?.works.iter().find(|work| work.alias() == alias).map(|work| work.state.clone());
+        let context = Arc::new(context);
+        let known = |alias: &str| old?.works.iter().find(|work| work.alias() == alias).map(|work| work.history.clone());
         let accounts = target.accounts.iter().enumerate();
         let works = accounts.map(|(number, account)| {
-            let state = known(&account.alias).unwrap_or_default();
-            Arc::new(AccountWork { target: prepared.clone(), account: number, state })
+            let history = known(&account.alias).unwrap_or_default();
+            Arc::new(AccountWork { target: context.clone(), account: number, history })
         });
-        Self { works: works.collect(), prepared }
+        Self { works: works.collect(), context }
     }
 }
 
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_changed_gets_new_work_and_an_account_keeps_what_was_learned_of_it() {
+    fn only_what_changed_gets_new_work_and_an_account_keeps_its_history() {
         let dir = ConfigDir(tempfile::tempdir().unwrap());
         let before = dir.targets(&(target("one", "") + &target("two", "") + &target("three", "")));
         let (old, changes) = TargetSet::default().next(&before, &FileSets::default());

@@ -110,13 +110,13 @@ mod tests {
         let targets = config::load(&Sources { file: Some(file), ..Sources::default() }).unwrap().targets;
         let hangs = || Box::pin(async { Err(NotRead::Unfinished("/mnt/ca.pem: no answer".to_owned())) }) as _;
         let waiting: Arc<FileSet> = FileSet::begin("a file".to_owned(), Vec::new(), hangs).await.unwrap();
-        let prepared = TargetContext::with(targets[0].clone(), TlsFiles::Followed(waiting));
+        let context = TargetContext::with(targets[0].clone(), TlsFiles::Followed(waiting));
         let prober = Prober::new(Dns::default());
-        let account = &prepared.target().accounts[0];
-        let secret = load_password(&prepared, account).await;
+        let account = &context.target().accounts[0];
+        let secret = load_password(&context, account).await;
         let (_keep, cancel) = watch::channel(false);
-        let run = run_once(&prober, &prepared.target().journey, None, cancel, |ids| Job {
-            target: &prepared,
+        let run = run_once(&prober, &context.target().journey, None, cancel, |ids| Job {
+            target: &context,
             account,
             family: Family::Any,
             ids,

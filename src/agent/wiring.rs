@@ -1,4 +1,4 @@
-//! Makes delivery, the latency store and replay from the configuration. It decides nothing; `receivers` reads the files.
+//! Makes delivery, the latency store and replay from the configuration. It decides nothing; `otlp_files` reads the files.
 //! Called by the agent, and by `cli` for the export of single runs.
 
 use std::{
@@ -11,7 +11,7 @@ use opentelemetry_sdk::metrics::Temporality;
 use super::{
     error::AgentError,
     latency_store::LatencyStore,
-    receivers::{self, FixedHeaders},
+    otlp_files::{self, FixedHeaders},
     runner::MaintenanceCheck,
 };
 use crate::{
@@ -39,14 +39,15 @@ pub async fn delivery(
         ..delivery::DeliverySettings::default()
     };
     let (traces, metrics) = (config.otlp.traces.as_ref(), config.otlp.metrics.as_ref());
-    let start_limit = follower.map(|_| receivers::START_LIMIT);
+    let start_limit = follower.map(|_| otlp_files::START_LIMIT);
     let headers = FixedHeaders::default();
     let (traces_files, metrics_files) = tokio::try_join!(
-        receivers::begin("traces", traces, &headers, start_limit),
-        receivers::begin("metrics", metrics, &headers, start_limit),
+        otlp_files::begin("traces", traces, &headers, start_limit),
+        otlp_files::begin("metrics", metrics, &headers, start_limit),
     )?;
-    settings.traces = traces_files.as_ref().zip(traces).map(|(files, exporter)| receivers::now(files, exporter));
-    settings.metrics = metrics_files.as_ref().zip(metrics).map(|(files, exporter)| receivers::now(files, exporter));
+    settings.traces = traces_files.as_ref().zip(traces).map(|(files, exporter)| otlp_files::current(files, exporter));
+    settings.metrics =
+        metrics_files.as_ref().zip(metrics).map(|(files, exporter)| otlp_files::current(files, exporter));
     let metrics = MetricsSettings { one_shot: follower.is_none(), ..config.metrics.series.clone() };
     let delivery = Delivery::start(&settings, &with_host_name(&config.resource), &metrics)?;
     if let Some(follower) = follower {
@@ -54,7 +55,7 @@ pub async fn delivery(
         for ((files, exporter), client) in both.into_iter().zip(delivery.clients()) {
             if let (Some(files), Some(exporter), Some(client)) = (files, exporter, client) {
                 follower.add(&files);
-                tokio::spawn(receivers::hand_on(files, exporter.clone(), client));
+                tokio::spawn(otlp_files::forward_changes(files, exporter.clone(), client));
             }
         }
     }
@@ -93,9 +94,9 @@ pub(super) fn maintenance(config: &Config) -> MaintenanceCheck {
 /// Sends runs again, if there is an endpoint for traces.
 pub async fn replay(exports: &Exports) -> Result<Option<Replay>, AgentError> {
     let exporter = exports.otlp.traces.as_ref();
-    let files = receivers::begin("traces", exporter, &FixedHeaders::default(), None).await?;
+    let files = otlp_files::begin("traces", exporter, &FixedHeaders::default(), None).await?;
     let Some((files, exporter)) = files.zip(exporter) else { return Ok(None) };
-    let signal = receivers::now(&files, exporter);
+    let signal = otlp_files::current(&files, exporter);
     Ok(Some(Replay::new(&signal, &with_host_name(&exports.resource)).map_err(DeliveryStartError::from)?))
 }
 

@@ -17,7 +17,7 @@ use crate::{
     agent,
     config::{self, Sources},
     net::Roots,
-    status::Depth,
+    status::HistoryDepth,
     telemetry::logs::{self, LogSettings},
 };
 
@@ -60,7 +60,7 @@ pub(super) async fn run(path: &Path, roots: &Roots, hung_up: &'static AtomicBool
     }
     let status = agent::StatusSettings {
         listen: config.http.listen,
-        depth: Depth { runs: config.http.history, failed_runs: config.http.history },
+        depth: HistoryDepth { runs: config.http.history, failed_runs: config.http.history },
         file: Some(path.to_owned()),
         ..agent::StatusSettings::default()
     };

@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn an_hour_that_is_left_out_opens_nothing_and_one_that_comes_twice_opens_it_twice() {
+    fn an_hour_that_is_skipped_opens_nothing_and_one_that_is_repeated_opens_it_twice() {
         // Berlin: 2026-03-29 01:00Z, 02:00 becomes 03:00; 2026-10-25 01:00Z, 03:00 becomes 02:00.
         let left_out = weekly(&ALL, time(2, 0, 0, 0), Some(time(3, 0, 0, 0)), "Europe/Berlin");
         let minutes = |hours: &Hours, day: &str| {
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_of_one_time_never_comes_again() {
+    fn a_window_of_one_time_is_not_repeated() {
         let moment = |text: &str| text.parse::<Timestamp>().unwrap();
         let hours = Hours::Once { from: moment("2026-12-01T22:00:00+01:00"), to: moment("2026-12-02T04:00:00+01:00") };
         assert!(!hours.contain(at("2026-12-01T20:59:59Z")));

@@ -48,9 +48,9 @@ pub struct Target {
 
 impl Target {
     /// Its name in metrics: its own, or its group's when series are for groups.
-    pub fn series_name(&self, per: Per) -> &str {
+    pub fn series_name(&self, per: SeriesPer) -> &str {
         match (per, &self.group) {
-            (Per::Group, Some(group)) => group,
+            (SeriesPer::Group, Some(group)) => group,
             _ => &self.name,
         }
     }
@@ -58,14 +58,14 @@ impl Target {
 
 /// The subject of a metric's series.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Per {
+pub enum SeriesPer {
     /// A target.
     Target,
     /// A group of targets, or a target without a group.
     Group,
 }
 
-impl Choice for Per {
+impl Choice for SeriesPer {
     const WORDS: &'static [(&'static str, Self)] = &[("target", Self::Target), ("group", Self::Group)];
 }
 
@@ -178,7 +178,7 @@ impl Choice for NameResolver {
 pub struct Dns {
     /// The resolver.
     pub resolver: NameResolver,
-    /// Keep answers for their TTL, over runs.
+    /// Keep responses for their TTL, over runs.
     pub cache: bool,
     /// Name servers, in place of the system's.
     pub servers: Vec<SocketAddr>,

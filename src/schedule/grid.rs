@@ -50,15 +50,15 @@ mod tests {
     }
 
     #[test]
-    fn a_start_is_found_again_to_the_nanosecond_from_wherever_one_asks() {
+    fn a_start_is_the_same_to_the_nanosecond_at_any_time_of_the_call() {
         let origin = clock::now();
         let interval = Duration::from_nanos(7_000_000_003);
         let first = after(origin, origin, "mail01", interval);
         assert!(first <= origin + interval);
         let thousandth = first + times(interval, 1000);
         let nano = Duration::from_nanos(1);
-        for ask in [first + times(interval, 999), first + times(interval, 999) + interval / 2] {
-            assert_eq!(after(origin, ask, "mail01", interval), thousandth);
+        for now in [first + times(interval, 999), first + times(interval, 999) + interval / 2] {
+            assert_eq!(after(origin, now, "mail01", interval), thousandth);
         }
         assert_eq!(after(origin, thousandth.checked_sub(nano).unwrap(), "mail01", interval), thousandth);
         assert_eq!(after(origin, thousandth, "mail01", interval), thousandth + interval);

@@ -54,10 +54,10 @@ impl<T: Send + Sync + 'static> Schedule<T> {
         self.apply_and_drop(slots, limits, ());
     }
 
-    /// Like [`apply`](Self::apply), and then drops `before`, data of the replaced slots, on a thread that starts nothing.
-    pub fn apply_and_drop(&self, slots: Vec<Slot<T>>, limits: RunLimits, before: impl Send + 'static) {
+    /// Like [`apply`](Self::apply), and then drops `replaced`, data of the replaced slots, on a thread that starts nothing.
+    pub fn apply_and_drop(&self, slots: Vec<Slot<T>>, limits: RunLimits, replaced: impl Send + 'static) {
         // Fails only after a panic of the task, which the heartbeat shows.
-        drop(self.requests.send(ScheduleRequest::Apply(slots, limits, Box::new(before))));
+        drop(self.requests.send(ScheduleRequest::Apply(slots, limits, Box::new(replaced))));
     }
 
     /// Shows whether the scheduler task is alive.

@@ -214,7 +214,7 @@ impl<T> Planner<T> {
         }
         let used: HashSet<&str> = self.entries.values().map(|entry| &*entry.slot.server).collect();
         self.servers.retain(|name, server| server.in_flight > 0 || used.contains(&**name));
-        // The new limits may have room for waiting starts.
+        // The new limits may admit waiting starts.
         let waiting = self.servers.iter().filter(|(_, server)| !server.queue.is_empty()).map(|(name, _)| name.clone());
         waiting.collect::<Vec<_>>().iter().for_each(|server| self.offer(server));
         true

@@ -22,7 +22,7 @@ const MS: Duration = Duration::from_millis(1);
 /// What is done to a planner.
 #[derive(Debug, Clone)]
 enum PlannerEvent {
-    /// So many milliseconds pass unseen.
+    /// This many milliseconds pass without a poll.
     Wait(u64),
     /// The oldest run ends, or the one after it.
     End(usize),
@@ -53,7 +53,7 @@ fn event() -> impl Strategy<Value = PlannerEvent> {
     ]
 }
 
-/// What a slot ought to have had.
+/// The expected starts of a slot.
 struct Model {
     interval: Duration,
     work: Arc<String>,
@@ -77,7 +77,7 @@ proptest! {
                     Action::Start { run, work, lag } => {
                         *happened.entry((*work).clone()).or_default() += 1;
                         assert!(running.iter().all(|(_, name)| *name != *work), "{work} overlaps");
-                        // A reload may have set lower limits than what is under way already.
+                        // A reload may have set lower limits than the runs in flight.
                         assert!(running.len() < limits.in_flight, "one too many");
                         let server = work.as_bytes()[0] % 2;
                         let beside = running.iter().filter(|(_, name)| name.as_bytes()[0] % 2 == server).count();
@@ -123,7 +123,7 @@ proptest! {
             }
             take(planner.poll(now, |_| false), &mut running, &limits);
             count(&mut model, &mut planned, now);
-            // Nothing is forgotten: whatever is to happen next without an event has a time.
+            // Nothing is forgotten: the next action without an event has a time.
             prop_assert!(model.is_empty() || planner.next(now).is_some_and(|next| next > now));
         }
         take(planner.stop(), &mut running, &limits);
@@ -178,7 +178,7 @@ fn what_is_due_between_two_steps_to_a_large_plan_starts_and_nothing_is_left_out_
         now += 100 * MS;
     }
     assert!(steps > 20, "{steps} steps");
-    // Two seconds went by, and both the plan before and what had been taken over had their starts.
+    // After two seconds both the old plan and the applied part of the new one have had starts.
     assert!(starts["old"] >= 1 && starts.len() > 1000, "{starts:?}");
     let actions = planner.poll(now + 1000 * MS, |_| false);
     let left: std::collections::HashSet<_> = actions

@@ -24,7 +24,7 @@ use super::{
 use crate::{blocking, clock, plan::RunLimits};
 
 /// The longest time between two iterations of the task's loop.
-const BEAT: Duration = Duration::from_secs(1);
+const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// When the scheduler task was last active. Cheap to clone and to read, from any thread.
 #[derive(Debug, Clone)]
@@ -48,11 +48,11 @@ impl SchedulerHeartbeat {
 }
 
 /// What belongs to replaced slots. It may be large and is dropped on a thread that starts nothing.
-pub(super) type Before = Box<dyn Send>;
+pub(super) type Replaced = Box<dyn Send>;
 
 /// A request of [`Schedule`](super::Schedule).
 pub(super) enum ScheduleRequest<T> {
-    Apply(Vec<Slot<T>>, RunLimits, Before),
+    Apply(Vec<Slot<T>>, RunLimits, Replaced),
     Stop,
 }
 
@@ -76,19 +76,19 @@ impl<R: Runner> Scheduler<R> {
     pub(super) async fn run(mut self, mut requests: UnboundedReceiver<ScheduleRequest<R::Work>>) {
         let mut stopping = false;
         // The first one is being applied.
-        let mut changes: VecDeque<(PlanChange<R::Work>, Before)> = VecDeque::new();
+        let mut changes: VecDeque<(PlanChange<R::Work>, Replaced)> = VecDeque::new();
         while !stopping || self.planner.running() > 0 {
             let now = clock::now();
             // A late iteration counts: systemd must not restart an agent that has much to do.
             self.heartbeat.beat(now);
             self.poll(now);
-            let beat = now + BEAT;
+            let beat = now + HEARTBEAT;
             let due = self.planner.next(now).map_or(beat, |next| next.min(beat)).max(now);
             tokio::select! {
                 biased;
                 request = requests.recv(), if !stopping => match request {
-                    Some(ScheduleRequest::Apply(slots, limits, before)) => {
-                        changes.push_back((PlanChange::new(slots, limits), before));
+                    Some(ScheduleRequest::Apply(slots, limits, replaced)) => {
+                        changes.push_back((PlanChange::new(slots, limits), replaced));
                     }
                     Some(ScheduleRequest::Stop) | None => {
                         stopping = true;
@@ -108,14 +108,14 @@ impl<R: Runner> Scheduler<R> {
                     let now = clock::now();
                     // What is due already belongs to the plan before.
                     self.poll(now);
-                    if let Some((mut change, before)) = changes.pop_front() {
+                    if let Some((mut change, replaced)) = changes.pop_front() {
                         let mut actions = Vec::new();
                         let complete = self.planner.step(&mut change, now, &mut actions);
                         self.perform(actions);
                         if complete {
-                            drop(blocking::work(move || drop((change, before))));
+                            drop(blocking::work(move || drop((change, replaced))));
                         } else {
-                            changes.push_front((change, before));
+                            changes.push_front((change, replaced));
                         }
                     }
                 }

@@ -15,7 +15,7 @@ use tokio::time::sleep;
 
 use super::*;
 
-/// What a piece of work does, and what came of it.
+/// What a piece of work does, and what was recorded of it.
 #[derive(Default)]
 struct Seen {
     takes: Duration,
@@ -132,7 +132,7 @@ async fn minute(slots: Vec<Slot<Seen>>, limits: RunLimits) -> Arc<TestRunner> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn starts_stand_on_a_grid_whatever_a_run_takes() {
+async fn starts_are_on_a_grid_whatever_a_run_takes() {
     let seen = Seen::taking(Duration::from_millis(700));
     minute(vec![slot("a", "s", 10 * SECOND, &seen)], free()).await;
     let planned = seen.planned();
@@ -180,7 +180,7 @@ async fn a_run_that_takes_too_long_is_given_up_and_the_slot_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_more_runs_than_allowed_are_under_way_and_the_others_are_skipped() {
+async fn no_more_runs_than_allowed_are_in_flight_and_the_others_are_skipped() {
     let all: Vec<_> = (0..5).map(|_| Seen::taking(29 * SECOND)).collect();
     let slots = all.iter().enumerate().map(|(number, seen)| slot(&format!("same{number}"), "s", 30 * SECOND, seen));
     let runner = minute(slots.collect(), RunLimits { in_flight: 2, ..free() }).await;
@@ -193,8 +193,7 @@ async fn no_more_runs_than_allowed_are_under_way_and_the_others_are_skipped() {
 
 #[tokio::test(start_paused = true)]
 async fn a_start_that_waits_for_a_place_takes_it_and_its_lag_is_reported() {
-    // The same name gives the same phase, so both would start at once if the names did not have to differ: a pair is
-    // looked for whose phases lie closer than the run takes.
+    // Of many names, at least two have phases that are closer than the run takes.
     let seen: Vec<_> = (0..40).map(|_| Seen::taking(SECOND / 2)).collect();
     let slots = seen.iter().enumerate().map(|(number, seen)| slot(&format!("m{number}"), "s", 60 * SECOND, seen));
     minute(slots.collect(), RunLimits { in_flight: 1, ..free() }).await;
@@ -224,7 +223,7 @@ async fn a_dead_server_takes_no_place_from_the_others_and_delays_none() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn logins_stand_at_an_even_distance_and_what_cannot_wait_so_long_is_skipped() {
+async fn logins_have_an_even_distance_and_what_cannot_wait_so_long_is_skipped() {
     let all: Vec<_> = (0..100).map(|_| Seen::taking(Duration::ZERO)).collect();
     let slots: Vec<_> =
         all.iter().enumerate().map(|(number, seen)| slot(&format!("m{number}"), "s", 10 * SECOND, seen)).collect();

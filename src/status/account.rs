@@ -7,14 +7,14 @@ use super::compact_run::CompactRun;
 
 /// The number of runs to remember for each account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Depth {
+pub struct HistoryDepth {
     /// The last runs.
     pub runs: usize,
     /// Failed runs that are no longer among those.
     pub failed_runs: usize,
 }
 
-impl Default for Depth {
+impl Default for HistoryDepth {
     fn default() -> Self {
         Self { runs: 5, failed_runs: 5 }
     }
@@ -60,7 +60,7 @@ impl AccountRuns {
         }
     }
 
-    pub(super) fn record(&mut self, run: &Run, compact: CompactRun, depth: Depth) {
+    pub(super) fn record(&mut self, run: &Run, compact: CompactRun, depth: HistoryDepth) {
         let before = self.state();
         match compact.family() {
             // After a change of the target's `address`, outcomes of the other kind do not count.

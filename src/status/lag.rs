@@ -10,9 +10,9 @@ use serde::Serialize;
 const MINUTES: usize = 5;
 
 /// Buckets of an octave.
-const PARTS: u32 = 8;
+const PER_OCTAVE: u32 = 8;
 /// Up to 2³² µs, more than an hour: no run starts later.
-const BUCKETS: usize = (32 * PARTS) as usize;
+const BUCKETS: usize = (32 * PER_OCTAVE) as usize;
 
 pub(super) struct Lags {
     minutes: [Minute; MINUTES],
@@ -46,7 +46,7 @@ impl Lags {
     /// A run started this late; `at` is since the epoch.
     pub(super) fn record(&mut self, at: Duration, lag: Seconds) {
         let number = at.as_secs() / 60;
-        let minute = &mut self.minutes[place(number)];
+        let minute = &mut self.minutes[index(number)];
         if minute.number != number {
             minute.buckets.fill(0);
             (minute.number, minute.runs, minute.max) = (number, 0, 0);
@@ -85,23 +85,23 @@ impl Lags {
     }
 }
 
-fn place(minute: u64) -> usize {
+fn index(minute: u64) -> usize {
     usize::try_from(minute % MINUTES as u64).unwrap_or_default()
 }
 
 /// The bucket of a lag in microseconds: the octave, and the three bits below the highest.
 fn bucket(micros: u32) -> usize {
-    if micros < PARTS {
+    if micros < PER_OCTAVE {
         return micros as usize;
     }
     let octave = micros.ilog2();
-    let part = (micros >> (octave - 3)) & (PARTS - 1);
-    ((octave - 2) * PARTS + part) as usize
+    let part = (micros >> (octave - 3)) & (PER_OCTAVE - 1);
+    ((octave - 2) * PER_OCTAVE + part) as usize
 }
 
 /// The largest number of microseconds in a bucket.
 fn upper(bucket: usize) -> u64 {
-    let (bucket, parts) = (bucket as u64, u64::from(PARTS));
+    let (bucket, parts) = (bucket as u64, u64::from(PER_OCTAVE));
     if bucket < parts {
         return bucket;
     }
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_minute_whose_place_is_used_again_starts_empty() {
+    fn a_minute_whose_index_is_used_again_starts_empty() {
         let mut lags = Lags::new();
         lags.record(Duration::from_secs(60), micros(7_000));
         lags.record(Duration::from_secs(60 * (1 + MINUTES as u64)), micros(3));

@@ -25,7 +25,7 @@ mod run_history;
 mod server;
 
 pub use self::{
-    account::Depth,
+    account::HistoryDepth,
     facts::{ConfigStatus, Facts, Identity, LastReload},
     run_history::{AccountCounts, RunHistory, StateCounts},
     server::StatusServer,

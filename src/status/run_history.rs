@@ -11,7 +11,7 @@ use imaptrace_record::{Run, Timestamp};
 use serde::Serialize;
 
 use super::{
-    account::{AccountRuns, AccountState, Depth},
+    account::{AccountRuns, AccountState, HistoryDepth},
     compact_run::{CompactRun, since_epoch},
     lag::{Lags, StartLag},
     request::Filter,
@@ -45,7 +45,7 @@ pub struct StateCounts {
 
 /// The remembered runs of all accounts.
 pub struct RunHistory {
-    depth: Depth,
+    depth: HistoryDepth,
     inner: Mutex<Accounts>,
 }
 
@@ -60,7 +60,7 @@ const BATCH: usize = 16 << 10;
 /// Targets of a new plan added under one lock.
 const STEP: usize = 250;
 /// Accounts examined under one lock.
-const LOOKS: usize = 1_000;
+const SCANNED: usize = 1_000;
 
 /// Where printing continues; valid after a change of the plan, too.
 #[derive(Default)]
@@ -72,7 +72,7 @@ pub(super) struct Cursor {
 
 impl RunHistory {
     /// An empty history.
-    pub fn new(depth: Depth) -> Self {
+    pub fn new(depth: HistoryDepth) -> Self {
         let inner = Accounts { targets: BTreeMap::new(), lags: Lags::new(), skipped: BTreeMap::new() };
         Self { depth, inner: Mutex::new(inner) }
     }
@@ -181,17 +181,17 @@ impl RunHistory {
         print_account: impl Fn(&str, &AccountRuns, &mut Vec<u8>),
     ) -> bool {
         let inner = self.lock();
-        let (mut looks, only) = (0, filter.target.as_deref());
+        let (mut scanned, only) = (0, filter.target.as_deref());
         let from = (Bound::Included(only.unwrap_or(&cursor.target)), Bound::Unbounded);
         let targets = inner.targets.range::<str, _>(from);
         for (target, accounts) in targets.take_while(|(name, _)| only.is_none_or(|only| ***name == *only)) {
             let printed = if *target == cursor.target { cursor.account } else { 0 };
             for (index, account) in accounts.iter().enumerate().skip(printed) {
-                if out.len() >= BATCH || looks >= LOOKS {
+                if out.len() >= BATCH || scanned >= SCANNED {
                     (cursor.target, cursor.account) = (target.clone(), index);
                     return true;
                 }
-                looks += 1;
+                scanned += 1;
                 if filter.state.is_none_or(|state| state == account.state()) {
                     out.extend_from_slice(if cursor.has_printed { b",\n" } else { b"\n" });
                     cursor.has_printed = true;

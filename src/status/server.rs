@@ -53,8 +53,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const INDEX: &str = "\
 imaptrace
 
-/live                 200 while the agent's loops turn, else 503 and why
-/ready                200 while it probes, 503 before and while it ends
+/live                 200 while all tasks are alive, else 503 and the reasons
+/ready                200 while it probes, else 503 and the reasons
 /status.json          the agent itself, and the last runs of each account
 /status.json?target=NAME&state=failed&runs=1
 ";
@@ -142,7 +142,7 @@ async fn accept(listener: &tokio::net::TcpListener, source: &Arc<ResponseSource>
 /// Serves one request of a connection. Its errors concern the peer alone.
 async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, source: Arc<ResponseSource>) {
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-        let response = answer(&request.into_parts().0, &source);
+        let response = handle(&request.into_parts().0, &source);
         async move { Ok::<_, Infallible>(response) }
     });
     let connection = http1::Builder::new()
@@ -155,14 +155,14 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, sou
     drop(timeout(TIME, connection).await);
 }
 
-fn answer(request: &Parts, source: &ResponseSource) -> Response<ResponseBody> {
-    let ask = request::read(request, source.loopback).and_then(|ask| match &ask {
+fn handle(request: &Parts, source: &ResponseSource) -> Response<ResponseBody> {
+    let endpoint = request::read(request, source.loopback).and_then(|endpoint| match &endpoint {
         StatusEndpoint::Status(filter) if filter.target.as_ref().is_some_and(|name| !source.history.has(name)) => {
             Err(RequestError::Target)
         }
-        _ => Ok(ask),
+        _ => Ok(endpoint),
     });
-    match ask {
+    match endpoint {
         Ok(StatusEndpoint::Index) => respond(StatusCode::OK, "text/plain; charset=utf-8", whole(INDEX)),
         Ok(StatusEndpoint::Live) => {
             let facts = (source.facts)();
@@ -177,10 +177,10 @@ fn answer(request: &Parts, source: &ResponseSource) -> Response<ResponseBody> {
             let page = Page::new(source.history.clone(), &source.identity, &(source.facts)(), filter);
             respond(StatusCode::OK, JSON, Either::Right(StreamBody::new(stream::iter(page))))
         }
-        Err(refusal) => {
-            let body = json(&serde_json::json!({ "error": refusal.to_string() }));
-            let mut response = respond(refusal.status(), JSON, whole([&body[..], b"\n"].concat()));
-            if refusal == RequestError::Method {
+        Err(error) => {
+            let body = json(&serde_json::json!({ "error": error.to_string() }));
+            let mut response = respond(error.status(), JSON, whole([&body[..], b"\n"].concat()));
+            if error == RequestError::Method {
                 response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
             }
             response
@@ -212,8 +212,8 @@ fn health(what: &'static str, reasons: Vec<String>, warnings: Vec<String>) -> Re
 }
 
 /// Headers that forbid to cache, sniff or frame the response, and to read it from another site.
-fn respond(code: StatusCode, kind: &'static str, answer: ResponseBody) -> Response<ResponseBody> {
-    let mut response = Response::new(answer);
+fn respond(code: StatusCode, kind: &'static str, body: ResponseBody) -> Response<ResponseBody> {
+    let mut response = Response::new(body);
     *response.status_mut() = code;
     let fields: [(HeaderName, &'static str); 5] = [
         (header::CONTENT_TYPE, kind),
@@ -269,20 +269,20 @@ mod tests {
         })
     }
 
-    /// Begins a conversation over a pipe that holds so many bytes.
+    /// Opens a connection over a pipe of this many bytes.
     fn begin(source: Arc<ResponseSource>, pipe: usize) -> DuplexStream {
         let (ours, theirs) = tokio::io::duplex(pipe);
         drop(tokio::spawn(serve(theirs, source)));
         ours
     }
 
-    /// Asks, and gives the status line, the head and the body.
+    /// Sends a request, and returns the status line, the head and the body.
     async fn ask(source: &Arc<ResponseSource>, request: &str) -> (String, String, String) {
         let mut stream = begin(source.clone(), 1 << 20);
         stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{answer}"));
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.unwrap();
+        let (head, body) = response.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{response}"));
         let (line, head) = head.split_once("\r\n").unwrap();
         (line.to_owned(), head.to_owned(), body.to_owned())
     }
@@ -362,8 +362,8 @@ mod tests {
         let begun = clock::now();
         let mut stream = begin(source(history(&[]), facts()), 1 << 20);
         stream.write_all(b"GET /live HTTP/1.1\r\nHo").await.unwrap();
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).await.unwrap();
+        let mut response = Vec::new();
+        stream.read_to_end(&mut response).await.unwrap();
         assert_eq!((clock::now() - begun).as_secs(), HEAD_TIME.as_secs());
     }
 
@@ -379,11 +379,11 @@ mod tests {
         // The pipe is full now, and stays so until the time is over.
         sleep(TIME.mul_f64(0.9)).await;
         assert_eq!(Arc::strong_count(&source), 2, "it is still being served");
-        let mut answer = Vec::new();
+        let mut response = Vec::new();
         sleep(TIME.mul_f64(0.2)).await;
         assert_eq!(Arc::strong_count(&source), 1, "it is not any more");
-        drop(stream.read_to_end(&mut answer).await);
-        assert!(answer.len() <= 64, "{}", answer.len());
+        drop(stream.read_to_end(&mut response).await);
+        assert!(response.len() <= 64, "{}", response.len());
         assert!(clock::now() - begun >= TIME);
     }
 

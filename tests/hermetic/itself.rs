@@ -13,7 +13,7 @@ use std::{
 use imaptrace::{
     agent::{self, StatusSettings},
     config,
-    status::{ConfigStatus, Depth, Facts, Identity, RunHistory, StatusServer},
+    status::{ConfigStatus, Facts, HistoryDepth, Identity, RunHistory, StatusServer},
 };
 use imaptrace_record::{Seconds, Timestamp};
 use nix::sys::signal::Signal;
@@ -180,7 +180,7 @@ fn bare(listen: SocketAddr) -> std::io::Result<StatusServer> {
     let at = Timestamp::from_epoch_seconds(1_795_434_000).unwrap();
     let identity = Identity { version: "0", instance: None, started_at: at };
     let config = ConfigStatus { file: None, loaded_at: at, last_reload: None };
-    StatusServer::start(listen, Arc::new(RunHistory::new(Depth::default())), identity, move || Facts {
+    StatusServer::start(listen, Arc::new(RunHistory::new(HistoryDepth::default())), identity, move || Facts {
         at,
         uptime: Seconds::ZERO,
         not_live: Vec::new(),

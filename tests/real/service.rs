@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::Command, sync::Arc};
 
-use imaptrace::status::{ConfigStatus, Depth, Facts, Identity, RunHistory, StatusServer};
+use imaptrace::status::{ConfigStatus, Facts, HistoryDepth, Identity, RunHistory, StatusServer};
 use imaptrace_record::{Run, Seconds, Timestamp};
 
 const UNIT: &str = include_str!("../../deploy/systemd/imaptrace.service");
@@ -77,7 +77,7 @@ fn the_service_can_reach_no_more_than_the_page_of_operations_says() {
 
 #[test]
 fn the_lines_of_the_page_of_operations_get_what_they_are_for() {
-    let history = RunHistory::new(Depth { runs: 1, failed_runs: 1 });
+    let history = RunHistory::new(HistoryDepth { runs: 1, failed_runs: 1 });
     history.plan([("mail01".into(), vec!["default".into()])]);
     let mut run: Run = serde_json::from_str(imaptrace_testkit::FAILED_RUN).unwrap();
     (run.target, run.account) = ("mail01".into(), "default".into());

@@ -7,7 +7,7 @@ use crate::{
         readers::{Field, Table},
         schema::TableKeys,
     },
-    plan::{Per, Target},
+    plan::{SeriesPer, Target},
     telemetry::MetricsSettings,
 };
 
@@ -20,7 +20,7 @@ pub struct MetricsOptions {
     /// The measurements that are kept. A configuration with more series than the limit is refused.
     pub series: MetricsSettings,
     /// The subject of a series.
-    pub per: Per,
+    pub per: SeriesPer,
     /// The interval of exports.
     pub export_interval: Duration,
 }
@@ -41,8 +41,8 @@ pub(crate) fn read(table: &Table<'_>, targets: &[Target]) -> MetricsOptions {
         }
         labels.insert(label);
     }
-    let per = table.read("per", Field::choice).unwrap_or(Per::Target);
-    if per == Per::Group && !targets.is_empty() && targets.iter().all(|target| target.group.is_none()) {
+    let per = table.read("per", Field::choice).unwrap_or(SeriesPer::Target);
+    if per == SeriesPer::Group && !targets.is_empty() && targets.iter().all(|target| target.group.is_none()) {
         table.warn("per", "no target is in a group", "add [[groups]], or take it out");
     }
     let default = MetricsSettings::default();

@@ -7,7 +7,7 @@ use crate::status::page::print_account;
 const PASSED: &str = imaptrace_testkit::PASSED_RUN;
 const FAILED: &str = imaptrace_testkit::FAILED_RUN;
 
-/// A run of mail01 that started so many seconds after an hour of the epoch.
+/// A run of mail01 that started this many seconds after a fixed time.
 pub(in crate::status) fn run(outcome: RunOutcome, second: i64) -> Run {
     let text = if outcome == RunOutcome::Failed { FAILED } else { PASSED };
     let mut run: Run = serde_json::from_str(text).unwrap();
@@ -26,7 +26,7 @@ pub(in crate::status) fn plan(names: &[&str]) -> Vec<(String, Vec<String>)> {
 }
 
 pub(in crate::status) fn history(names: &[&str]) -> RunHistory {
-    let history = RunHistory::new(Depth { runs: 3, failed_runs: 2 });
+    let history = RunHistory::new(HistoryDepth { runs: 3, failed_runs: 2 });
     history.plan(plan(names));
     history
 }
@@ -73,7 +73,7 @@ fn failed_runs_are_kept_when_they_are_no_longer_among_the_last() {
     }
     let account = &all(&history)[0];
     assert_eq!(starts(&account["runs"]), ["06", "05", "04"]);
-    assert_eq!(starts(&account["failed_runs"]), ["03", "01"], "the void one is not, the oldest had to go");
+    assert_eq!(starts(&account["failed_runs"]), ["03", "01"], "the void one is not, and the oldest was removed");
     assert_eq!((&account["state"], second(&account["since"])), (&"passed".into(), "04".into()));
 }
 
@@ -182,7 +182,7 @@ fn printing_continues_after_a_change_of_the_plan() {
 #[test]
 fn ten_thousand_accounts_that_have_failed_for_long_take_less_than_eight_mebibytes() {
     let names: Vec<String> = (0..10_000).map(|number| format!("mail{number:05}.example.org")).collect();
-    let history = RunHistory::new(Depth::default());
+    let history = RunHistory::new(HistoryDepth::default());
     history.plan(plan(&names.iter().map(String::as_str).collect::<Vec<_>>()));
     let fresh = history.held_bytes();
     let mut run = run(RunOutcome::Failed, 0);

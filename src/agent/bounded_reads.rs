@@ -61,22 +61,22 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn readings_that_hang_hold_their_places_and_no_one_up_and_it_goes_on_when_they_return() {
-        let reading = BoundedReads::new(2, Duration::from_secs(30));
+    async fn reads_that_hang_hold_their_places_until_they_return() {
+        let reads = BoundedReads::new(2, Duration::from_secs(30));
         let mut hung = Vec::new();
         for _ in 0..2 {
             let (answer, answered) = mpsc::channel::<()>();
             hung.push(answer);
-            let read = reading.run(move || answered.recv().is_ok());
+            let read = reads.run(move || answered.recv().is_ok());
             // A paused clock does not advance by itself while a thread is at work.
             let (read, ()) = tokio::join!(read, tokio::time::advance(Duration::from_secs(31)));
             assert!(matches!(read, Err(ReadError::Deadline(_))), "{read:?}");
         }
-        assert!(matches!(reading.run(|| ()).await, Err(ReadError::Busy)));
+        assert!(matches!(reads.run(|| ()).await, Err(ReadError::Busy)));
         drop(hung);
-        while reading.places.available_permits() < 2 {
+        while reads.places.available_permits() < 2 {
             tokio::task::yield_now().await;
         }
-        assert_eq!(reading.run(|| 1).await.unwrap(), 1);
+        assert_eq!(reads.run(|| 1).await.unwrap(), 1);
     }
 }

@@ -117,7 +117,7 @@ pub(super) async fn begin(
 }
 
 /// The current settings. While a file does not answer, the exporter waits for it.
-pub(super) fn now(followed: &FollowedSignal, exporter: &Exporter) -> Signal {
+pub(super) fn current(followed: &FollowedSignal, exporter: &Exporter) -> Signal {
     match followed.known() {
         Ok(signal) => signal.as_ref().clone(),
         Err(why) => Signal { unready: Some(why), ..plain(exporter) },
@@ -125,7 +125,7 @@ pub(super) fn now(followed: &FollowedSignal, exporter: &Exporter) -> Signal {
 }
 
 /// Passes each change from now on to delivery, for as long as it is polled.
-pub(super) fn hand_on(
+pub(super) fn forward_changes(
     followed: Arc<FollowedSignal>,
     exporter: Exporter,
     client: Arc<OtlpClient>,
@@ -134,7 +134,7 @@ pub(super) fn hand_on(
     async move {
         while changes.changed().await.is_ok() {
             changes.mark_unchanged();
-            if let Err(problem) = client.replace(&now(&followed, &exporter)) {
+            if let Err(problem) = client.replace(&current(&followed, &exporter)) {
                 error!("{problem}");
             }
         }
@@ -288,13 +288,13 @@ mod tests {
         let headers = FixedHeaders::default();
         let followed = begin("traces", Some(&exporter), &headers, Some(limit)).await.unwrap().unwrap();
         assert!(clock::now() - begun >= limit);
-        let unready = now(&followed, &exporter).unready.unwrap();
+        let unready = current(&followed, &exporter).unready.unwrap();
         assert_eq!(&*unready, "the program that prints the header x-token for OTLP has not ended within 0.5 s");
         followed.look().await;
-        let unready = now(&followed, &exporter).unready.unwrap();
+        let unready = current(&followed, &exporter).unready.unwrap();
         assert!(unready.contains("exit status: 3"), "{unready}");
         followed.look().await;
-        let signal = now(&followed, &exporter);
+        let signal = current(&followed, &exporter);
         assert_eq!((signal.unready, signal.headers.len(), signal.headers[0].expose()), (None, 1, "value"));
     }
 
@@ -309,7 +309,7 @@ mod tests {
             begin("metrics", Some(&exporter), &headers, Some(START_LIMIT)),
         );
         for followed in [both.0, both.1] {
-            assert_eq!(now(&followed.unwrap().unwrap(), &exporter).headers[0].expose(), "value");
+            assert_eq!(current(&followed.unwrap().unwrap(), &exporter).headers[0].expose(), "value");
         }
         assert_eq!(std::fs::read_to_string(&runs).unwrap(), "\n");
     }

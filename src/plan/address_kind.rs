@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::Choice;
 
-/// A kind of address that `[dns] deny` can exclude: whoever controls a name's DNS could direct the password there (DNS
+/// A kind of address that `[dns] deny` can exclude: an attacker who controls a name's DNS could direct the password there (DNS
 /// rebinding).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AddressKind {
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_is_known_at_both_its_ends_and_also_inside_ipv6() {
+    fn every_kind_is_recognized_at_both_its_ends_and_inside_ipv6() {
         use AddressKind::{LinkLocal, Loopback, Multicast, Private};
         for (address, kind) in [
             ("126.255.255.255", None),

@@ -8,7 +8,7 @@ pub struct RunLimits {
     /// Runs in flight over all targets; at least 1.
     pub in_flight: usize,
     /// The same on one server; at least 1. Less than `in_flight`, so that a dead server, whose runs all last until their
-    /// timeout, leaves places to the others.
+    /// timeout, leaves capacity for the others.
     pub in_flight_per_server: usize,
     /// Runs that start within a second over all targets; none is no limit.
     pub logins_per_second: Option<NonZeroU32>,
