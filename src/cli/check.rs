@@ -39,7 +39,7 @@ pub(super) fn run(path: &Path, output: &mut Output) -> u8 {
         }
         Err(problems) => (None, problems),
     };
-    let problems = problems.with_surroundings();
+    let problems = problems.as_in_check();
     let config = config.filter(|_| problems.errors.is_empty());
     if config.is_none() {
         output.errors(&problems.to_string());
@@ -83,10 +83,10 @@ fn tls_files(config: &Config, path: &Path) -> Vec<Problem> {
             problems.push(Problem { place, key, what, help: Some(help.to_owned()) });
         }
     };
-    let mut looked_at = HashSet::new();
+    let mut checked = HashSet::new();
     for (index, target) in config.targets.iter().enumerate() {
         // All targets of a group have the same files.
-        if looked_at.insert(&target.tls)
+        if checked.insert(&target.tls)
             && let Err(error) = TlsContext::new(&target.tls, &target.endpoint.host)
         {
             let table = if target.group.is_some() { "groups".to_owned() } else { format!("targets[{index}]") };

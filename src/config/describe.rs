@@ -41,7 +41,7 @@ fn write(out: &mut String, config: &Config) -> fmt::Result {
     writeln!(out, "{failing} with failures")?;
     let SampleEstimate { passing, failing } = span_samples(config);
     writeln!(out, "  the span metrics of otel-collector.yaml: up to {passing} and {failing} more")?;
-    write_pace(out, &config.limits)?;
+    write_run_limits(out, &config.limits)?;
     let alone = || config.targets.iter().filter(|target| target.group.is_none());
     for target in alone().take(SHOWN) {
         writeln!(out, "\ntarget {}", target.name)?;
@@ -80,7 +80,7 @@ fn write(out: &mut String, config: &Config) -> fmt::Result {
         NameResolver::Builtin => {
             writeln!(out, "  resolver builtin, name servers {servers}, cache {}", on(config.dns.cache))?;
         }
-        NameResolver::System => writeln!(out, "  resolver system: getaddrinfo, as nsswitch.conf says")?,
+        NameResolver::System => writeln!(out, "  resolver system: getaddrinfo, as in nsswitch.conf")?,
     }
     if !config.dns.deny.is_empty() {
         let kinds = config.dns.deny.iter().map(|kind| kind.word().to_owned());
@@ -102,7 +102,7 @@ fn write(out: &mut String, config: &Config) -> fmt::Result {
     }
 }
 
-fn write_pace(out: &mut String, limits: &RunLimits) -> fmt::Result {
+fn write_run_limits(out: &mut String, limits: &RunLimits) -> fmt::Result {
     let logins = |limit: Option<NonZeroU32>| limit.map_or_else(|| "no limit".to_owned(), |limit| limit.to_string());
     writeln!(out, "runs in flight: at most {}, on one server {}", limits.in_flight, limits.in_flight_per_server)?;
     let [all, one] = [limits.logins_per_second, limits.logins_per_second_per_server].map(logins);

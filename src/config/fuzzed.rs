@@ -1,4 +1,4 @@
-//! What fuzzing asks of the configuration: any text is a plan or problems, quickly, and nothing shows a secret.
+//! The properties that fuzzing tests: any text is a plan or problems, quickly, and nothing shows a secret.
 //!
 //! `fuzz/` calls this with what it makes up, the tests below with what the corpus and proptest have. In no build but those
 //! two. A secret is planted before or behind the text, where it is one whatever the text is.
@@ -17,7 +17,7 @@ use super::{Config, Flag, Place, Probe, Problem, Problems, Sources, describe, lo
 const PASSWORD: &str = "qZ4planted7Xk";
 const USER: &str = "wV9someone3Jm";
 
-/// A configuration that says where its targets are.
+/// The start of a configuration with its targets in a file.
 const LISTED: &str = r#"
 [[groups]]
 name = "g"
@@ -49,7 +49,7 @@ fn paragraph(choice: u8, host: &str) -> String {
         2 => (format!("imaps//{USER}:{PASSWORD}@{host}"), format!("user = {USER:?}")),
         _ => (format!("imap://{USER}:{PASSWORD}@{host}:x/%zz"), format!("interval = {{ password = {PASSWORD:?} }}")),
     };
-    // A path is no secret, so it is told.
+    // A path is no secret, so it is shown.
     let password = password.replacen(&format!("file = {PASSWORD:?}"), "file = \"/nowhere\"", 1);
     format!("[[targets]]\nname = {host:?}\nurl = {url:?}\n{password}\n")
 }
@@ -85,7 +85,7 @@ fn list(name: &str, text: &str) {
 
 fn read(path: &Path, text: &str) {
     assert!(fs::write(path, text).is_ok());
-    judge(load(&Sources { file: Some(path.to_owned()), ..Sources::default() }));
+    check_result(load(&Sources { file: Some(path.to_owned()), ..Sources::default() }));
 }
 
 /// The first line goes behind a URL's login, the others are variables.
@@ -95,10 +95,10 @@ fn command_line(text: &str) {
     let environment: Vec<_> =
         lines.filter_map(|line| line.split_once('=')).map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
     let flags = vec![Flag { key: "target.timeout".into(), value: "3s".into(), name: "--timeout".into() }];
-    judge(probe(&Probe { server, flags, environment, ..Probe::default() }));
+    check_result(probe(&Probe { server, flags, environment, ..Probe::default() }));
 }
 
-fn judge(read: Result<Config, Problems>) {
+fn check_result(read: Result<Config, Problems>) {
     match read {
         Ok(config) => {
             assert!(!config.targets.is_empty() && config.targets.len() <= MOST, "{} targets", config.targets.len());
@@ -111,14 +111,14 @@ fn judge(read: Result<Config, Problems>) {
         Err(problems) => {
             assert!(!problems.errors.is_empty(), "it cannot be used, and nothing is wrong");
             shows_no_secret(&format!("{problems:?}"));
-            let all = problems.with_surroundings();
+            let all = problems.as_in_check();
             shows_no_secret(&all.to_string());
             all.errors.iter().chain(&all.warnings).for_each(check);
         }
     }
 }
 
-/// More targets than any configuration has room for by itself.
+/// More targets than any configuration can have by itself.
 const MOST: usize = 200_000;
 
 fn check(problem: &Problem) {
@@ -203,7 +203,7 @@ mod tests {
     fn what_was_found_by_fuzzing_holds() {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/configuration");
         let files: Vec<_> = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()).collect();
-        assert!(files.len() > 3, "{} holds next to nothing", directory.display());
+        assert!(files.len() > 3, "{} is nearly empty", directory.display());
         for path in files {
             configuration(&fs::read(path).unwrap());
         }

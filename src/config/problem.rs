@@ -103,7 +103,7 @@ pub struct Problems {
 impl Problems {
     /// Counts unusable files as errors and unset variables as warnings, as `check` does.
     #[must_use]
-    pub fn with_surroundings(mut self) -> Self {
+    pub fn as_in_check(mut self) -> Self {
         self.errors.append(&mut self.unusable);
         self.warnings.append(&mut self.unset);
         sort(&mut self.errors);

@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn of_problems_that_are_alike_a_few_are_told_and_all_are_counted() {
+    fn of_problems_that_are_alike_a_few_are_shown_and_all_are_counted() {
         let twice = details([problem(1, "a", "x"), problem(1, "a", "x")]);
         assert_eq!(twice, ["x"]);
         let alike = details((0..8).map(|number| problem(1, "a", &format!("no {number}"))));
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_without_end_is_cut_and_still_known_for_its_like() {
+    fn a_key_without_end_is_cut_and_still_counted_with_its_like() {
         let key = "k".repeat(1 << 20);
         let mut list = ProblemList::default();
         for number in 0..7 {

@@ -1,4 +1,4 @@
-//! Properties of the loader as a whole; the sentences of its errors are held by the hermetic tests.
+//! Properties of the loader as a whole; the sentences of its errors are checked by the hermetic tests.
 
 use std::path::PathBuf;
 
@@ -39,7 +39,7 @@ fn everything_that_is_wrong_is_reported_at_once_in_the_order_of_the_file() {
 }
 
 #[test]
-fn what_the_parser_loses_its_place_in_is_told_of() {
+fn what_made_the_parser_panic_is_an_error() {
     // toml_edit 0.23 panicked on both.
     for text in ["targets=[{a a[]n \"\ntargets.", "targets.accounts\u{4}mail==\ntargets.accounts\u{4}mail.="] {
         let errors = load_text(text).unwrap_err().errors;
@@ -87,7 +87,7 @@ fn loopback_in_either_notation_is_no_address_that_others_reach() {
 }
 
 #[test]
-fn a_proxy_that_cannot_be_read_is_told_of_once_and_no_variable_beside_it() {
+fn a_proxy_that_cannot_be_read_is_reported_once_and_no_variable_beside_it() {
     let environment = vec![("HTTP_PROXY".to_owned(), "http://proxy.example:3128".to_owned())];
     let sources = Sources { file: Some(PathBuf::from("imaptrace.toml")), environment, ..Sources::default() };
     let details = |proxy: &str| {
@@ -157,7 +157,7 @@ fn targets_of_a_group_share_their_series_when_those_are_for_groups() {
 }
 
 #[test]
-fn keys_of_any_depth_are_refused_without_a_fall() {
+fn keys_of_any_depth_are_refused_without_a_crash() {
     let text = format!("{}a = 1\n", "a.".repeat(5_000));
     assert!(!load_text(&text).unwrap_err().errors.is_empty());
     let name = format!("IMAPTRACE__{}A", "A__".repeat(5_000));
@@ -202,7 +202,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
-    fn any_toml_loads_or_says_why_not(table in prop::collection::btree_map(key(), value(), 0..8)) {
+    fn any_toml_loads_or_has_errors(table in prop::collection::btree_map(key(), value(), 0..8)) {
         let text = lines(table);
         if let Err(problems) = load_text(&text) {
             prop_assert!(!problems.errors.is_empty());
@@ -211,7 +211,7 @@ proptest! {
     }
 
     #[test]
-    fn any_target_loads_or_says_why_not(table in prop::collection::btree_map(key(), value(), 0..8)) {
+    fn any_target_loads_or_has_errors(table in prop::collection::btree_map(key(), value(), 0..8)) {
         let more = lines(table.into_iter().filter(|(key, _)| !["name", "url", "user", "password"].contains(&key.as_str())));
         match load_text(&format!("{TARGET}{more}")) {
             Ok(config) => prop_assert!(describe(&config).starts_with("targets: 1")),
@@ -220,7 +220,7 @@ proptest! {
     }
 
     #[test]
-    fn any_group_or_window_loads_or_says_why_not(
+    fn any_group_or_window_loads_or_has_errors(
         group in prop::collection::btree_map(key(), value(), 0..8),
         window in prop::collection::btree_map(key(), value(), 0..4),
     ) {
@@ -236,7 +236,7 @@ proptest! {
     }
 
     #[test]
-    fn any_text_loads_or_says_why_not(text in ".{0,200}") {
+    fn any_text_loads_or_has_errors(text in ".{0,200}") {
         prop_assert!(load_text(&text).is_err_and(|problems| !problems.errors.is_empty()));
     }
 
@@ -267,7 +267,7 @@ fn load_list(name: &str, text: &str) -> Problems {
 }
 
 #[test]
-fn a_few_lines_cannot_stand_for_more_targets_than_there_is_room_for() {
+fn a_few_lines_cannot_expand_to_more_targets_than_the_limit() {
     let templates: Vec<String> = (0..20).map(|number| format!("\"{number}-{{1..99999}}\"")).collect();
     let group = "[[groups]]\nname = \"fleet\"\nuser = \"u\"\npassword = { env = \"P\" }\nnewest = 0\n";
     let problems = load_text(&format!("{group}targets = [{}]\n", templates.join(", "))).unwrap_err();
@@ -278,7 +278,7 @@ fn a_few_lines_cannot_stand_for_more_targets_than_there_is_room_for() {
 }
 
 #[test]
-fn a_fault_in_a_list_stands_where_an_editor_shows_it() {
+fn an_error_in_a_list_has_the_position_that_an_editor_shows() {
     for (text, place) in [("[\"ä\", ä]", "l.json:1:7"), ("[\"a\nb\"]", "l.json:2:1"), ("[\n\"ü", "l.json:2:3")] {
         let details = load_list("l.json", text).errors[0].place.to_string();
         assert!(details.ends_with(place), "{text:?}: {details}");

@@ -14,7 +14,7 @@ pub(crate) fn check_responses(table: &Table<'_>, targets: &[Target]) {
     let newest = targets.iter().max_by_key(|target| target.journey.newest);
     if let Some(target) = newest.filter(|target| target.limits.responses < u64::from(target.journey.newest)) {
         let (name, newest, limit) = (&target.name, target.journey.newest, target.limits.responses);
-        let what = format!("{name} fetches {newest} messages, each a response, and no more than {limit} may come");
+        let what = format!("{name} fetches {newest} messages, each a response, and the limit is {limit}");
         table.warn("responses", what, "raise it, or lower newest");
     }
 }

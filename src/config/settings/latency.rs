@@ -79,7 +79,7 @@ fn read_slow_limits(field: &Field<'_>) -> BTreeMap<String, Duration> {
             Some(near) => format!("did you mean `{near}`?"),
             None => format!("the steps are {}", STEPS.join(", ")),
         };
-        limit.error("no step is called so", help);
+        limit.error("there is no such step", help);
     }
     limits
 }

@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn no_proxy_knows_names_domains_ports_addresses_networks_and_all() {
+    fn no_proxy_matches_names_domains_ports_addresses_networks_and_all() {
         for (list, host, exempt) in [
             ("*", "otel.example", true),
             ("otel.example", "otel.example", true),
@@ -329,7 +329,7 @@ mod tests {
                 assert_eq!(shown, expected, "{list:?} {host}");
             }
         }
-        // It is the environment's, and says nothing of a proxy that the configuration names.
+        // It does not apply to a proxy that the configuration names.
         let url = ProxySetting::Url(parse("http://p:3128").unwrap());
         assert_eq!(by(&url, "http://otel.example", &[("NO_PROXY", "*")]), "proxy http://p:3128");
     }

@@ -43,7 +43,7 @@ pub(crate) fn read(root: &Table<'_>, targets: Option<&[Target]>) -> Vec<Maintena
     let mut names = HashSet::new();
     let mut windows = Vec::new();
     for table in &tables {
-        let name = table.required("name", "the window has no name", "add name = \"…\": the log calls it so");
+        let name = table.required("name", "the window has no name", "add name = \"…\": the log shows it");
         let hours = read_hours(table);
         let scope = read_scope(table, &groups);
         let (Some(name), Some(hours), Some(scope)) = (name, hours, scope) else { continue };
@@ -133,14 +133,14 @@ fn read_days(field: &Field<'_>) -> Option<Vec<Weekday>> {
     if words.is_empty() {
         field.error("it names no day", "name one, or take it out: then it is every day");
     }
-    let wanted = words.len();
+    let count = words.len();
     for (word, text) in words {
         match DAYS.iter().find(|(name, _)| *name == text) {
             Some((_, day)) => days.push(*day),
             None => word.error("it is not a day", format!("the days are {}", DAYS.map(|(name, _)| name).join(", "))),
         }
     }
-    Some(days).filter(|days| !days.is_empty() && days.len() == wanted)
+    Some(days).filter(|days| !days.is_empty() && days.len() == count)
 }
 
 fn read_zone(field: &Field<'_>) -> Option<TimeZone> {

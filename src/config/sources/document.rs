@@ -54,8 +54,8 @@ pub(crate) enum ParseFailure {
 
 pub(crate) fn parse(text: &str) -> Result<Parsed, ParseFailure> {
     if text.len() >= SMALL
-        && let Some(pieces) = pieces(text)?
-        && let Some(parsed) = parse_pieces(text, &pieces)?
+        && let Some(parts) = parts(text)?
+        && let Some(parsed) = parse_parts(text, &parts)?
     {
         return Ok(parsed);
     }
@@ -91,9 +91,9 @@ struct TextPart {
 }
 
 /// Splits a text. None when a table of a list is apart from the list: then only the whole can be parsed.
-fn pieces(text: &str) -> Result<Option<Vec<TextPart>>, ParseFailure> {
-    let mut pieces = Vec::new();
-    let mut piece = TextPart { start: 0, end: 0, list: None };
+fn parts(text: &str) -> Result<Option<Vec<TextPart>>, ParseFailure> {
+    let mut parts = Vec::new();
+    let mut part = TextPart { start: 0, end: 0, list: None };
     let (mut tokens, mut others) = (0, 0);
     let (mut depth, mut at_start, mut in_header) = (0_usize, true, false);
     for token in Source::new(text).lex() {
@@ -106,18 +106,18 @@ fn pieces(text: &str) -> Result<Option<Vec<TextPart>>, ParseFailure> {
             let inside = LISTS.into_iter().find(|name| is_below(header, name));
             let goes_on = match (list, inside) {
                 // In one part with those before it.
-                (Some(list), _) => piece.list == Some(list) && at - piece.start < PART_SIZE,
-                (None, Some(name)) if piece.list == Some(name) => true,
+                (Some(list), _) => part.list == Some(list) && at - part.start < PART_SIZE,
+                (None, Some(name)) if part.list == Some(name) => true,
                 (None, Some(_)) => return Ok(None),
-                (None, None) => piece.list.is_none(),
+                (None, None) => part.list.is_none(),
             };
             if !goes_on {
-                if piece.list.is_none() {
+                if part.list.is_none() {
                     others += tokens;
                 }
                 tokens = 0;
-                pieces.push(TextPart { end: at, ..piece });
-                piece = TextPart { start: at, end: at, list };
+                parts.push(TextPart { end: at, ..part });
+                part = TextPart { start: at, end: at, list };
             }
         }
         match kind {
@@ -130,13 +130,13 @@ fn pieces(text: &str) -> Result<Option<Vec<TextPart>>, ParseFailure> {
         }
         at_start = kind == TokenKind::Newline || at_start && kind == TokenKind::Whitespace;
         tokens += 1;
-        let all = if piece.list.is_none() { others + tokens } else { tokens };
+        let all = if part.list.is_none() { others + tokens } else { tokens };
         if all > MOST_TOKENS {
             return Err(ParseFailure::TooMuch);
         }
     }
-    pieces.push(TextPart { end: text.len(), ..piece });
-    Ok(Some(pieces))
+    parts.push(TextPart { end: text.len(), ..part });
+    Ok(Some(parts))
 }
 
 /// The list to which this header adds a table.
@@ -153,12 +153,12 @@ fn is_below(header: &str, name: &str) -> bool {
 }
 
 /// None when only the whole can be parsed.
-fn parse_pieces(text: &str, pieces: &[TextPart]) -> Result<Option<Parsed>, ParseFailure> {
+fn parse_parts(text: &str, parts: &[TextPart]) -> Result<Option<Parsed>, ParseFailure> {
     let mut reader = FileReader::default();
     // The rest, at the same offsets.
     let mut rest = text.as_bytes().to_vec();
-    for piece in pieces.iter().filter(|piece| piece.list.is_some()) {
-        for byte in rest.get_mut(piece.start..piece.end).unwrap_or_default() {
+    for part in parts.iter().filter(|part| part.list.is_some()) {
+        for byte in rest.get_mut(part.start..part.end).unwrap_or_default() {
             if *byte != b'\n' {
                 *byte = b' ';
             }
@@ -178,13 +178,13 @@ fn parse_pieces(text: &str, pieces: &[TextPart]) -> Result<Option<Parsed>, Parse
         return Ok(None);
     }
     let mut lists = take_lists(&mut values);
-    for piece in pieces {
-        let Some(name) = piece.list else { continue };
-        reader.base = piece.start;
-        let document = match Document::parse(text.get(piece.start..piece.end).unwrap_or_default()) {
+    for part in parts {
+        let Some(name) = part.list else { continue };
+        reader.base = part.start;
+        let document = match Document::parse(text.get(part.start..part.end).unwrap_or_default()) {
             Ok(document) => document,
             Err(error) => {
-                errors.push((error, piece.start));
+                errors.push((error, part.start));
                 continue;
             }
         };
@@ -319,9 +319,9 @@ mod tests {
         parsed
     }
 
-    /// Parsed in pieces, however short it is; none when that is left to the whole.
-    fn in_pieces(text: &str) -> Option<Parsed> {
-        parse_pieces(text, &pieces(text).ok()??).ok()?.map(sorted)
+    /// Parsed in parts, however short it is; none when only the whole can be parsed.
+    fn in_parts(text: &str) -> Option<Parsed> {
+        parse_parts(text, &parts(text).ok()??).ok()?.map(sorted)
     }
 
     fn whole(text: &str) -> Option<Parsed> {
@@ -329,20 +329,20 @@ mod tests {
     }
 
     #[test]
-    fn a_file_in_pieces_says_what_it_says_as_a_whole() {
+    fn a_file_in_parts_has_the_same_values_as_the_whole() {
         let text = "a = 1\n[b]\nc = [\n[1],\n[2]]\n[[targets]]\nname = \"x\"\np = { f = 1 }\n# [[groups]]\n\
                     [targets.labels]\nl = \"\"\"\n[[groups]]\n\"\"\"\n[[targets.accounts]]\nn = 1\n[[targets.accounts]]\n\
                     [[ windows ]] # w\nd = []\n[e.f]\ng = 1\n[[targets]]\nname = \"ö\"\n";
-        let parts = pieces(text).unwrap().unwrap();
+        let parts = parts(text).unwrap().unwrap();
         assert_eq!(
-            parts.iter().map(|piece| piece.list).collect::<Vec<_>>(),
+            parts.iter().map(|part| part.list).collect::<Vec<_>>(),
             [None, Some("targets"), Some("windows"), None, Some("targets")]
         );
-        assert_eq!(in_pieces(text).unwrap(), whole(text).unwrap());
+        assert_eq!(in_parts(text).unwrap(), whole(text).unwrap());
     }
 
     #[test]
-    fn what_only_the_whole_shows_the_meaning_of_is_left_to_it() {
+    fn a_table_apart_from_its_list_needs_the_whole() {
         for text in [
             "[targets.x]\na = 1\n[[targets]]\n",
             "[[targets]]\n[[groups]]\n[[targets.accounts]]\n",
@@ -351,12 +351,12 @@ mod tests {
             "[\"targets\".a]\n",
             "[[targets]]\n[ groups . x ]\n",
         ] {
-            assert!(in_pieces(text).is_none(), "{text}");
+            assert!(in_parts(text).is_none(), "{text}");
         }
     }
 
     #[test]
-    fn a_fault_in_a_piece_is_told_at_its_place_in_the_file() {
+    fn an_error_in_a_part_has_its_position_in_the_file() {
         let good = "[[targets]]\nname = \"abcdefghijklmnopqrstuvwxyz\"\n".repeat(SMALL / 30);
         let text = format!("{good}[[targets]]\nname = \n{good}x =\n");
         let Err(ParseFailure::Syntax(error, base)) = parse(&text) else { panic!("it was read") };
@@ -389,11 +389,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_in_pieces_says_what_it_says_as_a_whole_or_is_left_to_it(
+        fn any_text_in_parts_has_the_same_values_as_the_whole_or_needs_the_whole(
             lines in proptest::collection::vec(line(), 0..12),
         ) {
             let text = lines.join("\n");
-            if let Some(parsed) = in_pieces(&text) {
+            if let Some(parsed) = in_parts(&text) {
                 prop_assert_eq!(Some(parsed), whole(&text), "{}", text);
             }
         }

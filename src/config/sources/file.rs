@@ -19,13 +19,13 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::{blocking, clock};
 
 /// The deadline for one file, or for the names in one directory.
-const TO_ANSWER: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The largest file in bytes. 10,000 targets with labels take about one million.
 pub(crate) const LARGEST: usize = 16 << 20;
 /// The deadline for a writer to open the pipe.
-const TO_OPEN: Duration = Duration::from_secs(5);
+const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// The deadline for the next bytes of a writer, which may have to fetch them.
-const TO_WRITE: Duration = Duration::from_secs(30);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The kinds of files to accept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +55,7 @@ fn answered<T: Send + 'static>(
     path: &Path,
     call: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    blocking::with_path_sync(path, clock::now() + TO_ANSWER, call)
+    blocking::with_path_sync(path, clock::now() + ANSWER_TIMEOUT, call)
         .unwrap_or_else(|unfinished| Err(io::Error::new(ErrorKind::TimedOut, unfinished)))
 }
 
@@ -93,7 +93,7 @@ fn read_pipe(pipe: &File) -> io::Result<Vec<u8>> {
     loop {
         match reader.read(&mut buffer) {
             // No writer has opened it yet, or a writer has closed it without writing.
-            Ok(0) if bytes.is_empty() => match wait(pipe, TO_OPEN)? {
+            Ok(0) if bytes.is_empty() => match wait(pipe, OPEN_TIMEOUT)? {
                 Some(ready) if ready.contains(PollFlags::POLLIN) => {}
                 Some(_) => return Ok(bytes),
                 None => return Err(io::Error::other("it is a pipe without a writer")),
@@ -107,8 +107,8 @@ fn read_pipe(pipe: &File) -> io::Result<Vec<u8>> {
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                if wait(pipe, TO_WRITE)?.is_none() {
-                    let seconds = TO_WRITE.as_secs();
+                if wait(pipe, WRITE_TIMEOUT)?.is_none() {
+                    let seconds = WRITE_TIMEOUT.as_secs();
                     return Err(io::Error::other(format!("nothing came out of the pipe for {seconds} s")));
                 }
             }
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_read_up_to_its_limit_whatever_size_it_tells() {
+    fn a_file_is_read_up_to_its_limit_whatever_size_it_reports() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
         std::fs::write(&path, b"text").unwrap();

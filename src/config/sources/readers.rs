@@ -1,6 +1,6 @@
 //! Typed readers over the merged tree. Each one notes every problem that it finds and continues.
 //!
-//! They know types; `targets`, `settings` and `load` know the meaning of keys. A value that does not fit is shown only where it
+//! They check types; `targets`, `settings` and `load` give meaning to keys. A value that does not fit is shown only where it
 //! cannot be a secret: numbers, durations, sizes and words of a closed list.
 
 mod files;

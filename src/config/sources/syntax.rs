@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn other_languages_are_known_by_how_they_begin() {
+    fn other_languages_are_recognized_by_their_start() {
         for (text, language, line) in [
             ("defaults:\n  interval: 30s\n", "YAML", 1),
             ("# for the agent\n\n---\ndefaults:\n", "YAML", 3),
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn toml_with_a_fault_is_taken_for_nothing_else() {
+    fn toml_with_an_error_is_not_taken_for_another_language() {
         for text in [
             "[defaults]\ninterval: 30s\n",
             "interval = 30s\n",
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_written_anew_without_what_may_be_a_secret() {
+    fn a_line_is_corrected_without_what_may_be_a_secret() {
         for (line, help) in [
             ("interval = 30s", "write `interval = \"30s\"`"),
             ("interval = 30 sec # often", "write `interval = \"30s\"`"),

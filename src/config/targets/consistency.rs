@@ -27,7 +27,7 @@ fn check_cadence(table: &Table<'_>, defaults: &Table<'_>, settings: &Options<'_>
         let (interval, timeout) = (print_duration(interval), print_duration(timeout));
         place.error(
             key,
-            format!("the interval ({interval}) is not longer than the timeout ({timeout}): runs would meet"),
+            format!("the interval ({interval}) is not longer than the timeout ({timeout}): runs would overlap"),
             "make interval longer or timeout shorter",
         );
     } else if interval < SHORT_INTERVAL {

@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_for_nothing_says_why() {
+    fn a_malformed_template_is_an_error_with_its_reason() {
         for (template, error) in [
             ("mail{1..9", "a brace is left open"),
             ("mail1..9}", "there is a `}` without its `{`"),

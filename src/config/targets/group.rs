@@ -121,7 +121,7 @@ fn read_groups<'a>(shared: &SharedSettings<'a, '_>) -> Vec<Option<Group<'a>>> {
         check_own_pair(&table, &settings);
         // After an error in it, those of the members are noted too.
         let url = table.read("url", read_url).unwrap_or_else(|| URL.to_owned());
-        let help = "add name = \"…\": windows, files of targets and metrics call it so";
+        let help = "add name = \"…\": windows, files of targets and metrics use it";
         let name = table.required("name", "the group has no name", help)?;
         if let Some(first) = names.insert(name.clone(), index) {
             table.error("name", format!("groups[{first}] has the same name"), "give each group a name of its own");
@@ -274,7 +274,7 @@ impl<'a> GroupExpansion<'a, '_> {
         all.extend(labels);
         self.names.insert(name.clone(), origin);
         let names = (name, group.map(|group| group.name.clone()));
-        self.targets.push(target::settle(names, server, accounts, all, options, self.shared));
+        self.targets.push(target::assemble(names, server, accounts, all, options, self.shared));
     }
 }
 

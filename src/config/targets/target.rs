@@ -33,7 +33,7 @@ pub(crate) fn read(table: &Table<'_>, shared: &SharedSettings<'_, '_>, origin: &
     let own = Options::read(table, TARGETS);
     let url = read_url(table);
     let name = if listed {
-        table.required("name", "the target has no name", "add name = \"…\": traces and metrics call it so")
+        table.required("name", "the target has no name", "add name = \"…\": traces and metrics show it")
     } else {
         url.as_ref().map(|url| url.host.to_string())
     };
@@ -46,7 +46,7 @@ pub(crate) fn read(table: &Table<'_>, shared: &SharedSettings<'_, '_>, origin: &
     }
     check_own_pair(table, &options);
     let server = find_server(table, table, &options, &url?)?;
-    Some(settle((name?, None), server, accounts, labels, options, shared))
+    Some(assemble((name?, None), server, accounts, labels, options, shared))
 }
 
 /// Security and endpoint. None when URL and keys do not go together.
@@ -80,7 +80,7 @@ pub(crate) fn find_server(
     Some((security, endpoint))
 }
 
-pub(crate) fn settle(
+pub(crate) fn assemble(
     (name, group): (String, Option<String>),
     (security, endpoint): (Security, Endpoint),
     accounts: Vec<Account>,
