@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use super::exit_code::{FAILED, NAGIOS_UNKNOWN, PASSED};
 use crate::{
     telemetry::logs::{self, LogSettings},
-    terminal::{ColorChoice, Style, Surroundings},
+    terminal::{ColorChoice, StreamProperties, Style},
 };
 
 /// How long a result waits until the messages before it are written.
@@ -132,7 +132,7 @@ fn is_one_place() -> bool {
 fn style(color: ColorChoice, stream: &(impl IsTerminal + AsFd)) -> Style {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(variable).unwrap_or_default().to_ascii_lowercase();
-    Style::choose(&Surroundings {
+    Style::choose(&StreamProperties {
         color,
         no_color: variable("NO_COLOR").as_deref(),
         term: variable("TERM").as_deref(),

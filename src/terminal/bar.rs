@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pieces_of_a_bar_say_which_part_they_are_and_a_sliver_is_of_its_largest() {
+    fn the_pieces_of_a_bar_have_their_part_and_a_sliver_is_of_its_largest() {
         let axis = Axis { columns: 8, end: us(64) };
         let bar = axis.bar(us(8), us(48), parts(24, 8, 8), UNICODE);
         let texts: Vec<_> = bar.iter().map(|(part, text)| (*part, text.as_str())).collect();

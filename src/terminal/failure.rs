@@ -2,7 +2,7 @@
 
 use imaptrace_record::{CloseNotify, ErrorType, Run, RunOutcome, Step};
 
-use super::{Style, hints::advice, text::safe};
+use super::{Style, hints::failure_hint, text::safe};
 
 /// The failure of `run`, its place, and what to try; none when it passed. One line, which is not cut.
 pub fn failure(run: &Run, style: Style) -> Option<String> {
@@ -11,12 +11,12 @@ pub fn failure(run: &Run, style: Style) -> Option<String> {
     }
     let family = run.family.map(|family| format!(", {}", family.as_str())).unwrap_or_default();
     let place = format!("{}{family}", endpoint(run, style));
-    let advice = run.error_type.map(|class| format!("; {}", advice(run, class, style))).unwrap_or_default();
-    Some(format!("{} ({place}): {}{advice}\n", safe(&run.target, style), verdict(run, style)))
+    let advice = run.error_type.map(|class| format!("; {}", failure_hint(run, class, style))).unwrap_or_default();
+    Some(format!("{} ({place}): {}{advice}\n", safe(&run.target, style), outcome_text(run, style)))
 }
 
 /// `LOGIN failed: auth_failed: NO [AUTHENTICATIONFAILED] Authentication failed.`
-pub(super) fn verdict(run: &Run, style: Style) -> String {
+pub(super) fn outcome_text(run: &Run, style: Style) -> String {
     let mut text = match &run.failed_step {
         Some(step) => format!("{} failed", safe(step.as_str(), style)),
         None => run.outcome.as_str().to_owned(),
@@ -55,7 +55,7 @@ mod tests {
     const PLAIN: Style = Style { width: 40, colour: false, ascii: true };
 
     #[test]
-    fn the_line_says_what_where_and_what_to_try_however_narrow_the_terminal() {
+    fn the_line_has_failure_place_and_hint_however_narrow_the_terminal() {
         assert_eq!(
             failure(&samples::login_refused(), PLAIN).unwrap(),
             "mail01 (mail01.example.org:993): LOGIN failed: auth_failed: NO [AUTHENTICATIONFAILED] \

@@ -9,7 +9,7 @@ use imaptrace_record::{ErrorType, Run, SetupStep, Step, StepName, not_now};
 use super::{Style, text::safe, tls_hints};
 
 /// What to try after a failed run, by its response code (RFC 9051 §7.1, RFC 5530 §3), its mechanism and its server.
-pub(super) fn advice(run: &Run, class: ErrorType, style: Style) -> Cow<'static, str> {
+pub(super) fn failure_hint(run: &Run, class: ErrorType, style: Style) -> Cow<'static, str> {
     let step = run.failing_step();
     if class == ErrorType::No
         && let Some(mailbox) = &run.suggested_mailbox
@@ -44,7 +44,7 @@ fn of_step(step: Option<&Step>, class: ErrorType) -> &'static str {
     let status = step.and_then(|step| step.status);
     let was_ok = status == Some(Condition::Ok);
     if let Some(fault) = step.and_then(|step| step.tls_fault) {
-        return tls_hints::remedy(fault);
+        return tls_hints::hint(fault);
     }
     let name = step.map(|step| &step.name);
     let command = name.and_then(StepName::command);
@@ -81,7 +81,7 @@ fn of_step(step: Option<&Step>, class: ErrorType) -> &'static str {
         (_, ErrorType::AuthFailed)
             if words == "AUTHENTICATE failed." && mechanism == Some(LoginMethod::Sasl(Mechanism::Plain)) =>
         {
-            "is the password right? Exchange may want auth login, or take OAuth only"
+            "is the password right? Exchange may need auth login, or take OAuth only"
         }
         (_, ErrorType::AuthFailed) if words == "LOGIN failed." => {
             "is the password right? Exchange Online and Outlook.com take OAuth only"
@@ -110,7 +110,7 @@ fn of_step(step: Option<&Step>, class: ErrorType) -> &'static str {
         }
         // A missing response before an OK, not a syntax error.
         (_, ErrorType::ProtocolSyntax) if opens && was_ok => {
-            "the answer lacks EXISTS: look at the server, or a proxy that edits its lines"
+            "the response lacks EXISTS: look at the server, or a proxy that edits lines"
         }
         (Some(StepName::Command(CommandName::Fetch)), ErrorType::ProtocolSyntax) if was_ok => {
             "the server counts messages it does not give: look at the mailbox's index"
@@ -143,13 +143,11 @@ fn starts_with(words: &str, start: &str) -> bool {
 /// The meaning of a NO by its response code; `opens` if the command is SELECT or EXAMINE.
 fn of_code(code: Option<ResponseCode>, opens: bool) -> Option<&'static str> {
     match code.unwrap_or(ResponseCode::Other) {
-        ResponseCode::ServerBug => Some("a fault inside the server: its log at this time says which"),
+        ResponseCode::ServerBug => Some("a fault inside the server: see its log at this time"),
         ResponseCode::NoPerm => Some("this account may not do that: look at its rights (ACL) on the mailbox"),
         ResponseCode::Corruption => Some("the server finds its own data damaged: see its log, and repair the mailbox"),
         ResponseCode::OverQuota => Some("the account is over a quota or limit: make space, or raise the limit"),
-        ResponseCode::ContactAdmin => {
-            Some("only the server's administrator can mend this: the server's words say what")
-        }
+        ResponseCode::ContactAdmin => Some("only the server's administrator can repair this: see the server's words"),
         ResponseCode::Cannot => Some("the server cannot do that with this name: does it only hold other mailboxes?"),
         ResponseCode::NonExistent | ResponseCode::TryCreate => {
             opens.then_some("there is no such mailbox: check --mailbox, or the path in the URL")
@@ -225,18 +223,18 @@ pub fn hint(class: ErrorType) -> &'static str {
         ErrorType::GreetingBye => "the server turns connections away: look at its limits and into its log",
         ErrorType::ProtocolGreeting => "is it an IMAP server? another service, or TLS, may listen on this port",
         ErrorType::TimeoutGreeting => "a slow DNS or block list holds it, it is overloaded, or it speaks TLS here",
-        ErrorType::ProtocolSyntax => "the answer breaks IMAP's grammar: is a proxy in between? update the server",
-        ErrorType::ProtocolTag => "the answer has an unknown tag: if it cannot take long tags, try --tag short",
+        ErrorType::ProtocolSyntax => "the response violates IMAP's grammar: proxy in between? update the server",
+        ErrorType::ProtocolTag => "the response has an unknown tag: are long tags the cause? try --tag short",
         ErrorType::ProtocolContinuation => "the server waits for data without a reason: look for a proxy in between",
         ErrorType::LimitLine => "a line is longer than [limits] allow: look at what the server sends",
-        ErrorType::LimitBytes => "the answer is larger than [limits] allow: try a smaller --newest",
-        ErrorType::LimitResponses => "more answers than [limits] allow: is the mailbox or folder list that large?",
+        ErrorType::LimitBytes => "the response is larger than [limits] allow: try a smaller --newest",
+        ErrorType::LimitResponses => "more responses than [limits] allow: are there so many mailboxes or messages?",
         ErrorType::LimitDepth => "parentheses are nested too deep: look at what the server sends",
         ErrorType::TimeoutCommand => "look into the server's log for this command: disk, lock, index, load",
         ErrorType::TimeoutWrite => "the server stopped reading: look for a hung process or a stalled proxy",
         ErrorType::TimeoutRun => "no step alone was too long, all together were: see the bars, or --timeout",
-        ErrorType::Bye => "the server ended the session itself: its words and its log say why",
-        ErrorType::No => "the server refused the command: its words and its log say why",
+        ErrorType::Bye => "the server ended the session itself: see its words and its log",
+        ErrorType::No => "the server refused the command: see its words and its log",
         ErrorType::Bad => "the server did not understand the command: see its words and its version",
         ErrorType::Unavailable => "a part behind the server is down, often storage or the user database",
         ErrorType::LimitServer => "too many sessions, or the account is locked: raise the limit, or wait",
@@ -278,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_to_try_after_a_refused_login_depends_on_what_was_shown_to_the_server() {
+    fn the_hint_after_a_refused_login_depends_on_its_mechanism_and_code() {
         let refused = samples::login_refused();
         let mut step = refused.failing_step().unwrap().clone();
         for (mechanism, code, expected) in [
@@ -303,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn what_to_try_after_a_refused_command_follows_its_response_code() {
+    fn the_hint_after_a_refused_command_depends_on_its_response_code() {
         let mut step = samples::passed().steps[7].clone();
         let mut advice = |name: &str, code: Option<&str>, class| {
             (step.name, step.code) = (name.into(), code.and_then(|code| code.parse().ok()));
@@ -336,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_that_names_the_tag_leads_to_short_ones() {
+    fn a_refusal_that_names_the_tag_has_a_hint_about_short_ones() {
         let mut step = samples::passed().steps[7].clone();
         let mut advice = |words: &str| {
             step.text = Some(ServerText::new(words.as_bytes(), ServerText::STATUS));
@@ -349,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_inside_a_literal_is_not_put_down_to_a_slow_command() {
+    fn a_wait_inside_a_literal_has_its_own_hint() {
         let mut step = samples::passed().steps[7].clone();
         (step.status, step.text) = (None, None);
         assert_eq!(of_step(Some(&step), ErrorType::TimeoutCommand), hint(ErrorType::TimeoutCommand));
@@ -359,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn what_to_try_after_a_breach_at_a_mailbox_depends_on_where_it_was_found() {
+    fn the_hint_after_a_violation_depends_on_where_it_was_found() {
         let mut step = samples::passed().steps[7].clone();
         for (name, class, status, word) in [
             ("SELECT", ErrorType::ProtocolSyntax, Some(Condition::Ok), "EXISTS"),
@@ -379,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_that_means_not_now_asks_for_no_password_and_a_timeout_with_words_points_to_them() {
+    fn a_temporary_refusal_has_no_hint_about_passwords_and_a_timeout_with_words_points_to_them() {
         let mut step = samples::login_refused().failing_step().unwrap().clone();
         for (class, words, expected) in [
             (
@@ -399,12 +397,12 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_takes_oauth_only_is_not_said_to_want_tls() {
+    fn a_server_that_takes_oauth_only_has_no_hint_about_tls() {
         let mut run = samples::login_refused();
         let step = run.steps.iter_mut().rev().find(|step| step.name == "LOGIN").unwrap();
         (step.code, step.mechanism) = (None, Some(LoginMethod::Login));
         step.text = Some(ServerText::new(b"Basic authentication is disabled.", ServerText::STATUS));
-        assert!(advice(&run, ErrorType::AuthFailed, PLAIN).contains("OAuth only"));
+        assert!(failure_hint(&run, ErrorType::AuthFailed, PLAIN).contains("OAuth only"));
         run.steps.iter_mut().for_each(|step| step.text = None);
         for (only, tls, class, word) in [
             (Some(true), Some("1.3"), ErrorType::AuthMechanism, "OAuth only"),
@@ -415,14 +413,14 @@ mod tests {
             (None, Some("1.3"), ErrorType::AuthFailed, "user name and password"),
         ] {
             (run.server.oauth_only, run.server.tls_version) = (only, tls.map(str::to_owned));
-            let advice = advice(&run, class, PLAIN);
+            let advice = failure_hint(&run, class, PLAIN);
             assert!(advice.contains(word) && advice.len() <= 76 && advice.is_ascii(), "{advice}");
             assert_eq!(advice.contains("over TLS"), word == "over TLS", "{advice}");
         }
     }
 
     #[test]
-    fn a_greeting_that_refuses_and_an_exchange_that_says_little_have_advice_that_fits() {
+    fn a_greeting_that_refuses_and_a_terse_exchange_have_hints_of_their_own() {
         let mut step = samples::login_refused().failing_step().unwrap().clone();
         step.code = None;
         for (name, class, status, mechanism, words, expected) in [
@@ -456,21 +454,21 @@ mod tests {
     }
 
     #[test]
-    fn a_mailbox_that_could_have_been_meant_is_asked_for() {
+    fn a_suggested_mailbox_is_in_the_hint() {
         let mut run = samples::passed();
         (run.suggested_mailbox, run.error_type) = (Some("Archive/2024".to_owned()), Some(ErrorType::No));
         run.server.hierarchy_separator = Some(ServerText::new(b"/", 8));
-        let asks = |run: &Run, class| advice(run, class, PLAIN).into_owned();
+        let asks = |run: &Run, class| failure_hint(run, class, PLAIN).into_owned();
         assert_eq!(asks(&run, ErrorType::No), "the mailbox separator is /; did you mean Archive/2024?");
         assert_eq!(asks(&run, ErrorType::Bye), hint(ErrorType::Bye), "another failure is not the name's");
         (run.suggested_mailbox, run.server.hierarchy_separator) = (Some("Entw\u{fc}rfe\u{1b}".to_owned()), None);
-        let styled = |ascii| advice(&run, ErrorType::No, Style { ascii, ..PLAIN }).into_owned();
+        let styled = |ascii| failure_hint(&run, ErrorType::No, Style { ascii, ..PLAIN }).into_owned();
         assert_eq!(styled(false), "mailbox names are plain UTF-8 here; did you mean Entw\u{fc}rfe\\x1b?");
         assert!(styled(true).is_ascii());
     }
 
     #[test]
-    fn an_address_that_is_denied_is_the_names_or_our_own() {
+    fn a_denied_address_is_the_names_or_the_source_address() {
         let mut step = samples::passed().steps[0].clone();
         for (name, word) in [(SetupStep::Resolve, "[dns] deny"), (SetupStep::Connect, "source_address")] {
             step.name = name.into();

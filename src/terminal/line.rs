@@ -4,7 +4,7 @@ use imaptrace_record::{Run, RunOutcome};
 
 use super::{
     Style,
-    failure::verdict,
+    failure::outcome_text,
     parts::{TimePart, TimeParts},
     table::{doubtful, slowest},
     text::{TextLine, Tone, duration, safe, times},
@@ -35,7 +35,7 @@ pub fn line(run: &Run, style: Style) -> String {
         line.push(Tone::Warn, format!("slow{ratio}  "));
     }
     if run.outcome != RunOutcome::Passed {
-        line.push(tone(run.outcome), verdict(run, style));
+        line.push(tone(run.outcome), outcome_text(run, style));
     }
     let mut page = String::new();
     line.write(style, &mut page);
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_run_says_how_much_and_a_doubtful_latency_is_marked_in_its_own_column() {
+    fn a_slow_run_has_its_ratio_and_a_doubtful_latency_is_marked_in_its_own_column() {
         assert_eq!(
             line(&samples::slow_fetch(), PLAIN),
             "11:42:40  passed  FLL   465 ms  slowest FETCH 435 ms (server 434 ms)  slow 18.7x\n"

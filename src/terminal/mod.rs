@@ -29,7 +29,7 @@ pub use hints::hint;
 pub use json::json;
 pub use line::line;
 pub use nagios::Nagios;
-pub use style::{ColorChoice, Style, Surroundings};
+pub use style::{ColorChoice, StreamProperties, Style};
 pub use summary::Summary;
 pub use text::{duration, safe, size};
 pub use waterfall::waterfall;

@@ -12,7 +12,7 @@ use imaptrace_record::{AddressFamily, Run, RunOutcome, Seconds};
 
 use super::{
     Style,
-    failure::verdict,
+    failure::outcome_text,
     text::{duration, safe},
     waterfall::delays,
 };
@@ -27,7 +27,7 @@ enum NagiosState {
 }
 
 const PLAIN: Style = Style { width: usize::MAX, colour: false, ascii: true };
-/// The last runs, of which there are lines.
+/// The most runs that have a line: the last ones.
 const LINES: usize = 100;
 
 /// The results of all runs, in memory that does not grow with their number.
@@ -165,14 +165,14 @@ fn describe(run: &Run) -> String {
             format!("First Loading Latency {:.3} s on {target}{more}", latency.as_f64())
         }
         (RunOutcome::Passed, None) => {
-            format!("passed in {} on {target}{}", duration(run.duration_s, PLAIN), aside(run))
+            format!("passed in {} on {target}{}", duration(run.duration_s, PLAIN), delay_suffix(run))
         }
-        _ => format!("{target}: {}{}", pipeless(&verdict(run, PLAIN)), aside(run)),
+        _ => format!("{target}: {}{}", pipeless(&outcome_text(run, PLAIN)), delay_suffix(run)),
     }
 }
 
 /// The delays by imaptrace's own pauses.
-fn aside(run: &Run) -> String {
+fn delay_suffix(run: &Run) -> String {
     delays(run, PLAIN).map(|delays| format!(", {}", pipeless(&delays))).unwrap_or_default()
 }
 

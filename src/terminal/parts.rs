@@ -140,7 +140,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_the_numbers_the_cells_are_all_given_away_in_order_and_the_largest_part_has_one(
+        fn all_cells_are_distributed_in_order_and_the_largest_part_has_one(
             server in any::<u64>(), network in any::<u64>(), transfer in 1..=u64::MAX, count in 0_usize..300,
         ) {
             let parts = parts(server, network, transfer).unwrap();

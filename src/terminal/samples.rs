@@ -1,4 +1,4 @@
-//! Runs to draw in tests: the cases that users meet, and a generator of those that nobody should.
+//! Runs to draw in tests: the cases that users meet, and a generator of those that they should not.
 
 use std::{
     net::SocketAddr,
@@ -24,7 +24,7 @@ fn peer(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
-/// The round trip of the sample's line.
+/// The round trip of the sample's network.
 const RTT: u64 = 310;
 
 /// Divides a command: a twentieth is transfer.
@@ -271,7 +271,7 @@ pub(super) fn slow_fetch() -> Run {
     run
 }
 
-/// Segments were lost in FETCH, imaptrace read SELECT's answer late, and the mailbox is too small to tell much.
+/// Segments were lost in FETCH, imaptrace read SELECT's response late, and the mailbox is nearly empty.
 pub(super) fn uncertain() -> Run {
     let mut run = passed();
     (run.steps[7].uncertain, run.steps[7].uncertainty_s) = (Some(true), Some(us(2_600)));
@@ -350,12 +350,12 @@ fn step() -> impl Strategy<Value = Step> {
     let (status, code) = (sample::select(Condition::ALL), sample::select(ResponseCode::ALL));
     let words = (text(), option::of(text()), option::of(status), option::of(code), option::of(text()));
     let times = (time(), time(), option::of(time()));
-    let verdict = (0..3_u8, option::of(sample::select(ErrorType::ALL)), option::of(any::<f64>()), any::<bool>());
+    let outcome = (0..3_u8, option::of(sample::select(ErrorType::ALL)), option::of(any::<f64>()), any::<bool>());
     let counts = (option::of(any::<u64>()), option::of(any::<u64>()), option::of(1..4_u32), any::<bool>());
     // They need not add up to the duration.
     let doubt = (option::of(any::<bool>()), option::of(time()));
     let parts = (option::of(time()), option::of(time()), option::of(time()), doubt);
-    (words, times, verdict, counts, parts).prop_map(|(words, times, verdict, counts, parts)| Step {
+    (words, times, outcome, counts, parts).prop_map(|(words, times, outcome, counts, parts)| Step {
         name: words.0.as_str().into(),
         mailbox: words.1,
         status: words.2,
@@ -364,10 +364,10 @@ fn step() -> impl Strategy<Value = Step> {
         start_s: times.0,
         duration_s: times.1,
         first_byte_s: times.2,
-        outcome: [StepOutcome::Passed, StepOutcome::Failed, StepOutcome::Skipped][usize::from(verdict.0)],
-        error_type: verdict.1,
-        ratio: verdict.2,
-        slow: Some(verdict.3),
+        outcome: [StepOutcome::Passed, StepOutcome::Failed, StepOutcome::Skipped][usize::from(outcome.0)],
+        error_type: outcome.1,
+        ratio: outcome.2,
+        slow: Some(outcome.3),
         sent_bytes: counts.0,
         received_bytes: counts.1,
         messages: counts.0,

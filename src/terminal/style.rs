@@ -17,7 +17,7 @@ pub enum ColorChoice {
 
 /// The properties of the stream that the text is written to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Surroundings<'a> {
+pub struct StreamProperties<'a> {
     /// `--color`.
     pub color: ColorChoice,
     /// The variable `NO_COLOR`; an empty value counts as unset, as its authors define it.
@@ -50,22 +50,22 @@ impl Style {
     pub const LEAST_WIDTH: usize = 40;
 
     /// The style for a stream.
-    pub fn choose(around: &Surroundings<'_>) -> Self {
-        let no_color = around.no_color.is_some_and(|value| !value.is_empty());
-        let plain = no_color || !(around.is_terminal || around.color == ColorChoice::Always);
-        let dumb = around.term.is_none_or(|term| term.is_empty() || term == "dumb");
-        let wanted = match around.color {
+    pub fn choose(stream: &StreamProperties<'_>) -> Self {
+        let no_color = stream.no_color.is_some_and(|value| !value.is_empty());
+        let plain = no_color || !(stream.is_terminal || stream.color == ColorChoice::Always);
+        let dumb = stream.term.is_none_or(|term| term.is_empty() || term == "dumb");
+        let chosen = match stream.color {
             ColorChoice::Auto => !dumb,
             ColorChoice::Always => true,
             ColorChoice::Never => false,
         };
         Self {
-            width: match around.width {
-                Some(width) if around.is_terminal => width.max(Self::LEAST_WIDTH),
+            width: match stream.width {
+                Some(width) if stream.is_terminal => width.max(Self::LEAST_WIDTH),
                 _ => Self::UNKNOWN_WIDTH,
             },
-            colour: wanted && !plain,
-            ascii: plain || !around.utf8,
+            colour: chosen && !plain,
+            ascii: plain || !stream.utf8,
         }
     }
 }
@@ -74,7 +74,7 @@ impl Style {
 mod tests {
     use super::*;
 
-    const TERMINAL: Surroundings<'_> = Surroundings {
+    const TERMINAL: StreamProperties<'_> = StreamProperties {
         color: ColorChoice::Auto,
         no_color: None,
         term: Some("xterm-256color"),
@@ -91,29 +91,29 @@ mod tests {
     #[test]
     fn always_alone_brings_colour_where_there_is_no_terminal_and_nothing_does_where_no_color_is_set() {
         for color in [ColorChoice::Auto, ColorChoice::Always, ColorChoice::Never] {
-            let piped = Surroundings { color, is_terminal: false, ..TERMINAL };
+            let piped = StreamProperties { color, is_terminal: false, ..TERMINAL };
             let always = color == ColorChoice::Always;
             assert_eq!(Style::choose(&piped), Style { width: 100, colour: always, ascii: !always }, "{color:?}");
-            let both = Surroundings { no_color: Some("1"), ..piped };
+            let both = StreamProperties { no_color: Some("1"), ..piped };
             assert_eq!(Style::choose(&both), Style { width: 100, colour: false, ascii: true }, "{color:?}");
-            let asked = Surroundings { color, no_color: Some("1"), ..TERMINAL };
-            assert_eq!(Style::choose(&asked), Style { width: 132, colour: false, ascii: true }, "{color:?}");
+            let forbidden = StreamProperties { color, no_color: Some("1"), ..TERMINAL };
+            assert_eq!(Style::choose(&forbidden), Style { width: 132, colour: false, ascii: true }, "{color:?}");
         }
-        assert!(Style::choose(&Surroundings { no_color: Some(""), ..TERMINAL }).colour);
+        assert!(Style::choose(&StreamProperties { no_color: Some(""), ..TERMINAL }).colour);
     }
 
     #[test]
     fn always_overrules_a_dumb_terminal_and_never_leaves_unicode() {
-        let dumb = Surroundings { term: Some("dumb"), ..TERMINAL };
+        let dumb = StreamProperties { term: Some("dumb"), ..TERMINAL };
         assert!(!Style::choose(&dumb).colour);
-        assert!(Style::choose(&Surroundings { color: ColorChoice::Always, ..dumb }).colour);
-        let never = Style::choose(&Surroundings { color: ColorChoice::Never, ..TERMINAL });
+        assert!(Style::choose(&StreamProperties { color: ColorChoice::Always, ..dumb }).colour);
+        let never = Style::choose(&StreamProperties { color: ColorChoice::Never, ..TERMINAL });
         assert!(!never.colour && !never.ascii);
     }
 
     #[test]
     fn a_locale_without_utf8_gets_ascii_and_a_tiny_terminal_the_least_width() {
-        let style = Style::choose(&Surroundings { utf8: false, width: Some(7), ..TERMINAL });
+        let style = Style::choose(&StreamProperties { utf8: false, width: Some(7), ..TERMINAL });
         assert_eq!(style, Style { width: Style::LEAST_WIDTH, colour: true, ascii: true });
     }
 }

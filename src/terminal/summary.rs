@@ -55,7 +55,7 @@ impl Summary {
     }
 
     /// The counts of outcomes, and minimum, median and maximum of First Loading Latency, of the first row and of each passed
-    /// step; if there is room, the median of the server's share. A step that occurs twice in a run has two rows. The median of
+    /// step; if it fits, the median of the server's share. A step that occurs twice in a run has two rows. The median of
     /// more than 1,000 values has an error of at most a thousandth.
     pub fn text(&self, style: Style) -> String {
         let mut page = String::new();

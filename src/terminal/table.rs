@@ -1,4 +1,4 @@
-//! The rows of a waterfall, and the columns for which there is room.
+//! The rows of a waterfall, and the columns that fit.
 //!
 //! Name, bar and duration are always shown; the other columns are added in the order of their use, while the bar keeps
 //! [`LEAST_BAR`] columns.
@@ -11,7 +11,7 @@ use super::{
     Style,
     bar::Axis,
     failure::finding,
-    hints::advice,
+    hints::failure_hint,
     parts::{TimePart, TimeParts},
     text::{TextLine, Tone, clip, duration, safe, size, times, wrap},
 };
@@ -69,11 +69,11 @@ impl<'a> TextTable<'a> {
             code: 0,
         };
         let mark = most(&|step| table.mark(step), 16);
-        let mut room = style.width.saturating_sub(name + 1 + 1 + took + if mark > 0 { mark + 1 } else { 0 });
+        let mut space = style.width.saturating_sub(name + 1 + 1 + took + if mark > 0 { mark + 1 } else { 0 });
         let mut admit = |width: usize| {
-            let fits = width > 0 && room > LEAST_BAR + width;
+            let fits = width > 0 && space > LEAST_BAR + width;
             if fits {
-                room -= width + 1;
+                space -= width + 1;
             }
             fits
         };
@@ -82,7 +82,7 @@ impl<'a> TextTable<'a> {
         table.figures = filled.filter(|_| admit(FIGURE)).collect();
         table.code = if admit(code) { code } else { 0 };
         let ends = run.steps.iter().map(Step::end_s).chain(run.first_loading_latency_s);
-        table.axis = Axis { columns: room, end: ends.max().unwrap_or_default().max(run.duration_s) };
+        table.axis = Axis { columns: space, end: ends.max().unwrap_or_default().max(run.duration_s) };
         table
     }
 
@@ -156,7 +156,7 @@ impl<'a> TextTable<'a> {
         self.indented(sign, if decisive { Tone::Bad } else { Tone::Warn }, &finding(step, class, self.style), page);
         if let Some(class) = class.filter(|_| decisive) {
             let sign = if self.style.ascii { ">" } else { "→" };
-            self.indented(sign, Tone::Plain, &advice(self.run, class, self.style), page);
+            self.indented(sign, Tone::Plain, &failure_hint(self.run, class, self.style), page);
         }
     }
 

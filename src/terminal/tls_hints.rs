@@ -2,8 +2,8 @@
 
 use imaptrace_record::TlsFault;
 
-/// The remedy, in the form of all hints: ASCII, lower case, no full stop, at most 76 characters.
-pub(super) fn remedy(fault: TlsFault) -> &'static str {
+/// The hint, in the form of all hints: ASCII, lower case, no full stop, at most 76 characters.
+pub(super) fn hint(fault: TlsFault) -> &'static str {
     match fault {
         TlsFault::LeafExpired => "renew the server's certificate, or reload the server if it has a new one",
         TlsFault::IntermediateExpired => "replace the intermediate certificate that the server sends, not the leaf",
@@ -29,12 +29,12 @@ pub(super) fn remedy(fault: TlsFault) -> &'static str {
         TlsFault::UnknownName => "give a name that the server has: server_name, or --server-name",
         TlsFault::ClientCertificateRequired => "give a client certificate with client_cert and client_key",
         TlsFault::RefusedAfterCertificate => {
-            "does it want a client certificate (client_cert)? see the server's TLS log"
+            "does it need a client certificate (client_cert)? see the server's TLS log"
         }
         TlsFault::ClientCertificateRefused => "does the server trust the CA of client_cert? see the server's TLS log",
         TlsFault::HandshakeRefused => "see the server's TLS log: an old TLS library, or a proxy in between?",
         TlsFault::ServerFault => "see the server's TLS log: often its certificate or key cannot be read",
-        TlsFault::ClosedBeforeHello => "does it want a PROXY header (proxy_protocol), or none? is it at its limit?",
+        TlsFault::ClosedBeforeHello => "does it need a PROXY header (proxy_protocol), or none? is it at its limit?",
         TlsFault::ClosedInHandshake => "look into the server's TLS log, and at firewalls that inspect TLS",
     }
 }
@@ -44,13 +44,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_fault_has_a_short_plain_remedy_of_its_own() {
+    fn every_fault_has_a_short_plain_hint_of_its_own() {
         let mut seen = std::collections::BTreeSet::new();
         for fault in TlsFault::ALL {
-            let text = remedy(*fault);
+            let text = hint(*fault);
             assert!((20..=76).contains(&text.len()) && text.is_ascii(), "{fault:?}: {} {text}", text.len());
             assert!(!text.ends_with('.') && !text.contains(char::is_control), "{fault:?}: {text}");
-            assert!(seen.insert(text), "{fault:?} shares its remedy with another fault");
+            assert!(seen.insert(text), "{fault:?} shares its hint with another fault");
         }
     }
 }

@@ -14,7 +14,7 @@ use super::{
 const NOTICED: Seconds = Seconds::from_micros(100_000);
 
 /// What to examine when one part is more than half of a passed run's latency, and no uncertainty could change that.
-pub(super) fn remedy(run: &Run, style: Style) -> Option<String> {
+pub(super) fn wait_hint(run: &Run, style: Style) -> Option<String> {
     let latency = run.first_loading_latency_s.filter(|_| run.outcome == RunOutcome::Passed)?;
     let parts = TimeParts::sum(run.loading_steps())?;
     let part = parts.largest();
@@ -32,7 +32,7 @@ pub(super) fn remedy(run: &Run, style: Style) -> Option<String> {
             // The uncertain time could belong to this step or to others.
             if most(of(step), took.saturating_add(doubt)) {
                 let (name, time) = (safe(step.name.as_str(), style), duration(of(step), style));
-                format!("mostly the server in {name}, {time}: {}", suspects(step))
+                format!("mostly the server in {name}, {time}: {}", usual_causes(step))
             } else if most(of(step), took.saturating_sub(doubt)) {
                 return None;
             } else {
@@ -49,12 +49,12 @@ pub(super) fn remedy(run: &Run, style: Style) -> Option<String> {
                     format!("{count} round trips of {}", duration(each, style))
                 },
             );
-            format!("mostly the network, {time}: {turns}; only a shorter way helps")
+            format!("mostly the network, {time}: {turns}; only a shorter path helps")
         }
         TimePart::Transfer => {
             let commands = run.loading_steps().filter(|step| TimeParts::of(step).is_some());
             let bytes = commands.filter_map(|step| step.received_bytes).fold(0, u64::saturating_add);
-            format!("mostly transfer, {time} for {}: the rate of the line, or long headers", size(bytes))
+            format!("mostly transfer, {time} for {}: the bandwidth, or long headers", size(bytes))
         }
     })
 }
@@ -73,11 +73,11 @@ fn most(part: Seconds, whole: Seconds) -> bool {
 const LOAD: &str = "its load, CPU or memory";
 
 /// The usual causes of a slow command in a server.
-fn suspects(step: &Step) -> &'static str {
+fn usual_causes(step: &Step) -> &'static str {
     let StepName::Command(command) = step.name else { return LOAD };
     match command {
         CommandName::Login | CommandName::Authenticate => "the authentication back end",
-        CommandName::List | CommandName::Namespace => "its namespaces, and the number of folders",
+        CommandName::List | CommandName::Namespace => "its namespaces, and the number of mailboxes",
         CommandName::Select | CommandName::Examine => "the mailbox's index, or a lock on it",
         CommandName::Fetch => "its disk, or a cold cache",
         CommandName::Append
@@ -109,7 +109,7 @@ mod tests {
     }
 
     /// A passed run in which `name` takes half a second longer, in one of its parts.
-    fn held(name: &str, part: TimePart) -> Run {
+    fn delayed(name: &str, part: TimePart) -> Run {
         let mut run = samples::passed();
         let step = run.steps.iter_mut().find(|step| step.name == name).unwrap();
         let times = match part {
@@ -124,60 +124,60 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_up_more_than_half_of_the_wait_is_named_with_where_to_look() {
+    fn the_part_that_is_more_than_half_of_the_wait_is_named_with_its_usual_causes() {
         for (name, expected) in [
             ("LOGIN", "mostly the server in LOGIN, 511 ms: the authentication back end"),
-            ("LIST", "mostly the server in LIST, 501 ms: its namespaces, and the number of folders"),
+            ("LIST", "mostly the server in LIST, 501 ms: its namespaces, and the number of mailboxes"),
             ("SELECT", "mostly the server in SELECT, 509 ms: the mailbox's index, or a lock on it"),
             ("FETCH", "mostly the server in FETCH, 522 ms: its disk, or a cold cache"),
             ("ID", "mostly the server in ID, 500 ms: its load, CPU or memory"),
         ] {
-            assert_eq!(remedy(&held(name, TimePart::Server), PLAIN).as_deref(), Some(expected));
+            assert_eq!(wait_hint(&delayed(name, TimePart::Server), PLAIN).as_deref(), Some(expected));
         }
         assert_eq!(
-            remedy(&samples::far_away(), PLAIN).unwrap(),
-            "mostly the network, 702 ms: 5 round trips of 140 ms; only a shorter way helps"
+            wait_hint(&samples::far_away(), PLAIN).unwrap(),
+            "mostly the network, 702 ms: 5 round trips of 140 ms; only a shorter path helps"
         );
         assert_eq!(
-            remedy(&held("FETCH", TimePart::Transfer), PLAIN).unwrap(),
-            "mostly transfer, 502 ms for 49.9 kB: the rate of the line, or long headers"
+            wait_hint(&delayed("FETCH", TimePart::Transfer), PLAIN).unwrap(),
+            "mostly transfer, 502 ms for 49.9 kB: the bandwidth, or long headers"
         );
-        let mut run = held("FETCH", TimePart::Server);
+        let mut run = delayed("FETCH", TimePart::Server);
         let select = run.steps.iter_mut().find(|step| step.name == "SELECT").unwrap();
         select.server_s = Some(us(600_000));
         let list = run.steps.iter_mut().find(|step| step.name == "LIST").unwrap();
         list.server_s = Some(us(600_000));
         assert_eq!(
-            remedy(&run, PLAIN).unwrap(),
+            wait_hint(&run, PLAIN).unwrap(),
             "mostly the server, 1.73 s over several commands: its load, CPU or memory"
         );
     }
 
     #[test]
-    fn nothing_is_said_where_nothing_stands_out_or_the_times_may_be_wrong() {
-        // Mostly the server, but nobody would notice.
-        assert_eq!(remedy(&samples::passed(), PLAIN), None);
+    fn there_is_no_hint_where_nothing_stands_out_or_the_times_may_be_wrong() {
+        // Mostly the server, but too short to notice.
+        assert_eq!(wait_hint(&samples::passed(), PLAIN), None);
         let slow = Run { slow: Some(true), ..samples::passed() };
-        assert!(remedy(&slow, PLAIN).is_some(), "what is slow by its history is worth a word however short");
-        let run = held("FETCH", TimePart::Server);
+        assert!(wait_hint(&slow, PLAIN).is_some(), "what is slow by its history has a hint however short");
+        let run = delayed("FETCH", TimePart::Server);
         let longer = Run { first_loading_latency_s: Some(us(1_200_000)), ..run.clone() };
-        assert_eq!(remedy(&longer, PLAIN), None, "more than half was elsewhere");
-        assert_eq!(remedy(&Run { outcome: RunOutcome::Failed, ..run.clone() }, PLAIN), None);
+        assert_eq!(wait_hint(&longer, PLAIN), None, "more than half was elsewhere");
+        assert_eq!(wait_hint(&Run { outcome: RunOutcome::Failed, ..run.clone() }, PLAIN), None);
         let paused = Run { uncertain: Some(true), uncertainty_s: Some(us(30_000)), ..run };
-        assert!(remedy(&paused, PLAIN).is_some(), "pauses of imaptrace between the steps are in none of them");
+        assert!(wait_hint(&paused, PLAIN).is_some(), "pauses of imaptrace between the steps are in none of them");
     }
 
     #[test]
-    fn a_doubt_keeps_the_advice_back_only_if_it_could_change_the_part_or_the_step_that_is_named() {
-        // 553 ms, of which the server has 544 ms, and 522 ms in FETCH.
-        let run = held("FETCH", TimePart::Server);
+    fn a_doubt_suppresses_the_hint_only_if_it_could_change_the_part_or_the_step_that_is_named() {
+        // 553 ms: 544 ms are the server's, 522 ms of them in FETCH.
+        let run = delayed("FETCH", TimePart::Server);
         let with = |index: usize, doubt: Option<u64>| {
             let mut run = run.clone();
             let step: &mut Step = &mut run.steps[index];
             (step.uncertain, step.uncertainty_s) = (Some(true), doubt.map(us));
-            remedy(&run, PLAIN)
+            wait_hint(&run, PLAIN)
         };
-        let named = remedy(&run, PLAIN);
+        let named = wait_hint(&run, PLAIN);
         assert!(named.as_deref().is_some_and(|text| text.starts_with("mostly the server in FETCH")), "{named:?}");
         for (index, doubt, stays) in [
             (7, Some(1_400), true),
@@ -189,7 +189,7 @@ mod tests {
             // By how much is not on record: by all of SELECT's 9.6 ms, or of FETCH.
             (7, None, true),
             (8, None, false),
-            // Nobody waits for it.
+            // No user waits for it.
             (9, Some(900_000), true),
         ] {
             let expected = named.clone().filter(|_| stays);
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_doubt_keeps_back_a_step_that_it_could_make_the_others_outweigh_and_several_that_it_could_make_one_of() {
+    fn a_doubt_suppresses_the_hint_if_it_could_change_between_one_step_and_several() {
         // SELECT has 300 ms of the server's 600 ms, or a little more or less, and FETCH most of the others.
         let of = |select: u64, doubt: u64| {
             let mut run = samples::passed();
@@ -208,21 +208,21 @@ mod tests {
             (run.steps[7].server_s, run.steps[8].server_s) = (Some(us(select)), Some(us(600_000 - select)));
             run.first_loading_latency_s = Some(us(640_000));
             (run.steps[8].uncertain, run.steps[8].uncertainty_s) = (Some(true), Some(us(doubt)));
-            remedy(&run, PLAIN)
+            wait_hint(&run, PLAIN)
         };
         assert!(of(310_000, 19_000).unwrap().contains("in SELECT"));
         assert_eq!(of(310_000, 21_000), None, "FETCH could have as much");
         assert!(of(200_000, 199_000).unwrap().contains("in FETCH"));
-        // Of several none is the most, with the doubt either.
+        // Of several none is most, even with the doubt.
         let mut run = samples::passed();
         for (index, server) in [(5, 200_000), (7, 200_000), (8, 200_000)] {
             run.steps[index].server_s = Some(us(server));
         }
         run.first_loading_latency_s = Some(us(640_000));
-        assert!(remedy(&run, PLAIN).unwrap().contains("over several commands"));
+        assert!(wait_hint(&run, PLAIN).unwrap().contains("over several commands"));
         (run.steps[8].uncertain, run.steps[8].uncertainty_s) = (Some(true), Some(us(150_000)));
-        assert!(remedy(&run, PLAIN).unwrap().contains("over several commands"));
+        assert!(wait_hint(&run, PLAIN).unwrap().contains("over several commands"));
         run.steps[8].uncertainty_s = Some(us(250_000));
-        assert_eq!(remedy(&run, PLAIN), None);
+        assert_eq!(wait_hint(&run, PLAIN), None);
     }
 }

@@ -8,12 +8,12 @@ use unicode_width::UnicodeWidthStr as _;
 
 use super::{
     Style,
-    failure::{endpoint, verdict},
-    hints::advice,
+    failure::{endpoint, outcome_text},
+    hints::failure_hint,
     line::tone,
     table::{TextTable, doubtful, label},
     text::{TextLine, Tone, clip, duration, safe, wrap},
-    wait_hints::remedy,
+    wait_hints::wait_hint,
 };
 
 /// Days before a certificate's end from which it is coloured.
@@ -46,11 +46,11 @@ pub fn waterfall(run: &Run, style: Style) -> String {
     page.push('\n');
     if run.outcome != RunOutcome::Passed && run.failing_step().is_none() {
         // The run ended before, or between, its steps, so no row contains the failure.
-        let hint = run.error_type.map(|class| format!("; {}", advice(run, class, style))).unwrap_or_default();
-        paragraph(tone(run.outcome), &format!("{}{hint}", verdict(run, style)), style, &mut page);
+        let hint = run.error_type.map(|class| format!("; {}", failure_hint(run, class, style))).unwrap_or_default();
+        paragraph(tone(run.outcome), &format!("{}{hint}", outcome_text(run, style)), style, &mut page);
     }
     sum(run, style, &mut page);
-    if let Some(hint) = remedy(run, style) {
+    if let Some(hint) = wait_hint(run, style) {
         let sign = if style.ascii { ">" } else { "→" };
         table.indented(sign, Tone::Plain, &hint, &mut page);
     }
@@ -74,15 +74,15 @@ fn head(run: &Run, style: Style, page: &mut String) {
     let usual = run.journey == JourneyName::FIRST_LOAD;
     let journey = if usual { String::new() } else { format!("  {}", run.journey) };
     let right = format!("  {}{family}{journey}  ", security(run, style));
-    let room = style.width.saturating_sub(right.width() + run.outcome.as_str().width());
+    let space = style.width.saturating_sub(right.width() + run.outcome.as_str().width());
     if let Some(peer) = run.server.peer.map(|peer| peer.ip().to_string()).filter(|peer| *peer != run.server.address) {
         let peer = format!(" ({peer})");
-        if who.width() + place.width() + peer.width() <= room {
+        if who.width() + place.width() + peer.width() <= space {
             place.push_str(&peer);
         }
     }
-    let who = clip(&who, room, style);
-    let place = clip(&place, room.saturating_sub(who.width()), style);
+    let who = clip(&who, space, style);
+    let place = clip(&place, space.saturating_sub(who.width()), style);
     let mut line = TextLine::of(Tone::Bold, who);
     line.push(Tone::Plain, place + &right).push(tone(run.outcome), run.outcome.as_str()).write(style, page);
 }
@@ -110,7 +110,7 @@ fn sum(run: &Run, style: Style, page: &mut String) {
         words.push(format!("imaptrace itself {}", duration(agent, style)));
     }
     if run.outcome == RunOutcome::Void {
-        words.push("void: it says nothing about the server".to_owned());
+        words.push("void: no result for the server".to_owned());
     }
     paragraph(Tone::Bold, &words.join(", "), style, page);
 }
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn an_insecure_handshake_is_said_loudly() {
+    fn an_insecure_handshake_is_shown_in_capitals() {
         let mut run = samples::passed();
         run.steps[2].tls.as_mut().unwrap().verified = Verified::Insecure;
         let page = waterfall(&run, Style { width: 80, colour: false, ascii: true });
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_ended_before_its_first_step_still_says_why_and_what_to_try() {
+    fn a_run_that_ended_before_its_first_step_has_its_failure_and_hint() {
         let mut run = samples::connect_refused();
         run.steps.clear();
         (run.failed_step, run.outcome, run.error_type) = (None, RunOutcome::Void, Some(ErrorType::Cancelled));
@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_that_is_slow_and_the_slowest_has_one_mark_that_says_both() {
+    fn a_step_that_is_slow_and_the_slowest_has_one_mark_for_both() {
         let mut run = samples::slow_fetch();
         let mark = |run: &Run| {
             let page = waterfall(run, WIDE);
@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_of_imaptrace_itself_are_said_where_they_make_the_latency_doubtful() {
+    fn pauses_of_imaptrace_itself_are_shown_where_they_make_the_latency_doubtful() {
         let mut run = samples::passed();
         assert!(!waterfall(&run, WIDE).contains("imaptrace"));
         (run.uncertain, run.agent_s) = (Some(true), Some(Seconds::from_micros(6_200)));
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn every_reason_for_a_doubtful_time_is_said_not_the_first_alone() {
+    fn every_reason_for_a_doubtful_time_is_shown() {
         let mut run = samples::uncertain();
         run.agent_s = Some(Seconds::from_micros(6_200));
         let lost = "SELECT INBOX by up to 2.60 ms (imaptrace itself was late), \
