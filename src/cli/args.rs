@@ -80,7 +80,7 @@ pub(super) struct TargetArgs {
     /// How to log in [default: auto]
     #[arg(long, value_name = "MECHANISM", value_parser = words(AUTH), help_heading = "Target")]
     pub(super) auth: Option<String>,
-    /// What protects the connection [default: as SERVER says, tls for HOST]
+    /// What protects the connection [default: by the scheme of SERVER, tls for HOST]
     #[arg(long, value_name = "HOW", value_parser = words(SECURITY), help_heading = "Target")]
     pub(super) security: Option<String>,
     /// PEM file with roots to trust beside the system's
@@ -127,7 +127,7 @@ pub(super) struct ProbeArgs {
     /// Whole headers of old messages at random: what a server has to read from its mail store
     #[arg(long, help_heading = "Journey")]
     pub(super) cold: bool,
-    /// What is done [default: first-load]
+    /// Journey to run [default: first-load]
     #[arg(long, value_name = "NAME", value_parser = [Journey::FIRST_LOAD], help_heading = "Journey")]
     pub(super) journey: Option<String>,
     /// How commands are tagged [default: span_id]
@@ -155,17 +155,17 @@ pub(super) struct ProbeArgs {
     /// Print the conversation with the server and its times on standard error, without passwords and mail
     #[arg(short, long, help_heading = "Output")]
     pub(super) verbose: bool,
-    /// When to use colour; NO_COLOR has the last word
+    /// When to use colour; NO_COLOR overrides it
     #[arg(long, value_name = "WHEN", default_value = "auto", help_heading = "Output")]
     pub(super) color: ColorChoice,
 
     /// OpenTelemetry receiver, such as http://localhost:4317 [default: $OTEL_EXPORTER_OTLP_ENDPOINT, else no export]
     #[arg(long, value_name = "URL", help_heading = "Telemetry")]
     pub(super) otlp_endpoint: Option<String>,
-    /// How to speak to it [default: grpc for port 4317, else http/protobuf]
+    /// OTLP protocol [default: grpc for port 4317, else http/protobuf]
     #[arg(long, value_name = "PROTOCOL", value_parser = ["grpc", "http/protobuf"], help_heading = "Telemetry")]
     pub(super) otlp_protocol: Option<String>,
-    /// Export metrics beside traces, marked as those of a single run: no alert rule looks at them
+    /// Export metrics beside traces, marked as those of a single run: no alert rule uses them
     #[arg(long, help_heading = "Telemetry")]
     pub(super) metrics: bool,
 }
@@ -179,7 +179,7 @@ pub(super) struct ReplayArgs {
     /// OpenTelemetry receiver, such as http://localhost:4317 [default: $OTEL_EXPORTER_OTLP_ENDPOINT]
     #[arg(long, value_name = "URL", help_heading = "Telemetry")]
     pub(super) otlp_endpoint: Option<String>,
-    /// How to speak to it [default: grpc for port 4317, else http/protobuf]
+    /// OTLP protocol [default: grpc for port 4317, else http/protobuf]
     #[arg(long, value_name = "PROTOCOL", value_parser = ["grpc", "http/protobuf"], help_heading = "Telemetry")]
     pub(super) otlp_protocol: Option<String>,
 }

@@ -25,7 +25,7 @@ use crate::{
     plan::AddressChoice,
     probe::{
         Cancel, Ids, Job, Prober, TargetContext,
-        fill::{self, Fill, FillEnd, Filled, Letter, MessageSource},
+        fill::{self, Fill, FillEnd, FillMessage, Filled, MessageSource},
     },
     synthetic_mail::{MARKER, SyntheticMailbox},
     terminal::{self, Style},
@@ -144,18 +144,18 @@ fn conclude(args: &FillArgs, mailbox: &str, filled: &Filled, output: &mut Output
         FillEnd::Complete { counted } => {
             output.print(&summary(mailbox, counted, filled, output.style));
             if wanted < WORTH_PROBING {
-                output.warn(&format!("a mailbox of fewer than {WORTH_PROBING} messages says little about a server"));
+                output.warn(&format!("a mailbox of fewer than {WORTH_PROBING} messages is too small to measure a server"));
             }
             return PASSED;
         }
         FillEnd::OtherMail { other } => output.error(&format!(
             "{shown} holds {other} messages that are no canary's; nothing was added\n  help: give a mailbox of its own \
-             with --mailbox NAME --create, or say --among-other-mail"
+             with --mailbox NAME --create, or add --among-other-mail"
         )),
         FillEnd::Indiscriminate { absent } => output.error(&format!(
             "the server finds {absent} messages in {shown} by a header field that no mail has, so it cannot tell \
              canaries from other mail; nothing was added\n  help: its SEARCH is broken (RFC 9051 section 6.4.4, HEADER): \
-             have it mended, or fill a new mailbox in one go with --mailbox NAME --create"
+             have it repaired, or fill a new mailbox in one go with --mailbox NAME --create"
         )),
         FillEnd::Miscounted { counted, exists } => {
             let added = match filled.added {
@@ -183,11 +183,11 @@ fn conclude(args: &FillArgs, mailbox: &str, filled: &Filled, output: &mut Output
         )),
         FillEnd::Stopped => output.error(&format!("stopped\n  help: {so_far}")),
         FillEnd::Failed => {
-            let said = refusal(&filled.run, style).map_or_else(
+            let failure = refusal(&filled.run, style).map_or_else(
                 || terminal::failure(&filled.run, style).unwrap_or_default() + "  help: ",
                 |(what, help)| format!("{what}\n  help: {help}; "),
             );
-            output.error(&format!("{said}{so_far}"));
+            output.error(&format!("{failure}{so_far}"));
         }
     }
     FAILED
@@ -213,7 +213,7 @@ fn refusal(run: &Run, style: Style) -> Option<(String, &'static str)> {
         let of = step.mailbox.as_deref().map(|mailbox| format!(" of {}", terminal::safe(mailbox, style)));
         let of = of.unwrap_or_default();
         return Some((
-            format!("{target}: EXAMINE{of} was OK, and the server did not say how many messages are there"),
+            format!("{target}: EXAMINE{of} was OK without a number of messages"),
             "a line `* NUMBER EXISTS` must come before the OK (RFC 9051 section 6.3.3): the server, or a proxy before \
              it, is broken",
         ));
@@ -257,9 +257,9 @@ impl Messages<'_> {
 }
 
 impl MessageSource for Messages<'_> {
-    fn letter(&mut self, number: u32) -> Letter {
+    fn message(&mut self, number: u32) -> FillMessage {
         let message = self.mailbox.message(number);
-        Letter { bytes: message.bytes, date: message.internal_date, seen: message.seen }
+        FillMessage { bytes: message.bytes, date: message.internal_date, seen: message.seen }
     }
 
     fn begin(&mut self, found: u32) {

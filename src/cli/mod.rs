@@ -10,7 +10,6 @@ mod conclusion;
 mod demo;
 mod environment;
 mod exit_code;
-mod misuse;
 mod output;
 mod password;
 mod probe;
@@ -18,6 +17,7 @@ mod progress;
 mod replay;
 mod runtime;
 mod signals;
+mod usage_error;
 
 use std::{fs::File, process::ExitCode, sync::atomic::AtomicBool, time::Duration};
 
@@ -27,10 +27,10 @@ use self::{
     agent::places,
     args::{CanaryCommand, Cli, CliCommand},
     exit_code::{FAILED, PASSED},
-    misuse::misused,
     output::Output,
     runtime::{Threads, in_runtime},
     signals::Signals,
+    usage_error::report_usage_error,
 };
 use crate::{
     net::{Roots, RootsError},
@@ -44,15 +44,15 @@ const LAST_LINES: Duration = Duration::from_millis(200);
 const LAST_MESSAGES: Duration = Duration::from_secs(5);
 
 /// Runs the program. `roots` are the CA certificates, which are kept until the end. `stdout_is_closed`: the process began
-/// without a standard output, which only its first code can see. `hung_up`: SIGHUP has come.
+/// without a standard output, which only its first code can see. `hung_up`: SIGHUP has arrived.
 #[expect(clippy::disallowed_methods, reason = "before anything is probed")]
 pub fn main(roots: Result<Roots, RootsError>, stdout_is_closed: bool, hung_up: &'static AtomicBool) -> ExitCode {
-    // Before anything is read: a password may stand on the command line itself.
+    // Before anything is read: a password may be on the command line itself.
     let undumped = no_dumps();
     logs::catch_panics();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return ExitCode::from(misused(error, stdout_is_closed)),
+        Err(error) => return ExitCode::from(report_usage_error(error, stdout_is_closed)),
     };
     let (color, nagios) = cli.output();
     let mut output = Output::new(color, stdout_is_closed);

@@ -78,11 +78,11 @@ pub(super) async fn ask(target: &mut Target) -> Result<(), String> {
 #[expect(clippy::disallowed_methods, reason = "before anything is probed")]
 async fn typed(question: String) -> io::Result<Secret> {
     let terminal = File::options().read(true).write(true).open("/dev/tty")?;
-    let quiet = Quiet::new(terminal.try_clone()?)?;
+    let echo_off = EchoOff::new(terminal.try_clone()?)?;
     // The end of the process does not wait for this thread.
     let typing = tokio::task::spawn_blocking(move || read(&terminal, &question));
     let typed = typing.await.map_err(io::Error::other)?;
-    drop(quiet);
+    drop(echo_off);
     typed
 }
 
@@ -120,12 +120,12 @@ fn read_line(mut terminal: &File) -> io::Result<Zeroizing<Vec<u8>>> {
 }
 
 /// A terminal that shows nothing of its input but line ends, until this is dropped.
-struct Quiet {
+struct EchoOff {
     terminal: File,
     before: Termios,
 }
 
-impl Quiet {
+impl EchoOff {
     fn new(terminal: File) -> io::Result<Self> {
         let before = tcgetattr(&terminal)?;
         let mut quiet = before.clone();
@@ -136,7 +136,7 @@ impl Quiet {
     }
 }
 
-impl Drop for Quiet {
+impl Drop for EchoOff {
     fn drop(&mut self) {
         // It fails when the terminal has gone.
         let _ = tcsetattr(&self.terminal, SetArg::TCSADRAIN, &self.before);

@@ -17,11 +17,11 @@ use super::{
     conclusion::Conclusion,
     environment::environment,
     exit_code::{FAILED, USAGE},
-    misuse::unknown,
     output::Output,
     password,
     progress::ProgressLine,
     signals::Signals,
+    usage_error::unknown,
 };
 use crate::{
     agent::{self, families, wiring},
@@ -41,7 +41,7 @@ const EXPORT: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(args: ProbeArgs, signals: Signals, output: &mut Output) -> u8 {
     match prepare(&args, &signals, output).await {
-        Ok(plan) => plan.run(&args, signals, output).await,
+        Ok(prepared) => prepared.run(&args, signals, output).await,
         Err(problem) if args.output == OutputFormat::Nagios => {
             unknown(problem.as_deref().unwrap_or("error: stopped before the first run"), output)
         }
@@ -54,7 +54,7 @@ pub(super) async fn run(args: ProbeArgs, signals: Signals, output: &mut Output) 
 }
 
 /// Everything that a run needs.
-struct Plan {
+struct PreparedProbe {
     prober: Arc<Prober>,
     /// The current step of the run, for the progress line of a terminal.
     steps: Option<watch::Receiver<Option<CurrentStep>>>,
@@ -68,7 +68,7 @@ struct Plan {
 }
 
 /// The error is the problem as it is printed, or none after a signal.
-async fn prepare(args: &ProbeArgs, signals: &Signals, output: &mut Output) -> Result<Plan, Option<String>> {
+async fn prepare(args: &ProbeArgs, signals: &Signals, output: &mut Output) -> Result<PreparedProbe, Option<String>> {
     let every = units::parse_duration(&args.every)
         .map_err(|error| format!("error: --every: {}", units::explain_duration(&args.every, error)))?;
     check_limits(args)?;
@@ -90,7 +90,7 @@ async fn prepare(args: &ProbeArgs, signals: &Signals, output: &mut Output) -> Re
     let notes = if args.output == OutputFormat::Nagios { ",imaptrace::probe::mailbox=warn" } else { "" };
     output.start_log(&format!("warn,imaptrace::delivery=off,imaptrace::probe=off{notes}"))?;
     let mut target = config.targets.first().cloned().ok_or_else(|| "error: no target".to_owned())?;
-    let mut prepared = read_files(target.clone())?;
+    let mut context = read_files(target.clone())?;
     let parent = parent(output);
     let mut prober = Prober::new(config.dns.clone());
     let mut steps = None;
@@ -108,7 +108,7 @@ async fn prepare(args: &ProbeArgs, signals: &Signals, output: &mut Output) -> Re
     let prober = Arc::new(prober);
     let mut secret = None;
     if !asks {
-        secret = load(&prober, &prepared, parent.as_ref(), args.output, signals, output).await?;
+        secret = load(&prober, &context, parent.as_ref(), args.output, signals, output).await?;
     }
     let mut delivery = None;
     if config.otlp.traces.is_some() || config.otlp.metrics.is_some() {
@@ -118,10 +118,10 @@ async fn prepare(args: &ProbeArgs, signals: &Signals, output: &mut Output) -> Re
     // Last: a command that cannot run asks for no password.
     if asks {
         signals.unless_stopped(password::ask(&mut target)).await.ok_or(None)??;
-        prepared = read_files(target)?;
-        secret = load(&prober, &prepared, parent.as_ref(), args.output, signals, output).await?;
+        context = read_files(target)?;
+        secret = load(&prober, &context, parent.as_ref(), args.output, signals, output).await?;
     }
-    Ok(Plan { prober, steps, target: Arc::new(prepared), secret, config, delivery, every, parent })
+    Ok(PreparedProbe { prober, steps, target: Arc::new(context), secret, config, delivery, every, parent })
 }
 
 /// The configuration of a command that logs in once; `password` is where it comes from without a flag.
@@ -195,7 +195,7 @@ fn check_limits(args: &ProbeArgs) -> Result<(), String> {
     }
 }
 
-impl Plan {
+impl PreparedProbe {
     async fn run(mut self, args: &ProbeArgs, signals: Signals, output: &mut Output) -> u8 {
         let families = families(self.target.target());
         let several = args.count > 1 || families.len() > 1;
@@ -330,7 +330,7 @@ pub(super) async fn once(
             secret = agent::load_password(target, account) => secret,
         }
     };
-    let kept = secret.as_ref().ok().cloned();
+    let to_redact = secret.as_ref().ok().cloned();
     let journey = &target.target().journey;
     let run = agent::run_once(prober, journey, parent, cancel.clone(), |ids| Job {
         target,
@@ -343,7 +343,7 @@ pub(super) async fn once(
     });
     let mut run = run.await;
     let within = next.map_or(Duration::MAX, |next| next.saturating_duration_since(clock::now()));
-    inspect(&mut run, (target, account, kept.as_ref()), within, cancel).await;
+    inspect(&mut run, (target, account, to_redact.as_ref()), within, cancel).await;
     Some(run)
 }
 

@@ -16,7 +16,7 @@ use crate::{clock, probe::CurrentStep, telemetry::logs};
 /// Shorter work shows no line.
 const FIRST: Duration = Duration::from_millis(300);
 const EACH: Duration = Duration::from_millis(100);
-/// From here on the line says how to end the run.
+/// From here on the line shows how to end the run.
 const LONG: Duration = Duration::from_secs(3);
 /// Columns of the echo of Ctrl-C after the line.
 const ECHOED: usize = 4;
@@ -58,8 +58,8 @@ impl ProgressLine {
                 shown = text.len();
             }
             if shown > 0 {
-                let room = (shown + ECHOED).min(width.saturating_sub(1));
-                logs::write_at_once(format!("\r{:room$}\r", "").as_bytes());
+                let blank = (shown + ECHOED).min(width.saturating_sub(1));
+                logs::write_at_once(format!("\r{:blank$}\r", "").as_bytes());
             }
         });
         Self { stop: Some(stop), thread: thread.ok() }
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_line_says_what_and_how_long_and_never_reaches_the_last_column() {
+    fn the_line_has_step_and_time_and_never_reaches_the_last_column() {
         assert_eq!(line("FETCH", Duration::from_millis(2_340), "  Ctrl-C", 80), "FETCH 2.3 s");
         assert_eq!(line("FETCH", Duration::from_secs(3), "  Ctrl-C", 80), "FETCH 3.0 s  Ctrl-C");
         assert_eq!(line("run 3 of 10: AUTHENTICATE", Duration::from_secs(3), "", 12), "run 3 of 10");

@@ -184,7 +184,7 @@ struct Tally {
     refused_spans: u64,
     unreadable: u64,
     undelivered: u64,
-    away: Option<String>,
+    unreachable: Option<String>,
 }
 
 impl ReplaySender<'_> {
@@ -229,8 +229,8 @@ impl ReplaySender<'_> {
 
     /// Sends the batch; false if the receiver cannot be reached. If a signal interrupts it, the batch stays.
     async fn send(&mut self) -> bool {
-        if self.batch.is_empty() || self.tally.away.is_some() {
-            return self.tally.away.is_none();
+        if self.batch.is_empty() || self.tally.unreachable.is_some() {
+            return self.tally.unreachable.is_none();
         }
         let (runs, spans) = (self.batch.len() as u64, self.spans as u64);
         let sent = self.replay.send(&self.batch).await;
@@ -251,7 +251,7 @@ impl ReplaySender<'_> {
             }
             ReplayOutcome::Unreachable(reason) => {
                 self.tally.undelivered += runs;
-                self.tally.away = Some(reason);
+                self.tally.unreachable = Some(reason);
                 false
             }
         }
@@ -269,9 +269,9 @@ impl ReplaySender<'_> {
             output.warn(&format!("{} more places could not be read", tally.unreadable - MOST_REPORTED));
         }
         if tally.refused_spans > 0 {
-            output.warn(&format!("{endpoint} refused {} spans of what it took", tally.refused_spans));
+            output.warn(&format!("{endpoint} refused {} spans of accepted batches", tally.refused_spans));
         }
-        if let Some(reason) = &tally.away {
+        if let Some(reason) = &tally.unreachable {
             output.error(&format!(
                 "cannot deliver to {endpoint}: {reason}; {} runs and all behind them were not delivered\n  help: is an \
                  OTLP receiver there that speaks this protocol? what is sent twice has the same ids",

@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_number_of_threads_that_tokio_would_fall_over_is_refused_by_name() {
+    fn a_number_of_threads_that_makes_tokio_panic_is_refused_by_name() {
         let number = |text: &str| workers(Some(text.into()));
         assert_eq!(number("3"), Ok(3));
         assert_eq!(number("1024"), Ok(1024));

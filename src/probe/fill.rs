@@ -55,13 +55,13 @@ pub trait MessageSource {
     /// The mailbox has this many already; called once, before the rest is added.
     fn begin(&mut self, found: u32);
     /// Message `number`, from 1.
-    fn letter(&mut self, number: u32) -> Letter;
+    fn message(&mut self, number: u32) -> FillMessage;
     /// Message `number` is in the mailbox.
     fn stored(&mut self, number: u32);
 }
 
 /// A message as it is appended.
-pub struct Letter {
+pub struct FillMessage {
     /// The message (RFC 5322), 7-bit, lines with CRLF.
     pub bytes: Vec<u8>,
     /// When it was received, as RFC 9051 §9 `date-time` without its quotes.
@@ -242,11 +242,11 @@ impl Filling<'_> {
             if *stop.borrow() {
                 return Ok(false);
             }
-            let letter = self.fill.source.letter(number);
-            let appended = unless_stopped(stop, append(conversation, &letter, self.added == 0)).await;
+            let message = self.fill.source.message(number);
+            let appended = unless_stopped(stop, append(conversation, &message, self.added == 0)).await;
             appended.unwrap_or(Err(Stop::Close))?;
             self.added += 1;
-            self.bytes += letter.bytes.len() as u64;
+            self.bytes += message.bytes.len() as u64;
             self.fill.source.stored(number);
         }
         Ok(true)
@@ -274,10 +274,10 @@ async fn search(conversation: &mut Conversation<'_>, field: &str) -> Result<u64,
 }
 
 /// Adds one message. Its step is kept only if it fails: there may be a hundred thousand.
-async fn append(conversation: &mut Conversation<'_>, letter: &Letter, first: bool) -> Result<(), Stop> {
+async fn append(conversation: &mut Conversation<'_>, message: &FillMessage, first: bool) -> Result<(), Stop> {
     let (target, within) = (conversation.target, conversation.target.deadlines.command);
     let mailbox = target.journey.mailbox.as_str();
-    let command = Command::Append { mailbox, seen: letter.seen, date: &letter.date, message: &letter.bytes };
+    let command = Command::Append { mailbox, seen: message.seen, date: &message.date, message: &message.bytes };
     let (step, exchange) = conversation.perform_within(&command, MESSAGE, MESSAGE).await?;
     match exchange.result {
         // Perhaps because the mailbox is open read-only: the response to the second APPEND counts.

@@ -491,7 +491,7 @@ fn replay_says_which_lines_are_no_runs_and_what_did_not_arrive() {
     receiver.script(&[Answer::Partial(4)]);
     let output = replay(&[&here[..], &["good.jsonl"]].concat(), String::new());
     assert_eq!(output.code, Some(1), "{output:?}");
-    assert!(output.stderr.contains("refused 4 spans of what it took"), "{output:?}");
+    assert!(output.stderr.contains("refused 4 spans of accepted batches"), "{output:?}");
     receiver.script(&[Answer::Invalid]);
     let output = replay(&[&here[..], &["good.jsonl"]].concat(), String::new());
     assert_eq!(output.code, Some(1), "{output:?}");

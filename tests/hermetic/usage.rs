@@ -50,7 +50,7 @@ async fn limits_are_for_plug_ins_alone_and_the_warning_comes_first() {
 async fn what_other_programs_call_otherwise_gets_one_tip_that_helps() {
     for (arguments, tip) in [
         (&["probe", "--json", "host"][..], "tip: --output json"),
-        (&["probe", "host", "--port", "143"], "tip: the port stands in SERVER: imaps://HOST:PORT"),
+        (&["probe", "host", "--port", "143"], "tip: the port is part of SERVER: imaps://HOST:PORT"),
         (&["probe", "host", "-n", "5"], "tip: --newest N for the number of messages, --count N for the number of runs"),
         (&["probe", "host", "--starttls"], "tip: --security starttls"),
         (&["probe", "one.example", "planted.example"], "tip: one SERVER at a time"),
@@ -66,7 +66,10 @@ async fn what_other_programs_call_otherwise_gets_one_tip_that_helps() {
     }
     let output = Program::new(["probe", "--output", "nagios", "host", "--port", "143"]).run().await;
     assert_eq!(output.code, Some(3), "{output:?}");
-    assert!(output.stdout.contains("--port") && output.stdout.contains("tip: the port stands in SERVER"), "{output:?}");
+    assert!(
+        output.stdout.contains("--port") && output.stdout.contains("tip: the port is part of SERVER"),
+        "{output:?}"
+    );
     assert_eq!(output.stdout.lines().count(), 1, "{output:?}");
 }
 

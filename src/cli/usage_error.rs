@@ -15,11 +15,11 @@ use super::{
 use crate::terminal::ColorChoice;
 
 /// Prints clap's message, in the form of a plug-in with `--output nagios`, and returns the exit code.
-pub(super) fn misused(error: clap::Error, stdout_is_closed: bool) -> u8 {
+pub(super) fn report_usage_error(error: clap::Error, stdout_is_closed: bool) -> u8 {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let command = arguments.get(1).and_then(|command| command.to_str()).unwrap_or_default();
     let tip = tip(&error, command);
-    let mut error = discreet(error, command);
+    let mut error = redacted(error, command);
     if is_password(&error, command) {
         error = without_password(&error);
     } else if let Some(tip) = tip {
@@ -75,7 +75,7 @@ fn without_password(error: &clap::Error) -> clap::Error {
 }
 
 /// The same without what may be a password: a misplaced URL, or a surplus word of a command that takes no files.
-fn discreet(mut error: clap::Error, command: &str) -> clap::Error {
+fn redacted(mut error: clap::Error, command: &str) -> clap::Error {
     let takes_file = ["agent", "check", "replay"].contains(&command);
     let hide = |kind: ContextKind, text: &str| {
         text.contains('@') || (kind == ContextKind::InvalidArg && !takes_file && !text.starts_with(['-', '<']))
@@ -126,8 +126,8 @@ const ONE_SERVER: &str = "one SERVER at a time: run it once for each, or have th
 
 /// The options of curl, openssl, plug-ins and mail clients for what all commands that log in have.
 const FOR_LOGIN: Tips = &[
-    (&["--port", "-p", "-P"], "the port stands in SERVER: imaps://HOST:PORT, or HOST:PORT"),
-    (&["--host", "--hostname", "--server", "-H", "--url"], "SERVER stands by itself, without a flag"),
+    (&["--port", "-p", "-P"], "the port is part of SERVER: imaps://HOST:PORT, or HOST:PORT"),
+    (&["--host", "--hostname", "--server", "-H", "--url"], "SERVER is an argument without a flag"),
     (&["--starttls", "--start-tls", "-starttls"], "--security starttls, or imap://HOST as SERVER"),
     (&["--tls", "--ssl", "--imaps", "-S"], "--security tls, which is the default"),
     (
@@ -145,7 +145,7 @@ const FOR_LOGIN: Tips = &[
     (&["-4", "--ipv4"], "--address v4"),
     (&["-6", "--ipv6"], "--address v6"),
     (&["--folder", "--mbox", "-m"], "--mailbox NAME"),
-    (&["--config"], "--config is for agent and check: here options stand on the command line"),
+    (&["--config"], "--config is for agent and check: here, give command-line options"),
 ];
 
 const FOR_PROBE: Tips = &[
@@ -185,7 +185,7 @@ mod tests {
             (&["probe", "host", "-n", "5"], "--count N"),
             (&["probe", "host", "-n5"], "--newest N"),
             (&["probe", "host", "--starttls"], "--security starttls"),
-            (&["probe", "-H", "host"], "SERVER stands by itself"),
+            (&["probe", "-H", "host"], "SERVER is an argument"),
             (&["probe", "one", "two"], "one SERVER at a time"),
             (&["canary", "fill", "one", "two"], "one SERVER at a time"),
             (&["canary", "fill", "one", "-n", "5"], "--messages N"),
