@@ -42,12 +42,12 @@ pub(super) async fn read<S: AsyncBufRead + AsyncWrite + Unpin>(stream: &mut S) -
             return Ok(Input::Malformed(tag.unwrap_or_default()));
         };
         words.extend(more);
-        let Some((size, waits)) = literal else { break };
+        let Some((size, synchronizing)) = literal else { break };
         length = length.saturating_add(size);
         if length > LONGEST {
             return Ok(Input::TooLong);
         }
-        if waits {
+        if synchronizing {
             stream.write_all(b"+ OK\r\n").await?;
             stream.flush().await?;
         }
@@ -82,8 +82,8 @@ pub(super) async fn read_line<S: AsyncBufRead + Unpin>(stream: &mut S) -> io::Re
 /// Splits a final `{5}` or `{5+}` (RFC 7888 §3) from a line: the text before, the size, and whether it is synchronizing.
 fn split_literal(line: &str) -> (&str, Option<(usize, bool)>) {
     let split = line.strip_suffix('}').and_then(|rest| rest.rsplit_once('{')).and_then(|(text, size)| {
-        let (digits, waits) = size.strip_suffix('+').map_or((size, true), |digits| (digits, false));
-        Some((text, Some((digits.parse().ok()?, waits))))
+        let (digits, synchronizing) = size.strip_suffix('+').map_or((size, true), |digits| (digits, false));
+        Some((text, Some((digits.parse().ok()?, synchronizing))))
     });
     split.unwrap_or((line, None))
 }

@@ -85,20 +85,20 @@ impl DemoMailbox {
 
     /// The message with this sequence number, from 1 to [`DemoMailbox::messages`].
     pub(super) fn message(self, number: u32) -> DemoMessage {
-        let mut dice = Dice(u64::from(number));
+        let mut random = DemoRandom(u64::from(number));
         let age = SignedDuration::from_mins(APART * i64::from(self.messages.saturating_sub(number)));
         let at = NEWEST.checked_sub(age).unwrap_or(NEWEST);
         let date = at.strftime(HEADER_DATE).to_string();
-        let from = dice.pick(&SENDERS);
+        let from = random.pick(&SENDERS);
         let domain = from.rsplit('@').next().unwrap_or_default().trim_end_matches('>');
-        let (queue, relay) = (dice.roll(), dice.roll() % 200 + 20);
+        let (queue, relay) = (random.next(), random.next() % 200 + 20);
         let mut signature = format!(
             "v=1; a=rsa-sha256; c=relaxed/relaxed; d={domain};\r\n\ts=mail2026; t={}; \
              h=from:to:subject:date:message-id:mime-version;\r\n\tbh={};\r\n\tb=",
             at.as_second(),
-            dice.base64(32),
+            random.base64(32),
         );
-        for part in dice.base64(256).as_bytes().chunks(64) {
+        for part in random.base64(256).as_bytes().chunks(64) {
             let _ = write!(signature, "{}\r\n\t ", String::from_utf8_lossy(part));
         }
         let fields = vec![
@@ -116,16 +116,16 @@ impl DemoMailbox {
             ("Date", date.clone()),
             ("From", from.to_owned()),
             ("To", "Demo User <demo@example.org>".to_owned()),
-            ("Subject", dice.pick(&SUBJECTS).to_owned()),
+            ("Subject", random.pick(&SUBJECTS).to_owned()),
             ("Message-ID", format!("<{queue:016x}.{number}@{domain}>")),
             ("MIME-Version", "1.0".to_owned()),
             ("Content-Type", "text/plain; charset=utf-8".to_owned()),
         ];
         DemoMessage {
             uid: Self::uid(number),
-            flags: dice.pick(&["", "\\Seen", "\\Seen", "\\Seen", "\\Seen \\Answered", "\\Seen \\Flagged"]),
+            flags: random.pick(&["", "\\Seen", "\\Seen", "\\Seen", "\\Seen \\Answered", "\\Seen \\Flagged"]),
             internal_date: at.strftime(INTERNAL_DATE).to_string(),
-            size: u32::try_from(2_000 + dice.roll() % 60_000).unwrap_or_default(),
+            size: u32::try_from(2_000 + random.next() % 60_000).unwrap_or_default(),
             fields,
         }
     }
@@ -134,18 +134,18 @@ impl DemoMailbox {
 impl DemoMessage {
     /// The header with its final empty line: all fields, or those of HEADER.FIELDS (RFC 9051 §6.4.5).
     pub(super) fn header(&self, only: Option<&[String]>) -> String {
-        let asked = |name: &str| only.is_none_or(|names| names.iter().any(|other| other.eq_ignore_ascii_case(name)));
-        let fields = self.fields.iter().filter(|(name, _)| asked(name));
+        let selected = |name: &str| only.is_none_or(|names| names.iter().any(|other| other.eq_ignore_ascii_case(name)));
+        let fields = self.fields.iter().filter(|(name, _)| selected(name));
         let lines = fields.flat_map(|(name, value)| [*name, ": ", value.as_str(), "\r\n"]);
         lines.chain(["\r\n"]).collect()
     }
 }
 
 /// Pseudorandom numbers that are the same at each start (`SplitMix64`).
-struct Dice(u64);
+struct DemoRandom(u64);
 
-impl Dice {
-    fn roll(&mut self) -> u64 {
+impl DemoRandom {
+    fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -154,12 +154,12 @@ impl Dice {
     }
 
     fn pick<'a>(&mut self, from: &[&'a str]) -> &'a str {
-        let index = self.roll() % from.len() as u64;
+        let index = self.next() % from.len() as u64;
         usize::try_from(index).ok().and_then(|index| from.get(index)).copied().unwrap_or_default()
     }
 
     fn base64(&mut self, bytes: usize) -> String {
-        let bytes: Vec<u8> = (0..bytes.div_ceil(8)).flat_map(|_| self.roll().to_be_bytes()).take(bytes).collect();
+        let bytes: Vec<u8> = (0..bytes.div_ceil(8)).flat_map(|_| self.next().to_be_bytes()).take(bytes).collect();
         STANDARD.encode(bytes)
     }
 }
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_asked_fields_come_in_any_case_of_letters() {
+    fn only_the_named_fields_are_in_the_header_in_any_case_of_letters() {
         let header = DemoMailbox { messages: 1 }
             .message(1)
             .header(Some(&["FROM", "dkim-signature", "MESSAGE-ID"].map(str::to_owned)));

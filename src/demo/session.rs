@@ -59,7 +59,7 @@ impl DemoSession {
         }
         loop {
             let next = match command::read(&mut self.stream).await? {
-                Input::Command(command) => self.answer(&command).await?,
+                Input::Command(command) => self.respond(&command).await?,
                 Input::Malformed(tag) => {
                     let tag = if tag.is_empty() { "*" } else { &tag };
                     self.line(tag, "BAD The command cannot be read.");
@@ -81,7 +81,7 @@ impl DemoSession {
         }
     }
 
-    async fn answer(&mut self, command: &ClientCommand) -> io::Result<NextAction> {
+    async fn respond(&mut self, command: &ClientCommand) -> io::Result<NextAction> {
         let ClientCommand { tag, name, args } = command;
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let delays = self.settings.delays;
@@ -216,7 +216,7 @@ impl DemoSession {
                 pause(rest).await;
             }
             let message = mailbox.message(number);
-            let row: Vec<_> = items.iter().map(|item| item.answer(&message)).collect();
+            let row: Vec<_> = items.iter().map(|item| item.response(&message)).collect();
             self.untagged(&format!("{number} FETCH ({})", row.join(" ")));
             if self.out.len() > 32 << 10 {
                 self.flush().await?;
@@ -301,7 +301,7 @@ impl FetchItem {
         })
     }
 
-    fn answer(&self, message: &DemoMessage) -> String {
+    fn response(&self, message: &DemoMessage) -> String {
         match self {
             Self::Uid => format!("UID {}", message.uid),
             Self::Flags => format!("FLAGS ({})", message.flags),
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_row_is_a_literal_of_exactly_the_size_it_says() {
+    async fn a_row_is_a_literal_of_exactly_its_announced_size() {
         let mut client = Client::logged_in(Delays::NONE).await;
         client.ask("EXAMINE INBOX").await;
         let fetch = client.ask("FETCH * (FLAGS BODY.PEEK[HEADER.FIELDS (FROM SUBJECT)] UID)").await;

@@ -1,4 +1,4 @@
-//! A message's header: trace fields, originator and destination, subject, and the message it answers.
+//! A message's header: trace fields, originator and destination, subject, and the message it replies to.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::{
@@ -17,14 +17,14 @@ pub const MARKER: &str = "X-Imaptrace-Canary";
 
 /// The number of ancestors in References: the oldest and the latest.
 const ANCESTORS: usize = 8;
-/// A message answers one of this many before it.
+/// A message replies to one of this many before it.
 const RECENT: u64 = 40;
 
-/// When a message was sent and when it came; seconds since 1970, UTC.
+/// When a message was sent and when it was delivered; seconds since 1970, UTC.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Times {
     pub(super) sent: u64,
-    pub(super) came: u64,
+    pub(super) delivered: u64,
 }
 
 struct Person {
@@ -61,8 +61,8 @@ pub(super) fn of(number: u32, times: Times) -> Vec<u8> {
     let ancestors = ancestors(number);
     let root = ancestors.first().copied().unwrap_or(number);
     let subject = Random::new(root, Purpose::Thread).pick(SUBJECTS);
-    let answer = if ancestors.is_empty() { "" } else { "Re: " };
-    lines.push(format!("Subject: {answer}{}", header_text(subject)));
+    let reply = if ancestors.is_empty() { "" } else { "Re: " };
+    lines.push(format!("Subject: {reply}{}", header_text(subject)));
     lines.push(format!("Message-ID: {}", id(number)));
     if let Some(parent) = ancestors.last() {
         lines.push(format!("In-Reply-To: {}", id(*parent)));
@@ -81,7 +81,7 @@ pub(super) fn of(number: u32, times: Times) -> Vec<u8> {
     lines.join("\r\n").into_bytes()
 }
 
-/// The messages that this one answers, the first of the thread first.
+/// The messages that this one replies to, the first of the thread first.
 fn ancestors(number: u32) -> Vec<u32> {
     let mut chain: Vec<_> = std::iter::successors(parent(number), |at| parent(*at)).collect();
     chain.reverse();
@@ -107,7 +107,7 @@ fn received(sender: &Person, times: Times, random: &mut Random) -> Vec<String> {
     let hops = 2 + random.below(3);
     let mut lines: Vec<String> = (0..hops)
         .map(|hop| {
-            let seconds = times.sent + (times.came - times.sent) * (hop + 1) / hops;
+            let seconds = times.sent + (times.delivered - times.sent) * (hop + 1) / hops;
             let from = if hop == 0 { format!("desk.{}", sender.domain) } else { format!("mx{hop}.{}", sender.domain) };
             let by =
                 if hop + 1 == hops { "in.example.org".to_owned() } else { format!("mx{}.{}", hop + 1, sender.domain) };

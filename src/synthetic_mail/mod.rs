@@ -46,7 +46,7 @@ pub struct SyntheticMailbox {
 pub struct SyntheticMessage {
     /// RFC 5322 and MIME, 7-bit, lines with CRLF and of at most 998 octets.
     pub bytes: Vec<u8>,
-    /// When it came into the mailbox, as RFC 9051 §9 `date-time` without its quotes.
+    /// When it was delivered, as RFC 9051 §9 `date-time` without its quotes.
     pub internal_date: String,
     /// Whether it has the flag \Seen.
     pub seen: bool,
@@ -66,7 +66,7 @@ impl SyntheticMailbox {
         body::append(number, size(number), &mut bytes);
         SyntheticMessage {
             bytes,
-            internal_date: moment(times.came).strftime("%d-%b-%Y %H:%M:%S +0000").to_string(),
+            internal_date: moment(times.delivered).strftime("%d-%b-%Y %H:%M:%S +0000").to_string(),
             seen: Random::new(number, Purpose::Flags).chance(92),
         }
     }
@@ -78,8 +78,8 @@ impl SyntheticMailbox {
         let (from, to) = (at(number.saturating_sub(1)), at(number));
         let half = (to - from) / 2;
         let mut random = Random::new(number, Purpose::Time);
-        let came = self.until - span + from + half + random.below(half);
-        Times { sent: came - random.below(half.min(TRANSIT)), came }
+        let delivered = self.until - span + from + half + random.below(half);
+        Times { sent: delivered - random.below(half.min(TRANSIT)), delivered }
     }
 }
 

@@ -50,7 +50,7 @@ fn a_message_follows_from_its_number_the_count_and_the_day() {
     assert_ne!(mailbox(300).message(7).internal_date, tomorrow.message(7).internal_date);
 }
 
-/// A fill goes on after an upgrade: whoever changes the messages changes what it adds, and says so in the CHANGELOG.
+/// A fill continues after an upgrade: a change of the messages changes what it adds, and needs a line in the CHANGELOG.
 #[test]
 fn the_messages_are_as_they_were() {
     let small = (1..200).map(|number| mailbox(1000).message(number)).find(|message| message.bytes.len() < 4_000);
@@ -71,7 +71,7 @@ fn every_line_ends_with_crlf_is_7_bit_and_no_longer_than_a_server_takes() {
 }
 
 #[test]
-fn headers_are_whole_and_name_nobody_who_exists() {
+fn headers_are_whole_and_name_no_real_person() {
     for number in 1..=200 {
         let message = mailbox(200).message(number);
         let fields = fields(&message);
@@ -102,31 +102,31 @@ fn dates_ascend_from_years_ago_to_yesterday_and_agree() {
             let sent = seconds(&value(&message, "date").unwrap());
             assert!(sent >= before, "{number} of {messages}");
             before = sent;
-            let came = mailbox.times(number).came;
-            assert!((0..30).contains(&(i64::try_from(came).unwrap() - sent)), "{number}");
+            let delivered = mailbox.times(number).delivered;
+            assert!((0..30).contains(&(i64::try_from(delivered).unwrap() - sent)), "{number}");
             let received = fields(&message).into_iter().filter(|(name, _)| name == "received");
             let hops: Vec<_> = received.map(|(_, value)| seconds(value.rsplit("; ").next().unwrap())).collect();
             assert!(hops.is_sorted_by(|newer, older| newer >= older), "{hops:?}");
-            assert_eq!(hops.first().copied(), i64::try_from(came).ok());
+            assert_eq!(hops.first().copied(), i64::try_from(delivered).ok());
         }
-        let newest = mailbox.times(messages).came;
+        let newest = mailbox.times(messages).delivered;
         assert!(newest < NOW && NOW - newest < 2 * DAY, "the newest of {messages} is of {newest}");
     }
-    let oldest = mailbox(100_000).times(1).came;
+    let oldest = mailbox(100_000).times(1).delivered;
     assert!(oldest < NOW - 1000 * DAY && oldest > NOW - 1200 * DAY);
     assert_eq!(mailbox(1000).message(1000).internal_date.len(), "02-Mar-2026 09:15:00 +0000".len());
 }
 
 #[test]
-fn message_ids_are_unique_and_answers_name_messages_that_are_there() {
+fn message_ids_are_unique_and_replies_name_messages_that_are_there() {
     let messages: Vec<_> = (1..=600).map(|number| mailbox(600).message(number)).collect();
     let ids: Vec<_> = messages.iter().map(|message| value(message, "message-id").unwrap()).collect();
     assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), messages.len());
     let order: BTreeMap<_, _> = ids.iter().enumerate().map(|(at, id)| (id.clone(), at)).collect();
-    let mut answers = 0;
+    let mut replies = 0;
     for (at, message) in messages.iter().enumerate() {
         let Some(parent) = value(message, "in-reply-to") else { continue };
-        answers += 1;
+        replies += 1;
         let references = value(message, "references").unwrap();
         let references: Vec<_> = references.split(' ').collect();
         assert_eq!(references.last().copied(), Some(parent.as_str()));
@@ -135,7 +135,7 @@ fn message_ids_are_unique_and_answers_name_messages_that_are_there() {
         let subject = value(message, "subject").unwrap();
         assert_eq!(subject, format!("Re: {}", value(root, "subject").unwrap()));
     }
-    assert!((200..450).contains(&answers), "{answers} of 600 are answers");
+    assert!((200..450).contains(&replies), "{replies} of 600 are replies");
 }
 
 const ANCESTORS_NAMED: usize = 8;
