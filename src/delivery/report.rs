@@ -56,7 +56,7 @@ impl fmt::Display for Report {
             missing.push(format!("{} kept on disk for the next start", count(self.stored_runs, "run")));
         }
         if self.dropped.total() > 0 {
-            missing.push(format!("{} given up before ({})", count(self.dropped.total(), "run"), self.dropped));
+            missing.push(format!("{} dropped before ({})", count(self.dropped.total(), "run"), self.dropped));
         }
         if !self.metrics_delivered {
             missing.push("the last metrics".to_owned());
@@ -173,11 +173,11 @@ mod tests {
             metrics_delivered: true,
             ..Report::default()
         };
-        let text = "not delivered: 4 runs given up before (3 refused, 1 unreadable on disk); the last refusal: HTTP 400; \
+        let text = "not delivered: 4 runs dropped before (3 refused, 1 unreadable on disk); the last refusal: HTTP 400; \
                     refused runs are in /state/refused\\x0a, and `imaptrace replay` sends them again";
         assert_eq!(report.to_string(), text);
         let again = Report { reason: report.refusal.clone(), refused_in: None, ..report };
-        let text = "not delivered: 4 runs given up before (3 refused, 1 unreadable on disk): HTTP 400";
+        let text = "not delivered: 4 runs dropped before (3 refused, 1 unreadable on disk): HTTP 400";
         assert_eq!(again.to_string(), text, "the same words once");
     }
 }

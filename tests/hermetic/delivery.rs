@@ -140,7 +140,7 @@ fn three_refusals_in_a_row_hold_delivery_back_and_cost_nothing_that_waits() {
         let refused = directory.path().join("refused");
         let last = report.to_string();
         assert!(
-            last.contains("4 runs given up before (4 refused)") && last.contains(&refused.display().to_string()),
+            last.contains("4 runs dropped before (4 refused)") && last.contains(&refused.display().to_string()),
             "{last}"
         );
         assert!(last.contains(report.refusal.as_ref().unwrap()), "{last}");

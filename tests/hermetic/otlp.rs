@@ -287,7 +287,7 @@ fn what_the_receiver_refuses_is_counted_and_does_not_block_what_follows() {
         delivery.deliver(fresh_run());
         receiver.wait(|inbox| inbox.traces.len() == 1);
         delivery.deliver(fresh_run());
-        // The second is sent when the first is given up and counted.
+        // The second is sent when the first is dropped and counted.
         receiver.wait(|inbox| inbox.traces.len() == 2);
         let report = block_on(delivery.shutdown(LONG));
         assert_eq!((report.delivered_runs, report.undelivered_runs, report.dropped.total()), (1, 0, 1), "{report}");
@@ -331,7 +331,7 @@ fn over_the_budget_the_oldest_runs_go_and_are_counted() {
     assert!(
         report
             .to_string()
-            .starts_with("not delivered: 3 runs (27 spans) lost, 7 runs given up before (7 over the budget)"),
+            .starts_with("not delivered: 3 runs (27 spans) lost, 7 runs dropped before (7 over the budget)"),
         "{report}"
     );
     assert_eq!(Log::get().lines(&format!("\"budget\":{budget}")).len(), 1, "told once");

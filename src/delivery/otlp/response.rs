@@ -402,7 +402,7 @@ mod tests {
             drop((http(&answer), grpc(&answer)));
         }
 
-        /// Whatever a page says, it is kept.
+        /// After any page the batch is kept.
         #[test]
         fn no_text_is_a_delivery(text in "[ -z|~\r\n\t]{1,40}") {
             kept(http(&reply(200, &[TEXT], text.as_bytes())));

@@ -29,7 +29,7 @@ pub struct Signal {
     pub pem: Option<Arc<PemFiles>>,
     /// Why nothing can be sent yet: a header or a file is missing.
     pub unready: Option<Arc<str>>,
-    /// The HTTP proxy; without one the connection is direct, whatever the environment says.
+    /// The HTTP proxy; without one the connection is direct, whatever the environment has.
     pub proxy: Option<HttpProxy>,
 }
 

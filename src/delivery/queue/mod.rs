@@ -64,7 +64,7 @@ const LINGER: Duration = Duration::from_millis(30);
 const HOLD: Duration = Duration::from_millis(110);
 
 /// How long the next batch waits until the end of the previous one is recorded on disk. A disk that takes longer hangs.
-const PATIENCE: Duration = Duration::from_secs(1);
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The pause after a failed attempt while the queue is drained.
 const DRAIN_PAUSE: Duration = Duration::from_millis(250);
@@ -99,7 +99,7 @@ impl Queue {
             metrics.queue_limit(i64::try_from(memory_budget).unwrap_or(i64::MAX));
         }
         // The agent has logged this failure.
-        let disk_failure = disk.as_ref().and_then(Spool::unanswered);
+        let disk_failure = disk.as_ref().and_then(Spool::pending_error);
         let state = watch::Sender::new(QueueState::new(disk.is_some(), disk_failure));
         let disk = disk.map(Mutex::new);
         Self(Arc::new(QueueCore { state, memory_budget, disk_budget, open, disk, metrics }))
@@ -391,7 +391,7 @@ impl Queue {
 fn log_damage(runs: u64, damage: &str) {
     tracing::warn!(
         runs,
-        "runs in the state directory cannot be read and are left out: {damage}; what is there of the file is put aside in \
+        "runs in the state directory cannot be read and are left out: {damage}; the file, if it exists, is kept in \
          refused/"
     );
 }

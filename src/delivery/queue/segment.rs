@@ -264,7 +264,7 @@ pub(super) mod tests {
         let members = [pack(&[measured()], UNIX_EPOCH), pack(&[measured(), measured()], UNIX_EPOCH)];
         let [first, second] = members.map(Result::unwrap);
         let whole = [first.clone(), second.clone(), first.clone()].concat();
-        // In its body the header still tells what was lost; in the header itself, it does not.
+        // Damage in the body leaves the number of lost runs in the header; damage in the header does not.
         for (at, lost) in [(first.len() + second.len() / 2, 2), (first.len() + 1, 1)] {
             let mut damaged = whole.clone();
             damaged[at] ^= 0xff;
@@ -279,7 +279,7 @@ pub(super) mod tests {
     fn a_wrong_length_in_a_header_costs_no_later_member() {
         let members: Vec<_> = (0..3).map(|_| pack(&[measured()], UNIX_EPOCH).unwrap()).collect();
         let mut bytes = members.concat();
-        // The first is damaged, and its header says that it goes on to where the third begins.
+        // The first is damaged, and its header leads to where the third begins.
         let lie = u32::try_from(members[0].len() + members[1].len()).unwrap();
         bytes[CONTENT_AT..CONTENT_AT + 4].copy_from_slice(&lie.to_le_bytes());
         bytes[members[0].len() / 2] ^= 0xff;

@@ -134,7 +134,7 @@ impl SegmentFiles {
     }
 
     /// Counts the runs of a file behind the cursor, by its headers, or by its content when a header is damaged.
-    pub(super) fn survey(&mut self, name: &str, number: u64, cursor: Option<SegmentPosition>) -> io::Result<Segment> {
+    pub(super) fn count(&mut self, name: &str, number: u64, cursor: Option<SegmentPosition>) -> io::Result<Segment> {
         let (file, length) = self.open(name)?;
         let mut segment = Segment { length, ..Segment::new(number) };
         let settled = |offset: u64, runs: u64| match cursor {
@@ -149,7 +149,7 @@ impl SegmentFiles {
             let found = read.ok().and_then(|()| segment::head(&head)).filter(|found| at + found.length <= length);
             let Some(found) = found else {
                 let content = self.directory()?.read(name, LARGEST)?;
-                return Ok(survey_content(number, &content, settled));
+                return Ok(count_content(number, &content, settled));
             };
             segment.left += found.runs - settled(at, found.runs);
             segment.written.get_or_insert(found.written);
@@ -215,7 +215,7 @@ pub(super) fn name_of(number: u64) -> String {
     format!("{number:020}{ENDING}")
 }
 
-fn survey_content(number: u64, content: &[u8], settled: impl Fn(u64, u64) -> u64) -> Segment {
+fn count_content(number: u64, content: &[u8], settled: impl Fn(u64, u64) -> u64) -> Segment {
     let mut segment = Segment { length: content.len() as u64, counted: true, ..Segment::new(number) };
     for (at, part) in segment::parts(content, 0) {
         segment.written = segment.written.or(part.written);

@@ -6,7 +6,7 @@ use imaptrace_record::Run;
 use tokio::time::timeout;
 
 use super::{
-    PATIENCE, Queue,
+    Queue, SETTLE_TIMEOUT,
     state::{Completed, Settlement},
 };
 use crate::clock;
@@ -34,7 +34,7 @@ impl Queue {
             this.note_settlement(settlement).await;
             this.update(|state| state.settling -= 1);
         });
-        let _ = timeout(if hangs { Duration::ZERO } else { PATIENCE }, noted).await;
+        let _ = timeout(if hangs { Duration::ZERO } else { SETTLE_TIMEOUT }, noted).await;
     }
 
     /// Records on disk that runs there are delivered or refused.
@@ -59,12 +59,12 @@ impl Queue {
         match self.on_disk(move |_, spool| spool.keep_dead_letters(&runs, now)).await {
             Some(Ok(path)) if self.update_silently(|state| state.note_dead_letters(path.parent())) => {
                 let file = path.display();
-                tracing::warn!(%file, "runs that were refused are put aside; `imaptrace replay` sends them again");
+                tracing::warn!(%file, "refused runs are kept as dead letters; `imaptrace replay` sends them again");
             }
             Some(Err(error)) => {
                 if let Some(repeated) = self.may_log(|logged| &mut logged.unkept) {
                     let repeated = NonZeroU64::new(repeated);
-                    tracing::warn!(%error, repeated, "refused runs cannot be put aside and are gone");
+                    tracing::warn!(%error, repeated, "refused runs cannot be kept as dead letters and are lost");
                 }
             }
             Some(Ok(_)) | None => {}

@@ -115,7 +115,7 @@ impl Spool {
     }
 
     /// The error while the state directory does not respond.
-    pub(super) fn unanswered(&self) -> Option<String> {
+    pub(super) fn pending_error(&self) -> Option<String> {
         let state = &self.files.state;
         state.hangs().then(|| state.ready().err().map(|error| error.to_string())).flatten()
     }
@@ -229,7 +229,7 @@ impl Spool {
             let part = match self.content(number) {
                 Ok(content) => segment::part(content, usize::try_from(at.offset).unwrap_or(usize::MAX)),
                 Err(error) if is_gone(&error) => {
-                    back.gone.insert(number, self.give_up(number));
+                    back.gone.insert(number, self.count_lost(number));
                     back.damage = Some(about(&self.files.path_of(number), error).to_string());
                     back.next = SegmentPosition::start(number + 1);
                     continue;
@@ -255,7 +255,7 @@ impl Spool {
                 Some(text) if !segment::is_foreign(&text) => text,
                 other => {
                     let what = if other.is_some() { "this is no group of runs" } else { "the data are damaged" };
-                    self.spoiled(number, part.runs, format!("{place}: {what}"), &mut back);
+                    self.count_corrupt(number, part.runs, format!("{place}: {what}"), &mut back);
                     continue;
                 }
             };
@@ -277,11 +277,11 @@ impl Spool {
                         load += Load::of(&run).spans;
                         back.runs.push((position, run));
                     }
-                    Err(error) => self.spoiled(number, 1, format!("{place}: {error}"), &mut back),
+                    Err(error) => self.count_corrupt(number, 1, format!("{place}: {error}"), &mut back),
                 }
             }
         }
-        self.tidy();
+        self.delete_settled();
         back
     }
 
@@ -297,7 +297,7 @@ impl Spool {
             // Without the cursor runs are only sent twice.
             let _ = self.files.write_cursor(through);
         }
-        self.tidy();
+        self.delete_settled();
     }
 
     /// Keeps runs that the receiver refused, for `imaptrace replay`. Returns the file.
@@ -345,7 +345,7 @@ impl Spool {
     }
 
     /// Deletes the oldest segments that have no unsettled run.
-    fn tidy(&mut self) {
+    fn delete_settled(&mut self) {
         let newest = self.segments.back().filter(|_| self.active.is_some());
         let kept = newest.filter(|newest| newest.length < WORTH_DELETING).map(|newest| newest.number);
         self.remove_while(|oldest| oldest.left == 0 && Some(oldest.number) != kept);
@@ -354,7 +354,7 @@ impl Spool {
         }
     }
 
-    fn spoiled(&mut self, number: u64, runs: u64, what: String, back: &mut ReadBack) {
+    fn count_corrupt(&mut self, number: u64, runs: u64, what: String, back: &mut ReadBack) {
         if let Some(segment) = self.segment(number) {
             segment.left = segment.left.saturating_sub(runs);
             segment.damaged = true;
@@ -364,7 +364,7 @@ impl Spool {
     }
 
     /// Counts the runs of a segment as lost with its file. Returns their number.
-    fn give_up(&mut self, number: u64) -> u64 {
+    fn count_lost(&mut self, number: u64) -> u64 {
         if self.segments.back().is_some_and(|last| last.number == number) {
             self.active = None;
         }
@@ -382,7 +382,7 @@ impl Spool {
         if self.segment(number).is_some_and(|segment| segment.length == 0) {
             // It could not be read when it was loaded.
             let cursor = self.files.cursor().filter(|cursor| cursor.segment == number);
-            let found = self.files.survey(&name_of(number), number, cursor)?;
+            let found = self.files.count(&name_of(number), number, cursor)?;
             if found.length == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }

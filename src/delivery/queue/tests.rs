@@ -77,7 +77,7 @@ fn files(directory: &Path) -> usize {
     entries.filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().ends_with(".gz")).count()
 }
 
-/// What was put aside, as replay reads it; it is all in one segment.
+/// The dead letters, as replay reads them; all are in one segment.
 fn dead_letters(directory: &Path) -> Vec<String> {
     let aside: Vec<_> = std::fs::read_dir(directory.join("refused")).unwrap().map(Result::unwrap).collect();
     let [segment] = &aside[..] else { panic!("{aside:?}") };

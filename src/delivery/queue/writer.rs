@@ -11,30 +11,30 @@ use super::{HOLD, Queue};
 use crate::{clock, delivery::backoff::Backoff};
 
 /// How long new runs wait until those of an earlier process are counted.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// The pause between two looks at a first attempt that hangs.
-const LOOK: Duration = Duration::from_secs(1);
+const LOAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// The pause between two checks of a first attempt that hangs.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Counts the runs of an earlier process, then starts the tasks. Returns at the latest after [`PATIENCE`]: new runs do not wait
+/// Counts the runs of an earlier process, then starts the tasks. Returns after [`LOAD_TIMEOUT`] at most: new runs do not wait
 /// for a disk that hangs.
 pub(in crate::delivery) async fn start(queue: &Queue) {
     let counted = queue.on_disk(|queue, spool| queue.write_and_log(spool).is_ok());
-    let _ = timeout(PATIENCE, counted).await;
-    tokio::spawn(attend(queue.clone()));
+    let _ = timeout(LOAD_TIMEOUT, counted).await;
+    tokio::spawn(load_then_write(queue.clone()));
 }
 
 /// Retries until the runs of an earlier process are counted, then writes runs that wait too long.
-async fn attend(queue: Queue) {
+async fn load_then_write(queue: Queue) {
     let mut backoff = Backoff::default();
     loop {
         let counted = queue.on_disk(|queue, spool| {
             let _ = queue.write_and_log(spool);
-            (spool.loaded, spool.unanswered().is_some())
+            (spool.loaded, spool.pending_error().is_some())
         });
         match counted.await {
             Some((true, _)) => break,
             // A call costs nothing while the first attempt hangs.
-            Some((false, true)) => tokio::time::sleep(LOOK).await,
+            Some((false, true)) => tokio::time::sleep(CHECK_INTERVAL).await,
             Some((false, false)) | None => tokio::time::sleep(backoff.next()).await,
         }
     }

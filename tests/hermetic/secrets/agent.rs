@@ -98,8 +98,8 @@ fn the_agent_tells_neither_in_log_status_queue_and_telemetry_and_replay_does_not
         }
     });
     receiver.wait(|inbox| inbox.metrics.len() >= 3 && inbox.traces.len() > 6);
-    // What was refused is put aside, and what waits is in the queue.
-    drop(wait_until("runs are put aside", || fs::read_dir(state.join("refused")).ok()?.next()));
+    // What was refused is a dead letter, and what waits is in the queue.
+    drop(wait_until("dead letters", || fs::read_dir(state.join("refused")).ok()?.next()));
     let aside: Vec<_> = fs::read_dir(state.join("refused")).unwrap().map(|entry| entry.unwrap().path()).collect();
     let wrong = format!(
         "{good}[[targets]]\nname = \"b\"\nurl = \"imaps://b\"\nuser = \"u\"\npassword = {}\n",

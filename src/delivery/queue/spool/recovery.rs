@@ -26,18 +26,18 @@ impl Spool {
         });
         self.next = numbers.last().copied().max(known.map(|cursor| cursor.segment)).unwrap_or(0) + 1;
         for name in foreign {
-            let runs = self.files.survey(&name, 0, None).map_or(1, |segment| segment.left.max(1));
+            let runs = self.files.count(&name, 0, None).map_or(1, |segment| segment.left.max(1));
             self.quarantine(&name, runs, "no segment has this number");
         }
         for number in numbers {
             // All up to the cursor was delivered and deleted: this file was copied here, or restored.
             let name = name_of(number);
             if cursor.is_some_and(|cursor| cursor.segment > number) {
-                let runs = self.files.survey(&name, number, None).map_or(1, |segment| segment.left.max(1));
+                let runs = self.files.count(&name, number, None).map_or(1, |segment| segment.left.max(1));
                 self.quarantine(&name, runs, "it is older than what was delivered last");
                 continue;
             }
-            match self.files.survey(&name, number, cursor.filter(|cursor| cursor.segment == number)) {
+            match self.files.count(&name, number, cursor.filter(|cursor| cursor.segment == number)) {
                 Ok(segment) if segment.left > 0 => self.segments.push_back(segment),
                 Ok(segment) if segment.length > 0 => self.remove(&segment),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -57,7 +57,7 @@ impl Spool {
         let Ok(directory) = self.files.directory() else { return };
         let text = match self.dead_letters.take(&directory, name) {
             Ok(()) => format!("{}: {why}", directory.at(name).display()),
-            Err(error) => format!("{}: {why}; it cannot be set aside: {error}", directory.at(name).display()),
+            Err(error) => format!("{}: {why}; it cannot be quarantined: {error}", directory.at(name).display()),
         };
         let before = self.damage.take().map_or(0, |(runs, _)| runs);
         self.damage = Some((before + runs, text));
