@@ -1,6 +1,6 @@
 //! The period in which runs of an account are slow: its beginning, and how it ended.
 //!
-//! A step stops being slow because it is quick again, or because its baseline has risen. To tell these apart, a step is compared
+//! A step stops being slow because it is quick again, or because its baseline has risen. To distinguish these, a step is compared
 //! with its baseline of the moment when it became slow. `agent::run_log` logs it. A period is not kept over a restart.
 
 use imaptrace_record::{Run, RunOutcome, Seconds, Step, StepName};

@@ -26,7 +26,7 @@ struct Moved {
 }
 
 /// Moves the files. Only a lock that another agent holds is an error; after any other failure files stay where they are, and a
-/// log line says so.
+/// log line reports it.
 pub(super) fn migrate(given: &Directory, own: &Directory) -> Result<(), OpenError> {
     let is_there = |name: &&str| given.entry(name).is_ok_and(|entry| entry.is_some());
     if ![FILE].iter().chain(&DIRECTORIES).any(is_there) {

@@ -2,7 +2,7 @@
 //!
 //! A directory that others own or may write into is not used itself: the files are in `imaptrace/` in it, and
 //! [`migrate`](super::migrate) moves files of an earlier version there. They stay there when the given directory becomes
-//! private. A file system that does not respond blocks only the thread that opens the directory. Does not know what the files
+//! private. A file system that does not respond blocks only the thread that opens the directory. Does not define what the files
 //! hold. The agent opens it at the start; the queue and the latency history use it.
 
 use std::{

@@ -42,10 +42,10 @@ const LONGEST_NOTE: usize = 1024;
 const NOISE: &[&str] = &["opentelemetry", "h2", "tonic", "hyper", "reqwest", "rustls", "tower"];
 
 /// The notes of every open live root, by span id.
-static NOTEBOOK: Mutex<Option<HashMap<[u8; 8], Vec<Note>>>> = Mutex::new(None);
+static OPEN_NOTES: Mutex<Option<HashMap<[u8; 8], Vec<Note>>>> = Mutex::new(None);
 
-fn notebook() -> MutexGuard<'static, Option<HashMap<[u8; 8], Vec<Note>>>> {
-    NOTEBOOK.lock().unwrap_or_else(PoisonError::into_inner)
+fn open_notes() -> MutexGuard<'static, Option<HashMap<[u8; 8], Vec<Note>>>> {
+    OPEN_NOTES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A span outside imaptrace that is the parent of runs.
@@ -93,7 +93,7 @@ impl LiveRoot {
         let parent_ids = parent.and_then(|RemoteParent(parent)| ids(parent));
         let (trace_id, span_id) = ids(&live)
             .unwrap_or_else(|| (parent_ids.map_or_else(TraceId::random, |(trace, _)| trace), SpanId::random()));
-        notebook().get_or_insert_default().insert(span_id.to_bytes(), Vec::new());
+        open_notes().get_or_insert_default().insert(span_id.to_bytes(), Vec::new());
         Self { trace_id, span_id, parent_span_id: parent_ids.map(|(_, span)| span), span, context }
     }
 
@@ -105,13 +105,13 @@ impl LiveRoot {
     /// Ends the root and returns what was logged inside it at INFO and above, at most 64 entries.
     pub fn close(self) -> Vec<Note> {
         self.context.span().end();
-        notebook().as_mut().and_then(|all| all.remove(&self.span_id.to_bytes())).unwrap_or_default()
+        open_notes().as_mut().and_then(|all| all.remove(&self.span_id.to_bytes())).unwrap_or_default()
     }
 }
 
 impl Drop for LiveRoot {
     fn drop(&mut self) {
-        notebook().as_mut().map(|all| all.remove(&self.span_id.to_bytes()));
+        open_notes().as_mut().map(|all| all.remove(&self.span_id.to_bytes()));
     }
 }
 
@@ -125,7 +125,7 @@ pub(super) fn layer<S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync>() -> i
         .with_sampler(Sampler::AlwaysOn)
         .with_id_generator(RandomIdGenerator::default())
         .with_max_events_per_span(u32::try_from(MOST_NOTES).unwrap_or(u32::MAX))
-        .with_span_processor(Notebook)
+        .with_span_processor(NoteProcessor)
         .build();
     tracing_opentelemetry::layer()
         .with_tracer(provider.tracer(names::SCOPE))
@@ -149,15 +149,15 @@ fn wanted(metadata: &Metadata<'_>) -> bool {
 
 /// Keeps the events of an ended root for its [`LiveRoot`].
 #[derive(Debug)]
-struct Notebook;
+struct NoteProcessor;
 
-impl SpanProcessor for Notebook {
+impl SpanProcessor for NoteProcessor {
     fn on_start(&self, _span: &mut opentelemetry_sdk::trace::Span, _context: &Context) {}
 
     fn on_end(&self, span: SpanData) {
-        let mut notebook = notebook();
+        let mut notes_of = open_notes();
         let id = span.span_context.span_id().to_bytes();
-        let Some(notes) = notebook.as_mut().and_then(|all| all.get_mut(&id)) else { return };
+        let Some(notes) = notes_of.as_mut().and_then(|all| all.get_mut(&id)) else { return };
         notes.extend(span.events.iter().take(MOST_NOTES).map(|event| {
             let since = event.timestamp.duration_since(span.start_time).unwrap_or_default();
             let mut level = NoteLevel::Info;
@@ -307,7 +307,7 @@ mod tests {
             let root = LiveRoot::open("first-load", None);
             let id = root.span_id.to_bytes();
             drop(root);
-            assert!(!notebook().as_ref().unwrap().contains_key(&id));
+            assert!(!open_notes().as_ref().unwrap().contains_key(&id));
         });
     }
 }

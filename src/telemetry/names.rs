@@ -238,12 +238,12 @@ pub const BUCKETS: &[f64] =
 /// What a command's time divides into: [`TIMING_PART`] on [`TIMING_DURATION`].
 pub const PARTS: [&str; 3] = ["server", "network", "transfer"];
 
-/// Why a run's trace was given up: [`REASON`] on [`DELIVERY_DROPPED`].
+/// Why a run's trace was dropped: [`REASON`] on [`DELIVERY_DROPPED`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DropReason {
     /// The queue was over its budget; the oldest went.
     Budget,
-    /// The receiver refused it for good.
+    /// The receiver refused it permanently.
     Refused,
     /// It could not be read back from disk.
     Corrupt,

@@ -22,7 +22,7 @@ const BUDGET: usize = 1 << 20;
 /// Memory of a text beside its bytes.
 const OVERHEAD: usize = 64;
 /// The interval of checks of the thread's progress.
-const LOOK: Duration = Duration::from_millis(10);
+const CHECK_INTERVAL: Duration = Duration::from_millis(10);
 /// Number of checks without progress after which standard error counts as not read.
 const UNREAD: u32 = 20;
 
@@ -47,7 +47,7 @@ struct LogState {
     writing: bool,
     /// Writes that have ended.
     written: u64,
-    /// `written` when a wait was given up.
+    /// `written` when a wait timed out.
     unread_at: Option<u64>,
     dropped: u64,
     notice: Option<Notice>,
@@ -132,12 +132,12 @@ impl LogQueue {
 
     fn wait(&self, longest: Duration, done: impl Fn(&LogState) -> bool) {
         let mut state = self.0.state();
-        let mut looks = longest.as_millis() / LOOK.as_millis();
+        let mut checks = longest.as_millis() / CHECK_INTERVAL.as_millis();
         let (mut seen, mut idle) = (state.written, 0);
-        while !done(&state) && looks > 0 && state.unread_at != Some(state.written) {
-            state = self.0.emptied.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner).0;
+        while !done(&state) && checks > 0 && state.unread_at != Some(state.written) {
+            state = self.0.emptied.wait_timeout(state, CHECK_INTERVAL).unwrap_or_else(PoisonError::into_inner).0;
             state.overflowing &= state.bytes > BUDGET / 2;
-            looks -= 1;
+            checks -= 1;
             idle = if state.written == seen { idle + 1 } else { 0 };
             seen = state.written;
             if idle == UNREAD {
@@ -275,7 +275,7 @@ mod tests {
         let (queue, allow, taken) = held();
         queue.push(b"one");
         queue.flush(Duration::MAX);
-        assert!(queue.0.state().unread_at.is_some(), "given up");
+        assert!(queue.0.state().unread_at.is_some(), "timed out");
         // Would end the test by its harness if it waited for the reader.
         queue.flush(Duration::MAX);
         queue.wait_for_room(&vec![0; BUDGET]);

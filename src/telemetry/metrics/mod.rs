@@ -172,7 +172,7 @@ impl Metrics {
     }
 
     /// From now on keeps the series for which `keep` returns true. All others end after one more export, and later runs are not
-    /// counted in them. Series in the same message begin anew: sums at 0, gauges unchanged. Takes long with many accounts: not to
+    /// counted in them. Series in the same message restart: sums at 0, gauges unchanged. Takes long with many accounts: not to
     /// be called on a thread that probes.
     pub fn retain(&self, keep: impl Fn(&Subject<'_>) -> bool + Send + Sync + 'static) {
         if let Some((_, partitioned)) = &self.0.kept {

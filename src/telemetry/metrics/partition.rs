@@ -30,7 +30,7 @@ use crate::telemetry::names::{self, Metric};
 /// The largest message. Receivers accept 4 MiB (gRPC's default).
 pub(super) const MOST_BYTES: usize = 3 << 20;
 /// A partition of this size takes no more accounts, since their series may increase.
-const ROOMY_BYTES: usize = 3 << 19;
+const FULL_BYTES: usize = 3 << 19;
 
 /// The settings of all partitions.
 #[derive(Debug, Clone)]
@@ -86,9 +86,9 @@ impl Partition {
     }
 
     /// Whether there is room for one more account.
-    pub(super) fn is_roomy(&self) -> bool {
+    pub(super) fn has_room(&self) -> bool {
         let fill = self.fill();
-        fill.accounts < self.room && fill.bytes < ROOMY_BYTES
+        fill.accounts < self.room && fill.bytes < FULL_BYTES
     }
 
     pub(super) fn join(&self) {

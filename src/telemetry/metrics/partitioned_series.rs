@@ -20,7 +20,7 @@ use super::{
 };
 use crate::telemetry::names;
 
-/// The number of the first partitions, and the accounts in each: in small ones, a removal makes few other accounts begin anew.
+/// The number of the first partitions, and the accounts in each: in small ones, a removal restarts few other series.
 /// The largest fills the SDK's tables, whose sizes are powers of two.
 const SIZES: [(usize, usize); 2] = [(32, 4), (64, 16)];
 const LARGEST: usize = 37;
@@ -130,11 +130,11 @@ impl PartitionedSeries {
         let mut partitions = self.write();
         while missed.iter().any(|(.., error)| *error == NoCapacity::Partition) {
             let Some(account) = partitions.find(owner, &self.config.settings.labels) else { return 0 };
-            let crowded = Arc::clone(&account.partition);
-            if crowded.accounts() <= 1 && crowded.size >= MOST_SIZE {
+            let full = Arc::clone(&account.partition);
+            if full.accounts() <= 1 && full.size >= MOST_SIZE {
                 break;
             }
-            partitions.split(self, &crowded);
+            partitions.split(self, &full);
             let Some(account) = partitions.find(owner, &self.config.settings.labels) else { return 0 };
             let mut list = account.list();
             missed.retain_mut(|(key, value, error)| {
@@ -240,7 +240,7 @@ impl Partitions {
             // It was split.
             return;
         }
-        self.give_up(partition);
+        self.retire(partition);
         let all;
         let targets = if partition.accounts() == members.accounts {
             &members.targets
@@ -269,13 +269,13 @@ impl Partitions {
     }
 
     /// Moves the accounts of a partition to two new ones, or a single account to a larger one.
-    fn split(&mut self, partitioned: &PartitionedSeries, crowded: &Arc<Partition>) {
-        let half = crowded.accounts().div_ceil(2);
-        let size = if crowded.accounts() > 1 { crowded.size } else { crowded.size * 4 };
+    fn split(&mut self, partitioned: &PartitionedSeries, full: &Arc<Partition>) {
+        let half = full.accounts().div_ceil(2);
+        let size = if full.accounts() > 1 { full.size } else { full.size * 4 };
         let mut new: Option<Arc<Partition>> = None;
-        self.give_up(crowded);
+        self.retire(full);
         let accounts = self.accounts.values_mut().flatten();
-        for account in accounts.filter(|account| Arc::ptr_eq(&account.partition, crowded)) {
+        for account in accounts.filter(|account| Arc::ptr_eq(&account.partition, full)) {
             let partition = new.take().filter(|partition| partition.accounts() < half).unwrap_or_else(|| {
                 let partition = Arc::new(Partition::new(&partitioned.config, size, half));
                 self.active.push(Arc::clone(&partition));
@@ -286,7 +286,7 @@ impl Partitions {
         }
     }
 
-    fn give_up(&mut self, old: &Arc<Partition>) {
+    fn retire(&mut self, old: &Arc<Partition>) {
         self.active.retain(|partition| !Arc::ptr_eq(partition, old));
         self.retired.push_back(old.reader.clone());
         if self.retired.len() > MOST_RETIRED {
@@ -297,7 +297,7 @@ impl Partitions {
 
 /// A partition with room for one more account.
 fn place(partitions: &mut Vec<Arc<Partition>>, config: &PartitionConfig) -> Arc<Partition> {
-    let partition = partitions.iter().rev().find(|partition| partition.is_roomy()).cloned().unwrap_or_else(|| {
+    let partition = partitions.iter().rev().find(|partition| partition.has_room()).cloned().unwrap_or_else(|| {
         let size = SIZES.iter().find(|(count, _)| partitions.len() < *count).map_or(LARGEST, |(_, size)| *size);
         let partition = Arc::new(Partition::new(config, size, size));
         partitions.push(Arc::clone(&partition));
