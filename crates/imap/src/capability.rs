@@ -70,7 +70,7 @@ impl Capabilities {
         self.list.split(|byte| *byte == b' ').filter_map(|word| word.strip_prefix(b"AUTH="))
     }
 
-    /// First 16 hex digits of the SHA-256 of the sorted list. Computed anew each time: once in a run is enough.
+    /// First 16 hex digits of the SHA-256 of the sorted list. Computed each time: once in a run is enough.
     pub fn hash(&self) -> String {
         Sha256::digest(&self.list).iter().take(8).fold(String::with_capacity(16), |mut hash, byte| {
             write!(hash, "{byte:02x}").unwrap_or(());
@@ -83,7 +83,7 @@ impl Capabilities {
         self.literal_plus || (self.literal_minus && size <= 4096)
     }
 
-    /// `4rev2` for a server that speaks nothing older, since nothing newer is enabled; else `4rev1`.
+    /// `4rev2` for a server that supports nothing older, since nothing newer is enabled; else `4rev1`.
     pub fn version(&self) -> &'static str {
         if self.rev2 && !self.rev1 { "4rev2" } else { "4rev1" }
     }

@@ -1,6 +1,6 @@
 //! A value without a printable form.
 //!
-//! It and every copy made here are wiped when dropped. This promises "never in an output", not "never in memory": the TLS library,
+//! It and every copy made here are wiped when dropped. Guaranteed is "never in an output", not "never in memory": the TLS library,
 //! the kernel and the environment have copies that it cannot reach.
 
 use std::fmt;

@@ -7,7 +7,7 @@ words! {
         Passed = "passed",
         /// Server, network or credentials kept the user from the message list.
         Failed = "failed",
-        /// The agent could not judge: overloaded, suspended, cancelled, mis-configured. Says nothing of the target.
+        /// The agent could not judge: overloaded, suspended, cancelled, mis-configured. Does not measure the target.
         Void = "void",
     }
 
@@ -19,7 +19,7 @@ words! {
         Passed = "passed",
         /// It did not, or could not even start.
         Failed = "failed",
-        /// It was not needed, or its turn never came in a state to speak. It has no span.
+        /// It was not needed, or no command could be sent when its turn came. It has no span.
         Skipped = "skipped",
     }
 

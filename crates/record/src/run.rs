@@ -88,7 +88,7 @@ pub struct Run {
     /// Only set when the target asks for a run per address family: `ipv4` or `ipv6`.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::names::known_family")]
     pub family: Option<AddressFamily>,
-    /// Whom we spoke to and how.
+    /// The peer and the connection.
     pub server: Server,
     /// Bytes sent on the TCP connection, TLS included.
     pub wire_sent_bytes: u64,
@@ -102,7 +102,7 @@ pub struct Run {
     pub notes: Vec<Note>,
 }
 
-/// Whom a run spoke to, and how the connection was.
+/// The peer of a run, and its connection.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Server {
     /// Host name or address as configured.
@@ -187,7 +187,7 @@ words! {
     NoteLevel {
         /// Worth knowing.
         Info = "info",
-        /// Something to look at.
+        /// Worth examining.
         Warn = "warn",
         /// A fault of imaptrace.
         Error = "error",

@@ -120,7 +120,7 @@ pub struct Step {
     /// Segments that arrived out of order during the step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub out_of_order: Option<u64>,
-    /// What happened inside the step, in order, at most 64.
+    /// Events inside the step, in order, at most 64.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub events: Vec<StepEvent>,
     /// How it ended.
@@ -274,7 +274,7 @@ pub struct ConnectFacts {
 /// One attempt to connect.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConnectAttempt {
-    /// Whom.
+    /// The peer.
     pub peer: SocketAddr,
     /// Since the start of the run.
     pub start_s: Seconds,
@@ -344,7 +344,7 @@ pub struct ChainCertificate {
     pub not_after: Option<Timestamp>,
 }
 
-/// Something that happened inside a step. An event of its span.
+/// An event inside a step, and of its span.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepEvent {
     /// What.

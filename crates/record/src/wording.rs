@@ -141,7 +141,7 @@ mod tests {
             (CommandName::Login, "Request is throttled. Suggested Backoff Time: many milliseconds"),
             (CommandName::Login, "FETCH Rate limit hit"),
             (CommandName::Login, "Too many connections (never closed"),
-            // Which of them it is, nobody knows.
+            // Which of them it is cannot be decided.
             (
                 CommandName::Login,
                 "Login fail. Account is abnormal, service is not open, password is incorrect, login frequency limited, \

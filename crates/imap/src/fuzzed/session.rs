@@ -1,4 +1,4 @@
-//! Whole conversations: any cut of the server's bytes tells the same, and no event comes where it has no place.
+//! Whole conversations: any cut of the server's bytes gives the same events, and none comes where it has no place.
 //!
 //! `FF` and a byte stand for what the client does next (see [`Client::act`]), where `driver` and `journey` would do it:
 //! one command at a time, its parts as the server lets them. All else is the server's.
@@ -18,9 +18,9 @@ pub fn session(input: &[u8]) {
     assert_eq!(drawn, whole, "as drawn");
 }
 
-/// All that can be told of a conversation.
+/// All that a conversation shows.
 #[derive(Debug, PartialEq)]
-struct Told {
+struct Outcome {
     lines: Vec<String>,
     state: SessionState,
     progress: SessionProgress,
@@ -33,13 +33,13 @@ struct Client {
     limits: Limits,
     session: Session,
     lines: Vec<String>,
-    /// All that the server has said.
-    heard: Vec<u8>,
+    /// All that the server has sent.
+    received: Vec<u8>,
     /// Where in it the present step began.
     step: usize,
     running: Option<Running>,
     password: Secret,
-    /// The server was heard where nobody can follow any more.
+    /// The stream cannot be followed any more.
     broken: bool,
     /// FETCH was sent: what comes may be mail.
     fetched: bool,
@@ -54,7 +54,7 @@ struct Running {
     encoded: Encoded,
     sent: usize,
     waiting: bool,
-    /// It is AUTHENTICATE: the server may say something to each line.
+    /// It is AUTHENTICATE: the server may answer each line.
     asks: bool,
     rows: u64,
     first_byte: bool,
@@ -72,12 +72,12 @@ enum Kind {
 }
 
 impl Client {
-    fn talk(limits: Limits, choice: u8, script: &[u8], way: usize) -> Told {
+    fn talk(limits: Limits, choice: u8, script: &[u8], way: usize) -> Outcome {
         let mut client = Self {
             limits,
             session: Session::new(limits),
             lines: Vec::new(),
-            heard: Vec::new(),
+            received: Vec::new(),
             step: 0,
             running: None,
             password: Secret::new("pässwörd".to_owned()),
@@ -86,14 +86,14 @@ impl Client {
             tags: 0,
         };
         let mut parts = script.split(|byte| *byte == 0xff);
-        client.hear(&cuts(choice, parts.next().unwrap_or_default())[way]);
+        client.receive(&cuts(choice, parts.next().unwrap_or_default())[way]);
         for part in parts {
             let Some((what, bytes)) = part.split_first() else { continue };
             client.act(*what);
-            client.hear(&cuts(choice, bytes)[way]);
+            client.receive(&cuts(choice, bytes)[way]);
         }
         let (name, version) = client.session.id();
-        Told {
+        Outcome {
             id: (name.map(<[u8]>::to_vec), version.map(<[u8]>::to_vec)),
             lines: client.lines,
             state: client.session.state(),
@@ -172,8 +172,8 @@ impl Client {
     /// What came up to here is counted, and what comes now counts among the next step's.
     fn end_step(&mut self) {
         let progress = self.session.take_progress();
-        assert_eq!(progress.received, (self.heard.len() - self.step) as u64, "bytes in are bytes counted");
-        self.step = self.heard.len();
+        assert_eq!(progress.received, (self.received.len() - self.step) as u64, "bytes in are bytes counted");
+        self.step = self.received.len();
     }
 
     fn send(&mut self) {
@@ -200,7 +200,7 @@ impl Client {
         }
     }
 
-    fn hear(&mut self, pieces: &[&[u8]]) {
+    fn receive(&mut self, pieces: &[&[u8]]) {
         for piece in pieces {
             let mut rest = *piece;
             while !rest.is_empty() && !self.broken {
@@ -213,7 +213,7 @@ impl Client {
                             }
                             _ => None,
                         };
-                        (taken, event.map(|event| Heard::from(&event)), words)
+                        (taken, event.map(|event| EventKind::from(&event)), words)
                     }
                     Err(violation) => {
                         let line = self.session.offending_line();
@@ -226,15 +226,15 @@ impl Client {
                         break;
                     }
                 };
-                assert!(taken > 0 || event == Some(Heard::FirstByte), "nothing was taken");
+                assert!(taken > 0 || event == Some(EventKind::FirstByte), "nothing was taken");
                 assert!(words != Some(true) || self.session.trusts_untagged(), "the words may be mail");
-                self.heard.extend_from_slice(rest.get(..taken).unwrap_or_default());
+                self.received.extend_from_slice(rest.get(..taken).unwrap_or_default());
                 rest = rest.get(taken..).unwrap_or_default();
                 self.within_limits();
                 let after = self.session.state();
                 match event {
                     Some(event) => {
-                        self.lines.push(format!("{} {event:?}", self.heard.len()));
+                        self.lines.push(format!("{} {event:?}", self.received.len()));
                         self.take(&event, before, after);
                     }
                     None => assert_eq!(before, after, "the state changed in silence"),
@@ -245,7 +245,9 @@ impl Client {
 
     fn within_limits(&self) {
         let progress = self.session.progress();
-        assert!(progress.received <= self.limits.command_bytes && self.heard.len() as u64 <= self.limits.session_bytes);
+        assert!(
+            progress.received <= self.limits.command_bytes && self.received.len() as u64 <= self.limits.session_bytes
+        );
         assert!(progress.untagged <= self.limits.responses);
         assert!(self.session.partial().len() <= 2 * self.limits.line.max(64) + 2);
         let rows = self.running.as_ref().map_or(0, |running| running.rows);
@@ -253,9 +255,9 @@ impl Client {
     }
 
     /// Whether the event has a place here, and the state is what it makes of it.
-    fn take(&mut self, event: &Heard, before: SessionState, after: SessionState) {
+    fn take(&mut self, event: &EventKind, before: SessionState, after: SessionState) {
         let expected = match (event, &mut self.running) {
-            (Heard::Greeting(condition), None) => {
+            (EventKind::Greeting(condition), None) => {
                 assert_eq!(before, SessionState::Connected, "a second greeting");
                 self.end_step();
                 match condition {
@@ -264,28 +266,28 @@ impl Client {
                     _ => SessionState::Logout,
                 }
             }
-            (Heard::FirstByte, Some(running)) => {
+            (EventKind::FirstByte, Some(running)) => {
                 assert!(!std::mem::replace(&mut running.first_byte, true), "a second first byte");
                 before
             }
-            (Heard::FirstRow, Some(running)) => {
+            (EventKind::FirstRow, Some(running)) => {
                 assert_eq!(running.kind, Kind::Fetch);
                 assert!(!std::mem::replace(&mut running.first_row, true), "a second first row");
                 before
             }
-            (Heard::Continuation, Some(running)) => {
-                assert!(std::mem::replace(&mut running.waiting, false), "nobody waits for it");
+            (EventKind::Continuation, Some(running)) => {
+                assert!(std::mem::replace(&mut running.waiting, false), "no command waits for it");
                 self.reply();
                 before
             }
-            (Heard::Alert | Heard::Warning, _) => before,
-            (Heard::Bye, _) => SessionState::Logout,
-            (Heard::Tagged(condition), Some(_)) => {
+            (EventKind::Alert | EventKind::Warning, _) => before,
+            (EventKind::Bye, _) => SessionState::Logout,
+            (EventKind::Tagged(condition), Some(_)) => {
                 let Some(ended) = self.running.take() else { return };
                 let ok = *condition == Condition::Ok;
                 assert!(!ok || ended.sent == ended.encoded.parts.len(), "done before it was asked");
-                assert!(ended.first_byte, "its first byte is among those that were told of");
-                assert!(self.said(&ended.tag), "the server never said {}", ended.tag);
+                assert!(ended.first_byte, "its first byte was reported");
+                assert!(self.has_tagged(&ended.tag), "the server never sent {}", ended.tag);
                 self.end_step();
                 if ended.kind == Kind::StartTls && ok {
                     self.session.secured();
@@ -309,9 +311,9 @@ impl Client {
         assert_eq!(after, expected, "{event:?} in {before:?}");
     }
 
-    /// Whether a line of what was heard begins with this tag, whole.
-    fn said(&self, tag: &str) -> bool {
-        self.heard.split(|byte| *byte == b'\n').any(|line| {
+    /// Whether a line that was received begins with this tag, whole.
+    fn has_tagged(&self, tag: &str) -> bool {
+        self.received.split(|byte| *byte == b'\n').any(|line| {
             line.strip_prefix(tag.as_bytes()).is_some_and(|behind| behind.first().is_some_and(|byte| *byte == b' '))
         })
     }
@@ -319,7 +321,7 @@ impl Client {
 
 /// An event that borrows nothing, with its words left out.
 #[derive(Debug, PartialEq)]
-enum Heard {
+enum EventKind {
     Greeting(Condition),
     FirstByte,
     FirstRow,
@@ -330,7 +332,7 @@ enum Heard {
     Tagged(Condition),
 }
 
-impl From<&Event> for Heard {
+impl From<&Event> for EventKind {
     fn from(event: &Event) -> Self {
         let condition = |status: &StatusResponse| status.condition;
         match event {
