@@ -81,7 +81,7 @@ impl Anchor {
         at.saturating_duration_since(self.mono)
     }
 
-    /// Whether the machine has been suspended since: then the run says nothing about the server.
+    /// Whether the machine has been suspended since: then the run does not measure the server.
     pub fn was_suspended(self) -> bool {
         slept().saturating_sub(self.slept) > SLEPT
     }
@@ -96,15 +96,15 @@ pub struct Kernel {
 }
 
 /// The two clocks are read within this time.
-const TOGETHER: Duration = Duration::from_micros(5);
-/// Two looks may differ by this much, when the thread lost its core between the readings; a slewed clock adds a thousandth.
-const HONEST: Duration = Duration::from_micros(200);
+const READ_WITHIN: Duration = Duration::from_micros(5);
+/// Two readings may differ by this much, when the thread lost its core between the two clocks; a slewed clock adds a thousandth.
+const TOLERANCE: Duration = Duration::from_micros(200);
 
-/// One look at both clocks.
+/// One reading of both clocks.
 #[derive(Debug, Clone, Copy)]
-pub struct Look {
+pub struct ClockReading {
     now: Kernel,
-    honest: bool,
+    is_steady: bool,
 }
 
 impl Kernel {
@@ -113,7 +113,7 @@ impl Kernel {
         // Repeated if the thread lost its core between the readings: every stamp would be off by that.
         let mut both = Self { mono: now(), wall: wall() };
         for _ in 0..4 {
-            if now().saturating_duration_since(both.mono) <= TOGETHER {
+            if now().saturating_duration_since(both.mono) <= READ_WITHIN {
                 break;
             }
             both = Self { mono: now(), wall: wall() };
@@ -122,26 +122,26 @@ impl Kernel {
     }
 
     /// Reads both clocks again, right after stamps have arrived.
-    pub fn look(&mut self) -> Look {
+    pub fn read(&mut self) -> ClockReading {
         let before = std::mem::take(self);
         let elapsed = self.mono.saturating_duration_since(before.mono);
         let expected = before.wall + elapsed;
         let apart = self.wall.duration_since(expected).unwrap_or_else(|error| error.duration());
-        Look { now: *self, honest: apart <= HONEST + elapsed / 1_000 }
+        ClockReading { now: *self, is_steady: apart <= TOLERANCE + elapsed / 1_000 }
     }
 }
 
-impl Look {
+impl ClockReading {
     /// When a stamp was taken; none if it is rejected: it is in the future or before `earliest`, or the wall clock was set since
-    /// the look before.
+    /// the reading before.
     pub fn place(&self, stamp: Duration, earliest: Instant) -> Option<Instant> {
-        let age = self.now.wall.duration_since(SystemTime::UNIX_EPOCH + stamp).ok().filter(|_| self.honest)?;
+        let age = self.now.wall.duration_since(SystemTime::UNIX_EPOCH + stamp).ok().filter(|_| self.is_steady)?;
         let at = self.now.mono.checked_sub(age)?;
-        // Two looks place the same stamp at slightly different times.
-        (at + HONEST >= earliest).then(|| at.max(earliest))
+        // Two readings place the same stamp at slightly different times.
+        (at + TOLERANCE >= earliest).then(|| at.max(earliest))
     }
 
-    /// The moment of the look.
+    /// The moment of the reading.
     pub fn moment(&self) -> Instant {
         self.now.mono
     }
@@ -210,30 +210,30 @@ mod tests {
         let before = now();
         let stamp = since_epoch();
         let after = now();
-        let at = kernel.look().place(stamp, before.checked_sub(HONEST).unwrap()).unwrap();
-        assert!(at + HONEST >= before && at <= after + HONEST, "{:?}", at.saturating_duration_since(before));
+        let at = kernel.read().place(stamp, before.checked_sub(TOLERANCE).unwrap()).unwrap();
+        assert!(at + TOLERANCE >= before && at <= after + TOLERANCE, "{:?}", at.saturating_duration_since(before));
     }
 
     #[test]
     fn a_stamp_from_the_future_or_from_before_there_was_anything_is_thrown_away() {
         let mut kernel = Kernel::new();
-        assert_eq!(kernel.look().place(since_epoch() + Duration::from_secs(1), now()), None);
+        assert_eq!(kernel.read().place(since_epoch() + Duration::from_secs(1), now()), None);
         let second = Duration::from_secs(1);
         let old = since_epoch().checked_sub(second).unwrap();
-        assert_eq!(kernel.look().place(old, now()), None);
-        assert!(kernel.look().place(old, now().checked_sub(2 * second).unwrap()).is_some());
+        assert_eq!(kernel.read().place(old, now()), None);
+        assert!(kernel.read().place(old, now().checked_sub(2 * second).unwrap()).is_some());
     }
 
     #[test]
-    fn no_stamp_is_believed_across_a_step_of_the_wall_clock_and_the_next_one_is_again() {
+    fn no_stamp_is_accepted_across_a_step_of_the_wall_clock_and_the_next_one_is_again() {
         for step in [3600, -3600, 1, -1] {
             let mut kernel = Kernel::new();
             let long_ago = now().checked_sub(Duration::from_secs(7200)).unwrap();
             let stamp = since_epoch();
             injected::step(step);
-            assert_eq!(kernel.look().place(stamp, long_ago), None, "{step}");
+            assert_eq!(kernel.read().place(stamp, long_ago), None, "{step}");
             let stamp = since_epoch();
-            assert!(kernel.look().place(stamp, long_ago).is_some(), "{step}");
+            assert!(kernel.read().place(stamp, long_ago).is_some(), "{step}");
         }
     }
 

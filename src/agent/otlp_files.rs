@@ -290,10 +290,10 @@ mod tests {
         assert!(clock::now() - begun >= limit);
         let unready = current(&followed, &exporter).unready.unwrap();
         assert_eq!(&*unready, "the program that prints the header x-token for OTLP has not ended within 0.5 s");
-        followed.look().await;
+        followed.check().await;
         let unready = current(&followed, &exporter).unready.unwrap();
         assert!(unready.contains("exit status: 3"), "{unready}");
-        followed.look().await;
+        followed.check().await;
         let signal = current(&followed, &exporter);
         assert_eq!((signal.unready, signal.headers.len(), signal.headers[0].expose()), (None, 1, "value"));
     }

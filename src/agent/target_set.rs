@@ -257,7 +257,7 @@ mod tests {
         let read = files.load(&targets).await.unwrap();
         let look = async || {
             for _ in 0..2 {
-                read.followed(&targets[0]).unwrap().look().await;
+                read.followed(&targets[0]).unwrap().check().await;
             }
         };
         look().await;

@@ -25,7 +25,7 @@ pub(super) struct PathWalk {
     /// The part without links.
     followed: PathBuf,
     /// The components that remain, in reverse.
-    ahead: Vec<OsString>,
+    rest: Vec<OsString>,
     links: u32,
 }
 
@@ -36,7 +36,7 @@ impl PathWalk {
 
     pub(super) fn with_table(path: &Path, table: Arc<MountTable>) -> Self {
         let path = absolute(path);
-        let mut walk = Self { mount: Path::new("/").into(), table, followed: "/".into(), ahead: Vec::new(), links: 0 };
+        let mut walk = Self { mount: Path::new("/").into(), table, followed: "/".into(), rest: Vec::new(), links: 0 };
         walk.go_on(&path);
         walk.mount = walk.table.mount_of(&walk.whole());
         walk
@@ -49,7 +49,7 @@ impl PathWalk {
     /// Follows the path while it is on the mount. Blocks.
     #[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
     pub(super) fn follow(&mut self) -> WalkEnd {
-        while let Some(name) = self.ahead.pop() {
+        while let Some(name) = self.rest.pop() {
             if name == ".." {
                 self.followed.pop();
                 if self.has_left() {
@@ -60,7 +60,7 @@ impl PathWalk {
             let next = self.followed.join(&name);
             let mount = self.table.mount_of(&next);
             if !self.mount.starts_with(&mount) {
-                self.ahead.push(name);
+                self.rest.push(name);
                 self.mount = mount;
                 return WalkEnd::OtherMount;
             }
@@ -84,16 +84,16 @@ impl PathWalk {
 
     /// Puts a path, or the target of a link, before the components that remain.
     fn go_on(&mut self, path: &Path) {
-        let before = self.ahead.len();
+        let before = self.rest.len();
         for component in path.components() {
             match component {
                 Component::RootDir | Component::Prefix(_) => self.followed = "/".into(),
                 Component::CurDir => {}
-                Component::ParentDir => self.ahead.push("..".into()),
-                Component::Normal(name) => self.ahead.push(name.to_owned()),
+                Component::ParentDir => self.rest.push("..".into()),
+                Component::Normal(name) => self.rest.push(name.to_owned()),
             }
         }
-        if let Some(new) = self.ahead.get_mut(before..) {
+        if let Some(new) = self.rest.get_mut(before..) {
             new.reverse();
         }
     }
@@ -108,7 +108,7 @@ impl PathWalk {
 
     /// The whole path, as far as it has been resolved.
     fn whole(&self) -> PathBuf {
-        normal(&self.followed.join(self.ahead.iter().rev().collect::<PathBuf>()))
+        normal(&self.followed.join(self.rest.iter().rev().collect::<PathBuf>()))
     }
 }
 

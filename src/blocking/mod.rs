@@ -2,7 +2,7 @@
 //!
 //! A call into a file system that does not respond cannot be cancelled. So none is made on a thread that probes, and the
 //! threads that make them are bounded: for each class of calls, and for each [`Origin`], so that an origin that hangs holds
-//! few of them. A call keeps its permits until it returns, also after its caller has given up. Any module may call [`run`]
+//! few of them. A call keeps its permits until it returns, also after its caller has stopped waiting. Any module may call [`run`]
 //! and [`with_path`]; code on a thread of its own (the resolver files, delivery's disk) need not. [`work`] is for calls that
 //! use a processor, or have limits of their own.
 //!

@@ -16,7 +16,7 @@ use super::now;
 
 const BEAT: Duration = Duration::from_millis(25);
 /// A delay up to this is no pause: timers have a resolution of a millisecond, and a task waits for others.
-const PROMPT: Duration = Duration::from_millis(5);
+const NO_PAUSE: Duration = Duration::from_millis(5);
 /// The number of pauses that are kept: ten a second (a cgroup period of 100 ms) for some minutes.
 const KEPT: usize = 4096;
 
@@ -132,7 +132,7 @@ impl PauseLog {
     /// The pause that the next beat will record, for callers that run before it.
     fn open(&self, now: Instant) -> Option<Pause> {
         let pause = (self.last? + BEAT, now);
-        (length(pause) > PROMPT).then_some(pause)
+        (length(pause) > NO_PAUSE).then_some(pause)
     }
 
     fn touching(&self, begin: Instant, now: Instant, over: Duration) -> Vec<Pause> {
@@ -256,7 +256,7 @@ mod tests {
         let mut pauses = PauseLog::new();
         let at = |millis: u32| begin + millis * MS;
         let between = |pauses: &PauseLog, from, over: u32| pauses.touching(at(from), at(9_000), over * MS).len();
-        assert_eq!(between(&pauses, 0, 0), 0, "nobody beats");
+        assert_eq!(between(&pauses, 0, 0), 0, "no heartbeat");
         for beat in [0, 26, 52, 177, 203, 1_228] {
             pauses.beat(at(beat));
         }

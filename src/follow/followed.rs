@@ -24,8 +24,8 @@ use crate::{
     clock::{self, Deadline},
 };
 
-/// The interval between two looks. A change is in use after at most two looks and the time to read it: less than 5 s.
-pub const LOOK: Duration = Duration::from_secs(1);
+/// The interval between two checks. A change is in use after at most two checks and the time to read it: less than 5 s.
+pub const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 const LOOK_DEADLINE: Duration = Duration::from_secs(2);
 
 /// What `read` of [`Followed::begin`] returns.
@@ -77,7 +77,7 @@ struct FollowedState {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Unusable {
     Wrong(String),
-    /// No response. Without its text, which changes from look to look.
+    /// No response. Without its text, which changes from check to check.
     Unfinished,
 }
 
@@ -129,8 +129,8 @@ where
         self.known.subscribe()
     }
 
-    /// Looks at the files once, and reads them if due.
-    pub async fn look(&self) {
+    /// Checks the files once, and reads them if due.
+    pub async fn check(&self) {
         let versions = match self.versions().await {
             Ok(versions) => versions,
             Err(unfinished) => return self.keep(Unusable::Unfinished, &unfinished.to_string()),
@@ -199,40 +199,40 @@ where
     }
 }
 
-/// Looks at all followed values at regular intervals.
+/// Checks all followed values at regular intervals.
 #[derive(Clone, Default)]
 pub struct FileFollower(Arc<Mutex<Vec<BeginLook>>>);
 
-/// Begins a look at one value; false when the value has been dropped.
+/// Begins a check of one value; false when the value has been dropped.
 type BeginLook = Box<dyn Fn() -> bool + Send>;
 
 impl FileFollower {
-    /// Looks at this value, too, until its last `Arc` is dropped.
+    /// Checks this value, too, until its last `Arc` is dropped.
     pub fn add<T, E>(&self, followed: &Arc<Followed<T, E>>)
     where
         T: Send + Sync + 'static,
         E: fmt::Display + Send + 'static,
     {
         let weak = Arc::downgrade(followed);
-        let begin_look = move || {
+        let begin_check = move || {
             let Some(followed) = weak.upgrade() else { return false };
             if !followed.is_looking.swap(true, Ordering::Relaxed) {
                 // A task each: one that waits for its file system delays no other.
                 tokio::spawn(async move {
-                    followed.look().await;
+                    followed.check().await;
                     followed.is_looking.store(false, Ordering::Relaxed);
                 });
             }
             true
         };
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(begin_look));
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(begin_check));
     }
 
     /// Follows for as long as it is polled.
     pub async fn run(self) {
         loop {
-            sleep(LOOK).await;
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|begin_look| begin_look());
+            sleep(CHECK_INTERVAL).await;
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|begin_check| begin_check());
         }
     }
 }
@@ -275,10 +275,10 @@ mod tests {
         }
     }
 
-    /// As many looks as a change takes at most.
-    async fn looks(followed: &Text) {
+    /// As many checks as a change takes at most.
+    async fn checks(followed: &Text) {
         for _ in 0..2 {
-            followed.look().await;
+            followed.check().await;
         }
     }
 
@@ -297,16 +297,16 @@ mod tests {
         std::os::unix::fs::symlink("..data/value", path("value")).unwrap();
         let followed = follow(&path("value")).await.unwrap();
         assert_eq!(value(&followed), "1");
-        looks(&followed).await;
+        checks(&followed).await;
         fs::write(path("first").join("value"), "2").unwrap();
-        looks(&followed).await;
+        checks(&followed).await;
         assert_eq!(value(&followed), "2", "written");
         fs::write(path("other"), "3").unwrap();
         fs::rename(path("other"), path("first").join("value")).unwrap();
-        looks(&followed).await;
+        checks(&followed).await;
         assert_eq!(value(&followed), "3", "renamed over");
         volume("second", "4");
-        looks(&followed).await;
+        checks(&followed).await;
         assert_eq!(value(&followed), "4", "a link swapped");
     }
 
@@ -318,19 +318,19 @@ mod tests {
         assert_eq!(follow(&path).await.unwrap_err(), "it is bad", "a wrong file at the start is an error");
         fs::write(&path, "good").unwrap();
         let followed = follow(&path).await.unwrap();
-        looks(&followed).await;
+        checks(&followed).await;
         for how in ["bad", "gone"] {
             if how == "gone" {
                 fs::remove_file(&path).unwrap();
             } else {
                 fs::write(&path, how).unwrap();
             }
-            looks(&followed).await;
+            checks(&followed).await;
             assert_eq!(value(&followed), "good", "{how}");
             assert!(followed.state().logged.is_some(), "{how}");
         }
         fs::write(&path, "better").unwrap();
-        looks(&followed).await;
+        checks(&followed).await;
         assert_eq!((value(&followed).as_str(), followed.state().logged.is_none()), ("better", true));
     }
     #[tokio::test]
@@ -351,15 +351,15 @@ mod tests {
             })
         };
         let followed = Text::begin("the file".to_owned(), vec![path.clone()], read).await.unwrap();
-        followed.look().await;
+        followed.check().await;
         assert_eq!(value(&followed), "waiting: it hangs");
         answers.store(true, Ordering::SeqCst);
-        followed.look().await;
+        followed.check().await;
         assert_eq!(value(&followed), "good");
-        looks(&followed).await;
+        checks(&followed).await;
         answers.store(false, Ordering::SeqCst);
         fs::write(&path, "another").unwrap();
-        looks(&followed).await;
+        checks(&followed).await;
         assert_eq!(value(&followed), "good");
         assert_eq!(followed.state().logged, Some(Unusable::Unfinished));
     }

@@ -5,5 +5,5 @@
 mod followed;
 mod watched;
 
-pub use followed::{FileFollower, Followed, Known, LOOK, NotRead, Read, ReadFuture};
+pub use followed::{CHECK_INTERVAL, FileFollower, Followed, Known, NotRead, Read, ReadFuture};
 pub use watched::{Changes, FileVersion, FileVersions, absent, versions};

@@ -1,4 +1,4 @@
-//! Detects that a file has changed, and decides when it is read: once two looks in a row show the same version, so that a
+//! Detects that a file has changed, and decides when it is read: once two checks in a row show the same version, so that a
 //! program can finish writing.
 
 use std::{
@@ -8,8 +8,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A file that changes at every look is read after this many.
-const LOOKS: u32 = 4;
+/// A file that changes at every check is read after this many.
+const MOST_CHECKS: u32 = 4;
 
 /// The version of a file: device, inode, size, and the times of its content and of its inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,14 +61,14 @@ pub fn absent<T>(result: io::Result<T>) -> io::Result<Option<T>> {
 pub struct Changes<V> {
     /// The version in use; none before the first reading.
     used: Option<V>,
-    /// A newer version, and the number of looks that have shown a change.
+    /// A newer version, and the number of checks that have shown a change.
     seen: Option<(V, u32)>,
-    /// It was read at the first look: a program may have been writing to it.
+    /// It was read at the first check: a program may have been writing to it.
     unsure: bool,
 }
 
 impl<V: PartialEq + Clone> Changes<V> {
-    /// Whether to read now. Called once per look; after a reading, call [`Changes::took`].
+    /// Whether to read now. Called once per check; after a reading, call [`Changes::took`].
     pub fn is_due(&mut self, now: &V) -> bool {
         if self.used.is_none() || self.unsure {
             return true;
@@ -77,11 +77,11 @@ impl<V: PartialEq + Clone> Changes<V> {
             self.seen = None;
             return false;
         }
-        let looks = self.seen.as_ref().map_or(0, |(_, looks)| *looks) + 1;
-        if self.seen.as_ref().is_some_and(|(seen, _)| seen == now) || looks > LOOKS {
+        let checks = self.seen.as_ref().map_or(0, |(_, checks)| *checks) + 1;
+        if self.seen.as_ref().is_some_and(|(seen, _)| seen == now) || checks > MOST_CHECKS {
             return true;
         }
-        self.seen = Some((now.clone(), looks));
+        self.seen = Some((now.clone(), checks));
         false
     }
 

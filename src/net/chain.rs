@@ -127,7 +127,7 @@ mod library {
         /// if none was refused. The caller sets a deadline.
         pub async fn inspect(&self, wire: &StampedStream) -> Option<Chain> {
             let seen = Arc::default();
-            let configured = self.looking(Arc::clone(&seen)).ok()?;
+            let configured = self.recording(Arc::clone(&seen)).ok()?;
             let mut wire = wire.clone();
             let mut room = vec![0; 16 << 10];
             let mut taken = 0;
@@ -160,7 +160,7 @@ mod library {
         }
 
         /// A connection as others of this target, which stores the first refused certificate.
-        fn looking(&self, seen: Arc<Mutex<Option<Chain>>>) -> Result<ConnectConfiguration, ErrorStack> {
+        fn recording(&self, seen: Arc<Mutex<Option<Chain>>>) -> Result<ConnectConfiguration, ErrorStack> {
             let mut builder = SslConnector::builder(SslMethod::tls_client())?;
             builder.set_min_proto_version(Some(SslVersion::TLS1_2))?;
             if self.alpn {

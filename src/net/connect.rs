@@ -38,7 +38,7 @@ pub struct ConnectOptions {
     pub deadline: Deadline,
 }
 
-/// Why an attempt failed. Ordered by what it says: a local fault, then an answer, then silence.
+/// Why an attempt failed. Ordered by what it means: a local fault, then an answer, then silence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ConnectCause {
     /// This process or machine has no file descriptor left, or no memory for sockets.
@@ -90,7 +90,7 @@ const MOST_ATTEMPTS: usize = 8;
 pub async fn connect(wire: &StampedStream, addresses: &[SocketAddr], options: ConnectOptions) -> Connected {
     let mut attempts: Vec<ConnectionAttempt> = Vec::new();
     // Set at the deadline: the timer may fire before the runtime reports what the kernel already holds.
-    let look = AtomicBool::new(false);
+    let due = AtomicBool::new(false);
     let mut pending = Vec::new();
     let mut waiting = addresses.iter().take(MOST_ATTEMPTS).peekable();
     let timer = sleep_until(options.deadline.end().into());
@@ -100,7 +100,7 @@ pub async fn connect(wire: &StampedStream, addresses: &[SocketAddr], options: Co
         let start = clock::now();
         attempts.push(ConnectionAttempt { peer: *peer, start, end: start, result: None });
         let number = attempts.len() - 1;
-        pending.push(Box::pin(attempt(*peer, options, &look).map(move |result| (number, result))));
+        pending.push(Box::pin(attempt(*peer, options, &due).map(move |result| (number, result))));
         waiting.peek().is_some()
     };
     let mut more = begin(&mut attempts, &mut pending);
@@ -118,7 +118,7 @@ pub async fn connect(wire: &StampedStream, addresses: &[SocketAddr], options: Co
                     timer.as_mut().reset(end.into());
                     continue;
                 }
-                look.store(true, Ordering::Relaxed);
+                due.store(true, Ordering::Relaxed);
                 let Some(ended) = first_end(&mut pending).now_or_never() else { break None };
                 Some(ended)
             }
@@ -168,7 +168,7 @@ fn first_end<F: Future + Unpin>(pending: &mut [F]) -> impl Future<Output = (F::O
 async fn attempt(
     peer: SocketAddr,
     options: ConnectOptions,
-    look: &AtomicBool,
+    due: &AtomicBool,
 ) -> Result<(TcpStream, bool), ConnectCause> {
     let kind = Type::STREAM.nonblocking();
     let socket = Socket::new(Domain::for_address(peer), kind, None).map_err(|error| cause(&error))?;
@@ -182,7 +182,7 @@ async fn attempt(
     // Before the first packet arrives, which may be the greeting.
     let stamped = options.timing.kernel_stamps && linux::stamp(socket.as_fd());
     let stream = start(socket, peer).map_err(|error| cause(&error))?;
-    established(&stream, look).await.map_err(|error| cause(&error))?;
+    established(&stream, due).await.map_err(|error| cause(&error))?;
     Ok((stream, stamped))
 }
 
@@ -194,13 +194,13 @@ fn start(socket: Socket, peer: SocketAddr) -> io::Result<TcpStream> {
     TcpStream::from_std(socket.into())
 }
 
-/// Waits for the end of a connection attempt. With `look`, reads the kernel's state.
-async fn established(stream: &TcpStream, look: &AtomicBool) -> io::Result<()> {
+/// Waits for the end of a connection attempt. Once `due`, reads the kernel's state.
+async fn established(stream: &TcpStream, due: &AtomicBool) -> io::Result<()> {
     poll_fn(|context| {
-        let looks = look.load(Ordering::Relaxed);
+        let is_due = due.load(Ordering::Relaxed);
         match stream.poll_write_ready(context) {
-            Poll::Pending if looks && stream.peer_addr().is_ok() => Poll::Ready(Ok(())),
-            Poll::Pending if looks => {
+            Poll::Pending if is_due && stream.peer_addr().is_ok() => Poll::Ready(Ok(())),
+            Poll::Pending if is_due => {
                 stream.take_error().transpose().map_or(Poll::Pending, |error| Poll::Ready(error.and_then(Err)))
             }
             ready => ready,

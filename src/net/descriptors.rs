@@ -2,10 +2,10 @@
 
 use std::{io, os::unix::net::UnixDatagram};
 
-use super::{Trouble, trouble};
+use super::{ErrnoKind, errno_kind};
 
-pub(super) fn are_spent() -> bool {
-    open().is_err_and(|error| trouble(&error) == Some(Trouble::Exhausted))
+pub(super) fn are_exhausted() -> bool {
+    open().is_err_and(|error| errno_kind(&error) == Some(ErrnoKind::Exhausted))
 }
 
 /// Whether this many can be opened now.

@@ -1,15 +1,15 @@
 //! Error numbers: a fault of the network, or of this machine.
 //!
-//! A run that fails because of a limit of this machine says nothing about the server. Used for all errors of the kernel, by
+//! A run that fails because of a limit of this machine does not measure the server. Used for all errors of the kernel, by
 //! `probe` too, which chooses the class.
 
 use std::io;
 
 /// The origin of an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trouble {
+pub enum ErrnoKind {
     /// The connection or the route is gone.
-    Line,
+    Network,
     /// No descriptors are left, or no memory for sockets.
     Exhausted,
     /// Another fault of this machine.
@@ -17,10 +17,10 @@ pub enum Trouble {
 }
 
 /// The origin of an error; none if it is not the kernel's.
-pub fn trouble(error: &io::Error) -> Option<Trouble> {
+pub fn errno_kind(error: &io::Error) -> Option<ErrnoKind> {
     let number = error.raw_os_error()?;
     Some(match number {
-        _ if is_exhausted(number) => Trouble::Exhausted,
+        _ if is_exhausted(number) => ErrnoKind::Exhausted,
         libc::ECONNRESET
         | libc::EPIPE
         | libc::ECONNABORTED
@@ -36,8 +36,8 @@ pub fn trouble(error: &io::Error) -> Option<Trouble> {
         | libc::EPROTO
         | libc::ENOPROTOOPT
         | libc::EACCES
-        | libc::EPERM => Trouble::Line,
-        _ => Trouble::Local,
+        | libc::EPERM => ErrnoKind::Network,
+        _ => ErrnoKind::Local,
     })
 }
 
@@ -52,10 +52,10 @@ mod tests {
 
     #[test]
     fn a_local_limit_differs_from_a_broken_connection() {
-        let of = |number| trouble(&io::Error::from_raw_os_error(number));
-        assert_eq!(of(libc::EMFILE), Some(Trouble::Exhausted));
-        assert_eq!(of(libc::ECONNRESET), Some(Trouble::Line));
-        assert_eq!(of(libc::EIO), Some(Trouble::Local));
-        assert_eq!(trouble(&io::Error::other("unexpected eof")), None);
+        let of = |number| errno_kind(&io::Error::from_raw_os_error(number));
+        assert_eq!(of(libc::EMFILE), Some(ErrnoKind::Exhausted));
+        assert_eq!(of(libc::ECONNRESET), Some(ErrnoKind::Network));
+        assert_eq!(of(libc::EIO), Some(ErrnoKind::Local));
+        assert_eq!(errno_kind(&io::Error::other("unexpected eof")), None);
     }
 }

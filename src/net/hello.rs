@@ -64,7 +64,7 @@ pub(super) struct Records {
     /// The body of the server's Certificate message.
     pub(super) chain: Option<Vec<u8>>,
     /// No more messages of interest follow in clear text.
-    dark: bool,
+    done: bool,
 }
 
 const ALERT: u8 = 21;
@@ -125,22 +125,22 @@ impl Records {
 
     /// Adds a part of the handshake, within [`HANDSHAKE_KEPT`].
     fn follow(&mut self, mut body: &[u8]) {
-        while !self.dark && !body.is_empty() {
+        while !self.done && !body.is_empty() {
             let (fits, rest) = body.split_at(body.len().min(HANDSHAKE_KEPT - self.handshake.len()));
             self.handshake.extend(fits);
             let mut seen = 0;
-            self.dark = self.look(&mut seen);
+            self.done = self.parse_messages(&mut seen);
             self.handshake.drain(..seen);
-            self.dark |= self.handshake.len() >= HANDSHAKE_KEPT;
+            self.done |= self.handshake.len() >= HANDSHAKE_KEPT;
             body = rest;
         }
-        if self.dark {
+        if self.done {
             self.handshake = Vec::new();
         }
     }
 
     /// Parses the complete messages; `seen` is where they end. True when no later message is of interest.
-    fn look(&mut self, seen: &mut usize) -> bool {
+    fn parse_messages(&mut self, seen: &mut usize) -> bool {
         loop {
             let Some(message) = self.handshake.get(*seen..) else { return false };
             let Some(size) = message.get(1..4) else { return false };

@@ -37,14 +37,14 @@ pub use certificate::Certificate;
 pub use chain::{Chain, RefusedCertificate};
 pub use connect::{ConnectCause, ConnectOptions, Connected, ConnectionAttempt, connect};
 pub use descriptors::can_open;
-pub use errno::{Trouble, trouble};
+pub use errno::{ErrnoKind, errno_kind};
 pub use hello::{LastRecord, ServerHello};
 pub use linux::tick;
 pub use resolve::{Family, ResolveCause, Resolver};
 pub use roots::{Roots, RootsError, remove_roots, roots_are_ready};
 pub use stamped_stream::{ByteCounts, LATE, StampedStream, Traffic, WireEvent, kept_waiting};
 pub use tcp::TcpInfo;
-pub use tls::{Armed, NotReady, Shown, TlsContext, TlsFiles, init_openssl, shown};
+pub use tls::{Handshake, NotReady, Shown, TlsContext, TlsFiles, init_openssl, shown};
 pub use tls_error::{TlsCause, TlsFailure};
 pub use tls_files::{TlsContextError, TlsFileFault, TlsMaterial, TlsPaths, TlsPem};
 

@@ -117,7 +117,7 @@ impl Roots {
         // directory, and searches all of it. A list of two paths is none.
         directories.push(PathBuf::from(NOTHING));
         if let Ok(list) = std::env::join_paths(&directories) {
-            // SAFETY: the caller promises that there is no other thread.
+            // SAFETY: the caller guarantees that there is no other thread.
             unsafe {
                 std::env::set_var(FILE, file);
                 std::env::set_var(DIRECTORY, list);

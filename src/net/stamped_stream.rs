@@ -53,7 +53,7 @@ struct StreamState {
     socket: Option<Socket>,
     counts: ByteCounts,
     first_write: Option<Instant>,
-    /// Since when bytes wait for room in the peer's window, none of which has been sent.
+    /// Since when bytes wait for room in the peer's window and none has been sent.
     no_room_since: Option<Instant>,
     /// First arrival since [`StampedStream::begin_read`], or [`StampedStream::ignore_tls_records`].
     first_read: Option<Instant>,
@@ -70,8 +70,8 @@ struct StreamState {
     closed: bool,
     /// Segments retransmitted or received out of order, when last read.
     lost: u64,
-    /// See [`StampedStream::look`].
-    looking: bool,
+    /// See [`StampedStream::read_unreported`].
+    reads_unreported: bool,
     read_at: Option<Instant>,
     /// See [`StampedStream::watch_unread`].
     unread_limit: Option<Duration>,
@@ -182,8 +182,8 @@ impl StampedStream {
 
     /// Lets reads return bytes that the runtime has not reported yet, until the kernel has none: a timer may fire before the
     /// report.
-    pub fn look(&self) {
-        self.inner().looking = true;
+    pub fn read_unreported(&self) {
+        self.inner().reads_unreported = true;
     }
 
     /// From here on records when bytes stay unread for longer than this, while nothing is read.
@@ -264,7 +264,7 @@ impl StreamState {
         if let Some(error) = socket.broken.take() {
             return Poll::Ready(Err(error));
         }
-        if self.looking
+        if self.reads_unreported
             && let Some(result) = self.receive_now(target)
         {
             return Poll::Ready(result);
@@ -311,7 +311,7 @@ impl StreamState {
                 Some(Ok(pieces.iter().map(|piece| piece.bytes).sum()))
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.looking = false;
+                self.reads_unreported = false;
                 None
             }
             Err(error) => Some(Err(error)),
@@ -321,15 +321,15 @@ impl StreamState {
     /// Records a read. `came` replaces a missing stamp; without it, the present time does.
     fn received(&mut self, pieces: [StampedBytes; 2], came: Option<Instant>) {
         let Some(socket) = &mut self.socket else { return };
-        let look = socket.kernel.as_mut().map(Kernel::look);
-        let now = look.map_or_else(clock::now, |look| look.moment());
+        let reading = socket.kernel.as_mut().map(Kernel::read);
+        let now = reading.map_or_else(clock::now, |reading| reading.moment());
         self.asked = false;
         self.unacknowledged = true;
         for piece in pieces.into_iter().filter(|piece| piece.bytes > 0) {
             let at = match (self.last_read, piece.stamp) {
                 // The rest of a packet.
                 (Some(last), Some(stamp)) if socket.last_stamp == Some(stamp) => Some(last),
-                (_, Some(stamp)) => look.and_then(|look| look.place(stamp, socket.earliest)),
+                (_, Some(stamp)) => reading.and_then(|reading| reading.place(stamp, socket.earliest)),
                 (_, None) => None,
             };
             socket.last_stamp = piece.stamp.filter(|_| at.is_some());
@@ -347,9 +347,9 @@ impl StreamState {
             self.first_read.get_or_insert(at);
             self.last_read = Some(at);
             self.counts.received += piece.bytes as u64;
-            let lay_us = u32::try_from(now.saturating_duration_since(at).as_micros()).unwrap_or(u32::MAX);
+            let unread_us = u32::try_from(now.saturating_duration_since(at).as_micros()).unwrap_or(u32::MAX);
             let lost = std::mem::replace(&mut self.lost, now_lost) != now_lost;
-            keep(&mut self.events, WireEvent { lay_us, lost, ..WireEvent::new(at, piece.bytes, false) });
+            keep(&mut self.events, WireEvent { unread_us, lost, ..WireEvent::new(at, piece.bytes, false) });
         }
         self.read_at = Some(now);
         // The end of the stream has a time too.
@@ -401,7 +401,7 @@ impl Socket {
         let kernel = self.kernel.as_mut()?;
         // The queue may start with late stamps of earlier bytes.
         while let Some(stamp) = linux::departure(self.stream.as_fd()) {
-            if let Some(at) = kernel.look().place(stamp, before) {
+            if let Some(at) = kernel.read().place(stamp, before) {
                 return Some(at);
             }
         }

@@ -103,7 +103,7 @@ impl TlsContext {
 
     /// Prepares a handshake over `wire`, up to the ClientHello, which waits for a connection: half a millisecond of work that is
     /// not part of a run.
-    pub fn arm(&self, wire: &StampedStream) -> Armed {
+    pub fn handshake(&self, wire: &StampedStream) -> Handshake {
         let mut builder = native_tls::TlsConnector::builder();
         builder
             .min_protocol_version(Some(native_tls::Protocol::Tlsv12))
@@ -122,18 +122,18 @@ impl TlsContext {
         }
         let connector = async_native_tls::TlsConnector::from(builder);
         let (name, under) = (self.name.clone(), wire.clone());
-        let mut handshake: Handshake = Box::pin(async move { connector.connect(name, under).await });
+        let mut handshake: HandshakeFuture = Box::pin(async move { connector.connect(name, under).await });
         // Without a connection it is pending after the ClientHello, and is polled again later.
         let early = handshake.as_mut().now_or_never();
-        Armed { handshake, early, wire: wire.clone(), name: self.name.clone(), insecure: self.insecure }
+        Handshake { handshake, early, wire: wire.clone(), name: self.name.clone(), insecure: self.insecure }
     }
 }
 
-type Handshake = Pin<Box<dyn Future<Output = Result<TlsStream<StampedStream>, native_tls::Error>> + Send>>;
+type HandshakeFuture = Pin<Box<dyn Future<Output = Result<TlsStream<StampedStream>, native_tls::Error>> + Send>>;
 
 /// A handshake whose first bytes are ready to go.
-pub struct Armed {
-    handshake: Handshake,
+pub struct Handshake {
+    handshake: HandshakeFuture,
     /// It ended without a connection: a fault of ours.
     early: Option<Result<TlsStream<StampedStream>, native_tls::Error>>,
     wire: StampedStream,
@@ -141,10 +141,10 @@ pub struct Armed {
     insecure: bool,
 }
 
-impl Armed {
+impl Handshake {
     /// Makes the handshake; the stream's first write is then the ClientHello. No deadline. The caller keeps a handle on the stream,
     /// which has the bytes of a failed handshake.
-    pub async fn shake(self) -> Result<TlsStream<StampedStream>, TlsFailure> {
+    pub async fn complete(self) -> Result<TlsStream<StampedStream>, TlsFailure> {
         let Self { handshake, early, wire, name, insecure } = self;
         wire.begin_tls();
         wire.begin_step();
@@ -195,9 +195,9 @@ pub enum Shown {
     Chain(Vec<Vec<u8>>),
 }
 
-impl std::fmt::Debug for Armed {
+impl std::fmt::Debug for Handshake {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Armed({:?})", self.name)
+        write!(f, "Handshake({:?})", self.name)
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::{error::Error, io};
 
-use super::{StampedStream, Trouble, descriptors, trouble};
+use super::{ErrnoKind, StampedStream, descriptors, errno_kind};
 
 /// Why a handshake failed, or a TLS connection broke.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,10 +130,10 @@ fn library(error: &native_tls::Error, wire: &StampedStream, name: &str) -> TlsFa
     // Of the connection below TLS.
     let broken = std::iter::successors(error.source(), |&inner| inner.source()).find_map(<dyn Error>::downcast_ref);
     let kernel = broken.and_then(|broken: &io::Error| {
-        let cause = match trouble(broken)? {
-            Trouble::Line => TlsCause::Reset,
-            Trouble::Exhausted => TlsCause::Exhausted,
-            Trouble::Local => TlsCause::Local,
+        let cause = match errno_kind(broken)? {
+            ErrnoKind::Network => TlsCause::Reset,
+            ErrnoKind::Exhausted => TlsCause::Exhausted,
+            ErrnoKind::Local => TlsCause::Local,
         };
         let is_begun = wire.last_record().is_some();
         let when = if is_begun { "in the handshake" } else { "before the server's first byte of TLS" };
@@ -145,7 +145,7 @@ fn library(error: &native_tls::Error, wire: &StampedStream, name: &str) -> TlsFa
         _ => handshake(error, wire, name),
     };
     // Roots are read when they are needed; to OpenSSL one that cannot be opened does not exist.
-    if matches!(failure.cause, TlsCause::Untrusted | TlsCause::Handshake) && descriptors::are_spent() {
+    if matches!(failure.cause, TlsCause::Untrusted | TlsCause::Handshake) && descriptors::are_exhausted() {
         let text = "no file descriptor is left to read the trusted roots with".to_owned();
         return TlsFailure::new(TlsCause::Exhausted, text);
     }

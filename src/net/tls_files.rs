@@ -146,7 +146,7 @@ impl TlsMaterial {
         }
         let (certificate, key) = (certificate.display(), key.display());
         let identity = native_tls::Identity::from_pkcs8(chain, secret).map_err(|error| {
-            let text = format!("the client key {key} is damaged, or of a kind that OpenSSL does not know: {error}");
+            let text = format!("the client key {key} is damaged, or of a kind that OpenSSL does not support: {error}");
             TlsFileFault::DamagedKey.error(text)
         })?;
         if !is_pair(&own, secret) {

@@ -29,7 +29,7 @@ pub(super) fn state(driver: &Driver) -> CommandState {
 /// What the kernel has counted on the connection since the step before, which is noted on this one.
 pub(super) fn tcp_delta(step: &mut Step, driver: &mut Driver) -> Option<TcpInfoDelta> {
     let info = driver.wire.tcp_info()?;
-    // After TCP_INFO: if this thread loses its core in between, data seems younger than it is, and no doubt is made of that.
+    // After TCP_INFO: if this thread loses its core in between, data seems younger than it is, and the error bound stays 0.
     let now = clock::now();
     let before = std::mem::replace(&mut driver.info, info);
     let count = |now: u32, before: u32| u64::from(now.saturating_sub(before));

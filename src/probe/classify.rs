@@ -8,7 +8,7 @@ use imaptrace_record::{CloseNotify, ErrorType, TlsFault, not_now};
 use super::exchange::Fault;
 use crate::{
     clock::OwnDelay,
-    net::{ConnectCause, RefusedCertificate, ResolveCause, TlsCause, TlsFailure, Trouble, trouble},
+    net::{ConnectCause, ErrnoKind, RefusedCertificate, ResolveCause, TlsCause, TlsFailure, errno_kind},
     secret::SecretError,
 };
 
@@ -129,16 +129,16 @@ pub(super) fn of_violation(violation: ProtocolViolation) -> ErrorType {
 
 /// An error of an established connection; with that of TLS, if TLS reports it.
 pub(super) fn of_io(error: &io::Error, tls: Option<&TlsFailure>) -> ErrorType {
-    match (trouble(error), tls) {
-        (Some(Trouble::Exhausted), _) => ErrorType::OverloadFd,
-        (Some(Trouble::Local), _) => ErrorType::Internal,
+    match (errno_kind(error), tls) {
+        (Some(ErrnoKind::Exhausted), _) => ErrorType::OverloadFd,
+        (Some(ErrnoKind::Local), _) => ErrorType::Internal,
         (None, Some(failure)) => match of_tls(failure).0 {
             // The handshake is over.
             ErrorType::TlsHandshake => ErrorType::TlsProtocol,
             class => class,
         },
         (None, None) if error.kind() == io::ErrorKind::UnexpectedEof => ErrorType::Eof,
-        (Some(Trouble::Line), _) | (None, None) => ErrorType::Reset,
+        (Some(ErrnoKind::Network), _) | (None, None) => ErrorType::Reset,
     }
 }
 

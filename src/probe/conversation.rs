@@ -80,8 +80,8 @@ impl<'a> Conversation<'a> {
 fn ready(job: &Job<'_>, limits: Limits, cancel: Cancel) -> Driver {
     let wire = StampedStream::default();
     let has_tls = job.secret.is_ok() && job.target.target.security != Security::None;
-    let armed = has_tls.then(|| job.target.tls.arm(&wire));
-    Driver::new(wire, armed, limits, cancel)
+    let prepared = has_tls.then(|| job.target.tls.handshake(&wire));
+    Driver::new(wire, prepared, limits, cancel)
 }
 
 impl Conversation<'_> {
@@ -194,12 +194,12 @@ impl Conversation<'_> {
         self.refer(step, progress);
         let tcp = accounting::tcp_delta(step, &mut self.driver);
         let uncertainty = accounting::account(step, exchange, tcp.as_ref(), &mut self.driver);
-        self.recorder.doubt(step, uncertainty);
+        self.recorder.note_uncertainty(step, uncertainty);
         let event = |name, stamp, text| StepEvent { name, at_s: self.recorder.at(stamp), text };
         step.events.extend(exchange.first_byte.map(|stamp| event(EventName::FirstByte, stamp, None)));
         step.first_byte_s = step.events.first().map(|event| event.at_s.saturating_sub(step.start_s));
         step.events.extend(exchange.continuations.iter().map(|stamp| event(EventName::Continuation, *stamp, None)));
-        // Before TLS anybody on the way can have written the alert (RFC 9051 §11.3).
+        // Before TLS an attacker can have written the alert (RFC 9051 §11.3).
         if let Some((stamp, text)) = exchange.alert.as_ref().filter(|_| self.trusted) {
             let text = self.redactor.text(text, ServerText::STATUS);
             step.events.push(event(EventName::Alert, *stamp, Some(text)));
@@ -217,7 +217,7 @@ impl Conversation<'_> {
     /// Notes on a step that is no command what the kernel counted on the connection meanwhile, and what that makes uncertain.
     pub(super) fn note_tcp(&mut self, step: &mut Step) {
         if let Some(tcp) = accounting::tcp_delta(step, &mut self.driver) {
-            self.recorder.doubt(step, Uncertainty::of_setup(step.duration_s.to_duration(), &tcp));
+            self.recorder.note_uncertainty(step, Uncertainty::of_setup(step.duration_s.to_duration(), &tcp));
         }
     }
 
@@ -229,7 +229,7 @@ impl Conversation<'_> {
         }
     }
 
-    /// Records a referral's host, which is never followed. Not before TLS: anybody on the way can have written it.
+    /// Records a referral's host, which is never followed. Not before TLS: an attacker can have written it.
     pub(super) fn refer(&mut self, step: &mut Step, progress: &SessionProgress) {
         if let Some(host) = progress.referral.as_ref().filter(|_| self.trusted) {
             let host = self.redactor.text(host, ServerText::ID);

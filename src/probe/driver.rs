@@ -23,14 +23,14 @@ use super::{
 };
 use crate::{
     clock::{self, Deadline},
-    net::{Armed, Buffer, MaybeTlsStream, StampedStream, TcpInfo, TlsCause, TlsFailure},
+    net::{Buffer, Handshake, MaybeTlsStream, StampedStream, TcpInfo, TlsCause, TlsFailure},
 };
 
 /// A connection and the session on it.
 pub(super) struct Driver {
     line: Option<MaybeTlsStream>,
     /// The handshake that is still to come.
-    armed: Option<Armed>,
+    prepared: Option<Handshake>,
     pub(super) wire: StampedStream,
     pub(super) session: Session,
     /// The last read, while a part of it is unprocessed.
@@ -63,11 +63,11 @@ const TURN: usize = 64 << 10;
 const LAST_RESPONSES: Duration = Duration::from_secs(1);
 
 impl Driver {
-    pub(super) fn new(wire: StampedStream, armed: Option<Armed>, limits: Limits, cancel: Cancel) -> Self {
+    pub(super) fn new(wire: StampedStream, prepared: Option<Handshake>, limits: Limits, cancel: Cancel) -> Self {
         let now = clock::now();
         Self {
             line: Some(MaybeTlsStream::Plain(wire.clone())),
-            armed,
+            prepared,
             wire,
             session: Session::new(limits),
             buffer: None,
@@ -100,12 +100,12 @@ impl Driver {
     pub(super) async fn secure(&mut self, deadline: Deadline) -> Result<(), SecureError> {
         self.line = None;
         let failed = |cause, text: &str| SecureError::Failed(TlsFailure::new(cause, text.to_owned()));
-        let Some(armed) = self.armed.take() else {
+        let Some(prepared) = self.prepared.take() else {
             return Err(failed(TlsCause::Handshake, "no handshake was prepared"));
         };
         let wire = &self.wire;
         wire.watch_unread(deadline.tenth());
-        let stream = match self.watch.until(deadline, || wire.look(), armed.shake()).await {
+        let stream = match self.watch.until(deadline, || wire.read_unreported(), prepared.complete()).await {
             Waited::Done(Ok(stream)) => stream,
             Waited::Done(Err(failure)) => {
                 let ended = matches!(failure.cause, TlsCause::Eof | TlsCause::Reset);
@@ -384,7 +384,7 @@ impl Driver {
 
     async fn read(&mut self, deadline: Deadline, timeout: ErrorType) -> Result<(), Fault> {
         if self.is_over(deadline)? {
-            self.wire.look();
+            self.wire.read_unreported();
         }
         self.buffer = None;
         if self.turn >= TURN {
@@ -409,7 +409,7 @@ impl Driver {
             polled
         });
         let awaited = if timeout == ErrorType::TimeoutGreeting { Awaited::Greeting } else { Awaited::Response };
-        let read = self.watch.until(deadline, || wire.look(), reading).await;
+        let read = self.watch.until(deadline, || wire.read_unreported(), reading).await;
         (self.first_stamp, self.stamp) = self.wire.last_arrival().unwrap_or_else(|| (clock::now(), clock::now()));
         match read {
             Waited::TimeUp => Err(self.time_up(deadline, timeout, awaited)),

@@ -29,7 +29,7 @@ use crate::{
 const USER: &str = "wV9someone3Jm";
 const PASSWORD: &str = "qZ4planted7Xk";
 /// The server listens for so long; then it goes on, for the client may have nothing to say.
-const PATIENCE: Duration = Duration::from_millis(2);
+const READ_TIMEOUT: Duration = Duration::from_millis(2);
 /// It listens so often; a run has half as many steps.
 const TURNS: usize = 32;
 /// No run waits longer: a server that has said all hangs up.
@@ -57,12 +57,12 @@ async fn run_session(choice: u8, script: &[u8]) {
     let ids = Ids { trace: TraceId::random(), root: SpanId::random(), parent: None };
     let secret = Ok(Secret::new(PASSWORD.to_owned()));
     let job = Job { target: &prepared, account, family: Family::Any, ids, start_lag: None, secret, hold_login: None };
-    let heard = RefCell::new(Vec::new());
+    let received = RefCell::new(Vec::new());
     let run = tokio::select! {
         run = prober.run(job, cancel) => run,
-        () = serve(&listener, script, &heard) => panic!("the server never ends by itself"),
+        () = serve(&listener, script, &received) => panic!("the server never ends by itself"),
     };
-    check(&run, &heard.borrow());
+    check(&run, &received.borrow());
 }
 
 fn target(choice: u8, address: SocketAddr) -> Target {
@@ -103,28 +103,28 @@ fn target(choice: u8, address: SocketAddr) -> Target {
 }
 
 /// Each connection plays the script from its beginning.
-async fn serve(listener: &TcpListener, script: &[u8], heard: &RefCell<Vec<u8>>) {
+async fn serve(listener: &TcpListener, script: &[u8], received: &RefCell<Vec<u8>>) {
     loop {
         if let Ok((stream, _)) = listener.accept().await {
             // A client that goes away in the middle is how it has to be.
-            let _ended = speak(stream, script, heard).await.is_ok();
+            let _ended = respond(stream, script, received).await.is_ok();
         }
     }
 }
 
-async fn speak(mut stream: TcpStream, script: &[u8], heard: &RefCell<Vec<u8>>) -> std::io::Result<()> {
+async fn respond(mut stream: TcpStream, script: &[u8], received: &RefCell<Vec<u8>>) -> std::io::Result<()> {
     let mut tag = Vec::new();
     for (number, part) in script.split(|byte| *byte == 0xff).take(TURNS).enumerate() {
         if number > 0 {
             let mut line = Vec::new();
             let mut bytes = [0; 2048];
             while !line.ends_with(b"\n") {
-                match tokio::time::timeout(PATIENCE, stream.read(&mut bytes)).await {
+                match tokio::time::timeout(READ_TIMEOUT, stream.read(&mut bytes)).await {
                     Ok(Ok(count)) if count > 0 => line.extend_from_slice(bytes.get(..count).unwrap_or_default()),
                     _ => break,
                 }
             }
-            heard.borrow_mut().extend_from_slice(&line);
+            received.borrow_mut().extend_from_slice(&line);
             if let Some(word) = line.split(|byte| *byte == b' ').next().filter(|word| !word.is_empty()) {
                 tag = word.to_vec();
             }
@@ -135,12 +135,12 @@ async fn speak(mut stream: TcpStream, script: &[u8], heard: &RefCell<Vec<u8>>) -
     stream.shutdown().await?;
     let mut rest = Vec::new();
     // Whatever it sends when nobody answers any more.
-    let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
-    heard.borrow_mut().extend_from_slice(&rest);
+    let read = tokio::time::timeout(READ_TIMEOUT, stream.read_to_end(&mut rest)).await;
+    received.borrow_mut().extend_from_slice(&rest);
     read.map(drop).map_err(std::io::Error::other)
 }
 
-fn check(run: &Run, heard: &[u8]) {
+fn check(run: &Run, received: &[u8]) {
     let text = serde_json::to_string(run).unwrap_or_default();
     assert_eq!(serde_json::from_str::<Run>(&text).ok().as_ref(), Some(run), "it is read back otherwise: {text}");
     let lower = text.to_ascii_lowercase();
@@ -153,7 +153,7 @@ fn check(run: &Run, heard: &[u8]) {
         let scram = STANDARD.encode(format!("n,,n={USER}"));
         for credential in [USER, PASSWORD, &blob, &scram] {
             let credential = credential.as_bytes();
-            let leaked = heard.windows(credential.len()).any(|window| window == credential);
+            let leaked = received.windows(credential.len()).any(|window| window == credential);
             assert!(!leaked, "a credential left in clear text: {text}");
         }
         assert!(run.outcome != RunOutcome::Passed, "nobody here speaks TLS: {text}");

@@ -97,13 +97,13 @@ impl Conversation<'_> {
             return false;
         }
         let ended = self.converse(task).await;
-        let goodbye = Deadline::after(clock::now(), self.target.deadlines.logout);
+        let deadline = Deadline::after(clock::now(), self.target.deadlines.logout);
         match &ended {
-            Ok(()) | Err(Stop::Logout) => self.logout(goodbye).await,
+            Ok(()) | Err(Stop::Logout) => self.logout(deadline).await,
             Err(Stop::Close) => self.recorder.skip(CommandName::Logout),
             Err(Stop::WithoutId) => {}
         }
-        self.driver.close(goodbye.end()).await;
+        self.driver.close(deadline.end()).await;
         self.note_connection();
         matches!(ended, Err(Stop::WithoutId))
     }

@@ -1,7 +1,7 @@
-//! The login: which mechanism proves who we are, and the command that carries it (RFC 9051 §6.2.2, §6.2.3).
+//! The login: which mechanism is used, and the command that carries it (RFC 9051 §6.2.2, §6.2.3).
 //!
 //! A server may offer SCRAM-SHA-256 and store this user's password in a form that does not work with it: then another
-//! mechanism is tried, once for an account and its secret, and under verified TLS only (`login_memory`).
+//! mechanism is tried, once for an account and its secret, and under verified TLS only (`login_fallbacks`).
 //!
 //! Not here: the turns of a mechanism (`sasl`), and whether a password may be sent on this line.
 
@@ -12,7 +12,7 @@ use tracing::info;
 
 use super::{
     conversation::{Conversation, Stop},
-    login_memory::{Fallback, LoginId},
+    login_fallbacks::{Fallback, LoginId},
 };
 use crate::plan::{Auth, Choice as _};
 
@@ -63,7 +63,7 @@ impl Conversation<'_> {
         };
         let account = self.job.account;
         let id = second.map(|second| (second, LoginId::new(&self.target.endpoint, account, &password)));
-        let known = id.and_then(|(_, id)| self.job.target.logins.recall(&account.alias, id));
+        let known = id.and_then(|(_, id)| self.job.target.logins.get(&account.alias, id));
         let (method, second) = match (id, known) {
             (Some((second, _)), Some(Fallback::Works)) => (second, None),
             (second, None) => (method, second),
@@ -93,7 +93,7 @@ impl Conversation<'_> {
             (Err(_), class) => Some(Fallback::Refused).filter(|_| !class.is_some_and(ErrorType::is_void)),
         };
         if let Some(fallback) = fallback {
-            self.job.target.logins.learn(&account.alias, id, fallback);
+            self.job.target.logins.insert(&account.alias, id, fallback);
         }
         ended.map(drop)
     }

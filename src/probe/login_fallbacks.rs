@@ -30,7 +30,7 @@ pub(super) enum Fallback {
 
 /// The accounts of a target for which the server refused SCRAM-SHA-256, by alias.
 #[derive(Debug, Default)]
-pub(super) struct LoginMemory(Mutex<HashMap<String, (LoginId, Fallback)>>);
+pub(super) struct LoginFallbacks(Mutex<HashMap<String, (LoginId, Fallback)>>);
 
 impl LoginId {
     pub(super) fn new(server: &Endpoint, account: &Account, secret: &Secret) -> Self {
@@ -46,13 +46,13 @@ impl LoginId {
     }
 }
 
-impl LoginMemory {
+impl LoginFallbacks {
     fn entries(&self) -> MutexGuard<'_, HashMap<String, (LoginId, Fallback)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The entry of this login. An entry of another login of the account is removed.
-    pub(super) fn recall(&self, alias: &str, login: LoginId) -> Option<Fallback> {
+    pub(super) fn get(&self, alias: &str, login: LoginId) -> Option<Fallback> {
         let mut entries = self.entries();
         let (known, fallback) = *entries.get(alias)?;
         if known == login {
@@ -62,12 +62,12 @@ impl LoginMemory {
         None
     }
 
-    pub(super) fn learn(&self, alias: &str, login: LoginId, fallback: Fallback) {
+    pub(super) fn insert(&self, alias: &str, login: LoginId, fallback: Fallback) {
         self.entries().insert(alias.to_owned(), (login, fallback));
     }
 
     /// Removes accounts that are not these.
-    pub(super) fn keep(&self, accounts: &[Account]) {
+    pub(super) fn retain(&self, accounts: &[Account]) {
         self.entries().retain(|alias, _| accounts.iter().any(|account| account.alias == *alias));
     }
 }
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn another_secret_user_master_user_or_server_begins_anew() {
+    fn another_secret_user_master_user_or_server_has_no_entry() {
         let [here, there] = ["a.example.org", "b.example.org"].map(server);
         let secret = |text: &str| Secret::new(text.into());
         let first = || LoginId::new(&here, &account("a", None), &secret("bc"));
@@ -101,25 +101,25 @@ mod tests {
             LoginId::new(&here, &account("a", Some("b")), &secret("c")),
             LoginId::new(&there, &account("a", None), &secret("bc")),
         ] {
-            let memory = LoginMemory::default();
-            memory.learn("default", first(), Fallback::Works);
-            assert_eq!(memory.recall("default", first()), Some(Fallback::Works));
-            assert_eq!(memory.recall("other", first()), None);
-            assert_eq!(memory.recall("default", other), None);
-            assert_eq!(memory.recall("default", first()), None, "the new secret was seen: the old one is new again");
+            let fallbacks = LoginFallbacks::default();
+            fallbacks.insert("default", first(), Fallback::Works);
+            assert_eq!(fallbacks.get("default", first()), Some(Fallback::Works));
+            assert_eq!(fallbacks.get("other", first()), None);
+            assert_eq!(fallbacks.get("default", other), None);
+            assert_eq!(fallbacks.get("default", first()), None, "the entry was removed with the new secret");
         }
     }
 
     #[test]
-    fn an_account_that_is_gone_is_forgotten_and_no_secret_can_be_read_from_what_is_kept() {
+    fn an_account_that_is_gone_is_removed_and_no_secret_can_be_read_from_what_is_kept() {
         let here = server("a.example.org");
-        let memory = LoginMemory::default();
+        let fallbacks = LoginFallbacks::default();
         let login = LoginId::new(&here, &account("planted-user", None), &Secret::new("planted-pass".into()));
-        memory.learn("default", login, Fallback::Refused);
-        assert!(!format!("{memory:?}").contains("planted"));
-        memory.keep(&[account("planted-user", None)]);
-        assert_eq!(memory.recall("default", login), Some(Fallback::Refused));
-        memory.keep(&[]);
-        assert_eq!(memory.recall("default", login), None);
+        fallbacks.insert("default", login, Fallback::Refused);
+        assert!(!format!("{fallbacks:?}").contains("planted"));
+        fallbacks.retain(&[account("planted-user", None)]);
+        assert_eq!(fallbacks.get("default", login), Some(Fallback::Refused));
+        fallbacks.retain(&[]);
+        assert_eq!(fallbacks.get("default", login), None);
     }
 }

@@ -8,7 +8,7 @@
 //! fill      another script: fills a mailbox with messages, for `cli` alone
 //! reach     script: resolve, connect, tls
 //! login     script: which mechanism, and the command that goes with it
-//! login_memory  which mechanism an account's server accepts, where it refused the first
+//! login_fallbacks  which mechanism an account's server accepts, where it refused the first
 //! conversation  performs a command, fills its step, turns faults into findings
 //! accounting    an exchange as facts of its step
 //! recorder  steps of the Run; the record of a run that never ends
@@ -42,7 +42,7 @@ mod job;
 mod journey;
 mod lateness;
 mod login;
-mod login_memory;
+mod login_fallbacks;
 mod reach;
 mod recorder;
 mod redact;

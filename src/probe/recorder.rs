@@ -34,7 +34,7 @@ impl<'a> Job<'a> {
 impl RunStub<'_> {
     /// A run of this class, up to now, without a step.
     pub fn end(self, class: ErrorType) -> Run {
-        Recorder::new(&self.0, self.1).give_up(class)
+        Recorder::new(&self.0, self.1).abandon(class)
     }
 }
 
@@ -140,7 +140,7 @@ impl Recorder {
     }
 
     /// Notes the error bound of a step's times.
-    pub(super) fn doubt(&mut self, step: &mut Step, uncertainty: Uncertainty) {
+    pub(super) fn note_uncertainty(&mut self, step: &mut Step, uncertainty: Uncertainty) {
         uncertainty.note(step);
         if !step.is_logout() {
             self.off_by = self.off_by.saturating_add(uncertainty.duration.into());
@@ -200,7 +200,7 @@ impl Recorder {
     }
 
     /// The run so far, when it is abandoned from outside.
-    pub(super) fn give_up(mut self, class: ErrorType) -> Run {
+    pub(super) fn abandon(mut self, class: ErrorType) -> Run {
         self.end(class);
         let now = clock::now();
         self.run.duration_s = self.at(now);

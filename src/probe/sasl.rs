@@ -19,13 +19,13 @@ use super::{
 };
 use crate::{blocking, clock};
 
-/// Hashing may take this long, or what is left of the step; waiting for a place to hash at, as long again. The most
+/// Hashing may take this long, or what is left of the step; waiting for a permit to hash, as long again. The most
 /// iterations accepted take a tenth of it, or some tenths on a processor without instructions for SHA-256.
 const HASHING: Duration = Duration::from_secs(5);
 
 /// Passwords hashed at one time: as many as half of the processors, so that the other half carries bytes and reads clocks.
 /// A thousand servers that ask for 600,000 iterations delay only those that hash, too.
-static PLACES: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
+static HASH_PERMITS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     Arc::new(Semaphore::new((processors / 2).max(1)))
 });
@@ -58,9 +58,9 @@ impl Driver {
         let deadline = exchange.deadline;
         let until = deadline.part(HASHING);
         let asked = until.begin();
-        let place = match self.watch.until(until, || (), PLACES.clone().acquire_owned()).await {
-            Waited::Done(place) => place.ok(),
-            // Other runs had all places: no fault of the server or the password.
+        let permit = match self.watch.until(until, || (), HASH_PERMITS.clone().acquire_owned()).await {
+            Waited::Done(permit) => permit.ok(),
+            // Other runs held all permits: no fault of the server or the password.
             Waited::TimeUp => {
                 let text = b"no processor was free to hash the password".to_vec();
                 return Err(Fault::now(ErrorType::Internal).with_text(text));
@@ -69,10 +69,10 @@ impl Driver {
         };
         let began = clock::now();
         exchange.waited += began.saturating_duration_since(asked);
-        // It runs to its end even if the run has gone on, and keeps its place until then.
+        // It runs to its end even if the run has gone on, and keeps its permit until then.
         let hashing = blocking::work(move || {
             let result = task.run();
-            drop(place);
+            drop(permit);
             result
         });
         let until = deadline.part(HASHING);
@@ -121,14 +121,14 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(30);
 
-    /// All places to hash are taken.
-    async fn all_places() -> OwnedSemaphorePermit {
+    /// All permits to hash are held.
+    async fn all_permits() -> OwnedSemaphorePermit {
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        PLACES.clone().acquire_many_owned((processors / 2).max(1).try_into().unwrap()).await.unwrap()
+        HASH_PERMITS.clone().acquire_many_owned((processors / 2).max(1).try_into().unwrap()).await.unwrap()
     }
 
     /// A login by SCRAM-SHA-256 at a server that keeps to the rules. `hashing` is called when the password is about to be
-    /// hashed. The exchange, and the lines that the server heard.
+    /// hashed. The exchange, and the lines that the server received.
     async fn login(deadline: Duration, hashing: impl FnOnce(watch::Sender<bool>)) -> (Exchange, usize) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
@@ -140,20 +140,20 @@ mod tests {
         let server = async {
             let mut stream = BufReader::new(stream);
             stream.write_all(b"* OK [CAPABILITY IMAP4rev1 SASL-IR] hi\r\n").await.unwrap();
-            let (mut heard, mut lines) = (String::new(), 0);
-            stream.read_line(&mut heard).await.unwrap();
-            let first = heard.trim_end().rsplit(' ').next().unwrap();
+            let (mut received, mut lines) = (String::new(), 0);
+            stream.read_line(&mut received).await.unwrap();
+            let first = received.trim_end().rsplit(' ').next().unwrap();
             let mut peer = Peer::new(std::str::from_utf8(&STANDARD.decode(first).unwrap()).unwrap());
             let challenge = format!("+ {}\r\n", STANDARD.encode(peer.first("x", b"salt", 4096)));
             stream.write_all(challenge.as_bytes()).await.unwrap();
             hashing(cancel);
             loop {
-                heard.clear();
-                if stream.read_line(&mut heard).await.unwrap_or_default() == 0 {
+                received.clear();
+                if stream.read_line(&mut received).await.unwrap_or_default() == 0 {
                     return lines;
                 }
                 lines += 1;
-                let last = STANDARD.decode(heard.trim_end()).unwrap();
+                let last = STANDARD.decode(received.trim_end()).unwrap();
                 let answer = match std::str::from_utf8(&last).unwrap() {
                     "" => "t1 OK in\r\n".to_owned(),
                     last => format!("+ {}\r\n", STANDARD.encode(peer.last(last, "pencil").unwrap())),
@@ -175,12 +175,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn hashing_waits_for_a_place_within_the_steps_deadline_and_can_be_cancelled() {
+    async fn hashing_waits_for_a_permit_within_the_steps_deadline_and_can_be_cancelled() {
         let (exchange, lines) = login(LONG, |_| ()).await;
         assert_eq!(exchange.result.unwrap().condition, Condition::Ok);
         assert_eq!((lines, exchange.continuations.len(), exchange.sasl_messages.len()), (2, 2, 2));
 
-        let places = all_places().await;
+        let permits = all_permits().await;
         let (exchange, lines) = login(Duration::from_millis(300), |_| ()).await;
         let fault = exchange.result.unwrap_err();
         assert_eq!((fault.class, fault.can_logout, lines), (ErrorType::Internal, false, 0), "it is our own fault");
@@ -195,7 +195,7 @@ mod tests {
         let (exchange, _) = login(LONG, move |_| {
             tokio::spawn(async move {
                 tokio::time::sleep(wait).await;
-                drop(places);
+                drop(permits);
             });
         })
         .await;

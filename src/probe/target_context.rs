@@ -1,11 +1,11 @@
-//! A target with its TLS files, and what the process learns about it.
+//! A target with its TLS files, and the results that runs of this process share.
 
 use std::{
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
-use super::{inspections::Inspections, login_memory::LoginMemory};
+use super::{inspections::Inspections, login_fallbacks::LoginFallbacks};
 use crate::{
     clock::{self, Deadline},
     net::{NotReady, TlsContext, TlsContextError, TlsFiles},
@@ -16,7 +16,7 @@ use crate::{
 /// How long reading the system's CA certificates may take.
 const ROOTS: Duration = Duration::from_secs(2);
 
-/// A target with its TLS files, read once, and what the process learns about it.
+/// A target with its TLS files, read once, and the results that its runs share.
 #[derive(Debug)]
 pub struct TargetContext {
     pub(super) target: Target,
@@ -24,7 +24,7 @@ pub struct TargetContext {
     /// The server closed the connection over ID: it is not sent again.
     pub(super) without_id: AtomicBool,
     pub(super) inspections: Inspections,
-    pub(super) logins: Arc<LoginMemory>,
+    pub(super) logins: Arc<LoginFallbacks>,
 }
 
 impl TargetContext {
@@ -48,7 +48,7 @@ impl TargetContext {
     /// Takes over from `before`, the same target before a change, when certificates were read, and the logins of its accounts.
     #[must_use]
     pub fn following(self, before: &Self) -> Self {
-        before.logins.keep(&self.target.accounts);
+        before.logins.retain(&self.target.accounts);
         Self { inspections: before.inspections.carried_over(), logins: before.logins.clone(), ..self }
     }
 

@@ -64,14 +64,14 @@ type Witness = (Duration, Duration);
 /// Answers every command; SELECT after a pause, in the middle of which `meanwhile` happens. `behind` is called with the name
 /// of each command when its answer is on the line and has not been read yet.
 async fn serve(listener: TcpListener, meanwhile: impl Fn(), behind: impl Fn(&str)) -> Witness {
-    // When each command was heard, and answered.
-    let (mut heard, mut answered) = (Vec::new(), Vec::new());
+    // When each command was received, and answered.
+    let (mut received, mut answered) = (Vec::new(), Vec::new());
     let (stream, _) = listener.accept().await.unwrap();
     let mut stream = BufReader::new(stream);
     stream.write_all(b"* OK [CAPABILITY IMAP4rev1] hi\r\n").await.unwrap();
     let mut line = String::new();
     while stream.read_line(&mut line).await.unwrap() > 0 {
-        heard.push(clock::now());
+        received.push(clock::now());
         let mut words = line.split_whitespace();
         let (tag, name) = (words.next().unwrap(), words.next().unwrap());
         let before = match name {
@@ -95,8 +95,8 @@ async fn serve(listener: TcpListener, meanwhile: impl Fn(), behind: impl Fn(&str
         }
         behind(&name);
     }
-    // LOGIN, LIST, SELECT, LOGOUT: SELECT came after LIST was answered, and was over before LOGOUT was heard.
-    (answered[2] - heard[2], heard[3] - answered[1])
+    // LOGIN, LIST, SELECT, LOGOUT: SELECT came after LIST was answered, and was over before LOGOUT was received.
+    (answered[2] - received[2], received[3] - answered[1])
 }
 
 /// The run, how long it took from outside, and what the server saw.
@@ -228,7 +228,7 @@ fn recorded(steps: &[(&str, u64)]) -> Run {
         recorder.time(&mut step, at, at + 10 * MILLISECOND);
         at += 10 * MILLISECOND;
         let duration = Duration::from_micros(*micros);
-        recorder.doubt(&mut step, Uncertainty { duration, ..Uncertainty::default() });
+        recorder.note_uncertainty(&mut step, Uncertainty { duration, ..Uncertainty::default() });
         recorder.push(step);
     }
     recorder.finish()

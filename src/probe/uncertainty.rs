@@ -72,10 +72,10 @@ impl Uncertainty {
     /// Arrivals that the kernel merged have the stamp of the last. Stamped one by one, each would have subtracted a round trip
     /// from the server's time; and what was subtracted for all bytes together may be the server's.
     fn joined(gaps: &[Gap<'_>], hidden: u64, round_trip: Duration) -> Self {
-        let blurred = || gaps.iter().filter(|gap| gap.arrival.is_some_and(is_blurred));
-        let less = blurred().map(|gap| gap.server).sum::<Duration>();
+        let merged = || gaps.iter().filter(|gap| gap.arrival.is_some_and(may_be_merged));
+        let less = merged().map(|gap| gap.server).sum::<Duration>();
         let less = less.min(round_trip.saturating_mul(u32::try_from(hidden).unwrap_or(u32::MAX)));
-        let more = if hidden > 0 { blurred().map(Gap::needed).sum() } else { Duration::ZERO };
+        let more = if hidden > 0 { merged().map(Gap::needed).sum() } else { Duration::ZERO };
         let moved = less.max(more);
         Self { duration: Duration::ZERO, server: moved, transfer: moved }
     }
@@ -107,7 +107,7 @@ impl Uncertainty {
         for gap in gaps.iter().filter(seen) {
             sum.add(Self::of_gap(gap, gap.delay));
             // Data that waited for the lost segment has the stamp of its own arrival: too early, not too late.
-            early = gap.arrival.filter(|_| reordered).map_or(early, |arrival| early.max(arrival.lay()));
+            early = gap.arrival.filter(|_| reordered).map_or(early, |arrival| early.max(arrival.unread_for()));
         }
         sum.duration = sum.duration.max(early);
         sum.transfer = sum.transfer.max(early);
@@ -163,11 +163,11 @@ fn hidden(span: Span<'_>, evidence: &Evidence<'_>, gaps: &[Gap<'_>]) -> u64 {
     if let Some(segments) = evidence.tcp.and_then(|tcp| tcp.data_segments) {
         return segments.saturating_sub(stamped);
     }
-    if gaps.iter().any(|gap| gap.arrival.is_some_and(is_blurred)) { u64::MAX } else { 0 }
+    if gaps.iter().any(|gap| gap.arrival.is_some_and(may_be_merged)) { u64::MAX } else { 0 }
 }
 
 /// Whether the bytes may have come at several times, the stamp being the last.
-fn is_blurred(arrival: &WireEvent) -> bool {
+fn may_be_merged(arrival: &WireEvent) -> bool {
     arrival.merged || (arrival.is_late() && arrival.bytes > ONE_PACKET)
 }
 
@@ -211,7 +211,7 @@ mod tests {
 
         /// The last of them lay for so many milliseconds.
         fn read_after(mut self, millis: u32) -> Self {
-            self.events.last_mut().unwrap().lay_us = millis * 1_000;
+            self.events.last_mut().unwrap().unread_us = millis * 1_000;
             self
         }
 
@@ -323,7 +323,7 @@ mod tests {
         tcp.last_data = Some(CoarseMoment { earliest: ago(end, 904), latest: ago(end, 900) });
         let closed = Evidence { tcp: Some(&tcp), closed: true, ..case.evidence() };
         assert_eq!(case.noted("LOGIN", &closed), Some(Seconds::from_micros(904_000)));
-        assert_eq!(case.noted("LOGOUT", &closed), None, "nobody waits for it");
+        assert_eq!(case.noted("LOGOUT", &closed), None, "no user waits for it");
         // It was read at once.
         let prompt = Case::new(NEAR).arrives(20, 60, 1).read_after(1);
         let closed = Evidence { tcp: Some(&tcp), closed: true, ..prompt.evidence() };
@@ -430,7 +430,7 @@ mod tests {
             (case.tcp.retransmits, case.tcp.out_of_order) = (retransmits, Some(out_of_order));
             case.tcp.unacknowledged = unacknowledged.map(|millis| millis * MS);
             let by = Uncertainty::of_command(case.span(), per_byte, &case.evidence());
-            let lay = case.events.iter().map(WireEvent::lay).max().unwrap();
+            let lay = case.events.iter().map(WireEvent::unread_for).max().unwrap();
             prop_assert!(by.duration <= lay.max(case.span().duration.to_duration()), "{by:?}");
             prop_assert!(by.server <= 2 * case.span().duration.to_duration(), "{by:?}");
         }

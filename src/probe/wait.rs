@@ -59,11 +59,11 @@ impl Watch {
     }
 
     /// Waits for `future` until `deadline`, and by the pauses that lengthen it. A future that is ready wins over the deadline:
-    /// when time is up, `look` is called and the future polled once more.
+    /// when time is up, `at_deadline` is called and the future polled once more.
     pub(super) async fn until<T>(
         &mut self,
         deadline: Deadline,
-        look: impl Fn(),
+        at_deadline: impl Fn(),
         future: impl Future<Output = T>,
     ) -> Waited<T> {
         let mut future = std::pin::pin!(future);
@@ -87,7 +87,7 @@ impl Watch {
                     end = deadline.lengthened();
                 }
                 if now >= end {
-                    look();
+                    at_deadline();
                     return match future.as_mut().poll(context) {
                         Poll::Ready(done) => Poll::Ready(Waited::Done(done)),
                         Poll::Pending => Poll::Ready(Waited::TimeUp),
@@ -124,12 +124,12 @@ mod tests {
         let begin = clock::now();
         let mut watch = Watch::new(cancel, begin);
         let deadline = Deadline::after(begin, Duration::from_secs(5));
-        let looked = Cell::new(false);
-        // As a socket of which the runtime's timer comes to be known before its readiness does: no waker is kept.
-        let held = || std::future::poll_fn(|_| if looked.get() { Poll::Ready(()) } else { Poll::Pending });
-        assert!(matches!(watch.until(deadline, || looked.set(true), held()).await, Waited::Done(())));
+        let called = Cell::new(false);
+        // As a socket whose readiness the runtime reports after its timer: no waker is kept.
+        let held = || std::future::poll_fn(|_| if called.get() { Poll::Ready(()) } else { Poll::Pending });
+        assert!(matches!(watch.until(deadline, || called.set(true), held()).await, Waited::Done(())));
         assert!(clock::now() >= deadline.end(), "not before");
-        looked.set(false);
+        called.set(false);
         assert!(matches!(watch.until(deadline, || (), held()).await, Waited::TimeUp));
     }
 }

@@ -1,8 +1,8 @@
 //! Programs that print a secret: started, read, and killed with their children. Called by [`source`](super::source), and at the
 //! end of the process.
 //!
-//! A program has a process group of its own, which is killed when the program has ended, at its deadline, when the caller has
-//! given up, and at the end of this process. Where it shares a terminal, it stays in the foreground group, so that it can
+//! A program has a process group of its own, which is killed when the program has ended, at its deadline, when the caller no
+//! longer waits, and at the end of this process. Where it shares a terminal, it stays in the foreground group, so that it can
 //! prompt there (pinentry), and is killed alone.
 
 use std::{
@@ -146,7 +146,7 @@ impl<'a> RunningProgram<'a> {
         let process = if leads { -id } else { id };
         running().insert(process);
         *request.process() = Some(process);
-        // The caller may have given up before `process` was set.
+        // The caller may have stopped waiting before `process` was set.
         if request.is_over() {
             end(process);
         }
@@ -180,7 +180,7 @@ fn run(argv: &[String], exact: bool, request: &RequestState) -> Result<Secret, S
     let program = argv.first().cloned().unwrap_or_default();
     let deadline = Deadline::after(clock::now(), COMMAND_DEADLINE);
     if request.is_over() {
-        return Err(failed(&program, "was not started: its caller has given up"));
+        return Err(failed(&program, "was not started: its caller no longer waits"));
     }
     let mut running =
         RunningProgram::start(argv, request).map_err(|source| SecretError::Start(program.clone(), source))?;

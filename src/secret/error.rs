@@ -31,7 +31,7 @@ pub enum SecretError {
     /// The value is empty.
     #[error("the secret from {0} is empty")]
     Empty(String),
-    /// The value cannot be a secret; the text says what to do.
+    /// The value cannot be a secret; the text has the remedy.
     #[error("the secret from {0}")]
     Content(String),
     /// A file for TLS cannot be read: the password is not sent without TLS.

@@ -115,11 +115,11 @@ fn is_mounted(path: &Path) -> bool {
 pub(super) fn examined(path: &Path, is_trusted: impl Fn(&Metadata) -> bool) -> Result<Metadata, SecretError> {
     let unreadable = |source| unreadable(path, source);
     let look = |at: &Path| std::fs::symlink_metadata(at).map_err(unreadable);
-    let mut ahead = names(&std::path::absolute(path).map_err(unreadable)?);
+    let mut remaining = names(&std::path::absolute(path).map_err(unreadable)?);
     let mut links = 0;
     let mut way = PathBuf::from("/");
     let mut found = look(&way)?;
-    while let Some(name) = ahead.pop() {
+    while let Some(name) = remaining.pop() {
         if !is_trusted(&found) {
             return Err(replaceable(path, &way, &found));
         }
@@ -147,7 +147,7 @@ pub(super) fn examined(path: &Path, is_trusted: impl Fn(&Metadata) -> bool) -> R
             return Err(unreadable(io::Error::from_raw_os_error(libc::ELOOP)));
         }
         let target = std::fs::read_link(&next).map_err(unreadable)?;
-        ahead.extend(names(&target));
+        remaining.extend(names(&target));
         if target.is_absolute() {
             way = "/".into();
             found = look(&way)?;

@@ -1,5 +1,5 @@
 //! A name's addresses from name servers, by the rules of the C library's resolver: the servers in their order, one at a
-//! time, as often as resolv.conf says; on to the next one when an answer settles nothing; search domains by `ndots`.
+//! time, `attempts` times; on to the next one when an answer settles nothing; search domains by `ndots`.
 //!
 //! docs/journey.md lists the differences from the C library, with reasons. Called by `resolve`.
 
@@ -40,7 +40,7 @@ pub(super) struct LookUp<'a> {
 /// after a failure, except SERVFAIL, as with the C library.
 type NameOutcome = (Resolved, bool);
 
-struct Leg {
+struct FamilyQuery {
     kind: RecordType,
     /// The name asked for, or the alias that it led to.
     name: Name,
@@ -71,7 +71,7 @@ impl<'a> LookUp<'a> {
         (Resolved::none(cause, None), false)
     }
 
-    /// Asks for a name as resolv.conf's `search` and `ndots` say. No domain is added to a name that ends with a dot.
+    /// Asks for a name by resolv.conf's `search` and `ndots`. No domain is added to a name that ends with a dot.
     pub(super) async fn search(mut self, name: &str) -> Resolved {
         let (bare, whole) = name.strip_suffix('.').map_or((name, false), |bare| (bare, true));
         let Some(itself) = encode(bare) else {
@@ -118,8 +118,8 @@ impl<'a> LookUp<'a> {
     }
 
     async fn ask(&mut self, name: &Name) -> NameOutcome {
-        let mut legs = self.legs(name);
-        if legs.is_empty() {
+        let mut queries = self.queries(name);
+        if queries.is_empty() {
             return (Resolved::none(ResolveCause::NoData, None), true);
         }
         let order = self.order();
@@ -132,7 +132,7 @@ impl<'a> LookUp<'a> {
                 }
                 let Some(server) = self.conf.servers.get(*number) else { continue };
                 let until = (now + self.wait).min(self.deadline);
-                let turn = self.turn(&mut legs, server, until).await;
+                let turn = self.turn(&mut queries, server, until).await;
                 self.waited += clock::now().min(until).saturating_duration_since(now);
                 let mut unanswered = false;
                 for unsettled in turn {
@@ -146,41 +146,41 @@ impl<'a> LookUp<'a> {
                 if unanswered && let Some(silent) = self.silent.get_mut(*number) {
                     *silent = true;
                 }
-                let found = legs.iter().any(|leg| leg.settled.as_ref().is_some_and(|settled| settled.result.is_ok()));
+                let found = queries.iter().any(|query| query.settled.as_ref().is_some_and(|it| it.result.is_ok()));
                 // As with the C library one family's addresses are enough when the other's question was refused.
-                if legs.iter().all(|leg| leg.settled.is_some()) || found && !unanswered {
-                    return conclude(legs, &failures, self.conf);
+                if queries.iter().all(|query| query.settled.is_some()) || found && !unanswered {
+                    return conclude(queries, &failures, self.conf);
                 }
             }
         }
         if clock::now() >= self.deadline {
             return self.cut(&failures);
         }
-        conclude(legs, &failures, self.conf)
+        conclude(queries, &failures, self.conf)
     }
 
     /// Asks one server what is not settled yet. Returns why it did not settle that.
-    async fn turn(&self, legs: &mut [Leg], server: &NameServer, until: Instant) -> Vec<Unsettled> {
-        let open = legs.iter_mut().filter(|leg| leg.settled.is_none());
+    async fn turn(&self, queries: &mut [FamilyQuery], server: &NameServer, until: Instant) -> Vec<Unsettled> {
+        let open = queries.iter_mut().filter(|query| query.settled.is_none());
         if !self.conf.options.single_request {
-            let asked = join_all(open.map(|leg| leg.ask(server, self.conf, until))).await;
+            let asked = join_all(open.map(|query| query.ask(server, self.conf, until))).await;
             return asked.into_iter().filter_map(Result::err).collect();
         }
         let mut left = Vec::new();
-        for leg in open {
-            left.extend(leg.ask(server, self.conf, until).await.err());
+        for query in open {
+            left.extend(query.ask(server, self.conf, until).await.err());
         }
         left
     }
 
-    fn legs(&self, name: &Name) -> Vec<Leg> {
+    fn queries(&self, name: &Name) -> Vec<FamilyQuery> {
         let kinds: &[RecordType] = match self.family {
             Family::Any => &[RecordType::A, RecordType::AAAA],
             Family::V4 => &[RecordType::A],
             Family::V6 => &[RecordType::AAAA],
         };
         let wanted = kinds.iter().filter(|kind| **kind == RecordType::A || !self.conf.options.no_aaaa);
-        wanted.map(|kind| Leg { kind: *kind, name: name.clone(), aliases: 0, ttl: u32::MAX, settled: None }).collect()
+        wanted.map(|&kind| FamilyQuery { kind, name: name.clone(), aliases: 0, ttl: u32::MAX, settled: None }).collect()
     }
 
     fn order(&mut self) -> Vec<usize> {
@@ -193,7 +193,7 @@ impl<'a> LookUp<'a> {
     }
 }
 
-impl Leg {
+impl FamilyQuery {
     /// Asks one server, for aliases too.
     async fn ask(&mut self, server: &NameServer, conf: &ResolvConf, until: Instant) -> Result<(), Unsettled> {
         let address = server.address().map_err(|error| Unsettled::new(UnsettledKind::Unusable, error.to_string()))?;
@@ -216,11 +216,11 @@ impl Leg {
     }
 }
 
-fn conclude(legs: Vec<Leg>, failures: &Failures, conf: &ResolvConf) -> NameOutcome {
-    let is_open = legs.iter().any(|leg| leg.settled.is_none());
+fn conclude(queries: Vec<FamilyQuery>, failures: &Failures, conf: &ResolvConf) -> NameOutcome {
+    let is_open = queries.iter().any(|query| query.settled.is_none());
     let (mut addresses, mut ttl): (Vec<IpAddr>, _) = (Vec::new(), None);
     let (mut cause, mut negative) = (ResolveCause::NxDomain, None);
-    for settled in legs.into_iter().filter_map(|leg| leg.settled) {
+    for settled in queries.into_iter().filter_map(|query| query.settled) {
         match settled.result {
             Ok(found) => {
                 addresses.extend(found);

@@ -26,7 +26,7 @@ use tokio::{
 };
 
 use super::{cause::ResolveCause, conf::ResolvConf};
-use crate::net::{Trouble, trouble};
+use crate::net::{ErrnoKind, errno_kind};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Resolved {
@@ -55,8 +55,8 @@ pub(super) struct Unsettled {
     pub(super) text: String,
 }
 
-/// Ordered by what it says about the look-up: a fault of this machine, then an answer or an error of the network, then
-/// silence. A server that this host can never reach says nothing about the others.
+/// Ordered by what it means for the look-up: a fault of this machine, then an answer or an error of the network, then
+/// silence. A server that this host can never reach is no evidence about the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum UnsettledKind {
     /// This process or machine has no file descriptor left, or no memory for sockets.
@@ -109,7 +109,7 @@ const RECEIVED: usize = 4096;
 /// Aliases of aliases that are followed within one answer.
 const ALIASES: usize = 16;
 
-/// Asks `server` for the records of this type that `name` has; with EDNS or over TCP at once if `conf` says so.
+/// Asks `server` for the records of this type that `name` has; with EDNS or over TCP at once if `conf` requires it.
 pub(super) async fn ask(
     server: SocketAddr,
     name: &Name,
@@ -117,13 +117,13 @@ pub(super) async fn ask(
     conf: &ResolvConf,
     until: Instant,
 ) -> Result<DnsAnswer, Unsettled> {
-    let look = AtomicBool::new(false);
-    let mut exchange = pin!(exchange(server, name, kind, conf, &look));
+    let due = AtomicBool::new(false);
+    let mut exchange = pin!(exchange(server, name, kind, conf, &due));
     if let Ok(answer) = timeout_at(until.into(), exchange.as_mut()).await {
         return answer;
     }
     // The timer may fire before the runtime reports what the kernel already holds.
-    look.store(true, Ordering::Relaxed);
+    due.store(true, Ordering::Relaxed);
     let late = exchange.now_or_never();
     late.unwrap_or_else(|| Err(Unsettled::new(UnsettledKind::Silent, "no answer in time")))
 }
@@ -133,13 +133,13 @@ async fn exchange(
     name: &Name,
     kind: RecordType,
     conf: &ResolvConf,
-    look: &AtomicBool,
+    due: &AtomicBool,
 ) -> Result<DnsAnswer, Unsettled> {
     let (mut edns, mut tcp) = (conf.options.edns0, conf.options.use_vc);
     loop {
         let question = Question::new(name, kind, edns)?;
         let answer =
-            if tcp { over_tcp(server, &question, look).await? } else { over_udp(server, &question, look).await? };
+            if tcp { over_tcp(server, &question, due).await? } else { over_udp(server, &question, due).await? };
         match answer {
             ReceivedAnswer::Truncated if !tcp => tcp = true,
             ReceivedAnswer::Truncated | ReceivedAnswer::Malformed => return Err(Unsettled::malformed()),
@@ -202,7 +202,7 @@ impl Question {
     }
 }
 
-async fn over_udp(server: SocketAddr, question: &Question, look: &AtomicBool) -> Result<ReceivedAnswer, Unsettled> {
+async fn over_udp(server: SocketAddr, question: &Question, due: &AtomicBool) -> Result<ReceivedAnswer, Unsettled> {
     let any: IpAddr = if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0)).await.map_err(without_port)?;
     socket.connect(server).await.map_err(unsettled)?;
@@ -213,12 +213,12 @@ async fn over_udp(server: SocketAddr, question: &Question, look: &AtomicBool) ->
             // Not `poll_recv`: an error, such as a closed port, does not wake that.
             let mut receiving = pin!(socket.recv(&mut buffer));
             poll_fn(|context| {
-                let looks = look.load(Ordering::Relaxed);
-                if looks { Poll::Ready(None) } else { receiving.as_mut().poll(context).map(Some) }
+                let is_due = due.load(Ordering::Relaxed);
+                if is_due { Poll::Ready(None) } else { receiving.as_mut().poll(context).map(Some) }
             })
             .await
         };
-        let received = received.or_else(|| held(&socket, look, &mut buffer));
+        let received = received.or_else(|| held(&socket, due, &mut buffer));
         let Some(received) = received else { return pending().await };
         let length = received.map_err(unsettled)?;
         if let Some(answer) = question.answered_by(buffer.get(..length).unwrap_or_default()) {
@@ -228,7 +228,7 @@ async fn over_udp(server: SocketAddr, question: &Question, look: &AtomicBool) ->
 }
 
 /// Each message is preceded by its length (RFC 1035 §4.2.2).
-async fn over_tcp(server: SocketAddr, question: &Question, look: &AtomicBool) -> Result<ReceivedAnswer, Unsettled> {
+async fn over_tcp(server: SocketAddr, question: &Question, due: &AtomicBool) -> Result<ReceivedAnswer, Unsettled> {
     let length =
         u16::try_from(question.bytes.len()).map_err(|error| Unsettled::new(UnsettledKind::Local, error.to_string()))?;
     let mut stream = TcpStream::connect(server).await.map_err(without_port)?;
@@ -237,20 +237,20 @@ async fn over_tcp(server: SocketAddr, question: &Question, look: &AtomicBool) ->
     stream.write_all(&message).await.map_err(unsettled)?;
     loop {
         let mut length = [0; 2];
-        read_exact(&mut stream, &mut length, look).await.map_err(unsettled)?;
+        read_exact(&mut stream, &mut length, due).await.map_err(unsettled)?;
         message.resize(u16::from_be_bytes(length).into(), 0);
-        read_exact(&mut stream, &mut message, look).await.map_err(unsettled)?;
+        read_exact(&mut stream, &mut message, due).await.map_err(unsettled)?;
         if let Some(answer) = question.answered_by(&message) {
             return Ok(answer);
         }
     }
 }
 
-async fn read_exact(stream: &mut TcpStream, target: &mut [u8], look: &AtomicBool) -> io::Result<()> {
+async fn read_exact(stream: &mut TcpStream, target: &mut [u8], due: &AtomicBool) -> io::Result<()> {
     let mut filled = 0;
     while let Some(rest) = target.get_mut(filled..).filter(|rest| !rest.is_empty()) {
         let count = poll_fn(|context| {
-            if let Some(count) = held(&*stream, look, rest) {
+            if let Some(count) = held(&*stream, due, rest) {
                 return Poll::Ready(count);
             }
             let mut rest = ReadBuf::new(rest);
@@ -265,10 +265,10 @@ async fn read_exact(stream: &mut TcpStream, target: &mut [u8], look: &AtomicBool
     Ok(())
 }
 
-/// With `look`, what the kernel holds for a socket, bytes or an error, whether or not the runtime has reported it. None when
+/// Once `due`, what the kernel holds for a socket, bytes or an error, whether or not the runtime has reported it. None when
 /// that is nothing.
-fn held(socket: &impl AsFd, look: &AtomicBool, target: &mut [u8]) -> Option<io::Result<usize>> {
-    let read = look.load(Ordering::Relaxed).then(|| (&*socket2::SockRef::from(socket)).read(target))?;
+fn held(socket: &impl AsFd, due: &AtomicBool, target: &mut [u8]) -> Option<io::Result<usize>> {
+    let read = due.load(Ordering::Relaxed).then(|| (&*socket2::SockRef::from(socket)).read(target))?;
     Some(read).filter(|read| !matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock))
 }
 
@@ -286,11 +286,11 @@ fn unsettled(error: io::Error) -> Unsettled {
         // No address of this host leads there.
         Some(libc::EADDRNOTAVAIL) => UnsettledKind::Unreachable,
         Some(libc::EAFNOSUPPORT | libc::EINVAL | libc::ENODEV | libc::ENXIO) => UnsettledKind::Unusable,
-        _ => match trouble(&error) {
-            Some(Trouble::Exhausted) => UnsettledKind::Exhausted,
-            Some(Trouble::Local) => UnsettledKind::Local,
+        _ => match errno_kind(&error) {
+            Some(ErrnoKind::Exhausted) => UnsettledKind::Exhausted,
+            Some(ErrnoKind::Local) => UnsettledKind::Local,
             // An error that is not the kernel's is a stream that ended.
-            Some(Trouble::Line) | None => UnsettledKind::Unreachable,
+            Some(ErrnoKind::Network) | None => UnsettledKind::Unreachable,
         },
     };
     Unsettled::new(kind, error.to_string())
@@ -333,8 +333,8 @@ fn read(message: &Message, name: &Name, kind: RecordType) -> Result<DnsAnswer, U
     if end != name && negative.is_none() {
         return Ok(DnsAnswer::Alias(end.clone(), ttl));
     }
-    let hollow = message.answers.is_empty() && message.additionals.is_empty() && message.edns.is_none();
-    if hollow && !metadata.authoritative && !metadata.recursion_available {
+    let is_empty = message.answers.is_empty() && message.additionals.is_empty() && message.edns.is_none();
+    if is_empty && !metadata.authoritative && !metadata.recursion_available {
         return Err(Unsettled::new(UnsettledKind::Failed, "referral in place of an answer"));
     }
     Ok(DnsAnswer::Settled(Resolved::none(ResolveCause::NoData, negative)))

@@ -23,10 +23,10 @@ use super::{
 };
 use crate::{
     follow::{Changes, FileVersion, absent},
-    net::{Trouble, trouble},
+    net::{ErrnoKind, errno_kind},
 };
 
-const LOOK: Duration = Duration::from_millis(500);
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// Larger than any list of blocked names; a larger file is refused.
 const LARGEST: u64 = 64 << 20;
 
@@ -63,8 +63,8 @@ impl Follower {
         };
         std::thread::Builder::new().name("resolver-files".to_owned()).spawn(move || {
             while !publish.is_closed() {
-                followed.look(&publish);
-                std::thread::sleep(LOOK);
+                followed.check(&publish);
+                std::thread::sleep(CHECK_INTERVAL);
             }
         })?;
         Ok(Self(state))
@@ -91,10 +91,10 @@ struct FollowedFiles {
 }
 
 impl FollowedFiles {
-    /// Looks at the files once, and publishes their content if it is new.
-    fn look(&mut self, publish: &watch::Sender<FilesState>) {
+    /// Checks the files once, and publishes their content if it is new.
+    fn check(&mut self, publish: &watch::Sender<FilesState>) {
         let (mut changed, mut problem) = (false, None);
-        match self.hosts.look() {
+        match self.hosts.check() {
             Ok(Some(text)) => {
                 let hosts = Hosts::parse(&text);
                 if self.names.as_deref() != Some(&hosts) {
@@ -105,7 +105,7 @@ impl FollowedFiles {
             Ok(None) => {}
             Err(cause) => problem = Some(cause),
         }
-        match self.resolv_conf.as_mut().map_or(Ok(None), WatchedFile::look) {
+        match self.resolv_conf.as_mut().map_or(Ok(None), WatchedFile::check) {
             Ok(Some(text)) => {
                 let conf = ResolvConf::parse(&text, &self.overrides, &hostname());
                 if self.conf.as_ref() != Some(&conf) {
@@ -148,7 +148,7 @@ impl WatchedFile {
 
     /// The content, if it is new; a file that does not exist is empty. An error is logged once while good content is in use, and
     /// is the cause for runs otherwise.
-    fn look(&mut self) -> Result<Option<Vec<u8>>, ResolveCause> {
+    fn check(&mut self) -> Result<Option<Vec<u8>>, ResolveCause> {
         let error = match self.read() {
             Ok(content) => return Ok(content),
             Err(error) => error,
@@ -160,8 +160,8 @@ impl WatchedFile {
             }
             return Ok(None);
         }
-        Err(match trouble(&error) {
-            Some(Trouble::Exhausted) => ResolveCause::Exhausted(text),
+        Err(match errno_kind(&error) {
+            Some(ErrnoKind::Exhausted) => ResolveCause::Exhausted(text),
             _ => ResolveCause::Local(text),
         })
     }

@@ -9,7 +9,7 @@ use socket2::SockAddr;
 use super::{cause::ResolveCause, family::Family};
 use crate::{
     blocking::{self, Origin, Unfinished},
-    net::{Trouble, descriptors, trouble},
+    net::{ErrnoKind, descriptors, errno_kind},
 };
 
 /// The addresses of a name, in the order of the system (RFC 6724).
@@ -83,7 +83,7 @@ const EAI_ADDRFAMILY: i32 = -9;
 
 fn cause(code: i32, system: &io::Error) -> ResolveCause {
     // Not always reported as EAI_SYSTEM with EMFILE.
-    if descriptors::are_spent() {
+    if descriptors::are_exhausted() {
         return ResolveCause::Exhausted("this process can open no more files".to_owned());
     }
     let text = |word: &str| format!("getaddrinfo: {word}");
@@ -93,10 +93,10 @@ fn cause(code: i32, system: &io::Error) -> ResolveCause {
         libc::EAI_AGAIN => ResolveCause::Failed(text("EAI_AGAIN, temporary failure in name resolution")),
         libc::EAI_FAIL => ResolveCause::Failed(text("EAI_FAIL, non-recoverable failure in name resolution")),
         libc::EAI_MEMORY => ResolveCause::Exhausted(text("EAI_MEMORY")),
-        libc::EAI_SYSTEM => match trouble(system) {
-            Some(Trouble::Exhausted) => ResolveCause::Exhausted(text(&system.to_string())),
-            Some(Trouble::Line) => ResolveCause::Failed(text(&system.to_string())),
-            Some(Trouble::Local) | None => ResolveCause::Local(text(&system.to_string())),
+        libc::EAI_SYSTEM => match errno_kind(system) {
+            Some(ErrnoKind::Exhausted) => ResolveCause::Exhausted(text(&system.to_string())),
+            Some(ErrnoKind::Network) => ResolveCause::Failed(text(&system.to_string())),
+            Some(ErrnoKind::Local) | None => ResolveCause::Local(text(&system.to_string())),
         },
         code => ResolveCause::Local(text(&format!("error {code}"))),
     }

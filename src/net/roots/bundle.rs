@@ -34,8 +34,8 @@ use super::{
 use crate::{
     blocking::{self, Unfinished},
     clock::{self, Deadline},
-    follow::{Changes, FileVersion, LOOK},
-    net::{Trouble, trouble},
+    follow::{CHECK_INTERVAL, Changes, FileVersion},
+    net::{ErrnoKind, errno_kind},
 };
 
 /// The time limit of one step on a disk.
@@ -60,7 +60,7 @@ impl BundleProblem {
 
 impl From<io::Error> for BundleProblem {
     fn from(error: io::Error) -> Self {
-        Self { is_exhausted: matches!(trouble(&error), Some(Trouble::Exhausted)), ..Self::new(&error.to_string()) }
+        Self { is_exhausted: matches!(errno_kind(&error), Some(ErrnoKind::Exhausted)), ..Self::new(&error.to_string()) }
     }
 }
 
@@ -162,7 +162,7 @@ impl Bundle {
     pub(super) async fn follow(&self) {
         loop {
             drop(self.refresh(&mut *self.state.lock().await).await);
-            sleep(LOOK).await;
+            sleep(CHECK_INTERVAL).await;
         }
     }
 
@@ -316,8 +316,8 @@ mod tests {
         bundle.ready(clock::now() + Duration::from_secs(20)).await
     }
 
-    /// As many looks as a change takes at most.
-    async fn looks(bundle: &Bundle) {
+    /// As many checks as a change takes at most.
+    async fn checks(bundle: &Bundle) {
         for _ in 0..2 {
             let _problem = bundle.refresh(&mut *bundle.state.lock().await).await.is_err();
         }
@@ -334,13 +334,13 @@ mod tests {
         bundle.place(vec![place.path().join("missing"), tmp.clone()]);
         ready(&bundle).await.unwrap();
         assert_eq!((found(&bundle), fs::read(&names.0).unwrap().len()), (2, 0), "of the places the first that will do");
-        looks(&bundle).await;
+        checks(&bundle).await;
         fs::write(&path, certificates(3)).unwrap();
-        looks(&bundle).await;
+        checks(&bundle).await;
         assert_eq!(found(&bundle), 3, "a bundle that changed");
         for bad in ["junk", ""] {
             fs::write(&path, bad).unwrap();
-            looks(&bundle).await;
+            checks(&bundle).await;
             assert_eq!(found(&bundle), 3, "{bad:?}: the last good one stays");
         }
         fs::remove_file(&path).unwrap();
@@ -349,10 +349,10 @@ mod tests {
         }
         assert_eq!(found(&bundle), 0, "a cleaner took it");
         ready(&bundle).await.unwrap();
-        assert_eq!((found(&bundle), bundle.names()), (3, names), "made anew without the bundle");
+        assert_eq!((found(&bundle), bundle.names()), (3, names), "made again without the bundle");
         bundle.remove();
         assert!(fs::read_dir(&tmp).unwrap().next().is_none());
-        looks(&bundle).await;
+        checks(&bundle).await;
         assert!(fs::read_dir(&tmp).unwrap().next().is_none(), "it is the process's end");
     }
 
@@ -365,10 +365,10 @@ mod tests {
         drop(bundle.places.set(vec![place.path().join("missing")]));
         ready(&bundle).await.unwrap();
         assert_eq!(fs::read(bundle.names().0).unwrap(), fs::read(&path).unwrap());
-        looks(&bundle).await;
+        checks(&bundle).await;
         fs::write(place.path().join("new"), certificates(2)).unwrap();
         fs::rename(place.path().join("new"), &path).unwrap();
-        looks(&bundle).await;
+        checks(&bundle).await;
         assert_eq!(fs::read(bundle.names().0).unwrap(), fs::read(&path).unwrap());
     }
 }

@@ -47,12 +47,12 @@ async fn the_time_that_bytes_wait_unread_is_kept_with_their_arrival() {
     inner.received([stamped(1, 2 * long), stamped(3_000, long)], None);
     inner.received([stamped(80, Duration::ZERO), StampedBytes::default()], None);
     let [first, rest, prompt] = inner.events[..] else { panic!("{:?}", inner.events) };
-    assert!(first.lay() >= 2 * long && first.is_late(), "{first:?}");
-    assert!(rest.lay() >= long && rest.lay() < 2 * long && rest.is_late(), "{rest:?}");
-    assert!(!prompt.merged && !prompt.lost && prompt.lay() < long, "{prompt:?}");
+    assert!(first.unread_for() >= 2 * long && first.is_late(), "{first:?}");
+    assert!(rest.unread_for() >= long && rest.unread_for() < 2 * long && rest.is_late(), "{rest:?}");
+    assert!(!prompt.merged && !prompt.lost && prompt.unread_for() < long, "{prompt:?}");
     // Without a stamp of the kernel it is not known for how long.
     inner.received([StampedBytes { bytes: 5, stamp: None }, StampedBytes::default()], None);
-    assert_eq!(inner.events.last().unwrap().lay(), Duration::ZERO);
+    assert_eq!(inner.events.last().unwrap().unread_for(), Duration::ZERO);
 }
 
 #[tokio::test]
@@ -76,8 +76,8 @@ async fn a_loss_is_noted_on_what_was_waited_for_meanwhile_and_not_again_on_what_
 fn merged_events_keep_the_flags_of_each() {
     let now = clock::now();
     let mut events = vec![WireEvent { lost: true, ..WireEvent::new(now, 10, false) }];
-    keep(&mut events, WireEvent { lay_us: 7, ..WireEvent::new(now, 5, false) });
-    assert_eq!(events, [WireEvent { bytes: 15, lay_us: 7, lost: true, ..WireEvent::new(now, 0, false) }]);
+    keep(&mut events, WireEvent { unread_us: 7, ..WireEvent::new(now, 5, false) });
+    assert_eq!(events, [WireEvent { bytes: 15, unread_us: 7, lost: true, ..WireEvent::new(now, 0, false) }]);
     while events.len() < KEPT {
         let at = now + LATE * u32::try_from(events.len()).unwrap();
         keep(&mut events, WireEvent::new(at, 1, false));

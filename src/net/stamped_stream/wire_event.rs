@@ -17,12 +17,12 @@ pub struct WireEvent {
     /// How many, TLS included.
     pub bytes: u32,
     /// Microseconds from their arrival to the read; 0 without a stamp of the kernel.
-    pub lay_us: u32,
+    pub unread_us: u32,
     /// We sent them.
     pub sent: bool,
     /// During the wait for them a segment was retransmitted or arrived out of order. Only known for a wait over [`LATE`].
     pub lost: bool,
-    /// Several events merged into one, of which `at` is the last.
+    /// Several events merged into one, with the time of the last in `at`.
     pub merged: bool,
 }
 
@@ -30,17 +30,17 @@ impl WireEvent {
     /// Bytes at one time, without flags.
     pub fn new(at: Instant, bytes: usize, sent: bool) -> Self {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        Self { at, bytes, lay_us: 0, sent, lost: false, merged: false }
+        Self { at, bytes, unread_us: 0, sent, lost: false, merged: false }
     }
 
     /// The time from their arrival to the read.
-    pub fn lay(&self) -> Duration {
-        Duration::from_micros(self.lay_us.into())
+    pub fn unread_for(&self) -> Duration {
+        Duration::from_micros(self.unread_us.into())
     }
 
     /// They were read so late that their stamp may be that of later bytes.
     pub fn is_late(&self) -> bool {
-        self.lay() > LATE
+        self.unread_for() > LATE
     }
 }
 
@@ -62,7 +62,7 @@ pub(super) fn keep(events: &mut Vec<WireEvent>, new: WireEvent) {
         Some(last) if last.sent == new.sent && (last.at == new.at || length >= KEPT) => {
             last.merged |= last.at != new.at;
             last.lost |= new.lost;
-            last.lay_us = last.lay_us.max(new.lay_us);
+            last.unread_us = last.unread_us.max(new.unread_us);
             (last.at, last.bytes) = (new.at, last.bytes.saturating_add(new.bytes));
         }
         // Only a hostile peer causes so many turns in one step.
@@ -90,7 +90,7 @@ pub(super) struct OwnTurn {
 pub(super) fn own_turns(events: &[WireEvent]) -> impl Iterator<Item = OwnTurn> {
     let mut busy_until = None;
     events.iter().zip(events.iter().skip(1)).filter_map(move |(arrival, answer)| {
-        let read = arrival.at + arrival.lay();
+        let read = arrival.at + arrival.unread_for();
         let busy = busy_until.replace(read).unwrap_or(arrival.at);
         let from = arrival.at.max(busy).min(read);
         (!arrival.sent && answer.sent).then_some(OwnTurn { from, read, answered: answer.at })
@@ -115,7 +115,7 @@ mod tests {
         let begin = clock::now();
         let at = |millis: u64| begin + Duration::from_millis(millis);
         let sent = |millis| WireEvent::new(at(millis), 9, true);
-        let came = |millis, lay: u32| WireEvent { lay_us: lay * 1_000, ..WireEvent::new(at(millis), 9, false) };
+        let came = |millis, ms: u32| WireEvent { unread_us: ms * 1_000, ..WireEvent::new(at(millis), 9, false) };
         let turns = |events: &[WireEvent]| {
             own_turns(events)
                 .map(|turn| turn.answered.saturating_duration_since(turn.from).as_millis())

@@ -28,10 +28,10 @@ async fn a_command_that_was_cancelled_before_its_first_byte_leaves_the_line_to_l
 
     driver.watch.ignore_cancel();
     let answering = tokio::spawn(async move {
-        let mut heard = [0; 11];
-        server.read_exact(&mut heard).await.unwrap();
+        let mut received = [0; 11];
+        server.read_exact(&mut received).await.unwrap();
         server.write_all(b"* BYE\r\nt2 OK\r\n").await.unwrap();
-        heard
+        received
     });
     let exchange = driver.exchange("t2", &Command::Logout, soon(), long).await;
     assert_eq!(exchange.result.unwrap().condition, Condition::Ok);
