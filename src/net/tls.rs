@@ -122,10 +122,10 @@ impl TlsContext {
         }
         let connector = async_native_tls::TlsConnector::from(builder);
         let (name, under) = (self.name.clone(), wire.clone());
-        let mut handshake: HandshakeFuture = Box::pin(async move { connector.connect(name, under).await });
+        let mut future: HandshakeFuture = Box::pin(async move { connector.connect(name, under).await });
         // Without a connection it is pending after the ClientHello, and is polled again later.
-        let early = handshake.as_mut().now_or_never();
-        Handshake { handshake, early, wire: wire.clone(), name: self.name.clone(), insecure: self.insecure }
+        let early = future.as_mut().now_or_never();
+        Handshake { future, early, wire: wire.clone(), name: self.name.clone(), insecure: self.insecure }
     }
 }
 
@@ -133,7 +133,7 @@ type HandshakeFuture = Pin<Box<dyn Future<Output = Result<TlsStream<StampedStrea
 
 /// A handshake whose first bytes are ready to go.
 pub struct Handshake {
-    handshake: HandshakeFuture,
+    future: HandshakeFuture,
     /// It ended without a connection: a fault of ours.
     early: Option<Result<TlsStream<StampedStream>, native_tls::Error>>,
     wire: StampedStream,
@@ -145,12 +145,12 @@ impl Handshake {
     /// Makes the handshake; the stream's first write is then the ClientHello. No deadline. The caller keeps a handle on the stream,
     /// which has the bytes of a failed handshake.
     pub async fn complete(self) -> Result<TlsStream<StampedStream>, TlsFailure> {
-        let Self { handshake, early, wire, name, insecure } = self;
+        let Self { future, early, wire, name, insecure } = self;
         wire.begin_tls();
         wire.begin_step();
         let result = match early {
             Some(result) => result,
-            None => handshake.await,
+            None => future.await,
         };
         let stream = result.map_err(|error| TlsFailure::of_handshake(&error, &wire, &name))?;
         if !insecure && name.parse::<IpAddr>().is_err() {
