@@ -119,7 +119,7 @@ async fn check_prints_every_bound_as_it_was_set_and_warns_of_a_run_that_is_less_
     assert!(
         output
             .stderr
-            .contains("limits.run_bytes: a run is cut at 1GiB which is less than one command may receive, 10GiB"),
+            .contains("limits.run_bytes: a run is cut at 1GiB, which is less than one command may receive, 10GiB"),
         "{}",
         output.stderr
     );

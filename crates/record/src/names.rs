@@ -5,7 +5,7 @@
 
 use std::{borrow::Cow, fmt, str::FromStr};
 
-use imaptrace_imap::{CommandName, UnknownName};
+use imaptrace_imap::{CommandName, ResponseCode, UnknownName};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 words! {
@@ -186,6 +186,12 @@ pub(super) mod known_name {
     {
         Ok(Option::<String>::deserialize(deserializer)?.and_then(|name| name.parse().ok()))
     }
+}
+
+/// The response code in JSON; one that this version does not have is `_OTHER`.
+pub(super) fn known_code<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<ResponseCode>, D::Error> {
+    let name = Option::<String>::deserialize(deserializer)?;
+    Ok(name.map(|name| name.parse().unwrap_or(ResponseCode::Other)))
 }
 
 /// The address family in JSON, or none if this version does not have it.

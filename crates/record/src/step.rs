@@ -5,7 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use imaptrace_imap::{CommandName, Condition, LoginMethod, ResponseCode};
 use serde::{Deserialize, Serialize};
 
-use super::{ErrorType, Seconds, ServerText, SpanId, StepName, StepOutcome, Timestamp, TlsFault, names::known_name};
+use super::{
+    ErrorType, Seconds, ServerText, SpanId, StepName, StepOutcome, Timestamp, TlsFault,
+    names::{known_code, known_name},
+};
 
 /// One step. Times count from the start of the run unless said otherwise. Absent = does not apply.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -41,7 +44,8 @@ pub struct Step {
     #[serde(default, skip_serializing_if = "Option::is_none", with = "known_name")]
     pub status: Option<Condition>,
     /// Response code without its arguments, one of the known ones, else `_OTHER`.
-    #[serde(default, skip_serializing_if = "Option::is_none", with = "known_name")]
+    #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "known_name::serialize")]
+    #[serde(deserialize_with = "known_code")]
     pub code: Option<ResponseCode>,
     /// The server's words; only on a failing step.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -364,6 +368,17 @@ mod tests {
     fn step(name: &str) -> Step {
         let run: crate::Run = serde_json::from_str(imaptrace_testkit::PASSED_RUN).unwrap();
         run.steps.into_iter().find(|step| step.name.as_str() == name).unwrap()
+    }
+
+    #[test]
+    fn a_code_of_a_newer_version_is_other_and_a_status_or_mechanism_is_absent() {
+        let mut json = serde_json::to_value(step("SELECT")).unwrap();
+        for key in ["code", "mechanism", "status"] {
+            json[key] = "BRANDNEW".into();
+        }
+        let read: Step = serde_json::from_value(json).unwrap();
+        assert_eq!((read.code, read.mechanism, read.status), (Some(ResponseCode::Other), None, None));
+        assert!(serde_json::to_string(&read).unwrap().contains(r#""code":"_OTHER""#));
     }
 
     #[test]

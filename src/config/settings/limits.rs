@@ -56,7 +56,7 @@ pub(crate) fn read(table: &Table<'_>) -> (Limits, RunLimits) {
     };
     if limits.session_bytes < limits.command_bytes {
         let what = format!(
-            "a run is cut at {} which is less than one command may receive, {}",
+            "a run is cut at {}, which is less than one command may receive, {}",
             print_size(limits.session_bytes),
             print_size(limits.command_bytes)
         );
