@@ -203,6 +203,7 @@ impl Conversation<'_> {
         Ok(())
     }
 
+    /// STARTTLS (RFC 9051 §6.2.1), if the server lists it, and the handshake.
     async fn starttls(&mut self) -> Result<(), Stop> {
         self.capabilities().await?;
         if !self.driver.session.capabilities().is_some_and(|capabilities| capabilities.starttls) {
