@@ -216,6 +216,7 @@ mod tests {
             let json = serde_json::to_string(name).unwrap();
             assert_eq!(serde_json::from_str::<StepName>(&json).unwrap(), read, "{name}");
             assert_eq!(serde_json::to_string(&read).unwrap(), json);
+            assert!(read == name && read != "another", "{name}");
         }
     }
 

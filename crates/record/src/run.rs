@@ -264,6 +264,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_failing_step_is_the_last_of_that_name_that_failed() {
+        let mut run: Run = serde_json::from_str(imaptrace_testkit::FAILED_RUN).unwrap();
+        let failed = run.failing_step().unwrap().clone();
+        assert_eq!(Some(&failed.name), run.failed_step.as_ref());
+        // A step that passed later, and one of another name that failed, are none.
+        let mut passed = failed.clone();
+        passed.outcome = StepOutcome::Passed;
+        let mut other = failed.clone();
+        other.name = StepName::Other("OTHER".to_owned());
+        run.steps.extend([passed, other]);
+        assert_eq!(run.failing_step(), Some(&failed));
+        run.failed_step = None;
+        assert_eq!(run.failing_step(), None);
+    }
+
+    #[test]
     fn a_run_has_as_many_steps_as_may_be_and_no_more() {
         let mut run: Run = serde_json::from_str(imaptrace_testkit::PASSED_RUN).unwrap();
         let step = run.steps[0].clone();

@@ -382,6 +382,21 @@ mod tests {
     }
 
     #[test]
+    fn a_step_that_failed_without_time_and_bytes_was_not_started() {
+        for (outcome, duration_s, received_bytes, started) in [
+            (StepOutcome::Failed, Seconds::ZERO, None, false),
+            (StepOutcome::Failed, Seconds::ZERO, Some(1), true),
+            (StepOutcome::Failed, Seconds::from_micros(1), None, true),
+            (StepOutcome::Passed, Seconds::ZERO, None, true),
+        ] {
+            let mut step = Step { duration_s, received_bytes, outcome, ..step("SELECT") };
+            assert_eq!(step.was_started(), started, "{step:?}");
+            step.span_id = None;
+            assert!(!step.was_started());
+        }
+    }
+
+    #[test]
     fn the_held_bytes_of_a_step_grow_with_each_thing_in_it() {
         let mut connect = step("connect");
         let before = connect.held_bytes();

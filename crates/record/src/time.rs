@@ -185,6 +185,8 @@ mod tests {
         let text = serde_json::to_string(&at).unwrap_or_default();
         assert!(text.ends_with(".201869Z\""), "{text}");
         assert_eq!(serde_json::from_str::<Timestamp>(&text).ok(), Some(at));
+        let microseconds = at.epoch_seconds() * 1e6;
+        assert!((microseconds - 1_795_434_160_201_869.0).abs() < 1.0, "{microseconds}");
     }
 
     #[test]

@@ -69,4 +69,28 @@ mod tests {
             assert_eq!(figure.is_uncertain_by(by), expected, "{figure:?} by {by:?}");
         }
     }
+    #[test]
+    fn a_latency_is_delayed_by_pauses_of_ours_before_logout() {
+        let run = |delayed: Option<u64>, in_logout: Option<u64>| {
+            let mut run: Run = serde_json::from_str(imaptrace_testkit::PASSED_RUN).unwrap();
+            run.first_loading_latency_s = Some(Seconds::from_micros(100_000));
+            run.delayed_s = delayed.map(Seconds::from_micros);
+            for step in run.steps.iter_mut().filter(|step| step.is_logout()) {
+                step.delayed_s = in_logout.map(Seconds::from_micros);
+            }
+            run
+        };
+        for (delayed, in_logout, expected) in [
+            (None, None, false),
+            (Some(1), None, false),
+            (Some(90_000), None, true),
+            (Some(90_000), Some(90_000), false),
+        ] {
+            let run = run(delayed, in_logout);
+            assert_eq!(run.is_latency_delayed(), expected, "{delayed:?} {in_logout:?}");
+            assert_eq!(run.counted_latency().is_none(), expected);
+        }
+        let without = Run { first_loading_latency_s: None, ..run(Some(1), None) };
+        assert!(without.is_latency_delayed());
+    }
 }

@@ -89,6 +89,7 @@ fn behind_a_literal_a_row_goes_on_with_an_item_and_another_response_with_anythin
         ("* 1 FETCH (UID 7) x\r\n", false),
         ("* 1 FETCH (UID 7\r\n", false),
         ("* 1 FETCH UID 7\r\n", false),
+        ("* 1 FETCH UID (7)\r\n", false),
         ("* LIST () \"/\" \"a\r\n", false),
     ] {
         let (seen, error) = run(&[input.as_bytes()]);

@@ -122,6 +122,33 @@ fn of_a_fetch_the_rows_are_mail_and_the_tagged_response_is_not() {
 }
 
 #[test]
+fn the_first_hierarchy_of_a_session_stays() {
+    let mut session = greeted();
+    run(&mut session, &Command::Namespace, b"* NAMESPACE ((\"\" \"/\")) NIL NIL\r\nt1 OK done\r\n");
+    let first = session.hierarchy();
+    assert!(first.is_some());
+    run(&mut session, &Command::Namespace, b"* NAMESPACE ((\"INBOX.\" \".\")) NIL NIL\r\nt1 OK done\r\n");
+    run(&mut session, &Command::List, b"* LIST () \".\" INBOX\r\nt1 OK done\r\n");
+    assert_eq!(session.hierarchy(), first);
+}
+
+#[test]
+fn a_command_and_a_session_may_receive_as_much_as_their_limits_and_no_more() {
+    let answer = b"* OK 12345\r\nt1 OK done\r\n";
+    let greeting = b"* OK hi\r\n";
+    let (whole, command) = ((answer.len() + greeting.len()) as u64, answer.len() as u64);
+    for (command_bytes, session_bytes, passes) in
+        [(command, whole, true), (command - 1, whole, false), (command, whole - 1, false)]
+    {
+        let mut session = Session::new(Limits { command_bytes, session_bytes, ..Limits::default() });
+        talk(&mut session, greeting);
+        session.take_progress();
+        let seen = run(&mut session, &Command::List, answer);
+        assert_eq!(seen.last().unwrap() == "tagged OK - done", passes, "{command_bytes} {session_bytes} {seen:?}");
+    }
+}
+
+#[test]
 fn ok_before_the_command_is_written_is_a_breach_and_no_is_not() {
     let mut session = greeted();
     let password = Secret::new("pässwörd".into());
