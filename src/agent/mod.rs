@@ -231,7 +231,9 @@ async fn run_until(
             (true, false) => warn!("{report}"),
         }
     }
-    state.iter().for_each(StateDir::release);
+    if let Some(state) = &state {
+        state.release();
+    }
     Ok(())
 }
 

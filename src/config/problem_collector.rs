@@ -183,7 +183,9 @@ mod tests {
 
     fn details(problems: impl IntoIterator<Item = Problem>) -> Vec<String> {
         let mut list = ProblemList::default();
-        problems.into_iter().for_each(|problem| list.push(problem));
+        for problem in problems {
+            list.push(problem);
+        }
         list.finish().into_iter().map(|problem| problem.what).collect()
     }
 

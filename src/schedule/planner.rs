@@ -216,14 +216,18 @@ impl<T> Planner<T> {
         self.servers.retain(|name, server| server.in_flight > 0 || used.contains(&**name));
         // The new limits may admit waiting starts.
         let waiting = self.servers.iter().filter(|(_, server)| !server.queue.is_empty()).map(|(name, _)| name.clone());
-        waiting.collect::<Vec<_>>().iter().for_each(|server| self.offer(server));
+        for server in waiting.collect::<Vec<_>>() {
+            self.offer(&server);
+        }
         true
     }
 
     /// No more starts.
     pub(super) fn stop(&mut self) -> Vec<Action<T>> {
         let mut actions = Vec::new();
-        self.entries.keys().copied().collect::<Vec<_>>().into_iter().for_each(|entry| self.remove(entry, &mut actions));
+        for entry in self.entries.keys().copied().collect::<Vec<_>>() {
+            self.remove(entry, &mut actions);
+        }
         actions
     }
 

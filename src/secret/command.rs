@@ -75,7 +75,9 @@ pub fn share_terminal() {
 /// Kills the running programs, and starts no more: for the end of the process. Does not wait.
 pub fn end_commands() {
     ENDED.store(true, Ordering::SeqCst);
-    running().iter().copied().for_each(end);
+    for process in &*running() {
+        end(*process);
+    }
 }
 
 static TERMINAL_IS_SHARED: AtomicBool = AtomicBool::new(false);
@@ -116,7 +118,9 @@ impl RequestState {
 impl Drop for Request {
     fn drop(&mut self) {
         self.0.is_given_up.store(true, Ordering::SeqCst);
-        self.0.process().map(end);
+        if let Some(process) = *self.0.process() {
+            end(process);
+        }
     }
 }
 

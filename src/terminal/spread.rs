@@ -63,7 +63,9 @@ mod tests {
 
     fn of(values: impl IntoIterator<Item = u64>) -> Spread {
         let mut spread = Spread::default();
-        values.into_iter().for_each(|value| spread.add(value));
+        for value in values {
+            spread.add(value);
+        }
         spread
     }
 

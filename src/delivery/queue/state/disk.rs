@@ -129,7 +129,9 @@ impl QueueState {
             self.reread.push_back(QueuedRun { number, run: Arc::new(run), load, arrived: now, place: Some(place) });
             self.next += 1;
         }
-        back.gone.keys().for_each(|segment| self.forget_place(*segment));
+        for segment in back.gone.keys() {
+            self.forget_place(*segment);
+        }
         // More runs may have left memory meanwhile.
         let end = self.recent.front().and_then(|oldest| oldest.place).unwrap_or(end);
         self.unread = Some(back.next).filter(|next| stuck || *next < end);
