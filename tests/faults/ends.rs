@@ -32,7 +32,7 @@ fn status(address: SocketAddr) -> Option<serde_json::Value> {
 }
 
 #[test]
-fn nobody_reads_the_log_and_secrets_state_and_receiver_hang_and_the_agent_ends_by_itself() {
+fn with_an_unread_log_and_hanging_secrets_state_and_receiver_the_agent_still_ends() {
     let home = tempfile::tempdir().unwrap();
     let volume = home.path().join("volume");
     fs::create_dir(&volume).unwrap();

@@ -95,7 +95,7 @@ fn get(address: SocketAddr, path: &str) -> Option<String> {
 }
 
 #[test]
-fn nobody_reads_the_log_and_the_agent_probes_answers_counts_and_ends() {
+fn with_an_unread_log_the_agent_probes_answers_counts_and_ends() {
     let babble = Babble::start();
     let home = tempfile::tempdir().unwrap();
     let http = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -139,7 +139,7 @@ fn nobody_reads_the_log_and_the_agent_probes_answers_counts_and_ends() {
 }
 
 #[test]
-fn nobody_reads_what_a_probe_says_beside_its_result_and_the_result_is_there() {
+fn an_unread_standard_error_does_not_keep_back_the_result_of_a_probe() {
     let babble = Babble::start();
     let home = tempfile::tempdir().unwrap();
     let url = format!("imap://someone@127.0.0.1:{}", babble.address.port());

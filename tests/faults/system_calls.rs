@@ -112,7 +112,7 @@ fn faults<'a>(trace: &'a str, threads: &BTreeSet<u32>) -> Vec<&'a str> {
 }
 
 #[test]
-fn what_may_not_be_called_is_told_from_what_may() {
+fn forbidden_calls_are_distinguished_from_allowed_ones() {
     for (lines, expected) in [
         (r#"7 openat(AT_FDCWD, "/etc/hosts", O_RDONLY) = 3"#, true),
         (r#"7 openat(AT_FDCWD, "/proc/7/fd/3/8d33f237.0", O_RDONLY) = 3"#, false),

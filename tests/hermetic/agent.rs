@@ -340,7 +340,7 @@ fn a_missing_receiver_is_one_warning_a_signal_and_the_runs_go_on() {
 }
 
 #[test]
-fn a_server_that_falls_silent_holds_up_nobody_else() {
+fn a_server_that_falls_silent_delays_no_other_run() {
     let runtime = runtime();
     runtime.block_on(async {
         let (mut stuck, mut other) = (Listener::silent_at("LIST").await, Listener::willing().await);

@@ -349,7 +349,7 @@ fn master_users_stand_at_targets_groups_and_accounts_and_are_never_shown() {
 }
 
 #[test]
-fn whoever_logs_in_by_a_certificate_needs_no_password() {
+fn a_login_by_certificate_needs_no_password() {
     let (config, text) = planned(
         "user = \"planted\"\nauth = \"external\"\nclient_cert = \"/c.pem\"\nclient_key = \"/c.key\"\n\
          [[targets.accounts]]\nname = \"more\"\nuser = \"planted\"\n",

@@ -167,7 +167,7 @@ async fn a_mailbox_that_is_missing_is_made_only_on_request() {
 // === What it leaves alone ===
 
 #[tokio::test]
-async fn a_mailbox_with_other_mail_is_left_alone_unless_told() {
+async fn a_mailbox_with_other_mail_is_left_alone_without_the_flag() {
     let script = [opened("", 5), found(2), NONE_ABSENT.to_owned(), GOODBYE.to_owned()].concat();
     let (output, heard) = against(&script, &["--messages", "3"]).await;
     says(&output, 1, &["INBOX holds 3 messages that are no canary's; nothing was added", "--among-other-mail"]);
@@ -311,7 +311,7 @@ async fn a_server_that_takes_no_message_while_a_mailbox_is_open_to_look_at_has_i
 }
 
 #[tokio::test]
-async fn a_server_that_hangs_up_or_counts_fewer_is_told_of() {
+async fn a_server_that_hangs_up_or_counts_fewer_is_reported() {
     let script =
         [opened("", 0), taken(1, 2, GO), format!("C: APPEND\nS: + go\nc: {}\nclose\n", size(2, 2) + 2)].concat();
     let (output, _) = against(&script, &["--messages", "2"]).await;

@@ -253,7 +253,7 @@ async fn a_name_is_sought_in_subject_alt_name_alone_and_a_star_stands_for_one_wh
 }
 
 #[tokio::test]
-async fn the_name_that_is_told_and_sought_is_the_one_in_a_labels_and_without_the_last_dot() {
+async fn the_name_in_messages_and_queries_is_in_a_labels_and_without_the_last_dot() {
     let root = Authority::root();
     let file = root.file();
     for (host, server_name, sought) in [

@@ -294,7 +294,7 @@ fn the_variables_of_opentelemetry_set_the_exporters() {
 }
 
 #[test]
-fn the_protocol_is_told_by_the_port_when_nothing_else_does() {
+fn the_port_decides_the_protocol_when_nothing_else_does() {
     let endpoint = |url: &str, protocol: &str| {
         let environment = [("OTEL_EXPORTER_OTLP_ENDPOINT", url), ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)];
         let traces = load_text(TARGET, &environment, Vec::new()).unwrap().otlp.traces.unwrap();
@@ -752,7 +752,7 @@ fn a_limit_on_responses_that_a_fetch_cannot_keep_is_a_warning() {
 }
 
 #[test]
-fn with_a_certificate_for_a_login_no_password_is_fetched_and_a_mistyped_way_is_told_of_alone() {
+fn with_a_certificate_for_a_login_no_password_is_loaded_and_a_mistyped_auth_is_the_one_problem() {
     let files = tempfile::tempdir().unwrap();
     let path = |name: &str| files.path().join(name).display().to_string();
     for name in ["c.pem", "c.key"] {
@@ -786,7 +786,7 @@ fn a_mistyped_endpoint_is_not_also_a_missing_one() {
 }
 
 #[test]
-fn the_command_line_is_told_of_its_own_flags_and_of_a_mistyped_server() {
+fn errors_of_the_command_line_name_its_own_flags_and_a_mistyped_server() {
     let flag = |key: &str, value: &str, name: &str| Flag { key: key.into(), value: value.into(), name: name.into() };
     let request = |server: &str| config::Probe {
         server: server.to_owned(),
@@ -963,7 +963,7 @@ fn files_for_prometheus_make_targets_of_the_group_that_they_or_the_configuration
 }
 
 #[test]
-fn a_folder_that_is_still_empty_is_a_warning_and_a_file_that_is_too_large_an_error() {
+fn a_directory_that_is_still_empty_is_a_warning_and_a_file_that_is_too_large_an_error() {
     let directory = tempfile::tempdir().unwrap();
     let file = |name: &str| format!("targets_from = [\"{}/{name}\"]\n{TARGET}", directory.path().display());
     let config = load_text(&file("*.json"), &[], Vec::new()).unwrap();
@@ -985,7 +985,7 @@ fn a_folder_that_is_still_empty_is_a_warning_and_a_file_that_is_too_large_an_err
 }
 
 #[test]
-fn what_is_wrong_for_each_of_many_targets_is_told_a_few_times() {
+fn a_problem_of_each_of_many_targets_is_reported_a_few_times() {
     let file = format!("{}targets = [\"mail{{001..120}}\"]\n", FLEET.replace(", insecure_mode = true", ""));
     let config = load_text(&file, &[], Vec::new()).unwrap();
     let details: Vec<&str> = config.unusable.iter().map(|problem| problem.what.as_str()).collect();

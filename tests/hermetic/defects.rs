@@ -157,7 +157,7 @@ S: {tag} OK done
 
 /// Without a deadline one server that fell silent held up its own probe and, by a lock, all others.
 #[tokio::test]
-async fn defect_06_a_silent_server_ends_at_its_deadline_and_holds_up_nobody() {
+async fn defect_06_a_silent_server_ends_at_its_deadline_and_delays_no_other_run() {
     let silent = "S: * OK [CAPABILITY IMAP4rev1] hi\nC: LOGIN\nsilence\n";
     let server = Script::play(silent).await;
     let mut limited = target(server.address, Security::None);

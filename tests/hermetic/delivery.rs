@@ -260,7 +260,7 @@ fn over_the_budget_of_the_disk_what_is_missing_is_what_was_counted() {
 }
 
 #[test]
-fn a_damaged_segment_is_counted_told_and_in_nobodys_way() {
+fn a_damaged_segment_is_counted_and_logged_and_blocks_no_other() {
     let directory = tempfile::tempdir().unwrap();
     let port = ClosedPort::take();
     let runs = fresh_runs(90);

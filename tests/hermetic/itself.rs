@@ -193,7 +193,7 @@ fn bare(listen: SocketAddr) -> std::io::Result<StatusServer> {
 }
 
 #[tokio::test]
-async fn peers_that_say_nothing_keep_nobody_out() {
+async fn silent_peers_keep_no_other_peer_out() {
     let server = bare(loopback(0)).unwrap();
     let mut silent = Vec::new();
     for _ in 0..100 {
@@ -303,7 +303,7 @@ impl Systemd {
 const END: &str = "END";
 
 #[test]
-fn systemd_hears_of_the_start_of_life_and_of_the_end() {
+fn systemd_is_notified_of_ready_watchdog_and_stopping() {
     let runtime = runtime();
     let systemd = Systemd::new();
     let (agent, mut server) = runtime.block_on(async {
@@ -328,7 +328,7 @@ fn systemd_hears_of_the_start_of_life_and_of_the_end() {
 }
 
 #[test]
-fn systemd_is_told_how_many_targets_fail_and_nothing_before_the_agent_is_up() {
+fn the_status_for_systemd_counts_failing_targets_and_is_not_sent_before_the_agent_is_ready() {
     let runtime = runtime();
     let systemd = Systemd::new();
     let agent = runtime.block_on(async {
@@ -344,7 +344,7 @@ fn systemd_is_told_how_many_targets_fail_and_nothing_before_the_agent_is_up() {
 }
 
 #[test]
-fn systemd_hears_of_a_reload_and_of_its_end_whatever_became_of_it() {
+fn systemd_is_notified_of_a_reload_and_of_its_end_whether_it_succeeded_or_not() {
     let runtime = runtime();
     let systemd = Systemd::new();
     let (agent, home) = runtime.block_on(async {
@@ -402,7 +402,7 @@ fn lines_for_the_journal_bear_their_priority_and_those_for_another_stream_do_not
 }
 
 #[test]
-fn a_run_that_a_maintenance_window_holds_is_told_with_the_name_of_the_window() {
+fn a_skip_by_a_maintenance_window_is_logged_with_the_name_of_the_window() {
     let runtime = runtime();
     let mut agent = runtime.block_on(async {
         let program =

@@ -100,7 +100,7 @@ fn twenty_thousand_series_of_1500_targets_arrive_in_messages_that_any_receiver_t
 }
 
 #[test]
-fn a_target_that_is_gone_is_not_told_any_more_and_the_others_are() {
+fn a_target_that_is_gone_is_no_longer_shown_and_the_others_are() {
     let receiver = Receiver::grpc();
     let delivery = start(&receiver, Duration::from_millis(50));
     record(&delivery, 40);

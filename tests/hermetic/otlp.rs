@@ -300,7 +300,7 @@ fn what_the_receiver_refuses_is_counted_and_does_not_block_what_follows() {
 }
 
 #[test]
-fn spans_refused_out_of_a_batch_are_told_and_counted_and_the_batch_is_not_sent_again() {
+fn spans_refused_out_of_a_batch_are_logged_and_counted_and_the_batch_is_not_sent_again() {
     for (protocol, rejected) in [(Protocol::Grpc, 101), (Protocol::HttpProtobuf, 102)] {
         let receiver = receiver(protocol);
         receiver.script(&[Answer::Partial(rejected)]);
@@ -361,7 +361,7 @@ fn the_queue_tells_its_size_and_its_limit() {
 }
 
 #[test]
-fn shutdown_comes_back_from_a_collector_that_hangs_and_says_what_is_lost() {
+fn shutdown_ends_though_a_collector_hangs_and_logs_what_is_lost() {
     for protocol in BOTH {
         let hole = BlackHole::open();
         let delivery = start(&everything_to(&Signal::new(&hole.url(), protocol)));

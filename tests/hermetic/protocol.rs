@@ -42,7 +42,7 @@ S: * BAD about nothing
 ";
 
 #[tokio::test]
-async fn data_that_nobody_asked_for_may_come_in_every_command() {
+async fn unsolicited_data_may_come_in_every_command() {
     let mut script = "S: * OK [CAPABILITY IMAP4rev1] hi\n".to_owned();
     for (command, answer) in [
         ("LOGIN", "S: {tag} OK [CAPABILITY IMAP4rev1] in\n"),
@@ -138,7 +138,7 @@ S: {tag} OK
 }
 
 #[tokio::test]
-async fn every_code_that_is_kept_as_data_is_told_and_any_other_is_other() {
+async fn every_code_that_is_kept_as_data_is_shown_and_any_other_is_other() {
     let kept = [
         "ALERT",
         "AUTHENTICATIONFAILED",
@@ -310,7 +310,7 @@ proptest! {
 }
 
 #[test]
-fn what_would_end_a_command_is_taken_from_nobody() {
+fn a_user_name_or_mailbox_that_would_end_a_command_is_refused() {
     for bad in ["a\rb", "a\nb", "a\0b", "a\r\nX LOGOUT"] {
         assert!(UserName::new(bad).is_none() && Mailbox::new(bad).is_err(), "{bad:?}");
     }

@@ -77,7 +77,7 @@ fn both_protocols_go_through_a_tunnel_with_tls_and_without_and_each_side_gets_it
 }
 
 #[test]
-fn what_the_proxy_says_is_told_apart_from_what_the_receiver_says_and_the_batch_is_kept() {
+fn an_error_of_the_proxy_is_distinguished_from_one_of_the_receiver_and_the_batch_is_kept() {
     for (answer, says) in [
         (
             "HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n",

@@ -50,7 +50,7 @@ fn reloaded(inbox: &Inbox) -> Option<bool> {
 }
 
 #[test]
-fn a_bad_file_changes_nothing_and_all_that_is_wrong_with_it_is_told() {
+fn a_bad_file_changes_nothing_and_all_its_problems_are_reported() {
     let receiver = Receiver::http();
     let runtime = runtime();
     let base = otlp(&receiver.url(), "http/protobuf");

@@ -71,7 +71,7 @@ async fn what_is_searched_for_on_the_wire_is_found_where_it_may_leave() {
 }
 
 #[test]
-fn a_file_with_a_key_that_nobody_knows_is_an_error() {
+fn a_file_with_an_unknown_key_is_an_error() {
     let good = "rows = [1]\nname = \"x\"\nover = [\"none\"]\noutcome = \"passed\"\nscript = \"\"\n";
     assert_eq!(Scenario::parse(good).map(|scenario| scenario.rows), Ok(vec![1]));
     for wrong in

@@ -113,7 +113,7 @@ async fn the_line_end_is_no_part_of_the_password_whatever_system_wrote_it() {
 }
 
 #[tokio::test]
-async fn a_probe_whose_password_cannot_be_had_connects_to_nobody() {
+async fn a_probe_whose_password_cannot_be_loaded_does_not_connect() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("imap://someone@{}", listener.local_addr().unwrap());
     let program = Program::new(["probe", &url, "--security", "none", "--password-file", "password"]);

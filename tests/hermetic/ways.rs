@@ -94,7 +94,7 @@ mod dropped {
     }
 
     #[tokio::test]
-    async fn whoever_asks_for_ipv6_alone_is_told_that_it_leads_nowhere() {
+    async fn ipv6_alone_without_an_ipv6_route_is_an_error_that_names_it() {
         let (listener, hole) = half();
         let port = hole.address.port();
         let _server = Script::play_on(listener, GOOD, None, Box::new(|_| {}));

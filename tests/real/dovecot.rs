@@ -99,7 +99,7 @@ async fn passwords_with_spaces_quotes_backslashes_and_more_than_ascii() {
 }
 
 #[tokio::test]
-async fn folders_with_odd_names_can_be_opened() {
+async fn mailboxes_with_odd_names_can_be_opened() {
     let server = shared();
     for name in [
         "Entwürfe",

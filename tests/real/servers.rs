@@ -177,7 +177,7 @@ async fn an_empty_mailbox_is_loaded_once_select_is_ok() {
 }
 
 #[tokio::test]
-async fn folders_under_inbox_and_odd_names_can_be_opened() {
+async fn mailboxes_under_inbox_and_odd_names_can_be_opened() {
     for kind in KINDS {
         let server = shared(kind);
         let more: &[_] = if kind == Kind::Courier { &COURIERS } else { &[] };

@@ -39,7 +39,7 @@ fn a_host_without_a_route_is_unreachable() {
 }
 
 #[test]
-fn a_router_that_knows_no_way_is_believed_at_once() {
+fn an_answer_of_no_route_ends_the_attempt_at_once() {
     let line = Line::new(Duration::from_millis(1));
     line.client.command(&format!("ip route add {NOWHERE} via {SERVER}"));
     line.server.enter(|| fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap());
@@ -51,7 +51,7 @@ fn a_router_that_knows_no_way_is_believed_at_once() {
 }
 
 #[test]
-fn a_host_without_a_local_port_left_judges_nobody() {
+fn a_host_without_a_free_local_port_makes_the_run_void() {
     let alone = Namespace::new();
     let listener = alone.listen("127.0.0.1");
     let address = listener.local_addr().unwrap();

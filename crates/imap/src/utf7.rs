@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_from_the_rfc_and_from_real_folders() {
+    fn names_from_the_rfc_and_from_real_mailboxes() {
         for (name, wire) in [
             ("INBOX", "INBOX"),
             ("~peter/mail/台北/日本語", "~peter/mail/&U,BTFw-/&ZeVnLIqe-"),
