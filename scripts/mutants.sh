@@ -33,6 +33,8 @@ git ls-files -z --cached --others --exclude-standard |
   tar --create --null --no-recursion --ignore-failed-read --files-from=- | tar --extract --directory="$TREE"
 cd "$TREE"
 export CARGO_TARGET_DIR=$WORK/target
+# A change may make a loop without an end that allocates: its test then fails, and the machine keeps its memory.
+ulimit -v $((8 << 20))
 
 # Not what only fuzzing, or another system than Linux, compiles.
 mutants() {

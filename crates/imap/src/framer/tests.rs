@@ -107,6 +107,16 @@ fn a_name_in_a_literal_is_kept_and_a_long_one_is_not() {
 }
 
 #[test]
+fn a_name_is_kept_though_a_long_literal_follows_it_and_so_are_64_names_and_no_more() {
+    let (seen, _) = run(&[format!("* LIST () {{1}}\r\n/ {{5000}}\r\n{}\r\n", "x".repeat(5000)).as_bytes()]);
+    assert_eq!((&*seen[0].kept, seen[0].text.as_str()), (&["/".to_owned()][..], "* LIST () {1}/ {5000}"));
+    for (names, kept) in [(MOST_KEPT, MOST_KEPT), (MOST_KEPT + 1, MOST_KEPT)] {
+        let (seen, _) = run(&[format!("* LIST (){}\r\n", " {1}\r\nx".repeat(names)).as_bytes()]);
+        assert_eq!((seen[0].literals, seen[0].kept.len()), (names as u64, kept));
+    }
+}
+
+#[test]
 fn malformed_sizes_end_the_stream() {
     for wrong in [
         "{5",
