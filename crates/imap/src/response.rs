@@ -318,6 +318,11 @@ mod tests {
             parse("* ID (\"name\" \"Do\\\"vecot\" \"x\" NIL \"version\" \"2.3\")"),
             Response::Id(Some(b"Do\"vecot".to_vec()), Some(b"2.3".to_vec()))
         );
+        // Other keys may stand anywhere in the list.
+        assert_eq!(
+            parse("* ID (\"version\" \"2.3\" \"name\" \"Dovecot\" \"os\" \"Linux\")"),
+            Response::Id(Some(b"Dovecot".to_vec()), Some(b"2.3".to_vec()))
+        );
         assert_eq!(parse("* ID NIL"), Response::Id(None, None));
         let literal = Frame {
             text: b"* ID (\"name\" {3}a\"b \"version\" NIL)",
