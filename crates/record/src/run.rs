@@ -280,6 +280,40 @@ mod tests {
     }
 
     #[test]
+    fn a_trace_has_a_span_for_the_run_and_one_for_each_step_that_has_an_id_and_was_not_skipped() {
+        let mut run: Run = serde_json::from_str(imaptrace_testkit::PASSED_RUN).unwrap();
+        run.steps.retain(Step::has_span);
+        let all = run.steps.len();
+        assert!(all > 3);
+        assert_eq!(run.exported_spans(), 1 + all);
+        run.steps[0].span_id = None;
+        run.steps[1].outcome = StepOutcome::Skipped;
+        assert_eq!(run.exported_spans(), all - 1);
+        run.steps.clear();
+        assert_eq!(run.exported_spans(), 1);
+    }
+
+    #[test]
+    fn the_held_bytes_of_a_run_grow_with_each_thing_in_it() {
+        let mut run: Run = serde_json::from_str(imaptrace_testkit::PASSED_RUN).unwrap();
+        let names = run.held_bytes();
+        run.target.push('1');
+        run.account.push_str("12");
+        run.server.address.push_str("123");
+        let before = run.held_bytes();
+        assert_eq!(before - names, 6);
+        let step = run.steps[0].clone();
+        run.steps.push(step);
+        assert_eq!(run.held_bytes() - before, run.steps[0].held_bytes());
+        run.steps.pop();
+        run.labels.insert("place".to_owned(), "Bern".to_owned());
+        let labelled = run.held_bytes();
+        assert_eq!(labelled - before, 2 * size_of::<String>() + 9);
+        run.notes.push(Note { at_s: Seconds::ZERO, level: NoteLevel::Info, text: "a note".to_owned() });
+        assert_eq!(run.held_bytes() - labelled, size_of::<Note>() + 6);
+    }
+
+    #[test]
     fn a_run_has_as_many_steps_as_may_be_and_no_more() {
         let mut run: Run = serde_json::from_str(imaptrace_testkit::PASSED_RUN).unwrap();
         let step = run.steps[0].clone();

@@ -69,6 +69,43 @@ mod tests {
             assert_eq!(figure.is_uncertain_by(by), expected, "{figure:?} by {by:?}");
         }
     }
+
+    #[test]
+    fn a_latency_is_uncertain_by_its_own_bound_or_in_a_record_without_any_bounds() {
+        let bound = Some(Seconds::from_micros(7_000));
+        for (uncertain, of_run, of_step, expected) in [
+            (None, None, None, false),
+            (None, bound, None, false),
+            (Some(false), bound, None, false),
+            (Some(true), None, None, true),
+            (Some(true), bound, bound, true),
+            (Some(true), None, bound, false),
+        ] {
+            let mut run: Run = serde_json::from_str(imaptrace_testkit::PASSED_RUN).unwrap();
+            (run.uncertain, run.uncertainty_s) = (uncertain, of_run);
+            for step in &mut run.steps {
+                step.uncertainty_s = None;
+            }
+            run.steps[2].uncertainty_s = of_step;
+            assert_eq!(run.is_latency_uncertain(), expected, "{uncertain:?} {of_run:?} {of_step:?}");
+        }
+    }
+
+    #[test]
+    fn pauses_between_the_steps_count_where_they_make_the_latency_uncertain() {
+        for (agent, latency, expected) in [
+            (Some(5_000), Some(100_000), false),
+            (Some(5_001), Some(100_000), true),
+            (Some(5_001), None, false),
+            (None, Some(100_000), false),
+        ] {
+            let mut run: Run = serde_json::from_str(imaptrace_testkit::PASSED_RUN).unwrap();
+            run.agent_s = agent.map(Seconds::from_micros);
+            run.first_loading_latency_s = latency.map(Seconds::from_micros);
+            assert_eq!(run.paused(), expected, "{agent:?} {latency:?}");
+        }
+    }
+
     #[test]
     fn a_latency_is_delayed_by_pauses_of_ours_before_logout() {
         let run = |delayed: Option<u64>, in_logout: Option<u64>| {
@@ -83,8 +120,12 @@ mod tests {
         for (delayed, in_logout, expected) in [
             (None, None, false),
             (Some(1), None, false),
+            (Some(10_000), None, false),
+            (Some(10_001), None, true),
             (Some(90_000), None, true),
             (Some(90_000), Some(90_000), false),
+            (Some(90_000), Some(80_000), false),
+            (Some(90_000), Some(79_999), true),
         ] {
             let run = run(delayed, in_logout);
             assert_eq!(run.is_latency_delayed(), expected, "{delayed:?} {in_logout:?}");

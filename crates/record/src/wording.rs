@@ -139,7 +139,12 @@ mod tests {
             (CommandName::Select, "Server Unavailable does not exist"),
             (CommandName::Select, "Server Unavailable. 15 does not exist"),
             (CommandName::Login, "Request is throttled. Suggested Backoff Time: many milliseconds"),
+            (CommandName::Login, "Request is throttled. Suggested Backoff Time:  milliseconds"),
+            (CommandName::Login, "Server Unavailable. x"),
             (CommandName::Login, "FETCH Rate limit hit"),
+            (CommandName::Login, "Too many connections(x)"),
+            (CommandName::Login, "Too many connections (x"),
+            (CommandName::Login, "Too many connections (x]"),
             (CommandName::Login, "Too many connections (never closed"),
             // Which of them it is cannot be decided.
             (

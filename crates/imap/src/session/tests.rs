@@ -88,6 +88,41 @@ fn gibberish_instead_of_a_greeting() {
 }
 
 #[test]
+fn an_endless_line_is_no_greeting_unless_it_begins_with_a_star() {
+    let gibberish = "violation: the first line is no IMAP greeting";
+    let endless = Limits { line: 16, ..Limits::default() };
+    for (line, seen) in [
+        ("x".repeat(20), gibberish),
+        (format!("* {}", "x".repeat(20)), "violation: a line is longer than the limit"),
+        ("* OK a\rb\r\n".to_owned(), gibberish),
+    ] {
+        assert_eq!(talk(&mut Session::new(endless), line.as_bytes()), [seen], "{line:?}");
+    }
+}
+
+#[test]
+fn the_hierarchy_is_that_of_the_first_response_that_has_one() {
+    for (answer, separator) in [
+        ("* LIST () \"/\" a\r\n* LIST () \".\" b\r\n", Some('/')),
+        ("* LIST () NIL a\r\n* LIST () \".\" b\r\n", Some('.')),
+        ("* NAMESPACE ((\"\" \"/\")) NIL NIL\r\n* LIST () \".\" b\r\n", Some('/')),
+        ("* LIST () \".\" b\r\n* NAMESPACE ((\"\" \"/\")) NIL NIL\r\n", Some('.')),
+        ("* OK x\r\n", None),
+    ] {
+        let mut session = greeted();
+        run(&mut session, &Command::List, format!("{answer}t1 OK\r\n").as_bytes());
+        assert_eq!(session.hierarchy().map(Hierarchy::separator), separator, "{answer:?}");
+    }
+}
+
+#[test]
+fn what_has_come_of_a_response_is_known_before_it_is_whole() {
+    let mut session = greeted();
+    assert!(run(&mut session, &Command::List, b"* LIST () ").iter().all(|seen| seen == "first byte"));
+    assert_eq!(session.partial(), b"* LIST () ");
+}
+
+#[test]
 fn only_our_whole_tag_ends_a_command() {
     for wrong in ["t", "t11", "T1", "t0"] {
         let seen = run(&mut greeted(), &Command::List, format!("{wrong} OK\r\n").as_bytes());
@@ -272,11 +307,11 @@ fn limits_on_responses_and_bytes_hold() {
     let limits = Limits { responses: 3, ..Limits::default() };
     let mut session = Session::new(limits);
     talk(&mut session, b"* OK hi\r\n");
-    session.take_progress();
-    assert_eq!(
-        run(&mut session, &Command::List, &b"* X\r\n".repeat(4)).last().map(String::as_str),
-        Some("violation: more untagged responses than the limit")
-    );
+    for (responses, end) in [(3, "tagged OK - "), (4, "violation: more untagged responses than the limit")] {
+        session.take_progress();
+        let answer = format!("{}t1 OK\r\n", "* X\r\n".repeat(responses));
+        assert_eq!(run(&mut session, &Command::List, answer.as_bytes()).last().map(String::as_str), Some(end));
+    }
     let mut session = Session::new(Limits { command_bytes: 100, ..Limits::default() });
     talk(&mut session, b"* OK hi\r\n");
     session.take_progress();
