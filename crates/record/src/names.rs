@@ -221,6 +221,15 @@ mod tests {
     }
 
     #[test]
+    fn the_name_of_a_step_equals_its_own_step_or_command_alone_and_is_shown_as_it_is_written() {
+        let [tls, fetch] = [StepName::from(SetupStep::Tls), StepName::from(CommandName::Fetch)];
+        assert!(tls == SetupStep::Tls && tls != SetupStep::Connect && fetch != SetupStep::Tls);
+        assert!(fetch == CommandName::Fetch && fetch != CommandName::List && tls != CommandName::Fetch);
+        assert_eq!((fetch.command(), tls.command()), (Some(CommandName::Fetch), None));
+        assert_eq!(format!("{tls} {fetch} {}", StepName::from("odd")), "tls FETCH odd");
+    }
+
+    #[test]
     fn a_journey_has_a_name_that_can_stand_in_a_label() {
         let long = "a".repeat(64);
         for name in ["first-load", "a", "b2", &long] {

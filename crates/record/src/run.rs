@@ -294,6 +294,20 @@ mod tests {
     }
 
     #[test]
+    fn the_loading_steps_are_those_of_the_last_connection_without_logout() {
+        let mut run: Run = serde_json::from_str(imaptrace_testkit::PASSED_RUN).unwrap();
+        let all = run.steps.len();
+        assert!(run.steps.iter().any(Step::is_logout));
+        assert_eq!(run.loading_steps().count(), all - 1);
+        for step in &mut run.steps[4..] {
+            step.connection = Some(2);
+        }
+        let loading: Vec<_> = run.loading_steps().map(|step| step.name.clone()).collect();
+        let last: Vec<_> = run.steps[4..all - 1].iter().map(|step| step.name.clone()).collect();
+        assert_eq!(loading, last);
+    }
+
+    #[test]
     fn the_held_bytes_of_a_run_grow_with_each_thing_in_it() {
         let mut run: Run = serde_json::from_str(imaptrace_testkit::PASSED_RUN).unwrap();
         let names = run.held_bytes();

@@ -382,6 +382,13 @@ mod tests {
     }
 
     #[test]
+    fn a_step_is_a_command_unless_it_comes_before_the_first() {
+        for (name, is_command) in [("tls", false), ("greeting", false), ("SELECT", true), ("XNEW", true)] {
+            assert_eq!(Step { name: name.into(), ..Step::default() }.is_command(), is_command, "{name}");
+        }
+    }
+
+    #[test]
     fn a_step_that_failed_without_time_and_bytes_was_not_started() {
         for (outcome, duration_s, received_bytes, started) in [
             (StepOutcome::Failed, Seconds::ZERO, None, false),
@@ -404,6 +411,23 @@ mod tests {
         let attempt = facts.attempts[0].clone();
         facts.attempts.extend([attempt.clone(), attempt.clone(), attempt]);
         assert_eq!(connect.held_bytes() - before, 3 * size_of::<ConnectAttempt>());
+
+        let mut tls = step("tls");
+        let before = tls.held_bytes();
+        let text = |text: &str| ServerText::new(text.as_bytes(), ServerText::STATUS);
+        let [subject, issuer] = ["CN=a", "CN=bcd"].map(text);
+        let entry = ChainCertificate { subject, issuer, not_before: None, not_after: None };
+        let facts = tls.tls.as_mut().unwrap();
+        facts.chain.push(entry.clone());
+        facts.chain.push(entry);
+        assert_eq!(tls.held_bytes() - before, 2 * (size_of::<ChainCertificate>() + 10));
+
+        let mut alerted = step("SELECT");
+        let before = alerted.held_bytes();
+        alerted.text = Some(text("four"));
+        let at_s = Seconds::ZERO;
+        alerted.events.push(StepEvent { name: EventName::Alert, at_s, text: Some(text("words")) });
+        assert_eq!(alerted.held_bytes() - before, 4 + size_of::<StepEvent>() + 5);
 
         let mut login = step("SELECT");
         let before = login.held_bytes();
