@@ -382,9 +382,11 @@ mod tests {
     }
 
     #[test]
-    fn a_step_is_a_command_unless_it_comes_before_the_first() {
+    fn a_step_is_a_command_unless_it_comes_before_the_first_and_ends_after_its_duration() {
         for (name, is_command) in [("tls", false), ("greeting", false), ("SELECT", true), ("XNEW", true)] {
-            assert_eq!(Step { name: name.into(), ..Step::default() }.is_command(), is_command, "{name}");
+            let [start_s, duration_s] = [2, 3].map(Seconds::from_micros);
+            let step = Step { name: name.into(), start_s, duration_s, ..Step::default() };
+            assert_eq!((step.is_command(), step.end_s()), (is_command, Seconds::from_micros(5)), "{name}");
         }
     }
 

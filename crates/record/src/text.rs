@@ -74,6 +74,7 @@ mod tests {
         assert!(cut.as_str().len() <= 256 && cut.as_str().ends_with('…'), "{}", cut.as_str().len());
         assert_eq!(ServerText::new("x".repeat(256).as_bytes(), 256).as_str().len(), 256);
         assert_eq!(ServerText::new(b"abc\x1b\x1b", 8).as_str(), "abc…");
+        assert_eq!(ServerText::new(b"as it is", 8).to_string(), "as it is");
     }
 
     #[test]

@@ -190,6 +190,15 @@ mod tests {
     }
 
     #[test]
+    fn a_timestamp_before_and_after_the_epoch_is_the_same_as_a_system_time() {
+        for distance in [Duration::ZERO, Duration::from_micros(1), Duration::from_secs(951_782_400)] {
+            for at in [UNIX_EPOCH + distance, UNIX_EPOCH - distance] {
+                assert_eq!(Timestamp::from(at).to_system_time(), at);
+            }
+        }
+    }
+
+    #[test]
     fn a_timestamp_has_six_digits_of_a_second_or_none_and_all_days_of_four_digits() {
         for (seconds, text) in [
             (0, "1970-01-01T00:00:00Z"),
