@@ -96,6 +96,8 @@ impl Recorder {
             wire_received_bytes: 0,
             steps: Vec::new(),
             notes: Vec::new(),
+            server_events: None,
+            verdict: None,
         };
         Self { anchor, run, loading_from: Seconds::ZERO, connection: None, off_by: Seconds::ZERO, watcher: None }
     }

@@ -158,6 +158,8 @@ pub(super) fn passed() -> Run {
         wire_received_bytes: 61_022,
         steps,
         notes: Vec::new(),
+        server_events: None,
+        verdict: None,
     }
 }
 

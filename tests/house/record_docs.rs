@@ -2,8 +2,12 @@
 
 use imaptrace::telemetry::names;
 
-const SOURCE: &str =
-    concat!(include_str!("../../crates/record/src/run.rs"), include_str!("../../crates/record/src/step.rs"));
+const SOURCE: &str = concat!(
+    include_str!("../../crates/record/src/run.rs"),
+    include_str!("../../crates/record/src/step.rs"),
+    include_str!("../../crates/record/src/server_events.rs"),
+    include_str!("../../crates/record/src/verdict.rs"),
+);
 const PAGE: &str = include_str!("../../docs/record.md");
 
 /// The type, and the title of its table.
@@ -17,6 +21,11 @@ const TABLES: &[(&str, &str)] = &[
     ("ChainCertificate", "### Chain"),
     ("StepEvent", "### Event"),
     ("Note", "### Note"),
+    ("ServerEvents", "## Server events"),
+    ("ServerHost", "### Host"),
+    ("ServerEvent", "### Server event"),
+    ("ServerProcess", "### Process"),
+    ("Verdict", "## Verdict"),
 ];
 
 /// The fields of a type as in the code, each with whether it is always there.

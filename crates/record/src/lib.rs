@@ -20,11 +20,13 @@ mod names;
 mod outcome;
 pub mod printable;
 mod run;
+mod server_events;
 mod step;
 mod text;
 mod time;
 mod tls_fault;
 mod uncertainty;
+mod verdict;
 mod wording;
 
 pub use conversation::{ConversationLine, LineOrigin};
@@ -33,13 +35,15 @@ pub use ids::{IdError, SpanId, TraceId};
 pub use names::{AddressFamily, JourneyName, JourneyNameError, SetupStep, StepName};
 pub use outcome::{RunOutcome, SkipReason, StepOutcome};
 pub use run::{Note, NoteLevel, Run, SCHEMA, Security, Server};
+pub use server_events::{ServerEvent, ServerEventName, ServerEvents, ServerHost, ServerProcess, ServerProcessName};
 pub use step::{
     ChainCertificate, ClockSource, CloseNotify, CommandState, ConnectAttempt, ConnectFacts, EventName, ResolveFacts,
     Step, StepEvent, TlsFacts, Verified,
 };
 pub use text::ServerText;
-pub use time::{Seconds, Timestamp};
+pub use time::{Seconds, SignedSeconds, Timestamp};
 pub use tls_fault::TlsFault;
+pub use verdict::{Cause, Verdict};
 pub use wording::not_now;
 
 pub use crate::printable::escape;

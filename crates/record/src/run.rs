@@ -8,8 +8,8 @@ use serde::{
 };
 
 use super::{
-    AddressFamily, ClockSource, ErrorType, JourneyName, RunOutcome, Seconds, ServerText, SpanId, Step, StepName,
-    StepOutcome, Timestamp, TraceId,
+    AddressFamily, ClockSource, ErrorType, JourneyName, RunOutcome, Seconds, ServerEvents, ServerText, SpanId, Step,
+    StepName, StepOutcome, Timestamp, TraceId, Verdict,
 };
 
 /// The version of the JSON line. It grows when a field changes its meaning, not when one is added.
@@ -100,6 +100,12 @@ pub struct Run {
     /// What imaptrace logged at INFO or above during the run, at most 64.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<Note>,
+    /// What the mail server reported about the session.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_events: Option<Box<ServerEvents>>,
+    /// Why the run was slow or failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Box<Verdict>>,
 }
 
 /// The peer of a run, and its connection.
@@ -238,7 +244,9 @@ impl Run {
         let notes = self.notes.iter().map(|note| size_of::<Note>() + note.text.len());
         let steps = self.steps.iter().map(Step::held_bytes);
         let texts = self.target.len() + self.account.len() + self.journey.as_str().len() + self.server.address.len();
-        size_of::<Self>() + texts + labels.chain(notes).chain(steps).sum::<usize>()
+        let server = self.server_events.as_ref().map_or(0, |events| events.held_bytes());
+        let verdict = self.verdict.as_ref().map_or(0, |verdict| verdict.held_bytes());
+        size_of::<Self>() + texts + server + verdict + labels.chain(notes).chain(steps).sum::<usize>()
     }
 
     /// The entry in `steps` that failed the run.
@@ -247,9 +255,10 @@ impl Run {
         self.steps.iter().rev().find(|step| step.name == *name && step.outcome == StepOutcome::Failed)
     }
 
-    /// How many spans the run's trace has: the root, and one for each step that has one.
+    /// How many spans the run's trace has: the root, one for each step that has one, and one for each event of the server.
     pub fn exported_spans(&self) -> usize {
-        1 + self.steps.iter().filter(|step| step.has_span()).count()
+        let events = self.server_events.as_ref().map_or(0, |server| server.events.len());
+        1 + self.steps.iter().filter(|step| step.has_span()).count() + events
     }
 
     /// The steps that make up First Loading Latency: all of the connection that got there, except LOGOUT.

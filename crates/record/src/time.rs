@@ -69,6 +69,43 @@ impl<'de> Deserialize<'de> for Seconds {
     }
 }
 
+/// A difference of two times in seconds, rounded to 1 µs. In JSON a number of seconds, which may be negative.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct SignedSeconds(i64);
+
+impl SignedSeconds {
+    /// This many microseconds.
+    pub const fn from_micros(micros: i64) -> Self {
+        Self(micros)
+    }
+
+    /// Whole microseconds.
+    pub const fn as_micros(self) -> i64 {
+        self.0
+    }
+
+    /// The difference in seconds, for telemetry.
+    #[expect(clippy::cast_precision_loss, reason = "exact below 285 years")]
+    pub fn as_f64(self) -> f64 {
+        self.0 as f64 / 1e6
+    }
+}
+
+impl Serialize for SignedSeconds {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(self.as_f64())
+    }
+}
+
+impl<'de> Deserialize<'de> for SignedSeconds {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let seconds = f64::deserialize(deserializer)?;
+        let distance = Duration::try_from_secs_f64(seconds.abs()).map(Seconds::from).map_err(D::Error::custom)?;
+        let micros = i64::try_from(distance.as_micros()).map_err(D::Error::custom)?;
+        Ok(Self(if seconds < 0.0 { -micros } else { micros }))
+    }
+}
+
 /// A point in time, to 1 µs. In JSON an RFC 3339 time in UTC.
 ///
 /// Microseconds since the Unix epoch: `jiff::Timestamp` ends before the year 9999 does, and with it certificates without an end.
@@ -82,6 +119,11 @@ impl Timestamp {
     #[expect(clippy::cast_precision_loss, reason = "exact to 1 µs until the year 2255")]
     pub fn epoch_seconds(self) -> f64 {
         self.0 as f64 / 1e6
+    }
+
+    /// Whole microseconds since the Unix epoch.
+    pub const fn epoch_micros(self) -> i64 {
+        self.0
     }
 
     /// The same as the standard library's type.
@@ -177,6 +219,18 @@ mod tests {
         assert_eq!(serde_json::from_str::<Seconds>("0.053412").ok(), Some(seconds));
         assert_eq!(Seconds::from(Duration::from_nanos(1_500)).as_micros(), 2);
         assert!(serde_json::from_str::<Seconds>("-1.0").is_err());
+    }
+
+    #[test]
+    fn a_difference_keeps_its_sign() {
+        for (micros, json) in [(-250_000, "-0.25"), (1, "0.000001"), (0, "0.0"), (-1, "-0.000001")] {
+            let seconds = SignedSeconds::from_micros(micros);
+            assert_eq!(serde_json::to_string(&seconds).unwrap().parse::<f64>().unwrap(), json.parse::<f64>().unwrap());
+            assert_eq!(serde_json::from_str::<SignedSeconds>(json).unwrap(), seconds);
+        }
+        for wrong in ["1e300", "-1e300", "1e13"] {
+            assert!(serde_json::from_str::<SignedSeconds>(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]
