@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, path::PathBuf};
 
 use imaptrace::telemetry::names::{self, Metric, MetricKind};
+use imaptrace_record::ServerEventName;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -98,6 +99,8 @@ fn every_name_of_prometheus_is_made() {
     known.extend(names::METRICS.iter().flat_map(prometheus));
     known.extend(SPAN_METRICS.map(ToOwned::to_owned));
     known.extend(OTHERS.map(ToOwned::to_owned));
+    // Dovecot's, in the record.
+    known.extend(ServerEventName::ALL.iter().map(|name| name.as_str().to_owned()));
     let rules = std::fs::read_to_string(format!("{ROOT}/deploy/prometheus/rules/recording.yml")).unwrap();
     known.extend(rules.lines().filter_map(|line| line.trim().strip_prefix("- record: ").map(ToOwned::to_owned)));
     let mut found = BTreeSet::new();

@@ -53,6 +53,10 @@ pub struct ServerEvent {
     pub started_at: Timestamp,
     /// Begin to end, by the server's clock.
     pub duration_s: Seconds,
+    /// What the server itself reports as its duration, where that is shorter by 1 ms or more: the rest passed before its process
+    /// ran again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reported_s: Option<Seconds>,
     /// The command, of `imap_command_finished`.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "known_name")]
     pub command: Option<CommandName>,
