@@ -74,18 +74,24 @@ pub(super) fn account(
         step.clock_source = Some(if traffic.kernel { ClockSource::Kernel } else { ClockSource::User });
     }
     step.delayed_s = Some(Seconds::from(kept_waiting(events))).filter(|kept| *kept > Seconds::ZERO);
-    if let Ok(response) = &exchange.result {
-        step.reported_s = reported(&response.text, step.duration_s.to_duration());
+    if let Ok(response) = &exchange.result
+        && let Some(reported) = reported(&response.text, step.duration_s.to_duration())
+    {
+        step.reported_s = Some(reported.time.into());
+        step.reported_wait_s = reported.waited.map(Seconds::from).filter(|waited| *waited > Seconds::ZERO);
     }
     let Exchange { more, waited, .. } = *exchange;
     let evidence = Evidence { tcp, kernel: traffic.kernel, closed: traffic.closed, more, waited };
     Uncertainty::of_command(span, per_byte, &evidence)
 }
 
-/// The time that the server reports for a command, unless it took less here. Its clock may be slewed, by a thousandth at most.
-fn reported(text: &[u8], duration: Duration) -> Option<Seconds> {
+/// The times that the server reports for a command, less those that are longer than it was here. Its clock may be slewed, by a
+/// thousandth at most.
+fn reported(text: &[u8], duration: Duration) -> Option<imap::Reported> {
     let reported = imap::reported(text)?;
-    (reported.time <= duration + reported.resolution + duration / 1_000).then(|| Seconds::from(reported.time))
+    let most = duration + reported.resolution + duration / 1_000;
+    let waited = reported.waited.filter(|waited| *waited <= most);
+    (reported.time <= most).then_some(imap::Reported { waited, ..reported })
 }
 
 #[cfg(test)]
@@ -106,7 +112,20 @@ mod tests {
             ("Fetch completed.", 40, None),
         ] {
             let reported = reported(text.as_bytes(), Duration::from_millis(millis));
-            assert_eq!(reported.map(|time| time.as_micros() / 1_000), expected, "{text}");
+            assert_eq!(reported.map(|reported| reported.time.as_millis()), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_servers_wait_for_us_is_apart_and_never_longer_than_the_command() {
+        for (text, expected) in [
+            ("Fetch completed (0.036 + 0.412 + 0.447 secs).", Some(412)),
+            ("Fetch completed (0.036 + 0.000 + 0.035 secs).", Some(0)),
+            ("Fetch completed (0.036 + 9.412 + 0.035 secs).", None),
+            ("Completed (0.036 secs).", None),
+        ] {
+            let reported = reported(text.as_bytes(), Duration::from_millis(450)).unwrap();
+            assert_eq!(reported.waited.map(|waited| waited.as_millis()), expected, "{text}");
         }
     }
 }

@@ -88,6 +88,7 @@ names! {
         IMAP_RESPONSE_UNTAGGED_COUNT = "imap.response.untagged.count",
         IMAP_RESPONSE_FIRST_BYTE_DURATION = "imap.response.first_byte.duration",
         IMAP_SERVER_REPORTED_DURATION = "imap.server.reported_duration",
+        IMAP_SERVER_REPORTED_WAIT = "imap.server.reported_wait",
         IMAP_FETCH_MESSAGES = "imap.fetch.messages",
         IMAP_MAILBOX_NAME = "imap.mailbox.name",
         IMAP_MAILBOX_MESSAGES = "imap.mailbox.messages",

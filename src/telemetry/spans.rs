@@ -135,6 +135,7 @@ fn child(run: &Run, step: &Step, id: SpanId, common: &SharedAttributes) -> SpanD
     with.count(names::IMAP_RESPONSE_UNTAGGED_COUNT, step.untagged);
     with.seconds(names::IMAP_RESPONSE_FIRST_BYTE_DURATION, step.first_byte_s);
     with.seconds(names::IMAP_SERVER_REPORTED_DURATION, step.reported_s);
+    with.seconds(names::IMAP_SERVER_REPORTED_WAIT, step.reported_wait_s);
     with.seconds(names::TIMING_SERVER, step.server_s);
     with.seconds(names::TIMING_NETWORK, step.network_s);
     with.seconds(names::TIMING_TRANSFER, step.transfer_s);

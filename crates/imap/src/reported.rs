@@ -2,7 +2,8 @@
 //!
 //! Dovecot ends its text with `(0.036 + 0.000 + 0.035 secs).`: the time in the command (running, blocked, or waiting for a lock),
 //! waiting for the client, and since the command last ran, which overlaps the first. Only the first is the server's own; the
-//! others are checked. Cyrus has `(0.004 sec)` or `(3 msgs in 0.004 secs)`. Any other text is ignored.
+//! second is reported beside it, and the third is checked and dropped. Cyrus has `(0.004 sec)` or `(3 msgs in 0.004 secs)`. Any
+//! other text is ignored.
 //!
 //! Reads text; the caller decides whether a time can be true.
 
@@ -13,6 +14,8 @@ use std::time::Duration;
 pub struct Reported {
     /// The time spent in the command: the first, or only, term.
     pub time: Duration,
+    /// The time spent waiting for the client inside it, to send more or to take what was sent; none without a second term.
+    pub waited: Option<Duration>,
     /// The smallest time that it can name.
     pub resolution: Duration,
 }
@@ -27,13 +30,15 @@ pub fn reported(text: &[u8]) -> Option<Reported> {
     let terms = inside.strip_suffix(" secs").or_else(|| inside.strip_suffix(" sec"))?;
     let terms = terms.rsplit_once(" in ").map_or(terms, |(_, terms)| terms);
     let mut terms = terms.split(" + ").take(MOST).map(term);
-    let first = terms.next()??;
-    // Text that only begins like such a time is none.
-    terms.all(|other| other.is_some()).then_some(first)
+    // Text that only begins like such times has none.
+    let (time, resolution) = terms.next()??;
+    let mut others = terms.collect::<Option<Vec<_>>>()?.into_iter();
+    let waited = others.next().map(|(waited, _)| waited);
+    Some(Reported { time, waited, resolution })
 }
 
-/// One term, such as `0.036`.
-fn term(text: &str) -> Option<Reported> {
+/// One term, such as `0.036`: its time, and the smallest that its digits can name.
+fn term(text: &str) -> Option<(Duration, Duration)> {
     let (whole, fraction) = text.split_once('.')?;
     let digits = |text: &str| !text.is_empty() && text.len() <= MOST && text.bytes().all(|byte| byte.is_ascii_digit());
     if !digits(whole) || !digits(fraction) {
@@ -41,7 +46,7 @@ fn term(text: &str) -> Option<Reported> {
     }
     let unit = 10_u32.pow(u32::try_from(MOST - fraction.len()).ok()?);
     let time = Duration::new(whole.parse().ok()?, fraction.parse::<u32>().ok()? * unit);
-    Some(Reported { time, resolution: Duration::from_nanos(unit.into()) })
+    Some((time, Duration::from_nanos(unit.into())))
 }
 
 #[cfg(test)]
@@ -77,6 +82,14 @@ mod tests {
         ] {
             assert_eq!(millis(text), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn the_second_term_is_the_wait_for_the_client() {
+        let waited = |text: &str| reported(text.as_bytes()).unwrap().waited.map(|time| time.as_millis());
+        assert_eq!(waited("Fetch completed (0.036 + 0.412 + 0.447 secs)."), Some(412));
+        assert_eq!(waited("List completed (0.001 + 0.000 secs)."), Some(0));
+        assert_eq!(waited("Completed (3 msgs in 1.250 secs)"), None);
     }
 
     proptest! {

@@ -40,6 +40,10 @@ pub struct Step {
     /// The time that the server reports for the command in its tagged text (Dovecot: the first of its terms); shown, never used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reported_s: Option<Seconds>,
+    /// The time that the server reports as spent waiting for us inside the command (Dovecot: the second of its terms), to send more
+    /// or to take what was sent; only if it is not 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reported_wait_s: Option<Seconds>,
     /// `OK`, `NO`, `BAD`, `BYE` or `PREAUTH`.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "known_name")]
     pub status: Option<Condition>,

@@ -120,6 +120,7 @@ fn attributes_are_on_the_spans_that_the_documentation_names() {
         (fetch, "imaptrace.account.name", "default"),
         (&spans[6], "imap.mailbox.messages", "4711"),
         (&spans[6], "imap.server.reported_duration", "0.016"),
+        (&spans[6], "imap.server.reported_wait", "0.002"),
         (&spans[5], "imap.auth.mechanism", "LOGIN"),
     ] {
         assert_eq!(attribute(span, key).as_deref(), Some(value), "{key} of {}", span.name);
