@@ -1,7 +1,7 @@
 //! The fields of a certificate. Verifies nothing: `chain` does, by the TLS library. Called by `tls`, `chain` and `probe`.
 
 use sha2::{Digest as _, Sha256};
-use x509_parser::{extensions::GeneralName, public_key::PublicKey};
+use x509_parser::{certificate::X509Certificate, extensions::GeneralName, public_key::PublicKey};
 
 /// A certificate of a server's chain.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -16,6 +16,8 @@ pub struct Certificate {
     pub issuer: String,
     /// SHA-256 of its DER, upper-case hex.
     pub sha256: String,
+    /// Kind and size of its key, such as `RSA 2048` or `EC 256`.
+    pub key: Option<String>,
 }
 
 impl Certificate {
@@ -29,6 +31,7 @@ impl Certificate {
                 subject: certificate.subject().to_string(),
                 issuer: certificate.issuer().to_string(),
                 sha256,
+                key: key(&certificate),
             },
             Err(_) => Self { sha256, ..Self::default() },
         }
@@ -40,9 +43,8 @@ impl Certificate {
     }
 }
 
-/// Kind and size of the key in a certificate (DER), such as `RSA 2048` or `EC 256`; none if it cannot be parsed.
-pub(super) fn key(der: &[u8]) -> Option<String> {
-    let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
+/// Kind and size of the key in a certificate; none if it cannot be parsed.
+fn key(certificate: &X509Certificate<'_>) -> Option<String> {
     let key = certificate.public_key();
     // x509-parser has only the OID of Edwards curves.
     match key.algorithm.algorithm.to_id_string().as_str() {
@@ -95,10 +97,10 @@ mod tests {
         assert_eq!((facts.not_before, facts.not_after), (Some(1_612_051_200), Some(1_927_584_000)));
         assert!(facts.subject.starts_with("CN=") && facts.sha256.len() == 64, "{facts:?}");
         assert!(facts.is_self_issued());
-        assert_eq!(key(certificate.der()).as_deref(), Some("EC 256"));
+        assert_eq!(facts.key.as_deref(), Some("EC 256"));
         assert_eq!(dns_names(certificate.der()), ["mail.example"]);
         assert_eq!(Certificate::parse(b"junk").not_after, None);
         assert!(!Certificate::parse(b"junk").is_self_issued());
-        assert_eq!((key(b"junk"), dns_names(b"junk")), (None, vec![]));
+        assert_eq!((Certificate::parse(b"junk").key, dns_names(b"junk")), (None, vec![]));
     }
 }

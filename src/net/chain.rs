@@ -4,18 +4,13 @@
 //! again, with the same roots. Otherwise a connection of its own reads it ([`TlsContext::inspect`]). Neither decides whether a
 //! server is trusted. Called by `probe`. Other systems than Linux have only the certificates.
 
-use super::{
-    TlsCause, TlsContext,
-    certificate::{self, Certificate},
-};
+use super::{TlsCause, TlsContext, certificate::Certificate};
 
 /// The certificates of a server, its own first, and the one that was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Chain {
     /// At most [`Chain::KEPT`], by depth.
     pub certificates: Vec<Certificate>,
-    /// Kind and size of the server's key, such as `RSA 2048`.
-    pub key: Option<String>,
     /// The refused one.
     pub refused: Option<RefusedCertificate>,
 }
@@ -40,8 +35,7 @@ impl Chain {
     pub const KEPT: usize = 10;
 
     pub(super) fn sent(all: &[Vec<u8>]) -> Self {
-        let certificates = all.iter().take(Self::KEPT).map(|der| Certificate::parse(der)).collect();
-        Self { certificates, key: all.first().and_then(|leaf| certificate::key(leaf)), refused: None }
+        Self { certificates: all.iter().take(Self::KEPT).map(|der| Certificate::parse(der)).collect(), refused: None }
     }
 }
 
@@ -78,8 +72,8 @@ mod library {
     };
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-    use super::{Chain, RefusedCertificate, TlsContext, certificate, certificate::Certificate};
-    use crate::net::{StampedStream, TlsCause, tls_error::of_verification};
+    use super::{Chain, RefusedCertificate, TlsContext};
+    use crate::net::{Certificate, StampedStream, TlsCause, certificate, tls_error::of_verification};
 
     /// Bytes after which a handshake is aborted: OpenSSL accepts a chain of 100 KB.
     const MOST: usize = 256 << 10;
@@ -214,7 +208,7 @@ mod library {
             },
             // EE key too small, CA key too small
             (TlsCause::Weak, 66 | 67) => {
-                let key = certificate::key(der).unwrap_or_else(|| "of an unknown kind".to_owned());
+                let key = certificate.key.as_deref().unwrap_or("of an unknown kind");
                 format!("{which}, has the key {key}")
             }
             (TlsCause::Weak, _) => match certificate::weak_digest(der) {

@@ -13,6 +13,7 @@ pub(super) fn leaf(facts: &mut TlsFacts, leaf: &Certificate, redactor: &Redactor
     facts.subject = Some(text(&leaf.subject));
     facts.issuer = Some(text(&leaf.issuer));
     facts.sha256 = Some(leaf.sha256.clone());
+    facts.key.clone_from(&leaf.key);
 }
 
 /// The whole chain in which a certificate was refused for `cause`.
@@ -22,7 +23,6 @@ pub(super) fn describe(step: &mut Step, chain: &Chain, cause: TlsCause, redactor
     leaf(facts, own, redactor);
     let text = |text: &str| redactor.text(text.as_bytes(), ServerText::STATUS);
     facts.not_before = time(own.not_before);
-    facts.key.clone_from(&chain.key);
     let entry = |certificate: &Certificate| ChainCertificate {
         subject: text(&certificate.subject),
         issuer: text(&certificate.issuer),

@@ -164,6 +164,7 @@ impl Conversation<'_> {
         step.delayed_s = delay(net::kept_waiting(&traffic.events));
         self.note_tcp(&mut step);
         let hello = self.driver.wire.server_hello();
+        let answer = traffic.events.iter().find(|event| !event.sent).filter(|_| hello.is_some());
         let shown = match &result {
             Err(SecureError::Failed(failure)) => net::shown(Err(failure), &self.driver.wire),
             Err(SecureError::Own(_)) => Shown::Leaf(None),
@@ -177,6 +178,7 @@ impl Conversation<'_> {
         let mut facts = TlsFacts {
             version: hello.map(net::ServerHello::version_name),
             cipher: hello.map(net::ServerHello::cipher_name),
+            server_hello_s: answer.map(|event| self.recorder.at(event.at).saturating_sub(step.start_s)),
             verified,
             server_name: self.job.target.tls.server_name().to_owned(),
             ..TlsFacts::default()

@@ -126,6 +126,7 @@ names! {
         START_LAG = "imaptrace.start_lag",
         CONNECTION_BYTES_SENT = "imaptrace.connection.bytes_sent",
         CONNECTION_BYTES_RECEIVED = "imaptrace.connection.bytes_received",
+        TLS_SERVER_HELLO = "imaptrace.tls.server_hello",
         TLS_FAULT = "imaptrace.tls.fault",
         CERTIFICATE_KEY = "imaptrace.tls.certificate.key",
         CERTIFICATE_CHAIN = "imaptrace.tls.certificate.chain",

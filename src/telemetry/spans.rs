@@ -243,13 +243,14 @@ impl Attributes {
     fn tls(&mut self, tls: &TlsFacts) {
         self.some(names::TLS_PROTOCOL_VERSION, tls.version.clone());
         self.some(names::TLS_CIPHER, tls.cipher.clone());
+        self.seconds(names::TLS_SERVER_HELLO, tls.server_hello_s);
         self.some(names::TLS_VERIFIED, json_text(tls.verified));
         self.some(names::TLS_SERVER_NOT_AFTER, tls.not_after.and_then(json_text));
         self.text(names::TLS_SERVER_SUBJECT, tls.subject.as_ref());
         self.text(names::TLS_SERVER_ISSUER, tls.issuer.as_ref());
         self.some(names::TLS_SERVER_HASH_SHA256, tls.sha256.clone());
-        self.some(names::TLS_SERVER_NOT_BEFORE, tls.not_before.and_then(json_text));
         self.some(names::CERTIFICATE_KEY, tls.key.clone());
+        self.some(names::TLS_SERVER_NOT_BEFORE, tls.not_before.and_then(json_text));
         if !tls.chain.is_empty() {
             self.put(names::CERTIFICATE_CHAIN, strings(tls.chain.iter().map(|entry| entry.subject.as_str())));
         }

@@ -304,6 +304,10 @@ pub struct TlsFacts {
     /// IANA name of the cipher suite, from the ServerHello.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cipher: Option<String>,
+    /// Start of the step to the first byte of the ServerHello, or of the request to begin again that came before it
+    /// (RFC 8446 §4.1.4).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_hello_s: Option<Seconds>,
     /// Whether chain and name were checked.
     pub verified: Verified,
     /// The name that went out as SNI and was checked against the certificate.
@@ -320,12 +324,12 @@ pub struct TlsFacts {
     /// SHA-256 of the leaf's DER, upper-case hex.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
+    /// Kind and size of the leaf's key, such as `RSA 2048` or `EC 256`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
     /// The leaf's notBefore; this and all below only of a handshake that failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Timestamp>,
-    /// Kind and size of the leaf's key, such as `RSA 2048`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub key: Option<String>,
     /// The certificates by depth, the leaf first; at most ten.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub chain: Vec<ChainCertificate>,
